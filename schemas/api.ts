@@ -1,0 +1,140 @@
+/**
+ * The engine's API: NATS request/reply. Subject `cofa.v1.<node>.api.<operation>`, payload JSON, or msgpack with
+ * the header `Content-Type: application/msgpack`; the reply comes in the same encoding as
+ * `{"ok":true,"result":…}` or `{"ok":false,"error":{"code","message","hint"}}`. docs/api.md shows it with `nats req`.
+ */
+import { z } from 'zod';
+import { ERROR_KINDS, type ErrorCode } from './errors.ts';
+
+/** An image as docker writes it: `debian`, `debian:12`, `localhost:5000/a/b@sha256:…`. */
+const imageReference = z.string().min(1).max(512).describe('image reference as docker writes it');
+const absolutePath = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, 'must be an absolute path')
+  .describe('absolute path on the node');
+
+export const MountRequest = z.strictObject({
+  ref: imageReference,
+  dir: absolutePath,
+  /** `os/arch[/variant]`; the node's own by default. */
+  platform: z.string().max(64).optional(),
+  /** Fetch the rest of the image in the background. */
+  prefetch: z.boolean().default(true),
+  /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
+  container: z.string().max(128).optional(),
+});
+
+export const Mount = z.strictObject({
+  id: z.string().describe('mount id'),
+  dir: z.string(),
+  ref: z.string(),
+  manifest: z.string().describe('digest of the image manifest, sha256:…'),
+  config: z.string().describe('digest of the image config; the file lies in the cofa root'),
+  configPath: z.string().describe('path of the image config JSON on the node'),
+  origin: z
+    .enum(['sidecar', 'node'])
+    .describe('who built the flat image: found beside the image in the registry, or built on this node'),
+  container: z.string().optional(),
+  state: z.enum(['mounting', 'mounted', 'unmounting', 'detached', 'failed']),
+});
+
+export const UnmountRequest = z.strictObject({ dir: absolutePath });
+export const UnmountReply = z.strictObject({ id: z.string(), dir: z.string() });
+
+const blockCounts = {
+  blocks: z.strictObject({
+    absent: z.int().min(0),
+    fetching: z.int().min(0),
+    present: z.int().min(0),
+  }),
+  bytes: z.strictObject({
+    total: z.int().min(0).describe('uncompressed bytes'),
+    present: z.int().min(0),
+    fetched: z.int().min(0).describe('compressed bytes that came from the registry since the engine started'),
+  }),
+};
+
+export const LayerStatus = z.strictObject({
+  diffId: z.string(),
+  state: z.enum(['lazy', 'complete', 'handed-over', 'corrupt']),
+  ...blockCounts,
+});
+
+export const ImageStatus = z.strictObject({
+  ref: z.string(),
+  manifest: z.string(),
+  state: z.enum(['resolving', 'indexing', 'ready', 'failed']),
+  origin: z.enum(['sidecar', 'node']).optional(),
+  ...blockCounts,
+  reads: z.strictObject({
+    hits: z.int().min(0).describe('reads answered from blocks that were present'),
+    misses: z.int().min(0).describe('reads that waited for a fetch'),
+    errors: z.int().min(0),
+  }),
+  layers: z.array(LayerStatus),
+});
+
+export const ProcessStatus = z.strictObject({
+  role: z.enum(['supervisor', 'front-end', 'fetcher', 'nats-server']),
+  name: z.string(),
+  pid: z.int(),
+  state: z.enum(['starting', 'running', 'restarting', 'stopped']),
+  restarts: z.int().min(0),
+  rssBytes: z.int().min(0).optional(),
+});
+
+export const StatusRequest = z.strictObject({});
+export const Status = z.strictObject({
+  node: z.string(),
+  version: z.string(),
+  root: z.string(),
+  nats: z.string(),
+  transport: z.enum(['kernel', 'fuse-native']),
+  startedAt: z.iso.datetime(),
+  degraded: z.array(z.string()).describe('sentences; empty when all is well'),
+  mounts: z.array(Mount),
+  images: z.array(ImageStatus),
+  processes: z.array(ProcessStatus),
+});
+
+export const DownRequest = z.strictObject({
+  /** Also stop while something still uses a mount that is not complete; its reads get EIO from then on. */
+  force: z.boolean().default(false),
+});
+export const DownReply = z.strictObject({ stopping: z.literal(true) });
+
+export const ApiError = z.strictObject({
+  code: z.enum(Object.keys(ERROR_KINDS) as [ErrorCode, ...ErrorCode[]]),
+  message: z.string(),
+  hint: z.string().optional(),
+});
+
+/** Every operation: the last token of its subject, with its request and its result. */
+export const OPERATIONS = {
+  status: { request: StatusRequest, result: Status },
+  mount: { request: MountRequest, result: Mount },
+  unmount: { request: UnmountRequest, result: UnmountReply },
+  down: { request: DownRequest, result: DownReply },
+} as const;
+
+export type Operation = keyof typeof OPERATIONS;
+export type RequestOf<O extends Operation> = z.input<(typeof OPERATIONS)[O]['request']>;
+export type ResultOf<O extends Operation> = z.output<(typeof OPERATIONS)[O]['result']>;
+export type Mount = z.output<typeof Mount>;
+export type Status = z.output<typeof Status>;
+export type ImageStatus = z.output<typeof ImageStatus>;
+export type LayerStatus = z.output<typeof LayerStatus>;
+export type ProcessStatus = z.output<typeof ProcessStatus>;
+
+/**
+ * Long work reports on `cofa.v1.<node>.progress.<token>` when the request has the header `Cofa-Progress: <token>`.
+ * `done` and `total` count bytes.
+ */
+export interface Progress {
+  phase: 'resolve' | 'sidecar' | 'index' | 'flatten' | 'mount';
+  /** What the phase works on, such as a layer's digest. */
+  item?: string;
+  done?: number;
+  total?: number;
+}

@@ -1,0 +1,71 @@
+/**
+ * The errors that a user or a client may rely on. A kind exists only where somebody would act differently
+ * upon it; the message carries the rest. The code is the contract: it stands in API replies, in `--json`
+ * output and in the docs, and never changes its meaning.
+ */
+
+/** What a caller can do about it, the exit code of `cofa`, and the errno a reader of a mount gets. */
+export const ERROR_KINDS = {
+  'invalid-argument': { exit: 2, errno: 22, act: 'correct the call' },
+  'not-found': { exit: 3, errno: 2, act: 'check the name, tag or digest' },
+  unauthorized: { exit: 4, errno: 13, act: 'log in: docker login REGISTRY, or correct ~/.docker/config.json' },
+  unavailable: { exit: 5, errno: 5, act: 'try again when the named service is back' },
+  timeout: { exit: 5, errno: 5, act: 'try again, or raise the deadline' },
+  integrity: { exit: 6, errno: 5, act: 'do not use these bytes: push the image again, or index it again' },
+  unsupported: { exit: 6, errno: 95, act: 'this image or kernel needs something that cofa does not do' },
+  busy: { exit: 7, errno: 16, act: 'end what uses it, then try again' },
+  conflict: { exit: 7, errno: 17, act: 'it exists already: choose another name, or remove it first' },
+  'no-space': { exit: 8, errno: 28, act: 'free space on the disk that holds the cofa root' },
+  environment: { exit: 8, errno: 5, act: 'run cofa doctor' },
+  'not-running': { exit: 9, errno: 5, act: 'start the engine: cofa up' },
+  internal: { exit: 1, errno: 5, act: 'report it with the log' },
+} as const;
+
+export type ErrorCode = keyof typeof ERROR_KINDS;
+
+/** An error as it crosses a process border (API reply, fetch completion, `--json`). */
+export interface ErrorRecord {
+  code: ErrorCode;
+  message: string;
+  /** One sentence that says what to do; absent where the message says it already. */
+  hint?: string;
+}
+
+export class CofaError extends Error {
+  readonly code: ErrorCode;
+  readonly hint: string | undefined;
+
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; hint?: string } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'CofaError';
+    this.code = code;
+    this.hint = options.hint;
+  }
+}
+
+/** Turns anything thrown into a record; errnos of the system keep their meaning. */
+export function toErrorRecord(error: unknown): ErrorRecord {
+  if (error instanceof CofaError) {
+    return error.hint === undefined
+      ? { code: error.code, message: error.message }
+      : { code: error.code, message: error.message, hint: error.hint };
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  const errno = (error as { code?: unknown } | null)?.code;
+  switch (errno) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return { code: 'no-space', message };
+    case 'EBUSY':
+      return { code: 'busy', message };
+    case 'EACCES':
+    case 'EPERM':
+      return { code: 'environment', message, hint: 'cofa works as root' };
+    default:
+      return { code: 'internal', message };
+  }
+}
+
+export function fromErrorRecord(record: ErrorRecord): CofaError {
+  return new CofaError(record.code, record.message, record.hint === undefined ? {} : { hint: record.hint });
+}

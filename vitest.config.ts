@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+// Real mounts, loops and daemons are shared by the whole machine, so files run one after the other:
+// what a failing test leaves behind can then be named by the leak check that follows it.
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    pool: 'forks',
+    fileParallelism: false,
+    testTimeout: 120_000,
+    hookTimeout: 240_000,
+  },
+});
