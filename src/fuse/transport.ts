@@ -1,0 +1,105 @@
+/**
+ * What serves layer devices to the kernel through FUSE. Two implementations pass one acceptance suite:
+ * kernel-transport.ts (the protocol itself, on /dev/fuse) and fuse-native-transport.ts (the npm package).
+ *
+ * A transport holds no policy. A read whose blocks are all present is answered from the device file; any other is
+ * handed to `cold`, and answered when that says so. It never waits on its own account, save for files that a
+ * restarted front end is about to add again.
+ */
+import { CofaError } from '../../schemas/errors.ts';
+
+/** States of one block in `DeviceFile.blocks`. The one who writes `BLOCK_PRESENT` has the bytes in the file already. */
+export const BLOCK_ABSENT = 0;
+export const BLOCK_FETCHING = 1;
+export const BLOCK_PRESENT = 2;
+
+export interface DeviceFile {
+  /** File name below the FUSE mount: the 64 hex digits of the diffID. */
+  name: string;
+  /** `inodeOf(diffId)`: the same in every front end that ever serves the mount. */
+  inode: number;
+  /** Bytes, a multiple of 512. */
+  size: number;
+  /** The sparse device file, open for reading in this process. The transport opens it again for itself. */
+  fd: number;
+  /** Bytes, a power of two, at least 512. */
+  blockSize: number;
+  /** One Uint8 per block: absent, fetching or present. */
+  blocks: SharedArrayBuffer;
+}
+
+/**
+ * Called on the main thread for a read of which some block is not present. `offset` and `length` are bytes and lie
+ * within the file. `answer(0)`: all are present now; the transport reads the file and replies. Else a positive
+ * errno. Only the first answer counts; it may come from within the call.
+ */
+export type ColdRead = (
+  file: DeviceFile,
+  offset: number,
+  length: number,
+  answer: (errno: number) => void,
+) => void;
+
+export interface TransportCounters {
+  /** Reads that the kernel asked for. */
+  reads: number;
+  /** Reads answered at once, all blocks present. */
+  hits: number;
+  /** Reads handed to `cold`. */
+  misses: number;
+  /** Reads answered with an errno. */
+  errors: number;
+  /** Bytes replied. */
+  bytes: number;
+}
+
+export interface FuseTransport {
+  /**
+   * Serves the file from now on; adding the same name again replaces it. Errors: `invalid-argument` for sizes that
+   * do not fit together, `conflict` when another name has the inode.
+   */
+  add(file: DeviceFile): void;
+  /** The name is gone; reads that wait get EIO, as do later reads by those who have it open. Unknown: nothing. */
+  remove(inode: number): void;
+  /**
+   * Ends serving: reads that wait get EIO, and every thread has ended when it resolves. A request that no thread
+   * has taken yet stays with the kernel, for the next server or until the session is closed. To hand a mount over
+   * to a new front end do not stop: end with SIGKILL, and the kernel asks the next one again.
+   */
+  stop(): Promise<void>;
+  /** Of all files since the start, or of one inode since it was added. */
+  counters(inode?: number): TransportCounters;
+  /**
+   * Resolves when nothing is served any more: with undefined after `stop()` or when the mount is gone, with the
+   * error when a thread failed. After an error the process must end, so that its successor is asked again.
+   */
+  readonly ended: Promise<Error | undefined>;
+}
+
+/** A device file's inode number: 52 bits of the diffID (`sha256:` optional), at least 2 because 1 is the root. */
+export function inodeOf(diffId: string): number {
+  const match = /^(?:sha256:)?([0-9a-f]{64})$/.exec(diffId);
+  if (match === null) throw new CofaError('invalid-argument', `not a diffID: ${JSON.stringify(diffId)}`);
+  const bits = Number.parseInt((match[1] as string).slice(0, 13), 16);
+  return bits < 2 ? bits + 2 : bits;
+}
+
+/** Throws where the numbers of a device file contradict each other, before a thread trusts them. */
+export function checkDeviceFile(file: DeviceFile): void {
+  const fail = (what: string): never => {
+    throw new CofaError('invalid-argument', `device file ${file.name}: ${what}`);
+  };
+  if (!/^[0-9a-f]{64}$/.test(file.name)) fail('its name is not 64 hex digits');
+  if (!Number.isSafeInteger(file.inode) || file.inode < 2) fail(`inode ${file.inode}`);
+  if (!Number.isSafeInteger(file.size) || file.size < 0 || file.size % 512 !== 0)
+    fail(`size ${file.size} is not a multiple of 512`);
+  if (
+    !Number.isSafeInteger(file.blockSize) ||
+    file.blockSize < 512 ||
+    !Number.isInteger(Math.log2(file.blockSize))
+  )
+    fail(`block size ${file.blockSize} is not a power of two`);
+  if (!(file.blocks instanceof SharedArrayBuffer)) fail('its block states are not shared memory');
+  if (file.blocks.byteLength < Math.ceil(file.size / file.blockSize))
+    fail(`${file.blocks.byteLength} block states for ${Math.ceil(file.size / file.blockSize)} blocks`);
+}
