@@ -1,0 +1,172 @@
+/**
+ * Finds what tests leave behind: mounts, loop devices, processes and temporary folders. global-setup.ts gives a
+ * run a temporary folder of its own and looks once at the end; after-file.ts looks after each test file, so that
+ * the culprit has a name.
+ *
+ * A run must not be blamed for its neighbours, so ownership is told by marks: everything temporary lies below the
+ * run's TMPDIR, every process inherits the variable COFA_TEST_RUN, and a container's root file system is mounted
+ * from there. Where the machine is ours alone (CI is set), any new mount or loop device counts.
+ */
+import { execFile } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { endProcesses } from './services.ts';
+import { listMounts, type MountPoint } from './temp.ts';
+
+/** What a run is told by. */
+export interface RunMarks {
+  /** Value of COFA_TEST_RUN. */
+  id: string;
+  /** The run's TMPDIR. */
+  directory: string;
+  /** Count every new mount and loop device, wherever it lies. */
+  alone: boolean;
+}
+
+/** What there is at one moment. */
+export interface Snapshot {
+  mounts: Map<number, MountPoint>;
+  /** Loop number to backing file. */
+  loops: Map<number, string>;
+  /** Process id and start time (ids are used again) to command line; only processes with the run's mark. */
+  processes: Map<string, { pid: number; commandLine: string }>;
+  /** Names in the run's temporary folder. */
+  entries: Set<string>;
+}
+
+export interface Leftovers {
+  mounts: MountPoint[];
+  loops: Array<{ number: number; backing: string }>;
+  processes: Array<{ pid: number; commandLine: string }>;
+  entries: string[];
+}
+
+export function takeSnapshot(marks: RunMarks): Snapshot {
+  return {
+    mounts: new Map(listMounts().map((mount) => [mount.id, mount])),
+    loops: listLoops(),
+    processes: markedProcesses(marks),
+    entries: new Set(existsSync(marks.directory) ? readdirSync(marks.directory) : []),
+  };
+}
+
+/** What is there now, was not there in `before`, and is the run's own. */
+export function findLeftovers(marks: RunMarks, before: Snapshot): Leftovers {
+  const now = takeSnapshot(marks);
+  const ours = (path: string) => marks.alone || isBelow(marks.directory, path);
+  return {
+    mounts: [...now.mounts.values()].filter((mount) => !before.mounts.has(mount.id) && ours(mount.point)),
+    loops: [...now.loops]
+      .filter(([number, backing]) => before.loops.get(number) !== backing && ours(backing))
+      .map(([number, backing]) => ({ number, backing })),
+    processes: [...now.processes].filter(([key]) => !before.processes.has(key)).map(([, value]) => value),
+    entries: [...now.entries].filter((name) => !before.entries.has(name)),
+  };
+}
+
+/** As `findLeftovers`, but gives what is about to end up to `graceMs` to do so. */
+export async function awaitLeftovers(marks: RunMarks, before: Snapshot, graceMs = 3000): Promise<Leftovers> {
+  for (let waited = 0; ; waited += 50) {
+    const left = findLeftovers(marks, before);
+    if (isClean(left) || waited >= graceMs) return left;
+    await sleep(50);
+  }
+}
+
+export function isClean(left: Leftovers): boolean {
+  return left.mounts.length + left.loops.length + left.processes.length + left.entries.length === 0;
+}
+
+export function describeLeftovers(left: Leftovers): string {
+  return [
+    ...left.processes.map(({ pid, commandLine }) => `process ${pid}: ${commandLine.slice(0, 200)}`),
+    ...left.mounts.map(({ point, type }) => `mount ${point} (${type})`),
+    ...left.loops.map(({ number, backing }) => `/dev/loop${number} on ${backing}`),
+    ...left.entries.map((name) => `in the temporary folder: ${name}`),
+  ].join('\n');
+}
+
+/** Takes leftovers away, so that one careless test does not fail the next; best effort, never hangs. */
+export async function removeLeftovers(marks: RunMarks, left: Leftovers): Promise<void> {
+  const pids = new Set(left.processes.map(({ pid }) => pid));
+  // A FUSE mount whose server is gone or stuck answers nobody: its connection is cut before anything touches it.
+  for (const mount of left.mounts) {
+    const abort = `/sys/fs/fuse/connections/${mount.device.split(':')[1]}/abort`;
+    if (mount.type.startsWith('fuse') && existsSync(abort)) writeFileSync(abort, '1');
+  }
+  await endProcesses((pid) => pids.has(pid));
+  for (const mount of left.mounts.toReversed()) await quietly('umount', ['-l', '--', mount.point]);
+  for (const { number } of left.loops) await quietly('losetup', ['-d', `/dev/loop${number}`]);
+  if (listMounts().some(({ point }) => isBelow(marks.directory, point))) return;
+  for (const name of left.entries)
+    await quietly('rm', ['-rf', '--one-file-system', '--', join(marks.directory, name)]);
+}
+
+function isBelow(directory: string, path: string): boolean {
+  return path === directory || path.startsWith(`${directory}/`);
+}
+
+/** Loop devices in use and the files behind them, as the kernel names them. */
+function listLoops(): Map<number, string> {
+  const loops = new Map<number, string>();
+  for (const name of readdirSync('/sys/block')) {
+    if (!name.startsWith('loop')) continue;
+    const backing = readOrEmpty(`/sys/block/${name}/loop/backing_file`).trim();
+    if (backing !== '') loops.set(Number(name.slice(4)), backing);
+  }
+  return loops;
+}
+
+function markedProcesses(marks: RunMarks): Snapshot['processes'] {
+  const found: Snapshot['processes'] = new Map();
+  const mark = `COFA_TEST_RUN=${marks.id}`;
+  const kin = ancestors();
+  const ownNamespace = readlinkSync('/proc/self/ns/mnt');
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name) || kin.has(Number(name))) continue;
+    const commandLine = readOrEmpty(`/proc/${name}/cmdline`).replaceAll('\0', ' ').trim();
+    // Kernel threads and zombies have none; vitest's own processes come and go by themselves.
+    if (commandLine === '' || /^(node \()?vitest|\/vitest\//.test(commandLine)) continue;
+    const marked = readOrEmpty(`/proc/${name}/environ`).split('\0').includes(mark);
+    if (!marked && !rootedIn(marks.directory, name, ownNamespace)) continue;
+    const start = readOrEmpty(`/proc/${name}/stat`).split(') ')[1]?.split(' ')[19] ?? '';
+    found.set(`${name}:${start}`, { pid: Number(name), commandLine });
+  }
+  return found;
+}
+
+/** Whether a process lives in a mount namespace whose root is made of folders below `directory`: a container of ours. */
+function rootedIn(directory: string, pid: string, ownNamespace: string): boolean {
+  try {
+    if (readlinkSync(`/proc/${pid}/ns/mnt`) === ownNamespace) return false;
+  } catch {
+    return false;
+  }
+  return readOrEmpty(`/proc/${pid}/mountinfo`)
+    .split('\n')
+    .some((line) => line.split(' ')[4] === '/' && line.includes(directory));
+}
+
+/** This process and those that started it. */
+function ancestors(): Set<number> {
+  const kin = new Set<number>();
+  for (let pid = process.pid; pid > 0 && !kin.has(pid); ) {
+    kin.add(pid);
+    pid = Number(readOrEmpty(`/proc/${pid}/stat`).split(') ')[1]?.split(' ')[1] ?? 0);
+  }
+  return kin;
+}
+
+function readOrEmpty(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+async function quietly(command: string, args: string[]): Promise<void> {
+  await promisify(execFile)(command, args, { timeout: 20_000, killSignal: 'SIGKILL' }).catch(() => {});
+}

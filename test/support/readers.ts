@@ -1,0 +1,213 @@
+/**
+ * Many readers at once, each in its own random order, comparing what a mount gives with what an unpacked copy
+ * holds. Each reader is a thread that blocks in read(2), as programs do; Node's own file calls would share four
+ * threads. They live in a process of their own, so that one stuck in the kernel can be ended by its id.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, constants, openSync, readSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { joinBytes, printable, type Tree } from './tree.ts';
+
+export interface ParallelReadOptions {
+  /** Folder under test, such as a lazy mount. */
+  root: string;
+  /** The same tree, unpacked: the truth. `readTree(…, { content: false })` is enough. */
+  expected: Tree;
+  /** Threads; 32 by default. */
+  readers?: number;
+  /** How many readers read each piece; 2 by default, so that readers meet at absent blocks. */
+  copies?: number;
+  /** Bytes a read; 128 KiB by default. Every byte of every file belongs to one piece. */
+  pieceSize?: number;
+  seed?: number;
+  /** The readers are killed after this many milliseconds; 120,000 by default. */
+  timeoutMs?: number;
+  /** Give up after this many failed pieces; 20 by default. */
+  maxFailures?: number;
+}
+
+export interface ParallelReadResult {
+  pieces: number;
+  bytes: number;
+  /** What went wrong, in words: wrong bytes, an errno, a short read. Empty when all is right. */
+  failures: string[];
+  /** From the first reader's start to the last one's end, in milliseconds. */
+  ms: number;
+}
+
+/** Reads every byte of every file of a tree `copies` times through `root`, in parallel and in random order. */
+export async function readInParallel(options: ParallelReadOptions): Promise<ParallelReadResult> {
+  const job: Job = {
+    root: options.root,
+    expectedRoot: options.expected.root,
+    // Names of one inode are all read: each has to lead to the same bytes.
+    files: options.expected.nodes
+      .filter((node) => node.type === 'file' && node.size > 0)
+      .map((node) => [node.path.toString('base64'), node.size]),
+    readers: options.readers ?? 32,
+    copies: options.copies ?? 2,
+    pieceSize: options.pieceSize ?? 128 * 1024,
+    seed: options.seed ?? 1,
+    maxFailures: options.maxFailures ?? 20,
+  };
+  const timeoutMs = options.timeoutMs ?? 120_000;
+  const child = spawn(process.execPath, [fileURLToPath(import.meta.url)], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  const out: Buffer[] = [];
+  const err: Buffer[] = [];
+  child.stdout.on('data', (chunk: Buffer) => out.push(chunk));
+  child.stderr.on('data', (chunk: Buffer) => err.push(chunk));
+  child.stdin.on('error', () => {});
+  child.stdin.end(JSON.stringify(job));
+  let timedOut = false;
+  const timer = setTimeout(() => {
+    timedOut = true;
+    child.kill('SIGKILL');
+  }, timeoutMs);
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  clearTimeout(timer);
+  if (timedOut) throw new Error(`the readers of ${options.root} were not done after ${timeoutMs} ms`);
+  if (code !== 0) throw new Error(`the readers ended with ${code}: ${Buffer.concat(err).toString()}`);
+  return JSON.parse(Buffer.concat(out).toString()) as ParallelReadResult;
+}
+
+interface Job {
+  root: string;
+  expectedRoot: string;
+  files: Array<[pathBase64: string, size: number]>;
+  readers: number;
+  copies: number;
+  pieceSize: number;
+  seed: number;
+  maxFailures: number;
+}
+
+/** What one thread gets: pairs of file index and piece index, already shuffled. */
+interface ReaderData {
+  job: Job;
+  pieces: Uint32Array;
+}
+
+type ReaderReport = Pick<ParallelReadResult, 'pieces' | 'bytes' | 'failures'>;
+
+/** A small generator with a seed (xorshift32), so that an order that failed can be had again. */
+export function seededRandom(seed: number): (below: number) => number {
+  let state = (seed * 2654435761) >>> 0 || 1;
+  return (below) => {
+    state ^= state << 13;
+    state >>>= 0;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    state >>>= 0;
+    return state % below;
+  };
+}
+
+function dealPieces(job: Job): Uint32Array[] {
+  const random = seededRandom(job.seed);
+  const hands: number[][] = Array.from({ length: job.readers }, () => []);
+  job.files.forEach(([, size], file) => {
+    for (let piece = 0; piece * job.pieceSize < size; piece++) {
+      const first = random(job.readers);
+      for (let copy = 0; copy < Math.min(job.copies, job.readers); copy++)
+        (hands[(first + copy) % job.readers] as number[]).push(file, piece);
+    }
+  });
+  return hands.map((hand) => {
+    const pieces = Uint32Array.from(hand);
+    for (let i = pieces.length / 2 - 1; i > 0; i--) {
+      const j = random(i + 1);
+      for (const half of [0, 1]) {
+        const value = pieces[2 * i + half] as number;
+        pieces[2 * i + half] = pieces[2 * j + half] as number;
+        pieces[2 * j + half] = value;
+      }
+    }
+    return pieces;
+  });
+}
+
+function readPieces({ job, pieces }: ReaderData): ReaderReport {
+  const report: ReaderReport = { pieces: 0, bytes: 0, failures: [] };
+  const root = Buffer.from(job.root);
+  const expectedRoot = Buffer.from(job.expectedRoot);
+  const got = Buffer.alloc(job.pieceSize);
+  const want = Buffer.alloc(job.pieceSize);
+  for (let i = 0; i < pieces.length && report.failures.length < job.maxFailures; i += 2) {
+    const [pathBase64, size] = job.files[pieces[i] as number] as [string, number];
+    const path = Buffer.from(pathBase64, 'base64');
+    const offset = (pieces[i + 1] as number) * job.pieceSize;
+    const length = Math.min(job.pieceSize, size - offset);
+    try {
+      const wantLength = readAt(joinBytes(expectedRoot, path), want, offset, length);
+      got.fill(0xee);
+      const gotLength = readAt(joinBytes(root, path), got, offset, length);
+      if (gotLength !== wantLength)
+        report.failures.push(`${printable(path)}@${offset}: ${gotLength} bytes instead of ${wantLength}`);
+      else if (got.compare(want, 0, length, 0, length) !== 0)
+        report.failures.push(`${printable(path)}@${offset}: wrong bytes`);
+      report.bytes += gotLength;
+      report.pieces++;
+    } catch (error) {
+      report.failures.push(`${printable(path)}@${offset}: ${String(error)}`);
+    }
+  }
+  return report;
+}
+
+function readAt(path: Buffer, into: Buffer, offset: number, length: number): number {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    let done = 0;
+    while (done < length) {
+      const read = readSync(fd, into, done, length - done, offset + done);
+      if (read === 0) break;
+      done += read;
+    }
+    return done;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function runJob(job: Job): Promise<ParallelReadResult> {
+  const started = performance.now();
+  const reports = await Promise.all(
+    dealPieces(job).map(
+      (pieces) =>
+        new Promise<ReaderReport>((resolve, reject) => {
+          const data: ReaderData = { job, pieces };
+          const worker = new Worker(new URL(import.meta.url), {
+            workerData: data,
+            resourceLimits: { maxYoungGenerationSizeMb: 8 },
+          });
+          worker.once('message', resolve);
+          worker.once('error', reject);
+        }),
+    ),
+  );
+  return {
+    pieces: reports.reduce((sum, report) => sum + report.pieces, 0),
+    bytes: reports.reduce((sum, report) => sum + report.bytes, 0),
+    failures: reports.flatMap((report) => report.failures).slice(0, job.maxFailures),
+    ms: Math.round(performance.now() - started),
+  };
+}
+
+async function readStdin(): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks).toString();
+}
+
+if (!isMainThread && (workerData as ReaderData | null)?.pieces !== undefined) {
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a worker's port has no origin
+  parentPort?.postMessage(readPieces(workerData as ReaderData));
+} else if (isMainThread && process.argv[1] === fileURLToPath(import.meta.url)) {
+  process.stdout.write(JSON.stringify(await runJob(JSON.parse(await readStdin()) as Job)));
+}

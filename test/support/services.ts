@@ -1,0 +1,260 @@
+/**
+ * Daemons that tests and benchmarks start for themselves: nats-server, containerd and dockerd, each with its own
+ * state, socket and log, none of them touching what the machine runs already. Each dies with its parent
+ * (PR_SET_PDEATHSIG by setpriv(1)) and is stopped by its process id.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { mountsBelow, removeTree, tempDir } from './temp.ts';
+
+export interface Service {
+  pid: number;
+  /** Everything it wrote so far. */
+  log(): string;
+  /** SIGTERM, after ten seconds SIGKILL; returns when it is gone and what it left behind is removed. May be called twice. */
+  stop(): Promise<void>;
+}
+
+export interface NatsServer extends Service {
+  /** `nats://127.0.0.1:PORT` */
+  url: string;
+}
+
+export interface Containerd extends Service {
+  socket: string;
+  /** Runs ctr(8) against it and returns stdout; throws with stderr. Namespace `cofa-test`. */
+  ctr(args: string[], options?: RunOptions): Promise<string>;
+}
+
+export interface Dockerd extends Service {
+  socket: string;
+  /** Runs docker(1) against it and returns stdout; throws with stderr. */
+  docker(args: string[], options?: RunOptions): Promise<string>;
+}
+
+export interface RunOptions {
+  timeoutMs?: number;
+  env?: Record<string, string>;
+  input?: string;
+}
+
+/** A private nats-server on a free loopback port; with `jetstream` its streams lie in a temporary folder. */
+export async function startNats(options: { jetstream?: boolean } = {}): Promise<NatsServer> {
+  const directory = await tempDir('nats');
+  const args = ['-a', '127.0.0.1', '-p', '-1', '--ports_file_dir', directory];
+  if (options.jetstream !== false) args.push('-js', '-sd', join(directory, 'store'));
+  let url = '';
+  const service = await startService({
+    name: 'nats-server',
+    command: 'nats-server',
+    args,
+    directory,
+    ready: async (pid) => {
+      const ports = join(directory, `nats-server_${pid}.ports`);
+      if (!existsSync(ports)) return false;
+      const text = await readFile(ports, 'utf8');
+      if (!text.trim().endsWith('}')) return false;
+      url = (JSON.parse(text) as { nats: string[] }).nats[0] ?? '';
+      return url !== '';
+    },
+  });
+  return { ...service, url };
+}
+
+/** A private containerd with the overlayfs and native snapshotters and no CRI. */
+export async function startContainerd(): Promise<Containerd> {
+  const directory = await tempDir('ctrd');
+  const socket = join(directory, 'c.sock');
+  const config = join(directory, 'config.toml');
+  await writeFile(
+    config,
+    [
+      'version = 2',
+      `root = ${JSON.stringify(join(directory, 'root'))}`,
+      `state = ${JSON.stringify(join(directory, 'state'))}`,
+      'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]',
+      '[grpc]',
+      `  address = ${JSON.stringify(socket)}`,
+      '[ttrpc]',
+      `  address = ${JSON.stringify(`${socket}.ttrpc`)}`,
+      '',
+    ].join('\n'),
+  );
+  const ctr = (args: string[], run: RunOptions = {}) =>
+    runCommand('ctr', ['--address', socket, '--namespace', 'cofa-test', ...args], run);
+  const service = await startService({
+    name: 'containerd',
+    command: 'containerd',
+    args: ['--config', config],
+    directory,
+    ready: () => answers(() => ctr(['version'], { timeoutMs: 5000 }), socket),
+    // Shims outlive containerd on purpose; each names its containerd's socket in its command line.
+    strays: (commandLine) => commandLine.includes('containerd-shim') && commandLine.includes(socket),
+  });
+  return { ...service, socket, ctr };
+}
+
+/** A private dockerd without networking of its own; it starts a containerd of its own below its folder. */
+export async function startDockerd(options: { insecureRegistries?: string[] } = {}): Promise<Dockerd> {
+  const directory = await tempDir('dockerd');
+  const socket = join(directory, 'd.sock');
+  await mkdir(join(directory, 'cli'));
+  await writeFile(join(directory, 'none.json'), '{}');
+  const docker = (args: string[], run: RunOptions = {}) =>
+    runCommand('docker', ['--host', `unix://${socket}`, '--config', join(directory, 'cli'), ...args], run);
+  const execRoot = join(directory, 'exec');
+  const service = await startService({
+    name: 'dockerd',
+    command: 'dockerd',
+    args: [
+      '--config-file',
+      join(directory, 'none.json'),
+      '--data-root',
+      join(directory, 'data'),
+      '--exec-root',
+      execRoot,
+      '--pidfile',
+      join(directory, 'd.pid'),
+      '--host',
+      `unix://${socket}`,
+      '--bridge=none',
+      '--iptables=false',
+      '--ip6tables=false',
+      '--storage-driver=overlay2',
+      ...(options.insecureRegistries ?? []).map((registry) => `--insecure-registry=${registry}`),
+    ],
+    directory,
+    ready: () => answers(() => docker(['version'], { timeoutMs: 5000 }), socket),
+    strays: (commandLine) => commandLine.includes(execRoot),
+  });
+  return { ...service, socket, docker };
+}
+
+const execFileAsync = promisify(execFile);
+
+/** Runs a program to its end and returns its stdout; throws with its stderr, or after `timeoutMs` (300,000). */
+export async function runCommand(command: string, args: string[], options: RunOptions = {}): Promise<string> {
+  const running = execFileAsync(command, args, {
+    timeout: options.timeoutMs ?? 300_000,
+    killSignal: 'SIGKILL',
+    maxBuffer: 256 << 20,
+    env: { ...process.env, ...options.env },
+  });
+  running.child.stdin?.end(options.input ?? '');
+  try {
+    return (await running).stdout;
+  } catch (error) {
+    const { stderr = '', code, signal } = error as { stderr?: string; code?: unknown; signal?: unknown };
+    throw new Error(
+      `${command} ${args.join(' ')} failed (${String(code ?? signal)}): ${stderr.trim().slice(-4000)}`,
+      { cause: error },
+    );
+  }
+}
+
+interface ServiceSpec {
+  name: string;
+  command: string;
+  args: string[];
+  /** Holds all its files; removed by `stop`. */
+  directory: string;
+  ready: (pid: number) => Promise<boolean>;
+  /** Recognises processes that the service leaves behind by their command line. */
+  strays?: (commandLine: string) => boolean;
+}
+
+async function startService(spec: ServiceSpec): Promise<Service> {
+  const logFile = join(spec.directory, 'log');
+  const log = openSync(logFile, 'a');
+  const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', spec.command, ...spec.args], {
+    stdio: ['ignore', log, log],
+    cwd: spec.directory,
+  });
+  closeSync(log);
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve());
+    child.once('error', () => resolve());
+  });
+  let stopping: Promise<void> | undefined;
+  const stop = () => (stopping ??= stopService(spec, child, ended));
+  const deadline = Date.now() + 60_000;
+  for (;;) {
+    if (
+      child.pid === undefined ||
+      child.exitCode !== null ||
+      child.signalCode !== null ||
+      Date.now() > deadline
+    ) {
+      const text = existsSync(logFile) ? readFileSync(logFile, 'utf8').slice(-3000) : '';
+      await stop();
+      throw new Error(`${spec.name} did not start: ${text}`);
+    }
+    if (await spec.ready(child.pid)) break;
+    await sleep(50);
+  }
+  return { pid: child.pid, stop, log: () => readFileSync(logFile, 'utf8') };
+}
+
+async function stopService(spec: ServiceSpec, child: ChildProcess, ended: Promise<void>): Promise<void> {
+  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) {
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    await ended;
+    clearTimeout(timer);
+  }
+  const { strays } = spec;
+  if (strays !== undefined) await endProcesses((_pid, commandLine) => strays(commandLine));
+  for (const point of mountsBelow(spec.directory).toReversed()) await runCommand('umount', ['--', point]);
+  await removeTree(spec.directory);
+}
+
+/** Ends the processes that `ours` picks, by SIGTERM, then SIGKILL, and waits until they are gone. */
+export async function endProcesses(ours: (pid: number, commandLine: string) => boolean): Promise<void> {
+  for (const [signal, rounds] of [
+    ['SIGTERM', 40],
+    ['SIGKILL', 40],
+  ] as const) {
+    let left = listProcesses().filter(({ pid, commandLine }) => ours(pid, commandLine));
+    for (const { pid } of left) trySignal(pid, signal);
+    for (let round = 0; left.length > 0 && round < rounds; round++) {
+      await sleep(50);
+      left = listProcesses().filter(({ pid, commandLine }) => ours(pid, commandLine));
+    }
+    if (left.length === 0) return;
+  }
+}
+
+/** Processes that are alive (zombies left out), with their command lines, arguments joined by blanks. */
+export function listProcesses(): Array<{ pid: number; commandLine: string }> {
+  const processes: Array<{ pid: number; commandLine: string }> = [];
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const commandLine = readFileSync(`/proc/${name}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
+      if (commandLine !== '') processes.push({ pid: Number(name), commandLine });
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  return processes;
+}
+
+function trySignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+async function answers(call: () => Promise<unknown>, socket: string): Promise<boolean> {
+  if (!existsSync(socket)) return false;
+  return call().then(
+    () => true,
+    () => false,
+  );
+}
