@@ -1,0 +1,49 @@
+/**
+ * The mount actor: one per directory that shows an image. Its states are what `status` prints; every change of them is
+ * in the event log before anybody is told.
+ *
+ *     requested → mounting → mounted ⇄ unmounting → unmounted
+ *                    └→ failed    └→ detached (engine stopped; comes back with it) → mounting
+ */
+import { assign, setup } from 'xstate';
+import type { ErrorRecord } from '../schemas/errors.ts';
+
+export type MountEvent =
+  | { type: 'MOUNT' }
+  | { type: 'MOUNTED' }
+  /** It was found mounted when the engine started: a complete image whose reads never needed the engine. */
+  | { type: 'ADOPTED' }
+  | { type: 'UNMOUNT' }
+  | { type: 'UNMOUNTED' }
+  /** Something uses it: nothing has changed. */
+  | { type: 'BUSY' }
+  | { type: 'DETACHED' }
+  | { type: 'FAILED'; error: ErrorRecord };
+
+export const mountMachine = setup({
+  types: { context: {} as { error: ErrorRecord | undefined }, events: {} as MountEvent },
+  actions: {
+    mount: () => {},
+    unmount: () => {},
+    keepError: assign({ error: ({ event }) => (event.type === 'FAILED' ? event.error : undefined) }),
+  },
+}).createMachine({
+  id: 'mount',
+  initial: 'requested',
+  context: { error: undefined },
+  states: {
+    requested: { on: { MOUNT: 'mounting', ADOPTED: 'mounted', UNMOUNT: 'unmounting' } },
+    mounting: {
+      entry: 'mount',
+      on: {
+        MOUNTED: 'mounted',
+        FAILED: { target: 'failed', actions: 'keepError' },
+      },
+    },
+    mounted: { on: { UNMOUNT: 'unmounting', DETACHED: 'detached' } },
+    unmounting: { entry: 'unmount', on: { UNMOUNTED: 'unmounted', BUSY: 'mounted' } },
+    detached: { on: { MOUNT: 'mounting', UNMOUNT: 'unmounting' } },
+    unmounted: { type: 'final' },
+    failed: { on: { UNMOUNT: 'unmounting', MOUNT: 'mounting' } },
+  },
+});

@@ -1,0 +1,167 @@
+/**
+ * What a node knows, as a fold over its event log. The engine after a restart, `status` and the replay of a log all use
+ * this one function, so they cannot disagree.
+ */
+import type { CofaEvent, EventOf } from '../schemas/events.ts';
+
+export interface ImageFacts {
+  resolved: EventOf<'image.resolved'>;
+  prepared: EventOf<'image.prepared'> | undefined;
+  failure: { code: string; message: string } | undefined;
+}
+
+export interface LayerFacts {
+  /** raw bytes */
+  size: number;
+  blockSize: number;
+  blockCount: number;
+  /** Digest of the compressed blob that its span table belongs to. */
+  blob: string;
+  /** One byte a block: 1 = present. */
+  present: Uint8Array;
+  presentCount: number;
+  /** The whole device was hashed and is what its diffID says. */
+  complete: boolean;
+  handedOver: boolean;
+}
+
+export interface MountFacts {
+  id: string;
+  dir: string;
+  ref: string;
+  manifest: string;
+  prefetch: boolean;
+  container: string | undefined;
+  state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
+}
+
+export interface NodeState {
+  images: Map<string, ImageFacts>;
+  layers: Map<string, LayerFacts>;
+  /** Mounts that are neither unmounted nor failed. */
+  mounts: Map<string, MountFacts>;
+  running: boolean;
+}
+
+export const emptyNode = (): NodeState => ({
+  images: new Map(),
+  layers: new Map(),
+  mounts: new Map(),
+  running: false,
+});
+
+/**
+ * Applies one event to the state, in place. `id` is the last token of its subject: the manifest's or the diffID's hex
+ * digits, or the mount's id. An event that does not fit the state is ignored: the log is the truth, and a fold that
+ * throws could never start again.
+ */
+export function foldEvent(state: NodeState, id: string, event: CofaEvent): void {
+  switch (event.type) {
+    case 'engine.started':
+      state.running = true;
+      return;
+    case 'engine.stopped':
+      state.running = false;
+      return;
+    case 'image.resolved': {
+      const before = state.images.get(`sha256:${id}`);
+      state.images.set(`sha256:${id}`, { resolved: event, prepared: before?.prepared, failure: undefined });
+      return;
+    }
+    case 'image.prepared':
+    case 'image.failed': {
+      const image = state.images.get(`sha256:${id}`);
+      if (image === undefined) return;
+      if (event.type === 'image.prepared') {
+        image.prepared = event;
+        image.failure = undefined;
+      } else {
+        image.failure = { code: event.code, message: event.message };
+      }
+      return;
+    }
+    case 'mount.requested':
+      state.mounts.set(id, {
+        id,
+        dir: event.dir,
+        ref: event.ref,
+        manifest: event.manifest,
+        prefetch: event.prefetch,
+        container: event.container,
+        state: 'requested',
+      });
+      return;
+    case 'mount.mounted':
+    case 'mount.detached': {
+      const mount = state.mounts.get(id);
+      if (mount !== undefined) mount.state = event.type === 'mount.mounted' ? 'mounted' : 'detached';
+      return;
+    }
+    case 'mount.unmounted':
+    case 'mount.failed':
+      state.mounts.delete(id);
+      return;
+    default:
+      foldLayer(state.layers, `sha256:${id}`, event);
+  }
+}
+
+type LayerEvent = Extract<CofaEvent, { type: `layer.${string}` }>;
+
+/** The part of the fold that a front end needs. */
+export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event: LayerEvent): void {
+  if (event.type === 'layer.opened') {
+    const before = layers.get(diffId);
+    if (before !== undefined && before.size === event.size && before.blockSize === event.blockSize) {
+      before.blob = event.blob;
+      return;
+    }
+    layers.set(diffId, {
+      size: event.size,
+      blockSize: event.blockSize,
+      blockCount: event.blockCount,
+      blob: event.blob,
+      present: new Uint8Array(event.blockCount),
+      presentCount: 0,
+      complete: false,
+      handedOver: false,
+    });
+    return;
+  }
+  const layer = layers.get(diffId);
+  if (layer === undefined) return;
+  switch (event.type) {
+    case 'layer.blocks':
+      for (const [first, count] of event.ranges) {
+        const end = Math.min(first + count, layer.blockCount);
+        for (let block = first; block < end; block++) {
+          layer.presentCount += 1 - (layer.present[block] ?? 1);
+          layer.present[block] = 1;
+        }
+      }
+      return;
+    case 'layer.dropped':
+      layer.present.fill(0);
+      layer.presentCount = 0;
+      layer.complete = false;
+      layer.handedOver = false;
+      return;
+    case 'layer.completed':
+      layer.complete = true;
+      return;
+    case 'layer.handed-over':
+      layer.handedOver = true;
+  }
+}
+
+/** The present blocks as `[first, count]` ranges in order. */
+export function presentRanges(present: Uint8Array): Array<[number, number]> {
+  const ranges: Array<[number, number]> = [];
+  for (let block = 0; block < present.length; block++) {
+    if (present[block] !== 1) continue;
+    const first = block;
+    while (block + 1 < present.length && present[block + 1] === 1) block++;
+    ranges.push([first, block - first + 1]);
+  }
+  return ranges;
+}

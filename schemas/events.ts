@@ -1,0 +1,87 @@
+/**
+ * The event log's records. An event is a fact: it says what has happened, in the past tense, and state is a fold
+ * over these and nothing else (actors/node-state.ts).
+ *
+ * On the wire: msgpack map `{v, type, at, …fields}`, one message a record, subject by aggregate (schemas/subjects.ts).
+ * `v` is the version of this page: 1. A field may be added when absent has a meaning; anything else needs `v: 2` and
+ * a decoder for `v: 1` that stays. test/fixtures/events holds stored records of every version.
+ *
+ * Rules of order: a `mount.*` or `image.*` event is appended before its effect is acknowledged. A `layer.blocks` event
+ * is appended after the bytes are synced: it may lag the data (then blocks are fetched again), never lead them.
+ */
+import { z } from 'zod';
+
+const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+const count = z.int().min(0);
+
+export const LayerSource = z.strictObject({
+  diffId: digest,
+  blob: digest.describe('digest of the layer as it lies in the registry'),
+  blobSize: count.describe('bytes'),
+  mediaType: z.string(),
+});
+
+const shapes = {
+  'engine.started': { pid: count, version: z.string(), transport: z.string() },
+  'engine.stopped': {},
+
+  'image.resolved': {
+    ref: z.string(),
+    registry: z.string().describe('host[:port]'),
+    repository: z.string(),
+    manifest: digest,
+    config: digest,
+    layers: z.array(LayerSource),
+  },
+  'image.prepared': {
+    origin: z.enum(['sidecar', 'node']),
+    sidecar: digest.optional(),
+    flat: digest.describe('digest of the flat metadata'),
+    devices: z.array(z.strictObject({ diffId: digest, size: count, spans: digest.describe('blob digest') })),
+  },
+  'image.failed': { code: z.string(), message: z.string() },
+
+  'layer.opened': { size: count.describe('raw bytes'), blockSize: count, blockCount: count, blob: digest },
+  'layer.blocks': { ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are present') },
+  'layer.dropped': {
+    reason: z.enum(['corrupt', 'device-lost']),
+    message: z.string().describe('all blocks are absent again'),
+  },
+  'layer.completed': { digest },
+  'layer.handed-over': {},
+
+  'mount.requested': {
+    id: z.string(),
+    dir: z.string(),
+    ref: z.string(),
+    manifest: digest,
+    prefetch: z.boolean(),
+    container: z.string().optional(),
+  },
+  'mount.mounted': {},
+  'mount.detached': { reason: z.enum(['engine-stopped', 'lost']) },
+  'mount.unmounted': {},
+  'mount.failed': { code: z.string(), message: z.string() },
+} as const;
+
+export type EventType = keyof typeof shapes;
+export const EVENT_VERSION = 1;
+
+// zod's type of an object without fields forbids all others, `type` too.
+type Fields = {
+  [T in EventType]: keyof (typeof shapes)[T] extends never ? unknown : z.output<z.ZodObject<(typeof shapes)[T]>>;
+};
+
+/** One fact. `at` is milliseconds since the epoch by the writer's clock: information, never an order. */
+export type CofaEvent = { [T in EventType]: { v: 1; type: T; at: number } & Fields[T] }[EventType];
+export type EventOf<T extends EventType> = Extract<CofaEvent, { type: T }>;
+/** What a writer gives: the log adds `v` and `at`. */
+export type NewEvent = { [T in EventType]: { type: T } & Fields[T] }[EventType];
+
+/** The schema of one record, for readers that take records from elsewhere, and for the JSON schemas. */
+export const EventRecord = z.discriminatedUnion(
+  'type',
+  (Object.keys(shapes) as EventType[]).map((type) =>
+    z.strictObject({ v: z.literal(1), type: z.literal(type), at: z.number(), ...shapes[type] }),
+  ) as never,
+);

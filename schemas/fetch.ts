@@ -1,0 +1,82 @@
+/**
+ * Messages between the front end and the pool of fetchers (msgpack on NATS). A job is small: what its bytes decode to
+ * is in the span table, which lies in the store by the blob's digest.
+ */
+import type { ErrorRecord } from './errors.ts';
+
+/** Where a layer's compressed bytes come from. No credentials: each fetcher reads docker's configuration itself. */
+export interface BlobSource {
+  registry: string;
+  repository: string;
+  digest: string;
+  /** compressed bytes */
+  size: number;
+}
+
+interface JobBase {
+  v: 1;
+  /** Unique for the front end's life. */
+  job: number;
+  /** Front end that waits; a completion names it so that a successor ignores its predecessor's jobs. */
+  front: string;
+  /** diffID of the layer, `sha256:…`. */
+  layer: string;
+}
+
+/** Fetch `spanCount` consecutive spans, verify each block, write them into the layer device. */
+export interface FetchJob extends JobBase {
+  kind: 'fetch';
+  class: 'demand' | 'prefetch';
+  firstSpan: number;
+  spanCount: number;
+  source: BlobSource;
+}
+
+/** Hash the whole device and compare it with the diffID. */
+export interface VerifyJob extends JobBase {
+  kind: 'verify';
+  /** raw bytes, without the padding to 512 */
+  size: number;
+}
+
+export type Job = FetchJob | VerifyJob;
+
+/** Blocks that are verified and written (not yet synced). `bytes`: compressed bytes received since the last message. */
+export interface BlocksCompletion {
+  v: 1;
+  kind: 'blocks';
+  front: string;
+  worker: string;
+  job: number;
+  layer: string;
+  firstBlock: number;
+  count: number;
+  bytes: number;
+}
+
+export interface EndCompletion {
+  v: 1;
+  kind: 'done' | 'failed';
+  front: string;
+  worker: string;
+  job: number;
+  layer: string;
+  /** Compressed bytes not yet reported by `blocks`. */
+  bytes: number;
+  /** With `failed`. */
+  error?: ErrorRecord;
+  /** With `failed`: whether the same job may succeed when tried again. */
+  retryable?: boolean;
+}
+
+export type Completion = BlocksCompletion | EndCompletion;
+
+/** Sent each second by each fetcher. `slots`: jobs that it runs side by side. */
+export interface WorkerHello {
+  v: 1;
+  worker: string;
+  pid: number;
+  slots: number;
+  /** Set on a clean stop: give it no more jobs. */
+  leaving?: boolean;
+}

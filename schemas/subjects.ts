@@ -1,0 +1,52 @@
+/**
+ * Every NATS subject of cofa in one place. `node` separates engines that share one NATS; it is a single token.
+ *
+ *     cofa.v1.<node>.api.<operation>          request/reply: what users call                 (schemas/api.ts)
+ *     cofa.v1.<node>.progress.<token>         progress of one call, to the caller
+ *     cofa.v1.<node>.event.<kind>.<id>        the event log, stored in the stream COFA_EVENTS (schemas/events.ts)
+ *     cofa.v1.<node>.front.<operation>        supervisor → front end                         (schemas/front.ts)
+ *     cofa.v1.<node>.front.notice             front end → supervisor
+ *     cofa.v1.<node>.worker.hello             fetcher → front end: alive, with its slots      (schemas/fetch.ts)
+ *     cofa.v1.<node>.worker.ask               front end → fetchers: say hello
+ *     cofa.v1.<node>.worker.job.<worker>      front end → one fetcher
+ *     cofa.v1.<node>.worker.completion        fetcher → front end
+ */
+export const STREAM = 'COFA_EVENTS';
+export const STREAM_SUBJECTS = 'cofa.v1.*.event.>';
+
+export interface Subjects {
+  api(operation: string): string;
+  progress(token: string): string;
+  event(kind: EventKind, id: string): string;
+  readonly allEvents: string;
+  eventsOf(kind: EventKind): string;
+  front(operation: string): string;
+  readonly notice: string;
+  readonly hello: string;
+  readonly whoIsThere: string;
+  job(worker: string): string;
+  readonly completion: string;
+}
+
+export type EventKind = 'engine' | 'image' | 'layer' | 'mount';
+
+/** A node's name is one subject token: letters, digits, `-` and `_`, at most 64. */
+export const NODE_NAME = /^[A-Za-z0-9_-]{1,64}$/;
+
+export function subjects(node: string): Subjects {
+  if (!NODE_NAME.test(node)) throw new RangeError(`node name ${JSON.stringify(node)} must match ${NODE_NAME}`);
+  const base = `cofa.v1.${node}`;
+  return {
+    api: (operation) => `${base}.api.${operation}`,
+    progress: (token) => `${base}.progress.${token}`,
+    event: (kind, id) => `${base}.event.${kind}.${id}`,
+    allEvents: `${base}.event.>`,
+    eventsOf: (kind) => `${base}.event.${kind}.*`,
+    front: (operation) => `${base}.front.${operation}`,
+    notice: `${base}.front.notice`,
+    hello: `${base}.worker.hello`,
+    whoIsThere: `${base}.worker.ask`,
+    job: (worker) => `${base}.worker.job.${worker}`,
+    completion: `${base}.worker.completion`,
+  };
+}

@@ -1,0 +1,128 @@
+/** The engine's API for programs on the node: what `cofa` and scripts call. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Operation, Progress, RequestOf, ResultOf } from '../../schemas/api.ts';
+import { CofaError, type ErrorRecord, fromErrorRecord } from '../../schemas/errors.ts';
+import { subjects } from '../../schemas/subjects.ts';
+
+export interface EngineClient {
+  readonly endpoint: Endpoint;
+  /**
+   * One operation. Errors: those of the engine by code; `timeout` when no answer came (default 10 min, since an image
+   * that nobody prepared is indexed first); `not-running` when nobody listens.
+   */
+  call<O extends Operation>(operation: O, request: RequestOf<O>, options?: CallOptions): Promise<ResultOf<O>>;
+  /** The event log in order: from the start, from a sequence, or only what comes from now on. Ends with the signal. */
+  events(options: { from: 'start' | 'now' | number; signal?: AbortSignal; follow?: boolean }): AsyncIterable<EventLine>;
+  close(): Promise<void>;
+}
+
+export interface CallOptions {
+  timeoutMs?: number;
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+}
+
+export interface EventLine {
+  seq: number;
+  /** ISO 8601, by the writer's clock. */
+  time: string;
+  subject: string;
+  type: string;
+  data: Record<string, unknown>;
+}
+
+/** How to reach a running engine; lies in ROOT/run/endpoint.json, readable by root only. */
+export interface Endpoint {
+  v: 1;
+  node: string;
+  pid: number;
+  nats: { url: string; user?: string; pass?: string };
+}
+
+/** Connects to the engine whose state lies in `root`. Error `not-running` when there is none. */
+export async function connectEngine(root: string): Promise<EngineClient> {
+  const endpoint = await readEndpoint(root);
+  const { connectBus } = await import('./connection.ts');
+  const bus = await connectBus(endpoint.nats, { name: 'cofa-cli', reconnect: false }).catch((cause: unknown) => {
+    throw new CofaError('not-running', `the engine of ${root} does not answer at ${endpoint.nats.url}`, { cause });
+  });
+  const names = subjects(endpoint.node);
+  return {
+    endpoint,
+    async call(operation, request, options = {}) {
+      const { headers, createInbox } = await import('@nats-io/nats-core');
+      const head = headers();
+      let progress: { unsubscribe(): void } | undefined;
+      if (options.onProgress !== undefined) {
+        const token = createInbox().split('.').at(-1) ?? '';
+        head.set('Cofa-Progress', token);
+        const onProgress = options.onProgress;
+        progress = bus.subscribe(names.progress(token), {
+          callback: (error, message) => {
+            if (error === null) onProgress(message.json() as Progress);
+          },
+        });
+      }
+      try {
+        const asked = bus.request(names.api(operation), JSON.stringify(request), {
+          timeout: options.timeoutMs ?? 600_000,
+          headers: head,
+        });
+        const reply = await abortable(asked, options.signal);
+        const body = reply.json() as { ok: true; result: never } | { ok: false; error: ErrorRecord };
+        if (!body.ok) throw fromErrorRecord(body.error);
+        return body.result;
+      } catch (error) {
+        throw await clientError(error, operation, root);
+      } finally {
+        progress?.unsubscribe();
+      }
+    },
+    async *events(options) {
+      const { readLog } = await import('../store/event-log.ts');
+      for await (const record of readLog(bus, names.allEvents, options)) {
+        const { v: _, type, at, ...data } = record.event;
+        yield { seq: record.seq, time: new Date(at).toISOString(), subject: record.subject, type, data };
+      }
+    },
+    close: () => bus.close(),
+  };
+}
+
+/** The endpoint file of `root`; error `not-running` when there is none. */
+export async function readEndpoint(root: string): Promise<Endpoint> {
+  try {
+    return JSON.parse(await readFile(join(root, 'run/endpoint.json'), 'utf8')) as Endpoint;
+  } catch (cause) {
+    throw new CofaError('not-running', `no engine runs with its state in ${root}`, {
+      cause,
+      hint: `start it: cofa up${root === '/var/lib/cofa' ? '' : ` --root ${root}`}`,
+    });
+  }
+}
+
+async function clientError(error: unknown, operation: string, root: string): Promise<unknown> {
+  const { errors } = await import('@nats-io/nats-core');
+  const cause = error instanceof errors.RequestError ? (error.cause ?? error) : error;
+  if (error instanceof errors.NoRespondersError || cause instanceof errors.NoRespondersError) {
+    return new CofaError('not-running', `no engine of ${root} answers ${operation}`, { cause });
+  }
+  if (error instanceof errors.TimeoutError || cause instanceof errors.TimeoutError) {
+    return new CofaError('timeout', `the engine did not answer ${operation} in time`, { cause });
+  }
+  if (error instanceof errors.ClosedConnectionError || error instanceof errors.ConnectionError) {
+    return new CofaError('unavailable', `the connection to the engine of ${root} broke`, { cause });
+  }
+  return error;
+}
+
+function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+  });
+}

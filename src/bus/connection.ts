@@ -1,0 +1,80 @@
+/** NATS connections, msgpack payloads and request/reply between the processes of one engine. */
+import type { Msg, NatsConnection } from '@nats-io/nats-core';
+import { connect } from '@nats-io/transport-node';
+import { Packr } from 'msgpackr';
+import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+
+export interface BusAddress {
+  url: string;
+  user?: string | undefined;
+  pass?: string | undefined;
+}
+
+/**
+ * Opens a connection. With `reconnect` (default) it comes back for ever, every 250 ms, after NATS was away.
+ * Errors: `unavailable` when there is no server at the first try within `timeoutMs` (default 5 s).
+ */
+export async function connectBus(
+  address: BusAddress,
+  options: { name: string; reconnect?: boolean; timeoutMs?: number },
+): Promise<NatsConnection> {
+  try {
+    return await connect({
+      servers: address.url,
+      name: options.name,
+      timeout: options.timeoutMs ?? 5_000,
+      reconnect: options.reconnect ?? true,
+      maxReconnectAttempts: -1,
+      reconnectTimeWait: 250,
+      noRandomize: true,
+      ...(address.user === undefined ? {} : { user: address.user, pass: address.pass ?? '' }),
+    });
+  } catch (cause) {
+    const text = cause instanceof Error ? cause.message : String(cause);
+    throw new CofaError('unavailable', `NATS at ${address.url} cannot be used: ${text}`, { cause });
+  }
+}
+
+// Maps, not records: every message can be read alone, and by any msgpack reader.
+const packr = new Packr({ useRecords: false, mapsAsObjects: true, variableMapSize: true, int64AsType: 'number' });
+
+export const pack = (value: unknown): Buffer => packr.pack(value);
+export const unpack = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
+
+/** Calls another process of the engine; its error comes back with the code it had. */
+export async function ask<Reply>(
+  bus: NatsConnection,
+  subject: string,
+  request: unknown,
+  timeoutMs = 30_000,
+): Promise<Reply> {
+  const message = await bus.request(subject, pack(request), { timeout: timeoutMs }).catch((cause: unknown) => {
+    const text = cause instanceof Error ? cause.message : String(cause);
+    throw new CofaError('unavailable', `no answer on ${subject}: ${text}`, { cause });
+  });
+  const reply = unpack<{ ok: true; result: Reply } | { ok: false; error: ErrorRecord }>(message.data);
+  if (!reply.ok) throw fromErrorRecord(reply.error);
+  return reply.result;
+}
+
+/** Answers `ask`; what the handler throws goes back as an error record. */
+export function serve<Request>(
+  bus: NatsConnection,
+  subject: string,
+  handler: (request: Request) => unknown | Promise<unknown>,
+): void {
+  bus.subscribe(subject, {
+    callback: (error, message) => {
+      if (error === null) void reply(message, handler);
+    },
+  });
+}
+
+async function reply<Request>(message: Msg, handler: (request: Request) => unknown | Promise<unknown>) {
+  try {
+    const result = await handler(unpack<Request>(message.data));
+    message.respond(pack({ ok: true, result: result ?? null }));
+  } catch (error) {
+    message.respond(pack({ ok: false, error: toErrorRecord(error) }));
+  }
+}

@@ -1,0 +1,86 @@
+/** The engine's API on NATS: decodes, validates, calls, encodes. The operations themselves are the supervisor's. */
+import { headers, type Msg, type NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import { OPERATIONS, type Operation, type Progress } from '../../schemas/api.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { Subjects } from '../../schemas/subjects.ts';
+import { pack, unpack } from '../bus/connection.ts';
+
+type Handler<O extends Operation> = (
+  request: z.output<(typeof OPERATIONS)[O]['request']>,
+  onProgress: (progress: Progress) => void,
+) => Promise<z.output<(typeof OPERATIONS)[O]['result']>>;
+
+export type Handlers = { [O in Operation]: Handler<O> };
+
+/** Calls that may run side by side; further ones are refused rather than kept. */
+const MOST_CALLS = 1_000;
+const MSGPACK = 'application/msgpack';
+
+/** Serves every operation until the connection closes. */
+export function serveApi(bus: NatsConnection, names: Subjects, handlers: Handlers, log: Logger): void {
+  let running = 0;
+  for (const operation of Object.keys(OPERATIONS) as Operation[]) {
+    bus.subscribe(names.api(operation), {
+      callback: (error, message) => {
+        if (error !== null || message.reply === undefined || message.reply === '') return;
+        if (running >= MOST_CALLS) {
+          respond(message, { ok: false, error: { code: 'busy', message: `${running} calls are running` } });
+          return;
+        }
+        running += 1;
+        void answer(operation, message).finally(() => {
+          running -= 1;
+        });
+      },
+    });
+  }
+
+  async function answer(operation: Operation, message: Msg): Promise<void> {
+    try {
+      const request = parse(operation, message);
+      const token = message.headers?.get('Cofa-Progress') ?? '';
+      const onProgress = /^[A-Za-z0-9_-]{1,64}$/.test(token)
+        ? (progress: Progress) => bus.publish(names.progress(token), JSON.stringify(progress))
+        : () => {};
+      const handler = handlers[operation] as (request: unknown, progress: typeof onProgress) => Promise<unknown>;
+      respond(message, { ok: true, result: await handler(request, onProgress) });
+    } catch (error) {
+      const record = toErrorRecord(error);
+      if (record.code === 'internal') log.error({ operation, error }, 'call failed');
+      else log.info({ operation, error: record }, 'call failed');
+      respond(message, { ok: false, error: record });
+    }
+  }
+}
+
+function parse(operation: Operation, message: Msg): unknown {
+  let body: unknown;
+  try {
+    body = message.data.length === 0 ? {} : isMsgpack(message) ? unpack(message.data) : message.json();
+  } catch (cause) {
+    throw new CofaError('invalid-argument', `the ${operation} request is not ${isMsgpack(message) ? 'msgpack' : 'JSON'}`, {
+      cause,
+    });
+  }
+  const result = OPERATIONS[operation].request.safeParse(body);
+  if (!result.success) {
+    throw new CofaError('invalid-argument', `${operation}: ${z.prettifyError(result.error).replaceAll('\n', ' ')}`, {
+      hint: 'docs/api.md describes every request',
+    });
+  }
+  return result.data;
+}
+
+function respond(message: Msg, body: unknown): void {
+  if (!isMsgpack(message)) {
+    message.respond(JSON.stringify(body));
+    return;
+  }
+  const head = headers();
+  head.set('Content-Type', MSGPACK);
+  message.respond(pack(body), { headers: head });
+}
+
+const isMsgpack = (message: Msg): boolean => message.headers?.get('Content-Type') === MSGPACK;

@@ -1,0 +1,136 @@
+/**
+ * Loop devices over layer devices, shared by all images that have the layer. A lazy layer's loop reads the FUSE file
+ * that the front end serves; a complete layer's loop reads the device file itself, and a loop is moved from the one to
+ * the other below the mounted file system (LOOP_CHANGE_FD).
+ */
+import { join } from 'node:path';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import type { BlobSource } from '../../schemas/fetch.ts';
+import type { OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
+import type { Subjects } from '../../schemas/subjects.ts';
+import { ask } from '../bus/connection.ts';
+import { attachLoop, changeBacking, detachLoop, type LoopDevice } from '../kernel/loop.ts';
+import { hexOf, type Layout } from '../store/layout.ts';
+
+export interface LayerDemand {
+  diffId: string;
+  /** raw bytes */
+  size: number;
+  source: BlobSource;
+  built: boolean;
+}
+
+interface Attached {
+  demand: LayerDemand;
+  users: number;
+  /** Mounts that want the rest of the layer in the background. */
+  prefetch: boolean;
+  loop: Promise<LoopDevice>;
+  /** The kernel reads the device file itself. */
+  direct: boolean;
+  /** Changes of one device go one after the other. */
+  tail: Promise<void>;
+}
+
+export class Devices {
+  readonly #attached = new Map<string, Attached>();
+  readonly #bus: NatsConnection;
+  readonly #names: Subjects;
+  readonly #layout: Layout;
+  readonly #label: string;
+  readonly #log: Logger;
+
+  /** `label` begins the name of every loop of this engine, so that it finds them again. */
+  constructor(options: { bus: NatsConnection; names: Subjects; layout: Layout; label: string; log: Logger }) {
+    this.#bus = options.bus;
+    this.#names = options.names;
+    this.#layout = options.layout;
+    this.#label = options.label;
+    this.#log = options.log;
+  }
+
+  /** The loop over a layer's device; attached at the first call, shared afterwards. Pair it with `release`. */
+  async acquire(demand: LayerDemand, prefetch: boolean): Promise<LoopDevice> {
+    const known = this.#attached.get(demand.diffId);
+    if (known !== undefined) {
+      known.users += 1;
+      if (prefetch && !known.prefetch) {
+        known.prefetch = true;
+        await this.#open(known);
+      }
+      return known.loop;
+    }
+    const mine: Attached = { demand, users: 1, prefetch, direct: false, tail: Promise.resolve(), loop: null as never };
+    mine.loop = this.#attach(mine);
+    this.#attached.set(demand.diffId, mine);
+    try {
+      return await mine.loop;
+    } catch (error) {
+      if (this.#attached.get(demand.diffId) === mine) this.#attached.delete(demand.diffId);
+      throw error;
+    }
+  }
+
+  /** Lets go; with the last user the loop is detached and the front end closes the layer. */
+  async release(diffId: string): Promise<void> {
+    const mine = this.#attached.get(diffId);
+    if (mine === undefined) return;
+    mine.users -= 1;
+    if (mine.users > 0) return;
+    this.#attached.delete(diffId);
+    await mine.tail;
+    const loop = await mine.loop.catch(() => undefined);
+    if (loop !== undefined) await detachLoop(loop);
+    // Somebody may have opened it again meanwhile.
+    if (!this.#attached.has(diffId)) await ask(this.#bus, this.#names.front('close'), { diffId });
+  }
+
+  /** A front end has started: it is told what to serve. */
+  async reopenAll(): Promise<void> {
+    await Promise.all([...this.#attached.values()].map((mine) => this.#open(mine)));
+  }
+
+  /** The layer's device is whole and proven: the kernel reads it by itself from now on. */
+  async handOver(diffId: string): Promise<void> {
+    const mine = this.#attached.get(diffId);
+    if (mine === undefined) return;
+    mine.tail = mine.tail.then(async () => {
+      const loop = await mine.loop.catch(() => undefined);
+      if (loop === undefined || mine.direct || this.#attached.get(diffId) !== mine) return;
+      try {
+        await changeBacking(loop, this.#layout.device(diffId));
+        mine.direct = true;
+        await ask(this.#bus, this.#names.front('handed-over'), { diffId });
+      } catch (error) {
+        // Reads go on through the front end: slower, as right as before.
+        this.#log.error({ diffId, error }, 'hand-over failed');
+      }
+    });
+    await mine.tail;
+  }
+
+  /** Whether reads of the layer still need a front end. */
+  isDirect(diffId: string): boolean {
+    return this.#attached.get(diffId)?.direct ?? false;
+  }
+
+  async #attach(mine: Attached): Promise<LoopDevice> {
+    const { diffId } = mine.demand;
+    const opened = await this.#open(mine);
+    mine.direct = opened.state === 'complete' || opened.state === 'handed-over';
+    const file = mine.direct ? this.#layout.device(diffId) : join(this.#layout.devices(), opened.name);
+    const loop = await attachLoop(file, {
+      directIo: true,
+      readOnly: true,
+      label: `${this.#label}/${hexOf(diffId).slice(0, 40)}`,
+    });
+    if (mine.direct) await ask(this.#bus, this.#names.front('handed-over'), { diffId });
+    return loop;
+  }
+
+  #open(mine: Attached): Promise<OpenLayerReply> {
+    const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch };
+    return ask<OpenLayerReply>(this.#bus, this.#names.front('open'), request);
+  }
+}

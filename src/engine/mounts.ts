@@ -1,0 +1,303 @@
+/**
+ * The mounts of a node: each is an actor (actors/mount.ts) whose effects are here. A mount's facts are in the log
+ * before anybody hears of them; after a restart the log says which mounts to bring back.
+ */
+import { mkdir, readdir, rmdir } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { mountMachine } from '../../actors/mount.ts';
+import type { MountFacts, NodeState } from '../../actors/node-state.ts';
+import type { Mount as MountReply, Progress } from '../../schemas/api.ts';
+import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import type { NewEvent } from '../../schemas/events.ts';
+import type { Subjects } from '../../schemas/subjects.ts';
+import { mountErofs } from '../kernel/erofs.ts';
+import { findMount, unmount } from '../kernel/mount.ts';
+import type { EventLog } from '../store/event-log.ts';
+import type { Layout } from '../store/layout.ts';
+import { ActorHost } from './actor-host.ts';
+import type { Image, Images } from './images.ts';
+
+export interface MountsOptions {
+  layout: Layout;
+  log: Logger;
+  events: EventLog;
+  names: Subjects;
+  images: Images;
+  /** A fresh id of 16 hex digits. */
+  newId: () => string;
+}
+
+export interface MountOrder {
+  ref: string;
+  dir: string;
+  platform: string | undefined;
+  prefetch: boolean;
+  container: string | undefined;
+  onProgress: (progress: Progress) => void;
+}
+
+class MountActor {
+  readonly facts: MountFacts;
+  readonly image: Image;
+  readonly host: ActorHost<typeof mountMachine>;
+  error: ErrorRecord | undefined;
+  /** The directory was made for the mount and goes with it. */
+  madeDir = false;
+  /** It is being brought back: a failure leaves it in the log, for the next try. */
+  restoring = false;
+
+  constructor(facts: MountFacts, image: Image, effects: { mount(): void; unmount(): void }) {
+    this.facts = facts;
+    this.image = image;
+    this.host = new ActorHost(mountMachine, effects);
+  }
+}
+
+export class Mounts {
+  readonly #options: MountsOptions;
+  /** By directory: at most one mount each. */
+  readonly #mounts = new Map<string, MountActor>();
+
+  constructor(options: MountsOptions) {
+    this.#options = options;
+  }
+
+  /** Mounts an image at a directory. Errors: `conflict` when the directory is taken, those of the image. */
+  async mount(order: MountOrder): Promise<MountReply> {
+    const dir = cleanPath(order.dir);
+    this.#refuseTaken(dir);
+    const image = await this.#options.images.resolve(order.ref, order.platform);
+    this.#refuseTaken(dir);
+    const facts: MountFacts = {
+      id: this.#options.newId(),
+      dir,
+      ref: image.resolved.ref,
+      manifest: image.manifest,
+      prefetch: order.prefetch,
+      container: order.container,
+      state: 'requested',
+    };
+    const actor = this.#create(facts, image);
+    image.progress.add(order.onProgress);
+    try {
+      actor.madeDir = await prepareDirectory(dir);
+      const { id, ref, manifest, prefetch, container } = facts;
+      await this.#append(id, {
+        type: 'mount.requested',
+        id,
+        dir,
+        ref,
+        manifest,
+        prefetch,
+        ...(container === undefined ? {} : { container }),
+      });
+      actor.host.send({ type: 'MOUNT' });
+      await actor.host.until('mounted', 'failed');
+      if (actor.host.state === 'failed') throw fromErrorRecord(actor.error ?? { code: 'internal', message: 'mount failed' });
+      return this.describe(actor);
+    } catch (error) {
+      this.#mounts.delete(dir);
+      if (actor.madeDir) await rmdir(dir).catch(() => {});
+      throw error;
+    } finally {
+      image.progress.delete(order.onProgress);
+    }
+  }
+
+  /** Unmounts. Errors: `not-found`, `busy` (then nothing has changed). */
+  async unmount(path: string): Promise<{ id: string; dir: string }> {
+    const dir = cleanPath(path);
+    const actor = this.#mounts.get(dir);
+    if (actor === undefined) {
+      throw new CofaError('not-found', `nothing of cofa is mounted at ${dir}`, { hint: 'cofa ps lists the mounts' });
+    }
+    if (!['mounted', 'detached', 'failed'].includes(actor.host.state)) {
+      throw new CofaError('busy', `the mount at ${dir} is ${actor.host.state}`);
+    }
+    actor.error = undefined;
+    actor.host.send({ type: 'UNMOUNT' });
+    await actor.host.until('unmounted', 'mounted');
+    if (actor.error !== undefined) throw fromErrorRecord(actor.error);
+    return { id: actor.facts.id, dir };
+  }
+
+  list(): MountReply[] {
+    return [...this.#mounts.values()].map((actor) => this.describe(actor));
+  }
+
+  describe(actor: MountActor): MountReply {
+    const { id, dir, ref, manifest, container } = actor.facts;
+    const state = actor.host.state;
+    return {
+      id,
+      dir,
+      ref,
+      manifest,
+      config: actor.image.resolved.config,
+      configPath: this.#options.layout.config(manifest),
+      origin: actor.image.prepared?.origin ?? 'sidecar',
+      ...(container === undefined ? {} : { container }),
+      state: state === 'requested' || state === 'unmounted' ? 'mounting' : (state as MountReply['state']),
+    };
+  }
+
+  /**
+   * Brings back every mount that the log knows. What an earlier engine left in the kernel is detached first: those who
+   * use it keep it, new users get the new mount. One that fails is reported and stays in the log, for a later start.
+   */
+  async restore(state: NodeState): Promise<string[]> {
+    const failures: string[] = [];
+    await Promise.all(
+      [...state.mounts.values()].map(async (facts) => {
+        const image = this.#options.images.get(facts.manifest);
+        if (image === undefined) return;
+        const actor = this.#create(facts, image);
+        actor.restoring = true;
+        try {
+          if (findMount(facts.dir)?.type === 'erofs') await unmount(facts.dir, { lazy: true });
+          await prepareDirectory(facts.dir);
+        } catch (error) {
+          this.#options.log.warn({ mount: facts.id, dir: facts.dir, error }, 'mount point is not as it was left');
+        }
+        actor.host.send({ type: 'MOUNT' });
+        await actor.host.until('mounted', 'failed');
+        if (actor.host.state === 'failed') {
+          failures.push(`mount ${facts.dir} did not come back: ${actor.error?.message ?? 'unknown'}`);
+        }
+        actor.restoring = false;
+      }),
+    );
+    return failures;
+  }
+
+  /**
+   * Takes every mount out of the kernel, keeping it in the log for the next start. One that is in use stays when its
+   * image is complete, since its reads need no engine. Returns the directories that are in use and are not complete:
+   * then nothing has changed; with `force` these are detached as well and their reads end with the engine.
+   */
+  async detachAll(force: boolean): Promise<string[]> {
+    const busy: string[] = [];
+    const detached: MountActor[] = [];
+    for (const actor of this.#mounts.values()) {
+      if (actor.host.state !== 'mounted') continue;
+      const complete = actor.image.isDirect();
+      try {
+        await unmount(actor.facts.dir, { lazy: force && !complete });
+      } catch (error) {
+        if (toErrorRecord(error).code === 'busy') {
+          if (!complete) busy.push(actor.facts.dir);
+          continue;
+        }
+      }
+      detached.push(actor);
+    }
+    if (busy.length > 0) {
+      // Nothing stops: what was unmounted comes back.
+      for (const actor of detached) await this.#mountErofs(actor);
+      return busy;
+    }
+    for (const actor of detached) {
+      await this.#append(actor.facts.id, { type: 'mount.detached', reason: 'engine-stopped' });
+      actor.host.send({ type: 'DETACHED' });
+      await actor.image.release(actor.facts.id);
+    }
+    return [];
+  }
+
+  #refuseTaken(dir: string): void {
+    if (this.#mounts.has(dir)) {
+      throw new CofaError('conflict', `cofa has mounted an image at ${dir} already`, { hint: `cofa unmount ${dir}` });
+    }
+    const other = findMount(dir);
+    if (other !== undefined) throw new CofaError('conflict', `${other.source} (${other.type}) is mounted at ${dir}`);
+  }
+
+  #create(facts: MountFacts, image: Image): MountActor {
+    const actor: MountActor = new MountActor(facts, image, {
+      mount: () => void this.#mountEffect(actor),
+      unmount: () => void this.#unmountEffect(actor),
+    });
+    this.#mounts.set(facts.dir, actor);
+    return actor;
+  }
+
+  async #mountErofs(actor: MountActor): Promise<void> {
+    const { metadata, devices } = await actor.image.use(actor.facts.id, actor.facts.prefetch);
+    await mountErofs({ metadata, devices, target: actor.facts.dir });
+  }
+
+  async #mountEffect(actor: MountActor): Promise<void> {
+    const { id } = actor.facts;
+    try {
+      await this.#mountErofs(actor);
+      try {
+        await this.#append(id, { type: 'mount.mounted' });
+      } catch (error) {
+        await unmount(actor.facts.dir);
+        throw error;
+      }
+      actor.host.send({ type: 'MOUNTED' });
+    } catch (error) {
+      actor.error = toErrorRecord(error);
+      await actor.image.release(id).catch(() => {});
+      const { code, message } = actor.error;
+      if (!actor.restoring)
+        await this.#append(id, { type: 'mount.failed', code, message }).catch((failure: unknown) => {
+        this.#options.log.error({ mount: id, error: failure }, 'the log did not take a failed mount');
+      });
+      actor.host.send({ type: 'FAILED', error: actor.error });
+    }
+  }
+
+  async #unmountEffect(actor: MountActor): Promise<void> {
+    const { id, dir } = actor.facts;
+    try {
+      // Gone already when somebody used umount(8).
+      if (findMount(dir)?.type === 'erofs') await unmount(dir);
+      await this.#append(id, { type: 'mount.unmounted' });
+    } catch (error) {
+      actor.error = toErrorRecord(error);
+      actor.host.send({ type: 'BUSY' });
+      return;
+    }
+    this.#mounts.delete(dir);
+    await actor.image.release(id).catch((error: unknown) => {
+      this.#options.log.error({ mount: id, error }, 'devices were not let go');
+    });
+    if (actor.madeDir) await rmdir(dir).catch(() => {});
+    actor.host.send({ type: 'UNMOUNTED' });
+  }
+
+  async #append(id: string, event: NewEvent): Promise<void> {
+    await this.#options.events.append(this.#options.names.event('mount', id), event);
+  }
+}
+
+/** The path without doubled or trailing slashes, `.` and `..`. */
+function cleanPath(path: string): string {
+  const parts: string[] = [];
+  for (const part of path.split('/')) {
+    if (part === '..') parts.pop();
+    else if (part !== '' && part !== '.') parts.push(part);
+  }
+  if (parts.length === 0) throw new CofaError('invalid-argument', 'cofa does not mount over /');
+  return `/${parts.join('/')}`;
+}
+
+/** Makes the directory where it is missing; one with something in it is refused. Returns whether it was made. */
+async function prepareDirectory(dir: string): Promise<boolean> {
+  let names: string[];
+  try {
+    names = await readdir(dir);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOTDIR') throw new CofaError('conflict', `${dir} is not a directory`, { cause });
+    if (code !== 'ENOENT') throw cause;
+    await mkdir(dir, { recursive: true });
+    return true;
+  }
+  if (names.length > 0) {
+    throw new CofaError('conflict', `${dir} is not empty`, { hint: 'mount at an empty or a new directory' });
+  }
+  return false;
+}

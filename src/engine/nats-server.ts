@@ -1,0 +1,94 @@
+/** The private nats-server of an engine that was not given one: JetStream on disk, loopback, random credentials. */
+import { randomBytes } from 'node:crypto';
+import { access } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { CofaError } from '../../schemas/errors.ts';
+import { type BusAddress, connectBus } from '../bus/connection.ts';
+import { type Layout, writeWhole } from '../store/layout.ts';
+import { Child } from './child.ts';
+
+/**
+ * Starts nats-server below the supervisor. Its port and password stay for the supervisor's life, so that the other
+ * processes find it again when it was restarted. Errors: `environment` when it is not installed or does not start.
+ */
+export async function startNats(layout: Layout, now: () => number): Promise<{ address: BusAddress; child: Child }> {
+  const command = await findServer();
+  const port = await freePort();
+  const address = { url: `nats://127.0.0.1:${port}`, user: 'cofa', pass: randomBytes(24).toString('hex') };
+  const config = layout.in('run/nats.conf');
+  // Strings are quoted as JSON, which the configuration's grammar accepts.
+  await writeWhole(
+    config,
+    Buffer.from(
+      [
+        `listen: "127.0.0.1:${port}"`,
+        `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))} }`,
+        `authorization { user: ${JSON.stringify(address.user)}, password: ${JSON.stringify(address.pass)} }`,
+        'max_payload: 8MB',
+        '',
+      ].join('\n'),
+    ),
+  );
+  const child = new Child({
+    role: 'nats-server',
+    name: 'nats-server',
+    command,
+    args: ['-c', config],
+    log: layout.log('nats-server'),
+    readyAtOnce: true,
+    now,
+    graceMs: 5_000,
+  });
+  child.start();
+  try {
+    await untilAnswering(address, now);
+  } catch (cause) {
+    await child.stop();
+    throw new CofaError('environment', 'nats-server does not start', {
+      cause,
+      hint: `see ${layout.log('nats-server')}`,
+    });
+  }
+  return { address, child };
+}
+
+async function findServer(): Promise<string> {
+  const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/usr/local/bin'];
+  for (const folder of folders) {
+    const path = `${folder}/nats-server`;
+    if (
+      await access(path).then(
+        () => true,
+        () => false,
+      )
+    )
+      return path;
+  }
+  throw new CofaError('environment', 'nats-server is not installed', { hint: 'apt-get install nats-server' });
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
+    });
+  });
+}
+
+/** JetStream recovers its files before it serves: wait for an answer, up to 30 s. */
+async function untilAnswering(address: BusAddress, now: () => number): Promise<void> {
+  const end = now() + 30_000;
+  for (;;) {
+    try {
+      const bus = await connectBus(address, { name: 'cofa-probe', reconnect: false, timeoutMs: 1_000 });
+      await bus.close();
+      return;
+    } catch (error) {
+      if (now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+}

@@ -1,0 +1,374 @@
+/**
+ * The supervisor: the one process of a node that starts the others, holds the FUSE descriptor, mounts and unmounts,
+ * and answers the API. It never touches a block: reads go through the front end (front-end.ts) and survive its restarts.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { pino } from 'pino';
+import { emptyNode, foldEvent } from '../../actors/node-state.ts';
+import type { ImageStatus, Status } from '../../schemas/api.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
+import { subjects } from '../../schemas/subjects.ts';
+import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
+import { reapContainers } from '../container/reap.ts';
+import { openFuseSession, type FuseSession } from '../fuse/session.ts';
+import { detachLoop, listLoops } from '../kernel/loop.ts';
+import { findMount, unmount } from '../kernel/mount.ts';
+import { RegistryClient } from '../registry/client.ts';
+import { EventLog } from '../store/event-log.ts';
+import { Layout, writeWhole } from '../store/layout.ts';
+import { serveApi } from './api.ts';
+import { Child } from './child.ts';
+import { Devices } from './devices.ts';
+import { Images } from './images.ts';
+import { takeLock } from './lock.ts';
+import { Mounts } from './mounts.ts';
+import { startNats } from './nats-server.ts';
+import { type EngineSettings, writeSettings } from './process-settings.ts';
+
+export interface SupervisorOptions {
+  root: string;
+  /** URL of a NATS with JetStream; a private nats-server is started without. */
+  nats?: string | undefined;
+  node: string;
+  transport: 'kernel' | 'fuse-native';
+  /** Fetcher processes; one a core by default. */
+  workers?: number | undefined;
+  /** Jobs side by side in one fetcher. */
+  slots?: number | undefined;
+  readDeadlineMs: number;
+  logLevel: string;
+}
+
+/** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
+const LOG_MAX_BYTES = 1 << 30;
+const VERSION = (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string })
+  .version;
+
+/**
+ * Runs an engine until SIGTERM, SIGINT or the API's `down`. Errors before it is ready: `conflict` (a second engine),
+ * `environment` (something is missing on the machine), `unavailable` (the given NATS).
+ */
+export async function runSupervisor(options: SupervisorOptions): Promise<void> {
+  const supervisor = new Supervisor(options);
+  await supervisor.run();
+}
+
+class Supervisor {
+  readonly #options: SupervisorOptions;
+  readonly #layout: Layout;
+  readonly #log;
+  readonly #names;
+  readonly #children: Child[] = [];
+  readonly #startedAt = new Date();
+  readonly #degraded = new Set<string>();
+  readonly #ended = Promise.withResolvers<void>();
+  #session: FuseSession | undefined;
+  #stopping = false;
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#layout = new Layout(options.root);
+    this.#log = pino({ name: 'supervisor', level: options.logLevel });
+    this.#names = subjects(options.node);
+  }
+
+  async run(): Promise<void> {
+    const { root, node } = this.#options;
+    const layout = this.#layout;
+    await layout.prepare();
+    takeLock(layout.lock(), root);
+    await rm(layout.endpoint(), { force: true });
+    const label = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}`;
+    await this.#clearLeftovers(label);
+
+    const nats = await this.#startNats();
+    const bus = await connectBus(nats, { name: 'cofa-supervisor' });
+    await EventLog.prepare(bus, { maxBytes: LOG_MAX_BYTES });
+    const events = new EventLog(bus, Date.now);
+    const state = emptyNode();
+    for (const kind of ['engine', 'image', 'mount'] as const) {
+      for await (const { subject, event } of events.replay(this.#names.eventsOf(kind))) {
+        foldEvent(state, subject.slice(subject.lastIndexOf('.') + 1), event);
+      }
+    }
+    await events.append(this.#names.event('engine', 'main'), {
+      type: 'engine.started',
+      pid: process.pid,
+      version: VERSION,
+      transport: this.#options.transport,
+    });
+
+    const registry = new RegistryClient({});
+    const names = this.#names;
+    const devices = new Devices({ bus, names, layout, label, log: this.#log });
+    const images = new Images({ layout, log: this.#log, events, names, registry, devices, label }, state);
+    const newId = () => randomBytes(8).toString('hex');
+    const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
+
+    const front = await this.#startFrontEnd(nats);
+    const firstReady = Promise.withResolvers<void>();
+    bus.subscribe(names.notice, {
+      callback: (error, message) => {
+        if (error !== null) return;
+        const notice = unpack<FrontNotice>(message.data);
+        if (notice.kind === 'ready') {
+          front.ready();
+          devices.reopenAll().then(firstReady.resolve, firstReady.reject);
+        } else if (notice.kind === 'complete') {
+          void devices.handOver(notice.diffId);
+        } else {
+          this.#degraded.add(notice.message);
+        }
+      },
+    });
+    front.start();
+    this.#startFetchers(label);
+    await Promise.race([firstReady.promise, front.untilRunning().then(() => firstReady.promise)]);
+
+    for (const failure of await mounts.restore(state)) this.#degraded.add(failure);
+    await reapContainers(layout.in('containers'), async (dir) => {
+      await mounts.unmount(dir);
+    }).catch((error: unknown) => this.#log.warn({ error }, 'leftovers of containers stay'));
+
+    const status = async (): Promise<Status> => {
+      const served = await ask<FrontStatus>(bus, names.front('status'), {}, 5_000);
+      return {
+        node,
+        version: VERSION,
+        root,
+        nats: nats.url,
+        transport: this.#options.transport,
+        startedAt: this.#startedAt.toISOString(),
+        degraded: [...this.#degraded, ...served.degraded],
+        mounts: mounts.list(),
+        images: imageStatus(images, served),
+        processes: this.#processes(),
+      };
+    };
+    serveApi(
+      bus,
+      names,
+      {
+        status,
+        mount: (request, onProgress) => {
+          this.#refuseWhenStopping();
+          const { ref, dir, platform, prefetch, container } = request;
+          return mounts.mount({ ref, dir, platform, prefetch, container, onProgress });
+        },
+        unmount: ({ dir }) => mounts.unmount(dir),
+        down: async ({ force }) => {
+          this.#refuseWhenStopping();
+          await this.#detach(mounts, force);
+          setImmediate(() => void stop());
+          return { stopping: true };
+        },
+      },
+      this.#log,
+    );
+    const stop = async () => {
+      if (this.#stopping && this.#session === undefined) return;
+      this.#stopping = true;
+      await rm(layout.endpoint(), { force: true });
+      await events
+        .append(names.event('engine', 'main'), { type: 'engine.stopped' })
+        .catch((error: unknown) => this.#log.warn({ error }, 'the log did not take the end'));
+      await bus.drain();
+      await registry.close();
+      await this.#stopChildren();
+      this.#ended.resolve();
+    };
+    const onSignal = () => {
+      if (this.#stopping) return;
+      this.#stopping = true;
+      void mounts
+        .detachAll(true)
+        .catch((error: unknown) => this.#log.error({ error }, 'mounts stay'))
+        .then(stop);
+    };
+    process.on('SIGTERM', onSignal);
+    process.on('SIGINT', onSignal);
+
+    await writeWhole(
+      layout.endpoint(),
+      Buffer.from(JSON.stringify({ v: 1, node, pid: process.pid, nats, root }, null, 2)),
+    );
+    this.#log.info({ root, node, nats: nats.url }, 'ready');
+    await this.#ended.promise;
+    process.exit(0);
+  }
+
+  #refuseWhenStopping(): void {
+    if (this.#stopping) throw new CofaError('not-running', 'the engine is stopping');
+  }
+
+  async #detach(mounts: Mounts, force: boolean): Promise<void> {
+    this.#stopping = true;
+    const busy = await mounts.detachAll(force).catch((error: unknown) => {
+      this.#stopping = false;
+      throw error;
+    });
+    if (busy.length > 0) {
+      this.#stopping = false;
+      throw new CofaError('busy', `in use and not complete yet: ${busy.join(', ')}`, {
+        hint: 'end what uses them, wait until the images are complete (cofa status), or: cofa down --force',
+      });
+    }
+  }
+
+  async #startNats(): Promise<BusAddress> {
+    if (this.#options.nats !== undefined) {
+      const url = new URL(this.#options.nats);
+      const user = url.username === '' ? undefined : decodeURIComponent(url.username);
+      const pass = url.password === '' ? undefined : decodeURIComponent(url.password);
+      url.username = '';
+      url.password = '';
+      return { url: url.toString().replace(/\/$/, ''), user, pass };
+    }
+    const { address, child } = await startNats(this.#layout, Date.now);
+    this.#children.push(child);
+    return address;
+  }
+
+  /** Opens the FUSE mount and prepares the process that serves it; its descriptor outlives that process. */
+  async #startFrontEnd(nats: BusAddress): Promise<Child> {
+    const { root, node, transport, slots, readDeadlineMs, logLevel } = this.#options;
+    await mkdir(this.#layout.devices(), { recursive: true, mode: 0o700 });
+    const session = transport === 'kernel' ? await openFuseSession(this.#layout.devices()) : undefined;
+    this.#session = session;
+    const settings: EngineSettings = {
+      root,
+      node,
+      nats,
+      transport,
+      resend: session?.resend ?? false,
+      slots: slots ?? 4,
+      readDeadlineMs,
+      logLevel,
+    };
+    await writeSettings(settings);
+    const front = new Child({
+      role: 'front-end',
+      name: 'front-end',
+      command: process.execPath,
+      args: [program('./front-end.ts'), root],
+      log: this.#layout.log('front-end'),
+      ...(session === undefined ? {} : { descriptors: [session.fd] }),
+      now: Date.now,
+      onExit: (code, signal) => {
+        if (!this.#stopping) this.#log.error({ code, signal }, 'the front end ended');
+      },
+      onGiveUp: () => {
+        this.#degraded.add('the front end does not start: reads of incomplete images fail');
+        // Nobody will answer: readers get an error now rather than wait for ever.
+        session?.abort();
+      },
+    });
+    this.#children.push(front);
+    return front;
+  }
+
+  #startFetchers(label: string): void {
+    const count = this.#options.workers ?? availableParallelism();
+    for (let index = 0; index < count; index++) {
+      const name = `fetcher-${index}`;
+      const child = new Child({
+        role: 'fetcher',
+        name,
+        command: process.execPath,
+        // The name on the bus differs between engines that share one NATS by node; the label tells a person which root.
+        args: [program('../fetch/worker.ts'), this.#options.root, name, label],
+        log: this.#layout.log(name),
+        readyAtOnce: true,
+        now: Date.now,
+      });
+      this.#children.push(child);
+      child.start();
+    }
+  }
+
+  #processes(): Status['processes'] {
+    const me = { role: 'supervisor' as const, name: 'supervisor', pid: process.pid, state: 'running' as const, restarts: 0 };
+    return [me, ...this.#children.map((child) => child.status())].map((status) => {
+      const rssBytes = residentBytes(status.pid);
+      return rssBytes === undefined ? status : { ...status, rssBytes };
+    });
+  }
+
+  /** Ends the FUSE connection first, so that no read can wait for a process that is gone; NATS goes last. */
+  async #stopChildren(): Promise<void> {
+    const session = this.#session;
+    this.#session = undefined;
+    const nats = this.#children.filter((child) => child.status().role === 'nats-server');
+    const others = this.#children.filter((child) => child.status().role !== 'nats-server');
+    session?.abort();
+    await Promise.all(others.map((child) => child.stop()));
+    session?.close();
+    if (session === undefined && findMount(this.#layout.devices()) !== undefined) {
+      await unmount(this.#layout.devices(), { lazy: true });
+    }
+    await Promise.all(nats.map((child) => child.stop()));
+  }
+
+  /** What an engine left that did not end by itself: its FUSE mount and its loops. */
+  async #clearLeftovers(label: string): Promise<void> {
+    const devices = this.#layout.devices();
+    while (findMount(devices) !== undefined) await unmount(devices, { lazy: true });
+    for (const loop of await listLoops()) {
+      // Those in use go with their last user.
+      if (loop.label.startsWith(`${label}/`)) await detachLoop(loop).catch(() => {});
+    }
+  }
+}
+
+const program = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+
+function residentBytes(pid: number): number | undefined {
+  try {
+    const pages = readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1];
+    return Number(pages) * 4096;
+  } catch {
+    return undefined;
+  }
+}
+
+function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
+  const layers = new Map(served.layers.map((layer) => [layer.diffId, layer]));
+  return [...images.all()].map((image) => {
+    const mine = (image.prepared?.devices ?? []).flatMap(({ diffId }) => {
+      const layer = layers.get(diffId);
+      return layer === undefined ? [] : [layer];
+    });
+    const sum = (pick: (layer: FrontStatus['layers'][number]) => number) => mine.reduce((n, layer) => n + pick(layer), 0);
+    const state = image.host.state;
+    return {
+      ref: image.resolved.ref,
+      manifest: image.manifest,
+      state:
+        state === 'failed'
+          ? ('failed' as const)
+          : image.prepared !== undefined
+            ? ('ready' as const)
+            : state === 'preparing'
+              ? ('indexing' as const)
+              : ('resolving' as const),
+      ...(image.prepared === undefined ? {} : { origin: image.prepared.origin }),
+      blocks: {
+        absent: sum((layer) => layer.blocks.absent),
+        fetching: sum((layer) => layer.blocks.fetching),
+        present: sum((layer) => layer.blocks.present),
+      },
+      bytes: {
+        total: sum((layer) => layer.bytes.total),
+        present: sum((layer) => layer.bytes.present),
+        fetched: sum((layer) => layer.bytes.fetched),
+      },
+      reads: { hits: sum((l) => l.hits), misses: sum((l) => l.misses), errors: sum((l) => l.errors) },
+      layers: mine.map(({ diffId, state: layerState, blocks, bytes }) => ({ diffId, state: layerState, blocks, bytes })),
+    };
+  });
+}

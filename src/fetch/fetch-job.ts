@@ -1,0 +1,112 @@
+/**
+ * One fetch: range → decode → verify → write. The second half of a cold read; the first is in src/engine/front-end.ts.
+ */
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { CofaError } from '../../schemas/errors.ts';
+import type { FetchJob } from '../../schemas/fetch.ts';
+import { decodeSpans } from '../image/decode-span.ts';
+import { SpanTable } from '../image/span-table.ts';
+import type { RegistryClient } from '../registry/client.ts';
+import type { Layout } from '../store/layout.ts';
+
+/** Blocks reported together, so that a reader of a long span's beginning does not wait for its end. */
+const REPORT_BLOCKS = 16;
+
+export interface FetchContext {
+  layout: Layout;
+  registry: RegistryClient;
+  tables: SpanTables;
+  signal: AbortSignal;
+  /** Blocks `[first, first + count)` are verified and written; `bytes` compressed bytes came since the last call. */
+  onBlocks(first: number, count: number, bytes: number): void;
+}
+
+/**
+ * Fetches the job's spans into the layer device. Resolves with the compressed bytes that `onBlocks` has not reported.
+ * Errors: `integrity` (bytes are not what the span table says), `no-space`, those of the registry client.
+ */
+export async function runFetch(job: FetchJob, context: FetchContext): Promise<number> {
+  const table = await context.tables.get(job.source.digest);
+  const first = table.span(job.firstSpan);
+  const last = table.span(job.firstSpan + job.spanCount - 1);
+  const device = openSync(context.layout.device(job.layer), 'r+');
+  let bytes = 0;
+  let from = 0;
+  let count = 0;
+  const report = () => {
+    if (count > 0) context.onBlocks(from, count, bytes);
+    bytes = 0;
+    count = 0;
+  };
+  async function* counted() {
+    for await (const chunk of context.registry.blobRange(
+      job.source,
+      job.source,
+      first.inStart,
+      last.inEnd,
+      context.signal,
+    )) {
+      bytes += chunk.length;
+      yield chunk;
+    }
+  }
+  try {
+    await decodeSpans(
+      table,
+      job.firstSpan,
+      job.spanCount,
+      counted(),
+      (block, data) => {
+        writeAll(device, data, block * table.blockSize);
+        if (count === 0) from = block;
+        count += 1;
+        if (count === REPORT_BLOCKS) report();
+      },
+      context.signal,
+    );
+    return bytes;
+  } finally {
+    // What came before an error is verified and written: it stays.
+    report();
+    closeSync(device);
+  }
+}
+
+/** The span tables of a store, read once and kept while they are in use lately. */
+export class SpanTables {
+  readonly #layout: Layout;
+  readonly #limit: number;
+  readonly #tables = new Map<string, Promise<SpanTable>>();
+
+  constructor(layout: Layout, limit = 64) {
+    this.#layout = layout;
+    this.#limit = limit;
+  }
+
+  get(blob: string): Promise<SpanTable> {
+    const known = this.#tables.get(blob);
+    if (known !== undefined) {
+      this.#tables.delete(blob);
+      this.#tables.set(blob, known);
+      return known;
+    }
+    const table = readFile(this.#layout.spans(blob)).then(
+      (bytes) => SpanTable.decode(bytes),
+      (cause: unknown) => {
+        throw new CofaError('integrity', `the span table of ${blob} is not in the store`, { cause });
+      },
+    );
+    this.#tables.set(blob, table);
+    table.catch(() => this.#tables.delete(blob));
+    if (this.#tables.size > this.#limit) {
+      const oldest = this.#tables.keys().next().value;
+      if (oldest !== undefined) this.#tables.delete(oldest);
+    }
+    return table;
+  }
+}
+
+function writeAll(file: number, data: Buffer, position: number): void {
+  for (let at = 0; at < data.length; ) at += writeSync(file, data, at, data.length - at, position + at);
+}

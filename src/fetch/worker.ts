@@ -1,0 +1,107 @@
+/**
+ * A fetcher process: takes jobs from front ends over NATS and answers with completions. It keeps no state that matters:
+ * killed at any moment, its jobs are given to another.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pino } from 'pino';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { Completion, FetchJob, Job, VerifyJob, WorkerHello } from '../../schemas/fetch.ts';
+import { subjects } from '../../schemas/subjects.ts';
+import { connectBus, pack, unpack } from '../bus/connection.ts';
+import { readSettings } from '../engine/process-settings.ts';
+import { RegistryClient } from '../registry/client.ts';
+import { hashDevice } from '../store/device.ts';
+import { Layout } from '../store/layout.ts';
+import { runFetch, SpanTables } from './fetch-job.ts';
+
+/** Sent this often, ms; a front end takes a fetcher for lost after several that did not come. */
+const HELLO_MS = 1_000;
+/** Errors after which the same job may succeed. */
+const RETRYABLE = new Set(['unavailable', 'timeout', 'no-space', 'unauthorized', 'internal']);
+
+const [root, worker] = process.argv.slice(2);
+if (root === undefined || worker === undefined) throw new Error('usage: worker.ts ROOT NAME');
+const settings = await readSettings(root);
+const log = pino({ name: worker, level: settings.logLevel });
+const layout = new Layout(root);
+const names = subjects(settings.node);
+const registry = new RegistryClient({});
+const tables = new SpanTables(layout);
+const stopping = new AbortController();
+const bus = await connectBus(settings.nats, { name: worker });
+
+const running = new Map<string, Promise<void>>();
+bus.subscribe(names.job(worker), {
+  callback: (error, message) => {
+    if (error !== null) return;
+    const job = unpack<Job>(message.data);
+    const key = `${job.front}/${job.job}`;
+    // The front end asks again when it hears nothing; what runs already will answer.
+    if (running.has(key) || stopping.signal.aborted) return;
+    running.set(key, run(job).finally(() => running.delete(key)));
+  },
+});
+
+async function run(job: Job): Promise<void> {
+  const base = { v: 1 as const, front: job.front, worker: worker as string, job: job.job, layer: job.layer };
+  try {
+    const bytes = job.kind === 'fetch' ? await fetchTwice(job, base) : await verify(job);
+    complete({ ...base, kind: 'done', bytes });
+  } catch (error) {
+    const record = toErrorRecord(error);
+    log.warn({ job: job.job, layer: job.layer, kind: job.kind, error: record }, 'job failed');
+    complete({ ...base, kind: 'failed', bytes: 0, error: record, retryable: RETRYABLE.has(record.code) });
+  }
+}
+
+/** Wrong bytes may have been spoilt on their way: they get one more try before the reader hears of them. */
+async function fetchTwice(job: FetchJob, base: Omit<Completion, 'kind' | 'bytes'>): Promise<number> {
+  const once = () =>
+    runFetch(job, {
+      layout,
+      registry,
+      tables,
+      signal: stopping.signal,
+      onBlocks: (firstBlock, count, bytes) => complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
+    });
+  try {
+    return await once();
+  } catch (error) {
+    if (toErrorRecord(error).code !== 'integrity') throw error;
+    return await once();
+  }
+}
+
+async function verify(job: VerifyJob): Promise<number> {
+  const found = await hashDevice(layout.device(job.layer), job.size, stopping.signal);
+  if (found !== job.layer) {
+    throw new CofaError('integrity', `layer ${job.layer} hashes to ${found}`);
+  }
+  return 0;
+}
+
+function complete(completion: Completion): void {
+  bus.publish(names.completion, pack(completion));
+}
+
+function hello(leaving = false): void {
+  const message: WorkerHello = { v: 1, worker: worker as string, pid: process.pid, slots: settings.slots };
+  bus.publish(names.hello, pack(leaving ? { ...message, leaving } : message));
+}
+
+hello();
+const beat = setInterval(hello, HELLO_MS);
+// Front ends that start ask who is there.
+bus.subscribe(names.whoIsThere, { callback: () => hello() });
+
+async function stop(): Promise<void> {
+  clearInterval(beat);
+  hello(true);
+  stopping.abort(new Error('the fetcher stops'));
+  await Promise.race([Promise.allSettled(running.values()), sleep(1_000)]);
+  await bus.drain();
+  process.exit(0);
+}
+process.once('SIGTERM', () => void stop());
+process.once('SIGINT', () => void stop());
+log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');

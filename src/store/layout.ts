@@ -1,0 +1,69 @@
+/**
+ * Where things lie below the root (default /var/lib/cofa). Everything is named by digest, so two images share what
+ * they have in common and nothing is ever changed under its name.
+ *
+ *     run/                    of this start only: endpoint.json, lock, nats.conf, devices/ (the FUSE mount)
+ *     layers/<diffID>/device  the layer device: the uncompressed tar, sparse until its blocks have come
+ *     spans/<blob>            span table of a compressed layer
+ *     tocs/<diffID>           table of contents of a layer (only where this node built it)
+ *     images/<manifest>/      flat.erofs, manifest.json, config.json
+ *     containers/<id>/        overlay and bundle of a running container
+ *     nats/                   JetStream's files: the event log
+ *     log/                    one file a process
+ *
+ * (hex digits only in the names: `sha256:` is left out.)
+ */
+import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+
+export class Layout {
+  readonly root: string;
+  constructor(root: string) {
+    this.root = root;
+  }
+
+  readonly in = (...parts: string[]): string => join(this.root, ...parts);
+  endpoint = (): string => this.in('run/endpoint.json');
+  lock = (): string => this.in('run/lock');
+  devices = (): string => this.in('run/devices');
+  device = (diffId: string): string => this.in('layers', hexOf(diffId), 'device');
+  spans = (blob: string): string => this.in('spans', hexOf(blob));
+  toc = (diffId: string): string => this.in('tocs', hexOf(diffId));
+  image = (manifest: string): string => this.in('images', hexOf(manifest));
+  flat = (manifest: string): string => join(this.image(manifest), 'flat.erofs');
+  config = (manifest: string): string => join(this.image(manifest), 'config.json');
+  manifest = (manifest: string): string => join(this.image(manifest), 'manifest.json');
+  log = (name: string): string => this.in('log', `${name}.log`);
+
+  /** Makes the folders; they are for root alone since layers may hold secrets. */
+  async prepare(): Promise<void> {
+    for (const name of ['run', 'layers', 'spans', 'tocs', 'images', 'containers', 'nats', 'log']) {
+      await mkdir(this.in(name), { recursive: true, mode: 0o700 });
+    }
+  }
+}
+
+/** The 64 hex digits of `sha256:…`; throws a RangeError on anything else, since it becomes part of a path. */
+export function hexOf(digest: string): string {
+  if (!/^sha256:[0-9a-f]{64}$/.test(digest)) throw new RangeError(`not a sha256 digest: ${JSON.stringify(digest)}`);
+  return digest.slice(7);
+}
+
+/** Writes a file so that it is there whole and synced, or not at all. */
+export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  const draft = `${path}.${process.pid}.draft`;
+  try {
+    const file = await open(draft, 'w', 0o600);
+    try {
+      await file.writeFile(bytes);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(draft, path);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw error;
+  }
+}
