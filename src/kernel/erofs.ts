@@ -1,17 +1,36 @@
-/** Mounts a flat image: EROFS metadata on one loop device, file data on others. */
+/** Mounts a flat image: EROFS metadata on one loop device, file data on others (fs/erofs/super.c). */
 import { CofaError } from '../../schemas/errors.ts';
 import type { LoopDevice } from './loop.ts';
+import { MS, mount } from './mount.ts';
+import { setReadAhead } from './read-ahead.ts';
 
 export interface ErofsMount {
   metadata: LoopDevice;
   /** In the order of the image's device slots. */
   devices: LoopDevice[];
+  /** An existing folder. */
   target: string;
-  /** How far the kernel reads ahead, KiB; 1024 by default. */
+  /** How far the kernel reads ahead in files, KiB; 1024 by default. */
   readAheadKb?: number;
 }
 
-/** Off the event loop. Errors: `environment` without EROFS in the kernel, `unsupported` for an image it refuses. */
+/**
+ * Mounts read-only, off the event loop: the kernel reads the metadata, and checks that each device is there, before
+ * it returns. Errors: `environment` when the kernel lacks EROFS, `unsupported` for an image that it refuses.
+ */
 export async function mountErofs(options: ErofsMount): Promise<void> {
-  throw new CofaError('internal', `not there yet: ${options.target}`);
+  const { metadata, devices, target, readAheadKb = 1024 } = options;
+  if (devices.length > MAX_DEVICES)
+    throw new CofaError('unsupported', `an image of ${devices.length} layers; ${MAX_DEVICES} can be mounted`);
+  await setReadAhead(metadata, readAheadKb);
+  await mount({
+    source: metadata.path,
+    target,
+    type: 'erofs',
+    flags: MS.RDONLY | MS.NOATIME,
+    data: devices.map((device) => `device=${device.path}`).join(','),
+  });
 }
+
+/** mount(2) takes 4095 bytes of options, and one device costs up to 20 of them. */
+const MAX_DEVICES = 200;

@@ -1,5 +1,23 @@
-/** Loop devices: a file as a block device, whose backing file can be exchanged under a mounted file system. */
+/**
+ * Loop devices: a file as a block device (drivers/block/loop.c, linux/loop.h).
+ *
+ * Each layer device is mounted through one, because the file behind a read-only loop can be exchanged under a
+ * mounted file system (LOOP_CHANGE_FD): from the FUSE file, while blocks are missing, to the device file itself.
+ *
+ * - Direct I/O makes the loop hand its requests to the backing file side by side. Buffered, one kernel thread reads
+ *   one piece after the other, and sixteen cold reads take sixteen times as long as one.
+ * - Everything here may read, stat or open a FUSE file, so all of it runs off the event loop.
+ * - Loop numbers are the whole machine's. Between asking for a free one and taking it another process may be
+ *   faster, and between two calls of ours a device may have been freed and taken by somebody else. The label, stored
+ *   in the kernel as lo_file_name, says whose it is.
+ */
+import { execFile } from 'node:child_process';
+import { constants } from 'node:fs';
+import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { CofaError } from '../../schemas/errors.ts';
+import { callOffLoop, declare, explain, isErrno, offLoop } from './libc.ts';
 
 export interface LoopDevice {
   number: number;
@@ -21,22 +39,294 @@ export interface LoopStatus extends LoopDevice {
 export interface AttachOptions {
   directIo: boolean;
   readOnly: true;
-  /** At most 63 bytes. */
+  /** 1 to 63 bytes. */
   label: string;
 }
 
+/**
+ * Makes a read-only loop device of a file, with 512-byte blocks. Errors: `environment` without the loop driver or
+ * on a kernel before 5.8, `unsupported` when the file system below cannot do the direct I/O asked for.
+ */
 export async function attachLoop(file: string, options: AttachOptions): Promise<LoopDevice> {
-  throw new CofaError('internal', `not there yet: ${file} ${options.label}`);
+  const { directIo, label } = options;
+  const labelBytes = Buffer.from(label);
+  if (labelBytes.length === 0 || labelBytes.length >= NAME_SIZE || labelBytes.includes(0))
+    throw new CofaError('invalid-argument', `loop label ${JSON.stringify(label)} is not 1 to 63 bytes`);
+  const attempted = `loop device for ${file}`;
+  const backing = await openForKernel(file, attempted);
+  try {
+    for (let attempt = 1; ; attempt++) {
+      const device = { ...(await freeLoop()), label };
+      const configured = await configure(device, backing, { directIo, labelBytes });
+      if (configured === 'taken') {
+        if (attempt >= MAX_ATTEMPTS)
+          throw new CofaError('busy', `${attempted}: other processes took ${attempt} free loops in a row`);
+        await sleep(Math.min(attempt, 20));
+        continue;
+      }
+      return device;
+    }
+  } catch (error) {
+    throw explain(error, attempted, KNOWN);
+  } finally {
+    await offLoop(() => backing.close()); // a close of a FUSE file waits for its server
+  }
 }
-/** Exchanges the backing file for one of the same size (LOOP_CHANGE_FD), under a mounted file system if need be. */
+
+/**
+ * Exchanges the backing file for one of the same size (LOOP_CHANGE_FD), under a mounted file system if need be.
+ * Reads in flight are waited for, later ones go to the new file. Errors: `invalid-argument` when the sizes differ,
+ * `not-found` when the loop is gone or is somebody else's by now.
+ */
 export async function changeBacking(loop: LoopDevice, file: string): Promise<void> {
-  throw new CofaError('internal', `not there yet: ${loop.path} ${file}`);
+  const attempted = `change of ${loop.path} to ${file}`;
+  const backing = await openForKernel(file, attempted);
+  try {
+    await withLoop(loop, async (fd) => {
+      const before = await ownStatus(fd, loop);
+      if (before === undefined) throw new CofaError('not-found', `${attempted}: the loop device is gone`);
+      await callOffLoop('ioctl(LOOP_CHANGE_FD)', ioctlNumber, fd, LOOP_CHANGE_FD, backing.fd);
+      // The driver gives direct I/O up by itself when the new file cannot do it; that costs memory, not correctness.
+      const after = await readStatus(fd);
+      if (before.directIo && after?.directIo === false)
+        await callOffLoop('ioctl(LOOP_SET_DIRECT_IO)', ioctlNumber, fd, LOOP_SET_DIRECT_IO, 1).catch(
+          () => {},
+        );
+    });
+  } catch (error) {
+    throw explain(error, attempted, {
+      ...KNOWN,
+      EINVAL: {
+        code: 'invalid-argument',
+        hint: 'the new file must have the very same size, and the loop must be read-only',
+      },
+    });
+  } finally {
+    await offLoop(() => backing.close()); // a close of a FUSE file waits for its server
+  }
 }
-/** Gone when it resolves. Nothing happens where it is gone already or belongs to somebody else by now. Errors: `busy`. */
+
+/**
+ * Frees the loop device, and is done when it is free. Nothing happens where it is free already or belongs to
+ * somebody else by now. Errors: `busy` while something has it open; the kernel then frees it with its last user.
+ */
 export async function detachLoop(loop: LoopDevice): Promise<void> {
-  throw new CofaError('internal', `not there yet: ${loop.path}`);
+  const attempted = `detach of ${loop.path}`;
+  try {
+    const present = await withLoop(loop, async (fd) => {
+      if ((await ownStatus(fd, loop)) === undefined) return false;
+      await callOffLoop('ioctl(LOOP_CLR_FD)', ioctlNumber, fd, LOOP_CLR_FD, 0);
+      return true;
+    });
+    if (!present) return;
+    // Clearing happens when the last descriptor is closed; udev or blkid may look at the device for a moment.
+    for (let waited = 0; waited <= DETACH_WAIT_MS; waited += DETACH_STEP_MS) {
+      if ((await statusOf(loop.number))?.label !== loop.label) return;
+      await sleep(DETACH_STEP_MS);
+    }
+  } catch (error) {
+    if (isErrno(error, 'ENXIO', 'ENOENT', 'ENODEV')) return;
+    throw explain(error, attempted, KNOWN);
+  }
+  throw new CofaError('busy', `${loop.path} is in use`, {
+    hint: 'unmount what stands on it; it is freed then',
+  });
 }
-/** All configured loop devices; off the event loop, since the kernel may ask a FUSE server about a backing file. */
+
+/** All configured loop devices of the machine, by number. */
 export async function listLoops(): Promise<LoopStatus[]> {
-  return [];
+  const numbers = (await readdir('/sys/block').catch(() => []))
+    .map((name) => /^loop(\d+)$/.exec(name)?.[1])
+    .filter((digits) => digits !== undefined)
+    .map(Number)
+    .toSorted((a, b) => a - b);
+  const found: LoopStatus[] = [];
+  for (const number of numbers) {
+    const status = await statusOf(number);
+    if (status !== undefined) found.push(status);
+  }
+  return found;
+}
+
+// linux/loop.h
+const LOOP_CLR_FD = 0x4c01;
+const LOOP_GET_STATUS64 = 0x4c05;
+const LOOP_CHANGE_FD = 0x4c06;
+const LOOP_SET_DIRECT_IO = 0x4c08;
+const LOOP_CONFIGURE = 0x4c0a;
+const LOOP_CTL_GET_FREE = 0x4c82;
+const LO_FLAGS_READ_ONLY = 1;
+const LO_FLAGS_AUTOCLEAR = 4;
+const LO_FLAGS_DIRECT_IO = 16;
+const NAME_SIZE = 64;
+/** struct loop_info64: 5 u64, 4 u32, lo_file_name at 56, lo_crypt_name, lo_encrypt_key, 2 u64. */
+const INFO = { flags: 52, fileName: 56, size: 232 } as const;
+/** struct loop_config: u32 fd, u32 block_size, struct loop_info64, 8 reserved u64. */
+const CONFIG = { fd: 0, blockSize: 4, info: 8, size: 8 + INFO.size + 64 } as const;
+/** EROFS images here have 512-byte blocks; with direct I/O the driver would else choose the disk's block size. */
+const SECTOR = 512;
+
+const MAX_ATTEMPTS = 1;
+const DETACH_WAIT_MS = 2_000;
+const DETACH_STEP_MS = 10;
+
+const KNOWN = {
+  ENXIO: { code: 'not-found', hint: 'the loop device is not configured' },
+  ENODEV: { code: 'environment', hint: 'this kernel lacks loop devices: modprobe loop' },
+  ENOTTY: { code: 'environment', hint: 'the kernel is older than 5.8 (LOOP_CONFIGURE)' },
+  EINVAL: {
+    code: 'environment',
+    hint: 'the kernel is older than 5.8 (LOOP_CONFIGURE), or refuses this file',
+  },
+} as const;
+
+const ioctlNumber = declare('ioctl', ['int', 'ulong', 'long']);
+const ioctlPointer = declare('ioctl', ['int', 'ulong', 'void *']);
+
+/** Opens a file whose descriptor is for the kernel; it may lie on FUSE, so this may take a while. */
+async function openForKernel(file: string, attempted: string): Promise<FileHandle> {
+  try {
+    return await offLoop(() => open(file, constants.O_RDONLY));
+  } catch (error) {
+    throw explain(error, attempted);
+  }
+}
+
+async function freeLoop(): Promise<Omit<LoopDevice, 'label'>> {
+  let control: FileHandle;
+  try {
+    control = await open('/dev/loop-control', constants.O_RDWR);
+  } catch (error) {
+    throw explain(error, 'open of /dev/loop-control', {
+      ENOENT: { code: 'environment', hint: 'this kernel lacks loop devices: modprobe loop' },
+    });
+  }
+  try {
+    const number = await callOffLoop(
+      'ioctl(LOOP_CTL_GET_FREE)',
+      ioctlNumber,
+      control.fd,
+      LOOP_CTL_GET_FREE,
+      0,
+    );
+    return { number, path: `/dev/loop${number}` };
+  } finally {
+    await control.close();
+  }
+}
+
+/** 'taken': another process was faster, or the device was removed; ask for another one. */
+async function configure(
+  device: LoopDevice,
+  backing: FileHandle,
+  options: { directIo: boolean; labelBytes: Buffer },
+): Promise<'configured' | 'taken'> {
+  await ensureNode(device);
+  const config = Buffer.alloc(CONFIG.size);
+  config.writeUInt32LE(backing.fd, CONFIG.fd);
+  config.writeUInt32LE(SECTOR, CONFIG.blockSize);
+  config.writeUInt32LE(
+    LO_FLAGS_READ_ONLY | (options.directIo ? LO_FLAGS_DIRECT_IO : 0),
+    CONFIG.info + INFO.flags,
+  );
+  options.labelBytes.copy(config, CONFIG.info + INFO.fileName);
+  let handle: FileHandle;
+  try {
+    handle = await offLoop(() => open(device.path, constants.O_RDONLY));
+  } catch (error) {
+    if (isErrno(error, 'ENXIO', 'ENOENT', 'ENODEV', 'EBUSY')) return 'taken';
+    throw error;
+  }
+  try {
+    try {
+      await callOffLoop('ioctl(LOOP_CONFIGURE)', ioctlPointer, handle.fd, LOOP_CONFIGURE, config);
+    } catch (error) {
+      if (isErrno(error, 'EBUSY', 'ENXIO', 'ENODEV')) return 'taken';
+      throw error;
+    }
+    const status = await readStatus(handle.fd);
+    if (options.directIo && status?.directIo !== true) {
+      await callOffLoop('ioctl(LOOP_CLR_FD)', ioctlNumber, handle.fd, LOOP_CLR_FD, 0);
+      throw new CofaError('unsupported', `${device.path}: the backing file cannot be read by direct I/O`, {
+        hint: 'keep the cofa root on ext4, xfs or btrfs',
+      });
+    }
+    return 'configured';
+  } finally {
+    await offLoop(() => handle.close());
+  }
+}
+
+/** Without udev or devtmpfs (a container's own /dev) nobody makes the node of a new loop device. */
+async function ensureNode(device: Omit<LoopDevice, 'label'>): Promise<void> {
+  const numbers = (await readFile(`/sys/block/loop${device.number}/dev`, 'utf8')).trim().split(':');
+  try {
+    const node = await stat(device.path);
+    if (node.isBlockDevice()) return;
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error;
+  }
+  try {
+    await promisify(execFile)('mknod', ['-m', '0600', device.path, 'b', ...numbers]);
+  } catch (error) {
+    if ((await stat(device.path).catch(() => undefined))?.isBlockDevice() === true) return; // udev was faster
+    throw new CofaError('environment', `${device.path} is missing and cannot be made`, { cause: error });
+  }
+}
+
+async function withLoop<T>(loop: LoopDevice, run: (fd: number) => Promise<T>): Promise<T> {
+  const handle = await offLoop(() => open(loop.path, constants.O_RDONLY));
+  try {
+    return await run(handle.fd);
+  } finally {
+    await offLoop(() => handle.close()); // the last close of a cleared loop does the work
+  }
+}
+
+interface Info {
+  label: string;
+  directIo: boolean;
+  readOnly: boolean;
+  autoclear: boolean;
+}
+
+/** Undefined when the device is not configured. */
+async function readStatus(fd: number): Promise<Info | undefined> {
+  const info = Buffer.alloc(INFO.size);
+  try {
+    await callOffLoop('ioctl(LOOP_GET_STATUS64)', ioctlPointer, fd, LOOP_GET_STATUS64, info);
+  } catch (error) {
+    if (isErrno(error, 'ENXIO')) return undefined;
+    throw error;
+  }
+  const flags = info.readUInt32LE(INFO.flags);
+  const name = info.subarray(INFO.fileName, INFO.fileName + NAME_SIZE);
+  const end = name.indexOf(0);
+  return {
+    label: name.toString('utf8', 0, end < 0 ? NAME_SIZE : end),
+    directIo: (flags & LO_FLAGS_DIRECT_IO) !== 0,
+    readOnly: (flags & LO_FLAGS_READ_ONLY) !== 0,
+    autoclear: (flags & LO_FLAGS_AUTOCLEAR) !== 0,
+  };
+}
+
+async function ownStatus(fd: number, loop: LoopDevice): Promise<Info | undefined> {
+  const status = await readStatus(fd);
+  return status?.label === loop.label ? status : undefined;
+}
+
+async function statusOf(number: number): Promise<LoopStatus | undefined> {
+  const path = `/dev/loop${number}`;
+  try {
+    // The file is missing unless the loop is configured; most of a machine's loops need no further look.
+    const backingFile = (await readFile(`/sys/block/loop${number}/loop/backing_file`, 'utf8')).replace(
+      /\n$/,
+      '',
+    );
+    const info = await withLoop({ number, path, label: '' }, readStatus);
+    return info && { number, path, backingFile, ...info };
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENXIO', 'ENODEV')) return undefined;
+    throw explain(error, `status of ${path}`, KNOWN);
+  }
 }

@@ -1,5 +1,12 @@
-/** mount(2), umount2(2) and the list of mounts. */
+/** mount(2), umount2(2) and this process's mounts. */
+import { readFileSync, realpathSync } from 'node:fs';
+import { basename, dirname, resolve } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
+import { call, callOffLoop, declare, explain, isErrno } from './libc.ts';
+import { type MountEntry, parseMountinfo } from './mountinfo.ts';
+import { describeUsers } from './users.ts';
+
+export type { MountEntry } from './mountinfo.ts';
 
 /** Flags of mount(2), linux/mount.h. */
 export const MS = {
@@ -25,49 +32,113 @@ export interface MountRequest {
   data?: string;
 }
 
-/** One line of /proc/self/mountinfo (Documentation/filesystems/proc.rst, 3.5), names unescaped. */
-export interface MountEntry {
-  id: number;
-  parent: number;
-  major: number;
-  minor: number;
-  root: string;
-  mountPoint: string;
-  options: string;
-  /** Optional fields, such as `shared:1`. */
-  tags: string[];
-  type: string;
-  source: string;
-  superOptions: string;
-}
-
-/** For mounts that need no answer from this process; else it blocks for good. */
-export function mountSync(request: MountRequest): void {
-  throw new CofaError('internal', `not there yet: ${request.target}`);
-}
 /** Off the event loop, so that this process may answer what the file system reads while it mounts. */
 export async function mount(request: MountRequest): Promise<void> {
-  mountSync(request);
+  const args = mountArguments(request);
+  try {
+    await callOffLoop('mount', libcMount, ...args);
+  } catch (error) {
+    throw explainMount(error, request);
+  }
 }
+
+/** For file systems that need no answer from this process; with one that does it blocks for good. */
+export function mountSync(request: MountRequest): void {
+  const args = mountArguments(request);
+  try {
+    call('mount', libcMount, ...args);
+  } catch (error) {
+    throw explainMount(error, request);
+  }
+}
+
 export interface UnmountOptions {
   /** Detach at once; the file system ends when its last user has gone. */
   lazy?: boolean;
 }
+
 /** Errors: `busy`, naming who uses it where that is quickly known; `not-found` when nothing is mounted there. */
 export async function unmount(target: string, options: UnmountOptions = {}): Promise<void> {
-  unmountSync(target, options);
+  try {
+    await callOffLoop('umount2', libcUmount2, target, unmountFlags(options));
+  } catch (error) {
+    const users = isErrno(error, 'EBUSY') ? await describeUsers(mountPointOf(target)) : '';
+    throw explainUnmount(error, target, users);
+  }
 }
+
 export function unmountSync(target: string, options: UnmountOptions = {}): void {
-  throw new CofaError('internal', `not there yet: ${target} ${options.lazy}`);
+  try {
+    call('umount2', libcUmount2, target, unmountFlags(options));
+  } catch (error) {
+    throw explainUnmount(error, target);
+  }
 }
+
 /** This process's mounts, in mount order. */
 export function listMounts(): MountEntry[] {
-  return [];
+  return parseMountinfo(readFileSync('/proc/self/mountinfo'));
 }
-/** The topmost mount whose mount point is `target`, without touching what is mounted there. */
+
+/**
+ * The topmost mount whose mount point is `target`. Only the parent folder is looked at, since a stat of the mount
+ * point itself would ask a FUSE server that may be gone.
+ */
 export function findMount(target: string): MountEntry | undefined {
-  return listMounts().find((entry) => entry.mountPoint === target);
+  const path = mountPointOf(target);
+  return listMounts().findLast((entry) => entry.mountPoint === path);
 }
+
 export function isMounted(target: string): boolean {
   return findMount(target) !== undefined;
+}
+
+function mountPointOf(target: string): string {
+  const path = resolve(target);
+  if (path === '/') return path;
+  try {
+    return resolve(realpathSync(dirname(path)), basename(path));
+  } catch {
+    return path; // no such folder, so nothing is mounted there either
+  }
+}
+
+const libcMount = declare('mount', ['str', 'str', 'str', 'ulong', 'str']);
+const libcUmount2 = declare('umount2', ['str', 'int']);
+const MNT_DETACH = 2;
+const UMOUNT_NOFOLLOW = 8;
+/** mount(2) copies one page of options and silently drops the rest. */
+const MAX_DATA = 4095;
+
+function mountArguments({ source, target, type, flags = 0, data }: MountRequest): unknown[] {
+  if (data !== undefined && Buffer.byteLength(data) > MAX_DATA)
+    throw new CofaError(
+      'unsupported',
+      `mount of ${source} at ${target}: the options exceed ${MAX_DATA} bytes`,
+    );
+  return [source, target, type === '' ? null : type, flags, data ?? null];
+}
+
+function unmountFlags(options: UnmountOptions): number {
+  return UMOUNT_NOFOLLOW | (options.lazy === true ? MNT_DETACH : 0);
+}
+
+function explainMount(error: unknown, { source, target, type }: MountRequest): CofaError {
+  return explain(error, `mount of ${source} (${type === '' ? 'bind' : type}) at ${target}`, {
+    ENODEV: { code: 'environment', hint: `this kernel lacks the file system: modprobe ${type}` },
+    EINVAL: { code: 'unsupported', hint: 'the kernel log (dmesg) says what it refused' },
+    EBUSY: { code: 'busy', hint: 'something else is mounted there, or holds the device' },
+  });
+}
+
+function explainUnmount(error: unknown, target: string, users = ''): CofaError {
+  if (isErrno(error, 'EBUSY')) {
+    return new CofaError('busy', `${target} is in use${users === '' ? '' : ` by ${users}`}`, {
+      cause: error,
+      hint: 'end what uses it, then try again',
+    });
+  }
+  return explain(error, `unmount of ${target}`, {
+    EINVAL: { code: 'not-found', hint: 'nothing is mounted there' },
+  });
 }
