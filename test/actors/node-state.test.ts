@@ -1,0 +1,70 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { emptyNode, foldEvent, foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
+import type { CofaEvent, NewEvent } from '../../schemas/events.ts';
+
+const hex = 'ab'.repeat(32);
+const digest = `sha256:${hex}`;
+const event = (fields: NewEvent): CofaEvent => ({ v: 1, at: 0, ...fields }) as CofaEvent;
+const opened = event({ type: 'layer.opened', size: 10 * 65536, blockSize: 65536, blockCount: 10, blob: digest });
+
+describe('fold of the event log', () => {
+  test('a mount lives from its request to its end', () => {
+    const state = emptyNode();
+    const requested = { type: 'mount.requested', id: 'm', dir: '/d', ref: 'r', manifest: digest, prefetch: true } as const;
+    foldEvent(state, 'm', event(requested));
+    expect(state.mounts.get('m')?.state).toBe('requested');
+    foldEvent(state, 'm', event({ type: 'mount.mounted' }));
+    foldEvent(state, 'm', event({ type: 'mount.detached', reason: 'engine-stopped' }));
+    expect(state.mounts.get('m')).toMatchObject({ state: 'detached', dir: '/d' });
+    foldEvent(state, 'm', event({ type: 'mount.unmounted' }));
+    expect(state.mounts.size).toBe(0);
+  });
+
+  test('blocks reported twice count once, and blocks beyond the end not at all', () => {
+    const layers = new Map<string, LayerFacts>();
+    foldLayer(layers, digest, opened as never);
+    foldLayer(layers, digest, event({ type: 'layer.blocks', ranges: [[2, 3], [4, 1], [9, 5]] }) as never);
+    expect(layers.get(digest)).toMatchObject({ presentCount: 4 });
+    expect(presentRanges(layers.get(digest)?.present ?? new Uint8Array())).toEqual([[2, 3], [9, 1]]);
+  });
+
+  test('a layer opened again keeps its blocks; a dropped one has none', () => {
+    const layers = new Map<string, LayerFacts>();
+    foldLayer(layers, digest, opened as never);
+    foldLayer(layers, digest, event({ type: 'layer.blocks', ranges: [[0, 10]] }) as never);
+    foldLayer(layers, digest, event({ type: 'layer.completed', digest }) as never);
+    foldLayer(layers, digest, opened as never);
+    expect(layers.get(digest)).toMatchObject({ presentCount: 10, complete: true });
+    foldLayer(layers, digest, event({ type: 'layer.dropped', reason: 'corrupt', message: '' }) as never);
+    expect(layers.get(digest)).toMatchObject({ presentCount: 0, complete: false });
+  });
+
+  test('events in an order that cannot be are ignored, never thrown at', () => {
+    const events: NewEvent[] = [
+      { type: 'mount.mounted' },
+      { type: 'mount.unmounted' },
+      { type: 'image.failed', code: 'x', message: 'y' },
+      { type: 'layer.blocks', ranges: [[0, 1]] },
+      { type: 'layer.completed', digest },
+      { type: 'layer.handed-over' },
+    ];
+    const state = emptyNode();
+    for (const fields of events) foldEvent(state, hex, event(fields));
+    expect(state).toEqual(emptyNode());
+  });
+
+  test('presentRanges is the inverse of the fold for any set of blocks', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ max: 1, minLength: 1, maxLength: 300 }), (blocks) => {
+        const layers = new Map<string, LayerFacts>();
+        const size = blocks.length * 65536;
+        foldLayer(layers, digest, { ...(opened as object), size, blockCount: blocks.length } as never);
+        const ranges = presentRanges(blocks);
+        foldLayer(layers, digest, event({ type: 'layer.blocks', ranges }) as never);
+        expect(layers.get(digest)?.present).toEqual(blocks);
+        expect(layers.get(digest)?.presentCount).toBe(blocks.reduce((sum, block) => sum + block, 0));
+      }),
+    );
+  });
+});
