@@ -1,0 +1,373 @@
+import { CofaError } from '../../schemas/errors.ts';
+import { INITIAL_STATE, Sha256, STATE_SIZE } from './sha256.ts';
+import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
+
+/**
+ * The seek table of one layer blob: which compressed bytes to fetch for a block, how to begin decoding there,
+ * and how to tell that the block came out right.
+ *
+ * A *block* is 64 KiB of the uncompressed tar (the last one is shorter). A *span* is the smallest run of
+ * blocks that can be decoded on its own: it begins at a checkpoint, where the decoder's state is known. Spans
+ * are regular, one for every 16 blocks, so that a block's span needs no search through the file. Two
+ * things bend that rule. The checkpoint (a deflate block boundary, or the start of a zstd frame) seldom
+ * falls on the first byte, so decoding starts a little earlier, at raw offset `out`, and the bytes up to
+ * the span's own are thrown away. And where no boundary lies in a whole span, it joins the one before it.
+ *
+ *     raw          |--- span 0 ---|--- span 1 ---|-------- span 2 --------|
+ *     boundaries   ^     ^    ^     ^    ^     ^                          ^
+ *     checkpoints  0          1                2      (so span 1 starts at the third boundary)
+ *
+ * **How a block is verified.** SHA-256 works through its input in 64-byte steps and carries a 32-byte state.
+ * The table keeps the state of the layer's own SHA-256 (the one that ends in the diffID) after each block.
+ * A block is right if it leads from the state before it to the state after it. That is as strong as the
+ * diffID: another block between the same two states would make another tar with the same diffID. It has
+ * two advantages over a digest for each block. Indexing hashes the raw bytes once, not twice. And the chain
+ * starts at SHA-256's fixed state and ends in the diffID: when every block has been verified, in any order and
+ * by whomever, the device is proven to be the layer, and nobody reads it again to hash it. A forged
+ * table cannot reach that point.
+ *
+ * Layout, little-endian, no padding:
+ *
+ *     header                       128 bytes, below
+ *     span records                 spanCount × 40 bytes
+ *     states after each block      (blockCount - 1) × 32 bytes; the last block's is the diffID
+ *     windows                      windowBytes bytes, see window.ts
+ *
+ *     header   0 char magic[8] "COFASPAN" | 8 u32 version = 1 | 12 u8 compression | 13 u8 log2(block size) | 14 u16 0
+ *             16 u64 blobSize | 24 u64 rawSize | 32 u8 diffId[32] | 64 u8 blobDigest[32]
+ *             96 u32 blockCount | 100 u32 spanCount | 104 u32 windowBytes | 108 u8 zero[20]
+ *     record   0 u64 inStart | 8 u64 inEnd | 16 u64 out | 24 u32 firstBlock | 28 u32 window offset | 32 u16 window
+ *              length, 0: none | 34 u8 bits | 35 u8 zero[5]
+ */
+export class SpanTable {
+  /** Digest of the uncompressed tar. */
+  readonly diffId: string;
+  /** Digest of the blob as it lies in the registry. */
+  readonly blobDigest: string;
+  /** Bytes of the blob. */
+  readonly blobSize: number;
+  /** Bytes of the uncompressed tar. */
+  readonly rawSize: number;
+  readonly compression: Compression;
+  /** Bytes. */
+  readonly blockSize: number;
+  readonly blockCount: number;
+  readonly spanCount: number;
+  readonly #bytes: Buffer;
+  readonly #records: number;
+  readonly #states: number;
+  readonly #windows: number;
+
+  private constructor(bytes: Buffer, header: Header) {
+    this.diffId = header.diffId;
+    this.blobDigest = header.blobDigest;
+    this.blobSize = header.blobSize;
+    this.rawSize = header.rawSize;
+    this.compression = header.compression;
+    this.blockSize = header.blockSize;
+    this.blockCount = header.blockCount;
+    this.spanCount = header.spanCount;
+    this.#bytes = bytes;
+    this.#records = HEADER_SIZE;
+    this.#states = this.#records + header.spanCount * RECORD_SIZE;
+    this.#windows = this.#states + stateCount(header.blockCount) * STATE_SIZE;
+  }
+
+  /** Throws a RangeError outside 0 ≤ index < spanCount. */
+  span(index: number): Span {
+    checkIndex(index, this.spanCount, 'span');
+    const at = this.#records + index * RECORD_SIZE;
+    const firstBlock = this.#bytes.readUInt32LE(at + 24);
+    return {
+      index,
+      firstBlock,
+      blockCount: this.#endBlock(index) - firstBlock,
+      inStart: readU64(this.#bytes, at),
+      inEnd: readU64(this.#bytes, at + 8),
+      out: readU64(this.#bytes, at + 16),
+      bits: this.#bytes.readUInt8(at + 34),
+    };
+  }
+
+  /** The span that a block belongs to; each block belongs to one. Throws a RangeError outside 0 ≤ block < blockCount. */
+  spanOfBlock(block: number): number {
+    checkIndex(block, this.blockCount, 'block');
+    // Records are regular but for joined spans, so the answer is at or before the nominal place.
+    let low = 0;
+    let high = Math.min(Math.floor(block / SPAN_BLOCKS), this.spanCount - 1);
+    while (low < high) {
+      const middle = (low + high + 1) >>> 1;
+      if (this.#firstBlock(middle) <= block) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+
+  /** Raw bytes of a block: blockSize, but for the last. */
+  blockLength(block: number): number {
+    checkIndex(block, this.blockCount, 'block');
+    return Math.min(this.blockSize, this.rawSize - block * this.blockSize);
+  }
+
+  /** Whether these are the raw bytes of the block (the last block unpadded). */
+  verify(block: number, bytes: Uint8Array): boolean {
+    if (bytes.length !== this.blockLength(block)) return false;
+    const states = this.#states + (block - 1) * STATE_SIZE;
+    shared.reset(
+      block === 0 ? INITIAL_STATE : this.#bytes.subarray(states, states + STATE_SIZE),
+      block * this.blockSize,
+    );
+    shared.update(bytes);
+    if (block < this.blockCount - 1) return shared.stateIs(this.#bytes, states + STATE_SIZE);
+    return shared.digest().equals(this.#bytes.subarray(DIFF_ID_AT, DIFF_ID_AT + STATE_SIZE));
+  }
+
+  /**
+   * The bytes that precede the span's checkpoint, as the dictionary its decoder needs (≤ 32 KiB; bytes that the
+   * span never refers to are zero). undefined: it needs none. Throws CofaError('integrity').
+   */
+  window(span: number): Buffer | undefined {
+    checkIndex(span, this.spanCount, 'span');
+    const at = this.#records + span * RECORD_SIZE;
+    const length = this.#bytes.readUInt16LE(at + 32);
+    if (length === 0) return undefined;
+    const start = this.#windows + this.#bytes.readUInt32LE(at + 28);
+    return unpackWindow(this.#bytes.subarray(start, start + length));
+  }
+
+  /** The table as stored; do not change the bytes. */
+  encode(): Buffer {
+    return this.#bytes;
+  }
+
+  /** Strict: throws CofaError('integrity') for anything that `build` would not have written. Keeps `bytes`. */
+  static decode(bytes: Buffer): SpanTable {
+    const header = readHeader(bytes);
+    const table = new SpanTable(bytes, header);
+    table.#check();
+    return table;
+  }
+
+  static build(parts: SpanTableParts): SpanTable {
+    const { spans } = parts;
+    const blockCount = Math.ceil(parts.rawSize / BLOCK_SIZE);
+    const windowBytes = spans.reduce((sum, span) => sum + (span.window?.length ?? 0), 0);
+    const states = HEADER_SIZE + spans.length * RECORD_SIZE;
+    const windows = states + stateCount(blockCount) * STATE_SIZE;
+    const bytes = Buffer.alloc(windows + windowBytes);
+    bytes.write(MAGIC, 0, 'latin1');
+    bytes.writeUInt32LE(VERSION, 8);
+    bytes.writeUInt8(COMPRESSIONS.indexOf(parts.compression), 12);
+    bytes.writeUInt8(Math.log2(BLOCK_SIZE), 13);
+    bytes.writeBigUInt64LE(BigInt(parts.blobSize), 16);
+    bytes.writeBigUInt64LE(BigInt(parts.rawSize), 24);
+    bytes.write(parts.diffId.slice('sha256:'.length), DIFF_ID_AT, 'hex');
+    bytes.write(parts.blobDigest.slice('sha256:'.length), BLOB_DIGEST_AT, 'hex');
+    bytes.writeUInt32LE(blockCount, 96);
+    bytes.writeUInt32LE(spans.length, 100);
+    bytes.writeUInt32LE(windowBytes, 104);
+    let window = 0;
+    for (const [index, span] of spans.entries()) {
+      const at = HEADER_SIZE + index * RECORD_SIZE;
+      bytes.writeBigUInt64LE(BigInt(span.inStart), at);
+      bytes.writeBigUInt64LE(BigInt(span.inEnd), at + 8);
+      bytes.writeBigUInt64LE(BigInt(span.out), at + 16);
+      bytes.writeUInt32LE(span.firstBlock, at + 24);
+      if (span.window !== undefined) {
+        bytes.writeUInt32LE(window, at + 28);
+        bytes.writeUInt16LE(span.window.length, at + 32);
+        span.window.copy(bytes, windows + window);
+        window += span.window.length;
+      }
+      bytes.writeUInt8(span.bits, at + 34);
+    }
+    parts.states.copy(bytes, states, 0, windows - states);
+    return SpanTable.decode(bytes);
+  }
+
+  #firstBlock(span: number): number {
+    return this.#bytes.readUInt32LE(this.#records + span * RECORD_SIZE + 24);
+  }
+
+  #endBlock(span: number): number {
+    return span + 1 < this.spanCount ? this.#firstBlock(span + 1) : this.blockCount;
+  }
+
+  #check(): void {
+    const { blobSize, rawSize, compression } = this;
+    if (this.spanCount > this.blockCount || (this.spanCount === 0) !== (this.blockCount === 0)) {
+      corrupt(`${this.spanCount} spans for ${this.blockCount} blocks`);
+    }
+    if (compression === 'none' && (blobSize !== rawSize || this.blobDigest !== this.diffId)) {
+      corrupt('a blob that is not compressed differs from its tar');
+    }
+    if (this.blockCount === 0 && this.diffId !== EMPTY_DIGEST) corrupt('an empty layer with bytes');
+    let window = 0;
+    let before: Span | undefined;
+    for (let index = 0; index < this.spanCount; index++) {
+      const at = this.#records + index * RECORD_SIZE;
+      const span = this.span(index);
+      const where = `span ${index}`;
+      const rawStart = span.firstBlock * this.blockSize;
+      const rawEnd = Math.min(rawSize, this.#endBlock(index) * this.blockSize);
+      if (span.blockCount < 1 || span.firstBlock % SPAN_BLOCKS !== 0)
+        corrupt(`${where}: blocks out of order`);
+      if (span.inStart >= span.inEnd || span.inEnd > blobSize) corrupt(`${where}: outside of the blob`);
+      if (span.out > rawStart) corrupt(`${where}: starts behind its first block`);
+      if (before === undefined) {
+        if (span.firstBlock !== 0 || span.out !== 0) corrupt(`${where}: not at the start of the layer`);
+      } else if (span.inStart <= before.inStart || span.inEnd < before.inEnd || span.out <= before.out) {
+        corrupt(`${where}: out of order`);
+      }
+      if (
+        compression === 'none' &&
+        (span.out !== rawStart || span.inStart !== rawStart || span.inEnd !== rawEnd)
+      ) {
+        corrupt(`${where}: differs from its place in the tar`);
+      }
+      const windowLength = this.#bytes.readUInt16LE(at + 32);
+      if (this.#bytes.readUInt32LE(at + 28) !== (windowLength === 0 ? 0 : window))
+        corrupt(`${where}: window out of order`);
+      if (windowLength > MAX_PACKED_WINDOW) corrupt(`${where}: window of ${windowLength} bytes`);
+      if (span.bits > 7 || (compression !== 'gzip' && (span.bits !== 0 || windowLength !== 0))) {
+        corrupt(`${where}: state of another compression`);
+      }
+      if (span.out === 0 && windowLength !== 0) corrupt(`${where}: a window before the start of the layer`);
+      if (!allZero(this.#bytes, at + 35, at + RECORD_SIZE)) corrupt(`${where}: unknown fields`);
+      window += windowLength;
+      before = span;
+    }
+    if (this.#windows + window !== this.#bytes.length) corrupt('windows of another length');
+  }
+}
+
+export type Compression = 'gzip' | 'zstd' | 'none';
+
+export interface Span {
+  index: number;
+  firstBlock: number;
+  /** ≥ 1. */
+  blockCount: number;
+  /** The blob's bytes [inStart, inEnd) decode to the span's blocks. Neighbours may overlap. */
+  inStart: number;
+  inEnd: number;
+  /** Raw offset that decoding starts at, ≤ firstBlock × blockSize; what comes before the first block is dropped. */
+  out: number;
+  /** gzip: so many bits, the high ones, of the byte at inStart belong to the span; 0: all of them. */
+  bits: number;
+}
+
+/** Bytes of a block, the unit of copy on first access. */
+export const BLOCK_SIZE = 65_536;
+/** Nominal blocks of a span. */
+export const SPAN_BLOCKS = 16;
+/** Nominal raw bytes of a span. */
+export const SPAN_SIZE: number = BLOCK_SIZE * SPAN_BLOCKS;
+
+export interface SpanRecord {
+  firstBlock: number;
+  inStart: number;
+  inEnd: number;
+  out: number;
+  bits: number;
+  /** Packed, see window.ts; absent: the checkpoint needs none. */
+  window?: Buffer;
+}
+
+export interface SpanTableParts {
+  diffId: string;
+  blobDigest: string;
+  blobSize: number;
+  rawSize: number;
+  compression: Compression;
+  spans: readonly SpanRecord[];
+  /** SHA-256 states of the raw bytes after each whole block, 32 bytes each. */
+  states: Buffer;
+}
+
+const MAGIC = 'COFASPAN';
+const VERSION = 1;
+const COMPRESSIONS: readonly Compression[] = ['none', 'gzip', 'zstd'];
+const HEADER_SIZE = 128;
+const RECORD_SIZE = 40;
+const DIFF_ID_AT = 32;
+const BLOB_DIGEST_AT = 64;
+const EMPTY_DIGEST = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
+
+/** verify() runs to its end without a pause, so one hash serves all tables of a thread. */
+const shared = new Sha256();
+
+interface Header {
+  diffId: string;
+  blobDigest: string;
+  blobSize: number;
+  rawSize: number;
+  compression: Compression;
+  blockSize: number;
+  blockCount: number;
+  spanCount: number;
+}
+
+function readHeader(bytes: Buffer): Header {
+  if (bytes.length < HEADER_SIZE || bytes.toString('latin1', 0, 8) !== MAGIC) corrupt('not a span table');
+  const version = bytes.readUInt32LE(8);
+  if (version !== VERSION) {
+    throw new CofaError(
+      'unsupported',
+      `span table of version ${version}; this cofa reads version ${VERSION}`,
+      {
+        hint: 'index the image again with this version of cofa',
+      },
+    );
+  }
+  const compression = COMPRESSIONS[bytes.readUInt8(12)];
+  if (compression === undefined) corrupt(`compression ${bytes.readUInt8(12)}`);
+  if (bytes.readUInt8(13) !== Math.log2(BLOCK_SIZE)) corrupt(`blocks of 2^${bytes.readUInt8(13)} bytes`);
+  if (bytes.readUInt16LE(14) !== 0 || !allZero(bytes, 108, HEADER_SIZE)) corrupt('unknown header fields');
+  const rawSize = readU64(bytes, 24);
+  const blockCount = bytes.readUInt32LE(96);
+  const spanCount = bytes.readUInt32LE(100);
+  if (blockCount !== Math.ceil(rawSize / BLOCK_SIZE)) corrupt(`${blockCount} blocks for ${rawSize} bytes`);
+  const length =
+    HEADER_SIZE + spanCount * RECORD_SIZE + stateCount(blockCount) * STATE_SIZE + bytes.readUInt32LE(104);
+  if (bytes.length !== length) corrupt(`${bytes.length} bytes where its header says ${length}`);
+  return {
+    diffId: digestText(bytes, DIFF_ID_AT),
+    blobDigest: digestText(bytes, BLOB_DIGEST_AT),
+    blobSize: readU64(bytes, 16),
+    rawSize,
+    compression,
+    blockSize: BLOCK_SIZE,
+    blockCount,
+    spanCount,
+  };
+}
+
+function stateCount(blockCount: number): number {
+  return Math.max(0, blockCount - 1);
+}
+
+function readU64(bytes: Buffer, at: number): number {
+  const high = bytes.readUInt32LE(at + 4);
+  if (high >= 1 << 21) corrupt('a size or offset above 2^53');
+  return high * 2 ** 32 + bytes.readUInt32LE(at);
+}
+
+function digestText(bytes: Buffer, at: number): string {
+  return `sha256:${bytes.toString('hex', at, at + STATE_SIZE)}`;
+}
+
+function allZero(bytes: Buffer, start: number, end: number): boolean {
+  for (let at = start; at < end; at++) if (bytes[at] !== 0) return false;
+  return true;
+}
+
+function checkIndex(index: number, count: number, what: string): void {
+  if (!Number.isInteger(index) || index < 0 || index >= count) {
+    throw new RangeError(`${what} ${index} of a table with ${count}`);
+  }
+}
+
+function corrupt(message: string): never {
+  throw new CofaError('integrity', `span table: ${message}`, { hint: 'index the image again' });
+}
