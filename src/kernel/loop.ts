@@ -166,7 +166,7 @@ const CONFIG = { fd: 0, blockSize: 4, info: 8, size: 8 + INFO.size + 64 } as con
 /** EROFS images here have 512-byte blocks; with direct I/O the driver would else choose the disk's block size. */
 const SECTOR = 512;
 
-const MAX_ATTEMPTS = 1;
+const MAX_ATTEMPTS = 200;
 const DETACH_WAIT_MS = 2_000;
 const DETACH_STEP_MS = 10;
 
