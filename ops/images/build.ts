@@ -1,0 +1,14 @@
+/**
+ * Command line: `node ops/images/build.ts [demo|node|java …] [--push HOST:PORT]` builds images into the cache and
+ * pushes each as HOST:PORT/NAME:latest.
+ */
+import { parseArgs } from 'node:util';
+import { type RealImage, realImage } from './debian.ts';
+import { pushLayout } from './layout.ts';
+
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { push: { type: 'string' } } });
+for (const name of positionals.length > 0 ? positionals : ['demo', 'node', 'java']) {
+  const layout = await realImage(name as RealImage, { onProgress: (line) => console.error(line) });
+  if (values.push !== undefined) await pushLayout(layout, values.push, name, 'latest');
+  console.log(`${name} ${layout.manifest.digest} ${layout.directory}`);
+}
