@@ -299,19 +299,23 @@ class Supervisor {
     });
   }
 
-  /** Ends the FUSE connection first, so that no read can wait for a process that is gone; NATS goes last. */
+  /**
+   * The front end goes first: it answers who waits and appends what has come. Then the FUSE connection is aborted, so
+   * that no read waits for a process that is gone. NATS goes last.
+   */
   async #stopChildren(): Promise<void> {
     const session = this.#session;
     this.#session = undefined;
-    const nats = this.#children.filter((child) => child.status().role === 'nats-server');
-    const others = this.#children.filter((child) => child.status().role !== 'nats-server');
+    const stopAll = (...roles: string[]) =>
+      Promise.all(this.#children.filter((child) => roles.includes(child.status().role)).map((child) => child.stop()));
+    await stopAll('front-end');
     session?.abort();
-    await Promise.all(others.map((child) => child.stop()));
     session?.close();
     if (session === undefined && findMount(this.#layout.devices()) !== undefined) {
       await unmount(this.#layout.devices(), { lazy: true });
     }
-    await Promise.all(nats.map((child) => child.stop()));
+    await stopAll('fetcher');
+    await stopAll('nats-server');
   }
 
   /** What an engine left that did not end by itself: its FUSE mount and its loops. */

@@ -1,0 +1,145 @@
+/**
+ * The front end's side of the pool of fetchers: joins the dispatcher's decisions (actors/dispatcher.ts) with NATS.
+ * A layer submits a job and hears of its blocks and its end; which fetcher runs it is no business of the layer's.
+ */
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
+import type { ErrorRecord } from '../../schemas/errors.ts';
+import type { Completion, Job, WorkerHello } from '../../schemas/fetch.ts';
+import type { Subjects } from '../../schemas/subjects.ts';
+import { pack, unpack } from '../bus/connection.ts';
+
+/** A job before the pool numbers it. */
+export type JobOrder = Job extends infer J ? (J extends Job ? Omit<J, 'v' | 'job' | 'front'> : never) : never;
+
+/** What a layer hears of its job. After `end` nothing more comes. */
+export interface JobListener {
+  blocks(first: number, count: number, bytes: number): void;
+  end(bytes: number, failure: { error: ErrorRecord; retryable: boolean } | undefined): void;
+}
+
+const TICK_MS = 250;
+
+export class FetchPool {
+  readonly #bus: NatsConnection;
+  readonly #names: Subjects;
+  readonly #front: string;
+  readonly #now: () => number;
+  readonly #dispatcher: Dispatcher;
+  readonly #jobs = new Map<number, { job: Job; listener: JobListener }>();
+  readonly #pids = new Map<string, { pid: number; slots: number }>();
+  readonly #tick: NodeJS.Timeout;
+  readonly #log: Logger;
+  #next = 1;
+
+  /** `front`: unique name of this front end's life; completions for another are not ours. */
+  constructor(options: { bus: NatsConnection; names: Subjects; front: string; now: () => number; log: Logger }) {
+    this.#bus = options.bus;
+    this.#names = options.names;
+    this.#front = options.front;
+    this.#now = options.now;
+    this.#log = options.log;
+    this.#dispatcher = new Dispatcher();
+    this.#bus.subscribe(this.#names.hello, {
+      callback: (error, message) => {
+        if (error === null) this.#onHello(unpack<WorkerHello>(message.data));
+      },
+    });
+    this.#bus.subscribe(this.#names.completion, {
+      callback: (error, message) => {
+        if (error === null) this.#onCompletion(unpack<Completion>(message.data));
+      },
+    });
+    this.#bus.publish(this.#names.whoIsThere);
+    this.#tick = setInterval(() => this.#handle({ type: 'tick', now: this.#now() }), TICK_MS);
+  }
+
+  /** Queues a job; its number names it in `promote` and `cancel`. */
+  submit(order: JobOrder, listener: JobListener): number {
+    const number = this.#next++;
+    const job = { v: 1, job: number, front: this.#front, ...order } as Job;
+    this.#jobs.set(number, { job, listener });
+    const kind = order.kind === 'fetch' ? order.class : 'prefetch';
+    this.#handle({ type: 'submit', job: number, class: kind, layer: order.layer, now: this.#now() });
+    return number;
+  }
+
+  promote(job: number): void {
+    this.#handle({ type: 'promote', job, now: this.#now() });
+  }
+
+  cancel(job: number): void {
+    this.#jobs.delete(job);
+    this.#handle({ type: 'cancel', job, now: this.#now() });
+  }
+
+  close(): void {
+    clearInterval(this.#tick);
+  }
+
+  status(): { workers: Array<{ name: string; pid: number; slots: number; running: number }>; queued: { demand: number; prefetch: number } } {
+    const { workers, queued } = this.#dispatcher.status();
+    return {
+      workers: workers.map(({ worker, slots, running }) => ({
+        name: worker,
+        pid: this.#pids.get(worker)?.pid ?? 0,
+        slots,
+        running,
+      })),
+      queued,
+    };
+  }
+
+  #onHello({ worker, pid, slots, leaving }: WorkerHello): void {
+    const known = this.#pids.get(worker);
+    // Another process under the same name: the one before it is gone with all it ran.
+    if (known !== undefined && known.pid !== pid) this.#handle({ type: 'worker.lost', worker, now: this.#now() });
+    if (leaving === true) {
+      this.#pids.delete(worker);
+      this.#handle({ type: 'worker.lost', worker, now: this.#now() });
+      return;
+    }
+    this.#pids.set(worker, { pid, slots });
+    this.#handle({ type: 'worker.hello', worker, slots, now: this.#now() });
+  }
+
+  #onCompletion(completion: Completion): void {
+    if (completion.front !== this.#front) return;
+    const known = this.#jobs.get(completion.job);
+    if (completion.kind === 'blocks') {
+      known?.listener.blocks(completion.firstBlock, completion.count, completion.bytes);
+      this.#handle({ type: 'job.progress', job: completion.job, worker: completion.worker, now: this.#now() });
+      return;
+    }
+    this.#jobs.delete(completion.job);
+    const failure =
+      completion.kind === 'done'
+        ? undefined
+        : {
+            error: completion.error ?? { code: 'internal' as const, message: 'failed without a reason' },
+            retryable: completion.retryable ?? false,
+          };
+    this.#handle({ type: 'job.ended', job: completion.job, worker: completion.worker, ok: failure === undefined, now: this.#now() });
+    known?.listener.end(completion.bytes, failure);
+  }
+
+  #handle(event: DispatcherEvent): void {
+    for (const effect of this.#dispatcher.handle(event)) this.#run(effect);
+  }
+
+  #run(effect: DispatcherEffect): void {
+    const known = this.#jobs.get(effect.job);
+    if (known === undefined) return;
+    if (effect.type === 'send') {
+      this.#bus.publish(this.#names.job(effect.worker), pack(known.job));
+      return;
+    }
+    this.#jobs.delete(effect.job);
+    this.#log.warn({ job: effect.job, reason: effect }, 'job not done');
+    known.listener.end(0, {
+      error: { code: 'unavailable', message: `no fetcher did the job: ${effect.type}` },
+      retryable: true,
+    });
+  }
+}

@@ -1,0 +1,190 @@
+/**
+ * The front end process: serves layer devices to the kernel. It owns the layer actors and their part of the event log;
+ * killed at any moment, its successor folds that log and goes on with the same FUSE descriptor.
+ */
+import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { pino } from 'pino';
+import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import type { NewEvent } from '../../schemas/events.ts';
+import type {
+  CloseLayer,
+  FrontNotice,
+  FrontStatus,
+  HandedOver,
+  OpenLayer,
+  OpenLayerReply,
+} from '../../schemas/front.ts';
+import { subjects } from '../../schemas/subjects.ts';
+import { connectBus, pack, serve } from '../bus/connection.ts';
+import type { ColdRead, DeviceFile, FuseTransport } from '../fuse/transport.ts';
+import { SpanTable } from '../image/span-table.ts';
+import { openDevice } from '../store/device.ts';
+import { EventLog } from '../store/event-log.ts';
+import { hexOf, Layout } from '../store/layout.ts';
+import { FetchPool } from './fetch-pool.ts';
+import { LayerHost } from './layer-host.ts';
+import { readSettings } from './process-settings.ts';
+
+/** The FUSE descriptor that the supervisor hands down. */
+const FUSE_FD = 3;
+const EIO = 5;
+
+const root = process.argv[2];
+if (root === undefined) throw new Error('usage: front-end.ts ROOT');
+const settings = await readSettings(root);
+const log = pino({ name: 'front-end', level: settings.logLevel });
+const layout = new Layout(root);
+const names = subjects(settings.node);
+const now = () => Date.now();
+
+/** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
+const layers = new Map<string, Promise<LayerHost>>();
+const byInode = new Map<number, LayerHost>();
+const facts = new Map<string, LayerFacts>();
+
+const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
+  const layer = byInode.get(file.inode);
+  if (layer === undefined) answer(EIO);
+  else layer.cold(offset, length, answer);
+};
+
+const bus = await connectBus(settings.nats, { name: 'cofa-front-end' });
+const events = new EventLog(bus, now);
+for await (const { subject, event } of events.replay(names.eventsOf('layer'))) {
+  foldLayer(facts, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`, event as never);
+}
+const front = randomBytes(8).toString('hex');
+const pool = new FetchPool({ bus, names, front, now, log });
+const transport = await startTransport();
+const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
+
+serve<OpenLayer>(bus, names.front('open'), open);
+serve<CloseLayer>(bus, names.front('close'), close);
+serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }) => {
+  await (await layers.get(diffId))?.handedOver();
+});
+serve(bus, names.front('status'), status);
+await bus.flush();
+notify({ kind: 'ready', front, pid: process.pid });
+log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
+
+void transport.ended.then(async (error) => {
+  if (error !== undefined) log.fatal({ error }, 'the FUSE transport failed');
+  // Without an error the mount is gone: what has come is still to be logged.
+  else await stop();
+  die();
+});
+process.once('SIGTERM', () => void stop().finally(die));
+process.once('SIGINT', () => void stop().finally(die));
+
+async function startTransport(): Promise<FuseTransport> {
+  if (settings.transport === 'fuse-native') {
+    const { fuseNativeTransport } = await import('../fuse/fuse-native-transport.ts');
+    return await fuseNativeTransport({ target: layout.devices(), cold });
+  }
+  const { kernelTransport } = await import('../fuse/kernel-transport.ts');
+  return kernelTransport({ fd: FUSE_FD, resend: settings.resend, cold });
+}
+
+async function open(request: OpenLayer): Promise<OpenLayerReply> {
+  let opening = layers.get(request.diffId);
+  if (opening === undefined) {
+    opening = openLayer(request);
+    layers.set(request.diffId, opening);
+    opening.catch(() => layers.delete(request.diffId));
+  }
+  const layer = await opening;
+  if (request.prefetch) layer.prefetch(true);
+  return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };
+}
+
+async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<LayerHost> {
+  const table = SpanTable.decode(await readFile(layout.spans(source.digest)));
+  if (table.diffId !== diffId || table.rawSize !== size) {
+    throw new CofaError('integrity', `the span table of ${source.digest} is not that of layer ${diffId}`);
+  }
+  const { file, created } = await openDevice(layout.device(diffId), size);
+  try {
+    const subject = names.event('layer', hexOf(diffId));
+    const append = async (event: NewEvent) => {
+      const record = await events.append(subject, event);
+      foldLayer(facts, diffId, record.event as never);
+    };
+    const known = facts.get(diffId);
+    if (known === undefined || known.blob !== source.digest || known.size !== size) {
+      const { blockSize, blockCount } = table;
+      await append({ type: 'layer.opened', size, blockSize, blockCount, blob: source.digest });
+    }
+    if (created && (known?.presentCount ?? 0) > 0) {
+      await append({ type: 'layer.dropped', reason: 'device-lost', message: 'the device file was not there any more' });
+    }
+    if (built && !created && facts.get(diffId)?.complete !== true) {
+      await append({ type: 'layer.blocks', ranges: [[0, table.blockCount]] });
+      await append({ type: 'layer.completed', digest: diffId });
+    }
+    const { readDeadlineMs } = settings;
+    const options = { diffId, table, source, file, facts, subject, events, pool, log, now, readDeadlineMs, notify };
+    const layer = new LayerHost(options);
+    byInode.set(layer.device.inode, layer);
+    transport.add(layer.device);
+    return layer;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+async function close({ diffId }: CloseLayer): Promise<void> {
+  const layer = await layers.get(diffId);
+  if (layer === undefined) return;
+  layers.delete(diffId);
+  transport.remove(layer.device.inode);
+  byInode.delete(layer.device.inode);
+  await layer.close();
+}
+
+async function status(): Promise<FrontStatus> {
+  const served: FrontStatus['layers'] = [];
+  for (const [diffId, known] of facts) {
+    const layer = await layers.get(diffId);
+    if (layer !== undefined) {
+      const { hits, misses, errors } = transport.counters(layer.device.inode);
+      served.push({ ...layer.status(), hits, misses, errors });
+      continue;
+    }
+    const { size, blockSize, blockCount, presentCount: present } = known;
+    served.push({
+      diffId,
+      state: known.complete ? 'complete' : 'lazy',
+      blocks: { absent: blockCount - present, fetching: 0, present },
+      bytes: { total: size, present: Math.min(present * blockSize, size), fetched: 0 },
+      hits: 0,
+      misses: 0,
+      errors: 0,
+    });
+  }
+  const { workers, queued } = pool.status();
+  const degraded = workers.length === 0 ? ['no fetcher is running: absent blocks cannot be read'] : [];
+  return { layers: served, workers, queued, degraded };
+}
+
+let stopping: Promise<void> | undefined;
+function stop(): Promise<void> {
+  stopping ??= closeAll();
+  return stopping;
+}
+
+/** Threads may still block in read(2), and process.exit() would wait for them. */
+function die(): void {
+  process.kill(process.pid, 'SIGKILL');
+}
+
+async function closeAll(): Promise<void> {
+  pool.close();
+  const open = await Promise.allSettled(layers.values());
+  await Promise.allSettled(open.map((layer) => (layer.status === 'fulfilled' ? layer.value.close() : undefined)));
+  await transport.stop();
+  await bus.drain();
+}

@@ -1,0 +1,285 @@
+/**
+ * One layer device that the front end serves: the layer actor (actors/layer.ts) joined with its effects. Reads come in
+ * from the FUSE transport, jobs go out to the pool, facts go to the log once their bytes are synced.
+ */
+import type { FileHandle } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
+import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
+import type { LayerStatus } from '../../schemas/api.ts';
+import type { NewEvent } from '../../schemas/events.ts';
+import type { BlobSource } from '../../schemas/fetch.ts';
+import type { FrontNotice } from '../../schemas/front.ts';
+import type { DeviceFile } from '../fuse/transport.ts';
+import { inodeOf } from '../fuse/transport.ts';
+import type { SpanTable } from '../image/span-table.ts';
+import type { EventLog } from '../store/event-log.ts';
+import { deviceSize } from '../store/device.ts';
+import { hexOf } from '../store/layout.ts';
+import type { FetchPool } from './fetch-pool.ts';
+
+export interface LayerHostOptions {
+  diffId: string;
+  table: SpanTable;
+  source: BlobSource;
+  file: FileHandle;
+  /** The fold of the layer's events; kept up to date here. */
+  facts: Map<string, LayerFacts>;
+  subject: string;
+  events: EventLog;
+  pool: FetchPool;
+  log: Logger;
+  now: () => number;
+  readDeadlineMs: number;
+  notify: (notice: FrontNotice) => void;
+}
+
+/** Blocks are appended to the log at most this often, ms: an event is small, a sync is not. */
+const FLUSH_MS = 250;
+/** A log that does not take events is tried again after this, ms. */
+const RETRY_APPEND_MS = 1_000;
+
+export class LayerHost {
+  readonly device: DeviceFile;
+  readonly #options: LayerHostOptions;
+  readonly #actor: LayerActor;
+  readonly #waiters = new Map<number, (errno: number) => void>();
+  /** The actor's number of a job → the pool's. */
+  readonly #jobs = new Map<number, number>();
+  #nextRead = 1;
+  #timer: NodeJS.Timeout | undefined;
+  #timerAt = Number.POSITIVE_INFINITY;
+  #flushTimer: NodeJS.Timeout | undefined;
+  #flushing: Promise<void> = Promise.resolve();
+  #fetchedBytes = 0;
+  #closed = false;
+
+  constructor(options: LayerHostOptions) {
+    this.#options = options;
+    const { diffId, table, file, readDeadlineMs } = options;
+    const blocks = new SharedArrayBuffer(table.blockCount);
+    this.device = {
+      name: hexOf(diffId),
+      inode: inodeOf(diffId),
+      size: deviceSize(table.rawSize),
+      fd: file.fd,
+      blockSize: table.blockSize,
+      blocks,
+    };
+    this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs });
+    const known = options.facts.get(diffId);
+    if (known !== undefined) this.#send({ type: 'restore', ranges: presentRanges(known.present), complete: known.complete });
+  }
+
+  get state(): LayerStatus['state'] {
+    return this.#actor.state === 'verifying' || this.#actor.state === 'closed' ? 'lazy' : this.#actor.state;
+  }
+
+  /** A read that found a block missing. `answer` is called once, by the read's deadline at the latest. */
+  readonly cold = (offset: number, length: number, answer: (errno: number) => void): void => {
+    const id = this.#nextRead++;
+    const { blockSize } = this.device;
+    const firstBlock = Math.floor(offset / blockSize);
+    const lastBlock = Math.min(Math.floor((offset + Math.max(length, 1) - 1) / blockSize), this.#actor.blockCount - 1);
+    this.#waiters.set(id, answer);
+    this.#send({ type: 'read', id, firstBlock, lastBlock, now: this.#options.now() });
+  };
+
+  prefetch(on: boolean): void {
+    this.#send({ type: 'prefetch', on, now: this.#options.now() });
+  }
+
+  async handedOver(): Promise<void> {
+    this.#send({ type: 'handed-over' });
+    if (this.#options.facts.get(this.#options.diffId)?.handedOver !== true) await this.#append({ type: 'layer.handed-over' });
+  }
+
+  status(): LayerStatus {
+    const { absent, fetching, present } = this.#actor.counts;
+    const { table, diffId } = this.#options;
+    return {
+      diffId,
+      state: this.state,
+      blocks: { absent, fetching, present },
+      bytes: {
+        total: table.rawSize,
+        present: Math.min(present * table.blockSize, table.rawSize),
+        fetched: this.#fetchedBytes,
+      },
+    };
+  }
+
+  /** Appends what is pending and lets go of the file. Reads that wait get EIO. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#send({ type: 'close' });
+    clearTimeout(this.#timer);
+    clearTimeout(this.#flushTimer);
+    await this.#flush().catch((error: unknown) => this.#options.log.warn({ error }, 'last blocks not in the log'));
+    await this.#options.file.close();
+  }
+
+  #send(event: LayerEvent): void {
+    for (const effect of this.#actor.handle(event)) this.#run(effect);
+  }
+
+  #run(effect: LayerEffect): void {
+    switch (effect.type) {
+      case 'answer': {
+        const answer = this.#waiters.get(effect.id);
+        this.#waiters.delete(effect.id);
+        answer?.(effect.errno);
+        return;
+      }
+      case 'fetch': {
+        const { job, firstSpan, spanCount } = effect;
+        const { diffId, source } = this.#options;
+        this.#submit(job, { kind: 'fetch', class: effect.class, layer: diffId, firstSpan, spanCount, source });
+        return;
+      }
+      case 'promote': {
+        const job = this.#jobs.get(effect.job);
+        if (job !== undefined) this.#options.pool.promote(job);
+        return;
+      }
+      case 'cancel': {
+        const job = this.#jobs.get(effect.job);
+        this.#jobs.delete(effect.job);
+        if (job !== undefined) this.#options.pool.cancel(job);
+        return;
+      }
+      case 'verify':
+        void this.#verify();
+        return;
+      case 'complete':
+        void this.#completed();
+        return;
+      case 'corrupt':
+        void this.#corrupt();
+        return;
+      case 'append':
+        // Only asked for by #flush, which takes it from the list itself.
+        return;
+      case 'wake':
+        this.#wakeAt(effect.at);
+    }
+  }
+
+  #submit(job: number, order: Parameters<FetchPool['submit']>[0]): void {
+    const number = this.#options.pool.submit(order, {
+      blocks: (firstBlock, count, bytes) => {
+        this.#fetchedBytes += bytes;
+        this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
+        this.#scheduleFlush(FLUSH_MS);
+      },
+      end: (bytes, failure) => {
+        this.#fetchedBytes += bytes;
+        this.#jobs.delete(job);
+        const now = this.#options.now();
+        if (failure === undefined) this.#send({ type: 'job.done', job, now });
+        else {
+          const { code, message } = failure.error;
+          this.#options.log.warn({ layer: this.#options.diffId, code, message }, 'fetch failed');
+          this.#send({ type: 'job.failed', job, code, message, retryable: failure.retryable, now });
+        }
+      },
+    });
+    // A job that was refused at once has ended already.
+    if (!this.#closed) this.#jobs.set(job, number);
+  }
+
+  /** Every block is there: is it the layer that the image names? */
+  async #verify(): Promise<void> {
+    const { diffId, table, pool, log } = this.#options;
+    // What the check reads must be what a crash would leave.
+    await this.#flush().catch((error: unknown) => log.warn({ error }, 'blocks not in the log yet'));
+    if (this.#closed) return;
+    pool.submit(
+      { kind: 'verify', layer: diffId, size: table.rawSize },
+      {
+        blocks: () => {},
+        end: (_, failure) => {
+          if (this.#closed) return;
+          if (failure === undefined) this.#send({ type: 'verified', ok: true, now: this.#options.now() });
+          else if (failure.error.code === 'integrity') this.#send({ type: 'verified', ok: false, now: this.#options.now() });
+          else setTimeout(() => this.#closed || void this.#verify(), RETRY_APPEND_MS).unref();
+        },
+      },
+    );
+  }
+
+  async #completed(): Promise<void> {
+    const { diffId, facts, notify, log } = this.#options;
+    try {
+      if (facts.get(diffId)?.complete !== true) {
+        await this.#flush();
+        await this.#append({ type: 'layer.completed', digest: diffId });
+      }
+      notify({ kind: 'complete', diffId });
+    } catch (error) {
+      log.warn({ layer: diffId, error }, 'a complete layer is not in the log yet');
+      if (!this.#closed) setTimeout(() => this.#closed || void this.#completed(), RETRY_APPEND_MS).unref();
+    }
+  }
+
+  async #corrupt(): Promise<void> {
+    const { diffId, notify, log } = this.#options;
+    const message = `layer ${diffId}: its blocks pass the sidecar's checks, but together they are not the layer`;
+    notify({ kind: 'corrupt', diffId, message });
+    await this.#append({ type: 'layer.dropped', reason: 'corrupt', message }).catch((error: unknown) => {
+      log.error({ layer: diffId, error }, 'a corrupt layer is not in the log');
+    });
+  }
+
+  #scheduleFlush(ms: number): void {
+    this.#flushTimer ??= setTimeout(() => {
+      this.#flushTimer = undefined;
+      this.#flush().catch((error: unknown) => {
+        this.#options.log.warn({ layer: this.#options.diffId, error }, 'blocks wait for the log');
+        if (!this.#closed) this.#scheduleFlush(RETRY_APPEND_MS);
+      });
+    }, ms);
+  }
+
+  /** Syncs what has come, then says so in the log. In this order: an event never leads its data. */
+  #flush(): Promise<void> {
+    const next = this.#flushing.catch(() => {}).then(() => this.#flushOnce());
+    this.#flushing = next;
+    return next;
+  }
+
+  /** Ranges that were taken from the actor and are not in the log, because it did not take them. */
+  #unlogged: Array<readonly [number, number]> = [];
+
+  async #flushOnce(): Promise<void> {
+    for (const effect of this.#actor.handle({ type: 'flush', now: this.#options.now() })) {
+      if (effect.type === 'append') this.#unlogged.push(...effect.ranges);
+      else this.#run(effect);
+    }
+    if (this.#unlogged.length === 0) return;
+    await this.#options.file.datasync();
+    const ranges = this.#unlogged.map(([first, count]): [number, number] => [first, count]);
+    await this.#append({ type: 'layer.blocks', ranges });
+    this.#unlogged = this.#unlogged.slice(ranges.length);
+  }
+
+  async #append(event: NewEvent): Promise<void> {
+    const { events, subject, facts, diffId } = this.#options;
+    const record = await events.append(subject, event);
+    foldLayer(facts, diffId, record.event as never);
+  }
+
+  #wakeAt(at: number): void {
+    if (at >= this.#timerAt || this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = at;
+    this.#timer = setTimeout(
+      () => {
+        this.#timerAt = Number.POSITIVE_INFINITY;
+        this.#send({ type: 'tick', now: this.#options.now() });
+      },
+      Math.max(0, at - this.#options.now()),
+    );
+  }
+}
+
