@@ -1,0 +1,127 @@
+/** What `cofa run` takes beside the image: docker's words for environment, volumes and names, as plain data. */
+import { CofaError } from '../../schemas/errors.ts';
+
+export interface RunOptions {
+  /** Arguments after the image; they replace the image's Cmd. */
+  args: string[];
+  /** Undefined: the image's. One empty word: none. */
+  entrypoint: string | undefined;
+  /** `NAME=value`, or `NAME` alone for the caller's own value; later ones win. */
+  env: string[];
+  workdir: string | undefined;
+  /** `user[:group]`; undefined: the image's. */
+  user: string | undefined;
+  hostname: string | undefined;
+  volumes: Volume[];
+  tty: boolean;
+  interactive: boolean;
+  readOnly: boolean;
+  platform: string | undefined;
+}
+
+export interface Volume {
+  /** Absolute path on the host. */
+  source: string;
+  /** Absolute path in the container. */
+  target: string;
+  readOnly: boolean;
+  propagation: 'rprivate' | 'rslave' | 'rshared' | 'private' | 'slave' | 'shared';
+}
+
+/**
+ * Parses `HOST:CONTAINER[:ro|rw,…]`. A relative host path counts from `cwd` and must start with a dot.
+ * Error: `invalid-argument`.
+ */
+export function parseVolume(text: string, cwd: string): Volume {
+  const parts = text.split(':');
+  const [host, target, flags = ''] = parts;
+  const bad = (why: string) =>
+    new CofaError('invalid-argument', `volume ${JSON.stringify(text)}: ${why}`, {
+      hint: 'write HOST-DIR:CONTAINER-DIR or HOST-DIR:CONTAINER-DIR:ro',
+    });
+  if (parts.length > 3) throw bad('more than two colons');
+  if (!host || !target || text.includes('\0')) throw bad('a host path and a container path are needed');
+  if (!target.startsWith('/')) throw bad('the path in the container must be absolute');
+  if (normalise(target) === '/') throw bad('the root of the container cannot be replaced');
+  let source: string;
+  if (host.startsWith('/')) source = normalise(host);
+  else if (host === '.' || host === '..' || host.startsWith('./') || host.startsWith('../')) {
+    source = normalise(`${cwd}/${host}`);
+  } else throw bad('named volumes do not exist in cofa; the host path must be absolute or start with ./');
+
+  const volume: Volume = { source, target: normalise(target), readOnly: false, propagation: 'rprivate' };
+  for (const flag of flags.split(',').filter((one) => one !== '')) {
+    if (flag === 'ro') volume.readOnly = true;
+    else if (flag === 'rw') volume.readOnly = false;
+    else if (isPropagation(flag)) volume.propagation = flag;
+    // Relabelling is for SELinux; where there is none docker takes no notice of it either.
+    else if (flag !== 'z' && flag !== 'Z') throw bad(`unknown option ${JSON.stringify(flag)}`);
+  }
+  return volume;
+}
+
+/**
+ * Parses the text of an `--env-file`: one `NAME=value` or `NAME` a line, taken literally (no quotes, no
+ * substitution); empty lines and lines that start with `#` are passed over. Error: `invalid-argument` with the line.
+ */
+export function parseEnvFile(text: string, name: string): string[] {
+  const entries: string[] = [];
+  for (const [index, raw] of text
+    .replace(/^\uFEFF/, '')
+    .split('\n')
+    .entries()) {
+    const line = raw.replace(/\r$/, '').trimStart();
+    if (line === '' || line.startsWith('#')) continue;
+    try {
+      checkEnv(line);
+    } catch (error) {
+      throw new CofaError('invalid-argument', `${name}, line ${index + 1}: ${(error as Error).message}`);
+    }
+    entries.push(line);
+  }
+  return entries;
+}
+
+/** Refuses an entry that no environment can hold. Error: `invalid-argument`. */
+export function checkEnv(entry: string): string {
+  const name = entry.split('=', 1)[0] ?? '';
+  if (name === '') throw new CofaError('invalid-argument', `environment ${JSON.stringify(entry)}: no name`);
+  if (/\s/.test(name) || entry.includes('\0')) {
+    throw new CofaError('invalid-argument', `environment ${JSON.stringify(entry)}: white space in the name`);
+  }
+  return entry;
+}
+
+/** Docker's rule for names, and short enough for a path and a cgroup. Error: `invalid-argument`. */
+export function checkName(name: string): string {
+  if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$/.test(name)) {
+    throw new CofaError('invalid-argument', `container name ${JSON.stringify(name)} is not allowed`, {
+      hint: 'letters, digits, _ . and - only; the first a letter or digit; at most 64 characters',
+    });
+  }
+  return name;
+}
+
+/** A host name as in RFC 1123, at most 63 bytes a label, 64 in all (what the kernel keeps). */
+export function checkHostname(name: string): string {
+  if (name.length > 64 || !/^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$/.test(name)) {
+    throw new CofaError('invalid-argument', `hostname ${JSON.stringify(name)} is not allowed`);
+  }
+  return name;
+}
+
+/** Resolves `.`, `..` and double slashes by text alone; the path stays absolute. */
+export function normalise(path: string): string {
+  const done: string[] = [];
+  for (const part of path.split('/')) {
+    if (part === '' || part === '.') continue;
+    if (part === '..') done.pop();
+    else done.push(part);
+  }
+  return `/${done.join('/')}`;
+}
+
+const PROPAGATIONS = ['rprivate', 'rslave', 'rshared', 'private', 'slave', 'shared'] as const;
+function isPropagation(flag: string): flag is Volume['propagation'] {
+  return (PROPAGATIONS as readonly string[]).includes(flag);
+}

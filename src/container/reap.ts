@@ -1,0 +1,165 @@
+/**
+ * Containers and what is left of them. A `cofa run` cleans up after itself; when it was killed, its runc and its
+ * container run on (their input and output are their own), and folder and mounts stay until somebody reaps them:
+ * the engine does when it starts and now and then, `cofa rm` by hand.
+ */
+import { lstat } from 'node:fs/promises';
+import { CofaError } from '../../schemas/errors.ts';
+import { listMounts, unmount } from '../kernel/mount.ts';
+import { exec } from './exec.ts';
+import { isAlive } from './host.ts';
+import { unmountOverlay } from './overlay.ts';
+import { ContainerFolder, type ContainerRecord, readFolders } from './record.ts';
+import { Runc, type RuncState } from './runc.ts';
+
+/**
+ * - `starting`, `running`: as the words say; its `cofa run` lives.
+ * - `orphaned`: its `cofa run` was killed, the container itself still runs.
+ * - `dead`: neither lives; folder and mounts are left over.
+ * - `kept`: ended in order, its upper layer was to be kept.
+ */
+export type ContainerState = 'starting' | 'running' | 'orphaned' | 'dead' | 'kept';
+
+export interface ContainerInfo {
+  id: string;
+  state: ContainerState;
+  folder: ContainerFolder;
+  /** Undefined where its start was cut off before it could be written. */
+  record: ContainerRecord | undefined;
+  /** Of the container's first process, on the host; undefined when none runs. */
+  pid: number | undefined;
+}
+
+/** A folder without a record may be one that is being made at this moment; this old it is not, in ms. */
+const YOUNG = 60_000;
+
+/** Every container of this root with its state, by name. */
+export async function listContainers(root: string, now: Date): Promise<ContainerInfo[]> {
+  const folders = await readFolders(root);
+  if (folders.length === 0) return [];
+  const known = new Map<string, RuncState>();
+  // Without runc nothing can run; the folders can still be shown and removed.
+  const runc = await Runc.find(root).catch(() => undefined);
+  for (const row of (await runc?.list()) ?? []) known.set(row.id, row);
+  const infos: ContainerInfo[] = [];
+  for (const { folder, record } of folders) {
+    const row = known.get(folder.id);
+    const runs = row !== undefined && row.status !== 'stopped' && row.pid > 0;
+    infos.push({
+      id: folder.id,
+      folder,
+      record,
+      pid: runs ? row.pid : undefined,
+      state: await stateOf(folder, record, runs, now),
+    });
+  }
+  return infos;
+}
+
+export interface Reaped {
+  id: string;
+  /** Why it could not be removed; undefined: it is gone. */
+  error?: unknown;
+}
+
+export interface ReapOptions {
+  root: string;
+  /** Takes the image of a container away, normally by the engine; `not-found` counts as done. */
+  unmountImage: (dir: string, id: string) => Promise<void>;
+  now: Date;
+  /** This container alone, also if it is kept. */
+  only?: string;
+  /** Kill containers that run, too. */
+  force?: boolean;
+}
+
+/**
+ * Removes dead containers: what runc holds, mounts, folder. One that cannot be removed does not hold up the others.
+ * With `only`: errors `not-found` for a name that is not there, `busy` for one that runs (unless `force`).
+ */
+export async function reapContainers(options: ReapOptions): Promise<Reaped[]> {
+  const infos = await listContainers(options.root, options.now);
+  const chosen = options.only === undefined ? infos : infos.filter((info) => info.id === options.only);
+  if (options.only !== undefined && chosen[0] === undefined) {
+    throw new CofaError('not-found', `there is no container named ${options.only}`, { hint: 'see: cofa ps' });
+  }
+  const reaped: Reaped[] = [];
+  for (const info of chosen) {
+    const ended = info.state === 'dead' || (options.only !== undefined && info.state === 'kept');
+    if (!ended && options.force !== true) {
+      if (options.only === undefined) continue;
+      throw new CofaError('busy', `the container ${info.id} runs`, {
+        hint: `end it first, or kill it: cofa rm --force ${info.id}`,
+      });
+    }
+    if (info.state === 'kept' && options.only === undefined) continue;
+    try {
+      await removeContainer(info, options);
+      reaped.push({ id: info.id });
+    } catch (error) {
+      if (options.only !== undefined) throw error;
+      reaped.push({ id: info.id, error });
+    }
+  }
+  return reaped;
+}
+
+/**
+ * Takes the mounts of a container away: first the overlay, then the image below it. Each may be gone already.
+ * Error: `busy` when the engine cannot take the image away.
+ */
+export async function unmountContainer(
+  folder: ContainerFolder,
+  unmountImage: (dir: string, id: string) => Promise<void>,
+): Promise<void> {
+  await unmountOverlay(folder.rootfs);
+  try {
+    await unmountImage(folder.image, folder.id);
+  } catch (error) {
+    if (!(error instanceof CofaError) || error.code !== 'not-found') throw error;
+    // The engine does not know of it (any more); what is mounted there all the same is nobody's.
+    if (mountsBelow(folder.image).length > 0) await unmount(folder.image, { lazy: true });
+  }
+}
+
+/** Removes the folder. Error: `busy`, and nothing is removed, while something is mounted in it. */
+export async function removeFolder(folder: ContainerFolder): Promise<void> {
+  const mounted = mountsBelow(folder.path);
+  if (mounted.length > 0) {
+    throw new CofaError('busy', `${folder.path} is not removed: ${mounted.join(', ')} still mounted`);
+  }
+  // rm(1) takes names of any bytes and any depth, and stays on this file system should a mount appear meanwhile.
+  const result = await exec('rm', ['-rf', '--one-file-system', '--', folder.path], 600_000);
+  if (result.code !== 0)
+    throw new CofaError('internal', `${folder.path} is not removed: ${result.stderr.trim()}`);
+}
+
+async function removeContainer(info: ContainerInfo, options: ReapOptions): Promise<void> {
+  const runc = await Runc.find(options.root).catch(() => undefined);
+  await runc?.delete(info.id);
+  await unmountContainer(info.folder, options.unmountImage);
+  await removeFolder(info.folder);
+}
+
+async function stateOf(
+  folder: ContainerFolder,
+  record: ContainerRecord | undefined,
+  runs: boolean,
+  now: Date,
+): Promise<ContainerState> {
+  const owned = record !== undefined && isAlive(record.owner);
+  if (owned) return runs ? 'running' : record.exit !== undefined ? 'kept' : 'starting';
+  if (runs) return 'orphaned';
+  if (record?.exit !== undefined) return 'kept';
+  if (record === undefined) {
+    const stats = await lstat(folder.path).catch(() => undefined);
+    if (stats !== undefined && now.getTime() - stats.mtimeMs < YOUNG) return 'starting';
+  }
+  return 'dead';
+}
+
+function mountsBelow(path: string): string[] {
+  return listMounts()
+    .map((entry) => entry.mountPoint)
+    .filter((point) => point === path || point.startsWith(`${path}/`));
+}

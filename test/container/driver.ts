@@ -1,0 +1,43 @@
+/** Runs one container with the fake engine: `driver.ts JSON`. A process of its own, since signals and output are. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { toErrorRecord } from '../../schemas/errors.ts';
+import { StartError } from '../../src/container/command.ts';
+import type { RunOptions } from '../../src/container/options.ts';
+import { runContainer } from '../../src/container/run.ts';
+import { Interrupted } from '../../src/container/signals.ts';
+import { type FakeConfig, fakeEngine } from './host-rootfs.ts';
+
+export interface DriverInput {
+  directory: string;
+  root: string;
+  rootfs: string;
+  config: FakeConfig;
+  name?: string;
+  keep?: boolean;
+  /** The mount takes so long, in ms. */
+  slowMount?: number;
+  options: RunOptions;
+}
+
+const input = JSON.parse(process.argv[2] ?? '{}') as DriverInput;
+const engine = await fakeEngine(input.directory, input.rootfs, input.config);
+if (input.slowMount !== undefined) {
+  const delay = input.slowMount;
+  engine.onMount = async (signal) => {
+    process.stderr.write('mounting\n');
+    await sleep(delay, undefined, signal === undefined ? {} : { signal }).catch(() => {
+      throw signal?.reason;
+    });
+  };
+}
+try {
+  process.exitCode = await runContainer(
+    { root: input.root, ref: 'test:1', name: input.name, keep: input.keep ?? false, options: input.options },
+    { engine, now: new Date(), note: (text) => process.stderr.write(`note: ${text}\n`) },
+  );
+} catch (error) {
+  const { code, message } = toErrorRecord(error);
+  process.stderr.write(`${code}: ${message}\n`);
+  process.exitCode = error instanceof StartError || error instanceof Interrupted ? error.exit : 125;
+}
+process.stderr.write(`calls: ${engine.calls.join(' ')}\n`);
