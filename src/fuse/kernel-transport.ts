@@ -1,6 +1,43 @@
-/** Speaks the FUSE kernel protocol from threads that block in read(2). */
+/**
+ * Serves layer devices by the FUSE kernel protocol, without an addon.
+ *
+ *     kernel ── read(2) ──▶ thread ── all blocks present: pread, write(2) ──▶ kernel
+ *                             │ else
+ *                             ▼
+ *                        main thread ── cold(…) … answer(0) ── pread, write(2) ──▶ kernel
+ *
+ * Threads block in read(2) on the descriptor that the session made (session.ts). They never see a cold read through;
+ * so two of them suffice however many readers wait. The main thread answers those that waited: their bytes were
+ * written a moment ago and come from the page cache.
+ *
+ * A process may end in any of three ways. With SIGKILL, or any end that Node has no part in: what was taken and not
+ * answered is asked again of the next one. With process.exit(): the same, after an exit handler here got the threads
+ * out of read(2); without it Node would wait for them for good. With stop(): what waits gets EIO.
+ */
+import { closeSync, openSync, write, writeSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MessageChannel, type MessagePort, SHARE_ENV, Worker } from 'node:worker_threads';
 import { CofaError } from '../../schemas/errors.ts';
-import type { ColdRead, FuseTransport } from './transport.ts';
+import { explain } from '../kernel/errno.ts';
+import { offLoop } from '../kernel/libc.ts';
+import { interruptThread } from '../kernel/thread-signal.ts';
+import { ERRNO, forgetNameNotification, resendNotification } from './protocol.ts';
+import { allPresent, clamp, Replier, type ServedFile, TALLY, TALLY_FIELDS } from './reply.ts';
+import {
+  CONTROL,
+  controlSize,
+  type HandedOver,
+  PER_THREAD,
+  type TableChange,
+  type WorkerData,
+} from './threads.ts';
+import {
+  checkDeviceFile,
+  type ColdRead,
+  type DeviceFile,
+  type FuseTransport,
+  type TransportCounters,
+} from './transport.ts';
 
 export interface KernelTransportOptions {
   /** The session's descriptor. */
@@ -17,12 +54,360 @@ export interface KernelTransportOptions {
 }
 
 export interface KernelTransport extends FuseTransport {
-  /** Ends the standby. */
+  /** Ends the standby; call it when the predecessor has exited, not before. */
   begin(): void;
   /** All files are added again: requests for unknown ones fail from now on instead of waiting. */
   settled(): void;
 }
 
 export function kernelTransport(options: KernelTransportOptions): KernelTransport {
-  throw new CofaError('internal', `not there yet: ${options.fd}`);
+  return new Transport(options);
+}
+
+/** Reads that wait at a time; the next one gets EIO. The kernel itself sends at most 256 of those that count here. */
+const MAX_WAITING = 16_384;
+const DEFAULT_THREADS = 2;
+const DEFAULT_HOLD_MS = 10_000;
+/** A thread that does not end within this hangs in the kernel, on a disk that does not answer. */
+const STOP_MS = 5_000;
+const EXIT_MS = 1_000;
+
+/** A file as the main thread knows it. */
+interface OwnFile extends ServedFile {
+  /** As the caller gave it, for `cold`. */
+  given: DeviceFile;
+}
+
+interface WaitingRead {
+  file: OwnFile;
+  low: number;
+  high: number;
+  offset: number;
+  length: number;
+}
+
+class Transport implements KernelTransport {
+  readonly ended: Promise<Error | undefined>;
+  readonly #options: KernelTransportOptions;
+  readonly #threads: number;
+  readonly #control: Int32Array;
+  readonly #strays: Float64Array<SharedArrayBuffer>;
+  readonly #replier: Replier;
+  readonly #workers: Array<{ worker: Worker; port: MessagePort }>;
+  readonly #files = new Map<number, OwnFile>();
+  readonly #waiting = new Set<WaitingRead>();
+  /** Requests for files that are not there yet. */
+  #held: HandedOver[] = [];
+  #holdTimer: NodeJS.Timeout | undefined;
+  /** Descriptors of removed files, each with the turns of the threads at that moment. */
+  #retired: Array<{ fd: number; turns: number[] }> = [];
+  #retireTimer: NodeJS.Timeout | undefined;
+  readonly #past = emptyCounters();
+  #sequence = 0;
+  #running: number;
+  #failure: Error | undefined;
+  #begun = false;
+  #stopping = false;
+  #stopped: Promise<void> | undefined;
+  readonly #end: (failure: Error | undefined) => void;
+  readonly #onProcessExit = () => this.#releaseThreads();
+
+  constructor(options: KernelTransportOptions) {
+    this.#options = options;
+    this.#threads = options.threads ?? DEFAULT_THREADS;
+    if (!Number.isInteger(this.#threads) || this.#threads < 1 || this.#threads > 64)
+      throw new CofaError('invalid-argument', `${this.#threads} FUSE threads; 1 to 64 are possible`);
+    this.#control = new Int32Array(new SharedArrayBuffer(controlSize(this.#threads)));
+    this.#strays = newTally(this.#threads);
+    this.#replier = new Replier(options.fd, this.#threads);
+    const { promise, resolve } = Promise.withResolvers<Error | undefined>();
+    this.ended = promise;
+    this.#end = resolve;
+    this.#running = this.#threads;
+    this.#workers = Array.from({ length: this.#threads }, (_, index) => this.#startWorker(index));
+    process.on('exit', this.#onProcessExit);
+    if (options.standby !== true) this.begin();
+  }
+
+  begin(): void {
+    if (this.#begun) return;
+    this.#begun = true;
+    if (this.#options.resend) writeSync(this.#options.fd, resendNotification());
+    Atomics.store(this.#control, CONTROL.hold, 1);
+    this.#holdTimer = setTimeout(() => this.settled(), this.#options.holdMs ?? DEFAULT_HOLD_MS);
+    Atomics.store(this.#control, CONTROL.go, 1);
+    Atomics.notify(this.#control, CONTROL.go);
+  }
+
+  settled(): void {
+    clearTimeout(this.#holdTimer);
+    Atomics.store(this.#control, CONTROL.hold, 0);
+    this.#tryHeld();
+  }
+
+  add(given: DeviceFile): void {
+    checkDeviceFile(given);
+    const old = this.#files.get(given.inode);
+    if (old !== undefined && old.name !== given.name)
+      throw new CofaError(
+        'conflict',
+        `device file ${given.name}: ${old.name} has inode ${given.inode} already`,
+      );
+    if (old !== undefined && old.given.blocks === given.blocks && old.size === given.size) return;
+    const file: OwnFile = {
+      given,
+      name: given.name,
+      inode: given.inode,
+      size: given.size,
+      fd: reopen(given),
+      blockSize: given.blockSize,
+      blocks: new Uint8Array(given.blocks),
+      tally: newTally(this.#threads),
+      sequence: this.#sequence++,
+    };
+    if (old !== undefined) this.#drop(old);
+    this.#files.set(file.inode, file);
+    const { given: _, ...served } = file;
+    this.#changeTable({ add: served });
+    this.#tryHeld();
+  }
+
+  remove(inode: number): void {
+    const file = this.#files.get(inode);
+    if (file === undefined) return;
+    this.#drop(file);
+    this.#changeTable({ remove: inode });
+    // On a pool thread: the kernel may wait for a LOOKUP under way before it forgets the name. Its errors say that
+    // it never knew the name, or that the mount is gone.
+    const notification = forgetNameNotification(file.name);
+    void offLoop(
+      () =>
+        new Promise<void>((resolve) => {
+          write(this.#options.fd, notification, 0, notification.length, null, () => resolve());
+        }),
+    );
+  }
+
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    return this.#stopped;
+  }
+
+  counters(inode?: number): TransportCounters {
+    if (inode !== undefined) {
+      const file = this.#files.get(inode);
+      return file === undefined ? emptyCounters() : sum([file.tally]);
+    }
+    const tallies = [this.#strays, ...[...this.#files.values()].map((file) => file.tally)];
+    return sum(tallies, { ...this.#past });
+  }
+
+  #startWorker(index: number): { worker: Worker; port: MessagePort } {
+    const { port1, port2 } = new MessageChannel();
+    const data: WorkerData = {
+      device: this.#options.fd,
+      index,
+      control: this.#control.buffer as SharedArrayBuffer,
+      strays: this.#strays,
+      port: port2,
+    };
+    const worker = new Worker(new URL('./kernel-worker.ts', import.meta.url), {
+      name: `fuse-${index}`,
+      workerData: data,
+      transferList: [port2],
+      execArgv: [],
+      env: SHARE_ENV,
+      trackUnmanagedFds: false,
+    });
+    worker.on('message', (message: HandedOver) => this.#take(message));
+    worker.on('error', (error) => {
+      this.#failure ??= error instanceof Error ? error : new Error(String(error));
+      this.#end(this.#failure);
+    });
+    worker.on('exit', () => {
+      port1.close();
+      this.#running--;
+      if (this.#running === 0) this.#finish();
+    });
+    port1.unref();
+    return { worker, port: port1 };
+  }
+
+  /** A request that a thread could not answer. */
+  #take(message: HandedOver): void {
+    if (message.kind === 'lookup') return this.#takeLookup(message);
+    const { low, high, inode, offset } = message;
+    const file = this.#files.get(inode);
+    if (file === undefined) {
+      if (message.kind !== 'cold' && this.#hold(message)) return;
+      this.#refuse(message);
+      return;
+    }
+    if (message.kind === 'attributes') return this.#replier.attributes(low, high, file);
+    const length = clamp(file, offset, message.length);
+    // Look again: the blocks may have come while the message was on its way.
+    if (length === 0 || allPresent(file, offset, length))
+      return this.#replier.read(file, low, high, offset, length);
+    if (this.#stopping || this.#waiting.size >= MAX_WAITING) return this.#fail(file, low, high, ERRNO.EIO);
+    const read: WaitingRead = { file, low, high, offset, length };
+    this.#waiting.add(read);
+    return this.#options.cold(file.given, offset, length, (errno) => this.#answer(read, errno));
+  }
+
+  #answer(read: WaitingRead, errno: number): void {
+    if (!this.#waiting.delete(read)) return; // answered already, removed or stopped
+    const { file, low, high, offset, length } = read;
+    if (errno !== 0) return this.#fail(file, low, high, errno);
+    // An absent block would be read as zeros, and nobody could tell.
+    if (!allPresent(file, offset, length)) return this.#fail(file, low, high, ERRNO.EIO);
+    return this.#replier.read(file, low, high, offset, length);
+  }
+
+  #fail(file: OwnFile, low: number, high: number, errno: number): void {
+    this.#replier.count(file.tally, TALLY.errors, 1);
+    this.#replier.error(low, high, errno);
+  }
+
+  #takeLookup(message: HandedOver & { kind: 'lookup' }): void {
+    for (const file of this.#files.values())
+      if (file.name === message.name) return this.#replier.entry(message.low, message.high, file);
+    if (!this.#hold(message)) this.#refuse(message);
+  }
+
+  #hold(message: HandedOver): boolean {
+    if (Atomics.load(this.#control, CONTROL.hold) === 0 || this.#stopping) return false;
+    if (this.#held.length >= MAX_WAITING) return false;
+    this.#held.push(message);
+    return true;
+  }
+
+  #tryHeld(): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const message of held) this.#take(message);
+  }
+
+  #refuse({ kind, low, high }: HandedOver): void {
+    const isRead = kind === 'read' || kind === 'cold';
+    if (isRead) this.#replier.count(this.#strays, TALLY.errors, 1);
+    this.#replier.error(low, high, isRead ? ERRNO.EIO : ERRNO.ENOENT);
+  }
+
+  #changeTable(change: TableChange): void {
+    for (const { port } of this.#workers) port.postMessage(change);
+    Atomics.add(this.#control, CONTROL.version, 1);
+  }
+
+  /** Takes a file out of service; its descriptor is closed when no thread can be using it any more. */
+  #drop(file: OwnFile): void {
+    this.#files.delete(file.inode);
+    for (const read of this.#waiting) if (read.file === file) this.#answer(read, ERRNO.EIO);
+    sum([file.tally], this.#past);
+    this.#retired.push({ fd: file.fd, turns: this.#turns() });
+    this.#retireTimer ??= setTimeout(() => this.#closeRetired(), RETIRE_MS);
+  }
+
+  #closeRetired(): void {
+    this.#retireTimer = undefined;
+    const now = this.#turns();
+    this.#retired = this.#retired.filter(({ fd, turns }) => {
+      // An even turn: the thread was waiting, and sees the changed table before its next request.
+      const unused = turns.every((turn, i) => turn % 2 === 0 || turn !== now[i]);
+      if (unused) closeSync(fd);
+      return !unused;
+    });
+    if (this.#retired.length > 0) this.#retireTimer = setTimeout(() => this.#closeRetired(), RETIRE_MS);
+  }
+
+  #turns(): number[] {
+    return this.#workers.map((_, index) => this.#ofThread(index, PER_THREAD.turn));
+  }
+
+  #ofThread(index: number, field: number): number {
+    return Atomics.load(this.#control, CONTROL.perThread + index * CONTROL.size + field);
+  }
+
+  async #stop(): Promise<void> {
+    this.#stopping = true;
+    this.#tellThreadsToStop();
+    for (const read of this.#waiting) this.#answer(read, ERRNO.EIO);
+    this.settled();
+    for (let waited = 0; this.#running > 0; waited += STOP_STEP_MS) {
+      if (waited >= STOP_MS)
+        throw new CofaError('timeout', `${this.#running} FUSE threads did not end within ${STOP_MS} ms`);
+      this.#interruptThreads();
+      await sleep(STOP_STEP_MS);
+    }
+  }
+
+  #finish(): void {
+    process.removeListener('exit', this.#onProcessExit);
+    this.#stopping = true;
+    for (const read of this.#waiting) this.#answer(read, ERRNO.EIO);
+    this.settled();
+    clearTimeout(this.#retireTimer);
+    for (const { fd } of this.#retired) closeSync(fd);
+    this.#retired = [];
+    for (const file of this.#files.values()) {
+      sum([file.tally], this.#past);
+      closeSync(file.fd);
+    }
+    this.#files.clear();
+    this.#end(this.#failure);
+  }
+
+  #tellThreadsToStop(): void {
+    Atomics.store(this.#control, CONTROL.stop, 1);
+    Atomics.store(this.#control, CONTROL.go, 1);
+    Atomics.notify(this.#control, CONTROL.go);
+  }
+
+  #interruptThreads(): void {
+    for (let index = 0; index < this.#threads; index++) {
+      const threadId = this.#ofThread(index, PER_THREAD.threadId);
+      if (threadId !== 0 && this.#ofThread(index, PER_THREAD.ended) === 0) interruptThread(threadId);
+    }
+  }
+
+  /** In process.exit(), where nothing asynchronous runs any more. */
+  #releaseThreads(): void {
+    this.#tellThreadsToStop();
+    const pause = new Int32Array(new SharedArrayBuffer(4));
+    for (let waited = 0; waited < EXIT_MS; waited++) {
+      this.#interruptThreads();
+      const ended = this.#workers.every((_, i) => this.#ofThread(i, PER_THREAD.ended) === 1);
+      if (ended) return;
+      Atomics.wait(pause, 0, 0, 1);
+    }
+  }
+}
+
+const RETIRE_MS = 20;
+const STOP_STEP_MS = 5;
+
+/** A descriptor of our own, so that the caller may close his whenever he likes. */
+function reopen({ name, fd }: DeviceFile): number {
+  try {
+    return openSync(`/proc/self/fd/${fd}`, 'r');
+  } catch (error) {
+    throw explain(error, `device file ${name}, descriptor ${fd}`);
+  }
+}
+
+function newTally(threads: number): Float64Array<SharedArrayBuffer> {
+  return new Float64Array(new SharedArrayBuffer((threads + 1) * TALLY_FIELDS * 8));
+}
+
+function emptyCounters(): TransportCounters {
+  return { reads: 0, hits: 0, misses: 0, errors: 0, bytes: 0 };
+}
+
+/** Adds tallies to `into`, and returns it. */
+function sum(tallies: Float64Array[], into: TransportCounters = emptyCounters()): TransportCounters {
+  for (const tally of tallies) {
+    for (let row = 0; row < tally.length; row += TALLY_FIELDS)
+      for (const [name, column] of Object.entries(TALLY))
+        into[name as keyof TransportCounters] += tally[row + column] as number;
+  }
+  return into;
 }

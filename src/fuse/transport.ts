@@ -55,7 +55,8 @@ export interface TransportCounters {
 
 export interface FuseTransport {
   /**
-   * Serves the file from now on; adding the same name again replaces it. Errors: `invalid-argument` for sizes that
+   * Serves the file from now on. Adding the same name again replaces it, and reads that wait for the old one get EIO;
+   * with the same block states nothing happens. Errors: `invalid-argument` for sizes that
    * do not fit together, `conflict` when another name has the inode.
    */
   add(file: DeviceFile): void;

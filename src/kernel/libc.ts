@@ -7,10 +7,8 @@
  * otherwise) also does Node's own file calls, which the answer may need; `offLoop` therefore never lets more than
  * half of it block.
  */
-import { constants } from 'node:os';
-import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
-import { CofaError, type ErrorCode } from '../../schemas/errors.ts';
+import { SystemCallError } from './errno.ts';
 
 /** A foreign function with its asynchronous form; both return what C returns. */
 export interface ForeignFunction {
@@ -28,23 +26,6 @@ export function declare(name: string, parameters: string[]): ForeignFunction {
 /** The address of a function of the C library, as an integer. */
 export function addressOf(name: string): bigint {
   return BigInt(koffi.address(libc.symbol(name)));
-}
-
-/** The errno of a failed call, with what was attempted: the cause of the CofaErrors of this folder. */
-export class SystemCallError extends Error {
-  readonly errno: number;
-  /** The errno's name, such as EBUSY. */
-  override readonly name: string = 'SystemCallError';
-  readonly code: string;
-  readonly syscall: string;
-
-  constructor(syscall: string, errno: number) {
-    const code = errnoName(errno);
-    super(`${syscall}: ${code}`);
-    this.errno = errno;
-    this.code = code;
-    this.syscall = syscall;
-  }
 }
 
 /** Calls on this thread. Throws SystemCallError when it returns a negative number. */
@@ -89,61 +70,5 @@ export async function offLoop<T>(run: () => Promise<T>): Promise<T> {
     const next = waiting.shift();
     if (next === undefined) blocking--;
     else next();
-  }
-}
-
-/** The errno of anything thrown by Node or by this folder; undefined for other errors. */
-export function errnoOf(error: unknown): number | undefined {
-  if (error instanceof SystemCallError) return error.errno;
-  const errno = (error as { errno?: unknown } | null)?.errno;
-  return typeof errno === 'number' ? Math.abs(errno) : undefined;
-}
-
-export function isErrno(error: unknown, ...names: Array<keyof typeof constants.errno>): boolean {
-  const errno = errnoOf(error);
-  return errno !== undefined && names.some((name) => constants.errno[name] === errno);
-}
-
-/** Turns a failed system call into what a user can act upon. `known` says what an errno means in this place. */
-export function explain(
-  error: unknown,
-  attempted: string,
-  known: Partial<Record<keyof typeof constants.errno, { code: ErrorCode; hint?: string }>> = {},
-): CofaError {
-  if (error instanceof CofaError) return error;
-  const errno = errnoOf(error);
-  if (errno === undefined) {
-    return new CofaError(
-      'internal',
-      `${attempted}: ${error instanceof Error ? error.message : String(error)}`,
-      {
-        cause: error,
-      },
-    );
-  }
-  const name = errnoName(errno) as keyof typeof constants.errno;
-  const meaning = known[name] ?? COMMON[name] ?? { code: 'internal' };
-  const options = meaning.hint === undefined ? { cause: error } : { cause: error, hint: meaning.hint };
-  return new CofaError(meaning.code, `${attempted}: ${name}`, options);
-}
-
-const COMMON: Partial<Record<keyof typeof constants.errno, { code: ErrorCode; hint?: string }>> = {
-  EPERM: { code: 'environment', hint: 'run cofa as root, in a container with CAP_SYS_ADMIN' },
-  EACCES: { code: 'environment', hint: 'run cofa as root, in a container with CAP_SYS_ADMIN' },
-  ENOENT: { code: 'not-found' },
-  ENOTDIR: { code: 'invalid-argument' },
-  EBUSY: { code: 'busy' },
-  EEXIST: { code: 'conflict' },
-  ENOSPC: { code: 'no-space' },
-  ENOMEM: { code: 'environment', hint: 'the machine is out of memory' },
-  EMFILE: { code: 'environment', hint: 'raise the limit of open files: ulimit -n' },
-  ENFILE: { code: 'environment', hint: 'raise fs.file-max' },
-};
-
-function errnoName(errno: number): string {
-  try {
-    return getSystemErrorName(-errno);
-  } catch {
-    return `errno ${errno}`;
   }
 }

@@ -17,7 +17,8 @@ import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { CofaError } from '../../schemas/errors.ts';
-import { callOffLoop, declare, explain, isErrno, offLoop } from './libc.ts';
+import { explain, isErrno } from './errno.ts';
+import { callOffLoop, declare, offLoop } from './libc.ts';
 
 export interface LoopDevice {
   number: number;

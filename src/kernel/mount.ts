@@ -2,7 +2,8 @@
 import { readFileSync, realpathSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
-import { call, callOffLoop, declare, explain, isErrno } from './libc.ts';
+import { explain, isErrno } from './errno.ts';
+import { call, callOffLoop, declare } from './libc.ts';
 import { type MountEntry, parseMountinfo } from './mountinfo.ts';
 import { describeUsers } from './users.ts';
 
@@ -55,6 +56,8 @@ export function mountSync(request: MountRequest): void {
 export interface UnmountOptions {
   /** Detach at once; the file system ends when its last user has gone. */
   lazy?: boolean;
+  /** Let what waits for the server of a FUSE mount fail; this happens even when the mount then turns out busy. */
+  force?: boolean;
 }
 
 /** Errors: `busy`, naming who uses it where that is quickly known; `not-found` when nothing is mounted there. */
@@ -105,6 +108,7 @@ function mountPointOf(target: string): string {
 
 const libcMount = declare('mount', ['str', 'str', 'str', 'ulong', 'str']);
 const libcUmount2 = declare('umount2', ['str', 'int']);
+const MNT_FORCE = 1;
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 /** mount(2) copies one page of options and silently drops the rest. */
@@ -120,7 +124,9 @@ function mountArguments({ source, target, type, flags = 0, data }: MountRequest)
 }
 
 function unmountFlags(options: UnmountOptions): number {
-  return UMOUNT_NOFOLLOW | (options.lazy === true ? MNT_DETACH : 0);
+  return (
+    UMOUNT_NOFOLLOW | (options.lazy === true ? MNT_DETACH : 0) | (options.force === true ? MNT_FORCE : 0)
+  );
 }
 
 function explainMount(error: unknown, { source, target, type }: MountRequest): CofaError {

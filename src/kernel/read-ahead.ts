@@ -8,7 +8,7 @@
  * reads that much around it. The driver chooses anew when the loop is freed.
  */
 import { writeFile } from 'node:fs/promises';
-import { explain } from './libc.ts';
+import { explain } from './errno.ts';
 
 /** Sets the read-ahead of a loop device, KiB. */
 export async function setReadAhead(loop: { number: number }, kib: number): Promise<void> {
