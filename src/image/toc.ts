@@ -82,26 +82,5 @@ export interface Toc {
   entries: TocEntry[];
 }
 
-import { CofaError } from '../../schemas/errors.ts';
-
-/** Builds a layer's table from its raw tar bytes as they stream by. */
-export class TocBuilder {
-  /** Takes the next bytes; borders between chunks mean nothing. */
-  push(_chunk: Buffer): void {
-    throw new CofaError('internal', 'TocBuilder is not written yet');
-  }
-  /** Call after the last byte. */
-  finish(): Toc {
-    throw new CofaError('internal', 'TocBuilder is not written yet');
-  }
-}
-
-/** The table as bytes, uncompressed; the same table gives the same bytes. */
-export function encodeToc(_toc: Toc): Buffer {
-  throw new CofaError('internal', 'encodeToc is not written yet');
-}
-
-/** The table of `encodeToc`'s bytes; anything else is a CofaError('integrity'). */
-export function decodeToc(_bytes: Buffer): Toc {
-  throw new CofaError('internal', 'decodeToc is not written yet');
-}
+export { TocBuilder } from './toc-builder.ts';
+export { decodeToc, encodeToc } from './toc-codec.ts';
