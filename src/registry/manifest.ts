@@ -110,7 +110,10 @@ export function parseManifest(
     throw malformed(where, 'its mediaType is not a string');
   const generic = header === undefined || header === '' || !header.startsWith('application/vnd.');
   const mediaType = declared ?? (generic ? shapeType(document) : header);
-  if (document['schemaVersion'] === 1 || mediaType?.includes('.manifest.v1+')) {
+  if (
+    document['schemaVersion'] === 1 ||
+    mediaType?.startsWith('application/vnd.docker.distribution.manifest.v1+')
+  ) {
     throw new CofaError('unsupported', `${where}: it has docker's old image format (schema 1)`, {
       hint: 'pull and push it again with a current docker, which converts it',
     });

@@ -167,7 +167,10 @@ async function startOnce(options: RegistryOptions, port: number): Promise<Regist
     const config = join(directory, 'config.yml');
     await writeFile(config, configuration(directory, host, options));
     const log = openSync(logFile, 'a');
-    child = spawn('docker-registry', ['serve', config], { stdio: ['ignore', log, log] });
+    // setpriv(1) becomes the registry, which then dies with this process even where it is killed.
+    child = spawn('setpriv', ['--pdeathsig', 'KILL', 'docker-registry', 'serve', config], {
+      stdio: ['ignore', log, log],
+    });
     closeSync(log);
     process.once('exit', onExit);
     const started = child;

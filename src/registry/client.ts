@@ -1,0 +1,219 @@
+/**
+ * The registry client: what the rest of cofa asks of an OCI registry (distribution-spec v1.1, and docker's registry
+ * API v2 before it). Every byte that leaves here whole is checked by sha256; parts of blobs are checked by their
+ * reader against the span table.
+ *
+ * How it is built, each layer adding one thing to the one below:
+ *
+ *     RegistryClient          images, blobs, referrers
+ *       manifest-reader.ts    manifests by digest, the choice of a platform
+ *       blob-reader.ts        unbroken byte ranges over cuts, redirects, registries without ranges
+ *       referrers.ts          the referrers API or its fallback by tag
+ *       pusher.ts             uploads
+ *     RegistryApi (api.ts)    where a registry is, answers to challenges (auth.ts), statuses as errors, retries
+ *     Transport               connections, TLS, proxies, time limits, redirects
+ *
+ * Errors are CofaError: `not-found`, `unauthorized`, `unavailable` (down, unknown host, overloaded after all
+ * retries), `timeout`, `integrity`, `unsupported`, `invalid-argument`, `environment` (certificates), `conflict` and
+ * `busy` (list of referrers). An AbortSignal ends any call with its reason, that of a deadline with `timeout`.
+ */
+import { RegistryApi, type RegistryLog, type Source } from './api.ts';
+import { type BlobName, BlobReader } from './blob-reader.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import { DOCKER_CERTS } from './certificates.ts';
+import { type Descriptor, parseManifest, type ResolvedImage } from './manifest.ts';
+import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
+import { pushBlob, putManifest } from './pusher.ts';
+import type { Reference } from './reference.ts';
+import { addToFallback, listReferrers, referrerDescriptor } from './referrers.ts';
+import { type Ambient, DEFAULT_RETRY, type RetrySettings, realAmbient } from './retry.ts';
+import { discard } from './transport.ts';
+
+export type { RegistryLog, Source } from './api.ts';
+export type { BlobName } from './blob-reader.ts';
+export type { Descriptor, ImageManifest, ResolvedImage } from './manifest.ts';
+export type { Platform } from './platform.ts';
+export type { RetrySettings } from './retry.ts';
+
+export interface RegistryClientOptions {
+  /** Folder of docker's config.json, or the file itself; by default $DOCKER_CONFIG, else ~/.docker. */
+  dockerConfig?: string;
+  /** Folders in the layout of docker's certs.d; by default /etc/cofa/certs.d. /etc/docker/certs.d is looked at too. */
+  certDirs?: readonly string[];
+  /** Registries (`HOST[:PORT]`) whose certificate is not checked and that may speak plain HTTP. */
+  insecure?: readonly string[];
+  retry?: Partial<RetrySettings>;
+  /** Time limits in ms. */
+  timeouts?: Partial<Timeouts>;
+  /** Connections to one host at most, 32 by default. */
+  connections?: number;
+  /** For PATH (credential helpers), DOCKER_CONFIG, HOME and the proxy variables; by default the process's own. */
+  environment?: Readonly<Record<string, string | undefined>>;
+  ambient?: Ambient;
+  log?: RegistryLog;
+}
+
+export interface Timeouts {
+  /** Until a connection stands, TLS included. */
+  connectMs: number;
+  /** From a request to the start of its answer. */
+  headersMs: number;
+  /** Between two pieces of an answer. */
+  bodyMs: number;
+  /** For a credential helper. */
+  helperMs: number;
+}
+
+export interface PushManifestOptions {
+  /**
+   * Entries of the fallback list of referrers that the new manifest replaces. Used only where the registry does not
+   * keep that list itself.
+   */
+  replaces?: (entry: Descriptor) => boolean;
+  signal?: AbortSignal;
+}
+
+/** Blobs up to this size, in bytes, are read whole into memory. */
+export const MAX_WHOLE_BLOB = 512 * 1024 * 1024;
+
+const DEFAULT_TIMEOUTS: Timeouts = { connectMs: 10_000, headersMs: 30_000, bodyMs: 30_000, helperMs: 30_000 };
+/** The kernel reads from many threads at once, and each read may need a range. */
+const DEFAULT_CONNECTIONS = 32;
+
+export class RegistryClient {
+  readonly #api: RegistryApi;
+  readonly #blobs: BlobReader;
+
+  constructor(options: RegistryClientOptions = {}) {
+    const timeouts = { ...DEFAULT_TIMEOUTS, ...options.timeouts };
+    const environment = options.environment ?? process.env;
+    this.#api = new RegistryApi({
+      transport: {
+        certDirs: [...new Set([...(options.certDirs ?? ['/etc/cofa/certs.d']), DOCKER_CERTS])],
+        insecure: options.insecure ?? [],
+        connections: options.connections ?? DEFAULT_CONNECTIONS,
+        connectTimeoutMs: timeouts.connectMs,
+        headersTimeoutMs: timeouts.headersMs,
+        bodyTimeoutMs: timeouts.bodyMs,
+        environment,
+      },
+      credentials: { dockerConfig: options.dockerConfig, helperTimeoutMs: timeouts.helperMs, environment },
+      retry: { ...DEFAULT_RETRY, ...options.retry },
+      ambient: options.ambient ?? realAmbient,
+      log: options.log ?? { debug: () => {}, warn: () => {} },
+    });
+    this.#blobs = new BlobReader(this.#api);
+  }
+
+  /** Resolves when the registry (`HOST[:PORT]`) answers as one and takes our credentials, if it wants any. */
+  async ping(registry: string, signal?: AbortSignal): Promise<void> {
+    const what = 'its registry API (/v2/)';
+    await this.#api.retry(what, signal, async () => {
+      const reply = await this.#api.request({
+        registry,
+        method: 'GET',
+        target: '/v2/',
+        expect: [200],
+        what,
+        signal,
+      });
+      await discard(reply.body);
+    });
+  }
+
+  /**
+   * The image of a reference for a platform (`os/arch[/variant]`, by default this machine's; a manifest that is named
+   * by its own digest is taken as it is). Manifest and configuration are checked; layers are not fetched.
+   */
+  async resolve(
+    reference: Reference,
+    options: { platform?: string; signal?: AbortSignal } = {},
+  ): Promise<ResolvedImage> {
+    return await resolveImage(this.#api, this.#blobs, reference, options.platform, options.signal);
+  }
+
+  /** Any manifest or index by tag or digest, checked by digest. */
+  async manifest(source: Source, tagOrDigest: string, signal?: AbortSignal): Promise<FetchedManifest> {
+    return await fetchManifest(this.#api, source, tagOrDigest, signal);
+  }
+
+  /** A whole blob in memory, checked. Larger ones than `limit` bytes are refused unasked. */
+  async blob(
+    source: Source,
+    blob: BlobName,
+    signal?: AbortSignal,
+    limit: number = MAX_WHOLE_BLOB,
+  ): Promise<Buffer> {
+    return await this.#blobs.whole(source, blob, limit, signal);
+  }
+
+  /** A whole blob as it arrives. Resumes after cuts; throws `integrity` at the end where its digest is wrong. */
+  blobStream(source: Source, blob: BlobName, signal?: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
+    return this.#blobs.stream(source, blob, signal);
+  }
+
+  /** The bytes [start, end) of a blob as they arrive, unchecked. Resumes after cuts. */
+  blobRange(
+    source: Source,
+    blob: BlobName,
+    start: number,
+    end: number,
+    signal?: AbortSignal,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    return this.#blobs.range(source, blob, start, end, signal);
+  }
+
+  /** Makes sure that the repository has a blob of these bytes. */
+  async pushBlob(
+    source: Source,
+    bytes: Buffer,
+    mediaType: string,
+    signal?: AbortSignal,
+  ): Promise<Descriptor> {
+    return await pushBlob(this.#api, source, bytes, mediaType, signal);
+  }
+
+  /**
+   * Pushes a manifest, under a tag or under its digest alone. One with a `subject` becomes a referrer of it: registries
+   * with the referrers API see to that; for the others the fallback list under the tag `sha256-<hex>` is kept.
+   */
+  async pushManifest(
+    source: Source,
+    bytes: Buffer,
+    mediaType: string,
+    tag?: string,
+    options: PushManifestOptions = {},
+  ): Promise<Descriptor> {
+    const { signal, replaces = () => false } = options;
+    const parsed = parseManifest(bytes, mediaType, 'the manifest to push');
+    const content = parsed.kind === 'manifest' ? parsed.manifest : parsed.index;
+    if (content.mediaType !== mediaType) {
+      throw new CofaError(
+        'invalid-argument',
+        `a manifest of type ${content.mediaType} is pushed as ${mediaType}`,
+      );
+    }
+    const subject = content.subject?.digest;
+    const pushed = await putManifest(this.#api, source, bytes, mediaType, tag, subject, signal);
+    if (subject !== undefined && !pushed.subject) {
+      const entry = referrerDescriptor(pushed.descriptor, content);
+      await addToFallback(this.#api, source, subject, entry, replaces, signal);
+    }
+    return pushed.descriptor;
+  }
+
+  /** Manifests whose `subject` is `digest`; empty where there are none, or the registry knows of none. */
+  async referrers(
+    source: Source,
+    digest: string,
+    artifactType?: string,
+    signal?: AbortSignal,
+  ): Promise<Descriptor[]> {
+    return await listReferrers(this.#api, source, digest, artifactType, signal);
+  }
+
+  /** Ends all connections; calls under way fail. */
+  async close(): Promise<void> {
+    await this.#api.close();
+  }
+}

@@ -1,0 +1,283 @@
+/**
+ * Fetches manifests, checked by digest, and finds the one image that a reference means on a platform.
+ */
+import { CofaError } from '../../schemas/errors.ts';
+import type { RegistryApi, Source } from './api.ts';
+import type { BlobReader } from './blob-reader.ts';
+import { RequestFailure } from './failure.ts';
+import {
+  checkIsImage,
+  type Descriptor,
+  digestOf,
+  type ImageIndex,
+  type ImageManifest,
+  MAX_CONFIG,
+  MAX_MANIFEST,
+  MEDIA_TYPES,
+  parseConfig,
+  parseManifest,
+  type ResolvedImage,
+} from './manifest.ts';
+import { choosePlatform, formatPlatform, hostPlatform, type Platform, parsePlatform } from './platform.ts';
+import { printable } from './printable.ts';
+import { isDigest, type Reference } from './reference.ts';
+import { header, readBody } from './transport.ts';
+
+export interface FetchedManifest {
+  descriptor: Descriptor;
+  bytes: Buffer;
+  parsed: { kind: 'manifest'; manifest: ImageManifest } | { kind: 'index'; index: ImageIndex };
+}
+
+/** Indexes within indexes; real ones have one level, build tools at times two. */
+const MAX_DEPTH = 3;
+/** Entries without a platform whose configuration is looked at. */
+const MAX_UNTYPED = 8;
+
+const ACCEPT = [
+  MEDIA_TYPES.ociIndex,
+  MEDIA_TYPES.dockerList,
+  MEDIA_TYPES.ociManifest,
+  MEDIA_TYPES.dockerManifest,
+].join(', ');
+
+/**
+ * Fetches the manifest or index under a tag or digest. A digest is checked against the bytes; under a tag the
+ * digest is computed from them, and a header of the registry that says otherwise is an `integrity` error, since then
+ * something between changed the bytes.
+ */
+export async function fetchManifest(
+  api: RegistryApi,
+  source: Source,
+  tagOrDigest: string,
+  signal?: AbortSignal,
+  options: { push?: boolean } = {},
+): Promise<FetchedManifest> {
+  const { registry, repository } = source;
+  const name = isDigest(tagOrDigest) ? `${repository}@${tagOrDigest}` : `${repository}:${tagOrDigest}`;
+  const what = `manifest ${name}`;
+  return await api.retry(what, signal, async () => {
+    const reply = await api.request({
+      registry,
+      method: 'GET',
+      target: `/v2/${repository}/manifests/${tagOrDigest}`,
+      scope: { repository, push: options.push ?? false },
+      headers: { accept: ACCEPT },
+      expect: [200],
+      what,
+      signal,
+    });
+    const bytes = await readBody(reply, MAX_MANIFEST, what, signal);
+    const digest = digestOf(bytes);
+    const promised = isDigest(tagOrDigest) ? tagOrDigest : header(reply, 'docker-content-digest');
+    if (isDigest(promised) && promised !== digest) {
+      throw new CofaError(
+        'integrity',
+        `${registry} sends a ${what} whose digest is ${digest}, not ${promised}`,
+        {
+          hint: 'it was changed on the way or in the registry',
+        },
+      );
+    }
+    const parsed = parseManifest(bytes, header(reply, 'content-type'), `${registry}/${name}`);
+    const { mediaType } = parsed.kind === 'index' ? parsed.index : parsed.manifest;
+    return { descriptor: { mediaType, digest, size: bytes.length }, bytes, parsed };
+  });
+}
+
+/** Finds and checks the image of a reference; see RegistryClient.resolve. */
+export async function resolveImage(
+  api: RegistryApi,
+  blobs: BlobReader,
+  reference: Reference,
+  platform: string | undefined,
+  signal: AbortSignal | undefined,
+): Promise<ResolvedImage> {
+  const wanted = platform === undefined ? hostPlatform() : parsePlatform(platform);
+  const context: Context = { api, blobs, reference, wanted, signal };
+  const tagOrDigest = reference.digest ?? reference.tag ?? 'latest';
+  const first = await fetchManifest(api, reference, tagOrDigest, signal).catch(async (error: unknown) => {
+    throw await explainMissing(context, tagOrDigest, error);
+  });
+  if (first.parsed.kind === 'manifest') {
+    const image = await loadImage(context, first);
+    // Who names one manifest by its digest means that one, whatever this machine is.
+    const isMeant = platform === undefined && reference.digest !== undefined;
+    if (isMeant || image.platform === undefined || choosePlatform(wanted, [{ platform: image.platform }])) {
+      return image.resolved;
+    }
+    throw noPlatform(reference.text, wanted, [image.platform]);
+  }
+  const offered: Platform[] = [];
+  const found = await fromIndex(context, first.parsed.index, 1, offered);
+  if (found === undefined) throw noPlatform(reference.text, wanted, offered);
+  return found;
+}
+
+interface Context {
+  api: RegistryApi;
+  blobs: BlobReader;
+  reference: Reference;
+  wanted: Platform;
+  signal: AbortSignal | undefined;
+}
+
+async function fromIndex(
+  context: Context,
+  index: ImageIndex,
+  depth: number,
+  offered: Platform[],
+): Promise<ResolvedImage | undefined> {
+  const entries = index.manifests.filter(isImageEntry);
+  const withPlatform = entries.flatMap((entry) =>
+    entry.platform === undefined ? [] : [{ ...entry, platform: entry.platform }],
+  );
+  offered.push(...withPlatform.map(({ platform }) => platform));
+  const best = choosePlatform(context.wanted, withPlatform);
+  if (best !== undefined) return await fromEntry(context, best, depth, offered, false);
+  // Entries that do not say what they are for: their configuration does.
+  for (const entry of entries.filter(({ platform }) => platform === undefined).slice(0, MAX_UNTYPED)) {
+    const found = await fromEntry(context, entry, depth, offered, true);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+async function fromEntry(
+  context: Context,
+  entry: Descriptor,
+  depth: number,
+  offered: Platform[],
+  checkPlatform: boolean,
+): Promise<ResolvedImage | undefined> {
+  const { api, reference, signal, wanted } = context;
+  const fetched = await fetchManifest(api, reference, entry.digest, signal);
+  const where = `${reference.registry}/${reference.repository}@${entry.digest}`;
+  if (fetched.bytes.length !== entry.size) {
+    throw new CofaError(
+      'integrity',
+      `${where}: it has ${fetched.bytes.length} bytes, its index says ${entry.size}`,
+    );
+  }
+  if (fetched.parsed.kind === 'index') {
+    if (depth === MAX_DEPTH) {
+      throw new CofaError('unsupported', `${where}: indexes are nested more than ${MAX_DEPTH} deep`);
+    }
+    return await fromIndex(context, fetched.parsed.index, depth + 1, offered);
+  }
+  const { resolved, platform } = await loadImage(context, fetched);
+  if (checkPlatform && platform !== undefined) {
+    offered.push(platform);
+    if (choosePlatform(wanted, [{ platform }]) === undefined) return undefined;
+  }
+  if (entry.platform !== undefined) resolved.descriptor.platform = entry.platform;
+  return resolved;
+}
+
+async function loadImage(
+  context: Context,
+  fetched: FetchedManifest,
+): Promise<{ resolved: ResolvedImage; platform: Platform | undefined }> {
+  const { blobs, reference, signal } = context;
+  const { descriptor, bytes, parsed } = fetched;
+  const where = `${reference.registry}/${reference.repository}@${descriptor.digest}`;
+  if (parsed.kind !== 'manifest')
+    throw new CofaError('internal', `${where}: an index where an image was expected`);
+  const { manifest } = parsed;
+  checkIsImage(manifest, where);
+  const config = await blobs.whole(reference, manifest.config, MAX_CONFIG, signal);
+  const { platform, diffIds } = parseConfig(config, manifest.layers.length, `the configuration of ${where}`);
+  return {
+    platform,
+    resolved: {
+      reference,
+      descriptor,
+      manifest,
+      manifestBytes: bytes,
+      config,
+      configDescriptor: manifest.config,
+      layers: manifest.layers.map((blob, i) => ({ blob, diffId: diffIds[i] as string })),
+    },
+  };
+}
+
+/** Attestations and other artifacts stand in indexes beside the images; they are for no platform. */
+function isImageEntry(entry: Descriptor): boolean {
+  const { platform, annotations, mediaType, artifactType } = entry;
+  if (platform?.os === 'unknown' || platform?.architecture === 'unknown') return false;
+  if (annotations?.['vnd.docker.reference.type'] !== undefined || artifactType !== undefined) return false;
+  const types: string[] = [
+    MEDIA_TYPES.ociManifest,
+    MEDIA_TYPES.dockerManifest,
+    MEDIA_TYPES.ociIndex,
+    MEDIA_TYPES.dockerList,
+  ];
+  return types.includes(mediaType);
+}
+
+function noPlatform(name: string, wanted: Platform, offered: readonly Platform[]): CofaError {
+  const list = [...new Set(offered.map((platform) => printable(formatPlatform(platform))))];
+  const has = list.length === 0 ? 'no image at all' : list.slice(0, 40).join(', ');
+  const message = `${name} has no image for ${formatPlatform(wanted)}; it has ${has}`;
+  return new CofaError(
+    'not-found',
+    message,
+    list.length === 0 ? {} : { hint: 'choose one of them with --platform' },
+  );
+}
+
+/** Finds out whether the repository or only the tag is missing: registries answer the same to both. */
+async function explainMissing(context: Context, tagOrDigest: string, error: unknown): Promise<unknown> {
+  if (!(error instanceof RequestFailure) || error.status !== 404) return error;
+  const { api, reference, signal } = context;
+  const { registry, domain, repository } = reference;
+  const fail = (message: string, hint: string) => new CofaError('not-found', message, { cause: error, hint });
+  const noRepository = () =>
+    fail(
+      `${registry} has no repository ${repository}`,
+      `check the name, and that ${domain} is the registry you mean`,
+    );
+  if (error.serverCode === 'NAME_UNKNOWN') return noRepository();
+  let tags: string[];
+  try {
+    tags = await listTags(api, reference, signal);
+  } catch (cause) {
+    signal?.throwIfAborted();
+    return cause instanceof RequestFailure && cause.status === 404 ? noRepository() : error;
+  }
+  if (isDigest(tagOrDigest)) {
+    return fail(
+      `${registry}/${repository} has no manifest ${tagOrDigest}`,
+      'it may have been deleted; use a tag',
+    );
+  }
+  const known = tags.slice(0, 20).map(printable).join(', ');
+  return fail(
+    `${registry}/${repository} has no tag "${tagOrDigest}"`,
+    known === '' ? 'it has no tags at all' : `it has ${known}${tags.length > 20 ? ', …' : ''}`,
+  );
+}
+
+/** Some tags of a repository, as many as the registry likes to name at once. One attempt, for messages only. */
+async function listTags(
+  api: RegistryApi,
+  source: Source,
+  signal: AbortSignal | undefined,
+): Promise<string[]> {
+  const { registry, repository } = source;
+  const reply = await api.request({
+    registry,
+    method: 'GET',
+    target: `/v2/${repository}/tags/list?n=100`,
+    scope: { repository, push: false },
+    expect: [200],
+    what: `the tags of ${repository}`,
+    signal,
+  });
+  const body = await readBody(reply, MAX_MANIFEST, 'the list of tags', signal);
+  const { tags } = (JSON.parse(body.toString('utf8')) ?? {}) as { tags?: unknown };
+  // The fallback tags of referrers are no images.
+  return Array.isArray(tags)
+    ? tags.filter((tag) => typeof tag === 'string').filter((tag) => !/^sha256-[0-9a-f]{64}/.test(tag))
+    : [];
+}

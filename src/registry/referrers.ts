@@ -1,0 +1,222 @@
+/**
+ * Manifests that refer to another one by `subject` (OCI distribution-spec v1.1, "Listing Referrers"), from the
+ * referrers API or, where a registry has none, from the "Referrers Tag Schema": an index under the tag
+ * `sha256-<hex>` that clients keep themselves.
+ *
+ * Two clients that add to the index at the same time can overwrite each other, as registries know no conditional
+ * write. So whoever writes reads the index again and repeats until its entry is in it. Entries of others stay as
+ * they are, fields that cofa does not know included.
+ */
+import { CofaError } from '../../schemas/errors.ts';
+import type { RegistryApi, Source } from './api.ts';
+import { RequestFailure } from './failure.ts';
+import { type FetchedManifest, fetchManifest } from './manifest-reader.ts';
+import {
+  type Descriptor,
+  type ImageIndex,
+  type ImageManifest,
+  MAX_MANIFEST,
+  MEDIA_TYPES,
+  parseManifest,
+  parseObject,
+} from './manifest.ts';
+import { putManifest } from './pusher.ts';
+import { backoffMs } from './retry.ts';
+import { discard, header, readBody, type Reply, resolveLocation } from './transport.ts';
+
+/** Pages of the API that are read; each may be as large as a manifest. */
+const MAX_PAGES = 50;
+const MAX_REFERRERS = 10_000;
+const MAX_UPDATES = 8;
+
+/**
+ * The referrers of a manifest, in the registry's order, only those of `artifactType` where given. Empty where there
+ * are none.
+ */
+export async function listReferrers(
+  api: RegistryApi,
+  source: Source,
+  digest: string,
+  artifactType: string | undefined,
+  signal?: AbortSignal,
+): Promise<Descriptor[]> {
+  const found =
+    (await fromApi(api, source, digest, artifactType, signal)) ??
+    (await fromTag(api, source, digest, signal));
+  // The registry need not filter, and one that says it did may be wrong.
+  return artifactType === undefined ? found : found.filter((entry) => entry.artifactType === artifactType);
+}
+
+/**
+ * Adds a manifest to the fallback index of its subject. `replaces` picks entries that it stands in for; they are
+ * dropped.
+ */
+export async function addToFallback(
+  api: RegistryApi,
+  source: Source,
+  subject: string,
+  added: Descriptor,
+  replaces: (entry: Descriptor) => boolean,
+  signal?: AbortSignal,
+): Promise<void> {
+  const tag = fallbackTag(subject);
+  const { ambient, retry } = api.settings;
+  for (let attempt = 1; attempt <= MAX_UPDATES; attempt++) {
+    const next = withEntry(await readFallback(api, source, tag, true, signal), added, replaces);
+    if (next === undefined) return;
+    await putManifest(api, source, next, MEDIA_TYPES.ociIndex, tag, undefined, signal);
+    const now = await readFallback(api, source, tag, true, signal);
+    if (now?.index.manifests.some((entry) => entry.digest === added.digest) === true) return;
+    await ambient.sleep(backoffMs(retry, attempt, ambient.random()), signal);
+  }
+  throw new CofaError(
+    'busy',
+    `the list of referrers ${tag} of ${source.repository} is being overwritten by others`,
+    {
+      hint: 'try again when they have finished',
+    },
+  );
+}
+
+/** The descriptor of a manifest as a list of referrers shows it (distribution-spec, "Listing Referrers"). */
+export function referrerDescriptor(manifest: Descriptor, content: ImageManifest | ImageIndex): Descriptor {
+  // Manifests without an artifactType are of the type of their configuration.
+  const artifactType = content.artifactType ?? ('config' in content ? content.config.mediaType : undefined);
+  return {
+    mediaType: manifest.mediaType,
+    digest: manifest.digest,
+    size: manifest.size,
+    ...(artifactType === undefined ? {} : { artifactType }),
+    ...(content.annotations === undefined ? {} : { annotations: content.annotations }),
+  };
+}
+
+/** Undefined where the registry has no referrers API. */
+async function fromApi(
+  api: RegistryApi,
+  source: Source,
+  digest: string,
+  artifactType: string | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Descriptor[] | undefined> {
+  const { registry, repository } = source;
+  const what = `the referrers of ${repository}@${digest}`;
+  const query = artifactType === undefined ? '' : `?artifactType=${encodeURIComponent(artifactType)}`;
+  let target: string | URL | undefined = `/v2/${repository}/referrers/${digest}${query}`;
+  const found: Descriptor[] = [];
+  for (let page = 0; target !== undefined; page++) {
+    if (page === MAX_PAGES || found.length > MAX_REFERRERS) {
+      throw new CofaError('unsupported', `${registry} lists too many referrers of ${repository}@${digest}`);
+    }
+    const asked: string | URL = target;
+    const answer: { reply: Reply; body: Buffer | undefined } = await api.retry(what, signal, async () => {
+      const reply = await api.request({
+        registry,
+        method: 'GET',
+        target: asked,
+        scope: { repository, push: false },
+        headers: { accept: MEDIA_TYPES.ociIndex },
+        // Registries without the API answer what they answer to any path they do not know; some of them deny it
+        // to a token that is good for everything else.
+        expect: page === 0 ? [200, 400, 401, 403, 404, 405, 406, 501] : [200],
+        what,
+        signal,
+      });
+      if (reply.status !== 200) {
+        await discard(reply.body);
+        return { reply, body: undefined };
+      }
+      return { reply, body: await readBody(reply, MAX_MANIFEST, what, signal) };
+    });
+    const { reply, body } = answer;
+    const type = header(reply, 'content-type')?.split(';')[0]?.trim();
+    // A web page that says "welcome" to every path is no API either.
+    if (body === undefined || (page === 0 && type !== MEDIA_TYPES.ociIndex && type !== 'application/json')) {
+      return undefined;
+    }
+    const parsed = parseManifest(body, MEDIA_TYPES.ociIndex, what);
+    if (parsed.kind !== 'index')
+      throw new CofaError('integrity', `${what}: ${registry} answers without an index`);
+    found.push(...parsed.index.manifests);
+    target = nextPage(reply);
+  }
+  return found;
+}
+
+async function fromTag(
+  api: RegistryApi,
+  source: Source,
+  digest: string,
+  signal: AbortSignal | undefined,
+): Promise<Descriptor[]> {
+  const fallback = await readFallback(api, source, fallbackTag(digest), false, signal);
+  return fallback?.index.manifests ?? [];
+}
+
+function fallbackTag(digest: string): string {
+  return digest.replace(':', '-');
+}
+
+async function readFallback(
+  api: RegistryApi,
+  source: Source,
+  tag: string,
+  push: boolean,
+  signal: AbortSignal | undefined,
+): Promise<{ bytes: Buffer; index: { manifests: Descriptor[] } } | undefined> {
+  let fetched: FetchedManifest;
+  try {
+    fetched = await fetchManifest(api, source, tag, signal, { push });
+  } catch (error) {
+    if (error instanceof RequestFailure && error.status === 404) return undefined;
+    throw error;
+  }
+  if (fetched.parsed.kind !== 'index') {
+    throw new CofaError(
+      'conflict',
+      `the tag ${tag} of ${source.repository} is an image, not a list of referrers`,
+      {
+        hint: 'the tag belongs to the OCI referrers fallback; remove or rename what stands there',
+      },
+    );
+  }
+  return { bytes: fetched.bytes, index: fetched.parsed.index };
+}
+
+/** The index with the entry added, as bytes; undefined where it would not change. */
+function withEntry(
+  current: { bytes: Buffer; index: { manifests: Descriptor[] } } | undefined,
+  added: Descriptor,
+  replaces: (entry: Descriptor) => boolean,
+): Buffer | undefined {
+  const entries = current?.index.manifests ?? [];
+  const drop = entries.map((entry) => entry.digest !== added.digest && replaces(entry));
+  const isThere = entries.some((entry) => entry.digest === added.digest);
+  if (isThere && !drop.includes(true)) return undefined;
+  // The document as it stands, so that what this version does not know survives.
+  const document = current === undefined ? {} : parseObject(current.bytes, 'the list of referrers');
+  const raw = Array.isArray(document['manifests']) ? document['manifests'] : [];
+  const kept = raw.filter((_, i) => drop[i] !== true);
+  const next = {
+    ...document,
+    schemaVersion: 2,
+    mediaType: MEDIA_TYPES.ociIndex,
+    manifests: isThere ? kept : [...kept, added],
+  };
+  return Buffer.from(JSON.stringify(next));
+}
+
+/** The next page by the Link header (RFC 8288), which has to stay with the registry. */
+function nextPage(reply: Reply): URL | undefined {
+  const text = header(reply, 'link');
+  const match = /<([^<>]{1,4096})>\s*;[^,]*\brel\s*=\s*"?next"?/i.exec((text ?? '').slice(0, 8192));
+  if (match?.[1] === undefined) return undefined;
+  const url = resolveLocation(match[1], reply.url);
+  if (url.origin !== reply.url.origin) {
+    throw new CofaError(
+      'unsupported',
+      `${reply.url.host} continues its list of referrers on ${url.host}: refused`,
+    );
+  }
+  return url;
+}

@@ -1,0 +1,337 @@
+/**
+ * The sidecar of an image in the registry: an OCI artifact (image-spec v1.1, "Guidelines for Artifact Usage") that
+ * stands beside the image and never touches it.
+ *
+ *     manifest   artifactType application/vnd.cofa.sidecar.v1, subject = the image's manifest,
+ *                config = the empty descriptor, annotation io.cofa.revision
+ *       flat     application/vnd.cofa.flat.v1.erofs+zstd    once
+ *       spans    application/vnd.cofa.spans.v1              \ for each layer of the image, found by the annotations
+ *       toc      application/vnd.cofa.toc.v1+zstd           / io.cofa.layer.diffid and io.cofa.layer.blob
+ *
+ * Compressed blobs say their uncompressed size in `io.cofa.size`, so that a reader never unpacks more. Blobs of other
+ * types are ignored: later versions may add some that this one can do without. Layers that occur several times in an
+ * image are described once. There is no date in it: the same input gives the same bytes.
+ *
+ * Several sidecars of one image: `io.cofa.revision` counts changes of what the builder makes of the same image. A
+ * reader takes the highest revision, of equal ones the lowest digest, so all nodes choose alike; malformed ones are
+ * passed over with a reason. In the fallback list of referrers a push replaces the sidecars of its own and earlier
+ * revisions (same artifact type, marked by that annotation); where the registry keeps the list, older ones stay, as
+ * only their owner's deletion could remove them.
+ */
+import { promisify } from 'node:util';
+import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
+import { MEDIA_TYPES } from './manifest.ts';
+import { printable } from './printable.ts';
+import { throwIfAborted } from './retry.ts';
+
+/** What the indexer makes of an image; uncompressed. */
+export interface Sidecar {
+  /** The flat image's EROFS metadata. */
+  flat: Buffer;
+  /** One for each layer of the image, lowest first; `spans` and `toc` are encoded. */
+  layers: Array<{ diffId: string; blobDigest: string; spans: Buffer; toc: Buffer }>;
+}
+
+/** A sidecar found in the registry. Each call fetches; bodies are checked by digest, unpacked, and bounded. */
+export interface SidecarHandle {
+  /** Of the sidecar's manifest. */
+  descriptor: Descriptor;
+  /** Bytes that all its blobs have in the registry. */
+  size: number;
+  flat(signal?: AbortSignal): Promise<Buffer>;
+  /** `layer` counts the image's layers from the lowest. */
+  spans(layer: number, signal?: AbortSignal): Promise<Buffer>;
+  toc(layer: number, signal?: AbortSignal): Promise<Buffer>;
+}
+
+/** Why a candidate is not used. */
+export interface SkippedSidecar {
+  descriptor: Descriptor;
+  reason: string;
+}
+
+export const SIDECAR_TYPES = {
+  artifact: 'application/vnd.cofa.sidecar.v1',
+  flat: 'application/vnd.cofa.flat.v1.erofs+zstd',
+  spans: 'application/vnd.cofa.spans.v1',
+  toc: 'application/vnd.cofa.toc.v1+zstd',
+} as const;
+
+/** Counts changes of the builder's output for the same image; see above. */
+export const SIDECAR_REVISION = 1;
+
+const ANNOTATIONS = {
+  diffId: 'io.cofa.layer.diffid',
+  blob: 'io.cofa.layer.blob',
+  size: 'io.cofa.size',
+  revision: 'io.cofa.revision',
+} as const;
+
+/**
+ * Largest blob of a sidecar, packed or unpacked, in bytes. The metadata of 200,000 files take some 40 MB; with ten
+ * times that a node would be busy for a minute, and its memory full.
+ */
+const MAX_BODY = 512 * 1024 * 1024;
+/** Candidates that are looked at; anybody who can push can add some. */
+const MAX_CANDIDATES = 16;
+/**
+ * zstd levels: the highest useful one for what is small and read by many nodes, a lower one where it would take
+ * longer than the upload it saves.
+ */
+const LEVEL_SMALL = 19;
+const LEVEL_LARGE = 12;
+const LARGE = 8 * 1024 * 1024;
+
+/** `{}`, the configuration of artifacts that have none (image-spec, "Guidance for an Empty Descriptor"). */
+const EMPTY = Buffer.from('{}');
+
+const compress = promisify(zstdCompress);
+const decompress = promisify(zstdDecompress);
+
+/**
+ * Pushes the sidecar of an image to the image's repository and makes it a referrer of the image's manifest. Returns
+ * the descriptor of its manifest. The same sidecar again changes nothing.
+ */
+export async function pushSidecar(
+  client: RegistryClient,
+  image: ResolvedImage,
+  sidecar: Sidecar,
+  signal?: AbortSignal,
+): Promise<Descriptor> {
+  const source = image.reference;
+  const { layers } = image;
+  if (
+    sidecar.layers.length !== layers.length ||
+    sidecar.layers.some(
+      ({ diffId, blobDigest }, i) => diffId !== layers[i]?.diffId || blobDigest !== layers[i]?.blob.digest,
+    )
+  ) {
+    throw new CofaError('invalid-argument', `the sidecar does not describe the layers of ${source.text}`);
+  }
+  const push = async (bytes: Buffer, mediaType: string, annotations: Record<string, string>) => {
+    const isPacked = mediaType.endsWith('+zstd');
+    if (bytes.length > MAX_BODY) {
+      throw new CofaError(
+        'unsupported',
+        `${source.text}: its ${mediaType} has ${bytes.length} bytes, the limit is ${MAX_BODY}`,
+      );
+    }
+    const body = isPacked ? await pack(bytes) : bytes;
+    const descriptor = await client.pushBlob(source, body, mediaType, signal);
+    return {
+      ...descriptor,
+      annotations: isPacked ? { ...annotations, [ANNOTATIONS.size]: `${bytes.length}` } : annotations,
+    };
+  };
+  const blobs: Descriptor[] = [await push(sidecar.flat, SIDECAR_TYPES.flat, {})];
+  const described = new Set<string>();
+  for (const { diffId, blobDigest, spans, toc } of sidecar.layers) {
+    const key = `${diffId} ${blobDigest}`;
+    if (described.has(key)) continue;
+    described.add(key);
+    const annotations = { [ANNOTATIONS.diffId]: diffId, [ANNOTATIONS.blob]: blobDigest };
+    blobs.push(await push(spans, SIDECAR_TYPES.spans, annotations));
+    blobs.push(await push(toc, SIDECAR_TYPES.toc, annotations));
+  }
+  const config = await client.pushBlob(source, EMPTY, MEDIA_TYPES.ociEmpty, signal);
+  const { mediaType, digest, size } = image.descriptor;
+  const manifest = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: MEDIA_TYPES.ociManifest,
+      artifactType: SIDECAR_TYPES.artifact,
+      config,
+      layers: blobs,
+      subject: { mediaType, digest, size },
+      annotations: { [ANNOTATIONS.revision]: `${SIDECAR_REVISION}` },
+    }),
+  );
+  return await client.pushManifest(source, manifest, MEDIA_TYPES.ociManifest, undefined, {
+    replaces: (entry) =>
+      entry.artifactType === SIDECAR_TYPES.artifact && within(revisionOf(entry), 1, SIDECAR_REVISION),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+/**
+ * The sidecar of an image, or undefined where nobody pushed a usable one. Only its manifest is fetched here.
+ * `onSkipped` is told of candidates that are passed over. Throws what the registry client throws when the registry
+ * cannot be asked.
+ */
+export async function findSidecar(
+  client: RegistryClient,
+  image: ResolvedImage,
+  signal?: AbortSignal,
+  onSkipped?: (skipped: SkippedSidecar) => void,
+): Promise<SidecarHandle | undefined> {
+  for await (const handle of sidecarsOf(client, image, signal, onSkipped)) return handle;
+  return undefined;
+}
+
+/** All usable sidecars of an image, the preferred one first, for a caller that finds one's contents wanting. */
+export async function* sidecarsOf(
+  client: RegistryClient,
+  image: ResolvedImage,
+  signal?: AbortSignal,
+  onSkipped?: (skipped: SkippedSidecar) => void,
+): AsyncGenerator<SidecarHandle, void, undefined> {
+  const all = await client.referrers(
+    image.reference,
+    image.descriptor.digest,
+    SIDECAR_TYPES.artifact,
+    signal,
+  );
+  const unique = [...new Map(all.map((entry) => [entry.digest, entry])).values()];
+  const sorted = unique.sort(
+    (a, b) => (revisionOf(b) ?? 0) - (revisionOf(a) ?? 0) || (a.digest < b.digest ? -1 : 1),
+  );
+  for (const [i, candidate] of sorted.entries()) {
+    if (i >= MAX_CANDIDATES) {
+      onSkipped?.({ descriptor: candidate, reason: `only ${MAX_CANDIDATES} candidates are looked at` });
+      return;
+    }
+    try {
+      yield await openSidecar(client, image, candidate, signal);
+    } catch (error) {
+      throwIfAborted(signal);
+      const { code, message } = toErrorRecord(error);
+      // A registry that is away says nothing about the sidecar.
+      if (!['integrity', 'unsupported', 'not-found'].includes(code)) throw error;
+      onSkipped?.({ descriptor: candidate, reason: message });
+    }
+  }
+}
+
+async function openSidecar(
+  client: RegistryClient,
+  image: ResolvedImage,
+  candidate: Descriptor,
+  signal: AbortSignal | undefined,
+): Promise<SidecarHandle> {
+  const source = image.reference;
+  const { descriptor, parsed } = await client.manifest(source, candidate.digest, signal);
+  if (parsed.kind !== 'manifest') throw wrong(descriptor, 'it is an index');
+  const parts = checkParts(descriptor, parsed.manifest, image);
+  const fetch = async (part: Descriptor, signal?: AbortSignal) => {
+    const body = await client.blob(source, part, signal, MAX_BODY);
+    return part.mediaType.endsWith('+zstd') ? await unpack(body, unpackedSize(part, descriptor), part) : body;
+  };
+  const partOf = (layer: number) => {
+    const part = parts.layers[layer];
+    if (part === undefined) throw new CofaError('invalid-argument', `${source.text} has no layer ${layer}`);
+    return part;
+  };
+  return {
+    descriptor: { ...candidate, ...descriptor },
+    size: parsed.manifest.layers.reduce((sum, { size }) => sum + size, 0),
+    flat: (signal) => fetch(parts.flat, signal),
+    spans: async (layer, signal) => await fetch(partOf(layer).spans, signal),
+    toc: async (layer, signal) => await fetch(partOf(layer).toc, signal),
+  };
+}
+
+/** Checks a sidecar's manifest against the image and finds the part for each layer. */
+function checkParts(
+  descriptor: Descriptor,
+  manifest: ImageManifest,
+  image: ResolvedImage,
+): { flat: Descriptor; layers: Array<{ spans: Descriptor; toc: Descriptor }> } {
+  if (manifest.artifactType !== SIDECAR_TYPES.artifact) {
+    throw wrong(descriptor, `its type is ${printable(manifest.artifactType ?? manifest.config.mediaType)}`);
+  }
+  const { subject } = manifest;
+  if (subject?.digest !== image.descriptor.digest || subject.size !== image.descriptor.size) {
+    throw wrong(descriptor, `its subject is ${subject?.digest ?? 'missing'}, not ${image.descriptor.digest}`);
+  }
+  const flats: Descriptor[] = [];
+  const byLayer = {
+    [SIDECAR_TYPES.spans]: new Map<string, Descriptor>(),
+    [SIDECAR_TYPES.toc]: new Map<string, Descriptor>(),
+  };
+  for (const part of manifest.layers) {
+    const { mediaType, annotations } = part;
+    if (mediaType === SIDECAR_TYPES.flat) flats.push(part);
+    if (mediaType !== SIDECAR_TYPES.spans && mediaType !== SIDECAR_TYPES.toc) continue;
+    const key = `${annotations?.[ANNOTATIONS.diffId]} ${annotations?.[ANNOTATIONS.blob]}`;
+    if (byLayer[mediaType].has(key)) throw wrong(descriptor, `it describes layer ${printable(key)} twice`);
+    byLayer[mediaType].set(key, part);
+  }
+  const [flat] = flats;
+  if (flat === undefined || flats.length > 1) throw wrong(descriptor, `it has ${flats.length} flat images`);
+  const find = (type: typeof SIDECAR_TYPES.spans | typeof SIDECAR_TYPES.toc, key: string) => {
+    const part = byLayer[type].get(key);
+    if (part === undefined) throw wrong(descriptor, `it has no ${type} for layer ${key}`);
+    return part;
+  };
+  const layers = image.layers.map(({ diffId, blob }) => ({
+    spans: find(SIDECAR_TYPES.spans, `${diffId} ${blob.digest}`),
+    toc: find(SIDECAR_TYPES.toc, `${diffId} ${blob.digest}`),
+  }));
+  for (const part of [flat, ...layers.flatMap(({ spans, toc }) => [spans, toc])]) {
+    if (part.size > MAX_BODY) throw wrong(descriptor, `its blob ${part.digest} has ${part.size} bytes`);
+    if (part.mediaType.endsWith('+zstd')) unpackedSize(part, descriptor);
+  }
+  return { flat, layers };
+}
+
+/** The same bytes and the same zstd give the same result; the level depends on nothing but the size. */
+async function pack(bytes: Buffer): Promise<Buffer> {
+  return await compress(bytes, {
+    params: {
+      [constants.ZSTD_c_compressionLevel]: bytes.length > LARGE ? LEVEL_LARGE : LEVEL_SMALL,
+      [constants.ZSTD_c_contentSizeFlag]: 1,
+      // The blob's digest is the checksum.
+      [constants.ZSTD_c_checksumFlag]: 0,
+    },
+    pledgedSrcSize: bytes.length,
+  });
+}
+
+/** Unpacks to exactly `size` bytes and never more. */
+async function unpack(body: Buffer, size: number, part: Descriptor): Promise<Buffer> {
+  let bytes: Buffer;
+  try {
+    // One byte more than promised would be noticed, a terabyte never comes about.
+    bytes = await decompress(body, {
+      maxOutputLength: size + 1,
+      params: { [constants.ZSTD_d_windowLogMax]: 27 },
+    });
+  } catch (cause) {
+    const isLarger = (cause as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE';
+    const why = isLarger ? `it unpacks to more than ${size} bytes` : 'it is not valid zstd';
+    throw new CofaError('integrity', `blob ${part.digest} (${part.mediaType}): ${why}`, { cause });
+  }
+  if (bytes.length !== size) {
+    throw new CofaError(
+      'integrity',
+      `blob ${part.digest} (${part.mediaType}): ${bytes.length} bytes instead of ${size}`,
+    );
+  }
+  return bytes;
+}
+
+function unpackedSize(part: Descriptor, sidecar: Descriptor): number {
+  const size = countOf(part.annotations?.[ANNOTATIONS.size]);
+  if (size === undefined || size > MAX_BODY)
+    throw wrong(sidecar, `its blob ${part.digest} does not say a usable size`);
+  return size;
+}
+
+function revisionOf(entry: Descriptor): number | undefined {
+  return countOf(entry.annotations?.[ANNOTATIONS.revision]);
+}
+
+/** A count as annotations carry it: decimal, no sign, no leading zero. */
+function countOf(text: string | undefined): number | undefined {
+  return text !== undefined && /^(?:0|[1-9]\d{0,14})$/.test(text) ? Number(text) : undefined;
+}
+
+function within(value: number | undefined, lowest: number, highest: number): boolean {
+  return value !== undefined && value >= lowest && value <= highest;
+}
+
+function wrong(descriptor: Descriptor, why: string): CofaError {
+  return new CofaError('integrity', `sidecar ${descriptor.digest}: ${why}`);
+}

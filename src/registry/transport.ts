@@ -1,0 +1,360 @@
+/**
+ * One HTTP exchange: connection pools per origin, TLS by certs.d, proxies by the environment, time limits, and
+ * redirects followed by hand, because what may be sent on to another host is a question of trust:
+ *
+ * - `Authorization` and cookies stay with the origin (scheme, host and port) they were meant for; once a redirect
+ *   has left it they are gone for good, also where a later one leads back.
+ * - https never becomes http.
+ * - Each hop is taken once more from the top: TLS settings, proxy, limits.
+ *
+ * Authentication, retries and the meaning of a status are the callers' (api.ts).
+ */
+import { Buffer } from 'node:buffer';
+import type { Readable } from 'node:stream';
+import { type Dispatcher, Pool, ProxyAgent } from 'undici';
+import { CofaError } from '../../schemas/errors.ts';
+import { readCertificates, secureContext } from './certificates.ts';
+import type { CookieJar } from './cookies.ts';
+import { networkFailure, RequestFailure } from './failure.ts';
+import { printable } from './printable.ts';
+import { isLoopback } from './reference.ts';
+import { abortError, throwIfAborted, waitFor } from './retry.ts';
+
+export interface TransportSettings {
+  /** Folders in the layout of docker's certs.d, looked at in this order. */
+  certDirs: readonly string[];
+  /** Hosts (`HOST[:PORT]`) whose certificate is not checked. */
+  insecure: readonly string[];
+  /** Connections to one origin at most; further requests wait. */
+  connections: number;
+  connectTimeoutMs: number;
+  /** From the request to the first byte of the answer. */
+  headersTimeoutMs: number;
+  /** Between two pieces of a body. */
+  bodyTimeoutMs: number;
+  /** `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are read from here, in upper or lower case. */
+  environment: Readonly<Record<string, string | undefined>>;
+}
+
+export interface SendRequest {
+  method: 'GET' | 'HEAD' | 'POST' | 'PUT';
+  url: URL;
+  headers?: Record<string, string>;
+  authorization?: string | undefined;
+  body?: Buffer | undefined;
+  cookies?: CookieJar | undefined;
+  /** `none` hands redirects to the caller as they are. */
+  redirects?: 'follow' | 'none';
+  /** Overrides the setting, such as for an upload that takes a while to be taken in. */
+  headersTimeoutMs?: number | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface Reply {
+  status: number;
+  headers: Readonly<Record<string, string | string[] | undefined>>;
+  /** Has to be read or destroyed, or its connection stays taken. Errors of its iteration are network errors, unmapped. */
+  body: Readable;
+  /** Where the answer came from in the end. */
+  url: URL;
+  /** A redirect left the origin that was asked. */
+  crossed: boolean;
+}
+
+const MAX_REDIRECTS = 10;
+/** Origins with open connections at a time; redirects to ever new hosts must not pile up pools. */
+const MAX_ORIGINS = 64;
+const KEEP_ALIVE_MS = 30_000;
+
+export class Transport {
+  readonly #settings: TransportSettings;
+  /** By origin, least recently used first. */
+  readonly #lanes = new Map<string, Promise<Lane>>();
+  #closed = false;
+
+  constructor(settings: TransportSettings) {
+    this.#settings = settings;
+  }
+
+  /** Sends a request. Throws RequestFailure where no answer comes, and the signal's reason. */
+  async send(request: SendRequest): Promise<Reply> {
+    let { url } = request;
+    let crossed = false;
+    for (let hops = 0; ; hops++) {
+      const reply = await this.#exchange({ ...request, url }, crossed);
+      if (!crossed) request.cookies?.store(url, reply.headers['set-cookie']);
+      const location = redirectTarget(reply, request);
+      if (location === undefined) return { ...reply, url, crossed };
+      await discard(reply.body);
+      if (hops === MAX_REDIRECTS) {
+        throw new RequestFailure(
+          'unavailable',
+          `${request.url.host} redirects in a circle, or more than ${hops} times`,
+        );
+      }
+      const next = resolveLocation(location, url);
+      if (next.origin !== request.url.origin) crossed = true;
+      url = next;
+    }
+  }
+
+  /** Ends idle connections, and the others with their request. Pending requests fail. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const lanes = [...this.#lanes.values()];
+    this.#lanes.clear();
+    await Promise.all(
+      lanes.map(async (lane) => (await lane).dispatcher.destroy()).map((done) => done.catch(() => {})),
+    );
+  }
+
+  async #exchange(
+    request: SendRequest,
+    crossed: boolean,
+  ): Promise<Pick<Reply, 'status' | 'headers' | 'body'>> {
+    const { url, signal } = request;
+    const lane = await this.#lane(url, signal);
+    try {
+      return await this.#exchangeOn(lane, request, crossed);
+    } catch (error) {
+      if (!(error instanceof RequestFailure) || error.reason !== 'certificate') throw error;
+      // Somebody may just have put the CA there, or renewed it: look again before giving up.
+      const current = await readCertificates(this.#settings.certDirs, hostNames(url));
+      if (current.fingerprint === lane.fingerprint) throw error;
+      this.#drop(url.origin, lane);
+      return await this.#exchangeOn(await this.#lane(url, signal), request, crossed);
+    }
+  }
+
+  async #exchangeOn(
+    lane: Lane,
+    request: SendRequest,
+    crossed: boolean,
+  ): Promise<Pick<Reply, 'status' | 'headers' | 'body'>> {
+    const { url, signal } = request;
+    const headers: Record<string, string> = { 'user-agent': 'cofa', ...request.headers };
+    if (!crossed && request.authorization !== undefined) headers['authorization'] = request.authorization;
+    const cookies = crossed ? undefined : request.cookies?.header(url);
+    if (cookies !== undefined) headers['cookie'] = cookies;
+    try {
+      const {
+        statusCode,
+        headers: answer,
+        body,
+      } = await lane.dispatcher.request({
+        origin: url.origin,
+        path: `${url.pathname}${url.search}`,
+        method: request.method,
+        headers,
+        ...(request.body === undefined ? {} : { body: request.body }),
+        ...(signal === undefined ? {} : { signal }),
+        ...(request.headersTimeoutMs === undefined ? {} : { headersTimeout: request.headersTimeoutMs }),
+      });
+      // An error of a body that nobody reads any more must not end the process.
+      body.on('error', () => {});
+      return { status: statusCode, headers: answer, body };
+    } catch (error) {
+      throwIfAborted(signal);
+      throw networkFailure(error, url.host);
+    }
+  }
+
+  #lane(url: URL, signal: AbortSignal | undefined): Promise<Lane> {
+    if (this.#closed) throw new CofaError('unavailable', 'the registry client is closed');
+    const { origin } = url;
+    let lane = this.#lanes.get(origin);
+    if (lane === undefined) {
+      lane = openLane(url, this.#settings);
+      const opening = lane;
+      // A broken certificate file can be mended: do not remember the failure.
+      opening.catch(() => {
+        if (this.#lanes.get(origin) === opening) this.#lanes.delete(origin);
+      });
+    }
+    this.#lanes.delete(origin);
+    this.#lanes.set(origin, lane);
+    if (this.#lanes.size > MAX_ORIGINS) {
+      const [oldest, unused] = this.#lanes.entries().next().value as [string, Promise<Lane>];
+      this.#lanes.delete(oldest);
+      unused.then(
+        ({ dispatcher }) => dispatcher.close(),
+        () => {},
+      );
+    }
+    return waitFor(lane, signal);
+  }
+
+  #drop(origin: string, lane: Lane): void {
+    void this.#lanes.get(origin)?.then(
+      (current) => {
+        if (current === lane) this.#lanes.delete(origin);
+      },
+      () => {},
+    );
+    this.#lanes.delete(origin);
+    lane.dispatcher.close().catch(() => {});
+  }
+}
+
+/** Turns an error from reading a reply's body into a failure, or into what the signal stands for. */
+export function bodyFailure(
+  error: unknown,
+  reply: Pick<Reply, 'url'>,
+  signal: AbortSignal | undefined,
+): unknown {
+  if (signal?.aborted === true) return abortError(signal);
+  if (error instanceof CofaError) return error;
+  return networkFailure(error, reply.url.host);
+}
+
+/** Reads a whole body of at most `limit` bytes. `what` names it in errors; larger ones are `integrity` errors. */
+export async function readBody(
+  reply: Pick<Reply, 'body' | 'headers' | 'url'>,
+  limit: number,
+  what: string,
+  signal?: AbortSignal,
+): Promise<Buffer> {
+  const tooLarge = () =>
+    new CofaError('integrity', `${what}: ${reply.url.host} sends more than ${limit} bytes`);
+  const chunks: Buffer[] = [];
+  let size = 0;
+  try {
+    if (Number(header(reply, 'content-length') ?? 0) > limit) throw tooLarge();
+    for await (const chunk of reply.body as AsyncIterable<Buffer>) {
+      size += chunk.length;
+      if (size > limit) throw tooLarge();
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    throw bodyFailure(error, reply, signal);
+  } finally {
+    reply.body.destroy();
+  }
+  return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size);
+}
+
+/** The start of a body as text, for error messages; never throws. */
+export async function readText(reply: Pick<Reply, 'body'>, limit = 16 * 1024): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  try {
+    for await (const chunk of reply.body as AsyncIterable<Buffer>) {
+      chunks.push(chunk);
+      size += chunk.length;
+      if (size >= limit) break;
+    }
+  } catch {
+    // A message that is cut short is still worth showing.
+  }
+  return Buffer.concat(chunks).toString('utf8').slice(0, limit);
+}
+
+/** Reads a body to its end if that is near, so that the connection can be used again. */
+export async function discard(body: Readable): Promise<void> {
+  await readText({ body });
+  body.destroy();
+}
+
+/** The one value of a header; of repeated ones the first. */
+export function header(reply: Pick<Reply, 'headers'>, name: string): string | undefined {
+  const value = reply.headers[name];
+  return Array.isArray(value) ? value[0] : value;
+}
+
+/** Resolves a Location header and refuses where it must not lead. */
+export function resolveLocation(location: string, base: URL): URL {
+  let url: URL;
+  try {
+    url = new URL(location, base);
+  } catch (cause) {
+    throw new CofaError(
+      'unsupported',
+      `${base.host} redirects to "${printable(location)}", which is no address`,
+      {
+        cause,
+      },
+    );
+  }
+  if (url.protocol !== 'https:' && url.protocol !== 'http:') {
+    throw new CofaError(
+      'unsupported',
+      `${base.host} redirects to ${printable(url.protocol)}, not to http or https`,
+    );
+  }
+  if (base.protocol === 'https:' && url.protocol === 'http:') {
+    throw new CofaError('unsupported', `${base.host} redirects from https to http (${url.host}): refused`, {
+      hint: 'a proxy before the registry has to tell it that it is reached by https (X-Forwarded-Proto)',
+    });
+  }
+  // Nobody but the configuration says who we are.
+  url.username = '';
+  url.password = '';
+  url.hash = '';
+  return url;
+}
+
+/** The connections to one origin. */
+interface Lane {
+  dispatcher: Dispatcher;
+  fingerprint: string;
+}
+
+async function openLane(url: URL, settings: TransportSettings): Promise<Lane> {
+  const { host, protocol, origin } = url;
+  const proxy = proxyFor(url, settings.environment);
+  const common = {
+    connections: settings.connections,
+    headersTimeout: settings.headersTimeoutMs,
+    bodyTimeout: settings.bodyTimeoutMs,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    // Several connections carry more than one, and HTTP/1.1 is what every registry has been tried with.
+    allowH2: false,
+  };
+  let fingerprint = '';
+  let security = {};
+  if (protocol === 'https:') {
+    const certificates = await readCertificates(settings.certDirs, hostNames(url));
+    fingerprint = certificates.fingerprint;
+    security = {
+      secureContext: secureContext(certificates),
+      rejectUnauthorized: !hostNames(url).some((name) => settings.insecure.includes(name)),
+    };
+  }
+  if (proxy !== undefined) {
+    const requestTls = { ...security, timeout: settings.connectTimeoutMs };
+    return { dispatcher: new ProxyAgent({ ...common, uri: proxy, requestTls }), fingerprint };
+  }
+  const connect = { ...security, timeout: settings.connectTimeoutMs, allowH2: false };
+  if (host === '') throw new CofaError('invalid-argument', `${origin} has no host`);
+  return { dispatcher: new Pool(origin, { ...common, connect }), fingerprint };
+}
+
+/** How certs.d and the insecure list may spell an origin: with the port, and without it where it is the default one. */
+function hostNames(url: URL): string[] {
+  if (url.port !== '') return [url.host];
+  return [url.host, `${url.host}:${url.protocol === 'https:' ? 443 : 80}`];
+}
+
+/** The proxy that the environment names for an address, by the conventions of curl; loopback is always direct. */
+export function proxyFor(url: URL, environment: TransportSettings['environment']): string | undefined {
+  if (isLoopback(url.host)) return undefined;
+  const read = (name: string) => environment[name.toLowerCase()] || environment[name];
+  const proxy = url.protocol === 'https:' ? read('HTTPS_PROXY') : read('HTTP_PROXY');
+  if (proxy === undefined || proxy === '') return undefined;
+  const port = url.port || (url.protocol === 'https:' ? '443' : '80');
+  for (const entry of (read('NO_PROXY') ?? '').toLowerCase().split(/[\s,]+/)) {
+    if (entry === '*') return undefined;
+    const [, name, onlyPort] = /^\*?\.?(.+?)(?::(\d+))?$/.exec(entry) ?? [];
+    if (name === undefined || (onlyPort !== undefined && onlyPort !== port)) continue;
+    if (url.hostname === name || url.hostname.endsWith(`.${name}`)) return undefined;
+  }
+  return proxy.includes('://') ? proxy : `http://${proxy}`;
+}
+
+function redirectTarget(reply: Pick<Reply, 'status' | 'headers'>, request: SendRequest): string | undefined {
+  if (request.redirects === 'none') return undefined;
+  const isRead = request.method === 'GET' || request.method === 'HEAD';
+  // After a POST or PUT the others turn the request into a GET, which a registry cannot mean (RFC 9110, 15.4).
+  const followed = isRead ? [301, 302, 303, 307, 308] : [307, 308];
+  return followed.includes(reply.status) ? header(reply, 'location') : undefined;
+}
