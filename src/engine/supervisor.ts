@@ -131,9 +131,16 @@ class Supervisor {
     await Promise.race([firstReady.promise, front.untilRunning().then(() => firstReady.promise)]);
 
     for (const failure of await mounts.restore(state)) this.#degraded.add(failure);
-    await reapContainers(layout.in('containers'), async (dir) => {
-      await mounts.unmount(dir);
-    }).catch((error: unknown) => this.#log.warn({ error }, 'leftovers of containers stay'));
+    const reaped = await reapContainers({
+      root,
+      now: new Date(),
+      unmountImage: async (dir) => {
+        await mounts.unmount(dir);
+      },
+    });
+    for (const { id, error } of reaped) {
+      if (error !== undefined) this.#log.warn({ container: id, error }, 'what a container left stays');
+    }
 
     const status = async (): Promise<Status> => {
       const served = await ask<FrontStatus>(bus, names.front('status'), {}, 5_000);

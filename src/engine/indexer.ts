@@ -1,0 +1,62 @@
+/** The process that indexes one image for the node; started by index-on-node.ts, ends when it has answered. */
+import { createHash } from 'node:crypto';
+import type { Progress } from '../../schemas/api.ts';
+import { type ErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { indexImage } from '../index/index-image.ts';
+import type { ResolvedImage } from '../registry/client.ts';
+import { Layout, writeWhole } from '../store/layout.ts';
+
+export interface ToIndexer {
+  root: string;
+  manifest: string;
+  image: ResolvedImage;
+}
+
+export interface NodeIndex {
+  /** Digest of the flat metadata. */
+  flat: string;
+  devices: Array<{ diffId: string; size: number; spans: string }>;
+}
+
+export type FromIndexer =
+  | { kind: 'progress'; progress: Progress }
+  | { kind: 'done'; index: NodeIndex }
+  | { kind: 'failed'; error: ErrorRecord };
+
+const say = (message: FromIndexer) =>
+  new Promise<void>((resolve) => {
+    if (process.send === undefined) throw new Error('indexer.ts is started by index-on-node.ts');
+    process.send(message, () => resolve());
+  });
+
+// The supervisor is gone: nobody wants the outcome.
+process.once('disconnect', () => process.exit(1));
+process.once('message', async (order: ToIndexer) => {
+  try {
+    await say({ kind: 'done', index: await run(order) });
+  } catch (error) {
+    await say({ kind: 'failed', error: toErrorRecord(error) });
+  }
+  process.exit(0);
+});
+
+async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
+  const layout = new Layout(root);
+  const indexed = await indexImage({
+    image,
+    deviceOf: layout.device,
+    onProgress: (progress) => void say({ kind: 'progress', progress }),
+  });
+  for (const layer of indexed.layers) {
+    await writeWhole(layout.spans(layer.blobDigest), layer.spans);
+    await writeWhole(layout.toc(layer.diffId), layer.toc);
+  }
+  await writeWhole(layout.flat(manifest), indexed.flat);
+  return {
+    flat: `sha256:${createHash('sha256').update(indexed.flat).digest('hex')}`,
+    devices: indexed.devices.flatMap((at) => {
+      const layer = indexed.layers[at];
+      return layer === undefined ? [] : [{ diffId: layer.diffId, size: layer.rawSize, spans: layer.blobDigest }];
+    }),
+  };
+}
