@@ -32,6 +32,8 @@ export interface RunRequest {
   name: string | undefined;
   /** Do not throw away what the container wrote. */
   keep: boolean;
+  /** Fetch the rest of the image in the background. */
+  prefetch: boolean;
   options: RunOptions;
 }
 
@@ -41,6 +43,8 @@ export interface RunDependencies {
   /** Sentences for the user: what could not be cleaned up, where a kept layer lies. */
   note: (text: string) => void;
   onProgress?: (progress: Progress) => void;
+  /** The image is there; from now on the terminal is the container's. */
+  onMounted?: () => void;
 }
 
 /**
@@ -111,6 +115,7 @@ class Container {
         ref: this.#request.ref,
         dir: folder.image,
         container: folder.id,
+        prefetch: this.#request.prefetch,
         ...(options.platform === undefined ? {} : { platform: options.platform }),
       },
       {
@@ -125,6 +130,7 @@ class Container {
       prepareEtc(folder, options),
       import('./overlay.ts'),
     ]);
+    this.#deps.onMounted?.();
     throwIfStopped(signals);
     await adoptRoot(folder);
     await mountOverlay({

@@ -32,7 +32,14 @@ if (input.slowMount !== undefined) {
 }
 try {
   process.exitCode = await runContainer(
-    { root: input.root, ref: 'test:1', name: input.name, keep: input.keep ?? false, options: input.options },
+    {
+      root: input.root,
+      ref: 'test:1',
+      name: input.name,
+      keep: input.keep ?? false,
+      prefetch: true,
+      options: input.options,
+    },
     { engine, now: new Date(), note: (text) => process.stderr.write(`note: ${text}\n`) },
   );
 } catch (error) {

@@ -1,0 +1,58 @@
+/** Every command of `cofa`: how it is called, what it is for, and where its code is. */
+import type { CommandModule } from './context.ts';
+
+export interface CommandEntry {
+  name: string;
+  /** Arguments as commander writes them. */
+  args: string;
+  summary: string;
+  group: string;
+  load: () => Promise<CommandModule>;
+}
+
+const ENGINE = 'Engine:';
+const IMAGES = 'Images:';
+const CONTAINERS = 'Containers and mounts:';
+
+export const COMMANDS: readonly CommandEntry[] = [
+  entry('up', '', 'start the engine in the background', ENGINE, () => import('./up.ts')),
+  entry('down', '', 'stop the engine; complete mounts stay', ENGINE, () => import('./down.ts')),
+  entry(
+    'status',
+    '',
+    'show the engine: processes, images, blocks, hit rate',
+    ENGINE,
+    () => import('./status.ts'),
+  ),
+  entry('events', '', 'follow the event log', ENGINE, () => import('./events.ts')),
+  entry('doctor', '', 'check what this machine has and lacks', ENGINE, () => import('./doctor.ts')),
+  entry(
+    'index',
+    '<ref>',
+    'prepare an image: put its sidecar into the registry',
+    IMAGES,
+    () => import('./index.ts'),
+  ),
+  entry(
+    'inspect',
+    '<ref>',
+    'show an image, its layers and its sidecar',
+    IMAGES,
+    () => import('./inspect.ts'),
+  ),
+  entry('run', '<ref> [command...]', 'run a container from an image', CONTAINERS, () => import('./run.ts')),
+  entry('ps', '', 'list containers and mounts', CONTAINERS, () => import('./ps.ts')),
+  entry('rm', '<container...>', 'remove containers that ended', CONTAINERS, () => import('./rm.ts')),
+  entry('mount', '<ref> <dir>', 'mount an image', CONTAINERS, () => import('./mount.ts')),
+  entry('unmount', '<dir>', 'take a mount away', CONTAINERS, () => import('./unmount.ts')),
+];
+
+function entry(
+  name: string,
+  args: string,
+  summary: string,
+  group: string,
+  load: () => Promise<CommandModule>,
+): CommandEntry {
+  return { name, args, summary, group, load };
+}

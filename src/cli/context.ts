@@ -1,0 +1,98 @@
+/** What every command gets: the global options, where output goes, and how it is stopped. */
+import { isAbsolute, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { CofaError } from '../../schemas/errors.ts';
+import { Interrupted } from '../container/signals.ts';
+import { Output, type Sink } from './output.ts';
+
+export const DEFAULT_ROOT = '/var/lib/cofa';
+
+export interface GlobalOptions {
+  root?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+export class Context {
+  readonly sink: Sink;
+  /** Exit code of a command that did its work and has bad news (`doctor`). */
+  exit = 0;
+  #options: GlobalOptions = {};
+  #stop: AbortController | undefined;
+
+  constructor(sink: Sink) {
+    this.sink = sink;
+  }
+
+  /** Called once the options are parsed. */
+  configure(options: GlobalOptions): void {
+    this.#options = options;
+  }
+
+  get output(): Output {
+    return new Output(this.sink, { json: this.#options.json === true, quiet: this.#options.quiet === true });
+  }
+
+  /** The cofa root: `--root`, else $COFA_ROOT, else /var/lib/cofa; absolute. */
+  get root(): string {
+    const root = this.#options.root ?? (process.env.COFA_ROOT || DEFAULT_ROOT);
+    const path = isAbsolute(root) ? resolve(root) : resolve(process.cwd(), root);
+    if (path === '/') throw new CofaError('invalid-argument', 'the cofa root cannot be /');
+    return path;
+  }
+
+  /** What a user would type to reach the same root again: empty for the default. */
+  get rootFlag(): string {
+    return this.root === DEFAULT_ROOT || process.env.COFA_ROOT !== undefined ? '' : ` --root ${this.root}`;
+  }
+
+  /** Aborted by Ctrl-C and SIGTERM from the first use on; a second one ends the process at once. */
+  signal(): AbortSignal {
+    if (this.#stop === undefined) {
+      const stop = new AbortController();
+      this.#stop = stop;
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+        process.on(signal, () => {
+          const interrupted = new Interrupted(signal);
+          if (stop.signal.aborted) process.exit(interrupted.exit);
+          stop.abort(interrupted);
+        });
+      }
+    }
+    return this.#stop.signal;
+  }
+}
+
+/** One file a command: declares options, help and action on a commander command. */
+export interface CommandModule {
+  define(command: Command, context: Context): void;
+}
+
+/** Adds examples to the end of a command's help. */
+export function examples(command: Command, lines: ReadonlyArray<readonly [line: string, why: string]>): void {
+  const width = Math.max(...lines.map(([line]) => line.length));
+  const text = lines
+    .map(([line, why]) => `  ${why === '' ? line : `${line.padEnd(width)}  # ${why}`}`)
+    .join('\n');
+  command.addHelpText('after', `\nExamples:\n${text}\n`);
+}
+
+/** A number in an option. Error: `invalid-argument` naming the option. */
+export function numberOption(
+  name: string,
+  o: { min: number; max: number; integer: boolean },
+): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    const fits =
+      text.trim() !== '' && value >= o.min && value <= o.max && (!o.integer || Number.isInteger(value));
+    if (!fits) {
+      const kind = o.integer ? 'a whole number' : 'a number';
+      throw new CofaError(
+        'invalid-argument',
+        `${name}: ${JSON.stringify(text)} is not ${kind} from ${o.min} to ${o.max}`,
+      );
+    }
+    return value;
+  };
+}

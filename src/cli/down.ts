@@ -1,0 +1,58 @@
+/** `cofa down`: stops the engine and waits for its end. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Command } from 'commander';
+import { CofaError } from '../../schemas/errors.ts';
+import type { ProcessIdentity } from '../container/host.ts';
+import { type Context, examples } from './context.ts';
+
+/** Longer than the engine gives its own processes to end, ms. */
+const WAIT_MS = 60_000;
+
+export function define(command: Command, context: Context): void {
+  command
+    .description(
+      'Stop the engine. Mounts whose image has arrived as a whole stay and are served by the kernel alone; while others are in use it refuses.',
+    )
+    .option('--force', 'stop also then; reads of what has not arrived fail with EIO from then on')
+    .action(async (options: { force?: boolean }) => {
+      const [{ connectEngine }, { identify }] = await Promise.all([
+        import('../bus/client.ts'),
+        import('../container/host.ts'),
+      ]);
+      const signal = context.signal();
+      const client = await connectEngine(context.root);
+      const { pid } = client.endpoint;
+      const engine = identify(pid);
+      try {
+        await client.call('down', { force: options.force === true }, { signal });
+      } finally {
+        await client.close();
+      }
+      if (engine !== undefined) await untilEnded(engine, context.root, signal);
+      context.output.data({ stopped: true, pid }, () =>
+        context.output.quiet ? '' : 'the engine has stopped',
+      );
+    });
+  examples(command, [
+    ['cofa down', ''],
+    ['cofa down --force', 'also while something uses an image that has not arrived'],
+  ]);
+}
+
+async function untilEnded(engine: ProcessIdentity, root: string, signal: AbortSignal): Promise<void> {
+  const { isAlive } = await import('../container/host.ts');
+  const deadline = performance.now() + WAIT_MS;
+  while (isAlive(engine)) {
+    signal.throwIfAborted();
+    if (performance.now() > deadline) {
+      throw new CofaError(
+        'timeout',
+        `the engine (pid ${engine.pid}) has not ended after ${WAIT_MS / 1000} s`,
+        {
+          hint: `it is still stopping; its log: ${root}/log/supervisor.log`,
+        },
+      );
+    }
+    await sleep(30);
+  }
+}

@@ -1,0 +1,148 @@
+/** `cofa index REF`: prepares an image. Needs no engine, no root, no mount: any machine that may push can do it. */
+import type { Command } from 'commander';
+import type { ResolvedImage } from '../registry/client.ts';
+import type { IndexedImage } from '../index/index-image.ts';
+import { type Context, examples, numberOption } from './context.ts';
+import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from './table.ts';
+
+interface IndexOptions {
+  platform?: string;
+  dryRun?: boolean;
+  force?: boolean;
+  threads?: number;
+}
+
+export function define(command: Command, context: Context): void {
+  command
+    .description(
+      'Prepare an image: read each layer once, and put a sidecar beside the image into the registry, so that nodes can mount it at once. The image itself is not touched.',
+    )
+    .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
+    .option('--platform <os/arch>', 'which image of a multi-platform one (default: this machine’s)')
+    .option('--dry-run', 'do all but push')
+    .option('--force', 'also if the image has a sidecar already')
+    .option(
+      '--threads <n>',
+      'layers at the same time (default: one a core)',
+      numberOption('--threads', { min: 1, max: 64, integer: true }),
+    )
+    .action((ref: string, options: IndexOptions) => indexAndPush(ref, options, context));
+  examples(command, [
+    ['cofa index registry.example/app:1.4', ''],
+    ['cofa index --platform linux/arm64 registry.example/app:1.4', ''],
+    ['cofa index --dry-run debian:12', 'how large would the sidecar be?'],
+  ]);
+}
+
+async function indexAndPush(ref: string, options: IndexOptions, context: Context): Promise<void> {
+  const started = performance.now();
+  const [
+    { RegistryClient },
+    { parseReference },
+    { findSidecar, pushSidecar },
+    { indexImage, sidecarOf },
+    { ProgressView },
+  ] = await Promise.all([
+    import('../registry/client.ts'),
+    import('../registry/reference.ts'),
+    import('../registry/sidecars.ts'),
+    import('../index/index-image.ts'),
+    import('./progress.ts'),
+  ]);
+  const signal = context.signal();
+  const client = new RegistryClient({});
+  const view = new ProgressView(`indexing ${ref}`, context.output.progress);
+  try {
+    const image = await client.resolve(parseReference(ref), {
+      signal,
+      ...(options.platform === undefined ? {} : { platform: options.platform }),
+    });
+    if (options.force !== true) {
+      const found = await findSidecar(client, image, signal);
+      if (found !== undefined) {
+        const { descriptor } = found;
+        context.output.data(
+          { ...summaryOf(image), indexed: false, sidecar: descriptor.digest, sidecarBytes: found.size },
+          () =>
+            context.output.quiet
+              ? ''
+              : `${image.reference.text} is indexed already: sidecar ${descriptor.digest}, ${formatBytes(found.size)}; again: --force`,
+        );
+        return;
+      }
+    }
+    const { showOn } = await import('./engine-progress.ts');
+    const indexed = await indexImage({
+      image,
+      signal,
+      onProgress: showOn(view),
+      ...(options.threads === undefined ? {} : { threads: options.threads }),
+    });
+    const indexedMs = performance.now() - started;
+    let sidecar: { digest: string; size: number } | undefined;
+    if (options.dryRun !== true) {
+      view.update('phase', { label: 'pushing the sidecar', done: 0, total: undefined });
+      const descriptor = await pushSidecar(client, image, sidecarOf(indexed), signal);
+      const pushed = await findSidecar(client, image, signal);
+      sidecar = { digest: descriptor.digest, size: pushed?.size ?? 0 };
+    }
+    view.stop();
+    report(image, indexed, sidecar, { indexedMs, totalMs: performance.now() - started }, context);
+  } finally {
+    view.stop();
+    await client.close();
+  }
+}
+
+function summaryOf(image: ResolvedImage) {
+  return {
+    ref: image.reference.text,
+    manifest: image.descriptor.digest,
+    layers: image.layers.length,
+    imageBytes: image.layers.reduce((sum, layer) => sum + layer.blob.size, 0),
+  };
+}
+
+function report(
+  image: ResolvedImage,
+  indexed: IndexedImage,
+  sidecar: { digest: string; size: number } | undefined,
+  times: { indexedMs: number; totalMs: number },
+  context: Context,
+): void {
+  const layers = [...new Set(indexed.layers)];
+  const summary = {
+    ...summaryOf(image),
+    indexed: true,
+    rawBytes: layers.reduce((sum, layer) => sum + layer.rawSize, 0),
+    flatBytes: indexed.flat.length,
+    spansBytes: layers.reduce((sum, layer) => sum + layer.spans.length, 0),
+    tocBytes: layers.reduce((sum, layer) => sum + layer.toc.length, 0),
+    spans: layers.reduce((sum, layer) => sum + layer.spanCount, 0),
+    sidecar: sidecar?.digest ?? null,
+    sidecarBytes: sidecar?.size ?? null,
+    indexMs: Math.round(times.indexedMs),
+    totalMs: Math.round(times.totalMs),
+  };
+  context.output.data(summary, () => {
+    if (context.output.quiet) return '';
+    return renderPairs([
+      ['image', `${summary.ref} (${shortDigest(summary.manifest)})`],
+      [
+        'layers',
+        `${summary.layers}, ${formatBytes(summary.imageBytes)} compressed, ${formatBytes(summary.rawBytes)} raw`,
+      ],
+      [
+        'index',
+        `flat image ${formatBytes(summary.flatBytes)}, ${summary.spans} spans ${formatBytes(summary.spansBytes)}, contents ${formatBytes(summary.tocBytes)}`,
+      ],
+      [
+        'sidecar',
+        sidecar === undefined
+          ? 'not pushed (--dry-run)'
+          : `${sidecar.digest}, ${formatBytes(sidecar.size)} = ${formatShare(sidecar.size, summary.imageBytes)} of the image`,
+      ],
+      ['time', `${formatDuration(times.indexedMs)} to index, ${formatDuration(times.totalMs)} in all`],
+    ]);
+  });
+}

@@ -1,0 +1,60 @@
+/** `cofa mount REF DIR` */
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { type Context, examples } from './context.ts';
+
+interface MountOptions {
+  platform?: string;
+  prefetch: boolean;
+}
+
+export function define(command: Command, context: Context): void {
+  command
+    .description(
+      'Mount an image, read-only. Its files are there at once; their data are fetched when they are first read, and the rest in the background.',
+    )
+    .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
+    .argument('<dir>', 'empty or new directory')
+    .option('--platform <os/arch>', 'another platform than the node’s')
+    .option('--no-prefetch', 'fetch nothing that is not read')
+    .action(async (ref: string, dir: string, options: MountOptions) => {
+      const [{ connectEngine }, { ProgressView }, { showOn }] = await Promise.all([
+        import('../bus/client.ts'),
+        import('./progress.ts'),
+        import('./engine-progress.ts'),
+      ]);
+      const signal = context.signal();
+      const target = resolve(dir);
+      const client = await connectEngine(context.root);
+      const view = new ProgressView(`mounting ${ref}`, context.output.progress);
+      try {
+        const mount = await client.call(
+          'mount',
+          {
+            ref,
+            dir: target,
+            prefetch: options.prefetch,
+            ...(options.platform === undefined ? {} : { platform: options.platform }),
+          },
+          { onProgress: showOn(view), signal },
+        );
+        view.stop();
+        context.output.data(mount, () =>
+          context.output.quiet ? '' : `${mount.ref} is mounted at ${mount.dir}`,
+        );
+      } catch (error) {
+        view.stop();
+        // The engine works on after a Ctrl-C here; what it mounts nobody wants any more.
+        if (signal.aborted)
+          await client.call('unmount', { dir: target }, { timeoutMs: 60_000 }).catch(() => {});
+        throw error;
+      } finally {
+        await client.close();
+      }
+    });
+  examples(command, [
+    ['cofa mount debian:12 /mnt', ''],
+    ['cofa mount 127.0.0.1:5000/app:1.4 /srv/app', 'a registry on this machine may speak plain HTTP'],
+    ['cofa mount --no-prefetch debian:12 /mnt', 'only what is read'],
+  ]);
+}

@@ -1,0 +1,115 @@
+/** `cofa status` */
+import type { Command } from 'commander';
+import type { Status } from '../../schemas/api.ts';
+import { type Context, examples } from './context.ts';
+import { formatBytes, formatDuration, formatShare, renderPairs, renderTable, shortDigest } from './table.ts';
+
+export function define(command: Command, context: Context): void {
+  command
+    .description('Show the engine: its processes, and how much of each image has arrived.')
+    .option('-l, --layers', 'each layer too')
+    .action(async (options: { layers?: boolean }) => {
+      const { connectEngine } = await import('../bus/client.ts');
+      const client = await connectEngine(context.root);
+      try {
+        const status = await client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
+        context.output.data(status, () =>
+          render(status, { layers: options.layers === true, now: new Date() }),
+        );
+      } finally {
+        await client.close();
+      }
+    });
+  command.addHelpText(
+    'after',
+    `
+Columns:
+  INDEX    sidecar: it came from the registry; node: nobody had prepared the image, it was built here
+  PRESENT  share of the uncompressed bytes that are on this node
+  FETCHED  compressed bytes that came from the registry since the engine started
+  BLOCKS   absent / being fetched / present, of 64 KiB
+  HITS     share of the reads of the kernel that found their blocks present`,
+  );
+  examples(command, [
+    ['cofa status', ''],
+    ["cofa status --json | jq '.images[] | {ref, blocks}'", ''],
+  ]);
+}
+
+export function render(status: Status, o: { layers: boolean; now: Date }): string {
+  const supervisor = status.processes.find((one) => one.role === 'supervisor');
+  const parts = [
+    renderPairs([
+      [
+        'engine',
+        `${status.version}, node ${status.node}, pid ${supervisor?.pid ?? '-'}, up ${formatDuration(o.now.getTime() - Date.parse(status.startedAt))}`,
+      ],
+      ['root', status.root],
+      ['nats', status.nats],
+      ['transport', status.transport],
+      ...status.degraded.map((sentence) => ['degraded', sentence] as const),
+    ]),
+    renderTable(
+      ['PROCESS', 'PID', 'STATE', 'RESTARTS', 'MEMORY'],
+      status.processes.map((one) => [
+        one.name,
+        String(one.pid),
+        one.state,
+        String(one.restarts),
+        one.rssBytes === undefined ? '-' : formatBytes(one.rssBytes),
+      ]),
+      ['PID', 'RESTARTS', 'MEMORY'],
+    ),
+  ];
+  if (status.mounts.length > 0) {
+    parts.push(
+      renderTable(
+        ['MOUNT', 'STATE', 'CONTAINER', 'IMAGE'],
+        status.mounts.map((mount) => [mount.dir, mount.state, mount.container ?? '-', mount.ref]),
+      ),
+    );
+  }
+  if (status.images.length > 0) {
+    parts.push(
+      renderTable(
+        ['IMAGE', 'STATE', 'INDEX', 'SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'HITS', 'ERRORS'],
+        status.images.map((image) => [
+          image.ref,
+          image.state,
+          image.origin ?? '-',
+          formatBytes(image.bytes.total),
+          formatShare(image.bytes.present, image.bytes.total),
+          formatBytes(image.bytes.fetched),
+          blocks(image.blocks),
+          formatShare(image.reads.hits, image.reads.hits + image.reads.misses),
+          String(image.reads.errors),
+        ]),
+        ['SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'HITS', 'ERRORS'],
+      ),
+    );
+  }
+  if (o.layers) {
+    parts.push(
+      renderTable(
+        ['LAYER', 'STATE', 'SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'IMAGE'],
+        status.images.flatMap((image) =>
+          image.layers.map((layer) => [
+            shortDigest(layer.diffId),
+            layer.state,
+            formatBytes(layer.bytes.total),
+            formatShare(layer.bytes.present, layer.bytes.total),
+            formatBytes(layer.bytes.fetched),
+            blocks(layer.blocks),
+            image.ref,
+          ]),
+        ),
+        ['SIZE', 'PRESENT', 'FETCHED', 'BLOCKS'],
+      ),
+    );
+  }
+  return parts.join('\n');
+}
+
+function blocks(counts: { absent: number; fetching: number; present: number }): string {
+  return `${counts.absent}/${counts.fetching}/${counts.present}`;
+}

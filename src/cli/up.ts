@@ -1,0 +1,225 @@
+/** `cofa up`: starts the engine and waits until it answers. */
+import type { ChildProcess } from 'node:child_process';
+import type { Command } from 'commander';
+import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { type Context, examples, numberOption } from './context.ts';
+
+interface UpOptions {
+  nats?: string;
+  foreground?: boolean;
+  workers?: number;
+  transport: 'kernel' | 'fuse-native';
+  readDeadline: number;
+  node?: string;
+  logLevel: string;
+  wait: number;
+}
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+
+export function define(command: Command, context: Context): void {
+  command
+    .description('Start the engine. It goes on in the background; this command ends when it is ready.')
+    .option('--nats <url>', 'use this NATS (with JetStream) instead of a private nats-server')
+    .option('--foreground', 'stay, and log to the terminal')
+    .option('--workers <n>', 'fetcher processes (default: one a core)', count('--workers', 256))
+    .option(
+      '--transport <name>',
+      'how reads reach the engine: kernel or fuse-native',
+      oneOf('--transport', ['kernel', 'fuse-native']),
+      'kernel',
+    )
+    .option(
+      '--read-deadline <s>',
+      'a read that waits longer fails with EIO',
+      numberOption('--read-deadline', { min: 0.1, max: 3600, integer: false }),
+      30,
+    )
+    .option('--node <name>', 'name of this node on NATS (default: the hostname)', nodeName)
+    .option('--log-level <level>', LOG_LEVELS.join(', '), oneOf('--log-level', LOG_LEVELS), 'info')
+    .option(
+      '--wait <s>',
+      'wait so long for the engine',
+      numberOption('--wait', { min: 1, max: 3600, integer: false }),
+      60,
+    )
+    .action(async (options: UpOptions) => {
+      if (process.getuid?.() !== 0) {
+        throw new CofaError('environment', 'cofa up mounts file systems, which only root may', {
+          hint: 'sudo cofa up',
+        });
+      }
+      if (options.foreground === true) await stay(options, context);
+      else await startInBackground(options, context);
+    });
+  examples(command, [
+    ['cofa up', 'state in /var/lib/cofa'],
+    ['cofa up --root /srv/cofa', 'state elsewhere'],
+    ['cofa up --nats nats://user:pass@10.0.0.5:4222', 'share a NATS'],
+    ['cofa up --workers 8 --read-deadline 60', ''],
+    ['cofa up --foreground', 'as a service'],
+  ]);
+}
+
+async function stay(options: UpOptions, context: Context): Promise<void> {
+  const { hostname } = await import('node:os');
+  try {
+    const { runSupervisor } = await import('../engine/supervisor.ts');
+    await runSupervisor({
+      root: context.root,
+      nats: options.nats,
+      node: options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-')),
+      transport: options.transport,
+      workers: options.workers,
+      readDeadlineMs: Math.round(options.readDeadline * 1000),
+      logLevel: options.logLevel,
+    });
+  } catch (error) {
+    // The `cofa up` that started this one in the background tells its user.
+    if (process.connected)
+      await new Promise((done) => process.send?.({ failed: toErrorRecord(error) }, done));
+    throw error;
+  }
+}
+
+async function startInBackground(options: UpOptions, context: Context): Promise<void> {
+  const [{ spawn }, { mkdir, open }, { join }] = await Promise.all([
+    import('node:child_process'),
+    import('node:fs/promises'),
+    import('node:path'),
+  ]);
+  const { root } = context;
+  const started = performance.now();
+  const logFile = join(root, 'log/supervisor.log');
+  await mkdir(join(root, 'log'), { recursive: true, mode: 0o700 });
+  const log = await open(logFile, 'a', 0o600);
+  let child: ChildProcess;
+  try {
+    child = spawn(
+      process.execPath,
+      [...process.execArgv, process.argv[1] as string, ...foregroundArgs(options, root)],
+      {
+        detached: true,
+        stdio: ['ignore', log.fd, log.fd, 'ipc'],
+      },
+    );
+  } finally {
+    await log.close();
+  }
+  const ready = await untilReady(child, root, logFile, options.wait * 1000, context.signal());
+  child.disconnect();
+  child.unref();
+  const result = { root, node: ready.node, pid: ready.pid, nats: ready.nats, log: logFile };
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  context.output.data(result, () =>
+    context.output.quiet ? '' : `the engine runs: pid ${ready.pid}, root ${root} (ready after ${seconds} s)`,
+  );
+}
+
+function foregroundArgs(options: UpOptions, root: string): string[] {
+  const args = ['up', '--foreground', '--root', root, '--transport', options.transport];
+  args.push('--read-deadline', String(options.readDeadline), '--log-level', options.logLevel);
+  if (options.nats !== undefined) args.push('--nats', options.nats);
+  if (options.workers !== undefined) args.push('--workers', String(options.workers));
+  if (options.node !== undefined) args.push('--node', options.node);
+  return args;
+}
+
+interface Ready {
+  node: string;
+  pid: number;
+  nats: string;
+}
+
+/** Resolves when the engine answers; throws what it failed with, or `timeout`. */
+async function untilReady(
+  child: ChildProcess,
+  root: string,
+  logFile: string,
+  waitMs: number,
+  signal: AbortSignal,
+): Promise<Ready> {
+  let failed: ErrorRecord | undefined;
+  let ended: string | undefined;
+  child.on('message', (message: { failed?: ErrorRecord }) => {
+    failed = message.failed;
+  });
+  child.on('error', (error) => {
+    ended = error.message;
+  });
+  child.on('exit', (code, by) => {
+    ended ??= by === null ? `exit code ${code}` : `killed by ${by}`;
+  });
+  const { setTimeout: sleep } = await import('node:timers/promises');
+  const { connectEngine } = await import('../bus/client.ts');
+  for (const deadline = performance.now() + waitMs; ; await sleep(30)) {
+    if (failed !== undefined) throw fromErrorRecord(failed);
+    if (ended !== undefined) {
+      // The message of a process that ends at once may come after its end.
+      await sleep(50);
+      if (failed !== undefined) throw fromErrorRecord(failed);
+      throw new CofaError('environment', `the engine did not start (${ended})${await lastWords(logFile)}`, {
+        hint: `its log: ${logFile}; what this machine lacks: cofa doctor`,
+      });
+    }
+    if (signal.aborted) {
+      child.kill('SIGTERM');
+      throw signal.reason;
+    }
+    if (performance.now() > deadline) {
+      throw new CofaError('timeout', `the engine (pid ${child.pid}) is not ready after ${waitMs / 1000} s`, {
+        hint: `it goes on starting; its log: ${logFile}`,
+      });
+    }
+    const client = await connectEngine(root).catch(() => undefined);
+    if (client === undefined) continue;
+    try {
+      // An endpoint of an engine that ended without removing it names another process.
+      if (client.endpoint.pid !== child.pid) continue;
+      const status = await client.call('status', {}, { timeoutMs: 2_000 });
+      return { node: status.node, pid: client.endpoint.pid, nats: status.nats };
+    } catch {
+      // not yet
+    } finally {
+      await client.close();
+    }
+  }
+}
+
+/** The last line of the log that says something, for an engine that ended without a reason of its own. */
+async function lastWords(logFile: string): Promise<string> {
+  const { readFile } = await import('node:fs/promises');
+  const text = await readFile(logFile, 'utf8').catch(() => '');
+  const line = text.trimEnd().split('\n').at(-1) ?? '';
+  if (line === '') return '';
+  try {
+    const entry = JSON.parse(line) as { msg?: unknown };
+    return typeof entry.msg === 'string' ? `: ${entry.msg}` : '';
+  } catch {
+    return `: ${line.slice(0, 300)}`;
+  }
+}
+
+/** One token of a NATS subject. */
+function nodeName(text: string): string {
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(text)) {
+    throw new CofaError('invalid-argument', `--node: ${JSON.stringify(text)} is not allowed`, {
+      hint: 'letters, digits, _ and -, at most 64',
+    });
+  }
+  return text;
+}
+
+function count(name: string, max: number): (text: string) => number {
+  return numberOption(name, { min: 1, max, integer: true });
+}
+
+function oneOf(name: string, allowed: readonly string[]): (text: string) => string {
+  return (text) => {
+    if (allowed.includes(text)) return text;
+    throw new CofaError(
+      'invalid-argument',
+      `${name}: ${JSON.stringify(text)} is not one of ${allowed.join(', ')}`,
+    );
+  };
+}
