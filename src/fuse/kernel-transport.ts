@@ -14,15 +14,25 @@
  * answered is asked again of the next one. With process.exit(): the same, after an exit handler here got the threads
  * out of read(2); without it Node would wait for them for good. With stop(): what waits gets EIO.
  */
-import { closeSync, openSync, write, writeSync } from 'node:fs';
+import { closeSync, write, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, SHARE_ENV, Worker } from 'node:worker_threads';
 import { CofaError } from '../../schemas/errors.ts';
-import { explain } from '../kernel/errno.ts';
 import { offLoop } from '../kernel/libc.ts';
 import { interruptThread } from '../kernel/thread-signal.ts';
 import { ERRNO, forgetNameNotification, resendNotification } from './protocol.ts';
-import { allPresent, clamp, Replier, type ServedFile, TALLY, TALLY_FIELDS } from './reply.ts';
+import { Replier } from './reply.ts';
+import {
+  addTally,
+  allPresent,
+  clamp,
+  emptyCounters,
+  newTally,
+  type ServedFile,
+  serveFile,
+  TALLY,
+  type Tally,
+} from './served-file.ts';
 import {
   CONTROL,
   controlSize,
@@ -31,13 +41,7 @@ import {
   type TableChange,
   type WorkerData,
 } from './threads.ts';
-import {
-  checkDeviceFile,
-  type ColdRead,
-  type DeviceFile,
-  type FuseTransport,
-  type TransportCounters,
-} from './transport.ts';
+import { type ColdRead, type DeviceFile, type FuseTransport, type TransportCounters } from './transport.ts';
 
 export interface KernelTransportOptions {
   /** The session's descriptor. */
@@ -91,7 +95,7 @@ class Transport implements KernelTransport {
   readonly #options: KernelTransportOptions;
   readonly #threads: number;
   readonly #control: Int32Array;
-  readonly #strays: Float64Array<SharedArrayBuffer>;
+  readonly #strays: Tally;
   readonly #replier: Replier;
   readonly #workers: Array<{ worker: Worker; port: MessagePort }>;
   readonly #files = new Map<number, OwnFile>();
@@ -118,7 +122,7 @@ class Transport implements KernelTransport {
     if (!Number.isInteger(this.#threads) || this.#threads < 1 || this.#threads > 64)
       throw new CofaError('invalid-argument', `${this.#threads} FUSE threads; 1 to 64 are possible`);
     this.#control = new Int32Array(new SharedArrayBuffer(controlSize(this.#threads)));
-    this.#strays = newTally(this.#threads);
+    this.#strays = newTally(this.#threads + 1);
     this.#replier = new Replier(options.fd, this.#threads);
     const { promise, resolve } = Promise.withResolvers<Error | undefined>();
     this.ended = promise;
@@ -146,7 +150,6 @@ class Transport implements KernelTransport {
   }
 
   add(given: DeviceFile): void {
-    checkDeviceFile(given);
     const old = this.#files.get(given.inode);
     if (old !== undefined && old.name !== given.name)
       throw new CofaError(
@@ -154,17 +157,7 @@ class Transport implements KernelTransport {
         `device file ${given.name}: ${old.name} has inode ${given.inode} already`,
       );
     if (old !== undefined && old.given.blocks === given.blocks && old.size === given.size) return;
-    const file: OwnFile = {
-      given,
-      name: given.name,
-      inode: given.inode,
-      size: given.size,
-      fd: reopen(given),
-      blockSize: given.blockSize,
-      blocks: new Uint8Array(given.blocks),
-      tally: newTally(this.#threads),
-      sequence: this.#sequence++,
-    };
+    const file: OwnFile = { ...serveFile(given, this.#threads + 1, this.#sequence++), given };
     if (old !== undefined) this.#drop(old);
     this.#files.set(file.inode, file);
     const { given: _, ...served } = file;
@@ -196,10 +189,11 @@ class Transport implements KernelTransport {
   counters(inode?: number): TransportCounters {
     if (inode !== undefined) {
       const file = this.#files.get(inode);
-      return file === undefined ? emptyCounters() : sum([file.tally]);
+      return file === undefined ? emptyCounters() : addTally(file.tally, emptyCounters());
     }
-    const tallies = [this.#strays, ...[...this.#files.values()].map((file) => file.tally)];
-    return sum(tallies, { ...this.#past });
+    const total = addTally(this.#strays, { ...this.#past });
+    for (const file of this.#files.values()) addTally(file.tally, total);
+    return total;
   }
 
   #startWorker(index: number): { worker: Worker; port: MessagePort } {
@@ -302,7 +296,7 @@ class Transport implements KernelTransport {
   #drop(file: OwnFile): void {
     this.#files.delete(file.inode);
     for (const read of this.#waiting) if (read.file === file) this.#answer(read, ERRNO.EIO);
-    sum([file.tally], this.#past);
+    addTally(file.tally, this.#past);
     this.#retired.push({ fd: file.fd, turns: this.#turns() });
     this.#retireTimer ??= setTimeout(() => this.#closeRetired(), RETIRE_MS);
   }
@@ -349,7 +343,7 @@ class Transport implements KernelTransport {
     for (const { fd } of this.#retired) closeSync(fd);
     this.#retired = [];
     for (const file of this.#files.values()) {
-      sum([file.tally], this.#past);
+      addTally(file.tally, this.#past);
       closeSync(file.fd);
     }
     this.#files.clear();
@@ -384,30 +378,3 @@ class Transport implements KernelTransport {
 
 const RETIRE_MS = 20;
 const STOP_STEP_MS = 5;
-
-/** A descriptor of our own, so that the caller may close his whenever he likes. */
-function reopen({ name, fd }: DeviceFile): number {
-  try {
-    return openSync(`/proc/self/fd/${fd}`, 'r');
-  } catch (error) {
-    throw explain(error, `device file ${name}, descriptor ${fd}`);
-  }
-}
-
-function newTally(threads: number): Float64Array<SharedArrayBuffer> {
-  return new Float64Array(new SharedArrayBuffer((threads + 1) * TALLY_FIELDS * 8));
-}
-
-function emptyCounters(): TransportCounters {
-  return { reads: 0, hits: 0, misses: 0, errors: 0, bytes: 0 };
-}
-
-/** Adds tallies to `into`, and returns it. */
-function sum(tallies: Float64Array[], into: TransportCounters = emptyCounters()): TransportCounters {
-  for (const tally of tallies) {
-    for (let row = 0; row < tally.length; row += TALLY_FIELDS)
-      for (const [name, column] of Object.entries(TALLY))
-        into[name as keyof TransportCounters] += tally[row + column] as number;
-  }
-  return into;
-}

@@ -11,7 +11,8 @@ import { readlinkSync, readSync } from 'node:fs';
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { isErrno } from '../kernel/errno.ts';
 import { ERRNO, IN, OP, READ_IN, REQUEST_ROOM, ROOT } from './protocol.ts';
-import { allPresent, clamp, Replier, type ServedFile, TALLY } from './reply.ts';
+import { Replier } from './reply.ts';
+import { allPresent, clamp, type ServedFile, TALLY, type Tally } from './served-file.ts';
 import { CONTROL, type HandedOver, NAME, PER_THREAD, type TableChange, type WorkerData } from './threads.ts';
 
 function serve({ device, index, control: shared, strays, port }: WorkerData): void {
@@ -57,20 +58,14 @@ class Thread {
   readonly request = Buffer.alloc(REQUEST_ROOM, 1);
   readonly #words = new Uint32Array(this.request.buffer, this.request.byteOffset, REQUEST_ROOM / 4);
   readonly #control: Int32Array;
-  readonly #strays: Float64Array<SharedArrayBuffer>;
+  readonly #strays: Tally;
   readonly #port: MessagePort;
   readonly #replier: Replier;
   readonly #byInode = new Map<number, ServedFile>();
   readonly #byName = new Map<string, ServedFile>();
   #version = 0;
 
-  constructor(
-    device: number,
-    index: number,
-    control: Int32Array,
-    strays: Float64Array<SharedArrayBuffer>,
-    port: MessagePort,
-  ) {
+  constructor(device: number, index: number, control: Int32Array, strays: Tally, port: MessagePort) {
     this.#replier = new Replier(device, index);
     this.#control = control;
     this.#strays = strays;

@@ -3,48 +3,10 @@
  * thread for the reads that had to wait. A reply is built in place in one buffer made once: header, then the file's
  * bytes behind it, then one write(2). Nothing is allocated for a read.
  */
-import { readSync, writeSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import { isErrno } from '../kernel/errno.ts';
 import { BODY, ERRNO, MAX_READ, OUT, PAGE, ROOT } from './protocol.ts';
-import { BLOCK_PRESENT } from './transport.ts';
-
-/** A device file as the threads know it. */
-export interface ServedFile {
-  name: string;
-  inode: number;
-  size: number;
-  /** The transport's own descriptor. */
-  fd: number;
-  blockSize: number;
-  blocks: Uint8Array<SharedArrayBuffer>;
-  /** Rows of `TALLY_FIELDS` numbers, one row per thread and a last one for the main thread. */
-  tally: Float64Array<SharedArrayBuffer>;
-  /** Its place in folder listings; never used again. */
-  sequence: number;
-}
-
-/** Columns of a tally. Each row has one writer, so that plain numbers do. */
-export const TALLY = { reads: 0, hits: 1, misses: 2, errors: 3, bytes: 4 } as const;
-export const TALLY_FIELDS = 5;
-
-/** The kernel's `unique` of a request, as two halves: bit 63 marks one that was sent again, and must come back. */
-export interface RequestId {
-  low: number;
-  high: number;
-}
-
-/** Whether every block that the range touches is present. The range lies within the file and is not empty. */
-export function allPresent(file: ServedFile, offset: number, length: number): boolean {
-  const last = Math.floor((offset + length - 1) / file.blockSize);
-  for (let block = Math.floor(offset / file.blockSize); block <= last; block++)
-    if (Atomics.load(file.blocks, block) !== BLOCK_PRESENT) return false;
-  return true;
-}
-
-/** How many bytes a read gets: none past the end. */
-export function clamp(file: ServedFile, offset: number, length: number): number {
-  return Math.max(0, Math.min(length, file.size - offset));
-}
+import { loadBytes, type ServedFile, TALLY, TALLY_FIELDS, type Tally } from './served-file.ts';
 
 export class Replier {
   readonly #device: number;
@@ -60,14 +22,14 @@ export class Replier {
   }
 
   /** Adds to one column of this thread's row. */
-  count(tally: Float64Array, field: number, amount: number): void {
+  count(tally: Tally, field: number, amount: number): void {
     const at = this.#row + field;
     tally[at] = (tally[at] as number) + amount;
   }
 
   /** Answers a read whose blocks are all present. `length` is clamped to the file. A failing disk gives EIO. */
   read(file: ServedFile, low: number, high: number, offset: number, length: number): void {
-    if (length > MAX_READ || !this.#load(file, offset, length)) {
+    if (length > MAX_READ || !loadBytes(file, this.#out, OUT.size, offset, length)) {
       this.count(file.tally, TALLY.errors, 1);
       this.error(low, high, ERRNO.EIO);
       return;
@@ -142,26 +104,6 @@ export class Replier {
       for (const file of files)
         if (file.sequence + 2 >= cookie && !put(file.inode, file.sequence + 3, DT_REG, file.name)) break;
     this.#send(low, high, 0, end - OUT.size);
-  }
-
-  /** Reads the file's bytes behind the header. False when the disk fails or the file is shorter than it claims. */
-  #load(file: ServedFile, offset: number, length: number): boolean {
-    let done = 0;
-    try {
-      while (done < length) {
-        const got = readSync(file.fd, this.#out, OUT.size + done, length - done, offset + done);
-        if (got === 0) break;
-        done += got;
-      }
-    } catch {
-      return false;
-    }
-    if (done < length) {
-      // A tar whose length is no multiple of 512 is padded with zeros: less than one sector, at the very end.
-      if (offset + length !== file.size || length - done >= 512) return false;
-      this.#out.fill(0, OUT.size + done, OUT.size + length);
-    }
-    return true;
   }
 
   /** One write(2) is one reply. ENOENT: the reader was killed meanwhile. ENODEV: the mount is gone. */

@@ -9,13 +9,12 @@
  * and not answered is asked again of the next one (kernel 6.9 and newer), and readers notice a pause only. INIT is
  * answered here, once, so that every front end starts alike.
  */
-import { closeSync, openSync, read, writeFileSync, writeSync } from 'node:fs';
-import { statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { closeSync, openSync, read, writeSync } from 'node:fs';
 import { CofaError } from '../../schemas/errors.ts';
 import { explain, isErrno } from '../kernel/errno.ts';
 import { offLoop } from '../kernel/libc.ts';
-import { findMount, isMounted, MS, mountSync, unmount, unmountSync } from '../kernel/mount.ts';
+import { MS, mountSync, unmountSync } from '../kernel/mount.ts';
+import { abortConnection, clearDeadMount, connectionOf } from './connection.ts';
 import { answerInit, assertByteOrder, MAX_READ, REQUEST_ROOM } from './protocol.ts';
 
 export interface FuseSession {
@@ -66,21 +65,8 @@ export async function openFuseSession(target: string): Promise<FuseSession> {
   }
 }
 
-/** Makes every request of a connection fail, as `FuseSession.abort`. For tools that clean up after others. */
-export function abortConnection(connection: number): void {
-  ensureControl();
-  try {
-    writeFileSync(join(CONTROL, String(connection), 'abort'), '1');
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw explain(error, `abort of FUSE connection ${connection}`);
-    // gone already
-  }
-}
-
-const CONTROL = '/sys/fs/fuse/connections';
 /** The kernel queues INIT before mount(2) returns, so this is for what should never happen. */
 const INIT_MS = 10_000;
-const DEAD_MS = 2_000;
 
 function session(own: { target: string; fd: number; connection: number; resend: boolean }): FuseSession {
   let closed = false;
@@ -129,12 +115,6 @@ function openDevice(): number {
   }
 }
 
-/** The number is the mount's device, which mountinfo tells without asking a server. Undefined: no FUSE mount there. */
-function connectionOf(target: string): number | undefined {
-  const entry = findMount(target);
-  return entry?.type === 'fuse' ? entry.major * 2 ** 20 + entry.minor : undefined;
-}
-
 function readInit(fd: number, connection: number): Promise<Buffer> {
   return offLoop(
     () =>
@@ -149,42 +129,4 @@ function readInit(fd: number, connection: number): Promise<Buffer> {
         });
       }),
   );
-}
-
-/** The control file system is mounted once for the machine, as systemd does; aborting is what it is for. */
-function ensureControl(): void {
-  if (isMounted(CONTROL)) return;
-  try {
-    mountSync({
-      source: 'fusectl',
-      target: CONTROL,
-      type: 'fusectl',
-      flags: MS.NOSUID | MS.NODEV | MS.NOEXEC,
-    });
-  } catch (error) {
-    if (!isErrno((error as CofaError).cause, 'EBUSY')) throw error; // EBUSY: another process was faster
-  }
-}
-
-async function clearDeadMount(target: string): Promise<void> {
-  const entry = findMount(target);
-  if (entry === undefined) return;
-  if (entry.type !== 'fuse' || !(await isDead(target)))
-    throw new CofaError('busy', `${target} has a mount already (${entry.type})`, {
-      hint: 'another engine may use this root; else unmount it',
-    });
-  await unmount(target, { lazy: true });
-}
-
-/** A connection whose last descriptor was closed answers ENOTCONN; one that is served answers, or takes its time. */
-async function isDead(target: string): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), DEAD_MS);
-  });
-  const answer = statfs(target).then(
-    () => false,
-    (error) => isErrno(error, 'ENOTCONN', 'ECONNABORTED'),
-  );
-  return Promise.race([answer, late]).finally(() => clearTimeout(timer));
 }

@@ -1,6 +1,6 @@
 /** What the main thread and the threads of the kernel-protocol transport tell each other. */
 import type { MessagePort } from 'node:worker_threads';
-import type { ServedFile } from './reply.ts';
+import type { ServedFile, Tally } from './served-file.ts';
 
 export interface WorkerData {
   device: number;
@@ -8,7 +8,7 @@ export interface WorkerData {
   index: number;
   control: SharedArrayBuffer;
   /** Counts reads that belong to no file. */
-  strays: Float64Array<SharedArrayBuffer>;
+  strays: Tally;
   port: MessagePort;
 }
 

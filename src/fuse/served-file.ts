@@ -1,0 +1,108 @@
+/** A device file as a transport serves it: its own descriptor, its block states, its counters. */
+import { openSync, readSync } from 'node:fs';
+import { explain } from '../kernel/errno.ts';
+import { BLOCK_PRESENT, checkDeviceFile, type DeviceFile, type TransportCounters } from './transport.ts';
+
+/** All of it may be posted to another thread and means the same there. */
+export interface ServedFile {
+  name: string;
+  inode: number;
+  size: number;
+  /** The transport's own descriptor. */
+  fd: number;
+  blockSize: number;
+  blocks: Uint8Array<SharedArrayBuffer>;
+  /** Rows of `TALLY_FIELDS` numbers, one for each thread that serves. */
+  tally: Tally;
+  /** Its place in folder listings; never used again. */
+  sequence: number;
+}
+
+export type Tally = Float64Array<SharedArrayBuffer>;
+
+/** Columns of a tally. Each row has one writer, so that plain numbers do. */
+export const TALLY = { reads: 0, hits: 1, misses: 2, errors: 3, bytes: 4 } as const;
+export const TALLY_FIELDS = 5;
+
+/** Opens the file again, so that the caller may close his descriptor whenever he likes. `rows` of its tally. */
+export function serveFile(given: DeviceFile, rows: number, sequence: number): ServedFile {
+  checkDeviceFile(given);
+  const { name, inode, size, blockSize } = given;
+  let fd: number;
+  try {
+    fd = openSync(`/proc/self/fd/${given.fd}`, 'r');
+  } catch (error) {
+    throw explain(error, `device file ${name}, descriptor ${given.fd}`);
+  }
+  return {
+    name,
+    inode,
+    size,
+    fd,
+    blockSize,
+    blocks: new Uint8Array(given.blocks),
+    tally: newTally(rows),
+    sequence,
+  };
+}
+
+/** How many bytes a read gets: none past the end. */
+export function clamp(file: ServedFile, offset: number, length: number): number {
+  return Math.max(0, Math.min(length, file.size - offset));
+}
+
+/** Whether every block that the range touches is present. The range lies within the file and is not empty. */
+export function allPresent(file: ServedFile, offset: number, length: number): boolean {
+  const last = Math.floor((offset + length - 1) / file.blockSize);
+  for (let block = Math.floor(offset / file.blockSize); block <= last; block++)
+    if (Atomics.load(file.blocks, block) !== BLOCK_PRESENT) return false;
+  return true;
+}
+
+/**
+ * Reads file bytes into `buffer` from `at` on. False when the disk fails, or the file is shorter than it claims: half
+ * an answer would be taken for the end of the file.
+ */
+export function loadBytes(
+  file: ServedFile,
+  buffer: Buffer,
+  at: number,
+  offset: number,
+  length: number,
+): boolean {
+  let done = 0;
+  try {
+    while (done < length) {
+      const got = readSync(file.fd, buffer, at + done, length - done, offset + done);
+      if (got === 0) break;
+      done += got;
+    }
+  } catch {
+    return false;
+  }
+  if (done === length) return true;
+  // A tar whose length is no multiple of 512 is padded with zeros: less than one sector, at the very end.
+  if (offset + length !== file.size || length - done >= 512) return false;
+  buffer.fill(0, at + done, at + length);
+  return true;
+}
+
+export function newTally(rows: number): Tally {
+  return new Float64Array(new SharedArrayBuffer(rows * TALLY_FIELDS * 8));
+}
+
+export function emptyCounters(): TransportCounters {
+  return { reads: 0, hits: 0, misses: 0, errors: 0, bytes: 0 };
+}
+
+/** Adds a tally to `into`, and returns it. */
+export function addTally(tally: Tally, into: TransportCounters): TransportCounters {
+  for (let row = 0; row < tally.length; row += TALLY_FIELDS) {
+    into.reads += tally[row + TALLY.reads] as number;
+    into.hits += tally[row + TALLY.hits] as number;
+    into.misses += tally[row + TALLY.misses] as number;
+    into.errors += tally[row + TALLY.errors] as number;
+    into.bytes += tally[row + TALLY.bytes] as number;
+  }
+  return into;
+}
