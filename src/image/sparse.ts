@@ -65,11 +65,12 @@ export function checkFragments(
     if (!Number.isSafeInteger(offset + length) || offset + length > size) {
       throw fault('the sparse map leads beyond the end of the file');
     }
-    const last = checked.at(-1);
-    if (length > 0 && last !== undefined && offset === end) last.length += length;
-    else if (length > 0) checked.push({ offset, length });
     end = offset + length;
     total += length;
+    if (length === 0) continue;
+    const last = checked.at(-1);
+    if (last !== undefined && last.offset + last.length === offset) last.length += length;
+    else checked.push({ offset, length });
   }
   if (total !== stored) {
     throw fault(`the sparse map speaks of ${total} bytes, the archive stores ${stored}`);

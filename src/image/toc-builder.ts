@@ -2,7 +2,6 @@
  * From the members of a tar to the entries of a layer: what a container runtime would make of them, still in
  * archive order and without looking at what other entries do.
  */
-import type { CofaError } from '../../schemas/errors.ts';
 import { classify, normalisePath, pathProblem } from './layer-path.ts';
 import { layOut } from './sparse.ts';
 import type { Capture } from './sparse.ts';
@@ -59,12 +58,13 @@ export class TocBuilder {
     if (++this.#members > MAX_ENTRIES) {
       throw this.#reader.fault(`more than ${MAX_ENTRIES} members`, 'unsupported');
     }
-    const path = this.#path(member.name);
-    const name = classify(path);
+    // A whiteout's own name may be four bytes longer than Linux has names: it is never created.
+    const name = classify(normalisePath(member.name));
+    const path = this.#checked(name.path, member.name);
     switch (name.kind) {
       case 'whiteout':
       case 'opaque':
-        this.#add(bare(name.kind, Buffer.from(name.path)));
+        this.#entries.push(bare(name.kind, path));
         return NOTHING;
       case 'bad':
         throw this.#reader.fault('a whiteout that names nothing to remove');
@@ -80,17 +80,14 @@ export class TocBuilder {
       throw this.#reader.fault(`no container runtime knows a member of type ${type}`, 'unsupported');
     }
     const { entry, captures } = this.#entry(member, member.type, path);
-    if (name.kind === 'aufs') this.#aufs.keep(entry);
-    else
-      this.#add(
-        this.#aufs.resolve(entry, () => this.#reader.fault('a hard link to an AUFS file that is not there')),
-      );
+    if (name.kind === 'aufs') {
+      this.#aufs.keep(entry);
+      return captures;
+    }
+    const real = this.#aufs.resolve(entry);
+    if (real === undefined) throw this.#reader.fault('a hard link to an AUFS file that is not there');
+    this.#entries.push(real);
     return captures;
-  }
-
-  #add(entry: TocEntry): void {
-    this.#countText(entry.path.length + entry.link.length);
-    this.#entries.push(entry);
   }
 
   #entry(
@@ -120,7 +117,7 @@ export class TocBuilder {
         entry.link = this.#symlink(member.link);
         break;
       case 'hardlink':
-        entry.link = this.#path(member.link);
+        entry.link = this.#checked(normalisePath(member.link), member.link);
         if (entry.link.length === 0) throw this.#reader.fault('a hard link that names no file');
         break;
       case 'char':
@@ -161,18 +158,22 @@ export class TocBuilder {
     return layout.captures;
   }
 
-  #path(name: Buffer): Buffer {
-    const path = normalisePath(name);
+  /** The normalised path made of `name`, if Linux can have it. */
+  #checked(path: Buffer, name: Buffer): Buffer {
     const problem = pathProblem(path);
+    if (problem !== undefined) {
+      throw this.#reader.fault(problem, path.includes(0) ? 'integrity' : 'unsupported');
+    }
+    this.#countText(path.length);
     // A short view would keep all of a long name in memory.
-    if (problem === undefined) return path.length === name.length ? path : Buffer.from(path);
-    throw this.#reader.fault(problem, problem.startsWith('a NUL') ? 'integrity' : 'unsupported');
+    return path.length === name.length ? path : Buffer.from(path);
   }
 
   #symlink(link: Buffer): Buffer {
     if (link.length === 0) throw this.#reader.fault('a symlink without a target');
     if (link.length > 4095)
       throw this.#reader.fault(`a symlink target of ${link.length} bytes`, 'unsupported');
+    this.#countText(link.length);
     return link;
   }
 
@@ -225,11 +226,12 @@ class AufsLinks {
     this.#files.set(file.path.toString('latin1'), file);
   }
 
-  resolve(entry: TocEntry, missing: () => CofaError): TocEntry {
+  /** The entry for a name that may be such a link; undefined if it leads nowhere. */
+  resolve(entry: TocEntry): TocEntry | undefined {
     if (entry.type !== 'hardlink' || classify(entry.link).kind !== 'aufs') return entry;
     const key = entry.link.toString('latin1');
     const file = this.#files.get(key);
-    if (file === undefined) throw missing();
+    if (file === undefined) return undefined;
     if (classify(file.path).kind !== 'aufs') return { ...entry, link: file.path };
     // Not a copy: the file's patches may still be filled while its body passes.
     file.path = entry.path;

@@ -6,11 +6,11 @@ import { pathProblem } from './layer-path.ts';
 import type { Extent, Patch, TocEntry, Xattr } from './toc.ts';
 
 /** Entries of one layer. The largest layers known to us have some 500,000. */
-export const MAX_ENTRIES = 1 << 21;
+export const MAX_ENTRIES = 1 << 20;
 /** Extents of one layer; ordinary files have one each. */
 export const MAX_EXTENTS = 1 << 22;
 /** Paths, link targets and extended attributes of one layer, bytes. */
-export const MAX_TEXT_BYTES = 1 << 29;
+export const MAX_TEXT_BYTES = 1 << 28;
 /** Patches of one layer, bytes. */
 export const MAX_PATCH_BYTES = 1 << 24;
 /** Bytes; the largest file of ext4, on which a runtime would have unpacked it. */
