@@ -104,7 +104,7 @@ echo 'console.log("node", process.version, "says", [1, 2, 3].map((x) => x * x).j
     ],
     config: {
       Entrypoint: ['/usr/local/bin/entry'],
-      Cmd: ['java', '-Xshare:auto', '-version'],
+      Cmd: ['java', '--version'],
       Env: [
         'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
         'JAVA_TOOL_OPTIONS=-XX:+UseSerialGC',
