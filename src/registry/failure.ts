@@ -44,8 +44,10 @@ export function isRetryableStatus(status: number): boolean {
   return [408, 425, 429, 500, 502, 503, 504].includes(status);
 }
 
-/** Turns an error of the network or of TLS into a failure that names the host. `host` is `HOST[:PORT]`. */
-export function networkFailure(error: unknown, host: string): RequestFailure {
+/** Turns an error of the network or of TLS into a failure that names the host. */
+export function networkFailure(error: unknown, url: URL): RequestFailure {
+  const { host } = url;
+  const secure = url.protocol === 'https:';
   if (error instanceof RequestFailure) return error;
   const code = errorCode(error);
   const fail = (
@@ -96,11 +98,16 @@ export function networkFailure(error: unknown, host: string): RequestFailure {
   }
   if (/^ERR_SSL_.*ALERT/.test(code)) {
     return fail('unauthorized', `${host} ended the TLS handshake: ${describe(error)}`, {
-      hint: `if it asks for a client certificate, put client.cert and client.key into /etc/docker/certs.d/${host}/`,
+      hint: clientCertificateHint(host),
     });
   }
-  // Resets, half answers, broken framing: the connection is at fault, another may do better.
-  return fail('unavailable', `the connection to ${host} broke: ${describe(error)}`, { retryable: true });
+  // Resets, half answers, broken framing: the connection is at fault, another may do better. A server that misses a
+  // client certificate may also just hang up (TLS 1.3 tells it after the handshake).
+  const silent = secure && (error as { socket?: { bytesRead?: number } } | null)?.socket?.bytesRead === 0;
+  return fail('unavailable', `the connection to ${host} broke: ${describe(error)}`, {
+    retryable: true,
+    ...(silent ? { hint: clientCertificateHint(host) } : {}),
+  });
 }
 
 /**
@@ -179,6 +186,10 @@ function serverError(body: string): { code: string | undefined; message: string 
       ? undefined
       : { code: undefined, message: printable(line) };
   }
+}
+
+function clientCertificateHint(host: string): string {
+  return `if it asks for a client certificate, put client.cert and client.key into /etc/docker/certs.d/${host}/`;
 }
 
 function errorCode(error: unknown): string {

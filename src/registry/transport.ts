@@ -155,7 +155,7 @@ export class Transport {
       return { status: statusCode, headers: answer, body };
     } catch (error) {
       throwIfAborted(signal);
-      throw networkFailure(error, url.host);
+      throw networkFailure(error, url);
     }
   }
 
@@ -204,7 +204,7 @@ export function bodyFailure(
 ): unknown {
   if (signal?.aborted === true) return abortError(signal);
   if (error instanceof CofaError) return error;
-  return networkFailure(error, reply.url.host);
+  return networkFailure(error, reply.url);
 }
 
 /** Reads a whole body of at most `limit` bytes. `what` names it in errors; larger ones are `integrity` errors. */

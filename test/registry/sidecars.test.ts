@@ -1,0 +1,317 @@
+import { zstdCompressSync } from 'node:zlib';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type Descriptor, RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
+import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
+import { parseReference } from '../../src/registry/reference.ts';
+import {
+  findSidecar,
+  pushSidecar,
+  SIDECAR_TYPES,
+  type Sidecar,
+  type SkippedSidecar,
+  sidecarsOf,
+} from '../../src/registry/sidecars.ts';
+import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
+import { pushImage, sampleImage } from './sample-image.ts';
+
+const PLATFORM = { os: 'linux', architecture: 'amd64' };
+
+interface Artifact {
+  artifactType: string;
+  layers: Array<Descriptor & { annotations: Record<string, string> }>;
+  subject?: { digest: string; size: number; mediaType: string };
+  annotations: Record<string, string>;
+  [field: string]: unknown;
+}
+
+let registry: FaultRegistry;
+let client: RegistryClient;
+let image: ResolvedImage;
+let skipped: SkippedSidecar[];
+let template: Artifact;
+
+const sidecarFor = (resolved: ResolvedImage, flat = 'flat'): Sidecar => ({
+  flat: Buffer.alloc(300_000, flat),
+  layers: resolved.layers.map(({ blob, diffId }, i) => ({
+    diffId,
+    blobDigest: blob.digest,
+    spans: Buffer.from(`spans of layer ${i}`),
+    toc: Buffer.alloc(10_000 * i, `toc of layer ${i}`),
+  })),
+});
+const find = () => findSidecar(client, image, undefined, (one) => skipped.push(one));
+const stored = (digest: string) =>
+  JSON.parse(registry.manifests.get(`team/app@${digest}`)!.bytes.toString()) as Artifact;
+
+async function start(referrersPage?: number): Promise<void> {
+  registry = await startFaultRegistry(referrersPage === undefined ? {} : { referrersPage });
+  client = new RegistryClient({
+    environment: {},
+    dockerConfig: '/nonexistent',
+    retry: { attempts: 2 },
+    ambient: { now: () => 0, sleep: async () => {}, random: () => 0 },
+  });
+  await pushImage(
+    client,
+    { registry: registry.host, repository: 'team/app' },
+    sampleImage([100, 200, 300], { platform: PLATFORM }),
+    'v1',
+  );
+  image = await client.resolve(parseReference(`${registry.host}/team/app:v1`), { platform: 'linux/amd64' });
+  skipped = [];
+  // A good one to make bad ones of; only its blobs stay.
+  const { digest } = await pushSidecar(client, image, sidecarFor(image));
+  template = stored(digest);
+  registry.manifests.delete(`team/app@${digest}`);
+  registry.manifests.delete(`team/app:${image.descriptor.digest.replace(':', '-')}`);
+}
+
+/** Pushes what `change` makes of a good sidecar's manifest. */
+async function pushChanged(change: (artifact: Artifact) => void): Promise<Descriptor> {
+  const artifact = structuredClone(template);
+  change(artifact);
+  return await client.pushManifest(
+    image.reference,
+    Buffer.from(JSON.stringify(artifact)),
+    MEDIA_TYPES.ociManifest,
+  );
+}
+
+const part = (artifact: Artifact, type: string, layer = 0) =>
+  artifact.layers.filter(({ mediaType }) => mediaType === type)[layer]!;
+
+afterEach(async () => {
+  await client.close();
+  await registry.stop();
+});
+
+describe.each([
+  ['the referrers API', 2],
+  ['the fallback tag', undefined],
+])('a sidecar by %s', (_, page) => {
+  beforeEach(() => start(page));
+
+  test('is found and gives back every byte', async () => {
+    expect(await find()).toBeUndefined();
+    const sidecar = sidecarFor(image);
+    const pushed = await pushSidecar(client, image, sidecar);
+    const found = await find();
+    expect(found?.descriptor).toMatchObject({
+      digest: pushed.digest,
+      size: pushed.size,
+      artifactType: SIDECAR_TYPES.artifact,
+    });
+    expect((await found!.flat()).equals(sidecar.flat)).toBe(true);
+    for (const [i, layer] of sidecar.layers.entries()) {
+      expect((await found!.spans(i)).equals(layer.spans)).toBe(true);
+      expect((await found!.toc(i)).equals(layer.toc)).toBe(true);
+    }
+    await expect(found!.toc(3)).rejects.toMatchObject({ code: 'invalid-argument' });
+    expect(found!.size).toBe(stored(pushed.digest).layers.reduce((sum, { size }) => sum + size, 0));
+    expect(skipped).toEqual([]);
+  });
+
+  test('the image is not touched, and the same sidecar again is the same bytes', async () => {
+    const before = registry.manifests.get('team/app:v1')!.bytes;
+    const first = await pushSidecar(client, image, sidecarFor(image));
+    const puts = registry.requests.filter(({ method }) => method === 'PUT').length;
+    const second = await pushSidecar(client, image, sidecarFor(image));
+    expect(second).toEqual(first);
+    // Only the manifest itself is sent again: to be sure that it is there.
+    expect(registry.requests.filter(({ method }) => method === 'PUT')).toHaveLength(puts + 1);
+    expect(registry.manifests.get('team/app:v1')!.bytes).toBe(before);
+    expect(
+      (await client.referrers(image.reference, image.descriptor.digest)).map(({ digest }) => digest),
+    ).toEqual([first.digest]);
+  });
+
+  test('of several the highest revision is taken, then the lowest digest', async () => {
+    const [a, b] = [await pushChanged((one) => (one['x'] = 1)), await pushChanged((one) => (one['x'] = 2))];
+    const lowest = a.digest < b.digest ? a : b;
+    expect((await find())?.descriptor.digest).toBe(lowest.digest);
+    const c = await pushChanged((one) => (one.annotations['io.cofa.revision'] = '7'));
+    expect((await find())?.descriptor.digest).toBe(c.digest);
+    const all = [];
+    for await (const { descriptor } of sidecarsOf(client, image)) all.push(descriptor.digest);
+    expect(all).toContain(a.digest);
+    expect(all[0]).toBe(c.digest);
+  });
+
+  test('malformed ones are passed over, with the reason', async () => {
+    const good = await pushSidecar(client, image, sidecarFor(image, 'good'));
+    const bad = await pushChanged((one) => {
+      one.annotations['io.cofa.revision'] = '9';
+      one.layers = one.layers.filter(({ mediaType }) => mediaType !== SIDECAR_TYPES.flat);
+    });
+    expect((await find())?.descriptor.digest).toBe(good.digest);
+    expect(skipped).toEqual([
+      {
+        descriptor: expect.objectContaining({ digest: bad.digest }),
+        reason: expect.stringContaining('0 flat images'),
+      },
+    ]);
+  });
+});
+
+describe('in the fallback list', () => {
+  beforeEach(() => start());
+
+  test('a push replaces the sidecars of its own revision, and leaves newer ones and those of others', async () => {
+    const foreign = await pushChanged((one) => (one.artifactType = 'application/x-other'));
+    const newer = await pushChanged((one) => (one.annotations['io.cofa.revision'] = '9'));
+    const unmarked = await pushChanged((one) => (one.annotations = {}));
+    const old = await pushSidecar(client, image, sidecarFor(image, 'old'));
+    const now = await pushSidecar(client, image, sidecarFor(image, 'now'));
+    const list = (await client.referrers(image.reference, image.descriptor.digest)).map(
+      ({ digest }) => digest,
+    );
+    expect(list).toEqual(expect.arrayContaining([foreign.digest, newer.digest, unmarked.digest, now.digest]));
+    expect(list).not.toContain(old.digest);
+  });
+});
+
+describe('an image with the same layer twice', () => {
+  test('is described once, and each layer finds its part', async () => {
+    await start();
+    const sample = sampleImage([100], { platform: PLATFORM });
+    const document = JSON.parse(sample.manifest.toString());
+    const config = JSON.parse(sample.config.toString());
+    config.rootfs.diff_ids.push(config.rootfs.diff_ids[0]);
+    const configBytes = Buffer.from(JSON.stringify(config));
+    document.layers.push(document.layers[0]);
+    document.config = { ...document.config, ...registry.addBlob(configBytes) };
+    registry.addBlob(sample.layers[0]!.bytes);
+    registry.addManifest('team/app', Buffer.from(JSON.stringify(document)), MEDIA_TYPES.ociManifest, 'twice');
+    image = await client.resolve(parseReference(`${registry.host}/team/app:twice`), {
+      platform: 'linux/amd64',
+    });
+    const sidecar = sidecarFor(image);
+    sidecar.layers[1] = sidecar.layers[0]!;
+    const { digest } = await pushSidecar(client, image, sidecar);
+    expect(stored(digest).layers).toHaveLength(3);
+    const found = await find();
+    expect((await found!.spans(1)).equals(sidecar.layers[0]!.spans)).toBe(true);
+  });
+});
+
+describe('hostile sidecars', () => {
+  beforeEach(() => start());
+
+  test.each<[string, (artifact: Artifact) => void, string]>([
+    ['for another image', (one) => (one.subject!.digest = `sha256:${'0'.repeat(64)}`), 'subject'],
+    ['whose subject has another size', (one) => one.subject!.size++, 'subject'],
+    ['with two flat images', (one) => one.layers.push(part(one, SIDECAR_TYPES.flat)), '2 flat images'],
+    [
+      'without the spans of a layer',
+      (one) => one.layers.splice(one.layers.indexOf(part(one, SIDECAR_TYPES.spans, 2)), 1),
+      'no application/vnd.cofa.spans',
+    ],
+    ['with a layer twice', (one) => one.layers.push(part(one, SIDECAR_TYPES.toc)), 'twice'],
+    [
+      'for another blob of a layer',
+      (one) => (part(one, SIDECAR_TYPES.spans).annotations['io.cofa.layer.blob'] = 'x'),
+      'spans',
+    ],
+    ['without sizes', (one) => delete part(one, SIDECAR_TYPES.flat).annotations?.['io.cofa.size'], 'size'],
+    [
+      'with a huge size',
+      (one) => (part(one, SIDECAR_TYPES.toc).annotations['io.cofa.size'] = '99999999999'),
+      'size',
+    ],
+    [
+      'with a negative size',
+      (one) => (part(one, SIDECAR_TYPES.toc).annotations['io.cofa.size'] = '-1'),
+      'size',
+    ],
+    ['with a huge blob', (one) => (part(one, SIDECAR_TYPES.spans).size = 1e12), '1000000000000 bytes'],
+  ])('%s is not used', async (_, change, reason) => {
+    const { digest } = await pushChanged(change);
+    // The fallback list names it, as anybody could.
+    const entry = {
+      mediaType: MEDIA_TYPES.ociManifest,
+      digest,
+      size: 1,
+      artifactType: SIDECAR_TYPES.artifact,
+    };
+    const list = { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests: [entry] };
+    const tag = image.descriptor.digest.replace(':', '-');
+    registry.addManifest('team/app', Buffer.from(JSON.stringify(list)), MEDIA_TYPES.ociIndex, tag);
+    expect(await find()).toBeUndefined();
+    expect(skipped).toEqual([{ descriptor: entry, reason: expect.stringContaining(reason) }]);
+  });
+
+  test('a manifest that is missing or changed is passed over', async () => {
+    const { digest } = await pushSidecar(client, image, sidecarFor(image));
+    const manifest = registry.manifests.get(`team/app@${digest}`)!;
+    manifest.bytes = Buffer.concat([manifest.bytes, Buffer.from(' ')]);
+    expect(await find()).toBeUndefined();
+    registry.manifests.delete(`team/app@${digest}`);
+    expect(await find()).toBeUndefined();
+    expect(skipped.map(({ reason }) => reason)).toEqual([
+      expect.stringContaining('digest'),
+      expect.stringContaining('does not have'),
+    ]);
+  });
+
+  test('more candidates than are looked at: the rest is named', async () => {
+    const tag = image.descriptor.digest.replace(':', '-');
+    const manifests = Array.from({ length: 40 }, (_, i) => ({
+      mediaType: MEDIA_TYPES.ociManifest,
+      digest: `sha256:${String(i).padStart(64, '0')}`,
+      size: 1,
+      artifactType: SIDECAR_TYPES.artifact,
+    }));
+    const list = { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests };
+    registry.addManifest('team/app', Buffer.from(JSON.stringify(list)), MEDIA_TYPES.ociIndex, tag);
+    expect(await find()).toBeUndefined();
+    expect(skipped).toHaveLength(17);
+  });
+
+  test.each<[string, (body: Buffer) => Buffer, string | undefined]>([
+    ['a bomb', () => zstdCompressSync(Buffer.alloc(50_000_000)), 'more than 300000 bytes'],
+    ['one byte more', () => zstdCompressSync(Buffer.alloc(300_001)), '300001'],
+    ['one byte less', () => zstdCompressSync(Buffer.alloc(299_999)), '299999'],
+    ['no zstd', () => Buffer.from('plain'), 'not valid zstd'],
+    ['cut zstd', (body) => body.subarray(0, body.length - 3), 'not valid zstd'],
+  ])('a flat image that is %s is an integrity error', async (_, make, reason) => {
+    const { digest } = await pushChanged((artifact) => {
+      const flat = part(artifact, SIDECAR_TYPES.flat);
+      Object.assign(flat, registry.addBlob(make(registry.blobs.get(flat.digest)!)));
+    });
+    const found = await find();
+    expect(found?.descriptor.digest).toBe(digest);
+    await expect(found!.flat()).rejects.toMatchObject({
+      code: 'integrity',
+      message: expect.stringContaining(reason!),
+    });
+  });
+
+  test('one flipped byte in each of its blobs is an integrity error of that blob', async () => {
+    const { digest } = await pushSidecar(client, image, sidecarFor(image));
+    for (const { digest: blob } of stored(digest).layers) {
+      const bytes = Buffer.from(registry.blobs.get(blob)!);
+      if (bytes.length > 0) bytes[bytes.length >> 1]! ^= 1;
+      registry.blobs.set(blob, bytes);
+    }
+    const found = await find();
+    await expect(found!.flat()).rejects.toMatchObject({ code: 'integrity' });
+    await expect(found!.spans(0)).rejects.toMatchObject({ code: 'integrity' });
+    await expect(found!.toc(1)).rejects.toMatchObject({ code: 'integrity' });
+  });
+});
+
+test('a sidecar of other layers is not pushed', async () => {
+  await start();
+  const sidecar = sidecarFor(image);
+  sidecar.layers.reverse();
+  const before = registry.requests.length;
+  await expect(pushSidecar(client, image, sidecar)).rejects.toMatchObject({ code: 'invalid-argument' });
+  expect(registry.requests).toHaveLength(before);
+});
+
+test('a registry that is away is an error, not a missing sidecar', async () => {
+  await start();
+  await pushSidecar(client, image, sidecarFor(image));
+  await registry.stop();
+  await expect(find()).rejects.toMatchObject({ code: 'unavailable' });
+});
