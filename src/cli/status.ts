@@ -88,7 +88,7 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
       ),
     );
   }
-  if (o.layers) {
+  if (o.layers && status.images.length > 0) {
     parts.push(
       renderTable(
         ['LAYER', 'STATE', 'SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'IMAGE'],

@@ -48,7 +48,7 @@ export function formatBytes(bytes: number): string {
 export function formatShare(part: number, whole: number): string {
   if (whole === 0) return '-';
   const percent = (part / whole) * 100;
-  if (part < whole && percent > 99.9) return '99.9 %';
+  if (part < whole && percent >= 99.5) return `${Math.min(percent, 99.9).toFixed(1)} %`;
   return `${percent.toFixed(percent < 9.95 ? 1 : 0)} %`;
 }
 

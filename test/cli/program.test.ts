@@ -1,0 +1,232 @@
+import { execFile } from 'node:child_process';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { ERROR_KINDS } from '../../schemas/errors.ts';
+import { COMMANDS } from '../../src/cli/commands.ts';
+import type { Sink } from '../../src/cli/output.ts';
+import { commandNameOf, main } from '../../src/cli/program.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+let root = '';
+beforeAll(async () => {
+  root = join(await cleanup.tempDir('cli'), 'root');
+});
+afterAll(() => cleanup.run());
+
+let out = '';
+let err = '';
+const sink: Sink = { out: (text) => (out += text), err: (text) => (err += text), errIsTerminal: false };
+beforeEach(() => {
+  out = '';
+  err = '';
+});
+const cofa = (...argv: string[]) => main(argv, sink);
+
+describe('help', () => {
+  it.each(COMMANDS.map((entry) => entry.name))(
+    'of %s: usage, options, global options, examples that name it',
+    async (name) => {
+      expect(await cofa(name, '--help')).toBe(0);
+      expect(out).toMatch(new RegExp(`^Usage: cofa ${name} `));
+      expect(out).toMatch(/Global options:\n +--root <dir>/);
+      expect(out).toMatch(new RegExp(`\nExamples:\n  cofa ${name}\\b`));
+      expect(out.split('\n').filter((line) => line.length > 120)).toEqual([]);
+      const direct = out;
+      out = '';
+      expect(await cofa('help', name)).toBe(0);
+      expect(out).toBe(direct);
+      expect(err).toBe('');
+    },
+  );
+
+  it('lists every command with its summary, also without arguments', async () => {
+    expect(await cofa()).toBe(0);
+    for (const { name, summary } of COMMANDS)
+      expect(out).toMatch(new RegExp(`^  ${name} .*${summary}$`, 'm'));
+    const plain = out;
+    out = '';
+    expect(await cofa('--help')).toBe(0);
+    expect(out).toBe(plain);
+    out = '';
+    expect(await cofa('help')).toBe(0);
+    expect(out).toBe(plain);
+  });
+
+  it('about exit codes names every kind of error with its code', async () => {
+    expect(await cofa('help', 'exit-codes')).toBe(0);
+    for (const [code, { exit }] of Object.entries(ERROR_KINDS)) {
+      const section = out.slice(out.search(new RegExp(`^ +${exit}  `, 'm')));
+      expect(section).toContain(`${code}: `);
+    }
+    for (const special of ['125', '126', '127', '130'])
+      expect(out).toMatch(new RegExp(`^ ${special}  `, 'm'));
+  });
+
+  it('prints the version of the package', async () => {
+    expect(await cofa('--version')).toBe(0);
+    expect(out).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+});
+
+describe('a wrong command line', () => {
+  it.each([
+    [
+      'an unknown command, with a guess',
+      ['runn', 'x'],
+      2,
+      /unknown command 'runn'\n {2}hint: Did you mean run\?/,
+    ],
+    [
+      'an unknown option',
+      ['status', '--bogus'],
+      2,
+      /unknown option '--bogus'\n {2}hint: See: cofa status --help/,
+    ],
+    ['a missing argument', ['mount', 'debian:12'], 2, /missing required argument 'dir'/],
+    ['too many arguments', ['unmount', '/a', '/b'], 2, /too many arguments/],
+    ['options and no command', ['--quiet'], 2, /no command/],
+    ['an option without its value', ['--root'], 2, /argument missing/],
+    ['run without an image', ['run'], 125, /missing required argument 'ref'/],
+    [
+      'a number out of range',
+      ['up', '--workers', '0'],
+      2,
+      /--workers: "0" is not a whole number from 1 to 256/,
+    ],
+    [
+      'a number that is none',
+      ['up', '--read-deadline', 'soon'],
+      2,
+      /--read-deadline: "soon" is not a number/,
+    ],
+    ['a transport that is none', ['up', '--transport', 'nfs'], 2, /not one of kernel, fuse-native/],
+    ['a node name NATS cannot take', ['up', '--node', 'a.b'], 2, /--node: "a.b" is not allowed/],
+    ['the root of all', ['--root', '/', 'status'], 2, /the cofa root cannot be \//],
+    ['two starts of the log', ['events', '--since-start', '--from', '5'], 2, /exclude each other/],
+    ['keep and throw away', ['run', '--rm', '--keep', 'a'], 125, /exclude each other/],
+    ['a relative folder to start in', ['run', '-w', 'x', 'a'], 125, /--workdir: "x" is not an absolute path/],
+    ['a volume without a target', ['run', '-v', '/x', 'a'], 125, /volume "\/x"/],
+    [
+      'an environment file that is not there',
+      ['run', '--env-file', '/nosuch/file', 'a'],
+      125,
+      /--env-file: ENOENT/,
+    ],
+    ['a name with a slash', ['run', '--name', '../x', 'a'], 125, /container name "..\/x" is not allowed/],
+    ['an unknown help topic', ['help', 'nosuch'], 2, /there is no help about "nosuch"/],
+  ])('%s', async (_, argv, exit, message) => {
+    expect(await cofa(...argv)).toBe(exit);
+    expect(err).toMatch(/^cofa: .+\n {2}hint: .+\n$/);
+    expect(err).toMatch(message);
+    expect(out).toBe('');
+  });
+
+  it('shows control characters from outside as escapes', async () => {
+    expect(await cofa('rm', '--root', root, 'a\x1b[2Jb\nc')).toBe(3);
+    expect(err).toContain('a\\u{1b}[2Jb\\nc');
+  });
+});
+
+describe('without an engine', () => {
+  it.each([
+    ['status', []],
+    ['down', []],
+    ['mount', ['debian:12', '/nowhere']],
+    ['unmount', ['/nowhere']],
+    ['events', []],
+  ])('%s ends with 9 and says how to start one', async (name, args) => {
+    expect(await cofa(name, '--root', root, ...args)).toBe(9);
+    expect(err).toBe(
+      `cofa: no engine runs with its state in ${root}\n  hint: start it: cofa up --root ${root}\n`,
+    );
+  });
+
+  it('run ends with 125', async () => {
+    expect(await cofa('--root', root, 'run', 'debian:12', 'status', '--json')).toBe(125);
+    expect(err).toMatch(/^cofa: no engine runs/);
+  });
+
+  it('an error is an object on standard output with --json, before or after the command', async () => {
+    for (const argv of [
+      ['--json', '--root', root, 'status'],
+      ['status', '--root', root, '--json'],
+    ]) {
+      out = '';
+      expect(await cofa(...argv)).toBe(9);
+      expect(JSON.parse(out)).toEqual({
+        error: { code: 'not-running', message: expect.stringContaining(root), hint: expect.any(String) },
+      });
+    }
+    expect(err).toBe('');
+    expect(await cofa('--json', 'nosuch')).toBe(2);
+  });
+
+  it('ps shows what there is', async () => {
+    expect(await cofa('ps', '--root', root)).toBe(0);
+    expect(out).toBe('no containers, no mounts\n');
+    expect(err).toBe(`cofa: the engine of ${root} does not run\n`);
+    out = '';
+    expect(await cofa('ps', '--json', '--root', root)).toBe(0);
+    expect(JSON.parse(out)).toEqual({ running: false, containers: [], mounts: [] });
+  });
+
+  it('the root comes from $COFA_ROOT, --root wins', async () => {
+    vi.stubEnv('COFA_ROOT', join(root, 'env'));
+    await cofa('status');
+    expect(err).toContain(`in ${join(root, 'env')}\n`);
+    err = '';
+    await cofa('status', '--root', join(root, 'flag', '..', 'flag'));
+    expect(err).toContain(`in ${join(root, 'flag')}\n`);
+    vi.unstubAllEnvs();
+  });
+});
+
+it('the command is the first word that is neither an option nor its value', () => {
+  expect(commandNameOf(['--root', 'run', '--json', 'status', 'x'])).toBe('status');
+  expect(commandNameOf(['--root=/x', 'ps'])).toBe('ps');
+  expect(commandNameOf(['--json'])).toBeUndefined();
+});
+
+const launcher = join(import.meta.dirname, '../../ops/cofa');
+const start = (file: string, args: string[]) =>
+  new Promise<{ code: number | null; stdout: string; stderr: string }>((resolve) => {
+    const child = execFile(file, args, { timeout: 30_000 }, (_, stdout, stderr) =>
+      resolve({ code: child.exitCode, stdout, stderr }),
+    );
+  });
+
+describe('the launcher ops/cofa', () => {
+  it('starts through links, also relative ones, from a folder with a blank', async () => {
+    const directory = join(await cleanup.tempDir('bin'), 'my programs');
+    await mkdir(directory);
+    await symlink(launcher, join(directory, 'first'));
+    await symlink('first', join(directory, 'second'));
+    const result = await start(join(directory, 'second'), ['--version']);
+    expect(result).toEqual({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/), stderr: '' });
+  });
+
+  it('passes arguments and exit code on', async () => {
+    const result = await start(launcher, ['status', '--root', `${root}/a  b`]);
+    expect(result.code).toBe(9);
+    expect(result.stderr).toContain('a  b');
+  });
+
+  it('says what is missing where the dependencies are not installed', async () => {
+    const checkout = join(await cleanup.tempDir('bare'), 'cofa');
+    await mkdir(join(checkout, 'ops'), { recursive: true });
+    const { readFile } = await import('node:fs/promises');
+    await writeFile(join(checkout, 'ops/cofa'), await readFile(launcher), { mode: 0o755 });
+    const result = await start(join(checkout, 'ops/cofa'), ['--version']);
+    expect(result.code).toBe(8);
+    expect(result.stderr).toMatch(
+      /^cofa: its dependencies are not installed.*\n {2}hint: .*npm ci.*ops\/demo\n$/,
+    );
+  });
+
+  it('ends quietly when its reader has gone', async () => {
+    const result = await start('sh', ['-c', `'${launcher}' help exit-codes | head -n 1`]);
+    expect(result).toEqual({ code: 0, stdout: 'Exit codes of cofa\n', stderr: '' });
+  });
+});
