@@ -1,24 +1,169 @@
-import type { Compression, SpanTable } from './span-table.ts';
+import { createHash } from 'node:crypto';
+import { setImmediate as pause } from 'node:timers/promises';
+import { CofaError } from '../../schemas/errors.ts';
+import { BlockStates } from './block-states.ts';
+import { GzipDecoder } from './gzip.ts';
+import { detectCompression, type LayerDecoder, MAGIC_SIZE } from './layer-decoder.ts';
+import { PlainDecoder } from './plain.ts';
+import { SpanScanner } from './span-scan.ts';
+import { type Compression, SpanTable } from './span-table.ts';
+import { TocBuilder } from './toc-builder.ts';
 import type { Toc } from './toc.ts';
+import { ZstdDecoder } from './zstd.ts';
+
+/**
+ * Reads a layer's blob once, from its first byte to its last, and returns all that a node needs to load it
+ * lazily: its table of contents and its span table. Memory does not grow with the layer, apart from these two (about
+ * 40 bytes for each 64 KiB, and some KB for each MiB of gzip).
+ *
+ * Errors: CofaError('integrity') where the blob is cut short, corrupt or not what `expect` says; 'unsupported' for
+ * other compressions and zstd windows above 128 MiB; what TocBuilder and `onRaw` throw; the reason of `signal`.
+ */
+export async function indexLayer(
+  blob: AsyncIterable<Uint8Array>,
+  options: IndexOptions = {},
+): Promise<LayerIndex> {
+  const scan = new LayerScan(options);
+  try {
+    for await (const chunk of blob) await scan.push(chunk);
+    return await scan.finish();
+  } catch (error) {
+    throw scan.name(error);
+  } finally {
+    scan.close();
+  }
+}
 
 export interface LayerIndex {
+  /** Digest of the uncompressed tar. */
   diffId: string;
+  /** Bytes of the uncompressed tar. */
   rawSize: number;
   compression: Compression;
   blobDigest: string;
+  /** Bytes. */
   blobSize: number;
   toc: Toc;
   spans: SpanTable;
 }
 
 export interface IndexOptions {
-  /** What the manifest and the image config say about the layer; a difference is CofaError('integrity'). */
+  /** What the manifest and the image config say of the layer; a difference is CofaError('integrity'). */
   expect?: { digest?: string; size?: number; diffId?: string };
+  /** Gets every raw byte in order. The bytes are overwritten once the call has returned or its promise settled. */
   onRaw?: (offset: number, bytes: Buffer) => void | Promise<void>;
+  /** Called with each chunk of the blob: bytes read so far. */
   onProgress?: (compressedBytes: number) => void;
   signal?: AbortSignal;
 }
 
-export function indexLayer(_blob: AsyncIterable<Uint8Array>, _options: IndexOptions): Promise<LayerIndex> {
-  throw new Error('not written yet');
+class LayerScan {
+  readonly #options: IndexOptions;
+  /** Of the blob; not used for a plain tar, whose digest is its diffID. */
+  readonly #hash = createHash('sha256');
+  readonly #states = new BlockStates();
+  readonly #toc = new TocBuilder();
+  #compression: Compression = 'none';
+  #scanner: SpanScanner | undefined;
+  /** The first bytes, until there are enough to see the compression. */
+  #head = Buffer.alloc(0);
+  #blobSize = 0;
+  #rawSize = 0;
+
+  constructor(options: IndexOptions) {
+    this.#options = options;
+  }
+
+  async push(chunk: Uint8Array): Promise<void> {
+    const { expect, onProgress, signal } = this.#options;
+    signal?.throwIfAborted();
+    this.#blobSize += chunk.length;
+    if (expect?.size !== undefined && this.#blobSize > expect.size) {
+      throw new CofaError('integrity', `the blob goes on after its ${expect.size} bytes`);
+    }
+    if (this.#scanner !== undefined) {
+      await this.#scan(this.#scanner, chunk);
+    } else {
+      this.#head = Buffer.concat([this.#head, chunk]);
+      if (this.#head.length >= MAGIC_SIZE) await this.#begin();
+    }
+    onProgress?.(this.#blobSize);
+  }
+
+  async finish(): Promise<LayerIndex> {
+    const { expect } = this.#options;
+    const scanner = this.#scanner ?? (await this.#begin());
+    if (expect?.size !== undefined && this.#blobSize < expect.size) {
+      throw new CofaError('integrity', `the blob ends after ${this.#blobSize} of ${expect.size} bytes`);
+    }
+    const spans = await scanner.finish();
+    const { diffId, states } = this.#states.finish();
+    const compression = this.#compression;
+    const blobDigest = compression === 'none' ? diffId : `sha256:${this.#hash.digest('hex')}`;
+    if (expect?.digest !== undefined && blobDigest !== expect.digest) {
+      throw new CofaError('integrity', `the blob's digest is ${blobDigest}, expected ${expect.digest}`);
+    }
+    if (expect?.diffId !== undefined && diffId !== expect.diffId) {
+      throw new CofaError(
+        'integrity',
+        `the tar's digest is ${diffId}; the image config says ${expect.diffId}`,
+      );
+    }
+    const layer = { diffId, blobDigest, blobSize: this.#blobSize, rawSize: this.#rawSize, compression };
+    return { ...layer, toc: this.#toc.finish(), spans: SpanTable.build({ ...layer, spans, states }) };
+  }
+
+  close(): void {
+    this.#scanner?.close();
+  }
+
+  /** Says of an error which layer it is about. */
+  name(error: unknown): unknown {
+    const { expect } = this.#options;
+    const layer = expect?.digest ?? expect?.diffId;
+    if (!(error instanceof CofaError) || layer === undefined) return error;
+    return new CofaError(error.code, `layer ${layer}: ${error.message}`, {
+      cause: error,
+      ...(error.hint !== undefined && { hint: error.hint }),
+    });
+  }
+
+  async #begin(): Promise<SpanScanner> {
+    const head = this.#head;
+    this.#head = Buffer.alloc(0);
+    this.#compression = detectCompression(head);
+    this.#scanner = new SpanScanner(openDecoder(this.#compression), {
+      onRaw: (bytes) => this.#takeRaw(bytes),
+      pause: async () => {
+        await pause();
+        this.#options.signal?.throwIfAborted();
+      },
+    });
+    await this.#scan(this.#scanner, head);
+    return this.#scanner;
+  }
+
+  #scan(scanner: SpanScanner, chunk: Uint8Array): Promise<void> {
+    if (this.#compression !== 'none') this.#hash.update(chunk);
+    return scanner.push(chunk);
+  }
+
+  #takeRaw(bytes: Buffer): void | Promise<void> {
+    const offset = this.#rawSize;
+    this.#rawSize += bytes.length;
+    this.#states.update(bytes);
+    this.#toc.push(bytes);
+    return this.#options.onRaw?.(offset, bytes);
+  }
+}
+
+function openDecoder(compression: Compression): LayerDecoder {
+  switch (compression) {
+    case 'gzip':
+      return new GzipDecoder({ track: true });
+    case 'zstd':
+      return new ZstdDecoder();
+    case 'none':
+      return new PlainDecoder();
+  }
 }

@@ -50,15 +50,14 @@ export class NativeBuffer {
   readonly bytes: Buffer;
   readonly view: DataView;
 
-  constructor(size: number) {
-    const store = new ArrayBuffer(size);
+  /** Zeroed, unless `cleared` is false: then its content is whatever was there before. */
+  constructor(size: number, cleared = true) {
+    const store = cleared ? new ArrayBuffer(size) : Buffer.allocUnsafeSlow(size).buffer;
     this.address = koffi.address(store);
     this.bytes = Buffer.from(store);
     this.view = new DataView(store);
   }
 }
 
-/** The address of bytes that the caller keeps alive, for one call of a native function. */
-export function addressOf(bytes: Buffer): bigint {
-  return koffi.address(bytes);
-}
+/** Byte order of the machine, in which C structures are written. */
+export const HOST_LITTLE: boolean = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;

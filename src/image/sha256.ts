@@ -1,5 +1,5 @@
 import { CofaError } from '../../schemas/errors.ts';
-import { bindLibrary, NativeBuffer } from './native.ts';
+import { bindLibrary, HOST_LITTLE, NativeBuffer } from './native.ts';
 
 /**
  * SHA-256 whose inner state can be read and set.
@@ -74,7 +74,6 @@ export const INITIAL_STATE: Buffer = Buffer.from(
 );
 
 const CONTEXT_SIZE = 112;
-const HOST_LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 
 function readWord(bytes: Uint8Array, offset: number): number {
   return (

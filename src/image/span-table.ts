@@ -1,4 +1,6 @@
 import { CofaError } from '../../schemas/errors.ts';
+import { type GzipState, MAX_HEADER } from './gzip.ts';
+import type { Header as BlockHeader } from './layer-decoder.ts';
 import { INITIAL_STATE, Sha256, STATE_SIZE } from './sha256.ts';
 import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
 
@@ -8,14 +10,11 @@ import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
  *
  * A *block* is 64 KiB of the uncompressed tar (the last one is shorter). A *span* is the smallest run of
  * blocks that can be decoded on its own: it begins at a checkpoint, where the decoder's state is known. Spans
- * are regular, one for every 16 blocks, so that a block's span needs no search through the file. Two
- * things bend that rule. The checkpoint (a deflate block boundary, or the start of a zstd frame) seldom
- * falls on the first byte, so decoding starts a little earlier, at raw offset `out`, and the bytes up to
- * the span's own are thrown away. And where no boundary lies in a whole span, it joins the one before it.
- *
- *     raw          |--- span 0 ---|--- span 1 ---|-------- span 2 --------|
- *     boundaries   ^     ^    ^     ^    ^     ^                          ^
- *     checkpoints  0          1                2      (so span 1 starts at the third boundary)
+ * are regular: one for every 16 blocks. A gzip checkpoint lies at the code that makes the span's
+ * first byte, so decoding starts at most 257 bytes before it (raw offset `out`) and what comes early is
+ * dropped; gzip.ts tells how. A zstd checkpoint is the start of a frame: the last one that is not behind the span's
+ * first byte. Where a whole span has no frame start of its own, it joins the span before it; a layer of a
+ * single frame is one span, whose blocks come out one by one.
  *
  * **How a block is verified.** SHA-256 works through its input in 64-byte steps and carries a 32-byte state.
  * The table keeps the state of the layer's own SHA-256 (the one that ends in the diffID) after each block.
@@ -31,13 +30,14 @@ import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
  *     header                       128 bytes, below
  *     span records                 spanCount × 40 bytes
  *     states after each block      (blockCount - 1) × 32 bytes; the last block's is the diffID
- *     windows                      windowBytes bytes, see window.ts
+ *     checkpoints                  checkpointBytes bytes: of each span that has one, the header of the deflate block
+ *                                  that the checkpoint lies in, then its packed window (window.ts)
  *
  *     header   0 char magic[8] "COFASPAN" | 8 u32 version = 1 | 12 u8 compression | 13 u8 log2(block size) | 14 u16 0
  *             16 u64 blobSize | 24 u64 rawSize | 32 u8 diffId[32] | 64 u8 blobDigest[32]
- *             96 u32 blockCount | 100 u32 spanCount | 104 u32 windowBytes | 108 u8 zero[20]
- *     record   0 u64 inStart | 8 u64 inEnd | 16 u64 out | 24 u32 firstBlock | 28 u32 window offset | 32 u16 window
- *              length, 0: none | 34 u8 bits | 35 u8 zero[5]
+ *             96 u32 blockCount | 100 u32 spanCount | 104 u32 checkpointBytes | 108 u8 zero[20]
+ *     record   0 u64 inStart | 8 u64 inEnd | 16 u64 out | 24 u32 firstBlock | 28 u32 offset in checkpoints, 0 if it has
+ *              nothing there | 32 u16 bytes of the window | 34 u16 bits of the header | 36 u8 bits | 37 u8 zero[3]
  */
 export class SpanTable {
   /** Digest of the uncompressed tar. */
@@ -56,7 +56,7 @@ export class SpanTable {
   readonly #bytes: Buffer;
   readonly #records: number;
   readonly #states: number;
-  readonly #windows: number;
+  readonly #checkpoints: number;
 
   private constructor(bytes: Buffer, header: Header) {
     this.diffId = header.diffId;
@@ -70,7 +70,7 @@ export class SpanTable {
     this.#bytes = bytes;
     this.#records = HEADER_SIZE;
     this.#states = this.#records + header.spanCount * RECORD_SIZE;
-    this.#windows = this.#states + stateCount(header.blockCount) * STATE_SIZE;
+    this.#checkpoints = this.#states + stateCount(header.blockCount) * STATE_SIZE;
   }
 
   /** Throws a RangeError outside 0 ≤ index < spanCount. */
@@ -85,7 +85,7 @@ export class SpanTable {
       inStart: readU64(this.#bytes, at),
       inEnd: readU64(this.#bytes, at + 8),
       out: readU64(this.#bytes, at + 16),
-      bits: this.#bytes.readUInt8(at + 34),
+      bits: this.#bytes.readUInt8(at + 36),
     };
   }
 
@@ -122,17 +122,20 @@ export class SpanTable {
     return shared.digest().equals(this.#bytes.subarray(DIFF_ID_AT, DIFF_ID_AT + STATE_SIZE));
   }
 
-  /**
-   * The bytes that precede the span's checkpoint, as the dictionary its decoder needs (≤ 32 KiB; bytes that the
-   * span never refers to are zero). undefined: it needs none. Throws CofaError('integrity').
-   */
-  window(span: number): Buffer | undefined {
+  /** What a gzip decoder needs to start at the span. Throws CofaError('integrity'). */
+  checkpoint(span: number): GzipState {
     checkIndex(span, this.spanCount, 'span');
-    const at = this.#records + span * RECORD_SIZE;
-    const length = this.#bytes.readUInt16LE(at + 32);
-    if (length === 0) return undefined;
-    const start = this.#windows + this.#bytes.readUInt32LE(at + 28);
-    return unpackWindow(this.#bytes.subarray(start, start + length));
+    const record = this.#record(span);
+    const start = this.#checkpoints + record.offset;
+    const windowStart = start + Math.ceil(record.headerBits / 8);
+    const windowEnd = windowStart + record.windowLength;
+    return {
+      bits: record.bits,
+      ...(record.headerBits > 0 && {
+        header: { bytes: this.#bytes.subarray(start, windowStart), length: record.headerBits },
+      }),
+      ...(record.windowLength > 0 && { window: unpackWindow(this.#bytes.subarray(windowStart, windowEnd)) }),
+    };
   }
 
   /** The table as stored; do not change the bytes. */
@@ -151,10 +154,13 @@ export class SpanTable {
   static build(parts: SpanTableParts): SpanTable {
     const { spans } = parts;
     const blockCount = Math.ceil(parts.rawSize / BLOCK_SIZE);
-    const windowBytes = spans.reduce((sum, span) => sum + (span.window?.length ?? 0), 0);
+    const checkpointBytes = spans.reduce(
+      (sum, span) => sum + (span.header?.bytes.length ?? 0) + (span.window?.length ?? 0),
+      0,
+    );
     const states = HEADER_SIZE + spans.length * RECORD_SIZE;
-    const windows = states + stateCount(blockCount) * STATE_SIZE;
-    const bytes = Buffer.alloc(windows + windowBytes);
+    const checkpoints = states + stateCount(blockCount) * STATE_SIZE;
+    const bytes = Buffer.alloc(checkpoints + checkpointBytes);
     bytes.write(MAGIC, 0, 'latin1');
     bytes.writeUInt32LE(VERSION, 8);
     bytes.writeUInt8(COMPRESSIONS.indexOf(parts.compression), 12);
@@ -165,28 +171,38 @@ export class SpanTable {
     bytes.write(parts.blobDigest.slice('sha256:'.length), BLOB_DIGEST_AT, 'hex');
     bytes.writeUInt32LE(blockCount, 96);
     bytes.writeUInt32LE(spans.length, 100);
-    bytes.writeUInt32LE(windowBytes, 104);
-    let window = 0;
+    bytes.writeUInt32LE(checkpointBytes, 104);
+    let offset = 0;
     for (const [index, span] of spans.entries()) {
       const at = HEADER_SIZE + index * RECORD_SIZE;
       bytes.writeBigUInt64LE(BigInt(span.inStart), at);
       bytes.writeBigUInt64LE(BigInt(span.inEnd), at + 8);
       bytes.writeBigUInt64LE(BigInt(span.out), at + 16);
       bytes.writeUInt32LE(span.firstBlock, at + 24);
-      if (span.window !== undefined) {
-        bytes.writeUInt32LE(window, at + 28);
-        bytes.writeUInt16LE(span.window.length, at + 32);
-        span.window.copy(bytes, windows + window);
-        window += span.window.length;
-      }
-      bytes.writeUInt8(span.bits, at + 34);
+      const state = Buffer.concat([span.header?.bytes ?? NOTHING, span.window ?? NOTHING]);
+      if (state.length > 0) bytes.writeUInt32LE(offset, at + 28);
+      state.copy(bytes, checkpoints + offset);
+      offset += state.length;
+      bytes.writeUInt16LE(span.window?.length ?? 0, at + 32);
+      bytes.writeUInt16LE(span.header?.length ?? 0, at + 34);
+      bytes.writeUInt8(span.bits, at + 36);
     }
-    parts.states.copy(bytes, states, 0, windows - states);
+    parts.states.copy(bytes, states, 0, checkpoints - states);
     return SpanTable.decode(bytes);
   }
 
   #firstBlock(span: number): number {
     return this.#bytes.readUInt32LE(this.#records + span * RECORD_SIZE + 24);
+  }
+
+  #record(span: number): { bits: number; headerBits: number; windowLength: number; offset: number } {
+    const at = this.#records + span * RECORD_SIZE;
+    return {
+      offset: this.#bytes.readUInt32LE(at + 28),
+      windowLength: this.#bytes.readUInt16LE(at + 32),
+      headerBits: this.#bytes.readUInt16LE(at + 34),
+      bits: this.#bytes.readUInt8(at + 36),
+    };
   }
 
   #endBlock(span: number): number {
@@ -202,7 +218,7 @@ export class SpanTable {
       corrupt('a blob that is not compressed differs from its tar');
     }
     if (this.blockCount === 0 && this.diffId !== EMPTY_DIGEST) corrupt('an empty layer with bytes');
-    let window = 0;
+    let offset = 0;
     let before: Span | undefined;
     for (let index = 0; index < this.spanCount; index++) {
       const at = this.#records + index * RECORD_SIZE;
@@ -225,19 +241,20 @@ export class SpanTable {
       ) {
         corrupt(`${where}: differs from its place in the tar`);
       }
-      const windowLength = this.#bytes.readUInt16LE(at + 32);
-      if (this.#bytes.readUInt32LE(at + 28) !== (windowLength === 0 ? 0 : window))
-        corrupt(`${where}: window out of order`);
-      if (windowLength > MAX_PACKED_WINDOW) corrupt(`${where}: window of ${windowLength} bytes`);
-      if (span.bits > 7 || (compression !== 'gzip' && (span.bits !== 0 || windowLength !== 0))) {
+      const { bits, headerBits, windowLength, ...record } = this.#record(index);
+      const stateLength = Math.ceil(headerBits / 8) + windowLength;
+      if (record.offset !== (stateLength === 0 ? 0 : offset)) corrupt(`${where}: checkpoint out of order`);
+      if (windowLength > MAX_PACKED_WINDOW || headerBits > MAX_HEADER * 8)
+        corrupt(`${where}: checkpoint too large`);
+      if (bits > 7 || (compression !== 'gzip' && (bits !== 0 || stateLength !== 0))) {
         corrupt(`${where}: state of another compression`);
       }
       if (span.out === 0 && windowLength !== 0) corrupt(`${where}: a window before the start of the layer`);
-      if (!allZero(this.#bytes, at + 35, at + RECORD_SIZE)) corrupt(`${where}: unknown fields`);
-      window += windowLength;
+      if (!allZero(this.#bytes, at + 37, at + RECORD_SIZE)) corrupt(`${where}: unknown fields`);
+      offset += stateLength;
       before = span;
     }
-    if (this.#windows + window !== this.#bytes.length) corrupt('windows of another length');
+    if (this.#checkpoints + offset !== this.#bytes.length) corrupt('checkpoints of another length');
   }
 }
 
@@ -253,7 +270,7 @@ export interface Span {
   inEnd: number;
   /** Raw offset that decoding starts at, ≤ firstBlock × blockSize; what comes before the first block is dropped. */
   out: number;
-  /** gzip: so many bits, the high ones, of the byte at inStart belong to the span; 0: all of them. */
+  /** gzip: of the byte at inStart so many bits, the high ones, belong to the span; 0: all of them. */
   bits: number;
 }
 
@@ -270,6 +287,8 @@ export interface SpanRecord {
   inEnd: number;
   out: number;
   bits: number;
+  /** Of the deflate block that the checkpoint lies in; absent: it lies before a block. */
+  header?: BlockHeader;
   /** Packed, see window.ts; absent: the checkpoint needs none. */
   window?: Buffer;
 }
@@ -292,6 +311,7 @@ const HEADER_SIZE = 128;
 const RECORD_SIZE = 40;
 const DIFF_ID_AT = 32;
 const BLOB_DIGEST_AT = 64;
+const NOTHING = Buffer.alloc(0);
 const EMPTY_DIGEST = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 
 /** verify() runs to its end without a pause, so one hash serves all tables of a thread. */
