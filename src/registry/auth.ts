@@ -313,8 +313,6 @@ function checkRealm(realm: string, origin: URL): URL {
       },
     );
   }
-  url.username = '';
-  url.password = '';
   return url;
 }
 

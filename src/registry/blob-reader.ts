@@ -88,7 +88,9 @@ export class BlobReader {
         // The place it came from may be at fault: the registry is asked again.
         this.#locations.delete(locationKey(source, blob));
         if (position - before >= PROGRESS_BYTES) retries.progressed();
-        await retries.failed(error);
+        await retries.failed(error).catch((last: unknown) => {
+          throw withPosition(last, blob, position);
+        });
       }
     }
   }
@@ -283,6 +285,17 @@ function checkContentRange(reply: Reply, blob: BlobName, position: number, end: 
       retryable: true,
     },
   );
+}
+
+/** Says how far a blob could be read, where the connection broke at each attempt. */
+function withPosition(error: unknown, blob: BlobName, position: number): unknown {
+  if (!(error instanceof RequestFailure) || (error.reason !== 'broken' && error.code !== 'timeout'))
+    return error;
+  const where = `at byte ${position} of ${blob.size} of blob ${blob.digest}`;
+  return new RequestFailure(error.code, `${error.message}, ${where}`, {
+    cause: error,
+    hint: error.hint ?? `if it always ends there, ${WRONG_BLOB}`,
+  });
 }
 
 function locationKey(source: Source, blob: BlobName): string {

@@ -32,6 +32,7 @@ import { discard } from './transport.ts';
 export type { RegistryLog, Source } from './api.ts';
 export type { BlobName } from './blob-reader.ts';
 export type { Descriptor, ImageManifest, ResolvedImage } from './manifest.ts';
+export type { FetchedManifest } from './manifest-reader.ts';
 export type { Platform } from './platform.ts';
 export type { RetrySettings } from './retry.ts';
 

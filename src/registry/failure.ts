@@ -5,6 +5,9 @@
 import { CofaError, type ErrorCode } from '../../schemas/errors.ts';
 import { printable } from './printable.ts';
 
+/** `broken`: it stood and ended too early. The others kept it from coming about. */
+export type FailureReason = 'plain-http' | 'certificate' | 'refused' | 'broken';
+
 export class RequestFailure extends CofaError {
   /** Trying the same again may succeed. */
   readonly retryable: boolean;
@@ -14,8 +17,8 @@ export class RequestFailure extends CofaError {
   readonly status: number | undefined;
   /** The registry's error code, such as MANIFEST_UNKNOWN (distribution-spec, "Error Codes"). */
   readonly serverCode: string | undefined;
-  /** What kept the connection from coming about, where a caller acts upon it. */
-  readonly reason: 'plain-http' | 'certificate' | 'refused' | undefined;
+  /** What is wrong with the connection, where a caller acts upon it. */
+  readonly reason: FailureReason | undefined;
 
   constructor(
     code: ErrorCode,
@@ -27,7 +30,7 @@ export class RequestFailure extends CofaError {
       retryAfterMs?: number | undefined;
       status?: number;
       serverCode?: string | undefined;
-      reason?: 'plain-http' | 'certificate' | 'refused';
+      reason?: FailureReason;
     } = {},
   ) {
     super(code, message, details);
@@ -106,6 +109,7 @@ export function networkFailure(error: unknown, url: URL): RequestFailure {
   const silent = secure && (error as { socket?: { bytesRead?: number } } | null)?.socket?.bytesRead === 0;
   return fail('unavailable', `the connection to ${host} broke: ${describe(error)}`, {
     retryable: true,
+    reason: 'broken',
     ...(silent ? { hint: clientCertificateHint(host) } : {}),
   });
 }

@@ -93,7 +93,10 @@ export class Retries {
         },
       );
     }
-    const waitMs = retryAfterMs ?? backoffMs(settings, this.#failures, ambient.random());
+    // A registry may close an idle connection in the moment it is used again. That happens to every client now and
+    // then, a new connection mends it, and a reader waits: no pause the first time.
+    const isStale = error.reason === 'broken' && this.#failures === 1;
+    const waitMs = retryAfterMs ?? (isStale ? 0 : backoffMs(settings, this.#failures, ambient.random()));
     onRetry?.(error, this.#failures, waitMs);
     try {
       await ambient.sleep(waitMs, signal);

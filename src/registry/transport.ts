@@ -2,8 +2,8 @@
  * One HTTP exchange: connection pools per origin, TLS by certs.d, proxies by the environment, time limits, and
  * redirects followed by hand, because what may be sent on to another host is a question of trust:
  *
- * - `Authorization` and cookies stay with the origin (scheme, host and port) they were meant for; once a redirect
- *   has left it they are gone for good, also where a later one leads back.
+ * - `Authorization` stays with the origin (scheme, host and port) it was meant for; once a redirect has left it, it is
+ *   gone for good, also where a later one leads back. Cookies go to the origin that set them.
  * - https never becomes http.
  * - Each hop is taken once more from the top: TLS settings, proxy, limits.
  *
@@ -82,7 +82,7 @@ export class Transport {
     let crossed = false;
     for (let hops = 0; ; hops++) {
       const reply = await this.#exchange({ ...request, url }, crossed);
-      if (!crossed) request.cookies?.store(url, reply.headers['set-cookie']);
+      request.cookies?.store(url, reply.headers['set-cookie']);
       const location = redirectTarget(reply, request);
       if (location === undefined) return { ...reply, url, crossed };
       await discard(reply.body);
@@ -134,7 +134,7 @@ export class Transport {
     const { url, signal } = request;
     const headers: Record<string, string> = { 'user-agent': 'cofa', ...request.headers };
     if (!crossed && request.authorization !== undefined) headers['authorization'] = request.authorization;
-    const cookies = crossed ? undefined : request.cookies?.header(url);
+    const cookies = request.cookies?.header(url);
     if (cookies !== undefined) headers['cookie'] = cookies;
     try {
       const {
@@ -286,10 +286,7 @@ export function resolveLocation(location: string, base: URL): URL {
       hint: 'a proxy before the registry has to tell it that it is reached by https (X-Forwarded-Proto)',
     });
   }
-  // Nobody but the configuration says who we are.
-  url.username = '';
-  url.password = '';
-  url.hash = '';
+  // A user and password in it are not used: only the origin and the path are.
   return url;
 }
 
