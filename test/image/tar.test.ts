@@ -110,6 +110,11 @@ describe('names', () => {
     expect(only(gnu).path.toString()).toBe('name');
   });
 
+  test('a ustar name and prefix that fill their fields', () => {
+    const tar = header({ name: 'n'.repeat(100), prefix: `${'p'.repeat(100)}/${'q'.repeat(54)}` });
+    expect(only(tar).path.toString()).toBe(`${'p'.repeat(100)}/${'q'.repeat(54)}/${'n'.repeat(100)}`);
+  });
+
   test('the prefix that Go wrote into GNU headers before 2017', () => {
     const tar = header({ name: 'name', dialect: 'gnu' }, (block) => block.write('usr/share', 345));
     expect(only(tar).path.toString()).toBe('usr/share/name');
@@ -405,10 +410,11 @@ describe('the end of an archive', () => {
   });
 
   test('cut anywhere: refused inside a member, accepted between members', () => {
+    const pieces = Array.from({ length: 6 }, (_, i) => ({ offset: i * 600, length: 512 }));
     const tar = Buffer.concat([
       pax([['path', 'p'.repeat(90)]]),
       file,
-      sparse('old', 's', Buffer.alloc(4096, 1), [{ offset: 0, length: 4096 }]),
+      sparse('old', 's', Buffer.alloc(4096, 1), pieces),
       header({ name: 'd', type: '5' }),
     ]);
     const accepted: number[] = [];
@@ -546,6 +552,33 @@ describe('sparse files', () => {
       );
     },
   );
+
+  test('an old map of three extension blocks', () => {
+    const content = Buffer.alloc(60 * 1024);
+    const fragments = Array.from({ length: 60 }, (_, i) => ({ offset: i * 1024, length: 512 }));
+    for (const { offset } of fragments) content.fill(1 + (offset % 255), offset, offset + 512);
+    const tar = Buffer.concat([sparse('old', 'f', content, fragments), member({ name: 'next' })]);
+    const [entry, next] = tocOf(tar).entries as [TocEntry, TocEntry];
+    expect(contentOf(entry, tar).equals(content)).toBe(true);
+    expect([entry.extents.length, next.path.toString()]).toEqual([60, 'next']);
+  });
+
+  test('a 1.0 map does not go on in the member behind it', () => {
+    const records = pax([
+      ['GNU.sparse.major', '1'],
+      ['GNU.sparse.minor', '0'],
+      ['GNU.sparse.realsize', '512'],
+    ]);
+    const tar = Buffer.concat([
+      records,
+      member({ name: 'f' }, '2\n0\n'),
+      member({ name: 'g' }, '0\n512\n0\n'),
+    ]);
+    expect(failure(tar)).toMatchObject({
+      code: 'integrity',
+      message: expect.stringContaining('end of its member'),
+    });
+  });
 
   test('an aligned file of many fragments needs no patch; neighbours become one extent', () => {
     const content = Buffer.alloc(8192, 1);

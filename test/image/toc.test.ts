@@ -267,6 +267,31 @@ describe('the stored bytes', () => {
     expect(accepted).toBeGreaterThan(100);
   });
 
+  test('a plain file in the guise of a sparse one, and a user xattr of a symlink, are refused', () => {
+    const plain = entryOf({ size: 5, extents: extents(5) });
+    const rest = entryOf({ path: Buffer.from('z'), size: 600, extents: [extent(0, 512, 512)] });
+    const bytes = encodeToc({ entries: [plain, rest] });
+    expect(decodeToc(bytes).entries).toHaveLength(2);
+    // Both are sparse now; the first has one extent of five bytes, no patch.
+    const guised = withSection(
+      withSection(bytes, 0, Buffer.of(9, 9)),
+      15,
+      Buffer.of(1, 0, 5, 0, 1, 0, 0x80, 4, 0),
+    );
+    expect(thrown(() => decodeToc(guised)).message).toContain('plain file');
+    const file = entryOf({ xattrs: [[Buffer.from('user.a'), Buffer.from('b')]] });
+    const link = entryOf({ path: Buffer.from('z'), type: 'symlink', link: Buffer.from('t') });
+    const both = encodeToc({ entries: [file, link] });
+    expect(decodeToc(withSection(both, 13, Buffer.of(0, 0))).entries[1]?.xattrs).toEqual([]);
+    expect(
+      thrown(() =>
+        decodeToc(
+          withSection(withSection(both, 13, Buffer.of(0, 1)), 14, Buffer.from('\x01\x06\x01user.ab')),
+        ),
+      ).message,
+    ).toContain('its type');
+  });
+
   test('numbers that promise more than there is do not allocate it', () => {
     const writer = new ByteWriter();
     writer.bytes(Buffer.from('cofa-toc'));
@@ -414,4 +439,24 @@ function fault(reason: string): Error {
 
 function read(...bytes: number[]): number {
   return new ByteReader(Buffer.from(bytes), fault).number();
+}
+
+function extents(length: number): Extent[] {
+  return [extent(0, 512, length)];
+}
+
+/** An encoded table with one of its sections replaced. */
+function withSection(bytes: Buffer, index: number, section: Buffer): Buffer {
+  const reader = new ByteReader(bytes.subarray(8), fault);
+  const writer = new ByteWriter();
+  writer.bytes(bytes.subarray(0, 8));
+  writer.number(reader.number());
+  writer.number(reader.number());
+  for (let i = 0; reader.left > 0; i++) {
+    const found = reader.bytes(reader.number());
+    const written = i === index ? section : found;
+    writer.number(written.length);
+    writer.bytes(written);
+  }
+  return Buffer.from(writer.written());
 }
