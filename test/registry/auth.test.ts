@@ -133,6 +133,9 @@ describe('basic', () => {
     expect(String(error)).toContain(join(folder, 'config.json'));
     expect(JSON.stringify([error, String((error as Error).stack), log])).not.toContain('wrong-secret');
     expect(registry.requests).toHaveLength(2);
+    // The same password is not tried twice: accounts get locked for that.
+    await expect(read()).rejects.toMatchObject({ code: 'unauthorized' });
+    expect(registry.requests).toHaveLength(3);
   });
 
   test('without credentials the hint is to log in', async () => {

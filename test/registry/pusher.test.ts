@@ -1,4 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
@@ -8,6 +11,7 @@ const BYTES = randomBytes(100_000);
 
 let registry: FaultRegistry;
 let client: RegistryClient;
+let folder: string;
 
 const source = () => ({ registry: registry.host, repository: 'team/app' });
 const push = () => client.pushBlob(source(), BYTES, 'application/octet-stream');
@@ -15,10 +19,11 @@ const calls = () =>
   registry.requests.map(({ method, url }) => `${method} ${url.replace(/sha256(:|%3A)[0-9a-f]{64}/g, 'D')}`);
 
 beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'cofa-pusher-'));
   registry = await startFaultRegistry();
   client = new RegistryClient({
     environment: {},
-    dockerConfig: '/nonexistent',
+    dockerConfig: folder,
     ambient: { now: () => 0, sleep: async () => {}, random: () => 0 },
   });
 });
@@ -26,6 +31,7 @@ beforeEach(async () => {
 afterEach(async () => {
   await client.close();
   await registry.stop();
+  rmSync(folder, { recursive: true, force: true });
 });
 
 test('a blob is pushed whole by POST and PUT; the query of a relative Location stays as it is', async () => {
@@ -88,9 +94,16 @@ test('an upload that continues on another host takes no cookie and no password t
       response.writeHead(201).end();
       return 'handled';
     };
+    writeFileSync(
+      join(folder, 'config.json'),
+      JSON.stringify({ auths: { [registry.host]: { username: 'joe', password: 'p' } } }),
+    );
     registry.fault = ({ request, response, method }) => {
+      if (request.headers.authorization === undefined) {
+        response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+        return 'handled';
+      }
       if (method !== 'POST') return 'pass';
-      expect(request.headers.authorization).toBeUndefined();
       response.writeHead(202, { location: `${other.origin}/up?a=1`, 'set-cookie': 'server=b7' }).end();
       return 'handled';
     };
@@ -98,6 +111,7 @@ test('an upload that continues on another host takes no cookie and no password t
     expect(other.requests).toHaveLength(1);
     expect(other.requests[0]!.url).toMatch(/^\/up\?a=1&digest=sha256%3A/);
     expect(other.requests[0]!.headers.cookie).toBeUndefined();
+    expect(other.requests[0]!.headers.authorization).toBeUndefined();
     expect(other.requests[0]!.body.equals(BYTES)).toBe(true);
   } finally {
     await other.stop();
