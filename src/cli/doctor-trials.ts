@@ -78,6 +78,8 @@ export async function tryContainer(folder: string, runc: string): Promise<string
         tty: false,
         interactive: false,
         readOnly: false,
+        noNewPrivileges: false,
+        unconfined: false,
         platform: undefined,
       },
       user: { uid: 0, gid: 0, additionalGids: [], home: '/' },

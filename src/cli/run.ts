@@ -6,6 +6,7 @@ import {
   checkHostname,
   checkName,
   parseEnvFile,
+  parseSecurity,
   parseVolume,
   type RunOptions,
 } from '../container/options.ts';
@@ -26,6 +27,7 @@ interface Parsed {
   readOnly?: boolean;
   keep?: boolean;
   rm?: boolean;
+  securityOpt?: string[];
   prefetch: boolean;
 }
 
@@ -53,6 +55,7 @@ export function define(command: Command, context: Context): void {
     .option('--hostname <name>', 'its own hostname')
     .option('--name <name>', 'name of the container (default: by chance)', checkName)
     .option('--read-only', 'nothing can be written to its root')
+    .option('--security-opt <option>', 'no-new-privileges, or seccomp=unconfined', collect)
     .option('--rm', 'throw away what it wrote (this is the default)')
     .option('--keep', 'keep what it wrote, below ROOT/containers/NAME/upper')
     .option('--platform <os/arch>', 'another platform than the node’s')
@@ -119,6 +122,7 @@ async function runOptionsOf(args: string[], parsed: Parsed): Promise<RunOptions>
     tty: parsed.tty === true,
     interactive: parsed.interactive === true,
     readOnly: parsed.readOnly === true,
+    ...parseSecurity(parsed.securityOpt ?? []),
     platform: parsed.platform,
   };
 }

@@ -3,9 +3,10 @@ import { readFileSync } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import type { HostFacts } from './spec.ts';
+import { terminalSize } from './terminal.ts';
 
-/** Reads the facts; cheap, nothing is started. */
-export async function hostFacts(): Promise<HostFacts> {
+/** Reads the facts; cheap, nothing is started. The terminal's size only where one is wanted. */
+export async function hostFacts(tty = false): Promise<HostFacts> {
   const [status, limits, cgroup2] = await Promise.all([
     readFile('/proc/self/status', 'utf8'),
     readFile('/proc/self/limits', 'utf8'),
@@ -22,6 +23,8 @@ export async function hostFacts(): Promise<HostFacts> {
     bounding: BigInt(`0x${bounding ?? '0'}`),
     maxOpenFiles: openFiles === undefined ? undefined : Number(openFiles),
     cgroup2,
+    machine: process.arch,
+    terminal: tty ? await terminalSize() : undefined,
   };
 }
 

@@ -16,6 +16,10 @@ export interface RunOptions {
   tty: boolean;
   interactive: boolean;
   readOnly: boolean;
+  /** setuid programs give nothing. */
+  noNewPrivileges: boolean;
+  /** Without the seccomp profile. */
+  unconfined: boolean;
   platform: string | undefined;
 }
 
@@ -90,6 +94,21 @@ export function checkEnv(entry: string): string {
     throw new CofaError('invalid-argument', `environment ${JSON.stringify(entry)}: white space in the name`);
   }
   return entry;
+}
+
+/** Parses docker's `--security-opt`, of which two are known. Error: `invalid-argument`. */
+export function parseSecurity(words: readonly string[]): Pick<RunOptions, 'noNewPrivileges' | 'unconfined'> {
+  const security = { noNewPrivileges: false, unconfined: false };
+  for (const word of words) {
+    if (/^no-new-privileges([:=]true)?$/.test(word)) security.noNewPrivileges = true;
+    else if (/^seccomp[:=]unconfined$/.test(word)) security.unconfined = true;
+    else {
+      throw new CofaError('invalid-argument', `--security-opt: ${JSON.stringify(word)} is not known`, {
+        hint: 'there are no-new-privileges and seccomp=unconfined',
+      });
+    }
+  }
+  return security;
 }
 
 /** Docker's rule for names, and short enough for a path and a cgroup. Error: `invalid-argument`. */

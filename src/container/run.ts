@@ -9,7 +9,6 @@
 import type { ChildProcess } from 'node:child_process';
 import { chmod, chown, copyFile, readFile, stat, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
-import { isatty } from 'node:tty';
 import type { Mount, Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../bus/client.ts';
@@ -22,6 +21,7 @@ import { readTextInRoot } from './rootfs.ts';
 import { Runc, startFailure } from './runc.ts';
 import { Interrupted, relaySignals, type SignalRelay, stopSignalOf } from './signals.ts';
 import { buildSpec, type HostFacts, type Spec } from './spec.ts';
+import { hasTerminal } from './terminal.ts';
 import { lookupUser } from './users.ts';
 
 export interface RunRequest {
@@ -53,7 +53,7 @@ export interface RunDependencies {
  */
 export async function runContainer(request: RunRequest, deps: RunDependencies): Promise<number> {
   const { options } = request;
-  if (options.tty && ![0, 1, 2].some((fd) => isatty(fd))) {
+  if (options.tty && !hasTerminal()) {
     throw new CofaError('invalid-argument', '--tty needs a terminal, and there is none', {
       hint: 'leave out -t',
     });
@@ -126,7 +126,7 @@ class Container {
     // All that does not need the image happens while the engine works.
     const [mounted, host, files, { mountOverlay }] = await settleAll([
       mounting,
-      hostFacts(),
+      hostFacts(options.tty),
       prepareEtc(folder, options),
       import('./overlay.ts'),
     ]);

@@ -12,6 +12,8 @@ import {
 } from './defaults.ts';
 import type { ImageConfig } from './image-config.ts';
 import type { RunOptions } from './options.ts';
+import { type Seccomp, seccompProfile } from './seccomp.ts';
+import type { TerminalSize } from './terminal.ts';
 import type { ContainerUser } from './users.ts';
 
 export interface SpecMount {
@@ -25,6 +27,7 @@ export interface Spec {
   ociVersion: string;
   process: {
     terminal: boolean;
+    consoleSize?: TerminalSize;
     user: { uid: number; gid: number; additionalGids?: number[] };
     args: string[];
     env: string[];
@@ -42,6 +45,7 @@ export interface Spec {
     namespaces: Array<{ type: string }>;
     maskedPaths: string[];
     readonlyPaths: string[];
+    seccomp?: Seccomp;
   };
 }
 
@@ -54,6 +58,10 @@ export interface HostFacts {
   bounding: bigint;
   /** Hard limit of open files; undefined: unlimited. */
   maxOpenFiles: number | undefined;
+  /** Of the caller's terminal: known from the start, or a program may see a size of 0 at first. */
+  terminal: TerminalSize | undefined;
+  /** As `process.arch` names it. */
+  machine: string;
   /** Only cgroup v2 is mounted: the container gets a cgroup namespace, as under docker. */
   cgroup2: boolean;
 }
@@ -74,10 +82,12 @@ export interface SpecInput {
 export function buildSpec(input: SpecInput): Spec {
   const { config, options, user, host } = input;
   const hostname = options.hostname ?? host.hostname;
+  const seccomp = options.unconfined ? undefined : seccompProfile(host.machine);
   return {
     ociVersion: '1.0.2',
     process: {
       terminal: options.tty,
+      ...(options.tty && host.terminal !== undefined ? { consoleSize: host.terminal } : {}),
       user: {
         uid: user.uid,
         gid: user.gid,
@@ -88,8 +98,8 @@ export function buildSpec(input: SpecInput): Spec {
       cwd: workingDirOf(config, options),
       capabilities: capabilitiesOf(user, host),
       rlimits: openFilesLimit(host),
-      // As under docker: an image may rely on sudo or other setuid programs.
-      noNewPrivileges: false,
+      // By default as under docker: an image may rely on sudo or other setuid programs.
+      noNewPrivileges: options.noNewPrivileges,
     },
     root: { path: input.rootfs, readonly: options.readOnly },
     hostname,
@@ -104,6 +114,7 @@ export function buildSpec(input: SpecInput): Spec {
       })),
       maskedPaths: [...MASKED_PATHS],
       readonlyPaths: [...READONLY_PATHS],
+      ...(seccomp === undefined ? {} : { seccomp }),
     },
   };
 }

@@ -11,7 +11,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../../src/bus/client.ts';
 import { MS, mount, unmount } from '../../src/kernel/mount.ts';
 
-const PROGRAMS = ['sh', 'cat', 'id', 'sleep', 'env', 'stty', 'ls', 'chown', 'mv', 'tty', 'stat'];
+const PROGRAMS = ['sh', 'cat', 'id', 'sleep', 'env', 'stty', 'ls', 'chown', 'mv', 'tty', 'stat', 'unshare'];
 
 /** Fills `directory`; `/bin` is the only folder of programs. */
 export async function makeRootfs(directory: string): Promise<void> {

@@ -29,6 +29,8 @@ const PLAIN: RunOptions = {
   tty: false,
   interactive: false,
   readOnly: false,
+  noNewPrivileges: false,
+  unconfined: false,
   platform: undefined,
 };
 
@@ -133,6 +135,17 @@ describe('a container from a folder', () => {
     expect(stdout).toMatch(/^127\.0\.1\.1\tinside$/m);
     const alice = await runOnce({ args: ['cat', '/proc/self/status'], user: 'alice' });
     expect(alice.stdout).toMatch(/^CapEff:\s*0000000000000000$/m);
+  });
+
+  it('may not make user namespaces, unless told otherwise; its programs start all the same', async () => {
+    const args = ['unshare', '--user', 'sh', '-c', 'echo made'];
+    const refused = await runOnce({ args });
+    expect(refused.stderr).toMatch(/unshare: .*Operation not permitted/);
+    const alone = await runOnce({ args, unconfined: true });
+    expect(alone.stdout).toBe('made\n');
+    const status = await runOnce({ args: ['cat', '/proc/self/status'], noNewPrivileges: true });
+    expect(status.stdout).toMatch(/^NoNewPrivs:\s*1$/m);
+    expect(status.stdout).toMatch(/^Seccomp:\s*2$/m);
   });
 
   it('writes to the upper layer, never to the image, and renames folders of the image', async () => {

@@ -6,6 +6,7 @@ import {
   checkHostname,
   checkName,
   parseEnvFile,
+  parseSecurity,
   parseVolume,
   type RunOptions,
 } from '../../src/container/options.ts';
@@ -26,10 +27,20 @@ const options = (more: Partial<RunOptions> = {}): RunOptions => ({
   tty: false,
   interactive: false,
   readOnly: false,
+  noNewPrivileges: false,
+  unconfined: false,
   platform: undefined,
   ...more,
 });
-const host: HostFacts = { hostname: 'node1', env: {}, bounding: ~0n, maxOpenFiles: 500_000, cgroup2: false };
+const host: HostFacts = {
+  hostname: 'node1',
+  env: {},
+  bounding: ~0n,
+  maxOpenFiles: 500_000,
+  cgroup2: false,
+  machine: 'x64',
+  terminal: undefined,
+};
 const root = { uid: 0, gid: 0, additionalGids: [], home: '/root' };
 const specOf = (more: Partial<RunOptions> = {}, facts: Partial<HostFacts> = {}, user = root) =>
   buildSpec({
@@ -131,6 +142,17 @@ describe('the specification', () => {
     expect(order.filter((one) => one === '/etc/hosts')).toHaveLength(1);
     expect(spec.mounts.find((mount) => mount.destination === '/dev/shm')?.type).toBe('bind');
     expect(order.indexOf('/dev')).toBeLessThan(order.indexOf('/dev/shm'));
+  });
+  it('refuses a few system calls, unless told otherwise or on a machine that is not known', () => {
+    expect(specOf().linux.seccomp?.syscalls[0]?.names).toContain('bpf');
+    expect(specOf({ unconfined: true }).linux.seccomp).toBeUndefined();
+    expect(specOf({}, { machine: 'riscv64' }).linux.seccomp).toBeUndefined();
+    expect(specOf({ noNewPrivileges: true }).process.noNewPrivileges).toBe(true);
+    expect(parseSecurity(['no-new-privileges', 'seccomp=unconfined'])).toEqual({
+      noNewPrivileges: true,
+      unconfined: true,
+    });
+    expect(() => parseSecurity(['apparmor=x'])).toThrow(/"apparmor=x" is not known/);
   });
   it('keeps the open files limit customary', () => {
     expect(specOf().process.rlimits).toEqual([{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 500_000 }]);
