@@ -37,7 +37,9 @@ export const imageMachine = setup({
     detach: () => {},
     addUser: assign({
       users: ({ context, event }) =>
-        event.type === 'USE' && !context.users.includes(event.mount) ? [...context.users, event.mount] : context.users,
+        event.type === 'USE' && !context.users.includes(event.mount)
+          ? [...context.users, event.mount]
+          : context.users,
     }),
     dropUser: assign({
       users: ({ context, event }) =>
@@ -46,7 +48,10 @@ export const imageMachine = setup({
     keepError: assign({ error: ({ event }) => (event.type === 'FAILED' ? event.error : undefined) }),
     forgetError: assign({ error: undefined }),
   },
-  guards: { wanted: ({ context }) => context.users.length > 0, unwanted: ({ context }) => context.users.length === 0 },
+  guards: {
+    wanted: ({ context }) => context.users.length > 0,
+    unwanted: ({ context }) => context.users.length === 0,
+  },
 }).createMachine({
   id: 'image',
   initial: 'known',

@@ -8,7 +8,11 @@
 export const ERROR_KINDS = {
   'invalid-argument': { exit: 2, errno: 22, act: 'correct the call' },
   'not-found': { exit: 3, errno: 2, act: 'check the name, tag or digest' },
-  unauthorized: { exit: 4, errno: 13, act: 'log in: docker login REGISTRY, or correct ~/.docker/config.json' },
+  unauthorized: {
+    exit: 4,
+    errno: 13,
+    act: 'log in: docker login REGISTRY, or correct ~/.docker/config.json',
+  },
   unavailable: { exit: 5, errno: 5, act: 'try again when the named service is back' },
   timeout: { exit: 5, errno: 5, act: 'try again, or raise the deadline' },
   integrity: { exit: 6, errno: 5, act: 'do not use these bytes: push the image again, or index it again' },

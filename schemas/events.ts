@@ -42,7 +42,9 @@ const shapes = {
   'image.failed': { code: z.string(), message: z.string() },
 
   'layer.opened': { size: count.describe('raw bytes'), blockSize: count, blockCount: count, blob: digest },
-  'layer.blocks': { ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are present') },
+  'layer.blocks': {
+    ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are present'),
+  },
   'layer.dropped': {
     reason: z.enum(['corrupt', 'device-lost']),
     message: z.string().describe('all blocks are absent again'),
@@ -69,7 +71,9 @@ export const EVENT_VERSION = 1;
 
 // zod's type of an object without fields forbids all others, `type` too.
 type Fields = {
-  [T in EventType]: keyof (typeof shapes)[T] extends never ? unknown : z.output<z.ZodObject<(typeof shapes)[T]>>;
+  [T in EventType]: keyof (typeof shapes)[T] extends never
+    ? unknown
+    : z.output<z.ZodObject<(typeof shapes)[T]>>;
 };
 
 /** One fact. `at` is milliseconds since the epoch by the writer's clock: information, never an order. */

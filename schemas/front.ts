@@ -31,7 +31,7 @@ export interface HandedOver {
   diffId: string;
 }
 
-/** `front.status`. */
+/** `front.settled` (empty): after a restart every layer that is in use is open again. `front.status`: */
 export interface FrontStatus {
   layers: Array<LayerStatus & { hits: number; misses: number; errors: number }>;
   workers: Array<{ name: string; pid: number; slots: number; running: number }>;

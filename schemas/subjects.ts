@@ -34,7 +34,8 @@ export type EventKind = 'engine' | 'image' | 'layer' | 'mount';
 export const NODE_NAME = /^[A-Za-z0-9_-]{1,64}$/;
 
 export function subjects(node: string): Subjects {
-  if (!NODE_NAME.test(node)) throw new RangeError(`node name ${JSON.stringify(node)} must match ${NODE_NAME}`);
+  if (!NODE_NAME.test(node))
+    throw new RangeError(`node name ${JSON.stringify(node)} must match ${NODE_NAME}`);
   const base = `cofa.v1.${node}`;
   return {
     api: (operation) => `${base}.api.${operation}`,

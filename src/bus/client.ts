@@ -13,7 +13,11 @@ export interface EngineClient {
    */
   call<O extends Operation>(operation: O, request: RequestOf<O>, options?: CallOptions): Promise<ResultOf<O>>;
   /** The event log in order: from the start, from a sequence, or only what comes from now on. Ends with the signal. */
-  events(options: { from: 'start' | 'now' | number; signal?: AbortSignal; follow?: boolean }): AsyncIterable<EventLine>;
+  events(options: {
+    from: 'start' | 'now' | number;
+    signal?: AbortSignal;
+    follow?: boolean;
+  }): AsyncIterable<EventLine>;
   close(): Promise<void>;
 }
 
@@ -44,9 +48,13 @@ export interface Endpoint {
 export async function connectEngine(root: string): Promise<EngineClient> {
   const endpoint = await readEndpoint(root);
   const { connectBus } = await import('./connection.ts');
-  const bus = await connectBus(endpoint.nats, { name: 'cofa-cli', reconnect: false }).catch((cause: unknown) => {
-    throw new CofaError('not-running', `the engine of ${root} does not answer at ${endpoint.nats.url}`, { cause });
-  });
+  const bus = await connectBus(endpoint.nats, { name: 'cofa-cli', reconnect: false }).catch(
+    (cause: unknown) => {
+      throw new CofaError('not-running', `the engine of ${root} does not answer at ${endpoint.nats.url}`, {
+        cause,
+      });
+    },
+  );
   const names = subjects(endpoint.node);
   return {
     endpoint,

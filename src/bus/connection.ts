@@ -36,7 +36,12 @@ export async function connectBus(
 }
 
 // Maps, not records: every message can be read alone, and by any msgpack reader.
-const packr = new Packr({ useRecords: false, mapsAsObjects: true, variableMapSize: true, int64AsType: 'number' });
+const packr = new Packr({
+  useRecords: false,
+  mapsAsObjects: true,
+  variableMapSize: true,
+  int64AsType: 'number',
+});
 
 export const pack = (value: unknown): Buffer => packr.pack(value);
 export const unpack = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
@@ -48,10 +53,12 @@ export async function ask<Reply>(
   request: unknown,
   timeoutMs = 30_000,
 ): Promise<Reply> {
-  const message = await bus.request(subject, pack(request), { timeout: timeoutMs }).catch((cause: unknown) => {
-    const text = cause instanceof Error ? cause.message : String(cause);
-    throw new CofaError('unavailable', `no answer on ${subject}: ${text}`, { cause });
-  });
+  const message = await bus
+    .request(subject, pack(request), { timeout: timeoutMs })
+    .catch((cause: unknown) => {
+      const text = cause instanceof Error ? cause.message : String(cause);
+      throw new CofaError('unavailable', `no answer on ${subject}: ${text}`, { cause });
+    });
   const reply = unpack<{ ok: true; result: Reply } | { ok: false; error: ErrorRecord }>(message.data);
   if (!reply.ok) throw fromErrorRecord(reply.error);
   return reply.result;

@@ -2,7 +2,13 @@
  * Runs one actor: keeps its snapshot, feeds it events, runs the effects that its pure machine names. XState's own
  * interpreter is not used, so that decision and effect stay apart and the same machines run under simulation.
  */
-import { type AnyStateMachine, type EventFromLogic, initialTransition, type SnapshotFrom, transition } from 'xstate';
+import {
+  type AnyStateMachine,
+  type EventFromLogic,
+  initialTransition,
+  type SnapshotFrom,
+  transition,
+} from 'xstate';
 
 /** One function per effect that the machine names. It must not throw; what it finds out it sends as an event. */
 export type Effects = Record<string, (params: never) => void>;

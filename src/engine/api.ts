@@ -44,7 +44,10 @@ export function serveApi(bus: NatsConnection, names: Subjects, handlers: Handler
       const onProgress = /^[A-Za-z0-9_-]{1,64}$/.test(token)
         ? (progress: Progress) => bus.publish(names.progress(token), JSON.stringify(progress))
         : () => {};
-      const handler = handlers[operation] as (request: unknown, progress: typeof onProgress) => Promise<unknown>;
+      const handler = handlers[operation] as (
+        request: unknown,
+        progress: typeof onProgress,
+      ) => Promise<unknown>;
       respond(message, { ok: true, result: await handler(request, onProgress) });
     } catch (error) {
       const record = toErrorRecord(error);
@@ -60,15 +63,23 @@ function parse(operation: Operation, message: Msg): unknown {
   try {
     body = message.data.length === 0 ? {} : isMsgpack(message) ? unpack(message.data) : message.json();
   } catch (cause) {
-    throw new CofaError('invalid-argument', `the ${operation} request is not ${isMsgpack(message) ? 'msgpack' : 'JSON'}`, {
-      cause,
-    });
+    throw new CofaError(
+      'invalid-argument',
+      `the ${operation} request is not ${isMsgpack(message) ? 'msgpack' : 'JSON'}`,
+      {
+        cause,
+      },
+    );
   }
   const result = OPERATIONS[operation].request.safeParse(body);
   if (!result.success) {
-    throw new CofaError('invalid-argument', `${operation}: ${z.prettifyError(result.error).replaceAll('\n', ' ')}`, {
-      hint: 'docs/api.md describes every request',
-    });
+    throw new CofaError(
+      'invalid-argument',
+      `${operation}: ${z.prettifyError(result.error).replaceAll('\n', ' ')}`,
+      {
+        hint: 'docs/api.md describes every request',
+      },
+    );
   }
   return result.data;
 }

@@ -60,7 +60,8 @@ export class Child {
   /** Resolves when it runs; rejects when it was given up or stopped. */
   async untilRunning(): Promise<void> {
     const state = await this.#host.until('running', 'failed', 'stopped');
-    if (state !== 'running') throw new Error(`${this.#options.name} does not start; see ${this.#options.log}`);
+    if (state !== 'running')
+      throw new Error(`${this.#options.name} does not start; see ${this.#options.log}`);
   }
 
   /** Ends it for good and waits until it is gone. */
@@ -77,11 +78,7 @@ export class Child {
       name: this.#options.name,
       pid: this.#process?.pid ?? 0,
       state:
-        state === 'running' || state === 'starting'
-          ? state
-          : state === 'pausing'
-            ? 'restarting'
-            : 'stopped',
+        state === 'running' || state === 'starting' ? state : state === 'pausing' ? 'restarting' : 'stopped',
       restarts: this.#host.snapshot.context.restarts,
     };
   }
@@ -89,7 +86,10 @@ export class Child {
   #spawn(): void {
     const { command, args, env, log, descriptors = [], onExit, now, readyAtOnce } = this.#options;
     const output = openSync(log, 'a', 0o600);
-    const child = spawn(command, args, { stdio: ['ignore', output, output, ...descriptors], env: env ?? process.env });
+    const child = spawn(command, args, {
+      stdio: ['ignore', output, output, ...descriptors],
+      env: env ?? process.env,
+    });
     closeSync(output);
     this.#process = child;
     this.#born = now();

@@ -61,7 +61,14 @@ export class Devices {
       }
       return known.loop;
     }
-    const mine: Attached = { demand, users: 1, prefetch, direct: false, tail: Promise.resolve(), loop: null as never };
+    const mine: Attached = {
+      demand,
+      users: 1,
+      prefetch,
+      direct: false,
+      tail: Promise.resolve(),
+      loop: null as never,
+    };
     mine.loop = this.#attach(mine);
     this.#attached.set(demand.diffId, mine);
     try {
@@ -89,6 +96,7 @@ export class Devices {
   /** A front end has started: it is told what to serve. */
   async reopenAll(): Promise<void> {
     await Promise.all([...this.#attached.values()].map((mine) => this.#open(mine)));
+    await ask(this.#bus, this.#names.front('settled'), {});
   }
 
   /** The layer's device is whole and proven: the kernel reads it by itself from now on. */

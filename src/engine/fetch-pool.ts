@@ -34,7 +34,13 @@ export class FetchPool {
   #next = 1;
 
   /** `front`: unique name of this front end's life; completions for another are not ours. */
-  constructor(options: { bus: NatsConnection; names: Subjects; front: string; now: () => number; log: Logger }) {
+  constructor(options: {
+    bus: NatsConnection;
+    names: Subjects;
+    front: string;
+    now: () => number;
+    log: Logger;
+  }) {
     this.#bus = options.bus;
     this.#names = options.names;
     this.#front = options.front;
@@ -78,7 +84,10 @@ export class FetchPool {
     clearInterval(this.#tick);
   }
 
-  status(): { workers: Array<{ name: string; pid: number; slots: number; running: number }>; queued: { demand: number; prefetch: number } } {
+  status(): {
+    workers: Array<{ name: string; pid: number; slots: number; running: number }>;
+    queued: { demand: number; prefetch: number };
+  } {
     const { workers, queued } = this.#dispatcher.status();
     return {
       workers: workers.map(({ worker, slots, running }) => ({
@@ -94,7 +103,8 @@ export class FetchPool {
   #onHello({ worker, pid, slots, leaving }: WorkerHello): void {
     const known = this.#pids.get(worker);
     // Another process under the same name: the one before it is gone with all it ran.
-    if (known !== undefined && known.pid !== pid) this.#handle({ type: 'worker.lost', worker, now: this.#now() });
+    if (known !== undefined && known.pid !== pid)
+      this.#handle({ type: 'worker.lost', worker, now: this.#now() });
     if (leaving === true) {
       this.#pids.delete(worker);
       this.#handle({ type: 'worker.lost', worker, now: this.#now() });
@@ -109,7 +119,12 @@ export class FetchPool {
     const known = this.#jobs.get(completion.job);
     if (completion.kind === 'blocks') {
       known?.listener.blocks(completion.firstBlock, completion.count, completion.bytes);
-      this.#handle({ type: 'job.progress', job: completion.job, worker: completion.worker, now: this.#now() });
+      this.#handle({
+        type: 'job.progress',
+        job: completion.job,
+        worker: completion.worker,
+        now: this.#now(),
+      });
       return;
     }
     this.#jobs.delete(completion.job);
@@ -120,7 +135,13 @@ export class FetchPool {
             error: completion.error ?? { code: 'internal' as const, message: 'failed without a reason' },
             retryable: completion.retryable ?? false,
           };
-    this.#handle({ type: 'job.ended', job: completion.job, worker: completion.worker, ok: failure === undefined, now: this.#now() });
+    this.#handle({
+      type: 'job.ended',
+      job: completion.job,
+      worker: completion.worker,
+      ok: failure === undefined,
+      now: this.#now(),
+    });
     known?.listener.end(completion.bytes, failure);
   }
 

@@ -19,6 +19,7 @@ import type {
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, serve } from '../bus/connection.ts';
 import type { ColdRead, DeviceFile, FuseTransport } from '../fuse/transport.ts';
+import type { KernelTransport } from '../fuse/kernel-transport.ts';
 import { SpanTable } from '../image/span-table.ts';
 import { openDevice } from '../store/device.ts';
 import { EventLog } from '../store/event-log.ts';
@@ -66,6 +67,10 @@ serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }) => {
   await (await layers.get(diffId))?.handedOver();
 });
 serve(bus, names.front('status'), status);
+// Every layer that the kernel knows is open again: a request for another one need not wait for it to appear.
+serve(bus, names.front('settled'), () =>
+  'settled' in transport ? (transport as KernelTransport).settled() : undefined,
+);
 await bus.flush();
 notify({ kind: 'ready', front, pid: process.pid });
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
@@ -118,14 +123,31 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
       await append({ type: 'layer.opened', size, blockSize, blockCount, blob: source.digest });
     }
     if (created && (known?.presentCount ?? 0) > 0) {
-      await append({ type: 'layer.dropped', reason: 'device-lost', message: 'the device file was not there any more' });
+      await append({
+        type: 'layer.dropped',
+        reason: 'device-lost',
+        message: 'the device file was not there any more',
+      });
     }
     if (built && !created && facts.get(diffId)?.complete !== true) {
       await append({ type: 'layer.blocks', ranges: [[0, table.blockCount]] });
       await append({ type: 'layer.completed', digest: diffId });
     }
     const { readDeadlineMs } = settings;
-    const options = { diffId, table, source, file, facts, subject, events, pool, log, now, readDeadlineMs, notify };
+    const options = {
+      diffId,
+      table,
+      source,
+      file,
+      facts,
+      subject,
+      events,
+      pool,
+      log,
+      now,
+      readDeadlineMs,
+      notify,
+    };
     const layer = new LayerHost(options);
     byInode.set(layer.device.inode, layer);
     transport.add(layer.device);
@@ -184,7 +206,9 @@ function die(): void {
 async function closeAll(): Promise<void> {
   pool.close();
   const open = await Promise.allSettled(layers.values());
-  await Promise.allSettled(open.map((layer) => (layer.status === 'fulfilled' ? layer.value.close() : undefined)));
+  await Promise.allSettled(
+    open.map((layer) => (layer.status === 'fulfilled' ? layer.value.close() : undefined)),
+  );
   await transport.stop();
   await bus.drain();
 }

@@ -55,7 +55,12 @@ export class Image {
   /** What the registry said, while it is fresh. */
   #image: ResolvedImage | undefined;
 
-  constructor(options: ImagesOptions, manifest: string, resolved: Resolved, image: ResolvedImage | undefined) {
+  constructor(
+    options: ImagesOptions,
+    manifest: string,
+    resolved: Resolved,
+    image: ResolvedImage | undefined,
+  ) {
     this.#options = options;
     this.manifest = manifest;
     this.resolved = resolved;
@@ -132,7 +137,10 @@ export class Image {
   }
 
   /** Takes the flat metadata and the span tables from the registry; both are checked before anything uses them. */
-  async #takeSidecar(image: ResolvedImage, sidecar: SidecarHandle): Promise<NewEvent & { type: 'image.prepared' }> {
+  async #takeSidecar(
+    image: ResolvedImage,
+    sidecar: SidecarHandle,
+  ): Promise<NewEvent & { type: 'image.prepared' }> {
     const { layout } = this.#options;
     const [flat, ...tables] = await Promise.all([
       sidecar.flat(),
@@ -146,15 +154,26 @@ export class Image {
       const layer = image.layers[at];
       const table = tables[at]?.table;
       if (layer === undefined || table === undefined) {
-        throw new CofaError('integrity', `the sidecar's flat image uses ${device.diffId}, no layer of ${image.reference.text}`);
+        throw new CofaError(
+          'integrity',
+          `the sidecar's flat image uses ${device.diffId}, no layer of ${image.reference.text}`,
+        );
       }
       if (table.diffId !== layer.diffId || table.blobDigest !== layer.blob.digest) {
-        throw new CofaError('integrity', `the sidecar's span table of layer ${layer.diffId} is another layer's`);
+        throw new CofaError(
+          'integrity',
+          `the sidecar's span table of layer ${layer.diffId} is another layer's`,
+        );
       }
       if (device.size < table.rawSize || device.size - table.rawSize >= 512) {
         throw new CofaError('integrity', `the sidecar gives layer ${layer.diffId} two different sizes`);
       }
-      return { diffId: layer.diffId, size: table.rawSize, spans: layer.blob.digest, bytes: tables[at]?.bytes };
+      return {
+        diffId: layer.diffId,
+        size: table.rawSize,
+        spans: layer.blob.digest,
+        bytes: tables[at]?.bytes,
+      };
     });
     await writeWhole(layout.flat(this.manifest), flat);
     await Promise.all(used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes as Buffer)));
@@ -171,7 +190,12 @@ export class Image {
   async #indexHere(image: ResolvedImage): Promise<NewEvent & { type: 'image.prepared' }> {
     const { layout, log } = this.#options;
     log.info({ image: image.reference.text }, 'no sidecar: the image is indexed on this node');
-    const built = await indexOnNode({ layout, manifest: this.manifest, image, onProgress: (p) => this.#report(p) });
+    const built = await indexOnNode({
+      layout,
+      manifest: this.manifest,
+      image,
+      onProgress: (p) => this.#report(p),
+    });
     return { type: 'image.prepared', origin: 'node', flat: built.flat, devices: built.devices };
   }
 
@@ -179,7 +203,9 @@ export class Image {
     if (this.#image !== undefined) return this.#image;
     this.#report({ phase: 'resolve' });
     const { registry, repository, manifest } = this.resolved;
-    this.#image = await this.#options.registry.resolve(parseReference(`${registry}/${repository}@${manifest}`));
+    this.#image = await this.#options.registry.resolve(
+      parseReference(`${registry}/${repository}@${manifest}`),
+    );
     return this.#image;
   }
 
@@ -200,7 +226,8 @@ export class Image {
   async #attach(): Promise<void> {
     const { devices, layout, label } = this.#options;
     const prepared = this.prepared;
-    if (prepared === undefined) throw new CofaError('internal', `image ${this.manifest} is attached before it is prepared`);
+    if (prepared === undefined)
+      throw new CofaError('internal', `image ${this.manifest} is attached before it is prepared`);
     this.#report({ phase: 'mount' });
     const taken: string[] = [];
     const wanted = prepared.devices.map(async ({ diffId, size, spans }) => {
@@ -281,7 +308,10 @@ export class Images {
     } catch (error) {
       const latest = known.filter((candidate) => candidate.prepared !== undefined).at(-1);
       if (latest === undefined || toErrorRecord(error).code !== 'unavailable') throw error;
-      this.#options.log.warn({ ref: text, error }, 'the registry is away: the image is used as it was known here');
+      this.#options.log.warn(
+        { ref: text, error },
+        'the registry is away: the image is used as it was known here',
+      );
       return latest;
     }
     return this.#remember(image);

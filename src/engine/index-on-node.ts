@@ -47,7 +47,9 @@ export function indexOnNode(options: {
     child.once('error', reject);
     child.once('exit', (code, signal) => {
       clearTimeout(silence);
-      reject(new CofaError('internal', `the indexer of ${options.image.reference.text} ended (${signal ?? code})`));
+      reject(
+        new CofaError('internal', `the indexer of ${options.image.reference.text} ended (${signal ?? code})`),
+      );
     });
     const { image, manifest, layout } = options;
     child.send({ root: layout.root, manifest, image } satisfies ToIndexer);

@@ -56,7 +56,9 @@ async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
     flat: `sha256:${createHash('sha256').update(indexed.flat).digest('hex')}`,
     devices: indexed.devices.flatMap((at) => {
       const layer = indexed.layers[at];
-      return layer === undefined ? [] : [{ diffId: layer.diffId, size: layer.rawSize, spans: layer.blobDigest }];
+      return layer === undefined
+        ? []
+        : [{ diffId: layer.diffId, size: layer.rawSize, spans: layer.blobDigest }];
     }),
   };
 }

@@ -68,7 +68,8 @@ export class LayerHost {
     };
     this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs });
     const known = options.facts.get(diffId);
-    if (known !== undefined) this.#send({ type: 'restore', ranges: presentRanges(known.present), complete: known.complete });
+    if (known !== undefined)
+      this.#send({ type: 'restore', ranges: presentRanges(known.present), complete: known.complete });
   }
 
   get state(): LayerStatus['state'] {
@@ -80,7 +81,10 @@ export class LayerHost {
     const id = this.#nextRead++;
     const { blockSize } = this.device;
     const firstBlock = Math.floor(offset / blockSize);
-    const lastBlock = Math.min(Math.floor((offset + Math.max(length, 1) - 1) / blockSize), this.#actor.blockCount - 1);
+    const lastBlock = Math.min(
+      Math.floor((offset + Math.max(length, 1) - 1) / blockSize),
+      this.#actor.blockCount - 1,
+    );
     this.#waiters.set(id, answer);
     this.#send({ type: 'read', id, firstBlock, lastBlock, now: this.#options.now() });
   };
@@ -91,7 +95,8 @@ export class LayerHost {
 
   async handedOver(): Promise<void> {
     this.#send({ type: 'handed-over' });
-    if (this.#options.facts.get(this.#options.diffId)?.handedOver !== true) await this.#append({ type: 'layer.handed-over' });
+    if (this.#options.facts.get(this.#options.diffId)?.handedOver !== true)
+      await this.#append({ type: 'layer.handed-over' });
   }
 
   status(): LayerStatus {
@@ -115,7 +120,9 @@ export class LayerHost {
     this.#send({ type: 'close' });
     clearTimeout(this.#timer);
     clearTimeout(this.#flushTimer);
-    await this.#flush().catch((error: unknown) => this.#options.log.warn({ error }, 'last blocks not in the log'));
+    await this.#flush().catch((error: unknown) =>
+      this.#options.log.warn({ error }, 'last blocks not in the log'),
+    );
     await this.#options.file.close();
   }
 
@@ -134,7 +141,14 @@ export class LayerHost {
       case 'fetch': {
         const { job, firstSpan, spanCount } = effect;
         const { diffId, source } = this.#options;
-        this.#submit(job, { kind: 'fetch', class: effect.class, layer: diffId, firstSpan, spanCount, source });
+        this.#submit(job, {
+          kind: 'fetch',
+          class: effect.class,
+          layer: diffId,
+          firstSpan,
+          spanCount,
+          source,
+        });
         return;
       }
       case 'promote': {
@@ -201,7 +215,8 @@ export class LayerHost {
         end: (_, failure) => {
           if (this.#closed) return;
           if (failure === undefined) this.#send({ type: 'verified', ok: true, now: this.#options.now() });
-          else if (failure.error.code === 'integrity') this.#send({ type: 'verified', ok: false, now: this.#options.now() });
+          else if (failure.error.code === 'integrity')
+            this.#send({ type: 'verified', ok: false, now: this.#options.now() });
           else setTimeout(() => this.#closed || void this.#verify(), RETRY_APPEND_MS).unref();
         },
       },
@@ -282,4 +297,3 @@ export class LayerHost {
     );
   }
 }
-

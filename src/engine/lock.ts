@@ -8,7 +8,10 @@ const LOCK_NB = 4;
 
 /** Takes the lock and writes the pid into it; error `conflict` naming the engine that has it. */
 export function takeLock(path: string, root: string): void {
-  const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)') as (fd: number, op: number) => number;
+  const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)') as (
+    fd: number,
+    op: number,
+  ) => number;
   const fd = openSync(path, 'a+', 0o600);
   if (flock(fd, LOCK_EX | LOCK_NB) !== 0) {
     const pid = readFileSync(path, 'utf8').trim();

@@ -93,7 +93,8 @@ export class Mounts {
       });
       actor.host.send({ type: 'MOUNT' });
       await actor.host.until('mounted', 'failed');
-      if (actor.host.state === 'failed') throw fromErrorRecord(actor.error ?? { code: 'internal', message: 'mount failed' });
+      if (actor.host.state === 'failed')
+        throw fromErrorRecord(actor.error ?? { code: 'internal', message: 'mount failed' });
       return this.describe(actor);
     } catch (error) {
       this.#mounts.delete(dir);
@@ -109,7 +110,9 @@ export class Mounts {
     const dir = cleanPath(path);
     const actor = this.#mounts.get(dir);
     if (actor === undefined) {
-      throw new CofaError('not-found', `nothing of cofa is mounted at ${dir}`, { hint: 'cofa ps lists the mounts' });
+      throw new CofaError('not-found', `nothing of cofa is mounted at ${dir}`, {
+        hint: 'cofa ps lists the mounts',
+      });
     }
     if (!['mounted', 'detached', 'failed'].includes(actor.host.state)) {
       throw new CofaError('busy', `the mount at ${dir} is ${actor.host.state}`);
@@ -157,7 +160,10 @@ export class Mounts {
           if (findMount(facts.dir)?.type === 'erofs') await unmount(facts.dir, { lazy: true });
           await prepareDirectory(facts.dir);
         } catch (error) {
-          this.#options.log.warn({ mount: facts.id, dir: facts.dir, error }, 'mount point is not as it was left');
+          this.#options.log.warn(
+            { mount: facts.id, dir: facts.dir, error },
+            'mount point is not as it was left',
+          );
         }
         actor.host.send({ type: 'MOUNT' });
         await actor.host.until('mounted', 'failed');
@@ -206,10 +212,13 @@ export class Mounts {
 
   #refuseTaken(dir: string): void {
     if (this.#mounts.has(dir)) {
-      throw new CofaError('conflict', `cofa has mounted an image at ${dir} already`, { hint: `cofa unmount ${dir}` });
+      throw new CofaError('conflict', `cofa has mounted an image at ${dir} already`, {
+        hint: `cofa unmount ${dir}`,
+      });
     }
     const other = findMount(dir);
-    if (other !== undefined) throw new CofaError('conflict', `${other.source} (${other.type}) is mounted at ${dir}`);
+    if (other !== undefined)
+      throw new CofaError('conflict', `${other.source} (${other.type}) is mounted at ${dir}`);
   }
 
   #create(facts: MountFacts, image: Image): MountActor {
@@ -243,8 +252,8 @@ export class Mounts {
       const { code, message } = actor.error;
       if (!actor.restoring)
         await this.#append(id, { type: 'mount.failed', code, message }).catch((failure: unknown) => {
-        this.#options.log.error({ mount: id, error: failure }, 'the log did not take a failed mount');
-      });
+          this.#options.log.error({ mount: id, error: failure }, 'the log did not take a failed mount');
+        });
       actor.host.send({ type: 'FAILED', error: actor.error });
     }
   }

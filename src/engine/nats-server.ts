@@ -11,7 +11,10 @@ import { Child } from './child.ts';
  * Starts nats-server below the supervisor. Its port and password stay for the supervisor's life, so that the other
  * processes find it again when it was restarted. Errors: `environment` when it is not installed or does not start.
  */
-export async function startNats(layout: Layout, now: () => number): Promise<{ address: BusAddress; child: Child }> {
+export async function startNats(
+  layout: Layout,
+  now: () => number,
+): Promise<{ address: BusAddress; child: Child }> {
   const command = await findServer();
   const port = await freePort();
   const address = { url: `nats://127.0.0.1:${port}`, user: 'cofa', pass: randomBytes(24).toString('hex') };

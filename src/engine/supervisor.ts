@@ -46,8 +46,9 @@ export interface SupervisorOptions {
 
 /** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
 const LOG_MAX_BYTES = 1 << 30;
-const VERSION = (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string })
-  .version;
+const VERSION = (
+  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+).version;
 
 /**
  * Runs an engine until SIGTERM, SIGINT or the API's `down`. Errors before it is ready: `conflict` (a second engine),
@@ -299,7 +300,13 @@ class Supervisor {
   }
 
   #processes(): Status['processes'] {
-    const me = { role: 'supervisor' as const, name: 'supervisor', pid: process.pid, state: 'running' as const, restarts: 0 };
+    const me = {
+      role: 'supervisor' as const,
+      name: 'supervisor',
+      pid: process.pid,
+      state: 'running' as const,
+      restarts: 0,
+    };
     return [me, ...this.#children.map((child) => child.status())].map((status) => {
       const rssBytes = residentBytes(status.pid);
       return rssBytes === undefined ? status : { ...status, rssBytes };
@@ -314,7 +321,9 @@ class Supervisor {
     const session = this.#session;
     this.#session = undefined;
     const stopAll = (...roles: string[]) =>
-      Promise.all(this.#children.filter((child) => roles.includes(child.status().role)).map((child) => child.stop()));
+      Promise.all(
+        this.#children.filter((child) => roles.includes(child.status().role)).map((child) => child.stop()),
+      );
     await stopAll('front-end');
     session?.abort();
     session?.close();
@@ -354,7 +363,8 @@ function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
       const layer = layers.get(diffId);
       return layer === undefined ? [] : [layer];
     });
-    const sum = (pick: (layer: FrontStatus['layers'][number]) => number) => mine.reduce((n, layer) => n + pick(layer), 0);
+    const sum = (pick: (layer: FrontStatus['layers'][number]) => number) =>
+      mine.reduce((n, layer) => n + pick(layer), 0);
     const state = image.host.state;
     return {
       ref: image.resolved.ref,
@@ -379,7 +389,12 @@ function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
         fetched: sum((layer) => layer.bytes.fetched),
       },
       reads: { hits: sum((l) => l.hits), misses: sum((l) => l.misses), errors: sum((l) => l.errors) },
-      layers: mine.map(({ diffId, state: layerState, blocks, bytes }) => ({ diffId, state: layerState, blocks, bytes })),
+      layers: mine.map(({ diffId, state: layerState, blocks, bytes }) => ({
+        diffId,
+        state: layerState,
+        blocks,
+        bytes,
+      })),
     };
   });
 }

@@ -38,7 +38,10 @@ bus.subscribe(names.job(worker), {
     const key = `${job.front}/${job.job}`;
     // The front end asks again when it hears nothing; what runs already will answer.
     if (running.has(key) || stopping.signal.aborted) return;
-    running.set(key, run(job).finally(() => running.delete(key)));
+    running.set(
+      key,
+      run(job).finally(() => running.delete(key)),
+    );
   },
 });
 
@@ -62,7 +65,8 @@ async function fetchTwice(job: FetchJob, base: Omit<Completion, 'kind' | 'bytes'
       registry,
       tables,
       signal: stopping.signal,
-      onBlocks: (firstBlock, count, bytes) => complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
+      onBlocks: (firstBlock, count, bytes) =>
+        complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
     });
   try {
     return await once();

@@ -88,6 +88,7 @@ export class SpanScanner {
   async #decode(): Promise<void> {
     const decoder = this.#decoder;
     decoder.input(this.#in, this.#inDone, this.#inFill);
+    let still = 0;
     for (;;) {
       const before = decoder.consumed;
       const room = Math.min(HISTORY + SEGMENT, this.#outFill + (this.#mark - this.#raw || SPAN_SIZE));
@@ -100,7 +101,9 @@ export class SpanScanner {
       }
       if (this.#raw === this.#mark || !decoder.checkpointsAnywhere) this.#noteCheckpoint();
       if (this.#outFill === HISTORY + SEGMENT) await this.#flush();
-      if (written === 0 && decoder.consumed === before) break;
+      // A block's end or header may lie wholly within bits that zlib has taken already: a stop without a move.
+      still = written === 0 && decoder.consumed === before ? still + 1 : 0;
+      if (still > MOST_STILL || (still > 0 && decoder.available === 0)) break;
       this.#sincePause += 1 + (written >>> 13);
       if (this.#sincePause >= PAUSE_AFTER) {
         this.#sincePause = 0;
@@ -207,6 +210,8 @@ interface Unsettled {
 }
 
 /** Raw bytes that onRaw gets at once; SPAN_SIZE is a multiple of it. */
+/** Stops in a row without a move after which the decoder is taken to be stuck. */
+const MOST_STILL = 8;
 const SEGMENT = 262_144;
 /** A window, and what a checkpoint's first code may put out before the span begins (at most 257 bytes). */
 const HISTORY = WINDOW_SIZE + 512;

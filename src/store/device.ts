@@ -17,7 +17,10 @@ export const deviceSize = (rawSize: number): number => Math.ceil(rawSize / SECTO
  * Opens a device file, creating it with its full (sparse) size. A file of another size is not this layer: error
  * `integrity`. Returns whether the file is new: then the log's blocks for it are void.
  */
-export async function openDevice(path: string, rawSize: number): Promise<{ file: FileHandle; created: boolean }> {
+export async function openDevice(
+  path: string,
+  rawSize: number,
+): Promise<{ file: FileHandle; created: boolean }> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   let file: FileHandle;
   let created = true;
@@ -32,7 +35,8 @@ export async function openDevice(path: string, rawSize: number): Promise<{ file:
     const { size } = await file.stat();
     if (size !== deviceSize(rawSize)) {
       // A crash between creation and truncation leaves an empty file: nothing was ever written to it.
-      if (size !== 0) throw new CofaError('integrity', `${path} has ${size} bytes, its layer ${deviceSize(rawSize)}`);
+      if (size !== 0)
+        throw new CofaError('integrity', `${path} has ${size} bytes, its layer ${deviceSize(rawSize)}`);
       await file.truncate(deviceSize(rawSize));
       created = true;
     }

@@ -5,7 +5,13 @@
  * has seen on that subject, and JetStream refuses it when somebody else has written since. Two engines that own the
  * same mount cannot both go on.
  */
-import { jetstream, jetstreamManager, JetStreamApiError, DeliverPolicy, type JetStreamClient } from '@nats-io/jetstream';
+import {
+  jetstream,
+  jetstreamManager,
+  JetStreamApiError,
+  DeliverPolicy,
+  type JetStreamClient,
+} from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_VERSION, type NewEvent } from '../../schemas/events.ts';
@@ -47,7 +53,14 @@ export class EventLog {
     } catch (error) {
       if (!(error instanceof JetStreamApiError) || error.status !== 404) throw storeError(error);
       await manager.streams
-        .add({ name: STREAM, ...config, storage: 'file', discard: 'new', retention: 'limits', num_replicas: 1 } as never)
+        .add({
+          name: STREAM,
+          ...config,
+          storage: 'file',
+          discard: 'new',
+          retention: 'limits',
+          num_replicas: 1,
+        } as never)
         .catch((cause: unknown) => {
           throw storeError(cause);
         });

@@ -45,7 +45,8 @@ export class Layout {
 
 /** The 64 hex digits of `sha256:…`; throws a RangeError on anything else, since it becomes part of a path. */
 export function hexOf(digest: string): string {
-  if (!/^sha256:[0-9a-f]{64}$/.test(digest)) throw new RangeError(`not a sha256 digest: ${JSON.stringify(digest)}`);
+  if (!/^sha256:[0-9a-f]{64}$/.test(digest))
+    throw new RangeError(`not a sha256 digest: ${JSON.stringify(digest)}`);
   return digest.slice(7);
 }
 

@@ -79,7 +79,8 @@ describe('mount', () => {
 
   test('a second unmount while the first runs is not a second effect', () => {
     const { host, effects } = hosted(mountMachine);
-    for (const type of ['MOUNT', 'MOUNTED', 'UNMOUNT', 'UNMOUNT', 'UNMOUNTED', 'UNMOUNT'] as const) host.send({ type });
+    for (const type of ['MOUNT', 'MOUNTED', 'UNMOUNT', 'UNMOUNT', 'UNMOUNTED', 'UNMOUNT'] as const)
+      host.send({ type });
     expect(host.state).toBe('unmounted');
     expect(effects).toEqual(['mount', 'unmount']);
   });

@@ -6,12 +6,25 @@ import type { CofaEvent, NewEvent } from '../../schemas/events.ts';
 const hex = 'ab'.repeat(32);
 const digest = `sha256:${hex}`;
 const event = (fields: NewEvent): CofaEvent => ({ v: 1, at: 0, ...fields }) as CofaEvent;
-const opened = event({ type: 'layer.opened', size: 10 * 65536, blockSize: 65536, blockCount: 10, blob: digest });
+const opened = event({
+  type: 'layer.opened',
+  size: 10 * 65536,
+  blockSize: 65536,
+  blockCount: 10,
+  blob: digest,
+});
 
 describe('fold of the event log', () => {
   test('a mount lives from its request to its end', () => {
     const state = emptyNode();
-    const requested = { type: 'mount.requested', id: 'm', dir: '/d', ref: 'r', manifest: digest, prefetch: true } as const;
+    const requested = {
+      type: 'mount.requested',
+      id: 'm',
+      dir: '/d',
+      ref: 'r',
+      manifest: digest,
+      prefetch: true,
+    } as const;
     foldEvent(state, 'm', event(requested));
     expect(state.mounts.get('m')?.state).toBe('requested');
     foldEvent(state, 'm', event({ type: 'mount.mounted' }));
@@ -24,9 +37,23 @@ describe('fold of the event log', () => {
   test('blocks reported twice count once, and blocks beyond the end not at all', () => {
     const layers = new Map<string, LayerFacts>();
     foldLayer(layers, digest, opened as never);
-    foldLayer(layers, digest, event({ type: 'layer.blocks', ranges: [[2, 3], [4, 1], [9, 5]] }) as never);
+    foldLayer(
+      layers,
+      digest,
+      event({
+        type: 'layer.blocks',
+        ranges: [
+          [2, 3],
+          [4, 1],
+          [9, 5],
+        ],
+      }) as never,
+    );
     expect(layers.get(digest)).toMatchObject({ presentCount: 4 });
-    expect(presentRanges(layers.get(digest)?.present ?? new Uint8Array())).toEqual([[2, 3], [9, 1]]);
+    expect(presentRanges(layers.get(digest)?.present ?? new Uint8Array())).toEqual([
+      [2, 3],
+      [9, 1],
+    ]);
   });
 
   test('a layer opened again keeps its blocks; a dropped one has none', () => {

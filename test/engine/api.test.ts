@@ -95,11 +95,16 @@ describe('API over NATS', () => {
 
   test('progress goes to the token of the call, and a token that is no token gets none', async () => {
     const seen: unknown[] = [];
-    bus.subscribe(names.progress('*'), { callback: (_, message) => seen.push([message.subject, message.json()]) });
+    bus.subscribe(names.progress('*'), {
+      callback: (_, message) => seen.push([message.subject, message.json()]),
+    });
     for (const token of ['abc', 'a.b', '>']) {
       const head = headers();
       head.set('Cofa-Progress', token);
-      await bus.request(names.api('mount'), JSON.stringify({ ref: 'r', dir: '/d' }), { headers: head, timeout: 5_000 });
+      await bus.request(names.api('mount'), JSON.stringify({ ref: 'r', dir: '/d' }), {
+        headers: head,
+        timeout: 5_000,
+      });
     }
     await bus.flush();
     expect(seen).toEqual([[names.progress('abc'), { phase: 'index', done: 1, total: 2 }]]);

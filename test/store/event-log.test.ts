@@ -60,10 +60,14 @@ describe('event log', () => {
     const first = new EventLog(bus, () => 1);
     const second = new EventLog(bus, () => 2);
     await first.append(subject, { type: 'mount.mounted' });
-    await expect(second.append(subject, { type: 'mount.mounted' })).rejects.toMatchObject({ code: 'conflict' });
+    await expect(second.append(subject, { type: 'mount.mounted' })).rejects.toMatchObject({
+      code: 'conflict',
+    });
     await all(second.replay(names.allEvents));
     await second.append(subject, { type: 'mount.unmounted' });
-    await expect(first.append(subject, { type: 'mount.unmounted' })).rejects.toMatchObject({ code: 'conflict' });
+    await expect(first.append(subject, { type: 'mount.unmounted' })).rejects.toMatchObject({
+      code: 'conflict',
+    });
   });
 
   test('a follower sees what is there, then what comes, and ends with its signal', async () => {
@@ -93,7 +97,8 @@ describe('event log', () => {
       let taken = 0;
       await expect(
         (async () => {
-          for (; taken < 1_000; taken++) await log.append(names.event('mount', `m${taken}`), { type: 'mount.mounted' });
+          for (; taken < 1_000; taken++)
+            await log.append(names.event('mount', `m${taken}`), { type: 'mount.mounted' });
         })(),
       ).rejects.toMatchObject({ code: 'unavailable' });
       expect(taken).toBeGreaterThan(5);

@@ -1,0 +1,138 @@
+/** What goes into a layer actor and what comes out: its limits, events and effects. */
+import type { ErrorCode } from '../schemas/errors.ts';
+
+export interface LayerLimits {
+  /** A read that waits longer is answered with EIO, ms. */
+  readDeadlineMs: number;
+  /** Reads that may wait at once; further ones are answered with EIO. */
+  maxWaiters: number;
+  /** Blocks of one read; a longer one is answered with EIO. */
+  maxReadBlocks: number;
+  /** Consecutive absent spans of one read that go into one job. */
+  demandBatchSpans: number;
+  /** Spans of one prefetch job, and prefetch jobs that may run at once. */
+  prefetchBatchSpans: number;
+  prefetchInFlight: number;
+  /** Pause of prefetch after a failure; doubled at each further one up to the longest, ms. */
+  prefetchPauseMs: number;
+  prefetchPauseMaxMs: number;
+  /** How often a span is tried while the failures may pass and somebody waits for it. */
+  attempts: number;
+  /** Pause before the second try; doubled before each further one up to the longest, ms. */
+  retryMs: number;
+  retryMaxMs: number;
+  /** For this long a failure that does not pass answers new reads of its span, without another try, ms. */
+  failureMemoryMs: number;
+  /** A job of which nothing is heard for this long is given up, ms. The dispatcher's own limits come first. */
+  jobSilenceMs: number;
+  /** Ranges of one `append`: bounds the size of a log record. */
+  appendRanges: number;
+}
+
+export const LAYER_LIMITS: LayerLimits = {
+  readDeadlineMs: 30_000,
+  maxWaiters: 16_384,
+  maxReadBlocks: 1_024,
+  demandBatchSpans: 4,
+  prefetchBatchSpans: 4,
+  prefetchInFlight: 2,
+  prefetchPauseMs: 1_000,
+  prefetchPauseMaxMs: 30_000,
+  attempts: 10,
+  retryMs: 100,
+  retryMaxMs: 5_000,
+  failureMemoryMs: 1_000,
+  jobSilenceMs: 120_000,
+  appendRanges: 4_096,
+};
+
+/** `[first block, number of blocks]` */
+export type BlockRange = readonly [first: number, count: number];
+
+/** `now`: milliseconds of a clock that should be monotonic; a step back is ignored. */
+export type LayerEvent =
+  /**
+   * Blocks that are present without a fetch. `logged` (default true): the log knows them already; false for what was
+   * built on this node. `complete`, `handedOver`: the log says so; believed only when every block is present.
+   */
+  | {
+      type: 'restore';
+      ranges: readonly BlockRange[];
+      complete?: boolean;
+      handedOver?: boolean;
+      logged?: boolean;
+    }
+  /** `firstBlock` to `lastBlock`, both included. An id that waits already is ignored. */
+  | { type: 'read'; id: number; firstBlock: number; lastBlock: number; now: number }
+  | { type: 'prefetch'; on: boolean; now: number }
+  /** Verified and written to the device file. `bytes`: compressed bytes that came since the job's last message. */
+  | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }
+  /** Every block of the job is verified and written. */
+  | { type: 'job.done'; job: number; now: number }
+  | { type: 'job.failed'; job: number; code: ErrorCode; message: string; retryable: boolean; now: number }
+  /** Hand out what became present since the last flush. Also answered after `close`. */
+  | { type: 'flush'; now: number }
+  /** The log did not take these. */
+  | { type: 'append.failed'; ranges: readonly BlockRange[] }
+  /** The whole device was compared with the diffID. Where the comparison itself failed, repeat it instead. */
+  | { type: 'verified'; ok: boolean; now: number }
+  /** The kernel reads the device file itself, or is about to: nothing may be evicted any more. */
+  | { type: 'handed-over' }
+  /** Reads come through here again. */
+  | { type: 'taken-back' }
+  /**
+   * Blocks that are to leave the device file. Those that may go are absent from here on and named by `punch`. Refused:
+   * what is not present, spans that have an owner or a reader, layers that are being verified or are handed over.
+   */
+  | { type: 'evict'; ranges: readonly BlockRange[]; now: number }
+  /** The punch has been made, or given up: its spans may be fetched again. */
+  | { type: 'evicted'; job: number; now: number }
+  | { type: 'tick'; now: number }
+  /** Reads that wait get EIO, jobs are cancelled. Only reads and `flush` are answered afterwards. */
+  | { type: 'close' };
+
+export type JobClass = 'demand' | 'prefetch';
+
+/** Why a read got EIO. */
+export interface ReadFailure {
+  code: ErrorCode;
+  message: string;
+}
+
+export type LayerEffect =
+  /** errno 0: every block of the read is present. */
+  | { type: 'answer'; id: number; errno: number; reason?: ReadFailure }
+  | { type: 'fetch'; job: number; firstSpan: number; spanCount: number; class: JobClass }
+  /** Somebody waits for a job that was submitted as prefetch. */
+  | { type: 'promote'; job: number }
+  | { type: 'cancel'; job: number }
+  /** Sync the device file, then append. Ascending, no two adjacent. */
+  | { type: 'append'; ranges: Array<[number, number]> }
+  /** Every block is present: compare the whole device with the diffID. */
+  | { type: 'verify' }
+  | { type: 'complete' }
+  /** The blocks pass their checks, but together they are not the layer: the span table lies. Every block is absent. */
+  | { type: 'corrupt' }
+  /**
+   * Append that these blocks are gone, wait for readers that saw them present, punch them out of the file, then send
+   * `evicted`. In this order: a crash in between leaves bytes that nobody counts on.
+   */
+  | { type: 'punch'; job: number; ranges: Array<[number, number]> }
+  /** Send a tick at this time at the latest. Replaces a later one. */
+  | { type: 'wake'; at: number };
+
+/** What the front end counts; since the actor was made. */
+export interface LayerCounters {
+  /** Reads that found every block present, that waited, and that were answered with an error. */
+  hits: number;
+  misses: number;
+  errors: number;
+  demandJobs: number;
+  prefetchJobs: number;
+  /** Tries after a failure. */
+  retries: number;
+  /** Blocks that came for a job that had ended. */
+  lateBlocks: number;
+  /** Compressed bytes as reported by `blocks.fetched`. */
+  bytes: number;
+}

@@ -1,0 +1,89 @@
+/**
+ * What a layer fetches while nobody waits: its absent spans in order, a few jobs at a time, with a pause that grows while
+ * they fail. Each span is offered once; one that a failed job left behind is offered again, except where its bytes are
+ * bad: that is the same the next time. Evicted spans are not offered again, or eviction and prefetch would chase each
+ * other.
+ */
+export interface PrefetchLimits {
+  /** Spans of one job. */
+  batchSpans: number;
+  /** Jobs at once. */
+  inFlight: number;
+  /** First and longest pause after a failure, ms. */
+  pauseMs: number;
+  pauseMaxMs: number;
+}
+
+export interface Batch {
+  firstSpan: number;
+  spanCount: number;
+}
+
+export class Prefetcher {
+  readonly #limits: PrefetchLimits;
+  readonly #spanCount: number;
+  #on = false;
+  /** Spans before it have been offered. */
+  #cursor = 0;
+  #failures = 0;
+  #notBefore = 0;
+
+  constructor(spanCount: number, limits: PrefetchLimits) {
+    this.#spanCount = spanCount;
+    this.#limits = limits;
+  }
+
+  get on(): boolean {
+    return this.#on;
+  }
+
+  /** When a pause ends that keeps spans from being offered; Infinity when there is nothing to wait for. */
+  nextWake(now: number, running: number): number {
+    const waits = this.#on && this.#cursor < this.#spanCount && running < this.#limits.inFlight;
+    return waits && this.#notBefore > now ? this.#notBefore : Number.POSITIVE_INFINITY;
+  }
+
+  /** Switched on, it begins with the first span again. */
+  turn(on: boolean): void {
+    this.#on = on;
+    this.#cursor = 0;
+    this.#failures = 0;
+    this.#notBefore = 0;
+  }
+
+  succeeded(): void {
+    this.#failures = 0;
+  }
+
+  failed(now: number): void {
+    const pause = Math.min(this.#limits.pauseMs * 2 ** this.#failures, this.#limits.pauseMaxMs);
+    this.#notBefore = now + pause;
+    this.#failures += 1;
+  }
+
+  /** The span is absent again, and nobody fetches it. */
+  revisit(span: number): void {
+    this.#cursor = Math.min(this.#cursor, span);
+  }
+
+  /**
+   * The next spans to fetch, if it is time. `running`: prefetch jobs under way. `free`: absent, without a job or a
+   * pause. `alone`: must not share a job with others.
+   */
+  next(
+    now: number,
+    running: number,
+    free: (span: number) => boolean,
+    alone: (span: number) => boolean,
+  ): Batch | undefined {
+    if (!this.#on || running >= this.#limits.inFlight || now < this.#notBefore) return undefined;
+    while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
+    if (this.#cursor >= this.#spanCount) return undefined;
+    const firstSpan = this.#cursor++;
+    if (!alone(firstSpan)) {
+      const end = Math.min(firstSpan + this.#limits.batchSpans, this.#spanCount);
+      while (this.#cursor < end && free(this.#cursor) && !alone(this.#cursor)) this.#cursor += 1;
+    }
+    return { firstSpan, spanCount: this.#cursor - firstSpan };
+  }
+}
