@@ -18,7 +18,7 @@ export class Context {
   /** Exit code of a command that did its work and has bad news (`doctor`). */
   exit = 0;
   #options: GlobalOptions = {};
-  #stop: AbortController | undefined;
+  #stop: { signal: AbortSignal; handler: (signal: NodeJS.Signals) => void } | undefined;
 
   constructor(sink: Sink) {
     this.sink = sink;
@@ -50,18 +50,26 @@ export class Context {
   signal(): AbortSignal {
     if (this.#stop === undefined) {
       const stop = new AbortController();
-      this.#stop = stop;
-      for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-        process.on(signal, () => {
-          const interrupted = new Interrupted(signal);
-          if (stop.signal.aborted) process.exit(interrupted.exit);
-          stop.abort(interrupted);
-        });
-      }
+      const handler = (signal: NodeJS.Signals) => {
+        const interrupted = new Interrupted(signal);
+        if (stop.signal.aborted) process.exit(interrupted.exit);
+        stop.abort(interrupted);
+      };
+      this.#stop = { signal: stop.signal, handler };
+      for (const signal of STOPPING) process.on(signal, handler);
     }
     return this.#stop.signal;
   }
+
+  /** Signals go back to Node's own handling. */
+  close(): void {
+    if (this.#stop === undefined) return;
+    for (const signal of STOPPING) process.off(signal, this.#stop.handler);
+    this.#stop = undefined;
+  }
 }
+
+const STOPPING = ['SIGINT', 'SIGTERM'] as const;
 
 /** One file a command: declares options, help and action on a commander command. */
 export interface CommandModule {

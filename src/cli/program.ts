@@ -23,6 +23,8 @@ export async function main(argv: readonly string[], sink: Sink = processSink): P
       showFailure(failure.record, sink, { json: context.output.json || asksForJson(argv), command: name });
     }
     return failure.exit;
+  } finally {
+    context.close();
   }
 }
 

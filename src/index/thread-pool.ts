@@ -48,13 +48,13 @@ export class ThreadPool {
     o.signal?.throwIfAborted();
     const thread = await this.#take();
     const id = ++this.#next;
-    const abort = () => thread.worker.postMessage({ id, abort: true });
+    const abort = () => thread.worker.postMessage({ id, abort: true }, []);
     try {
       o.signal?.throwIfAborted();
       o.signal?.addEventListener('abort', abort, { once: true });
       return await new Promise((resolve, reject) => {
         thread.pending = { resolve, reject, onProgress: o.onProgress };
-        thread.worker.postMessage({ id, job });
+        thread.worker.postMessage({ id, job }, []);
       });
     } catch (error) {
       o.signal?.throwIfAborted();

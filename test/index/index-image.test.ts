@@ -1,0 +1,176 @@
+import { createHash } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Progress } from '../../schemas/api.ts';
+import { checkFlat } from '../../src/image/erofs-check.ts';
+import { SpanTable } from '../../src/image/span-table.ts';
+import { decodeToc } from '../../src/image/toc-codec.ts';
+import { indexImage } from '../../src/index/index-image.ts';
+import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
+import { parseReference } from '../../src/registry/reference.ts';
+import { deviceSize } from '../../src/store/device.ts';
+import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
+import { Cleanup } from '../support/temp.ts';
+import { halfRandom, pushSmallImage, type SmallImage } from './small-image.ts';
+
+const cleanup = new Cleanup();
+let directory = '';
+let registry: RegistryServer;
+let client: RegistryClient;
+let small: SmallImage;
+let image: ResolvedImage;
+
+beforeAll(async () => {
+  directory = await cleanup.tempDir('index');
+  registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  client = new RegistryClient({});
+  cleanup.defer(() => client.close());
+  small = await pushSmallImage(directory, registry.host, 'small', [
+    { compression: 'gzip', files: { 'etc/one': 'one\n', 'data/large': halfRandom(6 << 20) } },
+    { compression: 'zstd', files: { 'data/more': halfRandom(2 << 20), 'data/.wh.none': '' } },
+    { compression: 'none', files: { 'data/plain': halfRandom(1 << 20), 'etc/one': 'changed\n' } },
+    { compression: 'gzip', files: {} },
+  ]);
+  image = await client.resolve(parseReference(small.ref));
+});
+afterAll(() => cleanup.run());
+
+const devices = () => {
+  const folder = join(directory, `devices-${Math.random().toString(36).slice(2)}`);
+  return { folder, deviceOf: (diffId: string) => join(folder, diffId.slice(7), 'device') };
+};
+const padded = (tar: Buffer) => Buffer.concat([tar, Buffer.alloc(deviceSize(tar.length) - tar.length)]);
+
+describe('indexing an image', () => {
+  it('gives tables for every layer, a flat image that passes the check, and progress to the end', async () => {
+    const seen: Progress[] = [];
+    const indexed = await indexImage({ image, onProgress: (progress) => seen.push(progress) });
+    for (const [at, layer] of indexed.layers.entries()) {
+      expect(layer).toMatchObject({
+        diffId: small.layers[at]?.diffId,
+        blobDigest: small.layers[at]?.digest,
+        blobSize: small.layers[at]?.size,
+        rawSize: small.tars[at]?.length,
+        compression: small.layers[at]?.compression,
+        built: false,
+      });
+      expect(SpanTable.decode(layer.spans).spanCount).toBe(layer.spanCount);
+      expect(decodeToc(layer.toc).entries.length).toBeGreaterThan(0);
+    }
+    const checked = checkFlat(indexed.flat);
+    expect(checked.devices.map((device) => device.diffId)).toEqual(
+      indexed.devices.map((at) => indexed.layers[at]?.diffId),
+    );
+    for (const { digest, size } of small.layers) {
+      const own = seen.filter((one) => one.item === digest);
+      expect(own.at(-1)).toEqual({ phase: 'index', item: digest, done: size, total: size });
+      const steps = own.map((one) => one.done ?? 0);
+      expect(steps).toEqual([...steps].sort((a, b) => a - b));
+    }
+    expect(seen.at(-1)?.phase).toBe('flatten');
+  });
+
+  it('makes the same bytes again, by one thread or four', async () => {
+    const first = await indexImage({ image, threads: 1 });
+    const second = await indexImage({ image, threads: 4 });
+    expect(second.flat.equals(first.flat)).toBe(true);
+    for (const [at, layer] of second.layers.entries()) {
+      expect(layer.toc.equals(first.layers[at]?.toc as Buffer)).toBe(true);
+      expect(layer.spans.equals(first.layers[at]?.spans as Buffer)).toBe(true);
+    }
+  });
+
+  it('fetches every blob once', async () => {
+    const before = registry.requests().length;
+    await indexImage({ image });
+    const blobs = registry
+      .requests()
+      .slice(before)
+      .filter((line) => line.method === 'GET' && line.path.includes('/blobs/'));
+    expect(blobs.map((line) => line.path.split('/').at(-1)).sort()).toEqual(
+      [...new Set(small.layers.map((layer) => layer.digest))].sort(),
+    );
+  });
+
+  it('writes the layer devices byte for byte, padded to sectors, and nothing else', async () => {
+    const { folder, deviceOf } = devices();
+    const indexed = await indexImage({ image, deviceOf });
+    expect(indexed.layers.every((layer) => layer.built)).toBe(true);
+    for (const [at, tar] of small.tars.entries()) {
+      const diffId = small.layers[at]?.diffId as string;
+      expect((await readFile(deviceOf(diffId))).equals(padded(tar))).toBe(true);
+      expect(readdirSync(join(folder, diffId.slice(7)))).toEqual(['device']);
+    }
+  });
+
+  it('completes a device of which another image has some, in the same file', async () => {
+    const { deviceOf } = devices();
+    const [{ diffId } = { diffId: '' }] = small.layers;
+    const tar = small.tars[0] as Buffer;
+    const path = deviceOf(diffId);
+    await mkdir(join(path, '..'), { recursive: true });
+    await writeFile(path, tar.subarray(0, 65_536));
+    await truncate(path, deviceSize(tar.length));
+    const { open } = await import('node:fs/promises');
+    const held = await open(path, 'r');
+    try {
+      await indexImage({ image, deviceOf });
+      const bytes = Buffer.alloc(deviceSize(tar.length));
+      await held.read(bytes, 0, bytes.length, 0);
+      expect(bytes.equals(padded(tar))).toBe(true);
+    } finally {
+      await held.close();
+    }
+  });
+});
+
+const withLayer = (
+  change: (layer: ResolvedImage['layers'][number]) => ResolvedImage['layers'][number],
+): ResolvedImage => ({
+  ...image,
+  layers: image.layers.map((layer, at) => (at === 0 ? change(layer) : layer)),
+});
+
+describe('indexing that fails', () => {
+  it('a layer whose tar has another diffID is refused, and no device bears its name', async () => {
+    const { folder, deviceOf } = devices();
+    const wrong = `sha256:${createHash('sha256').update('other').digest('hex')}`;
+    const failing = indexImage({ image: withLayer((layer) => ({ ...layer, diffId: wrong })), deviceOf });
+    await expect(failing).rejects.toMatchObject({ code: 'integrity' });
+    for (const name of readdirSync(folder)) {
+      expect(readdirSync(join(folder, name)).filter((file) => file !== 'device')).toEqual([]);
+    }
+    expect(readdirSync(join(folder, wrong.slice(7)))).toEqual([]);
+  });
+
+  it('a blob that is not there: not-found', async () => {
+    const digest = `sha256:${'ab'.repeat(32)}`;
+    const failing = indexImage({
+      image: withLayer((layer) => ({ ...layer, blob: { ...layer.blob, digest } })),
+    });
+    await expect(failing).rejects.toMatchObject({ code: 'not-found' });
+  });
+
+  it('stops with the signal’s reason, at once and in the middle', async () => {
+    const reason = new Error('enough');
+    await expect(indexImage({ image, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    const control = new AbortController();
+    const { folder, deviceOf } = devices();
+    const running = indexImage({
+      image,
+      deviceOf,
+      threads: 1,
+      signal: control.signal,
+      onProgress: ({ done = 0 }) => {
+        if (done > 0) control.abort(reason);
+      },
+    });
+    await expect(running).rejects.toBe(reason);
+    for (const name of readdirSync(folder)) {
+      expect(readdirSync(join(folder, name)).filter((file) => file.endsWith('.draft'))).toEqual([]);
+    }
+  });
+});
