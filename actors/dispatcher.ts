@@ -1,75 +1,135 @@
 /**
- * The queue between the layers of a front end and the pool of fetchers. Pure: time comes in with the events, what is to
- * be sent comes out as effects.
+ * The queue between the layers of a front end and the pool of fetchers. `handle` takes one event and returns the effects
+ * to run, in order; time comes in with the events.
  *
- * Demand goes before prefetch until the moment that a job is sent, first come first served; prefetch is fair between
- * layers and never takes the last slot of a fetcher that has more than one. A fetcher that falls silent is lost, and
- * its jobs go to another. Without any fetcher jobs wait, for a bounded time.
+ * **Order.** As long as demand waits, no prefetch is sent. Demand is served first come first served; a job that lost its
+ * fetcher has waited longest and comes first. Prefetch goes round the layers in turns, and leaves slots free for the
+ * demand that comes next: one of every fetcher that has several, and a share of the pool.
+ *
+ * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
+ * goes to another after `jobSilenceMs`, the late one is told to stop, and whoever is done first ends the job. Both
+ * write the same verified bytes to the same place, so this costs bandwidth and nothing else.
+ *
+ * **A slot is taken** from `send` until the fetcher says that the job ended. A job that was stopped keeps its slot until
+ * then, or until `jobSilenceMs`, so that a fetcher is not sent more than it said it can do.
+ *
+ *     queued ─SEND→ running ─END→ over
+ *       ↑  └─END─────────────────↗ (cancelled, waited too long, or done by a fetcher given up)
+ *       └──LOSE──────┘
  */
+import { setup } from 'xstate';
+import { compileTable } from './table.ts';
+import { TimerQueue } from './timers.ts';
+
 export type JobClass = 'demand' | 'prefetch';
 
+/** `now`: milliseconds of a clock that should be monotonic; a step back is ignored. */
 export type DispatcherEvent =
-  | { type: 'submit'; job: number; class: JobClass; layer: string; now: number }
+  /** `silenceMs`: how long nothing may be heard of this job, where `jobSilenceMs` is too short for its kind. */
+  | { type: 'submit'; job: number; class: JobClass; layer: string; silenceMs?: number; now: number }
   | { type: 'promote'; job: number; now: number }
   | { type: 'cancel'; job: number; now: number }
+  /** Sent by each fetcher when it starts, and then as heartbeat. `slots` 0: ends what it has, takes nothing more. */
   | { type: 'worker.hello'; worker: string; slots: number; now: number }
   | { type: 'worker.lost'; worker: string; now: number }
   | { type: 'job.progress'; job: number; worker: string; now: number }
+  /** `ok` false: the fetcher gave it up. Whether it is tried again is for the layer to say, as a new job. */
   | { type: 'job.ended'; job: number; worker: string; ok: boolean; now: number }
   | { type: 'tick'; now: number };
 
 export type DispatcherEffect =
   | { type: 'send'; job: number; worker: string }
-  /** The queue is full. */
-  | { type: 'rejected'; job: number }
-  /** It was sent too often to fetchers that died or fell silent, or no fetcher came. */
-  | { type: 'failed'; job: number; reason: 'lost' | 'no-worker' };
+  /** The fetcher need not go on. The job is over, or another has it: this does not end it. */
+  | { type: 'stop'; job: number; worker: string }
+  | { type: 'rejected'; job: number; reason: 'full' }
+  /** lost: sent too often to fetchers that died or fell silent. waited: no slot became free in time. */
+  | { type: 'failed'; job: number; reason: 'lost' | 'waited' };
 
 export interface DispatcherLimits {
-  /** Jobs that wait or run; further ones are rejected. */
-  jobs: number;
-  /** A fetcher that said nothing for this long is lost, ms. */
+  /** Jobs that wait or run, by class; further ones are rejected. */
+  maxDemand: number;
+  maxPrefetch: number;
+  /** Fetchers that are known at once; further ones are ignored. */
+  maxWorkers: number;
+  /** A fetcher of which nothing was heard for this long is lost, ms. */
   workerSilenceMs: number;
   /** A job of which nothing was heard for this long is given to another fetcher, ms. */
   jobSilenceMs: number;
   /** How often a job is sent. */
   attempts: number;
   /** How long a job waits for a slot before it fails, ms. */
-  queueMs: number;
+  demandWaitMs: number;
+  prefetchWaitMs: number;
+  /** Share of all slots that prefetch leaves free, at least one slot. A pool of one slot has none to leave. */
+  demandShare: number;
 }
 
 export const DISPATCHER_LIMITS: DispatcherLimits = {
-  jobs: 10_000,
+  maxDemand: 10_000,
+  maxPrefetch: 2_000,
+  maxWorkers: 1_000,
   workerSilenceMs: 5_000,
   jobSilenceMs: 20_000,
   attempts: 3,
-  queueMs: 30_000,
+  demandWaitMs: 30_000,
+  prefetchWaitMs: Number.POSITIVE_INFINITY,
+  demandShare: 0.25,
 };
 
+type JobState = 'queued' | 'running' | 'over';
+type JobStep = 'SEND' | 'LOSE' | 'END';
+
+export const jobMachine = setup({ types: { events: {} as { type: JobStep } } }).createMachine({
+  id: 'job',
+  initial: 'queued',
+  states: {
+    queued: { on: { SEND: 'running', END: 'over' } },
+    running: { on: { LOSE: 'queued', END: 'over' } },
+    over: {},
+  },
+});
+
 interface Worker {
-  name: string;
+  readonly name: string;
   slots: number;
-  running: Set<number>;
-  heardAt: number;
+  readonly running: Map<number, Assignment>;
+}
+
+/** A slot of a fetcher that is taken. */
+interface Assignment {
+  readonly job: number;
+  readonly worker: Worker;
 }
 
 interface Job {
-  job: number;
+  readonly job: number;
   class: JobClass;
-  layer: string;
-  queuedAt: number;
-  sentAt: number;
+  readonly layer: string;
+  readonly silenceMs: number;
+  state: JobState;
+  /** Times sent. */
   attempts: number;
-  worker: Worker | undefined;
+  /** While running. */
+  assignment: Assignment | undefined;
+  /** A fetcher that fell silent over it: another one is better, if there is one. */
+  avoid: string | undefined;
 }
 
 export class Dispatcher {
   readonly #limits: DispatcherLimits;
   readonly #jobs = new Map<number, Job>();
-  readonly #demand: Job[] = [];
-  /** By layer, in turns. */
-  readonly #prefetch = new Map<string, Job[]>();
+  readonly #byClass = { demand: 0, prefetch: 0 };
+  /** Demand that lost its fetcher, then demand; first come first served. */
+  readonly #again = new Set<Job>();
+  readonly #demand = new Set<Job>();
+  /** By layer; the layer whose turn it is comes first. None is empty. */
+  readonly #prefetch = new Map<string, Set<Job>>();
+  #prefetchQueued = 0;
   readonly #workers = new Map<string, Worker>();
+  readonly #waits = new TimerQueue<Job>();
+  readonly #silences = new TimerQueue<Assignment>();
+  readonly #heartbeats = new TimerQueue<Worker>();
+  #clock = Number.NEGATIVE_INFINITY;
 
   constructor(limits: Partial<DispatcherLimits> = {}) {
     this.#limits = { ...DISPATCHER_LIMITS, ...limits };
@@ -78,9 +138,16 @@ export class Dispatcher {
   /** Applies one event; the effects are to be run in order. */
   handle(event: DispatcherEvent): DispatcherEffect[] {
     const effects: DispatcherEffect[] = [];
+    if (event.now > this.#clock) this.#clock = event.now;
     this.#apply(event, effects);
-    this.#assign(event.now, effects);
+    this.#expire(effects);
+    this.#assign(effects);
     return effects;
+  }
+
+  /** When something is due, ms; Infinity when nothing is. */
+  get nextWake(): number {
+    return Math.min(this.#waits.next, this.#silences.next, this.#heartbeats.next);
   }
 
   status(): {
@@ -88,187 +155,331 @@ export class Dispatcher {
     queued: { demand: number; prefetch: number };
   } {
     return {
-      workers: [...this.#workers.values()].map(({ name, slots, running }) => ({
+      workers: Array.from(this.#workers.values(), ({ name, slots, running }) => ({
         worker: name,
         slots,
         running: running.size,
       })),
-      queued: {
-        demand: this.#demand.length,
-        prefetch: [...this.#prefetch.values()].reduce((sum, jobs) => sum + jobs.length, 0),
-      },
+      queued: { demand: this.#again.size + this.#demand.size, prefetch: this.#prefetchQueued },
     };
+  }
+
+  /** Whether the job is this fetcher's. A failure that another one reports says nothing about the job. */
+  isRunning(job: number, worker: string): boolean {
+    return this.#jobs.get(job)?.assignment?.worker.name === worker;
   }
 
   #apply(event: DispatcherEvent, effects: DispatcherEffect[]): void {
     switch (event.type) {
-      case 'submit': {
-        if (this.#jobs.size >= this.#limits.jobs) {
-          effects.push({ type: 'rejected', job: event.job });
-          return;
-        }
-        const { job, layer, now } = event;
-        const fresh: Job = {
-          job,
-          class: event.class,
-          layer,
-          queuedAt: now,
-          sentAt: 0,
-          attempts: 0,
-          worker: undefined,
-        };
-        this.#jobs.set(job, fresh);
-        this.#enqueue(fresh);
+      case 'submit':
+        this.#submit(event, effects);
         return;
-      }
-      case 'promote': {
-        const job = this.#jobs.get(event.job);
-        if (job === undefined || job.class === 'demand') return;
-        const waiting = job.worker === undefined;
-        if (waiting) this.#dequeue(job);
-        job.class = 'demand';
-        if (waiting) this.#demand.push(job);
+      case 'promote':
+        this.#promote(event.job);
         return;
-      }
       case 'cancel': {
         const job = this.#jobs.get(event.job);
-        if (job === undefined) return;
-        this.#dequeue(job);
-        job.worker?.running.delete(job.job);
-        this.#jobs.delete(job.job);
+        if (job !== undefined) this.#end(job, effects);
         return;
       }
-      case 'worker.hello': {
-        const known = this.#workers.get(event.worker);
-        if (known === undefined) {
-          const { worker, slots, now } = event;
-          this.#workers.set(worker, { name: worker, slots, running: new Set(), heardAt: now });
-        } else {
-          known.slots = event.slots;
-          known.heardAt = event.now;
-        }
+      case 'worker.hello':
+        this.#hello(event.worker, event.slots);
         return;
-      }
       case 'worker.lost':
-        this.#lose(event.worker, event.now, effects);
+        this.#lose(event.worker, effects);
         return;
       case 'job.progress': {
         const job = this.#jobs.get(event.job);
-        if (job?.worker?.name !== event.worker) return;
-        job.sentAt = event.now;
-        job.worker.heardAt = event.now;
+        this.#hear(event.worker);
+        if (job?.assignment?.worker.name === event.worker) {
+          this.#silences.set(job.assignment, this.#clock + job.silenceMs);
+        }
         return;
       }
-      case 'job.ended': {
-        const job = this.#jobs.get(event.job);
-        if (job === undefined) return;
-        // Also when another fetcher was asked meanwhile: the work is done.
-        this.#dequeue(job);
-        job.worker?.running.delete(job.job);
-        this.#jobs.delete(job.job);
+      case 'job.ended':
+        this.#ended(event, effects);
         return;
-      }
       case 'tick':
-        this.#expire(event.now, effects);
+        return;
     }
   }
 
-  #expire(now: number, effects: DispatcherEffect[]): void {
-    for (const worker of [...this.#workers.values()]) {
-      if (now - worker.heardAt > this.#limits.workerSilenceMs) this.#lose(worker.name, now, effects);
-    }
-    for (const job of [...this.#jobs.values()]) {
-      if (job.worker !== undefined && now - job.sentAt > this.#limits.jobSilenceMs) {
-        job.worker.running.delete(job.job);
-        this.#again(job, now, effects);
-      } else if (
-        job.worker === undefined &&
-        job.class === 'demand' &&
-        now - job.queuedAt > this.#limits.queueMs
-      ) {
-        this.#dequeue(job);
-        this.#jobs.delete(job.job);
-        effects.push({ type: 'failed', job: job.job, reason: 'no-worker' });
-      }
-    }
-  }
+  // ── Jobs ──
 
-  #lose(name: string, now: number, effects: DispatcherEffect[]): void {
-    const worker = this.#workers.get(name);
-    if (worker === undefined) return;
-    this.#workers.delete(name);
-    for (const number of worker.running) {
-      const job = this.#jobs.get(number);
-      if (job !== undefined) this.#again(job, now, effects);
-    }
-  }
-
-  #again(job: Job, now: number, effects: DispatcherEffect[]): void {
-    job.worker = undefined;
-    job.queuedAt = now;
-    if (job.attempts >= this.#limits.attempts) {
-      this.#jobs.delete(job.job);
-      effects.push({ type: 'failed', job: job.job, reason: 'lost' });
+  #submit(event: DispatcherEvent & { type: 'submit' }, effects: DispatcherEffect[]): void {
+    if (this.#jobs.has(event.job)) return;
+    const limit = event.class === 'demand' ? this.#limits.maxDemand : this.#limits.maxPrefetch;
+    if (this.#byClass[event.class] >= limit) {
+      effects.push({ type: 'rejected', job: event.job, reason: 'full' });
       return;
     }
+    const job: Job = {
+      job: event.job,
+      class: event.class,
+      layer: event.layer,
+      silenceMs: event.silenceMs ?? this.#limits.jobSilenceMs,
+      state: 'queued',
+      attempts: 0,
+      assignment: undefined,
+      avoid: undefined,
+    };
+    this.#jobs.set(job.job, job);
+    this.#byClass[job.class] += 1;
     this.#enqueue(job);
   }
 
+  #promote(number: number): void {
+    const job = this.#jobs.get(number);
+    if (job === undefined || job.class === 'demand') return;
+    const isQueued = job.state === 'queued';
+    if (isQueued) this.#dequeue(job);
+    this.#byClass.prefetch -= 1;
+    this.#byClass.demand += 1;
+    job.class = 'demand';
+    if (isQueued) this.#enqueue(job);
+  }
+
+  #ended(event: DispatcherEvent & { type: 'job.ended' }, effects: DispatcherEffect[]): void {
+    this.#hear(event.worker);
+    const assignment = this.#workers.get(event.worker)?.running.get(event.job);
+    if (assignment !== undefined) this.#free(assignment);
+    const job = this.#jobs.get(event.job);
+    if (job === undefined) return;
+    const isHis = job.assignment === undefined ? false : job.assignment === assignment;
+    // Done is done, whoever did it. A failure counts only from the fetcher that has the job.
+    if (isHis) job.assignment = undefined;
+    if (isHis || event.ok) this.#end(job, effects);
+  }
+
+  /** The job is over; its fetcher, if it has one still, is told, and keeps its slot until it answers. */
+  #end(job: Job, effects: DispatcherEffect[]): void {
+    if (job.state === 'queued') this.#dequeue(job);
+    if (!move(job, 'END')) return;
+    this.#jobs.delete(job.job);
+    this.#byClass[job.class] -= 1;
+    const { assignment } = job;
+    job.assignment = undefined;
+    if (assignment === undefined) return;
+    this.#silences.set(assignment, this.#clock + this.#limits.jobSilenceMs);
+    effects.push({ type: 'stop', job: job.job, worker: assignment.worker.name });
+  }
+
+  /** Its fetcher is gone or silent: the job waits again, or has been tried often enough. */
+  #retry(job: Job, effects: DispatcherEffect[]): void {
+    job.assignment = undefined;
+    if (job.attempts >= this.#limits.attempts) {
+      this.#end(job, effects);
+      effects.push({ type: 'failed', job: job.job, reason: 'lost' });
+    } else if (move(job, 'LOSE')) this.#enqueue(job);
+  }
+
   #enqueue(job: Job): void {
+    this.#waits.set(
+      job,
+      this.#clock + this.#limits[job.class === 'demand' ? 'demandWaitMs' : 'prefetchWaitMs'],
+    );
     if (job.class === 'demand') {
-      this.#demand.push(job);
+      (job.attempts > 0 ? this.#again : this.#demand).add(job);
       return;
     }
-    const mine = this.#prefetch.get(job.layer);
-    if (mine === undefined) this.#prefetch.set(job.layer, [job]);
-    else mine.push(job);
+    this.#prefetchQueued += 1;
+    const others = this.#prefetch.get(job.layer);
+    if (others === undefined) this.#prefetch.set(job.layer, new Set([job]));
+    else others.add(job);
   }
 
   #dequeue(job: Job): void {
-    const queue = job.class === 'demand' ? this.#demand : this.#prefetch.get(job.layer);
-    const at = queue?.indexOf(job) ?? -1;
-    if (queue === undefined || at < 0) return;
-    queue.splice(at, 1);
-    if (queue.length === 0 && queue !== this.#demand) this.#prefetch.delete(job.layer);
+    this.#waits.delete(job);
+    if (job.class === 'demand') {
+      this.#again.delete(job);
+      this.#demand.delete(job);
+      return;
+    }
+    this.#prefetchQueued -= 1;
+    const others = this.#prefetch.get(job.layer);
+    if (others?.delete(job) === true && others.size === 0) this.#prefetch.delete(job.layer);
   }
 
-  #assign(now: number, effects: DispatcherEffect[]): void {
-    for (;;) {
-      const demand = this.#demand.length > 0;
-      const worker = this.#freest(demand);
-      if (worker === undefined) return;
-      const job = demand ? this.#demand.shift() : this.#nextPrefetch();
-      if (job === undefined) return;
-      job.worker = worker;
-      job.sentAt = now;
-      job.attempts += 1;
-      worker.running.add(job.job);
-      effects.push({ type: 'send', job: job.job, worker: worker.name });
+  // ── Fetchers ──
+
+  #hello(name: string, wanted: number): void {
+    const slots = Number.isSafeInteger(wanted) ? Math.max(0, wanted) : 0;
+    let worker = this.#workers.get(name);
+    if (worker === undefined) {
+      if (this.#workers.size >= this.#limits.maxWorkers) return;
+      worker = { name, slots: 0, running: new Map() };
+      this.#workers.set(name, worker);
+    }
+    worker.slots = slots;
+    this.#hear(name);
+  }
+
+  #hear(name: string): void {
+    const worker = this.#workers.get(name);
+    if (worker !== undefined) this.#heartbeats.set(worker, this.#clock + this.#limits.workerSilenceMs);
+  }
+
+  #lose(name: string, effects: DispatcherEffect[]): void {
+    const worker = this.#workers.get(name);
+    if (worker === undefined) return;
+    this.#workers.delete(name);
+    this.#heartbeats.delete(worker);
+    for (const assignment of worker.running.values()) {
+      this.#free(assignment);
+      const job = this.#jobs.get(assignment.job);
+      if (job?.assignment === assignment) this.#retry(job, effects);
     }
   }
 
-  /** The fetcher with the most free slots; for prefetch one slot is left, so that demand finds it free. */
-  #freest(demand: boolean): Worker | undefined {
+  #free(assignment: Assignment): void {
+    assignment.worker.running.delete(assignment.job);
+    this.#silences.delete(assignment);
+  }
+
+  #expire(effects: DispatcherEffect[]): void {
+    const now = this.#clock;
+    for (let worker = this.#heartbeats.take(now); worker !== undefined; worker = this.#heartbeats.take(now)) {
+      this.#lose(worker.name, effects);
+    }
+    for (let silent = this.#silences.take(now); silent !== undefined; silent = this.#silences.take(now)) {
+      this.#free(silent);
+      const job = this.#jobs.get(silent.job);
+      if (job?.assignment !== silent) continue;
+      job.avoid = silent.worker.name;
+      effects.push({ type: 'stop', job: job.job, worker: silent.worker.name });
+      this.#retry(job, effects);
+    }
+    for (let job = this.#waits.take(now); job !== undefined; job = this.#waits.take(now)) {
+      this.#end(job, effects);
+      effects.push({ type: 'failed', job: job.job, reason: 'waited' });
+    }
+  }
+
+  // ── Who gets what ──
+
+  #assign(effects: DispatcherEffect[]): void {
+    for (let job = this.#nextDemand(); job !== undefined; job = this.#nextDemand()) {
+      const worker = this.#freest(job, 0);
+      if (worker === undefined) return;
+      this.#send(job, worker, effects);
+    }
+    if (this.#prefetchQueued === 0) return;
+    let slots = 0;
+    let free = 0;
+    for (const worker of this.#workers.values()) {
+      slots += worker.slots;
+      free += Math.max(0, worker.slots - worker.running.size);
+    }
+    const kept = slots <= 1 ? 0 : Math.max(1, Math.ceil(slots * this.#limits.demandShare));
+    for (; this.#prefetchQueued > 0 && free > kept; free--) {
+      const [layer, jobs] = this.#prefetch.entries().next().value as [string, Set<Job>];
+      const job = jobs.values().next().value as Job;
+      const worker = this.#freest(job, 1);
+      if (worker === undefined) return;
+      // The layer's turn is over.
+      this.#prefetch.delete(layer);
+      this.#prefetch.set(layer, jobs);
+      this.#send(job, worker, effects);
+    }
+  }
+
+  #nextDemand(): Job | undefined {
+    return this.#again.values().next().value ?? this.#demand.values().next().value;
+  }
+
+  /** The fetcher with the most free slots. `kept`: slots that must stay free where there are several. */
+  #freest(job: Job, kept: number): Worker | undefined {
     let best: Worker | undefined;
     let most = 0;
     for (const worker of this.#workers.values()) {
-      const free = worker.slots - worker.running.size - (demand || worker.slots === 1 ? 0 : 1);
-      if (free > most) {
-        best = worker;
-        most = free;
-      }
+      // A slot that still holds an earlier try of the same job could not be told from the new one.
+      if (worker.running.has(job.job)) continue;
+      const free = worker.slots - worker.running.size - (worker.slots > 1 ? kept : 0);
+      if (free <= 0) continue;
+      const isBest =
+        best === undefined || best.name === job.avoid || (worker.name !== job.avoid && free > most);
+      if (!isBest) continue;
+      best = worker;
+      most = free;
     }
     return best;
   }
 
-  /** The next prefetch job of the layer whose turn it is; the layer goes to the end of the line. */
-  #nextPrefetch(): Job | undefined {
-    for (const [layer, jobs] of this.#prefetch) {
-      const job = jobs.shift();
-      this.#prefetch.delete(layer);
-      if (jobs.length > 0) this.#prefetch.set(layer, jobs);
-      if (job !== undefined) return job;
-    }
-    return undefined;
+  #send(job: Job, worker: Worker, effects: DispatcherEffect[]): void {
+    this.#dequeue(job);
+    if (!move(job, 'SEND')) return;
+    const assignment = { job: job.job, worker };
+    job.assignment = assignment;
+    job.attempts += 1;
+    worker.running.set(job.job, assignment);
+    this.#silences.set(assignment, this.#clock + job.silenceMs);
+    effects.push({ type: 'send', job: job.job, worker: worker.name });
   }
+
+  /** For tests: sentences about every rule that is broken. */
+  audit(): string[] {
+    const wrong: string[] = [];
+    const check = (ok: boolean, text: string) => {
+      if (!ok) wrong.push(text);
+    };
+    const queued = new Map<Job, string>();
+    for (const job of this.#again) queued.set(job, 'demand');
+    for (const job of this.#demand) {
+      check(!queued.has(job), `job ${job.job} is queued twice`);
+      queued.set(job, 'demand');
+    }
+    let prefetch = 0;
+    for (const [layer, jobs] of this.#prefetch) {
+      check(jobs.size > 0, `layer ${layer} has a turn and no job`);
+      for (const job of jobs) {
+        check(!queued.has(job), `job ${job.job} is queued twice`);
+        queued.set(job, 'prefetch');
+        prefetch += 1;
+      }
+    }
+    check(prefetch === this.#prefetchQueued, 'queued prefetch is miscounted');
+    const byClass = { demand: 0, prefetch: 0 };
+    for (const job of this.#jobs.values()) {
+      byClass[job.class] += 1;
+      const isQueued = queued.get(job) === job.class;
+      check(isQueued === (job.state === 'queued'), `job ${job.job} is ${job.state}, and queued: ${isQueued}`);
+      check((job.assignment !== undefined) === (job.state === 'running'), `job ${job.job} lost its fetcher`);
+      check(this.#waits.has(job) === isQueued, `job ${job.job} may wait for ever`);
+      const { assignment } = job;
+      if (assignment === undefined) continue;
+      check(
+        this.#workers.get(assignment.worker.name) === assignment.worker,
+        `job ${job.job} is with a lost fetcher`,
+      );
+      check(assignment.worker.running.get(job.job) === assignment, `job ${job.job} takes no slot`);
+    }
+    check(queued.size === this.#waits.size, 'a job is queued that is over');
+    check(
+      byClass.demand === this.#byClass.demand && byClass.prefetch === this.#byClass.prefetch,
+      'jobs are miscounted',
+    );
+    check(this.#jobs.size <= this.#limits.maxDemand + this.#limits.maxPrefetch, 'too many jobs');
+    let taken = 0;
+    for (const worker of this.#workers.values()) {
+      taken += worker.running.size;
+      check(this.#heartbeats.has(worker), `fetcher ${worker.name} may be silent for ever`);
+      for (const assignment of worker.running.values()) {
+        check(this.#silences.has(assignment), `job ${assignment.job} may be silent for ever`);
+      }
+    }
+    check(this.#silences.size === taken, 'a slot that is free has a timer');
+    return wrong;
+  }
+}
+
+const JOB_STATES: readonly JobState[] = ['queued', 'running', 'over'];
+const JOB_STEPS: readonly JobStep[] = ['SEND', 'LOSE', 'END'];
+const jobTable = compileTable(jobMachine, JOB_STATES, JOB_STEPS);
+
+function move(job: Job, event: JobStep): boolean {
+  const next =
+    JOB_STATES[jobTable[JOB_STATES.indexOf(job.state) * JOB_STEPS.length + JOB_STEPS.indexOf(event)] ?? -1];
+  if (next === undefined) return false;
+  job.state = next;
+  return true;
 }

@@ -2,13 +2,16 @@
 import { setup } from 'xstate';
 import { compileTable } from './table.ts';
 
+/**
+ * lazy: blocks are missing. verifying: every block is present, the whole is compared with the diffID. complete: it is the
+ * layer. handed-over: the kernel reads the device file itself. corrupt: the blocks passed their checks and are not the
+ * layer. closed: for good.
+ */
 export type LayerState = 'lazy' | 'verifying' | 'complete' | 'handed-over' | 'corrupt' | 'closed';
 
 export const layerMachine = setup({
   types: {
-    events: {} as {
-      type: 'FILLED' | 'RESTORED' | 'PROVEN' | 'REFUTED' | 'HANDED_OVER' | 'TAKEN_BACK' | 'EVICTED' | 'CLOSE';
-    },
+    events: {} as { type: LayerStep },
   },
 }).createMachine({
   id: 'layer',
@@ -23,14 +26,7 @@ export const layerMachine = setup({
   },
 });
 
-export const LAYER_STATES: readonly LayerState[] = [
-  'lazy',
-  'verifying',
-  'complete',
-  'handed-over',
-  'corrupt',
-  'closed',
-];
+export const LAYER_STATES = Object.keys(layerMachine.states) as LayerState[];
 export const LAYER_EVENTS = [
   'FILLED',
   'RESTORED',
@@ -41,4 +37,13 @@ export const LAYER_EVENTS = [
   'EVICTED',
   'CLOSE',
 ] as const;
-export const layerTable: Uint8Array = compileTable(layerMachine, LAYER_STATES, LAYER_EVENTS);
+export type LayerStep = (typeof LAYER_EVENTS)[number];
+
+const layerTable = compileTable(layerMachine, LAYER_STATES, LAYER_EVENTS);
+
+/** The state after the event; undefined where it cannot happen. */
+export function nextLayerState(state: LayerState, event: LayerStep): LayerState | undefined {
+  return LAYER_STATES[
+    layerTable[LAYER_STATES.indexOf(state) * LAYER_EVENTS.length + LAYER_EVENTS.indexOf(event)] ?? -1
+  ];
+}

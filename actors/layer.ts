@@ -1,439 +1,617 @@
 /**
- * The layer actor: owns the block states of one layer device and decides what is fetched when, who waits for what, and
- * when the layer is whole. Pure: `handle` takes an event and returns effects; time comes in with the events.
+ * The layer actor: owns the block states of one layer device, which all images that have the layer share. It decides what
+ * is fetched when and for whom, who waits for what, and when the layer is whole. `handle` takes one event and returns
+ * the effects to run, in order; time comes in with the events, and nothing here reads, writes or waits.
  *
- * One rule carries the rest: **a span has at most one job**. A read that finds a block absent starts a job for its span
- * or joins the one that runs; whoever asks for the same bytes waits for the same request.
+ *     lazy ─every block present→ verifying ─proven→ complete ⇄ handed-over        closed: from any state
+ *       ↑                            └─not the layer→ corrupt
+ *       └───────────────────── evicted ──────────────┘ (from complete)
  *
- *     lazy ─every block present→ verifying ─proven→ complete → handed-over
- *                                    └─not the layer→ corrupt
+ * **One owner a span.** A span that is absent belongs to nobody. A job that fetches it owns it from `fetch` until
+ * `job.done` or `job.failed`; an eviction owns its spans from `punch` until `evicted`. Two owners never meet: a read of a
+ * span that has one waits for it. So no byte is asked for twice at once, and no block is filled while its bytes are
+ * taken away.
+ *
+ * **A read ends once**: with 0 when the last block it misses arrived, else with EIO: at its deadline, when the span of a
+ * missing block failed for good, or at once where waiting is pointless (queue full, layer corrupt or closed).
+ * A failure concerns the reads that miss a block of the span that failed, and no others. Since a job of several spans
+ * does not say which of them is bad, its spans are fetched again one by one before a reader hears of bad bytes.
+ *
+ * **Messages may be lost, doubled or late.** `blocks.fetched` is true whenever it comes: the bytes were verified and lie
+ * in the file, even if the job has been given up since. Two things can make it a lie, and both are caught by the
+ * job's number: an eviction in between (`#fence`), and an actor before this one (it starts its numbers higher).
+ * `job.done` says that every block of the job is in the file, so it makes up for a lost `blocks.fetched`. A job of which
+ * nothing is heard at all ends by `jobSilenceMs`.
+ *
+ * **The log follows the data.** Blocks that became present are collected until `flush` hands them out as `append`; the
+ * caller syncs the device file and then appends. What it could not append comes back as `append.failed`.
  */
-import { setup, transition } from 'xstate';
-import { BlockEvent, BlockState, allPresent, stepRange } from './block.ts';
+import { allPresent, BlockEvent } from './block.ts';
+import { BlockMap, type LayerGeometry } from './block-map.ts';
+import { BlockSet } from './block-set.ts';
+import { auditLayer } from './layer-audit.ts';
+import { type LayerState, type LayerStep, nextLayerState } from './layer-life.ts';
+import {
+  type BlockRange,
+  type JobClass,
+  LAYER_LIMITS,
+  type LayerCounters,
+  type LayerEffect,
+  type LayerEvent,
+  type LayerLimits,
+  type ReadFailure,
+} from './layer-protocol.ts';
+import { Prefetcher } from './prefetch.ts';
+import { ReadQueue } from './read-queue.ts';
+import { Retries } from './retries.ts';
+import { TimerQueue } from './timers.ts';
 
-/** Which blocks a span has; src/image/span-table.ts fits. */
-export interface LayerGeometry {
-  readonly blockCount: number;
-  readonly spanCount: number;
-  spanOfBlock(block: number): number;
-  span(index: number): { firstBlock: number; blockCount: number };
-}
+export type { LayerGeometry } from './block-map.ts';
+export { layerMachine, type LayerState } from './layer-life.ts';
+export * from './layer-protocol.ts';
 
-export interface LayerLimits {
-  /** A read that waits longer is answered with EIO, ms. */
-  readDeadlineMs: number;
-  /** Reads that may wait at once; further ones are answered with EIO. */
-  waiters: number;
-  /** Consecutive absent spans that one read asks for in one job. */
-  demandSpans: number;
-  /** Spans of one prefetch job, and jobs that may run at once. */
-  prefetchSpans: number;
-  prefetchJobs: number;
-  /** How often a span is tried while somebody waits for it, and the pause before the next try (doubled each time), ms. */
-  attempts: number;
-  retryMs: number;
-  /** Prefetch pauses this long after a failure, ms. */
-  prefetchPauseMs: number;
-}
-
-export const LAYER_LIMITS: LayerLimits = {
-  readDeadlineMs: 30_000,
-  waiters: 10_000,
-  demandSpans: 4,
-  prefetchSpans: 4,
-  prefetchJobs: 2,
-  attempts: 5,
-  retryMs: 100,
-  prefetchPauseMs: 2_000,
-};
-
-export type LayerEvent =
-  | { type: 'restore'; ranges: ReadonlyArray<readonly [number, number]>; complete: boolean }
-  /** `firstBlock` to `lastBlock`, both included. */
-  | { type: 'read'; id: number; firstBlock: number; lastBlock: number; now: number }
-  | { type: 'prefetch'; on: boolean; now: number }
-  /** Verified and written. `bytes`: compressed bytes, for whoever counts. */
-  | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }
-  | { type: 'job.done'; job: number; now: number }
-  | { type: 'job.failed'; job: number; code: string; message: string; retryable: boolean; now: number }
-  /** Take what became present since the last flush. */
-  | { type: 'flush'; now: number }
-  | { type: 'verified'; ok: boolean; now: number }
-  | { type: 'handed-over' }
-  | { type: 'tick'; now: number }
-  | { type: 'close' };
-
-export type LayerEffect =
-  | { type: 'answer'; id: number; errno: number }
-  | { type: 'fetch'; job: number; firstSpan: number; spanCount: number; class: 'demand' | 'prefetch' }
-  | { type: 'promote'; job: number }
-  | { type: 'cancel'; job: number }
-  /** The log is to learn of these, once their bytes are synced. */
-  | { type: 'append'; ranges: Array<[number, number]> }
-  /** Every block is present: hash the device. */
-  | { type: 'verify' }
-  | { type: 'complete' }
-  | { type: 'corrupt' }
-  /** Send a tick at this time, ms. */
-  | { type: 'wake'; at: number };
+/** What owns a span: a job that fetches it, or an eviction that takes blocks of it away. */
+export type Owner =
+  | {
+      readonly kind: 'fetch';
+      readonly number: number;
+      class: JobClass;
+      readonly firstSpan: number;
+      readonly spanCount: number;
+    }
+  | { readonly kind: 'evict'; readonly number: number; readonly spans: readonly number[] };
+export type Job = Owner & { kind: 'fetch' };
+type Eviction = Owner & { kind: 'evict' };
 
 const EIO = 5;
 
-export const layerMachine = setup({
-  types: { events: {} as { type: 'FILLED' | 'PROVEN' | 'REFUTED' | 'HANDED_OVER' | 'RESTORED' | 'CLOSE' } },
-}).createMachine({
-  id: 'layer',
-  initial: 'lazy',
-  on: { CLOSE: '.closed' },
-  states: {
-    lazy: { on: { FILLED: 'verifying', RESTORED: 'complete' } },
-    verifying: { on: { PROVEN: 'complete', REFUTED: 'corrupt' } },
-    complete: { on: { HANDED_OVER: 'handed-over' } },
-    'handed-over': {},
-    corrupt: {},
-    closed: { type: 'final' },
-  },
-});
-
-interface Waiter {
-  id: number;
-  firstBlock: number;
-  lastBlock: number;
-  deadline: number;
-}
-
-interface Job {
-  job: number;
-  class: 'demand' | 'prefetch';
-  firstSpan: number;
-  spanCount: number;
-}
-
-interface Retry {
-  attempts: number;
-  /** Not before this time, ms. */
-  at: number;
-}
-
 export class LayerActor {
-  readonly #geometry: LayerGeometry;
   readonly #states: Uint8Array;
+  readonly #blocks: BlockMap;
   readonly #limits: LayerLimits;
-  readonly #counts = { absent: 0, fetching: 0, present: 0 };
-  readonly #waiters = new Map<number, Waiter>();
+  readonly #reads = new ReadQueue();
+  readonly #owners = new Map<number, Owner>();
   readonly #jobs = new Map<number, Job>();
-  readonly #jobOfSpan = new Map<number, number>();
-  readonly #retries = new Map<number, Retry>();
-  readonly #unflushed: Array<[number, number]> = [];
-  #snapshot = layerMachine.resolveState({ value: 'lazy', context: {} });
-  #nextJob = 1;
-  #prefetch = false;
-  #prefetchFrom = 0;
-  #prefetchNotBefore = 0;
+  readonly #jobSilence = new TimerQueue<number>();
+  readonly #evictions = new Map<number, Eviction>();
+  readonly #retries: Retries;
+  readonly #prefetcher: Prefetcher;
+  #prefetchRunning = 0;
+  /** Present, and not handed out for the log. */
+  readonly #unlogged: BlockSet;
+  readonly #counters: LayerCounters = {
+    hits: 0,
+    misses: 0,
+    errors: 0,
+    demandJobs: 0,
+    prefetchJobs: 0,
+    retries: 0,
+    lateBlocks: 0,
+    bytes: 0,
+  };
+  #state: LayerState = 'lazy';
+  #nextJob: number;
+  /** Jobs below it that have ended may speak of bytes that are gone. */
+  #fence: number;
+  #clock = Number.NEGATIVE_INFINITY;
+  /** Time of the last `wake` that has not come. */
+  #announced = Number.POSITIVE_INFINITY;
 
-  /** `states`: one zeroed byte a block, shared with those who serve reads. */
-  constructor(geometry: LayerGeometry, states: Uint8Array, limits: Partial<LayerLimits> = {}) {
-    this.#geometry = geometry;
+  /**
+   * `states`: one zeroed byte a block, written here alone, read by whoever serves reads. `firstJob`: where completions
+   * for an actor before this one can still come in, a number above all of its jobs. `random`: in [0, 1), spreads
+   * retries. Throws an Error where states, spans and blocks do not fit each other.
+   */
+  constructor(
+    geometry: LayerGeometry,
+    states: Uint8Array,
+    limits: Partial<LayerLimits> = {},
+    options: { firstJob?: number; random?: () => number } = {},
+  ) {
     this.#states = states;
+    this.#blocks = new BlockMap(geometry, states);
     this.#limits = { ...LAYER_LIMITS, ...limits };
-    this.#counts.absent = geometry.blockCount;
+    this.#retries = new Retries(this.#limits, options.random ?? (() => 0));
+    this.#nextJob = options.firstJob ?? 1;
+    this.#fence = this.#nextJob;
+    this.#unlogged = new BlockSet(geometry.blockCount);
+    this.#prefetcher = new Prefetcher(geometry.spanCount, {
+      batchSpans: this.#limits.prefetchBatchSpans,
+      inFlight: this.#limits.prefetchInFlight,
+      pauseMs: this.#limits.prefetchPauseMs,
+      pauseMaxMs: this.#limits.prefetchPauseMaxMs,
+    });
   }
 
-  get state(): 'lazy' | 'verifying' | 'complete' | 'handed-over' | 'corrupt' | 'closed' {
-    return this.#snapshot.value as never;
+  get state(): LayerState {
+    return this.#state;
   }
 
   get blockCount(): number {
-    return this.#geometry.blockCount;
+    return this.#blocks.blockCount;
   }
 
   /** Blocks by state. */
-  get counts(): Readonly<{ absent: number; fetching: number; present: number }> {
-    return this.#counts;
+  get counts(): { absent: number; fetching: number; present: number } {
+    return this.#blocks.counts;
   }
 
+  get counters(): Readonly<LayerCounters> {
+    return this.#counters;
+  }
+
+  /** What waits and what runs. */
+  get load(): {
+    reads: number;
+    jobs: number;
+    prefetchJobs: number;
+    pausedSpans: number;
+    unloggedBlocks: number;
+  } {
+    return {
+      reads: this.#reads.size,
+      jobs: this.#jobs.size,
+      prefetchJobs: this.#prefetchRunning,
+      pausedSpans: this.#retries.size.paused,
+      unloggedBlocks: this.#unlogged.size,
+    };
+  }
+
+  /** When something is due, ms; Infinity when nothing is. */
+  get nextWake(): number {
+    const lazy = this.#state === 'lazy';
+    const prefetch = lazy
+      ? this.#prefetcher.nextWake(this.#clock, this.#prefetchRunning)
+      : Number.POSITIVE_INFINITY;
+    return Math.min(this.#reads.nextDeadline, this.#retries.nextEnd, this.#jobSilence.next, prefetch);
+  }
+
+  /** Applies one event. The effects are to be run in order; none of them is ever repeated. */
   handle(event: LayerEvent): LayerEffect[] {
     const effects: LayerEffect[] = [];
-    if (this.state === 'closed') {
-      if (event.type === 'read') effects.push({ type: 'answer', id: event.id, errno: EIO });
-      if (event.type === 'flush') this.#flush(effects);
+    if ('now' in event && event.now > this.#clock) this.#clock = event.now;
+    if (this.#state === 'closed') {
+      if (event.type === 'read') this.#refuse(event.id, CLOSED, effects);
+      else if (event.type === 'flush') this.#flush(effects);
       return effects;
     }
     this.#apply(event, effects);
+    if (event.type !== 'close') this.#settle(effects);
     return effects;
   }
 
   #apply(event: LayerEvent, effects: LayerEffect[]): void {
     switch (event.type) {
-      case 'restore':
-        for (const [first, count] of event.ranges) this.#step(first, count, BlockEvent.RESTORED);
-        if (event.complete) this.#move('RESTORED');
-        else this.#checkFilled(effects);
-        return;
       case 'read':
         this.#read(event, effects);
         return;
-      case 'prefetch':
-        this.#prefetch = event.on;
-        this.#prefetchFrom = 0;
-        if (event.on) this.#prefetchMore(event.now, effects);
-        return;
       case 'blocks.fetched':
-        this.#fetched(event.firstBlock, event.count, effects);
+        this.#fetched(event, effects);
         return;
       case 'job.done':
-        this.#end(event.job, effects);
-        this.#refetch(event.now, effects);
-        this.#prefetchMore(event.now, effects);
+        this.#done(event.job, effects);
         return;
       case 'job.failed':
-        this.#failed(event, effects);
-        this.#prefetchMore(event.now, effects);
+        this.#failed(event.job, event.retryable, { code: event.code, message: event.message }, effects);
+        return;
+      case 'prefetch':
+        this.#prefetcher.turn(event.on);
         return;
       case 'flush':
         this.#flush(effects);
         return;
+      case 'append.failed':
+        this.#relog(event.ranges);
+        return;
+      case 'restore':
+        this.#restore(event, effects);
+        return;
       case 'verified':
-        if (this.state !== 'verifying') return;
-        this.#move(event.ok ? 'PROVEN' : 'REFUTED');
-        if (event.ok) effects.push({ type: 'complete' });
-        else this.#refuse(effects);
+        if (event.ok && this.#move('PROVEN')) effects.push({ type: 'complete' });
+        if (!event.ok && this.#move('REFUTED')) this.#refute(effects);
         return;
       case 'handed-over':
         this.#move('HANDED_OVER');
         return;
-      case 'tick':
-        this.#expire(event.now, effects);
-        this.#refetch(event.now, effects);
-        this.#prefetchMore(event.now, effects);
+      case 'taken-back':
+        this.#move('TAKEN_BACK');
+        return;
+      case 'evict':
+        this.#evict(event.ranges, effects);
+        return;
+      case 'evicted':
+        this.#evicted(event.job, effects);
         return;
       case 'close':
-        for (const { id } of this.#waiters.values()) effects.push({ type: 'answer', id, errno: EIO });
-        this.#waiters.clear();
-        for (const job of this.#jobs.keys()) effects.push({ type: 'cancel', job });
-        this.#jobs.clear();
-        this.#jobOfSpan.clear();
-        this.#move('CLOSE');
+        this.#close(effects);
+        return;
+      case 'tick':
+        return;
     }
   }
 
-  #read(event: LayerEvent & { type: 'read' }, effects: LayerEffect[]): void {
-    const { id, firstBlock, lastBlock, now } = event;
-    const bad = !(firstBlock >= 0 && firstBlock <= lastBlock && lastBlock < this.#geometry.blockCount);
-    if (bad || this.state === 'corrupt' || this.#waiters.size >= this.#limits.waiters) {
-      effects.push({ type: 'answer', id, errno: EIO });
+  /** After every event: what is due, what may start, what has been reached. */
+  #settle(effects: LayerEffect[]): void {
+    this.#expire(effects);
+    if (this.#state === 'lazy') {
+      this.#prefetch(effects);
+      if (this.#blocks.isFull && this.#move('FILLED')) effects.push({ type: 'verify' });
+    }
+    if (this.#announced <= this.#clock) this.#announced = Number.POSITIVE_INFINITY;
+    const next = this.nextWake;
+    if (next < this.#announced) {
+      this.#announced = next;
+      effects.push({ type: 'wake', at: next });
+    }
+  }
+
+  // ── Reads ──
+
+  /** The lookup order of a cold read: present, bad lately, being fetched or paused, fetch. */
+  #read({ id, firstBlock, lastBlock }: LayerEvent & { type: 'read' }, effects: LayerEffect[]): void {
+    if (this.#reads.has(id)) return;
+    const isInside = firstBlock >= 0 && firstBlock <= lastBlock && lastBlock < this.blockCount;
+    const isWhole = Number.isSafeInteger(firstBlock) && Number.isSafeInteger(lastBlock);
+    if (!isInside || !isWhole || lastBlock - firstBlock >= this.#limits.maxReadBlocks) {
+      this.#refuse(id, OUTSIDE, effects);
       return;
     }
     if (allPresent(this.#states, firstBlock, lastBlock)) {
+      this.#counters.hits += 1;
       effects.push({ type: 'answer', id, errno: 0 });
       return;
     }
-    const deadline = now + this.#limits.readDeadlineMs;
-    this.#waiters.set(id, { id, firstBlock, lastBlock, deadline });
-    effects.push({ type: 'wake', at: deadline });
-    this.#demand(firstBlock, lastBlock, now, effects);
-  }
-
-  /** Starts or joins a job for every span of the range that is not present. */
-  #demand(firstBlock: number, lastBlock: number, now: number, effects: LayerEffect[]): void {
-    const last = this.#geometry.spanOfBlock(lastBlock);
-    for (let span = this.#geometry.spanOfBlock(firstBlock); span <= last; span++) {
-      if (this.#isPresent(span)) continue;
-      const running = this.#jobOfSpan.get(span);
-      if (running !== undefined) {
-        const job = this.#jobs.get(running);
-        if (job?.class === 'prefetch') {
-          job.class = 'demand';
-          effects.push({ type: 'promote', job: running });
-        }
-        continue;
-      }
-      const retry = this.#retries.get(span);
-      if (retry !== undefined && retry.at > now) {
-        effects.push({ type: 'wake', at: retry.at });
-        continue;
-      }
-      let count = 1;
-      while (count < this.#limits.demandSpans && span + count <= last && this.#isFree(span + count)) count++;
-      this.#fetch(span, count, 'demand', effects);
-      span += count - 1;
-    }
-  }
-
-  #fetch(firstSpan: number, spanCount: number, kind: 'demand' | 'prefetch', effects: LayerEffect[]): void {
-    const job = this.#nextJob++;
-    this.#jobs.set(job, { job, class: kind, firstSpan, spanCount });
-    for (let span = firstSpan; span < firstSpan + spanCount; span++) {
-      this.#jobOfSpan.set(span, job);
-      const { firstBlock, blockCount } = this.#geometry.span(span);
-      this.#step(firstBlock, blockCount, BlockEvent.FETCH);
-    }
-    effects.push({ type: 'fetch', job, firstSpan, spanCount, class: kind });
-  }
-
-  /** Also for a job that ended or failed: the bytes are verified and in the file. */
-  #fetched(firstBlock: number, count: number, effects: LayerEffect[]): void {
-    if (this.state === 'corrupt' || firstBlock < 0 || firstBlock + count > this.#geometry.blockCount) return;
-    if (this.#step(firstBlock, count, BlockEvent.FETCHED) === 0) return;
-    this.#note(firstBlock, count);
-    for (const waiter of [...this.#waiters.values()]) {
-      if (waiter.lastBlock < firstBlock || waiter.firstBlock >= firstBlock + count) continue;
-      if (!allPresent(this.#states, waiter.firstBlock, waiter.lastBlock)) continue;
-      this.#waiters.delete(waiter.id);
-      effects.push({ type: 'answer', id: waiter.id, errno: 0 });
-    }
-    this.#checkFilled(effects);
-  }
-
-  /** The job is over; blocks that it did not bring are absent again. */
-  #end(number: number, _effects: LayerEffect[]): Job | undefined {
-    const job = this.#jobs.get(number);
-    if (job === undefined) return undefined;
-    this.#jobs.delete(number);
-    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) {
-      this.#jobOfSpan.delete(span);
-      const { firstBlock, blockCount } = this.#geometry.span(span);
-      this.#step(firstBlock, blockCount, BlockEvent.FAILED);
-      if (this.#isPresent(span)) this.#retries.delete(span);
-    }
-    return job;
-  }
-
-  #failed(event: LayerEvent & { type: 'job.failed' }, effects: LayerEffect[]): void {
-    const job = this.#end(event.job, effects);
-    if (job === undefined) return;
-    if (job.class === 'prefetch') this.#prefetchNotBefore = event.now + this.#limits.prefetchPauseMs;
-    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) {
-      if (this.#isPresent(span)) continue;
-      const attempts = (this.#retries.get(span)?.attempts ?? 0) + 1;
-      if (event.retryable && attempts < this.#limits.attempts) {
-        const at = event.now + this.#limits.retryMs * 2 ** (attempts - 1);
-        this.#retries.set(span, { attempts, at });
-        effects.push({ type: 'wake', at });
-        continue;
-      }
-      // The next reader starts anew; those who wait now have waited long enough.
-      this.#retries.delete(span);
-      const { firstBlock, blockCount } = this.#geometry.span(span);
-      for (const waiter of [...this.#waiters.values()]) {
-        if (waiter.lastBlock < firstBlock || waiter.firstBlock >= firstBlock + blockCount) continue;
-        this.#waiters.delete(waiter.id);
-        effects.push({ type: 'answer', id: waiter.id, errno: EIO });
-      }
-    }
-  }
-
-  /** Readers that wait for a span without a job get one when its pause is over. */
-  #refetch(now: number, effects: LayerEffect[]): void {
-    for (const { firstBlock, lastBlock } of this.#waiters.values())
-      this.#demand(firstBlock, lastBlock, now, effects);
-  }
-
-  #expire(now: number, effects: LayerEffect[]): void {
-    let next = Number.POSITIVE_INFINITY;
-    for (const waiter of [...this.#waiters.values()]) {
-      if (waiter.deadline > now) {
-        next = Math.min(next, waiter.deadline);
-        continue;
-      }
-      this.#waiters.delete(waiter.id);
-      effects.push({ type: 'answer', id: waiter.id, errno: EIO });
-    }
-    for (const [span, { at }] of this.#retries) {
-      if (at > now) next = Math.min(next, at);
-      else if (!this.#isWanted(span)) this.#retries.delete(span);
-    }
-    if (next < Number.POSITIVE_INFINITY) effects.push({ type: 'wake', at: next });
-  }
-
-  #prefetchMore(now: number, effects: LayerEffect[]): void {
-    if (!this.#prefetch || this.state !== 'lazy') return;
-    if (now < this.#prefetchNotBefore) {
-      effects.push({ type: 'wake', at: this.#prefetchNotBefore });
+    if (this.#state === 'corrupt' || this.#reads.size >= this.#limits.maxWaiters) {
+      this.#refuse(id, this.#state === 'corrupt' ? CORRUPT : CROWDED, effects);
       return;
     }
-    let running = 0;
-    for (const job of this.#jobs.values()) if (job.class === 'prefetch') running += 1;
-    let from = this.#prefetchFrom;
-    let passed = false;
-    while (running < this.#limits.prefetchJobs && from < this.#geometry.spanCount) {
-      if (!this.#isFree(from)) {
-        // Spans that are present stay so: the next search starts after them.
-        if (!passed && this.#isPresent(from)) this.#prefetchFrom = from + 1;
-        else passed = true;
-        from += 1;
-        continue;
+    const firstSpan = this.#blocks.spanOf(firstBlock);
+    const lastSpan = this.#blocks.spanOf(lastBlock);
+    const missing: number[] = [];
+    const spans: number[] = [];
+    for (let span = firstSpan; span <= lastSpan; span++) {
+      const before = missing.length;
+      const end = Math.min(lastBlock + 1, this.#blocks.end(span));
+      for (let block = Math.max(firstBlock, this.#blocks.start(span)); block < end; block++) {
+        if (!this.#blocks.isPresent(block)) missing.push(block);
       }
-      let count = 1;
-      while (
-        count < this.#limits.prefetchSpans &&
-        from + count < this.#geometry.spanCount &&
-        this.#isFree(from + count)
-      )
-        count++;
-      this.#fetch(from, count, 'prefetch', effects);
-      running += 1;
-      from += count;
-      passed = true;
+      if (missing.length === before) continue;
+      spans.push(span);
+      const verdict = this.#retries.verdict(span);
+      if (verdict !== undefined) {
+        this.#refuse(id, verdict, effects);
+        return;
+      }
     }
+    this.#counters.misses += 1;
+    this.#reads.add(id, missing, firstSpan, lastSpan, this.#clock + this.#limits.readDeadlineMs);
+    this.#demand(spans, effects);
   }
 
-  #flush(effects: LayerEffect[]): void {
-    if (this.#unflushed.length === 0) return;
-    effects.push({ type: 'append', ranges: this.#unflushed.splice(0) });
+  #refuse(id: number, reason: ReadFailure, effects: LayerEffect[]): void {
+    this.#counters.errors += 1;
+    effects.push({ type: 'answer', id, errno: EIO, reason });
   }
 
-  #note(first: number, count: number): void {
-    const last = this.#unflushed.at(-1);
-    if (last !== undefined && last[0] + last[1] === first) last[1] += count;
-    else this.#unflushed.push([first, count]);
-  }
-
-  #refuse(effects: LayerEffect[]): void {
-    this.#unflushed.length = 0;
-    this.#step(0, this.#geometry.blockCount, BlockEvent.EVICTED);
-    for (const { id } of this.#waiters.values()) effects.push({ type: 'answer', id, errno: EIO });
-    this.#waiters.clear();
-    effects.push({ type: 'corrupt' });
-  }
-
-  #checkFilled(effects: LayerEffect[]): void {
-    if (this.#counts.present < this.#geometry.blockCount || this.state !== 'lazy') return;
-    this.#move('FILLED');
-    effects.push({ type: 'verify' });
-  }
-
-  #isPresent(span: number): boolean {
-    const { firstBlock, blockCount } = this.#geometry.span(span);
-    return allPresent(this.#states, firstBlock, firstBlock + blockCount - 1);
-  }
-
-  #isFree(span: number): boolean {
-    return !this.#jobOfSpan.has(span) && !this.#retries.has(span) && !this.#isPresent(span);
+  /** Answers the reads that wait for a block of the span, and no others. */
+  #giveUp(span: number, reason: ReadFailure, effects: LayerEffect[]): void {
+    if (!this.#reads.touches(span)) return;
+    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
+      for (const id of this.#reads.takeWaiting(block)) this.#refuse(id, reason, effects);
+    }
   }
 
   #isWanted(span: number): boolean {
-    const { firstBlock, blockCount } = this.#geometry.span(span);
-    for (const waiter of this.#waiters.values()) {
-      if (waiter.lastBlock >= firstBlock && waiter.firstBlock < firstBlock + blockCount) return true;
+    if (!this.#reads.touches(span)) return false;
+    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
+      if (this.#reads.waitsFor(block)) return true;
     }
     return false;
   }
 
-  #step(first: number, count: number, event: BlockEvent): number {
-    return stepRange(this.#states, first, count, event, (block, from) => {
-      this.#counts[NAMES[from]] -= 1;
-      this.#counts[NAMES[this.#states[block] as BlockState]] += 1;
-    });
+  #expire(effects: LayerEffect[]): void {
+    for (const id of this.#reads.takeExpired(this.#clock)) this.#refuse(id, LATE, effects);
+    const again: number[] = [];
+    for (let ended = this.#retries.takeEnded(this.#clock); ended !== undefined; ) {
+      const { span, retryable } = ended;
+      if (retryable && this.#isWanted(span)) again.push(span);
+      else if (retryable) this.#leave(span);
+      ended = this.#retries.takeEnded(this.#clock);
+    }
+    if (again.length > 0) {
+      this.#counters.retries += again.length;
+      this.#demand(
+        again.sort((a, b) => a - b),
+        effects,
+      );
+    }
+    for (
+      let job = this.#jobSilence.take(this.#clock);
+      job !== undefined;
+      job = this.#jobSilence.take(this.#clock)
+    ) {
+      effects.push({ type: 'cancel', job });
+      this.#failed(job, true, SILENT, effects);
+    }
   }
 
-  #move(type: 'FILLED' | 'PROVEN' | 'REFUTED' | 'HANDED_OVER' | 'RESTORED' | 'CLOSE'): void {
-    [this.#snapshot] = transition(layerMachine, this.#snapshot, { type });
+  // ── Jobs ──
+
+  /** `spans`, ascending, are waited for: those that nobody owns get a job, neighbours a common one. */
+  #demand(spans: readonly number[], effects: LayerEffect[]): void {
+    let first = 0;
+    let count = 0;
+    const start = () => {
+      if (count > 0) this.#fetch(first, count, 'demand', effects);
+      count = 0;
+    };
+    for (const span of spans) {
+      const owner = this.#owners.get(span);
+      if (owner?.kind === 'fetch' && owner.class === 'prefetch') {
+        owner.class = 'demand';
+        this.#prefetchRunning -= 1;
+        effects.push({ type: 'promote', job: owner.number });
+      }
+      if (owner !== undefined || this.#retries.isPaused(span)) continue;
+      const alone = this.#retries.isSuspect(span);
+      if (alone || span !== first + count || count >= this.#limits.demandBatchSpans) start();
+      if (count === 0) first = span;
+      count += 1;
+      if (alone) start();
+    }
+    start();
+  }
+
+  #prefetch(effects: LayerEffect[]): void {
+    const isFree = (span: number) =>
+      !this.#blocks.isComplete(span) && !this.#owners.has(span) && !this.#retries.isPaused(span);
+    const isAlone = (span: number) => this.#retries.isSuspect(span);
+    for (;;) {
+      const batch = this.#prefetcher.next(this.#clock, this.#prefetchRunning, isFree, isAlone);
+      if (batch === undefined) return;
+      this.#fetch(batch.firstSpan, batch.spanCount, 'prefetch', effects);
+    }
+  }
+
+  #fetch(firstSpan: number, spanCount: number, kind: JobClass, effects: LayerEffect[]): void {
+    const job: Job = { kind: 'fetch', number: this.#nextJob++, class: kind, firstSpan, spanCount };
+    this.#jobs.set(job.number, job);
+    this.#jobSilence.set(job.number, this.#clock + this.#limits.jobSilenceMs);
+    for (let span = firstSpan; span < firstSpan + spanCount; span++) {
+      this.#owners.set(span, job);
+      this.#stepSpan(span, BlockEvent.FETCH);
+    }
+    if (kind === 'prefetch') this.#prefetchRunning += 1;
+    this.#counters[kind === 'prefetch' ? 'prefetchJobs' : 'demandJobs'] += 1;
+    effects.push({ type: 'fetch', job: job.number, firstSpan, spanCount, class: kind });
+  }
+
+  #fetched(event: LayerEvent & { type: 'blocks.fetched' }, effects: LayerEffect[]): void {
+    const { job: number, firstBlock, count, bytes } = event;
+    const job = this.#jobs.get(number);
+    const isLate = number >= this.#fence && number < this.#nextJob;
+    if (this.#state === 'corrupt' || (job === undefined && !isLate)) return;
+    if (!Number.isSafeInteger(firstBlock) || !Number.isSafeInteger(count)) return;
+    if (bytes > 0) this.#counters.bytes += bytes;
+    let from = Math.max(firstBlock, 0);
+    let to = Math.min(firstBlock + count, this.blockCount);
+    if (job !== undefined) {
+      this.#jobSilence.set(number, this.#clock + this.#limits.jobSilenceMs);
+      from = Math.max(from, this.#blocks.start(job.firstSpan));
+      to = Math.min(to, this.#blocks.start(job.firstSpan + job.spanCount));
+    }
+    const became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
+    if (job === undefined) this.#counters.lateBlocks += became;
+  }
+
+  /** Makes blocks `[from, to)` present, and answers who waited for them. Returns how many were not present before. */
+  #fill(from: number, to: number, event: BlockEvent, log: boolean, effects: LayerEffect[]): number {
+    let became = 0;
+    for (let block = from; block < to; ) {
+      const span = this.#blocks.spanOf(block);
+      const end = Math.min(to, this.#blocks.end(span));
+      const isLeaving = this.#owners.get(span)?.kind === 'evict';
+      for (; block < end; block++) {
+        if (isLeaving || !this.#blocks.step(span, block, event)) continue;
+        became += 1;
+        if (log) this.#unlogged.add(block);
+        for (const id of this.#reads.arrived(block)) effects.push({ type: 'answer', id, errno: 0 });
+      }
+      if (this.#blocks.isComplete(span)) this.#retries.forgive(span);
+    }
+    return became;
+  }
+
+  #done(number: number, effects: LayerEffect[]): void {
+    const job = this.#jobs.get(number);
+    if (job === undefined) return;
+    const end = this.#blocks.start(job.firstSpan + job.spanCount);
+    this.#fill(this.#blocks.start(job.firstSpan), end, BlockEvent.FETCHED, true, effects);
+    this.#release(job);
+    this.#prefetcher.succeeded();
+  }
+
+  #failed(number: number, retryable: boolean, reason: ReadFailure, effects: LayerEffect[]): void {
+    const job = this.#jobs.get(number);
+    if (job === undefined) return;
+    this.#release(job);
+    if (job.class === 'prefetch') this.#prefetcher.failed(this.#clock);
+    const again: number[] = [];
+    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) {
+      if (this.#blocks.isComplete(span)) continue;
+      this.#stepSpan(span, BlockEvent.FAILED);
+      if (retryable) this.#retryLater(span, reason, effects);
+      else if (job.spanCount === 1) {
+        this.#retries.remember(span, reason, this.#clock);
+        this.#giveUp(span, reason, effects);
+      } else {
+        this.#retries.suspect(span);
+        if (this.#isWanted(span)) again.push(span);
+        else this.#leave(span);
+      }
+    }
+    this.#counters.retries += again.length;
+    this.#demand(again, effects);
+  }
+
+  /** The job is over: its spans belong to nobody. */
+  #release(job: Job): void {
+    this.#jobs.delete(job.number);
+    this.#jobSilence.delete(job.number);
+    if (job.class === 'prefetch') this.#prefetchRunning -= 1;
+    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) this.#owners.delete(span);
+  }
+
+  /** The span could not be had now. Where somebody waits, it is tried again after a pause, `attempts` times in all. */
+  #retryLater(span: number, reason: ReadFailure, effects: LayerEffect[]): void {
+    if (this.#isWanted(span) && this.#retries.again(span, reason, this.#clock)) return;
+    this.#giveUp(span, reason, effects);
+    this.#leave(span);
+  }
+
+  /** The span is absent, and nobody waits for it. */
+  #leave(span: number): void {
+    this.#retries.drop(span);
+    this.#prefetcher.revisit(span);
+  }
+
+  #stepSpan(span: number, event: BlockEvent): void {
+    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
+      this.#blocks.step(span, block, event);
+    }
+  }
+
+  // ── The log, eviction and the layer's own life ──
+
+  #flush(effects: LayerEffect[]): void {
+    const ranges = this.#unlogged.takeRanges();
+    for (let at = 0; at < ranges.length; at += this.#limits.appendRanges) {
+      effects.push({ type: 'append', ranges: ranges.slice(at, at + this.#limits.appendRanges) });
+    }
+  }
+
+  #relog(ranges: readonly BlockRange[]): void {
+    for (const [from, to] of this.#inside(ranges)) {
+      for (let block = from; block < to; block++)
+        if (this.#blocks.isPresent(block)) this.#unlogged.add(block);
+    }
+  }
+
+  #restore(event: LayerEvent & { type: 'restore' }, effects: LayerEffect[]): void {
+    if (this.#state !== 'lazy') return;
+    for (const [from, to] of this.#inside(event.ranges)) {
+      this.#fill(from, to, BlockEvent.RESTORED, event.logged === false, effects);
+    }
+    if (
+      this.#blocks.isFull &&
+      event.complete === true &&
+      this.#move('RESTORED') &&
+      event.handedOver === true
+    ) {
+      this.#move('HANDED_OVER');
+    }
+  }
+
+  #evict(ranges: readonly BlockRange[], effects: LayerEffect[]): void {
+    if (this.#state !== 'lazy' && this.#state !== 'complete') return;
+    const gone = new BlockSet(this.blockCount);
+    const spans = new Set<number>();
+    for (const [from, to] of this.#inside(ranges)) {
+      for (let block = from; block < to; block++) {
+        const span = this.#blocks.spanOf(block);
+        // A reader that waits for other blocks of the span counts on those that were present when it came.
+        if (this.#owners.has(span) || this.#reads.touches(span)) continue;
+        if (!this.#blocks.step(span, block, BlockEvent.EVICTED)) continue;
+        this.#unlogged.delete(block);
+        gone.add(block);
+        spans.add(span);
+      }
+    }
+    if (gone.size === 0) return;
+    if (this.#state === 'complete') this.#move('EVICTED');
+    const eviction: Eviction = { kind: 'evict', number: this.#nextJob++, spans: [...spans] };
+    this.#fence = this.#nextJob;
+    this.#evictions.set(eviction.number, eviction);
+    for (const span of spans) this.#owners.set(span, eviction);
+    effects.push({ type: 'punch', job: eviction.number, ranges: gone.takeRanges() });
+  }
+
+  #evicted(number: number, effects: LayerEffect[]): void {
+    const eviction = this.#evictions.get(number);
+    if (eviction === undefined) return;
+    this.#evictions.delete(number);
+    for (const span of eviction.spans) this.#owners.delete(span);
+    const wanted = eviction.spans.filter((span) => this.#isWanted(span));
+    this.#demand(
+      wanted.sort((a, b) => a - b),
+      effects,
+    );
+  }
+
+  /** Nothing that came with this span table is to be believed. */
+  #refute(effects: LayerEffect[]): void {
+    // Jobs may be left whose blocks all came late for others.
+    for (const job of this.#jobs.values()) {
+      this.#release(job);
+      effects.push({ type: 'cancel', job: job.number });
+    }
+    for (let span = 0; span < this.#blocks.spanCount; span++) this.#stepSpan(span, BlockEvent.EVICTED);
+    this.#unlogged.clear();
+    effects.push({ type: 'corrupt' });
+  }
+
+  #close(effects: LayerEffect[]): void {
+    this.#move('CLOSE');
+    for (const id of this.#reads.takeAll()) this.#refuse(id, CLOSED, effects);
+    for (const job of this.#jobs.keys()) effects.push({ type: 'cancel', job });
+    this.#jobs.clear();
+    this.#jobSilence.clear();
+    this.#owners.clear();
+    this.#evictions.clear();
+    this.#retries.clear();
+    this.#prefetchRunning = 0;
+  }
+
+  #move(event: LayerStep): boolean {
+    const next = nextLayerState(this.#state, event);
+    if (next === undefined) return false;
+    this.#state = next;
+    return true;
+  }
+
+  /** `[from, to)` of each range, cut to the layer; what is no range at all is left out. */
+  *#inside(ranges: readonly BlockRange[]): IterableIterator<[from: number, to: number]> {
+    for (const [first, count] of ranges) {
+      if (!Number.isSafeInteger(first) || !Number.isSafeInteger(count)) continue;
+      yield [Math.max(first, 0), Math.min(first + count, this.blockCount)];
+    }
+  }
+
+  /** For tests: sentences about every rule that is broken. */
+  audit(): string[] {
+    if (this.#state === 'closed') return [];
+    return auditLayer({
+      states: this.#states,
+      blocks: this.#blocks,
+      limits: this.#limits,
+      reads: this.#reads,
+      owners: this.#owners,
+      jobs: this.#jobs,
+      jobSilence: this.#jobSilence,
+      evictions: this.#evictions,
+      retries: this.#retries,
+      prefetchRunning: this.#prefetchRunning,
+      unlogged: this.#unlogged,
+    });
   }
 }
 
-const NAMES = {
-  [BlockState.absent]: 'absent',
-  [BlockState.fetching]: 'fetching',
-  [BlockState.present]: 'present',
-} as const;
+const CLOSED: ReadFailure = { code: 'not-running', message: 'the layer is closed' };
+const CORRUPT: ReadFailure = { code: 'integrity', message: 'the layer is not what its diffID says' };
+const CROWDED: ReadFailure = { code: 'busy', message: 'too many reads wait for this layer' };
+const LATE: ReadFailure = { code: 'timeout', message: 'the blocks did not come by the deadline of the read' };
+const OUTSIDE: ReadFailure = {
+  code: 'invalid-argument',
+  message: 'the read is outside of the layer, or too long',
+};
+const SILENT: ReadFailure = { code: 'timeout', message: 'nothing was heard of the job' };
