@@ -19,7 +19,7 @@ function disagreements(table: Uint8Array): string[] {
   for (const [row, state] of BLOCK_STATES.entries()) {
     for (const [column, event] of BLOCK_EVENTS.entries()) {
       const entry = table[row * BLOCK_EVENTS.length + column];
-      const isHandled = Object.keys(blockMachine.states[state].config.on ?? {}).includes(event);
+      const isHandled = Object.keys(blockMachine.states[state]?.config.on ?? {}).includes(event);
       const snapshot = blockMachine.resolveState({ value: state, context: {} });
       const next = getNextSnapshot(blockMachine, snapshot, { type: event }).value;
       const agrees = isHandled

@@ -64,6 +64,10 @@ const fetch = (job: number, firstSpan: number, spanCount = 1, kind: 'demand' | '
   spanCount,
   class: kind,
 });
+const full = (ranges: ReadonlyArray<readonly [number, number]>, more = {}) =>
+  ({ type: 'restore', ranges, ...more }) as LayerEvent;
+const evict = (ranges: Array<[number, number]>): LayerEvent => ({ type: 'evict', ranges, now: 0 });
+const wakes = (effects: LayerEffect[]) => effects.filter(({ type }) => type === 'wake');
 const ok = (id: number) => ({ type: 'answer', id, errno: 0 });
 const eio = (id: number, code: string) => ({
   type: 'answer',
@@ -447,9 +451,6 @@ describe('the log', () => {
 });
 
 describe('the life of a layer', () => {
-  const full = (ranges: ReadonlyArray<readonly [number, number]>, more = {}) =>
-    ({ type: 'restore', ranges, ...more }) as LayerEvent;
-
   test('complete when every block arrived and the whole is proven', () => {
     const layer = new Bench(evenGeometry(2, 1));
     layer.read(1, 0, 1);
@@ -515,8 +516,6 @@ describe('the life of a layer', () => {
 });
 
 describe('eviction', () => {
-  const evict = (ranges: Array<[number, number]>): LayerEvent => ({ type: 'evict', ranges, now: 0 });
-
   test('takes blocks away at once and lets nobody fetch them before they are gone', () => {
     const layer = new Bench(evenGeometry(3, 2));
     layer.send({ type: 'restore', ranges: [[0, 5]] });
@@ -586,8 +585,6 @@ describe('eviction', () => {
 });
 
 describe('the time of the next tick', () => {
-  const wakes = (effects: LayerEffect[]) => effects.filter(({ type }) => type === 'wake');
-
   test('is announced when it becomes earlier, and again when it has come', () => {
     const { actor } = new Bench(evenGeometry(2, 1), { readDeadlineMs: 1000, retryMs: 100 });
     expect(wakes(actor.handle({ type: 'read', id: 1, firstBlock: 0, lastBlock: 0, now: 0 }))).toEqual([

@@ -1,0 +1,333 @@
+import { describe, expect, test } from 'vitest';
+import {
+  Dispatcher,
+  type DispatcherEffect,
+  type DispatcherEvent,
+  type DispatcherLimits,
+  type JobClass,
+} from '../../actors/dispatcher.ts';
+
+type WithoutNow<E> = E extends DispatcherEvent ? Omit<E, 'now'> : never;
+
+/** Feeds a dispatcher and checks all of its rules after each event. */
+class Bench {
+  readonly dispatcher: Dispatcher;
+  now = 0;
+
+  constructor(limits: Partial<DispatcherLimits> = {}) {
+    this.dispatcher = new Dispatcher(limits);
+  }
+
+  send(event: WithoutNow<DispatcherEvent>): DispatcherEffect[] {
+    const effects = this.dispatcher.handle({ ...event, now: this.now } as DispatcherEvent);
+    expect(this.dispatcher.audit()).toEqual([]);
+    return effects;
+  }
+
+  submit(job: number, kind: JobClass = 'demand', layer = 'a'): DispatcherEffect[] {
+    return this.send({ type: 'submit', job, class: kind, layer });
+  }
+
+  hello(worker: string, slots: number): DispatcherEffect[] {
+    return this.send({ type: 'worker.hello', worker, slots });
+  }
+
+  ended(job: number, worker: string, isOk = true): DispatcherEffect[] {
+    return this.send({ type: 'job.ended', job, worker, ok: isOk });
+  }
+
+  wait(ms: number): DispatcherEffect[] {
+    this.now += ms;
+    return this.send({ type: 'tick' });
+  }
+}
+
+const send = (job: number, worker: string) => ({ type: 'send', job, worker });
+const stop = (job: number, worker: string) => ({ type: 'stop', job, worker });
+const sentJobs = (effects: DispatcherEffect[]) =>
+  effects.flatMap((effect) => (effect.type === 'send' ? [effect.job] : []));
+
+describe('order', () => {
+  test('demand first come first served, before prefetch that came earlier', () => {
+    const pool = new Bench();
+    pool.submit(1, 'prefetch');
+    pool.submit(2);
+    pool.submit(3);
+    expect(pool.hello('w', 1)).toEqual([send(2, 'w')]);
+    expect(pool.ended(2, 'w')).toEqual([send(3, 'w')]);
+    expect(pool.ended(3, 'w')).toEqual([send(1, 'w')]);
+  });
+
+  test('prefetch takes turns between layers, however many jobs one of them has', () => {
+    const pool = new Bench();
+    for (const job of [1, 2, 3, 4]) pool.submit(job, 'prefetch', 'a');
+    for (const job of [11, 12]) pool.submit(job, 'prefetch', 'b');
+    pool.submit(21, 'prefetch', 'c');
+    const order = sentJobs(pool.hello('w', 1));
+    for (let job = order[0]; job !== undefined; job = order.at(-1)) {
+      const next = sentJobs(pool.ended(job, 'w'));
+      if (next.length === 0) break;
+      order.push(...next);
+    }
+    expect(order).toEqual([1, 11, 21, 2, 12, 3, 4]);
+  });
+
+  test('a promoted job leaves the prefetch queue for the end of the demand queue', () => {
+    const pool = new Bench();
+    pool.submit(1, 'prefetch');
+    pool.submit(2, 'prefetch');
+    pool.submit(3);
+    pool.send({ type: 'promote', job: 2 });
+    pool.send({ type: 'promote', job: 2 });
+    expect(pool.dispatcher.status().queued).toEqual({ demand: 2, prefetch: 1 });
+    expect(pool.hello('w', 1)).toEqual([send(3, 'w')]);
+    expect(pool.ended(3, 'w')).toEqual([send(2, 'w')]);
+  });
+
+  test('the fetcher with the most free slots is asked first', () => {
+    const pool = new Bench();
+    pool.hello('small', 2);
+    pool.hello('big', 4);
+    const workers = [1, 2, 3, 4, 5, 6]
+      .flatMap((job) => pool.submit(job))
+      .map((effect) => (effect as { worker: string }).worker);
+    expect(workers).toEqual(['big', 'big', 'small', 'big', 'small', 'big']);
+    expect(pool.submit(7)).toEqual([]);
+  });
+});
+
+describe('prefetch leaves slots free', () => {
+  test.each([
+    [[1], 0.25, 1],
+    [[2], 0.25, 1],
+    [[4], 0.25, 3],
+    [[4, 4], 0.25, 6],
+    [[8], 0.5, 4],
+    [[1, 1, 1, 1], 0.25, 3],
+    [[4, 1], 0.0, 4],
+    [[2, 2], 0.0, 2],
+  ])('pool of %j slots with a share of %d for demand takes %d', (workers, demandShare, expected) => {
+    const pool = new Bench({ demandShare });
+    for (const [index, slots] of workers.entries()) pool.hello(`w${index}`, slots);
+    let sent = 0;
+    for (let job = 1; job <= 20; job++) sent += pool.submit(job, 'prefetch').length;
+    expect(sent).toBe(expected);
+    const slots = workers.reduce((sum, count) => sum + count, 0);
+    for (let job = 101; job <= 100 + slots - expected; job++) expect(pool.submit(job)).toHaveLength(1);
+    expect(pool.submit(200)).toEqual([]);
+  });
+
+  test('also while demand runs: the last free slot is for the next demand', () => {
+    const pool = new Bench();
+    pool.hello('w', 4);
+    pool.submit(1);
+    pool.submit(2);
+    expect(pool.submit(3, 'prefetch')).toEqual([send(3, 'w')]);
+    expect(pool.submit(4, 'prefetch')).toEqual([]);
+    expect(pool.submit(5)).toEqual([send(5, 'w')]);
+  });
+});
+
+describe('bounds', () => {
+  test('a full queue rejects, each class by its own limit, and takes again when one has ended', () => {
+    const pool = new Bench({ maxDemand: 2, maxPrefetch: 1 });
+    pool.submit(1);
+    pool.submit(2);
+    expect(pool.submit(3)).toEqual([{ type: 'rejected', job: 3, reason: 'full' }]);
+    pool.submit(4, 'prefetch');
+    expect(pool.submit(5, 'prefetch')).toEqual([{ type: 'rejected', job: 5, reason: 'full' }]);
+    pool.send({ type: 'cancel', job: 1 });
+    expect(pool.submit(6)).toEqual([]);
+    expect(pool.hello('w', 9)).toEqual([send(2, 'w'), send(6, 'w'), send(4, 'w')]);
+  });
+
+  test('a job that is submitted twice is taken once', () => {
+    const pool = new Bench();
+    pool.submit(1);
+    pool.submit(1, 'prefetch');
+    expect(pool.hello('w', 9)).toEqual([send(1, 'w')]);
+  });
+
+  test('fetchers beyond the limit are not known', () => {
+    const pool = new Bench({ maxWorkers: 1 });
+    pool.hello('a', 1);
+    pool.hello('b', 9);
+    expect(pool.dispatcher.status().workers).toEqual([{ worker: 'a', slots: 1, running: 0 }]);
+  });
+
+  test('slots that make no sense are none', () => {
+    const pool = new Bench();
+    pool.submit(1);
+    for (const slots of [-1, Number.NaN, 0.5, Number.POSITIVE_INFINITY])
+      expect(pool.hello('w', slots)).toEqual([]);
+  });
+});
+
+describe('without fetchers', () => {
+  test('jobs wait for one, demand not for ever', () => {
+    const pool = new Bench({ demandWaitMs: 1000 });
+    pool.submit(1, 'prefetch');
+    pool.submit(2);
+    expect(pool.wait(999)).toEqual([]);
+    expect(pool.wait(1)).toEqual([{ type: 'failed', job: 2, reason: 'waited' }]);
+    pool.wait(1_000_000);
+    expect(pool.hello('w', 1)).toEqual([send(1, 'w')]);
+  });
+
+  test('a promoted job waits as long as demand does', () => {
+    const pool = new Bench({ demandWaitMs: 1000 });
+    pool.submit(1, 'prefetch');
+    pool.wait(5000);
+    pool.send({ type: 'promote', job: 1 });
+    expect(pool.wait(999)).toEqual([]);
+    expect(pool.wait(1)).toEqual([{ type: 'failed', job: 1, reason: 'waited' }]);
+  });
+});
+
+describe('a fetcher', () => {
+  test('that falls silent is lost; its jobs go to another, before those that waited', () => {
+    const pool = new Bench({ workerSilenceMs: 100 });
+    pool.hello('a', 2);
+    pool.submit(1);
+    pool.submit(2);
+    pool.submit(3);
+    expect(pool.wait(99)).toEqual([]);
+    expect(pool.wait(1)).toEqual([]);
+    expect(pool.dispatcher.status()).toEqual({ workers: [], queued: { demand: 3, prefetch: 0 } });
+    expect(pool.hello('b', 3)).toEqual([send(1, 'b'), send(2, 'b'), send(3, 'b')]);
+  });
+
+  test('is heard by its heartbeat and by what it says of its jobs', () => {
+    const pool = new Bench({ workerSilenceMs: 100 });
+    pool.hello('w', 2);
+    pool.submit(1);
+    for (let beat = 0; beat < 5; beat++) {
+      pool.wait(90);
+      if (beat % 2 === 0) pool.hello('w', 2);
+      else pool.send({ type: 'job.progress', job: 1, worker: 'w' });
+    }
+    expect(pool.dispatcher.status().workers).toHaveLength(1);
+  });
+
+  test('that dies over the same job again and again is not given it for ever', () => {
+    const pool = new Bench({ attempts: 2 });
+    pool.submit(1);
+    expect(pool.hello('a', 1)).toEqual([send(1, 'a')]);
+    pool.send({ type: 'worker.lost', worker: 'a' });
+    expect(pool.hello('b', 1)).toEqual([send(1, 'b')]);
+    expect(pool.send({ type: 'worker.lost', worker: 'b' })).toEqual([
+      { type: 'failed', job: 1, reason: 'lost' },
+    ]);
+  });
+
+  test('that never answers about a job loses it to another, and is told to stop', () => {
+    const pool = new Bench({ jobSilenceMs: 100 });
+    pool.hello('a', 3);
+    pool.submit(1);
+    pool.hello('b', 1);
+    pool.wait(60);
+    pool.send({ type: 'job.progress', job: 1, worker: 'a' });
+    expect(pool.wait(99)).toEqual([]);
+    expect(pool.wait(1)).toEqual([stop(1, 'a'), send(1, 'b')]);
+    expect(pool.dispatcher.isRunning(1, 'a')).toBe(false);
+    expect(pool.dispatcher.isRunning(1, 'b')).toBe(true);
+  });
+
+  test('that never answers gets the job once more when there is no other', () => {
+    const pool = new Bench({ jobSilenceMs: 100, attempts: 2 });
+    pool.hello('a', 1);
+    pool.submit(1);
+    expect(pool.wait(100)).toEqual([stop(1, 'a'), send(1, 'a')]);
+    expect(pool.wait(100)).toEqual([stop(1, 'a'), { type: 'failed', job: 1, reason: 'lost' }]);
+  });
+
+  test('may be silent longer over a job that is known to take long', () => {
+    const pool = new Bench({ jobSilenceMs: 100, workerSilenceMs: 10_000 });
+    pool.hello('a', 1);
+    pool.send({ type: 'submit', job: 1, class: 'demand', layer: 'a', silenceMs: 5000 });
+    expect(pool.wait(4999)).toEqual([]);
+    expect(pool.wait(1)).toEqual([stop(1, 'a'), send(1, 'a')]);
+  });
+
+  test('that is done with a job that another has now ends it; that it failed says nothing', () => {
+    const pool = new Bench({ jobSilenceMs: 100 });
+    pool.hello('a', 1);
+    pool.submit(1);
+    pool.hello('b', 1);
+    pool.wait(100);
+    expect(pool.ended(1, 'a', false)).toEqual([]);
+    expect(pool.dispatcher.isRunning(1, 'b')).toBe(true);
+    expect(pool.ended(1, 'a', true)).toEqual([stop(1, 'b')]);
+    pool.submit(2);
+    pool.submit(3);
+    expect(pool.dispatcher.status().queued.demand).toBe(1);
+    expect(pool.ended(1, 'b', false)).toEqual([send(3, 'b')]);
+  });
+
+  test('that is lost and was done all the same ends its job, queued or sent again', () => {
+    const pool = new Bench();
+    pool.hello('a', 1);
+    pool.submit(1);
+    pool.send({ type: 'worker.lost', worker: 'a' });
+    pool.ended(1, 'a', true);
+    expect(pool.hello('b', 1)).toEqual([]);
+  });
+
+  test('that leaves ends what it has and gets nothing more', () => {
+    const pool = new Bench();
+    pool.hello('a', 2);
+    pool.submit(1);
+    pool.hello('a', 0);
+    expect(pool.submit(2)).toEqual([]);
+    expect(pool.dispatcher.isRunning(1, 'a')).toBe(true);
+    expect(pool.ended(1, 'a')).toEqual([]);
+    expect(pool.hello('b', 1)).toEqual([send(2, 'b')]);
+  });
+
+  test('that leaves does not keep prefetch from the others', () => {
+    const pool = new Bench();
+    pool.hello('a', 4);
+    for (const job of [1, 2, 3, 4]) pool.submit(job);
+    pool.hello('a', 0);
+    pool.hello('b', 4);
+    expect(pool.submit(5, 'prefetch')).toEqual([send(5, 'b')]);
+  });
+});
+
+describe('cancel', () => {
+  test('takes a job from the queue, or stops it and keeps its slot until the fetcher answers', () => {
+    const pool = new Bench();
+    pool.hello('w', 1);
+    pool.submit(1);
+    pool.submit(2);
+    pool.submit(3);
+    pool.send({ type: 'cancel', job: 2 });
+    expect(pool.send({ type: 'cancel', job: 1 })).toEqual([stop(1, 'w')]);
+    expect(pool.send({ type: 'cancel', job: 1 })).toEqual([]);
+    expect(pool.ended(1, 'w', false)).toEqual([send(3, 'w')]);
+  });
+
+  test('frees the slot after a while when the fetcher does not answer', () => {
+    const pool = new Bench({ jobSilenceMs: 100 });
+    pool.hello('w', 1);
+    pool.submit(1);
+    pool.wait(50);
+    pool.send({ type: 'cancel', job: 1 });
+    pool.submit(2);
+    expect(pool.wait(99)).toEqual([]);
+    expect(pool.wait(1)).toEqual([send(2, 'w')]);
+  });
+});
+
+test('the next tick is due when the first silence or wait ends', () => {
+  const pool = new Bench({ workerSilenceMs: 100, jobSilenceMs: 30, demandWaitMs: 70 });
+  expect(pool.dispatcher.nextWake).toBe(Number.POSITIVE_INFINITY);
+  pool.hello('w', 1);
+  expect(pool.dispatcher.nextWake).toBe(100);
+  pool.submit(1);
+  expect(pool.dispatcher.nextWake).toBe(30);
+  pool.now = 10;
+  pool.submit(2);
+  pool.ended(1, 'w');
+  expect(pool.dispatcher.nextWake).toBe(40);
+});
