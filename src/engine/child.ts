@@ -86,7 +86,8 @@ export class Child {
   #spawn(): void {
     const { command, args, env, log, descriptors = [], onExit, now, readyAtOnce } = this.#options;
     const output = openSync(log, 'a', 0o600);
-    const child = spawn(command, args, {
+    // The kernel ends it with the supervisor, however that ends: setpriv(1) of util-linux, prctl(2) PR_SET_PDEATHSIG.
+    const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', command, ...args], {
       stdio: ['ignore', output, output, ...descriptors],
       env: env ?? process.env,
     });

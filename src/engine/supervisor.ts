@@ -179,8 +179,6 @@ class Supervisor {
       this.#log,
     );
     const stop = async () => {
-      if (this.#stopping && this.#session === undefined) return;
-      this.#stopping = true;
       await rm(layout.endpoint(), { force: true });
       await events
         .append(names.event('engine', 'main'), { type: 'engine.stopped' })
@@ -191,6 +189,7 @@ class Supervisor {
       this.#ended.resolve();
     };
     const onSignal = () => {
+      // `down` is at work already.
       if (this.#stopping) return;
       this.#stopping = true;
       void mounts

@@ -96,7 +96,7 @@ describe('API over NATS', () => {
   test('progress goes to the token of the call, and a token that is no token gets none', async () => {
     const seen: unknown[] = [];
     bus.subscribe(names.progress('*'), {
-      callback: (_, message) => seen.push([message.subject, message.json()]),
+      callback: (_, message) => void seen.push([message.subject, message.json()]),
     });
     for (const token of ['abc', 'a.b', '>']) {
       const head = headers();
