@@ -3,26 +3,32 @@
  * end a look at what stayed. Leftovers are named, removed, and fail the run.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmdirSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   awaitLeftovers,
+  claim,
   describeLeftovers,
   isClean,
   type RunMarks,
+  release,
   removeLeftovers,
+  sweepDeadRuns,
   takeSnapshot,
 } from './leaks.ts';
 
-export default function setup(): () => Promise<void> {
+export default async function setup(): Promise<() => Promise<void>> {
   const outer = process.env.TMPDIR;
+  for (const directory of await sweepDeadRuns(tmpdir()))
+    console.log(`cleaned up after a killed run: ${directory}`);
   const marks: RunMarks = {
     id: randomBytes(8).toString('hex'),
     // Short, because the paths of unix sockets below it must fit in 107 bytes.
     directory: mkdtempSync(join(tmpdir(), 'cofa-t-')),
     alone: (process.env.CI ?? '') !== '',
   };
+  claim(marks);
   process.env.COFA_TEST_RUN = marks.id;
   process.env.TMPDIR = marks.directory;
   const before = takeSnapshot(marks);
@@ -31,10 +37,11 @@ export default function setup(): () => Promise<void> {
     else process.env.TMPDIR = outer;
     const left = await awaitLeftovers(marks, before);
     if (isClean(left)) {
-      rmdirSync(marks.directory);
+      release(marks);
       return;
     }
     await removeLeftovers(marks, left);
+    if (isClean(await awaitLeftovers(marks, before))) release(marks);
     process.exitCode = 1;
     throw new Error(`the tests left something behind:\n${describeLeftovers(left)}`);
   };

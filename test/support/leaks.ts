@@ -8,7 +8,15 @@
  * from there. Where the machine is ours alone (CI is set), any new mount or loop device counts.
  */
 import { execFile } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -48,14 +56,20 @@ export function takeSnapshot(marks: RunMarks): Snapshot {
     mounts: new Map(listMounts().map((mount) => [mount.id, mount])),
     loops: listLoops(),
     processes: markedProcesses(marks),
-    entries: new Set(existsSync(marks.directory) ? readdirSync(marks.directory) : []),
+    entries: new Set(
+      existsSync(marks.directory) ? readdirSync(marks.directory).filter((name) => name !== OWNER_FILE) : [],
+    ),
   };
 }
 
 /** What is there now, was not there in `before`, and is the run's own. */
 export function findLeftovers(marks: RunMarks, before: Snapshot): Leftovers {
-  const now = takeSnapshot(marks);
   const ours = (path: string) => marks.alone || isBelow(marks.directory, path);
+  // A reader that waits for a FUSE server which is gone can hold locks that make /proc hang for everybody who
+  // looks at it; so such connections are cut before processes are listed.
+  for (const mount of listMounts())
+    if (!before.mounts.has(mount.id) && ours(mount.point)) abortFuse(mount, 'waiting');
+  const now = takeSnapshot(marks);
   return {
     mounts: [...now.mounts.values()].filter((mount) => !before.mounts.has(mount.id) && ours(mount.point)),
     loops: [...now.loops]
@@ -75,6 +89,51 @@ export async function awaitLeftovers(marks: RunMarks, before: Snapshot, graceMs 
   }
 }
 
+/** In the run's folder: which process made it, so that the next run knows a folder that nobody will clean. */
+const OWNER_FILE = '.owner';
+
+/** Notes this process as the owner of the run's folder. */
+export function claim(marks: RunMarks): void {
+  const owner: Owner = { id: marks.id, pid: process.pid, start: startTime(process.pid) };
+  writeFileSync(join(marks.directory, OWNER_FILE), JSON.stringify(owner));
+}
+
+/** Removes the run's folder, which has to be empty up to the note of its owner. */
+export function release(marks: RunMarks): void {
+  rmSync(join(marks.directory, OWNER_FILE), { force: true });
+  rmdirSync(marks.directory);
+}
+
+/** Cleans up after runs that were killed: folders `cofa-t-…` in `tmp` whose owner is no more. */
+export async function sweepDeadRuns(tmp: string): Promise<string[]> {
+  const swept: string[] = [];
+  for (const name of readdirSync(tmp)) {
+    const directory = join(tmp, name);
+    const note = name.startsWith('cofa-t-') ? readOrEmpty(join(directory, OWNER_FILE)) : '';
+    if (note === '') continue;
+    const owner = JSON.parse(note) as Owner;
+    if (startTime(owner.pid) === owner.start) continue;
+    const marks: RunMarks = { id: owner.id, directory, alone: false };
+    const nothing: Snapshot = {
+      mounts: new Map(),
+      loops: new Map(),
+      processes: new Map(),
+      entries: new Set(),
+    };
+    await removeLeftovers(marks, findLeftovers(marks, nothing));
+    if (isClean(await awaitLeftovers(marks, nothing))) release(marks);
+    swept.push(directory);
+  }
+  return swept;
+}
+
+interface Owner {
+  id: string;
+  pid: number;
+  /** Start time of that process in clock ticks: ids are used again. */
+  start: string;
+}
+
 export function isClean(left: Leftovers): boolean {
   return left.mounts.length + left.loops.length + left.processes.length + left.entries.length === 0;
 }
@@ -92,16 +151,21 @@ export function describeLeftovers(left: Leftovers): string {
 export async function removeLeftovers(marks: RunMarks, left: Leftovers): Promise<void> {
   const pids = new Set(left.processes.map(({ pid }) => pid));
   // A FUSE mount whose server is gone or stuck answers nobody: its connection is cut before anything touches it.
-  for (const mount of left.mounts) {
-    const abort = `/sys/fs/fuse/connections/${mount.device.split(':')[1]}/abort`;
-    if (mount.type.startsWith('fuse') && existsSync(abort)) writeFileSync(abort, '1');
-  }
+  for (const mount of left.mounts) abortFuse(mount, 'always');
   await endProcesses((pid) => pids.has(pid));
   for (const mount of left.mounts.toReversed()) await quietly('umount', ['-l', '--', mount.point]);
   for (const { number } of left.loops) await quietly('losetup', ['-d', `/dev/loop${number}`]);
   if (listMounts().some(({ point }) => isBelow(marks.directory, point))) return;
   for (const name of left.entries)
     await quietly('rm', ['-rf', '--one-file-system', '--', join(marks.directory, name)]);
+}
+
+function abortFuse(mount: MountPoint, when: 'always' | 'waiting'): void {
+  if (!mount.type.startsWith('fuse')) return;
+  const connection = `/sys/fs/fuse/connections/${mount.device.split(':')[1]}`;
+  if (!existsSync(connection)) return;
+  if (when === 'always' || Number(readOrEmpty(`${connection}/waiting`)) > 0)
+    writeFileSync(`${connection}/abort`, '1');
 }
 
 function isBelow(directory: string, path: string): boolean {
@@ -131,10 +195,14 @@ function markedProcesses(marks: RunMarks): Snapshot['processes'] {
     if (commandLine === '' || /^(node \()?vitest|\/vitest\//.test(commandLine)) continue;
     const marked = readOrEmpty(`/proc/${name}/environ`).split('\0').includes(mark);
     if (!marked && !rootedIn(marks.directory, name, ownNamespace)) continue;
-    const start = readOrEmpty(`/proc/${name}/stat`).split(') ')[1]?.split(' ')[19] ?? '';
-    found.set(`${name}:${start}`, { pid: Number(name), commandLine });
+    found.set(`${name}:${startTime(Number(name))}`, { pid: Number(name), commandLine });
   }
   return found;
+}
+
+/** Field 22 of proc(5)'s stat; empty when there is no such process. */
+function startTime(pid: number): string {
+  return readOrEmpty(`/proc/${pid}/stat`).split(') ')[1]?.split(' ')[19] ?? '';
 }
 
 /** Whether a process lives in a mount namespace whose root is made of folders below `directory`: a container of ours. */
