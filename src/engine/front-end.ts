@@ -44,6 +44,8 @@ const now = () => Date.now();
 const layers = new Map<string, Promise<LayerHost>>();
 const byInode = new Map<number, LayerHost>();
 const facts = new Map<string, LayerFacts>();
+/** Compressed bytes that each layer has cost since this process began; kept while the layer is closed. */
+const fetched = new Map<string, number>();
 
 const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
   const layer = byInode.get(file.inode);
@@ -146,6 +148,7 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
       log,
       now,
       readDeadlineMs,
+      fetched,
       notify,
     };
     const layer = new LayerHost(options);
@@ -181,7 +184,7 @@ async function status(): Promise<FrontStatus> {
       diffId,
       state: known.complete ? 'complete' : 'lazy',
       blocks: { absent: blockCount - present, fetching: 0, present },
-      bytes: { total: size, present: Math.min(present * blockSize, size), fetched: 0 },
+      bytes: { total: size, present: Math.min(present * blockSize, size), fetched: fetched.get(diffId) ?? 0 },
       hits: 0,
       misses: 0,
       errors: 0,

@@ -25,6 +25,8 @@ export interface LayerHostOptions {
   file: FileHandle;
   /** The fold of the layer's events; kept up to date here. */
   facts: Map<string, LayerFacts>;
+  /** Compressed bytes by layer; counted here. */
+  fetched: Map<string, number>;
   subject: string;
   events: EventLog;
   pool: FetchPool;
@@ -51,7 +53,6 @@ export class LayerHost {
   #timerAt = Number.POSITIVE_INFINITY;
   #flushTimer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> = Promise.resolve();
-  #fetchedBytes = 0;
   #closed = false;
 
   constructor(options: LayerHostOptions) {
@@ -109,7 +110,7 @@ export class LayerHost {
       bytes: {
         total: table.rawSize,
         present: Math.min(present * table.blockSize, table.rawSize),
-        fetched: this.#fetchedBytes,
+        fetched: this.#options.fetched.get(diffId) ?? 0,
       },
     };
   }
@@ -179,15 +180,20 @@ export class LayerHost {
     }
   }
 
+  #count(bytes: number): void {
+    const { fetched, diffId } = this.#options;
+    fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
+  }
+
   #submit(job: number, order: Parameters<FetchPool['submit']>[0]): void {
     const number = this.#options.pool.submit(order, {
       blocks: (firstBlock, count, bytes) => {
-        this.#fetchedBytes += bytes;
+        this.#count(bytes);
         this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
         this.#scheduleFlush(FLUSH_MS);
       },
       end: (bytes, failure) => {
-        this.#fetchedBytes += bytes;
+        this.#count(bytes);
         this.#jobs.delete(job);
         const now = this.#options.now();
         if (failure === undefined) this.#send({ type: 'job.done', job, now });
