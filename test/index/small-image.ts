@@ -24,6 +24,8 @@ export interface SmallLayer {
   compression: LayerFile['compression'];
   /** Path → content; a program where the path starts with `bin/`. */
   files: Record<string, Buffer | string>;
+  /** A folder to take, with `files` added to it. */
+  tree?: string;
 }
 
 /** Builds the image in `directory` and pushes it. */
@@ -37,7 +39,7 @@ export async function pushSmallImage(
   const files: LayerFile[] = [];
   const tars: Buffer[] = [];
   for (const [index, layer] of layers.entries()) {
-    const tree = join(directory, `tree-${index}`);
+    const tree = layer.tree ?? join(directory, `tree-${index}`);
     for (const [path, content] of Object.entries(layer.files)) {
       const file = join(tree, path);
       await mkdir(join(file, '..'), { recursive: true });
