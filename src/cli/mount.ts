@@ -45,8 +45,10 @@ export function define(command: Command, context: Context): void {
       } catch (error) {
         view.stop();
         // The engine works on after a Ctrl-C here; what it mounts nobody wants any more.
-        if (signal.aborted)
-          await client.call('unmount', { dir: target }, { timeoutMs: 60_000 }).catch(() => {});
+        if (signal.aborted) {
+          const { takeBack } = await import('../container/take-back.ts');
+          await takeBack(client, target).catch(() => {});
+        }
         throw error;
       } finally {
         await client.close();

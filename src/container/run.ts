@@ -7,6 +7,7 @@
  * A step that cannot be undone does not stop the later ones; it is reported, and `cofa ps` shows what is left.
  */
 import type { ChildProcess } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { chmod, chown, copyFile, readFile, stat, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
@@ -22,6 +23,7 @@ import { Runc, startFailure } from './runc.ts';
 import { Interrupted, relaySignals, type SignalRelay, stopSignalOf } from './signals.ts';
 import { buildSpec, type HostFacts, type Spec } from './spec.ts';
 import { hasTerminal } from './terminal.ts';
+import { takeBack } from './take-back.ts';
 import { lookupUser } from './users.ts';
 
 export interface RunRequest {
@@ -89,6 +91,7 @@ class Container {
   readonly #folder: ContainerFolder;
   readonly #record: ContainerRecord;
   #mountAsked = false;
+  #mounted = false;
   #runcStarted = false;
 
   constructor(
@@ -130,6 +133,7 @@ class Container {
       prepareEtc(folder, options),
       import('./overlay.ts'),
     ]);
+    this.#mounted = true;
     this.#deps.onMounted?.();
     throwIfStopped(signals);
     await adoptRoot(folder);
@@ -192,7 +196,8 @@ class Container {
   }
 
   async #unmountImage(dir: string): Promise<void> {
-    await this.#deps.engine.call('unmount', { dir }, { timeoutMs: 60_000 });
+    if (this.#mounted) await this.#deps.engine.call('unmount', { dir }, { timeoutMs: 60_000 });
+    else await takeBack(this.#deps.engine, dir);
   }
 
   async #configure(
@@ -214,12 +219,17 @@ class Container {
       options,
       user: lookupUser(wanted, passwd, group),
       host,
-      cgroupsPath: `/cofa/${folder.id}`,
+      cgroupsPath: cgroupOf(this.#request.root, folder.id),
       files,
     });
     await checkCommand(folder.rootfs, spec);
     return { spec, stopSignal: stopSignalOf(config.stopSignal, constants.signals) };
   }
+}
+
+/** Two roots may each have a container of the same name, so the root is part of it. */
+export function cgroupOf(root: string, id: string): string {
+  return `/cofa/${createHash('sha256').update(root).digest('hex').slice(0, 8)}.${id}`;
 }
 
 /** Bytes of /etc/passwd and /etc/group that are looked at. */

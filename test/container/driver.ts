@@ -16,11 +16,14 @@ export interface DriverInput {
   keep?: boolean;
   /** The mount takes so long, in ms. */
   slowMount?: number;
+  /** The engine answers so many unmounts with `busy` first. */
+  busyUnmounts?: number;
   options: RunOptions;
 }
 
 const input = JSON.parse(process.argv[2] ?? '{}') as DriverInput;
 const engine = await fakeEngine(input.directory, input.rootfs, input.config);
+engine.busyUnmounts = input.busyUnmounts ?? 0;
 if (input.slowMount !== undefined) {
   const delay = input.slowMount;
   engine.onMount = async (signal) => {

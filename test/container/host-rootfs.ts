@@ -56,6 +56,8 @@ export interface FakeConfig {
 export interface FakeEngine extends Pick<EngineClient, 'call'> {
   /** Operations so far, such as `mount` and `unmount`. */
   calls: string[];
+  /** So many unmounts are refused first. */
+  busyUnmounts: number;
   /** What the next mounts do instead of mounting. */
   onMount: ((signal: AbortSignal | undefined) => Promise<void>) | undefined;
 }
@@ -67,6 +69,7 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
   const mounted = new Set<string>();
   const engine: FakeEngine = {
     calls: [],
+    busyUnmounts: 0,
     onMount: undefined,
     call: (async (
       operation: string,
@@ -92,6 +95,7 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
         return reply;
       }
       if (operation === 'unmount') {
+        if (engine.busyUnmounts-- > 0) throw new CofaError('busy', 'it is mounting');
         if (!mounted.delete(request.dir))
           throw new CofaError('not-found', `nothing is mounted at ${request.dir}`);
         await unmount(request.dir);

@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { exec } from '../../src/container/exec.ts';
 import type { RunOptions } from '../../src/container/options.ts';
 import { listContainers, reapContainers } from '../../src/container/reap.ts';
+import { cgroupOf } from '../../src/container/run.ts';
 import { Cleanup, listMounts, mountsBelow } from '../support/temp.ts';
 import type { DriverInput } from './driver.ts';
 import { type FakeConfig, makeRootfs } from './host-rootfs.ts';
@@ -321,6 +322,16 @@ describe('signals', () => {
     expect(leftovers()).toEqual([]);
   });
 
+  it('a mount that is broken off is taken back also from an engine that goes on with it for a while', async () => {
+    const { child, result, said } = begin({ args: ['sh'] }, {}, { slowMount: 60_000, busyUnmounts: 3 });
+    await said('mounting');
+    child.kill('SIGTERM');
+    const end = await result;
+    expect(end.code).toBe(143);
+    expect(end.stderr).toMatch(/calls: mount unmount unmount unmount unmount/);
+    expect(leftovers()).toEqual([]);
+  });
+
   it('a signal while the image is being mounted ends it, and the mount is taken back', async () => {
     const { child, result, said } = begin({ args: ['sh'] }, {}, { slowMount: 60_000 });
     await said('mounting');
@@ -342,6 +353,7 @@ describe('what a killed cofa run leaves', () => {
       reapContainers({ root, now: new Date(), unmountImage: (dir) => unmount(dir), ...more });
     const [info] = await listContainers(root, new Date());
     expect(info).toMatchObject({ id: 'orphan', state: 'orphaned' });
+    expect(readFileSync(`/proc/${info?.pid}/cgroup`, 'utf8')).toContain(`:${cgroupOf(root, 'orphan')}\n`);
     expect(readFileSync(`/proc/${info?.pid}/cmdline`, 'latin1')).toMatch(/^sh\0/);
     expect(await reap({})).toEqual([]);
     await expect(reap({ only: 'orphan' })).rejects.toMatchObject({ code: 'busy' });
@@ -412,15 +424,8 @@ describe('what a killed cofa run leaves', () => {
 describe('after all tests', () => {
   it('no cgroup and no mount of theirs is left', async () => {
     expect(listMounts().filter((entry) => entry.point.startsWith(directory))).toEqual([]);
-    const { stdout } = await exec('find', [
-      '/sys/fs/cgroup',
-      '-mindepth',
-      '2',
-      '-path',
-      '*/cofa/*',
-      '-type',
-      'd',
-    ]);
+    const mine = cgroupOf(root, '*').slice(1);
+    const { stdout } = await exec('find', ['/sys/fs/cgroup', '-path', `*/${mine}`, '-type', 'd']);
     expect(stdout).toBe('');
   });
 });
