@@ -39,6 +39,11 @@ export interface VerifyJob extends JobBase {
   size: number;
 }
 
+/** The job of this number is over or with another fetcher: go on no longer. Nothing is answered. */
+export interface StopJob extends JobBase {
+  kind: 'stop';
+}
+
 export type Job = FetchJob | VerifyJob;
 
 /** Blocks that are verified and written (not yet synced). `bytes`: compressed bytes received since the last message. */

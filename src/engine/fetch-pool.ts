@@ -6,7 +6,7 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
-import type { Completion, Job, WorkerHello } from '../../schemas/fetch.ts';
+import type { Completion, Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
 
@@ -151,16 +151,26 @@ export class FetchPool {
 
   #run(effect: DispatcherEffect): void {
     const known = this.#jobs.get(effect.job);
+    if (effect.type === 'stop') {
+      const { job, worker } = effect;
+      const stop: StopJob = { v: 1, kind: 'stop', job, front: this.#front, layer: known?.job.layer ?? '' };
+      this.#bus.publish(this.#names.job(worker), pack(stop));
+      return;
+    }
     if (known === undefined) return;
     if (effect.type === 'send') {
       this.#bus.publish(this.#names.job(effect.worker), pack(known.job));
       return;
     }
     this.#jobs.delete(effect.job);
-    this.#log.warn({ job: effect.job, reason: effect }, 'job not done');
-    known.listener.end(0, {
-      error: { code: 'unavailable', message: `no fetcher did the job: ${effect.type}` },
-      retryable: true,
-    });
+    this.#log.warn({ job: effect.job, reason: effect.reason }, 'job not done');
+    const message = REASONS[effect.reason];
+    known.listener.end(0, { error: { code: 'unavailable', message }, retryable: true });
   }
 }
+
+const REASONS = {
+  full: 'too many fetches are waiting',
+  lost: 'the fetchers that had the job died or fell silent',
+  waited: 'no fetcher was free in time',
+} as const;

@@ -47,7 +47,26 @@ const facts = new Map<string, LayerFacts>();
 /** Compressed bytes that each layer has cost since this process began; kept while the layer is closed. */
 const fetched = new Map<string, number>();
 
+/**
+ * The rest of an image is fetched when its start is over: the first pause without a cold read, at the latest after a
+ * while. Before that every byte of it would delay one that somebody waits for.
+ */
+const START_QUIET_MS = 500;
+const START_LIMIT_MS = 5_000;
+let lastCold = 0;
+/** Layers whose rest is wanted; those in `starting` wait for it. */
+const wanted = new WeakSet<LayerHost>();
+const starting = new Map<LayerHost, number>();
+const startTimer = setInterval(() => {
+  for (const [layer, openedAt] of starting) {
+    if (now() - Math.max(lastCold, openedAt) < START_QUIET_MS && now() - openedAt < START_LIMIT_MS) continue;
+    starting.delete(layer);
+    layer.prefetch(true);
+  }
+}, 100);
+
 const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
+  lastCold = now();
   const layer = byInode.get(file.inode);
   if (layer === undefined) answer(EIO);
   else layer.cold(offset, length, answer);
@@ -103,7 +122,10 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
     opening.catch(() => layers.delete(request.diffId));
   }
   const layer = await opening;
-  if (request.prefetch) layer.prefetch(true);
+  if (request.prefetch && !wanted.has(layer)) {
+    wanted.add(layer);
+    starting.set(layer, now());
+  }
   return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };
 }
 
@@ -165,6 +187,7 @@ async function close({ diffId }: CloseLayer): Promise<void> {
   const layer = await layers.get(diffId);
   if (layer === undefined) return;
   layers.delete(diffId);
+  starting.delete(layer);
   transport.remove(layer.device.inode);
   byInode.delete(layer.device.inode);
   await layer.close();
@@ -207,6 +230,7 @@ function die(): void {
 }
 
 async function closeAll(): Promise<void> {
+  clearInterval(startTimer);
   pool.close();
   const open = await Promise.allSettled(layers.values());
   await Promise.allSettled(

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
-import type { Completion, FetchJob, Job, VerifyJob, WorkerHello } from '../../schemas/fetch.ts';
+import type { Completion, FetchJob, Job, StopJob, VerifyJob, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, unpack } from '../bus/connection.ts';
 import { readSettings } from '../engine/process-settings.ts';
@@ -30,25 +30,28 @@ const tables = new SpanTables(layout);
 const stopping = new AbortController();
 const bus = await connectBus(settings.nats, { name: worker });
 
-const running = new Map<string, Promise<void>>();
+const running = new Map<string, { done: Promise<void>; stop: AbortController }>();
 bus.subscribe(names.job(worker), {
   callback: (error, message) => {
     if (error !== null) return;
-    const job = unpack<Job>(message.data);
+    const job = unpack<Job | StopJob>(message.data);
     const key = `${job.front}/${job.job}`;
+    if (job.kind === 'stop') {
+      running.get(key)?.stop.abort(new CofaError('unavailable', 'the job was stopped'));
+      return;
+    }
     // The front end asks again when it hears nothing; what runs already will answer.
     if (running.has(key) || stopping.signal.aborted) return;
-    running.set(
-      key,
-      run(job).finally(() => running.delete(key)),
-    );
+    const stop = new AbortController();
+    const done = run(job, AbortSignal.any([stopping.signal, stop.signal])).finally(() => running.delete(key));
+    running.set(key, { done, stop });
   },
 });
 
-async function run(job: Job): Promise<void> {
+async function run(job: Job, signal: AbortSignal): Promise<void> {
   const base = { v: 1 as const, front: job.front, worker: worker as string, job: job.job, layer: job.layer };
   try {
-    const bytes = job.kind === 'fetch' ? await fetchTwice(job, base) : await verify(job);
+    const bytes = job.kind === 'fetch' ? await fetchTwice(job, base, signal) : await verify(job, signal);
     complete({ ...base, kind: 'done', bytes });
   } catch (error) {
     const record = toErrorRecord(error);
@@ -58,13 +61,17 @@ async function run(job: Job): Promise<void> {
 }
 
 /** Wrong bytes may have been spoilt on their way: they get one more try before the reader hears of them. */
-async function fetchTwice(job: FetchJob, base: Omit<Completion, 'kind' | 'bytes'>): Promise<number> {
+async function fetchTwice(
+  job: FetchJob,
+  base: Omit<Completion, 'kind' | 'bytes'>,
+  signal: AbortSignal,
+): Promise<number> {
   const once = () =>
     runFetch(job, {
       layout,
       registry,
       tables,
-      signal: stopping.signal,
+      signal,
       onBlocks: (firstBlock, count, bytes) =>
         complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
     });
@@ -76,8 +83,8 @@ async function fetchTwice(job: FetchJob, base: Omit<Completion, 'kind' | 'bytes'
   }
 }
 
-async function verify(job: VerifyJob): Promise<number> {
-  const found = await hashDevice(layout.device(job.layer), job.size, stopping.signal);
+async function verify(job: VerifyJob, signal: AbortSignal): Promise<number> {
+  const found = await hashDevice(layout.device(job.layer), job.size, signal);
   if (found !== job.layer) {
     throw new CofaError('integrity', `layer ${job.layer} hashes to ${found}`);
   }
@@ -102,7 +109,7 @@ async function stop(): Promise<void> {
   clearInterval(beat);
   hello(true);
   stopping.abort(new Error('the fetcher stops'));
-  await Promise.race([Promise.allSettled(running.values()), sleep(1_000)]);
+  await Promise.race([Promise.allSettled([...running.values()].map(({ done }) => done)), sleep(1_000)]);
   await bus.drain();
   process.exit(0);
 }
