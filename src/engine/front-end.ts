@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { pino } from 'pino';
+import { createLog } from './log.ts';
 import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
@@ -35,7 +35,7 @@ const EIO = 5;
 const root = process.argv[2];
 if (root === undefined) throw new Error('usage: front-end.ts ROOT');
 const settings = await readSettings(root);
-const log = pino({ name: 'front-end', level: settings.logLevel });
+const log = createLog('front-end', settings.logLevel);
 const layout = new Layout(root);
 const names = subjects(settings.node);
 const now = () => Date.now();

@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { pino } from 'pino';
+import { createLog } from './log.ts';
 import { emptyNode, foldEvent } from '../../actors/node-state.ts';
 import type { ImageStatus, Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -74,7 +74,7 @@ class Supervisor {
   constructor(options: SupervisorOptions) {
     this.#options = options;
     this.#layout = new Layout(options.root);
-    this.#log = pino({ name: 'supervisor', level: options.logLevel });
+    this.#log = createLog('supervisor', options.logLevel);
     this.#names = subjects(options.node);
   }
 

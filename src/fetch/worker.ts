@@ -3,7 +3,7 @@
  * killed at any moment, its jobs are given to another.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pino } from 'pino';
+import { createLog } from '../engine/log.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Completion, FetchJob, Job, StopJob, VerifyJob, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -22,7 +22,7 @@ const RETRYABLE = new Set(['unavailable', 'timeout', 'no-space', 'unauthorized',
 const [root, worker] = process.argv.slice(2);
 if (root === undefined || worker === undefined) throw new Error('usage: worker.ts ROOT NAME');
 const settings = await readSettings(root);
-const log = pino({ name: worker, level: settings.logLevel });
+const log = createLog(worker, settings.logLevel);
 const layout = new Layout(root);
 const names = subjects(settings.node);
 const registry = new RegistryClient({});
