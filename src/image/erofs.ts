@@ -1,390 +1,359 @@
 /**
- * Writes the metadata of a flat image: one EROFS file system for a chain of layers, whose file data are extents inside
- * the layer devices. The same tables of contents give the same bytes, always: order, padding and times come from the
- * input alone.
+ * Writes flat images: the metadata of one EROFS file system for a whole chain of layers, whose file data are extents in
+ * the layers' own devices. What stands where: erofs-format.ts; which files there are: tree.ts.
  *
- * Two passes over the tree: the first gives each inode its place, the second writes. Directories and symlinks keep what
- * fits behind the inode in the same block (EROFS allows no inline data across a block's border); the rest goes into
- * blocks after the inodes. A file is chunk-based with device ids; a file in one piece has one chunk, whatever its size.
+ * - 512-byte blocks, because that is how tar aligns data. A file's last block may show what the tar has behind its end
+ *   (zeros, by any tar known) to a process that maps it to memory and looks beyond the end.
+ * - The order of inodes is by directory: those of one directory together, then those of its first subdirectory, and so
+ *   on. So `find` and `ls -l` read the metadata nearly from front to back.
+ * - Inode numbers are places (byte / 32): they are stable for one image, and small.
+ * - Everything depends on the input alone, times and UUID too: the same tables give the same bytes.
  */
-import { createHash } from 'node:crypto';
 import { CofaError } from '../../schemas/errors.ts';
+import { type ChunkPlan, placePatches, planChunks, writeChunks } from './erofs-chunks.ts';
+import { type DirectoryPlan, planDirectory, writeDirectory } from './erofs-directory.ts';
 import {
-  align,
   BLOCK,
   BLOCK_BITS,
   CHUNK_INDEX,
   CHUNK_INDEXES,
+  COMPAT,
   DEVICE_SLOT,
-  DEVICES_OFFSET,
-  DIRENT,
-  DIRENT_TYPE,
-  EXTENDED,
-  encodeDevice,
-  HOLE,
+  DEVICE_TABLE_SLOT,
+  IMAGE_ALIGN,
+  imageUuid,
   INCOMPAT,
   INODE,
+  INODE_SIZE,
+  inlineEnd,
+  inodeFormat,
+  KINDS,
   LAYOUT,
-  MAX_CHUNK_BITS,
-  MAX_CHUNKS,
-  MAX_METADATA,
-  MODE_TYPE,
+  MAGIC,
+  MAX_DEVICES,
+  MAX_IMAGE,
   NID_UNIT,
-  SUPER_MAGIC,
-  SUPER_OFFSET,
+  NULL_BLOCK,
+  roundUp,
+  SB,
+  SLOT,
+  SUPERBLOCK,
+  VOLUME_NAME,
   XATTR_HEADER,
-  XATTR_PREFIXES,
 } from './erofs-format.ts';
-import type { Toc, Xattr } from './toc.ts';
-import { type FlatInode, mergeLayers } from './tree.ts';
+import { writeXattrs, type XattrSet, XattrTable } from './erofs-xattrs.ts';
+import { type Directory, type Inode, isDirectory } from './inode.ts';
+import type { Toc } from './toc.ts';
+import { mergeLayers } from './tree.ts';
 
 export interface LayerDevice {
+  /** `sha256:` and 64 hex digits: the digest of the raw tar. */
   diffId: string;
-  /** Bytes of the raw tar. */
+  /** Bytes of the raw tar; its device ends at the next multiple of 512. */
   size: number;
 }
 
 export interface FlatImage {
-  /** A whole number of 512-byte blocks. */
+  /** A multiple of 4096 bytes. */
   metadata: Buffer;
-  /** Indexes into the layers, in the order of the image's device slots; only layers that own file data. */
+  /** Which layers the image needs as devices: indexes into `layers`, in the order of the image's device slots. */
   devices: number[];
 }
 
 /**
- * Builds the flat image of a chain of layers, the lowest first; `layers` describes the devices of the same layers.
- * Errors: `integrity` (see tree.ts; extents beyond a layer), `unsupported` (more than EROFS can hold).
+ * Builds the flat image of a chain of layers, the lowest first; `layers` belong to `tocs` by index. A layer that stands
+ * twice in the chain is one device. Errors: `integrity` where the layers cannot be unpacked (see tree.ts) or data lie
+ * outside of their layer, `unsupported` beyond the limits of erofs-format.ts or of the format.
  */
 export function buildFlat(tocs: readonly Toc[], layers: readonly LayerDevice[]): FlatImage {
-  return writeFlat(mergeLayers(tocs), layers);
+  if (tocs.length !== layers.length) {
+    throw new CofaError('invalid-argument', `${tocs.length} tables of contents for ${layers.length} layers`);
+  }
+  const blocks = layers.map(deviceBlocks);
+  const places = collect(mergeLayers(tocs).root, blocks);
+  const slots = assignSlots(places, layers);
+  const layout = arrange(places, slots.devices.length);
+  const image = Buffer.alloc(layout.size);
+  writeSuperblock(image, places, layout, slots.devices.length);
+  for (const [index, layer] of slots.devices.entries()) {
+    const at = (DEVICE_TABLE_SLOT + index) * DEVICE_SLOT;
+    image.write((layers[layer] as LayerDevice).diffId.slice('sha256:'.length), at + SLOT.tag, 'latin1');
+    image.writeUInt32LE(blocks[layer] as number, at + SLOT.blocks);
+  }
+  for (const [index, place] of places.list.entries())
+    writeInode(image, place, index + 1, slots.ofLayer, places.of);
+  places.xattrs.writeShared(image, layout.sharedAt);
+  imageUuid(image).copy(image, SUPERBLOCK + SB.uuid);
+  return { metadata: image, devices: slots.devices };
 }
 
-/** A node's place in the image. */
-interface Placed {
-  inode: FlatInode;
-  nid: number;
-  /** Names that lead to it; for a directory 2 + its subdirectories. */
-  links: number;
-  parent: Placed | undefined;
-  xattrs: Buffer;
-  layout: number;
-  /** Bytes of the inode, its xattrs and what follows them. */
+/** An inode and where its parts lie. */
+interface Place {
+  inode: Inode;
+  /** The directory above a directory; the root is above itself. */
+  parent: Directory | undefined;
+  xattrs: XattrSet | undefined;
+  chunks: ChunkPlan | undefined;
+  directory: DirectoryPlan | undefined;
+  /** Bytes of a file, directory or symlink, as stat shows them. */
   size: number;
-  /** First data block, counted from the first of all; -1: none. */
-  dataBlock: number;
-  children: Array<readonly [name: string, child: Placed]>;
-  /** Of a directory: how many of its entries lie in each of its blocks. */
-  blockEntries: number[];
-  /** Bytes of a directory's contents. */
-  length: number;
-  chunkBits: number;
+  /** Byte of the inode. */
+  at: number;
+  /** Whether the last block's data lie behind the inode. */
+  inline: boolean;
+  /** First of the blocks that hold the rest of a directory or symlink; 0: none. */
+  block: number;
+  /** First block of each of a file's patches. */
+  patches: readonly number[];
 }
 
-/** The file system of a tree; `layers` as the inodes number them. */
-export function writeFlat(root: FlatInode, layers: readonly LayerDevice[]): FlatImage {
-  const { all, dataBlocks, devices } = place(root, layers);
-  const used = [...devices].sort((a, b) => a - b);
-  const slots = new Map(used.map((layer, slot) => [layer, slot + 1]));
-  const start = DEVICES_OFFSET + used.length * DEVICE_SLOT;
-  const end = assignNumbers(all, start);
-  const rootNid = all[0]?.nid ?? 0;
-  if (rootNid > 0xffff)
-    throw new CofaError('unsupported', `${used.length} layers with files are more than EROFS can have`);
-  const firstData = align(end, BLOCK) / BLOCK;
-  const blocks = firstData + dataBlocks;
-  if (blocks * BLOCK > MAX_METADATA)
-    throw new CofaError('unsupported', `the flat image would take ${blocks * BLOCK} bytes`);
+interface Places {
+  /** In the order of the image, the root first. */
+  list: Place[];
+  of: (inode: Inode) => number;
+  xattrs: XattrTable;
+}
 
-  const out = Buffer.alloc(blocks * BLOCK);
-  for (const [slot, layer] of used.entries()) {
-    const device = layers[layer] as LayerDevice;
-    const at = DEVICES_OFFSET + slot * DEVICE_SLOT;
-    out.write(device.diffId.slice(7), at, 64, 'latin1');
-    out.writeUInt32LE(align(device.size, BLOCK) / BLOCK, at + 64);
+interface Layout {
+  /** Bytes. */
+  size: number;
+  /** Byte of the shared xattrs. */
+  sharedAt: number;
+}
+
+/** Blocks of a layer's device. A block address has 32 bits, and the last one means a hole. */
+function deviceBlocks({ diffId, size }: LayerDevice): number {
+  if (!/^sha256:[0-9a-f]{64}$/.test(diffId)) {
+    throw new CofaError('invalid-argument', `${JSON.stringify(diffId)} is not a sha256 diffID`);
   }
-  for (const [index, placed] of all.entries()) writeInode(out, placed, index + 1, firstData, slots);
-  writeSuperblock(out, { rootNid, inodes: all.length, blocks, devices: used.length });
-  return { metadata: out, devices: used };
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new CofaError('invalid-argument', `layer ${diffId} cannot have ${size} bytes`);
+  }
+  const blocks = Math.ceil(size / BLOCK);
+  if (blocks >= NULL_BLOCK) {
+    throw new CofaError('unsupported', `layer ${diffId} has ${size} bytes; EROFS addresses less than 2 TiB`);
+  }
+  return blocks;
 }
 
-function place(root: FlatInode, layers: readonly LayerDevice[]) {
-  const all: Placed[] = [];
-  const byInode = new Map<FlatInode, Placed>();
-  const devices = new Set<number>();
-  let dataBlocks = 0;
-  const take = (inode: FlatInode, parent: Placed | undefined): Placed => {
-    const placed: Placed = {
+/** Lists the inodes in the order of the image and plans their contents. */
+function collect(root: Directory, blocks: readonly number[]): Places {
+  const list: Place[] = [];
+  const places = new Map<Inode, Place>();
+  const xattrs = new XattrTable();
+  const add = (inode: Inode, parent: Directory | undefined) => {
+    const { entry } = inode;
+    const place: Place = {
       inode,
-      nid: 0,
-      links: 0,
       parent,
-      xattrs: encodeXattrs(inode.xattrs),
-      layout: LAYOUT.flatPlain,
+      xattrs: xattrs.add(inode),
+      chunks: undefined,
+      directory: undefined,
       size: 0,
-      dataBlock: -1,
-      children: [],
-      blockEntries: [],
-      length: 0,
-      chunkBits: 0,
+      at: 0,
+      inline: false,
+      block: 0,
+      patches: [],
     };
-    all.push(placed);
-    byInode.set(inode, placed);
-    return placed;
+    if (isDirectory(inode)) {
+      place.directory = planDirectory(inode);
+      place.size = place.directory.size;
+    } else if (inode.kind === 'symlink') {
+      place.size = entry?.link.length ?? 0;
+    } else if (inode.kind === 'file' && entry !== undefined) {
+      place.size = entry.size;
+      if (entry.size > 0) place.chunks = planChunks(entry, blocks[inode.layer] ?? 0);
+    }
+    list.push(place);
+    places.set(inode, place);
+    return place;
   };
+  const pending = [add(root, root)];
+  for (let at = pending.pop(); at !== undefined; at = pending.pop()) {
+    const directory = at.inode as Directory;
+    const below: Place[] = [];
+    for (const name of (at.directory as DirectoryPlan).names) {
+      const inode = directory.children.get(name);
+      if (inode === undefined || places.has(inode)) continue;
+      const place = add(inode, isDirectory(inode) ? directory : undefined);
+      if (place.directory !== undefined) below.push(place);
+    }
+    for (const place of below.toReversed()) pending.push(place);
+  }
+  return { list, xattrs, of: (inode) => (places.get(inode) as Place).at };
+}
 
-  // Depth first with the entries of one directory together: their inodes share blocks, as their readers do.
-  const first = take(root, undefined);
-  first.links = 2;
-  const pending = [first];
-  for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
-    const names = [...(directory.inode.children as Map<string, FlatInode>).entries()].sort(([a], [b]) =>
-      a < b ? -1 : a > b ? 1 : 0,
+/** One device slot for each layer with data in the image, in the order of the chain. */
+function assignSlots(places: Places, layers: readonly LayerDevice[]) {
+  const used = new Set<number>();
+  for (const { inode } of places.list) if ((inode.entry?.extents.length ?? 0) > 0) used.add(inode.layer);
+  const devices: number[] = [];
+  const byDiffId = new Map<string, number>();
+  const ofLayer: number[] = layers.map(() => 0);
+  for (const [layer, { diffId, size }] of layers.entries()) {
+    if (!used.has(layer)) continue;
+    let slot = byDiffId.get(diffId);
+    if (slot === undefined) {
+      devices.push(layer);
+      slot = devices.length;
+      byDiffId.set(diffId, slot);
+    } else if (layers[devices[slot - 1] as number]?.size !== size) {
+      throw new CofaError('invalid-argument', `layer ${diffId} stands in the chain with two sizes`);
+    }
+    ofLayer[layer] = slot;
+  }
+  if (devices.length > MAX_DEVICES) {
+    throw new CofaError(
+      'unsupported',
+      `${devices.length} layers with data; an image can have ${MAX_DEVICES}`,
     );
-    const below: Placed[] = [];
-    for (const [name, inode] of names) {
-      const placed = byInode.get(inode) ?? take(inode, directory);
-      if (inode.type === 'dir') {
-        placed.links = 2;
-        directory.links += 1;
-        below.push(placed);
-      } else {
-        placed.links += 1;
-      }
-      directory.children.push([name, placed]);
-    }
-    pending.push(...below.reverse());
   }
-
-  for (const placed of all) {
-    const { inode } = placed;
-    const head = INODE + placed.xattrs.length;
-    placed.size = head;
-    if (inode.type === 'file') {
-      if (inode.size === 0) continue;
-      placed.layout = LAYOUT.chunkBased;
-      placed.chunkBits = chunkBitsOf(inode, layers[inode.layer]);
-      const chunks = Math.ceil(inode.size / 2 ** placed.chunkBits);
-      if (chunks > MAX_CHUNKS)
-        throw new CofaError('unsupported', `a sparse file of ${inode.size} bytes has too many pieces`);
-      placed.size = align(head, CHUNK_INDEX) + chunks * CHUNK_INDEX;
-      if (inode.extents.length > 0) devices.add(inode.layer);
-      const patched = inode.patches.reduce((sum, { bytes }) => sum + align(bytes.length, BLOCK), 0) / BLOCK;
-      if (patched > 0) placed.dataBlock = dataBlocks;
-      dataBlocks += patched;
-      continue;
-    }
-    if (inode.type === 'symlink') placed.length = inode.link.length;
-    else if (inode.type === 'dir') measureDirectory(placed);
-    else continue;
-    const tail = placed.length % BLOCK;
-    const inline = tail > 0 && head + tail <= BLOCK;
-    placed.layout = inline ? LAYOUT.flatInline : LAYOUT.flatPlain;
-    if (inline) placed.size += tail;
-    const count = inline ? (placed.length - tail) / BLOCK : align(placed.length, BLOCK) / BLOCK;
-    if (count > 0) placed.dataBlock = dataBlocks;
-    dataBlocks += count;
-  }
-  return { all, dataBlocks, devices };
+  return { devices, ofLayer };
 }
 
-/** Gives inodes their places in order; one with inline data starts where the data does not cross a block's border. */
-function assignNumbers(all: readonly Placed[], start: number): number {
-  let at = align(start, NID_UNIT);
-  for (const placed of all) {
-    if (
-      placed.layout === LAYOUT.flatInline &&
-      Math.floor(at / BLOCK) !== Math.floor((at + placed.size - 1) / BLOCK)
-    ) {
-      at = align(at, BLOCK);
+/** Gives every inode and every block its place. */
+function arrange(places: Places, devices: number): Layout {
+  places.xattrs.settle();
+  let at = roundUp((DEVICE_TABLE_SLOT + devices) * DEVICE_SLOT, NID_UNIT);
+  for (const place of places.list) {
+    const head = place.xattrs?.size ?? 0;
+    const tail = tailOf(place);
+    if (tail > 0) {
+      const moved = inlinePlace(at, head, tail);
+      // A block of its own costs 512 bytes.
+      place.inline = moved !== undefined && moved - at + tail <= BLOCK;
+      if (place.inline) at = moved as number;
     }
-    placed.nid = at / NID_UNIT;
-    at = align(at + placed.size, NID_UNIT);
+    place.at = at;
+    at += INODE_SIZE + head;
+    if (place.inline) at += tail;
+    if (place.chunks !== undefined) at = roundUp(at, CHUNK_INDEX) + place.chunks.count * CHUNK_INDEX;
+    at = roundUp(at, NID_UNIT);
+    checkSize(at);
   }
-  return at;
+  const sharedAt = roundUp(at, BLOCK);
+  let block = roundUp(sharedAt + places.xattrs.sharedSize, BLOCK) / BLOCK;
+  for (const place of places.list) {
+    const count = blocksOf(place) - (place.inline ? 1 : 0);
+    if (count > 0) place.block = block;
+    block += count;
+    checkSize(block * BLOCK);
+  }
+  for (const place of places.list) {
+    if (place.inode.entry === undefined || place.chunks === undefined) continue;
+    const { blocks, end } = placePatches(place.inode.entry, block);
+    place.patches = blocks;
+    block = end;
+    checkSize(block * BLOCK);
+  }
+  return { size: roundUp(block * BLOCK, IMAGE_ALIGN), sharedAt };
 }
 
-/** Entries as they fill the blocks: `.` and `..` among the names, all sorted by bytes. */
-function directoryEntries(placed: Placed): Array<readonly [name: string, child: Placed]> {
-  const dots: Array<readonly [string, Placed]> = [
-    ['.', placed],
-    ['..', placed.parent ?? placed],
-  ];
-  const entries = [...placed.children];
-  for (const dot of dots) {
-    let at = 0;
-    while (at < entries.length && (entries[at] as readonly [string, Placed])[0] < dot[0]) at++;
-    entries.splice(at, 0, dot);
-  }
-  return entries;
+/** Blocks of a directory or symlink. */
+function blocksOf({ inode, size }: Place): number {
+  return inode.kind === 'dir' || inode.kind === 'symlink' ? Math.ceil(size / BLOCK) : 0;
 }
 
-function measureDirectory(placed: Placed): void {
-  let used = 0;
-  let count = 0;
-  for (const [name] of directoryEntries(placed)) {
-    const more = DIRENT + name.length;
-    if (used + more > BLOCK) {
-      placed.blockEntries.push(count);
-      placed.length += BLOCK;
-      used = 0;
-      count = 0;
-    }
-    used += more;
-    count += 1;
-  }
-  placed.blockEntries.push(count);
-  placed.length += used;
+/** Bytes of the last block if they may lie behind the inode, else 0: a symlink is read in one go. */
+function tailOf(place: Place): number {
+  const blocks = blocksOf(place);
+  if (blocks === 0 || (blocks > 1 && place.inode.kind === 'symlink')) return 0;
+  return place.size - (blocks - 1) * BLOCK;
 }
 
-/** log2 of the largest chunk that every border of an extent, a patch or a hole is a multiple of. */
-function chunkBitsOf(inode: FlatInode, device: LayerDevice | undefined): number {
-  let bits = BLOCK_BITS;
-  while (2 ** bits < inode.size) bits += 1;
-  bits = Math.min(bits, MAX_CHUNK_BITS);
-  const border = (at: number) => {
-    if (at < inode.size) while (at % 2 ** bits !== 0) bits -= 1;
-  };
-  for (const { fileOffset, deviceOffset, length } of inode.extents) {
-    if (device === undefined || deviceOffset + length > device.size) {
-      throw new CofaError('integrity', `file data at ${deviceOffset} lie beyond the end of their layer`);
-    }
-    border(fileOffset);
-    border(fileOffset + length);
+/** The first place from `at` on for an inode with inline data; undefined if there is none. */
+function inlinePlace(at: number, xattrBytes: number, tail: number): number | undefined {
+  if (inlineEnd(at, xattrBytes, tail) <= BLOCK) return at;
+  // An inode that ends as early in a block as one can: half of it lies in the block before.
+  const moved = roundUp(at + NID_UNIT, BLOCK) - NID_UNIT;
+  return inlineEnd(moved, xattrBytes, tail) <= BLOCK ? moved : undefined;
+}
+
+function checkSize(bytes: number): void {
+  if (bytes > MAX_IMAGE) {
+    throw new CofaError('unsupported', `the image's metadata would have more than ${MAX_IMAGE} bytes`);
   }
-  for (const { fileOffset, bytes } of inode.patches) {
-    border(fileOffset);
-    border(fileOffset + bytes.length);
-  }
-  if (bits < BLOCK_BITS)
-    throw new CofaError('integrity', 'an extent does not begin at a multiple of 512 bytes');
-  return bits;
+}
+
+function writeSuperblock(image: Buffer, places: Places, { size, sharedAt }: Layout, devices: number): void {
+  const at = SUPERBLOCK;
+  image.writeUInt32LE(MAGIC, at + SB.magic);
+  image.writeUInt32LE(COMPAT, at + SB.compat);
+  image[at + SB.blockBits] = BLOCK_BITS;
+  image.writeUInt16LE((places.list[0] as Place).at / NID_UNIT, at + SB.rootNid);
+  image.writeUInt32LE(places.list.length, at + SB.inodes);
+  image.writeUInt32LE(size / BLOCK, at + SB.blocks);
+  image.writeUInt32LE(sharedAt / BLOCK, at + SB.xattrBlock);
+  image.write(VOLUME_NAME, at + SB.volumeName, 'latin1');
+  image.writeUInt32LE(INCOMPAT, at + SB.incompat);
+  image.writeUInt16LE(devices, at + SB.devices);
+  image.writeUInt16LE(DEVICE_TABLE_SLOT, at + SB.deviceTable);
 }
 
 function writeInode(
-  out: Buffer,
-  placed: Placed,
-  number: number,
-  firstData: number,
-  slots: ReadonlyMap<number, number>,
+  image: Buffer,
+  place: Place,
+  ino: number,
+  slotOf: readonly number[],
+  placeOf: (inode: Inode) => number,
 ): void {
-  const { inode, xattrs, layout, dataBlock } = placed;
-  const at = placed.nid * NID_UNIT;
-  out.writeUInt16LE(EXTENDED | (layout << 1), at);
-  out.writeUInt16LE(xattrs.length === 0 ? 0 : (xattrs.length - XATTR_HEADER) / 4 + 1, at + 2);
-  out.writeUInt16LE(MODE_TYPE[inode.type] | inode.mode, at + 4);
-  out.writeBigUInt64LE(BigInt(inode.type === 'file' ? inode.size : placed.length), at + 8);
-  if (inode.type === 'char' || inode.type === 'block')
-    out.writeUInt32LE(encodeDevice(inode.major, inode.minor), at + 16);
-  else if (layout === LAYOUT.chunkBased)
-    out.writeUInt16LE(CHUNK_INDEXES | (placed.chunkBits - BLOCK_BITS), at + 16);
-  else if (dataBlock >= 0) out.writeUInt32LE(firstData + dataBlock, at + 16);
-  out.writeUInt32LE(number, at + 20);
-  out.writeUInt32LE(inode.uid, at + 24);
-  out.writeUInt32LE(inode.gid, at + 28);
-  out.writeBigInt64LE(BigInt(inode.mtime.sec), at + 32);
-  out.writeUInt32LE(inode.mtime.nsec, at + 40);
-  out.writeUInt32LE(placed.links, at + 44);
-  xattrs.copy(out, at + INODE);
-  const body = at + INODE + xattrs.length;
-  if (layout === LAYOUT.chunkBased) {
-    writeChunks(out, align(body, CHUNK_INDEX), placed, firstData, slots.get(inode.layer) ?? 0);
-  } else if (placed.length > 0) {
-    const contents = inode.type === 'dir' ? directoryBytes(placed) : inode.link;
-    const blocks =
-      layout === LAYOUT.flatInline ? contents.length - (contents.length % BLOCK) : contents.length;
-    if (blocks > 0) contents.copy(out, (firstData + dataBlock) * BLOCK, 0, blocks);
-    contents.copy(out, body, blocks);
+  const { inode, at, xattrs, chunks, directory } = place;
+  const { kind, entry, mtime } = inode;
+  const layout = chunks !== undefined ? LAYOUT.chunks : place.inline ? LAYOUT.inline : LAYOUT.plain;
+  image.writeUInt16LE(inodeFormat(layout), at + INODE.format);
+  // Linux shows every symlink with all permissions, whatever its entry says.
+  const mode = KINDS[kind].mode | (kind === 'symlink' ? 0o777 : inode.mode);
+  image.writeUInt16LE(mode, at + INODE.mode);
+  writeInt64(image, place.size, at + INODE.size);
+  image.writeUInt32LE(ino, at + INODE.ino);
+  image.writeUInt32LE(inode.uid, at + INODE.uid);
+  image.writeUInt32LE(inode.gid, at + INODE.gid);
+  writeInt64(image, mtime.sec, at + INODE.mtime);
+  image.writeUInt32LE(mtime.nsec, at + INODE.mtimeNsec);
+  image.writeUInt32LE(inode.nlink, at + INODE.nlink);
+  let end = at + INODE_SIZE;
+  if (xattrs !== undefined) {
+    // The header counts as one.
+    image.writeUInt16LE((xattrs.size - XATTR_HEADER) / 4 + 1, at + INODE.xattrCount);
+    writeXattrs(xattrs, image, end);
+    end += xattrs.size;
   }
-}
-
-function writeChunks(out: Buffer, at: number, placed: Placed, firstData: number, slot: number): void {
-  const { inode, chunkBits } = placed;
-  const chunk = 2 ** chunkBits;
-  const count = Math.ceil(inode.size / chunk);
-  for (let index = 0; index < count; index++) out.writeUInt32LE(HOLE, at + index * CHUNK_INDEX + 4);
-  const put = (fileOffset: number, length: number, device: number, block: number) => {
-    for (let offset = 0; offset < length; offset += chunk) {
-      const entry = at + ((fileOffset + offset) / chunk) * CHUNK_INDEX;
-      out.writeUInt16LE(device, entry + 2);
-      out.writeUInt32LE(block + offset / BLOCK, entry + 4);
+  if (chunks !== undefined && entry !== undefined) {
+    image.writeUInt16LE(CHUNK_INDEXES | chunks.bits, at + INODE.union);
+    const slot = slotOf[inode.layer] ?? 0;
+    writeChunks(image, roundUp(end, CHUNK_INDEX), entry, chunks, { slot, patches: place.patches });
+    for (const [index, { bytes }] of entry.patches.entries()) {
+      bytes.copy(image, (place.patches[index] as number) * BLOCK);
     }
-  };
-  for (const { fileOffset, deviceOffset, length } of inode.extents)
-    put(fileOffset, length, slot, deviceOffset / BLOCK);
-  let block = firstData + placed.dataBlock;
-  for (const { fileOffset, bytes } of inode.patches) {
-    put(fileOffset, bytes.length, 0, block);
-    bytes.copy(out, block * BLOCK);
-    block += align(bytes.length, BLOCK) / BLOCK;
+  } else if (directory !== undefined) {
+    image.writeUInt32LE(place.block, at + INODE.union);
+    const links = {
+      self: inode,
+      parent: place.parent ?? inode,
+      children: (inode as Directory).children,
+      placeOf,
+    };
+    const apart = directory.ends.length - (place.inline ? 1 : 0);
+    writeDirectory(image, place.block * BLOCK, directory, { from: 0, to: apart }, links);
+    writeDirectory(image, end, directory, { from: apart, to: directory.ends.length }, links);
+  } else if (kind === 'symlink') {
+    image.writeUInt32LE(place.block, at + INODE.union);
+    entry?.link.copy(image, place.inline ? end : place.block * BLOCK);
+  } else if (kind === 'char' || kind === 'block') {
+    image.writeUInt32LE(deviceNumber(entry?.major ?? 0, entry?.minor ?? 0), at + INODE.union);
   }
 }
 
-/** Blocks of sorted entries: the entries' heads, then their names; what is left of a block is zero. */
-function directoryBytes(placed: Placed): Buffer {
-  const out = Buffer.alloc(placed.length);
-  const entries = directoryEntries(placed);
-  let next = 0;
-  for (const [block, count] of placed.blockEntries.entries()) {
-    let head = block * BLOCK;
-    let nameAt = count * DIRENT;
-    for (const [name, child] of entries.slice(next, next + count)) {
-      out.writeBigUInt64LE(BigInt(child.nid), head);
-      out.writeUInt16LE(nameAt, head + 8);
-      out.writeUInt8(DIRENT_TYPE[child.inode.type], head + 10);
-      out.write(name, block * BLOCK + nameAt, name.length, 'latin1');
-      head += DIRENT;
-      nameAt += name.length;
-    }
-    next += count;
+/** 12 bits of major and 20 of minor: new_encode_dev in include/linux/kdev_t.h. */
+function deviceNumber(major: number, minor: number): number {
+  if (!(major >= 0 && major <= 0xfff && minor >= 0 && minor <= 0xfffff)) {
+    throw new CofaError('unsupported', `Linux has no device ${major}:${minor}`);
   }
-  return out;
+  return ((minor & 0xff) | (major << 8) | ((minor & 0xfff00) << 12)) >>> 0;
 }
 
-/** The xattrs behind an inode: empty, or header and entries, each padded to 4 bytes. */
-function encodeXattrs(xattrs: readonly Xattr[]): Buffer {
-  const parts: Buffer[] = [];
-  for (const [name, value] of xattrs) {
-    const text = name.toString('latin1');
-    const prefix = XATTR_PREFIXES.find(([prefix, index]) =>
-      index === 2 || index === 3 ? text === prefix : text.startsWith(prefix),
-    );
-    if (prefix === undefined) continue;
-    const rest = text.slice(prefix[0].length);
-    const entry = Buffer.alloc(align(4 + rest.length + value.length, 4));
-    entry.writeUInt8(rest.length, 0);
-    entry.writeUInt8(prefix[1], 1);
-    if (value.length > 0xffff)
-      throw new CofaError('unsupported', `the xattr ${text} has ${value.length} bytes; EROFS holds 65535`);
-    entry.writeUInt16LE(value.length, 2);
-    entry.write(rest, 4, 'latin1');
-    value.copy(entry, 4 + rest.length);
-    parts.push(entry);
-  }
-  if (parts.length === 0) return EMPTY;
-  const all = Buffer.concat([Buffer.alloc(XATTR_HEADER), ...parts]);
-  if ((all.length - XATTR_HEADER) / 4 + 1 > 0xffff)
-    throw new CofaError('unsupported', 'a file has more xattrs than EROFS holds');
-  return all;
-}
-
-const EMPTY = Buffer.alloc(0);
-
-function writeSuperblock(
-  out: Buffer,
-  { rootNid, inodes, blocks, devices }: { rootNid: number; inodes: number; blocks: number; devices: number },
-): void {
-  const at = SUPER_OFFSET;
-  out.writeUInt32LE(SUPER_MAGIC, at);
-  out.writeUInt8(BLOCK_BITS, at + 12);
-  out.writeUInt16LE(rootNid, at + 14);
-  out.writeBigUInt64LE(BigInt(inodes), at + 16);
-  out.writeUInt32LE(blocks, at + 36);
-  out.writeUInt32LE(INCOMPAT, at + 80);
-  out.writeUInt16LE(devices, at + 86);
-  out.writeUInt16LE(devices === 0 ? 0 : DEVICES_OFFSET / DEVICE_SLOT, at + 88);
-  // The volume's UUID names its contents; it is computed while it is still zero.
-  createHash('sha256')
-    .update(out)
-    .digest()
-    .copy(out, at + 48, 0, 16);
+/** A safe integer, negative ones in two's complement. */
+function writeInt64(image: Buffer, value: number, at: number): void {
+  image.writeUInt32LE(value >>> 0, at);
+  image.writeInt32LE(Math.floor(value / 2 ** 32), at + 4);
 }

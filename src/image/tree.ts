@@ -1,192 +1,85 @@
 /**
- * The file system tree of an image: its layers' tables of contents applied one after the other, as a container runtime
- * applies layers (OCI image-spec, layer.md; containerd archive/tar.go for what the spec leaves open).
+ * The merged tree of a chain of layers: what a container sees.
  *
- * - A whiteout or an opaque marker hides what *lower* layers have; entries of its own layer stay, whatever the order in
- *   the archive (image-spec: "whiteout files MUST only apply to resources in lower/parent layers").
- * - Of several entries with one name the last wins. A directory over a directory keeps the children and takes the new
- *   metadata; anything else replaces what was there.
- * - Parents that no entry names are made with mode 0755, root and the time 0. containerd would take the present time
- *   there, which no two builds could agree on.
- * - A parent that is a symlink is followed inside the image's root, as fs.RootPath does: `..` above the root stays at the
- *   root, an absolute target starts there, and more than 255 links are an error.
- * - A hardlink shares the inode of its target as it is at that moment; replacing one name later leaves the others alone.
+ * Each layer is applied on its own, as containerd's applier does for its overlayfs snapshotter, then laid over the
+ * tree of the layers below by overlayfs's rules: names of the upper layer win, two directories of one name become
+ * one with the upper one's attributes, a whiteout hides a lower name, an opaque directory hides all lower ones.
+ * What a layer unpacks to thus depends on no other layer, except where the two notes below say so.
+ *
+ * Where unpackers differ, or have bugs, this is the rule (see also layer-tree.ts):
+ *
+ * - A whiteout and an opaque mark concern the layers below alone, wherever in the tar they stand (image-spec
+ *   layer.md, "Whiteouts"; umoci). So a directory that is whited out and made anew holds only what is new. With
+ *   containerd it may show the old content too, or not unpack.
+ * - An opaque root hides all layers below, as in umoci.
+ * - The root takes the attributes of its entry ('./'), as with umoci and Docker; containerd passes over it.
+ * - A hard link to a name that only lower layers have links to that inode, as with umoci; containerd refuses it.
+ * - Link counts are of the names that are left.
+ * - A character device 0:0 in a tar is overlayfs's own mark of a whiteout. It stays as a device and hides what is
+ *   below its name; under the container's overlay it then hides itself, as with containerd.
  */
 import { CofaError } from '../../schemas/errors.ts';
-import type { Extent, Mtime, Patch, Toc, TocEntry, Xattr } from './toc.ts';
+import { type Directory, type Inode, isDirectory, newDirectory } from './inode.ts';
+import { LayerTree } from './layer-tree.ts';
+import type { Toc } from './toc.ts';
 
-export type InodeType = 'file' | 'dir' | 'symlink' | 'char' | 'block' | 'fifo';
-
-export interface FlatInode {
-  type: InodeType;
-  /** 0 to 0o7777. */
-  mode: number;
-  uid: number;
-  gid: number;
-  mtime: Mtime;
-  xattrs: readonly Xattr[];
-  /** Bytes of a file. */
-  size: number;
-  /** Index of the layer that the extents lie in. */
-  layer: number;
-  extents: readonly Extent[];
-  patches: readonly Patch[];
-  /** Target of a symlink. */
-  link: Buffer;
-  major: number;
-  minor: number;
-  /** Of a directory: by name, one latin1 character a byte. Undefined for everything else. */
-  children: Map<string, FlatInode> | undefined;
-}
-
-const MAX_LINKS = 255;
-const NONE = Buffer.alloc(0);
-
-/** The root directory of the image. Errors: `integrity` for a hardlink without a target or a parent that loops. */
-export function mergeLayers(tocs: readonly Toc[]): FlatInode {
-  const root = newDirectory();
-  for (const [layer, toc] of tocs.entries()) {
-    for (const entry of toc.entries) {
-      if (entry.type === 'whiteout' || entry.type === 'opaque') hide(root, entry);
-    }
-    for (const entry of toc.entries) {
-      if (entry.type !== 'whiteout' && entry.type !== 'opaque') apply(root, entry, layer);
-    }
-  }
-  return root;
-}
-
-export function newDirectory(): FlatInode {
-  return {
-    type: 'dir',
-    mode: 0o755,
-    uid: 0,
-    gid: 0,
-    mtime: { sec: 0, nsec: 0 },
-    xattrs: [],
-    size: 0,
-    layer: 0,
-    extents: [],
-    patches: [],
-    link: NONE,
-    major: 0,
-    minor: 0,
-    children: new Map(),
-  };
-}
-
-function hide(root: FlatInode, entry: TocEntry): void {
-  const names = splitPath(entry.path);
-  if (entry.type === 'opaque') {
-    resolve(root, names, false, entry)?.children?.clear();
-    return;
-  }
-  const name = names.pop();
-  if (name !== undefined) resolve(root, names, false, entry)?.children?.delete(name);
-}
-
-function apply(root: FlatInode, entry: TocEntry, layer: number): void {
-  const names = splitPath(entry.path);
-  const name = names.pop();
-  if (name === undefined) {
-    // The root itself; anything but a directory there means nothing.
-    if (entry.type === 'dir') takeMetadata(root, entry);
-    return;
-  }
-  const parent = resolve(root, names, true, entry);
-  const siblings = parent?.children;
-  if (siblings === undefined) return;
-  if (entry.type === 'hardlink') {
-    const target = findTarget(root, entry);
-    if (siblings.get(name) !== target) siblings.set(name, target);
-    return;
-  }
-  if (entry.type === 'dir') {
-    const known = siblings.get(name);
-    const directory = known?.type === 'dir' ? known : newDirectory();
-    takeMetadata(directory, entry);
-    siblings.set(name, directory);
-    return;
-  }
-  const { type, mode, uid, gid, mtime, xattrs, size, extents, patches, link, major, minor } = entry;
-  siblings.set(name, {
-    type: type as InodeType,
-    // Linux shows every symlink so, whatever the archive says.
-    mode: type === 'symlink' ? 0o777 : mode,
-    uid,
-    gid,
-    mtime,
-    xattrs,
-    size,
-    layer,
-    extents,
-    patches,
-    link,
-    major,
-    minor,
-    children: undefined,
-  });
-}
-
-function takeMetadata(directory: FlatInode, { mode, uid, gid, mtime, xattrs }: TocEntry): void {
-  Object.assign(directory, { mode, uid, gid, mtime, xattrs });
-}
-
-function findTarget(root: FlatInode, entry: TocEntry): FlatInode {
-  const names = splitPath(entry.link);
-  const name = names.pop();
-  const target = name === undefined ? undefined : resolve(root, names, false, entry)?.children?.get(name);
-  if (target === undefined) {
-    throw new CofaError(
-      'integrity',
-      `${printable(entry.path)} is a hardlink to ${printable(entry.link)}, which is not there`,
-    );
-  }
-  if (target.type === 'dir') {
-    throw new CofaError(
-      'integrity',
-      `${printable(entry.path)} is a hardlink to the directory ${printable(entry.link)}`,
-    );
-  }
-  return target;
+export interface ImageTree {
+  root: Directory;
+  /** Different inodes, the root among them. */
+  inodes: number;
 }
 
 /**
- * The directory at `names`, symlinks followed inside the root. With `make` what is missing is made, and what is no
- * directory is replaced by one (as in an upper layer of its own); without, undefined then.
+ * Applies the tables of a chain of layers, the lowest first. Errors, which name the layer by its place in the chain
+ * and the entry by its path: `integrity` where a layer cannot be unpacked (a hard link to nothing or to a directory,
+ * something below a file, a loop of symlinks), `unsupported` beyond the bounds of layer-tree.ts.
  */
-function resolve(root: FlatInode, names: string[], make: boolean, entry: TocEntry): FlatInode | undefined {
-  const stack = [root];
-  const left = names.reverse();
-  let links = 0;
-  for (let name = left.pop(); name !== undefined; name = left.pop()) {
-    if (name === '' || name === '.') continue;
-    if (name === '..') {
-      if (stack.length > 1) stack.pop();
-      continue;
-    }
-    const siblings = (stack.at(-1) as FlatInode).children as Map<string, FlatInode>;
-    let next = siblings.get(name);
-    if (next?.type === 'symlink') {
-      links += 1;
-      if (links > MAX_LINKS) {
-        throw new CofaError('integrity', `${printable(entry.path)}: too many symlinks on the way to it`);
-      }
-      const target = next.link.toString('latin1');
-      if (target.startsWith('/')) stack.length = 1;
-      left.push(...target.split('/').reverse());
-      continue;
-    }
-    if (next?.type !== 'dir') {
-      if (!make) return undefined;
-      next = newDirectory();
-      siblings.set(name, next);
-    }
-    stack.push(next);
+export function mergeLayers(tocs: readonly Toc[]): ImageTree {
+  const root = newDirectory(0);
+  for (const [layer, { entries }] of tocs.entries()) {
+    const upper = new LayerTree(layer, root);
+    for (const entry of entries) upper.apply(entry);
+    layOver(root, upper.root);
   }
-  return stack.at(-1);
+  return { root, inodes: countLinks(root) };
 }
 
-const splitPath = (path: Buffer): string[] => (path.length === 0 ? [] : path.toString('latin1').split('/'));
+/** Merges `upper` into `lower`. Subtrees that are in one of them alone are not visited. */
+function layOver(lower: Directory, upper: Directory): void {
+  const pairs: Array<[lower: Directory, upper: Directory]> = [[lower, upper]];
+  for (let pair = pairs.pop(); pair !== undefined; pair = pairs.pop()) {
+    const [below, above] = pair;
+    below.take(above);
+    if (above.opaque) below.children.clear();
+    for (const name of above.whiteouts ?? NO_NAMES) below.children.delete(name);
+    for (const [name, inode] of above.children) {
+      const hidden = below.children.get(name);
+      if (isDirectory(inode) && hidden !== undefined && isDirectory(hidden)) pairs.push([hidden, inode]);
+      else below.children.set(name, inode);
+    }
+  }
+}
 
-const printable = (path: Buffer): string => JSON.stringify(path.toString('utf8'));
+const NO_NAMES: ReadonlySet<string> = new Set();
+
+function countLinks(root: Directory): number {
+  let inodes = 1;
+  root.nlink = 2;
+  const directories = [root];
+  for (let directory = directories.pop(); directory !== undefined; directory = directories.pop()) {
+    for (const inode of directory.children.values()) {
+      if (inode.nlink === 0) inodes++;
+      if (!isDirectory(inode)) {
+        inode.nlink++;
+        continue;
+      }
+      if (inode.nlink > 0) throw new CofaError('internal', 'a directory came to have two names');
+      inode.nlink = 2;
+      directory.nlink++;
+      directories.push(inode);
+    }
+  }
+  return inodes;
+}
+
+export type { Directory, Inode };
