@@ -48,7 +48,7 @@ export class ActorHost<M extends AnyStateMachine> {
         const [snapshot, actions] = transition(this.#machine, this.#snapshot as never, next);
         this.#snapshot = snapshot as SnapshotFrom<M>;
         this.#run(actions);
-        for (const watcher of [...this.#watchers]) watcher(this.#snapshot);
+        for (const watcher of Array.from(this.#watchers)) watcher(this.#snapshot);
       }
     } finally {
       this.#busy = false;
