@@ -34,7 +34,7 @@ export const processMachine = setup({
   types: { context: {} as ProcessContext, events: {} as ProcessEvent },
   actions: {
     spawn: () => {},
-    schedule: (..._: [unknown, { ms: number }]) => {},
+    schedule: (_context, _params: { ms: number }) => {},
     kill: () => {},
     giveUp: () => {},
     countLife: assign(({ context, event }) => {
