@@ -21,7 +21,8 @@ export function bindLibrary<T extends Record<string, (...args: never[]) => unkno
   let failure: unknown;
   for (const path of [null, library.file]) {
     try {
-      const handle = koffi.load(path);
+      // deep: the library's own calls must stay inside of it, though Node may export the same names
+      const handle = koffi.load(path, { deep: path !== null });
       const bound: Record<string, unknown> = {};
       for (const [name, prototype] of Object.entries(library.prototypes))
         bound[name] = handle.func(prototype);

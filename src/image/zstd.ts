@@ -51,13 +51,13 @@ export class ZstdDecoder implements LayerDecoder {
     // First what is left from before: input given at the same time might be decoded ahead.
     if (this.#pending) {
       this.#step(target, start, room, 0);
-      this.#pending = this.#zstd.written === room;
+      this.#pending = this.#zstd.written === room && !this.#betweenFrames;
       if (this.#zstd.written > 0) return this.#zstd.written;
     }
     const fed = Math.min(this.#end - this.#at, this.#wanted);
     if (fed === 0) return 0;
     this.#step(target, start, room, fed);
-    this.#pending = this.#zstd.written === room;
+    this.#pending = this.#zstd.written === room && !this.#betweenFrames;
     return this.#zstd.written;
   }
 
