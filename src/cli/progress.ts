@@ -100,12 +100,10 @@ export class ProgressView {
 
   #summary(): string {
     const items = [...this.#items.values()];
-    const done = items.reduce((sum, item) => sum + item.done, 0);
-    if (items.length === 0 || items.some((item) => item.total === undefined)) {
-      const current = items.at(-1);
-      return `${this.#title}: ${printable(current?.label ?? '')}${done > 0 ? `, ${formatBytes(done)}` : ''}`;
-    }
-    const total = items.reduce((sum, item) => sum + (item.total ?? 0), 0);
+    const measured = items.filter((item) => item.total !== undefined);
+    if (measured.length === 0) return `${this.#title}: ${printable(items.at(-1)?.label ?? '')}`;
+    const done = measured.reduce((sum, item) => sum + item.done, 0);
+    const total = measured.reduce((sum, item) => sum + (item.total ?? 0), 0);
     return `${this.#title}: ${formatBytes(done)} of ${formatBytes(total)} (${formatShare(done, total)})`;
   }
 }

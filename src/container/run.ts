@@ -8,8 +8,9 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmod, chown, copyFile, readFile, stat, writeFile } from 'node:fs/promises';
-import { constants } from 'node:os';
+import { constants } from 'node:fs';
+import { chmod, chown, copyFile, open, readFile, stat, writeFile } from 'node:fs/promises';
+import { constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../bus/client.ts';
@@ -148,7 +149,7 @@ class Container {
     await writeFile(folder.config, JSON.stringify(spec), { mode: 0o600 });
     throwIfStopped(signals);
     this.#runcStarted = true;
-    const child = this.#runc.run(folder.id, folder.path, options.interactive ? 'inherit' : 'ignore');
+    const child = await this.#start();
     signals.deliverTo(
       (signal) => child.kill(signal === 'SIGTERM' ? (stopSignal ?? signal) : signal),
       () => void this.#runc.kill(folder.id, 'KILL'),
@@ -181,10 +182,25 @@ class Container {
         await step();
       } catch (error) {
         const text = error instanceof Error ? error.message : String(error);
-        this.#deps.note(`${folder.id} could not be cleaned up: ${text}`);
+        this.#deps.note(`what ${folder.id} left stays until the engine starts again, or cofa rm: ${text}`);
         // The later steps stand on this one; the engine goes on with it, or `cofa rm`.
         return;
       }
+    }
+  }
+
+  /**
+   * The overlay uses a private copy of the image's mount, which does not count as a user of that mount: it could be
+   * unmounted, and an engine could stop, below a running container. An open folder of the image makes it busy.
+   */
+  async #start(): Promise<ChildProcess> {
+    const folder = this.#folder;
+    const hold = await open(folder.image, constants.O_RDONLY | constants.O_DIRECTORY);
+    try {
+      const stdin = this.#request.options.interactive ? 'inherit' : 'ignore';
+      return this.#runc.run(folder.id, folder.path, { stdin, hold: hold.fd });
+    } finally {
+      await hold.close();
     }
   }
 
@@ -223,7 +239,7 @@ class Container {
       files,
     });
     await checkCommand(folder.rootfs, spec);
-    return { spec, stopSignal: stopSignalOf(config.stopSignal, constants.signals) };
+    return { spec, stopSignal: stopSignalOf(config.stopSignal, os.signals) };
   }
 }
 

@@ -34,13 +34,14 @@ export class Runc {
 
   /**
    * Starts a container in the foreground. runc becomes the leader of a session of its own: a Ctrl-C of the terminal
-   * then reaches cofa alone, which passes it on once.
+   * then reaches cofa alone, which passes it on once. runc keeps `hold` open as long as it lives, and with it the
+   * container; the container itself does not get it.
    */
-  run(id: string, bundle: string, stdin: 'inherit' | 'ignore'): ChildProcess {
+  run(id: string, bundle: string, o: { stdin: 'inherit' | 'ignore'; hold: number }): ChildProcess {
     return spawn(
       this.#program,
       ['--root', this.#state, '--log', logOf(bundle), '--log-format', 'json', 'run', '--bundle', bundle, id],
-      { stdio: [stdin, 'inherit', 'inherit'], detached: true },
+      { stdio: [o.stdin, 'inherit', 'inherit', o.hold], detached: true },
     );
   }
 

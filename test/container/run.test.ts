@@ -377,6 +377,30 @@ describe('what a killed cofa run leaves', () => {
     expect(leftovers()).toEqual([]);
   });
 
+  it('the image of a running container cannot be unmounted, and the container does not see why', async () => {
+    const { child, result, said } = begin(
+      { args: ['sh', '-c', 'ls /proc/self/fd; echo up; sleep 1000'] },
+      {},
+      { name: 'held' },
+    );
+    await said('up');
+    const image = join(root, 'containers/held/image');
+    await expect(unmount(image)).rejects.toMatchObject({ code: 'busy' });
+    child.kill('SIGKILL');
+    await sleep(200);
+    await expect(unmount(image)).rejects.toMatchObject({ code: 'busy' });
+    await reapContainers({
+      root,
+      now: new Date(),
+      only: 'held',
+      force: true,
+      unmountImage: (dir) => unmount(dir),
+    });
+    // 3 is the folder that ls reads.
+    expect((await result).stdout).toBe('0\n1\n2\n3\nup\n');
+    expect(leftovers()).toEqual([]);
+  });
+
   it('a folder in which something is still mounted is not removed', async () => {
     const { child, said } = begin({ args: ['sh', '-c', 'echo up; sleep 1000'] }, {}, { name: 'stuck' });
     await said('up');
