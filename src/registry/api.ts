@@ -1,6 +1,6 @@
 /**
  * Requests to the API of a registry (OCI distribution-spec v1.1): where it is reached, as whom, and what a status
- * means. One call is one attempt, apart from the answer to a challenge; retrying.ts repeats them.
+ * means. One call is one attempt, apart from the answer to a challenge; retry.ts repeats it.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { Authenticator, type Scope } from './auth.ts';
