@@ -1,0 +1,246 @@
+/**
+ * How long until a container says its first word: containerd's pull + run beside `cofa run`, of the same tag from the
+ * same registry over an emulated link. Rounds are interleaved, and before each start every local byte of the image and
+ * the page cache are gone.
+ *
+ *     node ops/bench/start.ts --registry HOST:PORT --image NAME[:TAG] [--rounds 5] [--rate 1G] [--rtt 5]
+ *                             [--json FILE] -- COMMAND…
+ */
+import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { startContainerd } from '../../test/support/services.ts';
+import { Cleanup } from '../../test/support/temp.ts';
+import { parseRate, startRelay } from './relay.ts';
+
+export interface StartOptions {
+  /** HOST:PORT of a registry without a link in front of it. */
+  registry: string;
+  /** Repository with tag. */
+  image: string;
+  /** What runs in the container; its first output ends the measurement. */
+  command: string[];
+  rounds: number;
+  /** Bits a second; undefined: as fast as loopback. */
+  rate: number | undefined;
+  rttMs: number;
+  onProgress: (line: string) => void;
+}
+
+export interface Start {
+  /** From the call to the first byte of output, ms. */
+  firstOutputMs: number;
+  /** To the end of the container, ms. */
+  totalMs: number;
+  /** Bytes that crossed the link towards the node until the container's end. */
+  bytes: number;
+}
+
+export interface StartResult {
+  containerd: Start[];
+  /** Cold: nothing of the image is on the node. */
+  cofa: Start[];
+  /** The same container again with all of it local. */
+  warm: Start[];
+}
+
+export async function measureStarts(options: StartOptions): Promise<StartResult> {
+  const result: StartResult = { containerd: [], cofa: [], warm: [] };
+  for (let round = 1; round <= options.rounds; round++) {
+    options.onProgress(`round ${round} of ${options.rounds}: containerd pulls and runs`);
+    result.containerd.push(await throughLink(options, (host) => startWithContainerd(host, options)));
+    options.onProgress(`round ${round} of ${options.rounds}: cofa runs`);
+    const { cold, warm } = await startWithCofa(options);
+    result.cofa.push(cold);
+    result.warm.push(warm);
+  }
+  return result;
+}
+
+/** The table that demo and benchmark print. */
+export function startTable(result: StartResult): string {
+  const row = (name: string, starts: Start[]) => [
+    name,
+    `${(median(starts.map((start) => start.firstOutputMs)) / 1000).toFixed(2)} s`,
+    `${(median(starts.map((start) => start.totalMs)) / 1000).toFixed(2)} s`,
+    `${(median(starts.map((start) => start.bytes)) / 1e6).toFixed(1)} MB`,
+  ];
+  const ratio = (pick: (start: Start) => number) => {
+    const pairs = result.containerd.map((start, round) => pick(start) / pick(result.cofa[round] ?? start));
+    return `${median(pairs).toFixed(1)}x`;
+  };
+  const rows = [
+    ['', 'first output', 'to its end', 'fetched'],
+    row('containerd, pull + run', result.containerd),
+    row('cofa run, cold', result.cofa),
+    ['cofa is better by', ratio((s) => s.firstOutputMs), ratio((s) => s.totalMs), ratio((s) => s.bytes)],
+    row('cofa run, all local', result.warm),
+  ];
+  const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((cells) => (cells[column] ?? '').length)));
+  return rows
+    .map((cells) =>
+      cells
+        .map((cell, at) => (at === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[at] ?? 0)))
+        .join('   '),
+    )
+    .join('\n');
+}
+
+async function throughLink<T extends Start>(
+  options: StartOptions,
+  run: (host: string) => Promise<Omit<T, 'bytes'>>,
+) {
+  const [host = '', port] = options.registry.split(':');
+  const { rate, rttMs } = options;
+  const relay = await startRelay({
+    to: { host, port: Number(port) },
+    rttMs,
+    ...(rate === undefined ? {} : { rate }),
+  });
+  try {
+    const measured = await run(relay.host);
+    return { ...measured, bytes: relay.counters().toClient };
+  } finally {
+    await relay.stop();
+  }
+}
+
+async function startWithContainerd(host: string, options: StartOptions): Promise<Omit<Start, 'bytes'>> {
+  const containerd = await startContainerd();
+  try {
+    await dropCaches();
+    const ref = `${host}/${options.image}`;
+    const began = performance.now();
+    await containerd.ctr(['images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', ref]);
+    const before = performance.now() - began;
+    const ctr = ['--address', containerd.socket, '--namespace', 'cofa-test'];
+    const run = await timed('ctr', [
+      ...ctr,
+      'run',
+      '--rm',
+      '--snapshotter',
+      'overlayfs',
+      ref,
+      'bench',
+      ...options.command,
+    ]);
+    return { firstOutputMs: before + run.firstOutputMs, totalMs: before + run.totalMs };
+  } finally {
+    await containerd.stop();
+  }
+}
+
+async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm: Start }> {
+  const cleanup = new Cleanup();
+  try {
+    const root = await cleanup.tempDir('bench');
+    const cofa = (...args: string[]) => timed(COFA, ['--root', root, ...args]);
+    await cofa('up');
+    cleanup.defer(() => cofa('down', '--force'));
+    let warm: Omit<Start, 'bytes'> | undefined;
+    const cold = await throughLink(options, async (host) => {
+      await dropCaches();
+      return await cofa('run', `${host}/${options.image}`, ...options.command);
+    });
+    await throughLink({ ...options, rate: undefined, rttMs: 0 }, async (host) => {
+      // Another name for the same image: what is missing comes at the speed of loopback.
+      const dir = join(root, 'whole');
+      await mkdir(dir);
+      await cofa('mount', `${host}/${options.image}`, dir);
+      await untilWhole(root);
+      warm = await cofa('run', `${host}/${options.image}`, ...options.command);
+      await cofa('unmount', dir);
+      return warm;
+    });
+    if (warm === undefined) throw new Error('the second start was not measured');
+    return { cold, warm: { ...warm, bytes: 0 } };
+  } finally {
+    await cleanup.run();
+  }
+}
+
+/** Waits, 5 minutes at most, until no block of any image is absent. */
+async function untilWhole(root: string): Promise<void> {
+  for (let tries = 0; tries < 600; tries++) {
+    const { output } = await timed(COFA, ['--root', root, 'status', '--json']);
+    const status = JSON.parse(output) as { images: Array<{ layers: Array<{ state: string }> }> };
+    if (status.images.every(({ layers }) => layers.every(({ state }) => state === 'handed-over'))) return;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  throw new Error('the image did not become complete');
+}
+
+const COFA = fileURLToPath(new URL('../cofa', import.meta.url));
+
+/** Runs a command to its end; throws with what it wrote to stderr when it fails. */
+function timed(command: string, args: string[]): Promise<Omit<Start, 'bytes'> & { output: string }> {
+  return new Promise((resolve, reject) => {
+    const began = performance.now();
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let firstOutputMs: number | undefined;
+    let output = '';
+    let errors = '';
+    child.stdout.on('data', (bytes: Buffer) => {
+      firstOutputMs ??= performance.now() - began;
+      output += bytes.toString();
+    });
+    child.stderr.on('data', (bytes: Buffer) => {
+      errors += bytes.toString();
+    });
+    child.once('error', reject);
+    child.once('close', (code) => {
+      const totalMs = performance.now() - began;
+      if (code === 0) resolve({ firstOutputMs: firstOutputMs ?? totalMs, totalMs, output });
+      else
+        reject(new Error(`${command} ${args.join(' ')} ended with ${code}: ${errors.trim().slice(-2000)}`));
+    });
+  });
+}
+
+/** Nothing of an earlier start is left in the page cache. */
+async function dropCaches(): Promise<void> {
+  await timed('sync', []);
+  await writeFile('/proc/sys/vm/drop_caches', '3');
+}
+
+function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1
+    ? (sorted[middle] ?? 0)
+    : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
+}
+
+if (process.argv[1] === import.meta.filename) {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      registry: { type: 'string' },
+      image: { type: 'string' },
+      rounds: { type: 'string', default: '5' },
+      rate: { type: 'string', default: '1G' },
+      rtt: { type: 'string', default: '5' },
+      json: { type: 'string' },
+    },
+  });
+  if (values.registry === undefined || values.image === undefined || positionals.length === 0) {
+    console.error(
+      'usage: node ops/bench/start.ts --registry HOST:PORT --image NAME[:TAG] [--rounds 5] [--rate 1G] [--rtt MS] [--json FILE] -- COMMAND…',
+    );
+    process.exit(2);
+  }
+  const result = await measureStarts({
+    registry: values.registry,
+    image: values.image,
+    command: positionals,
+    rounds: Number(values.rounds),
+    rate: parseRate(values.rate),
+    rttMs: Number(values.rtt),
+    onProgress: (line) => console.error(line),
+  });
+  if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`);
+  console.log(startTable(result));
+}
