@@ -57,7 +57,8 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
       signal,
       ...(options.platform === undefined ? {} : { platform: options.platform }),
     });
-    if (options.force !== true) {
+    // A dry run is about what it would give.
+    if (options.force !== true && options.dryRun !== true) {
       const found = await findSidecar(client, image, signal);
       if (found !== undefined) {
         const { descriptor } = found;
