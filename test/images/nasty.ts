@@ -63,8 +63,7 @@ export function crossLinkLayers(): Buffer[] {
   below.dir('b/').file('b/goes', prose(50_000, 92)).file('b/stays', 'x').dir('c/').file('c/old', 'old');
   below.file('c/again', 'old').symlink('link', 'a/one');
   const above = new TarBytes().dir('new/').hardlink('new/three', 'a/one').hardlink('new/link', 'link');
-  // The name goes, its bytes stay under another one.
-  above.dir('b/').hardlink('b/kept', 'b/goes').file('b/.wh.goes', '');
+  above.dir('b/').hardlink('b/kept', 'b/stays').file('b/.wh.goes', '');
   // A whiteout takes away what lies below, before or behind what its own layer puts there.
   above.dir('c/').file('c/again', 'new').file('c/.wh.again', '');
   above.file('.wh.c', '').file('c/new', 'new');
