@@ -46,6 +46,8 @@ const byInode = new Map<number, LayerHost>();
 const facts = new Map<string, LayerFacts>();
 /** Compressed bytes that each layer has cost since this process began; kept while the layer is closed. */
 const fetched = new Map<string, number>();
+/** Reads of layers that have been closed since. */
+const pastReads = new Map<string, { hits: number; misses: number; errors: number }>();
 
 /**
  * The rest of an image is fetched when its start is over: the first pause without a cold read, at the latest after a
@@ -188,9 +190,18 @@ async function close({ diffId }: CloseLayer): Promise<void> {
   if (layer === undefined) return;
   layers.delete(diffId);
   starting.delete(layer);
+  pastReads.set(diffId, readsOf(diffId, layer));
   transport.remove(layer.device.inode);
   byInode.delete(layer.device.inode);
   await layer.close();
+}
+
+/** Reads since this process began; `layer` where it is open. */
+function readsOf(diffId: string, layer: LayerHost | undefined) {
+  const past = pastReads.get(diffId) ?? { hits: 0, misses: 0, errors: 0 };
+  if (layer === undefined) return past;
+  const { hits, misses, errors } = transport.counters(layer.device.inode);
+  return { hits: past.hits + hits, misses: past.misses + misses, errors: past.errors + errors };
 }
 
 async function status(): Promise<FrontStatus> {
@@ -198,8 +209,7 @@ async function status(): Promise<FrontStatus> {
   for (const [diffId, known] of facts) {
     const layer = await layers.get(diffId);
     if (layer !== undefined) {
-      const { hits, misses, errors } = transport.counters(layer.device.inode);
-      served.push({ ...layer.status(), hits, misses, errors });
+      served.push({ ...layer.status(), ...readsOf(diffId, layer) });
       continue;
     }
     const { size, blockSize, blockCount, presentCount: present } = known;
@@ -208,9 +218,7 @@ async function status(): Promise<FrontStatus> {
       state: known.complete ? 'complete' : 'lazy',
       blocks: { absent: blockCount - present, fetching: 0, present },
       bytes: { total: size, present: Math.min(present * blockSize, size), fetched: fetched.get(diffId) ?? 0 },
-      hits: 0,
-      misses: 0,
-      errors: 0,
+      ...readsOf(diffId, undefined),
     });
   }
   const { workers, queued } = pool.status();

@@ -114,6 +114,10 @@ export class Mounts {
         hint: 'cofa ps lists the mounts',
       });
     }
+    // One that is just being mounted is unmounted when it is there: whoever was interrupted wants it gone.
+    await actor.host.until('mounted', 'detached', 'failed', 'unmounting', 'unmounted');
+    if (this.#mounts.get(dir) !== actor)
+      throw new CofaError('not-found', `nothing of cofa is mounted at ${dir} any more`);
     if (!['mounted', 'detached', 'failed'].includes(actor.host.state)) {
       throw new CofaError('busy', `the mount at ${dir} is ${actor.host.state}`);
     }

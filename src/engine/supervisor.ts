@@ -338,8 +338,8 @@ class Supervisor {
     const devices = this.#layout.devices();
     while (findMount(devices) !== undefined) await unmount(devices, { lazy: true });
     for (const loop of await listLoops()) {
-      // Those in use go with their last user.
-      if (loop.label.startsWith(`${label}/`)) await detachLoop(loop).catch(() => {});
+      // Those in use go with their last user, which nobody waits for.
+      if (loop.label.startsWith(`${label}/`)) void detachLoop(loop).catch(() => {});
     }
   }
 }

@@ -11,11 +11,32 @@ const MAX_PROCESSES = 4096;
 const MAX_DESCRIPTORS = 1024;
 const MAX_MS = 300;
 
-/** Such as `bash (pid 12, working folder), /dev/loop3`; empty when nothing was found. `target` is a mount point. */
+/**
+ * Such as `bash (pid 12, working folder), /dev/loop3`; empty when nothing was found in time. `target` is a mount point.
+ *
+ * A link below /proc/PID can hang while that process is in the middle of an exec, which may itself wait for a block of
+ * ours. So nobody waits for the search longer than its time, and there is never more than one: each that hangs holds a
+ * thread of the pool that all file operations share.
+ */
 export async function describeUsers(
   target: string,
   now: () => number = () => performance.now(),
 ): Promise<string> {
+  if (searching) return '';
+  searching = true;
+  const search = findUsers(target, now).finally(() => {
+    searching = false;
+  });
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(() => resolve(''), MAX_MS + 100);
+  });
+  return await Promise.race([search, late]).finally(() => clearTimeout(timer));
+}
+
+let searching = false;
+
+async function findUsers(target: string, now: () => number): Promise<string> {
   const end = now() + MAX_MS;
   const mounts = await ownMounts();
   const found = [...mountsUpon(target, mounts), ...(await loopsUpon(target))];
