@@ -100,6 +100,8 @@ class Transport implements KernelTransport {
   readonly #workers: Array<{ worker: Worker; port: MessagePort }>;
   readonly #files = new Map<number, OwnFile>();
   readonly #waiting = new Set<WaitingRead>();
+  /** Writes under way on the session's descriptor. */
+  readonly #notifications = new Set<Promise<void>>();
   /** Requests for files that are not there yet. */
   #held: HandedOver[] = [];
   #holdTimer: NodeJS.Timeout | undefined;
@@ -170,15 +172,9 @@ class Transport implements KernelTransport {
     if (file === undefined) return;
     this.#drop(file);
     this.#changeTable({ remove: inode });
-    // On a pool thread: the kernel may wait for a LOOKUP under way before it forgets the name. Its errors say that
-    // it never knew the name, or that the mount is gone.
-    const notification = forgetNameNotification(file.name);
-    void offLoop(
-      () =>
-        new Promise<void>((resolve) => {
-          write(this.#options.fd, notification, 0, notification.length, null, () => resolve());
-        }),
-    );
+    const notified = this.#forgetName(file.name);
+    this.#notifications.add(notified);
+    void notified.then(() => this.#notifications.delete(notified));
   }
 
   stop(): Promise<void> {
@@ -221,7 +217,7 @@ class Transport implements KernelTransport {
     worker.on('exit', () => {
       port1.close();
       this.#running--;
-      if (this.#running === 0) this.#finish();
+      if (this.#running === 0) void this.#finish();
     });
     port1.unref();
     return { worker, port: port1 };
@@ -239,9 +235,13 @@ class Transport implements KernelTransport {
     }
     if (message.kind === 'attributes') return this.#replier.attributes(low, high, file);
     const length = clamp(file, offset, message.length);
+    if (message.kind === 'read') this.#replier.count(file.tally, TALLY.reads, 1);
     // Look again: the blocks may have come while the message was on its way.
-    if (length === 0 || allPresent(file, offset, length))
+    if (length === 0 || allPresent(file, offset, length)) {
+      this.#replier.count(file.tally, TALLY.hits, 1);
       return this.#replier.read(file, low, high, offset, length);
+    }
+    this.#replier.count(file.tally, TALLY.misses, 1);
     if (this.#stopping || this.#waiting.size >= MAX_WAITING) return this.#fail(file, low, high, ERRNO.EIO);
     const read: WaitingRead = { file, low, high, offset, length };
     this.#waiting.add(read);
@@ -284,7 +284,22 @@ class Transport implements KernelTransport {
   #refuse({ kind, low, high }: HandedOver): void {
     const isRead = kind === 'read' || kind === 'cold';
     if (isRead) this.#replier.count(this.#strays, TALLY.errors, 1);
+    if (kind === 'read') this.#replier.count(this.#strays, TALLY.reads, 1);
     this.#replier.error(low, high, isRead ? ERRNO.EIO : ERRNO.ENOENT);
+  }
+
+  /** On a pool thread, since the kernel may wait for a LOOKUP under way before it forgets the name. */
+  #forgetName(name: string): Promise<void> {
+    const notification = forgetNameNotification(name);
+    return offLoop(
+      () =>
+        new Promise((resolve) => {
+          // After the end the descriptor may be another file's. Errors here say that the kernel does not know the
+          // name, or that the mount is gone.
+          if (this.#stopping) resolve();
+          else write(this.#options.fd, notification, 0, notification.length, null, () => resolve());
+        }),
+    );
   }
 
   #changeTable(change: TableChange): void {
@@ -332,9 +347,10 @@ class Transport implements KernelTransport {
       this.#interruptThreads();
       await sleep(STOP_STEP_MS);
     }
+    await this.ended;
   }
 
-  #finish(): void {
+  async #finish(): Promise<void> {
     process.removeListener('exit', this.#onProcessExit);
     this.#stopping = true;
     for (const read of this.#waiting) this.#answer(read, ERRNO.EIO);
@@ -347,6 +363,7 @@ class Transport implements KernelTransport {
       closeSync(file.fd);
     }
     this.#files.clear();
+    await Promise.all(this.#notifications);
     this.#end(this.#failure);
   }
 

@@ -119,8 +119,8 @@ class Thread {
     const file = this.#byInode.get(inode);
     const reply = this.#replier;
     if (file === undefined) {
-      reply.count(this.#strays, TALLY.reads, 1);
       if (this.#holding()) return this.#hand({ kind: 'read', low, high, inode, offset, length: asked });
+      reply.count(this.#strays, TALLY.reads, 1);
       reply.count(this.#strays, TALLY.errors, 1);
       return reply.error(low, high, ERRNO.EIO);
     }
@@ -130,7 +130,7 @@ class Thread {
       reply.count(file.tally, TALLY.hits, 1);
       return reply.read(file, low, high, offset, length);
     }
-    reply.count(file.tally, TALLY.misses, 1);
+    // The main thread looks again, and counts it as what it then is.
     return this.#hand({ kind: 'cold', low, high, inode, offset, length });
   }
 

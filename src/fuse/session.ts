@@ -8,14 +8,34 @@
  * The connection lives as long as one descriptor is open. So a front end may die at any moment: what it had taken
  * and not answered is asked again of the next one (kernel 6.9 and newer), and readers notice a pause only. INIT is
  * answered here, once, so that every front end starts alike.
+ *
+ * Opening and closing files must not need a server at all. A process that is started closes what it inherited when it
+ * calls exec(2), and the close of a FUSE file waits for the server's answer to FLUSH; were the process that is being
+ * started the next server, both would wait for good, and whoever looks at them in /proc too. So before anyone else
+ * can see the mount, one file is opened and closed here, and the kernel told that OPEN and FLUSH are not implemented:
+ * it remembers that for the mount's life.
  */
+import { randomBytes } from 'node:crypto';
 import { closeSync, openSync, read, writeSync } from 'node:fs';
+import { open, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import { explain, isErrno } from '../kernel/errno.ts';
-import { offLoop } from '../kernel/libc.ts';
-import { MS, mountSync, unmountSync } from '../kernel/mount.ts';
+import { call, declare } from '../kernel/libc.ts';
+import { findMount, MS, mountSync, unmountSync } from '../kernel/mount.ts';
 import { abortConnection, clearDeadMount, connectionOf } from './connection.ts';
-import { answerInit, assertByteOrder, MAX_READ, REQUEST_ROOM } from './protocol.ts';
+import {
+  answerInit,
+  assertByteOrder,
+  ERRNO,
+  forgetNameNotification,
+  IN,
+  MAX_READ,
+  OP,
+  REQUEST_ROOM,
+  ROOT,
+} from './protocol.ts';
+import { Replier } from './reply.ts';
 
 export interface FuseSession {
   /** /dev/fuse, close-on-exec: a front end inherits it through spawn's stdio. */
@@ -28,7 +48,8 @@ export interface FuseSession {
   abort(): void;
   /**
    * Aborts, detaches the mount and closes the descriptor. A loop device that still stands on a file here keeps it
-   * open: its reads give EIO, and changeBacking still repairs it.
+   * open: its reads give EIO, and changeBacking still repairs it. A transport in this very process must have been
+   * stopped before: the descriptor's number may mean another file afterwards.
    */
   close(): void;
 }
@@ -42,10 +63,12 @@ export async function openFuseSession(target: string): Promise<FuseSession> {
   assertByteOrder();
   await clearDeadMount(target);
   const fd = openDevice();
+  // Numbers of connections and mounts are used again; this name is not, and shows in the list of mounts.
+  const source = `cofa-${randomBytes(6).toString('hex')}`;
   let mounted = false;
   try {
     mountSync({
-      source: 'cofa',
+      source,
       target,
       type: 'fuse',
       flags: MS.RDONLY | MS.NOSUID | MS.NODEV | MS.NOEXEC | MS.NOATIME,
@@ -55,9 +78,17 @@ export async function openFuseSession(target: string): Promise<FuseSession> {
     mounted = true;
     const connection = connectionOf(target);
     if (connection === undefined) throw new CofaError('internal', 'the new mount is not to be found');
-    const { reply, resend } = answerInit(await readInit(fd, connection));
-    writeSync(fd, reply);
-    return session({ target, fd, connection, resend });
+    // Nobody serves yet. Should this ever wait in vain, the abort makes its calls fail with ENODEV.
+    const alarm = setTimeout(() => abort({ target, fd, connection }), START_MS);
+    try {
+      const { reply, resend } = answerInit(await readRequest(fd));
+      writeSync(fd, reply);
+      await Promise.all([teachKernel(fd), openAndClose(target)]);
+      writeSync(fd, forgetNameNotification(LESSON));
+      return session({ target, source, fd, connection, resend });
+    } finally {
+      clearTimeout(alarm);
+    }
   } catch (error) {
     if (mounted) unmountSync(target, { lazy: true });
     closeSync(fd);
@@ -65,10 +96,19 @@ export async function openFuseSession(target: string): Promise<FuseSession> {
   }
 }
 
-/** The kernel queues INIT before mount(2) returns, so this is for what should never happen. */
-const INIT_MS = 10_000;
+const START_MS = 10_000;
+/** The file of the lesson, and a name whose LOOKUP ends it. Inodes of device files have 52 bits. */
+const LESSON = '.open-and-close';
+const LESSON_INODE = 2 ** 52 + 1;
+const LESSON_END = '.end';
 
-function session(own: { target: string; fd: number; connection: number; resend: boolean }): FuseSession {
+interface Own {
+  target: string;
+  fd: number;
+  connection: number;
+}
+
+function session(own: Own & { source: string; resend: boolean }): FuseSession {
   let closed = false;
   return {
     fd: own.fd,
@@ -81,14 +121,16 @@ function session(own: { target: string; fd: number; connection: number; resend: 
       try {
         abort(own);
       } finally {
-        if (connectionOf(own.target) === own.connection) unmountSync(own.target, { lazy: true });
+        if (findMount(own.target)?.source === own.source) unmountSync(own.target, { lazy: true });
         closeSync(own.fd);
       }
     },
   };
 }
 
-function abort({ target, connection }: { target: string; connection: number }): void {
+function abort({ target, fd, connection }: Own): void {
+  // The number of a connection that ended may be another mount's by now.
+  if (!isConnected(fd)) return;
   try {
     abortConnection(connection);
   } catch (error) {
@@ -101,6 +143,16 @@ function abort({ target, connection }: { target: string; connection: number }): 
     }
   }
 }
+
+/** poll(2) shows POLLERR on /dev/fuse when the mount is gone or was aborted. */
+function isConnected(fd: number): boolean {
+  const pollfd = Buffer.alloc(8); // struct pollfd: int fd, short events, short revents
+  pollfd.writeInt32LE(fd, 0);
+  return call('poll', poll, pollfd, 1, 0) === 0 || (pollfd.readInt16LE(6) & POLLERR) === 0;
+}
+
+const POLLERR = 8;
+const poll = declare('poll', ['void *', 'ulong', 'int']);
 
 function openDevice(): number {
   try {
@@ -115,18 +167,54 @@ function openDevice(): number {
   }
 }
 
-function readInit(fd: number, connection: number): Promise<Buffer> {
-  return offLoop(
-    () =>
-      new Promise((resolve, reject) => {
-        const buffer = Buffer.alloc(REQUEST_ROOM);
-        // After an abort the read returns ENODEV.
-        const timer = setTimeout(() => abortConnection(connection), INIT_MS);
-        read(fd, buffer, 0, buffer.length, null, (error, length) => {
-          clearTimeout(timer);
-          if (error) reject(error);
-          else resolve(buffer.subarray(0, length));
-        });
-      }),
-  );
+async function openAndClose(target: string): Promise<void> {
+  try {
+    await (await open(join(target, LESSON), 'r')).close();
+  } finally {
+    await stat(join(target, LESSON_END)).catch(() => {});
+  }
+}
+
+/** Serves the lesson's file, with OPEN and FLUSH "not implemented", until its end. */
+async function teachKernel(fd: number): Promise<void> {
+  const replier = new Replier(fd, 0);
+  const blocks = new Uint8Array(new SharedArrayBuffer(0));
+  const tally = new Float64Array(new SharedArrayBuffer(0));
+  const lesson = {
+    name: LESSON,
+    inode: LESSON_INODE,
+    size: 0,
+    fd: -1,
+    blockSize: 512,
+    blocks,
+    tally,
+    sequence: 0,
+  };
+  for (;;) {
+    const request = await readRequest(fd);
+    const [low, high] = [request.readUInt32LE(IN.unique), request.readUInt32LE(IN.unique + 4)];
+    const opcode = request.readUInt32LE(IN.opcode);
+    if (opcode === OP.FORGET || opcode === OP.BATCH_FORGET) continue;
+    if (opcode === OP.GETATTR) {
+      const isRoot = Number(request.readBigUInt64LE(IN.inode)) === ROOT;
+      replier.attributes(low, high, isRoot ? undefined : lesson);
+    } else if (opcode === OP.LOOKUP) {
+      const name = request.toString('latin1', IN.size, request.length - 1);
+      if (name === LESSON) replier.entry(low, high, lesson);
+      else replier.error(low, high, ERRNO.ENOENT);
+      if (name === LESSON_END) return;
+    } else {
+      replier.error(low, high, ERRNO.ENOSYS);
+    }
+  }
+}
+
+function readRequest(fd: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const buffer = Buffer.alloc(REQUEST_ROOM);
+    read(fd, buffer, 0, buffer.length, null, (error, length) => {
+      if (error) reject(error);
+      else resolve(buffer.subarray(0, length));
+    });
+  });
 }
