@@ -35,6 +35,7 @@ import {
   MAX_IMAGE,
   MAX_PATH_BYTES,
   NID_UNIT,
+  NO_ID,
   NULL_BLOCK,
   roundUp,
   SB,
@@ -220,6 +221,9 @@ class Checker {
       !isZero(image, at + INODE_UNUSED[1], at + INODE_SIZE)
     ) {
       throw fault(`${what} is used in an unknown way`);
+    }
+    if (image.readUInt32LE(at + INODE.uid) === NO_ID || image.readUInt32LE(at + INODE.gid) === NO_ID) {
+      throw fault(`${what} belongs to nobody`);
     }
     const size = image.readUInt32LE(at + INODE.size + 4) * 2 ** 32 + image.readUInt32LE(at + INODE.size);
     const xattrCount = image.readUInt16LE(at + INODE.xattrCount);

@@ -84,6 +84,9 @@ export const INODE = {
   nlink: 44,
 } as const;
 
+/** No user and no group: chown(2) takes it for "leave as is". */
+export const NO_ID = 0xffffffff;
+
 export const LAYOUT = {
   /** All data in blocks; also for inodes without any data. */
   plain: 0,

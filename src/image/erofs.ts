@@ -33,6 +33,7 @@ import {
   MAX_DEVICES,
   MAX_IMAGE,
   NID_UNIT,
+  NO_ID,
   NULL_BLOCK,
   roundUp,
   SB,
@@ -306,6 +307,9 @@ function writeInode(
   image.writeUInt16LE(mode, at + INODE.mode);
   writeInt64(image, place.size, at + INODE.size);
   image.writeUInt32LE(ino, at + INODE.ino);
+  if (inode.uid === NO_ID || inode.gid === NO_ID) {
+    throw new CofaError('integrity', `Linux has no owner ${inode.uid}:${inode.gid}`);
+  }
   image.writeUInt32LE(inode.uid, at + INODE.uid);
   image.writeUInt32LE(inode.gid, at + INODE.gid);
   writeInt64(image, mtime.sec, at + INODE.mtime);

@@ -231,6 +231,12 @@ describe('symlinks on the way', () => {
     expect(refusal(toc(file('f'), symlink('s', 'f'), dir('s/x')))).toMatch(
       /^integrity: .*s\/x: it lies below f/,
     );
+    // Also where the entry before it lay in a directory of that name.
+    expect(refusal(toc(file('d/x'), file('d'), file('d/y')))).toMatch(/^integrity: .*d\/y: it lies below d/);
+    expect(refusal(toc(file('f'), file('d/x'), hardlink('d', 'f'), file('d/y')))).toMatch(
+      /d\/y: it lies below d/,
+    );
+    expect(listing(toc(file('d/x'), symlink('d', 'e'), file('d/y')))).toEqual(['d -> e', 'e/', 'e/y']);
     // Of a lower layer it is in nobody's way.
     expect(listing(toc(file('f')), toc(file('f/x')))).toEqual(['f/', 'f/x']);
   });
