@@ -5,7 +5,7 @@
  *     manifest   artifactType application/vnd.cofa.sidecar.v1, subject = the image's manifest,
  *                config = the empty descriptor, annotation io.cofa.revision
  *       flat     application/vnd.cofa.flat.v1.erofs+zstd    once
- *       spans    application/vnd.cofa.spans.v1              \ for each layer of the image, found by the annotations
+ *       spans    application/vnd.cofa.spans.v1+zstd         \ for each layer of the image, found by the annotations
  *       toc      application/vnd.cofa.toc.v1+zstd           / io.cofa.layer.diffid and io.cofa.layer.blob
  *
  * Compressed blobs say their uncompressed size in `io.cofa.size`, so that a reader never unpacks more. Blobs of other
@@ -55,7 +55,7 @@ export interface SkippedSidecar {
 export const SIDECAR_TYPES = {
   artifact: 'application/vnd.cofa.sidecar.v1',
   flat: 'application/vnd.cofa.flat.v1.erofs+zstd',
-  spans: 'application/vnd.cofa.spans.v1',
+  spans: 'application/vnd.cofa.spans.v1+zstd',
   toc: 'application/vnd.cofa.toc.v1+zstd',
 } as const;
 
