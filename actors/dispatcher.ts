@@ -150,11 +150,14 @@ export class Dispatcher {
     return Math.min(this.#waits.next, this.#silences.next, this.#heartbeats.next);
   }
 
+  /** `jobs`: those that wait and those that run. `running`: slots that are taken. */
   status(): {
+    jobs: number;
     workers: Array<{ worker: string; slots: number; running: number }>;
     queued: { demand: number; prefetch: number };
   } {
     return {
+      jobs: this.#jobs.size,
       workers: Array.from(this.#workers.values(), ({ name, slots, running }) => ({
         worker: name,
         slots,
@@ -208,8 +211,11 @@ export class Dispatcher {
 
   #submit(event: DispatcherEvent & { type: 'submit' }, effects: DispatcherEffect[]): void {
     if (this.#jobs.has(event.job)) return;
-    const limit = event.class === 'demand' ? this.#limits.maxDemand : this.#limits.maxPrefetch;
-    if (this.#byClass[event.class] >= limit) {
+    const { maxDemand, maxPrefetch } = this.#limits;
+    // Promoted jobs count as demand, so prefetch must also look at the sum.
+    const isFull =
+      event.class === 'demand' ? this.#byClass.demand >= maxDemand : this.#byClass.prefetch >= maxPrefetch;
+    if (isFull || this.#jobs.size >= maxDemand + maxPrefetch) {
       effects.push({ type: 'rejected', job: event.job, reason: 'full' });
       return;
     }
@@ -419,55 +425,61 @@ export class Dispatcher {
   /** For tests: sentences about every rule that is broken. */
   audit(): string[] {
     const wrong: string[] = [];
-    const check = (ok: boolean, text: string) => {
-      if (!ok) wrong.push(text);
+    const check = (ok: boolean, text: () => string) => {
+      if (!ok) wrong.push(text());
     };
     const queued = new Map<Job, string>();
     for (const job of this.#again) queued.set(job, 'demand');
     for (const job of this.#demand) {
-      check(!queued.has(job), `job ${job.job} is queued twice`);
+      check(!queued.has(job), () => `job ${job.job} is queued twice`);
       queued.set(job, 'demand');
     }
     let prefetch = 0;
     for (const [layer, jobs] of this.#prefetch) {
-      check(jobs.size > 0, `layer ${layer} has a turn and no job`);
+      check(jobs.size > 0, () => `layer ${layer} has a turn and no job`);
       for (const job of jobs) {
-        check(!queued.has(job), `job ${job.job} is queued twice`);
+        check(!queued.has(job), () => `job ${job.job} is queued twice`);
         queued.set(job, 'prefetch');
         prefetch += 1;
       }
     }
-    check(prefetch === this.#prefetchQueued, 'queued prefetch is miscounted');
+    check(prefetch === this.#prefetchQueued, () => 'queued prefetch is miscounted');
     const byClass = { demand: 0, prefetch: 0 };
     for (const job of this.#jobs.values()) {
       byClass[job.class] += 1;
       const isQueued = queued.get(job) === job.class;
-      check(isQueued === (job.state === 'queued'), `job ${job.job} is ${job.state}, and queued: ${isQueued}`);
-      check((job.assignment !== undefined) === (job.state === 'running'), `job ${job.job} lost its fetcher`);
-      check(this.#waits.has(job) === isQueued, `job ${job.job} may wait for ever`);
+      check(
+        isQueued === (job.state === 'queued'),
+        () => `job ${job.job} is ${job.state}, and queued: ${isQueued}`,
+      );
+      check(
+        (job.assignment !== undefined) === (job.state === 'running'),
+        () => `job ${job.job} lost its fetcher`,
+      );
+      check(this.#waits.has(job) === isQueued, () => `job ${job.job} may wait for ever`);
       const { assignment } = job;
       if (assignment === undefined) continue;
       check(
         this.#workers.get(assignment.worker.name) === assignment.worker,
-        `job ${job.job} is with a lost fetcher`,
+        () => `job ${job.job} is with a lost fetcher`,
       );
-      check(assignment.worker.running.get(job.job) === assignment, `job ${job.job} takes no slot`);
+      check(assignment.worker.running.get(job.job) === assignment, () => `job ${job.job} takes no slot`);
     }
-    check(queued.size === this.#waits.size, 'a job is queued that is over');
+    check(queued.size === this.#waits.size, () => 'a job is queued that is over');
     check(
       byClass.demand === this.#byClass.demand && byClass.prefetch === this.#byClass.prefetch,
-      'jobs are miscounted',
+      () => 'jobs are miscounted',
     );
-    check(this.#jobs.size <= this.#limits.maxDemand + this.#limits.maxPrefetch, 'too many jobs');
+    check(this.#jobs.size <= this.#limits.maxDemand + this.#limits.maxPrefetch, () => 'too many jobs');
     let taken = 0;
     for (const worker of this.#workers.values()) {
       taken += worker.running.size;
-      check(this.#heartbeats.has(worker), `fetcher ${worker.name} may be silent for ever`);
+      check(this.#heartbeats.has(worker), () => `fetcher ${worker.name} may be silent for ever`);
       for (const assignment of worker.running.values()) {
-        check(this.#silences.has(assignment), `job ${assignment.job} may be silent for ever`);
+        check(this.#silences.has(assignment), () => `job ${assignment.job} may be silent for ever`);
       }
     }
-    check(this.#silences.size === taken, 'a slot that is free has a timer');
+    check(this.#silences.size === taken, () => 'a slot that is free has a timer');
     return wrong;
   }
 }

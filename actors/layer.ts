@@ -59,7 +59,13 @@ export type Owner =
       readonly firstSpan: number;
       readonly spanCount: number;
     }
-  | { readonly kind: 'evict'; readonly number: number; readonly spans: readonly number[] };
+  /** `passed`: spans that prefetch would have taken meanwhile. */
+  | {
+      readonly kind: 'evict';
+      readonly number: number;
+      readonly spans: readonly number[];
+      readonly passed: number[];
+    };
 export type Job = Owner & { kind: 'fetch' };
 type Eviction = Owner & { kind: 'evict' };
 
@@ -363,8 +369,11 @@ export class LayerActor {
   }
 
   #prefetch(effects: LayerEffect[]): void {
-    const isFree = (span: number) =>
-      !this.#blocks.isComplete(span) && !this.#owners.has(span) && !this.#retries.isPaused(span);
+    const isFree = (span: number) => {
+      const owner = this.#owners.get(span);
+      if (owner?.kind === 'evict') owner.passed.push(span);
+      return owner === undefined && !this.#blocks.isComplete(span) && !this.#retries.isPaused(span);
+    };
     const isAlone = (span: number) => this.#retries.isSuspect(span);
     for (;;) {
       const batch = this.#prefetcher.next(this.#clock, this.#prefetchRunning, isFree, isAlone);
@@ -502,14 +511,8 @@ export class LayerActor {
     for (const [from, to] of this.#inside(event.ranges)) {
       this.#fill(from, to, BlockEvent.RESTORED, event.logged === false, effects);
     }
-    if (
-      this.#blocks.isFull &&
-      event.complete === true &&
-      this.#move('RESTORED') &&
-      event.handedOver === true
-    ) {
-      this.#move('HANDED_OVER');
-    }
+    if (event.complete !== true || !this.#blocks.isFull || !this.#move('RESTORED')) return;
+    if (event.handedOver === true) this.#move('HANDED_OVER');
   }
 
   #evict(ranges: readonly BlockRange[], effects: LayerEffect[]): void {
@@ -529,7 +532,7 @@ export class LayerActor {
     }
     if (gone.size === 0) return;
     if (this.#state === 'complete') this.#move('EVICTED');
-    const eviction: Eviction = { kind: 'evict', number: this.#nextJob++, spans: [...spans] };
+    const eviction: Eviction = { kind: 'evict', number: this.#nextJob++, spans: [...spans], passed: [] };
     this.#fence = this.#nextJob;
     this.#evictions.set(eviction.number, eviction);
     for (const span of spans) this.#owners.set(span, eviction);
@@ -541,7 +544,12 @@ export class LayerActor {
     if (eviction === undefined) return;
     this.#evictions.delete(number);
     for (const span of eviction.spans) this.#owners.delete(span);
-    const wanted = eviction.spans.filter((span) => this.#isWanted(span));
+    for (const span of eviction.passed) this.#prefetcher.revisit(span);
+    const wanted: number[] = [];
+    for (const span of eviction.spans) {
+      if (this.#isWanted(span)) wanted.push(span);
+      else this.#retries.drop(span);
+    }
     this.#demand(
       wanted.sort((a, b) => a - b),
       effects,
@@ -591,6 +599,7 @@ export class LayerActor {
   audit(): string[] {
     if (this.#state === 'closed') return [];
     return auditLayer({
+      state: this.#state,
       states: this.#states,
       blocks: this.#blocks,
       limits: this.#limits,

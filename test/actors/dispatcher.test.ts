@@ -193,7 +193,7 @@ describe('a fetcher', () => {
     pool.submit(3);
     expect(pool.wait(99)).toEqual([]);
     expect(pool.wait(1)).toEqual([]);
-    expect(pool.dispatcher.status()).toEqual({ workers: [], queued: { demand: 3, prefetch: 0 } });
+    expect(pool.dispatcher.status()).toEqual({ jobs: 3, workers: [], queued: { demand: 3, prefetch: 0 } });
     expect(pool.hello('b', 3)).toEqual([send(1, 'b'), send(2, 'b'), send(3, 'b')]);
   });
 

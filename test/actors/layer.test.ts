@@ -181,6 +181,17 @@ describe('a job that fails', () => {
     expect(layer.actor.counters.retries).toBe(4);
   });
 
+  test('keeps new reads waiting during the pause, without another request', () => {
+    const layer = new Bench(evenGeometry(3, 2), { retryMs: 100 });
+    layer.read(1, 0);
+    layer.failed(1, true);
+    layer.wait(99);
+    expect(layer.read(2, 1, 2)).toEqual([fetch(2, 1)]);
+    expect(layer.wait(1)).toEqual([fetch(3, 0)]);
+    expect(layer.done(3)).toEqual([ok(1)]);
+    expect(layer.done(2)).toEqual([ok(2)]);
+  });
+
   test('as often as allowed fails its reads; the next read starts anew', () => {
     const layer = new Bench(evenGeometry(1, 1), { attempts: 3 });
     layer.read(1, 0);
@@ -479,6 +490,7 @@ describe('the life of a layer', () => {
     layer.send(full([[0, 2]]));
     expect([...layer.states]).toEqual([0, 0]);
     expect(layer.flush()).toEqual([]);
+    expect(layer.actor.state).toBe('corrupt');
   });
 
   test('complete from the log without another look at the bytes, if no block is missing', () => {

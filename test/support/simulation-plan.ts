@@ -1,0 +1,137 @@
+import type { DispatcherLimits } from '../../actors/dispatcher.ts';
+import type { LayerLimits } from '../../actors/layer.ts';
+import type { Random } from './random.ts';
+
+/**
+ * What one seed does: sizes, speeds, limits and the mix of faults. Each fault is switched off in many seeds: faults that
+ * always come together hide each other. Times are simulated ms, probabilities 0 to 1.
+ */
+export interface Plan {
+  /** Blocks of each span, by layer. */
+  layers: number[][];
+  layerLimits: Partial<LayerLimits>;
+  dispatcherLimits: Partial<DispatcherLimits>;
+  /** Slots of each worker. */
+  workers: number[];
+  prefetch: boolean;
+  /** Spans whose bytes are bad, of all spans; and layers whose span table lies. */
+  badSpan: number;
+  liar: number;
+  /** Time of a request before its first block, and of each block; how much either varies. */
+  latencyMs: number;
+  blockMs: number;
+  /** Blocks that a worker reports together. */
+  reportBlocks: number;
+  readEveryMs: number;
+  readBlocks: number;
+  burst: number;
+  flushEveryMs: number;
+  /** Per message between front end and workers. */
+  lose: number;
+  double: number;
+  delayMs: number;
+  /** Per block fetched. */
+  fail: number;
+  /** Per job: the worker never answers. */
+  hang: number;
+  /** Per append. */
+  appendFails: number;
+  appendMs: number;
+  /** Mean times between; Infinity: never. */
+  workerCrashMs: number;
+  frontCrashMs: number;
+  powerCutMs: number;
+  evictMs: number;
+  handOver: boolean;
+  togglePrefetchMs: number;
+  /** Until then faults happen; afterwards everything heals and must end well. */
+  faultsEndMs: number;
+}
+
+export function drawPlan(random: Random): Plan {
+  const sometimes = <T>(value: T, otherwise: T, probability = 0.4) =>
+    random.chance(probability) ? value : otherwise;
+  const never = Number.POSITIVE_INFINITY;
+  const layers = Array.from({ length: random.int(1, 3) }, () => {
+    const most = random.pick([1, 3, 6]);
+    const spans = Array.from({ length: random.int(1, 24) }, () => random.int(1, most));
+    if (random.chance(0.1)) spans[random.int(0, spans.length - 1)] = 40;
+    return spans;
+  });
+  return {
+    layers,
+    layerLimits: {
+      readDeadlineMs: random.int(500, 3_000),
+      maxWaiters: sometimes(random.int(2, 6), 1_000, 0.2),
+      maxReadBlocks: 64,
+      demandBatchSpans: random.int(1, 4),
+      prefetchBatchSpans: random.int(1, 4),
+      prefetchInFlight: random.int(1, 3),
+      prefetchPauseMs: random.int(20, 200),
+      prefetchPauseMaxMs: 800,
+      attempts: random.int(1, 6),
+      retryMs: random.int(10, 100),
+      retryMaxMs: 400,
+      failureMemoryMs: random.int(1, 300),
+      jobSilenceMs: random.int(1_500, 5_000),
+      appendRanges: random.int(1, 20),
+    },
+    dispatcherLimits: {
+      maxDemand: sometimes(random.int(1, 4), 1_000, 0.2),
+      maxPrefetch: sometimes(random.int(1, 2), 100, 0.2),
+      workerSilenceMs: random.int(300, 800),
+      jobSilenceMs: random.int(300, 1_500),
+      attempts: random.int(1, 4),
+      demandWaitMs: random.int(300, 2_000),
+      prefetchWaitMs: sometimes(random.int(500, 2_000), never),
+      demandShare: random.pick([0, 0.25, 0.5]),
+    },
+    workers: Array.from({ length: random.int(1, 4) }, () => random.int(1, 4)),
+    prefetch: random.chance(0.6),
+    badSpan: sometimes(random.pick([0.05, 0.3]), 0, 0.3),
+    liar: sometimes(0.5, 0, 0.15),
+    latencyMs: random.int(1, 60),
+    blockMs: random.int(1, 20),
+    reportBlocks: random.int(1, 8),
+    readEveryMs: random.int(10, 120),
+    readBlocks: random.int(1, 12),
+    burst: sometimes(random.int(5, 40), 1, 0.3),
+    flushEveryMs: random.int(20, 500),
+    lose: sometimes(random.pick([0.02, 0.2]), 0),
+    double: sometimes(random.pick([0.05, 0.5]), 0),
+    delayMs: sometimes(random.pick([20, 400, 3_000]), 2),
+    fail: sometimes(random.pick([0.02, 0.2, 0.9]), 0),
+    hang: sometimes(random.pick([0.05, 0.3]), 0),
+    appendFails: sometimes(random.pick([0.1, 0.7]), 0),
+    appendMs: sometimes(random.int(10, 300), 3),
+    workerCrashMs: sometimes(random.int(300, 3_000), never),
+    frontCrashMs: sometimes(random.int(500, 4_000), never, 0.3),
+    powerCutMs: sometimes(random.int(1_000, 5_000), never, 0.2),
+    evictMs: sometimes(random.int(50, 600), never, 0.35),
+    handOver: random.chance(0.5),
+    togglePrefetchMs: sometimes(random.int(200, 2_000), never, 0.2),
+    faultsEndMs: random.int(1_500, 5_000),
+  };
+}
+
+/** The plan once the faults are over. */
+export function healed(plan: Plan): Plan {
+  const never = Number.POSITIVE_INFINITY;
+  return {
+    ...plan,
+    prefetch: true,
+    burst: 1,
+    lose: 0,
+    double: 0,
+    delayMs: 2,
+    fail: 0,
+    hang: 0,
+    appendFails: 0,
+    appendMs: 3,
+    workerCrashMs: never,
+    frontCrashMs: never,
+    powerCutMs: never,
+    evictMs: never,
+    togglePrefetchMs: never,
+  };
+}

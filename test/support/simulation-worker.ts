@@ -1,0 +1,145 @@
+import type { ErrorCode } from '../../schemas/errors.ts';
+import type { Random } from './random.ts';
+import type { Plan } from './simulation-plan.ts';
+
+/** From the front end. `first`: first block of the job; `spans`: blocks of each span; `bad`: which have bad bytes. */
+export type JobMessage =
+  | {
+      kind: 'job';
+      front: number;
+      job: number;
+      layer: number;
+      layerJob: number;
+      first: number;
+      spans: number[];
+      bad: boolean[];
+    }
+  | { kind: 'stop'; front: number; job: number };
+
+interface AboutJob {
+  worker: string;
+  front: number;
+  job: number;
+  layer: number;
+  layerJob: number;
+}
+export type WorkerMessage =
+  | { kind: 'hello'; worker: string; slots: number; life: number }
+  | ({ kind: 'blocks'; firstBlock: number; count: number } & AboutJob)
+  | ({ kind: 'done' } & AboutJob)
+  | ({ kind: 'failed'; code: ErrorCode; retryable: boolean } & AboutJob);
+
+interface World {
+  random: Random;
+  plan: () => Plan;
+  /** Void after a power cut. */
+  after: (ms: number, run: () => void) => void;
+  write: (layer: number, block: number) => void;
+  send: (message: WorkerMessage) => void;
+}
+
+/** A fetcher process: slow, mortal, and at times silent about a job for good. */
+export class SimWorker {
+  readonly name: string;
+  readonly #slots: number;
+  readonly #world: World;
+  readonly #running = new Set<string>();
+  #hung = new Set<string>();
+  /** Counts its processes. */
+  life = 1;
+  isUp = true;
+
+  constructor(name: string, slots: number, world: World) {
+    this.name = name;
+    this.#slots = slots;
+    this.#world = world;
+  }
+
+  hello(): void {
+    this.#world.send({ kind: 'hello', worker: this.name, slots: this.#slots, life: this.life });
+  }
+
+  crash(): void {
+    this.isUp = false;
+    this.life += 1;
+    this.#running.clear();
+    this.#hung.clear();
+  }
+
+  start(): void {
+    this.isUp = true;
+    this.hello();
+  }
+
+  heal(): void {
+    for (const key of this.#hung) this.#running.delete(key);
+    this.#hung = new Set();
+  }
+
+  receive(message: JobMessage): void {
+    if (!this.isUp) return;
+    const key = `${message.front}/${message.job}`;
+    if (message.kind === 'stop') {
+      // A fetcher may heed it or not.
+      if (this.#world.random.chance(0.5)) this.#running.delete(key);
+      return;
+    }
+    if (this.#running.has(key)) return;
+    this.#running.add(key);
+    const { random, plan } = this.#world;
+    if (random.chance(plan().hang)) {
+      this.#hung.add(key);
+      return;
+    }
+    const { front, job, layer, layerJob } = message;
+    const about = { worker: this.name, front, job, layer, layerJob };
+    const blocks = message.spans.flatMap((count, at) =>
+      Array.from({ length: count }, () => message.bad[at] === true),
+    );
+    this.#later(key, plan().latencyMs, () =>
+      this.#step(key, about, message.first, blocks, message.first, message.first),
+    );
+  }
+
+  /** Loads block `next`; blocks from `reported` on are written and not yet told. */
+  #step(key: string, about: AboutJob, first: number, bad: boolean[], next: number, reported: number): void {
+    const { random, plan, send, write } = this.#world;
+    const end = first + bad.length;
+    const report = () => {
+      if (next > reported) send({ kind: 'blocks', firstBlock: reported, count: next - reported, ...about });
+    };
+    const isBad = bad[next - first] === true && random.chance(0.6);
+    const isLastOfBad = bad[next - first] === true && bad[next + 1 - first] !== true;
+    if (next < end && (isBad || isLastOfBad || random.chance(plan().fail))) {
+      report();
+      this.#running.delete(key);
+      const isIntegrity = isBad || isLastOfBad;
+      send({
+        kind: 'failed',
+        code: isIntegrity ? 'integrity' : 'unavailable',
+        retryable: !isIntegrity,
+        ...about,
+      });
+      return;
+    }
+    if (next === end) {
+      report();
+      this.#running.delete(key);
+      send({ kind: 'done', ...about });
+      return;
+    }
+    write(about.layer, next);
+    next += 1;
+    const isDue = next - reported >= plan().reportBlocks;
+    if (isDue) report();
+    const from = isDue ? next : reported;
+    this.#later(key, plan().blockMs, () => this.#step(key, about, first, bad, next, from));
+  }
+
+  #later(key: string, meanMs: number, run: () => void): void {
+    const { life } = this;
+    this.#world.after(meanMs * (0.5 + this.#world.random.next()), () => {
+      if (this.life === life && this.#running.has(key)) run();
+    });
+  }
+}

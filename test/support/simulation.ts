@@ -1,0 +1,938 @@
+/**
+ * The layer actors and the dispatcher in a world of simulated time: disks, a log, workers, messages, readers, and faults,
+ * all drawn from one seed. After every event the rules are checked that must hold whatever happens:
+ *
+ * - every read is answered once, by its deadline; with 0 only when each of its blocks lies on the disk, with an error
+ *   only for a reason that the world knows of;
+ * - no span is fetched twice at once, none without need; a present block is on the disk;
+ * - the log says of no block that it is present before it is synced, or after it was punched;
+ * - no prefetch is sent while demand waits; demand keeps its order; queues keep their limits; counts equal a recount.
+ *
+ * When the faults end, everything must come right: all reads served, every block fetched that can be had, nothing left
+ * running, and the log equal to the states. A restart folds the log and forgets all else.
+ *
+ * What is not simulated: bytes (a block is there or not), two front ends at once, and time that passes inside an actor.
+ */
+import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
+import { LayerActor, type LayerEffect, type LayerEvent, type ReadFailure } from '../../actors/layer.ts';
+import { geometryOf } from './geometry.ts';
+import { Random } from './random.ts';
+import { SimDisk, SimLog } from './simulation-store.ts';
+import { drawPlan, healed, type Plan } from './simulation-plan.ts';
+import { type JobMessage, SimWorker, type WorkerMessage } from './simulation-worker.ts';
+
+/** Mistakes that can be built in, to see that the rules notice them. */
+export type Sabotage =
+  | 'drop-waiter'
+  | 'double-fetch'
+  | 'answer-early'
+  | 'log-before-sync'
+  | 'punch-before-log'
+  | 'forget-append'
+  | 'prefetch-first'
+  | 'miss-deadline';
+
+export interface Outcome {
+  seed: number;
+  /** Hash of everything that happened, in order. */
+  trace: string;
+  events: number;
+  /** Reads by how they ended. */
+  served: number;
+  failed: number;
+  /** What the seed came across: jobs, retries, restarts, evicted blocks, late blocks… */
+  met: Record<string, number>;
+}
+
+export class Violation extends Error {}
+
+/** Runs one seed. Throws a Violation that names seed, time and rule, with the last things that happened. */
+export function simulate(
+  seed: number,
+  options: { sabotage?: Sabotage; onTrace?: (line: string) => void } = {},
+): Outcome {
+  return new Simulation(seed, options.sabotage, options.onTrace).run();
+}
+
+interface Read {
+  id: number;
+  layer: SimLayer;
+  first: number;
+  last: number;
+  deadline: number;
+}
+
+/** A layer device: what outlives the front end, then what its present actor has. */
+interface SimLayer {
+  index: number;
+  spans: number[];
+  geometry: ReturnType<typeof geometryOf>;
+  disk: SimDisk;
+  log: SimLog;
+  bad: Set<number>;
+  isLiar: boolean;
+
+  states: Uint8Array;
+  actor: LayerActor;
+  /** Jobs that the actor believes to run: its number → spans and the pool's number. */
+  jobs: Map<number, { firstSpan: number; spanCount: number; pool: number }>;
+  /** Failed jobs by span. */
+  failures: number[];
+  /** Appends and punches, one after the other. */
+  line: Array<(next: () => void) => void>;
+  isBusy: boolean;
+  wakeAt: number;
+  corrupt: boolean;
+}
+
+interface PoolJob {
+  layer: SimLayer;
+  job: number;
+  class: 'demand' | 'prefetch';
+  /** Its place among all that became demand. */
+  since: number;
+  /** Times sent. */
+  sent: number;
+}
+
+const HELLO_MS = 100;
+const RESTART_MS = 50;
+/** Longer than anything needs that can be served. */
+const PATIENCE_MS = 200_000;
+/** More than any seed needs. */
+const MAX_EVENTS = 200_000;
+
+class Simulation {
+  readonly #seed: number;
+  readonly #random: Random;
+  readonly #sabotage: Sabotage | undefined;
+  readonly #onTrace: ((line: string) => void) | undefined;
+  #plan: Plan;
+  #now = 0;
+  readonly #queue: Array<{ at: number; order: number; run: () => void }> = [];
+  #order = 0;
+  #hash = 0x811c9dc5;
+  readonly #recent: string[] = [];
+  #events = 0;
+  #met: Record<string, number> = {};
+
+  readonly #layers: SimLayer[] = [];
+  #workers: SimWorker[] = [];
+  /** Counts restarts of the node; what was under way before is void. */
+  #node = 0;
+  /** Counts front ends; their timers and appends end with them. */
+  #front = 0;
+  #isUp = false;
+  #dispatcher = new Dispatcher();
+  #dispatcherWakeAt = Number.POSITIVE_INFINITY;
+  #nextPoolJob = 1;
+  /** Jobs in the pool of the present front end. */
+  readonly #pool = new Map<number, PoolJob>();
+  readonly #reads = new Map<number, Read>();
+  #nextRead = 1;
+  #served = 0;
+  #failed = 0;
+
+  constructor(seed: number, sabotage: Sabotage | undefined, onTrace: ((line: string) => void) | undefined) {
+    this.#seed = seed;
+    this.#sabotage = sabotage;
+    this.#onTrace = onTrace;
+    this.#random = new Random(seed);
+    this.#plan = drawPlan(this.#random);
+    for (const [index, spans] of this.#plan.layers.entries())
+      this.#layers.push(this.#makeLayer(index, spans));
+    this.#workers = this.#plan.workers.map((slots, index) => this.#makeWorker(`w${index}`, slots));
+  }
+
+  run(): Outcome {
+    this.#startFront();
+    for (const worker of this.#workers) this.#beat(worker, this.#node);
+    this.#every(
+      () => this.#plan.readEveryMs,
+      () => this.#readSome(),
+    );
+    this.#every(
+      () => this.#plan.workerCrashMs,
+      () => this.#crashWorker(),
+    );
+    this.#every(
+      () => this.#plan.frontCrashMs,
+      () => this.#crashFront(),
+    );
+    this.#every(
+      () => this.#plan.powerCutMs,
+      () => this.#cutPower(),
+    );
+    this.#every(
+      () => this.#plan.evictMs,
+      () => this.#evict(),
+    );
+    this.#every(
+      () => this.#plan.togglePrefetchMs,
+      () => this.#prefetch(this.#random.chance(0.5)),
+    );
+    this.#runUntil(this.#plan.faultsEndMs, () => false);
+    this.#trace('heal');
+    this.#plan = healed(this.#plan);
+    for (const worker of this.#workers) worker.heal();
+    this.#prefetch(true);
+    const readUntil = this.#now + 500;
+    this.#runUntil(this.#now + PATIENCE_MS, () => {
+      if (this.#now < readUntil) return false;
+      this.#plan.readEveryMs = Number.POSITIVE_INFINITY;
+      return this.#isQuiet();
+    });
+    this.#checkEnd();
+    return {
+      seed: this.#seed,
+      trace: (this.#hash >>> 0).toString(16),
+      events: this.#events,
+      served: this.#served,
+      failed: this.#failed,
+      met: this.#met,
+    };
+  }
+
+  // ── Time ──
+
+  #after(ms: number, run: () => void): void {
+    const item = { at: this.#now + ms, order: this.#order++, run };
+    if (item.at === Number.POSITIVE_INFINITY) return;
+    let low = 0;
+    let high = this.#queue.length;
+    // Latest first, so that the next one is popped from the end.
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.#queue[middle] as { at: number }).at > item.at) low = middle + 1;
+      else high = middle;
+    }
+    this.#queue.splice(low, 0, item);
+  }
+
+  /** Again and again, at intervals around a mean that is looked up each time. */
+  #every(meanMs: () => number, run: () => void): void {
+    const mean = meanMs();
+    const isOn = mean < Number.POSITIVE_INFINITY;
+    this.#after(isOn ? mean * (0.5 + this.#random.next()) : 1_000, () => {
+      if (isOn && meanMs() < Number.POSITIVE_INFINITY) run();
+      this.#every(meanMs, run);
+    });
+  }
+
+  #runUntil(end: number, isDone: () => boolean): void {
+    for (let item = this.#queue.at(-1); item !== undefined && item.at <= end; item = this.#queue.at(-1)) {
+      this.#queue.pop();
+      this.#now = Math.max(this.#now, item.at);
+      this.#events += 1;
+      this.#check(this.#events < MAX_EVENTS, () => 'it goes round in circles');
+      item.run();
+      const { jobs } = this.#dispatcher.status();
+      this.#check(
+        !this.#isUp || jobs === this.#pool.size,
+        () => `${jobs} jobs, and ${this.#pool.size} were asked for`,
+      );
+      for (const { id, deadline } of this.#reads.values()) {
+        // Reads wait in order of their deadlines.
+        if (deadline >= this.#now) break;
+        this.#fail(`read ${id} was not answered by its deadline ${deadline}`);
+      }
+      if (isDone()) return;
+    }
+    this.#now = Math.max(this.#now, end);
+  }
+
+  #trace(line: string): void {
+    const text = `${this.#now.toFixed(2)} ${line}`;
+    for (let at = 0; at < text.length; at++)
+      this.#hash = Math.imul(this.#hash ^ text.charCodeAt(at), 0x01000193);
+    this.#recent.push(text);
+    this.#onTrace?.(text);
+    if (this.#recent.length > 400) this.#recent.splice(0, 200);
+  }
+
+  #meet(what: string, count = 1): void {
+    this.#met[what] = (this.#met[what] ?? 0) + count;
+  }
+
+  #fail(rule: string): never {
+    const recent = this.#recent.slice(-40).join('\n  ');
+    throw new Violation(`seed ${this.#seed}, ${this.#now.toFixed(2)} ms: ${rule}\n  ${recent}`);
+  }
+
+  #check(isOk: boolean, rule: () => string): void {
+    if (!isOk) this.#fail(rule());
+  }
+
+  // ── Front end ──
+
+  #makeLayer(index: number, spans: number[]): SimLayer {
+    const geometry = geometryOf(spans);
+    const states = new Uint8Array(geometry.blockCount);
+    return {
+      index,
+      spans,
+      geometry,
+      disk: new SimDisk(geometry.blockCount),
+      log: new SimLog(geometry.blockCount),
+      bad: new Set([...spans.keys()].filter(() => this.#random.chance(this.#plan.badSpan))),
+      isLiar: this.#random.chance(this.#plan.liar),
+      states,
+      actor: new LayerActor(geometry, states),
+      jobs: new Map(),
+      failures: [],
+      line: [],
+      isBusy: false,
+      wakeAt: Number.POSITIVE_INFINITY,
+      corrupt: false,
+    };
+  }
+
+  #startFront(): void {
+    this.#front += 1;
+    this.#isUp = true;
+    const front = this.#front;
+    this.#trace(`front end ${front}`);
+    this.#dispatcher = new Dispatcher(this.#plan.dispatcherLimits);
+    this.#dispatcherWakeAt = Number.POSITIVE_INFINITY;
+    this.#pool.clear();
+    for (const layer of this.#layers) {
+      const states = new Uint8Array(layer.geometry.blockCount);
+      const random = new Random(this.#seed + front);
+      layer.states = states;
+      layer.actor = new LayerActor(layer.geometry, states, this.#plan.layerLimits, {
+        firstJob: front * 1_000_000,
+        random: () => random.next(),
+      });
+      layer.jobs = new Map();
+      layer.failures = layer.spans.map(() => 0);
+      layer.line = [];
+      layer.isBusy = false;
+      layer.wakeAt = Number.POSITIVE_INFINITY;
+      layer.corrupt = false;
+      for (const block of layer.log.presentBlocks()) {
+        this.#check(
+          layer.disk.isSynced(block),
+          () => `the log says that block ${block} is present, and it is not`,
+        );
+      }
+      const { complete, handedOver } = layer.log;
+      this.#send(layer, { type: 'restore', ranges: layer.log.ranges(), complete, handedOver });
+      if (handedOver) this.#takeBack(layer);
+    }
+    this.#every_(
+      () => this.#plan.flushEveryMs,
+      front,
+      () => {
+        for (const layer of this.#layers) this.#flush(layer);
+      },
+    );
+    this.#prefetch(this.#plan.prefetch);
+    // The kernel sends again what nobody has answered.
+    const reads = [...this.#reads.values()];
+    this.#reads.clear();
+    for (const { layer, first, last } of reads) this.#ask(layer, first, last);
+  }
+
+  /** `#every`, for as long as the front end lives. */
+  #every_(meanMs: () => number, front: number, run: () => void): void {
+    this.#after(meanMs(), () => {
+      if (this.#front !== front || !this.#isUp) return;
+      run();
+      this.#every_(meanMs, front, run);
+    });
+  }
+
+  #prefetch(on: boolean): void {
+    if (!this.#isUp) return;
+    for (const layer of this.#layers) this.#send(layer, { type: 'prefetch', on, now: this.#now });
+  }
+
+  #send(layer: SimLayer, event: LayerEvent): void {
+    if (event.type !== 'tick') this.#trace(`layer ${layer.index} ← ${JSON.stringify(event)}`);
+    let effects = layer.actor.handle(event);
+    const wrong = layer.actor.audit();
+    this.#check(wrong.length === 0, () => `layer ${layer.index}: ${wrong.join('; ')}`);
+    for (let block = 0; block < layer.states.length; block++) {
+      const isThere = layer.states[block] !== 2 || layer.disk.has(block);
+      this.#check(isThere, () => `layer ${layer.index} has block ${block} present, and the disk has not`);
+    }
+    if (this.#sabotage !== undefined) effects = this.#spoil(layer, event, effects);
+    for (const effect of effects) this.#run(layer, effect);
+    if (event.type === 'read') this.#checkPromoted(layer, event.firstBlock, event.lastBlock);
+  }
+
+  /** Whatever a read waits for is known to the pool as demand. */
+  #checkPromoted(layer: SimLayer, first: number, last: number): void {
+    for (const [number, job] of this.#pool) {
+      if (job.layer !== layer || job.class === 'demand') continue;
+      const { firstSpan, spanCount } = layer.jobs.get(job.job) ?? { firstSpan: 0, spanCount: 0 };
+      for (let block = first; block <= last && this.#reads.has(this.#nextRead - 1); block++) {
+        const span = layer.geometry.spanOfBlock(block) - firstSpan;
+        const isWaited = layer.states[block] !== 2 && span >= 0 && span < spanCount;
+        this.#check(!isWaited, () => `a read waits for block ${block}, and job ${number} is still prefetch`);
+      }
+    }
+  }
+
+  #run(layer: SimLayer, effect: LayerEffect): void {
+    if (effect.type !== 'wake') this.#trace(`layer ${layer.index} → ${JSON.stringify(effect)}`);
+    switch (effect.type) {
+      case 'answer':
+        this.#answered(layer, effect.id, effect.errno, effect.reason);
+        return;
+      case 'fetch':
+        this.#submit(layer, effect);
+        return;
+      case 'promote': {
+        const pool = layer.jobs.get(effect.job)?.pool;
+        this.#check(pool !== undefined, () => `job ${effect.job} is promoted and does not run`);
+        const job = this.#pool.get(pool as number);
+        if (job !== undefined) Object.assign(job, { class: 'demand', since: this.#order++ });
+        this.#meet('promoted');
+        this.#dispatch({ type: 'promote', job: pool as number, now: this.#now });
+        return;
+      }
+      case 'cancel': {
+        const job = layer.jobs.get(effect.job);
+        if (job === undefined) return;
+        this.#endJob(layer, effect.job, true);
+        this.#pool.delete(job.pool);
+        this.#dispatch({ type: 'cancel', job: job.pool, now: this.#now });
+        return;
+      }
+      case 'append':
+        this.#line(layer, (next) => this.#append(layer, effect.ranges, next));
+        return;
+      case 'punch':
+        this.#meet('punched');
+        this.#line(layer, (next) => this.#punch(layer, effect.job, effect.ranges, next));
+        return;
+      case 'verify':
+        this.#flush(layer);
+        this.#line(layer, (next) => {
+          this.#later(this.#random.int(1, 50), () => {
+            next();
+            this.#send(layer, { type: 'verified', ok: !layer.isLiar, now: this.#now });
+          });
+        });
+        return;
+      case 'complete':
+        this.#meet('complete');
+        this.#check(
+          layer.states.every((state) => state === 2),
+          () => 'a layer is complete that lacks blocks',
+        );
+        this.#check(!layer.isLiar, () => 'a layer is complete that is another');
+        this.#line(layer, (next) => this.#completed(layer, next));
+        return;
+      case 'corrupt':
+        this.#meet('corrupt');
+        this.#check(layer.isLiar, () => `layer ${layer.index} is called corrupt and is not`);
+        layer.corrupt = true;
+        this.#line(layer, (next) => {
+          layer.log.drop();
+          next();
+        });
+        return;
+      case 'wake':
+        this.#wake(layer, effect.at);
+    }
+  }
+
+  #wake(layer: SimLayer, at: number): void {
+    if (at >= layer.wakeAt) return;
+    layer.wakeAt = at;
+    this.#later(Math.max(0, at - this.#now), () => {
+      if (layer.wakeAt !== at) return;
+      layer.wakeAt = Number.POSITIVE_INFINITY;
+      this.#send(layer, { type: 'tick', now: this.#now });
+    });
+  }
+
+  /** After a while, if the front end still lives. */
+  #later(ms: number, run: () => void): void {
+    const front = this.#front;
+    this.#after(ms, () => {
+      if (this.#isUp && this.#front === front) run();
+    });
+  }
+
+  // ── Reads ──
+
+  #readSome(): void {
+    for (let count = this.#random.int(1, this.#plan.burst); count > 0; count--) {
+      const layer = this.#random.pick(this.#layers);
+      const first = this.#random.int(0, layer.geometry.blockCount - 1);
+      const last = Math.min(
+        first + this.#random.int(0, this.#plan.readBlocks - 1),
+        layer.geometry.blockCount - 1,
+      );
+      if (this.#reads.size < 200) this.#ask(layer, first, last);
+    }
+  }
+
+  #ask(layer: SimLayer, first: number, last: number): void {
+    const deadline = this.#isUp
+      ? this.#now + (this.#plan.layerLimits.readDeadlineMs as number)
+      : Number.POSITIVE_INFINITY;
+    const id = this.#nextRead++;
+    this.#reads.set(id, { id, layer, first, last, deadline });
+    if (!this.#isUp) return;
+    this.#send(layer, { type: 'read', id, firstBlock: first, lastBlock: last, now: this.#now });
+  }
+
+  #answered(layer: SimLayer, id: number, errno: number, reason: ReadFailure | undefined): void {
+    const read = this.#reads.get(id);
+    if (read === undefined) this.#fail(`read ${id} is answered twice, or was never asked`);
+    const waiting = [...this.#reads.values()].filter(
+      (other) => other.layer === layer && other !== read,
+    ).length;
+    this.#reads.delete(id);
+    const blocks = Array.from({ length: read.last - read.first + 1 }, (_, at) => read.first + at);
+    if (errno === 0) {
+      this.#served += 1;
+      for (const block of blocks) {
+        this.#check(layer.disk.has(block), () => `read ${id} is served, and block ${block} is not there`);
+      }
+      return;
+    }
+    this.#failed += 1;
+    this.#meet(`failed: ${reason?.code}`);
+    const spans = blocks
+      .filter((block) => layer.states[block] !== 2)
+      .map((block) => layer.geometry.spanOfBlock(block));
+    const attempts = this.#plan.layerLimits.attempts as number;
+    const isJust =
+      reason?.message.includes('deadline') === true
+        ? this.#now >= read.deadline
+        : reason?.message.includes('too many reads') === true
+          ? waiting >= (this.#plan.layerLimits.maxWaiters as number)
+          : reason?.code === 'integrity'
+            ? layer.corrupt || spans.some((span) => layer.bad.has(span))
+            : reason?.code !== 'invalid-argument' &&
+              spans.some((span) => (layer.failures[span] ?? 0) >= attempts);
+    this.#check(isJust, () => `read ${id} failed without cause: ${JSON.stringify(reason)}`);
+  }
+
+  // ── Jobs ──
+
+  #submit(
+    layer: SimLayer,
+    { job, firstSpan, spanCount, class: kind }: LayerEffect & { type: 'fetch' },
+  ): void {
+    for (const [number, other] of layer.jobs) {
+      const isApart =
+        other.firstSpan + other.spanCount <= firstSpan || firstSpan + spanCount <= other.firstSpan;
+      this.#check(isApart, () => `jobs ${number} and ${job} fetch the same span`);
+    }
+    for (let span = firstSpan; span < firstSpan + spanCount; span++) {
+      const { firstBlock, blockCount } = layer.geometry.span(span);
+      const isWhole = layer.states
+        .subarray(firstBlock, firstBlock + blockCount)
+        .every((state) => state === 2);
+      this.#check(!isWhole, () => `span ${span} is fetched and nothing of it is missing`);
+    }
+    const pool = this.#nextPoolJob++;
+    layer.jobs.set(job, { firstSpan, spanCount, pool });
+    this.#pool.set(pool, { layer, job, class: kind, since: this.#order++, sent: 0 });
+    this.#meet(`${kind} jobs`);
+    const said = this.#sabotage === 'prefetch-first' ? 'demand' : kind;
+    this.#dispatch({ type: 'submit', job: pool, class: said, layer: String(layer.index), now: this.#now });
+  }
+
+  #dispatch(event: DispatcherEvent): void {
+    if (event.type !== 'tick' && event.type !== 'worker.hello')
+      this.#trace(`pool ← ${JSON.stringify(event)}`);
+    const effects = this.#dispatcher.handle(event);
+    const wrong = this.#dispatcher.audit();
+    this.#check(wrong.length === 0, () => `dispatcher: ${wrong.join('; ')}`);
+    for (const effect of effects) this.#runPool(effect);
+    const wake = this.#dispatcher.nextWake;
+    if (wake >= this.#dispatcherWakeAt) return;
+    this.#dispatcherWakeAt = wake;
+    this.#later(wake - this.#now, () => {
+      if (this.#dispatcherWakeAt !== wake) return;
+      this.#dispatcherWakeAt = Number.POSITIVE_INFINITY;
+      this.#dispatch({ type: 'tick', now: this.#now });
+    });
+  }
+
+  #runPool(effect: DispatcherEffect): void {
+    this.#trace(`pool → ${JSON.stringify(effect)}`);
+    const known = this.#pool.get(effect.job);
+    if (effect.type === 'stop') {
+      this.#deliver(effect.worker, { kind: 'stop', front: this.#front, job: effect.job });
+      return;
+    }
+    this.#check(known !== undefined, () => `job ${effect.job} is over, and still: ${effect.type}`);
+    const { layer, job } = known as { layer: SimLayer; job: number };
+    if (effect.type === 'send') {
+      this.#checkOrder(effect.job);
+      const { firstSpan, spanCount } = layer.jobs.get(job) as { firstSpan: number; spanCount: number };
+      const first = layer.geometry.span(firstSpan).firstBlock;
+      const spans = layer.spans.slice(firstSpan, firstSpan + spanCount);
+      const bad = spans.map((_, at) => layer.bad.has(firstSpan + at));
+      const order = {
+        kind: 'job',
+        front: this.#front,
+        job: effect.job,
+        layer: layer.index,
+        layerJob: job,
+      } as const;
+      this.#deliver(effect.worker, { ...order, first, spans, bad });
+      return;
+    }
+    this.#meet(`pool: ${effect.reason}`);
+    this.#pool.delete(effect.job);
+    this.#endJob(layer, job, true);
+    const code = effect.type === 'rejected' ? 'busy' : 'unavailable';
+    this.#send(layer, {
+      type: 'job.failed',
+      job,
+      code,
+      message: effect.reason,
+      retryable: true,
+      now: this.#now,
+    });
+  }
+
+  /** No prefetch before demand, and no demand before demand that came earlier and was never sent. */
+  #checkOrder(number: number): void {
+    const job = this.#pool.get(number);
+    if (job === undefined) return;
+    for (const [other, { class: kind, since, sent }] of this.#pool) {
+      if (sent > 0 || other === number || kind === 'prefetch') continue;
+      this.#check(job.class === 'demand', () => `prefetch job ${number} is sent, demand job ${other} waits`);
+      this.#check(
+        job.sent > 0 || job.since < since,
+        () => `job ${number} is sent before ${other}, which is older`,
+      );
+    }
+    job.sent += 1;
+    const { attempts } = this.#plan.dispatcherLimits;
+    this.#check(job.sent <= (attempts as number), () => `job ${number} is sent ${job.sent} times`);
+  }
+
+  /** The actor hears that the job is over, or said so itself. */
+  #endJob(layer: SimLayer, job: number, isFailed: boolean): void {
+    const known = layer.jobs.get(job);
+    if (known === undefined) return;
+    layer.jobs.delete(job);
+    if (!isFailed) return;
+    for (let span = known.firstSpan; span < known.firstSpan + known.spanCount; span++) {
+      layer.failures[span] = (layer.failures[span] ?? 0) + 1;
+    }
+  }
+
+  // ── Workers and messages ──
+
+  #makeWorker(name: string, slots: number): SimWorker {
+    return new SimWorker(name, slots, {
+      random: this.#random,
+      plan: () => this.#plan,
+      after: (ms, run) => {
+        const node = this.#node;
+        this.#after(ms, () => {
+          if (this.#node === node) run();
+        });
+      },
+      write: (layer, block) => this.#layers[layer]?.disk.write(block),
+      send: (message) => this.#travel(() => this.#heard(message)),
+    });
+  }
+
+  #beat(worker: SimWorker, node: number): void {
+    if (this.#node !== node) return;
+    if (worker.isUp) worker.hello();
+    this.#after(HELLO_MS, () => this.#beat(worker, node));
+  }
+
+  /** Messages may be lost, doubled, and overtake each other. */
+  #travel(run: () => void): void {
+    const node = this.#node;
+    const isTwice = this.#random.chance(this.#plan.double);
+    for (let copy = isTwice ? 2 : 1; copy > 0; copy--) {
+      if (this.#random.chance(this.#plan.lose)) {
+        this.#meet('lost messages');
+        continue;
+      }
+      this.#after(this.#random.next() * this.#plan.delayMs, () => {
+        if (this.#node === node) run();
+      });
+    }
+  }
+
+  #deliver(name: string, message: JobMessage): void {
+    const worker = this.#workers.find((one) => one.name === name);
+    const life = worker?.life;
+    this.#travel(() => {
+      if (worker?.life === life) worker?.receive(message);
+    });
+  }
+
+  #heard(message: WorkerMessage): void {
+    if (!this.#isUp) return;
+    const { worker } = message;
+    if (message.kind === 'hello') {
+      const { slots, life } = message;
+      const known = this.#workers.find(({ name }) => name === worker);
+      // What a dead process said before it died.
+      if (known?.life !== life) return;
+      this.#dispatch({ type: 'worker.hello', worker, slots, now: this.#now });
+      return;
+    }
+    const layer = this.#layers[message.layer] as SimLayer;
+    const { layerJob } = message;
+    if (message.kind === 'blocks') {
+      // Also for jobs that nobody knows any more: the actor has to tell them apart.
+      const { firstBlock, count } = message;
+      this.#send(layer, {
+        type: 'blocks.fetched',
+        job: layerJob,
+        firstBlock,
+        count,
+        bytes: count,
+        now: this.#now,
+      });
+      if (message.front === this.#front)
+        this.#dispatch({ type: 'job.progress', job: message.job, worker, now: this.#now });
+      return;
+    }
+    if (message.front !== this.#front) return;
+    const isOk = message.kind === 'done';
+    const counts = isOk || this.#dispatcher.isRunning(message.job, worker);
+    const known = counts ? this.#pool.get(message.job) : undefined;
+    if (counts) this.#pool.delete(message.job);
+    this.#dispatch({ type: 'job.ended', job: message.job, worker, ok: isOk, now: this.#now });
+    if (!counts) return;
+    if (known !== undefined) this.#endJob(layer, layerJob, !isOk);
+    if (isOk) this.#send(layer, { type: 'job.done', job: layerJob, now: this.#now });
+    else {
+      const { code, retryable } = message;
+      this.#send(layer, {
+        type: 'job.failed',
+        job: layerJob,
+        code,
+        message: code,
+        retryable,
+        now: this.#now,
+      });
+    }
+  }
+
+  // ── The log ──
+
+  #flush(layer: SimLayer): void {
+    this.#send(layer, { type: 'flush', now: this.#now });
+  }
+
+  #line(layer: SimLayer, task: (next: () => void) => void): void {
+    layer.line.push(task);
+    if (layer.isBusy) return;
+    layer.isBusy = true;
+    const next = () => {
+      const first = layer.line.shift();
+      if (first === undefined) layer.isBusy = false;
+      else first(next);
+    };
+    next();
+  }
+
+  #append(layer: SimLayer, ranges: Array<[number, number]>, next: () => void): void {
+    const synced = layer.disk.beginSync();
+    this.#later(this.#random.next() * this.#plan.appendMs, () => {
+      if (this.#sabotage !== 'log-before-sync') layer.disk.endSync(synced);
+      this.#later(this.#random.next() * this.#plan.appendMs, () => {
+        const isFailed = this.#random.chance(this.#plan.appendFails);
+        // An append that was not acknowledged may be in the log all the same.
+        if (!isFailed || this.#random.chance(0.3)) {
+          layer.log.append(ranges);
+          for (const [first, count] of ranges) {
+            for (let block = first; block < first + count; block++) {
+              this.#check(layer.disk.isSynced(block), () => `block ${block} is in the log and not synced`);
+            }
+          }
+        }
+        if (isFailed) this.#meet('failed appends');
+        if (isFailed) this.#send(layer, { type: 'append.failed', ranges });
+        next();
+      });
+    });
+  }
+
+  #punch(layer: SimLayer, job: number, ranges: Array<[number, number]>, next: () => void): void {
+    this.#later(this.#random.next() * this.#plan.appendMs, () => {
+      const isFailed = this.#random.chance(this.#plan.appendFails);
+      if ((!isFailed || this.#random.chance(0.3)) && this.#sabotage !== 'punch-before-log')
+        layer.log.evict(ranges);
+      this.#later(this.#random.next() * this.#plan.appendMs, () => {
+        if (!isFailed) layer.disk.punch(ranges);
+        for (const block of layer.log.presentBlocks()) {
+          this.#check(layer.disk.isSynced(block), () => `block ${block} is punched and still in the log`);
+        }
+        this.#send(layer, { type: 'evicted', job, now: this.#now });
+        next();
+      });
+    });
+  }
+
+  #completed(layer: SimLayer, next: () => void): void {
+    this.#later(this.#random.next() * this.#plan.appendMs, () => {
+      // An eviction may have come first.
+      if (layer.actor.state === 'complete') layer.log.complete = layer.log.isFull;
+      if (this.#plan.handOver && layer.actor.state === 'complete') {
+        this.#send(layer, { type: 'handed-over' });
+        layer.log.handedOver = layer.log.complete;
+        this.#takeBack(layer);
+      }
+      next();
+    });
+  }
+
+  #takeBack(layer: SimLayer): void {
+    this.#later(this.#random.int(50, 500), () => {
+      this.#send(layer, { type: 'taken-back' });
+      layer.log.handedOver = false;
+    });
+  }
+
+  #evict(): void {
+    if (!this.#isUp) return;
+    const layer = this.#random.pick(this.#layers);
+    const ranges = Array.from({ length: this.#random.int(1, 3) }, (): [number, number] => [
+      this.#random.int(0, layer.geometry.blockCount - 1),
+      this.#random.int(1, 12),
+    ]);
+    this.#send(layer, { type: 'evict', ranges, now: this.#now });
+  }
+
+  // ── Faults ──
+
+  #crashWorker(): void {
+    const worker = this.#random.pick(this.#workers);
+    if (!worker.isUp) return;
+    this.#trace(`worker ${worker.name} dies`);
+    this.#meet('worker crashes');
+    worker.crash();
+    const node = this.#node;
+    this.#after(this.#random.int(10, 600), () => {
+      if (this.#node !== node) return;
+      // The supervisor tells that the process before it has ended, or the front end finds out by the silence.
+      if (this.#isUp && this.#random.chance(0.5)) {
+        this.#dispatch({ type: 'worker.lost', worker: worker.name, now: this.#now });
+      }
+      worker.start();
+    });
+  }
+
+  #crashFront(): void {
+    if (!this.#isUp) return;
+    this.#trace('front end dies');
+    this.#meet('front end crashes');
+    this.#isUp = false;
+    for (const read of this.#reads.values()) read.deadline = Number.POSITIVE_INFINITY;
+    const node = this.#node;
+    this.#after(RESTART_MS, () => {
+      if (this.#node === node) this.#startFront();
+    });
+  }
+
+  #cutPower(): void {
+    this.#trace('power cut');
+    this.#meet('power cuts');
+    this.#node += 1;
+    this.#isUp = false;
+    this.#reads.clear();
+    for (const { disk } of this.#layers) disk.crash(this.#random);
+    for (const worker of this.#workers) worker.crash();
+    const node = this.#node;
+    this.#after(RESTART_MS, () => {
+      if (this.#node !== node) return;
+      for (const worker of this.#workers) {
+        worker.start();
+        this.#beat(worker, node);
+      }
+      this.#startFront();
+    });
+  }
+
+  // ── The end ──
+
+  #isQuiet(): boolean {
+    return (
+      this.#isUp &&
+      this.#reads.size === 0 &&
+      this.#pool.size === 0 &&
+      this.#layers.every((layer) => {
+        if (layer.isBusy || layer.jobs.size > 0 || layer.actor.load.unloggedBlocks > 0) return false;
+        if (layer.corrupt) return true;
+        if (layer.actor.state !== 'lazy') return layer.actor.state !== 'verifying';
+        return layer.bad.size > 0 && this.#isFetched(layer);
+      })
+    );
+  }
+
+  #isFetched(layer: SimLayer): boolean {
+    return layer.states.every(
+      (state, block) => state === 2 || layer.bad.has(layer.geometry.spanOfBlock(block)),
+    );
+  }
+
+  #checkEnd(): void {
+    this.#check(this.#isQuiet(), () => {
+      const layers = this.#layers.map(({ actor, isBusy, bad }) => ({
+        ...actor.load,
+        state: actor.state,
+        isBusy,
+        bad: [...bad],
+      }));
+      const pool = { ...this.#dispatcher.status(), jobs: this.#pool.size };
+      return `it does not come right: ${JSON.stringify({ layers, pool, reads: this.#reads.size })}`;
+    });
+    for (const layer of this.#layers) {
+      // The log may say more: of an eviction that it did not take, nothing was punched.
+      const isKnown = layer.states.every((state, block) => state !== 2 || layer.log.isPresent(block));
+      this.#check(isKnown, () => `layer ${layer.index}: the log lacks blocks that are present`);
+      for (const block of layer.log.presentBlocks()) {
+        this.#check(layer.disk.isSynced(block), () => `block ${block} is in the log and not on the disk`);
+      }
+      this.#meet('late blocks', layer.actor.counters.lateBlocks);
+      this.#meet('retries', layer.actor.counters.retries);
+      for (let block = 0; block < layer.geometry.blockCount; block++) this.#ask(layer, block, block);
+    }
+    this.#runUntil(this.#now + PATIENCE_MS, () => this.#reads.size === 0);
+    this.#check(this.#reads.size === 0, () => 'reads wait for ever');
+    for (const layer of this.#layers) {
+      if (!layer.corrupt)
+        this.#check(this.#isFetched(layer), () => `layer ${layer.index} lacks blocks that can be had`);
+    }
+  }
+
+  // ── Sabotage ──
+
+  #spoil(layer: SimLayer, event: LayerEvent, effects: LayerEffect[]): LayerEffect[] {
+    switch (this.#sabotage) {
+      case 'drop-waiter':
+        return effects.filter(
+          (effect) => effect.type !== 'answer' || event.type === 'read' || !this.#random.chance(0.05),
+        );
+      case 'double-fetch':
+        return effects.flatMap((effect) =>
+          effect.type === 'fetch' && this.#random.chance(0.05)
+            ? [effect, { ...effect, job: effect.job + 500_000 }]
+            : [effect],
+        );
+      case 'answer-early': {
+        const first = [...this.#reads.values()].find((read) => read.layer === layer);
+        const isSoon = event.type === 'blocks.fetched' && first !== undefined && this.#random.chance(0.05);
+        return isSoon ? [...effects, { type: 'answer', id: first.id, errno: 0 }] : effects;
+      }
+      case 'forget-append':
+        return effects.filter((effect) => effect.type !== 'append' || !this.#random.chance(0.05));
+      case 'miss-deadline':
+        return effects.map((effect) => (effect.type === 'wake' ? { ...effect, at: effect.at + 1 } : effect));
+      default:
+        return effects;
+    }
+  }
+}
