@@ -336,11 +336,13 @@ class Supervisor {
   /** What an engine left that did not end by itself: its FUSE mount and its loops. */
   async #clearLeftovers(label: string): Promise<void> {
     const devices = this.#layout.devices();
+    // A loop on a dead FUSE mount has no label any more, and its path only for as long as the mount is there.
+    const left = (await listLoops()).filter(
+      (loop) => loop.label.startsWith(`${label}/`) || loop.backingFile.startsWith(`${devices}/`),
+    );
     while (findMount(devices) !== undefined) await unmount(devices, { lazy: true });
-    for (const loop of await listLoops()) {
-      // Those in use go with their last user, which nobody waits for.
-      if (loop.label.startsWith(`${label}/`)) void detachLoop(loop).catch(() => {});
-    }
+    // Those in use go with their last user.
+    for (const loop of left) await detachLoop(loop).catch(() => {});
   }
 }
 

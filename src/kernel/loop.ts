@@ -291,6 +291,12 @@ interface Info {
   autoclear: boolean;
 }
 
+/**
+ * A loop on a file of a FUSE mount whose server has gone: to tell a loop's status the kernel asks the file, and on its
+ * error keeps back all the rest.
+ */
+const NAMELESS: Info = { label: '', directIo: true, readOnly: true, autoclear: false };
+
 /** Undefined when the device is not configured. */
 async function readStatus(fd: number): Promise<Info | undefined> {
   const info = Buffer.alloc(INFO.size);
@@ -298,6 +304,7 @@ async function readStatus(fd: number): Promise<Info | undefined> {
     await callOffLoop('ioctl(LOOP_GET_STATUS64)', ioctlPointer, fd, LOOP_GET_STATUS64, info);
   } catch (error) {
     if (isErrno(error, 'ENXIO')) return undefined;
+    if (isErrno(error, 'ENOTCONN')) return NAMELESS;
     throw error;
   }
   const flags = info.readUInt32LE(INFO.flags);
@@ -313,7 +320,7 @@ async function readStatus(fd: number): Promise<Info | undefined> {
 
 async function ownStatus(fd: number, loop: LoopDevice): Promise<Info | undefined> {
   const status = await readStatus(fd);
-  return status?.label === loop.label ? status : undefined;
+  return status?.label === loop.label || status === NAMELESS ? status : undefined;
 }
 
 async function statusOf(number: number): Promise<LoopStatus | undefined> {
