@@ -159,13 +159,16 @@ describe('kernel protocol', () => {
     expect(await late).toBe('ENOENT');
   });
 
-  test.each(['exit', 'throw'] as const)('process %s ends the process though threads block', async (act) => {
+  test.each(['exit', 'throw'] as const)('%s ends the process though threads block', async (ending) => {
     const layer = await bed.layer(4 * BLOCK);
     const { session, target } = await keepSession();
-    const server = startServer(session, jobFor([layer], { ending: { afterMs: 50, act } }));
+    const server = startServer(session, jobFor([layer], { ending }));
     await server.said('ready');
+    // Each of the two threads has served something, so both of them block in read(2) by now.
+    for (let i = 0; i < 20; i++) await readdir(target);
+    server.tell();
     const outcome = await Promise.race([server.exited, sleep(10_000, 'hangs', { ref: false })]);
-    expect(outcome).toEqual([act === 'exit' ? 7 : 1, null]);
+    expect(outcome).toEqual([ending === 'exit' ? 7 : 1, null]);
     const next = startServer(session, jobFor([layer]));
     await next.said('ready');
     expect((await stat(join(target, layer.file.name))).size).toBe(layer.file.size);
@@ -267,7 +270,7 @@ class Server {
 
   constructor(fd: number, job: ServeJob) {
     const script = fileURLToPath(new URL('./serve-child.ts', import.meta.url));
-    const stderr = job.ending?.act === 'throw' ? 'ignore' : 'inherit';
+    const stderr = job.ending === 'throw' ? 'ignore' : 'inherit';
     this.#child = spawn(process.execPath, [script, JSON.stringify(job)], {
       stdio: ['pipe', 'pipe', stderr, fd],
     });

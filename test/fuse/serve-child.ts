@@ -1,4 +1,5 @@
 /** A front end in miniature, to be killed: serves layers on the FUSE descriptor that it inherits as its fd 3. */
+import { once } from 'node:events';
 import { openSync, readFileSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { kernelTransport } from '../../src/fuse/kernel-transport.ts';
@@ -13,8 +14,8 @@ export interface ServeJob {
   holdMs?: number;
   /** Started, but takes nothing before a line comes in on stdin. */
   standby?: boolean;
-  /** What to do that many ms after the start; else it serves until it is killed. */
-  ending?: { afterMs: number; act: 'exit' | 'throw' };
+  /** What to do when a line comes in on stdin; else it serves until it is killed. */
+  ending?: 'exit' | 'throw';
 }
 
 const BLOCK = 65_536;
@@ -50,7 +51,7 @@ if (job.standby === true) {
 transport.settled();
 say('ready');
 if (job.ending !== undefined) {
-  await sleep(job.ending.afterMs);
-  if (job.ending.act === 'throw') throw new Error('as the test wants it');
+  await once(process.stdin, 'data');
+  if (job.ending === 'throw') throw new Error('as the test wants it');
   process.exit(7);
 }
