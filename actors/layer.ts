@@ -181,6 +181,8 @@ export class LayerActor {
       else if (event.type === 'flush') this.#flush(effects);
       return effects;
     }
+    // The tick that was asked for has come, be it a little early: timers are not exact.
+    if (event.type === 'tick') this.#announced = Number.POSITIVE_INFINITY;
     this.#apply(event, effects);
     if (event.type !== 'close') this.#settle(effects);
     return effects;

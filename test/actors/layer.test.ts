@@ -597,6 +597,13 @@ describe('eviction', () => {
 });
 
 describe('the time of the next tick', () => {
+  test('is announced again when the tick came a little early', () => {
+    const { actor } = new Bench(evenGeometry(1, 1), { readDeadlineMs: 1000 });
+    actor.handle({ type: 'read', id: 1, firstBlock: 0, lastBlock: 0, now: 0 });
+    expect(actor.handle({ type: 'tick', now: 999.5 })).toEqual([{ type: 'wake', at: 1000 }]);
+    expect(actor.handle({ type: 'tick', now: 1000 })).toContainEqual(eio(1, 'timeout'));
+  });
+
   test('is announced when it becomes earlier, and again when it has come', () => {
     const { actor } = new Bench(evenGeometry(2, 1), { readDeadlineMs: 1000, retryMs: 100 });
     expect(wakes(actor.handle({ type: 'read', id: 1, firstBlock: 0, lastBlock: 0, now: 0 }))).toEqual([

@@ -89,7 +89,7 @@ interface PoolJob {
   layer: SimLayer;
   job: number;
   class: 'demand' | 'prefetch';
-  /** Its place among all that became demand. */
+  /** When the dispatcher heard of it as what it is now, in order; NaN: not yet. */
   since: number;
   /** Times sent. */
   sent: number;
@@ -125,6 +125,7 @@ class Simulation {
   #isUp = false;
   #dispatcher = new Dispatcher();
   #dispatcherWakeAt = Number.POSITIVE_INFINITY;
+  #dispatches: DispatcherEvent[] = [];
   #nextPoolJob = 1;
   /** Jobs in the pool of the present front end. */
   readonly #pool = new Map<number, PoolJob>();
@@ -386,8 +387,6 @@ class Simulation {
       case 'promote': {
         const pool = layer.jobs.get(effect.job)?.pool;
         this.#check(pool !== undefined, () => `job ${effect.job} is promoted and does not run`);
-        const job = this.#pool.get(pool as number);
-        if (job !== undefined) Object.assign(job, { class: 'demand', since: this.#order++ });
         this.#meet('promoted');
         this.#dispatch({ type: 'promote', job: pool as number, now: this.#now });
         return;
@@ -534,13 +533,26 @@ class Simulation {
     }
     const pool = this.#nextPoolJob++;
     layer.jobs.set(job, { firstSpan, spanCount, pool });
-    this.#pool.set(pool, { layer, job, class: kind, since: this.#order++, sent: 0 });
+    this.#pool.set(pool, { layer, job, class: kind, since: Number.NaN, sent: 0 });
     this.#meet(`${kind} jobs`);
     const said = this.#sabotage === 'prefetch-first' ? 'demand' : kind;
     this.#dispatch({ type: 'submit', job: pool, class: said, layer: String(layer.index), now: this.#now });
   }
 
+  /** What comes up while effects are run waits for its turn: effects of two events never mix. */
   #dispatch(event: DispatcherEvent): void {
+    this.#dispatches.push(event);
+    if (this.#dispatches.length > 1) return;
+    for (const next of this.#dispatches) this.#dispatchOne(next);
+    this.#dispatches = [];
+  }
+
+  #dispatchOne(event: DispatcherEvent): void {
+    const asked = event.type === 'submit' || event.type === 'promote' ? this.#pool.get(event.job) : undefined;
+    if (asked !== undefined) {
+      asked.since = this.#order++;
+      if (event.type === 'promote') asked.class = 'demand';
+    }
     if (event.type !== 'tick' && event.type !== 'worker.hello')
       this.#trace(`pool ← ${JSON.stringify(event)}`);
     const effects = this.#dispatcher.handle(event);
@@ -601,7 +613,7 @@ class Simulation {
     const job = this.#pool.get(number);
     if (job === undefined) return;
     for (const [other, { class: kind, since, sent }] of this.#pool) {
-      if (sent > 0 || other === number || kind === 'prefetch') continue;
+      if (sent > 0 || other === number || kind === 'prefetch' || Number.isNaN(since)) continue;
       this.#check(job.class === 'demand', () => `prefetch job ${number} is sent, demand job ${other} waits`);
       this.#check(
         job.sent > 0 || job.since < since,
