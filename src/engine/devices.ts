@@ -88,9 +88,12 @@ export class Devices {
     this.#attached.delete(diffId);
     await mine.tail;
     const loop = await mine.loop.catch(() => undefined);
-    if (loop !== undefined) await detachLoop(loop);
-    // Somebody may have opened it again meanwhile.
-    if (!this.#attached.has(diffId)) await ask(this.#bus, this.#names.front('close'), { diffId });
+    try {
+      if (loop !== undefined) await detachLoop(loop);
+    } finally {
+      // Somebody may have opened it again meanwhile.
+      if (!this.#attached.has(diffId)) await ask(this.#bus, this.#names.front('close'), { diffId });
+    }
   }
 
   /** A front end has started: it is told what to serve. */

@@ -266,8 +266,20 @@ export class Image {
     this.attached = undefined;
     this.prefetch = false;
     if (attached === undefined || prepared === undefined) return;
-    await detachLoop(attached.metadata);
-    await Promise.all(prepared.devices.map(({ diffId }) => this.#options.devices.release(diffId)));
+    // A loop that something still holds, such as a copy of the mount in another mount namespace, goes with its last
+    // user; that is no reason to keep the others.
+    const gone = await Promise.allSettled([
+      detachLoop(attached.metadata),
+      ...prepared.devices.map(({ diffId }) => this.#options.devices.release(diffId)),
+    ]);
+    for (const result of gone) {
+      if (result.status === 'rejected') {
+        this.#options.log.warn(
+          { image: this.resolved.ref, error: result.reason },
+          'a loop device is still in use',
+        );
+      }
+    }
   }
 }
 
