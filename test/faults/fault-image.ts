@@ -89,8 +89,8 @@ export async function spanTableOf(root: string, blob: string): Promise<SpanTable
 export type PieceOutcome = string;
 
 /**
- * Reads a file piece by piece in order, in a process of its own that can be ended should it hang, and compares each
- * piece with `content`.
+ * Reads a file piece by piece in order, past the page cache, in a process of its own that can be ended should it hang,
+ * and compares each piece with `content`.
  */
 export async function readPieces(
   path: string,
@@ -152,11 +152,12 @@ const READ_PIECES = `
   const fs = require('node:fs');
   const [path, size, from, count, exact] = process.argv.slice(1);
   const fd = fs.openSync(path, 'r');
-  if (exact === 'true') {
-    const koffi = require('koffi');
-    const advise = koffi.load('libc.so.6').func('int posix_fadvise(int fd, long offset, long length, int advice)');
-    if (advise(fd, 0, 0, 1) !== 0) throw new Error('posix_fadvise');
-  }
+  const koffi = require('koffi');
+  const advise = koffi.load('libc.so.6').func('int posix_fadvise(int fd, long offset, long length, int advice)');
+  const [RANDOM, DONTNEED] = [1, 4];
+  // What was read before is not to be found in the page cache: it has to come through the mount again.
+  if (advise(fd, 0, 0, DONTNEED) !== 0) throw new Error('posix_fadvise');
+  if (exact === 'true' && advise(fd, 0, 0, RANDOM) !== 0) throw new Error('posix_fadvise');
   const head = Buffer.alloc(4);
   for (let i = 0; i < count; i++) {
     const bytes = Buffer.alloc(+size);
