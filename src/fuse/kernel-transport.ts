@@ -7,14 +7,15 @@
  *                        main thread ── cold(…) … answer(0) ── pread, write(2) ──▶ kernel
  *
  * Threads block in read(2) on the descriptor that the session made (session.ts). They never see a cold read through;
- * so two of them suffice however many readers wait. The main thread answers those that waited: their bytes were
- * written a moment ago and come from the page cache.
+ * so a few of them suffice however many readers wait: two keep two processors busy, and each costs 25 MB. The main
+ * thread answers the reads that waited: their bytes were written a moment ago and come from the page cache.
  *
  * A process may end in any of three ways. With SIGKILL, or any end that Node has no part in: what was taken and not
  * answered is asked again of the next one. With process.exit(): the same, after an exit handler here got the threads
  * out of read(2); without it Node would wait for them for good. With stop(): what waits gets EIO.
  */
 import { closeSync, write, writeSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, SHARE_ENV, Worker } from 'node:worker_threads';
 import { CofaError } from '../../schemas/errors.ts';
@@ -49,7 +50,7 @@ export interface KernelTransportOptions {
   /** `FuseSession.resend`: first of all ask the kernel for what a predecessor left unanswered. */
   resend: boolean;
   cold: ColdRead;
-  /** Threads that take requests; 2 by default. */
+  /** Threads that take requests; by default one for two processors, 2 to 4. */
   threads?: number;
   /** Warm standby: threads are started but take nothing before `begin()`. */
   standby?: boolean;
@@ -70,7 +71,7 @@ export function kernelTransport(options: KernelTransportOptions): KernelTranspor
 
 /** Reads that wait at a time; the next one gets EIO. The kernel itself sends at most 256 of those that count here. */
 const MAX_WAITING = 16_384;
-const DEFAULT_THREADS = 2;
+const DEFAULT_THREADS = Math.min(4, Math.max(2, Math.floor(availableParallelism() / 2)));
 const DEFAULT_HOLD_MS = 10_000;
 /** A thread that does not end within this hangs in the kernel, on a disk that does not answer. */
 const STOP_MS = 5_000;
