@@ -141,6 +141,16 @@ describe('bounds', () => {
     expect(pool.hello('w', 9)).toEqual([send(2, 'w'), send(6, 'w'), send(4, 'w')]);
   });
 
+  test('promotion does not get round the limits', () => {
+    const pool = new Bench({ maxDemand: 1, maxPrefetch: 2 });
+    for (const job of [1, 2, 3]) {
+      pool.submit(job, 'prefetch');
+      pool.send({ type: 'promote', job });
+    }
+    expect(pool.submit(4, 'prefetch')).toEqual([{ type: 'rejected', job: 4, reason: 'full' }]);
+    expect(pool.submit(5)).toEqual([{ type: 'rejected', job: 5, reason: 'full' }]);
+  });
+
   test('a job that is submitted twice is taken once', () => {
     const pool = new Bench();
     pool.submit(1);

@@ -584,6 +584,14 @@ describe('eviction', () => {
     expect(layer.actor.state).toBe('lazy');
   });
 
+  test('under way while prefetch passes: its spans are fetched afterwards', () => {
+    const layer = new Bench(evenGeometry(2, 1));
+    layer.send({ type: 'restore', ranges: [[0, 1]] });
+    layer.send(evict([[0, 1]]));
+    expect(layer.prefetch()).toEqual([fetch(2, 1, 1, 'prefetch')]);
+    expect(layer.send({ type: 'evicted', job: 1, now: 0 })).toEqual([fetch(3, 0, 1, 'prefetch')]);
+  });
+
   test('is not chased by prefetch', () => {
     const layer = new Bench(evenGeometry(2, 1));
     layer.prefetch();
