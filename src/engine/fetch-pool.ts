@@ -20,6 +20,8 @@ export interface JobListener {
 }
 
 const TICK_MS = 250;
+/** Bytes per ms that a device is read with at the least while it is hashed. */
+const SLOW_DISK = 10_000;
 
 export class FetchPool {
   readonly #bus: NatsConnection;
@@ -67,7 +69,17 @@ export class FetchPool {
     const job = { v: 1, job: number, front: this.#front, ...order } as Job;
     this.#jobs.set(number, { job, listener });
     const kind = order.kind === 'fetch' ? order.class : 'prefetch';
-    this.#handle({ type: 'submit', job: number, class: kind, layer: order.layer, now: this.#now() });
+    const submitted = {
+      type: 'submit',
+      job: number,
+      class: kind,
+      layer: order.layer,
+      now: this.#now(),
+    } as const;
+    // A hash over a whole device reports nothing until it is done.
+    this.#handle(
+      order.kind === 'verify' ? { ...submitted, silenceMs: 60_000 + order.size / SLOW_DISK } : submitted,
+    );
     return number;
   }
 
@@ -105,13 +117,9 @@ export class FetchPool {
     // Another process under the same name: the one before it is gone with all it ran.
     if (known !== undefined && known.pid !== pid)
       this.#handle({ type: 'worker.lost', worker, now: this.#now() });
-    if (leaving === true) {
-      this.#pids.delete(worker);
-      this.#handle({ type: 'worker.lost', worker, now: this.#now() });
-      return;
-    }
     this.#pids.set(worker, { pid, slots });
-    this.#handle({ type: 'worker.hello', worker, slots, now: this.#now() });
+    // One that leaves ends what it has and takes nothing more.
+    this.#handle({ type: 'worker.hello', worker, slots: leaving === true ? 0 : slots, now: this.#now() });
   }
 
   #onCompletion(completion: Completion): void {
@@ -127,6 +135,9 @@ export class FetchPool {
       });
       return;
     }
+    // The failure of a fetcher that was given up says nothing about the one that has the job now.
+    if (completion.kind === 'failed' && !this.#dispatcher.isRunning(completion.job, completion.worker))
+      return;
     this.#jobs.delete(completion.job);
     const failure =
       completion.kind === 'done'

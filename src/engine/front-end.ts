@@ -38,7 +38,8 @@ const settings = await readSettings(root);
 const log = createLog('front-end', settings.logLevel);
 const layout = new Layout(root);
 const names = subjects(settings.node);
-const now = () => Date.now();
+/** Monotonic: deadlines must not move with the wall clock. */
+const now = () => performance.now();
 
 /** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
 const layers = new Map<string, Promise<LayerHost>>();
@@ -55,7 +56,7 @@ const pastReads = new Map<string, { hits: number; misses: number; errors: number
  */
 const START_QUIET_MS = 500;
 const START_LIMIT_MS = 5_000;
-let lastCold = 0;
+let lastCold = Number.NEGATIVE_INFINITY;
 /** Layers whose rest is wanted; those in `starting` wait for it. */
 const wanted = new WeakSet<LayerHost>();
 const starting = new Map<LayerHost, number>();
@@ -75,7 +76,7 @@ const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
 };
 
 const bus = await connectBus(settings.nats, { name: 'cofa-front-end' });
-const events = new EventLog(bus, now);
+const events = new EventLog(bus, Date.now);
 for await (const { subject, event } of events.replay(names.eventsOf('layer'))) {
   foldLayer(facts, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`, event as never);
 }
@@ -102,6 +103,11 @@ void transport.ended.then(async (error) => {
   if (error !== undefined) log.fatal({ error }, 'the FUSE transport failed');
   // Without an error the mount is gone: what has come is still to be logged.
   else await stop();
+  die();
+});
+// Node would wait for the threads that block in read(2), and readers for a successor that never comes.
+process.on('uncaughtException', (error) => {
+  log.fatal({ error }, 'the front end failed');
   die();
 });
 process.once('SIGTERM', () => void stop().finally(die));

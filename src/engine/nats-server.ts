@@ -25,7 +25,7 @@ export async function startNats(
     Buffer.from(
       [
         `listen: "127.0.0.1:${port}"`,
-        `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))} }`,
+        `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
         `authorization { user: ${JSON.stringify(address.user)}, password: ${JSON.stringify(address.pass)} }`,
         'max_payload: 8MB',
         '',
@@ -54,6 +54,12 @@ export async function startNats(
   }
   return { address, child };
 }
+
+/**
+ * Bytes of JetStream's files at most. By default it would take three quarters of the free space, and refuse the event
+ * log where that is less than the log may grow to: no engine would start on a disk that is nearly full.
+ */
+const MAX_STORE = 2 ** 33;
 
 async function findServer(): Promise<string> {
   const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/usr/local/bin'];
