@@ -144,6 +144,8 @@ export async function runCommand(command: string, args: string[], options: RunOp
     maxBuffer: 256 << 20,
     env: { ...process.env, ...options.env },
   });
+  // A program may end without reading what it was given.
+  running.child.stdin?.on('error', () => {});
   running.child.stdin?.end(options.input ?? '');
   try {
     return (await running).stdout;
