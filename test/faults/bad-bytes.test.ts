@@ -251,7 +251,12 @@ describe('a sidecar that is not what it should be', () => {
     const tables = parts.layers.filter(({ mediaType }) => mediaType === SIDECAR_TYPES.spans);
     const [first, second] = tables;
     const layers = parts.layers.map((part) =>
-      part === first ? { ...part, digest: second?.digest as string, size: second?.size as number } : part,
+      part === first && second !== undefined
+        ? {
+            ...second,
+            annotations: { ...part.annotations, 'io.cofa.size': `${second.annotations?.['io.cofa.size']}` },
+          }
+        : part,
     );
     // A higher revision is preferred.
     await pushForged(resolved, { ...parts, layers, annotations: { 'io.cofa.revision': '1000' } });
