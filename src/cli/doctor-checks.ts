@@ -57,7 +57,7 @@ export function checkNode(version: string): Check {
     state: 'fail',
     found,
     means: 'cofa needs Node 24; it brings its own',
-    fix: 'start it by ops/cofa, after npm ci in the checkout',
+    fix: 'start it by ops/cofa, after npm install in the checkout',
   };
 }
 
