@@ -119,7 +119,12 @@ async function clientError(error: unknown, operation: string, root: string): Pro
   if (error instanceof errors.TimeoutError || cause instanceof errors.TimeoutError) {
     return new CofaError('timeout', `the engine did not answer ${operation} in time`, { cause });
   }
-  if (error instanceof errors.ClosedConnectionError || error instanceof errors.ConnectionError) {
+  if (
+    // The library says "connection closed" by a RequestError without a cause.
+    error instanceof errors.RequestError ||
+    cause instanceof errors.ClosedConnectionError ||
+    cause instanceof errors.ConnectionError
+  ) {
     return new CofaError('unavailable', `the connection to the engine of ${root} broke`, { cause });
   }
   return error;

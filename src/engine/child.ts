@@ -64,6 +64,11 @@ export class Child {
       throw new Error(`${this.#options.name} does not start; see ${this.#options.log}`);
   }
 
+  /** Kills the process as it is; another is started. */
+  kill(): void {
+    this.#process?.kill('SIGKILL');
+  }
+
   /** Ends it for good and waits until it is gone. */
   async stop(): Promise<void> {
     clearTimeout(this.#retry);

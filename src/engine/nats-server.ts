@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { access } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
@@ -60,6 +61,36 @@ export async function startNats(
  * log where that is less than the log may grow to: no engine would start on a disk that is nearly full.
  */
 const MAX_STORE = 2 ** 33;
+
+/** JetStream is asked this often, ms, and has as long to answer. */
+const PROBE_MS = 5_000;
+/** Answers that may stay out in a row: a machine that is very busy is given time. */
+const PROBES = 3;
+
+/**
+ * Kills a nats-server whose JetStream does not answer any more, so that it is started again: after a disk was full it
+ * stands still (seen with 2.9) or has switched JetStream off, and neither ends by itself when there is space. What it
+ * had acknowledged is on the disk. For the life of the process.
+ */
+export async function watchNats(address: BusAddress, child: Child, log: Logger): Promise<void> {
+  const bus = await connectBus(address, { name: 'cofa-watch' });
+  let missed = 0;
+  setInterval(() => {
+    const asked = bus.request('$JS.API.INFO', new Uint8Array(), { timeout: PROBE_MS });
+    asked.then(
+      (reply) => {
+        missed = reply.json<{ error?: unknown }>().error === undefined ? 0 : missed + 1;
+      },
+      () => {
+        missed += 1;
+      },
+    );
+    if (missed < PROBES) return;
+    missed = 0;
+    log.error('nats-server does not answer: it is started again');
+    child.kill();
+  }, PROBE_MS).unref();
+}
 
 async function findServer(): Promise<string> {
   const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/usr/local/bin'];

@@ -6,6 +6,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { createLog } from './log.ts';
 import { emptyNode, foldEvent } from '../../actors/node-state.ts';
@@ -27,7 +28,7 @@ import { Devices } from './devices.ts';
 import { Images } from './images.ts';
 import { takeLock } from './lock.ts';
 import { Mounts } from './mounts.ts';
-import { startNats } from './nats-server.ts';
+import { startNats, watchNats } from './nats-server.ts';
 import { type EngineSettings, writeSettings } from './process-settings.ts';
 
 export interface SupervisorOptions {
@@ -46,6 +47,8 @@ export interface SupervisorOptions {
 
 /** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
 const LOG_MAX_BYTES = 1 << 30;
+/** What is still under way to NATS at the end has this long, ms. */
+const DRAIN_MS = 2_000;
 const VERSION = (
   JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version;
@@ -183,7 +186,8 @@ class Supervisor {
       await events
         .append(names.event('engine', 'main'), { type: 'engine.stopped' })
         .catch((error: unknown) => this.#log.warn({ error }, 'the log did not take the end'));
-      await bus.drain();
+      // A NATS that is stuck is not waited for.
+      await Promise.race([bus.drain().catch(() => {}), sleep(DRAIN_MS)]);
       await registry.close();
       await this.#stopChildren();
       this.#ended.resolve();
@@ -237,6 +241,9 @@ class Supervisor {
       return { url: url.toString().replace(/\/$/, ''), user, pass };
     }
     const { address, child } = await startNats(this.#layout, Date.now);
+    watchNats(address, child, this.#log).catch((error: unknown) => {
+      this.#log.warn({ error }, 'nats-server is not watched');
+    });
     this.#children.push(child);
     return address;
   }
