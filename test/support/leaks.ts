@@ -71,7 +71,10 @@ export function findLeftovers(marks: RunMarks, before: Snapshot): Leftovers {
     if (!before.mounts.has(mount.id) && ours(mount.point)) abortFuse(mount, 'waiting');
   const now = takeSnapshot(marks);
   return {
-    mounts: [...now.mounts.values()].filter((mount) => !before.mounts.has(mount.id) && ours(mount.point)),
+    mounts: [...now.mounts.values()].filter(
+      // The kernel's own view of FUSE connections: whoever aborts the first one mounts it, for the whole machine.
+      (mount) => !before.mounts.has(mount.id) && mount.type !== 'fusectl' && ours(mount.point),
+    ),
     loops: [...now.loops]
       .filter(([number, backing]) => before.loops.get(number) !== backing && ours(backing))
       .map(([number, backing]) => ({ number, backing })),
