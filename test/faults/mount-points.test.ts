@@ -117,13 +117,14 @@ describe('where an image is mounted', () => {
     }
   });
 
-  it('unmount while it is used: busy, naming the user; it goes on working and goes when the user has gone', async () => {
+  it('unmount while it is used: busy; it goes on working and goes when the user has gone', async () => {
     const dir = path('busy');
     await mountImage(engine, image.ref, dir);
     const user = await useMount(join(dir, 'app'));
     const result = await engine.cli(['unmount', '--json', dir]);
     refused(result, 'busy', 7);
-    expect(errorOf(result).message).toContain(String(user.pid));
+    // Who it is it says where that is quickly found.
+    expect(errorOf(result).message).toContain(`${dir} is in use`);
     expect((await engine.status()).mounts).toMatchObject([{ dir, state: 'mounted' }]);
     expect(await readAll(dir)).toMatchObject({ failures: [] });
     await end(user);
