@@ -80,7 +80,7 @@ export function checkKernel(text: string): Check {
     state: 'fail',
     found,
     means: 'EROFS with 512-byte blocks needs Linux 6.4',
-    fix: 'echo deb http://deb.debian.org/debian bookworm-backports main >> /etc/apt/sources.list && apt update && apt install -t bookworm-backports linux-image-amd64, then reboot',
+    fix: 'add the suite bookworm-backports to the apt sources, then: apt update && apt install -t bookworm-backports linux-image-amd64, and reboot',
   };
 }
 
