@@ -11,7 +11,7 @@ const WAIT_MS = 60_000;
 export function define(command: Command, context: Context): void {
   command
     .description(
-      'Stop the engine. Mounts whose image has arrived as a whole stay and are served by the kernel alone; while others are in use it refuses.',
+      'Stop the engine. Its mounts come back with the next up; those in use stay where their image has arrived as a whole, and while others are in use it refuses.',
     )
     .option('--force', 'stop also then; reads of what has not arrived fail with EIO from then on')
     .action(async (options: { force?: boolean }) => {
