@@ -16,7 +16,7 @@ const CONTAINERS = 'Containers and mounts:';
 
 export const COMMANDS: readonly CommandEntry[] = [
   entry('up', '', 'start the engine in the background', ENGINE, () => import('./up.ts')),
-  entry('down', '', 'stop the engine; its mounts come back with the next up', ENGINE, () => import('./down.ts')),
+  entry('down', '', 'stop the engine; mounts come back with it', ENGINE, () => import('./down.ts')),
   entry(
     'status',
     '',
