@@ -16,8 +16,6 @@ export type ImageEvent =
   | { type: 'USE'; mount: string }
   /** The mount is gone. */
   | { type: 'RELEASE'; mount: string }
-  /** The log says that the flat image is in the store already. */
-  | { type: 'RESTORED' }
   | { type: 'PREPARED' }
   | { type: 'ATTACHED' }
   | { type: 'DETACHED' }
@@ -59,7 +57,7 @@ export const imageMachine = setup({
   on: { USE: { actions: 'addUser' }, RELEASE: { actions: 'dropUser' } },
   states: {
     known: {
-      on: { USE: { target: 'preparing', actions: 'addUser' }, RESTORED: 'ready' },
+      on: { USE: { target: 'preparing', actions: 'addUser' } },
     },
     preparing: {
       entry: ['forgetError', 'prepare'],

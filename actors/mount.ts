@@ -11,8 +11,6 @@ import type { ErrorRecord } from '../schemas/errors.ts';
 export type MountEvent =
   | { type: 'MOUNT' }
   | { type: 'MOUNTED' }
-  /** It was found mounted when the engine started: a complete image whose reads never needed the engine. */
-  | { type: 'ADOPTED' }
   | { type: 'UNMOUNT' }
   | { type: 'UNMOUNTED' }
   /** Something uses it: nothing has changed. */
@@ -32,7 +30,7 @@ export const mountMachine = setup({
   initial: 'requested',
   context: { error: undefined },
   states: {
-    requested: { on: { MOUNT: 'mounting', ADOPTED: 'mounted', UNMOUNT: 'unmounting' } },
+    requested: { on: { MOUNT: 'mounting', UNMOUNT: 'unmounting' } },
     mounting: {
       entry: 'mount',
       on: {
