@@ -5,6 +5,7 @@ import type { BlockSet } from './block-set.ts';
 import type { Job, Owner } from './layer.ts';
 import type { LayerState } from './layer-life.ts';
 import type { LayerLimits } from './layer-protocol.ts';
+import type { Promises } from './promises.ts';
 import type { ReadQueue } from './read-queue.ts';
 import type { Retries } from './retries.ts';
 import type { TimerQueue } from './timers.ts';
@@ -20,6 +21,7 @@ export interface LayerInside {
   jobSilence: TimerQueue<number>;
   evictions: ReadonlyMap<number, { spans: readonly number[] }>;
   retries: Retries;
+  promises: Promises;
   prefetchRunning: number;
   unlogged: BlockSet;
 }
@@ -30,7 +32,8 @@ export function auditLayer(layer: LayerInside): string[] {
   const check = (ok: boolean, text: () => string) => {
     if (!ok) wrong.push(text());
   };
-  const { states, blocks, limits, reads, owners, jobs, jobSilence, evictions, retries, unlogged } = layer;
+  const { states, blocks, limits, reads, owners, jobs, jobSilence, evictions, retries, promises, unlogged } =
+    layer;
 
   const needsAll = layer.state !== 'lazy' && layer.state !== 'corrupt';
   check(!needsAll || blocks.isFull, () => `a layer is ${layer.state} that lacks blocks`);
@@ -77,7 +80,7 @@ export function auditLayer(layer: LayerInside): string[] {
         () => `read ${id} waits for block ${block}, which is present`,
       );
       check(
-        owner !== undefined || retries.isPaused(span),
+        owner !== undefined || retries.isPaused(span) || promises.has(block),
         () => `read ${id} waits for span ${span}, but nobody fetches it`,
       );
       check(owner?.kind !== 'fetch' || owner.class === 'demand', () => `read ${id} waits for a prefetch job`);

@@ -25,6 +25,8 @@ export interface LayerLimits {
   failureMemoryMs: number;
   /** A job of which nothing is heard for this long is given up, ms. The dispatcher's own limits come first. */
   jobSilenceMs: number;
+  /** A startup pack of which nothing has come for this long is no longer waited for, ms. */
+  promiseSilenceMs: number;
   /** Ranges of one `append`: bounds the size of a log record. */
   appendRanges: number;
 }
@@ -43,6 +45,7 @@ export const LAYER_LIMITS: LayerLimits = {
   retryMaxMs: 5_000,
   failureMemoryMs: 1_000,
   jobSilenceMs: 120_000,
+  promiseSilenceMs: 1_000,
   appendRanges: 4_096,
 };
 
@@ -65,6 +68,13 @@ export type LayerEvent =
   /** `firstBlock` to `lastBlock`, both included. An id that waits already is ignored. */
   | { type: 'read'; id: number; firstBlock: number; lastBlock: number; now: number }
   | { type: 'prefetch'; on: boolean; now: number }
+  /**
+   * A startup pack is about to bring these blocks: whoever needs one waits for it. Answered by `promised` with the job
+   * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.
+   */
+  | { type: 'promise'; pack: number; ranges: readonly BlockRange[]; now: number }
+  /** Nothing more comes of it. */
+  | { type: 'promise.ended'; job: number; now: number }
   /** Verified and written to the device file. `bytes`: compressed bytes that came since the job's last message. */
   | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }
   /** Every block of the job is verified and written. */
@@ -106,6 +116,7 @@ export type LayerEffect =
   /** Somebody waits for a job that was submitted as prefetch. */
   | { type: 'promote'; job: number }
   | { type: 'cancel'; job: number }
+  | { type: 'promised'; pack: number; job: number }
   /** Sync the device file, then append. Ascending, no two adjacent. */
   | { type: 'append'; ranges: Array<[number, number]> }
   /** Every block is present: compare the whole device with the diffID. */

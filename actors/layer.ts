@@ -17,6 +17,9 @@
  * A failure concerns the reads that miss a block of the span that failed, and no others. Since a job of several spans
  * does not say which of them is bad, its spans are fetched again one by one before a reader hears of bad bytes.
  *
+ * **A startup pack** brings blocks of many spans at once (`promise`). It owns none of them; a read that misses only
+ * promised blocks waits for the pack, until the pack ends or falls silent.
+ *
  * **Messages may be lost, doubled or late.** `blocks.fetched` is true whenever it comes: the bytes were verified and lie
  * in the file, even if the job has been given up since. Two things can make it a lie, and both are caught by the
  * job's number: an eviction in between (`#fence`), and an actor before this one (it starts its numbers higher).
@@ -42,6 +45,7 @@ import {
   type ReadFailure,
 } from './layer-protocol.ts';
 import { Prefetcher } from './prefetch.ts';
+import { Promises } from './promises.ts';
 import { ReadQueue } from './read-queue.ts';
 import { Retries } from './retries.ts';
 import { TimerQueue } from './timers.ts';
@@ -81,6 +85,7 @@ export class LayerActor {
   readonly #jobSilence = new TimerQueue<number>();
   readonly #evictions = new Map<number, Eviction>();
   readonly #retries: Retries;
+  readonly #promises: Promises;
   readonly #prefetcher: Prefetcher;
   #prefetchRunning = 0;
   /** Present, and not handed out for the log. */
@@ -118,6 +123,7 @@ export class LayerActor {
     this.#blocks = new BlockMap(geometry, states);
     this.#limits = { ...LAYER_LIMITS, ...limits };
     this.#retries = new Retries(this.#limits, options.random ?? (() => 0));
+    this.#promises = new Promises(geometry.blockCount, this.#limits.promiseSilenceMs);
     this.#nextJob = options.firstJob ?? 1;
     this.#fence = this.#nextJob;
     this.#unlogged = new BlockSet(geometry.blockCount);
@@ -169,7 +175,13 @@ export class LayerActor {
     const prefetch = lazy
       ? this.#prefetcher.nextWake(this.#clock, this.#prefetchRunning)
       : Number.POSITIVE_INFINITY;
-    return Math.min(this.#reads.nextDeadline, this.#retries.nextEnd, this.#jobSilence.next, prefetch);
+    return Math.min(
+      this.#reads.nextDeadline,
+      this.#retries.nextEnd,
+      this.#jobSilence.next,
+      this.#promises.nextEnd,
+      prefetch,
+    );
   }
 
   /** Applies one event. The effects are to be run in order; none of them is ever repeated. */
@@ -204,6 +216,12 @@ export class LayerActor {
         return;
       case 'prefetch':
         this.#prefetcher.turn(event.on);
+        return;
+      case 'promise':
+        this.#promise(event, effects);
+        return;
+      case 'promise.ended':
+        this.#endPromise(event.job, effects);
         return;
       case 'flush':
         this.#flush(effects);
@@ -284,6 +302,8 @@ export class LayerActor {
         if (!this.#blocks.isPresent(block)) missing.push(block);
       }
       if (missing.length === before) continue;
+      // Blocks that a pack is about to bring are waited for; the span of any other one is fetched.
+      if (missing.slice(before).every((block) => this.#promises.has(block))) continue;
       spans.push(span);
       const verdict = this.#retries.verdict(span);
       if (verdict !== undefined) {
@@ -341,6 +361,10 @@ export class LayerActor {
       effects.push({ type: 'cancel', job });
       this.#failed(job, true, SILENT, effects);
     }
+    for (let job = this.#promises.takeSilent(this.#clock); job !== undefined; ) {
+      this.#endPromise(job, effects);
+      job = this.#promises.takeSilent(this.#clock);
+    }
   }
 
   // ── Jobs ──
@@ -374,7 +398,8 @@ export class LayerActor {
     const isFree = (span: number) => {
       const owner = this.#owners.get(span);
       if (owner?.kind === 'evict') owner.passed.push(span);
-      return owner === undefined && !this.#blocks.isComplete(span) && !this.#retries.isPaused(span);
+      if (owner !== undefined || this.#blocks.isComplete(span) || this.#retries.isPaused(span)) return false;
+      return !this.#isPromised(span);
     };
     const isAlone = (span: number) => this.#retries.isSuspect(span);
     for (;;) {
@@ -411,8 +436,9 @@ export class LayerActor {
       from = Math.max(from, this.#blocks.start(job.firstSpan));
       to = Math.min(to, this.#blocks.start(job.firstSpan + job.spanCount));
     }
+    this.#promises.heard(number, this.#clock);
     const became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
-    if (job === undefined) this.#counters.lateBlocks += became;
+    if (job === undefined && !this.#promises.isOpen(number)) this.#counters.lateBlocks += became;
   }
 
   /** Makes blocks `[from, to)` present, and answers who waited for them. Returns how many were not present before. */
@@ -426,6 +452,7 @@ export class LayerActor {
         if (isLeaving || !this.#blocks.step(span, block, event)) continue;
         became += 1;
         if (log) this.#unlogged.add(block);
+        this.#promises.kept(block);
         for (const id of this.#reads.arrived(block)) effects.push({ type: 'answer', id, errno: 0 });
       }
       if (this.#blocks.isComplete(span)) this.#retries.forgive(span);
@@ -490,6 +517,51 @@ export class LayerActor {
     for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
       this.#blocks.step(span, block, event);
     }
+  }
+
+  // ── Startup packs ──
+
+  #promise({ pack, ranges }: LayerEvent & { type: 'promise' }, effects: LayerEffect[]): void {
+    if (this.#state !== 'lazy' || this.#promises.isFull) return;
+    const job = this.#nextJob++;
+    const absent = [...this.#inside(ranges)].flatMap(([from, to]) => this.#absentIn(from, to));
+    this.#promises.make(job, absent, this.#clock);
+    effects.push({ type: 'promised', pack, job });
+  }
+
+  #endPromise(job: number, effects: LayerEffect[]): void {
+    const spans = new Set<number>();
+    for (const [first, count] of this.#promises.end(job)) {
+      for (let span = this.#blocks.spanOf(first); span <= this.#blocks.spanOf(first + count - 1); span++)
+        spans.add(span);
+    }
+    const wanted: number[] = [];
+    for (const span of spans) {
+      if (this.#blocks.isComplete(span) || this.#owners.has(span)) continue;
+      if (this.#isWanted(span)) wanted.push(span);
+      else this.#prefetcher.revisit(span);
+    }
+    this.#demand(wanted, effects);
+  }
+
+  /** Whether a pack will bring a block of the span that is not there yet. */
+  #isPromised(span: number): boolean {
+    if (!this.#promises.isAny) return false;
+    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++)
+      if (this.#promises.has(block)) return true;
+    return false;
+  }
+
+  /** The runs of blocks in `[from, to)` that are not present. */
+  #absentIn(from: number, to: number): Array<[from: number, to: number]> {
+    const runs: Array<[number, number]> = [];
+    for (let block = from; block < to; block++) {
+      if (this.#blocks.isPresent(block)) continue;
+      const last = runs.at(-1);
+      if (last?.[1] === block) last[1] = block + 1;
+      else runs.push([block, block + 1]);
+    }
+    return runs;
   }
 
   // ── The log, eviction and the layer's own life ──
@@ -565,6 +637,7 @@ export class LayerActor {
       this.#release(job);
       effects.push({ type: 'cancel', job: job.number });
     }
+    this.#promises.clear();
     for (let span = 0; span < this.#blocks.spanCount; span++) this.#stepSpan(span, BlockEvent.EVICTED);
     this.#unlogged.clear();
     effects.push({ type: 'corrupt' });
@@ -579,6 +652,7 @@ export class LayerActor {
     this.#owners.clear();
     this.#evictions.clear();
     this.#retries.clear();
+    this.#promises.clear();
     this.#prefetchRunning = 0;
   }
 
@@ -611,6 +685,7 @@ export class LayerActor {
       jobSilence: this.#jobSilence,
       evictions: this.#evictions,
       retries: this.#retries,
+      promises: this.#promises,
       prefetchRunning: this.#prefetchRunning,
       unlogged: this.#unlogged,
     });

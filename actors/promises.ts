@@ -1,0 +1,81 @@
+/**
+ * Blocks that a startup pack is about to bring. A pack holds blocks of many spans, each only in part, so it owns no span;
+ * a reader of such a block waits for the pack instead of fetching the span. A promise ends when the pack is over, or
+ * when it has been silent for too long: what it has not kept by then is fetched like anything else.
+ */
+import { BlockSet } from './block-set.ts';
+import { TimerQueue } from './timers.ts';
+
+/** Packs of one layer that may be under way at once: that many images start at the same time with a layer in common. */
+const MAX_PROMISES = 8;
+
+export class Promises {
+  readonly #blockCount: number;
+  readonly #silenceMs: number;
+  readonly #open = new Map<number, BlockSet>();
+  readonly #silence = new TimerQueue<number>();
+
+  constructor(blockCount: number, silenceMs: number) {
+    this.#blockCount = blockCount;
+    this.#silenceMs = silenceMs;
+  }
+
+  /** When the next one has been silent for too long; Infinity when none is open. */
+  get nextEnd(): number {
+    return this.#silence.next;
+  }
+
+  get isAny(): boolean {
+    return this.#open.size > 0;
+  }
+
+  get isFull(): boolean {
+    return this.#open.size >= MAX_PROMISES;
+  }
+
+  /** `[from, to)` of each range. */
+  make(number: number, ranges: Iterable<readonly [from: number, to: number]>, now: number): void {
+    const blocks = new BlockSet(this.#blockCount);
+    for (const [from, to] of ranges) for (let block = from; block < to; block++) blocks.add(block);
+    this.#open.set(number, blocks);
+    this.#silence.set(number, now + this.#silenceMs);
+  }
+
+  has(block: number): boolean {
+    if (this.#open.size === 0) return false;
+    for (const blocks of this.#open.values()) if (blocks.has(block)) return true;
+    return false;
+  }
+
+  isOpen(number: number): boolean {
+    return this.#open.has(number);
+  }
+
+  /** Something of this promise has come. */
+  heard(number: number, now: number): void {
+    if (this.#open.has(number)) this.#silence.set(number, now + this.#silenceMs);
+  }
+
+  /** The block is present, whoever brought it. */
+  kept(block: number): void {
+    for (const blocks of this.#open.values()) blocks.delete(block);
+  }
+
+  /** Ends a promise: what it has not kept, as `[first, count]`. */
+  end(number: number): ReadonlyArray<readonly [number, number]> {
+    const blocks = this.#open.get(number);
+    this.#open.delete(number);
+    this.#silence.delete(number);
+    return blocks?.takeRanges() ?? [];
+  }
+
+  /** Ends the next one that has been silent for too long; undefined when there is none. */
+  takeSilent(now: number): number | undefined {
+    return this.#silence.take(now);
+  }
+
+  clear(): void {
+    this.#open.clear();
+    this.#silence.clear();
+  }
+}
