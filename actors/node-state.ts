@@ -2,12 +2,16 @@
  * What a node knows, as a fold over its event log. The engine after a restart, `status` and the replay of a log all use
  * this one function, so they cannot disagree.
  */
-import type { CofaEvent, EventOf } from '../schemas/events.ts';
+import type { CofaEvent, EventOf, TrustPolicy } from '../schemas/events.ts';
 
 export interface ImageFacts {
   resolved: EventOf<'image.resolved'>;
   prepared: EventOf<'image.prepared'> | undefined;
   failure: { code: string; message: string } | undefined;
+  /** Digest of flat metadata that the node has built from the layers by itself; undefined: not yet. */
+  verified: string | undefined;
+  /** Metadata of the registry that turned out not to be those of the layers. */
+  refuted: { flat: string; sidecar: string | undefined; message: string } | undefined;
 }
 
 export interface LayerFacts {
@@ -32,6 +36,8 @@ export interface MountFacts {
   manifest: string;
   prefetch: boolean;
   container: string | undefined;
+  /** undefined: the engine's policy. */
+  trust?: TrustPolicy | undefined;
   state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
 }
 
@@ -65,7 +71,27 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
       return;
     case 'image.resolved': {
       const before = state.images.get(`sha256:${id}`);
-      state.images.set(`sha256:${id}`, { resolved: event, prepared: before?.prepared, failure: undefined });
+      state.images.set(`sha256:${id}`, {
+        resolved: event,
+        prepared: before?.prepared,
+        failure: undefined,
+        verified: before?.verified,
+        refuted: before?.refuted,
+      });
+      return;
+    }
+    case 'image.verified': {
+      const image = state.images.get(`sha256:${id}`);
+      if (image === undefined) return;
+      image.verified = event.flat;
+      // What the registry offers now is right; what the node built for itself says nothing about the registry.
+      if (event.sidecar !== undefined) image.refuted = undefined;
+      return;
+    }
+    case 'image.refuted': {
+      const image = state.images.get(`sha256:${id}`);
+      if (image !== undefined)
+        image.refuted = { flat: event.flat, sidecar: event.sidecar, message: event.message };
       return;
     }
     case 'image.prepared':
@@ -88,6 +114,7 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
         manifest: event.manifest,
         prefetch: event.prefetch,
         container: event.container,
+        trust: event.trust,
         state: 'requested',
       });
       return;

@@ -14,6 +14,10 @@ import { z } from 'zod';
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const count = z.int().min(0);
 
+/** Which sidecars of a registry may be used before the node has proven them; docs/architecture.md, Trust. */
+export const TRUST_POLICIES = ['always', 'own', 'never'] as const;
+export type TrustPolicy = (typeof TRUST_POLICIES)[number];
+
 export const LayerSource = z.strictObject({
   diffId: digest,
   blob: digest.describe('digest of the layer as it lies in the registry'),
@@ -36,8 +40,22 @@ const shapes = {
   'image.prepared': {
     origin: z.enum(['sidecar', 'node']),
     sidecar: digest.optional(),
+    revision: count.optional().describe("the builder's, as the sidecar says it; absent: 1"),
     flat: digest.describe('digest of the flat metadata'),
     devices: z.array(z.strictObject({ diffId: digest, size: count, spans: digest.describe('blob digest') })),
+    passed: z
+      .array(z.strictObject({ sidecar: digest, reason: z.string() }))
+      .optional()
+      .describe('sidecars in the registry that were not used, and why'),
+  },
+  'image.verified': {
+    flat: digest.describe('what the node has built from the layers by itself, byte for byte'),
+    sidecar: digest.optional().describe("the registry's sidecar that holds it too"),
+  },
+  'image.refuted': {
+    flat: digest.describe('metadata that are not those of the layers'),
+    sidecar: digest.optional(),
+    message: z.string(),
   },
   'image.failed': { code: z.string(), message: z.string() },
 
@@ -51,6 +69,11 @@ const shapes = {
   },
   'layer.completed': { digest },
   'layer.handed-over': {},
+  'layer.scrubbed': {
+    blocks: count.describe('present blocks that were compared with their digests'),
+    bad: count,
+    repaired: count.describe('of the bad ones'),
+  },
 
   'mount.requested': {
     id: z.string(),
@@ -59,6 +82,7 @@ const shapes = {
     manifest: digest,
     prefetch: z.boolean(),
     container: z.string().optional(),
+    trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),
   },
   'mount.mounted': {},
   'mount.detached': { reason: z.enum(['engine-stopped', 'lost']) },

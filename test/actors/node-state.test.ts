@@ -67,6 +67,30 @@ describe('fold of the event log', () => {
     expect(layers.get(digest)).toMatchObject({ presentCount: 0, complete: false });
   });
 
+  test('a refutation stays until the registry offers what the node has built', () => {
+    const [forged, own] = [`sha256:${'1'.repeat(64)}`, `sha256:${'2'.repeat(64)}`];
+    const sidecar = `sha256:${'3'.repeat(64)}`;
+    const state = emptyNode();
+    const resolved = {
+      ref: 'r',
+      registry: 'h',
+      repository: 'r',
+      manifest: digest,
+      config: digest,
+      layers: [],
+    };
+    const fold = (fields: NewEvent) => foldEvent(state, hex, event(fields));
+    fold({ type: 'image.resolved', ...resolved });
+    fold({ type: 'image.prepared', origin: 'sidecar', sidecar, flat: forged, devices: [] });
+    fold({ type: 'image.refuted', flat: forged, sidecar, message: 'another mode' });
+    fold({ type: 'image.prepared', origin: 'node', flat: own, devices: [] });
+    fold({ type: 'image.verified', flat: own });
+    fold({ type: 'image.resolved', ...resolved });
+    expect(state.images.get(digest)).toMatchObject({ verified: own, refuted: { flat: forged, sidecar } });
+    fold({ type: 'image.verified', flat: own, sidecar: digest });
+    expect(state.images.get(digest)).toMatchObject({ verified: own, refuted: undefined });
+  });
+
   test('events in an order that cannot be are ignored, never thrown at', () => {
     const events: NewEvent[] = [
       { type: 'mount.mounted' },
