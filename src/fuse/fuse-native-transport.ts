@@ -29,6 +29,7 @@ import {
   emptyCounters,
   loadBytes,
   newTally,
+  noteFirstRead,
   type ServedFile,
   serveFile,
   TALLY,
@@ -208,6 +209,7 @@ class Transport implements FuseTransport {
       return done(-ERRNO.EIO);
     }
     const length = clamp(file, offset, asked);
+    noteFirstRead(file, offset, length);
     const read: WaitingRead = { file, buffer, offset, length, done };
     if (length === 0 || allPresent(file, offset, length)) {
       count(file.tally, TALLY.hits);

@@ -12,7 +12,7 @@ import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from '
 import { isErrno } from '../kernel/errno.ts';
 import { ERRNO, IN, OP, READ_IN, REQUEST_ROOM, ROOT } from './protocol.ts';
 import { Replier } from './reply.ts';
-import { allPresent, clamp, type ServedFile, TALLY, type Tally } from './served-file.ts';
+import { allPresent, clamp, noteFirstRead, type ServedFile, TALLY, type Tally } from './served-file.ts';
 import { CONTROL, type HandedOver, NAME, PER_THREAD, type TableChange, type WorkerData } from './threads.ts';
 
 function serve({ device, index, control: shared, strays, port }: WorkerData): void {
@@ -126,6 +126,7 @@ class Thread {
     }
     reply.count(file.tally, TALLY.reads, 1);
     const length = clamp(file, offset, asked);
+    noteFirstRead(file, offset, length);
     if (length === 0 || allPresent(file, offset, length)) {
       reply.count(file.tally, TALLY.hits, 1);
       return reply.read(file, low, high, offset, length);

@@ -14,6 +14,7 @@ export interface ServedFile {
   blocks: Uint8Array<SharedArrayBuffer>;
   /** Rows of `TALLY_FIELDS` numbers, one for each thread that serves. */
   tally: Tally;
+  firstReads?: { clock: Int32Array; ticks: Uint32Array } | undefined;
   /** Its place in folder listings; never used again. */
   sequence: number;
 }
@@ -42,6 +43,10 @@ export function serveFile(given: DeviceFile, rows: number, sequence: number): Se
     blockSize,
     blocks: new Uint8Array(given.blocks),
     tally: newTally(rows),
+    firstReads: given.firstReads && {
+      clock: new Int32Array(given.firstReads.clock),
+      ticks: new Uint32Array(given.firstReads.ticks),
+    },
     sequence,
   };
 }
@@ -57,6 +62,19 @@ export function allPresent(file: ServedFile, offset: number, length: number): bo
   for (let block = Math.floor(offset / file.blockSize); block <= last; block++)
     if (Atomics.load(file.blocks, block) !== BLOCK_PRESENT) return false;
   return true;
+}
+
+/** Notes the blocks that a read of the range is the first to touch. The range lies within the file. */
+export function noteFirstRead(file: ServedFile, offset: number, length: number): void {
+  const { firstReads, blockSize } = file;
+  if (firstReads === undefined || length === 0) return;
+  const { clock, ticks } = firstReads;
+  const since = clock[1] as number;
+  const last = Math.floor((offset + length - 1) / blockSize);
+  for (let block = Math.floor(offset / blockSize); block <= last; block++) {
+    // Two threads that meet here give the block two ticks in a row: either will do.
+    if ((ticks[block] as number) <= since) ticks[block] = Atomics.add(clock, 0, 1) + 1;
+  }
 }
 
 /**

@@ -26,6 +26,19 @@ export interface DeviceFile {
   blockSize: number;
   /** One Uint8 per block: absent, fetching or present. */
   blocks: SharedArrayBuffer;
+  /** Notes which blocks are read first, in which order; without, nobody wants to know. */
+  firstReads?: FirstReads;
+}
+
+/**
+ * The order in which the blocks of one or several devices are read for the first time since `clock[1]` was set to
+ * `clock[0]`. Every number is a tick of one clock that all devices of a front end share.
+ */
+export interface FirstReads {
+  /** Two Int32: the ticks so far; the tick since when first reads count. */
+  clock: SharedArrayBuffer;
+  /** One Uint32 a block: the tick of its first read since then; an earlier one, or 0: not read since. */
+  ticks: SharedArrayBuffer;
 }
 
 /**
@@ -103,4 +116,7 @@ export function checkDeviceFile(file: DeviceFile): void {
   if (!(file.blocks instanceof SharedArrayBuffer)) fail('its block states are not shared memory');
   if (file.blocks.byteLength < Math.ceil(file.size / file.blockSize))
     fail(`${file.blocks.byteLength} block states for ${Math.ceil(file.size / file.blockSize)} blocks`);
+  const { firstReads } = file;
+  if (firstReads !== undefined && firstReads.ticks.byteLength < file.blocks.byteLength * 4)
+    fail(`${firstReads.ticks.byteLength / 4} ticks for ${file.blocks.byteLength} blocks`);
 }

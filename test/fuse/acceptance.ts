@@ -91,6 +91,38 @@ export function acceptance(transportName: string, serve: Serve): void {
       expect(transport.counters(layer.file.inode)).toEqual(counters);
     });
 
+    test('the order of first reads is noted, present or absent, and starts over when the clock says so', async () => {
+      const layer = await bed.layer(8 * BLOCK);
+      layer.fetch(0, 4 * BLOCK);
+      const clock = new Int32Array(new SharedArrayBuffer(8));
+      const ticks = new Uint32Array(new SharedArrayBuffer(8 * 4));
+      const { transport, target } = await bed.serve((_, offset, length, answer) => {
+        layer.fetch(offset, length);
+        answer(0);
+      });
+      const firstReads = {
+        clock: clock.buffer as SharedArrayBuffer,
+        ticks: ticks.buffer as SharedArrayBuffer,
+      };
+      transport.add({ ...layer.file, firstReads });
+      const path = join(target, layer.file.name);
+      const read = async (...blocks: number[]) => {
+        const pieces = blocks.map((block) => ({ offset: block * BLOCK, length: 512 }));
+        const job = { path, truth: layer.truth, pieces, parallel: 1, direct: true };
+        expect((await readPieces(job)).results).toEqual(allOk(blocks.length));
+      };
+      const order = () =>
+        [...ticks.keys()]
+          .filter((block) => (ticks[block] as number) > (clock[1] as number))
+          .sort((a, b) => (ticks[a] as number) - (ticks[b] as number));
+      await read(6, 1, 6, 0, 7, 1);
+      expect(order()).toEqual([6, 1, 0, 7]);
+      clock[1] = clock[0] as number;
+      expect(order()).toEqual([]);
+      await read(7, 2, 6);
+      expect(order()).toEqual([7, 2, 6]);
+    });
+
     test('a block that is being fetched is not present yet', async () => {
       const layer = await bed.layer(BLOCK);
       layer.mark(0, BLOCK_FETCHING);
