@@ -1,0 +1,74 @@
+/**
+ * Which blocks an image reads while it starts, and in which order: learned from recordings of real starts. One start reads
+ * what chance brings along (a cache that was cold, a timer that fired), so several are merged: a block belongs to the set
+ * when at least half of the recordings have it, and its place is the mean of its places in them.
+ */
+
+/** `[device, first block, blocks]`; `device` counts the recording's devices. */
+export type StartRun = readonly [device: number, first: number, count: number];
+
+/** What one start read, or several merged. */
+export interface StartSet {
+  /** diffIDs of the layers that were read. */
+  devices: readonly string[];
+  /** In reading order; no block twice. */
+  runs: readonly StartRun[];
+}
+
+/** Recordings that are merged, the newest ones: an image's starts change when its configuration does. */
+export const MAX_RECORDINGS = 8;
+
+/** Merges recordings of starts of one image. Same input, same output. Nothing recorded gives an empty set. */
+export function mergeStarts(recordings: readonly StartSet[]): StartSet {
+  const starts = recordings.slice(-MAX_RECORDINGS).filter(({ runs }) => runs.length > 0);
+  const found = new Map<string, { diffId: string; block: number; count: number; rank: number }>();
+  for (const { devices, runs } of starts) {
+    const total = runs.reduce((sum, [, , count]) => sum + count, 0);
+    let at = 0;
+    for (const [device, first, count] of runs) {
+      const diffId = devices[device];
+      for (let block = first; block < first + count; block++, at++) {
+        if (diffId === undefined) continue;
+        const key = `${diffId}/${block}`;
+        const known = found.get(key);
+        if (known === undefined) found.set(key, { diffId, block, count: 1, rank: at / total });
+        else {
+          known.count += 1;
+          known.rank += at / total;
+        }
+      }
+    }
+  }
+  const blocks = [...found.values()]
+    .filter(({ count }) => count * 2 >= starts.length)
+    .map((entry) => ({ ...entry, rank: entry.rank / entry.count }))
+    .sort(
+      (a, b) => a.rank - b.rank || (a.diffId < b.diffId ? -1 : a.diffId > b.diffId ? 1 : a.block - b.block),
+    );
+  const devices: string[] = [];
+  const indexOf = new Map<string, number>();
+  const runs: Array<[number, number, number]> = [];
+  for (const { diffId, block } of blocks) {
+    let device = indexOf.get(diffId);
+    if (device === undefined) {
+      device = devices.push(diffId) - 1;
+      indexOf.set(diffId, device);
+    }
+    const last = runs.at(-1);
+    if (last !== undefined && last[0] === device && last[1] + last[2] === block) last[2] += 1;
+    else runs.push([device, block, 1]);
+  }
+  return { devices, runs };
+}
+
+/** The set up to `limit` blocks, the first ones read. */
+export function firstBlocks(set: StartSet, limit: number): StartSet {
+  const runs: StartRun[] = [];
+  let left = limit;
+  for (const [device, first, count] of set.runs) {
+    if (left <= 0) break;
+    runs.push([device, first, Math.min(count, left)]);
+    left -= count;
+  }
+  return { devices: set.devices, runs };
+}

@@ -1,0 +1,85 @@
+/**
+ * One startup pack: stream → decode → verify → write, over all layers that it has blocks of. Like a fetch
+ * (fetch-job.ts), but in the order in which the image's start reads.
+ */
+import { closeSync, openSync, writeSync } from 'node:fs';
+import type { StartRun } from '../../actors/start-set.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import type { SpanTable } from '../image/span-table.ts';
+import { decodePack } from '../pack/format.ts';
+import type { Layout } from '../store/layout.ts';
+
+/** Blocks of one layer in a row that are reported together. */
+const REPORT_BLOCKS = 8;
+
+export interface PackContext {
+  layout: Layout;
+  /** The image's layers, as they may occur in the pack; it has no business with others. */
+  tables: ReadonlyMap<string, SpanTable>;
+  signal: AbortSignal;
+  /** What is about to come: `[device, first, count]` of the layers named by diffID. Once, before any block. */
+  onHeader(devices: readonly string[], runs: readonly StartRun[]): void;
+  /** Blocks `[first, first + count)` of the layer are verified and written. */
+  onBlocks(layer: string, first: number, count: number): void;
+}
+
+/**
+ * Brings the blocks of a pack into the layer devices. A block that fails its check is left out, and with it all blocks
+ * that follow: the rest is then fetched from the layers. Errors: `integrity` (the pack is malformed, for other layers, or
+ * has wrong blocks), `no-space`, those of the body.
+ */
+export async function runPack(body: AsyncIterable<Uint8Array>, context: PackContext): Promise<void> {
+  const { layout, tables, signal } = context;
+  const files = new Map<string, number>();
+  let devices: readonly string[] = [];
+  let layer = '';
+  let from = 0;
+  let count = 0;
+  const report = () => {
+    if (count > 0) context.onBlocks(layer, from, count);
+    count = 0;
+  };
+  try {
+    await decodePack(
+      body,
+      (header) => {
+        for (const [device, diffId] of header.devices.entries()) {
+          const table = tables.get(diffId);
+          if (
+            table === undefined ||
+            table.rawSize !== header.sizes[device] ||
+            table.blockSize !== header.blockSize
+          )
+            throw new CofaError('integrity', `the startup pack is for another layer than ${diffId}`);
+          files.set(diffId, openSync(layout.device(diffId), 'r+'));
+        }
+        devices = header.devices;
+        context.onHeader(header.devices, header.runs);
+      },
+      ({ device, block, bytes }) => {
+        signal.throwIfAborted();
+        const diffId = devices[device] as string;
+        const table = tables.get(diffId) as SpanTable;
+        if (!table.verify(block, bytes)) {
+          throw new CofaError('integrity', `the startup pack has a wrong block ${block} of layer ${diffId}`);
+        }
+        writeAll(files.get(diffId) as number, bytes, block * table.blockSize);
+        if (count > 0 && (diffId !== layer || block !== from + count)) report();
+        if (count === 0) {
+          layer = diffId;
+          from = block;
+        }
+        count += 1;
+        if (count === REPORT_BLOCKS) report();
+      },
+    );
+  } finally {
+    // What came before an error is verified and written: it stays.
+    report();
+    for (const file of files.values()) closeSync(file);
+  }
+}
+
+function writeAll(file: number, data: Buffer, position: number): void {
+  for (let at = 0; at < data.length; ) at += writeSync(file, data, at, data.length - at, position + at);
+}
