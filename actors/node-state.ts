@@ -3,6 +3,7 @@
  * this one function, so they cannot disagree.
  */
 import type { CofaEvent, EventOf, TrustPolicy } from '../schemas/events.ts';
+import { foldSnapshot, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
   resolved: EventOf<'image.resolved'>;
@@ -46,6 +47,8 @@ export interface NodeState {
   layers: Map<string, LayerFacts>;
   /** Mounts that are neither unmounted nor failed. */
   mounts: Map<string, MountFacts>;
+  /** containerd's snapshots by id. */
+  snapshots: Map<string, SnapshotFacts>;
   running: boolean;
 }
 
@@ -53,6 +56,7 @@ export const emptyNode = (): NodeState => ({
   images: new Map(),
   layers: new Map(),
   mounts: new Map(),
+  snapshots: new Map(),
   running: false,
 });
 
@@ -127,6 +131,12 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
     case 'mount.unmounted':
     case 'mount.failed':
       state.mounts.delete(id);
+      return;
+    case 'snapshot.prepared':
+    case 'snapshot.committed':
+    case 'snapshot.updated':
+    case 'snapshot.removed':
+      foldSnapshot(state.snapshots, id, event);
       return;
     default:
       foldLayer(state.layers, `sha256:${id}`, event);

@@ -13,6 +13,9 @@ import { z } from 'zod';
 
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const count = z.int().min(0);
+/** By the node's clock; containerd's clients compare these with their own. */
+const moment = z.strictObject({ sec: z.int(), nsec: z.int().min(0).max(999_999_999) });
+const labels = z.record(z.string(), z.string());
 
 /** Which sidecars of a registry may be used before the node has proven them; docs/architecture.md, Trust. */
 export const TRUST_POLICIES = ['always', 'own', 'never'] as const;
@@ -36,6 +39,11 @@ const shapes = {
     manifest: digest,
     config: digest,
     layers: z.array(LayerSource),
+    chain: digest
+      .optional()
+      .describe(
+        'the image is made of the lowest layers of the manifest alone; this is their ChainID, and its id',
+      ),
   },
   'image.prepared': {
     origin: z.enum(['sidecar', 'node']),
@@ -88,6 +96,34 @@ const shapes = {
   'mount.detached': { reason: z.enum(['engine-stopped', 'lost']) },
   'mount.unmounted': {},
   'mount.failed': { code: z.string(), message: z.string() },
+
+  'snapshot.prepared': {
+    kind: z.enum(['active', 'view']),
+    key: z.string(),
+    parent: z.string().describe('name of the committed snapshot below; empty: none'),
+    labels,
+    time: moment,
+  },
+  'snapshot.committed': {
+    name: z.string(),
+    parent: z.string(),
+    labels,
+    time: moment,
+    size: count.describe('bytes on disk'),
+    inodes: count,
+    flat: z
+      .strictObject({
+        chain: digest.describe('digest of the chain of layers (OCI ChainID)'),
+        ref: z.string(),
+        manifest: digest.describe('an image that begins with the chain'),
+        layers: count.describe('how many of its layers the chain has'),
+        diffId: digest.describe('of the uppermost layer'),
+      })
+      .optional()
+      .describe('it was never unpacked: a flat image shows it and all below it'),
+  },
+  'snapshot.updated': { labels, time: moment },
+  'snapshot.removed': {},
 } as const;
 
 export type EventType = keyof typeof shapes;
