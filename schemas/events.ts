@@ -82,6 +82,38 @@ const shapes = {
     bad: count,
     repaired: count.describe('of the bad ones'),
   },
+  /** What cold reads waited for. Says nothing of the state: the fold passes over it. */
+  'layer.trace': {
+    reads: z.array(
+      z.strictObject({
+        at: z.number().describe('arrival, ms since the epoch'),
+        us: count.describe('µs until the answer'),
+        block: count.describe('first block of the read'),
+        blocks: count,
+        errno: count.describe('0: answered with data'),
+        jobs: z.array(count).describe('fetches that it waited for, by their `job`'),
+      }),
+    ),
+    jobs: z.array(
+      z.strictObject({
+        job: count.describe('number within the layer; begins again with each front end'),
+        class: z.enum(['demand', 'prefetch']),
+        span: count.describe('first span'),
+        spans: count,
+        worker: z.string().describe('fetcher that ended it; empty when none had it'),
+        queuedAt: z.number().describe('ms since the epoch'),
+        sentUs: count.describe('from the queue to the fetcher, µs'),
+        firstByteUs: count.describe('from the start of the fetch to its first byte, µs'),
+        fetchUs: count.describe('waiting for bytes of the registry, the first one included, µs'),
+        decodeUs: count.describe('decoding and verifying, µs'),
+        writeUs: count.describe('writing into the layer device, µs'),
+        totalUs: count.describe('from the queue to the end, µs'),
+        bytes: count.describe('compressed bytes'),
+        error: z.string().optional().describe('code and message; absent: every block is there'),
+      }),
+    ),
+    dropped: count.describe('entries that found no room in the batch'),
+  },
 
   'mount.requested': {
     id: z.string(),
@@ -139,6 +171,8 @@ type Fields = {
 /** One fact. `at` is milliseconds since the epoch by the writer's clock: information, never an order. */
 export type CofaEvent = { [T in EventType]: { v: 1; type: T; at: number } & Fields[T] }[EventType];
 export type EventOf<T extends EventType> = Extract<CofaEvent, { type: T }>;
+export type TracedRead = EventOf<'layer.trace'>['reads'][number];
+export type TracedJob = EventOf<'layer.trace'>['jobs'][number];
 /** What a writer gives: the log adds `v` and `at`. */
 export type NewEvent = { [T in EventType]: { type: T } & Fields[T] }[EventType];
 

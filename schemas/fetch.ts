@@ -72,6 +72,20 @@ export interface EndCompletion {
   error?: ErrorRecord;
   /** With `failed`: whether the same job may succeed when tried again. */
   retryable?: boolean;
+  /** Of a fetch: where its time went. */
+  times?: FetchTimes;
+}
+
+/** Where the time of a fetch went, µs. Its parts run one after the other, so they add up to its duration. */
+export interface FetchTimes {
+  /** From the start to the first byte; 0 where none came. A part of `fetchUs`. */
+  firstByteUs: number;
+  /** Waiting for bytes of the registry. */
+  fetchUs: number;
+  /** Decoding and verifying. */
+  decodeUs: number;
+  /** Writing into the layer device. */
+  writeUs: number;
 }
 
 export type Completion = BlocksCompletion | EndCompletion;

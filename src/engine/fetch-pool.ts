@@ -6,22 +6,41 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
-import type { Completion, Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
+import type { Completion, FetchTimes, Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
+import type { JobTiming } from './trace.ts';
 
 /** A job before the pool numbers it. */
 export type JobOrder = Job extends infer J ? (J extends Job ? Omit<J, 'v' | 'job' | 'front'> : never) : never;
 
-/** What a layer hears of its job. After `end` nothing more comes. */
+/**
+ * What a layer hears of its job. After `end`, or after it has cancelled the job, only `blocks` may come: a fetcher that
+ * was given up may have written some.
+ */
 export interface JobListener {
   blocks(first: number, count: number, bytes: number): void;
-  end(bytes: number, failure: { error: ErrorRecord; retryable: boolean } | undefined): void;
+  end(
+    bytes: number,
+    failure: { error: ErrorRecord; retryable: boolean } | undefined,
+    timing: JobTiming,
+  ): void;
+}
+
+interface PoolJob {
+  job: Job;
+  listener: JobListener;
+  class: 'demand' | 'prefetch';
+  queuedAt: number;
+  sentAt: number | undefined;
+  worker: string;
 }
 
 const TICK_MS = 250;
 /** Bytes per ms that a device is read with at the least while it is hashed. */
 const SLOW_DISK = 10_000;
+/** Jobs that have ended and may still be heard of. */
+const MOST_LATE = 4_096;
 
 export class FetchPool {
   readonly #bus: NatsConnection;
@@ -29,7 +48,9 @@ export class FetchPool {
   readonly #front: string;
   readonly #now: () => number;
   readonly #dispatcher: Dispatcher;
-  readonly #jobs = new Map<number, { job: Job; listener: JobListener }>();
+  readonly #jobs = new Map<number, PoolJob>();
+  /** Jobs that are over, oldest first. */
+  readonly #late = new Map<number, JobListener>();
   readonly #pids = new Map<string, { pid: number; slots: number }>();
   readonly #tick: NodeJS.Timeout;
   readonly #log: Logger;
@@ -67,8 +88,9 @@ export class FetchPool {
   submit(order: JobOrder, listener: JobListener): number {
     const number = this.#next++;
     const job = { v: 1, job: number, front: this.#front, ...order } as Job;
-    this.#jobs.set(number, { job, listener });
     const kind = order.kind === 'fetch' ? order.class : 'prefetch';
+    const queuedAt = this.#now();
+    this.#jobs.set(number, { job, listener, class: kind, queuedAt, sentAt: undefined, worker: '' });
     const submitted = {
       type: 'submit',
       job: number,
@@ -84,12 +106,16 @@ export class FetchPool {
   }
 
   promote(job: number): void {
+    const known = this.#jobs.get(job);
+    if (known !== undefined) known.class = 'demand';
     this.#handle({ type: 'promote', job, now: this.#now() });
   }
 
-  cancel(job: number): void {
-    this.#jobs.delete(job);
+  /** Nobody waits for the job any more. Returns how far it came; undefined when it had ended. */
+  cancel(job: number): JobTiming | undefined {
+    const known = this.#over(job);
     this.#handle({ type: 'cancel', job, now: this.#now() });
+    return known === undefined ? undefined : this.#timing(known);
   }
 
   close(): void {
@@ -126,7 +152,8 @@ export class FetchPool {
     if (completion.front !== this.#front) return;
     const known = this.#jobs.get(completion.job);
     if (completion.kind === 'blocks') {
-      known?.listener.blocks(completion.firstBlock, completion.count, completion.bytes);
+      const listener = known?.listener ?? this.#late.get(completion.job);
+      listener?.blocks(completion.firstBlock, completion.count, completion.bytes);
       this.#handle({
         type: 'job.progress',
         job: completion.job,
@@ -138,7 +165,7 @@ export class FetchPool {
     // The failure of a fetcher that was given up says nothing about the one that has the job now.
     if (completion.kind === 'failed' && !this.#dispatcher.isRunning(completion.job, completion.worker))
       return;
-    this.#jobs.delete(completion.job);
+    this.#over(completion.job);
     const failure =
       completion.kind === 'done'
         ? undefined
@@ -153,7 +180,23 @@ export class FetchPool {
       ok: failure === undefined,
       now: this.#now(),
     });
-    known?.listener.end(completion.bytes, failure);
+    if (known === undefined) return;
+    known.worker = completion.worker;
+    known.listener.end(completion.bytes, failure, this.#timing(known, completion.times));
+  }
+
+  /** Takes the job out; what still comes of it goes to its layer as before. */
+  #over(job: number): PoolJob | undefined {
+    const known = this.#jobs.get(job);
+    if (known === undefined) return undefined;
+    this.#jobs.delete(job);
+    this.#late.set(job, known.listener);
+    if (this.#late.size > MOST_LATE) this.#late.delete(this.#late.keys().next().value as number);
+    return known;
+  }
+
+  #timing({ class: kind, worker, queuedAt, sentAt }: PoolJob, times?: FetchTimes): JobTiming {
+    return { class: kind, worker, queuedAt, sentAt, endedAt: this.#now(), times };
   }
 
   #handle(event: DispatcherEvent): void {
@@ -170,13 +213,16 @@ export class FetchPool {
     }
     if (known === undefined) return;
     if (effect.type === 'send') {
+      known.sentAt = this.#now();
+      known.worker = effect.worker;
       this.#bus.publish(this.#names.job(effect.worker), pack(known.job));
       return;
     }
-    this.#jobs.delete(effect.job);
+    this.#over(effect.job);
     this.#log.warn({ job: effect.job, reason: effect.reason }, 'job not done');
     const message = REASONS[effect.reason];
-    known.listener.end(0, { error: { code: 'unavailable', message }, retryable: true });
+    const failure = { error: { code: 'unavailable' as const, message }, retryable: true };
+    known.listener.end(0, failure, this.#timing(known));
   }
 }
 

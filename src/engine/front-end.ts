@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
 import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -36,6 +37,7 @@ const root = process.argv[2];
 if (root === undefined) throw new Error('usage: front-end.ts ROOT');
 const settings = await readSettings(root);
 const log = createLog('front-end', settings.logLevel);
+const conditions = new Conditions(log);
 const layout = new Layout(root);
 const names = subjects(settings.node);
 /** Monotonic: deadlines must not move with the wall clock. */
@@ -177,6 +179,7 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
       pool,
       log,
       now,
+      epochMs: Date.now,
       readDeadlineMs,
       fetched,
       notify,
@@ -229,7 +232,7 @@ async function status(): Promise<FrontStatus> {
   }
   const { workers, queued } = pool.status();
   const degraded = workers.length === 0 ? ['no fetcher is running: absent blocks cannot be read'] : [];
-  return { layers: served, workers, queued, degraded };
+  return { layers: served, workers, queued, degraded: [...conditions.list(), ...degraded] };
 }
 
 let stopping: Promise<void> | undefined;

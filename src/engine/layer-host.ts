@@ -4,19 +4,20 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import type { Logger } from 'pino';
-import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
+import { type BlockRange, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { NewEvent } from '../../schemas/events.ts';
-import type { BlobSource } from '../../schemas/fetch.ts';
+import type { BlobSource, FetchJob } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { DeviceFile } from '../fuse/transport.ts';
-import { inodeOf } from '../fuse/transport.ts';
+import { BLOCK_PRESENT, inodeOf } from '../fuse/transport.ts';
 import type { SpanTable } from '../image/span-table.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { deviceSize } from '../store/device.ts';
 import { hexOf } from '../store/layout.ts';
 import type { FetchPool } from './fetch-pool.ts';
+import { Trace } from './trace.ts';
 
 export interface LayerHostOptions {
   diffId: string;
@@ -31,7 +32,10 @@ export interface LayerHostOptions {
   events: EventLog;
   pool: FetchPool;
   log: Logger;
+  /** Monotonic, ms. */
   now: () => number;
+  /** The wall clock, ms. */
+  epochMs: () => number;
   readDeadlineMs: number;
   notify: (notice: FrontNotice) => void;
 }
@@ -41,13 +45,23 @@ const FLUSH_MS = 250;
 /** A log that does not take events is tried again after this, ms. */
 const RETRY_APPEND_MS = 1_000;
 
+interface RunningJob {
+  job: number;
+  pool: number;
+  firstSpan: number;
+  spanCount: number;
+  /** Compressed bytes so far. */
+  bytes: number;
+}
+
 export class LayerHost {
   readonly device: DeviceFile;
   readonly #options: LayerHostOptions;
   readonly #actor: LayerActor;
   readonly #waiters = new Map<number, (errno: number) => void>();
-  /** The actor's number of a job → the pool's. */
-  readonly #jobs = new Map<number, number>();
+  /** By the actor's number; `pool` is the pool's. */
+  readonly #jobs = new Map<number, RunningJob>();
+  readonly #trace: Trace;
   #nextRead = 1;
   #timer: NodeJS.Timeout | undefined;
   #timerAt = Number.POSITIVE_INFINITY;
@@ -67,6 +81,7 @@ export class LayerHost {
       blockSize: table.blockSize,
       blocks,
     };
+    this.#trace = new Trace(table.spanCount, options);
     this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs });
     const known = options.facts.get(diffId);
     if (known !== undefined)
@@ -87,7 +102,14 @@ export class LayerHost {
       this.#actor.blockCount - 1,
     );
     this.#waiters.set(id, answer);
+    this.#trace.readStarted(
+      id,
+      firstBlock,
+      lastBlock - firstBlock + 1,
+      this.#missingSpans(firstBlock, lastBlock),
+    );
     this.#send({ type: 'read', id, firstBlock, lastBlock, now: this.#options.now() });
+    this.#trace.readQueued(id);
   };
 
   prefetch(on: boolean): void {
@@ -136,33 +158,22 @@ export class LayerHost {
       case 'answer': {
         const answer = this.#waiters.get(effect.id);
         this.#waiters.delete(effect.id);
+        this.#trace.readEnded(effect.id, effect.errno);
+        if (effect.errno !== 0) this.#scheduleFlush(FLUSH_MS);
         answer?.(effect.errno);
         return;
       }
-      case 'fetch': {
-        const { job, firstSpan, spanCount } = effect;
-        const { diffId, source } = this.#options;
-        this.#submit(job, {
-          kind: 'fetch',
-          class: effect.class,
-          layer: diffId,
-          firstSpan,
-          spanCount,
-          source,
-        });
+      case 'fetch':
+        this.#fetch(effect);
         return;
-      }
       case 'promote': {
         const job = this.#jobs.get(effect.job);
-        if (job !== undefined) this.#options.pool.promote(job);
+        if (job !== undefined) this.#options.pool.promote(job.pool);
         return;
       }
-      case 'cancel': {
-        const job = this.#jobs.get(effect.job);
-        this.#jobs.delete(effect.job);
-        if (job !== undefined) this.#options.pool.cancel(job);
+      case 'cancel':
+        this.#cancel(effect.job);
         return;
-      }
       case 'verify':
         void this.#verify();
         return;
@@ -173,39 +184,75 @@ export class LayerHost {
         void this.#corrupt();
         return;
       case 'append':
-        // Only asked for by #flush, which takes it from the list itself.
+        // Only asked for by #flushOnce, which takes it from the list itself.
         return;
       case 'wake':
         this.#wakeAt(effect.at);
     }
   }
 
-  #count(bytes: number): void {
+  #count(job: RunningJob, bytes: number): void {
     const { fetched, diffId } = this.#options;
+    job.bytes += bytes;
     fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
   }
 
-  #submit(job: number, order: Parameters<FetchPool['submit']>[0]): void {
-    const number = this.#options.pool.submit(order, {
+  #fetch({ job, firstSpan, spanCount, class: kind }: LayerEffect & { type: 'fetch' }): void {
+    const { diffId, source, pool, now } = this.#options;
+    const running: RunningJob = { job, pool: 0, firstSpan, spanCount, bytes: 0 };
+    // Before it is submitted: one that is refused ends within the call.
+    this.#jobs.set(job, running);
+    this.#trace.fetching(job, firstSpan, spanCount);
+    const order: Omit<FetchJob, 'v' | 'job' | 'front'> = {
+      kind: 'fetch',
+      class: kind,
+      layer: diffId,
+      firstSpan,
+      spanCount,
+      source,
+    };
+    running.pool = pool.submit(order, {
       blocks: (firstBlock, count, bytes) => {
-        this.#count(bytes);
-        this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
+        this.#count(running, bytes);
+        this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: now() });
         this.#scheduleFlush(FLUSH_MS);
       },
-      end: (bytes, failure) => {
-        this.#count(bytes);
+      end: (bytes, failure, timing) => {
+        this.#count(running, bytes);
         this.#jobs.delete(job);
-        const now = this.#options.now();
-        if (failure === undefined) this.#send({ type: 'job.done', job, now });
-        else {
-          const { code, message } = failure.error;
-          this.#options.log.warn({ layer: this.#options.diffId, code, message }, 'fetch failed');
-          this.#send({ type: 'job.failed', job, code, message, retryable: failure.retryable, now });
+        this.#scheduleFlush(FLUSH_MS);
+        if (failure === undefined) {
+          this.#trace.jobEnded(running, timing, undefined);
+          this.#send({ type: 'job.done', job, now: now() });
+          return;
         }
+        const { code, message } = failure.error;
+        this.#trace.jobEnded(running, timing, `${code}: ${message}`);
+        this.#options.log.warn({ layer: diffId, code, message }, 'fetch failed');
+        this.#send({ type: 'job.failed', job, code, message, retryable: failure.retryable, now: now() });
       },
     });
-    // A job that was refused at once has ended already.
-    if (!this.#closed) this.#jobs.set(job, number);
+  }
+
+  #cancel(number: number): void {
+    const job = this.#jobs.get(number);
+    if (job === undefined) return;
+    this.#jobs.delete(number);
+    const timing = this.#options.pool.cancel(job.pool);
+    if (timing !== undefined) this.#trace.jobEnded(job, timing, 'timeout: given up');
+    this.#scheduleFlush(FLUSH_MS);
+  }
+
+  #missingSpans(firstBlock: number, lastBlock: number): number[] {
+    const { table } = this.#options;
+    const states = new Uint8Array(this.device.blocks);
+    const spans: number[] = [];
+    for (let block = firstBlock; block <= lastBlock; block++) {
+      if (states[block] === BLOCK_PRESENT) continue;
+      const span = table.spanOfBlock(block);
+      if (span !== spans.at(-1)) spans.push(span);
+    }
+    return spans;
   }
 
   /** Every block is there: is it the layer that the image names? */
@@ -253,6 +300,7 @@ export class LayerHost {
   }
 
   #scheduleFlush(ms: number): void {
+    if (this.#closed) return;
     this.#flushTimer ??= setTimeout(() => {
       this.#flushTimer = undefined;
       this.#flush().catch((error: unknown) => {
@@ -269,19 +317,29 @@ export class LayerHost {
     return next;
   }
 
-  /** Ranges that were taken from the actor and are not in the log, because it did not take them. */
-  #unlogged: Array<readonly [number, number]> = [];
-
   async #flushOnce(): Promise<void> {
+    let pending: BlockRange[][] = [];
     for (const effect of this.#actor.handle({ type: 'flush', now: this.#options.now() })) {
-      if (effect.type === 'append') this.#unlogged.push(...effect.ranges);
+      if (effect.type === 'append') pending.push(effect.ranges);
       else this.#run(effect);
     }
-    if (this.#unlogged.length === 0) return;
-    await this.#options.file.datasync();
-    const ranges = this.#unlogged.map(([first, count]): [number, number] => [first, count]);
-    await this.#append({ type: 'layer.blocks', ranges });
-    this.#unlogged = this.#unlogged.slice(ranges.length);
+    const trace = this.#trace.take();
+    try {
+      if (pending.length > 0) await this.#options.file.datasync();
+      for (; pending.length > 0; pending = pending.slice(1)) {
+        await this.#append({ type: 'layer.blocks', ranges: pending[0]?.map(([at, n]) => [at, n]) ?? [] });
+      }
+    } catch (error) {
+      // They wait in the actor, as one bit a block.
+      this.#send({ type: 'append.failed', ranges: pending.flat() });
+      if (trace !== undefined) this.#trace.putBack(trace);
+      throw error;
+    }
+    if (trace === undefined) return;
+    await this.#append(trace).catch((error: unknown) => {
+      this.#trace.putBack(trace);
+      throw error;
+    });
   }
 
   async #append(event: NewEvent): Promise<void> {

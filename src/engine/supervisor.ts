@@ -24,6 +24,7 @@ import { EventLog } from '../store/event-log.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { serveApi } from './api.ts';
 import { Child } from './child.ts';
+import { Conditions } from './conditions.ts';
 import { Devices } from './devices.ts';
 import { Images } from './images.ts';
 import { takeLock } from './lock.ts';
@@ -69,7 +70,7 @@ class Supervisor {
   readonly #names;
   readonly #children: Child[] = [];
   readonly #startedAt = new Date();
-  readonly #degraded = new Set<string>();
+  readonly #conditions: Conditions;
   readonly #ended = Promise.withResolvers<void>();
   #session: FuseSession | undefined;
   #stopping = false;
@@ -78,6 +79,7 @@ class Supervisor {
     this.#options = options;
     this.#layout = new Layout(options.root);
     this.#log = createLog('supervisor', options.logLevel);
+    this.#conditions = new Conditions(this.#log);
     this.#names = subjects(options.node);
   }
 
@@ -126,7 +128,7 @@ class Supervisor {
         } else if (notice.kind === 'complete') {
           void devices.handOver(notice.diffId);
         } else {
-          this.#degraded.add(notice.message);
+          this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
         }
       },
     });
@@ -134,7 +136,9 @@ class Supervisor {
     this.#startFetchers(label);
     await Promise.race([firstReady.promise, front.untilRunning().then(() => firstReady.promise)]);
 
-    for (const failure of await mounts.restore(state)) this.#degraded.add(failure);
+    for (const [at, failure] of (await mounts.restore(state)).entries()) {
+      this.#conditions.set(`restore:${at}`, failure);
+    }
     const reaped = await reapContainers({
       root,
       now: new Date(),
@@ -155,7 +159,7 @@ class Supervisor {
         nats: nats.url,
         transport: this.#options.transport,
         startedAt: this.#startedAt.toISOString(),
-        degraded: [...this.#degraded, ...served.degraded],
+        degraded: [...this.#conditions.list(), ...served.degraded],
         mounts: mounts.list(),
         images: imageStatus(images, served),
         processes: this.#processes(),
@@ -277,7 +281,7 @@ class Supervisor {
         if (!this.#stopping) this.#log.error({ code, signal }, 'the front end ended');
       },
       onGiveUp: () => {
-        this.#degraded.add('the front end does not start: reads of incomplete images fail');
+        this.#conditions.set('front-end', 'the front end does not start: reads of incomplete images fail');
         // Nobody will answer: readers get an error now rather than wait for ever.
         session?.abort();
       },

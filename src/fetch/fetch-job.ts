@@ -4,7 +4,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
-import type { FetchJob } from '../../schemas/fetch.ts';
+import type { FetchJob, FetchTimes } from '../../schemas/fetch.ts';
 import { decodeSpans } from '../image/decode-span.ts';
 import { SpanTable } from '../image/span-table.ts';
 import type { RegistryClient } from '../registry/client.ts';
@@ -20,6 +20,8 @@ export interface FetchContext {
   signal: AbortSignal;
   /** Blocks `[first, first + count)` are verified and written; `bytes` compressed bytes came since the last call. */
   onBlocks(first: number, count: number, bytes: number): void;
+  /** Where the time goes is added here, whatever the outcome. */
+  times: FetchTimes;
 }
 
 /**
@@ -34,22 +36,23 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
   let bytes = 0;
   let from = 0;
   let count = 0;
+  const watch = new Stopwatch(context.times);
   const report = () => {
     if (count > 0) context.onBlocks(from, count, bytes);
     bytes = 0;
     count = 0;
   };
   async function* counted() {
-    for await (const chunk of context.registry.blobRange(
-      job.source,
-      job.source,
-      first.inStart,
-      last.inEnd,
-      context.signal,
-    )) {
+    const { source } = job;
+    const body = context.registry.blobRange(source, source, first.inStart, last.inEnd, context.signal);
+    watch.turnTo('fetchUs');
+    for await (const chunk of body) {
       bytes += chunk.length;
+      watch.turnTo('decodeUs');
       yield chunk;
+      watch.turnTo('fetchUs');
     }
+    watch.turnTo('decodeUs');
   }
   try {
     await decodeSpans(
@@ -58,7 +61,9 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
       job.spanCount,
       counted(),
       (block, data) => {
+        watch.turnTo('writeUs');
         writeAll(device, data, block * table.blockSize);
+        watch.turnTo('decodeUs');
         if (count === 0) from = block;
         count += 1;
         if (count === REPORT_BLOCKS) report();
@@ -67,9 +72,35 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
     );
     return bytes;
   } finally {
+    watch.stop();
     // What came before an error is verified and written: it stays.
     report();
     closeSync(device);
+  }
+}
+
+export const noTimes = (): FetchTimes => ({ firstByteUs: 0, fetchUs: 0, decodeUs: 0, writeUs: 0 });
+
+/** Adds up what one flow of work spends on each of its parts. */
+class Stopwatch {
+  readonly #times: FetchTimes;
+  #part: 'fetchUs' | 'decodeUs' | 'writeUs' = 'fetchUs';
+  #since = performance.now();
+
+  constructor(times: FetchTimes) {
+    this.#times = times;
+  }
+
+  turnTo(part: 'fetchUs' | 'decodeUs' | 'writeUs'): void {
+    this.stop();
+    if (this.#times.firstByteUs === 0 && part === 'decodeUs') this.#times.firstByteUs = this.#times.fetchUs;
+    this.#part = part;
+  }
+
+  stop(): void {
+    const now = performance.now();
+    this.#times[this.#part] += Math.round((now - this.#since) * 1000);
+    this.#since = now;
   }
 }
 

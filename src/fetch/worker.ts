@@ -5,14 +5,22 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLog } from '../engine/log.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
-import type { Completion, FetchJob, Job, StopJob, VerifyJob, WorkerHello } from '../../schemas/fetch.ts';
+import type {
+  Completion,
+  FetchJob,
+  FetchTimes,
+  Job,
+  StopJob,
+  VerifyJob,
+  WorkerHello,
+} from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, unpack } from '../bus/connection.ts';
 import { readSettings } from '../engine/process-settings.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { hashDevice } from '../store/device.ts';
 import { Layout } from '../store/layout.ts';
-import { runFetch, SpanTables } from './fetch-job.ts';
+import { noTimes, runFetch, SpanTables } from './fetch-job.ts';
 
 /** Sent this often, ms; a front end takes a fetcher for lost after several that did not come. */
 const HELLO_MS = 1_000;
@@ -50,13 +58,17 @@ bus.subscribe(names.job(worker), {
 
 async function run(job: Job, signal: AbortSignal): Promise<void> {
   const base = { v: 1 as const, front: job.front, worker: worker as string, job: job.job, layer: job.layer };
+  const times = noTimes();
+  const spent = job.kind === 'fetch' ? { times } : {};
   try {
-    const bytes = job.kind === 'fetch' ? await fetchTwice(job, base, signal) : await verify(job, signal);
-    complete({ ...base, kind: 'done', bytes });
+    const bytes =
+      job.kind === 'fetch' ? await fetchTwice(job, base, times, signal) : await verify(job, signal);
+    complete({ ...base, ...spent, kind: 'done', bytes });
   } catch (error) {
     const record = toErrorRecord(error);
     log.warn({ job: job.job, layer: job.layer, kind: job.kind, error: record }, 'job failed');
-    complete({ ...base, kind: 'failed', bytes: 0, error: record, retryable: RETRYABLE.has(record.code) });
+    const retryable = RETRYABLE.has(record.code);
+    complete({ ...base, ...spent, kind: 'failed', bytes: 0, error: record, retryable });
   }
 }
 
@@ -64,6 +76,7 @@ async function run(job: Job, signal: AbortSignal): Promise<void> {
 async function fetchTwice(
   job: FetchJob,
   base: Omit<Completion, 'kind' | 'bytes'>,
+  times: FetchTimes,
   signal: AbortSignal,
 ): Promise<number> {
   const once = () =>
@@ -72,6 +85,7 @@ async function fetchTwice(
       registry,
       tables,
       signal,
+      times,
       onBlocks: (firstBlock, count, bytes) =>
         complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
     });
