@@ -20,6 +20,8 @@ export interface ChildOptions {
   /** Sent to end it; SIGKILL follows after `graceMs`. */
   signal?: NodeJS.Signals;
   graceMs?: number;
+  /** What the kernel sends it when the supervisor dies; SIGKILL by default, which ends one that is stopped or stuck too. */
+  deathSignal?: 'TERM' | 'KILL';
   now: () => number;
   onExit?: (code: number | null, signal: NodeJS.Signals | null) => void;
   /** Too many short lives in a row. */
@@ -90,9 +92,10 @@ export class Child {
 
   #spawn(): void {
     const { command, args, env, log, descriptors = [], onExit, now, readyAtOnce } = this.#options;
+    const { deathSignal = 'KILL' } = this.#options;
     const output = openSync(log, 'a', 0o600);
     // The kernel ends it with the supervisor, however that ends: setpriv(1) of util-linux, prctl(2) PR_SET_PDEATHSIG.
-    const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', command, ...args], {
+    const child = spawn('setpriv', ['--pdeathsig', deathSignal, '--', command, ...args], {
       stdio: ['ignore', output, output, ...descriptors],
       env: env ?? process.env,
     });

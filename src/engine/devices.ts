@@ -10,8 +10,10 @@ import type { BlobSource } from '../../schemas/fetch.ts';
 import type { OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { ask } from '../bus/connection.ts';
-import { attachLoop, changeBacking, detachLoop, type LoopDevice } from '../kernel/loop.ts';
-import { hexOf, type Layout } from '../store/layout.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
+import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
+import type { Layout } from '../store/layout.ts';
+import { layerLabel, type Leftovers } from './leftovers.ts';
 
 export interface LayerDemand {
   diffId: string;
@@ -27,6 +29,10 @@ interface Attached {
   /** Mounts that want the rest of the layer in the background. */
   prefetch: boolean;
   loop: Promise<LoopDevice>;
+  /** Further loops of the layer, under file systems that an earlier engine left: they go with their last user. */
+  others: LoopDevice[];
+  /** A loop that an earlier engine left could not be repaired: what stands on it must be mounted anew. */
+  lost: boolean;
   /** The kernel reads the device file itself. */
   direct: boolean;
   /** Changes of one device go one after the other. */
@@ -40,14 +46,23 @@ export class Devices {
   readonly #layout: Layout;
   readonly #label: string;
   readonly #log: Logger;
+  readonly #leftovers: Leftovers;
 
-  /** `label` begins the name of every loop of this engine, so that it finds them again. */
-  constructor(options: { bus: NatsConnection; names: Subjects; layout: Layout; label: string; log: Logger }) {
+  /** `label` begins the name of every loop of this engine, so that it finds them again: `leftovers`. */
+  constructor(options: {
+    bus: NatsConnection;
+    names: Subjects;
+    layout: Layout;
+    label: string;
+    log: Logger;
+    leftovers: Leftovers;
+  }) {
     this.#bus = options.bus;
     this.#names = options.names;
     this.#layout = options.layout;
     this.#label = options.label;
     this.#log = options.log;
+    this.#leftovers = options.leftovers;
   }
 
   /** The loop over a layer's device; attached at the first call, shared afterwards. Pair it with `release`. */
@@ -68,6 +83,8 @@ export class Devices {
       direct: false,
       tail: Promise.resolve(),
       loop: null as never,
+      others: [],
+      lost: false,
     };
     mine.loop = this.#attach(mine);
     this.#attached.set(demand.diffId, mine);
@@ -110,7 +127,7 @@ export class Devices {
       const loop = await mine.loop.catch(() => undefined);
       if (loop === undefined || mine.direct || this.#attached.get(diffId) !== mine) return;
       try {
-        await changeBacking(loop, this.#layout.device(diffId));
+        await this.#move(mine, loop, this.#layout.device(diffId));
         mine.direct = true;
         await ask(this.#bus, this.#names.front('handed-over'), { diffId });
       } catch (error) {
@@ -126,18 +143,62 @@ export class Devices {
     return this.#attached.get(diffId)?.direct ?? false;
   }
 
+  /** Whether a file system of an earlier engine lost this layer for good: it has to be mounted anew. */
+  isLost(diffId: string): boolean {
+    return this.#attached.get(diffId)?.lost ?? false;
+  }
+
   async #attach(mine: Attached): Promise<LoopDevice> {
     const { diffId } = mine.demand;
     const opened = await this.#open(mine);
     mine.direct = opened.state === 'complete' || opened.state === 'handed-over';
     const file = mine.direct ? this.#layout.device(diffId) : join(this.#layout.devices(), opened.name);
-    const loop = await attachLoop(file, {
-      directIo: true,
-      readOnly: true,
-      label: `${this.#label}/${hexOf(diffId).slice(0, 40)}`,
-    });
+    const label = layerLabel(this.#label, diffId);
+    const loop =
+      (await this.#adopt(mine, label, file)) ??
+      (await attachLoop(file, { directIo: true, readOnly: true, label }));
     if (mine.direct) await ask(this.#bus, this.#names.front('handed-over'), { diffId });
     return loop;
+  }
+
+  /**
+   * Takes over the loops that an earlier engine left for the layer, and moves them to `file`: file systems on them go
+   * on where they are. The best one is returned, the others are kept right until their last user has gone.
+   */
+  async #adopt(mine: Attached, label: string, file: string): Promise<LoopDevice | undefined> {
+    let best: LoopDevice | undefined;
+    for (const { number, path, backingFile, autoclear } of this.#leftovers.take(label)) {
+      const loop = { number, path, label };
+      try {
+        // One that reads the device file is as it should be; what looks like our FUSE file is the dead one's.
+        if (!mine.direct || backingFile !== file) await changeBacking(loop, file);
+        if (best === undefined && !autoclear) best = loop;
+        else mine.others.push(loop);
+      } catch (error) {
+        mine.lost = true;
+        this.#log.error({ layer: mine.demand.diffId, loop: path, error }, 'a loop cannot be repaired');
+      }
+      if (best !== loop) await dismissLoop(loop).catch(() => {});
+    }
+    return best;
+  }
+
+  /** Moves the layer's loops to another file. */
+  async #move(mine: Attached, loop: LoopDevice, file: string): Promise<void> {
+    await changeBacking(loop, file);
+    const others = await Promise.all(
+      mine.others.map((other) =>
+        changeBacking(other, file).then(
+          () => [other],
+          (error: unknown) => {
+            if (toErrorRecord(error).code === 'not-found') return [];
+            this.#log.error({ layer: mine.demand.diffId, loop: other.path, error }, 'a loop was not moved');
+            return [other];
+          },
+        ),
+      ),
+    );
+    mine.others = others.flat();
   }
 
   #open(mine: Attached): Promise<OpenLayerReply> {

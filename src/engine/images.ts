@@ -13,7 +13,7 @@ import type { EventOf, NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { checkFlat } from '../image/erofs-check.ts';
 import { SpanTable } from '../image/span-table.ts';
-import { attachLoop, detachLoop, type LoopDevice } from '../kernel/loop.ts';
+import { attachLoop, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { parseReference } from '../registry/reference.ts';
 import { findSidecar, type SidecarHandle } from '../registry/sidecars.ts';
@@ -22,6 +22,7 @@ import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
 import type { Devices } from './devices.ts';
 import { indexOnNode } from './index-on-node.ts';
+import { flatLabel, type Leftovers } from './leftovers.ts';
 
 type Prepared = EventOf<'image.prepared'>;
 type Resolved = EventOf<'image.resolved'>;
@@ -34,6 +35,8 @@ export interface ImagesOptions {
   registry: RegistryClient;
   devices: Devices;
   label: string;
+  /** Loops of an earlier engine. */
+  leftovers: Leftovers;
 }
 
 /** The loops of an image that is in use. */
@@ -91,6 +94,11 @@ export class Image {
   /** Whether the kernel reads all of the image's devices itself, so that its mounts outlive the engine. */
   isDirect(): boolean {
     return this.prepared?.devices.every(({ diffId }) => this.#options.devices.isDirect(diffId)) ?? false;
+  }
+
+  /** Whether a file system that an earlier engine left lost a layer for good. */
+  hasLost(): boolean {
+    return this.prepared?.devices.some(({ diffId }) => this.#options.devices.isLost(diffId)) ?? false;
   }
 
   /** A fresh answer of the registry for the same manifest. */
@@ -224,7 +232,7 @@ export class Image {
   }
 
   async #attach(): Promise<void> {
-    const { devices, layout, label } = this.#options;
+    const { devices } = this.#options;
     const prepared = this.prepared;
     if (prepared === undefined)
       throw new CofaError('internal', `image ${this.manifest} is attached before it is prepared`);
@@ -245,11 +253,7 @@ export class Image {
       taken.push(diffId);
       return loop;
     });
-    const metadata = attachLoop(layout.flat(this.manifest), {
-      directIo: false,
-      readOnly: true,
-      label: `${label}/flat-${hexOf(this.manifest).slice(0, 32)}`,
-    });
+    const metadata = Promise.allSettled(wanted).then(() => this.#attachMetadata());
     const results = await Promise.allSettled([metadata, ...wanted]);
     const failure = results.find((result) => result.status === 'rejected');
     if (failure !== undefined) {
@@ -259,6 +263,24 @@ export class Image {
       throw failure.reason;
     }
     this.attached = { metadata: await metadata, devices: await Promise.all(wanted) };
+  }
+
+  /**
+   * The loop under the flat metadata: the one that an earlier engine left, unless what stands on it has lost a layer.
+   * The kernel would give a new mount of the same loop the file system that is there.
+   */
+  async #attachMetadata(): Promise<LoopDevice> {
+    const { layout, label: engine, leftovers } = this.#options;
+    const label = flatLabel(engine, this.manifest);
+    const file = layout.flat(this.manifest);
+    const lost = this.hasLost();
+    let best: LoopDevice | undefined;
+    for (const { number, path, backingFile, autoclear } of leftovers.take(label)) {
+      const loop = { number, path, label };
+      if (best === undefined && !lost && !autoclear && backingFile === file) best = loop;
+      else await dismissLoop(loop).catch(() => {});
+    }
+    return best ?? (await attachLoop(file, { directIo: false, readOnly: true, label }));
   }
 
   async #detach(): Promise<void> {

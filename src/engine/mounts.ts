@@ -36,6 +36,20 @@ export interface MountOrder {
   onProgress: (progress: Progress) => void;
 }
 
+/** How the mounts of an earlier engine came back. */
+export interface Restored {
+  /** Mounts that were still there and go on as they are. */
+  kept: number;
+  /** Mounts that were not there, as after `down` or a reboot. */
+  anew: number;
+  /** Mounts whose loops were about to go away: who used them keeps them, new users get new ones. */
+  replaced: number;
+  /** Folders whose mount could not be repaired: who used it before reads errors. */
+  lost: string[];
+  /** Sentences about those that did not come back. */
+  failures: string[];
+}
+
 class MountActor {
   readonly facts: MountFacts;
   readonly image: Image;
@@ -45,6 +59,8 @@ class MountActor {
   madeDir = false;
   /** It is being brought back: a failure leaves it in the log, for the next try. */
   restoring = false;
+  /** How it was brought back: `kept` is the very mount that was there, repaired. */
+  restored: 'kept' | 'anew' | 'replaced' = 'anew';
 
   constructor(facts: MountFacts, image: Image, effects: { mount(): void; unmount(): void }) {
     this.facts = facts;
@@ -149,35 +165,29 @@ export class Mounts {
   }
 
   /**
-   * Brings back every mount that the log knows. What an earlier engine left in the kernel is detached first: those who
-   * use it keep it, new users get the new mount. One that fails is reported and stays in the log, for a later start.
+   * Brings back every mount that the log knows. Where an earlier engine left it in the kernel and its loops could be
+   * taken over, it stays as it is, with all who use it; else it is mounted anew, and what was there is detached: those
+   * who use that keep it, new users get the new mount. One that fails is reported and stays in the log, for a later
+   * start.
    */
-  async restore(state: NodeState): Promise<string[]> {
-    const failures: string[] = [];
+  async restore(state: NodeState): Promise<Restored> {
+    const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
         const image = this.#options.images.get(facts.manifest);
         if (image === undefined) return;
         const actor = this.#create(facts, image);
         actor.restoring = true;
-        try {
-          if (findMount(facts.dir)?.type === 'erofs') await unmount(facts.dir, { lazy: true });
-          await prepareDirectory(facts.dir);
-        } catch (error) {
-          this.#options.log.warn(
-            { mount: facts.id, dir: facts.dir, error },
-            'mount point is not as it was left',
-          );
-        }
         actor.host.send({ type: 'MOUNT' });
         await actor.host.until('mounted', 'failed');
-        if (actor.host.state === 'failed') {
-          failures.push(`mount ${facts.dir} did not come back: ${actor.error?.message ?? 'unknown'}`);
-        }
+        if (actor.host.state === 'failed')
+          outcome.failures.push(`mount ${facts.dir} did not come back: ${actor.error?.message ?? 'unknown'}`);
+        else if (actor.restored === 'replaced' && image.hasLost()) outcome.lost.push(facts.dir);
+        else outcome[actor.restored] += 1;
         actor.restoring = false;
       }),
     );
-    return failures;
+    return outcome;
   }
 
   /**
@@ -235,8 +245,19 @@ export class Mounts {
   }
 
   async #mountErofs(actor: MountActor): Promise<void> {
-    const { metadata, devices } = await actor.image.use(actor.facts.id, actor.facts.prefetch);
-    await mountErofs({ metadata, devices, target: actor.facts.dir });
+    const { id, dir, prefetch } = actor.facts;
+    const { metadata, devices } = await actor.image.use(id, prefetch);
+    if (actor.restoring) {
+      const there = findMount(dir);
+      actor.restored =
+        there?.type !== 'erofs' ? 'anew' : there.source === metadata.path ? 'kept' : 'replaced';
+      if (actor.restored === 'kept') return;
+      if (actor.restored === 'replaced') await unmount(dir, { lazy: true });
+      await prepareDirectory(dir).catch((error: unknown) => {
+        this.#options.log.warn({ mount: id, dir, error }, 'mount point is not as it was left');
+      });
+    }
+    await mountErofs({ metadata, devices, target: dir });
   }
 
   async #mountEffect(actor: MountActor): Promise<void> {
@@ -244,7 +265,9 @@ export class Mounts {
     try {
       await this.#mountErofs(actor);
       try {
-        await this.#append(id, { type: 'mount.mounted' });
+        // After a crash the log says so already.
+        if (!actor.restoring || actor.facts.state !== 'mounted')
+          await this.#append(id, { type: 'mount.mounted' });
       } catch (error) {
         await unmount(actor.facts.dir);
         throw error;

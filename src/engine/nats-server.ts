@@ -1,7 +1,8 @@
 /** The private nats-server of an engine that was not given one: JetStream on disk, loopback, random credentials. */
 import { randomBytes } from 'node:crypto';
-import { access } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
@@ -20,6 +21,8 @@ export async function startNats(
   const port = await freePort();
   const address = { url: `nats://127.0.0.1:${port}`, user: 'cofa', pass: randomBytes(24).toString('hex') };
   const config = layout.in('run/nats.conf');
+  const pidFile = layout.in('run/nats.pid');
+  await endPredecessor(pidFile, config);
   // Strings are quoted as JSON, which the configuration's grammar accepts.
   await writeWhole(
     config,
@@ -29,6 +32,7 @@ export async function startNats(
         `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
         `authorization { user: ${JSON.stringify(address.user)}, password: ${JSON.stringify(address.pass)} }`,
         'max_payload: 8MB',
+        `pid_file: ${JSON.stringify(pidFile)}`,
         '',
       ].join('\n'),
     ),
@@ -42,6 +46,8 @@ export async function startNats(
     readyAtOnce: true,
     now,
     graceMs: 5_000,
+    // It closes its files in order; one that does not is ended by the next start.
+    deathSignal: 'TERM',
   });
   child.start();
   try {
@@ -90,6 +96,22 @@ export async function watchNats(address: BusAddress, child: Child, log: Logger):
     log.error('nats-server does not answer: it is started again');
     child.kill();
   }, PROBE_MS).unref();
+}
+
+/** How long the nats-server of a supervisor that was killed has for its end, ms. */
+const PREDECESSOR_MS = 3_000;
+
+/** Two servers on one store would spoil it: the one before has to be gone, also where it was stopped or is stuck. */
+async function endPredecessor(pidFile: string, config: string): Promise<void> {
+  const pid = Number((await readFile(pidFile, 'utf8').catch(() => '')).trim());
+  const lives = async () =>
+    pid > 0 && (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0').includes(config);
+  for (let waited = 0; await lives(); waited += 20) {
+    if (waited >= PREDECESSOR_MS) process.kill(pid, 'SIGKILL');
+    if (waited >= 2 * PREDECESSOR_MS)
+      throw new CofaError('environment', `the nats-server of an earlier engine (pid ${pid}) does not end`);
+    await sleep(20);
+  }
 }
 
 async function findServer(): Promise<string> {

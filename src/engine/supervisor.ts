@@ -17,7 +17,6 @@ import { subjects } from '../../schemas/subjects.ts';
 import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
 import { reapContainers } from '../container/reap.ts';
 import { openFuseSession, type FuseSession } from '../fuse/session.ts';
-import { detachLoop, listLoops } from '../kernel/loop.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { EventLog } from '../store/event-log.ts';
@@ -27,6 +26,7 @@ import { Child } from './child.ts';
 import { Conditions } from './conditions.ts';
 import { Devices } from './devices.ts';
 import { Images } from './images.ts';
+import { Leftovers } from './leftovers.ts';
 import { takeLock } from './lock.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
@@ -90,7 +90,9 @@ class Supervisor {
     takeLock(layout.lock(), root);
     await rm(layout.endpoint(), { force: true });
     const label = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}`;
-    await this.#clearLeftovers(label);
+    const leftovers = await Leftovers.find(layout, label);
+    // Its loops, and what stands on them, stay.
+    while (findMount(layout.devices()) !== undefined) await unmount(layout.devices(), { lazy: true });
 
     const nats = await this.#startNats();
     const bus = await connectBus(nats, { name: 'cofa-supervisor' });
@@ -111,8 +113,11 @@ class Supervisor {
 
     const registry = new RegistryClient({});
     const names = this.#names;
-    const devices = new Devices({ bus, names, layout, label, log: this.#log });
-    const images = new Images({ layout, log: this.#log, events, names, registry, devices, label }, state);
+    const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
+    const images = new Images(
+      { layout, log: this.#log, events, names, registry, devices, label, leftovers },
+      state,
+    );
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
 
@@ -136,8 +141,12 @@ class Supervisor {
     this.#startFetchers(label);
     await Promise.race([firstReady.promise, front.untilRunning().then(() => firstReady.promise)]);
 
-    for (const [at, failure] of (await mounts.restore(state)).entries()) {
-      this.#conditions.set(`restore:${at}`, failure);
+    const found = leftovers.size;
+    const restored = await mounts.restore(state);
+    for (const [at, failure] of restored.failures.entries()) this.#conditions.set(`restore:${at}`, failure);
+    for (const dir of restored.lost) {
+      const sentence = `${dir} was mounted anew: who used the mount that was there reads errors`;
+      this.#conditions.set(`lost:${dir}`, sentence);
     }
     const reaped = await reapContainers({
       root,
@@ -149,6 +158,9 @@ class Supervisor {
     for (const { id, error } of reaped) {
       if (error !== undefined) this.#log.warn({ container: id, error }, 'what a container left stays');
     }
+
+    const dismissed = await leftovers.dismissRest(this.#log);
+    this.#log.info({ ...restored, loops: found, dismissed }, 'mounts are back');
 
     const status = async (): Promise<Status> => {
       const served = await ask<FrontStatus>(bus, names.front('status'), {}, 5_000);
@@ -342,18 +354,6 @@ class Supervisor {
     }
     await stopAll('fetcher');
     await stopAll('nats-server');
-  }
-
-  /** What an engine left that did not end by itself: its FUSE mount and its loops. */
-  async #clearLeftovers(label: string): Promise<void> {
-    const devices = this.#layout.devices();
-    // A loop on a dead FUSE mount has no label any more, and its path only for as long as the mount is there.
-    const left = (await listLoops()).filter(
-      (loop) => loop.label.startsWith(`${label}/`) || loop.backingFile.startsWith(`${devices}/`),
-    );
-    while (findMount(devices) !== undefined) await unmount(devices, { lazy: true });
-    // Those in use go with their last user.
-    for (const loop of left) await detachLoop(loop).catch(() => {});
   }
 }
 

@@ -134,8 +134,26 @@ export async function detachLoop(loop: LoopDevice): Promise<void> {
   });
 }
 
-/** All configured loop devices of the machine, by number. */
-export async function listLoops(): Promise<LoopStatus[]> {
+/**
+ * Lets go of a loop device: one that nobody uses is free at once, one that is in use goes with its last user. Nothing
+ * happens where it is free already or belongs to somebody else by now.
+ */
+export async function dismissLoop(loop: LoopDevice): Promise<void> {
+  try {
+    await withLoop(loop, async (fd) => {
+      if ((await ownStatus(fd, loop)) !== undefined)
+        await callOffLoop('ioctl(LOOP_CLR_FD)', ioctlNumber, fd, LOOP_CLR_FD, 0);
+    });
+  } catch (error) {
+    if (!isErrno(error, 'ENXIO', 'ENOENT', 'ENODEV')) throw explain(error, `detach of ${loop.path}`, KNOWN);
+  }
+}
+
+/**
+ * Configured loop devices of the machine, by number: all, or those whose backing file `wanted` says so of. The others
+ * are not opened, which would keep them busy for a moment.
+ */
+export async function listLoops(wanted?: (backingFile: string) => boolean): Promise<LoopStatus[]> {
   const numbers = (await readdir('/sys/block').catch(() => []))
     .map((name) => /^loop(\d+)$/.exec(name)?.[1])
     .filter((digits) => digits !== undefined)
@@ -143,7 +161,7 @@ export async function listLoops(): Promise<LoopStatus[]> {
     .toSorted((a, b) => a - b);
   const found: LoopStatus[] = [];
   for (const number of numbers) {
-    const status = await statusOf(number);
+    const status = await statusOf(number, wanted);
     if (status !== undefined) found.push(status);
   }
   return found;
@@ -323,7 +341,10 @@ async function ownStatus(fd: number, loop: LoopDevice): Promise<Info | undefined
   return status?.label === loop.label || status === NAMELESS ? status : undefined;
 }
 
-async function statusOf(number: number): Promise<LoopStatus | undefined> {
+async function statusOf(
+  number: number,
+  wanted?: (backingFile: string) => boolean,
+): Promise<LoopStatus | undefined> {
   const path = `/dev/loop${number}`;
   try {
     // The file is missing unless the loop is configured; most of a machine's loops need no further look.
@@ -331,6 +352,7 @@ async function statusOf(number: number): Promise<LoopStatus | undefined> {
       /\n$/,
       '',
     );
+    if (wanted?.(backingFile) === false) return undefined;
     const info = await withLoop({ number, path, label: '' }, readStatus);
     return info && { number, path, backingFile, ...info };
   } catch (error) {

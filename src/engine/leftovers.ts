@@ -1,0 +1,77 @@
+/**
+ * What an engine that did not end by itself left in the kernel: loop devices, and the file systems that stand on them.
+ * Containers may be using them, so they are repaired rather than replaced: a loop is taken over by the engine that
+ * starts, and where it stood on a file of the dead FUSE mount it is moved to the new one (LOOP_CHANGE_FD) below the
+ * mounted file system.
+ *
+ * - A loop says whose it is by its label, which the kernel tells for as long as it still has the attributes of the
+ *   file behind it. Where it has not, the path of that file says it, until the dead FUSE mount is detached: so loops
+ *   are looked for before that.
+ * - There may be several loops of one layer: a file system that an earlier engine could not take over keeps its own.
+ * - After a reboot there is nothing here, and everything is attached anew.
+ */
+import type { Logger } from 'pino';
+import { dismissLoop, listLoops, type LoopStatus } from '../kernel/loop.ts';
+import { hexOf, type Layout } from '../store/layout.ts';
+
+/** Name of a layer's loop; `engine` begins the names of all loops of one engine. */
+export const layerLabel = (engine: string, diffId: string): string =>
+  `${engine}/${hexOf(diffId).slice(0, 40)}`;
+/** Name of the loop under an image's flat metadata. */
+export const flatLabel = (engine: string, manifest: string): string =>
+  `${engine}/flat-${hexOf(manifest).slice(0, 32)}`;
+
+export class Leftovers {
+  /** By label; those that a mount may stand on first. */
+  readonly #loops = new Map<string, LoopStatus[]>();
+
+  private constructor(loops: Iterable<LoopStatus>) {
+    for (const loop of loops) {
+      const same = this.#loops.get(loop.label);
+      if (same === undefined) this.#loops.set(loop.label, [loop]);
+      // One that goes away with its last user is nothing to build on.
+      else if (loop.autoclear) same.push(loop);
+      else same.unshift(loop);
+    }
+  }
+
+  /** Looks for them; call it before the dead FUSE mount is detached. `engine`: how their labels begin. */
+  static async find(layout: Layout, engine: string): Promise<Leftovers> {
+    const devices = `${layout.devices()}/`;
+    const loops = await listLoops(
+      (file) => file.startsWith(`${layout.root}/`) || /^\/[0-9a-f]{64}( |$)/.test(file),
+    );
+    const mine: LoopStatus[] = [];
+    for (const loop of loops) {
+      if (loop.label.startsWith(`${engine}/`)) mine.push(loop);
+      else if (loop.label === '' && loop.backingFile.startsWith(devices)) {
+        const hex = loop.backingFile.slice(devices.length, devices.length + 40);
+        mine.push({ ...loop, label: `${engine}/${hex}` });
+      }
+    }
+    return new Leftovers(mine);
+  }
+
+  get size(): number {
+    let size = 0;
+    for (const loops of this.#loops.values()) size += loops.length;
+    return size;
+  }
+
+  /** The loops of a label, the best one first; from now on they are the caller's. */
+  take(label: string): LoopStatus[] {
+    const loops = this.#loops.get(label) ?? [];
+    this.#loops.delete(label);
+    return loops;
+  }
+
+  /** Lets go of those that nobody took; one that is in use goes with its last user. Returns how many there were. */
+  async dismissRest(log: Logger): Promise<number> {
+    const rest = [...this.#loops.values()].flat();
+    this.#loops.clear();
+    for (const loop of rest) {
+      await dismissLoop(loop).catch((error: unknown) => log.warn({ loop: loop.path, error }, 'a loop stays'));
+    }
+    return rest.length;
+  }
+}
