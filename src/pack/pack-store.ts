@@ -1,0 +1,164 @@
+/**
+ * Startup packs and the recordings that they are made of, shared by all nodes of one NATS: a JetStream object store. What
+ * one node has learned helps the next one, and nobody needs the right to push to a registry. It is a cache: nothing is
+ * lost with it but time.
+ *
+ *     <manifest hex>.<start>.starts   the newest recordings, msgpack
+ *     <manifest hex>.<start>.pack     the pack (format.ts)
+ *
+ * `start` tells one command of an image from another: `default` for the image's own, else a digest of the arguments.
+ */
+import type { NatsConnection } from '@nats-io/nats-core';
+import { Objm, type ObjectInfo, type ObjectStore } from '@nats-io/obj';
+import { z } from 'zod';
+import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import { pack, unpack } from '../bus/connection.ts';
+import { hexOf } from '../store/layout.ts';
+
+/** The image's own command. */
+export const DEFAULT_START = 'default';
+
+const BUCKET = 'cofa-packs';
+/** Of all packs, bytes; the oldest go first. */
+const MAX_BYTES = 2 ** 31;
+const MAX_RECORDINGS_BYTES = 64 << 20;
+/** An answer that takes longer is of no use to a start, ms. */
+const LOOKUP_MS = 1_000;
+
+const Recordings = z.object({
+  v: z.literal(1),
+  starts: z
+    .array(
+      z.object({
+        devices: z.array(z.string().max(100)).max(1024),
+        runs: z.array(z.tuple([z.int().min(0), z.int().min(0), z.int().min(1)])).max(1 << 20),
+      }),
+    )
+    .max(64),
+});
+
+export interface StoredPack {
+  name: string;
+  /** bytes */
+  size: number;
+}
+
+export class PackStore {
+  readonly #bus: NatsConnection;
+  readonly #maxBytes: number;
+  #store: Promise<ObjectStore> | undefined;
+
+  constructor(bus: NatsConnection, options: { maxBytes?: number } = {}) {
+    this.#bus = bus;
+    this.#maxBytes = options.maxBytes ?? MAX_BYTES;
+  }
+
+  /** The pack of a start, else that of the image's own command; undefined where there is none, or no answer in time. */
+  async find(manifest: string, start: string): Promise<StoredPack | undefined> {
+    const store = await this.#open();
+    const names = [...new Set([start, DEFAULT_START])].map((key) => nameOf(manifest, key, 'pack'));
+    const found = await Promise.all(names.map((name) => within(LOOKUP_MS, store.info(name))));
+    const best = found.find((info): info is ObjectInfo => info != null && !info.deleted);
+    return best === undefined ? undefined : { name: best.name, size: best.size };
+  }
+
+  /** A pack as it arrives. Errors: `not-found`; `integrity` at the end where it is not what was put. */
+  async *read(name: string): AsyncGenerator<Uint8Array, void, undefined> {
+    const found = await (await this.#open()).get(name);
+    if (found === null) throw new CofaError('not-found', `the startup pack ${name} is gone`);
+    const reader = found.data.getReader();
+    // The body may end although pieces are missing: the store says so apart from it.
+    found.error.catch(() => {});
+    try {
+      for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+    } finally {
+      await reader.cancel().catch(() => {});
+    }
+    const error = await found.error;
+    if (error != null) {
+      throw new CofaError('integrity', `the startup pack ${name} is damaged: ${error.message}`, {
+        cause: error,
+      });
+    }
+  }
+
+  /** Stores a pack in place of the one before it. */
+  async put(manifest: string, start: string, body: AsyncIterable<Uint8Array>): Promise<StoredPack> {
+    const store = await this.#open();
+    const name = nameOf(manifest, start, 'pack');
+    const info = await store.put({ name }, ReadableStream.from(body) as ReadableStream<Uint8Array>);
+    await this.#trim(store, name);
+    return { name: info.name, size: info.size };
+  }
+
+  /** The recordings of a start, oldest first; none where they cannot be read. */
+  async recordings(manifest: string, start: string): Promise<StartSet[]> {
+    const store = await this.#open();
+    const name = nameOf(manifest, start, 'starts');
+    const info = await store.info(name);
+    if (info === null || info.deleted || info.size > MAX_RECORDINGS_BYTES) return [];
+    const bytes = await store.getBlob(name);
+    const parsed = bytes === null ? undefined : Recordings.safeParse(safely(() => unpack(bytes)));
+    return parsed?.success === true ? parsed.data.starts : [];
+  }
+
+  /** Keeps the newest of the recordings. Two nodes that write at once lose one of theirs: another start will come. */
+  async remember(manifest: string, start: string, starts: readonly StartSet[]): Promise<void> {
+    const name = nameOf(manifest, start, 'starts');
+    await (await this.#open()).putBlob({ name }, pack({ v: 1, starts: starts.slice(-MAX_RECORDINGS) }));
+  }
+
+  async remove(manifest: string, start: string): Promise<void> {
+    const store = await this.#open();
+    for (const kind of ['pack', 'starts'] as const) await store.delete(nameOf(manifest, start, kind));
+  }
+
+  async #trim(store: ObjectStore, keep: string): Promise<void> {
+    const all = (await store.list()).filter(({ deleted }) => !deleted);
+    let total = all.reduce((sum, { size }) => sum + size, 0);
+    for (const info of all.sort((a, b) => (a.mtime < b.mtime ? -1 : 1))) {
+      if (total <= this.#maxBytes) return;
+      if (info.name === keep) continue;
+      await store.delete(info.name);
+      total -= info.size;
+    }
+  }
+
+  #open(): Promise<ObjectStore> {
+    this.#store ??= new Objm(this.#bus)
+      .create(BUCKET, { max_bytes: this.#maxBytes * 2 })
+      .catch((cause: unknown) => {
+        this.#store = undefined;
+        const text = cause instanceof Error ? cause.message : String(cause);
+        throw new CofaError('unavailable', `NATS does not keep startup packs: ${text}`, { cause });
+      });
+    return this.#store;
+  }
+}
+
+function nameOf(manifest: string, start: string, kind: 'pack' | 'starts'): string {
+  if (!/^[a-z0-9]{1,64}$/.test(start))
+    throw new RangeError(`not the key of a start: ${JSON.stringify(start)}`);
+  return `${hexOf(manifest)}.${start}.${kind}`;
+}
+
+function safely<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch {
+    return undefined;
+  }
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  try {
+    return await Promise.race([work.catch(() => undefined), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

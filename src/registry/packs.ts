@@ -1,0 +1,102 @@
+/**
+ * Startup packs in the registry: referrers of the image like its sidecar (sidecars.ts), one artifact for each start.
+ *
+ *     manifest   artifactType application/vnd.cofa.pack.v1, subject = the image's manifest, config = the empty descriptor,
+ *                annotation io.cofa.pack.start = which start (src/pack/pack-store.ts)
+ *       pack     application/vnd.cofa.pack.v1+zstd (src/pack/format.ts)
+ *
+ * Its bytes are not checked as a whole before they are used: that would mean waiting for the last one. Each block proves
+ * itself against the layer's span table.
+ */
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { Descriptor, RegistryClient, ResolvedImage } from './client.ts';
+import { MEDIA_TYPES } from './manifest.ts';
+import { throwIfAborted } from './retry.ts';
+
+export const PACK_TYPES = {
+  artifact: 'application/vnd.cofa.pack.v1',
+  pack: 'application/vnd.cofa.pack.v1+zstd',
+} as const;
+
+const START = 'io.cofa.pack.start';
+/** Largest pack, bytes. */
+const MAX_PACK = 1 << 30;
+/** Candidates that are looked at; anybody who can push can add some. */
+const MAX_CANDIDATES = 8;
+
+/** A pack in the registry. */
+export interface RegistryPack {
+  /** Of its manifest. */
+  descriptor: Descriptor;
+  start: string;
+  /** The blob with the pack. */
+  blob: { digest: string; size: number };
+}
+
+/** Pushes a pack and makes it a referrer of the image; one of the same start is replaced. */
+export async function pushPack(
+  client: RegistryClient,
+  image: ResolvedImage,
+  start: string,
+  body: Buffer,
+  signal?: AbortSignal,
+): Promise<Descriptor> {
+  if (body.length > MAX_PACK)
+    throw new CofaError('unsupported', `a startup pack of ${body.length} bytes; the limit is ${MAX_PACK}`);
+  const source = image.reference;
+  const blob = await client.pushBlob(source, body, PACK_TYPES.pack, signal);
+  const config = await client.pushBlob(source, Buffer.from('{}'), MEDIA_TYPES.ociEmpty, signal);
+  const { mediaType, digest, size } = image.descriptor;
+  const manifest = {
+    schemaVersion: 2,
+    mediaType: MEDIA_TYPES.ociManifest,
+    artifactType: PACK_TYPES.artifact,
+    config,
+    layers: [blob],
+    subject: { mediaType, digest, size },
+    annotations: { [START]: start },
+  };
+  return await client.pushManifest(
+    source,
+    Buffer.from(JSON.stringify(manifest)),
+    MEDIA_TYPES.ociManifest,
+    undefined,
+    {
+      replaces: (entry) => entry.artifactType === PACK_TYPES.artifact && entry.annotations?.[START] === start,
+      ...(signal === undefined ? {} : { signal }),
+    },
+  );
+}
+
+/**
+ * The pack of the first of `starts` that has one; undefined where none has. Malformed ones are passed over. Throws what
+ * the client throws when the registry cannot be asked.
+ */
+export async function findPack(
+  client: RegistryClient,
+  image: ResolvedImage,
+  starts: readonly string[],
+  signal?: AbortSignal,
+): Promise<RegistryPack | undefined> {
+  const all = await client.referrers(image.reference, image.descriptor.digest, PACK_TYPES.artifact, signal);
+  // Where the registry keeps the list, a pack that was pushed later does not remove the one before it.
+  const usable = starts.flatMap((start) =>
+    all.filter((entry) => entry.annotations?.[START] === start).reverse(),
+  );
+  for (const candidate of usable.slice(0, MAX_CANDIDATES)) {
+    try {
+      const { parsed } = await client.manifest(image.reference, candidate.digest, signal);
+      if (parsed.kind !== 'manifest' || parsed.manifest.artifactType !== PACK_TYPES.artifact) continue;
+      const { manifest } = parsed;
+      const blob = manifest.layers.find(({ mediaType }) => mediaType === PACK_TYPES.pack);
+      const start = manifest.annotations?.[START];
+      if (blob === undefined || start === undefined || blob.size > MAX_PACK) continue;
+      if (manifest.subject?.digest !== image.descriptor.digest) continue;
+      return { descriptor: candidate, start, blob: { digest: blob.digest, size: blob.size } };
+    } catch (error) {
+      throwIfAborted(signal);
+      if (!['integrity', 'unsupported', 'not-found'].includes(toErrorRecord(error).code)) throw error;
+    }
+  }
+  return undefined;
+}
