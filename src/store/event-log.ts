@@ -1,10 +1,32 @@
 /**
  * The event log: one JetStream stream, one subject per aggregate, state is a fold over it.
  *
- * Writers are guarded by optimistic concurrency: each append names the sequence of the last event that the writer
- * has seen on that subject, and JetStream refuses it when somebody else has written since. Two engines that own the
- * same mount cannot both go on.
+ * Three questions decide how an event is appended.
+ *
+ * **Was it written?** An ack can get lost, and then the writer does not know. Each append has an id of its own,
+ * `<writer>.<number>`, in the header `Nats-Msg-Id`. It is sent again with the same id, and JetStream recognises it for two
+ * minutes. After that the expected sequence is wrong, the last record of the subject is read, and its id says that it is
+ * this very append. An append that failed in the end with `unavailable` may still be in the log, or get there: the next
+ * append to the subject finds it in the same way, and goes on behind it.
+ *
+ * **Who may write?** An engine owns its node's part of the log from its `engine.started` on. The sequence of that record
+ * is the engine's *epoch*; it stands in the header `Cofa-Epoch` of all that the engine's processes append. A record whose
+ * epoch is lower than the last `engine.started` before it was written by an engine that had been replaced without knowing.
+ * It is void: no reader gets to see it. The writer learns of it, too: before an append that somebody relies on is reported
+ * as done, the last record of `engine.main` is read, and a foreign one ends the writer with `conflict`.
+ *
+ *     41 engine.main  started          epoch 41: engine A
+ *     42 mount.x      requested  e41
+ *     43 engine.main  started          epoch 43: engine B has taken over
+ *     44 mount.y      requested  e41   void; A is told `conflict`, and acknowledges nothing
+ *     45 mount.x      unmounted  e43
+ *
+ * **Has the writer seen what is there?** Each append names the sequence of the last record that it knows of its subject,
+ * and JetStream refuses it when there is a later one. What another process of the same epoch has written, or an older
+ * engine before it ended, is then handed to `onMissed` and the append is tried behind it; anything else is a `conflict`.
  */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   jetstream,
   jetstreamManager,
@@ -12,7 +34,7 @@ import {
   DeliverPolicy,
   type JetStreamClient,
 } from '@nats-io/jetstream';
-import type { NatsConnection } from '@nats-io/nats-core';
+import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_VERSION, type NewEvent } from '../../schemas/events.ts';
 import { STREAM, STREAM_SUBJECTS } from '../../schemas/subjects.ts';
@@ -25,52 +47,125 @@ export interface LogRecord {
   event: CofaEvent;
 }
 
-/** JetStream's error code for a wrong expected last sequence (nats-server errors.json, 10071). */
+export interface EventLogOptions {
+  /** Sequence of the `engine.started` of the engine that this process belongs to; `claim` sets it otherwise. */
+  epoch?: number;
+  /** An append that has no answer after this, ms, fails with `unavailable`. 5,000 by default. */
+  timeoutMs?: number;
+  /** Brings what was acknowledged onto the disk; called before an append that somebody relies on is reported as done. */
+  sync?: () => Promise<void>;
+  /** Makes room; called once when the stream is full. */
+  onFull?: () => Promise<void>;
+  /** A record of the same node that another process wrote to a subject that this one writes, too. */
+  onMissed?: (record: LogRecord) => void;
+}
+
+/** JetStream's error codes (nats-server, server/errors.json). */
 const WRONG_LAST_SEQUENCE = 10071;
+const STORE_FAILED = 10077;
+
+/** An ack is waited for this long before the append is sent again, ms. */
+const ATTEMPT_MS = 1_500;
+const TIMEOUT_MS = 5_000;
+/** Pause between two attempts, ms. */
+const PAUSE_MS = 100;
+/** Appends that wait for their ack at the same time. */
+const MOST_IN_FLIGHT = 256;
+/** Appends that wait for others; further ones are refused. */
+const MOST_WAITING = 20_000;
+/** Foreign records that one append may find in its way. */
+const MOST_IN_THE_WAY = 20;
+
+/** Facts that come often, and that nobody was promised: they may be lost in a power cut. */
+const BULK: ReadonlySet<string> = new Set(['layer.blocks', 'layer.trace']);
+
+const EPOCH_HEADER = 'Cofa-Epoch';
+const ID_HEADER = 'Nats-Msg-Id';
 
 export class EventLog {
   readonly #bus: NatsConnection;
   readonly #stream: JetStreamClient;
   readonly #now: () => number;
+  readonly #options: EventLogOptions;
+  readonly #writer = randomBytes(9).toString('base64url');
+  #number = 0;
+  #epoch: number | undefined;
+  #fence: CofaError | undefined;
+  readonly #fenced = Promise.withResolvers<CofaError>();
   /** Sequence of the last event of each subject that this process has read or written. */
   readonly #last = new Map<string, number>();
   /** Appends to one subject go one after the other, since each names the sequence of the one before. */
   readonly #tails = new Map<string, Promise<void>>();
+  readonly #gate = new Gate(MOST_IN_FLIGHT);
+  readonly #confirmations = new Map<string, Joined>();
+  readonly #sync: Joined | undefined;
+  #waiting = 0;
+  /** When NATS acknowledged an append last, by `performance.now()`. */
+  #answeredAt = 0;
+  #closed = false;
 
-  constructor(bus: NatsConnection, now: () => number) {
+  constructor(bus: NatsConnection, now: () => number, options: EventLogOptions = {}) {
     this.#bus = bus;
-    this.#stream = jetstream(bus, { timeout: 10_000 });
+    this.#stream = jetstream(bus, { timeout: ATTEMPT_MS });
     this.#now = now;
+    this.#options = options;
+    this.#epoch = options.epoch;
+    this.#sync = options.sync === undefined ? undefined : new Joined(options.sync);
   }
 
-  /** Creates the stream when it is not there. Its size is bounded; when full, appends fail rather than facts vanish. */
+  /**
+   * Creates the stream when it is not there. Its size is bounded; when full, appends fail rather than facts vanish. A
+   * bound that another engine has set higher stays.
+   */
   static async prepare(bus: NatsConnection, options: { maxBytes: number }): Promise<void> {
-    const manager = await jetstreamManager(bus, { timeout: 10_000 });
-    const config = { subjects: [STREAM_SUBJECTS], max_bytes: options.maxBytes };
-    try {
-      await manager.streams.info(STREAM);
-      await manager.streams.update(STREAM, config);
-    } catch (error) {
-      if (!(error instanceof JetStreamApiError) || error.status !== 404) throw storeError(error);
-      await manager.streams
-        .add({
-          name: STREAM,
-          ...config,
-          storage: 'file',
-          discard: 'new',
-          retention: 'limits',
-          num_replicas: 1,
-        } as never)
-        .catch((cause: unknown) => {
-          throw storeError(cause);
-        });
-    }
+    await prepareStream(bus, {
+      name: STREAM,
+      subjects: [STREAM_SUBJECTS],
+      max_bytes: options.maxBytes,
+    });
   }
 
-  /** Appends one fact. Errors: `conflict` when another writer was faster, `unavailable` when NATS cannot take it. */
-  async append(subject: string, event: NewEvent): Promise<LogRecord> {
+  /** The owner's `engine.started`, as a sequence of the log; undefined before `claim`. */
+  get epoch(): number | undefined {
+    return this.#epoch;
+  }
+
+  /** Resolves when another engine has taken the node over: from then on every append fails with this error. */
+  get fenced(): Promise<CofaError> {
+    return this.#fenced.promise;
+  }
+
+  /**
+   * Appends the event by which an engine becomes the owner of its node's part of the log. `replay` the subject before.
+   * Error `conflict` when another engine was faster.
+   */
+  async claim(subject: string, event: NewEvent): Promise<LogRecord> {
+    const record = await this.append(subject, event);
+    this.#epoch = record.seq;
+    return record;
+  }
+
+  /**
+   * Appends one fact; it is durable when this returns, except for blocks and traces. Errors: `conflict` when another
+   * engine has taken over, or another writer was faster; `unavailable` when NATS did not take it within `timeoutMs`,
+   * which may come about all the same when NATS is back; `busy` when too many wait; `not-running` after `drain`.
+   */
+  async append(subject: string, event: NewEvent, options: { timeoutMs?: number } = {}): Promise<LogRecord> {
+    if (this.#fence !== undefined) throw this.#fence;
+    if (this.#closed) throw new CofaError('not-running', 'the event log is closed');
+    if (this.#waiting >= MOST_WAITING)
+      throw new CofaError('busy', `${this.#waiting} events wait for the log`);
     const before = this.#tails.get(subject) ?? Promise.resolve();
-    const mine = before.then(() => this.#append(subject, event));
+    this.#waiting += 1;
+    const patience = options.timeoutMs ?? this.#options.timeoutMs ?? TIMEOUT_MS;
+    const called = performance.now();
+    const mine = before.then(() =>
+      this.#gate.run(() => {
+        // A long queue is no reason to fail while NATS answers; a NATS that is away fails all who wait.
+        const deadline = Math.max(called, this.#answeredAt) + patience;
+        return this.#append(subject, event, deadline);
+      }),
+    );
     const tail = mine.then(
       () => {},
       () => {},
@@ -79,46 +174,249 @@ export class EventLog {
     try {
       return await mine;
     } finally {
+      this.#waiting -= 1;
       if (this.#tails.get(subject) === tail) this.#tails.delete(subject);
     }
   }
 
-  async #append(subject: string, event: NewEvent): Promise<LogRecord> {
-    const record = { v: EVENT_VERSION, at: this.#now(), ...event } as CofaEvent;
-    try {
-      const ack = await this.#stream.publish(subject, pack(record), {
-        expect: { streamName: STREAM, lastSubjectSequence: this.#last.get(subject) ?? 0 },
-      });
-      this.#last.set(subject, ack.seq);
-      return { seq: ack.seq, subject, event: record };
-    } catch (cause) {
-      if (cause instanceof JetStreamApiError && cause.code === WRONG_LAST_SEQUENCE) {
-        throw new CofaError('conflict', `another engine has written ${subject}`, {
-          cause,
-          hint: 'each engine on one NATS needs a node name of its own: cofa up --node NAME',
-        });
-      }
-      throw storeError(cause);
-    }
+  /** Takes no further events and waits for those under way, at most `timeoutMs`. Returns how many are left. */
+  async drain(timeoutMs: number): Promise<number> {
+    this.#closed = true;
+    const all = Promise.all(this.#tails.values());
+    await Promise.race([all, sleep(timeoutMs, undefined, { ref: false })]);
+    return this.#waiting;
+  }
+
+  /** What the last record of `subject` is, known from elsewhere: a snapshot. */
+  remember(subject: string, seq: number): void {
+    this.#last.set(subject, Math.max(seq, this.#last.get(subject) ?? 0));
   }
 
   /** Every stored event of `filter` in order, up to the log's end at the time of the call; remembers the sequences. */
-  async *replay(filter: string): AsyncIterable<LogRecord> {
-    for await (const record of readLog(this.#bus, filter, { from: 'start', follow: false })) {
-      this.#last.set(record.subject, record.seq);
+  async *replay(filter: string, from: 'start' | number = 'start'): AsyncIterable<LogRecord> {
+    for await (const record of readLog(this.#bus, filter, { from, follow: false })) {
+      this.remember(record.subject, record.seq);
       yield record;
     }
+  }
+
+  /**
+   * Looks whether the engine still owns its node's part of the log. Returns quietly when it does or cannot be known;
+   * otherwise `fenced` resolves.
+   */
+  async confirm(subject: string): Promise<void> {
+    await this.#confirm(subject).catch(() => {});
+  }
+
+  async #append(subject: string, event: NewEvent, deadline: number): Promise<LogRecord> {
+    const record = { v: EVENT_VERSION, at: this.#now(), ...event } as CofaEvent;
+    const attempt: Attempt = {
+      subject,
+      bytes: pack(record),
+      id: `${this.#writer}.${++this.#number}`,
+      deadline,
+    };
+    const seq = await this.#write(attempt);
+    this.#last.set(subject, seq);
+    if (!BULK.has(event.type)) {
+      if (this.#epoch !== undefined) await this.#untilConfirmed(attempt);
+      await this.#sync?.run().catch((cause: unknown) => {
+        throw storeError(cause);
+      });
+    }
+    return { seq, subject, event: record };
+  }
+
+  /** Sends until the record is in the log; returns its sequence. */
+  async #write(attempt: Attempt): Promise<number> {
+    const { subject, bytes, id, deadline } = attempt;
+    const head = () => {
+      const map = headers();
+      if (this.#epoch !== undefined) map.set(EPOCH_HEADER, String(this.#epoch));
+      return map;
+    };
+    let inTheWay = 0;
+    let full = false;
+    for (let expected = this.#last.get(subject) ?? 0; ; ) {
+      if (this.#fence !== undefined) throw this.#fence;
+      try {
+        const ack = await this.#stream.publish(subject, bytes, {
+          msgID: id,
+          headers: head(),
+          expect: { lastSubjectSequence: expected },
+          timeout: this.#patience(deadline),
+        });
+        this.#answeredAt = performance.now();
+        return ack.seq;
+      } catch (cause) {
+        if (!isCode(cause, WRONG_LAST_SEQUENCE)) {
+          if (isCode(cause, STORE_FAILED) && !full && this.#options.onFull !== undefined) {
+            full = true;
+            await this.#options.onFull().catch(() => {});
+            continue;
+          }
+          await this.#pause(cause, deadline);
+          continue;
+        }
+        const last = await this.#lastOf({ last_by_subj: subject }, deadline);
+        if (last?.id === id) return last.seq;
+        if (last !== undefined) {
+          this.#admit(last);
+          await this.#readMissed(subject, expected + 1, last.seq, deadline);
+        }
+        if (last !== undefined && ++inTheWay > MOST_IN_THE_WAY) throw foreign(subject, cause);
+        if (last === undefined && expected === 0) await this.#pause(cause, deadline);
+        // What was there has been removed by retention: JetStream then expects 0.
+        expected = last?.seq ?? 0;
+      }
+    }
+  }
+
+  /** A record that was not expected: throws unless this writer may go on behind it. */
+  #admit(last: StoredRecord): void {
+    const isMine = last.id.startsWith(`${this.#writer}.`);
+    const epoch = this.#epoch;
+    if (!isMine && epoch === undefined) throw foreign(last.subject);
+    if (epoch !== undefined && (last.epoch ?? 0) > epoch) throw this.#close(last.subject);
+    // A writer that knows nothing of epochs, after this engine has begun.
+    if (!isMine && epoch !== undefined && last.epoch === undefined && last.seq > epoch)
+      throw foreign(last.subject);
+  }
+
+  /** Tells of the valid records of `subject` from one sequence to another, both included. */
+  async #readMissed(subject: string, from: number, to: number, deadline: number): Promise<void> {
+    const { onMissed } = this.#options;
+    const epoch = this.#epoch;
+    if (onMissed === undefined || epoch === undefined) return;
+    for (let next = from; next <= to; ) {
+      const record = await this.#lastOf({ seq: next, next_by_subj: subject }, deadline);
+      if (record === undefined || record.seq > to) return;
+      next = record.seq + 1;
+      const isVoid = record.seq > epoch && record.epoch !== undefined && record.epoch < epoch;
+      if (!isVoid) onMissed({ seq: record.seq, subject, event: record.event() });
+    }
+  }
+
+  /** The record was acknowledged; is it one of the owner's? */
+  async #untilConfirmed(attempt: Attempt): Promise<void> {
+    for (;;) {
+      try {
+        await this.#confirm(attempt.subject);
+        return;
+      } catch (cause) {
+        if (cause instanceof CofaError && cause.code === 'conflict') throw cause;
+        await this.#pause(cause, attempt.deadline);
+      }
+    }
+  }
+
+  /** Calls that come while one is under way share the next: theirs must look after their record was stored. */
+  #confirm(subject: string): Promise<void> {
+    const main = ownerSubject(subject);
+    let joined = this.#confirmations.get(main);
+    if (joined === undefined) {
+      joined = new Joined(async () => {
+        const last = await this.#lastOf({ last_by_subj: main }, performance.now() + ATTEMPT_MS);
+        const epoch = last === undefined ? 0 : last.event().type === 'engine.started' ? last.seq : last.epoch;
+        if (this.#epoch !== undefined && (epoch ?? 0) > this.#epoch) throw this.#close(main);
+      });
+      this.#confirmations.set(main, joined);
+    }
+    return joined.run();
+  }
+
+  #close(subject: string): CofaError {
+    this.#fence ??= new CofaError('conflict', 'another engine has taken over this node', {
+      hint: `each engine on one NATS needs a node name of its own: cofa up --node NAME (${ownerSubject(subject)})`,
+    });
+    this.#fenced.resolve(this.#fence);
+    return this.#fence;
+  }
+
+  async #lastOf(query: RecordQuery, deadline: number): Promise<StoredRecord | undefined> {
+    for (;;) {
+      try {
+        return await storedRecord(this.#bus, query, this.#patience(deadline));
+      } catch (cause) {
+        await this.#pause(cause, deadline);
+      }
+    }
+  }
+
+  #patience(deadline: number): number {
+    return Math.max(1, Math.min(ATTEMPT_MS, Math.round(deadline - performance.now())));
+  }
+
+  /** Waits a little before the next attempt; throws when there is none. */
+  async #pause(cause: unknown, deadline: number): Promise<void> {
+    // JetStream itself refuses: another attempt would be refused as well.
+    const isFinal = cause instanceof JetStreamApiError && cause.status < 500;
+    if (isFinal || this.#bus.isClosed() || isCode(cause, STORE_FAILED)) throw storeError(cause);
+    if (performance.now() + PAUSE_MS >= deadline) throw storeError(cause);
+    await sleep(PAUSE_MS);
+  }
+}
+
+interface Attempt {
+  subject: string;
+  bytes: Uint8Array;
+  /** `<writer>.<number>` */
+  id: string;
+  /** By `performance.now()`. */
+  deadline: number;
+}
+
+interface StoredRecord {
+  seq: number;
+  subject: string;
+  /** Empty for records of writers that gave none. */
+  id: string;
+  epoch: number | undefined;
+  event: () => CofaEvent;
+}
+
+/** The last record of a subject (wildcards allowed), or its first from a sequence on. */
+export type RecordQuery = { last_by_subj: string } | { seq: number; next_by_subj: string };
+
+/** One stored record, void or not; undefined when there is none. */
+export async function storedRecord(
+  bus: NatsConnection,
+  query: RecordQuery,
+  timeoutMs = 10_000,
+): Promise<StoredRecord | undefined> {
+  const manager = await jetstreamManager(bus, { timeout: timeoutMs, checkAPI: false });
+  try {
+    const message = await manager.streams.getMessage(STREAM, query);
+    if (message === null) return undefined;
+    return {
+      seq: message.seq,
+      subject: message.subject,
+      id: message.header?.get(ID_HEADER) ?? '',
+      epoch: epochOf(message.header),
+      event: () => unpack<CofaEvent>(message.data),
+    };
+  } catch (error) {
+    if (error instanceof JetStreamApiError && error.status === 404) return undefined;
+    throw error;
   }
 }
 
 /**
  * Reads the log: `from` its start, from a sequence, or what comes from now on; with `follow` (default) until the signal.
- * An ordered consumer: gaps and server restarts are healed by the client, nothing is left on the server.
+ * Void records are left out. With a `from` after the start those are known only from the first valid record on, unless
+ * `epoch` says who owned the log there. An ordered consumer: gaps and server restarts are healed by the client, nothing
+ * is left on the server. `onBytes` hears what each record takes in the stream, void ones too.
  */
 export async function* readLog(
   bus: NatsConnection,
   filter: string,
-  options: { from: 'start' | 'now' | number; follow?: boolean; signal?: AbortSignal },
+  options: {
+    from: 'start' | 'now' | number;
+    follow?: boolean;
+    signal?: AbortSignal;
+    epoch?: number;
+    onBytes?: (bytes: number, seq: number) => void;
+  },
 ): AsyncIterable<LogRecord> {
   const follow = options.follow ?? true;
   const start =
@@ -127,17 +425,26 @@ export async function* readLog(
       : options.from === 'now'
         ? { deliver_policy: DeliverPolicy.New }
         : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: options.from };
-  const end = follow ? undefined : await lastSequence(bus, filter);
+  const end = follow ? undefined : (await storedRecord(bus, { last_by_subj: filter }))?.seq;
   if (!follow && (end === undefined || (typeof options.from === 'number' && options.from > end))) return;
   const consumer = await jetstream(bus).consumers.get(STREAM, { filter_subjects: filter, ...start });
   const messages = await consumer.consume({ max_messages: 1_000 });
   const stop = () => void messages.close();
   options.signal?.addEventListener('abort', stop, { once: true });
   if (options.signal?.aborted) stop();
+  let owner = options.epoch ?? 0;
   try {
     for await (const message of messages) {
-      yield { seq: message.seq, subject: message.subject, event: unpack<CofaEvent>(message.data) };
-      if (end !== undefined && message.seq >= end) break;
+      const { seq, subject } = message;
+      const epoch = epochOf(message.headers);
+      options.onBytes?.(storedBytes(subject, message.headers, message.data), seq);
+      if (epoch === undefined || epoch >= owner) {
+        const event = unpack<CofaEvent>(message.data);
+        if (event.type === 'engine.started') owner = seq;
+        else if (epoch !== undefined) owner = epoch;
+        yield { seq, subject, event };
+      }
+      if (end !== undefined && seq >= end) break;
     }
   } finally {
     options.signal?.removeEventListener('abort', stop);
@@ -146,17 +453,110 @@ export async function* readLog(
   }
 }
 
-async function lastSequence(bus: NatsConnection, filter: string): Promise<number | undefined> {
-  const manager = await jetstreamManager(bus, { timeout: 10_000 });
+/** Creates a stream on disk, or widens the one that is there. */
+export async function prepareStream(
+  bus: NatsConnection,
+  config: { name: string; subjects: string[]; max_bytes: number },
+): Promise<void> {
   try {
-    return (await manager.streams.getMessage(STREAM, { last_by_subj: filter }))?.seq;
-  } catch (error) {
-    if (error instanceof JetStreamApiError && error.status === 404) return undefined;
-    throw error;
+    const manager = await jetstreamManager(bus, { timeout: 10_000 });
+    try {
+      const { config: found } = await manager.streams.info(config.name);
+      const max_bytes = Math.max(found.max_bytes, config.max_bytes);
+      await manager.streams.update(config.name, { subjects: config.subjects, max_bytes });
+    } catch (error) {
+      if (!(error instanceof JetStreamApiError) || error.status !== 404) throw error;
+      const fixed = { storage: 'file', discard: 'new', retention: 'limits', num_replicas: 1 };
+      await manager.streams.add({ ...config, ...fixed } as never);
+    }
+  } catch (cause) {
+    throw storeError(cause);
   }
 }
 
-function storeError(cause: unknown): CofaError {
+/** At most so many at once; the others wait in line. */
+class Gate {
+  #free: number;
+  readonly #line: Array<() => void> = [];
+
+  constructor(places: number) {
+    this.#free = places;
+  }
+
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free -= 1;
+    else await new Promise<void>((resolve) => this.#line.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = this.#line.shift();
+      if (next === undefined) this.#free += 1;
+      else next();
+    }
+  }
+}
+
+/** Work that callers share, as long as it begins after they called. */
+class Joined {
+  readonly #work: () => Promise<void>;
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+
+  constructor(work: () => Promise<void>) {
+    this.#work = work;
+  }
+
+  run(): Promise<void> {
+    if (this.#running === undefined) return this.#start();
+    this.#next ??= this.#running
+      .catch(() => {})
+      .then(() => {
+        this.#next = undefined;
+        return this.#start();
+      });
+    return this.#next;
+  }
+
+  #start(): Promise<void> {
+    const work = this.#work();
+    const ended = () => {
+      if (this.#running === work) this.#running = undefined;
+    };
+    this.#running = work;
+    work.then(ended, ended);
+    return work;
+  }
+}
+
+/** What JetStream counts for a record in its file store: 22 bytes of header, 8 of hash (server/filestore.go). */
+function storedBytes(subject: string, head: MsgHdrs | undefined, data: Uint8Array): number {
+  let bytes = 30 + subject.length + data.length;
+  if (head !== undefined) {
+    bytes += 16;
+    for (const [name, values] of head) bytes += name.length + 4 + (values[0]?.length ?? 0);
+  }
+  return bytes;
+}
+
+function epochOf(head: MsgHdrs | undefined): number | undefined {
+  const text = head?.get(EPOCH_HEADER) ?? '';
+  return /^\d{1,15}$/.test(text) ? Number(text) : undefined;
+}
+
+/** `cofa.v1.<node>.event.engine.main` of any subject of the node's log. */
+const ownerSubject = (subject: string): string => `${subject.split('.').slice(0, 4).join('.')}.engine.main`;
+
+const isCode = (error: unknown, code: number): boolean =>
+  error instanceof JetStreamApiError && error.code === code;
+
+function foreign(subject: string, cause?: unknown): CofaError {
+  return new CofaError('conflict', `another engine has written ${subject}`, {
+    cause,
+    hint: 'each engine on one NATS needs a node name of its own: cofa up --node NAME',
+  });
+}
+
+export function storeError(cause: unknown): CofaError {
   if (cause instanceof CofaError) return cause;
   const text = cause instanceof Error ? cause.message : String(cause);
   return new CofaError('unavailable', `the event log does not take events: ${text}`, {
