@@ -9,11 +9,11 @@ import type { Logger } from 'pino';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import type { OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { ask } from '../bus/connection.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
 import type { Layout } from '../store/layout.ts';
 import { layerLabel, type Leftovers } from './leftovers.ts';
+import { askFront as ask, frontIsReady } from './front-calls.ts';
 
 export interface LayerDemand {
   diffId: string;
@@ -115,6 +115,7 @@ export class Devices {
 
   /** A front end has started: it is told what to serve. */
   async reopenAll(): Promise<void> {
+    frontIsReady(this.#bus);
     await Promise.all([...this.#attached.values()].map((mine) => this.#open(mine)));
     await ask(this.#bus, this.#names.front('settled'), {});
   }
