@@ -12,6 +12,8 @@ export interface OpenLayer {
   prefetch: boolean;
   /** The device was built on this node and its diffID is proven: every block is present. */
   built: boolean;
+  /** The kernel reads the device file itself: as `handed-over`, for a front end whose log may not know yet. */
+  direct?: boolean;
 }
 export interface OpenLayerReply {
   /** Device size, bytes: raw size padded to 512. */
@@ -26,9 +28,16 @@ export interface CloseLayer {
   diffId: string;
 }
 
-/** `front.handed-over`: the kernel reads the device file itself from now on. */
+/**
+ * `front.handed-over`: the kernel is about to read the device file itself. Asked before it does, since no block may
+ * leave the file from then on. Only where the reply's state is `handed-over` the loop may be moved.
+ * `front.taken-back`: that did not come about, or is over.
+ */
 export interface HandedOver {
   diffId: string;
+}
+export interface HandedOverReply {
+  state: LayerStatus['state'];
 }
 
 /** `front.settled` (empty): after a restart every layer that is in use is open again. `front.status`: */

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { BlobSource } from '../../schemas/fetch.ts';
-import type { OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
+import type { HandedOverReply, OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
@@ -128,9 +128,14 @@ export class Devices {
       const loop = await mine.loop.catch(() => undefined);
       if (loop === undefined || mine.direct || this.#attached.get(diffId) !== mine) return;
       try {
-        await this.#move(mine, loop, this.#layout.device(diffId));
-        mine.direct = true;
-        await ask(this.#bus, this.#names.front('handed-over'), { diffId });
+        if (!(await this.#mayHandOver(diffId))) return;
+        try {
+          await this.#move(mine, loop, this.#layout.device(diffId));
+          mine.direct = true;
+        } catch (error) {
+          await ask(this.#bus, this.#names.front('taken-back'), { diffId });
+          throw error;
+        }
       } catch (error) {
         // Reads go on through the front end: slower, as right as before.
         this.#log.error({ diffId, error }, 'hand-over failed');
@@ -152,13 +157,13 @@ export class Devices {
   async #attach(mine: Attached): Promise<LoopDevice> {
     const { diffId } = mine.demand;
     const opened = await this.#open(mine);
-    mine.direct = opened.state === 'complete' || opened.state === 'handed-over';
+    const isWhole = opened.state === 'complete' || opened.state === 'handed-over';
+    mine.direct = isWhole && (await this.#mayHandOver(diffId));
     const file = mine.direct ? this.#layout.device(diffId) : join(this.#layout.devices(), opened.name);
     const label = layerLabel(this.#label, diffId);
     const loop =
       (await this.#adopt(mine, label, file)) ??
       (await attachLoop(file, { directIo: true, readOnly: true, label }));
-    if (mine.direct) await ask(this.#bus, this.#names.front('handed-over'), { diffId });
     return loop;
   }
 
@@ -202,8 +207,14 @@ export class Devices {
     mine.others = others.flat();
   }
 
+  /** The front end hears of a hand-over before it happens: no block may leave the device file afterwards. */
+  async #mayHandOver(diffId: string): Promise<boolean> {
+    const reply = await ask<HandedOverReply>(this.#bus, this.#names.front('handed-over'), { diffId });
+    return reply.state === 'handed-over';
+  }
+
   #open(mine: Attached): Promise<OpenLayerReply> {
-    const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch };
+    const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch, direct: mine.direct };
     return ask<OpenLayerReply>(this.#bus, this.#names.front('open'), request);
   }
 }

@@ -14,6 +14,7 @@ import type {
   FrontNotice,
   FrontStatus,
   HandedOver,
+  HandedOverReply,
   OpenLayer,
   OpenLayerReply,
 } from '../../schemas/front.ts';
@@ -89,8 +90,15 @@ const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
 
 serve<OpenLayer>(bus, names.front('open'), open);
 serve<CloseLayer>(bus, names.front('close'), close);
-serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }) => {
-  await (await layers.get(diffId))?.handedOver();
+serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }): Promise<HandedOverReply> => {
+  const layer = await layers.get(diffId);
+  layer?.handedOver();
+  return { state: layer?.state ?? 'lazy' };
+});
+serve<HandedOver>(bus, names.front('taken-back'), async ({ diffId }): Promise<HandedOverReply> => {
+  const layer = await layers.get(diffId);
+  layer?.takenBack();
+  return { state: layer?.state ?? 'lazy' };
 });
 serve(bus, names.front('status'), status);
 // Every layer that the kernel knows is open again: a request for another one need not wait for it to appear.
@@ -132,6 +140,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
     opening.catch(() => layers.delete(request.diffId));
   }
   const layer = await opening;
+  if (request.direct === true) layer.handedOver();
   if (request.prefetch && !wanted.has(layer)) {
     wanted.add(layer);
     starting.set(layer, now());

@@ -3,6 +3,7 @@
  * from the FUSE transport, jobs go out to the pool, facts go to the log once their bytes are synced.
  */
 import type { FileHandle } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type BlockRange, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
@@ -116,10 +117,16 @@ export class LayerHost {
     this.#send({ type: 'prefetch', on, now: this.#options.now() });
   }
 
-  async handedOver(): Promise<void> {
+  /** The kernel is about to read the device file itself; `state` says whether it may. */
+  handedOver(): void {
     this.#send({ type: 'handed-over' });
-    if (this.#options.facts.get(this.#options.diffId)?.handedOver !== true)
-      await this.#append({ type: 'layer.handed-over' });
+    if (this.#actor.state !== 'handed-over' || this.#isKnown('handedOver')) return;
+    void this.#record({ type: 'layer.handed-over' }, () => this.#actor.state === 'handed-over');
+  }
+
+  /** Reads come through here again. */
+  takenBack(): void {
+    this.#send({ type: 'taken-back' });
   }
 
   status(): LayerStatus {
@@ -277,26 +284,44 @@ export class LayerHost {
   }
 
   async #completed(): Promise<void> {
-    const { diffId, facts, notify, log } = this.#options;
-    try {
-      if (facts.get(diffId)?.complete !== true) {
-        await this.#flush();
-        await this.#append({ type: 'layer.completed', digest: diffId });
-      }
-      notify({ kind: 'complete', diffId });
-    } catch (error) {
-      log.warn({ layer: diffId, error }, 'a complete layer is not in the log yet');
-      if (!this.#closed) setTimeout(() => this.#closed || void this.#completed(), RETRY_APPEND_MS).unref();
-    }
+    const { diffId, notify } = this.#options;
+    const isComplete = () => this.#actor.state === 'complete';
+    const isLogged =
+      this.#isKnown('complete') ||
+      (await this.#record({ type: 'layer.completed', digest: diffId }, isComplete));
+    if (isLogged && isComplete()) notify({ kind: 'complete', diffId });
   }
 
   async #corrupt(): Promise<void> {
-    const { diffId, notify, log } = this.#options;
+    const { diffId, notify } = this.#options;
     const message = `layer ${diffId}: its blocks pass the sidecar's checks, but together they are not the layer`;
     notify({ kind: 'corrupt', diffId, message });
-    await this.#append({ type: 'layer.dropped', reason: 'corrupt', message }).catch((error: unknown) => {
-      log.error({ layer: diffId, error }, 'a corrupt layer is not in the log');
-    });
+    await this.#record({ type: 'layer.dropped', reason: 'corrupt', message }, () => true);
+  }
+
+  #isKnown(fact: 'complete' | 'handedOver'): boolean {
+    return this.#options.facts.get(this.#options.diffId)?.[fact] === true;
+  }
+
+  /**
+   * Brings a fact into the log, behind the blocks that came before it, and tries for as long as the fact holds and the
+   * layer is open. Returns whether it is in the log.
+   */
+  async #record(event: NewEvent, holds: () => boolean): Promise<boolean> {
+    const { diffId, log } = this.#options;
+    for (let tries = 1; ; tries++) {
+      try {
+        await this.#flush();
+        if (!holds()) return false;
+        await this.#append(event);
+        return true;
+      } catch (error) {
+        if (this.#closed) return false;
+        if (tries === 1) log.warn({ layer: diffId, type: event.type, error }, 'a fact waits for the log');
+        await sleep(RETRY_APPEND_MS, undefined, { ref: false });
+        if (this.#closed || !holds()) return false;
+      }
+    }
   }
 
   #scheduleFlush(ms: number): void {
