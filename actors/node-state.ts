@@ -50,6 +50,12 @@ export interface NodeState {
   /** containerd's snapshots by id. */
   snapshots: Map<string, SnapshotFacts>;
   running: boolean;
+  /** The engine before the present one ended without its `engine.stopped`. */
+  crashed: boolean;
+  /** Id of the root whose device files the blocks lie in; undefined before any engine said so. */
+  root: string | undefined;
+  /** What retention has removed: the log begins behind this sequence, 0 when nothing is missing. */
+  trimmed: number;
 }
 
 export const emptyNode = (): NodeState => ({
@@ -58,7 +64,13 @@ export const emptyNode = (): NodeState => ({
   mounts: new Map(),
   snapshots: new Map(),
   running: false,
+  crashed: false,
+  root: undefined,
+  trimmed: 0,
 });
+
+/** The id in a subject of the log: its last token. */
+export const idOf = (subject: string): string => subject.slice(subject.lastIndexOf('.') + 1);
 
 /**
  * Applies one event to the state, in place. `id` is the last token of its subject: the manifest's or the diffID's hex
@@ -68,7 +80,16 @@ export const emptyNode = (): NodeState => ({
 export function foldEvent(state: NodeState, id: string, event: CofaEvent): void {
   switch (event.type) {
     case 'engine.started':
+      state.crashed = state.running;
       state.running = true;
+      if (event.root !== undefined && event.root !== state.root) {
+        // The node begins anew on another disk, as after a reinstallation: mounts come back, blocks do not.
+        if (state.root !== undefined) for (const layer of state.layers.values()) forgetBlocks(layer);
+        state.root = event.root;
+      }
+      return;
+    case 'engine.trimmed':
+      state.trimmed = Math.max(state.trimmed, event.through);
       return;
     case 'engine.stopped':
       state.running = false;
@@ -178,10 +199,7 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
       }
       return;
     case 'layer.dropped':
-      layer.present.fill(0);
-      layer.presentCount = 0;
-      layer.complete = false;
-      layer.handedOver = false;
+      forgetBlocks(layer);
       return;
     case 'layer.completed':
       layer.complete = true;
@@ -189,6 +207,13 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
     case 'layer.handed-over':
       layer.handedOver = true;
   }
+}
+
+function forgetBlocks(layer: LayerFacts): void {
+  layer.present.fill(0);
+  layer.presentCount = 0;
+  layer.complete = false;
+  layer.handedOver = false;
 }
 
 /** The present blocks as `[first, count]` ranges in order. */

@@ -29,8 +29,18 @@ export const LayerSource = z.strictObject({
 });
 
 const shapes = {
-  'engine.started': { pid: count, version: z.string(), transport: z.string() },
+  'engine.started': {
+    pid: count,
+    version: z.string(),
+    transport: z.string(),
+    root: z.string().optional().describe('id of the folder that holds the layer devices; absent: not known'),
+    host: z.string().optional(),
+  },
   'engine.stopped': {},
+  'engine.trimmed': {
+    through: count.describe('events up to this sequence are being removed: a snapshot covers them'),
+    snapshot: count.describe('sequence of that snapshot'),
+  },
 
   'image.resolved': {
     ref: z.string(),

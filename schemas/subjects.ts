@@ -3,6 +3,7 @@
  *
  *     cofa.v1.<node>.api.<operation>          request/reply: what users call                 (schemas/api.ts)
  *     cofa.v1.<node>.progress.<token>         progress of one call, to the caller
+ *     cofa.v1.<node>.presence                 who owns the node? asked by an engine that starts   (src/engine/ownership.ts)
  *     cofa.v1.<node>.event.<kind>.<id>        the event log, stored in the stream COFA_EVENTS (schemas/events.ts)
  *     cofa.v1.<node>.front.<operation>        supervisor → front end                         (schemas/front.ts)
  *     cofa.v1.<node>.front.notice             front end → supervisor
@@ -17,6 +18,7 @@ export const STREAM_SUBJECTS = 'cofa.v1.*.event.>';
 export interface Subjects {
   api(operation: string): string;
   progress(token: string): string;
+  readonly presence: string;
   event(kind: EventKind, id: string): string;
   readonly allEvents: string;
   eventsOf(kind: EventKind): string;
@@ -40,6 +42,7 @@ export function subjects(node: string): Subjects {
   return {
     api: (operation) => `${base}.api.${operation}`,
     progress: (token) => `${base}.progress.${token}`,
+    presence: `${base}.presence`,
     event: (kind, id) => `${base}.event.${kind}.${id}`,
     allEvents: `${base}.event.>`,
     eventsOf: (kind) => `${base}.event.${kind}.*`,

@@ -18,8 +18,14 @@ export type Handlers = { [O in Operation]: Handler<O> };
 const MOST_CALLS = 1_000;
 const MSGPACK = 'application/msgpack';
 
-/** Serves every operation until the connection closes. */
-export function serveApi(bus: NatsConnection, names: Subjects, handlers: Handlers, log: Logger): void {
+/** Serves every operation until the connection closes. `mayAnswer`: false where another engine answers. */
+export function serveApi(
+  bus: NatsConnection,
+  names: Subjects,
+  handlers: Handlers,
+  log: Logger,
+  mayAnswer: () => Promise<boolean> = async () => true,
+): void {
   let running = 0;
   for (const operation of Object.keys(OPERATIONS) as Operation[]) {
     bus.subscribe(names.api(operation), {
@@ -38,6 +44,7 @@ export function serveApi(bus: NatsConnection, names: Subjects, handlers: Handler
   }
 
   async function answer(operation: Operation, message: Msg): Promise<void> {
+    if (!(await mayAnswer())) return;
     try {
       const request = parse(operation, message);
       const token = message.headers?.get('Cofa-Progress') ?? '';
@@ -48,8 +55,11 @@ export function serveApi(bus: NatsConnection, names: Subjects, handlers: Handler
         request: unknown,
         progress: typeof onProgress,
       ) => Promise<unknown>;
-      respond(message, { ok: true, result: await handler(request, onProgress) });
+      const result = await handler(request, onProgress);
+      respond(message, { ok: true, result });
     } catch (error) {
+      // An engine that has been replaced meanwhile leaves the answer to its successor.
+      if (!(await mayAnswer())) return;
       const record = toErrorRecord(error);
       if (record.code === 'internal') log.error({ operation, error }, 'call failed');
       else log.info({ operation, error: record }, 'call failed');

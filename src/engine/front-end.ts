@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
-import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
+import { emptyNode, foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
@@ -47,7 +47,8 @@ const now = () => performance.now();
 /** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
 const layers = new Map<string, Promise<LayerHost>>();
 const byInode = new Map<number, LayerHost>();
-const facts = new Map<string, LayerFacts>();
+const node = emptyNode();
+const facts = node.layers;
 /** Compressed bytes that each layer has cost since this process began; kept while the layer is closed. */
 const fetched = new Map<string, number>();
 /** Reads of layers that have been closed since. */
@@ -79,10 +80,12 @@ const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
 };
 
 const bus = await connectBus(settings.nats, { name: 'cofa-front-end' });
-const events = new EventLog(bus, Date.now);
-for await (const { subject, event } of events.replay(names.eventsOf('layer'))) {
-  foldLayer(facts, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`, event as never);
-}
+const events = new EventLog(bus, Date.now, {
+  epoch: settings.epoch,
+  // An append of the front end before this one, which landed late.
+  onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
+});
+for await (const { subject, event } of events.replay(names.allEvents)) foldEvent(node, idOf(subject), event);
 const front = randomBytes(8).toString('hex');
 const pool = new FetchPool({ bus, names, front, now, log });
 const transport = await startTransport();

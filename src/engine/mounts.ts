@@ -3,6 +3,7 @@
  * before anybody hears of them; after a restart the log says which mounts to bring back.
  */
 import { mkdir, readdir, rmdir } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { mountMachine } from '../../actors/mount.ts';
 import type { MountFacts, NodeState } from '../../actors/node-state.ts';
@@ -50,6 +51,10 @@ export interface Restored {
   failures: string[];
 }
 
+/** How often and how long a request is withdrawn, ms. */
+const WITHDRAW_ROUNDS = 600;
+const WITHDRAW_MS = 1_000;
+
 class MountActor {
   readonly facts: MountFacts;
   readonly image: Image;
@@ -95,8 +100,10 @@ export class Mounts {
     };
     const actor = this.#create(facts, image);
     image.progress.add(order.onProgress);
+    let requested = false;
     try {
       actor.madeDir = await prepareDirectory(dir);
+      requested = true;
       const { id, ref, manifest, prefetch, container } = facts;
       await this.#append(id, {
         type: 'mount.requested',
@@ -114,6 +121,7 @@ export class Mounts {
       return this.describe(actor);
     } catch (error) {
       this.#mounts.delete(dir);
+      if (requested && actor.host.state === 'requested') void this.#withdraw(facts.id, toErrorRecord(error));
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       throw error;
     } finally {
@@ -222,6 +230,34 @@ export class Mounts {
       await actor.image.release(actor.facts.id);
     }
     return [];
+  }
+
+  /** Takes this engine's mounts out of the kernel and says nothing to the log: another engine owns them now. */
+  async abandon(): Promise<void> {
+    for (const { facts, image } of this.#mounts.values()) {
+      const found = findMount(facts.dir);
+      // The other engine may have mounted the directory already.
+      if (found === undefined || found.source !== image.attached?.metadata.path) continue;
+      await unmount(facts.dir, { lazy: true }).catch((error: unknown) =>
+        this.#options.log.error({ mount: facts.id, error }, 'the mount stays'),
+      );
+    }
+  }
+
+  /**
+   * The log may have taken a request although nobody could tell, or may take it yet: says that it failed as soon as
+   * the log is back, so that the mount does not come with the next start.
+   */
+  async #withdraw(id: string, { code, message }: ErrorRecord): Promise<void> {
+    for (let round = 0; round < WITHDRAW_ROUNDS; round++) {
+      try {
+        await this.#append(id, { type: 'mount.failed', code, message });
+        return;
+      } catch (error) {
+        if (toErrorRecord(error).code !== 'unavailable') return;
+      }
+      await sleep(WITHDRAW_MS, undefined, { ref: false });
+    }
   }
 
   #refuseTaken(dir: string): void {

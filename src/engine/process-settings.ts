@@ -7,6 +7,8 @@ export interface EngineSettings {
   root: string;
   node: string;
   nats: BusAddress;
+  /** Sequence of the engine's `engine.started`: what its processes append counts while no later one is in the log. */
+  epoch: number;
   transport: 'kernel' | 'fuse-native';
   /** Kernel transport: the mount can have what was in flight sent again to a successor (FUSE_HAS_RESEND). */
   resend: boolean;

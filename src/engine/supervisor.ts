@@ -5,15 +5,17 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { NatsConnection } from '@nats-io/nats-core';
 import { createLog } from './log.ts';
-import { emptyNode, foldEvent } from '../../actors/node-state.ts';
+import { emptyNode, foldEvent, idOf } from '../../actors/node-state.ts';
 import type { ImageStatus, Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
+import { readEndpoint } from '../bus/client.ts';
 import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
 import { reapContainers } from '../container/reap.ts';
 import { openFuseSession, type FuseSession } from '../fuse/session.ts';
@@ -28,6 +30,7 @@ import { Devices } from './devices.ts';
 import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
 import { takeLock } from './lock.ts';
+import { Ownership, rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
 import { type EngineSettings, writeSettings } from './process-settings.ts';
@@ -98,18 +101,11 @@ class Supervisor {
     const bus = await connectBus(nats, { name: 'cofa-supervisor' });
     await EventLog.prepare(bus, { maxBytes: LOG_MAX_BYTES });
     const events = new EventLog(bus, Date.now);
+    const owner = await this.#takeOwnership(bus, events);
     const state = emptyNode();
-    for (const kind of ['engine', 'image', 'mount'] as const) {
-      for await (const { subject, event } of events.replay(this.#names.eventsOf(kind))) {
-        foldEvent(state, subject.slice(subject.lastIndexOf('.') + 1), event);
-      }
+    for await (const { subject, event } of events.replay(this.#names.allEvents)) {
+      foldEvent(state, idOf(subject), event);
     }
-    await events.append(this.#names.event('engine', 'main'), {
-      type: 'engine.started',
-      pid: process.pid,
-      version: VERSION,
-      transport: this.#options.transport,
-    });
 
     const registry = new RegistryClient({});
     const names = this.#names;
@@ -121,7 +117,7 @@ class Supervisor {
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
 
-    const front = await this.#startFrontEnd(nats);
+    const front = await this.#startFrontEnd(nats, events.epoch ?? 0);
     const firstReady = Promise.withResolvers<void>();
     bus.subscribe(names.notice, {
       callback: (error, message) => {
@@ -196,6 +192,7 @@ class Supervisor {
         },
       },
       this.#log,
+      owner.mayAnswer,
     );
     const stop = async () => {
       await rm(layout.endpoint(), { force: true });
@@ -219,6 +216,7 @@ class Supervisor {
     };
     process.on('SIGTERM', onSignal);
     process.on('SIGINT', onSignal);
+    void owner.lost.then((error) => this.#endReplaced(error, mounts, bus));
 
     await writeWhole(
       layout.endpoint(),
@@ -227,6 +225,39 @@ class Supervisor {
     this.#log.info({ root, node, nats: nats.url }, 'ready');
     await this.#ended.promise;
     process.exit(0);
+  }
+
+  async #takeOwnership(bus: NatsConnection, events: EventLog): Promise<Ownership> {
+    const { root, node, transport } = this.#options;
+    const host = hostname();
+    return await Ownership.take({
+      bus,
+      names: this.#names,
+      events,
+      node,
+      presence: { host, pid: process.pid, folder: root },
+      started: {
+        type: 'engine.started',
+        pid: process.pid,
+        version: VERSION,
+        transport,
+        root: await rootId(this.#layout),
+        host,
+      },
+      log: this.#log,
+    });
+  }
+
+  /** Another engine owns the node now: nothing more is answered or written, and what this one mounted goes. */
+  async #endReplaced(error: CofaError, mounts: Mounts, bus: NatsConnection): Promise<void> {
+    this.#log.fatal({ error }, 'another engine has taken over this node: this one ends');
+    this.#stopping = true;
+    const endpoint = await readEndpoint(this.#options.root).catch(() => undefined);
+    if (endpoint?.pid === process.pid) await rm(this.#layout.endpoint(), { force: true });
+    await mounts.abandon();
+    await bus.close().catch(() => {});
+    await this.#stopChildren();
+    this.#ended.reject(error);
   }
 
   #refuseWhenStopping(): void {
@@ -265,7 +296,7 @@ class Supervisor {
   }
 
   /** Opens the FUSE mount and prepares the process that serves it; its descriptor outlives that process. */
-  async #startFrontEnd(nats: BusAddress): Promise<Child> {
+  async #startFrontEnd(nats: BusAddress, epoch: number): Promise<Child> {
     const { root, node, transport, slots, readDeadlineMs, logLevel } = this.#options;
     await mkdir(this.#layout.devices(), { recursive: true, mode: 0o700 });
     const session = transport === 'kernel' ? await openFuseSession(this.#layout.devices()) : undefined;
@@ -274,6 +305,7 @@ class Supervisor {
       root,
       node,
       nats,
+      epoch,
       transport,
       resend: session?.resend ?? false,
       slots: slots ?? 4,

@@ -130,6 +130,10 @@ export class EventLog {
     return this.#epoch;
   }
 
+  get isFenced(): boolean {
+    return this.#fence !== undefined;
+  }
+
   /** Resolves when another engine has taken the node over: from then on every append fails with this error. */
   get fenced(): Promise<CofaError> {
     return this.#fenced.promise;

@@ -91,6 +91,27 @@ describe('fold of the event log', () => {
     expect(state.images.get(digest)).toMatchObject({ verified: own, refuted: undefined });
   });
 
+  test('an engine on another root has the mounts of the node and none of its blocks', () => {
+    const state = emptyNode();
+    const started = (root: string) =>
+      foldEvent(
+        state,
+        'main',
+        event({ type: 'engine.started', pid: 1, version: '0', transport: 'kernel', root }),
+      );
+    started('a');
+    foldEvent(state, hex, opened);
+    foldEvent(state, hex, event({ type: 'layer.blocks', ranges: [[0, 10]] }));
+    foldEvent(state, hex, event({ type: 'layer.completed', digest }));
+    started('a');
+    expect(state).toMatchObject({ crashed: true, root: 'a' });
+    expect(state.layers.get(digest)).toMatchObject({ presentCount: 10, complete: true });
+    foldEvent(state, 'main', event({ type: 'engine.stopped' }));
+    started('b');
+    expect(state).toMatchObject({ crashed: false, root: 'b' });
+    expect(state.layers.get(digest)).toMatchObject({ presentCount: 0, complete: false });
+  });
+
   test('events in an order that cannot be are ignored, never thrown at', () => {
     const events: NewEvent[] = [
       { type: 'mount.mounted' },
