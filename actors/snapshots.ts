@@ -3,8 +3,8 @@
  *
  * A snapshot is *active* (writable), a *view* (read-only) or *committed* (a layer that others stand on). The three
  * share one space of names: an active snapshot or view is found by the key of whoever prepared it, a committed one by
- * its name. Names come from outside and may hold anything, so the log and the disk know a snapshot by a number of its
- * own, which it keeps when it is committed.
+ * its name. Names come from outside and may hold anything, so the log and the disk know a snapshot by an id of the
+ * node's own, which it keeps when it is committed.
  *
  * The rules and the kinds of errors are those of containerd's own snapshotters (core/snapshots/storage there): clients
  * rely on which of several possible errors comes first.
@@ -33,7 +33,7 @@ export interface FlatLayer {
 }
 
 export interface SnapshotFacts {
-  /** Decimal digits; unique on the node for good. */
+  /** Letters and digits; never used again. */
   id: string;
   /** Key of an active snapshot or view, name of a committed one. */
   name: string;
@@ -132,14 +132,10 @@ export class SnapshotTable {
   readonly #byName = new Map<string, SnapshotFacts>();
   /** How many snapshots stand on the one of this name. */
   readonly #children = new Map<string, number>();
-  #lastId = 0;
 
   constructor(byId: Map<string, SnapshotFacts> = new Map()) {
     this.#byId = byId;
-    for (const [id, facts] of byId) {
-      this.#see(id);
-      this.#add(facts);
-    }
+    for (const facts of byId.values()) this.#add(facts);
   }
 
   all(): Iterable<SnapshotFacts> {
@@ -155,7 +151,6 @@ export class SnapshotTable {
   }
 
   apply(id: string, event: SnapshotEvent): void {
-    this.#see(id);
     this.#drop(this.#byId.get(id));
     foldSnapshot(this.#byId, id, event);
     const now = this.#byId.get(id);
@@ -171,22 +166,20 @@ export class SnapshotTable {
 
   /** An active snapshot or view on `parent` (empty: on nothing). */
   prepare(order: {
+    id: string;
     kind: 'active' | 'view';
     key: string;
     parent: string;
     labels: Record<string, string>;
     time: Moment;
   }): Decision {
-    const { kind, key, parent, time } = order;
+    const { id, kind, key, parent, time } = order;
     checkName(key, 'key');
     const labels = checkLabels(order.labels);
     this.#checkParent(parent);
     if (this.#byName.has(key))
       throw new SnapshotError('already-exists', `snapshot ${quote(key)} already exists`);
-    return {
-      id: this.#nextId(),
-      event: { type: 'snapshot.prepared', kind, key, parent, labels, time },
-    };
+    return { id, event: { type: 'snapshot.prepared', kind, key, parent, labels, time } };
   }
 
   /**
@@ -194,24 +187,23 @@ export class SnapshotTable {
    * is one already, which the client then finds by its label.
    */
   adopt(order: {
+    id: string;
     target: string;
     parent: string;
     labels: Record<string, string>;
     time: Moment;
-    size: number;
     flat: FlatLayer;
   }): Decision | undefined {
-    const { target, parent, time, size, flat } = order;
+    const { id, target, parent, time, flat } = order;
     if (this.findTarget(target, parent) !== undefined) return undefined;
     this.#checkParent(parent);
     const labels = checkLabels({ ...order.labels, [TARGET_LABEL]: target });
-    const id = this.#nextId();
     // Another chain may have taken the name: the same layer on a parent that was unpacked, for example.
     const name = this.#byName.has(target) ? `${target} ${id}` : target;
     checkName(name, 'name');
     return {
       id,
-      event: { type: 'snapshot.committed', name, parent, labels, time, size, inodes: 0, flat },
+      event: { type: 'snapshot.committed', name, parent, labels, time, size: 0, inodes: 0, flat },
     };
   }
 
@@ -334,15 +326,6 @@ export class SnapshotTable {
       throw new SnapshotError('not-found', `parent snapshot ${quote(parent)} does not exist`);
     if (facts.kind !== 'committed')
       throw new SnapshotError('invalid-argument', `parent ${quote(parent)} is not a committed snapshot`);
-  }
-
-  #nextId(): string {
-    return String(this.#lastId + 1);
-  }
-
-  #see(id: string): void {
-    const number = Number(id);
-    if (Number.isSafeInteger(number) && number > this.#lastId) this.#lastId = number;
   }
 
   #add(facts: SnapshotFacts): void {

@@ -21,6 +21,12 @@ export const MountRequest = z.strictObject({
   platform: z.string().max(64).optional(),
   /** Fetch the rest of the image in the background. */
   prefetch: z.boolean().default(true),
+  layers: z
+    .int()
+    .min(1)
+    .max(1000)
+    .optional()
+    .describe('only so many of its layers, from the lowest; the reference must have a digest'),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
 });
@@ -76,7 +82,7 @@ export const ImageStatus = z.strictObject({
 });
 
 export const ProcessStatus = z.strictObject({
-  role: z.enum(['supervisor', 'front-end', 'fetcher', 'nats-server']),
+  role: z.enum(['supervisor', 'front-end', 'fetcher', 'nats-server', 'snapshotter']),
   name: z.string(),
   pid: z.int(),
   state: z.enum(['starting', 'running', 'restarting', 'stopped']),
@@ -93,9 +99,32 @@ export const Status = z.strictObject({
   transport: z.enum(['kernel', 'fuse-native']),
   startedAt: z.iso.datetime(),
   degraded: z.array(z.string()).describe('sentences; empty when all is well'),
+  snapshotter: z.string().optional().describe('socket that containerd can use'),
   mounts: z.array(Mount),
   images: z.array(ImageStatus),
   processes: z.array(ProcessStatus),
+});
+
+const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/, 'must be sha256: and 64 hex digits');
+
+/** Can a chain of layers be mounted without unpacking it? For snapshotters. */
+export const ChainRequest = z.strictObject({
+  chain: digest.describe('ChainID of the layers (OCI image-spec)'),
+  ref: imageReference
+    .optional()
+    .describe('an image that has the chain; without it only known images are looked at'),
+  manifest: digest.optional().describe('its manifest'),
+});
+export const ChainReply = z.strictObject({
+  flat: z
+    .strictObject({
+      ref: z.string(),
+      manifest: z.string(),
+      layers: z.int().min(1).describe('the chain is so many layers of this image, from the lowest'),
+      diffId: z.string().describe('of the uppermost of them'),
+    })
+    .optional()
+    .describe('absent: it must be unpacked'),
 });
 
 export const DownRequest = z.strictObject({
@@ -115,6 +144,7 @@ export const OPERATIONS = {
   status: { request: StatusRequest, result: Status },
   mount: { request: MountRequest, result: Mount },
   unmount: { request: UnmountRequest, result: UnmountReply },
+  chain: { request: ChainRequest, result: ChainReply },
   down: { request: DownRequest, result: DownReply },
 } as const;
 

@@ -1,5 +1,7 @@
 /** `cofa up`: starts the engine and waits until it answers. */
 import type { ChildProcess } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
@@ -12,6 +14,8 @@ interface UpOptions {
   readDeadline: number;
   node?: string;
   logLevel: string;
+  /** False: none; true: at its default path. */
+  snapshotter?: string | boolean;
   wait: number;
 }
 
@@ -37,6 +41,11 @@ export function define(command: Command, context: Context): void {
     )
     .option('--node <name>', 'name of this node on NATS (default: the hostname)', nodeName)
     .option('--log-level <level>', LOG_LEVELS.join(', '), oneOf('--log-level', LOG_LEVELS), 'info')
+    .option(
+      '--snapshotter [socket]',
+      'serve containerd at this socket (default: ROOT/run/snapshotter.sock, where containerd runs)',
+    )
+    .option('--no-snapshotter', 'do not serve containerd')
     .option(
       '--wait <s>',
       'wait so long for the engine',
@@ -73,6 +82,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       workers: options.workers,
       readDeadlineMs: Math.round(options.readDeadline * 1000),
       logLevel: options.logLevel,
+      snapshotter: snapshotterSocket(options.snapshotter, context.root),
     });
   } catch (error) {
     // The `cofa up` that started this one in the background tells its user.
@@ -82,11 +92,18 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
   }
 }
 
+/** Where containerd runs on this machine; then the snapshotter is on without being asked for. */
+const CONTAINERD_SOCKET = '/run/containerd/containerd.sock';
+
+function snapshotterSocket(option: string | boolean | undefined, root: string): string | undefined {
+  if (option === false || (option === undefined && !existsSync(CONTAINERD_SOCKET))) return undefined;
+  return resolve(typeof option === 'string' ? option : join(root, 'run/snapshotter.sock'));
+}
+
 async function startInBackground(options: UpOptions, context: Context): Promise<void> {
-  const [{ spawn }, { mkdir, open }, { join }] = await Promise.all([
+  const [{ spawn }, { mkdir, open }] = await Promise.all([
     import('node:child_process'),
     import('node:fs/promises'),
-    import('node:path'),
   ]);
   const { root } = context;
   const started = performance.now();
@@ -122,6 +139,9 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.node !== undefined) args.push('--node', options.node);
+  if (options.snapshotter === false) args.push('--no-snapshotter');
+  else if (options.snapshotter !== undefined)
+    args.push(options.snapshotter === true ? '--snapshotter' : `--snapshotter=${options.snapshotter}`);
   return args;
 }
 

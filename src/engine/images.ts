@@ -20,6 +20,7 @@ import { findSidecar, type SidecarHandle } from '../registry/sidecars.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
+import { prepareChain } from './chain-image.ts';
 import type { Devices } from './devices.ts';
 import { indexOnNode } from './index-on-node.ts';
 import { flatLabel, type Leftovers } from './leftovers.ts';
@@ -91,6 +92,12 @@ export class Image {
     await this.host.until('known', 'ready', 'attached', 'failed');
   }
 
+  /** Whether it can be mounted without its layers being read first: somebody has prepared it. */
+  async isPrepared(): Promise<boolean> {
+    if (this.prepared !== undefined) return true;
+    return (await findSidecar(this.#options.registry, await this.#fromRegistry())) !== undefined;
+  }
+
   /** Whether the kernel reads all of the image's devices itself, so that its mounts outlive the engine. */
   isDirect(): boolean {
     return this.prepared?.devices.every(({ diffId }) => this.#options.devices.isDirect(diffId)) ?? false;
@@ -133,8 +140,13 @@ export class Image {
       await writeWhole(layout.manifest(this.manifest), image.manifestBytes);
       this.#report({ phase: 'sidecar' });
       const sidecar = await findSidecar(this.#options.registry, image);
+      const { chain, layers } = this.resolved;
       const prepared =
-        sidecar === undefined ? await this.#indexHere(image) : await this.#takeSidecar(image, sidecar);
+        chain !== undefined
+          ? await prepareChain({ layout, chain, image, layers: layers.length, sidecar })
+          : sidecar === undefined
+            ? await this.#indexHere(image)
+            : await this.#takeSidecar(image, sidecar);
       await this.#append(prepared);
       this.prepared = { v: 1, at: 0, ...prepared };
     } catch (error) {
@@ -349,6 +361,26 @@ export class Images {
       return latest;
     }
     return this.#remember(image);
+  }
+
+  /** The image of the lowest layers of another; `chain` is their ChainID and the new image's id. */
+  async ofChain(whole: Image, layers: number, chain: string): Promise<Image> {
+    const known = this.#images.get(chain);
+    if (known !== undefined) return known;
+    const all = whole.resolved.layers;
+    const event = {
+      ...whole.resolved,
+      ref: `${whole.resolved.ref} (${layers} of ${all.length} layers)`,
+      layers: all.slice(0, layers),
+      chain,
+    };
+    await this.#options.events.append(this.#options.names.event('image', hexOf(chain)), event);
+    // Another call may have been faster while this one waited for the log.
+    const now = this.#images.get(chain);
+    if (now !== undefined) return now;
+    const fresh = new Image(this.#options, chain, event, undefined);
+    this.#images.set(chain, fresh);
+    return fresh;
   }
 
   async #remember(image: ResolvedImage): Promise<Image> {

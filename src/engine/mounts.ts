@@ -30,6 +30,8 @@ export interface MountsOptions {
 
 export interface MountOrder {
   ref: string;
+  /** The image, where it is not what `ref` names. */
+  image?: Image | undefined;
   dir: string;
   platform: string | undefined;
   prefetch: boolean;
@@ -87,7 +89,7 @@ export class Mounts {
   async mount(order: MountOrder): Promise<MountReply> {
     const dir = cleanPath(order.dir);
     this.#refuseTaken(dir);
-    const image = await this.#options.images.resolve(order.ref, order.platform);
+    const image = order.image ?? (await this.#options.images.resolve(order.ref, order.platform));
     this.#refuseTaken(dir);
     const facts: MountFacts = {
       id: this.#options.newId(),

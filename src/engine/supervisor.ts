@@ -24,6 +24,7 @@ import { RegistryClient } from '../registry/client.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { serveApi } from './api.ts';
+import { Chains } from './chains.ts';
 import { Child } from './child.ts';
 import { Conditions } from './conditions.ts';
 import { Devices } from './devices.ts';
@@ -47,6 +48,8 @@ export interface SupervisorOptions {
   slots?: number | undefined;
   readDeadlineMs: number;
   logLevel: string;
+  /** Socket on which containerd finds its snapshotter; no snapshotter without. */
+  snapshotter?: string | undefined;
 }
 
 /** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
@@ -114,6 +117,7 @@ class Supervisor {
       { layout, log: this.#log, events, names, registry, devices, label, leftovers },
       state,
     );
+    const chains = new Chains({ images, log: this.#log, now: Date.now });
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
 
@@ -168,6 +172,7 @@ class Supervisor {
         transport: this.#options.transport,
         startedAt: this.#startedAt.toISOString(),
         degraded: [...this.#conditions.list(), ...served.degraded],
+        ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),
         mounts: mounts.list(),
         images: imageStatus(images, served),
         processes: this.#processes(),
@@ -178,11 +183,13 @@ class Supervisor {
       names,
       {
         status,
-        mount: (request, onProgress) => {
+        mount: async (request, onProgress) => {
           this.#refuseWhenStopping();
-          const { ref, dir, platform, prefetch, container } = request;
-          return mounts.mount({ ref, dir, platform, prefetch, container, onProgress });
+          const { ref, dir, platform, prefetch, container, layers } = request;
+          const image = layers === undefined ? undefined : await chains.image(ref, layers);
+          return mounts.mount({ ref, image, dir, platform, prefetch, container, onProgress });
         },
+        chain: async (request) => ({ flat: await chains.flat(request) }),
         unmount: ({ dir }) => mounts.unmount(dir),
         down: async ({ force }) => {
           this.#refuseWhenStopping();
@@ -222,6 +229,7 @@ class Supervisor {
       layout.endpoint(),
       Buffer.from(JSON.stringify({ v: 1, node, pid: process.pid, nats, root }, null, 2)),
     );
+    this.#startSnapshotter();
     this.#log.info({ root, node, nats: nats.url }, 'ready');
     await this.#ended.promise;
     process.exit(0);
@@ -353,6 +361,26 @@ class Supervisor {
     }
   }
 
+  #startSnapshotter(): void {
+    const { root, snapshotter: socket } = this.#options;
+    if (socket === undefined) return;
+    const child = new Child({
+      role: 'snapshotter',
+      name: 'snapshotter',
+      command: process.execPath,
+      args: [program('../snapshotter/main.ts'), root, socket],
+      log: this.#layout.log('snapshotter'),
+      readyAtOnce: true,
+      now: Date.now,
+      onGiveUp: () => {
+        const sentence = `the snapshotter does not start: containerd cannot use ${socket}`;
+        this.#conditions.set('snapshotter', sentence);
+      },
+    });
+    this.#children.push(child);
+    child.start();
+  }
+
   #processes(): Status['processes'] {
     const me = {
       role: 'supervisor' as const,
@@ -378,6 +406,7 @@ class Supervisor {
       Promise.all(
         this.#children.filter((child) => roles.includes(child.status().role)).map((child) => child.stop()),
       );
+    await stopAll('snapshotter');
     await stopAll('front-end');
     session?.abort();
     session?.close();

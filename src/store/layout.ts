@@ -7,6 +7,8 @@
  *     spans/<blob>            span table of a compressed layer
  *     tocs/<diffID>           table of contents of a layer (only where this node built it)
  *     images/<manifest>/      flat.erofs, manifest.json, config.json
+ *     snapshots/<id>/         containerd's snapshots: fs/ (upper or lower folder), work/
+ *     flats/<ChainID>         mount point of a flat image that snapshots stand on
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
@@ -33,6 +35,9 @@ export class Layout {
   flat = (manifest: string): string => join(this.image(manifest), 'flat.erofs');
   config = (manifest: string): string => join(this.image(manifest), 'config.json');
   manifest = (manifest: string): string => join(this.image(manifest), 'manifest.json');
+  snapshots = (): string => this.in('snapshots');
+  flats = (): string => this.in('flats');
+  flatMount = (chain: string): string => this.in('flats', hexOf(chain));
   log = (name: string): string => this.in('log', `${name}.log`);
 
   /** Makes the folders; they are for root alone since layers may hold secrets. */

@@ -40,6 +40,7 @@ beforeAll(async () => {
       unmount: async ({ dir }) => {
         throw new CofaError('busy', `${dir} is in use`, { hint: 'leave it' });
       },
+      chain: async () => ({}),
       down: async () => ({ stopping: true }),
     },
     pino({ level: 'silent' }),

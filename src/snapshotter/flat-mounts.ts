@@ -1,0 +1,108 @@
+/**
+ * The flat images below snapshots: each chain of layers that somebody needs is mounted once, by the engine, at
+ * ROOT/flats/<chain>; snapshots of the chain are overlays above it. The last one to let go does not unmount at once: a
+ * pull is mostly followed by a start.
+ */
+import type { Logger } from 'pino';
+import type { FlatLayer } from '../../actors/snapshots.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
+
+export interface FlatMountsOptions {
+  /** Where a chain's flat image is mounted. */
+  dirOf: (chain: string) => string;
+  mount: (flat: FlatLayer, dir: string) => Promise<void>;
+  unmount: (dir: string) => Promise<void>;
+  /** An unused one stays mounted for so long, ms. */
+  lingerMs: number;
+  log: Logger;
+}
+
+export interface Hold {
+  /** Folder that shows the chain. */
+  dir: string;
+  release(): void;
+}
+
+interface Entry {
+  users: number;
+  mounted: boolean;
+  /** Mounting and unmounting of one chain go one after the other. */
+  tail: Promise<void>;
+  timer: NodeJS.Timeout | undefined;
+}
+
+export class FlatMounts {
+  readonly #options: FlatMountsOptions;
+  readonly #entries = new Map<string, Entry>();
+
+  constructor(options: FlatMountsOptions) {
+    this.#options = options;
+  }
+
+  dirOf(chain: string): string {
+    return this.#options.dirOf(chain);
+  }
+
+  /** Mounts the chain where it is not; throws what the engine fails with. */
+  async hold(flat: FlatLayer): Promise<Hold> {
+    const { chain } = flat;
+    const dir = this.#options.dirOf(chain);
+    const entry = this.#entry(chain);
+    entry.users += 1;
+    clearTimeout(entry.timer);
+    const mounting = entry.tail.then(async () => {
+      if (entry.mounted) return;
+      await this.#options.mount(flat, dir);
+      entry.mounted = true;
+    });
+    entry.tail = mounting.catch(() => {});
+    let held = true;
+    const release = () => {
+      if (!held) return;
+      held = false;
+      entry.users -= 1;
+      if (entry.users === 0) this.#linger(chain, dir, entry);
+    };
+    try {
+      await mounting;
+    } catch (error) {
+      release();
+      throw error;
+    }
+    return { dir, release };
+  }
+
+  /** One that is mounted from before and that nobody holds may go. */
+  adopt(chain: string): void {
+    const entry = this.#entry(chain);
+    entry.mounted = true;
+    if (entry.users === 0) this.#linger(chain, this.#options.dirOf(chain), entry);
+  }
+
+  #entry(chain: string): Entry {
+    let entry = this.#entries.get(chain);
+    if (entry === undefined) {
+      entry = { users: 0, mounted: false, tail: Promise.resolve(), timer: undefined };
+      this.#entries.set(chain, entry);
+    }
+    return entry;
+  }
+
+  #linger(chain: string, dir: string, entry: Entry): void {
+    clearTimeout(entry.timer);
+    entry.timer = setTimeout(() => {
+      entry.tail = entry.tail.then(async () => {
+        if (entry.users > 0) return;
+        try {
+          if (entry.mounted) await this.#options.unmount(dir);
+          entry.mounted = false;
+        } catch (error) {
+          this.#options.log.info({ chain, error: toErrorRecord(error) }, 'a flat image stays mounted');
+        }
+        if (entry.users > 0) return;
+        if (entry.mounted) this.#linger(chain, dir, entry);
+        else this.#entries.delete(chain);
+      });
+    }, this.#options.lingerMs);
+  }
+}

@@ -1,0 +1,94 @@
+/**
+ * The snapshotter: the process that containerd talks to. It keeps the snapshots (store.ts); images, devices and mounts
+ * are the engine's, which it asks over NATS. Started by the supervisor: `main.ts ROOT SOCKET`.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdir, stat } from 'node:fs/promises';
+import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
+import { subjects } from '../../schemas/subjects.ts';
+import { connectBus } from '../bus/connection.ts';
+import { createLog } from '../engine/log.ts';
+import { readSettings } from '../engine/process-settings.ts';
+import { wallClock } from '../kernel/clock.ts';
+import { EventLog } from '../store/event-log.ts';
+import { Layout } from '../store/layout.ts';
+import { engineCaller } from './engine.ts';
+import { FlatMounts } from './flat-mounts.ts';
+import { ImageDoor } from './image-door.ts';
+import { serveGrpc } from './server.ts';
+import { serveSnapshots } from './service.ts';
+import { SnapshotStore } from './store.ts';
+
+/** A flat image that no snapshot needs stays mounted for so long, ms. */
+const LINGER_MS = 30_000;
+/** Calls under way at the end have this long, ms. */
+const GRACE_MS = 2_000;
+
+const [root, socket] = process.argv.slice(2) as [string, string];
+const settings = await readSettings(root);
+const log = createLog('snapshotter', settings.logLevel);
+try {
+  await run();
+} catch (error) {
+  log.fatal({ error, socket }, toErrorRecord(error).message);
+  process.exit(1);
+}
+
+async function run(): Promise<void> {
+  const layout = new Layout(root);
+  const names = subjects(settings.node);
+  const bus = await connectBus(settings.nats, { name: 'cofa-snapshotter' });
+  const events = new EventLog(bus, Date.now);
+  const table = new SnapshotTable();
+  for await (const { subject, event } of events.replay(names.eventsOf('snapshot'))) {
+    table.apply(subject.slice(subject.lastIndexOf('.') + 1), event as SnapshotEvent);
+  }
+  await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
+  const door = new ImageDoor(engineCaller(bus, names), log);
+  const flats = new FlatMounts({
+    dirOf: layout.flatMount,
+    mount: (flat, dir) => door.mount(flat, dir),
+    unmount: (dir) => door.unmount(dir),
+    lingerMs: LINGER_MS,
+    log,
+  });
+  const store = new SnapshotStore({
+    dir: layout.snapshots(),
+    table,
+    flats,
+    append: async (id, event) =>
+      (await events.append(names.event('snapshot', id), event)).event as SnapshotEvent,
+    cover: (wanted) => door.cover(wanted),
+    deviceUsage: async (diffId) =>
+      await stat(layout.device(diffId)).then(
+        ({ blocks }) => blocks * 512,
+        () => 0,
+      ),
+    now: wallClock,
+    newId: () => randomBytes(6).toString('hex'),
+    log,
+  });
+  await store.cleanup();
+  const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
+  log.info({ socket }, 'ready');
+  // Mounts of an earlier life that nobody needs go after a while.
+  void door
+    .mountedBelow(layout.flats())
+    .then((chains) => {
+      for (const chain of chains) flats.adopt(chain);
+    })
+    .catch((error: unknown) => log.warn({ error }, 'old mounts of flat images were not looked for'));
+
+  let stopping = false;
+  const stop = async () => {
+    if (stopping) return;
+    stopping = true;
+    await server.close(GRACE_MS);
+    await store.settle();
+    await Promise.race([bus.drain().catch(() => {}), new Promise((done) => setTimeout(done, GRACE_MS))]);
+    process.exit(0);
+  };
+  process.on('SIGTERM', () => void stop());
+  process.on('SIGINT', () => void stop());
+}

@@ -1,0 +1,96 @@
+/** gRPC on a unix socket: HTTP/2 without TLS, as containerd dials its proxy plugins. */
+import { existsSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import { connect } from 'node:net';
+import { dirname } from 'node:path';
+import type { ConnectRouter } from '@connectrpc/connect';
+import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { CofaError } from '../../schemas/errors.ts';
+
+export interface GrpcServer {
+  /** Takes no more calls, lets those under way end for at most `graceMs`, removes the socket. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** Longest path of a unix socket, bytes (sun_path in sys/un.h). */
+const MAX_PATH = 107;
+/** As gRPC servers of containerd take them. */
+const MAX_MESSAGE = 16 * 1024 * 1024;
+/** Calls on one connection; further ones wait at the client. */
+const MAX_STREAMS = 256;
+
+/**
+ * Listens on `path`, for root alone (0600). A socket that nobody answers on is replaced. Errors: `conflict` when
+ * somebody does, `invalid-argument` for a path that is too long.
+ */
+export async function serveGrpc(path: string, routes: (router: ConnectRouter) => void): Promise<GrpcServer> {
+  if (Buffer.byteLength(path) > MAX_PATH) {
+    throw new CofaError('invalid-argument', `the socket's path has more than ${MAX_PATH} bytes: ${path}`, {
+      hint: 'give a shorter one: cofa up --snapshotter=/run/cofa.sock',
+    });
+  }
+  await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+  if (existsSync(path)) {
+    if (await isAnswered(path)) throw new CofaError('conflict', `another process serves ${path}`);
+    await rm(path, { force: true });
+  }
+  const server = createServer(
+    { settings: { maxConcurrentStreams: MAX_STREAMS } },
+    connectNodeAdapter({
+      routes,
+      grpc: true,
+      grpcWeb: false,
+      connect: false,
+      readMaxBytes: MAX_MESSAGE,
+      writeMaxBytes: MAX_MESSAGE,
+    }),
+  );
+  const sessions = new Set<ServerHttp2Session>();
+  server.on('session', (session) => {
+    sessions.add(session);
+    session.once('close', () => sessions.delete(session));
+    // A client that goes away in the middle is no concern of the others.
+    session.on('error', () => {});
+  });
+  await listen(server, path);
+  return {
+    async close(graceMs) {
+      const closed = new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+      for (const session of sessions) session.close();
+      const timer = setTimeout(() => {
+        for (const session of sessions) session.destroy();
+      }, graceMs);
+      await closed;
+      clearTimeout(timer);
+      await rm(path, { force: true });
+    },
+  };
+}
+
+/** The socket is made with the mode that it keeps: nobody can connect in between. */
+function listen(server: Http2Server, path: string): Promise<void> {
+  const mask = process.umask(0o177);
+  return new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  }).finally(() => process.umask(mask));
+}
+
+function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.setTimeout(1_000, () => socket.destroy());
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+    socket.once('close', () => resolve(false));
+  });
+}
