@@ -170,6 +170,7 @@ const shapes = {
 
 export type EventType = keyof typeof shapes;
 export const EVENT_VERSION = 1;
+export const EVENT_TYPES = Object.keys(shapes) as EventType[];
 
 // zod's type of an object without fields forbids all others, `type` too.
 type Fields = {
