@@ -24,7 +24,14 @@ export const COMMANDS: readonly CommandEntry[] = [
     ENGINE,
     () => import('./status.ts'),
   ),
-  entry('events', '', 'follow the event log', ENGINE, () => import('./events.ts')),
+  entry('events', '', 'follow the event log, or export it', ENGINE, () => import('./events.ts')),
+  entry(
+    'replay',
+    '[file]',
+    'step through the event log, in a terminal view',
+    ENGINE,
+    () => import('./replay.ts'),
+  ),
   entry('doctor', '', 'check what this machine has and lacks', ENGINE, () => import('./doctor.ts')),
   entry(
     'index',

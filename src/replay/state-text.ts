@@ -96,7 +96,7 @@ function fieldsText(
 
 function valueText(value: unknown): string {
   if (value === null) return '-';
-  if (typeof value === 'string') return /^sha256:/.test(value) ? shortDigest(value) : value;
+  if (typeof value === 'string') return value.startsWith('sha256:') ? shortDigest(value) : value;
   return JSON.stringify(value);
 }
 
@@ -131,7 +131,7 @@ export function shares(
   width: number,
 ): number[] {
   const cells = Math.max(1, Math.min(width, blockCount));
-  const counts = new Array<number>(cells).fill(0);
+  const counts = Array.from({ length: cells }, () => 0);
   for (const [first, count] of present) {
     const end = Math.min(first + count, blockCount);
     for (let cell = Math.floor((first * cells) / blockCount); cell < cells; cell++) {
