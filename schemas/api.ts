@@ -27,6 +27,12 @@ export const MountRequest = z.strictObject({
     .max(1000)
     .optional()
     .describe('only so many of its layers, from the lowest; the reference must have a digest'),
+  /** Which of the image's commands will run: startup packs are kept for each. Lower-case letters and digits. */
+  start: z
+    .string()
+    .regex(/^[a-z0-9]{1,64}$/)
+    .default('default')
+    .describe('key of the command that will run, for its startup pack'),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
 });

@@ -1,6 +1,6 @@
 /** Messages between the supervisor and the front end (msgpack on NATS, request/reply). Internal to one node. */
 import type { LayerStatus } from './api.ts';
-import type { BlobSource } from './fetch.ts';
+import type { BlobSource, JobLayer, PackSource } from './fetch.ts';
 
 /** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
 export interface OpenLayer {
@@ -26,6 +26,19 @@ export interface OpenLayerReply {
 /** `front.close`: no image needs the layer any more; its device file stays in the store. */
 export interface CloseLayer {
   diffId: string;
+}
+
+/** `front.start`: an image was attached whose layers are open, and something starts in it. */
+export interface BeginStart {
+  /** Digest of the image's manifest. */
+  manifest: string;
+  /** Which of the image's commands; src/pack/pack-store.ts. */
+  start: string;
+  layers: JobLayer[];
+  /** Its startup pack, to be brought at once. */
+  pack?: PackSource;
+  /** Record what is read until the start is over. */
+  record: boolean;
 }
 
 /**

@@ -47,6 +47,13 @@ export const COMMANDS: readonly CommandEntry[] = [
     IMAGES,
     () => import('./inspect.ts'),
   ),
+  entry(
+    'pack',
+    '<command>',
+    'list startup packs, or put one beside its image',
+    IMAGES,
+    () => import('./pack.ts'),
+  ),
   entry('run', '<ref> [command...]', 'run a container from an image', CONTAINERS, () => import('./run.ts')),
   entry('ps', '', 'list containers and mounts', CONTAINERS, () => import('./ps.ts')),
   entry('rm', '<container...>', 'remove containers that ended', CONTAINERS, () => import('./rm.ts')),

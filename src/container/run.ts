@@ -17,7 +17,7 @@ import type { EngineClient } from '../bus/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
 import { hostFacts } from './host.ts';
 import { parseImageConfig } from './image-config.ts';
-import type { RunOptions } from './options.ts';
+import { type RunOptions, startKey } from './options.ts';
 import { type ContainerFolder, type ContainerRecord, createFolder } from './record.ts';
 import { readTextInRoot } from './rootfs.ts';
 import { Runc, startFailure } from './runc.ts';
@@ -120,6 +120,7 @@ class Container {
         dir: folder.image,
         container: folder.id,
         prefetch: this.#request.prefetch,
+        start: startKey(options),
         ...(options.platform === undefined ? {} : { platform: options.platform }),
       },
       {

@@ -10,6 +10,7 @@ import type { NodeState } from '../../actors/node-state.ts';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../schemas/events.ts';
+import type { PackSource } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { checkFlat } from '../image/erofs-check.ts';
 import { SpanTable } from '../image/span-table.ts';
@@ -23,6 +24,7 @@ import { ActorHost } from './actor-host.ts';
 import { prepareChain } from './chain-image.ts';
 import type { Devices } from './devices.ts';
 import { indexOnNode } from './index-on-node.ts';
+import type { Startups } from './startups.ts';
 import { flatLabel, type Leftovers } from './leftovers.ts';
 
 type Prepared = EventOf<'image.prepared'>;
@@ -35,6 +37,7 @@ export interface ImagesOptions {
   names: Subjects;
   registry: RegistryClient;
   devices: Devices;
+  startups: Startups;
   label: string;
   /** Loops of an earlier engine. */
   leftovers: Leftovers;
@@ -58,6 +61,8 @@ export class Image {
   readonly #options: ImagesOptions;
   /** What the registry said, while it is fresh. */
   #image: ResolvedImage | undefined;
+  #start: string | undefined;
+  #pack: Promise<PackSource | undefined> | undefined;
 
   constructor(
     options: ImagesOptions,
@@ -76,9 +81,13 @@ export class Image {
     });
   }
 
-  /** Resolves when the image's devices are attached for `mount`; throws what the preparation failed with. */
-  async use(mount: string, prefetch: boolean): Promise<AttachedImage> {
+  /**
+   * `start`: which of the image's commands is about to run; undefined: none, as when a mount is brought back.
+   * Resolves when the image's devices are attached for `mount`; throws what the preparation failed with. */
+  async use(mount: string, prefetch: boolean, start?: string): Promise<AttachedImage> {
     this.prefetch ||= prefetch;
+    // One that fetches nothing by itself has no use for a pack.
+    this.#start ??= prefetch ? start : undefined;
     this.host.send({ type: 'USE', mount });
     if ((await this.host.until('attached', 'failed')) === 'failed' || this.attached === undefined) {
       const { error } = this.host.snapshot.context;
@@ -135,6 +144,7 @@ export class Image {
     if (this.prepared !== undefined && (await this.#isInStore(this.prepared))) return;
     try {
       const image = await this.#fromRegistry();
+      void this.#findPack();
       const { layout } = this.#options;
       await writeWhole(layout.config(this.manifest), image.config);
       await writeWhole(layout.manifest(this.manifest), image.manifestBytes);
@@ -275,6 +285,16 @@ export class Image {
       throw failure.reason;
     }
     this.attached = { metadata: await metadata, devices: await Promise.all(wanted) };
+    if (this.#start === undefined || this.isDirect()) return;
+    const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
+    this.#options.startups.begin(this.manifest, this.#start, layers, this.#findPack());
+  }
+
+  /** Looked for once, side by side with all that has to happen before it can be used. */
+  #findPack(): Promise<PackSource | undefined> {
+    if (this.#start === undefined) return Promise.resolve(undefined);
+    this.#pack ??= this.#options.startups.find(this.manifest, this.#start, this.#image);
+    return this.#pack;
   }
 
   /**
@@ -299,6 +319,8 @@ export class Image {
     const { attached, prepared } = this;
     this.attached = undefined;
     this.prefetch = false;
+    this.#start = undefined;
+    this.#pack = undefined;
     if (attached === undefined || prepared === undefined) return;
     // A loop that something still holds, such as a copy of the mount in another mount namespace, goes with its last
     // user; that is no reason to keep the others.

@@ -11,7 +11,7 @@ import type { LayerStatus } from '../../schemas/api.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type { BlobSource, FetchJob } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
-import type { DeviceFile } from '../fuse/transport.ts';
+import type { DeviceFile, FirstReads } from '../fuse/transport.ts';
 import { BLOCK_PRESENT, inodeOf } from '../fuse/transport.ts';
 import type { SpanTable } from '../image/span-table.ts';
 import type { EventLog } from '../store/event-log.ts';
@@ -39,12 +39,18 @@ export interface LayerHostOptions {
   epochMs: () => number;
   readDeadlineMs: number;
   notify: (notice: FrontNotice) => void;
+  /** Where the FUSE threads note which blocks are read first. */
+  firstReads: FirstReads;
+  /** Whether the front end has to go on seeing the layer's reads: then it is not handed over yet. */
+  isWatched: () => boolean;
 }
 
 /** Blocks are appended to the log at most this often, ms: an event is small, a sync is not. */
 const FLUSH_MS = 250;
 /** A log that does not take events is tried again after this, ms. */
 const RETRY_APPEND_MS = 1_000;
+/** How often a complete layer that is watched is looked at again, ms. */
+const WATCHED_MS = 500;
 
 interface RunningJob {
   job: number;
@@ -57,6 +63,8 @@ interface RunningJob {
 
 export class LayerHost {
   readonly device: DeviceFile;
+  /** Ticks of the blocks' first reads; src/fuse/transport.ts. */
+  readonly firstReads: Uint32Array;
   readonly #options: LayerHostOptions;
   readonly #actor: LayerActor;
   readonly #waiters = new Map<number, (errno: number) => void>();
@@ -81,7 +89,9 @@ export class LayerHost {
       fd: file.fd,
       blockSize: table.blockSize,
       blocks,
+      firstReads: options.firstReads,
     };
+    this.firstReads = new Uint32Array(options.firstReads.ticks);
     this.#trace = new Trace(table.spanCount, options);
     this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs });
     const known = options.facts.get(diffId);
@@ -115,6 +125,29 @@ export class LayerHost {
 
   prefetch(on: boolean): void {
     this.#send({ type: 'prefetch', on, now: this.#options.now() });
+  }
+
+  /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
+  promise(pack: number, ranges: readonly BlockRange[]): number | undefined {
+    const effects = this.#actor.handle({ type: 'promise', pack, ranges, now: this.#options.now() });
+    let job: number | undefined;
+    for (const effect of effects) {
+      if (effect.type === 'promised') job = effect.job;
+      else this.#run(effect);
+    }
+    return job;
+  }
+
+  /** Blocks of the startup pack are verified and written. `bytes`: compressed ones that came for them. */
+  arrived(job: number, firstBlock: number, count: number, bytes: number): void {
+    const { fetched, diffId } = this.#options;
+    fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
+    this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
+    this.#scheduleFlush(FLUSH_MS);
+  }
+
+  promiseEnded(job: number): void {
+    this.#send({ type: 'promise.ended', job, now: this.#options.now() });
   }
 
   /** The kernel is about to read the device file itself; `state` says whether it may. */
@@ -289,7 +322,8 @@ export class LayerHost {
     const isLogged =
       this.#isKnown('complete') ||
       (await this.#record({ type: 'layer.completed', digest: diffId }, isComplete));
-    if (isLogged && isComplete()) notify({ kind: 'complete', diffId });
+    while (this.#options.isWatched() && !this.#closed) await sleep(WATCHED_MS, undefined, { ref: false });
+    if (isLogged && !this.#closed && isComplete()) notify({ kind: 'complete', diffId });
   }
 
   async #corrupt(): Promise<void> {

@@ -36,6 +36,8 @@ export interface MountOrder {
   platform: string | undefined;
   prefetch: boolean;
   container: string | undefined;
+  /** Which of the image's commands is about to run. */
+  start: string;
   onProgress: (progress: Progress) => void;
 }
 
@@ -62,6 +64,8 @@ class MountActor {
   readonly image: Image;
   readonly host: ActorHost<typeof mountMachine>;
   error: ErrorRecord | undefined;
+  /** Which of the image's commands is about to run; undefined for a mount that is brought back. */
+  start: string | undefined;
   /** The directory was made for the mount and goes with it. */
   madeDir = false;
   /** It is being brought back: a failure leaves it in the log, for the next try. */
@@ -101,6 +105,7 @@ export class Mounts {
       state: 'requested',
     };
     const actor = this.#create(facts, image);
+    actor.start = order.start;
     image.progress.add(order.onProgress);
     let requested = false;
     try {
@@ -284,7 +289,7 @@ export class Mounts {
 
   async #mountErofs(actor: MountActor): Promise<void> {
     const { id, dir, prefetch } = actor.facts;
-    const { metadata, devices } = await actor.image.use(id, prefetch);
+    const { metadata, devices } = await actor.image.use(id, prefetch, actor.start);
     if (actor.restoring) {
       const there = findMount(dir);
       actor.restored =

@@ -34,6 +34,7 @@ import { takeLock } from './lock.ts';
 import { Ownership, rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
+import { Startups } from './startups.ts';
 import { type EngineSettings, writeSettings } from './process-settings.ts';
 
 export interface SupervisorOptions {
@@ -113,8 +114,9 @@ class Supervisor {
     const registry = new RegistryClient({});
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
+    const startups = new Startups({ bus, names, registry, log: this.#log });
     const images = new Images(
-      { layout, log: this.#log, events, names, registry, devices, label, leftovers },
+      { layout, log: this.#log, events, names, registry, devices, startups, label, leftovers },
       state,
     );
     const chains = new Chains({ images, log: this.#log, now: Date.now });
@@ -185,9 +187,9 @@ class Supervisor {
         status,
         mount: async (request, onProgress) => {
           this.#refuseWhenStopping();
-          const { ref, dir, platform, prefetch, container, layers } = request;
+          const { ref, dir, platform, prefetch, container, layers, start } = request;
           const image = layers === undefined ? undefined : await chains.image(ref, layers);
-          return mounts.mount({ ref, image, dir, platform, prefetch, container, onProgress });
+          return mounts.mount({ ref, image, dir, platform, prefetch, container, start, onProgress });
         },
         chain: async (request) => ({ flat: await chains.flat(request) }),
         unmount: ({ dir }) => mounts.unmount(dir),
