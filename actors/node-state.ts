@@ -131,6 +131,9 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
       }
       return;
     }
+    case 'image.removed':
+      state.images.delete(`sha256:${id}`);
+      return;
     case 'mount.requested':
       state.mounts.set(id, {
         id,
@@ -197,6 +200,23 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
           layer.present[block] = 1;
         }
       }
+      return;
+    case 'layer.evicted':
+      for (const [first, count] of event.ranges) {
+        const end = Math.min(first + count, layer.blockCount);
+        for (let block = first; block < end; block++) {
+          layer.presentCount -= layer.present[block] ?? 0;
+          layer.present[block] = 0;
+        }
+      }
+      layer.complete = false;
+      layer.handedOver = false;
+      return;
+    case 'layer.taken-back':
+      layer.handedOver = false;
+      return;
+    case 'layer.removed':
+      layers.delete(diffId);
       return;
     case 'layer.dropped':
       forgetBlocks(layer);

@@ -7,7 +7,8 @@
  * a decoder for `v: 1` that stays. test/fixtures/events holds stored records of every version.
  *
  * Rules of order: a `mount.*` or `image.*` event is appended before its effect is acknowledged. A `layer.blocks` event
- * is appended after the bytes are synced: it may lag the data (then blocks are fetched again), never lead them.
+ * is appended after the bytes are synced: it may lag the data (then blocks are fetched again), never lead them. Likewise
+ * `layer.evicted` is appended before the bytes go, `layer.removed` and `image.removed` before the files do.
  */
 import { z } from 'zod';
 
@@ -76,6 +77,7 @@ const shapes = {
     message: z.string(),
   },
   'image.failed': { code: z.string(), message: z.string() },
+  'image.removed': {},
 
   'layer.opened': { size: count.describe('raw bytes'), blockSize: count, blockCount: count, blob: digest },
   'layer.blocks': {
@@ -124,6 +126,12 @@ const shapes = {
     ),
     dropped: count.describe('entries that found no room in the batch'),
   },
+  'layer.evicted': {
+    ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are absent again'),
+    reason: z.enum(['limit', 'prune', 'scrub', 'lost']).describe('lost: found as holes of the file'),
+  },
+  'layer.taken-back': {},
+  'layer.removed': {},
 
   'mount.requested': {
     id: z.string(),

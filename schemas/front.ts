@@ -10,9 +10,12 @@ export interface OpenLayer {
   source: BlobSource;
   /** Fetch what is absent in the background. */
   prefetch: boolean;
-  /** The device was built on this node and its diffID is proven: every block is present. */
+  /**
+   * The device was built on this node and its diffID is proven: where the log knows nothing of the layer yet, every block
+   * is present.
+   */
   built: boolean;
-  /** The kernel reads the device file itself: as `handed-over`, for a front end whose log may not know yet. */
+  /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
   direct?: boolean;
 }
 export interface OpenLayerReply {
@@ -44,7 +47,7 @@ export interface BeginStart {
 /**
  * `front.handed-over`: the kernel is about to read the device file itself. Asked before it does, since no block may
  * leave the file from then on. Only where the reply's state is `handed-over` the loop may be moved.
- * `front.taken-back`: that did not come about, or is over.
+ * `front.take-back`: it is about to read the FUSE file again. `front.taken-back`: it does, or the other did not come about.
  */
 export interface HandedOver {
   diffId: string;
@@ -65,4 +68,6 @@ export interface FrontStatus {
 export type FrontNotice =
   | { kind: 'ready'; front: string; pid: number }
   | { kind: 'complete'; diffId: string }
+  /** Bytes of a handed-over device have to go: take it back. */
+  | { kind: 'take-back'; diffId: string }
   | { kind: 'corrupt'; diffId: string; message: string };

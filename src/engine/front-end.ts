@@ -107,6 +107,9 @@ serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }): Promise<H
   layer?.handedOver();
   return { state: layer?.state ?? 'lazy' };
 });
+serve<HandedOver>(bus, names.front('take-back'), async ({ diffId }) => {
+  await (await layers.get(diffId))?.takeBack();
+});
 serve<HandedOver>(bus, names.front('taken-back'), async ({ diffId }): Promise<HandedOverReply> => {
   const layer = await layers.get(diffId);
   layer?.takenBack();
@@ -152,7 +155,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
     opening.catch(() => layers.delete(request.diffId));
   }
   const layer = await opening;
-  if (request.direct === true) layer.handedOver();
+  if (request.direct === true) layer.pin();
   if (request.prefetch && !wanted.has(layer)) {
     wanted.add(layer);
     starting.set(layer, now());
@@ -160,7 +163,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
   return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };
 }
 
-async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<LayerHost> {
+async function openLayer({ diffId, size, source, built, direct = false }: OpenLayer): Promise<LayerHost> {
   const table = SpanTable.decode(await readFile(layout.spans(source.digest)));
   if (table.diffId !== diffId || table.rawSize !== size) {
     throw new CofaError('integrity', `the span table of ${source.digest} is not that of layer ${diffId}`);
@@ -184,7 +187,7 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
         message: 'the device file was not there any more',
       });
     }
-    if (built && !created && facts.get(diffId)?.complete !== true) {
+    if (built && !created && known === undefined) {
       await append({ type: 'layer.blocks', ranges: [[0, table.blockCount]] });
       await append({ type: 'layer.completed', digest: diffId });
     }
@@ -206,6 +209,9 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
       notify,
       firstReads: starts.firstReads(table.blockCount),
       isWatched: () => starts.isRecording(diffId),
+      quiesce: () => transport.quiesce(),
+      direct,
+      onFetch: () => {},
     };
     const layer = new LayerHost(options);
     byInode.set(layer.device.inode, layer);

@@ -134,6 +134,8 @@ class Supervisor {
           devices.reopenAll().then(firstReady.resolve, firstReady.reject);
         } else if (notice.kind === 'complete') {
           void devices.handOver(notice.diffId);
+        } else if (notice.kind === 'take-back') {
+          void devices.takeBack(notice.diffId);
         } else {
           this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
         }
