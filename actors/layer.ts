@@ -68,7 +68,6 @@ export type Owner =
       readonly kind: 'evict';
       readonly number: number;
       readonly spans: readonly number[];
-      readonly ranges: readonly BlockRange[];
       readonly passed: number[];
     };
 export type Job = Owner & { kind: 'fetch' };
@@ -247,7 +246,7 @@ export class LayerActor {
         this.#evict(event.ranges, effects);
         return;
       case 'evicted':
-        this.#evicted(event.job, event.undone === true, effects);
+        this.#evicted(event.job, effects);
         return;
       case 'close':
         this.#close(effects);
@@ -427,9 +426,7 @@ export class LayerActor {
     const { job: number, firstBlock, count, bytes } = event;
     const job = this.#jobs.get(number);
     const isLate = number >= this.#fence && number < this.#nextJob;
-    // A pack outlives evictions: what it still owes was absent all the time, so its bytes cannot have been taken away.
-    const owed = job === undefined && !isLate && this.#promises.isOpen(number);
-    if (this.#state === 'corrupt' || (job === undefined && !isLate && !owed)) return;
+    if (this.#state === 'corrupt' || (job === undefined && !isLate)) return;
     if (!Number.isSafeInteger(firstBlock) || !Number.isSafeInteger(count)) return;
     if (bytes > 0) this.#counters.bytes += bytes;
     let from = Math.max(firstBlock, 0);
@@ -440,11 +437,7 @@ export class LayerActor {
       to = Math.min(to, this.#blocks.start(job.firstSpan + job.spanCount));
     }
     this.#promises.heard(number, this.#clock);
-    let became = 0;
-    if (owed) {
-      for (const [first, end] of this.#promises.owedIn(number, from, to))
-        became += this.#fill(first, end, BlockEvent.FETCHED, true, effects);
-    } else became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
+    const became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
     if (job === undefined && !this.#promises.isOpen(number)) this.#counters.lateBlocks += became;
   }
 
@@ -613,29 +606,18 @@ export class LayerActor {
     }
     if (gone.size === 0) return;
     if (this.#state === 'complete') this.#move('EVICTED');
-    const leaving = gone.takeRanges();
-    const eviction: Eviction = {
-      kind: 'evict',
-      number: this.#nextJob++,
-      spans: [...spans],
-      ranges: leaving,
-      passed: [],
-    };
+    const eviction: Eviction = { kind: 'evict', number: this.#nextJob++, spans: [...spans], passed: [] };
     this.#fence = this.#nextJob;
     this.#evictions.set(eviction.number, eviction);
     for (const span of spans) this.#owners.set(span, eviction);
-    effects.push({ type: 'punch', job: eviction.number, ranges: leaving });
+    effects.push({ type: 'punch', job: eviction.number, ranges: gone.takeRanges() });
   }
 
-  #evicted(number: number, undone: boolean, effects: LayerEffect[]): void {
+  #evicted(number: number, effects: LayerEffect[]): void {
     const eviction = this.#evictions.get(number);
     if (eviction === undefined) return;
     this.#evictions.delete(number);
     for (const span of eviction.spans) this.#owners.delete(span);
-    if (undone) {
-      for (const [first, count] of eviction.ranges)
-        this.#fill(first, first + count, BlockEvent.RESTORED, true, effects);
-    }
     for (const span of eviction.passed) this.#prefetcher.revisit(span);
     const wanted: number[] = [];
     for (const span of eviction.spans) {

@@ -4,7 +4,8 @@
  * when at least half of the recordings have it, and its place is the mean of its places in them.
  */
 
-import type { StartRun } from '../schemas/fetch.ts';
+/** `[device, first block, blocks]`; `device` counts the recording's devices. */
+export type StartRun = readonly [device: number, first: number, count: number];
 
 /** What one start read, or several merged. */
 export interface StartSet {

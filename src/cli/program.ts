@@ -88,10 +88,7 @@ async function addCommand(
   const { define } = await entry.load();
   command.helpOption('-h, --help', 'show help');
   define(command, context);
-  for (const one of [command, ...command.commands]) {
-    addGlobalOptions(one);
-    one.helpOption('-h, --help', 'show help');
-  }
+  addGlobalOptions(command);
 }
 
 function addGlobalOptions(command: Command): void {

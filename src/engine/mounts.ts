@@ -11,6 +11,7 @@ import type { Mount as MountReply, Progress } from '../../schemas/api.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
 import { mountErofs } from '../kernel/erofs.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import type { EventLog } from '../store/event-log.ts';
@@ -36,8 +37,8 @@ export interface MountOrder {
   platform: string | undefined;
   prefetch: boolean;
   container: string | undefined;
-  /** Which of the image's commands is about to run. */
-  start: string;
+  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
+  trust?: TrustPolicy | undefined;
   onProgress: (progress: Progress) => void;
 }
 
@@ -61,11 +62,9 @@ const WITHDRAW_MS = 1_000;
 
 class MountActor {
   readonly facts: MountFacts;
-  readonly image: Image;
+  image: Image;
   readonly host: ActorHost<typeof mountMachine>;
   error: ErrorRecord | undefined;
-  /** Which of the image's commands is about to run; undefined for a mount that is brought back. */
-  start: string | undefined;
   /** The directory was made for the mount and goes with it. */
   madeDir = false;
   /** It is being brought back: a failure leaves it in the log, for the next try. */
@@ -93,7 +92,11 @@ export class Mounts {
   async mount(order: MountOrder): Promise<MountReply> {
     const dir = cleanPath(order.dir);
     this.#refuseTaken(dir);
-    const image = order.image ?? (await this.#options.images.resolve(order.ref, order.platform));
+    const { images } = this.#options;
+    const image =
+      order.image === undefined
+        ? await images.resolve(order.ref, order.platform, order.trust)
+        : await images.suited(order.image, order.trust);
     this.#refuseTaken(dir);
     const facts: MountFacts = {
       id: this.#options.newId(),
@@ -102,16 +105,16 @@ export class Mounts {
       manifest: image.manifest,
       prefetch: order.prefetch,
       container: order.container,
+      trust: order.trust,
       state: 'requested',
     };
     const actor = this.#create(facts, image);
-    actor.start = order.start;
     image.progress.add(order.onProgress);
     let requested = false;
     try {
       actor.madeDir = await prepareDirectory(dir);
       requested = true;
-      const { id, ref, manifest, prefetch, container } = facts;
+      const { id, ref, manifest, prefetch, container, trust } = facts;
       await this.#append(id, {
         type: 'mount.requested',
         id,
@@ -120,6 +123,7 @@ export class Mounts {
         manifest,
         prefetch,
         ...(container === undefined ? {} : { container }),
+        ...(trust === undefined ? {} : { trust }),
       });
       actor.host.send({ type: 'MOUNT' });
       await actor.host.until('mounted', 'failed');
@@ -174,6 +178,7 @@ export class Mounts {
       config: actor.image.resolved.config,
       configPath: this.#options.layout.config(manifest),
       origin: actor.image.prepared?.origin ?? 'sidecar',
+      trust: actor.image.proof ?? 'unproven',
       ...(container === undefined ? {} : { container }),
       state: state === 'requested' || state === 'unmounted' ? 'mounting' : (state as MountReply['state']),
     };
@@ -189,7 +194,11 @@ export class Mounts {
     const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
-        const image = this.#options.images.get(facts.manifest);
+        const known = this.#options.images.get(facts.manifest);
+        if (known === undefined) return;
+        const image = await this.#options.images.suited(known, facts.trust, true).catch((error: unknown) => {
+          outcome.failures.push(`mount ${facts.dir} did not come back: ${toErrorRecord(error).message}`);
+        });
         if (image === undefined) return;
         const actor = this.#create(facts, image);
         actor.restoring = true;
@@ -289,7 +298,8 @@ export class Mounts {
 
   async #mountErofs(actor: MountActor): Promise<void> {
     const { id, dir, prefetch } = actor.facts;
-    const { metadata, devices } = await actor.image.use(id, prefetch, actor.start);
+    actor.image = this.#options.images.forMount(actor.image);
+    const { metadata, devices } = await actor.image.use(id, prefetch);
     if (actor.restoring) {
       const there = findMount(dir);
       actor.restored =

@@ -7,7 +7,10 @@ export async function untilServed(socket: string): Promise<SnapshotClient> {
   return await eventually(`a snapshotter at ${socket}`, async () => {
     const client = connectSnapshotter(socket);
     try {
-      await client.walk('name==none');
+      await client.api
+        .list({ filters: ['name==none'] })
+        [Symbol.asyncIterator]()
+        .next();
       return client;
     } catch (error) {
       client.close();
