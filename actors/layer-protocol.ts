@@ -95,8 +95,11 @@ export type LayerEvent =
    * what is not present, spans that have an owner or a reader, layers that are being verified or are handed over.
    */
   | { type: 'evict'; ranges: readonly BlockRange[]; now: number }
-  /** The punch has been made, or given up: its spans may be fetched again. */
-  | { type: 'evicted'; job: number; now: number }
+  /**
+   * The punch has been made, or given up: its spans may be fetched again. `undone`: nothing was punched, the blocks are
+   * present as before; whether the log has heard of the eviction is not known, so they are logged again.
+   */
+  | { type: 'evicted'; job: number; undone?: boolean; now: number }
   | { type: 'tick'; now: number }
   /** Reads that wait get EIO, jobs are cancelled. Only reads and `flush` are answered afterwards. */
   | { type: 'close' };

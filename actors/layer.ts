@@ -68,6 +68,7 @@ export type Owner =
       readonly kind: 'evict';
       readonly number: number;
       readonly spans: readonly number[];
+      readonly ranges: readonly BlockRange[];
       readonly passed: number[];
     };
 export type Job = Owner & { kind: 'fetch' };
@@ -246,7 +247,7 @@ export class LayerActor {
         this.#evict(event.ranges, effects);
         return;
       case 'evicted':
-        this.#evicted(event.job, effects);
+        this.#evicted(event.job, event.undone === true, effects);
         return;
       case 'close':
         this.#close(effects);
@@ -426,7 +427,9 @@ export class LayerActor {
     const { job: number, firstBlock, count, bytes } = event;
     const job = this.#jobs.get(number);
     const isLate = number >= this.#fence && number < this.#nextJob;
-    if (this.#state === 'corrupt' || (job === undefined && !isLate)) return;
+    // A pack outlives evictions: what it still owes was absent all the time, so its bytes cannot have been taken away.
+    const owed = job === undefined && !isLate && this.#promises.isOpen(number);
+    if (this.#state === 'corrupt' || (job === undefined && !isLate && !owed)) return;
     if (!Number.isSafeInteger(firstBlock) || !Number.isSafeInteger(count)) return;
     if (bytes > 0) this.#counters.bytes += bytes;
     let from = Math.max(firstBlock, 0);
@@ -437,7 +440,11 @@ export class LayerActor {
       to = Math.min(to, this.#blocks.start(job.firstSpan + job.spanCount));
     }
     this.#promises.heard(number, this.#clock);
-    const became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
+    let became = 0;
+    if (owed) {
+      for (const [first, end] of this.#promises.owedIn(number, from, to))
+        became += this.#fill(first, end, BlockEvent.FETCHED, true, effects);
+    } else became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
     if (job === undefined && !this.#promises.isOpen(number)) this.#counters.lateBlocks += became;
   }
 
@@ -606,18 +613,29 @@ export class LayerActor {
     }
     if (gone.size === 0) return;
     if (this.#state === 'complete') this.#move('EVICTED');
-    const eviction: Eviction = { kind: 'evict', number: this.#nextJob++, spans: [...spans], passed: [] };
+    const leaving = gone.takeRanges();
+    const eviction: Eviction = {
+      kind: 'evict',
+      number: this.#nextJob++,
+      spans: [...spans],
+      ranges: leaving,
+      passed: [],
+    };
     this.#fence = this.#nextJob;
     this.#evictions.set(eviction.number, eviction);
     for (const span of spans) this.#owners.set(span, eviction);
-    effects.push({ type: 'punch', job: eviction.number, ranges: gone.takeRanges() });
+    effects.push({ type: 'punch', job: eviction.number, ranges: leaving });
   }
 
-  #evicted(number: number, effects: LayerEffect[]): void {
+  #evicted(number: number, undone: boolean, effects: LayerEffect[]): void {
     const eviction = this.#evictions.get(number);
     if (eviction === undefined) return;
     this.#evictions.delete(number);
     for (const span of eviction.spans) this.#owners.delete(span);
+    if (undone) {
+      for (const [first, count] of eviction.ranges)
+        this.#fill(first, first + count, BlockEvent.RESTORED, true, effects);
+    }
     for (const span of eviction.passed) this.#prefetcher.revisit(span);
     const wanted: number[] = [];
     for (const span of eviction.spans) {

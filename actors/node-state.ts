@@ -2,8 +2,7 @@
  * What a node knows, as a fold over its event log. The engine after a restart, `status` and the replay of a log all use
  * this one function, so they cannot disagree.
  */
-import type { CofaEvent, EventOf } from '../schemas/events.ts';
-import type { TrustPolicy } from '../schemas/trust.ts';
+import type { CofaEvent, EventOf, TrustPolicy } from '../schemas/events.ts';
 import { foldSnapshot, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
@@ -132,6 +131,9 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
       }
       return;
     }
+    case 'image.removed':
+      state.images.delete(`sha256:${id}`);
+      return;
     case 'mount.requested':
       state.mounts.set(id, {
         id,
@@ -198,6 +200,23 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
           layer.present[block] = 1;
         }
       }
+      return;
+    case 'layer.evicted':
+      for (const [first, count] of event.ranges) {
+        const end = Math.min(first + count, layer.blockCount);
+        for (let block = first; block < end; block++) {
+          layer.presentCount -= layer.present[block] ?? 0;
+          layer.present[block] = 0;
+        }
+      }
+      layer.complete = false;
+      layer.handedOver = false;
+      return;
+    case 'layer.taken-back':
+      layer.handedOver = false;
+      return;
+    case 'layer.removed':
+      layers.delete(diffId);
       return;
     case 'layer.dropped':
       forgetBlocks(layer);

@@ -51,6 +51,18 @@ export class Promises {
     return this.#open.has(number);
   }
 
+  /** The runs of blocks in `[from, to)` that this promise has not kept yet. */
+  owedIn(number: number, from: number, to: number): Array<[from: number, to: number]> {
+    const runs: Array<[number, number]> = [];
+    for (let block = from; block < to; block++) {
+      if (this.#open.get(number)?.has(block) !== true) continue;
+      const last = runs.at(-1);
+      if (last?.[1] === block) last[1] = block + 1;
+      else runs.push([block, block + 1]);
+    }
+    return runs;
+  }
+
   /** Something of this promise has come. */
   heard(number: number, now: number): void {
     if (this.#open.has(number)) this.#silence.set(number, now + this.#silenceMs);

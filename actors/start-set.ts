@@ -4,8 +4,7 @@
  * when at least half of the recordings have it, and its place is the mean of its places in them.
  */
 
-/** `[device, first block, blocks]`; `device` counts the recording's devices. */
-export type StartRun = readonly [device: number, first: number, count: number];
+import type { StartRun } from '../schemas/fetch.ts';
 
 /** What one start read, or several merged. */
 export interface StartSet {

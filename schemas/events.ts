@@ -7,16 +7,20 @@
  * a decoder for `v: 1` that stays. test/fixtures/events holds stored records of every version.
  *
  * Rules of order: a `mount.*` or `image.*` event is appended before its effect is acknowledged. A `layer.blocks` event
- * is appended after the bytes are synced: it may lag the data (then blocks are fetched again), never lead them.
+ * is appended after the bytes are synced: it may lag the data (then blocks are fetched again), never lead them. Likewise
+ * `layer.evicted` is appended before the bytes go, `layer.removed` and `image.removed` before the files do.
  */
 import { z } from 'zod';
-import { TRUST_POLICIES } from './trust.ts';
 
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const count = z.int().min(0);
 /** By the node's clock; containerd's clients compare these with their own. */
 const moment = z.strictObject({ sec: z.int(), nsec: z.int().min(0).max(999_999_999) });
 const labels = z.record(z.string(), z.string());
+
+/** Which sidecars of a registry may be used before the node has proven them; docs/architecture.md, Trust. */
+export const TRUST_POLICIES = ['always', 'own', 'never'] as const;
+export type TrustPolicy = (typeof TRUST_POLICIES)[number];
 
 export const LayerSource = z.strictObject({
   diffId: digest,
@@ -73,6 +77,7 @@ const shapes = {
     message: z.string(),
   },
   'image.failed': { code: z.string(), message: z.string() },
+  'image.removed': {},
 
   'layer.opened': { size: count.describe('raw bytes'), blockSize: count, blockCount: count, blob: digest },
   'layer.blocks': {
@@ -121,6 +126,12 @@ const shapes = {
     ),
     dropped: count.describe('entries that found no room in the batch'),
   },
+  'layer.evicted': {
+    ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are absent again'),
+    reason: z.enum(['limit', 'prune', 'scrub', 'lost']).describe('lost: found as holes of the file'),
+  },
+  'layer.taken-back': {},
+  'layer.removed': {},
 
   'mount.requested': {
     id: z.string(),
@@ -167,6 +178,7 @@ const shapes = {
 
 export type EventType = keyof typeof shapes;
 export const EVENT_VERSION = 1;
+export const EVENT_TYPES = Object.keys(shapes) as EventType[];
 
 // zod's type of an object without fields forbids all others, `type` too.
 type Fields = {

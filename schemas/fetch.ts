@@ -4,6 +4,9 @@
  */
 import type { ErrorRecord } from './errors.ts';
 
+/** `[device, first block, blocks]`; `device` counts the layers that a startup pack or a recording names. */
+export type StartRun = readonly [device: number, first: number, count: number];
+
 /** Where a layer's compressed bytes come from. No credentials: each fetcher reads docker's configuration itself. */
 export interface BlobSource {
   registry: string;
@@ -39,12 +42,40 @@ export interface VerifyJob extends JobBase {
   size: number;
 }
 
+/** A layer of an image, as jobs that concern several need it. */
+export interface JobLayer {
+  diffId: string;
+  /** Digest of the blob that its span table belongs to. */
+  blob: string;
+}
+
+/** Where a startup pack lies: in the object store of NATS, or as a blob beside the image. */
+export type PackSource = { kind: 'nats'; name: string; size: number } | ({ kind: 'registry' } & BlobSource);
+
+/** Bring the blocks of a startup pack into the devices. Answered by `pack` once, then by `blocks` for each layer. */
+export interface PackJob extends JobBase {
+  kind: 'pack';
+  layers: JobLayer[];
+  pack: PackSource;
+}
+
+/** Merge what a start has read with earlier recordings, and make the image's startup pack of it. */
+export interface RecordJob extends JobBase {
+  kind: 'record';
+  /** Digest of the image's manifest. */
+  manifest: string;
+  /** Which of the image's commands; src/pack/pack-store.ts. */
+  start: string;
+  layers: JobLayer[];
+  set: { devices: readonly string[]; runs: readonly StartRun[] };
+}
+
 /** The job of this number is over or with another fetcher: go on no longer. Nothing is answered. */
 export interface StopJob extends JobBase {
   kind: 'stop';
 }
 
-export type Job = FetchJob | VerifyJob;
+export type Job = FetchJob | VerifyJob | PackJob | RecordJob;
 
 /** Blocks that are verified and written (not yet synced). `bytes`: compressed bytes received since the last message. */
 export interface BlocksCompletion {
@@ -57,6 +88,18 @@ export interface BlocksCompletion {
   firstBlock: number;
   count: number;
   bytes: number;
+}
+
+/** What a startup pack is about to bring, by `devices` (diffIDs). */
+export interface PackCompletion {
+  v: 1;
+  kind: 'pack';
+  front: string;
+  worker: string;
+  job: number;
+  layer: string;
+  devices: readonly string[];
+  runs: readonly StartRun[];
 }
 
 export interface EndCompletion {
@@ -88,7 +131,7 @@ export interface FetchTimes {
   writeUs: number;
 }
 
-export type Completion = BlocksCompletion | EndCompletion;
+export type Completion = BlocksCompletion | PackCompletion | EndCompletion;
 
 /** Sent each second by each fetcher. `slots`: jobs that it runs side by side. */
 export interface WorkerHello {

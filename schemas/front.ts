@@ -1,6 +1,6 @@
 /** Messages between the supervisor and the front end (msgpack on NATS, request/reply). Internal to one node. */
 import type { LayerStatus } from './api.ts';
-import type { BlobSource } from './fetch.ts';
+import type { BlobSource, JobLayer, PackSource } from './fetch.ts';
 
 /** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
 export interface OpenLayer {
@@ -10,9 +10,12 @@ export interface OpenLayer {
   source: BlobSource;
   /** Fetch what is absent in the background. */
   prefetch: boolean;
-  /** The device was built on this node and its diffID is proven: every block is present. */
+  /**
+   * The device was built on this node and its diffID is proven: where the log knows nothing of the layer yet, every block
+   * is present.
+   */
   built: boolean;
-  /** The kernel reads the device file itself: as `handed-over`, for a front end whose log may not know yet. */
+  /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
   direct?: boolean;
 }
 export interface OpenLayerReply {
@@ -28,10 +31,23 @@ export interface CloseLayer {
   diffId: string;
 }
 
+/** `front.start`: an image was attached whose layers are open, and something starts in it. */
+export interface BeginStart {
+  /** Digest of the image's manifest. */
+  manifest: string;
+  /** Which of the image's commands; src/pack/pack-store.ts. */
+  start: string;
+  layers: JobLayer[];
+  /** Its startup pack, to be brought at once. */
+  pack?: PackSource;
+  /** Record what is read until the start is over. */
+  record: boolean;
+}
+
 /**
  * `front.handed-over`: the kernel is about to read the device file itself. Asked before it does, since no block may
  * leave the file from then on. Only where the reply's state is `handed-over` the loop may be moved.
- * `front.taken-back`: that did not come about, or is over.
+ * `front.take-back`: it is about to read the FUSE file again. `front.taken-back`: it does, or the other did not come about.
  */
 export interface HandedOver {
   diffId: string;
@@ -52,4 +68,6 @@ export interface FrontStatus {
 export type FrontNotice =
   | { kind: 'ready'; front: string; pid: number }
   | { kind: 'complete'; diffId: string }
+  /** Bytes of a handed-over device have to go: take it back. */
+  | { kind: 'take-back'; diffId: string }
   | { kind: 'corrupt'; diffId: string; message: string };

@@ -6,15 +6,13 @@ import { shortDigest } from './table.ts';
 const PHASES: Record<Progress['phase'], string> = {
   resolve: 'asking the registry',
   sidecar: 'fetching the sidecar',
-  index: 'indexing, no sidecar to use',
+  index: 'indexing, nobody prepared this image',
   flatten: 'building the flat image',
   mount: 'mounting',
 };
 
-/** `onRemark`: gets what the engine has to say beside the progress. */
-export function showOn(view: ProgressView, onRemark: (text: string) => void): (progress: Progress) => void {
-  return ({ phase, item, done, total, remark }) => {
-    if (remark !== undefined) onRemark(remark);
+export function showOn(view: ProgressView): (progress: Progress) => void {
+  return ({ phase, item, done, total }) => {
     const label = item === undefined ? PHASES[phase] : `layer ${shortDigest(item)}`;
     // A phase without bytes counts as done once the next one is heard of; it only names what goes on.
     if (item === undefined) view.update('phase', { label, done: done ?? 0, total });

@@ -3,11 +3,15 @@ import type { Command } from 'commander';
 import type { EventLine } from '../bus/client.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
+import { defineExport } from './events-export.ts';
 import { printable } from './output.ts';
 
 interface EventsOptions {
   sinceStart?: boolean;
-  from?: number;
+  from?: string;
+  type?: string;
+  image?: string;
+  mount?: string;
   follow: boolean;
   count?: number;
 }
@@ -18,11 +22,11 @@ export function define(command: Command, context: Context): void {
       'Follow the event log until Ctrl-C: what the engine decided, in order. Only what comes from now on, unless told otherwise.',
     )
     .option('--since-start', 'from the first event on')
-    .option(
-      '--from <seq>',
-      'from this sequence number on',
-      numberOption('--from', { min: 1, max: Number.MAX_SAFE_INTEGER, integer: true }),
-    )
+    .option('--from <moment>', 'from this sequence number or time on: 120, 2026-11-24T12:00:03Z, -10m')
+    .option('--type <glob>', 'only events of this type, such as mount.*')
+    .option('--image <ref>', 'only the events of this image, its layers and its mounts')
+    .option('--mount <id>', 'only the events of this mount (id or directory) and its image')
+    .option('--follow', 'go on when the log ends (the default)')
     .option('--no-follow', 'end when the log ends')
     .option(
       '-n, --count <n>',
@@ -33,13 +37,16 @@ export function define(command: Command, context: Context): void {
       if (options.sinceStart === true && options.from !== undefined) {
         throw new CofaError('invalid-argument', '--since-start and --from exclude each other');
       }
+      const { eventFilter } = await import('../replay/event-filter.ts');
+      const wanted = await eventFilter(context.root, options);
       const { connectEngine } = await import('../bus/client.ts');
       const signal = context.signal();
       const client = await connectEngine(context.root);
       let seen = 0;
       try {
-        const from = options.from ?? (options.sinceStart === true ? 'start' : 'now');
+        const from = wanted.fromSeq ?? (options.sinceStart === true || wanted.byTime ? 'start' : 'now');
         for await (const event of client.events({ from, follow: options.follow, signal })) {
+          if (!wanted.accepts(event)) continue;
           context.output.line(event, () => renderEvent(event));
           if (++seen === options.count) return;
         }
@@ -54,7 +61,11 @@ export function define(command: Command, context: Context): void {
     ['cofa events', 'from now on'],
     ['cofa events --since-start --no-follow', 'the whole log'],
     ['cofa events --from 120 --count 10 --json', 'one JSON object a line'],
+    ["cofa events --from -10m --type 'mount.*' --no-follow", 'mounts of the last ten minutes'],
+    ['cofa events export FILE', 'write it into a file, for cofa replay'],
   ]);
+  command.enablePositionalOptions();
+  defineExport(command.command('export <file>'), context);
 }
 
 /** `SEQ TIME AGGREGATE TYPE name=value …` */

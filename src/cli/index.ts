@@ -76,7 +76,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     const indexed = await indexImage({
       image,
       signal,
-      onProgress: showOn(view, (text) => context.output.warn(text)),
+      onProgress: showOn(view),
       ...(options.threads === undefined ? {} : { threads: options.threads }),
     });
     const indexedMs = performance.now() - started;

@@ -88,7 +88,10 @@ async function addCommand(
   const { define } = await entry.load();
   command.helpOption('-h, --help', 'show help');
   define(command, context);
-  addGlobalOptions(command);
+  for (const one of [command, ...command.commands]) {
+    addGlobalOptions(one);
+    one.helpOption('-h, --help', 'show help');
+  }
 }
 
 function addGlobalOptions(command: Command): void {

@@ -10,8 +10,7 @@ import {
   parseVolume,
   type RunOptions,
 } from '../container/options.ts';
-import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
-import { type Context, examples, oneOf } from './context.ts';
+import { type Context, examples } from './context.ts';
 
 interface Parsed {
   name?: string;
@@ -30,7 +29,6 @@ interface Parsed {
   rm?: boolean;
   securityOpt?: string[];
   prefetch: boolean;
-  trust?: TrustPolicy;
 }
 
 const collect = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value];
@@ -62,7 +60,6 @@ export function define(command: Command, context: Context): void {
     .option('--keep', 'keep what it wrote, below ROOT/containers/NAME/upper')
     .option('--platform <os/arch>', 'another platform than the node’s')
     .option('--no-prefetch', 'fetch nothing that is not read')
-    .option('--trust <policy>', 'as for cofa mount', oneOf('--trust', TRUST_POLICIES))
     .action(async (ref: string, args: string[], parsed: Parsed) => {
       if (parsed.rm === true && parsed.keep === true) {
         throw new CofaError('invalid-argument', '--rm and --keep exclude each other');
@@ -85,14 +82,13 @@ export function define(command: Command, context: Context): void {
             name: parsed.name,
             keep: parsed.keep === true,
             prefetch: parsed.prefetch,
-            trust: parsed.trust,
             options,
           },
           {
             engine: client,
             now: new Date(),
             note: (text) => context.output.warn(text),
-            onProgress: showOn(view, (text) => context.output.warn(text)),
+            onProgress: showOn(view),
             onMounted: () => view.stop(),
           },
         );

@@ -1,4 +1,5 @@
 /** What `cofa run` takes beside the image: docker's words for environment, volumes and names, as plain data. */
+import { createHash } from 'node:crypto';
 import { CofaError } from '../../schemas/errors.ts';
 
 export interface RunOptions {
@@ -112,6 +113,16 @@ export function parseSecurity(words: readonly string[]): Pick<RunOptions, 'noNew
 }
 
 /** Docker's rule for names, and short enough for a path and a cgroup. Error: `invalid-argument`. */
+/**
+ * Which start of the image this is, as startup packs tell them apart: `default` for the image's own command, else a
+ * digest of the program and its first argument. Further ones are left out: they name what is worked on, not what runs.
+ */
+export function startKey({ args, entrypoint }: Pick<RunOptions, 'args' | 'entrypoint'>): string {
+  if (args.length === 0 && entrypoint === undefined) return 'default';
+  const text = JSON.stringify([entrypoint ?? null, ...args.slice(0, entrypoint === undefined ? 2 : 1)]);
+  return createHash('sha256').update(text).digest('hex').slice(0, 16);
+}
+
 export function checkName(name: string): string {
   if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$/.test(name)) {
     throw new CofaError('invalid-argument', `container name ${JSON.stringify(name)} is not allowed`, {

@@ -12,13 +12,12 @@ import { constants } from 'node:fs';
 import { chmod, chown, copyFile, open, readFile, stat, writeFile } from 'node:fs/promises';
 import { constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
-import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../bus/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
 import { hostFacts } from './host.ts';
 import { parseImageConfig } from './image-config.ts';
-import type { RunOptions } from './options.ts';
+import { type RunOptions, startKey } from './options.ts';
 import { type ContainerFolder, type ContainerRecord, createFolder } from './record.ts';
 import { readTextInRoot } from './rootfs.ts';
 import { Runc, startFailure } from './runc.ts';
@@ -38,8 +37,6 @@ export interface RunRequest {
   keep: boolean;
   /** Fetch the rest of the image in the background. */
   prefetch: boolean;
-  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
-  trust?: TrustPolicy | undefined;
   options: RunOptions;
 }
 
@@ -123,7 +120,7 @@ class Container {
         dir: folder.image,
         container: folder.id,
         prefetch: this.#request.prefetch,
-        ...(this.#request.trust === undefined ? {} : { trust: this.#request.trust }),
+        start: startKey(options),
         ...(options.platform === undefined ? {} : { platform: options.platform }),
       },
       {

@@ -11,7 +11,7 @@ import type { HandedOverReply, OpenLayer, OpenLayerReply } from '../../schemas/f
 import type { Subjects } from '../../schemas/subjects.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
-import type { Layout } from '../store/layout.ts';
+import { hexOf, type Layout } from '../store/layout.ts';
 import { layerLabel, type Leftovers } from './leftovers.ts';
 import { askFront as ask, frontIsReady } from './front-calls.ts';
 
@@ -35,6 +35,8 @@ interface Attached {
   lost: boolean;
   /** The kernel reads the device file itself. */
   direct: boolean;
+  /** It does, or is about to, or has just stopped doing so: what a front end that starts now has to know. */
+  pinned: boolean;
   /** Changes of one device go one after the other. */
   tail: Promise<void>;
 }
@@ -81,6 +83,7 @@ export class Devices {
       users: 1,
       prefetch,
       direct: false,
+      pinned: false,
       tail: Promise.resolve(),
       loop: null as never,
       others: [],
@@ -128,17 +131,38 @@ export class Devices {
       const loop = await mine.loop.catch(() => undefined);
       if (loop === undefined || mine.direct || this.#attached.get(diffId) !== mine) return;
       try {
-        if (!(await this.#mayHandOver(diffId))) return;
+        if (!(await this.#mayHandOver(mine))) return;
         try {
           await this.#move(mine, loop, this.#layout.device(diffId));
           mine.direct = true;
         } catch (error) {
-          await ask(this.#bus, this.#names.front('taken-back'), { diffId });
+          await this.#unpin(mine);
           throw error;
         }
       } catch (error) {
         // Reads go on through the front end: slower, as right as before.
         this.#log.error({ diffId, error }, 'hand-over failed');
+      }
+    });
+    await mine.tail;
+  }
+
+  /** Reads of the layer come through the front end again, so that bytes of its device may go. */
+  async takeBack(diffId: string): Promise<void> {
+    const mine = this.#attached.get(diffId);
+    if (mine === undefined) return;
+    mine.tail = mine.tail.then(async () => {
+      const loop = await mine.loop.catch(() => undefined);
+      if (loop === undefined || !mine.direct || this.#attached.get(diffId) !== mine) return;
+      try {
+        await ask(this.#bus, this.#names.front('take-back'), { diffId });
+        // The kernel waits for what is in flight to the device file; afterwards nothing reads it any more.
+        await this.#move(mine, loop, join(this.#layout.devices(), hexOf(diffId)));
+        mine.direct = false;
+        await this.#unpin(mine);
+      } catch (error) {
+        // Still under the kernel, nothing of it goes; else a front end that starts is told so.
+        this.#log.error({ diffId, error }, 'a device was not taken back');
       }
     });
     await mine.tail;
@@ -158,7 +182,7 @@ export class Devices {
     const { diffId } = mine.demand;
     const opened = await this.#open(mine);
     const isWhole = opened.state === 'complete' || opened.state === 'handed-over';
-    mine.direct = isWhole && (await this.#mayHandOver(diffId));
+    mine.direct = isWhole && (await this.#mayHandOver(mine));
     const file = mine.direct ? this.#layout.device(diffId) : join(this.#layout.devices(), opened.name);
     const label = layerLabel(this.#label, diffId);
     const loop =
@@ -208,13 +232,22 @@ export class Devices {
   }
 
   /** The front end hears of a hand-over before it happens: no block may leave the device file afterwards. */
-  async #mayHandOver(diffId: string): Promise<boolean> {
+  async #mayHandOver(mine: Attached): Promise<boolean> {
+    const { diffId } = mine.demand;
+    mine.pinned = true;
     const reply = await ask<HandedOverReply>(this.#bus, this.#names.front('handed-over'), { diffId });
-    return reply.state === 'handed-over';
+    if (reply.state === 'handed-over') return true;
+    await this.#unpin(mine);
+    return false;
+  }
+
+  async #unpin(mine: Attached): Promise<void> {
+    mine.pinned = false;
+    await ask(this.#bus, this.#names.front('taken-back'), { diffId: mine.demand.diffId });
   }
 
   #open(mine: Attached): Promise<OpenLayerReply> {
-    const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch, direct: mine.direct };
+    const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch, direct: mine.pinned };
     return ask<OpenLayerReply>(this.#bus, this.#names.front('open'), request);
   }
 }

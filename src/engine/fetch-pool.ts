@@ -6,7 +6,14 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
-import type { Completion, FetchTimes, Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
+import type {
+  Completion,
+  FetchTimes,
+  Job,
+  PackCompletion,
+  StopJob,
+  WorkerHello,
+} from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
 import type { JobTiming } from './trace.ts';
@@ -19,7 +26,10 @@ export type JobOrder = Job extends infer J ? (J extends Job ? Omit<J, 'v' | 'job
  * was given up may have written some.
  */
 export interface JobListener {
-  blocks(first: number, count: number, bytes: number): void;
+  /** `layer`: whose blocks; a startup pack brings those of several. */
+  blocks(first: number, count: number, bytes: number, layer: string): void;
+  /** What a startup pack is about to bring. */
+  pack?(completion: PackCompletion): void;
   end(
     bytes: number,
     failure: { error: ErrorRecord; retryable: boolean } | undefined,
@@ -39,6 +49,8 @@ interface PoolJob {
 const TICK_MS = 250;
 /** Bytes per ms that a device is read with at the least while it is hashed. */
 const SLOW_DISK = 10_000;
+/** Making a startup pack reports nothing until it is done either. */
+const RECORD_MS = 300_000;
 /** Jobs that have ended and may still be heard of. */
 const MOST_LATE = 4_096;
 
@@ -88,7 +100,7 @@ export class FetchPool {
   submit(order: JobOrder, listener: JobListener): number {
     const number = this.#next++;
     const job = { v: 1, job: number, front: this.#front, ...order } as Job;
-    const kind = order.kind === 'fetch' ? order.class : 'prefetch';
+    const kind = classOf(order);
     const queuedAt = this.#now();
     this.#jobs.set(number, { job, listener, class: kind, queuedAt, sentAt: undefined, worker: '' });
     const submitted = {
@@ -100,7 +112,11 @@ export class FetchPool {
     } as const;
     // A hash over a whole device reports nothing until it is done.
     this.#handle(
-      order.kind === 'verify' ? { ...submitted, silenceMs: 60_000 + order.size / SLOW_DISK } : submitted,
+      order.kind === 'verify'
+        ? { ...submitted, silenceMs: 60_000 + order.size / SLOW_DISK }
+        : order.kind === 'record'
+          ? { ...submitted, silenceMs: RECORD_MS }
+          : submitted,
     );
     return number;
   }
@@ -153,13 +169,17 @@ export class FetchPool {
     const known = this.#jobs.get(completion.job);
     if (completion.kind === 'blocks') {
       const listener = known?.listener ?? this.#late.get(completion.job);
-      listener?.blocks(completion.firstBlock, completion.count, completion.bytes);
+      listener?.blocks(completion.firstBlock, completion.count, completion.bytes, completion.layer);
       this.#handle({
         type: 'job.progress',
         job: completion.job,
         worker: completion.worker,
         now: this.#now(),
       });
+      return;
+    }
+    if (completion.kind === 'pack') {
+      known?.listener.pack?.(completion);
       return;
     }
     // The failure of a fetcher that was given up says nothing about the one that has the job now.
@@ -224,6 +244,12 @@ export class FetchPool {
     const failure = { error: { code: 'unavailable' as const, message }, retryable: true };
     known.listener.end(0, failure, this.#timing(known));
   }
+}
+
+/** A startup pack is waited for, the start behind it; a recording is not. */
+function classOf(order: JobOrder): 'demand' | 'prefetch' {
+  if (order.kind === 'fetch') return order.class;
+  return order.kind === 'pack' ? 'demand' : 'prefetch';
 }
 
 const REASONS = {

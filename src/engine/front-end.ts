@@ -10,6 +10,7 @@ import { emptyNode, foldEvent, foldLayer, idOf } from '../../actors/node-state.t
 import { CofaError } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
+  BeginStart,
   CloseLayer,
   FrontNotice,
   FrontStatus,
@@ -29,6 +30,7 @@ import { hexOf, Layout } from '../store/layout.ts';
 import { FetchPool } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
 import { readSettings } from './process-settings.ts';
+import { Starts } from './starts.ts';
 
 /** The FUSE descriptor that the supervisor hands down. */
 const FUSE_FD = 3;
@@ -46,6 +48,8 @@ const now = () => performance.now();
 
 /** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
 const layers = new Map<string, Promise<LayerHost>>();
+/** Those of them that have opened. */
+const opened = new Map<string, LayerHost>();
 const byInode = new Map<number, LayerHost>();
 const node = emptyNode();
 const facts = node.layers;
@@ -64,13 +68,6 @@ let lastCold = Number.NEGATIVE_INFINITY;
 /** Layers whose rest is wanted; those in `starting` wait for it. */
 const wanted = new WeakSet<LayerHost>();
 const starting = new Map<LayerHost, number>();
-const startTimer = setInterval(() => {
-  for (const [layer, openedAt] of starting) {
-    if (now() - Math.max(lastCold, openedAt) < START_QUIET_MS && now() - openedAt < START_LIMIT_MS) continue;
-    starting.delete(layer);
-    layer.prefetch(true);
-  }
-}, 100);
 
 const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
   lastCold = now();
@@ -88,15 +85,30 @@ const events = new EventLog(bus, Date.now, {
 for await (const { subject, event } of events.replay(names.allEvents)) foldEvent(node, idOf(subject), event);
 const front = randomBytes(8).toString('hex');
 const pool = new FetchPool({ bus, names, front, now, log });
+const starts = new Starts({ pool, layer: (diffId) => opened.get(diffId), now, log });
+const startTimer = setInterval(() => {
+  starts.tick();
+  if (starts.isBringing) return;
+  const lastRead = Math.max(lastCold, starts.lastFirstRead);
+  for (const [layer, openedAt] of starting) {
+    if (now() - Math.max(lastRead, openedAt) < START_QUIET_MS && now() - openedAt < START_LIMIT_MS) continue;
+    starting.delete(layer);
+    layer.prefetch(true);
+  }
+}, 100);
 const transport = await startTransport();
 const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
 
 serve<OpenLayer>(bus, names.front('open'), open);
 serve<CloseLayer>(bus, names.front('close'), close);
+serve<BeginStart>(bus, names.front('start'), (order) => starts.begin(order));
 serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }): Promise<HandedOverReply> => {
   const layer = await layers.get(diffId);
   layer?.handedOver();
   return { state: layer?.state ?? 'lazy' };
+});
+serve<HandedOver>(bus, names.front('take-back'), async ({ diffId }) => {
+  await (await layers.get(diffId))?.takeBack();
 });
 serve<HandedOver>(bus, names.front('taken-back'), async ({ diffId }): Promise<HandedOverReply> => {
   const layer = await layers.get(diffId);
@@ -143,7 +155,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
     opening.catch(() => layers.delete(request.diffId));
   }
   const layer = await opening;
-  if (request.direct === true) layer.handedOver();
+  if (request.direct === true) layer.pin();
   if (request.prefetch && !wanted.has(layer)) {
     wanted.add(layer);
     starting.set(layer, now());
@@ -151,7 +163,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
   return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };
 }
 
-async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<LayerHost> {
+async function openLayer({ diffId, size, source, built, direct = false }: OpenLayer): Promise<LayerHost> {
   const table = SpanTable.decode(await readFile(layout.spans(source.digest)));
   if (table.diffId !== diffId || table.rawSize !== size) {
     throw new CofaError('integrity', `the span table of ${source.digest} is not that of layer ${diffId}`);
@@ -175,7 +187,7 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
         message: 'the device file was not there any more',
       });
     }
-    if (built && !created && facts.get(diffId)?.complete !== true) {
+    if (built && !created && known === undefined) {
       await append({ type: 'layer.blocks', ranges: [[0, table.blockCount]] });
       await append({ type: 'layer.completed', digest: diffId });
     }
@@ -195,9 +207,15 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
       readDeadlineMs,
       fetched,
       notify,
+      firstReads: starts.firstReads(table.blockCount),
+      isWatched: () => starts.isRecording(diffId),
+      quiesce: () => transport.quiesce(),
+      direct,
+      onFetch: () => {},
     };
     const layer = new LayerHost(options);
     byInode.set(layer.device.inode, layer);
+    opened.set(diffId, layer);
     transport.add(layer.device);
     return layer;
   } catch (error) {
@@ -209,7 +227,9 @@ async function openLayer({ diffId, size, source, built }: OpenLayer): Promise<La
 async function close({ diffId }: CloseLayer): Promise<void> {
   const layer = await layers.get(diffId);
   if (layer === undefined) return;
+  starts.closing(diffId);
   layers.delete(diffId);
+  opened.delete(diffId);
   starting.delete(layer);
   pastReads.set(diffId, readsOf(diffId, layer));
   transport.remove(layer.device.inode);

@@ -2,17 +2,20 @@
  * One layer device that the front end serves: the layer actor (actors/layer.ts) joined with its effects. Reads come in
  * from the FUSE transport, jobs go out to the pool, facts go to the log once their bytes are synced.
  */
-import type { FileHandle } from 'node:fs/promises';
+import { type FileHandle, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type BlockRange, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
-import type { NewEvent } from '../../schemas/events.ts';
+import type { ErrorCode } from '../../schemas/errors.ts';
+import type { EventOf, NewEvent } from '../../schemas/events.ts';
 import type { BlobSource, FetchJob } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
-import type { DeviceFile } from '../fuse/transport.ts';
+import type { DeviceFile, FirstReads } from '../fuse/transport.ts';
 import { BLOCK_PRESENT, inodeOf } from '../fuse/transport.ts';
+import { punchHole } from '../kernel/holes.ts';
+import { backingFiles } from '../kernel/loop.ts';
 import type { SpanTable } from '../image/span-table.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { deviceSize } from '../store/device.ts';
@@ -39,12 +42,26 @@ export interface LayerHostOptions {
   epochMs: () => number;
   readDeadlineMs: number;
   notify: (notice: FrontNotice) => void;
+  /** Where the FUSE threads note which blocks are read first. */
+  firstReads: FirstReads;
+  /** Whether the front end has to go on seeing the layer's reads: then it is not handed over yet. */
+  isWatched: () => boolean;
+  /** `FuseTransport.quiesce` */
+  quiesce: () => Promise<void>;
+  /** The kernel reads the device file itself. */
+  direct: boolean;
+  /** A fetch was begun or has failed: the cache may have to act. */
+  onFetch: (code?: ErrorCode) => void;
 }
+
+export type EvictionReason = EventOf<'layer.evicted'>['reason'];
 
 /** Blocks are appended to the log at most this often, ms: an event is small, a sync is not. */
 const FLUSH_MS = 250;
 /** A log that does not take events is tried again after this, ms. */
 const RETRY_APPEND_MS = 1_000;
+/** How often a complete layer that is watched is looked at again, ms. */
+const WATCHED_MS = 500;
 
 interface RunningJob {
   job: number;
@@ -57,6 +74,8 @@ interface RunningJob {
 
 export class LayerHost {
   readonly device: DeviceFile;
+  /** Ticks of the blocks' first reads; src/fuse/transport.ts. */
+  readonly firstReads: Uint32Array;
   readonly #options: LayerHostOptions;
   readonly #actor: LayerActor;
   readonly #waiters = new Map<number, (errno: number) => void>();
@@ -69,11 +88,15 @@ export class LayerHost {
   #flushTimer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
+  /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
+  #direct: boolean;
+  readonly #evictions = new Set<Promise<number>>();
 
   constructor(options: LayerHostOptions) {
     this.#options = options;
     const { diffId, table, file, readDeadlineMs } = options;
     const blocks = new SharedArrayBuffer(table.blockCount);
+    this.#direct = options.direct;
     this.device = {
       name: hexOf(diffId),
       inode: inodeOf(diffId),
@@ -81,12 +104,21 @@ export class LayerHost {
       fd: file.fd,
       blockSize: table.blockSize,
       blocks,
+      firstReads: options.firstReads,
+      uses: new SharedArrayBuffer(4 * (1 + table.blockCount)),
     };
+    this.firstReads = new Uint32Array(options.firstReads.ticks);
     this.#trace = new Trace(table.spanCount, options);
     this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs });
     const known = options.facts.get(diffId);
-    if (known !== undefined)
-      this.#send({ type: 'restore', ranges: presentRanges(known.present), complete: known.complete });
+    if (known === undefined) return;
+    const { complete } = known;
+    this.#send({
+      type: 'restore',
+      ranges: presentRanges(known.present),
+      complete,
+      handedOver: options.direct,
+    });
   }
 
   get state(): LayerStatus['state'] {
@@ -117,16 +149,81 @@ export class LayerHost {
     this.#send({ type: 'prefetch', on, now: this.#options.now() });
   }
 
+  /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
+  promise(pack: number, ranges: readonly BlockRange[]): number | undefined {
+    const effects = this.#actor.handle({ type: 'promise', pack, ranges, now: this.#options.now() });
+    let job: number | undefined;
+    for (const effect of effects) {
+      if (effect.type === 'promised') job = effect.job;
+      else this.#run(effect);
+    }
+    return job;
+  }
+
+  /** Blocks of the startup pack are verified and written. `bytes`: compressed ones that came for them. */
+  arrived(job: number, firstBlock: number, count: number, bytes: number): void {
+    const { fetched, diffId } = this.#options;
+    fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
+    this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
+    this.#scheduleFlush(FLUSH_MS);
+  }
+
+  promiseEnded(job: number): void {
+    this.#send({ type: 'promise.ended', job, now: this.#options.now() });
+  }
+
+  /** Whether the kernel reads the device file itself, or may be about to: then none of its bytes may go. */
+  get isDirect(): boolean {
+    return this.#direct;
+  }
+
+  /** The kernel reads the device file itself, whatever the log says. */
+  pin(): void {
+    this.#direct = true;
+    this.handedOver();
+  }
+
   /** The kernel is about to read the device file itself; `state` says whether it may. */
   handedOver(): void {
     this.#send({ type: 'handed-over' });
-    if (this.#actor.state !== 'handed-over' || this.#isKnown('handedOver')) return;
+    if (this.#actor.state !== 'handed-over') return;
+    this.#direct = true;
+    if (this.#isKnown('handedOver')) return;
     void this.#record({ type: 'layer.handed-over' }, () => this.#actor.state === 'handed-over');
   }
 
-  /** Reads come through here again. */
+  /** Reads are about to come through here again; until `takenBack` the kernel may still read the device file itself. */
+  async takeBack(): Promise<void> {
+    if (this.#isKnown('handedOver')) await this.#inTurn(() => this.#append({ type: 'layer.taken-back' }));
+  }
+
+  /** Every read comes through here again. */
   takenBack(): void {
+    this.#direct = false;
     this.#send({ type: 'taken-back' });
+  }
+
+  /**
+   * Takes blocks out of the device file, as far as nobody needs them just now. Resolves with the bytes that went, when they
+   * have gone; 0 where the log does not take it, for then they stay. Errors: `unsupported` where the file system
+   * cannot punch holes: the blocks are absent, their bytes stay.
+   */
+  async evict(ranges: readonly BlockRange[], reason: EvictionReason): Promise<number> {
+    // A loop that an engine before this one left may be there for users that nobody knows of.
+    const path = await readlink(`/proc/self/fd/${this.#options.file.fd}`);
+    if (this.#direct || this.#closed || (await backingFiles()).has(path)) return 0;
+    if (this.#direct || this.#closed) return 0;
+    let bytes = 0;
+    for (const effect of this.#actor.handle({ type: 'evict', ranges, now: this.#options.now() })) {
+      if (effect.type !== 'punch') {
+        this.#run(effect);
+        continue;
+      }
+      const punch = this.#punch(effect, reason);
+      this.#evictions.add(punch);
+      bytes += await punch.finally(() => this.#evictions.delete(punch));
+    }
+    return bytes;
   }
 
   status(): LayerStatus {
@@ -150,6 +247,7 @@ export class LayerHost {
     this.#send({ type: 'close' });
     clearTimeout(this.#timer);
     clearTimeout(this.#flushTimer);
+    await Promise.allSettled(this.#evictions);
     await this.#flush().catch((error: unknown) =>
       this.#options.log.warn({ error }, 'last blocks not in the log'),
     );
@@ -171,6 +269,7 @@ export class LayerHost {
         return;
       }
       case 'fetch':
+        this.#options.onFetch();
         this.#fetch(effect);
         return;
       case 'promote': {
@@ -190,11 +289,48 @@ export class LayerHost {
       case 'corrupt':
         void this.#corrupt();
         return;
+      case 'punch':
+        // Only asked for by evict, which runs it itself.
+        return;
       case 'append':
         // Only asked for by #flushOnce, which takes it from the list itself.
         return;
       case 'wake':
         this.#wakeAt(effect.at);
+    }
+  }
+
+  /**
+   * The blocks are absent since the actor named them. Reads that saw them present a moment ago are waited for, the log is
+   * told, and only then their bytes go. In the turn of the appends: one of `layer.blocks` that is under way names
+   * blocks that were present when it began, so it has to be in the log before the eviction is.
+   */
+  async #punch({ job, ranges }: LayerEffect & { type: 'punch' }, reason: EvictionReason): Promise<number> {
+    const { file, quiesce, table, log, diffId, now } = this.#options;
+    let isLogged = false;
+    try {
+      await this.#inTurn(async () => {
+        await quiesce();
+        await this.#append({ type: 'layer.evicted', ranges, reason });
+      });
+      isLogged = true;
+      let bytes = 0;
+      for (const [first, count] of ranges) {
+        const from = first * table.blockSize;
+        // Whole blocks, past the end as well: a page in part is only zeroed.
+        await punchHole(file.fd, from, count * table.blockSize);
+        bytes += Math.min(count * table.blockSize, this.device.size - from);
+      }
+      return bytes;
+    } catch (error) {
+      log.warn(
+        { layer: diffId, error },
+        isLogged ? 'evicted blocks keep their bytes' : 'blocks are not evicted',
+      );
+      if (isLogged) throw error;
+      return 0;
+    } finally {
+      this.#send({ type: 'evicted', job, undone: !isLogged, now: now() });
     }
   }
 
@@ -234,6 +370,7 @@ export class LayerHost {
           return;
         }
         const { code, message } = failure.error;
+        this.#options.onFetch(code);
         this.#trace.jobEnded(running, timing, `${code}: ${message}`);
         this.#options.log.warn({ layer: diffId, code, message }, 'fetch failed');
         this.#send({ type: 'job.failed', job, code, message, retryable: failure.retryable, now: now() });
@@ -289,7 +426,8 @@ export class LayerHost {
     const isLogged =
       this.#isKnown('complete') ||
       (await this.#record({ type: 'layer.completed', digest: diffId }, isComplete));
-    if (isLogged && isComplete()) notify({ kind: 'complete', diffId });
+    while (this.#options.isWatched() && !this.#closed) await sleep(WATCHED_MS, undefined, { ref: false });
+    if (isLogged && !this.#closed && isComplete()) notify({ kind: 'complete', diffId });
   }
 
   async #corrupt(): Promise<void> {
@@ -337,7 +475,12 @@ export class LayerHost {
 
   /** Syncs what has come, then says so in the log. In this order: an event never leads its data. */
   #flush(): Promise<void> {
-    const next = this.#flushing.catch(() => {}).then(() => this.#flushOnce());
+    return this.#inTurn(() => this.#flushOnce());
+  }
+
+  /** One after the other, so that the log's order is that of what happened. */
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const next = this.#flushing.catch(() => {}).then(work);
     this.#flushing = next;
     return next;
   }

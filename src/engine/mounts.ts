@@ -11,7 +11,6 @@ import type { Mount as MountReply, Progress } from '../../schemas/api.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import type { TrustPolicy } from '../../schemas/trust.ts';
 import { mountErofs } from '../kernel/erofs.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import type { EventLog } from '../store/event-log.ts';
@@ -37,8 +36,8 @@ export interface MountOrder {
   platform: string | undefined;
   prefetch: boolean;
   container: string | undefined;
-  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
-  trust?: TrustPolicy | undefined;
+  /** Which of the image's commands is about to run. */
+  start: string;
   onProgress: (progress: Progress) => void;
 }
 
@@ -62,9 +61,11 @@ const WITHDRAW_MS = 1_000;
 
 class MountActor {
   readonly facts: MountFacts;
-  image: Image;
+  readonly image: Image;
   readonly host: ActorHost<typeof mountMachine>;
   error: ErrorRecord | undefined;
+  /** Which of the image's commands is about to run; undefined for a mount that is brought back. */
+  start: string | undefined;
   /** The directory was made for the mount and goes with it. */
   madeDir = false;
   /** It is being brought back: a failure leaves it in the log, for the next try. */
@@ -92,11 +93,7 @@ export class Mounts {
   async mount(order: MountOrder): Promise<MountReply> {
     const dir = cleanPath(order.dir);
     this.#refuseTaken(dir);
-    const { images } = this.#options;
-    const image =
-      order.image === undefined
-        ? await images.resolve(order.ref, order.platform, order.trust)
-        : await images.suited(order.image, order.trust);
+    const image = order.image ?? (await this.#options.images.resolve(order.ref, order.platform));
     this.#refuseTaken(dir);
     const facts: MountFacts = {
       id: this.#options.newId(),
@@ -105,16 +102,16 @@ export class Mounts {
       manifest: image.manifest,
       prefetch: order.prefetch,
       container: order.container,
-      trust: order.trust,
       state: 'requested',
     };
     const actor = this.#create(facts, image);
+    actor.start = order.start;
     image.progress.add(order.onProgress);
     let requested = false;
     try {
       actor.madeDir = await prepareDirectory(dir);
       requested = true;
-      const { id, ref, manifest, prefetch, container, trust } = facts;
+      const { id, ref, manifest, prefetch, container } = facts;
       await this.#append(id, {
         type: 'mount.requested',
         id,
@@ -123,7 +120,6 @@ export class Mounts {
         manifest,
         prefetch,
         ...(container === undefined ? {} : { container }),
-        ...(trust === undefined ? {} : { trust }),
       });
       actor.host.send({ type: 'MOUNT' });
       await actor.host.until('mounted', 'failed');
@@ -178,7 +174,6 @@ export class Mounts {
       config: actor.image.resolved.config,
       configPath: this.#options.layout.config(manifest),
       origin: actor.image.prepared?.origin ?? 'sidecar',
-      trust: actor.image.proof ?? 'unproven',
       ...(container === undefined ? {} : { container }),
       state: state === 'requested' || state === 'unmounted' ? 'mounting' : (state as MountReply['state']),
     };
@@ -194,11 +189,7 @@ export class Mounts {
     const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
-        const known = this.#options.images.get(facts.manifest);
-        if (known === undefined) return;
-        const image = await this.#options.images.suited(known, facts.trust, true).catch((error: unknown) => {
-          outcome.failures.push(`mount ${facts.dir} did not come back: ${toErrorRecord(error).message}`);
-        });
+        const image = this.#options.images.get(facts.manifest);
         if (image === undefined) return;
         const actor = this.#create(facts, image);
         actor.restoring = true;
@@ -298,8 +289,7 @@ export class Mounts {
 
   async #mountErofs(actor: MountActor): Promise<void> {
     const { id, dir, prefetch } = actor.facts;
-    actor.image = this.#options.images.forMount(actor.image);
-    const { metadata, devices } = await actor.image.use(id, prefetch);
+    const { metadata, devices } = await actor.image.use(id, prefetch, actor.start);
     if (actor.restoring) {
       const there = findMount(dir);
       actor.restored =

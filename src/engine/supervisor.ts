@@ -13,7 +13,6 @@ import { createLog } from './log.ts';
 import { emptyNode, foldEvent, idOf } from '../../actors/node-state.ts';
 import type { ImageStatus, Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { TrustPolicy } from '../../schemas/trust.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { readEndpoint } from '../bus/client.ts';
@@ -33,9 +32,9 @@ import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
 import { takeLock } from './lock.ts';
 import { Ownership, rootId } from './ownership.ts';
-import { Trust } from './trust.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
+import { Startups } from './startups.ts';
 import { type EngineSettings, writeSettings } from './process-settings.ts';
 
 export interface SupervisorOptions {
@@ -52,8 +51,6 @@ export interface SupervisorOptions {
   logLevel: string;
   /** Socket on which containerd finds its snapshotter; no snapshotter without. */
   snapshotter?: string | undefined;
-  /** Which sidecars may be used before they are proven; `always` by default. */
-  trust?: TrustPolicy | undefined;
 }
 
 /** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
@@ -117,31 +114,12 @@ class Supervisor {
     const registry = new RegistryClient({});
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
-    const completeLayers = async () => completeOf(await ask<FrontStatus>(bus, names.front('status'), {}));
+    const startups = new Startups({ bus, names, registry, log: this.#log });
     const images = new Images(
-      {
-        layout,
-        log: this.#log,
-        events,
-        names,
-        registry,
-        devices,
-        label,
-        leftovers,
-        trust: this.#options.trust ?? 'always',
-        completeLayers,
-      },
+      { layout, log: this.#log, events, names, registry, devices, startups, label, leftovers },
       state,
     );
     const chains = new Chains({ images, log: this.#log, now: Date.now });
-    const trust = new Trust({
-      layout,
-      log: this.#log,
-      images,
-      conditions: this.#conditions,
-      completeLayers,
-      now: () => performance.now(),
-    });
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
 
@@ -156,7 +134,8 @@ class Supervisor {
           devices.reopenAll().then(firstReady.resolve, firstReady.reject);
         } else if (notice.kind === 'complete') {
           void devices.handOver(notice.diffId);
-          trust.poke();
+        } else if (notice.kind === 'take-back') {
+          void devices.takeBack(notice.diffId);
         } else {
           this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
         }
@@ -173,7 +152,6 @@ class Supervisor {
       const sentence = `${dir} was mounted anew: who used the mount that was there reads errors`;
       this.#conditions.set(`lost:${dir}`, sentence);
     }
-    trust.poke();
     const reaped = await reapContainers({
       root,
       now: new Date(),
@@ -211,11 +189,9 @@ class Supervisor {
         status,
         mount: async (request, onProgress) => {
           this.#refuseWhenStopping();
-          const { ref, dir, platform, prefetch, container, layers } = request;
+          const { ref, dir, platform, prefetch, container, layers, start } = request;
           const image = layers === undefined ? undefined : await chains.image(ref, layers);
-          return mounts
-            .mount({ ref, image, dir, platform, prefetch, container, trust: request.trust, onProgress })
-            .finally(() => trust.poke());
+          return mounts.mount({ ref, image, dir, platform, prefetch, container, start, onProgress });
         },
         chain: async (request) => ({ flat: await chains.flat(request) }),
         unmount: ({ dir }) => mounts.unmount(dir),
@@ -236,7 +212,6 @@ class Supervisor {
         .catch((error: unknown) => this.#log.warn({ error }, 'the log did not take the end'));
       // A NATS that is stuck is not waited for.
       await Promise.race([bus.drain().catch(() => {}), sleep(DRAIN_MS)]);
-      await trust.close();
       await registry.close();
       await this.#stopChildren();
       this.#ended.resolve();
@@ -458,11 +433,6 @@ function residentBytes(pid: number): number | undefined {
   }
 }
 
-function completeOf(served: FrontStatus): Map<string, number> {
-  const complete = served.layers.filter(({ state }) => state === 'complete' || state === 'handed-over');
-  return new Map(complete.map(({ diffId, bytes }) => [diffId, bytes.total]));
-}
-
 function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
   const layers = new Map(served.layers.map((layer) => [layer.diffId, layer]));
   return [...images.all()].map((image) => {
@@ -484,8 +454,7 @@ function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
             : state === 'preparing'
               ? ('indexing' as const)
               : ('resolving' as const),
-      ...(image.prepared === undefined ? {} : { origin: image.prepared.origin, trust: image.proof }),
-      ...(image.prepared?.passed === undefined ? {} : { passed: image.prepared.passed }),
+      ...(image.prepared === undefined ? {} : { origin: image.prepared.origin }),
       blocks: {
         absent: sum((layer) => layer.blocks.absent),
         fetching: sum((layer) => layer.blocks.fetching),

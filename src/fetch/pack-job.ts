@@ -3,8 +3,8 @@
  * (fetch-job.ts), but in the order in which the image's start reads.
  */
 import { closeSync, openSync, writeSync } from 'node:fs';
-import type { StartRun } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import type { StartRun } from '../../schemas/fetch.ts';
 import type { SpanTable } from '../image/span-table.ts';
 import { decodePack } from '../pack/format.ts';
 import type { Layout } from '../store/layout.ts';

@@ -10,6 +10,8 @@ import type {
   FetchJob,
   FetchTimes,
   Job,
+  PackJob,
+  RecordJob,
   StopJob,
   VerifyJob,
   WorkerHello,
@@ -62,7 +64,7 @@ async function run(job: Job, signal: AbortSignal): Promise<void> {
   const spent = job.kind === 'fetch' ? { times } : {};
   try {
     const bytes =
-      job.kind === 'fetch' ? await fetchTwice(job, base, times, signal) : await verify(job, signal);
+      job.kind === 'fetch' ? await fetchTwice(job, base, times, signal) : await runOther(job, base, signal);
     complete({ ...base, ...spent, kind: 'done', bytes });
   } catch (error) {
     const record = toErrorRecord(error);
@@ -95,6 +97,25 @@ async function fetchTwice(
     if (toErrorRecord(error).code !== 'integrity') throw error;
     return await once();
   }
+}
+
+async function runOther(
+  job: VerifyJob | PackJob | RecordJob,
+  base: Omit<Completion, 'kind' | 'bytes'>,
+  signal: AbortSignal,
+): Promise<number> {
+  if (job.kind === 'verify') return await verify(job, signal);
+  const context = { layout, bus, registry, tables, signal };
+  const { bringPack, recordStart } = await import('./start-jobs.ts');
+  if (job.kind === 'record') {
+    await recordStart(job, context);
+    return 0;
+  }
+  return await bringPack(job, context, {
+    runs: (devices, runs) => complete({ ...base, kind: 'pack', devices, runs } as Completion),
+    blocks: (layer, firstBlock, count, bytes) =>
+      complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes } as Completion),
+  });
 }
 
 async function verify(job: VerifyJob, signal: AbortSignal): Promise<number> {
@@ -130,3 +151,5 @@ async function stop(): Promise<void> {
 process.once('SIGTERM', () => void stop());
 process.once('SIGINT', () => void stop());
 log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');
+// A start that has a pack should not wait for code.
+void import('./start-jobs.ts');

@@ -30,6 +30,7 @@ import {
   loadBytes,
   newTally,
   noteFirstRead,
+  noteUse,
   type ServedFile,
   serveFile,
   TALLY,
@@ -191,6 +192,11 @@ class Transport implements FuseTransport {
     return this.#stopped;
   }
 
+  /** States are looked at and bytes read in one go, on this very thread. */
+  quiesce(): Promise<void> {
+    return Promise.resolve();
+  }
+
   counters(inode?: number): TransportCounters {
     if (inode !== undefined) {
       const file = this.#byInode.get(inode);
@@ -232,6 +238,7 @@ class Transport implements FuseTransport {
   #reply(read: WaitingRead): void {
     const { file, buffer, offset, length, done } = read;
     if (!loadBytes(file, buffer, 0, offset, length)) return this.#fail(read, ERRNO.EIO);
+    if (length > 0) noteUse(file, offset, length);
     count(file.tally, TALLY.bytes, length);
     return done(length);
   }

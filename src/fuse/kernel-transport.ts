@@ -16,7 +16,7 @@
  */
 import { closeSync, write, writeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, SHARE_ENV, Worker } from 'node:worker_threads';
 import { CofaError } from '../../schemas/errors.ts';
 import { offLoop } from '../kernel/libc.ts';
@@ -181,6 +181,24 @@ class Transport implements KernelTransport {
   stop(): Promise<void> {
     this.#stopped ??= this.#stop();
     return this.#stopped;
+  }
+
+  /**
+   * A thread's turn is odd from before it looks at the states until its reply has been written, and all of these are
+   * sequentially consistent: either a thread's turn is seen odd here, and waited for until it has moved on, or the
+   * thread sees the states that were stored before. The main thread looks, reads and replies in one go.
+   */
+  async quiesce(): Promise<void> {
+    const turns = this.#turns();
+    const isOver = () =>
+      this.#turns().every(
+        (turn, thread) =>
+          turns[thread] !== turn || turn % 2 === 0 || this.#ofThread(thread, PER_THREAD.ended) === 1,
+      );
+    for (let looks = 0; !isOver(); looks++) {
+      if (looks < QUICK_LOOKS) await nextTurn();
+      else await sleep(QUIESCE_STEP_MS);
+    }
   }
 
   counters(inode?: number): TransportCounters {
@@ -394,5 +412,7 @@ class Transport implements KernelTransport {
   }
 }
 
+const QUICK_LOOKS = 20;
+const QUIESCE_STEP_MS = 1;
 const RETIRE_MS = 20;
 const STOP_STEP_MS = 5;

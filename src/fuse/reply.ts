@@ -6,7 +6,7 @@
 import { writeSync } from 'node:fs';
 import { isErrno } from '../kernel/errno.ts';
 import { BODY, ERRNO, MAX_READ, OUT, PAGE, ROOT } from './protocol.ts';
-import { loadBytes, type ServedFile, TALLY, TALLY_FIELDS, type Tally } from './served-file.ts';
+import { loadBytes, noteUse, type ServedFile, TALLY, TALLY_FIELDS, type Tally } from './served-file.ts';
 
 export class Replier {
   readonly #device: number;
@@ -34,6 +34,7 @@ export class Replier {
       this.error(low, high, ERRNO.EIO);
       return;
     }
+    if (length > 0) noteUse(file, offset, length);
     this.count(file.tally, TALLY.bytes, length);
     this.#send(low, high, 0, length);
   }

@@ -12,6 +12,8 @@ export interface ServedFile {
   fd: number;
   blockSize: number;
   blocks: Uint8Array<SharedArrayBuffer>;
+  /** `DeviceFile.uses` */
+  uses?: Uint32Array<SharedArrayBuffer>;
   /** Rows of `TALLY_FIELDS` numbers, one for each thread that serves. */
   tally: Tally;
   firstReads?: { clock: Int32Array; ticks: Uint32Array } | undefined;
@@ -42,6 +44,7 @@ export function serveFile(given: DeviceFile, rows: number, sequence: number): Se
     fd,
     blockSize,
     blocks: new Uint8Array(given.blocks),
+    ...(given.uses === undefined ? {} : { uses: new Uint32Array(given.uses) }),
     tally: newTally(rows),
     firstReads: given.firstReads && {
       clock: new Int32Array(given.firstReads.clock),
@@ -75,6 +78,18 @@ export function noteFirstRead(file: ServedFile, offset: number, length: number):
     // Two threads that meet here give the block two ticks in a row: either will do.
     if ((ticks[block] as number) <= since) ticks[block] = Atomics.add(clock, 0, 1) + 1;
   }
+}
+
+/**
+ * Notes that the range, of which every block is present, is being read. Plain stores: whichever thread's stays, it is the
+ * time of a moment ago; and one that changes nothing is left out, so that threads do not fight over a cache line.
+ */
+export function noteUse({ uses, blockSize }: ServedFile, offset: number, length: number): void {
+  if (uses === undefined) return;
+  const time = uses[0] as number;
+  const last = 1 + Math.floor((offset + length - 1) / blockSize);
+  for (let word = 1 + Math.floor(offset / blockSize); word <= last; word++)
+    if (uses[word] !== time) uses[word] = time;
 }
 
 /**

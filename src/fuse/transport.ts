@@ -28,6 +28,11 @@ export interface DeviceFile {
   blocks: SharedArrayBuffer;
   /** Notes which blocks are read first, in which order; without, nobody wants to know. */
   firstReads?: FirstReads;
+  /**
+   * When each block was last read, as Uint32: word 0 is the present time, in any unit that only grows, and whoever serves
+   * a read copies it into the word `1 + block` of each of its blocks. Without it nobody keeps count.
+   */
+  uses?: SharedArrayBuffer;
 }
 
 /**
@@ -81,6 +86,11 @@ export interface FuseTransport {
    * to a new front end do not stop: end with SIGKILL, and the kernel asks the next one again.
    */
   stop(): Promise<void>;
+  /**
+   * Resolves when every read that may have seen the block states as they were before this call has been answered. Later
+   * ones see them as they are now. So bytes of blocks that were made absent before the call may go afterwards.
+   */
+  quiesce(): Promise<void>;
   /** Of all files since the start, or of one inode since it was added. */
   counters(inode?: number): TransportCounters;
   /**
@@ -119,4 +129,6 @@ export function checkDeviceFile(file: DeviceFile): void {
   const { firstReads } = file;
   if (firstReads !== undefined && firstReads.ticks.byteLength < file.blocks.byteLength * 4)
     fail(`${firstReads.ticks.byteLength / 4} ticks for ${file.blocks.byteLength} blocks`);
+  if (file.uses !== undefined && file.uses.byteLength < 4 * (1 + file.blocks.byteLength))
+    fail(`${file.uses.byteLength} bytes for the uses of ${file.blocks.byteLength} blocks`);
 }

@@ -18,9 +18,13 @@ export interface ForeignFunction {
 
 const libc = koffi.load(null);
 
-/** Declares a function of the C library, for example `declare('umount2', ['str', 'int'])`. It returns an int. */
-export function declare(name: string, parameters: string[]): ForeignFunction {
-  return libc.func(name, 'int', parameters) as ForeignFunction;
+/** Declares a function of the C library, for example `declare('umount2', ['str', 'int'])`. It returns an int or an int64. */
+export function declare(
+  name: string,
+  parameters: string[],
+  result: 'int' | 'int64' = 'int',
+): ForeignFunction {
+  return libc.func(name, result, parameters) as ForeignFunction;
 }
 
 /** The address of a function of the C library, as an integer. */

@@ -167,6 +167,17 @@ export async function listLoops(wanted?: (backingFile: string) => boolean): Prom
   return found;
 }
 
+/** The files, as the kernel names them, that loop devices of this machine stand on. */
+export async function backingFiles(): Promise<Set<string>> {
+  const names = await readdir('/sys/block').catch(() => []);
+  const files = await Promise.all(
+    names
+      .filter((name) => name.startsWith('loop'))
+      .map((name) => readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '')),
+  );
+  return new Set(files.filter((file) => file !== '').map((file) => file.replace(/\n$/, '')));
+}
+
 // linux/loop.h
 const LOOP_CLR_FD = 0x4c01;
 const LOOP_GET_STATUS64 = 0x4c05;

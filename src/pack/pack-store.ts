@@ -44,6 +44,13 @@ export interface StoredPack {
   size: number;
 }
 
+export interface StoredPackInfo extends StoredPack {
+  manifest: string;
+  start: string;
+  /** ISO 8601 */
+  madeAt: string;
+}
+
 export class PackStore {
   readonly #bus: NatsConnection;
   readonly #maxBytes: number;
@@ -61,6 +68,17 @@ export class PackStore {
     const found = await Promise.all(names.map((name) => within(LOOKUP_MS, store.info(name))));
     const best = found.find((info): info is ObjectInfo => info != null && !info.deleted);
     return best === undefined ? undefined : { name: best.name, size: best.size };
+  }
+
+  /** All packs, by manifest. */
+  async list(): Promise<StoredPackInfo[]> {
+    const all = await (await this.#open()).list();
+    const packs = all.flatMap(({ name, size, mtime, deleted }): StoredPackInfo[] => {
+      const match = /^([0-9a-f]{64})\.([a-z0-9]{1,64})\.pack$/.exec(name);
+      if (match === null || deleted) return [];
+      return [{ name, size, madeAt: mtime, manifest: `sha256:${match[1]}`, start: match[2] as string }];
+    });
+    return packs.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /** A pack as it arrives. Errors: `not-found`; `integrity` at the end where it is not what was put. */

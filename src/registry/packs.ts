@@ -81,7 +81,7 @@ export async function findPack(
   const all = await client.referrers(image.reference, image.descriptor.digest, PACK_TYPES.artifact, signal);
   // Where the registry keeps the list, a pack that was pushed later does not remove the one before it.
   const usable = starts.flatMap((start) =>
-    all.filter((entry) => entry.annotations?.[START] === start).reverse(),
+    all.filter((entry) => entry.annotations?.[START] === start).toReversed(),
   );
   for (const candidate of usable.slice(0, MAX_CANDIDATES)) {
     try {

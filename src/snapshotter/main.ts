@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
+import { emptyNode, foldEvent } from '../../actors/node-state.ts';
 import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -39,11 +40,16 @@ async function run(): Promise<void> {
   const layout = new Layout(root);
   const names = subjects(settings.node);
   const bus = await connectBus(settings.nats, { name: 'cofa-snapshotter' });
-  const events = new EventLog(bus, Date.now);
-  const table = new SnapshotTable();
-  for await (const { subject, event } of events.replay(names.eventsOf('snapshot'))) {
-    table.apply(subject.slice(subject.lastIndexOf('.') + 1), event as SnapshotEvent);
-  }
+  const node = emptyNode();
+  const idOf = (subject: string) => subject.slice(subject.lastIndexOf('.') + 1);
+  const events = new EventLog(bus, Date.now, {
+    epoch: settings.epoch,
+    // An append of the snapshotter before this one, which landed late.
+    onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
+  });
+  for await (const { subject, event } of events.replay(names.allEvents))
+    foldEvent(node, idOf(subject), event);
+  const table = new SnapshotTable(node.snapshots);
   await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
   const door = new ImageDoor(engineCaller(bus, names), log);
   const flats = new FlatMounts({
@@ -69,7 +75,6 @@ async function run(): Promise<void> {
     newId: () => randomBytes(6).toString('hex'),
     log,
   });
-  await store.cleanup();
   const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
   log.info({ socket }, 'ready');
   // Mounts of an earlier life that nobody needs go after a while.

@@ -17,6 +17,8 @@ export interface GrpcServer {
 const MAX_PATH = 107;
 /** As gRPC servers of containerd take them. */
 const MAX_MESSAGE = 16 * 1024 * 1024;
+/** What one connection may have in buffers, MB: two of the largest messages. Beyond it is closed. */
+const MAX_SESSION_MB = 32;
 /** Calls on one connection; further ones wait at the client. */
 const MAX_STREAMS = 256;
 
@@ -36,7 +38,7 @@ export async function serveGrpc(path: string, routes: (router: ConnectRouter) =>
     await rm(path, { force: true });
   }
   const server = createServer(
-    { settings: { maxConcurrentStreams: MAX_STREAMS } },
+    { settings: { maxConcurrentStreams: MAX_STREAMS }, maxSessionMemory: MAX_SESSION_MB },
     connectNodeAdapter({
       routes,
       grpc: true,

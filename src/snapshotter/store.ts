@@ -11,7 +11,7 @@
  *     lowerdir=<unpacked layer>:…:<flat image>,upperdir=<id>/fs,workdir=<id>/work
  *
  * Order: folders are made before the fact is appended and removed after it. A crash in between leaves folders that no
- * snapshot has; they are removed at the next start, or by containerd's Cleanup. Changes of the table go one after the
+ * snapshot has; containerd's Cleanup removes them. Changes of the table go one after the
  * other (`#serially`); nothing slow is done inside.
  */
 import { execFile } from 'node:child_process';

@@ -558,6 +558,29 @@ describe('eviction', () => {
     expect([...layer.states]).toEqual([0, 0, 0, 0]);
   });
 
+  test('that is given up: the blocks are present as before, readers get theirs, and the log hears of them again', () => {
+    const layer = new Bench(evenGeometry(2, 2));
+    layer.send({ type: 'restore', ranges: [[0, 4]], complete: true });
+    layer.send(evict([[0, 2]]));
+    layer.read(1, 0, 1);
+    expect(layer.send({ type: 'evicted', job: 1, undone: true, now: 0 })).toEqual([
+      ok(1),
+      { type: 'verify' },
+    ]);
+    expect([...layer.states]).toEqual([2, 2, 2, 2]);
+    expect(layer.flush()).toEqual([{ type: 'append', ranges: [[0, 2]] }]);
+  });
+
+  test('leaves a startup pack what it still owes, and takes its word for nothing else', () => {
+    const layer = new Bench(evenGeometry(2, 2));
+    layer.send({ type: 'promise', pack: 1, ranges: [[0, 4]], now: 0 });
+    layer.fetched(1, 0);
+    layer.send(evict([[0, 1]]));
+    layer.send({ type: 'evicted', job: 2, now: 0 });
+    layer.fetched(1, 0, 3);
+    expect([...layer.states]).toEqual([0, 2, 2, 0]);
+  });
+
   test('keeps the log from hearing of blocks that are gone again', () => {
     const layer = new Bench(evenGeometry(2, 2));
     layer.send({ type: 'restore', ranges: [[0, 3]], logged: false });

@@ -90,7 +90,6 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
           config: digest,
           configPath,
           origin: 'node',
-          trust: 'proven',
           state: 'mounted',
         };
         return reply;

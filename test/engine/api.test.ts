@@ -18,7 +18,6 @@ const mounted = (dir: string, prefetch: boolean): Mount => ({
   config: digest,
   configPath: '/c',
   origin: 'node',
-  trust: 'proven',
   state: 'mounted',
 });
 let server: NatsServer;

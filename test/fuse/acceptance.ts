@@ -1,13 +1,14 @@
 /** The one suite that every FUSE transport passes. */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { writeSync } from 'node:fs';
 import { appendFile, mkdir, open, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { ColdRead, DeviceFile } from '../../src/fuse/transport.ts';
-import { BLOCK_FETCHING, inodeOf } from '../../src/fuse/transport.ts';
+import { BLOCK_ABSENT, BLOCK_FETCHING, inodeOf } from '../../src/fuse/transport.ts';
 import { mountErofs } from '../../src/kernel/erofs.ts';
 import { changeBacking } from '../../src/kernel/loop.ts';
 import { isMounted, unmount } from '../../src/kernel/mount.ts';
@@ -121,6 +122,63 @@ export function acceptance(transportName: string, serve: Serve): void {
       expect(order()).toEqual([]);
       await read(7, 2, 6);
       expect(order()).toEqual([7, 2, 6]);
+    });
+
+    test('blocks whose bytes go while they are read: nobody gets what lies there afterwards', async () => {
+      const layer = await bed.layer(2 * MIB);
+      layer.fetch();
+      let leaving = false;
+      const waiting: Array<() => void> = [];
+      const { transport, target } = await bed.serve((_, offset, length, answer) => {
+        const load = () => {
+          layer.fetch(offset, length);
+          answer(0);
+        };
+        if (leaving) waiting.push(load);
+        else load();
+      });
+      transport.add(layer.file);
+      const pieces = randomPieces(3_000, layer.file.size);
+      const path = join(target, layer.file.name);
+      const job = startReadJob({ path, truth: layer.truth, pieces, parallel: 16, direct: true });
+      const done = job.report.finally(() => (reading = false));
+      let reading = true;
+      let evictions = 0;
+      const poison = Buffer.alloc(layer.file.size, 0xdd);
+      while (reading) {
+        leaving = true;
+        for (let block = 0; block < layer.blockCount; block++) layer.mark(block, BLOCK_ABSENT);
+        await transport.quiesce();
+        writeSync(layer.file.fd, poison, 0, poison.length, 0);
+        leaving = false;
+        for (const load of waiting.splice(0)) load();
+        evictions += 1;
+        await sleep(2);
+      }
+      expect((await done).results).toEqual(allOk(pieces.length));
+      expect(evictions).toBeGreaterThan(20);
+    });
+
+    test('each block has the time of its last read', async () => {
+      const layer = await bed.layer(8 * BLOCK);
+      layer.fetch(0, 4 * BLOCK);
+      const uses = new Uint32Array(new SharedArrayBuffer(4 * 9));
+      const { transport, target } = await bed.serve((_, offset, length, answer) => {
+        layer.fetch(offset, length);
+        answer(0);
+      });
+      transport.add({ ...layer.file, uses: uses.buffer as SharedArrayBuffer });
+      const path = join(target, layer.file.name);
+      for (const [time, offset, length] of [
+        [5, 0, 3 * BLOCK],
+        [6, 2 * BLOCK - 512, 1024],
+        [7, 7 * BLOCK, BLOCK],
+      ] as const) {
+        uses[0] = time;
+        const job = { path, truth: layer.truth, pieces: [{ offset, length }], parallel: 1, direct: true };
+        expect((await readPieces(job)).results).toEqual(['ok']);
+      }
+      expect([...uses]).toEqual([7, 5, 6, 6, 0, 0, 0, 0, 7]);
     });
 
     test('a block that is being fetched is not present yet', async () => {

@@ -41,8 +41,8 @@ test('the stored records fold to the state that they made', () => {
   expect(state.images.get(`sha256:${'a'.repeat(64)}`)).toMatchObject({ failure: { code: 'integrity' } });
   expect(state.layers.get(`sha256:${hex}`)).toMatchObject({
     presentCount: 0,
-    complete: true,
-    handedOver: true,
+    complete: false,
+    handedOver: false,
   });
   expect(state.mounts.size).toBe(0);
 });

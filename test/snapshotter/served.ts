@@ -7,10 +7,7 @@ export async function untilServed(socket: string): Promise<SnapshotClient> {
   return await eventually(`a snapshotter at ${socket}`, async () => {
     const client = connectSnapshotter(socket);
     try {
-      await client.api
-        .list({ filters: ['name==none'] })
-        [Symbol.asyncIterator]()
-        .next();
+      await client.walk('name==none');
       return client;
     } catch (error) {
       client.close();

@@ -782,7 +782,7 @@ class Simulation {
         for (const block of layer.log.presentBlocks()) {
           this.#check(layer.disk.isSynced(block), () => `block ${block} is punched and still in the log`);
         }
-        this.#send(layer, { type: 'evicted', job, now: this.#now });
+        this.#send(layer, { type: 'evicted', job, undone: isFailed, now: this.#now });
         next();
       });
     });

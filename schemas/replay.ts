@@ -1,0 +1,222 @@
+/**
+ * What `cofa replay --json` and `cofa events export --json` print; docs/replay.md shows it. Shapes only grow: a field may
+ * be added.
+ */
+import { z } from 'zod';
+
+const count = z.int().min(0);
+const seq = count.describe('sequence in the log; 0: before its first event');
+const position = count.describe('number of events of this log that have happened');
+const time = z.iso.datetime().nullable().describe("by the writer's clock; null: not known");
+const ranges = z.array(z.tuple([count, count])).describe('[first block, count], ascending');
+const us = z.number().min(0).describe('microseconds');
+const failure = z.object({ code: z.string(), message: z.string() });
+
+export const ReplayImage = z.object({
+  manifest: z.string(),
+  ref: z.string(),
+  state: z.enum(['resolved', 'prepared', 'failed']),
+  origin: z.enum(['sidecar', 'node']).optional(),
+  flat: z.string().optional().describe('digest of the flat metadata'),
+  failure: failure.optional(),
+  verified: z.string().optional().describe('digest of flat metadata that the node has built by itself'),
+  refuted: z.string().optional().describe("the registry's flat metadata are not those of the layers"),
+  layers: z.array(z.string()).describe('diffIDs, the lowest first'),
+});
+
+export const ReplayLayer = z.object({
+  diffId: z.string(),
+  state: z.enum(['lazy', 'complete', 'handed-over']),
+  size: count.describe('uncompressed bytes'),
+  blockSize: count,
+  blockCount: count,
+  blob: z.string(),
+  presentCount: count,
+  present: ranges,
+  images: z.array(z.string()).describe('references of the images that have it'),
+});
+
+export const ReplayMount = z.object({
+  id: z.string(),
+  dir: z.string(),
+  ref: z.string(),
+  manifest: z.string(),
+  state: z.enum(['requested', 'mounted', 'detached', 'unmounted', 'failed']),
+  container: z.string().optional(),
+});
+
+/** `--at`: what the node knew at a moment. */
+export const ReplayState = z.object({
+  node: z.string(),
+  seq,
+  position,
+  time,
+  digest: z.string().describe('of the canonical encoding of the state: equal states have equal digests'),
+  running: z.boolean(),
+  images: z.array(ReplayImage),
+  layers: z.array(ReplayLayer),
+  mounts: z.array(ReplayMount),
+});
+
+const change = z.enum(['added', 'removed', 'changed']);
+const fields = z
+  .record(z.string(), z.object({ from: z.unknown(), to: z.unknown() }))
+  .describe('what differs; null: not there');
+const moment = z.object({ seq, position, time });
+
+/** `--diff`: what became different between two moments. */
+export const ReplayDiff = z.object({
+  from: moment,
+  to: moment,
+  equal: z.boolean(),
+  running: z.object({ from: z.boolean(), to: z.boolean() }).optional(),
+  images: z.array(z.object({ id: z.string().describe('manifest'), change, fields })),
+  layers: z.array(
+    z.object({
+      diffId: z.string(),
+      change,
+      gained: ranges.describe('blocks that became present'),
+      lost: ranges.describe('blocks that are gone'),
+      fields,
+    }),
+  ),
+  mounts: z.array(z.object({ id: z.string(), change, fields })),
+});
+
+/** `--events`, one a line; `--break` prints one. */
+export const ReplayEventLine = z.object({
+  seq,
+  position: count.describe('number of events up to and with this one'),
+  time: z.iso.datetime(),
+  subject: z.string(),
+  type: z.string(),
+  data: z.record(z.string(), z.unknown()),
+  strange: z
+    .enum(['unknown type', 'later version', 'unreadable'])
+    .optional()
+    .describe('this cofa cannot say what it means; it changes no state'),
+});
+
+const WhyStep = z.object({
+  step: z.enum(['wait', 'queue', 'first-byte', 'transfer', 'verify', 'write', 'other', 'reply']),
+  startUs: us.describe('from the arrival of the read; before it for a job that ran already: 0'),
+  us,
+});
+
+export const WhyJob = z.object({
+  job: z.int(),
+  class: z.enum(['demand', 'prefetch']),
+  span: count,
+  spans: count,
+  worker: z.string(),
+  bytes: count.describe('compressed'),
+  beganUs: z.number().describe('queued, from the arrival of the read; negative: before it'),
+  totalUs: us,
+  error: z.string().optional(),
+  steps: z.array(WhyStep),
+});
+
+/** `why --read`: what a read waited for. */
+export const WhyRead = z.object({
+  kind: z.literal('read'),
+  id: z.string().describe('SEQUENCE.N: the trace event and the place in it'),
+  layer: z.string(),
+  time: z.iso.datetime(),
+  block: count,
+  blocks: count,
+  errno: count,
+  us: us.describe('waited'),
+  paths: z.array(z.string()).describe('files that the blocks belong to, where that can be found'),
+  jobs: z.array(WhyJob).describe('fetches that it waited for, the last to end first'),
+  steps: z.array(WhyStep).describe('where the time went, from arrival to answer; they add up to `us`'),
+  missing: count.describe('jobs that the log does not tell of'),
+});
+
+/** `why --mount`, `why --start`: what a start was spent on. */
+export const WhyStart = z.object({
+  kind: z.literal('start'),
+  mount: z.string(),
+  ref: z.string(),
+  manifest: z.string(),
+  dir: z.string(),
+  time: z.iso.datetime().describe('when it began'),
+  us: us.describe('from there to the answer of its last cold read'),
+  phases: z.array(
+    z.object({
+      phase: z.enum(['resolve', 'prepare', 'attach', 'mount', 'reads']),
+      startUs: us,
+      us,
+      what: z.string(),
+    }),
+  ),
+  reads: z.object({
+    count,
+    failed: count,
+    waitedUs: us.describe('sum over all reads'),
+    blockedUs: us.describe('time in which at least one read waited'),
+    p50Us: us,
+    p99Us: us,
+    maxUs: us,
+    dropped: count.describe('reads and jobs that the traces left out'),
+  }),
+  bytes: count.describe('compressed, fetched by jobs that reads waited for'),
+  prefetchedBytes: count,
+  steps: z
+    .record(z.string(), us)
+    .describe(
+      'the waiting of all reads by what they waited for: queue, first-byte, transfer, verify, write, …',
+    ),
+  slowest: z.array(
+    z.object({
+      id: z.string(),
+      layer: z.string(),
+      block: count,
+      us,
+      startUs: us,
+      paths: z.array(z.string()),
+    }),
+  ),
+  spans: z
+    .array(
+      z.object({ layer: z.string(), span: count, spans: count, reads: count, waitedUs: us, bytes: count }),
+    )
+    .describe('fetches by the waiting that they caused'),
+  files: z.array(z.object({ path: z.string(), reads: count, waitedUs: us })),
+  path: z
+    .array(z.object({ id: z.string(), startUs: us, us, gapUs: us.describe('without a wait before it') }))
+    .describe('critical path: the waits that followed one another up to the last'),
+  criticalUs: us.describe('sum of the waits on it'),
+});
+
+/** `events export` */
+export const ExportResult = z.object({
+  file: z.string(),
+  node: z.string(),
+  events: count,
+  firstSeq: count.optional(),
+  lastSeq: count.optional(),
+  firstTime: z.iso.datetime().optional(),
+  lastTime: z.iso.datetime().optional(),
+  bytes: count.describe('of the file'),
+  beginning: seq.describe('the state in front of the first event is that after this one'),
+});
+
+export const REPLAY_SCHEMAS = {
+  'replay.state': ReplayState,
+  'replay.diff': ReplayDiff,
+  'replay.event': ReplayEventLine,
+  'replay.why-read': WhyRead,
+  'replay.why-start': WhyStart,
+  'events.export': ExportResult,
+} as const;
+
+export type ReplayImage = z.output<typeof ReplayImage>;
+export type ReplayLayer = z.output<typeof ReplayLayer>;
+export type ReplayMount = z.output<typeof ReplayMount>;
+export type ReplayState = z.output<typeof ReplayState>;
+export type ReplayDiff = z.output<typeof ReplayDiff>;
+export type ReplayEventLine = z.output<typeof ReplayEventLine>;
+export type WhyRead = z.output<typeof WhyRead>;
+export type WhyStart = z.output<typeof WhyStart>;
+export type WhyStep = z.output<typeof WhyStep>;
+export type WhyJob = z.output<typeof WhyJob>;

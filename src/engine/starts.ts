@@ -1,0 +1,193 @@
+/**
+ * Starts of images in the front end: bring the startup pack where there is one, and record what is read until the start is
+ * over, so that the next one has a better pack. What the FUSE threads note (FirstReads) is the recording.
+ */
+import type { Logger } from 'pino';
+import { StartWatch } from '../../actors/start-watch.ts';
+import type { JobLayer, PackSource, StartRun } from '../../schemas/fetch.ts';
+import type { BeginStart } from '../../schemas/front.ts';
+import type { FirstReads } from '../fuse/transport.ts';
+import type { FetchPool } from './fetch-pool.ts';
+
+/** What is needed of a layer that is open. */
+export interface StartLayer {
+  readonly device: { readonly blockSize: number };
+  /** The ticks of its blocks. */
+  readonly firstReads: Uint32Array;
+  /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
+  promise(pack: number, ranges: ReadonlyArray<readonly [number, number]>): number | undefined;
+  arrived(job: number, first: number, count: number, bytes: number): void;
+  promiseEnded(job: number): void;
+}
+
+interface Recording {
+  order: BeginStart;
+  watch: StartWatch;
+  /** Ticks above it belong to this start. */
+  since: number;
+}
+
+/** Starts that are recorded at once; further ones are not recorded. */
+const MOST_RECORDINGS = 32;
+
+export class Starts {
+  readonly #options: {
+    pool: FetchPool;
+    layer(diffId: string): StartLayer | undefined;
+    now: () => number;
+    log: Logger;
+  };
+  readonly #clock = new Int32Array(new SharedArrayBuffer(8));
+  readonly #recordings = new Map<string, Recording>();
+  #packs = 0;
+  #nextPack = 1;
+  #seen = 0;
+  #lastFirstRead = Number.NEGATIVE_INFINITY;
+
+  constructor(options: {
+    pool: FetchPool;
+    layer(diffId: string): StartLayer | undefined;
+    now: () => number;
+    log: Logger;
+  }) {
+    this.#options = options;
+  }
+
+  /** For a device of so many blocks. */
+  firstReads(blockCount: number): FirstReads {
+    return {
+      clock: this.#clock.buffer as SharedArrayBuffer,
+      ticks: new SharedArrayBuffer(blockCount * 4),
+    };
+  }
+
+  /** Whether a pack is on its way: nothing else should take its bandwidth. */
+  get isBringing(): boolean {
+    return this.#packs > 0;
+  }
+
+  /** When something was read for the first time, by the clock of `now`. */
+  get lastFirstRead(): number {
+    return this.#lastFirstRead;
+  }
+
+  /** Whether the layer's first reads are being recorded: it must not be handed over to the kernel yet. */
+  isRecording(diffId: string): boolean {
+    for (const { order } of this.#recordings.values())
+      if (order.layers.some((layer) => layer.diffId === diffId)) return true;
+    return false;
+  }
+
+  /** An image was attached, and what will run in it starts. */
+  begin(order: BeginStart): void {
+    if (order.pack !== undefined) this.#bring(order.pack, order.layers);
+    if (!order.record || this.#recordings.size >= MOST_RECORDINGS) return;
+    // Recordings that run at the same time share the clock: the later one restarts the ticks of layers in common.
+    const since = Atomics.load(this.#clock, 0);
+    Atomics.store(this.#clock, 1, since);
+    const watch = new StartWatch(this.#options.now(), since);
+    this.#recordings.set(`${order.manifest} ${order.start}`, { order, watch, since });
+  }
+
+  /** To be called every 100 ms or so. */
+  tick(): void {
+    const now = this.#options.now();
+    const ticks = Atomics.load(this.#clock, 0);
+    if (ticks !== this.#seen) this.#lastFirstRead = now;
+    this.#seen = ticks;
+    for (const [key, recording] of this.#recordings) {
+      const state = recording.watch.look(now, ticks);
+      if (state === 'going-on') continue;
+      this.#recordings.delete(key);
+      if (state === 'over') this.#record(recording);
+    }
+  }
+
+  /** The layer is about to be closed: what started is over, or at an end that comes to the same. */
+  closing(diffId: string): void {
+    this.tick();
+    for (const [key, recording] of this.#recordings) {
+      if (!recording.order.layers.some((layer) => layer.diffId === diffId)) continue;
+      this.#recordings.delete(key);
+      this.#record(recording);
+    }
+  }
+
+  #bring(pack: PackSource, layers: JobLayer[]): void {
+    const number = this.#nextPack++;
+    const { pool, log } = this.#options;
+    /** By diffID: the layer and its promise. */
+    const promises = new Map<string, Array<{ layer: StartLayer; job: number }>>();
+    const startedAt = this.#options.now();
+    this.#packs += 1;
+    pool.submit(
+      { kind: 'pack', layer: '', layers, pack },
+      {
+        pack: ({ devices, runs }) => {
+          for (const [device, diffId] of devices.entries()) {
+            const mine = runs.flatMap(
+              ([of, first, count]): Array<[number, number]> => (of === device ? [[first, count]] : []),
+            );
+            const layer = this.#options.layer(diffId);
+            if (layer === undefined || mine.length === 0) continue;
+            const job = layer.promise(number, mine);
+            if (job === undefined) continue;
+            const known = promises.get(diffId);
+            if (known === undefined) promises.set(diffId, [{ layer, job }]);
+            else known.push({ layer, job });
+          }
+        },
+        blocks: (first, count, bytes, diffId) => {
+          const known = promises.get(diffId);
+          // Closed and opened again meanwhile: the job number is another layer's.
+          const [made] = known ?? [];
+          if (made === undefined || this.#options.layer(diffId) !== made.layer) return;
+          made.layer.arrived(made.job, first, count, bytes);
+        },
+        end: (_, failure) => {
+          this.#packs -= 1;
+          for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
+          const ms = Math.round(this.#options.now() - startedAt);
+          if (failure === undefined) log.info({ pack, ms }, 'startup pack brought');
+          else log.warn({ pack, ms, error: failure.error }, 'startup pack given up');
+        },
+      },
+    );
+  }
+
+  #record({ order, watch, since }: Recording): void {
+    const found: Array<{ device: number; block: number; tick: number }> = [];
+    const devices: string[] = [];
+    for (const { diffId } of order.layers) {
+      const layer = this.#options.layer(diffId);
+      if (layer === undefined) continue;
+      const device = devices.push(diffId) - 1;
+      const { firstReads } = layer;
+      for (let block = 0; block < firstReads.length; block++) {
+        const tick = firstReads[block] as number;
+        if (tick > since) found.push({ device, block, tick });
+      }
+    }
+    found.sort((a, b) => a.tick - b.tick);
+    const runs: Array<[number, number, number]> = [];
+    for (const { device, block } of found) {
+      const last = runs.at(-1);
+      if (last !== undefined && last[0] === device && last[1] + last[2] === block) last[2] += 1;
+      else runs.push([device, block, 1]);
+    }
+    const { manifest, start, layers } = order;
+    this.#options.log.info({ manifest, start, blocks: found.length, ms: watch.lasted }, 'start recorded');
+    if (runs.length === 0) return;
+    const set: { devices: string[]; runs: StartRun[] } = { devices, runs };
+    this.#options.pool.submit(
+      { kind: 'record', layer: '', manifest, start, layers, set },
+      {
+        blocks: () => {},
+        end: (_, failure) => {
+          if (failure !== undefined)
+            this.#options.log.warn({ manifest, error: failure.error }, 'no startup pack was made');
+        },
+      },
+    );
+  }
+}

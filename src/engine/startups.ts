@@ -1,0 +1,67 @@
+/**
+ * Startup packs on the supervisor's side: find the pack of an image while its sidecar is fetched, and tell the front end
+ * what starts. A pack only makes a start faster: whatever goes wrong with it is noted, and the start goes on without.
+ */
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import type { JobLayer, PackSource } from '../../schemas/fetch.ts';
+import type { BeginStart } from '../../schemas/front.ts';
+import type { Subjects } from '../../schemas/subjects.ts';
+import { ask } from '../bus/connection.ts';
+import { DEFAULT_START, PackStore } from '../pack/pack-store.ts';
+import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
+import { findPack } from '../registry/packs.ts';
+
+export class Startups {
+  readonly #bus: NatsConnection;
+  readonly #names: Subjects;
+  readonly #registry: RegistryClient;
+  readonly #log: Logger;
+  readonly #store: PackStore;
+
+  constructor(options: { bus: NatsConnection; names: Subjects; registry: RegistryClient; log: Logger }) {
+    this.#bus = options.bus;
+    this.#names = options.names;
+    this.#registry = options.registry;
+    this.#log = options.log;
+    this.#store = new PackStore(options.bus);
+  }
+
+  /**
+   * Where the pack of a start lies; undefined where there is none. What the nodes of this NATS have learned comes first,
+   * then what lies beside the image: `image` as the registry has just described it, undefined when it was not asked.
+   */
+  async find(
+    manifest: string,
+    start: string,
+    image: ResolvedImage | undefined,
+  ): Promise<PackSource | undefined> {
+    const ignore = (error: unknown) => {
+      this.#log.warn({ manifest, start, error }, 'no startup pack could be looked for');
+      return undefined;
+    };
+    const [shared, pushed] = await Promise.all([
+      this.#store.find(manifest, start).catch(ignore),
+      image && findPack(this.#registry, image, [...new Set([start, DEFAULT_START])]).catch(ignore),
+    ]);
+    if (shared !== undefined) return { kind: 'nats', ...shared };
+    if (pushed === undefined || image === undefined) return undefined;
+    const { registry, repository } = image.reference;
+    return { kind: 'registry', registry, repository, ...pushed.blob };
+  }
+
+  /** The image's devices are attached: its start begins. */
+  begin(manifest: string, start: string, layers: JobLayer[], pack: Promise<PackSource | undefined>): void {
+    // Recorded from now on; the pack comes when it is found.
+    this.#tell({ manifest, start, layers, record: true });
+    void pack.then((found) => {
+      if (found !== undefined) this.#tell({ manifest, start, layers, record: false, pack: found });
+    });
+  }
+
+  #tell(order: BeginStart): void {
+    ask(this.#bus, this.#names.front('start'), order).catch((error: unknown) => {
+      this.#log.warn({ image: order.manifest, error }, 'the front end does not know of a start');
+    });
+  }
+}

@@ -1,0 +1,163 @@
+/** The jobs around an image's start: bring what its startup pack has, and make the pack of what a start has read. */
+import { open } from 'node:fs/promises';
+import type { NatsConnection } from '@nats-io/nats-core';
+import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import type { JobLayer, PackJob, RecordJob, StartRun } from '../../schemas/fetch.ts';
+import type { SpanTable } from '../image/span-table.ts';
+import { encodePack, MAX_PACK_BYTES } from '../pack/format.ts';
+import { PackStore } from '../pack/pack-store.ts';
+import type { RegistryClient } from '../registry/client.ts';
+import type { Layout } from '../store/layout.ts';
+import type { SpanTables } from './fetch-job.ts';
+import { runPack } from './pack-job.ts';
+
+export interface StartContext {
+  layout: Layout;
+  bus: NatsConnection;
+  registry: RegistryClient;
+  tables: SpanTables;
+  signal: AbortSignal;
+}
+
+/** Runs of one message: some 8 bytes each, far below what NATS takes. */
+const RUNS_AT_ONCE = 20_000;
+/** A pack is made again when so many of its blocks would change. */
+const WORTH_SHARE = 0.05;
+
+/**
+ * Brings a startup pack into the layer devices. Resolves with the bytes that came and were not reported.
+ * Errors: those of `runPack`.
+ */
+export async function bringPack(
+  job: PackJob,
+  context: StartContext,
+  on: {
+    runs(devices: readonly string[], runs: readonly StartRun[]): void;
+    blocks(layer: string, first: number, count: number, bytes: number): void;
+  },
+): Promise<number> {
+  const { layout, signal } = context;
+  const tables = await tablesOf(job.layers, context);
+  let bytes = 0;
+  const source = sourceOf(job, context);
+  async function* counted() {
+    for await (const chunk of source) {
+      bytes += chunk.length;
+      yield chunk;
+    }
+  }
+  await runPack(counted(), {
+    layout,
+    tables,
+    signal,
+    onHeader: (devices, runs) => {
+      for (let at = 0; at < runs.length; at += RUNS_AT_ONCE)
+        on.runs(devices, runs.slice(at, at + RUNS_AT_ONCE));
+    },
+    onBlocks: (layer, first, count) => {
+      on.blocks(layer, first, count, bytes);
+      bytes = 0;
+    },
+  });
+  return bytes;
+}
+
+/**
+ * Adds a recording to those that are known of the start, and makes a new pack where the result is another than before.
+ * Blocks that are not in the devices (any more) are left out. Errors: those of the store and of the disk.
+ */
+export async function recordStart(job: RecordJob, context: StartContext): Promise<void> {
+  const { manifest, start } = job;
+  const store = new PackStore(context.bus);
+  const earlier = await store.recordings(manifest, start);
+  const recordings = [...earlier, { devices: job.set.devices, runs: job.set.runs }];
+  const set = mergeStarts(recordings);
+  if (set.runs.length === 0) return;
+  const known = earlier.length > 0 ? await store.find(manifest, start) : undefined;
+  if (known === undefined || differs(mergeStarts(earlier), set)) {
+    await makePack(job, set, store, context);
+    context.signal.throwIfAborted();
+  }
+  await store.remember(manifest, start, recordings);
+}
+
+async function makePack(
+  job: RecordJob,
+  wanted: StartSet,
+  store: PackStore,
+  context: StartContext,
+): Promise<void> {
+  const tables = await tablesOf(job.layers, context);
+  const blockSize = tables.values().next().value?.blockSize ?? 0;
+  const set = firstBlocks(wanted, Math.floor(MAX_PACK_BYTES / blockSize));
+  const files = await Promise.all(set.devices.map((diffId) => open(context.layout.device(diffId), 'r')));
+  try {
+    const buffer = Buffer.alloc(blockSize);
+    const read = async (device: number, block: number, length: number) => {
+      context.signal.throwIfAborted();
+      const { bytesRead } = await (files[device] as (typeof files)[number]).read(
+        buffer,
+        0,
+        length,
+        block * blockSize,
+      );
+      return bytesRead === length ? buffer.subarray(0, length) : Buffer.alloc(0);
+    };
+    const tableOf = (device: number) => tables.get(set.devices[device] as string) as SpanTable;
+    // A block may have been evicted since it was read: first find out which ones can be packed.
+    const runs: Array<[number, number, number]> = [];
+    for (const [device, first, count] of set.runs) {
+      const table = tableOf(device);
+      for (let block = first; block < Math.min(first + count, table.blockCount); block++) {
+        if (!table.verify(block, await read(device, block, table.blockLength(block)))) continue;
+        const last = runs.at(-1);
+        if (last !== undefined && last[0] === device && last[1] + last[2] === block) last[2] += 1;
+        else runs.push([device, block, 1]);
+      }
+    }
+    if (runs.length === 0) return;
+    const header = {
+      manifest: job.manifest,
+      blockSize,
+      devices: set.devices,
+      sizes: set.devices.map((_, device) => tableOf(device).rawSize),
+      runs,
+    };
+    await store.put(job.manifest, job.start, encodePack(header, read));
+  } finally {
+    await Promise.all(files.map((file) => file.close()));
+  }
+}
+
+function differs(before: StartSet, after: StartSet): boolean {
+  const known = new Set(keysOf(before));
+  const now = keysOf(after);
+  const added = now.filter((key) => !known.has(key)).length;
+  const dropped = known.size - (now.length - added);
+  return added + dropped > known.size * WORTH_SHARE;
+}
+
+function keysOf({ devices, runs }: StartSet): string[] {
+  return runs.flatMap(([device, first, count]) =>
+    Array.from({ length: count }, (_, i) => `${devices[device]}/${first + i}`),
+  );
+}
+
+async function tablesOf(
+  layers: readonly JobLayer[],
+  { tables }: StartContext,
+): Promise<Map<string, SpanTable>> {
+  const pairs = layers.map(async ({ diffId, blob }): Promise<[string, SpanTable]> => {
+    const table = await tables.get(blob);
+    if (table.diffId !== diffId)
+      throw new CofaError('integrity', `the span table of ${blob} is not that of layer ${diffId}`);
+    return [diffId, table];
+  });
+  return new Map(await Promise.all(pairs));
+}
+
+function sourceOf({ pack }: PackJob, { bus, registry, signal }: StartContext): AsyncIterable<Uint8Array> {
+  if (pack.kind === 'nats') return new PackStore(bus).read(pack.name);
+  return registry.blobRange(pack, pack, 0, pack.size, signal);
+}

@@ -1,0 +1,59 @@
+/**
+ * Holes in files: fallocate(2) with FALLOC_FL_PUNCH_HOLE gives the disk space of a range back, lseek(2) with SEEK_HOLE
+ * tells where there is none. Both work on ext4, xfs, btrfs, f2fs and tmpfs.
+ */
+import { CofaError } from '../../schemas/errors.ts';
+import { isErrno } from './errno.ts';
+import { callOffLoop, declare } from './libc.ts';
+
+// linux/falloc.h, unistd.h
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+
+const fallocate = declare('fallocate', ['int', 'int', 'int64', 'int64']);
+const lseek = declare('lseek', ['int', 'int64', 'int'], 'int64');
+
+/**
+ * Makes `[offset, offset + length)` of the file a hole; its size stays. Runs on a pool thread: a large range of a
+ * fragmented file takes a while. Errors: `unsupported` where the file system cannot.
+ */
+export async function punchHole(fd: number, offset: number, length: number): Promise<void> {
+  const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  try {
+    await callOffLoop('fallocate', fallocate, fd, mode, offset, length);
+  } catch (cause) {
+    if (!isErrno(cause, 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS')) throw cause;
+    throw new CofaError('unsupported', 'the file system below the cofa root cannot punch holes into files', {
+      cause,
+      hint: 'keep the cofa root on ext4, xfs or btrfs',
+    });
+  }
+}
+
+/**
+ * The holes of the first `size` bytes, `[offset, end)` each, in order. A file system that does not tell says that there
+ * are none. The file's position moves.
+ */
+export async function holesOf(fd: number, size: number): Promise<Array<[offset: number, end: number]>> {
+  const holes: Array<[number, number]> = [];
+  for (let at = 0; at < size; ) {
+    const hole = await seek(fd, at, SEEK_HOLE);
+    if (hole === undefined || hole >= size) break;
+    const data = Math.min((await seek(fd, hole, SEEK_DATA)) ?? size, size);
+    holes.push([hole, data]);
+    at = data;
+  }
+  return holes;
+}
+
+/** Undefined: there is none behind `from` (ENXIO), or the file system does not know (EINVAL). */
+async function seek(fd: number, from: number, whence: number): Promise<number | undefined> {
+  try {
+    return await callOffLoop('lseek', lseek, fd, from, whence);
+  } catch (error) {
+    if (isErrno(error, 'ENXIO', 'EINVAL', 'EOPNOTSUPP')) return undefined;
+    throw error;
+  }
+}

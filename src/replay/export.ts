@@ -1,0 +1,100 @@
+/** Writes the log of an engine, or a part of an exported one, into a file: streamed, with bounded memory. */
+import type { LiveLog } from './live-log.ts';
+import { planLive, type LoadOptions } from './load.ts';
+import { type BlockPaths, LogFileWriter, type LogHeader, type LogSummary } from './log-file.ts';
+import { decodeRecord } from './record.ts';
+import type { PathsOf } from './replay-log.ts';
+
+export interface ExportOptions extends LoadOptions {
+  /** Version of cofa, for the header. */
+  cofa: string;
+  /** ms since the epoch */
+  now: number;
+  replace?: boolean;
+  /** File paths of blocks, where they can be found; stored for the blocks that traces name. */
+  pathsOf?: PathsOf;
+}
+
+export interface ExportResult extends LogSummary {
+  file: string;
+  node: string;
+  /** Of the file. */
+  bytes: number;
+  /** Sequence that the state at its beginning belongs to; 0: it begins with nothing. */
+  beginning: number;
+}
+
+/** Blocks whose paths are stored at most. */
+const MAX_PATHS = 200_000;
+
+/** Errors: `conflict` where FILE exists, `not-found` where no image or mount fits, those of the log. */
+export async function exportLog(live: LiveLog, file: string, options: ExportOptions): Promise<ExportResult> {
+  const { cutter } = await planLive(live, options);
+  const paths: BlockPaths = {};
+  const known = new Set<string>();
+  let writer: LogFileWriter | undefined;
+  const start = async () => {
+    const begin = cutter.beginning();
+    const header: LogHeader = {
+      node: live.node,
+      cofa: options.cofa,
+      exportedAt: options.now,
+      ...(options.image === undefined ? {} : { image: options.image }),
+      ...(options.mount === undefined ? {} : { mount: options.mount }),
+      ...(begin.seq === 0 ? {} : { beginning: { seq: begin.seq, at: begin.at, reason: 'from' as const } }),
+    };
+    return await LogFileWriter.create(file, header, {
+      ...(begin.seq === 0 ? {} : { beginning: begin }),
+      replace: options.replace === true,
+    });
+  };
+  let seen = 0;
+  try {
+    // A file that is in the way is found before the log is read.
+    if (options.from === undefined) writer = await start();
+    for await (const raw of live.records(options.signal === undefined ? {} : { signal: options.signal })) {
+      if (++seen % 4096 === 0) options.onProgress?.(seen);
+      if (!cutter.wants(raw)) continue;
+      writer ??= await start();
+      const decoded = decodeRecord(raw.bytes);
+      await writer.add(raw, decoded.at ?? 0);
+      if (decoded.type === 'layer.trace' && options.pathsOf !== undefined)
+        collectPaths(paths, known, raw.subject, decoded.record, options.pathsOf);
+    }
+    options.signal?.throwIfAborted();
+    writer ??= await start();
+    const summary = await writer.finish(paths);
+    return {
+      file,
+      node: live.node,
+      bytes: writer.bytes,
+      beginning: cutter.beginning().seq,
+      ...summary,
+    };
+  } catch (error) {
+    await writer?.abandon();
+    throw error;
+  }
+}
+
+function collectPaths(
+  paths: BlockPaths,
+  known: Set<string>,
+  subject: string,
+  record: Record<string, unknown>,
+  pathsOf: PathsOf,
+): void {
+  const diffId = `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`;
+  for (const read of Array.isArray(record.reads) ? record.reads : []) {
+    const { block, blocks } = (read ?? {}) as { block?: unknown; blocks?: unknown };
+    if (typeof block !== 'number') continue;
+    const end = block + Math.min(typeof blocks === 'number' ? blocks : 1, 1024);
+    for (let one = block; one < end; one++) {
+      const key = `${diffId}/${one}`;
+      if (known.has(key) || known.size >= MAX_PATHS) continue;
+      known.add(key);
+      const found = pathsOf(diffId, one);
+      if (found.length > 0) (paths[diffId] ??= []).push([one, [...found]]);
+    }
+  }
+}

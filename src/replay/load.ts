@@ -1,0 +1,250 @@
+/** Where a replay comes from: an exported file, or the log of an engine. */
+import type { NodeState } from '../../actors/node-state.ts';
+import { copyState } from './checkpoints.ts';
+import type { LiveLog, LiveLogOptions } from './live-log.ts';
+import { LogFileReader } from './log-file.ts';
+import { type Moment, timeOfMoment } from './moments.ts';
+import { decodeRecord, foldRecord, partsOfSubject, type RawRecord } from './record.ts';
+import { type Beginning, emptyBeginning, ReplayLog } from './replay-log.ts';
+import { Selection, type SelectionOptions } from './selection.ts';
+
+export interface LoadOptions extends SelectionOptions {
+  from?: Moment | undefined;
+  to?: Moment | undefined;
+  /** Take what is whole of a damaged file. */
+  partial?: boolean | undefined;
+  signal?: AbortSignal | undefined;
+  /** Events so far; bytes read and bytes in all where they are known. */
+  onProgress?: (events: number, done?: number, total?: number) => void;
+}
+
+export interface LoadedLog {
+  log: ReplayLog;
+  /** What it is, for people. */
+  title: string;
+  /** Goes on where `log` ends, for as long as the engine runs; undefined: nothing comes any more. */
+  follow: ((signal: AbortSignal) => AsyncIterable<RawRecord>) | undefined;
+  close(): Promise<void>;
+}
+
+/** Lets others run: input, signals. */
+const pause = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** Reads an exported log. The file stays open: events are read again when they are looked at. */
+export async function loadFile(path: string, options: LoadOptions = {}): Promise<LoadedLog> {
+  const selection = new Selection(options);
+  if (!selection.isAll) {
+    const reader = LogFileReader.open(path);
+    try {
+      selection.learnState(reader.beginning.state);
+      for (const { records } of reader.frames(options.partial === true ? { partial: true } : {})) {
+        for (const raw of records) if (/\.event\.(image|mount)\./.test(raw.subject)) selection.learn(raw);
+        options.signal?.throwIfAborted();
+        await pause();
+      }
+      selection.check();
+    } finally {
+      reader.close();
+    }
+  }
+  const reader = LogFileReader.open(path);
+  try {
+    const cutter = new Cutter(reader.beginning, selection, options, frameOfFile(path, options));
+    let log: ReplayLog | undefined;
+    const progress = (done: number, total: number) => options.onProgress?.(log?.count ?? 0, done, total);
+    const whole = selection.isAll && options.from === undefined && options.to === undefined;
+    for (const { records, load } of reader.frames({
+      partial: options.partial === true,
+      onProgress: progress,
+    })) {
+      if (whole) {
+        log ??= new ReplayLog({ node: reader.header.node, beginning: reader.beginning });
+        log.appendFrame(records, load);
+      } else {
+        for (const raw of records) {
+          if (!cutter.wants(raw)) continue;
+          log ??= new ReplayLog({ node: reader.header.node, beginning: cutter.beginning() });
+          log.append(raw);
+        }
+      }
+      options.signal?.throwIfAborted();
+      await pause();
+    }
+    log ??= new ReplayLog({
+      node: reader.header.node,
+      beginning: whole ? reader.beginning : cutter.beginning(),
+    });
+    const { paths } = reader;
+    const byBlock = new Map(Object.entries(paths).map(([diffId, list]) => [diffId, new Map(list)] as const));
+    log.pathsOf = (diffId, block) => byBlock.get(diffId)?.get(block) ?? [];
+    if (reader.header.beginning?.reason === 'retention')
+      log.notes.push(`what came before sequence ${log.beginning.seq} had been removed from the log`);
+    if (reader.damage !== undefined) log.notes.push(`only what is whole is shown: ${reader.damage}`);
+    return { log, title: path, follow: undefined, close: async () => reader.close() };
+  } catch (error) {
+    reader.close();
+    throw error;
+  }
+}
+
+/** First and last time of a file, which moments refer to; read only where they are needed. */
+function frameOfFile(path: string, options: LoadOptions): () => { firstAt: number; endAt: number } {
+  return () => {
+    const reader = LogFileReader.open(path);
+    try {
+      let firstAt: number | undefined;
+      let endAt = 0;
+      for (const { records } of reader.frames(options.partial === true ? { partial: true } : {})) {
+        const [first] = records;
+        if (first !== undefined) firstAt ??= decodeRecord(first.bytes).at;
+        for (const raw of records.slice(-1)) endAt = decodeRecord(raw.bytes).at ?? endAt;
+      }
+      return { firstAt: firstAt ?? 0, endAt };
+    } finally {
+      reader.close();
+    }
+  };
+}
+
+/** Reads the log of an engine; see live-log.ts for one that does not run. */
+export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}): Promise<LoadedLog> {
+  const { openLiveLog } = await import('./live-log.ts');
+  const live = await openLiveLog(source);
+  try {
+    const { selection, cutter } = await planLive(live, options);
+    let log: ReplayLog | undefined;
+    let seen = 0;
+    const signal = options.signal === undefined ? {} : { signal: options.signal };
+    for await (const raw of live.records(signal)) {
+      if (++seen % 4096 === 0) {
+        options.onProgress?.(seen);
+        options.signal?.throwIfAborted();
+      }
+      if (!cutter.wants(raw)) continue;
+      log ??= new ReplayLog({ node: live.node, beginning: cutter.beginning() });
+      log.append(raw);
+    }
+    options.signal?.throwIfAborted();
+    const ready = log ?? new ReplayLog({ node: live.node, beginning: cutter.beginning() });
+    const next = () => (ready.count === 0 ? cutter.lastSeq : ready.seqOf(ready.count)) + 1;
+    const follow = async function* (stop: AbortSignal): AsyncIterable<RawRecord> {
+      for await (const raw of live.records({ fromSeq: next(), follow: true, signal: stop })) {
+        selection.learn(raw);
+        if (selection.accepts(raw)) yield raw;
+      }
+    };
+    return {
+      log: ready,
+      title: live.running ? `node ${live.node}, live` : `node ${live.node}, engine stopped`,
+      follow: live.running && options.to === undefined ? follow : undefined,
+      close: live.close,
+    };
+  } catch (error) {
+    await live.close();
+    throw error;
+  }
+}
+
+/** Learns what a selection needs, and sets up where to cut. */
+export async function planLive(
+  live: LiveLog,
+  options: LoadOptions,
+): Promise<{ selection: Selection; cutter: Cutter; beginning: Beginning }> {
+  const selection = new Selection(options);
+  const beginning = emptyBeginning();
+  if (!selection.isAll) {
+    for (const kind of ['image', 'mount'] as const)
+      for await (const raw of live.records({ kind })) selection.learn(raw);
+    selection.check();
+  }
+  let firstAt = 0;
+  if (options.from?.kind === 'after-start' || options.to?.kind === 'after-start') {
+    for await (const raw of live.records()) {
+      firstAt = decodeRecord(raw.bytes).at ?? 0;
+      break;
+    }
+  }
+  const cutter = new Cutter(beginning, selection, options, () => ({ firstAt, endAt: Date.now() }));
+  return { selection, cutter, beginning };
+}
+
+/**
+ * Chooses the events of a range: what comes before it is folded into the state that it begins with. `--from` and `--to`
+ * are inclusive; by time they are the first event at or after, the last at or before.
+ */
+export class Cutter {
+  readonly #selection: Selection;
+  readonly #state: NodeState;
+  readonly #from: { seq: number } | { at: number } | { position: number } | undefined;
+  readonly #to: { seq: number } | { at: number } | { position: number } | undefined;
+  #started = false;
+  #seen = 0;
+  /** Sequence and time of the last event that was folded into the beginning. */
+  #before: { seq: number; at: number };
+  #latest = 0;
+  /** Of the last record that was offered. */
+  lastSeq = 0;
+  #last = { seq: 0, at: 0 };
+
+  constructor(
+    beginning: Beginning,
+    selection: Selection,
+    range: { from?: Moment | undefined; to?: Moment | undefined },
+    frame: () => { firstAt: number; endAt: number },
+  ) {
+    this.#selection = selection;
+    selection.learnState(beginning.state);
+    this.#state = selection.cut(copyState(beginning.state));
+    this.#before = { seq: beginning.seq, at: beginning.at };
+    let known: { firstAt: number; endAt: number } | undefined;
+    const edge = (moment: Moment | undefined) => {
+      if (moment === undefined || moment.kind === 'start' || moment.kind === 'end') return undefined;
+      if (moment.kind === 'seq') return { seq: moment.seq };
+      if (moment.kind === 'position') return { position: moment.position };
+      known ??= moment.kind === 'time' ? { firstAt: 0, endAt: 0 } : frame();
+      return { at: timeOfMoment(moment, known) as number };
+    };
+    this.#from = edge(range.from);
+    this.#to = edge(range.to);
+  }
+
+  /** Whether the event lies within the range; to be asked of all of them in order. */
+  wants(raw: RawRecord): boolean {
+    this.lastSeq = raw.seq;
+    this.#selection.learn(raw);
+    if (!this.#selection.accepts(raw)) return false;
+    this.#seen += 1;
+    const decoded = this.#started && this.#to === undefined ? undefined : decodeRecord(raw.bytes);
+    if (decoded !== undefined) this.#latest = Math.max(this.#latest, decoded.at ?? 0);
+    if (!this.#started) {
+      const from = this.#from;
+      this.#started =
+        from === undefined ||
+        ('seq' in from
+          ? raw.seq >= from.seq
+          : 'at' in from
+            ? this.#latest >= from.at
+            : this.#seen >= from.position);
+    }
+    const to = this.#to;
+    const beyond =
+      to !== undefined &&
+      ('seq' in to ? raw.seq > to.seq : 'at' in to ? this.#latest > to.at : this.#seen > to.position);
+    if (beyond) return false;
+    this.#last = { seq: raw.seq, at: decoded?.at ?? this.#last.at };
+    if (this.#started) return true;
+    foldRecord(this.#state, partsOfSubject(raw.subject).id, decoded ?? decodeRecord(raw.bytes));
+    this.#before = this.#last;
+    return false;
+  }
+
+  /** Whether events were folded into the beginning. */
+  get hasCut(): boolean {
+    return this.#before.seq > 0;
+  }
+
+  /** The state in front of the first event that was wanted. */
+  beginning(): Beginning {
+    return { ...this.#before, state: this.#state };
+  }
+}

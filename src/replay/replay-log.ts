@@ -1,0 +1,115 @@
+/**
+ * A log that can be looked at as it was after each of its events. A position is a number of events: 0 is the beginning,
+ * `count` the end. The state at a position is the engine's own fold (actors/node-state.ts) over as many events, on top of
+ * the state that the log begins with. Going forward folds; going back takes the checkpoint before and folds from there.
+ */
+import { emptyNode, type NodeState } from '../../actors/node-state.ts';
+import { type CheckpointOptions, Checkpoints, copyState } from './checkpoints.ts';
+import { type DecodedRecord, decodeRecord, foldRecord, partsOfSubject, type RawRecord } from './record.ts';
+import { type FrameLoader, Timeline } from './timeline.ts';
+import { TraceIndex } from './trace-index.ts';
+
+/** The state in front of a log's first event. */
+export interface Beginning {
+  /** Sequence of the last event that it contains; 0: none. */
+  seq: number;
+  /** Milliseconds since the epoch; 0: not known. */
+  at: number;
+  state: NodeState;
+}
+
+export const emptyBeginning = (): Beginning => ({ seq: 0, at: 0, state: emptyNode() });
+
+/** File paths by block, of layers by diffID; from the flat images, where they are at hand. */
+export type PathsOf = (diffId: string, block: number) => readonly string[];
+
+export class ReplayLog {
+  readonly node: string;
+  readonly beginning: Beginning;
+  readonly timeline = new Timeline();
+  readonly traces = new TraceIndex();
+  pathsOf: PathsOf = () => [];
+  /** What the user should know of this log, one sentence each. */
+  readonly notes: string[] = [];
+  readonly #checkpoints: Checkpoints;
+  /** After all events. */
+  readonly #head: NodeState;
+  #cursor: { position: number; state: NodeState } | undefined;
+  #folded = 0;
+  #strange = 0;
+
+  constructor(options: { node: string; beginning?: Beginning; checkpoints?: CheckpointOptions }) {
+    this.node = options.node;
+    this.beginning = options.beginning ?? emptyBeginning();
+    this.#checkpoints = new Checkpoints(options.checkpoints);
+    this.#head = copyState(this.beginning.state);
+    this.#checkpoints.add(0, this.#head);
+  }
+
+  get count(): number {
+    return this.timeline.count;
+  }
+
+  /** Events that this cofa does not know or cannot read; they change nothing. */
+  get strange(): number {
+    return this.#strange;
+  }
+
+  /** Bytes in memory, about. */
+  get memory(): number {
+    return this.timeline.memory + this.#checkpoints.bytes + this.traces.memory;
+  }
+
+  get checkpointCount(): number {
+    return this.#checkpoints.count;
+  }
+
+  append(raw: RawRecord): void {
+    const decoded = decodeRecord(raw.bytes);
+    this.timeline.append(raw, decoded);
+    this.#fold(raw, decoded);
+  }
+
+  appendFrame(records: readonly RawRecord[], load: FrameLoader): void {
+    const decoded = records.map(({ bytes }) => decodeRecord(bytes));
+    this.timeline.appendFrame(records, decoded, load);
+    for (const [index, raw] of records.entries()) this.#fold(raw, decoded[index] as DecodedRecord);
+  }
+
+  /** The state after `position` events; good until the next call, not to be changed. */
+  stateAt(position: number): NodeState {
+    if (!(position >= 0 && position <= this.count)) throw new RangeError(`there is no position ${position}`);
+    if (position === this.count) return this.#head;
+    const nearest = this.#checkpoints.nearestPosition(position);
+    let cursor = this.#cursor;
+    if (cursor === undefined || cursor.position > position || cursor.position < nearest) {
+      cursor = this.#checkpoints.nearest(position);
+      this.#cursor = cursor;
+    }
+    for (; cursor.position < position; cursor.position++) {
+      const index = cursor.position;
+      foldRecord(cursor.state, this.timeline.idAt(index), this.timeline.decodedAt(index));
+    }
+    return cursor.state;
+  }
+
+  /** Sequence of the last event before `position`; that of the beginning where there is none. */
+  seqOf(position: number): number {
+    return position === 0 ? this.beginning.seq : this.timeline.seqAt(position - 1);
+  }
+
+  /** Time of the last event before `position`, ms since the epoch. */
+  timeOf(position: number): number {
+    if (position > 0) return this.timeline.timeAt(position - 1);
+    return this.beginning.at > 0 || this.count === 0 ? this.beginning.at : this.timeline.timeAt(0);
+  }
+
+  #fold(raw: RawRecord, decoded: DecodedRecord): void {
+    const { kind, id } = partsOfSubject(raw.subject);
+    if (foldRecord(this.#head, id, decoded)) this.#checkpoints.touch(kind, id);
+    else this.#strange += 1;
+    if (decoded.type === 'layer.trace') this.traces.add(this.#folded, decoded.record);
+    this.#folded += 1;
+    if (this.#checkpoints.isDue(this.#folded)) this.#checkpoints.add(this.#folded, this.#head);
+  }
+}

@@ -1,0 +1,115 @@
+/** Looking for events: forwards or backwards, in slices, so that whoever waits can draw and be stopped meanwhile. */
+import { canMatch, type Condition, type MatchContext, matches, textOf } from './conditions.ts';
+import type { ReplayLog } from './replay-log.ts';
+
+export type Wanted = { text: string } | { condition: Condition };
+
+/** Events that are looked at between two yields. */
+const SLICE = 2_000;
+
+/**
+ * Searches from `start` on (included) up to, not with, `end`; backwards where `end` is smaller. Yields the event that it
+ * has come to now and then; returns the index of the first match, undefined where there is none.
+ */
+export function* search(
+  log: ReplayLog,
+  wanted: Wanted,
+  start: number,
+  end: number,
+): Generator<number, number | undefined> {
+  const step = end >= start ? 1 : -1;
+  const { timeline } = log;
+  const context = contextOf(log);
+  const text = 'text' in wanted ? wanted.text.toLowerCase() : '';
+  const mayType = new Map<string, boolean>();
+  for (let index = start, count = 1; index !== end; index += step, count++) {
+    if (count % SLICE === 0) yield index;
+    if ('text' in wanted) {
+      if (textOf(timeline.eventAt(index)).includes(text)) return index;
+      continue;
+    }
+    const type = timeline.typeAt(index);
+    let may = mayType.get(type);
+    if (may === undefined) {
+      may = canMatch(wanted.condition, type);
+      mayType.set(type, may);
+    }
+    if (may && matches(wanted.condition, timeline.eventAt(index), context)) return index;
+  }
+  return undefined;
+}
+
+/** `search` to its end; for scripts. */
+export function find(log: ReplayLog, wanted: Wanted, start: number, end: number): number | undefined {
+  const steps = search(log, wanted, start, end);
+  for (;;) {
+    const next = steps.next();
+    if (next.done === true) return next.value;
+  }
+}
+
+/** Names by id, from everything that the log tells. */
+export function contextOf(log: ReplayLog): MatchContext {
+  let names = known.get(log);
+  if (names === undefined) {
+    names = new Names(log);
+    known.set(log, names);
+  }
+  names.update();
+  return names;
+}
+
+const known = new WeakMap<ReplayLog, Names>();
+
+class Names implements MatchContext {
+  readonly #log: ReplayLog;
+  readonly #images = new Map<string, string>();
+  readonly #layers = new Map<string, Set<string>>();
+  readonly #mounts = new Map<string, string[]>();
+  /** Events that were looked at. */
+  #count = 0;
+
+  constructor(log: ReplayLog) {
+    this.#log = log;
+    const { images, mounts } = log.beginning.state;
+    for (const [manifest, { resolved }] of images) {
+      const diffIds = resolved.layers.map(({ diffId }) => diffId);
+      this.#learnImage(manifest, resolved.ref, diffIds);
+    }
+    for (const [id, { ref, manifest, dir }] of mounts) this.#mounts.set(id, [ref, manifest, dir]);
+  }
+
+  update(): void {
+    const { timeline, count } = this.#log;
+    for (; this.#count < count; this.#count++) {
+      const type = timeline.typeAt(this.#count);
+      if (type === 'image.resolved') {
+        const { id, data } = timeline.eventAt(this.#count);
+        const list: unknown[] = Array.isArray(data.layers) ? data.layers : [];
+        const diffIds = list.map((layer) => String((layer as { diffId?: unknown } | null)?.diffId));
+        this.#learnImage(`sha256:${id}`, String(data.ref), diffIds);
+      } else if (type === 'mount.requested') {
+        const { id, data } = timeline.eventAt(this.#count);
+        this.#mounts.set(id, [String(data.ref), String(data.manifest), String(data.dir)]);
+      }
+    }
+  }
+
+  imagesOfLayer(diffId: string): readonly string[] {
+    return [...(this.#layers.get(diffId) ?? [])];
+  }
+
+  namesOfMount(id: string): readonly string[] {
+    return this.#mounts.get(id) ?? [];
+  }
+
+  nameOfImage(manifest: string): string | undefined {
+    return this.#images.get(manifest);
+  }
+
+  #learnImage(manifest: string, ref: string, diffIds: readonly string[]): void {
+    this.#images.set(manifest, ref);
+    for (const diffId of diffIds)
+      this.#layers.set(diffId, (this.#layers.get(diffId) ?? new Set()).add(ref).add(manifest));
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * Which events belong to one image or one mount: those of the image, of its layers, of its mounts, and of the engine. A
+ * layer may have been opened by another image before, and a mount be known only by its id, so the image and mount events
+ * are learned first, then all events are chosen from.
+ */
+import { emptyNode, type NodeState } from '../../actors/node-state.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import { type DecodedRecord, decodeRecord, partsOfSubject, type RawRecord } from './record.ts';
+
+export interface SelectionOptions {
+  /** A reference as it was given to mount, `name:tag`, or a manifest's digest or the beginning of its digits. */
+  image?: string | undefined;
+  /** A mount's id or directory. */
+  mount?: string | undefined;
+}
+
+export class Selection {
+  readonly options: SelectionOptions;
+  readonly #all: boolean;
+  readonly #manifests = new Set<string>();
+  readonly #layers = new Set<string>();
+  readonly #mounts = new Set<string>();
+  /** Layers of every image, by hex digits of its manifest. */
+  readonly #layersOf = new Map<string, string[]>();
+
+  constructor(options: SelectionOptions) {
+    this.options = options;
+    this.#all = options.image === undefined && options.mount === undefined;
+  }
+
+  get isAll(): boolean {
+    return this.#all;
+  }
+
+  /** What a state in front of the log knows already. */
+  learnState(state: NodeState): void {
+    if (this.#all) return;
+    for (const [manifest, image] of state.images)
+      this.#learnImage(manifest.slice(7), image.resolved as unknown as Record<string, unknown>);
+    for (const [id, mount] of state.mounts) this.#learnMount(id, mount as unknown as Record<string, unknown>);
+  }
+
+  learn(raw: RawRecord, decoded?: DecodedRecord): void {
+    // Others teach nothing, and need not be decoded.
+    if (this.#all || !/\.event\.(image|mount)\./.test(raw.subject)) return;
+    const { type, record } = decoded ?? decodeRecord(raw.bytes);
+    this.learnFacts(raw.subject, type, record);
+  }
+
+  learnFacts(subject: string, type: string, record: Record<string, unknown>): void {
+    const { id } = partsOfSubject(subject);
+    if (type === 'image.resolved') this.#learnImage(id, record);
+    else if (type === 'mount.requested') this.#learnMount(id, record);
+  }
+
+  /** Call `learn` before. */
+  accepts(raw: RawRecord): boolean {
+    return this.acceptsSubject(raw.subject);
+  }
+
+  acceptsSubject(subject: string): boolean {
+    if (this.#all) return true;
+    const { kind, id } = partsOfSubject(subject);
+    if (kind === 'image') return this.#manifests.has(id);
+    if (kind === 'layer') return this.#layers.has(id);
+    if (kind === 'mount') return this.#mounts.has(id);
+    return kind === 'engine';
+  }
+
+  /** The state without what is not chosen. */
+  cut(state: NodeState): NodeState {
+    if (this.#all) return state;
+    const pick = <T>(map: Map<string, T>, ids: ReadonlySet<string>) =>
+      new Map([...map].filter(([key]) => ids.has(key.replace(/^sha256:/, ''))));
+    return {
+      ...emptyNode(),
+      running: state.running,
+      images: pick(state.images, this.#manifests),
+      layers: pick(state.layers, this.#layers),
+      mounts: pick(state.mounts, this.#mounts),
+    };
+  }
+
+  /** Error: `not-found` where nothing fits; call it when all is learned. */
+  check(): void {
+    if (this.#all) return;
+    const { image, mount } = this.options;
+    if (mount !== undefined ? this.#mounts.size > 0 : this.#manifests.size > 0) return;
+    throw new CofaError(
+      'not-found',
+      mount !== undefined ? `the log has no mount ${mount}` : `the log has no image ${image}`,
+      { hint: 'cofa replay --events --type "mount.requested" lists the mounts of a log' },
+    );
+  }
+
+  #learnImage(hex: string, record: Record<string, unknown>): void {
+    const layers = Array.isArray(record.layers)
+      ? record.layers.map((layer) => String((layer as { diffId?: unknown } | null)?.diffId).slice(7))
+      : [];
+    this.#layersOf.set(hex, layers);
+    const { image } = this.options;
+    if (this.#manifests.has(hex) || (image !== undefined && isImage(image, hex, record))) this.#addImage(hex);
+  }
+
+  #learnMount(id: string, record: Record<string, unknown>): void {
+    const hex = String(record.manifest).slice(7);
+    const { mount } = this.options;
+    if (mount === undefined ? this.#manifests.has(hex) : mount === id || mount === record.dir) {
+      this.#mounts.add(id);
+      if (mount !== undefined) this.#addImage(hex);
+    }
+  }
+
+  #addImage(hex: string): void {
+    this.#manifests.add(hex);
+    for (const layer of this.#layersOf.get(hex) ?? []) this.#layers.add(layer);
+  }
+}
+
+function isImage(wanted: string, hex: string, { ref, repository }: Record<string, unknown>): boolean {
+  if (ref === wanted) return true;
+  if (typeof ref === 'string' && (ref.endsWith(`/${wanted}`) || ref.endsWith(`/${wanted}:latest`)))
+    return true;
+  if (ref === `${wanted}:latest` || repository === wanted) return true;
+  const digits = wanted.replace(/^sha256:/, '');
+  return /^[0-9a-f]{6,64}$/.test(digits) && hex.startsWith(digits);
+}

@@ -1,0 +1,149 @@
+/** States and differences as text for people. */
+import type { ReplayDiff, ReplayState } from '../../schemas/replay.ts';
+import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../cli/table.ts';
+import { countBlocks } from './state-document.ts';
+
+export function renderState(state: ReplayState): string {
+  const parts = [
+    renderPairs([
+      ['node', state.node],
+      ['moment', `sequence ${state.seq}, event ${state.position}, ${state.time ?? 'time unknown'}`],
+      ['engine', state.running ? 'running' : 'stopped'],
+      ['digest', state.digest],
+    ]),
+  ];
+  if (state.mounts.length > 0)
+    parts.push(
+      renderTable(
+        ['MOUNT', 'STATE', 'ID', 'IMAGE'],
+        state.mounts.map((mount) => [mount.dir, mount.state, mount.id, mount.ref]),
+      ),
+    );
+  if (state.images.length > 0)
+    parts.push(
+      renderTable(
+        ['IMAGE', 'STATE', 'INDEX', 'LAYERS', 'MANIFEST'],
+        state.images.map((image) => [
+          image.ref,
+          image.state,
+          image.origin ?? '-',
+          String(image.layers.length),
+          shortDigest(image.manifest),
+        ]),
+        ['LAYERS'],
+      ),
+    );
+  if (state.layers.length > 0)
+    parts.push(
+      renderTable(
+        ['LAYER', 'STATE', 'SIZE', 'PRESENT', 'BLOCKS', 'MAP'],
+        state.layers.map((layer) => [
+          shortDigest(layer.diffId),
+          layer.state,
+          formatBytes(layer.size),
+          formatShare(layer.presentCount, layer.blockCount),
+          `${layer.presentCount}/${layer.blockCount}`,
+          blockBar(layer.present, layer.blockCount, 32),
+        ]),
+        ['SIZE', 'PRESENT', 'BLOCKS'],
+      ),
+    );
+  return parts.join('\n');
+}
+
+export function renderDiff(diff: ReplayDiff): string {
+  const lines = [
+    `from sequence ${diff.from.seq} (${diff.from.time ?? '-'}) to ${diff.to.seq} (${diff.to.time ?? '-'})`,
+    ...diffLines(diff),
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+/** What is different, one thing a line; `no difference` where there is none. */
+export function diffLines(diff: ReplayDiff): string[] {
+  const lines: string[] = [];
+  if (diff.running !== undefined) lines.push(`engine  ${diff.running.to ? 'started' : 'stopped'}`);
+  for (const { id, change, fields } of diff.images)
+    lines.push(`image   ${SIGNS[change]} ${shortDigest(id)}  ${fieldsText(change, fields)}`);
+  for (const { id, change, fields } of diff.mounts)
+    lines.push(`mount   ${SIGNS[change]} ${id.slice(0, 12)}  ${fieldsText(change, fields)}`);
+  for (const { diffId, change, gained, lost, fields } of diff.layers) {
+    const blocks = [
+      ...(gained.length > 0 ? [`+${countBlocks(gained)} blocks ${rangesText(gained)}`] : []),
+      ...(lost.length > 0 ? [`-${countBlocks(lost)} blocks ${rangesText(lost)}`] : []),
+    ];
+    const text = [...blocks, fieldsText(change, fields)].filter((part) => part !== '').join('  ');
+    lines.push(`layer   ${SIGNS[change]} ${shortDigest(diffId)}  ${text}`);
+  }
+  if (lines.length === 0) lines.push(diff.equal ? 'no difference' : 'no difference that is shown here');
+  return lines;
+}
+
+const SIGNS = { added: '+', removed: '-', changed: '~' } as const;
+
+function fieldsText(
+  change: 'added' | 'removed' | 'changed',
+  fields: Record<string, { from: unknown; to: unknown }>,
+): string {
+  return Object.entries(fields)
+    .map(([name, { from, to }]) => {
+      if (change === 'added') return `${name}=${valueText(to)}`;
+      if (change === 'removed') return `${name}=${valueText(from)}`;
+      return `${name}: ${valueText(from)} → ${valueText(to)}`;
+    })
+    .join('  ');
+}
+
+function valueText(value: unknown): string {
+  if (value === null) return '-';
+  if (typeof value === 'string') return value.startsWith('sha256:') ? shortDigest(value) : value;
+  return JSON.stringify(value);
+}
+
+/** `0-15, 32, 40-47 …`: the first few. */
+export function rangesText(ranges: ReadonlyArray<readonly [number, number]>, most = 6): string {
+  const shown = ranges
+    .slice(0, most)
+    .map(([first, count]) => (count === 1 ? `${first}` : `${first}-${first + count - 1}`));
+  return `${shown.join(', ')}${ranges.length > most ? ' …' : ''}`;
+}
+
+/** How full a part of a layer is: ten steps in nine marks. */
+const SHADES = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'] as const;
+
+/** A layer's blocks as `width` marks, each the share that is present of its part. `·` stands for none. */
+export function blockBar(
+  present: ReadonlyArray<readonly [number, number]>,
+  blockCount: number,
+  width: number,
+): string {
+  return shares(present, blockCount, width)
+    .map((share) =>
+      share <= 0 ? '·' : (SHADES[share >= 1 ? 8 : Math.min(7, 1 + Math.floor(share * 7))] ?? '█'),
+    )
+    .join('');
+}
+
+/** The share of present blocks in each of `width` parts of a layer, 0 to 1. */
+export function shares(
+  present: ReadonlyArray<readonly [number, number]>,
+  blockCount: number,
+  width: number,
+): number[] {
+  const cells = Math.max(1, Math.min(width, blockCount));
+  const counts = Array.from({ length: cells }, () => 0);
+  for (const [first, count] of present) {
+    const end = Math.min(first + count, blockCount);
+    for (let cell = Math.floor((first * cells) / blockCount); cell < cells; cell++) {
+      const from = Math.max(first, Math.ceil((cell * blockCount) / cells));
+      const to = Math.min(end, Math.ceil(((cell + 1) * blockCount) / cells));
+      if (to > from) counts[cell] = (counts[cell] ?? 0) + to - from;
+      if (end <= ((cell + 1) * blockCount) / cells) break;
+    }
+  }
+  return counts.map((count, cell) => {
+    const from = Math.ceil((cell * blockCount) / cells);
+    const to = Math.ceil(((cell + 1) * blockCount) / cells);
+    return to === from ? 0 : count / (to - from);
+  });
+}

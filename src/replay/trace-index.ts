@@ -1,0 +1,57 @@
+/** Which trace events tell of which times: a trace is written some time after what it tells of. */
+import { float64, uint32 } from './columns.ts';
+
+export class TraceIndex {
+  readonly #event = uint32();
+  /** Of each trace event: arrival of its first read, answer of its last one, ms. */
+  readonly #from = float64();
+  readonly #to = float64();
+  #reads = 0;
+  #dropped = 0;
+
+  /** Trace events. */
+  get count(): number {
+    return this.#event.length;
+  }
+
+  get reads(): number {
+    return this.#reads;
+  }
+
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  get memory(): number {
+    return this.#event.bytes + this.#from.bytes + this.#to.bytes;
+  }
+
+  /** `record`: that of the trace event at `index`; indexes rise. */
+  add(index: number, record: Record<string, unknown>): void {
+    let from = Number.POSITIVE_INFINITY;
+    let to = Number.NEGATIVE_INFINITY;
+    for (const read of Array.isArray(record.reads) ? record.reads : []) {
+      const { at, us } = (read ?? {}) as { at?: unknown; us?: unknown };
+      if (typeof at !== 'number' || typeof us !== 'number') continue;
+      this.#reads += 1;
+      from = Math.min(from, at);
+      to = Math.max(to, at + us / 1000);
+    }
+    if (typeof record.dropped === 'number') this.#dropped += record.dropped;
+    this.#event.push(index);
+    this.#from.push(from);
+    this.#to.push(to);
+  }
+
+  /** Indexes of the trace events with reads that were under way between `from` and `to` (ms), both included. */
+  *between(from: number, to: number): IterableIterator<number> {
+    for (let place = 0; place < this.#event.length; place++) {
+      if (this.#from.at(place) <= to && this.#to.at(place) >= from) yield this.#event.at(place);
+    }
+  }
+
+  /** Indexes of all trace events. */
+  *all(): IterableIterator<number> {
+    for (let place = 0; place < this.#event.length; place++) yield this.#event.at(place);
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * What `layer.trace` events say: reads that waited, and the jobs that they waited for. Read leniently: a field that is
+ * missing or odd is 0, an entry without its main fields is left out.
+ */
+import type { ReplayEvent } from './record.ts';
+
+/** A read of the kernel that found a block missing. */
+export interface TracedRead {
+  /** `SEQUENCE.N`: the event that tells of it, and its place there. */
+  id: string;
+  /** `sha256:…` of its layer. */
+  layer: string;
+  /** Arrival, ms since the epoch. */
+  at: number;
+  /** µs until the answer. */
+  us: number;
+  block: number;
+  blocks: number;
+  errno: number;
+  /** Numbers of the jobs that it waited for; they are those of its layer. */
+  jobs: readonly number[];
+}
+
+/** One fetch. Times in µs, each the length of a step. */
+export interface TracedJob {
+  layer: string;
+  job: number;
+  class: 'demand' | 'prefetch';
+  span: number;
+  spans: number;
+  worker: string;
+  /** ms since the epoch. */
+  queuedAt: number;
+  /** Queued → sent to a fetcher. */
+  sentUs: number;
+  /** Sent → first byte of the registry's answer. */
+  firstByteUs: number;
+  /** All of the fetch, the wait for the first byte included. */
+  fetchUs: number;
+  /** Decode and verify. */
+  decodeUs: number;
+  writeUs: number;
+  /** Queued → done. */
+  totalUs: number;
+  /** Compressed. */
+  bytes: number;
+  error: string | undefined;
+}
+
+export interface Trace {
+  reads: TracedRead[];
+  jobs: TracedJob[];
+  /** Entries that were left out because there were too many. */
+  dropped: number;
+}
+
+const EMPTY: Trace = { reads: [], jobs: [], dropped: 0 };
+
+/** The trace of an event; empty where it is none. */
+export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>): Trace {
+  if (event.type !== 'layer.trace') return EMPTY;
+  const layer = `sha256:${event.id}`;
+  const reads = listOf(event.data.reads).flatMap((read, index): TracedRead[] => {
+    const { at, us, block } = read;
+    if (typeof at !== 'number' || typeof us !== 'number' || typeof block !== 'number') return [];
+    return [
+      {
+        id: `${event.seq}.${index}`,
+        layer,
+        at,
+        us,
+        block,
+        blocks: Math.max(1, numberOf(read.blocks)),
+        errno: numberOf(read.errno),
+        jobs: Array.isArray(read.jobs) ? read.jobs.filter((job) => typeof job === 'number') : [],
+      },
+    ];
+  });
+  const jobs = listOf(event.data.jobs).flatMap((job): TracedJob[] => {
+    if (typeof job.job !== 'number' || typeof job.queuedAt !== 'number') return [];
+    return [
+      {
+        layer,
+        job: job.job,
+        class: job.class === 'prefetch' ? 'prefetch' : 'demand',
+        span: numberOf(job.span),
+        spans: Math.max(1, numberOf(job.spans)),
+        worker: typeof job.worker === 'string' ? job.worker : '',
+        queuedAt: job.queuedAt,
+        sentUs: numberOf(job.sentUs),
+        firstByteUs: numberOf(job.firstByteUs),
+        fetchUs: numberOf(job.fetchUs),
+        decodeUs: numberOf(job.decodeUs),
+        writeUs: numberOf(job.writeUs),
+        totalUs: numberOf(job.totalUs),
+        bytes: numberOf(job.bytes),
+        error: typeof job.error === 'string' ? job.error : undefined,
+      },
+    ];
+  });
+  return { reads, jobs, dropped: numberOf(event.data.dropped) };
+}
+
+function listOf(value: unknown): Array<Record<string, unknown>> {
+  return Array.isArray(value)
+    ? value.filter((one): one is Record<string, unknown> => typeof one === 'object' && one !== null)
+    : [];
+}
+
+const numberOf = (value: unknown): number =>
+  typeof value === 'number' && Number.isFinite(value) ? Math.max(0, value) : 0;

@@ -1,0 +1,118 @@
+/** Why a read or a start took so long, as lines of at most `width` columns. */
+import type { WhyRead, WhyStart, WhyStep } from '../../schemas/replay.ts';
+import { printable } from '../cli/output.ts';
+import { formatBytes, formatShare, shortDigest } from '../cli/table.ts';
+
+/** µs as `850 µs`, `12.3 ms`, `1.24 s`, `2 min 5 s`. */
+export function formatUs(us: number): string {
+  if (us < 1_000) return `${Math.round(us)} µs`;
+  if (us < 100_000) return `${(us / 1_000).toFixed(1)} ms`;
+  if (us < 1_000_000) return `${Math.round(us / 1_000)} ms`;
+  if (us < 60_000_000) return `${(us / 1_000_000).toFixed(2)} s`;
+  const seconds = Math.round(us / 1_000_000);
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+}
+
+/** What a step is, for people. */
+export const STEP_TEXT: Record<WhyStep['step'], string> = {
+  wait: 'before its fetch was asked for',
+  queue: 'in the queue, for a fetcher',
+  'first-byte': "request to the registry's first byte",
+  transfer: 'the other bytes',
+  verify: 'decode and verify',
+  write: 'write to the device file',
+  other: 'messages and scheduling',
+  reply: 'answer to the kernel',
+};
+
+export function renderWhyRead(why: WhyRead, width: number): string[] {
+  const end = why.block + why.blocks - 1;
+  const blocks = why.blocks === 1 ? `block ${why.block}` : `blocks ${why.block}-${end}`;
+  const outcome = why.errno === 0 ? '' : `, ended with errno ${why.errno}`;
+  const lines = [
+    `read ${why.id}: ${blocks} of layer ${shortDigest(why.layer)} waited ${formatUs(why.us)}${outcome}`,
+    `  at ${why.time}`,
+    ...why.paths.slice(0, 4).map((path) => `  of ${printable(path)}`),
+    '',
+    ...waterfall(why.steps, why.us, width),
+  ];
+  for (const job of why.jobs) {
+    const began = job.beganUs < -1_000 ? `, begun ${formatUs(-job.beganUs)} before the read` : '';
+    const spans = job.spans === 1 ? `span ${job.span}` : `spans ${job.span}-${job.span + job.spans - 1}`;
+    lines.push(
+      '',
+      `fetch ${job.job} (${job.class}, ${spans}, ${formatBytes(job.bytes)}${job.worker === '' ? '' : `, ${printable(job.worker)}`}): ${formatUs(job.totalUs)}${began}`,
+      ...(job.error === undefined ? [] : [`  failed: ${printable(job.error)}`]),
+      ...waterfall(job.steps, Math.max(1, job.totalUs), width),
+    );
+  }
+  if (why.jobs.length === 0) lines.push('', 'the log tells of no fetch that it waited for');
+  else if (why.missing > 0) lines.push('', `${why.missing} more fetches are not in the log`);
+  return lines.map((line) => line.slice(0, width));
+}
+
+/** A bar for each step, where it lies in the whole. */
+export function waterfall(steps: readonly WhyStep[], total: number, width: number): string[] {
+  const room = Math.max(10, Math.min(60, width - 62));
+  return steps.map(({ step, startUs, us }) => {
+    const from = Math.min(room - 1, Math.floor((startUs / total) * room));
+    const length = Math.max(1, Math.min(room - from, Math.round((us / total) * room)));
+    const bar = `${' '.repeat(from)}${'█'.repeat(length)}`.padEnd(room);
+    return `  ${step.padEnd(10)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${STEP_TEXT[step]}`;
+  });
+}
+
+export function renderWhyStart(why: WhyStart, width: number): string[] {
+  const { reads } = why;
+  const lines = [
+    `start of ${printable(why.ref)} at ${printable(why.dir)} (mount ${why.mount.slice(0, 16)}): ${formatUs(why.us)}`,
+    `  from ${why.time}`,
+    '',
+    ...phaseLines(why, width),
+    '',
+    `${reads.count} reads waited ${formatUs(reads.waitedUs)} in all; for ${formatUs(reads.blockedUs)} at least one of them did`,
+    `  median ${formatUs(reads.p50Us)}, 99 % within ${formatUs(reads.p99Us)}, longest ${formatUs(reads.maxUs)}${reads.failed > 0 ? `, ${reads.failed} failed` : ''}`,
+    `  ${formatBytes(why.bytes)} fetched for them, ${formatBytes(why.prefetchedBytes)} in the background`,
+  ];
+  if (reads.dropped > 0) lines.push(`  ${reads.dropped} more reads and fetches were too many for the trace`);
+  const waited = Object.entries(why.steps).sort(([, a], [, b]) => b - a);
+  if (waited.length > 0) {
+    lines.push('', 'what they waited for');
+    for (const [step, us] of waited)
+      lines.push(
+        `  ${step.padEnd(10)} ${formatUs(us).padStart(9)} ${formatShare(us, reads.waitedUs).padStart(6)} ${STEP_TEXT[step as WhyStep['step']] ?? ''}`,
+      );
+  }
+  if (why.path.length > 0) {
+    const gap = why.path.reduce((sum, one) => sum + one.gapUs, 0);
+    lines.push(
+      '',
+      `critical path: ${why.path.length} reads one after the other, ${formatUs(why.criticalUs)}; ${formatUs(gap)} between them`,
+    );
+  }
+  if (why.slowest.length > 0) lines.push('', 'slowest reads');
+  for (const { id, us, startUs, layer, block, paths } of why.slowest)
+    lines.push(
+      `  ${formatUs(us).padStart(9)}  at +${formatUs(startUs).padEnd(9)}  ${shortDigest(layer)} block ${String(block).padEnd(6)} ${id.padEnd(9)} ${printable(paths.join(' '))}`,
+    );
+  if (why.spans.length > 0) lines.push('', 'fetches that were waited for most');
+  for (const { layer, span, spans, reads: count, waitedUs, bytes } of why.spans)
+    lines.push(
+      `  ${formatUs(waitedUs).padStart(9)}  ${String(count).padStart(4)} reads  ${shortDigest(layer)} ${spans === 1 ? `span ${span}` : `spans ${span}-${span + spans - 1}`}, ${formatBytes(bytes)}`,
+    );
+  if (why.files.length > 0) lines.push('', 'files that were waited for most (a block may hold several)');
+  for (const { path, reads: count, waitedUs } of why.files)
+    lines.push(`  ${formatUs(waitedUs).padStart(9)}  ${String(count).padStart(4)} reads  ${printable(path)}`);
+  return lines.map((line) => line.slice(0, width));
+}
+
+function phaseLines(why: WhyStart, width: number): string[] {
+  const room = Math.max(10, Math.min(40, width - 60));
+  const total = Math.max(1, why.us);
+  return why.phases.map(({ phase, startUs, us, what }) => {
+    const from = Math.min(room - 1, Math.floor((startUs / total) * room));
+    const length = us === 0 ? 0 : Math.max(1, Math.min(room - from, Math.round((us / total) * room)));
+    const bar = `${' '.repeat(from)}${'█'.repeat(length)}`.padEnd(room);
+    return `  ${phase.padEnd(8)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${what}`;
+  });
+}

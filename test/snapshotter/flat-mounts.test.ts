@@ -1,0 +1,79 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pino } from 'pino';
+import { expect, test } from 'vitest';
+import type { FlatLayer } from '../../actors/snapshots.ts';
+import { FlatMounts } from '../../src/snapshotter/flat-mounts.ts';
+
+const flat = (chain: string): FlatLayer => ({ chain, ref: 'r', manifest: 'm', layers: 1, diffId: 'd' });
+
+function bed(lingerMs: number, calls: string[] = []) {
+  let failing: Error | undefined;
+  const flats = new FlatMounts({
+    dirOf: (chain) => `/flats/${chain}`,
+    mount: async ({ chain }) => {
+      await sleep(5);
+      if (failing !== undefined) throw failing;
+      calls.push(`+${chain}`);
+    },
+    unmount: async (dir) => {
+      await sleep(5);
+      if (failing !== undefined) throw failing;
+      calls.push(`-${dir.slice('/flats/'.length)}`);
+    },
+    lingerMs,
+    log: pino({ level: 'silent' }),
+  });
+  return { flats, calls, fail: (error?: Error) => (failing = error) };
+}
+
+test('one mount for many users, and it goes a while after the last', async () => {
+  const { flats, calls } = bed(30);
+  const holds = await Promise.all([1, 2, 3].map(() => flats.hold(flat('a'))));
+  expect(calls).toEqual(['+a']);
+  for (const { dir, release } of holds) {
+    expect(dir).toBe('/flats/a');
+    release();
+    release();
+  }
+  const next = await flats.hold(flat('a'));
+  await sleep(80);
+  expect(calls).toEqual(['+a']);
+  next.release();
+  await sleep(80);
+  expect(calls).toEqual(['+a', '-a']);
+});
+
+test('who comes while it is being unmounted gets it mounted again', async () => {
+  const { flats, calls } = bed(1);
+  (await flats.hold(flat('a'))).release();
+  await sleep(3);
+  const hold = await flats.hold(flat('a'));
+  await sleep(50);
+  expect(calls.filter((call) => call === '+a').length - calls.filter((call) => call === '-a').length).toBe(1);
+  hold.release();
+});
+
+test('a mount that fails is tried again by the next, and one that is busy goes later', async () => {
+  const { flats, calls, fail } = bed(10);
+  fail(new Error('no registry'));
+  await expect(flats.hold(flat('a'))).rejects.toThrow('no registry');
+  fail();
+  const hold = await flats.hold(flat('a'));
+  fail(new Error('busy'));
+  hold.release();
+  await sleep(40);
+  expect(calls).toEqual(['+a']);
+  fail();
+  await sleep(60);
+  expect(calls).toEqual(['+a', '-a']);
+});
+
+test('what an earlier life left is used, or goes', async () => {
+  const { flats, calls } = bed(10);
+  flats.adopt('a');
+  flats.adopt('b');
+  const hold = await flats.hold(flat('a'));
+  await sleep(60);
+  expect(calls).toEqual(['-b']);
+  hold.release();
+});
