@@ -235,6 +235,7 @@ export class Image {
     const { registry, repository, manifest } = this.resolved;
     this.#image = await this.#options.registry.resolve(
       parseReference(`${registry}/${repository}@${manifest}`),
+      { referrers: true },
     );
     return this.#image;
   }
@@ -372,7 +373,10 @@ export class Images {
     if (pinned?.prepared !== undefined) return pinned;
     let image: ResolvedImage;
     try {
-      image = await this.#options.registry.resolve(reference, platform === undefined ? {} : { platform });
+      image = await this.#options.registry.resolve(reference, {
+        referrers: true,
+        ...(platform === undefined ? {} : { platform }),
+      });
     } catch (error) {
       const latest = known.filter((candidate) => candidate.prepared !== undefined).at(-1);
       if (latest === undefined || toErrorRecord(error).code !== 'unavailable') throw error;

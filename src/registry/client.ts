@@ -80,10 +80,17 @@ export const MAX_WHOLE_BLOB = 512 * 1024 * 1024;
 const DEFAULT_TIMEOUTS: Timeouts = { connectMs: 10_000, headersMs: 30_000, bodyMs: 30_000, helperMs: 30_000 };
 /** The kernel reads from many threads at once, and each read may need a range. */
 const DEFAULT_CONNECTIONS = 32;
+/** A list of referrers that was asked for ahead is good for so long, ms. */
+const AHEAD_MS = 5_000;
+const MOST_AHEAD = 64;
+const aheadKey = (source: Source, digest: string) => `${source.registry}/${source.repository}@${digest}`;
 
 export class RegistryClient {
   readonly #api: RegistryApi;
   readonly #blobs: BlobReader;
+  readonly #now: () => number;
+  /** Lists of referrers that were asked for ahead, by image. */
+  readonly #ahead = new Map<string, { answer: Promise<Descriptor[]>; askedAt: number }>();
 
   constructor(options: RegistryClientOptions = {}) {
     const timeouts = { ...DEFAULT_TIMEOUTS, ...options.timeouts };
@@ -104,6 +111,7 @@ export class RegistryClient {
       log: options.log ?? { debug: () => {}, warn: () => {} },
     });
     this.#blobs = new BlobReader(this.#api);
+    this.#now = (options.ambient ?? realAmbient).now;
   }
 
   /** Resolves when the registry (`HOST[:PORT]`) answers as one and takes our credentials, if it wants any. */
@@ -124,13 +132,16 @@ export class RegistryClient {
 
   /**
    * The image of a reference for a platform (`os/arch[/variant]`, by default this machine's; a manifest that is named
-   * by its own digest is taken as it is). Manifest and configuration are checked; layers are not fetched.
+   * by its own digest is taken as it is). Manifest and configuration are checked; layers are not fetched. With
+   * `referrers` these are asked for ahead, while the configuration comes: the next `referrers` of the image has them.
    */
   async resolve(
     reference: Reference,
-    options: { platform?: string; signal?: AbortSignal } = {},
+    options: { platform?: string; signal?: AbortSignal; referrers?: boolean } = {},
   ): Promise<ResolvedImage> {
-    return await resolveImage(this.#api, this.#blobs, reference, options.platform, options.signal);
+    const { platform, signal, referrers } = options;
+    const ahead = referrers === true ? ({ digest }: Descriptor) => this.#ask(reference, digest) : undefined;
+    return await resolveImage(this.#api, this.#blobs, reference, platform, signal, ahead);
   }
 
   /** Any manifest or index by tag or digest, checked by digest. */
@@ -196,6 +207,7 @@ export class RegistryClient {
     }
     const subject = content.subject?.digest;
     const pushed = await putManifest(this.#api, source, bytes, mediaType, tag, subject, signal);
+    if (subject !== undefined) this.#ahead.delete(aheadKey(source, subject));
     if (subject !== undefined && !pushed.subject) {
       const entry = referrerDescriptor(pushed.descriptor, content);
       await addToFallback(this.#api, source, subject, entry, replaces, signal);
@@ -210,7 +222,29 @@ export class RegistryClient {
     artifactType?: string,
     signal?: AbortSignal,
   ): Promise<Descriptor[]> {
-    return await listReferrers(this.#api, source, digest, artifactType, signal);
+    const all = this.#askedAhead(source, digest);
+    if (all === undefined) return await listReferrers(this.#api, source, digest, artifactType, signal);
+    const found = await all;
+    signal?.throwIfAborted();
+    return artifactType === undefined ? found : found.filter((entry) => entry.artifactType === artifactType);
+  }
+
+  #ask(source: Source, digest: string): void {
+    const key = aheadKey(source, digest);
+    const answer = listReferrers(this.#api, source, digest, undefined);
+    // Whoever wants it hears of its failure; asked again it may be another answer.
+    answer.catch(() => this.#ahead.delete(key));
+    this.#ahead.set(key, { answer, askedAt: this.#now() });
+    if (this.#ahead.size > MOST_AHEAD) this.#ahead.delete(this.#ahead.keys().next().value as string);
+  }
+
+  #askedAhead(source: Source, digest: string): Promise<Descriptor[]> | undefined {
+    const key = aheadKey(source, digest);
+    const known = this.#ahead.get(key);
+    if (known === undefined) return undefined;
+    if (this.#now() - known.askedAt <= AHEAD_MS) return known.answer;
+    this.#ahead.delete(key);
+    return undefined;
   }
 
   /** Ends all connections; calls under way fail. */

@@ -92,9 +92,10 @@ export async function resolveImage(
   reference: Reference,
   platform: string | undefined,
   signal: AbortSignal | undefined,
+  onManifest: (descriptor: Descriptor) => void = () => {},
 ): Promise<ResolvedImage> {
   const wanted = platform === undefined ? hostPlatform() : parsePlatform(platform);
-  const context: Context = { api, blobs, reference, wanted, signal };
+  const context: Context = { api, blobs, reference, wanted, signal, onManifest };
   const tagOrDigest = reference.digest ?? reference.tag ?? 'latest';
   const first = await fetchManifest(api, reference, tagOrDigest, signal).catch(async (error: unknown) => {
     throw await explainMissing(context, tagOrDigest, error);
@@ -120,6 +121,8 @@ interface Context {
   reference: Reference;
   wanted: Platform;
   signal: AbortSignal | undefined;
+  /** Told of an image's manifest before its configuration is fetched. */
+  onManifest: (descriptor: Descriptor) => void;
 }
 
 async function fromIndex(
@@ -185,6 +188,7 @@ async function loadImage(
     throw new CofaError('internal', `${where}: an index where an image was expected`);
   const { manifest } = parsed;
   checkIsImage(manifest, where);
+  context.onManifest(descriptor);
   const config = await blobs.whole(reference, manifest.config, MAX_CONFIG, signal);
   const { platform, diffIds } = parseConfig(config, manifest.layers.length, `the configuration of ${where}`);
   return {

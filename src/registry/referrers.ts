@@ -40,9 +40,10 @@ export async function listReferrers(
   artifactType: string | undefined,
   signal?: AbortSignal,
 ): Promise<Descriptor[]> {
-  const found =
-    (await fromApi(api, source, digest, artifactType, signal)) ??
-    (await fromTag(api, source, digest, signal));
+  // Side by side: a round trip less where there is no API, and one request more where there is one.
+  const tagged = fromTag(api, source, digest, signal);
+  tagged.catch(() => {});
+  const found = (await fromApi(api, source, digest, artifactType, signal)) ?? (await tagged);
   // The registry need not filter, and one that says it did may be wrong.
   return artifactType === undefined ? found : found.filter((entry) => entry.artifactType === artifactType);
 }

@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { digestOf, MEDIA_TYPES } from '../../src/registry/manifest.ts';
+import { parseReference } from '../../src/registry/reference.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
-import { sampleImage } from './sample-image.ts';
+import { pushImage, sampleImage } from './sample-image.ts';
 
 const IMAGE = sampleImage([100]);
 const TAG = IMAGE.digest.replace(':', '-');
@@ -234,5 +235,39 @@ describe('a registry without it: the fallback tag', () => {
     registry.addManifest('team/app', IMAGE.manifest, IMAGE.manifestType, TAG);
     await expect(push(artifact('a'))).rejects.toMatchObject({ code: 'conflict' });
     expect(registry.manifests.get(`team/app:${TAG}`)?.bytes.equals(IMAGE.manifest)).toBe(true);
+  });
+});
+
+describe('referrers that are asked for ahead', () => {
+  test('come with the image in one question, for all types, and a push of ours is seen', async () => {
+    await start(5);
+    await pushImage(client, source(), sampleImage([100]), 'v1');
+    const reference = parseReference(`${registry.host}/team/app:v1`);
+    const listed = () => registry.requests.filter(({ url }) => url.includes('/referrers/')).length;
+    const image = await client.resolve(reference, { referrers: true });
+    const of = (type?: string) => client.referrers(source(), image.descriptor.digest, type);
+    expect(await of(TYPE)).toEqual([]);
+    expect(await of()).toEqual([]);
+    expect(listed()).toBe(1);
+    const note = JSON.parse(artifact('new').toString());
+    const { mediaType, digest, size } = image.descriptor;
+    await push(Buffer.from(JSON.stringify({ ...note, subject: { mediaType, digest, size } })));
+    expect(await of(TYPE)).toHaveLength(1);
+    expect(await of('application/other')).toEqual([]);
+  });
+
+  test('that could not be had are asked for again', async () => {
+    await start(5);
+    await pushImage(client, source(), sampleImage([100]), 'v1');
+    let failures = 0;
+    registry.fault = ({ path, response }) => {
+      if (!path.includes('/referrers/') || failures++ >= 20) return 'pass';
+      response.writeHead(500).end();
+      return 'handled';
+    };
+    const image = await client.resolve(parseReference(`${registry.host}/team/app:v1`), { referrers: true });
+    await client.referrers(source(), image.descriptor.digest).catch(() => {});
+    failures = 20;
+    expect(await client.referrers(source(), image.descriptor.digest)).toEqual([]);
   });
 });
