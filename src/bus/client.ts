@@ -49,9 +49,13 @@ export async function connectEngine(root: string): Promise<EngineClient> {
   const endpoint = await readEndpoint(root);
   const { connectBus } = await import('./connection.ts');
   const bus = await connectBus(endpoint.nats, { name: 'cofa-cli', reconnect: false }).catch(
-    (cause: unknown) => {
-      throw new CofaError('not-running', `the engine of ${root} does not answer at ${endpoint.nats.url}`, {
+    async (cause: unknown) => {
+      const { url } = endpoint.nats;
+      if (!(await isAlive(root)))
+        throw new CofaError('not-running', `the engine of ${root} does not answer at ${url}`, { cause });
+      throw new CofaError('unavailable', `NATS at ${url} is away; the engine runs and reads go on`, {
         cause,
+        hint: 'try again when NATS is back; until then: cofa status',
       });
     },
   );
@@ -96,6 +100,37 @@ export async function connectEngine(root: string): Promise<EngineClient> {
     },
     close: () => bus.close(),
   };
+}
+
+/**
+ * The engine's status, asked for past NATS where that is possible. Errors: `not-running`, `timeout`.
+ */
+export async function engineStatus(root: string, options: CallOptions = {}): Promise<ResultOf<'status'>> {
+  await readEndpoint(root);
+  const { askLocal } = await import('./local-socket.ts');
+  const asked = askLocal<ResultOf<'status'>>(socketOf(root), 'status', options.timeoutMs ?? STATUS_MS);
+  try {
+    return await abortable(asked, options.signal);
+  } catch (error) {
+    if (!(error instanceof CofaError) || error.code !== 'not-running') throw error;
+  }
+  const client = await connectEngine(root);
+  try {
+    return await client.call('status', {}, options);
+  } finally {
+    await client.close();
+  }
+}
+
+const STATUS_MS = 10_000;
+const socketOf = (root: string): string => join(root, 'run/supervisor.sock');
+
+async function isAlive(root: string): Promise<boolean> {
+  const { askLocal } = await import('./local-socket.ts');
+  return await askLocal(socketOf(root), 'status', STATUS_MS).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** The endpoint file of `root`; error `not-running` when there is none. */

@@ -11,7 +11,8 @@ export interface BusAddress {
 }
 
 /**
- * Opens a connection. With `reconnect` (default) it comes back for ever, every 250 ms, after NATS was away.
+ * Opens a connection. With `reconnect` (default) it comes back for ever, every 250 ms, after NATS was away (health.ts says
+ * what that means). A server that does not answer for some seconds counts as away.
  * Errors: `unavailable` when there is no server at the first try within `timeoutMs` (default 5 s).
  */
 export async function connectBus(
@@ -26,6 +27,10 @@ export async function connectBus(
       reconnect: options.reconnect ?? true,
       maxReconnectAttempts: -1,
       reconnectTimeWait: 250,
+      // One that starts may refuse a password that it is about to know.
+      ignoreAuthErrorAbort: true,
+      pingInterval: PING_MS,
+      maxPingOut: 2,
       noRandomize: true,
       ...(address.user === undefined ? {} : { user: address.user, pass: address.pass ?? '' }),
     });
@@ -34,6 +39,9 @@ export async function connectBus(
     throw new CofaError('unavailable', `NATS at ${address.url} cannot be used: ${text}`, { cause });
   }
 }
+
+/** A ping that two others follow without an answer ends the connection. */
+const PING_MS = 2_000;
 
 // Maps, not records: every message can be read alone, and by any msgpack reader.
 const packr = new Packr({

@@ -3,9 +3,10 @@ import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { IndexedImage } from '../index/index-image.ts';
 import { type Context, examples, numberOption } from './context.ts';
+import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
 import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from './table.ts';
 
-interface IndexOptions {
+interface IndexOptions extends RegistryFlags {
   platform?: string;
   dryRun?: boolean;
   force?: boolean;
@@ -13,7 +14,7 @@ interface IndexOptions {
 }
 
 export function define(command: Command, context: Context): void {
-  command
+  addRegistryOptions(command)
     .description(
       'Prepare an image: read each layer once, and put a sidecar beside the image into the registry, so that nodes can mount it at once. The image itself is not touched.',
     )
@@ -50,7 +51,8 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     import('./progress.ts'),
   ]);
   const signal = context.signal();
-  const client = new RegistryClient({});
+  const registry = registryChoice(options);
+  const client = new RegistryClient(registry);
   const view = new ProgressView(`indexing ${ref}`, context.output.progress);
   try {
     const image = await client.resolve(parseReference(ref), {
@@ -75,6 +77,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     const { showOn } = await import('./engine-progress.ts');
     const indexed = await indexImage({
       image,
+      registry,
       signal,
       onProgress: showOn(view),
       ...(options.threads === undefined ? {} : { threads: options.threads }),

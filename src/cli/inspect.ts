@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
 import { type Context, examples } from './context.ts';
+import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
 import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from './table.ts';
 
 interface LayerView {
@@ -30,19 +31,19 @@ export interface ImageView {
 }
 
 export function define(command: Command, context: Context): void {
-  command
+  addRegistryOptions(command)
     .description(
       'Show an image as the registry has it: manifest, layers, and whether a sidecar makes it quick to start.',
     )
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
     .option('--platform <os/arch>', 'which image of a multi-platform one (default: this machine’s)')
-    .action(async (ref: string, options: { platform?: string }) => {
+    .action(async (ref: string, options: RegistryFlags & { platform?: string }) => {
       const [{ RegistryClient }, { parseReference }] = await Promise.all([
         import('../registry/client.ts'),
         import('../registry/reference.ts'),
       ]);
       const signal = context.signal();
-      const client = new RegistryClient({});
+      const client = new RegistryClient(registryChoice(options));
       try {
         const image = await client.resolve(parseReference(ref), {
           signal,

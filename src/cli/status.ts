@@ -9,16 +9,9 @@ export function define(command: Command, context: Context): void {
     .description('Show the engine: its processes, and how much of each image has arrived.')
     .option('-l, --layers', 'each layer too')
     .action(async (options: { layers?: boolean }) => {
-      const { connectEngine } = await import('../bus/client.ts');
-      const client = await connectEngine(context.root);
-      try {
-        const status = await client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
-        context.output.data(status, () =>
-          render(status, { layers: options.layers === true, now: new Date() }),
-        );
-      } finally {
-        await client.close();
-      }
+      const { engineStatus } = await import('../bus/client.ts');
+      const status = await engineStatus(context.root, { timeoutMs: 10_000, signal: context.signal() });
+      context.output.data(status, () => render(status, { layers: options.layers === true, now: new Date() }));
     });
   command.addHelpText(
     'after',

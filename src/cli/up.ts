@@ -5,8 +5,14 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
+import {
+  addRegistryOptions,
+  registryArguments,
+  registryChoice,
+  type RegistryFlags,
+} from './registry-options.ts';
 
-interface UpOptions {
+interface UpOptions extends RegistryFlags {
   nats?: string;
   foreground?: boolean;
   workers?: number;
@@ -22,7 +28,7 @@ interface UpOptions {
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
 
 export function define(command: Command, context: Context): void {
-  command
+  addRegistryOptions(command)
     .description('Start the engine. It goes on in the background; this command ends when it is ready.')
     .option('--nats <url>', 'use this NATS (with JetStream) instead of a private nats-server')
     .option('--foreground', 'stay, and log to the terminal')
@@ -83,6 +89,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       readDeadlineMs: Math.round(options.readDeadline * 1000),
       logLevel: options.logLevel,
       snapshotter: snapshotterSocket(options.snapshotter, context.root),
+      registry: registryChoice(options),
     });
   } catch (error) {
     // The `cofa up` that started this one in the background tells its user.
@@ -142,6 +149,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   if (options.snapshotter === false) args.push('--no-snapshotter');
   else if (options.snapshotter !== undefined)
     args.push(options.snapshotter === true ? '--snapshotter' : `--snapshotter=${options.snapshotter}`);
+  args.push(...registryArguments(options));
   return args;
 }
 

@@ -1,6 +1,10 @@
 /**
  * The front end's side of the pool of fetchers: joins the dispatcher's decisions (actors/dispatcher.ts) with NATS.
  * A layer submits a job and hears of its blocks and its end; which fetcher runs it is no business of the layer's.
+ *
+ * While NATS is away, or no fetcher lives, a fetcher in this very process takes part like any other (local-fetcher.ts).
+ * Messages get lost with NATS. When it is back, each fetcher is sent again what it has, which it knows how to take
+ * (src/fetch/job-runner.ts), and those that were given up say hello.
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
@@ -16,6 +20,9 @@ import type {
 } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
+import type { Conditions } from './conditions.ts';
+import { FetchConditions } from './fetch-conditions.ts';
+import { LocalFetcher } from './local-fetcher.ts';
 import type { JobTiming } from './trace.ts';
 
 /** A job before the pool numbers it. */
@@ -53,6 +60,11 @@ const SLOW_DISK = 10_000;
 const RECORD_MS = 300_000;
 /** Jobs that have ended and may still be heard of. */
 const MOST_LATE = 4_096;
+/** Name of the fetcher in this process, and how much it does side by side. */
+const LOCAL = 'front-end';
+const LOCAL_SLOTS = 4;
+/** Fetchers that were killed are back before this, ms. */
+const ALONE_MS = 2_000;
 
 export class FetchPool {
   readonly #bus: NatsConnection;
@@ -66,7 +78,14 @@ export class FetchPool {
   readonly #pids = new Map<string, { pid: number; slots: number }>();
   readonly #tick: NodeJS.Timeout;
   readonly #log: Logger;
+  readonly #local: LocalFetcher;
+  readonly #conditions: Conditions;
+  readonly #found: FetchConditions;
   #next = 1;
+  /** NATS is away. */
+  #cut = false;
+  /** Since when no fetcher of its own process is there. */
+  #aloneSince: number | undefined;
 
   /** `front`: unique name of this front end's life; completions for another are not ours. */
   constructor(options: {
@@ -75,6 +94,8 @@ export class FetchPool {
     front: string;
     now: () => number;
     log: Logger;
+    root: string;
+    conditions: Conditions;
   }) {
     this.#bus = options.bus;
     this.#names = options.names;
@@ -82,6 +103,15 @@ export class FetchPool {
     this.#now = options.now;
     this.#log = options.log;
     this.#dispatcher = new Dispatcher();
+    this.#conditions = options.conditions;
+    this.#found = new FetchConditions(options.conditions, options.root);
+    this.#local = new LocalFetcher({
+      root: options.root,
+      name: LOCAL,
+      log: options.log,
+      onCompletion: (completion) => this.#onCompletion(completion),
+      onLost: () => this.#handle({ type: 'worker.lost', worker: LOCAL, now: this.#now() }),
+    });
     this.#bus.subscribe(this.#names.hello, {
       callback: (error, message) => {
         if (error === null) this.#onHello(unpack<WorkerHello>(message.data));
@@ -93,7 +123,7 @@ export class FetchPool {
       },
     });
     this.#bus.publish(this.#names.whoIsThere);
-    this.#tick = setInterval(() => this.#handle({ type: 'tick', now: this.#now() }), TICK_MS);
+    this.#tick = setInterval(() => this.#onTick(this.#now()), TICK_MS);
   }
 
   /** Queues a job; its number names it in `promote` and `cancel`. */
@@ -136,6 +166,50 @@ export class FetchPool {
 
   close(): void {
     clearInterval(this.#tick);
+    this.#local.close();
+  }
+
+  /** NATS is away, and with it every other fetcher: what they had is done here. */
+  busAway(): void {
+    this.#cut = true;
+    for (const worker of this.#pids.keys()) this.#handle({ type: 'worker.lost', worker, now: this.#now() });
+    this.#onTick(this.#now());
+  }
+
+  /** NATS is back, maybe after a moment that nobody noticed: what was sent last may be lost. */
+  busBack(): void {
+    this.#cut = false;
+    for (const [number, { job, worker }] of this.#jobs) {
+      if (worker === LOCAL || !this.#dispatcher.isRunning(number, worker)) continue;
+      this.#bus.publish(this.#names.job(worker), pack(job));
+    }
+    this.#bus.publish(this.#names.whoIsThere);
+  }
+
+  #onTick(now: number): void {
+    this.#handle({ type: 'tick', now });
+    this.#found.tick(now);
+    const { workers } = this.#dispatcher.status();
+    const local = workers.find(({ worker }) => worker === LOCAL);
+    if (workers.some(({ worker, slots }) => worker !== LOCAL && slots > 0)) this.#aloneSince = undefined;
+    else this.#aloneSince ??= now;
+    const isAlone = this.#aloneSince !== undefined && now - this.#aloneSince >= ALONE_MS;
+    if (isAlone && !this.#cut)
+      this.#conditions.set(
+        'fetchers',
+        'no fetcher is running: the front end fetches absent blocks by itself',
+      );
+    else this.#conditions.clear('fetchers');
+    if (this.#cut || isAlone) this.#handle({ type: 'worker.hello', worker: LOCAL, slots: LOCAL_SLOTS, now });
+    else if (local !== undefined && local.running > 0)
+      // It ends what it has.
+      this.#handle({ type: 'worker.hello', worker: LOCAL, slots: 0, now });
+    else if (local !== undefined) this.#handle({ type: 'worker.lost', worker: LOCAL, now });
+  }
+
+  #send(worker: string, message: Job | StopJob): void {
+    if (worker === LOCAL) this.#local.send(message);
+    else this.#bus.publish(this.#names.job(worker), pack(message));
   }
 
   status(): {
@@ -146,7 +220,7 @@ export class FetchPool {
     return {
       workers: workers.map(({ worker, slots, running }) => ({
         name: worker,
-        pid: this.#pids.get(worker)?.pid ?? 0,
+        pid: worker === LOCAL ? process.pid : (this.#pids.get(worker)?.pid ?? 0),
         slots,
         running,
       })),
@@ -201,6 +275,7 @@ export class FetchPool {
       now: this.#now(),
     });
     if (known === undefined) return;
+    if (known.job.kind === 'fetch') this.#found.ended(known.job.source.registry, failure?.error, this.#now());
     known.worker = completion.worker;
     known.listener.end(completion.bytes, failure, this.#timing(known, completion.times));
   }
@@ -228,14 +303,14 @@ export class FetchPool {
     if (effect.type === 'stop') {
       const { job, worker } = effect;
       const stop: StopJob = { v: 1, kind: 'stop', job, front: this.#front, layer: known?.job.layer ?? '' };
-      this.#bus.publish(this.#names.job(worker), pack(stop));
+      this.#send(worker, stop);
       return;
     }
     if (known === undefined) return;
     if (effect.type === 'send') {
       known.sentAt = this.#now();
       known.worker = effect.worker;
-      this.#bus.publish(this.#names.job(effect.worker), pack(known.job));
+      this.#send(effect.worker, known.job);
       return;
     }
     this.#over(effect.job);

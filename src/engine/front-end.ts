@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
 import { emptyNode, foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
-import { CofaError } from '../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
   BeginStart,
@@ -21,6 +21,8 @@ import type {
 } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, serve } from '../bus/connection.ts';
+import { awaySentence, watchBus } from '../bus/health.ts';
+import { serveLocal } from '../bus/local-socket.ts';
 import type { ColdRead, DeviceFile, FuseTransport } from '../fuse/transport.ts';
 import type { KernelTransport } from '../fuse/kernel-transport.ts';
 import { SpanTable } from '../image/span-table.ts';
@@ -84,7 +86,7 @@ const events = new EventLog(bus, Date.now, {
 });
 for await (const { subject, event } of events.replay(names.allEvents)) foldEvent(node, idOf(subject), event);
 const front = randomBytes(8).toString('hex');
-const pool = new FetchPool({ bus, names, front, now, log });
+const pool = new FetchPool({ bus, names, front, now, log, root, conditions });
 const starts = new Starts({ pool, layer: (diffId) => opened.get(diffId), now, log });
 const startTimer = setInterval(() => {
   starts.tick();
@@ -96,6 +98,17 @@ const startTimer = setInterval(() => {
     layer.prefetch(true);
   }
 }, 100);
+const health = watchBus(bus, {
+  onAway: () => {
+    conditions.set('nats', awaySentence(settings.nats.url));
+    conditions.clear('log');
+    pool.busAway();
+  },
+  onBack: () => {
+    conditions.clear('nats');
+    pool.busBack();
+  },
+});
 const transport = await startTransport();
 const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
 
@@ -120,6 +133,9 @@ serve(bus, names.front('status'), status);
 serve(bus, names.front('settled'), () =>
   'settled' in transport ? (transport as KernelTransport).settled() : undefined,
 );
+await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) => {
+  log.warn({ error }, 'status cannot be asked for while NATS is away');
+});
 await bus.flush();
 notify({ kind: 'ready', front, pid: process.pid });
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
@@ -175,6 +191,11 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       const record = await events.append(subject, event);
       foldLayer(facts, diffId, record.event as never);
     };
+    const onLogged = (error: unknown) => {
+      if (error === undefined) conditions.clear('log');
+      else if (!health.isAway)
+        conditions.set('log', `the event log takes no events, they wait: ${toErrorRecord(error).message}`);
+    };
     const known = facts.get(diffId);
     if (known === undefined || known.blob !== source.digest || known.size !== size) {
       const { blockSize, blockCount } = table;
@@ -204,6 +225,7 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       log,
       now,
       epochMs: Date.now,
+      onLogged,
       readDeadlineMs,
       fetched,
       notify,
@@ -263,8 +285,7 @@ async function status(): Promise<FrontStatus> {
     });
   }
   const { workers, queued } = pool.status();
-  const degraded = workers.length === 0 ? ['no fetcher is running: absent blocks cannot be read'] : [];
-  return { layers: served, workers, queued, degraded: [...conditions.list(), ...degraded] };
+  return { layers: served, workers, queued, degraded: conditions.list() };
 }
 
 let stopping: Promise<void> | undefined;

@@ -5,6 +5,7 @@ import { type ErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import { indexImage } from '../index/index-image.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
+import { readSettings } from './process-settings.ts';
 
 export interface ToIndexer {
   root: string;
@@ -44,6 +45,7 @@ async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
   const layout = new Layout(root);
   const indexed = await indexImage({
     image,
+    registry: (await readSettings(root)).registry,
     deviceOf: layout.device,
     onProgress: (progress) => void say({ kind: 'progress', progress }),
   });

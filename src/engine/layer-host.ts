@@ -41,6 +41,8 @@ export interface LayerHostOptions {
   /** The wall clock, ms. */
   epochMs: () => number;
   readDeadlineMs: number;
+  /** An append has ended, undefined: well. */
+  onLogged: (error: unknown) => void;
   notify: (notice: FrontNotice) => void;
   /** Where the FUSE threads note which blocks are read first. */
   firstReads: FirstReads;
@@ -511,8 +513,12 @@ export class LayerHost {
   }
 
   async #append(event: NewEvent): Promise<void> {
-    const { events, subject, facts, diffId } = this.#options;
-    const record = await events.append(subject, event);
+    const { events, subject, facts, diffId, onLogged } = this.#options;
+    const record = await events.append(subject, event).catch((error: unknown) => {
+      onLogged(error);
+      throw error;
+    });
+    onLogged(undefined);
     foldLayer(facts, diffId, record.event as never);
   }
 

@@ -1,6 +1,7 @@
 /** What a child process of the supervisor needs to know: in ROOT/run/engine.json, readable by root only. */
 import { readFile } from 'node:fs/promises';
 import type { BusAddress } from '../bus/connection.ts';
+import type { RegistryClientOptions } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 
 export interface EngineSettings {
@@ -17,7 +18,31 @@ export interface EngineSettings {
   /** A read that waits longer gets EIO, ms. */
   readDeadlineMs: number;
   logLevel: string;
+  registry: RegistrySettings;
 }
+
+/** How registries are reached, for every process that does: `cofa up --insecure-registry` and the like. */
+export type RegistrySettings = Pick<RegistryClientOptions, 'dockerConfig' | 'certDirs' | 'insecure'>;
+
+/**
+ * Options of a fetcher's registry client. A connection that falls silent is given up early enough that another one can
+ * bring the bytes before the deadline of those who wait for them.
+ */
+export function registryOptions(
+  settings: Pick<EngineSettings, 'registry' | 'readDeadlineMs'>,
+): RegistryClientOptions {
+  const { registry, readDeadlineMs } = settings;
+  const share = (part: number, most: number) =>
+    Math.min(most, Math.max(LEAST_TIMEOUT_MS, Math.round(readDeadlineMs / part)));
+  return {
+    ...registry,
+    timeouts: { connectMs: share(6, 10_000), headersMs: share(3, 30_000), bodyMs: share(3, 30_000) },
+    retry: { maxRetryAfterMs: readDeadlineMs },
+  };
+}
+
+/** Even where reads are given up sooner, a registry has this long, ms. */
+const LEAST_TIMEOUT_MS = 1_000;
 
 const path = (root: string): string => new Layout(root).in('run/engine.json');
 

@@ -17,6 +17,8 @@ import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { readEndpoint } from '../bus/client.ts';
 import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
+import { awaySentence, watchBus } from '../bus/health.ts';
+import { askLocal, serveLocal } from '../bus/local-socket.ts';
 import { reapContainers } from '../container/reap.ts';
 import { openFuseSession, type FuseSession } from '../fuse/session.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
@@ -35,7 +37,7 @@ import { Ownership, rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
 import { Startups } from './startups.ts';
-import { type EngineSettings, writeSettings } from './process-settings.ts';
+import { type EngineSettings, type RegistrySettings, writeSettings } from './process-settings.ts';
 
 export interface SupervisorOptions {
   root: string;
@@ -51,10 +53,13 @@ export interface SupervisorOptions {
   logLevel: string;
   /** Socket on which containerd finds its snapshotter; no snapshotter without. */
   snapshotter?: string | undefined;
+  registry: RegistrySettings;
 }
 
 /** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
 const LOG_MAX_BYTES = 1 << 30;
+/** The front end has this long to say how it is, ms. */
+const FRONT_STATUS_MS = 4_000;
 /** What is still under way to NATS at the end has this long, ms. */
 const DRAIN_MS = 2_000;
 const VERSION = (
@@ -103,6 +108,10 @@ class Supervisor {
 
     const nats = await this.#startNats();
     const bus = await connectBus(nats, { name: 'cofa-supervisor' });
+    watchBus(bus, {
+      onAway: () => this.#conditions.set('nats', awaySentence(nats.url)),
+      onBack: () => this.#conditions.clear('nats'),
+    });
     await EventLog.prepare(bus, { maxBytes: LOG_MAX_BYTES });
     const events = new EventLog(bus, Date.now);
     const owner = await this.#takeOwnership(bus, events);
@@ -111,7 +120,7 @@ class Supervisor {
       foldEvent(state, idOf(subject), event);
     }
 
-    const registry = new RegistryClient({});
+    const registry = new RegistryClient({ ...this.#options.registry, log: this.#log });
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
     const startups = new Startups({ bus, names, registry, log: this.#log });
@@ -167,7 +176,7 @@ class Supervisor {
     this.#log.info({ ...restored, loops: found, dismissed }, 'mounts are back');
 
     const status = async (): Promise<Status> => {
-      const served = await ask<FrontStatus>(bus, names.front('status'), {}, 5_000);
+      const served = await this.#frontStatus(bus);
       return {
         node,
         version: VERSION,
@@ -175,13 +184,16 @@ class Supervisor {
         nats: nats.url,
         transport: this.#options.transport,
         startedAt: this.#startedAt.toISOString(),
-        degraded: [...this.#conditions.list(), ...served.degraded],
+        degraded: [...new Set([...this.#conditions.list(), ...served.degraded])],
         ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),
         mounts: mounts.list(),
         images: imageStatus(images, served),
         processes: this.#processes(),
       };
     };
+    await serveLocal(layout.socket('supervisor'), { status }).catch((error: unknown) => {
+      this.#log.warn({ error }, 'status cannot be asked for while NATS is away');
+    });
     serveApi(
       bus,
       names,
@@ -272,6 +284,15 @@ class Supervisor {
     this.#ended.reject(error);
   }
 
+  /** Past NATS, which may be away. A front end that is just being started has nothing to say. */
+  async #frontStatus(bus: NatsConnection): Promise<FrontStatus> {
+    try {
+      return await askLocal<FrontStatus>(this.#layout.socket('front-end'), 'status', FRONT_STATUS_MS);
+    } catch {
+      return await ask<FrontStatus>(bus, this.#names.front('status'), {}, FRONT_STATUS_MS);
+    }
+  }
+
   #refuseWhenStopping(): void {
     if (this.#stopping) throw new CofaError('not-running', 'the engine is stopping');
   }
@@ -323,6 +344,7 @@ class Supervisor {
       slots: slots ?? 4,
       readDeadlineMs,
       logLevel,
+      registry: this.#options.registry,
     };
     await writeSettings(settings);
     const front = new Child({

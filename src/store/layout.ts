@@ -2,7 +2,7 @@
  * Where things lie below the root (default /var/lib/cofa). Everything is named by digest, so two images share what
  * they have in common and nothing is ever changed under its name.
  *
- *     run/                    of this start only: endpoint.json, lock, nats.conf, devices/ (the FUSE mount)
+ *     run/                    of this start only: endpoint.json, lock, nats.conf, sockets, devices/ (the FUSE mount)
  *     layers/<diffID>/device  the layer device: the uncompressed tar, sparse until its blocks have come
  *     spans/<blob>            span table of a compressed layer
  *     tocs/<diffID>           table of contents of a layer (only where this node built it)
@@ -28,6 +28,8 @@ export class Layout {
   endpoint = (): string => this.in('run/endpoint.json');
   lock = (): string => this.in('run/lock');
   devices = (): string => this.in('run/devices');
+  /** Where supervisor and front end answer without NATS. */
+  socket = (name: 'supervisor' | 'front-end'): string => this.in('run', `${name}.sock`);
   device = (diffId: string): string => this.in('layers', hexOf(diffId), 'device');
   spans = (blob: string): string => this.in('spans', hexOf(blob));
   toc = (diffId: string): string => this.in('tocs', hexOf(diffId));

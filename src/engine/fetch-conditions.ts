@@ -1,0 +1,58 @@
+/** What the ends of fetches say about registries and the disk, as conditions (conditions.ts). */
+import type { ErrorCode, ErrorRecord } from '../../schemas/errors.ts';
+import type { Conditions } from './conditions.ts';
+
+/** A failure that is not repeated counts for this long, ms: where nobody reads, nothing shows that it is over. */
+const LASTS_MS = 60_000;
+/** Codes that tell of the registry; others tell of the bytes or of this node. */
+const OF_REGISTRY: ReadonlySet<ErrorCode> = new Set([
+  'unavailable',
+  'timeout',
+  'unauthorized',
+  'environment',
+]);
+
+export class FetchConditions {
+  readonly #conditions: Conditions;
+  readonly #root: string;
+  readonly #failing = new Map<string, { code: ErrorCode; at: number }>();
+
+  /** `root`: the folder whose disk takes the blocks. */
+  constructor(conditions: Conditions, root: string) {
+    this.#conditions = conditions;
+    this.#root = root;
+  }
+
+  /** A fetch from `registry` has ended; `error` undefined: well. */
+  ended(registry: string, error: ErrorRecord | undefined, now: number): void {
+    if (error === undefined) {
+      this.#over(`registry:${registry}`);
+      this.#over('disk');
+    } else if (error.code === 'no-space') {
+      this.#fails(
+        'disk',
+        error,
+        now,
+        () => `the disk of ${this.#root} is full: absent blocks cannot be stored`,
+      );
+    } else if (OF_REGISTRY.has(error.code)) {
+      const sentence = () => `absent blocks of ${registry} cannot be fetched: ${error.message}`;
+      this.#fails(`registry:${registry}`, error, now, sentence);
+    }
+  }
+
+  /** Lets go of what has not been seen for a while. */
+  tick(now: number): void {
+    for (const [key, { at }] of this.#failing) if (now - at > LASTS_MS) this.#over(key);
+  }
+
+  #fails(key: string, { code }: ErrorRecord, at: number, sentence: () => string): void {
+    // The message names a blob, which changes from failure to failure: the first one of a kind stays.
+    if (this.#failing.get(key)?.code !== code) this.#conditions.set(key, sentence());
+    this.#failing.set(key, { code, at });
+  }
+
+  #over(key: string): void {
+    if (this.#failing.delete(key)) this.#conditions.clear(key);
+  }
+}

@@ -1,0 +1,30 @@
+/**
+ * The front end's own fetcher, a thread: for when NATS is away or no fetcher lives (src/engine/local-fetcher.ts). Messages
+ * are those of worker.ts, over the thread's port instead of NATS.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { createLog } from '../engine/log.ts';
+import { readSettings, registryOptions } from '../engine/process-settings.ts';
+import { RegistryClient } from '../registry/client.ts';
+import { Layout } from '../store/layout.ts';
+import type { Completion, Job, StopJob } from '../../schemas/fetch.ts';
+import { JobRunner } from './job-runner.ts';
+
+export interface FetchThreadData {
+  root: string;
+  worker: string;
+}
+
+const port = parentPort;
+if (port === null) throw new Error('fetch-thread.ts runs in a worker thread');
+const { root, worker } = workerData as FetchThreadData;
+const settings = await readSettings(root);
+const log = createLog(`${worker}-fetcher`, settings.logLevel);
+const runner = new JobRunner({
+  worker,
+  layout: new Layout(root),
+  registry: new RegistryClient({ ...registryOptions(settings), log }),
+  log,
+  complete: (completion: Completion) => port.postMessage(completion, []),
+});
+port.on('message', (job: Job | StopJob) => runner.take(job));

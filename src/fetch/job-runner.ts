@@ -1,0 +1,161 @@
+/**
+ * Runs the jobs of one fetcher, side by side, wherever it lives: in a process of its own (worker.ts) or in a thread of
+ * the front end (fetch-thread.ts). Jobs come by messages that may be lost and sent again: what runs is not begun twice,
+ * and what has ended lately is answered as before.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type {
+  Completion,
+  EndCompletion,
+  FetchJob,
+  FetchTimes,
+  Job,
+  PackJob,
+  RecordJob,
+  StopJob,
+  VerifyJob,
+} from '../../schemas/fetch.ts';
+import type { RegistryClient } from '../registry/client.ts';
+import { hashDevice } from '../store/device.ts';
+import type { Layout } from '../store/layout.ts';
+import { noTimes, runFetch, SpanTables } from './fetch-job.ts';
+
+/** Errors after which the same job may succeed. */
+const RETRYABLE = new Set(['unavailable', 'timeout', 'no-space', 'unauthorized', 'internal']);
+/** Ended jobs that are remembered. */
+const MOST_RECENT = 256;
+
+export interface JobRunnerOptions {
+  /** Name of the fetcher. */
+  worker: string;
+  layout: Layout;
+  registry: RegistryClient;
+  log: Logger;
+  /** Absent where NATS is not used: then startup packs are not brought. */
+  bus?: NatsConnection;
+  complete: (completion: Completion) => void;
+}
+
+export class JobRunner {
+  readonly #options: JobRunnerOptions;
+  readonly #tables: SpanTables;
+  readonly #running = new Map<string, { done: Promise<void>; stop: AbortController }>();
+  /** By job, oldest first. */
+  readonly #recent = new Map<string, EndCompletion>();
+  readonly #stopping = new AbortController();
+
+  constructor(options: JobRunnerOptions) {
+    this.#options = options;
+    this.#tables = new SpanTables(options.layout);
+  }
+
+  get running(): number {
+    return this.#running.size;
+  }
+
+  take(job: Job | StopJob): void {
+    const key = `${job.front}/${job.job}`;
+    const running = this.#running.get(key);
+    if (job.kind === 'stop') {
+      running?.stop.abort(new CofaError('unavailable', 'the job was stopped'));
+      return;
+    }
+    if (running !== undefined || this.#stopping.signal.aborted) return;
+    const ended = this.#recent.get(key);
+    // A job is sent to the same fetcher again only where its end was lost, or after a failure.
+    if (ended?.kind === 'done') return this.#options.complete(ended);
+    const stop = new AbortController();
+    const signal = AbortSignal.any([this.#stopping.signal, stop.signal]);
+    const done = this.#run(job, key, signal).finally(() => this.#running.delete(key));
+    this.#running.set(key, { done, stop });
+  }
+
+  /** Aborts what runs and waits for it, at most so long, ms. */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopping.abort(new Error('the fetcher stops'));
+    const ends = [...this.#running.values()].map(({ done }) => done);
+    await Promise.race([Promise.allSettled(ends), sleep(graceMs, undefined, { ref: false })]);
+  }
+
+  async #run(job: Job, key: string, signal: AbortSignal): Promise<void> {
+    const { worker, log } = this.#options;
+    const base = { v: 1 as const, front: job.front, worker, job: job.job, layer: job.layer };
+    const times = noTimes();
+    const spent = job.kind === 'fetch' ? { times } : {};
+    try {
+      const bytes =
+        job.kind === 'fetch'
+          ? await this.#fetchTwice(job, base, times, signal)
+          : await this.#runOther(job, base, signal);
+      this.#end(key, { ...base, ...spent, kind: 'done', bytes });
+    } catch (error) {
+      const record = toErrorRecord(error);
+      log.warn({ job: job.job, layer: job.layer, kind: job.kind, error: record }, 'job failed');
+      const retryable = RETRYABLE.has(record.code);
+      this.#end(key, { ...base, ...spent, kind: 'failed', bytes: 0, error: record, retryable });
+    }
+  }
+
+  #end(key: string, completion: EndCompletion): void {
+    this.#recent.delete(key);
+    this.#recent.set(key, completion);
+    if (this.#recent.size > MOST_RECENT) this.#recent.delete(this.#recent.keys().next().value as string);
+    this.#options.complete(completion);
+  }
+
+  /** Wrong bytes may have been spoilt on their way: they get one more try before the reader hears of them. */
+  async #fetchTwice(
+    job: FetchJob,
+    base: Omit<Completion, 'kind' | 'bytes'>,
+    times: FetchTimes,
+    signal: AbortSignal,
+  ): Promise<number> {
+    const { layout, registry, complete } = this.#options;
+    const once = () =>
+      runFetch(job, {
+        layout,
+        registry,
+        tables: this.#tables,
+        signal,
+        times,
+        onBlocks: (firstBlock, count, bytes) =>
+          complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
+      });
+    try {
+      return await once();
+    } catch (error) {
+      if (toErrorRecord(error).code !== 'integrity') throw error;
+      return await once();
+    }
+  }
+
+  async #runOther(
+    job: VerifyJob | PackJob | RecordJob,
+    base: Omit<Completion, 'kind' | 'bytes'>,
+    signal: AbortSignal,
+  ): Promise<number> {
+    if (job.kind === 'verify') return await this.#verify(job, signal);
+    const { layout, registry, bus, complete } = this.#options;
+    if (bus === undefined) throw new CofaError('unavailable', 'startup packs need NATS');
+    const context = { layout, bus, registry, tables: this.#tables, signal };
+    const { bringPack, recordStart } = await import('./start-jobs.ts');
+    if (job.kind === 'record') {
+      await recordStart(job, context);
+      return 0;
+    }
+    return await bringPack(job, context, {
+      runs: (devices, runs) => complete({ ...base, kind: 'pack', devices, runs } as Completion),
+      blocks: (layer, firstBlock, count, bytes) =>
+        complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes } as Completion),
+    });
+  }
+
+  async #verify(job: VerifyJob, signal: AbortSignal): Promise<number> {
+    const found = await hashDevice(this.#options.layout.device(job.layer), job.size, signal);
+    if (found !== job.layer) throw new CofaError('integrity', `layer ${job.layer} hashes to ${found}`);
+    return 0;
+  }
+}
