@@ -42,6 +42,18 @@ export interface MountFacts {
   state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
 }
 
+/** A process of the engine, as its supervisor told it. */
+export interface ProcessFacts {
+  role: EventOf<'process.started'>['role'];
+  /** Undefined: it does not run. */
+  pid: number | undefined;
+  /** Starts since the engine's own. */
+  starts: number;
+  lastEnd:
+    | { at: number; code: number | undefined; signal: string | undefined; reason: string | undefined }
+    | undefined;
+}
+
 export interface NodeState {
   images: Map<string, ImageFacts>;
   layers: Map<string, LayerFacts>;
@@ -56,6 +68,8 @@ export interface NodeState {
   root: string | undefined;
   /** What retention has removed: the log begins behind this sequence, 0 when nothing is missing. */
   trimmed: number;
+  /** Of the engine that runs or ran last, by name. */
+  processes: Map<string, ProcessFacts>;
 }
 
 export const emptyNode = (): NodeState => ({
@@ -67,6 +81,7 @@ export const emptyNode = (): NodeState => ({
   crashed: false,
   root: undefined,
   trimmed: 0,
+  processes: new Map(),
 });
 
 /** The id in a subject of the log: its last token. */
@@ -82,6 +97,7 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
     case 'engine.started':
       state.crashed = state.running;
       state.running = true;
+      state.processes.clear();
       if (event.root !== undefined && event.root !== state.root) {
         // The node begins anew on another disk, as after a reinstallation: mounts come back, blocks do not.
         if (state.root !== undefined) for (const layer of state.layers.values()) forgetBlocks(layer);
@@ -91,6 +107,21 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
     case 'engine.trimmed':
       state.trimmed = Math.max(state.trimmed, event.through);
       return;
+    case 'process.started': {
+      const starts = (state.processes.get(event.name)?.starts ?? 0) + 1;
+      const lastEnd = state.processes.get(event.name)?.lastEnd;
+      state.processes.set(event.name, { role: event.role, pid: event.pid, starts, lastEnd });
+      return;
+    }
+    case 'process.ended': {
+      const process = state.processes.get(event.name);
+      if (process === undefined) return;
+      const { at, code, signal, reason } = event;
+      // The one after it may have been told of first.
+      if (process.pid === event.pid) process.pid = undefined;
+      process.lastEnd = { at, code, signal, reason };
+      return;
+    }
     case 'engine.stopped':
       state.running = false;
       return;

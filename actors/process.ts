@@ -1,9 +1,11 @@
 /**
- * A child process under supervision: started, watched, restarted with a growing pause, given up after too many
- * failures in a row. Time comes in with the events.
+ * A child process under supervision: started, watched, restarted with a growing pause. After too many short lives in a
+ * row it is given up: who waits for it is told so, and it is tried now and then only, in case the cause goes away. Time
+ * comes in with the events.
  *
  *     stopped ─START→ starting ─READY→ running ─EXITED→ pausing ─RETRY→ starting …
- *                                                          └→ failed (more than `limit` short lives in a row)
+ *                                                          └→ failed (more than `LIMIT` short lives in a row)
+ *                                                               └─RETRY→ starting ─EXITED→ failed …
  */
 import { assign, setup } from 'xstate';
 
@@ -29,6 +31,8 @@ const FIRST_PAUSE_MS = 20;
 const LONGEST_PAUSE_MS = 5_000;
 /** Short lives in a row after which a process is given up. */
 const LIMIT = 10;
+/** One that was given up is tried again after this, ms. */
+const GIVEN_UP_PAUSE_MS = 30_000;
 
 export const processMachine = setup({
   types: { context: {} as ProcessContext, events: {} as ProcessEvent },
@@ -37,6 +41,7 @@ export const processMachine = setup({
     schedule: (_context, _params: { ms: number }) => {},
     kill: () => {},
     giveUp: () => {},
+    countTry: assign({ restarts: ({ context }) => context.restarts + 1 }),
     countLife: assign(({ context, event }) => {
       const short = event.type === 'EXITED' && event.livedMs < HEALTHY_MS;
       const shortLives = short ? context.shortLives + 1 : 0;
@@ -48,7 +53,10 @@ export const processMachine = setup({
       };
     }),
   },
-  guards: { hopeless: ({ context }) => context.shortLives + 1 > LIMIT },
+  guards: {
+    hopeless: ({ context, event }) =>
+      event.type === 'EXITED' && event.livedMs < HEALTHY_MS && context.shortLives + 1 > LIMIT,
+  },
 }).createMachine({
   id: 'process',
   initial: 'stopped',
@@ -80,6 +88,9 @@ export const processMachine = setup({
       on: { RETRY: 'starting', STOP: 'stopped' },
     },
     stopping: { entry: 'kill', on: { EXITED: 'stopped' } },
-    failed: { entry: 'giveUp', on: { START: 'starting', STOP: 'stopped' } },
+    failed: {
+      entry: ['giveUp', { type: 'schedule', params: { ms: GIVEN_UP_PAUSE_MS } }],
+      on: { START: 'starting', RETRY: { target: 'starting', actions: 'countTry' }, STOP: 'stopped' },
+    },
   },
 });

@@ -91,8 +91,15 @@ export const ProcessStatus = z.strictObject({
   role: z.enum(['supervisor', 'front-end', 'fetcher', 'nats-server', 'snapshotter']),
   name: z.string(),
   pid: z.int(),
-  state: z.enum(['starting', 'running', 'restarting', 'stopped']),
+  state: z
+    .enum(['starting', 'running', 'restarting', 'failed', 'stopped'])
+    .describe('failed: it ended too often in a row, and is tried now and then only'),
+  since: z.iso.datetime().optional().describe('when the state began'),
   restarts: z.int().min(0),
+  lastEnd: z
+    .strictObject({ at: z.iso.datetime(), reason: z.string() })
+    .optional()
+    .describe('how the process before this one ended'),
   rssBytes: z.int().min(0).optional(),
 });
 
@@ -104,6 +111,7 @@ export const Status = z.strictObject({
   nats: z.string(),
   transport: z.enum(['kernel', 'fuse-native']),
   startedAt: z.iso.datetime(),
+  ready: z.boolean().describe('reads of what has not arrived can be served: a front end and a fetcher run'),
   degraded: z.array(z.string()).describe('sentences; empty when all is well'),
   snapshotter: z.string().optional().describe('socket that containerd can use'),
   mounts: z.array(Mount),
@@ -133,6 +141,16 @@ export const ChainReply = z.strictObject({
     .describe('absent: it must be unpacked'),
 });
 
+export const UpgradeRequest = z.strictObject({});
+export const UpgradeReply = z.strictObject({
+  frontEnd: z.strictObject({
+    from: z.int().describe('process id of the front end that served'),
+    to: z.int().describe('of the one that serves now'),
+    pauseMs: z.int().min(0).describe('how long readers were not served; none has failed'),
+  }),
+  fetchers: z.int().min(0).describe('fetchers that were started again'),
+});
+
 export const DownRequest = z.strictObject({
   /** Also stop while something still uses a mount that is not complete; its reads get EIO from then on. */
   force: z.boolean().default(false),
@@ -151,6 +169,7 @@ export const OPERATIONS = {
   mount: { request: MountRequest, result: Mount },
   unmount: { request: UnmountRequest, result: UnmountReply },
   chain: { request: ChainRequest, result: ChainReply },
+  upgrade: { request: UpgradeRequest, result: UpgradeReply },
   down: { request: DownRequest, result: DownReply },
 } as const;
 

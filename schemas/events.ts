@@ -29,6 +29,8 @@ export const LayerSource = z.strictObject({
   mediaType: z.string(),
 });
 
+const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter']);
+
 const shapes = {
   'engine.started': {
     pid: count,
@@ -41,6 +43,16 @@ const shapes = {
   'engine.trimmed': {
     through: count.describe('events up to this sequence are being removed: a snapshot covers them'),
     snapshot: count.describe('sequence of that snapshot'),
+  },
+
+  'process.started': { role: processRole, name: z.string(), pid: count },
+  'process.ended': {
+    role: processRole,
+    name: z.string(),
+    pid: count,
+    code: z.int().optional().describe('exit code'),
+    signal: z.string().optional().describe('the signal that ended it'),
+    reason: z.string().optional().describe('why the supervisor ended it'),
   },
 
   'image.resolved': {

@@ -66,7 +66,6 @@ export interface FrontStatus {
 
 /** `front.notice`: what the supervisor must act on. */
 export type FrontNotice =
-  | { kind: 'ready'; front: string; pid: number }
   | { kind: 'complete'; diffId: string }
   /** Bytes of a handed-over device have to go: take it back. */
   | { kind: 'take-back'; diffId: string }

@@ -17,6 +17,7 @@ const CONTAINERS = 'Containers and mounts:';
 export const COMMANDS: readonly CommandEntry[] = [
   entry('up', '', 'start the engine in the background', ENGINE, () => import('./up.ts')),
   entry('down', '', 'stop the engine; mounts come back with it', ENGINE, () => import('./down.ts')),
+  entry('upgrade', '', 'swap its processes for new ones under load', ENGINE, () => import('./upgrade.ts')),
   entry(
     'status',
     '',

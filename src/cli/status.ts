@@ -17,6 +17,9 @@ export function define(command: Command, context: Context): void {
     'after',
     `
 Columns:
+  STATE    starting, running, restarting (it ended; a pause), failed (it ended too often: it is tried now and then)
+  FOR      how long the state has lasted
+  LAST END how the process before this one ended, and why
   INDEX    sidecar: it came from the registry; node: nobody had prepared the image, it was built here
   PRESENT  share of the uncompressed bytes that are on this node
   FETCHED  compressed bytes that came from the registry since the engine started
@@ -40,16 +43,19 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
       ['root', status.root],
       ['nats', status.nats],
       ['transport', status.transport],
+      ['ready', status.ready ? 'yes' : 'no: reads of what has not arrived wait'],
       ...status.degraded.map((sentence) => ['degraded', sentence] as const),
     ]),
     renderTable(
-      ['PROCESS', 'PID', 'STATE', 'RESTARTS', 'MEMORY'],
+      ['PROCESS', 'PID', 'STATE', 'FOR', 'RESTARTS', 'MEMORY', 'LAST END'],
       status.processes.map((one) => [
         one.name,
-        String(one.pid),
+        one.pid === 0 ? '-' : String(one.pid),
         one.state,
+        one.since === undefined ? '-' : formatDuration(o.now.getTime() - Date.parse(one.since)),
         String(one.restarts),
         one.rssBytes === undefined ? '-' : formatBytes(one.rssBytes),
+        one.lastEnd?.reason ?? '-',
       ]),
       ['PID', 'RESTARTS', 'MEMORY'],
     ),

@@ -18,6 +18,7 @@ interface UpOptions extends RegistryFlags {
   workers?: number;
   transport: 'kernel' | 'fuse-native';
   readDeadline: number;
+  hangDeadline: number;
   node?: string;
   logLevel: string;
   /** False: none; true: at its default path. */
@@ -44,6 +45,12 @@ export function define(command: Command, context: Context): void {
       'a read that waits longer fails with EIO',
       numberOption('--read-deadline', { min: 0.1, max: 3600, integer: false }),
       30,
+    )
+    .option(
+      '--hang-deadline <s>',
+      'a process of the engine that does not answer for so long is started again',
+      numberOption('--hang-deadline', { min: 1, max: 3600, integer: false }),
+      10,
     )
     .option('--node <name>', 'name of this node on NATS (default: the hostname)', nodeName)
     .option('--log-level <level>', LOG_LEVELS.join(', '), oneOf('--log-level', LOG_LEVELS), 'info')
@@ -87,6 +94,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       transport: options.transport,
       workers: options.workers,
       readDeadlineMs: Math.round(options.readDeadline * 1000),
+      hangMs: Math.round(options.hangDeadline * 1000),
       logLevel: options.logLevel,
       snapshotter: snapshotterSocket(options.snapshotter, context.root),
       registry: registryChoice(options),
@@ -143,6 +151,7 @@ async function startInBackground(options: UpOptions, context: Context): Promise<
 function foregroundArgs(options: UpOptions, root: string): string[] {
   const args = ['up', '--foreground', '--root', root, '--transport', options.transport];
   args.push('--read-deadline', String(options.readDeadline), '--log-level', options.logLevel);
+  args.push('--hang-deadline', String(options.hangDeadline));
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.node !== undefined) args.push('--node', options.node);

@@ -1,9 +1,23 @@
-/** A child process of the supervisor: started, watched and restarted as actors/process.ts decides. */
+/**
+ * A child process of the supervisor: started, watched and restarted as actors/process.ts decides. One that lives and
+ * does not answer, or does not get ready, is killed, and so restarted like one that crashed.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { processMachine } from '../../actors/process.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type ProcessEvent, processMachine } from '../../actors/process.ts';
 import type { ProcessStatus } from '../../schemas/api.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { ActorHost } from './actor-host.ts';
+import type { FromChild, ToChild } from './parent-link.ts';
+
+/** How a process ended. */
+export interface ProcessEnd {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  /** Why it was killed; undefined when that was not the supervisor's doing. */
+  reason: string | undefined;
+}
 
 export interface ChildOptions {
   role: ProcessStatus['role'];
@@ -14,19 +28,37 @@ export interface ChildOptions {
   /** File that takes its stdout and stderr. */
   log: string;
   /** Descriptors that it inherits as 3, 4, … */
-  descriptors?: number[];
-  /** It is running as soon as it was spawned; otherwise `ready()` says so. */
+  descriptors?: () => number[];
+  /** It is running as soon as it was spawned; otherwise it says so over the link. */
   readyAtOnce?: boolean;
+  /** A Node process with an IPC channel (parent-link.ts) that answers signs of life. */
+  link?: LinkOptions;
   /** Sent to end it; SIGKILL follows after `graceMs`. */
   signal?: NodeJS.Signals;
   graceMs?: number;
   /** What the kernel sends it when the supervisor dies; SIGKILL by default, which ends one that is stopped or stuck too. */
   deathSignal?: 'TERM' | 'KILL';
   now: () => number;
-  onExit?: (code: number | null, signal: NodeJS.Signals | null) => void;
-  /** Too many short lives in a row. */
+  onStart?: (pid: number) => void;
+  onExit?: (end: ProcessEnd & { pid: number }) => void;
+  /** Too many short lives in a row: it is tried now and then only. */
   onGiveUp?: () => void;
 }
+
+export interface LinkOptions {
+  /** A process that does not answer for this long is killed, ms. */
+  hangMs: number;
+  /** It is loaded and waits for `send({ kind: 'begin' })`; without, it is told to begin. */
+  onLoaded?: () => void;
+  onReady?: () => void;
+}
+
+/** Signs of life that are asked for within `hangMs`. Each must have had its time: a machine that slept is no hang. */
+const BEATS = 5;
+/** A process has this many times `hangMs` to get ready. */
+const START_FACTOR = 3;
+/** What is killed and does not end hangs in the kernel: it is not waited for any longer, ms. */
+const UNKILLABLE_MS = 5_000;
 
 export class Child {
   readonly #options: ChildOptions;
@@ -34,15 +66,23 @@ export class Child {
   #process: ChildProcess | undefined;
   #born = 0;
   #retry: NodeJS.Timeout | undefined;
+  #since: number;
+  #lastEnd: (ProcessEnd & { at: number }) | undefined;
+  /** Why the present process is being killed. */
+  #reason: string | undefined;
+  /** Instead of the signal, at the next end. */
+  #farewell: ToChild | undefined;
 
   constructor(options: ChildOptions) {
     this.#options = options;
+    this.#since = options.now();
     this.#host = new ActorHost(processMachine, {
       spawn: () => this.#spawn(),
       schedule: ({ ms }: { ms: number }) => {
-        this.#retry = setTimeout(() => this.#host.send({ type: 'RETRY' }), ms);
+        clearTimeout(this.#retry);
+        this.#retry = setTimeout(() => this.#send({ type: 'RETRY' }), ms);
       },
-      kill: () => this.#kill(),
+      kill: () => this.#end(),
       giveUp: () => options.onGiveUp?.(),
     });
   }
@@ -51,78 +91,172 @@ export class Child {
     return this.#process?.pid;
   }
 
+  get state(): ProcessStatus['state'] {
+    const { state } = this.#host;
+    if (state === 'pausing') return 'restarting';
+    return state === 'running' || state === 'starting' || state === 'failed' ? state : 'stopped';
+  }
+
   start(): void {
-    this.#host.send({ type: 'START' });
+    this.#send({ type: 'START' });
   }
 
-  ready(): void {
-    this.#host.send({ type: 'READY' });
-  }
-
-  /** Resolves when it runs; rejects when it was given up or stopped. */
+  /** Resolves when it runs; rejects when it was given up or stopped. Error `environment`. */
   async untilRunning(): Promise<void> {
     const state = await this.#host.until('running', 'failed', 'stopped');
-    if (state !== 'running')
-      throw new Error(`${this.#options.name} does not start; see ${this.#options.log}`);
+    if (state !== 'running') {
+      throw new CofaError('environment', `${this.#options.name} does not start`, {
+        hint: `see ${this.#options.log}`,
+      });
+    }
   }
 
-  /** Kills the process as it is; another is started. */
-  kill(): void {
+  /** Kills the process as it is; another is started. `reason`: for `status` and the log. */
+  kill(reason: string): void {
+    this.#reason ??= reason;
     this.#process?.kill('SIGKILL');
   }
 
-  /** Ends it for good and waits until it is gone. */
-  async stop(): Promise<void> {
+  send(message: ToChild): void {
+    if (this.#process?.connected === true) this.#process.send(message, () => {});
+  }
+
+  /**
+   * Ends it for good and waits until it is gone, or until it is clear that the kernel does not let it go. `farewell` is
+   * sent over the link instead of the signal.
+   */
+  async stop(farewell?: ToChild): Promise<void> {
     clearTimeout(this.#retry);
-    this.#host.send({ type: 'STOP' });
-    await this.#host.until('stopped');
+    this.#farewell = farewell;
+    this.#send({ type: 'STOP' });
+    const patience = (this.#options.graceMs ?? GRACE_MS) + UNKILLABLE_MS;
+    await Promise.race([this.#host.until('stopped'), sleep(patience, undefined, { ref: false })]);
   }
 
   status(): ProcessStatus {
-    const state = this.#host.state;
+    const { role, name } = this.#options;
+    const end = this.#lastEnd;
     return {
-      role: this.#options.role,
-      name: this.#options.name,
+      role,
+      name,
       pid: this.#process?.pid ?? 0,
-      state:
-        state === 'running' || state === 'starting' ? state : state === 'pausing' ? 'restarting' : 'stopped',
+      state: this.state,
+      since: new Date(this.#since).toISOString(),
       restarts: this.#host.snapshot.context.restarts,
+      ...(end === undefined
+        ? {}
+        : { lastEnd: { at: new Date(end.at).toISOString(), reason: describeEnd(end) } }),
     };
   }
 
+  #send(event: ProcessEvent): void {
+    const before = this.#host.state;
+    this.#host.send(event);
+    if (this.#host.state !== before) this.#since = this.#options.now();
+  }
+
   #spawn(): void {
-    const { command, args, env, log, descriptors = [], onExit, now, readyAtOnce } = this.#options;
+    const { command, args, env, log, descriptors, link, now, readyAtOnce } = this.#options;
     const { deathSignal = 'KILL' } = this.#options;
-    const output = openSync(log, 'a', 0o600);
-    // The kernel ends it with the supervisor, however that ends: setpriv(1) of util-linux, prctl(2) PR_SET_PDEATHSIG.
-    const child = spawn('setpriv', ['--pdeathsig', deathSignal, '--', command, ...args], {
-      stdio: ['ignore', output, output, ...descriptors],
-      env: env ?? process.env,
-    });
-    closeSync(output);
+    let child: ChildProcess;
+    let output: number | undefined;
+    try {
+      output = openSync(log, 'a', 0o600);
+      const own = [...(descriptors?.() ?? []), ...(link === undefined ? [] : ['ipc' as const])];
+      // The kernel ends it with the supervisor, however that ends: setpriv(1) of util-linux, prctl(2) PR_SET_PDEATHSIG.
+      child = spawn('setpriv', ['--pdeathsig', deathSignal, '--', command, ...args], {
+        stdio: ['ignore', output, output, ...own],
+        env: env ?? process.env,
+      });
+    } catch (error) {
+      // No descriptors, no memory: one more short life.
+      this.#lastEnd = { code: null, signal: null, reason: toErrorRecord(error).message, at: now() };
+      setImmediate(() => this.#send({ type: 'EXITED', livedMs: 0 }));
+      return;
+    } finally {
+      if (output !== undefined) closeSync(output);
+    }
     this.#process = child;
+    this.#reason = undefined;
     this.#born = now();
+    const unwatch = link === undefined ? () => {} : this.#watch(child, link);
     let over = false;
     const ended = (code: number | null, signal: NodeJS.Signals | null) => {
       if (over) return;
       over = true;
+      unwatch();
       this.#process = undefined;
-      onExit?.(code, signal);
-      this.#host.send({ type: 'EXITED', livedMs: now() - this.#born });
+      const end = { code, signal, reason: this.#reason };
+      this.#lastEnd = { ...end, at: now() };
+      this.#options.onExit?.({ ...end, pid: child.pid ?? 0 });
+      this.#send({ type: 'EXITED', livedMs: now() - this.#born });
     };
     child.once('error', () => ended(null, null));
     child.once('exit', ended);
-    if (readyAtOnce === true) child.once('spawn', () => this.ready());
+    child.once('spawn', () => {
+      this.#options.onStart?.(child.pid ?? 0);
+      if (readyAtOnce === true) this.#send({ type: 'READY' });
+    });
   }
 
-  #kill(): void {
+  /** Asks for signs of life until the returned function is called. */
+  #watch(child: ChildProcess, { hangMs, onLoaded, onReady }: LinkOptions): () => void {
+    let beat = 0;
+    let missed = 0;
+    let troubled = 0;
+    let starting = 0;
+    child.on('message', (message: FromChild) => {
+      if (message.kind === 'loaded') {
+        if (onLoaded === undefined) this.send({ kind: 'begin' });
+        else onLoaded();
+        return;
+      }
+      if (message.kind === 'ready') {
+        this.#send({ type: 'READY' });
+        onReady?.();
+        return;
+      }
+      missed = 0;
+      troubled = message.trouble === undefined ? 0 : troubled + 1;
+      if (troubled > BEATS) this.kill(message.trouble ?? '');
+    });
+    const timer = setInterval(() => {
+      if (child !== this.#process || this.#host.state === 'stopping') return;
+      if (missed >= BEATS) return this.kill(`it did not answer for ${hangMs / 1000} s`);
+      starting = this.#host.state === 'starting' ? starting + 1 : 0;
+      if (starting > BEATS * START_FACTOR)
+        return this.kill(`it was not ready after ${(START_FACTOR * hangMs) / 1000} s`);
+      missed += 1;
+      this.send({ kind: 'ping', beat: ++beat });
+    }, hangMs / BEATS);
+    return () => clearInterval(timer);
+  }
+
+  #end(): void {
     const child = this.#process;
+    const farewell = this.#farewell;
+    this.#farewell = undefined;
     if (child === undefined) {
-      this.#host.send({ type: 'EXITED', livedMs: 0 });
+      this.#send({ type: 'EXITED', livedMs: 0 });
       return;
     }
-    child.kill(this.#options.signal ?? 'SIGTERM');
-    const timer = setTimeout(() => child.kill('SIGKILL'), this.#options.graceMs ?? 3_000);
+    this.#reason ??= farewell === undefined ? 'it was stopped' : 'another took over';
+    if (farewell === undefined) child.kill(this.#options.signal ?? 'SIGTERM');
+    else this.send(farewell);
+    const timer = setTimeout(() => child.kill('SIGKILL'), this.#options.graceMs ?? GRACE_MS);
     child.once('exit', () => clearTimeout(timer));
   }
+}
+
+const GRACE_MS = 3_000;
+
+/** Such as `killed by SIGKILL: it did not answer for 10 s`. */
+export function describeEnd({ code, signal, reason }: ProcessEnd): string {
+  const how =
+    signal !== null
+      ? `killed by ${signal}`
+      : code === null
+        ? 'it could not be started'
+        : `ended with ${code}`;
+  return reason === undefined ? how : `${how}: ${reason}`;
 }

@@ -116,10 +116,15 @@ export class Devices {
     }
   }
 
-  /** A front end has started: it is told what to serve. */
-  async reopenAll(): Promise<void> {
+  /** A front end has started: it is told what to serve. `move`: it serves another FUSE mount than the last one. */
+  async reopenAll(move = false): Promise<void> {
     frontIsReady(this.#bus);
-    await Promise.all([...this.#attached.values()].map((mine) => this.#open(mine)));
+    await Promise.all(
+      [...this.#attached.values()].map(async (mine) => {
+        const { name } = await this.#open(mine);
+        if (move) await this.#moveToFuse(mine, name);
+      }),
+    );
     await ask(this.#bus, this.#names.front('settled'), {});
   }
 
@@ -211,6 +216,19 @@ export class Devices {
       if (best !== loop) await dismissLoop(loop).catch(() => {});
     }
     return best;
+  }
+
+  /** The FUSE mount is another one: what stood on the old one gives errors until it is moved. */
+  async #moveToFuse(mine: Attached, name: string): Promise<void> {
+    mine.tail = mine.tail.then(async () => {
+      const { diffId } = mine.demand;
+      const loop = await mine.loop.catch(() => undefined);
+      if (loop === undefined || mine.direct || this.#attached.get(diffId) !== mine) return;
+      await this.#move(mine, loop, join(this.#layout.devices(), name)).catch((error: unknown) => {
+        this.#log.error({ layer: diffId, error }, 'a loop cannot be repaired');
+      });
+    });
+    await mine.tail;
   }
 
   /** Moves the layer's loops to another file. */

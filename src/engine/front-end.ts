@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
 import { emptyNode, foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
@@ -31,12 +32,25 @@ import { EventLog } from '../store/event-log.ts';
 import { hexOf, Layout } from '../store/layout.ts';
 import { FetchPool } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
+import { linkToParent } from './parent-link.ts';
 import { readSettings } from './process-settings.ts';
 import { Starts } from './starts.ts';
 
 /** The FUSE descriptor that the supervisor hands down. */
 const FUSE_FD = 3;
+/** A front end that has to wait so long, ms, before it may begin takes over from another one. */
+const SWAP_MS = 50;
 const EIO = 5;
+
+/** Before another front end takes over, what has come has this long to get into the log, ms. */
+const RETIRE_MS = 1_000;
+
+const link = linkToParent({
+  onOrphaned: die,
+  trouble: () => serving?.trouble(),
+  onRetire: () => void retire().finally(die),
+});
+let serving: KernelTransport | undefined;
 
 const root = process.argv[2];
 if (root === undefined) throw new Error('usage: front-end.ts ROOT');
@@ -84,7 +98,9 @@ const events = new EventLog(bus, Date.now, {
   // An append of the front end before this one, which landed late.
   onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
 });
-for await (const { subject, event } of events.replay(names.allEvents)) foldEvent(node, idOf(subject), event);
+/** The last record of the log that is in `node`. */
+let folded = 0;
+await foldLog();
 const front = randomBytes(8).toString('hex');
 const pool = new FetchPool({ bus, names, front, now, log, root, conditions });
 const starts = new Starts({ pool, layer: (diffId) => opened.get(diffId), now, log });
@@ -109,7 +125,13 @@ const health = watchBus(bus, {
     pool.busBack();
   },
 });
-const transport = await startTransport();
+serving = await loadKernelTransport();
+const loadedAt = now();
+await link.begin();
+// Another one has served meanwhile, and has ended: what it wrote last is still to be read.
+if (now() - loadedAt > SWAP_MS) await foldLog();
+serving?.begin();
+const transport: FuseTransport = serving ?? (await startFuseNative());
 const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
 
 serve<OpenLayer>(bus, names.front('open'), open);
@@ -130,14 +152,12 @@ serve<HandedOver>(bus, names.front('taken-back'), async ({ diffId }): Promise<Ha
 });
 serve(bus, names.front('status'), status);
 // Every layer that the kernel knows is open again: a request for another one need not wait for it to appear.
-serve(bus, names.front('settled'), () =>
-  'settled' in transport ? (transport as KernelTransport).settled() : undefined,
-);
+serve(bus, names.front('settled'), () => serving?.settled());
 await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) => {
   log.warn({ error }, 'status cannot be asked for while NATS is away');
 });
 await bus.flush();
-notify({ kind: 'ready', front, pid: process.pid });
+link.ready();
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
 
 void transport.ended.then(async (error) => {
@@ -154,13 +174,31 @@ process.on('uncaughtException', (error) => {
 process.once('SIGTERM', () => void stop().finally(die));
 process.once('SIGINT', () => void stop().finally(die));
 
-async function startTransport(): Promise<FuseTransport> {
-  if (settings.transport === 'fuse-native') {
-    const { fuseNativeTransport } = await import('../fuse/fuse-native-transport.ts');
-    return await fuseNativeTransport({ target: layout.devices(), cold });
+/** Brings the state up to the end of the log. */
+async function foldLog(): Promise<void> {
+  for await (const { seq, subject, event } of events.replay(names.allEvents, folded + 1)) {
+    foldEvent(node, idOf(subject), event);
+    folded = seq;
   }
+}
+
+/** Its threads are there, and take nothing before `begin`. */
+async function loadKernelTransport(): Promise<KernelTransport | undefined> {
+  if (settings.transport !== 'kernel') return undefined;
   const { kernelTransport } = await import('../fuse/kernel-transport.ts');
-  return kernelTransport({ fd: FUSE_FD, resend: settings.resend, cold });
+  return kernelTransport({ fd: FUSE_FD, resend: settings.resend, cold, standby: true });
+}
+
+async function startFuseNative(): Promise<FuseTransport> {
+  const { fuseNativeTransport } = await import('../fuse/fuse-native-transport.ts');
+  return await fuseNativeTransport({ target: layout.devices(), cold });
+}
+
+/** Another front end takes over: it reads from the log what has come. Readers that wait are passed to it by the kernel. */
+async function retire(): Promise<void> {
+  const open = await Promise.allSettled(layers.values());
+  const flushed = open.map((layer) => (layer.status === 'fulfilled' ? layer.value.flush() : undefined));
+  await Promise.race([Promise.allSettled(flushed), sleep(RETIRE_MS)]);
 }
 
 async function open(request: OpenLayer): Promise<OpenLayerReply> {

@@ -243,6 +243,11 @@ export class LayerHost {
     };
   }
 
+  /** Appends what is pending. */
+  flush(): Promise<void> {
+    return this.#flush();
+  }
+
   /** Appends what is pending and lets go of the file. Reads that wait get EIO. */
   async close(): Promise<void> {
     this.#closed = true;

@@ -7,7 +7,7 @@ import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
-import { Child } from './child.ts';
+import { Child, type ChildOptions } from './child.ts';
 
 /**
  * Starts nats-server below the supervisor. Its port and password stay for the supervisor's life, so that the other
@@ -16,6 +16,7 @@ import { Child } from './child.ts';
 export async function startNats(
   layout: Layout,
   now: () => number,
+  watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
 ): Promise<{ address: BusAddress; child: Child }> {
   const command = await findServer();
   const port = await freePort();
@@ -44,6 +45,7 @@ export async function startNats(
     args: ['-c', config],
     log: layout.log('nats-server'),
     readyAtOnce: true,
+    ...watchers,
     now,
     graceMs: 5_000,
     // It closes its files in order; one that does not is ended by the next start.
@@ -68,21 +70,25 @@ export async function startNats(
  */
 const MAX_STORE = 2 ** 33;
 
-/** JetStream is asked this often, ms, and has as long to answer. */
-const PROBE_MS = 5_000;
 /** Answers that may stay out in a row: a machine that is very busy is given time. */
 const PROBES = 3;
 
 /**
  * Kills a nats-server whose JetStream does not answer any more, so that it is started again: after a disk was full it
  * stands still (seen with 2.9) or has switched JetStream off, and neither ends by itself when there is space. What it
- * had acknowledged is on the disk. For the life of the process.
+ * had acknowledged is on the disk. So is one that does not answer at all. For the life of the process.
  */
-export async function watchNats(address: BusAddress, child: Child, log: Logger): Promise<void> {
+export async function watchNats(
+  address: BusAddress,
+  child: Child,
+  { log, hangMs }: { log: Logger; hangMs: number },
+): Promise<void> {
+  // JetStream is asked this often, ms, and has as long to answer.
+  const probeMs = Math.ceil(hangMs / PROBES);
   const bus = await connectBus(address, { name: 'cofa-watch' });
   let missed = 0;
   setInterval(() => {
-    const asked = bus.request('$JS.API.INFO', new Uint8Array(), { timeout: PROBE_MS });
+    const asked = bus.request('$JS.API.INFO', new Uint8Array(), { timeout: probeMs });
     asked.then(
       (reply) => {
         missed = reply.json<{ error?: unknown }>().error === undefined ? 0 : missed + 1;
@@ -94,8 +100,8 @@ export async function watchNats(address: BusAddress, child: Child, log: Logger):
     if (missed < PROBES) return;
     missed = 0;
     log.error('nats-server does not answer: it is started again');
-    child.kill();
-  }, PROBE_MS).unref();
+    child.kill(`JetStream did not answer for ${hangMs / 1000} s`);
+  }, probeMs).unref();
 }
 
 /** How long the nats-server of a supervisor that was killed has for its end, ms. */

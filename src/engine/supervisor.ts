@@ -4,15 +4,15 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { availableParallelism, hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { createLog } from './log.ts';
 import { emptyNode, foldEvent, idOf } from '../../actors/node-state.ts';
-import type { ImageStatus, Status } from '../../schemas/api.ts';
-import { CofaError } from '../../schemas/errors.ts';
+import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { readEndpoint } from '../bus/client.ts';
@@ -20,16 +20,17 @@ import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { askLocal, serveLocal } from '../bus/local-socket.ts';
 import { reapContainers } from '../container/reap.ts';
-import { openFuseSession, type FuseSession } from '../fuse/session.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { serveApi } from './api.ts';
 import { Chains } from './chains.ts';
-import { Child } from './child.ts';
+import { Child, type ChildOptions, describeEnd } from './child.ts';
 import { Conditions } from './conditions.ts';
 import { Devices } from './devices.ts';
+import { Fetchers } from './fetchers.ts';
+import { FrontEnds } from './front-ends.ts';
 import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
 import { takeLock } from './lock.ts';
@@ -37,7 +38,8 @@ import { Ownership, rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
 import { Startups } from './startups.ts';
-import { type EngineSettings, type RegistrySettings, writeSettings } from './process-settings.ts';
+import { ProcessEvents } from './process-events.ts';
+import { type RegistrySettings, writeSettings } from './process-settings.ts';
 
 export interface SupervisorOptions {
   root: string;
@@ -50,6 +52,8 @@ export interface SupervisorOptions {
   /** Jobs side by side in one fetcher. */
   slots?: number | undefined;
   readDeadlineMs: number;
+  /** A process of the engine that does not answer for this long is killed and started again, ms. */
+  hangMs: number;
   logLevel: string;
   /** Socket on which containerd finds its snapshotter; no snapshotter without. */
   snapshotter?: string | undefined;
@@ -62,6 +66,8 @@ const LOG_MAX_BYTES = 1 << 30;
 const FRONT_STATUS_MS = 4_000;
 /** What is still under way to NATS at the end has this long, ms. */
 const DRAIN_MS = 2_000;
+/** An end that takes longer is cut short, ms: what waits fails, and every process is killed. */
+const END_MS = 30_000;
 const VERSION = (
   JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version;
@@ -80,12 +86,21 @@ class Supervisor {
   readonly #layout: Layout;
   readonly #log;
   readonly #names;
-  readonly #children: Child[] = [];
+  readonly #fronts: FrontEnds;
+  readonly #fetchers: Fetchers;
+  #nats: Child | undefined;
+  #snapshotter: Child | undefined;
+  readonly #facts: ProcessEvents;
   readonly #startedAt = new Date();
   readonly #conditions: Conditions;
   readonly #ended = Promise.withResolvers<void>();
-  #session: FuseSession | undefined;
+  readonly #events = Promise.withResolvers<EventLog>();
+  /** Begins the label of every loop device of this engine. */
+  readonly #label: string;
+  #onServing: (move: boolean) => void = () => {};
+  #lastServed: FrontStatus = { layers: [], workers: [], queued: { demand: 0, prefetch: 0 }, degraded: [] };
   #stopping = false;
+  #isLimited = false;
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
@@ -93,6 +108,34 @@ class Supervisor {
     this.#log = createLog('supervisor', options.logLevel);
     this.#conditions = new Conditions(this.#log);
     this.#names = subjects(options.node);
+    const { root, transport, readDeadlineMs, hangMs } = options;
+    this.#label = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}`;
+    const events = this.#events;
+    this.#facts = new ProcessEvents({
+      append: async (event) => (await events.promise).append(this.#names.event('engine', 'main'), event),
+      now: Date.now,
+      log: this.#log,
+    });
+    const shared = {
+      layout: this.#layout,
+      conditions: this.#conditions,
+      now: Date.now,
+      hangMs,
+    };
+    this.#fronts = new FrontEnds({
+      ...shared,
+      log: this.#log,
+      transport,
+      readDeadlineMs,
+      watchers: this.#watchers('front-end', 'front-end'),
+      onServing: (move) => this.#onServing(move),
+    });
+    this.#fetchers = new Fetchers({
+      ...shared,
+      count: options.workers ?? availableParallelism(),
+      label: this.#label,
+      watchers: (name) => this.#watchers('fetcher', name),
+    });
   }
 
   async run(): Promise<void> {
@@ -101,7 +144,7 @@ class Supervisor {
     await layout.prepare();
     takeLock(layout.lock(), root);
     await rm(layout.endpoint(), { force: true });
-    const label = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}`;
+    const label = this.#label;
     const leftovers = await Leftovers.find(layout, label);
     // Its loops, and what stands on them, stay.
     while (findMount(layout.devices()) !== undefined) await unmount(layout.devices(), { lazy: true });
@@ -120,6 +163,9 @@ class Supervisor {
       foldEvent(state, idOf(subject), event);
     }
 
+    this.#events.resolve(events);
+    this.#facts.open();
+
     const registry = new RegistryClient({ ...this.#options.registry, log: this.#log });
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
@@ -132,27 +178,35 @@ class Supervisor {
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
 
-    const front = await this.#startFrontEnd(nats, events.epoch ?? 0);
-    const firstReady = Promise.withResolvers<void>();
+    await this.#fronts.open();
+    await writeSettings({
+      root,
+      node,
+      nats,
+      epoch: events.epoch ?? 0,
+      transport: this.#options.transport,
+      resend: this.#fronts.resend,
+      slots: this.#options.slots ?? 4,
+      readDeadlineMs: this.#options.readDeadlineMs,
+      logLevel: this.#options.logLevel,
+      registry: this.#options.registry,
+    });
+    this.#onServing = (move) => {
+      devices.reopenAll(move).catch((error: unknown) => {
+        this.#log.error({ error }, 'the front end was not told all that it has to serve');
+      });
+    };
     bus.subscribe(names.notice, {
       callback: (error, message) => {
         if (error !== null) return;
         const notice = unpack<FrontNotice>(message.data);
-        if (notice.kind === 'ready') {
-          front.ready();
-          devices.reopenAll().then(firstReady.resolve, firstReady.reject);
-        } else if (notice.kind === 'complete') {
-          void devices.handOver(notice.diffId);
-        } else if (notice.kind === 'take-back') {
-          void devices.takeBack(notice.diffId);
-        } else {
-          this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
-        }
+        if (notice.kind === 'complete') void devices.handOver(notice.diffId);
+        else if (notice.kind === 'take-back') void devices.takeBack(notice.diffId);
+        else this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
       },
     });
-    front.start();
-    this.#startFetchers(label);
-    await Promise.race([firstReady.promise, front.untilRunning().then(() => firstReady.promise)]);
+    this.#fetchers.start();
+    await this.#fronts.start();
 
     const found = leftovers.size;
     const restored = await mounts.restore(state);
@@ -176,7 +230,7 @@ class Supervisor {
     this.#log.info({ ...restored, loops: found, dismissed }, 'mounts are back');
 
     const status = async (): Promise<Status> => {
-      const served = await this.#frontStatus(bus);
+      const served = await this.#served(bus);
       return {
         node,
         version: VERSION,
@@ -184,6 +238,7 @@ class Supervisor {
         nats: nats.url,
         transport: this.#options.transport,
         startedAt: this.#startedAt.toISOString(),
+        ready: this.#fronts.isReady && this.#fetchers.running > 0,
         degraded: [...new Set([...this.#conditions.list(), ...served.degraded])],
         ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),
         mounts: mounts.list(),
@@ -207,6 +262,11 @@ class Supervisor {
         },
         chain: async (request) => ({ flat: await chains.flat(request) }),
         unmount: ({ dir }) => mounts.unmount(dir),
+        upgrade: async () => {
+          this.#refuseWhenStopping();
+          const frontEnd = await this.#fronts.upgrade();
+          return { frontEnd, fetchers: await this.#fetchers.upgrade() };
+        },
         down: async ({ force }) => {
           this.#refuseWhenStopping();
           await this.#detach(mounts, force);
@@ -218,6 +278,8 @@ class Supervisor {
       owner.mayAnswer,
     );
     const stop = async () => {
+      this.#limitEnd();
+      this.#facts.close();
       await rm(layout.endpoint(), { force: true });
       await events
         .append(names.event('engine', 'main'), { type: 'engine.stopped' })
@@ -232,6 +294,7 @@ class Supervisor {
       // `down` is at work already.
       if (this.#stopping) return;
       this.#stopping = true;
+      this.#limitEnd();
       void mounts
         .detachAll(true)
         .catch((error: unknown) => this.#log.error({ error }, 'mounts stay'))
@@ -320,71 +383,65 @@ class Supervisor {
       url.password = '';
       return { url: url.toString().replace(/\/$/, ''), user, pass };
     }
-    const { address, child } = await startNats(this.#layout, Date.now);
-    watchNats(address, child, this.#log).catch((error: unknown) => {
+    const { address, child } = await startNats(this.#layout, Date.now, {
+      ...this.#watchers('nats-server', 'nats-server'),
+      onGiveUp: () => this.#conditions.set('nats-server', 'nats-server does not start'),
+    });
+    watchNats(address, child, { log: this.#log, hangMs: this.#options.hangMs }).catch((error: unknown) => {
       this.#log.warn({ error }, 'nats-server is not watched');
     });
-    this.#children.push(child);
+    this.#nats = child;
     return address;
   }
 
-  /** Opens the FUSE mount and prepares the process that serves it; its descriptor outlives that process. */
-  async #startFrontEnd(nats: BusAddress, epoch: number): Promise<Child> {
-    const { root, node, transport, slots, readDeadlineMs, logLevel } = this.#options;
-    await mkdir(this.#layout.devices(), { recursive: true, mode: 0o700 });
-    const session = transport === 'kernel' ? await openFuseSession(this.#layout.devices()) : undefined;
-    this.#session = session;
-    const settings: EngineSettings = {
-      root,
-      node,
-      nats,
-      epoch,
-      transport,
-      resend: session?.resend ?? false,
-      slots: slots ?? 4,
-      readDeadlineMs,
-      logLevel,
-      registry: this.#options.registry,
-    };
-    await writeSettings(settings);
-    const front = new Child({
-      role: 'front-end',
-      name: 'front-end',
-      command: process.execPath,
-      args: [program('./front-end.ts'), root],
-      log: this.#layout.log('front-end'),
-      ...(session === undefined ? {} : { descriptors: [session.fd] }),
-      now: Date.now,
-      onExit: (code, signal) => {
-        if (!this.#stopping) this.#log.error({ code, signal }, 'the front end ended');
-      },
-      onGiveUp: () => {
-        this.#conditions.set('front-end', 'the front end does not start: reads of incomplete images fail');
-        // Nobody will answer: readers get an error now rather than wait for ever.
-        session?.abort();
-      },
-    });
-    this.#children.push(front);
-    return front;
+  /** What the front end has to tell; while none answers, what was told last. */
+  async #served(bus: NatsConnection): Promise<FrontStatus> {
+    try {
+      const served = await this.#frontStatus(bus);
+      this.#lastServed = served;
+      return served;
+    } catch (error) {
+      if (toErrorRecord(error).code !== 'unavailable') throw error;
+      const degraded = ['the front end does not answer at the moment: its figures are old'];
+      return { ...this.#lastServed, workers: [], degraded };
+    }
   }
 
-  #startFetchers(label: string): void {
-    const count = this.#options.workers ?? availableParallelism();
-    for (let index = 0; index < count; index++) {
-      const name = `fetcher-${index}`;
-      const child = new Child({
-        role: 'fetcher',
-        name,
-        command: process.execPath,
-        // The name on the bus differs between engines that share one NATS by node; the label tells a person which root.
-        args: [program('../fetch/worker.ts'), this.#options.root, name, label],
-        log: this.#layout.log(name),
-        readyAtOnce: true,
-        now: Date.now,
-      });
-      this.#children.push(child);
-      child.start();
-    }
+  #watchers(
+    role: Exclude<ProcessStatus['role'], 'supervisor'>,
+    name: string,
+  ): Required<Pick<ChildOptions, 'onStart' | 'onExit'>> {
+    return {
+      onStart: (pid) => this.#facts.add({ type: 'process.started', role, name, pid }),
+      onExit: ({ pid, code, signal, reason }) => {
+        if (this.#stopping) return;
+        this.#log.warn({ process: name, pid }, describeEnd({ code, signal, reason }));
+        this.#facts.add({
+          type: 'process.ended',
+          role,
+          name,
+          pid,
+          ...(code === null ? {} : { code }),
+          ...(signal === null ? {} : { signal }),
+          ...(reason === undefined ? {} : { reason }),
+        });
+      },
+    };
+  }
+
+  /** From now on the end has its time. */
+  #limitEnd(): void {
+    if (this.#isLimited) return;
+    this.#isLimited = true;
+    setTimeout(() => {
+      this.#log.error('the end takes too long: what waits fails, and every process is killed');
+      try {
+        this.#fronts.close();
+      } finally {
+        // The kernel kills the other processes with this one.
+        process.kill(process.pid, 'SIGKILL');
+      }
+    }, END_MS);
   }
 
   #startSnapshotter(): void {
@@ -394,16 +451,17 @@ class Supervisor {
       role: 'snapshotter',
       name: 'snapshotter',
       command: process.execPath,
-      args: [program('../snapshotter/main.ts'), root, socket],
+      args: [fileURLToPath(new URL('../snapshotter/main.ts', import.meta.url)), root, socket],
       log: this.#layout.log('snapshotter'),
       readyAtOnce: true,
       now: Date.now,
+      ...this.#watchers('snapshotter', 'snapshotter'),
       onGiveUp: () => {
         const sentence = `the snapshotter does not start: containerd cannot use ${socket}`;
         this.#conditions.set('snapshotter', sentence);
       },
     });
-    this.#children.push(child);
+    this.#snapshotter = child;
     child.start();
   }
 
@@ -413,9 +471,13 @@ class Supervisor {
       name: 'supervisor',
       pid: process.pid,
       state: 'running' as const,
+      since: this.#startedAt.toISOString(),
       restarts: 0,
     };
-    return [me, ...this.#children.map((child) => child.status())].map((status) => {
+    const own = [this.#nats, this.#snapshotter].flatMap((child) =>
+      child === undefined ? [] : child.status(),
+    );
+    return [me, ...own, ...this.#fronts.status(), ...this.#fetchers.status()].map((status) => {
       const rssBytes = residentBytes(status.pid);
       return rssBytes === undefined ? status : { ...status, rssBytes };
     });
@@ -426,25 +488,12 @@ class Supervisor {
    * that no read waits for a process that is gone. NATS goes last.
    */
   async #stopChildren(): Promise<void> {
-    const session = this.#session;
-    this.#session = undefined;
-    const stopAll = (...roles: string[]) =>
-      Promise.all(
-        this.#children.filter((child) => roles.includes(child.status().role)).map((child) => child.stop()),
-      );
-    await stopAll('snapshotter');
-    await stopAll('front-end');
-    session?.abort();
-    session?.close();
-    if (session === undefined && findMount(this.#layout.devices()) !== undefined) {
-      await unmount(this.#layout.devices(), { lazy: true });
-    }
-    await stopAll('fetcher');
-    await stopAll('nats-server');
+    await this.#snapshotter?.stop();
+    await this.#fronts.stop();
+    await this.#fetchers.stop();
+    await this.#nats?.stop();
   }
 }
-
-const program = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
 function residentBytes(pid: number): number | undefined {
   try {

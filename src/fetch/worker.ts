@@ -6,6 +6,7 @@ import { createLog } from '../engine/log.ts';
 import type { Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, unpack } from '../bus/connection.ts';
+import { linkToParent } from '../engine/parent-link.ts';
 import { readSettings, registryOptions } from '../engine/process-settings.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
@@ -15,6 +16,8 @@ import { JobRunner } from './job-runner.ts';
 const HELLO_MS = 1_000;
 /** What runs has this long to end when the fetcher is told to, ms. */
 const STOP_MS = 1_000;
+
+const link = linkToParent({ onOrphaned: () => process.exit(1) });
 
 const [root, worker] = process.argv.slice(2);
 if (root === undefined || worker === undefined) throw new Error('usage: worker.ts ROOT NAME');
@@ -58,6 +61,8 @@ async function stop(): Promise<void> {
 }
 process.once('SIGTERM', () => void stop());
 process.once('SIGINT', () => void stop());
+await link.begin();
+link.ready();
 log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');
 // A start that has a pack should not wait for code.
 void import('./start-jobs.ts');

@@ -63,6 +63,11 @@ export interface KernelTransport extends FuseTransport {
   begin(): void;
   /** All files are added again: requests for unknown ones fail from now on instead of waiting. */
   settled(): void;
+  /**
+   * What stands still, if anything: threads that have been at one request since the last call. A thread never waits for
+   * a cold block, so one that does so for long hangs.
+   */
+  trouble(): string | undefined;
 }
 
 export function kernelTransport(options: KernelTransportOptions): KernelTransport {
@@ -111,6 +116,7 @@ class Transport implements KernelTransport {
   #retireTimer: NodeJS.Timeout | undefined;
   readonly #past = emptyCounters();
   #sequence = 0;
+  #lastTurns: number[] = [];
   #running: number;
   #failure: Error | undefined;
   #begun = false;
@@ -150,6 +156,13 @@ class Transport implements KernelTransport {
     clearTimeout(this.#holdTimer);
     Atomics.store(this.#control, CONTROL.hold, 0);
     this.#tryHeld();
+  }
+
+  trouble(): string | undefined {
+    const turns = this.#turns();
+    const stuck = turns.filter((turn, i) => turn % 2 === 1 && turn === this.#lastTurns[i]).length;
+    this.#lastTurns = turns;
+    return stuck === 0 ? undefined : `${stuck} of ${this.#threads} FUSE threads stand still`;
   }
 
   add(given: DeviceFile): void {

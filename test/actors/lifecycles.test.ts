@@ -111,13 +111,33 @@ describe('process', () => {
     for (let life = 0; life < 100 && host.state !== 'failed'; life++) {
       host.send({ type: 'EXITED', livedMs: 5 });
       const ms = /schedule \{"ms":(\d+)\}/.exec(effects.at(-1) ?? '')?.[1];
+      if (host.state === 'failed') break;
       if (ms !== undefined) pauses.push(Number(ms));
       host.send({ type: 'RETRY' });
     }
     expect(host.state).toBe('failed');
-    expect(effects.at(-1)).toBe('giveUp');
+    expect(effects.slice(-2)).toEqual(['giveUp', 'schedule {"ms":30000}']);
     expect(pauses).toEqual([...pauses].sort((a, b) => a - b));
     expect(pauses.at(-1)).toBeLessThanOrEqual(5_000);
+  });
+
+  test('one that was given up is tried again; a healthy life makes up for all', () => {
+    const { host, effects } = hosted(processMachine);
+    host.send({ type: 'START' });
+    while (host.state !== 'failed') {
+      host.send({ type: 'EXITED', livedMs: 5 });
+      if (host.state === 'pausing') host.send({ type: 'RETRY' });
+    }
+    const { restarts } = host.snapshot.context;
+    host.send({ type: 'RETRY' });
+    expect(host.state).toBe('starting');
+    host.send({ type: 'EXITED', livedMs: 5 });
+    expect(host.state).toBe('failed');
+    host.send({ type: 'RETRY' });
+    host.send({ type: 'READY' });
+    host.send({ type: 'EXITED', livedMs: 60_000 });
+    expect(effects.at(-1)).toBe('schedule {"ms":0}');
+    expect(host.snapshot.context.restarts).toBe(restarts + 3);
   });
 
   test('a stop while it pauses starts nothing any more', () => {

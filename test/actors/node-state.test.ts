@@ -34,6 +34,24 @@ describe('fold of the event log', () => {
     expect(state.mounts.size).toBe(0);
   });
 
+  test('a process that was started again runs, and how it ended is known', () => {
+    const state = emptyNode();
+    const process = { role: 'fetcher', name: 'fetcher-0' } as const;
+    foldEvent(state, 'main', event({ type: 'process.started', ...process, pid: 1 }));
+    // The log may hear of the end after the next start.
+    foldEvent(state, 'main', event({ type: 'process.started', ...process, pid: 2 }));
+    foldEvent(state, 'main', event({ type: 'process.ended', ...process, pid: 1, signal: 'SIGKILL' }));
+    expect(state.processes.get('fetcher-0')).toMatchObject({
+      pid: 2,
+      starts: 2,
+      lastEnd: { signal: 'SIGKILL', code: undefined },
+    });
+    foldEvent(state, 'main', event({ type: 'process.ended', ...process, pid: 2, code: 1 }));
+    expect(state.processes.get('fetcher-0')?.pid).toBeUndefined();
+    foldEvent(state, 'main', event({ type: 'engine.started', pid: 3, version: '1', transport: 'kernel' }));
+    expect(state.processes.size).toBe(0);
+  });
+
   test('blocks reported twice count once, and blocks beyond the end not at all', () => {
     const layers = new Map<string, LayerFacts>();
     foldLayer(layers, digest, opened as never);

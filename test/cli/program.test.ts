@@ -133,6 +133,7 @@ describe('without an engine', () => {
   it.each([
     ['status', []],
     ['down', []],
+    ['upgrade', []],
     ['mount', ['debian:12', '/nowhere']],
     ['unmount', ['/nowhere']],
     ['events', []],

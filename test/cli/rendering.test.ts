@@ -111,6 +111,7 @@ const status: Status = {
   nats: 'nats://127.0.0.1:4222',
   transport: 'kernel',
   startedAt: '2026-01-01T00:00:00.000Z',
+  ready: true,
   degraded: ['NATS is away'],
   mounts: [
     {
@@ -159,7 +160,7 @@ describe('pages', () => {
     const text = renderStatus(status, { layers: false, now });
     expect(text).toMatch(/^engine +0\.1\.0, node n1, pid 77, up 2 min$/m);
     expect(text).toMatch(/^degraded +NATS is away$/m);
-    expect(text).toMatch(/^fetcher-0 +78 +restarting +2 +-$/m);
+    expect(text).toMatch(/^fetcher-0 +78 +restarting +- +2 +- +-$/m);
     expect(text).toMatch(/^\/var\/lib\/cofa\/containers\/c1\/image +mounted +c1 +docker/m);
     expect(text).toMatch(
       /^docker\.io\/library\/debian:12 +ready +node +6\.55 MB +8\.0 % +200 kB +90\/2\/8 +75 % +0$/m,

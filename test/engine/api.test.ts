@@ -41,6 +41,7 @@ beforeAll(async () => {
         throw new CofaError('busy', `${dir} is in use`, { hint: 'leave it' });
       },
       chain: async () => ({}),
+      upgrade: async () => ({ frontEnd: { from: 1, to: 2, pauseMs: 3 }, fetchers: 2 }),
       down: async () => ({ stopping: true }),
     },
     pino({ level: 'silent' }),
