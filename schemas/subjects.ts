@@ -5,6 +5,8 @@
  *     cofa.v1.<node>.progress.<token>         progress of one call, to the caller
  *     cofa.v1.<node>.presence                 who owns the node? asked by an engine that starts   (src/engine/ownership.ts)
  *     cofa.v1.<node>.event.<kind>.<id>        the event log, stored in the stream COFA_EVENTS (schemas/events.ts)
+ *     cofa.v1.<node>.fold.<seq>.<part>        snapshots of what the log folds to, stored in COFA_SNAPSHOTS (schemas/snapshots.ts)
+ *     cofa.v1.<node>.room                     the log is full: front end → supervisor
  *     cofa.v1.<node>.front.<operation>        supervisor → front end                         (schemas/front.ts)
  *     cofa.v1.<node>.front.notice             front end → supervisor
  *     cofa.v1.<node>.worker.hello             fetcher → front end: alive, with its slots      (schemas/fetch.ts)
@@ -14,6 +16,8 @@
  */
 export const STREAM = 'COFA_EVENTS';
 export const STREAM_SUBJECTS = 'cofa.v1.*.event.>';
+export const SNAPSHOT_STREAM = 'COFA_SNAPSHOTS';
+export const SNAPSHOT_SUBJECTS = 'cofa.v1.*.fold.>';
 
 export interface Subjects {
   api(operation: string): string;
@@ -22,6 +26,11 @@ export interface Subjects {
   event(kind: EventKind, id: string): string;
   readonly allEvents: string;
   eventsOf(kind: EventKind): string;
+  /** One part of the snapshot that was taken behind sequence `seq`. */
+  fold(seq: number, part: number): string;
+  foldsOf(seq: number): string;
+  readonly allFolds: string;
+  readonly room: string;
   front(operation: string): string;
   readonly notice: string;
   readonly hello: string;
@@ -46,6 +55,10 @@ export function subjects(node: string): Subjects {
     event: (kind, id) => `${base}.event.${kind}.${id}`,
     allEvents: `${base}.event.>`,
     eventsOf: (kind) => `${base}.event.${kind}.*`,
+    fold: (seq, part) => `${base}.fold.${seq}.${part}`,
+    foldsOf: (seq) => `${base}.fold.${seq}.*`,
+    allFolds: `${base}.fold.>`,
+    room: `${base}.room`,
     front: (operation) => `${base}.front.${operation}`,
     notice: `${base}.front.notice`,
     hello: `${base}.worker.hello`,

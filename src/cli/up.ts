@@ -19,6 +19,7 @@ interface UpOptions extends RegistryFlags {
   transport: 'kernel' | 'fuse-native';
   readDeadline: number;
   hangDeadline: number;
+  logLimit?: number;
   node?: string;
   logLevel: string;
   /** False: none; true: at its default path. */
@@ -52,6 +53,7 @@ export function define(command: Command, context: Context): void {
       numberOption('--hang-deadline', { min: 1, max: 3600, integer: false }),
       10,
     )
+    .option('--log-limit <size>', 'event log that is kept, about, such as 64M or 1G (default: 256M)', logSize)
     .option('--node <name>', 'name of this node on NATS (default: the hostname)', nodeName)
     .option('--log-level <level>', LOG_LEVELS.join(', '), oneOf('--log-level', LOG_LEVELS), 'info')
     .option(
@@ -95,6 +97,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       workers: options.workers,
       readDeadlineMs: Math.round(options.readDeadline * 1000),
       hangMs: Math.round(options.hangDeadline * 1000),
+      logLimit: options.logLimit,
       logLevel: options.logLevel,
       snapshotter: snapshotterSocket(options.snapshotter, context.root),
       registry: registryChoice(options),
@@ -154,6 +157,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   args.push('--hang-deadline', String(options.hangDeadline));
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
+  if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
   if (options.node !== undefined) args.push('--node', options.node);
   if (options.snapshotter === false) args.push('--no-snapshotter');
   else if (options.snapshotter !== undefined)
@@ -235,6 +239,22 @@ async function lastWords(logFile: string): Promise<string> {
   } catch {
     return `: ${line.slice(0, 300)}`;
   }
+}
+
+/** Bytes, with `K`, `M` or `G` for powers of 1024; the log needs 1 MiB at least. */
+function logSize(text: string): number {
+  const [, digits, unit = ''] = /^(\d{1,15})([KMG]?)(?:i?B)?$/i.exec(text) ?? [];
+  const bytes = Number(digits) * 1024 ** ' KMG'.indexOf(unit.toUpperCase() || ' ');
+  if (digits === undefined || bytes < 2 ** 20 || bytes > 2 ** 40) {
+    throw new CofaError(
+      'invalid-argument',
+      `--log-limit: ${JSON.stringify(text)} is not a size from 1M to 1024G`,
+      {
+        hint: 'bytes, or with K, M or G behind: --log-limit 256M',
+      },
+    );
+  }
+  return bytes;
 }
 
 /** One token of a NATS subject. */

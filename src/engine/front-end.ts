@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
-import { emptyNode, foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
+import { foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
@@ -21,7 +21,7 @@ import type {
   OpenLayerReply,
 } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { connectBus, pack, serve } from '../bus/connection.ts';
+import { ask, connectBus, pack, serve } from '../bus/connection.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { serveLocal } from '../bus/local-socket.ts';
 import type { ColdRead, DeviceFile, FuseTransport } from '../fuse/transport.ts';
@@ -30,6 +30,8 @@ import { SpanTable } from '../image/span-table.ts';
 import { openDevice } from '../store/device.ts';
 import { EventLog } from '../store/event-log.ts';
 import { hexOf, Layout } from '../store/layout.ts';
+import { LogFiles } from '../store/log-files.ts';
+import { continueNode, loadNode } from '../store/snapshots.ts';
 import { FetchPool } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
 import { linkToParent } from './parent-link.ts';
@@ -67,8 +69,6 @@ const layers = new Map<string, Promise<LayerHost>>();
 /** Those of them that have opened. */
 const opened = new Map<string, LayerHost>();
 const byInode = new Map<number, LayerHost>();
-const node = emptyNode();
-const facts = node.layers;
 /** Compressed bytes that each layer has cost since this process began; kept while the layer is closed. */
 const fetched = new Map<string, number>();
 /** Reads of layers that have been closed since. */
@@ -97,10 +97,13 @@ const events = new EventLog(bus, Date.now, {
   epoch: settings.epoch,
   // An append of the front end before this one, which landed late.
   onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
+  onFull: () => ask(bus, names.room, {}),
+  ...(settings.natsFiles === undefined ? {} : { sync: new LogFiles(settings.natsFiles).sync }),
 });
-/** The last record of the log that is in `node`. */
-let folded = 0;
-await foldLog();
+let { fold } = await loadNode(bus, names);
+let node = fold.state;
+let facts = node.layers;
+events.rememberAll(names, fold.sequences);
 const front = randomBytes(8).toString('hex');
 const pool = new FetchPool({ bus, names, front, now, log, root, conditions });
 const starts = new Starts({ pool, layer: (diffId) => opened.get(diffId), now, log });
@@ -176,10 +179,10 @@ process.once('SIGINT', () => void stop().finally(die));
 
 /** Brings the state up to the end of the log. */
 async function foldLog(): Promise<void> {
-  for await (const { seq, subject, event } of events.replay(names.allEvents, folded + 1)) {
-    foldEvent(node, idOf(subject), event);
-    folded = seq;
-  }
+  fold = await continueNode(bus, names, fold);
+  node = fold.state;
+  facts = node.layers;
+  events.rememberAll(names, fold.sequences);
 }
 
 /** Its threads are there, and take nothing before `begin`. */

@@ -8,7 +8,7 @@
  * that was read. Whoever asks after a claim meets the answer; whoever has asked before it cannot claim any more.
  */
 import { randomBytes } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { errors, type NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
@@ -111,6 +111,9 @@ export async function rootId(layout: Layout): Promise<string> {
   if (/^[0-9a-f]{32}$/.test(found.trim())) return found.trim();
   const id = randomBytes(16).toString('hex');
   await writeWhole(path, Buffer.from(`${id}\n`));
+  const folder = await open(layout.root, 'r');
+  // With another id after a power cut, all blocks would be forgotten.
+  await folder.sync().finally(() => folder.close());
   return id;
 }
 

@@ -10,6 +10,8 @@ export interface EngineSettings {
   nats: BusAddress;
   /** Sequence of the engine's `engine.started`: what its processes append counts while no later one is in the log. */
   epoch: number;
+  /** `store_dir` of the private nats-server, for syncs; absent where NATS is somebody else's. */
+  natsFiles?: string;
   transport: 'kernel' | 'fuse-native';
   /** Kernel transport: the mount can have what was in flight sent again to a successor (FUSE_HAS_RESEND). */
   resend: boolean;

@@ -10,7 +10,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { createLog } from './log.ts';
-import { emptyNode, foldEvent, idOf } from '../../actors/node-state.ts';
 import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
@@ -22,7 +21,7 @@ import { askLocal, serveLocal } from '../bus/local-socket.ts';
 import { reapContainers } from '../container/reap.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
-import { EventLog } from '../store/event-log.ts';
+import type { EventLog } from '../store/event-log.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { serveApi } from './api.ts';
 import { Chains } from './chains.ts';
@@ -34,7 +33,8 @@ import { FrontEnds } from './front-ends.ts';
 import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
 import { takeLock } from './lock.ts';
-import { Ownership, rootId } from './ownership.ts';
+import { type NodeLog, openNodeLog } from './node-log.ts';
+import { rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
 import { Startups } from './startups.ts';
@@ -54,14 +54,14 @@ export interface SupervisorOptions {
   readDeadlineMs: number;
   /** A process of the engine that does not answer for this long is killed and started again, ms. */
   hangMs: number;
+  /** Bytes of events that are kept, about; `LOG_LIMIT` by default. */
+  logLimit?: number | undefined;
   logLevel: string;
   /** Socket on which containerd finds its snapshotter; no snapshotter without. */
   snapshotter?: string | undefined;
   registry: RegistrySettings;
 }
 
-/** The event log may grow to this many bytes; then appends fail rather than facts vanish. */
-const LOG_MAX_BYTES = 1 << 30;
 /** The front end has this long to say how it is, ms. */
 const FRONT_STATUS_MS = 4_000;
 /** What is still under way to NATS at the end has this long, ms. */
@@ -155,13 +155,7 @@ class Supervisor {
       onAway: () => this.#conditions.set('nats', awaySentence(nats.url)),
       onBack: () => this.#conditions.clear('nats'),
     });
-    await EventLog.prepare(bus, { maxBytes: LOG_MAX_BYTES });
-    const events = new EventLog(bus, Date.now);
-    const owner = await this.#takeOwnership(bus, events);
-    const state = emptyNode();
-    for await (const { subject, event } of events.replay(this.#names.allEvents)) {
-      foldEvent(state, idOf(subject), event);
-    }
+    const { events, owner, state, keeper } = await this.#openLog(bus);
 
     this.#events.resolve(events);
     this.#facts.open();
@@ -184,6 +178,7 @@ class Supervisor {
       node,
       nats,
       epoch: events.epoch ?? 0,
+      ...(this.#options.nats === undefined ? { natsFiles: layout.in('nats') } : {}),
       transport: this.#options.transport,
       resend: this.#fronts.resend,
       slots: this.#options.slots ?? 4,
@@ -281,9 +276,10 @@ class Supervisor {
       this.#limitEnd();
       this.#facts.close();
       await rm(layout.endpoint(), { force: true });
-      await events
-        .append(names.event('engine', 'main'), { type: 'engine.stopped' })
-        .catch((error: unknown) => this.#log.warn({ error }, 'the log did not take the end'));
+      await events.append(names.event('engine', 'main'), { type: 'engine.stopped' }).then(
+        ({ seq }) => keeper.close(seq, DRAIN_MS),
+        (error: unknown) => this.#log.warn({ error }, 'the log did not take the end'),
+      );
       // A NATS that is stuck is not waited for.
       await Promise.race([bus.drain().catch(() => {}), sleep(DRAIN_MS)]);
       await registry.close();
@@ -308,20 +304,23 @@ class Supervisor {
       layout.endpoint(),
       Buffer.from(JSON.stringify({ v: 1, node, pid: process.pid, nats, root }, null, 2)),
     );
+    keeper.start();
     this.#startSnapshotter();
     this.#log.info({ root, node, nats: nats.url }, 'ready');
     await this.#ended.promise;
     process.exit(0);
   }
 
-  async #takeOwnership(bus: NatsConnection, events: EventLog): Promise<Ownership> {
-    const { root, node, transport } = this.#options;
+  async #openLog(bus: NatsConnection): Promise<NodeLog> {
+    const { root, node, transport, nats, logLimit } = this.#options;
     const host = hostname();
-    return await Ownership.take({
+    return await openNodeLog({
       bus,
       names: this.#names,
-      events,
       node,
+      limit: logLimit,
+      files: nats === undefined ? this.#layout.in('nats') : undefined,
+      conditions: this.#conditions,
       presence: { host, pid: process.pid, folder: root },
       started: {
         type: 'engine.started',

@@ -4,16 +4,18 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
-import { emptyNode, foldEvent } from '../../actors/node-state.ts';
+import { idOf } from '../../actors/node-state.ts';
 import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { connectBus } from '../bus/connection.ts';
+import { ask, connectBus } from '../bus/connection.ts';
 import { createLog } from '../engine/log.ts';
 import { readSettings } from '../engine/process-settings.ts';
 import { wallClock } from '../kernel/clock.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
+import { LogFiles } from '../store/log-files.ts';
+import { loadNode } from '../store/snapshots.ts';
 import { engineCaller } from './engine.ts';
 import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
@@ -40,16 +42,16 @@ async function run(): Promise<void> {
   const layout = new Layout(root);
   const names = subjects(settings.node);
   const bus = await connectBus(settings.nats, { name: 'cofa-snapshotter' });
-  const node = emptyNode();
-  const idOf = (subject: string) => subject.slice(subject.lastIndexOf('.') + 1);
   const events = new EventLog(bus, Date.now, {
     epoch: settings.epoch,
     // An append of the snapshotter before this one, which landed late.
+    onFull: () => ask(bus, names.room, {}),
+    ...(settings.natsFiles === undefined ? {} : { sync: new LogFiles(settings.natsFiles).sync }),
     onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
   });
-  for await (const { subject, event } of events.replay(names.allEvents))
-    foldEvent(node, idOf(subject), event);
-  const table = new SnapshotTable(node.snapshots);
+  const { fold } = await loadNode(bus, names);
+  events.rememberAll(names, fold.sequences);
+  const table = new SnapshotTable(fold.state.snapshots);
   await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
   const door = new ImageDoor(engineCaller(bus, names), log);
   const flats = new FlatMounts({

@@ -37,7 +37,7 @@ import {
 import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_VERSION, type NewEvent } from '../../schemas/events.ts';
-import { STREAM, STREAM_SUBJECTS } from '../../schemas/subjects.ts';
+import { type EventKind, STREAM, STREAM_SUBJECTS, type Subjects } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
 
 /** One stored event with its place in the stream. */
@@ -45,6 +45,14 @@ export interface LogRecord {
   seq: number;
   subject: string;
   event: CofaEvent;
+}
+
+/** A record as it is read. */
+export interface ReadRecord extends LogRecord {
+  /** `<writer>.<number>` of the append; empty for writers that gave none. */
+  id: string;
+  /** What it takes in the stream, with void records before it. */
+  bytes: number;
 }
 
 export interface EventLogOptions {
@@ -97,6 +105,7 @@ export class EventLog {
   /** Appends to one subject go one after the other, since each names the sequence of the one before. */
   readonly #tails = new Map<string, Promise<void>>();
   readonly #gate = new Gate(MOST_IN_FLIGHT);
+  readonly #room: Room;
   readonly #confirmations = new Map<string, Joined>();
   readonly #sync: Joined | undefined;
   #waiting = 0;
@@ -110,6 +119,7 @@ export class EventLog {
     this.#now = now;
     this.#options = options;
     this.#epoch = options.epoch;
+    this.#room = new Room(bus);
     this.#sync = options.sync === undefined ? undefined : new Joined(options.sync);
   }
 
@@ -196,6 +206,14 @@ export class EventLog {
     this.#last.set(subject, Math.max(seq, this.#last.get(subject) ?? 0));
   }
 
+  /** The same for all aggregates of a fold, by `<kind>.<id>`. */
+  rememberAll(names: Subjects, sequences: ReadonlyMap<string, number>): void {
+    for (const [aggregate, seq] of sequences) {
+      const dot = aggregate.indexOf('.');
+      this.remember(names.event(aggregate.slice(0, dot) as EventKind, aggregate.slice(dot + 1)), seq);
+    }
+  }
+
   /** Every stored event of `filter` in order, up to the log's end at the time of the call; remembers the sequences. */
   async *replay(filter: string, from: 'start' | number = 'start'): AsyncIterable<LogRecord> {
     for await (const record of readLog(this.#bus, filter, { from, follow: false })) {
@@ -244,6 +262,13 @@ export class EventLog {
     for (let expected = this.#last.get(subject) ?? 0; ; ) {
       if (this.#fence !== undefined) throw this.#fence;
       try {
+        if (!(await this.#room.take(bytes.length, this.#patience(deadline)))) {
+          if (full || this.#options.onFull === undefined)
+            throw new CofaError('unavailable', FULL, { hint: FULL_HINT });
+          full = true;
+          await this.#options.onFull().catch(() => {});
+          continue;
+        }
         const ack = await this.#stream.publish(subject, bytes, {
           msgID: id,
           headers: head(),
@@ -253,6 +278,7 @@ export class EventLog {
         this.#answeredAt = performance.now();
         return ack.seq;
       } catch (cause) {
+        if (cause instanceof CofaError) throw cause;
         if (!isCode(cause, WRONG_LAST_SEQUENCE)) {
           if (isCode(cause, STORE_FAILED) && !full && this.#options.onFull !== undefined) {
             full = true;
@@ -409,7 +435,7 @@ export async function storedRecord(
  * Reads the log: `from` its start, from a sequence, or what comes from now on; with `follow` (default) until the signal.
  * Void records are left out. With a `from` after the start those are known only from the first valid record on, unless
  * `epoch` says who owned the log there. An ordered consumer: gaps and server restarts are healed by the client, nothing
- * is left on the server. `onBytes` hears what each record takes in the stream, void ones too.
+ * is left on the server.
  */
 export async function* readLog(
   bus: NatsConnection,
@@ -419,9 +445,8 @@ export async function* readLog(
     follow?: boolean;
     signal?: AbortSignal;
     epoch?: number;
-    onBytes?: (bytes: number, seq: number) => void;
   },
-): AsyncIterable<LogRecord> {
+): AsyncIterable<ReadRecord> {
   const follow = options.follow ?? true;
   const start =
     options.from === 'start'
@@ -437,16 +462,18 @@ export async function* readLog(
   options.signal?.addEventListener('abort', stop, { once: true });
   if (options.signal?.aborted) stop();
   let owner = options.epoch ?? 0;
+  let bytes = 0;
   try {
     for await (const message of messages) {
       const { seq, subject } = message;
       const epoch = epochOf(message.headers);
-      options.onBytes?.(storedBytes(subject, message.headers, message.data), seq);
+      bytes += storedBytes(subject, message.headers, message.data);
       if (epoch === undefined || epoch >= owner) {
         const event = unpack<CofaEvent>(message.data);
         if (event.type === 'engine.started') owner = seq;
         else if (epoch !== undefined) owner = epoch;
-        yield { seq, subject, event };
+        yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes };
+        bytes = 0;
       }
       if (end !== undefined && seq >= end) break;
     }
@@ -477,6 +504,49 @@ export async function prepareStream(
     throw storeError(cause);
   }
 }
+
+const FULL = 'the event log is full';
+const FULL_HINT = 'give it more: cofa up --log-limit SIZE; cofa status says why it is not kept short';
+
+/**
+ * Room in the stream, looked at before it is written to. JetStream refuses what does not fit (`discard: new`), but
+ * compares without the overhead of a record, and makes up for it by removing the oldest ones (server/filestore.go,
+ * seen with 2.9.10): at the brim facts would vanish. So a part of the stream stays empty. A writer asks again when it
+ * has used up its share of what was free, so that several do not fill the rest together.
+ */
+class Room {
+  readonly #bus: NatsConnection;
+  #share = 0;
+  #looking: Promise<void> | undefined;
+
+  constructor(bus: NatsConnection) {
+    this.#bus = bus;
+  }
+
+  /** Whether a record of so many bytes fits. */
+  async take(bytes: number, timeoutMs: number): Promise<boolean> {
+    const size = bytes + RECORD_OVERHEAD;
+    if (this.#share < size) {
+      this.#looking ??= this.#look(timeoutMs).finally(() => {
+        this.#looking = undefined;
+      });
+      await this.#looking;
+    }
+    if (this.#share < size) return false;
+    this.#share -= size;
+    return true;
+  }
+
+  async #look(timeoutMs: number): Promise<void> {
+    const manager = await jetstreamManager(this.#bus, { timeout: timeoutMs, checkAPI: false });
+    const { config, state } = await manager.streams.info(STREAM);
+    const free = config.max_bytes - state.bytes - Math.min(1 << 20, config.max_bytes / 16);
+    this.#share = config.max_bytes <= 0 ? Number.POSITIVE_INFINITY : free < 4096 ? free : free / 4;
+  }
+}
+
+/** Subject, headers and what JetStream adds to a record, bytes at most. */
+const RECORD_OVERHEAD = 400;
 
 /** At most so many at once; the others wait in line. */
 class Gate {

@@ -91,7 +91,7 @@ describe('event log', () => {
     const small = await startNats();
     const own = await connectBus({ url: small.url }, { name: 'test' });
     try {
-      await EventLog.prepare(own, { maxBytes: 4_096 });
+      await EventLog.prepare(own, { maxBytes: 20_000 });
       const names = subjects('full');
       const log = new EventLog(own, () => 1);
       let taken = 0;
@@ -101,7 +101,12 @@ describe('event log', () => {
             await log.append(names.event('mount', `m${taken}`), { type: 'mount.mounted' });
         })(),
       ).rejects.toMatchObject({ code: 'unavailable' });
-      expect(taken).toBeGreaterThan(5);
+      expect(taken).toBeGreaterThan(50);
+      // Nor does a small one find a gap that costs an old one its place.
+      for (let round = 0; round < 20; round++) {
+        const late = log.append(names.event('mount', `l${round}`), { type: 'mount.mounted' });
+        await expect(late).rejects.toMatchObject({ code: 'unavailable' });
+      }
       expect(await all(readLog(own, names.allEvents, { from: 'start', follow: false }))).toHaveLength(taken);
     } finally {
       await own.close();

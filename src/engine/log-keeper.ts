@@ -1,0 +1,246 @@
+/**
+ * Keeps the log of a node short. The supervisor follows the log, folds it, and stores a snapshot of the fold when enough
+ * has come since the last one, at a clean stop, and when the log is full. Behind a snapshot, what the log holds beyond its
+ * limit is removed, in this order: snapshot stored and read back; `engine.trimmed` appended, which only the owner of the
+ * node can; events removed. The log is removed up to the snapshot before the newest one, so that each of the two that are
+ * kept has all that follows it.
+ *
+ *     ───removed───┊ previous ──events── snapshot ──events── now
+ *                  trimmed
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { jetstreamManager } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import { toErrorRecord } from '../../schemas/errors.ts';
+import { STREAM, type Subjects } from '../../schemas/subjects.ts';
+import { type EventLog, readLog } from '../store/event-log.ts';
+import type { LogPlace, NodeFold } from '../store/node-fold.ts';
+import { removeSnapshot, snapshotSequences, writeSnapshot } from '../store/snapshots.ts';
+import type { Conditions } from './conditions.ts';
+
+export interface LogKeeperOptions {
+  bus: NatsConnection;
+  names: Subjects;
+  events: EventLog;
+  /** As `loadNode` gave it; folded on here. */
+  fold: NodeFold;
+  /** Bytes of events that are kept at most, about. */
+  limit: number;
+  /** Nobody else's events are in the stream, so that its beginning can be cut off in one go. */
+  alone: boolean;
+  /** Brings what NATS acknowledged onto the disk: a snapshot must not be ahead of its log. */
+  sync: (() => Promise<void>) | undefined;
+  conditions: Conditions;
+  log: Logger;
+}
+
+/** A snapshot is taken when the log has grown by so many events or bytes since the last one. */
+const SNAPSHOT_EVENTS = 20_000;
+const SNAPSHOT_BYTES = 16 << 20;
+/** At a clean stop so many are enough: reading them takes longer than a snapshot. */
+const STOP_EVENTS = 500;
+/** Events that are removed in one call where those of other nodes lie between: JetStream stands still meanwhile. */
+const PURGE_STEP = 4_000;
+const PURGE_PAUSE_MS = 20;
+/** The log that broke off is followed again after this, ms. */
+const FOLLOW_AGAIN_MS = 1_000;
+/** After a snapshot that failed, ms. */
+const RETRY_MS = 10_000;
+/** Room is made this often at most, ms. */
+const ROOM_MS = 2_000;
+
+export class LogKeeper {
+  readonly #options: LogKeeperOptions;
+  readonly #fold: NodeFold;
+  readonly #stop = new AbortController();
+  #following: Promise<void> | undefined;
+  /** One at a time. */
+  #work: Promise<void> = Promise.resolve();
+  #busy = false;
+  #eventsAtSnapshot: number;
+  #notBefore = 0;
+  #roomAt = Number.NEGATIVE_INFINITY;
+  readonly #waiting = new Set<{ seq: number; resolve: () => void }>();
+
+  constructor(options: LogKeeperOptions) {
+    this.#options = options;
+    this.#fold = options.fold;
+    this.#eventsAtSnapshot = 0;
+  }
+
+  /** Follows the log from where the fold is. */
+  start(): void {
+    this.#following ??= this.#follow();
+  }
+
+  /** What the log holds of this node, bytes. */
+  get retained(): number {
+    return this.#fold.bytes - this.#fold.trimmed.bytes;
+  }
+
+  /** Stores a snapshot now, and removes what the log has too much. */
+  snapshot(): Promise<void> {
+    return this.#alone(() => this.#snapshot());
+  }
+
+  /** Makes room in a log that is full; at most every few seconds. */
+  makeRoom(): Promise<void> {
+    if (performance.now() - this.#roomAt < ROOM_MS) return this.#work;
+    this.#roomAt = performance.now();
+    return this.#alone(() => this.#makeRoom());
+  }
+
+  /** Waits until the fold has event `seq`, takes a last snapshot, and ends; after `timeoutMs` without. */
+  async close(seq: number, timeoutMs: number): Promise<void> {
+    const end = AbortSignal.timeout(timeoutMs);
+    const late = new Promise<void>((resolve) => end.addEventListener('abort', () => resolve()));
+    const last = (async () => {
+      await this.#reached(seq);
+      if (this.#fold.events - this.#eventsAtSnapshot >= STOP_EVENTS) await this.snapshot();
+    })();
+    await Promise.race([last, late]).catch((error: unknown) => {
+      this.#options.log.warn({ error }, 'no snapshot of the log at the end');
+    });
+    this.#stop.abort();
+    await Promise.race([this.#following, late]);
+  }
+
+  #reached(seq: number): Promise<void> {
+    if (this.#fold.seq >= seq) return Promise.resolve();
+    return new Promise((resolve) => this.#waiting.add({ seq, resolve }));
+  }
+
+  async #follow(): Promise<void> {
+    const { bus, names, log } = this.#options;
+    const { signal } = this.#stop;
+    while (!signal.aborted && !bus.isClosed()) {
+      try {
+        const { seq, epoch } = this.#fold;
+        for await (const record of readLog(bus, names.allEvents, { from: seq + 1, epoch, signal })) {
+          this.#fold.apply(record);
+          this.#look();
+        }
+      } catch (error) {
+        if (toErrorRecord(error).code === 'unsupported') {
+          this.#options.conditions.set('log-fold', `the event log is not folded any more: ${String(error)}`);
+          return;
+        }
+        log.warn({ error }, 'the log is followed again');
+      }
+      if (!signal.aborted) await sleep(FOLLOW_AGAIN_MS, undefined, { ref: false });
+    }
+  }
+
+  #look(): void {
+    for (const waiting of this.#waiting) {
+      if (this.#fold.seq < waiting.seq) continue;
+      this.#waiting.delete(waiting);
+      waiting.resolve();
+    }
+    if (this.#busy || performance.now() < this.#notBefore || !this.#isDue()) return;
+    this.snapshot().catch((error: unknown) => {
+      this.#notBefore = performance.now() + RETRY_MS;
+      this.#options.log.warn({ error }, 'no snapshot of the log');
+    });
+  }
+
+  #isDue(): boolean {
+    const { fold, limit } = this.#options;
+    if (fold.events - this.#eventsAtSnapshot >= SNAPSHOT_EVENTS) return true;
+    return fold.bytes - fold.snapshot.bytes >= Math.min(SNAPSHOT_BYTES, limit / 4);
+  }
+
+  #alone(work: () => Promise<void>): Promise<void> {
+    const mine = this.#work
+      .catch(() => {})
+      .then(async () => {
+        this.#busy = true;
+        try {
+          await work();
+          this.#options.conditions.clear('log-length');
+        } catch (error) {
+          this.#options.conditions.set(
+            'log-length',
+            `the event log cannot be kept short: ${toErrorRecord(error).message}`,
+          );
+          throw error;
+        } finally {
+          this.#busy = false;
+        }
+      });
+    this.#work = mine;
+    return mine;
+  }
+
+  async #snapshot(): Promise<void> {
+    await this.#store();
+    if (this.retained > this.#options.limit) await this.#trim(this.#fold.previous);
+  }
+
+  async #store(): Promise<void> {
+    const { bus, names, sync, log } = this.#options;
+    const fold = this.#fold;
+    const began = performance.now();
+    if (fold.seq === fold.snapshot.seq) return;
+    await sync?.();
+    const place = { seq: fold.seq, bytes: fold.bytes };
+    const { events } = fold;
+    // The fold goes on while this is stored; `writeSnapshot` encodes it before its first await.
+    const bytes = await writeSnapshot(bus, names, fold);
+    fold.previous = fold.snapshot;
+    fold.snapshot = place;
+    this.#eventsAtSnapshot = events;
+    for (const seq of await snapshotSequences(bus, names)) {
+      if (seq !== place.seq && seq !== fold.previous.seq) await removeSnapshot(bus, names, seq);
+    }
+    log.info({ seq: place.seq, bytes, ms: Math.round(performance.now() - began) }, 'snapshot of the log');
+  }
+
+  async #trim(through: LogPlace): Promise<void> {
+    const { events, names, log } = this.#options;
+    const fold = this.#fold;
+    if (through.seq <= fold.trimmed.seq) return;
+    const before = fold.trimmed;
+    await events.append(names.event('engine', 'main'), {
+      type: 'engine.trimmed',
+      through: through.seq,
+      snapshot: fold.snapshot.seq,
+    });
+    await this.#purge(before.seq, through.seq);
+    fold.trimmed = through;
+    log.info({ through: through.seq, bytes: through.bytes - before.bytes }, 'beginning of the log removed');
+  }
+
+  /**
+   * A full log takes no `engine.trimmed`: what snapshots cover goes first, the event follows. Whoever starts in between
+   * begins with one of them. When there is but one, the log is removed up to that.
+   */
+  async #makeRoom(): Promise<void> {
+    const { log } = this.#options;
+    const fold = this.#fold;
+    log.warn({ bytes: this.retained }, 'the event log is full: its beginning is removed');
+    await this.#store();
+    const through = fold.previous.seq > fold.trimmed.seq ? fold.previous : fold.snapshot;
+    if (through.seq <= fold.trimmed.seq) return;
+    await this.#purge(fold.trimmed.seq, through.seq);
+    // Not waited for: the append that found the log full may be one of the same subject.
+    void this.#trim(through).catch((error: unknown) =>
+      log.warn({ error }, 'the log does not say yet what it lacks'),
+    );
+  }
+
+  async #purge(from: number, through: number): Promise<void> {
+    const { bus, names, alone } = this.#options;
+    const manager = await jetstreamManager(bus, { timeout: 30_000, checkAPI: false });
+    if (alone) {
+      await manager.streams.purge(STREAM, { seq: through + 1 } as never);
+      return;
+    }
+    for (let seq = Math.min(from + PURGE_STEP, through); ; seq = Math.min(seq + PURGE_STEP, through)) {
+      await manager.streams.purge(STREAM, { filter: names.allEvents, seq: seq + 1 });
+      if (seq >= through || this.#stop.signal.aborted) return;
+      await sleep(PURGE_PAUSE_MS);
+    }
+  }
+}

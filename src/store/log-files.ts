@@ -1,0 +1,66 @@
+/**
+ * The files of the private nats-server's event log, brought onto the disk. nats-server acknowledges an event when it is
+ * written, which survives its own death and not the machine's: it syncs its files every minute or two (server/filestore.go,
+ * `SyncInterval`), and only from 2.10 on can be told to do so always. So who was promised something waits for a sync of
+ * the same files from here; it covers all that was acknowledged before, whichever process wrote it.
+ */
+import { open, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { STREAM } from '../../schemas/subjects.ts';
+
+export class LogFiles {
+  readonly #folder: string;
+  readonly #messages: string;
+  /** Number of the last message file that was there at the last sync; 0: none yet. */
+  #last = 0;
+
+  /** `folder`: `store_dir` of the nats-server. */
+  constructor(folder: string) {
+    this.#folder = folder;
+    this.#messages = join(folder, 'jetstream/$G/streams', STREAM, 'msgs');
+  }
+
+  /** What was acknowledged before the call is on the disk when it returns. */
+  readonly sync = async (): Promise<void> => {
+    if (this.#last === 0) await syncTree(this.#folder);
+    const numbers = await this.#numbers();
+    // Earlier ones are complete and were synced; the last one may have grown since.
+    for (const number of numbers) if (number >= this.#last) await syncFile(this.#file(number));
+    const last = numbers.at(-1) ?? 0;
+    if (last !== this.#last) await syncFile(this.#messages);
+    this.#last = last;
+  };
+
+  readonly #file = (number: number): string => join(this.#messages, `${number}.blk`);
+
+  async #numbers(): Promise<number[]> {
+    const names = await readdir(this.#messages);
+    return names
+      .flatMap((name) => (name.endsWith('.blk') ? [Number.parseInt(name, 10)] : []))
+      .sort((a, b) => a - b);
+  }
+}
+
+async function syncFile(path: string): Promise<void> {
+  const file = await open(path, 'r').catch((error: NodeJS.ErrnoException) => {
+    // Removed since it was listed: nothing of it is needed any more.
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (file === undefined) return;
+  try {
+    await file.datasync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** The streams' own descriptions, and the folders that everything lies in. */
+async function syncTree(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) await syncTree(path);
+    else if (entry.isFile()) await syncFile(path);
+  }
+  await syncFile(folder);
+}
