@@ -23,6 +23,8 @@ export interface LayerLimits {
   retryMaxMs: number;
   /** For this long a failure that does not pass answers new reads of its span, without another try, ms. */
   failureMemoryMs: number;
+  /** How long after a sign that nothing comes for the layer new reads do not wait, ms: actors/stall.ts. */
+  stallMs: number;
   /** A job of which nothing is heard for this long is given up, ms. The dispatcher's own limits come first. */
   jobSilenceMs: number;
   /** A startup pack of which nothing has come for this long is no longer waited for, ms. */
@@ -44,6 +46,7 @@ export const LAYER_LIMITS: LayerLimits = {
   retryMs: 100,
   retryMaxMs: 5_000,
   failureMemoryMs: 1_000,
+  stallMs: 5_000,
   jobSilenceMs: 120_000,
   promiseSilenceMs: 1_000,
   appendRanges: 4_096,

@@ -13,7 +13,8 @@
  * taken away.
  *
  * **A read ends once**: with 0 when the last block it misses arrived, else with EIO: at its deadline, when the span of a
- * missing block failed for good, or at once where waiting is pointless (queue full, layer corrupt or closed).
+ * missing block failed for good, or at once where waiting is pointless (queue full, layer corrupt or closed, nothing comes
+ * for the layer: stall.ts).
  * A failure concerns the reads that miss a block of the span that failed, and no others. Since a job of several spans
  * does not say which of them is bad, its spans are fetched again one by one before a reader hears of bad bytes.
  *
@@ -48,6 +49,7 @@ import { Prefetcher } from './prefetch.ts';
 import { Promises } from './promises.ts';
 import { ReadQueue } from './read-queue.ts';
 import { Retries } from './retries.ts';
+import { Stall } from './stall.ts';
 import { TimerQueue } from './timers.ts';
 
 export type { LayerGeometry } from './block-map.ts';
@@ -86,6 +88,7 @@ export class LayerActor {
   readonly #jobSilence = new TimerQueue<number>();
   readonly #evictions = new Map<number, Eviction>();
   readonly #retries: Retries;
+  readonly #stall: Stall;
   readonly #promises: Promises;
   readonly #prefetcher: Prefetcher;
   #prefetchRunning = 0;
@@ -125,6 +128,7 @@ export class LayerActor {
     this.#limits = { ...LAYER_LIMITS, ...limits };
     this.#retries = new Retries(this.#limits, options.random ?? (() => 0));
     this.#promises = new Promises(geometry.blockCount, this.#limits.promiseSilenceMs);
+    this.#stall = new Stall(this.#limits.readDeadlineMs, this.#limits.stallMs);
     this.#nextJob = options.firstJob ?? 1;
     this.#fence = this.#nextJob;
     this.#unlogged = new BlockSet(geometry.blockCount);
@@ -274,7 +278,7 @@ export class LayerActor {
 
   // ── Reads ──
 
-  /** The lookup order of a cold read: present, bad lately, being fetched or paused, fetch. */
+  /** The lookup order of a cold read: present, bad lately, nothing comes, being fetched or paused, fetch. */
   #read({ id, firstBlock, lastBlock }: LayerEvent & { type: 'read' }, effects: LayerEffect[]): void {
     if (this.#reads.has(id)) return;
     const isInside = firstBlock >= 0 && firstBlock <= lastBlock && lastBlock < this.blockCount;
@@ -312,6 +316,13 @@ export class LayerActor {
         return;
       }
     }
+    const [first] = spans;
+    if (first !== undefined && this.#stall.holds(this.#clock, this.#jobs.size > 0)) {
+      this.#refuse(id, STALLED, effects);
+      // Somebody has to find out when it is over.
+      if (this.#jobs.size === 0) this.#demand([first], effects);
+      return;
+    }
     this.#counters.misses += 1;
     this.#reads.add(id, missing, firstSpan, lastSpan, this.#clock + this.#limits.readDeadlineMs);
     this.#demand(spans, effects);
@@ -339,7 +350,10 @@ export class LayerActor {
   }
 
   #expire(effects: LayerEffect[]): void {
-    for (const id of this.#reads.takeExpired(this.#clock)) this.#refuse(id, LATE, effects);
+    for (const id of this.#reads.takeExpired(this.#clock)) {
+      this.#stall.expired(this.#clock);
+      this.#refuse(id, LATE, effects);
+    }
     const again: number[] = [];
     for (let ended = this.#retries.takeEnded(this.#clock); ended !== undefined; ) {
       const { span, retryable } = ended;
@@ -458,6 +472,7 @@ export class LayerActor {
       for (; block < end; block++) {
         if (isLeaving || !this.#blocks.step(span, block, event)) continue;
         became += 1;
+        if (event === BlockEvent.FETCHED) this.#stall.arrived(this.#clock);
         if (log) this.#unlogged.add(block);
         this.#promises.kept(block);
         for (const id of this.#reads.arrived(block)) effects.push({ type: 'answer', id, errno: 0 });
@@ -480,6 +495,7 @@ export class LayerActor {
     const job = this.#jobs.get(number);
     if (job === undefined) return;
     this.#release(job);
+    this.#stall.failed(this.#clock);
     if (job.class === 'prefetch') this.#prefetcher.failed(this.#clock);
     const again: number[] = [];
     for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) {
@@ -714,6 +730,7 @@ const CLOSED: ReadFailure = { code: 'not-running', message: 'the layer is closed
 const CORRUPT: ReadFailure = { code: 'integrity', message: 'the layer is not what its diffID says' };
 const CROWDED: ReadFailure = { code: 'busy', message: 'too many reads wait for this layer' };
 const LATE: ReadFailure = { code: 'timeout', message: 'the blocks did not come by the deadline of the read' };
+const STALLED: ReadFailure = { code: 'unavailable', message: 'nothing has come for this layer for long' };
 const OUTSIDE: ReadFailure = {
   code: 'invalid-argument',
   message: 'the read is outside of the layer, or too long',

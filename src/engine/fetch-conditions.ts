@@ -47,9 +47,11 @@ export class FetchConditions {
   }
 
   #fails(key: string, { code }: ErrorRecord, at: number, sentence: () => string): void {
-    // The message names a blob, which changes from failure to failure: the first one of a kind stays.
-    if (this.#failing.get(key)?.code !== code) this.#conditions.set(key, sentence());
-    this.#failing.set(key, { code, at });
+    const known = this.#failing.get(key);
+    // The message names a blob, which changes from failure to failure: the first one stays, unless it said less.
+    const isBetter = known === undefined || (known.code === 'timeout' && code !== 'timeout');
+    if (isBetter) this.#conditions.set(key, sentence());
+    this.#failing.set(key, { code: isBetter ? code : known.code, at });
   }
 
   #over(key: string): void {

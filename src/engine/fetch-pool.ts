@@ -164,6 +164,11 @@ export class FetchPool {
     return known === undefined ? undefined : this.#timing(known);
   }
 
+  /** A read of a block that `registry` has was given up. */
+  readFailed(registry: string, error: ErrorRecord): void {
+    this.#found.ended(registry, error, this.#now());
+  }
+
   close(): void {
     clearInterval(this.#tick);
     this.#local.close();

@@ -272,6 +272,8 @@ export class LayerHost {
         this.#waiters.delete(effect.id);
         this.#trace.readEnded(effect.id, effect.errno);
         if (effect.errno !== 0) this.#scheduleFlush(FLUSH_MS);
+        if (effect.reason !== undefined)
+          this.#options.pool.readFailed(this.#options.source.registry, effect.reason);
         answer?.(effect.errno);
         return;
       }

@@ -165,6 +165,61 @@ describe('a cold read', () => {
   });
 });
 
+describe('a layer for which nothing comes', () => {
+  const refused = (id: number) => ({
+    type: 'answer',
+    id,
+    errno: 5,
+    reason: { code: 'unavailable', message: 'nothing has come for this layer for long' },
+  });
+  const stalled = (limits: Partial<LayerLimits> = {}) => {
+    const bench = new Bench(evenGeometry(10, 2), {
+      readDeadlineMs: 1_000,
+      stallMs: 300,
+      attempts: 1,
+      ...limits,
+    });
+    bench.read(1, 0);
+    expect(bench.wait(1_000)).toMatchObject([{ type: 'answer', id: 1, errno: 5 }]);
+    return bench;
+  };
+
+  test('lets the reads behind the first ones not wait as long again, while one span is tried', () => {
+    const bench = stalled();
+    expect(bench.read(2, 5)).toEqual([refused(2)]);
+    bench.failed(1, true);
+    expect(bench.read(3, 6)).toEqual([refused(3), fetch(2, 3)]);
+    expect(bench.read(4, 8)).toEqual([refused(4)]);
+  });
+
+  test('serves again from the first block that comes', () => {
+    const bench = stalled();
+    bench.fetched(1, 0);
+    expect(bench.read(2, 5)).toEqual([fetch(2, 2)]);
+  });
+
+  test('gives the next read its whole time where nobody has read for a while', () => {
+    const bench = stalled();
+    bench.failed(1, true);
+    bench.wait(299);
+    expect(bench.read(2, 5)).toEqual([refused(2), fetch(2, 2)]);
+    bench.failed(2, true);
+    bench.wait(300);
+    expect(bench.read(3, 5)).toEqual([fetch(3, 2)]);
+    expect(bench.read(4, 7)).toEqual([fetch(4, 3)]);
+  });
+
+  test('is none where others were served meanwhile', () => {
+    const bench = new Bench(evenGeometry(10, 2), { readDeadlineMs: 1_000 });
+    bench.read(1, 0);
+    bench.wait(500);
+    bench.read(2, 4);
+    bench.fetched(2, 4);
+    expect(bench.wait(500)).toMatchObject([{ type: 'answer', id: 1, errno: 5 }]);
+    expect(bench.read(3, 8)).toEqual([fetch(3, 4)]);
+  });
+});
+
 describe('a job that fails', () => {
   test('for a passing reason is tried again after a growing pause, while the read waits', () => {
     const layer = new Bench(evenGeometry(1, 2), { retryMs: 100, retryMaxMs: 300, attempts: 9 });

@@ -73,6 +73,7 @@ export function drawPlan(random: Random): Plan {
       retryMs: random.int(10, 100),
       retryMaxMs: 400,
       failureMemoryMs: random.int(1, 300),
+      stallMs: random.int(1, 600),
       jobSilenceMs: random.int(1_500, 5_000),
       appendRanges: random.int(1, 20),
     },

@@ -83,6 +83,8 @@ interface SimLayer {
   isBusy: boolean;
   wakeAt: number;
   corrupt: boolean;
+  /** A read has waited in vain, and no block has come since. */
+  isStalled: boolean;
 }
 
 interface PoolJob {
@@ -285,6 +287,7 @@ class Simulation {
       isBusy: false,
       wakeAt: Number.POSITIVE_INFINITY,
       corrupt: false,
+      isStalled: false,
     };
   }
 
@@ -310,6 +313,7 @@ class Simulation {
       layer.isBusy = false;
       layer.wakeAt = Number.POSITIVE_INFINITY;
       layer.corrupt = false;
+      layer.isStalled = false;
       for (const block of layer.log.presentBlocks()) {
         this.#check(
           layer.disk.isSynced(block),
@@ -504,12 +508,15 @@ class Simulation {
     const isJust =
       reason?.message.includes('deadline') === true
         ? this.#now >= read.deadline
-        : reason?.message.includes('too many reads') === true
-          ? waiting >= (this.#plan.layerLimits.maxWaiters as number)
-          : reason?.code === 'integrity'
-            ? layer.corrupt || spans.some((span) => layer.bad.has(span))
-            : reason?.code !== 'invalid-argument' &&
-              spans.some((span) => (layer.failures[span] ?? 0) >= attempts);
+        : reason?.message.includes('nothing has come') === true
+          ? layer.isStalled
+          : reason?.message.includes('too many reads') === true
+            ? waiting >= (this.#plan.layerLimits.maxWaiters as number)
+            : reason?.code === 'integrity'
+              ? layer.corrupt || spans.some((span) => layer.bad.has(span))
+              : reason?.code !== 'invalid-argument' &&
+                spans.some((span) => (layer.failures[span] ?? 0) >= attempts);
+    if (reason?.message.includes('deadline') === true) layer.isStalled = true;
     this.#check(isJust, () => `read ${id} failed without cause: ${JSON.stringify(reason)}`);
   }
 
@@ -695,6 +702,10 @@ class Simulation {
     }
     const layer = this.#layers[message.layer] as SimLayer;
     const { layerJob } = message;
+    const before = layer.actor.counts.present;
+    const arrived = () => {
+      if (layer.actor.counts.present > before) layer.isStalled = false;
+    };
     if (message.kind === 'blocks') {
       // Also for jobs that nobody knows any more: the actor has to tell them apart.
       const { firstBlock, count } = message;
@@ -706,6 +717,7 @@ class Simulation {
         bytes: count,
         now: this.#now,
       });
+      arrived();
       if (message.front === this.#front)
         this.#dispatch({ type: 'job.progress', job: message.job, worker, now: this.#now });
       return;
@@ -718,8 +730,10 @@ class Simulation {
     this.#dispatch({ type: 'job.ended', job: message.job, worker, ok: isOk, now: this.#now });
     if (!counts) return;
     if (known !== undefined) this.#endJob(layer, layerJob, !isOk);
-    if (isOk) this.#send(layer, { type: 'job.done', job: layerJob, now: this.#now });
-    else {
+    if (isOk) {
+      this.#send(layer, { type: 'job.done', job: layerJob, now: this.#now });
+      arrived();
+    } else {
       const { code, retryable } = message;
       this.#send(layer, {
         type: 'job.failed',
