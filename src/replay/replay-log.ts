@@ -5,7 +5,7 @@
  */
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
 import { type CheckpointOptions, Checkpoints, copyState } from './checkpoints.ts';
-import { type DecodedRecord, decodeRecord, foldRecord, partsOfSubject, type RawRecord } from './record.ts';
+import { type DecodedRecord, decodeRecord, foldRecord, type RawRecord } from './record.ts';
 import { type FrameLoader, Timeline } from './timeline.ts';
 import { TraceIndex } from './trace-index.ts';
 
@@ -67,13 +67,13 @@ export class ReplayLog {
   append(raw: RawRecord): void {
     const decoded = decodeRecord(raw.bytes);
     this.timeline.append(raw, decoded);
-    this.#fold(raw, decoded);
+    this.#fold(decoded);
   }
 
   appendFrame(records: readonly RawRecord[], load: FrameLoader): void {
     const decoded = records.map(({ bytes }) => decodeRecord(bytes));
     this.timeline.appendFrame(records, decoded, load);
-    for (const [index, raw] of records.entries()) this.#fold(raw, decoded[index] as DecodedRecord);
+    for (const one of decoded) this.#fold(one);
   }
 
   /** The state after `position` events; good until the next call, not to be changed. */
@@ -104,9 +104,9 @@ export class ReplayLog {
     return this.beginning.at > 0 || this.count === 0 ? this.beginning.at : this.timeline.timeAt(0);
   }
 
-  #fold(raw: RawRecord, decoded: DecodedRecord): void {
-    const { kind, id } = partsOfSubject(raw.subject);
-    if (foldRecord(this.#head, id, decoded)) this.#checkpoints.touch(kind, id);
+  #fold(decoded: DecodedRecord): void {
+    const id = this.timeline.idAt(this.#folded);
+    if (foldRecord(this.#head, id, decoded)) this.#checkpoints.touch(this.timeline.kindAt(this.#folded), id);
     else this.#strange += 1;
     if (decoded.type === 'layer.trace') this.traces.add(this.#folded, decoded.record);
     this.#folded += 1;

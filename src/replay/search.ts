@@ -1,5 +1,5 @@
 /** Looking for events: forwards or backwards, in slices, so that whoever waits can draw and be stopped meanwhile. */
-import { canMatch, type Condition, type MatchContext, matches, textOf } from './conditions.ts';
+import { canMatch, type Condition, type MatchContext, matches } from './conditions.ts';
 import type { ReplayLog } from './replay-log.ts';
 
 export type Wanted = { text: string } | { condition: Condition };
@@ -25,7 +25,7 @@ export function* search(
   for (let index = start, count = 1; index !== end; index += step, count++) {
     if (count % SLICE === 0) yield index;
     if ('text' in wanted) {
-      if (textOf(timeline.eventAt(index)).includes(text)) return index;
+      if (textAt(log, index).includes(text)) return index;
       continue;
     }
     const type = timeline.typeAt(index);
@@ -37,6 +37,13 @@ export function* search(
     if (may && matches(wanted.condition, timeline.eventAt(index), context)) return index;
   }
   return undefined;
+}
+
+/** What a search for a text looks at: sequence, whom the event is about, and all of its record, in small letters. */
+function textAt(log: ReplayLog, index: number): string {
+  const { timeline } = log;
+  const { record } = timeline.decodedAt(index);
+  return `${timeline.seqAt(index)} ${timeline.idAt(index)} ${JSON.stringify(record)}`.toLowerCase();
 }
 
 /** `search` to its end; for scripts. */

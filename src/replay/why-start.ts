@@ -228,12 +228,12 @@ function readsOfStart(
   { quietMs, limitMs }: { quietMs: number; limitMs: number },
 ): { list: TracedRead[]; dropped: number } {
   const all: TracedRead[] = [];
-  let dropped = 0;
+  const losses: Array<{ at: number; dropped: number }> = [];
   for (const index of log.traces.between(startAt, mountedAt + limitMs)) {
     const event = log.timeline.eventAt(index);
     if (!layers.has(`sha256:${event.id}`)) continue;
     const trace = traceOf(event);
-    dropped += trace.dropped;
+    losses.push({ at: event.at, dropped: trace.dropped });
     all.push(...trace.reads.filter((read) => read.at >= startAt && read.at <= mountedAt + limitMs));
   }
   all.sort((a, b) => a.at - b.at);
@@ -245,6 +245,11 @@ function readsOfStart(
     list.push(read);
     busyUntil = Math.max(busyUntil, endOf(read));
   }
+  // A trace is written a moment after what it tells of.
+  const dropped = losses.reduce(
+    (sum, loss) => (loss.at <= busyUntil + quietMs ? sum + loss.dropped : sum),
+    0,
+  );
   return { list, dropped };
 }
 

@@ -53,12 +53,13 @@ export function renderWhyRead(why: WhyRead, width: number): string[] {
 
 /** A bar for each step, where it lies in the whole. */
 export function waterfall(steps: readonly WhyStep[], total: number, width: number): string[] {
-  const room = Math.max(10, Math.min(60, width - 62));
+  const isWide = width >= 96;
+  const room = Math.max(10, Math.min(60, width - (isWide ? 66 : 31)));
   return steps.map(({ step, startUs, us }) => {
     const from = Math.min(room - 1, Math.floor((startUs / total) * room));
     const length = Math.max(1, Math.min(room - from, Math.round((us / total) * room)));
     const bar = `${' '.repeat(from)}${'█'.repeat(length)}`.padEnd(room);
-    return `  ${step.padEnd(10)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${STEP_TEXT[step]}`;
+    return `  ${step.padEnd(10)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${isWide ? STEP_TEXT[step] : ''}`.trimEnd();
   });
 }
 
@@ -107,12 +108,13 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
 }
 
 function phaseLines(why: WhyStart, width: number): string[] {
-  const room = Math.max(10, Math.min(40, width - 60));
+  const isWide = width >= 96;
+  const room = Math.max(10, Math.min(40, width - (isWide ? 70 : 29)));
   const total = Math.max(1, why.us);
   return why.phases.map(({ phase, startUs, us, what }) => {
     const from = Math.min(room - 1, Math.floor((startUs / total) * room));
     const length = us === 0 ? 0 : Math.max(1, Math.min(room - from, Math.round((us / total) * room)));
     const bar = `${' '.repeat(from)}${'█'.repeat(length)}`.padEnd(room);
-    return `  ${phase.padEnd(8)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${what}`;
+    return `  ${phase.padEnd(8)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${isWide ? what : ''}`.trimEnd();
   });
 }

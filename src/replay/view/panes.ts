@@ -1,0 +1,265 @@
+/** The four panes: events, state, the event, reads in flight. */
+import type { LayerFacts, NodeState } from '../../../actors/node-state.ts';
+import { presentRanges } from '../../../actors/node-state.ts';
+import { formatBytes, formatShare } from '../../cli/table.ts';
+import type { MatchContext } from '../conditions.ts';
+import { readsInFlight } from '../in-flight.ts';
+import type { ReplayEvent } from '../record.ts';
+import { blockBar, shares } from '../state-text.ts';
+import type { TracedRead } from '../trace.ts';
+import { jobsNear, jobsOf, stepsOf } from '../why-read.ts';
+import { formatUs } from '../why-text.ts';
+import type { Canvas, Style } from './canvas.ts';
+import type { Session } from './session.ts';
+import { blocksText, clockText, detailsOf, styleOf, subjectOf, summaryOf } from './summary.ts';
+
+export interface Area {
+  column: number;
+  row: number;
+  width: number;
+  height: number;
+}
+
+function heading(canvas: Canvas, { column, row, width }: Area, title: string, focused = false): void {
+  canvas.fill(column, row, width, '─', 'dim');
+  canvas.text(column + 1, row, ` ${title} `, focused ? 'accent' : 'bold', width - 2);
+}
+
+/** The events around the current one, which stays in the middle but near the ends. */
+export function drawEvents(canvas: Canvas, session: Session, names: MatchContext, area: Area): void {
+  const { log, position } = session;
+  heading(
+    canvas,
+    area,
+    `events${log.strange > 0 ? ` (${log.strange} unknown)` : ''}`,
+    session.focus === 'events',
+  );
+  const rows = area.height - 1;
+  // One more line than events: the beginning, before all of them.
+  const first = Math.max(-1, Math.min(position - 1 - Math.floor(rows / 2), log.count - rows));
+  for (let offset = 0; offset < rows; offset++) {
+    const index = first + offset;
+    const row = area.row + 1 + offset;
+    if (index >= log.count) break;
+    if (index < 0) {
+      canvas.text(area.column + 1, row, beginningText(session), 'dim', area.width - 1);
+    } else {
+      drawEvent(canvas, session, names, log.timeline.eventAt(index), { ...area, row });
+    }
+    if (index === position - 1) canvas.paint(area.column, row, area.width, 'selected');
+  }
+}
+
+function beginningText({ log }: Session): string {
+  return log.beginning.seq > 0 ? `state after sequence ${log.beginning.seq}` : 'the beginning';
+}
+
+function drawEvent(
+  canvas: Canvas,
+  session: Session,
+  names: MatchContext,
+  event: ReplayEvent,
+  area: Area,
+): void {
+  const { row, column, width } = area;
+  const digits = String(session.log.seqOf(session.log.count)).length;
+  const end = column + width;
+  if (session.mark === event.index + 1) canvas.text(column, row, '◆', 'accent');
+  let at = canvas.text(column + 1, row, String(event.seq).padStart(Math.max(4, digits)), 'dim');
+  at = canvas.text(at + 1, row, width >= 60 ? clockText(event.at) : clockText(event.at).slice(6), 'dim');
+  at = canvas.text(at + 1, row, event.type, styleOf(event), end - at - 1);
+  const subject = subjectOf(event, names);
+  if (subject !== '' && at + 2 < end)
+    at = canvas.text(at + 1, row, subject, 'dim', Math.min(24, end - at - 1));
+  if (at + 2 < end) canvas.text(at + 1, row, summaryOf(event), 'plain', end - at - 1);
+}
+
+/** What the node knows after the current event. */
+export function drawState(canvas: Canvas, session: Session, area: Area): void {
+  const state = session.log.stateAt(session.position);
+  const lines = stateLines(session, state, area.width);
+  const rows = area.height - 1;
+  const first = Math.max(0, Math.min(session.stateScroll, lines.length - rows));
+  const more =
+    lines.length > rows ? `  ${first + 1}-${Math.min(lines.length, first + rows)} of ${lines.length}` : '';
+  heading(
+    canvas,
+    area,
+    `state: engine ${state.running ? 'running' : 'stopped'}${more}`,
+    session.focus === 'state',
+  );
+  for (const [offset, draw] of lines.slice(first, first + rows).entries())
+    draw(canvas, area.column + 1, area.row + 1 + offset, area.width - 1);
+}
+
+type Line = (canvas: Canvas, column: number, row: number, width: number) => void;
+
+function stateLines(session: Session, state: NodeState, width: number): Line[] {
+  const lines: Line[] = [];
+  const event = session.current === undefined ? undefined : session.log.timeline.eventAt(session.current);
+  for (const mount of state.mounts.values()) {
+    lines.push((canvas, column, row, room) => {
+      const at = canvas.text(column, row, mount.dir, event?.id === mount.id ? 'fresh' : 'mount', room);
+      canvas.text(
+        at + 1,
+        row,
+        mount.state,
+        mount.state === 'mounted' ? 'good' : 'warn',
+        column + room - at - 1,
+      );
+    });
+  }
+  const shown = new Set<string>();
+  for (const [manifest, image] of state.images) {
+    const { resolved, prepared, failure } = image;
+    lines.push((canvas, column, row, room) => {
+      const end = column + room;
+      const fresh = event?.kind === 'image' && `sha256:${event.id}` === manifest;
+      const at = canvas.text(column, row, resolved.ref, fresh ? 'fresh' : 'image', Math.max(10, room - 12));
+      const word = failure !== undefined ? `failed: ${failure.message}` : (prepared?.origin ?? 'resolved');
+      canvas.text(at + 1, row, word, failure !== undefined ? 'bad' : 'dim', end - at - 1);
+    });
+    for (const { diffId } of resolved.layers) {
+      const layer = state.layers.get(diffId);
+      if (layer === undefined || shown.has(diffId)) continue;
+      shown.add(diffId);
+      lines.push(layerLine(session, diffId, layer, event, width));
+    }
+  }
+  for (const [diffId, layer] of state.layers)
+    if (!shown.has(diffId)) lines.push(layerLine(session, diffId, layer, event, width));
+  if (state.snapshots.size > 0)
+    lines.push(
+      (canvas, column, row) => void canvas.text(column, row, `${state.snapshots.size} snapshots`, 'dim'),
+    );
+  if (lines.length === 0)
+    lines.push((canvas, column, row) => void canvas.text(column, row, 'nothing is known', 'dim'));
+  return lines;
+}
+
+function layerLine(
+  session: Session,
+  diffId: string,
+  layer: LayerFacts,
+  event: ReplayEvent | undefined,
+  _width: number,
+): Line {
+  return (canvas, column, row, room) => {
+    const mine = event !== undefined && event.kind === 'layer' && `sha256:${event.id}` === diffId;
+    canvas.text(column, row, ` ${diffId.slice(7, 15)}`, mine ? 'fresh' : 'layer');
+    const word = layer.handedOver
+      ? 'direct'
+      : layer.complete
+        ? 'whole'
+        : formatShare(layer.presentCount, layer.blockCount);
+    canvas.right(column + 16, row, word, layer.complete ? 'good' : 'plain');
+    const size = formatBytes(layer.size);
+    const barAt = column + 17;
+    const barWidth = Math.max(4, room - 17 - size.length - 1);
+    drawBar(canvas, barAt, row, barWidth, session, layer, mine ? event : undefined);
+    canvas.right(column + room, row, size, 'dim');
+  };
+}
+
+/** The layer's block map; parts that the event has changed stand out. */
+function drawBar(
+  canvas: Canvas,
+  column: number,
+  row: number,
+  width: number,
+  _session: Session,
+  layer: LayerFacts,
+  event: ReplayEvent | undefined,
+): void {
+  const present = presentRanges(layer.present);
+  canvas.text(column, row, blockBar(present, layer.blockCount, width), 'bar');
+  for (const [cell, share] of shares(present, layer.blockCount, width).entries())
+    if (share === 0) canvas.paint(column + cell, row, 1, 'dim');
+  const ranges = event?.data.ranges;
+  if (!Array.isArray(ranges)) return;
+  const style: Style = 'fresh';
+  for (const [cell, share] of shares(ranges as Array<[number, number]>, layer.blockCount, width).entries())
+    if (share > 0) canvas.paint(column + cell, row, 1, style);
+}
+
+export function drawDetails(canvas: Canvas, session: Session, area: Area): void {
+  const { log, current } = session;
+  const event = current === undefined ? undefined : log.timeline.eventAt(current);
+  heading(canvas, area, event === undefined ? 'the beginning' : 'event');
+  const lines =
+    event === undefined
+      ? [
+          {
+            text:
+              log.beginning.seq > 0
+                ? 'the log begins with a state that was folded before'
+                : 'nothing has happened yet',
+            style: 'dim' as const,
+          },
+          ...log.notes.map((text) => ({ text, style: 'warn' as const })),
+        ]
+      : detailsOf(event);
+  for (const [offset, { text, style }] of lines.slice(0, area.height - 1).entries())
+    canvas.text(area.column + 1, area.row + 1 + offset, text, style, area.width - 1);
+  if (lines.length > area.height - 1)
+    canvas.right(
+      area.column + area.width,
+      area.row + area.height - 1,
+      ` ${lines.length - area.height + 2} more: Enter`,
+      'dim',
+    );
+}
+
+/** What waits at this moment, and for what. */
+export function drawFlight(canvas: Canvas, session: Session, area: Area): void {
+  const { log, clock } = session;
+  const reads = readsInFlight(log, clock, 200);
+  heading(canvas, area, reads.length === 0 ? 'reads in flight' : `reads in flight: ${reads.length}`);
+  if (reads.length === 0) {
+    const text = log.traces.count === 0 ? 'the log has no traces of reads' : 'none waits at this moment';
+    canvas.text(area.column + 1, area.row + 1, text, 'dim', area.width - 1);
+    return;
+  }
+  const rows = area.height - 1;
+  const [first] = reads;
+  const jobs = jobsNear(log, first?.at ?? clock, clock);
+  for (const [offset, read] of reads.slice(0, rows).entries()) {
+    const row = area.row + 1 + offset;
+    if (offset === rows - 1 && reads.length > rows) {
+      canvas.text(area.column + 1, row, `and ${reads.length - rows + 1} more`, 'dim');
+      break;
+    }
+    drawRead(canvas, read, clock, stepNow(read, clock, jobs), { ...area, row });
+  }
+}
+
+function stepNow(read: TracedRead, clock: number, jobs: Parameters<typeof jobsOf>[1]): string {
+  const waited = (clock - read.at) * 1000;
+  const step = stepsOf(read, jobsOf(read, jobs)).findLast(({ startUs }) => startUs <= waited);
+  return step?.step ?? 'wait';
+}
+
+function drawRead(canvas: Canvas, read: TracedRead, clock: number, step: string, area: Area): void {
+  const { column, row, width } = area;
+  const end = column + width;
+  const waited = (clock - read.at) * 1000;
+  const share = Math.min(1, waited / Math.max(1, read.us));
+  const style: Style = read.errno !== 0 ? 'bad' : read.us >= 100_000 ? 'warn' : 'plain';
+  let at = canvas.text(column + 1, row, read.layer.slice(7, 15), 'layer');
+  const blocks = blocksText(read.block, read.blocks);
+  at = canvas.text(
+    at + 1,
+    row,
+    width < 50 ? blocks.replace(/^blocks? /, '') : blocks,
+    'plain',
+    end - at - 22,
+  );
+  canvas.right(end, row, `${formatUs(waited)} of ${formatUs(read.us)}`, style);
+  const bar = end - 22 - (at + 1) - 11;
+  if (bar >= 4) {
+    const full = Math.round(share * bar);
+    canvas.text(at + 1, row, '█'.repeat(full), 'trace');
+    canvas.text(at + 1 + full, row, '░'.repeat(bar - full), 'dim');
+    canvas.text(at + 2 + bar, row, step, 'accent', 10);
+  }
+}

@@ -1,0 +1,113 @@
+/** The three rows below the title: how many events there are when, how long reads waited, and where one is. */
+import { formatDuration } from '../../cli/table.ts';
+import type { ReplayLog } from '../replay-log.ts';
+import type { Canvas } from './canvas.ts';
+import type { Session } from './session.ts';
+
+const HEIGHTS = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'] as const;
+
+export function drawTimeline(
+  canvas: Canvas,
+  session: Session,
+  { column, row, width }: { column: number; row: number; width: number },
+): void {
+  const { log, axis } = session;
+  const scale = scaleOf(log, axis, width);
+  const { events, waits } = densityOf(log, axis, width);
+  const most = Math.max(1, ...events);
+  const longest = Math.max(1, ...waits);
+  for (let cell = 0; cell < width; cell++) {
+    const count = events[cell] ?? 0;
+    // By the logarithm: one event among thousands is seen too.
+    if (count > 0) canvas.text(column + cell, row, height(Math.log1p(count) / Math.log1p(most)), 'bar');
+    const wait = waits[cell] ?? 0;
+    if (wait > 0) {
+      const style = wait >= 1_000_000 ? 'bad' : wait >= 100_000 ? 'warn' : 'trace';
+      canvas.text(column + cell, row + 1, height(Math.log1p(wait) / Math.log1p(longest)), style);
+    }
+  }
+  const here = axis === 'time' ? scale(session.clock) : scale(session.position);
+  for (const line of [row, row + 1]) canvas.paint(column + here, line, 1, 'selected');
+  drawAxis(canvas, session, { column, row: row + 2, width }, scale, here);
+}
+
+function drawAxis(
+  canvas: Canvas,
+  session: Session,
+  { column, row, width }: { column: number; row: number; width: number },
+  scale: (value: number) => number,
+  here: number,
+): void {
+  const { log, axis } = session;
+  canvas.fill(column, row, width, '─', 'dim');
+  const [first, last] = [log.timeOf(Math.min(1, log.count)), log.timeOf(log.count)];
+  canvas.text(column, row, axis === 'time' ? '0 s ' : '0 ', 'dim');
+  canvas.right(
+    column + width,
+    row,
+    axis === 'time' ? ` ${formatDuration(last - first)}` : ` ${log.count}`,
+    'dim',
+  );
+  if (session.mark !== undefined) {
+    const at = scale(axis === 'time' ? log.timeOf(session.mark) : session.mark);
+    canvas.text(column + at, row, '◆', 'accent');
+  }
+  canvas.text(column + here, row, '▲', 'accent');
+  const state = session.isFollowing
+    ? ' following '
+    : session.isPlaying
+      ? ` ▶ ${session.speed}x `
+      : ` paused${session.speed === 1 ? '' : ` (${session.speed}x)`} `;
+  const breakpoints =
+    session.breakpoints.length > 0 ? `${state}· ${session.breakpoints.length} breakpoints ` : state;
+  const at = Math.floor((width - breakpoints.length) / 2);
+  // The marker is seen wherever it is.
+  if (here < at || here >= at + breakpoints.length) canvas.text(column + at, row, breakpoints, 'accent');
+  else
+    canvas.text(
+      column + (here < width / 2 ? here + 2 : here - breakpoints.length - 1),
+      row,
+      breakpoints,
+      'accent',
+    );
+}
+
+const height = (share: number): string =>
+  HEIGHTS[Math.max(0, Math.min(HEIGHTS.length - 1, Math.ceil(share * HEIGHTS.length) - 1))] ?? '█';
+
+/** From a time (ms) or a position to a column. */
+function scaleOf(log: ReplayLog, axis: 'time' | 'events', width: number): (value: number) => number {
+  const from = axis === 'time' ? log.timeOf(Math.min(1, log.count)) : 0;
+  const to = axis === 'time' ? log.timeOf(log.count) : log.count;
+  const length = Math.max(1, to - from);
+  return (value) => Math.max(0, Math.min(width - 1, Math.floor(((value - from) / length) * (width - 1))));
+}
+
+interface Density {
+  events: number[];
+  /** The longest wait in each column, µs. */
+  waits: number[];
+}
+
+const ready = new WeakMap<ReplayLog, { key: string; density: Density }>();
+
+/** Counted again when the log has grown or the screen has changed. */
+function densityOf(log: ReplayLog, axis: 'time' | 'events', width: number): Density {
+  const key = `${log.count} ${axis} ${width}`;
+  const known = ready.get(log);
+  if (known?.key === key) return known.density;
+  const scale = scaleOf(log, axis, width);
+  const events = Array.from({ length: width }, () => 0);
+  const waits = Array.from({ length: width }, () => 0);
+  for (let index = 0; index < log.count; index++) {
+    const cell = scale(axis === 'time' ? log.timeline.timeAt(index) : index + 1);
+    events[cell] = (events[cell] ?? 0) + 1;
+  }
+  for (const { index, from, to, longest } of log.traces.spans()) {
+    const [first, last] = axis === 'time' ? [scale(from), scale(to)] : [scale(index + 1), scale(index + 1)];
+    for (let cell = first; cell <= last; cell++) waits[cell] = Math.max(waits[cell] ?? 0, longest);
+  }
+  const density = { events, waits };
+  ready.set(log, { key, density });
+  return density;
+}
