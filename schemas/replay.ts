@@ -92,7 +92,7 @@ export const ReplayEventLine = z.object({
   type: z.string(),
   data: z.record(z.string(), z.unknown()),
   strange: z
-    .enum(['unknown type', 'later version', 'unreadable'])
+    .enum(['unknown type', 'later version', 'unreadable', 'damaged'])
     .optional()
     .describe('this cofa cannot say what it means; it changes no state'),
 });

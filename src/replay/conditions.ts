@@ -45,7 +45,9 @@ export function parseCondition(text: string): Condition {
   const duration = (): number => {
     const given = word('a duration such as 100ms');
     const ms = parseDuration(given);
-    return ms === undefined ? fail(`${JSON.stringify(given)} is no duration such as 100ms`) : ms * 1000;
+    return ms === undefined
+      ? fail(`${JSON.stringify(given)} is no duration such as 100ms`)
+      : Math.round(ms * 1e6) / 1e3;
   };
   const parseTerm = (): Term => {
     const name = word('a term');

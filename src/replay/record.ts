@@ -3,7 +3,7 @@
  * they are, so that a log of a later cofa passes through an export unharmed; what this cofa cannot read is shown as such.
  */
 import { Unpackr } from 'msgpackr';
-import { EVENT_TYPES, type CofaEvent, type EventType } from '../../schemas/events.ts';
+import { EVENT_TYPES, type CofaEvent, EventRecord, type EventType } from '../../schemas/events.ts';
 import { foldEvent, type NodeState } from '../../actors/node-state.ts';
 
 export interface RawRecord {
@@ -16,7 +16,7 @@ export interface RawRecord {
 }
 
 /** Why a record is not folded. */
-export type Strangeness = 'unknown type' | 'later version' | 'unreadable';
+export type Strangeness = 'unknown type' | 'later version' | 'unreadable' | 'damaged';
 
 export interface ReplayEvent {
   /** Place in this replay, from 0. */
@@ -58,7 +58,13 @@ export function decodeRecord(bytes: Uint8Array): DecodedRecord {
   if (typeof record !== 'object' || record === null || Array.isArray(record)) return UNREADABLE;
   const { v, type, at } = record as { v?: unknown; type?: unknown; at?: unknown };
   if (typeof type !== 'string') return UNREADABLE;
-  const strange = !KNOWN.has(type) ? 'unknown type' : v === 1 ? undefined : 'later version';
+  const strange = !KNOWN.has(type)
+    ? 'unknown type'
+    : v !== 1
+      ? 'later version'
+      : isSound(type, record as Record<string, unknown>)
+        ? undefined
+        : 'damaged';
   return {
     at: typeof at === 'number' && Number.isFinite(at) ? at : undefined,
     type,
@@ -73,15 +79,29 @@ const UNREADABLE: DecodedRecord = { at: undefined, type: '(unreadable)', strange
 const MAX_BLOCKS = 2 ** 26;
 
 /**
+ * Whether the fields are those of the type; further ones may come from a later cofa and mean nothing to this one. The
+ * two types that make up nearly all of a log are looked at by hand.
+ */
+function isSound(type: string, record: Record<string, unknown>): boolean {
+  if (type === 'layer.trace') return true;
+  if (type === 'layer.blocks') {
+    const { ranges } = record;
+    if (!Array.isArray(ranges)) return false;
+    for (const range of ranges)
+      if (!Array.isArray(range) || !(range[0] >= 0) || !(range[1] >= 0)) return false;
+    return true;
+  }
+  if (type === 'layer.opened' && !(Number(record.blockCount) <= MAX_BLOCKS)) return false;
+  const parsed = EventRecord.safeParse(record);
+  return parsed.success || parsed.error.issues.every(({ code }) => code === 'unrecognized_keys');
+}
+
+/**
  * Folds one record as the engine does; false where it was left out: it is strange, or the fold cannot take it. Never
  * throws.
  */
 export function foldRecord(state: NodeState, id: string, decoded: DecodedRecord): boolean {
   if (decoded.strange !== undefined) return false;
-  if (decoded.type === 'layer.opened') {
-    const { blockCount } = decoded.record;
-    if (typeof blockCount !== 'number' || !(blockCount >= 0 && blockCount <= MAX_BLOCKS)) return false;
-  }
   try {
     foldEvent(state, id, decoded.record as unknown as CofaEvent);
     return true;

@@ -73,7 +73,9 @@ export function* syntheticRecords(count: number, seed: number): IterableIterator
       const us = 1_000 + random.int(0, 200_000);
       yield make('layer', hex(index), {
         type: 'layer.trace',
-        reads: [{ at: at - 10 - us / 1000, us, block: random.int(0, BLOCKS - 1), blocks: 1, errno: 0, jobs: [job] }],
+        reads: [
+          { at: at - 10 - us / 1000, us, block: random.int(0, BLOCKS - 1), blocks: 1, errno: 0, jobs: [job] },
+        ],
         jobs: [
           {
             job,

@@ -57,8 +57,8 @@ export function repaint(now: readonly string[], before: readonly string[] | unde
   let out = before === undefined ? '\x1b[2J' : '';
   for (const [row, text] of now.entries()) {
     if (before !== undefined && before[row] === text) continue;
-    // CUP to the row, its text, EL to the right.
-    out += `\x1b[${row + 1};1H${text}\x1b[K`;
+    // CUP to the row, EL, its text: behind a text that fills the row EL would take its last mark.
+    out += `\x1b[${row + 1};1H\x1b[K${text}`;
   }
   return out;
 }

@@ -519,14 +519,10 @@ export class Session {
   #why(): void {
     const { log, current } = this;
     const event = current === undefined ? undefined : log.timeline.eventAt(current);
-    if (event?.type === 'layer.trace') this.overlay = explainReads(log, traceOf(event).reads);
+    const reads = event?.type === 'layer.trace' ? traceOf(event).reads : readsInFlight(log, this.clock);
+    if (reads.length > 0) this.overlay = explainReads(log, reads);
     else if (event?.kind === 'mount') this.overlay = explainMount(log, event.id);
-    else {
-      const reads = readsInFlight(log, this.clock);
-      if (reads.length > 0) this.overlay = explainReads(log, reads);
-      else this.#say('nothing waits at this moment; w explains reads (layer.trace) and mounts');
-    }
-    if (this.overlay === undefined && this.message === undefined) this.#say('this trace has no reads');
+    else this.#say('nothing waits at this moment; w explains reads (layer.trace) and mounts');
   }
 
   #say(text: string, bad = false): void {

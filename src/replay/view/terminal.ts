@@ -37,6 +37,7 @@ export class Terminal {
   readonly #reader = new KeyReader();
   #timer: NodeJS.Timeout | undefined;
   #isOpen = false;
+  #isSuspended = false;
 
   constructor(write: (text: string) => void, events: TerminalEvents) {
     this.#write = write;
@@ -68,6 +69,7 @@ export class Terminal {
   /** To the shell, until it brings the process back. */
   suspend(): void {
     this.#restore();
+    this.#isSuspended = true;
     // The whole group, as the terminal itself would. Without a shell that controls jobs nothing stops, and it goes on.
     process.kill(0, 'SIGTSTP');
     setTimeout(this.#resume, 20);
@@ -104,9 +106,14 @@ export class Terminal {
   };
 
   readonly #resume = (): void => {
-    // A shell may have set the modes meanwhile, also after a stop that was not asked for.
-    this.#isOpen = false;
-    this.#open();
+    if (this.#isSuspended) {
+      this.#isSuspended = false;
+      this.#open();
+    } else if (this.#isOpen) {
+      // Stopped from outside: a shell may have set the modes meanwhile, and setting what is set would do nothing.
+      this.#input.setRawMode(false);
+      this.#input.setRawMode(true);
+    } else return;
     this.#events.changed();
   };
 
