@@ -71,6 +71,8 @@ export type LayerEvent =
   /** `firstBlock` to `lastBlock`, both included. An id that waits already is ignored. */
   | { type: 'read'; id: number; firstBlock: number; lastBlock: number; now: number }
   | { type: 'prefetch'; on: boolean; now: number }
+  /** Fetch ahead of the readers: what lies near the spans that they wait for. */
+  | { type: 'readahead'; on: boolean; now: number }
   /**
    * A startup pack is about to bring these blocks: whoever needs one waits for it. Answered by `promised` with the job
    * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.
@@ -80,8 +82,8 @@ export type LayerEvent =
   | { type: 'promise.ended'; job: number; now: number }
   /** Verified and written to the device file. `bytes`: compressed bytes that came since the job's last message. */
   | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }
-  /** Every block of the job is verified and written. */
-  | { type: 'job.done'; job: number; now: number }
+  /** Every block of the job is verified and written. `times`: of its fetch, as src/fetch/fetch-job.ts measures them. */
+  | { type: 'job.done'; job: number; now: number; times?: { firstByteUs: number; fetchUs: number } }
   | { type: 'job.failed'; job: number; code: ErrorCode; message: string; retryable: boolean; now: number }
   /** Hand out what became present since the last flush. Also answered after `close`. */
   | { type: 'flush'; now: number }

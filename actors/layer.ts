@@ -214,13 +214,16 @@ export class LayerActor {
         this.#fetched(event, effects);
         return;
       case 'job.done':
-        this.#done(event.job, effects);
+        this.#done(event, effects);
         return;
       case 'job.failed':
         this.#failed(event.job, event.retryable, { code: event.code, message: event.message }, effects);
         return;
       case 'prefetch':
         this.#prefetcher.turn(event.on);
+        return;
+      case 'readahead':
+        this.#prefetcher.readahead.turn(event.on);
         return;
       case 'promise':
         this.#promise(event, effects);
@@ -325,6 +328,7 @@ export class LayerActor {
     }
     this.#counters.misses += 1;
     this.#reads.add(id, missing, firstSpan, lastSpan, this.#clock + this.#limits.readDeadlineMs);
+    for (const span of spans) this.#prefetcher.readahead.demanded(span);
     this.#demand(spans, effects);
   }
 
@@ -482,9 +486,11 @@ export class LayerActor {
     return became;
   }
 
-  #done(number: number, effects: LayerEffect[]): void {
+  #done({ job: number, times }: LayerEvent & { type: 'job.done' }, effects: LayerEffect[]): void {
     const job = this.#jobs.get(number);
     if (job === undefined) return;
+    if (times !== undefined && job.class === 'demand')
+      this.#prefetcher.readahead.observe(times.firstByteUs, times.fetchUs);
     const end = this.#blocks.start(job.firstSpan + job.spanCount);
     this.#fill(this.#blocks.start(job.firstSpan), end, BlockEvent.FETCHED, true, effects);
     this.#release(job);

@@ -4,6 +4,8 @@
  * bad: that is the same the next time. Evicted spans are not offered again, or eviction and prefetch would chase each
  * other.
  */
+import { Readahead } from './readahead.ts';
+
 export interface PrefetchLimits {
   /** Spans of one job. */
   batchSpans: number;
@@ -13,6 +15,9 @@ export interface PrefetchLimits {
   pauseMs: number;
   pauseMaxMs: number;
 }
+
+/** Spans of a job that fetches ahead: small, for a reader may turn up who waits for the first of them. */
+const READAHEAD_BATCH = 2;
 
 export interface Batch {
   firstSpan: number;
@@ -27,8 +32,10 @@ export class Prefetcher {
   #cursor = 0;
   #failures = 0;
   #notBefore = 0;
+  readonly readahead: Readahead;
 
   constructor(spanCount: number, limits: PrefetchLimits) {
+    this.readahead = new Readahead(spanCount);
     this.#spanCount = spanCount;
     this.#limits = limits;
   }
@@ -76,7 +83,10 @@ export class Prefetcher {
     free: (span: number) => boolean,
     alone: (span: number) => boolean,
   ): Batch | undefined {
-    if (!this.#on || running >= this.#limits.inFlight || now < this.#notBefore) return undefined;
+    if (running >= this.#limits.inFlight || now < this.#notBefore) return undefined;
+    const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
+    if (near !== undefined) return near;
+    if (!this.#on) return undefined;
     while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
     if (this.#cursor >= this.#spanCount) return undefined;
     const firstSpan = this.#cursor++;

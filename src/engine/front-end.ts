@@ -215,6 +215,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
   if (request.direct === true) layer.pin();
   if (request.prefetch && !wanted.has(layer)) {
     wanted.add(layer);
+    layer.readahead(true);
     starting.set(layer, now());
   }
   return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };

@@ -147,6 +147,11 @@ export class LayerHost {
     this.#trace.readQueued(id);
   };
 
+  /** Fetch ahead of the readers, near what they wait for. */
+  readahead(on: boolean): void {
+    this.#send({ type: 'readahead', on, now: this.#options.now() });
+  }
+
   prefetch(on: boolean): void {
     this.#send({ type: 'prefetch', on, now: this.#options.now() });
   }
@@ -375,7 +380,8 @@ export class LayerHost {
         this.#scheduleFlush(FLUSH_MS);
         if (failure === undefined) {
           this.#trace.jobEnded(running, timing, undefined);
-          this.#send({ type: 'job.done', job, now: now() });
+          const { times } = timing;
+          this.#send({ type: 'job.done', job, now: now(), ...(times === undefined ? {} : { times }) });
           return;
         }
         const { code, message } = failure.error;
