@@ -98,7 +98,7 @@ const events = new EventLog(bus, Date.now, {
   // An append of the front end before this one, which landed late.
   onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
   onFull: () => ask(bus, names.room, {}),
-  ...(settings.natsFiles === undefined ? {} : { sync: new LogFiles(settings.natsFiles).sync }),
+  ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
 });
 let { fold } = await loadNode(bus, names);
 let node = fold.state;

@@ -50,7 +50,7 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
     return { fold, keeper: new LogKeeper({ bus, names, events, fold, limit, alone, sync, conditions, log }) };
   };
   const events: EventLog = new EventLog(bus, Date.now, {
-    ...(sync === undefined ? {} : { sync }),
+    ...(sync === undefined ? {} : { alone: true, sync }),
     // Also a log that is full already when an engine starts.
     onFull: async () => (keeper ?? (await keep()).keeper).makeRoom(),
   });

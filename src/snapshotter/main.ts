@@ -46,7 +46,7 @@ async function run(): Promise<void> {
     epoch: settings.epoch,
     // An append of the snapshotter before this one, which landed late.
     onFull: () => ask(bus, names.room, {}),
-    ...(settings.natsFiles === undefined ? {} : { sync: new LogFiles(settings.natsFiles).sync }),
+    ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
     onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
   });
   const { fold } = await loadNode(bus, names);

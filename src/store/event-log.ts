@@ -58,6 +58,8 @@ export interface ReadRecord extends LogRecord {
 export interface EventLogOptions {
   /** Sequence of the `engine.started` of the engine that this process belongs to; `claim` sets it otherwise. */
   epoch?: number;
+  /** NATS is this engine's own, so that nobody can take over: the owner need not be looked at. */
+  alone?: boolean;
   /** An append that has no answer after this, ms, fails with `unavailable`. 5,000 by default. */
   timeoutMs?: number;
   /** Brings what was acknowledged onto the disk; called before an append that somebody relies on is reported as done. */
@@ -241,7 +243,7 @@ export class EventLog {
     const seq = await this.#write(attempt);
     this.#last.set(subject, seq);
     if (!BULK.has(event.type)) {
-      if (this.#epoch !== undefined) await this.#untilConfirmed(attempt);
+      if (this.#epoch !== undefined && this.#options.alone !== true) await this.#untilConfirmed(attempt);
       await this.#sync?.run().catch((cause: unknown) => {
         throw storeError(cause);
       });

@@ -60,7 +60,12 @@ const ENDS: ReadonlySet<string> = new Set([
 ]);
 
 /** `<kind>.<id>` of a subject of the log. */
-export const aggregateOf = (subject: string): string => subject.split('.').slice(4).join('.');
+export function aggregateOf(subject: string): string {
+  // cofa.v1.<node>.event.<kind>.<id>; without a list of tokens, since a start does it for each event.
+  let dot = -1;
+  for (let token = 0; token < 4; token++) dot = subject.indexOf('.', dot + 1);
+  return subject.slice(dot + 1);
+}
 
 function refuseUnknown(event: CofaEvent, seq: number): void {
   if (event.v === EVENT_VERSION && KNOWN.has(event.type)) return;
