@@ -35,6 +35,9 @@ export class FetchConditions {
         now,
         () => `the disk of ${this.#root} is full: absent blocks cannot be stored`,
       );
+    } else if (error.code === 'integrity') {
+      const sentence = () => `${registry} sends bytes that are not what they should be: ${error.message}`;
+      this.#fails(`registry:${registry}`, error, now, sentence);
     } else if (OF_REGISTRY.has(error.code)) {
       const sentence = () => `absent blocks of ${registry} cannot be fetched: ${error.message}`;
       this.#fails(`registry:${registry}`, error, now, sentence);

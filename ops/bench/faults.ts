@@ -1,0 +1,288 @@
+/**
+ * What readers see while something around the engine is broken: docker-registry and nats-server, real ones, behind
+ * relays that cut, slow down, silence or spoil what passes; and a disk that is full. For each fault a fresh image is
+ * mounted, many reads of absent blocks begin at once, the fault is healed after a while, and the table says how the reads
+ * ended, how long the slowest one took, what `status` said, and how long it took until everything could be read again.
+ *
+ *     engine ── relay (TCP) ── proxy (HTTP) ── docker-registry          engine ── relay (TCP) ── nats-server
+ *
+ *     node ops/bench/faults.ts [--deadline 20] [--reads 400] [--lasts 8] [--only WORD] [--json FILE]
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import type { Status } from '../../schemas/api.ts';
+import { type FaultImage, pushImage, twoLayers } from '../../test/faults/fault-image.ts';
+import { type Engine, mountImage, startEngine } from '../../test/support/engine.ts';
+import { type ManyReads, readAtOnce } from '../../test/support/many-reads.ts';
+import { readInParallel } from '../../test/support/readers.ts';
+import { type RegistryServer, startRegistry } from '../../test/support/registry-server.ts';
+import { type NatsServer, startNats } from '../../test/support/services.ts';
+import { Cleanup } from '../../test/support/temp.ts';
+import { type FaultProxy, startFaultProxy } from './fault-proxy.ts';
+import { type Relay, startRelay } from './relay.ts';
+
+/** Everything that a fault may break. */
+export interface Scene {
+  directory: string;
+  engine: Engine;
+  registry: RegistryServer;
+  proxy: FaultProxy;
+  relay: Relay;
+  nats: NatsServer;
+  natsRelay: Relay;
+}
+
+export interface FaultCase {
+  name: string;
+  /** `passes`: every read is served although something is broken. `fails`: reads that cannot be served end with EIO. */
+  readers: 'passes' | 'fails';
+  begin(scene: Scene): void | Promise<void>;
+  end(scene: Scene): void | Promise<void>;
+  /** Heal only after the readers have ended. */
+  isLong?: boolean;
+}
+
+export interface FaultResult {
+  name: string;
+  readers: FaultCase['readers'];
+  reads: ManyReads;
+  /** What `status` said in the midst of it. */
+  degraded: string[];
+  /** Resident memory of the front end at that moment. */
+  rssBytes: number;
+  /** After it was healed: ms until every byte of the image was read right. */
+  againMs: number;
+}
+
+const tcp = (
+  name: string,
+  readers: FaultCase['readers'],
+  fault: Parameters<Relay['fail']>[0],
+): FaultCase => ({
+  name,
+  readers,
+  begin: ({ relay }) => relay.fail(fault),
+  end: ({ relay }) => relay.heal(),
+});
+const http = (
+  name: string,
+  readers: FaultCase['readers'],
+  fault: Parameters<FaultProxy['fail']>[0],
+): FaultCase => ({
+  name,
+  readers,
+  begin: ({ proxy }) => proxy.fail(fault),
+  end: ({ proxy }) => proxy.heal(),
+});
+const bus = (name: string, fault: Parameters<Relay['fail']>[0]): FaultCase => ({
+  name,
+  readers: 'passes',
+  begin: ({ natsRelay }) => natsRelay.fail(fault),
+  end: ({ natsRelay }) => natsRelay.heal(),
+});
+const long = (one: FaultCase): FaultCase => ({
+  ...one,
+  name: `${one.name}, for long`,
+  readers: 'fails',
+  isLong: true,
+});
+
+const dead = tcp('registry: connections are reset', 'passes', { kind: 'reset' });
+const silent = tcp('registry: silent', 'passes', { kind: 'stall' });
+const errors = http('registry: 500', 'passes', { kind: 'status', status: 500 });
+
+export const FAULT_CASES: readonly FaultCase[] = [
+  dead,
+  long(dead),
+  silent,
+  long(silent),
+  tcp('registry: each connection cut after 200 kB', 'passes', { kind: 'cut', afterBytes: 200_000 }),
+  errors,
+  long(errors),
+  http('registry: 429, Retry-After 1 s', 'passes', { kind: 'status', status: 429, retryAfterS: 1 }),
+  http('registry: tokens expire every 0.3 s', 'passes', { kind: 'expire', lifeMs: 300 }),
+  http('registry: redirects good for 0.3 s', 'passes', { kind: 'redirect', lifeMs: 300 }),
+  http('registry: bodies end half way', 'passes', { kind: 'short' }),
+  // A block whose bytes are wrong is not waited for: they are there, and they are wrong.
+  http('registry: a wrong byte in each answer', 'fails', { kind: 'flip' }),
+  bus('NATS: connections are reset', { kind: 'reset' }),
+  bus('NATS: silent', { kind: 'stall' }),
+  {
+    name: 'NATS: nats-server stopped (SIGSTOP)',
+    readers: 'passes',
+    begin: ({ nats }) => void process.kill(nats.pid, 'SIGSTOP'),
+    end: ({ nats }) => void process.kill(nats.pid, 'SIGCONT'),
+  },
+  {
+    name: 'every fetcher stopped (SIGSTOP)',
+    readers: 'passes',
+    begin: async ({ engine }) => signalFetchers(engine, 'SIGSTOP'),
+    end: async ({ engine }) => signalFetchers(engine, 'SIGCONT'),
+  },
+];
+
+async function signalFetchers(engine: Engine, signal: NodeJS.Signals): Promise<void> {
+  for (const { role, pid } of (await engine.status()).processes)
+    if (role === 'fetcher') process.kill(pid, signal);
+}
+
+/** Registry, NATS, relays and an engine; taken down by `cleanup`. */
+export async function setScene(cleanup: Cleanup, options: { readDeadlineMs: number }): Promise<Scene> {
+  const directory = await cleanup.tempDir('faults');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  const proxy = await startFaultProxy(registry.port);
+  cleanup.defer(() => proxy.stop());
+  // Slow enough that a fault falls into the midst of reads.
+  const relay = await startRelay({ to: { host: '127.0.0.1', port: proxy.port }, rate: 100e6, rttMs: 5 });
+  cleanup.defer(() => relay.stop());
+  const nats = await startNats();
+  cleanup.defer(() => nats.stop());
+  const natsRelay = await startRelay({ to: { host: '127.0.0.1', port: Number(new URL(nats.url).port) } });
+  cleanup.defer(() => natsRelay.stop());
+  const { readDeadlineMs } = options;
+  const args = ['--nats', `nats://${natsRelay.host}`, '--node', 'faults'];
+  const engine = await startEngine({ workers: 2, readDeadlineMs, args });
+  cleanup.defer(() => engine.stop());
+  return { directory, engine, registry, proxy, relay, nats, natsRelay };
+}
+
+let images = 0;
+
+/**
+ * Runs one case on a fresh image. `lastsMs`: how long the fault lasts; `answers`: at least until so many answers of the
+ * registry were spoilt.
+ */
+export async function runFault(
+  scene: Scene,
+  fault: FaultCase,
+  options: { reads: number; lastsMs: number; answers?: number },
+): Promise<FaultResult> {
+  const { engine, relay, registry, directory } = scene;
+  const number = ++images;
+  const place = join(directory, `case-${number}`);
+  const seed = 60_000 + 100 * number;
+  const image = await pushImage(place, registry.host, `case-${number}`, twoLayers(seed));
+  image.ref = image.ref.replace(registry.host, relay.host);
+  const indexed = await engine.cli(['index', image.ref]);
+  if (indexed.code !== 0) throw new Error(`index failed: ${indexed.stderr}`);
+  const dir = join(directory, `mnt-${number}`);
+  await mountImage(engine, image.ref, dir);
+  const truth = image.expected.root;
+  let isBroken = true;
+  const heal = async () => {
+    if (isBroken) await fault.end(scene);
+    isBroken = false;
+  };
+  try {
+    await fault.begin(scene);
+    const reading = readAtOnce({ root: dir, truth, names: FILES, count: options.reads, timeoutMs: 300_000 });
+    if (fault.isLong === true) await reading;
+    else await untilEnough(scene, options);
+    const { stdout } = await engine.cli(['status', '--json']);
+    const { degraded, processes } = JSON.parse(stdout) as Pick<Status, 'degraded' | 'processes'>;
+    const rssBytes = processes.find(({ role }) => role === 'front-end')?.rssBytes ?? 0;
+    await heal();
+    const reads = await reading;
+    const againMs = await untilRead(dir, image);
+    await unmount(engine, dir);
+    return { name: fault.name, readers: fault.readers, reads, degraded, rssBytes, againMs };
+  } finally {
+    await heal();
+  }
+}
+
+async function untilEnough(scene: Scene, { lastsMs, answers = 0 }: { lastsMs: number; answers?: number }) {
+  await sleep(lastsMs);
+  for (const end = performance.now() + PATIENCE_MS; scene.proxy.faults() < answers; await sleep(20)) {
+    if (performance.now() > end) throw new Error('the fault met nobody');
+  }
+}
+
+const FILES = ['app/prose', 'app/noise', 'lib/prose', 'lib/noise'];
+const PATIENCE_MS = 90_000;
+
+async function untilRead(dir: string, image: FaultImage): Promise<number> {
+  const started = performance.now();
+  for (;;) {
+    const { failures } = await readInParallel({ root: dir, expected: image.expected, readers: 8, copies: 1 });
+    const ms = Math.round(performance.now() - started);
+    if (failures.length === 0) return ms;
+    if (ms > PATIENCE_MS) throw new Error(`reads still fail ${ms} ms after the fault: ${failures[0]}`);
+    await sleep(200);
+  }
+}
+
+async function unmount(engine: Engine, dir: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    const result = await engine.cli(['unmount', dir]);
+    if (result.code === 0) return;
+    if (tries === 20) throw new Error(`unmount failed: ${result.stderr}`);
+    await sleep(500);
+  }
+}
+
+/** A Markdown table. */
+export function faultTable(results: readonly FaultResult[]): string {
+  const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`;
+  const rows = results.map(({ name, reads, againMs, degraded, rssBytes }) => {
+    const { ok = 0, EIO = 0, ...other } = reads.outcomes;
+    const rest = Object.entries(other).map(([word, count]) => `${count} ${word}`);
+    const said = (degraded[0] ?? '').replaceAll('|', ' ').slice(0, 90);
+    const cells = [
+      name,
+      ok,
+      EIO,
+      rest.join(', ') || 0,
+      seconds(reads.medianMs),
+      seconds(reads.worstMs),
+      seconds(againMs),
+      `${Math.round(rssBytes / 1e6)} MB`,
+      said,
+    ];
+    return `| ${cells.join(' | ')} |`;
+  });
+  const head = [
+    'fault',
+    'served',
+    'EIO',
+    'other',
+    'median',
+    'slowest',
+    'all right again',
+    'front end',
+    'status',
+  ];
+  return [`| ${head.join(' | ')} |`, `| ${head.map(() => '---').join(' | ')} |`, ...rows].join('\n');
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values } = parseArgs({
+    options: {
+      deadline: { type: 'string', default: '20' },
+      reads: { type: 'string', default: '400' },
+      lasts: { type: 'string', default: '8' },
+      only: { type: 'string', default: '' },
+      json: { type: 'string' },
+    },
+  });
+  const cleanup = new Cleanup();
+  const results: FaultResult[] = [];
+  try {
+    const scene = await setScene(cleanup, { readDeadlineMs: Number(values.deadline) * 1000 });
+    for (const fault of FAULT_CASES.filter(({ name }) => name.includes(values.only))) {
+      console.error(fault.name);
+      results.push(
+        await runFault(scene, fault, { reads: Number(values.reads), lastsMs: Number(values.lasts) * 1000 }),
+      );
+      console.error(JSON.stringify(results.at(-1)));
+    }
+  } finally {
+    await cleanup.run();
+  }
+  console.log(faultTable(results));
+  if (values.json !== undefined) writeFileSync(values.json, JSON.stringify(results, null, 1));
+}

@@ -1,0 +1,56 @@
+/**
+ * Many reads at once while the registry misbehaves; ops/bench/faults.ts has more cases, and prints what readers see of
+ * each.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { FAULT_CASES, runFault, type Scene, setScene } from '../../ops/bench/faults.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const DEADLINE_MS = 3_000;
+const cleanup = new Cleanup();
+let scene: Scene;
+
+beforeAll(async () => {
+  scene = await setScene(cleanup, { readDeadlineMs: DEADLINE_MS });
+});
+afterAll(() => cleanup.run());
+
+const caseOf = (name: string) => {
+  const found = FAULT_CASES.find((one) => one.name === name);
+  if (found === undefined) throw new Error(`no case ${name}`);
+  return found;
+};
+
+describe('2,000 reads at once', () => {
+  it('of a registry that is dead: each gets EIO around its deadline, not one after the other; then all is served', async () => {
+    const before = await frontEndBytes();
+    const dead = caseOf('registry: connections are reset, for long');
+    const { reads, degraded, rssBytes } = await runFault(scene, dead, { reads: 2_000, lastsMs: 0 });
+    expect(reads.outcomes).toEqual({ EIO: 2_000 });
+    // One deadline behind the other it would be ten and more.
+    expect(reads.worstMs).toBeLessThan(4 * DEADLINE_MS);
+    expect(degraded).toEqual([expect.stringMatching(/cannot be fetched: .* broke/)]);
+    expect(rssBytes - before).toBeLessThan(100e6);
+  });
+
+  it.each([
+    ['registry: 429, Retry-After 1 s', 4],
+    ['registry: tokens expire every 0.3 s', 2],
+  ])('%s: all are served', async (name, answers) => {
+    const { reads } = await runFault(scene, caseOf(name), { reads: 2_000, lastsMs: 0, answers });
+    expect(reads.outcomes).toEqual({ ok: 2_000 });
+  });
+
+  it('of wrong bytes: EIO for what cannot be proven, never a wrong byte; put right, all is served', async () => {
+    const flip = caseOf('registry: a wrong byte in each answer');
+    const { reads, degraded } = await runFault(scene, flip, { reads: 2_000, lastsMs: 500, answers: 12 });
+    expect(Object.keys(reads.outcomes).toSorted()).toEqual(['EIO', 'ok']);
+    expect(degraded).toEqual([expect.stringContaining('not what they should be')]);
+    expect((await scene.engine.status()).degraded).toEqual([]);
+  });
+});
+
+async function frontEndBytes(): Promise<number> {
+  const { processes } = await scene.engine.status();
+  return processes.find(({ role }) => role === 'front-end')?.rssBytes ?? 0;
+}
