@@ -44,6 +44,12 @@ export class FetchConditions {
     }
   }
 
+  /** A read of a block that `registry` has was given up: says little where a fetch has told why. */
+  readFailed(registry: string, error: ErrorRecord, now: number): void {
+    if (this.#failing.size === 0 || this.#failing.has(`registry:${registry}`))
+      this.ended(registry, error, now);
+  }
+
   /** Lets go of what has not been seen for a while. */
   tick(now: number): void {
     for (const [key, { at }] of this.#failing) if (now - at > LASTS_MS) this.#over(key);

@@ -166,7 +166,7 @@ export class FetchPool {
 
   /** A read of a block that `registry` has was given up. */
   readFailed(registry: string, error: ErrorRecord): void {
-    this.#found.ended(registry, error, this.#now());
+    this.#found.readFailed(registry, error, this.#now());
   }
 
   close(): void {
@@ -196,7 +196,8 @@ export class FetchPool {
     this.#found.tick(now);
     const { workers } = this.#dispatcher.status();
     const local = workers.find(({ worker }) => worker === LOCAL);
-    if (workers.some(({ worker, slots }) => worker !== LOCAL && slots > 0)) this.#aloneSince = undefined;
+    const hasOthers = workers.some(({ worker, slots }) => worker !== LOCAL && slots > 0);
+    if (hasOthers) this.#aloneSince = undefined;
     else this.#aloneSince ??= now;
     const isAlone = this.#aloneSince !== undefined && now - this.#aloneSince >= ALONE_MS;
     if (isAlone && !this.#cut)
@@ -205,7 +206,9 @@ export class FetchPool {
         'no fetcher is running: the front end fetches absent blocks by itself',
       );
     else this.#conditions.clear('fetchers');
-    if (this.#cut || isAlone) this.#handle({ type: 'worker.hello', worker: LOCAL, slots: LOCAL_SLOTS, now });
+    // NATS may be back before the fetchers have noticed: it goes on until one says so.
+    if (this.#cut || isAlone || (local !== undefined && !hasOthers))
+      this.#handle({ type: 'worker.hello', worker: LOCAL, slots: LOCAL_SLOTS, now });
     else if (local !== undefined && local.running > 0)
       // It ends what it has.
       this.#handle({ type: 'worker.hello', worker: LOCAL, slots: 0, now });

@@ -102,10 +102,16 @@ describe('a disk that is full', () => {
     expect(outcomes).toEqual(['EIO', 'EIO']);
     expect(new Set(await readPieces(here.path, here.content))).toEqual(new Set(['ok']));
     expect((await imageOf(engine, image.ref)).reads.errors).toBeGreaterThan(0);
-    expect(engine.log('front-end')).toContain('"code":"no-space"');
+    const { degraded } = await engine.status();
+    const full = `the disk of ${engine.root} is full: absent blocks cannot be stored`;
+    expect(degraded).toContain(full);
 
     await rm(ballast());
     await eventually('all is read again', async () => (await allRead(dir, image)).failures.length === 0);
+    await eventually('status is content', async () => {
+      const after = (await engine.status()).degraded;
+      return !after.some((sentence) => sentence === full || sentence.includes('takes no events'));
+    });
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
   });
 
@@ -114,7 +120,7 @@ describe('a disk that is full', () => {
     const dir = join(directory, 'mnt-node');
     await fill(3 << 20);
     const refused = await engine.cli(['mount', '--json', image.ref, dir]);
-    expect([errorOf(refused).code, refused.code]).toEqual(['no-space', 8]);
+    expect([errorOf(refused).code, refused.code], refused.stdout).toEqual(['no-space', 8]);
     expect(existsSync(dir)).toBe(false);
     const left = readdirSync(engine.root, { recursive: true }).map(String);
     expect(left.filter((path) => path.endsWith('.draft'))).toEqual([]);
