@@ -85,7 +85,11 @@ export function define(command: Command, context: Context): void {
   ]);
 }
 
+/** Threads for system calls that block: loops and mounts of a start are made side by side. Read when first used. */
+const POOL_THREADS = '16';
+
 async function stay(options: UpOptions, context: Context): Promise<void> {
+  process.env.UV_THREADPOOL_SIZE ??= POOL_THREADS;
   const { hostname } = await import('node:os');
   try {
     const { runSupervisor } = await import('../engine/supervisor.ts');

@@ -20,6 +20,8 @@ export interface NodeLogOptions extends Omit<OwnershipOptions, 'events'> {
   files: string | undefined;
   conditions: Conditions;
   log: Logger;
+  /** Called when the node is this engine's, before its log is read. */
+  onOwned?: (epoch: number) => void;
 }
 
 export interface NodeLog {
@@ -55,6 +57,7 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
     onFull: async () => (keeper ?? (await keep()).keeper).makeRoom(),
   });
   const owner = await Ownership.take({ ...options, events });
+  options.onOwned?.(events.epoch ?? 0);
   const kept = await keep();
   keeper = kept.keeper;
   events.rememberAll(names, kept.fold.sequences);

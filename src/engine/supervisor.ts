@@ -145,24 +145,54 @@ class Supervisor {
     takeLock(layout.lock(), root);
     await rm(layout.endpoint(), { force: true });
     const label = this.#label;
-    const leftovers = await Leftovers.find(layout, label);
-    // Its loops, and what stands on them, stay.
-    while (findMount(layout.devices()) !== undefined) await unmount(layout.devices(), { lazy: true });
-
-    const nats = await this.#startNats();
+    const steps: Record<string, number> = { process: Math.round(performance.now()) };
+    let lastStep = performance.now();
+    const step = (name: string) => {
+      steps[name] = Math.round(performance.now() - lastStep);
+      lastStep = performance.now();
+    };
+    const [leftovers, nats] = await Promise.all([this.#findLeftovers(), this.#startNats()]);
+    step('nats');
     const bus = await connectBus(nats, { name: 'cofa-supervisor' });
     watchBus(bus, {
       onAway: () => this.#conditions.set('nats', awaySentence(nats.url)),
       onBack: () => this.#conditions.clear('nats'),
     });
-    const { events, owner, state, keeper } = await this.#openLog(bus);
-
+    const names = this.#names;
+    const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
+    this.#onServing = (move) => {
+      devices.reopenAll(move).catch((error: unknown) => {
+        this.#log.error({ error }, 'the front end was not told all that it has to serve');
+      });
+    };
+    let frontStarted: Promise<void> | undefined;
+    const startFront = async (epoch: number) => {
+      await this.#fronts.open();
+      await writeSettings({
+        root,
+        node,
+        nats,
+        epoch,
+        ...(this.#options.nats === undefined ? { natsFiles: layout.in('nats') } : {}),
+        transport: this.#options.transport,
+        resend: this.#fronts.resend,
+        slots: this.#options.slots ?? 4,
+        readDeadlineMs: this.#options.readDeadlineMs,
+        logLevel: this.#options.logLevel,
+        registry: this.#options.registry,
+      });
+      await this.#fronts.start();
+    };
+    const { events, owner, state, keeper } = await this.#openLog(bus, (epoch) => {
+      // It loads while this process reads the log.
+      frontStarted = startFront(epoch);
+      frontStarted.catch(() => {});
+    });
+    step('log');
     this.#events.resolve(events);
     this.#facts.open();
 
     const registry = new RegistryClient({ ...this.#options.registry, log: this.#log });
-    const names = this.#names;
-    const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
     const startups = new Startups({ bus, names, registry, log: this.#log });
     const images = new Images(
       { layout, log: this.#log, events, names, registry, devices, startups, label, leftovers },
@@ -172,25 +202,6 @@ class Supervisor {
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
 
-    await this.#fronts.open();
-    await writeSettings({
-      root,
-      node,
-      nats,
-      epoch: events.epoch ?? 0,
-      ...(this.#options.nats === undefined ? { natsFiles: layout.in('nats') } : {}),
-      transport: this.#options.transport,
-      resend: this.#fronts.resend,
-      slots: this.#options.slots ?? 4,
-      readDeadlineMs: this.#options.readDeadlineMs,
-      logLevel: this.#options.logLevel,
-      registry: this.#options.registry,
-    });
-    this.#onServing = (move) => {
-      devices.reopenAll(move).catch((error: unknown) => {
-        this.#log.error({ error }, 'the front end was not told all that it has to serve');
-      });
-    };
     bus.subscribe(names.notice, {
       callback: (error, message) => {
         if (error !== null) return;
@@ -200,8 +211,9 @@ class Supervisor {
         else this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
       },
     });
+    await frontStarted;
     this.#fetchers.start();
-    await this.#fronts.start();
+    step('front');
 
     const found = leftovers.size;
     const restored = await mounts.restore(state);
@@ -222,7 +234,8 @@ class Supervisor {
     }
 
     const dismissed = await leftovers.dismissRest(this.#log);
-    this.#log.info({ ...restored, loops: found, dismissed }, 'mounts are back');
+    step('mounts');
+    this.#log.info({ ...restored, loops: found, dismissed, ms: steps }, 'mounts are back');
 
     const status = async (): Promise<Status> => {
       const served = await this.#served(bus);
@@ -311,13 +324,22 @@ class Supervisor {
     process.exit(0);
   }
 
-  async #openLog(bus: NatsConnection): Promise<NodeLog> {
+  /** What an engine left that was killed. Its dead FUSE mount goes; its loops, and what stands on them, stay. */
+  async #findLeftovers(): Promise<Leftovers> {
+    const leftovers = await Leftovers.find(this.#layout, this.#label);
+    const devices = this.#layout.devices();
+    while (findMount(devices) !== undefined) await unmount(devices, { lazy: true });
+    return leftovers;
+  }
+
+  async #openLog(bus: NatsConnection, onOwned: (epoch: number) => void): Promise<NodeLog> {
     const { root, node, transport, nats, logLimit } = this.#options;
     const host = hostname();
     return await openNodeLog({
       bus,
       names: this.#names,
       node,
+      onOwned,
       limit: logLimit,
       files: nats === undefined ? this.#layout.in('nats') : undefined,
       conditions: this.#conditions,
@@ -483,13 +505,12 @@ class Supervisor {
   }
 
   /**
-   * The front end goes first: it answers who waits and appends what has come. Then the FUSE connection is aborted, so
+   * The front end answers who waits and appends what has come. Then the FUSE connection is aborted, so
    * that no read waits for a process that is gone. NATS goes last.
    */
   async #stopChildren(): Promise<void> {
     await this.#snapshotter?.stop();
-    await this.#fronts.stop();
-    await this.#fetchers.stop();
+    await Promise.all([this.#fronts.stop(), this.#fetchers.stop()]);
     await this.#nats?.stop();
   }
 }

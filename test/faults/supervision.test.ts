@@ -120,7 +120,8 @@ describe('a process that stands still', () => {
   });
 
   it('does not keep the engine from its end', async () => {
-    const { engine } = await prepare();
+    const engine = await startEngine({ workers: 2 });
+    afterTest.defer(() => engine.stop());
     for (const name of ['front-end', 'fetcher-1', 'nats-server'])
       process.kill((await engine.pids())[name] as number, 'SIGSTOP');
     process.kill(engine.pid, 'SIGTERM');
