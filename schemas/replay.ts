@@ -53,6 +53,16 @@ export const ReplayState = z.object({
   time,
   digest: z.string().describe('of the canonical encoding of the state: equal states have equal digests'),
   running: z.boolean(),
+  crashed: z.boolean().describe('the engine before ended without saying so'),
+  processes: z.array(
+    z.object({
+      name: z.string(),
+      role: z.string(),
+      pid: z.int().nullable().describe('null: it does not run'),
+      starts: count,
+    }),
+  ),
+  snapshots: count.describe("containerd's"),
   images: z.array(ReplayImage),
   layers: z.array(ReplayLayer),
   mounts: z.array(ReplayMount),
@@ -70,6 +80,7 @@ export const ReplayDiff = z.object({
   to: moment,
   equal: z.boolean(),
   running: z.object({ from: z.boolean(), to: z.boolean() }).optional(),
+  processes: z.array(z.object({ id: z.string().describe('name'), change, fields })),
   images: z.array(z.object({ id: z.string().describe('manifest'), change, fields })),
   layers: z.array(
     z.object({

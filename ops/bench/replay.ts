@@ -13,7 +13,7 @@ import { loadFile } from '../../src/replay/load.ts';
 import { LogFileWriter } from '../../src/replay/log-file.ts';
 import { decodeRecord, partsOfSubject, type RawRecord } from '../../src/replay/record.ts';
 import { find } from '../../src/replay/search.ts';
-import { digestOfState } from '../../src/replay/state-codec.ts';
+import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { syntheticRecords } from '../../test/replay/synthetic-log.ts';
 
 const count = Number(process.argv[2] ?? 1_000_000);
@@ -62,7 +62,7 @@ try {
         partsOfSubject(raw.subject).id,
         decodeRecord(raw.bytes).record as unknown as CofaEvent,
       );
-    return digestOfState(state);
+    return digestOfNodeState(state);
   });
 
   globalThis.gc?.();
@@ -101,7 +101,7 @@ try {
   say('condition that never holds, over all events', `${Math.round(searched.ms)} ms`);
   const text = timed(() => find(log, { text: 'no such text' }, 0, log.count));
   say('text that is nowhere, over all events', `${Math.round(text.ms)} ms`);
-  const same = digestOfState(log.stateAt(log.count)) === plain.result;
+  const same = digestOfNodeState(log.stateAt(log.count)) === plain.result;
   say('state at its end, against a plain fold', same ? 'identical' : 'DIFFERENT');
   if (!same) process.exitCode = 1;
   await loaded.close();

@@ -6,6 +6,7 @@
  * What can have changed is known from the subjects: an event changes the image, layer, mount … that it is about. An
  * event of the engine may change anything.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
 
 export interface CheckpointOptions {
@@ -149,8 +150,14 @@ function freeze(
     let same = old !== undefined && old.size === value.size;
     const entries = new Map<string, Entry>();
     for (const [key, item] of value as Map<string, object>) {
-      const kept = isDirty(key) ? undefined : old?.get(key);
-      const entry = kept ?? freezeEntry(item);
+      const known = old?.get(key);
+      let kept = isDirty(key) ? undefined : known;
+      let entry = kept;
+      if (entry === undefined) {
+        entry = freezeEntry(item);
+        // An event of the engine makes everything suspect, and changes little.
+        if (known !== undefined && isSame(entry, known)) entry = kept = known;
+      }
       entries.set(key, entry);
       if (kept === undefined) {
         same = false;
@@ -194,6 +201,18 @@ function thawEntry({ value, arrays }: Entry): object {
   for (const { field, bits, length, bytes } of arrays)
     item[field] = bits ? fromBits(bytes, length) : bytes.slice();
   return item;
+}
+
+function isSame(a: Entry, b: Entry): boolean {
+  return (
+    a.arrays.length === b.arrays.length &&
+    a.arrays.every((array, index) => {
+      const other = b.arrays[index] as Entry['arrays'][number];
+      const same = array.field === other.field && array.length === other.length && array.bits === other.bits;
+      return same && Buffer.compare(array.bytes, other.bytes) === 0;
+    }) &&
+    isDeepStrictEqual(a.value, b.value)
+  );
 }
 
 /** One bit a byte; undefined where a byte is neither 0 nor 1. */

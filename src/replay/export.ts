@@ -41,7 +41,9 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
       exportedAt: options.now,
       ...(options.image === undefined ? {} : { image: options.image }),
       ...(options.mount === undefined ? {} : { mount: options.mount }),
-      ...(begin.seq === 0 ? {} : { beginning: { seq: begin.seq, at: begin.at, reason: 'from' as const } }),
+      ...(begin.seq === 0
+        ? {}
+        : { beginning: { seq: begin.seq, at: begin.at, reason: cutter.reason ?? ('from' as const) } }),
     };
     return await LogFileWriter.create(file, header, {
       ...(begin.seq === 0 ? {} : { beginning: begin }),

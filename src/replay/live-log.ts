@@ -4,13 +4,16 @@
  * meanwhile, so that no engine starts into it.
  */
 import { existsSync } from 'node:fs';
-import { DeliverPolicy, jetstream, jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
+import { jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
-import { STREAM, STREAM_SUBJECTS, subjects } from '../../schemas/subjects.ts';
+import { STREAM, STREAM_SUBJECTS, type Subjects, subjects } from '../../schemas/subjects.ts';
 import { readEndpoint } from '../bus/client.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
+import { readLog, storedRecord } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
+import type { NodeFold } from '../store/node-fold.ts';
+import { readSnapshot, snapshotSequences } from '../store/snapshots.ts';
 import { partsOfSubject, type RawRecord } from './record.ts';
 
 export interface LiveLog {
@@ -20,6 +23,7 @@ export interface LiveLog {
   /** Sequences of the node's first and last event at the time of opening; undefined: there are none. */
   first: number | undefined;
   last: number | undefined;
+  beginning: LiveBeginning;
   /** Stored records in order. `filter`: `image`, `mount`, … for one kind of events only. */
   records(options?: RecordsOptions): AsyncIterable<RawRecord>;
   close(): Promise<void>;
@@ -97,14 +101,36 @@ async function describe(
 ): Promise<LiveLog> {
   try {
     const node = options.node ?? (await onlyNode(bus));
-    const all = subjects(node).allEvents;
-    const [first, last] = await Promise.all([edge(bus, all, 'first'), edge(bus, all, 'last')]);
+    const names = subjects(node);
+    const [first, last] = await Promise.all([
+      edge(bus, names.allEvents, 'first'),
+      edge(bus, names.allEvents, 'last'),
+    ]);
+    const beginning = await beginningOf(bus, names);
+    /** Who owned the log where it was read last: records of earlier owners behind that are void. */
+    let epoch = beginning.from?.epoch ?? 0;
+    async function* records(o: RecordsOptions = {}): AsyncIterable<RawRecord> {
+      const filter = o.kind === undefined ? names.allEvents : names.eventsOf(o.kind);
+      const from = o.fromSeq ?? (beginning.from === undefined ? undefined : beginning.from.seq + 1);
+      // Only behind what was read is its last owner the one that counts.
+      const owner = o.fromSeq === undefined ? (beginning.from?.epoch ?? 0) : epoch;
+      const range = { from: from ?? ('start' as const), follow: o.follow === true, epoch: owner };
+      for await (const { seq, subject, event, data } of readLog(
+        bus,
+        filter,
+        o.signal === undefined ? range : { ...range, signal: o.signal },
+      )) {
+        if (event.type === 'engine.started' && o.kind === undefined) epoch = Math.max(epoch, seq);
+        yield { seq, subject, bytes: data };
+      }
+    }
     return {
       node,
       running,
       first,
       last,
-      records: (o = {}) => readRaw(bus, o.kind === undefined ? all : subjects(node).eventsOf(o.kind), o),
+      beginning,
+      records,
       close,
     };
   } catch (error) {
@@ -139,41 +165,33 @@ async function onlyNode(bus: NatsConnection): Promise<string> {
 }
 
 async function edge(bus: NatsConnection, filter: string, end: 'first' | 'last'): Promise<number | undefined> {
-  const manager = await jetstreamManager(bus, { timeout: 10_000 });
-  try {
-    const query = end === 'last' ? { last_by_subj: filter } : { seq: 1, next_by_subj: filter };
-    return (await manager.streams.getMessage(STREAM, query as never))?.seq;
-  } catch (error) {
-    if (error instanceof JetStreamApiError && error.status === 404) return undefined;
-    throw error;
-  }
+  const query = end === 'last' ? { last_by_subj: filter } : { seq: 1, next_by_subj: filter };
+  return (await storedRecord(bus, query))?.seq;
 }
 
-async function* readRaw(
-  bus: NatsConnection,
-  filter: string,
-  options: RecordsOptions,
-): AsyncIterable<RawRecord> {
-  const follow = options.follow === true;
-  const end = follow ? undefined : await edge(bus, filter, 'last');
-  if (!follow && (end === undefined || (options.fromSeq ?? 0) > end)) return;
-  const start =
-    options.fromSeq === undefined
-      ? { deliver_policy: DeliverPolicy.All }
-      : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: options.fromSeq };
-  const consumer = await jetstream(bus).consumers.get(STREAM, { filter_subjects: filter, ...start });
-  const messages = await consumer.consume({ max_messages: 2_000 });
-  const stop = () => void messages.close();
-  options.signal?.addEventListener('abort', stop, { once: true });
-  if (options.signal?.aborted) stop();
-  try {
-    for await (const message of messages) {
-      yield { seq: message.seq, subject: message.subject, bytes: message.data };
-      if (end !== undefined && message.seq >= end) break;
-    }
-  } finally {
-    options.signal?.removeEventListener('abort', stop);
-    await messages.close();
-    await consumer.delete().catch(() => false);
+/**
+ * The log's first part is removed in time (src/engine/log-keeper.ts); what it folded to is in a snapshot. The oldest one
+ * that has all that follows it is where a replay begins.
+ */
+async function beginningOf(bus: NatsConnection, names: Subjects): Promise<LiveBeginning> {
+  const snapshots: NodeFold[] = [];
+  for (const seq of await snapshotSequences(bus, names)) {
+    // One that is damaged does not count; the engine says so where it matters.
+    const fold = await readSnapshot(bus, names, seq).catch(() => undefined);
+    if (fold !== undefined) snapshots.unshift(fold);
   }
+  let removed = Math.max(0, ...snapshots.map(({ state, trimmed }) => Math.max(state.trimmed, trimmed.seq)));
+  for await (const { event } of readLog(bus, names.eventsOf('engine'), { from: 'start', follow: false }))
+    if (event.type === 'engine.trimmed') removed = Math.max(removed, event.through);
+  if (removed === 0) return { removed, from: undefined, snapshots };
+  return { removed, from: snapshots.find(({ seq }) => seq >= removed), snapshots };
+}
+
+interface LiveBeginning {
+  /** Events up to this sequence are removed; 0: none. */
+  removed: number;
+  /** What stands for them; undefined: nothing does, or nothing has to. */
+  from: NodeFold | undefined;
+  /** Everything that the engine has stored of its own fold, in order. */
+  snapshots: NodeFold[];
 }

@@ -1,5 +1,7 @@
 /** Where a replay comes from: an exported file, or the log of an engine. */
 import type { NodeState } from '../../actors/node-state.ts';
+import { digestOfNodeState } from '../store/node-codec.ts';
+import type { NodeFold } from '../store/node-fold.ts';
 import { copyState } from './checkpoints.ts';
 import type { LiveLog, LiveLogOptions } from './live-log.ts';
 import { LogFileReader } from './log-file.ts';
@@ -22,6 +24,8 @@ export interface LoadedLog {
   log: ReplayLog;
   /** What it is, for people. */
   title: string;
+  /** Sequences at which the engine's own snapshot was compared with the replayed state. */
+  checked: number[];
   /** Goes on where `log` ends, for as long as the engine runs; undefined: nothing comes any more. */
   follow: ((signal: AbortSignal) => AsyncIterable<RawRecord>) | undefined;
   close(): Promise<void>;
@@ -80,7 +84,7 @@ export async function loadFile(path: string, options: LoadOptions = {}): Promise
     if (reader.header.beginning?.reason === 'retention')
       log.notes.push(`what came before sequence ${log.beginning.seq} had been removed from the log`);
     if (reader.damage !== undefined) log.notes.push(`only what is whole is shown: ${reader.damage}`);
-    return { log, title: path, follow: undefined, close: async () => reader.close() };
+    return { log, title: path, checked: [], follow: undefined, close: async () => reader.close() };
   } catch (error) {
     reader.close();
     throw error;
@@ -114,6 +118,7 @@ export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}
     const { selection, cutter } = await planLive(live, options);
     let log: ReplayLog | undefined;
     let seen = 0;
+    const check = new SnapshotCheck(selection.isAll ? live.beginning.snapshots : []);
     const signal = options.signal === undefined ? {} : { signal: options.signal };
     for await (const raw of live.records(signal)) {
       if (++seen % 4096 === 0) {
@@ -123,9 +128,18 @@ export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}
       if (!cutter.wants(raw)) continue;
       log ??= new ReplayLog({ node: live.node, beginning: cutter.beginning() });
       log.append(raw);
+      check.compare(log, raw.seq);
     }
     options.signal?.throwIfAborted();
     const ready = log ?? new ReplayLog({ node: live.node, beginning: cutter.beginning() });
+    ready.notes.push(...check.problems);
+    const { removed, from } = live.beginning;
+    if (removed > 0)
+      ready.notes.push(
+        from === undefined
+          ? `events up to ${removed} were removed and no snapshot stands for them: the state is not whole`
+          : `events up to ${from.seq} were removed; a snapshot stands for them`,
+      );
     const next = () => (ready.count === 0 ? cutter.lastSeq : ready.seqOf(ready.count)) + 1;
     const follow = async function* (stop: AbortSignal): AsyncIterable<RawRecord> {
       for await (const raw of live.records({ fromSeq: next(), follow: true, signal: stop })) {
@@ -134,6 +148,7 @@ export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}
       }
     };
     return {
+      checked: check.checked,
       log: ready,
       title: live.running ? `node ${live.node}, live` : `node ${live.node}, engine stopped`,
       follow: live.running && options.to === undefined ? follow : undefined,
@@ -145,14 +160,38 @@ export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}
   }
 }
 
+/** Compares what the engine stored of its own fold with the replayed state. */
+class SnapshotCheck {
+  readonly problems: string[] = [];
+  readonly checked: number[] = [];
+  readonly #left: NodeFold[];
+
+  constructor(snapshots: readonly NodeFold[]) {
+    this.#left = [...snapshots];
+  }
+
+  /** After the event with sequence `seq`. */
+  compare(log: ReplayLog, seq: number): void {
+    while (this.#left[0] !== undefined && this.#left[0].seq < seq) this.#left.shift();
+    const [snapshot] = this.#left;
+    if (snapshot === undefined || snapshot.seq !== seq) return;
+    if (digestOfNodeState(snapshot.state) !== digestOfNodeState(log.stateAt(log.count)))
+      this.problems.push(`the engine's own snapshot at ${seq} is not what the log replays to`);
+    this.checked.push(seq);
+  }
+}
+
 /** Learns what a selection needs, and sets up where to cut. */
 export async function planLive(
   live: LiveLog,
   options: LoadOptions,
 ): Promise<{ selection: Selection; cutter: Cutter; beginning: Beginning }> {
   const selection = new Selection(options);
-  const beginning = emptyBeginning();
+  const { from } = live.beginning;
+  const beginning: Beginning =
+    from === undefined ? emptyBeginning() : { seq: from.seq, at: 0, state: copyState(from.state) };
   if (!selection.isAll) {
+    selection.learnState(beginning.state);
     for (const kind of ['image', 'mount'] as const)
       for await (const raw of live.records({ kind })) selection.learn(raw);
     selection.check();
@@ -182,6 +221,7 @@ export class Cutter {
   /** Sequence and time of the last event that was folded into the beginning. */
   #before: { seq: number; at: number };
   #latest = 0;
+  #reason: 'from' | 'retention' | undefined;
   /** Of the last record that was offered. */
   lastSeq = 0;
   #last = { seq: 0, at: 0 };
@@ -197,6 +237,7 @@ export class Cutter {
     this.#state = selection.cut(copyState(beginning.state));
     this.#before = { seq: beginning.seq, at: beginning.at };
     let known: { firstAt: number; endAt: number } | undefined;
+    this.#reason = beginning.seq > 0 ? 'retention' : undefined;
     const edge = (moment: Moment | undefined) => {
       if (moment === undefined || moment.kind === 'start' || moment.kind === 'end') return undefined;
       if (moment.kind === 'seq') return { seq: moment.seq };
@@ -235,12 +276,13 @@ export class Cutter {
     if (this.#started) return true;
     foldRecord(this.#state, partsOfSubject(raw.subject).id, decoded ?? decodeRecord(raw.bytes));
     this.#before = this.#last;
+    this.#reason = 'from';
     return false;
   }
 
-  /** Whether events were folded into the beginning. */
-  get hasCut(): boolean {
-    return this.#before.seq > 0;
+  /** Why the log does not begin with nothing. */
+  get reason(): 'from' | 'retention' | undefined {
+    return this.#reason;
   }
 
   /** The state in front of the first event that was wanted. */

@@ -4,7 +4,7 @@
  *   "cofa-log", version (4 bytes), then sections:
  *     type (1 byte), length before compression (4), length (4), CRC-32 of type, lengths and content (4), content (zstd)
  *   H  header: a msgpack map, see LogHeader; always the first
- *   S  the state in front of the first event (state-codec.ts); only where the log does not begin with nothing
+ *   S  the state in front of the first event (src/store/node-codec.ts); only where the log does not begin with nothing
  *   E  events: a frame (frames.ts); any number
  *   p  file paths of blocks that traces name, for `why`
  *   T  trailer: number of events, first and last sequence and time, SHA-256 of everything before it; always the last
@@ -20,7 +20,7 @@ import { Packr } from 'msgpackr';
 import { CofaError } from '../../schemas/errors.ts';
 import { decodeFrame, FrameBuilder, MAX_FRAME_BYTES } from './frames.ts';
 import type { RawRecord } from './record.ts';
-import { decodeState, encodeState } from './state-codec.ts';
+import { decodeNodeState, encodeNodeState } from '../store/node-codec.ts';
 import { type Beginning, emptyBeginning } from './replay-log.ts';
 import type { FrameLoader } from './timeline.ts';
 
@@ -102,7 +102,8 @@ export class LogFileWriter {
       start.writeUInt32LE(LOG_FORMAT, MAGIC.length);
       await writer.#write(start);
       await writer.#section('H', packr.pack(header));
-      if (options.beginning !== undefined) await writer.#section('S', encodeState(options.beginning.state));
+      if (options.beginning !== undefined)
+        await writer.#section('S', encodeNodeState(options.beginning.state));
       return writer;
     } catch (error) {
       await writer.abandon();
@@ -253,7 +254,7 @@ export class LogFileReader {
     this.#next = this.#section();
     if (this.#next.type === 'S') {
       const { seq = 0, at = 0 } = this.header.beginning ?? {};
-      this.beginning = { seq, at, state: decodeState(this.#next.load()) };
+      this.beginning = { seq, at, state: decodeNodeState(this.#next.load()) };
       this.#next = undefined;
     } else {
       const { seq = 0, at = 0 } = this.header.beginning ?? {};

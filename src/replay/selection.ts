@@ -3,7 +3,7 @@
  * layer may have been opened by another image before, and a mount be known only by its id, so the image and mount events
  * are learned first, then all events are chosen from.
  */
-import { emptyNode, type NodeState } from '../../actors/node-state.ts';
+import type { NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type DecodedRecord, decodeRecord, partsOfSubject, type RawRecord } from './record.ts';
 
@@ -73,8 +73,8 @@ export class Selection {
     const pick = <T>(map: Map<string, T>, ids: ReadonlySet<string>) =>
       new Map([...map].filter(([key]) => ids.has(key.replace(/^sha256:/, ''))));
     return {
-      ...emptyNode(),
-      running: state.running,
+      ...state,
+      snapshots: new Map(),
       images: pick(state.images, this.#manifests),
       layers: pick(state.layers, this.#layers),
       mounts: pick(state.mounts, this.#mounts),

@@ -2,7 +2,7 @@
 import { type NodeState, presentRanges } from '../../actors/node-state.ts';
 import type { ReplayDiff, ReplayImage, ReplayLayer, ReplayMount, ReplayState } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
-import { digestOfState } from './state-codec.ts';
+import { digestOfNodeState } from '../store/node-codec.ts';
 
 /** The state after `position` events. */
 export function describeState(log: ReplayLog, position: number): ReplayState {
@@ -13,8 +13,16 @@ export function describeState(log: ReplayLog, position: number): ReplayState {
     seq: log.seqOf(position),
     position,
     time: at > 0 ? new Date(at).toISOString() : null,
-    digest: digestOfState(state),
+    digest: digestOfNodeState(state),
     running: state.running,
+    crashed: state.crashed,
+    processes: [...state.processes].map(([name, { role, pid, starts }]) => ({
+      name,
+      role,
+      pid: pid ?? null,
+      starts,
+    })),
+    snapshots: state.snapshots.size,
     ...describeFacts(state),
   };
 }
@@ -88,6 +96,7 @@ export function diffStates(a: ReplayState, b: ReplayState): ReplayDiff {
     to: { seq: b.seq, position: b.position, time: b.time },
     equal: a.digest === b.digest,
     ...(a.running === b.running ? {} : { running: { from: a.running, to: b.running } }),
+    processes: diffBy(a.processes, b.processes, 'name', ['pid', 'starts']),
     images: diffBy(a.images, b.images, 'manifest', [
       'ref',
       'state',

@@ -8,7 +8,16 @@ export function renderState(state: ReplayState): string {
     renderPairs([
       ['node', state.node],
       ['moment', `sequence ${state.seq}, event ${state.position}, ${state.time ?? 'time unknown'}`],
-      ['engine', state.running ? 'running' : 'stopped'],
+      [
+        'engine',
+        `${state.running ? 'running' : 'stopped'}${state.crashed ? ', the one before crashed' : ''}`,
+      ],
+      ...(state.processes.length > 0
+        ? ([
+            ['processes', state.processes.map(({ name, pid }) => `${name} ${pid ?? 'ended'}`).join(', ')],
+          ] as const)
+        : []),
+      ...(state.snapshots > 0 ? ([['snapshots', String(state.snapshots)]] as const) : []),
       ['digest', state.digest],
     ]),
   ];
@@ -63,6 +72,8 @@ export function renderDiff(diff: ReplayDiff): string {
 export function diffLines(diff: ReplayDiff): string[] {
   const lines: string[] = [];
   if (diff.running !== undefined) lines.push(`engine  ${diff.running.to ? 'started' : 'stopped'}`);
+  for (const { id, change, fields } of diff.processes)
+    lines.push(`process ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.images)
     lines.push(`image   ${SIGNS[change]} ${shortDigest(id)}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.mounts)

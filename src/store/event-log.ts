@@ -55,6 +55,11 @@ export interface ReadRecord extends LogRecord {
   bytes: number;
 }
 
+/** With the event as it is stored: msgpack. */
+export interface RawReadRecord extends ReadRecord {
+  data: Uint8Array;
+}
+
 export interface EventLogOptions {
   /** Sequence of the `engine.started` of the engine that this process belongs to; `claim` sets it otherwise. */
   epoch?: number;
@@ -448,7 +453,7 @@ export async function* readLog(
     signal?: AbortSignal;
     epoch?: number;
   },
-): AsyncIterable<ReadRecord> {
+): AsyncIterable<RawReadRecord> {
   const follow = options.follow ?? true;
   const start =
     options.from === 'start'
@@ -474,7 +479,7 @@ export async function* readLog(
         const event = unpack<CofaEvent>(message.data);
         if (event.type === 'engine.started') owner = seq;
         else if (epoch !== undefined) owner = epoch;
-        yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes };
+        yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes, data: message.data };
         bytes = 0;
       }
       if (end !== undefined && seq >= end) break;

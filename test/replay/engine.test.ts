@@ -1,6 +1,7 @@
 /** A real start, recorded by a real engine, and replayed: live, exported, and after the engine has stopped. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
 import type { Status } from '../../schemas/api.ts';
@@ -12,10 +13,15 @@ import {
   WhyRead,
   WhyStart,
 } from '../../schemas/replay.ts';
+import { subjects } from '../../schemas/subjects.ts';
+import { connectBus } from '../../src/bus/connection.ts';
+import { digestOfNodeState } from '../../src/store/node-codec.ts';
+import { loadNode } from '../../src/store/snapshots.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, errorOf, eventually, mountImage, runCofa, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
+import { expectGivenBack, runInTerminal } from './in-terminal.ts';
 
 const cleanup = new Cleanup();
 let directory = '';
@@ -88,6 +94,14 @@ describe('the log of a running engine', () => {
     expect(ofState(state)).toEqual(ofStatus(status));
   });
 
+  it('replays to what the engine itself would begin with', async () => {
+    const { endpoint } = engine.client;
+    const bus = await connectBus(endpoint.nats, { name: 'test' });
+    const { fold } = await loadNode(bus, subjects(endpoint.node)).finally(() => bus.close());
+    const state = ReplayState.parse(await json(['replay', '--at', String(fold.seq)]));
+    expect(state).toMatchObject({ seq: fold.seq, digest: digestOfNodeState(fold.state) });
+  });
+
   it('exported, gives the identical state; twice is a conflict', async () => {
     const file = join(directory, 'all.cofa-log');
     const result = ExportResult.parse(await json(['events', 'export', file]));
@@ -155,6 +169,29 @@ describe('the log of a running engine', () => {
         .split('\n')
         .map((line) => JSON.parse(line).type),
     ).toEqual(['mount.requested', 'mount.mounted']);
+  });
+
+  it('is followed in a terminal, with keys, and comes back to it', async () => {
+    const other = join(directory, 'other');
+    const watching = runInTerminal(
+      [
+        ['wait', 'live'],
+        ['type', 'f'],
+        ['wait', 'following the engine'],
+        ['wait', '/other'],
+        ['wait', 'mount.mounted'],
+        ['type', 'w'],
+        ['wait', 'why the start of'],
+        ['type', 'qq'],
+      ],
+      [],
+      { COFA_ROOT: root },
+    );
+    // It is looked at once the view follows; a mount too early is seen all the same.
+    await sleep(2_000);
+    await mountImage(engine, image.ref, other);
+    expectGivenBack(await watching, 0);
+    expect((await engine.cli(['unmount', other])).code).toBe(0);
   });
 });
 

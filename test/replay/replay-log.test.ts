@@ -6,7 +6,7 @@ import { pack } from '../../src/bus/connection.ts';
 import { parseMoment, positionOf } from '../../src/replay/moments.ts';
 import { decodeRecord, partsOfSubject, type RawRecord } from '../../src/replay/record.ts';
 import type { ReplayLog } from '../../src/replay/replay-log.ts';
-import { digestOfState } from '../../src/replay/state-codec.ts';
+import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { countBlocks, describeState, diffStates, subtract } from '../../src/replay/state-document.ts';
 import { blockBar, shares } from '../../src/replay/state-text.ts';
 import { digest, LAYER_A, logOf, MANIFEST, MOUNT, record, sampleRecords, START } from './sample-log.ts';
@@ -20,7 +20,7 @@ function plainFold(records: readonly RawRecord[]): NodeState {
   return state;
 }
 
-const digestAt = (log: ReplayLog, position: number) => digestOfState(log.stateAt(position));
+const digestAt = (log: ReplayLog, position: number) => digestOfNodeState(log.stateAt(position));
 
 describe('the state at any moment', () => {
   const records = [...syntheticRecords(6_000, 1)];
@@ -36,7 +36,7 @@ describe('the state at any moment', () => {
         for (const position of jumps) {
           let wanted = known.get(position);
           if (wanted === undefined) {
-            wanted = digestOfState(plainFold(records.slice(0, position)));
+            wanted = digestOfNodeState(plainFold(records.slice(0, position)));
             known.set(position, wanted);
           }
           expect(digestAt(tight, position)).toBe(wanted);
@@ -62,8 +62,8 @@ describe('the state at any moment', () => {
     const log = logOf(records.slice(0, 3_000), { distance: 100 });
     log.stateAt(17);
     for (const raw of records.slice(3_000)) log.append(raw);
-    expect(digestAt(log, records.length)).toBe(digestOfState(plainFold(records)));
-    expect(digestAt(log, 17)).toBe(digestOfState(plainFold(records.slice(0, 17))));
+    expect(digestAt(log, records.length)).toBe(digestOfNodeState(plainFold(records)));
+    expect(digestAt(log, 17)).toBe(digestOfNodeState(plainFold(records.slice(0, 17))));
     expect(() => log.stateAt(records.length + 1)).toThrow(RangeError);
   });
 
@@ -80,7 +80,7 @@ describe('the state at any moment', () => {
         decodeRecord(raw.bytes).record as unknown as CofaEvent,
       );
     }
-    const end = digestOfState(state);
+    const end = digestOfNodeState(state);
     expect(digestAt(log, count)).toBe(end);
     log.stateAt(Math.floor(count / 3));
     expect(digestAt(log, count - 1)).not.toBe(undefined);

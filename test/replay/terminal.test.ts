@@ -5,8 +5,8 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { LogFileWriter } from '../../src/replay/log-file.ts';
 import { Cleanup } from '../support/temp.ts';
+import { expectGivenBack, lastScreen, MAIN, runInTerminal, type Step } from './in-terminal.ts';
 import { sampleRecords, START } from './sample-log.ts';
-import { screenOf } from './screen.ts';
 
 const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
@@ -19,46 +19,8 @@ beforeAll(async () => {
   await writer.finish();
 });
 
-type Step = ['wait' | 'type', string] | ['size', number, number] | ['kill' | 'pause', number];
-
-interface Outcome {
-  output: string;
-  failed: string | null;
-  killed: boolean;
-  exit: number | null;
-  restored: boolean;
-}
-
-const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
-
-async function inTerminal(
-  steps: Step[],
-  args: string[] = [file],
-  env: Record<string, string> = {},
-): Promise<Outcome> {
-  const driver = join(import.meta.dirname, 'terminal.py');
-  const command = [driver, '80', '24', JSON.stringify(steps), process.execPath, MAIN, 'replay', ...args];
-  const { stdout } = await promisify(execFile)('python3', command, {
-    env: { ...process.env, TERM: 'xterm', NO_COLOR: '', ...env },
-    timeout: 90_000,
-    maxBuffer: 2 ** 24,
-  });
-  return JSON.parse(stdout) as Outcome;
-}
-
-/** The last codes are those that leave the alternate screen and show the cursor; the modes are as before. */
-function expectGivenBack(outcome: Outcome, exit: number | null): void {
-  expect(outcome).toMatchObject({ failed: null, killed: false, exit, restored: true });
-  const entered = outcome.output.split('\x1b[?1049h').length;
-  expect(outcome.output.split('\x1b[?1049l')).toHaveLength(entered);
-  expect(outcome.output.lastIndexOf('\x1b[?25h')).toBeGreaterThan(outcome.output.lastIndexOf('\x1b[?25l'));
-}
-
-/** What was on the alternate screen last. */
-const lastScreen = (outcome: Outcome, size = { columns: 80, rows: 24 }) => {
-  const [, view = ''] = outcome.output.split('\x1b[?1049h');
-  return screenOf(view.split('\x1b[0m\x1b[?25h')[0] ?? '', size);
-};
+const inTerminal = (steps: Step[], args: string[] = [file], env: Record<string, string> = {}) =>
+  runInTerminal(steps, args, env);
 
 test('keys lead to the screens that the model draws; q leaves', async () => {
   const outcome = await inTerminal([

@@ -6,7 +6,7 @@ import { Canvas, textWidth } from '../../src/replay/view/canvas.ts';
 import { KeyReader } from '../../src/replay/view/keys.ts';
 import { render } from '../../src/replay/view/render.ts';
 import { Session } from '../../src/replay/view/session.ts';
-import { digestOfState } from '../../src/replay/state-codec.ts';
+import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { LAYER_A, logOf, MOUNT, record, sampleRecords, START } from './sample-log.ts';
 import { screenOf } from './screen.ts';
 
@@ -177,7 +177,7 @@ describe('keys', () => {
       'mount',
     );
     const states = Array.from({ length: log.count + 1 }, (_, position) =>
-      digestOfState(log.stateAt(position)),
+      digestOfNodeState(log.stateAt(position)),
     );
     fc.assert(
       fc.property(
@@ -192,7 +192,7 @@ describe('keys', () => {
             const canvas = render(session, { columns, rows });
             expect(canvas.lines()).toHaveLength(rows);
           }
-          expect(digestOfState(log.stateAt(session.position))).toBe(states[session.position]);
+          expect(digestOfNodeState(log.stateAt(session.position))).toBe(states[session.position]);
         },
       ),
       { numRuns: 60 },

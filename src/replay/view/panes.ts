@@ -11,7 +11,7 @@ import { jobsNear, jobsOf, stepsOf } from '../why-read.ts';
 import { formatUs } from '../why-text.ts';
 import type { Canvas, Style } from './canvas.ts';
 import type { Session } from './session.ts';
-import { blocksText, clockText, detailsOf, styleOf, subjectOf, summaryOf } from './summary.ts';
+import { blocksText, clockText, detailsOf, shortPath, styleOf, subjectOf, summaryOf } from './summary.ts';
 
 export interface Area {
   column: number;
@@ -97,9 +97,27 @@ type Line = (canvas: Canvas, column: number, row: number, width: number) => void
 function stateLines(session: Session, state: NodeState, width: number): Line[] {
   const lines: Line[] = [];
   const event = session.current === undefined ? undefined : session.log.timeline.eventAt(session.current);
+  if (state.processes.size > 0) {
+    lines.push((canvas, column, row, room) => {
+      let at = column;
+      for (const [name, process] of state.processes) {
+        if (at >= column + room - 4) break;
+        const fresh = event?.type.startsWith('process.') === true && event.data.name === name;
+        const style = process.pid === undefined ? 'bad' : fresh ? 'fresh' : 'good';
+        at = canvas.text(at, row, name, style, column + room - at) + 1;
+        if (process.starts > 1)
+          at = canvas.text(at - 1, row, `×${process.starts}`, 'warn', column + room - at) + 1;
+      }
+    });
+  }
   for (const mount of state.mounts.values()) {
     lines.push((canvas, column, row, room) => {
-      const at = canvas.text(column, row, mount.dir, event?.id === mount.id ? 'fresh' : 'mount', room);
+      const at = canvas.text(
+        column,
+        row,
+        shortPath(mount.dir, room - 11),
+        event?.id === mount.id ? 'fresh' : 'mount',
+      );
       canvas.text(
         at + 1,
         row,

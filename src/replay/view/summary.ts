@@ -15,10 +15,15 @@ export function subjectOf(event: ReplayEvent, context: MatchContext): string {
     const name = context.nameOfImage(`sha256:${event.id}`);
     return name === undefined ? event.id.slice(0, 8) : (name.split('/').at(-1) ?? name);
   }
-  if (event.kind === 'mount') return context.namesOfMount(event.id).at(-1) ?? event.id.slice(0, 8);
+  if (event.kind === 'mount')
+    return shortPath(context.namesOfMount(event.id).at(-1) ?? event.id.slice(0, 8), 20);
   if (event.kind === 'engine') return '';
   return event.id.slice(0, 8);
 }
+
+/** The end of a long path says more than its beginning. */
+export const shortPath = (path: string, most: number): string =>
+  path.length > most ? `…${path.slice(1 - most)}` : path;
 
 export function summaryOf(event: ReplayEvent): string {
   const { data } = event;
