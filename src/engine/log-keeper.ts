@@ -15,6 +15,7 @@ import type { Logger } from 'pino';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM, type Subjects } from '../../schemas/subjects.ts';
 import { type EventLog, readLog } from '../store/event-log.ts';
+import type { LogFiles } from '../store/log-files.ts';
 import type { LogPlace, NodeFold } from '../store/node-fold.ts';
 import { removeSnapshot, snapshotSequences, writeSnapshot } from '../store/snapshots.ts';
 import type { Conditions } from './conditions.ts';
@@ -29,8 +30,8 @@ export interface LogKeeperOptions {
   limit: number;
   /** Nobody else's events are in the stream, so that its beginning can be cut off in one go. */
   alone: boolean;
-  /** Brings what NATS acknowledged onto the disk: a snapshot must not be ahead of its log. */
-  sync: (() => Promise<void>) | undefined;
+  /** Bring onto the disk what NATS acknowledged: no snapshot is ahead of its log, and no event goes before its snapshot. */
+  files: Pick<LogFiles, 'sync' | 'syncSnapshots'> | undefined;
   conditions: Conditions;
   log: Logger;
 }
@@ -179,15 +180,15 @@ export class LogKeeper {
   }
 
   async #store(): Promise<void> {
-    const { bus, names, sync, log } = this.#options;
+    const { bus, names, files, log } = this.#options;
     const fold = this.#fold;
     const began = performance.now();
     if (fold.seq === fold.snapshot.seq) return;
-    await sync?.();
     const place = { seq: fold.seq, bytes: fold.bytes };
     const { events } = fold;
-    // The fold goes on while this is stored; `writeSnapshot` encodes it before its first await.
-    const bytes = await writeSnapshot(bus, names, fold);
+    // The fold goes on while this is stored: `writeSnapshot` takes it as it is now.
+    const bytes = await writeSnapshot(bus, names, fold, files?.sync);
+    await files?.syncSnapshots();
     fold.previous = fold.snapshot;
     fold.snapshot = place;
     this.#eventsAtSnapshot = events;

@@ -39,9 +39,9 @@ const HEADROOM = 4;
 
 /** Errors: those of `Ownership.take` and `loadNode`. */
 export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
-  const { bus, names, files, conditions, log } = options;
+  const { bus, names, conditions, log } = options;
   const limit = options.limit ?? LOG_LIMIT;
-  const sync = files === undefined ? undefined : new LogFiles(files).sync;
+  const files = options.files === undefined ? undefined : new LogFiles(options.files);
   await EventLog.prepare(bus, { maxBytes: HEADROOM * limit });
   await prepareSnapshots(bus);
   let keeper: LogKeeper | undefined;
@@ -49,10 +49,13 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
     const { fold, problems } = await loadNode(bus, names);
     for (const problem of problems) log.error(problem);
     const alone = files !== undefined;
-    return { fold, keeper: new LogKeeper({ bus, names, events, fold, limit, alone, sync, conditions, log }) };
+    return {
+      fold,
+      keeper: new LogKeeper({ bus, names, events, fold, limit, alone, files, conditions, log }),
+    };
   };
   const events: EventLog = new EventLog(bus, Date.now, {
-    ...(sync === undefined ? {} : { alone: true, sync }),
+    ...(files === undefined ? {} : { alone: true, sync: files.sync }),
     // Also a log that is full already when an engine starts.
     onFull: async () => (keeper ?? (await keep()).keeper).makeRoom(),
   });

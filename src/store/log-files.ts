@@ -6,35 +6,55 @@
  */
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { STREAM } from '../../schemas/subjects.ts';
+import { SNAPSHOT_STREAM, STREAM } from '../../schemas/subjects.ts';
 
 export class LogFiles {
   readonly #folder: string;
-  readonly #messages: string;
-  /** Number of the last message file that was there at the last sync; 0: none yet. */
-  #last = 0;
+  readonly #events: StreamFiles;
+  readonly #snapshots: StreamFiles;
+  #known = false;
 
   /** `folder`: `store_dir` of the nats-server. */
   constructor(folder: string) {
     this.#folder = folder;
-    this.#messages = join(folder, 'jetstream/$G/streams', STREAM, 'msgs');
+    this.#events = new StreamFiles(folder, STREAM);
+    this.#snapshots = new StreamFiles(folder, SNAPSHOT_STREAM);
   }
 
-  /** What was acknowledged before the call is on the disk when it returns. */
-  readonly sync = async (): Promise<void> => {
-    if (this.#last === 0) await syncTree(this.#folder);
+  /** What the log acknowledged before the call is on the disk when it returns. */
+  readonly sync = (): Promise<void> => this.#sync(this.#events);
+
+  /** The same for the snapshots. */
+  readonly syncSnapshots = (): Promise<void> => this.#sync(this.#snapshots);
+
+  async #sync(stream: StreamFiles): Promise<void> {
+    if (!this.#known) await syncTree(this.#folder);
+    this.#known = true;
+    await stream.sync();
+  }
+}
+
+class StreamFiles {
+  readonly #folder: string;
+  /** Number of the last message file that was there at the last sync; 0: none yet. */
+  #last = 0;
+
+  constructor(folder: string, stream: string) {
+    this.#folder = join(folder, 'jetstream/$G/streams', stream, 'msgs');
+  }
+
+  async sync(): Promise<void> {
     const numbers = await this.#numbers();
     // Earlier ones are complete and were synced; the last one may have grown since.
-    for (const number of numbers) if (number >= this.#last) await syncFile(this.#file(number));
+    for (const number of numbers)
+      if (number >= this.#last) await syncFile(join(this.#folder, `${number}.blk`));
     const last = numbers.at(-1) ?? 0;
-    if (last !== this.#last) await syncFile(this.#messages);
+    if (last !== this.#last) await syncFile(this.#folder);
     this.#last = last;
-  };
-
-  readonly #file = (number: number): string => join(this.#messages, `${number}.blk`);
+  }
 
   async #numbers(): Promise<number[]> {
-    const names = await readdir(this.#messages);
+    const names = await readdir(this.#folder);
     return names
       .flatMap((name) => (name.endsWith('.blk') ? [Number.parseInt(name, 10)] : []))
       .sort((a, b) => a - b);

@@ -116,11 +116,19 @@ export async function readSnapshot(bus: NatsConnection, names: Subjects, seq: nu
   return decodeSnapshot([first, ...rest]);
 }
 
-/** Stores a snapshot of `fold` and reads it back. Error `unavailable` when NATS does not take it. */
-export async function writeSnapshot(bus: NatsConnection, names: Subjects, fold: NodeFold): Promise<number> {
-  // The fold may go on while its snapshot is stored.
+/**
+ * Stores a snapshot of `fold` as it is at the time of the call, and reads it back; `first` is done before. Returns its
+ * bytes. Error `unavailable` when NATS does not take it.
+ */
+export async function writeSnapshot(
+  bus: NatsConnection,
+  names: Subjects,
+  fold: NodeFold,
+  first?: () => Promise<void>,
+): Promise<number> {
   const { seq } = fold;
   const parts = encodeSnapshot(fold, Math.min(PART_BYTES, (bus.info?.max_payload ?? 1 << 20) / 2));
+  await first?.();
   const stream = jetstream(bus, { timeout: TIMEOUT_MS });
   let bytes = 0;
   try {

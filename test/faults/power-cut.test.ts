@@ -5,14 +5,21 @@
 import { mkdirSync } from 'node:fs';
 import { open, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { NodeState } from '../../actors/node-state.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { startNats } from '../../src/engine/nats-server.ts';
+import { Conditions } from '../../src/engine/conditions.ts';
+import { LogKeeper } from '../../src/engine/log-keeper.ts';
 import { Layout } from '../../src/store/layout.ts';
-import { loadNode } from '../../src/store/snapshots.ts';
+import { EventLog } from '../../src/store/event-log.ts';
+import { LogFiles } from '../../src/store/log-files.ts';
+import { digestOfNodeState } from '../../src/store/node-codec.ts';
+import { loadNode, prepareSnapshots } from '../../src/store/snapshots.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
+import { nodeHistory, take } from '../support/node-history.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { runCommand } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -51,10 +58,10 @@ beforeAll(async () => {
 afterAll(() => cleanup.run());
 
 /** What a power cut at this moment leaves: the copied disk is mounted, its log read. */
-async function cutPower(name: string): Promise<{ layout: Layout; state: NodeState }> {
+async function cutPower(name: string, folder = 'root'): Promise<{ layout: Layout; state: NodeState }> {
   const copy = ['--sparse=always', join(directory, 'disk.img'), join(directory, `${name}.img`)];
   await runCommand('cp', copy);
-  const layout = new Layout(join(await mountDisk(name, 'rw'), 'root'));
+  const layout = new Layout(join(await mountDisk(name, 'rw'), folder));
   const nats = await startNats(layout, () => performance.now());
   try {
     const bus = await connectBus(nats.address, { name: 'test' });
@@ -79,6 +86,54 @@ async function blockOf(path: string, block: number, blockSize: number): Promise<
 }
 
 describe('a power cut', () => {
+  it('of a log whose beginning was removed: its snapshot is there, and nothing is missing', async () => {
+    const layout = new Layout(join(directory, 'disk/log-only'));
+    await layout.prepare();
+    const nats = await startNats(layout, () => performance.now());
+    const bus = await connectBus(nats.address, { name: 'test' });
+    try {
+      const names = subjects('cut');
+      await EventLog.prepare(bus, { maxBytes: 64 << 20 });
+      await prepareSnapshots(bus);
+      const files = new LogFiles(layout.in('nats'));
+      const log = pino({ level: 'silent' });
+      const events = new EventLog(bus, () => 1, { alone: true, sync: files.sync });
+      const started = { type: 'engine.started', pid: 1, version: '0', transport: 'kernel' } as const;
+      await events.claim(names.event('engine', 'main'), started);
+      const { fold } = await loadNode(bus, names);
+      const limit = 200_000;
+      const options = {
+        bus,
+        names,
+        events,
+        fold,
+        limit,
+        alone: true,
+        files,
+        conditions: new Conditions(log),
+        log,
+      };
+      const keeper = new LogKeeper(options);
+      keeper.start();
+      const history = nodeHistory({ seed: 3, node: 'cut', layers: 5, blocks: 500 });
+      while (fold.state.trimmed === 0) {
+        const some = take(history, 500).filter(
+          ({ event }) => event.type === 'layer.blocks' || event.type === 'layer.opened',
+        );
+        await Promise.all(some.map(({ subject, event }) => events.append(subject, event)));
+      }
+      await keeper.makeRoom();
+      await events.append(names.event('engine', 'main'), { type: 'engine.stopped' });
+      const { state } = await cutPower('trimmed', 'log-only');
+      expect(state.trimmed).toBeGreaterThan(0);
+      expect(digestOfNodeState(state)).toBe(digestOfNodeState((await loadNode(bus, names)).fold.state));
+      await keeper.close(0, 1_000);
+    } finally {
+      await bus.close();
+      await nats.child.stop();
+    }
+  });
+
   it('right after a mount was acknowledged: the log has it, and every block that it calls present is on the disk', async () => {
     const [first, second] = [join(directory, 'mnt-1'), join(directory, 'mnt-2')];
     await mountImage(engine, image.ref, first);

@@ -75,7 +75,7 @@ const keeperOf = (node: TestNode, fold: NodeFold, options: { limit: number; alon
     events: node.events,
     fold,
     alone: false,
-    sync: undefined,
+    files: undefined,
     conditions,
     log,
     ...options,
@@ -262,7 +262,7 @@ describe('a log with a limit', () => {
         onFull: async () => {
           rooms++;
           const { fold } = await loadNode(near, names);
-          const options = { bus: near, names, events, fold, limit: 1 << 30, alone: true, sync: undefined };
+          const options = { bus: near, names, events, fold, limit: 1 << 30, alone: true, files: undefined };
           await new LogKeeper({ ...options, conditions, log }).makeRoom();
         },
       });
