@@ -39,7 +39,11 @@ export const mountMachine = setup({
       },
     },
     mounted: { on: { UNMOUNT: 'unmounting', DETACHED: 'detached' } },
-    unmounting: { entry: 'unmount', on: { UNMOUNTED: 'unmounted', BUSY: 'mounted' } },
+    unmounting: {
+      entry: 'unmount',
+      // detached: it is gone from the kernel, and the log did not take that.
+      on: { UNMOUNTED: 'unmounted', BUSY: 'mounted', DETACHED: 'detached' },
+    },
     detached: { on: { MOUNT: 'mounting', UNMOUNT: 'unmounting' } },
     unmounted: { type: 'final' },
     failed: { on: { UNMOUNT: 'unmounting', MOUNT: 'mounting' } },

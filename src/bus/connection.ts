@@ -1,5 +1,5 @@
 /** NATS connections, msgpack payloads and request/reply between the processes of one engine. */
-import type { Msg, NatsConnection } from '@nats-io/nats-core';
+import { errors, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import { Packr } from 'msgpackr';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
@@ -86,10 +86,21 @@ export function serve<Request>(
 }
 
 async function reply<Request>(message: Msg, handler: (request: Request) => unknown | Promise<unknown>) {
+  let body: unknown;
   try {
-    const result = await handler(unpack<Request>(message.data));
-    message.respond(pack({ ok: true, result: result ?? null }));
+    body = { ok: true, result: (await handler(unpack<Request>(message.data))) ?? null };
   } catch (error) {
-    message.respond(pack({ ok: false, error: toErrorRecord(error) }));
+    body = { ok: false, error: toErrorRecord(error) };
+  }
+  respond(message, pack(body));
+}
+
+/** Answers, unless the connection was closed while the answer was made: then whoever asked has heard of that. */
+export function respond(message: Msg, bytes: Uint8Array | string, options?: { headers: MsgHdrs }): void {
+  try {
+    message.respond(bytes, options);
+  } catch (error) {
+    if (!(error instanceof errors.ClosedConnectionError || error instanceof errors.DrainingConnectionError))
+      throw error;
   }
 }

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { OPERATIONS, type Operation, type Progress } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { pack, respond as send, unpack } from '../bus/connection.ts';
 
 type Handler<O extends Operation> = (
   request: z.output<(typeof OPERATIONS)[O]['request']>,
@@ -96,12 +96,12 @@ function parse(operation: Operation, message: Msg): unknown {
 
 function respond(message: Msg, body: unknown): void {
   if (!isMsgpack(message)) {
-    message.respond(JSON.stringify(body));
+    send(message, JSON.stringify(body));
     return;
   }
   const head = headers();
   head.set('Content-Type', MSGPACK);
-  message.respond(pack(body), { headers: head });
+  send(message, pack(body), { headers: head });
 }
 
 const isMsgpack = (message: Msg): boolean => message.headers?.get('Content-Type') === MSGPACK;

@@ -26,6 +26,8 @@ export interface MountsOptions {
   images: Images;
   /** A fresh id of 16 hex digits. */
   newId: () => string;
+  /** A mount that had not come back is there after all. */
+  onRestored?: (dir: string) => void;
 }
 
 export interface MountOrder {
@@ -51,8 +53,8 @@ export interface Restored {
   replaced: number;
   /** Folders whose mount could not be repaired: who used it before reads errors. */
   lost: string[];
-  /** Sentences about those that did not come back. */
-  failures: string[];
+  /** Those that did not come back; where that may pass they are tried again. */
+  failures: Array<{ dir: string; sentence: string }>;
 }
 
 /** How often and how long a request is withdrawn, ms. */
@@ -189,20 +191,45 @@ export class Mounts {
     const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
+        if (facts.state === 'requested') return await this.#giveUp(facts);
         const image = this.#options.images.get(facts.manifest);
         if (image === undefined) return;
         const actor = this.#create(facts, image);
         actor.restoring = true;
         actor.host.send({ type: 'MOUNT' });
         await actor.host.until('mounted', 'failed');
-        if (actor.host.state === 'failed')
-          outcome.failures.push(`mount ${facts.dir} did not come back: ${actor.error?.message ?? 'unknown'}`);
-        else if (actor.restored === 'replaced' && image.hasLost()) outcome.lost.push(facts.dir);
+        if (actor.host.state === 'failed') {
+          const sentence = `mount ${facts.dir} did not come back: ${actor.error?.message ?? 'unknown'}`;
+          outcome.failures.push({ dir: facts.dir, sentence });
+          void this.#restoreAgain(actor);
+        } else if (actor.restored === 'replaced' && image.hasLost()) outcome.lost.push(facts.dir);
         else outcome[actor.restored] += 1;
         actor.restoring = false;
       }),
     );
     return outcome;
+  }
+
+  /** Until it is back, somebody unmounts it, or its failure is one that does not pass. */
+  async #restoreAgain(actor: MountActor): Promise<void> {
+    const { dir } = actor.facts;
+    const isWanted = () => this.#mounts.get(dir) === actor && actor.host.state === 'failed';
+    while (PASSES.has(actor.error?.code ?? '')) {
+      await sleep(RESTORE_AGAIN_MS, undefined, { ref: false });
+      if (!isWanted()) return;
+      actor.restoring = true;
+      actor.host.send({ type: 'MOUNT' });
+      await actor.host.until('mounted', 'failed');
+      actor.restoring = false;
+      if (actor.host.state === 'mounted') return this.#options.onRestored?.(dir);
+    }
+  }
+
+  /** The engine ended before the mount was there: whoever asked for it has heard of no success. */
+  async #giveUp({ id, dir }: MountFacts): Promise<void> {
+    if (findMount(dir)?.type === 'erofs') await unmount(dir, { lazy: true }).catch(() => {});
+    const message = 'the engine ended before it was mounted';
+    await this.#fail(id, { code: 'unavailable', message });
   }
 
   /**
@@ -232,7 +259,15 @@ export class Mounts {
       return busy;
     }
     for (const actor of detached) {
-      await this.#append(actor.facts.id, { type: 'mount.detached', reason: 'engine-stopped' });
+      // A log that is full or away is no reason to stay: the mount comes back all the same.
+      await this.#append(actor.facts.id, { type: 'mount.detached', reason: 'engine-stopped' }).catch(
+        (error: unknown) => {
+          this.#options.log.warn(
+            { mount: actor.facts.id, error },
+            'the log does not take that it is detached',
+          );
+        },
+      );
       actor.host.send({ type: 'DETACHED' });
       await actor.image.release(actor.facts.id);
     }
@@ -312,7 +347,8 @@ export class Mounts {
         if (!actor.restoring || actor.facts.state !== 'mounted')
           await this.#append(id, { type: 'mount.mounted' });
       } catch (error) {
-        await unmount(actor.facts.dir);
+        // Somebody may be in it already.
+        await unmount(actor.facts.dir, { lazy: true });
         throw error;
       }
       actor.host.send({ type: 'MOUNTED' });
@@ -320,23 +356,24 @@ export class Mounts {
       actor.error = toErrorRecord(error);
       await actor.image.release(id).catch(() => {});
       const { code, message } = actor.error;
-      if (!actor.restoring)
-        await this.#append(id, { type: 'mount.failed', code, message }).catch((failure: unknown) => {
-          this.#options.log.error({ mount: id, error: failure }, 'the log did not take a failed mount');
-        });
+      if (!actor.restoring) await this.#fail(id, { code, message });
       actor.host.send({ type: 'FAILED', error: actor.error });
     }
   }
 
   async #unmountEffect(actor: MountActor): Promise<void> {
     const { id, dir } = actor.facts;
+    let isGone = false;
     try {
       // Gone already when somebody used umount(8).
       if (findMount(dir)?.type === 'erofs') await unmount(dir);
+      isGone = true;
       await this.#append(id, { type: 'mount.unmounted' });
     } catch (error) {
       actor.error = toErrorRecord(error);
-      actor.host.send({ type: 'BUSY' });
+      // Not in the log: nothing shall have changed.
+      const isBack = !isGone || (await this.#mountErofs(actor).then(yes, no));
+      actor.host.send({ type: isBack ? 'BUSY' : 'DETACHED' });
       return;
     }
     this.#mounts.delete(dir);
@@ -350,7 +387,22 @@ export class Mounts {
   async #append(id: string, event: NewEvent): Promise<void> {
     await this.#options.events.append(this.#options.names.event('mount', id), event);
   }
+
+  async #fail(id: string, error: ErrorRecord): Promise<void> {
+    const { code, message } = error;
+    await this.#append(id, { type: 'mount.failed', code, message }).catch((failure: unknown) => {
+      this.#options.log.error({ mount: id, error: failure }, 'the log does not take a failed mount yet');
+      void this.#withdraw(id, error);
+    });
+  }
 }
+
+/** A mount that did not come back because something was away is tried again after this, ms. */
+const RESTORE_AGAIN_MS = 5_000;
+/** Errors that pass. */
+const PASSES = new Set(['unavailable', 'timeout', 'no-space']);
+const yes = (): boolean => true;
+const no = (): boolean => false;
 
 /** The path without doubled or trailing slashes, `.` and `..`. */
 function cleanPath(path: string): string {

@@ -22,7 +22,7 @@ import { reapContainers } from '../container/reap.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
 import type { EventLog } from '../store/event-log.ts';
-import { Layout, writeWhole } from '../store/layout.ts';
+import { Layout, removeDrafts, writeWhole } from '../store/layout.ts';
 import { serveApi } from './api.ts';
 import { Chains } from './chains.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
@@ -144,6 +144,7 @@ class Supervisor {
     await layout.prepare();
     takeLock(layout.lock(), root);
     await rm(layout.endpoint(), { force: true });
+    await removeDrafts(layout);
     const label = this.#label;
     const steps: Record<string, number> = { process: Math.round(performance.now()) };
     let lastStep = performance.now();
@@ -200,7 +201,15 @@ class Supervisor {
     );
     const chains = new Chains({ images, log: this.#log, now: Date.now });
     const newId = () => randomBytes(8).toString('hex');
-    const mounts = new Mounts({ layout, log: this.#log, events, names, images, newId });
+    const mounts = new Mounts({
+      layout,
+      log: this.#log,
+      events,
+      names,
+      images,
+      newId,
+      onRestored: (dir) => this.#conditions.clear(`restore:${dir}`),
+    });
 
     bus.subscribe(names.notice, {
       callback: (error, message) => {
@@ -217,7 +226,7 @@ class Supervisor {
 
     const found = leftovers.size;
     const restored = await mounts.restore(state);
-    for (const [at, failure] of restored.failures.entries()) this.#conditions.set(`restore:${at}`, failure);
+    for (const { dir, sentence } of restored.failures) this.#conditions.set(`restore:${dir}`, sentence);
     for (const dir of restored.lost) {
       const sentence = `${dir} was mounted anew: who used the mount that was there reads errors`;
       this.#conditions.set(`lost:${dir}`, sentence);

@@ -15,7 +15,7 @@
  *
  * (hex digits only in the names: `sha256:` is left out.)
  */
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 export class Layout {
@@ -57,10 +57,36 @@ export function hexOf(digest: string): string {
   return digest.slice(7);
 }
 
+/**
+ * Removes the drafts of processes that were killed while they wrote (`writeWhole`). For whoever has the root to itself;
+ * returns how many there were.
+ */
+export async function removeDrafts(layout: Layout): Promise<number> {
+  let removed = 0;
+  const clean = async (folder: string, depth: number): Promise<void> => {
+    for (const entry of await readdir(folder, { withFileTypes: true }).catch(() => [])) {
+      const path = join(folder, entry.name);
+      if (entry.isDirectory() && depth > 0) await clean(path, depth - 1);
+      else if (entry.isFile() && entry.name.endsWith('.draft')) {
+        await rm(path, { force: true });
+        removed += 1;
+      }
+    }
+  };
+  await clean(layout.root, 0);
+  await clean(layout.in('run'), 0);
+  for (const name of ['spans', 'tocs']) await clean(layout.in(name), 0);
+  await clean(layout.in('images'), 1);
+  return removed;
+}
+
+let drafts = 0;
+
 /** Writes a file so that it is there whole and synced, or not at all. */
 export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const draft = `${path}.${process.pid}.draft`;
+  // Two images that share a layer may both be at it.
+  const draft = `${path}.${process.pid}.${++drafts}.draft`;
   try {
     const file = await open(draft, 'w', 0o600);
     try {

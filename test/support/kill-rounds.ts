@@ -477,7 +477,7 @@ class KillRounds {
   #tally(): { wrong: number; failures: number; orphaned: number } {
     let [wrong, failures, orphaned] = [0, 0, 0];
     for (const read of this.#bad) {
-      if (read.outcome === 'wrong' || read.outcome === 'short') wrong += 1;
+      if (read.outcome === 'wrong') wrong += 1;
       else if (this.#wasAlive(read)) failures += 1;
       else orphaned += 1;
     }
@@ -498,7 +498,7 @@ class KillRounds {
             `${path}@${offset} ${outcome} ${detail ?? ''} after ${Math.round(endedAt - startedAt)} ms`,
         )
         .join(', ');
-    const isWrong = ({ outcome }: BadRead) => outcome === 'wrong' || outcome === 'short';
+    const isWrong = ({ outcome }: BadRead) => outcome === 'wrong';
     if (wrong > 0) report.violations.push(`${wrong} wrong reads: ${say(this.#bad.filter(isWrong))}`);
     if (failures > 0)
       report.violations.push(

@@ -1,0 +1,74 @@
+/**
+ * Puts the stand-ins in the place of the modules that reach outside: the kernel, FUSE, NATS, the registry, decoding. A
+ * stand-in exports all that the real module does and replaces some of it. Programs are loaded anew for each of
+ * their processes, by a query in their URL, from code that was stripped of its types once.
+ */
+import { readFileSync } from 'node:fs';
+import { registerHooks, stripTypeScriptTypes } from 'node:module';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const HERE = import.meta.dirname;
+const SOURCE = join(HERE, '../../../src');
+const STAND_INS = join(HERE, 'stand-ins');
+
+/** Module of the engine → its stand-in. */
+const REPLACED: Record<string, string> = {
+  'kernel/loop.ts': 'loop.ts',
+  'kernel/mount.ts': 'mount.ts',
+  'kernel/erofs.ts': 'erofs.ts',
+  'fuse/session.ts': 'session.ts',
+  'fuse/kernel-transport.ts': 'kernel-transport.ts',
+  'image/span-table.ts': 'span-table.ts',
+  'image/erofs-check.ts': 'erofs-check.ts',
+  'registry/client.ts': 'registry-client.ts',
+  'registry/sidecars.ts': 'sidecars.ts',
+  'fetch/fetch-job.ts': 'fetch-job.ts',
+  'store/device.ts': 'device.ts',
+  'engine/index-on-node.ts': 'index-on-node.ts',
+  'engine/lock.ts': 'lock.ts',
+  'engine/local-fetcher.ts': 'local-fetcher.ts',
+  'bus/local-socket.ts': 'local-socket.ts',
+  'fuse/stand-in.ts': 'fuse-stand-in.ts',
+  'kernel/holes.ts': 'holes.ts',
+  'registry/packs.ts': 'packs.ts',
+  'pack/pack-store.ts': 'pack-store.ts',
+  'fetch/start-jobs.ts': 'start-jobs.ts',
+  'container/reap.ts': 'reap.ts',
+};
+const PACKAGES: Record<string, string> = {
+  '@nats-io/jetstream': 'jetstream.ts',
+  '@nats-io/transport-node': 'transport-node.ts',
+};
+
+export function installHooks(): void {
+  const code = new Map<string, string>();
+  registerHooks({
+    resolve(specifier, context, next) {
+      const fromStandIn = context.parentURL?.startsWith(pathToFileURL(STAND_INS).href) === true;
+      const standIn = PACKAGES[specifier];
+      if (standIn !== undefined && !fromStandIn)
+        return { url: pathToFileURL(join(STAND_INS, standIn)).href, shortCircuit: true };
+      const resolved = next(specifier, context);
+      if (fromStandIn || !resolved.url.startsWith('file:')) return resolved;
+      const url = new URL(resolved.url);
+      const path = fileURLToPath(url);
+      if (!path.startsWith(`${SOURCE}/`)) return resolved;
+      const replaced = REPLACED[`${basename(dirname(path))}/${basename(path)}`];
+      return replaced === undefined
+        ? resolved
+        : { ...resolved, url: pathToFileURL(join(STAND_INS, replaced)).href };
+    },
+    load(url, context, next) {
+      const { search, pathname } = new URL(url);
+      if (!search.startsWith('?life=')) return next(url, context);
+      let source = code.get(pathname);
+      if (source === undefined) {
+        const text = readFileSync(fileURLToPath(new URL(pathname, url)), 'utf8');
+        source = `globalThis.cofaProgramStarts();\n${stripTypeScriptTypes(text)}`;
+        code.set(pathname, source);
+      }
+      return { format: 'module', source, shortCircuit: true };
+    },
+  });
+}

@@ -1,0 +1,116 @@
+import type { Random } from '../random.ts';
+
+/**
+ * What one seed of the whole engine does: the images, how fast everything is, and the mix of faults. Each fault is
+ * switched off in many seeds: faults that always come together hide each other. Times are simulated ms, probabilities 0
+ * to 1, `never` is Infinity.
+ */
+export interface Plan {
+  /** Layers by their spans' blocks; images by their layers. */
+  layers: number[][];
+  images: number[][];
+  /** Images that have a sidecar in the registry; the others are indexed on the node. */
+  indexed: boolean[];
+  workers: number;
+  readDeadlineMs: number;
+  /** Directories that are mounted and unmounted. */
+  dirs: number;
+  mountEveryMs: number;
+  readEveryMs: number;
+  readBlocks: number;
+  prefetch: number;
+
+  natsDelayMs: number;
+  loseAck: number;
+  syncMs: number;
+  latencyMs: number;
+  blockMs: number;
+  /** Per request of the registry: an error that passes, silence, wrong bytes. */
+  registryFails: number;
+  registrySilent: number;
+  wrongBytes: number;
+
+  /** Mean times between. */
+  killFrontMs: number;
+  killFetcherMs: number;
+  killNatsMs: number;
+  killSupervisorMs: number;
+  killAllMs: number;
+  powerCutMs: number;
+  cutConnectionMs: number;
+  natsFullMs: number;
+  diskFullMs: number;
+  downMs: number;
+  /** Until then faults happen; afterwards all heals and must come right. */
+  faultsEndMs: number;
+}
+
+const never = Number.POSITIVE_INFINITY;
+
+export function drawPlan(random: Random): Plan {
+  const sometimes = <T>(value: T, otherwise: T, probability = 0.35) =>
+    random.chance(probability) ? value : otherwise;
+  const layers = Array.from({ length: random.int(1, 4) }, () =>
+    Array.from({ length: random.int(1, 6) }, () => random.int(1, 4)),
+  );
+  const images = Array.from({ length: random.int(1, 3) }, () => {
+    const count = random.int(1, layers.length);
+    return [...new Set(Array.from({ length: count }, () => random.int(0, layers.length - 1)))];
+  });
+  return {
+    layers,
+    images,
+    indexed: images.map(() => random.chance(0.85)),
+    workers: random.int(1, 3),
+    readDeadlineMs: random.int(4_000, 30_000),
+    dirs: random.int(1, 4),
+    mountEveryMs: random.int(300, 3_000),
+    readEveryMs: random.int(20, 200),
+    readBlocks: random.int(1, 6),
+    prefetch: random.pick([0, 0.5, 1]),
+    natsDelayMs: random.pick([0.5, 2, sometimes(40, 5)]),
+    loseAck: sometimes(random.pick([0.02, 0.2]), 0),
+    syncMs: random.pick([1, 10, sometimes(300, 20)]),
+    latencyMs: random.int(2, 60),
+    blockMs: random.int(1, 15),
+    registryFails: sometimes(random.pick([0.02, 0.3]), 0),
+    registrySilent: sometimes(0.02, 0, 0.2),
+    wrongBytes: sometimes(random.pick([0.02, 0.1]), 0, 0.2),
+    killFrontMs: sometimes(random.int(800, 8_000), never),
+    killFetcherMs: sometimes(random.int(500, 5_000), never),
+    killNatsMs: sometimes(random.int(2_000, 10_000), never, 0.3),
+    killSupervisorMs: sometimes(random.int(2_000, 12_000), never, 0.35),
+    killAllMs: sometimes(random.int(3_000, 12_000), never, 0.25),
+    powerCutMs: sometimes(random.int(3_000, 12_000), never, 0.3),
+    cutConnectionMs: sometimes(random.int(1_000, 6_000), never, 0.2),
+    natsFullMs: sometimes(random.int(3_000, 9_000), never, 0.12),
+    diskFullMs: sometimes(random.int(3_000, 9_000), never, 0.12),
+    downMs: sometimes(random.int(4_000, 15_000), never, 0.25),
+    faultsEndMs: random.int(6_000, 20_000),
+  };
+}
+
+/** The plan once the faults are over. */
+export function healed(plan: Plan): Plan {
+  return {
+    ...plan,
+    mountEveryMs: never,
+    readEveryMs: never,
+    loseAck: 0,
+    natsDelayMs: 1,
+    syncMs: 2,
+    registryFails: 0,
+    registrySilent: 0,
+    wrongBytes: 0,
+    killFrontMs: never,
+    killFetcherMs: never,
+    killNatsMs: never,
+    killSupervisorMs: never,
+    killAllMs: never,
+    powerCutMs: never,
+    cutConnectionMs: never,
+    natsFullMs: never,
+    diskFullMs: never,
+    downMs: never,
+  };
+}

@@ -1,0 +1,21 @@
+/** Stand-in for src/kernel/erofs.ts. */
+import type { ErofsMount } from '../../../../src/kernel/erofs.ts';
+import { machine } from '../machine.ts';
+import { world } from '../world.ts';
+import { explained } from './loop.ts';
+
+export * from '../../../../src/kernel/erofs.ts';
+
+export async function mountErofs({ metadata, devices, target }: ErofsMount): Promise<void> {
+  try {
+    await machine().call(5, () =>
+      world().kernel.mountErofs(
+        metadata.number,
+        devices.map(({ number }) => number),
+        target,
+      ),
+    );
+  } catch (error) {
+    throw explained(error);
+  }
+}

@@ -1,0 +1,54 @@
+/** Stand-in for src/fetch/fetch-job.ts: blocks come one after the other, verified; some requests fail. */
+import { CofaError } from '../../../../schemas/errors.ts';
+import type { FetchJob } from '../../../../schemas/fetch.ts';
+import { RIGHT } from '../disk.ts';
+import { machine } from '../machine.ts';
+import { world } from '../world.ts';
+import { request } from './registry-client.ts';
+import { SpanTable, encodeTable } from './span-table.ts';
+
+export * from '../../../../src/fetch/fetch-job.ts';
+
+interface Context {
+  layout: { root: string };
+  signal: AbortSignal;
+  onBlocks(firstBlock: number, count: number, bytes: number): void;
+}
+
+export async function runFetch(job: FetchJob, context: Context): Promise<number> {
+  const ended = world().fetching(job, context.signal);
+  try {
+    return await fetchBlocks(job, context);
+  } finally {
+    ended();
+  }
+}
+
+async function fetchBlocks(job: FetchJob, { layout, signal, onBlocks }: Context): Promise<number> {
+  const { random } = machine();
+  await request('layer blob', signal);
+  const layer = world().layer(job.layer);
+  const table = SpanTable.decode(encodeTable(layer));
+  const first = table.span(job.firstSpan).firstBlock;
+  const last = table.span(job.firstSpan + job.spanCount - 1);
+  const end = last.firstBlock + last.blockCount;
+  let reported = first;
+  for (let block = first; block < end; block++) {
+    await machine().sleep(world().plan.blockMs * (0.5 + random.next()));
+    signal.throwIfAborted();
+    if (random.chance(world().plan.wrongBytes / 4)) {
+      machine().meet('wrong bytes');
+      throw new CofaError('integrity', 'a block is not what the span table says');
+    }
+    const file = world().device(layout.root, job.layer);
+    if (file?.blocks === undefined) throw new CofaError('internal', 'the device file is not there');
+    if (world().isDiskFull && file.blocks[block] !== RIGHT)
+      throw new CofaError('no-space', 'the disk is full');
+    file.blocks[block] = RIGHT;
+    if (random.chance(0.3) || block === end - 1) {
+      onBlocks(reported, block + 1 - reported, block + 1 - reported);
+      reported = block + 1;
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,32 @@
+/** Stand-in for src/engine/local-fetcher.ts: the same jobs without a thread. */
+import type { Job, StopJob } from '../../../../schemas/fetch.ts';
+import type { LocalFetcherOptions } from '../../../../src/engine/local-fetcher.ts';
+import { JobRunner } from '../../../../src/fetch/job-runner.ts';
+import { Layout } from '../../../../src/store/layout.ts';
+import { machine } from '../machine.ts';
+import { RegistryClient } from './registry-client.ts';
+
+export * from '../../../../src/engine/local-fetcher.ts';
+
+export class LocalFetcher {
+  readonly #runner: JobRunner;
+
+  constructor({ root, name, log, onCompletion }: LocalFetcherOptions) {
+    this.#runner = new JobRunner({
+      worker: name,
+      layout: new Layout(root),
+      registry: new RegistryClient() as never,
+      log,
+      complete: (completion) => onCompletion(completion),
+    });
+  }
+
+  send(job: Job | StopJob): void {
+    machine().meet('jobs of the front end itself');
+    this.#runner.take(job);
+  }
+
+  close(): void {
+    void this.#runner.stop(0);
+  }
+}

@@ -1,0 +1,34 @@
+/** Stand-in for src/bus/local-socket.ts. */
+import { CofaError, fromErrorRecord, toErrorRecord } from '../../../../schemas/errors.ts';
+import { currentProcess, machine, type SimProcess } from '../machine.ts';
+import { type LocalHandlers, world } from '../world.ts';
+
+export * from '../../../../src/bus/local-socket.ts';
+
+export async function serveLocal(path: string, handlers: LocalHandlers): Promise<unknown> {
+  const process = currentProcess() as SimProcess;
+  await machine().sleep(1);
+  world().sockets.set(path, { process, handlers });
+  return { close: () => world().sockets.delete(path) };
+}
+
+export async function askLocal<Result>(path: string, question: string, timeoutMs: number): Promise<Result> {
+  await machine().sleep(0.5);
+  const caller = currentProcess() as SimProcess;
+  const served = world().sockets.get(path);
+  const nobody = () => new CofaError('not-running', `nobody answers on ${path}`);
+  if (served?.process.isAlive !== true) throw nobody();
+  return await new Promise<Result>((resolve, reject) => {
+    const end = (run: () => void) => machine().after(0.5, () => caller.enter(run));
+    served.process.onEnd(() => end(() => reject(nobody())));
+    machine().after(timeoutMs, () =>
+      caller.enter(() => reject(new CofaError('timeout', `no answer on ${path}`))),
+    );
+    served.process.enter(() => {
+      void (async () => served.handlers[question]?.())().then(
+        (value) => end(() => resolve(JSON.parse(JSON.stringify(value ?? null)) as Result)),
+        (error: unknown) => end(() => reject(fromErrorRecord(toErrorRecord(error)))),
+      );
+    });
+  });
+}

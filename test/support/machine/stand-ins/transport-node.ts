@@ -1,0 +1,13 @@
+/** Stand-in for @nats-io/transport-node. */
+import { machine } from '../machine.ts';
+import { connectionOwner, SimConnection } from '../nats.ts';
+import { world } from '../world.ts';
+
+export async function connect(options: { servers: string | string[]; timeout?: number }): Promise<unknown> {
+  const url = Array.isArray(options.servers) ? options.servers[0] : options.servers;
+  const process = connectionOwner();
+  await machine().sleep(1 + machine().random.next());
+  const server = world().servers.get(url?.replace('localhost', '127.0.0.1') ?? '');
+  if (server?.isUp !== true) throw new Error('connection refused');
+  return new SimConnection(server, process);
+}

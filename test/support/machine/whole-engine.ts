@@ -1,0 +1,707 @@
+/**
+ * The whole engine on a simulated machine: users who mount and unmount, readers, and faults, all drawn from one seed. The
+ * programs are the real ones (machine.ts); what must hold whatever happens is checked after every event:
+ *
+ * - a read gives the layer's bytes or an error, never others; it ends by its deadline, and fails for a cause only;
+ * - the log says of no block that it is present before it is synced;
+ * - no directory is mounted twice; a loop reads a device file by itself only when the whole of it is right;
+ * - the same span is not fetched twice at once by one front end;
+ * - nothing throws where nobody listens.
+ *
+ * When the faults end everything must come right: the engine runs, each mount that was acknowledged is there once and
+ * every byte of it can be read; when all is unmounted and the engine is down, no process, mount, loop, connection or
+ * draft is left, and what the log calls present is right.
+ */
+import { emptyNode, foldEvent } from '../../../actors/node-state.ts';
+import type { Status } from '../../../schemas/api.ts';
+import type { CofaEvent } from '../../../schemas/events.ts';
+import { subjects } from '../../../schemas/subjects.ts';
+import { unpack } from './wire.ts';
+import { HOLE, RIGHT } from './disk.ts';
+import type { SimMount } from './kernel.ts';
+import { currentProcess, type SimProcess } from './machine.ts';
+import { type NatsServer, SimConnection, type StoredMessage } from './nats.ts';
+import { healed } from './plan.ts';
+import type { Sabotage } from './sabotage.ts';
+import { type SimImage, World } from './world.ts';
+
+export interface EngineOutcome {
+  seed: number;
+  /** Hash of everything that happened, in order. */
+  trace: string;
+  events: number;
+  /** Simulated ms. */
+  simulatedMs: number;
+  met: Record<string, number>;
+}
+
+type RunSupervisor = typeof import('../../../src/engine/supervisor.ts')['runSupervisor'];
+
+export interface EngineOptions {
+  sabotage?: Sabotage | undefined;
+  onTrace?: ((line: string) => void) | undefined;
+}
+
+/** Runs one seed. Throws a Violation that names seed, time and rule, with the last things that happened. */
+export function simulateEngine(
+  seed: number,
+  runSupervisor: RunSupervisor,
+  options: EngineOptions = {},
+): Promise<EngineOutcome> {
+  return new WholeEngine(seed, runSupervisor, options).run();
+}
+
+const ROOT = '/sim/root';
+const NODE = 'node';
+const names = subjects(NODE);
+/** Longer than anything that can come right takes. */
+const PATIENCE_MS = 300_000;
+const MOST_EVENTS = 400_000;
+/** From a death to a front end that serves again, and some more. */
+const RECOVERY_MS = 20_000;
+
+/** With these a call has changed nothing; after others one does not know. */
+const SURE = new Set(['not-running', 'not-found', 'conflict', 'integrity', 'invalid-argument']);
+
+interface Expected {
+  state: 'none' | 'mounted' | 'unknown';
+  /** A call is under way. */
+  isBusy: boolean;
+  image: SimImage | undefined;
+}
+
+interface Read {
+  id: number;
+  mount: SimMount;
+  startedAt: number;
+  what: string;
+}
+
+class WholeEngine {
+  readonly #world: World;
+  readonly #runSupervisor: RunSupervisor;
+  readonly #isLoud: boolean;
+  #supervisor: SimProcess | undefined;
+  #user!: SimProcess;
+  readonly #expected = new Map<string, Expected>();
+  readonly #reads = new Map<number, Read>();
+  #nextRead = 1;
+  #supervisorDiedAt = Number.NEGATIVE_INFINITY;
+  #wantsUp = true;
+  #isHealed = false;
+  #unhandled: unknown;
+
+  constructor(seed: number, runSupervisor: RunSupervisor, options: EngineOptions) {
+    this.#world = new World(seed, options);
+    this.#isLoud = options.onTrace !== undefined;
+    this.#runSupervisor = runSupervisor;
+    for (let at = 0; at < this.#world.plan.dirs; at++)
+      this.#expected.set(`/sim/mnt/d${at}`, { state: 'none', isBusy: false, image: undefined });
+  }
+
+  get #machine() {
+    return this.#world.machine;
+  }
+
+  async run(): Promise<EngineOutcome> {
+    const machine = this.#machine;
+    const { disk } = this.#world;
+    for (const folder of ['/sim', ROOT, '/sim/mnt']) disk.put(folder, 'folder');
+    disk.syncNames();
+    const onUnhandled = (reason: unknown) => {
+      this.#unhandled ??= reason;
+    };
+    process.on('unhandledRejection', onUnhandled);
+    try {
+      this.#user = machine.start({ name: 'user', argv: [] });
+      this.#up();
+      this.#schedule();
+      await this.#until(this.#world.plan.faultsEndMs, () => false);
+      this.#heal();
+      await this.#comeRight();
+      await this.#readAll();
+      await this.#takeDown();
+      this.#checkEnd();
+    } finally {
+      process.off('unhandledRejection', onUnhandled);
+    }
+    return {
+      seed: machine.seed,
+      trace: machine.hash,
+      events: machine.events,
+      simulatedMs: Math.round(machine.now),
+      met: machine.met,
+    };
+  }
+
+  // ── Time ──
+
+  /** Runs until `end` or until it is done; returns whether it is. */
+  async #until(end: number, isDone: () => boolean): Promise<boolean> {
+    const machine = this.#machine;
+    while (!isDone()) {
+      if (!(await machine.step(end))) return isDone();
+      machine.check(machine.events < MOST_EVENTS, () => 'it goes round in circles');
+      this.#checkNow();
+    }
+    return true;
+  }
+
+  #every(meanMs: () => number, run: () => void): void {
+    const machine = this.#machine;
+    const mean = meanMs();
+    const isOn = mean < Number.POSITIVE_INFINITY;
+    if (!isOn && !this.#isHealed && this.#machine.now === 0) return;
+    machine.after(isOn ? mean * (0.4 + 1.2 * machine.random.next()) : 1_000, () => {
+      if (this.#isHealed) return;
+      if (isOn && meanMs() < Number.POSITIVE_INFINITY) run();
+      this.#every(meanMs, run);
+    });
+  }
+
+  #schedule(): void {
+    const { random } = this.#machine;
+    const plan = () => this.#world.plan;
+    this.#every(
+      () => plan().mountEveryMs,
+      () => this.#churn(),
+    );
+    this.#every(
+      () => plan().readEveryMs,
+      () => this.#readSome(),
+    );
+    this.#every(
+      () => plan().killFrontMs,
+      () => this.#kill('front-end'),
+    );
+    this.#every(
+      () => plan().killFetcherMs,
+      () => this.#kill('fetcher'),
+    );
+    this.#every(
+      () => plan().killNatsMs,
+      () => this.#kill('nats-server'),
+    );
+    this.#every(
+      () => plan().killSupervisorMs,
+      () => this.#kill('supervisor'),
+    );
+    this.#every(
+      () => plan().killAllMs,
+      () => this.#kill('all'),
+    );
+    this.#every(
+      () => plan().powerCutMs,
+      () => this.#cutPower(),
+    );
+    this.#every(
+      () => plan().downMs,
+      () => this.#downAndUp(),
+    );
+    this.#every(
+      () => plan().cutConnectionMs,
+      () => {
+        const all = [...this.#world.servers.values()].flatMap(({ connections }) => [...connections]);
+        if (all.length === 0) return;
+        this.#machine.meet('connections cut');
+        this.#world.disturbedAt = this.#machine.now;
+        random.pick(all).lost();
+      },
+    );
+    this.#every(
+      () => plan().natsFullMs,
+      () => this.#fill('isNatsFull'),
+    );
+    this.#every(
+      () => plan().diskFullMs,
+      () => this.#fill('isDiskFull'),
+    );
+  }
+
+  #fill(what: 'isNatsFull' | 'isDiskFull'): void {
+    this.#world[what] = true;
+    this.#machine.after(this.#machine.random.int(200, 4_000), () => {
+      this.#world[what] = false;
+    });
+  }
+
+  // ── The engine ──
+
+  #up(): void {
+    const machine = this.#machine;
+    if (this.#supervisor?.isAlive === true || !this.#wantsUp) return;
+    const { plan } = this.#world;
+    const supervisor = machine.start({ name: 'supervisor', argv: ['node', 'main.ts', 'up'] });
+    this.#supervisor = supervisor;
+    supervisor.onEnd(() => {
+      this.#world.disturbedAt = machine.now;
+      this.#supervisorDiedAt = machine.now;
+      // Whoever manages services starts it again.
+      machine.after(machine.random.int(50, 1_500), () => this.#up());
+    });
+    supervisor.enter(() => {
+      this.#runSupervisor({
+        root: ROOT,
+        node: NODE,
+        transport: 'kernel',
+        workers: plan.workers,
+        readDeadlineMs: plan.readDeadlineMs,
+        hangMs: 10_000,
+        registry: {},
+        logLevel: this.#isLoud ? 'debug' : 'silent',
+      } as Parameters<RunSupervisor>[0]).catch((error: unknown) => {
+        if (!supervisor.isAlive) return;
+        machine.trace(`supervisor fails: ${String(error)}`);
+        machine.meet('starts that failed');
+        supervisor.end(1, null);
+      });
+    });
+  }
+
+  #processes(name: string): SimProcess[] {
+    return [...this.#machine.processes.values()].filter((process) => process.name.startsWith(name));
+  }
+
+  #kill(name: string): void {
+    const machine = this.#machine;
+    machine.meet(`kills of ${name}`);
+    this.#world.disturbedAt = machine.now;
+    const found =
+      name === 'all'
+        ? [...machine.processes.values()].filter((process) => process !== this.#user)
+        : this.#processes(name);
+    if (found.length === 0) return;
+    if (name === 'all') for (const process of found) process.signal('SIGKILL');
+    else machine.random.pick(found).signal('SIGKILL');
+  }
+
+  #cutPower(): void {
+    const machine = this.#machine;
+    const { disk, kernel, stores, servers } = this.#world;
+    machine.meet('power cuts');
+    this.#world.disturbedAt = machine.now;
+    this.#supervisorDiedAt = machine.now;
+    machine.cutPower();
+    for (const server of servers.values()) server.stop();
+    servers.clear();
+    kernel.reboot();
+    for (const read of this.#reads.values()) read.mount.users -= 1;
+    this.#reads.clear();
+    for (const store of stores.values()) {
+      store.sync();
+      const lost = store.cut(machine.random);
+      machine.meet('records lost with the power', lost);
+    }
+    disk.cut(machine.random);
+    // Folders for mounts are the users' business: they make them durable.
+    for (const folder of ['/sim', ROOT, '/sim/mnt'])
+      if (disk.get(folder) === undefined) disk.put(folder, 'folder');
+    this.#supervisor = undefined;
+    this.#user = machine.start({ name: 'user', argv: [] });
+    for (const expected of this.#expected.values()) {
+      if (expected.isBusy) expected.state = 'unknown';
+      expected.isBusy = false;
+    }
+    machine.after(machine.random.int(500, 3_000), () => this.#up());
+  }
+
+  #downAndUp(): void {
+    const supervisor = this.#supervisor;
+    if (supervisor?.isAlive !== true) return;
+    this.#machine.meet('cofa down');
+    this.#world.disturbedAt = this.#machine.now;
+    this.#supervisorDiedAt = this.#machine.now;
+    this.#call('down', { force: this.#machine.random.chance(0.5) }, () => {});
+  }
+
+  #heal(): void {
+    const world = this.#world;
+    this.#machine.trace('heal');
+    this.#isHealed = true;
+    world.plan = healed(world.plan);
+    world.isDiskFull = false;
+    world.isNatsFull = false;
+  }
+
+  // ── Users ──
+
+  /** One call of the API; `done` gets its result, or undefined and why not. */
+  #call(
+    operation: 'status' | 'mount' | 'unmount' | 'down',
+    request: object,
+    done: (result: unknown, code: string) => void,
+    timeoutMs = 60_000,
+  ): void {
+    const machine = this.#machine;
+    const user = this.#user;
+    user.enter(() => {
+      const { disk, servers } = this.#world;
+      let server: NatsServer | undefined;
+      try {
+        const endpoint = JSON.parse(disk.file(`${ROOT}/run/endpoint.json`)?.content.toString() ?? '') as {
+          nats: { url: string };
+        };
+        server = servers.get(endpoint.nats.url);
+      } catch {
+        // There is none.
+      }
+      if (server?.isUp !== true) {
+        machine.after(1, () => user.enter(() => done(undefined, 'not-running')));
+        return;
+      }
+      const bus = new SimConnection(server, user);
+      bus.request(names.api(operation), JSON.stringify(request), { timeout: timeoutMs }).then(
+        (message) => {
+          void bus.close();
+          const reply = message.json<{
+            ok: boolean;
+            result: unknown;
+            error: { code: string; message: string };
+          }>();
+          if (reply.ok) done(reply.result, 'ok');
+          else {
+            machine.trace(`user: ${operation} ${reply.error.code}: ${reply.error.message}`);
+            done(undefined, reply.error.code);
+          }
+        },
+        () => {
+          void bus.close();
+          done(undefined, 'no answer');
+        },
+      );
+    });
+  }
+
+  #churn(): void {
+    const { random } = this.#machine;
+    const [dir, expected] = random.pick([...this.#expected]);
+    if (expected.isBusy) return;
+    if (expected.state === 'none' || (expected.state === 'unknown' && random.chance(0.5)))
+      this.#mount(dir, expected);
+    else this.#unmount(dir, expected);
+  }
+
+  #mount(dir: string, expected: Expected): void {
+    const machine = this.#machine;
+    const image = machine.random.pick(this.#world.images);
+    const was = expected.state;
+    expected.isBusy = true;
+    machine.trace(`user: mount ${image.ref} ${dir}`);
+    this.#call(
+      'mount',
+      { ref: image.ref, dir, prefetch: machine.random.chance(this.#world.plan.prefetch) },
+      (result, code) => {
+        expected.isBusy = false;
+        machine.trace(`user: mount ${dir}: ${code}`);
+        machine.meet(`mount: ${code}`);
+        if (result !== undefined) {
+          expected.state = 'mounted';
+          expected.image = image;
+        } else expected.state = was === 'none' && SURE.has(code) ? 'none' : 'unknown';
+        if (['conflict', 'internal', 'invalid-argument'].includes(code) && was === 'none')
+          this.#checkRefusal('mount', dir, code);
+      },
+    );
+  }
+
+  #unmount(dir: string, expected: Expected): void {
+    const machine = this.#machine;
+    const was = expected.state;
+    expected.isBusy = true;
+    expected.state = 'unknown';
+    machine.trace(`user: unmount ${dir}`);
+    this.#call('unmount', { dir }, (result, code) => {
+      expected.isBusy = false;
+      machine.trace(`user: unmount ${dir}: ${code}`);
+      machine.meet(`unmount: ${code}`);
+      if (result !== undefined) expected.state = 'none';
+      else if (code === 'not-found') {
+        machine.check(was !== 'mounted', () => `${dir} was acknowledged, and the engine does not know it`);
+        expected.state = 'none';
+      } else if (code === 'busy') expected.state = was;
+    });
+  }
+
+  /** Codes that nothing a user or a fault does can explain. */
+  #checkRefusal(what: string, dir: string, code: string): void {
+    if (code === 'internal') this.#machine.fail(`${what} of ${dir} failed with ${code}`);
+  }
+
+  // ── Readers ──
+
+  #readSome(): void {
+    const { random } = this.#machine;
+    const mounts = this.#world.kernel.mounts.filter(({ type }) => type === 'erofs');
+    if (mounts.length === 0 || this.#reads.size > 100) return;
+    const mount = random.pick(mounts);
+    if (mount.devices.length === 0) return;
+    const loop = random.pick(mount.devices);
+    const blocks = Math.ceil(loop.size / 65_536);
+    const first = random.int(0, blocks - 1);
+    this.#read(
+      mount,
+      mount.devices.indexOf(loop),
+      first,
+      Math.min(blocks - 1, first + random.int(0, this.#world.plan.readBlocks - 1)),
+    );
+  }
+
+  #read(
+    mount: SimMount,
+    device: number,
+    first: number,
+    last: number,
+    done: (ok: boolean) => void = () => {},
+  ): void {
+    const machine = this.#machine;
+    const { boot } = machine;
+    const id = this.#nextRead++;
+    const loop = mount.devices[device];
+    if (loop === undefined) return;
+    const read: Read = {
+      id,
+      mount,
+      startedAt: machine.now,
+      what: `${mount.point} device ${device} blocks ${first}-${last}`,
+    };
+    this.#reads.set(id, read);
+    mount.users += 1;
+    machine.trace(`read ${id}: ${read.what}`);
+    this.#world.kernel.read(loop, first, last, (errno, tags) => {
+      if (machine.boot !== boot || !this.#reads.delete(id)) return;
+      machine.trace(`read ${id}: ${errno ?? 'ok'}`);
+      if (errno === undefined) {
+        machine.meet('reads served');
+        const wrong = (tags ?? new Uint8Array([HOLE])).findIndex((tag) => tag !== RIGHT);
+        machine.check(
+          wrong < 0,
+          () => `read ${id} of ${read.what} got a wrong byte in block ${first + wrong}: ${tags?.[wrong]}`,
+        );
+      } else {
+        machine.meet('reads failed');
+        machine.check(
+          this.#hasCause(read),
+          () => `read ${id} of ${read.what} failed without a cause: ${errno}`,
+        );
+      }
+      // Some keep the file open for a while.
+      machine.after(machine.random.chance(0.1) ? machine.random.int(0, 2_000) : 0, () => {
+        if (machine.boot !== boot) return;
+        mount.users -= 1;
+        this.#world.kernel.settle(mount);
+      });
+      done(errno === undefined);
+    });
+  }
+
+  /** Whether something happened that may let a read fail before its deadline. */
+  #hasCause({ startedAt, mount }: Read): boolean {
+    const { plan, machine } = this.#world;
+    if (machine.now - startedAt >= plan.readDeadlineMs - 1) return true;
+    if (
+      !mount.isAttached ||
+      this.#supervisorDiedAt >= startedAt - RECOVERY_MS ||
+      this.#supervisor?.isAlive !== true
+    )
+      return true;
+    const { met } = machine;
+    return [
+      'registry fails',
+      'registry silent',
+      'wrong bytes',
+      'kills of nats-server',
+      'connections cut',
+      'disk full',
+      'kills of fetcher',
+    ].some((what) => (met[what] ?? 0) > 0);
+  }
+
+  // ── Rules ──
+
+  #checkNow(): void {
+    const machine = this.#machine;
+    if (this.#unhandled !== undefined) {
+      const reason = this.#unhandled;
+      machine.fail(`nobody listened: ${reason instanceof Error ? reason.stack : String(reason)}`);
+    }
+    const { plan } = this.#world;
+    for (const read of this.#reads.values()) {
+      const since = Math.max(read.startedAt, this.#world.disturbedAt + RECOVERY_MS);
+      if (machine.now <= since + plan.readDeadlineMs + 2_000) break;
+      machine.fail(`read ${read.id} of ${read.what} waits since ${read.startedAt.toFixed(0)}`);
+    }
+    for (const server of this.#world.servers.values())
+      server.onAppend ??= (message) => this.#checkAppend(message);
+    this.#checkMounts();
+  }
+
+  #checkMounts(): void {
+    const machine = this.#machine;
+    const points = new Set<string>();
+    const { mounts, loops } = this.#world.kernel;
+    for (const { type, point } of mounts) {
+      if (type !== 'erofs') continue;
+      machine.check(!points.has(point), () => `${point} is mounted twice`);
+      points.add(point);
+    }
+    for (const { backing, number } of loops.values()) {
+      if (backing.kind !== 'disk' || backing.file.blocks === undefined) continue;
+      machine.check(
+        backing.file.blocks.every((tag) => tag === RIGHT),
+        () => `loop${number} reads a device that is not whole`,
+      );
+    }
+  }
+
+  #checkAppend({ subject, data }: StoredMessage): void {
+    const machine = this.#machine;
+    const event = unpack<CofaEvent>(data);
+    machine.meet(`log: ${event.type}`);
+    if (event.type !== 'layer.blocks') return;
+    const file = this.#world.device(ROOT, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`);
+    for (const [first, count] of event.ranges)
+      for (let block = first; block < first + count; block++)
+        machine.check(
+          file?.durable.blocks?.[block] === RIGHT,
+          () => `block ${block} of ${subject} is in the log and not synced`,
+        );
+  }
+
+  // ── The end ──
+
+  async #status(): Promise<Status | undefined> {
+    let answer: Status | undefined;
+    let done = false;
+    this.#call(
+      'status',
+      {},
+      (result) => {
+        answer = result as Status | undefined;
+        done = true;
+      },
+      10_000,
+    );
+    await this.#until(this.#machine.now + 12_000, () => done);
+    return answer;
+  }
+
+  async #comeRight(): Promise<void> {
+    const machine = this.#machine;
+    const end = machine.now + PATIENCE_MS;
+    let last = 'no answer';
+    for (;;) {
+      machine.check(machine.now < end, () => `it does not come right: ${last}`);
+      await this.#until(machine.now + 500, () => false);
+      if ([...this.#expected.values()].some(({ isBusy }) => isBusy)) {
+        last = 'a call is under way';
+        continue;
+      }
+      const status = await this.#status();
+      if (status === undefined) continue;
+      const missing = status.processes.find(({ state }) => state !== 'running');
+      if (missing !== undefined) {
+        last = `${missing.name} is ${missing.state}`;
+        continue;
+      }
+      last = this.#compare(status).join('; ');
+      if (last === '') return;
+    }
+  }
+
+  /** What of the mounts is not as it was promised. */
+  #compare(status: Status): string[] {
+    const wrong: string[] = [];
+    const points = this.#world.kernel.mounts.filter(({ type }) => type === 'erofs').map(({ point }) => point);
+    const known = new Map(status.mounts.map(({ dir, state, ref }) => [dir, { state, ref }]));
+    for (const [dir, { state, image }] of this.#expected) {
+      const there = known.get(dir);
+      if (state === 'mounted' && (there?.state !== 'mounted' || there.ref !== image?.ref))
+        wrong.push(
+          `${dir} was acknowledged with ${image?.ref} and is ${there?.state ?? 'unknown'} with ${there?.ref}`,
+        );
+      if (state === 'none' && there !== undefined)
+        wrong.push(`${dir} is gone for its user and ${there.state}`);
+      if (there?.state === 'mounted' && !points.includes(dir))
+        wrong.push(`${dir} is called mounted and is not`);
+      if (there === undefined && points.includes(dir))
+        wrong.push(`${dir} is mounted and the engine does not know it`);
+    }
+    return wrong;
+  }
+
+  async #readAll(): Promise<void> {
+    const machine = this.#machine;
+    let [asked, answered, failed] = [0, 0, 0];
+    for (const mount of this.#world.kernel.mounts) {
+      for (const [at, { size }] of mount.devices.entries()) {
+        for (let block = 0; block < size / 65_536; block += 2) {
+          asked += 1;
+          this.#read(mount, at, block, Math.min(block + 1, size / 65_536 - 1), (ok) => {
+            answered += 1;
+            if (!ok) failed += 1;
+          });
+        }
+      }
+    }
+    await this.#until(machine.now + PATIENCE_MS, () => answered === asked);
+    machine.check(answered === asked, () => 'reads wait for ever');
+    machine.check(failed === 0, () => `${failed} of ${asked} reads fail although all is well again`);
+  }
+
+  async #takeDown(): Promise<void> {
+    const machine = this.#machine;
+    // Whoever has a file open closes it.
+    await this.#until(machine.now + 3_000, () => false);
+    const status = await this.#status();
+    for (const { dir } of status?.mounts ?? []) {
+      let code = '';
+      this.#call('unmount', { dir }, (_, answer) => {
+        code = answer;
+      });
+      await this.#until(machine.now + 70_000, () => code !== '');
+      machine.check(code === 'ok', () => `unmount of ${dir} ends with ${code || 'no answer'}`);
+    }
+    this.#wantsUp = false;
+    this.#call('down', { force: false }, () => {});
+    const isDown = () => this.#machine.processes.size === 1;
+    await this.#until(machine.now + 60_000, isDown);
+    machine.check(isDown(), () => {
+      const left = [...machine.processes.values()].map(({ name }) => name);
+      return `down leaves processes: ${left.join(', ')}`;
+    });
+  }
+
+  #checkEnd(): void {
+    const machine = this.#machine;
+    const { kernel, disk, stores } = this.#world;
+    machine.check(
+      kernel.mounts.length === 0,
+      () => `left mounted: ${kernel.mounts.map(({ point }) => point).join(', ')}`,
+    );
+    machine.check(
+      kernel.loops.size === 0,
+      () => `left loops: ${[...kernel.loops.values()].map(({ label }) => label).join(', ')}`,
+    );
+    for (const [path] of disk.files(ROOT))
+      machine.check(!path.endsWith('.draft'), () => `left behind: ${path}`);
+    const state = emptyNode();
+    for (const store of stores.values())
+      for (const { messages } of store.streams.values())
+        for (const { subject, data } of messages)
+          if (subject.includes('.event.'))
+            foldEvent(state, subject.slice(subject.lastIndexOf('.') + 1), unpack<CofaEvent>(data));
+    machine.check(
+      state.mounts.size === 0,
+      () => `the log has mounts: ${[...state.mounts.values()].map(({ dir }) => dir).join(', ')}`,
+    );
+    for (const [diffId, { present }] of state.layers) {
+      const file = this.#world.device(ROOT, diffId);
+      for (const [block, bit] of present.entries())
+        machine.check(
+          bit === 0 || file?.blocks?.[block] === RIGHT,
+          () => `the log has block ${block} of ${diffId} present, and it is not right`,
+        );
+    }
+    machine.check(currentProcess() === undefined, () => 'the world runs inside a process');
+  }
+}

@@ -1,0 +1,201 @@
+/** What the stand-ins find on the simulated machine: disk, kernel, NATS servers, registry, descriptors. */
+import { createHash } from 'node:crypto';
+import { CofaError } from '../../../schemas/errors.ts';
+import type { FetchJob, Job } from '../../../schemas/fetch.ts';
+import { pack, unpack } from './wire.ts';
+import { BLOCK, SimDisk, type SimFile } from './disk.ts';
+import { Kernel } from './kernel.ts';
+import { currentProcess, Machine, type SimProcess } from './machine.ts';
+import { NatsServer, NatsStore } from './nats.ts';
+import { drawPlan, type Plan } from './plan.ts';
+import type { Sabotage } from './sabotage.ts';
+
+export interface SimLayer {
+  diffId: string;
+  blob: string;
+  /** Blocks of each span. */
+  spans: number[];
+  blockCount: number;
+  size: number;
+}
+
+export interface SimImage {
+  ref: string;
+  manifest: string;
+  layers: SimLayer[];
+  isIndexed: boolean;
+  flat: Buffer;
+}
+
+/** A fetcher of which nothing is heard for so long may be given up, ms. */
+const GIVEN_UP_MS = 4_000;
+
+export type LocalHandlers = Readonly<Record<string, () => unknown>>;
+
+let present: World | undefined;
+export function world(): World {
+  if (present === undefined) throw new Error('no simulated world');
+  return present;
+}
+
+function makePresent(next: World): void {
+  present = next;
+}
+
+export class World {
+  readonly machine: Machine;
+  readonly disk = new SimDisk();
+  readonly kernel: Kernel;
+  plan: Plan;
+  readonly sabotage: Sabotage | undefined;
+  readonly layers: SimLayer[];
+  readonly images: SimImage[];
+  readonly servers = new Map<string, NatsServer>();
+  readonly stores = new Map<string, NatsStore>();
+  readonly locks = new Map<string, SimProcess>();
+  /** Unix sockets by path. */
+  readonly sockets = new Map<string, { process: SimProcess; handlers: LocalHandlers }>();
+  /** When something last died that others depend on. */
+  disturbedAt = 0;
+  readonly #fetches = new Set<{
+    job: FetchJob;
+    signal: AbortSignal;
+    process: SimProcess;
+    since: number;
+  }>();
+  isDiskFull = false;
+  isNatsFull = false;
+  readonly #descriptors = new Map<number, unknown>();
+  #nextDescriptor = 10;
+  #nextPort = 20_000;
+  readonly #onSay: ((line: string) => void) | undefined;
+
+  constructor(
+    seed: number,
+    options: { sabotage?: Sabotage | undefined; onTrace?: ((line: string) => void) | undefined } = {},
+  ) {
+    this.machine = new Machine(seed, options.onTrace);
+    this.#onSay = options.onTrace;
+    this.sabotage = options.sabotage;
+    this.kernel = new Kernel(this.machine, this.disk);
+    this.kernel.caller = () => currentProcess()?.pid ?? 0;
+    this.plan = drawPlan(this.machine.random);
+    this.layers = this.plan.layers.map((spans, at) => {
+      const blockCount = spans.reduce((sum, count) => sum + count, 0);
+      return {
+        diffId: digest(`layer ${at}`),
+        blob: digest(`blob ${at}`),
+        spans,
+        blockCount,
+        size: blockCount * BLOCK,
+      };
+    });
+    this.images = this.plan.images.map((layers, at) => {
+      const mine = layers.map((index) => this.layers[index] as SimLayer);
+      const flat = Buffer.from(
+        JSON.stringify({ devices: mine.map(({ diffId, size }) => ({ diffId, size })) }),
+      );
+      return {
+        ref: `registry.sim:5000/image${at}:1`,
+        manifest: digest(`manifest ${at}`),
+        layers: mine,
+        isIndexed: this.plan.indexed[at] === true,
+        flat,
+      };
+    });
+    makePresent(this);
+  }
+
+  /** A descriptor that stands for something; numbers are never used again. */
+  descriptor(what: unknown): number {
+    const fd = this.#nextDescriptor++;
+    this.#descriptors.set(fd, what);
+    return fd;
+  }
+
+  behind(fd: number): unknown {
+    return this.#descriptors.get(fd);
+  }
+
+  nextPort(): number {
+    return this.#nextPort++;
+  }
+
+  /** Bytes are about to be written. Throws ENOSPC. */
+  spend(_bytes: number): void {
+    if (!this.isDiskFull) return;
+    this.machine.meet('disk full');
+    throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC', errno: -28 });
+  }
+
+  /** A line that a process writes into its log. */
+  say(process: SimProcess, line: string): void {
+    this.#onSay?.(`${this.machine.now.toFixed(2)} ${process.name} says ${line.trimEnd()}`);
+  }
+
+  layer(diffId: string): SimLayer {
+    const found = this.layers.find((layer) => layer.diffId === diffId);
+    if (found === undefined) throw new CofaError('not-found', `no layer ${diffId}`);
+    return found;
+  }
+
+  /** The server at a URL, made when a process serves there for the first time. */
+  server(url: string, store: NatsStore): NatsServer {
+    const known = this.servers.get(url);
+    if (known !== undefined) return known;
+    const plan = () => this.plan;
+    const full = () => this.isNatsFull || this.isDiskFull;
+    const faults = {
+      get delayMs() {
+        return plan().natsDelayMs;
+      },
+      get loseAck() {
+        return plan().loseAck;
+      },
+      get isFull() {
+        return full();
+      },
+    };
+    const server = new NatsServer(this.machine, url, store, faults);
+    if (this.sabotage === 'double-fetch') server.twin = (subject, bytes) => this.#doubled(subject, bytes);
+    this.servers.set(url, server);
+    return server;
+  }
+
+  #doubled(subject: string, bytes: Uint8Array): Uint8Array | undefined {
+    if (!subject.includes('.worker.job.') || !this.machine.random.chance(0.1)) return undefined;
+    const job = unpack<Job>(bytes);
+    return pack({ ...job, job: job.job + 1_000_000 });
+  }
+
+  /** A fetch begins. The same blocks must not come twice at once for one front end, unless it gave the first one up. */
+  fetching(job: FetchJob, signal: AbortSignal): () => void {
+    const { machine } = this;
+    const mine = { job, signal, process: currentProcess() as SimProcess, since: machine.now };
+    for (const other of this.#fetches) {
+      const isApart =
+        other.job.firstSpan + other.job.spanCount <= job.firstSpan ||
+        job.firstSpan + job.spanCount <= other.job.firstSpan;
+      if (isApart || other.job.layer !== job.layer || other.job.front !== job.front) continue;
+      if (!other.process.isAlive || other.signal.aborted || other.job.job === job.job) continue;
+      // A front end that lost touch with NATS or with a fetcher may believe it dead.
+      if (this.disturbedAt >= other.since - 1_000 || machine.now - other.since > GIVEN_UP_MS) continue;
+      machine.fail(`jobs ${other.job.job} and ${job.job} fetch the same blocks of ${job.layer} at once`);
+    }
+    this.#fetches.add(mine);
+    return () => this.#fetches.delete(mine);
+  }
+
+  store(folder: string): NatsStore {
+    const known = this.stores.get(folder) ?? new NatsStore();
+    this.stores.set(folder, known);
+    return known;
+  }
+
+  /** The device file of a layer below a root, if it is there. */
+  device(root: string, diffId: string): SimFile | undefined {
+    return this.disk.file(`${root}/layers/${diffId.slice(7)}/device`);
+  }
+}
+
+export const digest = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
