@@ -5,7 +5,7 @@
  */
 import { EventEmitter } from 'node:events';
 import { createRequire, syncBuiltinESMExports } from 'node:module';
-import { BLOCK, type SimFile } from './disk.ts';
+import { BLOCK, SimFile } from './disk.ts';
 import { type Handle, machine, type SimProcess, currentProcess } from './machine.ts';
 import { spawnSimulated } from './programs.ts';
 import { world } from './world.ts';
@@ -321,6 +321,8 @@ function patchFiles(fs: Functions, promises: Functions): void {
       [Symbol.asyncDispose]: async () => {},
     };
   };
+  /** A folder that is opened to be synced. */
+  const folder = new SimFile(0);
   const inPromises: Record<string, (path: string, ...rest: never[]) => unknown> = {
     mkdir: (path, options?: { recursive?: boolean }) =>
       machine().call(CALL_MS, () => makeFolder(path, options?.recursive === true)),
@@ -364,7 +366,9 @@ function patchFiles(fs: Functions, promises: Functions): void {
       machine().call(CALL_MS, () => ({ type: 0xef53, bsize: 4096, bavail: 1e9, bfree: 1e9, blocks: 2e9 })),
     open: (path, flags = 'r' as never) =>
       machine()
-        .call(CALL_MS, () => openFile(path, flags))
+        .call(CALL_MS, () =>
+          disk().get(path) === 'folder' && flags === 'r' ? folder : openFile(path, flags),
+        )
         .then((file) => handle(file, path)),
     truncate: (path, size: number) =>
       machine().call(CALL_MS, () => {
@@ -383,7 +387,7 @@ function patchFiles(fs: Functions, promises: Functions): void {
               .sleep(1)
               .then(() => Promise.reject(new Errno('ENOENT', path)));
           if (name === 'access' && currentProcess() !== undefined)
-            return path.endsWith('nats-server')
+            return String(path).endsWith('nats-server')
               ? machine().sleep(0)
               : machine()
                   .sleep(0)

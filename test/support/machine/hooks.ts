@@ -25,6 +25,7 @@ const REPLACED: Record<string, string> = {
   'registry/sidecars.ts': 'sidecars.ts',
   'fetch/fetch-job.ts': 'fetch-job.ts',
   'store/device.ts': 'device.ts',
+  'store/log-files.ts': 'log-files.ts',
   'engine/index-on-node.ts': 'index-on-node.ts',
   'engine/lock.ts': 'lock.ts',
   'engine/local-fetcher.ts': 'local-fetcher.ts',

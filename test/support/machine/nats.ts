@@ -21,6 +21,8 @@ interface Stream {
   lastSeq: number;
   /** Of those messages so many are on the disk for good. */
   syncedSeq: number;
+  /** The stream itself is on the disk. */
+  isDurable: boolean;
   ids: Map<string, { seq: number; at: number }>;
 }
 
@@ -48,13 +50,24 @@ export interface NatsFaults {
 export class NatsStore {
   readonly streams = new Map<string, Stream>();
 
-  sync(): void {
-    for (const stream of this.streams.values()) stream.syncedSeq = stream.lastSeq;
+  /** What is there now; `end` says that it is on the disk. */
+  beginSync(): () => void {
+    const ends = [...this.streams.values()].map((stream) => [stream, stream.lastSeq] as const);
+    return () => {
+      for (const [stream, seq] of ends) {
+        stream.syncedSeq = Math.max(stream.syncedSeq, seq);
+        stream.isDurable = true;
+      }
+    };
   }
 
   cut(random: { int(low: number, high: number): number }): number {
     let lost = 0;
-    for (const stream of this.streams.values()) {
+    for (const [name, stream] of this.streams) {
+      if (!stream.isDurable && random.int(0, 1) === 0) {
+        this.streams.delete(name);
+        continue;
+      }
       const kept = random.int(stream.syncedSeq, stream.lastSeq);
       lost += stream.messages.filter(({ seq }) => seq > kept).length;
       stream.messages = stream.messages.filter(({ seq }) => seq <= kept);

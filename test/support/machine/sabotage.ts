@@ -7,6 +7,7 @@ export const SABOTAGES = [
   'stale-owner',
   'forget-loop',
   'answer-unread',
+  'forget-log-sync',
 ] as const;
 
 export type Sabotage = (typeof SABOTAGES)[number];

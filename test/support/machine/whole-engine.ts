@@ -288,7 +288,6 @@ class WholeEngine {
     for (const read of this.#reads.values()) read.mount.users -= 1;
     this.#reads.clear();
     for (const store of stores.values()) {
-      store.sync();
       const lost = store.cut(machine.random);
       machine.meet('records lost with the power', lost);
     }

@@ -51,7 +51,7 @@ export function jetstreamManager(bus: SimConnection, options: { timeout?: number
   const call = <T>(ask: () => T): Promise<T> => bus.call(timeout, ask);
   return Promise.resolve({
     streams: {
-      info: (name: string) =>
+      info: (name: string, wanted: { subjects_filter?: string } = {}) =>
         call(() => {
           const { config, messages, lastSeq } = bus.server.stream(name);
           const bytes = messages.reduce(
@@ -65,6 +65,14 @@ export function jetstreamManager(bus: SimConnection, options: { timeout?: number
               bytes,
               first_seq: messages[0]?.seq ?? lastSeq + 1,
               last_seq: lastSeq,
+              subjects:
+                wanted.subjects_filter === undefined
+                  ? undefined
+                  : Object.fromEntries(
+                      messages
+                        .filter(({ subject }) => matches(wanted.subjects_filter as string, subject))
+                        .map(({ subject }) => [subject, 1]),
+                    ),
               consumer_count: bus.server.consumers.size,
             },
           };
@@ -80,6 +88,7 @@ export function jetstreamManager(bus: SimConnection, options: { timeout?: number
             messages: [],
             lastSeq: 0,
             syncedSeq: 0,
+            isDurable: false,
             ids: new Map(),
           });
           return { config };

@@ -1,0 +1,21 @@
+/** Stand-in for src/store/log-files.ts: what nats-server has written is brought onto the disk. */
+import { machine } from '../machine.ts';
+import { world } from '../world.ts';
+
+export * from '../../../../src/store/log-files.ts';
+
+export class LogFiles {
+  readonly #folder: string;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  readonly sync = async (): Promise<void> => {
+    const { sabotage, plan } = world();
+    const end = world().store(this.#folder).beginSync();
+    await machine().call(plan.syncMs, () => {
+      if (sabotage !== 'forget-log-sync') end();
+    });
+  };
+}
