@@ -18,6 +18,8 @@ export type HttpFault =
   | { kind: 'flip' }
   /** Answers end after half of what they promise. */
   | { kind: 'short' }
+  /** Answers come with so many bytes a second each. */
+  | { kind: 'slow'; bytesPerS: number }
   /** Bearer tokens are asked for, and are refused after `lifeMs` although they were promised to last for an hour. */
   | { kind: 'expire'; lifeMs: number }
   /** Redirects to another host, whose addresses are good for `lifeMs`. */
@@ -76,7 +78,7 @@ export async function startFaultProxy(port: number): Promise<FaultProxy> {
       const until = Date.now() + fault.lifeMs;
       const location = `http://127.0.0.1:${portOf(storage)}${url.pathname}?until=${until}`;
       response.writeHead(307, { location }).end();
-    } else forward(port, request, response, url.pathname, fault.kind);
+    } else forward(port, request, response, url.pathname, fault);
   });
   await listen(server);
   return {
@@ -102,7 +104,7 @@ function forward(
   request: IncomingMessage,
   response: ServerResponse,
   path: string,
-  spoil?: 'flip' | 'short',
+  spoil?: HttpFault & { kind: 'flip' | 'short' | 'slow' },
 ): void {
   // Neither side's end is an error of the proxy.
   const quit = () => response.destroy();
@@ -116,10 +118,14 @@ function forward(
       const middle = Math.floor(length / 2) - at;
       at += chunk.length;
       const isHere = middle >= 0 && middle < chunk.length;
-      if (spoil === 'flip' && isHere) chunk[middle] = (chunk[middle] as number) ^ 0xff;
-      if (spoil === 'short' && isHere) {
+      if (spoil?.kind === 'flip' && isHere) chunk[middle] = (chunk[middle] as number) ^ 0xff;
+      if (spoil?.kind === 'short' && isHere) {
         response.write(chunk.subarray(0, middle), quit);
         answer.destroy();
+      } else if (spoil?.kind === 'slow') {
+        response.write(chunk);
+        answer.pause();
+        setTimeout(() => answer.resume(), (chunk.length / spoil.bytesPerS) * 1000);
       } else if (!response.write(chunk)) {
         answer.pause();
         response.once('drain', () => answer.resume());

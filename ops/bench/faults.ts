@@ -99,6 +99,15 @@ export const FAULT_CASES: readonly FaultCase[] = [
   long(dead),
   silent,
   long(silent),
+  {
+    name: 'registry: connections are refused',
+    readers: 'passes',
+    begin: ({ relay }) => relay.stop(),
+    end: async (scene) => {
+      scene.relay = await registryRelay(scene.proxy, scene.relay.port);
+    },
+  },
+  http('registry: 60 kB a second for each request', 'passes', { kind: 'slow', bytesPerS: 60_000 }),
   tcp('registry: each connection cut after 200 kB', 'passes', { kind: 'cut', afterBytes: 200_000 }),
   errors,
   long(errors),
@@ -136,9 +145,7 @@ export async function setScene(cleanup: Cleanup, options: { readDeadlineMs: numb
   cleanup.defer(() => registry.stop());
   const proxy = await startFaultProxy(registry.port);
   cleanup.defer(() => proxy.stop());
-  // Slow enough that a fault falls into the midst of reads.
-  const relay = await startRelay({ to: { host: '127.0.0.1', port: proxy.port }, rate: 100e6, rttMs: 5 });
-  cleanup.defer(() => relay.stop());
+  const relay = await registryRelay(proxy, 0);
   const nats = await startNats();
   cleanup.defer(() => nats.stop());
   const natsRelay = await startRelay({ to: { host: '127.0.0.1', port: Number(new URL(nats.url).port) } });
@@ -147,8 +154,14 @@ export async function setScene(cleanup: Cleanup, options: { readDeadlineMs: numb
   const args = ['--nats', `nats://${natsRelay.host}`, '--node', 'faults'];
   const engine = await startEngine({ workers: 2, readDeadlineMs, args });
   cleanup.defer(() => engine.stop());
-  return { directory, engine, registry, proxy, relay, nats, natsRelay };
+  const scene = { directory, engine, registry, proxy, relay, nats, natsRelay };
+  cleanup.defer(() => scene.relay.stop());
+  return scene;
 }
+
+/** Slow enough that a fault falls into the midst of reads. */
+const registryRelay = (proxy: FaultProxy, listen: number): Promise<Relay> =>
+  startRelay({ to: { host: '127.0.0.1', port: proxy.port }, rate: 100e6, rttMs: 5, listen });
 
 let images = 0;
 

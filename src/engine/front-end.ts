@@ -213,6 +213,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
   }
   const layer = await opening;
   if (request.direct === true) layer.pin();
+  else layer.announce();
   if (request.prefetch && !wanted.has(layer)) {
     wanted.add(layer);
     layer.readahead(true);

@@ -90,6 +90,7 @@ export class LayerHost {
   #flushTimer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
+  #completing = false;
   /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
   #direct: boolean;
   readonly #evictions = new Set<Promise<number>>();
@@ -435,7 +436,20 @@ export class LayerHost {
     );
   }
 
+  /** Says once more that the layer is complete, where it is: the supervisor may not have heard it. */
+  announce(): void {
+    if (this.#actor.state === 'complete') void this.#completed();
+  }
+
   async #completed(): Promise<void> {
+    if (this.#completing) return;
+    this.#completing = true;
+    await this.#announceComplete().finally(() => {
+      this.#completing = false;
+    });
+  }
+
+  async #announceComplete(): Promise<void> {
     const { diffId, notify } = this.#options;
     const isComplete = () => this.#actor.state === 'complete';
     const isLogged =

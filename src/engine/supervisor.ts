@@ -157,7 +157,11 @@ class Supervisor {
     const bus = await connectBus(nats, { name: 'cofa-supervisor' });
     watchBus(bus, {
       onAway: () => this.#conditions.set('nats', awaySentence(nats.url)),
-      onBack: () => this.#conditions.clear('nats'),
+      onBack: () => {
+        this.#conditions.clear('nats');
+        // What the front end had to say meanwhile is lost: it says it again when it is asked to serve its layers.
+        this.#onServing(false);
+      },
     });
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });

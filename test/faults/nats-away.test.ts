@@ -94,6 +94,10 @@ describe('NATS away', () => {
       relay.heal();
     }
     await equalToLog(image);
+    await eventually('the layers that became whole meanwhile are handed over', async () => {
+      const { layers } = await imageOf(engine, image.ref);
+      return layers.every(({ state }) => state === 'handed-over');
+    });
     await eventually('all is well again', async () => (await engine.status()).degraded.length === 0);
     const status = await imageOf(engine, image.ref);
     expect(status.blocks.absent).toBe(0);
