@@ -9,7 +9,7 @@
  *
  * The choices follow from a seed, the timing is the machine's.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
@@ -26,6 +26,7 @@ import { pushSidecar } from '../../src/registry/sidecars.ts';
 import { abortFuse, type Engine, startEngine } from './engine.ts';
 import { Random } from './random.ts';
 import { type RegistryServer, startRegistry } from './registry-server.ts';
+import { descriptors, enginePids, leftInKernel, list, now, read, statOf } from './soak-machine.ts';
 import { patternFiles, type PatternImage, pushPatternImage } from './soak-image.ts';
 import { type BadRead, type SoakReaders, startReaders } from './soak-readers.ts';
 import { Cleanup, listMounts } from './temp.ts';
@@ -76,8 +77,6 @@ const SETTLE_MS = 40_000;
 const SPARE_AFTER = 6;
 const HEALTHY_MS = 11_000;
 const MOUNTS = 4;
-
-const now = (): number => Number(process.hrtime.bigint()) / 1e6;
 
 export async function killRounds(options: KillRoundsOptions): Promise<KillReport> {
   const cleanup = new Cleanup();
@@ -245,28 +244,8 @@ class KillRounds {
     });
   }
 
-  /** Its processes by name, as the kernel knows them: the engine itself may be unable to say. */
   #pids(): Map<string, number> {
-    const found = new Map<string, number>([['supervisor', this.#engine.pid]]);
-    for (const name of readdirSync('/proc')) {
-      if (!/^\d+$/.test(name)) continue;
-      if (Number(statOf(name)[1]) !== this.#engine.pid) continue;
-      const words = read(`/proc/${name}/cmdline`).split('\0');
-      const program = words.find((word) => /front-end\.ts$|worker\.ts$|nats-server$/.test(word));
-      if (program === undefined || words[0]?.endsWith('setpriv')) continue;
-      if (program.endsWith('front-end.ts')) found.set(this.#free(found, 'front-end'), Number(name));
-      else if (program.endsWith('worker.ts')) found.set(words.at(-2) ?? name, Number(name));
-      else found.set('nats-server', Number(name));
-    }
-    return found;
-  }
-
-  /** A second process of one program, such as one that stands by, has a name of its own. */
-  #free(found: Map<string, number>, name: string): string {
-    for (let count = 1; ; count++) {
-      const free = count === 1 ? name : `${name}-${count}`;
-      if (!found.has(free)) return free;
-    }
+    return enginePids(this.#engine.pid);
   }
 
   #pickVictim(): Victim {
@@ -573,24 +552,11 @@ class KillRounds {
       const down = await this.#engine.cli(['down']);
       if (down.code !== 0) this.#violation(`down: ${down.code} ${down.stderr}`);
       await Promise.race([this.#engine.ended, sleep(20_000)]);
-      leaked.push(...this.#leftInKernel(), ...this.#leftFiles());
+      leaked.push(...leftInKernel([this.#root, this.#directory]), ...this.#leftFiles());
       for (const pid of pids) if (existsSync(`/proc/${pid}`)) leaked.push(`process ${pid}`);
     } catch (error) {
       this.#violation(`at the end: ${describe(error)}`);
     }
-  }
-
-  #leftInKernel(): string[] {
-    const left: string[] = [];
-    for (const { point, type } of listMounts()) {
-      if (point.startsWith(this.#root) || point.startsWith(this.#directory))
-        left.push(`mount ${point} (${type})`);
-    }
-    for (const name of list('/sys/block')) {
-      const backing = name.startsWith('loop') ? read(`/sys/block/${name}/loop/backing_file`).trim() : '';
-      if (backing.startsWith(this.#root)) left.push(`${name} on ${backing.slice(0, 120)}`);
-    }
-    return left;
   }
 
   #leftFiles(): string[] {
@@ -629,30 +595,7 @@ class KillRounds {
   }
 }
 
-function descriptors(pids: Map<string, number>): Map<string, number> {
-  return new Map([...pids].map(([name, pid]) => [name, list(`/proc/${pid}/fd`).length]));
-}
-
-/** Fields of proc(5)'s stat from the state on: state, parent, … */
-const statOf = (pid: string): string[] => read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ') ?? [];
-
 function describe(error: unknown): string {
   const { code, message } = toErrorRecord(error);
   return `${code}: ${message}`;
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-function list(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch {
-    return [];
-  }
 }
