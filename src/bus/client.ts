@@ -92,7 +92,7 @@ export async function connectEngine(root: string): Promise<EngineClient> {
       }
     },
     async *events(options) {
-      const { readLog } = await import('../store/event-log.ts');
+      const { readLog } = await import('../store/log-reader.ts');
       for await (const record of readLog(bus, names.allEvents, options)) {
         const { v: _, type, at, ...data } = record.event;
         yield { seq: record.seq, time: new Date(at).toISOString(), subject: record.subject, type, data };

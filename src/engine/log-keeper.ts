@@ -14,8 +14,9 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM, type Subjects } from '../../schemas/subjects.ts';
-import { type EventLog, readLog } from '../store/event-log.ts';
+import type { EventLog } from '../store/event-log.ts';
 import type { LogFiles } from '../store/log-files.ts';
+import { readLog } from '../store/log-reader.ts';
 import type { LogPlace, NodeFold } from '../store/node-fold.ts';
 import { removeSnapshot, snapshotSequences, writeSnapshot } from '../store/snapshots.ts';
 import type { Conditions } from './conditions.ts';
@@ -28,8 +29,6 @@ export interface LogKeeperOptions {
   fold: NodeFold;
   /** Bytes of events that are kept at most, about. */
   limit: number;
-  /** Nobody else's events are in the stream, so that its beginning can be cut off in one go. */
-  alone: boolean;
   /** Bring onto the disk what NATS acknowledged: no snapshot is ahead of its log, and no event goes before its snapshot. */
   files: Pick<LogFiles, 'sync' | 'syncSnapshots'> | undefined;
   conditions: Conditions;
@@ -232,9 +231,11 @@ export class LogKeeper {
   }
 
   async #purge(from: number, through: number): Promise<void> {
-    const { bus, names, alone } = this.#options;
+    const { bus, names } = this.#options;
     const manager = await jetstreamManager(bus, { timeout: 30_000, checkAPI: false });
-    if (alone) {
+    const { state } = await manager.streams.info(STREAM, { subjects_filter: names.allEvents });
+    if (Object.keys(state.subjects ?? {}).length === state.num_subjects) {
+      // Nobody else's events are there: the beginning is cut off in one go. Those of one who begins now come behind.
       await manager.streams.purge(STREAM, { seq: through + 1 } as never);
       return;
     }

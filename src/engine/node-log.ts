@@ -48,10 +48,9 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
   const keep = async () => {
     const { fold, problems } = await loadNode(bus, names);
     for (const problem of problems) log.error(problem);
-    const alone = files !== undefined;
     return {
       fold,
-      keeper: new LogKeeper({ bus, names, events, fold, limit, alone, files, conditions, log }),
+      keeper: new LogKeeper({ bus, names, events, fold, limit, files, conditions, log }),
     };
   };
   const events: EventLog = new EventLog(bus, Date.now, {

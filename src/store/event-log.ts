@@ -27,38 +27,24 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  jetstream,
-  jetstreamManager,
-  JetStreamApiError,
-  DeliverPolicy,
-  type JetStreamClient,
-} from '@nats-io/jetstream';
-import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/nats-core';
+import { jetstream, JetStreamApiError, type JetStreamClient } from '@nats-io/jetstream';
+import { headers, type NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_VERSION, type NewEvent } from '../../schemas/events.ts';
 import { type EventKind, STREAM, STREAM_SUBJECTS, type Subjects } from '../../schemas/subjects.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { pack } from '../bus/connection.ts';
+import {
+  EPOCH_HEADER,
+  type LogRecord,
+  readLog,
+  type RecordQuery,
+  type StoredRecord,
+  storedRecord,
+} from './log-reader.ts';
+import { Gate, Joined, Room } from './log-room.ts';
+import { prepareStream, storeError } from './stream.ts';
 
-/** One stored event with its place in the stream. */
-export interface LogRecord {
-  seq: number;
-  subject: string;
-  event: CofaEvent;
-}
-
-/** A record as it is read. */
-export interface ReadRecord extends LogRecord {
-  /** `<writer>.<number>` of the append; empty for writers that gave none. */
-  id: string;
-  /** What it takes in the stream, with void records before it. */
-  bytes: number;
-}
-
-/** With the event as it is stored: msgpack. */
-export interface RawReadRecord extends ReadRecord {
-  data: Uint8Array;
-}
+export { type LogRecord, readLog, type ReadRecord, storedRecord } from './log-reader.ts';
 
 export interface EventLogOptions {
   /** Sequence of the `engine.started` of the engine that this process belongs to; `claim` sets it otherwise. */
@@ -93,9 +79,6 @@ const MOST_IN_THE_WAY = 20;
 
 /** Facts that come often, and that nobody was promised: they may be lost in a power cut. */
 const BULK: ReadonlySet<string> = new Set(['layer.blocks', 'layer.trace']);
-
-const EPOCH_HEADER = 'Cofa-Epoch';
-const ID_HEADER = 'Nats-Msg-Id';
 
 export class EventLog {
   readonly #bus: NatsConnection;
@@ -403,226 +386,8 @@ interface Attempt {
   deadline: number;
 }
 
-interface StoredRecord {
-  seq: number;
-  subject: string;
-  /** Empty for records of writers that gave none. */
-  id: string;
-  epoch: number | undefined;
-  event: () => CofaEvent;
-}
-
-/** The last record of a subject (wildcards allowed), or its first from a sequence on. */
-export type RecordQuery = { last_by_subj: string } | { seq: number; next_by_subj: string };
-
-/** One stored record, void or not; undefined when there is none. */
-export async function storedRecord(
-  bus: NatsConnection,
-  query: RecordQuery,
-  timeoutMs = 10_000,
-): Promise<StoredRecord | undefined> {
-  const manager = await jetstreamManager(bus, { timeout: timeoutMs, checkAPI: false });
-  try {
-    const message = await manager.streams.getMessage(STREAM, query);
-    if (message === null) return undefined;
-    return {
-      seq: message.seq,
-      subject: message.subject,
-      id: message.header?.get(ID_HEADER) ?? '',
-      epoch: epochOf(message.header),
-      event: () => unpack<CofaEvent>(message.data),
-    };
-  } catch (error) {
-    if (error instanceof JetStreamApiError && error.status === 404) return undefined;
-    throw error;
-  }
-}
-
-/**
- * Reads the log: `from` its start, from a sequence, or what comes from now on; with `follow` (default) until the signal.
- * Void records are left out. With a `from` after the start those are known only from the first valid record on, unless
- * `epoch` says who owned the log there. An ordered consumer: gaps and server restarts are healed by the client, nothing
- * is left on the server.
- */
-export async function* readLog(
-  bus: NatsConnection,
-  filter: string,
-  options: {
-    from: 'start' | 'now' | number;
-    follow?: boolean;
-    signal?: AbortSignal;
-    epoch?: number;
-  },
-): AsyncIterable<RawReadRecord> {
-  const follow = options.follow ?? true;
-  const start =
-    options.from === 'start'
-      ? { deliver_policy: DeliverPolicy.All }
-      : options.from === 'now'
-        ? { deliver_policy: DeliverPolicy.New }
-        : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: options.from };
-  const end = follow ? undefined : (await storedRecord(bus, { last_by_subj: filter }))?.seq;
-  if (!follow && (end === undefined || (typeof options.from === 'number' && options.from > end))) return;
-  const consumer = await jetstream(bus).consumers.get(STREAM, { filter_subjects: filter, ...start });
-  const messages = await consumer.consume({ max_messages: 1_000 });
-  const stop = () => void messages.close();
-  options.signal?.addEventListener('abort', stop, { once: true });
-  if (options.signal?.aborted) stop();
-  let owner = options.epoch ?? 0;
-  let bytes = 0;
-  try {
-    for await (const message of messages) {
-      const { seq, subject } = message;
-      const epoch = epochOf(message.headers);
-      bytes += storedBytes(subject, message.headers, message.data);
-      if (epoch === undefined || epoch >= owner) {
-        const event = unpack<CofaEvent>(message.data);
-        if (event.type === 'engine.started') owner = seq;
-        else if (epoch !== undefined) owner = epoch;
-        yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes, data: message.data };
-        bytes = 0;
-      }
-      if (end !== undefined && seq >= end) break;
-    }
-  } finally {
-    options.signal?.removeEventListener('abort', stop);
-    await messages.close();
-    await consumer.delete().catch(() => false);
-  }
-}
-
-/** Creates a stream on disk, or widens the one that is there. */
-export async function prepareStream(
-  bus: NatsConnection,
-  config: { name: string; subjects: string[]; max_bytes: number },
-): Promise<void> {
-  try {
-    const manager = await jetstreamManager(bus, { timeout: 10_000 });
-    try {
-      const { config: found } = await manager.streams.info(config.name);
-      const max_bytes = Math.max(found.max_bytes, config.max_bytes);
-      await manager.streams.update(config.name, { subjects: config.subjects, max_bytes });
-    } catch (error) {
-      if (!(error instanceof JetStreamApiError) || error.status !== 404) throw error;
-      const fixed = { storage: 'file', discard: 'new', retention: 'limits', num_replicas: 1 };
-      await manager.streams.add({ ...config, ...fixed } as never);
-    }
-  } catch (cause) {
-    throw storeError(cause);
-  }
-}
-
 const FULL = 'the event log is full';
 const FULL_HINT = 'give it more: cofa up --log-limit SIZE; cofa status says why it is not kept short';
-
-/**
- * Room in the stream, looked at before it is written to. JetStream refuses what does not fit (`discard: new`), but
- * compares without the overhead of a record, and makes up for it by removing the oldest ones (server/filestore.go,
- * seen with 2.9.10): at the brim facts would vanish. So a part of the stream stays empty. A writer asks again when it
- * has used up its share of what was free, so that several do not fill the rest together.
- */
-class Room {
-  readonly #bus: NatsConnection;
-  #share = 0;
-  #looking: Promise<void> | undefined;
-
-  constructor(bus: NatsConnection) {
-    this.#bus = bus;
-  }
-
-  /** Whether a record of so many bytes fits. */
-  async take(bytes: number, timeoutMs: number): Promise<boolean> {
-    const size = bytes + RECORD_OVERHEAD;
-    if (this.#share < size) {
-      this.#looking ??= this.#look(timeoutMs).finally(() => {
-        this.#looking = undefined;
-      });
-      await this.#looking;
-    }
-    if (this.#share < size) return false;
-    this.#share -= size;
-    return true;
-  }
-
-  async #look(timeoutMs: number): Promise<void> {
-    const manager = await jetstreamManager(this.#bus, { timeout: timeoutMs, checkAPI: false });
-    const { config, state } = await manager.streams.info(STREAM);
-    const free = config.max_bytes - state.bytes - Math.min(1 << 20, config.max_bytes / 16);
-    this.#share = config.max_bytes <= 0 ? Number.POSITIVE_INFINITY : free < 4096 ? free : free / 4;
-  }
-}
-
-/** Subject, headers and what JetStream adds to a record, bytes at most. */
-const RECORD_OVERHEAD = 400;
-
-/** At most so many at once; the others wait in line. */
-class Gate {
-  #free: number;
-  readonly #line: Array<() => void> = [];
-
-  constructor(places: number) {
-    this.#free = places;
-  }
-
-  async run<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#free > 0) this.#free -= 1;
-    else await new Promise<void>((resolve) => this.#line.push(resolve));
-    try {
-      return await work();
-    } finally {
-      const next = this.#line.shift();
-      if (next === undefined) this.#free += 1;
-      else next();
-    }
-  }
-}
-
-/** Work that callers share, as long as it begins after they called. */
-class Joined {
-  readonly #work: () => Promise<void>;
-  #running: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
-
-  constructor(work: () => Promise<void>) {
-    this.#work = work;
-  }
-
-  run(): Promise<void> {
-    if (this.#running === undefined) return this.#start();
-    this.#next ??= this.#running
-      .catch(() => {})
-      .then(() => {
-        this.#next = undefined;
-        return this.#start();
-      });
-    return this.#next;
-  }
-
-  #start(): Promise<void> {
-    const work = this.#work();
-    const ended = () => {
-      if (this.#running === work) this.#running = undefined;
-    };
-    this.#running = work;
-    work.then(ended, ended);
-    return work;
-  }
-}
-
-/** What JetStream counts for a record in its file store: 22 bytes of header, 8 of hash (server/filestore.go). */
-function storedBytes(subject: string, head: MsgHdrs | undefined, data: Uint8Array): number {
-  let bytes = 30 + subject.length + data.length;
-  if (head !== undefined) {
-    bytes += 16;
-    for (const [name, values] of head) bytes += name.length + 4 + (values[0]?.length ?? 0);
-  }
-  return bytes;
-}
-
-function epochOf(head: MsgHdrs | undefined): number | undefined {
-  const text = head?.get(EPOCH_HEADER) ?? '';
-  return /^\d{1,15}$/.test(text) ? Number(text) : undefined;
-}
 
 /** `cofa.v1.<node>.event.engine.main` of any subject of the node's log. */
 const ownerSubject = (subject: string): string => `${subject.split('.').slice(0, 4).join('.')}.engine.main`;
@@ -634,14 +399,5 @@ function foreign(subject: string, cause?: unknown): CofaError {
   return new CofaError('conflict', `another engine has written ${subject}`, {
     cause,
     hint: 'each engine on one NATS needs a node name of its own: cofa up --node NAME',
-  });
-}
-
-export function storeError(cause: unknown): CofaError {
-  if (cause instanceof CofaError) return cause;
-  const text = cause instanceof Error ? cause.message : String(cause);
-  return new CofaError('unavailable', `the event log does not take events: ${text}`, {
-    cause,
-    hint: 'look at the disk of NATS and at its log',
   });
 }

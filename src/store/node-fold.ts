@@ -2,7 +2,7 @@
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_TYPES, EVENT_VERSION } from '../../schemas/events.ts';
-import type { ReadRecord } from './event-log.ts';
+import type { ReadRecord } from './log-reader.ts';
 
 /** A place in the log. `bytes`: what the node's records up to there took in the stream, since its log began. */
 export interface LogPlace {

@@ -15,9 +15,10 @@ import { CofaError } from '../../schemas/errors.ts';
 import { SNAPSHOT_VERSION, SnapshotBody, SnapshotPart } from '../../schemas/snapshots.ts';
 import { SNAPSHOT_STREAM, SNAPSHOT_SUBJECTS, STREAM, type Subjects } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
-import { prepareStream, readLog, storedRecord, storeError } from './event-log.ts';
+import { readLog, storedRecord } from './log-reader.ts';
 import { checkedState, fromPlain, toPlain } from './node-codec.ts';
 import { NodeFold } from './node-fold.ts';
+import { prepareStream, storeError } from './stream.ts';
 
 /** Bytes of all snapshots of all nodes at most. */
 const MAX_BYTES = 256 << 20;

@@ -108,7 +108,6 @@ describe('a power cut', () => {
         events,
         fold,
         limit,
-        alone: true,
         files,
         conditions: new Conditions(log),
         log,

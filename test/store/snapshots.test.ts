@@ -68,13 +68,12 @@ async function snapshotNow(names: Subjects): Promise<NodeFold> {
   return fold;
 }
 
-const keeperOf = (node: TestNode, fold: NodeFold, options: { limit: number; alone?: boolean }): LogKeeper =>
+const keeperOf = (node: TestNode, fold: NodeFold, options: { limit: number }): LogKeeper =>
   new LogKeeper({
     bus,
     names: node.names,
     events: node.events,
     fold,
-    alone: false,
     files: undefined,
     conditions,
     log,
@@ -262,7 +261,7 @@ describe('a log with a limit', () => {
         onFull: async () => {
           rooms++;
           const { fold } = await loadNode(near, names);
-          const options = { bus: near, names, events, fold, limit: 1 << 30, alone: true, files: undefined };
+          const options = { bus: near, names, events, fold, limit: 1 << 30, files: undefined };
           await new LogKeeper({ ...options, conditions, log }).makeRoom();
         },
       });

@@ -1,0 +1,137 @@
+/**
+ * Reading the event log: records in order, without the void ones. What makes a record void is told in event-log.ts; all
+ * readers come through here, so that they agree.
+ */
+import { DeliverPolicy, jetstream, jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
+import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
+import type { CofaEvent } from '../../schemas/events.ts';
+import { STREAM } from '../../schemas/subjects.ts';
+import { unpack } from '../bus/connection.ts';
+
+/** One stored event with its place in the stream. */
+export interface LogRecord {
+  seq: number;
+  subject: string;
+  event: CofaEvent;
+}
+
+/** A record as it is read. */
+export interface ReadRecord extends LogRecord {
+  /** `<writer>.<number>` of the append; empty for writers that gave none. */
+  id: string;
+  /** What it takes in the stream, with void records before it. */
+  bytes: number;
+}
+
+/** With the event as it is stored: msgpack. */
+export interface RawReadRecord extends ReadRecord {
+  data: Uint8Array;
+}
+
+/** Sequence of the `engine.started` of the engine that wrote. */
+export const EPOCH_HEADER = 'Cofa-Epoch';
+/** `<writer>.<number>` */
+export const ID_HEADER = 'Nats-Msg-Id';
+
+export interface StoredRecord {
+  seq: number;
+  subject: string;
+  /** Empty for records of writers that gave none. */
+  id: string;
+  epoch: number | undefined;
+  event: () => CofaEvent;
+}
+
+/** The last record of a subject (wildcards allowed), or its first from a sequence on. */
+export type RecordQuery = { last_by_subj: string } | { seq: number; next_by_subj: string };
+
+/** One stored record, void or not; undefined when there is none. */
+export async function storedRecord(
+  bus: NatsConnection,
+  query: RecordQuery,
+  timeoutMs = 10_000,
+): Promise<StoredRecord | undefined> {
+  const manager = await jetstreamManager(bus, { timeout: timeoutMs, checkAPI: false });
+  try {
+    const message = await manager.streams.getMessage(STREAM, query);
+    if (message === null) return undefined;
+    return {
+      seq: message.seq,
+      subject: message.subject,
+      id: message.header?.get(ID_HEADER) ?? '',
+      epoch: epochOf(message.header),
+      event: () => unpack<CofaEvent>(message.data),
+    };
+  } catch (error) {
+    if (error instanceof JetStreamApiError && error.status === 404) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Reads the log: `from` its start, from a sequence, or what comes from now on; with `follow` (default) until the signal.
+ * Void records are left out. With a `from` after the start those are known only from the first valid record on, unless
+ * `epoch` says who owned the log there. An ordered consumer: gaps and server restarts are healed by the client, nothing
+ * is left on the server.
+ */
+export async function* readLog(
+  bus: NatsConnection,
+  filter: string,
+  options: {
+    from: 'start' | 'now' | number;
+    follow?: boolean;
+    signal?: AbortSignal;
+    epoch?: number;
+  },
+): AsyncIterable<RawReadRecord> {
+  const follow = options.follow ?? true;
+  const start =
+    options.from === 'start'
+      ? { deliver_policy: DeliverPolicy.All }
+      : options.from === 'now'
+        ? { deliver_policy: DeliverPolicy.New }
+        : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: options.from };
+  const end = follow ? undefined : (await storedRecord(bus, { last_by_subj: filter }))?.seq;
+  if (!follow && (end === undefined || (typeof options.from === 'number' && options.from > end))) return;
+  const consumer = await jetstream(bus).consumers.get(STREAM, { filter_subjects: filter, ...start });
+  const messages = await consumer.consume({ max_messages: 1_000 });
+  const stop = () => void messages.close();
+  options.signal?.addEventListener('abort', stop, { once: true });
+  if (options.signal?.aborted) stop();
+  let owner = options.epoch ?? 0;
+  let bytes = 0;
+  try {
+    for await (const message of messages) {
+      const { seq, subject } = message;
+      const epoch = epochOf(message.headers);
+      bytes += storedBytes(subject, message.headers, message.data);
+      if (epoch === undefined || epoch >= owner) {
+        const event = unpack<CofaEvent>(message.data);
+        if (event.type === 'engine.started') owner = seq;
+        else if (epoch !== undefined) owner = epoch;
+        yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes, data: message.data };
+        bytes = 0;
+      }
+      if (end !== undefined && seq >= end) break;
+    }
+  } finally {
+    options.signal?.removeEventListener('abort', stop);
+    await messages.close();
+    await consumer.delete().catch(() => false);
+  }
+}
+
+/** What JetStream counts for a record in its file store: 22 bytes of header, 8 of hash (server/filestore.go). */
+function storedBytes(subject: string, head: MsgHdrs | undefined, data: Uint8Array): number {
+  let bytes = 30 + subject.length + data.length;
+  if (head !== undefined) {
+    bytes += 16;
+    for (const [name, values] of head) bytes += name.length + 4 + (values[0]?.length ?? 0);
+  }
+  return bytes;
+}
+
+function epochOf(head: MsgHdrs | undefined): number | undefined {
+  const text = head?.get(EPOCH_HEADER) ?? '';
+  return /^\d{1,15}$/.test(text) ? Number(text) : undefined;
+}
