@@ -39,6 +39,8 @@ export interface MountFacts {
   container: string | undefined;
   /** undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
+  /** The folder was made for the mount. */
+  made?: true | undefined;
   state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
 }
 
@@ -174,6 +176,7 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
         prefetch: event.prefetch,
         container: event.container,
         trust: event.trust,
+        made: event.made,
         state: 'requested',
       });
       return;

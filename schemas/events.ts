@@ -153,6 +153,7 @@ const shapes = {
     prefetch: z.boolean(),
     container: z.string().optional(),
     trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),
+    made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
   },
   'mount.mounted': {},
   'mount.detached': { reason: z.enum(['engine-stopped', 'lost']) },

@@ -111,7 +111,9 @@ export class Mounts {
     image.progress.add(order.onProgress);
     let requested = false;
     try {
-      actor.madeDir = await prepareDirectory(dir);
+      // First the fact, then the folder: a crash in between leaves none that nobody knows.
+      const made = await isMissing(dir);
+      actor.madeDir = made;
       requested = true;
       const { id, ref, manifest, prefetch, container } = facts;
       await this.#append(id, {
@@ -122,7 +124,9 @@ export class Mounts {
         manifest,
         prefetch,
         ...(container === undefined ? {} : { container }),
+        ...(made ? { made } : {}),
       });
+      if (made) await mkdir(dir, { recursive: true });
       actor.host.send({ type: 'MOUNT' });
       await actor.host.until('mounted', 'failed');
       if (actor.host.state === 'failed')
@@ -196,6 +200,7 @@ export class Mounts {
         if (image === undefined) return;
         const actor = this.#create(facts, image);
         actor.restoring = true;
+        actor.madeDir = facts.made === true;
         actor.host.send({ type: 'MOUNT' });
         await actor.host.until('mounted', 'failed');
         if (actor.host.state === 'failed') {
@@ -368,11 +373,16 @@ export class Mounts {
       // Gone already when somebody used umount(8).
       if (findMount(dir)?.type === 'erofs') await unmount(dir);
       isGone = true;
+      if (actor.madeDir) await rmdir(dir).catch(() => {});
       await this.#append(id, { type: 'mount.unmounted' });
     } catch (error) {
       actor.error = toErrorRecord(error);
       // Not in the log: nothing shall have changed.
-      const isBack = !isGone || (await this.#mountErofs(actor).then(yes, no));
+      const again = async () => {
+        if (actor.madeDir) await mkdir(dir, { recursive: true });
+        await this.#mountErofs(actor);
+      };
+      const isBack = !isGone || (await again().then(yes, no));
       actor.host.send({ type: isBack ? 'BUSY' : 'DETACHED' });
       return;
     }
@@ -380,7 +390,6 @@ export class Mounts {
     await actor.image.release(id).catch((error: unknown) => {
       this.#options.log.error({ mount: id, error }, 'devices were not let go');
     });
-    if (actor.madeDir) await rmdir(dir).catch(() => {});
     actor.host.send({ type: 'UNMOUNTED' });
   }
 
@@ -415,8 +424,13 @@ function cleanPath(path: string): string {
   return `/${parts.join('/')}`;
 }
 
-/** Makes the directory where it is missing; one with something in it is refused. Returns whether it was made. */
-async function prepareDirectory(dir: string): Promise<boolean> {
+/** Makes the directory where it is missing; one with something in it is refused. */
+async function prepareDirectory(dir: string): Promise<void> {
+  if (await isMissing(dir)) await mkdir(dir, { recursive: true });
+}
+
+/** Whether there is no such directory. Error `conflict` where something else is there, or something is in it. */
+async function isMissing(dir: string): Promise<boolean> {
   let names: string[];
   try {
     names = await readdir(dir);
@@ -424,7 +438,6 @@ async function prepareDirectory(dir: string): Promise<boolean> {
     const { code } = cause as NodeJS.ErrnoException;
     if (code === 'ENOTDIR') throw new CofaError('conflict', `${dir} is not a directory`, { cause });
     if (code !== 'ENOENT') throw cause;
-    await mkdir(dir, { recursive: true });
     return true;
   }
   if (names.length > 0) {

@@ -4,7 +4,7 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile } from 'node:fs/promises';
-import { readdirSync, readFileSync, readSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -87,8 +87,15 @@ function loopsOf(root: string): string[] {
 const readAll = (dir: string) =>
   readInParallel({ root: dir, expected: image.expected, readers: 16, copies: 1, pieceSize: 64 * 1024 });
 
+interface Container {
+  rootfs: string;
+  /** What the open file has at 1 MiB. */
+  readOpen(): Buffer;
+  close(): Promise<void>;
+}
+
 /** An overlay over the mount, as a container has it, with a file of it open. */
-async function useLikeContainer(dir: string): Promise<{ rootfs: string; readOpen: () => Buffer }> {
+async function useLikeContainer(dir: string): Promise<Container> {
   const base = await afterTest.tempDir('overlay');
   const [upper, work, rootfs] = ['upper', 'work', 'rootfs'].map((name) => join(base, name)) as [
     string,
@@ -103,6 +110,7 @@ async function useLikeContainer(dir: string): Promise<{ rootfs: string; readOpen
   afterTest.defer(() => file.close().catch(() => {}));
   return {
     rootfs,
+    close: () => file.close(),
     readOpen: () => {
       const bytes = Buffer.alloc(4096);
       readSync(file.fd, bytes, 0, 4096, 1 << 20);
@@ -131,6 +139,11 @@ describe('recovery', () => {
     expect(await readAll(container.rootfs)).toMatchObject({ failures: [] });
     expect(await last.status()).toMatchObject({ degraded: [], mounts: [{ dir, state: 'mounted' }] });
     expect(last.log('supervisor')).toContain('"kept":1');
+    await run('umount', ['-l', container.rootfs]);
+    // The open file and the overlay are gone: with the mount goes the folder that was made for it two engines ago.
+    await container.close();
+    await eventually('it can be unmounted', async () => (await last.cli(['unmount', dir])).code === 0);
+    expect(existsSync(dir)).toBe(false);
   });
 
   it('a layer that had been handed over stays so, and its reads never fail', async () => {
