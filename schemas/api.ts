@@ -113,6 +113,14 @@ export const Status = z.strictObject({
   startedAt: z.iso.datetime(),
   ready: z.boolean().describe('reads of what has not arrived can be served: a front end and a fetcher run'),
   degraded: z.array(z.string()).describe('sentences; empty when all is well'),
+  log: z
+    .strictObject({
+      events: z.int().min(0).describe('of this node, since its log began'),
+      bytes: z.int().min(0).describe('that the log holds of it'),
+      limit: z.int().min(0).describe('bytes; beyond it the oldest events are removed'),
+      snapshot: z.int().min(0).describe('sequence of the last snapshot; 0: none'),
+    })
+    .optional(),
   snapshotter: z.string().optional().describe('socket that containerd can use'),
   mounts: z.array(Mount),
   images: z.array(ImageStatus),

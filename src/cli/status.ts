@@ -43,6 +43,14 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
       ['root', status.root],
       ['nats', status.nats],
       ['transport', status.transport],
+      ...(status.log === undefined
+        ? []
+        : [
+            [
+              'log',
+              `${status.log.events} events, ${formatBytes(status.log.bytes)} of ${formatBytes(status.log.limit)} kept`,
+            ] as const,
+          ]),
       ['ready', status.ready ? 'yes' : 'no: reads of what has not arrived wait'],
       ...status.degraded.map((sentence) => ['degraded', sentence] as const),
     ]),

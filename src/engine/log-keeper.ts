@@ -74,6 +74,12 @@ export class LogKeeper {
     this.#following ??= this.#follow();
   }
 
+  /** For `status`. */
+  report(): { events: number; bytes: number; limit: number; snapshot: number } {
+    const { events, snapshot } = this.#fold;
+    return { events, bytes: this.retained, limit: this.#options.limit, snapshot: snapshot.seq };
+  }
+
   /** What the log holds of this node, bytes. */
   get retained(): number {
     return this.#fold.bytes - this.#fold.trimmed.bytes;

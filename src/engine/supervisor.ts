@@ -260,6 +260,7 @@ class Supervisor {
         transport: this.#options.transport,
         startedAt: this.#startedAt.toISOString(),
         ready: this.#fronts.isReady && this.#fetchers.running > 0,
+        log: keeper.report(),
         degraded: [...new Set([...this.#conditions.list(), ...served.degraded])],
         ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),
         mounts: mounts.list(),

@@ -7,6 +7,7 @@ import { type Relay, startRelay } from '../../ops/bench/relay.ts';
 import { STREAM, subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack } from '../../src/bus/connection.ts';
 import { EventLog, type LogRecord, readLog } from '../../src/store/event-log.ts';
+import { eventually } from '../support/engine.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
 let server: NatsServer;
@@ -138,6 +139,35 @@ describe('a log without NATS', () => {
       code: 'not-running',
     });
     expect(await all(names.allEvents)).toHaveLength(500);
+  });
+});
+
+describe('a follower', () => {
+  test('goes on where it was after its connection was reset, and misses nothing', async () => {
+    const names = fresh();
+    const log = new EventLog(bus, () => 1);
+    const stop = new AbortController();
+    const seen: number[] = [];
+    const following = (async () => {
+      const from = { from: 'start', signal: stop.signal } as const;
+      for await (const { seq } of readLog(far, names.allEvents, from)) seen.push(seq);
+    })();
+    const sent: number[] = [];
+    const send = async (count: number) => {
+      for (let n = 0; n < count; n++)
+        sent.push(
+          (await log.append(names.event('layer', 'x'), { type: 'layer.blocks', ranges: [[n, 1]] })).seq,
+        );
+    };
+    await send(50);
+    relay.fail({ kind: 'reset' });
+    await send(50);
+    relay.heal();
+    await send(50);
+    await eventually('all were seen', () => seen.length >= sent.length);
+    stop.abort();
+    await following;
+    expect(seen).toEqual(sent);
   });
 });
 

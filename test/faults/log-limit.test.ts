@@ -1,0 +1,88 @@
+/** A log that has become too long: its beginning goes, and an engine that starts afterwards knows all it knew. */
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { subjects } from '../../schemas/subjects.ts';
+import { readEndpoint } from '../../src/bus/client.ts';
+import { connectBus } from '../../src/bus/connection.ts';
+import { EventLog, readLog } from '../../src/store/event-log.ts';
+import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
+import { startRegistry } from '../support/registry-server.ts';
+import { Cleanup } from '../support/temp.ts';
+import { type FaultImage, pushImage, readPieces, twoLayers } from './fault-image.ts';
+
+const cleanup = new Cleanup();
+let directory = '';
+let root = '';
+let image: FaultImage;
+
+beforeAll(async () => {
+  directory = await cleanup.tempDir('limit');
+  root = await cleanup.tempDir('limit-root');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  image = await pushImage(directory, registry.host, 'app', twoLayers(9500));
+});
+afterAll(() => cleanup.run());
+
+const start = async (): Promise<Engine> => {
+  const engine = await startEngine({ root, workers: 1, args: ['--log-limit', '1M', '--node', 'short'] });
+  cleanup.defer(() => engine.stop());
+  return engine;
+};
+
+/** Lets a layer that nobody has report the same blocks over and over, as a cache under pressure would. */
+async function fillLog(): Promise<void> {
+  const { nats } = await readEndpoint(root);
+  const bus = await connectBus(nats, { name: 'test' });
+  try {
+    const names = subjects('short');
+    let epoch = 0;
+    for await (const { seq } of readLog(bus, names.eventsOf('engine'), { from: 'start', follow: false }))
+      epoch ||= seq;
+    const log = new EventLog(bus, Date.now, { epoch, alone: true });
+    const layer = (n: number) => names.event('layer', String(n).padStart(64, '0'));
+    await Promise.all(
+      Array.from({ length: 8_000 }, (_, n) =>
+        log.append(layer(n % 50), { type: 'layer.blocks', ranges: [[n, 1]] }),
+      ),
+    );
+  } finally {
+    await bus.close();
+  }
+}
+
+describe('a log beyond its limit', () => {
+  it('loses its beginning and no fact: after kill -9 mounts and blocks are what they were', async () => {
+    const first = await start();
+    expect((await first.cli(['index', image.ref])).code).toBe(0);
+    const dir = join(directory, 'mnt');
+    await mountImage(first, image.ref, dir);
+    const content = image.files.get('lib/prose') as Buffer;
+    expect(new Set(await readPieces(join(dir, 'lib/prose'), content))).toEqual(new Set(['ok']));
+    await eventually('the log has the blocks', async () =>
+      (await first.cli(['events', '--since-start', '--no-follow'])).stdout.includes('layer.blocks'),
+    );
+    const before = (await imageOf(first, image.ref)).blocks;
+    expect(before.present).toBeGreaterThan(3);
+    await fillLog();
+    await eventually('the log is short again', async () => {
+      const { log } = await first.status();
+      return log !== undefined && log.events > 8_000 && log.bytes < log.limit;
+    });
+    process.kill(first.pid, 'SIGKILL');
+    await first.stop();
+
+    const second = await start();
+    expect((await second.status()).degraded).toEqual([]);
+    expect((await second.status()).mounts).toMatchObject([{ dir, state: 'mounted' }]);
+    expect((await imageOf(second, image.ref)).blocks).toEqual(before);
+    expect(new Set(await readPieces(join(dir, 'lib/prose'), content, { exact: true }))).toEqual(
+      new Set(['ok']),
+    );
+    const events = await second.cli(['events', '--since-start', '--no-follow', '--count', '1', '--json']);
+    expect(JSON.parse(events.stdout).seq).toBeGreaterThan(1_000);
+    expect((await second.status()).log?.events).toBeGreaterThan(8_000);
+    expect((await second.cli(['unmount', dir])).code).toBe(0);
+    expect((await second.cli(['down'])).code).toBe(0);
+  });
+});
