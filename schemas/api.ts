@@ -73,6 +73,16 @@ export const LayerStatus = z.strictObject({
   ...blockCounts,
 });
 
+export const CacheStatus = z.strictObject({
+  usedBytes: z.int().min(0).describe('on the disk: layer devices, what is on its way to them, and metadata'),
+  metadataBytes: z.int().min(0).describe('flat images, span tables, tables of contents'),
+  limitBytes: z.number().nullable().describe('null: what the disk has, but for the reserve'),
+  freeBytes: z.number().describe('of the disk of the root'),
+  reserveBytes: z.number().describe('of the disk that are to stay free'),
+  evictedBytes: z.int().min(0).describe('since the front end started'),
+  prefetch: z.boolean().describe('whether there is room for what nobody waits for'),
+});
+
 export const ImageStatus = z.strictObject({
   ref: z.string(),
   manifest: z.string(),
@@ -124,6 +134,7 @@ export const Status = z.strictObject({
   snapshotter: z.string().optional().describe('socket that containerd can use'),
   mounts: z.array(Mount),
   images: z.array(ImageStatus),
+  cache: CacheStatus,
   processes: z.array(ProcessStatus),
 });
 
@@ -159,6 +170,23 @@ export const UpgradeReply = z.strictObject({
   fetchers: z.int().min(0).describe('fetchers that were started again'),
 });
 
+export const PruneRequest = z.strictObject({
+  /** Also of mounted images all but what their starts read. */
+  all: z.boolean().default(false),
+  /** Only say what would go. */
+  dryRun: z.boolean().default(false),
+  /** Stop when the cache is no larger than this, bytes. 0: take all that can go. */
+  keepBytes: z.int().min(0).default(0),
+});
+export const PruneReply = z.strictObject({
+  images: z.array(z.strictObject({ ref: z.string(), manifest: z.string() })),
+  layers: z.int().min(0).describe('layers that were removed as a whole'),
+  freedBytes: z.number(),
+  usedBytes: z.number().describe('of the cache afterwards'),
+});
+/** `ref`: as docker writes it, or the first digits of the manifest's digest. */
+export const RemoveRequest = z.strictObject({ ref: imageReference });
+
 export const DownRequest = z.strictObject({
   /** Also stop while something still uses a mount that is not complete; its reads get EIO from then on. */
   force: z.boolean().default(false),
@@ -178,6 +206,8 @@ export const OPERATIONS = {
   unmount: { request: UnmountRequest, result: UnmountReply },
   chain: { request: ChainRequest, result: ChainReply },
   upgrade: { request: UpgradeRequest, result: UpgradeReply },
+  prune: { request: PruneRequest, result: PruneReply },
+  remove: { request: RemoveRequest, result: PruneReply },
   down: { request: DownRequest, result: DownReply },
 } as const;
 
@@ -187,6 +217,8 @@ export type ResultOf<O extends Operation> = z.output<(typeof OPERATIONS)[O]['res
 export type Mount = z.output<typeof Mount>;
 export type Status = z.output<typeof Status>;
 export type ImageStatus = z.output<typeof ImageStatus>;
+export type PruneReply = z.output<typeof PruneReply>;
+export type CacheStatus = z.output<typeof CacheStatus>;
 export type LayerStatus = z.output<typeof LayerStatus>;
 export type ProcessStatus = z.output<typeof ProcessStatus>;
 

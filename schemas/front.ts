@@ -1,5 +1,5 @@
 /** Messages between the supervisor and the front end (msgpack on NATS, request/reply). Internal to one node. */
-import type { LayerStatus } from './api.ts';
+import type { CacheStatus, LayerStatus } from './api.ts';
 import type { BlobSource, JobLayer, PackSource } from './fetch.ts';
 
 /** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
@@ -56,11 +56,41 @@ export interface HandedOverReply {
   state: LayerStatus['state'];
 }
 
+/** `front.needs`: the layers of mounts, and those of images that are known. */
+export interface CacheNeeds {
+  mounts: string[];
+  images: string[];
+}
+
+/** `front.uses` (empty): the layers that the node knows. `idleMs`: since the last use that is remembered. */
+export interface LayerUse {
+  diffId: string;
+  bytes: number;
+  idleMs: number;
+}
+
+/** `front.shrink`: evict until the cache holds `keep` bytes, startup spans of mounted images excepted. Reply: bytes. */
+export interface Shrink {
+  keep: number;
+  dryRun: boolean;
+}
+
+/** `front.collect`: remove the layers that are neither needed nor in use. */
+export interface Collect {
+  needed: string[];
+  dryRun: boolean;
+}
+export interface CollectReply {
+  layers: string[];
+  bytes: number;
+}
+
 /** `front.settled` (empty): after a restart every layer that is in use is open again. `front.status`: */
 export interface FrontStatus {
   layers: Array<LayerStatus & { hits: number; misses: number; errors: number }>;
   workers: Array<{ name: string; pid: number; slots: number; running: number }>;
   queued: { demand: number; prefetch: number };
+  cache: CacheStatus;
   degraded: string[];
 }
 

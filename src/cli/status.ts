@@ -51,6 +51,7 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
               `${status.log.events} events, ${formatBytes(status.log.bytes)} of ${formatBytes(status.log.limit)} kept`,
             ] as const,
           ]),
+      ['cache', cache(status)],
       ['ready', status.ready ? 'yes' : 'no: reads of what has not arrived wait'],
       ...status.degraded.map((sentence) => ['degraded', sentence] as const),
     ]),
@@ -115,6 +116,12 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
     );
   }
   return parts.join('\n');
+}
+
+function cache({ cache: { usedBytes, limitBytes, freeBytes, prefetch } }: Status): string {
+  const limit = limitBytes === null ? '' : ` of ${formatBytes(limitBytes)}`;
+  const room = prefetch ? '' : ', no room for prefetch';
+  return `${formatBytes(usedBytes)}${limit}, ${formatBytes(freeBytes)} free on the disk${room}`;
 }
 
 function blocks(counts: { absent: number; fetching: number; present: number }): string {

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { byteOption } from './byte-option.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import {
   addRegistryOptions,
@@ -24,6 +25,7 @@ interface UpOptions extends RegistryFlags {
   logLevel: string;
   /** False: none; true: at its default path. */
   snapshotter?: string | boolean;
+  cacheLimit?: number;
   wait: number;
 }
 
@@ -54,6 +56,11 @@ export function define(command: Command, context: Context): void {
       10,
     )
     .option('--log-limit <size>', 'event log that is kept, about, such as 64M or 1G (default: 256M)', logSize)
+    .option(
+      '--cache-limit <bytes>',
+      'layers may take so much of the disk, such as 20G (default: what the disk has, less 5 %, at most 2 GiB)',
+      byteOption('--cache-limit'),
+    )
     .option('--node <name>', 'name of this node on NATS (default: the hostname)', nodeName)
     .option('--log-level <level>', LOG_LEVELS.join(', '), oneOf('--log-level', LOG_LEVELS), 'info')
     .option(
@@ -81,6 +88,7 @@ export function define(command: Command, context: Context): void {
     ['cofa up --root /srv/cofa', 'state elsewhere'],
     ['cofa up --nats nats://user:pass@10.0.0.5:4222', 'share a NATS'],
     ['cofa up --workers 8 --read-deadline 60', ''],
+    ['cofa up --cache-limit 50G', ''],
     ['cofa up --foreground', 'as a service'],
   ]);
 }
@@ -99,6 +107,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       node: options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-')),
       transport: options.transport,
       workers: options.workers,
+      cacheLimit: options.cacheLimit,
       readDeadlineMs: Math.round(options.readDeadline * 1000),
       hangMs: Math.round(options.hangDeadline * 1000),
       logLimit: options.logLimit,
@@ -162,6 +171,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
+  if (options.cacheLimit !== undefined) args.push('--cache-limit', String(options.cacheLimit));
   if (options.node !== undefined) args.push('--node', options.node);
   if (options.snapshotter === false) args.push('--no-snapshotter');
   else if (options.snapshotter !== undefined)

@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { CacheHost } from './cache-host.ts';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
 import { foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
@@ -12,13 +13,16 @@ import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
   BeginStart,
+  CacheNeeds,
   CloseLayer,
+  Collect,
   FrontNotice,
   FrontStatus,
   HandedOver,
   HandedOverReply,
   OpenLayer,
   OpenLayerReply,
+  Shrink,
 } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus, pack, serve } from '../bus/connection.ts';
@@ -136,6 +140,19 @@ if (now() - loadedAt > SWAP_MS) await foldLog();
 serving?.begin();
 const transport: FuseTransport = serving ?? (await startFuseNative());
 const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
+const cache = new CacheHost({
+  layout,
+  limit: settings.cacheLimit,
+  facts,
+  opened,
+  isInUse: (diffId) => layers.has(diffId),
+  events,
+  names,
+  conditions,
+  log,
+  now,
+  notify,
+});
 
 serve<OpenLayer>(bus, names.front('open'), open);
 serve<CloseLayer>(bus, names.front('close'), close);
@@ -153,9 +170,16 @@ serve<HandedOver>(bus, names.front('taken-back'), async ({ diffId }): Promise<Ha
   layer?.takenBack();
   return { state: layer?.state ?? 'lazy' };
 });
+serve<CacheNeeds>(bus, names.front('needs'), (needs) => void (cache.needs = needs));
+serve(bus, names.front('uses'), () => cache.layerUses());
+serve<Shrink>(bus, names.front('shrink'), (order) => cache.shrink(order));
+serve<Collect>(bus, names.front('collect'), (order) => cache.collect(order));
 serve(bus, names.front('status'), status);
 // Every layer that the kernel knows is open again: a request for another one need not wait for it to appear.
-serve(bus, names.front('settled'), () => serving?.settled());
+serve(bus, names.front('settled'), async () => {
+  serving?.settled();
+  await cache.start();
+});
 await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) => {
   log.warn({ error }, 'status cannot be asked for while NATS is away');
 });
@@ -207,7 +231,7 @@ async function retire(): Promise<void> {
 async function open(request: OpenLayer): Promise<OpenLayerReply> {
   let opening = layers.get(request.diffId);
   if (opening === undefined) {
-    opening = openLayer(request);
+    opening = cache.whileIdle(request.diffId, () => openLayer(request));
     layers.set(request.diffId, opening);
     opening.catch(() => layers.delete(request.diffId));
   }
@@ -276,11 +300,13 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       isWatched: () => starts.isRecording(diffId),
       quiesce: () => transport.quiesce(),
       direct,
-      onFetch: () => {},
+      use: cache.useOf(diffId, table),
+      onFetch: cache.onFetch,
     };
     const layer = new LayerHost(options);
     byInode.set(layer.device.inode, layer);
     opened.set(diffId, layer);
+    cache.layerOpened(diffId, layer);
     transport.add(layer.device);
     return layer;
   } catch (error) {
@@ -293,13 +319,14 @@ async function close({ diffId }: CloseLayer): Promise<void> {
   const layer = await layers.get(diffId);
   if (layer === undefined) return;
   starts.closing(diffId);
+  cache.layerClosing(diffId, layer);
   layers.delete(diffId);
   opened.delete(diffId);
   starting.delete(layer);
   pastReads.set(diffId, readsOf(diffId, layer));
   transport.remove(layer.device.inode);
   byInode.delete(layer.device.inode);
-  await layer.close();
+  await cache.whileIdle(diffId, () => layer.close());
 }
 
 /** Reads since this process began; `layer` where it is open. */
@@ -328,7 +355,8 @@ async function status(): Promise<FrontStatus> {
     });
   }
   const { workers, queued } = pool.status();
-  return { layers: served, workers, queued, degraded: conditions.list() };
+  const kept = await cache.status();
+  return { layers: served, workers, queued, cache: kept, degraded: conditions.list() };
 }
 
 let stopping: Promise<void> | undefined;
@@ -344,6 +372,7 @@ function die(): void {
 
 async function closeAll(): Promise<void> {
   clearInterval(startTimer);
+  await cache.stop();
   pool.close();
   const open = await Promise.allSettled(layers.values());
   await Promise.allSettled(

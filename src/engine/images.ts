@@ -3,7 +3,7 @@
  * devices, let them go.
  */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { imageMachine } from '../../actors/image.ts';
 import type { NodeState } from '../../actors/node-state.ts';
@@ -58,6 +58,8 @@ export class Image {
   prefetch = false;
   readonly host: ActorHost<typeof imageMachine>;
   readonly progress = new Set<(progress: Progress) => void>();
+  /** Its files are going. */
+  removed = false;
   readonly #options: ImagesOptions;
   /** What the registry said, while it is fresh. */
   #image: ResolvedImage | undefined;
@@ -85,6 +87,11 @@ export class Image {
    * `start`: which of the image's commands is about to run; undefined: none, as when a mount is brought back.
    * Resolves when the image's devices are attached for `mount`; throws what the preparation failed with. */
   async use(mount: string, prefetch: boolean, start?: string): Promise<AttachedImage> {
+    if (this.removed) {
+      throw new CofaError('conflict', `image ${this.resolved.ref} was removed meanwhile`, {
+        hint: 'try again',
+      });
+    }
     this.prefetch ||= prefetch;
     // One that fetches nothing by itself has no use for a pack.
     this.#start ??= prefetch ? start : undefined;
@@ -99,6 +106,18 @@ export class Image {
   async release(mount: string): Promise<void> {
     this.host.send({ type: 'RELEASE', mount });
     await this.host.until('known', 'ready', 'attached', 'failed');
+  }
+
+  /** Whether a mount has it, or is about to. */
+  get isInUse(): boolean {
+    return (
+      this.host.snapshot.context.users.length > 0 || !['known', 'ready', 'failed'].includes(this.host.state)
+    );
+  }
+
+  /** Whether its files are being made. */
+  get isPreparing(): boolean {
+    return this.host.state === 'preparing';
   }
 
   /** Whether it can be mounted without its layers being read first: somebody has prepared it. */
@@ -387,6 +406,27 @@ export class Images {
       return latest;
     }
     return this.#remember(image);
+  }
+
+  /** Forgets an image; its layers are others' business. Error `busy` where a mount has it. */
+  async remove(manifest: string): Promise<void> {
+    const image = this.#images.get(manifest);
+    if (image === undefined) return;
+    if (image.isInUse) throw new CofaError('busy', `${image.resolved.ref} is in use`);
+    // From here on the same reference is resolved anew.
+    this.#images.delete(manifest);
+    image.removed = true;
+    const { events, names, layout } = this.#options;
+    try {
+      await events.append(names.event('image', hexOf(manifest)), { type: 'image.removed' });
+    } catch (error) {
+      if (!this.#images.has(manifest)) {
+        image.removed = false;
+        this.#images.set(manifest, image);
+      }
+      throw error;
+    }
+    if (!this.#images.has(manifest)) await rm(layout.image(manifest), { recursive: true, force: true });
   }
 
   /** The image of the lowest layers of another; `chain` is their ChainID and the new image's id. */

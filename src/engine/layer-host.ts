@@ -5,6 +5,7 @@
 import { type FileHandle, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { CacheLayer } from '../../actors/cache.ts';
 import { type BlockRange, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
@@ -21,6 +22,7 @@ import type { EventLog } from '../store/event-log.ts';
 import { deviceSize } from '../store/device.ts';
 import { hexOf } from '../store/layout.ts';
 import type { FetchPool } from './fetch-pool.ts';
+import { presentIn, type SpanUse } from './span-use.ts';
 import { Trace } from './trace.ts';
 
 export interface LayerHostOptions {
@@ -52,6 +54,8 @@ export interface LayerHostOptions {
   quiesce: () => Promise<void>;
   /** The kernel reads the device file itself. */
   direct: boolean;
+  /** When the layer's spans were used. */
+  use: SpanUse;
   /** A fetch was begun or has failed: the cache may have to act. */
   onFetch: (code?: ErrorCode) => void;
 }
@@ -85,6 +89,9 @@ export class LayerHost {
   readonly #jobs = new Map<number, RunningJob>();
   readonly #trace: Trace;
   #nextRead = 1;
+  #wantsRest = false;
+  #isHeld = false;
+  #prefetches = false;
   #timer: NodeJS.Timeout | undefined;
   #timerAt = Number.POSITIVE_INFINITY;
   #flushTimer: NodeJS.Timeout | undefined;
@@ -108,7 +115,7 @@ export class LayerHost {
       blockSize: table.blockSize,
       blocks,
       firstReads: options.firstReads,
-      uses: new SharedArrayBuffer(4 * (1 + table.blockCount)),
+      uses: options.use.shared,
     };
     this.firstReads = new Uint32Array(options.firstReads.ticks);
     this.#trace = new Trace(table.spanCount, options);
@@ -153,14 +160,53 @@ export class LayerHost {
     this.#send({ type: 'readahead', on, now: this.#options.now() });
   }
 
+  /** Fetch what is absent in the background. */
   prefetch(on: boolean): void {
+    this.#wantsRest = on;
+    this.#turnPrefetch();
+  }
+
+  /** The cache has no room for what nobody waits for. */
+  holdPrefetch(held: boolean): void {
+    this.#isHeld = held;
+    this.#turnPrefetch();
+  }
+
+  #turnPrefetch(): void {
+    const on = this.#wantsRest && !this.#isHeld;
+    if (on === this.#prefetches) return;
+    this.#prefetches = on;
     this.#send({ type: 'prefetch', on, now: this.#options.now() });
+  }
+
+  /** The spans as the cache sees them: their blocks that are present, and their uses in ticks. */
+  get spans(): Pick<CacheLayer, 'starts' | 'present' | 'lastUse' | 'startup' | 'blockSize'> {
+    const { use, table } = this.#options;
+    const present = presentIn(use.starts, new Uint8Array(this.device.blocks), BLOCK_PRESENT);
+    const { starts, startup } = use;
+    return { starts, present, lastUse: use.lastUse(), startup, blockSize: table.blockSize };
+  }
+
+  get use(): SpanUse {
+    return this.#options.use;
+  }
+
+  /** Bytes of the blocks that are present, and of those on their way. */
+  get blockBytes(): number {
+    const { present, fetching } = this.#actor.counts;
+    return (present + fetching) * this.#options.table.blockSize;
+  }
+
+  /** Bytes that the device file takes on the disk. */
+  async diskBytes(): Promise<number> {
+    return this.#closed ? 0 : (await this.#options.file.stat()).blocks * 512;
   }
 
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
   promise(pack: number, ranges: readonly BlockRange[]): number | undefined {
     const effects = this.#actor.handle({ type: 'promise', pack, ranges, now: this.#options.now() });
     let job: number | undefined;
+    this.#options.use.markStartup(ranges);
     for (const effect of effects) {
       if (effect.type === 'promised') job = effect.job;
       else this.#run(effect);
@@ -172,6 +218,7 @@ export class LayerHost {
   arrived(job: number, firstBlock: number, count: number, bytes: number): void {
     const { fetched, diffId } = this.#options;
     fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
+    this.#options.use.arrived(firstBlock, count);
     this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
     this.#scheduleFlush(FLUSH_MS);
   }
@@ -372,6 +419,7 @@ export class LayerHost {
     running.pool = pool.submit(order, {
       blocks: (firstBlock, count, bytes) => {
         this.#count(running, bytes);
+        this.#options.use.arrived(firstBlock, count);
         this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: now() });
         this.#scheduleFlush(FLUSH_MS);
       },

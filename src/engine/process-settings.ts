@@ -19,6 +19,8 @@ export interface EngineSettings {
   slots: number;
   /** A read that waits longer gets EIO, ms. */
   readDeadlineMs: number;
+  /** Bytes that the cache may take; absent: what the disk has. */
+  cacheLimit?: number | undefined;
   logLevel: string;
   registry: RegistrySettings;
 }

@@ -26,6 +26,7 @@ import { Layout, removeDrafts, writeWhole } from '../store/layout.ts';
 import { serveApi } from './api.ts';
 import { Chains } from './chains.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
+import { CacheKeeper, NO_CACHE } from './cache-keeper.ts';
 import { Conditions } from './conditions.ts';
 import { Devices } from './devices.ts';
 import { Fetchers } from './fetchers.ts';
@@ -60,6 +61,8 @@ export interface SupervisorOptions {
   /** Socket on which containerd finds its snapshotter; no snapshotter without. */
   snapshotter?: string | undefined;
   registry: RegistrySettings;
+  /** Bytes that the cache may take; without, what the disk has. */
+  cacheLimit?: number | undefined;
 }
 
 /** The front end has this long to say how it is, ms. */
@@ -98,7 +101,13 @@ class Supervisor {
   /** Begins the label of every loop device of this engine. */
   readonly #label: string;
   #onServing: (move: boolean) => void = () => {};
-  #lastServed: FrontStatus = { layers: [], workers: [], queued: { demand: 0, prefetch: 0 }, degraded: [] };
+  #lastServed: FrontStatus = {
+    layers: [],
+    workers: [],
+    queued: { demand: 0, prefetch: 0 },
+    cache: NO_CACHE,
+    degraded: [],
+  };
   #stopping = false;
   #isLimited = false;
 
@@ -185,6 +194,7 @@ class Supervisor {
         readDeadlineMs: this.#options.readDeadlineMs,
         logLevel: this.#options.logLevel,
         registry: this.#options.registry,
+        cacheLimit: this.#options.cacheLimit,
       });
       await this.#fronts.start();
     };
@@ -250,6 +260,17 @@ class Supervisor {
     step('mounts');
     this.#log.info({ ...restored, loops: found, dismissed, ms: steps }, 'mounts are back');
 
+    const cache = new CacheKeeper({
+      bus,
+      names,
+      layout,
+      log: this.#log,
+      images,
+      mounts,
+      status: async () => (await this.#frontStatus(bus)).cache,
+    });
+    void cache.begin();
+
     const status = async (): Promise<Status> => {
       const served = await this.#served(bus);
       return {
@@ -265,6 +286,7 @@ class Supervisor {
         ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),
         mounts: mounts.list(),
         images: imageStatus(images, served),
+        cache: served.cache,
         processes: this.#processes(),
       };
     };
@@ -284,6 +306,8 @@ class Supervisor {
         },
         chain: async (request) => ({ flat: await chains.flat(request) }),
         unmount: ({ dir }) => mounts.unmount(dir),
+        prune: (order) => cache.prune(order),
+        remove: ({ ref }) => cache.remove(ref),
         upgrade: async () => {
           this.#refuseWhenStopping();
           const frontEnd = await this.#fronts.upgrade();
@@ -300,6 +324,7 @@ class Supervisor {
       owner.mayAnswer,
     );
     const stop = async () => {
+      cache.stop();
       this.#limitEnd();
       this.#facts.close();
       await rm(layout.endpoint(), { force: true });

@@ -164,15 +164,26 @@ export async function listLoops(wanted?: (backingFile: string) => boolean): Prom
   return found.filter((status) => status !== undefined);
 }
 
-/** The files, as the kernel names them, that loop devices of this machine stand on. */
-export async function backingFiles(): Promise<Set<string>> {
-  const names = await readdir('/sys/block').catch(() => []);
-  const files = await Promise.all(
-    names
-      .filter((name) => name.startsWith('loop'))
-      .map((name) => readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '')),
+/** The files, as the kernel names them, that loop devices of this machine stand on, with the loops' numbers. */
+export async function backingFiles(): Promise<Map<string, number[]>> {
+  const names = (await readdir('/sys/block').catch(() => [])).filter((name) => /^loop\d+$/.test(name));
+  const files = new Map<string, number[]>();
+  await Promise.all(
+    names.map(async (name) => {
+      const text = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
+      if (text === '') return;
+      const file = text.replace(/\n$/, '');
+      files.set(file, [...(files.get(file) ?? []), Number(name.slice(4))]);
+    }),
   );
-  return new Set(files.filter((file) => file !== '').map((file) => file.replace(/\n$/, '')));
+  return files;
+}
+
+/** Reads that a loop has served since it was made (Documentation/block/stat.rst); undefined when it is gone. */
+export async function loopReads(number: number): Promise<number | undefined> {
+  const text = await readFile(`/sys/block/loop${number}/stat`, 'utf8').catch(() => '');
+  const reads = Number(text.trim().split(/\s+/)[0]);
+  return text === '' || !Number.isFinite(reads) ? undefined : reads;
 }
 
 // linux/loop.h

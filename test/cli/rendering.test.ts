@@ -148,6 +148,15 @@ const status: Status = {
       layers: [{ diffId: `sha256:${'d'.repeat(64)}`, state: 'lazy', blocks, bytes }],
     },
   ],
+  cache: {
+    usedBytes: 1_500_000,
+    metadataBytes: 100_000,
+    limitBytes: 20_000_000_000,
+    freeBytes: 77_000_000_000,
+    reserveBytes: 2_000_000_000,
+    evictedBytes: 0,
+    prefetch: true,
+  },
   processes: [
     { role: 'supervisor', name: 'supervisor', pid: 77, state: 'running', restarts: 0, rssBytes: 80_000_000 },
     { role: 'fetcher', name: 'fetcher-0', pid: 78, state: 'restarting', restarts: 2 },
@@ -160,6 +169,7 @@ describe('pages', () => {
     const text = renderStatus(status, { layers: false, now });
     expect(text).toMatch(/^engine +0\.1\.0, node n1, pid 77, up 2 min$/m);
     expect(text).toMatch(/^degraded +NATS is away$/m);
+    expect(text).toMatch(/^cache +1\.50 MB of 20\.0 GB, 77\.0 GB free on the disk$/m);
     expect(text).toMatch(/^fetcher-0 +78 +restarting +- +2 +- +-$/m);
     expect(text).toMatch(/^\/var\/lib\/cofa\/containers\/c1\/image +mounted +c1 +docker/m);
     expect(text).toMatch(

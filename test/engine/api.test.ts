@@ -41,6 +41,8 @@ beforeAll(async () => {
         throw new CofaError('busy', `${dir} is in use`, { hint: 'leave it' });
       },
       chain: async () => ({}),
+      prune: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
+      remove: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
       upgrade: async () => ({ frontEnd: { from: 1, to: 2, pauseMs: 3 }, fetchers: 2 }),
       down: async () => ({ stopping: true }),
     },

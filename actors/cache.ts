@@ -1,0 +1,239 @@
+/**
+ * What leaves the cache when it is too full. The cache is the bytes of the layer devices on the disk of the root, with the
+ * metadata beside them; what leaves is spans, since a span is what a fetch brings back.
+ *
+ * **How much**: `cachePressure`. Between two marks nothing happens; above the upper one spans go until the lower one is
+ * reached, so that work comes in portions. Spans that are on their way count as if they were there: the room is made
+ * before they arrive. A disk that runs low counts like a limit. Prefetch never causes an eviction: it pauses below the marks.
+ *
+ * **What**: `planEviction`. By rank first, within a rank the span that was used longest ago:
+ *
+ *     0  layers that no image on the node names
+ *     1  layers of images that are not mounted
+ *     2  layers of mounted images
+ *     3  startup spans of images that are not mounted     (a start reads them before anything else)
+ *     4  startup spans of mounted images
+ *
+ * Startup spans count as such only up to half of the limit, the most recently used ones: starts of long ago must not push
+ * out what runs now.
+ *
+ * **Not at once again**: a span that came or was read within the residence time stays, unless the cache is over its limit;
+ * then the time shrinks to what a reader needs to get through a span. So the cache may exceed its limit by what is read
+ * within that time, and by what is fetched at once.
+ *
+ * **Handed-over devices**: the kernel reads them without asking, so nobody knows which spans are in use; the device as a
+ * whole counts as used when its loop was last seen reading. One whose turn comes is taken back first; its spans can go
+ * a moment later. After that it is left alone for a while, or devices would go back and forth.
+ *
+ * Pure: time comes in as ticks of the clock that `lastUse` is in.
+ */
+
+export interface CacheLimits {
+  /** Bytes; Infinity: none but the disk's. */
+  limit: number;
+  /** Bytes of the disk that are to stay free. */
+  reserve: number;
+  /** Shares of the limit: eviction begins, ends, prefetch pauses, goes on. */
+  high: number;
+  low: number;
+  prefetchOff: number;
+  prefetchOn: number;
+  /** Residence below and above the limit, in ticks. */
+  residence: number;
+  shortResidence: number;
+  /** A device that was taken back or handed over stays so for this long, in ticks. */
+  pause: number;
+  /** Share of the limit that startup spans may hold against all others. */
+  startupShare: number;
+}
+
+/** Ticks are 100 ms. */
+export const TICK_MS = 100;
+
+export const CACHE_LIMITS: CacheLimits = {
+  limit: Number.POSITIVE_INFINITY,
+  reserve: 0,
+  high: 0.95,
+  low: 0.9,
+  prefetchOff: 0.85,
+  prefetchOn: 0.75,
+  residence: 100,
+  shortResidence: 5,
+  pause: 300,
+  startupShare: 0.5,
+};
+
+/** What the disk says: bytes. `coming`: asked for and not there yet, counted in `used`. */
+export interface CacheUse {
+  used: number;
+  free: number;
+}
+
+export interface CachePressure {
+  /** Bytes that have to go; 0: none. */
+  need: number;
+  /** Over the limit, or the disk is nearly full. */
+  urgent: boolean;
+  /** Whether prefetch may go on. */
+  prefetch: boolean;
+}
+
+/** How much has to go. `prefetching`: what this function said last. */
+export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: boolean): CachePressure {
+  const { limit, reserve, high, low, prefetchOff, prefetchOn } = limits;
+  const overLimit = use.used > limit * high ? use.used - limit * low : 0;
+  const overDisk = use.free < reserve ? reserve * 1.25 - use.free : 0;
+  const share = prefetching ? prefetchOff : prefetchOn;
+  const roomNeeded = reserve * (prefetching ? 1.5 : 2);
+  return {
+    need: Math.ceil(Math.max(overLimit, overDisk, 0)),
+    urgent: use.used > limit || use.free < reserve / 2,
+    prefetch: use.used <= limit * share && (reserve === 0 || use.free >= roomNeeded),
+  };
+}
+
+/** Who needs a layer: nobody, an image that is known, a mount. */
+export type CacheNeed = 'none' | 'image' | 'mount';
+
+export interface CacheLayer {
+  id: string;
+  need: CacheNeed;
+  blockSize: number;
+  /** First block of each span, and the block count at the end. */
+  starts: ArrayLike<number>;
+  /** Blocks of each span that are present. */
+  present: ArrayLike<number>;
+  /** When each span was last read or came, in ticks. */
+  lastUse: ArrayLike<number>;
+  /** 1: the span is read in a start. */
+  startup: ArrayLike<number>;
+  /** The kernel reads the device itself; `seen`: the tick at which it was last seen reading, `since`: of the last change. */
+  direct: boolean;
+  seen: number;
+  since: number;
+}
+
+export interface EvictionPlan {
+  /** Block ranges by layer: ascending, no two adjacent. */
+  evict: Map<string, Array<[first: number, count: number]>>;
+  /** Handed-over devices that have to be taken back before their spans can go. */
+  takeBack: string[];
+  /** Bytes in `evict`. */
+  bytes: number;
+}
+
+/** Chooses spans of `need` bytes at least, where there are so many that may go. */
+export function planEviction(
+  layers: readonly CacheLayer[],
+  order: { need: number; urgent: boolean; now: number },
+  limits: CacheLimits,
+): EvictionPlan {
+  const { need, urgent, now } = order;
+  const youngest = now - (urgent ? limits.shortResidence : limits.residence);
+  const protectedFrom = startupMark(layers, limits);
+  const ranks: Ranked[] = Array.from({ length: RANKS }, () => ({ layer: [], span: [], use: [] }));
+  for (const [index, layer] of layers.entries()) {
+    // A device that was handed over or taken back just now stays as it is.
+    if (layer.direct && layer.since > now - limits.pause && !urgent) continue;
+    for (let span = 0; span < layer.present.length; span++) {
+      if (at(layer.present, span) === 0) continue;
+      const use = usedAt(layer, span);
+      if (use > youngest) continue;
+      const rank = ranks[rankOf(layer, span, protectedFrom)] as Ranked;
+      rank.layer.push(index);
+      rank.span.push(span);
+      rank.use.push(use);
+    }
+  }
+  const chosen = new Map<number, number[]>();
+  const takeBack = new Set<string>();
+  let bytes = 0;
+  let promised = 0;
+  for (const rank of ranks) {
+    for (const place of byUse(rank.use)) {
+      if (bytes + promised >= need) break;
+      const index = rank.layer[place] as number;
+      const layer = layers[index] as CacheLayer;
+      const size = at(layer.present, rank.span[place] as number) * layer.blockSize;
+      if (layer.direct) {
+        takeBack.add(layer.id);
+        promised += size;
+        continue;
+      }
+      bytes += size;
+      const spans = chosen.get(index);
+      if (spans === undefined) chosen.set(index, [rank.span[place] as number]);
+      else spans.push(rank.span[place] as number);
+    }
+  }
+  const evict = new Map<string, Array<[number, number]>>();
+  for (const [index, spans] of chosen) {
+    const layer = layers[index] as CacheLayer;
+    evict.set(layer.id, rangesOf(layer, spans));
+  }
+  return { evict, takeBack: [...takeBack], bytes };
+}
+
+const RANKS = 5;
+
+interface Ranked {
+  layer: number[];
+  span: number[];
+  use: number[];
+}
+
+const at = (values: ArrayLike<number>, index: number): number => values[index] as number;
+
+const usedAt = (layer: CacheLayer, span: number): number =>
+  layer.direct ? Math.max(layer.seen, at(layer.lastUse, span)) : at(layer.lastUse, span);
+
+function rankOf(layer: CacheLayer, span: number, protectedFrom: number): number {
+  if (layer.need === 'none') return 0;
+  const mounted = layer.need === 'mount' ? 1 : 0;
+  const startup = at(layer.startup, span) === 1 && usedAt(layer, span) >= protectedFrom;
+  return (startup ? 3 : 1) + mounted;
+}
+
+/** Startup spans that were last used before this tick are like any others. */
+function startupMark(layers: readonly CacheLayer[], limits: CacheLimits): number {
+  if (limits.limit === Number.POSITIVE_INFINITY) return 0;
+  const uses: number[] = [];
+  const sizes: number[] = [];
+  for (const layer of layers) {
+    if (layer.need === 'none') continue;
+    for (let span = 0; span < layer.present.length; span++) {
+      if (at(layer.startup, span) !== 1 || at(layer.present, span) === 0) continue;
+      uses.push(usedAt(layer, span));
+      sizes.push(at(layer.present, span) * layer.blockSize);
+    }
+  }
+  let room = limits.limit * limits.startupShare;
+  for (const place of byUse(uses).reverse()) {
+    room -= sizes[place] as number;
+    if (room < 0) return (uses[place] as number) + 1;
+  }
+  return 0;
+}
+
+/** Places of the list, the earliest use first; of equal ones the first place first. */
+function byUse(uses: readonly number[]): number[] {
+  // Numbers sort several times as fast as anything that needs a comparison: a tick has 32 bits, a place fits into 21.
+  if (uses.length >= 2 ** 21)
+    return [...uses.keys()].sort((a, b) => (uses[a] as number) - (uses[b] as number));
+  const keys = new Float64Array(uses.length);
+  for (const [place, use] of uses.entries()) keys[place] = use * 2 ** 21 + place;
+  keys.sort();
+  return Array.from(keys, (key) => key % 2 ** 21);
+}
+
+function rangesOf(layer: CacheLayer, spans: number[]): Array<[number, number]> {
+  const ranges: Array<[number, number]> = [];
+  for (const span of spans.sort((a, b) => a - b)) {
+    const first = at(layer.starts, span);
+    const end = at(layer.starts, span + 1);
+    const last = ranges.at(-1);
+    if (last !== undefined && last[0] + last[1] === first) last[1] += end - first;
+    else ranges.push([first, end - first]);
+  }
+  return ranges;
+}

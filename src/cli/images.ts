@@ -1,0 +1,64 @@
+/** `cofa images`: what this node knows. */
+import type { Command } from 'commander';
+import type { Status } from '../../schemas/api.ts';
+import { type Context, examples } from './context.ts';
+import { formatBytes, formatShare, renderTable, shortDigest } from './table.ts';
+
+export function define(command: Command, context: Context): void {
+  command.description('List the images that this node knows, mounted or not.').action(async () => {
+    const { connectEngine } = await import('../bus/client.ts');
+    const client = await connectEngine(context.root);
+    try {
+      const status = await client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
+      context.output.data(imageList(status), () => renderImages(status));
+    } finally {
+      await client.close();
+    }
+  });
+  examples(command, [
+    ['cofa images', ''],
+    ["cofa images --json | jq -r '.[] | select(.mounts == 0) | .ref'", 'those that nothing mounts'],
+  ]);
+}
+
+export interface ImageLine {
+  ref: string;
+  manifest: string;
+  state: string;
+  origin: string | null;
+  /** Directories that it is mounted at. */
+  mounts: number;
+  /** Uncompressed bytes, and those that are on this node; layers in common count for each image. */
+  totalBytes: number;
+  presentBytes: number;
+}
+
+export function imageList(status: Status): ImageLine[] {
+  return status.images.map(({ ref, manifest, state, origin, bytes }) => ({
+    ref,
+    manifest,
+    state,
+    origin: origin ?? null,
+    mounts: status.mounts.filter((mount) => mount.manifest === manifest).length,
+    totalBytes: bytes.total,
+    presentBytes: bytes.present,
+  }));
+}
+
+export function renderImages(status: Status): string {
+  const images = imageList(status);
+  if (images.length === 0) return 'no images\n';
+  return renderTable(
+    ['IMAGE', 'DIGEST', 'STATE', 'INDEX', 'SIZE', 'PRESENT', 'MOUNTS'],
+    images.map((image) => [
+      image.ref,
+      shortDigest(image.manifest),
+      image.state,
+      image.origin ?? '-',
+      formatBytes(image.totalBytes),
+      formatShare(image.presentBytes, image.totalBytes),
+      String(image.mounts),
+    ]),
+    ['SIZE', 'PRESENT', 'MOUNTS'],
+  );
+}
