@@ -18,8 +18,9 @@
  * out what runs now.
  *
  * **Not at once again**: a span that came or was read within the residence time stays, unless the cache is over its limit;
- * then the time shrinks to what a reader needs to get through a span. So the cache may exceed its limit by what is read
- * within that time, and by what is fetched at once.
+ * then the time shrinks to what a reader needs to get through a span. Beyond the slack there is no such time at all, for
+ * whoever waits for a span has been answered when it came. So the cache exceeds its limit by the slack and by what is
+ * being fetched, at most.
  *
  * **Handed-over devices**: the kernel reads them without asking, so nobody knows which spans are in use; the device as a
  * whole counts as used when its loop was last seen reading. One whose turn comes is taken back first; its spans can go
@@ -38,6 +39,9 @@ export interface CacheLimits {
   low: number;
   prefetchOff: number;
   prefetchOn: number;
+  /** Bytes above the limit from which on residence counts no more; also a share of the limit, whichever is more. */
+  slack: number;
+  slackShare: number;
   /** Residence below and above the limit, in ticks. */
   residence: number;
   shortResidence: number;
@@ -57,13 +61,18 @@ export const CACHE_LIMITS: CacheLimits = {
   low: 0.9,
   prefetchOff: 0.85,
   prefetchOn: 0.75,
+  slack: 16 * 2 ** 20,
+  slackShare: 0.02,
   residence: 100,
   shortResidence: 5,
   pause: 300,
   startupShare: 0.5,
 };
 
-/** What the disk says: bytes. `coming`: asked for and not there yet, counted in `used`. */
+/** calm: below the limit. urgent: above it, or the disk has half of its reserve left. flooded: far above, or less than a quarter. */
+export type CacheUrgency = 'calm' | 'urgent' | 'flooded';
+
+/** Bytes: of the cache, with what is on its way; free on the disk. */
 export interface CacheUse {
   used: number;
   free: number;
@@ -72,8 +81,7 @@ export interface CacheUse {
 export interface CachePressure {
   /** Bytes that have to go; 0: none. */
   need: number;
-  /** Over the limit, or the disk is nearly full. */
-  urgent: boolean;
+  urgency: CacheUrgency;
   /** Whether prefetch may go on. */
   prefetch: boolean;
 }
@@ -81,13 +89,19 @@ export interface CachePressure {
 /** How much has to go. `prefetching`: what this function said last. */
 export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: boolean): CachePressure {
   const { limit, reserve, high, low, prefetchOff, prefetchOn } = limits;
+  const slack = Math.max(limits.slack, limit * limits.slackShare);
   const overLimit = use.used > limit * high ? use.used - limit * low : 0;
   const overDisk = use.free < reserve ? reserve * 1.25 - use.free : 0;
   const share = prefetching ? prefetchOff : prefetchOn;
   const roomNeeded = reserve * (prefetching ? 1.5 : 2);
   return {
     need: Math.ceil(Math.max(overLimit, overDisk, 0)),
-    urgent: use.used > limit || use.free < reserve / 2,
+    urgency:
+      use.used > limit + slack || use.free < reserve / 4
+        ? 'flooded'
+        : use.used > limit || use.free < reserve / 2
+          ? 'urgent'
+          : 'calm',
     prefetch: use.used <= limit * share && (reserve === 0 || use.free >= roomNeeded),
   };
 }
@@ -125,16 +139,17 @@ export interface EvictionPlan {
 /** Chooses spans of `need` bytes at least, where there are so many that may go. */
 export function planEviction(
   layers: readonly CacheLayer[],
-  order: { need: number; urgent: boolean; now: number },
+  order: { need: number; urgency: CacheUrgency; now: number },
   limits: CacheLimits,
 ): EvictionPlan {
-  const { need, urgent, now } = order;
-  const youngest = now - (urgent ? limits.shortResidence : limits.residence);
+  const { need, urgency, now } = order;
+  const residence = { calm: limits.residence, urgent: limits.shortResidence, flooded: 0 }[urgency];
+  const youngest = now - residence;
   const protectedFrom = startupMark(layers, limits);
   const ranks: Ranked[] = Array.from({ length: RANKS }, () => ({ layer: [], span: [], use: [] }));
   for (const [index, layer] of layers.entries()) {
     // A device that was handed over or taken back just now stays as it is.
-    if (layer.direct && layer.since > now - limits.pause && !urgent) continue;
+    if (layer.direct && layer.since > now - limits.pause && urgency !== 'flooded') continue;
     for (let span = 0; span < layer.present.length; span++) {
       if (at(layer.present, span) === 0) continue;
       const use = usedAt(layer, span);
@@ -208,7 +223,7 @@ function startupMark(layers: readonly CacheLayer[], limits: CacheLimits): number
     }
   }
   let room = limits.limit * limits.startupShare;
-  for (const place of byUse(uses).reverse()) {
+  for (const place of byUse(uses).toReversed()) {
     room -= sizes[place] as number;
     if (room < 0) return (uses[place] as number) + 1;
   }

@@ -711,6 +711,19 @@ export class LayerActor {
     }
   }
 
+  /**
+   * What of these ranges, which `append` gave out before a sync that is over now, may be said in the log: blocks that
+   * have gone since are not there, and those that have come again are not synced.
+   */
+  loggable(ranges: readonly BlockRange[]): Array<[number, number]> {
+    const still = new BlockSet(this.blockCount);
+    for (const [from, to] of this.#inside(ranges)) {
+      for (let block = from; block < to; block++)
+        if (this.#blocks.isPresent(block) && !this.#unlogged.has(block)) still.add(block);
+    }
+    return still.takeRanges();
+  }
+
   /** For tests: sentences about every rule that is broken. */
   audit(): string[] {
     if (this.#state === 'closed') return [];

@@ -204,14 +204,14 @@ export class CacheHost {
    * for it. Returns the bytes that went; with `dryRun` those that would.
    */
   async shrink(order: { keep: number; dryRun: boolean }): Promise<number> {
-    const limits = { ...this.#limits, residence: 0, shortResidence: 0, pause: 0, startupShare: 1 };
+    const limits = { ...this.#limits, startupShare: 1 };
     let total = 0;
     for (let round = 0; round < SHRINK_ROUNDS && !this.#stopped; round++) {
       await this.#measure(true);
       const need = this.#estimate() - order.keep;
       if (need <= 0) break;
       const layers = this.#view().map((layer) => withoutStartup(layer));
-      const plan = planEviction(layers, { need, urgent: true, now: this.#tick() + 1 }, { ...limits });
+      const plan = planEviction(layers, { need, urgency: 'flooded', now: this.#tick() }, limits);
       if (order.dryRun) return plan.bytes + directBytes(layers, plan);
       const bytes = await this.#carryOut(plan, 'prune');
       total += bytes;
@@ -379,15 +379,15 @@ export class CacheHost {
       const pressure = cachePressure(use, this.#limits, this.#prefetching);
       this.#turnPrefetch(pressure.prefetch && !this.#isFull);
       const need = this.#isFull ? Math.max(pressure.need, FULL_BYTES) : pressure.need;
-      const urgent = pressure.urgent || this.#isFull;
+      const urgency = this.#isFull ? 'flooded' : pressure.urgency;
       this.#isFull = false;
       if (need === 0) {
         this.#options.conditions.clear('cache');
         return;
       }
-      const plan = planEviction(this.#view(), { need, urgent, now: this.#tick() }, this.#limits);
+      const plan = planEviction(this.#view(), { need, urgency, now: this.#tick() }, this.#limits);
       const bytes = await this.#carryOut(this.#canPunch ? plan : this.#wholeDevices(need), 'limit');
-      if (urgent && bytes === 0 && plan.takeBack.length === 0) this.#sayFull(use);
+      if (urgency !== 'calm' && bytes === 0 && plan.takeBack.length === 0) this.#sayFull(use);
       if (bytes === 0) return;
     }
   }

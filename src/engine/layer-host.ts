@@ -364,17 +364,13 @@ export class LayerHost {
 
   /**
    * The blocks are absent since the actor named them. Reads that saw them present a moment ago are waited for, the log is
-   * told, and only then their bytes go. In the turn of the appends: one of `layer.blocks` that is under way names
-   * blocks that were present when it began, so it has to be in the log before the eviction is.
+   * told, and only then their bytes go. A flush that is under way leaves out what is absent by now (`loggable`).
    */
   async #punch({ job, ranges }: LayerEffect & { type: 'punch' }, reason: EvictionReason): Promise<number> {
     const { file, quiesce, table, log, diffId, now } = this.#options;
     let isLogged = false;
     try {
-      await this.#inTurn(async () => {
-        await quiesce();
-        await this.#append({ type: 'layer.evicted', ranges, reason });
-      });
+      await Promise.all([quiesce(), this.#append({ type: 'layer.evicted', ranges, reason })]);
       isLogged = true;
       let bytes = 0;
       for (const [first, count] of ranges) {
@@ -572,7 +568,9 @@ export class LayerHost {
     try {
       if (pending.length > 0) await this.#options.file.datasync();
       for (; pending.length > 0; pending = pending.slice(1)) {
-        await this.#append({ type: 'layer.blocks', ranges: pending[0]?.map(([at, n]) => [at, n]) ?? [] });
+        // Some may have been evicted since. Those that go from here on are named by a later append.
+        const ranges = this.#actor.loggable(pending[0] ?? []);
+        if (ranges.length > 0) await this.#append({ type: 'layer.blocks', ranges });
       }
     } catch (error) {
       // They wait in the actor, as one bit a block.
