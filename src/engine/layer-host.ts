@@ -91,6 +91,7 @@ export class LayerHost {
   #nextRead = 1;
   #wantsRest = false;
   #isHeld = false;
+  #readsAhead = false;
   #prefetches = false;
   #timer: NodeJS.Timeout | undefined;
   #timerAt = Number.POSITIVE_INFINITY;
@@ -157,7 +158,8 @@ export class LayerHost {
 
   /** Fetch ahead of the readers, near what they wait for. */
   readahead(on: boolean): void {
-    this.#send({ type: 'readahead', on, now: this.#options.now() });
+    this.#readsAhead = on;
+    this.#send({ type: 'readahead', on: on && !this.#isHeld, now: this.#options.now() });
   }
 
   /** Fetch what is absent in the background. */
@@ -170,6 +172,7 @@ export class LayerHost {
   holdPrefetch(held: boolean): void {
     this.#isHeld = held;
     this.#turnPrefetch();
+    if (this.#readsAhead) this.readahead(true);
   }
 
   #turnPrefetch(): void {
