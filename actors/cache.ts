@@ -45,7 +45,7 @@ export interface CacheLimits {
   /** Residence below and above the limit, in ticks. */
   residence: number;
   shortResidence: number;
-  /** A device that was taken back or handed over stays so for this long, in ticks. */
+  /** A device that was handed over stays so for this long, in ticks; above the limit a tenth of it. */
   pause: number;
   /** Share of the limit that startup spans may hold against all others. */
   startupShare: number;
@@ -145,11 +145,12 @@ export function planEviction(
   const { need, urgency, now } = order;
   const residence = { calm: limits.residence, urgent: limits.shortResidence, flooded: 0 }[urgency];
   const youngest = now - residence;
+  const pause = { calm: limits.pause, urgent: limits.pause / 10, flooded: 0 }[urgency];
   const protectedFrom = startupMark(layers, limits);
   const ranks: Ranked[] = Array.from({ length: RANKS }, () => ({ layer: [], span: [], use: [] }));
   for (const [index, layer] of layers.entries()) {
     // A device that was handed over or taken back just now stays as it is.
-    if (layer.direct && layer.since > now - limits.pause && urgency !== 'flooded') continue;
+    if (layer.direct && layer.since > now - pause) continue;
     for (let span = 0; span < layer.present.length; span++) {
       if (at(layer.present, span) === 0) continue;
       const use = usedAt(layer, span);

@@ -62,6 +62,7 @@ const LOOK_PAUSE_MS = 50;
 const MEASURE_MS = 10_000;
 /** What is read so soon after a layer was opened belongs to a start. */
 const START_MS = 10_000;
+const OFFER_TICKS = 50;
 /** Layers that are evicted from side by side. */
 const AT_ONCE = 4;
 /** A look gives up after so many rounds; the next one goes on. */
@@ -93,6 +94,7 @@ export class CacheHost {
   #lastLook = Number.NEGATIVE_INFINITY;
   readonly #timers: NodeJS.Timeout[] = [];
   #stopped = false;
+  #offeredAt = 0;
 
   constructor(options: CacheHostOptions) {
     this.#options = options;
@@ -149,6 +151,12 @@ export class CacheHost {
 
   set needs(needs: CacheNeeds) {
     this.#needs = { mounts: new Set(needs.mounts), images: new Set(needs.images) };
+  }
+
+  /** Whether nothing has to go soon: only then a device is handed over to the kernel. */
+  get hasRoom(): boolean {
+    const { limit, low, reserve } = this.#limits;
+    return this.#estimate() <= limit * low && this.#free >= reserve;
   }
 
   /** Does `work` when nothing else is being done with the layer's files; later callers wait for it. */
@@ -383,6 +391,7 @@ export class CacheHost {
       this.#isFull = false;
       if (need === 0) {
         this.#options.conditions.clear('cache');
+        this.#offer();
         return;
       }
       const plan = planEviction(this.#view(), { need, urgency, now: this.#tick() }, this.#limits);
@@ -390,6 +399,13 @@ export class CacheHost {
       if (urgency !== 'calm' && bytes === 0 && plan.takeBack.length === 0) this.#sayFull(use);
       if (bytes === 0) return;
     }
+  }
+
+  /** Devices that were not handed over for want of room may be now. */
+  #offer(): void {
+    if (!this.hasRoom || this.#tick() - this.#offeredAt < OFFER_TICKS) return;
+    this.#offeredAt = this.#tick();
+    for (const layer of this.#options.opened.values()) layer.offer();
   }
 
   #sayFull({ used, free }: { used: number; free: number }): void {

@@ -159,7 +159,8 @@ serve<CloseLayer>(bus, names.front('close'), close);
 serve<BeginStart>(bus, names.front('start'), (order) => starts.begin(order));
 serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }): Promise<HandedOverReply> => {
   const layer = await layers.get(diffId);
-  layer?.handedOver();
+  // Where room is short it would be taken back at once.
+  if (cache.hasRoom) layer?.handedOver();
   return { state: layer?.state ?? 'lazy' };
 });
 serve<HandedOver>(bus, names.front('take-back'), async ({ diffId }) => {

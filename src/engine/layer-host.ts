@@ -235,6 +235,13 @@ export class LayerHost {
     return this.#direct;
   }
 
+  /** Says again that the layer could be handed over, if it could. */
+  offer(): void {
+    const { diffId, isWatched, notify } = this.#options;
+    if (this.#actor.state !== 'complete' || this.#direct || isWatched() || !this.#isKnown('complete')) return;
+    notify({ kind: 'complete', diffId });
+  }
+
   /** The kernel reads the device file itself, whatever the log says. */
   pin(): void {
     this.#direct = true;
