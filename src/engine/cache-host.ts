@@ -5,6 +5,7 @@
  *
  * A disk that cannot punch holes keeps a device as a whole or not at all: then devices go whose layer is not in use.
  */
+import { statfsSync } from 'node:fs';
 import { open, readlink, realpath, rm, stat, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
@@ -279,14 +280,10 @@ export class CacheHost {
   /** Open devices each time; what changes slowly now and then, or with `all`. */
   async #measure(all = false): Promise<void> {
     const { layout, facts, opened, now } = this.#options;
-    const { bavail, bsize } = await statfs(layout.root);
+    // Not on the pool of threads, where these would wait behind syncs of the very devices that are to shrink.
+    const { bavail, bsize } = statfsSync(layout.root);
     this.#free = bavail * bsize;
-    await Promise.all(
-      [...opened].map(async ([diffId, layer]) => {
-        const bytes = await layer.diskBytes().catch(() => 0);
-        if (opened.get(diffId) === layer) this.#openBytes.set(diffId, bytes);
-      }),
-    );
+    for (const [diffId, layer] of opened) this.#openBytes.set(diffId, layer.diskBytes);
     if (all || now() - this.#measuredAt > MEASURE_MS) {
       this.#measuredAt = now();
       const folders = ['spans', 'tocs', 'images'].map((name) => treeBytes(layout.in(name)));
@@ -313,7 +310,7 @@ export class CacheHost {
         this.#loops.set(diffId, { reads: -1, seen: 0, since: this.#tick() });
     }
     if (direct.length === 0) return;
-    const loops = await backingFiles();
+    const loops = backingFiles();
     const root = await realpath(layout.root);
     for (const [diffId, layer] of direct) {
       const path = layout.device(diffId).replace(layout.root, root);
@@ -465,7 +462,7 @@ export class CacheHost {
     try {
       const path = file === undefined ? undefined : await readlink(`/proc/self/fd/${file.fd}`);
       // A file system that an earlier engine left may still stand on it.
-      if (path !== undefined && (await backingFiles()).has(path)) return 0;
+      if (path !== undefined && backingFiles().has(path)) return 0;
       await this.#append(diffId, { type: 'layer.evicted', ranges, reason });
       const before = file === undefined ? 0 : (await file.stat()).blocks;
       for (const [first, count] of ranges) {

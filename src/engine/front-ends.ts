@@ -191,6 +191,8 @@ export class FrontEnds {
       name: 'front-end',
       command: process.execPath,
       args: [PROGRAM, layout.root],
+      // Syncs of devices take long on a busy disk; what makes room on it must not wait behind them.
+      env: { ...process.env, UV_THREADPOOL_SIZE: '12' },
       log: layout.log('front-end'),
       descriptors: () => this.#descriptors(),
       graceMs: RETIRE_MS,

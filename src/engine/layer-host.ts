@@ -2,7 +2,8 @@
  * One layer device that the front end serves: the layer actor (actors/layer.ts) joined with its effects. Reads come in
  * from the FUSE transport, jobs go out to the pool, facts go to the log once their bytes are synced.
  */
-import { type FileHandle, readlink } from 'node:fs/promises';
+import { fstatSync, readlinkSync } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { CacheLayer } from '../../actors/cache.ts';
@@ -201,8 +202,8 @@ export class LayerHost {
   }
 
   /** Bytes that the device file takes on the disk. */
-  async diskBytes(): Promise<number> {
-    return this.#closed ? 0 : (await this.#options.file.stat()).blocks * 512;
+  get diskBytes(): number {
+    return this.#closed ? 0 : fstatSync(this.#options.file.fd).blocks * 512;
   }
 
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
@@ -275,9 +276,8 @@ export class LayerHost {
    */
   async evict(ranges: readonly BlockRange[], reason: EvictionReason): Promise<number> {
     // A loop that an engine before this one left may be there for users that nobody knows of.
-    const path = await readlink(`/proc/self/fd/${this.#options.file.fd}`);
-    if (this.#direct || this.#closed || (await backingFiles()).has(path)) return 0;
     if (this.#direct || this.#closed) return 0;
+    if (backingFiles().has(readlinkSync(`/proc/self/fd/${this.#options.file.fd}`))) return 0;
     let bytes = 0;
     for (const effect of this.#actor.handle({ type: 'evict', ranges, now: this.#options.now() })) {
       if (effect.type !== 'punch') {

@@ -12,7 +12,7 @@
  *   in the kernel as lo_file_name, says whose it is.
  */
 import { execFile } from 'node:child_process';
-import { constants } from 'node:fs';
+import { constants, readdirSync, readFileSync } from 'node:fs';
 import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -164,18 +164,23 @@ export async function listLoops(wanted?: (backingFile: string) => boolean): Prom
   return found.filter((status) => status !== undefined);
 }
 
-/** The files, as the kernel names them, that loop devices of this machine stand on, with the loops' numbers. */
-export async function backingFiles(): Promise<Map<string, number[]>> {
-  const names = (await readdir('/sys/block').catch(() => [])).filter((name) => /^loop\d+$/.test(name));
+/**
+ * The files, as the kernel names them, that loop devices of this machine stand on, with the loops' numbers. At once, since
+ * who asks is about to take bytes away from one of them; sysfs answers from memory.
+ */
+export function backingFiles(): Map<string, number[]> {
   const files = new Map<string, number[]>();
-  await Promise.all(
-    names.map(async (name) => {
-      const text = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
-      if (text === '') return;
-      const file = text.replace(/\n$/, '');
-      files.set(file, [...(files.get(file) ?? []), Number(name.slice(4))]);
-    }),
-  );
+  for (const name of readdirSync('/sys/block')) {
+    if (!/^loop\d+$/.test(name)) continue;
+    let text: string;
+    try {
+      text = readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8');
+    } catch {
+      continue; // not configured
+    }
+    const file = text.replace(/\n$/, '');
+    files.set(file, [...(files.get(file) ?? []), Number(name.slice(4))]);
+  }
   return files;
 }
 

@@ -95,8 +95,9 @@ describe('a cache of a tenth of what is read', () => {
     const { cache } = await engine.status();
     expect(cache.evictedBytes).toBeGreaterThan(20 * MIB);
     expect(cache.limitBytes).toBe(limit);
-    // The slack, and what twelve readers wait for.
-    expect(most).toBeLessThan(limit + 16 * MIB + 16 * MIB);
+    console.log(`at most ${(most / MIB).toFixed(1)} MiB on the disk, limit ${limit / MIB} MiB`);
+    // The slack, and what is on its way: on a machine that is busy otherwise, that is most of it.
+    expect(most).toBeLessThan(40 * MIB);
     await eventually('it is below its limit', async () => (await engine.status()).cache.usedBytes <= limit);
 
     // In the middle of it all the front end dies, again and again.
@@ -256,14 +257,18 @@ async function expectLogAndDataAgree(engine: Engine): Promise<number> {
   const tars = new Map<string, Buffer>();
   for (const image of images)
     for (const tar of image.tars) tars.set(`sha256:${createHash('sha256').update(tar).digest('hex')}`, tar);
-  const state = await fold(engine);
+  const before = await fold(engine);
+  const devices = new Map<string, Buffer>();
+  for (const diffId of before.layers.keys())
+    devices.set(diffId, await readFile(join(engine.root, 'layers', diffId.slice(7), 'device')));
+  // Nobody reads, but the engine may be evicting: what it has evicted meanwhile says nothing.
+  const after = await fold(engine);
   let present = 0;
   const wrong: string[] = [];
-  for (const [diffId, layer] of state.layers) {
-    const tar = tars.get(diffId) as Buffer;
-    const device = await readFile(join(engine.root, 'layers', diffId.slice(7), 'device'));
+  for (const [diffId, layer] of before.layers) {
+    const [tar, device] = [tars.get(diffId) as Buffer, devices.get(diffId) as Buffer];
     for (const [block, is] of layer.present.entries()) {
-      if (is !== 1) continue;
+      if (is !== 1 || after.layers.get(diffId)?.present[block] !== 1) continue;
       present += 1;
       const [from, to] = [block * layer.blockSize, Math.min((block + 1) * layer.blockSize, layer.size)];
       if (device.compare(tar, from, to, from, to) !== 0) wrong.push(`${diffId.slice(7, 19)} ${block}`);
