@@ -2,8 +2,8 @@
  * The queue between the layers of a front end and the pool of fetchers. `handle` takes one event and returns the effects
  * to run, in order; time comes in with the events.
  *
- * **Order.** As long as demand waits, no prefetch is sent. Demand is served first come first served; a job that lost its
- * fetcher has waited longest and comes first. Prefetch goes round the layers in turns, and leaves slots free for the
+ * **Order.** As long as demand waits, no prefetch is sent. Demand of one registry is served first come first served, and
+ * registries take turns (demand-queue.ts); a job that lost its fetcher has waited longest and comes first. Prefetch goes round the layers in turns, and leaves slots free for the
  * demand that comes next: one of every fetcher that has several, and a share of the pool.
  *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
@@ -11,13 +11,15 @@
  * write the same verified bytes to the same place, so this costs bandwidth and nothing else.
  *
  * **A slot is taken** from `send` until the fetcher says that the job ended. A job that was stopped keeps its slot until
- * then, or until `jobSilenceMs`, so that a fetcher is not sent more than it said it can do.
+ * then, or until `jobSilenceMs`, so that a fetcher is not sent more than it said it can do; the exception are jobs of a
+ * registry that would get nothing while others have all slots.
  *
  *     queued ─SEND→ running ─END→ over
  *       ↑  └─END─────────────────↗ (cancelled, waited too long, or done by a fetcher given up)
  *       └──LOSE──────┘
  */
 import { setup } from 'xstate';
+import { DemandQueue } from './demand-queue.ts';
 import { compileTable } from './table.ts';
 import { TimerQueue } from './timers.ts';
 
@@ -26,7 +28,16 @@ export type JobClass = 'demand' | 'prefetch';
 /** `now`: milliseconds of a clock that should be monotonic; a step back is ignored. */
 export type DispatcherEvent =
   /** `silenceMs`: how long nothing may be heard of this job, where `jobSilenceMs` is too short for its kind. */
-  | { type: 'submit'; job: number; class: JobClass; layer: string; silenceMs?: number; now: number }
+  | {
+      type: 'submit';
+      job: number;
+      class: JobClass;
+      layer: string;
+      /** Registry that its bytes come from. */
+      source?: string;
+      silenceMs?: number;
+      now: number;
+    }
   | { type: 'promote'; job: number; now: number }
   | { type: 'cancel'; job: number; now: number }
   /** Sent by each fetcher when it starts, and then as heartbeat. `slots` 0: ends what it has, takes nothing more. */
@@ -98,6 +109,7 @@ interface Worker {
 /** A slot of a fetcher that is taken. */
 interface Assignment {
   readonly job: number;
+  readonly source: string;
   readonly worker: Worker;
 }
 
@@ -105,6 +117,7 @@ interface Job {
   readonly job: number;
   class: JobClass;
   readonly layer: string;
+  readonly source: string;
   readonly silenceMs: number;
   state: JobState;
   /** Times sent. */
@@ -119,9 +132,7 @@ export class Dispatcher {
   readonly #limits: DispatcherLimits;
   readonly #jobs = new Map<number, Job>();
   readonly #byClass = { demand: 0, prefetch: 0 };
-  /** Demand that lost its fetcher, then demand; first come first served. */
-  readonly #again = new Set<Job>();
-  readonly #demand = new Set<Job>();
+  readonly #demand = new DemandQueue<Job>();
   /** By layer; the layer whose turn it is comes first. None is empty. */
   readonly #prefetch = new Map<string, Set<Job>>();
   #prefetchQueued = 0;
@@ -163,7 +174,7 @@ export class Dispatcher {
         slots,
         running: running.size,
       })),
-      queued: { demand: this.#again.size + this.#demand.size, prefetch: this.#prefetchQueued },
+      queued: { demand: this.#demand.size, prefetch: this.#prefetchQueued },
     };
   }
 
@@ -223,6 +234,7 @@ export class Dispatcher {
       job: event.job,
       class: event.class,
       layer: event.layer,
+      source: event.source ?? '',
       silenceMs: event.silenceMs ?? this.#limits.jobSilenceMs,
       state: 'queued',
       attempts: 0,
@@ -251,6 +263,7 @@ export class Dispatcher {
     if (assignment !== undefined) this.#free(assignment);
     const job = this.#jobs.get(event.job);
     if (job === undefined) return;
+    this.#demand.ended(job.source, event.ok);
     const isHis = job.assignment === undefined ? false : job.assignment === assignment;
     // Done is done, whoever did it. A failure counts only from the fetcher that has the job.
     if (isHis) job.assignment = undefined;
@@ -285,7 +298,7 @@ export class Dispatcher {
       this.#clock + this.#limits[job.class === 'demand' ? 'demandWaitMs' : 'prefetchWaitMs'],
     );
     if (job.class === 'demand') {
-      (job.attempts > 0 ? this.#again : this.#demand).add(job);
+      this.#demand.add(job);
       return;
     }
     this.#prefetchQueued += 1;
@@ -297,7 +310,6 @@ export class Dispatcher {
   #dequeue(job: Job): void {
     this.#waits.delete(job);
     if (job.class === 'demand') {
-      this.#again.delete(job);
       this.#demand.delete(job);
       return;
     }
@@ -340,6 +352,7 @@ export class Dispatcher {
   #free(assignment: Assignment): void {
     assignment.worker.running.delete(assignment.job);
     this.#silences.delete(assignment);
+    this.#demand.freed(assignment.source);
   }
 
   #expire(effects: DispatcherEffect[]): void {
@@ -351,6 +364,7 @@ export class Dispatcher {
       this.#free(silent);
       const job = this.#jobs.get(silent.job);
       if (job?.assignment !== silent) continue;
+      this.#demand.ended(job.source, false);
       job.avoid = silent.worker.name;
       effects.push({ type: 'stop', job: job.job, worker: silent.worker.name });
       this.#retry(job, effects);
@@ -364,18 +378,20 @@ export class Dispatcher {
   // ── Who gets what ──
 
   #assign(effects: DispatcherEffect[]): void {
-    for (let job = this.#nextDemand(); job !== undefined; job = this.#nextDemand()) {
+    if (this.#demand.size + this.#prefetchQueued === 0) return;
+    let slots = 0;
+    for (const worker of this.#workers.values()) slots += worker.slots;
+    for (let job = this.#demand.next(slots); job !== undefined; job = this.#demand.next(slots)) {
       const worker = this.#freest(job, 0);
-      if (worker === undefined) return;
+      if (worker === undefined) {
+        this.#assignBeyond(slots, effects);
+        return;
+      }
       this.#send(job, worker, effects);
     }
-    if (this.#prefetchQueued === 0) return;
-    let slots = 0;
+    if (this.#prefetchQueued === 0 || this.#demand.size > 0) return;
     let free = 0;
-    for (const worker of this.#workers.values()) {
-      slots += worker.slots;
-      free += Math.max(0, worker.slots - worker.running.size);
-    }
+    for (const worker of this.#workers.values()) free += Math.max(0, worker.slots - worker.running.size);
     const kept = slots <= 1 ? 0 : Math.max(1, Math.ceil(slots * this.#limits.demandShare));
     for (; this.#prefetchQueued > 0 && free > kept; free--) {
       const [layer, jobs] = this.#prefetch.entries().next().value as [string, Set<Job>];
@@ -389,18 +405,25 @@ export class Dispatcher {
     }
   }
 
-  #nextDemand(): Job | undefined {
-    return this.#again.values().next().value ?? this.#demand.values().next().value;
+  /** All slots are taken, maybe by jobs of one registry that will never end well: others get a few all the same. */
+  #assignBeyond(slots: number, effects: DispatcherEffect[]): void {
+    const share = Math.max(1, Math.ceil(slots * this.#limits.demandShare));
+    for (let job = this.#demand.poor(share); job !== undefined; job = this.#demand.poor(share)) {
+      // Twice its slots is the most that a fetcher ever gets.
+      const worker = this.#freest(job, 0, 2);
+      if (worker === undefined) return;
+      this.#send(job, worker, effects);
+    }
   }
 
   /** The fetcher with the most free slots. `kept`: slots that must stay free where there are several. */
-  #freest(job: Job, kept: number): Worker | undefined {
+  #freest(job: Job, kept: number, times = 1): Worker | undefined {
     let best: Worker | undefined;
     let most = 0;
     for (const worker of this.#workers.values()) {
       // A slot that still holds an earlier try of the same job could not be told from the new one.
       if (worker.running.has(job.job)) continue;
-      const free = worker.slots - worker.running.size - (worker.slots > 1 ? kept : 0);
+      const free = times * worker.slots - worker.running.size - (worker.slots > 1 ? kept : 0);
       if (free <= 0) continue;
       const isBest =
         best === undefined || best.name === job.avoid || (worker.name !== job.avoid && free > most);
@@ -414,7 +437,8 @@ export class Dispatcher {
   #send(job: Job, worker: Worker, effects: DispatcherEffect[]): void {
     this.#dequeue(job);
     if (!move(job, 'SEND')) return;
-    const assignment = { job: job.job, worker };
+    const assignment = { job: job.job, source: job.source, worker };
+    this.#demand.taken(job.source);
     job.assignment = assignment;
     job.attempts += 1;
     worker.running.set(job.job, assignment);
@@ -429,7 +453,6 @@ export class Dispatcher {
       if (!ok) wrong.push(text());
     };
     const queued = new Map<Job, string>();
-    for (const job of this.#again) queued.set(job, 'demand');
     for (const job of this.#demand) {
       check(!queued.has(job), () => `job ${job.job} is queued twice`);
       queued.set(job, 'demand');
@@ -464,6 +487,16 @@ export class Dispatcher {
         () => `job ${job.job} is with a lost fetcher`,
       );
       check(assignment.worker.running.get(job.job) === assignment, () => `job ${job.job} takes no slot`);
+    }
+    const running = new Map<string, number>();
+    for (const worker of this.#workers.values()) {
+      for (const { source } of worker.running.values()) running.set(source, (running.get(source) ?? 0) + 1);
+    }
+    for (const { source } of this.#jobs.values()) {
+      check(
+        this.#demand.running(source) === (running.get(source) ?? 0),
+        () => `slots of ${source} are miscounted`,
+      );
     }
     check(queued.size === this.#waits.size, () => 'a job is queued that is over');
     check(

@@ -165,6 +165,22 @@ const registryRelay = (proxy: FaultProxy, listen: number): Promise<Relay> =>
 
 let images = 0;
 
+/** An image of its own, prepared and mounted, of which nothing has come. `host`: where it is reached. */
+export async function mountFresh(
+  { engine, registry, directory }: Scene,
+  host: string,
+): Promise<{ image: FaultImage; dir: string }> {
+  const number = ++images;
+  const name = `case-${number}`;
+  const image = await pushImage(join(directory, name), registry.host, name, twoLayers(60_000 + 100 * number));
+  image.ref = image.ref.replace(registry.host, host);
+  const indexed = await engine.cli(['index', image.ref]);
+  if (indexed.code !== 0) throw new Error(`index failed: ${indexed.stderr}`);
+  const dir = join(directory, `mnt-${number}`);
+  await mountImage(engine, image.ref, dir);
+  return { image, dir };
+}
+
 /**
  * Runs one case on a fresh image. `lastsMs`: how long the fault lasts; `answers`: at least until so many answers of the
  * registry were spoilt.
@@ -174,16 +190,8 @@ export async function runFault(
   fault: FaultCase,
   options: { reads: number; lastsMs: number; answers?: number },
 ): Promise<FaultResult> {
-  const { engine, relay, registry, directory } = scene;
-  const number = ++images;
-  const place = join(directory, `case-${number}`);
-  const seed = 60_000 + 100 * number;
-  const image = await pushImage(place, registry.host, `case-${number}`, twoLayers(seed));
-  image.ref = image.ref.replace(registry.host, relay.host);
-  const indexed = await engine.cli(['index', image.ref]);
-  if (indexed.code !== 0) throw new Error(`index failed: ${indexed.stderr}`);
-  const dir = join(directory, `mnt-${number}`);
-  await mountImage(engine, image.ref, dir);
+  const { engine } = scene;
+  const { image, dir } = await mountFresh(scene, scene.relay.host);
   const truth = image.expected.root;
   let isBroken = true;
   const heal = async () => {
@@ -215,7 +223,7 @@ async function untilEnough(scene: Scene, { lastsMs, answers = 0 }: { lastsMs: nu
   }
 }
 
-const FILES = ['app/prose', 'app/noise', 'lib/prose', 'lib/noise'];
+export const FILES = ['app/prose', 'app/noise', 'lib/prose', 'lib/noise'];
 const PATIENCE_MS = 90_000;
 
 async function untilRead(dir: string, image: FaultImage): Promise<number> {

@@ -138,6 +138,7 @@ export class FetchPool {
       job: number,
       class: kind,
       layer: order.layer,
+      ...(order.kind === 'fetch' ? { source: order.source.registry } : {}),
       now: this.#now(),
     } as const;
     // A hash over a whole device reports nothing until it is done.

@@ -28,6 +28,10 @@ class Bench {
     return this.send({ type: 'submit', job, class: kind, layer });
   }
 
+  from(source: string, ...jobs: number[]): DispatcherEffect[] {
+    return jobs.flatMap((job) => this.send({ type: 'submit', job, class: 'demand', layer: source, source }));
+  }
+
   hello(worker: string, slots: number): DispatcherEffect[] {
     return this.send({ type: 'worker.hello', worker, slots });
   }
@@ -340,4 +344,52 @@ test('the next tick is due when the first silence or wait ends', () => {
   pool.submit(2);
   pool.ended(1, 'w');
   expect(pool.dispatcher.nextWake).toBe(40);
+});
+
+describe('several registries', () => {
+  test('take turns, each first come first served', () => {
+    const pool = new Bench();
+    pool.from('a', 1, 2, 3);
+    pool.from('b', 4);
+    pool.from('c', 5);
+    expect(sentJobs(pool.hello('w', 3))).toEqual([1, 4, 5]);
+    expect(sentJobs(pool.ended(4, 'w'))).toEqual([2]);
+    expect(sentJobs(pool.ended(5, 'w'))).toEqual([3]);
+  });
+
+  test('one that has all slots does not keep another from a share, beyond the slots', () => {
+    const pool = new Bench();
+    pool.hello('w', 4);
+    pool.from('a', 1, 2, 3, 4, 5, 6);
+    expect(sentJobs(pool.from('b', 11, 12))).toEqual([11]);
+    expect(sentJobs(pool.from('c', 21))).toEqual([21]);
+    expect(pool.wait(1_000)).toEqual([]);
+    // Back within the slots before anything else is sent.
+    expect([...pool.ended(1, 'w'), ...pool.ended(2, 'w')]).toEqual([]);
+    expect(sentJobs(pool.ended(11, 'w'))).toEqual([5, 12]);
+  });
+
+  test('one that fails gets half of the slots until a job of it succeeds; the others are not held up', () => {
+    const pool = new Bench();
+    pool.hello('w', 4);
+    pool.from('dead', 1, 2, 3, 4, 5, 6, 7, 8);
+    // It has four slots, then three, then its half.
+    expect(pool.ended(1, 'w', false)).toEqual([]);
+    expect(pool.ended(2, 'w', false)).toEqual([]);
+    expect(sentJobs(pool.from('alive', 11, 12, 13))).toEqual([11, 12]);
+    expect(sentJobs(pool.ended(3, 'w', false))).toEqual([5]);
+    expect(sentJobs(pool.ended(11, 'w'))).toEqual([13]);
+    expect(sentJobs(pool.ended(4, 'w'))).toEqual([6]);
+    expect(sentJobs(pool.ended(12, 'w'))).toEqual([7]);
+    expect(sentJobs(pool.ended(13, 'w'))).toEqual([8]);
+  });
+
+  test('a failing one with nothing beside it still has a slot of a single one, and holds back prefetch', () => {
+    const pool = new Bench();
+    pool.hello('w', 1);
+    pool.from('dead', 1, 2);
+    pool.submit(3, 'prefetch');
+    expect(sentJobs(pool.ended(1, 'w', false))).toEqual([2]);
+    expect(sentJobs(pool.ended(2, 'w', false))).toEqual([3]);
+  });
 });
