@@ -42,9 +42,6 @@ const LOOK_MS = 15_000;
 
 export class Ownership {
   readonly #options: OwnershipOptions;
-  /** The connection has been broken since the log was looked at last. */
-  #doubtful: Promise<void> | undefined;
-
   private constructor(options: OwnershipOptions) {
     this.#options = options;
   }
@@ -79,27 +76,21 @@ export class Ownership {
   }
 
   /**
-   * Whether to answer a call: false when another engine does. Waits until the log could be looked at after the
-   * connection was broken.
+   * Whether to answer a call: false when another engine does. Looked up for each, since a call may have waited in a
+   * connection that stood still while the node got another owner.
    */
-  readonly mayAnswer = async (): Promise<boolean> => {
-    await this.#doubtful;
-    return !this.#options.events.isFenced;
+  readonly mayAnswer = (): Promise<boolean> => {
+    const { events, names } = this.#options;
+    return events.isOwner(names.event('engine', 'main'));
   };
 
   #watch(main: string): void {
     const { bus, events } = this.#options;
-    const look = () => events.confirm(main);
-    bus.subscribe(main, { callback: () => void look() });
+    const look = () => void events.isOwner(main);
+    bus.subscribe(main, { callback: look });
     setInterval(look, LOOK_MS).unref();
     void (async () => {
-      for await (const { type } of bus.status()) {
-        if (type !== 'reconnect') continue;
-        const looking: Promise<void> = look().then(() => {
-          if (this.#doubtful === looking) this.#doubtful = undefined;
-        });
-        this.#doubtful = looking;
-      }
+      for await (const { type } of bus.status()) if (type === 'reconnect') look();
     })();
   }
 }

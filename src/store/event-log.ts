@@ -130,10 +130,6 @@ export class EventLog {
     return this.#epoch;
   }
 
-  get isFenced(): boolean {
-    return this.#fence !== undefined;
-  }
-
   /** Resolves when another engine has taken the node over: from then on every append fails with this error. */
   get fenced(): Promise<CofaError> {
     return this.#fenced.promise;
@@ -213,11 +209,12 @@ export class EventLog {
   }
 
   /**
-   * Looks whether the engine still owns its node's part of the log. Returns quietly when it does or cannot be known;
-   * otherwise `fenced` resolves.
+   * Whether the engine still owns its node's part of the log, or nothing can be known since NATS does not answer. When
+   * it does not, `fenced` resolves.
    */
-  async confirm(subject: string): Promise<void> {
-    await this.#confirm(subject).catch(() => {});
+  async isOwner(subject: string): Promise<boolean> {
+    if (this.#options.alone !== true) await this.#confirm(subject).catch(() => {});
+    return this.#fence === undefined;
   }
 
   async #append(subject: string, event: NewEvent, deadline: number): Promise<LogRecord> {

@@ -28,6 +28,12 @@ export interface RawReadRecord extends ReadRecord {
   data: Uint8Array;
 }
 
+/**
+ * A pull of messages lasts this long, ms. A connection that was reset takes the pull with it, which the client notices by
+ * heartbeats that stay out for as long: with its default of 30 s a follower would stand still for that time.
+ */
+const PULL_MS = 4_000;
+
 /** Sequence of the `engine.started` of the engine that wrote. */
 export const EPOCH_HEADER = 'Cofa-Epoch';
 /** `<writer>.<number>` */
@@ -94,7 +100,7 @@ export async function* readLog(
   const end = follow ? undefined : (await storedRecord(bus, { last_by_subj: filter }))?.seq;
   if (!follow && (end === undefined || (typeof options.from === 'number' && options.from > end))) return;
   const consumer = await jetstream(bus).consumers.get(STREAM, { filter_subjects: filter, ...start });
-  const messages = await consumer.consume({ max_messages: 1_000 });
+  const messages = await consumer.consume({ max_messages: 1_000, expires: PULL_MS });
   const stop = () => void messages.close();
   options.signal?.addEventListener('abort', stop, { once: true });
   if (options.signal?.aborted) stop();

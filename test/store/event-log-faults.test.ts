@@ -7,7 +7,10 @@ import { type Relay, startRelay } from '../../ops/bench/relay.ts';
 import { STREAM, subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack } from '../../src/bus/connection.ts';
 import { EventLog, type LogRecord, readLog } from '../../src/store/event-log.ts';
+import { startNats as startEngineNats } from '../../src/engine/nats-server.ts';
+import { Layout } from '../../src/store/layout.ts';
 import { eventually } from '../support/engine.ts';
+import { removeTree, tempDir } from '../support/temp.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
 let server: NatsServer;
@@ -54,6 +57,38 @@ async function rememberIdsFor(ms: number): Promise<void> {
   const { config } = await manager.streams.info(STREAM);
   await manager.streams.update(STREAM, { ...config, duplicate_window: ms * 1e6 });
 }
+
+describe('an ack that came', () => {
+  test('means that the record survives kill -9 of the private nats-server', async () => {
+    const directory = await tempDir('log-kill');
+    const layout = new Layout(directory);
+    await layout.prepare();
+    const nats = await startEngineNats(layout, () => performance.now());
+    const connect = () => connectBus(nats.address, { name: 'test', reconnect: false });
+    let near = await connect();
+    try {
+      await EventLog.prepare(near, { maxBytes: 8 << 20 });
+      const names = subjects('killed');
+      const log = new EventLog(near, () => 1);
+      await Promise.all(
+        Array.from({ length: 300 }, (_, n) =>
+          log.append(names.event('layer', `l${n % 7}`), { type: 'layer.blocks', ranges: [[n, 1]] }),
+        ),
+      );
+      nats.child.kill('killed by the test');
+      await near.closed();
+      near = await eventually('nats-server is back', connect);
+      let seen = 0;
+      const whole = { from: 'start', follow: false } as const;
+      for await (const _ of readLog(near, names.allEvents, whole)) seen++;
+      expect(seen).toBe(300);
+    } finally {
+      await near.close();
+      await nats.child.stop();
+      await removeTree(directory);
+    }
+  });
+});
 
 describe('an ack that is lost', () => {
   test('the append is sent again and is one record', async () => {
