@@ -121,7 +121,7 @@ export const Status = z.strictObject({
   nats: z.string(),
   transport: z.enum(['kernel', 'fuse-native']),
   startedAt: z.iso.datetime(),
-  ready: z.boolean().describe('reads of what has not arrived can be served: a front end and a fetcher run'),
+  ready: z.boolean().describe('a front end serves: reads of what has not arrived need not wait for one'),
   degraded: z.array(z.string()).describe('sentences; empty when all is well'),
   log: z
     .strictObject({

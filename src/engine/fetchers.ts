@@ -57,10 +57,6 @@ export class Fetchers {
     await Promise.all(this.#children.map((child) => child.stop()));
   }
 
-  get running(): number {
-    return this.#children.filter((child) => child.state === 'running').length;
-  }
-
   status(): ProcessStatus[] {
     return this.#children.map((child) => child.status());
   }

@@ -17,6 +17,7 @@ import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import { type Guard, startGuard } from '../fuse/guard.ts';
 import { type FuseSession, openFuseSession } from '../fuse/session.ts';
 import { type StandIn, startStandIn } from '../fuse/stand-in.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
@@ -53,6 +54,7 @@ const RETIRE_MS = 3_000;
 export class FrontEnds {
   readonly #options: FrontEndsOptions;
   #session: FuseSession | undefined;
+  #guard: Guard | undefined;
   #current: Child;
   #standby: Child | undefined;
   /** Of the front end that was told last to begin: whether it is ready. */
@@ -94,7 +96,7 @@ export class FrontEnds {
   async open(): Promise<void> {
     const { layout, transport } = this.#options;
     await mkdir(layout.devices(), { recursive: true, mode: 0o700 });
-    if (transport === 'kernel') this.#session = await openFuseSession(layout.devices());
+    if (transport === 'kernel') this.#use(await openFuseSession(layout.devices()));
   }
 
   /** Starts the first one; rejects when it does not come. */
@@ -180,8 +182,18 @@ export class FrontEnds {
 
   /** Aborts what waits, and lets go of the mount. For when there is no time for more. */
   close(): void {
+    this.#guard?.stop();
     this.#session?.close();
     this.#session = undefined;
+  }
+
+  #use(session: FuseSession): void {
+    this.#session = session;
+    try {
+      this.#guard = startGuard(session.connection);
+    } catch (error) {
+      this.#options.log.warn({ error }, 'the FUSE mount is not guarded');
+    }
   }
 
   #newChild(as: { onLoaded?: () => void; onExit?: NonNullable<ChildOptions['onExit']> } = {}): Child {
@@ -301,14 +313,12 @@ export class FrontEnds {
 
   /** Gives the mount up with all that waits on it, and makes another one, to which the loops are moved later. */
   #renew(): void {
-    const old = this.#session;
-    this.#session = undefined;
-    old?.close();
+    this.close();
     this.#moved = true;
     openFuseSession(this.#options.layout.devices()).then(
       (session) => {
         if (this.#stopping) session.close();
-        else this.#session = session;
+        else this.#use(session);
       },
       (error: unknown) => {
         this.#options.log.error({ error }, 'no FUSE mount');

@@ -1,10 +1,43 @@
 /** One engine per root: an flock(2) on a file, which the kernel lets go of when the process ends, however it ends. */
 import { closeSync, openSync, readFileSync, writeSync, ftruncateSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import koffi from 'koffi';
 import { CofaError } from '../../schemas/errors.ts';
 
 const LOCK_EX = 2;
 const LOCK_NB = 4;
+
+/** An engine that was killed has this long to be gone, ms. */
+const GONE_MS = 10_000;
+
+/**
+ * As `takeLock`, but waits for an engine that was killed and is not gone yet. `cut` is called now and then meanwhile: it
+ * should end what such a process may be waiting for in the kernel.
+ */
+export async function takeLockInTurn(path: string, root: string, cut: () => void): Promise<void> {
+  for (const end = performance.now() + GONE_MS; ; await sleep(50)) {
+    try {
+      return takeLock(path, root);
+    } catch (error) {
+      if (!isDying(Number(readFileSync(path, 'utf8').trim())) || performance.now() > end) throw error;
+      cut();
+    }
+  }
+}
+
+/** Killed already, though some of its threads may be in the kernel still. */
+function isDying(pid: number): boolean {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    if (/^State:\s+[ZX]/m.test(status)) return true;
+    const pending = /^ShdPnd:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? '0';
+    return (BigInt(`0x${pending}`) & SIGKILL_BIT) !== 0n;
+  } catch {
+    return true;
+  }
+}
+
+const SIGKILL_BIT = 1n << 8n;
 
 /** Takes the lock and writes the pid into it; error `conflict` naming the engine that has it. */
 export function takeLock(path: string, root: string): void {

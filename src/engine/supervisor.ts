@@ -19,6 +19,7 @@ import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { askLocal, serveLocal } from '../bus/local-socket.ts';
 import { reapContainers } from '../container/reap.ts';
+import { abortConnection, connectionOf } from '../fuse/connection.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
 import type { EventLog } from '../store/event-log.ts';
@@ -33,7 +34,7 @@ import { Fetchers } from './fetchers.ts';
 import { FrontEnds } from './front-ends.ts';
 import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
-import { takeLock } from './lock.ts';
+import { takeLockInTurn } from './lock.ts';
 import { type NodeLog, openNodeLog } from './node-log.ts';
 import { rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
@@ -151,7 +152,10 @@ class Supervisor {
     const { root, node } = this.#options;
     const layout = this.#layout;
     await layout.prepare();
-    takeLock(layout.lock(), root);
+    await takeLockInTurn(layout.lock(), root, () => {
+      const connection = connectionOf(layout.devices());
+      if (connection !== undefined) abortConnection(connection);
+    });
     await rm(layout.endpoint(), { force: true });
     await removeDrafts(layout);
     const label = this.#label;
@@ -280,7 +284,7 @@ class Supervisor {
         nats: nats.url,
         transport: this.#options.transport,
         startedAt: this.#startedAt.toISOString(),
-        ready: this.#fronts.isReady && this.#fetchers.running > 0,
+        ready: this.#fronts.isReady,
         log: keeper.report(),
         degraded: [...new Set([...this.#conditions.list(), ...served.degraded])],
         ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),

@@ -16,12 +16,15 @@ export function connectionOf(target: string): number | undefined {
 export function abortConnection(connection: number): void {
   ensureControl();
   try {
-    writeFileSync(join(CONTROL, String(connection), 'abort'), '1');
+    writeFileSync(controlFile(connection), '1');
   } catch (error) {
     if (!isErrno(error, 'ENOENT')) throw explain(error, `abort of FUSE connection ${connection}`);
     // gone already
   }
 }
+
+/** Where a write aborts the connection. */
+export const controlFile = (connection: number): string => join(CONTROL, String(connection), 'abort');
 
 /**
  * Makes room for a mount: a FUSE mount that a crash left at `target` is detached. Errors: `busy` when something alive
@@ -54,7 +57,7 @@ const CONTROL = '/sys/fs/fuse/connections';
 const DEAD_MS = 2_000;
 
 /** The control file system is mounted once for the machine, as systemd does; aborting is what it is for. */
-function ensureControl(): void {
+export function ensureControl(): void {
   if (isMounted(CONTROL)) return;
   try {
     mountSync({

@@ -1,0 +1,29 @@
+/**
+ * Ends a FUSE connection when the supervisor dies. Closing its descriptors does that by itself, but for one case: when
+ * the supervisor was just waiting for its own mount, to attach a file of it, that thread waits on for an answer that
+ * nobody will give, in the kernel, and keeps the descriptors of its process open, the mount's own among them. Then
+ * everybody who reads would wait with it.
+ *
+ * The guard is a shell of 1 MB beside the supervisor. The kernel sends it SIGTERM when the supervisor's main thread ends.
+ */
+import { spawn } from 'node:child_process';
+import { controlFile, ensureControl } from './connection.ts';
+
+export interface Guard {
+  /** The connection ends in order. */
+  stop(): void;
+}
+
+/** Its standard input ends with the supervisor, too; whatever comes first. */
+const SCRIPT = `trap 'echo 1 > "$1"; exit' TERM; read -r _; echo 1 > "$1"`;
+
+export function startGuard(connection: number): Guard {
+  ensureControl();
+  const file = controlFile(connection);
+  const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', 'sh', '-c', SCRIPT, 'cofa-guard', file], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  child.on('error', () => {}); // without it the mount is as safe as the kernel makes it
+  child.unref();
+  return { stop: () => void child.kill('SIGKILL') };
+}
