@@ -59,7 +59,9 @@ async function pushVariants(repository: string, count: number): Promise<void> {
         JSON.stringify({ ...config, config: { ...config.config, Labels: { n: `${n}` } } }),
       );
       const pushed = await client.pushBlob(image.reference, bytes, image.configDescriptor.mediaType);
-      const manifest = Buffer.from(JSON.stringify({ ...image.manifest, config: pushed }));
+      const manifest = Buffer.from(
+        JSON.stringify({ ...(JSON.parse(image.manifestBytes.toString()) as object), config: pushed }),
+      );
       await client.pushManifest(image.reference, manifest, image.descriptor.mediaType, `v${n}`);
       await pushSidecar(client, await client.resolve(parseReference(`${repository}:v${n}`)), sidecar);
     }
