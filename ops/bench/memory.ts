@@ -10,6 +10,9 @@ import { type ImageLayout, pushLayout } from '../images/layout.ts';
 import { timed } from './measure.ts';
 import { onFreshEngine } from './ways.ts';
 
+/** Idle before the measurement, ms. */
+const SETTLE_MS = 20_000;
+
 export interface Memory {
   /** bytes; RSS counts what processes share once for each, PSS once in all. */
   processes: Array<{ name: string; rss: number; pss: number }>;
@@ -41,6 +44,8 @@ export async function memoryOfMounts(
       await cofa('mount', '--no-prefetch', `${registry}/many:v${n}`, dir);
       await timed('sh', ['-c', `find '${dir}' -type f | head -n 30 | xargs cat >/dev/null`]);
     }
+    // The collector takes its time; what is measured is what stays.
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
     const processes = await look();
     const sum = (all: Array<{ pss: number }>) => all.reduce((total, { pss }) => total + pss, 0);
     return { processes, pss: sum(processes), idlePss: sum(idle) };
