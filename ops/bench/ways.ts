@@ -105,10 +105,13 @@ async function withContainerd(
   const containerd = await startContainerd();
   try {
     const run = (ref: string) =>
-      timed('ctr', [
-        ...['--address', containerd.socket, '--namespace', 'cofa-test', 'run', '--rm'],
-        ...['--snapshotter', 'overlayfs', ref, 'bench', ...image.command],
-      ]);
+      timed(
+        'ctr',
+        [
+          ['--address', containerd.socket, '--namespace', 'cofa-test', 'run', '--rm'],
+          ['--snapshotter', 'overlayfs', ref, 'bench', ...image.command],
+        ].flat(),
+      );
     let warm: Start | undefined;
     const cold = await throughLink(at.registry, link, async (host) => {
       await dropCaches();
