@@ -152,6 +152,7 @@ const shapes = {
     manifest: digest,
     prefetch: z.boolean(),
     container: z.string().optional(),
+    asked: z.number().optional().describe('when the call came, ms since the epoch; absent: not known'),
     trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),
     made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
   },

@@ -93,6 +93,7 @@ export class Mounts {
 
   /** Mounts an image at a directory. Errors: `conflict` when the directory is taken, those of the image. */
   async mount(order: MountOrder): Promise<MountReply> {
+    const asked = Date.now();
     const dir = cleanPath(order.dir);
     this.#refuseTaken(dir);
     const image = order.image ?? (await this.#options.images.resolve(order.ref, order.platform));
@@ -118,6 +119,7 @@ export class Mounts {
       const { id, ref, manifest, prefetch, container } = facts;
       await this.#append(id, {
         type: 'mount.requested',
+        asked,
         id,
         dir,
         ref,

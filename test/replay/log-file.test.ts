@@ -10,6 +10,7 @@ import { LogFileReader, LogFileWriter, type LogHeader } from '../../src/replay/l
 import { parseMoment } from '../../src/replay/moments.ts';
 import { decodeRecord, type RawRecord } from '../../src/replay/record.ts';
 import { decodeNodeState, digestOfNodeState, encodeNodeState } from '../../src/store/node-codec.ts';
+import { explainStart, findMount } from '../../src/replay/why-start.ts';
 import { Cleanup } from '../support/temp.ts';
 import { LAYER_A, LAYER_B, logOf, MOUNT, record, sampleRecords, START } from './sample-log.ts';
 
@@ -124,6 +125,29 @@ describe('an exported log', () => {
       }),
     );
   });
+});
+
+/** The start of a Python program from an image of this machine's own files, in November 2026. */
+test('a file of format 1 still opens: a real start', async () => {
+  const path = join(import.meta.dirname, '../fixtures/replay/start-v1.cofa-log');
+  const loaded = await loadFile(path);
+  const { log } = loaded;
+  expect([log.count, log.strange, log.node]).toEqual([55, 0, 'demo']);
+  const layers = [...log.stateAt(log.count).layers.values()];
+  expect(layers.map(({ presentCount, handedOver }) => [presentCount, handedOver])).toEqual([
+    [62, true],
+    [970, true],
+  ]);
+  const why = explainStart(log, findMount(log, '/mnt/app'));
+  expect(why.phases.map(({ phase, us }) => [phase, us])).toEqual([
+    ['resolve', 93_000],
+    ['prepare', 155_000],
+    ['attach', 20_000],
+    ['mount', 116_000],
+    ['reads', 4_108_556],
+  ]);
+  expect(why.files[0]).toMatchObject({ path: '/usr/bin/python3.11', reads: 6 });
+  await loaded.close();
 });
 
 describe('a file that is not as it was written', () => {

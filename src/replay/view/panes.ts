@@ -272,12 +272,17 @@ function drawRead(canvas: Canvas, read: TracedRead, clock: number, step: string,
     'plain',
     end - at - 22,
   );
-  canvas.right(end, row, `${formatUs(waited)} of ${formatUs(read.us)}`, style);
-  const bar = end - 22 - (at + 1) - 11;
-  if (bar >= 4) {
-    const full = Math.round(share * bar);
-    canvas.text(at + 1, row, '█'.repeat(full), 'trace');
-    canvas.text(at + 1 + full, row, '░'.repeat(bar - full), 'dim');
-    canvas.text(at + 2 + bar, row, step, 'accent', 10);
-  }
+  const times = `${formatUs(waited)} of ${formatUs(read.us)}`;
+  canvas.right(end, row, times, style);
+  const room = end - times.length - 1 - (at + 1);
+  if (room < STEP_WIDTH) return;
+  canvas.text(at + 1, row, step, 'accent');
+  const bar = room - STEP_WIDTH - 1;
+  if (bar < 5) return;
+  const full = Math.round(share * bar);
+  canvas.text(at + 1 + STEP_WIDTH, row, '█'.repeat(full), 'trace');
+  canvas.text(at + 1 + STEP_WIDTH + full, row, '░'.repeat(bar - full), 'dim');
 }
+
+/** Columns of the longest name of a step, and a blank. */
+const STEP_WIDTH = 11;

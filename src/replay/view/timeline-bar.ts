@@ -58,8 +58,8 @@ function drawAxis(
     : session.isPlaying
       ? ` ▶ ${session.speed}x `
       : ` paused${session.speed === 1 ? '' : ` (${session.speed}x)`} `;
-  const breakpoints =
-    session.breakpoints.length > 0 ? `${state}· ${session.breakpoints.length} breakpoints ` : state;
+  const count = session.breakpoints.length;
+  const breakpoints = count > 0 ? `${state}· ${count} breakpoint${count === 1 ? '' : 's'} ` : state;
   const at = Math.floor((width - breakpoints.length) / 2);
   // The marker is seen wherever it is.
   if (here < at || here >= at + breakpoints.length) canvas.text(column + at, row, breakpoints, 'accent');
