@@ -43,6 +43,7 @@ const shapes = {
   'engine.trimmed': {
     through: count.describe('events up to this sequence are being removed: a snapshot covers them'),
     snapshot: count.describe('sequence of that snapshot'),
+    bytes: count.optional().describe("what the node's events up to `through` took; absent: not known"),
   },
 
   'process.started': { role: processRole, name: z.string(), pid: count },

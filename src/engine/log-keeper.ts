@@ -2,11 +2,11 @@
  * Keeps the log of a node short. The supervisor follows the log, folds it, and stores a snapshot of the fold when enough
  * has come since the last one, at a clean stop, and when the log is full. Behind a snapshot, what the log holds beyond its
  * limit is removed, in this order: snapshot stored and read back; `engine.trimmed` appended, which only the owner of the
- * node can; events removed. The log is removed up to the snapshot before the newest one, so that each of the two that are
- * kept has all that follows it.
+ * node can; events removed. Half of the limit stays, for who wants to see what happened; and nothing is removed behind
+ * the snapshot before the newest one, so that each of the two that are kept has all that follows it.
  *
- *     ───removed───┊ previous ──events── snapshot ──events── now
- *                  trimmed
+ *     ───removed───┊──events── previous ──events── snapshot ──events── now
+ *               trimmed
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
@@ -45,6 +45,8 @@ const PURGE_STEP = 4_000;
 const PURGE_PAUSE_MS = 20;
 /** The log that broke off is followed again after this, ms. */
 const FOLLOW_AGAIN_MS = 1_000;
+/** Places that are noted while the log grows by its limit. */
+const MARKS = 32;
 /** After a snapshot that failed, ms. */
 const RETRY_MS = 10_000;
 /** Room is made this often at most, ms. */
@@ -60,6 +62,8 @@ export class LogKeeper {
   #busy = false;
   #eventsAtSnapshot: number;
   #notBefore = 0;
+  /** Places that the fold has passed, some for each limit. */
+  #marks: LogPlace[] = [];
   #roomAt = Number.NEGATIVE_INFINITY;
   readonly #waiting = new Set<{ seq: number; resolve: () => void }>();
 
@@ -125,6 +129,7 @@ export class LogKeeper {
         const { seq, epoch } = this.#fold;
         for await (const record of readLog(bus, names.allEvents, { from: seq + 1, epoch, signal })) {
           this.#fold.apply(record);
+          this.#mark();
           this.#look();
         }
       } catch (error) {
@@ -136,6 +141,13 @@ export class LogKeeper {
       }
       if (!signal.aborted) await sleep(FOLLOW_AGAIN_MS, undefined, { ref: false });
     }
+  }
+
+  #mark(): void {
+    const { seq, bytes, trimmed } = this.#fold;
+    if (bytes - (this.#marks.at(-1)?.bytes ?? 0) < this.#options.limit / MARKS) return;
+    this.#marks.push({ seq, bytes });
+    if (this.#marks.length > 8 * MARKS) this.#marks = this.#marks.filter((mark) => mark.seq > trimmed.seq);
   }
 
   #look(): void {
@@ -155,6 +167,22 @@ export class LogKeeper {
     const { fold, limit } = this.#options;
     if (fold.events - this.#eventsAtSnapshot >= SNAPSHOT_EVENTS) return true;
     return fold.bytes - fold.snapshot.bytes >= Math.min(SNAPSHOT_BYTES, limit / 4);
+  }
+
+  /** Up to where to remove, so that half of the limit is left: by what is known of places, and proportionally between. */
+  #half(): LogPlace {
+    const { trimmed, previous } = this.#fold;
+    const bytes = this.#fold.bytes - this.#options.limit / 2;
+    if (bytes >= previous.bytes) return previous;
+    const known = [
+      trimmed,
+      ...this.#marks.filter(({ seq }) => seq > trimmed.seq && seq < previous.seq),
+      previous,
+    ];
+    const next = known.findIndex((place) => place.bytes > bytes);
+    const [from, to] = [known[next - 1] ?? trimmed, known[next] ?? previous];
+    const share = (bytes - from.bytes) / Math.max(1, to.bytes - from.bytes);
+    return { seq: Math.floor(from.seq + share * (to.seq - from.seq)), bytes: Math.floor(bytes) };
   }
 
   #alone(work: () => Promise<void>): Promise<void> {
@@ -181,7 +209,7 @@ export class LogKeeper {
 
   async #snapshot(): Promise<void> {
     await this.#store();
-    if (this.retained > this.#options.limit) await this.#trim(this.#fold.previous);
+    if (this.retained > this.#options.limit) await this.#trim(this.#half());
   }
 
   async #store(): Promise<void> {
@@ -212,6 +240,7 @@ export class LogKeeper {
       type: 'engine.trimmed',
       through: through.seq,
       snapshot: fold.snapshot.seq,
+      bytes: through.bytes,
     });
     await this.#purge(before.seq, through.seq);
     fold.trimmed = through;

@@ -38,10 +38,8 @@ export class NodeFold {
     this.events += 1;
     this.bytes += bytes;
     if (event.type === 'engine.started') this.epoch = seq;
-    if (event.type === 'engine.trimmed') {
-      const place = [this.previous, this.snapshot].find((one) => one.seq === event.through);
-      if (place !== undefined) this.trimmed = place;
-    }
+    if (event.type === 'engine.trimmed' && event.bytes !== undefined)
+      this.trimmed = { seq: event.through, bytes: event.bytes };
     const aggregate = aggregateOf(subject);
     if (ENDS.has(event.type)) this.sequences.delete(aggregate);
     else this.sequences.set(aggregate, seq);

@@ -235,6 +235,9 @@ describe('a log with a limit', () => {
     expect(whole.bytes).toBeGreaterThan(5 * limit);
     expect(most).toBeLessThan(3 * limit);
     expect(keeper.retained).toBeLessThan(1.5 * limit);
+    // What was removed lately is not more than had to be.
+    expect(keeper.retained).toBeGreaterThan(0.3 * limit);
+    expect((await foldAll(node.names)).bytes / keeper.retained).toBeCloseTo(1, 1);
     expect(digestOfNodeState(fold.state)).toBe(digestOfNodeState(whole.state));
     expect(fold.sequences).toEqual(whole.sequences);
     expect(await snapshotSequences(bus, node.names)).toHaveLength(2);
