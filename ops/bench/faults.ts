@@ -108,6 +108,7 @@ export const FAULT_CASES: readonly FaultCase[] = [
     },
   },
   http('registry: 60 kB a second for each request', 'passes', { kind: 'slow', bytesPerS: 60_000 }),
+  tcp('registry: a second away', 'passes', { kind: 'delay', rttMs: 1_000 }),
   tcp('registry: each connection cut after 200 kB', 'passes', { kind: 'cut', afterBytes: 200_000 }),
   errors,
   long(errors),
@@ -118,6 +119,7 @@ export const FAULT_CASES: readonly FaultCase[] = [
   // A block whose bytes are wrong is not waited for: they are there, and they are wrong.
   http('registry: a wrong byte in each answer', 'fails', { kind: 'flip' }),
   bus('NATS: connections are reset', { kind: 'reset' }),
+  bus('NATS: half a second away', { kind: 'delay', rttMs: 500 }),
   bus('NATS: silent', { kind: 'stall' }),
   {
     name: 'NATS: nats-server stopped (SIGSTOP)',

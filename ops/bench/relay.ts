@@ -40,7 +40,9 @@ export type Fault =
   /** Nothing is carried any more, connections stay open. */
   | { kind: 'stall' }
   /** Open connections are reset, new ones too. */
-  | { kind: 'reset' };
+  | { kind: 'reset' }
+  /** Another round-trip time. */
+  | { kind: 'delay'; rttMs: number };
 
 export interface Relay {
   /** `127.0.0.1:PORT` */
@@ -130,6 +132,8 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     fail: (next) => {
       fault = next;
       wires.toServer.stalled = wires.toClient.stalled = next.kind === 'stall';
+      for (const wire of Object.values(wires))
+        wire.delayMs = (next.kind === 'delay' ? next.rttMs : rttMs) / 2;
       for (const pair of pairs) {
         if (next.kind === 'cut') pair.budget = next.afterBytes;
         if (next.kind === 'reset') pair.reset?.();
@@ -137,7 +141,10 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     },
     heal: () => {
       fault = undefined;
-      for (const wire of Object.values(wires)) wire.stalled = false;
+      for (const wire of Object.values(wires)) {
+        wire.stalled = false;
+        wire.delayMs = rttMs / 2;
+      }
       for (const pair of pairs) pair.budget = Number.POSITIVE_INFINITY;
     },
     stop: async () => {
@@ -226,7 +233,8 @@ class Wire {
   /** Bytes delivered. */
   carried = 0;
   readonly #bytesPerMs: number;
-  readonly #delayMs: number;
+  /** Half a round trip, for what is put on the wire from now on; nothing overtakes. */
+  delayMs: number;
   /** Lanes that have something waiting; the first one is next. */
   #waiting: Lane[] = [];
   #travelling: Array<{ arrives: number; parcel: Parcel }> = [];
@@ -237,7 +245,7 @@ class Wire {
 
   constructor(bytesPerMs: number, delayMs: number) {
     this.#bytesPerMs = bytesPerMs;
-    this.#delayMs = delayMs;
+    this.delayMs = delayMs;
   }
 
   send(lane: Lane, bytes: number, deliver: () => void): void {
@@ -290,7 +298,7 @@ class Wire {
       if (lane === undefined || parcel === undefined) return;
       if (lane.length > 0) this.#waiting.push(lane);
       this.#freeAt = Math.max(this.#freeAt, parcel.queuedAt) + parcel.bytes / this.#bytesPerMs;
-      this.#travelling.push({ arrives: this.#freeAt + this.#delayMs, parcel });
+      this.#travelling.push({ arrives: this.#freeAt + this.delayMs, parcel });
     }
   }
 }

@@ -176,6 +176,17 @@ describe('a fault', () => {
     expect(await answer).toBeGreaterThan(95);
   });
 
+  test('delays from now on, also on open connections, until the healing', async () => {
+    const relay = await startLink({ rttMs: 2 });
+    const client = new Client(relay.port);
+    await client.ask(1);
+    relay.fail({ kind: 'delay', rttMs: 200 });
+    expect(await client.ask(1)).toBeGreaterThan(195);
+    relay.heal();
+    const times = await Promise.all(Array.from({ length: 3 }, () => client.ask(1)));
+    expect(Math.min(...times)).toBeLessThan(195);
+  });
+
   test('resets open connections and refuses new ones', async () => {
     const relay = await startLink({});
     const client = new Client(relay.port);
