@@ -517,7 +517,7 @@ class Supervisor {
       command: process.execPath,
       args: [fileURLToPath(new URL('../snapshotter/main.ts', import.meta.url)), root, socket],
       log: this.#layout.log('snapshotter'),
-      readyAtOnce: true,
+      link: { hangMs: this.#options.hangMs, onReady: () => this.#conditions.clear('snapshotter') },
       now: Date.now,
       ...this.#watchers('snapshotter', 'snapshotter'),
       onGiveUp: () => {

@@ -10,6 +10,7 @@ import { toErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus } from '../bus/connection.ts';
 import { createLog } from '../engine/log.ts';
+import { linkToParent } from '../engine/parent-link.ts';
 import { readSettings } from '../engine/process-settings.ts';
 import { wallClock } from '../kernel/clock.ts';
 import { EventLog } from '../store/event-log.ts';
@@ -28,6 +29,8 @@ const LINGER_MS = 30_000;
 /** Calls under way at the end have this long, ms. */
 const GRACE_MS = 2_000;
 
+// Signs of life; calls are not finished for an engine that is gone.
+const link = linkToParent({ onOrphaned: () => process.exit(1) });
 const [root, socket] = process.argv.slice(2) as [string, string];
 const settings = await readSettings(root);
 const log = createLog('snapshotter', settings.logLevel);
@@ -78,6 +81,8 @@ async function run(): Promise<void> {
     log,
   });
   const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
+  await link.begin();
+  link.ready();
   log.info({ socket }, 'ready');
   // Mounts of an earlier life that nobody needs go after a while.
   void door
