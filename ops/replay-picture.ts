@@ -128,13 +128,20 @@ async function draw(file: string, columns: number, rows: number, keys: string): 
   }
 }
 
+/** The pictures of the documentation, by their names. */
+export async function docsPictures(): Promise<Map<string, string>> {
+  const log = new URL('../test/fixtures/replay/start-v1.cofa-log', import.meta.url).pathname;
+  return new Map([
+    ['replay.svg', await draw(log, 118, 36, 'bread > 100ms\r/mount.mounted\rm:+15.9s\r')],
+    ['replay-why.svg', await draw(log, 118, 44, '/mount.requested\rw')],
+  ]);
+}
+
 if (process.argv[1] === import.meta.filename) {
   const [first, size = '', keys = ''] = process.argv.slice(2);
   if (first === '--docs') {
-    const log = new URL('../test/fixtures/replay/start-v1.cofa-log', import.meta.url).pathname;
-    const docs = (name: string) => new URL(`../docs/${name}`, import.meta.url);
-    writeFileSync(docs('replay.svg'), await draw(log, 118, 36, 'bread > 100ms\r/mount.mounted\rm:+15.9s\r'));
-    writeFileSync(docs('replay-why.svg'), await draw(log, 118, 44, '/mount.requested\rw'));
+    for (const [name, svg] of await docsPictures())
+      writeFileSync(new URL(`../docs/${name}`, import.meta.url), svg);
   } else {
     const [columns, rows] = size.split('x').map(Number);
     if (first === undefined || !columns || !rows) {

@@ -4,7 +4,7 @@
  *   start, end          the beginning, the end
  *   1234                after the event with this sequence, or the last before it
  *   #1234               after so many events of this log
- *   2026-11-24T12:00Z   by time; without a zone it is the machine's; 12:00:03.5 is on the day of the log's last event
+ *   2026-11-24T12:00Z   by time, UTC without a zone, as all times are shown; 12:00:03.5 is on the day of the log's end
  *   -10m, -2.5s         so long before the end of the log; of a running engine's log: before now
  *   +3s                 so long after its first event
  */
@@ -46,10 +46,14 @@ export function parseMoment(text: string): Moment {
     const [, hours, minutes, seconds = '0'] = clock;
     return { kind: 'clock', ms: (Number(hours) * 60 + Number(minutes)) * 60_000 + Number(seconds) * 1000 };
   }
-  const at = /^\d{4}-\d{2}-\d{2}/.test(word) ? Date.parse(word.replace(' ', 'T')) : Number.NaN;
+  const at = /^\d{4}-\d{2}-\d{2}/.test(word) ? timeOf(word.replace(' ', 'T')) : Number.NaN;
   if (!Number.isNaN(at)) return { kind: 'time', at };
   throw new CofaError('invalid-argument', `${JSON.stringify(text)} is no moment`, { hint: MOMENT_HINT });
 }
+
+/** A date alone is UTC already, by ECMA-262; a time without a zone would be the machine's. */
+const timeOf = (text: string): number =>
+  Date.parse(/T/.test(text) && !/(?:Z|[+-]\d{2}:?\d{2})$/i.test(text) ? `${text}Z` : text);
 
 export const MOMENT_HINT =
   'a sequence (1234), a time (2026-11-24T12:00:03Z, 12:00:03), -10m before the end, +3s after the start, start, end';
@@ -72,7 +76,7 @@ export function timeOfMoment(moment: Moment, frame: MomentFrame): number | undef
       return frame.firstAt + moment.ms;
     case 'clock': {
       const day = new Date(frame.endAt);
-      return day.setHours(0, 0, 0, 0) + moment.ms;
+      return day.setUTCHours(0, 0, 0, 0) + moment.ms;
     }
     default:
       return undefined;

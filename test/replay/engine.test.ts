@@ -15,12 +15,13 @@ import {
 } from '../../schemas/replay.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus } from '../../src/bus/connection.ts';
+import { unmount } from '../../src/kernel/mount.ts';
 import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { loadNode } from '../../src/store/snapshots.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, errorOf, eventually, mountImage, runCofa, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
-import { Cleanup } from '../support/temp.ts';
+import { Cleanup, mountsBelow } from '../support/temp.ts';
 import { expectGivenBack, runInTerminal } from './in-terminal.ts';
 
 const cleanup = new Cleanup();
@@ -212,5 +213,30 @@ describe('the log of an engine that has stopped', () => {
       env: { COFA_ROOT: join(directory, 'nothing') },
     });
     expect(none.code).toBe(9);
+  });
+
+  it('also of one that was killed, while somebody looked on', async () => {
+    // What a killed engine has mounted stays.
+    cleanup.defer(async () => {
+      for (const point of mountsBelow(directory)) await unmount(point, { lazy: true });
+    });
+    const killed = await startEngine({ root });
+    cleanup.defer(() => killed.stop());
+    const watching = runInTerminal(
+      [
+        ['wait', 'live'],
+        ['type', 'f'],
+        ['wait', 'following'],
+        ['kill-other', killed.pid],
+        ['wait', 'nothing is added'],
+        ['type', 'q'],
+      ],
+      [],
+      { COFA_ROOT: root },
+    );
+    expectGivenBack(await watching, 0);
+    await killed.ended;
+    const after = await runCofa(['replay', '--at', 'end', '--json'], { env: { COFA_ROOT: root } });
+    expect(ReplayState.parse(JSON.parse(after.stdout))).toMatchObject({ running: true });
   });
 });

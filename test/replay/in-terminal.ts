@@ -5,7 +5,10 @@ import { promisify } from 'node:util';
 import { expect } from 'vitest';
 import { screenOf } from './screen.ts';
 
-export type Step = ['wait' | 'type', string] | ['size', number, number] | ['kill' | 'pause', number];
+export type Step =
+  | ['wait' | 'type', string]
+  | ['size', number, number]
+  | ['kill' | 'kill-other' | 'pause', number];
 
 export interface Outcome {
   output: string;

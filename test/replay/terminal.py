@@ -5,6 +5,7 @@ SCRIPT is a JSON list of steps, done in order:
   ["type", TEXT]     send keys
   ["size", C, R]     change the size
   ["kill", SIGNAL]   send a signal to the process
+  ["kill-other", PID]  SIGKILL to another one
   ["pause", MS]      let time pass
 Prints one JSON object: the output, how the process ended, and the terminal's modes before and after.
 Everything ends after 60 seconds.
@@ -86,6 +87,8 @@ for step in script:
         set_size(step[1], step[2])
     elif step[0] == "kill":
         os.kill(child, step[1])
+    elif step[0] == "kill-other":
+        os.kill(step[1], 9)
     elif step[0] == "pause":
         until = time.monotonic() + step[1] / 1000
         while time.monotonic() < until:

@@ -1,6 +1,8 @@
 /** The view without a terminal: keys in, screens out. Screens are stored as text; `vitest -u` writes them anew. */
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { docsPictures } from '../../ops/replay-picture.ts';
 import { repaint, toAnsi } from '../../src/replay/view/ansi.ts';
 import { Canvas, textWidth } from '../../src/replay/view/canvas.ts';
 import { KeyReader } from '../../src/replay/view/keys.ts';
@@ -60,6 +62,11 @@ describe('screens', () => {
     const empty = new Session(logOf([]), { title: 'empty', now: () => 0 });
     expect(screen(type(empty, 'lhgGwd/x\r', 'n', ' '))).toMatch(/nothing has happened yet/);
   });
+});
+
+test('the pictures in the documentation are those of the code: node ops/replay-picture.ts --docs', async () => {
+  for (const [name, svg] of await docsPictures())
+    expect(readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8') === svg, name).toBe(true);
 });
 
 describe('keys', () => {
