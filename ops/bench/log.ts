@@ -117,7 +117,7 @@ async function starts(): Promise<void> {
   const [fromSnapshot, snapshotMs] = await timed(() => loadNode(bus, names));
   report('start from it', snapshotMs, 'ms');
   const next = new EventLog(bus, Date.now);
-  next.rememberAll(names, fromSnapshot.fold.sequences);
+  next.rememberAll(names, fromSnapshot.fold);
   for (let round = 0; round < 4; round++)
     await Promise.all(take(history, 5_000).map(({ subject, event }) => next.append(subject, event)));
   const [withTail, tailMs] = await timed(() => loadNode(bus, names));

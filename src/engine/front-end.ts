@@ -101,13 +101,13 @@ const events = new EventLog(bus, Date.now, {
   epoch: settings.epoch,
   // An append of the front end before this one, which landed late.
   onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
-  onFull: () => ask(bus, names.room, {}),
+  onFull: () => ask(bus, names.room, {}, 5_000),
   ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
 });
 let { fold } = await loadNode(bus, names);
 let node = fold.state;
 let facts = node.layers;
-events.rememberAll(names, fold.sequences);
+events.rememberAll(names, fold);
 const front = randomBytes(8).toString('hex');
 const pool = new FetchPool({ bus, names, front, now, log, root, conditions });
 const starts = new Starts({ pool, layer: (diffId) => opened.get(diffId), now, log });
@@ -207,7 +207,7 @@ async function foldLog(): Promise<void> {
   fold = await continueNode(bus, names, fold);
   node = fold.state;
   facts = node.layers;
-  events.rememberAll(names, fold.sequences);
+  events.rememberAll(names, fold);
 }
 
 /** Its threads are there, and take nothing before `begin`. */

@@ -62,7 +62,7 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
   options.onOwned?.(events.epoch ?? 0);
   const kept = await keep();
   keeper = kept.keeper;
-  events.rememberAll(names, kept.fold.sequences);
+  events.rememberAll(names, kept.fold);
   serve(bus, names.room, () => kept.keeper.makeRoom());
   return { events, owner, state: kept.fold.state, keeper };
 }

@@ -48,12 +48,12 @@ async function run(): Promise<void> {
   const events = new EventLog(bus, Date.now, {
     epoch: settings.epoch,
     // An append of the snapshotter before this one, which landed late.
-    onFull: () => ask(bus, names.room, {}),
+    onFull: () => ask(bus, names.room, {}, 5_000),
     ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
     onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
   });
   const { fold } = await loadNode(bus, names);
-  events.rememberAll(names, fold.sequences);
+  events.rememberAll(names, fold);
   const table = new SnapshotTable(fold.state.snapshots);
   await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
   const door = new ImageDoor(engineCaller(bus, names), log);

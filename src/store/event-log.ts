@@ -42,6 +42,7 @@ import {
   storedRecord,
 } from './log-reader.ts';
 import { Gate, Joined, Room } from './log-room.ts';
+import type { NodeFold } from './node-fold.ts';
 import { prepareStream, storeError } from './stream.ts';
 
 export { type LogRecord, readLog, type ReadRecord, storedRecord } from './log-reader.ts';
@@ -99,6 +100,8 @@ export class EventLog {
   readonly #confirmations = new Map<string, Joined>();
   readonly #sync: Joined | undefined;
   #waiting = 0;
+  /** This process has folded the whole log up to here. */
+  #floor = 0;
   /** When NATS acknowledged an append last, by `performance.now()`. */
   #answeredAt = 0;
   #closed = false;
@@ -192,8 +195,12 @@ export class EventLog {
     this.#last.set(subject, Math.max(seq, this.#last.get(subject) ?? 0));
   }
 
-  /** The same for all aggregates of a fold, by `<kind>.<id>`. */
-  rememberAll(names: Subjects, sequences: ReadonlyMap<string, number>): void {
+  /**
+   * The same for a fold of the whole log: `sequences` of its aggregates by `<kind>.<id>`, and `seq`, up to which there is
+   * nothing that could have been missed, also of aggregates that have ended.
+   */
+  rememberAll(names: Subjects, { sequences, seq: floor }: Pick<NodeFold, 'sequences' | 'seq'>): void {
+    this.#floor = Math.max(this.#floor, floor);
     for (const [aggregate, seq] of sequences) {
       const dot = aggregate.indexOf('.');
       this.remember(names.event(aggregate.slice(0, dot) as EventKind, aggregate.slice(dot + 1)), seq);
@@ -305,7 +312,7 @@ export class EventLog {
     const { onMissed } = this.#options;
     const epoch = this.#epoch;
     if (onMissed === undefined || epoch === undefined) return;
-    for (let next = from; next <= to; ) {
+    for (let next = Math.max(from, this.#floor + 1); next <= to; ) {
       const record = await this.#lastOf({ seq: next, next_by_subj: subject }, deadline);
       if (record === undefined || record.seq > to) return;
       next = record.seq + 1;

@@ -42,8 +42,37 @@ export interface LoadedNode {
  * beginning is gone and no snapshot stands for it; `unsupported` when a newer cofa wrote.
  */
 export async function loadNode(bus: NatsConnection, names: Subjects): Promise<LoadedNode> {
+  for (let round = 1; ; round++) {
+    const stored = await snapshotSequences(bus, names);
+    const { base, ...loaded } = await loadFrom(bus, names, stored);
+    if (round === ROUNDS || (await isWhole(bus, names, base, stored))) return loaded;
+  }
+}
+
+/** How often a start looks again when the log is cut short under it. */
+const ROUNDS = 5;
+
+/**
+ * Whether the log had all events behind `base` while it was read. It is never removed beyond the older of two snapshots,
+ * and older ones than that go first.
+ */
+async function isWhole(
+  bus: NatsConnection,
+  names: Subjects,
+  base: number,
+  before: readonly number[],
+): Promise<boolean> {
+  const now = await snapshotSequences(bus, names);
+  return (now.at(-1) ?? 0) <= base || now.join() === before.join();
+}
+
+async function loadFrom(
+  bus: NatsConnection,
+  names: Subjects,
+  stored: readonly number[],
+): Promise<LoadedNode & { base: number }> {
   const problems: string[] = [];
-  for (const seq of await snapshotSequences(bus, names)) {
+  for (const seq of stored) {
     try {
       const fold = await readSnapshot(bus, names, seq);
       await checkPlace(bus, names, fold);
@@ -55,7 +84,7 @@ export async function loadNode(bus: NatsConnection, names: Subjects): Promise<Lo
         fold.apply(record);
       if (fold.state.trimmed > seq)
         throw new CofaError('integrity', `the log behind it was removed up to ${fold.state.trimmed}`);
-      return { fold, problems };
+      return { fold, problems, base: seq };
     } catch (error) {
       if (!(error instanceof CofaError) || error.code !== 'integrity') throw error;
       problems.push(`snapshot ${seq} of the log cannot be used: ${error.message}`);
@@ -74,15 +103,17 @@ export async function loadNode(bus: NatsConnection, names: Subjects): Promise<Lo
       },
     );
   }
-  return { fold, problems };
+  return { fold, problems, base: 0 };
 }
 
 /** `fold` with the events that have come since; loaded anew where those are no longer all in the log. */
 export async function continueNode(bus: NatsConnection, names: Subjects, fold: NodeFold): Promise<NodeFold> {
   const { seq, epoch } = fold;
+  const stored = await snapshotSequences(bus, names);
   for await (const record of readLog(bus, names.allEvents, { from: seq + 1, follow: false, epoch }))
     fold.apply(record);
-  return fold.state.trimmed > seq ? (await loadNode(bus, names)).fold : fold;
+  const isGone = fold.state.trimmed > seq || (stored.at(-1) ?? 0) > seq;
+  return isGone || !(await isWhole(bus, names, seq, stored)) ? (await loadNode(bus, names)).fold : fold;
 }
 
 /** Sequences of the stored snapshots of a node, newest first; whether they count is not looked at. */

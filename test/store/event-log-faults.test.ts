@@ -11,6 +11,7 @@ import { startNats as startEngineNats } from '../../src/engine/nats-server.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { eventually } from '../support/engine.ts';
 import { removeTree, tempDir } from '../support/temp.ts';
+import { loadNode } from '../../src/store/snapshots.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
 let server: NatsServer;
@@ -289,6 +290,23 @@ describe('processes of one engine', () => {
       0, 1,
     ]);
     expect(await all(names.eventsOf('layer'))).toHaveLength(3);
+  });
+
+  test('what an aggregate was before its end is not told to whoever begins it anew', async () => {
+    const names = fresh();
+    const owner = new EventLog(bus, () => 1);
+    const { seq: epoch } = await owner.claim(names.event('engine', 'main'), started);
+    const layer = names.event('layer', 'x');
+    const old = new EventLog(bus, () => 1, { epoch });
+    for (let n = 0; n < 20; n++) await old.append(layer, { type: 'layer.blocks', ranges: [[n, 1]] });
+    await old.append(layer, { type: 'layer.removed' });
+    const { fold } = await loadNode(bus, names);
+    expect(fold.sequences.has('layer.x')).toBe(false);
+    const missed: LogRecord[] = [];
+    const next = new EventLog(bus, () => 2, { epoch, onMissed: (record) => missed.push(record) });
+    next.rememberAll(names, fold);
+    await next.append(layer, { type: 'layer.blocks', ranges: [[1, 1]] });
+    expect(missed).toEqual([]);
   });
 
   test('records of a cofa that wrote no headers count, and are gone on behind', async () => {

@@ -109,9 +109,9 @@ describe('a start from a snapshot', () => {
       expect(fold).toMatchObject({ seq, id, epoch, events, bytes, sequences });
       // A new writer that knows these sequences alone is nobody's conflict.
       const next = new EventLog(bus, () => 1);
-      next.rememberAll(node.names, fold.sequences);
+      next.rememberAll(node.names, fold);
       await next.append(node.names.event('engine', 'main'), { type: 'engine.stopped' });
-      node.events.rememberAll(node.names, (await foldAll(node.names)).sequences);
+      node.events.rememberAll(node.names, await foldAll(node.names));
     }
   });
 
@@ -248,7 +248,7 @@ describe('a log with a limit', () => {
     expect((await foldAll(other.names)).events).toBe(101);
     // The aggregates go on, also those whose records have all been removed.
     const next = new EventLog(bus, () => 1, { epoch: fold.epoch });
-    next.rememberAll(node.names, fold.sequences);
+    next.rememberAll(node.names, fold);
     for (const { subject, event } of take(node.history, 50)) await next.append(subject, event);
   });
 
