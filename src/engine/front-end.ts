@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CacheHost } from './cache-host.ts';
+import { blocksInHoles, trimAbsent } from './device-holes.ts';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
 import { foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
@@ -279,6 +280,17 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
     if (built && !created && known === undefined) {
       await append({ type: 'layer.blocks', ranges: [[0, table.blockCount]] });
       await append({ type: 'layer.completed', digest: diffId });
+    }
+    const logged = facts.get(diffId);
+    if (!created && logged !== undefined) {
+      const lost = await blocksInHoles(file.fd, logged);
+      if (lost.length > 0) {
+        log.warn({ layer: diffId, ranges: lost.length }, 'blocks of the log are holes of the device');
+        await append({ type: 'layer.evicted', ranges: lost, reason: 'lost' });
+      }
+      await trimAbsent(file.fd, logged).catch((error: unknown) =>
+        log.warn({ error }, 'absent blocks keep room'),
+      );
     }
     const { readDeadlineMs } = settings;
     const options = {

@@ -1,0 +1,47 @@
+/**
+ * A device file against the log, before anybody reads it. The log is the truth, with one exception: bytes that are a hole
+ * are not there, whatever it says. That can come about by a power cut alone, when a log that was not synced forgets an
+ * eviction whose hole the file system remembers. The other way round, bytes of blocks that the log calls absent are room
+ * that nobody uses: written before a crash and never logged.
+ */
+import { fstatSync, readlinkSync } from 'node:fs';
+import type { LayerFacts } from '../../actors/node-state.ts';
+import { holesOf, punchHole } from '../kernel/holes.ts';
+import { backingFiles } from '../kernel/loop.ts';
+
+/** So many bytes too many are worth to be given back. */
+const WORTH_BYTES = 4 * 2 ** 20;
+
+/** The blocks that the log calls present and that lie in a hole, `[first, count]`, in order. */
+export async function blocksInHoles(fd: number, layer: LayerFacts): Promise<Array<[number, number]>> {
+  if (layer.presentCount === 0) return [];
+  const { size, blockSize, blockCount, present } = layer;
+  const lost: Array<[number, number]> = [];
+  for (const [from, to] of await holesOf(fd, size)) {
+    const end = Math.min(Math.ceil(to / blockSize), blockCount);
+    for (let block = Math.floor(from / blockSize); block < end; block++) {
+      if (present[block] !== 1) continue;
+      const last = lost.at(-1);
+      if (last !== undefined && last[0] + last[1] > block) continue;
+      if (last !== undefined && last[0] + last[1] === block) last[1] += 1;
+      else lost.push([block, 1]);
+    }
+  }
+  return lost;
+}
+
+/**
+ * Gives the room of absent blocks back where it is worth it and nothing stands on the device. Call it before the device
+ * is served: fetches that another front end began may still write what then is no more than such room again.
+ */
+export async function trimAbsent(fd: number, layer: LayerFacts): Promise<void> {
+  const { blockSize, blockCount, present, presentCount } = layer;
+  if (fstatSync(fd).blocks * 512 - presentCount * blockSize < WORTH_BYTES) return;
+  if (backingFiles().has(readlinkSync(`/proc/self/fd/${fd}`))) return;
+  for (let block = 0; block < blockCount; block++) {
+    if (present[block] === 1) continue;
+    const first = block;
+    while (block + 1 < blockCount && present[block + 1] !== 1) block += 1;
+    await punchHole(fd, first * blockSize, (block - first + 1) * blockSize);
+  }
+}
