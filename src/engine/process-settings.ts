@@ -46,7 +46,7 @@ export function registryOptions(
 }
 
 /** Even where reads are given up sooner, a registry has this long, ms. */
-const LEAST_TIMEOUT_MS = 1_000;
+const LEAST_TIMEOUT_MS = 2_000;
 
 const path = (root: string): string => new Layout(root).in('run/engine.json');
 

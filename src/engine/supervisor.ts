@@ -173,7 +173,7 @@ class Supervisor {
       onBack: () => {
         this.#conditions.clear('nats');
         // What the front end had to say meanwhile is lost: it says it again when it is asked to serve its layers.
-        this.#onServing(false);
+        if (!this.#stopping) this.#onServing(false);
       },
     });
     const names = this.#names;
