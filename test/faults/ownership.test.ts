@@ -49,9 +49,6 @@ describe('two engines of one node name', () => {
     expect(await read(dir)).toMatchObject({ failures: [] });
     expect((await first.status()).degraded).toEqual([]);
     expect((await first.cli(['unmount', dir])).code).toBe(0);
-    // Another name is another node.
-    const other = await start('other', nats.url);
-    expect((await other.cli(['down'])).code).toBe(0);
     expect((await first.cli(['down'])).code).toBe(0);
   });
 
