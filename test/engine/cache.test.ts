@@ -49,6 +49,16 @@ async function deviceBytes(root: string): Promise<number> {
 const readAll = (dir: string, image: FaultImage, seed = 1, copies = 1) =>
   readInParallel({ root: dir, expected: image.expected, readers: 4, copies, seed, pieceSize: 64 * 1024 });
 
+const LARGE = ['app/prose', 'app/noise', 'lib/prose', 'lib/noise'];
+
+/** Reads the large files of an image past the page cache, side by side; what went wrong. */
+async function readPastCache(dir: string, image: FaultImage): Promise<string[]> {
+  const outcomes = await Promise.all(
+    LARGE.map((name) => readPieces(join(dir, name), image.files.get(name) as Buffer, { pieceSize: 65_536 })),
+  );
+  return outcomes.flat().filter((outcome) => outcome !== 'ok');
+}
+
 /** Reads a file past the page cache, again and again until told to stop; what went wrong. */
 function keepReading(path: string, content: Buffer): { stop(): Promise<string[]> } {
   let isOver = false;
@@ -100,18 +110,22 @@ describe('a cache of a tenth of what is read', () => {
     expect(most).toBeLessThan(40 * MIB);
     await eventually('it is below its limit', async () => (await engine.status()).cache.usedBytes <= limit);
 
-    // In the middle of it all the front end dies, again and again.
-    const again = Promise.all(dirs.map((dir, at) => readAll(dir, images[at] as FaultImage, at + 7, 2)));
-    for (let round = 0; round < 3; round++) {
+    // In the middle of it all the front end dies. What is left of an eviction then is in the log, or never happened.
+    const rounds = Number(process.env.COFA_CACHE_ROUNDS ?? 2);
+    for (let round = 0; round < rounds; round++) {
+      const again = Promise.all(dirs.map((dir, at) => readPastCache(dir, images[at] as FaultImage)));
       await sleep(700);
       process.kill((await engine.pids())['front-end'] as number, 'SIGKILL');
+      expect((await again).flat()).toEqual([]);
       await eventually('another front end', async () => (await engine.status()).ready);
+      expect(
+        (await Promise.all(dirs.map((dir, at) => readPastCache(dir, images[at] as FaultImage)))).flat(),
+      ).toEqual([]);
+      expect((await engine.status()).cache.evictedBytes).toBeGreaterThan(8 * MIB);
+      // What has come is in the log a moment later.
+      await sleep(1_000);
+      expect(await expectLogAndDataAgree(engine)).toBeGreaterThan(0);
     }
-    for (const result of await again) expect(result.failures).toEqual([]);
-    await eventually('it is quiet', async () =>
-      (await engine.status()).images.every(({ blocks }) => blocks.fetching === 0),
-    );
-    expect(await expectLogAndDataAgree(engine)).toBeGreaterThan(0);
 
     // And the whole engine, while spans come and go.
     const doomed = keepReading(
@@ -129,7 +143,7 @@ describe('a cache of a tenth of what is read', () => {
     cleanup.defer(() => second.stop());
     await expectLogAndDataAgree(second);
     for (const [at, dir] of dirs.entries())
-      expect((await readAll(dir, images[at] as FaultImage)).failures).toEqual([]);
+      expect(await readPastCache(dir, images[at] as FaultImage)).toEqual([]);
     for (const dir of dirs) expect((await second.cli(['unmount', dir])).code).toBe(0);
     await second.stop();
   });
