@@ -79,9 +79,11 @@ export class SimProcess {
     this.deathSignal = options.deathSignal;
   }
 
-  /** Runs something as this process; nothing when it is dead. */
+  /** Runs something as this process: not while it is stopped, and nothing when it is dead. */
   enter(run: () => void): void {
-    if (this.isAlive) context.run(this, run);
+    if (!this.isAlive) return;
+    if (this.#held !== undefined) this.#held.push(run);
+    else context.run(this, run);
   }
 
   onEnd(run: () => void): void {
@@ -97,9 +99,23 @@ export class SimProcess {
     this.machine.ended(this, code, signal);
   }
 
+  /** What waits for a process that was stopped (SIGSTOP). */
+  #held: Array<() => void> | undefined;
+
   signal(name: string): void {
     if (!this.isAlive) return;
-    if (name !== 'SIGKILL' && this.events.listenerCount(name) > 0) this.enter(() => this.events.emit(name));
+    if (name === 'SIGSTOP') this.#held ??= [];
+    if (name === 'SIGCONT') {
+      const held = this.#held ?? [];
+      this.#held = undefined;
+      for (const run of held) this.enter(run);
+    }
+    if (name === 'SIGSTOP' || name === 'SIGCONT') {
+      this.machine.trace(`${this.name} ${this.pid}: ${name}`);
+      return;
+    }
+    if (name !== 'SIGKILL' && (this.#held !== undefined || this.events.listenerCount(name) > 0))
+      this.enter(() => this.events.emit(name));
     else this.end(null, name);
   }
 }

@@ -41,6 +41,11 @@ export interface Plan {
   natsFullMs: number;
   diskFullMs: number;
   downMs: number;
+  upgradeMs: number;
+  /** A process stands still for a while (SIGSTOP). */
+  stopMs: number;
+  /** Bytes of the event log; undefined: the engine's own. */
+  logLimit: number | undefined;
   /** Until then faults happen; afterwards all heals and must come right. */
   faultsEndMs: number;
 }
@@ -86,6 +91,9 @@ export function drawPlan(random: Random): Plan {
     natsFullMs: sometimes(random.int(3_000, 9_000), never, 0.12),
     diskFullMs: sometimes(random.int(3_000, 9_000), never, 0.12),
     downMs: sometimes(random.int(4_000, 15_000), never, 0.25),
+    upgradeMs: sometimes(random.int(3_000, 9_000), never, 0.2),
+    stopMs: sometimes(random.int(2_000, 9_000), never, 0.2),
+    logLimit: sometimes(random.int(4_000, 40_000), undefined, 0.3),
     faultsEndMs: random.int(6_000, 20_000),
   };
 }
@@ -112,5 +120,7 @@ export function healed(plan: Plan): Plan {
     natsFullMs: never,
     diskFullMs: never,
     downMs: never,
+    upgradeMs: never,
+    stopMs: never,
   };
 }

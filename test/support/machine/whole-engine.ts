@@ -199,6 +199,14 @@ class WholeEngine {
       () => this.#downAndUp(),
     );
     this.#every(
+      () => plan().upgradeMs,
+      () => this.#upgrade(),
+    );
+    this.#every(
+      () => plan().stopMs,
+      () => this.#standStill(),
+    );
+    this.#every(
       () => plan().cutConnectionMs,
       () => {
         const all = [...this.#world.servers.values()].flatMap(({ connections }) => [...connections]);
@@ -246,7 +254,8 @@ class WholeEngine {
         transport: 'kernel',
         workers: plan.workers,
         readDeadlineMs: plan.readDeadlineMs,
-        hangMs: 10_000,
+        hangMs: 3_000,
+        logLimit: plan.logLimit,
         registry: {},
         logLevel: this.#isLoud ? 'debug' : 'silent',
       } as Parameters<RunSupervisor>[0]).catch((error: unknown) => {
@@ -313,6 +322,25 @@ class WholeEngine {
     this.#call('down', { force: this.#machine.random.chance(0.5) }, () => {});
   }
 
+  #upgrade(): void {
+    this.#machine.meet('upgrades');
+    this.#world.disturbedAt = this.#machine.now;
+    this.#call('upgrade', {}, (_, code) => this.#machine.meet(`upgrade: ${code}`));
+  }
+
+  /** A process does nothing for a while, long enough or not for the supervisor to kill it. */
+  #standStill(): void {
+    const { random } = this.#machine;
+    const found = [...this.#processes('front-end'), ...this.#processes('fetcher')];
+    if (found.length === 0) return;
+    const process = random.pick(found);
+    this.#machine.meet('processes that stand still');
+    const forMs = random.int(100, 8_000);
+    this.#world.disturbedAt = this.#machine.now + forMs;
+    process.signal('SIGSTOP');
+    this.#machine.after(forMs, () => process.signal('SIGCONT'));
+  }
+
   #heal(): void {
     const world = this.#world;
     this.#machine.trace('heal');
@@ -326,7 +354,7 @@ class WholeEngine {
 
   /** One call of the API; `done` gets its result, or undefined and why not. */
   #call(
-    operation: 'status' | 'mount' | 'unmount' | 'down',
+    operation: 'status' | 'mount' | 'unmount' | 'down' | 'upgrade',
     request: object,
     done: (result: unknown, code: string) => void,
     timeoutMs = 60_000,
@@ -512,6 +540,7 @@ class WholeEngine {
       'connections cut',
       'disk full',
       'kills of fetcher',
+      'processes that stand still',
     ].some((what) => (met[what] ?? 0) > 0);
   }
 
