@@ -56,6 +56,8 @@ export class SimProcess {
   readonly events = new EventEmitter();
   readonly #onEnd: Array<() => void> = [];
   isAlive = true;
+  /** Folder of the engine that it belongs to. */
+  readonly root: string | undefined;
   /** The channel to its parent (IPC), where it has one. */
   send: ((message: unknown) => void) | undefined;
 
@@ -68,8 +70,10 @@ export class SimProcess {
       parent?: SimProcess | undefined;
       descriptors?: unknown[];
       deathSignal?: 'SIGTERM' | 'SIGKILL' | undefined;
+      root?: string | undefined;
     },
   ) {
+    this.root = options.root ?? options.parent?.root;
     this.machine = machine;
     this.pid = options.pid;
     this.name = options.name;
@@ -218,6 +222,7 @@ export class Machine {
     parent?: SimProcess | undefined;
     descriptors?: unknown[];
     deathSignal?: 'SIGTERM' | 'SIGKILL' | undefined;
+    root?: string | undefined;
   }): SimProcess {
     const process = new SimProcess(this, { ...options, pid: this.#nextPid++ });
     this.processes.set(process.pid, process);

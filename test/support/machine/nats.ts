@@ -13,6 +13,8 @@ export interface StoredMessage {
   data: Uint8Array;
   headers: MsgHdrs | undefined;
   at: number;
+  /** Folder of the engine that wrote it. */
+  root: string | undefined;
 }
 
 interface Stream {
@@ -158,7 +160,12 @@ export class NatsServer {
   append(
     subject: string,
     data: Uint8Array,
-    options: { headers?: MsgHdrs | undefined; msgID?: string | undefined; expected?: number | undefined },
+    options: {
+      headers?: MsgHdrs | undefined;
+      msgID?: string | undefined;
+      expected?: number | undefined;
+      root?: string | undefined;
+    },
   ): { seq: number; duplicate: boolean } {
     const stream = [...this.store.streams.values()].find(({ config }) =>
       config.subjects.some((pattern) => matches(pattern, subject)),
@@ -179,13 +186,34 @@ export class NatsServer {
     const seq = ++stream.lastSeq;
     const head = options.headers ?? (msgID === undefined ? undefined : newHeaders());
     if (msgID !== undefined) head?.set('Nats-Msg-Id', msgID);
-    const message: StoredMessage = { seq, subject, data, headers: head, at: this.machine.now };
+    const message: StoredMessage = {
+      seq,
+      subject,
+      data,
+      headers: head,
+      at: this.machine.now,
+      root: options.root,
+    };
     stream.messages.push(message);
     if (msgID !== undefined) stream.ids.set(msgID, { seq, at: this.machine.now });
     this.machine.trace(`log ${seq} ${subject}`);
     this.onAppend?.(message);
     for (const consumer of Array.from(this.consumers)) consumer.offer(stream.config.name, message);
     return { seq, duplicate: false };
+  }
+
+  /** Engines, by their folder, that do not reach the server. */
+  readonly unreachable = new Set<string>();
+
+  reaches(process: SimProcess): boolean {
+    return this.isUp && !this.unreachable.has(process.root ?? '');
+  }
+
+  /** Cuts an engine off. */
+  cutOff(root: string): void {
+    this.unreachable.add(root);
+    for (const connection of Array.from(this.connections))
+      if (connection.process.root === root) connection.lost();
   }
 
   /** A second message beside one that is published: a mistake that is built in. */
@@ -464,7 +492,7 @@ export class SimConnection {
   #reconnect(): void {
     this.server.machine.after(250, () => {
       if (this.#closed) return;
-      if (!this.server.isUp) {
+      if (!this.server.reaches(this.process)) {
         this.#reconnect();
         return;
       }

@@ -46,6 +46,9 @@ export interface Plan {
   stopMs: number;
   /** Bytes of the event log; undefined: the engine's own. */
   logLimit: number | undefined;
+  /** Two engines of one node name on a NATS that is somebody else's; how often one of them is cut off from it. */
+  two: boolean;
+  cutOffMs: number;
   /** Until then faults happen; afterwards all heals and must come right. */
   faultsEndMs: number;
 }
@@ -94,6 +97,8 @@ export function drawPlan(random: Random): Plan {
     upgradeMs: sometimes(random.int(3_000, 9_000), never, 0.2),
     stopMs: sometimes(random.int(2_000, 9_000), never, 0.2),
     logLimit: sometimes(random.int(4_000, 40_000), undefined, 0.3),
+    two: random.chance(0.15),
+    cutOffMs: random.int(2_000, 8_000),
     faultsEndMs: random.int(6_000, 20_000),
   };
 }
@@ -120,6 +125,7 @@ export function healed(plan: Plan): Plan {
     natsFullMs: never,
     diskFullMs: never,
     downMs: never,
+    cutOffMs: never,
     upgradeMs: never,
     stopMs: never,
   };

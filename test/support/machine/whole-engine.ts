@@ -12,15 +12,15 @@
  * every byte of it can be read; when all is unmounted and the engine is down, no process, mount, loop, connection or
  * draft is left, and what the log calls present is right.
  */
-import { emptyNode, foldEvent } from '../../../actors/node-state.ts';
+import { emptyNode, foldEvent, idOf, type NodeState } from '../../../actors/node-state.ts';
 import type { Status } from '../../../schemas/api.ts';
 import type { CofaEvent } from '../../../schemas/events.ts';
-import { subjects } from '../../../schemas/subjects.ts';
+import { STREAM, subjects } from '../../../schemas/subjects.ts';
 import { unpack } from './wire.ts';
 import { HOLE, RIGHT } from './disk.ts';
 import type { SimMount } from './kernel.ts';
 import { currentProcess, type SimProcess } from './machine.ts';
-import { type NatsServer, SimConnection, type StoredMessage } from './nats.ts';
+import { NatsStore, SimConnection, type StoredMessage } from './nats.ts';
 import { healed } from './plan.ts';
 import type { Sabotage } from './sabotage.ts';
 import { type SimImage, World } from './world.ts';
@@ -52,6 +52,9 @@ export function simulateEngine(
 }
 
 const ROOT = '/sim/root';
+/** Of a second engine with the same node name. */
+const OTHER_ROOT = '/sim/other';
+const SHARED_NATS = 'nats://10.0.0.9:4222';
 const NODE = 'node';
 const names = subjects(NODE);
 /** Longer than anything that can come right takes. */
@@ -62,6 +65,8 @@ const RECOVERY_MS = 20_000;
 
 /** With these a call has changed nothing; after others one does not know. */
 const SURE = new Set(['not-running', 'not-found', 'conflict', 'integrity', 'invalid-argument']);
+
+const FOLDERS = ['/sim', ROOT, OTHER_ROOT, '/sim/mnt'];
 
 interface Expected {
   state: 'none' | 'mounted' | 'unknown';
@@ -81,7 +86,7 @@ class WholeEngine {
   readonly #world: World;
   readonly #runSupervisor: RunSupervisor;
   readonly #isLoud: boolean;
-  #supervisor: SimProcess | undefined;
+  readonly #supervisors = new Map<string, SimProcess>();
   #user!: SimProcess;
   readonly #expected = new Map<string, Expected>();
   readonly #reads = new Map<number, Read>();
@@ -106,15 +111,16 @@ class WholeEngine {
   async run(): Promise<EngineOutcome> {
     const machine = this.#machine;
     const { disk } = this.#world;
-    for (const folder of ['/sim', ROOT, '/sim/mnt']) disk.put(folder, 'folder');
+    for (const folder of FOLDERS) disk.put(folder, 'folder');
     disk.syncNames();
+    if (this.#world.plan.two) this.#world.server(SHARED_NATS, new NatsStore()).start();
     const onUnhandled = (reason: unknown) => {
       this.#unhandled ??= reason;
     };
     process.on('unhandledRejection', onUnhandled);
     try {
       this.#user = machine.start({ name: 'user', argv: [] });
-      this.#up();
+      this.#upAll();
       this.#schedule();
       await this.#until(this.#world.plan.faultsEndMs, () => false);
       this.#heal();
@@ -207,6 +213,10 @@ class WholeEngine {
       () => this.#standStill(),
     );
     this.#every(
+      () => (plan().two ? plan().cutOffMs : Number.POSITIVE_INFINITY),
+      () => this.#cutOff(),
+    );
+    this.#every(
       () => plan().cutConnectionMs,
       () => {
         const all = [...this.#world.servers.values()].flatMap(({ connections }) => [...connections]);
@@ -235,22 +245,34 @@ class WholeEngine {
 
   // ── The engine ──
 
-  #up(): void {
+  /** Whether an engine lives. */
+  get #isUp(): boolean {
+    return [...this.#supervisors.values()].some(({ isAlive }) => isAlive);
+  }
+
+  #upAll(): void {
     const machine = this.#machine;
-    if (this.#supervisor?.isAlive === true || !this.#wantsUp) return;
+    this.#up(ROOT);
+    if (this.#world.plan.two) machine.after(machine.random.int(100, 4_000), () => this.#up(OTHER_ROOT));
+  }
+
+  #up(root: string): void {
+    const machine = this.#machine;
+    if (this.#supervisors.get(root)?.isAlive === true || !this.#wantsUp) return;
     const { plan } = this.#world;
-    const supervisor = machine.start({ name: 'supervisor', argv: ['node', 'main.ts', 'up'] });
-    this.#supervisor = supervisor;
+    const supervisor = machine.start({ name: 'supervisor', argv: ['node', 'main.ts', 'up'], root });
+    this.#supervisors.set(root, supervisor);
     supervisor.onEnd(() => {
       this.#world.disturbedAt = machine.now;
       this.#supervisorDiedAt = machine.now;
       // Whoever manages services starts it again.
-      machine.after(machine.random.int(50, 1_500), () => this.#up());
+      machine.after(machine.random.int(50, 1_500), () => this.#up(root));
     });
     supervisor.enter(() => {
       this.#runSupervisor({
-        root: ROOT,
+        root,
         node: NODE,
+        ...(plan.two ? { nats: SHARED_NATS } : {}),
         transport: 'kernel',
         workers: plan.workers,
         readDeadlineMs: plan.readDeadlineMs,
@@ -291,8 +313,12 @@ class WholeEngine {
     this.#world.disturbedAt = machine.now;
     this.#supervisorDiedAt = machine.now;
     machine.cutPower();
-    for (const server of servers.values()) server.stop();
-    servers.clear();
+    for (const [url, server] of servers) {
+      // One that is somebody else's lies on another machine.
+      if (url === SHARED_NATS) continue;
+      server.stop();
+      servers.delete(url);
+    }
     kernel.reboot();
     for (const read of this.#reads.values()) read.mount.users -= 1;
     this.#reads.clear();
@@ -302,24 +328,41 @@ class WholeEngine {
     }
     disk.cut(machine.random);
     // Folders for mounts are the users' business: they make them durable.
-    for (const folder of ['/sim', ROOT, '/sim/mnt'])
-      if (disk.get(folder) === undefined) disk.put(folder, 'folder');
-    this.#supervisor = undefined;
+    for (const folder of FOLDERS) if (disk.get(folder) === undefined) disk.put(folder, 'folder');
+    this.#supervisors.clear();
     this.#user = machine.start({ name: 'user', argv: [] });
     for (const expected of this.#expected.values()) {
       if (expected.isBusy) expected.state = 'unknown';
       expected.isBusy = false;
     }
-    machine.after(machine.random.int(500, 3_000), () => this.#up());
+    machine.after(machine.random.int(500, 3_000), () => this.#upAll());
   }
 
   #downAndUp(): void {
-    const supervisor = this.#supervisor;
-    if (supervisor?.isAlive !== true) return;
+    if (!this.#isUp) return;
     this.#machine.meet('cofa down');
     this.#world.disturbedAt = this.#machine.now;
     this.#supervisorDiedAt = this.#machine.now;
     this.#call('down', { force: this.#machine.random.chance(0.5) }, () => {});
+  }
+
+  /** One of two engines does not reach NATS for a while. */
+  #cutOff(): void {
+    const machine = this.#machine;
+    const server = this.#world.servers.get(SHARED_NATS);
+    if (server === undefined || server.unreachable.size > 0) return;
+    const root = machine.random.pick([ROOT, OTHER_ROOT]);
+    machine.meet('engines cut off');
+    machine.trace(`${root} is cut off from NATS`);
+    this.#world.disturbedAt = machine.now;
+    this.#supervisorDiedAt = machine.now;
+    server.cutOff(root);
+    machine.after(machine.random.int(500, 12_000), () => {
+      machine.trace(`${root} reaches NATS again`);
+      server.unreachable.delete(root);
+      this.#world.disturbedAt = machine.now;
+      this.#supervisorDiedAt = machine.now;
+    });
   }
 
   #upgrade(): void {
@@ -363,12 +406,12 @@ class WholeEngine {
     const user = this.#user;
     user.enter(() => {
       const { disk, servers } = this.#world;
-      let server: NatsServer | undefined;
+      let server = servers.get(SHARED_NATS);
       try {
         const endpoint = JSON.parse(disk.file(`${ROOT}/run/endpoint.json`)?.content.toString() ?? '') as {
           nats: { url: string };
         };
-        server = servers.get(endpoint.nats.url);
+        server ??= servers.get(endpoint.nats.url);
       } catch {
         // There is none.
       }
@@ -441,12 +484,42 @@ class WholeEngine {
       expected.isBusy = false;
       machine.trace(`user: unmount ${dir}: ${code}`);
       machine.meet(`unmount: ${code}`);
-      if (result !== undefined) expected.state = 'none';
-      else if (code === 'not-found') {
+      if (result !== undefined) {
+        this.#checkPromise(dir, false);
+        expected.state = 'none';
+      } else if (code === 'not-found') {
         machine.check(was !== 'mounted', () => `${dir} was acknowledged, and the engine does not know it`);
         expected.state = 'none';
       } else if (code === 'busy') expected.state = was;
     });
+  }
+
+  /** What a user was told is in the log, and counts. */
+  #checkPromise(dir: string, isMounted: boolean): void {
+    const found = [...this.#fold().mounts.values()].find((mount) => mount.dir === dir);
+    this.#machine.check(
+      isMounted ? found?.state === 'mounted' : found === undefined,
+      () =>
+        `${dir} was said to be ${isMounted ? 'mounted' : 'unmounted'}, and the log says ${found?.state ?? 'nothing'}`,
+    );
+  }
+
+  /** What the log says; records of an engine that had been replaced do not count. */
+  #fold(): NodeState {
+    const state = emptyNode();
+    const stores = new Set([...this.#world.servers.values()].map(({ store }) => store));
+    for (const store of this.#world.stores.values()) stores.add(store);
+    for (const { streams } of stores) {
+      let owner = 0;
+      for (const { seq, subject, data, headers } of streams.get(STREAM)?.messages ?? []) {
+        const epoch = Number(headers?.get('Cofa-Epoch') || Number.NaN);
+        if (epoch < owner) continue;
+        const event = unpack<CofaEvent>(data);
+        if (event.type === 'engine.started') owner = seq;
+        foldEvent(state, idOf(subject), event);
+      }
+    }
+    return state;
   }
 
   /** Codes that nothing a user or a fault does can explain. */
@@ -525,12 +598,7 @@ class WholeEngine {
   #hasCause({ startedAt, mount }: Read): boolean {
     const { plan, machine } = this.#world;
     if (machine.now - startedAt >= plan.readDeadlineMs - 1) return true;
-    if (
-      !mount.isAttached ||
-      this.#supervisorDiedAt >= startedAt - RECOVERY_MS ||
-      this.#supervisor?.isAlive !== true
-    )
-      return true;
+    if (!mount.isAttached || this.#supervisorDiedAt >= startedAt - RECOVERY_MS || !this.#isUp) return true;
     const { met } = machine;
     return [
       'registry fails',
@@ -569,7 +637,8 @@ class WholeEngine {
     const { mounts, loops } = this.#world.kernel;
     for (const { type, point } of mounts) {
       if (type !== 'erofs') continue;
-      machine.check(!points.has(point), () => `${point} is mounted twice`);
+      // One that replaces another takes its mounts over while that one may still be at it.
+      machine.check(this.#world.plan.two || !points.has(point), () => `${point} is mounted twice`);
       points.add(point);
     }
     for (const { backing, number } of loops.values()) {
@@ -581,12 +650,12 @@ class WholeEngine {
     }
   }
 
-  #checkAppend({ subject, data }: StoredMessage): void {
+  #checkAppend({ subject, data, root = ROOT }: StoredMessage): void {
     const machine = this.#machine;
     const event = unpack<CofaEvent>(data);
     machine.meet(`log: ${event.type}`);
     if (event.type !== 'layer.blocks') return;
-    const file = this.#world.device(ROOT, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`);
+    const file = this.#world.device(root, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`);
     for (const [first, count] of event.ranges)
       for (let block = first; block < first + count; block++)
         machine.check(
@@ -701,7 +770,7 @@ class WholeEngine {
 
   #checkEnd(): void {
     const machine = this.#machine;
-    const { kernel, disk, stores } = this.#world;
+    const { kernel, disk } = this.#world;
     machine.check(
       kernel.mounts.length === 0,
       () => `left mounted: ${kernel.mounts.map(({ point }) => point).join(', ')}`,
@@ -712,17 +781,14 @@ class WholeEngine {
     );
     for (const [path] of disk.files(ROOT))
       machine.check(!path.endsWith('.draft'), () => `left behind: ${path}`);
-    const state = emptyNode();
-    for (const store of stores.values())
-      for (const { messages } of store.streams.values())
-        for (const { subject, data } of messages)
-          if (subject.includes('.event.'))
-            foldEvent(state, subject.slice(subject.lastIndexOf('.') + 1), unpack<CofaEvent>(data));
+    const state = this.#fold();
     machine.check(
       state.mounts.size === 0,
       () => `the log has mounts: ${[...state.mounts.values()].map(({ dir }) => dir).join(', ')}`,
     );
     for (const [diffId, { present }] of state.layers) {
+      // Of two engines one cannot say whose device it was.
+      if (this.#world.plan.two) continue;
       const file = this.#world.device(ROOT, diffId);
       for (const [block, bit] of present.entries())
         machine.check(

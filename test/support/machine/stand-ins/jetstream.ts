@@ -1,6 +1,7 @@
 /** Stand-in for @nats-io/jetstream. */
 import type { MsgHdrs } from '@nats-io/nats-core';
 import { machine } from '../machine.ts';
+import { world } from '../world.ts';
 import { ApiError, matches, type SimConnection, SimConsumer, type StoredMessage } from '../nats.ts';
 
 export * from '@nats-io/jetstream';
@@ -23,6 +24,7 @@ export function jetstream(bus: SimConnection, options: { timeout?: number } = {}
             headers: publish.headers,
             msgID: publish.msgID,
             expected: publish.expect?.lastSubjectSequence,
+            root: bus.process.root,
           }),
         () => machine().random.chance(bus.server.faults.loseAck),
       ),
@@ -104,6 +106,13 @@ export function jetstreamManager(bus: SimConnection, options: { timeout?: number
                     ? seq === query.seq
                     : seq >= query.seq && matches(query.next_by_subj, subject),
                 );
+          if (world().sabotage === 'stale-owner' && found?.subject.endsWith('.engine.main') === true) {
+            // Each engine is shown what it wrote itself.
+            const own = messages.findLast(
+              ({ subject, root }) => subject === found.subject && root === bus.process.root,
+            );
+            if (own !== undefined) return stored(own);
+          }
           if (found === undefined) throw new ApiError(10037, 404, 'no message found');
           return stored(found);
         }),

@@ -8,6 +8,6 @@ export async function connect(options: { servers: string | string[]; timeout?: n
   const process = connectionOwner();
   await machine().sleep(1 + machine().random.next());
   const server = world().servers.get(url?.replace('localhost', '127.0.0.1') ?? '');
-  if (server?.isUp !== true) throw new Error('connection refused');
+  if (server?.reaches(process) !== true) throw new Error('connection refused');
   return new SimConnection(server, process);
 }
