@@ -41,8 +41,14 @@ export const mountMachine = setup({
     mounted: { on: { UNMOUNT: 'unmounting', DETACHED: 'detached' } },
     unmounting: {
       entry: 'unmount',
-      // detached: it is gone from the kernel, and the log did not take that.
-      on: { UNMOUNTED: 'unmounted', BUSY: 'mounted', DETACHED: 'detached' },
+      on: {
+        UNMOUNTED: 'unmounted',
+        BUSY: 'mounted',
+        // It is gone from the kernel, or had been, and the log did not take that.
+        DETACHED: 'detached',
+        // It had not been mounted, and something else that stands there is in use.
+        FAILED: { target: 'failed', actions: 'keepError' },
+      },
     },
     detached: { on: { MOUNT: 'mounting', UNMOUNT: 'unmounting' } },
     unmounted: { type: 'final' },

@@ -7,12 +7,15 @@
  *     cofa.v1.<node>.event.<kind>.<id>        the event log, stored in the stream COFA_EVENTS (schemas/events.ts)
  *     cofa.v1.<node>.fold.<seq>.<part>        snapshots of what the log folds to, stored in COFA_SNAPSHOTS (schemas/snapshots.ts)
  *     cofa.v1.<node>.room                     the log is full: front end → supervisor
- *     cofa.v1.<node>.front.<operation>        supervisor → front end                         (schemas/front.ts)
- *     cofa.v1.<node>.front.notice             front end → supervisor
- *     cofa.v1.<node>.worker.hello             fetcher → front end: alive, with its slots      (schemas/fetch.ts)
- *     cofa.v1.<node>.worker.ask               front end → fetchers: say hello
- *     cofa.v1.<node>.worker.job.<worker>      front end → one fetcher
- *     cofa.v1.<node>.worker.completion        fetcher → front end
+ *     cofa.v1.<node>.<e>.front.<operation>    supervisor → front end                         (schemas/front.ts)
+ *     cofa.v1.<node>.<e>.front.notice         front end → supervisor
+ *     cofa.v1.<node>.<e>.worker.hello         fetcher → front end: alive, with its slots      (schemas/fetch.ts)
+ *     cofa.v1.<node>.<e>.worker.ask           front end → fetchers: say hello
+ *     cofa.v1.<node>.<e>.worker.job.<worker>  front end → one fetcher
+ *     cofa.v1.<node>.<e>.worker.completion    fetcher → front end
+ *
+ * `<e>` is the engine's epoch, `e` and a number (src/store/event-log.ts): the processes of an engine that was replaced may
+ * live for a moment beside those of its successor, and write into other files.
  */
 export const STREAM = 'COFA_EVENTS';
 export const STREAM_SUBJECTS = 'cofa.v1.*.event.>';
@@ -31,6 +34,8 @@ export interface Subjects {
   foldsOf(seq: number): string;
   readonly allFolds: string;
   readonly room: string;
+  /** Of the engine whose processes talk; the subjects below follow it. */
+  epoch: number;
   front(operation: string): string;
   readonly notice: string;
   readonly hello: string;
@@ -44,11 +49,12 @@ export type EventKind = 'engine' | 'image' | 'layer' | 'mount' | 'snapshot';
 /** A node's name is one subject token: letters, digits, `-` and `_`, at most 64. */
 export const NODE_NAME = /^[A-Za-z0-9_-]{1,64}$/;
 
-export function subjects(node: string): Subjects {
+export function subjects(node: string, epoch = 0): Subjects {
   if (!NODE_NAME.test(node))
     throw new RangeError(`node name ${JSON.stringify(node)} must match ${NODE_NAME}`);
   const base = `cofa.v1.${node}`;
-  return {
+  const inside = (): string => `${base}.e${names.epoch}`;
+  const names: Subjects = {
     api: (operation) => `${base}.api.${operation}`,
     progress: (token) => `${base}.progress.${token}`,
     presence: `${base}.presence`,
@@ -59,11 +65,21 @@ export function subjects(node: string): Subjects {
     foldsOf: (seq) => `${base}.fold.${seq}.*`,
     allFolds: `${base}.fold.>`,
     room: `${base}.room`,
-    front: (operation) => `${base}.front.${operation}`,
-    notice: `${base}.front.notice`,
-    hello: `${base}.worker.hello`,
-    whoIsThere: `${base}.worker.ask`,
-    job: (worker) => `${base}.worker.job.${worker}`,
-    completion: `${base}.worker.completion`,
+    epoch,
+    front: (operation) => `${inside()}.front.${operation}`,
+    get notice() {
+      return `${inside()}.front.notice`;
+    },
+    get hello() {
+      return `${inside()}.worker.hello`;
+    },
+    get whoIsThere() {
+      return `${inside()}.worker.ask`;
+    },
+    job: (worker) => `${inside()}.worker.job.${worker}`,
+    get completion() {
+      return `${inside()}.worker.completion`;
+    },
   };
+  return names;
 }

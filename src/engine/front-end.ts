@@ -65,7 +65,7 @@ const settings = await readSettings(root);
 const log = createLog('front-end', settings.logLevel);
 const conditions = new Conditions(log);
 const layout = new Layout(root);
-const names = subjects(settings.node);
+const names = subjects(settings.node, settings.epoch);
 /** Monotonic: deadlines must not move with the wall clock. */
 const now = () => performance.now();
 

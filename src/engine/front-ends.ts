@@ -118,7 +118,7 @@ export class FrontEnds {
         hint: 'it takes the transport "kernel" and Linux 6.9; else: cofa down, cofa up',
       });
     }
-    if (this.#standby !== undefined) throw new CofaError('busy', 'an upgrade is under way');
+    if (this.#standby !== undefined || this.#swapping) throw new CofaError('busy', 'an upgrade is under way');
     const loaded = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<string>();
     const standby = this.#newChild({

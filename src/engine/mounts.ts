@@ -12,6 +12,7 @@ import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../
 import type { NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { mountErofs } from '../kernel/erofs.ts';
+import { dismissLoop, type LoopDevice } from '../kernel/loop.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { Layout } from '../store/layout.ts';
@@ -53,7 +54,7 @@ export interface Restored {
   replaced: number;
   /** Folders whose mount could not be repaired: who used it before reads errors. */
   lost: string[];
-  /** Those that did not come back; where that may pass they are tried again. */
+  /** Those that did not come back yet: they are tried again. */
   failures: Array<{ dir: string; sentence: string }>;
 }
 
@@ -66,6 +67,8 @@ class MountActor {
   readonly image: Image;
   readonly host: ActorHost<typeof mountMachine>;
   error: ErrorRecord | undefined;
+  /** Its state when it was to be unmounted: a failure of that leads back there. */
+  before = 'mounted';
   /** Which of the image's commands is about to run; undefined for a mount that is brought back. */
   start: string | undefined;
   /** The directory was made for the mount and goes with it. */
@@ -161,8 +164,9 @@ export class Mounts {
       throw new CofaError('busy', `the mount at ${dir} is ${actor.host.state}`);
     }
     actor.error = undefined;
+    actor.before = actor.host.state;
     actor.host.send({ type: 'UNMOUNT' });
-    await actor.host.until('unmounted', 'mounted');
+    await actor.host.until('unmounted', 'mounted', 'detached', 'failed');
     if (actor.error !== undefined) throw fromErrorRecord(actor.error);
     return { id: actor.facts.id, dir };
   }
@@ -217,12 +221,12 @@ export class Mounts {
     return outcome;
   }
 
-  /** Until it is back, somebody unmounts it, or its failure is one that does not pass. */
+  /** Until it is back or somebody unmounts it: it was promised, and what is in its way may pass. */
   async #restoreAgain(actor: MountActor): Promise<void> {
     const { dir } = actor.facts;
     const isWanted = () => this.#mounts.get(dir) === actor && actor.host.state === 'failed';
-    while (PASSES.has(actor.error?.code ?? '')) {
-      await sleep(RESTORE_AGAIN_MS, undefined, { ref: false });
+    for (let pause = RESTORE_AGAIN_MS; ; pause = Math.min(2 * pause, RESTORE_LONGEST_MS)) {
+      await sleep(pause, undefined, { ref: false });
       if (!isWanted()) return;
       actor.restoring = true;
       actor.host.send({ type: 'MOUNT' });
@@ -281,14 +285,26 @@ export class Mounts {
     return [];
   }
 
-  /** Takes this engine's mounts out of the kernel and says nothing to the log: another engine owns them now. */
+  /**
+   * Takes this engine's mounts and their loops out of the kernel and says nothing to the log: another engine owns them
+   * now. What is in use goes with its last user.
+   */
   async abandon(): Promise<void> {
+    const loops = new Set<LoopDevice>();
     for (const { facts, image } of this.#mounts.values()) {
+      const { attached } = image;
+      for (const loop of attached === undefined ? [] : [attached.metadata, ...attached.devices])
+        loops.add(loop);
       const found = findMount(facts.dir);
       // The other engine may have mounted the directory already.
       if (found === undefined || found.source !== image.attached?.metadata.path) continue;
       await unmount(facts.dir, { lazy: true }).catch((error: unknown) =>
         this.#options.log.error({ mount: facts.id, error }, 'the mount stays'),
+      );
+    }
+    for (const loop of loops) {
+      await dismissLoop(loop).catch((error: unknown) =>
+        this.#options.log.warn({ loop: loop.path, error }, 'a loop stays'),
       );
     }
   }
@@ -408,10 +424,9 @@ export class Mounts {
   }
 }
 
-/** A mount that did not come back because something was away is tried again after this, ms. */
+/** A mount that did not come back is tried again after this, then after twice as long, and so on, ms. */
 const RESTORE_AGAIN_MS = 5_000;
-/** Errors that pass. */
-const PASSES = new Set(['unavailable', 'timeout', 'no-space']);
+const RESTORE_LONGEST_MS = 60_000;
 const yes = (): boolean => true;
 const no = (): boolean => false;
 

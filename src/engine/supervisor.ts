@@ -118,6 +118,8 @@ class Supervisor {
     this.#log = createLog('supervisor', options.logLevel);
     this.#conditions = new Conditions(this.#log);
     this.#names = subjects(options.node);
+    // An engine may be replaced while it starts, before anybody waits for its end.
+    this.#ended.promise.catch(() => {});
     const { root, transport, readDeadlineMs, hangMs } = options;
     this.#label = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}`;
     const events = this.#events;
@@ -185,6 +187,7 @@ class Supervisor {
     };
     let frontStarted: Promise<void> | undefined;
     const startFront = async (epoch: number) => {
+      names.epoch = epoch;
       await this.#fronts.open();
       await writeSettings({
         root,

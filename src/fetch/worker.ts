@@ -23,7 +23,7 @@ const [root, worker] = process.argv.slice(2);
 if (root === undefined || worker === undefined) throw new Error('usage: worker.ts ROOT NAME');
 const settings = await readSettings(root);
 const log = createLog(worker, settings.logLevel);
-const names = subjects(settings.node);
+const names = subjects(settings.node, settings.epoch);
 const bus = await connectBus(settings.nats, { name: worker });
 const runner = new JobRunner({
   worker,

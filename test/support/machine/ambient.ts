@@ -13,6 +13,13 @@ import { world } from './world.ts';
 // biome-ignore lint/suspicious/noExplicitAny: the module's own functions, as they are
 type Functions = Record<string, (...args: never[]) => unknown>;
 
+interface Entry {
+  name: string;
+  parentPath: string;
+  isDirectory(): boolean;
+  isFile(): boolean;
+}
+
 const EPOCH = Date.UTC(2030, 0, 1);
 const CALL_MS = 1;
 
@@ -274,6 +281,10 @@ function patchFiles(fs: Functions, promises: Functions): void {
     const isFolder = disk().get(path) === 'folder';
     return { isDirectory: () => isFolder, isFile: () => !isFolder };
   };
+  const spaceOf = () => {
+    const free = world().isDiskFull ? 0 : 1e8;
+    return { type: 0xef53, bsize: 4096, bavail: free, bfree: free, blocks: 2e8 };
+  };
   const statOf = (path: string) => {
     const found = disk().get(path);
     if (found === undefined) throw new Errno('ENOENT', path);
@@ -326,12 +337,18 @@ function patchFiles(fs: Functions, promises: Functions): void {
   const inPromises: Record<string, (path: string, ...rest: never[]) => unknown> = {
     mkdir: (path, options?: { recursive?: boolean }) =>
       machine().call(CALL_MS, () => makeFolder(path, options?.recursive === true)),
-    readdir: (path, options?: { withFileTypes?: boolean }) =>
-      machine().call(CALL_MS, () =>
-        options?.withFileTypes === true
-          ? list(path).map((name) => ({ name, parentPath: path, ...kindOf(`${path}/${name}`) }))
-          : list(path),
-      ),
+    readdir: (path, options?: { withFileTypes?: boolean; recursive?: boolean }) =>
+      machine().call(CALL_MS, () => {
+        if (options?.withFileTypes !== true) return list(path);
+        const entries = (folder: string): Entry[] =>
+          list(folder).flatMap((name) => {
+            const entry = { name, parentPath: folder, ...kindOf(`${folder}/${name}`) };
+            const isDeep = options.recursive === true && entry.isDirectory();
+            return isDeep ? [entry, ...entries(`${folder}/${name}`)] : [entry];
+          });
+        return entries(path);
+      }),
+    realpath: (path) => machine().call(CALL_MS, () => path),
     rmdir: (path) =>
       machine().call(CALL_MS, () => {
         if (world().kernel.find(path) !== undefined) throw new Errno('EBUSY', path);
@@ -362,8 +379,7 @@ function patchFiles(fs: Functions, promises: Functions): void {
     stat: (path) => machine().call(CALL_MS, () => statOf(path)),
     lstat: (path) => machine().call(CALL_MS, () => statOf(path)),
     access: (path) => machine().call(CALL_MS, () => void statOf(path)),
-    statfs: () =>
-      machine().call(CALL_MS, () => ({ type: 0xef53, bsize: 4096, bavail: 1e9, bfree: 1e9, blocks: 2e9 })),
+    statfs: () => machine().call(CALL_MS, spaceOf),
     open: (path, flags = 'r' as never) =>
       machine()
         .call(CALL_MS, () =>
@@ -375,6 +391,24 @@ function patchFiles(fs: Functions, promises: Functions): void {
         need(path).size = size;
       }),
   };
+  /** Where an open file lies now: `/proc/self/fd/N`. */
+  const linkOf = (path: string): string => {
+    const file = world().behind(Number(path.split('/').at(-1)));
+    if (!(file instanceof SimFile)) throw new Errno('ENOENT', path);
+    return file.path;
+  };
+  replace(
+    fs,
+    'readlinkSync',
+    (real) => ((path: string) => (isNowhere(path) ? linkOf(path) : real(path as never))) as never,
+  );
+  replace(
+    promises,
+    'readlink',
+    (real) =>
+      ((path: string) =>
+        isNowhere(path) ? machine().call(CALL_MS, () => linkOf(path)) : real(path as never)) as never,
+  );
   for (const [name, simulated] of Object.entries(inPromises))
     replace(
       promises,
@@ -402,6 +436,11 @@ function patchFiles(fs: Functions, promises: Functions): void {
       options === undefined ? Buffer.from(need(path).content) : need(path).content.toString(),
     readdirSync: (path) => list(path),
     statSync: (path) => statOf(path),
+    statfsSync: () => spaceOf(),
+    renameSync: (path, to: string) => {
+      disk().put(to, need(path));
+      disk().remove(path);
+    },
     rmSync: (path) => removeTree(path),
     unlinkSync: (path) => disk().remove(path),
     writeFileSync: (path, bytes: Uint8Array | string) =>
@@ -429,6 +468,17 @@ function patchFiles(fs: Functions, promises: Functions): void {
       ((fd: number) => {
         if (currentProcess() === undefined) return real(fd as never);
         return undefined;
+      }) as never,
+  );
+  replace(
+    fs,
+    'fstatSync',
+    (real) =>
+      ((fd: number) => {
+        if (currentProcess() === undefined) return real(fd as never);
+        const file = world().behind(fd) as SimFile;
+        const kept = file.blocks?.filter((tag) => tag !== 0).length ?? 0;
+        return { size: file.size, blocks: (kept * BLOCK) / 512, ino: file.number, dev: 1 };
       }) as never,
   );
   replace(

@@ -14,6 +14,7 @@ export const GARBAGE = 2;
 
 export class SimFile {
   readonly number: number;
+  path = '';
   /** bytes; a device has none of these */
   content: Buffer = Buffer.alloc(0);
   /** A layer device: what each block of 64 KiB holds. */
@@ -104,6 +105,7 @@ export class SimDisk {
   }
 
   put(path: string, file: SimFile | 'folder'): void {
+    if (file !== 'folder') file.path = path;
     this.#change({ path, file });
   }
 

@@ -117,6 +117,7 @@ export interface Loop {
   backing: Backing;
   size: number;
   autoclear: boolean;
+  reads: number;
   /** File systems that stand on it. */
   users: number;
 }
@@ -192,7 +193,7 @@ export class Kernel {
     return this.#machine.call(2, () => {
       let number = 0;
       while (this.loops.has(number)) number += 1;
-      const loop: Loop = { number, label, backing, size, autoclear: false, users: 0 };
+      const loop: Loop = { number, label, backing, size, autoclear: false, reads: 0, users: 0 };
       this.loops.set(number, loop);
       this.#machine.trace(`loop${number} on ${short(path)}`);
       return loop;
@@ -280,6 +281,7 @@ export class Kernel {
     done: (errno: string | undefined, tags?: Uint8Array) => void,
   ): void {
     const { backing } = loop;
+    loop.reads += 1;
     if (backing.kind === 'fuse') {
       backing.connection.ask({
         kind: 'read',

@@ -548,11 +548,13 @@ export class SimConsumer {
 
   #subscribe(): void {
     this.#next = Math.max(this.#from, this.#got + 1);
-    const { server } = this.connection;
+    const { server, link } = this.connection;
     const { life } = server;
+    let isThere = false;
     void this.connection
       .call(2_000, () => {
         if (this.#closed) return;
+        isThere = true;
         server.consumers.add(this);
         const { messages } = server.stream(this.#stream);
         for (const message of messages) this.offer(this.#stream, message);
@@ -562,7 +564,8 @@ export class SimConsumer {
       server.machine.after(500, () =>
         this.connection.process.enter(() => {
           if (this.#closed || this.connection.isClosed()) return;
-          if (server.isUp && server.life !== life) this.#subscribe();
+          const isLost = server.life !== life || this.connection.link !== link || !isThere;
+          if (this.connection.isConnected && server.isUp && isLost) this.#subscribe();
           else look();
         }),
       );
@@ -576,10 +579,13 @@ export class SimConsumer {
     this.#next = message.seq + 1;
     const { server } = this.connection;
     const { machine, life } = server;
+    const { link } = this.connection;
     this.#sentUntil =
       Math.max(this.#sentUntil, machine.now) + machine.random.next() * 0.1 * server.faults.delayMs;
     machine.after(this.#sentUntil - machine.now, () => {
-      if (!server.isUp || server.life !== life) return;
+      if (!server.isUp || server.life !== life || this.connection.link !== link) return;
+      // After a gap all of it comes again.
+      if (message.seq <= this.#got) return;
       this.#got = message.seq;
       this.#queue.push(message);
       this.connection.process.enter(() => this.#wake?.());

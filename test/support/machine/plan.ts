@@ -46,6 +46,8 @@ export interface Plan {
   stopMs: number;
   /** Bytes of the event log; undefined: the engine's own. */
   logLimit: number | undefined;
+  /** Share of all layers' bytes that the cache may take; undefined: no limit. */
+  cacheShare: number | undefined;
   /** Two engines of one node name on a NATS that is somebody else's; how often one of them is cut off from it. */
   two: boolean;
   cutOffMs: number;
@@ -96,7 +98,8 @@ export function drawPlan(random: Random): Plan {
     downMs: sometimes(random.int(4_000, 15_000), never, 0.25),
     upgradeMs: sometimes(random.int(3_000, 9_000), never, 0.2),
     stopMs: sometimes(random.int(2_000, 9_000), never, 0.2),
-    logLimit: sometimes(random.int(4_000, 40_000), undefined, 0.3),
+    logLimit: sometimes(random.int(30_000, 120_000), undefined, 0.3),
+    cacheShare: sometimes(0.2 + 0.6 * random.next(), undefined, 0.4),
     two: random.chance(0.15),
     cutOffMs: random.int(2_000, 8_000),
     faultsEndMs: random.int(6_000, 20_000),

@@ -87,11 +87,11 @@ export function spawnSimulated(command: string, args: string[], options: SpawnOp
 /** Loads a program of the engine in the context of a process. What it throws at its top ends it. */
 export function runProgram(process: SimProcess, path: string): void {
   const { machine } = process;
-  machine.loading += 1;
-  (globalThis as { cofaProgramStarts?: () => void }).cofaProgramStarts = () => {
-    machine.loading -= 1;
-  };
   process.enter(() => {
+    machine.loading += 1;
+    (globalThis as { cofaProgramStarts?: () => void }).cofaProgramStarts = () => {
+      machine.loading -= 1;
+    };
     void import(`${path}?life=${lives++}`).catch((error: unknown) => {
       if (!process.isAlive) return;
       process.machine.trace(`${process.name} fails: ${String(error)}`);

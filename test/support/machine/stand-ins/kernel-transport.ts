@@ -97,6 +97,9 @@ class Transport implements FuseServer {
     }
     this.#counters.reads += 1;
     const states = new Uint8Array(file.blocks);
+    const uses = file.uses === undefined ? undefined : new Uint32Array(file.uses);
+    for (let block = request.first; uses !== undefined && block <= request.last; block++)
+      uses[1 + block] = uses[0] ?? 0;
     let isPresent = true;
     for (let block = request.first; block <= request.last; block++) isPresent &&= states[block] === 2;
     if (isPresent || (world().sabotage === 'answer-unread' && machine().random.chance(0.05))) {

@@ -70,3 +70,16 @@ export function listLoops(wanted?: (backingFile: string) => boolean): Promise<Lo
       .sort((a, b) => a.number - b.number),
   );
 }
+
+/** Backing file → loops that stand on it. */
+export function backingFiles(): Map<string, number[]> {
+  const found = new Map<string, number[]>();
+  for (const { number, backing } of world().kernel.loops.values()) {
+    const path = backingPath(backing);
+    found.set(path, [...(found.get(path) ?? []), number]);
+  }
+  return found;
+}
+
+export const loopReads = (number: number): Promise<number | undefined> =>
+  machine().call(1, () => world().kernel.loops.get(number)?.reads);
