@@ -12,3 +12,8 @@ export function takeLock(path: string, root: string): void {
     throw new CofaError('conflict', `an engine runs in ${root} already (${owner.pid})`);
   locks.set(path, currentProcess() as SimProcess);
 }
+
+export function takeLockInTurn(path: string, root: string): Promise<void> {
+  takeLock(path, root);
+  return Promise.resolve();
+}
