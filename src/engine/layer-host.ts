@@ -7,7 +7,13 @@ import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { CacheLayer } from '../../actors/cache.ts';
-import { type BlockRange, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
+import {
+  type BlockRange,
+  LAYER_LIMITS,
+  LayerActor,
+  type LayerEffect,
+  type LayerEvent,
+} from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
@@ -121,7 +127,9 @@ export class LayerHost {
     };
     this.firstReads = new Uint32Array(options.firstReads.ticks);
     this.#trace = new Trace(table.spanCount, options);
-    this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs });
+    // The pauses between the tries alone are longer than the deadline: a read waits as long as it may.
+    const attempts = LAYER_LIMITS.attempts + Math.ceil(readDeadlineMs / LAYER_LIMITS.retryMaxMs);
+    this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs, attempts });
     const known = options.facts.get(diffId);
     if (known === undefined) return;
     const { complete } = known;
