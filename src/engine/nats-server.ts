@@ -7,23 +7,26 @@ import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
+import { repairLogEnd } from '../store/log-repair.ts';
 import { Child, type ChildOptions } from './child.ts';
 
 /**
  * Starts nats-server below the supervisor. Its port and password stay for the supervisor's life, so that the other
- * processes find it again when it was restarted. Errors: `environment` when it is not installed or does not start.
+ * processes find it again when it was restarted. `repaired`: bytes at the end of the log that were no events, as after a
+ * power cut. Errors: `environment` when it is not installed or does not start.
  */
 export async function startNats(
   layout: Layout,
   now: () => number,
   watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
-): Promise<{ address: BusAddress; child: Child }> {
+): Promise<{ address: BusAddress; child: Child; repaired: number }> {
   const command = await findServer();
   const port = await freePort();
   const address = { url: `nats://127.0.0.1:${port}`, user: 'cofa', pass: randomBytes(24).toString('hex') };
   const config = layout.in('run/nats.conf');
   const pidFile = layout.in('run/nats.pid');
   await endPredecessor(pidFile, config);
+  const repaired = await repairLogEnd(layout.in('nats'));
   // Strings are quoted as JSON, which the configuration's grammar accepts.
   await writeWhole(
     config,
@@ -61,7 +64,7 @@ export async function startNats(
       hint: `see ${layout.log('nats-server')}`,
     });
   }
-  return { address, child };
+  return { address, child, repaired };
 }
 
 /**

@@ -450,10 +450,15 @@ class Supervisor {
       url.password = '';
       return { url: url.toString().replace(/\/$/, ''), user, pass };
     }
-    const { address, child } = await startNats(this.#layout, Date.now, {
+    const { address, child, repaired } = await startNats(this.#layout, Date.now, {
       ...this.#watchers('nats-server', 'nats-server'),
       onGiveUp: () => this.#conditions.set('nats-server', 'nats-server does not start'),
     });
+    if (repaired > 0)
+      this.#log.warn(
+        { bytes: repaired },
+        'the end of the log was damaged and is cut off: what is lost was not synced',
+      );
     watchNats(address, child, { log: this.#log, hangMs: this.#options.hangMs }).catch((error: unknown) => {
       this.#log.warn({ error }, 'nats-server is not watched');
     });
