@@ -19,8 +19,8 @@
  *
  * **Not at once again**: a span that came or was read within the residence time stays, unless the cache is over its limit;
  * then the time shrinks to what a reader needs to get through a span. Beyond the slack there is no such time at all, for
- * whoever waits for a span has been answered when it came. So the cache exceeds its limit by the slack and by what is
- * being fetched, at most.
+ * whoever waits for a span has been answered when it came. So the cache exceeds its limit by the slack, by what is being
+ * fetched, and by what comes while an eviction is carried out.
  *
  * **Handed-over devices**: the kernel reads them without asking, so nobody knows which spans are in use; the device as a
  * whole counts as used when its loop was last seen reading. One whose turn comes is taken back first; its spans can go

@@ -131,7 +131,8 @@ export class CacheHost {
   layerOpened(diffId: string, layer: LayerHost): void {
     this.#memories.delete(diffId);
     this.#closedBytes.delete(diffId);
-    this.#starts.set(layer, this.#tick());
+    // One that a new front end opens again was started long ago.
+    if (this.#timers.length > 1) this.#starts.set(layer, this.#tick());
     if (!this.#prefetching) layer.holdPrefetch(true);
   }
 
@@ -193,7 +194,7 @@ export class CacheHost {
     return this.#view().map((layer) => ({
       diffId: layer.id,
       bytes: this.#openBytes.get(layer.id) ?? this.#closedBytes.get(layer.id) ?? 0,
-      idleMs: (now - Math.max(0, layer.seen, ...Array.from(layer.lastUse))) * TICK_MS,
+      idleMs: (now - Math.max(layer.seen, lastOf(layer))) * TICK_MS,
     }));
   }
 
@@ -481,7 +482,7 @@ export class CacheHost {
     const plan: EvictionPlan = { evict: new Map(), takeBack: [], bytes: 0 };
     const closed = this.#view()
       .filter(({ id }) => !this.#options.opened.has(id))
-      .map((layer) => ({ layer, last: Math.max(0, ...Array.from(layer.lastUse)) }))
+      .map((layer) => ({ layer, last: lastOf(layer) }))
       .sort((a, b) => a.last - b.last);
     for (const { layer } of closed) {
       if (plan.bytes >= need) break;
@@ -529,6 +530,9 @@ const SHRINK_ROUNDS = 20;
 const TAKE_BACK_MS = 200;
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+const lastOf = (layer: CacheLayer): number =>
+  Array.from(layer.lastUse).reduce((last, use) => Math.max(last, use), 0);
 
 /** Startup spans count as not present. */
 function withoutStartup(layer: CacheLayer): CacheLayer {
