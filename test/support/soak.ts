@@ -121,7 +121,8 @@ class Soak {
     this.#engine = await startEngine({
       root: this.#root,
       workers: 2,
-      args: cacheLimit === undefined ? [] : ['--cache-limit', String(cacheLimit)],
+      // Short enough to be kept short while one looks.
+      args: ['--log-limit', '2M', ...(cacheLimit === undefined ? [] : ['--cache-limit', String(cacheLimit)])],
     });
     cleanup.defer(() => this.#engine.stop());
     this.#readers = startReaders({
