@@ -6,15 +6,14 @@
  *     node ops/bench/start.ts --registry HOST:PORT --image NAME[:TAG] [--rounds 5] [--rate 1G] [--rtt 5]
  *                             [--json FILE] -- COMMAND…
  */
-import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
-import { parseRate, startRelay } from './relay.ts';
+import { COFA, dropCaches, median, type Start, textTable, throughLink, timed } from './measure.ts';
+import { parseRate } from './relay.ts';
 
 export interface StartOptions {
   /** HOST:PORT of a registry without a link in front of it. */
@@ -30,15 +29,6 @@ export interface StartOptions {
   onProgress: (line: string) => void;
 }
 
-export interface Start {
-  /** From the call to the first byte of output, ms. */
-  firstOutputMs: number;
-  /** To the end of the container, ms. */
-  totalMs: number;
-  /** Bytes that crossed the link towards the node until the container's end. */
-  bytes: number;
-}
-
 export interface StartResult {
   containerd: Start[];
   /** Cold: nothing of the image is on the node. */
@@ -51,7 +41,9 @@ export async function measureStarts(options: StartOptions): Promise<StartResult>
   const result: StartResult = { containerd: [], cofa: [], warm: [] };
   for (let round = 1; round <= options.rounds; round++) {
     options.onProgress(`round ${round} of ${options.rounds}: containerd pulls and runs`);
-    result.containerd.push(await throughLink(options, (host) => startWithContainerd(host, options)));
+    result.containerd.push(
+      await throughLink(options.registry, options, (host) => startWithContainerd(host, options)),
+    );
     options.onProgress(`round ${round} of ${options.rounds}: cofa runs`);
     const { cold, warm } = await startWithCofa(options);
     result.cofa.push(cold);
@@ -79,33 +71,7 @@ export function startTable(result: StartResult): string {
     ['cofa is better by', ratio((s) => s.firstOutputMs), ratio((s) => s.totalMs), ratio((s) => s.bytes)],
     row('cofa run, all local', result.warm),
   ];
-  const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((cells) => (cells[column] ?? '').length)));
-  return rows
-    .map((cells) =>
-      cells
-        .map((cell, at) => (at === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[at] ?? 0)))
-        .join('   '),
-    )
-    .join('\n');
-}
-
-async function throughLink<T extends Start>(
-  options: StartOptions,
-  run: (host: string) => Promise<Omit<T, 'bytes'>>,
-) {
-  const [host = '', port] = options.registry.split(':');
-  const { rate, rttMs } = options;
-  const relay = await startRelay({
-    to: { host, port: Number(port) },
-    rttMs,
-    ...(rate === undefined ? {} : { rate }),
-  });
-  try {
-    const measured = await run(relay.host);
-    return { ...measured, bytes: relay.counters().toClient };
-  } finally {
-    await relay.stop();
-  }
+  return textTable(rows);
 }
 
 async function startWithContainerd(host: string, options: StartOptions): Promise<Omit<Start, 'bytes'>> {
@@ -141,11 +107,11 @@ async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm
     await cofa('up');
     cleanup.defer(() => cofa('down', '--force'));
     let warm: Omit<Start, 'bytes'> | undefined;
-    const cold = await throughLink(options, async (host) => {
+    const cold = await throughLink(options.registry, options, async (host) => {
       await dropCaches();
       return await cofa('run', `${host}/${options.image}`, ...options.command);
     });
-    await throughLink({ ...options, rate: undefined, rttMs: 0 }, async (host) => {
+    await throughLink(options.registry, { rate: undefined, rttMs: 0 }, async (host) => {
       // Another name for the same image: what is missing comes at the speed of loopback.
       const dir = join(root, 'whole');
       await mkdir(dir);
@@ -171,47 +137,6 @@ async function untilWhole(root: string): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 500));
   }
   throw new Error('the image did not become complete');
-}
-
-const COFA = fileURLToPath(new URL('../cofa', import.meta.url));
-
-/** Runs a command to its end; throws with what it wrote to stderr when it fails. */
-function timed(command: string, args: string[]): Promise<Omit<Start, 'bytes'> & { output: string }> {
-  return new Promise((resolve, reject) => {
-    const began = performance.now();
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    let firstOutputMs: number | undefined;
-    let output = '';
-    let errors = '';
-    child.stdout.on('data', (bytes: Buffer) => {
-      firstOutputMs ??= performance.now() - began;
-      output += bytes.toString();
-    });
-    child.stderr.on('data', (bytes: Buffer) => {
-      errors += bytes.toString();
-    });
-    child.once('error', reject);
-    child.once('close', (code) => {
-      const totalMs = performance.now() - began;
-      if (code === 0) resolve({ firstOutputMs: firstOutputMs ?? totalMs, totalMs, output });
-      else
-        reject(new Error(`${command} ${args.join(' ')} ended with ${code}: ${errors.trim().slice(-2000)}`));
-    });
-  });
-}
-
-/** Nothing of an earlier start is left in the page cache. */
-async function dropCaches(): Promise<void> {
-  await timed('sync', []);
-  await writeFile('/proc/sys/vm/drop_caches', '3');
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1
-    ? (sorted[middle] ?? 0)
-    : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }
 
 if (process.argv[1] === import.meta.filename) {

@@ -1,0 +1,105 @@
+/** What every benchmark needs: commands that are timed, cold caches, an emulated link, medians. */
+import { spawn } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { startRelay } from './relay.ts';
+
+export const COFA = fileURLToPath(new URL('../cofa', import.meta.url));
+
+export interface Link {
+  /** Bits a second; undefined: as fast as loopback. */
+  rate: number | undefined;
+  rttMs: number;
+}
+
+export interface Start {
+  /** From the call to the first byte of output, ms. */
+  firstOutputMs: number;
+  /** To the end of the container, ms. */
+  totalMs: number;
+  /** Bytes that crossed the link towards the node until the container's end. */
+  bytes: number;
+}
+
+/** Runs a command to its end; throws with what it wrote to stderr when it fails. */
+export function timed(
+  command: string,
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<Omit<Start, 'bytes'> & { output: string }> {
+  return new Promise((resolve, reject) => {
+    const began = performance.now();
+    const child = spawn(command, args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
+    });
+    let firstOutputMs: number | undefined;
+    let output = '';
+    let errors = '';
+    child.stdout.on('data', (bytes: Buffer) => {
+      firstOutputMs ??= performance.now() - began;
+      output += bytes.toString();
+    });
+    child.stderr.on('data', (bytes: Buffer) => {
+      errors += bytes.toString();
+    });
+    child.once('error', reject);
+    child.once('close', (code) => {
+      const totalMs = performance.now() - began;
+      if (code === 0) resolve({ firstOutputMs: firstOutputMs ?? totalMs, totalMs, output });
+      else
+        reject(new Error(`${command} ${args.join(' ')} ended with ${code}: ${errors.trim().slice(-2000)}`));
+    });
+  });
+}
+
+/** Nothing of an earlier start is left in the page cache. */
+export async function dropCaches(): Promise<void> {
+  await timed('sync', []);
+  await writeFile('/proc/sys/vm/drop_caches', '3');
+}
+
+/** Runs `work` against a registry (HOST:PORT) behind an emulated link, and counts the bytes that crossed it. */
+export async function throughLink<T>(
+  registry: string,
+  link: Link,
+  work: (host: string) => Promise<T>,
+): Promise<T & { bytes: number }> {
+  const [host = '', port] = registry.split(':');
+  const { rate, rttMs } = link;
+  const relay = await startRelay({
+    to: { host, port: Number(port) },
+    rttMs,
+    ...(rate === undefined ? {} : { rate }),
+  });
+  try {
+    const measured = await work(relay.host);
+    return { ...measured, bytes: relay.counters().toClient };
+  } finally {
+    await relay.stop();
+  }
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1
+    ? (sorted[middle] ?? 0)
+    : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
+}
+
+/** Rows as a text table, numbers to the right; the first row is the head. */
+export function textTable(rows: ReadonlyArray<readonly string[]>): string {
+  const columns = Math.max(...rows.map((cells) => cells.length));
+  const widths = Array.from({ length: columns }, (_, at) =>
+    Math.max(...rows.map((cells) => (cells[at] ?? '').length)),
+  );
+  return rows
+    .map((cells) =>
+      cells
+        .map((cell, at) => (at === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[at] ?? 0)))
+        .join('   ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
