@@ -3,12 +3,17 @@
  * relays that cut, slow down, silence or spoil what passes; and a disk that is full. For each fault a fresh image is
  * mounted, many reads of absent blocks begin at once, the fault is healed after a while, and the table says how the reads
  * ended, how long the slowest one took, what `status` said, and how long it took until everything could be read again.
+ * Root and NATS have small disks of their own, to be filled. The name of the registry is forgotten in a mount namespace
+ * with an /etc/hosts of its own.
  *
  *     engine ── relay (TCP) ── proxy (HTTP) ── docker-registry          engine ── relay (TCP) ── nats-server
  *
  *     node ops/bench/faults.ts [--deadline 20] [--reads 400] [--lasts 8] [--only WORD] [--json FILE]
  */
-import { writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmdirSync, writeFileSync } from 'node:fs';
+import { rm, statfs, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -19,7 +24,7 @@ import { type Engine, mountImage, startEngine } from '../../test/support/engine.
 import { type ManyReads, readAtOnce } from '../../test/support/many-reads.ts';
 import { readInParallel } from '../../test/support/readers.ts';
 import { type RegistryServer, startRegistry } from '../../test/support/registry-server.ts';
-import { type NatsServer, startNats } from '../../test/support/services.ts';
+import { type NatsServer, runCommand, startNats } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { type FaultProxy, startFaultProxy } from './fault-proxy.ts';
 import { type Relay, startRelay } from './relay.ts';
@@ -33,6 +38,15 @@ export interface Scene {
   relay: Relay;
   nats: NatsServer;
   natsRelay: Relay;
+  disk: SmallDisk;
+  natsDisk: SmallDisk;
+}
+
+/** A file system of its own. */
+interface SmallDisk {
+  folder: string;
+  fill(): Promise<void>;
+  empty(): Promise<void>;
 }
 
 export interface FaultCase {
@@ -43,6 +57,8 @@ export interface FaultCase {
   end(scene: Scene): void | Promise<void>;
   /** Heal only after the readers have ended. */
   isLong?: boolean;
+  /** The registry is asked by its name, which only an /etc/hosts of our own knows. */
+  byName?: boolean;
 }
 
 export interface FaultResult {
@@ -118,6 +134,23 @@ export const FAULT_CASES: readonly FaultCase[] = [
   http('registry: bodies end half way', 'passes', { kind: 'short' }),
   // A block whose bytes are wrong is not waited for: they are there, and they are wrong.
   http('registry: a wrong byte in each answer', 'fails', { kind: 'flip' }),
+  {
+    name: 'registry: its name is not known (DNS)',
+    readers: 'passes',
+    byName: true,
+    begin: async ({ relay }) => {
+      await writeFile('/etc/hosts', HOSTS);
+      relay.fail({ kind: 'reset' });
+      relay.heal();
+    },
+    end: () => writeFile('/etc/hosts', `${HOSTS}127.0.0.1 ${REGISTRY_NAME}\n`),
+  },
+  {
+    name: 'node: its disk is full',
+    readers: 'passes',
+    begin: ({ disk }) => disk.fill(),
+    end: ({ disk }) => disk.empty(),
+  },
   bus('NATS: connections are reset', { kind: 'reset' }),
   bus('NATS: half a second away', { kind: 'delay', rttMs: 500 }),
   bus('NATS: silent', { kind: 'stall' }),
@@ -128,12 +161,37 @@ export const FAULT_CASES: readonly FaultCase[] = [
     end: ({ nats }) => void process.kill(nats.pid, 'SIGCONT'),
   },
   {
+    name: 'NATS: nats-server killed, started again',
+    readers: 'passes',
+    begin: ({ nats }) => nats.stop(),
+    end: restartNats,
+  },
+  {
+    // nats-server takes no more events afterwards, also with room, until it is started again (seen with 2.9.10).
+    name: 'NATS: its disk is full, then a restart',
+    readers: 'passes',
+    begin: ({ natsDisk }) => natsDisk.fill(),
+    end: async (scene) => {
+      await scene.natsDisk.empty();
+      await scene.nats.stop();
+      await restartNats(scene);
+    },
+  },
+  {
     name: 'every fetcher stopped (SIGSTOP)',
     readers: 'passes',
     begin: async ({ engine }) => signalFetchers(engine, 'SIGSTOP'),
     end: async ({ engine }) => signalFetchers(engine, 'SIGCONT'),
   },
 ];
+
+const REGISTRY_NAME = 'registry.cofa.test';
+const HOSTS = '127.0.0.1 localhost\n';
+
+async function restartNats(scene: Scene): Promise<void> {
+  const { natsDisk, nats } = scene;
+  scene.nats = await startNats({ store: natsDisk.folder, port: Number(new URL(nats.url).port) });
+}
 
 async function signalFetchers(engine: Engine, signal: NodeJS.Signals): Promise<void> {
   for (const { role, pid } of (await engine.status()).processes)
@@ -148,17 +206,48 @@ export async function setScene(cleanup: Cleanup, options: { readDeadlineMs: numb
   const proxy = await startFaultProxy(registry.port);
   cleanup.defer(() => proxy.stop());
   const relay = await registryRelay(proxy, 0);
-  const nats = await startNats();
-  cleanup.defer(() => nats.stop());
+  const disk = await smallDisk(cleanup, directory, 'disk', 1024);
+  const natsDisk = await smallDisk(cleanup, directory, 'nats', 4096);
+  const nats = await startNats({ store: natsDisk.folder });
   const natsRelay = await startRelay({ to: { host: '127.0.0.1', port: Number(new URL(nats.url).port) } });
+  const scene: Omit<Scene, 'engine'> = { directory, registry, proxy, relay, nats, natsRelay, disk, natsDisk };
+  cleanup.defer(() => scene.nats.stop());
   cleanup.defer(() => natsRelay.stop());
-  const { readDeadlineMs } = options;
-  const args = ['--nats', `nats://${natsRelay.host}`, '--node', 'faults'];
-  const engine = await startEngine({ workers: 2, readDeadlineMs, args });
+  const named = ['--insecure-registry', `${REGISTRY_NAME}:${relay.port}`];
+  const args = ['--nats', `nats://${natsRelay.host}`, '--node', 'faults', ...named];
+  const root = join(disk.folder, 'root');
+  mkdirSync(root);
+  const engine = await startEngine({ root, workers: 2, readDeadlineMs: options.readDeadlineMs, args });
   cleanup.defer(() => engine.stop());
-  const scene = { directory, engine, registry, proxy, relay, nats, natsRelay };
   cleanup.defer(() => scene.relay.stop());
-  return scene;
+  return Object.assign(scene, { engine });
+}
+
+async function smallDisk(
+  cleanup: Cleanup,
+  directory: string,
+  name: string,
+  megabytes: number,
+): Promise<SmallDisk> {
+  const folder = join(directory, name);
+  const file = `${folder}.img`;
+  mkdirSync(folder);
+  await writeFile(file, '');
+  await truncate(file, megabytes * 2 ** 20);
+  await runCommand('mkfs.ext4', ['-q', '-m', '0', '-F', file]);
+  await runCommand('mount', ['-o', 'loop', file, folder]);
+  cleanup.defer(() => runCommand('umount', ['--', folder]));
+  const ballast = join(folder, 'ballast');
+  return {
+    folder,
+    fill: async () => {
+      const { bavail, bsize } = await statfs(folder);
+      // It fails when it has taken what there was; the rest goes block by block.
+      const script = 'fallocate -l "$1" "$0"; dd if=/dev/zero bs=4K >>"$0"; true';
+      await runCommand('sh', ['-c', script, ballast, String(bavail * bsize)]);
+    },
+    empty: () => rm(ballast, { force: true }),
+  };
 }
 
 /** Slow enough that a fault falls into the midst of reads. */
@@ -176,7 +265,7 @@ export async function mountFresh(
   const name = `case-${number}`;
   const image = await pushImage(join(directory, name), registry.host, name, twoLayers(60_000 + 100 * number));
   image.ref = image.ref.replace(registry.host, host);
-  const indexed = await engine.cli(['index', image.ref]);
+  const indexed = await engine.cli(['index', '--insecure-registry', host, image.ref]);
   if (indexed.code !== 0) throw new Error(`index failed: ${indexed.stderr}`);
   const dir = join(directory, `mnt-${number}`);
   await mountImage(engine, image.ref, dir);
@@ -193,7 +282,9 @@ export async function runFault(
   options: { reads: number; lastsMs: number; answers?: number },
 ): Promise<FaultResult> {
   const { engine } = scene;
-  const { image, dir } = await mountFresh(scene, scene.relay.host);
+  const host = fault.byName === true ? `${REGISTRY_NAME}:${scene.relay.port}` : scene.relay.host;
+  if (fault.byName === true) await fault.end(scene);
+  const { image, dir } = await mountFresh(scene, host);
   const truth = image.expected.root;
   let isBroken = true;
   const heal = async () => {
@@ -283,6 +374,29 @@ export function faultTable(results: readonly FaultResult[]): string {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  if (process.env.COFA_OWN_HOSTS === undefined) inNamespace();
+  else await main();
+}
+
+/** Runs this again where /etc/hosts is a file of its own. Mounts and loops go with the namespace. */
+function inNamespace(): void {
+  const script =
+    'mount -t tmpfs cofa "$0" && : >"$0/hosts" && mount --bind "$0/hosts" /etc/hosts && exec "$@"';
+  const place = mkdtempSync(join(tmpdir(), 'cofa-hosts-'));
+  const again = [process.execPath, ...process.argv.slice(1)];
+  try {
+    execFileSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script, place, ...again], {
+      stdio: 'inherit',
+      env: { ...process.env, COFA_OWN_HOSTS: '1' },
+    });
+  } catch (error) {
+    process.exitCode = (error as { status?: number | null }).status ?? 1;
+  } finally {
+    rmdirSync(place);
+  }
+}
+
+async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       deadline: { type: 'string', default: '20' },

@@ -42,11 +42,19 @@ export interface RunOptions {
   input?: string;
 }
 
-/** A private nats-server on a free loopback port; with `jetstream` its streams lie in a temporary folder. */
-export async function startNats(options: { jetstream?: boolean } = {}): Promise<NatsServer> {
+export interface NatsOptions {
+  jetstream?: boolean;
+  /** Folder of the streams, which outlives the server; by default a temporary one that `stop` removes. */
+  store?: string;
+  /** Port to listen on, such as that of a server that has ended; by default a free one. */
+  port?: number;
+}
+
+/** A private nats-server on a loopback port; with `jetstream` it stores streams. */
+export async function startNats(options: NatsOptions = {}): Promise<NatsServer> {
   const directory = await tempDir('nats');
-  const args = ['-a', '127.0.0.1', '-p', '-1', '--ports_file_dir', directory];
-  if (options.jetstream !== false) args.push('-js', '-sd', join(directory, 'store'));
+  const args = ['-a', '127.0.0.1', '-p', String(options.port ?? -1), '--ports_file_dir', directory];
+  if (options.jetstream !== false) args.push('-js', '-sd', options.store ?? join(directory, 'store'));
   let url = '';
   const service = await startService({
     name: 'nats-server',
