@@ -10,9 +10,16 @@ export interface StartLimits {
   limitMs: number;
   /** How long it is waited for the first read of all: somebody may mount now and run later, ms. */
   patienceMs: number;
+  /** The same when all of the image has come: the kernel is to read it by itself, and such a start has nothing to gain. */
+  wholePatienceMs: number;
 }
 
-export const START_LIMITS: StartLimits = { quietMs: 3_000, limitMs: 60_000, patienceMs: 600_000 };
+export const START_LIMITS: StartLimits = {
+  quietMs: 3_000,
+  limitMs: 60_000,
+  patienceMs: 600_000,
+  wholePatienceMs: 10_000,
+};
 
 export class StartWatch {
   readonly #limits: StartLimits;
@@ -34,15 +41,20 @@ export class StartWatch {
     return this.#firstAt === undefined ? 0 : this.#lastAt - this.#firstAt;
   }
 
-  /** `ticks`: the clock now. `over`: what was read is the start; `given-up`: nothing was read at all. */
-  look(now: number, ticks: number): 'going-on' | 'over' | 'given-up' {
+  /**
+   * `ticks`: the clock now. `isWhole`: all of the image is there. `over`: what was read is the start; `given-up`: nothing
+   * was read at all.
+   */
+  look(now: number, ticks: number, isWhole: boolean): 'going-on' | 'over' | 'given-up' {
     if (ticks !== this.#ticks) {
       this.#ticks = ticks;
       this.#firstAt ??= now;
       this.#lastAt = now;
     }
-    if (this.#firstAt === undefined)
-      return now - this.#openedAt >= this.#limits.patienceMs ? 'given-up' : 'going-on';
+    if (this.#firstAt === undefined) {
+      const patienceMs = isWhole ? this.#limits.wholePatienceMs : this.#limits.patienceMs;
+      return now - this.#openedAt >= patienceMs ? 'given-up' : 'going-on';
+    }
     const isOver = now - this.#lastAt >= this.#limits.quietMs || now - this.#firstAt >= this.#limits.limitMs;
     return isOver ? 'over' : 'going-on';
   }

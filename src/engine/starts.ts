@@ -4,6 +4,7 @@
  */
 import type { Logger } from 'pino';
 import { StartWatch } from '../../actors/start-watch.ts';
+import type { LayerStatus } from '../../schemas/api.ts';
 import type { JobLayer, PackSource, StartRun } from '../../schemas/fetch.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
@@ -12,6 +13,7 @@ import type { FetchPool } from './fetch-pool.ts';
 /** What is needed of a layer that is open. */
 export interface StartLayer {
   readonly device: { readonly blockSize: number };
+  readonly state: LayerStatus['state'];
   /** The ticks of its blocks. */
   readonly firstReads: Uint32Array;
   /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
@@ -96,7 +98,11 @@ export class Starts {
     if (ticks !== this.#seen) this.#lastFirstRead = now;
     this.#seen = ticks;
     for (const [key, recording] of this.#recordings) {
-      const state = recording.watch.look(now, ticks);
+      const isWhole = recording.order.layers.every(({ diffId }) => {
+        const layer = this.#options.layer(diffId)?.state;
+        return layer === 'complete' || layer === 'handed-over';
+      });
+      const state = recording.watch.look(now, ticks, isWhole);
       if (state === 'going-on') continue;
       this.#recordings.delete(key);
       if (state === 'over') this.#record(recording);
