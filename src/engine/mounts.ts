@@ -255,7 +255,7 @@ export class Mounts {
       if (actor.host.state !== 'mounted') continue;
       const complete = actor.image.isDirect();
       try {
-        await unmount(actor.facts.dir, { lazy: force && !complete });
+        if (isThere(actor)) await unmount(actor.facts.dir, { lazy: force && !complete });
       } catch (error) {
         if (toErrorRecord(error).code === 'busy') {
           if (!complete) busy.push(actor.facts.dir);
@@ -291,13 +291,13 @@ export class Mounts {
    */
   async abandon(): Promise<void> {
     const loops = new Set<LoopDevice>();
-    for (const { facts, image } of this.#mounts.values()) {
+    for (const actor of this.#mounts.values()) {
+      const { facts, image } = actor;
       const { attached } = image;
       for (const loop of attached === undefined ? [] : [attached.metadata, ...attached.devices])
         loops.add(loop);
-      const found = findMount(facts.dir);
       // The other engine may have mounted the directory already.
-      if (found === undefined || found.source !== image.attached?.metadata.path) continue;
+      if (!isThere(actor)) continue;
       await unmount(facts.dir, { lazy: true }).catch((error: unknown) =>
         this.#options.log.error({ mount: facts.id, error }, 'the mount stays'),
       );
@@ -370,8 +370,8 @@ export class Mounts {
         if (!actor.restoring || actor.facts.state !== 'mounted')
           await this.#append(id, { type: 'mount.mounted' });
       } catch (error) {
-        // Somebody may be in it already.
-        await unmount(actor.facts.dir, { lazy: true });
+        // Somebody may be in it already. An engine that was replaced finds the other one's mount in its place.
+        if (isThere(actor)) await unmount(actor.facts.dir, { lazy: true });
         throw error;
       }
       actor.host.send({ type: 'MOUNTED' });
@@ -389,7 +389,7 @@ export class Mounts {
     let isGone = false;
     try {
       // Gone already when somebody used umount(8).
-      if (findMount(dir)?.type === 'erofs') await unmount(dir);
+      if (isThere(actor)) await unmount(dir);
       isGone = true;
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       await this.#append(id, { type: 'mount.unmounted' });
@@ -429,6 +429,12 @@ const RESTORE_AGAIN_MS = 5_000;
 const RESTORE_LONGEST_MS = 60_000;
 const yes = (): boolean => true;
 const no = (): boolean => false;
+
+/** Whether the mount at its directory is the one that this engine made, and not another engine's or somebody else's. */
+function isThere({ facts, image }: MountActor): boolean {
+  const found = findMount(facts.dir);
+  return found !== undefined && found.source === image.attached?.metadata.path;
+}
 
 /** The path without doubled or trailing slashes, `.` and `..`. */
 function cleanPath(path: string): string {
