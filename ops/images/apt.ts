@@ -12,6 +12,20 @@ export const RELEASE = 'bookworm';
 /** Suites that count as the release. */
 const SUITES = new Set([RELEASE, `${RELEASE}-updates`, `${RELEASE}-security`, `${RELEASE}/updates`]);
 
+/** The machine's sources of its own release, with the name of another one (such as trixie) put in its place. */
+export function sourcesOf(release: string, etc = '/etc/apt'): { list: string; sources: string } {
+  const { list, sources } = releaseSources(etc);
+  const renamed = (text: string) => text.replaceAll(new RegExp(`\\b${RELEASE}\\b`, 'g'), release);
+  // Comments, URIs and keys stay as they are.
+  return {
+    list: list.replace(
+      /^(deb\s+(?:\[[^\]]*\]\s+)?\S+\s+)(\S+)/gm,
+      (_, head: string, suite: string) => head + renamed(suite),
+    ),
+    sources: sources.replace(/^Suites:.*$/gim, renamed),
+  };
+}
+
 /**
  * The release's part of /etc/apt/sources.list and sources.list.d, as one-line and as deb822 text (sources.list(5)).
  * Throws when the machine has no source for the release.

@@ -73,32 +73,36 @@ export async function startNats(options: NatsOptions = {}): Promise<NatsServer> 
   return { ...service, url };
 }
 
-/** A private containerd with the overlayfs and native snapshotters and no CRI. */
-export async function startContainerd(): Promise<Containerd> {
-  const directory = await tempDir('ctrd');
+export interface ContainerdOptions {
+  /** Where its programs are: a PATH; the machine's own by default. */
+  path?: string;
+  /** cofa's socket; the snapshotter is then named `cofa`. */
+  snapshotter?: string;
+  /** With the CRI plugin, whose default snapshotter is cofa's: the image of pods' first container. */
+  sandboxImage?: string;
+  /** A folder for its state that `stop` leaves alone, so that another one goes on with it. */
+  directory?: string;
+}
+
+/** A private containerd with the overlayfs and native snapshotters. */
+export async function startContainerd(options: ContainerdOptions = {}): Promise<Containerd> {
+  const directory = options.directory ?? (await tempDir('ctrd'));
   const socket = join(directory, 'c.sock');
   const config = join(directory, 'config.toml');
-  await writeFile(
-    config,
-    [
-      'version = 2',
-      `root = ${JSON.stringify(join(directory, 'root'))}`,
-      `state = ${JSON.stringify(join(directory, 'state'))}`,
-      'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]',
-      '[grpc]',
-      `  address = ${JSON.stringify(socket)}`,
-      '[ttrpc]',
-      `  address = ${JSON.stringify(`${socket}.ttrpc`)}`,
-      '',
-    ].join('\n'),
-  );
+  await writeFile(config, containerdConfig(directory, socket, options));
+  const env: Record<string, string> = options.path === undefined ? {} : { PATH: options.path };
   const ctr = (args: string[], run: RunOptions = {}) =>
-    runCommand('ctr', ['--address', socket, '--namespace', 'cofa-test', ...args], run);
+    runCommand('ctr', ['--address', socket, '--namespace', 'cofa-test', ...args], {
+      ...run,
+      env: { ...env, ...run.env },
+    });
   const service = await startService({
     name: 'containerd',
     command: 'containerd',
     args: ['--config', config],
     directory,
+    env,
+    keep: options.directory !== undefined,
     ready: () => answers(() => ctr(['version'], { timeoutMs: 5000 }), socket),
     // Shims outlive containerd on purpose; each names its containerd's socket in its command line.
     strays: (commandLine) => commandLine.includes('containerd-shim') && commandLine.includes(socket),
@@ -106,21 +110,80 @@ export async function startContainerd(): Promise<Containerd> {
   return { ...service, socket, ctr };
 }
 
-/** A private dockerd without networking of its own; it starts a containerd of its own below its folder. */
-export async function startDockerd(options: { insecureRegistries?: string[] } = {}): Promise<Dockerd> {
+function containerdConfig(directory: string, socket: string, options: ContainerdOptions): string {
+  const quoted = JSON.stringify;
+  const disabled = ['aufs', 'btrfs', 'devmapper', 'zfs'].map(
+    (name) => `io.containerd.snapshotter.v1.${name}`,
+  );
+  const { snapshotter, sandboxImage } = options;
+  if (sandboxImage === undefined) disabled.push('io.containerd.grpc.v1.cri');
+  const lines = [
+    'version = 2',
+    `root = ${quoted(join(directory, 'root'))}`,
+    `state = ${quoted(join(directory, 'state'))}`,
+    `disabled_plugins = ${quoted(disabled)}`,
+    '[grpc]',
+    `  address = ${quoted(socket)}`,
+    '[ttrpc]',
+    `  address = ${quoted(`${socket}.ttrpc`)}`,
+  ];
+  if (snapshotter !== undefined) {
+    lines.push('[proxy_plugins.cofa]', '  type = "snapshot"', `  address = ${quoted(snapshotter)}`);
+  }
+  if (sandboxImage !== undefined) {
+    lines.push(
+      '[plugins."io.containerd.grpc.v1.cri"]',
+      `  sandbox_image = ${quoted(sandboxImage)}`,
+      // Nobody but root of this machine can stream; a free port.
+      '  stream_server_address = "127.0.0.1"',
+      '  stream_server_port = "0"',
+      // Machines differ in what they let a container set.
+      '  restrict_oom_score_adj = true',
+      '[plugins."io.containerd.grpc.v1.cri".containerd]',
+      ...(snapshotter === undefined ? [] : ['  snapshotter = "cofa"']),
+      '  disable_snapshot_annotations = false',
+    );
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+export interface DockerdOptions {
+  insecureRegistries?: string[];
+  /** Where its programs are: a PATH; the machine's own by default. */
+  path?: string;
+  /** A containerd that it keeps images in, on the snapshotter `cofa`; by default it starts one of its own without images. */
+  containerd?: Containerd;
+  /** Plugins of docker(1) are looked for here, too. */
+  cliPlugins?: string;
+}
+
+/** A private dockerd without networking of its own; by default it starts a containerd of its own below its folder. */
+export async function startDockerd(options: DockerdOptions = {}): Promise<Dockerd> {
   const directory = await tempDir('dockerd');
   const socket = join(directory, 'd.sock');
   await mkdir(join(directory, 'cli'));
-  await writeFile(join(directory, 'none.json'), '{}');
+  const { containerd, cliPlugins } = options;
+  await writeFile(
+    join(directory, 'daemon.json'),
+    JSON.stringify(containerd === undefined ? {} : { features: { 'containerd-snapshotter': true } }),
+  );
+  await writeFile(
+    join(directory, 'cli/config.json'),
+    JSON.stringify(cliPlugins === undefined ? {} : { cliPluginsExtraDirs: [cliPlugins] }),
+  );
+  const env: Record<string, string> = options.path === undefined ? {} : { PATH: options.path };
   const docker = (args: string[], run: RunOptions = {}) =>
-    runCommand('docker', ['--host', `unix://${socket}`, '--config', join(directory, 'cli'), ...args], run);
+    runCommand('docker', ['--host', `unix://${socket}`, '--config', join(directory, 'cli'), ...args], {
+      ...run,
+      env: { ...env, ...run.env },
+    });
   const execRoot = join(directory, 'exec');
   const service = await startService({
     name: 'dockerd',
     command: 'dockerd',
     args: [
       '--config-file',
-      join(directory, 'none.json'),
+      join(directory, 'daemon.json'),
       '--data-root',
       join(directory, 'data'),
       '--exec-root',
@@ -132,10 +195,12 @@ export async function startDockerd(options: { insecureRegistries?: string[] } = 
       '--bridge=none',
       '--iptables=false',
       '--ip6tables=false',
-      '--storage-driver=overlay2',
+      `--storage-driver=${containerd === undefined ? 'overlay2' : 'cofa'}`,
+      ...(containerd === undefined ? [] : [`--containerd=${containerd.socket}`]),
       ...(options.insecureRegistries ?? []).map((registry) => `--insecure-registry=${registry}`),
     ],
     directory,
+    env,
     ready: () => answers(() => docker(['version'], { timeoutMs: 5000 }), socket),
     strays: (commandLine) => commandLine.includes(execRoot),
   });
@@ -173,6 +238,10 @@ interface ServiceSpec {
   /** Holds all its files; removed by `stop`. */
   directory: string;
   ready: (pid: number) => Promise<boolean>;
+  /** Beside the test's own variables. */
+  env?: Record<string, string>;
+  /** `stop` leaves the directory there. */
+  keep?: boolean;
   /** Recognises processes that the service leaves behind by their command line. */
   strays?: (commandLine: string) => boolean;
 }
@@ -183,6 +252,7 @@ async function startService(spec: ServiceSpec): Promise<Service> {
   const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', spec.command, ...spec.args], {
     stdio: ['ignore', log, log],
     cwd: spec.directory,
+    env: { ...process.env, ...spec.env },
   });
   closeSync(log);
   const ended = new Promise<void>((resolve) => {
@@ -219,7 +289,7 @@ async function stopService(spec: ServiceSpec, child: ChildProcess, ended: Promis
   const { strays } = spec;
   if (strays !== undefined) await endProcesses((_pid, commandLine) => strays(commandLine));
   for (const point of mountsBelow(spec.directory).toReversed()) await runCommand('umount', ['--', point]);
-  await removeTree(spec.directory);
+  if (spec.keep !== true) await removeTree(spec.directory);
 }
 
 /** Ends the processes that `ours` picks, by SIGTERM, then SIGKILL, and waits until they are gone. */

@@ -1,0 +1,98 @@
+/**
+ * Programs of another Debian release, for tests with clients that are newer than this one's: packages are fetched by
+ * apt from the machine's own mirrors and unpacked into a folder of the cache. Nothing is installed. It serves for
+ * programs that this release's libraries satisfy, as those written in Go mostly are.
+ */
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rename, writeFile } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+import { promisify } from 'node:util';
+import { acquireSettings, sourcesOf } from './apt.ts';
+
+export interface UnpackOptions {
+  /** Where they are kept; $COFA_CACHE, else /var/cache/cofa/images. */
+  cache?: string;
+  /** Called with one line for each step. */
+  onProgress?: (line: string) => void;
+}
+
+/** dockerd with the containerd image store, its containerd and its command line tools. */
+export const NEWER_DOCKER = {
+  release: 'trixie',
+  // runc is left out: it wants a newer libc, and takes no part in what is tested.
+  packages: ['docker.io', 'docker-cli', 'docker-buildx', 'docker-compose', 'containerd'],
+};
+
+export interface Unpacked {
+  /** The packages' files as below `/`. */
+  root: string;
+  /** For a program's environment: their folders of programs, then the machine's. */
+  path: string;
+}
+
+const run = promisify(execFile);
+
+/** Fetches and unpacks them, or opens what is there. */
+export async function unpackedDebs(
+  { release, packages }: { release: string; packages: readonly string[] },
+  options: UnpackOptions = {},
+): Promise<Unpacked> {
+  const cache = options.cache ?? process.env.COFA_CACHE ?? '/var/cache/cofa/images';
+  const name = createHash('sha256')
+    .update(JSON.stringify([release, packages]))
+    .digest('hex')
+    .slice(0, 12);
+  const root = join(cache, `debs-${release}-${name}`);
+  if (!existsSync(root)) {
+    options.onProgress?.(`packages of Debian ${release}: ${packages.join(' ')}`);
+    await mkdir(cache, { recursive: true });
+    // A name of its own: two that build at once harm nobody, and the second one's is thrown away.
+    const scratch = await mkdtemp(join(cache, 'debs-new-'));
+    try {
+      await unpack(scratch, release, packages);
+      await rename(join(scratch, 'root'), root).catch((error: unknown) => {
+        if (!existsSync(root)) throw error;
+      });
+    } finally {
+      await run('rm', ['-rf', '--one-file-system', '--', scratch]);
+    }
+  }
+  const folders = ['usr/sbin', 'usr/bin'].map((folder) => join(root, folder));
+  return { root, path: [...folders, process.env.PATH].join(delimiter) };
+}
+
+async function unpack(scratch: string, release: string, packages: readonly string[]): Promise<void> {
+  const [parts, debs, root] = ['parts', 'debs', 'root'].map((part) => join(scratch, part)) as [
+    string,
+    string,
+    string,
+  ];
+  for (const folder of [parts, debs, root, join(scratch, 'lists/partial')])
+    await mkdir(folder, { recursive: true });
+  const { list, sources } = sourcesOf(release);
+  await writeFile(join(parts, 'cofa.list'), list);
+  await writeFile(join(parts, 'cofa.sources'), sources);
+  const config = join(scratch, 'apt.conf');
+  await writeFile(
+    config,
+    [
+      ...acquireSettings(),
+      `Dir::State::lists "${scratch}/lists/";`,
+      'Dir::State::status "/dev/null";',
+      'Dir::Etc::sourcelist "/dev/null";',
+      `Dir::Etc::sourceparts "${parts}/";`,
+      'Dir::Cache::pkgcache "";',
+      'Dir::Cache::srcpkgcache "";',
+      'APT::Sandbox::User "root";',
+      'Acquire::Languages "none";',
+      'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";',
+      '',
+    ].join('\n'),
+  );
+  const apt = { cwd: debs, timeout: 600_000, env: { ...process.env, LC_ALL: 'C.UTF-8', APT_CONFIG: config } };
+  await run('apt-get', ['-qq', 'update'], apt);
+  await run('apt-get', ['-qq', 'download', ...packages], apt);
+  for (const deb of await readdir(debs)) await run('dpkg-deb', ['-x', join(debs, deb), root]);
+}

@@ -1,0 +1,92 @@
+/** A client of containerd's CRI plugin, as the kubelet is one. */
+import { connect } from 'node:net';
+import { type Client, createClient } from '@connectrpc/connect';
+import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
+import {
+  ContainerState,
+  ImageService,
+  NamespaceMode,
+  RuntimeService,
+} from '../../src/snapshotter/generated/runtime/v1/cri_pb.ts';
+
+export interface Pod {
+  id: string;
+  logs: string;
+  /** Creates and starts a container; its log is `LOGS/NAME-ATTEMPT.log`. */
+  start(name: string, image: string, options?: { command?: string[]; attempt?: number }): Promise<string>;
+  stop(): Promise<void>;
+}
+
+export interface Cri {
+  runtime: Client<typeof RuntimeService>;
+  images: Client<typeof ImageService>;
+  /** Pulls; returns the image's id. */
+  pull(image: string, auth?: { username: string; password: string }): Promise<string>;
+  /** A pod on the host's network. */
+  runPod(name: string, logs: string): Promise<Pod>;
+  exec(container: string, ...cmd: string[]): Promise<{ code: number; stdout: string }>;
+  /** `running`, or `exited CODE` … */
+  stateOf(container: string): Promise<string>;
+  close(): void;
+}
+
+export function connectCri(socket: string): Cri {
+  const nodeOptions = { createConnection: () => connect(socket) };
+  const sessionManager = new Http2SessionManager('http://localhost', {}, nodeOptions);
+  const transport = createGrpcTransport({
+    baseUrl: 'http://localhost',
+    sessionManager,
+    defaultTimeoutMs: 60_000,
+  });
+  const runtime = createClient(RuntimeService, transport);
+  const images = createClient(ImageService, transport);
+  const hostNetwork = { namespaceOptions: { network: NamespaceMode.NODE } };
+  return {
+    runtime,
+    images,
+    pull: async (image, auth) =>
+      (await images.pullImage({ image: { image }, ...(auth === undefined ? {} : { auth }) })).imageRef,
+    runPod: async (name, logs) => {
+      const config = {
+        metadata: { name, uid: `${name}-uid`, namespace: 'default', attempt: 0 },
+        logDirectory: logs,
+        linux: { securityContext: hostNetwork },
+      };
+      const { podSandboxId } = await runtime.runPodSandbox({ config });
+      return {
+        id: podSandboxId,
+        logs,
+        start: async (container, image, { command = [], attempt = 0 } = {}) => {
+          const { containerId } = await runtime.createContainer({
+            podSandboxId,
+            config: {
+              metadata: { name: container, attempt },
+              image: { image },
+              command,
+              logPath: `${container}-${attempt}.log`,
+              linux: { securityContext: hostNetwork },
+            },
+            sandboxConfig: config,
+          });
+          await runtime.startContainer({ containerId });
+          return containerId;
+        },
+        stop: async () => {
+          await runtime.stopPodSandbox({ podSandboxId });
+          await runtime.removePodSandbox({ podSandboxId });
+        },
+      };
+    },
+    exec: async (containerId, ...cmd) => {
+      const { exitCode, stdout } = await runtime.execSync({ containerId, cmd, timeout: 20n });
+      return { code: exitCode, stdout: Buffer.from(stdout).toString() };
+    },
+    stateOf: async (containerId) => {
+      const { status } = await runtime.containerStatus({ containerId });
+      if (status?.state === ContainerState.CONTAINER_RUNNING) return 'running';
+      if (status?.state === ContainerState.CONTAINER_EXITED) return `exited ${status.exitCode}`;
+      return `state ${status?.state}`;
+    },
+    close: () => sessionManager.abort(),
+  };
+}

@@ -1,0 +1,86 @@
+/** Images for real clients: small ones whose containers have a shell, since every row of a table pulls some. */
+import { createHash } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import {
+  type ImageConfig,
+  type ImageLayout,
+  layoutLayers,
+  pushLayout,
+  writeLayout,
+} from '../../ops/images/layout.ts';
+import { makeRootfs } from '../container/host-rootfs.ts';
+import { noise } from '../images/nasty.ts';
+import { runCommand } from '../support/services.ts';
+
+export interface ClientImage {
+  layout: ImageLayout;
+  /** Of the layers' blobs, lowest first. */
+  blobs: string[];
+}
+
+/** The lowest layer of all of them: programs and libraries of this machine. */
+export async function makeBase(work: string): Promise<string> {
+  const base = join(work, 'base');
+  await makeRootfs(base);
+  return base;
+}
+
+/**
+ * Three layers: the base, 2 MiB that `big` has and nobody reads, and `/said` with what `/bin/say` says. Of two images with
+ * the same `big` the lower two layers are the same.
+ */
+export async function makeClientImage(
+  work: string,
+  base: string,
+  name: string,
+  o: { big: number; said: string; config?: ImageConfig },
+): Promise<ClientImage> {
+  const folder = join(work, `image-${name}`);
+  const [second, third] = [join(folder, '2'), join(folder, '3')];
+  await mkdir(join(second, 'data'), { recursive: true });
+  await writeFile(join(second, 'data/big'), noise(2 << 20, o.big));
+  await mkdir(join(third, 'bin'), { recursive: true });
+  await writeFile(join(third, 'said'), `${o.said}\n`);
+  await writeFile(join(third, 'bin/say'), '#!/bin/sh\ncat /said\n', { mode: 0o755 });
+  // Runs until it is told to end, and says when it was.
+  const wait = '#!/bin/sh\ntrap "echo ended; exit 0" TERM\ncat /said\nwhile :; do sleep 0.1; done\n';
+  await writeFile(join(third, 'bin/wait'), wait, { mode: 0o755 });
+  const layers = [];
+  for (const [at, tree] of [base, second, third].entries()) {
+    const file = join(folder, `layer-${at}`);
+    const options = ['--sort=name', '--mtime=@1000000000', '--owner=0', '--group=0', '--numeric-owner'];
+    await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.']);
+    layers.push(await compress(file));
+  }
+  const layout = await writeLayout(join(folder, 'layout'), {
+    kind: 'oci',
+    layers,
+    config: o.config ?? { Env: ['PATH=/bin'], Cmd: ['/bin/say'] },
+    created: '2020-01-01T00:00:00Z',
+  });
+  return { layout, blobs: (await layoutLayers(layout)).map(({ digest }) => digest) };
+}
+
+async function compress(file: string) {
+  const tar = await readFile(`${file}.tar`);
+  const blob = gzipSync(tar);
+  await writeFile(file, blob);
+  return {
+    file,
+    compression: 'gzip' as const,
+    digest: sha256(blob),
+    size: blob.length,
+    diffId: sha256(tar),
+    createdBy: 'test',
+  };
+}
+
+/** Pushes it; returns its reference. */
+export async function push(image: ClientImage, host: string, name: string): Promise<string> {
+  await pushLayout(image.layout, host, name, '1');
+  return `${host}/${name}:1`;
+}
+
+const sha256 = (bytes: Buffer) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
