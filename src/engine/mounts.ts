@@ -388,8 +388,9 @@ export class Mounts {
     const { id, dir } = actor.facts;
     let isGone = false;
     try {
-      // Gone already when somebody used umount(8).
-      if (isThere(actor)) await unmount(dir);
+      // Gone already when somebody used umount(8). Where it did not come back, an earlier engine may have left one.
+      const isOurs = actor.before === 'mounted' ? isThere(actor) : findMount(dir)?.type === 'erofs';
+      if (isOurs) await unmount(dir);
       isGone = true;
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       await this.#append(id, { type: 'mount.unmounted' });
