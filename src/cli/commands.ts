@@ -55,6 +55,7 @@ export const COMMANDS: readonly CommandEntry[] = [
     IMAGES,
     () => import('./pack.ts'),
   ),
+  entry('pull', '<ref>', 'put an image into containerd, lazily', IMAGES, () => import('./pull.ts')),
   entry('images', '', 'list the images of this node', IMAGES, () => import('./images.ts')),
   entry('rmi', '<ref...>', 'remove images from this node', IMAGES, () => import('./rmi.ts')),
   entry('prune', '', 'give back the disk space of what no mount needs', IMAGES, () => import('./prune.ts')),

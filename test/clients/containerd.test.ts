@@ -2,6 +2,7 @@
  * containerd on cofa's snapshotter, of both Debian releases: what Kubernetes asks of it (CRI, with this test as the
  * kubelet) and what ctr(8) does.
  */
+import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -185,4 +186,106 @@ describe.each(['1.6', '1.7'])('containerd %s', (version) => {
     }
     await eventually('no snapshot', async () => (await snapshots(plainCtr)).length === 0);
   });
+
+  describe('cofa pull', () => {
+    const address = () => ['--address', containerd.socket, '--namespace', 'cofa-test'];
+    const pull = async (...args: string[]) => {
+      const { code, stdout, stderr } = await engine.cli(['pull', '--json', ...address(), ...args]);
+      expect(stderr).toBe('');
+      expect(code).toBe(0);
+      return JSON.parse(stdout) as { name: string; target: string; fetchedLayers: number };
+    };
+    const run = async (ref: string, id: string) => {
+      const args = ['run', '--rm', '--net-host', '--snapshotter=cofa', ref, id];
+      return await plainCtr(...args);
+    };
+    const blobs = async (name: string) => {
+      const there = await plainCtr('content', 'ls', '--quiet');
+      return (images[name] as ClientImage).blobs.filter((digest) => there.includes(digest));
+    };
+
+    test.each(['lazy', 'plain'])('a %s image comes without its layers and runs', async (kind) => {
+      const { name } = await pull(refOf(kind));
+      expect(name).toBe(refOf(kind));
+      expect(await blobs(kind)).toEqual([]);
+      expect(await run(name, `pulled-${kind}`)).toBe(`I am ${kind}\n`);
+      // Again, which changes nothing.
+      await pull(refOf(kind));
+      // What the engine mounted to prepare it is gone.
+      expect((await engine.status()).mounts.filter(({ dir }) => dir.includes('/pull-'))).toEqual([]);
+    });
+
+    test('garbage collection keeps what a name needs and takes the rest', async () => {
+      const before = (await snapshots(plainCtr)).length;
+      expect(before).toBe(5);
+      await plainCtr('content', 'prune', 'references');
+      expect((await snapshots(plainCtr)).length).toBe(before);
+      expect(await run(refOf('lazy'), 'still')).toBe('I am lazy\n');
+      await plainCtr('images', 'rm', '--sync', refOf('plain'));
+      expect((await snapshots(plainCtr)).length).toBe(3);
+    });
+
+    test('with --layers the image can be exported', async () => {
+      const file = join(work, `export-${version}.tar`);
+      await expect(plainCtr('images', 'export', file, refOf('lazy'))).rejects.toThrow('not found');
+      expect((await pull('--layers', refOf('lazy'))).fetchedLayers).toBe(3);
+      expect(await blobs('lazy')).toHaveLength(3);
+      await plainCtr('images', 'export', file, refOf('lazy'));
+      await plainCtr('images', 'rm', '--sync', refOf('lazy'));
+      expect(await blobs('lazy')).toEqual([]);
+      await plainCtr('images', 'import', '--snapshotter=cofa', file);
+      expect(await run(refOf('lazy'), 'imported')).toBe('I am lazy\n');
+      await plainCtr('images', 'rm', '--sync', refOf('lazy'));
+    });
+
+    test('an image of several platforms keeps its index, and one by digest its digest', async () => {
+      const { layout } = images.lazy as ClientImage;
+      const index = await pushIndex(layout, 'lazy');
+      const byTag = await pull(`${registry.host}/lazy:index`);
+      expect(byTag.target).toBe(index);
+      expect(await run(byTag.name, 'index')).toBe('I am lazy\n');
+      const byDigest = await pull(`${registry.host}/lazy@${layout.manifest.digest}`);
+      expect(byDigest.target).toBe(layout.manifest.digest);
+      expect(await run(byDigest.name, 'digest')).toBe('I am lazy\n');
+      await plainCtr('images', 'rm', '--sync', byTag.name, byDigest.name);
+      await eventually('no snapshot', async () => (await snapshots(plainCtr)).length === 0);
+      expect(await plainCtr('content', 'ls', '--quiet')).toBe('');
+      expect(await plainCtr('leases', 'ls', '--quiet')).toBe('');
+    });
+
+    test('what fails is said', async () => {
+      const fails = async (...args: string[]) => {
+        const { code, stderr } = await engine.cli(['pull', ...args]);
+        return `${code}: ${stderr}`;
+      };
+      expect(await fails(...address(), `${registry.host}/none:1`)).toMatch(/^3: .*none/);
+      const other = ['--snapshotter', 'other'];
+      expect(await fails(...address(), ...other, refOf('lazy'))).toContain('cofa install containerd');
+      const local = ['--snapshotter', 'overlayfs'];
+      expect(await fails(...address(), ...local, refOf('lazy'))).toContain('has to be a snapshotter of cofa');
+      expect(await fails('--address', '/none.sock', refOf('lazy'))).toContain(
+        'no containerd answers at /none.sock',
+      );
+      expect(await plainCtr('leases', 'ls', '--quiet')).toBe('');
+    });
+  });
 });
+
+/** As tag `index`; returns its digest. */
+async function pushIndex(layout: ClientImage['layout'], repository: string): Promise<string> {
+  const { mediaType: type, digest, size } = layout.manifest;
+  const mediaType = 'application/vnd.oci.image.index.v1+json';
+  const architecture = { x64: 'amd64' }[process.arch as 'x64'] ?? process.arch;
+  const bytes = JSON.stringify({
+    schemaVersion: 2,
+    mediaType,
+    manifests: [{ mediaType: type, digest, size, platform: { os: 'linux', architecture } }],
+  });
+  const put = await fetch(`http://${registry.host}/v2/${repository}/manifests/index`, {
+    method: 'PUT',
+    headers: { 'content-type': mediaType },
+    body: bytes,
+  });
+  expect(put.status).toBe(201);
+  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+}

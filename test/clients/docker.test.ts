@@ -17,6 +17,7 @@ import { type ClientImage, makeBase, makeClientImage, push } from './images.ts';
 const cleanup = new Cleanup();
 let work: string;
 let registry: RegistryServer;
+let other: RegistryServer;
 let engine: Engine;
 let containerd: Containerd;
 let dockerd: Dockerd;
@@ -27,18 +28,23 @@ beforeAll(async () => {
   work = await cleanup.tempDir('docker');
   registry = await startRegistry();
   cleanup.defer(() => registry.stop());
+  other = await startRegistry();
+  cleanup.defer(() => other.stop());
   const newer = await unpackedDebs(NEWER_DOCKER, { onProgress: (line) => console.log(line) });
   const base = await makeBase(work);
   for (const [name, big] of [
     ['lazy', 1],
     ['plain', 2],
     ['mixed', 1],
+    ['kept', 3],
   ] as const) {
     const image = await makeClientImage(work, base, name, { big, said: `I am ${name}` });
     images[name] = { ...image, ref: await push(image, registry.host, name) };
   }
-  const indexed = await runCofa(['index', refOf('lazy')]);
-  if (indexed.code !== 0) throw new Error(indexed.stderr);
+  for (const name of ['lazy', 'kept']) {
+    const indexed = await runCofa(['index', refOf(name)]);
+    if (indexed.code !== 0) throw new Error(indexed.stderr);
+  }
   engine = await startEngine({ workers: 1, args: ['--snapshotter'] });
   cleanup.defer(() => engine.stop());
   const snapshotter = join(engine.root, 'run/snapshotter.sock');
@@ -151,6 +157,41 @@ describe.each(KINDS)('an image that is %s', (kind) => {
     expect(await compose('exec', '-T', 'app', 'cat', '/said')).toBe(`I am ${kind}\n`);
     await compose('down');
     expect(await docker('ps', '--all', '--quiet')).toBe('');
+  });
+});
+
+describe('what needs layers as files', () => {
+  // Nobody has fetched them here: this image was not built upon.
+  const ref = () => refOf('kept');
+
+  test('docker images and docker save do without what a lazy pull left in the registry', async () => {
+    await docker('pull', '--quiet', ref());
+    // The base is that of the others, and came with them.
+    expect((await blobsOf('kept')).length).toBeLessThan(2);
+    expect(await run(ref())).toBe('I am kept\n');
+    expect(await docker('images', '--quiet', ref())).toBe('');
+    // Within one registry docker has the layers mounted from one repository into the other.
+    await docker('tag', ref(), `${registry.host}/beside:1`);
+    await docker('push', '--quiet', `${registry.host}/beside:1`);
+    await docker('tag', ref(), `${other.host}/elsewhere:1`);
+    await expect(docker('push', '--quiet', `${other.host}/elsewhere:1`)).rejects.toThrow('not found');
+  });
+
+  test('after cofa pull --layers they have it: images, save and load, push to another registry', async () => {
+    const args = ['--address', containerd.socket, '--namespace', 'moby', '--layers', ref()];
+    const pulled = await engine.cli(['pull', ...args]);
+    expect(pulled).toMatchObject({ code: 0, stderr: '' });
+    expect(await blobsOf('kept')).toHaveLength(3);
+    expect(await docker('images', '--quiet', ref())).toMatch(/^[0-9a-f]{12}\n$/);
+    const file = join(work, 'saved.tar');
+    await docker('save', '--output', file, ref());
+    const elsewhere = `${other.host}/elsewhere:1`;
+    await docker('push', '--quiet', elsewhere);
+    await docker('image', 'rm', '--force', ref(), elsewhere, `${registry.host}/beside:1`);
+    await docker('load', '--quiet', '--input', file);
+    expect(await run(ref())).toBe('I am kept\n');
+    await docker('pull', '--quiet', elsewhere);
+    expect(await run(elsewhere)).toBe('I am kept\n');
   });
 });
 
