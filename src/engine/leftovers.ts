@@ -12,6 +12,7 @@
  */
 import type { Logger } from 'pino';
 import { dismissLoop, listLoops, type LoopStatus } from '../kernel/loop.ts';
+import { listMounts, unmount } from '../kernel/mount.ts';
 import { hexOf, type Layout } from '../store/layout.ts';
 
 /** Name of a layer's loop; `engine` begins the names of all loops of one engine. */
@@ -65,10 +66,22 @@ export class Leftovers {
     return loops;
   }
 
-  /** Lets go of those that nobody took; one that is in use goes with its last user. Returns how many there were. */
-  async dismissRest(log: Logger): Promise<number> {
+  /**
+   * Lets go of those that nobody took; one that is in use goes with its last user. A mount on them that the log does not
+   * know goes first: its end came into the log, and the engine died before it heard of that. Those that `isWanted` says
+   * so of are about to come back. Returns how many loops there were.
+   */
+  async dismissRest(log: Logger, isWanted: (dir: string) => boolean): Promise<number> {
     const rest = [...this.#loops.values()].flat();
     this.#loops.clear();
+    const paths = new Set(rest.map(({ path }) => path));
+    for (const { type, source, mountPoint } of rest.length === 0 ? [] : listMounts().toReversed()) {
+      if (type !== 'erofs' || !paths.has(source) || isWanted(mountPoint)) continue;
+      log.warn({ dir: mountPoint }, 'a mount that the log does not know is taken away');
+      await unmount(mountPoint, { lazy: true }).catch((error: unknown) =>
+        log.warn({ dir: mountPoint, error }, 'a mount stays'),
+      );
+    }
     for (const loop of rest) {
       await dismissLoop(loop).catch((error: unknown) => log.warn({ loop: loop.path, error }, 'a loop stays'));
     }

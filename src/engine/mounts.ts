@@ -171,6 +171,11 @@ export class Mounts {
     return { id: actor.facts.id, dir };
   }
 
+  /** Whether the log has a mount at the directory, in whatever state. */
+  has(dir: string): boolean {
+    return this.#mounts.has(dir);
+  }
+
   list(): MountReply[] {
     return [...this.#mounts.values()].map((actor) => this.describe(actor));
   }

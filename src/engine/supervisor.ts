@@ -263,7 +263,7 @@ class Supervisor {
       if (error !== undefined) this.#log.warn({ container: id, error }, 'what a container left stays');
     }
 
-    const dismissed = await leftovers.dismissRest(this.#log);
+    const dismissed = await leftovers.dismissRest(this.#log, (dir) => mounts.has(dir));
     step('mounts');
     this.#log.info({ ...restored, loops: found, dismissed, ms: steps }, 'mounts are back');
 
