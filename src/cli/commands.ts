@@ -35,6 +35,20 @@ export const COMMANDS: readonly CommandEntry[] = [
   ),
   entry('doctor', '', 'check what this machine has and lacks', ENGINE, () => import('./doctor.ts')),
   entry(
+    'install',
+    '<target>',
+    'make containerd, docker or Kubernetes use cofa',
+    ENGINE,
+    () => import('./install.ts'),
+  ),
+  entry(
+    'uninstall',
+    '[target...]',
+    'take back what install has written',
+    ENGINE,
+    () => import('./uninstall.ts'),
+  ),
+  entry(
     'index',
     '<ref>',
     'prepare an image: put its sidecar into the registry',

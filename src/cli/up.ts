@@ -99,6 +99,11 @@ const POOL_THREADS = '16';
 async function stay(options: UpOptions, context: Context): Promise<void> {
   process.env.UV_THREADPOOL_SIZE ??= POOL_THREADS;
   const { hostname } = await import('node:os');
+  const snapshotter = snapshotterSocket(options.snapshotter, context.root);
+  if (process.env.NOTIFY_SOCKET !== undefined) {
+    const { reportToServiceManager } = await import('./service.ts');
+    void reportToServiceManager(context.root, snapshotter);
+  }
   try {
     const { runSupervisor } = await import('../engine/supervisor.ts');
     await runSupervisor({
@@ -112,7 +117,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       hangMs: Math.round(options.hangDeadline * 1000),
       logLimit: options.logLimit,
       logLevel: options.logLevel,
-      snapshotter: snapshotterSocket(options.snapshotter, context.root),
+      snapshotter,
       registry: registryChoice(options),
     });
   } catch (error) {
@@ -157,6 +162,11 @@ async function startInBackground(options: UpOptions, context: Context): Promise<
   const ready = await untilReady(child, root, logFile, options.wait * 1000, context.signal());
   child.disconnect();
   child.unref();
+  // Who asks for it by name goes on with a pull.
+  if (options.snapshotter !== undefined && options.snapshotter !== false) {
+    const { untilAnswered } = await import('./service.ts');
+    await untilAnswered(snapshotterSocket(options.snapshotter, root) as string, options.wait * 1000);
+  }
   const result = { root, node: ready.node, pid: ready.pid, nats: ready.nats, log: logFile };
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   context.output.data(result, () =>

@@ -55,7 +55,10 @@ describe.each(['1.6', '1.7'])('containerd %s', (version) => {
   const start = async () => {
     containerd = await startContainerd({
       ...(version === '1.7' ? { path: newerPath } : {}),
-      snapshotter: join(engine.root, 'run/snapshotter.sock'),
+      configure: async (file) => {
+        const args = ['--no-unit', '--containerd-config', file];
+        expect(await engine.cli(['install', 'k8s', ...args])).toMatchObject({ code: 0, stderr: '' });
+      },
       sandboxImage: refOf('pause'),
       directory,
     });

@@ -49,10 +49,27 @@ beforeAll(async () => {
   cleanup.defer(() => engine.stop());
   const snapshotter = join(engine.root, 'run/snapshotter.sock');
   (await untilServed(snapshotter)).close();
-  containerd = await startContainerd({ path: newer.path, snapshotter });
+  // Both are set up as a user does it.
+  const install = async (...args: string[]) => {
+    const done = await engine.cli(['install', 'docker', '--no-unit', ...args]);
+    if (done.code !== 0) throw new Error(done.stderr);
+  };
+  let config = '';
+  containerd = await startContainerd({
+    path: newer.path,
+    configure: async (file) => {
+      config = file;
+      await install('--containerd-config', file, '--daemon-json', join(work, 'none.json'));
+    },
+  });
   cleanup.defer(() => containerd.stop());
   const cliPlugins = join(newer.root, 'usr/libexec/docker/cli-plugins');
-  dockerd = await startDockerd({ path: newer.path, containerd, cliPlugins });
+  dockerd = await startDockerd({
+    path: newer.path,
+    containerd,
+    cliPlugins,
+    configure: (file) => install('--containerd-config', config, '--daemon-json', file),
+  });
   cleanup.defer(() => dockerd.stop());
 }, 300_000);
 afterAll(() => cleanup.run());

@@ -76,9 +76,9 @@ export async function startNats(options: NatsOptions = {}): Promise<NatsServer> 
 export interface ContainerdOptions {
   /** Where its programs are: a PATH; the machine's own by default. */
   path?: string;
-  /** cofa's socket; the snapshotter is then named `cofa`. */
-  snapshotter?: string;
-  /** With the CRI plugin, whose default snapshotter is cofa's: the image of pods' first container. */
+  /** Changes its configuration file before it starts. */
+  configure?: (file: string) => Promise<void>;
+  /** With the CRI plugin: the image of pods' first container. */
   sandboxImage?: string;
   /** A folder for its state that `stop` leaves alone, so that another one goes on with it. */
   directory?: string;
@@ -89,7 +89,8 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   const directory = options.directory ?? (await tempDir('ctrd'));
   const socket = join(directory, 'c.sock');
   const config = join(directory, 'config.toml');
-  await writeFile(config, containerdConfig(directory, socket, options));
+  await writeFile(config, containerdConfig(directory, socket, options.sandboxImage));
+  await options.configure?.(config);
   const env: Record<string, string> = options.path === undefined ? {} : { PATH: options.path };
   const ctr = (args: string[], run: RunOptions = {}) =>
     runCommand('ctr', ['--address', socket, '--namespace', 'cofa-test', ...args], {
@@ -110,12 +111,11 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   return { ...service, socket, ctr };
 }
 
-function containerdConfig(directory: string, socket: string, options: ContainerdOptions): string {
+function containerdConfig(directory: string, socket: string, sandboxImage: string | undefined): string {
   const quoted = JSON.stringify;
   const disabled = ['aufs', 'btrfs', 'devmapper', 'zfs'].map(
     (name) => `io.containerd.snapshotter.v1.${name}`,
   );
-  const { snapshotter, sandboxImage } = options;
   if (sandboxImage === undefined) disabled.push('io.containerd.grpc.v1.cri');
   const lines = [
     'version = 2',
@@ -127,9 +127,6 @@ function containerdConfig(directory: string, socket: string, options: Containerd
     '[ttrpc]',
     `  address = ${quoted(`${socket}.ttrpc`)}`,
   ];
-  if (snapshotter !== undefined) {
-    lines.push('[proxy_plugins.cofa]', '  type = "snapshot"', `  address = ${quoted(snapshotter)}`);
-  }
   if (sandboxImage !== undefined) {
     lines.push(
       '[plugins."io.containerd.grpc.v1.cri"]',
@@ -139,9 +136,6 @@ function containerdConfig(directory: string, socket: string, options: Containerd
       '  stream_server_port = "0"',
       // Machines differ in what they let a container set.
       '  restrict_oom_score_adj = true',
-      '[plugins."io.containerd.grpc.v1.cri".containerd]',
-      ...(snapshotter === undefined ? [] : ['  snapshotter = "cofa"']),
-      '  disable_snapshot_annotations = false',
     );
   }
   return `${lines.join('\n')}\n`;
@@ -151,8 +145,10 @@ export interface DockerdOptions {
   insecureRegistries?: string[];
   /** Where its programs are: a PATH; the machine's own by default. */
   path?: string;
-  /** A containerd that it keeps images in, on the snapshotter `cofa`; by default it starts one of its own without images. */
+  /** A containerd for its containers, and for its images where `configure` says so; by default it starts one of its own. */
   containerd?: Containerd;
+  /** Changes its configuration file before it starts. */
+  configure?: (file: string) => Promise<void>;
   /** Plugins of docker(1) are looked for here, too. */
   cliPlugins?: string;
 }
@@ -163,10 +159,9 @@ export async function startDockerd(options: DockerdOptions = {}): Promise<Docker
   const socket = join(directory, 'd.sock');
   await mkdir(join(directory, 'cli'));
   const { containerd, cliPlugins } = options;
-  await writeFile(
-    join(directory, 'daemon.json'),
-    JSON.stringify(containerd === undefined ? {} : { features: { 'containerd-snapshotter': true } }),
-  );
+  const config = join(directory, 'daemon.json');
+  await writeFile(config, '{}');
+  await options.configure?.(config);
   await writeFile(
     join(directory, 'cli/config.json'),
     JSON.stringify(cliPlugins === undefined ? {} : { cliPluginsExtraDirs: [cliPlugins] }),
@@ -183,7 +178,7 @@ export async function startDockerd(options: DockerdOptions = {}): Promise<Docker
     command: 'dockerd',
     args: [
       '--config-file',
-      join(directory, 'daemon.json'),
+      config,
       '--data-root',
       join(directory, 'data'),
       '--exec-root',
@@ -195,7 +190,7 @@ export async function startDockerd(options: DockerdOptions = {}): Promise<Docker
       '--bridge=none',
       '--iptables=false',
       '--ip6tables=false',
-      `--storage-driver=${containerd === undefined ? 'overlay2' : 'cofa'}`,
+      ...(options.configure === undefined ? ['--storage-driver=overlay2'] : []),
       ...(containerd === undefined ? [] : [`--containerd=${containerd.socket}`]),
       ...(options.insecureRegistries ?? []).map((registry) => `--insecure-registry=${registry}`),
     ],

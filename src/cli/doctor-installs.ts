@@ -1,0 +1,145 @@
+/** The checks of `cofa doctor` that are about containerd, docker and the service, where cofa was installed into them. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Code } from '@connectrpc/connect';
+import { connectContainerd, findSocket, isCode } from '../containerd/client.ts';
+import { DEFAULT_PATHS, UNIT_MARK } from '../install/plans.ts';
+import { isEdited } from '../install/toml-edit.ts';
+import type { Check } from './doctor-checks.ts';
+import { untilAnswered } from './service.ts';
+
+/** What was found; undefined where there is nothing to say. */
+export interface Found {
+  /** Contents of the configuration files and the unit; undefined: there is none. */
+  containerd: string | undefined;
+  docker: string | undefined;
+  unit: string | undefined;
+  /** cofa's socket for containerd. */
+  socket: string;
+  /** What a running containerd says of cofa. */
+  running: 'loaded' | 'unknown to it' | 'not reached' | 'no containerd';
+  /** Whether the unit is started with the machine, as `systemctl is-enabled` says it. */
+  enabled: string | undefined;
+}
+
+/** Nothing of what was not installed is complained about. */
+export async function checkInstalls(root: string): Promise<Check[]> {
+  const socket = join(root, 'run/snapshotter.sock');
+  const [containerd, docker, unit] = await Promise.all(
+    [DEFAULT_PATHS.containerd, DEFAULT_PATHS.docker, DEFAULT_PATHS.unit].map((path) =>
+      readFile(path, 'utf8').catch(() => undefined),
+    ),
+  );
+  const isInstalled = containerd !== undefined && isEdited(containerd);
+  const running = isInstalled ? await askContainerd(socket) : 'no containerd';
+  return judgeInstalls({ containerd, docker, unit, socket, running, enabled: await enabledState(unit) });
+}
+
+export function judgeInstalls(found: Found): Check[] {
+  return [checkContainerd(found), checkDocker(found), checkUnit(found)].filter((one) => one !== undefined);
+}
+
+function checkContainerd({ containerd, socket, running }: Found): Check | undefined {
+  if (containerd === undefined || !isEdited(containerd)) return undefined;
+  const name = 'containerd';
+  const section = containerd.slice(containerd.indexOf('[proxy_plugins.cofa]'));
+  const address = /^\s*address\s*=\s*"([^"]*)"/m.exec(section)?.[1] ?? 'nowhere';
+  const off = { means: 'containerd cannot start images by cofa' };
+  if (address !== socket) {
+    const found = `its configuration looks for cofa at ${address}; this engine serves ${socket}`;
+    return { name, state: 'warn', found, ...off, fix: 'cofa install containerd, with the same --root' };
+  }
+  switch (running) {
+    case 'loaded':
+      return { name, state: 'ok', found: 'knows the snapshotter cofa, and reaches it' };
+    case 'unknown to it':
+      return {
+        name,
+        state: 'warn',
+        found: 'configured, but it was started before',
+        ...off,
+        fix: 'systemctl restart containerd',
+      };
+    case 'not reached':
+      return {
+        name,
+        state: 'warn',
+        found: `knows the snapshotter cofa, and nobody answers at ${socket}`,
+        ...off,
+        fix: 'systemctl start cofa, or cofa up --snapshotter',
+      };
+    default:
+      return {
+        name,
+        state: 'warn',
+        found: 'configured, not running',
+        ...off,
+        fix: 'systemctl start containerd',
+      };
+  }
+}
+
+function checkDocker({ docker, containerd }: Found): Check | undefined {
+  let config: { 'storage-driver'?: unknown; features?: Record<string, unknown> };
+  try {
+    config = JSON.parse(docker ?? '{}') as typeof config;
+  } catch {
+    return undefined;
+  }
+  if (config['storage-driver'] !== 'cofa') return undefined;
+  const isStore = config.features?.['containerd-snapshotter'] === true;
+  const isKnown = containerd !== undefined && isEdited(containerd);
+  if (isStore && isKnown) return { name: 'docker', state: 'ok', found: 'keeps its images on cofa' };
+  return {
+    name: 'docker',
+    state: 'warn',
+    found: isStore
+      ? 'is to use cofa, of which its containerd does not know'
+      : 'is to use cofa without the containerd image store',
+    means: 'dockerd does not start',
+    fix: 'cofa install docker',
+  };
+}
+
+function checkUnit({ unit, enabled }: Found): Check | undefined {
+  if (unit === undefined || !unit.includes(UNIT_MARK)) return undefined;
+  if (enabled === undefined || enabled === 'enabled') {
+    return { name: 'service', state: 'ok', found: DEFAULT_PATHS.unit };
+  }
+  return {
+    name: 'service',
+    state: 'warn',
+    found: `cofa.service is ${enabled}`,
+    means: 'the engine does not start with the machine',
+    fix: 'systemctl enable --now cofa',
+  };
+}
+
+async function askContainerd(socket: string): Promise<Found['running']> {
+  let address: string;
+  try {
+    address = findSocket(undefined);
+  } catch {
+    return 'no containerd';
+  }
+  const client = connectContainerd(address, 'default');
+  try {
+    const call = { snapshotter: 'cofa', filters: ['name==none'] };
+    for await (const _ of client.snapshots.list(call, { timeoutMs: 10_000 }));
+  } catch (error) {
+    return isCode(error, Code.InvalidArgument) ? 'unknown to it' : 'no containerd';
+  } finally {
+    client.close();
+  }
+  // containerd keeps a list of its own, and asks nobody for it.
+  return (await untilAnswered(socket, 0)) ? 'loaded' : 'not reached';
+}
+
+async function enabledState(unit: string | undefined): Promise<string | undefined> {
+  if (unit === undefined) return undefined;
+  const { exec, findProgram } = await import('../container/exec.ts');
+  const systemctl = await findProgram('systemctl');
+  if (systemctl === undefined) return undefined;
+  const { stdout } = await exec(systemctl, ['is-enabled', 'cofa'], 10_000);
+  return stdout.trim() === '' ? undefined : stdout.trim();
+}

@@ -1,0 +1,195 @@
+/** `cofa install TARGET`: containerd, docker or Kubernetes on this machine find cofa. Restarts nothing. */
+import { readFileSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Command, Option } from 'commander';
+import { CofaError } from '../../schemas/errors.ts';
+import { DEFAULT_PATHS, type FileChange, type Paths, type ReadFile, type Target } from '../install/plans.ts';
+import { type Context, examples } from './context.ts';
+
+export interface InstallFlags {
+  containerdConfig: string;
+  daemonJson: string;
+  /** False: none. */
+  unit: string | boolean;
+  dryRun?: boolean;
+}
+
+const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
+
+export function define(command: Command, context: Context): void {
+  addFlags(command)
+    .description(
+      'Change the configuration of containerd, docker or a Kubernetes node so that it starts images by cofa, and add a service for the engine. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
+    )
+    .argument('<target>', 'containerd, docker or k8s')
+    .action((target: string, options: InstallFlags) => install(target, options, context));
+  examples(command, [
+    ['cofa install containerd --dry-run', 'only show the lines'],
+    ['cofa install docker', 'docker 26, with its containerd image store'],
+    ['cofa install k8s', 'on each node, or see ops/k8s'],
+    ['cofa uninstall', 'takes all of it back'],
+  ]);
+}
+
+export function addFlags(command: Command): Command {
+  return command
+    .option('-n, --dry-run', 'write nothing, show what would be written')
+    .option('--containerd-config <file>', 'containerd’s configuration', DEFAULT_PATHS.containerd)
+    .option('--daemon-json <file>', 'dockerd’s configuration', DEFAULT_PATHS.docker)
+    .addOption(new Option('--unit <file>', 'where the service is written').default(DEFAULT_PATHS.unit))
+    .option('--no-unit', 'no service: the engine is started by something else');
+}
+
+async function install(target: string, flags: InstallFlags, context: Context): Promise<void> {
+  const { planInstall, TARGETS } = await import('../install/plans.ts');
+  if (!TARGETS.includes(target as Target)) {
+    throw new CofaError('invalid-argument', `${JSON.stringify(target)} is not one of ${TARGETS.join(', ')}`);
+  }
+  const { root } = context;
+  const socket = join(root, 'run/snapshotter.sock');
+  const unit = await unitText(root);
+  const changes = planInstall({ target: target as Target, paths: pathsOf(flags), read, socket, unit });
+  await checkByContainerd(changes, flags.containerdConfig);
+  const next = nextSteps(changes, flags, target);
+  await carryOut(changes, flags.dryRun === true, next, context);
+}
+
+export function pathsOf(flags: InstallFlags): Paths {
+  return {
+    containerd: resolve(flags.containerdConfig),
+    docker: resolve(flags.daemonJson),
+    unit: typeof flags.unit === 'string' ? resolve(flags.unit) : undefined,
+  };
+}
+
+export const read: ReadFile = (path) => {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+};
+
+/** Writes the changes, or shows them, and says what the user has to do then. */
+export async function carryOut(
+  changes: readonly FileChange[],
+  dryRun: boolean,
+  next: readonly string[],
+  context: Context,
+): Promise<void> {
+  if (!dryRun && changes.length > 0 && process.getuid?.() !== 0) {
+    throw new CofaError('environment', 'the files belong to root', { hint: 'sudo, or --dry-run to look' });
+  }
+  if (!dryRun) for (const change of changes) await writeChange(change);
+  const steps = changes.length === 0 ? [] : next;
+  const result = {
+    changes: changes.map(({ path, before, after, why }) => ({
+      path,
+      action: before === undefined ? 'create' : after === undefined ? 'remove' : 'change',
+      why,
+    })),
+    next: steps,
+    dryRun,
+  };
+  context.output.data(result, () => {
+    if (context.output.quiet) return '';
+    if (changes.length === 0) return 'nothing to do: all is as it should be\n';
+    const shown = changes.map((change) => (dryRun ? difference(change) : sentence(change))).join('');
+    return `${shown}\n${dryRun ? 'then' : 'now'}:\n${steps.map((step) => `  ${step}\n`).join('')}`;
+  });
+}
+
+const sentence = ({ path, after, why }: FileChange): string =>
+  `${after === undefined ? 'removed' : 'wrote'} ${path}: ${why}\n`;
+
+/** Lines that go and lines that come. */
+function difference({ path, before, after, why }: FileChange): string {
+  const [old, young] = [before, after].map((text) => (text ?? '').replace(/\n$/, '').split('\n'));
+  const lines = [
+    ...missingIn(young as string[], old as string[]).map((line) => `- ${line}`),
+    ...missingIn(old as string[], young as string[]).map((line) => `+ ${line}`),
+  ];
+  const what = before === undefined ? 'new file' : after === undefined ? 'removed' : 'changed';
+  return `${path} (${what}: ${why})\n${lines.map((line) => `  ${line}\n`).join('')}`;
+}
+
+function missingIn(lines: readonly string[], wanted: readonly string[]): string[] {
+  const left = [...lines];
+  return wanted.filter((line) => {
+    const at = left.indexOf(line);
+    if (at >= 0) left.splice(at, 1);
+    return at < 0 && line !== '';
+  });
+}
+
+/** A reader sees the old file or the new one, never half of it. */
+async function writeChange({ path, after }: FileChange): Promise<void> {
+  if (after === undefined) return await rm(path, { force: true });
+  await mkdir(dirname(path), { recursive: true });
+  const draft = `${path}.cofa-new`;
+  const mode = await stat(path).then(
+    ({ mode }) => mode & 0o7777,
+    () => 0o644,
+  );
+  await writeFile(draft, after, { mode });
+  await chmod(draft, mode);
+  await rename(draft, path);
+}
+
+/** The judge of its configuration is containerd itself, where it is here. */
+async function checkByContainerd(changes: readonly FileChange[], config: string): Promise<void> {
+  const text = changes.find(({ path }) => path === resolve(config))?.after;
+  if (text === undefined) return;
+  const { exec, findProgram } = await import('../container/exec.ts');
+  const containerd = await findProgram('containerd');
+  if (containerd === undefined) return;
+  const folder = await mkdtemp(join(tmpdir(), 'cofa-install-'));
+  try {
+    const draft = join(folder, 'config.toml');
+    await writeFile(draft, text);
+    const { code, stderr } = await exec(containerd, ['--config', draft, 'config', 'dump'], 30_000);
+    if (code === 0) return;
+    throw new CofaError('unsupported', `containerd would not take the changed ${config}: ${stderr.trim()}`, {
+      hint: 'nothing was written; add the lines of docs/containerd.md by hand',
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function unitText(root: string): Promise<string> {
+  const template = await readFile(join(CHECKOUT, 'ops/systemd/cofa.service'), 'utf8');
+  const values: Record<string, string> = {
+    COFA: unitWord(join(CHECKOUT, 'ops/cofa')),
+    ROOT: unitWord(root),
+    CHECKOUT: resolve(CHECKOUT),
+  };
+  return template.replace(/@([A-Z]+)@/g, (whole, name: string) => values[name] ?? whole);
+}
+
+/** As systemd reads a word of a command: `%` is doubled, and what has blanks is quoted. */
+function unitWord(text: string): string {
+  const escaped = text.replaceAll('%', '%%').replaceAll('\\', '\\\\').replaceAll('"', '\\"');
+  return /[\s'"\\;$]/.test(escaped) ? `"${escaped.replaceAll('$', '$$$$')}"` : escaped;
+}
+
+function nextSteps(changes: readonly FileChange[], flags: InstallFlags, target: string): string[] {
+  const changed = (path: string) => changes.some((change) => change.path === resolve(path));
+  const steps: string[] = [];
+  if (typeof flags.unit === 'string') {
+    if (changed(flags.unit)) steps.push('systemctl daemon-reload', 'systemctl enable --now cofa');
+  } else {
+    steps.push('cofa up --snapshotter');
+  }
+  if (changed(flags.containerdConfig)) steps.push('systemctl restart containerd    # containers go on');
+  if (changed(flags.daemonJson)) {
+    steps.push('systemctl restart docker        # images of its old store are not seen until cofa uninstall');
+  }
+  if (target === 'k8s')
+    steps.push('systemctl restart kubelet       # where it does not find containerd again by itself');
+  return [...steps, 'cofa doctor'];
+}

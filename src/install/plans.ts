@@ -1,0 +1,219 @@
+/**
+ * What `cofa install` writes, and how `cofa uninstall` takes it back: new contents of files from their old ones. Decides
+ * only; src/cli/install.ts reads, asks containerd what it thinks of them, and writes.
+ */
+import { CofaError } from '../../schemas/errors.ts';
+import { applyEdits, isEdited, revertEdits, type TableEdit, topLevelValue } from './toml-edit.ts';
+
+export type Target = 'containerd' | 'docker' | 'k8s';
+export const TARGETS: readonly Target[] = ['containerd', 'docker', 'k8s'];
+
+export interface Paths {
+  /** containerd's configuration. */
+  containerd: string;
+  /** dockerd's. */
+  docker: string;
+  /** The service of the engine; undefined: none is wanted. */
+  unit: string | undefined;
+}
+
+export const DEFAULT_PATHS = {
+  containerd: '/etc/containerd/config.toml',
+  docker: '/etc/docker/daemon.json',
+  unit: '/etc/systemd/system/cofa.service',
+} as const;
+
+export interface FileChange {
+  path: string;
+  /** Undefined: the file is not there. */
+  before: string | undefined;
+  /** Undefined: it is removed. */
+  after: string | undefined;
+  /** For people: what it is good for. */
+  why: string;
+}
+
+/** Reads a file; undefined where there is none. */
+export type ReadFile = (path: string) => string | undefined;
+
+export interface InstallOrder {
+  target: Target;
+  paths: Paths;
+  read: ReadFile;
+  /** Where containerd finds cofa's snapshotter. */
+  socket: string;
+  /** The service's text. */
+  unit: string;
+}
+
+/** Files that are to change; none when all is as it should be. Errors: `unsupported` for files that are not understood. */
+export function planInstall(order: InstallOrder): FileChange[] {
+  const { target, paths, read, socket, unit } = order;
+  const changes: FileChange[] = [];
+  const change = (path: string, after: string, why: string) => {
+    const before = read(path);
+    if (before !== after) changes.push({ path, before, after, why });
+  };
+  const containerd = read(paths.containerd);
+  // Docker asks for cofa by its name; Kubernetes uses what containerd's CRI plugin is set to.
+  const kubernetes = target === 'k8s' || hasCri(containerd ?? '');
+  change(
+    paths.containerd,
+    containerdConfig(containerd, socket, kubernetes),
+    kubernetes ? 'containerd finds cofa, and pods use it' : 'containerd finds cofa',
+  );
+  if (target === 'docker') {
+    const before = read(paths.docker);
+    const after = dockerConfig(before, paths.docker);
+    if (before !== undefined && before !== after) change(backupOf(paths.docker), before, 'as it was before');
+    change(paths.docker, after, 'docker keeps its images in containerd, on cofa');
+  }
+  if (paths.unit !== undefined) change(paths.unit, unit, 'the engine runs as a service');
+  return changes;
+}
+
+/** Takes back what any `planInstall` has written; files that hold nothing else are removed. */
+export function planUninstall(order: {
+  targets: readonly Target[];
+  paths: Paths;
+  read: ReadFile;
+}): FileChange[] {
+  const { targets, paths, read } = order;
+  const changes: FileChange[] = [];
+  const change = (path: string, before: string, after: string | undefined, why: string) => {
+    if (before !== after) changes.push({ path, before, after, why });
+  };
+  const all = targets.length === 0;
+  const wants = (...some: Target[]) => all || some.some((target) => targets.includes(target));
+  const containerd = read(paths.containerd);
+  if (containerd !== undefined && isEdited(containerd)) {
+    if (all || targets.includes('containerd')) {
+      change(paths.containerd, containerd, withoutNew(revertEdits(containerd)), 'containerd forgets cofa');
+    } else if (targets.includes('k8s') && hasCri(containerd)) {
+      const socket = /address = "([^"]*)"/.exec(
+        containerd.slice(containerd.indexOf('[proxy_plugins.cofa]')),
+      )?.[1];
+      const without = containerdConfig(revertEdits(containerd), socket ?? '', false);
+      change(paths.containerd, containerd, without, 'pods use what they used before');
+    }
+  }
+  const docker = read(paths.docker);
+  if (docker !== undefined && wants('docker')) {
+    const backup = read(backupOf(paths.docker));
+    const after = undoDocker(docker, backup, paths.docker);
+    change(paths.docker, docker, after, 'docker keeps its images where it did');
+    if (backup !== undefined && after !== docker)
+      change(backupOf(paths.docker), backup, undefined, 'done with');
+  }
+  const unit = paths.unit === undefined ? undefined : read(paths.unit);
+  if (unit !== undefined && paths.unit !== undefined && all && unit.includes(UNIT_MARK)) {
+    change(paths.unit, unit, undefined, 'the engine is no service any more');
+  }
+  return changes;
+}
+
+/** Stands in the service that `cofa install` writes; one without it is somebody else's. */
+export const UNIT_MARK = '# Written by cofa install.';
+
+// --- containerd ---------------------------------------------------------------------------------------------------
+
+const NEW_FILE = '# cofa install: new file';
+
+function containerdConfig(text: string | undefined, socket: string, kubernetes: boolean): string {
+  const original =
+    text === undefined || text.trim() === '' ? `${NEW_FILE}\nversion = 2\n` : revertEdits(text);
+  const edits: TableEdit[] = [
+    {
+      table: ['proxy_plugins', 'cofa'],
+      keys: { type: '"snapshot"', address: JSON.stringify(socket) },
+    },
+    // Read by containerd 2: ctr and others that pull through it then say what they pull.
+    { table: ['proxy_plugins', 'cofa', 'exports'], keys: { enable_remote_snapshot_annotations: '"true"' } },
+  ];
+  if (kubernetes) {
+    const table = criTable(topLevelValue(original, 'version'));
+    edits.push({ table, keys: { snapshotter: '"cofa"', disable_snapshot_annotations: 'false' } });
+  }
+  return applyEdits(original, edits);
+}
+
+/** Where the CRI plugin's snapshotter is set; it has moved with each version of the configuration. */
+function criTable(version: string | undefined): string[] {
+  switch (version) {
+    case undefined:
+    case '1':
+      return ['plugins', 'cri', 'containerd'];
+    case '2':
+      return ['plugins', 'io.containerd.grpc.v1.cri', 'containerd'];
+    case '3':
+    case '4':
+      return ['plugins', 'io.containerd.cri.v1.images'];
+    default:
+      throw new CofaError('unsupported', `containerd's configuration has version ${version}`, {
+        hint: 'add the lines of docs/containerd.md by hand',
+      });
+  }
+}
+
+/** Whether pods were put on cofa by an earlier install. */
+const hasCri = (text: string): boolean =>
+  /^\s*snapshotter = "cofa"(?: # cofa install.*)?$/m.test(text) && isEdited(text);
+
+const withoutNew = (text: string): string | undefined =>
+  text.replace(/^version = 2\n/m, '').trim() === NEW_FILE ? undefined : text;
+
+// --- docker -------------------------------------------------------------------------------------------------------
+
+/** JSON has no comments that could say what was there before. */
+const backupOf = (path: string): string => `${path}.before-cofa`;
+const STORE = 'containerd-snapshotter';
+const DRIVER = 'storage-driver';
+
+interface DockerConfig {
+  features?: Record<string, unknown>;
+  [key: string]: unknown;
+}
+
+function dockerConfig(text: string | undefined, path: string): string {
+  const config = parseDocker(text, path);
+  if (config[DRIVER] === 'cofa' && config.features?.[STORE] === true) return text as string;
+  const after = { ...config, features: { ...config.features, [STORE]: true }, [DRIVER]: 'cofa' };
+  return toJson(after);
+}
+
+/** Only our own keys are as before again; what else was changed since stays. */
+function undoDocker(text: string, backup: string | undefined, path: string): string | undefined {
+  const config = parseDocker(text, path);
+  if (config[DRIVER] !== 'cofa') return text;
+  const before = parseDocker(backup, backupOf(path));
+  const after = { ...config };
+  const features = { ...config.features };
+  delete after[DRIVER];
+  delete features[STORE];
+  if (before[DRIVER] !== undefined) after[DRIVER] = before[DRIVER];
+  if (before.features?.[STORE] !== undefined) features[STORE] = before.features[STORE];
+  if (Object.keys(features).length === 0 && before.features === undefined) delete after.features;
+  else after.features = features;
+  if (Object.keys(after).length === 0 && backup === undefined) return undefined;
+  return sameContent(after, before) && backup !== undefined ? backup : toJson(after);
+}
+
+const toJson = (config: DockerConfig): string => `${JSON.stringify(config, undefined, 2)}\n`;
+
+/** Whether nothing was changed since: then its very bytes come back. */
+const sameContent = (a: DockerConfig, b: DockerConfig): boolean => {
+  const sorted = (config: DockerConfig) => Object.entries(config).toSorted(([x], [y]) => (x < y ? -1 : 1));
+  return JSON.stringify(sorted(a)) === JSON.stringify(sorted(b));
+};
+
+function parseDocker(text: string | undefined, path: string): DockerConfig {
+  if (text === undefined || text.trim() === '') return {};
+  try {
+    const config: unknown = JSON.parse(text);
+    if (typeof config === 'object' && config !== null && !Array.isArray(config))
+      return config as DockerConfig;
+  } catch {
+    // Said below.
+  }
+  throw new CofaError('unsupported', `${path} is no JSON object`, { hint: 'correct it first' });
+}

@@ -1,0 +1,185 @@
+/** `cofa install` and `uninstall` on files as Debian and people have them, with the real containerd as a judge. */
+import { execFile, execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { type Found, judgeInstalls } from '../../src/cli/doctor-installs.ts';
+import { runCofa } from '../support/engine.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+let etc: string;
+let files: Record<'toml' | 'json' | 'unit', string>;
+
+/** As Debian's package has it. */
+const DEBIAN = [
+  'version = 2',
+  '',
+  '[plugins]',
+  '  [plugins."io.containerd.grpc.v1.cri"]',
+  '    [plugins."io.containerd.grpc.v1.cri".cni]',
+  '      bin_dir = "/usr/lib/cni"',
+  '',
+].join('\n');
+
+beforeEach(async () => {
+  etc = await cleanup.tempDir('etc');
+  files = {
+    toml: join(etc, 'containerd/config.toml'),
+    json: join(etc, 'docker/daemon.json'),
+    unit: join(etc, 'systemd/cofa.service'),
+  };
+});
+
+function put(path: string, text: string): void {
+  mkdirSync(join(path, '..'), { recursive: true });
+  writeFileSync(path, text, { mode: 0o640 });
+}
+
+const get = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8') : undefined);
+const all = () => Object.values(files).map(get);
+
+async function cofa(...args: string[]) {
+  const where = ['--containerd-config', files.toml, '--daemon-json', files.json, '--unit', files.unit];
+  const { code, stdout, stderr } = await runCofa(['--root', '/srv/co fa', ...args, ...where]);
+  return { code, stdout, stderr };
+}
+
+interface Dump {
+  code: number;
+  text: string;
+}
+
+async function dump(): Promise<Dump> {
+  const { stdout } = await promisify(execFile)('containerd', ['--config', files.toml, 'config', 'dump']);
+  return { code: 0, text: stdout };
+}
+
+describe('install', () => {
+  test.each([
+    ['Debian’s configuration', DEBIAN],
+    ['no configuration', undefined],
+    ['the whole default', execFileSync('containerd', ['config', 'default'], { encoding: 'utf8' })],
+  ])('k8s into %s: containerd takes it, and uninstall leaves no trace', async (_, before) => {
+    if (before !== undefined) put(files.toml, before);
+    const shown = await cofa('install', 'k8s', '--dry-run');
+    expect(shown.stdout).toContain('+ [proxy_plugins.cofa]');
+    expect(shown.code).toBe(0);
+    expect(all()).toEqual([before, undefined, undefined]);
+
+    const done = await cofa('install', 'k8s');
+    expect(done).toMatchObject({ code: 0, stderr: '' });
+    expect(done.stdout).toContain('systemctl restart containerd');
+    const { text } = await dump();
+    expect(text).toContain('address = "/srv/co fa/run/snapshotter.sock"');
+    expect(text).toContain('snapshotter = "cofa"');
+    expect(text).toContain('disable_snapshot_annotations = false');
+    if (before === DEBIAN) expect(text).toContain('bin_dir = "/usr/lib/cni"');
+    if (before !== undefined) expect(statSync(files.toml).mode & 0o777).toBe(0o640);
+
+    const again = all();
+    expect((await cofa('install', 'k8s')).stdout).toContain('nothing to do');
+    // What is there for pods stays when containerd alone is asked for.
+    expect((await cofa('install', 'containerd')).stdout).toContain('nothing to do');
+    expect(all()).toEqual(again);
+
+    expect((await cofa('uninstall', 'k8s')).code).toBe(0);
+    expect((await dump()).text).not.toContain('snapshotter = "cofa"');
+    expect((await dump()).text).toContain('[proxy_plugins.cofa]');
+    expect((await cofa('uninstall')).code).toBe(0);
+    expect(all()).toEqual([before, undefined, undefined]);
+    expect((await cofa('uninstall')).stdout).toContain('nothing to do');
+  });
+
+  test('docker: its own settings stay, and come back', async () => {
+    const before = '{"log-driver":"local","storage-driver":"overlay2"}';
+    put(files.json, before);
+    expect(await cofa('install', 'docker')).toMatchObject({ code: 0, stderr: '' });
+    expect(JSON.parse(get(files.json) as string)).toEqual({
+      'log-driver': 'local',
+      'storage-driver': 'cofa',
+      features: { 'containerd-snapshotter': true },
+    });
+    expect((await cofa('install', 'docker')).stdout).toContain('nothing to do');
+    expect((await cofa('uninstall')).code).toBe(0);
+    expect(all()).toEqual([undefined, before, undefined]);
+    expect(existsSync(`${files.json}.before-cofa`)).toBe(false);
+
+    // What was changed in between is kept.
+    await cofa('install', 'docker');
+    put(files.json, (get(files.json) as string).replace('local', 'none'));
+    await cofa('uninstall', 'docker');
+    expect(JSON.parse(get(files.json) as string)).toEqual({
+      'log-driver': 'none',
+      'storage-driver': 'overlay2',
+    });
+  });
+
+  test('what is not understood is left alone', async () => {
+    put(files.toml, 'version = 2\nplugins = { "io.containerd.grpc.v1.cri" = { containerd = {} } }\n');
+    const refused = await cofa('install', 'k8s');
+    expect(refused.code).toBe(6);
+    expect(refused.stderr).toContain('nothing was written');
+    put(files.toml, 'version = 9\n');
+    expect((await cofa('install', 'k8s')).code).toBe(6);
+    put(files.toml, DEBIAN);
+    put(files.json, '{"a":');
+    expect((await cofa('install', 'docker')).stderr).toContain('no JSON object');
+    expect((await cofa('install', 'podman')).code).toBe(2);
+    expect(all().slice(0, 2)).toEqual([DEBIAN, '{"a":']);
+  });
+
+  test('the service is one that systemd reads, and runs this checkout', async () => {
+    await cofa('install', 'containerd');
+    const unit = get(files.unit) as string;
+    expect(unit).toContain(`ops/cofa --root "/srv/co fa" up --foreground --snapshotter`);
+    await promisify(execFile)('systemd-analyze', ['verify', files.unit]);
+    put(files.unit, unit.replace('# Written by cofa install.', '# My own.'));
+    await cofa('uninstall');
+    expect(existsSync(files.unit)).toBe(true);
+  });
+});
+
+describe('doctor', () => {
+  const installed = `${DEBIAN}# cofa install: begin\n[proxy_plugins.cofa]\n  address = "/s"\n# cofa install: end\n`;
+  const docker = '{"storage-driver":"cofa","features":{"containerd-snapshotter":true}}';
+  const unit = '# Written by cofa install.\n';
+  const good: Found = {
+    containerd: installed,
+    docker,
+    unit,
+    socket: '/s',
+    running: 'loaded',
+    enabled: 'enabled',
+  };
+  const says = (found: Partial<Found>) =>
+    judgeInstalls({ ...good, ...found }).map(({ name, state, fix }) =>
+      `${name} ${state} ${fix ?? ''}`.trim(),
+    );
+
+  test('says nothing of what was not installed', () => {
+    expect(says({ containerd: DEBIAN, docker: undefined, unit: undefined })).toEqual([]);
+  });
+
+  test.each<[string, Partial<Found>, string[]]>([
+    ['all is well', {}, ['containerd ok', 'docker ok', 'service ok']],
+    ['another root', { socket: '/other' }, ['containerd warn cofa install containerd, with the same --root']],
+    ['not restarted', { running: 'unknown to it' }, ['containerd warn systemctl restart containerd']],
+    [
+      'no engine',
+      { running: 'not reached' },
+      ['containerd warn systemctl start cofa, or cofa up --snapshotter'],
+    ],
+    ['docker alone', { containerd: DEBIAN }, ['docker warn cofa install docker']],
+    [
+      'docker without the store',
+      { docker: '{"storage-driver":"cofa"}' },
+      ['docker warn cofa install docker'],
+    ],
+    ['not enabled', { enabled: 'disabled' }, ['service warn systemctl enable --now cofa']],
+  ])('%s', (_, found, wanted) => {
+    for (const line of wanted) expect(says(found)).toContain(line);
+  });
+});
