@@ -197,9 +197,13 @@ export class EventLog {
 
   /**
    * The same for a fold of the whole log: `sequences` of its aggregates by `<kind>.<id>`, and `seq`, up to which there is
-   * nothing that could have been missed, also of aggregates that have ended.
+   * nothing that could have been missed, also of aggregates that have ended. Error `conflict` when an engine that has
+   * taken over is in there already, as after a claim whose ack was long under way: behind its records this one would
+   * append as if they were its own.
    */
-  rememberAll(names: Subjects, { sequences, seq: floor }: Pick<NodeFold, 'sequences' | 'seq'>): void {
+  rememberAll(names: Subjects, fold: Pick<NodeFold, 'sequences' | 'seq' | 'epoch'>): void {
+    const { sequences, seq: floor, epoch } = fold;
+    if (this.#epoch !== undefined && epoch > this.#epoch) throw this.#close(names.event('engine', 'main'));
     this.#floor = Math.max(this.#floor, floor);
     for (const [aggregate, seq] of sequences) {
       const dot = aggregate.indexOf('.');

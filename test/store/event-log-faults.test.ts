@@ -239,6 +239,22 @@ describe('an engine that has been replaced', () => {
     ]);
   });
 
+  test('while it waited for the ack of its claim is told so by the log that it reads then', async () => {
+    const names = fresh();
+    const main = names.event('engine', 'main');
+    const first = new EventLog(bus, () => 1);
+    await first.claim(main, started);
+    const second = new EventLog(bus, () => 2);
+    for await (const _ of second.replay(main));
+    await second.claim(main, started);
+    const { fold } = await loadNode(bus, names);
+    expect(() => first.rememberAll(names, fold)).toThrow('another engine has taken over');
+    expect(await first.isOwner(main)).toBe(false);
+    await expect(first.append(main, { type: 'engine.stopped' })).rejects.toMatchObject({ code: 'conflict' });
+    second.rememberAll(names, fold);
+    expect(await second.isOwner(main)).toBe(true);
+  });
+
   test('its late record on a subject of the new owner is passed over, and the owner goes on', async () => {
     const names = fresh();
     const main = names.event('engine', 'main');
