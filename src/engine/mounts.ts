@@ -401,8 +401,9 @@ export class Mounts {
       await this.#append(id, { type: 'mount.unmounted' });
     } catch (error) {
       actor.error = toErrorRecord(error);
-      // Not in the log: nothing shall have changed.
+      // Not in the log: nothing shall have changed. Unless another engine owns the mount now, and may have it back already.
       const again = async () => {
+        if (actor.error?.code === 'conflict') throw error;
         if (actor.madeDir) await mkdir(dir, { recursive: true });
         await this.#mountErofs(actor);
       };
