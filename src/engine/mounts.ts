@@ -89,6 +89,8 @@ export class Mounts {
   readonly #options: MountsOptions;
   /** By directory: at most one mount each. */
   readonly #mounts = new Map<string, MountActor>();
+  /** They are another engine's. */
+  #abandoned = false;
 
   constructor(options: MountsOptions) {
     this.#options = options;
@@ -295,6 +297,7 @@ export class Mounts {
    * now. What is in use goes with its last user.
    */
   async abandon(): Promise<void> {
+    this.#abandoned = true;
     const loops = new Set<LoopDevice>();
     for (const actor of this.#mounts.values()) {
       const { facts, image } = actor;
@@ -403,7 +406,7 @@ export class Mounts {
       actor.error = toErrorRecord(error);
       // Not in the log: nothing shall have changed. Unless another engine owns the mount now, and may have it back already.
       const again = async () => {
-        if (actor.error?.code === 'conflict') throw error;
+        if (this.#abandoned || actor.error?.code === 'conflict') throw error;
         if (actor.madeDir) await mkdir(dir, { recursive: true });
         await this.#mountErofs(actor);
       };

@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
+import { identify, isAlive } from '../../src/container/host.ts';
 import type { Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM } from '../../schemas/subjects.ts';
@@ -548,12 +549,12 @@ class KillRounds {
         this.#violation(`mounts that cannot be unmounted: ${[...this.#mounts.values()].map((m) => m.dir)}`);
       await sleep(500);
       leaked.push(...this.#leftDescriptors(), ...(await this.#leftConsumers()));
-      const pids = [...this.#pids().values()];
+      const processes = [...this.#pids().values()].flatMap((pid) => identify(pid) ?? []);
       const down = await this.#engine.cli(['down']);
       if (down.code !== 0) this.#violation(`down: ${down.code} ${down.stderr}`);
       await Promise.race([this.#engine.ended, sleep(20_000)]);
       leaked.push(...leftInKernel([this.#root, this.#directory]), ...this.#leftFiles());
-      for (const pid of pids) if (existsSync(`/proc/${pid}`)) leaked.push(`process ${pid}`);
+      for (const { pid } of processes.filter(isAlive)) leaked.push(`process ${pid}`);
     } catch (error) {
       this.#violation(`at the end: ${describe(error)}`);
     }

@@ -7,6 +7,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
+import { identify, isAlive } from '../../src/container/host.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM } from '../../schemas/subjects.ts';
 import { connectEngine, readEndpoint } from '../../src/bus/client.ts';
@@ -267,7 +268,8 @@ class Soak {
   }
 
   async #end(): Promise<string[]> {
-    const pids = [...enginePids(this.#engine.pid).values()];
+    // Not by number alone: a busy machine gives it to another process within minutes.
+    const processes = [...enginePids(this.#engine.pid).values()].flatMap((pid) => identify(pid) ?? []);
     const client = await connectEngine(this.#root);
     await client.call('down', { force: false }).catch((error: unknown) => {
       this.#violations.push(`down failed: ${toErrorRecord(error).message}`);
@@ -279,7 +281,7 @@ class Soak {
       ...list(this.#directory)
         .filter((name) => /^m\d+$/.test(name))
         .map((name) => `folder ${name}`),
-      ...pids.filter((pid) => list('/proc').includes(String(pid))).map((pid) => `process ${pid}`),
+      ...processes.filter(isAlive).map(({ pid }) => `process ${pid}`),
     ];
   }
 }
