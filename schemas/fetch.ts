@@ -141,4 +141,6 @@ export interface WorkerHello {
   slots: number;
   /** Set on a clean stop: give it no more jobs. */
   leaving?: boolean;
+  /** Its connection was cut and is back: jobs that were sent meanwhile are lost. */
+  back?: boolean;
 }

@@ -84,6 +84,7 @@ export class FetchPool {
   #next = 1;
   /** NATS is away. */
   #cut = false;
+  #isClosed = false;
   /** Since when no fetcher of its own process is there. */
   #aloneSince: number | undefined;
 
@@ -171,6 +172,7 @@ export class FetchPool {
   }
 
   close(): void {
+    this.#isClosed = true;
     clearInterval(this.#tick);
     this.#local.close();
   }
@@ -185,11 +187,15 @@ export class FetchPool {
   /** NATS is back, maybe after a moment that nobody noticed: what was sent last may be lost. */
   busBack(): void {
     this.#cut = false;
-    for (const [number, { job, worker }] of this.#jobs) {
-      if (worker === LOCAL || !this.#dispatcher.isRunning(number, worker)) continue;
-      this.#bus.publish(this.#names.job(worker), pack(job));
-    }
+    for (const worker of this.#pids.keys()) this.#sendAgain(worker);
     this.#bus.publish(this.#names.whoIsThere);
+  }
+
+  /** What the fetcher has; it knows how to take a job twice. */
+  #sendAgain(worker: string): void {
+    for (const [number, { job, worker: mine }] of this.#jobs)
+      if (mine === worker && this.#dispatcher.isRunning(number, worker))
+        this.#bus.publish(this.#names.job(worker), pack(job));
   }
 
   #onTick(now: number): void {
@@ -217,6 +223,8 @@ export class FetchPool {
   }
 
   #send(worker: string, message: Job | StopJob): void {
+    // A layer that is still on its way out may ask for something.
+    if (this.#isClosed) return;
     if (worker === LOCAL) this.#local.send(message);
     else this.#bus.publish(this.#names.job(worker), pack(message));
   }
@@ -237,7 +245,7 @@ export class FetchPool {
     };
   }
 
-  #onHello({ worker, pid, slots, leaving }: WorkerHello): void {
+  #onHello({ worker, pid, slots, leaving, back }: WorkerHello): void {
     const known = this.#pids.get(worker);
     // Another process under the same name: the one before it is gone with all it ran.
     if (known !== undefined && known.pid !== pid)
@@ -245,6 +253,7 @@ export class FetchPool {
     this.#pids.set(worker, { pid, slots });
     // One that leaves ends what it has and takes nothing more.
     this.#handle({ type: 'worker.hello', worker, slots: leaving === true ? 0 : slots, now: this.#now() });
+    if (back === true) this.#sendAgain(worker);
   }
 
   #onCompletion(completion: Completion): void {

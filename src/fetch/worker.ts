@@ -6,6 +6,7 @@ import { createLog } from '../engine/log.ts';
 import type { Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, unpack } from '../bus/connection.ts';
+import { watchBus } from '../bus/health.ts';
 import { linkToParent } from '../engine/parent-link.ts';
 import { readSettings, registryOptions } from '../engine/process-settings.ts';
 import { RegistryClient } from '../registry/client.ts';
@@ -39,19 +40,20 @@ bus.subscribe(names.job(worker), {
   },
 });
 
-function hello(leaving = false): void {
+function hello(more: Pick<WorkerHello, 'leaving' | 'back'> = {}): void {
   const message: WorkerHello = { v: 1, worker: worker as string, pid: process.pid, slots: settings.slots };
-  bus.publish(names.hello, pack(leaving ? { ...message, leaving } : message));
+  bus.publish(names.hello, pack({ ...message, ...more }));
 }
 
 hello();
-const beat = setInterval(hello, HELLO_MS);
+const beat = setInterval(() => hello(), HELLO_MS);
+watchBus(bus, { onAway: () => {}, onBack: () => hello({ back: true }) });
 // Front ends that start, or have lost NATS for a while, ask who is there.
 bus.subscribe(names.whoIsThere, { callback: () => hello() });
 
 async function stop(): Promise<void> {
   clearInterval(beat);
-  hello(true);
+  hello({ leaving: true });
   await runner.stop(STOP_MS);
   // A NATS that is away is not waited for.
   const timer = setTimeout(() => process.exit(0), STOP_MS);
