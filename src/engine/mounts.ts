@@ -170,6 +170,9 @@ export class Mounts {
     actor.host.send({ type: 'UNMOUNT' });
     await actor.host.until('unmounted', 'mounted', 'detached', 'failed');
     if (actor.error !== undefined) throw fromErrorRecord(actor.error);
+    // `down` was faster: it stays in the log.
+    if (actor.host.state !== 'unmounted')
+      throw new CofaError('not-running', `the engine is stopping: the mount at ${dir} comes back with it`);
     return { id: actor.facts.id, dir };
   }
 
