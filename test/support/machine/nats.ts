@@ -272,6 +272,8 @@ export class SimConnection {
   }
 
   publish(subject: string, data?: unknown, options: { reply?: string; headers?: MsgHdrs } = {}): void {
+    // Who has just killed itself has said its last word; what follows from the same event does not happen.
+    if (!this.process.isAlive) return;
     if (this.#closed) throw new errors.ClosedConnectionError();
     const bytes = toBytes(data);
     const copy = this.server.twin?.(subject, bytes);
