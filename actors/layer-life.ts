@@ -18,7 +18,7 @@ export const layerMachine = setup({
   initial: 'lazy',
   states: {
     lazy: { on: { FILLED: 'verifying', RESTORED: 'complete', CLOSE: 'closed' } },
-    verifying: { on: { PROVEN: 'complete', REFUTED: 'corrupt', CLOSE: 'closed' } },
+    verifying: { on: { PROVEN: 'complete', REFUTED: 'corrupt', EVICTED: 'lazy', CLOSE: 'closed' } },
     complete: { on: { HANDED_OVER: 'handed-over', EVICTED: 'lazy', CLOSE: 'closed' } },
     'handed-over': { on: { TAKEN_BACK: 'complete', CLOSE: 'closed' } },
     corrupt: { on: { CLOSE: 'closed' } },

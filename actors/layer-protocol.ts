@@ -89,8 +89,11 @@ export type LayerEvent =
   | { type: 'flush'; now: number }
   /** The log did not take these. */
   | { type: 'append.failed'; ranges: readonly BlockRange[] }
-  /** The whole device was compared with the diffID. Where the comparison itself failed, repeat it instead. */
-  | { type: 'verified'; ok: boolean; now: number }
+  /**
+   * The whole device was compared with the diffID. Where the comparison itself failed, repeat it instead. `damaged`: it is
+   * not the layer since the disk lost these blocks; they go as with `evict`, and the layer is lazy again.
+   */
+  | { type: 'verified'; ok: boolean; damaged?: readonly BlockRange[]; now: number }
   /** The kernel reads the device file itself, or is about to: nothing may be evicted any more. */
   | { type: 'handed-over' }
   /** Reads come through here again. */

@@ -4,8 +4,8 @@
  * the effects to run, in order; time comes in with the events, and nothing here reads, writes or waits.
  *
  *     lazy ─every block present→ verifying ─proven→ complete ⇄ handed-over        closed: from any state
- *       ↑                            └─not the layer→ corrupt
- *       └───────────────────── evicted ──────────────┘ (from complete)
+ *       ↑                   │        └─not the layer→ corrupt
+ *       └─────── evicted ───┴─ (from complete, or blocks that the disk lost)
  *
  * **One owner a span.** A span that is absent belongs to nobody. A job that fetches it owns it from `fetch` until
  * `job.done` or `job.failed`; an eviction owns its spans from `punch` until `evicted`. Two owners never meet: a read of a
@@ -242,7 +242,9 @@ export class LayerActor {
         return;
       case 'verified':
         if (event.ok && this.#move('PROVEN')) effects.push({ type: 'complete' });
-        if (!event.ok && this.#move('REFUTED')) this.#refute(effects);
+        if (!event.ok && event.damaged !== undefined) {
+          if (this.#state === 'verifying' && this.#move('EVICTED')) this.#evict(event.damaged, effects);
+        } else if (!event.ok && this.#move('REFUTED')) this.#refute(effects);
         return;
       case 'handed-over':
         this.#move('HANDED_OVER');

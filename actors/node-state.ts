@@ -28,6 +28,8 @@ export interface LayerFacts {
   /** The whole device was hashed and is what its diffID says. */
   complete: boolean;
   handedOver: boolean;
+  /** Blocks that a scrub found damaged, until one that compared all finds none; undefined: none. */
+  damaged?: { at: number; bad: number; repaired: number; kept: number } | undefined;
 }
 
 export interface MountFacts {
@@ -245,6 +247,9 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
       }
       layer.complete = false;
       layer.handedOver = false;
+      // Until the scrub that found them says how it ended.
+      if (event.reason === 'scrub')
+        layer.damaged = { at: event.at, bad: sizeOf(event.ranges), repaired: 0, kept: 0 };
       return;
     case 'layer.taken-back':
       layer.handedOver = false;
@@ -260,10 +265,20 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
       return;
     case 'layer.handed-over':
       layer.handedOver = true;
+      return;
+    case 'layer.scrubbed': {
+      const { at, bad, repaired, kept = 0, scope } = event;
+      if (bad > 0) layer.damaged = { at, bad, repaired, kept };
+      else if (scope === undefined) layer.damaged = undefined;
+    }
   }
 }
 
+const sizeOf = (ranges: ReadonlyArray<readonly [number, number]>): number =>
+  ranges.reduce((sum, [, count]) => sum + count, 0);
+
 function forgetBlocks(layer: LayerFacts): void {
+  layer.damaged = undefined;
   layer.present.fill(0);
   layer.presentCount = 0;
   layer.complete = false;

@@ -138,6 +138,9 @@ export const Status = z.strictObject({
   processes: z.array(ProcessStatus),
 });
 
+/** Bytes a second that a scrub reads where nobody says otherwise. */
+export const DEFAULT_SCRUB_RATE = 128e6;
+
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/, 'must be sha256: and 64 hex digits');
 
 /** Can a chain of layers be mounted without unpacking it? For snapshotters. */
@@ -187,6 +190,45 @@ export const PruneReply = z.strictObject({
 /** `ref`: as docker writes it, or the first digits of the manifest's digest. */
 export const RemoveRequest = z.strictObject({ ref: imageReference });
 
+export const ScrubRequest = z.strictObject({
+  ref: imageReference
+    .optional()
+    .describe("only this image's layers; as docker writes it, or digits of its digest"),
+  layer: z
+    .string()
+    .regex(/^(sha256:)?[0-9a-f]{6,64}$/, 'must be a diffID or its first digits')
+    .optional()
+    .describe('only this layer'),
+  repair: z.boolean().default(false).describe('fetch bad blocks again at once'),
+  bytesPerSecond: z.number().min(0).default(DEFAULT_SCRUB_RATE).describe('0: as fast as the disk is'),
+});
+export const ScrubReply = z.strictObject({
+  layers: z.array(
+    z.strictObject({
+      diffId: z.string(),
+      refs: z.array(z.string()).describe('images that have the layer'),
+      blocks: z.int().min(0).describe('present blocks that were compared with their digests'),
+      bytes: z.number(),
+      bad: z.int().min(0).describe('the disk has other bytes than were verified'),
+      repaired: z.int().min(0).describe('of the bad ones: fetched again, and right on the disk'),
+      kept: z.int().min(0).describe('of the bad ones: could not be taken out, and are still served'),
+      whole: z
+        .boolean()
+        .describe('every block of the layer is here and right: the device is what the diffID says'),
+      failure: z.string().optional().describe('why it was not compared to its end, or not repaired'),
+    }),
+  ),
+  blocks: z.int().min(0),
+  bytes: z.number(),
+  bad: z.int().min(0),
+  repaired: z.int().min(0),
+  kept: z.int().min(0),
+  stopped: z.boolean().describe('somebody stopped it before its end'),
+  ms: z.int().min(0),
+});
+export const StopScrubRequest = z.strictObject({});
+export const StopScrubReply = z.strictObject({ stopped: z.boolean().describe('false: none was running') });
+
 export const DownRequest = z.strictObject({
   /** Also stop while something still uses a mount that is not complete; its reads get EIO from then on. */
   force: z.boolean().default(false),
@@ -208,6 +250,8 @@ export const OPERATIONS = {
   upgrade: { request: UpgradeRequest, result: UpgradeReply },
   prune: { request: PruneRequest, result: PruneReply },
   remove: { request: RemoveRequest, result: PruneReply },
+  scrub: { request: ScrubRequest, result: ScrubReply },
+  'scrub-stop': { request: StopScrubRequest, result: StopScrubReply },
   down: { request: DownRequest, result: DownReply },
 } as const;
 
@@ -217,6 +261,7 @@ export type ResultOf<O extends Operation> = z.output<(typeof OPERATIONS)[O]['res
 export type Mount = z.output<typeof Mount>;
 export type Status = z.output<typeof Status>;
 export type ImageStatus = z.output<typeof ImageStatus>;
+export type ScrubReply = z.output<typeof ScrubReply>;
 export type PruneReply = z.output<typeof PruneReply>;
 export type CacheStatus = z.output<typeof CacheStatus>;
 export type LayerStatus = z.output<typeof LayerStatus>;
@@ -227,7 +272,7 @@ export type ProcessStatus = z.output<typeof ProcessStatus>;
  * `done` and `total` count bytes.
  */
 export interface Progress {
-  phase: 'resolve' | 'sidecar' | 'index' | 'flatten' | 'mount';
+  phase: 'resolve' | 'sidecar' | 'index' | 'flatten' | 'mount' | 'scrub';
   /** What the phase works on, such as a layer's digest. */
   item?: string;
   done?: number;

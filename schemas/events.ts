@@ -104,8 +104,17 @@ const shapes = {
   'layer.handed-over': {},
   'layer.scrubbed': {
     blocks: count.describe('present blocks that were compared with their digests'),
-    bad: count,
-    repaired: count.describe('of the bad ones'),
+    bad: count.describe('of them: the disk has other bytes than were verified'),
+    repaired: count.describe('of the bad ones: fetched again, and right on the disk'),
+    kept: count
+      .optional()
+      .describe('of the bad ones: could not be taken out, and are still served; absent: none'),
+    scope: z
+      .enum(['newest', 'part'])
+      .optional()
+      .describe(
+        'newest: those near the end of the log, after an unclean stop; part: the scrub was stopped; absent: all that are present',
+      ),
   },
   /** What cold reads waited for. Says nothing of the state: the fold passes over it. */
   'layer.trace': {

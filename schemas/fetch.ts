@@ -59,6 +59,15 @@ export interface PackJob extends JobBase {
   pack: PackSource;
 }
 
+/** Read blocks of the device from the disk and compare each with the layer's span table. */
+export interface ScrubJob extends JobBase {
+  kind: 'scrub';
+  /** Digest of the blob that the layer's span table belongs to. */
+  blob: string;
+  /** `[first block, count]` */
+  ranges: ReadonlyArray<readonly [number, number]>;
+}
+
 /** Merge what a start has read with earlier recordings, and make the image's startup pack of it. */
 export interface RecordJob extends JobBase {
   kind: 'record';
@@ -75,7 +84,7 @@ export interface StopJob extends JobBase {
   kind: 'stop';
 }
 
-export type Job = FetchJob | VerifyJob | PackJob | RecordJob;
+export type Job = FetchJob | VerifyJob | PackJob | RecordJob | ScrubJob;
 
 /** Blocks that are verified and written (not yet synced). `bytes`: compressed bytes received since the last message. */
 export interface BlocksCompletion {
@@ -117,6 +126,8 @@ export interface EndCompletion {
   retryable?: boolean;
   /** Of a fetch: where its time went. */
   times?: FetchTimes;
+  /** Of a scrub: blocks whose bytes on the disk are not the layer's, `[first, count]`. */
+  bad?: Array<[number, number]>;
 }
 
 /** Where the time of a fetch went, µs. Its parts run one after the other, so they add up to its duration. */

@@ -1,5 +1,6 @@
 /** Messages between the supervisor and the front end (msgpack on NATS, request/reply). Internal to one node. */
 import type { CacheStatus, LayerStatus } from './api.ts';
+import type { ErrorCode } from './errors.ts';
 import type { BlobSource, JobLayer, PackSource } from './fetch.ts';
 
 /** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
@@ -85,6 +86,59 @@ export interface CollectReply {
   bytes: number;
 }
 
+/**
+ * `front.scrub`: compare present blocks with their digests, and take out those that are bad. Without `ranges` the next
+ * `count` present blocks from `from` on. May be asked again: what has been taken out is not present any more.
+ */
+export interface Scrub {
+  diffId: string;
+  from: number;
+  count: number;
+  ranges?: Array<[number, number]>;
+}
+export interface ScrubReply {
+  /** The present blocks go on here; undefined: that was the last one. */
+  next?: number;
+  /** Blocks that were compared. */
+  blocks: number;
+  bad: Array<[number, number]>;
+  /** Of the bad ones: still there, since a read or a fetch needs them at the moment, or the kernel. */
+  kept: Array<[number, number]>;
+  /** The kernel reads the device file itself: take it back first. */
+  direct: boolean;
+  /** Every block of the layer is present. */
+  whole: boolean;
+}
+
+/** `front.refetch`: fetch absent blocks of an open layer, and sync them. Reply: what went wrong, if anything. */
+export interface Refetch {
+  diffId: string;
+  ranges: Array<[number, number]>;
+}
+export interface RefetchReply {
+  failure?: { code: ErrorCode; message: string };
+}
+
+/**
+ * `front.scrubbed`: what a scrub has found is to be a fact. Reply: the bad blocks, which a front end that died may have
+ * found and not told.
+ */
+export interface Scrubbed {
+  diffId: string;
+  /** When it began, ms since the epoch. */
+  since: number;
+  blocks: number;
+  bad: number;
+  repaired: number;
+  kept: number;
+  scope?: 'newest' | 'part';
+}
+
+/** `front.doubt`: blocks that came shortly before an unclean stop, to be compared before they are relied on. */
+export interface Doubt {
+  layers: Array<{ diffId: string; ranges: Array<[number, number]> }>;
+}
+
 /** `front.settled` (empty): after a restart every layer that is in use is open again. `front.status`: */
 export interface FrontStatus {
   layers: Array<LayerStatus & { hits: number; misses: number; errors: number }>;
@@ -99,4 +153,6 @@ export type FrontNotice =
   | { kind: 'complete'; diffId: string }
   /** Bytes of a handed-over device have to go: take it back. */
   | { kind: 'take-back'; diffId: string }
+  /** Its blocks that were in doubt have been compared. */
+  | { kind: 'checked'; diffId: string }
   | { kind: 'corrupt'; diffId: string; message: string };

@@ -23,6 +23,8 @@ export interface EngineClient {
 
 export interface CallOptions {
   timeoutMs?: number;
+  /** With `onProgress`: error `timeout` when nothing is heard for so long, ms. */
+  silenceMs?: number;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }
@@ -66,13 +68,16 @@ export async function connectEngine(root: string): Promise<EngineClient> {
       const { headers, createInbox } = await import('@nats-io/nats-core');
       const head = headers();
       let progress: { unsubscribe(): void } | undefined;
+      const silence = options.silenceMs === undefined ? undefined : new Silence(options.silenceMs, operation);
       if (options.onProgress !== undefined) {
         const token = createInbox().split('.').at(-1) ?? '';
         head.set('Cofa-Progress', token);
         const onProgress = options.onProgress;
         progress = bus.subscribe(names.progress(token), {
           callback: (error, message) => {
-            if (error === null) onProgress(message.json() as Progress);
+            if (error !== null) return;
+            silence?.broken();
+            onProgress(message.json() as Progress);
           },
         });
       }
@@ -81,7 +86,8 @@ export async function connectEngine(root: string): Promise<EngineClient> {
           timeout: options.timeoutMs ?? 600_000,
           headers: head,
         });
-        const reply = await abortable(asked, options.signal);
+        const heard = silence === undefined ? asked : Promise.race([asked, silence.tooLong]);
+        const reply = await abortable(heard, options.signal);
         const body = reply.json() as { ok: true; result: never } | { ok: false; error: ErrorRecord };
         if (!body.ok) throw fromErrorRecord(body.error);
         return body.result;
@@ -89,6 +95,7 @@ export async function connectEngine(root: string): Promise<EngineClient> {
         throw await clientError(error, operation, root);
       } finally {
         progress?.unsubscribe();
+        silence?.end();
       }
     },
     async *events(options) {
@@ -163,6 +170,30 @@ async function clientError(error: unknown, operation: string, root: string): Pro
     return new CofaError('unavailable', `the connection to the engine of ${root} broke`, { cause });
   }
   return error;
+}
+
+/** Fails when nothing is heard for too long. */
+class Silence {
+  readonly tooLong: Promise<never>;
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(ms: number, operation: string) {
+    const { promise, reject } = Promise.withResolvers<never>();
+    this.tooLong = promise;
+    promise.catch(() => {});
+    this.#timer = setTimeout(
+      () => reject(new CofaError('timeout', `nothing was heard of ${operation} for ${ms / 1000} s`)),
+      ms,
+    );
+  }
+
+  broken(): void {
+    this.#timer.refresh();
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
+  }
 }
 
 function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

@@ -73,6 +73,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('images', '', 'list the images of this node', IMAGES, () => import('./images.ts')),
   entry('rmi', '<ref...>', 'remove images from this node', IMAGES, () => import('./rmi.ts')),
   entry('prune', '', 'give back the disk space of what no mount needs', IMAGES, () => import('./prune.ts')),
+  entry('scrub', '', 'compare the blocks on the disk with their digests', IMAGES, () => import('./scrub.ts')),
   entry('run', '<ref> [command...]', 'run a container from an image', CONTAINERS, () => import('./run.ts')),
   entry('ps', '', 'list containers and mounts', CONTAINERS, () => import('./ps.ts')),
   entry('rm', '<container...>', 'remove containers that ended', CONTAINERS, () => import('./rm.ts')),

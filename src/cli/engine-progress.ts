@@ -9,6 +9,7 @@ const PHASES: Record<Progress['phase'], string> = {
   index: 'indexing, nobody prepared this image',
   flatten: 'building the flat image',
   mount: 'mounting',
+  scrub: 'comparing blocks',
 };
 
 export function showOn(view: ProgressView): (progress: Progress) => void {

@@ -43,13 +43,18 @@ export function serveApi(
     });
   }
 
+  function publish(subject: string, text: string): void {
+    // Of a connection that is gone nobody hears anything.
+    if (!bus.isClosed() && !bus.isDraining()) bus.publish(subject, text);
+  }
+
   async function answer(operation: Operation, message: Msg): Promise<void> {
     if (!(await mayAnswer())) return;
     try {
       const request = parse(operation, message);
       const token = message.headers?.get('Cofa-Progress') ?? '';
       const onProgress = /^[A-Za-z0-9_-]{1,64}$/.test(token)
-        ? (progress: Progress) => bus.publish(names.progress(token), JSON.stringify(progress))
+        ? (progress: Progress) => publish(names.progress(token), JSON.stringify(progress))
         : () => {};
       const handler = handlers[operation] as (
         request: unknown,

@@ -427,14 +427,15 @@ export class CacheHost {
     let total = 0;
     const run = async () => {
       for (let next = waiting.pop(); next !== undefined; next = waiting.pop())
-        total += await this.#evict(next[0], next[1], reason);
+        total += await this.evict(next[0], next[1], reason);
     };
     await Promise.all(Array.from({ length: AT_ONCE }, run));
     this.#evictedBytes += total;
     return total;
   }
 
-  async #evict(diffId: string, ranges: Array<[number, number]>, reason: EvictionReason): Promise<number> {
+  /** Takes blocks out of a layer, open or not, as far as nobody needs them just now. Returns the bytes that went. */
+  async evict(diffId: string, ranges: Array<[number, number]>, reason: EvictionReason): Promise<number> {
     try {
       const layer = this.#options.opened.get(diffId);
       if (layer !== undefined) return await layer.evict(ranges, reason);

@@ -118,7 +118,7 @@ export class CacheKeeper {
 
   /** Removes one image, by reference or digest, and its layers that no other image has. Errors: `not-found`, `busy`. */
   async remove(text: string): Promise<PruneReply> {
-    const image = this.#find(text);
+    const image = this.find(text);
     if (image.isInUse || this.#mounted().has(image.manifest)) {
       throw new CofaError('busy', `${image.resolved.ref} is mounted`, { hint: 'cofa ps lists the mounts' });
     }
@@ -135,7 +135,8 @@ export class CacheKeeper {
     };
   }
 
-  #find(text: string): Image {
+  /** The image of a reference, or of the first digits of a digest. Error `not-found`. */
+  find(text: string): Image {
     const images = [...this.#options.images.all()];
     const byId = images.filter(({ manifest }) => manifest === text || manifest.startsWith(`sha256:${text}`));
     if (/^(sha256:)?[0-9a-f]{6,64}$/.test(text) && byId.length === 1) return byId[0] as Image;

@@ -41,6 +41,8 @@ export interface JobListener {
     bytes: number,
     failure: { error: ErrorRecord; retryable: boolean } | undefined,
     timing: JobTiming,
+    /** Of a scrub: blocks that are not the layer's. */
+    bad?: Array<[number, number]>,
   ): void;
 }
 
@@ -295,7 +297,7 @@ export class FetchPool {
     if (known === undefined) return;
     if (known.job.kind === 'fetch') this.#found.ended(known.job.source.registry, failure?.error, this.#now());
     known.worker = completion.worker;
-    known.listener.end(completion.bytes, failure, this.#timing(known, completion.times));
+    known.listener.end(completion.bytes, failure, this.#timing(known, completion.times), completion.bad);
   }
 
   /** Takes the job out; what still comes of it goes to its layer as before. */
@@ -339,7 +341,7 @@ export class FetchPool {
   }
 }
 
-/** A startup pack is waited for, the start behind it; a recording is not. */
+/** A startup pack is waited for, the start behind it; a recording or a scrub is not. */
 function classOf(order: JobOrder): 'demand' | 'prefetch' {
   if (order.kind === 'fetch') return order.class;
   return order.kind === 'pack' ? 'demand' : 'prefetch';

@@ -21,8 +21,12 @@ import type {
   FrontStatus,
   HandedOver,
   HandedOverReply,
+  Doubt,
   OpenLayer,
   OpenLayerReply,
+  Refetch,
+  Scrub,
+  Scrubbed,
   Shrink,
 } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -41,6 +45,7 @@ import { FetchPool } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
 import { linkToParent } from './parent-link.ts';
 import { readSettings } from './process-settings.ts';
+import { Scrubber } from './scrubber.ts';
 import { Starts } from './starts.ts';
 
 /** The FUSE descriptor that the supervisor hands down. */
@@ -71,6 +76,8 @@ const now = () => performance.now();
 
 /** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
 const layers = new Map<string, Promise<LayerHost>>();
+/** Those that will be opened when their blocks in doubt have been compared. */
+const doubted = new Set<string>();
 /** Those of them that have opened. */
 const opened = new Map<string, LayerHost>();
 const byInode = new Map<number, LayerHost>();
@@ -98,11 +105,13 @@ const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
 };
 
 const bus = await connectBus(settings.nats, { name: 'cofa-front-end' });
+let scrubber: Scrubber | undefined;
 const events = new EventLog(bus, Date.now, {
   epoch: settings.epoch,
   // An append of the front end before this one, which landed late.
   onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
   onFull: () => ask(bus, names.room, {}, 5_000),
+  onAppended: ({ subject, event }) => scrubber?.onAppended(`sha256:${idOf(subject)}`, event),
   ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
 });
 let { fold } = await loadNode(bus, names);
@@ -146,7 +155,7 @@ const cache = new CacheHost({
   limit: settings.cacheLimit,
   facts,
   opened,
-  isInUse: (diffId) => layers.has(diffId),
+  isInUse: (diffId) => layers.has(diffId) && !doubted.has(diffId),
   events,
   names,
   conditions,
@@ -154,6 +163,8 @@ const cache = new CacheHost({
   now,
   notify,
 });
+scrubber = new Scrubber({ layout, facts, opened, pool, cache, events, names, conditions, log, notify });
+const scrubs = scrubber;
 
 serve<OpenLayer>(bus, names.front('open'), open);
 serve<CloseLayer>(bus, names.front('close'), close);
@@ -176,6 +187,10 @@ serve<CacheNeeds>(bus, names.front('needs'), (needs) => void (cache.needs = need
 serve(bus, names.front('uses'), () => cache.layerUses());
 serve<Shrink>(bus, names.front('shrink'), (order) => cache.shrink(order));
 serve<Collect>(bus, names.front('collect'), (order) => cache.collect(order));
+serve<Scrub>(bus, names.front('scrub'), (order) => scrubs.scrub(order));
+serve<Refetch>(bus, names.front('refetch'), (order) => scrubs.refetch(order));
+serve<Scrubbed>(bus, names.front('scrubbed'), (report) => scrubs.scrubbed(report));
+serve<Doubt>(bus, names.front('doubt'), (doubt) => scrubs.doubt(doubt));
 serve(bus, names.front('status'), status);
 // Every layer that the kernel knows is open again: a request for another one need not wait for it to appear.
 serve(bus, names.front('settled'), async () => {
@@ -233,7 +248,7 @@ async function retire(): Promise<void> {
 async function open(request: OpenLayer): Promise<OpenLayerReply> {
   let opening = layers.get(request.diffId);
   if (opening === undefined) {
-    opening = cache.whileIdle(request.diffId, () => openLayer(request));
+    opening = openCompared(request);
     layers.set(request.diffId, opening);
     opening.catch(() => layers.delete(request.diffId));
   }
@@ -246,6 +261,14 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
     starting.set(layer, now());
   }
   return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };
+}
+
+/** Blocks that came shortly before an unclean stop are compared first. */
+async function openCompared(request: OpenLayer): Promise<LayerHost> {
+  const { diffId } = request;
+  doubted.add(diffId);
+  await scrubs.opening(diffId).finally(() => doubted.delete(diffId));
+  return await cache.whileIdle(diffId, () => openLayer(request));
 }
 
 async function openLayer({ diffId, size, source, built, direct = false }: OpenLayer): Promise<LayerHost> {
@@ -315,6 +338,7 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       direct,
       use: cache.useOf(diffId, table),
       onFetch: cache.onFetch,
+      onMismatch: (layer: LayerHost) => scrubs.mismatch(diffId, layer),
     };
     const layer = new LayerHost(options);
     byInode.set(layer.device.inode, layer);
@@ -385,6 +409,7 @@ function die(): void {
 
 async function closeAll(): Promise<void> {
   clearInterval(startTimer);
+  scrubs.stop();
   await cache.stop();
   pool.close();
   const open = await Promise.allSettled(layers.values());

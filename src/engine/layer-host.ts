@@ -13,6 +13,7 @@ import {
   LayerActor,
   type LayerEffect,
   type LayerEvent,
+  type ReadFailure,
 } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
@@ -63,6 +64,8 @@ export interface LayerHostOptions {
   direct: boolean;
   /** When the layer's spans were used. */
   use: SpanUse;
+  /** The whole is not the layer: whether it is blocks that the disk has lost, which have been taken out then. */
+  onMismatch: (layer: LayerHost) => Promise<boolean>;
   /** A fetch was begun or has failed: the cache may have to act. */
   onFetch: (code?: ErrorCode) => void;
 }
@@ -75,6 +78,9 @@ const FLUSH_MS = 250;
 const RETRY_APPEND_MS = 1_000;
 /** How often a complete layer that is watched is looked at again, ms. */
 const WATCHED_MS = 500;
+/** Spans that `fetch` asks for side by side. */
+const FETCHES_AT_ONCE = 4;
+const LOST: ReadFailure = { code: 'internal', message: 'the block did not come' };
 
 interface RunningJob {
   job: number;
@@ -91,7 +97,7 @@ export class LayerHost {
   readonly firstReads: Uint32Array;
   readonly #options: LayerHostOptions;
   readonly #actor: LayerActor;
-  readonly #waiters = new Map<number, (errno: number) => void>();
+  readonly #waiters = new Map<number, (errno: number, reason?: ReadFailure) => void>();
   /** By the actor's number; `pool` is the pool's. */
   readonly #jobs = new Map<number, RunningJob>();
   readonly #trace: Trace;
@@ -286,8 +292,22 @@ export class LayerHost {
     // A loop that an engine before this one left may be there for users that nobody knows of.
     if (this.#direct || this.#closed) return 0;
     if (backingFiles().has(readlinkSync(`/proc/self/fd/${this.#options.file.fd}`))) return 0;
+    return await this.#punchAll({ type: 'evict', ranges, now: this.#options.now() }, reason);
+  }
+
+  /** The whole device is not what its diffID says, since the disk lost these blocks: they go. 0: as with `evict`. */
+  async damaged(ranges: readonly BlockRange[]): Promise<number> {
+    if (this.#closed) return 0;
+    return await this.#punchAll(
+      { type: 'verified', ok: false, damaged: ranges, now: this.#options.now() },
+      'scrub',
+    );
+  }
+
+  /** Resolves with the bytes that went. */
+  async #punchAll(event: LayerEvent, reason: EvictionReason): Promise<number> {
     let bytes = 0;
-    for (const effect of this.#actor.handle({ type: 'evict', ranges, now: this.#options.now() })) {
+    for (const effect of this.#actor.handle(event)) {
       if (effect.type !== 'punch') {
         this.#run(effect);
         continue;
@@ -297,6 +317,55 @@ export class LayerHost {
       bytes += await punch.finally(() => this.#evictions.delete(punch));
     }
     return bytes;
+  }
+
+  /** Whether every block can be served. */
+  get isWhole(): boolean {
+    return this.#actor.counts.present === this.#actor.blockCount;
+  }
+
+  /** Whether the block can be served. */
+  isPresent(block: number): boolean {
+    return new Uint8Array(this.device.blocks)[block] === BLOCK_PRESENT;
+  }
+
+  /**
+   * Fetches blocks that are absent, as for a reader, and syncs them. Resolves with why some did not come. No reader: it
+   * is in no trace.
+   */
+  async fetch(ranges: readonly BlockRange[]): Promise<ReadFailure | undefined> {
+    let failure: ReadFailure | undefined;
+    const spans = this.#inSpans(ranges);
+    const run = async () => {
+      for (let next = spans.pop(); next !== undefined; next = spans.pop()) {
+        const [firstBlock, lastBlock] = next;
+        const id = this.#nextRead++;
+        const answered = new Promise<ReadFailure | undefined>((resolve) => {
+          this.#waiters.set(id, (errno, reason) => resolve(errno === 0 ? undefined : (reason ?? LOST)));
+        });
+        this.#send({ type: 'read', id, firstBlock, lastBlock, now: this.#options.now() });
+        failure = (await answered) ?? failure;
+      }
+    };
+    await Promise.all(Array.from({ length: FETCHES_AT_ONCE }, run));
+    await this.#flush();
+    return failure;
+  }
+
+  /** The ranges cut at the borders of spans: first and last block. */
+  #inSpans(ranges: readonly BlockRange[]): Array<[first: number, last: number]> {
+    const { table } = this.#options;
+    const parts: Array<[number, number]> = [];
+    for (const [first, count] of ranges) {
+      const end = Math.min(first + count, table.blockCount);
+      for (let block = first; block < end; ) {
+        const span = table.span(table.spanOfBlock(block));
+        const last = Math.min(end, span.firstBlock + span.blockCount) - 1;
+        parts.push([block, last]);
+        block = last + 1;
+      }
+    }
+    return parts;
   }
 
   status(): LayerStatus {
@@ -345,7 +414,7 @@ export class LayerHost {
         if (effect.errno !== 0) this.#scheduleFlush(FLUSH_MS);
         if (effect.reason !== undefined)
           this.#options.pool.readFailed(this.#options.source.registry, effect.reason);
-        answer?.(effect.errno);
+        answer?.(effect.errno, effect.reason);
         return;
       }
       case 'fetch':
@@ -490,12 +559,27 @@ export class LayerHost {
         end: (_, failure) => {
           if (this.#closed) return;
           if (failure === undefined) this.#send({ type: 'verified', ok: true, now: this.#options.now() });
-          else if (failure.error.code === 'integrity')
-            this.#send({ type: 'verified', ok: false, now: this.#options.now() });
-          else setTimeout(() => this.#closed || void this.#verify(), RETRY_APPEND_MS).unref();
+          else if (failure.error.code === 'integrity') void this.#mismatch();
+          else this.#verifyLater();
         },
       },
     );
+  }
+
+  #verifyLater(): void {
+    setTimeout(() => this.#closed || void this.#verify(), RETRY_APPEND_MS).unref();
+  }
+
+  /** The disk, or the span table? A table whose blocks are all there and right leads to the diffID. */
+  async #mismatch(): Promise<void> {
+    const { onMismatch, log, diffId, now } = this.#options;
+    try {
+      const isDamaged = await onMismatch(this);
+      if (!isDamaged && !this.#closed) this.#send({ type: 'verified', ok: false, now: now() });
+    } catch (error) {
+      log.warn({ layer: diffId, error }, 'a device that is not its layer was not compared');
+      if (!this.#closed && this.#actor.state === 'verifying') this.#verifyLater();
+    }
   }
 
   /** Says once more that the layer is complete, where it is: the supervisor may not have heard it. */

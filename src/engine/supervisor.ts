@@ -39,6 +39,9 @@ import { type NodeLog, openNodeLog } from './node-log.ts';
 import { rootId } from './ownership.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
+import { dropFilePages } from './file-pages.ts';
+import { newestBlocks } from './newest-blocks.ts';
+import { Scrubs } from './scrubs.ts';
 import { Startups } from './startups.ts';
 import { ProcessEvents } from './process-events.ts';
 import { type RegistrySettings, writeSettings } from './process-settings.ts';
@@ -181,10 +184,15 @@ class Supervisor {
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
     this.#onServing = (move) => {
-      devices.reopenAll(move).catch((error: unknown) => {
-        this.#log.error({ error }, 'the front end was not told all that it has to serve');
-      });
+      // A front end that takes another's place compares first what that one has not.
+      const doubts = scrubs?.sayDoubts().catch(() => {});
+      Promise.resolve(doubts)
+        .then(() => devices.reopenAll(move))
+        .catch((error: unknown) => {
+          this.#log.error({ error }, 'the front end was not told all that it has to serve');
+        });
     };
+    let scrubs: Scrubs | undefined;
     let frontStarted: Promise<void> | undefined;
     const startFront = async (epoch: number) => {
       names.epoch = epoch;
@@ -232,17 +240,32 @@ class Supervisor {
       onRestored: (dir) => this.#conditions.clear(`restore:${dir}`),
     });
 
+    const scrub = new Scrubs({
+      bus,
+      names,
+      log: this.#log,
+      images,
+      devices,
+      dropPages: (diffId, ranges) => dropFilePages(diffId, ranges, { layout, images, mounts }),
+      layers: async () => (await this.#served(bus)).layers,
+    });
+    if (state.crashed) scrub.doubts = await newestBlocks(bus, names, events.epoch ?? 0);
+    scrubs = scrub;
     bus.subscribe(names.notice, {
       callback: (error, message) => {
         if (error !== null) return;
         const notice = unpack<FrontNotice>(message.data);
         if (notice.kind === 'complete') void devices.handOver(notice.diffId);
         else if (notice.kind === 'take-back') void devices.takeBack(notice.diffId);
+        else if (notice.kind === 'checked') scrub.compared(notice.diffId);
         else this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
       },
     });
     await frontStarted;
     this.#fetchers.start();
+    await scrub
+      .sayDoubts()
+      .catch((error: unknown) => this.#log.error({ error }, 'the newest blocks are not compared'));
     step('front');
 
     const found = leftovers.size;
@@ -315,6 +338,15 @@ class Supervisor {
         unmount: ({ dir }) => mounts.unmount(dir),
         prune: (order) => cache.prune(order),
         remove: ({ ref }) => cache.remove(ref),
+        scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
+          this.#refuseWhenStopping();
+          const layers = await scrub.choose({
+            image: ref === undefined ? undefined : cache.find(ref),
+            layer,
+          });
+          return await scrub.run({ layers, repair, bytesPerSecond }, onProgress);
+        },
+        'scrub-stop': async () => ({ stopped: scrub.stop() }),
         upgrade: async () => {
           this.#refuseWhenStopping();
           const frontEnd = await this.#fronts.upgrade();
@@ -332,6 +364,7 @@ class Supervisor {
     );
     const stop = async () => {
       cache.stop();
+      scrub.close();
       this.#limitEnd();
       this.#facts.close();
       await rm(layout.endpoint(), { force: true });

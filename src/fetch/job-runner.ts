@@ -15,6 +15,7 @@ import type {
   Job,
   PackJob,
   RecordJob,
+  ScrubJob,
   StopJob,
   VerifyJob,
 } from '../../schemas/fetch.ts';
@@ -22,6 +23,7 @@ import type { RegistryClient } from '../registry/client.ts';
 import { hashDevice } from '../store/device.ts';
 import type { Layout } from '../store/layout.ts';
 import { noTimes, runFetch, SpanTables } from './fetch-job.ts';
+import { checkBlocks } from './scrub-job.ts';
 
 /** Errors after which the same job may succeed. */
 const RETRYABLE = new Set(['unavailable', 'timeout', 'no-space', 'unauthorized', 'internal']);
@@ -86,6 +88,11 @@ export class JobRunner {
     const times = noTimes();
     const spent = job.kind === 'fetch' ? { times } : {};
     try {
+      if (job.kind === 'scrub') {
+        const bad = await this.#scrub(job, signal);
+        this.#end(key, { ...base, kind: 'done', bytes: 0, bad });
+        return;
+      }
       const bytes =
         job.kind === 'fetch'
           ? await this.#fetchTwice(job, base, times, signal)
@@ -151,6 +158,10 @@ export class JobRunner {
       blocks: (layer, firstBlock, count, bytes) =>
         complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes } as Completion),
     });
+  }
+
+  async #scrub(job: ScrubJob, signal: AbortSignal): Promise<Array<[number, number]>> {
+    return await checkBlocks(job, { layout: this.#options.layout, tables: this.#tables, signal });
   }
 
   async #verify(job: VerifyJob, signal: AbortSignal): Promise<number> {

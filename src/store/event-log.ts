@@ -60,6 +60,8 @@ export interface EventLogOptions {
   onFull?: () => Promise<void>;
   /** A record of the same node that another process wrote to a subject that this one writes, too. */
   onMissed?: (record: LogRecord) => void;
+  /** Called with each record of this process before its `append` returns. */
+  onAppended?: (record: LogRecord) => void;
 }
 
 /** JetStream's error codes (nats-server, server/errors.json). */
@@ -175,7 +177,9 @@ export class EventLog {
     );
     this.#tails.set(subject, tail);
     try {
-      return await mine;
+      const record = await mine;
+      this.#options.onAppended?.(record);
+      return record;
     } finally {
       this.#waiting -= 1;
       if (this.#tails.get(subject) === tail) this.#tails.delete(subject);

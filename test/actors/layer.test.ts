@@ -548,6 +548,24 @@ describe('the life of a layer', () => {
     expect(layer.actor.state).toBe('corrupt');
   });
 
+  test('not the layer since the disk lost a block: that one goes and is fetched again, the others stay', () => {
+    const layer = new Bench(evenGeometry(2, 2));
+    layer.prefetch();
+    layer.fetched(1, 0, 4);
+    layer.done(1);
+    expect(layer.actor.state).toBe('verifying');
+    const [punch] = layer.send({ type: 'verified', ok: false, damaged: [[1, 1]], now: 2 });
+    expect(punch).toMatchObject({ type: 'punch', ranges: [[1, 1]] });
+    expect([...layer.states]).toEqual([2, 0, 2, 2]);
+    expect(layer.actor.state).toBe('lazy');
+    // Who wants it meanwhile waits until its bytes are gone.
+    expect(layer.read(1, 1)).toEqual([]);
+    const [fetch] = layer.send({ type: 'evicted', job: (punch as { job: number }).job, now: 3 });
+    expect(fetch).toMatchObject({ type: 'fetch', firstSpan: 0, spanCount: 1 });
+    expect(layer.done((fetch as { job: number }).job)).toEqual([ok(1), { type: 'verify' }]);
+    expect(layer.send({ type: 'verified', ok: true, now: 4 })).toEqual([{ type: 'complete' }]);
+  });
+
   test('complete from the log without another look at the bytes, if no block is missing', () => {
     const whole = new Bench(evenGeometry(2, 1));
     expect(whole.send(full([[0, 2]], { complete: true }))).toEqual([]);

@@ -85,6 +85,25 @@ describe('fold of the event log', () => {
     expect(layers.get(digest)).toMatchObject({ presentCount: 0, complete: false });
   });
 
+  test('damage is known until a scrub of all blocks finds none', () => {
+    const layers = new Map<string, LayerFacts>();
+    const fold = (fields: NewEvent) => foldLayer(layers, digest, event(fields) as never);
+    const damaged = () => layers.get(digest)?.damaged;
+    foldLayer(layers, digest, opened as never);
+    fold({ type: 'layer.blocks', ranges: [[0, 10]] });
+    // The scrub that takes it out may never say how it ended.
+    fold({ type: 'layer.evicted', ranges: [[3, 2]], reason: 'scrub' });
+    expect(damaged()).toMatchObject({ bad: 2, repaired: 0, kept: 0 });
+    fold({ type: 'layer.scrubbed', blocks: 10, bad: 3, repaired: 1, kept: 1 });
+    expect(damaged()).toMatchObject({ bad: 3, repaired: 1, kept: 1 });
+    for (const scope of ['newest', 'part'] as const)
+      fold({ type: 'layer.scrubbed', blocks: 4, bad: 0, repaired: 0, scope });
+    fold({ type: 'layer.evicted', ranges: [[0, 1]], reason: 'limit' });
+    expect(damaged()).toMatchObject({ bad: 3 });
+    fold({ type: 'layer.scrubbed', blocks: 7, bad: 0, repaired: 0 });
+    expect(damaged()).toBeUndefined();
+  });
+
   test('a refutation stays until the registry offers what the node has built', () => {
     const [forged, own] = [`sha256:${'1'.repeat(64)}`, `sha256:${'2'.repeat(64)}`];
     const sidecar = `sha256:${'3'.repeat(64)}`;

@@ -43,6 +43,10 @@ beforeAll(async () => {
       chain: async () => ({}),
       prune: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
       remove: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
+      scrub: async () => {
+        throw new CofaError('busy', 'a scrub is running');
+      },
+      'scrub-stop': async () => ({ stopped: true }),
       upgrade: async () => ({ frontEnd: { from: 1, to: 2, pauseMs: 3 }, fetchers: 2 }),
       down: async () => ({ stopping: true }),
     },

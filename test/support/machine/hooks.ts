@@ -24,6 +24,8 @@ const REPLACED: Record<string, string> = {
   'registry/client.ts': 'registry-client.ts',
   'registry/sidecars.ts': 'sidecars.ts',
   'fetch/fetch-job.ts': 'fetch-job.ts',
+  'fetch/scrub-job.ts': 'scrub-job.ts',
+  'engine/file-pages.ts': 'file-pages.ts',
   'store/device.ts': 'device.ts',
   'store/log-files.ts': 'log-files.ts',
   'engine/index-on-node.ts': 'index-on-node.ts',

@@ -8,6 +8,7 @@ export const SABOTAGES = [
   'forget-loop',
   'answer-unread',
   'forget-log-sync',
+  'blind-scrub',
 ] as const;
 
 export type Sabotage = (typeof SABOTAGES)[number];
