@@ -44,6 +44,9 @@ export interface Plan {
   upgradeMs: number;
   /** A process stands still for a while (SIGSTOP). */
   stopMs: number;
+  /** The disk changes a block that it had right; and the disk is compared. */
+  rotMs: number;
+  scrubMs: number;
   /** Bytes of the event log; undefined: the engine's own. */
   logLimit: number | undefined;
   /** Share of all layers' bytes that the cache may take; undefined: no limit. */
@@ -103,6 +106,8 @@ export function drawPlan(random: Random): Plan {
     two: random.chance(0.15),
     cutOffMs: random.int(2_000, 8_000),
     faultsEndMs: random.int(6_000, 20_000),
+    rotMs: sometimes(random.int(1_000, 6_000), never, 0.3),
+    scrubMs: sometimes(random.int(1_500, 6_000), never, 0.4),
   };
 }
 
@@ -131,5 +136,7 @@ export function healed(plan: Plan): Plan {
     cutOffMs: never,
     upgradeMs: never,
     stopMs: never,
+    rotMs: never,
+    scrubMs: never,
   };
 }

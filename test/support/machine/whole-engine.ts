@@ -3,6 +3,7 @@
  * programs are the real ones (machine.ts); what must hold whatever happens is checked after every event:
  *
  * - a read gives the layer's bytes or an error, never others; it ends by its deadline, and fails for a cause only;
+ * - a block that went bad on the disk is given to nobody once a scrub that began later has ended;
  * - the log says of no block that it is present before it is synced;
  * - no directory is mounted twice; a loop reads a device file by itself only when the whole of it is right;
  * - the same span is not fetched twice at once by one front end;
@@ -13,12 +14,12 @@
  * draft is left, and what the log calls present is right.
  */
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../../actors/node-state.ts';
-import type { Status } from '../../../schemas/api.ts';
+import type { ScrubReply, Status } from '../../../schemas/api.ts';
 import type { CofaEvent } from '../../../schemas/events.ts';
 import { STREAM, subjects } from '../../../schemas/subjects.ts';
 import { unpack } from './wire.ts';
-import { HOLE, RIGHT } from './disk.ts';
-import type { SimMount } from './kernel.ts';
+import { GARBAGE, HOLE, RIGHT, type SimFile } from './disk.ts';
+import type { Loop, SimMount } from './kernel.ts';
 import { currentProcess, type SimProcess } from './machine.ts';
 import { NatsStore, SimConnection, type StoredMessage } from './nats.ts';
 import { healed } from './plan.ts';
@@ -127,6 +128,7 @@ class WholeEngine {
       // An engine that was replaced takes a while to notice.
       if (this.#world.plan.two) await this.#until(machine.now + RECOVERY_MS, () => false);
       await this.#comeRight();
+      await this.#repair();
       await this.#readAll();
       await this.#takeDown();
       this.#checkEnd();
@@ -209,6 +211,14 @@ class WholeEngine {
     this.#every(
       () => plan().upgradeMs,
       () => this.#upgrade(),
+    );
+    this.#every(
+      () => (plan().two ? Number.POSITIVE_INFINITY : plan().rotMs),
+      () => this.#world.rot(),
+    );
+    this.#every(
+      () => plan().scrubMs,
+      () => this.#scrub(() => {}),
     );
     this.#every(
       () => plan().stopMs,
@@ -380,6 +390,33 @@ class WholeEngine {
     this.#call('upgrade', {}, (_, code) => this.#machine.meet(`upgrade: ${code}`));
   }
 
+  /** Compares all blocks; `done` is told whether every layer is right now. */
+  #scrub(done: (isRight: boolean) => void, repair = this.#machine.random.chance(0.5)): void {
+    const machine = this.#machine;
+    const { boot, now: since } = machine;
+    machine.meet('scrubs');
+    machine.trace('user: scrub');
+    const bytesPerSecond = machine.random.pick([0, 1e6]);
+    this.#call(
+      'scrub',
+      { repair, bytesPerSecond },
+      (result, code) => {
+        if (machine.boot !== boot) return;
+        const report = result as ScrubReply | undefined;
+        machine.trace(`user: scrub: ${code}, ${report?.bad} bad, ${report?.repaired} repaired`);
+        machine.meet(`scrub: ${code}`);
+        machine.meet('blocks that a scrub found bad', report?.bad ?? 0);
+        machine.meet('blocks that a scrub repaired', report?.repaired ?? 0);
+        if (report?.stopped !== false) return done(false);
+        const isDone = ({ kept, failure }: ScrubReply['layers'][number]) =>
+          kept === 0 && failure?.startsWith('not repaired') !== false;
+        for (const layer of report.layers) if (isDone(layer)) this.#world.scrubbed(layer.diffId, since);
+        done(report.layers.every((layer) => isDone(layer) && layer.failure === undefined));
+      },
+      120_000,
+    );
+  }
+
   /** A process does nothing for a while, long enough or not for the supervisor to kill it. */
   #standStill(): void {
     const { random } = this.#machine;
@@ -407,7 +444,7 @@ class WholeEngine {
 
   /** One call of the API; `done` gets its result, or undefined and why not. */
   #call(
-    operation: 'status' | 'mount' | 'unmount' | 'down' | 'upgrade',
+    operation: 'status' | 'mount' | 'unmount' | 'down' | 'upgrade' | 'scrub',
     request: object,
     done: (result: unknown, code: string) => void,
     timeoutMs = 60_000,
@@ -582,7 +619,13 @@ class WholeEngine {
       machine.trace(`read ${id}: ${errno ?? 'ok'}`);
       if (errno === undefined) {
         machine.meet('reads served');
-        const wrong = (tags ?? new Uint8Array([HOLE])).findIndex((tag) => tag !== RIGHT);
+        const file = this.#fileBehind(loop);
+        const isRotten = (tag: number, at: number) =>
+          tag === GARBAGE && this.#world.isRotten(file, first + at, read.startedAt);
+        const wrong = (tags ?? new Uint8Array([HOLE])).findIndex(
+          (tag, at) => tag !== RIGHT && !isRotten(tag, at),
+        );
+        if (tags?.some(isRotten) === true) machine.meet('reads of what has rotted');
         machine.check(
           wrong < 0,
           () => `read ${id} of ${read.what} got a wrong byte in block ${first + wrong}: ${tags?.[wrong]}`,
@@ -602,6 +645,10 @@ class WholeEngine {
       });
       done(errno === undefined);
     });
+  }
+
+  #fileBehind({ backing }: Loop): SimFile | undefined {
+    return backing.kind === 'disk' ? backing.file : this.#world.device(ROOT, `sha256:${backing.name}`);
   }
 
   /** Whether something happened that may let a read fail before its deadline. */
@@ -654,7 +701,9 @@ class WholeEngine {
     for (const { backing, number } of loops.values()) {
       if (backing.kind !== 'disk' || backing.file.blocks === undefined) continue;
       machine.check(
-        backing.file.blocks.every((tag) => tag === RIGHT),
+        backing.file.blocks.every(
+          (tag, block) => tag === RIGHT || this.#world.isRotten(backing.file, block, machine.now),
+        ),
         () => `loop${number} reads a device that is not whole`,
       );
     }
@@ -669,7 +718,8 @@ class WholeEngine {
     for (const [first, count] of event.ranges)
       for (let block = first; block < first + count; block++)
         machine.check(
-          file?.durable.blocks?.[block] === RIGHT,
+          file?.durable.blocks?.[block] === RIGHT ||
+            this.#world.isRotten(file, block, Number.NEGATIVE_INFINITY),
           () => `block ${block} of ${subject} is in the log and not synced`,
         );
   }
@@ -734,6 +784,24 @@ class WholeEngine {
         wrong.push(`${dir} is mounted and the engine does not know it`);
     }
     return wrong;
+  }
+
+  /** What has rotted is found and fetched again. */
+  async #repair(): Promise<void> {
+    const machine = this.#machine;
+    if (this.#world.rotten.length === 0) return;
+    const end = machine.now + PATIENCE_MS;
+    for (let isRight = false; !isRight; ) {
+      machine.check(machine.now < end, () => 'what has rotted is not repaired');
+      let isOver = false;
+      this.#scrub((right) => {
+        isOver = true;
+        isRight = right;
+      }, true);
+      await this.#until(machine.now + PATIENCE_MS, () => isOver);
+      machine.check(isOver, () => 'a scrub goes on for ever');
+      if (!isRight) await this.#until(machine.now + 1_000, () => false);
+    }
   }
 
   async #readAll(): Promise<void> {

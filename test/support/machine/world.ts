@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { FetchJob, Job } from '../../../schemas/fetch.ts';
 import { pack, unpack } from './wire.ts';
-import { BLOCK, SimDisk, type SimFile } from './disk.ts';
+import { BLOCK, GARBAGE, RIGHT, SimDisk, type SimFile } from './disk.ts';
 import { Kernel } from './kernel.ts';
 import { currentProcess, Machine, type SimProcess } from './machine.ts';
 import { NatsServer, NatsStore } from './nats.ts';
@@ -25,6 +25,16 @@ export interface SimImage {
   layers: SimLayer[];
   isIndexed: boolean;
   flat: Buffer;
+}
+
+/** A block that has gone bad on the disk. */
+export interface Rot {
+  diffId: string;
+  file: SimFile;
+  block: number;
+  at: number;
+  /** A scrub that began later has ended: from then on nobody may get it. */
+  foundAt: number;
 }
 
 /** A fetcher of which nothing is heard for so long may be given up, ms. */
@@ -63,6 +73,8 @@ export class World {
     process: SimProcess;
     since: number;
   }>();
+  /** Blocks that the disk has changed: nobody can know before a scrub has seen them. */
+  readonly rotten: Rot[] = [];
   isDiskFull = false;
   isNatsFull = false;
   readonly #descriptors = new Map<number, unknown>();
@@ -190,6 +202,35 @@ export class World {
     const known = this.stores.get(folder) ?? new NatsStore();
     this.stores.set(folder, known);
     return known;
+  }
+
+  /** The disk changes a block that was right, on the platter and for whoever reads. */
+  rot(): void {
+    const { random } = this.machine;
+    const places: Array<Omit<Rot, 'at' | 'foundAt'>> = [];
+    for (const { diffId, blockCount } of this.layers) {
+      const file = this.device('/sim/root', diffId);
+      for (let block = 0; block < blockCount; block++)
+        if (file?.blocks?.[block] === RIGHT && file.isSynced(block)) places.push({ diffId, file, block });
+    }
+    if (places.length === 0) return;
+    const place = random.pick(places);
+    this.machine.meet('blocks that rot');
+    this.machine.trace(`block ${place.block} of ${place.diffId.slice(0, 14)} rots`);
+    (place.file.blocks as Uint8Array)[place.block] = GARBAGE;
+    (place.file.durable.blocks as Uint8Array)[place.block] = GARBAGE;
+    this.rotten.push({ ...place, at: this.machine.now, foundAt: Number.POSITIVE_INFINITY });
+  }
+
+  /** Whether the block has rotted, and nobody could know of it at `since`. */
+  isRotten(file: SimFile | undefined, block: number, since: number): boolean {
+    return this.rotten.some((rot) => rot.file === file && rot.block === block && rot.foundAt > since);
+  }
+
+  /** A scrub of the layer that began at `since` has ended well. */
+  scrubbed(diffId: string, since: number): void {
+    for (const rot of this.rotten)
+      if (rot.diffId === diffId && rot.at < since) rot.foundAt = Math.min(rot.foundAt, this.machine.now);
   }
 
   /** The device file of a layer below a root, if it is there. */
