@@ -1,0 +1,27 @@
+/** `node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--newer] [--seed N]`: see test/support/client-churn.ts. */
+import { randomInt } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { clientChurn } from '../test/support/client-churn.ts';
+import { NEWER_DOCKER, unpackedDebs } from './images/debs.ts';
+
+const { values } = parseArgs({
+  options: {
+    cycles: { type: 'string', default: '500' },
+    clients: { type: 'string', default: '8' },
+    'kill-rounds': { type: 'string', default: '0' },
+    seed: { type: 'string', default: String(randomInt(2 ** 31)) },
+    newer: { type: 'boolean', default: false },
+  },
+});
+const { path } = values.newer ? await unpackedDebs(NEWER_DOCKER) : {};
+const report = await clientChurn({
+  cycles: Number(values.cycles),
+  clients: Number(values.clients),
+  killRounds: Number(values['kill-rounds']),
+  seed: Number(values.seed),
+  untilUnmounted: true,
+  onProgress: (line) => console.error(`churn: ${line}`),
+  ...(path === undefined ? {} : { path }),
+});
+console.log(JSON.stringify(report, undefined, 2));
+process.exit(report.violations.length === 0 ? 0 : 1);

@@ -1,0 +1,392 @@
+/**
+ * Clients of containerd that pull, run and remove images on cofa's snapshotter all the time, prepared ones and others,
+ * each in a namespace of its own, while containerd and the engine's processes are killed in turns. Every run's output is
+ * compared with the image; a container that was started before the first kill has to live through all of them; in the
+ * end nothing may be left.
+ */
+import { execFile } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { connectContainerd } from '../../src/containerd/client.ts';
+import { pullInto } from '../../src/containerd/pull.ts';
+import { RegistryClient } from '../../src/registry/client.ts';
+import { parseReference } from '../../src/registry/reference.ts';
+import { type ClientImage, makeBase, makeClientImage, push } from '../clients/images.ts';
+import { noise } from '../images/nasty.ts';
+import { untilServed } from '../snapshotter/served.ts';
+import { type Engine, eventually, runCofa, startEngine } from './engine.ts';
+import { Random } from './random.ts';
+import { startRegistry } from './registry-server.ts';
+import { type Containerd, startContainerd } from './services.ts';
+import { Cleanup, mountsBelow } from './temp.ts';
+
+export interface ChurnOptions {
+  /** Pull, run and remove, so often in all; and until the last kill is over. */
+  cycles: number;
+  clients: number;
+  killRounds: number;
+  seed: number;
+  /** Programs of containerd: a PATH. */
+  path?: string;
+  /** Wait until flat images that nobody uses are unmounted, which takes half a minute. */
+  untilUnmounted: boolean;
+  onProgress?: (line: string) => void;
+}
+
+export interface ChurnReport {
+  seed: number;
+  cycles: number;
+  seconds: number;
+  /** Steps that failed while something was being killed, and were done again. */
+  retries: number;
+  kills: Record<string, number>;
+  /** What must not be: wrong bytes, a container that was lost, things that stayed. */
+  violations: string[];
+}
+
+const VICTIMS = ['containerd', 'snapshotter', 'front-end', 'engine'] as const;
+/** The containers that live through it all. */
+const SURVIVORS = ['lazy-1', 'mixed'];
+/** runc knows containers by namespace and name, for the whole machine. */
+const SURVIVING = `survivors-${process.pid}`;
+/** A step is tried so often; between two tries a killed process comes back, ms. */
+const TRIES = 40;
+const PAUSE_MS = 500;
+/** What scripts print last. */
+const END = 'that is all';
+
+interface ChurnImage extends ClientImage {
+  ref: string;
+  isLazy: boolean;
+  /** What `/bin/say` and then `cat /data/big` print. */
+  output: Buffer;
+}
+
+export async function clientChurn(options: ChurnOptions): Promise<ChurnReport> {
+  const cleanup = new Cleanup();
+  try {
+    return await new Churn(options, cleanup).run();
+  } finally {
+    await cleanup.run();
+  }
+}
+
+class Churn {
+  readonly #options: ChurnOptions;
+  readonly #cleanup: Cleanup;
+  readonly #violations: string[] = [];
+  readonly #kills: Record<string, number> = {};
+  readonly #images: ChurnImage[] = [];
+  #retries = 0;
+  #begun = 0;
+  #done = 0;
+  #killing = false;
+  #engine!: Engine;
+  #containerd!: Containerd;
+  #directory = '';
+
+  constructor(options: ChurnOptions, cleanup: Cleanup) {
+    this.#options = options;
+    this.#cleanup = cleanup;
+  }
+
+  async run(): Promise<ChurnReport> {
+    const { clients, killRounds, seed, onProgress = () => {} } = this.#options;
+    await this.#prepare();
+    await this.#startSurvivors();
+    const started = performance.now();
+    this.#killing = killRounds > 0;
+    const ticker = setInterval(
+      () => onProgress(`${this.#done} cycles, ${this.#retries} steps again`),
+      10_000,
+    );
+    const killer = this.#killInTurns(new Random(seed)).finally(() => (this.#killing = false));
+    try {
+      const work = Array.from({ length: clients }, (_, at) => this.#client(at, new Random(seed + at + 1)));
+      await Promise.all([killer, ...work]);
+    } finally {
+      clearInterval(ticker);
+    }
+    const seconds = (performance.now() - started) / 1000;
+    await this.#checkSurvivors('at the end');
+    await this.#takeAway();
+    return {
+      seed,
+      cycles: this.#done,
+      seconds,
+      retries: this.#retries,
+      kills: this.#kills,
+      violations: this.#violations,
+    };
+  }
+
+  async #prepare(): Promise<void> {
+    const cleanup = this.#cleanup;
+    const work = await cleanup.tempDir('churn');
+    const registry = await startRegistry();
+    cleanup.defer(() => registry.stop());
+    const base = await makeBase(work);
+    for (const [name, big] of [
+      ['lazy-1', 1],
+      ['lazy-2', 2],
+      ['lazy-3', 1],
+      ['plain', 3],
+      ['mixed', 2],
+    ] as const) {
+      const image = await makeClientImage(work, base, name, { big, said: `I am ${name}` });
+      const ref = await push(image, registry.host, name);
+      const isLazy = name.startsWith('lazy');
+      if (isLazy) {
+        const { code, stderr } = await runCofa(['index', ref]);
+        if (code !== 0) throw new Error(stderr);
+      }
+      const output = Buffer.concat([Buffer.from(`I am ${name}\n`), noise(2 << 20, big)]);
+      this.#images.push({ ...image, ref, isLazy, output });
+    }
+    this.#engine = await this.#startEngine();
+    this.#directory = await cleanup.tempDir('ctrd');
+    this.#containerd = await this.#startContainerd();
+    cleanup.defer(() => this.#containerd.stop());
+  }
+
+  async #startEngine(root?: string): Promise<Engine> {
+    const engine = await startEngine({
+      workers: 1,
+      args: ['--snapshotter'],
+      ...(root === undefined ? {} : { root }),
+    });
+    this.#cleanup.defer(() => engine.stop());
+    (await untilServed(join(engine.root, 'run/snapshotter.sock'))).close();
+    return engine;
+  }
+
+  #startContainerd(): Promise<Containerd> {
+    const { path } = this.#options;
+    return startContainerd({
+      directory: this.#directory,
+      ...(path === undefined ? {} : { path }),
+      configure: async (file) => {
+        const args = ['install', 'containerd', '--no-unit', '--containerd-config', file];
+        const { code, stderr } = await runCofa(args, { env: { COFA_ROOT: this.#engine.root } });
+        if (code !== 0) throw new Error(stderr);
+      },
+    });
+  }
+
+  // --- clients ---------------------------------------------------------------------------------------------------
+
+  async #client(at: number, random: Random): Promise<void> {
+    const namespace = `client-${process.pid}-${at}`;
+    while (this.#begun < this.#options.cycles || this.#killing) {
+      this.#begun += 1;
+      const image = this.#images[random.int(0, this.#images.length - 1)] as ChurnImage;
+      const id = `${namespace}-${this.#begun}`;
+      const isDone = await this.#again(`${id}: pull, run`, async () => {
+        // What an earlier try left.
+        await this.#ctr(namespace, 'tasks', 'rm', '--force', id).catch(() => {});
+        await this.#ctr(namespace, 'containers', 'rm', id).catch(() => {});
+        await this.#pull(namespace, image);
+        const run = ['run', '--rm', '--net-host', '--snapshotter=cofa', image.ref, id];
+        const output = await this.#ctrBytes(
+          namespace,
+          ...run,
+          'sh',
+          '-c',
+          `cat /said /data/big && echo more >> /said && echo ${END}`,
+        );
+        // ctr may end before it has copied all that came.
+        if (!output.subarray(-END.length - 1).equals(Buffer.from(`${END}\n`))) throw new Error('cut off');
+        if (!output.subarray(0, -END.length - 1).equals(image.output)) {
+          this.#violations.push(`${id}: ${image.ref} printed ${output.length} bytes, and not its own`);
+        }
+      });
+      if (isDone && random.next() < 0.5) {
+        await this.#again(`${id}: remove`, () => this.#ctr(namespace, 'images', 'rm', '--sync', image.ref));
+      }
+      this.#done += 1;
+    }
+  }
+
+  async #pull(namespace: string, { ref, isLazy }: ChurnImage): Promise<void> {
+    if (!isLazy) {
+      await this.#ctr(namespace, 'images', 'pull', '--plain-http', '--snapshotter=cofa', ref);
+      return;
+    }
+    const containerd = connectContainerd(this.#containerd.socket, namespace);
+    const registry = new RegistryClient();
+    try {
+      const reference = parseReference(ref);
+      await pullInto({
+        containerd,
+        registry,
+        snapshotter: 'cofa',
+        reference,
+        image: await registry.resolve(reference),
+        layers: false,
+        prepareHere: async () => {
+          throw new Error(`${ref} is prepared, and would be unpacked`);
+        },
+        onBytes: () => {},
+        signal: AbortSignal.timeout(60_000),
+      });
+    } finally {
+      containerd.close();
+      await registry.close();
+    }
+  }
+
+  /** Does a step until it is done; without kills once. False when it cannot be done. */
+  async #again(what: string, step: () => Promise<unknown>): Promise<boolean> {
+    for (let tries = 1; ; tries++) {
+      try {
+        await step();
+        return true;
+      } catch (error) {
+        if (this.#options.killRounds > 0 && tries < TRIES) {
+          this.#retries += 1;
+          await sleep(PAUSE_MS);
+          continue;
+        }
+        this.#violations.push(`${what}: ${String(error).slice(0, 600)}`);
+        return false;
+      }
+    }
+  }
+
+  #ctr(namespace: string, ...args: string[]): Promise<string> {
+    return this.#containerd.ctr(['--namespace', namespace, ...args], { timeoutMs: 60_000 });
+  }
+
+  async #ctrBytes(namespace: string, ...args: string[]): Promise<Buffer> {
+    const { path } = this.#options;
+    const { stdout } = await promisify(execFile)(
+      'ctr',
+      ['--address', this.#containerd.socket, '--namespace', namespace, ...args],
+      {
+        encoding: 'buffer',
+        maxBuffer: 64 << 20,
+        timeout: 60_000,
+        killSignal: 'SIGKILL',
+        env: { ...process.env, ...(path === undefined ? {} : { PATH: path }) },
+      },
+    );
+    return stdout;
+  }
+
+  // --- kills -----------------------------------------------------------------------------------------------------
+
+  async #killInTurns(random: Random): Promise<void> {
+    for (let round = 0; round < this.#options.killRounds; round++) {
+      await sleep(random.int(200, 1_500));
+      const victim = VICTIMS[round % VICTIMS.length] as (typeof VICTIMS)[number];
+      this.#kills[victim] = (this.#kills[victim] ?? 0) + 1;
+      this.#options.onProgress?.(`round ${round + 1}: ${victim}`);
+      await this.#kill(victim);
+      await this.#checkSurvivors(`round ${round + 1}, ${victim}`);
+    }
+  }
+
+  async #kill(victim: (typeof VICTIMS)[number]): Promise<void> {
+    if (victim === 'containerd') {
+      process.kill(this.#containerd.pid, 'SIGKILL');
+      this.#containerd = await this.#startContainerd();
+      return;
+    }
+    const pids = await eventually('pids', () => this.#engine.pids());
+    if (victim !== 'engine') {
+      const pid = pids[victim];
+      if (pid !== undefined) process.kill(pid, 'SIGKILL');
+      await eventually(`another ${victim}`, async () => {
+        const now = (await this.#engine.pids())[victim];
+        return now !== undefined && now !== pid;
+      });
+    } else {
+      const { root, ended } = this.#engine;
+      for (const pid of Object.values(pids)) process.kill(pid, 'SIGKILL');
+      await ended;
+      this.#engine = await this.#startEngine(root);
+    }
+    (await untilServed(join(this.#engine.root, 'run/snapshotter.sock'))).close();
+  }
+
+  async #startSurvivors(): Promise<void> {
+    for (const name of SURVIVORS) {
+      const image = this.#images.find(({ ref }) => ref.includes(`/${name}:`)) as ChurnImage;
+      await this.#pull(SURVIVING, image);
+      await this.#ctr(
+        SURVIVING,
+        'run',
+        '--detach',
+        '--net-host',
+        '--snapshotter=cofa',
+        image.ref,
+        name,
+        '/bin/wait',
+      );
+      await this.#exec(name, 'first', 'echo mine > /mine');
+    }
+  }
+
+  async #checkSurvivors(when: string): Promise<void> {
+    for (const name of SURVIVORS) {
+      try {
+        const wanted = `mine\nI am ${name}\n${END}\n`;
+        const said = await eventually('an answer', async () => {
+          const id = `x${performance.now()}`.replace('.', '-');
+          const text = await this.#exec(name, id, `cat /mine /said && echo ${END}`);
+          return text.endsWith(`${END}\n`) && text;
+        });
+        if (said !== wanted) this.#violations.push(`${when}: ${name} says ${JSON.stringify(said)}`);
+      } catch (error) {
+        this.#violations.push(
+          `${when}: ${name} is lost: ${String((error as Error).cause ?? error).slice(0, 600)}`,
+        );
+      }
+    }
+  }
+
+  #exec(name: string, id: string, script: string): Promise<string> {
+    return this.#ctr(SURVIVING, 'tasks', 'exec', '--exec-id', id, name, 'sh', '-c', script);
+  }
+
+  // --- the end ---------------------------------------------------------------------------------------------------
+
+  /** As an administrator would remove everything; then nothing may be left. */
+  async #takeAway(): Promise<void> {
+    for (const namespace of words(await this.#containerd.ctr(['namespaces', 'ls', '--quiet']))) {
+      const list = async (kind: string) => words(await this.#ctr(namespace, kind, 'ls', '--quiet'));
+      for (const task of await list('tasks')) await this.#ctr(namespace, 'tasks', 'rm', '--force', task);
+      for (const id of await list('containers')) await this.#ctr(namespace, 'containers', 'rm', id);
+      for (const ref of await list('images')) await this.#ctr(namespace, 'images', 'rm', ref);
+      for (const lease of await list('leases')) await this.#ctr(namespace, 'leases', 'rm', lease);
+      // A client that was cut off keeps the snapshot that it was unpacking: it is nobody's garbage for a day.
+      await this.#ctr(namespace, 'content', 'prune', 'references');
+    }
+    const { root } = this.#engine;
+    const client = await untilServed(join(root, 'run/snapshotter.sock'));
+    try {
+      let left: string[] = [];
+      await eventually('no snapshot', async () => {
+        left = (await client.walk()).map(({ name }) => name);
+        return left.length === 0;
+      }).catch(() => this.#violations.push(`snapshots that stayed: ${left.join(', ')}`));
+      await client.api.cleanup({ snapshotter: 'cofa' });
+    } finally {
+      client.close();
+    }
+    const folders = readdirSync(join(root, 'snapshots'));
+    if (folders.length > 0) this.#violations.push(`folders of snapshots that stayed: ${folders.join(', ')}`);
+    const mounts = mountsBelow(this.#directory);
+    if (mounts.length > 0) this.#violations.push(`mounts of containers that stayed: ${mounts.join(', ')}`);
+    if (!this.#options.untilUnmounted) return;
+    await eventually(
+      'no flat image',
+      async () => (await this.#engine.status()).mounts.length === 0,
+      60_000,
+    ).catch(() => this.#violations.push('flat images that nobody uses stay mounted'));
+  }
+}
+
+const words = (text: string): string[] => text.split('\n').filter((line) => line !== '');
