@@ -1,39 +1,52 @@
 /**
- * A way past NATS: unix sockets in ROOT/run on which supervisor and front end say how they are. `status` answers there
- * while NATS is away. A connection carries one question, a word and a line feed, and one answer, JSON, and is closed.
+ * A way past NATS: unix sockets in ROOT/run on which supervisor and front end say how they are, and on which the
+ * supervisor takes the calls of `cofa`. `status` answers there while NATS is away, and a command that needs no NATS
+ * client has the time of its loading left. A connection carries one call and is closed:
+ *
+ *     → mount {"ref":"debian:12","dir":"/mnt"}⏎     a word; a JSON value where the operation takes one
+ *     ← {"progress":{"phase":"sidecar"}}⏎           none or more
+ *     ← {"ok":true,"result":{…}}                    or {"ok":false,"error":{…}}
  */
 import { rm } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 
 /** Connections at once; further ones are closed. */
-const MOST_CALLS = 100;
-/** Bytes of a question. */
-const LONGEST = 100;
+const MOST_CALLS = 1_000;
+/** Characters of a question: a reference and a path, escaped, and then some. */
+const LONGEST = 32_768;
 /** Bytes of an answer: 1,000 images of 20 layers take some 10 MB. */
 const LARGEST = 256 << 20;
 /** A caller that says nothing is not waited for, ms. */
 const PATIENCE_MS = 5_000;
 
+/** `request` is undefined where the question was a word only; `onProgress` reaches the caller as long as it is there. */
+export type LocalHandler = (request: unknown, onProgress: (progress: unknown) => void) => unknown;
+
 /** Answers each question by the handler of its name, until the process ends. Replaces a socket that lies there. */
 export async function serveLocal(
   path: string,
-  handlers: Readonly<Record<string, () => unknown | Promise<unknown>>>,
+  handlers: Readonly<Record<string, LocalHandler>>,
 ): Promise<Server> {
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     let question = '';
+    let isAsked = false;
     socket.setEncoding('utf8').setTimeout(PATIENCE_MS, () => socket.destroy());
     // A caller that leaves is its own business.
     socket.on('error', () => {});
     socket.on('data', (text: string) => {
-      if (question.length > LONGEST) return;
+      if (isAsked) return;
       question += text;
       const end = question.indexOf('\n');
       if (end < 0 && question.length <= LONGEST) return;
+      isAsked = true;
       socket.setTimeout(0);
-      const name = end < 0 ? '' : question.slice(0, end);
-      question = ' '.repeat(LONGEST + 1);
-      void answer(handlers, name).then((reply) => socket.end(JSON.stringify(reply)));
+      const line = end < 0 || end > LONGEST ? '' : question.slice(0, end);
+      question = '';
+      const onProgress = (progress: unknown) => {
+        if (socket.writable) socket.write(`${JSON.stringify({ progress })}\n`);
+      };
+      void answer(handlers, line, onProgress).then((reply) => socket.end(JSON.stringify(reply)));
     });
   });
   server.maxConnections = MOST_CALLS;
@@ -48,44 +61,86 @@ export async function serveLocal(
 type Reply = { ok: true; result: unknown } | { ok: false; error: ErrorRecord };
 
 async function answer(
-  handlers: Readonly<Record<string, () => unknown | Promise<unknown>>>,
-  name: string,
+  handlers: Readonly<Record<string, LocalHandler>>,
+  line: string,
+  onProgress: (progress: unknown) => void,
 ): Promise<Reply> {
   try {
+    const blank = line.indexOf(' ');
+    const name = blank < 0 ? line : line.slice(0, blank);
     const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;
-    if (handler === undefined) throw new CofaError('invalid-argument', `there is no operation ${name}`);
-    return { ok: true, result: (await handler()) ?? null };
+    if (handler === undefined)
+      throw new CofaError('invalid-argument', `there is no operation ${JSON.stringify(name.slice(0, 64))}`);
+    const request = blank < 0 ? undefined : parse(name, line.slice(blank + 1));
+    return { ok: true, result: (await handler(request, onProgress)) ?? null };
   } catch (error) {
     return { ok: false, error: toErrorRecord(error) };
   }
 }
 
+function parse(name: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new CofaError('invalid-argument', `the ${name} request is not JSON`, { cause });
+  }
+}
+
+export interface LocalCall {
+  /** What the operation takes. */
+  request: unknown;
+  onProgress?: ((progress: unknown) => void) | undefined;
+  /** The caller leaves; what it asked for goes on. */
+  signal?: AbortSignal | undefined;
+}
+
 /**
- * Asks the process behind a socket. Errors: its own; `not-running` when nobody listens; `timeout`; `internal` when the
- * answer is none.
+ * Asks the process behind a socket. Errors: its own; `not-running` when nobody listens; `timeout`; `unavailable` when a
+ * call broke off, so that nobody knows whether it was carried out; `internal` when the answer is none; the signal's reason.
  */
-export async function askLocal<Result>(path: string, question: string, timeoutMs: number): Promise<Result> {
+export async function askLocal<Result>(
+  path: string,
+  question: string,
+  timeoutMs: number,
+  call?: LocalCall,
+): Promise<Result> {
   const text = await new Promise<string>((resolve, reject) => {
+    const { signal } = call ?? {};
+    if (signal?.aborted === true) {
+      reject(signal.reason);
+      return;
+    }
     const socket = connect(path);
     let received = '';
+    let isConnected = false;
     const fail = (error: unknown) => {
-      clearTimeout(timer);
+      end();
       socket.destroy();
       reject(error);
+    };
+    const leave = () => fail(signal?.reason);
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', leave);
     };
     const timer = setTimeout(
       () => fail(new CofaError('timeout', `no answer on ${path} within ${timeoutMs / 1000} s`)),
       timeoutMs,
     );
+    signal?.addEventListener('abort', leave, { once: true });
     socket.setEncoding('utf8');
-    socket.on('connect', () => socket.end(`${question}\n`));
+    socket.on('connect', () => {
+      isConnected = true;
+      socket.end(call === undefined ? `${question}\n` : `${question} ${JSON.stringify(call.request)}\n`);
+    });
     socket.on('data', (part: string) => {
       received += part;
+      if (call !== undefined) received = takeProgress(received, call.onProgress);
       if (received.length > LARGEST) fail(new CofaError('internal', `too long an answer on ${path}`));
     });
-    socket.on('error', (cause) => fail(new CofaError('not-running', `nobody answers on ${path}`, { cause })));
+    socket.on('error', (cause) => fail(isConnected ? broken(path, call, cause) : nobody(path, cause)));
     socket.on('end', () => {
-      clearTimeout(timer);
+      end();
       resolve(received);
     });
   });
@@ -94,8 +149,28 @@ export async function askLocal<Result>(path: string, question: string, timeoutMs
     reply = JSON.parse(text) as Reply;
   } catch (cause) {
     // It ended in the middle of its answer.
-    throw new CofaError('not-running', `no whole answer on ${path}`, { cause });
+    throw broken(path, call, cause);
   }
   if (!reply.ok) throw fromErrorRecord(reply.error);
   return reply.result as Result;
+}
+
+const nobody = (path: string, cause: unknown) =>
+  new CofaError('not-running', `nobody answers on ${path}`, { cause });
+
+/** Whether a question was answered does not matter to who asks again; whether a call was carried out does. */
+const broken = (path: string, call: LocalCall | undefined, cause: unknown) =>
+  call === undefined
+    ? new CofaError('not-running', `no whole answer on ${path}`, { cause })
+    : new CofaError('unavailable', `the connection to the engine on ${path} broke`, { cause });
+
+/** Hands the whole lines that are progress to `onProgress`; returns the rest. */
+function takeProgress(received: string, onProgress: LocalCall['onProgress']): string {
+  let from = 0;
+  for (let end = received.indexOf('\n'); end >= 0; end = received.indexOf('\n', from)) {
+    const line = JSON.parse(received.slice(from, end)) as { progress: unknown };
+    onProgress?.(line.progress);
+    from = end + 1;
+  }
+  return received.slice(from);
 }

@@ -18,14 +18,14 @@ export function define(command: Command, context: Context): void {
     .option('--platform <os/arch>', 'another platform than the node’s')
     .option('--no-prefetch', 'fetch nothing that is not read')
     .action(async (ref: string, dir: string, options: MountOptions) => {
-      const [{ connectEngine }, { ProgressView }, { showOn }] = await Promise.all([
+      const [{ connectLocal }, { ProgressView }, { showOn }] = await Promise.all([
         import('../bus/client.ts'),
         import('./progress.ts'),
         import('./engine-progress.ts'),
       ]);
       const signal = context.signal();
       const target = resolve(dir);
-      const client = await connectEngine(context.root);
+      const client = await connectLocal(context.root);
       const view = new ProgressView(`mounting ${ref}`, context.output.progress);
       try {
         const mount = await client.call(

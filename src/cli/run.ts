@@ -65,8 +65,8 @@ export function define(command: Command, context: Context): void {
         throw new CofaError('invalid-argument', '--rm and --keep exclude each other');
       }
       const options = await runOptionsOf(args, parsed);
-      const { connectEngine } = await import('../bus/client.ts');
-      const client = await connectEngine(context.root);
+      const { connectLocal } = await import('../bus/client.ts');
+      const client = await connectLocal(context.root);
       // Compiled while nothing else can be done anyway; the connection is the first thing that waits.
       const [{ runContainer }, { ProgressView }, { showOn }] = await Promise.all([
         import('../container/run.ts'),

@@ -1,4 +1,4 @@
-/** The engine's API on NATS: decodes, validates, calls, encodes. The operations themselves are the supervisor's. */
+/** The engine's API on NATS and on the supervisor's socket: decodes, validates, calls, encodes. The operations themselves are the supervisor's. */
 import { headers, type Msg, type NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { z } from 'zod';
@@ -6,6 +6,7 @@ import { OPERATIONS, type Operation, type Progress } from '../../schemas/api.ts'
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { pack, respond as send, unpack } from '../bus/connection.ts';
+import type { LocalHandler } from '../bus/local-socket.ts';
 
 type Handler<O extends Operation> = (
   request: z.output<(typeof OPERATIONS)[O]['request']>,
@@ -73,6 +74,39 @@ export function serveApi(
   }
 }
 
+/**
+ * The same operations on the supervisor's socket (src/bus/local-socket.ts). `away`: what to refuse calls with while they
+ * could not be carried out; `status` is answered all the same.
+ */
+export function localApi(
+  handlers: Handlers,
+  log: Logger,
+  mayAnswer: () => Promise<boolean>,
+  away: () => CofaError | undefined,
+): Record<string, LocalHandler> {
+  const serve = (operation: Operation): LocalHandler => {
+    const handler = handlers[operation] as (
+      request: unknown,
+      onProgress: (progress: Progress) => void,
+    ) => Promise<unknown>;
+    return async (body, onProgress) => {
+      try {
+        const refusal = operation === 'status' ? undefined : away();
+        if (refusal !== undefined) throw refusal;
+        if (operation !== 'status' && !(await mayAnswer()))
+          throw new CofaError('not-running', 'another engine has taken over this node');
+        return await handler(validate(operation, body ?? {}), onProgress);
+      } catch (error) {
+        const record = toErrorRecord(error);
+        if (record.code === 'internal') log.error({ operation, error }, 'call failed');
+        else log.info({ operation, error: record }, 'call failed');
+        throw error;
+      }
+    };
+  };
+  return Object.fromEntries((Object.keys(OPERATIONS) as Operation[]).map((name) => [name, serve(name)]));
+}
+
 function parse(operation: Operation, message: Msg): unknown {
   let body: unknown;
   try {
@@ -86,6 +120,10 @@ function parse(operation: Operation, message: Msg): unknown {
       },
     );
   }
+  return validate(operation, body);
+}
+
+function validate(operation: Operation, body: unknown): unknown {
   const result = OPERATIONS[operation].request.safeParse(body);
   if (!result.success) {
     throw new CofaError(

@@ -14,7 +14,7 @@ import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { readEndpoint } from '../bus/client.ts';
+import { busAway, readEndpoint } from '../bus/client.ts';
 import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { askLocal, serveLocal } from '../bus/local-socket.ts';
@@ -24,7 +24,7 @@ import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { Layout, removeDrafts, writeWhole } from '../store/layout.ts';
-import { serveApi } from './api.ts';
+import { type Handlers, localApi, serveApi } from './api.ts';
 import { Chains } from './chains.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
 import { CacheKeeper, NO_CACHE } from './cache-keeper.ts';
@@ -320,48 +320,45 @@ class Supervisor {
         processes: this.#processes(),
       };
     };
-    await serveLocal(layout.socket('supervisor'), { status }).catch((error: unknown) => {
+    const handlers: Handlers = {
+      status,
+      mount: async (request, onProgress) => {
+        this.#refuseWhenStopping();
+        const { ref, dir, platform, prefetch, container, layers, start } = request;
+        const image = layers === undefined ? undefined : await chains.image(ref, layers);
+        return mounts.mount({ ref, image, dir, platform, prefetch, container, start, onProgress });
+      },
+      chain: async (request) => ({ flat: await chains.flat(request) }),
+      unmount: ({ dir }) => mounts.unmount(dir),
+      prune: (order) => cache.prune(order),
+      remove: ({ ref }) => cache.remove(ref),
+      scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
+        this.#refuseWhenStopping();
+        const layers = await scrub.choose({
+          image: ref === undefined ? undefined : cache.find(ref),
+          layer,
+        });
+        return await scrub.run({ layers, repair, bytesPerSecond }, onProgress);
+      },
+      'scrub-stop': async () => ({ stopped: scrub.stop() }),
+      upgrade: async () => {
+        this.#refuseWhenStopping();
+        const frontEnd = await this.#fronts.upgrade();
+        return { frontEnd, fetchers: await this.#fetchers.upgrade() };
+      },
+      down: async ({ force }) => {
+        this.#refuseWhenStopping();
+        await this.#detach(mounts, force);
+        setImmediate(() => void stop());
+        return { stopping: true };
+      },
+    };
+    serveApi(bus, names, handlers, this.#log, owner.mayAnswer);
+    const away = () => (this.#conditions.has('nats') ? busAway(nats.url) : undefined);
+    const local = localApi(handlers, this.#log, owner.mayAnswer, away);
+    await serveLocal(layout.socket('supervisor'), local).catch((error: unknown) => {
       this.#log.warn({ error }, 'status cannot be asked for while NATS is away');
     });
-    serveApi(
-      bus,
-      names,
-      {
-        status,
-        mount: async (request, onProgress) => {
-          this.#refuseWhenStopping();
-          const { ref, dir, platform, prefetch, container, layers, start } = request;
-          const image = layers === undefined ? undefined : await chains.image(ref, layers);
-          return mounts.mount({ ref, image, dir, platform, prefetch, container, start, onProgress });
-        },
-        chain: async (request) => ({ flat: await chains.flat(request) }),
-        unmount: ({ dir }) => mounts.unmount(dir),
-        prune: (order) => cache.prune(order),
-        remove: ({ ref }) => cache.remove(ref),
-        scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
-          this.#refuseWhenStopping();
-          const layers = await scrub.choose({
-            image: ref === undefined ? undefined : cache.find(ref),
-            layer,
-          });
-          return await scrub.run({ layers, repair, bytesPerSecond }, onProgress);
-        },
-        'scrub-stop': async () => ({ stopped: scrub.stop() }),
-        upgrade: async () => {
-          this.#refuseWhenStopping();
-          const frontEnd = await this.#fronts.upgrade();
-          return { frontEnd, fetchers: await this.#fetchers.upgrade() };
-        },
-        down: async ({ force }) => {
-          this.#refuseWhenStopping();
-          await this.#detach(mounts, force);
-          setImmediate(() => void stop());
-          return { stopping: true };
-        },
-      },
-      this.#log,
-      owner.mayAnswer,
-    );
     const stop = async () => {
       cache.stop();
       scrub.close();

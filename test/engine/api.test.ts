@@ -5,7 +5,7 @@ import type { Mount } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack, unpack } from '../../src/bus/connection.ts';
-import { serveApi } from '../../src/engine/api.ts';
+import { type Handlers, serveApi } from '../../src/engine/api.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
 const names = subjects('api-test');
@@ -20,38 +20,34 @@ const mounted = (dir: string, prefetch: boolean): Mount => ({
   origin: 'node',
   state: 'mounted',
 });
+const handlers: Handlers = {
+  status: async () => {
+    throw new Error('a defect');
+  },
+  mount: async ({ dir, prefetch }, onProgress) => {
+    onProgress({ phase: 'index', done: 1, total: 2 });
+    return mounted(dir, prefetch);
+  },
+  unmount: async ({ dir }) => {
+    throw new CofaError('busy', `${dir} is in use`, { hint: 'leave it' });
+  },
+  chain: async () => ({}),
+  prune: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
+  remove: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
+  scrub: async () => {
+    throw new CofaError('busy', 'a scrub is running');
+  },
+  'scrub-stop': async () => ({ stopped: true }),
+  upgrade: async () => ({ frontEnd: { from: 1, to: 2, pauseMs: 3 }, fetchers: 2 }),
+  down: async () => ({ stopping: true }),
+};
 let server: NatsServer;
 let bus: NatsConnection;
 
 beforeAll(async () => {
   server = await startNats({ jetstream: false });
   bus = await connectBus({ url: server.url }, { name: 'test' });
-  serveApi(
-    bus,
-    names,
-    {
-      status: async () => {
-        throw new Error('a defect');
-      },
-      mount: async ({ dir, prefetch }, onProgress) => {
-        onProgress({ phase: 'index', done: 1, total: 2 });
-        return mounted(dir, prefetch);
-      },
-      unmount: async ({ dir }) => {
-        throw new CofaError('busy', `${dir} is in use`, { hint: 'leave it' });
-      },
-      chain: async () => ({}),
-      prune: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
-      remove: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
-      scrub: async () => {
-        throw new CofaError('busy', 'a scrub is running');
-      },
-      'scrub-stop': async () => ({ stopped: true }),
-      upgrade: async () => ({ frontEnd: { from: 1, to: 2, pauseMs: 3 }, fetchers: 2 }),
-      down: async () => ({ stopping: true }),
-    },
-    pino({ level: 'silent' }),
-  );
+  serveApi(bus, names, handlers, pino({ level: 'silent' }));
   await bus.flush();
 });
 afterAll(async () => {

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { FetchJob, Job } from '../../../schemas/fetch.ts';
+import type { LocalHandler } from '../../../src/bus/local-socket.ts';
 import { pack, unpack } from './wire.ts';
 import { BLOCK, GARBAGE, RIGHT, SimDisk, type SimFile } from './disk.ts';
 import { Kernel } from './kernel.ts';
@@ -40,7 +41,7 @@ export interface Rot {
 /** A fetcher of which nothing is heard for so long may be given up, ms. */
 const GIVEN_UP_MS = 4_000;
 
-export type LocalHandlers = Readonly<Record<string, () => unknown>>;
+export type LocalHandlers = Readonly<Record<string, LocalHandler>>;
 
 let present: World | undefined;
 export function world(): World {

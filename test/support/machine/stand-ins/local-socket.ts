@@ -25,7 +25,7 @@ export async function askLocal<Result>(path: string, question: string, timeoutMs
       caller.enter(() => reject(new CofaError('timeout', `no answer on ${path}`))),
     );
     served.process.enter(() => {
-      void (async () => served.handlers[question]?.())().then(
+      void (async () => served.handlers[question]?.(undefined, () => {}))().then(
         (value) => end(() => resolve(JSON.parse(JSON.stringify(value ?? null)) as Result)),
         (error: unknown) => end(() => reject(fromErrorRecord(toErrorRecord(error)))),
       );
