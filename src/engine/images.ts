@@ -18,6 +18,7 @@ import { attachLoop, detachLoop, dismissLoop, type LoopDevice } from '../kernel/
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { parseReference } from '../registry/reference.ts';
 import { findSidecar, type SidecarHandle } from '../registry/sidecars.ts';
+import { START_REFERRERS } from '../registry/start-referrers.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
@@ -393,7 +394,10 @@ export class Images {
     let image: ResolvedImage;
     try {
       image = await this.#options.registry.resolve(reference, {
-        referrers: true,
+        referrers: {
+          wanted: (manifest) => this.#images.get(manifest)?.prepared === undefined,
+          blobs: START_REFERRERS,
+        },
         ...(platform === undefined ? {} : { platform }),
       });
     } catch (error) {

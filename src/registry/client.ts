@@ -80,10 +80,22 @@ export const MAX_WHOLE_BLOB = 512 * 1024 * 1024;
 const DEFAULT_TIMEOUTS: Timeouts = { connectMs: 10_000, headersMs: 30_000, bodyMs: 30_000, helperMs: 30_000 };
 /** The kernel reads from many threads at once, and each read may need a range. */
 const DEFAULT_CONNECTIONS = 32;
-/** A list of referrers that was asked for ahead is good for so long, ms. */
+/** What was asked for ahead is good for so long, ms. */
 const AHEAD_MS = 5_000;
 const MOST_AHEAD = 64;
+/** Referrers of one image whose manifests are fetched ahead; anybody who can push can add some. */
+const MOST_FOLLOWED = 4;
+/** Bytes of one referrer's blobs that are fetched ahead: an image of 30,000 files has 2 MB. */
+const MOST_AHEAD_BYTES = 16 * 1024 * 1024;
 const aheadKey = (source: Source, digest: string) => `${source.registry}/${source.repository}@${digest}`;
+
+/** What of an image's referrers is fetched ahead, beside their list. */
+export interface FollowedReferrers {
+  /** Whether anything but the list is wanted, by the digest of the image's manifest. */
+  wanted: (manifest: string) => boolean;
+  /** By artifact type, the media types of the blobs that come with its manifest. */
+  blobs: Readonly<Record<string, readonly string[]>>;
+}
 
 export class RegistryClient {
   readonly #api: RegistryApi;
@@ -91,6 +103,9 @@ export class RegistryClient {
   readonly #now: () => number;
   /** Lists of referrers that were asked for ahead, by image. */
   readonly #ahead = new Map<string, { answer: Promise<Descriptor[]>; askedAt: number }>();
+  /** Manifests and blobs of referrers that were asked for ahead; each goes to the first who wants it. */
+  readonly #manifestsAhead = new Once<FetchedManifest>();
+  readonly #blobsAhead = new Once<Buffer>();
 
   constructor(options: RegistryClientOptions = {}) {
     const timeouts = { ...DEFAULT_TIMEOUTS, ...options.timeouts };
@@ -133,19 +148,30 @@ export class RegistryClient {
   /**
    * The image of a reference for a platform (`os/arch[/variant]`, by default this machine's; a manifest that is named
    * by its own digest is taken as it is). Manifest and configuration are checked; layers are not fetched. With
-   * `referrers` these are asked for ahead, while the configuration comes: the next `referrers` of the image has them.
+   * `referrers` these are asked for ahead, while the configuration comes: the next `referrers` of the image has them, and
+   * `manifest` and `blob` have what is followed.
    */
   async resolve(
     reference: Reference,
-    options: { platform?: string; signal?: AbortSignal; referrers?: boolean } = {},
+    options: { platform?: string; signal?: AbortSignal; referrers?: true | FollowedReferrers } = {},
   ): Promise<ResolvedImage> {
     const { platform, signal, referrers } = options;
-    const ahead = referrers === true ? ({ digest }: Descriptor) => this.#ask(reference, digest) : undefined;
+    const ahead =
+      referrers === undefined
+        ? undefined
+        : ({ digest }: Descriptor) => {
+            this.#ask(reference, digest);
+            if (referrers !== true && referrers.wanted(digest))
+              this.#follow(reference, digest, referrers.blobs);
+          };
     return await resolveImage(this.#api, this.#blobs, reference, platform, signal, ahead);
   }
 
   /** Any manifest or index by tag or digest, checked by digest. */
   async manifest(source: Source, tagOrDigest: string, signal?: AbortSignal): Promise<FetchedManifest> {
+    const ahead = await this.#manifestsAhead.take(aheadKey(source, tagOrDigest));
+    signal?.throwIfAborted();
+    if (ahead !== undefined) return ahead;
     return await fetchManifest(this.#api, source, tagOrDigest, signal);
   }
 
@@ -156,6 +182,9 @@ export class RegistryClient {
     signal?: AbortSignal,
     limit: number = MAX_WHOLE_BLOB,
   ): Promise<Buffer> {
+    const ahead = await this.#blobsAhead.take(aheadKey(source, blob.digest));
+    signal?.throwIfAborted();
+    if (ahead !== undefined && blob.size === ahead.length && blob.size <= limit) return ahead;
     return await this.#blobs.whole(source, blob, limit, signal);
   }
 
@@ -238,6 +267,34 @@ export class RegistryClient {
     if (this.#ahead.size > MOST_AHEAD) this.#ahead.delete(this.#ahead.keys().next().value as string);
   }
 
+  /** Fetches what a start needs of the image's referrers as soon as their list is there. */
+  #follow(source: Source, subject: string, types: FollowedReferrers['blobs']): void {
+    const follow = async () => {
+      const list = (await this.#askedAhead(source, subject)) ?? [];
+      const wanted = list.filter(({ artifactType = '' }) => Object.hasOwn(types, artifactType));
+      for (const { digest, artifactType = '' } of wanted.slice(0, MOST_FOLLOWED)) {
+        const fetched = this.#manifestsAhead.put(aheadKey(source, digest), () =>
+          fetchManifest(this.#api, source, digest),
+        );
+        // Of several it is not known here which one is taken.
+        const isOnly = wanted.filter((other) => other.artifactType === artifactType).length === 1;
+        if (isOnly)
+          void fetched?.then((one) => this.#followBlobs(source, one, types[artifactType] ?? []), ignore);
+      }
+    };
+    follow().catch(ignore);
+  }
+
+  #followBlobs(source: Source, { parsed }: FetchedManifest, types: readonly string[]): void {
+    if (parsed.kind !== 'manifest') return;
+    const blobs = parsed.manifest.layers.filter(({ mediaType }) => types.includes(mediaType));
+    if (blobs.reduce((sum, { size }) => sum + size, 0) > MOST_AHEAD_BYTES) return;
+    for (const blob of blobs)
+      this.#blobsAhead.put(aheadKey(source, blob.digest), () =>
+        this.#blobs.whole(source, blob, MOST_AHEAD_BYTES),
+      );
+  }
+
   #askedAhead(source: Source, digest: string): Promise<Descriptor[]> | undefined {
     const key = aheadKey(source, digest);
     const known = this.#ahead.get(key);
@@ -252,3 +309,31 @@ export class RegistryClient {
     await this.#api.close();
   }
 }
+
+/** Answers that somebody will want soon: the first who asks takes one, and after a while it is gone. */
+class Once<T> {
+  readonly #answers = new Map<string, Promise<T>>();
+
+  /** Undefined where the same is there already, or too much is. */
+  put(key: string, ask: () => Promise<T>): Promise<T> | undefined {
+    if (this.#answers.has(key) || this.#answers.size >= MOST_AHEAD) return undefined;
+    const answer = ask();
+    const forget = () => {
+      if (this.#answers.get(key) === answer) this.#answers.delete(key);
+    };
+    // Asked again it may be another answer.
+    answer.catch(forget);
+    this.#answers.set(key, answer);
+    setTimeout(forget, AHEAD_MS).unref();
+    return answer;
+  }
+
+  /** Undefined where it is not there, or has failed: then it is asked for as ever. */
+  async take(key: string): Promise<T | undefined> {
+    const answer = this.#answers.get(key);
+    this.#answers.delete(key);
+    return await answer?.catch(() => undefined);
+  }
+}
+
+const ignore = (): void => {};

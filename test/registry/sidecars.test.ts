@@ -1,5 +1,5 @@
 import { zstdCompressSync } from 'node:zlib';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Descriptor, RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import { parseReference } from '../../src/registry/reference.ts';
@@ -11,6 +11,7 @@ import {
   type SkippedSidecar,
   sidecarsOf,
 } from '../../src/registry/sidecars.ts';
+import { START_REFERRERS } from '../../src/registry/start-referrers.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { pushImage, sampleImage } from './sample-image.ts';
 
@@ -314,4 +315,66 @@ test('a registry that is away is an error, not a missing sidecar', async () => {
   await pushSidecar(client, image, sidecarFor(image));
   await registry.stop();
   await expect(find()).rejects.toMatchObject({ code: 'unavailable' });
+});
+
+describe('a sidecar that is fetched ahead', () => {
+  beforeEach(() => start(2));
+  const reference = () => parseReference(`${registry.host}/team/app:v1`);
+  const resolve = async (wanted = true) => {
+    const referrers = { wanted: () => wanted, blobs: START_REFERRERS };
+    return await client.resolve(reference(), { platform: 'linux/amd64', referrers });
+  };
+  const asked = () => registry.requests.filter(({ method }) => method === 'GET').map(({ url }) => url);
+  const use = async (resolved: ResolvedImage) => {
+    const handle = await findSidecar(client, resolved);
+    return await Promise.all([handle?.flat(), ...resolved.layers.map((_, layer) => handle?.spans(layer))]);
+  };
+
+  test('is there, checked, when it is wanted, and each of its parts was asked for once', async () => {
+    const sidecar = sidecarFor(image);
+    await pushSidecar(client, image, sidecar);
+    registry.requests.length = 0;
+    const resolved = await resolve();
+    expect(await use(resolved)).toEqual([sidecar.flat, ...sidecar.layers.map(({ spans }) => spans)]);
+    const urls = asked();
+    expect(new Set(urls).size).toBe(urls.length);
+    // Taken once; whoever wants it again asks again.
+    await use(resolved);
+    expect(asked().length).toBeGreaterThan(urls.length);
+  });
+
+  test('is not asked for where it is not wanted', async () => {
+    await pushSidecar(client, image, sidecarFor(image));
+    registry.requests.length = 0;
+    const resolved = await resolve(false);
+    await client.referrers(resolved.reference, resolved.descriptor.digest);
+    expect(asked().filter((url) => url.includes('/blobs/'))).toHaveLength(1);
+  });
+
+  test('of two, only the manifests come: nobody knows yet which one is taken', async () => {
+    await pushSidecar(client, image, sidecarFor(image));
+    await pushChanged((one) => (one['x'] = 1));
+    registry.requests.length = 0;
+    const resolved = await resolve();
+    await findSidecar(client, resolved);
+    expect(asked().filter((url) => url.includes('/blobs/'))).toHaveLength(1);
+  });
+
+  test('that could not be had ahead is asked for again', async () => {
+    const sidecar = sidecarFor(image);
+    await pushSidecar(client, image, sidecar);
+    const failed = new Set<string>();
+    let isAway = true;
+    registry.fault = ({ path, response }) => {
+      if (!isAway || !path.includes('/blobs/') || path.endsWith(image.configDescriptor.digest)) return 'pass';
+      failed.add(path);
+      response.writeHead(404).end();
+      return 'handled';
+    };
+    const resolved = await resolve();
+    // Its flat image, and the spans of three layers.
+    await vi.waitFor(() => expect(failed.size).toBe(4), 10_000);
+    isAway = false;
+    expect(await use(resolved)).toEqual([sidecar.flat, ...sidecar.layers.map(({ spans }) => spans)]);
+  });
 });
