@@ -1,6 +1,6 @@
 /** Images for real clients: small ones whose containers have a shell, since every row of a table pulls some. */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import {
@@ -24,6 +24,8 @@ export interface ClientImage {
 export async function makeBase(work: string): Promise<string> {
   const base = join(work, 'base');
   await makeRootfs(base);
+  // For comparisons inside a container; needs the same library as the others.
+  await copyFile('/usr/bin/cmp', join(base, 'bin/cmp'));
   return base;
 }
 
