@@ -89,8 +89,6 @@ export class Mounts {
   readonly #options: MountsOptions;
   /** By directory: at most one mount each. */
   readonly #mounts = new Map<string, MountActor>();
-  /** They are another engine's. */
-  #abandoned = false;
 
   constructor(options: MountsOptions) {
     this.#options = options;
@@ -300,7 +298,6 @@ export class Mounts {
    * now. What is in use goes with its last user.
    */
   async abandon(): Promise<void> {
-    this.#abandoned = true;
     const loops = new Set<LoopDevice>();
     for (const actor of this.#mounts.values()) {
       const { facts, image } = actor;
@@ -359,6 +356,8 @@ export class Mounts {
   async #mountErofs(actor: MountActor): Promise<void> {
     const { id, dir, prefetch } = actor.facts;
     const { metadata, devices } = await actor.image.use(id, prefetch, actor.start);
+    // What is mounted there may be the new owner's.
+    if (this.#options.events.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
     if (actor.restoring) {
       const there = findMount(dir);
       actor.restored =
@@ -409,7 +408,7 @@ export class Mounts {
       actor.error = toErrorRecord(error);
       // Not in the log: nothing shall have changed. Unless another engine owns the mount now, and may have it back already.
       const again = async () => {
-        if (this.#abandoned || actor.error?.code === 'conflict') throw error;
+        if (this.#options.events.isFenced) throw error;
         if (actor.madeDir) await mkdir(dir, { recursive: true });
         await this.#mountErofs(actor);
       };

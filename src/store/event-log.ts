@@ -140,6 +140,11 @@ export class EventLog {
     return this.#fenced.promise;
   }
 
+  /** Whether `fenced` has resolved. */
+  get isFenced(): boolean {
+    return this.#fence !== undefined;
+  }
+
   /**
    * Appends the event by which an engine becomes the owner of its node's part of the log. `replay` the subject before.
    * Error `conflict` when another engine was faster.
