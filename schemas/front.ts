@@ -25,6 +25,8 @@ export interface OpenLayerReply {
   /** File name below the FUSE mount. */
   name: string;
   state: LayerStatus['state'];
+  /** Of the front end that has it open. */
+  front: string;
 }
 
 /** `front.close`: no image needs the layer any more; its device file stays in the store. */
@@ -139,7 +141,15 @@ export interface Doubt {
   layers: Array<{ diffId: string; ranges: Array<[number, number]> }>;
 }
 
-/** `front.settled` (empty): after a restart every layer that is in use is open again. `front.status`: */
+/**
+ * `front.settled`: after a restart every layer that is in use is open again, with the front ends that said so. The question
+ * may outlive them: to another one it means nothing.
+ */
+export interface Settled {
+  fronts: string[];
+}
+
+/** `front.status`: */
 export interface FrontStatus {
   layers: Array<LayerStatus & { hits: number; misses: number; errors: number }>;
   workers: Array<{ name: string; pid: number; slots: number; running: number }>;

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { BlobSource } from '../../schemas/fetch.ts';
-import type { HandedOverReply, OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
+import type { HandedOverReply, OpenLayer, OpenLayerReply, Settled } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
@@ -119,13 +119,14 @@ export class Devices {
   /** A front end has started: it is told what to serve. `move`: it serves another FUSE mount than the last one. */
   async reopenAll(move = false): Promise<void> {
     frontIsReady(this.#bus);
-    await Promise.all(
+    const fronts = await Promise.all(
       [...this.#attached.values()].map(async (mine) => {
-        const { name } = await this.#open(mine);
+        const { name, front } = await this.#open(mine);
         if (move) await this.#moveToFuse(mine, name);
+        return front;
       }),
     );
-    await ask(this.#bus, this.#names.front('settled'), {});
+    await ask(this.#bus, this.#names.front('settled'), { fronts } satisfies Settled);
   }
 
   /** The layer's device is whole and proven: the kernel reads it by itself from now on. */

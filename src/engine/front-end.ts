@@ -27,6 +27,7 @@ import type {
   Refetch,
   Scrub,
   Scrubbed,
+  Settled,
   Shrink,
 } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -193,7 +194,9 @@ serve<Scrubbed>(bus, names.front('scrubbed'), (report) => scrubs.scrubbed(report
 serve<Doubt>(bus, names.front('doubt'), (doubt) => scrubs.doubt(doubt));
 serve(bus, names.front('status'), status);
 // Every layer that the kernel knows is open again: a request for another one need not wait for it to appear.
-serve(bus, names.front('settled'), async () => {
+serve<Settled>(bus, names.front('settled'), async ({ fronts }) => {
+  // What another one had open is not open here.
+  if (fronts.some((other) => other !== front)) return;
   serving?.settled();
   await cache.start();
 });
@@ -260,7 +263,7 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
     layer.readahead(true);
     starting.set(layer, now());
   }
-  return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state };
+  return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state, front };
 }
 
 /** Blocks that came shortly before an unclean stop are compared first. */
