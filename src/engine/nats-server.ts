@@ -90,7 +90,12 @@ export async function watchNats(
   const probeMs = Math.ceil(hangMs / PROBES);
   const bus = await connectBus(address, { name: 'cofa-watch' });
   let missed = 0;
+  let pid = 0;
   setInterval(() => {
+    // What the one before did not answer says nothing about this one, which begins to serve in its own time.
+    const { pid: now } = child.status();
+    if (now !== pid) missed = 0;
+    pid = now;
     const asked = bus.request('$JS.API.INFO', new Uint8Array(), { timeout: probeMs });
     asked.then(
       (reply) => {
