@@ -2,7 +2,8 @@
  * What a node knows, as a fold over its event log. The engine after a restart, `status` and the replay of a log all use
  * this one function, so they cannot disagree.
  */
-import type { CofaEvent, EventOf, TrustPolicy } from '../schemas/events.ts';
+import type { CofaEvent, EventOf } from '../schemas/events.ts';
+import type { TrustPolicy } from '../schemas/trust.ts';
 import { foldSnapshot, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
@@ -13,6 +14,21 @@ export interface ImageFacts {
   verified: string | undefined;
   /** Metadata of the registry that turned out not to be those of the layers. */
   refuted: { flat: string; sidecar: string | undefined; message: string } | undefined;
+}
+
+/** What is known of the flat metadata of an image: docs/architecture.md, Trust. */
+export type Proof = 'proven' | 'unproven' | 'refuted';
+
+/** Undefined while there are none. */
+export function proofOf({
+  prepared,
+  verified,
+  refuted,
+}: Pick<ImageFacts, 'prepared' | 'verified' | 'refuted'>): Proof | undefined {
+  if (prepared === undefined) return undefined;
+  const { origin, flat } = prepared;
+  if (origin === 'node' || flat === verified) return 'proven';
+  return flat === refuted?.flat ? 'refuted' : 'unproven';
 }
 
 export interface LayerFacts {

@@ -5,6 +5,7 @@
  */
 import { z } from 'zod';
 import { ERROR_KINDS, type ErrorCode } from './errors.ts';
+import { TRUST_POLICIES } from './trust.ts';
 
 /** An image as docker writes it: `debian`, `debian:12`, `localhost:5000/a/b@sha256:…`. */
 const imageReference = z.string().min(1).max(512).describe('image reference as docker writes it');
@@ -33,9 +34,19 @@ export const MountRequest = z.strictObject({
     .regex(/^[a-z0-9]{1,64}$/)
     .default('default')
     .describe('key of the command that will run, for its startup pack'),
+  trust: z
+    .enum(TRUST_POLICIES)
+    .optional()
+    .describe("which sidecars may be used before the node has proven them; the engine's policy by default"),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
 });
+
+const TrustState = z
+  .enum(['proven', 'unproven', 'refuted'])
+  .describe(
+    'proven: the node has built the flat metadata from the layers by itself, or compared them with those that it built; refuted: they differ',
+  );
 
 export const Mount = z.strictObject({
   id: z.string().describe('mount id'),
@@ -47,6 +58,7 @@ export const Mount = z.strictObject({
   origin: z
     .enum(['sidecar', 'node'])
     .describe('who built the flat image: found beside the image in the registry, or built on this node'),
+  trust: TrustState,
   container: z.string().optional(),
   state: z.enum(['mounting', 'mounted', 'unmounting', 'detached', 'failed']),
 });
@@ -88,6 +100,9 @@ export const ImageStatus = z.strictObject({
   manifest: z.string(),
   state: z.enum(['resolving', 'indexing', 'ready', 'failed']),
   origin: z.enum(['sidecar', 'node']).optional(),
+  trust: TrustState.optional(),
+  /** Sidecars in the registry that were not used. */
+  passed: z.array(z.strictObject({ sidecar: z.string(), reason: z.string() })).optional(),
   ...blockCounts,
   reads: z.strictObject({
     hits: z.int().min(0).describe('reads answered from blocks that were present'),
@@ -277,4 +292,6 @@ export interface Progress {
   item?: string;
   done?: number;
   total?: number;
+  /** A sentence for the user, such as why a sidecar is not used. */
+  remark?: string;
 }

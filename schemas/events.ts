@@ -11,16 +11,13 @@
  * `layer.evicted` is appended before the bytes go, `layer.removed` and `image.removed` before the files do.
  */
 import { z } from 'zod';
+import { TRUST_POLICIES } from './trust.ts';
 
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const count = z.int().min(0);
 /** By the node's clock; containerd's clients compare these with their own. */
 const moment = z.strictObject({ sec: z.int(), nsec: z.int().min(0).max(999_999_999) });
 const labels = z.record(z.string(), z.string());
-
-/** Which sidecars of a registry may be used before the node has proven them; docs/architecture.md, Trust. */
-export const TRUST_POLICIES = ['always', 'own', 'never'] as const;
-export type TrustPolicy = (typeof TRUST_POLICIES)[number];
 
 export const LayerSource = z.strictObject({
   diffId: digest,

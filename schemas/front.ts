@@ -160,6 +160,9 @@ export interface FrontStatus {
 
 /** `front.notice`: what the supervisor must act on. */
 export type FrontNotice =
+  /** Every block is there, and they are the layer; it may have to stay as it is for a while yet. */
+  | { kind: 'whole'; diffId: string }
+  /** It can be handed over. */
   | { kind: 'complete'; diffId: string }
   /** Bytes of a handed-over device have to go: take it back. */
   | { kind: 'take-back'; diffId: string }

@@ -104,3 +104,14 @@ export function numberOption(
     return value;
   };
 }
+
+/** One of a few words in an option. Error: `invalid-argument` naming the option. */
+export function oneOf(name: string, allowed: readonly string[]): (text: string) => string {
+  return (text) => {
+    if (allowed.includes(text)) return text;
+    throw new CofaError(
+      'invalid-argument',
+      `${name}: ${JSON.stringify(text)} is not one of ${allowed.join(', ')}`,
+    );
+  };
+}

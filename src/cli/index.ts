@@ -79,7 +79,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
       image,
       registry,
       signal,
-      onProgress: showOn(view),
+      onProgress: showOn(view, (text) => context.output.warn(text)),
       ...(options.threads === undefined ? {} : { threads: options.threads }),
     });
     const indexedMs = performance.now() - started;

@@ -1,11 +1,13 @@
 /** `cofa mount REF DIR` */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { type Context, examples } from './context.ts';
+import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
+import { type Context, examples, oneOf } from './context.ts';
 
 interface MountOptions {
   platform?: string;
   prefetch: boolean;
+  trust?: TrustPolicy;
 }
 
 export function define(command: Command, context: Context): void {
@@ -17,6 +19,11 @@ export function define(command: Command, context: Context): void {
     .argument('<dir>', 'empty or new directory')
     .option('--platform <os/arch>', 'another platform than the node’s')
     .option('--no-prefetch', 'fetch nothing that is not read')
+    .option(
+      '--trust <policy>',
+      'sidecars to use before this node has proven them: always, own or never (default: as cofa up says)',
+      oneOf('--trust', TRUST_POLICIES),
+    )
     .action(async (ref: string, dir: string, options: MountOptions) => {
       const [{ connectLocal }, { ProgressView }, { showOn }] = await Promise.all([
         import('../bus/client.ts'),
@@ -35,8 +42,9 @@ export function define(command: Command, context: Context): void {
             dir: target,
             prefetch: options.prefetch,
             ...(options.platform === undefined ? {} : { platform: options.platform }),
+            ...(options.trust === undefined ? {} : { trust: options.trust }),
           },
-          { onProgress: showOn(view), signal },
+          { onProgress: showOn(view, (text) => context.output.warn(text)), signal },
         );
         view.stop();
         context.output.data(mount, () =>

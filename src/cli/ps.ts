@@ -91,8 +91,15 @@ export function render(containers: readonly ContainerInfo[], status: Status | un
   if (mounts.length > 0) {
     parts.push(
       renderTable(
-        ['MOUNT', 'STATE', 'PRESENT', 'INDEX', 'IMAGE'],
-        mounts.map((mount) => [mount.dir, mount.state, presentOf(mount, status), mount.origin, mount.ref]),
+        ['MOUNT', 'STATE', 'PRESENT', 'INDEX', 'TRUST', 'IMAGE'],
+        mounts.map((mount) => [
+          mount.dir,
+          mount.state,
+          presentOf(mount, status),
+          mount.origin,
+          mount.trust,
+          mount.ref,
+        ]),
         ['PRESENT'],
       ),
     );

@@ -129,7 +129,11 @@ async function prepareHere(
   };
   try {
     await mkdir(dir, { recursive: true });
-    const options = { onProgress: showOn(view), signal: context.signal(), timeoutMs: PREPARE_MS };
+    const options = {
+      onProgress: showOn(view, (text) => context.output.warn(text)),
+      signal: context.signal(),
+      timeoutMs: PREPARE_MS,
+    };
     await client.call('mount', { ref, dir, prefetch: false }, options);
   } catch (error) {
     await undo().catch(() => {});

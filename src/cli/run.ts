@@ -10,7 +10,8 @@ import {
   parseVolume,
   type RunOptions,
 } from '../container/options.ts';
-import { type Context, examples } from './context.ts';
+import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
+import { type Context, examples, oneOf } from './context.ts';
 
 interface Parsed {
   name?: string;
@@ -29,6 +30,7 @@ interface Parsed {
   rm?: boolean;
   securityOpt?: string[];
   prefetch: boolean;
+  trust?: TrustPolicy;
 }
 
 const collect = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value];
@@ -60,6 +62,7 @@ export function define(command: Command, context: Context): void {
     .option('--keep', 'keep what it wrote, below ROOT/containers/NAME/upper')
     .option('--platform <os/arch>', 'another platform than the node’s')
     .option('--no-prefetch', 'fetch nothing that is not read')
+    .option('--trust <policy>', 'as for cofa mount', oneOf('--trust', TRUST_POLICIES))
     .action(async (ref: string, args: string[], parsed: Parsed) => {
       if (parsed.rm === true && parsed.keep === true) {
         throw new CofaError('invalid-argument', '--rm and --keep exclude each other');
@@ -82,13 +85,14 @@ export function define(command: Command, context: Context): void {
             name: parsed.name,
             keep: parsed.keep === true,
             prefetch: parsed.prefetch,
+            trust: parsed.trust,
             options,
           },
           {
             engine: client,
             now: new Date(),
             note: (text) => context.output.warn(text),
-            onProgress: showOn(view),
+            onProgress: showOn(view, (text) => context.output.warn(text)),
             onMounted: () => view.stop(),
           },
         );

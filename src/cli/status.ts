@@ -1,6 +1,6 @@
 /** `cofa status` */
 import type { Command } from 'commander';
-import type { Status } from '../../schemas/api.ts';
+import type { Mount, Status } from '../../schemas/api.ts';
 import { type Context, examples } from './context.ts';
 import { formatBytes, formatDuration, formatShare, renderPairs, renderTable, shortDigest } from './table.ts';
 
@@ -21,6 +21,7 @@ Columns:
   FOR      how long the state has lasted
   LAST END how the process before this one ended, and why
   INDEX    sidecar: it came from the registry; node: nobody had prepared the image, it was built here
+  TRUST    proven: this node has built it from the layers too, or alone; refuted: they give something else
   PRESENT  share of the uncompressed bytes that are on this node
   FETCHED  compressed bytes that came from the registry since the engine started
   BLOCKS   absent / being fetched / present, of 64 KiB
@@ -73,18 +74,19 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
     parts.push(
       renderTable(
         ['MOUNT', 'STATE', 'CONTAINER', 'IMAGE'],
-        status.mounts.map((mount) => [mount.dir, mount.state, mount.container ?? '-', mount.ref]),
+        status.mounts.map((mount) => [mount.dir, stateOf(mount), mount.container ?? '-', mount.ref]),
       ),
     );
   }
   if (status.images.length > 0) {
     parts.push(
       renderTable(
-        ['IMAGE', 'STATE', 'INDEX', 'SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'HITS', 'ERRORS'],
+        ['IMAGE', 'STATE', 'INDEX', 'TRUST', 'SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'HITS', 'ERRORS'],
         status.images.map((image) => [
           image.ref,
           image.state,
           image.origin ?? '-',
+          image.trust ?? '-',
           formatBytes(image.bytes.total),
           formatShare(image.bytes.present, image.bytes.total),
           formatBytes(image.bytes.fetched),
@@ -93,6 +95,15 @@ export function render(status: Status, o: { layers: boolean; now: Date }): strin
           String(image.reads.errors),
         ]),
         ['SIZE', 'PRESENT', 'FETCHED', 'BLOCKS', 'HITS', 'ERRORS'],
+      ),
+    );
+  }
+  const passed = status.images.flatMap((image) => image.passed ?? []);
+  if (passed.length > 0) {
+    parts.push(
+      renderTable(
+        ['SIDECAR NOT USED', 'WHY'],
+        passed.map(({ sidecar, reason }) => [shortDigest(sidecar), reason]),
       ),
     );
   }
@@ -122,6 +133,10 @@ function cache({ cache: { usedBytes, limitBytes, freeBytes, prefetch } }: Status
   const limit = limitBytes === null ? '' : ` of ${formatBytes(limitBytes)}`;
   const room = prefetch ? '' : ', no room for prefetch';
   return `${formatBytes(usedBytes)}${limit}, ${formatBytes(freeBytes)} free on the disk${room}`;
+}
+
+function stateOf(mount: Mount): string {
+  return mount.trust === 'refuted' ? `${mount.state}, refuted` : mount.state;
 }
 
 function blocks(counts: { absent: number; fetching: number; present: number }): string {

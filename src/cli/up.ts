@@ -4,8 +4,9 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { byteOption } from './byte-option.ts';
-import { type Context, examples, numberOption } from './context.ts';
+import { type Context, examples, numberOption, oneOf } from './context.ts';
 import {
   addRegistryOptions,
   registryArguments,
@@ -26,6 +27,7 @@ interface UpOptions extends RegistryFlags {
   /** False: none; true: at its default path. */
   snapshotter?: string | boolean;
   cacheLimit?: number;
+  trust: TrustPolicy;
   wait: number;
 }
 
@@ -68,6 +70,12 @@ export function define(command: Command, context: Context): void {
       'serve containerd at this socket (default: ROOT/run/snapshotter.sock, where containerd runs)',
     )
     .option('--no-snapshotter', 'do not serve containerd')
+    .option(
+      '--trust <policy>',
+      'sidecars to use before this node has proven them: always, own or never',
+      oneOf('--trust', TRUST_POLICIES),
+      'always',
+    )
     .option(
       '--wait <s>',
       'wait so long for the engine',
@@ -119,6 +127,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       logLevel: options.logLevel,
       snapshotter,
       registry: registryChoice(options),
+      trust: options.trust,
     });
   } catch (error) {
     // The `cofa up` that started this one in the background tells its user.
@@ -178,6 +187,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   const args = ['up', '--foreground', '--root', root, '--transport', options.transport];
   args.push('--read-deadline', String(options.readDeadline), '--log-level', options.logLevel);
   args.push('--hang-deadline', String(options.hangDeadline));
+  args.push('--trust', options.trust);
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
@@ -293,14 +303,4 @@ function nodeName(text: string): string {
 
 function count(name: string, max: number): (text: string) => number {
   return numberOption(name, { min: 1, max, integer: true });
-}
-
-function oneOf(name: string, allowed: readonly string[]): (text: string) => string {
-  return (text) => {
-    if (allowed.includes(text)) return text;
-    throw new CofaError(
-      'invalid-argument',
-      `${name}: ${JSON.stringify(text)} is not one of ${allowed.join(', ')}`,
-    );
-  };
 }

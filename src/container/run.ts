@@ -12,6 +12,7 @@ import { constants } from 'node:fs';
 import { chmod, chown, copyFile, open, readFile, stat, writeFile } from 'node:fs/promises';
 import { constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../bus/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
@@ -37,6 +38,8 @@ export interface RunRequest {
   keep: boolean;
   /** Fetch the rest of the image in the background. */
   prefetch: boolean;
+  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
+  trust?: TrustPolicy | undefined;
   options: RunOptions;
 }
 
@@ -121,6 +124,7 @@ class Container {
         container: folder.id,
         prefetch: this.#request.prefetch,
         start: startKey(options),
+        ...(this.#request.trust === undefined ? {} : { trust: this.#request.trust }),
         ...(options.platform === undefined ? {} : { platform: options.platform }),
       },
       {

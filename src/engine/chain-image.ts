@@ -56,6 +56,7 @@ export async function prepareChain(order: ChainOrder): Promise<NewEvent & { type
       type: 'image.prepared',
       origin: sidecar === undefined ? 'node' : 'sidecar',
       ...(sidecar === undefined ? {} : { sidecar: sidecar.descriptor.digest }),
+      ...(sidecar?.revision === undefined ? {} : { revision: sidecar.revision }),
       flat: built.flat,
       devices: built.devices.flatMap((at) => {
         const layer = layers[at];

@@ -44,10 +44,10 @@ export class Chains {
     manifest?: string | undefined;
   }): Promise<FlatChain | undefined> {
     const { chain, ref, manifest } = order;
-    for (const image of this.#images.all()) {
+    for (const image of Array.from(this.#images.all())) {
       if (image.prepared === undefined || image.resolved.chain !== undefined) continue;
       const found = within(image, chain);
-      if (found !== undefined) return found;
+      if (found !== undefined && (await image.isPrepared())) return found;
     }
     if (ref === undefined) return undefined;
     const image = await this.#resolve(ref, manifest);

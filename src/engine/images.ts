@@ -2,22 +2,23 @@
  * The images of a node: each is an actor (actors/image.ts) whose effects are here: prepare the flat image, attach its
  * devices, let them go.
  */
-import { createHash } from 'node:crypto';
+import { renameSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { imageMachine } from '../../actors/image.ts';
-import type { NodeState } from '../../actors/node-state.ts';
+import { type ImageFacts, type NodeState, type Proof, proofOf } from '../../actors/node-state.ts';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../schemas/events.ts';
 import type { PackSource } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { checkFlat } from '../image/erofs-check.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
 import { SpanTable } from '../image/span-table.ts';
-import { attachLoop, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
+import { attachLoop, detachLoop, type LoopDevice, type LoopStatus } from '../kernel/loop.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { parseReference } from '../registry/reference.ts';
-import { findSidecar, type SidecarHandle } from '../registry/sidecars.ts';
+import { findSidecar, SIDECAR_REVISION } from '../registry/sidecars.ts';
 import { START_REFERRERS } from '../registry/start-referrers.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
@@ -27,6 +28,15 @@ import type { Devices } from './devices.ts';
 import { indexOnNode } from './index-on-node.ts';
 import type { Startups } from './startups.ts';
 import { flatLabel, type Leftovers } from './leftovers.ts';
+import { rebuild, type Rebuilt, rebuiltPath } from './rebuild.ts';
+import {
+  type ChoiceOptions,
+  chooseSidecar,
+  digestOf,
+  hasUsableSidecar,
+  type PreparedEvent,
+  trustedSidecars,
+} from './sidecar-choice.ts';
 
 type Prepared = EventOf<'image.prepared'>;
 type Resolved = EventOf<'image.resolved'>;
@@ -42,6 +52,17 @@ export interface ImagesOptions {
   label: string;
   /** Loops of an earlier engine. */
   leftovers: Leftovers;
+  /** Of mounts that name none. */
+  trust: TrustPolicy;
+  /** Layers whose device is whole and proven, with the bytes of their tar. */
+  completeLayers: () => Promise<Map<string, number>>;
+}
+
+interface ImageContext extends ImagesOptions {
+  /** Digest of flat metadata that this node has proven for an image of the same layers. */
+  sameLayers: (image: Image) => string | undefined;
+  /** Digests of sidecars that were refuted, whatever image it was for. */
+  refutedSidecars: () => ReadonlySet<string>;
 }
 
 /** The loops of an image that is in use. */
@@ -50,10 +71,28 @@ export interface AttachedImage {
   devices: LoopDevice[];
 }
 
+/**
+ * One image with one flat image. Where its flat image must be another one (because it was refuted, or because a mount's
+ * policy does not take it), a new object succeeds it: mounts that are there keep the old one to their end.
+ */
 export class Image {
   readonly manifest: string;
   resolved: Resolved;
   prepared: Prepared | undefined;
+  /** Digest of flat metadata that the node has built from the layers by itself. */
+  verified: string | undefined;
+  refuted: ImageFacts['refuted'];
+  /** Policy that it is prepared under. */
+  trust: TrustPolicy;
+  /** New mounts use that one. */
+  successor: Image | undefined;
+  /** Mounts that are there may still have that one. */
+  #predecessor: Image | undefined;
+  /** Its layers are being read for a proof, and its files may be written. */
+  isProving = false;
+  readonly #removal = new AbortController();
+  /** Every block of every device was written when it was indexed here, a moment ago. */
+  #built = false;
   attached: AttachedImage | undefined;
   /** A mount wants the rest of the image in the background. */
   prefetch = false;
@@ -61,21 +100,17 @@ export class Image {
   readonly progress = new Set<(progress: Progress) => void>();
   /** Its files are going. */
   removed = false;
-  readonly #options: ImagesOptions;
+  readonly #options: ImageContext;
   /** What the registry said, while it is fresh. */
   #image: ResolvedImage | undefined;
   #start: string | undefined;
   #pack: Promise<PackSource | undefined> | undefined;
 
-  constructor(
-    options: ImagesOptions,
-    manifest: string,
-    resolved: Resolved,
-    image: ResolvedImage | undefined,
-  ) {
+  constructor(options: ImageContext, manifest: string, resolved: Resolved, image: ResolvedImage | undefined) {
     this.#options = options;
     this.manifest = manifest;
     this.resolved = resolved;
+    this.trust = options.trust;
     this.#image = image;
     this.host = new ActorHost(imageMachine, {
       prepare: () => this.#effect(() => this.#prepare(), 'PREPARED'),
@@ -109,8 +144,13 @@ export class Image {
     await this.host.until('known', 'ready', 'attached', 'failed');
   }
 
-  /** Whether a mount has it, or is about to. */
+  /** Whether a mount has it, or one that it succeeded, or is about to. */
   get isInUse(): boolean {
+    return this.isUsed || this.#predecessor?.isInUse === true;
+  }
+
+  /** The same of this object alone. */
+  get isUsed(): boolean {
     return (
       this.host.snapshot.context.users.length > 0 || !['known', 'ready', 'failed'].includes(this.host.state)
     );
@@ -118,13 +158,37 @@ export class Image {
 
   /** Whether its files are being made. */
   get isPreparing(): boolean {
-    return this.host.state === 'preparing';
+    return this.host.state === 'preparing' || this.isProving || this.#predecessor?.isPreparing === true;
   }
 
-  /** Whether it can be mounted without its layers being read first: somebody has prepared it. */
+  /** Aborted when the image has been removed. */
+  get removal(): AbortSignal {
+    return this.#removal.signal;
+  }
+
+  /** The image's files go. */
+  hasGone(): void {
+    this.#removal.abort(new CofaError('not-found', `image ${this.resolved.ref} was removed`));
+  }
+
+  /** This object, and those before it that mounts still have; the others are let go. */
+  *generations(): IterableIterator<Image> {
+    yield this;
+    const before = this.#predecessor;
+    if (before === undefined) return;
+    if (before.isInUse || this.prepared === undefined) yield* before.generations();
+    else this.#predecessor = undefined;
+  }
+
+  /**
+   * Whether it can be mounted under the engine's policy without its layers being read first: somebody has prepared it,
+   * and nobody has refuted that.
+   */
   async isPrepared(): Promise<boolean> {
-    if (this.prepared !== undefined) return true;
-    return (await findSidecar(this.#options.registry, await this.#fromRegistry())) !== undefined;
+    const { trust, layout } = this.#options;
+    if (this.refuted !== undefined && trust === 'always') return false;
+    if (this.prepared !== undefined) return this.accepts(trust, await listedFor(trust, layout));
+    return await hasUsableSidecar({ ...this.#choice(await this.#fromRegistry()), policy: trust });
   }
 
   /** Whether the kernel reads all of the image's devices itself, so that its mounts outlive the engine. */
@@ -140,6 +204,64 @@ export class Image {
   /** A fresh answer of the registry for the same manifest. */
   refresh(image: ResolvedImage): void {
     this.#image = image;
+  }
+
+  /** What is known of the flat metadata; undefined while there are none. */
+  get proof(): Proof | undefined {
+    return proofOf(this);
+  }
+
+  /**
+   * Whether a mount of this policy may use the image; one that is not prepared yet will be prepared so that it may.
+   * `listed`: sidecars that policy `own` takes.
+   */
+  claim(policy: TrustPolicy, listed: ReadonlySet<string>): boolean {
+    const before = this.#predecessor;
+    const idle = this.host.state === 'known' || this.host.state === 'failed';
+    if (this.prepared === undefined && idle && before?.prepared !== undefined) {
+      // It could not be prepared under a stricter policy; what there was before may do for this one.
+      if (before.accepts(policy, listed)) this.prepared = before.prepared;
+    }
+    if (this.prepared !== undefined && !this.accepts(policy, listed)) return false;
+    if (this.prepared !== undefined && !idle) return true;
+    if (!idle) return STRICTNESS[this.trust] >= STRICTNESS[policy];
+    this.trust = policy;
+    return true;
+  }
+
+  /** Should it have to be prepared again, then under the strictest policy of its mounts. */
+  tighten(policy: TrustPolicy): void {
+    if (STRICTNESS[policy] > STRICTNESS[this.trust]) this.trust = policy;
+  }
+
+  accepts(policy: TrustPolicy, listed: ReadonlySet<string>): boolean {
+    if (this.proof !== 'unproven') return this.proof === 'proven';
+    // Another image has shown that the sidecar lies; this one's part of it may be right, and is not taken on trust.
+    if (this.#options.refutedSidecars().has(this.prepared?.sidecar ?? '')) return false;
+    if (policy === 'own') return listed.has(this.prepared?.sidecar ?? '');
+    return policy === 'always';
+  }
+
+  /** Another object takes over, for new mounts. It is prepared under `trust`, or is what `prepared` says. */
+  succeed(trust: TrustPolicy, prepared?: Prepared): Image {
+    const next = new Image(this.#options, this.manifest, this.resolved, this.#image);
+    next.refuted = this.refuted;
+    next.trust = trust;
+    next.prepared = prepared;
+    next.#predecessor = this;
+    this.successor = next;
+    return next;
+  }
+
+  /** Resolves when the flat image in the store may be replaced: nothing is being made of it at the moment. */
+  async settled(): Promise<void> {
+    while (['preparing', 'attaching'].includes(this.host.state)) {
+      await this.host.until('known', 'ready', 'attached', 'detaching', 'failed');
+    }
+  }
+
+  async append(event: NewEvent): Promise<void> {
+    await this.#append(event);
   }
 
   #effect(work: () => Promise<void>, done: 'PREPARED' | 'ATTACHED' | 'DETACHED'): void {
@@ -161,24 +283,17 @@ export class Image {
   }
 
   async #prepare(): Promise<void> {
+    await this.#predecessor?.settled();
     if (this.prepared !== undefined && (await this.#isInStore(this.prepared))) return;
     try {
-      const image = await this.#fromRegistry();
-      void this.#findPack();
-      const { layout } = this.#options;
-      await writeWhole(layout.config(this.manifest), image.config);
-      await writeWhole(layout.manifest(this.manifest), image.manifestBytes);
-      this.#report({ phase: 'sidecar' });
-      const sidecar = await findSidecar(this.#options.registry, image);
-      const { chain, layers } = this.resolved;
-      const prepared =
-        chain !== undefined
-          ? await prepareChain({ layout, chain, image, layers: layers.length, sidecar })
-          : sidecar === undefined
-            ? await this.#indexHere(image)
-            : await this.#takeSidecar(image, sidecar);
+      const { prepared, proven } = await this.#make();
       await this.#append(prepared);
       this.prepared = { v: 1, at: 0, ...prepared };
+      if (!proven || prepared.sidecar === undefined) return;
+      await this.#append({ type: 'image.verified', flat: prepared.flat, sidecar: prepared.sidecar });
+      this.verified = prepared.flat;
+      // As the fold has it: the registry offers what is right.
+      this.refuted = undefined;
     } catch (error) {
       const { code, message } = toErrorRecord(error);
       await this.#append({ type: 'image.failed', code, message });
@@ -186,67 +301,90 @@ export class Image {
     }
   }
 
-  /** Takes the flat metadata and the span tables from the registry; both are checked before anything uses them. */
-  async #takeSidecar(
-    image: ResolvedImage,
-    sidecar: SidecarHandle,
-  ): Promise<NewEvent & { type: 'image.prepared' }> {
+  /** In this order: the layers that are here, a sidecar that the policy takes, the layers in the registry. */
+  async #make(): Promise<{ prepared: PreparedEvent; proven: boolean }> {
     const { layout } = this.#options;
-    const [flat, ...tables] = await Promise.all([
-      sidecar.flat(),
-      ...image.layers.map(async (_, layer) => {
-        const bytes = await sidecar.spans(layer);
-        return { bytes, table: SpanTable.decode(bytes) };
-      }),
-    ]);
-    const used = checkFlat(flat).devices.map((device) => {
-      const at = image.layers.findIndex((layer) => layer.diffId === device.diffId);
-      const layer = image.layers[at];
-      const table = tables[at]?.table;
-      if (layer === undefined || table === undefined) {
-        throw new CofaError(
-          'integrity',
-          `the sidecar's flat image uses ${device.diffId}, no layer of ${image.reference.text}`,
-        );
-      }
-      if (table.diffId !== layer.diffId || table.blobDigest !== layer.blob.digest) {
-        throw new CofaError(
-          'integrity',
-          `the sidecar's span table of layer ${layer.diffId} is another layer's`,
-        );
-      }
-      if (device.size < table.rawSize || device.size - table.rawSize >= 512) {
-        throw new CofaError('integrity', `the sidecar gives layer ${layer.diffId} two different sizes`);
-      }
-      return {
-        diffId: layer.diffId,
-        size: table.rawSize,
-        spans: layer.blob.digest,
-        bytes: tables[at]?.bytes,
-      };
-    });
-    await writeWhole(layout.flat(this.manifest), flat);
-    await Promise.all(used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes as Buffer)));
+    if (this.trust !== 'always' || this.refuted !== undefined) {
+      const prepared = await this.#fromLayers();
+      if (prepared !== undefined) return { prepared, proven: true };
+    }
+    const image = await this.#fromRegistry();
+    void this.#findPack();
+    await writeWhole(layout.config(this.manifest), image.config);
+    await writeWhole(layout.manifest(this.manifest), image.manifestBytes);
+    this.#report({ phase: 'sidecar' });
+    const choice = this.#choice(image);
+    const { chain, layers } = this.resolved;
+    const chosen =
+      chain === undefined
+        ? await chooseSidecar(choice)
+        : await chooseSidecar(choice, (sidecar) =>
+            prepareChain({ layout, chain, image, layers: layers.length, sidecar }),
+          );
+    const { prepared, proven, passed } = chosen;
+    if (prepared !== undefined) return { prepared, proven };
+    const indexed =
+      chain === undefined
+        ? await this.#indexHere(image)
+        : await prepareChain({ layout, chain, image, layers: layers.length, sidecar: undefined });
+    return { prepared: passed.length === 0 ? indexed : { ...indexed, passed }, proven: true };
+  }
+
+  #choice(image: ResolvedImage): ChoiceOptions {
+    const { layout, registry, log, sameLayers, refutedSidecars } = this.#options;
     return {
-      type: 'image.prepared',
-      origin: 'sidecar',
-      sidecar: sidecar.descriptor.digest,
-      flat: digestOf(flat),
-      devices: used.map(({ diffId, size, spans }) => ({ diffId, size, spans })),
+      layout,
+      registry,
+      manifest: this.manifest,
+      image,
+      policy: this.trust,
+      known: sameLayers(this),
+      refuted: { flat: this.refuted?.flat, sidecars: refutedSidecars() },
+      onPassed: (remark) => {
+        log.warn({ image: image.reference.text }, remark);
+        this.#report({ phase: 'sidecar', remark });
+      },
     };
   }
 
-  /** Nobody prepared the image: its layers stream through the indexer straight into their devices. */
-  async #indexHere(image: ResolvedImage): Promise<NewEvent & { type: 'image.prepared' }> {
+  /** Every layer that has something of the image lies here whole: its flat image is built from them, without a registry. */
+  async #fromLayers(): Promise<PreparedEvent | undefined> {
+    const { layout, log, completeLayers } = this.#options;
+    const { layers, registry, repository } = this.resolved;
+    const used = this.#predecessor?.prepared?.devices ?? layers;
+    try {
+      const complete = await completeLayers();
+      if (used.length === 0 || !used.every(({ diffId }) => complete.has(diffId))) return undefined;
+      await readFile(layout.config(this.manifest));
+      this.#report({ phase: 'flatten' });
+      const built = await rebuild(
+        layout,
+        this.manifest,
+        { source: { registry, repository }, layers, local: localOf(layers, complete), cached: true },
+        {},
+      );
+      renameSync(built.path, layout.flat(this.manifest));
+      return preparedBy(built);
+    } catch (error) {
+      log.warn({ image: this.resolved.ref, error }, 'the flat image cannot be built from the layers here');
+      return undefined;
+    } finally {
+      await rm(rebuiltPath(layout, this.manifest, false), { force: true });
+    }
+  }
+
+  /** Its layers stream through the indexer straight into their devices. */
+  async #indexHere(image: ResolvedImage): Promise<PreparedEvent> {
     const { layout, log } = this.#options;
-    log.info({ image: image.reference.text }, 'no sidecar: the image is indexed on this node');
+    log.info({ image: image.reference.text }, 'no sidecar to use: the image is indexed on this node');
     const built = await indexOnNode({
       layout,
       manifest: this.manifest,
       image,
       onProgress: (p) => this.#report(p),
     });
-    return { type: 'image.prepared', origin: 'node', flat: built.flat, devices: built.devices };
+    this.#built = true;
+    return preparedBy(built);
   }
 
   async #fromRegistry(): Promise<ResolvedImage> {
@@ -289,7 +427,7 @@ export class Image {
           diffId,
           size,
           source: { registry, repository, digest: spans, size: layer?.blobSize ?? 0 },
-          built: prepared.origin === 'node',
+          built: this.#built,
         },
         this.prefetch,
       );
@@ -305,6 +443,8 @@ export class Image {
       await Promise.allSettled(taken.map((diffId) => devices.release(diffId)));
       throw failure.reason;
     }
+    // From here on the log says which blocks there are.
+    this.#built = false;
     this.attached = { metadata: await metadata, devices: await Promise.all(wanted) };
     if (this.#start === undefined || this.isDirect()) return;
     const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
@@ -328,11 +468,13 @@ export class Image {
     const file = layout.flat(this.manifest);
     const lost = this.hasLost();
     let best: LoopDevice | undefined;
-    for (const { number, path, backingFile, autoclear } of leftovers.take(label)) {
-      const loop = { number, path, label };
-      if (best === undefined && !lost && !autoclear && backingFile === file) best = loop;
-      else await dismissLoop(loop).catch(() => {});
+    const rest: LoopStatus[] = [];
+    for (const loop of leftovers.take(label)) {
+      const { number, path, backingFile, autoclear } = loop;
+      if (best === undefined && !lost && !autoclear && backingFile === file) best = { number, path, label };
+      else rest.push(loop);
     }
+    leftovers.giveBack(label, rest);
     return best ?? (await attachLoop(file, { directIo: false, readOnly: true, label }));
   }
 
@@ -361,15 +503,21 @@ export class Image {
 }
 
 export class Images {
-  readonly #options: ImagesOptions;
+  readonly #options: ImageContext;
   readonly #images = new Map<string, Image>();
 
   /** `state`: what the log says; its images are known and, where prepared, ready. */
   constructor(options: ImagesOptions, state: NodeState) {
-    this.#options = options;
+    this.#options = {
+      ...options,
+      sameLayers: (image) => this.#sameLayers(image),
+      refutedSidecars: () => this.#refutedSidecars(),
+    };
     for (const [manifest, facts] of state.images) {
-      const image = new Image(options, manifest, facts.resolved, undefined);
+      const image = new Image(this.#options, manifest, facts.resolved, undefined);
       image.prepared = facts.prepared;
+      image.verified = facts.verified;
+      image.refuted = facts.refuted;
       this.#images.set(manifest, image);
     }
   }
@@ -384,9 +532,14 @@ export class Images {
 
   /**
    * The image that a reference means now. The registry decides; when it cannot be reached, a reference that was resolved
-   * here before means what it meant then.
+   * here before means what it meant then. `trust`: which sidecars may be used; the engine's policy by default. Errors:
+   * the registry's, `integrity` where the image was refuted and the policy would use it.
    */
-  async resolve(text: string, platform: string | undefined): Promise<Image> {
+  async resolve(text: string, platform: string | undefined, trust?: TrustPolicy): Promise<Image> {
+    return await this.suited(await this.#find(text, platform, trust ?? this.#options.trust), trust);
+  }
+
+  async #find(text: string, platform: string | undefined, policy: TrustPolicy): Promise<Image> {
     const reference = parseReference(text);
     const known = [...this.#images.values()].filter((image) => image.resolved.ref === reference.text);
     const pinned = reference.digest === undefined ? undefined : this.#images.get(reference.digest);
@@ -395,7 +548,7 @@ export class Images {
     try {
       image = await this.#options.registry.resolve(reference, {
         referrers: {
-          wanted: (manifest) => this.#images.get(manifest)?.prepared === undefined,
+          wanted: (manifest) => policy !== 'never' && this.#images.get(manifest)?.prepared === undefined,
           blobs: START_REFERRERS,
         },
         ...(platform === undefined ? {} : { platform }),
@@ -430,6 +583,7 @@ export class Images {
       }
       throw error;
     }
+    for (const generation of image.generations()) generation.hasGone();
     if (!this.#images.has(manifest)) await rm(layout.image(manifest), { recursive: true, force: true });
   }
 
@@ -451,6 +605,154 @@ export class Images {
     const fresh = new Image(this.#options, chain, event, undefined);
     this.#images.set(chain, fresh);
     return fresh;
+  }
+
+  /**
+   * The image as the policy allows it; it may be another object. Error `integrity` where it was refuted and the policy
+   * would use it.
+   */
+  async suited(image: Image, trust?: TrustPolicy): Promise<Image> {
+    const policy = trust ?? this.#options.trust;
+    const listed = await listedFor(policy, this.#options.layout);
+    let current = this.#latest(image);
+    if (current.refuted !== undefined && policy === 'always') {
+      if (!(await this.#isPutRight(current))) throw refusal(current);
+      current = this.#latest(current);
+    }
+    if (current.claim(policy, listed)) return current;
+    return this.#succeed(current, policy);
+  }
+
+  /** Whether a mount of this policy may use it as it is. */
+  async mayUse(image: Image, trust?: TrustPolicy): Promise<boolean> {
+    const policy = trust ?? this.#options.trust;
+    const listed = await listedFor(policy, this.#options.layout);
+    return image.accepts(policy, listed);
+  }
+
+  /**
+   * For a mount of an earlier engine, which was acknowledged: it comes back with what it had, unless that was refuted;
+   * then with what the node builds itself.
+   */
+  restored(image: Image, trust?: TrustPolicy): Image {
+    const current = this.#latest(image);
+    const policy = trust ?? this.#options.trust;
+    if (current.proof === 'refuted') return this.#succeed(current, policy);
+    current.tighten(policy);
+    return current;
+  }
+
+  #succeed(image: Image, policy: TrustPolicy): Image {
+    const next = image.succeed(policy);
+    this.#images.set(next.manifest, next);
+    return next;
+  }
+
+  /**
+   * What a mount is to use that was made for `image`: its successor, unless its devices are attached and nothing speaks
+   * against it.
+   */
+  forMount(image: Image): Image {
+    return image.attached === undefined || image.proof === 'refuted' ? this.#latest(image) : image;
+  }
+
+  /** Digest of flat metadata that this node has proven for the image's layers by the builder's present revision. */
+  provenFlat(image: Image): string | undefined {
+    return this.#sameLayers(image);
+  }
+
+  /** The flat metadata in use are those of the layers. */
+  async prove(image: Image): Promise<void> {
+    const { flat, sidecar } = image.prepared as Prepared;
+    await image.append({ type: 'image.verified', flat, ...(sidecar === undefined ? {} : { sidecar }) });
+    image.verified = flat;
+    if (sidecar !== undefined) image.refuted = undefined;
+  }
+
+  /**
+   * The flat metadata in use are not those of the layers; `message`: how they differ. No mount is made with them from
+   * here on, and the log is told, however long it takes no events. Errors: the signal's reason.
+   */
+  async refute(image: Image, message: string, signal: AbortSignal): Promise<void> {
+    const { flat, sidecar } = image.prepared as Prepared;
+    const refuted = { flat, sidecar, message };
+    for (let next: Image | undefined = image; next !== undefined; next = next.successor)
+      next.refuted = refuted;
+    for (;;) {
+      signal.throwIfAborted();
+      try {
+        await image.append({
+          type: 'image.refuted',
+          flat,
+          ...(sidecar === undefined ? {} : { sidecar }),
+          message,
+        });
+        return;
+      } catch (error) {
+        this.#options.log.error({ image: image.resolved.ref, error }, 'a refutation waits for the log');
+        await sleep(REFUTE_AGAIN_MS, undefined, { signal, ref: false }).catch(() => {});
+      }
+    }
+  }
+
+  /** From now on new mounts use what the node has built from the layers, if they may at all. */
+  async replace(image: Image, built: Rebuilt): Promise<void> {
+    const prepared = preparedBy(built);
+    const isOver = () => image.successor !== undefined || image.removal.aborted;
+    // A mount may have asked for another flat image meanwhile.
+    if (isOver()) return;
+    await image.append(prepared);
+    await image.append({ type: 'image.verified', flat: prepared.flat });
+    await image.settled();
+    if (isOver()) return;
+    // In one turn: whoever attaches the file afterwards belongs to the successor.
+    renameSync(built.path, this.#options.layout.flat(image.manifest));
+    const next = image.succeed('never', { v: 1, at: 0, ...prepared });
+    next.verified = prepared.flat;
+    this.#images.set(next.manifest, next);
+  }
+
+  #latest(image: Image): Image {
+    let latest = image;
+    while (latest.successor !== undefined) latest = latest.successor;
+    return latest;
+  }
+
+  /** Whether the registry now prefers a sidecar that holds what this node has built. */
+  async #isPutRight(image: Image): Promise<boolean> {
+    const { registry, log } = this.#options;
+    const flat = image.proof === 'proven' ? image.prepared?.flat : undefined;
+    const { refuted, resolved } = image;
+    if (flat === undefined || refuted === undefined) return false;
+    try {
+      const source = `${resolved.registry}/${resolved.repository}@${resolved.manifest}`;
+      const found = await findSidecar(registry, await registry.resolve(parseReference(source)));
+      if (found === undefined || found.descriptor.digest === refuted.sidecar) return false;
+      // Of a chain the sidecar holds the tables of contents alone; what this node has built from the layers stays in use.
+      if (resolved.chain === undefined && digestOf(await found.flat()) !== flat) return false;
+      await image.append({ type: 'image.verified', flat, sidecar: found.descriptor.digest });
+      image.refuted = undefined;
+      return true;
+    } catch (error) {
+      log.warn({ image: resolved.ref, error }, 'whether its sidecar was put right is not known');
+      return false;
+    }
+  }
+
+  #refutedSidecars(): ReadonlySet<string> {
+    return new Set([...this.#images.values()].flatMap(({ refuted }) => refuted?.sidecar ?? []));
+  }
+
+  #sameLayers(image: Image): string | undefined {
+    const chain = chainOf(image);
+    for (const other of this.#images.values()) {
+      const { prepared } = other;
+      const revision = prepared?.revision ?? 1;
+      if (other.proof === 'proven' && revision === SIDECAR_REVISION && chainOf(other) === chain) {
+        return prepared?.flat;
+      }
+    }
+    return undefined;
   }
 
   async #remember(image: ResolvedImage): Promise<Image> {
@@ -488,4 +790,39 @@ export class Images {
   }
 }
 
-const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+/** A refutation that the log does not take is appended again after this, ms. */
+const REFUTE_AGAIN_MS = 1_000;
+const STRICTNESS: Record<TrustPolicy, number> = { always: 0, own: 1, never: 2 };
+
+/** The sidecars that a policy takes because the user lists them. */
+const listedFor = async (policy: TrustPolicy, layout: Layout): Promise<ReadonlySet<string>> =>
+  policy === 'own' ? await trustedSidecars(layout) : new Set();
+
+const chainOf = (image: Image): string => image.resolved.layers.map(({ diffId }) => diffId).join();
+
+/** The image's layers whose devices are whole. */
+export const localOf = (
+  layers: Resolved['layers'],
+  complete: ReadonlyMap<string, number>,
+): Array<{ diffId: string; size: number }> =>
+  layers.flatMap(({ diffId }) => {
+    const size = complete.get(diffId);
+    return size === undefined ? [] : [{ diffId, size }];
+  });
+
+const preparedBy = ({ flat, devices }: Pick<Rebuilt, 'flat' | 'devices'>): PreparedEvent => ({
+  type: 'image.prepared',
+  origin: 'node',
+  revision: SIDECAR_REVISION,
+  flat,
+  devices,
+});
+
+const refusal = (image: Image): CofaError =>
+  new CofaError(
+    'integrity',
+    `the sidecar of ${image.resolved.ref} is not the image's: its flat metadata are not what the layers give (${image.refuted?.message})`,
+    {
+      hint: 'with --trust never it is mounted with what this node built from the layers; cofa index --force puts a right sidecar into the registry',
+    },
+  );

@@ -601,6 +601,7 @@ export class LayerHost {
     const isLogged =
       this.#isKnown('complete') ||
       (await this.#record({ type: 'layer.completed', digest: diffId }, isComplete));
+    if (isLogged && !this.#closed) notify({ kind: 'whole', diffId });
     while (this.#options.isWatched() && !this.#closed) await sleep(WATCHED_MS, undefined, { ref: false });
     if (isLogged && !this.#closed && isComplete()) notify({ kind: 'complete', diffId });
   }

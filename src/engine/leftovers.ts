@@ -66,6 +66,11 @@ export class Leftovers {
     return loops;
   }
 
+  /** They are of no use to whoever took them; another one may take them, or they go with the rest. */
+  giveBack(label: string, loops: LoopStatus[]): void {
+    if (loops.length > 0) this.#loops.set(label, loops);
+  }
+
   /**
    * Lets go of those that nobody took; one that is in use goes with its last user. A mount on them that the log does not
    * know goes first: its end came into the log, and the engine died before it heard of that. Those that `isWanted` says

@@ -11,13 +11,14 @@ import type { Mount as MountReply, Progress } from '../../schemas/api.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
 import { mountErofs } from '../kernel/erofs.ts';
 import { dismissLoop, type LoopDevice } from '../kernel/loop.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { Layout } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
-import type { Image, Images } from './images.ts';
+import type { AttachedImage, Image, Images } from './images.ts';
 
 export interface MountsOptions {
   layout: Layout;
@@ -41,6 +42,8 @@ export interface MountOrder {
   container: string | undefined;
   /** Which of the image's commands is about to run. */
   start: string;
+  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
+  trust?: TrustPolicy | undefined;
   onProgress: (progress: Progress) => void;
 }
 
@@ -64,7 +67,7 @@ const WITHDRAW_MS = 1_000;
 
 class MountActor {
   readonly facts: MountFacts;
-  readonly image: Image;
+  image: Image;
   readonly host: ActorHost<typeof mountMachine>;
   error: ErrorRecord | undefined;
   /** Its state when it was to be unmounted: a failure of that leads back there. */
@@ -99,7 +102,11 @@ export class Mounts {
     const asked = Date.now();
     const dir = cleanPath(order.dir);
     this.#refuseTaken(dir);
-    const image = order.image ?? (await this.#options.images.resolve(order.ref, order.platform));
+    const { images } = this.#options;
+    const image =
+      order.image === undefined
+        ? await images.resolve(order.ref, order.platform, order.trust)
+        : await images.suited(order.image, order.trust);
     this.#refuseTaken(dir);
     const facts: MountFacts = {
       id: this.#options.newId(),
@@ -108,6 +115,7 @@ export class Mounts {
       manifest: image.manifest,
       prefetch: order.prefetch,
       container: order.container,
+      trust: order.trust,
       state: 'requested',
     };
     const actor = this.#create(facts, image);
@@ -119,7 +127,7 @@ export class Mounts {
       const made = await isMissing(dir);
       actor.madeDir = made;
       requested = true;
-      const { id, ref, manifest, prefetch, container } = facts;
+      const { id, ref, manifest, prefetch, container, trust } = facts;
       await this.#append(id, {
         type: 'mount.requested',
         asked,
@@ -130,6 +138,7 @@ export class Mounts {
         prefetch,
         ...(container === undefined ? {} : { container }),
         ...(made ? { made } : {}),
+        ...(trust === undefined ? {} : { trust }),
       });
       if (made) await mkdir(dir, { recursive: true });
       actor.host.send({ type: 'MOUNT' });
@@ -194,6 +203,7 @@ export class Mounts {
       config: actor.image.resolved.config,
       configPath: this.#options.layout.config(manifest),
       origin: actor.image.prepared?.origin ?? 'sidecar',
+      trust: actor.image.proof ?? 'unproven',
       ...(container === undefined ? {} : { container }),
       state: state === 'requested' || state === 'unmounted' ? 'mounting' : (state as MountReply['state']),
     };
@@ -210,8 +220,9 @@ export class Mounts {
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
         if (facts.state === 'requested') return await this.#giveUp(facts);
-        const image = this.#options.images.get(facts.manifest);
-        if (image === undefined) return;
+        const known = this.#options.images.get(facts.manifest);
+        if (known === undefined) return;
+        const image = this.#options.images.restored(known, facts.trust);
         const actor = this.#create(facts, image);
         actor.restoring = true;
         actor.madeDir = facts.made === true;
@@ -221,7 +232,7 @@ export class Mounts {
           const sentence = `mount ${facts.dir} did not come back: ${actor.error?.message ?? 'unknown'}`;
           outcome.failures.push({ dir: facts.dir, sentence });
           void this.#restoreAgain(actor);
-        } else if (actor.restored === 'replaced' && image.hasLost()) outcome.lost.push(facts.dir);
+        } else if (actor.restored === 'replaced' && actor.image.hasLost()) outcome.lost.push(facts.dir);
         else outcome[actor.restored] += 1;
         actor.restoring = false;
       }),
@@ -355,7 +366,7 @@ export class Mounts {
 
   async #mountErofs(actor: MountActor): Promise<void> {
     const { id, dir, prefetch } = actor.facts;
-    const { metadata, devices } = await actor.image.use(id, prefetch, actor.start);
+    const { metadata, devices } = await this.#useImage(actor, id, prefetch);
     // What is mounted there may be the new owner's.
     if (this.#options.events.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
     if (actor.restoring) {
@@ -369,6 +380,32 @@ export class Mounts {
       });
     }
     await mountErofs({ metadata, devices, target: dir });
+  }
+
+  /**
+   * The image's devices. What the mount must not use by the time that they are there is not used: it may have been refuted
+   * meanwhile, or prepared for another mount with a laxer policy.
+   */
+  async #useImage(actor: MountActor, id: string, prefetch: boolean): Promise<AttachedImage> {
+    const { images } = this.#options;
+    const { trust } = actor.facts;
+    for (let turn = 0; turn < MOST_TURNS; turn++) {
+      const before = actor.image;
+      actor.image = images.forMount(before);
+      if (actor.image !== before) void before.release(id);
+      const attached = await actor.image.use(id, prefetch, actor.start);
+      // A mount that could not be taken away comes back as it was.
+      if (actor.host.state !== 'mounting') return attached;
+      if (actor.restoring ? actor.image.proof !== 'refuted' : await images.mayUse(actor.image, trust))
+        return attached;
+      await actor.image.release(id);
+      actor.image = actor.restoring
+        ? images.restored(actor.image, trust)
+        : await images.suited(actor.image, trust);
+    }
+    throw new CofaError('busy', `${actor.image.resolved.ref} is being prepared for other mounts`, {
+      hint: 'try again',
+    });
   }
 
   async #mountEffect(actor: MountActor): Promise<void> {
@@ -436,6 +473,8 @@ export class Mounts {
   }
 }
 
+/** An image that is not the right one when it is there is prepared again so often. */
+const MOST_TURNS = 8;
 /** A mount that did not come back is tried again after this, then after twice as long, and so on, ms. */
 const RESTORE_AGAIN_MS = 5_000;
 const RESTORE_LONGEST_MS = 60_000;

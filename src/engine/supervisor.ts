@@ -12,6 +12,7 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import { createLog } from './log.ts';
 import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busAway, readEndpoint } from '../bus/client.ts';
@@ -37,6 +38,7 @@ import { Leftovers } from './leftovers.ts';
 import { takeLockInTurn } from './lock.ts';
 import { type NodeLog, openNodeLog } from './node-log.ts';
 import { rootId } from './ownership.ts';
+import { Trust } from './trust.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
 import { dropFilePages } from './file-pages.ts';
@@ -67,6 +69,8 @@ export interface SupervisorOptions {
   registry: RegistrySettings;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
+  /** Which sidecars may be used before they are proven; `always` by default. */
+  trust?: TrustPolicy | undefined;
 }
 
 /** The front end has this long to say how it is, ms. */
@@ -222,13 +226,34 @@ class Supervisor {
     this.#events.resolve(events);
     this.#facts.open();
 
+    const completeLayers = async () => completeOf(await this.#frontStatus(bus));
     const registry = new RegistryClient({ ...this.#options.registry, log: this.#log });
     const startups = new Startups({ bus, names, registry, log: this.#log });
     const images = new Images(
-      { layout, log: this.#log, events, names, registry, devices, startups, label, leftovers },
+      {
+        layout,
+        log: this.#log,
+        events,
+        names,
+        registry,
+        devices,
+        startups,
+        label,
+        leftovers,
+        trust: this.#options.trust ?? 'always',
+        completeLayers,
+      },
       state,
     );
     const chains = new Chains({ images, log: this.#log, now: Date.now });
+    const trust = new Trust({
+      layout,
+      log: this.#log,
+      images,
+      conditions: this.#conditions,
+      completeLayers,
+      now: () => performance.now(),
+    });
     const newId = () => randomBytes(8).toString('hex');
     const mounts = new Mounts({
       layout,
@@ -255,7 +280,8 @@ class Supervisor {
       callback: (error, message) => {
         if (error !== null) return;
         const notice = unpack<FrontNotice>(message.data);
-        if (notice.kind === 'complete') void devices.handOver(notice.diffId);
+        if (notice.kind === 'whole') trust.poke();
+        else if (notice.kind === 'complete') void devices.handOver(notice.diffId);
         else if (notice.kind === 'take-back') void devices.takeBack(notice.diffId);
         else if (notice.kind === 'checked') scrub.compared(notice.diffId);
         else this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
@@ -275,6 +301,7 @@ class Supervisor {
       const sentence = `${dir} was mounted anew: who used the mount that was there reads errors`;
       this.#conditions.set(`lost:${dir}`, sentence);
     }
+    trust.poke();
     const reaped = await reapContainers({
       root,
       now: new Date(),
@@ -326,12 +353,15 @@ class Supervisor {
         this.#refuseWhenStopping();
         const { ref, dir, platform, prefetch, container, layers, start } = request;
         const image = layers === undefined ? undefined : await chains.image(ref, layers);
-        return mounts.mount({ ref, image, dir, platform, prefetch, container, start, onProgress });
+        const { trust: policy } = request;
+        return mounts
+          .mount({ ref, image, dir, platform, prefetch, container, trust: policy, start, onProgress })
+          .finally(() => trust.poke());
       },
       chain: async (request) => ({ flat: await chains.flat(request) }),
       unmount: ({ dir }) => mounts.unmount(dir),
-      prune: (order) => cache.prune(order),
-      remove: ({ ref }) => cache.remove(ref),
+      prune: (order) => cache.prune(order).finally(() => trust.poke()),
+      remove: ({ ref }) => cache.remove(ref).finally(() => trust.poke()),
       scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
         this.#refuseWhenStopping();
         const layers = await scrub.choose({
@@ -364,6 +394,7 @@ class Supervisor {
       scrub.close();
       this.#limitEnd();
       this.#facts.close();
+      await Promise.race([trust.close(), sleep(DRAIN_MS)]);
       await rm(layout.endpoint(), { force: true });
       await events.append(names.event('engine', 'main'), { type: 'engine.stopped' }).then(
         ({ seq }) => keeper.close(seq, DRAIN_MS),
@@ -387,7 +418,10 @@ class Supervisor {
     };
     process.on('SIGTERM', onSignal);
     process.on('SIGINT', onSignal);
-    void owner.lost.then((error) => this.#endReplaced(error, mounts, bus));
+    void owner.lost.then((error) => {
+      void trust.close();
+      return this.#endReplaced(error, mounts, bus);
+    });
 
     await writeWhole(
       layout.endpoint(),
@@ -605,6 +639,11 @@ function residentBytes(pid: number): number | undefined {
   }
 }
 
+function completeOf(served: FrontStatus): Map<string, number> {
+  const complete = served.layers.filter(({ state }) => state === 'complete' || state === 'handed-over');
+  return new Map(complete.map(({ diffId, bytes }) => [diffId, bytes.total]));
+}
+
 function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
   const layers = new Map(served.layers.map((layer) => [layer.diffId, layer]));
   return [...images.all()].map((image) => {
@@ -626,7 +665,8 @@ function imageStatus(images: Images, served: FrontStatus): ImageStatus[] {
             : state === 'preparing'
               ? ('indexing' as const)
               : ('resolving' as const),
-      ...(image.prepared === undefined ? {} : { origin: image.prepared.origin }),
+      ...(image.prepared === undefined ? {} : { origin: image.prepared.origin, trust: image.proof }),
+      ...(image.prepared?.passed === undefined ? {} : { passed: image.prepared.passed }),
       blocks: {
         absent: sum((layer) => layer.blocks.absent),
         fetching: sum((layer) => layer.blocks.fetching),

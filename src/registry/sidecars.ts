@@ -38,6 +38,8 @@ export interface Sidecar {
 export interface SidecarHandle {
   /** Of the sidecar's manifest. */
   descriptor: Descriptor;
+  /** The builder's revision as its manifest says it; undefined: it says none. */
+  revision: number | undefined;
   /** Bytes that all its blobs have in the registry. */
   size: number;
   flat(signal?: AbortSignal): Promise<Buffer>;
@@ -247,6 +249,7 @@ async function openSidecar(
   };
   return {
     descriptor: { ...candidate, ...descriptor },
+    revision: countOf(parsed.manifest.annotations?.[ANNOTATIONS.revision]),
     size: parsed.manifest.layers.reduce((sum, { size }) => sum + size, 0),
     flat: (signal) => fetch(parts.flat, signal),
     spans: async (layer, signal) => await fetch(partOf(layer).spans, signal),

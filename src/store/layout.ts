@@ -12,6 +12,7 @@
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
+ *     trusted-sidecars        written by the user: digests of sidecars that policy `own` takes unproven
  *
  * (hex digits only in the names: `sha256:` is left out.)
  */
@@ -40,6 +41,7 @@ export class Layout {
   snapshots = (): string => this.in('snapshots');
   flats = (): string => this.in('flats');
   flatMount = (chain: string): string => this.in('flats', hexOf(chain));
+  trustedSidecars = (): string => this.in('trusted-sidecars');
   log = (name: string): string => this.in('log', `${name}.log`);
 
   /** Makes the folders; they are for root alone since layers may hold secrets. */

@@ -122,6 +122,7 @@ const status: Status = {
       config: 'sha256:bb',
       configPath: '/x',
       origin: 'node',
+      trust: 'proven',
       state: 'mounted',
     },
     {
@@ -132,6 +133,7 @@ const status: Status = {
       config: 'sha256:bb',
       configPath: '/x',
       origin: 'node',
+      trust: 'proven',
       container: 'c1',
       state: 'mounted',
     },
@@ -142,6 +144,7 @@ const status: Status = {
       manifest: 'sha256:aa',
       state: 'ready',
       origin: 'node',
+      trust: 'proven',
       blocks,
       bytes,
       reads: { hits: 3, misses: 1, errors: 0 },
@@ -173,7 +176,7 @@ describe('pages', () => {
     expect(text).toMatch(/^fetcher-0 +78 +restarting +- +2 +- +-$/m);
     expect(text).toMatch(/^\/var\/lib\/cofa\/containers\/c1\/image +mounted +c1 +docker/m);
     expect(text).toMatch(
-      /^docker\.io\/library\/debian:12 +ready +node +6\.55 MB +8\.0 % +200 kB +90\/2\/8 +75 % +0$/m,
+      /^docker\.io\/library\/debian:12 +ready +node +proven +6\.55 MB +8\.0 % +200 kB +90\/2\/8 +75 % +0$/m,
     );
     expect(text).not.toMatch(/dddddddddddd/);
     expect(renderStatus(status, { layers: true, now })).toMatch(/^dddddddddddd +lazy +6\.55 MB/m);
@@ -195,7 +198,7 @@ describe('pages', () => {
     };
     const text = renderPs([{ id: 'c1', state: 'orphaned', folder, record, pid: 99 }], status, now);
     expect(text).toMatch(/^c1 +orphaned +2 min +8\.0 % +debian:12 +sh -c sleep 100$/m);
-    expect(text).toMatch(/^\/mnt\/a +mounted +8\.0 % +node +docker/m);
+    expect(text).toMatch(/^\/mnt\/a +mounted +8\.0 % +node +proven +docker/m);
     expect(text).not.toMatch(/containers\/c1\/image/);
     expect(
       renderPs([{ id: 'c1', state: 'dead', folder, record: undefined, pid: undefined }], undefined, now),

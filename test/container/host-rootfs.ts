@@ -90,6 +90,7 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
           config: digest,
           configPath,
           origin: 'node',
+          trust: 'proven',
           state: 'mounted',
         };
         return reply;

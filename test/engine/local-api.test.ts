@@ -21,6 +21,7 @@ const mounted = (dir: string): Mount => ({
   config: digest,
   configPath: '/c',
   origin: 'node',
+  trust: 'proven',
   state: 'mounted',
 });
 

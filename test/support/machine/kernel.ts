@@ -107,7 +107,7 @@ export class FuseConnection {
   }
 }
 
-type Backing =
+export type Backing =
   | { kind: 'disk'; path: string; file: SimFile }
   | { kind: 'fuse'; connection: FuseConnection; name: string };
 

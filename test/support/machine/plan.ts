@@ -1,3 +1,4 @@
+import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { Random } from '../random.ts';
 
 /**
@@ -11,6 +12,15 @@ export interface Plan {
   images: number[][];
   /** Images that have a sidecar in the registry; the others are indexed on the node. */
   indexed: boolean[];
+  /** Images whose sidecar is well-formed and not the image's: two files changed places, or a layer is hidden. */
+  forged: Array<'swapped' | 'hiding' | undefined>;
+  /** Of the engine and of mounts; undefined: mounts name none. */
+  trust: TrustPolicy;
+  mountTrust: number;
+  /** The user lists the sidecars, forged ones too. */
+  listed: boolean;
+  /** A process that builds a flat image again dies. */
+  rebuildDies: number;
   workers: number;
   readDeadlineMs: number;
   /** Directories that are mounted and unmounted. */
@@ -42,6 +52,8 @@ export interface Plan {
   diskFullMs: number;
   downMs: number;
   upgradeMs: number;
+  /** Users remove images, mounted or not. */
+  removeMs: number;
   /** A process stands still for a while (SIGSTOP). */
   stopMs: number;
   /** The disk changes a block that it had right; and the disk is compared. */
@@ -74,6 +86,11 @@ export function drawPlan(random: Random): Plan {
     layers,
     images,
     indexed: images.map(() => random.chance(0.85)),
+    forged: images.map(() => sometimes(random.pick(['swapped', 'hiding'] as const), undefined, 0.3)),
+    trust: random.pick(['always', 'always', 'own', 'never'] as const),
+    mountTrust: random.pick([0, 0, 0.3]),
+    listed: random.chance(0.5),
+    rebuildDies: sometimes(0.3, 0, 0.3),
     workers: random.int(1, 3),
     readDeadlineMs: random.int(4_000, 30_000),
     dirs: random.int(1, 4),
@@ -100,6 +117,7 @@ export function drawPlan(random: Random): Plan {
     diskFullMs: sometimes(random.int(3_000, 9_000), never, 0.12),
     downMs: sometimes(random.int(4_000, 15_000), never, 0.25),
     upgradeMs: sometimes(random.int(3_000, 9_000), never, 0.2),
+    removeMs: sometimes(random.int(1_000, 5_000), never, 0.25),
     stopMs: sometimes(random.int(2_000, 9_000), never, 0.2),
     logLimit: sometimes(random.int(30_000, 120_000), undefined, 0.3),
     cacheShare: sometimes(0.2 + 0.6 * random.next(), undefined, 0.4),
@@ -123,6 +141,7 @@ export function healed(plan: Plan): Plan {
     registryFails: 0,
     registrySilent: 0,
     wrongBytes: 0,
+    rebuildDies: 0,
     killFrontMs: never,
     killFetcherMs: never,
     killNatsMs: never,
@@ -135,6 +154,7 @@ export function healed(plan: Plan): Plan {
     downMs: never,
     cutOffMs: never,
     upgradeMs: never,
+    removeMs: never,
     stopMs: never,
     rotMs: never,
     scrubMs: never,

@@ -9,6 +9,7 @@ export const SABOTAGES = [
   'answer-unread',
   'forget-log-sync',
   'blind-scrub',
+  'blind-proof',
 ] as const;
 
 export type Sabotage = (typeof SABOTAGES)[number];

@@ -7,6 +7,8 @@
  * - the log says of no block that it is present before it is synced;
  * - no directory is mounted twice; a loop reads a device file by itself only when the whole of it is right;
  * - the same span is not fetched twice at once by one front end;
+ * - flat metadata are called verified only when they are those of the layers, and refuted only when they are not; no mount
+ *   that was asked for after a refutation has them, and none that does not trust sidecars ever has others;
  * - nothing throws where nobody listens.
  *
  * When the faults end everything must come right: the engine runs, each mount that was acknowledged is there once and
@@ -16,6 +18,7 @@
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../../actors/node-state.ts';
 import type { ScrubReply, Status } from '../../../schemas/api.ts';
 import type { CofaEvent } from '../../../schemas/events.ts';
+import { TRUST_POLICIES, type TrustPolicy } from '../../../schemas/trust.ts';
 import { STREAM, subjects } from '../../../schemas/subjects.ts';
 import { unpack } from './wire.ts';
 import { GARBAGE, HOLE, RIGHT, type SimFile } from './disk.ts';
@@ -24,7 +27,7 @@ import { currentProcess, type SimProcess } from './machine.ts';
 import { NatsStore, SimConnection, type StoredMessage } from './nats.ts';
 import { healed } from './plan.ts';
 import type { Sabotage } from './sabotage.ts';
-import { type SimImage, World } from './world.ts';
+import { digestOf, type SimImage, World } from './world.ts';
 
 export interface EngineOutcome {
   seed: number;
@@ -74,6 +77,8 @@ interface Expected {
   /** A call is under way. */
   isBusy: boolean;
   image: SimImage | undefined;
+  /** It was mounted with this policy; undefined: the engine's. */
+  trust: TrustPolicy | undefined;
 }
 
 interface Read {
@@ -93,8 +98,14 @@ class WholeEngine {
   readonly #reads = new Map<number, Read>();
   #nextRead = 1;
   #supervisorDiedAt = Number.NEGATIVE_INFINITY;
+  /** When an engine said that it goes; Infinity: it is being told. */
+  #downAt = Number.NEGATIVE_INFINITY;
   #wantsUp = true;
   #isHealed = false;
+  /** `<root> <manifest> <digest of metadata>` */
+  readonly #refuted = new Set<string>();
+  /** Mounts by id: what they must not have, since it was refuted before they were asked for. */
+  readonly #forbidden = new Map<string, { dir: string; flats: ReadonlySet<string | undefined> }>();
   #unhandled: unknown;
 
   constructor(seed: number, runSupervisor: RunSupervisor, options: EngineOptions) {
@@ -102,7 +113,12 @@ class WholeEngine {
     this.#isLoud = options.onTrace !== undefined;
     this.#runSupervisor = runSupervisor;
     for (let at = 0; at < this.#world.plan.dirs; at++)
-      this.#expected.set(`/sim/mnt/d${at}`, { state: 'none', isBusy: false, image: undefined });
+      this.#expected.set(`/sim/mnt/d${at}`, {
+        state: 'none',
+        isBusy: false,
+        image: undefined,
+        trust: undefined,
+      });
   }
 
   get #machine() {
@@ -113,6 +129,7 @@ class WholeEngine {
     const machine = this.#machine;
     const { disk } = this.#world;
     for (const folder of FOLDERS) disk.put(folder, 'folder');
+    if (this.#world.plan.listed) this.#listSidecars();
     disk.syncNames();
     if (this.#world.plan.two) this.#world.server(SHARED_NATS, new NatsStore()).start();
     const onUnhandled = (reason: unknown) => {
@@ -130,6 +147,7 @@ class WholeEngine {
       await this.#comeRight();
       await this.#repair();
       await this.#readAll();
+      await this.#proveAll();
       await this.#takeDown();
       this.#checkEnd();
     } finally {
@@ -142,6 +160,15 @@ class WholeEngine {
       simulatedMs: Math.round(machine.now),
       met: machine.met,
     };
+  }
+
+  /** The user trusts what he does not know to be forged. */
+  #listSidecars(): void {
+    const { disk, images } = this.#world;
+    const list = disk.create(`${ROOT}/trusted-sidecars`);
+    list.content = Buffer.from(images.map(({ sidecar }) => `${sidecar}\n`).join(''));
+    list.size = list.content.length;
+    list.sync();
   }
 
   // ── Time ──
@@ -221,6 +248,10 @@ class WholeEngine {
       () => this.#scrub(() => {}),
     );
     this.#every(
+      () => plan().removeMs,
+      () => this.#remove(),
+    );
+    this.#every(
       () => plan().stopMs,
       () => this.#standStill(),
     );
@@ -289,6 +320,7 @@ class WholeEngine {
         workers: plan.workers,
         readDeadlineMs: plan.readDeadlineMs,
         hangMs: 3_000,
+        trust: machine.random.chance(0.2) ? machine.random.pick(TRUST_POLICIES) : plan.trust,
         logLimit: plan.logLimit,
         ...(plan.cacheShare === undefined
           ? {}
@@ -349,6 +381,7 @@ class WholeEngine {
     // Folders for mounts are the users' business: they make them durable.
     for (const folder of FOLDERS) if (disk.get(folder) === undefined) disk.put(folder, 'folder');
     this.#supervisors.clear();
+    this.#downAt = Number.NEGATIVE_INFINITY;
     this.#user = machine.start({ name: 'user', argv: [] });
     for (const expected of this.#expected.values()) {
       if (expected.isBusy) expected.state = 'unknown';
@@ -362,7 +395,10 @@ class WholeEngine {
     this.#machine.meet('cofa down');
     this.#world.disturbedAt = this.#machine.now;
     this.#supervisorDiedAt = this.#machine.now;
-    this.#call('down', { force: this.#machine.random.chance(0.5) }, () => {});
+    this.#downAt = Number.POSITIVE_INFINITY;
+    this.#call('down', { force: this.#machine.random.chance(0.5) }, (_, code) => {
+      this.#downAt = code === 'ok' ? this.#machine.now : Number.NEGATIVE_INFINITY;
+    });
   }
 
   /** One of two engines does not reach NATS for a while. */
@@ -417,6 +453,12 @@ class WholeEngine {
     );
   }
 
+  /** Images that are mounted are refused. */
+  #remove(): void {
+    const { ref } = this.#machine.random.pick(this.#world.images);
+    this.#call('remove', { ref }, (_, code) => this.#machine.meet(`remove: ${code}`));
+  }
+
   /** A process does nothing for a while, long enough or not for the supervisor to kill it. */
   #standStill(): void {
     const { random } = this.#machine;
@@ -444,7 +486,7 @@ class WholeEngine {
 
   /** One call of the API; `done` gets its result, or undefined and why not. */
   #call(
-    operation: 'status' | 'mount' | 'unmount' | 'down' | 'upgrade' | 'scrub',
+    operation: 'status' | 'mount' | 'unmount' | 'remove' | 'down' | 'upgrade' | 'scrub',
     request: object,
     done: (result: unknown, code: string) => void,
     timeoutMs = 60_000,
@@ -500,13 +542,21 @@ class WholeEngine {
 
   #mount(dir: string, expected: Expected): void {
     const machine = this.#machine;
-    const image = machine.random.pick(this.#world.images);
+    const { random } = machine;
+    const { plan } = this.#world;
+    const image = random.pick(this.#world.images);
+    const trust = random.chance(plan.mountTrust) ? random.pick(TRUST_POLICIES) : undefined;
     const was = expected.state;
     expected.isBusy = true;
-    machine.trace(`user: mount ${image.ref} ${dir}`);
+    machine.trace(`user: mount ${image.ref} ${dir}${trust === undefined ? '' : `, trust ${trust}`}`);
     this.#call(
       'mount',
-      { ref: image.ref, dir, prefetch: machine.random.chance(this.#world.plan.prefetch) },
+      {
+        ref: image.ref,
+        dir,
+        prefetch: random.chance(plan.prefetch),
+        ...(trust === undefined ? {} : { trust }),
+      },
       (result, code) => {
         expected.isBusy = false;
         machine.trace(`user: mount ${dir}: ${code}`);
@@ -514,7 +564,9 @@ class WholeEngine {
         if (result !== undefined) {
           expected.state = 'mounted';
           expected.image = image;
+          expected.trust = trust;
         } else expected.state = was === 'none' && SURE.has(code) ? 'none' : 'unknown';
+        if (code === 'integrity') this.#checkRefuted(image, trust);
         if (['conflict', 'internal', 'invalid-argument'].includes(code) && was === 'none')
           this.#checkRefusal('mount', dir, code);
       },
@@ -567,6 +619,16 @@ class WholeEngine {
       }
     }
     return state;
+  }
+
+  /** Only what was refuted is refused, and not to those who do not trust it. */
+  #checkRefuted(image: SimImage, trust: TrustPolicy | undefined): void {
+    const isForged = image.isIndexed && !image.offered.equals(image.flat);
+    const met = this.#machine.met['wrong bytes'] ?? 0;
+    this.#machine.check(
+      met > 0 || this.#world.plan.wrongBytes > 0 || (isForged && trust !== 'never' && trust !== 'own'),
+      () => `${image.ref} was refused with integrity, trust ${trust}`,
+    );
   }
 
   /** Codes that nothing a user or a fault does can explain. */
@@ -686,6 +748,19 @@ class WholeEngine {
     for (const server of this.#world.servers.values())
       server.onAppend ??= (message) => this.#checkAppend(message);
     this.#checkMounts();
+    this.#checkTrust();
+  }
+
+  /** Of mounts that a user was told of. */
+  #checkTrust(): void {
+    for (const [dir, { state, image, trust }] of this.#expected) {
+      if (state !== 'mounted' || trust !== 'never' || image === undefined || this.#world.plan.two) continue;
+      const flat = flatOf(this.#world.kernel.find(dir));
+      this.#machine.check(
+        flat === undefined || flat.equals(image.flat),
+        () => `${dir} trusts no sidecar and has the metadata of one`,
+      );
+    }
   }
 
   #checkMounts(): void {
@@ -713,8 +788,32 @@ class WholeEngine {
     const machine = this.#machine;
     const event = unpack<CofaEvent>(data);
     machine.meet(`log: ${event.type}`);
+    const id = subject.slice(subject.lastIndexOf('.') + 1);
+    if (event.type === 'image.verified' || event.type === 'image.refuted') {
+      const image = this.#world.images.find(({ manifest }) => manifest.endsWith(id));
+      const isRight = image !== undefined && event.flat === digestOf(image.flat);
+      machine.check(
+        isRight === (event.type === 'image.verified'),
+        () => `${image?.ref} has metadata that are ${isRight ? '' : 'not '}the layers', and ${event.type}`,
+      );
+      if (event.type === 'image.refuted') this.#refuted.add(`${root} sha256:${id} ${event.flat}`);
+    }
+    if (event.type === 'image.removed')
+      for (const key of this.#refuted) if (key.startsWith(`${root} sha256:${id} `)) this.#refuted.delete(key);
+    if (event.type === 'mount.requested') {
+      const flats = [...this.#refuted].filter((key) => key.startsWith(`${root} ${event.manifest} `));
+      this.#forbidden.set(id, { dir: event.dir, flats: new Set(flats.map((key) => key.split(' ')[2])) });
+    }
+    if (event.type === 'mount.mounted') {
+      const { dir, flats } = this.#forbidden.get(id) ?? { dir: '', flats: new Set() };
+      const flat = flatOf(this.#world.kernel.find(dir));
+      machine.check(
+        this.#world.plan.two || flat === undefined || !flats.has(digestOf(flat)),
+        () => `${dir} is mounted with metadata that were refuted before`,
+      );
+    }
     if (event.type !== 'layer.blocks') return;
-    const file = this.#world.device(root, `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`);
+    const file = this.#world.device(root, `sha256:${id}`);
     for (const [first, count] of event.ranges)
       for (let block = first; block < first + count; block++)
         machine.check(
@@ -749,6 +848,10 @@ class WholeEngine {
     for (;;) {
       machine.check(machine.now < end, () => `it does not come right: ${last}`);
       await this.#until(machine.now + 500, () => false);
+      if (this.#downAt > this.#supervisorDiedAt) {
+        last = 'an engine that was told to go is still there';
+        continue;
+      }
       if ([...this.#expected.values()].some(({ isBusy }) => isBusy)) {
         last = 'a call is under way';
         continue;
@@ -823,6 +926,28 @@ class WholeEngine {
     machine.check(failed === 0, () => `${failed} of ${asked} reads fail although all is well again`);
   }
 
+  /** Where everything is there and stays, the verdict on each flat image comes. */
+  async #proveAll(): Promise<void> {
+    const machine = this.#machine;
+    const { plan } = this.#world;
+    // Blocks that nobody has read are still absent, and what is evicted puts proofs off.
+    if (plan.cacheShare !== undefined || plan.two) return;
+    const end = machine.now + PATIENCE_MS;
+    for (;;) {
+      const status = await this.#status();
+      const mounted = new Set(status?.mounts.map(({ manifest }) => manifest));
+      const open = status?.images.find(
+        ({ trust, layers, manifest }) =>
+          trust === 'unproven' &&
+          mounted.has(manifest) &&
+          layers.every(({ state }) => state === 'complete' || state === 'handed-over'),
+      );
+      if (status !== undefined && open === undefined) return;
+      machine.check(machine.now < end, () => `${open?.ref} is complete and not proven`);
+      await this.#until(machine.now + 1_000, () => false);
+    }
+  }
+
   async #takeDown(): Promise<void> {
     const machine = this.#machine;
     this.#wantsUp = false;
@@ -878,4 +1003,10 @@ class WholeEngine {
     }
     machine.check(currentProcess() === undefined, () => 'the world runs inside a process');
   }
+}
+
+/** What the metadata device of a mount holds. */
+function flatOf(mount: SimMount | undefined): Buffer | undefined {
+  const backing = mount?.type === 'erofs' ? mount.metadata?.backing : undefined;
+  return backing?.kind === 'disk' ? backing.file.content : undefined;
 }

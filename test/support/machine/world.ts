@@ -25,7 +25,11 @@ export interface SimImage {
   manifest: string;
   layers: SimLayer[];
   isIndexed: boolean;
+  /** What the layers give. */
   flat: Buffer;
+  /** What the sidecar says. */
+  offered: Buffer;
+  sidecar: string;
 }
 
 /** A block that has gone bad on the disk. */
@@ -108,12 +112,15 @@ export class World {
       const flat = Buffer.from(
         JSON.stringify({ devices: mine.map(({ diffId, size }) => ({ diffId, size })) }),
       );
+      const ref = `registry.sim:5000/image${at}:1`;
       return {
-        ref: `registry.sim:5000/image${at}:1`,
+        ref,
         manifest: digest(`manifest ${at}`),
         layers: mine,
         isIndexed: this.plan.indexed[at] === true,
         flat,
+        offered: offeredBy(flat, this.plan.forged[at]),
+        sidecar: digest(`sidecar ${ref}`),
       };
     });
     makePresent(this);
@@ -240,4 +247,14 @@ export class World {
   }
 }
 
+function offeredBy(flat: Buffer, forged: Plan['forged'][number]): Buffer {
+  if (forged === undefined) return flat;
+  const { devices } = JSON.parse(flat.toString()) as { devices: object[] };
+  return Buffer.from(
+    JSON.stringify({ devices: forged === 'hiding' ? devices.slice(0, 1) : devices, forged }),
+  );
+}
+
+export const digestOf = (bytes: Uint8Array): string =>
+  `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 export const digest = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;

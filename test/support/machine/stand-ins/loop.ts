@@ -1,7 +1,7 @@
 /** Stand-in for src/kernel/loop.ts. */
 import { CofaError, type ErrorCode } from '../../../../schemas/errors.ts';
 import type { AttachOptions, LoopDevice, LoopStatus } from '../../../../src/kernel/loop.ts';
-import { backingPath, KernelError } from '../kernel.ts';
+import { type Backing, backingPath, KernelError } from '../kernel.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
 
@@ -61,7 +61,7 @@ export function listLoops(wanted?: (backingFile: string) => boolean): Promise<Lo
         number,
         path: `/dev/loop${number}`,
         label,
-        backingFile: backingPath(backing),
+        backingFile: shownPath(backing),
         directIo: true,
         readOnly: true,
         autoclear,
@@ -71,11 +71,17 @@ export function listLoops(wanted?: (backingFile: string) => boolean): Promise<Lo
   );
 }
 
+/** As the kernel shows it: of a file whose name is gone, or another one's, it says so. */
+function shownPath(backing: Backing): string {
+  const path = backingPath(backing);
+  return backing.kind === 'disk' && world().disk.file(path) !== backing.file ? `${path} (deleted)` : path;
+}
+
 /** Backing file → loops that stand on it. */
 export function backingFiles(): Map<string, number[]> {
   const found = new Map<string, number[]>();
   for (const { number, backing } of world().kernel.loops.values()) {
-    const path = backingPath(backing);
+    const path = shownPath(backing);
     found.set(path, [...(found.get(path) ?? []), number]);
   }
   return found;

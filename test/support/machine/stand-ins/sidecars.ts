@@ -1,9 +1,9 @@
 /** Stand-in for src/registry/sidecars.ts. */
 import { CofaError } from '../../../../schemas/errors.ts';
 import type { ResolvedImage } from '../../../../src/registry/client.ts';
-import type { SidecarHandle } from '../../../../src/registry/sidecars.ts';
+import { SIDECAR_REVISION, type SidecarHandle } from '../../../../src/registry/sidecars.ts';
 import { machine } from '../machine.ts';
-import { digest, world } from '../world.ts';
+import { world } from '../world.ts';
 import { request } from './registry-client.ts';
 import { encodeTable } from './span-table.ts';
 
@@ -23,9 +23,10 @@ export async function findSidecar(
     return bytes;
   };
   return {
-    descriptor: { mediaType: 'sidecar', digest: digest(`sidecar ${found.ref}`), size: 1 },
+    descriptor: { mediaType: 'sidecar', digest: found.sidecar, size: 1 },
+    revision: SIDECAR_REVISION,
     size: 1,
-    flat: () => blob(found.flat),
+    flat: () => blob(found.offered),
     spans: (layer) => blob(encodeTable(found.layers[layer] as never)),
     toc: () => blob(Buffer.alloc(0)),
   };

@@ -1,0 +1,58 @@
+/**
+ * Stand-in for src/engine/rebuild.ts: the process reads each layer, from its device or from the registry, and gives what
+ * the layers give, or dies.
+ */
+import { type Rebuilt, rebuiltPath } from '../../../../src/engine/rebuild.ts';
+import { CofaError } from '../../../../schemas/errors.ts';
+import type { RebuildOrder } from '../../../../src/index/rebuild-flat.ts';
+import { hexOf, type Layout, writeWhole } from '../../../../src/store/layout.ts';
+import { RIGHT } from '../disk.ts';
+import { machine } from '../machine.ts';
+import { digestOf, world } from '../world.ts';
+import { request } from './registry-client.ts';
+import { encodeTable } from './span-table.ts';
+
+export * from '../../../../src/engine/rebuild.ts';
+
+export async function rebuild(
+  layout: Layout,
+  manifest: string,
+  { layers, local }: RebuildOrder,
+  { expected, signal }: { expected?: string; signal?: AbortSignal },
+): Promise<Rebuilt> {
+  const { random } = machine();
+  machine().meet('rebuilds');
+  const dies = random.chance(world().plan.rebuildDies);
+  for (const { diffId, blob } of layers) {
+    const layer = world().layer(diffId);
+    const isHere = local.some((one) => one.diffId === diffId);
+    if (!isHere) await request('layer blob', signal);
+    let isWhole = true;
+    for (let block = 0; block < layer.blockCount; block++) {
+      await machine().sleep(world().plan.blockMs);
+      signal?.throwIfAborted();
+      if (dies && random.chance(0.3)) {
+        machine().meet('rebuilds that die');
+        throw new CofaError('internal', 'the rebuild ended early');
+      }
+      if (isHere) isWhole &&= world().device(layout.root, diffId)?.blocks?.[block] === RIGHT;
+    }
+    if (!isWhole) {
+      machine().meet('rebuilds whose layers went');
+      throw new CofaError('integrity', `the device of layer ${diffId} is another one`);
+    }
+    if (!isHere) await writeWhole(layout.spans(blob), encodeTable(layer));
+  }
+  const image = world().images.find((one) => hexOf(one.manifest) === hexOf(manifest));
+  if (image === undefined) throw new CofaError('internal', 'no such image');
+  const isSame =
+    expected !== undefined && (expected === digestOf(image.flat) || world().sabotage === 'blind-proof');
+  const path = rebuiltPath(layout, manifest, expected !== undefined);
+  if (!isSame) await writeWhole(path, image.flat);
+  return {
+    flat: digestOf(image.flat),
+    devices: layers.map(({ diffId, blob }) => ({ diffId, size: world().layer(diffId).size, spans: blob })),
+    difference: isSame ? undefined : 'other bytes',
+    path,
+  };
+}
