@@ -19,6 +19,7 @@ export const ReplayImage = z.object({
   origin: z.enum(['sidecar', 'node']).optional(),
   flat: z.string().optional().describe('digest of the flat metadata'),
   failure: failure.optional(),
+  trust: z.enum(['proven', 'unproven', 'refuted']).optional().describe('what is known of the flat metadata'),
   verified: z.string().optional().describe('digest of flat metadata that the node has built by itself'),
   refuted: z.string().optional().describe("the registry's flat metadata are not those of the layers"),
   layers: z.array(z.string()).describe('diffIDs, the lowest first'),

@@ -26,6 +26,8 @@ export interface ImageLine {
   manifest: string;
   state: string;
   origin: string | null;
+  /** proven, unproven or refuted: docs/architecture.md, Trust; null while there is no flat image. */
+  trust: string | null;
   /** Directories that it is mounted at. */
   mounts: number;
   /** Uncompressed bytes, and those that are on this node; layers in common count for each image. */
@@ -34,11 +36,12 @@ export interface ImageLine {
 }
 
 export function imageList(status: Status): ImageLine[] {
-  return status.images.map(({ ref, manifest, state, origin, bytes }) => ({
+  return status.images.map(({ ref, manifest, state, origin, trust, bytes }) => ({
     ref,
     manifest,
     state,
     origin: origin ?? null,
+    trust: trust ?? null,
     mounts: status.mounts.filter((mount) => mount.manifest === manifest).length,
     totalBytes: bytes.total,
     presentBytes: bytes.present,
@@ -49,12 +52,13 @@ export function renderImages(status: Status): string {
   const images = imageList(status);
   if (images.length === 0) return 'no images\n';
   return renderTable(
-    ['IMAGE', 'DIGEST', 'STATE', 'INDEX', 'SIZE', 'PRESENT', 'MOUNTS'],
+    ['IMAGE', 'DIGEST', 'STATE', 'INDEX', 'TRUST', 'SIZE', 'PRESENT', 'MOUNTS'],
     images.map((image) => [
       image.ref,
       shortDigest(image.manifest),
       image.state,
       image.origin ?? '-',
+      image.trust ?? '-',
       formatBytes(image.totalBytes),
       formatShare(image.presentBytes, image.totalBytes),
       String(image.mounts),

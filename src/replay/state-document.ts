@@ -1,5 +1,5 @@
 /** A node's state as a JSON document, and what differs between two of them. Schemas: schemas/replay.ts. */
-import { type NodeState, presentRanges } from '../../actors/node-state.ts';
+import { type NodeState, presentRanges, proofOf } from '../../actors/node-state.ts';
 import type { ReplayDiff, ReplayImage, ReplayLayer, ReplayMount, ReplayState } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { digestOfNodeState } from '../store/node-codec.ts';
@@ -35,6 +35,7 @@ export function describeFacts(state: NodeState): {
   const users = new Map<string, string[]>();
   const images = [...state.images].map(
     ([manifest, { resolved, prepared, failure, verified, refuted }]): ReplayImage => {
+      const trust = proofOf({ prepared, verified, refuted });
       for (const { diffId } of resolved.layers)
         users.set(diffId, [...(users.get(diffId) ?? []), resolved.ref]);
       return {
@@ -43,6 +44,7 @@ export function describeFacts(state: NodeState): {
         state: failure !== undefined ? 'failed' : prepared !== undefined ? 'prepared' : 'resolved',
         ...(prepared === undefined ? {} : { origin: prepared.origin, flat: prepared.flat }),
         ...(failure === undefined ? {} : { failure: { code: failure.code, message: failure.message } }),
+        ...(trust === undefined ? {} : { trust }),
         ...(verified === undefined ? {} : { verified }),
         ...(refuted === undefined ? {} : { refuted: refuted.message }),
         layers: resolved.layers.map(({ diffId }) => diffId),
@@ -103,6 +105,7 @@ export function diffStates(a: ReplayState, b: ReplayState): ReplayDiff {
       'origin',
       'flat',
       'failure',
+      'trust',
       'verified',
       'refuted',
     ]),

@@ -31,11 +31,12 @@ export function renderState(state: ReplayState): string {
   if (state.images.length > 0)
     parts.push(
       renderTable(
-        ['IMAGE', 'STATE', 'INDEX', 'LAYERS', 'MANIFEST'],
+        ['IMAGE', 'STATE', 'INDEX', 'TRUST', 'LAYERS', 'MANIFEST'],
         state.images.map((image) => [
           image.ref,
           image.state,
           image.origin ?? '-',
+          image.trust ?? '-',
           String(image.layers.length),
           shortDigest(image.manifest),
         ]),

@@ -46,6 +46,10 @@ export function summaryOf(event: ReplayEvent): string {
       return `${formatBytes(Number(data.size))}, ${String(data.blockCount)} blocks`;
     case 'image.prepared':
       return String(data.origin);
+    case 'image.verified':
+      return `flat image ${shortDigest(String(data.flat))} is what the layers give`;
+    case 'image.refuted':
+      return `flat image ${shortDigest(String(data.flat))} is not what the layers give: ${printable(String(data.message))}`;
     case 'engine.started':
       return `pid ${String(data.pid)}, cofa ${String(data.version)}`;
     case 'mount.requested':
