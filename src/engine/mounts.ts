@@ -243,10 +243,13 @@ export class Mounts {
   /** Until it is back or somebody unmounts it: it was promised, and what is in its way may pass. */
   async #restoreAgain(actor: MountActor): Promise<void> {
     const { dir } = actor.facts;
-    const isWanted = () => this.#mounts.get(dir) === actor && actor.host.state === 'failed';
+    // An unmount that is under way may fail as well.
+    const isWanted = () =>
+      this.#mounts.get(dir) === actor && ['failed', 'unmounting'].includes(actor.host.state);
     for (let pause = RESTORE_AGAIN_MS; ; pause = Math.min(2 * pause, RESTORE_LONGEST_MS)) {
       await sleep(pause, undefined, { ref: false });
       if (!isWanted()) return;
+      if (actor.host.state === 'unmounting') continue;
       actor.restoring = true;
       actor.host.send({ type: 'MOUNT' });
       await actor.host.until('mounted', 'failed');
@@ -256,8 +259,9 @@ export class Mounts {
   }
 
   /** The engine ended before the mount was there: whoever asked for it has heard of no success. */
-  async #giveUp({ id, dir }: MountFacts): Promise<void> {
+  async #giveUp({ id, dir, made }: MountFacts): Promise<void> {
     if (findMount(dir)?.type === 'erofs') await unmount(dir, { lazy: true }).catch(() => {});
+    if (made === true) await rmdir(dir).catch(() => {});
     const message = 'the engine ended before it was mounted';
     await this.#fail(id, { code: 'unavailable', message });
   }
@@ -409,7 +413,7 @@ export class Mounts {
   }
 
   async #mountEffect(actor: MountActor): Promise<void> {
-    const { id } = actor.facts;
+    const { id, dir } = actor.facts;
     try {
       await this.#mountErofs(actor);
       try {
@@ -426,7 +430,11 @@ export class Mounts {
       actor.error = toErrorRecord(error);
       await actor.image.release(id).catch(() => {});
       const { code, message } = actor.error;
-      if (!actor.restoring) await this.#fail(id, { code, message });
+      if (!actor.restoring) {
+        // Before the log forgets that it was made.
+        if (actor.madeDir) await rmdir(dir).catch(() => {});
+        await this.#fail(id, { code, message });
+      }
       actor.host.send({ type: 'FAILED', error: actor.error });
     }
   }
@@ -443,14 +451,7 @@ export class Mounts {
       await this.#append(id, { type: 'mount.unmounted' });
     } catch (error) {
       actor.error = toErrorRecord(error);
-      // Not in the log: nothing shall have changed. Unless another engine owns the mount now, and may have it back already.
-      const again = async () => {
-        if (this.#options.events.isFenced) throw error;
-        if (actor.madeDir) await mkdir(dir, { recursive: true });
-        await this.#mountErofs(actor);
-      };
-      const isBack = !isGone || (await again().then(yes, no));
-      actor.host.send({ type: isBack ? 'BUSY' : 'DETACHED' });
+      await this.#stayMounted(actor, isGone);
       return;
     }
     this.#mounts.delete(dir);
@@ -458,6 +459,23 @@ export class Mounts {
       this.#options.log.error({ mount: id, error }, 'devices were not let go');
     });
     actor.host.send({ type: 'UNMOUNTED' });
+  }
+
+  /** An unmount has failed, or is not in the log: nothing shall have changed. `isGone`: out of the kernel it is. */
+  async #stayMounted(actor: MountActor, isGone: boolean): Promise<void> {
+    const { dir } = actor.facts;
+    if (actor.before === 'failed' && actor.error !== undefined) {
+      actor.host.send({ type: 'FAILED', error: actor.error });
+      return;
+    }
+    const again = async () => {
+      // Another engine owns the mount now, and may have it back already.
+      if (this.#options.events.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
+      if (actor.madeDir) await mkdir(dir, { recursive: true });
+      await this.#mountErofs(actor);
+    };
+    const isBack = actor.before === 'mounted' && (!isGone || (await again().then(yes, no)));
+    actor.host.send({ type: isBack ? 'BUSY' : 'DETACHED' });
   }
 
   async #append(id: string, event: NewEvent): Promise<void> {

@@ -547,7 +547,8 @@ class KillRounds {
       this.#report.mounts.lost = this.#mounts.size;
       if (this.#mounts.size > 0)
         this.#violation(`mounts that cannot be unmounted: ${[...this.#mounts.values()].map((m) => m.dir)}`);
-      await sleep(500);
+      // A front end keeps its own fetcher for half a minute after its last job.
+      for (let tries = 0; tries < 80 && this.#leftDescriptors().length > 0; tries++) await sleep(500);
       leaked.push(...this.#leftDescriptors(), ...(await this.#leftConsumers()));
       const processes = [...this.#pids().values()].flatMap((pid) => identify(pid) ?? []);
       const down = await this.#engine.cli(['down']);
