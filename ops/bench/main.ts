@@ -6,10 +6,14 @@ import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { type RealImage, realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { fileTimes } from './files.ts';
+import { fuseReads } from './fuse.ts';
+import { fileGoals, fuseGoals, type Goal, indexGoals, memoryGoal, startGoals } from './goals.ts';
 import { indexCost } from './index-cost.ts';
 import { type Link, median, type Start, textTable } from './measure.ts';
 import { memoryOfMounts } from './memory.ts';
 import { parseRate } from './relay.ts';
+import { hasStargz, prepareStargz, STARGZ } from './stargz.ts';
 import { type BenchImage, prepare, type Repositories, WAYS } from './ways.ts';
 
 const COMMANDS: Record<RealImage, string[]> = {
@@ -17,7 +21,8 @@ const COMMANDS: Record<RealImage, string[]> = {
   node: ['node', '/app/hello.js'],
   java: ['java', '--version'],
 };
-const PARTS = ['start', 'index', 'memory'] as const;
+const PARTS = ['start', 'files', 'fuse', 'index', 'memory'] as const;
+const ways = hasStargz() ? [...WAYS, STARGZ] : WAYS;
 
 const { values } = parseArgs({
   options: {
@@ -45,6 +50,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 const say = (line: string) => console.error(`bench: ${line}`);
 const tables: Array<{ title: string; rows: string[][] }> = [];
+const goals: Array<Goal & { of: string }> = [];
 const data: Record<string, unknown> = {
   machine: { kernel: release(), cores: availableParallelism() },
   link: { rate: values.rate, rttMs: link.rttMs },
@@ -72,6 +78,7 @@ async function main(): Promise<void> {
       await push(`${name}-cost`);
       const cost = await indexCost(`${registry.host}/${name}-cost:latest`, layout);
       data[`index ${name}`] = cost;
+      goals.push(...indexGoals(cost).map((goal) => ({ ...goal, of: name })));
       table(`Index of ${name}`, [
         ['', 'CPU s', 'wall s', 'peak MB'],
         ['gunzip of its layers', cost.gunzip.cpuS.toFixed(2), cost.gunzip.wallS.toFixed(2), ''],
@@ -80,14 +87,20 @@ async function main(): Promise<void> {
         ['sidecar / image', `${((100 * cost.sidecarBytes) / bytes).toFixed(2)} %`, '', ''],
       ]);
     }
-    if (parts.includes('start')) images.push({ image, at: await prepare(image, registry.host, push) });
+    if (!parts.includes('start') && !parts.includes('files')) continue;
+    const at = await prepare(image, registry.host, push);
+    if (ways.includes(STARGZ)) await prepareStargz(image, at);
+    images.push({ image, at });
   }
-  for (const { image, at } of images) await starts(image, at);
+  for (const { image, at } of parts.includes('start') ? images : []) await starts(image, at);
+  for (const { image, at } of parts.includes('files') ? images : []) await files(image, at);
+  if (parts.includes('fuse')) await fuse();
   if (parts.includes('memory')) {
     const count = Number(values.mounts);
     const layout = await realImage('demo');
     const memory = await memoryOfMounts(count, layout, registry.host, say);
     data['memory'] = memory;
+    goals.push({ ...memoryGoal(count, memory.pss), of: 'demo' });
     table(`Memory of all processes, ${count} images mounted`, [
       ['', 'RSS MB', 'PSS MB'],
       ...memory.processes.map((one) => [one.name, mb(one.rss), mb(one.pss)]),
@@ -95,6 +108,20 @@ async function main(): Promise<void> {
       ['before the mounts', '', mb(memory.idlePss)],
     ]);
   }
+  table('Goals', [
+    ['', 'image', 'measure', 'goal', 'measured', ''],
+    ...goals
+      .toSorted((a, b) => Number.parseInt(a.id.slice(1), 10) - Number.parseInt(b.id.slice(1), 10))
+      .map(({ id, of, measure, goal, measured, met }) => [
+        id,
+        of,
+        measure,
+        goal,
+        measured,
+        met ? 'met' : 'missed',
+      ]),
+  ]);
+  data['goals'] = goals;
   if (values.out === undefined) return;
   await writeFile(values.out, `${JSON.stringify(data, null, 2)}\n`);
   await writeFile(`${values.out.replace(/\.json$/, '')}.md`, tables.map(markdown).join('\n'));
@@ -107,7 +134,7 @@ async function starts(image: BenchImage, at: Repositories): Promise<void> {
     if (start !== undefined) map.set(name, [...(map.get(name) ?? []), start]);
   };
   for (let round = 1; round <= Number(values.rounds); round++) {
-    for (const way of WAYS) {
+    for (const way of ways) {
       say(`${image.name}, round ${round} of ${values.rounds}: ${way.name}`);
       const result = await way.run(image, at, link);
       add(cold, way.name, result.cold);
@@ -132,9 +159,53 @@ async function starts(image: BenchImage, at: Repositories): Promise<void> {
   const cofaWarm = median(of(warm, 'cofa, pack'));
   table(`Start of ${image.name} (${mb(image.bytes)} MB), link ${values.rate}bit/s, ${link.rttMs} ms`, [
     ['', 'to its end s', 'spread', 'added delay s', 'less than containerd', 'MB'],
-    ...WAYS.map(({ name }) => row(name)),
+    ...ways.map(({ name }) => row(name)),
     ['overlayfs, all local', s(base), '', '', '', ''],
     ['cofa, all local', s(cofaWarm), '', '', `${(cofaWarm / base).toFixed(2)} of it`, ''],
+  ]);
+  const byWay = (of: (name: string) => number) =>
+    Object.fromEntries(ways.map(({ name }) => [name, of(name)]));
+  const found = startGoals({
+    added: byWay(added),
+    fetched: byWay((name) => median((cold.get(name) ?? []).map(({ bytes }) => bytes))),
+    warm: { overlayfs: base, cofa: cofaWarm },
+    imageBytes: image.bytes,
+    sidecarBytes: at.sidecarBytes,
+    packBytes: at.packBytes,
+    link: { bitsPerSecond: link.rate, rttMs: link.rttMs },
+  });
+  goals.push(...found.map((goal) => ({ ...goal, of: image.name })));
+}
+
+async function files(image: BenchImage, at: Repositories): Promise<void> {
+  const times = await fileTimes(at, Number(values.rounds), say);
+  data[`files ${image.name}`] = times;
+  goals.push(...fileGoals(times.map((one) => ({ ...one }))).map((goal) => ({ ...goal, of: image.name })));
+  table(`Files of ${image.name}, complete, seconds`, [
+    ['', 'cofa, cold', 'overlayfs, cold', 'cofa, warm', 'overlayfs, warm'],
+    ...times.map(({ task, cofa, overlayfs }) => [
+      task,
+      ...[cofa.cold, overlayfs.cold, cofa.warm, overlayfs.warm].map((ms) => (ms / 1000).toFixed(3)),
+    ]),
+  ]);
+}
+
+async function fuse(): Promise<void> {
+  const reads = await fuseReads(Number(values.rounds), say);
+  data['fuse'] = reads;
+  goals.push(...fuseGoals(reads).map((goal) => ({ ...goal, of: '' })));
+  const us = (value: number) => value.toFixed(0);
+  table('Reads through FUSE, blocks present', [
+    ['', 'cofa MB/s', 'bindfs MB/s', 'cofa p50 µs', 'bindfs p50 µs', 'cofa p99 µs', 'bindfs p99 µs'],
+    ...reads.map(({ job, cofa, bindfs }) => [
+      job,
+      mb(cofa.rate),
+      mb(bindfs.rate),
+      us(cofa.p50Us),
+      us(bindfs.p50Us),
+      us(cofa.p99Us),
+      us(bindfs.p99Us),
+    ]),
   ]);
 }
 

@@ -27,6 +27,9 @@ export interface Repositories {
   indexed: string;
   /** With a sidecar and a startup pack. */
   packed: string;
+  /** bytes, compressed */
+  sidecarBytes: number;
+  packBytes: number;
 }
 
 export interface Way {
@@ -62,18 +65,24 @@ export async function prepare(
     plain: `${image.name}-plain`,
     indexed: `${image.name}-indexed`,
     packed: `${image.name}-packed`,
+    sidecarBytes: 0,
+    packBytes: 0,
   };
   for (const repository of [at.plain, at.indexed, at.packed]) await push(repository);
-  for (const repository of [at.indexed, at.packed])
-    await timed(COFA, ['index', `${registry}/${repository}:latest`]);
+  for (const repository of [at.indexed, at.packed]) {
+    const { output } = await timed(COFA, ['--json', 'index', `${registry}/${repository}:latest`]);
+    at.sidecarBytes = (JSON.parse(output) as { sidecarBytes: number }).sidecarBytes;
+  }
   await onFreshEngine(async (cofa) => {
     const ref = `${registry}/${at.packed}:latest`;
     await cofa('run', '--no-prefetch', ref, ...image.command);
     // A start with prefetch is what is recorded.
     await cofa('run', ref, ...image.command);
     for (let tries = 0; tries < 120; tries++) {
-      const { packs } = JSON.parse((await cofa('pack', 'ls', '--json')).output) as { packs: unknown[] };
-      if (packs.length > 0) break;
+      const { output } = await cofa('pack', 'ls', '--json');
+      const [pack] = (JSON.parse(output) as { packs: Array<{ size: number }> }).packs;
+      at.packBytes = pack?.size ?? 0;
+      if (pack !== undefined) break;
       await new Promise((resolve) => setTimeout(resolve, 500));
     }
     await cofa('pack', 'push', ref, ...image.command);
@@ -161,7 +170,7 @@ async function packed(
 }
 
 /** Waits, 5 minutes at most, until no block of any image is absent. */
-async function untilWhole(cofa: Cofa): Promise<void> {
+export async function untilWhole(cofa: Cofa): Promise<void> {
   for (let tries = 0; tries < 600; tries++) {
     const status = JSON.parse((await cofa('status', '--json')).output) as {
       images: Array<{ layers: Array<{ state: string }> }>;

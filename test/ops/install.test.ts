@@ -96,5 +96,5 @@ test('says what is missing where there is no apt', async () => {
 test('names its purposes when given another', async () => {
   const { status, stderr } = spawnSync(INSTALL, ['everything'], { encoding: 'utf8' });
   expect(status).toBe(8);
-  expect(stderr).toContain('ops/install [run|demo|test]');
+  expect(stderr).toContain('ops/install [run|demo|bench|test]');
 });
