@@ -464,13 +464,16 @@ export class Mounts {
   /** An unmount has failed, or is not in the log: nothing shall have changed. `isGone`: out of the kernel it is. */
   async #stayMounted(actor: MountActor, isGone: boolean): Promise<void> {
     const { dir } = actor.facts;
+    // `down` has detached it meanwhile.
+    if (actor.host.state !== 'unmounting') return;
     if (actor.before === 'failed' && actor.error !== undefined) {
       actor.host.send({ type: 'FAILED', error: actor.error });
       return;
     }
     const again = async () => {
       // Another engine owns the mount now, and may have it back already.
-      if (this.#options.events.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
+      if (this.#options.events.isFenced || findMount(dir) !== undefined)
+        throw new CofaError('conflict', 'another engine owns the mount now');
       if (actor.madeDir) await mkdir(dir, { recursive: true });
       await this.#mountErofs(actor);
     };

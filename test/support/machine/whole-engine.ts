@@ -101,6 +101,8 @@ class WholeEngine {
   /** When an engine said that it goes; Infinity: it is being told. */
   #downAt = Number.NEGATIVE_INFINITY;
   #wantsUp = true;
+  /** Folder of the engine that answered last. */
+  #living = ROOT;
   #isHealed = false;
   /** `<root> <manifest> <digest of metadata>` */
   readonly #refuted = new Set<string>();
@@ -871,7 +873,9 @@ class WholeEngine {
   /** What of the mounts is not as it was promised. */
   #compare(status: Status): string[] {
     const wrong: string[] = [];
-    const points = this.#world.kernel.mounts.filter(({ type }) => type === 'erofs').map(({ point }) => point);
+    this.#living = status.root;
+    const { mounts } = this.#world.kernel;
+    const points = mounts.filter((mount) => this.#isOfLiving(mount)).map(({ point }) => point);
     const known = new Map(status.mounts.map(({ dir, state, ref }) => [dir, { state, ref }]));
     for (const [dir, { state, image }] of this.#expected) {
       const there = known.get(dir);
@@ -881,7 +885,8 @@ class WholeEngine {
         );
       if (state === 'none' && there !== undefined)
         wrong.push(`${dir} is gone for its user and ${there.state}`);
-      if (there?.state === 'mounted' && !points.includes(dir))
+      const top = mounts.findLast(({ point }) => point === dir);
+      if (there?.state === 'mounted' && (top === undefined || !this.#isOfLiving(top)))
         wrong.push(`${dir} is called mounted and is not`);
       if (there === undefined && points.includes(dir))
         wrong.push(`${dir} is mounted and the engine does not know it`);
@@ -907,10 +912,20 @@ class WholeEngine {
     }
   }
 
+  /**
+   * Whether a mount is one of the engine that runs now. Of two engines, one that died and was replaced takes its own away
+   * when it starts again, which it cannot as long as the other one owns the name.
+   */
+  #isOfLiving({ type, metadata }: SimMount): boolean {
+    if (type !== 'erofs' || !this.#world.plan.two) return type === 'erofs';
+    const backing = metadata?.backing;
+    return backing?.kind === 'disk' && backing.path.startsWith(`${this.#living}/`);
+  }
+
   async #readAll(): Promise<void> {
     const machine = this.#machine;
     let [asked, answered, failed] = [0, 0, 0];
-    for (const mount of this.#world.kernel.mounts) {
+    for (const mount of this.#world.kernel.mounts.filter((one) => this.#isOfLiving(one))) {
       for (const [at, { size }] of mount.devices.entries()) {
         for (let block = 0; block < size / 65_536; block += 2) {
           asked += 1;
@@ -975,11 +990,9 @@ class WholeEngine {
     const machine = this.#machine;
     const { kernel, disk } = this.#world;
     machine.check(
-      kernel.mounts.every(({ type }) => this.#world.plan.two && type === 'fuse'),
+      kernel.mounts.every((mount) => this.#world.plan.two && !this.#isOfLiving(mount)),
       () => `left mounted: ${kernel.mounts.map(({ point }) => point).join(', ')}`,
     );
-    // An engine that died and was replaced takes its loops and its FUSE mount down when it starts again, which it cannot as long as the other
-    // one owns the name.
     machine.check(
       this.#world.plan.two || kernel.loops.size === 0,
       () => `left loops: ${[...kernel.loops.values()].map(({ label }) => label).join(', ')}`,
