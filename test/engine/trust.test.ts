@@ -3,7 +3,7 @@
  * flat images are made by cofa's own builder from tables of contents that say something else than the layers.
  */
 import { createHash } from 'node:crypto';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
@@ -138,6 +138,49 @@ describe('an honest sidecar', () => {
     expect(readFileSync(join(second, 'app/data')).equals(noise(200_000, 3))).toBe(true);
   });
 });
+
+describe('a rebuild that is killed', () => {
+  it('says nothing about its sidecar and harms nobody: its mount is served, other images are proven', async () => {
+    const [image, other] = [await push('unlucky', files(60)), await push('next', files(70))];
+    for (const { ref } of [image, other]) expect((await engine.cli(['index', ref])).code).toBe(0);
+    const [dir, second] = [newDir(), newDir()];
+    const killed = killRebuild();
+    expect(await mount(image.ref, dir)).toMatchObject({ origin: 'sidecar', trust: 'unproven' });
+    await killed;
+    await expectRight(dir, image);
+    expect(await mount(other.ref, second)).toMatchObject({ origin: 'sidecar' });
+    await eventually('proven', async () => (await trustOf(second)) === 'proven', PROOF_MS);
+    await expectRight(second, other);
+    expect((await engine.status()).degraded).toEqual([]);
+  });
+});
+
+/** Kills the next rebuild of the engine. */
+async function killRebuild(): Promise<void> {
+  const root = engine.root;
+  const { processes } = await engine.status();
+  const supervisor = processes.find(({ role }) => role === 'supervisor')?.pid;
+  await eventually(
+    `a rebuild below ${root}`,
+    () => {
+      for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+        const read = (file: string) => {
+          try {
+            return readFileSync(`/proc/${pid}/${file}`, 'utf8');
+          } catch {
+            return '';
+          }
+        };
+        if (!read('cmdline').includes('/engine/rebuilder.ts')) continue;
+        if (!read('status').includes(`PPid:\t${supervisor}\n`)) continue;
+        process.kill(Number(pid), 'SIGKILL');
+        return true;
+      }
+      return false;
+    },
+    PROOF_MS,
+  );
+}
 
 describe('a forged sidecar', () => {
   it('is refuted when the layers are whole: alarm, refusal, the node’s own instead; a restart keeps it all', async () => {
