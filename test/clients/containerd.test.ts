@@ -39,7 +39,7 @@ beforeAll(async () => {
     const image = await makeClientImage(work, base, name, { big, said: `I am ${name}`, config });
     images[name] = { ...image, ref: await push(image, registry.host, name) };
     if (name === 'plain') continue;
-    const indexed = await runCofa(['index', refOf(name)]);
+    const indexed = await runCofa(['index', refOf(name)], { timeoutMs: 180_000 });
     if (indexed.code !== 0) throw new Error(indexed.stderr);
   }
 }, 300_000);

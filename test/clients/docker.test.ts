@@ -42,7 +42,7 @@ beforeAll(async () => {
     images[name] = { ...image, ref: await push(image, registry.host, name) };
   }
   for (const name of ['lazy', 'kept']) {
-    const indexed = await runCofa(['index', refOf(name)]);
+    const indexed = await runCofa(['index', refOf(name)], { timeoutMs: 180_000 });
     if (indexed.code !== 0) throw new Error(indexed.stderr);
   }
   engine = await startEngine({ workers: 1, args: ['--snapshotter'] });

@@ -142,7 +142,7 @@ class Churn {
       const ref = await push(image, registry.host, name);
       const isLazy = name.startsWith('lazy');
       if (isLazy) {
-        const { code, stderr } = await runCofa(['index', ref]);
+        const { code, stderr } = await runCofa(['index', ref], { timeoutMs: 180_000 });
         if (code !== 0) throw new Error(stderr);
       }
       const expected = join(work, `big-${name}`);
