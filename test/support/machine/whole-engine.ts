@@ -925,6 +925,8 @@ class WholeEngine {
   async #readAll(): Promise<void> {
     const machine = this.#machine;
     let [asked, answered, failed] = [0, 0, 0];
+    // Bytes that came wrong are remembered for a moment.
+    await this.#until(machine.now + 1_500, () => false);
     for (const mount of this.#world.kernel.mounts.filter((one) => this.#isOfLiving(one))) {
       for (const [at, { size }] of mount.devices.entries()) {
         for (let block = 0; block < size / 65_536; block += 2) {

@@ -18,4 +18,7 @@ export class LogFiles {
       if (sabotage !== 'forget-log-sync') end();
     });
   };
+
+  /** All streams of the simulated server are synced as one. */
+  readonly syncSnapshots = (): Promise<void> => this.sync();
 }
