@@ -55,8 +55,9 @@ export interface LinkOptions {
 
 /** Signs of life that are asked for within `hangMs`. Each must have had its time: a machine that slept is no hang. */
 const BEATS = 5;
-/** A process has this many times `hangMs` to get ready. */
+/** A process has this many times `hangMs` to get ready; the next one twice as long, and so on, at most this often. */
 const START_FACTOR = 3;
+const MOST_DOUBLINGS = 2;
 /** What is killed and does not end hangs in the kernel: it is not waited for any longer, ms. */
 const UNKILLABLE_MS = 5_000;
 
@@ -72,6 +73,8 @@ export class Child {
   #reason: string | undefined;
   /** Instead of the signal, at the next end. */
   #farewell: ToChild | undefined;
+  /** Starts in a row that took too long. A busy machine has no use for one that is cut off at the same place again. */
+  #lateStarts = 0;
 
   constructor(options: ChildOptions) {
     this.#options = options;
@@ -202,16 +205,20 @@ export class Child {
   /** Asks for signs of life until the returned function is called. */
   #watch(child: ChildProcess, { hangMs, onLoaded, onReady }: LinkOptions): () => void {
     let beat = 0;
+    // While it loads its program a process cannot answer: until its first word, only its start has a limit.
+    let hasSpoken = false;
     let missed = 0;
     let troubled = 0;
     let starting = 0;
     child.on('message', (message: FromChild) => {
+      hasSpoken = true;
       if (message.kind === 'loaded') {
         if (onLoaded === undefined) this.send({ kind: 'begin' });
         else onLoaded();
         return;
       }
       if (message.kind === 'ready') {
+        this.#lateStarts = 0;
         this.#send({ type: 'READY' });
         onReady?.();
         return;
@@ -220,12 +227,15 @@ export class Child {
       troubled = message.trouble === undefined ? 0 : troubled + 1;
       if (troubled > BEATS) this.kill(message.trouble ?? '');
     });
+    const factor = START_FACTOR * 2 ** Math.min(this.#lateStarts, MOST_DOUBLINGS);
     const timer = setInterval(() => {
       if (child !== this.#process || this.#host.state === 'stopping') return;
-      if (missed >= BEATS) return this.kill(`it did not answer for ${hangMs / 1000} s`);
+      if (hasSpoken && missed >= BEATS) return this.kill(`it did not answer for ${hangMs / 1000} s`);
       starting = this.#host.state === 'starting' ? starting + 1 : 0;
-      if (starting > BEATS * START_FACTOR)
-        return this.kill(`it was not ready after ${(START_FACTOR * hangMs) / 1000} s`);
+      if (starting > BEATS * factor) {
+        this.#lateStarts += 1;
+        return this.kill(`it was not ready after ${(factor * hangMs) / 1000} s`);
+      }
       missed += 1;
       this.send({ kind: 'ping', beat: ++beat });
     }, hangMs / BEATS);

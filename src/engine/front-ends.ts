@@ -20,6 +20,7 @@ import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { type Guard, startGuard } from '../fuse/guard.ts';
 import { type FuseSession, openFuseSession } from '../fuse/session.ts';
 import { type StandIn, startStandIn } from '../fuse/stand-in.ts';
+import { isErrno } from '../kernel/errno.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import type { Layout } from '../store/layout.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
@@ -72,6 +73,8 @@ export class FrontEnds {
   #begun = false;
   /** The mount is a new one since the loops were attached. */
   #moved = false;
+  /** The mount's connection was aborted. */
+  #isCut = false;
 
   constructor(options: FrontEndsOptions) {
     this.#options = options;
@@ -256,7 +259,16 @@ export class FrontEnds {
   #onEnd(): void {
     this.#begun = false;
     this.#lost();
-    if (this.#session !== undefined && !this.#session.resend) this.#renew();
+    if (this.#session !== undefined && (this.#isCut || !this.#session.resend)) this.#renew();
+  }
+
+  /** The connection was aborted by somebody, for good: no front end can serve it any more. */
+  #onCut(): void {
+    if (this.#stopping || this.#isCut || this.#session === undefined) return;
+    this.#isCut = true;
+    this.#options.log.error('the FUSE connection was aborted from outside: the mount is made anew');
+    if (this.#current.pid === undefined) this.#renew();
+    else this.#current.kill('its FUSE connection was aborted');
   }
 
   /** Nobody serves: readers wait, until their deadline, and at least `leastMs` from now. */
@@ -314,6 +326,7 @@ export class FrontEnds {
   /** Gives the mount up with all that waits on it, and makes another one, to which the loops are moved later. */
   #renew(): void {
     this.close();
+    this.#isCut = false;
     this.#moved = true;
     openFuseSession(this.#options.layout.devices()).then(
       (session) => {
@@ -341,7 +354,9 @@ export class FrontEnds {
       if (asked !== undefined) return;
       missed = 0;
       asked = statfs(layout.devices())
-        .catch(() => {})
+        .catch((error: unknown) => {
+          if (isErrno(error, 'ENOTCONN', 'ECONNABORTED')) this.#onCut();
+        })
         .finally(() => {
           asked = undefined;
         });

@@ -74,22 +74,27 @@ export class Leftovers {
   /**
    * Lets go of those that nobody took; one that is in use goes with its last user. A mount on them that the log does not
    * know goes first: its end came into the log, and the engine died before it heard of that. Those that `isWanted` says
-   * so of are about to come back. Returns how many loops there were.
+   * so of are about to come back. Returns how many loops there were, and where mounts went.
    */
-  async dismissRest(log: Logger, isWanted: (dir: string) => boolean): Promise<number> {
+  async dismissRest(
+    log: Logger,
+    isWanted: (dir: string) => boolean,
+  ): Promise<{ loops: number; dirs: string[] }> {
+    const dirs: string[] = [];
     const rest = [...this.#loops.values()].flat();
     this.#loops.clear();
     const paths = new Set(rest.map(({ path }) => path));
     for (const { type, source, mountPoint } of rest.length === 0 ? [] : listMounts().toReversed()) {
       if (type !== 'erofs' || !paths.has(source) || isWanted(mountPoint)) continue;
       log.warn({ dir: mountPoint }, 'a mount that the log does not know is taken away');
-      await unmount(mountPoint, { lazy: true }).catch((error: unknown) =>
-        log.warn({ dir: mountPoint, error }, 'a mount stays'),
+      await unmount(mountPoint, { lazy: true }).then(
+        () => dirs.push(mountPoint),
+        (error: unknown) => log.warn({ dir: mountPoint, error }, 'a mount stays'),
       );
     }
     for (const loop of rest) {
       await dismissLoop(loop).catch((error: unknown) => log.warn({ loop: loop.path, error }, 'a loop stays'));
     }
-    return rest.length;
+    return { loops: rest.length, dirs };
   }
 }

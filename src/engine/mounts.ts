@@ -183,6 +183,14 @@ export class Mounts {
     return { id: actor.facts.id, dir };
   }
 
+  /** Removes those of the folders, where mounts have ended, that were made for them, as far as the log still tells. */
+  async removeFolders(dirs: readonly string[]): Promise<void> {
+    const made = new Map<string, boolean>();
+    for await (const { event } of this.#options.events.replay(this.#options.names.event('mount', '*')))
+      if (event.type === 'mount.requested') made.set(event.dir, event.made === true);
+    for (const dir of dirs) if (made.get(dir) === true) await rmdir(dir).catch(() => {});
+  }
+
   /** Whether the log has a mount at the directory, in whatever state. */
   has(dir: string): boolean {
     return this.#mounts.has(dir);

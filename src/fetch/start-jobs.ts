@@ -47,19 +47,26 @@ export async function bringPack(
       yield chunk;
     }
   }
-  await runPack(counted(), {
-    layout,
-    tables,
-    signal,
-    onHeader: (devices, runs) => {
-      for (let at = 0; at < runs.length; at += RUNS_AT_ONCE)
-        on.runs(devices, runs.slice(at, at + RUNS_AT_ONCE));
-    },
-    onBlocks: (layer, first, count) => {
-      on.blocks(layer, first, count, bytes);
-      bytes = 0;
-    },
-  });
+  try {
+    await runPack(counted(), {
+      layout,
+      tables,
+      signal,
+      onHeader: (devices, runs) => {
+        for (let at = 0; at < runs.length; at += RUNS_AT_ONCE)
+          on.runs(devices, runs.slice(at, at + RUNS_AT_ONCE));
+      },
+      onBlocks: (layer, first, count) => {
+        on.blocks(layer, first, count, bytes);
+        bytes = 0;
+      },
+    });
+  } catch (error) {
+    // It would fail every start from now on. That of a registry is its owner's.
+    if (job.pack.kind === 'nats' && error instanceof CofaError && error.code === 'integrity')
+      await new PackStore(context.bus).discard(job.pack.name).catch(() => {});
+    throw error;
+  }
   return bytes;
 }
 
@@ -124,7 +131,12 @@ async function makePack(
       sizes: set.devices.map((_, device) => tableOf(device).rawSize),
       runs,
     };
-    await store.put(job.manifest, job.start, encodePack(header, read));
+    const readAgain = async (device: number, block: number, length: number) => {
+      const bytes = await read(device, block, length);
+      if (tableOf(device).verify(block, bytes)) return bytes;
+      throw new CofaError('unavailable', 'a block of the start was evicted while its pack was made');
+    };
+    await store.put(job.manifest, job.start, encodePack(header, readAgain));
   } finally {
     await Promise.all(files.map((file) => file.close()));
   }

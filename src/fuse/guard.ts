@@ -14,8 +14,12 @@ export interface Guard {
   stop(): void;
 }
 
-/** Its standard input ends with the supervisor, too; whatever comes first. */
-const SCRIPT = `trap 'echo 1 > "$1"; exit' TERM; read -r _; echo 1 > "$1"`;
+/**
+ * Its standard input ends with the supervisor, too; whatever comes first. The control file is opened at once: the kernel
+ * gives the number of a connection that has ended to the next one, and this file is then nobody's (fs/fuse/control.c,
+ * `fuse_ctl_remove_conn`).
+ */
+const SCRIPT = `exec 3>"$1"; trap 'echo 1 >&3; exit' TERM; read -r _; echo 1 >&3`;
 
 export function startGuard(connection: number): Guard {
   ensureControl();

@@ -132,6 +132,11 @@ export class PackStore {
     for (const kind of ['pack', 'starts'] as const) await store.delete(nameOf(manifest, start, kind));
   }
 
+  /** Lets a pack go by its name: it is of no use. The recordings that it was made of stay, and make the next one. */
+  async discard(name: string): Promise<void> {
+    await (await this.#open()).delete(name);
+  }
+
   async #trim(store: ObjectStore, keep: string): Promise<void> {
     const all = (await store.list()).filter(({ deleted }) => !deleted);
     let total = all.reduce((sum, { size }) => sum + size, 0);

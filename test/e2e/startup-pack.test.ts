@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { realImage } from '../../ops/images/debian.ts';
 import { pushLayout } from '../../ops/images/layout.ts';
 import { connectBus } from '../../src/bus/connection.ts';
+import { decodePack, encodePack, type PackHeader } from '../../src/pack/format.ts';
 import { PackStore } from '../../src/pack/pack-store.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
@@ -37,7 +38,7 @@ afterAll(() => cleanup.run());
 /** Starts the container on an engine that has nothing. */
 async function coldStart(engine: Engine): Promise<{ output: string; jobs: number; blocks: number }> {
   registry.takeBlobRequests();
-  const output = await engine.cofa(['run', reference, ...START]);
+  const output = await engine.cofa(['run', '--no-prefetch', reference, ...START]);
   const lines = (await engine.cofa(['events', '--json', '--since-start', '--no-follow'])).trim().split('\n');
   const jobs = lines.flatMap((line) => {
     const event = JSON.parse(line) as { type: string; data: { jobs?: Array<{ class: string }> } };
@@ -76,6 +77,24 @@ describe('a startup pack', () => {
     const alone = await coldStart(third);
     expect(alone.output).toBe(cold.output);
     expect(alone.jobs, third.logs()).toBeLessThan(cold.jobs / 4);
+
+    // One with wrong bytes is given up at its first wrong block, and does not come a second time.
+    const [kept] = await store.list();
+    let header: PackHeader | undefined;
+    const found = (one: PackHeader) => {
+      header = one;
+    };
+    await decodePack(store.read(kept?.name ?? ''), found, () => {});
+    const zeros = encodePack(header as unknown as PackHeader, (_device, _block, length) =>
+      Buffer.alloc(length),
+    );
+    await store.put(kept?.manifest ?? '', kept?.start ?? '', zeros);
+    const fourth = await startEngine(cleanup, ['--nats', nats.url, '--node', 'four']);
+    expect((await coldStart(fourth)).output).toBe(cold.output);
+    const isGone = async () => (await store.list()).every(({ size }) => size > (kept?.size ?? 0) / 4);
+    await until(isGone, () => fourth.logs());
+    expect(fourth.logs()).toContain('the startup pack has a wrong block');
+    await fourth.down();
 
     // And every byte is right, those of the pack too.
     const truth = await readTree(

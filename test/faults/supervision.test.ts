@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
+import { abortConnection, connectionOf } from '../../src/fuse/connection.ts';
 import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -188,6 +189,23 @@ describe('upgrade', () => {
     await mend();
     expect(await reading).toMatchObject({ failures: [] });
     expect((await imageOf(engine, image.ref)).reads.errors).toBe(0);
+    expect((await engine.cli(['unmount', dir])).code).toBe(0);
+    expect((await engine.status()).degraded).toEqual([]);
+  });
+});
+
+describe('a FUSE connection that somebody aborts', () => {
+  it('is made anew under the mounts: EIO, then the same kernel mount is right again', async () => {
+    const { engine, dir } = await prepare();
+    const mount = listMounts().findLast(({ point }) => point === dir);
+    const reading = readAll(dir);
+    await presence(engine, 8);
+    abortConnection(connectionOf(join(engine.root, 'run/devices')) ?? 0);
+    const { failures } = await reading;
+    expect(failures.length).toBeGreaterThan(0);
+    expect(failures.filter((text) => !/EIO/.test(text))).toEqual([]);
+    await eventually('all is right again', async () => (await readAll(dir)).failures.length === 0);
+    expect(listMounts().findLast(({ point }) => point === dir)).toEqual(mount);
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
     expect((await engine.status()).degraded).toEqual([]);
   });
