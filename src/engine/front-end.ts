@@ -58,6 +58,10 @@ const EIO = 5;
 /** Before another front end takes over, what has come has this long to get into the log, ms. */
 const RETIRE_MS = 1_000;
 
+/** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
+const layers = new Map<string, Promise<LayerHost>>();
+
+// From here on another front end may take over, also while this one still loads.
 const link = linkToParent({
   onOrphaned: die,
   trouble: () => serving?.trouble(),
@@ -75,8 +79,6 @@ const names = subjects(settings.node, settings.epoch);
 /** Monotonic: deadlines must not move with the wall clock. */
 const now = () => performance.now();
 
-/** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
-const layers = new Map<string, Promise<LayerHost>>();
 /** Those that will be opened when their blocks in doubt have been compared. */
 const doubted = new Set<string>();
 /** Those of them that have opened. */
