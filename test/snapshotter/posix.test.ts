@@ -21,6 +21,7 @@ import {
   renameSync,
   rmdirSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   unlinkSync,
@@ -120,7 +121,8 @@ const CALLS: Record<string, Call> = {
   chown: (root, path, _, number) => chownSync(join(root, path), number, number + 1),
   utimes: (root, path, _, number) => {
     utimesSync(join(root, path), number, number + 1_000);
-    return lstatSync(join(root, path)).mtimeMs;
+    // Of what a symbolic link names, as the call.
+    return statSync(join(root, path)).mtimeMs;
   },
   // One that stayed would have a reader wait for a writer.
   mkfifo: (root, path) => {
@@ -219,7 +221,7 @@ const ROUNDS = 6;
 const CALLS_A_ROUND = 400;
 
 test('calls at random give the same as on an unpacked image', async () => {
-  const seed = randomInt(2 ** 31);
+  const seed = Number(process.env.COFA_POSIX_SEED ?? randomInt(2 ** 31));
   console.log(`seed ${seed}`);
   const random = new Random(seed);
   const lower = layOut();
@@ -262,7 +264,8 @@ async function compare(
     ) as [string, string];
     trail.push(`${name} ${first} ${second} ${number}: ${wanted.slice(0, 80)}`);
     seen.add(`${name} ${/^[A-Z]+$/.test(wanted) ? wanted : 'done'}`);
-    if (found !== wanted) expect.fail(`seed ${seed}: ${trail.slice(-15).join('\n')}\nlazy: ${found}`);
+    if (found !== wanted)
+      expect.fail(`COFA_POSIX_SEED=${seed}: ${trail.slice(-15).join('\n')}\nlazy: ${found}`);
   }
   const differences = diffTrees(await readTree(truth), await readTree(lazy), {
     ignore: ({ path: at, field }, node) =>
