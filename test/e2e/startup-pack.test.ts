@@ -38,7 +38,7 @@ afterAll(() => cleanup.run());
 /** Starts the container on an engine that has nothing. */
 async function coldStart(engine: Engine): Promise<{ output: string; jobs: number; blocks: number }> {
   registry.takeBlobRequests();
-  const output = await engine.cofa(['run', '--no-prefetch', reference, ...START]);
+  const output = await engine.cofa(['run', reference, ...START]);
   const lines = (await engine.cofa(['events', '--json', '--since-start', '--no-follow'])).trim().split('\n');
   const jobs = lines.flatMap((line) => {
     const event = JSON.parse(line) as { type: string; data: { jobs?: Array<{ class: string }> } };

@@ -5,8 +5,9 @@ import { IN, OP } from '../../src/fuse/protocol.ts';
 import { openFuseSession } from '../../src/fuse/session.ts';
 
 const [target, guarded] = process.argv.slice(2);
+setInterval(() => {}, 1_000);
 const session = await openFuseSession(target as string);
-if (guarded === 'guarded') startGuard(session.connection);
+if (guarded === 'guarded') await startGuard(session.connection).ready;
 const request = Buffer.alloc(16_384);
 const take = () =>
   read(session.fd, request, 0, request.length, null, () => {
@@ -17,4 +18,3 @@ const take = () =>
   });
 take();
 statfs(target as string, () => {});
-setInterval(() => {}, 1_000);
