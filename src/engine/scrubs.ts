@@ -32,8 +32,6 @@ export interface ScrubsOptions {
   devices: Devices;
   /** Where the files of a layer's blocks have pages in the page cache, they go. */
   dropPages: (diffId: string, ranges: ReadonlyArray<readonly [number, number]>) => Promise<void>;
-  /** The layers as the front end has them. */
-  layers: () => Promise<FrontStatus['layers']>;
 }
 
 export interface ScrubOrder {
@@ -76,7 +74,7 @@ export class Scrubs {
     const ofImage = image?.prepared?.devices.map(({ diffId }) => diffId) ?? [];
     if (layer === undefined) return image === undefined ? undefined : ofImage;
     const prefix = `sha256:${layer.replace(/^sha256:/, '')}`;
-    const known = image === undefined ? (await this.#options.layers()).map(({ diffId }) => diffId) : ofImage;
+    const known = image === undefined ? (await this.#layers()).map(({ diffId }) => diffId) : ofImage;
     const found = known.filter((diffId) => diffId.startsWith(prefix));
     if (found.length === 0)
       throw new CofaError('not-found', `this node has no layer ${layer}`, {
@@ -96,7 +94,7 @@ export class Scrubs {
     const layers: LayerReport[] = [];
     try {
       const pace = new Pace(order.bytesPerSecond, stop.signal);
-      for (const { diffId, blocks, bytes } of await this.#options.layers()) {
+      for (const { diffId, blocks, bytes } of await this.#layers()) {
         if (stop.signal.aborted) break;
         if (blocks.present === 0 || !isWanted(diffId)) continue;
         const say = (done: number) =>
@@ -269,6 +267,11 @@ export class Scrubs {
       return { diffId, size: device.size, source, built: false };
     }
     return undefined;
+  }
+
+  /** Asked anew when a front end has just died: what it told last may be old, or nothing at all. */
+  async #layers(): Promise<FrontStatus['layers']> {
+    return (await this.#ask<FrontStatus>(this.#options.names.front('status'), {})).layers;
   }
 
   #compare(order: Scrub): Promise<ScrubReply> {

@@ -272,7 +272,6 @@ class Supervisor {
       images,
       devices,
       dropPages: (diffId, ranges) => dropFilePages(diffId, ranges, { layout, images, mounts }),
-      layers: async () => (await this.#served(bus)).layers,
     });
     if (state.crashed) scrub.doubts = await newestBlocks(bus, names, events.epoch ?? 0);
     scrubs = scrub;
