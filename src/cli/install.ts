@@ -29,7 +29,7 @@ export function define(command: Command, context: Context): void {
   examples(command, [
     ['cofa install containerd --dry-run', 'only show the lines'],
     ['cofa install docker', 'docker 26, with its containerd image store'],
-    ['cofa install k8s', 'on each node, or see ops/k8s'],
+    ['cofa install k8s', 'on each node'],
     ['cofa uninstall', 'takes all of it back'],
   ]);
 }
