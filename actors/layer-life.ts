@@ -9,6 +9,10 @@ import { compileTable } from './table.ts';
  */
 export type LayerState = 'lazy' | 'verifying' | 'complete' | 'handed-over' | 'corrupt' | 'closed';
 
+/** Every byte is there and is the layer. */
+export const isWhole = (state: string | undefined): boolean =>
+  state === 'complete' || state === 'handed-over';
+
 export const layerMachine = setup({
   types: {
     events: {} as { type: LayerStep },

@@ -4,6 +4,7 @@
  */
 import type { CofaEvent, EventOf } from '../schemas/events.ts';
 import type { TrustPolicy } from '../schemas/trust.ts';
+import { sizeOf } from './ranges.ts';
 import { foldSnapshot, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
@@ -289,9 +290,6 @@ export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event
     }
   }
 }
-
-const sizeOf = (ranges: ReadonlyArray<readonly [number, number]>): number =>
-  ranges.reduce((sum, [, count]) => sum + count, 0);
 
 function forgetBlocks(layer: LayerFacts): void {
   layer.damaged = undefined;

@@ -6,6 +6,7 @@
 import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import { isWhole } from '../../actors/layer-life.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import type { HandedOverReply, OpenLayer, OpenLayerReply, Settled } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
@@ -187,8 +188,7 @@ export class Devices {
   async #attach(mine: Attached): Promise<LoopDevice> {
     const { diffId } = mine.demand;
     const opened = await this.#open(mine);
-    const isWhole = opened.state === 'complete' || opened.state === 'handed-over';
-    mine.direct = isWhole && (await this.#mayHandOver(mine));
+    mine.direct = isWhole(opened.state) && (await this.#mayHandOver(mine));
     const file = mine.direct ? this.#layout.device(diffId) : join(this.#layout.devices(), opened.name);
     const label = layerLabel(this.#label, diffId);
     const loop =

@@ -11,9 +11,11 @@
  * as a start can wait; then behind it. They are few, and no fetcher may be there yet, so this is done here: half a
  * millisecond at a time.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { BlockSet } from '../../actors/block-set.ts';
 import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
+import { addBlock, blocksOf, type Ranges, sizeOf, within } from '../../actors/ranges.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import type {
@@ -34,8 +36,6 @@ import type { CacheHost } from './cache-host.ts';
 import type { Conditions } from './conditions.ts';
 import type { FetchPool } from './fetch-pool.ts';
 import type { LayerHost } from './layer-host.ts';
-
-type Ranges = Array<[first: number, count: number]>;
 
 export interface ScrubberOptions {
   layout: Layout;
@@ -149,8 +149,8 @@ export class Scrubber {
     const bad: Ranges = [];
     for (let first = 0; first < known.blockCount; first += MISMATCH_BLOCKS) {
       const count = Math.min(MISMATCH_BLOCKS, known.blockCount - first);
-      for (const block of each(await this.#checkByFetcher(diffId, known.blob, [[first, count]])))
-        add(bad, block);
+      for (const block of blocksOf(await this.#checkByFetcher(diffId, known.blob, [[first, count]])))
+        addBlock(bad, block);
     }
     if (bad.length === 0) return false;
     this.#options.log.error({ layer: diffId, blocks: sizeOf(bad) }, 'blocks are damaged on the disk');
@@ -194,7 +194,7 @@ export class Scrubber {
       } catch (error) {
         const { code, message } = toErrorRecord(error);
         this.#options.log.warn({ layer: diffId, error }, 'the newest blocks are not compared yet');
-        if (tries < TRIES && code === 'unavailable') await pause(LATER_MS);
+        if (tries < TRIES && code === 'unavailable') await sleep(LATER_MS);
         else {
           const sentence = `the newest blocks of layer ${diffId} could not be compared after an unclean stop: ${message}`;
           this.#options.conditions.set(`scrub:${diffId}`, sentence);
@@ -214,7 +214,7 @@ export class Scrubber {
     for (let tries = 0; kept.length > 0 && tries < TRIES; tries++) {
       if (this.#options.opened.get(diffId)?.isDirect === true)
         this.#options.notify({ kind: 'take-back', diffId });
-      await pause(AGAIN_MS);
+      await sleep(AGAIN_MS);
       kept = (await this.#scrub({ ...order, ranges: kept }, true)).kept;
     }
     const bad = sizeOf(first.bad);
@@ -277,7 +277,7 @@ export class Scrubber {
       if (!isPresent(block)) continue;
       if (taken === count) return { ranges: chosen, next: block, whole };
       taken += 1;
-      add(chosen, block);
+      addBlock(chosen, block);
     }
     return { ranges: chosen, whole };
   }
@@ -341,26 +341,4 @@ export function damageSentence(diffId: string, damaged: NonNullable<LayerFacts['
         ? 'fetched again since'
         : `${repaired > 0 ? `${repaired} fetched again, the others` : 'they'} are fetched again when they are read`;
   return `${blocks(bad)} of layer ${diffId} were found damaged on the disk at ${when}; ${fate}. Until cofa scrub finds all right, the disk may be failing`;
-}
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-const sizeOf = (ranges: ReadonlyArray<readonly [number, number]>): number =>
-  ranges.reduce((sum, [, count]) => sum + count, 0);
-
-function add(ranges: Ranges, block: number): void {
-  const last = ranges.at(-1);
-  if (last !== undefined && last[0] + last[1] === block) last[1] += 1;
-  else ranges.push([block, 1]);
-}
-
-function* each(ranges: Ranges): IterableIterator<number> {
-  for (const [first, count] of ranges) for (let block = first; block < first + count; block++) yield block;
-}
-
-/** The blocks of the ranges that hold, in order. */
-function within(ranges: Ranges, holds: (block: number) => boolean): Ranges {
-  const chosen: Ranges = [];
-  for (const block of each(ranges)) if (holds(block)) add(chosen, block);
-  return chosen;
 }

@@ -8,6 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import { blocksOf, type Ranges, sizeOf, within } from '../../actors/ranges.ts';
 import type { Progress, ScrubReply as Report } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type {
@@ -43,7 +44,6 @@ export interface ScrubOrder {
 }
 
 type LayerReport = Report['layers'][number];
-type Ranges = Array<[number, number]>;
 
 /** Blocks that are compared at once: 16 MiB, or what the rate gives in a second, but for a span at least. */
 const BATCH = 256;
@@ -224,7 +224,8 @@ export class Scrubs {
       );
     report.kept += sizeOf(kept);
     if (!repair) return;
-    const gone = without(first.bad, kept);
+    const stayed = new Set(blocksOf(kept));
+    const gone = within(first.bad, (block) => !stayed.has(block));
     if (gone.length === 0) return;
     await this.#refetch(gone, report).catch((error: unknown) => {
       report.failure = `not repaired: ${toErrorRecord(error).message}`;
@@ -313,23 +314,4 @@ class Pace {
     const wait = due - performance.now();
     if (wait > 0) await sleep(wait, undefined, { signal: this.#stop }).catch(() => {});
   }
-}
-
-const sizeOf = (ranges: Ranges): number => ranges.reduce((sum, [, count]) => sum + count, 0);
-
-/** The blocks of `ranges` that are not in `others`. */
-function without(ranges: Ranges, others: Ranges): Ranges {
-  const gone = new Set(
-    others.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at)),
-  );
-  const left: Ranges = [];
-  for (const [first, count] of ranges) {
-    for (let block = first; block < first + count; block++) {
-      if (gone.has(block)) continue;
-      const last = left.at(-1);
-      if (last !== undefined && last[0] + last[1] === block) last[1] += 1;
-      else left.push([block, 1]);
-    }
-  }
-  return left;
 }

@@ -3,6 +3,7 @@
  * over, so that the next one has a better pack. What the FUSE threads note (FirstReads) is the recording.
  */
 import type { Logger } from 'pino';
+import { isWhole } from '../../actors/layer-life.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { JobLayer, PackSource, StartRun } from '../../schemas/fetch.ts';
@@ -98,11 +99,8 @@ export class Starts {
     if (ticks !== this.#seen) this.#lastFirstRead = now;
     this.#seen = ticks;
     for (const [key, recording] of this.#recordings) {
-      const isWhole = recording.order.layers.every(({ diffId }) => {
-        const layer = this.#options.layer(diffId)?.state;
-        return layer === 'complete' || layer === 'handed-over';
-      });
-      const state = recording.watch.look(now, ticks, isWhole);
+      const isAll = recording.order.layers.every(({ diffId }) => isWhole(this.#options.layer(diffId)?.state));
+      const state = recording.watch.look(now, ticks, isAll);
       if (state === 'going-on') continue;
       this.#recordings.delete(key);
       if (state === 'over') this.#record(recording);

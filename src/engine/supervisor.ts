@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { createLog } from './log.ts';
+import { isWhole } from '../../actors/layer-life.ts';
 import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
@@ -351,9 +352,8 @@ class Supervisor {
       status,
       mount: async (request, onProgress) => {
         this.#refuseWhenStopping();
-        const { ref, dir, platform, prefetch, container, layers, start } = request;
+        const { ref, dir, platform, prefetch, container, layers, start, trust: policy } = request;
         const image = layers === undefined ? undefined : await chains.image(ref, layers);
-        const { trust: policy } = request;
         return mounts
           .mount({ ref, image, dir, platform, prefetch, container, trust: policy, start, onProgress })
           .finally(() => trust.poke());
@@ -640,7 +640,7 @@ function residentBytes(pid: number): number | undefined {
 }
 
 function completeOf(served: FrontStatus): Map<string, number> {
-  const complete = served.layers.filter(({ state }) => state === 'complete' || state === 'handed-over');
+  const complete = served.layers.filter(({ state }) => isWhole(state));
   return new Map(complete.map(({ diffId, bytes }) => [diffId, bytes.total]));
 }
 
