@@ -111,7 +111,11 @@ export class LayerHost {
   #flushTimer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #closed = false;
-  #completing = false;
+  /** The layer is complete, and that is about to be said. */
+  #isUnsaid = false;
+  #saying = false;
+  /** A hand-over is about to be offered. */
+  #offering = false;
   /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
   #direct: boolean;
   readonly #evictions = new Set<Promise<number>>();
@@ -584,26 +588,45 @@ export class LayerHost {
 
   /** Says once more that the layer is complete, where it is: the supervisor may not have heard it. */
   announce(): void {
-    if (this.#actor.state === 'complete') void this.#completed();
+    if (this.#isComplete) void this.#completed();
   }
 
+  /** It may become incomplete and complete again while its last completion waits for the log, or for a hand-over. */
   async #completed(): Promise<void> {
-    if (this.#completing) return;
-    this.#completing = true;
-    await this.#announceComplete().finally(() => {
-      this.#completing = false;
-    });
+    this.#isUnsaid = true;
+    if (this.#saying) return;
+    this.#saying = true;
+    try {
+      while (this.#isUnsaid) {
+        this.#isUnsaid = false;
+        await this.#sayWhole();
+      }
+    } finally {
+      this.#saying = false;
+    }
+    await this.#offerLater();
   }
 
-  async #announceComplete(): Promise<void> {
+  async #sayWhole(): Promise<void> {
     const { diffId, notify } = this.#options;
-    const isComplete = () => this.#actor.state === 'complete';
     const isLogged =
       this.#isKnown('complete') ||
-      (await this.#record({ type: 'layer.completed', digest: diffId }, isComplete));
+      (await this.#record({ type: 'layer.completed', digest: diffId }, () => this.#isComplete));
     if (isLogged && !this.#closed) notify({ kind: 'whole', diffId });
+  }
+
+  /** Says that the layer may be handed over, when nobody has to see its reads any more. */
+  async #offerLater(): Promise<void> {
+    if (this.#offering) return;
+    this.#offering = true;
     while (this.#options.isWatched() && !this.#closed) await sleep(WATCHED_MS, undefined, { ref: false });
-    if (isLogged && !this.#closed && isComplete()) notify({ kind: 'complete', diffId });
+    this.#offering = false;
+    const { diffId, notify } = this.#options;
+    if (!this.#closed && this.#isComplete && this.#isKnown('complete')) notify({ kind: 'complete', diffId });
+  }
+
+  get #isComplete(): boolean {
+    return this.#actor.state === 'complete';
   }
 
   async #corrupt(): Promise<void> {
