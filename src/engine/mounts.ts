@@ -14,7 +14,7 @@ import type { Subjects } from '../../schemas/subjects.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { mountErofs } from '../kernel/erofs.ts';
 import { dismissLoop, type LoopDevice } from '../kernel/loop.ts';
-import { findMount, unmount } from '../kernel/mount.ts';
+import { detachMount, findMount, type MountEntry, unmount } from '../kernel/mount.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { Layout } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
@@ -268,7 +268,8 @@ export class Mounts {
 
   /** The engine ended before the mount was there: whoever asked for it has heard of no success. */
   async #giveUp({ id, dir, made }: MountFacts): Promise<void> {
-    if (findMount(dir)?.type === 'erofs') await unmount(dir, { lazy: true }).catch(() => {});
+    const there = findMount(dir);
+    if (there?.type === 'erofs') await this.#takeAway(there).catch(() => {});
     if (made === true) await rmdir(dir).catch(() => {});
     const message = 'the engine ended before it was mounted';
     await this.#fail(id, { code: 'unavailable', message });
@@ -286,7 +287,7 @@ export class Mounts {
       if (actor.host.state !== 'mounted') continue;
       const complete = actor.image.isDirect();
       try {
-        if (isThere(actor)) await unmount(actor.facts.dir, { lazy: force && !complete });
+        if (ownMount(actor) !== undefined) await unmount(actor.facts.dir, { lazy: force && !complete });
       } catch (error) {
         if (toErrorRecord(error).code === 'busy') {
           if (!complete) busy.push(actor.facts.dir);
@@ -327,9 +328,10 @@ export class Mounts {
       const { attached } = image;
       for (const loop of attached === undefined ? [] : [attached.metadata, ...attached.devices])
         loops.add(loop);
-      // The other engine may have mounted the directory already.
-      if (!isThere(actor)) continue;
-      await unmount(facts.dir, { lazy: true }).catch((error: unknown) =>
+      // The other engine may have mounted the directory already, or do it just now.
+      const there = ownMount(actor);
+      if (there === undefined) continue;
+      await detachMount(there).catch((error: unknown) =>
         this.#options.log.error({ mount: facts.id, error }, 'the mount stays'),
       );
     }
@@ -386,12 +388,38 @@ export class Mounts {
       actor.restored =
         there?.type !== 'erofs' ? 'anew' : there.source === metadata.path ? 'kept' : 'replaced';
       if (actor.restored === 'kept') return;
-      if (actor.restored === 'replaced') await unmount(dir, { lazy: true });
+      if (there !== undefined && actor.restored === 'replaced') await this.#takeAway(there);
       await prepareDirectory(dir).catch((error: unknown) => {
         this.#options.log.warn({ mount: id, dir, error }, 'mount point is not as it was left');
       });
     }
     await mountErofs({ metadata, devices, target: dir });
+  }
+
+  /**
+   * Takes away what an earlier engine left. `there` was looked up before this engine is seen to own the node, so it is no
+   * successor's; and only that very mount goes. Errors: `conflict` when another engine owns the node, or something else is
+   * mounted there by now; `unavailable` when NATS does not say whose the node is: it may be another one's.
+   */
+  async #takeAway(there: MountEntry): Promise<void> {
+    await this.#confirmOwner();
+    if (!(await detachMount(there)) && findMount(there.mountPoint) !== undefined) throw replaced(there);
+  }
+
+  /** The same, unless it is in use: error `busy`. */
+  async #unmountEarlier(dir: string): Promise<void> {
+    const there = findMount(dir);
+    if (there?.type !== 'erofs') return;
+    await this.#confirmOwner();
+    const now = findMount(dir);
+    if (now === undefined) return;
+    if (now.id !== there.id || now.source !== there.source) throw replaced(there);
+    await unmount(dir);
+  }
+
+  async #confirmOwner(): Promise<void> {
+    const { events, names } = this.#options;
+    await events.confirmOwner(names.event('engine', 'main'));
   }
 
   /**
@@ -430,7 +458,8 @@ export class Mounts {
           await this.#append(id, { type: 'mount.mounted' });
       } catch (error) {
         // Somebody may be in it already. An engine that was replaced finds the other one's mount in its place.
-        if (isThere(actor)) await unmount(actor.facts.dir, { lazy: true });
+        const there = ownMount(actor);
+        if (there !== undefined) await detachMount(there);
         throw error;
       }
       actor.host.send({ type: 'MOUNTED' });
@@ -452,8 +481,9 @@ export class Mounts {
     let isGone = false;
     try {
       // Gone already when somebody used umount(8). Where it did not come back, an earlier engine may have left one.
-      const isOurs = actor.before === 'mounted' ? isThere(actor) : findMount(dir)?.type === 'erofs';
-      if (isOurs) await unmount(dir);
+      if (actor.before === 'mounted') {
+        if (ownMount(actor) !== undefined) await unmount(dir);
+      } else await this.#unmountEarlier(dir);
       isGone = true;
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       await this.#append(id, { type: 'mount.unmounted' });
@@ -510,11 +540,14 @@ const RESTORE_LONGEST_MS = 60_000;
 const yes = (): boolean => true;
 const no = (): boolean => false;
 
-/** Whether the mount at its directory is the one that this engine made, and not another engine's or somebody else's. */
-function isThere({ facts, image }: MountActor): boolean {
+/** The mount at its directory, where it is the one that this engine made, and not another engine's or somebody else's. */
+function ownMount({ facts, image }: MountActor): MountEntry | undefined {
   const found = findMount(facts.dir);
-  return found !== undefined && found.source === image.attached?.metadata.path;
+  return found !== undefined && found.source === image.attached?.metadata.path ? found : undefined;
 }
+
+const replaced = ({ mountPoint }: MountEntry): CofaError =>
+  new CofaError('conflict', `something else is mounted at ${mountPoint} by now`);
 
 /** The path without doubled or trailing slashes, `.` and `..`. */
 function cleanPath(path: string): string {

@@ -1,9 +1,10 @@
 /** mount(2), umount2(2) and this process's mounts. */
-import { readFileSync, realpathSync } from 'node:fs';
+import { constants, readFileSync, realpathSync } from 'node:fs';
+import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import { explain, isErrno } from './errno.ts';
-import { call, callOffLoop, declare } from './libc.ts';
+import { call, callOffLoop, declare, offLoop } from './libc.ts';
 import { type MountEntry, parseMountinfo } from './mountinfo.ts';
 import { describeUsers } from './users.ts';
 
@@ -78,6 +79,36 @@ export function unmountSync(target: string, options: UnmountOptions = {}): void 
   }
 }
 
+/**
+ * Detaches this very mount, whatever has come to stand in its place or on top of it since it was looked up: a path alone
+ * would name that. Returns whether it was there, topmost at its mount point.
+ */
+export async function detachMount(entry: MountEntry): Promise<boolean> {
+  const { mountPoint } = entry;
+  let handle: FileHandle;
+  try {
+    handle = await offLoop(() => open(mountPoint, O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW));
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return false;
+    throw explainUnmount(error, mountPoint);
+  }
+  try {
+    // As long as the descriptor is there its mount keeps its id.
+    const info = await readFile(`/proc/self/fdinfo/${handle.fd}`, 'latin1');
+    const id = Number(/^mnt_id:\s*(\d+)$/m.exec(info)?.[1]);
+    const found = listMounts().find((one) => one.id === id);
+    if (id !== entry.id || found?.mountPoint !== mountPoint || found.source !== entry.source) return false;
+    await callOffLoop('umount2', libcUmount2, `/proc/self/fd/${handle.fd}`, MNT_DETACH);
+    return true;
+  } catch (error) {
+    // It has gone meanwhile.
+    if (isErrno(error, 'EINVAL')) return false;
+    throw explainUnmount(error, mountPoint);
+  } finally {
+    await offLoop(() => handle.close()); // where it was the last user, the file system ends here
+  }
+}
+
 /** This process's mounts, in mount order. */
 export function listMounts(): MountEntry[] {
   return parseMountinfo(readFileSync('/proc/self/mountinfo'));
@@ -108,6 +139,8 @@ function mountPointOf(target: string): string {
 
 const libcMount = declare('mount', ['str', 'str', 'str', 'ulong', 'str']);
 const libcUmount2 = declare('umount2', ['str', 'int']);
+/** fcntl.h; Node does not name it. */
+const O_PATH = 0o10000000;
 const MNT_FORCE = 1;
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;

@@ -237,6 +237,16 @@ export class EventLog {
     return this.#fence === undefined;
   }
 
+  /**
+   * Resolves when the engine was seen to own its node's part of the log at some moment after the call. Errors: `conflict`
+   * when another engine does, `unavailable` when NATS does not say so in time.
+   */
+  async confirmOwner(subject: string): Promise<void> {
+    if (this.#fence !== undefined) throw this.#fence;
+    if (this.#options.alone === true) return;
+    await this.#untilConfirmed(subject, performance.now() + (this.#options.timeoutMs ?? TIMEOUT_MS));
+  }
+
   async #append(subject: string, event: NewEvent, deadline: number): Promise<LogRecord> {
     const record = { v: EVENT_VERSION, at: this.#now(), ...event } as CofaEvent;
     const attempt: Attempt = {
@@ -248,7 +258,8 @@ export class EventLog {
     const seq = await this.#write(attempt);
     this.#last.set(subject, seq);
     if (!BULK.has(event.type)) {
-      if (this.#epoch !== undefined && this.#options.alone !== true) await this.#untilConfirmed(attempt);
+      if (this.#epoch !== undefined && this.#options.alone !== true)
+        await this.#untilConfirmed(subject, deadline);
       await this.#sync?.run().catch((cause: unknown) => {
         throw storeError(cause);
       });
@@ -335,14 +346,14 @@ export class EventLog {
   }
 
   /** The record was acknowledged; is it one of the owner's? */
-  async #untilConfirmed(attempt: Attempt): Promise<void> {
+  async #untilConfirmed(subject: string, deadline: number): Promise<void> {
     for (;;) {
       try {
-        await this.#confirm(attempt.subject);
+        await this.#confirm(subject);
         return;
       } catch (cause) {
         if (cause instanceof CofaError && cause.code === 'conflict') throw cause;
-        await this.#pause(cause, attempt.deadline);
+        await this.#pause(cause, deadline);
       }
     }
   }

@@ -3,7 +3,17 @@ import { once } from 'node:events';
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { findMount, isMounted, MS, mount, mountSync, unmount, unmountSync } from '../../src/kernel/mount.ts';
+import {
+  detachMount,
+  findMount,
+  isMounted,
+  type MountEntry,
+  MS,
+  mount,
+  mountSync,
+  unmount,
+  unmountSync,
+} from '../../src/kernel/mount.ts';
 import { Cleanup } from '../support/temp.ts';
 
 let cleanup: Cleanup;
@@ -68,6 +78,27 @@ test('unmount of a busy mount says who uses it: a process by its working folder,
   sleeper.kill('SIGKILL');
   await once(sleeper, 'exit');
   await unmount(target);
+});
+
+test('the very mount that was looked up is detached, busy as it is, and none that has come in its place', async () => {
+  const target = await tmpfs('very');
+  const first = findMount(target) as MountEntry;
+  const sleeper = spawn('sleep', ['60'], { cwd: target });
+  cleanup.defer(() => sleeper.kill('SIGKILL'));
+  mountSync({ source: 'on top', target, type: 'tmpfs' });
+  expect(await detachMount(first)).toBe(false);
+  expect(findMount(target)?.source).toBe('on top');
+  unmountSync(target);
+  expect(await detachMount(first)).toBe(true);
+  expect(isMounted(target)).toBe(false);
+  mountSync({ source: 'successor', target, type: 'tmpfs' });
+  // The kernel may have given it the number that the other one had.
+  expect(await detachMount({ ...first, id: findMount(target)?.id as number })).toBe(false);
+  expect(await detachMount(first)).toBe(false);
+  expect(findMount(target)?.source).toBe('successor');
+  const last = findMount(target) as MountEntry;
+  expect(await detachMount(last)).toBe(true);
+  expect(await detachMount(last)).toBe(false);
 });
 
 test('a lazy unmount detaches a busy mount at once', async () => {

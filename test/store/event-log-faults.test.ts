@@ -255,6 +255,25 @@ describe('an engine that has been replaced', () => {
     expect(await second.isOwner(main)).toBe(true);
   });
 
+  test('cannot be confirmed as the owner, nor can anybody while NATS is away', async () => {
+    const names = fresh();
+    const main = names.event('engine', 'main');
+    const first = new EventLog(far, () => 1, { timeoutMs: 1_000 });
+    await first.claim(main, started);
+    await first.confirmOwner(main);
+    relay.fail({ kind: 'stall' });
+    await expect(first.confirmOwner(main)).rejects.toMatchObject({ code: 'unavailable' });
+    // It may be the owner all the same.
+    expect(await first.isOwner(main)).toBe(true);
+    relay.heal();
+    await first.confirmOwner(main);
+    const second = new EventLog(bus, () => 2);
+    for await (const _ of second.replay(main));
+    await second.claim(main, started);
+    await second.confirmOwner(main);
+    await expect(first.confirmOwner(main)).rejects.toMatchObject({ code: 'conflict' });
+  });
+
   test('its late record on a subject of the new owner is passed over, and the owner goes on', async () => {
     const names = fresh();
     const main = names.event('engine', 'main');

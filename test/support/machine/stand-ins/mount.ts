@@ -40,6 +40,19 @@ export async function unmount(target: string, options: UnmountOptions = {}): Pro
   }
 }
 
+export async function detachMount(entry: MountEntry): Promise<boolean> {
+  try {
+    return await machine().call(2, () => {
+      const { kernel } = world();
+      if (kernel.find(entry.mountPoint)?.id !== entry.id) return false;
+      kernel.unmount(entry.mountPoint, true);
+      return true;
+    });
+  } catch (error) {
+    throw explained(error);
+  }
+}
+
 export function unmountSync(target: string, options: UnmountOptions = {}): void {
   try {
     world().kernel.unmount(target, options.lazy === true);
