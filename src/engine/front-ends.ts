@@ -20,11 +20,11 @@ import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { type Guard, startGuard } from '../fuse/guard.ts';
 import { type FuseSession, openFuseSession } from '../fuse/session.ts';
 import { type StandIn, startStandIn } from '../fuse/stand-in.ts';
-import { isErrno } from '../kernel/errno.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import type { Layout } from '../store/layout.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
 import type { Conditions } from './conditions.ts';
+import { watchFuse } from './fuse-watch.ts';
 
 export interface FrontEndsOptions {
   layout: Layout;
@@ -106,7 +106,16 @@ export class FrontEnds {
   async start(): Promise<void> {
     this.#servedAt = this.#options.now();
     this.#current.start();
-    if (this.#session !== undefined) this.#watchFuse();
+    const { layout, hangMs } = this.#options;
+    if (this.#session !== undefined)
+      this.#probe = watchFuse({
+        ask: () => statfs(layout.devices()),
+        session: () => this.#session,
+        isServed: () => this.#ready,
+        hangMs,
+        onSilent: () => this.#current.kill(`its FUSE mount did not answer for ${hangMs / 1000} s`),
+        onCut: () => this.#onCut(),
+      });
     await Promise.race([this.#isReady.promise, this.#current.untilRunning()]);
   }
 
@@ -339,31 +348,6 @@ export class FrontEnds {
       },
     );
   }
-
-  /** Asks the mount itself for a sign of life, as a reader would. */
-  #watchFuse(): void {
-    const { layout, hangMs } = this.#options;
-    let asked: Promise<unknown> | undefined;
-    let missed = 0;
-    this.#probe = setInterval(() => {
-      if (!this.#ready) missed = 0;
-      else if (asked !== undefined && ++missed > PROBES) {
-        missed = 0;
-        this.#current.kill(`its FUSE mount did not answer for ${hangMs / 1000} s`);
-      }
-      if (asked !== undefined) return;
-      missed = 0;
-      asked = statfs(layout.devices())
-        .catch((error: unknown) => {
-          if (isErrno(error, 'ENOTCONN', 'ECONNABORTED')) this.#onCut();
-        })
-        .finally(() => {
-          asked = undefined;
-        });
-    }, hangMs / PROBES);
-  }
 }
 
 const PROGRAM = fileURLToPath(new URL('./front-end.ts', import.meta.url));
-/** Signs of life of the mount within `hangMs`. */
-const PROBES = 5;
