@@ -12,7 +12,7 @@
  */
 import type { Logger } from 'pino';
 import { dismissLoop, listLoops, type LoopStatus } from '../kernel/loop.ts';
-import { listMounts, unmount } from '../kernel/mount.ts';
+import { detachMount, listMounts, type MountEntry } from '../kernel/mount.ts';
 import { hexOf, type Layout } from '../store/layout.ts';
 
 /** Name of a layer's loop; `engine` begins the names of all loops of one engine. */
@@ -25,8 +25,14 @@ export const flatLabel = (engine: string, manifest: string): string =>
 export class Leftovers {
   /** By label; those that a mount may stand on first. */
   readonly #loops = new Map<string, LoopStatus[]>();
+  /** Paths of those that somebody took. */
+  readonly #taken = new Set<string>();
+  readonly #layout: Layout;
+  readonly #engine: string;
 
-  private constructor(loops: Iterable<LoopStatus>) {
+  private constructor(layout: Layout, engine: string, loops: Iterable<LoopStatus>) {
+    this.#layout = layout;
+    this.#engine = engine;
     for (const loop of loops) {
       const same = this.#loops.get(loop.label);
       if (same === undefined) this.#loops.set(loop.label, [loop]);
@@ -39,9 +45,7 @@ export class Leftovers {
   /** Looks for them; call it before the dead FUSE mount is detached. `engine`: how their labels begin. */
   static async find(layout: Layout, engine: string): Promise<Leftovers> {
     const devices = `${layout.devices()}/`;
-    const loops = await listLoops(
-      (file) => file.startsWith(`${layout.root}/`) || /^\/[0-9a-f]{64}( |$)/.test(file),
-    );
+    const loops = await loopsBelow(layout);
     const mine: LoopStatus[] = [];
     for (const loop of loops) {
       if (loop.label.startsWith(`${engine}/`)) mine.push(loop);
@@ -50,7 +54,7 @@ export class Leftovers {
         mine.push({ ...loop, label: `${engine}/${hex}` });
       }
     }
-    return new Leftovers(mine);
+    return new Leftovers(layout, engine, mine);
   }
 
   get size(): number {
@@ -63,6 +67,7 @@ export class Leftovers {
   take(label: string): LoopStatus[] {
     const loops = this.#loops.get(label) ?? [];
     this.#loops.delete(label);
+    for (const { path } of loops) this.#taken.add(path);
     return loops;
   }
 
@@ -73,23 +78,31 @@ export class Leftovers {
 
   /**
    * Lets go of those that nobody took; one that is in use goes with its last user. A mount on them that the log does not
-   * know goes first: its end came into the log, and the engine died before it heard of that. Those that `isWanted` says
-   * so of are about to come back. Returns how many loops there were, and where mounts went.
+   * know goes first: its end came into the log, and the engine died before it heard of that. It may share its loop with
+   * one that has come back; then it goes only from where the log tells of a mount (`past`), since else it may be
+   * somebody's bind mount of that one. Those that `isWanted` says so of are back, or about to be. Returns how many loops
+   * there were, and where mounts went.
    */
   async dismissRest(
     log: Logger,
     isWanted: (dir: string) => boolean,
+    past: () => Promise<ReadonlySet<string>>,
   ): Promise<{ loops: number; dirs: string[] }> {
     const dirs: string[] = [];
     const rest = [...this.#loops.values()].flat();
     this.#loops.clear();
     const paths = new Set(rest.map(({ path }) => path));
-    for (const { type, source, mountPoint } of rest.length === 0 ? [] : listMounts().toReversed()) {
-      if (type !== 'erofs' || !paths.has(source) || isWanted(mountPoint)) continue;
-      log.warn({ dir: mountPoint }, 'a mount that the log does not know is taken away');
-      await unmount(mountPoint, { lazy: true }).then(
-        () => dirs.push(mountPoint),
-        (error: unknown) => log.warn({ dir: mountPoint, error }, 'a mount stays'),
+    const unwanted = listMounts().filter(({ type, mountPoint }) => type === 'erofs' && !isWanted(mountPoint));
+    const shared = await this.#onTaken(unwanted);
+    const told = shared.size > 0 ? await past() : new Set<string>();
+    const strays = unwanted.filter(
+      (mount) => paths.has(mount.source) || (shared.has(mount) && told.has(mount.mountPoint)),
+    );
+    for (const stray of strays.toReversed()) {
+      log.warn({ dir: stray.mountPoint }, 'a mount that the log does not know is taken away');
+      await detachMount(stray).then(
+        (isGone) => isGone && dirs.push(stray.mountPoint),
+        (error: unknown) => log.warn({ dir: stray.mountPoint, error }, 'a mount stays'),
       );
     }
     for (const loop of rest) {
@@ -97,4 +110,20 @@ export class Leftovers {
     }
     return { loops: rest.length, dirs };
   }
+
+  /** Those of the mounts that stand on loops which were taken over. */
+  async #onTaken(mounts: readonly MountEntry[]): Promise<ReadonlySet<MountEntry>> {
+    const on = mounts.filter(({ source, root }) => root === '/' && this.#taken.has(source));
+    if (on.length === 0) return new Set();
+    // One that has gone since may have left its number to somebody else's.
+    const loops = await loopsBelow(this.#layout);
+    const paths = new Set(
+      loops.filter(({ label }) => label.startsWith(`${this.#engine}/`)).map(({ path }) => path),
+    );
+    return new Set(on.filter(({ source }) => paths.has(source)));
+  }
 }
+
+/** Loops of the machine on files of a root, as far as one can tell: a file of a FUSE mount that is detached has a name only. */
+const loopsBelow = (layout: Layout): Promise<LoopStatus[]> =>
+  listLoops((file) => file.startsWith(`${layout.root}/`) || /^\/[0-9a-f]{64}( |$)/.test(file));

@@ -183,11 +183,18 @@ export class Mounts {
     return { id: actor.facts.id, dir };
   }
 
+  /** Where there are or were mounts, as far as the log still tells, and whether the folder was made for the last of them. */
+  async past(): Promise<Map<string, boolean>> {
+    const { events, names } = this.#options;
+    const made = new Map<string, boolean>();
+    for await (const { event } of events.replay(names.event('mount', '*')))
+      if (event.type === 'mount.requested') made.set(event.dir, event.made === true);
+    return made;
+  }
+
   /** Removes those of the folders, where mounts have ended, that were made for them, as far as the log still tells. */
   async removeFolders(dirs: readonly string[]): Promise<void> {
-    const made = new Map<string, boolean>();
-    for await (const { event } of this.#options.events.replay(this.#options.names.event('mount', '*')))
-      if (event.type === 'mount.requested') made.set(event.dir, event.made === true);
+    const made = await this.past();
     for (const dir of dirs) if (made.get(dir) === true) await rmdir(dir).catch(() => {});
   }
 

@@ -313,7 +313,11 @@ class Supervisor {
       if (error !== undefined) this.#log.warn({ container: id, error }, 'what a container left stays');
     }
 
-    const { loops: dismissed, dirs } = await leftovers.dismissRest(this.#log, (dir) => mounts.has(dir));
+    const { loops: dismissed, dirs } = await leftovers.dismissRest(
+      this.#log,
+      (dir) => mounts.has(dir),
+      async () => new Set((await mounts.past()).keys()),
+    );
     if (dirs.length > 0) await mounts.removeFolders(dirs);
     step('mounts');
     this.#log.info({ ...restored, loops: found, dismissed, ms: steps }, 'mounts are back');

@@ -87,9 +87,9 @@ export async function detachMount(entry: MountEntry): Promise<boolean> {
   const { mountPoint } = entry;
   let handle: FileHandle;
   try {
-    handle = await offLoop(() => open(mountPoint, O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW));
+    handle = await offLoop(() => open(mountPoint, O_PATH | constants.O_NOFOLLOW));
   } catch (error) {
-    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return false;
+    if (isErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return false;
     throw explainUnmount(error, mountPoint);
   }
   try {
