@@ -426,11 +426,13 @@ export class CacheHost {
     const waiting = [...evict];
     let total = 0;
     const run = async () => {
-      for (let next = waiting.pop(); next !== undefined; next = waiting.pop())
-        total += await this.evict(next[0], next[1], reason);
+      for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+        const bytes = await this.evict(next[0], next[1], reason);
+        this.#evictedBytes += bytes;
+        total += bytes;
+      }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, run));
-    this.#evictedBytes += total;
     return total;
   }
 

@@ -216,7 +216,7 @@ describe('the log of an engine that has stopped', () => {
   });
 
   it('also of one that was killed, while somebody looked on', async () => {
-    // What a killed engine has mounted stays.
+    // What a killed engine has mounted stays, should the test not come to its end.
     cleanup.defer(async () => {
       for (const point of mountsBelow(directory)) await unmount(point, { lazy: true });
     });
@@ -238,5 +238,8 @@ describe('the log of an engine that has stopped', () => {
     await killed.ended;
     const after = await runCofa(['replay', '--at', 'end', '--json'], { env: { COFA_ROOT: root } });
     expect(ReplayState.parse(JSON.parse(after.stdout))).toMatchObject({ running: true });
+    // The next one takes over what is there, and takes it away when it ends.
+    await (await startEngine({ root })).stop();
+    expect(mountsBelow(directory)).toEqual([]);
   });
 });

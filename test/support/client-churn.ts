@@ -186,11 +186,11 @@ class Churn {
     while (this.#begun < this.#options.cycles || this.#killing) {
       this.#begun += 1;
       const image = this.#images[random.int(0, this.#images.length - 1)] as ChurnImage;
-      const id = `${namespace}-${this.#begun}`;
-      const isDone = await this.#again(`${id}: pull, run`, async () => {
-        // What an earlier try left.
-        await this.#ctr(namespace, 'tasks', 'rm', '--force', id).catch(() => {});
-        await this.#ctr(namespace, 'containers', 'rm', id).catch(() => {});
+      const name = `${namespace}-${this.#begun}`;
+      const isDone = await this.#again(`${name}: pull, run`, async (tries) => {
+        // Each try has a name of its own, as a kubelet's has: containerd 1.6 may keep the shim of a task whose making
+        // was cut off, and refuses another of that name for as long as it lives.
+        const id = `${name}-${tries}`;
         await this.#pull(namespace, image);
         // Its exit code says it: ctr may end before it has copied all that was printed.
         const mount = `type=bind,src=${image.expected},dst=/expected,options=rbind:ro`;
@@ -206,7 +206,7 @@ class Churn {
         });
       });
       if (isDone && random.next() < 0.5) {
-        await this.#again(`${id}: remove`, () => this.#ctr(namespace, 'images', 'rm', '--sync', image.ref));
+        await this.#again(`${name}: remove`, () => this.#ctr(namespace, 'images', 'rm', '--sync', image.ref));
       }
       this.#done += 1;
     }
@@ -241,10 +241,10 @@ class Churn {
   }
 
   /** Does a step until it is done; without kills once. False when it cannot be done. */
-  async #again(what: string, step: () => Promise<unknown>): Promise<boolean> {
+  async #again(what: string, step: (tries: number) => Promise<unknown>): Promise<boolean> {
     for (let tries = 1; ; tries++) {
       try {
-        await step();
+        await step(tries);
         return true;
       } catch (error) {
         if (this.#options.killRounds > 0 && tries < TRIES) {
@@ -342,6 +342,8 @@ class Churn {
 
   /** As an administrator would remove everything; then nothing may be left. */
   async #takeAway(): Promise<void> {
+    // Shims whose task was never made are in no list; containerd ends them when it starts.
+    if (this.#options.killRounds > 0) await this.#kill('containerd');
     for (const namespace of words(await this.#containerd.ctr(['namespaces', 'ls', '--quiet']))) {
       const list = async (kind: string) => words(await this.#ctr(namespace, kind, 'ls', '--quiet'));
       for (const task of await list('tasks')) await this.#ctr(namespace, 'tasks', 'rm', '--force', task);
