@@ -1,14 +1,14 @@
 import { defineConfig } from 'vitest/config';
 
-// Real mounts, loops and daemons are shared by the whole machine, so files run one after the other:
-// what a failing test leaves behind can then be named by the leak check that follows it.
+// Tests wait for the kernel, for deadlines and for processes more than they compute, so files run side by side, for most
+// of them on two cores. What each leaves behind is told by its own marks (test/support/leaks.ts).
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/after-file.ts'],
     pool: 'forks',
-    fileParallelism: false,
+    maxWorkers: 2,
     testTimeout: 120_000,
     hookTimeout: 240_000,
   },

@@ -5,7 +5,8 @@
  *
  * A run must not be blamed for its neighbours, so ownership is told by marks: everything temporary lies below the
  * run's TMPDIR, every process inherits the variable COFA_TEST_RUN, and a container's root file system is mounted
- * from there. Where the machine is ours alone (CI is set), any new mount or loop device counts.
+ * from there. Files run side by side, and each has marks of its own within those of the run. Where the machine is ours
+ * alone (CI is set), any new mount or loop device counts at the end of the run.
  */
 import { execFile } from 'node:child_process';
 import {
@@ -25,9 +26,9 @@ import { listMounts, type MountPoint } from './temp.ts';
 
 /** What a run is told by. */
 export interface RunMarks {
-  /** Value of COFA_TEST_RUN. */
+  /** Value of COFA_TEST_RUN: RUN, or RUN.FILE for what belongs to one file of a run. */
   id: string;
-  /** The run's TMPDIR. */
+  /** The TMPDIR of the run or of the file; those of files lie in their run's. */
   directory: string;
   /** Count every new mount and loop device, wherever it lies. */
   alone: boolean;
@@ -196,7 +197,9 @@ function markedProcesses(marks: RunMarks): Snapshot['processes'] {
     const commandLine = readOrEmpty(`/proc/${name}/cmdline`).replaceAll('\0', ' ').trim();
     // Kernel threads and zombies have none; vitest's own processes come and go by themselves.
     if (commandLine === '' || /^(node \()?vitest|\/vitest\//.test(commandLine)) continue;
-    const marked = readOrEmpty(`/proc/${name}/environ`).split('\0').includes(mark);
+    const marked = readOrEmpty(`/proc/${name}/environ`)
+      .split('\0')
+      .some((variable) => variable === mark || variable.startsWith(`${mark}.`));
     if (!marked && !rootedIn(marks.directory, name, ownNamespace)) continue;
     found.set(`${name}:${startTime(Number(name))}`, { pid: Number(name), commandLine });
   }
