@@ -43,6 +43,8 @@ const NEEDS_MS = 1_000;
 /** The front end is told again now and then: another one may have taken its place. */
 const NEEDS_AGAIN = 5;
 const SWEEP_MS = 60_000;
+/** What could not be swept for want of an answer, or because an image was being prepared, is tried again after this, ms. */
+const SWEEP_AGAIN_MS = 5_000;
 /** What is being removed bears this ending until it is gone. */
 const GOING = '.going';
 /** An eviction of everything takes a while. */
@@ -54,6 +56,7 @@ export class CacheKeeper {
   #said = '';
   #repeats = 0;
   #isStopped = false;
+  #again: NodeJS.Timeout | undefined;
 
   constructor(options: CacheKeeperOptions) {
     this.#options = options;
@@ -69,6 +72,7 @@ export class CacheKeeper {
 
   stop(): void {
     this.#isStopped = true;
+    clearTimeout(this.#again);
     for (const timer of this.#timers) clearInterval(timer);
   }
 
@@ -193,14 +197,19 @@ export class CacheKeeper {
     if (this.#isStopped) return;
     try {
       await this.#collect([...this.#options.images.all()], false);
-      await this.#sweep();
+      if (await this.#sweep()) return;
     } catch (error) {
       this.#options.log.warn({ error }, 'the store was not tidied');
     }
+    clearTimeout(this.#again);
+    if (!this.#isStopped) this.#again = setTimeout(() => void this.#tidy(), SWEEP_AGAIN_MS).unref();
   }
 
-  /** Takes away what no image, and no layer of the log, has in the store. Nothing while an image is being prepared. */
-  async #sweep(): Promise<void> {
+  /**
+   * Takes away what no image, and no layer of the log, has in the store. Nothing while an image is being prepared: then
+   * it is false.
+   */
+  async #sweep(): Promise<boolean> {
     const { layout, images, bus, names, log } = this.#options;
     const uses = await ask<LayerUse[]>(bus, names.front('uses'), {});
     const known = new Set(uses.map(({ diffId }) => hexOf(diffId)));
@@ -218,7 +227,8 @@ export class CacheKeeper {
       for (const name of await readdir(layout.in(folder)).catch(() => [])) {
         const path = layout.in(folder, name);
         const isOurs = /^[0-9a-f]{64}$/.test(name) || name.endsWith('.draft') || name.endsWith(GOING);
-        if (!isOurs || isBusy()) continue;
+        if (!isOurs) continue;
+        if (isBusy()) return false;
         if (kept().has(name)) {
           if (folder === 'layers') await this.#sweepDrafts(path, isBusy);
           continue;
@@ -234,6 +244,7 @@ export class CacheKeeper {
         }
       }
     }
+    return true;
   }
 
   /** Drafts of an indexer that was killed, beside a device that is in use. */

@@ -14,7 +14,7 @@ import { toErrorRecord } from '../../schemas/errors.ts';
 import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
 import { hexOf, type Layout } from '../store/layout.ts';
 import { layerLabel, type Leftovers } from './leftovers.ts';
-import { askFront as ask, frontIsReady } from './front-calls.ts';
+import { askFront as ask, askFrontWhile as askWhile, frontIsReady } from './front-calls.ts';
 
 export interface LayerDemand {
   diffId: string;
@@ -75,7 +75,7 @@ export class Devices {
       known.users += 1;
       if (prefetch && !known.prefetch) {
         known.prefetch = true;
-        await this.#open(known);
+        await this.#openFor(known);
       }
       return known.loop;
     }
@@ -112,8 +112,7 @@ export class Devices {
     try {
       if (loop !== undefined) await detachLoop(loop);
     } finally {
-      // Somebody may have opened it again meanwhile.
-      if (!this.#attached.has(diffId)) await ask(this.#bus, this.#names.front('close'), { diffId });
+      await this.#close(diffId);
     }
   }
 
@@ -122,12 +121,17 @@ export class Devices {
     frontIsReady(this.#bus);
     const fronts = await Promise.all(
       [...this.#attached.values()].map(async (mine) => {
-        const { name, front } = await this.#open(mine);
-        if (move) await this.#moveToFuse(mine, name);
-        return front;
+        const { diffId } = mine.demand;
+        const isWanted = () => this.#attached.get(diffId) === mine;
+        const opened = await this.#open(mine, isWanted);
+        if (opened === undefined) return [];
+        // Let go while the front end was silent: what it has opened now nobody else would close.
+        if (!isWanted()) await this.#close(diffId);
+        else if (move) await this.#moveToFuse(mine, opened.name);
+        return [opened.front];
       }),
     );
-    await ask(this.#bus, this.#names.front('settled'), { fronts } satisfies Settled);
+    await ask(this.#bus, this.#names.front('settled'), { fronts: fronts.flat() } satisfies Settled);
   }
 
   /** The layer's device is whole and proven: the kernel reads it by itself from now on. */
@@ -187,7 +191,7 @@ export class Devices {
 
   async #attach(mine: Attached): Promise<LoopDevice> {
     const { diffId } = mine.demand;
-    const opened = await this.#open(mine);
+    const opened = await this.#openFor(mine);
     mine.direct = isWhole(opened.state) && (await this.#mayHandOver(mine));
     const file = mine.direct ? this.#layout.device(diffId) : join(this.#layout.devices(), opened.name);
     const label = layerLabel(this.#label, diffId);
@@ -265,8 +269,18 @@ export class Devices {
     await ask(this.#bus, this.#names.front('taken-back'), { diffId: mine.demand.diffId });
   }
 
-  #open(mine: Attached): Promise<OpenLayerReply> {
+  async #openFor(mine: Attached): Promise<OpenLayerReply> {
+    return (await this.#open(mine, () => true)) as OpenLayerReply;
+  }
+
+  #open(mine: Attached, isWanted: () => boolean): Promise<OpenLayerReply | undefined> {
     const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch, direct: mine.pinned };
-    return ask<OpenLayerReply>(this.#bus, this.#names.front('open'), request);
+    return askWhile<OpenLayerReply>(this.#bus, this.#names.front('open'), request, isWanted);
+  }
+
+  /** Unless somebody has opened it again meanwhile. */
+  async #close(diffId: string): Promise<void> {
+    const isWanted = () => !this.#attached.has(diffId);
+    await askWhile(this.#bus, this.#names.front('close'), { diffId }, isWanted);
   }
 }

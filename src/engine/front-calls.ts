@@ -23,7 +23,20 @@ export async function askFront<Reply>(
   subject: string,
   request: unknown,
 ): Promise<Reply> {
-  for (const end = Date.now() + LIMIT_MS; ; ) {
+  return (await askFrontWhile<Reply>(bus, subject, request, () => true)) as Reply;
+}
+
+/**
+ * The same for what may have been overtaken by the time that it is asked again: undefined when `isWanted` says no before
+ * a try.
+ */
+export async function askFrontWhile<Reply>(
+  bus: NatsConnection,
+  subject: string,
+  request: unknown,
+  isWanted: () => boolean,
+): Promise<Reply | undefined> {
+  for (const end = Date.now() + LIMIT_MS; isWanted(); ) {
     const next = successor(bus).promise.then(() => undefined);
     const asked = ask<Reply>(bus, subject, request, AGAIN_MS).then(
       (reply) => ({ reply }),
@@ -38,6 +51,7 @@ export async function askFront<Reply>(
     const answered = await Promise.race([asked, next]);
     if (answered !== undefined) return answered.reply;
   }
+  return undefined;
 }
 
 /** A front end is ready: what the one before it was asked is asked again of this one. */
