@@ -274,13 +274,14 @@ export class Devices {
   }
 
   #open(mine: Attached, isWanted: () => boolean): Promise<OpenLayerReply | undefined> {
-    const request: OpenLayer = { ...mine.demand, prefetch: mine.prefetch, direct: mine.pinned };
+    // A front end that comes later has to hear how it is then: what the kernel reads by itself must keep its bytes.
+    const request = (): OpenLayer => ({ ...mine.demand, prefetch: mine.prefetch, direct: mine.pinned });
     return askWhile<OpenLayerReply>(this.#bus, this.#names.front('open'), request, isWanted);
   }
 
   /** Unless somebody has opened it again meanwhile. */
   async #close(diffId: string): Promise<void> {
     const isWanted = () => !this.#attached.has(diffId);
-    await askWhile(this.#bus, this.#names.front('close'), { diffId }, isWanted);
+    await askWhile(this.#bus, this.#names.front('close'), () => ({ diffId }), isWanted);
   }
 }

@@ -23,22 +23,27 @@ export async function askFront<Reply>(
   subject: string,
   request: unknown,
 ): Promise<Reply> {
-  return (await askFrontWhile<Reply>(bus, subject, request, () => true)) as Reply;
+  return (await askFrontWhile<Reply>(
+    bus,
+    subject,
+    () => request,
+    () => true,
+  )) as Reply;
 }
 
 /**
  * The same for what may have been overtaken by the time that it is asked again: undefined when `isWanted` says no before
- * a try.
+ * a try; `request` is made for each.
  */
 export async function askFrontWhile<Reply>(
   bus: NatsConnection,
   subject: string,
-  request: unknown,
+  request: () => unknown,
   isWanted: () => boolean,
 ): Promise<Reply | undefined> {
   for (const end = Date.now() + LIMIT_MS; isWanted(); ) {
     const next = successor(bus).promise.then(() => undefined);
-    const asked = ask<Reply>(bus, subject, request, AGAIN_MS).then(
+    const asked = ask<Reply>(bus, subject, request(), AGAIN_MS).then(
       (reply) => ({ reply }),
       async (error: unknown) => {
         if (toErrorRecord(error).code !== 'unavailable' || Date.now() > end) throw error;
