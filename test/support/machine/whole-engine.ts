@@ -730,6 +730,7 @@ class WholeEngine {
       'disk full',
       'kills of fetcher',
       'processes that stand still',
+      'nobody served for a deadline',
     ].some((what) => (met[what] ?? 0) > 0);
   }
 

@@ -84,6 +84,7 @@ export class World {
   isNatsFull = false;
   readonly #descriptors = new Map<number, unknown>();
   #nextDescriptor = 10;
+  readonly #frontLostAt = new Map<string, number>();
   #nextPort = 20_000;
   readonly #onSay: ((line: string) => void) | undefined;
 
@@ -148,8 +149,18 @@ export class World {
     throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC', errno: -28 });
   }
 
+  /** Since when no front end of the engine has been ready, ms; undefined while one is, or before the first one. */
+  frontLostAt(root: string): number | undefined {
+    return this.#frontLostAt.get(root);
+  }
+
   /** A line that a process writes into its log. */
   say(process: SimProcess, line: string): void {
+    if (line.includes('"front end ready"') && process.root !== undefined) {
+      const { root } = process;
+      this.#frontLostAt.delete(root);
+      process.onEnd(() => this.#frontLostAt.set(root, this.machine.now));
+    }
     this.#onSay?.(`${this.machine.now.toFixed(2)} ${process.name} says ${line.trimEnd()}`);
   }
 

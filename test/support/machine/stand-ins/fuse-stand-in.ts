@@ -10,8 +10,13 @@ export function startStandIn(session: { fd: number }): StandIn {
   const connection = world().behind(session.fd) as FuseConnection;
   let answered = 0;
   machine().meet('nobody serves');
+  const process = currentProcess() as SimProcess;
+  const lostAt = world().frontLostAt(process.root ?? '') ?? Number.POSITIVE_INFINITY;
+  // From then on reads fail at once, also those that have just come, until a front end begins.
+  if (machine().now - lostAt >= world().plan.readDeadlineMs - 1)
+    machine().meet('nobody served for a deadline');
   const server = {
-    process: currentProcess() as SimProcess,
+    process,
     take: (request: FuseRequest) => {
       answered += 1;
       request.answer('EIO');
