@@ -8,13 +8,14 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
-import { type Engine, eventually, runCofa, startEngine } from '../support/engine.ts';
+import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type Containerd, startContainerd } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { connectCri, type Cri } from './cri.ts';
-import { type ClientImage, makeBase, makeClientImage, push } from './images.ts';
+import { type ClientImage, index, makeBase, makeClientImage, push } from './images.ts';
+import { startPods } from './pods.ts';
 
 const cleanup = new Cleanup();
 let work: string;
@@ -33,14 +34,14 @@ beforeAll(async () => {
   for (const [name, big] of [
     ['lazy', 1],
     ['plain', 2],
+    // Two layers of the lazy one, a third that nobody prepared.
+    ['mixed', 1],
     ['pause', 3],
   ] as const) {
     const config = { Env: ['PATH=/bin'], Cmd: [name === 'pause' ? '/bin/wait' : '/bin/say'] };
     const image = await makeClientImage(work, base, name, { big, said: `I am ${name}`, config });
     images[name] = { ...image, ref: await push(image, registry.host, name) };
-    if (name === 'plain') continue;
-    const indexed = await runCofa(['index', refOf(name)], { timeoutMs: 180_000 });
-    if (indexed.code !== 0) throw new Error(indexed.stderr);
+    if (name === 'lazy' || name === 'pause') await index(refOf(name));
   }
 }, 300_000);
 afterAll(() => cleanup.run());
@@ -134,21 +135,19 @@ describe.each(['1.6', '1.7'])('containerd %s', (version) => {
     await pod.stop();
   });
 
-  test('ten pods start side by side', async () => {
+  test('ten pods of three images start side by side', async () => {
     const logs = join(work, `logs-${version}`);
     await mkdir(logs);
-    const kinds = ['lazy', 'plain'];
-    const said = await Promise.all(
-      Array.from({ length: 10 }, async (_, at) => {
-        const kind = kinds[at % 2] as string;
-        const pod = await cri.runPod(`many-${at}`, logs);
-        const container = await pod.start(`many-${at}`, refOf(kind), { command: ['/bin/wait'] });
-        const { stdout } = await cri.exec(container, 'cat', '/said');
-        await pod.stop();
-        return stdout;
-      }),
+    const kinds = ['lazy', 'plain', 'mixed'];
+    const pods = await startPods(
+      cri,
+      kinds.map((kind) => ({ ref: refOf(kind), said: `I am ${kind}` })),
+      { count: 10, logs },
     );
-    expect(said).toEqual(said.map((_, at) => `I am ${kinds[at % 2]}\n`));
+    expect(pods.flatMap(({ failure }) => failure ?? [])).toEqual([]);
+    const said = await Promise.all(pods.map((pod) => cri.exec(pod.container, 'cat', '/said')));
+    expect(said.map(({ stdout }) => stdout)).toEqual(said.map((_, at) => `I am ${kinds[at % 3]}\n`));
+    await Promise.all(pods.map((pod) => pod.stop()));
   });
 
   test('a pod goes on while containerd and the engine are killed and started again', async () => {

@@ -30,13 +30,14 @@ export interface Cri {
   close(): void;
 }
 
-export function connectCri(socket: string): Cri {
+/** A call has `timeoutMs`, by default a minute. */
+export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
   const nodeOptions = { createConnection: () => connect(socket) };
   const sessionManager = new Http2SessionManager('http://localhost', {}, nodeOptions);
   const transport = createGrpcTransport({
     baseUrl: 'http://localhost',
     sessionManager,
-    defaultTimeoutMs: 60_000,
+    defaultTimeoutMs: timeoutMs,
   });
   const runtime = createClient(RuntimeService, transport);
   const images = createClient(ImageService, transport);

@@ -12,12 +12,59 @@ import {
 } from '../../ops/images/layout.ts';
 import { makeRootfs } from '../container/host-rootfs.ts';
 import { noise } from '../images/nasty.ts';
+import { runCofa } from '../support/engine.ts';
 import { runCommand } from '../support/services.ts';
 
 export interface ClientImage {
   layout: ImageLayout;
   /** Of the layers' blobs, lowest first. */
   blobs: string[];
+}
+
+/** Bytes of `/data/big`. */
+const BIG = 2 << 20;
+
+/** An image in a registry. */
+export interface PushedImage extends ClientImage {
+  name: string;
+  ref: string;
+  /** It is prepared: its sidecar lies beside it. */
+  isLazy: boolean;
+  /** What `/said` holds. */
+  said: string;
+  /** A file with the same bytes as its `/data/big`. */
+  expected: string;
+}
+
+/**
+ * Five images in a registry: three prepared ones, one that shares only its base with them (`plain`), and one whose lower
+ * two layers are a prepared image's and whose third nobody prepared (`mixed`).
+ */
+export async function pushFiveImages(work: string, base: string, host: string): Promise<PushedImage[]> {
+  const images: PushedImage[] = [];
+  for (const [name, big] of [
+    ['lazy-1', 1],
+    ['lazy-2', 2],
+    ['lazy-3', 1],
+    ['plain', 3],
+    ['mixed', 2],
+  ] as const) {
+    const said = `I am ${name}`;
+    const image = await makeClientImage(work, base, name, { big, said });
+    const ref = await push(image, host, name);
+    const isLazy = name.startsWith('lazy');
+    if (isLazy) await index(ref);
+    const expected = join(work, `big-${name}`);
+    await writeFile(expected, noise(BIG, big));
+    images.push({ ...image, name, ref, isLazy, said, expected });
+  }
+  return images;
+}
+
+/** `cofa index`; throws with what it says. */
+export async function index(ref: string): Promise<void> {
+  const { code, stderr } = await runCofa(['index', ref], { timeoutMs: 180_000 });
+  if (code !== 0) throw new Error(stderr);
 }
 
 /** The lowest layer of all of them: programs and libraries of this machine. */
@@ -42,7 +89,7 @@ export async function makeClientImage(
   const folder = join(work, `image-${name}`);
   const [second, third] = [join(folder, '2'), join(folder, '3')];
   await mkdir(join(second, 'data'), { recursive: true });
-  await writeFile(join(second, 'data/big'), noise(2 << 20, o.big));
+  await writeFile(join(second, 'data/big'), noise(BIG, o.big));
   await mkdir(join(third, 'bin'), { recursive: true });
   await writeFile(join(third, 'said'), `${o.said}\n`);
   await writeFile(join(third, 'bin/say'), '#!/bin/sh\ncat /said\n', { mode: 0o755 });

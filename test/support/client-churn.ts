@@ -5,15 +5,13 @@
  * end nothing may be left.
  */
 import { readdirSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connectContainerd } from '../../src/containerd/client.ts';
 import { pullInto } from '../../src/containerd/pull.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
-import { type ClientImage, makeBase, makeClientImage, push } from '../clients/images.ts';
-import { noise } from '../images/nasty.ts';
+import { makeBase, type PushedImage, pushFiveImages } from '../clients/images.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, eventually, runCofa, startEngine } from './engine.ts';
 import { Random } from './random.ts';
@@ -58,15 +56,6 @@ const WRONG = 77;
 /** What scripts print last. */
 const END = 'that is all';
 
-interface ChurnImage extends ClientImage {
-  ref: string;
-  isLazy: boolean;
-  /** What `/said` holds. */
-  said: string;
-  /** A file with the same bytes as its `/data/big`. */
-  expected: string;
-}
-
 export async function clientChurn(options: ChurnOptions): Promise<ChurnReport> {
   const cleanup = new Cleanup();
   try {
@@ -81,7 +70,7 @@ class Churn {
   readonly #cleanup: Cleanup;
   readonly #violations: string[] = [];
   readonly #kills: Record<string, number> = {};
-  readonly #images: ChurnImage[] = [];
+  #images: PushedImage[] = [];
   #retries = 0;
   #begun = 0;
   #done = 0;
@@ -130,25 +119,7 @@ class Churn {
     const work = await cleanup.tempDir('churn');
     const registry = await startRegistry();
     cleanup.defer(() => registry.stop());
-    const base = await makeBase(work);
-    for (const [name, big] of [
-      ['lazy-1', 1],
-      ['lazy-2', 2],
-      ['lazy-3', 1],
-      ['plain', 3],
-      ['mixed', 2],
-    ] as const) {
-      const image = await makeClientImage(work, base, name, { big, said: `I am ${name}` });
-      const ref = await push(image, registry.host, name);
-      const isLazy = name.startsWith('lazy');
-      if (isLazy) {
-        const { code, stderr } = await runCofa(['index', ref], { timeoutMs: 180_000 });
-        if (code !== 0) throw new Error(stderr);
-      }
-      const expected = join(work, `big-${name}`);
-      await writeFile(expected, noise(2 << 20, big));
-      this.#images.push({ ...image, ref, isLazy, said: `I am ${name}`, expected });
-    }
+    this.#images = await pushFiveImages(work, await makeBase(work), registry.host);
     this.#engine = await this.#startEngine();
     this.#directory = await cleanup.tempDir('ctrd');
     this.#containerd = await this.#startContainerd();
@@ -185,7 +156,7 @@ class Churn {
     const namespace = `client-${process.pid}-${at}`;
     while (this.#begun < this.#options.cycles || this.#killing) {
       this.#begun += 1;
-      const image = this.#images[random.int(0, this.#images.length - 1)] as ChurnImage;
+      const image = this.#images[random.int(0, this.#images.length - 1)] as PushedImage;
       const name = `${namespace}-${this.#begun}`;
       const isDone = await this.#again(`${name}: pull, run`, async (tries) => {
         // Each try has a name of its own, as a kubelet's has: containerd 1.6 may keep the shim of a task whose making
@@ -212,7 +183,7 @@ class Churn {
     }
   }
 
-  async #pull(namespace: string, { ref, isLazy }: ChurnImage): Promise<void> {
+  async #pull(namespace: string, { ref, isLazy }: PushedImage): Promise<void> {
     if (!isLazy) {
       await this.#ctr(namespace, 'images', 'pull', '--plain-http', '--snapshotter=cofa', ref);
       return;
@@ -300,7 +271,7 @@ class Churn {
 
   async #startSurvivors(): Promise<void> {
     for (const name of SURVIVORS) {
-      const image = this.#images.find(({ ref }) => ref.includes(`/${name}:`)) as ChurnImage;
+      const image = this.#images.find(({ ref }) => ref.includes(`/${name}:`)) as PushedImage;
       await this.#pull(SURVIVING, image);
       await this.#ctr(
         SURVIVING,

@@ -1,0 +1,23 @@
+/** `node ops/pods.ts [--pods 50] [--newer] [--snapshotter overlayfs]`: see test/support/many-pods.ts. */
+import { parseArgs } from 'node:util';
+import { manyPods } from '../test/support/many-pods.ts';
+import { NEWER_DOCKER, unpackedDebs } from './images/debs.ts';
+
+const { values } = parseArgs({
+  options: {
+    pods: { type: 'string', default: '50' },
+    snapshotter: { type: 'string', default: 'cofa' },
+    newer: { type: 'boolean', default: false },
+  },
+});
+if (values.snapshotter !== 'cofa' && values.snapshotter !== 'overlayfs')
+  throw new Error(`--snapshotter is cofa or overlayfs, not ${values.snapshotter}`);
+const { path } = values.newer ? await unpackedDebs(NEWER_DOCKER) : {};
+const report = await manyPods({
+  pods: Number(values.pods),
+  snapshotter: values.snapshotter,
+  onProgress: (line) => console.error(`pods: ${line}`),
+  ...(path === undefined ? {} : { path }),
+});
+console.log(JSON.stringify(report, undefined, 2));
+process.exit(report.failures.length + report.left.length === 0 ? 0 : 1);
