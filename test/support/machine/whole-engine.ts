@@ -15,6 +15,7 @@
  * every byte of it can be read; when all is unmounted and the engine is down, no process, mount, loop, connection or
  * draft is left, and what the log calls present is right.
  */
+import { LAYER_LIMITS } from '../../../actors/layer-protocol.ts';
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../../actors/node-state.ts';
 import type { ScrubReply, Status } from '../../../schemas/api.ts';
 import type { CofaEvent } from '../../../schemas/events.ts';
@@ -926,8 +927,8 @@ class WholeEngine {
   async #readAll(): Promise<void> {
     const machine = this.#machine;
     let [asked, answered, failed] = [0, 0, 0];
-    // Bytes that came wrong are remembered for a moment.
-    await this.#until(machine.now + 1_500, () => false);
+    // That bytes came wrong, or none at all (actors/stall.ts), is remembered for a moment.
+    await this.#until(machine.now + LAYER_LIMITS.stallMs + 1_000, () => false);
     for (const mount of this.#world.kernel.mounts.filter((one) => this.#isOfLiving(one))) {
       for (const [at, { size }] of mount.devices.entries()) {
         for (let block = 0; block < size / 65_536; block += 2) {
