@@ -60,5 +60,10 @@ export class NativeBuffer {
   }
 }
 
+/** Where these bytes lie, for one call into native code: whoever makes it must hold them until it has returned. */
+export function addressOf(bytes: Uint8Array): bigint {
+  return koffi.address(bytes.buffer) + BigInt(bytes.byteOffset);
+}
+
 /** Byte order of the machine, in which C structures are written. */
 export const HOST_LITTLE: boolean = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;

@@ -14,11 +14,13 @@
  * proves nothing: each block is checked against the layer's span table before it is used.
  */
 import type { Transform } from 'node:stream';
-import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
+import { constants, createZstdCompress } from 'node:zlib';
 import { z } from 'zod';
 import type { StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { pack, unpack } from '../bus/connection.ts';
+import { Unzstd } from '../image/libzstd.ts';
+import { addressOf, NativeBuffer } from '../image/native.ts';
 
 /** Raw bytes of all blocks of a pack at most. A start that reads more is better served by fetching the layers. */
 export const MAX_PACK_BYTES = 1 << 30;
@@ -111,14 +113,7 @@ export async function decodePack(
   onHeader: (header: PackHeader) => void | Promise<void>,
   onBlock: (block: PackedBlock) => void | Promise<void>,
 ): Promise<void> {
-  const zstd = createZstdDecompress({ params: { [constants.ZSTD_d_windowLogMax]: 27 }, chunkSize: 1 << 18 });
-  const fed = (async () => {
-    for await (const chunk of body) await write(zstd, chunk);
-    zstd.end();
-  })();
-  // Its error is the stream's from here on.
-  fed.catch((error: unknown) => zstd.destroy(error instanceof Error ? error : new Error(String(error))));
-  const source = new ByteReader(zstd as AsyncIterable<Buffer>);
+  const source = new PackStream(body);
   try {
     const prefix = await source.take(PREFIX);
     if (!prefix.subarray(0, 8).equals(MAGIC)) throw bad('it is none');
@@ -131,12 +126,8 @@ export async function decodePack(
       await onBlock({ device, block, bytes: await source.take(length) });
     }
     if (!(await source.isAtEnd())) throw bad('something follows its last block');
-  } catch (error) {
-    if (/^Z(?:STD)?_/.test((error as NodeJS.ErrnoException).code ?? ''))
-      throw bad('it is not valid zstd', error);
-    throw error;
   } finally {
-    zstd.destroy();
+    await source.close();
   }
 }
 
@@ -175,46 +166,70 @@ function* blocksOf({ blockSize, sizes, runs }: PackHeader) {
   }
 }
 
-/** Takes exact numbers of bytes from a stream of pieces. */
-class ByteReader {
-  readonly #pieces: AsyncIterator<Buffer>;
-  #piece: Buffer = Buffer.alloc(0);
-  #room: Buffer = Buffer.alloc(0);
+/**
+ * Takes exact numbers of raw bytes from the compressed pieces of a body. Each block is decoded to where it is handed out:
+ * node:zlib makes a new buffer for each part of its output, and collecting those took as long as decoding.
+ */
+class PackStream {
+  readonly #pieces: AsyncIterator<Uint8Array>;
+  readonly #zstd = new Unzstd();
+  #piece: Uint8Array = new Uint8Array(0);
+  #at = 0;
+  #target = new NativeBuffer(PREFIX, false);
+  #frameEnded = false;
 
-  constructor(source: AsyncIterable<Buffer>) {
-    this.#pieces = source[Symbol.asyncIterator]();
+  constructor(body: AsyncIterable<Uint8Array>) {
+    this.#pieces = body[Symbol.asyncIterator]();
   }
 
   /** The next `length` bytes; valid until the next call. */
   async take(length: number): Promise<Buffer> {
-    if (this.#piece.length >= length) return this.#cut(length);
-    if (this.#room.length < length) this.#room = Buffer.allocUnsafe(length);
-    const whole = this.#room.subarray(0, length);
-    for (let at = 0; at < length; ) {
-      if (this.#piece.length === 0 && !(await this.#next())) throw bad(`it ends early`);
-      const part = this.#cut(Math.min(length - at, this.#piece.length));
-      part.copy(whole, at);
-      at += part.length;
-    }
-    return whole;
+    if (this.#target.bytes.length < length) this.#target = new NativeBuffer(length, false);
+    for (let filled = 0; filled < length; ) filled += await this.#decode(filled, length);
+    return this.#target.bytes.subarray(0, length);
   }
 
+  /** Whether nothing is left, neither of the body nor in it. */
   async isAtEnd(): Promise<boolean> {
-    while (this.#piece.length === 0) if (!(await this.#next())) return true;
-    return false;
+    while (!this.#frameEnded) if ((await this.#decode(0, 1)) > 0) return false;
+    return this.#at === this.#piece.length && !(await this.#next());
   }
 
-  #cut(length: number): Buffer {
-    const part = this.#piece.subarray(0, length);
-    this.#piece = this.#piece.subarray(length);
-    return part;
+  async close(): Promise<void> {
+    this.#zstd.close();
+    await this.#pieces.return?.();
   }
 
+  /** Fills [start, end) of the target as far as it goes; returns how many bytes it were. */
+  async #decode(start: number, end: number): Promise<number> {
+    if (this.#frameEnded) throw bad('it ends early');
+    const { address } = this.#target;
+    const source = addressOf(this.#piece) + BigInt(this.#at);
+    let wanted: number;
+    try {
+      const left = this.#piece.length - this.#at;
+      wanted = this.#zstd.run(source, left, address + BigInt(start), end - start);
+    } catch (error) {
+      if (error instanceof CofaError && error.code !== 'environment')
+        throw bad('it is not valid zstd', error);
+      throw error;
+    }
+    const { consumed, written } = this.#zstd;
+    this.#at += consumed;
+    this.#frameEnded = wanted === 0;
+    if (wanted > 0 && consumed === 0 && written === 0 && !(await this.#next())) throw bad('it ends early');
+    return written;
+  }
+
+  /** Goes on to the next piece that is not empty. */
   async #next(): Promise<boolean> {
-    const { done, value } = await this.#pieces.next();
-    if (done === true) return false;
-    this.#piece = value;
-    return true;
+    for (;;) {
+      const { done, value } = await this.#pieces.next();
+      if (done === true) return false;
+      this.#piece = value;
+      this.#at = 0;
+      if (value.length > 0) return true;
+    }
   }
 }
 
