@@ -77,6 +77,8 @@ export interface RecordJob extends JobBase {
   start: string;
   layers: JobLayer[];
   set: { devices: readonly string[]; runs: readonly StartRun[] };
+  /** What a pack that lies beside the image has brought for this start; where it still fits none is made. */
+  brought?: { devices: readonly string[]; runs: readonly StartRun[] };
 }
 
 /** The job of this number is over or with another fetcher: go on no longer. Nothing is answered. */

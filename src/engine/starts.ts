@@ -4,9 +4,10 @@
  */
 import type { Logger } from 'pino';
 import { isWhole } from '../../actors/layer-life.ts';
+import type { StartSet } from '../../actors/start-set.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
-import type { JobLayer, PackSource, StartRun } from '../../schemas/fetch.ts';
+import type { RecordJob, StartRun } from '../../schemas/fetch.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
 import type { FetchPool } from './fetch-pool.ts';
@@ -30,8 +31,20 @@ interface Recording {
   since: number;
 }
 
+/** A recording that becomes a pack as soon as nothing starts. */
+interface Recorded {
+  job: Omit<RecordJob, 'v' | 'job' | 'front'>;
+  at: number;
+}
+
 /** Starts that are recorded at once; further ones are not recorded. */
 const MOST_RECORDINGS = 32;
+/** Making a pack is half a second of work: it waits for so long a pause, ms, but no longer than the second limit. */
+const IDLE_MS = 2_000;
+const IDLE_LIMIT_MS = 30_000;
+/** What packs of the registry have brought is kept of so many starts, each of so many runs: they go into one message. */
+const MOST_BROUGHT = 64;
+const MOST_BROUGHT_RUNS = 20_000;
 
 export class Starts {
   readonly #options: {
@@ -42,6 +55,9 @@ export class Starts {
   };
   readonly #clock = new Int32Array(new SharedArrayBuffer(8));
   readonly #recordings = new Map<string, Recording>();
+  /** By start: the pack that came from the registry for it. */
+  readonly #brought = new Map<string, StartSet>();
+  #recorded: Recorded[] = [];
   #packs = 0;
   #nextPack = 1;
   #seen = 0;
@@ -83,13 +99,13 @@ export class Starts {
 
   /** An image was attached, and what will run in it starts. */
   begin(order: BeginStart): void {
-    if (order.pack !== undefined) this.#bring(order.pack, order.layers);
+    if (order.pack !== undefined) this.#bring(order);
     if (!order.record || this.#recordings.size >= MOST_RECORDINGS) return;
     // Recordings that run at the same time share the clock: the later one restarts the ticks of layers in common.
     const since = Atomics.load(this.#clock, 0);
     Atomics.store(this.#clock, 1, since);
     const watch = new StartWatch(this.#options.now(), since);
-    this.#recordings.set(`${order.manifest} ${order.start}`, { order, watch, since });
+    this.#recordings.set(keyOf(order), { order, watch, since });
   }
 
   /** To be called every 100 ms or so. */
@@ -105,6 +121,7 @@ export class Starts {
       this.#recordings.delete(key);
       if (state === 'over') this.#record(recording);
     }
+    this.#submitRecorded(now);
   }
 
   /** The layer is about to be closed: what started is over, or at an end that comes to the same. */
@@ -117,7 +134,11 @@ export class Starts {
     }
   }
 
-  #bring(pack: PackSource, layers: JobLayer[]): void {
+  #bring(order: BeginStart): void {
+    const { pack, layers } = order;
+    if (pack === undefined) return;
+    const key = keyOf(order);
+    const broughtRuns: StartRun[] = [];
     const number = this.#nextPack++;
     const { pool, log } = this.#options;
     /** By diffID: the layer and its promise. */
@@ -128,6 +149,10 @@ export class Starts {
       { kind: 'pack', layer: '', layers, pack },
       {
         pack: ({ devices, runs }) => {
+          if (pack.kind === 'registry') {
+            for (const run of runs) broughtRuns.push(run);
+            this.#keepBrought(key, { devices, runs: broughtRuns });
+          }
           for (const [device, diffId] of devices.entries()) {
             const mine = runs.flatMap(
               ([of, first, count]): Array<[number, number]> => (of === device ? [[first, count]] : []),
@@ -152,11 +177,19 @@ export class Starts {
           this.#packs -= 1;
           for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
           const ms = Math.round(this.#options.now() - startedAt);
+          if (failure !== undefined) this.#brought.delete(key);
           if (failure === undefined) log.info({ pack, ms }, 'startup pack brought');
           else log.warn({ pack, ms, error: failure.error }, 'startup pack given up');
         },
       },
     );
+  }
+
+  #keepBrought(key: string, set: StartSet): void {
+    this.#brought.delete(key);
+    if (set.runs.length > MOST_BROUGHT_RUNS) return;
+    this.#brought.set(key, set);
+    if (this.#brought.size > MOST_BROUGHT) this.#brought.delete(this.#brought.keys().next().value as string);
   }
 
   #record({ order, watch, since }: Recording): void {
@@ -182,16 +215,42 @@ export class Starts {
     const { manifest, start, layers } = order;
     this.#options.log.info({ manifest, start, blocks: found.length, ms: watch.lasted }, 'start recorded');
     if (runs.length === 0) return;
-    const set: { devices: string[]; runs: StartRun[] } = { devices, runs };
-    this.#options.pool.submit(
-      { kind: 'record', layer: '', manifest, start, layers, set },
-      {
-        blocks: () => {},
-        end: (_, failure) => {
-          if (failure !== undefined)
-            this.#options.log.warn({ manifest, error: failure.error }, 'no startup pack was made');
-        },
+    const set: StartSet = { devices, runs };
+    const brought = this.#brought.get(keyOf(order));
+    this.#recorded.push({
+      job: {
+        kind: 'record',
+        layer: '',
+        manifest,
+        start,
+        layers,
+        set,
+        ...(brought === undefined ? {} : { brought }),
       },
-    );
+      at: this.#options.now(),
+    });
+    if (this.#recorded.length > MOST_RECORDINGS) this.#recorded.shift();
+  }
+
+  /** What was recorded is brought into the store when nobody waits for a start, one after the other. */
+  #submitRecorded(now: number): void {
+    const [next] = this.#recorded;
+    if (next === undefined) return;
+    const isIdle =
+      this.#packs === 0 &&
+      this.#recordings.size === 0 &&
+      now - Math.max(this.#lastFirstRead, next.at) >= IDLE_MS;
+    if (!isIdle && now - next.at < IDLE_LIMIT_MS) return;
+    this.#recorded.shift();
+    const { pool, log } = this.#options;
+    pool.submit(next.job, {
+      blocks: () => {},
+      end: (_, failure) => {
+        if (failure !== undefined)
+          log.warn({ manifest: next.job.manifest, error: failure.error }, 'no startup pack was made');
+      },
+    });
   }
 }
+
+const keyOf = ({ manifest, start }: BeginStart): string => `${manifest} ${start}`;

@@ -71,8 +71,8 @@ export async function bringPack(
 }
 
 /**
- * Adds a recording to those that are known of the start, and makes a new pack where the result is another than before.
- * Blocks that are not in the devices (any more) are left out. Errors: those of the store and of the disk.
+ * Adds a recording to those that are known of the start, and makes a new pack where the result is another than before:
+ * than the pack of the store, or else than the one beside the image. Blocks that are not in the devices (any more) are left out. Errors: those of the store and of the disk.
  */
 export async function recordStart(job: RecordJob, context: StartContext): Promise<void> {
   const { manifest, start } = job;
@@ -82,7 +82,8 @@ export async function recordStart(job: RecordJob, context: StartContext): Promis
   const set = mergeStarts(recordings);
   if (set.runs.length === 0) return;
   const known = earlier.length > 0 ? await store.find(manifest, start) : undefined;
-  if (known === undefined || differs(mergeStarts(earlier), set)) {
+  const before = known === undefined ? job.brought : mergeStarts(earlier);
+  if (before === undefined || differs(before, set)) {
     await makePack(job, set, store, context);
     context.signal.throwIfAborted();
   }
