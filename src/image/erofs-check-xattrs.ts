@@ -9,11 +9,13 @@ import {
   XATTR_PREFIXES,
   XATTR_SHARED_COUNT,
 } from './erofs-format.ts';
-import { type Claims, type Fault, isZero } from './erofs-claims.ts';
+import type { Claims, Fault } from './erofs-claims.ts';
+import type { Words } from './erofs-words.ts';
 import { isSoundAcl } from './posix-acl.ts';
 
 export class XattrReader {
   readonly #image: Buffer;
+  readonly #words: Words;
   readonly #sharedAt: number;
   readonly #claims: Claims;
   readonly #fault: Fault;
@@ -21,8 +23,9 @@ export class XattrReader {
   readonly #shared = new Map<number, Entry>();
 
   /** `sharedAt`: byte of the shared area. */
-  constructor(image: Buffer, sharedAt: number, claims: Claims, fault: Fault) {
-    this.#image = image;
+  constructor(words: Words, sharedAt: number, claims: Claims, fault: Fault) {
+    this.#image = words.image;
+    this.#words = words;
     this.#sharedAt = sharedAt;
     this.#claims = claims;
     this.#fault = fault;
@@ -38,7 +41,7 @@ export class XattrReader {
     const shared = image[at + XATTR_SHARED_COUNT] as number;
     const idsEnd = at + XATTR_HEADER + 4 * shared;
     const unused =
-      image.readUInt32LE(at) === 0 && isZero(image, at + XATTR_SHARED_COUNT + 1, at + XATTR_HEADER);
+      image.readUInt32LE(at) === 0 && this.#words.isZero(at + XATTR_SHARED_COUNT + 1, at + XATTR_HEADER);
     if (!unused || idsEnd > at + size) throw this.#fault(`${what} has xattrs of an unknown form`);
     const names = new Set<string>();
     const take = ({ name }: Entry) => {
@@ -85,7 +88,7 @@ export class XattrReader {
     }
     if (isAcl && !isSoundAcl(image.subarray(valueAt, valueEnd)))
       throw this.#fault(`${what} has a malformed ACL`);
-    if (!isZero(image, valueEnd, at + size)) throw this.#fault(`${what} has something behind an xattr`);
+    if (!this.#words.isZero(valueEnd, at + size)) throw this.#fault(`${what} has something behind an xattr`);
     return { name, size };
   }
 }

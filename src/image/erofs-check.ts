@@ -46,7 +46,8 @@ import {
 } from './erofs-format.ts';
 import { type Contents, readEntries } from './erofs-check-directory.ts';
 import { XattrReader } from './erofs-check-xattrs.ts';
-import { Claims, type Fault, isZero } from './erofs-claims.ts';
+import { Claims, type Fault } from './erofs-claims.ts';
+import { Words } from './erofs-words.ts';
 import type { LayerDevice } from './erofs.ts';
 import { MAX_FILE_SIZE } from './toc-limits.ts';
 
@@ -55,8 +56,22 @@ import { MAX_FILE_SIZE } from './toc-limits.ts';
  * raised to a multiple of 512; and how many inodes it has. Throws CofaError('integrity') saying what is wrong.
  */
 export function checkFlat(metadata: Buffer): { devices: LayerDevice[]; inodes: number } {
+  const check = checkFlatInSteps(metadata);
+  for (;;) {
+    const { done, value } = check.next();
+    if (done === true) return value;
+  }
+}
+
+/** The same in steps of a millisecond or so, for an event loop that has others to serve. */
+export function checkFlatInSteps(
+  metadata: Buffer,
+): Generator<void, { devices: LayerDevice[]; inodes: number }, void> {
   return new Checker(metadata).check();
 }
+
+/** Inodes that are read in one step, and no fewer than the directory has that comes next. */
+const STEP_INODES = 500;
 
 interface Device extends LayerDevice {
   blocks: number;
@@ -92,6 +107,7 @@ interface Pending {
 
 class Checker {
   readonly #image: Buffer;
+  readonly #words: Words;
   readonly #claims: Claims;
   readonly #devices: Device[] = [];
   /** By their running numbers: 1 for those that have been met. */
@@ -111,29 +127,37 @@ class Checker {
     if (image.length < IMAGE_ALIGN || image.length % IMAGE_ALIGN !== 0 || image.length > MAX_IMAGE) {
       throw fault(`its size is ${image.length} bytes`);
     }
+    this.#words = new Words(image);
     this.#claims = new Claims(image.length, fault);
     this.#header = this.#superblock();
     this.#inos = new Uint8Array(this.#header.inodes + 1);
-    this.#xattrs = new XattrReader(image, this.#header.sharedAt, this.#claims, fault);
+    this.#xattrs = new XattrReader(this.#words, this.#header.sharedAt, this.#claims, fault);
     this.#types = new Uint8Array(image.length / NID_UNIT);
     this.#nlinks = new Uint32Array(image.length / NID_UNIT);
     this.#found = new Uint32Array(image.length / NID_UNIT);
   }
 
-  check(): { devices: LayerDevice[]; inodes: number } {
+  *check(): Generator<void, { devices: LayerDevice[]; inodes: number }, void> {
     const { rootNid, inodes } = this.#header;
     if (this.#inode(rootNid, rootNid, 0) !== DIRECTORY) throw fault('its root is no directory');
+    let pause = STEP_INODES;
     for (let next = this.#pending.pop(); next !== undefined; next = this.#pending.pop()) {
       this.#directory(next);
+      if (this.#count < pause) continue;
+      yield;
+      pause = this.#count + STEP_INODES;
     }
-    for (const [nid, nlink] of this.#nlinks.entries()) {
+    yield;
+    const nlinks = this.#nlinks;
+    for (let nid = 0; nid < nlinks.length; nid++) {
+      const nlink = nlinks[nid];
       const found = this.#found[nid];
       if (nlink !== found) throw fault(`inode ${nid} has ${found} links and says ${nlink}`);
     }
     if (this.#count !== inodes) throw fault(`it has ${this.#count} inodes and says ${inodes}`);
     for (const { diffId, used } of this.#devices)
       if (!used) throw fault(`nothing lies in its device ${diffId}`);
-    this.#claims.checkRest(this.#image);
+    this.#claims.checkRest(this.#words);
     return { devices: this.#devices.map(({ diffId, size }) => ({ diffId, size })), inodes };
   }
 
@@ -188,7 +212,7 @@ class Checker {
       if (!/^[0-9a-f]{64}$/.test(tag)) throw fault(`device ${index + 1} is named by no diffID`);
       if (known.has(tag)) throw fault(`two devices are layer ${tag}`);
       if (blocks === 0 || blocks === NULL_BLOCK) throw fault(`device ${index + 1} has ${blocks} blocks`);
-      if (!isZero(this.#image, at + SLOT.blocks + 4, at + DEVICE_SLOT)) {
+      if (!this.#words.isZero(at + SLOT.blocks + 4, at + DEVICE_SLOT)) {
         throw fault(`device ${index + 1} is used in an unknown way`);
       }
       known.add(tag);
@@ -198,35 +222,32 @@ class Checker {
 
   /** Reads an inode that no entry has led to before and gives its FT_*. `path`: bytes of the path to it. */
   #inode(nid: number, parent: number, path: number): number {
-    const image = this.#image;
+    const words = this.#words;
     const at = nid * NID_UNIT;
     const what = `inode ${nid}`;
-    if (at + INODE_SIZE > image.length) throw fault(`${what} lies outside of it`);
+    if (at + INODE_SIZE > words.image.length) throw fault(`${what} lies outside of it`);
     this.#claims.claim(at, INODE_SIZE);
-    const format = image.readUInt16LE(at + INODE.format);
+    const format = words.u16(at + INODE.format);
     const layout = format >> 1;
     if ((format & 1) === 0 || !LAYOUTS.has(layout)) throw fault(`${what} has the unknown format ${format}`);
-    const mode = image.readUInt16LE(at + INODE.mode);
+    const mode = words.u16(at + INODE.mode);
     const kind = KIND_OF_MODE.get(mode & 0o170000);
     if (kind === undefined) throw fault(`${what} has the unknown mode ${mode.toString(8)}`);
     if (kind === 'symlink' && (mode & 0o7777) !== 0o777) throw fault(`${what}, a symlink, has permissions`);
-    const ino = image.readUInt32LE(at + INODE.ino);
+    const ino = words.u32(at + INODE.ino);
     if (ino < 1 || ino >= this.#inos.length || this.#inos[ino] !== 0) {
       throw fault(`${what} has the running number ${ino}, which is not its own`);
     }
     this.#inos[ino] = 1;
-    if (image.readUInt32LE(at + INODE.mtimeNsec) > 999_999_999) throw fault(`${what} has a bad time`);
-    if (
-      image.readUInt16LE(at + INODE_UNUSED[0]) !== 0 ||
-      !isZero(image, at + INODE_UNUSED[1], at + INODE_SIZE)
-    ) {
+    if (words.u32(at + INODE.mtimeNsec) > 999_999_999) throw fault(`${what} has a bad time`);
+    if (words.u16(at + INODE_UNUSED[0]) !== 0 || !words.isZero(at + INODE_UNUSED[1], at + INODE_SIZE)) {
       throw fault(`${what} is used in an unknown way`);
     }
-    if (image.readUInt32LE(at + INODE.uid) === NO_ID || image.readUInt32LE(at + INODE.gid) === NO_ID) {
+    if (words.u32(at + INODE.uid) === NO_ID || words.u32(at + INODE.gid) === NO_ID) {
       throw fault(`${what} belongs to nobody`);
     }
-    const size = image.readUInt32LE(at + INODE.size + 4) * 2 ** 32 + image.readUInt32LE(at + INODE.size);
-    const xattrCount = image.readUInt16LE(at + INODE.xattrCount);
+    const size = words.u32(at + INODE.size + 4) * 2 ** 32 + words.u32(at + INODE.size);
+    const xattrCount = words.u16(at + INODE.xattrCount);
     const xattrBytes = this.#xattrs.read(at + INODE_SIZE, xattrCount, kind, what);
     const body: Body = { what, at, layout, size, xattrBytes };
     switch (kind) {
@@ -246,7 +267,7 @@ class Checker {
     }
     this.#count++;
     this.#types[nid] = KINDS[kind].entryType;
-    this.#nlinks[nid] = image.readUInt32LE(at + INODE.nlink);
+    this.#nlinks[nid] = words.u32(at + INODE.nlink);
     this.#found[nid] = kind === 'dir' ? 2 : 0;
     return KINDS[kind].entryType;
   }
@@ -255,7 +276,7 @@ class Checker {
     const what = `directory ${nid}`;
     const found = this.#found;
     let dots = 0;
-    readEntries(this.#image, contents, what, fault, (name, child, type) => {
+    readEntries(this.#words, contents, what, fault, (name, child, type) => {
       if (name === '.' || name === '..') {
         dots++;
         if (child !== (name === '.' ? nid : parent) || type !== DIRECTORY) {
@@ -277,7 +298,7 @@ class Checker {
 
   #file(body: Body): void {
     const { what, at, layout, size, xattrBytes } = body;
-    const image = this.#image;
+    const words = this.#words;
     const union = this.#union(body);
     if (size === 0) {
       if (layout !== LAYOUT.plain || union !== 0) throw fault(`${what}, an empty file, has contents`);
@@ -294,9 +315,9 @@ class Checker {
     this.#claims.claim(indexes, count * CHUNK_INDEX);
     for (let index = 0; index < count; index++) {
       const from = indexes + index * CHUNK_INDEX;
-      const slot = image.readUInt16LE(from + CHUNK.device);
-      const block = image.readUInt32LE(from + CHUNK.block);
-      if (image.readUInt16LE(from) !== 0) throw fault(`${what} has a chunk of an unknown form`);
+      const slot = words.u16(from + CHUNK.device);
+      const block = words.u32(from + CHUNK.block);
+      if (words.u16(from) !== 0) throw fault(`${what} has a chunk of an unknown form`);
       if (block === NULL_BLOCK) {
         if (slot !== 0) throw fault(`${what} has a hole in a device`);
         continue;
@@ -347,11 +368,11 @@ class Checker {
     const at = block * BLOCK;
     const end = roundUp(at + length, BLOCK);
     this.#claims.claim(at, end - at);
-    if (!isZero(this.#image, at + length, end)) throw fault(`${what} has something behind its end`);
+    if (!this.#words.isZero(at + length, end)) throw fault(`${what} has something behind its end`);
   }
 
   #union({ at }: Body): number {
-    return this.#image.readUInt32LE(at + INODE.union);
+    return this.#words.u32(at + INODE.union);
   }
 }
 

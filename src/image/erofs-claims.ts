@@ -1,4 +1,5 @@
 /** Which bytes of an image are spoken for, so that in the end no byte serves two ends and none is left over. */
+import type { Words } from './erofs-words.ts';
 
 export type Fault = (what: string) => Error;
 
@@ -31,23 +32,23 @@ export class Claims {
   }
 
   /** Throws where two claims overlap, and where a byte that nobody claimed is not zero. */
-  checkRest(image: Buffer): void {
+  checkRest(words: Words): void {
     const starts = this.#starts.subarray(0, this.#count).sort();
     let end = 0;
     for (const packed of starts) {
       const index = packed % 2 ** 26;
       const at = ((packed - index) / 2 ** 26) * 4;
       if (at < end) throw this.#fault(`parts of it overlap at byte ${at}`);
-      this.#checkGap(image, end, at);
+      this.#checkGap(words, end, at);
       end = at + (this.#lengths[index] as number);
     }
-    this.#checkGap(image, end, this.#size);
+    this.#checkGap(words, end, this.#size);
   }
 
-  #checkGap(image: Buffer, from: number, to: number): void {
-    for (let at = from; at < to; at++) {
-      if (image[at] !== 0) throw this.#fault(`it holds something at byte ${at} that belongs to nothing`);
-    }
+  #checkGap(words: Words, from: number, to: number): void {
+    if (words.isZero(from, to)) return;
+    const at = words.image.subarray(from, to).findIndex((byte) => byte !== 0) + from;
+    throw this.#fault(`it holds something at byte ${at} that belongs to nothing`);
   }
 
   #grow(): void {
@@ -58,9 +59,4 @@ export class Claims {
     lengths.set(this.#lengths);
     this.#lengths = lengths;
   }
-}
-
-export function isZero(image: Buffer, from: number, to: number): boolean {
-  for (let at = from; at < to; at++) if (image[at] !== 0) return false;
-  return true;
 }

@@ -6,6 +6,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readEntries } from '../image/erofs-check-directory.ts';
+import { Words } from '../image/erofs-words.ts';
 import {
   BLOCK,
   CHUNK,
@@ -79,6 +80,7 @@ export function extentsOf(image: Buffer): Map<string, Extent[]> {
     const at = (DEVICE_TABLE_SLOT + index) * DEVICE_SLOT + SLOT.tag;
     devices.push(`sha256:${image.toString('latin1', at, at + 64)}`);
   }
+  const words = new Words(image);
   const byLayer = new Map<string, Extent[]>(devices.map((diffId) => [diffId, []]));
   const seen = new Set<number>();
   const pending = [{ nid: image.readUInt16LE(SUPERBLOCK + SB.rootNid), path: '' }];
@@ -94,7 +96,7 @@ export function extentsOf(image: Buffer): Map<string, Extent[]> {
         tailAt: inode.isInline ? inode.dataAt : -1,
       };
       readEntries(
-        image,
+        words,
         contents,
         'a directory',
         (what) => new Error(what) as never,
