@@ -14,6 +14,8 @@
  *     cofa.v1.<node>.<e>.worker.job.<worker>  front end → one fetcher
  *     cofa.v1.<node>.<e>.worker.completion    fetcher → front end
  *
+ * Who may use which of them: src/bus/roles.ts.
+ *
  * `<e>` is the engine's epoch, `e` and a number (src/store/event-log.ts): the processes of an engine that was replaced may
  * live for a moment beside those of its successor, and write into other files.
  */
@@ -21,6 +23,8 @@ export const STREAM = 'COFA_EVENTS';
 export const STREAM_SUBJECTS = 'cofa.v1.*.event.>';
 export const SNAPSHOT_STREAM = 'COFA_SNAPSHOTS';
 export const SNAPSHOT_SUBJECTS = 'cofa.v1.*.fold.>';
+/** The object store of startup packs: the stream `OBJ_<bucket>` with the subjects `$O.<bucket>.>`. */
+export const PACK_BUCKET = 'cofa-packs';
 
 export interface Subjects {
   api(operation: string): string;

@@ -1,9 +1,11 @@
 /** The engine's API for programs on the node: what `cofa` and scripts call. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { NatsConnection } from '@nats-io/nats-core';
 import type { Operation, Progress, RequestOf, ResultOf } from '../../schemas/api.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
+import type { BusAddress } from './connection.ts';
 
 export interface EngineClient {
   readonly endpoint: Endpoint;
@@ -43,7 +45,12 @@ export interface Endpoint {
   v: 1;
   node: string;
   pid: number;
-  nats: { url: string; user?: string; pass?: string };
+  /** For operations, and for watching events as they come. */
+  nats: BusAddress;
+  /** For reading the event log; absent in files of engines before users were told apart. */
+  log?: BusAddress;
+  /** For startup packs; absent likewise. */
+  packs?: BusAddress;
 }
 
 /** Connects to the engine whose state lies in `root`. Error `not-running` when there is none. */
@@ -59,6 +66,12 @@ export async function connectEngine(root: string): Promise<EngineClient> {
     },
   );
   const names = subjects(endpoint.node);
+  /** Calls and the log are different users'. */
+  let log: Promise<NatsConnection> | undefined;
+  const openLog = async () => {
+    log ??= connectBus(endpoint.log ?? endpoint.nats, { name: 'cofa-cli', reconnect: false });
+    return await log;
+  };
   return {
     endpoint,
     async call(operation, request, options = {}) {
@@ -97,12 +110,15 @@ export async function connectEngine(root: string): Promise<EngineClient> {
     },
     async *events(options) {
       const { readLog } = await import('../store/log-reader.ts');
-      for await (const record of readLog(bus, names.allEvents, options)) {
+      for await (const record of readLog(await openLog(), names.allEvents, options)) {
         const { v: _, type, at, ...data } = record.event;
         yield { seq: record.seq, time: new Date(at).toISOString(), subject: record.subject, type, data };
       }
     },
-    close: () => bus.close(),
+    close: async () => {
+      const opened = await log?.catch(() => undefined);
+      await Promise.all([bus.close(), opened?.close()]);
+    },
   };
 }
 

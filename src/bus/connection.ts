@@ -8,6 +8,8 @@ export interface BusAddress {
   url: string;
   user?: string | undefined;
   pass?: string | undefined;
+  /** Answers come to subjects below this one; `_INBOX` without. */
+  inbox?: string | undefined;
 }
 
 /**
@@ -33,11 +35,24 @@ export async function connectBus(
       maxPingOut: 2,
       noRandomize: true,
       ...(address.user === undefined ? {} : { user: address.user, pass: address.pass ?? '' }),
+      ...(address.inbox === undefined ? {} : { inboxPrefix: address.inbox }),
     });
   } catch (cause) {
     const text = cause instanceof Error ? cause.message : String(cause);
     throw new CofaError('unavailable', `NATS at ${address.url} cannot be used: ${text}`, { cause });
   }
+}
+
+/** A connection that is made when it is first asked for, and again when that failed. */
+export function busOnDemand(address: BusAddress, name: string): () => Promise<NatsConnection> {
+  let bus: Promise<NatsConnection> | undefined;
+  return () => {
+    bus ??= connectBus(address, { name }).catch((error: unknown) => {
+      bus = undefined;
+      throw error;
+    });
+    return bus;
+  };
 }
 
 /** A ping that two others follow without an answer ends the connection. */

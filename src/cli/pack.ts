@@ -101,9 +101,9 @@ async function openStore(context: Context) {
     import('../bus/client.ts'),
     import('../pack/pack-store.ts'),
   ]);
-  const { nats } = await readEndpoint(context.root);
-  const bus = await connectBus(nats, { name: 'cofa-cli', reconnect: false });
-  return { store: new PackStore(bus), close: () => bus.close() };
+  const { nats, packs } = await readEndpoint(context.root);
+  const bus = await connectBus(packs ?? nats, { name: 'cofa-cli', reconnect: false });
+  return { store: new PackStore(async () => bus), close: () => bus.close() };
 }
 
 async function resolve(ref: string, { platform }: PushOptions, context: Context) {

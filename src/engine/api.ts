@@ -19,6 +19,13 @@ export type Handlers = { [O in Operation]: Handler<O> };
 const MOST_CALLS = 1_000;
 const MSGPACK = 'application/msgpack';
 
+/**
+ * Whether the caller may name this subject for its answer. The engine may publish where its callers may not: an answer in
+ * the log would be an event.
+ */
+const mayReplyTo = (subject: string | undefined): boolean =>
+  subject !== undefined && subject !== '' && !/^(cofa\.|\$)/.test(subject);
+
 /** Serves every operation until the connection closes. `mayAnswer`: false where another engine answers. */
 export function serveApi(
   bus: NatsConnection,
@@ -31,7 +38,7 @@ export function serveApi(
   for (const operation of Object.keys(OPERATIONS) as Operation[]) {
     bus.subscribe(names.api(operation), {
       callback: (error, message) => {
-        if (error !== null || message.reply === undefined || message.reply === '') return;
+        if (error !== null || !mayReplyTo(message.reply)) return;
         if (running >= MOST_CALLS) {
           respond(message, { ok: false, error: { code: 'busy', message: `${running} calls are running` } });
           return;

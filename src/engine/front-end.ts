@@ -45,7 +45,7 @@ import { continueNode, loadNode } from '../store/snapshots.ts';
 import { FetchPool } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
 import { linkToParent } from './parent-link.ts';
-import { readSettings } from './process-settings.ts';
+import { busOf, readSettings } from './process-settings.ts';
 import { Scrubber } from './scrubber.ts';
 import { Starts } from './starts.ts';
 
@@ -107,7 +107,7 @@ const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
   else layer.cold(offset, length, answer);
 };
 
-const bus = await connectBus(settings.nats, { name: 'cofa-front-end' });
+const bus = await connectBus(busOf(settings, 'front-end'), { name: 'cofa-front-end' });
 let scrubber: Scrubber | undefined;
 const events = new EventLog(bus, Date.now, {
   epoch: settings.epoch,

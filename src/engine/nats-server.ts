@@ -1,4 +1,7 @@
-/** The private nats-server of an engine that was not given one: JetStream on disk, loopback, random credentials. */
+/**
+ * The private nats-server of an engine that was not given one: JetStream on disk, loopback, a user for each role with
+ * random credentials, and two accounts, one for the startup packs and one for everything else.
+ */
 import { randomBytes } from 'node:crypto';
 import { access, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -6,26 +9,30 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
+import { BUS_ROLES, type BusRole, type BusUsers, inboxOf, permissionsOf } from '../bus/roles.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import { repairLogEnd } from '../store/log-repair.ts';
+import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
 import { Child, type ChildOptions } from './child.ts';
 
 /**
- * Starts nats-server below the supervisor. Its port and password stay for the supervisor's life, so that the other
- * processes find it again when it was restarted. `repaired`: bytes at the end of the log that were no events, as after a
+ * Starts nats-server below the supervisor. Its port and passwords stay for the supervisor's life, so that the other
+ * processes find it again when it was restarted. `address` is the supervisor's. `repaired`: bytes at the end of the log that were no events, as after a
  * power cut. Errors: `environment` when it is not installed or does not start.
  */
 export async function startNats(
   layout: Layout,
   now: () => number,
   watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
-): Promise<{ address: BusAddress; child: Child; repaired: number }> {
+): Promise<{ address: BusAddress; users: BusUsers; child: Child; repaired: number }> {
   const command = await findServer();
   const port = await freePort();
-  const address = { url: `nats://127.0.0.1:${port}`, user: 'cofa', pass: randomBytes(24).toString('hex') };
+  const users = usersAt(`nats://127.0.0.1:${port}`);
+  const address = users.supervisor;
   const config = layout.in('run/nats.conf');
   const pidFile = layout.in('run/nats.pid');
   await endPredecessor(pidFile, config);
+  await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
   // Strings are quoted as JSON, which the configuration's grammar accepts.
   await writeWhole(
@@ -34,7 +41,14 @@ export async function startNats(
       [
         `listen: "127.0.0.1:${port}"`,
         `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
-        `authorization { user: ${JSON.stringify(address.user)}, password: ${JSON.stringify(address.pass)} }`,
+        `accounts {`,
+        account(
+          LOG_ACCOUNT,
+          users,
+          BUS_ROLES.filter((role) => role !== 'packs'),
+        ),
+        account(PACK_ACCOUNT, users, ['packs']),
+        '}',
         'max_payload: 8MB',
         `pid_file: ${JSON.stringify(pidFile)}`,
         '',
@@ -64,7 +78,25 @@ export async function startNats(
       hint: `see ${layout.log('nats-server')}`,
     });
   }
-  return { address, child, repaired };
+  return { address, users, child, repaired };
+}
+
+function usersAt(url: string): BusUsers {
+  const entries = BUS_ROLES.map((role): [BusRole, BusAddress] => [
+    role,
+    { url, user: role, pass: randomBytes(24).toString('hex'), inbox: inboxOf(role) },
+  ]);
+  return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
+}
+
+function account(name: string, users: BusUsers, roles: readonly BusRole[]): string {
+  const lines = roles.map((role) => {
+    const { publish, denied = [], subscribe } = permissionsOf(role);
+    const permissions = { publish: { allow: publish, deny: denied }, subscribe: { allow: subscribe } };
+    const { user, pass } = users[role];
+    return `    ${JSON.stringify({ user, password: pass, permissions })}`;
+  });
+  return [`  ${name} {`, '    jetstream: enabled', '    users: [', ...lines, '    ]', '  }'].join('\n');
 }
 
 /**

@@ -1,6 +1,7 @@
 /** What a child process of the supervisor needs to know: in ROOT/run/engine.json, readable by root only. */
 import { readFile } from 'node:fs/promises';
 import type { BusAddress } from '../bus/connection.ts';
+import type { ChildRole, ChildUsers } from '../bus/roles.ts';
 import type { RegistryClientOptions } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 
@@ -8,6 +9,8 @@ export interface EngineSettings {
   root: string;
   node: string;
   nats: BusAddress;
+  /** Absent where an engine wrote it that told no users apart, and a newer program of it reads. */
+  users?: ChildUsers;
   /** Sequence of the engine's `engine.started`: what its processes append counts while no later one is in the log. */
   epoch: number;
   /** `store_dir` of the private nats-server, for syncs; absent where NATS is somebody else's. */
@@ -47,6 +50,10 @@ export function registryOptions(
 
 /** Even where reads are given up sooner, a registry has this long, ms. */
 const LEAST_TIMEOUT_MS = 2_000;
+
+/** How a process reaches NATS. */
+export const busOf = ({ nats, users }: Pick<EngineSettings, 'nats' | 'users'>, role: ChildRole): BusAddress =>
+  users?.[role] ?? nats;
 
 const path = (root: string): string => new Layout(root).in('run/engine.json');
 

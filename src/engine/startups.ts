@@ -19,12 +19,19 @@ export class Startups {
   readonly #log: Logger;
   readonly #store: PackStore;
 
-  constructor(options: { bus: NatsConnection; names: Subjects; registry: RegistryClient; log: Logger }) {
+  /** `packs`: gives a connection to where startup packs lie. */
+  constructor(options: {
+    bus: NatsConnection;
+    packs: () => Promise<NatsConnection>;
+    names: Subjects;
+    registry: RegistryClient;
+    log: Logger;
+  }) {
     this.#bus = options.bus;
     this.#names = options.names;
     this.#registry = options.registry;
     this.#log = options.log;
-    this.#store = new PackStore(options.bus);
+    this.#store = new PackStore(options.packs);
   }
 
   /**

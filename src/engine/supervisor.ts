@@ -17,7 +17,8 @@ import type { TrustPolicy } from '../../schemas/trust.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busAway, readEndpoint } from '../bus/client.ts';
-import { type BusAddress, ask, connectBus, unpack } from '../bus/connection.ts';
+import { type BusAddress, ask, busOnDemand, connectBus, unpack } from '../bus/connection.ts';
+import { BUS_ROLES, type BusRole, type BusUsers } from '../bus/roles.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { askLocal, serveLocal } from '../bus/local-socket.ts';
 import { reapContainers } from '../container/reap.ts';
@@ -175,9 +176,11 @@ class Supervisor {
       steps[name] = Math.round(performance.now() - lastStep);
       lastStep = performance.now();
     };
-    const [leftovers, nats] = await Promise.all([this.#findLeftovers(), this.#startNats()]);
+    const [leftovers, users] = await Promise.all([this.#findLeftovers(), this.#startNats()]);
     step('nats');
+    const { supervisor: nats, ...children } = users;
     const bus = await connectBus(nats, { name: 'cofa-supervisor' });
+    const packs = busOnDemand(users.packs, 'cofa-supervisor-packs');
     watchBus(bus, {
       onAway: () => this.#conditions.set('nats', awaySentence(nats.url)),
       onBack: () => {
@@ -205,7 +208,8 @@ class Supervisor {
       await writeSettings({
         root,
         node,
-        nats,
+        nats: { url: nats.url },
+        users: children,
         epoch,
         ...(this.#options.nats === undefined ? { natsFiles: layout.in('nats') } : {}),
         transport: this.#options.transport,
@@ -229,7 +233,7 @@ class Supervisor {
 
     const completeLayers = async () => completeOf(await this.#frontStatus(bus));
     const registry = new RegistryClient({ ...this.#options.registry, log: this.#log });
-    const startups = new Startups({ bus, names, registry, log: this.#log });
+    const startups = new Startups({ bus, packs, names, registry, log: this.#log });
     const images = new Images(
       {
         layout,
@@ -429,10 +433,18 @@ class Supervisor {
 
     await writeWhole(
       layout.endpoint(),
-      Buffer.from(JSON.stringify({ v: 1, node, pid: process.pid, nats, root }, null, 2)),
+      Buffer.from(
+        JSON.stringify(
+          { v: 1, node, pid: process.pid, nats: users.api, log: users.reader, packs: users.packs, root },
+          null,
+          2,
+        ),
+      ),
     );
     keeper.start();
     this.#startSnapshotter();
+    // A start that has a pack should not wait for a connection.
+    void packs().catch(() => {});
     this.#log.info({ root, node, nats: nats.url }, 'ready');
     await this.#ended.promise;
     process.exit(0);
@@ -509,16 +521,17 @@ class Supervisor {
     }
   }
 
-  async #startNats(): Promise<BusAddress> {
+  async #startNats(): Promise<BusUsers> {
     if (this.#options.nats !== undefined) {
       const url = new URL(this.#options.nats);
       const user = url.username === '' ? undefined : decodeURIComponent(url.username);
       const pass = url.password === '' ? undefined : decodeURIComponent(url.password);
       url.username = '';
       url.password = '';
-      return { url: url.toString().replace(/\/$/, ''), user, pass };
+      const address = { url: url.toString().replace(/\/$/, ''), user, pass };
+      return Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
     }
-    const { address, child, repaired } = await startNats(this.#layout, Date.now, {
+    const { address, users, child, repaired } = await startNats(this.#layout, Date.now, {
       ...this.#watchers('nats-server', 'nats-server'),
       onGiveUp: () => this.#conditions.set('nats-server', 'nats-server does not start'),
     });
@@ -531,7 +544,7 @@ class Supervisor {
       this.#log.warn({ error }, 'nats-server is not watched');
     });
     this.#nats = child;
-    return address;
+    return users;
   }
 
   /** What the front end has to tell; while none answers, what was told last. */

@@ -36,8 +36,8 @@ export interface JobRunnerOptions {
   layout: Layout;
   registry: RegistryClient;
   log: Logger;
-  /** Absent where NATS is not used: then startup packs are not brought. */
-  bus?: NatsConnection;
+  /** Gives a connection to where startup packs lie. Absent where NATS is not used: then none are brought. */
+  packs?: () => Promise<NatsConnection>;
   complete: (completion: Completion) => void;
 }
 
@@ -145,9 +145,9 @@ export class JobRunner {
     signal: AbortSignal,
   ): Promise<number> {
     if (job.kind === 'verify') return await this.#verify(job, signal);
-    const { layout, registry, bus, complete } = this.#options;
-    if (bus === undefined) throw new CofaError('unavailable', 'startup packs need NATS');
-    const context = { layout, bus, registry, tables: this.#tables, signal };
+    const { layout, registry, packs, complete } = this.#options;
+    if (packs === undefined) throw new CofaError('unavailable', 'startup packs need NATS');
+    const context = { layout, packs, registry, tables: this.#tables, signal };
     const { bringPack, recordStart } = await import('./start-jobs.ts');
     if (job.kind === 'record') {
       await recordStart(job, context);

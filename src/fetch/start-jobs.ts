@@ -14,7 +14,7 @@ import { runPack } from './pack-job.ts';
 
 export interface StartContext {
   layout: Layout;
-  bus: NatsConnection;
+  packs: () => Promise<NatsConnection>;
   registry: RegistryClient;
   tables: SpanTables;
   signal: AbortSignal;
@@ -64,7 +64,7 @@ export async function bringPack(
   } catch (error) {
     // It would fail every start from now on. That of a registry is its owner's.
     if (job.pack.kind === 'nats' && error instanceof CofaError && error.code === 'integrity')
-      await new PackStore(context.bus).discard(job.pack.name).catch(() => {});
+      await new PackStore(context.packs).discard(job.pack.name).catch(() => {});
     throw error;
   }
   return bytes;
@@ -76,7 +76,7 @@ export async function bringPack(
  */
 export async function recordStart(job: RecordJob, context: StartContext): Promise<void> {
   const { manifest, start } = job;
-  const store = new PackStore(context.bus);
+  const store = new PackStore(context.packs);
   const earlier = await store.recordings(manifest, start);
   const recordings = [...earlier, { devices: job.set.devices, runs: job.set.runs }];
   const set = mergeStarts(recordings);
@@ -170,7 +170,7 @@ async function tablesOf(
   return new Map(await Promise.all(pairs));
 }
 
-function sourceOf({ pack }: PackJob, { bus, registry, signal }: StartContext): AsyncIterable<Uint8Array> {
-  if (pack.kind === 'nats') return new PackStore(bus).read(pack.name);
+function sourceOf({ pack }: PackJob, { packs, registry, signal }: StartContext): AsyncIterable<Uint8Array> {
+  if (pack.kind === 'nats') return new PackStore(packs).read(pack.name);
   return registry.blobRange(pack, pack, 0, pack.size, signal);
 }

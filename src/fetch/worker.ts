@@ -5,10 +5,10 @@
 import { createLog } from '../engine/log.ts';
 import type { Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { connectBus, pack, unpack } from '../bus/connection.ts';
+import { busOnDemand, connectBus, pack, unpack } from '../bus/connection.ts';
 import { watchBus } from '../bus/health.ts';
 import { linkToParent } from '../engine/parent-link.ts';
-import { readSettings, registryOptions } from '../engine/process-settings.ts';
+import { busOf, readSettings, registryOptions } from '../engine/process-settings.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
 import { JobRunner } from './job-runner.ts';
@@ -25,13 +25,14 @@ if (root === undefined || worker === undefined) throw new Error('usage: worker.t
 const settings = await readSettings(root);
 const log = createLog(worker, settings.logLevel);
 const names = subjects(settings.node, settings.epoch);
-const bus = await connectBus(settings.nats, { name: worker });
+const bus = await connectBus(busOf(settings, 'fetcher'), { name: worker });
+const packs = busOnDemand(busOf(settings, 'packs'), `${worker}-packs`);
 const runner = new JobRunner({
   worker,
   layout: new Layout(root),
   registry: new RegistryClient({ ...registryOptions(settings), log }),
   log,
-  bus,
+  packs,
   complete: (completion) => bus.publish(names.completion, pack(completion)),
 });
 bus.subscribe(names.job(worker), {
@@ -66,5 +67,6 @@ process.once('SIGINT', () => void stop());
 await link.begin();
 link.ready();
 log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');
-// A start that has a pack should not wait for code.
+// A start that has a pack should not wait for code, nor for a connection.
 void import('./start-jobs.ts');
+void packs().catch(() => {});

@@ -13,6 +13,7 @@ import { Objm, type ObjectInfo, type ObjectStore, setSha256Backend } from '@nats
 import { z } from 'zod';
 import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import { PACK_BUCKET } from '../../schemas/subjects.ts';
 import { pack, unpack } from '../bus/connection.ts';
 import { hexOf } from '../store/layout.ts';
 
@@ -22,7 +23,6 @@ setSha256Backend('native');
 /** The image's own command. */
 export const DEFAULT_START = 'default';
 
-const BUCKET = 'cofa-packs';
 /** Of all packs, bytes; the oldest go first. */
 const MAX_BYTES = 2 ** 31;
 const MAX_RECORDINGS_BYTES = 64 << 20;
@@ -55,11 +55,12 @@ export interface StoredPackInfo extends StoredPack {
 }
 
 export class PackStore {
-  readonly #bus: NatsConnection;
+  readonly #bus: () => Promise<NatsConnection>;
   readonly #maxBytes: number;
   #store: Promise<ObjectStore> | undefined;
 
-  constructor(bus: NatsConnection, options: { maxBytes?: number } = {}) {
+  /** `bus`: gives a connection of the packs' user. */
+  constructor(bus: () => Promise<NatsConnection>, options: { maxBytes?: number } = {}) {
     this.#bus = bus;
     this.#maxBytes = options.maxBytes ?? MAX_BYTES;
   }
@@ -152,8 +153,8 @@ export class PackStore {
   }
 
   #open(): Promise<ObjectStore> {
-    this.#store ??= new Objm(this.#bus)
-      .create(BUCKET, { max_bytes: this.#maxBytes * 2 })
+    this.#store ??= this.#bus()
+      .then((bus) => new Objm(bus).create(PACK_BUCKET, { max_bytes: this.#maxBytes * 2 }))
       .catch((cause: unknown) => {
         this.#store = undefined;
         const text = cause instanceof Error ? cause.message : String(cause);

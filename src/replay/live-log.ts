@@ -59,7 +59,7 @@ export async function openLiveLog(options: LiveLogOptions): Promise<LiveLog> {
     return undefined;
   });
   if (endpoint !== undefined) {
-    const bus = await connectBus(endpoint.nats, BUS).catch((cause: unknown) => {
+    const bus = await connectBus(endpoint.log ?? endpoint.nats, BUS).catch((cause: unknown) => {
       // Killed, perhaps: its endpoint is still there, and its files too.
       if (hasStore(options.root)) return undefined;
       throw cause;

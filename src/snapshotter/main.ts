@@ -11,7 +11,7 @@ import { subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus } from '../bus/connection.ts';
 import { createLog } from '../engine/log.ts';
 import { linkToParent } from '../engine/parent-link.ts';
-import { readSettings } from '../engine/process-settings.ts';
+import { busOf, readSettings } from '../engine/process-settings.ts';
 import { wallClock } from '../kernel/clock.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
@@ -44,7 +44,7 @@ try {
 async function run(): Promise<void> {
   const layout = new Layout(root);
   const names = subjects(settings.node);
-  const bus = await connectBus(settings.nats, { name: 'cofa-snapshotter' });
+  const bus = await connectBus(busOf(settings, 'snapshotter'), { name: 'cofa-snapshotter' });
   const events = new EventLog(bus, Date.now, {
     epoch: settings.epoch,
     // An append of the snapshotter before this one, which landed late.

@@ -7,6 +7,7 @@
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SNAPSHOT_STREAM, STREAM } from '../../schemas/subjects.ts';
+import { foundStreamFolder } from './nats-files.ts';
 
 export class LogFiles {
   readonly #folder: string;
@@ -35,30 +36,36 @@ export class LogFiles {
 }
 
 class StreamFiles {
-  readonly #folder: string;
+  readonly #store: string;
+  readonly #stream: string;
   /** Number of the last message file that was there at the last sync; 0: none yet. */
   #last = 0;
+  /** Known from the first sync on, when the stream is there. */
+  #folder: string | undefined;
 
   constructor(folder: string, stream: string) {
-    this.#folder = join(folder, 'jetstream/$G/streams', stream, 'msgs');
+    this.#store = folder;
+    this.#stream = stream;
   }
 
   async sync(): Promise<void> {
-    const numbers = await this.#numbers();
+    const folder = this.#folder ?? join(await foundStreamFolder(this.#store, this.#stream), 'msgs');
+    const numbers = await messageFiles(folder);
+    this.#folder = folder;
     // Earlier ones are complete and were synced; the last one may have grown since.
-    for (const number of numbers)
-      if (number >= this.#last) await syncFile(join(this.#folder, `${number}.blk`));
+    for (const number of numbers) if (number >= this.#last) await syncFile(join(folder, `${number}.blk`));
     const last = numbers.at(-1) ?? 0;
-    if (last !== this.#last) await syncFile(this.#folder);
+    if (last !== this.#last) await syncFile(folder);
     this.#last = last;
   }
+}
 
-  async #numbers(): Promise<number[]> {
-    const names = await readdir(this.#folder);
-    return names
-      .flatMap((name) => (name.endsWith('.blk') ? [Number.parseInt(name, 10)] : []))
-      .sort((a, b) => a - b);
-  }
+/** Numbers of a stream's message files, in order. */
+async function messageFiles(folder: string): Promise<number[]> {
+  const names = await readdir(folder);
+  return names
+    .flatMap((name) => (name.endsWith('.blk') ? [Number.parseInt(name, 10)] : []))
+    .sort((a, b) => a - b);
 }
 
 async function syncFile(path: string): Promise<void> {

@@ -14,6 +14,7 @@ import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { STREAM } from '../../schemas/subjects.ts';
 import { unpack } from '../bus/connection.ts';
+import { streamFolder } from './nats-files.ts';
 
 const HEADER = 22;
 const HASH = 8;
@@ -25,7 +26,7 @@ const DOUBTFUL = 1 << 20;
 
 /** Cuts off what is no record. `folder`: `store_dir`. Returns how many bytes went, 0 as a rule. */
 export async function repairLogEnd(folder: string): Promise<number> {
-  const messages = join(folder, 'jetstream/$G/streams', STREAM, 'msgs');
+  const messages = join(streamFolder(folder, STREAM), 'msgs');
   const names = await readdir(messages).catch(() => []);
   const numbers = names.flatMap((name) => (name.endsWith('.blk') ? [Number.parseInt(name, 10)] : []));
   if (numbers.length === 0) return 0;

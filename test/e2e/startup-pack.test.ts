@@ -58,7 +58,7 @@ describe('a startup pack', () => {
     await first.cofa(['index', reference]);
     const cold = await coldStart(first);
     expect(cold.jobs).toBeGreaterThan(20);
-    const store = new PackStore(bus);
+    const store = new PackStore(async () => bus);
     await until(
       async () => (await store.list()).length > 0,
       () => `no pack was made\n${first.logs()}`,

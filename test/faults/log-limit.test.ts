@@ -2,8 +2,8 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { subjects } from '../../schemas/subjects.ts';
-import { readEndpoint } from '../../src/bus/client.ts';
 import { connectBus } from '../../src/bus/connection.ts';
+import { busOf, readSettings } from '../../src/engine/process-settings.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -32,8 +32,7 @@ const start = async (): Promise<Engine> => {
 
 /** Lets a layer that nobody has report the same blocks over and over, as a cache under pressure would. */
 async function fillLog(): Promise<void> {
-  const { nats } = await readEndpoint(root);
-  const bus = await connectBus(nats, { name: 'test' });
+  const bus = await connectBus(busOf(await readSettings(root), 'front-end'), { name: 'test' });
   try {
     const names = subjects('short');
     let epoch = 0;

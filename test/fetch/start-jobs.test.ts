@@ -24,7 +24,7 @@ beforeAll(async () => {
   const registry = new RegistryClient();
   cleanup.defer(() => registry.close());
   const signal = new AbortController().signal;
-  context = { layout, bus, registry, tables: new SpanTables(layout), signal };
+  context = { layout, packs: async () => bus, registry, tables: new SpanTables(layout), signal };
 });
 afterAll(() => cleanup.run());
 
@@ -46,7 +46,7 @@ test('a start that the pack beside the image fits is remembered, and no other pa
   const set = { devices: [layer], runs: [[0, 0, 100]] as const };
   const brought = { devices: [layer], runs: [[0, 1, 100]] as const };
   await recordStart(job({ manifest, set, brought }), context);
-  const store = new PackStore(bus);
+  const store = new PackStore(async () => bus);
   expect(await store.find(manifest, 'default')).toBeUndefined();
   expect(await store.recordings(manifest, 'default')).toEqual([{ devices: [layer], runs: [[0, 0, 100]] }]);
 });

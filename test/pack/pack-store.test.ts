@@ -31,8 +31,8 @@ afterAll(async () => {
 describe('the store of startup packs', () => {
   test('gives to one node what another has put, of the same start or of the image’s own', async () => {
     const image = manifest();
-    const writer = new PackStore(bus);
-    const reader = new PackStore(bus);
+    const writer = new PackStore(async () => bus);
+    const reader = new PackStore(async () => bus);
     expect(await reader.find(image, DEFAULT_START)).toBeUndefined();
     const own = randomBytes(300_000);
     const other = randomBytes(10);
@@ -51,7 +51,7 @@ describe('the store of startup packs', () => {
 
   test('keeps the newest recordings and takes none that are malformed', async () => {
     const image = manifest();
-    const store = new PackStore(bus);
+    const store = new PackStore(async () => bus);
     expect(await store.recordings(image, 'abc')).toEqual([]);
     const starts = Array.from({ length: 11 }, (_, i) => ({
       devices: ['sha256:aa'],
@@ -65,7 +65,7 @@ describe('the store of startup packs', () => {
   });
 
   test('drops the oldest packs when there are too many bytes of them', async () => {
-    const store = new PackStore(bus, { maxBytes: 1_000_000 });
+    const store = new PackStore(async () => bus, { maxBytes: 1_000_000 });
     const images = [manifest(), manifest(), manifest()];
     for (const image of images) await store.put(image, DEFAULT_START, one(randomBytes(400_000)));
     expect(await store.find(images[0] as string, DEFAULT_START)).toBeUndefined();
@@ -73,11 +73,11 @@ describe('the store of startup packs', () => {
   });
 
   test('refuses keys that are none, and says so when NATS is away', async () => {
-    await expect(new PackStore(bus).find(manifest(), '../x')).rejects.toThrow(RangeError);
+    await expect(new PackStore(async () => bus).find(manifest(), '../x')).rejects.toThrow(RangeError);
     const lonely = await startNats({ jetstream: false });
     const other = await connectBus({ url: lonely.url }, { name: 'test' });
     try {
-      await expect(new PackStore(other).find(manifest(), DEFAULT_START)).rejects.toMatchObject({
+      await expect(new PackStore(async () => other).find(manifest(), DEFAULT_START)).rejects.toMatchObject({
         code: 'unavailable',
       });
     } finally {

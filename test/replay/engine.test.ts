@@ -97,7 +97,7 @@ describe('the log of a running engine', () => {
 
   it('replays to what the engine itself would begin with', async () => {
     const { endpoint } = engine.client;
-    const bus = await connectBus(endpoint.nats, { name: 'test' });
+    const bus = await connectBus(endpoint.log ?? endpoint.nats, { name: 'test' });
     const { fold } = await loadNode(bus, subjects(endpoint.node)).finally(() => bus.close());
     const state = ReplayState.parse(await json(['replay', '--at', String(fold.seq)]));
     expect(state).toMatchObject({ seq: fold.seq, digest: digestOfNodeState(fold.state) });

@@ -8,6 +8,7 @@ import { startNats } from '../../src/engine/nats-server.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { endOfRecords } from '../../src/store/log-repair.ts';
+import { streamFolder } from '../../src/store/nats-files.ts';
 import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { NodeFold } from '../../src/store/node-fold.ts';
 import { loadNode, prepareSnapshots, writeSnapshot } from '../../src/store/snapshots.ts';
@@ -34,7 +35,7 @@ async function openLog(layout: Layout) {
 
 /** The file that the last records lie in. */
 async function lastFile(layout: Layout): Promise<string> {
-  const folder = join(layout.in('nats'), 'jetstream/$G/streams', STREAM, 'msgs');
+  const folder = join(streamFolder(layout.in('nats'), STREAM), 'msgs');
   const numbers = (await readdir(folder))
     .filter((name) => name.endsWith('.blk'))
     .map((name) => Number.parseInt(name, 10));

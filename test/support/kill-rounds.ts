@@ -584,8 +584,8 @@ class KillRounds {
   }
 
   async #leftConsumers(): Promise<string[]> {
-    const { nats } = await readEndpoint(this.#root);
-    const bus = await connectBus(nats, { name: 'cofa-rounds', reconnect: false });
+    const { nats, log = nats } = await readEndpoint(this.#root);
+    const bus = await connectBus(log, { name: 'cofa-rounds', reconnect: false });
     try {
       const manager = await jetstreamManager(bus);
       const { state } = await manager.streams.info(STREAM);

@@ -255,8 +255,8 @@ class Soak {
       cached += blocks * 512;
     }
     sample['cache MB'] = cached / MB;
-    const { nats } = await readEndpoint(this.#root);
-    const bus = await connectBus(nats, { name: 'cofa-soak', reconnect: false });
+    const { nats, log = nats } = await readEndpoint(this.#root);
+    const bus = await connectBus(log, { name: 'cofa-soak', reconnect: false });
     try {
       const { state } = await (await jetstreamManager(bus)).streams.info(STREAM);
       sample['log MB'] = state.bytes / MB;

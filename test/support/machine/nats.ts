@@ -5,6 +5,7 @@
  * what was written and not synced is lost in a power cut, from the end.
  */
 import { errors, headers as newHeaders, type Msg, type MsgHdrs } from '@nats-io/nats-core';
+import { BUS_ROLES, type BusRole, permissionsOf } from '../../../src/bus/roles.ts';
 import { currentProcess, type Handle, type Machine, type SimProcess } from './machine.ts';
 
 export interface StoredMessage {
@@ -224,7 +225,7 @@ export class NatsServer {
 }
 
 let inbox = 0;
-export const nextInbox = (): string => `_INBOX.${(inbox += 1)}`;
+const nextInbox = (prefix: string): string => `${prefix}.${(inbox += 1)}`;
 
 /** A client's connection. Implements what src/bus and its users call of NatsConnection. */
 export class SimConnection {
@@ -238,9 +239,15 @@ export class SimConnection {
   readonly #statusListeners: Array<(status: { type: string; server?: string }) => void> = [];
   readonly #closing = Promise.withResolvers<void>();
 
-  constructor(server: NatsServer, process: SimProcess) {
+  /** The user of a private nats-server; without, all is allowed. */
+  readonly #role: BusRole | undefined;
+  readonly #inbox: string;
+
+  constructor(server: NatsServer, process: SimProcess, who: { user?: string; inboxPrefix?: string } = {}) {
     this.server = server;
     this.process = process;
+    this.#role = BUS_ROLES.find((role) => role === who.user);
+    this.#inbox = who.inboxPrefix ?? '_INBOX';
     server.connections.add(this);
     process.onEnd(() => this.#leave());
   }
@@ -249,7 +256,17 @@ export class SimConnection {
     return { max_payload: 8 << 20, version: '2.9.10' };
   }
 
+  /** nats-server would refuse what the engine is not meant to do. */
+  check(kind: 'publish' | 'subscribe', subject: string): void {
+    if (this.#role === undefined) return;
+    const permissions = permissionsOf(this.#role);
+    const isIn = (patterns: readonly string[]) => patterns.some((pattern) => matches(pattern, subject));
+    if (isIn(permissions[kind]) && !(kind === 'publish' && isIn(permissions.denied ?? []))) return;
+    this.server.machine.fail(`${this.#role} may not ${kind} ${subject}`);
+  }
+
   subscribe(subject: string, options: { callback: Subscription['callback'] }): { unsubscribe(): void } {
+    this.check('subscribe', subject);
     const subscription: Subscription = {
       connection: this,
       subject,
@@ -275,6 +292,7 @@ export class SimConnection {
     // Who has just killed itself has said its last word; what follows from the same event does not happen.
     if (!this.process.isAlive) return;
     if (this.#closed) throw new errors.ClosedConnectionError();
+    this.check('publish', subject);
     const bytes = toBytes(data);
     const copy = this.server.twin?.(subject, bytes);
     this.#send(() => void this.server.route(subject, bytes, options));
@@ -287,9 +305,10 @@ export class SimConnection {
     options: { timeout?: number; headers?: MsgHdrs } = {},
   ): Promise<Msg> {
     if (this.#closed) return Promise.reject(new errors.ClosedConnectionError());
+    this.check('publish', subject);
     const bytes = toBytes(data);
     const { promise, resolve, reject } = Promise.withResolvers<Msg>();
-    const reply = nextInbox();
+    const reply = nextInbox(this.#inbox);
     const answers = this.subscribe(reply, {
       callback: (_, message) => {
         end();

@@ -499,10 +499,12 @@ class WholeEngine {
     user.enter(() => {
       const { disk, servers } = this.#world;
       let server = servers.get(SHARED_NATS);
+      let role: string | undefined;
       try {
         const endpoint = JSON.parse(disk.file(`${ROOT}/run/endpoint.json`)?.content.toString() ?? '') as {
-          nats: { url: string };
+          nats: { url: string; user?: string };
         };
+        ({ user: role } = endpoint.nats);
         server ??= servers.get(endpoint.nats.url);
       } catch {
         // There is none.
@@ -511,7 +513,7 @@ class WholeEngine {
         machine.after(1, () => user.enter(() => done(undefined, 'not-running')));
         return;
       }
-      const bus = new SimConnection(server, user);
+      const bus = new SimConnection(server, user, role === undefined ? {} : { user: role });
       bus.request(names.api(operation), JSON.stringify(request), { timeout: timeoutMs }).then(
         (message) => {
           void bus.close();

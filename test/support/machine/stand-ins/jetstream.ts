@@ -16,8 +16,9 @@ interface PublishOptions {
 
 export function jetstream(bus: SimConnection, options: { timeout?: number } = {}) {
   return {
-    publish: (subject: string, data: Uint8Array, publish: PublishOptions = {}) =>
-      bus.call(
+    publish: (subject: string, data: Uint8Array, publish: PublishOptions = {}) => {
+      bus.check('publish', subject);
+      return bus.call(
         publish.timeout ?? options.timeout ?? 5_000,
         () =>
           bus.server.append(subject, Buffer.from(data), {
@@ -27,7 +28,8 @@ export function jetstream(bus: SimConnection, options: { timeout?: number } = {}
             root: bus.process.root,
           }),
         () => machine().random.chance(bus.server.faults.loseAck),
-      ),
+      );
+    },
     consumers: {
       get: async (
         stream: string,

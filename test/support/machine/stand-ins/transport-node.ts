@@ -3,11 +3,16 @@ import { machine } from '../machine.ts';
 import { connectionOwner, SimConnection } from '../nats.ts';
 import { world } from '../world.ts';
 
-export async function connect(options: { servers: string | string[]; timeout?: number }): Promise<unknown> {
+export async function connect(options: {
+  servers: string | string[];
+  timeout?: number;
+  user?: string;
+  inboxPrefix?: string;
+}): Promise<unknown> {
   const url = Array.isArray(options.servers) ? options.servers[0] : options.servers;
   const process = connectionOwner();
   await machine().sleep(1 + machine().random.next());
   const server = world().servers.get(url?.replace('localhost', '127.0.0.1') ?? '');
   if (server?.reaches(process) !== true) throw new Error('connection refused');
-  return new SimConnection(server, process);
+  return new SimConnection(server, process, options);
 }

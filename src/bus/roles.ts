@@ -1,0 +1,130 @@
+/**
+ * Who talks over NATS, and what each may say. The private nats-server of an engine (src/engine/nats-server.ts) has a user
+ * for each role; docs/api.md tells what to give whom on a NATS of somebody else.
+ *
+ * Two ways lead round a list of subjects, and both are closed for who is not to be relied on, fetchers and users:
+ *
+ * - Who may create a consumer names the subject that it delivers to, and who may ask JetStream's API names the subject of
+ *   the answer; nats-server does not look whether that user may publish there. So they have no part of JetStream's API in
+ *   the account of the log. Startup packs, which fetchers read and write, lie in an account of their own.
+ * - Who calls an operation names the subject of its reply. The engine answers none into its own subjects (src/engine/api.ts).
+ */
+import { PACK_BUCKET, SNAPSHOT_STREAM, STREAM } from '../../schemas/subjects.ts';
+import type { BusAddress } from './connection.ts';
+
+export const BUS_ROLES = [
+  'supervisor',
+  'front-end',
+  'snapshotter',
+  'fetcher',
+  'reader',
+  'api',
+  'packs',
+] as const;
+
+/**
+ * `reader`: `cofa events` and `cofa replay`, which read the whole log; `api`: who calls operations and watches events,
+ * everybody outside the engine; `packs`: the startup packs' account, for whoever needs them.
+ */
+export type BusRole = (typeof BUS_ROLES)[number];
+
+/** How each role reaches NATS. On a NATS of somebody else they all do in the same way. */
+export type BusUsers = Readonly<Record<BusRole, BusAddress>>;
+
+/** What the supervisor hands to its children. */
+export type ChildRole = Exclude<BusRole, 'supervisor'>;
+export type ChildUsers = Readonly<Record<ChildRole, BusAddress>>;
+
+export interface BusPermissions {
+  publish: readonly string[];
+  subscribe: readonly string[];
+  /** Of what `publish` allows. */
+  denied?: readonly string[];
+}
+
+/** Answers to what a role asks come to subjects that no other role can listen to. */
+export const inboxOf = (role: BusRole): string => (role === 'api' ? '_INBOX' : `_INBOX_${role}`);
+
+/** The subjects of a role; `node` as in schemas/subjects.ts. */
+export function permissionsOf(role: BusRole, node = '*'): BusPermissions {
+  const base = `cofa.v1.${node}`;
+  const inside = `${base}.*`;
+  const inbox = `${inboxOf(role)}.>`;
+  // The epoch's place in the subjects inside the engine is that of `event` and `fold` in those that are stored.
+  const denied = ['event.front', 'event.worker', 'fold.front', 'fold.worker'].map(
+    (part) => `${base}.${part}.>`,
+  );
+  switch (role) {
+    case 'supervisor':
+      return {
+        publish: [
+          `${base}.>`,
+          '$JS.API.>',
+          '$JS.ACK.>',
+          '$JS.FC.>',
+          ...BUS_ROLES.map((to) => `${inboxOf(to)}.>`),
+        ],
+        subscribe: [`${base}.>`, inbox],
+      };
+    case 'front-end':
+      return {
+        publish: [
+          `${base}.event.layer.*`,
+          `${base}.room`,
+          `${inside}.front.notice`,
+          `${inside}.worker.ask`,
+          `${inside}.worker.job.*`,
+          `${inboxOf('supervisor')}.>`,
+          ...READ_LOG,
+        ],
+        denied,
+        subscribe: [`${inside}.front.*`, `${inside}.worker.hello`, `${inside}.worker.completion`, inbox],
+      };
+    case 'snapshotter':
+      return {
+        publish: [`${base}.event.snapshot.*`, `${base}.room`, `${base}.api.*`, ...READ_LOG],
+        subscribe: [inbox],
+      };
+    case 'fetcher':
+      return {
+        publish: [`${inside}.worker.hello`, `${inside}.worker.completion`],
+        denied,
+        subscribe: [`${inside}.worker.ask`, `${inside}.worker.job.*`],
+      };
+    case 'reader':
+      return { publish: READ_LOG, subscribe: [inbox] };
+    case 'api':
+      return {
+        publish: [`${base}.api.*`],
+        subscribe: [`${base}.progress.*`, `${base}.event.>`, inbox],
+      };
+    case 'packs':
+      return { publish: PACKS, subscribe: [inbox] };
+  }
+}
+
+/** What reading the log and its snapshots takes of JetStream's API (src/store/log-reader.ts, snapshots.ts). */
+const READ_LOG = [
+  '$JS.API.INFO',
+  ...[STREAM, SNAPSHOT_STREAM].flatMap((stream) => [
+    `$JS.API.STREAM.INFO.${stream}`,
+    `$JS.API.STREAM.MSG.GET.${stream}`,
+  ]),
+  ...consumersOf(STREAM),
+];
+
+/** What the object store of startup packs takes. */
+const PACKS = [
+  '$JS.API.INFO',
+  ...['CREATE', 'INFO', 'PURGE', 'MSG.GET'].map((call) => `$JS.API.STREAM.${call}.OBJ_${PACK_BUCKET}`),
+  ...consumersOf(`OBJ_${PACK_BUCKET}`),
+  `$O.${PACK_BUCKET}.>`,
+];
+
+/** Reading a stream by a consumer of one's own, with flow control. */
+function consumersOf(stream: string): string[] {
+  return [
+    ...['CREATE', 'INFO', 'DELETE', 'MSG.NEXT'].map((call) => `$JS.API.CONSUMER.${call}.${stream}.>`),
+    `$JS.FC.${stream}.>`,
+  ];
+}
