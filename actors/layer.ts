@@ -23,7 +23,8 @@
  *
  * **Messages may be lost, doubled or late.** `blocks.fetched` is true whenever it comes: the bytes were verified and lie
  * in the file, even if the job has been given up since. Two things can make it a lie, and both are caught by the
- * job's number: an eviction in between (`#fence`), and an actor before this one (it starts its numbers higher).
+ * job's number: an eviction in between (`#fence`), and an actor before this one (it starts its numbers higher). A pack
+ * writes blocks whatever happens to them; it is believed only of what it owes.
  * `job.done` says that every block of the job is in the file, so it makes up for a lost `blocks.fetched`. A job of which
  * nothing is heard at all ends by `jobSilenceMs`.
  *
@@ -106,7 +107,7 @@ export class LayerActor {
   };
   #state: LayerState = 'lazy';
   #nextJob: number;
-  /** Jobs below it that have ended may speak of bytes that are gone. */
+  /** Jobs and packs below it that have ended may speak of bytes that are gone. */
   #fence: number;
   #clock = Number.NEGATIVE_INFINITY;
   /** Time of the last `wake` that has not come. */
@@ -382,9 +383,9 @@ export class LayerActor {
       effects.push({ type: 'cancel', job });
       this.#failed(job, true, SILENT, effects);
     }
-    for (let job = this.#promises.takeSilent(this.#clock); job !== undefined; ) {
-      this.#endPromise(job, effects);
-      job = this.#promises.takeSilent(this.#clock);
+    for (let left = this.#promises.takeSilent(this.#clock); left !== undefined; ) {
+      this.#waitNoLonger(left, effects);
+      left = this.#promises.takeSilent(this.#clock);
     }
   }
 
@@ -446,9 +447,10 @@ export class LayerActor {
   #fetched(event: LayerEvent & { type: 'blocks.fetched' }, effects: LayerEffect[]): void {
     const { job: number, firstBlock, count, bytes } = event;
     const job = this.#jobs.get(number);
-    const isLate = number >= this.#fence && number < this.#nextJob;
-    // A pack outlives evictions: what it still owes was absent all the time, so its bytes cannot have been taken away.
-    const owed = job === undefined && !isLate && this.#promises.isOpen(number);
+    // A pack outlives evictions: what it still owes was absent all the time, so its bytes cannot have been taken away. It
+    // writes more than it owes, and of that its word is worth nothing.
+    const owed = this.#promises.isKnown(number);
+    const isLate = !owed && number >= this.#fence && number < this.#nextJob;
     if (this.#state === 'corrupt' || (job === undefined && !isLate && !owed)) return;
     if (!Number.isSafeInteger(firstBlock) || !Number.isSafeInteger(count)) return;
     if (bytes > 0) this.#counters.bytes += bytes;
@@ -465,7 +467,7 @@ export class LayerActor {
       for (const [first, end] of this.#promises.owedIn(number, from, to))
         became += this.#fill(first, end, BlockEvent.FETCHED, true, effects);
     } else became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
-    if (job === undefined && !this.#promises.isOpen(number)) this.#counters.lateBlocks += became;
+    if (job === undefined && !owed) this.#counters.lateBlocks += became;
   }
 
   /** Makes blocks `[from, to)` present, and answers who waited for them. Returns how many were not present before. */
@@ -561,8 +563,16 @@ export class LayerActor {
   }
 
   #endPromise(job: number, effects: LayerEffect[]): void {
+    if (!this.#promises.isKnown(job)) return;
+    // What it says from now on nobody can tell from what it owed.
+    this.#fence = this.#nextJob;
+    this.#waitNoLonger(this.#promises.end(job), effects);
+  }
+
+  /** A pack does not bring these blocks, or not soon. */
+  #waitNoLonger(left: ReadonlyArray<readonly [number, number]>, effects: LayerEffect[]): void {
     const spans = new Set<number>();
-    for (const [first, count] of this.#promises.end(job)) {
+    for (const [first, count] of left) {
       for (let span = this.#blocks.spanOf(first); span <= this.#blocks.spanOf(first + count - 1); span++)
         spans.add(span);
     }
@@ -583,11 +593,15 @@ export class LayerActor {
     return false;
   }
 
-  /** The runs of blocks in `[from, to)` that are not present. */
+  /**
+   * The runs of blocks in `[from, to)` that are not present. Left out are spans that are being evicted: what is written
+   * there before the hole is punched goes with it, and may be told of afterwards.
+   */
   #absentIn(from: number, to: number): Array<[from: number, to: number]> {
     const runs: Array<[number, number]> = [];
     for (let block = from; block < to; block++) {
       if (this.#blocks.isPresent(block)) continue;
+      if (this.#owners.get(this.#blocks.spanOf(block))?.kind === 'evict') continue;
       const last = runs.at(-1);
       if (last?.[1] === block) last[1] = block + 1;
       else runs.push([block, block + 1]);

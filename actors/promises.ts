@@ -1,7 +1,7 @@
 /**
  * Blocks that a startup pack is about to bring. A pack holds blocks of many spans, each only in part, so it owns no span;
- * a reader of such a block waits for the pack instead of fetching the span. A promise ends when the pack is over, or
- * when it has been silent for too long: what it has not kept by then is fetched like anything else.
+ * a reader of such a block waits for the pack instead of fetching the span. A promise ends when the pack is over; when
+ * it has been silent for too long, nobody waits for it any more: what it has not kept by then is fetched like anything else.
  */
 import { BlockSet } from './block-set.ts';
 import { TimerQueue } from './timers.ts';
@@ -13,6 +13,8 @@ export class Promises {
   readonly #blockCount: number;
   readonly #silenceMs: number;
   readonly #open = new Map<number, BlockSet>();
+  /** Those that nobody waits for any more; what they still owe they may bring. */
+  readonly #silent = new Map<number, BlockSet>();
   readonly #silence = new TimerQueue<number>();
 
   constructor(blockCount: number, silenceMs: number) {
@@ -30,7 +32,7 @@ export class Promises {
   }
 
   get isFull(): boolean {
-    return this.#open.size >= MAX_PROMISES;
+    return this.#open.size + this.#silent.size >= MAX_PROMISES;
   }
 
   /** `[from, to)` of each range. */
@@ -47,15 +49,17 @@ export class Promises {
     return false;
   }
 
-  isOpen(number: number): boolean {
-    return this.#open.has(number);
+  /** Whether the promise has not ended, silent or not. */
+  isKnown(number: number): boolean {
+    return this.#open.has(number) || this.#silent.has(number);
   }
 
   /** The runs of blocks in `[from, to)` that this promise has not kept yet. */
   owedIn(number: number, from: number, to: number): Array<[from: number, to: number]> {
+    const owed = this.#open.get(number) ?? this.#silent.get(number);
     const runs: Array<[number, number]> = [];
     for (let block = from; block < to; block++) {
-      if (this.#open.get(number)?.has(block) !== true) continue;
+      if (owed?.has(block) !== true) continue;
       const last = runs.at(-1);
       if (last?.[1] === block) last[1] = block + 1;
       else runs.push([block, block + 1]);
@@ -71,23 +75,34 @@ export class Promises {
   /** The block is present, whoever brought it. */
   kept(block: number): void {
     for (const blocks of this.#open.values()) blocks.delete(block);
+    for (const blocks of this.#silent.values()) blocks.delete(block);
   }
 
-  /** Ends a promise: what it has not kept, as `[first, count]`. */
+  /** Ends a promise: what somebody may wait for, as `[first, count]`. */
   end(number: number): ReadonlyArray<readonly [number, number]> {
     const blocks = this.#open.get(number);
     this.#open.delete(number);
+    this.#silent.delete(number);
     this.#silence.delete(number);
     return blocks?.takeRanges() ?? [];
   }
 
-  /** Ends the next one that has been silent for too long; undefined when there is none. */
-  takeSilent(now: number): number | undefined {
-    return this.#silence.take(now);
+  /** Nobody waits any longer for one that has been silent for too long: what it owes, as `[first, count]`; undefined: none is. */
+  takeSilent(now: number): ReadonlyArray<readonly [number, number]> | undefined {
+    const number = this.#silence.take(now);
+    if (number === undefined) return undefined;
+    const blocks = this.#open.get(number) ?? new BlockSet(this.#blockCount);
+    this.#open.delete(number);
+    const owed = blocks.takeRanges();
+    for (const [first, count] of owed)
+      for (let block = first; block < first + count; block++) blocks.add(block);
+    this.#silent.set(number, blocks);
+    return owed;
   }
 
   clear(): void {
     this.#open.clear();
+    this.#silent.clear();
     this.#silence.clear();
   }
 }

@@ -654,6 +654,21 @@ describe('eviction', () => {
     expect([...layer.states]).toEqual([0, 2, 2, 0]);
   });
 
+  test('under way: a startup pack that comes meanwhile owes none of its blocks, for what it writes may go with them', () => {
+    const layer = new Bench(evenGeometry(2, 2));
+    layer.send({ type: 'restore', ranges: [[0, 2]] });
+    layer.send(evict([[0, 1]]));
+    layer.send({ type: 'promise', pack: 1, ranges: [[0, 4]], now: 0 });
+    layer.fetched(2, 2, 1);
+    layer.send({ type: 'evicted', job: 1, now: 0 });
+    // Written before the hole was punched, told afterwards.
+    layer.fetched(2, 0, 1);
+    layer.fetched(2, 3, 1);
+    expect([...layer.states]).toEqual([0, 2, 2, 2]);
+    // A reader does not wait for the pack.
+    expect(layer.read(1, 0)).toEqual([fetch(3, 0)]);
+  });
+
   test('keeps the log from hearing of blocks that are gone again', () => {
     const layer = new Bench(evenGeometry(2, 2));
     layer.send({ type: 'restore', ranges: [[0, 3]], logged: false });

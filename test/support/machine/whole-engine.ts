@@ -1007,8 +1007,7 @@ class WholeEngine {
       machine.check(!path.endsWith('.draft'), () => `left behind: ${path}`);
     // The engine made every one of them. With the power the removal of an empty folder may be lost.
     if (!this.#world.plan.two && (machine.met['power cuts'] ?? 0) === 0)
-      for (const name of disk.children('/sim/mnt'))
-        machine.check(false, () => `left behind: folder ${name}`);
+      for (const name of disk.children('/sim/mnt')) machine.check(false, () => `left behind: folder ${name}`);
     const state = this.#fold();
     machine.check(
       state.mounts.size === 0,
