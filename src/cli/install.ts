@@ -15,6 +15,7 @@ export interface InstallFlags {
   /** False: none. */
   unit: string | boolean;
   dryRun?: boolean;
+  daemonset?: boolean;
 }
 
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
@@ -25,11 +26,16 @@ export function define(command: Command, context: Context): void {
       'Change the configuration of containerd, docker or a Kubernetes node so that it starts images by cofa, and add a service for the engine. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
     )
     .argument('<target>', 'containerd, docker or k8s')
+    .option(
+      '--daemonset',
+      'k8s: the engine is a pod (ops/kubernetes), so there is no service, and that pod gets a runtime class of its own',
+    )
     .action((target: string, options: InstallFlags) => install(target, options, context));
   examples(command, [
     ['cofa install containerd --dry-run', 'only show the lines'],
     ['cofa install docker', 'docker 26, with its containerd image store'],
     ['cofa install k8s', 'on each node'],
+    ['cofa install k8s --daemonset', 'on each node, where the engine is a pod'],
     ['cofa uninstall', 'takes all of it back'],
   ]);
 }
@@ -48,10 +54,21 @@ async function install(target: string, flags: InstallFlags, context: Context): P
   if (!TARGETS.includes(target as Target)) {
     throw new CofaError('invalid-argument', `${JSON.stringify(target)} is not one of ${TARGETS.join(', ')}`);
   }
+  const { daemonset = false } = flags;
+  if (daemonset && target !== 'k8s')
+    throw new CofaError('invalid-argument', '--daemonset is for Kubernetes: cofa install k8s --daemonset');
+  if (daemonset) flags.unit = false;
   const { root } = context;
   const socket = join(root, 'run/snapshotter.sock');
   const unit = await unitText(root);
-  const changes = planInstall({ target: target as Target, paths: pathsOf(flags), read, socket, unit });
+  const changes = planInstall({
+    target: target as Target,
+    paths: pathsOf(flags),
+    read,
+    socket,
+    unit,
+    daemonset,
+  });
   await checkByContainerd(changes, flags.containerdConfig);
   const next = nextSteps(changes, flags, target);
   await carryOut(changes, flags.dryRun === true, next, context);
@@ -182,6 +199,8 @@ function nextSteps(changes: readonly FileChange[], flags: InstallFlags, target: 
   const steps: string[] = [];
   if (typeof flags.unit === 'string') {
     if (changed(flags.unit)) steps.push('systemctl daemon-reload', 'systemctl enable --now cofa');
+  } else if (flags.daemonset === true) {
+    steps.push('kubectl apply -f ops/kubernetes/cofa.yaml');
   } else {
     steps.push('cofa up --snapshotter');
   }

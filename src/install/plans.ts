@@ -3,7 +3,15 @@
  * only; src/cli/install.ts reads, asks containerd what it thinks of them, and writes.
  */
 import { CofaError } from '../../schemas/errors.ts';
-import { applyEdits, isEdited, revertEdits, type TableEdit, topLevelValue } from './toml-edit.ts';
+import {
+  applyEdits,
+  hasTablesBelow,
+  isEdited,
+  revertEdits,
+  type TableEdit,
+  tableValue,
+  topLevelValue,
+} from './toml-edit.ts';
 
 export type Target = 'containerd' | 'docker' | 'k8s';
 export const TARGETS: readonly Target[] = ['containerd', 'docker', 'k8s'];
@@ -44,11 +52,13 @@ export interface InstallOrder {
   socket: string;
   /** The service's text. */
   unit: string;
+  /** The engine is a pod of a DaemonSet: a runtime handler for that pod is added, which does not use cofa. */
+  daemonset?: boolean;
 }
 
 /** Files that are to change; none when all is as it should be. Errors: `unsupported` for files that are not understood. */
 export function planInstall(order: InstallOrder): FileChange[] {
-  const { target, paths, read, socket, unit } = order;
+  const { target, paths, read, socket, unit, daemonset = false } = order;
   const changes: FileChange[] = [];
   const change = (path: string, after: string, why: string) => {
     const before = read(path);
@@ -59,7 +69,10 @@ export function planInstall(order: InstallOrder): FileChange[] {
   const kubernetes = target === 'k8s' || hasCri(containerd ?? '');
   change(
     paths.containerd,
-    containerdConfig(containerd, socket, kubernetes),
+    containerdConfig(containerd, socket, {
+      kubernetes,
+      bootstrap: kubernetes && (daemonset || hasBootstrap(containerd ?? '')),
+    }),
     kubernetes ? 'containerd finds cofa, and pods use it' : 'containerd finds cofa',
   );
   if (target === 'docker') {
@@ -93,7 +106,10 @@ export function planUninstall(order: {
       const socket = /address = "([^"]*)"/.exec(
         containerd.slice(containerd.indexOf('[proxy_plugins.cofa]')),
       )?.[1];
-      const without = containerdConfig(revertEdits(containerd), socket ?? '', false);
+      const without = containerdConfig(revertEdits(containerd), socket ?? '', {
+        kubernetes: false,
+        bootstrap: false,
+      });
       change(paths.containerd, containerd, without, 'pods use what they used before');
     }
   }
@@ -119,7 +135,11 @@ export const UNIT_MARK = '# Written by cofa install.';
 
 const NEW_FILE = '# cofa install: new file';
 
-function containerdConfig(text: string | undefined, socket: string, kubernetes: boolean): string {
+function containerdConfig(
+  text: string | undefined,
+  socket: string,
+  { kubernetes, bootstrap }: { kubernetes: boolean; bootstrap: boolean },
+): string {
   const original =
     text === undefined || text.trim() === '' ? `${NEW_FILE}\nversion = 2\n` : revertEdits(text);
   const edits: TableEdit[] = [
@@ -133,6 +153,7 @@ function containerdConfig(text: string | undefined, socket: string, kubernetes: 
   if (kubernetes) {
     const table = criTable(topLevelValue(original, 'version'));
     edits.push({ table, keys: { snapshotter: '"cofa"', disable_snapshot_annotations: 'false' } });
+    if (bootstrap) edits.push(...bootstrapHandler(original, table));
   }
   return applyEdits(original, edits);
 }
@@ -154,6 +175,31 @@ function criTable(version: string | undefined): string[] {
       });
   }
 }
+
+/** Handler of the runtime class of the pod that brings cofa (ops/kubernetes/cofa.yaml): cofa cannot start that one. */
+const BOOTSTRAP = 'cofa-bootstrap';
+
+/** It is what pods had before: the snapshotter that was set, or containerd's own. */
+function bootstrapHandler(original: string, criTable: readonly string[]): TableEdit[] {
+  if (criTable.at(-1) !== 'containerd')
+    throw new CofaError('unsupported', 'a DaemonSet of cofa has not been tried with containerd 2', {
+      hint: 'cofa install k8s, without --daemonset, on the node itself',
+    });
+  const runtimes = [...criTable, 'runtimes'];
+  const table = [...runtimes, BOOTSTRAP];
+  const snapshotter = tableValue(original, criTable, 'snapshotter') ?? '"overlayfs"';
+  const runc = { runtime_type: '"io.containerd.runc.v2"' };
+  const edits: TableEdit[] = [{ table, keys: { ...runc, snapshotter } }];
+  // Where the file names a runtime, containerd forgets the one that it knows by itself.
+  if (!hasTablesBelow(original, runtimes)) edits.push({ table: [...runtimes, 'runc'], keys: runc });
+  const options = [...runtimes, 'runc', 'options'];
+  const cgroups = tableValue(original, options, 'SystemdCgroup');
+  return cgroups === undefined
+    ? edits
+    : [...edits, { table: [...table, 'options'], keys: { SystemdCgroup: cgroups } }];
+}
+
+const hasBootstrap = (text: string): boolean => isEdited(text) && text.includes(`.${BOOTSTRAP}]`);
 
 /** Whether pods were put on cofa by an earlier install. */
 const hasCri = (text: string): boolean =>

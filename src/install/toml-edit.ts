@@ -77,6 +77,24 @@ export function topLevelValue(text: string, key: string): string | undefined {
   return keyLine(lines, -1, key)?.literal;
 }
 
+/** Whether there is a `[table]` below this one. */
+export function hasTablesBelow(text: string, table: readonly string[]): boolean {
+  return text
+    .split('\n')
+    .map(headerOf)
+    .some(
+      (path) =>
+        path !== undefined && path.length > table.length && samePath(path.slice(0, table.length), table),
+    );
+}
+
+/** The literal of a key of a `[table]`; undefined where the table, or the key in it, is not there. */
+export function tableValue(text: string, table: readonly string[], key: string): string | undefined {
+  const lines = text.split('\n');
+  const at = lines.findIndex((line) => samePath(headerOf(line), table));
+  return at < 0 ? undefined : keyLine(lines, at, key)?.literal;
+}
+
 function keyLine(
   lines: readonly string[],
   header: number,

@@ -12,9 +12,16 @@ import {
 export interface Pod {
   id: string;
   logs: string;
+  /** Pulls for this pod, as a kubelet does for pods of a runtime class. */
+  pull(image: string): Promise<void>;
   /** Creates and starts a container; its log is `LOGS/NAME-ATTEMPT.log`. */
   start(name: string, image: string, options?: { command?: string[]; attempt?: number }): Promise<string>;
   stop(): Promise<void>;
+}
+
+export interface PodOptions {
+  /** Handler of its runtime class. */
+  handler?: string;
 }
 
 export interface Cri {
@@ -23,7 +30,7 @@ export interface Cri {
   /** Pulls; returns the image's id. */
   pull(image: string, auth?: { username: string; password: string }): Promise<string>;
   /** A pod on the host's network. */
-  runPod(name: string, logs: string): Promise<Pod>;
+  runPod(name: string, logs: string, options?: PodOptions): Promise<Pod>;
   exec(container: string, ...cmd: string[]): Promise<{ code: number; stdout: string }>;
   /** `running`, or `exited CODE` … */
   stateOf(container: string): Promise<string>;
@@ -47,16 +54,20 @@ export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
     images,
     pull: async (image, auth) =>
       (await images.pullImage({ image: { image }, ...(auth === undefined ? {} : { auth }) })).imageRef,
-    runPod: async (name, logs) => {
+    runPod: async (name, logs, { handler = '' } = {}) => {
       const config = {
         metadata: { name, uid: `${name}-uid`, namespace: 'default', attempt: 0 },
         logDirectory: logs,
+        annotations: handler === '' ? {} : { 'io.containerd.cri.runtime-handler': handler },
         linux: { securityContext: hostNetwork },
       };
-      const { podSandboxId } = await runtime.runPodSandbox({ config });
+      const { podSandboxId } = await runtime.runPodSandbox({ config, runtimeHandler: handler });
       return {
         id: podSandboxId,
         logs,
+        pull: async (image) => {
+          await images.pullImage({ image: { image }, sandboxConfig: config });
+        },
         start: async (container, image, { command = [], attempt = 0 } = {}) => {
           const { containerId } = await runtime.createContainer({
             podSandboxId,

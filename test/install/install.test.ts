@@ -93,6 +93,43 @@ describe('install', () => {
     expect((await cofa('uninstall')).stdout).toContain('nothing to do');
   });
 
+  test('k8s --daemonset: a runtime class for the pod that brings cofa, on what pods had before; no service', async () => {
+    const cri = '[plugins."io.containerd.grpc.v1.cri".containerd';
+    const before = [
+      'version = 2',
+      `${cri}]`,
+      '  snapshotter = "zfs"',
+      `${cri}.runtimes.runc.options]`,
+      '  SystemdCgroup = true',
+      '',
+    ].join('\n');
+    put(files.toml, before);
+    const done = await cofa('install', 'k8s', '--daemonset');
+    expect(done).toMatchObject({ code: 0, stderr: '' });
+    expect(done.stdout).toContain('kubectl apply');
+    const after = get(files.toml) as string;
+    expect(after).toContain('snapshotter = "cofa" # cofa install; was: "zfs"');
+    expect(after.slice(after.indexOf(`${cri}.runtimes.cofa-bootstrap]`))).toMatch(
+      /^.*\n {2}runtime_type = "io.containerd.runc.v2"\n {2}snapshotter = "zfs"\n.*runtimes.cofa-bootstrap.options\]\n {2}SystemdCgroup = true\n/,
+    );
+    expect((await dump()).text).toContain('runtimes.cofa-bootstrap]');
+    expect((await cofa('install', 'k8s', '--daemonset')).stdout).toContain('nothing to do');
+    expect(get(files.unit)).toBeUndefined();
+    // Asked for something else it stays.
+    await cofa('install', 'containerd');
+    expect(get(files.toml)).toBe(after);
+    expect((await cofa('uninstall')).code).toBe(0);
+    expect(all()).toEqual([before, undefined, undefined]);
+    expect((await cofa('install', 'docker', '--daemonset')).code).toBe(2);
+    put(files.toml, 'version = 3\n');
+    expect((await cofa('install', 'k8s', '--daemonset')).code).toBe(6);
+    // The runtime that containerd has by itself is named, or it would be gone.
+    put(files.toml, DEBIAN);
+    await cofa('install', 'k8s', '--daemonset');
+    expect(get(files.toml)).toContain(`${cri}.runtimes.runc]`);
+    expect(after.match(/runtimes\.runc\]/g)).toBeNull();
+  });
+
   test('docker: its own settings stay, and come back', async () => {
     const before = '{"log-driver":"local","storage-driver":"overlay2"}';
     put(files.json, before);
