@@ -6,6 +6,7 @@ import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { byteOption } from './byte-option.ts';
+import { NODE_FLAGS } from '../engine/node-flags.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
 import {
   addRegistryOptions,
@@ -159,7 +160,7 @@ async function startInBackground(options: UpOptions, context: Context): Promise<
   try {
     child = spawn(
       process.execPath,
-      [...process.execArgv, process.argv[1] as string, ...foregroundArgs(options, root)],
+      [...process.execArgv, ...NODE_FLAGS, process.argv[1] as string, ...foregroundArgs(options, root)],
       {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],

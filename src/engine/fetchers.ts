@@ -4,6 +4,7 @@ import type { ProcessStatus } from '../../schemas/api.ts';
 import type { Layout } from '../store/layout.ts';
 import { Child, type ChildOptions } from './child.ts';
 import type { Conditions } from './conditions.ts';
+import { NODE_FLAGS } from './node-flags.ts';
 
 export interface FetchersOptions {
   layout: Layout;
@@ -29,7 +30,7 @@ export class Fetchers {
         role: 'fetcher',
         name,
         command: process.execPath,
-        args: [PROGRAM, layout.root, name, label],
+        args: [...NODE_FLAGS, PROGRAM, layout.root, name, label],
         log: layout.log(name),
         link: { hangMs, onReady: () => conditions.clear(name) },
         now,

@@ -25,6 +25,7 @@ import type { Layout } from '../store/layout.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
 import type { Conditions } from './conditions.ts';
 import { watchFuse } from './fuse-watch.ts';
+import { NODE_FLAGS } from './node-flags.ts';
 
 export interface FrontEndsOptions {
   layout: Layout;
@@ -214,7 +215,7 @@ export class FrontEnds {
       role: 'front-end',
       name: 'front-end',
       command: process.execPath,
-      args: [PROGRAM, layout.root],
+      args: [...NODE_FLAGS, PROGRAM, layout.root],
       // Syncs of devices take long on a busy disk; what makes room on it must not wait behind them.
       env: { ...process.env, UV_THREADPOOL_SIZE: '12' },
       log: layout.log('front-end'),
