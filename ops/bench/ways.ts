@@ -5,6 +5,7 @@
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { COFA, dropCaches, type Link, type Start, throughLink, timed } from './measure.ts';
@@ -90,6 +91,9 @@ export async function prepare(
   return at;
 }
 
+/** Daemons have been up for so long, ms, before something starts: an engine rehearses starts meanwhile. */
+const CALM_MS = 5_000;
+
 type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
 /** An engine with an empty root and a NATS of its own. */
@@ -100,6 +104,7 @@ export async function onFreshEngine<T>(work: (cofa: Cofa, root: string) => Promi
     const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args]);
     await cofa('up', '--no-snapshotter');
     cleanup.defer(() => cofa('down', '--force'));
+    await sleep(CALM_MS);
     return await work(cofa, root);
   } finally {
     await cleanup.run();
@@ -113,6 +118,7 @@ async function withContainerd(
 ): Promise<{ cold: Start; warm: Start }> {
   const containerd = await startContainerd();
   try {
+    await sleep(CALM_MS);
     const run = (ref: string) =>
       timed(
         'ctr',

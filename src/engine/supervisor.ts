@@ -356,10 +356,14 @@ class Supervisor {
         processes: this.#processes(),
       };
     };
+    /** There has been work. */
+    const working = new AbortController();
+    let rehearsed: Promise<void> | undefined;
     const handlers: Handlers = {
       status,
       mount: async (request, onProgress) => {
         this.#refuseWhenStopping();
+        working.abort();
         const { ref, dir, platform, prefetch, container, layers, start, trust: policy } = request;
         const image = layers === undefined ? undefined : await chains.image(ref, layers);
         return mounts
@@ -398,11 +402,12 @@ class Supervisor {
       this.#log.warn({ error }, 'status cannot be asked for while NATS is away');
     });
     const stop = async () => {
+      working.abort();
       cache.stop();
       scrub.close();
       this.#limitEnd();
       this.#facts.close();
-      await Promise.race([trust.close(), sleep(DRAIN_MS)]);
+      await Promise.race([Promise.all([trust.close(), rehearsed]), sleep(DRAIN_MS)]);
       await rm(layout.endpoint(), { force: true });
       await events.append(names.event('engine', 'main'), { type: 'engine.stopped' }).then(
         ({ seq }) => keeper.close(seq, DRAIN_MS),
@@ -446,8 +451,19 @@ class Supervisor {
     // A start that has a pack should not wait for a connection.
     void packs().catch(() => {});
     this.#log.info({ root, node, nats: nats.url }, 'ready');
+    if (mounts.list().length === 0) rehearsed = this.#rehearse(working.signal);
     await this.#ended.promise;
     process.exit(0);
+  }
+
+  /** A first start would spend half of its processor time on code that runs for the first time. */
+  async #rehearse(signal: AbortSignal): Promise<void> {
+    try {
+      const { rehearseStart } = await import('./rehearse-start.ts');
+      await rehearseStart({ root: this.#options.root, name: 'supervisor', signal });
+    } catch (error) {
+      this.#log.warn({ error }, 'the first start will be slower: its rehearsal failed');
+    }
   }
 
   /** What an engine left that was killed. Its dead FUSE mount goes; its loops, and what stands on them, stay. */

@@ -2,6 +2,7 @@
  * A fetcher process: takes jobs from front ends over NATS and answers with completions. It keeps no state that matters:
  * killed at any moment, its jobs are given to another.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createLog } from '../engine/log.ts';
 import type { Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -35,9 +36,14 @@ const runner = new JobRunner({
   packs,
   complete: (completion) => bus.publish(names.completion, pack(completion)),
 });
+/** There has been work. */
+const working = new AbortController();
+let rehearsed: Promise<void> | undefined;
 bus.subscribe(names.job(worker), {
   callback: (error, message) => {
-    if (error === null) runner.take(unpack<Job | StopJob>(message.data));
+    if (error !== null) return;
+    working.abort();
+    runner.take(unpack<Job | StopJob>(message.data));
   },
 });
 
@@ -54,8 +60,9 @@ bus.subscribe(names.whoIsThere, { callback: () => hello() });
 
 async function stop(): Promise<void> {
   clearInterval(beat);
+  working.abort();
   hello({ leaving: true });
-  await runner.stop(STOP_MS);
+  await Promise.all([runner.stop(STOP_MS), Promise.race([rehearsed, sleep(STOP_MS)])]);
   // A NATS that is away is not waited for.
   const timer = setTimeout(() => process.exit(0), STOP_MS);
   await bus.drain().catch(() => {});
@@ -67,6 +74,15 @@ process.once('SIGINT', () => void stop());
 await link.begin();
 link.ready();
 log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');
-// A start that has a pack should not wait for code, nor for a connection.
-void import('./start-jobs.ts');
 void packs().catch(() => {});
+rehearsed = rehearse();
+
+/** A start that has a pack should not wait for code, nor, as above, for a connection. */
+async function rehearse(): Promise<void> {
+  try {
+    const [{ rehearseFetch }] = await Promise.all([import('./rehearse-fetch.ts'), import('./start-jobs.ts')]);
+    await rehearseFetch({ root: root as string, name: worker as string, signal: working.signal });
+  } catch (error) {
+    log.warn({ error }, 'the first fetches will be slower: their rehearsal failed');
+  }
+}

@@ -38,6 +38,8 @@ const REPLACED: Record<string, string> = {
   'registry/packs.ts': 'packs.ts',
   'pack/pack-store.ts': 'pack-store.ts',
   'fetch/start-jobs.ts': 'start-jobs.ts',
+  'fetch/rehearse-fetch.ts': 'rehearsal.ts',
+  'engine/rehearse-start.ts': 'rehearsal.ts',
   'container/reap.ts': 'reap.ts',
 };
 const PACKAGES: Record<string, string> = {
