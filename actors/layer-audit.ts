@@ -83,7 +83,10 @@ export function auditLayer(layer: LayerInside): string[] {
         owner !== undefined || retries.isPaused(span) || promises.has(block),
         () => `read ${id} waits for span ${span}, but nobody fetches it`,
       );
-      check(owner?.kind !== 'fetch' || owner.class === 'demand', () => `read ${id} waits for a prefetch job`);
+      check(
+        owner?.kind !== 'fetch' || owner.class === 'demand' || promises.has(block),
+        () => `read ${id} waits for a prefetch job`,
+      );
     }
   }
   check(retries.size.failures <= retries.size.paused + owned.size, () => 'failures pile up');

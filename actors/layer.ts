@@ -106,6 +106,8 @@ export class LayerActor {
     bytes: 0,
   };
   #state: LayerState = 'lazy';
+  /** The first span that prefetch has left to a startup pack. */
+  #passed = Number.POSITIVE_INFINITY;
   #nextJob: number;
   /** Jobs and packs below it that have ended may speak of bytes that are gone. */
   #fence: number;
@@ -421,7 +423,9 @@ export class LayerActor {
       const owner = this.#owners.get(span);
       if (owner?.kind === 'evict') owner.passed.push(span);
       if (owner !== undefined || this.#blocks.isComplete(span) || this.#retries.isPaused(span)) return false;
-      return !this.#isPromised(span);
+      if (!this.#isPromised(span)) return true;
+      this.#passed = Math.min(this.#passed, span);
+      return false;
     };
     const isAlone = (span: number) => this.#retries.isSuspect(span);
     for (;;) {
@@ -576,11 +580,16 @@ export class LayerActor {
       for (let span = this.#blocks.spanOf(first); span <= this.#blocks.spanOf(first + count - 1); span++)
         spans.add(span);
     }
+    // Also spans of which the pack has brought all that it promised may lack the rest.
+    this.#prefetcher.revisit(this.#passed);
+    this.#passed = Number.POSITIVE_INFINITY;
     const wanted: number[] = [];
     for (const span of spans) {
-      if (this.#blocks.isComplete(span) || this.#owners.has(span)) continue;
+      if (this.#blocks.isComplete(span)) continue;
+      const verdict = this.#retries.verdict(span);
+      if (verdict !== undefined) this.#giveUp(span, verdict, effects);
       if (this.#isWanted(span)) wanted.push(span);
-      else this.#prefetcher.revisit(span);
+      else if (!this.#owners.has(span)) this.#prefetcher.revisit(span);
     }
     this.#demand(wanted, effects);
   }

@@ -51,6 +51,7 @@ describe('layers and dispatcher in a world of faults', () => {
       'complete',
       'corrupt',
       'punched',
+      'packs',
       'pool: full',
       'pool: waited',
       'pool: lost',

@@ -43,6 +43,8 @@ export interface Plan {
   powerCutMs: number;
   evictMs: number;
   handOver: boolean;
+  /** Between startup packs. */
+  packMs: number;
   togglePrefetchMs: number;
   /** Until then faults happen; afterwards everything heals and must end well. */
   faultsEndMs: number;
@@ -110,6 +112,7 @@ export function drawPlan(random: Random): Plan {
     powerCutMs: sometimes(random.int(1_000, 5_000), never, 0.2),
     evictMs: sometimes(random.int(50, 600), never, 0.35),
     handOver: random.chance(0.5),
+    packMs: sometimes(random.int(100, 1_500), never),
     togglePrefetchMs: sometimes(random.int(200, 2_000), never, 0.2),
     faultsEndMs: random.int(1_500, 5_000),
   };
@@ -133,6 +136,7 @@ export function healed(plan: Plan): Plan {
     frontCrashMs: never,
     powerCutMs: never,
     evictMs: never,
+    packMs: never,
     togglePrefetchMs: never,
   };
 }

@@ -85,6 +85,10 @@ interface SimLayer {
   corrupt: boolean;
   /** A read has waited in vain, and no block has come since. */
   isStalled: boolean;
+  /** Blocks of the startup pack that is about to be promised. */
+  pack: number[];
+  /** Packs that have not ended: who waits for one needs no job. */
+  packs: Set<number>;
 }
 
 interface PoolJob {
@@ -169,6 +173,10 @@ class Simulation {
     this.#every(
       () => this.#plan.evictMs,
       () => this.#evict(),
+    );
+    this.#every(
+      () => this.#plan.packMs,
+      () => this.#promise(),
     );
     this.#every(
       () => this.#plan.togglePrefetchMs,
@@ -288,6 +296,8 @@ class Simulation {
       wakeAt: Number.POSITIVE_INFINITY,
       corrupt: false,
       isStalled: false,
+      pack: [],
+      packs: new Set(),
     };
   }
 
@@ -314,6 +324,7 @@ class Simulation {
       layer.wakeAt = Number.POSITIVE_INFINITY;
       layer.corrupt = false;
       layer.isStalled = false;
+      layer.packs.clear();
       for (const block of layer.log.presentBlocks()) {
         this.#check(
           layer.disk.isSynced(block),
@@ -354,6 +365,7 @@ class Simulation {
 
   #send(layer: SimLayer, event: LayerEvent): void {
     if (event.type !== 'tick') this.#trace(`layer ${layer.index} ← ${JSON.stringify(event)}`);
+    if (event.type === 'promise.ended') layer.packs.delete(event.job);
     let effects = layer.actor.handle(event);
     const wrong = layer.actor.audit();
     this.#check(wrong.length === 0, () => `layer ${layer.index}: ${wrong.join('; ')}`);
@@ -373,7 +385,7 @@ class Simulation {
       const { firstSpan, spanCount } = layer.jobs.get(job.job) ?? { firstSpan: 0, spanCount: 0 };
       for (let block = first; block <= last && this.#reads.has(this.#nextRead - 1); block++) {
         const span = layer.geometry.spanOfBlock(block) - firstSpan;
-        const isWaited = layer.states[block] !== 2 && span >= 0 && span < spanCount;
+        const isWaited = layer.states[block] !== 2 && span >= 0 && span < spanCount && layer.packs.size === 0;
         this.#check(!isWaited, () => `a read waits for block ${block}, and job ${number} is still prefetch`);
       }
     }
@@ -436,6 +448,11 @@ class Simulation {
           layer.log.drop();
           next();
         });
+        return;
+      case 'promised':
+        this.#meet('packs');
+        layer.packs.add(effect.job);
+        this.#bring(layer, effect.job, layer.pack);
         return;
       case 'wake':
         this.#wake(layer, effect.at);
@@ -830,6 +847,72 @@ class Simulation {
       this.#random.int(1, 12),
     ]);
     this.#send(layer, { type: 'evict', ranges, now: this.#now });
+  }
+
+  // ── Startup packs ──
+
+  #promise(): void {
+    if (!this.#isUp) return;
+    const layer = this.#random.pick(this.#layers);
+    const ranges = Array.from({ length: this.#random.int(1, 4) }, (): [number, number] => [
+      this.#random.int(0, layer.geometry.blockCount - 1),
+      this.#random.int(1, 8),
+    ]);
+    layer.pack = ranges
+      .flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at))
+      .filter((block) => block < layer.geometry.blockCount);
+    this.#send(layer, { type: 'promise', pack: 1, ranges, now: this.#now });
+  }
+
+  /**
+   * A fetcher writes the pack's blocks one after the other, whatever becomes of them meanwhile, and tells of some at a
+   * time, in order, a while later. The front end may have given it up before.
+   */
+  #bring(layer: SimLayer, job: number, blocks: readonly number[]): void {
+    const node = this.#node;
+    let heardAt = this.#now;
+    const tell = (event: LayerEvent) => {
+      heardAt = Math.max(heardAt, this.#now + this.#random.next() * this.#plan.delayMs);
+      this.#after(heardAt - this.#now, () => {
+        if (this.#node !== node || !this.#isUp) return;
+        const before = layer.actor.counts.present;
+        this.#send(layer, { ...event, now: this.#now } as LayerEvent);
+        if (layer.actor.counts.present > before) layer.isStalled = false;
+      });
+    };
+    const ended: LayerEvent = { type: 'promise.ended', job, now: 0 };
+    if (this.#random.chance(this.#plan.hang))
+      this.#after(this.#random.int(1, 2_000), () => {
+        if (this.#node === node && this.#isUp) this.#send(layer, { ...ended, now: this.#now });
+      });
+    let told = 0;
+    const report = (to: number) => {
+      for (; told < to; told++) {
+        const firstBlock = blocks[told] as number;
+        let count = 1;
+        while (told + 1 < to && blocks[told + 1] === firstBlock + count) {
+          count += 1;
+          told += 1;
+        }
+        tell({ type: 'blocks.fetched', job, firstBlock, count, bytes: count, now: 0 });
+      }
+    };
+    const step = (at: number) => {
+      const block = blocks[at];
+      if (block === undefined || layer.bad.has(layer.geometry.spanOfBlock(block))) {
+        report(at);
+        tell(ended);
+        return;
+      }
+      layer.disk.write(block);
+      if ((at + 1) % this.#plan.reportBlocks === 0) report(at + 1);
+      this.#after(this.#plan.blockMs * this.#random.next(), () => {
+        if (this.#node === node) step(at + 1);
+      });
+    };
+    this.#after(this.#plan.latencyMs * this.#random.next(), () => {
+      if (this.#node === node) step(0);
+    });
   }
 
   // ── Faults ──
