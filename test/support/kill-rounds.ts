@@ -194,7 +194,7 @@ class KillRounds {
     report.seconds = Math.round((now() - started) / 1000);
     this.#judgeReads();
     if (report.leaked.length > 0) report.violations.push(`left behind: ${report.leaked.join('; ')}`);
-    if (report.violations.length > 0) this.#keepLogs();
+    if (report.violations.length > 0) await this.#keepLogs();
     return report;
   }
 
@@ -523,13 +523,15 @@ class KillRounds {
     writeFileSync(join(keep, `hang-${this.#options.seed}.txt`), lines.join('\n'));
   }
 
-  #keepLogs(): void {
+  async #keepLogs(): Promise<void> {
     const { keep, seed } = this.#options;
     if (keep === undefined) return;
     const folder = join(keep, `logs-${seed}`);
     mkdirSync(folder, { recursive: true });
     for (const name of list(join(this.#root, 'log')))
       writeFileSync(join(folder, name), read(join(this.#root, 'log', name)));
+    // Of an engine that has stopped it is read from its files.
+    await this.#engine.cli(['events', 'export', '-q', join(folder, 'all.cofa-log')]);
   }
 
   // ── The end ──
