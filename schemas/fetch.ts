@@ -99,6 +99,8 @@ export interface BlocksCompletion {
   firstBlock: number;
   count: number;
   bytes: number;
+  /** Further blocks that came with them: those of a startup pack lie in small pieces all over its layers. */
+  more?: ReadonlyArray<readonly [layer: string, first: number, count: number]>;
 }
 
 /** What a startup pack is about to bring, by `devices` (diffIDs). */

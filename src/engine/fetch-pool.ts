@@ -264,6 +264,7 @@ export class FetchPool {
     if (completion.kind === 'blocks') {
       const listener = known?.listener ?? this.#late.get(completion.job);
       listener?.blocks(completion.firstBlock, completion.count, completion.bytes, completion.layer);
+      for (const [layer, first, count] of completion.more ?? []) listener?.blocks(first, count, 0, layer);
       this.#handle({
         type: 'job.progress',
         job: completion.job,

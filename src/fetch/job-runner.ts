@@ -155,8 +155,8 @@ export class JobRunner {
     }
     return await bringPack(job, context, {
       runs: (devices, runs) => complete({ ...base, kind: 'pack', devices, runs } as Completion),
-      blocks: (layer, firstBlock, count, bytes) =>
-        complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes } as Completion),
+      blocks: ([[layer, firstBlock, count], ...more], bytes) =>
+        complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes, more } as Completion),
     });
   }
 

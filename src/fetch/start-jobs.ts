@@ -22,6 +22,12 @@ export interface StartContext {
 
 /** Runs of one message: some 8 bytes each, far below what NATS takes. */
 const RUNS_AT_ONCE = 20_000;
+/** Blocks of a layer in a row. */
+export type BlockRun = readonly [layer: string, first: number, count: number];
+
+/** Blocks that came are told after so long, ms, or when so many runs have come: a message costs more than what it says. */
+const TELL_MS = 2;
+const RUNS_TOLD = 16;
 /** A pack is made again when so many of its blocks would change. */
 const WORTH_SHARE = 0.05;
 
@@ -34,12 +40,22 @@ export async function bringPack(
   context: StartContext,
   on: {
     runs(devices: readonly string[], runs: readonly StartRun[]): void;
-    blocks(layer: string, first: number, count: number, bytes: number): void;
+    blocks(found: [BlockRun, ...BlockRun[]], bytes: number): void;
   },
 ): Promise<number> {
   const { layout, signal } = context;
   const tables = await tablesOf(job.layers, context);
   let bytes = 0;
+  let found: BlockRun[] = [];
+  let timer: NodeJS.Timeout | undefined;
+  const tell = () => {
+    clearTimeout(timer);
+    timer = undefined;
+    const [first, ...more] = found;
+    if (first !== undefined) on.blocks([first, ...more], bytes);
+    found = [];
+    bytes = 0;
+  };
   const source = sourceOf(job, context);
   async function* counted() {
     for await (const chunk of source) {
@@ -57,8 +73,8 @@ export async function bringPack(
           on.runs(devices, runs.slice(at, at + RUNS_AT_ONCE));
       },
       onBlocks: (layer, first, count) => {
-        on.blocks(layer, first, count, bytes);
-        bytes = 0;
+        if (found.push([layer, first, count]) === RUNS_TOLD) tell();
+        else timer ??= setTimeout(tell, TELL_MS);
       },
     });
   } catch (error) {
@@ -66,6 +82,10 @@ export async function bringPack(
     if (job.pack.kind === 'nats' && error instanceof CofaError && error.code === 'integrity')
       await new PackStore(context.packs).discard(job.pack.name).catch(() => {});
     throw error;
+  } finally {
+    // What came before an error is verified and written: it stays.
+    if (found.length > 0) tell();
+    clearTimeout(timer);
   }
   return bytes;
 }
