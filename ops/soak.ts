@@ -107,7 +107,10 @@ function killTable(report: KillReport): string {
     ['hangs', report.hangs],
     ['failed reads while the supervisor lived', report.failedReads],
     ['failed reads while it was dead', report.failedWithoutSupervisor],
-    ['mounts', `${mounts.mounted} mounted, ${mounts.unmounted} unmounted, ${mounts.refused} calls refused`],
+    [
+      'mounts',
+      `${mounts.mounted} mounted, ${mounts.unmounted} unmounted, ${mounts.refused} calls refused, ${mounts.unheard} of them carried out`,
+    ],
     ['lost mounts', mounts.lost],
     ['left behind', report.leaked.length === 0 ? 'nothing' : report.leaked.join('; ')],
     ['broken rules', report.violations.length === 0 ? 'none' : ''],

@@ -62,7 +62,8 @@ export interface KillReport {
   /** Reads that failed while the supervisor lived, and those during whose wait it was dead. */
   failedReads: number;
   failedWithoutSupervisor: number;
-  mounts: { mounted: number; unmounted: number; refused: number; lost: number };
+  /** `unheard`: calls that failed for their caller, with the answer, and were carried out. */
+  mounts: { mounted: number; unmounted: number; refused: number; unheard: number; lost: number };
   /** Longest time from a kill to an engine that is right again, ms, by victim. */
   recoveryMs: Record<string, number>;
   /** What stayed at the end. */
@@ -136,7 +137,7 @@ class KillRounds {
       hangs: 0,
       failedReads: 0,
       failedWithoutSupervisor: 0,
-      mounts: { mounted: 0, unmounted: 0, refused: 0, lost: 0 },
+      mounts: { mounted: 0, unmounted: 0, refused: 0, unheard: 0, lost: 0 },
       recoveryMs: {},
       leaked: [],
       violations: [],
@@ -546,6 +547,12 @@ class KillRounds {
         if (this.#report.mounts.unmounted === before) break;
       }
       if (this.#hung) return;
+      // A call whose answer was lost with NATS may have been carried out after its caller had looked for the mount.
+      for (const { dir } of (await this.#status()).mounts) {
+        if ([...this.#mounts.values()].some((mount) => mount.dir === dir)) continue;
+        await this.#call((client) => client.call('unmount', { dir }, { timeoutMs: 60_000 }));
+        this.#report.mounts.unheard += 1;
+      }
       this.#report.mounts.lost = this.#mounts.size;
       if (this.#mounts.size > 0)
         this.#violation(`mounts that cannot be unmounted: ${[...this.#mounts.values()].map((m) => m.dir)}`);
