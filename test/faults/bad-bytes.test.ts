@@ -11,7 +11,7 @@ import { ERROR_KINDS, type ErrorCode, type ErrorRecord } from '../../schemas/err
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { findSidecar, SIDECAR_TYPES } from '../../src/registry/sidecars.ts';
-import { type Engine, errorOf, imageOf, mountImage, startEngine } from '../support/engine.ts';
+import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -160,8 +160,16 @@ describe('a layer that is not what the manifest says', () => {
       expect(status.reads.errors).toBeGreaterThan(0);
       expect(status.layers.map(({ state }) => state)).not.toContain('corrupt');
 
-      // The registry is repaired: so is the mount, without anybody's doing.
+      // The registry is repaired: so is the mount, without anybody's doing. What was bad is remembered for a moment.
       for (const step of undo.splice(0)) await step();
+      await eventually('the bad piece is read', async () => {
+        const again = await readPieces(join(dir, name), content, {
+          from: bad[0] as number,
+          count: 1,
+          exact: true,
+        });
+        return again[0] === 'ok';
+      });
       expect(await readInParallel({ root: dir, expected: image.expected, readers: 8 })).toMatchObject({
         failures: [],
       });
