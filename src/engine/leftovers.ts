@@ -124,6 +124,11 @@ export class Leftovers {
   }
 }
 
-/** Loops of the machine on files of a root, as far as one can tell: a file of a FUSE mount that is detached has a name only. */
+/**
+ * Loops of the machine on files of a root, as far as one can tell: a file of a FUSE mount that is detached has a name only;
+ * one that an engine in a container attached has a path from wherever the root was mounted there, once that namespace is gone.
+ */
 const loopsBelow = (layout: Layout): Promise<LoopStatus[]> =>
-  listLoops((file) => file.startsWith(`${layout.root}/`) || /^\/[0-9a-f]{64}( |$)/.test(file));
+  listLoops((file) => file.startsWith(`${layout.root}/`) || OF_SOME_ENGINE.test(file));
+const OF_SOME_ENGINE =
+  /^\/[0-9a-f]{64}( |$)|\/(layers\/[0-9a-f]{64}\/device|images\/[0-9a-f]{64}\/flat\.erofs)( \(deleted\))?$/;
