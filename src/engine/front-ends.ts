@@ -70,6 +70,8 @@ export class FrontEnds {
   #stopping = false;
   /** The front end that was there is about to end: the next one has to wait. */
   #swapping = false;
+  /** It was told to make room for the present one. */
+  #retiring: Child | undefined;
   /** The present one was told to begin: it takes requests, or is about to. */
   #begun = false;
   /** The mount is a new one since the loops were attached. */
@@ -165,8 +167,11 @@ export class FrontEnds {
     // From here on the old one is not started again, whatever happens.
     this.#current = standby;
     this.#swapping = true;
+    this.#begun = false;
+    this.#retiring = old;
     this.#lost();
     await old.stop({ kind: 'retire' });
+    this.#retiring = undefined;
     this.#swapping = false;
     this.#begin();
     await Promise.race([this.#isReady.promise, sleep(LOAD_MS, undefined, { ref: false })]);
@@ -299,6 +304,11 @@ export class FrontEnds {
   #onLate(): void {
     if (this.#ready || this.#stopping) return;
     this.#options.conditions.set('front-end', 'no front end gets ready: reads of incomplete images fail');
+    // Until it is gone, the one that is to make room takes requests; then the next one begins.
+    if (this.#retiring !== undefined) {
+      this.#retiring.kill("it did not make room by the readers' deadline");
+      return;
+    }
     // One that has begun takes the requests: it had its time.
     if (this.#begun) this.#current.kill("it was not ready by the readers' deadline");
     else this.#standForIt();
