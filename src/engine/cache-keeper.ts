@@ -9,6 +9,7 @@
 import { renameSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { planPrune } from '../../actors/prune.ts';
@@ -45,6 +46,8 @@ const NEEDS_AGAIN = 5;
 const SWEEP_MS = 60_000;
 /** What could not be swept for want of an answer, or because an image was being prepared, is tried again after this, ms. */
 const SWEEP_AGAIN_MS = 5_000;
+const SWEEP_TRIES = 25;
+const SWEEP_PAUSE_MS = 200;
 /** What is being removed bears this ending until it is gone. */
 const GOING = '.going';
 /** An eviction of everything takes a while. */
@@ -104,7 +107,7 @@ export class CacheKeeper {
     const left = all.filter((image) => !going.has(image.manifest));
     const collected = await this.#collect(left, order.dryRun);
     let freed = collected.bytes;
-    if (!order.dryRun) await this.#sweep();
+    if (!order.dryRun) await this.#sweepNow();
     if (order.all) {
       const shrink: Shrink = { keep: Math.max(order.keepBytes, 0), dryRun: order.dryRun };
       // What has been collected only for show is still counted.
@@ -129,7 +132,7 @@ export class CacheKeeper {
     const before = (await this.#options.status()).usedBytes;
     await this.#options.images.remove(image.manifest);
     const collected = await this.#collect([...this.#options.images.all()], false);
-    await this.#sweep();
+    await this.#sweepNow();
     const { usedBytes } = await this.#options.status();
     return {
       images: [{ ref: image.resolved.ref, manifest: image.manifest }],
@@ -201,8 +204,21 @@ export class CacheKeeper {
     } catch (error) {
       this.#options.log.warn({ error }, 'the store was not tidied');
     }
+    this.#tidySoon();
+  }
+
+  #tidySoon(): void {
     clearTimeout(this.#again);
     if (!this.#isStopped) this.#again = setTimeout(() => void this.#tidy(), SWEEP_AGAIN_MS).unref();
+  }
+
+  /** For who waits: an image that is being prepared or proven just now is waited for, some seconds. */
+  async #sweepNow(): Promise<void> {
+    for (let tries = 0; tries < SWEEP_TRIES; tries++) {
+      if (await this.#sweep()) return;
+      await sleep(SWEEP_PAUSE_MS);
+    }
+    this.#tidySoon();
   }
 
   /**
