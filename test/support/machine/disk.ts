@@ -60,7 +60,7 @@ export class SimFile {
       for (let at = 0; at < torn.length; at += 512) {
         const source = random.chance(0.5) ? this.content : durable.content;
         torn.fill(0, at, Math.min(at + 512, torn.length));
-        source.copy(torn, at, at, Math.min(at + 512, source.length));
+        if (at < source.length) source.copy(torn, at, at, Math.min(at + 512, source.length));
       }
       this.content = torn;
       this.size = torn.length;
