@@ -44,8 +44,8 @@ export class BlockSet {
     this.#high = -1;
   }
 
-  /** Empties the set: its blocks as `[first, count]`, ascending, no two of them adjacent. */
-  takeRanges(): Array<[number, number]> {
+  /** Its blocks as `[first, count]`, ascending, no two of them adjacent. */
+  ranges(): Array<[number, number]> {
     const ranges: Array<[number, number]> = [];
     const end = Math.min((this.#high + 1) * 32, this.#length);
     let block = this.#size === 0 ? end : this.#low * 32;
@@ -59,6 +59,12 @@ export class BlockSet {
       if (block > first) ranges.push([first, block - first]);
       block += 1;
     }
+    return ranges;
+  }
+
+  /** Empties the set: what was in it, as `ranges`. */
+  takeRanges(): Array<[number, number]> {
+    const ranges = this.ranges();
     this.clear();
     return ranges;
   }

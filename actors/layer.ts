@@ -385,10 +385,12 @@ export class LayerActor {
       effects.push({ type: 'cancel', job });
       this.#failed(job, true, SILENT, effects);
     }
-    for (let left = this.#promises.takeSilent(this.#clock); left !== undefined; ) {
+    for (
+      let left = this.#promises.takeSilent(this.#clock);
+      left !== undefined;
+      left = this.#promises.takeSilent(this.#clock)
+    )
       this.#waitNoLonger(left, effects);
-      left = this.#promises.takeSilent(this.#clock);
-    }
   }
 
   // ── Jobs ──

@@ -12,9 +12,9 @@ const MAX_PROMISES = 8;
 export class Promises {
   readonly #blockCount: number;
   readonly #silenceMs: number;
-  readonly #open = new Map<number, BlockSet>();
-  /** Those that nobody waits for any more; what they still owe they may bring. */
-  readonly #silent = new Map<number, BlockSet>();
+  /** What each promise that has not ended still owes. */
+  readonly #owed = new Map<number, BlockSet>();
+  /** Of those that are waited for; the others may bring what they owe all the same. */
   readonly #silence = new TimerQueue<number>();
 
   constructor(blockCount: number, silenceMs: number) {
@@ -22,41 +22,42 @@ export class Promises {
     this.#silenceMs = silenceMs;
   }
 
-  /** When the next one has been silent for too long; Infinity when none is open. */
+  /** When the next one has been silent for too long; Infinity when none is waited for. */
   get nextEnd(): number {
     return this.#silence.next;
   }
 
   get isAny(): boolean {
-    return this.#open.size > 0;
+    return this.#silence.size > 0;
   }
 
   get isFull(): boolean {
-    return this.#open.size + this.#silent.size >= MAX_PROMISES;
+    return this.#owed.size >= MAX_PROMISES;
   }
 
   /** `[from, to)` of each range. */
   make(number: number, ranges: Iterable<readonly [from: number, to: number]>, now: number): void {
     const blocks = new BlockSet(this.#blockCount);
     for (const [from, to] of ranges) for (let block = from; block < to; block++) blocks.add(block);
-    this.#open.set(number, blocks);
+    this.#owed.set(number, blocks);
     this.#silence.set(number, now + this.#silenceMs);
   }
 
   has(block: number): boolean {
-    if (this.#open.size === 0) return false;
-    for (const blocks of this.#open.values()) if (blocks.has(block)) return true;
+    if (!this.isAny) return false;
+    for (const [number, blocks] of this.#owed)
+      if (blocks.has(block) && this.#silence.has(number)) return true;
     return false;
   }
 
   /** Whether the promise has not ended, silent or not. */
   isKnown(number: number): boolean {
-    return this.#open.has(number) || this.#silent.has(number);
+    return this.#owed.has(number);
   }
 
   /** The runs of blocks in `[from, to)` that this promise has not kept yet. */
   owedIn(number: number, from: number, to: number): Array<[from: number, to: number]> {
-    const owed = this.#open.get(number) ?? this.#silent.get(number);
+    const owed = this.#owed.get(number);
     const runs: Array<[number, number]> = [];
     for (let block = from; block < to; block++) {
       if (owed?.has(block) !== true) continue;
@@ -69,40 +70,31 @@ export class Promises {
 
   /** Something of this promise has come. */
   heard(number: number, now: number): void {
-    if (this.#open.has(number)) this.#silence.set(number, now + this.#silenceMs);
+    if (this.#silence.has(number)) this.#silence.set(number, now + this.#silenceMs);
   }
 
   /** The block is present, whoever brought it. */
   kept(block: number): void {
-    for (const blocks of this.#open.values()) blocks.delete(block);
-    for (const blocks of this.#silent.values()) blocks.delete(block);
+    for (const blocks of this.#owed.values()) blocks.delete(block);
   }
 
   /** Ends a promise: what somebody may wait for, as `[first, count]`. */
   end(number: number): ReadonlyArray<readonly [number, number]> {
-    const blocks = this.#open.get(number);
-    this.#open.delete(number);
-    this.#silent.delete(number);
+    const isWaitedFor = this.#silence.has(number);
+    const blocks = this.#owed.get(number);
+    this.#owed.delete(number);
     this.#silence.delete(number);
-    return blocks?.takeRanges() ?? [];
+    return (isWaitedFor && blocks?.ranges()) || [];
   }
 
   /** Nobody waits any longer for one that has been silent for too long: what it owes, as `[first, count]`; undefined: none is. */
   takeSilent(now: number): ReadonlyArray<readonly [number, number]> | undefined {
     const number = this.#silence.take(now);
-    if (number === undefined) return undefined;
-    const blocks = this.#open.get(number) ?? new BlockSet(this.#blockCount);
-    this.#open.delete(number);
-    const owed = blocks.takeRanges();
-    for (const [first, count] of owed)
-      for (let block = first; block < first + count; block++) blocks.add(block);
-    this.#silent.set(number, blocks);
-    return owed;
+    return number === undefined ? undefined : (this.#owed.get(number)?.ranges() ?? []);
   }
 
   clear(): void {
-    this.#open.clear();
-    this.#silent.clear();
+    this.#owed.clear();
     this.#silence.clear();
   }
 }

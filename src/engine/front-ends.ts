@@ -68,9 +68,7 @@ export class FrontEnds {
   #deadline: NodeJS.Timeout | undefined;
   #probe: NodeJS.Timeout | undefined;
   #stopping = false;
-  /** The front end that was there is about to end: the next one has to wait. */
-  #swapping = false;
-  /** It was told to make room for the present one. */
+  /** The front end that was there is about to end, to make room for the present one, which has to wait for that. */
   #retiring: Child | undefined;
   /** The present one was told to begin: it takes requests, or is about to. */
   #begun = false;
@@ -133,7 +131,8 @@ export class FrontEnds {
         hint: 'it takes the transport "kernel" and Linux 6.9; else: cofa down, cofa up',
       });
     }
-    if (this.#standby !== undefined || this.#swapping) throw new CofaError('busy', 'an upgrade is under way');
+    if (this.#standby !== undefined || this.#retiring !== undefined)
+      throw new CofaError('busy', 'an upgrade is under way');
     const loaded = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<string>();
     const standby = this.#newChild({
@@ -166,13 +165,11 @@ export class FrontEnds {
     const old = this.#current;
     // From here on the old one is not started again, whatever happens.
     this.#current = standby;
-    this.#swapping = true;
     this.#begun = false;
     this.#retiring = old;
     this.#lost();
     await old.stop({ kind: 'retire' });
     this.#retiring = undefined;
-    this.#swapping = false;
     this.#begin();
     await Promise.race([this.#isReady.promise, sleep(LOAD_MS, undefined, { ref: false })]);
     if (!this.#ready) {
@@ -232,7 +229,7 @@ export class FrontEnds {
           if (child === this.#current) this.#onReady();
         },
         onLoaded: () => {
-          if (child === this.#current && !this.#swapping) this.#begin();
+          if (child === this.#current && this.#retiring === undefined) this.#begin();
           else as.onLoaded?.();
         },
       },

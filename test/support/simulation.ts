@@ -839,13 +839,17 @@ class Simulation {
     });
   }
 
+  #someRanges({ geometry }: SimLayer, most: number, longest: number): Array<[number, number]> {
+    return Array.from({ length: this.#random.int(1, most) }, (): [number, number] => [
+      this.#random.int(0, geometry.blockCount - 1),
+      this.#random.int(1, longest),
+    ]);
+  }
+
   #evict(): void {
     if (!this.#isUp) return;
     const layer = this.#random.pick(this.#layers);
-    const ranges = Array.from({ length: this.#random.int(1, 3) }, (): [number, number] => [
-      this.#random.int(0, layer.geometry.blockCount - 1),
-      this.#random.int(1, 12),
-    ]);
+    const ranges = this.#someRanges(layer, 3, 12);
     this.#send(layer, { type: 'evict', ranges, now: this.#now });
   }
 
@@ -854,10 +858,7 @@ class Simulation {
   #promise(): void {
     if (!this.#isUp) return;
     const layer = this.#random.pick(this.#layers);
-    const ranges = Array.from({ length: this.#random.int(1, 4) }, (): [number, number] => [
-      this.#random.int(0, layer.geometry.blockCount - 1),
-      this.#random.int(1, 8),
-    ]);
+    const ranges = this.#someRanges(layer, 4, 8);
     layer.pack = ranges
       .flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at))
       .filter((block) => block < layer.geometry.blockCount);
