@@ -191,7 +191,7 @@ describe('the DaemonSet’s container', () => {
 
   test('serves the node’s containerd, and its mounts are the node’s', async () => {
     await start();
-    const pod = await cri.runPod('lazy', logs);
+    const pod = await untilDialed(() => cri.runPod('lazy', logs));
     await cri.pull(refs.lazy as string);
     const container = await pod.start('lazy', refs.lazy as string, { command: ['/bin/wait'] });
     expect((await cri.exec(container, 'sh', '-c', 'echo mine > /mine; cat /said')).stdout).toBe(
@@ -210,9 +210,16 @@ describe('the DaemonSet’s container', () => {
     const { stdout } = await cri.runtime.execSync({ containerId: container, cmd, timeout: 20n });
     const expected = await readFile(join(work, 'image-lazy/2/data/big'));
     expect(Buffer.concat([expected, Buffer.from('mine\n')]).equals(stdout)).toBe(true);
-    await pod.stop();
+    await untilDialed(() => pod.stop());
   });
 });
+
+/**
+ * As the kubelet repeats what fails: containerd dials a snapshotter again only some seconds after it was not there, and until
+ * then answers every call with that failure (`backoffConfig.MaxDelay` where its server loads proxy plugins).
+ */
+const untilDialed = async <T>(call: () => Promise<T>): Promise<T> =>
+  (await eventually('containerd has found its snapshotter', async () => ({ value: await call() }))).value;
 
 const NAME = `cofa-ds-${process.pid}`;
 
