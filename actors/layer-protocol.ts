@@ -1,5 +1,6 @@
 /** What goes into a layer actor and what comes out: its limits, events and effects. */
 import type { ErrorCode } from '../schemas/errors.ts';
+import type { PrefetchPace } from './pace.ts';
 
 export interface LayerLimits {
   /** A read that waits longer is answered with EIO, ms. */
@@ -71,6 +72,8 @@ export type LayerEvent =
   /** `firstBlock` to `lastBlock`, both included. An id that waits already is ignored. */
   | { type: 'read'; id: number; firstBlock: number; lastBlock: number; now: number }
   | { type: 'prefetch'; on: boolean; now: number }
+  /** How fast what nobody waits for may come; undefined: as fast as it can. */
+  | { type: 'pace'; pace: PrefetchPace | undefined; now: number }
   /** Fetch ahead of the readers: what lies near the spans that they wait for. */
   | { type: 'readahead'; on: boolean; now: number }
   /**

@@ -225,6 +225,9 @@ export class LayerActor {
       case 'prefetch':
         this.#prefetcher.turn(event.on);
         return;
+      case 'pace':
+        this.#prefetcher.pace = event.pace;
+        return;
       case 'readahead':
         this.#prefetcher.readahead.turn(event.on);
         return;

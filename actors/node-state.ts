@@ -55,6 +55,8 @@ export interface MountFacts {
   ref: string;
   manifest: string;
   prefetch: boolean;
+  /** Bytes per second in the background; undefined: no limit. */
+  prefetchLimit?: number | undefined;
   container: string | undefined;
   /** undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
@@ -193,6 +195,7 @@ export function foldEvent(state: NodeState, id: string, event: CofaEvent): void 
         ref: event.ref,
         manifest: event.manifest,
         prefetch: event.prefetch,
+        prefetchLimit: event.prefetchLimit,
         container: event.container,
         trust: event.trust,
         made: event.made,

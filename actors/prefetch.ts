@@ -4,6 +4,7 @@
  * bad: that is the same the next time. Evicted spans are not offered again, or eviction and prefetch would chase each
  * other.
  */
+import type { PrefetchPace } from './pace.ts';
 import { Readahead } from './readahead.ts';
 
 export interface PrefetchLimits {
@@ -32,6 +33,8 @@ export class Prefetcher {
   #cursor = 0;
   #failures = 0;
   #notBefore = 0;
+  /** How fast it may go; undefined: as fast as it can. */
+  pace: PrefetchPace | undefined;
   readonly readahead: Readahead;
 
   constructor(spanCount: number, limits: PrefetchLimits) {
@@ -46,8 +49,14 @@ export class Prefetcher {
 
   /** When a pause ends that keeps spans from being offered; Infinity when there is nothing to wait for. */
   nextWake(now: number, running: number): number {
-    const waits = this.#on && this.#cursor < this.#spanCount && running < this.#limits.inFlight;
-    return waits && this.#notBefore > now ? this.#notBefore : Number.POSITIVE_INFINITY;
+    const isLeft = (this.#on && this.#cursor < this.#spanCount) || this.readahead.isWaiting;
+    const at = this.#readyAt;
+    return isLeft && running < this.#limits.inFlight && at > now ? at : Number.POSITIVE_INFINITY;
+  }
+
+  /** When the pause ends, and what was fetched last is paid. */
+  get #readyAt(): number {
+    return Math.max(this.#notBefore, this.pace?.readyAt ?? 0);
   }
 
   /** Switched on, it begins with the first span again. */
@@ -83,9 +92,15 @@ export class Prefetcher {
     free: (span: number) => boolean,
     alone: (span: number) => boolean,
   ): Batch | undefined {
-    if (running >= this.#limits.inFlight || now < this.#notBefore) return undefined;
-    const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
-    if (near !== undefined) return near;
+    if (running >= this.#limits.inFlight || now < this.#readyAt) return undefined;
+    const batch =
+      this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span)) ??
+      this.#nextInOrder(free, alone);
+    if (batch !== undefined) this.pace?.take(batch.firstSpan, batch.spanCount, now);
+    return batch;
+  }
+
+  #nextInOrder(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
     if (!this.#on) return undefined;
     while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
     if (this.#cursor >= this.#spanCount) return undefined;

@@ -45,6 +45,11 @@ export class Readahead {
     this.#demanded.clear();
   }
 
+  /** Whether something is suggested that has not been taken, and the link has room for it. */
+  get isWaiting(): boolean {
+    return this.#suggested.length > 0 && this.hasRoom;
+  }
+
   /** A fetch has ended that somebody waited for. Times in µs, from the request on. */
   observe(firstByteUs: number, lastByteUs: number): void {
     const isFirst = this.#firstByteUs === 0;

@@ -22,6 +22,11 @@ export const MountRequest = z.strictObject({
   platform: z.string().max(64).optional(),
   /** Fetch the rest of the image in the background. */
   prefetch: z.boolean().default(true),
+  prefetchLimit: z
+    .int()
+    .min(1)
+    .optional()
+    .describe('no more bytes per second than this in the background, compressed; no limit by default'),
   layers: z
     .int()
     .min(1)

@@ -158,6 +158,9 @@ const shapes = {
     ref: z.string(),
     manifest: digest,
     prefetch: z.boolean(),
+    prefetchLimit: count
+      .optional()
+      .describe('bytes per second that are fetched in the background; absent: no limit'),
     container: z.string().optional(),
     asked: z.number().optional().describe('when the call came, ms since the epoch; absent: not known'),
     trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),

@@ -11,6 +11,8 @@ export interface OpenLayer {
   source: BlobSource;
   /** Fetch what is absent in the background. */
   prefetch: boolean;
+  /** No faster than this, bytes per second for each image that wants it, all its layers together; absent: no limit. */
+  limits?: ReadonlyArray<readonly [image: string, rate: number]>;
   /**
    * The device was built on this node and its diffID is proven: where the log knows nothing of the layer yet, every block
    * is present.

@@ -3,10 +3,11 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { type Context, examples, oneOf } from './context.ts';
+import { PREFETCH_HELP, type Prefetch, prefetchOption, prefetchRequest } from './prefetch-option.ts';
 
 interface MountOptions {
   platform?: string;
-  prefetch: boolean;
+  prefetch?: Prefetch;
   trust?: TrustPolicy;
 }
 
@@ -18,6 +19,7 @@ export function define(command: Command, context: Context): void {
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
     .argument('<dir>', 'empty or new directory')
     .option('--platform <os/arch>', 'another platform than the node’s')
+    .option('--prefetch <on|off|rate>', PREFETCH_HELP, prefetchOption)
     .option('--no-prefetch', 'fetch nothing that is not read')
     .option(
       '--trust <policy>',
@@ -40,7 +42,7 @@ export function define(command: Command, context: Context): void {
           {
             ref,
             dir: target,
-            prefetch: options.prefetch,
+            ...prefetchRequest(options.prefetch),
             ...(options.platform === undefined ? {} : { platform: options.platform }),
             ...(options.trust === undefined ? {} : { trust: options.trust }),
           },
@@ -66,5 +68,6 @@ export function define(command: Command, context: Context): void {
     ['cofa mount debian:12 /mnt', ''],
     ['cofa mount 127.0.0.1:5000/app:1.4 /srv/app', 'a registry on this machine may speak plain HTTP'],
     ['cofa mount --no-prefetch debian:12 /mnt', 'only what is read'],
+    ['cofa mount --prefetch 20M debian:12 /mnt', 'the rest with at most 20 MB/s'],
   ]);
 }

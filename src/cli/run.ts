@@ -12,6 +12,7 @@ import {
 } from '../container/options.ts';
 import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { type Context, examples, oneOf } from './context.ts';
+import { PREFETCH_HELP, type Prefetch, prefetchOption, prefetchRequest } from './prefetch-option.ts';
 
 interface Parsed {
   name?: string;
@@ -29,7 +30,7 @@ interface Parsed {
   keep?: boolean;
   rm?: boolean;
   securityOpt?: string[];
-  prefetch: boolean;
+  prefetch?: Prefetch;
   trust?: TrustPolicy;
 }
 
@@ -61,6 +62,7 @@ export function define(command: Command, context: Context): void {
     .option('--rm', 'throw away what it wrote (this is the default)')
     .option('--keep', 'keep what it wrote, below ROOT/containers/NAME/upper')
     .option('--platform <os/arch>', 'another platform than the node’s')
+    .option('--prefetch <on|off|rate>', PREFETCH_HELP, prefetchOption)
     .option('--no-prefetch', 'fetch nothing that is not read')
     .option('--trust <policy>', 'as for cofa mount', oneOf('--trust', TRUST_POLICIES))
     .action(async (ref: string, args: string[], parsed: Parsed) => {
@@ -84,7 +86,7 @@ export function define(command: Command, context: Context): void {
             ref,
             name: parsed.name,
             keep: parsed.keep === true,
-            prefetch: parsed.prefetch,
+            ...prefetchRequest(parsed.prefetch),
             trust: parsed.trust,
             options,
           },

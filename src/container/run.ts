@@ -38,6 +38,8 @@ export interface RunRequest {
   keep: boolean;
   /** Fetch the rest of the image in the background. */
   prefetch: boolean;
+  /** Bytes per second of that; undefined: no limit. */
+  prefetchLimit?: number | undefined;
   /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
   options: RunOptions;
@@ -123,6 +125,7 @@ class Container {
         dir: folder.image,
         container: folder.id,
         prefetch: this.#request.prefetch,
+        ...(this.#request.prefetchLimit === undefined ? {} : { prefetchLimit: this.#request.prefetchLimit }),
         start: startKey(options),
         ...(this.#request.trust === undefined ? {} : { trust: this.#request.trust }),
         ...(options.platform === undefined ? {} : { platform: options.platform }),

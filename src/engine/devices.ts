@@ -27,8 +27,8 @@ export interface LayerDemand {
 interface Attached {
   demand: LayerDemand;
   users: number;
-  /** Mounts that want the rest of the layer in the background. */
-  prefetch: boolean;
+  /** By user: bytes per second of the rest of the layer that it wants in the background; Infinity: no limit. */
+  rates: Map<string, number>;
   loop: Promise<LoopDevice>;
   /** Further loops of the layer, under file systems that an earlier engine left: they go with their last user. */
   others: LoopDevice[];
@@ -68,21 +68,21 @@ export class Devices {
     this.#leftovers = options.leftovers;
   }
 
-  /** The loop over a layer's device; attached at the first call, shared afterwards. Pair it with `release`. */
-  async acquire(demand: LayerDemand, prefetch: boolean): Promise<LoopDevice> {
+  /**
+   * The loop over a layer's device; attached at the first call, shared afterwards. Pair it with `release`. `user`: whose
+   * `rate` it is, in bytes per second of what nobody waits for; Infinity: no limit, 0: none.
+   */
+  async acquire(demand: LayerDemand, user: string, rate: number): Promise<LoopDevice> {
     const known = this.#attached.get(demand.diffId);
     if (known !== undefined) {
       known.users += 1;
-      if (prefetch && !known.prefetch) {
-        known.prefetch = true;
-        await this.#openFor(known);
-      }
+      this.setRate(demand.diffId, user, rate);
       return known.loop;
     }
     const mine: Attached = {
       demand,
       users: 1,
-      prefetch,
+      rates: new Map(rate > 0 ? [[user, rate]] : []),
       direct: false,
       pinned: false,
       tail: Promise.resolve(),
@@ -100,12 +100,27 @@ export class Devices {
     }
   }
 
+  /** How fast the rest of the layer may come for this user; the front end hears of it as soon as it can. */
+  setRate(diffId: string, user: string, rate: number): void {
+    const mine = this.#attached.get(diffId);
+    if (mine === undefined || (mine.rates.get(user) ?? 0) === rate) return;
+    if (rate > 0) mine.rates.set(user, rate);
+    else mine.rates.delete(user);
+    // What it hears is how it is by then.
+    void mine.loop
+      .then(() => this.#openAgain(mine))
+      .catch((error: unknown) => this.#log.warn({ diffId, error }, 'the front end did not hear of a limit'));
+  }
+
   /** Lets go; with the last user the loop is detached and the front end closes the layer. */
-  async release(diffId: string): Promise<void> {
+  async release(diffId: string, user: string): Promise<void> {
     const mine = this.#attached.get(diffId);
     if (mine === undefined) return;
     mine.users -= 1;
-    if (mine.users > 0) return;
+    if (mine.users > 0) {
+      this.setRate(diffId, user, 0);
+      return;
+    }
     this.#attached.delete(diffId);
     await mine.tail;
     const loop = await mine.loop.catch(() => undefined);
@@ -121,13 +136,9 @@ export class Devices {
     frontIsReady(this.#bus);
     const fronts = await Promise.all(
       [...this.#attached.values()].map(async (mine) => {
-        const { diffId } = mine.demand;
-        const isWanted = () => this.#attached.get(diffId) === mine;
-        const opened = await this.#open(mine, isWanted);
+        const opened = await this.#openAgain(mine);
         if (opened === undefined) return [];
-        // Let go while the front end was silent: what it has opened now nobody else would close.
-        if (!isWanted()) await this.#close(diffId);
-        else if (move) await this.#moveToFuse(mine, opened.name);
+        if (move && this.#isWanted(mine)) await this.#moveToFuse(mine, opened.name);
         return [opened.front];
       }),
     );
@@ -273,9 +284,21 @@ export class Devices {
     return (await this.#open(mine, () => true)) as OpenLayerReply;
   }
 
+  /** Tells the front end how it is now. Undefined: the layer was let go before it heard. */
+  async #openAgain(mine: Attached): Promise<OpenLayerReply | undefined> {
+    const opened = await this.#open(mine, () => this.#isWanted(mine));
+    // Let go while the front end was silent: what it has opened now nobody else would close.
+    if (opened !== undefined && !this.#isWanted(mine)) await this.#close(mine.demand.diffId);
+    return opened;
+  }
+
+  #isWanted(mine: Attached): boolean {
+    return this.#attached.get(mine.demand.diffId) === mine;
+  }
+
   #open(mine: Attached, isWanted: () => boolean): Promise<OpenLayerReply | undefined> {
     // A front end that comes later has to hear how it is then: what the kernel reads by itself must keep its bytes.
-    const request = (): OpenLayer => ({ ...mine.demand, prefetch: mine.prefetch, direct: mine.pinned });
+    const request = (): OpenLayer => ({ ...mine.demand, ...pacing(mine.rates), direct: mine.pinned });
     return askWhile<OpenLayerReply>(this.#bus, this.#names.front('open'), request, isWanted);
   }
 
@@ -284,4 +307,11 @@ export class Devices {
     const isWanted = () => !this.#attached.has(diffId);
     await askWhile(this.#bus, this.#names.front('close'), () => ({ diffId }), isWanted);
   }
+}
+
+/** One user without a limit is enough for there to be none. */
+function pacing(rates: ReadonlyMap<string, number>): Pick<OpenLayer, 'prefetch' | 'limits'> {
+  const limits = [...rates];
+  const isLimited = limits.length > 0 && limits.every(([, rate]) => Number.isFinite(rate));
+  return { prefetch: limits.length > 0, ...(isLimited ? { limits } : {}) };
 }

@@ -10,6 +10,7 @@ import { blocksInHoles, trimAbsent } from './device-holes.ts';
 import { Conditions } from './conditions.ts';
 import { createLog } from './log.ts';
 import { foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
+import { Budgets } from '../../actors/pace.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
@@ -99,6 +100,7 @@ let lastCold = Number.NEGATIVE_INFINITY;
 /** Layers whose rest is wanted; those in `starting` wait for it. */
 const wanted = new WeakSet<LayerHost>();
 const starting = new Map<LayerHost, number>();
+const budgets = new Budgets();
 
 const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
   lastCold = now();
@@ -260,10 +262,16 @@ async function open(request: OpenLayer): Promise<OpenLayerReply> {
   const layer = await opening;
   if (request.direct === true) layer.pin();
   else layer.announce();
+  budgets.set(request.diffId, request.limits ?? [], now());
+  layer.pace(budgets);
   if (request.prefetch && !wanted.has(layer)) {
     wanted.add(layer);
     layer.readahead(true);
     starting.set(layer, now());
+  } else if (!request.prefetch && wanted.delete(layer)) {
+    starting.delete(layer);
+    layer.readahead(false);
+    layer.prefetch(false);
   }
   return { deviceSize: layer.device.size, name: layer.device.name, state: layer.state, front };
 }
@@ -365,6 +373,7 @@ async function close({ diffId }: CloseLayer): Promise<void> {
   layers.delete(diffId);
   opened.delete(diffId);
   starting.delete(layer);
+  budgets.set(diffId, [], now());
   pastReads.set(diffId, readsOf(diffId, layer));
   transport.remove(layer.device.inode);
   byInode.delete(layer.device.inode);

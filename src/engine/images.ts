@@ -65,6 +65,9 @@ interface ImageContext extends ImagesOptions {
   refutedSidecars: () => ReadonlySet<string>;
 }
 
+/** Images that there have been. */
+let users = 0;
+
 /** The loops of an image that is in use. */
 export interface AttachedImage {
   metadata: LoopDevice;
@@ -94,8 +97,10 @@ export class Image {
   /** Every block of every device was written when it was indexed here, a moment ago. */
   #built = false;
   attached: AttachedImage | undefined;
-  /** A mount wants the rest of the image in the background. */
-  prefetch = false;
+  /** By mount: bytes per second of the rest of the image that it wants in the background; Infinity: no limit, 0: none. */
+  readonly #rates = new Map<string, number>();
+  /** Names it to the devices: there may be another one of the same manifest. */
+  readonly #user: string;
   readonly host: ActorHost<typeof imageMachine>;
   readonly progress = new Set<(progress: Progress) => void>();
   /** Its files are going. */
@@ -109,6 +114,7 @@ export class Image {
   constructor(options: ImageContext, manifest: string, resolved: Resolved, image: ResolvedImage | undefined) {
     this.#options = options;
     this.manifest = manifest;
+    this.#user = `${manifest}.${++users}`;
     this.resolved = resolved;
     this.trust = options.trust;
     this.#image = image;
@@ -120,17 +126,21 @@ export class Image {
   }
 
   /**
-   * `start`: which of the image's commands is about to run; undefined: none, as when a mount is brought back.
-   * Resolves when the image's devices are attached for `mount`; throws what the preparation failed with. */
-  async use(mount: string, prefetch: boolean, start?: string): Promise<AttachedImage> {
+   * `rate`: bytes per second of the rest of the image that the mount wants in the background; Infinity: no limit, 0: none.
+   * Mounts of one image share the highest. `start`: which of the image's commands is about to run; undefined: none, as when
+   * a mount is brought back. Resolves when the image's devices are attached for `mount`; throws what the preparation failed
+   * with.
+   */
+  async use(mount: string, rate: number, start?: string): Promise<AttachedImage> {
     if (this.removed) {
       throw new CofaError('conflict', `image ${this.resolved.ref} was removed meanwhile`, {
         hint: 'try again',
       });
     }
-    this.prefetch ||= prefetch;
+    this.#rates.set(mount, rate);
+    this.#tellRate();
     // One that fetches nothing by itself has no use for a pack.
-    this.#start ??= prefetch ? start : undefined;
+    this.#start ??= rate > 0 ? start : undefined;
     this.host.send({ type: 'USE', mount });
     if ((await this.host.until('attached', 'failed')) === 'failed' || this.attached === undefined) {
       const { error } = this.host.snapshot.context;
@@ -140,6 +150,8 @@ export class Image {
   }
 
   async release(mount: string): Promise<void> {
+    this.#rates.delete(mount);
+    this.#tellRate();
     this.host.send({ type: 'RELEASE', mount });
     await this.host.until('known', 'ready', 'attached', 'failed');
   }
@@ -429,7 +441,8 @@ export class Image {
           source: { registry, repository, digest: spans, size: layer?.blobSize ?? 0 },
           built: this.#built,
         },
-        this.prefetch,
+        this.#user,
+        this.#rate,
       );
       taken.push(diffId);
       return loop;
@@ -440,15 +453,27 @@ export class Image {
     if (failure !== undefined) {
       const [first] = results;
       if (first?.status === 'fulfilled') await detachLoop(first.value);
-      await Promise.allSettled(taken.map((diffId) => devices.release(diffId)));
+      await Promise.allSettled(taken.map((diffId) => devices.release(diffId, this.#user)));
       throw failure.reason;
     }
     // From here on the log says which blocks there are.
     this.#built = false;
     this.attached = { metadata: await metadata, devices: await Promise.all(wanted) };
+    // Mounts may have come and gone meanwhile.
+    this.#tellRate();
     if (this.#start === undefined || this.isDirect()) return;
     const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
     this.#options.startups.begin(this.manifest, this.#start, layers, this.#findPack());
+  }
+
+  get #rate(): number {
+    return Math.max(0, ...this.#rates.values());
+  }
+
+  #tellRate(): void {
+    if (this.attached === undefined) return;
+    for (const { diffId } of this.prepared?.devices ?? [])
+      this.#options.devices.setRate(diffId, this.#user, this.#rate);
   }
 
   /** Looked for once, side by side with all that has to happen before it can be used. */
@@ -481,7 +506,6 @@ export class Image {
   async #detach(): Promise<void> {
     const { attached, prepared } = this;
     this.attached = undefined;
-    this.prefetch = false;
     this.#start = undefined;
     this.#pack = undefined;
     if (attached === undefined || prepared === undefined) return;
@@ -489,7 +513,7 @@ export class Image {
     // user; that is no reason to keep the others.
     const gone = await Promise.allSettled([
       detachLoop(attached.metadata),
-      ...prepared.devices.map(({ diffId }) => this.#options.devices.release(diffId)),
+      ...prepared.devices.map(({ diffId }) => this.#options.devices.release(diffId, this.#user)),
     ]);
     for (const result of gone) {
       if (result.status === 'rejected') {

@@ -16,6 +16,7 @@ import {
   type ReadFailure,
 } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
+import type { Budgets } from '../../actors/pace.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../schemas/events.ts';
@@ -80,6 +81,8 @@ const RETRY_APPEND_MS = 1_000;
 const WATCHED_MS = 500;
 /** Spans that `fetch` asks for side by side. */
 const FETCHES_AT_ONCE = 4;
+/** Node's timers fire at once beyond it; a tick that comes early only asks for the next one. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const LOST: ReadFailure = { code: 'internal', message: 'the block did not come' };
 
 interface RunningJob {
@@ -179,6 +182,14 @@ export class LayerHost {
   readahead(on: boolean): void {
     this.#readsAhead = on;
     this.#send({ type: 'readahead', on: on && !this.#isHeld, now: this.#options.now() });
+  }
+
+  /** How fast what nobody waits for may come. */
+  pace(budgets: Budgets): void {
+    const { diffId, table, now } = this.#options;
+    const bytesOf = (first: number, count: number) =>
+      table.span(first + count - 1).inEnd - table.span(first).inStart;
+    this.#send({ type: 'pace', pace: budgets.paceOf(diffId, bytesOf), now: now() });
   }
 
   /** Fetch what is absent in the background. */
@@ -730,7 +741,7 @@ export class LayerHost {
         this.#timerAt = Number.POSITIVE_INFINITY;
         this.#send({ type: 'tick', now: this.#options.now() });
       },
-      Math.max(0, at - this.#options.now()),
+      Math.min(Math.max(0, at - this.#options.now()), LONGEST_TIMER_MS),
     );
   }
 }

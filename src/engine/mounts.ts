@@ -39,6 +39,8 @@ export interface MountOrder {
   dir: string;
   platform: string | undefined;
   prefetch: boolean;
+  /** Bytes per second in the background; undefined: no limit. */
+  prefetchLimit?: number | undefined;
   container: string | undefined;
   /** Which of the image's commands is about to run. */
   start: string;
@@ -114,6 +116,7 @@ export class Mounts {
       ref: image.resolved.ref,
       manifest: image.manifest,
       prefetch: order.prefetch,
+      prefetchLimit: order.prefetchLimit,
       container: order.container,
       trust: order.trust,
       state: 'requested',
@@ -127,7 +130,7 @@ export class Mounts {
       const made = await isMissing(dir);
       actor.madeDir = made;
       requested = true;
-      const { id, ref, manifest, prefetch, container, trust } = facts;
+      const { id, ref, manifest, prefetch, prefetchLimit, container, trust } = facts;
       await this.#append(id, {
         type: 'mount.requested',
         asked,
@@ -136,6 +139,7 @@ export class Mounts {
         ref,
         manifest,
         prefetch,
+        ...(prefetchLimit === undefined ? {} : { prefetchLimit }),
         ...(container === undefined ? {} : { container }),
         ...(made ? { made } : {}),
         ...(trust === undefined ? {} : { trust }),
@@ -386,8 +390,8 @@ export class Mounts {
   }
 
   async #mountErofs(actor: MountActor): Promise<void> {
-    const { id, dir, prefetch } = actor.facts;
-    const { metadata, devices } = await this.#useImage(actor, id, prefetch);
+    const { id, dir } = actor.facts;
+    const { metadata, devices } = await this.#useImage(actor);
     // What is mounted there may be the new owner's.
     if (this.#options.events.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
     if (actor.restoring) {
@@ -433,14 +437,15 @@ export class Mounts {
    * The image's devices. What the mount must not use by the time that they are there is not used: it may have been refuted
    * meanwhile, or prepared for another mount with a laxer policy.
    */
-  async #useImage(actor: MountActor, id: string, prefetch: boolean): Promise<AttachedImage> {
+  async #useImage(actor: MountActor): Promise<AttachedImage> {
     const { images } = this.#options;
-    const { trust } = actor.facts;
+    const { id, prefetch, prefetchLimit = Number.POSITIVE_INFINITY, trust } = actor.facts;
+    const rate = prefetch ? prefetchLimit : 0;
     for (let turn = 0; turn < MOST_TURNS; turn++) {
       const before = actor.image;
       actor.image = images.forMount(before);
       if (actor.image !== before) void before.release(id);
-      const attached = await actor.image.use(id, prefetch, actor.start);
+      const attached = await actor.image.use(id, rate, actor.start);
       // A mount that could not be taken away comes back as it was.
       if (actor.host.state !== 'mounting') return attached;
       if (actor.restoring ? actor.image.proof !== 'refuted' : await images.mayUse(actor.image, trust))

@@ -48,6 +48,8 @@ type LayerReport = Report['layers'][number];
 /** Blocks that are compared at once: 16 MiB, or what the rate gives in a second, but for a span at least. */
 const BATCH = 256;
 const SMALL_BATCH = 16;
+/** Who it is to the devices. */
+const USER = 'scrub';
 /** A front end that does not answer for so long is asked again, ms; one that has not for so long is given up. */
 const ANSWER_MS = 30_000;
 const PATIENCE_MS = 300_000;
@@ -239,7 +241,7 @@ export class Scrubs {
     const demand = this.#demandFor(diffId);
     if (demand === undefined) throw new CofaError('not-found', 'no image says where the layer comes from');
     // A layer that nothing mounts is opened for as long as this takes.
-    await devices.acquire(demand, false);
+    await devices.acquire(demand, USER, 0);
     try {
       const order: Refetch = { diffId, ranges };
       const { failure } = await this.#ask<RefetchReply>(names.front('refetch'), order);
@@ -248,7 +250,7 @@ export class Scrubs {
       if (failure !== undefined) throw new CofaError(failure.code, failure.message);
       if (again.bad.length > 0) throw new CofaError('integrity', 'what was written is damaged again');
     } finally {
-      await devices.release(diffId);
+      await devices.release(diffId, USER);
     }
   }
 

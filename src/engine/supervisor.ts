@@ -364,10 +364,36 @@ class Supervisor {
       mount: async (request, onProgress) => {
         this.#refuseWhenStopping();
         working.abort();
-        const { ref, dir, platform, prefetch, container, layers, start, trust: policy } = request;
+        const {
+          ref,
+          dir,
+          platform,
+          prefetch,
+          prefetchLimit,
+          container,
+          layers,
+          start,
+          trust: policy,
+        } = request;
+        if (prefetchLimit !== undefined && !prefetch)
+          throw new CofaError(
+            'invalid-argument',
+            'prefetchLimit says how fast, and prefetch that there is none',
+          );
         const image = layers === undefined ? undefined : await chains.image(ref, layers);
         return mounts
-          .mount({ ref, image, dir, platform, prefetch, container, trust: policy, start, onProgress })
+          .mount({
+            ref,
+            image,
+            dir,
+            platform,
+            prefetch,
+            prefetchLimit,
+            container,
+            trust: policy,
+            start,
+            onProgress,
+          })
           .finally(() => trust.poke());
       },
       chain: async (request) => ({ flat: await chains.flat(request) }),

@@ -6,6 +6,7 @@ import {
   type LayerGeometry,
   type LayerLimits,
 } from '../../actors/layer.ts';
+import { Budgets } from '../../actors/pace.ts';
 import { evenGeometry, geometryOf } from '../support/geometry.ts';
 
 /** Feeds an actor and checks all of its rules after each event. */
@@ -369,6 +370,29 @@ describe('prefetch', () => {
     expect(layer.done(3)).toEqual([fetch(5, 8, 3, 'prefetch')]);
     layer.prefetch(false);
     expect(layer.done(4)).toEqual([]);
+  });
+
+  test('at a pace: a job begins when the one before it is paid, also where its turn comes sooner', () => {
+    const layer = new Bench(evenGeometry(6, 2), { prefetchBatchSpans: 1, prefetchInFlight: 2 });
+    const budgets = new Budgets();
+    const pace = (rate?: number) => {
+      budgets.set('a', rate === undefined ? [] : [['image', rate]], layer.now);
+      return layer.send({ type: 'pace', pace: budgets.paceOf('a', (_, count) => count), now: layer.now });
+    };
+    pace(1);
+    expect(layer.prefetch()).toEqual([fetch(1, 0, 1, 'prefetch')]);
+    expect(layer.done(1)).toEqual([]);
+    const wait = layer.actor.nextWake - layer.now;
+    expect(layer.wait(wait - 1)).toEqual([]);
+    expect(layer.wait(1)).toEqual([fetch(2, 1, 1, 'prefetch')]);
+    // Demand does not pay, and does not wait.
+    expect(layer.read(1, 10)).toEqual([fetch(3, 5)]);
+    // Twice as fast, what is owed is paid in half of the time.
+    const left = layer.actor.nextWake - layer.now;
+    pace(2);
+    expect(layer.actor.nextWake - layer.now).toBeCloseTo(left / 2);
+    expect(pace()).toEqual([fetch(4, 2, 1, 'prefetch')]);
+    expect(layer.done(2)).toEqual([fetch(5, 3, 1, 'prefetch')]);
   });
 
   test('is promoted by a read that needs it, once, and makes room for the next', () => {

@@ -45,6 +45,7 @@ describe('layers and dispatcher in a world of faults', () => {
     const things = [
       'demand jobs',
       'prefetch jobs',
+      'prefetch at a pace',
       'promoted',
       'retries',
       'late blocks',
@@ -83,6 +84,7 @@ describe('a mistake that is built in is found', () => {
     'punch-before-log',
     'forget-append',
     'prefetch-first',
+    'overspend',
     'miss-deadline',
   ];
   test.each(mistakes)('%s', (sabotage) => {

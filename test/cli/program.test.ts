@@ -107,6 +107,12 @@ describe('a wrong command line', () => {
       2,
       /--log-limit: "100k" is not a size from 1M/,
     ],
+    [
+      'a pace that is none',
+      ['mount', '--prefetch', 'fast', 'a', '/b'],
+      2,
+      /--prefetch: "fast" is neither on/,
+    ],
     ['a transport that is none', ['up', '--transport', 'nfs'], 2, /not one of kernel, fuse-native/],
     ['a node name NATS cannot take', ['up', '--node', 'a.b'], 2, /--node: "a.b" is not allowed/],
     ['the root of all', ['--root', '/', 'status'], 2, /the cofa root cannot be \//],

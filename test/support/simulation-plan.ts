@@ -46,6 +46,9 @@ export interface Plan {
   /** Between startup packs. */
   packMs: number;
   togglePrefetchMs: number;
+  /** Blocks per second that nobody waits for, of all layers; Infinity: no limit. And the mean time until it is another one. */
+  pace: number;
+  paceMs: number;
   /** Until then faults happen; afterwards everything heals and must end well. */
   faultsEndMs: number;
 }
@@ -114,8 +117,15 @@ export function drawPlan(random: Random): Plan {
     handOver: random.chance(0.5),
     packMs: sometimes(random.int(100, 1_500), never),
     togglePrefetchMs: sometimes(random.int(200, 2_000), never, 0.2),
+    pace: drawPace(random),
+    paceMs: sometimes(random.int(100, 2_000), never),
     faultsEndMs: random.int(1_500, 5_000),
   };
+}
+
+/** From less than a block in all that a seed has to more than the workers can do. */
+export function drawPace(random: Random): number {
+  return random.chance(0.5) ? Number.POSITIVE_INFINITY : random.pick([5, 100, 1_000]);
 }
 
 /** The plan once the faults are over. */
@@ -138,5 +148,6 @@ export function healed(plan: Plan): Plan {
     evictMs: never,
     packMs: never,
     togglePrefetchMs: never,
+    paceMs: never,
   };
 }

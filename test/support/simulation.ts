@@ -13,12 +13,13 @@
  *
  * What is not simulated: bytes (a block is there or not), two front ends at once, and time that passes inside an actor.
  */
+import { BURST_MS, Budgets } from '../../actors/pace.ts';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
 import { LayerActor, type LayerEffect, type LayerEvent, type ReadFailure } from '../../actors/layer.ts';
 import { geometryOf } from './geometry.ts';
 import { Random } from './random.ts';
 import { SimDisk, SimLog } from './simulation-store.ts';
-import { drawPlan, healed, type Plan } from './simulation-plan.ts';
+import { drawPace, drawPlan, healed, type Plan } from './simulation-plan.ts';
 import { type JobMessage, SimWorker, type WorkerMessage } from './simulation-worker.ts';
 
 /** Mistakes that can be built in, to see that the rules notice them. */
@@ -30,6 +31,7 @@ export type Sabotage =
   | 'punch-before-log'
   | 'forget-append'
   | 'prefetch-first'
+  | 'overspend'
   | 'miss-deadline';
 
 export interface Outcome {
@@ -132,6 +134,9 @@ class Simulation {
   #dispatcher = new Dispatcher();
   #dispatcherWakeAt = Number.POSITIVE_INFINITY;
   #dispatches: DispatcherEvent[] = [];
+  #budgets = new Budgets();
+  /** Blocks of prefetch jobs since the pace was set last, but those of the last job; and when that was. */
+  #spent = { since: 0, blocks: 0, last: 0, fastest: 0 };
   #nextPoolJob = 1;
   /** Jobs in the pool of the present front end. */
   readonly #pool = new Map<number, PoolJob>();
@@ -181,6 +186,10 @@ class Simulation {
     this.#every(
       () => this.#plan.togglePrefetchMs,
       () => this.#prefetch(this.#random.chance(0.5)),
+    );
+    this.#every(
+      () => this.#plan.paceMs,
+      () => this.#pace(drawPace(this.#random)),
     );
     this.#runUntil(this.#plan.faultsEndMs, () => false);
     this.#trace('heal');
@@ -342,6 +351,9 @@ class Simulation {
         for (const layer of this.#layers) this.#flush(layer);
       },
     );
+    this.#budgets = new Budgets();
+    this.#spent.fastest = 0;
+    this.#pace(this.#plan.pace);
     this.#prefetch(this.#plan.prefetch);
     // The kernel sends again what nobody has answered.
     const reads = [...this.#reads.values()];
@@ -361,6 +373,40 @@ class Simulation {
   #prefetch(on: boolean): void {
     if (!this.#isUp) return;
     for (const layer of this.#layers) this.#send(layer, { type: 'prefetch', on, now: this.#now });
+  }
+
+  /** For all layers together. */
+  #pace(rate: number): void {
+    this.#plan.pace = rate;
+    if (!this.#isUp) return;
+    this.#trace(`pace ${rate}`);
+    const fastest = Math.max(this.#spent.fastest, Number.isFinite(rate) ? rate : 0);
+    this.#spent = { since: this.#now, blocks: 0, last: 0, fastest };
+    for (const layer of this.#layers) {
+      const name = String(layer.index);
+      const limits = Number.isFinite(rate) ? [['all', rate] as const] : [];
+      this.#budgets.set(name, limits, this.#now);
+      const pace = this.#budgets.paceOf(name, (first, count) =>
+        layer.spans.slice(first, first + count).reduce((sum, blocks) => sum + blocks, 0),
+      );
+      const kept = this.#sabotage === 'overspend' ? undefined : pace;
+      this.#send(layer, { type: 'pace', pace: kept, now: this.#now });
+    }
+  }
+
+  /** What nobody waits for keeps to its pace, but for one job and the burst of the fastest pace. */
+  #checkPace(blocks: number): void {
+    const { pace } = this.#plan;
+    this.#spent.blocks += this.#spent.last;
+    this.#spent.last = blocks;
+    if (!Number.isFinite(pace)) return;
+    this.#meet('prefetch at a pace');
+    const { since, fastest } = this.#spent;
+    const most = ((this.#now - since) * pace + BURST_MS * fastest) / 1_000 + 1e-6;
+    this.#check(
+      this.#spent.blocks <= most,
+      () => `${this.#spent.blocks} blocks of prefetch are more than the ${most.toFixed(2)} of the pace`,
+    );
   }
 
   #send(layer: SimLayer, event: LayerEvent): void {
@@ -559,6 +605,10 @@ class Simulation {
     layer.jobs.set(job, { firstSpan, spanCount, pool });
     this.#pool.set(pool, { layer, job, class: kind, since: Number.NaN, sent: 0 });
     this.#meet(`${kind} jobs`);
+    if (kind === 'prefetch')
+      this.#checkPace(
+        layer.spans.slice(firstSpan, firstSpan + spanCount).reduce((sum, blocks) => sum + blocks, 0),
+      );
     const said = this.#sabotage === 'prefetch-first' ? 'demand' : kind;
     this.#dispatch({ type: 'submit', job: pool, class: said, layer: String(layer.index), now: this.#now });
   }
