@@ -105,7 +105,12 @@ export function claim(marks: RunMarks): void {
 /** Removes the run's folder, which has to be empty up to the note of its owner. */
 export function release(marks: RunMarks): void {
   rmSync(join(marks.directory, OWNER_FILE), { force: true });
-  rmdirSync(marks.directory);
+  try {
+    rmdirSync(marks.directory);
+  } catch (error) {
+    // Of a run that was killed: another run that begins now sweeps it, too.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
 }
 
 /** Cleans up after runs that were killed: folders `cofa-t-…` in `tmp` whose owner is no more. */
