@@ -1,13 +1,13 @@
 /**
- * Command line: `node ops/images/build.ts [demo|node|java …] [--push HOST:PORT]` builds images into the cache and
+ * Command line: `node ops/images/build.ts [NAME …] [--push HOST:PORT]` builds images into the cache and
  * pushes each as HOST:PORT/NAME:latest.
  */
 import { parseArgs } from 'node:util';
-import { type RealImage, realImage } from './debian.ts';
+import { REAL_IMAGES, type RealImage, realImage } from './debian.ts';
 import { pushLayout } from './layout.ts';
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { push: { type: 'string' } } });
-for (const name of positionals.length > 0 ? positionals : ['demo', 'node', 'java']) {
+for (const name of positionals.length > 0 ? positionals : REAL_IMAGES) {
   const layout = await realImage(name as RealImage, { onProgress: (line) => console.error(line) });
   if (values.push !== undefined) await pushLayout(layout, values.push, name, 'latest');
   console.log(`${name} ${layout.manifest.digest} ${layout.directory}`);

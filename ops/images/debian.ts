@@ -29,7 +29,9 @@ export interface BuildOptions {
 /** Raised when the way of building changes, so that images of older ones are built again. */
 const BUILDER_VERSION = 1;
 
-export type RealImage = 'demo' | 'node' | 'java';
+/** The demo's is the first; the last one has half a gigabyte and is for benchmarks alone. */
+export const REAL_IMAGES = ['demo', 'node', 'java', 'postgres', 'tensorflow'] as const;
+export type RealImage = (typeof REAL_IMAGES)[number];
 
 /** Builds an image, or opens it where it has been built before. Only one build runs on a machine at a time. */
 export async function realImage(name: RealImage, options: BuildOptions = {}): Promise<ImageLayout> {
@@ -178,6 +180,7 @@ async function runStep(
       `apt-get -qq -y install ${step.packages.join(' ')}`,
     );
   }
+  if (step.wheels !== undefined) lines.push(...wheelLines(merged, step.wheels));
   if (step.script !== undefined) lines.push(`chroot '${merged}' /bin/sh -eu < '${script}'`);
   try {
     await run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', lines.join('\n')], {
@@ -187,6 +190,7 @@ async function runStep(
         LC_ALL: 'C.UTF-8',
         DEBIAN_FRONTEND: 'noninteractive',
         APT_CONFIG: config,
+        ...pipSettings(),
       },
     });
   } catch (error) {
@@ -198,6 +202,35 @@ async function runStep(
       },
     );
   }
+}
+
+/** What wheels may say of the C library that they want, up to that of the release: manylinux tags (PEP 600), newest first. */
+const WHEEL_PLATFORMS = ['2_36', '2_34', '2_28', '2_27', '2_24', '2_17', '2_12', '2_5', '_2014', '_2010'];
+
+/**
+ * pip outside, where the machine's index and certificates are known, for the python inside: wheels are only unpacked, and
+ * compiled by the python that will run them.
+ */
+function wheelLines(merged: string, wheels: readonly string[]): string[] {
+  const arch = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as 'x64' | 'arm64'] ?? process.arch;
+  const packages = '/usr/local/lib/python3.11/dist-packages';
+  const platforms = WHEEL_PLATFORMS.map((version) =>
+    version.startsWith('_') ? `manylinux${version.slice(1)}_${arch}` : `manylinux_${version}_${arch}`,
+  );
+  return [
+    [
+      `/usr/bin/python3 -m pip install --quiet --root-user-action=ignore --no-cache-dir --no-compile`,
+      `--target '${merged}${packages}' --only-binary=:all: --python-version 3.11 --implementation cp`,
+      ...platforms.map((platform) => `--platform ${platform}`),
+      ...wheels.map((wheel) => `'${wheel}'`),
+    ].join(' '),
+    `chroot '${merged}' python3 -m compileall -q -j 0 ${packages} >/dev/null || true`,
+  ];
+}
+
+/** How this machine's pip reaches its index, where its environment says so. */
+function pipSettings(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('PIP_')));
 }
 
 /** apt outside, dpkg inside (apt.conf(5)): packages are kept in the image's cache, lists in the build's folder. */

@@ -10,6 +10,8 @@ export interface LayerStep {
   title: string;
   /** Debian packages to install, without recommended ones. */
   packages?: string[];
+  /** Packages of PyPI, and what they need: as wheels for the image's own python3, which an earlier step installed. */
+  wheels?: string[];
   /** Shell script that runs in the image's root, after the packages. */
   script?: string;
   /** Who compresses it: they write gzip differently, and readers have to take them all. */
@@ -108,6 +110,70 @@ echo 'console.log("node", process.version, "says", [1, 2, 3].map((x) => x * x).j
       Env: [
         'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
         'JAVA_TOOL_OPTIONS=-XX:+UseSerialGC',
+      ],
+      WorkingDir: '/app',
+      User: 'app',
+    },
+  },
+  {
+    name: 'postgres',
+    steps: [
+      {
+        title: 'postgresql-15',
+        packages: ['postgresql-15'],
+        script: 'rm -f /var/cache/apt/archives/*.deb',
+        writer: 'pigz',
+      },
+      { title: 'clean up', script: CLEAN_UP, writer: 'gzip' },
+      {
+        title: 'application',
+        script: `${USER}\n${ENTRY}
+cat > /app/once.sh <<'END'
+#!/bin/sh -eu
+PATH=/usr/lib/postgresql/15/bin:$PATH
+export PGDATA=/tmp/data PGHOST=/tmp
+# Not synced: what is measured is the arrival of the image, not the disk.
+initdb --no-sync --auth=trust --username=app >/dev/null
+pg_ctl -s -w -l /tmp/log -o "-k /tmp -c listen_addresses='' -c fsync=off" start
+psql -U app -d postgres -Atc "SELECT 'postgres says ' || sum(n * n) FROM generate_series(1, 1000) AS n"
+pg_ctl -s -w -m fast stop
+END
+chmod 755 /app/once.sh`,
+        writer: 'gzip',
+      },
+    ],
+    config: {
+      Entrypoint: ['/usr/local/bin/entry'],
+      Cmd: ['/app/once.sh'],
+      Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'LANG=C.UTF-8'],
+      WorkingDir: '/app',
+      User: 'app',
+    },
+  },
+  {
+    name: 'tensorflow',
+    steps: [
+      { title: 'python3', packages: ['python3'], writer: 'pigz' },
+      { title: 'tensorflow', wheels: ['tensorflow==2.19.1'], writer: 'pigz' },
+      { title: 'clean up', script: CLEAN_UP, writer: 'gzip' },
+      {
+        title: 'application',
+        script: `${USER}\n${ENTRY}
+cat > /app/hello.py <<'END'
+import tensorflow
+print("tensorflow", tensorflow.__version__, "says", int(tensorflow.reduce_sum(tensorflow.range(10))), flush=True)
+END`,
+        writer: 'gzip',
+      },
+    ],
+    config: {
+      Entrypoint: ['/usr/local/bin/entry'],
+      Cmd: ['python3', '/app/hello.py'],
+      Env: [
+        'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+        // It says much about the processor otherwise.
+        'TF_CPP_MIN_LOG_LEVEL=3',
+        'HOME=/tmp',
       ],
       WorkingDir: '/app',
       User: 'app',
