@@ -1,19 +1,10 @@
 /** What was measured against the goals: pure, so that a stored result can be judged again. */
-
-/** Medians of one image's starts: ms, bytes. */
-export interface StartFigures {
-  /** By way: added delay, cold start minus warm start on overlayfs. */
-  added: Readonly<Record<string, number>>;
-  /** Bytes over the link until the end of the cold start, by way. */
-  fetched: Readonly<Record<string, number>>;
-  warm: { overlayfs: number; cofa: number };
-  imageBytes: number;
-  sidecarBytes: number;
-  packBytes: number;
-  link: { bitsPerSecond: number | undefined; rttMs: number };
-}
+import { median, percentile } from './measure.ts';
+import type { Starts } from './starts.ts';
+import type { Whole } from './whole.ts';
 
 export interface Goal {
+  /** P1 to P12; empty for what has no number. */
   id: string;
   measure: string;
   goal: string;
@@ -21,14 +12,25 @@ export interface Goal {
   met: boolean;
 }
 
-/** Undefined where nothing was measured for a goal. */
-export function startGoals(figures: StartFigures): Goal[] {
-  const { added, fetched, warm, imageBytes, sidecarBytes, packBytes, link } = figures;
+/** By way, for each of its cold starts: how much longer it took than a warm one on overlayfs (its median), ms. */
+export function addedDelays(ways: Starts['ways']): Record<string, number[]> {
+  const base = warmOn(ways, 'containerd');
+  return Object.fromEntries(
+    ways.map(({ name, cold }) => [name, cold.map(({ totalMs }) => totalMs - base)] as const),
+  );
+}
+
+/** Median of the warm starts of a way, ms. */
+export function warmOn(ways: Starts['ways'], name: string): number {
+  return median((ways.find((way) => way.name === name)?.warm ?? []).map(({ totalMs }) => totalMs));
+}
+
+/** Nothing is said of a way that was not measured. */
+export function startGoals(
+  { ways, imageBytes, sidecarBytes, packBytes, startBytes }: Starts,
+  link: { bitsPerSecond: number | undefined; rttMs: number },
+): Goal[] {
   const goals: Goal[] = [];
-  const atLeast = (id: string, measure: string, ratio: number, least: number) =>
-    goals.push({ id, measure, goal: `≥ ${least}x`, measured: `${ratio.toFixed(1)}x`, met: ratio >= least });
-  const atMost = (id: string, measure: string, ratio: number, most: number) =>
-    goals.push({ id, measure, goal: `≤ ${most}x`, measured: `${ratio.toFixed(2)}x`, met: ratio <= most });
   const share = (id: string, measure: string, part: number, most: number) => {
     const percent = (100 * part) / imageBytes;
     goals.push({
@@ -39,31 +41,97 @@ export function startGoals(figures: StartFigures): Goal[] {
       met: percent <= most,
     });
   };
-  const containerd = added['containerd'];
-  const pack = added['cofa, pack'];
-  const demand = added['cofa, no pack'];
-  const unprepared = added['cofa, unprepared'];
-  const peer = added['eStargz, unoptimized'];
+  const delays = addedDelays(ways);
+  const added = (name: string) => {
+    const all = delays[name] ?? [];
+    return all.length === 0 ? undefined : median(all);
+  };
+  const containerd = added('containerd');
+  const pack = added('cofa, pack');
+  const demand = added('cofa, no pack');
+  const unprepared = added('cofa, unprepared');
+  /** The fastest of the peers of this kind. */
+  const best = (kind: 'optimized' | 'unoptimized') =>
+    ways
+      .filter(({ peer }) => peer === kind)
+      .map(({ name }) => ({ name, ms: added(name) ?? Number.POSITIVE_INFINITY }))
+      .toSorted((a, b) => a.ms - b.ms)[0];
+  const optimized = best('optimized');
+  const unoptimized = best('unoptimized');
   /** Bytes at the link's rate, and three round trips, ms. */
   const limit = (bytes: number) =>
     (link.bitsPerSecond === undefined ? 0 : (bytes * 8_000) / link.bitsPerSecond) + 3 * link.rttMs;
   if (containerd !== undefined && pack !== undefined)
-    atLeast('P1', 'added delay with pack: containerd / cofa', containerd / pack, 20);
+    goals.push(atLeast('P1', 'added delay with pack: containerd / cofa', containerd / pack, 20));
+  if (optimized !== undefined && pack !== undefined)
+    goals.push(atLeast('P2', `added delay with pack: ${optimized.name} / cofa`, optimized.ms / pack, 3));
   if (pack !== undefined)
-    atMost('P3', 'added delay with pack / the link alone', pack / limit(sidecarBytes + packBytes), 2);
-  if (peer !== undefined && demand !== undefined)
-    atLeast('P4', 'added delay without pack: eStargz unoptimized / cofa', peer / demand, 2);
+    goals.push(
+      atMost('P3', 'added delay with pack / the link alone', pack / limit(sidecarBytes + packBytes), 2),
+    );
+  if (unoptimized !== undefined && demand !== undefined)
+    goals.push(
+      atLeast('P4', `added delay without pack: ${unoptimized.name} / cofa`, unoptimized.ms / demand, 2),
+    );
   if (containerd !== undefined && unprepared !== undefined) {
-    atLeast('P5', 'added delay, unprepared: containerd / cofa', containerd / unprepared, 3);
-    atMost('P5', 'added delay, unprepared / the link alone', unprepared / limit(imageBytes), 1.4);
+    goals.push(atLeast('P5', 'added delay, unprepared: containerd / cofa', containerd / unprepared, 3));
+    goals.push(atMost('P5', 'added delay, unprepared / the link alone', unprepared / limit(imageBytes), 1.4));
   }
-  atMost('P5b', 'warm start: cofa / overlayfs', warm.cofa / warm.overlayfs, 1);
-  const bytes = fetched['cofa, pack'];
-  if (bytes !== undefined && packBytes > 0)
-    atMost('P8', 'bytes fetched with pack / blocks that the start reads, compressed', bytes / packBytes, 1.2);
+  const [overlayfs, warm] = [warmOn(ways, 'containerd'), warmOn(ways, 'cofa, pack')];
+  if (overlayfs > 0 && warm > 0)
+    goals.push(atMost('P5b', 'warm start: cofa / overlayfs', warm / overlayfs, 1));
+  if (startBytes > 0 && packBytes > 0) {
+    const measure = 'bytes fetched with pack / blocks that the start reads, compressed';
+    goals.push(atMost('P8', measure, startBytes / packBytes, 1.2));
+  }
   share('P9', 'sidecar / image', sidecarBytes, 2);
   if (packBytes > 0) share('P9', 'sidecar and pack / image', sidecarBytes + packBytes, 10);
   return goals;
+}
+
+/** Each of cofa's ways beside containerd, at each rate. */
+export function wholeGoals(wholes: readonly Whole[]): Goal[] {
+  return wholes.flatMap(({ rate, ways }) => {
+    const of = (name: string) => median(ways.find((way) => way.name === name)?.totalMs ?? []);
+    return ways
+      .filter(({ name }) => name.startsWith('cofa'))
+      .map(({ name }) =>
+        atMost(
+          'P6',
+          `cold start and every byte read, ${rate}bit/s: ${name} / containerd`,
+          of(name) / of('containerd'),
+          1,
+        ),
+      );
+  });
+}
+
+/** Fewer waits than that say nothing. */
+const ENOUGH_WAITS = 20;
+
+export function waitGoals(waits: { alone: readonly number[]; prefetch: readonly number[] }): Goal[] {
+  if (Math.min(waits.alone.length, waits.prefetch.length) < ENOUGH_WAITS) return [];
+  return (
+    [
+      ['median', 0.5],
+      ['nine of ten', 0.9],
+    ] as const
+  ).map(([name, share]) =>
+    atMost(
+      '',
+      `a read that waits, under prefetch / without, ${name}`,
+      percentile(waits.prefetch, share) / percentile(waits.alone, share),
+      1.5,
+    ),
+  );
+}
+
+function atLeast(id: string, measure: string, ratio: number, least: number): Goal {
+  return { id, measure, goal: `≥ ${least}x`, measured: `${ratio.toFixed(1)}x`, met: ratio >= least };
+}
+
+function atMost(id: string, measure: string, ratio: number, most: number): Goal {
+  return { id, measure, goal: `≤ ${most}x`, measured: `${ratio.toFixed(2)}x`, met: ratio <= most };
 }
 
 /** `time`: what cofa took of it, and what the other did. */
@@ -144,4 +212,11 @@ export function memoryGoal(count: number, pss: number): Goal {
     measured: `${megabytes.toFixed(0)} MB`,
     met: megabytes <= 400,
   };
+}
+
+/** In the order of their numbers; what has none comes last. */
+export function sorted<T extends { id: string }>(goals: readonly T[]): T[] {
+  const number = ({ id }: T) => (id === '' ? Number.POSITIVE_INFINITY : Number.parseFloat(id.slice(1)));
+  const later = (a: T, b: T) => (number(a) === number(b) ? 0 : number(a) - number(b));
+  return goals.toSorted(later);
 }

@@ -10,10 +10,13 @@ export interface Cost {
   peakBytes: number;
 }
 
-export async function indexCost(
-  reference: string,
-  layout: ImageLayout,
-): Promise<{ gunzip: Cost; index: Cost; sidecarBytes: number }> {
+export interface IndexCost {
+  gunzip: Cost;
+  index: Cost;
+  sidecarBytes: number;
+}
+
+export async function indexCost(reference: string, layout: ImageLayout): Promise<IndexCost> {
   const layers = await layoutLayers(layout);
   const gunzip: Cost = { cpuS: 0, wallS: 0, peakBytes: 0 };
   for (const { digest } of layers) {
@@ -31,7 +34,7 @@ export async function indexCost(
 }
 
 /** Runs a command with its children under python's resource module, which reports what wait4(2) says of them. */
-async function costOf(command: string[]): Promise<{ cost: Cost; stdout: string }> {
+export async function costOf(command: string[]): Promise<{ cost: Cost; stdout: string }> {
   const script = `
 import json, os, resource, subprocess, sys, time
 began = time.monotonic()

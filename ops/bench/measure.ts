@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { startRelay } from './relay.ts';
+import { type Relay, startRelay } from './relay.ts';
 
 export const COFA = fileURLToPath(new URL('../cofa', import.meta.url));
 
@@ -65,16 +65,26 @@ export async function throughLink<T>(
   link: Link,
   work: (host: string) => Promise<T>,
 ): Promise<T & { bytes: number }> {
+  return await onLink(registry, link, async (relay) => {
+    const measured = await work(relay.host);
+    return { ...measured, bytes: relay.counters().toClient };
+  });
+}
+
+/** The same, for work that looks at what crosses the link meanwhile. */
+export async function onLink<T>(
+  registry: string,
+  { rate, rttMs }: Link,
+  work: (relay: Relay) => Promise<T>,
+): Promise<T> {
   const [host = '', port] = registry.split(':');
-  const { rate, rttMs } = link;
   const relay = await startRelay({
     to: { host, port: Number(port) },
     rttMs,
     ...(rate === undefined ? {} : { rate }),
   });
   try {
-    const measured = await work(relay.host);
-    return { ...measured, bytes: relay.counters().toClient };
+    return await work(relay);
   } finally {
     await relay.stop();
   }
@@ -86,6 +96,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1
     ? (sorted[middle] ?? 0)
     : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
+}
+
+/** The value that this share of them, 0 to 1, does not exceed. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
 }
 
 /** Rows as a text table, numbers to the right; the first row is the head. */

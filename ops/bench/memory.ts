@@ -1,55 +1,149 @@
-/** Memory of an engine's processes while many images are mounted. */
+/** A node with many images mounted: the memory of the engine's processes, and containers that all start at once on it. */
 import { readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { indexImage, sidecarOf } from '../../src/index/index-image.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { pushSidecar } from '../../src/registry/sidecars.ts';
+import { startContainerd } from '../../test/support/services.ts';
 import { type ImageLayout, pushLayout } from '../images/layout.ts';
-import { timed } from './measure.ts';
-import { onFreshEngine } from './ways.ts';
+import { dropCaches, type Link, onLink, timed } from './measure.ts';
+import { CALM_MS, type Cofa, onFreshEngine, PULL_LIMIT_MS } from './ways.ts';
 
 /** Idle before the measurement, ms. */
 const SETTLE_MS = 20_000;
 
-export interface Memory {
-  /** bytes; RSS counts what processes share once for each, PSS once in all. */
-  processes: Array<{ name: string; rss: number; pss: number }>;
+/** Between two looks at the memory while something goes on, ms. */
+const LOOK_MS = 500;
+
+/** bytes; RSS counts what processes share once for each, PSS once in all. */
+export interface ProcessMemory {
+  name: string;
+  rss: number;
   pss: number;
-  idlePss: number;
 }
 
-/** Mounts `count` images that share their layers and differ in their configuration, so that each is one of its own. */
-export async function memoryOfMounts(
-  count: number,
-  layout: ImageLayout,
-  registry: string,
-  say: (line: string) => void,
-): Promise<Memory> {
+export interface Memory {
+  count: number;
+  processes: ProcessMemory[];
+  pss: number;
+  idlePss: number;
+  /** Of each mount, ms. */
+  mountMs: number[];
+  starts: { cofa: AtOnce; containerd: AtOnce };
+}
+
+/** Containers that were started at once. */
+export interface AtOnce {
+  /** From the common beginning to the end of each, ms. */
+  endMs: number[];
+  /** The most that was seen, bytes; 0 where it was not looked at. */
+  peakPss: number;
+}
+
+/**
+ * Mounts `count` images that share their layers and differ in their configuration, so that each is one of its own, and
+ * starts containers of `starts` of them at once: there, and with a containerd that has nothing of them.
+ */
+export async function manyImages(options: {
+  count: number;
+  starts: number;
+  layout: ImageLayout;
+  registry: string;
+  link: Link;
+  say: (line: string) => void;
+}): Promise<Memory> {
+  const { count, starts, layout, registry, link, say } = options;
   await pushLayout(layout, registry, 'many', 'latest');
-  await pushVariants(`${registry}/many`, count);
+  await pushVariants(`${registry}/many`, Math.max(count, starts));
   say(`${count} images prepared`);
-  return await onFreshEngine(async (cofa, root) => {
-    const look = async () => {
-      const { processes } = JSON.parse((await cofa('status', '--json')).output) as {
-        processes: Array<{ name: string; pid: number }>;
-      };
-      return processes.map(({ name, pid }) => ({ name, ...memoryOf(pid) }));
-    };
-    const idle = await look();
-    for (let n = 0; n < count; n++) {
-      const dir = join(root, 'mounts', `${n}`);
-      await mkdir(dir, { recursive: true });
-      await cofa('mount', '--no-prefetch', `${registry}/many:v${n}`, dir);
-      await timed('sh', ['-c', `find '${dir}' -type f | head -n 30 | xargs cat >/dev/null`]);
+  const cofa = await onLink(registry, link, (relay) =>
+    onFreshEngine(async (cofa, root) => {
+      const idlePss = sumOf(await memoryOf(cofa));
+      const mountMs: number[] = [];
+      for (let n = 0; n < count; n++) {
+        const dir = join(root, 'mounts', `${n}`);
+        await mkdir(dir, { recursive: true });
+        const { totalMs } = await cofa('mount', '--no-prefetch', `${relay.host}/many:v${n}`, dir);
+        mountMs.push(totalMs);
+        await timed('sh', ['-c', `find '${dir}' -type f | head -n 30 | xargs cat >/dev/null`]);
+      }
+      say(`${count} images mounted`);
+      // The collector takes its time; what is measured is what stays.
+      await sleep(SETTLE_MS);
+      const processes = await memoryOf(cofa);
+      await dropCaches();
+      say(`${starts} containers start at once`);
+      const { result: endMs, peakPss } = await peakWhile(cofa, () =>
+        allAtOnce(starts, (n) => cofa('run', `${relay.host}/many:v${n}`)),
+      );
+      return { count, processes, pss: sumOf(processes), idlePss, mountMs, starts: { endMs, peakPss } };
+    }),
+  );
+  const containerd = await onLink(registry, link, async (relay) => {
+    const daemon = await startContainerd();
+    try {
+      await sleep(CALM_MS);
+      await dropCaches();
+      say(`the same with containerd`);
+      const endMs = await allAtOnce(starts, async (n) => {
+        const ref = `${relay.host}/many:v${n}`;
+        await daemon.ctr(['images', 'pull', '--plain-http', ref], { timeoutMs: PULL_LIMIT_MS });
+        await daemon.ctr(['run', '--rm', ref, `bench-${n}`], { timeoutMs: PULL_LIMIT_MS });
+      });
+      return { endMs, peakPss: 0 };
+    } finally {
+      await daemon.stop();
     }
-    // The collector takes its time; what is measured is what stays.
-    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
-    const processes = await look();
-    const sum = (all: Array<{ pss: number }>) => all.reduce((total, { pss }) => total + pss, 0);
-    return { processes, pss: sum(processes), idlePss: sum(idle) };
   });
+  return { ...cofa, starts: { cofa: cofa.starts, containerd } };
+}
+
+/** What the processes of an engine take now. */
+export async function memoryOf(cofa: Cofa): Promise<ProcessMemory[]> {
+  const { processes } = JSON.parse((await cofa('status', '--json')).output) as {
+    processes: Array<{ name: string; pid: number }>;
+  };
+  return processes.map(({ name, pid }) => ({ name, ...memoryOfProcess(pid) }));
+}
+
+/** Looks again and again while the work goes on. */
+export async function peakWhile<T>(
+  cofa: Cofa,
+  work: () => Promise<T>,
+): Promise<{ result: T; peakPss: number }> {
+  const { processes } = JSON.parse((await cofa('status', '--json')).output) as {
+    processes: Array<{ pid: number }>;
+  };
+  let peakPss = 0;
+  const look = () => {
+    peakPss = Math.max(peakPss, sumOf(processes.map(({ pid }) => memoryOfProcess(pid))));
+  };
+  const timer = setInterval(look, LOOK_MS);
+  try {
+    const result = await work();
+    look();
+    return { result, peakPss };
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+export function sumOf(processes: ReadonlyArray<{ pss: number }>): number {
+  return processes.reduce((total, { pss }) => total + pss, 0);
+}
+
+/** When each has ended, ms from the common beginning. */
+async function allAtOnce(count: number, work: (n: number) => Promise<unknown>): Promise<number[]> {
+  const began = performance.now();
+  return await Promise.all(
+    Array.from({ length: count }, async (_, n) => {
+      await work(n);
+      return performance.now() - began;
+    }),
+  );
 }
 
 /** The image again under the tags v0, v1, …: other configurations, the same layers, so one indexing does for all. */
@@ -75,8 +169,14 @@ async function pushVariants(repository: string, count: number): Promise<void> {
   }
 }
 
-function memoryOf(pid: number): { rss: number; pss: number } {
-  const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+/** Zeros for a process that has just ended. */
+function memoryOfProcess(pid: number): { rss: number; pss: number } {
+  let text = '';
+  try {
+    text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+  } catch {
+    return { rss: 0, pss: 0 };
+  }
   const field = (name: string) =>
     Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0) * 1024;
   return { rss: field('Rss'), pss: field('Pss') };

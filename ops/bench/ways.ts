@@ -8,12 +8,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
-import { COFA, dropCaches, type Link, type Start, throughLink, timed } from './measure.ts';
+import { COFA, type Start, throughLink, timed } from './measure.ts';
 
 export interface BenchImage {
   name: string;
-  /** What runs in the container. */
-  command: string[];
   /** Compressed bytes of its layers. */
   bytes: number;
 }
@@ -33,24 +31,49 @@ export interface Repositories {
   packBytes: number;
 }
 
-export interface Way {
-  name: string;
-  /** One cold start, and where it makes sense the same again with everything local. */
-  run(image: BenchImage, at: Repositories, link: Link): Promise<{ cold: Start; warm?: Start }>;
+/** Bytes that cross a link without limits during a cold start with a pack whose node fetches nothing else. */
+export async function bytesOfStart(at: Repositories): Promise<number> {
+  const { bytes } = await throughLink(at.registry, { rate: undefined, rttMs: 0 }, (host) =>
+    onFreshEngine((cofa) => cofa('run', '--no-prefetch', `${host}/${at.packed}:latest`)),
+  );
+  return bytes;
 }
 
-export const WAYS: Way[] = [
-  { name: 'containerd', run: withContainerd },
-  {
-    name: 'cofa, unprepared',
-    run: async (image, at, link) => ({ cold: await withCofa(image, at, link, at.plain) }),
-  },
-  {
-    name: 'cofa, no pack',
-    run: async (image, at, link) => ({ cold: await withCofa(image, at, link, at.indexed) }),
-  },
-  { name: 'cofa, pack', run: packed },
-];
+/** Of one container, from the user's call on, ms. */
+export type Ran = Omit<Start, 'bytes'> & { output: string };
+
+/** A node that has nothing of the image and whose daemons run. */
+export interface FreshNode {
+  /**
+   * All that a user does for a first container: pull where it must be, and run what the image itself says. Not a command of
+   * ours: ctr takes one in place of the entrypoint, docker and cofa after it.
+   */
+  start(): Promise<Ran>;
+  /** The same container once more when all of the image is on the node; undefined where that is not measured. */
+  warm?(): Promise<Ran>;
+  /** A further container, in which a line of shell runs. */
+  shell(line: string): Promise<Ran>;
+}
+
+export interface Way {
+  name: string;
+  /** Others' lazy images: whether a start was recorded for it before. */
+  peer?: 'optimized' | 'unoptimized';
+  /** Puts what the way needs into the registry. */
+  prepare?(image: BenchImage, at: Repositories): Promise<void>;
+  /** `host` is the registry behind the link. */
+  onFreshNode<T>(
+    image: BenchImage,
+    at: Repositories,
+    host: string,
+    work: (node: FreshNode) => Promise<T>,
+  ): Promise<T>;
+}
+
+export const CONTAINERD: Way = { name: 'containerd', onFreshNode: withContainerd };
+export const UNPREPARED: Way = withCofa('cofa, unprepared', 'plain');
+export const NO_PACK: Way = withCofa('cofa, no pack', 'indexed');
+export const PACK: Way = withCofa('cofa, pack', 'packed');
 
 /**
  * Puts the image into a registry three times: as it is, with its sidecar, and with the pack that a start has taught.
@@ -74,27 +97,31 @@ export async function prepare(
     const { output } = await timed(COFA, ['--json', 'index', `${registry}/${repository}:latest`]);
     at.sidecarBytes = (JSON.parse(output) as { sidecarBytes: number }).sidecarBytes;
   }
-  await onFreshEngine(async (cofa) => {
-    const ref = `${registry}/${at.packed}:latest`;
-    await cofa('run', '--no-prefetch', ref, ...image.command);
-    // A start with prefetch is what is recorded.
-    await cofa('run', ref, ...image.command);
-    for (let tries = 0; tries < 120; tries++) {
-      const { output } = await cofa('pack', 'ls', '--json');
-      const [pack] = (JSON.parse(output) as { packs: Array<{ size: number }> }).packs;
-      at.packBytes = pack?.size ?? 0;
-      if (pack !== undefined) break;
-      await new Promise((resolve) => setTimeout(resolve, 500));
-    }
-    await cofa('pack', 'push', ref, ...image.command);
-  });
+  at.packBytes = await pushPack(`${registry}/${at.packed}:latest`);
   return at;
 }
 
-/** Daemons have been up for so long, ms, before something starts: an engine rehearses starts meanwhile. */
-const CALM_MS = 5_000;
+/** Starts the image on a node of its own and puts the pack that comes of it beside the image; returns its bytes. */
+export async function pushPack(ref: string): Promise<number> {
+  return await onFreshEngine(async (cofa) => {
+    await cofa('run', '--no-prefetch', ref);
+    // A start with prefetch is what is recorded.
+    await cofa('run', ref);
+    let bytes = 0;
+    for (let tries = 0; tries < 120 && bytes === 0; tries++) {
+      const { output } = await cofa('pack', 'ls', '--json');
+      bytes = (JSON.parse(output) as { packs: Array<{ size: number }> }).packs[0]?.size ?? 0;
+      if (bytes === 0) await sleep(500);
+    }
+    await cofa('pack', 'push', ref);
+    return bytes;
+  });
+}
 
-type Cofa = (...args: string[]) => ReturnType<typeof timed>;
+/** Daemons have been up for so long, ms, before something starts: an engine rehearses starts meanwhile. */
+export const CALM_MS = 5_000;
+
+export type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
 /** An engine with an empty root and a NATS of its own. */
 export async function onFreshEngine<T>(work: (cofa: Cofa, root: string) => Promise<T>): Promise<T> {
@@ -111,78 +138,84 @@ export async function onFreshEngine<T>(work: (cofa: Cofa, root: string) => Promi
   }
 }
 
-async function withContainerd(
-  image: BenchImage,
+/** Both together, as one that took as long as both. */
+export function after(beforeMs: number, ran: Ran): Ran {
+  return { ...ran, firstOutputMs: beforeMs + ran.firstOutputMs, totalMs: beforeMs + ran.totalMs };
+}
+
+/** A slow link may take long for a large image, ms. */
+export const PULL_LIMIT_MS = 3_600_000;
+
+async function withContainerd<T>(
+  _image: BenchImage,
   at: Repositories,
-  link: Link,
-): Promise<{ cold: Start; warm: Start }> {
+  host: string,
+  work: (node: FreshNode) => Promise<T>,
+): Promise<T> {
   const containerd = await startContainerd();
   try {
     await sleep(CALM_MS);
-    const run = (ref: string) =>
+    const ref = `${host}/${at.plain}:latest`;
+    const run = (...command: string[]) =>
       timed(
         'ctr',
         [
           ['--address', containerd.socket, '--namespace', 'cofa-test', 'run', '--rm'],
-          ['--snapshotter', 'overlayfs', ref, 'bench', ...image.command],
+          ['--snapshotter', 'overlayfs', ref, 'bench', ...command],
         ].flat(),
       );
-    let warm: Start | undefined;
-    const cold = await throughLink(at.registry, link, async (host) => {
-      await dropCaches();
-      const ref = `${host}/${at.plain}:latest`;
-      const began = performance.now();
-      await containerd.ctr(['images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', ref]);
-      const before = performance.now() - began;
-      const first = await run(ref);
-      warm = { ...(await run(ref)), bytes: 0 };
-      return { firstOutputMs: before + first.firstOutputMs, totalMs: before + first.totalMs };
+    return await work({
+      start: async () => {
+        const began = performance.now();
+        await containerd.ctr(['images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', ref], {
+          timeoutMs: PULL_LIMIT_MS,
+        });
+        return after(performance.now() - began, await run());
+      },
+      warm: () => run(),
+      shell: (line) => run('sh', '-c', line),
     });
-    return { cold, warm: warm as unknown as Start };
   } finally {
     await containerd.stop();
   }
 }
 
-async function withCofa(image: BenchImage, at: Repositories, link: Link, repository: string): Promise<Start> {
-  return await onFreshEngine((cofa) => coldRun(cofa, image, at, link, repository));
+function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed'): Way {
+  return {
+    name,
+    onFreshNode: (_image, at, host, work) =>
+      onFreshEngine(async (cofa, root) => {
+        const ref = `${host}/${at[repository]}:latest`;
+        return await work({
+          start: () => cofa('run', ref),
+          shell: (line) => cofa('run', '--entrypoint', 'sh', ref, '-c', line),
+          ...(repository === 'packed' && {
+            warm: async () => {
+              // What is missing comes at the speed of loopback, until the kernel serves the image alone.
+              const dir = join(root, 'whole');
+              await mkdir(dir);
+              const near = `${at.registry}/${at.packed}:latest`;
+              await cofa('mount', near, dir);
+              await untilWhole(cofa);
+              await cofa('run', near);
+              const warm = await cofa('run', near);
+              await cofa('unmount', dir);
+              return warm;
+            },
+          }),
+        });
+      }),
+  };
 }
 
-async function coldRun(cofa: Cofa, image: BenchImage, at: Repositories, link: Link, repository: string) {
-  return await throughLink(at.registry, link, async (host) => {
-    await dropCaches();
-    return await cofa('run', `${host}/${repository}:latest`, ...image.command);
-  });
-}
-
-async function packed(
-  image: BenchImage,
-  at: Repositories,
-  link: Link,
-): Promise<{ cold: Start; warm: Start }> {
-  return await onFreshEngine(async (cofa, root) => {
-    const cold = await coldRun(cofa, image, at, link, at.packed);
-    // What is missing comes at the speed of loopback, until the kernel serves the image alone.
-    const ref = `${at.registry}/${at.packed}:latest`;
-    const dir = join(root, 'whole');
-    await mkdir(dir);
-    await cofa('mount', ref, dir);
-    await untilWhole(cofa);
-    await cofa('run', ref, ...image.command);
-    const warm = { ...(await cofa('run', ref, ...image.command)), bytes: 0 };
-    await cofa('unmount', dir);
-    return { cold, warm };
-  });
-}
-
-/** Waits, 5 minutes at most, until no block of any image is absent. */
-export async function untilWhole(cofa: Cofa): Promise<void> {
-  for (let tries = 0; tries < 600; tries++) {
+/** Waits, an hour at most, until no block of any image is absent. */
+export async function untilWhole(cofa: Cofa, everyMs = 500): Promise<void> {
+  for (const began = performance.now(); performance.now() - began < PULL_LIMIT_MS; ) {
     const status = JSON.parse((await cofa('status', '--json')).output) as {
       images: Array<{ layers: Array<{ state: string }> }>;
     };
     if (status.images.every(({ layers }) => layers.every(({ state }) => state === 'handed-over'))) return;
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await sleep(everyMs);
   }
   throw new Error('the image did not become complete');
 }

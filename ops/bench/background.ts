@@ -1,0 +1,99 @@
+/**
+ * What the background costs a reader: how long reads wait that must be fetched, on a node that fetches nothing else and
+ * on one that fetches the rest of the image meanwhile. The same reads in the same order, each of its own place in the
+ * image. One counts when it took at least the link's round trip: in less time nothing was fetched for it, the block was
+ * there already. (Under prefetch most are, in the end; leaving them out is to our disadvantage.)
+ */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { dropCaches, type Link, onLink, timed } from './measure.ts';
+import { onFreshEngine, type Repositories } from './ways.ts';
+
+/** Reads of a round, one after the other. */
+const READS = 64;
+
+/** Prefetch is at work when so many bytes have come since the mount. */
+const AT_WORK_BYTES = 4_000_000;
+
+/** Places at random, by size, of files that the image has; then the time of each read, ms. */
+const LIST = `
+import os, random, sys
+root = sys.argv[1]
+files = []
+for folder, _, names in sorted(os.walk(root)):
+    for name in sorted(names):
+        path = os.path.join(folder, name)
+        if os.path.islink(path) or not os.path.isfile(path): continue
+        size = os.path.getsize(path)
+        if size >= 4096: files.append((os.path.relpath(path, root), size))
+chance = random.Random(int(sys.argv[2]))
+for path, size in chance.choices(files, [size for _, size in files], k=${READS}):
+    print(chance.randrange(size // 4096) * 4096, path)
+`;
+const READ = `
+import os, sys, time
+root = os.open(sys.argv[1], os.O_RDONLY)
+for line in sys.stdin:
+    at, path = line.rstrip("\\n").split(" ", 1)
+    file = os.open(path, os.O_RDONLY, dir_fd=root)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    began = time.monotonic()
+    assert len(os.pread(file, 4096, int(at))) == 4096
+    print((time.monotonic() - began) * 1000)
+    os.close(file)
+`;
+
+export interface Waits {
+  /** ms, of all rounds together: reads that waited for the registry. */
+  alone: number[];
+  prefetch: number[];
+  /** All reads of each kind. */
+  reads: number;
+}
+
+export async function demandWaits(
+  at: Repositories,
+  link: Link,
+  rounds: number,
+  say: (line: string) => void,
+): Promise<Waits> {
+  const waits: Waits = { alone: [], prefetch: [], reads: 0 };
+  for (let round = 1; round <= rounds; round++) {
+    const kinds = ['alone', 'prefetch'] as const;
+    for (const kind of round % 2 === 1 ? kinds : kinds.toReversed()) {
+      const all = await readsOf(kind, round, at, link);
+      waits[kind].push(...all.filter((ms) => ms >= link.rttMs));
+      say(`background, round ${round} of ${rounds}: ${kind}, ${waits[kind].length} reads have waited so far`);
+    }
+    waits.reads += READS;
+  }
+  return waits;
+}
+
+async function readsOf(
+  kind: 'alone' | 'prefetch',
+  seed: number,
+  at: Repositories,
+  link: Link,
+): Promise<number[]> {
+  return await onLink(at.registry, link, (relay) =>
+    onFreshEngine(async (cofa, root) => {
+      const dir = join(root, 'image');
+      await mkdir(dir);
+      await dropCaches();
+      const options = kind === 'alone' ? ['--no-prefetch'] : [];
+      await cofa('mount', ...options, `${relay.host}/${at.indexed}:latest`, dir);
+      const mounted = relay.counters().toClient;
+      const list = join(root, 'reads');
+      await timed('sh', ['-c', 'python3 -c "$1" "$2" "$3" > "$4"', 'sh', LIST, dir, `${seed}`, list]);
+      // It begins half a second after the last first read.
+      const came = () => relay.counters().toClient - mounted;
+      if (kind === 'prefetch')
+        for (let tries = 0; tries < 3000 && came() < AT_WORK_BYTES; tries++) await sleep(10);
+      const { output } = await timed('sh', ['-c', 'python3 -c "$1" "$2" < "$3"', 'sh', READ, dir, list]);
+      await cofa('unmount', dir);
+      return output.trim().split('\n').map(Number);
+    }),
+  );
+}

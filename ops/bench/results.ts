@@ -1,0 +1,66 @@
+/** What the benchmarks have measured, as it is stored, and how a further run goes into it. */
+import type { FileTimes } from './files.ts';
+import type { FuseReads } from './fuse.ts';
+import type { IndexCost } from './index-cost.ts';
+import type { Memory } from './memory.ts';
+import type { Scale } from './scale.ts';
+import type { Starts } from './starts.ts';
+import type { Waits } from './background.ts';
+import type { Whole } from './whole.ts';
+
+export interface Results {
+  machine: { kernel: string; cores: number };
+  /** `rate` as it was given, bits a second. */
+  link: { rate: string; rttMs: number };
+  starts: Starts[];
+  files: Array<{ image: string; times: FileTimes[] }>;
+  index: Array<{ image: string; imageBytes: number } & IndexCost>;
+  whole: Array<{ image: string } & Whole>;
+  background: Array<{ image: string } & Waits>;
+  scale: Scale[];
+  fuse?: FuseReads[];
+  memory?: Memory;
+}
+
+export function noResults(machine: Results['machine'], link: Results['link']): Results {
+  return { machine, link, starts: [], files: [], index: [], whole: [], background: [], scale: [] };
+}
+
+/**
+ * An earlier result with what a later run has measured in place of the same. Throws where the two cannot stand in one
+ * table: another machine, or another link.
+ */
+export function merged(earlier: Results, later: Results): Results {
+  for (const part of ['machine', 'link'] as const) {
+    if (JSON.stringify(earlier[part]) !== JSON.stringify(later[part]))
+      throw new Error(
+        `the stored result is of another ${part}: ${JSON.stringify(earlier[part])}, not ${JSON.stringify(later[part])}`,
+      );
+  }
+  const lists = <T>(of: (results: Results) => T[], key: (item: T) => string): T[] => {
+    const items = new Map(of(earlier).map((item) => [key(item), item]));
+    for (const item of of(later)) items.set(key(item), item);
+    return [...items.values()];
+  };
+  const byImage = ({ image }: { image: string }) => image;
+  const fuse = later.fuse ?? earlier.fuse;
+  const memory = later.memory ?? earlier.memory;
+  return {
+    machine: later.machine,
+    link: later.link,
+    starts: lists(({ starts }) => starts, byImage),
+    files: lists(({ files }) => files, byImage),
+    index: lists(({ index }) => index, byImage),
+    whole: lists(
+      ({ whole }) => whole,
+      ({ image, rate }) => `${image} ${rate}`,
+    ),
+    background: lists(({ background }) => background, byImage),
+    scale: lists(
+      ({ scale }) => scale,
+      ({ name }) => name,
+    ),
+    ...(fuse !== undefined && { fuse }),
+    ...(memory !== undefined && { memory }),
+  };
+}
