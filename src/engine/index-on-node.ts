@@ -8,6 +8,7 @@ import type { Progress } from '../../schemas/api.ts';
 import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
+import { NODE_FLAGS } from './node-flags.ts';
 import type { FromIndexer, NodeIndex, ToIndexer } from './indexer.ts';
 
 /** Without a sign of life for this long, ms, the indexer is ended: its registry client gives up long before. */
@@ -25,7 +26,7 @@ export function indexOnNode(options: {
 }): Promise<NodeIndex> {
   const child = fork(fileURLToPath(new URL('./indexer.ts', import.meta.url)), {
     serialization: 'advanced',
-    execArgv: [],
+    execArgv: [...NODE_FLAGS],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   return new Promise<NodeIndex>((resolve, reject) => {

@@ -47,12 +47,14 @@ async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
     image,
     registry: (await readSettings(root)).registry,
     deviceOf: layout.device,
+    onLayer: async (layer) => {
+      await Promise.all([
+        writeWhole(layout.spans(layer.blobDigest), layer.spans),
+        writeWhole(layout.toc(layer.diffId), layer.toc),
+      ]);
+    },
     onProgress: (progress) => void say({ kind: 'progress', progress }),
   });
-  for (const layer of indexed.layers) {
-    await writeWhole(layout.spans(layer.blobDigest), layer.spans);
-    await writeWhole(layout.toc(layer.diffId), layer.toc);
-  }
   await writeWhole(layout.flat(manifest), indexed.flat);
   return {
     flat: `sha256:${createHash('sha256').update(indexed.flat).digest('hex')}`,

@@ -1,57 +1,54 @@
 /** What the threads that index layers are asked and what they answer; plain data, copied or moved between threads. */
 import type { ErrorRecord } from '../../schemas/errors.ts';
-import type { LayerDevice } from '../image/erofs.ts';
-import type { RegistryClientOptions, Source } from '../registry/client.ts';
+import type { RegistryClientOptions } from '../registry/client.ts';
 
-/** The settings of a registry client that can be handed to another thread. */
+/** Settings of the registry client that brings the layers. */
 export type RegistrySettings = Pick<
   RegistryClientOptions,
   'dockerConfig' | 'certDirs' | 'insecure' | 'retry' | 'timeouts' | 'connections'
 >;
 
-/** Stream one layer from the registry through the indexer. */
+/** Index one layer, whose compressed bytes follow. */
 export interface LayerJob {
-  kind: 'layer';
-  source: Source;
   blob: { digest: string; size: number };
   diffId: string;
   /** Where the layer device is to lie afterwards, whole and proven; undefined: it is not wanted. */
   device?: string;
 }
 
-/** Build the flat image from encoded tables of contents, lowest layer first. */
-export interface FlattenJob {
-  kind: 'flatten';
-  tocs: Uint8Array[];
-  layers: LayerDevice[];
-}
-
-export type Job = LayerJob | FlattenJob;
-
-export interface IndexedLayer {
-  diffId: string;
+/** What the flat image needs of a layer: known and proven before the layer's device is on the disk. */
+export interface LayerContents {
   /** Bytes of the uncompressed tar. */
   rawSize: number;
+  /** Encoded, uncompressed (toc-codec.ts). */
+  toc: Buffer;
+}
+
+export interface IndexedLayer extends LayerContents {
+  diffId: string;
   compression: 'gzip' | 'zstd' | 'none';
   blobDigest: string;
   blobSize: number;
   spanCount: number;
-  /** Encoded, uncompressed (toc-codec.ts). */
-  toc: Buffer;
   /** Encoded (span-table.ts). */
   spans: Buffer;
   /** The device was wanted and lies there. */
   built: boolean;
 }
 
-export interface FlattenResult {
-  metadata: Buffer;
-  /** Indexes into the layers, in the order of the image's device slots. */
-  devices: number[];
-}
+/** What is known of a layer when its device is on the disk. */
+export type Rest = Omit<IndexedLayer, keyof LayerContents>;
 
-export type ToThread = { id: number; job: Job } | { id: number; abort: true };
+/** `bytes`: compressed ones, moved; `end`: there are no more. */
+export type ToThread =
+  | { id: number; job: LayerJob }
+  | { id: number; bytes: Uint8Array<SharedArrayBuffer> }
+  | { id: number; end: true }
+  | { id: number; abort: true };
+
+/** `taken` gives a piece of compressed bytes back, which were used. After `contents` the thread takes the next job. */
 export type FromThread =
-  | { id: number; kind: 'progress'; done: number }
-  | { id: number; kind: 'done'; result: IndexedLayer | FlattenResult }
+  | { id: number; kind: 'taken'; bytes: Uint8Array<SharedArrayBuffer> }
+  | { id: number; kind: 'contents'; contents: LayerContents }
+  | { id: number; kind: 'done'; rest: Rest }
   | { id: number; kind: 'failed'; error: ErrorRecord };

@@ -1,11 +1,13 @@
 /**
- * A thread that indexes layers: fetches a blob from the registry, runs the one pass over it (inflate, tar, hashes) and,
- * where asked to, writes the raw bytes as the layer's device. A layer is one job, so layers go side by side and the
- * event loop of the main thread stays free.
+ * A thread that indexes layers: runs the one pass over a blob (inflate, tar, hashes), whose bytes the main thread brings,
+ * and writes the raw bytes as the layer's device where asked to. A layer is one job, so layers go side by side.
+ *
+ * It loads no registry client: that is half of what such a thread takes to begin, and main memory for each of them.
  */
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
+  fdatasync,
   fdatasyncSync,
   fstatSync,
   ftruncateSync,
@@ -17,41 +19,41 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { parentPort, workerData } from 'node:worker_threads';
+import { promisify } from 'node:util';
+import { parentPort } from 'node:worker_threads';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { indexLayer } from '../image/index-layer.ts';
-import { decodeToc, encodeToc } from '../image/toc-codec.ts';
-import { RegistryClient } from '../registry/client.ts';
+import { encodeToc } from '../image/toc-codec.ts';
+import { beginWriteBack } from '../kernel/write-back.ts';
 import { deviceSize } from '../store/device.ts';
-import type {
-  FlattenJob,
-  FlattenResult,
-  FromThread,
-  IndexedLayer,
-  Job,
-  LayerJob,
-  ToThread,
-} from './layer-job.ts';
-
-/** Progress is reported after so many compressed bytes. */
-const REPORT_BYTES = 256 * 1024;
+import type { FromThread, LayerJob, Rest, ToThread } from './layer-job.ts';
+import type { Piece } from './pieces.ts';
 
 const port = parentPort;
 if (port === null) throw new Error('layer-thread.ts runs in a worker thread');
-const registry = new RegistryClient(workerData as ConstructorParameters<typeof RegistryClient>[0]);
-const running = new Map<number, AbortController>();
+const running = new Map<number, { control: AbortController; blob: Incoming }>();
 
 port.on('message', (message: ToThread) => {
-  if ('abort' in message) running.get(message.id)?.abort();
-  else void answer(message.id, message.job);
+  const { id } = message;
+  if ('job' in message) void answer(id, message.job);
+  else if ('bytes' in message) running.get(id)?.blob.push(message.bytes);
+  else if ('end' in message) running.get(id)?.blob.push(undefined);
+  else stop(id);
 });
 
-async function answer(id: number, job: Job): Promise<void> {
+function stop(id: number): void {
+  const job = running.get(id);
+  job?.control.abort();
+  // Whoever waits for bytes looks at the signal then.
+  job?.blob.push(undefined);
+}
+
+async function answer(id: number, job: LayerJob): Promise<void> {
   const control = new AbortController();
-  running.set(id, control);
+  const blob = new Incoming((bytes) => send({ id, kind: 'taken', bytes }));
+  running.set(id, { control, blob });
   try {
-    const result = job.kind === 'layer' ? await indexOne(id, job, control.signal) : await flatten(job);
-    send({ id, kind: 'done', result });
+    send({ id, kind: 'done', rest: await indexOne(id, job, blob, control.signal) });
   } catch (error) {
     send({ id, kind: 'failed', error: toErrorRecord(error) });
   } finally {
@@ -59,52 +61,79 @@ async function answer(id: number, job: Job): Promise<void> {
   }
 }
 
-async function indexOne(id: number, job: LayerJob, signal: AbortSignal): Promise<IndexedLayer> {
+async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: AbortSignal): Promise<Rest> {
   const draft = job.device === undefined ? undefined : new DeviceDraft(job.device);
-  let reported = 0;
   try {
-    const index = await indexLayer(registry.blobStream(job.source, job.blob, signal), {
+    const index = await indexLayer(blob, {
       expect: { digest: job.blob.digest, size: job.blob.size, diffId: job.diffId },
       signal,
       ...(draft === undefined
         ? {}
         : { onRaw: (offset: number, bytes: Buffer) => draft.write(offset, bytes) }),
-      onProgress: (done) => {
-        if (done - reported < REPORT_BYTES && done < job.blob.size) return;
-        reported = done;
-        send({ id, kind: 'progress', done });
-      },
     });
+    const { rawSize, diffId, compression, blobDigest, blobSize, spans } = index;
+    // What the flat image waits for goes first; the rest is done while it is built.
+    send({ id, kind: 'contents', contents: { rawSize, toc: encodeToc(index.toc) } });
     // The indexer has compared the whole tar with its diffID; only now it may bear its name.
-    draft?.publish(index.rawSize);
+    await draft?.publish(rawSize);
     return {
-      diffId: index.diffId,
-      rawSize: index.rawSize,
-      compression: index.compression,
-      blobDigest: index.blobDigest,
-      blobSize: index.blobSize,
-      spanCount: index.spans.spanCount,
-      toc: encodeToc(index.toc),
-      spans: index.spans.encode(),
+      diffId,
+      compression,
+      blobDigest,
+      blobSize,
+      spanCount: spans.spanCount,
+      spans: spans.encode(),
       built: draft !== undefined,
     };
   } finally {
-    draft?.discard();
+    await draft?.discard();
   }
 }
 
-async function flatten(job: FlattenJob): Promise<FlattenResult> {
-  const { buildFlat } = await import('../image/erofs.ts');
-  const tocs = job.tocs.map((bytes) => decodeToc(asBuffer(bytes)));
-  const { metadata, devices } = buildFlat(tocs, job.layers);
-  return { metadata, devices };
+/** Compressed bytes on their way to the indexer. Pieces go back as soon as the next one is asked for. */
+class Incoming implements AsyncIterable<Piece> {
+  readonly #pieces: Array<Piece | undefined> = [];
+  readonly #giveBack: (piece: Piece) => void;
+  #wake: (() => void) | undefined;
+
+  constructor(giveBack: (piece: Piece) => void) {
+    this.#giveBack = giveBack;
+  }
+
+  /** undefined: there are no more. */
+  push(piece: Piece | undefined): void {
+    this.#pieces.push(piece);
+    this.#wake?.();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Piece, void, undefined> {
+    for (;;) {
+      while (this.#pieces.length === 0) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+      const piece = this.#pieces.shift();
+      if (piece === undefined) return;
+      yield piece;
+      this.#giveBack(piece);
+    }
+  }
 }
+
+/** Raw bytes that begin their way to the disk together; then little is left for the sync that everybody waits for. */
+const WRITE_BACK_BYTES = 8 << 20;
+const sync = promisify(fdatasync);
 
 /** The device file while its bytes are not proven yet: beside its place, under a name that nobody looks for. */
 class DeviceDraft {
   readonly #target: string;
   readonly #path: string;
   #fd: number | undefined;
+  /** Bytes written so far, and those of them that are on their way to the disk. */
+  #written = 0;
+  #begun = 0;
+  #writeBack: Promise<void> | undefined;
 
   constructor(target: string) {
     this.#target = target;
@@ -115,13 +144,21 @@ class DeviceDraft {
 
   /** Synchronous: this thread has nothing else to do, and the next bytes wait for these anyway. */
   write(offset: number, bytes: Buffer): void {
-    writeAt(this.#fd as number, offset, bytes);
+    const fd = this.#fd as number;
+    writeAt(fd, offset, bytes);
+    this.#written = offset + bytes.length;
+    // One at a time: a disk that does not keep up is not asked for more.
+    if (this.#written - this.#begun < WRITE_BACK_BYTES || this.#writeBack !== undefined) return;
+    this.#writeBack = beginWriteBack(fd, this.#begun, this.#written - this.#begun).then(() => {
+      this.#writeBack = undefined;
+    });
+    this.#begun = this.#written;
   }
 
-  publish(rawSize: number): void {
+  async publish(rawSize: number): Promise<void> {
     const fd = this.#fd as number;
     ftruncateSync(fd, deviceSize(rawSize));
-    fdatasyncSync(fd);
+    await sync(fd);
     try {
       linkSync(this.#path, this.#target);
     } catch (error) {
@@ -131,10 +168,12 @@ class DeviceDraft {
     }
   }
 
-  discard(): void {
-    if (this.#fd === undefined) return;
-    closeSync(this.#fd);
+  async discard(): Promise<void> {
+    const fd = this.#fd;
+    if (fd === undefined) return;
     this.#fd = undefined;
+    await this.#writeBack;
+    closeSync(fd);
     rmSync(this.#path, { force: true });
   }
 }
@@ -165,7 +204,5 @@ function writeAt(fd: number, offset: number, bytes: Buffer): void {
 }
 
 function send(message: FromThread): void {
-  port?.postMessage(message);
+  port?.postMessage(message, []);
 }
-
-const asBuffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -1,68 +1,79 @@
-/** The threads of layer-thread.ts: one job each at a time, started when first needed. */
+/** The threads of layer-thread.ts: each reads one layer at a time, and may still write the one before to the disk. */
 import { Worker } from 'node:worker_threads';
 import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
-import type {
-  FlattenJob,
-  FlattenResult,
-  FromThread,
-  IndexedLayer,
-  LayerJob,
-  RegistrySettings,
-} from './layer-job.ts';
+import type { FromThread, IndexedLayer, LayerContents, LayerJob, ToThread } from './layer-job.ts';
+import type { Piece, Pieces } from './pieces.ts';
 
-interface Pending {
-  resolve: (result: IndexedLayer | FlattenResult) => void;
+export interface RunOptions {
+  /** Compressed bytes that were used so far. */
+  onProgress?: (done: number) => void;
+  /** Called once when the layer was read and is proven; its device may still be on its way to the disk. */
+  onContents?: (contents: LayerContents) => void;
+  signal?: AbortSignal | undefined;
+}
+
+interface Pending extends RunOptions {
+  source: Pieces;
+  done: number;
+  contents: LayerContents | undefined;
+  resolve: (layer: IndexedLayer) => void;
   reject: (error: unknown) => void;
-  onProgress: ((done: number) => void) | undefined;
 }
 
 interface Thread {
   worker: Worker;
-  pending: Pending | undefined;
+  pending: Map<number, Pending>;
 }
 
 export class ThreadPool {
   readonly #limit: number;
-  readonly #registry: RegistrySettings;
   readonly #idle: Thread[] = [];
   readonly #all = new Set<Thread>();
   readonly #queue: Array<(thread: Thread | undefined) => void> = [];
   #closed = false;
   #next = 0;
 
-  constructor(limit: number, registry: RegistrySettings) {
+  /** Starts so many threads at once: they load their code while the first bytes come. */
+  constructor(limit: number) {
     this.#limit = Math.max(1, limit);
-    this.#registry = registry;
+    while (this.#all.size < this.#limit) this.#idle.push(this.#start());
   }
 
-  /** Runs a job on the next free thread. `onProgress`: compressed bytes so far. Rejects with the signal's reason. */
-  run(
-    job: LayerJob,
-    o?: { onProgress?: (done: number) => void; signal?: AbortSignal | undefined },
-  ): Promise<IndexedLayer>;
-  run(job: FlattenJob, o?: { signal?: AbortSignal | undefined }): Promise<FlattenResult>;
-  async run(
-    job: LayerJob | FlattenJob,
-    o: { onProgress?: (done: number) => void; signal?: AbortSignal | undefined } = {},
-  ): Promise<IndexedLayer | FlattenResult> {
-    o.signal?.throwIfAborted();
-    const thread = await this.#take();
+  /**
+   * Indexes the layer whose compressed bytes are `source`, on the next free thread; `source` is closed at the end.
+   * Errors: those of indexLayer, of the source and of the disk; the signal's reason.
+   */
+  async run(job: LayerJob, source: Pieces, options: RunOptions = {}): Promise<IndexedLayer> {
+    const { signal } = options;
     const id = ++this.#next;
-    const abort = () => thread.worker.postMessage({ id, abort: true }, []);
+    let thread: Thread | undefined;
+    const abort = () => thread?.worker.postMessage({ id, abort: true } satisfies ToThread, []);
     try {
-      o.signal?.throwIfAborted();
-      o.signal?.addEventListener('abort', abort, { once: true });
-      return await new Promise((resolve, reject) => {
-        thread.pending = { resolve, reject, onProgress: o.onProgress };
-        thread.worker.postMessage({ id, job }, []);
+      signal?.throwIfAborted();
+      thread = await this.#take();
+      const { worker, pending } = thread;
+      signal?.throwIfAborted();
+      signal?.addEventListener('abort', abort, { once: true });
+      return await new Promise<IndexedLayer>((resolve, reject) => {
+        pending.set(id, { ...options, source, done: 0, contents: undefined, resolve, reject });
+        worker.postMessage({ id, job } satisfies ToThread, []);
+        feed(worker, id, source).catch((error: unknown) => {
+          const job = pending.get(id);
+          // It is over, and its source was closed for that.
+          if (job === undefined) return;
+          // The layer fails for this reason, not because the thread is told to stop.
+          job.reject = () => reject(error);
+          abort();
+        });
       });
     } catch (error) {
-      o.signal?.throwIfAborted();
+      signal?.throwIfAborted();
       throw error;
     } finally {
-      o.signal?.removeEventListener('abort', abort);
-      thread.pending = undefined;
-      this.#give(thread);
+      signal?.removeEventListener('abort', abort);
+      source.close();
+      if (thread?.pending.get(id)?.contents === undefined && thread !== undefined) this.#give(thread);
+      thread?.pending.delete(id);
     }
   }
 
@@ -75,53 +86,82 @@ export class ThreadPool {
 
   async #take(): Promise<Thread> {
     if (this.#closed) throw closed();
-    const idle = this.#idle.pop();
-    if (idle !== undefined) return idle;
-    if (this.#all.size < this.#limit) return this.#start();
-    const thread = await new Promise<Thread | undefined>((resolve) => this.#queue.push(resolve));
+    const thread =
+      this.#idle.pop() ?? (await new Promise<Thread | undefined>((resolve) => this.#queue.push(resolve)));
     if (thread === undefined) throw closed();
     return thread;
   }
 
   #give(thread: Thread): void {
+    if (this.#closed) return;
     // One that died is replaced, so that those in the queue do not wait for it.
-    const next =
-      this.#all.has(thread) || this.#closed ? thread : this.#queue.length > 0 ? this.#start() : undefined;
-    if (next === undefined || this.#closed) return;
+    const next = this.#all.has(thread) ? thread : this.#start();
     const waiting = this.#queue.shift();
     if (waiting === undefined) this.#idle.push(next);
     else waiting(next);
   }
 
   #start(): Thread {
-    const worker = new Worker(new URL('./layer-thread.ts', import.meta.url), { workerData: this.#registry });
-    const thread: Thread = { worker, pending: undefined };
+    const worker = new Worker(new URL('./layer-thread.ts', import.meta.url), {
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB },
+    });
+    const thread: Thread = { worker, pending: new Map() };
     this.#all.add(thread);
     const died = (cause: unknown) => {
       this.#all.delete(thread);
       const idle = this.#idle.indexOf(thread);
       if (idle >= 0) this.#idle.splice(idle, 1);
       const text = cause instanceof Error ? `: ${cause.message}` : '';
-      thread.pending?.reject(new CofaError('internal', `a thread that indexes ended${text}`, { cause }));
+      const error = new CofaError('internal', `a thread that indexes ended${text}`, { cause });
+      for (const { reject } of thread.pending.values()) reject(error);
     };
     worker.on('error', died);
     worker.on('exit', () => died(undefined));
-    worker.on('message', (message: FromThread) => {
-      const { pending } = thread;
-      if (pending === undefined) return;
-      if (message.kind === 'progress') pending.onProgress?.(message.done);
-      else if (message.kind === 'failed') pending.reject(fromErrorRecord(message.error));
-      else pending.resolve(asBuffers(message.result));
-    });
+    worker.on('message', (message: FromThread) => this.#hear(thread, message));
     return thread;
+  }
+
+  #hear(thread: Thread, message: FromThread): void {
+    const pending = thread.pending.get(message.id);
+    if (pending === undefined) return;
+    switch (message.kind) {
+      case 'taken':
+        pending.done += message.bytes.length;
+        pending.source.giveBack(message.bytes);
+        pending.onProgress?.(pending.done);
+        return;
+      case 'contents': {
+        const { rawSize, toc } = message.contents;
+        pending.contents = { rawSize, toc: asBuffer(toc) };
+        this.#give(thread);
+        pending.onContents?.(pending.contents);
+        return;
+      }
+      case 'failed':
+        pending.reject(fromErrorRecord(message.error));
+        return;
+      case 'done': {
+        const { rest } = message;
+        pending.resolve({ ...(pending.contents as LayerContents), ...rest, spans: asBuffer(rest.spans) });
+      }
+    }
   }
 }
 
-/** Buffers arrive from another thread as plain Uint8Arrays. */
-function asBuffers(result: IndexedLayer | FlattenResult): IndexedLayer | FlattenResult {
-  if ('metadata' in result) return { ...result, metadata: asBuffer(result.metadata) };
-  return { ...result, toc: asBuffer(result.toc), spans: asBuffer(result.spans) };
+/**
+ * Young generation of a thread, MiB, as small as with NODE_FLAGS (src/engine/node-flags.ts): V8 would let it grow to 48
+ * otherwise, and a layer leaves little behind but garbage.
+ */
+const YOUNG_MIB = 6;
+
+/** Hands over the layer's bytes, as fast as the thread gives pieces back. */
+async function feed(worker: Worker, id: number, source: Pieces): Promise<void> {
+  for (let piece: Piece | undefined; (piece = await source.next()) !== undefined; ) {
+    worker.postMessage({ id, bytes: piece } satisfies ToThread, []);
+  }
+  worker.postMessage({ id, end: true } satisfies ToThread, []);
 }
 
+/** Buffers arrive from another thread as plain Uint8Arrays. */
 const asBuffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 const closed = () => new CofaError('internal', 'the pool of indexing threads is closed');

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readdirSync } from 'node:fs';
-import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Progress } from '../../schemas/api.ts';
@@ -8,11 +8,14 @@ import { checkFlat } from '../../src/image/erofs-check.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
 import { decodeToc } from '../../src/image/toc-codec.ts';
 import { indexImage } from '../../src/index/index-image.ts';
+import type { IndexedLayer } from '../../src/index/layer-job.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { deviceSize } from '../../src/store/device.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
+import { describeLayer, pushLayout, writeLayout } from '../../ops/images/layout.ts';
+import { END, header } from '../image/tar-writer.ts';
 import { halfRandom, pushSmallImage, type SmallImage } from './small-image.ts';
 
 const cleanup = new Cleanup();
@@ -97,7 +100,15 @@ describe('indexing an image', () => {
 
   it('writes the layer devices byte for byte, padded to sectors, and nothing else', async () => {
     const { folder, deviceOf } = devices();
-    const indexed = await indexImage({ image, deviceOf });
+    const complete: string[] = [];
+    const onLayer = async ({ diffId, built }: IndexedLayer) => {
+      // It is there, with all its bytes, when its caller hears of it.
+      if (built) complete.push(`${diffId} ${(await stat(deviceOf(diffId))).size}`);
+    };
+    const indexed = await indexImage({ image, deviceOf, onLayer });
+    expect(complete.sort()).toEqual(
+      indexed.layers.map(({ diffId, rawSize }) => `${diffId} ${deviceSize(rawSize)}`).sort(),
+    );
     expect(indexed.layers.every((layer) => layer.built)).toBe(true);
     for (const [at, tar] of small.tars.entries()) {
       const diffId = small.layers[at]?.diffId as string;
@@ -135,6 +146,39 @@ const withLayer = (
 });
 
 describe('indexing that fails', () => {
+  it('layers that no flat image can be made of: the reason, not that the others were stopped', async () => {
+    const layers = await Promise.all(
+      [
+        // What it links to is in no layer.
+        Buffer.concat([header({ name: 'b', type: '1', link: 'a' }), END]),
+        Buffer.concat([header({ name: 'large', size: 4 << 20 }), halfRandom(4 << 20), END]),
+      ].map(async (tar, at) => {
+        const file = join(directory, `broken-${at}.tar`);
+        await writeFile(file, tar);
+        const diffId = `sha256:${createHash('sha256').update(tar).digest('hex')}`;
+        return await describeLayer(file, 'none', diffId, `layer ${at}`);
+      }),
+    );
+    const created = '2026-01-01T00:00:00Z';
+    const layout = await writeLayout(join(directory, 'broken'), { kind: 'oci', layers, config: {}, created });
+    await pushLayout(layout, registry.host, 'broken', 'latest');
+    const broken = await client.resolve(parseReference(`${registry.host}/broken:latest`));
+    const { folder, deviceOf } = devices();
+    await expect(indexImage({ image: broken, deviceOf })).rejects.toMatchObject({
+      code: 'integrity',
+      message: expect.stringContaining('layer 1 cannot be unpacked'),
+    });
+    for (const name of readdirSync(folder)) {
+      expect(readdirSync(join(folder, name)).filter((file) => file.endsWith('.draft'))).toEqual([]);
+    }
+  });
+
+  it('what its caller makes of a layer fails: that error', async () => {
+    const error = new Error('no room for it');
+    const failing = indexImage({ image, onLayer: () => Promise.reject(error) });
+    await expect(failing).rejects.toBe(error);
+  });
+
   it('a layer whose tar has another diffID is refused, and no device bears its name', async () => {
     const { folder, deviceOf } = devices();
     const wrong = `sha256:${createHash('sha256').update('other').digest('hex')}`;
