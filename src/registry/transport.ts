@@ -11,7 +11,7 @@
  */
 import { Buffer } from 'node:buffer';
 import type { Readable } from 'node:stream';
-import { type Dispatcher, Pool, ProxyAgent } from 'undici';
+import type { Dispatcher } from 'undici';
 import { CofaError } from '../../schemas/errors.ts';
 import { readCertificates, secureContext } from './certificates.ts';
 import type { CookieJar } from './cookies.ts';
@@ -19,6 +19,7 @@ import { networkFailure, RequestFailure } from './failure.ts';
 import { printable } from './printable.ts';
 import { isLoopback } from './reference.ts';
 import { abortError, throwIfAborted, waitFor } from './retry.ts';
+import { Pool, proxyAgent } from './undici-parts.ts';
 
 export interface TransportSettings {
   /** Folders in the layout of docker's certs.d, looked at in this order. */
@@ -319,7 +320,7 @@ async function openLane(url: URL, settings: TransportSettings): Promise<Lane> {
   }
   if (proxy !== undefined) {
     const requestTls = { ...security, timeout: settings.connectTimeoutMs };
-    return { dispatcher: new ProxyAgent({ ...common, uri: proxy, requestTls }), fingerprint };
+    return { dispatcher: proxyAgent({ ...common, uri: proxy, requestTls }), fingerprint };
   }
   const connect = { ...security, timeout: settings.connectTimeoutMs, allowH2: false };
   if (host === '') throw new CofaError('invalid-argument', `${origin} has no host`);
