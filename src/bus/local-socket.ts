@@ -53,7 +53,10 @@ export async function serveLocal(
   await rm(path, { force: true });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
+    // The socket is made in this call, with the mode that it keeps: for its owner alone.
+    const mask = process.umask(0o177);
     server.listen(path, resolve);
+    process.umask(mask);
   });
   return server.unref();
 }

@@ -29,7 +29,10 @@ export interface EngineSettings {
 }
 
 /** How registries are reached, for every process that does: `cofa up --insecure-registry` and the like. */
-export type RegistrySettings = Pick<RegistryClientOptions, 'dockerConfig' | 'certDirs' | 'insecure'>;
+export type RegistrySettings = Pick<
+  RegistryClientOptions,
+  'dockerConfig' | 'certDirs' | 'insecure' | 'credentialSocket'
+>;
 
 /**
  * Options of a fetcher's registry client. A connection that falls silent is given up early enough that another one can

@@ -6,7 +6,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { Authenticator, type Scope } from './auth.ts';
 import { readCertificates } from './certificates.ts';
 import type { CookieJar } from './cookies.ts';
-import type { CredentialSettings } from './credentials.ts';
+import type { CredentialSources } from './credential-sources.ts';
 import { RequestFailure, statusFailure } from './failure.ts';
 import { isLoopback } from './reference.ts';
 import {
@@ -51,11 +51,14 @@ export interface ApiRequest {
 
 export interface ApiSettings {
   transport: TransportSettings;
-  credentials: CredentialSettings;
+  credentials: CredentialSources;
   retry: RetrySettings;
   ambient: Ambient;
   log: RegistryLog;
 }
+
+/** Answers to refusals of one request: each may be another one's credentials. */
+const MAX_REFUSALS = 6;
 
 export class RegistryApi {
   readonly settings: ApiSettings;
@@ -86,25 +89,24 @@ export class RegistryApi {
         headersTimeoutMs: request.headersTimeoutMs,
         signal,
       });
-    const first = await this.#auth.current(registry, origin, scope, signal);
-    let reply = await send(first);
-    const isRefusal = reply.status === 401 || (reply.status === 403 && first !== undefined);
-    if (
-      isRefusal &&
-      !reply.crossed &&
-      url.origin === origin.origin &&
-      !request.expect.includes(reply.status)
-    ) {
+    let sent = await this.#auth.current(registry, origin, scope, signal);
+    let reply = await send(sent);
+    for (const refused: Array<string | undefined> = []; refused.length < MAX_REFUSALS; ) {
+      const isRefusal = reply.status === 401 || (reply.status === 403 && sent !== undefined);
+      const isOurs = !reply.crossed && url.origin === origin.origin;
+      if (!isRefusal || !isOurs || request.expect.includes(reply.status)) break;
+      refused.push(sent);
+      const { body } = reply;
       const better = await this.#auth
-        .renewed(registry, origin, scope, reply, first, signal)
+        .renewed(registry, origin, scope, reply, refused, signal)
         .catch((error: unknown) => {
-          reply.body.destroy();
+          body.destroy();
           throw error;
         });
-      if (better !== undefined) {
-        await discard(reply.body);
-        reply = await send(better);
-      }
+      if (better === undefined) break;
+      await discard(body);
+      sent = better;
+      reply = await send(better);
     }
     if (request.expect.includes(reply.status)) return reply;
     throw await this.#failure(request, reply);

@@ -5,12 +5,13 @@
  *     request ──401, WWW-Authenticate──▶ Basic:  user and password from docker's configuration
  *                                        Bearer: a token of the named service for the scope, kept until it expires
  *
- * Nothing is sent before a registry asks for it. Credentials are read from the configuration each time a registry
- * refuses what it got, so a changed password takes effect at once.
+ * Nothing is sent before a registry asks for it. Credentials are looked for (credential-sources.ts) each time a registry
+ * refuses what it got, so a changed password takes effect at once. Where several are known, one is tried after the other.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { type Challenge, chooseChallenge } from './challenge.ts';
-import { type CredentialSettings, type Credentials, readCredentials } from './credentials.ts';
+import { type CredentialSources, findCredentials } from './credential-sources.ts';
+import type { Credentials } from './credentials.ts';
 import { RequestFailure, statusFailure } from './failure.ts';
 import { isLoopback } from './reference.ts';
 import { type Ambient, parseRetryAfter, waitFor } from './retry.ts';
@@ -39,11 +40,12 @@ interface Token {
 
 interface RegistryState {
   challenge: Challenge | undefined;
-  basic: string | undefined;
+  /** By repository; under the empty name what is for the whole registry. */
+  basic: Map<string, string>;
   /** By scope, oldest first. */
   tokens: Map<string, Token>;
-  /** Token requests under way, by scope: who comes later shares them. */
-  pending: Map<string, Promise<Token>>;
+  /** Token requests under way, by scope and the credentials that are passed over: who comes later shares them. */
+  pending: Map<string, Promise<Token | undefined>>;
   /** A refresh token that the service gave in exchange for the configured one. */
   refresh: { from: string; token: string } | undefined;
   /** Who we were at the last answer to a challenge. */
@@ -52,13 +54,13 @@ interface RegistryState {
 
 export class Authenticator {
   readonly #transport: Transport;
-  readonly #credentials: CredentialSettings;
+  readonly #sources: CredentialSources;
   readonly #ambient: Ambient;
   readonly #states = new Map<string, RegistryState>();
 
-  constructor(transport: Transport, credentials: CredentialSettings, ambient: Ambient) {
+  constructor(transport: Transport, sources: CredentialSources, ambient: Ambient) {
     this.#transport = transport;
-    this.#credentials = credentials;
+    this.#sources = sources;
     this.#ambient = ambient;
   }
 
@@ -73,15 +75,17 @@ export class Authenticator {
     signal?: AbortSignal,
   ): Promise<string | undefined> {
     const state = this.#state(registry);
-    if (state.challenge?.scheme === 'basic') return state.basic;
+    if (state.challenge?.scheme === 'basic')
+      return state.basic.get(scope?.repository ?? '') ?? state.basic.get('');
     if (state.challenge?.scheme !== 'bearer') return undefined;
     const known = state.tokens.get(scopeText(scope));
     if (known !== undefined && known.expiresAt > this.#ambient.now()) return known.authorization;
-    return (await this.#token(registry, state, state.challenge, origin, scope, signal)).authorization;
+    return (await this.#token(registry, state, state.challenge, origin, scope, 0, signal))?.authorization;
   }
 
   /**
-   * The header to answer a refusal with; undefined where nothing better than `refused` can be had.
+   * The header to answer a refusal with; undefined where nothing better than what was refused can be had.
+   * `refused` is what was sent for this request so far, undefined for a request without authorization.
    * A reply without a challenge (some registries answer 403 to an expired token) is taken as the last one.
    */
   async renewed(
@@ -89,29 +93,29 @@ export class Authenticator {
     origin: URL,
     scope: Scope | undefined,
     reply: Pick<Reply, 'headers'>,
-    refused: string | undefined,
+    refused: ReadonlyArray<string | undefined>,
     signal?: AbortSignal,
   ): Promise<string | undefined> {
     const state = this.#state(registry);
     const challenge = chooseChallenge(reply.headers['www-authenticate']) ?? state.challenge;
     if (challenge === undefined) return undefined;
     state.challenge = challenge;
-    if (challenge.scheme === 'basic') {
-      const credentials = await readCredentials(registry, this.#credentials, signal);
-      state.who = whoIs(credentials);
-      state.basic =
-        credentials === undefined ? undefined : basicHeader(credentials.username, credentials.password);
-      return state.basic === refused ? undefined : state.basic;
-    }
+    if (challenge.scheme === 'basic') return await this.#basic(registry, state, scope, refused, signal);
     const key = scopeText(scope);
     const known = state.tokens.get(key);
     // Somebody else got a new one while this request was on its way with the old.
-    if (known !== undefined && known.authorization !== refused && known.expiresAt > this.#ambient.now()) {
+    if (
+      known !== undefined &&
+      !refused.includes(known.authorization) &&
+      known.expiresAt > this.#ambient.now()
+    ) {
       return known.authorization;
     }
     state.tokens.delete(key);
-    const token = await this.#token(registry, state, challenge, origin, scope, signal);
-    return token.authorization === refused ? undefined : token.authorization;
+    // The first refusal may only mean that a token had expired; a new one that is refused, that its owner lacks the right.
+    const skip = refused.length - 1;
+    const token = await this.#token(registry, state, challenge, origin, scope, skip, signal);
+    return token === undefined || refused.includes(token.authorization) ? undefined : token.authorization;
   }
 
   /** Who was refused, and what to do, in words for an error message. */
@@ -132,7 +136,7 @@ export class Authenticator {
     if (state === undefined) {
       state = {
         challenge: undefined,
-        basic: undefined,
+        basic: new Map(),
         tokens: new Map(),
         pending: new Map(),
         refresh: undefined,
@@ -143,18 +147,49 @@ export class Authenticator {
     return state;
   }
 
+  async #basic(
+    registry: string,
+    state: RegistryState,
+    scope: Scope | undefined,
+    refused: ReadonlyArray<string | undefined>,
+    signal: AbortSignal | undefined,
+  ): Promise<string | undefined> {
+    const isRefused = refused.some((one) => one !== undefined);
+    const question = { registry, repository: scope?.repository, isRefused };
+    const found = await findCredentials(question, this.#sources, signal);
+    if (!isRefused) state.who = whoIs(undefined);
+    for (const credentials of found) {
+      const header = basicHeader(credentials.username, credentials.password);
+      if (refused.includes(header)) continue;
+      state.who = whoIs(credentials);
+      state.basic.delete(credentials.repository ?? '');
+      state.basic.set(credentials.repository ?? '', header);
+      if (state.basic.size > MAX_TOKENS) state.basic.delete(state.basic.keys().next().value as string);
+      return header;
+    }
+    // What nobody gives any more is not sent again.
+    const given = new Set(found.map(({ username, password }) => basicHeader(username, password)));
+    for (const name of [scope?.repository ?? '', '']) {
+      const header = state.basic.get(name);
+      if (header !== undefined && refused.includes(header) && !given.has(header)) state.basic.delete(name);
+    }
+    return undefined;
+  }
+
+  /** `skip`: so many credentials are passed over. Undefined where there are no others. */
   #token(
     registry: string,
     state: RegistryState,
     challenge: Challenge & { scheme: 'bearer' },
     origin: URL,
     scope: Scope | undefined,
+    skip: number,
     signal: AbortSignal | undefined,
-  ): Promise<Token> {
-    const key = scopeText(scope);
+  ): Promise<Token | undefined> {
+    const key = `${skip} ${scopeText(scope)}`;
     let pending = state.pending.get(key);
     if (pending === undefined) {
-      pending = this.#requestToken(registry, state, challenge, origin, key).finally(() =>
+      pending = this.#requestToken(registry, state, challenge, origin, scope, skip).finally(() =>
         state.pending.delete(key),
       );
       state.pending.set(key, pending);
@@ -169,12 +204,53 @@ export class Authenticator {
     state: RegistryState,
     challenge: Challenge & { scheme: 'bearer' },
     origin: URL,
-    scope: string,
-  ): Promise<Token> {
+    scope: Scope | undefined,
+    skip: number,
+  ): Promise<Token | undefined> {
     const realm = checkRealm(challenge.realm, origin);
     const signal = AbortSignal.timeout(TOKEN_TIMEOUT_MS);
-    const credentials = await readCredentials(registry, this.#credentials, signal);
-    state.who = whoIs(credentials);
+    const question = { registry, repository: scope?.repository };
+    const tried = new Set<string>();
+    let refusal: unknown;
+    for (const isRefused of [false, true]) {
+      const found = await findCredentials({ ...question, isRefused }, this.#sources, signal);
+      const candidates = found.length === 0 ? [undefined] : found;
+      for (const credentials of candidates.slice(isRefused ? 0 : skip)) {
+        const secret = JSON.stringify(credentials ?? null);
+        if (tried.has(secret)) continue;
+        tried.add(secret);
+        state.who = whoIs(credentials);
+        try {
+          return await this.#tokenFor(credentials, {
+            state,
+            realm,
+            challenge,
+            scope: scopeText(scope),
+            signal,
+          });
+        } catch (error) {
+          // The service does not take these.
+          if (!(error instanceof CofaError && error.code === 'unauthorized')) throw error;
+          refusal ??= error;
+        }
+      }
+      // Those that are left out have given a token; looking again is for those that gave none.
+      if (refusal === undefined) return undefined;
+    }
+    throw refusal;
+  }
+
+  async #tokenFor(
+    credentials: Credentials | undefined,
+    order: {
+      state: RegistryState;
+      realm: URL;
+      challenge: Challenge & { scheme: 'bearer' };
+      scope: string;
+      signal: AbortSignal;
+    },
+  ): Promise<Token> {
+    const { state, realm, challenge, scope, signal } = order;
     let token: Token;
     if (credentials?.registryToken !== undefined) {
       token = {

@@ -39,6 +39,8 @@ export type { RetrySettings } from './retry.ts';
 export interface RegistryClientOptions {
   /** Folder of docker's config.json, or the file itself; by default $DOCKER_CONFIG, else ~/.docker. */
   dockerConfig?: string;
+  /** Socket of an engine's credential desk, which is asked before docker's configuration (credential-sources.ts). */
+  credentialSocket?: string;
   /** Folders in the layout of docker's certs.d; by default /etc/cofa/certs.d. /etc/docker/certs.d is looked at too. */
   certDirs?: readonly string[];
   /** Registries (`HOST[:PORT]`) whose certificate is not checked and that may speak plain HTTP. */
@@ -120,7 +122,12 @@ export class RegistryClient {
         bodyTimeoutMs: timeouts.bodyMs,
         environment,
       },
-      credentials: { dockerConfig: options.dockerConfig, helperTimeoutMs: timeouts.helperMs, environment },
+      credentials: {
+        dockerConfig: options.dockerConfig,
+        helperTimeoutMs: timeouts.helperMs,
+        environment,
+        credentialSocket: options.credentialSocket,
+      },
       retry: { ...DEFAULT_RETRY, ...options.retry },
       ambient: options.ambient ?? realAmbient,
       log: options.log ?? { debug: () => {}, warn: () => {} },

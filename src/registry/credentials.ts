@@ -5,13 +5,12 @@
  * Order, as docker's: the helper of that registry (`credHelpers`), the general helper (`credsStore`), the file
  * itself (`auths`). Where a helper has nothing, the file is asked too.
  */
-import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
+import { runHelper } from './helper-process.ts';
 import { printable } from './printable.ts';
-import { abortError } from './retry.ts';
 
 /** Never printed, never part of an error. */
 export interface Credentials {
@@ -24,6 +23,8 @@ export interface Credentials {
   registryToken: string | undefined;
   /** Where they come from, to be named in errors: a path, or a helper. */
   source: string;
+  /** They were given for this repository; absent: for the whole registry. */
+  repository?: string | undefined;
 }
 
 export interface CredentialSettings {
@@ -35,7 +36,6 @@ export interface CredentialSettings {
 }
 
 const MAX_CONFIG_FILE = 4 * 1024 * 1024;
-const MAX_HELPER_OUTPUT = 1024 * 1024;
 
 /** Under this key docker keeps the account of docker.io, whose API of version 1 it was. */
 const DOCKER_HUB_KEY = 'https://index.docker.io/v1/';
@@ -182,7 +182,16 @@ async function askHelper(
     new CofaError('unauthorized', `the credential helper ${program} ${why}`, {
       hint: `try it: echo ${key} | ${program} get`,
     });
-  const { code, output } = await runHelper(program, key, settings, fail, signal);
+  const { code, output } = await runHelper({
+    program,
+    args: ['get'],
+    input: key,
+    // PATH decides which helper runs, so it must be the environment that the settings name.
+    environment: settings.environment,
+    timeoutMs: settings.helperTimeoutMs,
+    fail,
+    signal,
+  });
   if (code !== 0) {
     // The helpers' only way to say so; the text is part of their protocol.
     if (/credentials not found in native keychain|credentials not found/i.test(output)) return undefined;
@@ -206,60 +215,6 @@ async function askHelper(
     registryToken: undefined,
     source: program,
   };
-}
-
-function runHelper(
-  program: string,
-  key: string,
-  settings: CredentialSettings,
-  fail: (why: string) => CofaError,
-  signal: AbortSignal | undefined,
-): Promise<{ code: number; output: string }> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, ['get'], {
-      stdio: ['pipe', 'pipe', 'ignore'],
-      // PATH decides which helper runs, so it must be the environment that the settings name.
-      env: settings.environment as NodeJS.ProcessEnv,
-    });
-    let output = '';
-    const end = (error: unknown) => {
-      child.kill('SIGKILL');
-      // What the helper started may hold its output open; do not wait for it.
-      child.stdout.destroy();
-      reject(error);
-    };
-    const timer = setTimeout(
-      () => end(fail(`did not answer within ${settings.helperTimeoutMs / 1000} s`)),
-      settings.helperTimeoutMs,
-    );
-    const onAbort = () => end(signal === undefined ? undefined : abortError(signal));
-    signal?.addEventListener('abort', onAbort, { once: true });
-    const tidy = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', onAbort);
-    };
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      output += text;
-      if (output.length > MAX_HELPER_OUTPUT) end(fail('answered too much'));
-    });
-    child.once('error', (error: NodeJS.ErrnoException) => {
-      tidy();
-      reject(
-        fail(
-          error.code === 'ENOENT'
-            ? 'is not installed (not found on PATH)'
-            : `cannot be started (${error.code})`,
-        ),
-      );
-    });
-    child.once('close', (code) => {
-      tidy();
-      resolve({ code: code ?? 1, output });
-    });
-    // A helper that does not read its input is no error by itself.
-    child.stdin.on('error', () => {});
-    child.stdin.end(key);
-  });
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

@@ -30,8 +30,8 @@ export class Layout {
   endpoint = (): string => this.in('run/endpoint.json');
   lock = (): string => this.in('run/lock');
   devices = (): string => this.in('run/devices');
-  /** Where supervisor and front end answer without NATS. */
-  socket = (name: 'supervisor' | 'front-end'): string => this.in('run', `${name}.sock`);
+  /** Where supervisor and front end answer without NATS; `credentials`: the supervisor's desk for these. */
+  socket = (name: 'supervisor' | 'front-end' | 'credentials'): string => this.in('run', `${name}.sock`);
   device = (diffId: string): string => this.in('layers', hexOf(diffId), 'device');
   spans = (blob: string): string => this.in('spans', hexOf(blob));
   toc = (diffId: string): string => this.in('tocs', hexOf(diffId));

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { serveLocal } from '../../src/bus/local-socket.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 
@@ -411,5 +412,111 @@ describe('identity tokens', () => {
     login({ registrytoken: 'direct' });
     expect(await read()).toEqual(BYTES);
     expect(tokens.requests).toHaveLength(0);
+  });
+});
+
+describe('several credentials, as an engine that pulls for others has them', () => {
+  let known: object[];
+  let asked: unknown[];
+  const account = (username: string, secret: string, more: object = {}) => ({
+    username,
+    password: secret,
+    source: 'a pull',
+    repository: 'team/app',
+    ...more,
+  });
+
+  beforeEach(async () => {
+    known = [];
+    asked = [];
+    const credentialSocket = join(folder, 'desk.sock');
+    await serveLocal(credentialSocket, {
+      find: (question) => {
+        asked.push(question);
+        return known;
+      },
+    });
+    await client.close();
+    const ambient = { now: () => now, sleep: async () => {}, random: () => 0 };
+    client = new RegistryClient({
+      dockerConfig: folder,
+      credentialSocket,
+      environment: { PATH: process.env['PATH'] },
+      retry: { attempts: 2, baseMs: 1 },
+      ambient,
+    });
+  });
+
+  test.each(['basic', 'tokens'])('are tried in turn, docker’s own last (%s)', async (scheme) => {
+    if (scheme === 'basic') wantBasic();
+    else wantToken();
+    known = [
+      account('joe', 'old'),
+      account('ann', PASSWORD),
+      account('joe', PASSWORD),
+      account('joe', 'later'),
+    ];
+    login({ username: 'joe', password: 'of docker' });
+    expect(await read()).toEqual(BYTES);
+    const tried = sent(scheme === 'basic' ? registry : tokens).filter((one) => one !== undefined);
+    expect(tried).toEqual([basic('joe', 'old'), basic('ann', PASSWORD), basic('joe', PASSWORD)]);
+    known = [];
+    password = 'of docker';
+    valid.clear();
+    expect(await read()).toEqual(BYTES);
+  });
+
+  test('one whose token opens nothing gives way to the next', async () => {
+    wantToken();
+    known = [account('guest', 'g'), account('joe', PASSWORD)];
+    const honest = tokens.fault;
+    tokens.fault = (call) => {
+      if (call.request.headers.authorization !== basic('guest', 'g')) return honest(call);
+      call.response.end('{"token":"of-a-guest"}');
+      return 'handled';
+    };
+    expect(await read()).toEqual(BYTES);
+    // And is not asked again while the token that was found is good.
+    const requests = tokens.requests.length;
+    expect(await read()).toEqual(BYTES);
+    expect(tokens.requests).toHaveLength(requests);
+  });
+
+  test('what holds for a repository is not sent for another one', async () => {
+    wantBasic();
+    known = [account('joe', PASSWORD)];
+    await read();
+    known = [];
+    await expect(read('team/other')).rejects.toMatchObject({ code: 'unauthorized' });
+    expect(sent(registry)).toEqual([undefined, basic('joe', PASSWORD), undefined]);
+    expect(asked).toMatchObject([
+      { repository: 'team/app', isRefused: false },
+      { repository: 'team/other', isRefused: false },
+    ]);
+  });
+
+  test('a password that the registry takes no more is asked for again, and said to be refused', async () => {
+    wantBasic();
+    known = [account('joe', PASSWORD)];
+    await read();
+    password = 'changed';
+    known = [account('joe', 'changed')];
+    expect(await read()).toEqual(BYTES);
+    expect(asked).toMatchObject([{ isRefused: false }, { isRefused: true }]);
+  });
+
+  test('an engine that does not answer is as one that knows nothing', async () => {
+    wantBasic();
+    login({ username: 'joe', password: PASSWORD });
+    rmSync(join(folder, 'desk.sock'));
+    expect(await read()).toEqual(BYTES);
+  });
+
+  test('a docker configuration that is broken does not stand in the way', async () => {
+    wantBasic();
+    writeFileSync(join(folder, 'config.json'), 'broken');
+    await expect(read()).rejects.toMatchObject({ code: 'unauthorized' });
+    known = [account('joe', PASSWORD)];
+    expect(await read()).toEqual(BYTES);
   });
 });

@@ -1,0 +1,60 @@
+/**
+ * Which credentials may be tried for a repository, best first:
+ *
+ *     the engine's desk     what a pull brought along, and the kubelet's credential providers   (src/engine/credential-desk.ts)
+ *     docker's config.json  and its helpers                                                     (credentials.ts)
+ *
+ * Every process that reads from registries asks for itself when a registry asks who it is. Between them credentials go over
+ * the desk's unix socket, for root alone: never over NATS, and into no file.
+ */
+import { askLocal } from '../bus/local-socket.ts';
+import { type Credentials, type CredentialSettings, readCredentials } from './credentials.ts';
+
+export interface CredentialQuestion {
+  /** `HOST[:PORT]` */
+  registry: string;
+  /** Undefined where a registry is asked for nothing in particular. */
+  repository?: string | undefined;
+  /** What was given before was refused: a source that keeps some for a while has to look again. */
+  isRefused: boolean;
+}
+
+export interface CredentialSources extends CredentialSettings {
+  /** Socket of the engine's desk; absent where there is none. */
+  credentialSocket?: string | undefined;
+}
+
+/** A provider may have to ask a service of its cloud; the desk ends one that takes longer. */
+const DESK_MS = 90_000;
+
+/** Errors: `unauthorized` as for `readCredentials`, where the desk has nothing either. */
+export async function findCredentials(
+  question: CredentialQuestion,
+  sources: CredentialSources,
+  signal?: AbortSignal,
+): Promise<Credentials[]> {
+  const known = await askDesk(question, sources, signal);
+  try {
+    const own = await readCredentials(question.registry, sources, signal);
+    if (own !== undefined) known.push(own);
+  } catch (error) {
+    // A broken configuration of docker does not keep anybody from what the pull brought.
+    if (known.length === 0 || signal?.aborted === true) throw error;
+  }
+  return known;
+}
+
+async function askDesk(
+  question: CredentialQuestion,
+  { credentialSocket }: CredentialSources,
+  signal: AbortSignal | undefined,
+): Promise<Credentials[]> {
+  if (credentialSocket === undefined) return [];
+  try {
+    return await askLocal<Credentials[]>(credentialSocket, 'find', DESK_MS, { request: question, signal });
+  } catch (error) {
+    if (signal?.aborted === true) throw error;
+    // The supervisor is being started again.
+    return [];
+  }
+}
