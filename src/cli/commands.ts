@@ -49,6 +49,13 @@ export const COMMANDS: readonly CommandEntry[] = [
     () => import('./uninstall.ts'),
   ),
   entry(
+    'nats-config',
+    '<node...>',
+    'make users for nodes that share a NATS',
+    ENGINE,
+    () => import('./nats-config.ts'),
+  ),
+  entry(
     'index',
     '<ref>',
     'prepare an image: put its sidecar into the registry',

@@ -9,7 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
-import { BUS_ROLES, type BusRole, type BusUsers, inboxOf, permissionsOf } from '../bus/roles.ts';
+import { BUS_ROLES, type BusRole, type BusUsers, inboxOf } from '../bus/roles.ts';
+import { accountText } from '../bus/user-files.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import { repairLogEnd } from '../store/log-repair.ts';
 import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
@@ -34,7 +35,7 @@ export async function startNats(
   await endPredecessor(pidFile, config);
   await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
-  // Strings are quoted as JSON, which the configuration's grammar accepts.
+  const login = (role: BusRole) => ({ role, user: role, password: users[role].pass ?? '' });
   await writeWhole(
     config,
     Buffer.from(
@@ -42,12 +43,8 @@ export async function startNats(
         `listen: "127.0.0.1:${port}"`,
         `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
         `accounts {`,
-        account(
-          LOG_ACCOUNT,
-          users,
-          BUS_ROLES.filter((role) => role !== 'packs'),
-        ),
-        account(PACK_ACCOUNT, users, ['packs']),
+        accountText(LOG_ACCOUNT, BUS_ROLES.filter((role) => role !== 'packs').map(login)),
+        accountText(PACK_ACCOUNT, [login('packs')]),
         '}',
         'max_payload: 8MB',
         `pid_file: ${JSON.stringify(pidFile)}`,
@@ -87,16 +84,6 @@ function usersAt(url: string): BusUsers {
     { url, user: role, pass: randomBytes(24).toString('hex'), inbox: inboxOf(role) },
   ]);
   return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
-}
-
-function account(name: string, users: BusUsers, roles: readonly BusRole[]): string {
-  const lines = roles.map((role) => {
-    const { publish, denied = [], subscribe } = permissionsOf(role);
-    const permissions = { publish: { allow: publish, deny: denied }, subscribe: { allow: subscribe } };
-    const { user, pass } = users[role];
-    return `    ${JSON.stringify({ user, password: pass, permissions })}`;
-  });
-  return [`  ${name} {`, '    jetstream: enabled', '    users: [', ...lines, '    ]', '  }'].join('\n');
 }
 
 /**

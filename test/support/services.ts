@@ -46,6 +46,8 @@ export interface NatsOptions {
   jetstream?: boolean;
   /** Folder of the streams, which outlives the server; by default a temporary one that `stop` removes. */
   store?: string;
+  /** Further configuration, such as accounts: the text of a file that is read beside the options. */
+  config?: string;
   /** Port to listen on, such as that of a server that has ended; by default a free one. */
   port?: number;
 }
@@ -54,6 +56,10 @@ export interface NatsOptions {
 export async function startNats(options: NatsOptions = {}): Promise<NatsServer> {
   const directory = await tempDir('nats');
   const args = ['-a', '127.0.0.1', '-p', String(options.port ?? -1), '--ports_file_dir', directory];
+  if (options.config !== undefined) {
+    await writeFile(join(directory, 'nats.conf'), options.config);
+    args.push('-c', join(directory, 'nats.conf'));
+  }
   if (options.jetstream !== false) args.push('-js', '-sd', options.store ?? join(directory, 'store'));
   let url = '';
   const service = await startService({
@@ -78,6 +84,8 @@ export interface ContainerdOptions {
   path?: string;
   /** Changes its configuration file before it starts. */
   configure?: (file: string) => Promise<void>;
+  /** Version of the configuration: 2, or 3, which containerd 2 has. */
+  configVersion?: 2 | 3;
   /** With the CRI plugin: the image of pods' first container. */
   sandboxImage?: string;
   /** A folder for its state that `stop` leaves alone, so that another one goes on with it. */
@@ -89,7 +97,10 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   const directory = options.directory ?? (await tempDir('ctrd'));
   const socket = join(directory, 'c.sock');
   const config = join(directory, 'config.toml');
-  await writeFile(config, containerdConfig(directory, socket, options.sandboxImage));
+  await writeFile(
+    config,
+    containerdConfig(directory, socket, options.sandboxImage, options.configVersion ?? 2),
+  );
   await options.configure?.(config);
   const env: Record<string, string> = options.path === undefined ? {} : { PATH: options.path };
   const ctr = (args: string[], run: RunOptions = {}) =>
@@ -111,14 +122,22 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   return { ...service, socket, ctr };
 }
 
-function containerdConfig(directory: string, socket: string, sandboxImage: string | undefined): string {
+function containerdConfig(
+  directory: string,
+  socket: string,
+  sandboxImage: string | undefined,
+  version: 2 | 3,
+): string {
   const quoted = JSON.stringify;
   const disabled = ['aufs', 'btrfs', 'devmapper', 'zfs'].map(
     (name) => `io.containerd.snapshotter.v1.${name}`,
   );
-  if (sandboxImage === undefined) disabled.push('io.containerd.grpc.v1.cri');
+  if (sandboxImage === undefined) {
+    disabled.push('io.containerd.grpc.v1.cri');
+    if (version === 3) disabled.push('io.containerd.cri.v1.images', 'io.containerd.cri.v1.runtime');
+  }
   const lines = [
-    'version = 2',
+    `version = ${version}`,
     `root = ${quoted(join(directory, 'root'))}`,
     `state = ${quoted(join(directory, 'state'))}`,
     `disabled_plugins = ${quoted(disabled)}`,
@@ -128,14 +147,22 @@ function containerdConfig(directory: string, socket: string, sandboxImage: strin
     `  address = ${quoted(`${socket}.ttrpc`)}`,
   ];
   if (sandboxImage !== undefined) {
+    const isOld = version === 2;
     lines.push(
-      '[plugins."io.containerd.grpc.v1.cri"]',
-      `  sandbox_image = ${quoted(sandboxImage)}`,
+      ...(isOld
+        ? ['[plugins."io.containerd.grpc.v1.cri"]', `  sandbox_image = ${quoted(sandboxImage)}`]
+        : [
+            '[plugins."io.containerd.cri.v1.images".pinned_images]',
+            `  sandbox = ${quoted(sandboxImage)}`,
+            '[plugins."io.containerd.cri.v1.runtime"]',
+            '  restrict_oom_score_adj = true',
+            '[plugins."io.containerd.grpc.v1.cri"]',
+          ]),
       // Nobody but root of this machine can stream; a free port.
       '  stream_server_address = "127.0.0.1"',
       '  stream_server_port = "0"',
       // Machines differ in what they let a container set.
-      '  restrict_oom_score_adj = true',
+      ...(isOld ? ['  restrict_oom_score_adj = true'] : []),
     );
   }
   return `${lines.join('\n')}\n`;
