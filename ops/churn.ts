@@ -1,8 +1,8 @@
-/** `node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--newer] [--seed N]`: see test/support/client-churn.ts. */
+/** `node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--containerd 1.6|1.7|2] [--seed N]`: see test/support/client-churn.ts. */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { clientChurn } from '../test/support/client-churn.ts';
-import { NEWER_DOCKER, unpackedDebs } from './images/debs.ts';
+import { containerdPath } from './images/debs.ts';
 
 const { values } = parseArgs({
   options: {
@@ -10,10 +10,10 @@ const { values } = parseArgs({
     clients: { type: 'string', default: '8' },
     'kill-rounds': { type: 'string', default: '0' },
     seed: { type: 'string', default: String(randomInt(2 ** 31)) },
-    newer: { type: 'boolean', default: false },
+    containerd: { type: 'string', default: '1.6' },
   },
 });
-const { path } = values.newer ? await unpackedDebs(NEWER_DOCKER) : {};
+const path = await containerdPath(values.containerd);
 const report = await clientChurn({
   cycles: Number(values.cycles),
   clients: Number(values.clients),

@@ -1,18 +1,18 @@
-/** `node ops/pods.ts [--pods 50] [--newer] [--snapshotter overlayfs]`: see test/support/many-pods.ts. */
+/** `node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2] [--snapshotter overlayfs]`: see test/support/many-pods.ts. */
 import { parseArgs } from 'node:util';
 import { manyPods } from '../test/support/many-pods.ts';
-import { NEWER_DOCKER, unpackedDebs } from './images/debs.ts';
+import { containerdPath } from './images/debs.ts';
 
 const { values } = parseArgs({
   options: {
     pods: { type: 'string', default: '50' },
     snapshotter: { type: 'string', default: 'cofa' },
-    newer: { type: 'boolean', default: false },
+    containerd: { type: 'string', default: '1.6' },
   },
 });
 if (values.snapshotter !== 'cofa' && values.snapshotter !== 'overlayfs')
   throw new Error(`--snapshotter is cofa or overlayfs, not ${values.snapshotter}`);
-const { path } = values.newer ? await unpackedDebs(NEWER_DOCKER) : {};
+const path = await containerdPath(values.containerd);
 const report = await manyPods({
   pods: Number(values.pods),
   snapshotter: values.snapshotter,

@@ -25,11 +25,25 @@ export const NEWER_DOCKER = {
   packages: ['docker.io', 'docker-cli', 'docker-buildx', 'docker-compose', 'containerd'],
 };
 
+/** containerd 2, of the Debian release after that one. */
+export const NEWEST_CONTAINERD = { release: 'forky', packages: ['containerd'] };
+
 export interface Unpacked {
   /** The packages' files as below `/`. */
   root: string;
   /** For a program's environment: their folders of programs, then the machine's. */
   path: string;
+}
+
+/** Where the programs of a containerd are, as a PATH: `1.6` is this machine's own, and undefined. Throws for other names. */
+export async function containerdPath(
+  version: string,
+  options: UnpackOptions = {},
+): Promise<string | undefined> {
+  if (version === '1.6') return undefined;
+  const packages = { '1.7': NEWER_DOCKER, '2': NEWEST_CONTAINERD }[version];
+  if (packages === undefined) throw new Error(`containerd is 1.6, 1.7 or 2 here, not ${version}`);
+  return (await unpackedDebs(packages, options)).path;
 }
 
 const run = promisify(execFile);

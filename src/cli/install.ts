@@ -68,6 +68,7 @@ async function install(target: string, flags: InstallFlags, context: Context): P
     socket,
     unit,
     daemonset,
+    containerdMajor: await containerdMajor(),
   });
   await checkByContainerd(changes, flags.containerdConfig);
   const next = nextSteps(changes, flags, target);
@@ -176,6 +177,16 @@ async function checkByContainerd(changes: readonly FileChange[], config: string)
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** Undefined where there is no containerd, or it does not say. */
+async function containerdMajor(): Promise<number | undefined> {
+  const { exec, findProgram } = await import('../container/exec.ts');
+  const containerd = await findProgram('containerd');
+  if (containerd === undefined) return undefined;
+  const { stdout } = await exec(containerd, ['--version'], 10_000);
+  const [, major] = /\bv?(\d+)\.\d+\.\d+/.exec(stdout) ?? [];
+  return major === undefined ? undefined : Number(major);
 }
 
 async function unitText(root: string): Promise<string> {

@@ -52,13 +52,15 @@ export interface InstallOrder {
   socket: string;
   /** The service's text. */
   unit: string;
+  /** Of containerd's version, where it is known: 2 for 2.1. */
+  containerdMajor?: number | undefined;
   /** The engine is a pod of a DaemonSet: a runtime handler for that pod is added, which does not use cofa. */
   daemonset?: boolean;
 }
 
 /** Files that are to change; none when all is as it should be. Errors: `unsupported` for files that are not understood. */
 export function planInstall(order: InstallOrder): FileChange[] {
-  const { target, paths, read, socket, unit, daemonset = false } = order;
+  const { target, paths, read, socket, unit, daemonset = false, containerdMajor = 1 } = order;
   const changes: FileChange[] = [];
   const change = (path: string, after: string, why: string) => {
     const before = read(path);
@@ -71,6 +73,7 @@ export function planInstall(order: InstallOrder): FileChange[] {
     paths.containerd,
     containerdConfig(containerd, socket, {
       kubernetes,
+      isTransfer: containerdMajor >= 2,
       bootstrap: kubernetes && (daemonset || hasBootstrap(containerd ?? '')),
     }),
     kubernetes ? 'containerd finds cofa, and pods use it' : 'containerd finds cofa',
@@ -109,6 +112,7 @@ export function planUninstall(order: {
       const without = containerdConfig(revertEdits(containerd), socket ?? '', {
         kubernetes: false,
         bootstrap: false,
+        isTransfer: containerd.includes(UNPACK) && !revertEdits(containerd).includes(UNPACK),
       });
       change(paths.containerd, containerd, without, 'pods use what they used before');
     }
@@ -133,12 +137,14 @@ export const UNIT_MARK = '# Written by cofa install.';
 
 // --- containerd ---------------------------------------------------------------------------------------------------
 
+/** Key of containerd's transfer service. */
+const UNPACK = 'unpack_config';
 const NEW_FILE = '# cofa install: new file';
 
 function containerdConfig(
   text: string | undefined,
   socket: string,
-  { kubernetes, bootstrap }: { kubernetes: boolean; bootstrap: boolean },
+  { kubernetes, bootstrap, isTransfer }: { kubernetes: boolean; bootstrap: boolean; isTransfer: boolean },
 ): string {
   const original =
     text === undefined || text.trim() === '' ? `${NEW_FILE}\nversion = 2\n` : revertEdits(text);
@@ -150,13 +156,27 @@ function containerdConfig(
     // Read by containerd 2: ctr and others that pull through it then say what they pull.
     { table: ['proxy_plugins', 'cofa', 'exports'], keys: { enable_remote_snapshot_annotations: '"true"' } },
   ];
+  const version = topLevelValue(original, 'version');
+  // containerd 2 unpacks what ctr and others pull only for the snapshotters that its transfer service is told.
+  if ((isTransfer || isNew(version)) && !original.includes(UNPACK)) {
+    const unpack = ['overlayfs', 'cofa'].map((name) => `{ platform = "linux", snapshotter = "${name}" }`);
+    const table = ['plugins', 'io.containerd.transfer.v1.local'];
+    edits.push({ table, keys: { [UNPACK]: `[${unpack.join(', ')}]` } });
+  }
   if (kubernetes) {
-    const table = criTable(topLevelValue(original, 'version'));
-    edits.push({ table, keys: { snapshotter: '"cofa"', disable_snapshot_annotations: 'false' } });
+    const table = criTable(version);
+    const keys = { snapshotter: '"cofa"', disable_snapshot_annotations: 'false' };
+    edits.push({ table, keys });
+    // containerd 2 reads a file of version 2 as well, and takes these keys over only from one that also names runtimes. Older
+    // ones do not know this table, and leave it alone.
+    if (version === '2') edits.push({ table: criTable('3'), keys });
     if (bootstrap) edits.push(...bootstrapHandler(original, table));
   }
   return applyEdits(original, edits);
 }
+
+/** A configuration that only containerd 2 reads. */
+const isNew = (version: string | undefined): boolean => version === '3' || version === '4';
 
 /** Where the CRI plugin's snapshotter is set; it has moved with each version of the configuration. */
 function criTable(version: string | undefined): string[] {

@@ -130,7 +130,14 @@ export async function sweepDeadRuns(tmp: string): Promise<string[]> {
       entries: new Set(),
     };
     await removeLeftovers(marks, findLeftovers(marks, nothing));
-    if (isClean(await awaitLeftovers(marks, nothing))) release(marks);
+    if (isClean(await awaitLeftovers(marks, nothing))) {
+      try {
+        release(marks);
+      } catch (error) {
+        // Another run that begins at the same time has swept it.
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      }
+    }
     swept.push(directory);
   }
   return swept;
