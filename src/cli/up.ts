@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
+import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
 import { NODE_FLAGS } from '../engine/node-flags.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
@@ -17,6 +18,7 @@ import {
 
 interface UpOptions extends RegistryFlags {
   nats?: string;
+  natsUsers?: string;
   foreground?: boolean;
   workers?: number;
   transport: 'kernel' | 'fuse-native';
@@ -27,6 +29,11 @@ interface UpOptions extends RegistryFlags {
   logLevel: string;
   /** False: none; true: at its default path. */
   snapshotter?: string | boolean;
+  imageService?: string | boolean;
+  prepare: PreparePolicy;
+  containerd: string;
+  imageCredentialProviderConfig?: string;
+  imageCredentialProviderBinDir?: string;
   cacheLimit?: number;
   trust: TrustPolicy;
   wait: number;
@@ -38,6 +45,11 @@ export function define(command: Command, context: Context): void {
   addRegistryOptions(command)
     .description('Start the engine. It goes on in the background; this command ends when it is ready.')
     .option('--nats <url>', 'use this NATS (with JetStream) instead of a private nats-server')
+    .option(
+      '--nats-users <file>',
+      'users of this node on that NATS, one for each role: cofa nats-config makes it',
+      path,
+    )
     .option('--foreground', 'stay, and log to the terminal')
     .option('--workers <n>', 'fetcher processes (default: one a core)', count('--workers', 256))
     .option(
@@ -72,6 +84,23 @@ export function define(command: Command, context: Context): void {
     )
     .option('--no-snapshotter', 'do not serve containerd')
     .option(
+      '--prepare <who>',
+      'who prepares what containerd pulls and nobody has prepared: containerd, by unpacking it, or this node (local)',
+      oneOf('--prepare', PREPARE_POLICIES),
+      'containerd',
+    )
+    .option(
+      '--image-service [socket]',
+      'serve a kubelet as its image service, to learn the credentials of its pulls (default: ROOT/run/image-service.sock)',
+    )
+    .option('--containerd <socket>', 'whose image service that is', path, CONTAINERD_SOCKET)
+    .option(
+      '--image-credential-provider-config <file>',
+      "the kubelet's configuration of credential providers, which cofa is to run, too",
+      path,
+    )
+    .option('--image-credential-provider-bin-dir <dir>', 'where these programs are', path)
+    .option(
       '--trust <policy>',
       'sidecars to use before this node has proven them: always, own or never',
       oneOf('--trust', TRUST_POLICIES),
@@ -89,6 +118,10 @@ export function define(command: Command, context: Context): void {
           hint: 'sudo cofa up',
         });
       }
+      // What is wrong is said before anything is started.
+      imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
+      credentialProviders(options);
+      checkNats(options);
       if (options.foreground === true) await stay(options, context);
       else await startInBackground(options, context);
     });
@@ -96,8 +129,10 @@ export function define(command: Command, context: Context): void {
     ['cofa up', 'state in /var/lib/cofa'],
     ['cofa up --root /srv/cofa', 'state elsewhere'],
     ['cofa up --nats nats://user:pass@10.0.0.5:4222', 'share a NATS'],
+    ['cofa up --nats nats://10.0.0.5:4222 --node n1 --nats-users n1.json', 'with a user for each role'],
     ['cofa up --workers 8 --read-deadline 60', ''],
     ['cofa up --cache-limit 50G', ''],
+    ['cofa up --snapshotter --image-service', 'for private images of pods'],
     ['cofa up --foreground', 'as a service'],
   ]);
 }
@@ -118,6 +153,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
     await runSupervisor({
       root: context.root,
       nats: options.nats,
+      natsUsers: options.natsUsers,
       node: options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-')),
       transport: options.transport,
       workers: options.workers,
@@ -126,7 +162,15 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       hangMs: Math.round(options.hangDeadline * 1000),
       logLimit: options.logLimit,
       logLevel: options.logLevel,
-      snapshotter,
+      snapshotter:
+        snapshotter === undefined
+          ? undefined
+          : {
+              socket: snapshotter,
+              imageService: imageService(options, context.root, snapshotter),
+              prepare: options.prepare,
+            },
+      credentialProviders: credentialProviders(options),
       registry: registryChoice(options),
       trust: options.trust,
     });
@@ -144,6 +188,53 @@ const CONTAINERD_SOCKET = '/run/containerd/containerd.sock';
 function snapshotterSocket(option: string | boolean | undefined, root: string): string | undefined {
   if (option === false || (option === undefined && !existsSync(CONTAINERD_SOCKET))) return undefined;
   return resolve(typeof option === 'string' ? option : join(root, 'run/snapshotter.sock'));
+}
+
+function checkNats({ nats, natsUsers }: UpOptions): void {
+  if (natsUsers === undefined) return;
+  if (nats === undefined) {
+    throw new CofaError('invalid-argument', '--nats-users goes with --nats', {
+      hint: 'the private nats-server makes its own users at each start',
+    });
+  }
+  if (/^[a-z]+:\/\/[^/]*@/i.test(nats)) {
+    throw new CofaError('invalid-argument', 'either --nats has a user, or --nats-users names them', {
+      hint: '--nats nats://HOST:4222 --nats-users FILE',
+    });
+  }
+}
+
+const path = (text: string): string => resolve(text);
+
+function imageService(
+  { imageService: option, containerd }: UpOptions,
+  root: string,
+  snapshotter: string | undefined,
+): { socket: string; containerd: string } | undefined {
+  if (option === undefined || option === false) return undefined;
+  if (snapshotter === undefined) {
+    throw new CofaError('invalid-argument', '--image-service goes with --snapshotter', {
+      hint: 'the credentials of a pull are of use where containerd unpacks nothing: cofa up --snapshotter --image-service',
+    });
+  }
+  return {
+    socket: resolve(typeof option === 'string' ? option : join(root, 'run/image-service.sock')),
+    containerd,
+  };
+}
+
+function credentialProviders({
+  imageCredentialProviderConfig: config,
+  imageCredentialProviderBinDir: programs,
+}: UpOptions): { config: string; programs: string } | undefined {
+  if (config === undefined && programs === undefined) return undefined;
+  if (config === undefined || programs === undefined) {
+    throw new CofaError(
+      'invalid-argument',
+      '--image-credential-provider-config and --image-credential-provider-bin-dir go together',
+    );
+  }
+  return { config, programs };
 }
 
 async function startInBackground(options: UpOptions, context: Context): Promise<void> {
@@ -190,6 +281,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   args.push('--hang-deadline', String(options.hangDeadline));
   args.push('--trust', options.trust);
   if (options.nats !== undefined) args.push('--nats', options.nats);
+  if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
   if (options.cacheLimit !== undefined) args.push('--cache-limit', String(options.cacheLimit));
@@ -197,6 +289,16 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   if (options.snapshotter === false) args.push('--no-snapshotter');
   else if (options.snapshotter !== undefined)
     args.push(options.snapshotter === true ? '--snapshotter' : `--snapshotter=${options.snapshotter}`);
+  args.push('--prepare', options.prepare);
+  if (options.imageService !== undefined && options.imageService !== false) {
+    const { imageService: socket, containerd } = options;
+    args.push(socket === true ? '--image-service' : `--image-service=${socket}`, '--containerd', containerd);
+  }
+  const providers = credentialProviders(options);
+  if (providers !== undefined) {
+    args.push('--image-credential-provider-config', providers.config);
+    args.push('--image-credential-provider-bin-dir', providers.programs);
+  }
   args.push(...registryArguments(options));
   return args;
 }

@@ -25,6 +25,8 @@ import { reapContainers } from '../container/reap.ts';
 import { abortConnection, connectionOf } from '../fuse/connection.ts';
 import { findMount, unmount } from '../kernel/mount.ts';
 import { RegistryClient } from '../registry/client.ts';
+import type { ProviderSettings } from '../registry/credential-providers.ts';
+import type { SnapshotterOptions } from '../snapshotter/options.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { Layout, removeDrafts, writeWhole } from '../store/layout.ts';
 import { type Handlers, localApi, serveApi } from './api.ts';
@@ -54,6 +56,8 @@ export interface SupervisorOptions {
   root: string;
   /** URL of a NATS with JetStream; a private nats-server is started without. */
   nats?: string | undefined;
+  /** File with the users of this node's roles on that NATS; without, the URL's is all of them. */
+  natsUsers?: string | undefined;
   node: string;
   transport: 'kernel' | 'fuse-native';
   /** Fetcher processes; one a core by default. */
@@ -66,8 +70,10 @@ export interface SupervisorOptions {
   /** Bytes of events that are kept, about; `LOG_LIMIT` by default. */
   logLimit?: number | undefined;
   logLevel: string;
-  /** Socket on which containerd finds its snapshotter; no snapshotter without. */
-  snapshotter?: string | undefined;
+  /** containerd's snapshotter; none without. */
+  snapshotter?: SnapshotterOptions | undefined;
+  /** The kubelet's credential providers, to be run by this engine as well. */
+  credentialProviders?: ProviderSettings | undefined;
   registry: RegistrySettings;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
@@ -189,6 +195,7 @@ class Supervisor {
         if (!this.#stopping) this.#onServing(false);
       },
     });
+    const registrySettings = await this.#registrySettings();
     const names = this.#names;
     const devices = new Devices({ bus, names, layout, label, log: this.#log, leftovers });
     this.#onServing = (move) => {
@@ -217,7 +224,7 @@ class Supervisor {
         slots: this.#options.slots ?? 4,
         readDeadlineMs: this.#options.readDeadlineMs,
         logLevel: this.#options.logLevel,
-        registry: this.#options.registry,
+        registry: registrySettings,
         cacheLimit: this.#options.cacheLimit,
       });
       await this.#fronts.start();
@@ -232,7 +239,7 @@ class Supervisor {
     this.#facts.open();
 
     const completeLayers = async () => completeOf(await this.#frontStatus(bus));
-    const registry = new RegistryClient({ ...this.#options.registry, log: this.#log });
+    const registry = new RegistryClient({ ...registrySettings, log: this.#log });
     const startups = new Startups({ bus, packs, names, registry, log: this.#log });
     const images = new Images(
       {
@@ -349,7 +356,7 @@ class Supervisor {
         ready: this.#fronts.isReady,
         log: keeper.report(),
         degraded: [...new Set([...this.#conditions.list(), ...served.degraded])],
-        ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter }),
+        ...(this.#options.snapshotter === undefined ? {} : { snapshotter: this.#options.snapshotter.socket }),
         mounts: mounts.list(),
         images: imageStatus(images, served),
         cache: served.cache,
@@ -500,6 +507,21 @@ class Supervisor {
     return leftovers;
   }
 
+  /** A desk for credentials is kept where some come in. */
+  async #registrySettings(): Promise<RegistrySettings> {
+    const { registry, snapshotter, credentialProviders } = this.#options;
+    if (snapshotter?.imageService === undefined && credentialProviders === undefined) return registry;
+    const { openDesk } = await import('./credential-desk.ts');
+    const credentialSocket = this.#layout.socket('credentials');
+    await openDesk(credentialSocket, {
+      providers: credentialProviders,
+      keyring: `${this.#label}:credentials`,
+      now: Date.now,
+      log: this.#log,
+    });
+    return { ...registry, credentialSocket };
+  }
+
   async #openLog(bus: NatsConnection, onOwned: (epoch: number) => void): Promise<NodeLog> {
     const { root, node, transport, nats, logLimit } = this.#options;
     const host = hostname();
@@ -571,6 +593,11 @@ class Supervisor {
       url.username = '';
       url.password = '';
       const address = { url: url.toString().replace(/\/$/, ''), user, pass };
+      const { natsUsers, node } = this.#options;
+      if (natsUsers !== undefined) {
+        const { readNodeUsers, usersOn } = await import('../bus/user-files.ts');
+        return usersOn(address.url, node, await readNodeUsers(natsUsers));
+      }
       return Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
     }
     const { address, users, child, repaired } = await startNats(this.#layout, Date.now, {
@@ -640,19 +667,23 @@ class Supervisor {
   }
 
   #startSnapshotter(): void {
-    const { root, snapshotter: socket } = this.#options;
-    if (socket === undefined) return;
+    const { root, snapshotter } = this.#options;
+    if (snapshotter === undefined) return;
     const child = new Child({
       role: 'snapshotter',
       name: 'snapshotter',
       command: process.execPath,
-      args: [fileURLToPath(new URL('../snapshotter/main.ts', import.meta.url)), root, socket],
+      args: [
+        fileURLToPath(new URL('../snapshotter/main.ts', import.meta.url)),
+        root,
+        JSON.stringify(snapshotter),
+      ],
       log: this.#layout.log('snapshotter'),
       link: { hangMs: this.#options.hangMs, onReady: () => this.#conditions.clear('snapshotter') },
       now: Date.now,
       ...this.#watchers('snapshotter', 'snapshotter'),
       onGiveUp: () => {
-        const sentence = `the snapshotter does not start: containerd cannot use ${socket}`;
+        const sentence = `the snapshotter does not start: containerd cannot use ${snapshotter.socket}`;
         this.#conditions.set('snapshotter', sentence);
       },
     });

@@ -1,6 +1,7 @@
 /**
  * The snapshotter: the process that containerd talks to. It keeps the snapshots (store.ts); images, devices and mounts
- * are the engine's, which it asks over NATS. Started by the supervisor: `main.ts ROOT SOCKET`.
+ * are the engine's, which it asks over NATS. Started by the supervisor: `main.ts ROOT OPTIONS`, these
+ * as JSON (options.ts).
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
@@ -20,7 +21,9 @@ import { loadNode } from '../store/snapshots.ts';
 import { engineCaller } from './engine.ts';
 import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
-import { serveGrpc } from './server.ts';
+import { ImageService } from './image-service.ts';
+import type { SnapshotterOptions } from './options.ts';
+import { serveGrpc, serveStreams } from './server.ts';
 import { serveSnapshots } from './service.ts';
 import { SnapshotStore } from './store.ts';
 
@@ -31,7 +34,8 @@ const GRACE_MS = 2_000;
 
 // Signs of life; calls are not finished for an engine that is gone.
 const link = linkToParent({ onOrphaned: () => process.exit(1) });
-const [root, socket] = process.argv.slice(2) as [string, string];
+const [root, text] = process.argv.slice(2) as [string, string];
+const { socket, imageService, prepare } = JSON.parse(text) as SnapshotterOptions;
 const settings = await readSettings(root);
 const log = createLog('snapshotter', settings.logLevel);
 try {
@@ -56,7 +60,7 @@ async function run(): Promise<void> {
   events.rememberAll(names, fold);
   const table = new SnapshotTable(fold.state.snapshots);
   await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
-  const door = new ImageDoor(engineCaller(bus, names), log);
+  const door = new ImageDoor({ call: engineCaller(bus, names), prepare, folder: layout.in('run'), log });
   const flats = new FlatMounts({
     dirOf: layout.flatMount,
     mount: (flat, dir) => door.mount(flat, dir),
@@ -81,22 +85,29 @@ async function run(): Promise<void> {
     log,
   });
   const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
+  const images =
+    imageService === undefined
+      ? undefined
+      : new ImageService({ containerd: imageService.containerd, desk: layout.socket('credentials'), log });
+  const imageServer = images && (await serveStreams(imageService?.socket ?? '', images.take));
   await link.begin();
   link.ready();
-  log.info({ socket }, 'ready');
+  log.info({ socket, imageService: imageService?.socket }, 'ready');
   // Mounts of an earlier life that nobody needs go after a while.
   void door
     .mountedBelow(layout.flats())
     .then((chains) => {
       for (const chain of chains) flats.adopt(chain);
     })
+    .then(() => door.forgetPrepared())
     .catch((error: unknown) => log.warn({ error }, 'old mounts of flat images were not looked for'));
 
   let stopping = false;
   const stop = async () => {
     if (stopping) return;
     stopping = true;
-    await server.close(GRACE_MS);
+    await Promise.all([server.close(GRACE_MS), imageServer?.close(GRACE_MS)]);
+    images?.close();
     await store.settle();
     await Promise.race([bus.drain().catch(() => {}), new Promise((done) => setTimeout(done, GRACE_MS))]);
     process.exit(0);

@@ -1,7 +1,13 @@
 /** gRPC on a unix socket: HTTP/2 without TLS, as containerd dials its proxy plugins. */
 import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
-import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import {
+  createServer,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import type { ConnectRouter } from '@connectrpc/connect';
@@ -27,6 +33,25 @@ const MAX_STREAMS = 256;
  * somebody does, `invalid-argument` for a path that is too long.
  */
 export async function serveGrpc(path: string, routes: (router: ConnectRouter) => void): Promise<GrpcServer> {
+  const options = { grpc: true, grpcWeb: false, connect: false };
+  const limits = { readMaxBytes: MAX_MESSAGE, writeMaxBytes: MAX_MESSAGE };
+  const server = createServer(SETTINGS, connectNodeAdapter({ routes, ...options, ...limits }));
+  return await serve(server, path);
+}
+
+/** The same for whoever takes the calls as they come on the wire. */
+export async function serveStreams(
+  path: string,
+  take: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,
+): Promise<GrpcServer> {
+  const server = createServer(SETTINGS);
+  server.on('stream', take);
+  return await serve(server, path);
+}
+
+const SETTINGS = { settings: { maxConcurrentStreams: MAX_STREAMS }, maxSessionMemory: MAX_SESSION_MB };
+
+async function serve(server: Http2Server, path: string): Promise<GrpcServer> {
   if (Buffer.byteLength(path) > MAX_PATH) {
     throw new CofaError('invalid-argument', `the socket's path has more than ${MAX_PATH} bytes: ${path}`, {
       hint: 'give a shorter one: cofa up --snapshotter=/run/cofa.sock',
@@ -37,17 +62,6 @@ export async function serveGrpc(path: string, routes: (router: ConnectRouter) =>
     if (await isAnswered(path)) throw new CofaError('conflict', `another process serves ${path}`);
     await rm(path, { force: true });
   }
-  const server = createServer(
-    { settings: { maxConcurrentStreams: MAX_STREAMS }, maxSessionMemory: MAX_SESSION_MB },
-    connectNodeAdapter({
-      routes,
-      grpc: true,
-      grpcWeb: false,
-      connect: false,
-      readMaxBytes: MAX_MESSAGE,
-      writeMaxBytes: MAX_MESSAGE,
-    }),
-  );
   const sessions = new Set<ServerHttp2Session>();
   server.on('session', (session) => {
     sessions.add(session);

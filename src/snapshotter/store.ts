@@ -29,6 +29,7 @@ import {
   type SnapshotTable,
   TARGET_LABEL,
 } from '../../actors/snapshots.ts';
+import { checkMaps } from '../../actors/id-maps.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { type DiskUsage, diskUsage } from './disk-usage.ts';
 import { type Fields, FilterError, parseFilters } from './filters.ts';
@@ -191,6 +192,7 @@ export class SnapshotStore {
     const { table, flats, now, newId } = this.#options;
     const { key, parent, labels } = order;
     const id = newId();
+    checkMaps(labels, parent);
     const decide = () => table.prepare({ id, kind, key, parent, labels, time: now() });
     // What is wrong with the call is said before anything is mounted for it.
     decide();
