@@ -1,13 +1,20 @@
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, open, readFile, rename, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { mountErofs } from '../../src/kernel/erofs.ts';
-import { attachLoop, changeBacking, detachLoop, type LoopDevice, listLoops } from '../../src/kernel/loop.ts';
+import {
+  attachLoop,
+  changeBacking,
+  detachLoop,
+  type LoopDevice,
+  listLoops,
+  loopReads,
+} from '../../src/kernel/loop.ts';
 import { isMounted, unmount } from '../../src/kernel/mount.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -218,6 +225,27 @@ test('an EROFS image with its data on a second loop is mounted, read ahead is se
   await expect(detachLoop(loops[1])).rejects.toMatchObject({ code: 'busy' });
   await unmount(target);
   await detachLoop(loops[0]);
+});
+
+test('the metadata of a mounted EROFS image are read in a few large requests, not page by page', async () => {
+  const tree = join(folder, 'tree');
+  await mkdir(tree);
+  const names = Array.from({ length: 3_000 }, (_, index) => `file-${index}`);
+  for (const name of names) await writeFile(join(tree, name), 'x');
+  const path = join(folder, 'metadata');
+  // 96 bytes of inode and data, and a directory entry for each.
+  await promisify(execFile)('mkfs.erofs', ['-E', 'force-inode-extended', path, tree]);
+  const pages = (await stat(path)).size / 4096;
+  const metadata = await attach(path, 'meta', false);
+  const target = join(folder, 'mnt');
+  await mkdir(target);
+  // Counted since the kernel made the device, whatever it was used for.
+  const before = (await loopReads(metadata.number)) ?? 0;
+  await mountErofs({ metadata, devices: [], target });
+  cleanup.defer(() => isMounted(target) && unmount(target));
+  // Looks at every inode: what it needs is there, or waited for.
+  await promisify(execFile)('find', [target, '-size', '+1000000k']);
+  expect(((await loopReads(metadata.number)) ?? 0) - before).toBeLessThan(pages / 2);
 });
 
 test('a file that is no EROFS image gives a clear error and mounts nothing', async () => {
