@@ -12,7 +12,7 @@
  *   in the kernel as lo_file_name, says whose it is.
  */
 import { execFile } from 'node:child_process';
-import { constants, readdirSync, readFileSync } from 'node:fs';
+import { constants, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -56,10 +56,14 @@ export async function attachLoop(file: string, options: AttachOptions): Promise<
   const attempted = `loop device for ${file}`;
   const backing = await openForKernel(file, attempted);
   try {
+    const taken = new Set<number>();
     for (let attempt = 1; ; attempt++) {
-      const device = { ...(await freeLoop()), label };
-      const configured = await configure(device, backing, { directIo, labelBytes });
+      const device = { ...(await freeLoop(taken)), label };
+      const configured = await configure(device, backing, { directIo, labelBytes }).finally(() =>
+        claimed.delete(device.number),
+      );
       if (configured === 'taken') {
+        taken.add(device.number);
         if (attempt >= MAX_ATTEMPTS)
           throw new CofaError('busy', `${attempted}: other processes took ${attempt} free loops in a row`);
         await sleep(Math.min(attempt, 20));
@@ -197,6 +201,7 @@ const LOOP_GET_STATUS64 = 0x4c05;
 const LOOP_CHANGE_FD = 0x4c06;
 const LOOP_SET_DIRECT_IO = 0x4c08;
 const LOOP_CONFIGURE = 0x4c0a;
+const LOOP_CTL_ADD = 0x4c80;
 const LOOP_CTL_GET_FREE = 0x4c82;
 const LO_FLAGS_READ_ONLY = 1;
 const LO_FLAGS_AUTOCLEAR = 4;
@@ -235,7 +240,17 @@ async function openForKernel(file: string, attempted: string): Promise<FileHandl
   }
 }
 
-async function freeLoop(): Promise<Omit<LoopDevice, 'label'>> {
+/**
+ * Loops that calls of this process are about to configure. The kernel names the same free one to all who ask at once, and
+ * all but one would ask again: sixty that attach side by side took fifty times as long as one after the other.
+ */
+const claimed = new Set<number>();
+
+/**
+ * One that no other call of this process takes: `claimed` has it until it is configured or given up. `taken`: those that
+ * were somebody's when they were tried.
+ */
+async function freeLoop(taken: ReadonlySet<number>): Promise<Omit<LoopDevice, 'label'>> {
   let control: FileHandle;
   try {
     control = await open('/dev/loop-control', constants.O_RDWR);
@@ -252,7 +267,23 @@ async function freeLoop(): Promise<Omit<LoopDevice, 'label'>> {
       LOOP_CTL_GET_FREE,
       0,
     );
-    return { number, path: `/dev/loop${number}` };
+    // Where others of this process are about to take it: the next that they leave, made where it is not there yet.
+    let own = number;
+    // One in use is not even opened, for that would keep it busy; asked without waiting, or two would claim the same.
+    const inUse = (n: number) => taken.has(n) || existsSync(`/sys/block/loop${n}/loop`);
+    while (claimed.has(own) || (own !== number && inUse(own))) own++;
+    claimed.add(own);
+    if (own !== number) {
+      try {
+        await callOffLoop('ioctl(LOOP_CTL_ADD)', ioctlNumber, control.fd, LOOP_CTL_ADD, own);
+      } catch (error) {
+        if (!isErrno(error, 'EEXIST')) {
+          claimed.delete(own);
+          throw error;
+        }
+      }
+    }
+    return { number: own, path: `/dev/loop${own}` };
   } finally {
     await control.close();
   }
