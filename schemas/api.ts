@@ -45,6 +45,12 @@ export const MountRequest = z.strictObject({
     .describe("which sidecars may be used before the node has proven them; the engine's policy by default"),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
+  overlay: z
+    .enum(['temporary', 'kept'])
+    .optional()
+    .describe(
+      "also mount the container's writable root; whether what is written there is thrown away in the end",
+    ),
 });
 
 const TrustState = z
@@ -65,10 +71,14 @@ export const Mount = z.strictObject({
     .describe('who built the flat image: found beside the image in the registry, or built on this node'),
   trust: TrustState,
   container: z.string().optional(),
+  overlay: z.literal(true).optional().describe("the container's writable root was mounted as well"),
   state: z.enum(['mounting', 'mounted', 'unmounting', 'detached', 'failed']),
 });
 
-export const UnmountRequest = z.strictObject({ dir: absolutePath });
+export const UnmountRequest = z.strictObject({
+  dir: absolutePath,
+  overlay: z.literal(true).optional().describe("first take the container's writable root away"),
+});
 export const UnmountReply = z.strictObject({ id: z.string(), dir: z.string() });
 
 const blockCounts = {

@@ -35,9 +35,21 @@ export interface ErrorRecord {
   hint?: string;
 }
 
+const BRAND = Symbol.for('cofa.error');
+
 export class CofaError extends Error {
   readonly code: ErrorCode;
   readonly hint: string | undefined;
+
+  /** One of another copy of this module is one as well: `cofa run` has its own (src/cli/bundle.ts). */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (this !== CofaError) return Function.prototype[Symbol.hasInstance].call(this, value);
+    return typeof value === 'object' && value !== null && BRAND in value;
+  }
+
+  get [BRAND](): true {
+    return true;
+  }
 
   constructor(code: ErrorCode, message: string, options: { cause?: unknown; hint?: string } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });

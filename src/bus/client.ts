@@ -6,6 +6,7 @@ import type { Operation, Progress, RequestOf, ResultOf } from '../../schemas/api
 import { CofaError, type ErrorRecord, fromErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import type { BusAddress } from './connection.ts';
+import { askLocal } from './local-socket.ts';
 
 export interface EngineClient {
   readonly endpoint: Endpoint;
@@ -128,7 +129,7 @@ export async function connectEngine(root: string): Promise<EngineClient> {
  * is no engine.
  */
 export async function connectLocal(root: string): Promise<Pick<EngineClient, 'call' | 'close'>> {
-  const [, { askLocal }] = await Promise.all([readEndpoint(root), import('./local-socket.ts')]);
+  await readEndpoint(root);
   let client: EngineClient | undefined;
   return {
     async call(operation, request, options = {}) {
@@ -165,7 +166,6 @@ export function busAway(url: string, cause?: unknown): CofaError {
  */
 export async function engineStatus(root: string, options: CallOptions = {}): Promise<ResultOf<'status'>> {
   await readEndpoint(root);
-  const { askLocal } = await import('./local-socket.ts');
   const asked = askLocal<ResultOf<'status'>>(socketOf(root), 'status', options.timeoutMs ?? STATUS_MS);
   try {
     return await abortable(asked, options.signal);
@@ -186,7 +186,6 @@ const CALL_MS = 600_000;
 const socketOf = (root: string): string => join(root, 'run/supervisor.sock');
 
 async function isAlive(root: string): Promise<boolean> {
-  const { askLocal } = await import('./local-socket.ts');
   return await askLocal(socketOf(root), 'status', STATUS_MS).then(
     () => true,
     () => false,

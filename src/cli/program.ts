@@ -1,178 +1,30 @@
 /** Reads the command line, runs one command, and turns what it throws into a sentence and an exit code. */
-import { readFileSync } from 'node:fs';
-import { Command, CommanderError } from 'commander';
-import { CofaError } from '../../schemas/errors.ts';
-import { COMMANDS, type CommandEntry } from './commands.ts';
-import { Context, DEFAULT_ROOT, examples, type GlobalOptions } from './context.ts';
-import { exitCodesHelp, failureOf, showFailure } from './failure.ts';
+import { Context } from './context.ts';
+import { exitCodeOf } from './ending.ts';
 import { processSink, type Sink } from './output.ts';
+import { commandNameOf } from './words.ts';
+
+export { commandNameOf } from './words.ts';
 
 /** Runs `cofa` with these arguments; the result is the exit code. Never throws. */
 export async function main(argv: readonly string[], sink: Sink = processSink): Promise<number> {
+  if (commandNameOf(argv) === 'run') {
+    const { plainRun } = await import('./plain-run.ts');
+    const exit = await plainRun(
+      argv,
+      sink,
+      () => void import('./bundle.ts').then(({ keepBundle }) => keepBundle()),
+    );
+    if (exit !== undefined) return exit;
+  }
   const context = new Context(sink);
-  const name = commandNameOf(argv);
-  try {
-    const program = await buildProgram(argv, context);
-    if (argv.length === 0) program.outputHelp();
-    else await program.parseAsync([...argv], { from: 'user' });
-    return context.exit;
-  } catch (thrown) {
-    if (thrown instanceof CommanderError && thrown.exitCode === 0) return 0;
-    const failure = failureOf(asUsageError(thrown, name), name);
-    if (failure.record !== undefined) {
-      showFailure(failure.record, sink, { json: context.output.json || asksForJson(argv), command: name });
+  return await exitCodeOf(argv, context, async () => {
+    const { asUsageError, runCommandLine } = await import('./command-line.ts');
+    try {
+      await runCommandLine(argv, context);
+    } catch (thrown) {
+      const error = asUsageError(thrown, commandNameOf(argv));
+      if (error !== undefined) throw error;
     }
-    return failure.exit;
-  } finally {
-    context.close();
-  }
-}
-
-/**
- * The program with the options of the one command that `argv` names; the others are known by name only, since their
- * code is not needed.
- */
-export async function buildProgram(argv: readonly string[], context: Context): Promise<Command> {
-  const program = new Command('cofa');
-  program
-    .description('Copy On First Access: starts containers before their image has arrived.')
-    .usage('[options] <command>')
-    .enablePositionalOptions()
-    .exitOverride()
-    .configureOutput({
-      writeOut: context.sink.out,
-      // Errors are shown by `main`, all in the same way.
-      writeErr: () => {},
-      outputError: () => {},
-      getOutHelpWidth: () => 100,
-      getOutHasColors: () => false,
-    })
-    .option('-V, --version', 'print the version')
-    .on('option:version', () => {
-      context.sink.out(`${readVersion()}\n`);
-      throw new CommanderError(0, 'commander.version', '');
-    })
-    .helpOption('-h, --help', 'show help')
-    .helpCommand(false);
-  addGlobalOptions(program);
-  examples(program, [
-    ['cofa up', 'once, as root'],
-    ['cofa run debian:12 cat /etc/os-release', 'any image; prepared ones start faster'],
-    ['cofa index registry.example/app:1.4', 'prepare one, from anywhere that may push'],
-    ['cofa status', ''],
-  ]);
-  program.addHelpText('after', 'More: cofa help COMMAND, cofa help exit-codes, cofa COMMAND --help');
-  program.hook('preAction', (_, command) => context.configure(command.optsWithGlobals<GlobalOptions>()));
-
-  const wanted = new Set(helpTopicOf(argv));
-  for (const entry of COMMANDS) await addCommand(program, entry, wanted.has(entry.name), context);
-  program
-    .command('help [topic]')
-    .helpGroup('Engine:')
-    .summary('show help for a command, or: exit-codes')
-    .helpOption(false)
-    .action((topic?: string) => showHelp(program, topic, context));
-  return program;
-}
-
-async function addCommand(
-  program: Command,
-  entry: CommandEntry,
-  load: boolean,
-  context: Context,
-): Promise<void> {
-  // A loaded command says itself, in more words, what its arguments are.
-  const command = program.command(load ? entry.name : `${entry.name} ${entry.args}`.trim());
-  command.helpGroup(entry.group).summary(entry.summary).description(sentence(entry.summary));
-  if (!load) return;
-  const { define } = await entry.load();
-  command.helpOption('-h, --help', 'show help');
-  define(command, context);
-  for (const one of [command, ...command.commands]) {
-    addGlobalOptions(one);
-    one.helpOption('-h, --help', 'show help');
-  }
-}
-
-function addGlobalOptions(command: Command): void {
-  command
-    .optionsGroup('Global options:')
-    .option('--root <dir>', `state of the engine (default: $COFA_ROOT, else ${DEFAULT_ROOT})`)
-    .option('--json', 'print data, and errors, as JSON')
-    .option('-q, --quiet', 'no progress, no remarks');
-}
-
-function showHelp(program: Command, topic: string | undefined, context: Context): void {
-  if (topic === 'exit-codes') {
-    context.sink.out(exitCodesHelp());
-    return;
-  }
-  const command = topic === undefined ? program : program.commands.find((one) => one.name() === topic);
-  if (command === undefined) {
-    throw new CofaError('invalid-argument', `there is no help about ${JSON.stringify(topic)}`, {
-      hint: 'cofa help lists the commands; there is also: cofa help exit-codes',
-    });
-  }
-  command.outputHelp();
-}
-
-/** Options of the program that take a value. */
-const WITH_VALUE = new Set(['--root']);
-
-/** The first argument that is no option: the command. */
-export function commandNameOf(argv: readonly string[]): string | undefined {
-  return argv[commandIndexOf(argv)];
-}
-
-function commandIndexOf(argv: readonly string[]): number {
-  for (let index = 0; index < argv.length; index++) {
-    const word = argv[index] as string;
-    if (WITH_VALUE.has(word)) index++;
-    else if (!word.startsWith('-')) return index;
-  }
-  return argv.length;
-}
-
-/** The command whose options must be known: the one that runs, or that of `help COMMAND`. */
-function helpTopicOf(argv: readonly string[]): string[] {
-  const index = commandIndexOf(argv);
-  const name = argv[index];
-  if (name === undefined) return [];
-  const topic = argv[index + 1];
-  return name === 'help' && topic !== undefined ? [name, topic] : [name];
-}
-
-/** Also when the command line cannot be parsed; what follows the image of `run` is the container's. */
-function asksForJson(argv: readonly string[]): boolean {
-  for (const word of argv.slice(
-    0,
-    argv[commandIndexOf(argv)] === 'run' ? commandIndexOf(argv) + 1 : undefined,
-  )) {
-    if (word === '--') return false;
-    if (word === '--json') return true;
-  }
-  return false;
-}
-
-/** commander's complaints about the command line in our own form. */
-function asUsageError(thrown: unknown, name: string | undefined): unknown {
-  if (!(thrown instanceof CommanderError)) return thrown;
-  // Options and no command.
-  if (thrown.code === 'commander.help') {
-    return new CofaError('invalid-argument', 'no command', { hint: 'cofa --help lists them' });
-  }
-  const [message = '', suggestion] = thrown.message.replace(/^error: /, '').split('\n');
-  const known = COMMANDS.some((entry) => entry.name === name);
-  const help = known ? `cofa ${name} --help` : 'cofa --help';
-  const guess = suggestion === undefined ? '' : `${suggestion.replace(/^\(|\)$/g, '')} `;
-  return new CofaError('invalid-argument', message, { hint: `${guess}See: ${help}` });
-}
-
-function sentence(summary: string): string {
-  return `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
-}
-
-function readVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
+  });
 }

@@ -1,6 +1,6 @@
 /** What `cofa run` takes beside the image: docker's words for environment, volumes and names, as plain data. */
-import { createHash } from 'node:crypto';
 import { CofaError } from '../../schemas/errors.ts';
+import { sha256Hex } from './digest.ts';
 
 export interface RunOptions {
   /** Arguments after the image; they replace the image's Cmd. */
@@ -112,7 +112,6 @@ export function parseSecurity(words: readonly string[]): Pick<RunOptions, 'noNew
   return security;
 }
 
-/** Docker's rule for names, and short enough for a path and a cgroup. Error: `invalid-argument`. */
 /**
  * Which start of the image this is, as startup packs tell them apart: `default` for the image's own command, else a
  * digest of the program and its first argument. Further ones are left out: they name what is worked on, not what runs.
@@ -120,9 +119,10 @@ export function parseSecurity(words: readonly string[]): Pick<RunOptions, 'noNew
 export function startKey({ args, entrypoint }: Pick<RunOptions, 'args' | 'entrypoint'>): string {
   if (args.length === 0 && entrypoint === undefined) return 'default';
   const text = JSON.stringify([entrypoint ?? null, ...args.slice(0, entrypoint === undefined ? 2 : 1)]);
-  return createHash('sha256').update(text).digest('hex').slice(0, 16);
+  return sha256Hex(text).slice(0, 16);
 }
 
+/** Docker's rule for names, and short enough for a path and a cgroup. Error: `invalid-argument`. */
 export function checkName(name: string): string {
   if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$/.test(name)) {
     throw new CofaError('invalid-argument', `container name ${JSON.stringify(name)} is not allowed`, {

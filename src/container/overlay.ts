@@ -8,8 +8,10 @@
  * - `volatile`: the upper layer is never synced. It dies with the container, and a sync would wait for every dirty
  *   page of the disk.
  */
+import { chmod, chown, stat } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
 import { mount, unmount } from '../kernel/mount.ts';
+import type { ContainerFolder } from './record.ts';
 
 export interface Overlay {
   lower: string;
@@ -18,6 +20,21 @@ export interface Overlay {
   target: string;
   /** The upper layer is thrown away with the container. */
   temporary: boolean;
+}
+
+/**
+ * Mounts the root of a container on its image. The folder `upper` is the container's `/` to all who look at it: it takes mode
+ * and owner from the image's. Errors: those of `mountOverlay`.
+ */
+export async function mountRoot(
+  folder: Pick<ContainerFolder, 'image' | 'upper' | 'work' | 'rootfs'>,
+  { temporary }: Pick<Overlay, 'temporary'>,
+): Promise<void> {
+  const { image, upper, work, rootfs } = folder;
+  const root = await stat(image);
+  await chown(upper, root.uid, root.gid);
+  await chmod(upper, root.mode & 0o7777);
+  await mountOverlay({ lower: image, upper, work, target: rootfs, temporary });
 }
 
 /** Mounts it. Errors: as of mount(2); `environment` when the kernel has no overlayfs. */

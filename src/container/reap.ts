@@ -5,11 +5,11 @@
  */
 import { lstat } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
-import { listMounts, unmount } from '../kernel/mount.ts';
-import { exec } from './exec.ts';
+import { unmount } from '../kernel/mount.ts';
 import { isAlive } from './host.ts';
 import { unmountOverlay } from './overlay.ts';
 import { ContainerFolder, type ContainerRecord, readFolders } from './record.ts';
+import { mountsBelow, removeFolder } from './remove-folder.ts';
 import { Runc, type RuncState } from './runc.ts';
 
 /**
@@ -122,18 +122,6 @@ export async function unmountContainer(
   }
 }
 
-/** Removes the folder. Error: `busy`, and nothing is removed, while something is mounted in it. */
-export async function removeFolder(folder: ContainerFolder): Promise<void> {
-  const mounted = mountsBelow(folder.path);
-  if (mounted.length > 0) {
-    throw new CofaError('busy', `${folder.path} is not removed: ${mounted.join(', ')} still mounted`);
-  }
-  // rm(1) takes names of any bytes and any depth, and stays on this file system should a mount appear meanwhile.
-  const result = await exec('rm', ['-rf', '--one-file-system', '--', folder.path], 600_000);
-  if (result.code !== 0)
-    throw new CofaError('internal', `${folder.path} is not removed: ${result.stderr.trim()}`);
-}
-
 async function removeContainer(info: ContainerInfo, options: ReapOptions): Promise<void> {
   const runc = await Runc.find(options.root).catch(() => undefined);
   await runc?.delete(info.id);
@@ -156,10 +144,4 @@ async function stateOf(
     if (stats !== undefined && now.getTime() - stats.mtimeMs < YOUNG) return 'starting';
   }
   return 'dead';
-}
-
-function mountsBelow(path: string): string[] {
-  return listMounts()
-    .map((entry) => entry.mountPoint)
-    .filter((point) => point === path || point.startsWith(`${path}/`));
 }

@@ -7,19 +7,29 @@
  * A step that cannot be undone does not stop the later ones; it is reported, and `cofa ps` shows what is left.
  */
 import type { ChildProcess } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { constants } from 'node:fs';
-import { chmod, chown, copyFile, open, readFile, stat, writeFile } from 'node:fs/promises';
-import { constants as os } from 'node:os';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { hostname, constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../bus/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
+import { sha256Hex } from './digest.ts';
 import { hostFacts } from './host.ts';
 import { parseImageConfig } from './image-config.ts';
 import { type RunOptions, startKey } from './options.ts';
 import { type ContainerFolder, type ContainerRecord, createFolder } from './record.ts';
+import { removeFolder } from './remove-folder.ts';
 import { readTextInRoot } from './rootfs.ts';
 import { Runc, startFailure } from './runc.ts';
 import { Interrupted, relaySignals, type SignalRelay, stopSignalOf } from './signals.ts';
@@ -53,6 +63,8 @@ export interface RunDependencies {
   onProgress?: (progress: Progress) => void;
   /** The image is there; from now on the terminal is the container's. */
   onMounted?: () => void;
+  /** The container runs, and there is nothing to do until it ends. */
+  onRunning?: () => void;
 }
 
 /**
@@ -69,8 +81,8 @@ export async function runContainer(request: RunRequest, deps: RunDependencies): 
   const signals = relaySignals();
   try {
     const runc = await Runc.find(request.root);
-    await checkVolumes(options);
-    const { folder, record } = await createFolder(request.root, {
+    checkVolumes(options);
+    const { folder, record } = createFolder(request.root, {
       name: request.name,
       ref: request.ref,
       args: options.args,
@@ -98,6 +110,8 @@ class Container {
   readonly #record: ContainerRecord;
   #mountAsked = false;
   #mounted = false;
+  /** The engine has mounted the overlay, too, and takes it away again. */
+  #overlaid = false;
   #runcStarted = false;
 
   constructor(
@@ -118,69 +132,86 @@ class Container {
     const { options } = this.#request;
     const folder = this.#folder;
     this.#mountAsked = true;
-    const mounting = this.#deps.engine.call(
-      'mount',
-      {
-        ref: this.#request.ref,
-        dir: folder.image,
-        container: folder.id,
-        prefetch: this.#request.prefetch,
-        ...(this.#request.prefetchLimit === undefined ? {} : { prefetchLimit: this.#request.prefetchLimit }),
-        start: startKey(options),
-        ...(this.#request.trust === undefined ? {} : { trust: this.#request.trust }),
-        ...(options.platform === undefined ? {} : { platform: options.platform }),
-      },
-      {
-        signal: signals.early,
-        ...(this.#deps.onProgress === undefined ? {} : { onProgress: this.#deps.onProgress }),
-      },
-    );
+    const mounting = this.#mount(signals);
+    mounting.catch(() => {});
+    // The question is under way before anything else is done.
+    await new Promise((sent) => setImmediate(sent));
     // All that does not need the image happens while the engine works.
-    const [mounted, host, files, { mountOverlay }] = await settleAll([
+    const [mounted, host, files] = await settleAll([
       mounting,
       hostFacts(options.tty),
       prepareEtc(folder, options),
-      import('./overlay.ts'),
     ]);
     this.#mounted = true;
+    this.#overlaid = mounted.overlay === true;
     this.#deps.onMounted?.();
     throwIfStopped(signals);
-    await adoptRoot(folder);
-    await mountOverlay({
-      lower: folder.image,
-      upper: folder.upper,
-      work: folder.work,
-      target: folder.rootfs,
-      temporary: !this.#request.keep,
-    });
+    if (!this.#overlaid) {
+      const { mountRoot } = await import('./overlay.ts');
+      await mountRoot(folder, { temporary: !this.#request.keep });
+    }
     const { spec, stopSignal } = await this.#configure(mounted, host, files);
-    await writeFile(folder.config, JSON.stringify(spec), { mode: 0o600 });
+    writeFileSync(folder.config, JSON.stringify(spec), { mode: 0o600 });
     throwIfStopped(signals);
     this.#runcStarted = true;
-    const child = await this.#start();
+    const child = this.#start();
     signals.deliverTo(
       (signal) => child.kill(signal === 'SIGTERM' ? (stopSignal ?? signal) : signal),
       () => void this.#runc.kill(folder.id, 'KILL'),
     );
-    return exitOf(await ended(child), folder, signals);
+    const ending = ended(child);
+    this.#deps.onRunning?.();
+    return exitOf(await ending, folder, signals);
+  }
+
+  /**
+   * The image, and the overlay on it: the engine has loaded what that takes, and `cofa run` would have to. An engine that is
+   * older than that refuses the word.
+   */
+  async #mount(signals: SignalRelay): Promise<Mount> {
+    const { options, keep, ref, prefetch, prefetchLimit, trust } = this.#request;
+    const folder = this.#folder;
+    const request = {
+      ref,
+      dir: folder.image,
+      container: folder.id,
+      prefetch,
+      ...(prefetchLimit === undefined ? {} : { prefetchLimit }),
+      start: startKey(options),
+      ...(trust === undefined ? {} : { trust }),
+      ...(options.platform === undefined ? {} : { platform: options.platform }),
+    };
+    const call = {
+      signal: signals.early,
+      ...(this.#deps.onProgress === undefined ? {} : { onProgress: this.#deps.onProgress }),
+    };
+    const { engine } = this.#deps;
+    try {
+      return await engine.call('mount', { ...request, overlay: keep ? 'kept' : 'temporary' }, call);
+    } catch (error) {
+      if (!(error instanceof CofaError) || !isUnknownWord(error)) throw error;
+      return await engine.call('mount', request, call);
+    }
   }
 
   /** Undoes `run`, however far it came. `exit`: the container's exit code, undefined when it never ran to its end. */
   async remove(exit: number | undefined): Promise<void> {
-    const { removeFolder, unmountContainer } = await import('./reap.ts');
     const folder = this.#folder;
     const steps: Array<() => Promise<void>> = [
       async () => {
         // After an orderly end runc has removed it all itself.
-        if (this.#runcStarted && (exit === undefined || (await this.#leftByRunc()))) {
+        if (this.#runcStarted && (exit === undefined || this.#leftByRunc())) {
           await this.#runc.delete(folder.id);
         }
       },
-      () =>
-        this.#mountAsked ? unmountContainer(folder, (dir) => this.#unmountImage(dir)) : Promise.resolve(),
+      async () => {
+        if (!this.#mountAsked || (this.#overlaid && (await this.#unmountByEngine()))) return;
+        const { unmountContainer } = await import('./reap.ts');
+        await unmountContainer(folder, (dir) => this.#unmountImage(dir));
+      },
       async () => {
         if (this.#request.keep && exit !== undefined) {
-          await folder.write({ ...this.#record, exit });
+          folder.write({ ...this.#record, exit });
           this.#deps.note(`kept what ${folder.id} wrote: ${folder.upper}; remove it: cofa rm ${folder.id}`);
         } else await removeFolder(folder);
       },
@@ -201,26 +232,34 @@ class Container {
    * The overlay uses a private copy of the image's mount, which does not count as a user of that mount: it could be
    * unmounted, and an engine could stop, below a running container. An open folder of the image makes it busy.
    */
-  async #start(): Promise<ChildProcess> {
+  #start(): ChildProcess {
     const folder = this.#folder;
-    const hold = await open(folder.image, constants.O_RDONLY | constants.O_DIRECTORY);
+    const hold = openSync(folder.image, constants.O_RDONLY | constants.O_DIRECTORY);
     try {
       const stdin = this.#request.options.interactive ? 'inherit' : 'ignore';
-      return this.#runc.run(folder.id, folder.path, { stdin, hold: hold.fd });
+      return this.#runc.run(folder.id, folder.path, { stdin, hold });
     } finally {
-      await hold.close();
+      closeSync(hold);
     }
   }
 
-  async #leftByRunc(): Promise<boolean> {
-    return stat(`${this.#request.root}/runc/${this.#folder.id}`).then(
-      () => true,
-      () => false,
-    );
+  #leftByRunc(): boolean {
+    return existsSync(`${this.#request.root}/runc/${this.#folder.id}`);
+  }
+
+  /** False where it has to be done here: the engine is not there, or is another one than that which mounted. */
+  async #unmountByEngine(): Promise<boolean> {
+    const request = { dir: this.#folder.image, overlay: true } as const;
+    try {
+      await this.#deps.engine.call('unmount', request, { timeoutMs: UNMOUNT_MS });
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   async #unmountImage(dir: string): Promise<void> {
-    if (this.#mounted) await this.#deps.engine.call('unmount', { dir }, { timeoutMs: 60_000 });
+    if (this.#mounted) await this.#deps.engine.call('unmount', { dir }, { timeoutMs: UNMOUNT_MS });
     else await takeBack(this.#deps.engine, dir);
   }
 
@@ -231,7 +270,7 @@ class Container {
   ): Promise<{ spec: Spec; stopSignal: NodeJS.Signals | undefined }> {
     const { options } = this.#request;
     const folder = this.#folder;
-    const config = parseImageConfig(await readFile(mounted.configPath));
+    const config = parseImageConfig(readFileSync(mounted.configPath));
     const wanted = options.user ?? config.user;
     const [passwd, group] = await Promise.all([
       readTextInRoot(folder.rootfs, '/etc/passwd', MAX_ACCOUNTS),
@@ -253,9 +292,11 @@ class Container {
 
 /** Two roots may each have a container of the same name, so the root is part of it. */
 export function cgroupOf(root: string, id: string): string {
-  return `/cofa/${createHash('sha256').update(root).digest('hex').slice(0, 8)}.${id}`;
+  return `/cofa/${sha256Hex(root).slice(0, 8)}.${id}`;
 }
 
+/** For an unmount, ms. */
+const UNMOUNT_MS = 60_000;
 /** Bytes of /etc/passwd and /etc/group that are looked at. */
 const MAX_ACCOUNTS = 4 << 20;
 
@@ -271,21 +312,21 @@ function throwIfStopped(signals: SignalRelay): void {
   if (signals.early.aborted) throw signals.early.reason;
 }
 
-/** The folder `upper` is the container's `/` to all who look at it: it takes mode and owner from the image's. */
-async function adoptRoot(folder: ContainerFolder): Promise<void> {
-  const root = await stat(folder.image);
-  await chown(folder.upper, root.uid, root.gid);
-  await chmod(folder.upper, root.mode & 0o7777);
+/** An engine that does not know `overlay` says so by its name. */
+function isUnknownWord({ code, message }: CofaError): boolean {
+  return code === 'invalid-argument' && message.includes('overlay');
 }
 
-async function checkVolumes(options: RunOptions): Promise<void> {
+function checkVolumes(options: RunOptions): void {
   for (const volume of options.volumes) {
-    await stat(volume.source).catch((cause: unknown) => {
+    try {
+      statSync(volume.source);
+    } catch (cause) {
       throw new CofaError('not-found', `volume: ${volume.source} is not there`, {
         cause,
         hint: `mkdir -p ${volume.source}`,
       });
-    });
+    }
   }
 }
 
@@ -294,25 +335,24 @@ async function prepareEtc(
   folder: ContainerFolder,
   options: RunOptions,
 ): Promise<Array<{ source: string; target: string }>> {
-  const { hostname } = await import('node:os');
   const name = options.hostname ?? hostname();
   const files: Array<{ source: string; target: string }> = [];
-  const add = async (file: string, write: (path: string) => Promise<void>) => {
+  const add = (file: string, write: (path: string) => void) => {
     const source = `${folder.etc}/${file}`;
     try {
-      await write(source);
-      await chmod(source, 0o644);
+      write(source);
+      chmodSync(source, 0o644);
       files.push({ source, target: `/etc/${file}` });
     } catch (error) {
       if ((error as { code?: unknown }).code !== 'ENOENT') throw error;
     }
   };
-  await add('hostname', (path) => writeFile(path, `${name}\n`));
-  await add('resolv.conf', (path) => copyFile('/etc/resolv.conf', path));
-  await add('hosts', async (path) => {
-    const hosts = await readFile('/etc/hosts', 'utf8');
+  add('hostname', (path) => writeFileSync(path, `${name}\n`));
+  add('resolv.conf', (path) => copyFileSync('/etc/resolv.conf', path));
+  add('hosts', (path) => {
+    const hosts = readFileSync('/etc/hosts', 'utf8');
     const own = options.hostname === undefined ? '' : `127.0.1.1\t${options.hostname}\n`;
-    await writeFile(path, hosts === '' || hosts.endsWith('\n') ? hosts + own : `${hosts}\n${own}`);
+    writeFileSync(path, hosts === '' || hosts.endsWith('\n') ? hosts + own : `${hosts}\n${own}`);
   });
   return files;
 }

@@ -34,6 +34,7 @@ import { Chains } from './chains.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
 import { CacheKeeper, NO_CACHE } from './cache-keeper.ts';
 import { Conditions } from './conditions.ts';
+import { containerAt, mountOn, unmountFrom } from './container-root.ts';
 import { Devices } from './devices.ts';
 import { Fetchers } from './fetchers.ts';
 import { FrontEnds } from './front-ends.ts';
@@ -381,14 +382,16 @@ class Supervisor {
           layers,
           start,
           trust: policy,
+          overlay,
         } = request;
         if (prefetchLimit !== undefined && !prefetch)
           throw new CofaError(
             'invalid-argument',
             'prefetchLimit says how fast, and prefetch that there is none',
           );
+        const folder = overlay === undefined ? undefined : containerAt(root, dir);
         const image = layers === undefined ? undefined : await chains.image(ref, layers);
-        return mounts
+        const mounted = mounts
           .mount({
             ref,
             image,
@@ -402,9 +405,14 @@ class Supervisor {
             onProgress,
           })
           .finally(() => trust.poke());
+        if (overlay === undefined || folder === undefined) return await mounted;
+        return await mountOn(mounted, folder, overlay, () => mounts.unmount(dir));
       },
       chain: async (request) => ({ flat: await chains.flat(request) }),
-      unmount: ({ dir }) => mounts.unmount(dir),
+      unmount: async ({ dir, overlay }) => {
+        if (overlay === true) await unmountFrom(containerAt(root, dir));
+        return await mounts.unmount(dir);
+      },
       prune: (order) => cache.prune(order).finally(() => trust.poke()),
       remove: ({ ref }) => cache.remove(ref).finally(() => trust.poke()),
       scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {

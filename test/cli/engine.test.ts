@@ -1,11 +1,12 @@
 /** The commands against a real engine, registry and containers, each started as a user would. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Status } from '../../schemas/api.ts';
+import { connectLocal } from '../../src/bus/client.ts';
 import { identify } from '../../src/container/host.ts';
 import { makeRootfs } from '../container/host-rootfs.ts';
 import { halfRandom, pushSmallImage, type SmallImage } from '../index/small-image.ts';
@@ -180,6 +181,28 @@ describe('the engine from the command line', () => {
       await gone;
     }
     expect((await cofa(['unmount', dir])).code).toBe(0);
+  });
+
+  it('the engine mounts the root of a container on its image, and takes both away; nobody else gets an overlay', async () => {
+    const engine = await connectLocal(root);
+    const folder = join(root, 'containers/by-hand');
+    const dir = join(folder, 'image');
+    for (const name of ['upper', 'work', 'rootfs']) await mkdir(join(folder, name), { recursive: true });
+    const request = { ref: prepared.ref, container: 'by-hand', prefetch: true, start: 'default' } as const;
+    try {
+      const elsewhere = engine.call('mount', { ...request, dir: '/mnt', overlay: 'temporary' });
+      await expect(elsewhere).rejects.toMatchObject({ code: 'invalid-argument' });
+      const mount = await engine.call('mount', { ...request, dir, overlay: 'temporary' });
+      expect(mount.overlay).toBe(true);
+      expect(await readFile(join(folder, 'rootfs/etc/name'), 'utf8')).toBe('prepared\n');
+      await writeFile(join(folder, 'rootfs/etc/name'), 'mine\n');
+      expect(await readFile(join(folder, 'upper/etc/name'), 'utf8')).toBe('mine\n');
+      await engine.call('unmount', { dir, overlay: true });
+      expect(mountsBelow(folder)).toEqual([]);
+    } finally {
+      await engine.close();
+      if (mountsBelow(folder).length === 0) await rm(folder, { recursive: true, force: true });
+    }
   });
 
   it('ps shows a running container, rm refuses it, a killed run leaves an orphan that rm --force removes', async () => {

@@ -1,0 +1,139 @@
+/**
+ * The command line as commander reads it: every command with its options and help. `cofa run` in plain words does not come
+ * here (plain-words.ts), since commander takes a good part of the time of a short container.
+ */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { CofaError } from '../../schemas/errors.ts';
+import { COMMANDS, type CommandEntry } from './commands.ts';
+import { type Context, DEFAULT_ROOT, examples, type GlobalOptions } from './context.ts';
+import { exitCodesHelp } from './failure.ts';
+import { commandIndexOf } from './words.ts';
+
+/** Reads the command line with commander and runs what it names; CommanderError where it is wrong, or only help was wanted. */
+export async function runCommandLine(argv: readonly string[], context: Context): Promise<void> {
+  const program = await buildProgram(argv, context);
+  if (argv.length === 0) program.outputHelp();
+  else await program.parseAsync([...argv], { from: 'user' });
+}
+
+/**
+ * The program with the options of the one command that `argv` names; the others are known by name only, since their
+ * code is not needed.
+ */
+export async function buildProgram(argv: readonly string[], context: Context): Promise<Command> {
+  const program = new Command('cofa');
+  program
+    .description('Copy On First Access: starts containers before their image has arrived.')
+    .usage('[options] <command>')
+    .enablePositionalOptions()
+    .exitOverride()
+    .configureOutput({
+      writeOut: context.sink.out,
+      // Errors are shown by `main`, all in the same way.
+      writeErr: () => {},
+      outputError: () => {},
+      getOutHelpWidth: () => 100,
+      getOutHasColors: () => false,
+    })
+    .option('-V, --version', 'print the version')
+    .on('option:version', () => {
+      context.sink.out(`${readVersion()}\n`);
+      throw new CommanderError(0, 'commander.version', '');
+    })
+    .helpOption('-h, --help', 'show help')
+    .helpCommand(false);
+  addGlobalOptions(program);
+  examples(program, [
+    ['cofa up', 'once, as root'],
+    ['cofa run debian:12 cat /etc/os-release', 'any image; prepared ones start faster'],
+    ['cofa index registry.example/app:1.4', 'prepare one, from anywhere that may push'],
+    ['cofa status', ''],
+  ]);
+  program.addHelpText('after', 'More: cofa help COMMAND, cofa help exit-codes, cofa COMMAND --help');
+  program.hook('preAction', (_, command) => context.configure(command.optsWithGlobals<GlobalOptions>()));
+
+  const wanted = new Set(helpTopicOf(argv));
+  for (const entry of COMMANDS) await addCommand(program, entry, wanted.has(entry.name), context);
+  program
+    .command('help [topic]')
+    .helpGroup('Engine:')
+    .summary('show help for a command, or: exit-codes')
+    .helpOption(false)
+    .action((topic?: string) => showHelp(program, topic, context));
+  return program;
+}
+
+async function addCommand(
+  program: Command,
+  entry: CommandEntry,
+  load: boolean,
+  context: Context,
+): Promise<void> {
+  // A loaded command says itself, in more words, what its arguments are.
+  const command = program.command(load ? entry.name : `${entry.name} ${entry.args}`.trim());
+  command.helpGroup(entry.group).summary(entry.summary).description(sentence(entry.summary));
+  if (!load) return;
+  const { define } = await entry.load();
+  command.helpOption('-h, --help', 'show help');
+  define(command, context);
+  for (const one of [command, ...command.commands]) {
+    addGlobalOptions(one);
+    one.helpOption('-h, --help', 'show help');
+  }
+}
+
+function addGlobalOptions(command: Command): void {
+  command
+    .optionsGroup('Global options:')
+    .option('--root <dir>', `state of the engine (default: $COFA_ROOT, else ${DEFAULT_ROOT})`)
+    .option('--json', 'print data, and errors, as JSON')
+    .option('-q, --quiet', 'no progress, no remarks');
+}
+
+function showHelp(program: Command, topic: string | undefined, context: Context): void {
+  if (topic === 'exit-codes') {
+    context.sink.out(exitCodesHelp());
+    return;
+  }
+  const command = topic === undefined ? program : program.commands.find((one) => one.name() === topic);
+  if (command === undefined) {
+    throw new CofaError('invalid-argument', `there is no help about ${JSON.stringify(topic)}`, {
+      hint: 'cofa help lists the commands; there is also: cofa help exit-codes',
+    });
+  }
+  command.outputHelp();
+}
+
+/** The command whose options must be known: the one that runs, or that of `help COMMAND`. */
+function helpTopicOf(argv: readonly string[]): string[] {
+  const index = commandIndexOf(argv);
+  const name = argv[index];
+  if (name === undefined) return [];
+  const topic = argv[index + 1];
+  return name === 'help' && topic !== undefined ? [name, topic] : [name];
+}
+
+/** commander's complaints about the command line in our own form; undefined where it only has shown help. */
+export function asUsageError(thrown: unknown, name: string | undefined): unknown {
+  if (!(thrown instanceof CommanderError)) return thrown;
+  if (thrown.exitCode === 0) return undefined;
+  // Options and no command.
+  if (thrown.code === 'commander.help') {
+    return new CofaError('invalid-argument', 'no command', { hint: 'cofa --help lists them' });
+  }
+  const [message = '', suggestion] = thrown.message.replace(/^error: /, '').split('\n');
+  const known = COMMANDS.some((entry) => entry.name === name);
+  const help = known ? `cofa ${name} --help` : 'cofa --help';
+  const guess = suggestion === undefined ? '' : `${suggestion.replace(/^\(|\)$/g, '')} `;
+  return new CofaError('invalid-argument', message, { hint: `${guess}See: ${help}` });
+}
+
+function sentence(summary: string): string {
+  return `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
+}
+
+function readVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
