@@ -57,6 +57,11 @@ export interface PackJob extends JobBase {
   kind: 'pack';
   layers: JobLayer[];
   pack: PackSource;
+  /**
+   * Only ask for it, and keep what comes: the layers are not known yet, nor their devices there. The same job comes again
+   * without this word when they are.
+   */
+  held?: true;
 }
 
 /** Read blocks of the device from the disk and compare each with the layer's span table. */

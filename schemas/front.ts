@@ -45,6 +45,8 @@ export interface BeginStart {
   layers: JobLayer[];
   /** Its startup pack, to be brought at once. */
   pack?: PackSource;
+  /** The pack is only asked for: the order that brings it follows when the layers are open. */
+  ahead?: true;
   /** Record what is read until the start is over. */
   record: boolean;
 }

@@ -14,6 +14,7 @@ import type {
   Completion,
   FetchTimes,
   Job,
+  JobLayer,
   PackCompletion,
   StopJob,
   WorkerHello,
@@ -159,6 +160,15 @@ export class FetchPool {
     const known = this.#jobs.get(job);
     if (known !== undefined) known.class = 'demand';
     this.#handle({ type: 'promote', job, now: this.#now() });
+  }
+
+  /** A held job may go on, with these layers: whoever has it, or gets it later, is told by the job itself. */
+  release(job: number, layers: JobLayer[]): void {
+    const known = this.#jobs.get(job);
+    if (known === undefined || known.job.kind !== 'pack') return;
+    const { held: _, ...rest } = known.job;
+    known.job = { ...rest, layers };
+    if (this.#dispatcher.isRunning(job, known.worker)) this.#send(known.worker, known.job);
   }
 
   /** Nobody waits for the job any more. Returns how far it came; undefined when it had ended. */

@@ -321,7 +321,7 @@ export class Image {
       if (prepared !== undefined) return { prepared, proven: true };
     }
     const image = await this.#fromRegistry();
-    void this.#findPack();
+    this.#askForPack();
     await writeWhole(layout.config(this.manifest), image.config);
     await writeWhole(layout.manifest(this.manifest), image.manifestBytes);
     this.#report({ phase: 'sidecar' });
@@ -474,6 +474,16 @@ export class Image {
     if (this.attached === undefined) return;
     for (const { diffId } of this.prepared?.devices ?? [])
       this.#options.devices.setRate(diffId, this.#user, this.#rate);
+  }
+
+  /** What it takes to use it is on its way. */
+  #askForPack(): void {
+    const start = this.#start;
+    if (start === undefined) return;
+    void this.#findPack().then((pack) => {
+      if (pack !== undefined && this.host.state === 'preparing')
+        this.#options.startups.ahead(this.manifest, start, pack);
+    });
   }
 
   /** Looked for once, side by side with all that has to happen before it can be used. */

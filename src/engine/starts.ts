@@ -7,7 +7,7 @@ import { isWhole } from '../../actors/layer-life.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
-import type { RecordJob, StartRun } from '../../schemas/fetch.ts';
+import type { PackSource, RecordJob, StartRun } from '../../schemas/fetch.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
 import type { FetchPool } from './fetch-pool.ts';
@@ -37,6 +37,16 @@ interface Recorded {
   at: number;
 }
 
+/** A pack that a fetcher has asked for, and keeps. */
+interface HeldPack {
+  number: number;
+  job: number;
+  pack: PackSource;
+  since: number;
+}
+
+/** An image that is not attached so long, ms, after its pack was asked for has no use for what came of it. */
+const HELD_MS = 5_000;
 /** Starts that are recorded at once; further ones are not recorded. */
 const MOST_RECORDINGS = 32;
 /** Making a pack is half a second of work: it waits for so long a pause, ms, but no longer than the second limit. */
@@ -48,7 +58,7 @@ const MOST_BROUGHT_RUNS = 20_000;
 
 export class Starts {
   readonly #options: {
-    pool: FetchPool;
+    pool: Pick<FetchPool, 'submit' | 'release' | 'cancel'>;
     layer(diffId: string): StartLayer | undefined;
     now: () => number;
     log: Logger;
@@ -57,6 +67,8 @@ export class Starts {
   readonly #recordings = new Map<string, Recording>();
   /** By start: the pack that came from the registry for it. */
   readonly #brought = new Map<string, StartSet>();
+  /** By start: packs that were only asked for yet. */
+  readonly #held = new Map<string, HeldPack>();
   #recorded: Recorded[] = [];
   #packs = 0;
   #nextPack = 1;
@@ -64,7 +76,7 @@ export class Starts {
   #lastFirstRead = Number.NEGATIVE_INFINITY;
 
   constructor(options: {
-    pool: FetchPool;
+    pool: Pick<FetchPool, 'submit' | 'release' | 'cancel'>;
     layer(diffId: string): StartLayer | undefined;
     now: () => number;
     log: Logger;
@@ -99,7 +111,7 @@ export class Starts {
 
   /** An image was attached, and what will run in it starts. */
   begin(order: BeginStart): void {
-    if (order.pack !== undefined) this.#bring(order);
+    if (order.pack !== undefined && !this.#release(order, order.pack)) this.#bring(order);
     if (!order.record || this.#recordings.size >= MOST_RECORDINGS) return;
     // Recordings that run at the same time share the clock: the later one restarts the ticks of layers in common.
     const since = Atomics.load(this.#clock, 0);
@@ -121,6 +133,7 @@ export class Starts {
       this.#recordings.delete(key);
       if (state === 'over') this.#record(recording);
     }
+    for (const [key, held] of this.#held) if (now - held.since >= HELD_MS) this.#giveUp(key, held);
     this.#submitRecorded(now);
   }
 
@@ -134,8 +147,23 @@ export class Starts {
     }
   }
 
+  /** The layers of a pack that was asked for are open. False where it was not, or not this one. */
+  #release(order: BeginStart, pack: PackSource): boolean {
+    const key = keyOf(order);
+    const held = this.#held.get(key);
+    if (held === undefined) return false;
+    if (!isSame(held.pack, pack)) {
+      this.#giveUp(key, held);
+      return false;
+    }
+    if (order.ahead === true) return true;
+    this.#held.delete(key);
+    this.#options.pool.release(held.job, order.layers);
+    return true;
+  }
+
   #bring(order: BeginStart): void {
-    const { pack, layers } = order;
+    const { pack, layers, ahead } = order;
     if (pack === undefined) return;
     const key = keyOf(order);
     const broughtRuns: StartRun[] = [];
@@ -145,8 +173,9 @@ export class Starts {
     const promises = new Map<string, Array<{ layer: StartLayer; job: number }>>();
     const startedAt = this.#options.now();
     this.#packs += 1;
-    pool.submit(
-      { kind: 'pack', layer: '', layers, pack },
+    let isOver = false;
+    const job = pool.submit(
+      { kind: 'pack', layer: '', layers, pack, ...(ahead === true ? { held: true } : {}) },
       {
         pack: ({ devices, runs }) => {
           if (pack.kind === 'registry') {
@@ -175,6 +204,9 @@ export class Starts {
         },
         end: (_, failure) => {
           this.#packs -= 1;
+          // It may end before it has a number.
+          isOver = true;
+          if (this.#held.get(key)?.number === number) this.#held.delete(key);
           for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
           const ms = Math.round(this.#options.now() - startedAt);
           if (failure !== undefined) this.#brought.delete(key);
@@ -183,6 +215,13 @@ export class Starts {
         },
       },
     );
+    if (ahead === true && !isOver) this.#held.set(key, { number, job, pack, since: startedAt });
+  }
+
+  #giveUp(key: string, { job }: HeldPack): void {
+    this.#held.delete(key);
+    this.#options.pool.cancel(job);
+    this.#packs -= 1;
   }
 
   #keepBrought(key: string, set: StartSet): void {
@@ -253,4 +292,5 @@ export class Starts {
   }
 }
 
+const isSame = (one: PackSource, other: PackSource): boolean => JSON.stringify(one) === JSON.stringify(other);
 const keyOf = ({ manifest, start }: BeginStart): string => `${manifest} ${start}`;

@@ -57,6 +57,14 @@ export class Startups {
     return { kind: 'registry', registry, repository, ...pushed.blob };
   }
 
+  /**
+   * The pack was found and its image is about to be attached: what comes of it meanwhile need not be waited for then. Nothing
+   * has to be undone where that does not come about.
+   */
+  ahead(manifest: string, start: string, pack: PackSource): void {
+    this.#tell({ manifest, start, layers: [], record: false, pack, ahead: true });
+  }
+
   /** The image's devices are attached: its start begins. */
   begin(manifest: string, start: string, layers: JobLayer[], pack: Promise<PackSource | undefined>): void {
     // Recorded from now on; the pack comes when it is found.

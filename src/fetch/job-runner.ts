@@ -41,10 +41,17 @@ export interface JobRunnerOptions {
   complete: (completion: Completion) => void;
 }
 
+interface Running {
+  done: Promise<void>;
+  stop: AbortController;
+  /** A held job may go on: it has come again. */
+  release: (job: PackJob) => void;
+}
+
 export class JobRunner {
   readonly #options: JobRunnerOptions;
   readonly #tables: SpanTables;
-  readonly #running = new Map<string, { done: Promise<void>; stop: AbortController }>();
+  readonly #running = new Map<string, Running>();
   /** By job, oldest first. */
   readonly #recent = new Map<string, EndCompletion>();
   readonly #stopping = new AbortController();
@@ -65,14 +72,16 @@ export class JobRunner {
       running?.stop.abort(new CofaError('unavailable', 'the job was stopped'));
       return;
     }
+    if (running !== undefined && job.kind === 'pack' && job.held !== true) running.release(job);
     if (running !== undefined || this.#stopping.signal.aborted) return;
     const ended = this.#recent.get(key);
     // A job is sent to the same fetcher again only where its end was lost, or after a failure.
     if (ended?.kind === 'done') return this.#options.complete(ended);
     const stop = new AbortController();
     const signal = AbortSignal.any([this.#stopping.signal, stop.signal]);
-    const done = this.#run(job, key, signal).finally(() => this.#running.delete(key));
-    this.#running.set(key, { done, stop });
+    const { promise: released, resolve: release } = Promise.withResolvers<PackJob>();
+    const done = this.#run(job, key, signal, released).finally(() => this.#running.delete(key));
+    this.#running.set(key, { done, stop, release });
   }
 
   /** Aborts what runs and waits for it, at most so long, ms. */
@@ -82,7 +91,7 @@ export class JobRunner {
     await Promise.race([Promise.allSettled(ends), sleep(graceMs, undefined, { ref: false })]);
   }
 
-  async #run(job: Job, key: string, signal: AbortSignal): Promise<void> {
+  async #run(job: Job, key: string, signal: AbortSignal, released: Promise<PackJob>): Promise<void> {
     const { worker, log } = this.#options;
     const base = { v: 1 as const, front: job.front, worker, job: job.job, layer: job.layer };
     const times = noTimes();
@@ -96,7 +105,7 @@ export class JobRunner {
       const bytes =
         job.kind === 'fetch'
           ? await this.#fetchTwice(job, base, times, signal)
-          : await this.#runOther(job, base, signal);
+          : await this.#runOther(job, base, signal, released);
       this.#end(key, { ...base, ...spent, kind: 'done', bytes });
     } catch (error) {
       const record = toErrorRecord(error);
@@ -143,6 +152,7 @@ export class JobRunner {
     job: VerifyJob | PackJob | RecordJob,
     base: Omit<Completion, 'kind' | 'bytes'>,
     signal: AbortSignal,
+    released: Promise<PackJob>,
   ): Promise<number> {
     if (job.kind === 'verify') return await this.#verify(job, signal);
     const { layout, registry, packs, complete } = this.#options;
@@ -153,11 +163,15 @@ export class JobRunner {
       await recordStart(job, context);
       return 0;
     }
-    return await bringPack(job, context, {
-      runs: (devices, runs) => complete({ ...base, kind: 'pack', devices, runs } as Completion),
-      blocks: ([[layer, firstBlock, count], ...more], bytes) =>
-        complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes, more } as Completion),
-    });
+    return await bringPack(
+      job,
+      { ...context, released },
+      {
+        runs: (devices, runs) => complete({ ...base, kind: 'pack', devices, runs } as Completion),
+        blocks: ([[layer, firstBlock, count], ...more], bytes) =>
+          complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes, more } as Completion),
+      },
+    );
   }
 
   async #scrub(job: ScrubJob, signal: AbortSignal): Promise<Array<[number, number]>> {

@@ -10,6 +10,7 @@ import { PackStore } from '../pack/pack-store.ts';
 import type { RegistryClient } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
 import type { SpanTables } from './fetch-job.ts';
+import { Ahead } from './ahead.ts';
 import { runPack } from './pack-job.ts';
 
 export interface StartContext {
@@ -18,6 +19,8 @@ export interface StartContext {
   registry: RegistryClient;
   tables: SpanTables;
   signal: AbortSignal;
+  /** Of a held job: the same as it comes when it may go on. */
+  released?: Promise<PackJob>;
 }
 
 /** Runs of one message: some 8 bytes each, far below what NATS takes. */
@@ -44,7 +47,6 @@ export async function bringPack(
   },
 ): Promise<number> {
   const { layout, signal } = context;
-  const tables = await tablesOf(job.layers, context);
   let bytes = 0;
   let found: BlockRun[] = [];
   let timer: NodeJS.Timeout | undefined;
@@ -56,7 +58,8 @@ export async function bringPack(
     found = [];
     bytes = 0;
   };
-  const source = sourceOf(job, context);
+  // Asked for at once: what is held comes while the image is prepared.
+  const source = job.held === true ? new Ahead(sourceOf(job, context)) : sourceOf(job, context);
   async function* counted() {
     for await (const chunk of source) {
       bytes += chunk.length;
@@ -64,6 +67,8 @@ export async function bringPack(
     }
   }
   try {
+    const { layers } = job.held === true ? await releaseOf(context) : job;
+    const tables = await tablesOf(layers, context);
     await runPack(counted(), {
       layout,
       tables,
@@ -86,6 +91,7 @@ export async function bringPack(
     // What came before an error is verified and written: it stays.
     if (found.length > 0) tell();
     clearTimeout(timer);
+    if (source instanceof Ahead) source.close();
   }
   return bytes;
 }
@@ -175,6 +181,19 @@ function keysOf({ devices, runs }: StartSet): string[] {
   return runs.flatMap(([device, first, count]) =>
     Array.from({ length: count }, (_, i) => `${devices[device]}/${first + i}`),
   );
+}
+
+/** Throws the reason of the signal where the job is stopped first. */
+async function releaseOf({ released, signal }: StartContext): Promise<PackJob> {
+  const { promise: stopped, reject } = Promise.withResolvers<never>();
+  const stop = () => reject(signal.reason);
+  if (signal.aborted) stop();
+  signal.addEventListener('abort', stop, { once: true });
+  try {
+    return await Promise.race([released ?? Promise.reject(new Error('nobody would let it go')), stopped]);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
 }
 
 async function tablesOf(

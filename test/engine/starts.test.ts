@@ -1,0 +1,94 @@
+/** Startup packs in the front end: asked for ahead, brought when the layers are open, given up when they never are. */
+import { beforeEach, expect, it } from 'vitest';
+import type { BeginStart } from '../../schemas/front.ts';
+import { createLog } from '../../src/engine/log.ts';
+import type { JobListener, JobOrder } from '../../src/engine/fetch-pool.ts';
+import { Starts } from '../../src/engine/starts.ts';
+
+let time = 0;
+let calls: unknown[] = [];
+let listeners: JobListener[] = [];
+let starts: Starts;
+
+beforeEach(() => {
+  time = 0;
+  calls = [];
+  listeners = [];
+  starts = new Starts({
+    pool: {
+      submit(order: JobOrder, listener: JobListener) {
+        calls.push([
+          'submit',
+          'held' in order ? order.held : undefined,
+          'layers' in order ? order.layers : [],
+        ]);
+        return listeners.push(listener);
+      },
+      release: (job, layers) => void calls.push(['release', job, layers]),
+      cancel: (job) => void calls.push(['cancel', job]),
+    },
+    layer: () => undefined,
+    now: () => time,
+    log: createLog('test', 'silent'),
+  });
+});
+
+const layers = [{ diffId: 'sha256:a', blob: 'sha256:b' }];
+const order = (name: string, more: Partial<BeginStart> = {}): BeginStart => ({
+  manifest: 'sha256:m',
+  start: 'default',
+  layers: more.ahead === true ? [] : layers,
+  record: false,
+  pack: { kind: 'nats', name, size: 1 },
+  ...more,
+});
+
+it('a pack that was asked for ahead is brought by the same job', () => {
+  starts.begin(order('p', { ahead: true }));
+  starts.begin(order('p'));
+  expect(calls).toEqual([
+    ['submit', true, []],
+    ['release', 1, layers],
+  ]);
+  expect(starts.isBringing).toBe(true);
+  listeners[0]?.end(0, undefined, {} as never);
+  expect(starts.isBringing).toBe(false);
+});
+
+it('one that nobody asked for ahead is brought at once', () => {
+  starts.begin(order('p'));
+  expect(calls).toEqual([['submit', undefined, layers]]);
+});
+
+it('where it turns out to be another one, that is brought instead', () => {
+  starts.begin(order('p', { ahead: true }));
+  starts.begin(order('q'));
+  expect(calls).toEqual([
+    ['submit', true, []],
+    ['cancel', 1],
+    ['submit', undefined, layers],
+  ]);
+});
+
+it('an image that is never attached holds up nobody for long', () => {
+  starts.begin(order('p', { ahead: true }));
+  time = 4_900;
+  starts.tick();
+  expect(starts.isBringing).toBe(true);
+  time = 5_000;
+  starts.tick();
+  expect(calls.at(-1)).toEqual(['cancel', 1]);
+  expect(starts.isBringing).toBe(false);
+  // Attached after all: it is brought as any other.
+  starts.begin(order('p'));
+  expect(calls.at(-1)).toEqual(['submit', undefined, layers]);
+});
+
+it('one whose fetcher failed while it was held is brought anew', () => {
+  starts.begin(order('p', { ahead: true }));
+  const error = { code: 'unavailable' as const, message: 'x' };
+  listeners[0]?.end(0, { error, retryable: true }, {} as never);
+  expect(starts.isBringing).toBe(false);
+  starts.begin(order('p'));
+  expect(calls.at(-1)).toEqual(['submit', undefined, layers]);
+});
