@@ -213,6 +213,11 @@ export class Image {
     return this.prepared?.devices.some(({ diffId }) => this.#options.devices.isLost(diffId)) ?? false;
   }
 
+  /** Its configuration, where the registry has given it to this process. */
+  get config(): { digest: string; bytes: Buffer } | undefined {
+    return this.#image && { digest: this.#image.configDescriptor.digest, bytes: this.#image.config };
+  }
+
   /** A fresh answer of the registry for the same manifest. */
   refresh(image: ResolvedImage): void {
     this.#image = image;
@@ -581,7 +586,10 @@ export class Images {
     let image: ResolvedImage;
     try {
       image = await this.#options.registry.resolve(reference, {
+        knownConfig: (digest) => this.#configOf(digest),
         referrers: {
+          // What the kernel reads by itself takes neither sidecar nor pack.
+          listed: (manifest) => this.#images.get(manifest)?.isDirect() !== true,
           wanted: (manifest) => policy !== 'never' && this.#images.get(manifest)?.prepared === undefined,
           blobs: START_REFERRERS,
         },
@@ -771,6 +779,11 @@ export class Images {
       log.warn({ image: resolved.ref, error }, 'whether its sidecar was put right is not known');
       return false;
     }
+  }
+
+  #configOf(digest: string): Buffer | undefined {
+    for (const { config } of this.#images.values()) if (config?.digest === digest) return config.bytes;
+    return undefined;
   }
 
   #refutedSidecars(): ReadonlySet<string> {

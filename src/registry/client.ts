@@ -93,6 +93,8 @@ const aheadKey = (source: Source, digest: string) => `${source.registry}/${sourc
 
 /** What of an image's referrers is fetched ahead, beside their list. */
 export interface FollowedReferrers {
+  /** Whether their list is wanted at all; without, it is. */
+  listed?: (manifest: string) => boolean;
   /** Whether anything but the list is wanted, by the digest of the image's manifest. */
   wanted: (manifest: string) => boolean;
   /** By artifact type, the media types of the blobs that come with its manifest. */
@@ -160,18 +162,25 @@ export class RegistryClient {
    */
   async resolve(
     reference: Reference,
-    options: { platform?: string; signal?: AbortSignal; referrers?: true | FollowedReferrers } = {},
+    options: {
+      platform?: string;
+      signal?: AbortSignal;
+      referrers?: true | FollowedReferrers;
+      /** Gives a configuration, by its digest, that was checked before: the registry is asked for its manifest only. */
+      knownConfig?: (digest: string) => Buffer | undefined;
+    } = {},
   ): Promise<ResolvedImage> {
-    const { platform, signal, referrers } = options;
+    const { platform, signal, referrers, knownConfig } = options;
     const ahead =
       referrers === undefined
         ? undefined
         : ({ digest }: Descriptor) => {
+            if (referrers !== true && referrers.listed?.(digest) === false) return;
             this.#ask(reference, digest);
             if (referrers !== true && referrers.wanted(digest))
               this.#follow(reference, digest, referrers.blobs);
           };
-    return await resolveImage(this.#api, this.#blobs, reference, platform, signal, ahead);
+    return await resolveImage(this.#api, this.#blobs, reference, platform, signal, ahead, knownConfig);
   }
 
   /** Any manifest or index by tag or digest, checked by digest. */

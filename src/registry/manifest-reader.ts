@@ -93,9 +93,10 @@ export async function resolveImage(
   platform: string | undefined,
   signal: AbortSignal | undefined,
   onManifest: (descriptor: Descriptor) => void = () => {},
+  knownConfig: (digest: string) => Buffer | undefined = () => undefined,
 ): Promise<ResolvedImage> {
   const wanted = platform === undefined ? hostPlatform() : parsePlatform(platform);
-  const context: Context = { api, blobs, reference, wanted, signal, onManifest };
+  const context: Context = { api, blobs, reference, wanted, signal, onManifest, knownConfig };
   const tagOrDigest = reference.digest ?? reference.tag ?? 'latest';
   const first = await fetchManifest(api, reference, tagOrDigest, signal).catch(async (error: unknown) => {
     throw await explainMissing(context, tagOrDigest, error);
@@ -123,6 +124,8 @@ interface Context {
   signal: AbortSignal | undefined;
   /** Told of an image's manifest before its configuration is fetched. */
   onManifest: (descriptor: Descriptor) => void;
+  /** A configuration, by its digest, that need not be fetched. */
+  knownConfig: (digest: string) => Buffer | undefined;
 }
 
 async function fromIndex(
@@ -189,7 +192,9 @@ async function loadImage(
   const { manifest } = parsed;
   checkIsImage(manifest, where);
   context.onManifest(descriptor);
-  const config = await blobs.whole(reference, manifest.config, MAX_CONFIG, signal);
+  const config =
+    context.knownConfig(manifest.config.digest) ??
+    (await blobs.whole(reference, manifest.config, MAX_CONFIG, signal));
   const { platform, diffIds } = parseConfig(config, manifest.layers.length, `the configuration of ${where}`);
   return {
     platform,

@@ -68,6 +68,21 @@ describe('an image', () => {
     expect(resolved.reference.text).toBe(`${registry.host}/team/app:v1`);
   });
 
+  test('whose configuration is known is resolved by its manifest alone, and its platform looked at all the same', async () => {
+    add(ARM64, 'v1');
+    const asked: string[] = [];
+    const knownConfig = (digest: string) => {
+      asked.push(digest);
+      return ARM64.config;
+    };
+    const resolved = await client.resolve(ref(':v1'), { platform: 'linux/arm64', knownConfig });
+    expect(asked).toEqual([(parsed(ARM64).config as { digest: string }).digest]);
+    expect(resolved.layers.map(({ diffId }) => diffId)).toEqual(ARM64.layers.map(({ diffId }) => diffId));
+    expect(registry.requests.filter(({ url }) => url.includes('/blobs/'))).toEqual([]);
+    const other = client.resolve(ref(':v1'), { platform: 'linux/amd64', knownConfig });
+    await expect(other).rejects.toThrow('no image for linux/amd64');
+  });
+
   test('by digest, also of another platform when none is asked for', async () => {
     add(ARM64);
     const s390x = sampleImage([1], { platform: { os: 'linux', architecture: 's390x' } });
