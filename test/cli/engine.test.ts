@@ -233,9 +233,10 @@ describe('the engine from the command line', () => {
     expect(some.out.trimEnd().split('\n')).toHaveLength(2);
     expect(some.out).toMatch(new RegExp(`^ +${seqs[1]}  `));
     const follower = begin(['events']);
-    await sleep(1_000);
-    await cofa(['run', prepared.ref]);
-    await follower.said('mount.');
+    // When it listens, nobody can tell; it hears of one of them.
+    const heard = follower.said('mount.').then(() => true);
+    do await cofa(['run', prepared.ref]);
+    while (!(await Promise.race([heard, sleep(200, false)])));
     follower.child.kill('SIGINT');
     expect((await follower.end).code).toBe(0);
   });
