@@ -57,7 +57,8 @@ export function auditLayer(layer: LayerInside): string[] {
     prefetching === layer.prefetchRunning,
     () => `${prefetching} prefetch jobs, not ${layer.prefetchRunning}`,
   );
-  check(prefetching <= limits.prefetchInFlight, () => `${prefetching} prefetch jobs are too many`);
+  const mostPrefetching = Math.max(limits.prefetchInFlight, limits.aimedInFlight);
+  check(prefetching <= mostPrefetching, () => `${prefetching} prefetch jobs are too many`);
 
   for (let block = 0; block < blocks.blockCount; block++) {
     const isPresent = states[block] === BlockState.present;

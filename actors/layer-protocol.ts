@@ -14,6 +14,8 @@ export interface LayerLimits {
   /** Spans of one prefetch job, and prefetch jobs that may run at once. */
   prefetchBatchSpans: number;
   prefetchInFlight: number;
+  /** The same while there are spans that a start is likely to read soon. */
+  aimedInFlight: number;
   /** Pause of prefetch after a failure; doubled at each further one up to the longest, ms. */
   prefetchPauseMs: number;
   prefetchPauseMaxMs: number;
@@ -41,6 +43,7 @@ export const LAYER_LIMITS: LayerLimits = {
   demandBatchSpans: 4,
   prefetchBatchSpans: 4,
   prefetchInFlight: 2,
+  aimedInFlight: 4,
   prefetchPauseMs: 1_000,
   prefetchPauseMaxMs: 30_000,
   attempts: 10,
@@ -74,8 +77,10 @@ export type LayerEvent =
   | { type: 'prefetch'; on: boolean; now: number }
   /** How fast what nobody waits for may come; undefined: as fast as it can. */
   | { type: 'pace'; pace: PrefetchPace | undefined; now: number }
-  /** Fetch ahead of the readers: what lies near the spans that they wait for. */
+  /** Fetch ahead of the readers: what lies near the spans that they wait for. Off: what was aimed at is forgotten, too. */
   | { type: 'readahead'; on: boolean; now: number }
+  /** A start is likely to read these soon, in this order: they are fetched before anything else that nobody waits for. */
+  | { type: 'aim'; ranges: readonly BlockRange[]; now: number }
   /**
    * A startup pack is about to bring these blocks: whoever needs one waits for it. Answered by `promised` with the job
    * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.

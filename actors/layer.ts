@@ -138,6 +138,7 @@ export class LayerActor {
     this.#prefetcher = new Prefetcher(geometry.spanCount, {
       batchSpans: this.#limits.prefetchBatchSpans,
       inFlight: this.#limits.prefetchInFlight,
+      aimedInFlight: this.#limits.aimedInFlight,
       pauseMs: this.#limits.prefetchPauseMs,
       pauseMaxMs: this.#limits.prefetchPauseMaxMs,
     });
@@ -230,6 +231,10 @@ export class LayerActor {
         return;
       case 'readahead':
         this.#prefetcher.readahead.turn(event.on);
+        if (!event.on) this.#prefetcher.forgetAim();
+        return;
+      case 'aim':
+        this.#aim(event.ranges);
         return;
       case 'promise':
         this.#promise(event, effects);
@@ -438,6 +443,15 @@ export class LayerActor {
       if (batch === undefined) return;
       this.#fetch(batch.firstSpan, batch.spanCount, 'prefetch', effects);
     }
+  }
+
+  #aim(ranges: readonly BlockRange[]): void {
+    const spans = new Set<number>();
+    for (const [from, to] of this.#inside(ranges)) {
+      for (let block = from; block < to; block++)
+        if (!this.#blocks.isPresent(block)) spans.add(this.#blocks.spanOf(block));
+    }
+    this.#prefetcher.aim([...spans]);
   }
 
   #fetch(firstSpan: number, spanCount: number, kind: JobClass, effects: LayerEffect[]): void {

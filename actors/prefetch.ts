@@ -10,8 +10,9 @@ import { Readahead } from './readahead.ts';
 export interface PrefetchLimits {
   /** Spans of one job. */
   batchSpans: number;
-  /** Jobs at once. */
+  /** Jobs at once, and as long as there are spans that a reader is likely to want soon. */
   inFlight: number;
+  aimedInFlight: number;
   /** First and longest pause after a failure, ms. */
   pauseMs: number;
   pauseMaxMs: number;
@@ -35,6 +36,8 @@ export class Prefetcher {
   #notBefore = 0;
   /** How fast it may go; undefined: as fast as it can. */
   pace: PrefetchPace | undefined;
+  /** Spans that come first, the next one last. */
+  #aimed: number[] = [];
   readonly readahead: Readahead;
 
   constructor(spanCount: number, limits: PrefetchLimits) {
@@ -50,8 +53,11 @@ export class Prefetcher {
   /** When a pause ends that keeps spans from being offered; Infinity when there is nothing to wait for. */
   nextWake(now: number, running: number): number {
     const isLeft = (this.#on && this.#cursor < this.#spanCount) || this.readahead.isWaiting;
+    const waits =
+      (isLeft && running < this.#limits.inFlight) ||
+      (this.#aimed.length > 0 && running < this.#limits.aimedInFlight);
     const at = this.#readyAt;
-    return isLeft && running < this.#limits.inFlight && at > now ? at : Number.POSITIVE_INFINITY;
+    return waits && at > now ? at : Number.POSITIVE_INFINITY;
   }
 
   /** When the pause ends, and what was fetched last is paid. */
@@ -65,6 +71,17 @@ export class Prefetcher {
     this.#cursor = 0;
     this.#failures = 0;
     this.#notBefore = 0;
+  }
+
+  /** Spans that a reader is likely to want soon, in this order, behind those that were named before. */
+  aim(spans: readonly number[]): void {
+    const known = new Set(this.#aimed);
+    this.#aimed = [...spans.filter((span) => !known.has(span)).toReversed(), ...this.#aimed];
+  }
+
+  /** Nobody is likely to want anything any more. */
+  forgetAim(): void {
+    this.#aimed = [];
   }
 
   succeeded(): void {
@@ -92,15 +109,16 @@ export class Prefetcher {
     free: (span: number) => boolean,
     alone: (span: number) => boolean,
   ): Batch | undefined {
-    if (running >= this.#limits.inFlight || now < this.#readyAt) return undefined;
-    const batch =
-      this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span)) ??
-      this.#nextInOrder(free, alone);
+    if (now < this.#readyAt) return undefined;
+    const aimed = running < this.#limits.aimedInFlight ? this.#nextAimed(free, alone) : undefined;
+    const batch = aimed ?? (running < this.#limits.inFlight ? this.#nextUnaimed(free, alone) : undefined);
     if (batch !== undefined) this.pace?.take(batch.firstSpan, batch.spanCount, now);
     return batch;
   }
 
-  #nextInOrder(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
+  #nextUnaimed(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
+    const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
+    if (near !== undefined) return near;
     if (!this.#on) return undefined;
     while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
     if (this.#cursor >= this.#spanCount) return undefined;
@@ -110,5 +128,23 @@ export class Prefetcher {
       while (this.#cursor < end && free(this.#cursor) && !alone(this.#cursor)) this.#cursor += 1;
     }
     return { firstSpan, spanCount: this.#cursor - firstSpan };
+  }
+
+  /** Neighbours that are wanted one after the other share a job. */
+  #nextAimed(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
+    for (let span = this.#aimed.pop(); span !== undefined; span = this.#aimed.pop()) {
+      if (!free(span)) continue;
+      let spanCount = 1;
+      const follows = () => {
+        const next = span + spanCount;
+        return this.#aimed.at(-1) === next && free(next) && !alone(next);
+      };
+      while (spanCount < this.#limits.batchSpans && !alone(span) && follows()) {
+        this.#aimed.pop();
+        spanCount += 1;
+      }
+      return { firstSpan: span, spanCount };
+    }
+    return undefined;
   }
 }

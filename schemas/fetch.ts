@@ -49,12 +49,23 @@ export interface JobLayer {
   blob: string;
 }
 
-/** Where a startup pack lies: in the object store of NATS, or as a blob beside the image. */
-export type PackSource = { kind: 'nats'; name: string; size: number } | ({ kind: 'registry' } & BlobSource);
+/**
+ * Where a startup pack lies: in the object store of NATS, or as a blob beside the image. `files`: there is none, but the
+ * store has what a start of another image of the repository read (actors/start-files.ts).
+ */
+export type PackSource =
+  | { kind: 'nats'; name: string; size: number }
+  | ({ kind: 'registry' } & BlobSource)
+  | { kind: 'files'; name: string; size: number };
 
-/** Bring the blocks of a startup pack into the devices. Answered by `pack` once, then by `blocks` for each layer. */
+/**
+ * Bring the blocks of a startup pack into the devices. Answered by `pack` once, then by `blocks` for each layer. Of `files`
+ * nothing is brought: `pack` says what the start is likely to read.
+ */
 export interface PackJob extends JobBase {
   kind: 'pack';
+  /** Digest of the image's manifest. */
+  manifest: string;
   layers: JobLayer[];
   pack: PackSource;
   /**
@@ -80,6 +91,8 @@ export interface RecordJob extends JobBase {
   manifest: string;
   /** Which of the image's commands; src/pack/pack-store.ts. */
   start: string;
+  /** `registry/repository` that the image was taken from. */
+  repository: string;
   layers: JobLayer[];
   set: { devices: readonly string[]; runs: readonly StartRun[] };
   /** What a pack that lies beside the image has brought for this start; where it still fits none is made. */

@@ -42,6 +42,8 @@ export interface BeginStart {
   manifest: string;
   /** Which of the image's commands; src/pack/pack-store.ts. */
   start: string;
+  /** `registry/repository` that the image was taken from. */
+  repository: string;
   layers: JobLayer[];
   /** Its startup pack, to be brought at once. */
   pack?: PackSource;

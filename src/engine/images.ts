@@ -173,6 +173,11 @@ export class Image {
     return this.host.state === 'preparing' || this.isProving || this.#predecessor?.isPreparing === true;
   }
 
+  /** `registry/repository` that it was taken from. */
+  get repository(): string {
+    return `${this.resolved.registry}/${this.resolved.repository}`;
+  }
+
   /** Aborted when the image has been removed. */
   get removal(): AbortSignal {
     return this.#removal.signal;
@@ -468,7 +473,8 @@ export class Image {
     this.#tellRate();
     if (this.#start === undefined || this.isDirect()) return;
     const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
-    this.#options.startups.begin(this.manifest, this.#start, layers, this.#findPack());
+    const { manifest, repository } = this;
+    this.#options.startups.begin({ manifest, start: this.#start, repository, layers }, this.#findPack());
   }
 
   get #rate(): number {
@@ -487,14 +493,14 @@ export class Image {
     if (start === undefined) return;
     void this.#findPack().then((pack) => {
       if (pack !== undefined && this.host.state === 'preparing')
-        this.#options.startups.ahead(this.manifest, start, pack);
+        this.#options.startups.ahead(this.manifest, start, this.repository, pack);
     });
   }
 
   /** Looked for once, side by side with all that has to happen before it can be used. */
   #findPack(): Promise<PackSource | undefined> {
     if (this.#start === undefined) return Promise.resolve(undefined);
-    this.#pack ??= this.#options.startups.find(this.manifest, this.#start, this.#image);
+    this.#pack ??= this.#options.startups.find(this.manifest, this.#start, this.repository, this.#image);
     return this.#pack;
   }
 

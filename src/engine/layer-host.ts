@@ -235,6 +235,12 @@ export class LayerHost {
     return this.#closed ? 0 : fstatSync(this.#options.file.fd).blocks * 512;
   }
 
+  /** A start is likely to read these soon; no more than a wish. */
+  aim(ranges: readonly BlockRange[]): void {
+    if (!this.#readsAhead || this.#isHeld) return;
+    this.#send({ type: 'aim', ranges, now: this.#options.now() });
+  }
+
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
   promise(pack: number, ranges: readonly BlockRange[]): number | undefined {
     const effects = this.#actor.handle({ type: 'promise', pack, ranges, now: this.#options.now() });

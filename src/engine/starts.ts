@@ -20,6 +20,8 @@ export interface StartLayer {
   readonly firstReads: Uint32Array;
   /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
   promise(pack: number, ranges: ReadonlyArray<readonly [number, number]>): number | undefined;
+  /** What is likely to be read soon: fetched before anything else that nobody waits for. */
+  aim(ranges: ReadonlyArray<readonly [number, number]>): void;
   arrived(job: number, first: number, count: number, bytes: number): void;
   promiseEnded(job: number): void;
 }
@@ -163,7 +165,7 @@ export class Starts {
   }
 
   #bring(order: BeginStart): void {
-    const { pack, layers, ahead } = order;
+    const { pack, layers, manifest, ahead } = order;
     if (pack === undefined) return;
     const key = keyOf(order);
     const broughtRuns: StartRun[] = [];
@@ -175,7 +177,7 @@ export class Starts {
     this.#packs += 1;
     let isOver = false;
     const job = pool.submit(
-      { kind: 'pack', layer: '', layers, pack, ...(ahead === true ? { held: true } : {}) },
+      { kind: 'pack', layer: '', manifest, layers, pack, ...(ahead === true ? { held: true } : {}) },
       {
         pack: ({ devices, runs }) => {
           if (pack.kind === 'registry') {
@@ -188,6 +190,10 @@ export class Starts {
             );
             const layer = this.#options.layer(diffId);
             if (layer === undefined || mine.length === 0) continue;
+            if (pack.kind === 'files') {
+              layer.aim(mine);
+              continue;
+            }
             const job = layer.promise(number, mine);
             if (job === undefined) continue;
             const known = promises.get(diffId);
@@ -210,8 +216,9 @@ export class Starts {
           for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
           const ms = Math.round(this.#options.now() - startedAt);
           if (failure !== undefined) this.#brought.delete(key);
-          if (failure === undefined) log.info({ pack, ms }, 'startup pack brought');
-          else log.warn({ pack, ms, error: failure.error }, 'startup pack given up');
+          const what = pack.kind === 'files' ? 'start of an earlier image' : 'startup pack';
+          if (failure === undefined) log.info({ pack, ms }, `${what} brought`);
+          else log.warn({ pack, ms, error: failure.error }, `${what} given up`);
         },
       },
     );
@@ -251,7 +258,7 @@ export class Starts {
       if (last !== undefined && last[0] === device && last[1] + last[2] === block) last[2] += 1;
       else runs.push([device, block, 1]);
     }
-    const { manifest, start, layers } = order;
+    const { manifest, start, repository, layers } = order;
     this.#options.log.info({ manifest, start, blocks: found.length, ms: watch.lasted }, 'start recorded');
     if (runs.length === 0) return;
     const set: StartSet = { devices, runs };
@@ -262,6 +269,7 @@ export class Starts {
         layer: '',
         manifest,
         start,
+        repository,
         layers,
         set,
         ...(brought === undefined ? {} : { brought }),

@@ -36,41 +36,51 @@ export class Startups {
 
   /**
    * Where the pack of a start lies; undefined where there is none. What the nodes of this NATS have learned comes first,
-   * then what lies beside the image: `image` as the registry has just described it, undefined when it was not asked.
+   * then what lies beside the image: `image` as the registry has just described it, undefined when it was not asked. Where
+   * neither has one: what an earlier image of `repository` (`registry/repository`) has read.
    */
   async find(
     manifest: string,
     start: string,
+    repository: string,
     image: ResolvedImage | undefined,
   ): Promise<PackSource | undefined> {
     const ignore = (error: unknown) => {
       this.#log.warn({ manifest, start, error }, 'no startup pack could be looked for');
       return undefined;
     };
-    const [shared, pushed] = await Promise.all([
+    const [shared, files, pushed] = await Promise.all([
       this.#store.find(manifest, start).catch(ignore),
+      this.#store.findFiles(repository, start).catch(() => undefined),
       image && findPack(this.#registry, image, [...new Set([start, DEFAULT_START])]).catch(ignore),
     ]);
     if (shared !== undefined) return { kind: 'nats', ...shared };
-    if (pushed === undefined || image === undefined) return undefined;
-    const { registry, repository } = image.reference;
-    return { kind: 'registry', registry, repository, ...pushed.blob };
+    if (pushed !== undefined && image !== undefined) {
+      const { registry, repository: name } = image.reference;
+      return { kind: 'registry', registry, repository: name, ...pushed.blob };
+    }
+    return files === undefined ? undefined : { kind: 'files', ...files };
   }
 
   /**
    * The pack was found and its image is about to be attached: what comes of it meanwhile need not be waited for then. Nothing
    * has to be undone where that does not come about.
    */
-  ahead(manifest: string, start: string, pack: PackSource): void {
-    this.#tell({ manifest, start, layers: [], record: false, pack, ahead: true });
+  ahead(manifest: string, start: string, repository: string, pack: PackSource): void {
+    // What an earlier image has read says nothing before the flat image is there.
+    if (pack.kind === 'files') return;
+    this.#tell({ manifest, start, repository, layers: [], record: false, pack, ahead: true });
   }
 
   /** The image's devices are attached: its start begins. */
-  begin(manifest: string, start: string, layers: JobLayer[], pack: Promise<PackSource | undefined>): void {
+  begin(
+    start: { manifest: string; start: string; repository: string; layers: JobLayer[] },
+    pack: Promise<PackSource | undefined>,
+  ): void {
     // Recorded from now on; the pack comes when it is found.
-    this.#tell({ manifest, start, layers, record: true });
+    this.#tell({ ...start, record: true });
     void pack.then((found) => {
-      if (found !== undefined) this.#tell({ manifest, start, layers, record: false, pack: found });
+      if (found !== undefined) this.#tell({ ...start, record: false, pack: found });
     });
   }
 

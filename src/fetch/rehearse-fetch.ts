@@ -18,7 +18,13 @@ export async function rehearseFetch(rehearsal: Rehearsal): Promise<void> {
     const base = { v: 1, front: '', job: 0, layer: layerDigest } as const;
     const layers = [{ diffId: layerDigest, blob: layerDigest }];
     await bringPack(
-      { ...base, kind: 'pack', layers, pack: { kind: 'registry', ...source, ...pack } },
+      {
+        ...base,
+        kind: 'pack',
+        manifest: layerDigest,
+        layers,
+        pack: { kind: 'registry', ...source, ...pack },
+      },
       { layout, packs: noPacks, registry: client, tables, signal },
       { runs: () => {}, blocks: () => {} },
     );

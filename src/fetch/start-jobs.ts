@@ -1,13 +1,15 @@
 /** The jobs around an image's start: bring what its startup pack has, and make the pack of what a start has read. */
-import { open } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
+import { filesOfStart, movedStart, pathsToFind, startInLayers } from '../../actors/start-files.ts';
 import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { JobLayer, PackJob, RecordJob, StartRun } from '../../schemas/fetch.ts';
-import type { SpanTable } from '../image/span-table.ts';
+import type { JobLayer, PackJob, PackSource, RecordJob, StartRun } from '../../schemas/fetch.ts';
+import { BLOCK_SIZE, type SpanTable } from '../image/span-table.ts';
 import { encodePack, MAX_PACK_BYTES } from '../pack/format.ts';
 import { PackStore } from '../pack/pack-store.ts';
 import type { RegistryClient } from '../registry/client.ts';
+import { extentsOf } from '../replay/file-paths.ts';
 import type { Layout } from '../store/layout.ts';
 import type { SpanTables } from './fetch-job.ts';
 import { Ahead } from './ahead.ts';
@@ -47,6 +49,10 @@ export async function bringPack(
   },
 ): Promise<number> {
   const { layout, signal } = context;
+  if (job.pack.kind === 'files') {
+    await foretell(job, job.pack.name, context, on.runs);
+    return 0;
+  }
   let bytes = 0;
   let found: BlockRun[] = [];
   let timer: NodeJS.Timeout | undefined;
@@ -59,7 +65,7 @@ export async function bringPack(
     bytes = 0;
   };
   // Asked for at once: what is held comes while the image is prepared.
-  const source = job.held === true ? new Ahead(sourceOf(job, context)) : sourceOf(job, context);
+  const source = job.held === true ? new Ahead(sourceOf(job.pack, context)) : sourceOf(job.pack, context);
   async function* counted() {
     for await (const chunk of source) {
       bytes += chunk.length;
@@ -73,10 +79,7 @@ export async function bringPack(
       layout,
       tables,
       signal,
-      onHeader: (devices, runs) => {
-        for (let at = 0; at < runs.length; at += RUNS_AT_ONCE)
-          on.runs(devices, runs.slice(at, at + RUNS_AT_ONCE));
-      },
+      onHeader: (devices, runs) => tellRuns({ devices, runs }, on.runs),
       onBlocks: (layer, first, count) => {
         if (found.push([layer, first, count]) === RUNS_TOLD) tell();
         else timer ??= setTimeout(tell, TELL_MS);
@@ -94,6 +97,29 @@ export async function bringPack(
     if (source instanceof Ahead) source.close();
   }
   return bytes;
+}
+
+/** What a start is likely to read, as another image of the repository did. */
+async function foretell(
+  job: PackJob,
+  name: string,
+  { layout, packs }: StartContext,
+  tell: (devices: readonly string[], runs: readonly StartRun[]) => void,
+): Promise<void> {
+  const before = await new PackStore(packs).files(name);
+  const layers = new Set(job.layers.map(({ diffId }) => diffId));
+  tellRuns(startInLayers(before, layers), tell);
+  const paths = pathsToFind(before, layers);
+  if (paths.size === 0) return;
+  const files = extentsOf(await readFile(layout.flat(job.manifest)), paths);
+  tellRuns(movedStart(before, layers, files, BLOCK_SIZE), tell);
+}
+
+function tellRuns(
+  { devices, runs }: StartSet,
+  tell: (devices: readonly string[], runs: readonly StartRun[]) => void,
+): void {
+  for (let at = 0; at < runs.length; at += RUNS_AT_ONCE) tell(devices, runs.slice(at, at + RUNS_AT_ONCE));
 }
 
 /**
@@ -114,6 +140,24 @@ export async function recordStart(job: RecordJob, context: StartContext): Promis
     context.signal.throwIfAborted();
   }
   await store.remember(manifest, start, recordings);
+  await noteFiles(job, set, store, context);
+}
+
+/** For the next image of the repository. The newest start has the last word, whatever image it was of. */
+async function noteFiles(
+  { manifest, start, repository }: RecordJob,
+  set: StartSet,
+  store: PackStore,
+  { layout, signal }: StartContext,
+): Promise<void> {
+  const flat = await readFile(layout.flat(manifest)).catch((error: NodeJS.ErrnoException) => {
+    // The image was removed meanwhile.
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (flat === undefined) return;
+  signal.throwIfAborted();
+  await store.rememberFiles(repository, start, filesOfStart(set, extentsOf(flat), BLOCK_SIZE));
 }
 
 async function makePack(
@@ -209,7 +253,10 @@ async function tablesOf(
   return new Map(await Promise.all(pairs));
 }
 
-function sourceOf({ pack }: PackJob, { packs, registry, signal }: StartContext): AsyncIterable<Uint8Array> {
+function sourceOf(
+  pack: Exclude<PackSource, { kind: 'files' }>,
+  { packs, registry, signal }: StartContext,
+): AsyncIterable<Uint8Array> {
   if (pack.kind === 'nats') return new PackStore(packs).read(pack.name);
   return registry.blobRange(pack, pack, 0, pack.size, signal);
 }

@@ -5,12 +5,18 @@
  *
  *     <manifest hex>.<start>.starts   the newest recordings, msgpack
  *     <manifest hex>.<start>.pack     the pack (format.ts)
+ *     <repository>.<start>.files      what was read by the image of a repository that was started last, and which files that
+ *                                     are, msgpack with zstd; `repository`: the SHA-256 of `registry/repository`, in hex
  *
  * `start` tells one command of an image from another: `default` for the image's own, else a digest of the arguments.
  */
+import { createHash } from 'node:crypto';
+import { promisify } from 'node:util';
+import { zstdCompress, zstdDecompress } from 'node:zlib';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { Objm, type ObjectInfo, type ObjectStore, setSha256Backend } from '@nats-io/obj';
 import { z } from 'zod';
+import type { StartFiles } from '../../actors/start-files.ts';
 import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
@@ -29,16 +35,25 @@ const MAX_RECORDINGS_BYTES = 64 << 20;
 /** An answer that takes longer is of no use to a start, ms. */
 const LOOKUP_MS = 1_000;
 
-const Recordings = z.object({
+const MAX_FILES_BYTES = 16 << 20;
+const MAX_FILES_UNPACKED = 128 << 20;
+const MAX_PIECES = 1 << 20;
+
+const compress = promisify(zstdCompress);
+const decompress = promisify(zstdDecompress);
+
+const StartSetShape = z.object({
+  devices: z.array(z.string().max(100)).max(1024),
+  runs: z.array(z.tuple([z.int().min(0), z.int().min(0), z.int().min(1)])).max(1 << 20),
+});
+const Recordings = z.object({ v: z.literal(1), starts: z.array(StartSetShape).max(64) });
+const count = z.int().min(0);
+const Files = StartSetShape.extend({
   v: z.literal(1),
-  starts: z
-    .array(
-      z.object({
-        devices: z.array(z.string().max(100)).max(1024),
-        runs: z.array(z.tuple([z.int().min(0), z.int().min(0), z.int().min(1)])).max(1 << 20),
-      }),
-    )
-    .max(64),
+  /** Of each device: path, size of the file, offset in it, place in the device. */
+  pieces: z
+    .array(z.array(z.tuple([z.string().max(8192), count, count, count, count])).max(MAX_PIECES))
+    .max(1024),
 });
 
 export interface StoredPack {
@@ -67,9 +82,13 @@ export class PackStore {
 
   /** The pack of a start, else that of the image's own command; undefined where there is none, or no answer in time. */
   async find(manifest: string, start: string): Promise<StoredPack | undefined> {
+    return await this.#find([start, DEFAULT_START].map((key) => nameOf(manifest, key, 'pack')));
+  }
+
+  /** The first that is there. */
+  async #find(names: readonly string[]): Promise<StoredPack | undefined> {
     const store = await this.#open();
-    const names = [...new Set([start, DEFAULT_START])].map((key) => nameOf(manifest, key, 'pack'));
-    const found = await Promise.all(names.map((name) => within(LOOKUP_MS, store.info(name))));
+    const found = await Promise.all([...new Set(names)].map((name) => within(LOOKUP_MS, store.info(name))));
     const best = found.find((info): info is ObjectInfo => info != null && !info.deleted);
     return best === undefined ? undefined : { name: best.name, size: best.size };
   }
@@ -131,6 +150,39 @@ export class PackStore {
     await (await this.#open()).putBlob({ name }, pack({ v: 1, starts: starts.slice(-MAX_RECORDINGS) }));
   }
 
+  /** The files that the repository's newest start has read, under the same key or the default one; undefined as with `find`. */
+  async findFiles(repository: string, start: string): Promise<StoredPack | undefined> {
+    return await this.#find([start, DEFAULT_START].map((key) => filesName(repository, key)));
+  }
+
+  /** Errors: `not-found`, `integrity` where they are not what `rememberFiles` writes. */
+  async files(name: string): Promise<StartFiles> {
+    const bytes = await (await this.#open()).getBlob(name);
+    if (bytes === null) throw new CofaError('not-found', `${name} is gone from the startup packs`);
+    try {
+      const raw = await decompress(bytes, { maxOutputLength: MAX_FILES_UNPACKED });
+      const { devices, runs, pieces } = Files.parse(unpack(raw));
+      return {
+        devices,
+        runs,
+        pieces: pieces.map((of) => of.map(([path, size, at, from, to]) => ({ path, size, at, from, to }))),
+      };
+    } catch (cause) {
+      throw new CofaError('integrity', `${name} of the startup packs is malformed`, { cause });
+    }
+  }
+
+  /** Keeps them in place of those of the start before; not where they are too large to be of use. */
+  async rememberFiles(repository: string, start: string, files: StartFiles): Promise<void> {
+    const { devices, runs } = files;
+    const pieces = files.pieces.map((of) =>
+      of.map(({ path, size, at, from, to }) => [path, size, at, from, to]),
+    );
+    const bytes = await compress(pack({ v: 1, devices, runs, pieces }));
+    if (bytes.length > MAX_FILES_BYTES) return;
+    await (await this.#open()).putBlob({ name: filesName(repository, start) }, bytes);
+  }
+
   async remove(manifest: string, start: string): Promise<void> {
     const store = await this.#open();
     for (const kind of ['pack', 'starts'] as const) await store.delete(nameOf(manifest, start, kind));
@@ -165,9 +217,18 @@ export class PackStore {
 }
 
 function nameOf(manifest: string, start: string, kind: 'pack' | 'starts'): string {
+  return `${hexOf(manifest)}.${checked(start)}.${kind}`;
+}
+
+function filesName(repository: string, start: string): string {
+  const digest = createHash('sha256').update(repository).digest('hex');
+  return `${digest}.${checked(start)}.files`;
+}
+
+function checked(start: string): string {
   if (!/^[a-z0-9]{1,64}$/.test(start))
     throw new RangeError(`not the key of a start: ${JSON.stringify(start)}`);
-  return `${hexOf(manifest)}.${start}.${kind}`;
+  return start;
 }
 
 function safely<T>(work: () => T): T | undefined {

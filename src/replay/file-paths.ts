@@ -5,6 +5,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { FilePiece } from '../../actors/start-files.ts';
 import { readEntries } from '../image/erofs-check-directory.ts';
 import { Words } from '../image/erofs-words.ts';
 import {
@@ -28,14 +29,6 @@ import {
 } from '../image/erofs-format.ts';
 import type { PathsOf } from './replay-log.ts';
 
-/** File data of one layer, in rising order. */
-interface Extent {
-  /** Bytes in the layer device. */
-  from: number;
-  to: number;
-  path: string;
-}
-
 /** Files of one block that are named. */
 const MOST = 4;
 
@@ -43,14 +36,14 @@ const MOST = 4;
  * Looks blocks up in the flat images at `flats`, each read when it is first needed. `blockSize`: of the layer's blocks.
  */
 export function pathsInFlatImages(flats: () => Iterable<string>, blockSize: number): PathsOf {
-  let byLayer: Map<string, Extent[]> | undefined;
+  let byLayer: Map<string, FilePiece[]> | undefined;
   return (diffId, block) => {
     byLayer ??= readAll(flats());
     const extents = byLayer.get(diffId) ?? [];
     const [from, to] = [block * blockSize, (block + 1) * blockSize];
     const found = new Set<string>();
     for (let index = firstEndingAfter(extents, from); index < extents.length && found.size < MOST; index++) {
-      const extent = extents[index] as Extent;
+      const extent = extents[index] as FilePiece;
       if (extent.from >= to) break;
       found.add(extent.path);
     }
@@ -58,8 +51,8 @@ export function pathsInFlatImages(flats: () => Iterable<string>, blockSize: numb
   };
 }
 
-function readAll(flats: Iterable<string>): Map<string, Extent[]> {
-  const byLayer = new Map<string, Extent[]>();
+function readAll(flats: Iterable<string>): Map<string, FilePiece[]> {
+  const byLayer = new Map<string, FilePiece[]>();
   for (const flat of flats) {
     try {
       for (const [diffId, extents] of extentsOf(readFileSync(flat))) {
@@ -73,15 +66,19 @@ function readAll(flats: Iterable<string>): Map<string, Extent[]> {
   return byLayer;
 }
 
-/** The files of a flat image by layer. Throws what a damaged image makes it meet. */
-export function extentsOf(image: Buffer): Map<string, Extent[]> {
+/**
+ * The file data of a flat image by layer, in rising order; with `paths` those of these files alone. Throws what a damaged
+ * image makes it meet.
+ */
+export function extentsOf(image: Buffer, paths?: Iterable<string>): Map<string, FilePiece[]> {
+  const wanted = paths && withParents(paths);
   const devices: string[] = [];
   for (let index = 0; index < image.readUInt16LE(SUPERBLOCK + SB.devices); index++) {
     const at = (DEVICE_TABLE_SLOT + index) * DEVICE_SLOT + SLOT.tag;
     devices.push(`sha256:${image.toString('latin1', at, at + 64)}`);
   }
   const words = new Words(image);
-  const byLayer = new Map<string, Extent[]>(devices.map((diffId) => [diffId, []]));
+  const byLayer = new Map<string, FilePiece[]>(devices.map((diffId) => [diffId, []]));
   const seen = new Set<number>();
   const pending = [{ nid: image.readUInt16LE(SUPERBLOCK + SB.rootNid), path: '' }];
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
@@ -103,7 +100,8 @@ export function extentsOf(image: Buffer): Map<string, Extent[]> {
         (name, child) => {
           if (name === '.' || name === '..') return;
           // Names are bytes in latin1; shown, they are UTF-8 where they can be.
-          pending.push({ nid: child, path: `${path}/${Buffer.from(name, 'latin1').toString('utf8')}` });
+          const below = `${path}/${Buffer.from(name, 'latin1').toString('utf8')}`;
+          if (wanted?.has(below) !== false) pending.push({ nid: child, path: below });
         },
       );
     } else if (inode.kind === KINDS.file.mode && inode.layout === LAYOUT.chunks && inode.size > 0) {
@@ -115,12 +113,23 @@ export function extentsOf(image: Buffer): Map<string, Extent[]> {
         if (block === NULL_BLOCK || device === 0) continue;
         const from = block * BLOCK;
         const to = from + Math.min(chunk, inode.size - index * chunk);
-        byLayer.get(devices[device - 1] ?? '')?.push({ from, to, path });
+        const at = index * chunk;
+        byLayer.get(devices[device - 1] ?? '')?.push({ path, size: inode.size, at, from, to });
       }
     }
   }
   for (const extents of byLayer.values()) extents.sort((a, b) => a.from - b.from);
   return byLayer;
+}
+
+/** The paths, and the folders that lead to them. */
+function withParents(paths: Iterable<string>): Set<string> {
+  const all = new Set<string>();
+  for (const path of paths) {
+    for (let part = path; part !== '' && !all.has(part); part = part.slice(0, part.lastIndexOf('/')))
+      all.add(part);
+  }
+  return all;
 }
 
 function inodeAt(image: Buffer, nid: number) {
@@ -139,12 +148,12 @@ function inodeAt(image: Buffer, nid: number) {
 }
 
 /** Extents of one layer do not overlap, so their ends rise too. */
-function firstEndingAfter(extents: readonly Extent[], at: number): number {
+function firstEndingAfter(extents: readonly FilePiece[], at: number): number {
   let low = 0;
   let high = extents.length;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if ((extents[middle] as Extent).to <= at) low = middle + 1;
+    if ((extents[middle] as FilePiece).to <= at) low = middle + 1;
     else high = middle;
   }
   return low;

@@ -37,6 +37,7 @@ const layers = [{ diffId: 'sha256:a', blob: 'sha256:b' }];
 const order = (name: string, more: Partial<BeginStart> = {}): BeginStart => ({
   manifest: 'sha256:m',
   start: 'default',
+  repository: 'registry.test/app',
   layers: more.ahead === true ? [] : layers,
   record: false,
   pack: { kind: 'nats', name, size: 1 },

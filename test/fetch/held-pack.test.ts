@@ -52,6 +52,7 @@ const job = (): PackJob => ({
   front: 'f',
   job: 1,
   layer: '',
+  manifest: image.layerDigest,
   layers: [],
   pack: { kind: 'registry', registry: image.registry, repository: image.repository, ...image.pack },
   held: true,

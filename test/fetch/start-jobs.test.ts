@@ -37,6 +37,7 @@ const job = (more: Pick<RecordJob, 'manifest' | 'set' | 'brought'>): RecordJob =
   kind: 'record',
   layer: '',
   start: 'default',
+  repository: 'registry.test/app',
   layers: [{ diffId: layer, blob }],
   ...more,
 });

@@ -912,7 +912,9 @@ class Simulation {
     layer.pack = ranges
       .flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at))
       .filter((block) => block < layer.geometry.blockCount);
-    this.#send(layer, { type: 'promise', pack: 1, ranges, now: this.#now });
+    // Of an image that has none, only what it may bring is known.
+    const type = this.#random.chance(0.3) ? 'aim' : 'promise';
+    this.#send(layer, { type, pack: 1, ranges, now: this.#now } as LayerEvent);
   }
 
   /**

@@ -5,4 +5,8 @@ export class PackStore {
   find(): Promise<undefined> {
     return Promise.resolve(undefined);
   }
+
+  findFiles(): Promise<undefined> {
+    return Promise.resolve(undefined);
+  }
 }
