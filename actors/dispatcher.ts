@@ -3,8 +3,13 @@
  * to run, in order; time comes in with the events.
  *
  * **Order.** As long as demand waits, no prefetch is sent. Demand of one registry is served first come first served, and
- * registries take turns (demand-queue.ts); a job that lost its fetcher has waited longest and comes first. Prefetch goes round the layers in turns, and leaves slots free for the
- * demand that comes next: one of every fetcher that has several, and a share of the pool.
+ * registries take turns (demand-queue.ts); a job that lost its fetcher has waited longest and comes first. Prefetch leaves
+ * slots free for the demand that comes next: one of every fetcher that has several, and a share of the pool. What readers
+ * are likely to want next comes before the rest of the images, and of that the smallest layer first (background-queue.ts).
+ *
+ * **The rest of the images** is to use what nobody else does. A byte that is on its way cannot be overtaken, and shares the link
+ * with what a reader waits for. So while demand is around, and for `demandAroundMs` after it, one such job is under way at
+ * most. Not none: a reader of everything would otherwise fetch all of it by itself, span by span, with the link idle between.
  *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
  * goes to another after `jobSilenceMs`, the late one is told to stop, and whoever is done first ends the job. Both
@@ -19,6 +24,7 @@
  *       └──LOSE──────┘
  */
 import { setup } from 'xstate';
+import { BackgroundQueue } from './background-queue.ts';
 import { DemandQueue } from './demand-queue.ts';
 import { compileTable } from './table.ts';
 import { TimerQueue } from './timers.ts';
@@ -36,6 +42,8 @@ export type DispatcherEvent =
       /** Registry that its bytes come from. */
       source?: string;
       silenceMs?: number;
+      /** The rest of an image, of a layer with so many bytes; undefined: wanted sooner than that. */
+      rest?: number;
       now: number;
     }
   | { type: 'promote'; job: number; now: number }
@@ -73,6 +81,8 @@ export interface DispatcherLimits {
   prefetchWaitMs: number;
   /** Share of all slots that prefetch leaves free, at least one slot. A pool of one slot has none to leave. */
   demandShare: number;
+  /** How long after demand the rest of the images keeps back, ms. */
+  demandAroundMs: number;
 }
 
 export const DISPATCHER_LIMITS: DispatcherLimits = {
@@ -85,6 +95,7 @@ export const DISPATCHER_LIMITS: DispatcherLimits = {
   demandWaitMs: 30_000,
   prefetchWaitMs: Number.POSITIVE_INFINITY,
   demandShare: 0.25,
+  demandAroundMs: 500,
 };
 
 type JobState = 'queued' | 'running' | 'over';
@@ -111,13 +122,20 @@ interface Assignment {
   readonly job: number;
   readonly source: string;
   readonly worker: Worker;
+  /** Whom it is for by now; `rest`: nobody, and nobody is likely to want it soon. */
+  kind: JobKind;
 }
+
+type JobKind = 'demand' | 'soon' | 'rest';
 
 interface Job {
   readonly job: number;
   class: JobClass;
   readonly layer: string;
   readonly source: string;
+  readonly isRest: boolean;
+  /** Of the layer, as far as that says when its turn is. */
+  readonly size: number;
   readonly silenceMs: number;
   state: JobState;
   /** Times sent. */
@@ -133,9 +151,12 @@ export class Dispatcher {
   readonly #jobs = new Map<number, Job>();
   readonly #byClass = { demand: 0, prefetch: 0 };
   readonly #demand = new DemandQueue<Job>();
-  /** By layer; the layer whose turn it is comes first. None is empty. */
-  readonly #prefetch = new Map<string, Set<Job>>();
-  #prefetchQueued = 0;
+  readonly #soon = new BackgroundQueue<Job>();
+  readonly #rest = new BackgroundQueue<Job>();
+  /** Slots by what they are taken for. */
+  readonly #slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
+  /** When demand was fetched last, ms. */
+  #demandAt = Number.NEGATIVE_INFINITY;
   readonly #workers = new Map<string, Worker>();
   readonly #waits = new TimerQueue<Job>();
   readonly #silences = new TimerQueue<Assignment>();
@@ -158,7 +179,14 @@ export class Dispatcher {
 
   /** When something is due, ms; Infinity when nothing is. */
   get nextWake(): number {
-    return Math.min(this.#waits.next, this.#silences.next, this.#heartbeats.next);
+    const quietAt = this.#demandAt + this.#limits.demandAroundMs;
+    const isKept = this.#rest.size > 0 && this.#slots.demand === 0 && quietAt > this.#clock;
+    return Math.min(
+      this.#waits.next,
+      this.#silences.next,
+      this.#heartbeats.next,
+      isKept ? quietAt : Number.POSITIVE_INFINITY,
+    );
   }
 
   /** `jobs`: those that wait and those that run. `running`: slots that are taken. */
@@ -174,7 +202,7 @@ export class Dispatcher {
         slots,
         running: running.size,
       })),
-      queued: { demand: this.#demand.size, prefetch: this.#prefetchQueued },
+      queued: { demand: this.#demand.size, prefetch: this.#soon.size + this.#rest.size },
     };
   }
 
@@ -235,6 +263,8 @@ export class Dispatcher {
       class: event.class,
       layer: event.layer,
       source: event.source ?? '',
+      isRest: event.rest !== undefined,
+      size: event.rest ?? 0,
       silenceMs: event.silenceMs ?? this.#limits.jobSilenceMs,
       state: 'queued',
       attempts: 0,
@@ -255,6 +285,11 @@ export class Dispatcher {
     this.#byClass.demand += 1;
     job.class = 'demand';
     if (isQueued) this.#enqueue(job);
+    else if (job.assignment !== undefined) {
+      this.#slots[job.assignment.kind] -= 1;
+      job.assignment.kind = 'demand';
+      this.#slots.demand += 1;
+    }
   }
 
   #ended(event: DispatcherEvent & { type: 'job.ended' }, effects: DispatcherEffect[]): void {
@@ -297,25 +332,17 @@ export class Dispatcher {
       job,
       this.#clock + this.#limits[job.class === 'demand' ? 'demandWaitMs' : 'prefetchWaitMs'],
     );
-    if (job.class === 'demand') {
-      this.#demand.add(job);
-      return;
-    }
-    this.#prefetchQueued += 1;
-    const others = this.#prefetch.get(job.layer);
-    if (others === undefined) this.#prefetch.set(job.layer, new Set([job]));
-    else others.add(job);
+    this.#queueOf(job).add(job);
   }
 
   #dequeue(job: Job): void {
     this.#waits.delete(job);
-    if (job.class === 'demand') {
-      this.#demand.delete(job);
-      return;
-    }
-    this.#prefetchQueued -= 1;
-    const others = this.#prefetch.get(job.layer);
-    if (others?.delete(job) === true && others.size === 0) this.#prefetch.delete(job.layer);
+    this.#queueOf(job).delete(job);
+  }
+
+  #queueOf(job: Job): DemandQueue<Job> | BackgroundQueue<Job> {
+    if (job.class === 'demand') return this.#demand;
+    return job.isRest ? this.#rest : this.#soon;
   }
 
   // ── Fetchers ──
@@ -353,6 +380,8 @@ export class Dispatcher {
     assignment.worker.running.delete(assignment.job);
     this.#silences.delete(assignment);
     this.#demand.freed(assignment.source);
+    this.#slots[assignment.kind] -= 1;
+    if (assignment.kind === 'demand') this.#demandAt = this.#clock;
   }
 
   #expire(effects: DispatcherEffect[]): void {
@@ -378,7 +407,7 @@ export class Dispatcher {
   // ── Who gets what ──
 
   #assign(effects: DispatcherEffect[]): void {
-    if (this.#demand.size + this.#prefetchQueued === 0) return;
+    if (this.#demand.size + this.#soon.size + this.#rest.size === 0) return;
     let slots = 0;
     for (const worker of this.#workers.values()) slots += worker.slots;
     for (let job = this.#demand.next(slots); job !== undefined; job = this.#demand.next(slots)) {
@@ -389,20 +418,22 @@ export class Dispatcher {
       }
       this.#send(job, worker, effects);
     }
-    if (this.#prefetchQueued === 0 || this.#demand.size > 0) return;
+    if (this.#demand.size > 0) return;
     let free = 0;
     for (const worker of this.#workers.values()) free += Math.max(0, worker.slots - worker.running.size);
     const kept = slots <= 1 ? 0 : Math.max(1, Math.ceil(slots * this.#limits.demandShare));
-    for (; this.#prefetchQueued > 0 && free > kept; free--) {
-      const [layer, jobs] = this.#prefetch.entries().next().value as [string, Set<Job>];
-      const job = jobs.values().next().value as Job;
-      const worker = this.#freest(job, 1);
-      if (worker === undefined) return;
-      // The layer's turn is over.
-      this.#prefetch.delete(layer);
-      this.#prefetch.set(layer, jobs);
+    for (; free > kept; free--) {
+      const job = this.#soon.next() ?? (this.#mayFetchRest ? this.#rest.next() : undefined);
+      const worker = job === undefined ? undefined : this.#freest(job, 1);
+      if (job === undefined || worker === undefined) return;
+      (job.isRest ? this.#rest : this.#soon).taken(job.layer);
       this.#send(job, worker, effects);
     }
+  }
+
+  get #mayFetchRest(): boolean {
+    const isAround = this.#slots.demand > 0 || this.#clock - this.#demandAt < this.#limits.demandAroundMs;
+    return !isAround || this.#slots.rest === 0;
   }
 
   /** All slots are taken, maybe by jobs of one registry that will never end well: others get a few all the same. */
@@ -437,7 +468,9 @@ export class Dispatcher {
   #send(job: Job, worker: Worker, effects: DispatcherEffect[]): void {
     this.#dequeue(job);
     if (!move(job, 'SEND')) return;
-    const assignment = { job: job.job, source: job.source, worker };
+    const kind: JobKind = job.class === 'demand' ? 'demand' : job.isRest ? 'rest' : 'soon';
+    const assignment: Assignment = { job: job.job, source: job.source, worker, kind };
+    this.#slots[kind] += 1;
     this.#demand.taken(job.source);
     job.assignment = assignment;
     job.attempts += 1;
@@ -457,16 +490,15 @@ export class Dispatcher {
       check(!queued.has(job), () => `job ${job.job} is queued twice`);
       queued.set(job, 'demand');
     }
-    let prefetch = 0;
-    for (const [layer, jobs] of this.#prefetch) {
-      check(jobs.size > 0, () => `layer ${layer} has a turn and no job`);
+    for (const queue of [this.#soon, this.#rest]) {
+      const jobs = [...queue];
+      check(jobs.length === queue.size, () => 'queued prefetch is miscounted');
       for (const job of jobs) {
         check(!queued.has(job), () => `job ${job.job} is queued twice`);
+        check(job.isRest === (queue === this.#rest), () => `job ${job.job} is in the wrong queue`);
         queued.set(job, 'prefetch');
-        prefetch += 1;
       }
     }
-    check(prefetch === this.#prefetchQueued, () => 'queued prefetch is miscounted');
     const byClass = { demand: 0, prefetch: 0 };
     for (const job of this.#jobs.values()) {
       byClass[job.class] += 1;
@@ -504,6 +536,11 @@ export class Dispatcher {
       () => 'jobs are miscounted',
     );
     check(this.#jobs.size <= this.#limits.maxDemand + this.#limits.maxPrefetch, () => 'too many jobs');
+    const slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
+    for (const { running: assigned } of this.#workers.values())
+      for (const { kind } of assigned.values()) slots[kind] += 1;
+    for (const kind of ['demand', 'soon', 'rest'] as const)
+      check(slots[kind] === this.#slots[kind], () => `slots taken for ${kind} are miscounted`);
     let taken = 0;
     for (const worker of this.#workers.values()) {
       taken += worker.running.size;

@@ -131,7 +131,8 @@ export interface ReadFailure {
 export type LayerEffect =
   /** errno 0: every block of the read is present. */
   | { type: 'answer'; id: number; errno: number; reason?: ReadFailure }
-  | { type: 'fetch'; job: number; firstSpan: number; spanCount: number; class: JobClass }
+  /** `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. */
+  | { type: 'fetch'; job: number; firstSpan: number; spanCount: number; class: JobClass; soon?: true }
   /** Somebody waits for a job that was submitted as prefetch. */
   | { type: 'promote'; job: number }
   | { type: 'cancel'; job: number }

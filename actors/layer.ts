@@ -441,7 +441,7 @@ export class LayerActor {
     for (;;) {
       const batch = this.#prefetcher.next(this.#clock, this.#prefetchRunning, isFree, isAlone);
       if (batch === undefined) return;
-      this.#fetch(batch.firstSpan, batch.spanCount, 'prefetch', effects);
+      this.#fetch(batch.firstSpan, batch.spanCount, 'prefetch', effects, batch.soon);
     }
   }
 
@@ -454,7 +454,7 @@ export class LayerActor {
     this.#prefetcher.aim([...spans]);
   }
 
-  #fetch(firstSpan: number, spanCount: number, kind: JobClass, effects: LayerEffect[]): void {
+  #fetch(firstSpan: number, spanCount: number, kind: JobClass, effects: LayerEffect[], soon?: true): void {
     const job: Job = { kind: 'fetch', number: this.#nextJob++, class: kind, firstSpan, spanCount };
     this.#jobs.set(job.number, job);
     this.#jobSilence.set(job.number, this.#clock + this.#limits.jobSilenceMs);
@@ -464,7 +464,14 @@ export class LayerActor {
     }
     if (kind === 'prefetch') this.#prefetchRunning += 1;
     this.#counters[kind === 'prefetch' ? 'prefetchJobs' : 'demandJobs'] += 1;
-    effects.push({ type: 'fetch', job: job.number, firstSpan, spanCount, class: kind });
+    effects.push({
+      type: 'fetch',
+      job: job.number,
+      firstSpan,
+      spanCount,
+      class: kind,
+      ...(soon === undefined ? {} : { soon }),
+    });
   }
 
   #fetched(event: LayerEvent & { type: 'blocks.fetched' }, effects: LayerEffect[]): void {

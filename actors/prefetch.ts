@@ -24,6 +24,8 @@ const READAHEAD_BATCH = 2;
 export interface Batch {
   firstSpan: number;
   spanCount: number;
+  /** Readers are likely to want it next; absent: it is their turn in order. */
+  soon?: true;
 }
 
 export class Prefetcher {
@@ -118,7 +120,7 @@ export class Prefetcher {
 
   #nextUnaimed(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
     const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
-    if (near !== undefined) return near;
+    if (near !== undefined) return { ...near, soon: true };
     if (!this.#on) return undefined;
     while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
     if (this.#cursor >= this.#spanCount) return undefined;
@@ -143,7 +145,7 @@ export class Prefetcher {
         this.#aimed.pop();
         spanCount += 1;
       }
-      return { firstSpan: span, spanCount };
+      return { firstSpan: span, spanCount, soon: true };
     }
     return undefined;
   }

@@ -130,8 +130,11 @@ export class FetchPool {
     this.#tick = setInterval(() => this.#onTick(this.#now()), TICK_MS);
   }
 
-  /** Queues a job; its number names it in `promote` and `cancel`. */
-  submit(order: JobOrder, listener: JobListener): number {
+  /**
+   * Queues a job; its number names it in `promote` and `cancel`. `rest`: it has time until nothing else is to be done, and
+   * its layer has so many bytes.
+   */
+  submit(order: JobOrder, listener: JobListener, { rest }: { rest?: number } = {}): number {
     const number = this.#next++;
     const job = { v: 1, job: number, front: this.#front, ...order } as Job;
     const kind = classOf(order);
@@ -143,6 +146,7 @@ export class FetchPool {
       class: kind,
       layer: order.layer,
       ...(order.kind === 'fetch' ? { source: order.source.registry } : {}),
+      ...(rest === undefined ? {} : { rest }),
       now: this.#now(),
     } as const;
     // A hash over a whole device reports nothing until it is done.

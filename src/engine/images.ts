@@ -151,7 +151,8 @@ export class Image {
 
   async release(mount: string): Promise<void> {
     this.#rates.delete(mount);
-    this.#tellRate();
+    // With its last mount the image lets go of the devices, and that says it all.
+    if (this.#rates.size > 0) this.#tellRate();
     this.host.send({ type: 'RELEASE', mount });
     await this.host.until('known', 'ready', 'attached', 'failed');
   }

@@ -30,7 +30,7 @@ import type { SpanTable } from '../image/span-table.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { deviceSize } from '../store/device.ts';
 import { hexOf } from '../store/layout.ts';
-import type { FetchPool } from './fetch-pool.ts';
+import type { FetchPool, JobListener } from './fetch-pool.ts';
 import { presentIn, type SpanUse } from './span-use.ts';
 import { Trace } from './trace.ts';
 
@@ -506,7 +506,7 @@ export class LayerHost {
     fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
   }
 
-  #fetch({ job, firstSpan, spanCount, class: kind }: LayerEffect & { type: 'fetch' }): void {
+  #fetch({ job, firstSpan, spanCount, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
     const { diffId, source, pool, now } = this.#options;
     const running: RunningJob = { job, pool: 0, firstSpan, spanCount, bytes: 0 };
     // Before it is submitted: one that is refused ends within the call.
@@ -520,7 +520,8 @@ export class LayerHost {
       spanCount,
       source,
     };
-    running.pool = pool.submit(order, {
+    const rest = kind === 'prefetch' && soon !== true ? { rest: this.device.size } : {};
+    const listener: JobListener = {
       blocks: (firstBlock, count, bytes) => {
         this.#count(running, bytes);
         this.#options.use.arrived(firstBlock, count);
@@ -543,7 +544,8 @@ export class LayerHost {
         this.#options.log.warn({ layer: diffId, code, message }, 'fetch failed');
         this.#send({ type: 'job.failed', job, code, message, retryable: failure.retryable, now: now() });
       },
-    });
+    };
+    running.pool = pool.submit(order, listener, rest);
   }
 
   #cancel(number: number): void {

@@ -28,6 +28,10 @@ class Bench {
     return this.send({ type: 'submit', job, class: kind, layer });
   }
 
+  rest(job: number, layer = 'a', size = 1): DispatcherEffect[] {
+    return this.send({ type: 'submit', job, class: 'prefetch', layer, rest: size });
+  }
+
   from(source: string, ...jobs: number[]): DispatcherEffect[] {
     return jobs.flatMap((job) => this.send({ type: 'submit', job, class: 'demand', layer: source, source }));
   }
@@ -129,6 +133,53 @@ describe('prefetch leaves slots free', () => {
     expect(pool.submit(3, 'prefetch')).toEqual([send(3, 'w')]);
     expect(pool.submit(4, 'prefetch')).toEqual([]);
     expect(pool.submit(5)).toEqual([send(5, 'w')]);
+  });
+});
+
+describe('the rest of the images', () => {
+  test('takes what is free where nobody waits, the smallest layer first, layers of one size in turns', () => {
+    const pool = new Bench();
+    for (const job of [1, 2]) pool.rest(job, 'big', 100);
+    for (const job of [11, 12]) pool.rest(job, 'a', 10);
+    for (const job of [21, 22]) pool.rest(job, 'b', 10);
+    expect(sentJobs(pool.hello('w', 8))).toEqual([11, 21, 12, 22, 1, 2]);
+  });
+
+  test('comes after what readers are likely to want next', () => {
+    const pool = new Bench();
+    pool.rest(1);
+    pool.submit(2, 'prefetch', 'b');
+    expect(pool.hello('w', 1)).toEqual([send(2, 'w')]);
+    expect(pool.ended(2, 'w')).toEqual([send(1, 'w')]);
+  });
+
+  test('one job at a time while demand is around, and for a while after it', () => {
+    const pool = new Bench({ demandAroundMs: 100 });
+    pool.hello('w', 8);
+    pool.submit(1);
+    expect(pool.rest(2)).toEqual([send(2, 'w')]);
+    expect(pool.rest(3)).toEqual([]);
+    // What readers are likely to want next is not the rest.
+    expect(pool.submit(4, 'prefetch')).toEqual([send(4, 'w')]);
+    expect(pool.ended(2, 'w')).toEqual([send(3, 'w')]);
+    expect(pool.rest(5)).toEqual([]);
+    expect(pool.ended(1, 'w')).toEqual([]);
+    expect(pool.dispatcher.nextWake - pool.now).toBe(100);
+    expect(pool.wait(99)).toEqual([]);
+    expect(pool.wait(1)).toEqual([send(5, 'w')]);
+  });
+
+  test('what becomes demand under way is demand: it keeps the others back, and makes room for one', () => {
+    const pool = new Bench({ demandAroundMs: 100 });
+    pool.hello('w', 8);
+    for (const job of [1, 2]) expect(pool.rest(job)).toHaveLength(1);
+    pool.send({ type: 'promote', job: 1 });
+    expect(pool.rest(3)).toEqual([]);
+    expect(pool.ended(2, 'w')).toEqual([send(3, 'w')]);
+    expect(pool.rest(4)).toEqual([]);
+    // A fetcher that dies frees what it had.
+    pool.send({ type: 'worker.lost', worker: 'w' });
+    expect(sentJobs(pool.hello('v', 8))).toEqual([1, 4]);
   });
 });
 

@@ -91,6 +91,7 @@ export function drawPlan(random: Random): Plan {
       demandWaitMs: random.int(300, 2_000),
       prefetchWaitMs: sometimes(random.int(500, 2_000), never),
       demandShare: random.pick([0, 0.25, 0.5]),
+      demandAroundMs: random.int(0, 300),
     },
     workers: Array.from({ length: random.int(1, 4) }, () => random.int(1, 4)),
     prefetch: random.chance(0.6),

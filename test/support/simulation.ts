@@ -587,7 +587,7 @@ class Simulation {
 
   #submit(
     layer: SimLayer,
-    { job, firstSpan, spanCount, class: kind }: LayerEffect & { type: 'fetch' },
+    { job, firstSpan, spanCount, class: kind, soon }: LayerEffect & { type: 'fetch' },
   ): void {
     for (const [number, other] of layer.jobs) {
       const isApart =
@@ -610,7 +610,9 @@ class Simulation {
         layer.spans.slice(firstSpan, firstSpan + spanCount).reduce((sum, blocks) => sum + blocks, 0),
       );
     const said = this.#sabotage === 'prefetch-first' ? 'demand' : kind;
-    this.#dispatch({ type: 'submit', job: pool, class: said, layer: String(layer.index), now: this.#now });
+    const rest = kind === 'prefetch' && soon !== true ? { rest: layer.spans.length } : {};
+    const asked = { type: 'submit', job: pool, class: said, layer: String(layer.index) } as const;
+    this.#dispatch({ ...asked, ...rest, now: this.#now });
   }
 
   /** What comes up while effects are run waits for its turn: effects of two events never mix. */
