@@ -106,5 +106,5 @@ describe('a startup pack', () => {
     expect(read.failures).toEqual([]);
     await third.cofa(['unmount', mount]);
     await third.down();
-  });
+  }, 300_000);
 });
