@@ -81,7 +81,7 @@ export function startGoals(
   if (overlayfs > 0 && warm > 0)
     goals.push(atMost('P5b', 'warm start: cofa / overlayfs', warm / overlayfs, 1));
   if (startBytes > 0 && packBytes > 0) {
-    const measure = 'bytes fetched with pack / blocks that the start reads, compressed';
+    const measure = 'bytes fetched without pack or background / blocks that the start reads, compressed';
     goals.push(atMost('P8', measure, startBytes / packBytes, 1.2));
   }
   share('P9', 'sidecar / image', sidecarBytes, 2);
