@@ -8,6 +8,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { dropCaches, type Link, onLink, timed } from './measure.ts';
+import { placesAtRandom } from './random-places.ts';
 import { onFreshEngine, type Repositories } from './ways.ts';
 
 /** Reads of a round, one after the other. */
@@ -16,21 +17,7 @@ const READS = 64;
 /** Prefetch is at work when so many bytes have come since the mount. */
 const AT_WORK_BYTES = 4_000_000;
 
-/** Places at random, by size, of files that the image has; then the time of each read, ms. */
-const LIST = `
-import os, random, sys
-root = sys.argv[1]
-files = []
-for folder, _, names in sorted(os.walk(root)):
-    for name in sorted(names):
-        path = os.path.join(folder, name)
-        if os.path.islink(path) or not os.path.isfile(path): continue
-        size = os.path.getsize(path)
-        if size >= 4096: files.append((os.path.relpath(path, root), size))
-chance = random.Random(int(sys.argv[2]))
-for path, size in chance.choices(files, [size for _, size in files], k=${READS}):
-    print(chance.randrange(size // 4096) * 4096, path)
-`;
+/** The time of each read, ms. */
 const READ = `
 import os, sys, time
 root = os.open(sys.argv[1], os.O_RDONLY)
@@ -86,7 +73,7 @@ async function readsOf(
       await cofa('mount', ...options, `${relay.host}/${at.indexed}:latest`, dir);
       const mounted = relay.counters().toClient;
       const list = join(root, 'reads');
-      await timed('sh', ['-c', 'python3 -c "$1" "$2" "$3" > "$4"', 'sh', LIST, dir, `${seed}`, list]);
+      await placesAtRandom(dir, { seed, count: READS, list });
       // It begins half a second after the last first read.
       const came = () => relay.counters().toClient - mounted;
       if (kind === 'prefetch')

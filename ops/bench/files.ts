@@ -7,27 +7,12 @@ import { join } from 'node:path';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { dropCaches, median, timed } from './measure.ts';
+import { placesAtRandom } from './random-places.ts';
 import { onFreshEngine, type Repositories, untilWhole } from './ways.ts';
 
 /** Reads of `random`, 4 KiB each. */
 const RANDOM_READS = 4_000;
 
-const RANDOM = `
-import os, random, sys
-root = sys.argv[1]
-files = []
-for folder, _, names in sorted(os.walk(root)):
-    for name in sorted(names):
-        path = os.path.join(folder, name)
-        if os.path.islink(path) or not os.path.isfile(path): continue
-        size = os.path.getsize(path)
-        if size >= 4096: files.append((os.path.relpath(path, root), size))
-chance = random.Random(1)
-weights = [size for _, size in files]
-for path, size in chance.choices(files, weights, k=${RANDOM_READS}):
-    at = chance.randrange(size // 4096) * 4096
-    print(at, path)
-`;
 const READ_AT = `
 import os, sys
 root = os.open(sys.argv[1], os.O_RDONLY)
@@ -68,7 +53,7 @@ export async function fileTimes(
       await cofa('mount', `${at.registry}/${at.indexed}:latest`, flat);
       await untilWhole(cofa);
       const list = join(folder, 'reads');
-      await timed('sh', ['-c', `python3 -c "$1" "$2" > "$3"`, 'sh', RANDOM, overlay, list]);
+      await placesAtRandom(overlay, { seed: 1, count: RANDOM_READS, list });
       const tasks: Array<[name: string, args: (dir: string) => [string, string[]]]> = [
         ['find', (dir) => ['sh', ['-c', 'find "$1" -xdev -ls >/dev/null', 'sh', dir]]],
         [
