@@ -134,8 +134,12 @@ function piecesByPath(
   return byPath;
 }
 
-/** Those that overlap [from, to). */
-function* piecesIn(pieces: readonly FilePiece[], from: number, to: number): IterableIterator<FilePiece> {
+/** Those of one layer that overlap [from, to), bytes; they do not overlap each other, so their ends rise too. */
+export function* piecesIn(
+  pieces: readonly FilePiece[],
+  from: number,
+  to: number,
+): IterableIterator<FilePiece> {
   let low = 0;
   let high = pieces.length;
   while (low < high) {

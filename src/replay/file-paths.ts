@@ -5,7 +5,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { FilePiece } from '../../actors/start-files.ts';
+import { type FilePiece, piecesIn } from '../../actors/start-files.ts';
 import { readEntries } from '../image/erofs-check-directory.ts';
 import { Words } from '../image/erofs-words.ts';
 import {
@@ -42,10 +42,9 @@ export function pathsInFlatImages(flats: () => Iterable<string>, blockSize: numb
     const extents = byLayer.get(diffId) ?? [];
     const [from, to] = [block * blockSize, (block + 1) * blockSize];
     const found = new Set<string>();
-    for (let index = firstEndingAfter(extents, from); index < extents.length && found.size < MOST; index++) {
-      const extent = extents[index] as FilePiece;
-      if (extent.from >= to) break;
-      found.add(extent.path);
+    for (const { path } of piecesIn(extents, from, to)) {
+      found.add(path);
+      if (found.size === MOST) break;
     }
     return [...found];
   };
@@ -145,18 +144,6 @@ function inodeAt(image: Buffer, nid: number) {
     /** Behind the inode and its attributes. */
     dataAt: at + INODE_SIZE + (xattrs === 0 ? 0 : XATTR_HEADER + (xattrs - 1) * 4),
   };
-}
-
-/** Extents of one layer do not overlap, so their ends rise too. */
-function firstEndingAfter(extents: readonly FilePiece[], at: number): number {
-  let low = 0;
-  let high = extents.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((extents[middle] as FilePiece).to <= at) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 /** Blocks of layers are 64 KiB. */
