@@ -5,6 +5,7 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Operation, Progress, RequestOf, ResultOf } from '../../schemas/api.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
+import { abortable } from './abortable.ts';
 import type { BusAddress } from './connection.ts';
 import { askLocal } from './local-socket.ts';
 
@@ -246,14 +247,4 @@ class Silence {
   end(): void {
     clearTimeout(this.#timer);
   }
-}
-
-function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(signal.reason);
-    if (signal.aborted) stop();
-    signal.addEventListener('abort', stop, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
-  });
 }

@@ -1,6 +1,6 @@
 /**
  * The command line as commander reads it: every command with its options and help. `cofa run` in plain words does not come
- * here (plain-words.ts), since commander takes a good part of the time of a short container.
+ * here (plain-run.ts), since commander takes a good part of the time of a short container.
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';

@@ -5,6 +5,7 @@ import { filesOfStart, movedStart, pathsToFind, startInLayers } from '../../acto
 import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { JobLayer, PackJob, PackSource, RecordJob, StartRun } from '../../schemas/fetch.ts';
+import { abortable } from '../bus/abortable.ts';
 import { BLOCK_SIZE, type SpanTable } from '../image/span-table.ts';
 import { encodePack, MAX_PACK_BYTES } from '../pack/format.ts';
 import { PackStore } from '../pack/pack-store.ts';
@@ -229,15 +230,7 @@ function keysOf({ devices, runs }: StartSet): string[] {
 
 /** Throws the reason of the signal where the job is stopped first. */
 async function releaseOf({ released, signal }: StartContext): Promise<PackJob> {
-  const { promise: stopped, reject } = Promise.withResolvers<never>();
-  const stop = () => reject(signal.reason);
-  if (signal.aborted) stop();
-  signal.addEventListener('abort', stop, { once: true });
-  try {
-    return await Promise.race([released ?? Promise.reject(new Error('nobody would let it go')), stopped]);
-  } finally {
-    signal.removeEventListener('abort', stop);
-  }
+  return await abortable(released ?? Promise.reject(new Error('nobody would let it go')), signal);
 }
 
 async function tablesOf(
