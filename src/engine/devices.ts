@@ -11,7 +11,14 @@ import type { BlobSource } from '../../schemas/fetch.ts';
 import type { HandedOverReply, OpenLayer, OpenLayerReply, Settled } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
-import { attachLoop, changeBacking, detachLoop, dismissLoop, type LoopDevice } from '../kernel/loop.ts';
+import {
+  attachLoop,
+  backingFileOf,
+  changeBacking,
+  detachLoop,
+  dismissLoop,
+  type LoopDevice,
+} from '../kernel/loop.ts';
 import { hexOf, type Layout } from '../store/layout.ts';
 import { layerLabel, type Leftovers } from './leftovers.ts';
 import { askFront as ask, askFrontWhile as askWhile, frontIsReady } from './front-calls.ts';
@@ -44,6 +51,8 @@ interface Attached {
 
 export class Devices {
   readonly #attached = new Map<string, Attached>();
+  /** Layers that were let go while a change of their device was under way, until it has ended. */
+  readonly #leaving = new Map<string, Promise<void>>();
   readonly #bus: NatsConnection;
   readonly #names: Subjects;
   readonly #layout: Layout;
@@ -85,12 +94,13 @@ export class Devices {
       rates: new Map(rate > 0 ? [[user, rate]] : []),
       direct: false,
       pinned: false,
-      tail: Promise.resolve(),
+      // What the front end is told of this one comes after all that it was told of the one before.
+      tail: this.#leaving.get(demand.diffId) ?? Promise.resolve(),
       loop: null as never,
       others: [],
       lost: false,
     };
-    mine.loop = this.#attach(mine);
+    mine.loop = mine.tail.then(() => this.#attach(mine));
     this.#attached.set(demand.diffId, mine);
     try {
       return await mine.loop;
@@ -122,7 +132,10 @@ export class Devices {
       return;
     }
     this.#attached.delete(diffId);
-    await mine.tail;
+    const { tail } = mine;
+    this.#leaving.set(diffId, tail);
+    await tail;
+    if (this.#leaving.get(diffId) === tail) this.#leaving.delete(diffId);
     const loop = await mine.loop.catch(() => undefined);
     try {
       if (loop !== undefined) await detachLoop(loop);
@@ -218,11 +231,11 @@ export class Devices {
    */
   async #adopt(mine: Attached, label: string, file: string): Promise<LoopDevice | undefined> {
     let best: LoopDevice | undefined;
-    for (const { number, path, backingFile, autoclear } of this.#leftovers.take(label)) {
+    for (const { number, path, autoclear } of this.#leftovers.take(label)) {
       const loop = { number, path, label };
       try {
         // One that reads the device file is as it should be; what looks like our FUSE file is the dead one's.
-        if (!mine.direct || backingFile !== file) await changeBacking(loop, file);
+        if (!mine.direct || backingFileOf(loop) !== file) await changeBacking(loop, file);
         if (best === undefined && !autoclear) best = loop;
         else mine.others.push(loop);
       } catch (error) {

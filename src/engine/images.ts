@@ -15,7 +15,7 @@ import type { PackSource } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { SpanTable } from '../image/span-table.ts';
-import { attachLoop, detachLoop, type LoopDevice, type LoopStatus } from '../kernel/loop.ts';
+import { attachLoop, backingFileOf, detachLoop, type LoopDevice, type LoopStatus } from '../kernel/loop.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { parseReference } from '../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../registry/sidecars.ts';
@@ -517,8 +517,10 @@ export class Image {
     let best: LoopDevice | undefined;
     const rest: LoopStatus[] = [];
     for (const loop of leftovers.take(label)) {
-      const { number, path, backingFile, autoclear } = loop;
-      if (best === undefined && !lost && !autoclear && backingFile === file) best = { number, path, label };
+      const { number, path, autoclear } = loop;
+      // As it is now: since the loop was found its file may have been replaced by what the layers give.
+      const isFit = !lost && !autoclear && backingFileOf(loop) === file;
+      if (best === undefined && isFit) best = { number, path, label };
       else rest.push(loop);
     }
     leftovers.giveBack(label, rest);

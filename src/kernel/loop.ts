@@ -188,6 +188,18 @@ export function backingFiles(): Map<string, number[]> {
   return files;
 }
 
+/**
+ * The file that a loop stands on just now, as the kernel names it: one that has been replaced since ends in ` (deleted)`.
+ * Undefined when the loop is gone. At once: sysfs answers from memory.
+ */
+export function backingFileOf({ number }: Pick<LoopDevice, 'number'>): string | undefined {
+  try {
+    return readFileSync(`/sys/block/loop${number}/loop/backing_file`, 'utf8').replace(/\n$/, '');
+  } catch {
+    return undefined;
+  }
+}
+
 /** Reads that a loop has served since it was made (Documentation/block/stat.rst); undefined when it is gone. */
 export async function loopReads(number: number): Promise<number | undefined> {
   const text = await readFile(`/sys/block/loop${number}/stat`, 'utf8').catch(() => '');

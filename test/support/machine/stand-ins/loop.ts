@@ -87,5 +87,10 @@ export function backingFiles(): Map<string, number[]> {
   return found;
 }
 
+export function backingFileOf({ number }: Pick<LoopDevice, 'number'>): string | undefined {
+  const loop = world().kernel.loops.get(number);
+  return loop && shownPath(loop.backing);
+}
+
 export const loopReads = (number: number): Promise<number | undefined> =>
   machine().call(1, () => world().kernel.loops.get(number)?.reads);
