@@ -6,6 +6,7 @@ import { fstatSync, readlinkSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { BlockSet } from '../../actors/block-set.ts';
 import type { CacheLayer } from '../../actors/cache.ts';
 import {
   type BlockRange,
@@ -17,6 +18,7 @@ import {
 } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { Budgets } from '../../actors/pace.ts';
+import { blocksOf } from '../../actors/ranges.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../schemas/events.ts';
@@ -122,12 +124,15 @@ export class LayerHost {
   /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
   #direct: boolean;
   readonly #evictions = new Set<Promise<number>>();
+  /** Damaged blocks that are absent here and present in the log, which has not taken yet that they went. */
+  readonly #unsaid: BlockSet;
 
   constructor(options: LayerHostOptions) {
     this.#options = options;
     const { diffId, table, file, readDeadlineMs } = options;
     const blocks = new SharedArrayBuffer(table.blockCount);
     this.#direct = options.direct;
+    this.#unsaid = new BlockSet(table.blockCount);
     this.device = {
       name: hexOf(diffId),
       inode: inodeOf(diffId),
@@ -306,8 +311,9 @@ export class LayerHost {
 
   /**
    * Takes blocks out of the device file, as far as nobody needs them just now. Resolves with the bytes that went, when they
-   * have gone; 0 where the log does not take it, for then they stay. Errors: `unsupported` where the file system
-   * cannot punch holes: the blocks are absent, their bytes stay.
+   * have gone; 0 where the log does not take it: then they stay, but for damaged ones (reason `scrub`), which are absent from
+   * here on, and the log is told as soon as it can be (`isStuck`). Errors: `unsupported` where the file system cannot punch
+   * holes: the blocks are absent, their bytes stay.
    */
   async evict(ranges: readonly BlockRange[], reason: EvictionReason): Promise<number> {
     // A loop that an engine before this one left may be there for users that nobody knows of.
@@ -316,13 +322,21 @@ export class LayerHost {
     return await this.#punchAll({ type: 'evict', ranges, now: this.#options.now() }, reason);
   }
 
-  /** The whole device is not what its diffID says, since the disk lost these blocks: they go. 0: as with `evict`. */
-  async damaged(ranges: readonly BlockRange[]): Promise<number> {
-    if (this.#closed) return 0;
-    return await this.#punchAll(
-      { type: 'verified', ok: false, damaged: ranges, now: this.#options.now() },
-      'scrub',
-    );
+  /** The whole device is not what its diffID says, since the disk lost these blocks: they go. Returns whether they did. */
+  async damaged(ranges: readonly BlockRange[]): Promise<boolean> {
+    if (this.#closed) return false;
+    await this.#punchAll({ type: 'verified', ok: false, damaged: ranges, now: this.#options.now() }, 'scrub');
+    return Array.from(blocksOf(ranges)).every((block) => !this.isPresent(block));
+  }
+
+  /** Resolves when what is being taken out has gone, or is here again. */
+  async evicted(): Promise<void> {
+    await Promise.allSettled(this.#evictions);
+  }
+
+  /** Whether the block, found to be damaged, is one that the log still calls present: after a crash it would be read. */
+  isStuck(block: number): boolean {
+    return this.#unsaid.has(block);
   }
 
   /** Resolves with the bytes that went. */
@@ -491,12 +505,22 @@ export class LayerHost {
     } catch (error) {
       log.warn(
         { layer: diffId, error },
-        isLogged ? 'evicted blocks keep their bytes' : 'blocks are not evicted',
+        isLogged
+          ? 'evicted blocks keep their bytes'
+          : reason === 'scrub'
+            ? 'damaged blocks are not read any more, which the log does not know yet'
+            : 'blocks are not evicted',
       );
       if (isLogged) throw error;
       return 0;
     } finally {
-      this.#send({ type: 'evicted', job, undone: !isLogged, now: now() });
+      const isDamage = reason === 'scrub';
+      if (isDamage && !isLogged) {
+        // Nobody is given them again. Their bytes stay: what is fetched in their place may be written at any time.
+        for (const block of blocksOf(ranges)) this.#unsaid.add(block);
+        this.#scheduleFlush(RETRY_APPEND_MS);
+      }
+      this.#send({ type: 'evicted', job, undone: !isLogged && !isDamage, now: now() });
     }
   }
 
@@ -628,8 +652,9 @@ export class LayerHost {
 
   async #sayWhole(): Promise<void> {
     const { diffId, notify } = this.#options;
+    // What it does not know yet is that blocks were damaged, and so that it was not complete for a while.
     const isLogged =
-      this.#isKnown('complete') ||
+      (this.#unsaid.size === 0 && this.#isKnown('complete')) ||
       (await this.#record({ type: 'layer.completed', digest: diffId }, () => this.#isComplete));
     if (isLogged && !this.#closed) notify({ kind: 'whole', diffId });
   }
@@ -704,6 +729,8 @@ export class LayerHost {
   }
 
   async #flushOnce(): Promise<void> {
+    // First: blocks that have come in the place of damaged ones are named below.
+    await this.#sayDamaged();
     let pending: BlockRange[][] = [];
     for (const effect of this.#actor.handle({ type: 'flush', now: this.#options.now() })) {
       if (effect.type === 'append') pending.push(effect.ranges);
@@ -728,6 +755,15 @@ export class LayerHost {
       this.#trace.putBack(trace);
       throw error;
     });
+  }
+
+  async #sayDamaged(): Promise<void> {
+    const { appendRanges } = LAYER_LIMITS;
+    for (let left = this.#unsaid.ranges(); left.length > 0; left = left.slice(appendRanges)) {
+      const ranges = left.slice(0, appendRanges);
+      await this.#append({ type: 'layer.evicted', ranges, reason: 'scrub' });
+      for (const block of blocksOf(ranges)) this.#unsaid.delete(block);
+    }
   }
 
   async #append(event: NewEvent): Promise<void> {

@@ -154,8 +154,7 @@ export class Scrubber {
     }
     if (bad.length === 0) return false;
     this.#options.log.error({ layer: diffId, blocks: sizeOf(bad) }, 'blocks are damaged on the disk');
-    // They are here again, and so the whole is compared again.
-    if ((await layer.damaged(bad)) === 0) return true;
+    if (!(await layer.damaged(bad))) return true;
     // Somebody wants the whole layer, or it would not have become whole.
     const failure = await layer.fetch(bad);
     const repaired = failure === undefined ? sizeOf(bad) : 0;
@@ -234,6 +233,8 @@ export class Scrubber {
 
   async #scrub(order: Scrub, isHere = false): Promise<ScrubReply> {
     const { diffId } = order;
+    // A block that is just being taken out may be here again in a moment.
+    await this.#options.opened.get(diffId)?.evicted();
     const known = this.#options.facts.get(diffId);
     if (known === undefined) return { blocks: 0, bad: [], kept: [], direct: false, whole: false };
     const watched = new BlockSet(known.blockCount);
@@ -252,7 +253,8 @@ export class Scrubber {
       all.delete(watched);
       if (all.size === 0) this.#watched.delete(diffId);
     }
-    const kept = bad.length === 0 ? [] : await this.#takeOut(diffId, bad);
+    if (bad.length > 0) await this.#takeOut(diffId, bad);
+    const kept = this.#keptOf(diffId, order.ranges ?? bad, bad);
     const direct = this.#options.opened.get(diffId)?.isDirect === true;
     return { ...(next === undefined ? {} : { next }), blocks, bad, kept, direct, whole };
   }
@@ -308,18 +310,26 @@ export class Scrubber {
     });
   }
 
-  /** Bad blocks become absent, so that they are fetched again; returns those that stay. */
-  async #takeOut(diffId: string, bad: Ranges): Promise<Ranges> {
-    const { cache, opened, facts, log } = this.#options;
+  /** Bad blocks become absent, so that they are fetched again, as far as they can. */
+  async #takeOut(diffId: string, bad: Ranges): Promise<void> {
+    const { cache, log } = this.#options;
     log.error({ layer: diffId, blocks: sizeOf(bad), first: bad[0]?.[0] }, 'blocks are damaged on the disk');
     const bytes = await cache.evict(diffId, bad, 'scrub');
+    const kept = sizeOf(this.#keptOf(diffId, bad, bad));
+    log.warn({ layer: diffId, bytes, kept }, 'damaged blocks were taken out');
+  }
+
+  /** Those of `ranges` that may be read though they are damaged: bad ones that stayed, and what the log does not know of yet. */
+  #keptOf(diffId: string, ranges: Ranges, bad: Ranges): Ranges {
+    const { opened, facts } = this.#options;
     const layer = opened.get(diffId);
     const present = facts.get(diffId)?.present;
-    const kept = within(bad, (block) =>
-      layer === undefined ? present?.[block] === 1 : layer.isPresent(block),
+    const isBad = new Set(blocksOf(bad));
+    return within(ranges, (block) =>
+      layer === undefined
+        ? isBad.has(block) && present?.[block] === 1
+        : layer.isStuck(block) || (isBad.has(block) && layer.isPresent(block)),
     );
-    log.warn({ layer: diffId, bytes, kept: sizeOf(kept) }, 'damaged blocks were taken out');
-    return kept;
   }
 
   #sayDamage(diffId: string, { damaged }: Pick<LayerFacts, 'damaged'>): void {

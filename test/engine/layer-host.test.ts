@@ -120,3 +120,23 @@ test('a layer that lost a block and got it again is in the log as complete befor
     'layer.completed',
   ]);
 });
+
+test('a damaged block is given to nobody from when it was found, also while the log is full, which is told as soon as it can be', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  isFull = true;
+  await layer.evict([[2, 1]], 'scrub');
+  expect([layer.isPresent(2), layer.isStuck(2)]).toEqual([false, true]);
+  // It comes again before the log has heard that it was gone.
+  const came = new Promise<number>((resolve) => layer.cold(2 * BLOCK, 1, resolve));
+  expect(await came).toBe(0);
+  expect([layer.isPresent(2), layer.isStuck(2)]).toEqual([true, true]);
+  isFull = false;
+  await eventually('it is whole again', isSaid('whole', 2));
+  expect(layer.isStuck(2)).toBe(false);
+  expect(appended.map(({ type }) => type).filter((type) => type !== 'layer.trace')).toEqual([
+    'layer.completed',
+    'layer.evicted',
+    'layer.blocks',
+    'layer.completed',
+  ]);
+});
