@@ -176,6 +176,7 @@ function patchProcess(): void {
       const me = currentProcess();
       if (me?.send === undefined) return realSend;
       return (message: unknown) => {
+        world().told(me, message);
         me.send?.(message);
         return true;
       };

@@ -793,6 +793,7 @@ class WholeEngine {
   #checkAppend({ subject, data, root = ROOT }: StoredMessage): void {
     const machine = this.#machine;
     const event = unpack<CofaEvent>(data);
+    machine.trace(`event ${event.type}`);
     machine.meet(`log: ${event.type}`);
     const id = subject.slice(subject.lastIndexOf('.') + 1);
     if (event.type === 'image.verified' || event.type === 'image.refuted') {

@@ -154,13 +154,17 @@ export class World {
     return this.#frontLostAt.get(root);
   }
 
+  /** What a process tells the one that has started it. */
+  told(process: SimProcess, message: unknown): void {
+    const { root } = process;
+    if (process.name !== 'front-end' || root === undefined) return;
+    if ((message as { kind?: unknown }).kind !== 'ready') return;
+    this.#frontLostAt.delete(root);
+    process.onEnd(() => this.#frontLostAt.set(root, this.machine.now));
+  }
+
   /** A line that a process writes into its log. */
   say(process: SimProcess, line: string): void {
-    if (line.includes('"front end ready"') && process.root !== undefined) {
-      const { root } = process;
-      this.#frontLostAt.delete(root);
-      process.onEnd(() => this.#frontLostAt.set(root, this.machine.now));
-    }
     this.#onSay?.(`${this.machine.now.toFixed(2)} ${process.name} says ${line.trimEnd()}`);
   }
 
