@@ -553,13 +553,19 @@ class WholeEngine {
     const trust = random.chance(plan.mountTrust) ? random.pick(TRUST_POLICIES) : undefined;
     const was = expected.state;
     expected.isBusy = true;
-    machine.trace(`user: mount ${image.ref} ${dir}${trust === undefined ? '' : `, trust ${trust}`}`);
+    const prefetch = random.chance(plan.prefetch);
+    // A block or so a second, up to more than the registry gives.
+    const limit = prefetch && random.chance(0.3) ? random.int(50_000, 50_000_000) : undefined;
+    const order = `${trust === undefined ? '' : `, trust ${trust}`}${limit === undefined ? '' : `, ${limit} B/s`}`;
+    machine.trace(`user: mount ${image.ref} ${dir}${order}`);
+    if (limit !== undefined) machine.meet('mounts with a limit for the rest');
     this.#call(
       'mount',
       {
         ref: image.ref,
         dir,
-        prefetch: random.chance(plan.prefetch),
+        prefetch,
+        ...(limit === undefined ? {} : { prefetchLimit: limit }),
         ...(trust === undefined ? {} : { trust }),
       },
       (result, code) => {
