@@ -13,7 +13,7 @@ export class LocalFetcher {
   readonly #options: LocalFetcherOptions;
   #thread: Worker | undefined;
   #idle: NodeJS.Timeout | undefined;
-  #running = 0;
+  readonly #running = new Set<number>();
 
   constructor(options: LocalFetcherOptions) {
     this.#options = options;
@@ -25,8 +25,9 @@ export class LocalFetcher {
       return;
     }
     clearTimeout(this.#idle);
-    this.#running += 1;
     this.#thread ??= this.#start();
+    // A job that was held comes a second time when it may go on.
+    this.#running.add(job.job);
     this.#thread.postMessage(job, []);
   }
 
@@ -46,25 +47,25 @@ export class LocalFetcher {
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
     });
-    this.#running = 1;
+    this.#running.clear();
     thread.on('message', (completion: Completion) => {
-      if (completion.kind === 'done' || completion.kind === 'failed') this.#ended();
+      if (completion.kind === 'done' || completion.kind === 'failed') this.#ended(completion.job);
       onCompletion(completion);
     });
     thread.on('error', (error) => log.error({ error }, "the front end's own fetcher failed"));
     thread.on('exit', () => {
       if (this.#thread !== thread) return;
       this.#thread = undefined;
-      this.#running = 0;
+      this.#running.clear();
       onLost();
     });
     thread.unref();
     return thread;
   }
 
-  #ended(): void {
-    this.#running = Math.max(0, this.#running - 1);
-    if (this.#running === 0) this.#idle = setTimeout(() => this.close(), IDLE_MS).unref();
+  #ended(job: number): void {
+    this.#running.delete(job);
+    if (this.#running.size === 0) this.#idle = setTimeout(() => this.close(), IDLE_MS).unref();
   }
 }
 

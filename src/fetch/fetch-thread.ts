@@ -5,6 +5,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { createLog } from '../engine/log.ts';
 import { readSettings, registryOptions } from '../engine/process-settings.ts';
+import { CofaError } from '../../schemas/errors.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
 import type { Completion, Job, StopJob } from '../../schemas/fetch.ts';
@@ -25,6 +26,8 @@ const runner = new JobRunner({
   layout: new Layout(root),
   registry: new RegistryClient({ ...registryOptions(settings), log }),
   log,
+  // Those beside an image in its registry are brought all the same.
+  packs: () => Promise.reject(new CofaError('unavailable', "startup packs of NATS need the node's fetchers")),
   complete: (completion: Completion) => port.postMessage(completion, []),
 });
 port.on('message', (job: Job | StopJob) => runner.take(job));

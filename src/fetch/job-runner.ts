@@ -36,8 +36,8 @@ export interface JobRunnerOptions {
   layout: Layout;
   registry: RegistryClient;
   log: Logger;
-  /** Gives a connection to where startup packs lie. Absent where NATS is not used: then none are brought. */
-  packs?: () => Promise<NatsConnection>;
+  /** Gives a connection to where startup packs of the nodes lie. */
+  packs: () => Promise<NatsConnection>;
   complete: (completion: Completion) => void;
 }
 
@@ -156,7 +156,6 @@ export class JobRunner {
   ): Promise<number> {
     if (job.kind === 'verify') return await this.#verify(job, signal);
     const { layout, registry, packs, complete } = this.#options;
-    if (packs === undefined) throw new CofaError('unavailable', 'startup packs need NATS');
     const context = { layout, packs, registry, tables: this.#tables, signal };
     const { bringPack, recordStart } = await import('./start-jobs.ts');
     if (job.kind === 'record') {

@@ -17,6 +17,7 @@ export class LocalFetcher {
       layout: new Layout(root),
       registry: new RegistryClient() as never,
       log,
+      packs: () => Promise.reject(new Error('the simulation has no startup packs')),
       complete: (completion) => onCompletion(completion),
     });
   }
