@@ -94,6 +94,8 @@ export class Mounts {
   readonly #options: MountsOptions;
   /** By directory: at most one mount each. */
   readonly #mounts = new Map<string, MountActor>();
+  /** By id: mounts that have failed, as the log does not know yet. */
+  readonly #failed = new Map<string, { dir: string; error: ErrorRecord }>();
 
   constructor(options: MountsOptions) {
     this.#options = options;
@@ -126,6 +128,8 @@ export class Mounts {
     image.progress.add(order.onProgress);
     let requested = false;
     try {
+      // At no time does the log have two mounts of one directory: a start that knows of no success takes what is there away.
+      for (const [id, failed] of this.#failed) if (failed.dir === dir) await this.#sayFailed(id);
       // First the fact, then the folder: a crash in between leaves none that nobody knows.
       const made = await isMissing(dir);
       actor.madeDir = made;
@@ -152,7 +156,10 @@ export class Mounts {
       return this.describe(actor);
     } catch (error) {
       this.#mounts.delete(dir);
-      if (requested && actor.host.state === 'requested') void this.#withdraw(facts.id, toErrorRecord(error));
+      if (requested && actor.host.state === 'requested') {
+        this.#failed.set(facts.id, { dir, error: toErrorRecord(error) });
+        void this.#withdraw(facts.id);
+      }
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       throw error;
     } finally {
@@ -238,7 +245,7 @@ export class Mounts {
     const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
-        if (facts.state === 'requested') return await this.#giveUp(facts);
+        if (facts.state === 'requested') return await this.#giveUp(facts, state);
         const known = this.#options.images.get(facts.manifest);
         if (known === undefined) return;
         const image = this.#options.images.restored(known, facts.trust);
@@ -278,12 +285,14 @@ export class Mounts {
   }
 
   /** The engine ended before the mount was there: whoever asked for it has heard of no success. */
-  async #giveUp({ id, dir, made }: MountFacts): Promise<void> {
+  async #giveUp({ id, dir, made }: MountFacts, { mounts }: NodeState): Promise<void> {
     const there = findMount(dir);
-    if (there?.type === 'erofs') await this.#takeAway(there).catch(() => {});
+    // A log may have its failure still to come, and another mount there that was acknowledged.
+    const isAnothers = [...mounts.values()].some((other) => other.dir === dir && other.state !== 'requested');
+    if (there?.type === 'erofs' && !isAnothers) await this.#takeAway(there).catch(() => {});
     if (made === true) await rmdir(dir).catch(() => {});
     const message = 'the engine ended before it was mounted';
-    await this.#fail(id, { code: 'unavailable', message });
+    await this.#fail({ id, dir }, { code: 'unavailable', message });
   }
 
   /**
@@ -357,10 +366,10 @@ export class Mounts {
    * The log may have taken a request although nobody could tell, or may take it yet: says that it failed as soon as
    * the log is back, so that the mount does not come with the next start.
    */
-  async #withdraw(id: string, { code, message }: ErrorRecord): Promise<void> {
+  async #withdraw(id: string): Promise<void> {
     for (let round = 0; round < WITHDRAW_ROUNDS; round++) {
       try {
-        await this.#append(id, { type: 'mount.failed', code, message });
+        await this.#sayFailed(id);
         return;
       } catch (error) {
         if (toErrorRecord(error).code !== 'unavailable') return;
@@ -482,7 +491,7 @@ export class Mounts {
       if (!actor.restoring) {
         // Before the log forgets that it was made.
         if (actor.madeDir) await rmdir(dir).catch(() => {});
-        await this.#fail(id, { code, message });
+        await this.#fail(actor.facts, { code, message });
       }
       actor.host.send({ type: 'FAILED', error: actor.error });
     }
@@ -535,12 +544,20 @@ export class Mounts {
     await this.#options.events.append(this.#options.names.event('mount', id), event);
   }
 
-  async #fail(id: string, error: ErrorRecord): Promise<void> {
-    const { code, message } = error;
-    await this.#append(id, { type: 'mount.failed', code, message }).catch((failure: unknown) => {
+  async #fail({ id, dir }: Pick<MountFacts, 'id' | 'dir'>, error: ErrorRecord): Promise<void> {
+    this.#failed.set(id, { dir, error });
+    await this.#sayFailed(id).catch((failure: unknown) => {
       this.#options.log.error({ mount: id, error: failure }, 'the log does not take a failed mount yet');
-      void this.#withdraw(id, error);
+      void this.#withdraw(id);
     });
+  }
+
+  async #sayFailed(id: string): Promise<void> {
+    const failed = this.#failed.get(id);
+    if (failed === undefined) return;
+    const { code, message } = failed.error;
+    await this.#append(id, { type: 'mount.failed', code, message });
+    this.#failed.delete(id);
   }
 }
 

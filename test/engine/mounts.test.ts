@@ -34,7 +34,11 @@ class Log {
     await this.onAsked();
   }
 
+  /** Events of a type that it does not take. */
+  refused = '';
+
   async append(_: string, { type }: { type: string }): Promise<void> {
+    if (this.refused.includes(type)) throw new CofaError('unavailable', 'the log is full');
     this.appended.push(type);
   }
 }
@@ -72,19 +76,27 @@ const mountOf = (metadata: LoopDevice | undefined) =>
 function engine(): Mounts {
   const attached = { metadata: own, devices: [] };
   const image = {
+    manifest: `sha256:${'0'.repeat(64)}`,
     resolved: { ref: 'image' },
     proof: 'unproven',
     attached,
     use: async () => attached,
     release: async () => {},
     hasLost: () => false,
+    progress: new Set(),
   };
   return new Mounts({
     layout: new Layout(folder),
     log: pino({ level: 'silent' }),
     events: log as unknown as EventLog,
     names: subjects('node'),
-    images: { get: () => image, restored: () => image, forMount: () => image } as unknown as Images,
+    images: {
+      get: () => image,
+      restored: () => image,
+      forMount: () => image,
+      resolve: async () => image,
+      mayUse: async () => true,
+    } as unknown as Images,
     newId: () => 'id',
   });
 }
@@ -176,4 +188,33 @@ test('an engine that was replaced takes away its own mount and none other', asyn
   await restore('mounted', again);
   await again.abandon();
   expect(isMounted(dir)).toBe(false);
+});
+
+test('a mount that failed is so in the log before another one is asked for at its directory', async () => {
+  const mounts = engine();
+  const order = { dir, ref: 'image', prefetch: false, onProgress: () => {} };
+  log.refused = 'mount.mounted mount.failed';
+  await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+  expect([log.appended, isMounted(dir)]).toEqual([['mount.requested'], false]);
+  await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+  expect(log.appended).toEqual(['mount.requested']);
+  log.refused = '';
+  await mounts.mount(order as never);
+  expect(log.appended).toEqual(['mount.requested', 'mount.failed', 'mount.requested', 'mount.mounted']);
+  expect(findMount(dir)?.source).toBe(own?.path);
+  await mounts.unmount(dir);
+});
+
+test('a mount that was acknowledged comes back although the log has an earlier request for its directory', async () => {
+  await mountOf(own);
+  const node = emptyNode();
+  const facts = { dir, ref: 'image', manifest: `sha256:${'0'.repeat(64)}`, prefetch: false };
+  for (const [id, state] of [
+    ['a', 'requested'],
+    ['b', 'mounted'],
+  ] as const)
+    node.mounts.set(id, { id, state, ...facts, container: undefined, trust: undefined });
+  expect(await engine().restore(node)).toMatchObject({ kept: 1, failures: [] });
+  expect(findMount(dir)?.source).toBe(own?.path);
+  expect(log.appended).toEqual(['mount.failed']);
 });
