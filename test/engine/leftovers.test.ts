@@ -81,14 +81,15 @@ test('a mount on a loop that nobody took goes with it, whatever the log says', a
 });
 
 test('what stands on a loop that has got the number of one that was taken stays', async () => {
-  const leftovers = await Leftovers.find(new Layout(root), ENGINE);
-  leftovers.take(LABEL);
   let tries = 0;
-  await detachLoop(flat);
-  // A test beside this one may have taken the number in between, and gives it back.
-  const other = await eventually('the number is given again', async () => {
-    const loop = await erofs(`other-${tries++}`, 'somebody');
-    if (loop.path === flat.path) return loop;
+  // Whoever runs beside this test may take the number in between, and keep it: then it begins anew.
+  const [leftovers, other] = await eventually('the number is given again', async () => {
+    const taken = tries++ === 0 ? flat : await erofs(`flat-${tries}`, LABEL);
+    const found = await Leftovers.find(new Layout(root), ENGINE);
+    found.take(LABEL);
+    await detachLoop(taken);
+    const loop = await erofs(`other-${tries}`, 'somebody');
+    if (loop.path === taken.path) return [found, loop] as const;
     await dismissLoop(loop);
     return undefined;
   });
