@@ -10,6 +10,10 @@
  * **The rest of the images** is to use what nobody else does. A byte that is on its way cannot be overtaken, and shares the link
  * with what a reader waits for. So while demand is around, and for `demandAroundMs` after it, one such job is under way at
  * most. Not none: a reader of everything would otherwise fetch all of it by itself, span by span, with the link idle between.
+ * What is under way when demand comes is told to hold: its fetcher reads and decodes nothing more of it while somebody waits, since
+ * both would take the link and the processor from him. It goes on when nobody waits any more, or after `holdMs`, and then for
+ * `breathMs` at least: readers who come one after the other slow it down, and do not stop it. A word that gets lost does no harm, for a
+ * fetcher holds no job for longer than it was told.
  *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
  * goes to another after `jobSilenceMs`, the late one is told to stop, and whoever is done first ends the job. Both
@@ -60,6 +64,9 @@ export type DispatcherEffect =
   | { type: 'send'; job: number; worker: string }
   /** The fetcher need not go on. The job is over, or another has it: this does not end it. */
   | { type: 'stop'; job: number; worker: string }
+  /** Somebody else waits: the fetcher is to let the job rest, for so long at most or until `go-on`, ms. */
+  | { type: 'hold'; job: number; worker: string; ms: number }
+  | { type: 'go-on'; job: number; worker: string }
   | { type: 'rejected'; job: number; reason: 'full' }
   /** lost: sent too often to fetchers that died or fell silent. waited: no slot became free in time. */
   | { type: 'failed'; job: number; reason: 'lost' | 'waited' };
@@ -83,6 +90,9 @@ export interface DispatcherLimits {
   demandShare: number;
   /** How long after demand the rest of the images keeps back, ms. */
   demandAroundMs: number;
+  /** How long the rest of the images holds at a time while somebody waits, and how long it goes on at the least between, ms. */
+  holdMs: number;
+  breathMs: number;
 }
 
 export const DISPATCHER_LIMITS: DispatcherLimits = {
@@ -96,6 +106,8 @@ export const DISPATCHER_LIMITS: DispatcherLimits = {
   prefetchWaitMs: Number.POSITIVE_INFINITY,
   demandShare: 0.25,
   demandAroundMs: 500,
+  holdMs: 50,
+  breathMs: 5,
 };
 
 type JobState = 'queued' | 'running' | 'over';
@@ -124,6 +136,10 @@ interface Assignment {
   readonly worker: Worker;
   /** Whom it is for by now; `rest`: nobody, and nobody is likely to want it soon. */
   kind: JobKind;
+  /** When its silence has lasted too long, ms. */
+  silentAt: number;
+  /** Its fetcher was told to let it rest. */
+  isHeld: boolean;
 }
 
 type JobKind = 'demand' | 'soon' | 'rest';
@@ -155,8 +171,13 @@ export class Dispatcher {
   readonly #rest = new BackgroundQueue<Job>();
   /** Slots by what they are taken for. */
   readonly #slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
-  /** When demand was fetched last, ms. */
+  /** When demand was fetched last, and when it was sent last, ms. */
   #demandAt = Number.NEGATIVE_INFINITY;
+  #askedAt = Number.NEGATIVE_INFINITY;
+  /** Since when the rest of the images holds; undefined: it does not. */
+  #heldSince: number | undefined;
+  /** It does not hold before this. */
+  #breathesUntil = Number.NEGATIVE_INFINITY;
   readonly #workers = new Map<string, Worker>();
   readonly #waits = new TimerQueue<Job>();
   readonly #silences = new TimerQueue<Assignment>();
@@ -173,7 +194,9 @@ export class Dispatcher {
     if (event.now > this.#clock) this.#clock = event.now;
     this.#apply(event, effects);
     this.#expire(effects);
+    this.#goOn(effects);
     this.#assign(effects);
+    this.#hold(effects);
     return effects;
   }
 
@@ -186,7 +209,14 @@ export class Dispatcher {
       this.#silences.next,
       this.#heartbeats.next,
       isKept ? quietAt : Number.POSITIVE_INFINITY,
+      this.#nextHold,
     );
+  }
+
+  /** When what is under way of the rest is to hold, or to go on. */
+  get #nextHold(): number {
+    if (this.#heldSince !== undefined) return this.#heldSince + this.#limits.holdMs;
+    return this.#mayHold ? this.#breathesUntil : Number.POSITIVE_INFINITY;
   }
 
   /** `jobs`: those that wait and those that run. `running`: slots that are taken. */
@@ -217,7 +247,7 @@ export class Dispatcher {
         this.#submit(event, effects);
         return;
       case 'promote':
-        this.#promote(event.job);
+        this.#promote(event.job, effects);
         return;
       case 'cancel': {
         const job = this.#jobs.get(event.job);
@@ -234,7 +264,7 @@ export class Dispatcher {
         const job = this.#jobs.get(event.job);
         this.#hear(event.worker);
         if (job?.assignment?.worker.name === event.worker) {
-          this.#silences.set(job.assignment, this.#clock + job.silenceMs);
+          this.#expectWord(job.assignment, this.#clock + job.silenceMs);
         }
         return;
       }
@@ -276,7 +306,7 @@ export class Dispatcher {
     this.#enqueue(job);
   }
 
-  #promote(number: number): void {
+  #promote(number: number, effects: DispatcherEffect[]): void {
     const job = this.#jobs.get(number);
     if (job === undefined || job.class === 'demand') return;
     const isQueued = job.state === 'queued';
@@ -289,6 +319,8 @@ export class Dispatcher {
       this.#slots[job.assignment.kind] -= 1;
       job.assignment.kind = 'demand';
       this.#slots.demand += 1;
+      this.#askedAt = this.#clock;
+      this.#letGoOn(job.assignment, effects);
     }
   }
 
@@ -314,7 +346,7 @@ export class Dispatcher {
     const { assignment } = job;
     job.assignment = undefined;
     if (assignment === undefined) return;
-    this.#silences.set(assignment, this.#clock + this.#limits.jobSilenceMs);
+    this.#expectWord(assignment, this.#clock + this.#limits.jobSilenceMs);
     effects.push({ type: 'stop', job: job.job, worker: assignment.worker.name });
   }
 
@@ -433,7 +465,54 @@ export class Dispatcher {
 
   get #mayFetchRest(): boolean {
     const isAround = this.#slots.demand > 0 || this.#clock - this.#demandAt < this.#limits.demandAroundMs;
-    return !isAround || this.#slots.rest === 0;
+    return this.#heldSince === undefined && (!isAround || this.#slots.rest === 0);
+  }
+
+  /** Somebody began to wait a moment ago, and the rest is in his way. Of demand that takes long the link has room beside it. */
+  get #mayHold(): boolean {
+    return (
+      this.#slots.demand > 0 && this.#slots.rest > 0 && this.#clock < this.#askedAt + this.#limits.holdMs
+    );
+  }
+
+  #hold(effects: DispatcherEffect[]): void {
+    if (this.#heldSince !== undefined || !this.#mayHold || this.#clock < this.#breathesUntil) return;
+    this.#heldSince = this.#clock;
+    for (const assignment of this.#restRunning()) {
+      assignment.isHeld = true;
+      const { job, worker } = assignment;
+      effects.push({ type: 'hold', job, worker: worker.name, ms: this.#limits.holdMs });
+    }
+  }
+
+  #goOn(effects: DispatcherEffect[]): void {
+    const { holdMs, breathMs } = this.#limits;
+    if (this.#heldSince === undefined) return;
+    if (this.#slots.demand > 0 && this.#clock < this.#heldSince + holdMs) return;
+    for (const assignment of this.#restRunning()) this.#letGoOn(assignment, effects);
+    this.#heldSince = undefined;
+    this.#breathesUntil = this.#clock + breathMs;
+  }
+
+  #letGoOn(assignment: Assignment, effects: DispatcherEffect[]): void {
+    if (!assignment.isHeld || this.#heldSince === undefined) return;
+    assignment.isHeld = false;
+    // It was told to be silent.
+    this.#expectWord(assignment, assignment.silentAt + this.#clock - this.#heldSince);
+    effects.push({ type: 'go-on', job: assignment.job, worker: assignment.worker.name });
+  }
+
+  #expectWord(assignment: Assignment, by: number): void {
+    assignment.silentAt = by;
+    this.#silences.set(assignment, by);
+  }
+
+  *#restRunning(): IterableIterator<Assignment> {
+    if (this.#slots.rest === 0) return;
+    for (const worker of this.#workers.values())
+      for (const assignment of worker.running.values())
+        if (assignment.kind === 'rest' && this.#jobs.get(assignment.job)?.assignment === assignment)
+          yield assignment;
   }
 
   /** All slots are taken, maybe by jobs of one registry that will never end well: others get a few all the same. */
@@ -469,13 +548,21 @@ export class Dispatcher {
     this.#dequeue(job);
     if (!move(job, 'SEND')) return;
     const kind: JobKind = job.class === 'demand' ? 'demand' : job.isRest ? 'rest' : 'soon';
-    const assignment: Assignment = { job: job.job, source: job.source, worker, kind };
+    const assignment: Assignment = {
+      job: job.job,
+      source: job.source,
+      worker,
+      kind,
+      silentAt: 0,
+      isHeld: false,
+    };
     this.#slots[kind] += 1;
+    if (kind === 'demand') this.#askedAt = this.#clock;
     this.#demand.taken(job.source);
     job.assignment = assignment;
     job.attempts += 1;
     worker.running.set(job.job, assignment);
-    this.#silences.set(assignment, this.#clock + job.silenceMs);
+    this.#expectWord(assignment, this.#clock + job.silenceMs);
     effects.push({ type: 'send', job: job.job, worker: worker.name });
   }
 
@@ -550,6 +637,16 @@ export class Dispatcher {
       }
     }
     check(this.#silences.size === taken, () => 'a slot that is free has a timer');
+    check(
+      this.#heldSince === undefined ||
+        (this.#slots.demand > 0 && this.#clock < this.#heldSince + this.#limits.holdMs),
+      () => 'the rest holds for nobody, or for too long',
+    );
+    for (const job of this.#jobs.values())
+      check(
+        job.assignment?.isHeld !== true || (job.assignment.kind === 'rest' && this.#heldSince !== undefined),
+        () => `job ${job.job} holds for ever, or somebody waits for it`,
+      );
     return wrong;
   }
 }

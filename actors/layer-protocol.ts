@@ -13,6 +13,9 @@ export interface LayerLimits {
   demandBatchSpans: number;
   /** Spans of one prefetch job, and prefetch jobs that may run at once. */
   prefetchBatchSpans: number;
+  /** Spans of one prefetch job within so many ms after somebody has begun to wait. */
+  prefetchBatchSpansAround: number;
+  prefetchAroundMs: number;
   prefetchInFlight: number;
   /** The same while there are spans that a start is likely to read soon. */
   aimedInFlight: number;
@@ -42,6 +45,8 @@ export const LAYER_LIMITS: LayerLimits = {
   maxReadBlocks: 1_024,
   demandBatchSpans: 4,
   prefetchBatchSpans: 4,
+  prefetchBatchSpansAround: 1,
+  prefetchAroundMs: 1_000,
   prefetchInFlight: 2,
   aimedInFlight: 4,
   prefetchPauseMs: 1_000,

@@ -137,6 +137,8 @@ export class LayerActor {
     this.#unlogged = new BlockSet(geometry.blockCount);
     this.#prefetcher = new Prefetcher(geometry.spanCount, {
       batchSpans: this.#limits.prefetchBatchSpans,
+      batchSpansAround: this.#limits.prefetchBatchSpansAround,
+      aroundMs: this.#limits.prefetchAroundMs,
       inFlight: this.#limits.prefetchInFlight,
       aimedInFlight: this.#limits.aimedInFlight,
       pauseMs: this.#limits.prefetchPauseMs,
@@ -341,7 +343,7 @@ export class LayerActor {
     }
     this.#counters.misses += 1;
     this.#reads.add(id, missing, firstSpan, lastSpan, this.#clock + this.#limits.readDeadlineMs);
-    for (const span of spans) this.#prefetcher.readahead.demanded(span);
+    for (const span of spans) this.#prefetcher.demanded(span, this.#clock);
     this.#demand(spans, effects);
   }
 

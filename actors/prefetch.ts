@@ -8,8 +8,10 @@ import type { PrefetchPace } from './pace.ts';
 import { Readahead } from './readahead.ts';
 
 export interface PrefetchLimits {
-  /** Spans of one job. */
+  /** Spans of one job, and of one within so many ms after a reader has begun to wait: the link may not be taken for long. */
   batchSpans: number;
+  batchSpansAround: number;
+  aroundMs: number;
   /** Jobs at once, and as long as there are spans that a reader is likely to want soon. */
   inFlight: number;
   aimedInFlight: number;
@@ -36,6 +38,7 @@ export class Prefetcher {
   #cursor = 0;
   #failures = 0;
   #notBefore = 0;
+  #waitedAt = Number.NEGATIVE_INFINITY;
   /** How fast it may go; undefined: as fast as it can. */
   pace: PrefetchPace | undefined;
   /** Spans that come first, the next one last. */
@@ -81,6 +84,12 @@ export class Prefetcher {
     this.#aimed = [...spans.filter((span) => !known.has(span)).toReversed(), ...this.#aimed];
   }
 
+  /** Somebody waits for the span. */
+  demanded(span: number, now: number): void {
+    this.#waitedAt = now;
+    this.readahead.demanded(span, this.#on);
+  }
+
   /** Nobody is likely to want anything any more. */
   forgetAim(): void {
     this.#aimed = [];
@@ -113,12 +122,19 @@ export class Prefetcher {
   ): Batch | undefined {
     if (now < this.#readyAt) return undefined;
     const aimed = running < this.#limits.aimedInFlight ? this.#nextAimed(free, alone) : undefined;
-    const batch = aimed ?? (running < this.#limits.inFlight ? this.#nextUnaimed(free, alone) : undefined);
+    const batch =
+      aimed ?? (running < this.#limits.inFlight ? this.#nextUnaimed(now, free, alone) : undefined);
     if (batch !== undefined) this.pace?.take(batch.firstSpan, batch.spanCount, now);
     return batch;
   }
 
-  #nextUnaimed(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
+  #nextUnaimed(
+    now: number,
+    free: (span: number) => boolean,
+    alone: (span: number) => boolean,
+  ): Batch | undefined {
+    const isAround = now - this.#waitedAt < this.#limits.aroundMs;
+    const batchSpans = isAround ? this.#limits.batchSpansAround : this.#limits.batchSpans;
     const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
     if (near !== undefined) return { ...near, soon: true };
     if (!this.#on) return undefined;
@@ -126,7 +142,7 @@ export class Prefetcher {
     if (this.#cursor >= this.#spanCount) return undefined;
     const firstSpan = this.#cursor++;
     if (!alone(firstSpan)) {
-      const end = Math.min(firstSpan + this.#limits.batchSpans, this.#spanCount);
+      const end = Math.min(firstSpan + batchSpans, this.#spanCount);
       while (this.#cursor < end && free(this.#cursor) && !alone(this.#cursor)) this.#cursor += 1;
     }
     return { firstSpan, spanCount: this.#cursor - firstSpan };

@@ -3,6 +3,10 @@
  * tar, and programs read directories: where several spans of a neighbourhood were demanded, the others are likely to
  * follow. The denser it is, the further around a new demand is fetched ahead, forward twice as far as backward.
  *
+ * Once all of the layer is being fetched anyway, only who reads on from where he was is worth more than his turn: what lies
+ * near a place at random is not, and would be in the way of whoever waits for the next one. He gets a window that doubles
+ * each time he comes to its second half, or up to `gap` spans behind its end.
+ *
  * What is suggested is fetched by the prefetcher when nothing better is to be done, the latest suggestion first.
  *
  * Only where the link has room: while demand waits longer for the first byte than for all the others, the link idles
@@ -16,17 +20,29 @@ export interface ReadaheadLimits {
   reach: number;
   /** Suggestions that wait; older ones are forgotten. */
   most: number;
+  /** Readers that are followed while all of the layer is fetched, and spans that one may leave out. */
+  runs: number;
+  gap: number;
+}
+
+/** Somebody who reads on: where he was last, and the window ahead of him. */
+interface Run {
+  at: number;
+  end: number;
+  length: number;
 }
 
 /** Weight of the newest observation. */
 const NEWEST = 0.25;
 
-export const READAHEAD_LIMITS: ReadaheadLimits = { neighbourhood: 8, reach: 16, most: 64 };
+export const READAHEAD_LIMITS: ReadaheadLimits = { neighbourhood: 8, reach: 16, most: 64, runs: 8, gap: 2 };
 
 export class Readahead {
   readonly #limits: ReadaheadLimits;
   readonly #spanCount: number;
   readonly #demanded = new Set<number>();
+  /** The one that was heard of last comes last. */
+  #runs: Run[] = [];
   /** Latest last. */
   #suggested: number[] = [];
   #on = false;
@@ -42,6 +58,7 @@ export class Readahead {
   turn(on: boolean): void {
     this.#on = on;
     this.#suggested = [];
+    this.#runs = [];
     this.#demanded.clear();
   }
 
@@ -63,11 +80,33 @@ export class Readahead {
     return this.#transferUs < this.#firstByteUs;
   }
 
-  /** Somebody waits for the span. */
-  demanded(span: number): void {
-    if (!this.#on || this.#demanded.has(span)) return;
+  /** Somebody waits for the span. `isAllFetched`: the layer's others come anyway, in their order. */
+  demanded(span: number, isAllFetched = false): void {
+    if (!this.#on) return;
+    const isNew = !this.#demanded.has(span);
     this.#demanded.add(span);
-    const { neighbourhood, reach, most } = this.#limits;
+    if (isAllFetched) this.#follow(span);
+    else if (isNew) this.#lookAround(span);
+  }
+
+  #follow(span: number): void {
+    const { reach, runs, gap } = this.#limits;
+    const known = this.#runs.find(({ at, end }) => span >= at && span <= end + gap);
+    const run = known ?? { at: span, end: span + 1, length: 0 };
+    this.#runs = [...this.#runs.filter((other) => other !== run), run].slice(-runs);
+    if (span === run.at) return;
+    run.at = span;
+    if (span < run.end - run.length / 2) return;
+    run.length = Math.min(Math.max(run.length * 2, 2), reach);
+    const from = Math.max(run.end, span + 1);
+    run.end = from + run.length;
+    const spans: number[] = [];
+    for (let next = Math.min(run.end, this.#spanCount) - 1; next >= from; next--) spans.push(next);
+    this.#suggest(spans);
+  }
+
+  #lookAround(span: number): void {
+    const { neighbourhood, reach } = this.#limits;
     let near = 0;
     for (let other = span - neighbourhood; other <= span + neighbourhood; other++)
       if (other !== span && this.#demanded.has(other)) near += 1;
@@ -78,7 +117,12 @@ export class Readahead {
       if (distance * 2 <= ahead && span - distance >= 0) spans.push(span - distance);
       if (span + distance < this.#spanCount) spans.push(span + distance);
     }
-    this.#suggested = [...this.#suggested, ...spans].slice(-most);
+    this.#suggest(spans);
+  }
+
+  /** The one that is wanted first comes last. */
+  #suggest(spans: readonly number[]): void {
+    this.#suggested = [...this.#suggested, ...spans].slice(-this.#limits.most);
   }
 
   /** Takes the best suggestion for which `free` holds, with free neighbours behind it, `most` spans in all. */

@@ -104,6 +104,15 @@ export interface StopJob extends JobBase {
   kind: 'stop';
 }
 
+/** Somebody waits for another job: go on with this one after `ms`, or when it is sent with 0. Nothing is answered. */
+export interface HoldJob extends JobBase {
+  kind: 'hold';
+  ms: number;
+}
+
+/** What a fetcher is told of a job that it has. */
+export type JobWord = StopJob | HoldJob;
+
 export type Job = FetchJob | VerifyJob | PackJob | RecordJob | ScrubJob;
 
 /** Blocks that are verified and written (not yet synced). `bytes`: compressed bytes received since the last message. */

@@ -15,8 +15,8 @@ import type {
   FetchTimes,
   Job,
   JobLayer,
+  JobWord,
   PackCompletion,
-  StopJob,
   WorkerHello,
 } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
@@ -88,6 +88,9 @@ export class FetchPool {
   /** NATS is away. */
   #cut = false;
   #isClosed = false;
+  #wake: NodeJS.Timeout | undefined;
+  /** What the timer is for; Infinity: nothing. */
+  #wakesAt = Number.POSITIVE_INFINITY;
   /** Since when no fetcher of its own process is there. */
   #aloneSince: number | undefined;
 
@@ -190,6 +193,7 @@ export class FetchPool {
   close(): void {
     this.#isClosed = true;
     clearInterval(this.#tick);
+    clearTimeout(this.#wake);
     this.#local.close();
   }
 
@@ -238,7 +242,7 @@ export class FetchPool {
     else if (local !== undefined) this.#handle({ type: 'worker.lost', worker: LOCAL, now });
   }
 
-  #send(worker: string, message: Job | StopJob): void {
+  #send(worker: string, message: Job | JobWord): void {
     // A layer that is still on its way out may ask for something.
     if (this.#isClosed) return;
     if (worker === LOCAL) this.#local.send(message);
@@ -331,17 +335,42 @@ export class FetchPool {
 
   #handle(event: DispatcherEvent): void {
     for (const effect of this.#dispatcher.handle(event)) this.#run(effect);
+    this.#wakeInTime();
+  }
+
+  /** What is due before the next tick gets a timer of its own. */
+  #wakeInTime(): void {
+    const at = this.#dispatcher.nextWake;
+    if (at === this.#wakesAt || this.#isClosed) return;
+    clearTimeout(this.#wake);
+    this.#wakesAt = at;
+    const waitMs = at - this.#now();
+    if (waitMs >= TICK_MS) return;
+    this.#wake = setTimeout(
+      () => {
+        this.#wakesAt = Number.POSITIVE_INFINITY;
+        this.#handle({ type: 'tick', now: this.#now() });
+      },
+      Math.max(1, Math.ceil(waitMs)),
+    );
+  }
+
+  #wordOn(job: number): Omit<JobWord, 'kind' | 'ms'> {
+    return { v: 1, job, front: this.#front, layer: this.#jobs.get(job)?.job.layer ?? '' };
   }
 
   #run(effect: DispatcherEffect): void {
     const known = this.#jobs.get(effect.job);
     if (effect.type === 'stop') {
-      const { job, worker } = effect;
-      const stop: StopJob = { v: 1, kind: 'stop', job, front: this.#front, layer: known?.job.layer ?? '' };
-      this.#send(worker, stop);
+      this.#send(effect.worker, { ...this.#wordOn(effect.job), kind: 'stop' });
       return;
     }
     if (known === undefined) return;
+    if (effect.type === 'hold' || effect.type === 'go-on') {
+      const ms = effect.type === 'hold' ? effect.ms : 0;
+      this.#send(effect.worker, { ...this.#wordOn(effect.job), kind: 'hold', ms });
+      return;
+    }
     if (effect.type === 'send') {
       known.sentAt = this.#now();
       known.worker = effect.worker;

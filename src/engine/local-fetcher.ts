@@ -2,7 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
 import type { FetchThreadData } from '../fetch/fetch-thread.ts';
-import type { Completion, Job, StopJob } from '../../schemas/fetch.ts';
+import type { Completion, Job, JobWord } from '../../schemas/fetch.ts';
 
 /** An idle thread is kept this long, ms: it costs some 40 MB. */
 const IDLE_MS = 30_000;
@@ -19,8 +19,8 @@ export class LocalFetcher {
     this.#options = options;
   }
 
-  send(job: Job | StopJob): void {
-    if (job.kind === 'stop') {
+  send(job: Job | JobWord): void {
+    if (job.kind === 'stop' || job.kind === 'hold') {
       this.#thread?.postMessage(job, []);
       return;
     }

@@ -9,6 +9,7 @@ import { decodeSpans } from '../image/decode-span.ts';
 import { SpanTable } from '../image/span-table.ts';
 import type { RegistryClient } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
+import type { Gate } from './gate.ts';
 
 /** Blocks reported together, so that a reader of a long span's beginning does not wait for its end. */
 const REPORT_BLOCKS = 16;
@@ -18,6 +19,8 @@ export interface FetchContext {
   registry: RegistryClient;
   tables: SpanTables;
   signal: AbortSignal;
+  /** While it is shut nothing is read from the registry and nothing decoded; what comes meanwhile waits in the connection. */
+  gate: Gate;
   /** Blocks `[first, first + count)` are verified and written; `bytes` compressed bytes came since the last call. */
   onBlocks(first: number, count: number, bytes: number): void;
   /** Where the time goes is added here, whatever the outcome. */
@@ -48,6 +51,11 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
     watch.turnTo('fetchUs');
     for await (const chunk of body) {
       bytes += chunk.length;
+      if (context.gate.opening !== undefined) {
+        watch.stop();
+        await context.gate.opening;
+        watch.goOn();
+      }
       watch.turnTo('decodeUs');
       yield chunk;
       watch.turnTo('fetchUs');
@@ -95,6 +103,11 @@ class Stopwatch {
     this.stop();
     if (this.#times.firstByteUs === 0 && part === 'decodeUs') this.#times.firstByteUs = this.#times.fetchUs;
     this.#part = part;
+  }
+
+  /** Behind a stop: what was between counts nowhere. */
+  goOn(): void {
+    this.#since = performance.now();
   }
 
   stop(): void {

@@ -8,7 +8,7 @@ import { readSettings, registryOptions } from '../engine/process-settings.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
-import type { Completion, Job, StopJob } from '../../schemas/fetch.ts';
+import type { Completion, Job, JobWord } from '../../schemas/fetch.ts';
 import { JobRunner } from './job-runner.ts';
 
 export interface FetchThreadData {
@@ -30,4 +30,4 @@ const runner = new JobRunner({
   packs: () => Promise.reject(new CofaError('unavailable', "startup packs of NATS need the node's fetchers")),
   complete: (completion: Completion) => port.postMessage(completion, []),
 });
-port.on('message', (job: Job | StopJob) => runner.take(job));
+port.on('message', (job: Job | JobWord) => runner.take(job));

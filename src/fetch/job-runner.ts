@@ -13,16 +13,17 @@ import type {
   FetchJob,
   FetchTimes,
   Job,
+  JobWord,
   PackJob,
   RecordJob,
   ScrubJob,
-  StopJob,
   VerifyJob,
 } from '../../schemas/fetch.ts';
 import type { RegistryClient } from '../registry/client.ts';
 import { hashDevice } from '../store/device.ts';
 import type { Layout } from '../store/layout.ts';
 import { noTimes, runFetch, SpanTables } from './fetch-job.ts';
+import { Gate } from './gate.ts';
 import { checkBlocks } from './scrub-job.ts';
 
 /** Errors after which the same job may succeed. */
@@ -44,8 +45,14 @@ export interface JobRunnerOptions {
 interface Running {
   done: Promise<void>;
   stop: AbortController;
+  gate: Gate;
   /** A held job may go on: it has come again. */
   release: (job: PackJob) => void;
+}
+
+interface Control {
+  signal: AbortSignal;
+  gate: Gate;
 }
 
 export class JobRunner {
@@ -65,11 +72,15 @@ export class JobRunner {
     return this.#running.size;
   }
 
-  take(job: Job | StopJob): void {
+  take(job: Job | JobWord): void {
     const key = `${job.front}/${job.job}`;
     const running = this.#running.get(key);
     if (job.kind === 'stop') {
       running?.stop.abort(new CofaError('unavailable', 'the job was stopped'));
+      return;
+    }
+    if (job.kind === 'hold') {
+      running?.gate.hold(job.ms);
       return;
     }
     if (running !== undefined && job.kind === 'pack' && job.held !== true) running.release(job);
@@ -80,8 +91,10 @@ export class JobRunner {
     const stop = new AbortController();
     const signal = AbortSignal.any([this.#stopping.signal, stop.signal]);
     const { promise: released, resolve: release } = Promise.withResolvers<PackJob>();
-    const done = this.#run(job, key, signal, released).finally(() => this.#running.delete(key));
-    this.#running.set(key, { done, stop, release });
+    const gate = new Gate();
+    signal.addEventListener('abort', () => gate.hold(0), { once: true });
+    const done = this.#run(job, key, { signal, gate }, released).finally(() => this.#running.delete(key));
+    this.#running.set(key, { done, stop, gate, release });
   }
 
   /** Aborts what runs and waits for it, at most so long, ms. */
@@ -91,7 +104,7 @@ export class JobRunner {
     await Promise.race([Promise.allSettled(ends), sleep(graceMs, undefined, { ref: false })]);
   }
 
-  async #run(job: Job, key: string, signal: AbortSignal, released: Promise<PackJob>): Promise<void> {
+  async #run(job: Job, key: string, { signal, gate }: Control, released: Promise<PackJob>): Promise<void> {
     const { worker, log } = this.#options;
     const base = { v: 1 as const, front: job.front, worker, job: job.job, layer: job.layer };
     const times = noTimes();
@@ -104,7 +117,7 @@ export class JobRunner {
       }
       const bytes =
         job.kind === 'fetch'
-          ? await this.#fetchTwice(job, base, times, signal)
+          ? await this.#fetchTwice(job, base, times, { signal, gate })
           : await this.#runOther(job, base, signal, released);
       this.#end(key, { ...base, ...spent, kind: 'done', bytes });
     } catch (error) {
@@ -127,7 +140,7 @@ export class JobRunner {
     job: FetchJob,
     base: Omit<Completion, 'kind' | 'bytes'>,
     times: FetchTimes,
-    signal: AbortSignal,
+    { signal, gate }: Control,
   ): Promise<number> {
     const { layout, registry, complete } = this.#options;
     const once = () =>
@@ -136,6 +149,7 @@ export class JobRunner {
         registry,
         tables: this.#tables,
         signal,
+        gate,
         times,
         onBlocks: (firstBlock, count, bytes) =>
           complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),

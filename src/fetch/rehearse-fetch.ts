@@ -2,6 +2,7 @@
 import { type Rehearsal, rehearse } from '../engine/rehearsal.ts';
 import { openDevice } from '../store/device.ts';
 import { writeWhole } from '../store/layout.ts';
+import { Gate } from './gate.ts';
 import { noTimes, runFetch, SpanTables } from './fetch-job.ts';
 import { bringPack } from './start-jobs.ts';
 
@@ -31,7 +32,7 @@ export async function rehearseFetch(rehearsal: Rehearsal): Promise<void> {
     const blob = { ...source, digest: layerDigest, size: layer.length };
     await runFetch(
       { ...base, kind: 'fetch', class: 'demand', firstSpan: 0, spanCount: table.spanCount, source: blob },
-      { layout, registry: client, tables, signal, onBlocks: () => {}, times: noTimes() },
+      { layout, registry: client, tables, signal, gate: new Gate(), onBlocks: () => {}, times: noTimes() },
     );
   });
 }

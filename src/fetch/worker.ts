@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLog } from '../engine/log.ts';
-import type { Job, StopJob, WorkerHello } from '../../schemas/fetch.ts';
+import type { Job, JobWord, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busOnDemand, connectBus, pack, unpack } from '../bus/connection.ts';
 import { watchBus } from '../bus/health.ts';
@@ -43,7 +43,7 @@ bus.subscribe(names.job(worker), {
   callback: (error, message) => {
     if (error !== null) return;
     working.abort();
-    runner.take(unpack<Job | StopJob>(message.data));
+    runner.take(unpack<Job | JobWord>(message.data));
   },
 });
 

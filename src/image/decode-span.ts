@@ -48,7 +48,7 @@ export async function decodeSpans(
 }
 
 /** Others get a turn after so many blocks: a millisecond or two. */
-const BLOCKS_BEFORE_PAUSE = 16;
+const BLOCKS_BEFORE_PAUSE = 4;
 const INPUT_SIZE = 65_536;
 
 class BlockReader {

@@ -52,6 +52,8 @@ class Bench {
 
 const send = (job: number, worker: string) => ({ type: 'send', job, worker });
 const stop = (job: number, worker: string) => ({ type: 'stop', job, worker });
+const hold = (job: number, worker: string, ms: number) => ({ type: 'hold', job, worker, ms });
+const goOn = (job: number, worker: string) => ({ type: 'go-on', job, worker });
 const sentJobs = (effects: DispatcherEffect[]) =>
   effects.flatMap((effect) => (effect.type === 'send' ? [effect.job] : []));
 
@@ -154,7 +156,7 @@ describe('the rest of the images', () => {
   });
 
   test('one job at a time while demand is around, and for a while after it', () => {
-    const pool = new Bench({ demandAroundMs: 100 });
+    const pool = new Bench({ demandAroundMs: 100, holdMs: 0 });
     pool.hello('w', 8);
     pool.submit(1);
     expect(pool.rest(2)).toEqual([send(2, 'w')]);
@@ -170,7 +172,7 @@ describe('the rest of the images', () => {
   });
 
   test('what becomes demand under way is demand: it keeps the others back, and makes room for one', () => {
-    const pool = new Bench({ demandAroundMs: 100 });
+    const pool = new Bench({ demandAroundMs: 100, holdMs: 0 });
     pool.hello('w', 8);
     for (const job of [1, 2]) expect(pool.rest(job)).toHaveLength(1);
     pool.send({ type: 'promote', job: 1 });
@@ -180,6 +182,66 @@ describe('the rest of the images', () => {
     // A fetcher that dies frees what it had.
     pool.send({ type: 'worker.lost', worker: 'w' });
     expect(sentJobs(pool.hello('v', 8))).toEqual([1, 4]);
+  });
+
+  test('holds while somebody waits, and goes on when nobody does', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    for (const worker of ['a', 'b']) pool.hello(worker, 4);
+    pool.rest(1);
+    pool.rest(2);
+    expect(pool.submit(3)).toEqual([send(3, 'a'), hold(1, 'a', 50), hold(2, 'b', 50)]);
+    // Nothing more of it begins meanwhile, also where the link would have been free for one job.
+    expect(pool.ended(1, 'a')).toEqual([]);
+    expect(pool.ended(2, 'b')).toEqual([]);
+    expect(pool.rest(4)).toEqual([]);
+    expect(pool.ended(3, 'a')).toEqual([send(4, 'a')]);
+  });
+
+  test('readers who come one after the other slow it down and do not stop it', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    pool.hello('w', 8);
+    pool.rest(1);
+    expect(pool.submit(2)).toEqual([send(2, 'w'), hold(1, 'w', 50)]);
+    pool.wait(20);
+    expect(pool.ended(2, 'w')).toEqual([goOn(1, 'w')]);
+    expect(pool.submit(3)).toEqual([send(3, 'w')]);
+    expect(pool.dispatcher.nextWake - pool.now).toBe(10);
+    expect(pool.wait(10)).toEqual([hold(1, 'w', 50)]);
+  });
+
+  test('is not held by demand that takes long: that does not need the whole link', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    pool.hello('w', 8);
+    pool.rest(1);
+    pool.submit(2);
+    expect(pool.dispatcher.nextWake - pool.now).toBe(50);
+    expect(pool.wait(49)).toEqual([]);
+    expect(pool.wait(1)).toEqual([goOn(1, 'w')]);
+    expect(pool.wait(1_000)).toEqual([]);
+    expect(pool.submit(3)).toEqual([send(3, 'w'), hold(1, 'w', 50)]);
+  });
+
+  test('what somebody comes to wait for while it is held goes on at once', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    pool.hello('w', 8);
+    pool.rest(1);
+    pool.rest(2);
+    expect(pool.submit(3)).toEqual([send(3, 'w'), hold(1, 'w', 50), hold(2, 'w', 50)]);
+    expect(pool.send({ type: 'promote', job: 1 })).toEqual([goOn(1, 'w')]);
+    pool.ended(3, 'w');
+    expect(pool.ended(1, 'w')).toEqual([goOn(2, 'w')]);
+  });
+
+  test('the time for which it was held is no silence', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10, jobSilenceMs: 100, workerSilenceMs: 1_000 });
+    pool.hello('w', 8);
+    pool.rest(1);
+    pool.wait(50);
+    pool.submit(2);
+    pool.wait(40);
+    expect(pool.ended(2, 'w')).toEqual([goOn(1, 'w')]);
+    expect(pool.wait(49)).toEqual([]);
+    expect(pool.wait(1)).toEqual([stop(1, 'w'), send(1, 'w')]);
   });
 });
 

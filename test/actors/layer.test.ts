@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import {
+  LAYER_LIMITS,
   LayerActor,
   type LayerEffect,
   type LayerEvent,
@@ -365,11 +366,28 @@ describe('prefetch', () => {
     const layer = new Bench(evenGeometry(12, 2), { prefetchBatchSpans: 3, prefetchInFlight: 2 });
     layer.send({ type: 'restore', ranges: [[2, 2]] });
     layer.read(1, 8);
+    layer.wait(LAYER_LIMITS.prefetchAroundMs);
     expect(layer.prefetch()).toEqual([fetch(2, 0, 1, 'prefetch'), fetch(3, 2, 2, 'prefetch')]);
     expect(layer.done(2)).toEqual([fetch(4, 5, 3, 'prefetch')]);
     expect(layer.done(3)).toEqual([fetch(5, 8, 3, 'prefetch')]);
     layer.prefetch(false);
     expect(layer.done(4)).toEqual([]);
+  });
+
+  test('takes the link for one span at a time while a reader has waited lately', () => {
+    const layer = new Bench(evenGeometry(20, 2), {
+      prefetchBatchSpans: 4,
+      prefetchInFlight: 1,
+      prefetchBatchSpansAround: 1,
+      prefetchAroundMs: 1_000,
+    });
+    expect(layer.prefetch()).toEqual([fetch(1, 0, 4, 'prefetch')]);
+    expect(layer.read(1, 20)).toEqual([fetch(2, 10)]);
+    expect(layer.done(1)).toEqual([fetch(3, 4, 1, 'prefetch')]);
+    layer.wait(999);
+    expect(layer.done(3)).toEqual([fetch(4, 5, 1, 'prefetch')]);
+    layer.wait(1);
+    expect(layer.done(4)).toEqual([fetch(5, 6, 4, 'prefetch')]);
   });
 
   test('at a pace: a job begins when the one before it is paid, also where its turn comes sooner', () => {
@@ -396,7 +414,8 @@ describe('prefetch', () => {
   });
 
   test('is promoted by a read that needs it, once, and makes room for the next', () => {
-    const layer = new Bench(evenGeometry(12, 2), { prefetchBatchSpans: 3, prefetchInFlight: 1 });
+    const limits = { prefetchBatchSpans: 3, prefetchInFlight: 1, prefetchAroundMs: 0 };
+    const layer = new Bench(evenGeometry(12, 2), limits);
     layer.prefetch();
     expect(layer.read(1, 5)).toEqual([{ type: 'promote', job: 1 }, fetch(2, 3, 3, 'prefetch')]);
     expect(layer.read(2, 0)).toEqual([]);

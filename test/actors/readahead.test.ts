@@ -55,6 +55,35 @@ describe('fetching ahead', () => {
     expect(off.next(2, any)).toBeUndefined();
   });
 
+  test('where all is fetched anyway, only for who reads on: his window doubles as he comes to its end', () => {
+    const readahead = new Readahead(1_000);
+    readahead.turn(true);
+    readahead.observe(10, 12);
+    const taken = new Set<number>();
+    const free = (span: number) => !taken.has(span);
+    const ahead = (demanded: number) => {
+      readahead.demanded(demanded, true);
+      const spans: number[] = [];
+      for (let next = readahead.next(99, free); next !== undefined; next = readahead.next(99, free))
+        for (let span = next.firstSpan; span < next.firstSpan + next.spanCount; span++) {
+          spans.push(span);
+          taken.add(span);
+        }
+      return spans;
+    };
+    const upTo = (from: number, to: number) => Array.from({ length: to - from }, (_, at) => from + at);
+    for (const span of [500, 300, 320, 304, 500]) expect(ahead(span)).toEqual([]);
+    expect(ahead(501)).toEqual([502, 503]);
+    expect(ahead(700)).toEqual([]);
+    // The window is all there: he waits next for what lies behind it.
+    expect(ahead(504)).toEqual(upTo(505, 509));
+    // He has come up with it: further spans are asked for while the last ones come.
+    expect(ahead(505)).toEqual([]);
+    expect(ahead(507)).toEqual(upTo(509, 517));
+    expect(ahead(519)).toEqual(upTo(520, 536));
+    expect(ahead(536)).toEqual(upTo(537, 553));
+  });
+
   test('whatever is demanded: inside, bounded, and never what was not near a demand', () => {
     fc.assert(
       fc.property(fc.array(fc.nat(199), { maxLength: 200 }), (demanded) => {

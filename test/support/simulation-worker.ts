@@ -14,7 +14,8 @@ export type JobMessage =
       spans: number[];
       bad: boolean[];
     }
-  | { kind: 'stop'; front: number; job: number };
+  | { kind: 'stop'; front: number; job: number }
+  | { kind: 'hold'; front: number; job: number; ms: number };
 
 interface AboutJob {
   worker: string;
@@ -45,6 +46,8 @@ export class SimWorker {
   readonly #world: World;
   readonly #running = new Set<string>();
   #hung = new Set<string>();
+  /** Jobs that rest for a while, by the order that let them. */
+  readonly #held = new Map<string, object>();
   /** Counts its processes. */
   life = 1;
   isUp = true;
@@ -64,6 +67,7 @@ export class SimWorker {
     this.life += 1;
     this.#running.clear();
     this.#hung.clear();
+    this.#held.clear();
   }
 
   start(): void {
@@ -82,6 +86,16 @@ export class SimWorker {
     if (message.kind === 'stop') {
       // A fetcher may heed it or not.
       if (this.#world.random.chance(0.5)) this.#running.delete(key);
+      return;
+    }
+    if (message.kind === 'hold') {
+      const order = {};
+      this.#held.delete(key);
+      if (message.ms === 0) return;
+      this.#held.set(key, order);
+      this.#world.after(message.ms, () => {
+        if (this.#held.get(key) === order) this.#held.delete(key);
+      });
       return;
     }
     if (this.#running.has(key)) return;
@@ -139,7 +153,9 @@ export class SimWorker {
   #later(key: string, meanMs: number, run: () => void): void {
     const { life } = this;
     this.#world.after(meanMs * (0.5 + this.#world.random.next()), () => {
-      if (this.life === life && this.#running.has(key)) run();
+      if (this.life !== life || !this.#running.has(key)) return;
+      if (this.#held.has(key)) this.#later(key, meanMs, run);
+      else run();
     });
   }
 }

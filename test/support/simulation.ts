@@ -653,6 +653,12 @@ class Simulation {
       return;
     }
     this.#check(known !== undefined, () => `job ${effect.job} is over, and still: ${effect.type}`);
+    if (effect.type === 'hold' || effect.type === 'go-on') {
+      const ms = effect.type === 'hold' ? effect.ms : 0;
+      this.#meet('pool: held jobs');
+      this.#deliver(effect.worker, { kind: 'hold', front: this.#front, job: effect.job, ms });
+      return;
+    }
     const { layer, job } = known as { layer: SimLayer; job: number };
     if (effect.type === 'send') {
       this.#checkOrder(effect.job);

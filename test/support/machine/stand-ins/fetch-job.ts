@@ -12,6 +12,7 @@ export * from '../../../../src/fetch/fetch-job.ts';
 interface Context {
   layout: { root: string };
   signal: AbortSignal;
+  gate: { readonly opening: Promise<void> | undefined };
   onBlocks(firstBlock: number, count: number, bytes: number): void;
 }
 
@@ -24,7 +25,7 @@ export async function runFetch(job: FetchJob, context: Context): Promise<number>
   }
 }
 
-async function fetchBlocks(job: FetchJob, { layout, signal, onBlocks }: Context): Promise<number> {
+async function fetchBlocks(job: FetchJob, { layout, signal, gate, onBlocks }: Context): Promise<number> {
   const { random } = machine();
   await request('layer blob', signal);
   const layer = world().layer(job.layer);
@@ -35,6 +36,7 @@ async function fetchBlocks(job: FetchJob, { layout, signal, onBlocks }: Context)
   let reported = first;
   for (let block = first; block < end; block++) {
     await machine().sleep(world().plan.blockMs * (0.5 + random.next()));
+    await gate.opening;
     signal.throwIfAborted();
     if (random.chance(world().plan.wrongBytes / 4)) {
       machine().meet('wrong bytes');

@@ -1,5 +1,5 @@
 /** Stand-in for src/engine/local-fetcher.ts: the same jobs without a thread. */
-import type { Job, StopJob } from '../../../../schemas/fetch.ts';
+import type { Job, JobWord } from '../../../../schemas/fetch.ts';
 import type { LocalFetcherOptions } from '../../../../src/engine/local-fetcher.ts';
 import { JobRunner } from '../../../../src/fetch/job-runner.ts';
 import { Layout } from '../../../../src/store/layout.ts';
@@ -22,7 +22,7 @@ export class LocalFetcher {
     });
   }
 
-  send(job: Job | StopJob): void {
+  send(job: Job | JobWord): void {
     machine().meet('jobs of the front end itself');
     this.#runner.take(job);
   }

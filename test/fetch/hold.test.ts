@@ -1,0 +1,131 @@
+/** A fetch that is told to rest because somebody waits for another one. */
+import { readFile } from 'node:fs/promises';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { Completion, FetchJob } from '../../schemas/fetch.ts';
+import { createLog } from '../../src/engine/log.ts';
+import { type RehearsalImage, serveRehearsalImage } from '../../src/engine/rehearsal-image.ts';
+import { JobRunner } from '../../src/fetch/job-runner.ts';
+import type { RegistryClient } from '../../src/registry/client.ts';
+import { openDevice } from '../../src/store/device.ts';
+import { Layout, writeWhole } from '../../src/store/layout.ts';
+import { Cleanup } from '../support/temp.ts';
+
+/** Longer than any machine needs for all of this, ms. */
+const LONG_MS = 600_000;
+
+const cleanup = new Cleanup();
+let image: RehearsalImage;
+let layout: Layout;
+beforeAll(async () => {
+  layout = new Layout(await cleanup.tempDir('hold'));
+  await layout.prepare();
+  image = await serveRehearsalImage(layout);
+  cleanup.defer(() => image.close());
+  const { layerDigest, layer, table } = image;
+  const { file } = await openDevice(layout.device(layerDigest), layer.length);
+  await file.close();
+  await writeWhole(layout.spans(layerDigest), table.encode());
+});
+afterAll(() => cleanup.run());
+
+/** A fetcher, what it has said, when the first bytes have come to it, and when it has said that a job is over. */
+function fetcher() {
+  const said: Completion[] = [];
+  const ends = new Map<number, PromiseWithResolvers<Completion>>();
+  const ended = (job: number) => {
+    const end = ends.get(job) ?? Promise.withResolvers<Completion>();
+    ends.set(job, end);
+    return end;
+  };
+  const came = Promise.withResolvers<void>();
+  const registry = {
+    async *blobRange(...args: Parameters<RegistryClient['blobRange']>) {
+      for await (const chunk of image.client.blobRange(...args)) {
+        came.resolve();
+        yield chunk;
+      }
+    },
+  } as Partial<RegistryClient> as RegistryClient;
+  const runner = new JobRunner({
+    worker: 'test',
+    layout,
+    registry,
+    log: createLog('test', 'silent'),
+    packs: () => Promise.reject(new Error('no startup pack is asked for')),
+    complete: (completion) => {
+      said.push(completion);
+      if (completion.kind === 'done' || completion.kind === 'failed')
+        ended(completion.job).resolve(completion);
+    },
+  });
+  return {
+    runner,
+    came: came.promise,
+    said: (job: number) => said.filter((one) => one.job === job),
+    ended: (job: number) => ended(job).promise,
+  };
+}
+
+const fetchJob = (job: number): FetchJob => ({
+  v: 1,
+  kind: 'fetch',
+  class: 'prefetch',
+  front: 'f',
+  job,
+  layer: image.layerDigest,
+  firstSpan: 0,
+  spanCount: image.table.spanCount,
+  source: {
+    registry: image.registry,
+    repository: image.repository,
+    digest: image.layerDigest,
+    size: image.layer.length,
+  },
+});
+const hold = (job: number, ms: number) => ({ v: 1, kind: 'hold', front: 'f', layer: '', job, ms }) as const;
+
+it('rests while others are done, and goes on when it is told to', async () => {
+  const { runner, said, ended } = fetcher();
+  runner.take(fetchJob(1));
+  runner.take(hold(1, LONG_MS));
+  for (const other of [2, 3]) {
+    runner.take(fetchJob(other));
+    expect(await ended(other)).toMatchObject({ kind: 'done' });
+  }
+  expect(said(1)).toEqual([]);
+  runner.take(hold(1, 0));
+  expect(await ended(1)).toMatchObject({ kind: 'done' });
+  expect((await readFile(layout.device(image.layerDigest))).subarray(0, image.layer.length)).toEqual(
+    image.layer,
+  );
+});
+
+it('goes on by itself where the word that it may gets lost', async () => {
+  const { runner, ended } = fetcher();
+  runner.take(fetchJob(1));
+  runner.take(hold(1, LONG_MS));
+  // A later word counts.
+  runner.take(hold(1, 20));
+  expect(await ended(1)).toMatchObject({ kind: 'done' });
+});
+
+it('ends when it is stopped meanwhile', async () => {
+  const { runner, said, ended, came } = fetcher();
+  runner.take(fetchJob(1));
+  runner.take(hold(1, LONG_MS));
+  await came;
+  runner.take({ v: 1, kind: 'stop', front: 'f', layer: '', job: 1 });
+  expect(await ended(1)).toMatchObject({ kind: 'failed', error: { message: 'the job was stopped' } });
+  expect(said(1)).toHaveLength(1);
+  await expect.poll(() => runner.running).toBe(0);
+});
+
+it('is no job of its own: who holds what has ended, or never was, does nothing', async () => {
+  const { runner, said, ended } = fetcher();
+  runner.take(hold(1, LONG_MS));
+  runner.take(fetchJob(1));
+  expect(await ended(1)).toMatchObject({ kind: 'done' });
+  runner.take(hold(1, LONG_MS));
+  expect(said(1).filter(({ kind }) => kind !== 'blocks')).toHaveLength(1);
+  await expect.poll(() => runner.running).toBe(0);
+});
