@@ -57,6 +57,7 @@ export async function startNats(
     name: 'nats-server',
     command,
     args: ['-c', config],
+    env: { ...process.env, GOMEMLIMIT: process.env.GOMEMLIMIT ?? HEAP },
     log: layout.log('nats-server'),
     readyAtOnce: true,
     ...watchers,
@@ -146,6 +147,12 @@ async function endPredecessor(pidFile: string, config: string): Promise<void> {
     await sleep(20);
   }
 }
+
+/**
+ * Go lets a heap grow to twice what is in use before it collects, and the log's blocks come and go: after some minutes that is
+ * 140 MB. Near this limit it collects sooner; no limit for what is in use (runtime, "Environment Variables").
+ */
+const HEAP = '64MiB';
 
 async function findServer(): Promise<string> {
   const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/usr/local/bin'];
