@@ -6,10 +6,10 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rename, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readdir, rename, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
-import { acquireSettings, sourcesOf } from './apt.ts';
+import { acquireSettings, RELEASE, sourcesOf } from './apt.ts';
 
 export interface UnpackOptions {
   /** Where they are kept; $COFA_CACHE, else /var/cache/cofa/images. */
@@ -27,6 +27,10 @@ export const NEWER_DOCKER = {
 
 /** containerd 2, of the Debian release after that one. */
 export const NEWEST_CONTAINERD = { release: 'forky', packages: ['containerd'] };
+
+/** Its runc, with the C library that it wants. */
+const NEWEST_RUNC = { release: 'forky', packages: ['runc', 'libc6', 'libseccomp2'] };
+const PATCHELF = { release: RELEASE, packages: ['patchelf'] };
 
 export interface Unpacked {
   /** The packages' files as below `/`. */
@@ -47,6 +51,31 @@ export async function containerdPath(
 }
 
 const run = promisify(execFile);
+
+/**
+ * Folder with the runc of the Debian release of containerd 2, which mounts files into user namespaces, as that of Debian 12 does not.
+ * It is told to use the C library that lies beside it.
+ */
+export async function newestRunc(options: UnpackOptions = {}): Promise<string> {
+  const [{ root }, { path }] = [
+    await unpackedDebs(NEWEST_RUNC, options),
+    await unpackedDebs(PATCHELF, options),
+  ];
+  const folder = join(root, 'own');
+  if (existsSync(join(folder, 'runc'))) return folder;
+  const [library] = (await readdir(join(root, 'usr/lib')))
+    .map((name) => join(root, 'usr/lib', name))
+    .filter((one) => existsSync(join(one, 'libc.so.6')));
+  const loader = library && (await readdir(library)).find((name) => name.startsWith('ld-linux'));
+  if (library === undefined || loader === undefined) throw new Error(`no C library below ${root}`);
+  await mkdir(folder, { recursive: true });
+  const draft = join(folder, `runc-${process.pid}`);
+  await copyFile(join(root, 'usr/sbin/runc'), draft);
+  const args = ['--set-interpreter', join(library, loader), '--set-rpath', library, draft];
+  await run('patchelf', args, { env: { ...process.env, PATH: path } });
+  await rename(draft, join(folder, 'runc'));
+  return folder;
+}
 
 /** Fetches and unpacks them, or opens what is there. */
 export async function unpackedDebs(

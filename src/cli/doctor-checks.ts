@@ -240,7 +240,7 @@ async function tryZlib(): Promise<string> {
 
 /** Mounts and a container, below a folder on the very disk that the engine will use. */
 async function tryMounts(root: string): Promise<Check[]> {
-  const { tryContainer, tryErofs, tryOverlay } = await import('./doctor-trials.ts');
+  const { tryContainer, tryErofs, tryOtherOwners, tryOverlay } = await import('./doctor-trials.ts');
   let folder: string;
   try {
     folder = await mkdtemp(join(await existingParent(root), '.cofa-doctor-'));
@@ -256,14 +256,25 @@ async function tryMounts(root: string): Promise<Check[]> {
       means: 'cofa run does not work; cofa mount does',
       fix: 'modprobe overlay; the cofa root must lie on a local disk (ext4, xfs), not on overlayfs or NFS',
     });
+    const owners: Check[] =
+      erofs.state === 'ok'
+        ? [
+            asWarning(
+              await tried('other owners', () => tryOtherOwners(folder), {
+                means: 'containers in user namespaces run on copies of their images, which are fetched whole',
+                fix: 'have the cofa root on ext4, xfs or btrfs; sysctl user.max_user_namespaces',
+              }),
+            ),
+          ]
+        : [];
     const runc = await findProgram('runc');
-    if (overlay.state !== 'ok' || runc === undefined) return [erofs, overlay];
+    if (overlay.state !== 'ok' || runc === undefined) return [erofs, ...owners, overlay];
     const container = await tried('container', () => tryContainer(folder, runc), {
       means: 'cofa run does not work; cofa mount does',
       fix: 'see what runc says above; in a container: run it with --privileged',
     });
     // A container is not needed to mount.
-    return [erofs, asWarning(overlay), asWarning(container)];
+    return [erofs, ...owners, asWarning(overlay), asWarning(container)];
   } finally {
     await exec('rm', ['-rf', '--one-file-system', '--', folder]);
   }
@@ -316,7 +327,8 @@ function exists(path: string): Promise<boolean> {
   );
 }
 
-async function existingParent(path: string): Promise<string> {
+/** The folder itself, or the nearest above it that is there. */
+export async function existingParent(path: string): Promise<string> {
   for (let folder = path; ; folder = dirname(folder)) {
     if (folder === '/' || (await exists(folder))) return folder;
   }

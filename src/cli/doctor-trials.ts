@@ -1,7 +1,7 @@
 /** What `cofa doctor` tries for real, in a folder of its own on the disk of the cofa root. Each undoes what it did. */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import { exec } from '../container/exec.ts';
 import { hostFacts } from '../container/host.ts';
@@ -11,20 +11,52 @@ import { unmount } from '../kernel/mount.ts';
 
 /** Mounts a flat image of one file, with its data in a loop device, and reads it. */
 export async function tryErofs(folder: string): Promise<string> {
+  return await withTinyImage(join(folder, 'erofs'), async (file) => {
+    if (!(await readFile(file)).equals(CONTENT))
+      throw new CofaError('integrity', 'the file in the mounted image has the wrong content');
+    return 'an image with its data in another device mounts and reads';
+  });
+}
+
+/** Mounts such an image, and the folder, a second time with other owners, as it is for containers in user namespaces. */
+export async function tryOtherOwners(folder: string): Promise<string> {
+  const { mountMapped } = await import('../kernel/id-mapped.ts');
+  const range = { container: 0, host: 100_000, size: 65_536 };
+  const target = join(folder, 'owners');
+  await mkdir(target);
+  const shows = async (source: string, file: string) => {
+    await mountMapped({ source, target, maps: { uid: [range], gid: [range] } });
+    try {
+      const { uid, gid } = await stat(join(target, file));
+      if (uid !== range.host || gid !== range.host)
+        throw new CofaError('environment', `a file of root’s shows the owner ${uid}:${gid}`);
+    } finally {
+      await unmount(target);
+    }
+  };
+  return await withTinyImage(join(folder, 'other'), async (file) => {
+    await shows(dirname(file), basename(file));
+    await shows(folder, 'other');
+    return 'images can be mounted with their ids';
+  });
+}
+
+const CONTENT = Buffer.alloc(8192, 'cofa ');
+
+/** Calls with the path of its one file. */
+async function withTinyImage<T>(base: string, use: (file: string) => Promise<T>): Promise<T> {
   const [{ buildFlat }, { attachLoop, detachLoop }, { mountErofs }] = await Promise.all([
     import('../image/erofs.ts'),
     import('../kernel/loop.ts'),
     import('../kernel/erofs.ts'),
   ]);
-  const content = Buffer.alloc(8192, 'cofa ');
   const { metadata } = buildFlat(
-    [{ entries: [tinyFile(content.length)] }],
-    [{ diffId: TINY_DIFFID, size: content.length }],
+    [{ entries: [tinyFile(CONTENT.length)] }],
+    [{ diffId: TINY_DIFFID, size: CONTENT.length }],
   );
-  const base = join(folder, 'erofs');
   await mkdir(join(base, 'mnt'), { recursive: true });
   await writeFile(join(base, 'flat'), metadata);
-  await writeFile(join(base, 'device'), content);
+  await writeFile(join(base, 'device'), CONTENT);
   const undo: Array<() => Promise<void>> = [];
   try {
     const label = `cofa-doctor-${randomBytes(4).toString('hex')}`;
@@ -34,10 +66,7 @@ export async function tryErofs(folder: string): Promise<string> {
     undo.push(() => detachLoop(device));
     await mountErofs({ metadata: flat, devices: [device], target: join(base, 'mnt') });
     undo.push(() => unmount(join(base, 'mnt')));
-    const read = await readFile(join(base, 'mnt/tiny'));
-    if (!read.equals(content))
-      throw new CofaError('integrity', 'the file in the mounted image has the wrong content');
-    return 'an image with its data in another device mounts and reads';
+    return await use(join(base, 'mnt/tiny'));
   } finally {
     for (const step of undo.toReversed()) await step();
   }

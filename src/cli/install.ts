@@ -69,6 +69,7 @@ async function install(target: string, flags: InstallFlags, context: Context): P
     unit,
     daemonset,
     containerdMajor: await containerdMajor(),
+    mapsIds: await mapsIds(root),
   });
   await checkByContainerd(changes, flags.containerdConfig);
   const next = nextSteps(changes, flags, target);
@@ -177,6 +178,15 @@ async function checkByContainerd(changes: readonly FileChange[], config: string)
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** Whether what lies below the root can be mounted with other ids; EROFS can wherever cofa runs. Only root can tell. */
+async function mapsIds(root: string): Promise<boolean> {
+  const [{ canMapIds }, { existingParent }] = await Promise.all([
+    import('../kernel/id-mapped.ts'),
+    import('./doctor-checks.ts'),
+  ]);
+  return canMapIds(await existingParent(root)).catch(() => false);
 }
 
 /** Undefined where there is no containerd, or it does not say. */

@@ -14,7 +14,7 @@ import type { Subjects } from '../../schemas/subjects.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { mountErofs } from '../kernel/erofs.ts';
 import { dismissLoop, type LoopDevice } from '../kernel/loop.ts';
-import { detachMount, findMount, type MountEntry, unmount } from '../kernel/mount.ts';
+import { detachMount, findMount, listMounts, type MountEntry, unmount } from '../kernel/mount.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { Layout } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
@@ -303,6 +303,7 @@ export class Mounts {
   async detachAll(force: boolean): Promise<string[]> {
     const busy: string[] = [];
     const detached: MountActor[] = [];
+    await this.#detachMapped();
     for (const actor of this.#mounts.values()) {
       if (actor.host.state !== 'mounted') continue;
       const complete = actor.image.isDirect();
@@ -337,11 +338,23 @@ export class Mounts {
     return [];
   }
 
+  /** The snapshotter's views of flat images (src/snapshotter/mapped-mounts.ts), which it makes again when it needs them. */
+  async #detachMapped(): Promise<void> {
+    const beginning = `${this.#options.layout.mapped()}/`;
+    for (const entry of listMounts().toReversed()) {
+      if (!entry.mountPoint.startsWith(beginning)) continue;
+      await detachMount(entry).catch((error: unknown) =>
+        this.#options.log.warn({ dir: entry.mountPoint, error }, 'a mount with other owners stays'),
+      );
+    }
+  }
+
   /**
    * Takes this engine's mounts and their loops out of the kernel and says nothing to the log: another engine owns them
    * now. What is in use goes with its last user.
    */
   async abandon(): Promise<void> {
+    await this.#detachMapped();
     const loops = new Set<LoopDevice>();
     for (const actor of this.#mounts.values()) {
       const { facts, image } = actor;

@@ -54,13 +54,24 @@ export interface InstallOrder {
   unit: string;
   /** Of containerd's version, where it is known: 2 for 2.1. */
   containerdMajor?: number | undefined;
+  /** Layers can be mounted with the ids of user namespaces here (actors/id-maps.ts). */
+  mapsIds?: boolean;
   /** The engine is a pod of a DaemonSet: a runtime handler for that pod is added, which does not use cofa. */
   daemonset?: boolean;
 }
 
 /** Files that are to change; none when all is as it should be. Errors: `unsupported` for files that are not understood. */
 export function planInstall(order: InstallOrder): FileChange[] {
-  const { target, paths, read, socket, unit, daemonset = false, containerdMajor = 1 } = order;
+  const {
+    target,
+    paths,
+    read,
+    socket,
+    unit,
+    daemonset = false,
+    containerdMajor = 1,
+    mapsIds = false,
+  } = order;
   const changes: FileChange[] = [];
   const change = (path: string, after: string, why: string) => {
     const before = read(path);
@@ -74,6 +85,7 @@ export function planInstall(order: InstallOrder): FileChange[] {
     containerdConfig(containerd, socket, {
       kubernetes,
       isTransfer: containerdMajor >= 2,
+      mapsIds,
       bootstrap: kubernetes && (daemonset || hasBootstrap(containerd ?? '')),
     }),
     kubernetes ? 'containerd finds cofa, and pods use it' : 'containerd finds cofa',
@@ -113,6 +125,7 @@ export function planUninstall(order: {
         kubernetes: false,
         bootstrap: false,
         isTransfer: containerd.includes(UNPACK) && !revertEdits(containerd).includes(UNPACK),
+        mapsIds: saysMapsIds(containerd),
       });
       change(paths.containerd, containerd, without, 'pods use what they used before');
     }
@@ -139,19 +152,27 @@ export const UNIT_MARK = '# Written by cofa install.';
 
 /** Key of containerd's transfer service. */
 const UNPACK = 'unpack_config';
+/** A capability of a snapshotter, by which containerd gives it the ids of a container's user namespace. */
+const REMAP_IDS = '["remap-ids"]';
 const NEW_FILE = '# cofa install: new file';
 
 function containerdConfig(
   text: string | undefined,
   socket: string,
-  { kubernetes, bootstrap, isTransfer }: { kubernetes: boolean; bootstrap: boolean; isTransfer: boolean },
+  o: { kubernetes: boolean; bootstrap: boolean; isTransfer: boolean; mapsIds: boolean },
 ): string {
+  const { kubernetes, bootstrap, isTransfer, mapsIds } = o;
   const original =
     text === undefined || text.trim() === '' ? `${NEW_FILE}\nversion = 2\n` : revertEdits(text);
   const edits: TableEdit[] = [
     {
       table: ['proxy_plugins', 'cofa'],
-      keys: { type: '"snapshot"', address: JSON.stringify(socket) },
+      keys: {
+        type: '"snapshot"',
+        address: JSON.stringify(socket),
+        // Without it containerd copies images for user namespaces.
+        ...(mapsIds ? { capabilities: REMAP_IDS } : {}),
+      },
     },
     // Read by containerd 2: ctr and others that pull through it then say what they pull.
     { table: ['proxy_plugins', 'cofa', 'exports'], keys: { enable_remote_snapshot_annotations: '"true"' } },
@@ -174,6 +195,10 @@ function containerdConfig(
   }
   return applyEdits(original, edits);
 }
+
+/** Whether containerd is told by an installed configuration that cofa mounts layers with other ids. */
+export const saysMapsIds = (text: string): boolean =>
+  isEdited(text) && tableValue(text, ['proxy_plugins', 'cofa'], 'capabilities') === REMAP_IDS;
 
 /** A configuration that only containerd 2 reads. */
 const isNew = (version: string | undefined): boolean => version === '3' || version === '4';

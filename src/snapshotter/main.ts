@@ -22,6 +22,7 @@ import { engineCaller } from './engine.ts';
 import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
+import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
 import type { SnapshotterOptions } from './options.ts';
 import { serveGrpc, serveStreams } from './server.ts';
 import { serveSnapshots } from './service.ts';
@@ -72,6 +73,7 @@ async function run(): Promise<void> {
     dir: layout.snapshots(),
     table,
     flats,
+    mapped: new MappedMounts({ dir: layout.mapped(), show: showMapped, hide: hideMapped, log }),
     append: async (id, event) =>
       (await events.append(names.event('snapshot', id), event)).event as SnapshotEvent,
     cover: (wanted) => door.cover(wanted),

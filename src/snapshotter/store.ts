@@ -10,11 +10,14 @@
  *
  *     lowerdir=<unpacked layer>:…:<flat image>,upperdir=<id>/fs,workdir=<id>/work
  *
+ * Where a client's labels say that the container has other ids than the node, the lower ones are those of mapped-mounts.ts.
+ *
  * Order: folders are made before the fact is appended and removed after it. A crash in between leaves folders that no
  * snapshot has; containerd's Cleanup removes them. Changes of the table go one after the
  * other (`#serially`); nothing slow is done inside.
  */
 import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { chmod, chown, lstat, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -29,17 +32,19 @@ import {
   type SnapshotTable,
   TARGET_LABEL,
 } from '../../actors/snapshots.ts';
-import { checkMaps } from '../../actors/id-maps.ts';
-import { toErrorRecord } from '../../schemas/errors.ts';
+import { copyNames, hostIds, type IdMaps, idMapsOf, isCopyFor, mapText } from '../../actors/id-maps.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { type DiskUsage, diskUsage } from './disk-usage.ts';
 import { type Fields, FilterError, parseFilters } from './filters.ts';
-import type { FlatMounts, Hold } from './flat-mounts.ts';
+import type { FlatMounts } from './flat-mounts.ts';
+import type { MappedHold, MappedMounts } from './mapped-mounts.ts';
 
 export interface SnapshotStoreOptions {
   /** ROOT/snapshots */
   dir: string;
   table: SnapshotTable;
   flats: FlatMounts;
+  mapped: MappedMounts;
   /** Stores a fact; rejects when the log does not take it. */
   append: (id: string, event: Decision['event']) => Promise<SnapshotEvent>;
   /** The flat layer that has what a client wants to unpack, if there is one. */
@@ -66,6 +71,17 @@ export interface SnapshotMount {
   options: string[];
 }
 
+/** What lies below an active snapshot or view, kept mounted for it. */
+interface Below {
+  flat: FlatLayer | undefined;
+  /** Folder that shows the flat image with the node's ids. */
+  flatDir: string | undefined;
+  maps: IdMaps | undefined;
+  /** Mounts what was unmounted behind our back. */
+  check(): Promise<void>;
+  release(): void;
+}
+
 export interface NewSnapshot {
   key: string;
   parent: string;
@@ -75,8 +91,8 @@ export interface NewSnapshot {
 /** Every method throws SnapshotError for what the caller did wrong, and what the system fails with otherwise. */
 export class SnapshotStore {
   readonly #options: SnapshotStoreOptions;
-  /** Flat images that active snapshots and views stand on, by snapshot id. */
-  readonly #holds = new Map<string, Promise<Hold>>();
+  /** What active snapshots and views stand on, by snapshot id. */
+  readonly #holds = new Map<string, Promise<Below>>();
   /** Folders of snapshots that are not in the table yet. */
   readonly #making = new Set<string>();
   #tail: Promise<unknown> = Promise.resolve();
@@ -84,9 +100,10 @@ export class SnapshotStore {
   constructor(options: SnapshotStoreOptions) {
     this.#options = options;
     // What snapshots stand on is mounted again; a call that needs it waits for it, and tries again where it failed.
-    for (const facts of options.table.all()) {
-      if (facts.kind !== 'committed') void this.#holdOf(facts.name, facts.id)?.catch(() => {});
-    }
+    const held = [...options.table.all()]
+      .filter(({ kind }) => kind !== 'committed')
+      .map(async ({ name, id }) => await this.#holdOf(name, id));
+    void Promise.allSettled(held).then(() => options.mapped.removeStrays());
   }
 
   stat(name: string): SnapshotFacts {
@@ -118,7 +135,7 @@ export class SnapshotStore {
 
   async mounts(key: string): Promise<SnapshotMount[]> {
     const { snapshot } = this.#options.table.parts(key);
-    await this.#holdOf(key, snapshot.id);
+    await (await this.#holdOf(key, snapshot.id)).check();
     return this.#mountsOf(key);
   }
 
@@ -189,35 +206,42 @@ export class SnapshotStore {
   }
 
   async #create(kind: 'active' | 'view', order: NewSnapshot): Promise<SnapshotMount[]> {
-    const { table, flats, now, newId } = this.#options;
+    const { table, now, newId } = this.#options;
     const { key, parent, labels } = order;
     const id = newId();
-    checkMaps(labels, parent);
+    const maps = this.#mapsOf(labels, parent);
     const decide = () => table.prepare({ id, kind, key, parent, labels, time: now() });
     // What is wrong with the call is said before anything is mounted for it.
     decide();
-    const below = table.below(parent);
-    const hold = below.flat === undefined ? undefined : await flats.hold(below.flat);
+    const { folders, flat } = table.below(parent);
+    const below = await this.#hold({ flat, hasFolders: folders.length > 0, maps });
     this.#making.add(id);
     try {
-      await this.#makeFolder(id, kind, hold?.dir, below.folders[0]);
+      const [lower] = folders;
+      await this.#makeFolder({
+        id,
+        kind,
+        maps,
+        lower: lower === undefined ? below.flatDir : this.#folder(lower),
+      });
       // The parent may have gone meanwhile, and the key may have been taken.
       await this.#serially(() => this.#record(decide()));
     } catch (error) {
-      hold?.release();
+      below.release();
       await this.#removeFolder(id);
       throw error;
     } finally {
       this.#making.delete(id);
     }
-    if (hold !== undefined) this.#holds.set(id, Promise.resolve(hold));
+    this.#holds.set(id, Promise.resolve(below));
     return this.#mountsOf(key);
   }
 
   #mountsOf(key: string): SnapshotMount[] {
     const { snapshot, folders, flat } = this.#options.table.parts(key);
-    const lowers = folders.map((id) => this.#folder(id));
-    if (flat !== undefined) lowers.push(this.#flatFolder(flat));
+    const maps = this.#mapsOf(snapshot.labels, snapshot.parent);
+    const lowers = folders.map((id) => this.#lowerFolder(id, maps));
+    if (flat !== undefined) lowers.push(this.#flatFolder(flat, maps));
     const isView = snapshot.kind === 'view';
     const [lower = this.#folder(snapshot.id)] = lowers;
     // overlayfs wants an upper folder or two lower ones.
@@ -231,24 +255,64 @@ export class SnapshotStore {
     return [{ type: 'overlay', source: 'overlay', options }];
   }
 
-  /** The flat image below a snapshot, kept mounted until the snapshot goes; undefined where there is none. */
-  #holdOf(key: string, id: string): Promise<Hold> | undefined {
-    const { flat } = this.#options.table.parts(key);
-    if (flat === undefined) return undefined;
-    let hold = this.#holds.get(id);
-    if (hold === undefined) {
-      const mine = this.#options.flats.hold(flat);
-      hold = mine;
-      this.#holds.set(id, mine);
-      mine.catch((error: unknown) => {
-        this.#options.log.warn(
-          { snapshot: id, error: toErrorRecord(error) },
-          'the flat image below is not mounted',
-        );
-        if (this.#holds.get(id) === mine) this.#holds.delete(id);
+  /** What lies below a snapshot, kept mounted until the snapshot goes. */
+  #holdOf(key: string, id: string): Promise<Below> {
+    const { snapshot, folders, flat } = this.#options.table.parts(key);
+    const maps = this.#mapsOf(snapshot.labels, snapshot.parent);
+    const before = this.#holds.get(id);
+    const mine = (before ?? Promise.resolve(undefined))
+      .catch(() => undefined)
+      .then(async (held) => {
+        // Somebody may have changed its labels.
+        if (held !== undefined && sameMaps(held.maps, maps)) return held;
+        const next = await this.#hold({ flat, hasFolders: folders.length > 0, maps });
+        held?.release();
+        return next;
       });
+    this.#holds.set(id, mine);
+    mine.catch((error: unknown) => {
+      this.#options.log.warn({ snapshot: id, error: toErrorRecord(error) }, 'what lies below is not mounted');
+    });
+    return mine;
+  }
+
+  async #hold({
+    flat,
+    hasFolders,
+    maps,
+  }: {
+    flat: FlatLayer | undefined;
+    hasFolders: boolean;
+    maps: IdMaps | undefined;
+  }): Promise<Below> {
+    const { flats, mapped, dir } = this.#options;
+    const hold = flat === undefined ? undefined : await flats.hold(flat);
+    const views: MappedHold[] = [];
+    const release = () => {
+      // The flat image can only go when nothing stands on it.
+      void Promise.all(views.map((view) => view.release())).then(() => hold?.release());
+    };
+    try {
+      if (maps !== undefined && hold !== undefined)
+        views.push(await mapped.hold(maps, { dir: hold.dir, isFlat: true }));
+      if (maps !== undefined && hasFolders) views.push(await mapped.hold(maps, { dir, isFlat: false }));
+    } catch (error) {
+      release();
+      throw explainMapped(error);
     }
-    return hold;
+    const check = async () => {
+      for (const view of views) await view.check();
+    };
+    return { flat, flatDir: hold?.dir, maps, check, release };
+  }
+
+  /** Undefined: the snapshot's ids are the node's. */
+  #mapsOf(labels: Readonly<Record<string, string>>, parent: string): IdMaps | undefined {
+    const maps = idMapsOf(labels);
+    const { table } = this.#options;
+    const facts = table.find(parent);
+    if (maps === undefined || facts === undefined) return maps;
+    return isCopyFor(maps, copyNames(facts, table.find(facts.parent)), sha256) ? undefined : maps;
   }
 
   #letGo(id: string): void {
@@ -260,17 +324,26 @@ export class SnapshotStore {
     );
   }
 
-  /** The upper folder's owner and mode are those of the root below: overlayfs shows the upper one's. */
-  async #makeFolder(id: string, kind: 'active' | 'view', flat?: string, folder?: string): Promise<void> {
+  /** The upper folder's owner and mode are those of the root below, as the container sees them: overlayfs shows the upper one's. */
+  async #makeFolder(order: {
+    id: string;
+    kind: 'active' | 'view';
+    /** What is right below, with the node's ids. */
+    lower: string | undefined;
+    maps: IdMaps | undefined;
+  }): Promise<void> {
+    const { id, kind, lower, maps } = order;
     const upper = this.#folder(id);
     await mkdir(upper, { recursive: true, mode: 0o755 });
     await chmod(upper, 0o755);
     if (kind === 'active') await mkdir(this.#work(id), { mode: 0o711 });
-    const lower = folder === undefined ? flat : this.#folder(folder);
-    if (lower === undefined) return;
-    const { uid, gid, mode } = await lstat(lower);
+    const below = lower === undefined ? { uid: 0, gid: 0, mode: 0o755 } : await lstat(lower);
+    // A root that belongs to nobody there is better the container's than the node's.
+    const { uid, gid } =
+      maps === undefined ? below : (hostIds(maps, below) ?? hostIds(maps, { uid: 0, gid: 0 }) ?? below);
+    const mode = below.mode & 0o7777;
     if (uid !== 0 || gid !== 0) await chown(upper, uid, gid);
-    if ((mode & 0o7777) !== 0o755) await chmod(upper, mode & 0o7777);
+    if (mode !== 0o755) await chmod(upper, mode);
   }
 
   async #removeFolder(name: string): Promise<void> {
@@ -309,8 +382,15 @@ export class SnapshotStore {
     return join(this.#options.dir, id, 'work');
   }
 
-  #flatFolder(flat: FlatLayer): string {
-    return this.#options.flats.dirOf(flat.chain);
+  #lowerFolder(id: string, maps: IdMaps | undefined): string {
+    const { dir, mapped } = this.#options;
+    return maps === undefined ? this.#folder(id) : join(mapped.dirOf(maps, dir), id, 'fs');
+  }
+
+  #flatFolder(flat: FlatLayer, maps: IdMaps | undefined): string {
+    const { flats, mapped } = this.#options;
+    const dir = flats.dirOf(flat.chain);
+    return maps === undefined ? dir : mapped.dirOf(maps, dir);
   }
 }
 
@@ -319,6 +399,27 @@ export class SnapshotStore {
  * of a layer below can be renamed, without which mv(1) would copy, and fetch, what is in it.
  */
 const OVERLAY_OPTIONS = ['index=off', 'redirect_dir=on'];
+
+const sha256 = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
+
+const sameMaps = (a: IdMaps | undefined, b: IdMaps | undefined): boolean =>
+  a === undefined || b === undefined
+    ? a === b
+    : mapText(a.uid) === mapText(b.uid) && mapText(a.gid) === mapText(b.gid);
+
+/** Where the machine cannot do it, clients have another way. */
+function explainMapped(error: unknown): unknown {
+  if (
+    !(error instanceof CofaError) ||
+    !['unsupported', 'environment', 'invalid-argument'].includes(error.code)
+  )
+    return error;
+  if (error.code === 'invalid-argument') return new SnapshotError('invalid-argument', error.message);
+  return new SnapshotError(
+    'failed-precondition',
+    `layers of cofa cannot be mounted with other ids here (${error.message}); without --remap-labels, and without the capability remap-ids in its configuration, containerd copies them`,
+  );
+}
 
 function fieldsOf(facts: SnapshotFacts): Fields {
   return ([first, ...rest]) => {

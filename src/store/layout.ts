@@ -10,6 +10,7 @@
  *     images/<manifest>/      flat.erofs, manifest.json, config.json
  *     snapshots/<id>/         containerd's snapshots: fs/ (upper or lower folder), work/
  *     flats/<ChainID>         mount point of a flat image that snapshots stand on
+ *     mapped/<maps>/<name>    the same, and snapshots/, with the ids of a user namespace
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
@@ -42,6 +43,7 @@ export class Layout {
   snapshots = (): string => this.in('snapshots');
   flats = (): string => this.in('flats');
   flatMount = (chain: string): string => this.in('flats', hexOf(chain));
+  mapped = (): string => this.in('mapped');
   trustedSidecars = (): string => this.in('trusted-sidecars');
   log = (name: string): string => this.in('log', `${name}.log`);
 

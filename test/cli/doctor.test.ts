@@ -81,7 +81,7 @@ describe('doctor on this machine', () => {
     const report = JSON.parse(stdout) as { ok: boolean; checks: Check[] };
     expect(report.checks.filter((check) => check.state === 'fail')).toEqual([]);
     expect(report.ok).toBe(true);
-    for (const name of ['erofs', 'overlayfs', 'container']) {
+    for (const name of ['erofs', 'other owners', 'overlayfs', 'container']) {
       expect(report.checks.find((check) => check.name === name)).toMatchObject({ state: 'ok' });
     }
     expect(await readdir(directory)).toEqual([]);

@@ -22,6 +22,8 @@ export interface Pod {
 export interface PodOptions {
   /** Handler of its runtime class. */
   handler?: string;
+  /** As `hostUsers: false`: which id of the node its root is; it has 65,536 of them, and a network of its own. */
+  rootId?: number;
 }
 
 export interface Cri {
@@ -48,18 +50,18 @@ export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
   });
   const runtime = createClient(RuntimeService, transport);
   const images = createClient(ImageService, transport);
-  const hostNetwork = { namespaceOptions: { network: NamespaceMode.NODE } };
   return {
     runtime,
     images,
     pull: async (image, auth) =>
       (await images.pullImage({ image: { image }, ...(auth === undefined ? {} : { auth }) })).imageRef,
-    runPod: async (name, logs, { handler = '' } = {}) => {
+    runPod: async (name, logs, { handler = '', rootId } = {}) => {
+      const securityContext = { namespaceOptions: namespaces(rootId) };
       const config = {
         metadata: { name, uid: `${name}-uid`, namespace: 'default', attempt: 0 },
         logDirectory: logs,
         annotations: handler === '' ? {} : { 'io.containerd.cri.runtime-handler': handler },
-        linux: { securityContext: hostNetwork },
+        linux: { securityContext },
       };
       const { podSandboxId } = await runtime.runPodSandbox({ config, runtimeHandler: handler });
       return {
@@ -76,7 +78,7 @@ export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
               image: { image },
               command,
               logPath: `${container}-${attempt}.log`,
-              linux: { securityContext: hostNetwork },
+              linux: { securityContext },
             },
             sandboxConfig: config,
           });
@@ -101,4 +103,11 @@ export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
     },
     close: () => sessionManager.abort(),
   };
+}
+
+function namespaces(rootId: number | undefined) {
+  if (rootId === undefined) return { network: NamespaceMode.NODE };
+  const ids = [{ hostId: rootId, containerId: 0, length: 65_536 }];
+  // A kubelet refuses pods that have users of their own on the node's network, whose /sys they cannot mount.
+  return { usernsOptions: { mode: NamespaceMode.POD, uids: ids, gids: ids } };
 }

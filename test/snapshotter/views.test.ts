@@ -1,23 +1,14 @@
-/**
- * What a container's view carries beside bytes: extended attributes, those of security modules among them; and what becomes of a
- * user namespace's ids. Lazy images, call by call.
- */
+/** What a container's view carries beside bytes: extended attributes, those of security modules among them. Lazy images, call by call. */
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
-import { Code } from '@connectrpc/connect';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { pushLayout } from '../../ops/images/layout.ts';
-import { MAP_LABELS } from '../../actors/id-maps.ts';
-import { buildImage } from '../images/nasty.ts';
 import { TarBytes } from '../images/tar-bytes.ts';
-import { index } from '../clients/images.ts';
 import { type Engine, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
+import { adoptLayers, pushLazyImage } from './lazy-image.ts';
 import { untilServed } from './served.ts';
-import { inside, refused, type SnapshotClient } from './test-bed.ts';
+import { inside, type SnapshotClient } from './test-bed.ts';
 
 const cleanup = new Cleanup();
 let work: string;
@@ -30,8 +21,6 @@ let top: string;
 const BIND_SERVICE = Buffer.from('0100000200040000000000000000000000000000', 'hex');
 const CONTEXT = 'system_u:object_r:container_file_t:s0:c1,c2\0';
 
-const sha256 = (bytes: Buffer | string) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
-
 beforeAll(async () => {
   work = await cleanup.tempDir('views');
   const registry = await startRegistry();
@@ -41,29 +30,12 @@ beforeAll(async () => {
     .file('server', '#!/bin/sh\n', { mode: 0o755, pax: [['SCHILY.xattr.security.capability', BIND_SERVICE]] })
     .file('labelled', 'labelled\n', { pax: [['SCHILY.xattr.security.selinux', CONTEXT]] });
   const upper = new TarBytes().file('above', 'above\n');
-  const tars = [lower.bytes(), upper.bytes()];
-  const layout = await buildImage(join(work, 'image'), tars, 'gzip');
-  await pushLayout(layout, registry.host, 'views', '1');
-  const ref = `${registry.host}/views:1`;
-  await index(ref);
+  const image = await pushLazyImage(work, registry.host, 'views', [lower.bytes(), upper.bytes()]);
   engine = await startEngine({ workers: 1, args: ['--snapshotter'] });
   cleanup.defer(() => engine.stop());
   client = await untilServed(join(engine.root, 'run/snapshotter.sock'));
   cleanup.defer(() => client.close());
-  let parent = '';
-  let chain = '';
-  for (const diffId of tars.map(sha256)) {
-    chain = chain === '' ? diffId : sha256(`${chain} ${diffId}`);
-    const labels = {
-      'containerd.io/snapshot.ref': chain,
-      'containerd.io/snapshot/cri.image-ref': ref,
-      'containerd.io/snapshot/cri.manifest-digest': layout.manifest.digest,
-    };
-    await refused(client.prepare(`layer ${chain}`, parent, labels), Code.AlreadyExists);
-    const [info] = await client.walk(`labels."containerd.io/snapshot.ref"==${chain}`);
-    parent = info?.name as string;
-  }
-  top = parent;
+  top = await adoptLayers(client, image);
 });
 afterAll(() => cleanup.run());
 
@@ -97,27 +69,4 @@ test('attributes of the image are seen, those of security modules too; what is s
     expect(execFileSync('getcap', [join(root, 'above')], { encoding: 'utf8' })).toContain('cap_net_raw=ep');
     expect(xattr(join(root, 'server'), 'security.capability').equals(BIND_SERVICE)).toBe(true);
   });
-});
-
-const MAPS = { [MAP_LABELS.uid]: '0:100000:65536', [MAP_LABELS.gid]: '0:200000:65536' };
-
-test('with maps of ids only a copy that containerd has made for them is taken', async () => {
-  await refused(client.prepare('mapped', top, MAPS), Code.FailedPrecondition);
-  const copied = `${top}-100000-200000`;
-  await client.prepare('copy', top);
-  await client.commit(copied, 'copy');
-  const [mount] = await client.prepare('copied', copied, MAPS);
-  expect(mount?.options.join()).not.toContain('map=');
-});
-
-test.each([
-  ['0:100000', '0:200000:65536'],
-  ['0:1:1,lowerdir=/', '0:1:1'],
-  ['1:100000:10', '1:100000:10'],
-])('maps %j and %j are refused, and nothing stays', async (uid, gid) => {
-  const before = (await client.walk()).length;
-  const folder = mkdtempSync(join(work, 'r-'));
-  const labels = { [MAP_LABELS.uid]: uid, [MAP_LABELS.gid]: gid };
-  await refused(client.prepare(`bad ${folder}`, top, labels), Code.InvalidArgument);
-  expect((await client.walk()).length).toBe(before);
 });

@@ -88,6 +88,8 @@ export interface ContainerdOptions {
   configVersion?: 2 | 3;
   /** With the CRI plugin: the image of pods' first container. */
   sandboxImage?: string;
+  /** Pods that are not on the host's network have one with nothing in it, as a plugin of CNI tells that does nothing. */
+  emptyNetwork?: boolean;
   /** A folder for its state that `stop` leaves alone, so that another one goes on with it. */
   directory?: string;
 }
@@ -97,10 +99,8 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   const directory = options.directory ?? (await tempDir('ctrd'));
   const socket = join(directory, 'c.sock');
   const config = join(directory, 'config.toml');
-  await writeFile(
-    config,
-    containerdConfig(directory, socket, options.sandboxImage, options.configVersion ?? 2),
-  );
+  const network = options.emptyNetwork === true ? await writeEmptyNetwork(directory) : undefined;
+  await writeFile(config, containerdConfig({ ...options, directory, socket, network }));
   await options.configure?.(config);
   const env: Record<string, string> = options.path === undefined ? {} : { PATH: options.path };
   const ctr = (args: string[], run: RunOptions = {}) =>
@@ -122,12 +122,47 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   return { ...service, socket, ctr };
 }
 
-function containerdConfig(
-  directory: string,
-  socket: string,
-  sandboxImage: string | undefined,
-  version: 2 | 3,
-): string {
+interface Network {
+  /** Of plugins, and of what says which. */
+  programs: string;
+  configs: string;
+}
+
+/** CNI's answer to every question (containernetworking/cni, SPEC.md, "Add Success"); 192.0.2.0/24 is for documentation. */
+async function writeEmptyNetwork(directory: string): Promise<Network> {
+  const [programs, configs] = [join(directory, 'cni/bin'), join(directory, 'cni/conf')];
+  for (const folder of [programs, configs]) await mkdir(folder, { recursive: true });
+  const interfaces = [{ name: 'eth0', sandbox: '/none' }];
+  const added = {
+    cniVersion: '0.4.0',
+    interfaces,
+    ips: [{ version: '4', interface: 0, address: '192.0.2.2/24' }],
+  };
+  const script = [
+    '#!/bin/sh',
+    'case $CNI_COMMAND in',
+    `ADD) echo '${JSON.stringify(added)}' ;;`,
+    `VERSION) echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}' ;;`,
+    'esac',
+  ].join('\n');
+  for (const name of ['empty', 'loopback'])
+    await writeFile(join(programs, name), `${script}\n`, { mode: 0o755 });
+  const config = { cniVersion: '0.4.0', name: 'empty', plugins: [{ type: 'empty' }] };
+  await writeFile(join(configs, '10-empty.conflist'), JSON.stringify(config));
+  return { programs, configs };
+}
+
+function containerdConfig({
+  directory,
+  socket,
+  sandboxImage,
+  network,
+  configVersion: version = 2,
+}: Pick<ContainerdOptions, 'sandboxImage' | 'configVersion'> & {
+  directory: string;
+  socket: string;
+  network: Network | undefined;
+}): string {
   const quoted = JSON.stringify;
   const disabled = ['aufs', 'btrfs', 'devmapper', 'zfs'].map(
     (name) => `io.containerd.snapshotter.v1.${name}`,
@@ -164,6 +199,13 @@ function containerdConfig(
       // Machines differ in what they let a container set.
       ...(isOld ? ['  restrict_oom_score_adj = true'] : []),
     );
+    if (network !== undefined) {
+      lines.push(
+        `[plugins."${isOld ? 'io.containerd.grpc.v1.cri' : 'io.containerd.cri.v1.runtime'}".cni]`,
+        `  bin_dir = ${quoted(network.programs)}`,
+        `  conf_dir = ${quoted(network.configs)}`,
+      );
+    }
   }
   return `${lines.join('\n')}\n`;
 }

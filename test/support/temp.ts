@@ -4,9 +4,9 @@
  */
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { mkdtemp } from 'node:fs/promises';
+import { chmod, mkdtemp, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 
 /** Makes `TMPDIR/cofa-NAME-XXXXXX`; `name` is a short word, because socket paths below it end at 107 bytes. */
@@ -20,6 +20,14 @@ export async function removeTree(directory: string): Promise<void> {
   if (mounted.length > 0) throw new Error(`${directory} still holds mounts: ${mounted.join(', ')}`);
   // rm(1) takes names of any bytes, and stays on this file system should a mount appear meanwhile.
   await promisify(execFile)('rm', ['-rf', '--one-file-system', '--', directory]);
+}
+
+/** As /run is: root of a user namespace may come to what lies below a temporary folder, where it knows its name. */
+export async function letThrough(directory: string): Promise<void> {
+  for (let folder = directory; folder !== '/'; folder = dirname(folder)) {
+    const { mode } = await stat(folder);
+    if ((mode & 0o001) === 0) await chmod(folder, 0o711);
+  }
 }
 
 /** Mount points at or below a folder, in the order of mounting. */

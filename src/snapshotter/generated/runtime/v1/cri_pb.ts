@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from '@bufbuild/protobuf';
 export const file_runtime_v1_cri: GenFile =
   /*@__PURE__*/
   fileDesc(
-    'ChRydW50aW1lL3YxL2NyaS5wcm90bxIKcnVudGltZS52MSIhCg5WZXJzaW9uUmVxdWVzdBIPCgd2ZXJzaW9uGAEgASgJIm4KD1ZlcnNpb25SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhQKDHJ1bnRpbWVfbmFtZRgCIAEoCRIXCg9ydW50aW1lX3ZlcnNpb24YAyABKAkSGwoTcnVudGltZV9hcGlfdmVyc2lvbhgEIAEoCSKNAQoPTmFtZXNwYWNlT3B0aW9uEioKB25ldHdvcmsYASABKA4yGS5ydW50aW1lLnYxLk5hbWVzcGFjZU1vZGUSJgoDcGlkGAIgASgOMhkucnVudGltZS52MS5OYW1lc3BhY2VNb2RlEiYKA2lwYxgDIAEoDjIZLnJ1bnRpbWUudjEuTmFtZXNwYWNlTW9kZSJVChtMaW51eFNhbmRib3hTZWN1cml0eUNvbnRleHQSNgoRbmFtZXNwYWNlX29wdGlvbnMYASABKAsyGy5ydW50aW1lLnYxLk5hbWVzcGFjZU9wdGlvbiJxChVMaW51eFBvZFNhbmRib3hDb25maWcSFQoNY2dyb3VwX3BhcmVudBgBIAEoCRJBChBzZWN1cml0eV9jb250ZXh0GAIgASgLMicucnVudGltZS52MS5MaW51eFNhbmRib3hTZWN1cml0eUNvbnRleHQiUwoSUG9kU2FuZGJveE1ldGFkYXRhEgwKBG5hbWUYASABKAkSCwoDdWlkGAIgASgJEhEKCW5hbWVzcGFjZRgDIAEoCRIPCgdhdHRlbXB0GAQgASgNIoADChBQb2RTYW5kYm94Q29uZmlnEjAKCG1ldGFkYXRhGAEgASgLMh4ucnVudGltZS52MS5Qb2RTYW5kYm94TWV0YWRhdGESEAoIaG9zdG5hbWUYAiABKAkSFQoNbG9nX2RpcmVjdG9yeRgDIAEoCRI4CgZsYWJlbHMYBiADKAsyKC5ydW50aW1lLnYxLlBvZFNhbmRib3hDb25maWcuTGFiZWxzRW50cnkSQgoLYW5ub3RhdGlvbnMYByADKAsyLS5ydW50aW1lLnYxLlBvZFNhbmRib3hDb25maWcuQW5ub3RhdGlvbnNFbnRyeRIwCgVsaW51eBgIIAEoCzIhLnJ1bnRpbWUudjEuTGludXhQb2RTYW5kYm94Q29uZmlnGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIl0KFFJ1blBvZFNhbmRib3hSZXF1ZXN0EiwKBmNvbmZpZxgBIAEoCzIcLnJ1bnRpbWUudjEuUG9kU2FuZGJveENvbmZpZxIXCg9ydW50aW1lX2hhbmRsZXIYAiABKAkiLwoVUnVuUG9kU2FuZGJveFJlc3BvbnNlEhYKDnBvZF9zYW5kYm94X2lkGAEgASgJIi8KFVN0b3BQb2RTYW5kYm94UmVxdWVzdBIWCg5wb2Rfc2FuZGJveF9pZBgBIAEoCSIYChZTdG9wUG9kU2FuZGJveFJlc3BvbnNlIjEKF1JlbW92ZVBvZFNhbmRib3hSZXF1ZXN0EhYKDnBvZF9zYW5kYm94X2lkGAEgASgJIhoKGFJlbW92ZVBvZFNhbmRib3hSZXNwb25zZSKLAQoJSW1hZ2VTcGVjEg0KBWltYWdlGAEgASgJEjsKC2Fubm90YXRpb25zGAIgAygLMiYucnVudGltZS52MS5JbWFnZVNwZWMuQW5ub3RhdGlvbnNFbnRyeRoyChBBbm5vdGF0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiMgoRQ29udGFpbmVyTWV0YWRhdGESDAoEbmFtZRgBIAEoCRIPCgdhdHRlbXB0GAIgASgNIlcKHUxpbnV4Q29udGFpbmVyU2VjdXJpdHlDb250ZXh0EjYKEW5hbWVzcGFjZV9vcHRpb25zGAMgASgLMhsucnVudGltZS52MS5OYW1lc3BhY2VPcHRpb24iWwoUTGludXhDb250YWluZXJDb25maWcSQwoQc2VjdXJpdHlfY29udGV4dBgCIAEoCzIpLnJ1bnRpbWUudjEuTGludXhDb250YWluZXJTZWN1cml0eUNvbnRleHQi3wEKD0NvbnRhaW5lckNvbmZpZxIvCghtZXRhZGF0YRgBIAEoCzIdLnJ1bnRpbWUudjEuQ29udGFpbmVyTWV0YWRhdGESJAoFaW1hZ2UYAiABKAsyFS5ydW50aW1lLnYxLkltYWdlU3BlYxIPCgdjb21tYW5kGAMgAygJEgwKBGFyZ3MYBCADKAkSEwoLd29ya2luZ19kaXIYBSABKAkSEAoIbG9nX3BhdGgYCyABKAkSLwoFbGludXgYDyABKAsyIC5ydW50aW1lLnYxLkxpbnV4Q29udGFpbmVyQ29uZmlnIpMBChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhYKDnBvZF9zYW5kYm94X2lkGAEgASgJEisKBmNvbmZpZxgCIAEoCzIbLnJ1bnRpbWUudjEuQ29udGFpbmVyQ29uZmlnEjQKDnNhbmRib3hfY29uZmlnGAMgASgLMhwucnVudGltZS52MS5Qb2RTYW5kYm94Q29uZmlnIi8KF0NyZWF0ZUNvbnRhaW5lclJlc3BvbnNlEhQKDGNvbnRhaW5lcl9pZBgBIAEoCSItChVTdGFydENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIhgKFlN0YXJ0Q29udGFpbmVyUmVzcG9uc2UiPQoUU3RvcENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3RpbWVvdXQYAiABKAMiFwoVU3RvcENvbnRhaW5lclJlc3BvbnNlIi4KFlJlbW92ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIhkKF1JlbW92ZUNvbnRhaW5lclJlc3BvbnNlIj8KFkNvbnRhaW5lclN0YXR1c1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3ZlcmJvc2UYAiABKAgi5gEKD0NvbnRhaW5lclN0YXR1cxIKCgJpZBgBIAEoCRIvCghtZXRhZGF0YRgCIAEoCzIdLnJ1bnRpbWUudjEuQ29udGFpbmVyTWV0YWRhdGESKQoFc3RhdGUYAyABKA4yGi5ydW50aW1lLnYxLkNvbnRhaW5lclN0YXRlEhEKCWV4aXRfY29kZRgHIAEoBRIkCgVpbWFnZRgIIAEoCzIVLnJ1bnRpbWUudjEuSW1hZ2VTcGVjEhEKCWltYWdlX3JlZhgJIAEoCRIOCgZyZWFzb24YCiABKAkSDwoHbWVzc2FnZRgLIAEoCSJGChdDb250YWluZXJTdGF0dXNSZXNwb25zZRIrCgZzdGF0dXMYASABKAsyGy5ydW50aW1lLnYxLkNvbnRhaW5lclN0YXR1cyJFCg9FeGVjU3luY1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEgsKA2NtZBgCIAMoCRIPCgd0aW1lb3V0GAMgASgDIkUKEEV4ZWNTeW5jUmVzcG9uc2USDgoGc3Rkb3V0GAEgASgMEg4KBnN0ZGVychgCIAEoDBIRCglleGl0X2NvZGUYAyABKAUihgEKCkF1dGhDb25maWcSEAoIdXNlcm5hbWUYASABKAkSEAoIcGFzc3dvcmQYAiABKAkSDAoEYXV0aBgDIAEoCRIWCg5zZXJ2ZXJfYWRkcmVzcxgEIAEoCRIWCg5pZGVudGl0eV90b2tlbhgFIAEoCRIWCg5yZWdpc3RyeV90b2tlbhgGIAEoCSKUAQoQUHVsbEltYWdlUmVxdWVzdBIkCgVpbWFnZRgBIAEoCzIVLnJ1bnRpbWUudjEuSW1hZ2VTcGVjEiQKBGF1dGgYAiABKAsyFi5ydW50aW1lLnYxLkF1dGhDb25maWcSNAoOc2FuZGJveF9jb25maWcYAyABKAsyHC5ydW50aW1lLnYxLlBvZFNhbmRib3hDb25maWciJgoRUHVsbEltYWdlUmVzcG9uc2USEQoJaW1hZ2VfcmVmGAEgASgJIkoKBUltYWdlEgoKAmlkGAEgASgJEhEKCXJlcG9fdGFncxgCIAMoCRIUCgxyZXBvX2RpZ2VzdHMYAyADKAkSDAoEc2l6ZRgEIAEoBCITChFMaXN0SW1hZ2VzUmVxdWVzdCI3ChJMaXN0SW1hZ2VzUmVzcG9uc2USIQoGaW1hZ2VzGAEgAygLMhEucnVudGltZS52MS5JbWFnZSI6ChJJbWFnZVN0YXR1c1JlcXVlc3QSJAoFaW1hZ2UYASABKAsyFS5ydW50aW1lLnYxLkltYWdlU3BlYyI3ChNJbWFnZVN0YXR1c1Jlc3BvbnNlEiAKBWltYWdlGAEgASgLMhEucnVudGltZS52MS5JbWFnZSI6ChJSZW1vdmVJbWFnZVJlcXVlc3QSJAoFaW1hZ2UYASABKAsyFS5ydW50aW1lLnYxLkltYWdlU3BlYyIVChNSZW1vdmVJbWFnZVJlc3BvbnNlKj0KDU5hbWVzcGFjZU1vZGUSBwoDUE9EEAASDQoJQ09OVEFJTkVSEAESCAoETk9ERRACEgoKBlRBUkdFVBADKmsKDkNvbnRhaW5lclN0YXRlEhUKEUNPTlRBSU5FUl9DUkVBVEVEEAASFQoRQ09OVEFJTkVSX1JVTk5JTkcQARIUChBDT05UQUlORVJfRVhJVEVEEAISFQoRQ09OVEFJTkVSX1VOS05PV04QAzLsBgoOUnVudGltZVNlcnZpY2USQgoHVmVyc2lvbhIaLnJ1bnRpbWUudjEuVmVyc2lvblJlcXVlc3QaGy5ydW50aW1lLnYxLlZlcnNpb25SZXNwb25zZRJUCg1SdW5Qb2RTYW5kYm94EiAucnVudGltZS52MS5SdW5Qb2RTYW5kYm94UmVxdWVzdBohLnJ1bnRpbWUudjEuUnVuUG9kU2FuZGJveFJlc3BvbnNlElcKDlN0b3BQb2RTYW5kYm94EiEucnVudGltZS52MS5TdG9wUG9kU2FuZGJveFJlcXVlc3QaIi5ydW50aW1lLnYxLlN0b3BQb2RTYW5kYm94UmVzcG9uc2USXQoQUmVtb3ZlUG9kU2FuZGJveBIjLnJ1bnRpbWUudjEuUmVtb3ZlUG9kU2FuZGJveFJlcXVlc3QaJC5ydW50aW1lLnYxLlJlbW92ZVBvZFNhbmRib3hSZXNwb25zZRJaCg9DcmVhdGVDb250YWluZXISIi5ydW50aW1lLnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaIy5ydW50aW1lLnYxLkNyZWF0ZUNvbnRhaW5lclJlc3BvbnNlElcKDlN0YXJ0Q29udGFpbmVyEiEucnVudGltZS52MS5TdGFydENvbnRhaW5lclJlcXVlc3QaIi5ydW50aW1lLnYxLlN0YXJ0Q29udGFpbmVyUmVzcG9uc2USVAoNU3RvcENvbnRhaW5lchIgLnJ1bnRpbWUudjEuU3RvcENvbnRhaW5lclJlcXVlc3QaIS5ydW50aW1lLnYxLlN0b3BDb250YWluZXJSZXNwb25zZRJaCg9SZW1vdmVDb250YWluZXISIi5ydW50aW1lLnYxLlJlbW92ZUNvbnRhaW5lclJlcXVlc3QaIy5ydW50aW1lLnYxLlJlbW92ZUNvbnRhaW5lclJlc3BvbnNlEloKD0NvbnRhaW5lclN0YXR1cxIiLnJ1bnRpbWUudjEuQ29udGFpbmVyU3RhdHVzUmVxdWVzdBojLnJ1bnRpbWUudjEuQ29udGFpbmVyU3RhdHVzUmVzcG9uc2USRQoIRXhlY1N5bmMSGy5ydW50aW1lLnYxLkV4ZWNTeW5jUmVxdWVzdBocLnJ1bnRpbWUudjEuRXhlY1N5bmNSZXNwb25zZTLFAgoMSW1hZ2VTZXJ2aWNlEksKCkxpc3RJbWFnZXMSHS5ydW50aW1lLnYxLkxpc3RJbWFnZXNSZXF1ZXN0Gh4ucnVudGltZS52MS5MaXN0SW1hZ2VzUmVzcG9uc2USTgoLSW1hZ2VTdGF0dXMSHi5ydW50aW1lLnYxLkltYWdlU3RhdHVzUmVxdWVzdBofLnJ1bnRpbWUudjEuSW1hZ2VTdGF0dXNSZXNwb25zZRJICglQdWxsSW1hZ2USHC5ydW50aW1lLnYxLlB1bGxJbWFnZVJlcXVlc3QaHS5ydW50aW1lLnYxLlB1bGxJbWFnZVJlc3BvbnNlEk4KC1JlbW92ZUltYWdlEh4ucnVudGltZS52MS5SZW1vdmVJbWFnZVJlcXVlc3QaHy5ydW50aW1lLnYxLlJlbW92ZUltYWdlUmVzcG9uc2ViBnByb3RvMw',
+    'ChRydW50aW1lL3YxL2NyaS5wcm90bxIKcnVudGltZS52MSIhCg5WZXJzaW9uUmVxdWVzdBIPCgd2ZXJzaW9uGAEgASgJIm4KD1ZlcnNpb25SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhQKDHJ1bnRpbWVfbmFtZRgCIAEoCRIXCg9ydW50aW1lX3ZlcnNpb24YAyABKAkSGwoTcnVudGltZV9hcGlfdmVyc2lvbhgEIAEoCSJCCglJRE1hcHBpbmcSDwoHaG9zdF9pZBgBIAEoDRIUCgxjb250YWluZXJfaWQYAiABKA0SDgoGbGVuZ3RoGAMgASgNIoIBCg1Vc2VyTmFtZXNwYWNlEicKBG1vZGUYASABKA4yGS5ydW50aW1lLnYxLk5hbWVzcGFjZU1vZGUSIwoEdWlkcxgCIAMoCzIVLnJ1bnRpbWUudjEuSURNYXBwaW5nEiMKBGdpZHMYAyADKAsyFS5ydW50aW1lLnYxLklETWFwcGluZyLAAQoPTmFtZXNwYWNlT3B0aW9uEioKB25ldHdvcmsYASABKA4yGS5ydW50aW1lLnYxLk5hbWVzcGFjZU1vZGUSJgoDcGlkGAIgASgOMhkucnVudGltZS52MS5OYW1lc3BhY2VNb2RlEiYKA2lwYxgDIAEoDjIZLnJ1bnRpbWUudjEuTmFtZXNwYWNlTW9kZRIxCg51c2VybnNfb3B0aW9ucxgFIAEoCzIZLnJ1bnRpbWUudjEuVXNlck5hbWVzcGFjZSJVChtMaW51eFNhbmRib3hTZWN1cml0eUNvbnRleHQSNgoRbmFtZXNwYWNlX29wdGlvbnMYASABKAsyGy5ydW50aW1lLnYxLk5hbWVzcGFjZU9wdGlvbiJxChVMaW51eFBvZFNhbmRib3hDb25maWcSFQoNY2dyb3VwX3BhcmVudBgBIAEoCRJBChBzZWN1cml0eV9jb250ZXh0GAIgASgLMicucnVudGltZS52MS5MaW51eFNhbmRib3hTZWN1cml0eUNvbnRleHQiUwoSUG9kU2FuZGJveE1ldGFkYXRhEgwKBG5hbWUYASABKAkSCwoDdWlkGAIgASgJEhEKCW5hbWVzcGFjZRgDIAEoCRIPCgdhdHRlbXB0GAQgASgNIoADChBQb2RTYW5kYm94Q29uZmlnEjAKCG1ldGFkYXRhGAEgASgLMh4ucnVudGltZS52MS5Qb2RTYW5kYm94TWV0YWRhdGESEAoIaG9zdG5hbWUYAiABKAkSFQoNbG9nX2RpcmVjdG9yeRgDIAEoCRI4CgZsYWJlbHMYBiADKAsyKC5ydW50aW1lLnYxLlBvZFNhbmRib3hDb25maWcuTGFiZWxzRW50cnkSQgoLYW5ub3RhdGlvbnMYByADKAsyLS5ydW50aW1lLnYxLlBvZFNhbmRib3hDb25maWcuQW5ub3RhdGlvbnNFbnRyeRIwCgVsaW51eBgIIAEoCzIhLnJ1bnRpbWUudjEuTGludXhQb2RTYW5kYm94Q29uZmlnGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIl0KFFJ1blBvZFNhbmRib3hSZXF1ZXN0EiwKBmNvbmZpZxgBIAEoCzIcLnJ1bnRpbWUudjEuUG9kU2FuZGJveENvbmZpZxIXCg9ydW50aW1lX2hhbmRsZXIYAiABKAkiLwoVUnVuUG9kU2FuZGJveFJlc3BvbnNlEhYKDnBvZF9zYW5kYm94X2lkGAEgASgJIi8KFVN0b3BQb2RTYW5kYm94UmVxdWVzdBIWCg5wb2Rfc2FuZGJveF9pZBgBIAEoCSIYChZTdG9wUG9kU2FuZGJveFJlc3BvbnNlIjEKF1JlbW92ZVBvZFNhbmRib3hSZXF1ZXN0EhYKDnBvZF9zYW5kYm94X2lkGAEgASgJIhoKGFJlbW92ZVBvZFNhbmRib3hSZXNwb25zZSKLAQoJSW1hZ2VTcGVjEg0KBWltYWdlGAEgASgJEjsKC2Fubm90YXRpb25zGAIgAygLMiYucnVudGltZS52MS5JbWFnZVNwZWMuQW5ub3RhdGlvbnNFbnRyeRoyChBBbm5vdGF0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiMgoRQ29udGFpbmVyTWV0YWRhdGESDAoEbmFtZRgBIAEoCRIPCgdhdHRlbXB0GAIgASgNIlcKHUxpbnV4Q29udGFpbmVyU2VjdXJpdHlDb250ZXh0EjYKEW5hbWVzcGFjZV9vcHRpb25zGAMgASgLMhsucnVudGltZS52MS5OYW1lc3BhY2VPcHRpb24iWwoUTGludXhDb250YWluZXJDb25maWcSQwoQc2VjdXJpdHlfY29udGV4dBgCIAEoCzIpLnJ1bnRpbWUudjEuTGludXhDb250YWluZXJTZWN1cml0eUNvbnRleHQi3wEKD0NvbnRhaW5lckNvbmZpZxIvCghtZXRhZGF0YRgBIAEoCzIdLnJ1bnRpbWUudjEuQ29udGFpbmVyTWV0YWRhdGESJAoFaW1hZ2UYAiABKAsyFS5ydW50aW1lLnYxLkltYWdlU3BlYxIPCgdjb21tYW5kGAMgAygJEgwKBGFyZ3MYBCADKAkSEwoLd29ya2luZ19kaXIYBSABKAkSEAoIbG9nX3BhdGgYCyABKAkSLwoFbGludXgYDyABKAsyIC5ydW50aW1lLnYxLkxpbnV4Q29udGFpbmVyQ29uZmlnIpMBChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhYKDnBvZF9zYW5kYm94X2lkGAEgASgJEisKBmNvbmZpZxgCIAEoCzIbLnJ1bnRpbWUudjEuQ29udGFpbmVyQ29uZmlnEjQKDnNhbmRib3hfY29uZmlnGAMgASgLMhwucnVudGltZS52MS5Qb2RTYW5kYm94Q29uZmlnIi8KF0NyZWF0ZUNvbnRhaW5lclJlc3BvbnNlEhQKDGNvbnRhaW5lcl9pZBgBIAEoCSItChVTdGFydENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIhgKFlN0YXJ0Q29udGFpbmVyUmVzcG9uc2UiPQoUU3RvcENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3RpbWVvdXQYAiABKAMiFwoVU3RvcENvbnRhaW5lclJlc3BvbnNlIi4KFlJlbW92ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIhkKF1JlbW92ZUNvbnRhaW5lclJlc3BvbnNlIj8KFkNvbnRhaW5lclN0YXR1c1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3ZlcmJvc2UYAiABKAgi5gEKD0NvbnRhaW5lclN0YXR1cxIKCgJpZBgBIAEoCRIvCghtZXRhZGF0YRgCIAEoCzIdLnJ1bnRpbWUudjEuQ29udGFpbmVyTWV0YWRhdGESKQoFc3RhdGUYAyABKA4yGi5ydW50aW1lLnYxLkNvbnRhaW5lclN0YXRlEhEKCWV4aXRfY29kZRgHIAEoBRIkCgVpbWFnZRgIIAEoCzIVLnJ1bnRpbWUudjEuSW1hZ2VTcGVjEhEKCWltYWdlX3JlZhgJIAEoCRIOCgZyZWFzb24YCiABKAkSDwoHbWVzc2FnZRgLIAEoCSJGChdDb250YWluZXJTdGF0dXNSZXNwb25zZRIrCgZzdGF0dXMYASABKAsyGy5ydW50aW1lLnYxLkNvbnRhaW5lclN0YXR1cyJFCg9FeGVjU3luY1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEgsKA2NtZBgCIAMoCRIPCgd0aW1lb3V0GAMgASgDIkUKEEV4ZWNTeW5jUmVzcG9uc2USDgoGc3Rkb3V0GAEgASgMEg4KBnN0ZGVychgCIAEoDBIRCglleGl0X2NvZGUYAyABKAUihgEKCkF1dGhDb25maWcSEAoIdXNlcm5hbWUYASABKAkSEAoIcGFzc3dvcmQYAiABKAkSDAoEYXV0aBgDIAEoCRIWCg5zZXJ2ZXJfYWRkcmVzcxgEIAEoCRIWCg5pZGVudGl0eV90b2tlbhgFIAEoCRIWCg5yZWdpc3RyeV90b2tlbhgGIAEoCSKUAQoQUHVsbEltYWdlUmVxdWVzdBIkCgVpbWFnZRgBIAEoCzIVLnJ1bnRpbWUudjEuSW1hZ2VTcGVjEiQKBGF1dGgYAiABKAsyFi5ydW50aW1lLnYxLkF1dGhDb25maWcSNAoOc2FuZGJveF9jb25maWcYAyABKAsyHC5ydW50aW1lLnYxLlBvZFNhbmRib3hDb25maWciJgoRUHVsbEltYWdlUmVzcG9uc2USEQoJaW1hZ2VfcmVmGAEgASgJIkoKBUltYWdlEgoKAmlkGAEgASgJEhEKCXJlcG9fdGFncxgCIAMoCRIUCgxyZXBvX2RpZ2VzdHMYAyADKAkSDAoEc2l6ZRgEIAEoBCITChFMaXN0SW1hZ2VzUmVxdWVzdCI3ChJMaXN0SW1hZ2VzUmVzcG9uc2USIQoGaW1hZ2VzGAEgAygLMhEucnVudGltZS52MS5JbWFnZSI6ChJJbWFnZVN0YXR1c1JlcXVlc3QSJAoFaW1hZ2UYASABKAsyFS5ydW50aW1lLnYxLkltYWdlU3BlYyI3ChNJbWFnZVN0YXR1c1Jlc3BvbnNlEiAKBWltYWdlGAEgASgLMhEucnVudGltZS52MS5JbWFnZSI6ChJSZW1vdmVJbWFnZVJlcXVlc3QSJAoFaW1hZ2UYASABKAsyFS5ydW50aW1lLnYxLkltYWdlU3BlYyIVChNSZW1vdmVJbWFnZVJlc3BvbnNlKj0KDU5hbWVzcGFjZU1vZGUSBwoDUE9EEAASDQoJQ09OVEFJTkVSEAESCAoETk9ERRACEgoKBlRBUkdFVBADKmsKDkNvbnRhaW5lclN0YXRlEhUKEUNPTlRBSU5FUl9DUkVBVEVEEAASFQoRQ09OVEFJTkVSX1JVTk5JTkcQARIUChBDT05UQUlORVJfRVhJVEVEEAISFQoRQ09OVEFJTkVSX1VOS05PV04QAzLsBgoOUnVudGltZVNlcnZpY2USQgoHVmVyc2lvbhIaLnJ1bnRpbWUudjEuVmVyc2lvblJlcXVlc3QaGy5ydW50aW1lLnYxLlZlcnNpb25SZXNwb25zZRJUCg1SdW5Qb2RTYW5kYm94EiAucnVudGltZS52MS5SdW5Qb2RTYW5kYm94UmVxdWVzdBohLnJ1bnRpbWUudjEuUnVuUG9kU2FuZGJveFJlc3BvbnNlElcKDlN0b3BQb2RTYW5kYm94EiEucnVudGltZS52MS5TdG9wUG9kU2FuZGJveFJlcXVlc3QaIi5ydW50aW1lLnYxLlN0b3BQb2RTYW5kYm94UmVzcG9uc2USXQoQUmVtb3ZlUG9kU2FuZGJveBIjLnJ1bnRpbWUudjEuUmVtb3ZlUG9kU2FuZGJveFJlcXVlc3QaJC5ydW50aW1lLnYxLlJlbW92ZVBvZFNhbmRib3hSZXNwb25zZRJaCg9DcmVhdGVDb250YWluZXISIi5ydW50aW1lLnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaIy5ydW50aW1lLnYxLkNyZWF0ZUNvbnRhaW5lclJlc3BvbnNlElcKDlN0YXJ0Q29udGFpbmVyEiEucnVudGltZS52MS5TdGFydENvbnRhaW5lclJlcXVlc3QaIi5ydW50aW1lLnYxLlN0YXJ0Q29udGFpbmVyUmVzcG9uc2USVAoNU3RvcENvbnRhaW5lchIgLnJ1bnRpbWUudjEuU3RvcENvbnRhaW5lclJlcXVlc3QaIS5ydW50aW1lLnYxLlN0b3BDb250YWluZXJSZXNwb25zZRJaCg9SZW1vdmVDb250YWluZXISIi5ydW50aW1lLnYxLlJlbW92ZUNvbnRhaW5lclJlcXVlc3QaIy5ydW50aW1lLnYxLlJlbW92ZUNvbnRhaW5lclJlc3BvbnNlEloKD0NvbnRhaW5lclN0YXR1cxIiLnJ1bnRpbWUudjEuQ29udGFpbmVyU3RhdHVzUmVxdWVzdBojLnJ1bnRpbWUudjEuQ29udGFpbmVyU3RhdHVzUmVzcG9uc2USRQoIRXhlY1N5bmMSGy5ydW50aW1lLnYxLkV4ZWNTeW5jUmVxdWVzdBocLnJ1bnRpbWUudjEuRXhlY1N5bmNSZXNwb25zZTLFAgoMSW1hZ2VTZXJ2aWNlEksKCkxpc3RJbWFnZXMSHS5ydW50aW1lLnYxLkxpc3RJbWFnZXNSZXF1ZXN0Gh4ucnVudGltZS52MS5MaXN0SW1hZ2VzUmVzcG9uc2USTgoLSW1hZ2VTdGF0dXMSHi5ydW50aW1lLnYxLkltYWdlU3RhdHVzUmVxdWVzdBofLnJ1bnRpbWUudjEuSW1hZ2VTdGF0dXNSZXNwb25zZRJICglQdWxsSW1hZ2USHC5ydW50aW1lLnYxLlB1bGxJbWFnZVJlcXVlc3QaHS5ydW50aW1lLnYxLlB1bGxJbWFnZVJlc3BvbnNlEk4KC1JlbW92ZUltYWdlEh4ucnVudGltZS52MS5SZW1vdmVJbWFnZVJlcXVlc3QaHy5ydW50aW1lLnYxLlJlbW92ZUltYWdlUmVzcG9uc2ViBnByb3RvMw',
   );
 
 /**
@@ -70,6 +70,60 @@ export const VersionResponseSchema: GenMessage<VersionResponse> =
   messageDesc(file_runtime_v1_cri, 1);
 
 /**
+ * @generated from message runtime.v1.IDMapping
+ */
+export type IDMapping = Message<'runtime.v1.IDMapping'> & {
+  /**
+   * @generated from field: uint32 host_id = 1;
+   */
+  hostId: number;
+
+  /**
+   * @generated from field: uint32 container_id = 2;
+   */
+  containerId: number;
+
+  /**
+   * @generated from field: uint32 length = 3;
+   */
+  length: number;
+};
+
+/**
+ * Describes the message runtime.v1.IDMapping.
+ * Use `create(IDMappingSchema)` to create a new message.
+ */
+export const IDMappingSchema: GenMessage<IDMapping> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 2);
+
+/**
+ * @generated from message runtime.v1.UserNamespace
+ */
+export type UserNamespace = Message<'runtime.v1.UserNamespace'> & {
+  /**
+   * @generated from field: runtime.v1.NamespaceMode mode = 1;
+   */
+  mode: NamespaceMode;
+
+  /**
+   * @generated from field: repeated runtime.v1.IDMapping uids = 2;
+   */
+  uids: IDMapping[];
+
+  /**
+   * @generated from field: repeated runtime.v1.IDMapping gids = 3;
+   */
+  gids: IDMapping[];
+};
+
+/**
+ * Describes the message runtime.v1.UserNamespace.
+ * Use `create(UserNamespaceSchema)` to create a new message.
+ */
+export const UserNamespaceSchema: GenMessage<UserNamespace> =
+  /*@__PURE__*/
+  messageDesc(file_runtime_v1_cri, 3);
+
+/**
  * @generated from message runtime.v1.NamespaceOption
  */
 export type NamespaceOption = Message<'runtime.v1.NamespaceOption'> & {
@@ -87,6 +141,11 @@ export type NamespaceOption = Message<'runtime.v1.NamespaceOption'> & {
    * @generated from field: runtime.v1.NamespaceMode ipc = 3;
    */
   ipc: NamespaceMode;
+
+  /**
+   * @generated from field: runtime.v1.UserNamespace userns_options = 5;
+   */
+  usernsOptions?: UserNamespace | undefined;
 };
 
 /**
@@ -95,7 +154,7 @@ export type NamespaceOption = Message<'runtime.v1.NamespaceOption'> & {
  */
 export const NamespaceOptionSchema: GenMessage<NamespaceOption> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 2);
+  messageDesc(file_runtime_v1_cri, 4);
 
 /**
  * @generated from message runtime.v1.LinuxSandboxSecurityContext
@@ -113,7 +172,7 @@ export type LinuxSandboxSecurityContext = Message<'runtime.v1.LinuxSandboxSecuri
  */
 export const LinuxSandboxSecurityContextSchema: GenMessage<LinuxSandboxSecurityContext> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 3);
+  messageDesc(file_runtime_v1_cri, 5);
 
 /**
  * @generated from message runtime.v1.LinuxPodSandboxConfig
@@ -136,7 +195,7 @@ export type LinuxPodSandboxConfig = Message<'runtime.v1.LinuxPodSandboxConfig'> 
  */
 export const LinuxPodSandboxConfigSchema: GenMessage<LinuxPodSandboxConfig> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 4);
+  messageDesc(file_runtime_v1_cri, 6);
 
 /**
  * @generated from message runtime.v1.PodSandboxMetadata
@@ -169,7 +228,7 @@ export type PodSandboxMetadata = Message<'runtime.v1.PodSandboxMetadata'> & {
  */
 export const PodSandboxMetadataSchema: GenMessage<PodSandboxMetadata> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 5);
+  messageDesc(file_runtime_v1_cri, 7);
 
 /**
  * @generated from message runtime.v1.PodSandboxConfig
@@ -212,7 +271,7 @@ export type PodSandboxConfig = Message<'runtime.v1.PodSandboxConfig'> & {
  */
 export const PodSandboxConfigSchema: GenMessage<PodSandboxConfig> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 6);
+  messageDesc(file_runtime_v1_cri, 8);
 
 /**
  * @generated from message runtime.v1.RunPodSandboxRequest
@@ -235,7 +294,7 @@ export type RunPodSandboxRequest = Message<'runtime.v1.RunPodSandboxRequest'> & 
  */
 export const RunPodSandboxRequestSchema: GenMessage<RunPodSandboxRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 7);
+  messageDesc(file_runtime_v1_cri, 9);
 
 /**
  * @generated from message runtime.v1.RunPodSandboxResponse
@@ -253,7 +312,7 @@ export type RunPodSandboxResponse = Message<'runtime.v1.RunPodSandboxResponse'> 
  */
 export const RunPodSandboxResponseSchema: GenMessage<RunPodSandboxResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 8);
+  messageDesc(file_runtime_v1_cri, 10);
 
 /**
  * @generated from message runtime.v1.StopPodSandboxRequest
@@ -271,7 +330,7 @@ export type StopPodSandboxRequest = Message<'runtime.v1.StopPodSandboxRequest'> 
  */
 export const StopPodSandboxRequestSchema: GenMessage<StopPodSandboxRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 9);
+  messageDesc(file_runtime_v1_cri, 11);
 
 /**
  * @generated from message runtime.v1.StopPodSandboxResponse
@@ -284,7 +343,7 @@ export type StopPodSandboxResponse = Message<'runtime.v1.StopPodSandboxResponse'
  */
 export const StopPodSandboxResponseSchema: GenMessage<StopPodSandboxResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 10);
+  messageDesc(file_runtime_v1_cri, 12);
 
 /**
  * @generated from message runtime.v1.RemovePodSandboxRequest
@@ -302,7 +361,7 @@ export type RemovePodSandboxRequest = Message<'runtime.v1.RemovePodSandboxReques
  */
 export const RemovePodSandboxRequestSchema: GenMessage<RemovePodSandboxRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 11);
+  messageDesc(file_runtime_v1_cri, 13);
 
 /**
  * @generated from message runtime.v1.RemovePodSandboxResponse
@@ -315,7 +374,7 @@ export type RemovePodSandboxResponse = Message<'runtime.v1.RemovePodSandboxRespo
  */
 export const RemovePodSandboxResponseSchema: GenMessage<RemovePodSandboxResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 12);
+  messageDesc(file_runtime_v1_cri, 14);
 
 /**
  * @generated from message runtime.v1.ImageSpec
@@ -336,7 +395,7 @@ export type ImageSpec = Message<'runtime.v1.ImageSpec'> & {
  * Describes the message runtime.v1.ImageSpec.
  * Use `create(ImageSpecSchema)` to create a new message.
  */
-export const ImageSpecSchema: GenMessage<ImageSpec> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 13);
+export const ImageSpecSchema: GenMessage<ImageSpec> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 15);
 
 /**
  * @generated from message runtime.v1.ContainerMetadata
@@ -359,7 +418,7 @@ export type ContainerMetadata = Message<'runtime.v1.ContainerMetadata'> & {
  */
 export const ContainerMetadataSchema: GenMessage<ContainerMetadata> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 14);
+  messageDesc(file_runtime_v1_cri, 16);
 
 /**
  * @generated from message runtime.v1.LinuxContainerSecurityContext
@@ -377,7 +436,7 @@ export type LinuxContainerSecurityContext = Message<'runtime.v1.LinuxContainerSe
  */
 export const LinuxContainerSecurityContextSchema: GenMessage<LinuxContainerSecurityContext> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 15);
+  messageDesc(file_runtime_v1_cri, 17);
 
 /**
  * @generated from message runtime.v1.LinuxContainerConfig
@@ -395,7 +454,7 @@ export type LinuxContainerConfig = Message<'runtime.v1.LinuxContainerConfig'> & 
  */
 export const LinuxContainerConfigSchema: GenMessage<LinuxContainerConfig> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 16);
+  messageDesc(file_runtime_v1_cri, 18);
 
 /**
  * @generated from message runtime.v1.ContainerConfig
@@ -443,7 +502,7 @@ export type ContainerConfig = Message<'runtime.v1.ContainerConfig'> & {
  */
 export const ContainerConfigSchema: GenMessage<ContainerConfig> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 17);
+  messageDesc(file_runtime_v1_cri, 19);
 
 /**
  * @generated from message runtime.v1.CreateContainerRequest
@@ -471,7 +530,7 @@ export type CreateContainerRequest = Message<'runtime.v1.CreateContainerRequest'
  */
 export const CreateContainerRequestSchema: GenMessage<CreateContainerRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 18);
+  messageDesc(file_runtime_v1_cri, 20);
 
 /**
  * @generated from message runtime.v1.CreateContainerResponse
@@ -489,7 +548,7 @@ export type CreateContainerResponse = Message<'runtime.v1.CreateContainerRespons
  */
 export const CreateContainerResponseSchema: GenMessage<CreateContainerResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 19);
+  messageDesc(file_runtime_v1_cri, 21);
 
 /**
  * @generated from message runtime.v1.StartContainerRequest
@@ -507,7 +566,7 @@ export type StartContainerRequest = Message<'runtime.v1.StartContainerRequest'> 
  */
 export const StartContainerRequestSchema: GenMessage<StartContainerRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 20);
+  messageDesc(file_runtime_v1_cri, 22);
 
 /**
  * @generated from message runtime.v1.StartContainerResponse
@@ -520,7 +579,7 @@ export type StartContainerResponse = Message<'runtime.v1.StartContainerResponse'
  */
 export const StartContainerResponseSchema: GenMessage<StartContainerResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 21);
+  messageDesc(file_runtime_v1_cri, 23);
 
 /**
  * @generated from message runtime.v1.StopContainerRequest
@@ -543,7 +602,7 @@ export type StopContainerRequest = Message<'runtime.v1.StopContainerRequest'> & 
  */
 export const StopContainerRequestSchema: GenMessage<StopContainerRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 22);
+  messageDesc(file_runtime_v1_cri, 24);
 
 /**
  * @generated from message runtime.v1.StopContainerResponse
@@ -556,7 +615,7 @@ export type StopContainerResponse = Message<'runtime.v1.StopContainerResponse'> 
  */
 export const StopContainerResponseSchema: GenMessage<StopContainerResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 23);
+  messageDesc(file_runtime_v1_cri, 25);
 
 /**
  * @generated from message runtime.v1.RemoveContainerRequest
@@ -574,7 +633,7 @@ export type RemoveContainerRequest = Message<'runtime.v1.RemoveContainerRequest'
  */
 export const RemoveContainerRequestSchema: GenMessage<RemoveContainerRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 24);
+  messageDesc(file_runtime_v1_cri, 26);
 
 /**
  * @generated from message runtime.v1.RemoveContainerResponse
@@ -587,7 +646,7 @@ export type RemoveContainerResponse = Message<'runtime.v1.RemoveContainerRespons
  */
 export const RemoveContainerResponseSchema: GenMessage<RemoveContainerResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 25);
+  messageDesc(file_runtime_v1_cri, 27);
 
 /**
  * @generated from message runtime.v1.ContainerStatusRequest
@@ -610,7 +669,7 @@ export type ContainerStatusRequest = Message<'runtime.v1.ContainerStatusRequest'
  */
 export const ContainerStatusRequestSchema: GenMessage<ContainerStatusRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 26);
+  messageDesc(file_runtime_v1_cri, 28);
 
 /**
  * @generated from message runtime.v1.ContainerStatus
@@ -663,7 +722,7 @@ export type ContainerStatus = Message<'runtime.v1.ContainerStatus'> & {
  */
 export const ContainerStatusSchema: GenMessage<ContainerStatus> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 27);
+  messageDesc(file_runtime_v1_cri, 29);
 
 /**
  * @generated from message runtime.v1.ContainerStatusResponse
@@ -681,7 +740,7 @@ export type ContainerStatusResponse = Message<'runtime.v1.ContainerStatusRespons
  */
 export const ContainerStatusResponseSchema: GenMessage<ContainerStatusResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 28);
+  messageDesc(file_runtime_v1_cri, 30);
 
 /**
  * @generated from message runtime.v1.ExecSyncRequest
@@ -709,7 +768,7 @@ export type ExecSyncRequest = Message<'runtime.v1.ExecSyncRequest'> & {
  */
 export const ExecSyncRequestSchema: GenMessage<ExecSyncRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 29);
+  messageDesc(file_runtime_v1_cri, 31);
 
 /**
  * @generated from message runtime.v1.ExecSyncResponse
@@ -737,7 +796,7 @@ export type ExecSyncResponse = Message<'runtime.v1.ExecSyncResponse'> & {
  */
 export const ExecSyncResponseSchema: GenMessage<ExecSyncResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 30);
+  messageDesc(file_runtime_v1_cri, 32);
 
 /**
  * @generated from message runtime.v1.AuthConfig
@@ -778,7 +837,7 @@ export type AuthConfig = Message<'runtime.v1.AuthConfig'> & {
  * Describes the message runtime.v1.AuthConfig.
  * Use `create(AuthConfigSchema)` to create a new message.
  */
-export const AuthConfigSchema: GenMessage<AuthConfig> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 31);
+export const AuthConfigSchema: GenMessage<AuthConfig> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 33);
 
 /**
  * @generated from message runtime.v1.PullImageRequest
@@ -806,7 +865,7 @@ export type PullImageRequest = Message<'runtime.v1.PullImageRequest'> & {
  */
 export const PullImageRequestSchema: GenMessage<PullImageRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 32);
+  messageDesc(file_runtime_v1_cri, 34);
 
 /**
  * @generated from message runtime.v1.PullImageResponse
@@ -824,7 +883,7 @@ export type PullImageResponse = Message<'runtime.v1.PullImageResponse'> & {
  */
 export const PullImageResponseSchema: GenMessage<PullImageResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 33);
+  messageDesc(file_runtime_v1_cri, 35);
 
 /**
  * @generated from message runtime.v1.Image
@@ -855,7 +914,7 @@ export type Image = Message<'runtime.v1.Image'> & {
  * Describes the message runtime.v1.Image.
  * Use `create(ImageSchema)` to create a new message.
  */
-export const ImageSchema: GenMessage<Image> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 34);
+export const ImageSchema: GenMessage<Image> = /*@__PURE__*/ messageDesc(file_runtime_v1_cri, 36);
 
 /**
  * @generated from message runtime.v1.ListImagesRequest
@@ -868,7 +927,7 @@ export type ListImagesRequest = Message<'runtime.v1.ListImagesRequest'> & {};
  */
 export const ListImagesRequestSchema: GenMessage<ListImagesRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 35);
+  messageDesc(file_runtime_v1_cri, 37);
 
 /**
  * @generated from message runtime.v1.ListImagesResponse
@@ -886,7 +945,7 @@ export type ListImagesResponse = Message<'runtime.v1.ListImagesResponse'> & {
  */
 export const ListImagesResponseSchema: GenMessage<ListImagesResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 36);
+  messageDesc(file_runtime_v1_cri, 38);
 
 /**
  * @generated from message runtime.v1.ImageStatusRequest
@@ -904,7 +963,7 @@ export type ImageStatusRequest = Message<'runtime.v1.ImageStatusRequest'> & {
  */
 export const ImageStatusRequestSchema: GenMessage<ImageStatusRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 37);
+  messageDesc(file_runtime_v1_cri, 39);
 
 /**
  * @generated from message runtime.v1.ImageStatusResponse
@@ -922,7 +981,7 @@ export type ImageStatusResponse = Message<'runtime.v1.ImageStatusResponse'> & {
  */
 export const ImageStatusResponseSchema: GenMessage<ImageStatusResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 38);
+  messageDesc(file_runtime_v1_cri, 40);
 
 /**
  * @generated from message runtime.v1.RemoveImageRequest
@@ -940,7 +999,7 @@ export type RemoveImageRequest = Message<'runtime.v1.RemoveImageRequest'> & {
  */
 export const RemoveImageRequestSchema: GenMessage<RemoveImageRequest> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 39);
+  messageDesc(file_runtime_v1_cri, 41);
 
 /**
  * @generated from message runtime.v1.RemoveImageResponse
@@ -953,7 +1012,7 @@ export type RemoveImageResponse = Message<'runtime.v1.RemoveImageResponse'> & {}
  */
 export const RemoveImageResponseSchema: GenMessage<RemoveImageResponse> =
   /*@__PURE__*/
-  messageDesc(file_runtime_v1_cri, 40);
+  messageDesc(file_runtime_v1_cri, 42);
 
 /**
  * @generated from enum runtime.v1.NamespaceMode
