@@ -1,11 +1,12 @@
 /** The checks of `cofa doctor` that are about containerd, docker and the service, where cofa was installed into them. */
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import { connectContainerd, findSocket, isCode } from '../containerd/client.ts';
-import { DEFAULT_PATHS, UNIT_MARK } from '../install/plans.ts';
+import { DEFAULT_PATHS, saysMapsIds, UNIT_MARK } from '../install/plans.ts';
 import { isEdited } from '../install/toml-edit.ts';
-import type { Check } from './doctor-checks.ts';
+import { type Check, existingParent } from './doctor-checks.ts';
+import { findKubelet, imageEndpointOf } from './kubelet.ts';
 import { untilAnswered } from './service.ts';
 
 /** What was found; undefined where there is nothing to say. */
@@ -20,6 +21,16 @@ export interface Found {
   running: 'loaded' | 'unknown to it' | 'not reached' | 'no containerd';
   /** Whether the unit is started with the machine, as `systemctl is-enabled` says it. */
   enabled: string | undefined;
+  /** What lies below the root can be mounted with the ids of user namespaces. */
+  mapsIds: boolean;
+  /** cofa's image service. */
+  images: {
+    /** Its socket. */
+    socket: string;
+    isAnswered: boolean;
+    /** Where the kubelet of this machine has its images from: a path, empty for where it has its containers from; undefined: there is no kubelet. */
+    kubelet: string | undefined;
+  };
 }
 
 /** Nothing of what was not installed is complained about. */
@@ -32,11 +43,33 @@ export async function checkInstalls(root: string): Promise<Check[]> {
   );
   const isInstalled = containerd !== undefined && isEdited(containerd);
   const running = isInstalled ? await askContainerd(socket) : 'no containerd';
-  return judgeInstalls({ containerd, docker, unit, socket, running, enabled: await enabledState(unit) });
+  const images = join(root, 'run/image-service.sock');
+  const { canMapIds } = await import('../kernel/id-mapped.ts');
+  const kubelet = await findKubelet();
+  return judgeInstalls({
+    containerd,
+    docker,
+    unit,
+    socket,
+    running,
+    enabled: await enabledState(unit),
+    mapsIds: await canMapIds(await existingParent(root)).catch(() => false),
+    images: {
+      socket: images,
+      isAnswered: await untilAnswered(images, 0),
+      kubelet: kubelet && imageEndpointOf(kubelet),
+    },
+  });
 }
 
 export function judgeInstalls(found: Found): Check[] {
-  return [checkContainerd(found), checkDocker(found), checkUnit(found)].filter((one) => one !== undefined);
+  return [
+    checkContainerd(found),
+    checkUserNamespaces(found),
+    checkImageService(found),
+    checkDocker(found),
+    checkUnit(found),
+  ].filter((one) => one !== undefined);
 }
 
 function checkContainerd({ containerd, socket, running }: Found): Check | undefined {
@@ -77,6 +110,66 @@ function checkContainerd({ containerd, socket, running }: Found): Check | undefi
         fix: 'systemctl start containerd',
       };
   }
+}
+
+function checkUserNamespaces({ containerd, mapsIds }: Found): Check | undefined {
+  if (containerd === undefined || !isEdited(containerd)) return undefined;
+  const name = 'user namespaces';
+  const isTold = saysMapsIds(containerd);
+  if (isTold && mapsIds) return { name, state: 'ok', found: 'images are mounted with the ids of containers' };
+  if (!isTold && mapsIds) {
+    return {
+      name,
+      state: 'warn',
+      found: 'containerd is not told that images can be mounted with other ids',
+      means: 'containers in user namespaces run on copies of their images, which are fetched whole',
+      fix: 'cofa install containerd',
+    };
+  }
+  if (!isTold) {
+    return { name, state: 'ok', found: 'containers in them run on copies of their images' };
+  }
+  return {
+    name,
+    state: 'warn',
+    found: 'containerd is told that images can be mounted with other ids, and they cannot here',
+    means: 'containers in user namespaces do not start',
+    fix: 'cofa install containerd, which takes it back; or have the root on ext4, xfs or btrfs, and see sysctl user.max_user_namespaces',
+  };
+}
+
+/** Without a kubelet there is nobody to ask it; one that was not told of it may have its reasons. */
+function checkImageService({ images: { socket, isAnswered, kubelet } }: Found): Check | undefined {
+  if (kubelet === undefined) return undefined;
+  const name = 'image service';
+  const off = { means: 'no pod of this node gets its image' };
+  if (kubelet === socket) {
+    if (isAnswered) return { name, state: 'ok', found: `the kubelet pulls through ${socket}` };
+    return {
+      name,
+      state: 'warn',
+      found: `the kubelet pulls through ${socket}, where nobody answers`,
+      ...off,
+      fix: 'cofa up --snapshotter --image-service, in /etc/systemd/system/cofa.service.d; or take imageServiceEndpoint out of the kubelet’s configuration',
+    };
+  }
+  if (basename(kubelet) === basename(socket)) {
+    return {
+      name,
+      state: 'warn',
+      found: `the kubelet pulls through ${kubelet}; this engine serves ${socket}`,
+      ...off,
+      fix: `imageServiceEndpoint: unix://${socket}`,
+    };
+  }
+  if (!isAnswered) return undefined;
+  return {
+    name,
+    state: 'warn',
+    found: 'is served, and the kubelet does not use it',
+    means: 'private images are not lazy with imagePullSecrets alone',
+    fix: `in the kubelet’s configuration: imageServiceEndpoint: unix://${socket}`,
+  };
 }
 
 function checkDocker({ docker, containerd }: Found): Check | undefined {

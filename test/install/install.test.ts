@@ -77,6 +77,7 @@ describe('install', () => {
     expect(text).toContain('address = "/srv/co fa/run/snapshotter.sock"');
     expect(text).toContain('snapshotter = "cofa"');
     expect(text).toContain('disable_snapshot_annotations = false');
+    expect(get(files.toml)).toContain('capabilities = ["remap-ids"]');
     if (before === DEBIAN) expect(text).toContain('bin_dir = "/usr/lib/cni"');
     if (before !== undefined) expect(statSync(files.toml).mode & 0o777).toBe(0o640);
 
@@ -89,6 +90,7 @@ describe('install', () => {
     expect((await cofa('uninstall', 'k8s')).code).toBe(0);
     expect((await dump()).text).not.toContain('snapshotter = "cofa"');
     expect((await dump()).text).toContain('[proxy_plugins.cofa]');
+    expect(get(files.toml)).toContain('capabilities = ["remap-ids"]');
     expect((await cofa('uninstall')).code).toBe(0);
     expect(all()).toEqual([before, undefined, undefined]);
     expect((await cofa('uninstall')).stdout).toContain('nothing to do');
@@ -120,6 +122,7 @@ describe('install', () => {
       expect(await install('install')).toMatchObject({ code: 0, stderr: '' });
       const text = (await containerd2('--config', files.toml, 'config', 'dump')).replaceAll('"', "'");
       expect(text).toContain("enable_remote_snapshot_annotations = 'true'");
+      expect(text).toContain("capabilities = ['remap-ids']");
       expect(text).toMatch(
         /\[plugins\.'io\.containerd\.cri\.v1\.images'\]\n\s+snapshotter = 'cofa'\n\s+disable_snapshot_annotations = false/,
       );
@@ -224,7 +227,7 @@ describe('install', () => {
 });
 
 describe('doctor', () => {
-  const installed = `${DEBIAN}# cofa install: begin\n[proxy_plugins.cofa]\n  address = "/s"\n# cofa install: end\n`;
+  const installed = `${DEBIAN}# cofa install: begin\n[proxy_plugins.cofa]\n  address = "/s"\n  capabilities = ["remap-ids"]\n# cofa install: end\n`;
   const docker = '{"storage-driver":"cofa","features":{"containerd-snapshotter":true}}';
   const unit = '# Written by cofa install.\n';
   const good: Found = {
@@ -234,18 +237,50 @@ describe('doctor', () => {
     socket: '/s',
     running: 'loaded',
     enabled: 'enabled',
+    mapsIds: true,
+    images: { socket: '/r/image-service.sock', isAnswered: true, kubelet: '/r/image-service.sock' },
   };
+  const unmapped = installed.replace(/.*remap-ids.*\n/, '');
+  const images = (found: Partial<Found['images']>) => ({ images: { ...good.images, ...found } });
   const says = (found: Partial<Found>) =>
     judgeInstalls({ ...good, ...found }).map(({ name, state, fix }) =>
       `${name} ${state} ${fix ?? ''}`.trim(),
     );
 
   test('says nothing of what was not installed', () => {
-    expect(says({ containerd: DEBIAN, docker: undefined, unit: undefined })).toEqual([]);
+    const nothing = { containerd: DEBIAN, docker: undefined, unit: undefined };
+    expect(says({ ...nothing, ...images({ kubelet: undefined }) })).toEqual([]);
+    expect(says({ ...nothing, ...images({ kubelet: '', isAnswered: false }) })).toEqual([]);
   });
 
   test.each<[string, Partial<Found>, string[]]>([
-    ['all is well', {}, ['containerd ok', 'docker ok', 'service ok']],
+    [
+      'all is well',
+      {},
+      ['containerd ok', 'user namespaces ok', 'image service ok', 'docker ok', 'service ok'],
+    ],
+    ['an install of before', { containerd: unmapped }, ['user namespaces warn cofa install containerd']],
+    ['a disk that maps no ids', { containerd: unmapped, mapsIds: false }, ['user namespaces ok']],
+    [
+      'a kubelet that finds no image service',
+      images({ isAnswered: false }),
+      [expect.stringMatching(/^image service warn cofa up --snapshotter --image-service/)],
+    ],
+    [
+      'a kubelet with another root’s',
+      images({ kubelet: '/other/image-service.sock' }),
+      ['image service warn imageServiceEndpoint: unix:///r/image-service.sock'],
+    ],
+    [
+      'a kubelet that does not use it',
+      images({ kubelet: '' }),
+      [expect.stringMatching(/^image service warn .*unix:\/\/\/r\/image-service\.sock$/)],
+    ],
+    [
+      'a disk that has come to map none',
+      { mapsIds: false },
+      [expect.stringMatching(/^user namespaces warn cofa install containerd, /)],
+    ],
     ['another root', { socket: '/other' }, ['containerd warn cofa install containerd, with the same --root']],
     ['not restarted', { running: 'unknown to it' }, ['containerd warn systemctl restart containerd']],
     [
@@ -261,6 +296,6 @@ describe('doctor', () => {
     ],
     ['not enabled', { enabled: 'disabled' }, ['service warn systemctl enable --now cofa']],
   ])('%s', (_, found, wanted) => {
-    for (const line of wanted) expect(says(found)).toContain(line);
+    for (const line of wanted) expect(says(found)).toContainEqual(line);
   });
 });
