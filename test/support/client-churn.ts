@@ -1,6 +1,6 @@
 /**
  * Clients of containerd that pull, run and remove images on cofa's snapshotter all the time, prepared ones and others,
- * each in a namespace of its own, while containerd and the engine's processes are killed in turns. Every run's output is
+ * each in a namespace of its own, every other one's containers with users of their own, while containerd and the engine's processes are killed in turns. Every run's output is
  * compared with the image; a container that was started before the first kill has to live through all of them; in the
  * end nothing may be left.
  */
@@ -17,7 +17,7 @@ import { type Engine, eventually, runCofa, startEngine } from './engine.ts';
 import { Random } from './random.ts';
 import { startRegistry } from './registry-server.ts';
 import { type Containerd, startContainerd } from './services.ts';
-import { Cleanup, mountsBelow } from './temp.ts';
+import { Cleanup, letThrough, mountsBelow } from './temp.ts';
 
 export interface ChurnOptions {
   /** Pull, run and remove, so often in all; and until the last kill is over. */
@@ -44,11 +44,11 @@ export interface ChurnReport {
 }
 
 const VICTIMS = ['containerd', 'snapshotter', 'front-end', 'engine'] as const;
-/** The containers that live through it all. */
-const SURVIVORS = ['lazy-1', 'mixed'];
+/** The containers that live through it all, by their image; the last one with users of its own. */
+const SURVIVORS = ['lazy-1', 'mixed', 'lazy-2'];
 /** runc knows containers by namespace and name, for the whole machine. */
 const SURVIVING = `survivors-${process.pid}`;
-/** A step is tried so often; between two tries a killed process comes back, ms. */
+/** A step is tried so often after the last kill; between two tries a killed process comes back, ms. */
 const TRIES = 40;
 const PAUSE_MS = 500;
 /** Exit code of a container that found other bytes than its image's. Reads that fail are another thing. */
@@ -122,6 +122,8 @@ class Churn {
     this.#images = await pushFiveImages(work, await makeBase(work), registry.host);
     this.#engine = await this.#startEngine();
     this.#directory = await cleanup.tempDir('ctrd');
+    await letThrough(this.#directory);
+    await letThrough(work);
     this.#containerd = await this.#startContainerd();
     cleanup.defer(() => this.#containerd.stop());
   }
@@ -144,7 +146,9 @@ class Churn {
       ...(path === undefined ? {} : { path }),
       configure: async (file) => {
         const args = ['install', 'containerd', '--no-unit', '--containerd-config', file];
-        const { code, stderr } = await runCofa(args, { env: { COFA_ROOT: this.#engine.root } });
+        // It looks which containerd there is.
+        const env = { COFA_ROOT: this.#engine.root, ...(path === undefined ? {} : { PATH: path }) };
+        const { code, stderr } = await runCofa(args, { env });
         if (code !== 0) throw new Error(stderr);
       },
     });
@@ -165,7 +169,8 @@ class Churn {
         await this.#pull(namespace, image);
         // Its exit code says it: ctr may end before it has copied all that was printed.
         const mount = `type=bind,src=${image.expected},dst=/expected,options=rbind:ro`;
-        const run = ['run', '--rm', '--net-host', '--snapshotter=cofa', '--mount', mount, image.ref, id];
+        const args = ['--rm', '--snapshotter=cofa', '--mount', mount, ...usersOf(at)];
+        const run = ['run', ...args, image.ref, id];
         const script = [
           `cmp /data/big /expected; case $? in 0) ;; 1) exit ${WRONG} ;; *) exit 1 ;; esac`,
           `said=$(cat /said) || exit 1; [ "$said" = "${image.said}" ] || exit ${WRONG}`,
@@ -211,14 +216,17 @@ class Churn {
     }
   }
 
-  /** Does a step until it is done; without kills once. False when it cannot be done. */
+  /** Does a step until it is done; without kills once. False when it cannot be done although nothing is killed any more. */
   async #again(what: string, step: (tries: number) => Promise<unknown>): Promise<boolean> {
+    let inPeace = 0;
     for (let tries = 1; ; tries++) {
       try {
         await step(tries);
         return true;
       } catch (error) {
-        if (this.#options.killRounds > 0 && tries < TRIES) {
+        // On a slow machine the next kill may come before a step can be done at all.
+        if (!this.#killing) inPeace += 1;
+        if (this.#options.killRounds > 0 && inPeace < TRIES) {
           this.#retries += 1;
           await sleep(PAUSE_MS);
           continue;
@@ -270,14 +278,15 @@ class Churn {
   }
 
   async #startSurvivors(): Promise<void> {
-    for (const name of SURVIVORS) {
+    for (const [at, name] of SURVIVORS.entries()) {
+      const users = usersOf(at < 2 ? 0 : 99);
       const image = this.#images.find(({ ref }) => ref.includes(`/${name}:`)) as PushedImage;
       await this.#pull(SURVIVING, image);
       await this.#ctr(
         SURVIVING,
         'run',
         '--detach',
-        '--net-host',
+        ...users,
         '--snapshotter=cofa',
         image.ref,
         name,
@@ -342,6 +351,10 @@ class Churn {
     if (folders.length > 0) this.#violations.push(`folders of snapshots that stayed: ${folders.join(', ')}`);
     const mounts = mountsBelow(this.#directory);
     if (mounts.length > 0) this.#violations.push(`mounts of containers that stayed: ${mounts.join(', ')}`);
+    const mapped = () => mountsBelow(join(root, 'mapped'));
+    await eventually('no mount with other owners', () => mapped().length === 0).catch(() =>
+      this.#violations.push(`mounts with other owners that stayed: ${mapped().join(', ')}`),
+    );
     if (!this.#options.untilUnmounted) return;
     await eventually(
       'no flat image',
@@ -350,5 +363,11 @@ class Churn {
     ).catch(() => this.#violations.push('flat images that nobody uses stay mounted'));
   }
 }
+
+/** Every other client has a user namespace, on mounts of its own of what the others use; it cannot mount /sys of the host's network. */
+const usersOf = (client: number): string[] => {
+  const map = `0:${(client + 1) * 100_000}:65536`;
+  return client % 2 === 0 ? ['--net-host'] : ['--remap-labels', '--uidmap', map, '--gidmap', map];
+};
 
 const words = (text: string): string[] => text.split('\n').filter((line) => line !== '');

@@ -81,7 +81,7 @@ async function measure(options: ManyPodsOptions, cleanup: Cleanup): Promise<Many
     directory,
     sandboxImage,
     ...(path === undefined ? {} : { path }),
-    ...(engine === undefined ? {} : { configure: (file) => install(engine, file) }),
+    ...(engine === undefined ? {} : { configure: (file) => install(engine, file, path) }),
   });
   cleanup.defer(() => containerd.stop());
   const cri = connectCri(containerd.socket, { timeoutMs: CALL_MS });
@@ -125,9 +125,11 @@ async function measure(options: ManyPodsOptions, cleanup: Cleanup): Promise<Many
   };
 }
 
-async function install(engine: Engine, file: string): Promise<void> {
+async function install(engine: Engine, file: string, path: string | undefined): Promise<void> {
   const args = ['install', 'k8s', '--no-unit', '--containerd-config', file];
-  const { code, stderr } = await runCofa(args, { env: { COFA_ROOT: engine.root } });
+  // It looks which containerd there is.
+  const env = { COFA_ROOT: engine.root, ...(path === undefined ? {} : { PATH: path }) };
+  const { code, stderr } = await runCofa(args, { env });
   if (code !== 0) throw new Error(stderr);
 }
 
