@@ -6,27 +6,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type FilePiece, piecesIn } from '../../actors/start-files.ts';
-import { readEntries } from '../image/erofs-check-directory.ts';
+import { KINDS } from '../image/erofs-format.ts';
 import { Words } from '../image/erofs-words.ts';
-import {
-  BLOCK,
-  CHUNK,
-  CHUNK_INDEX,
-  CHUNK_INDEXES,
-  DEVICE_SLOT,
-  DEVICE_TABLE_SLOT,
-  INODE,
-  INODE_SIZE,
-  KINDS,
-  LAYOUT,
-  NID_UNIT,
-  NULL_BLOCK,
-  roundUp,
-  SB,
-  SLOT,
-  SUPERBLOCK,
-  XATTR_HEADER,
-} from '../image/erofs-format.ts';
+import { devicesOf, extentsAt, inodeAt, rootOf, visitEntries } from '../image/flat-files.ts';
 import type { PathsOf } from './replay-log.ts';
 
 /** Files of one block that are named. */
@@ -71,49 +53,26 @@ function readAll(flats: Iterable<string>): Map<string, FilePiece[]> {
  */
 export function extentsOf(image: Buffer, paths?: Iterable<string>): Map<string, FilePiece[]> {
   const wanted = paths && withParents(paths);
-  const devices: string[] = [];
-  for (let index = 0; index < image.readUInt16LE(SUPERBLOCK + SB.devices); index++) {
-    const at = (DEVICE_TABLE_SLOT + index) * DEVICE_SLOT + SLOT.tag;
-    devices.push(`sha256:${image.toString('latin1', at, at + 64)}`);
-  }
+  const devices = devicesOf(image);
   const words = new Words(image);
   const byLayer = new Map<string, FilePiece[]>(devices.map((diffId) => [diffId, []]));
   const seen = new Set<number>();
-  const pending = [{ nid: image.readUInt16LE(SUPERBLOCK + SB.rootNid), path: '' }];
+  const pending = [{ nid: rootOf(image), path: '' }];
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
     const { nid, path } = next;
     if (seen.has(nid)) continue;
     seen.add(nid);
     const inode = inodeAt(image, nid);
     if (inode.kind === KINDS.dir.mode) {
-      const contents = {
-        size: inode.size,
-        at: inode.union * BLOCK,
-        tailAt: inode.isInline ? inode.dataAt : -1,
-      };
-      readEntries(
-        words,
-        contents,
-        'a directory',
-        (what) => new Error(what) as never,
-        (name, child) => {
-          if (name === '.' || name === '..') return;
-          // Names are bytes in latin1; shown, they are UTF-8 where they can be.
-          const below = `${path}/${Buffer.from(name, 'latin1').toString('utf8')}`;
-          if (wanted?.has(below) !== false) pending.push({ nid: child, path: below });
-        },
-      );
-    } else if (inode.kind === KINDS.file.mode && inode.layout === LAYOUT.chunks && inode.size > 0) {
-      const chunk = BLOCK * 2 ** (inode.union - CHUNK_INDEXES);
-      const indexes = roundUp(inode.dataAt, CHUNK_INDEX);
-      for (let index = 0; index * chunk < inode.size; index++) {
-        const device = image.readUInt16LE(indexes + index * CHUNK_INDEX + CHUNK.device);
-        const block = image.readUInt32LE(indexes + index * CHUNK_INDEX + CHUNK.block);
-        if (block === NULL_BLOCK || device === 0) continue;
-        const from = block * BLOCK;
-        const to = from + Math.min(chunk, inode.size - index * chunk);
-        const at = index * chunk;
-        byLayer.get(devices[device - 1] ?? '')?.push({ path, size: inode.size, at, from, to });
+      visitEntries(words, inode, (name, child) => {
+        // Names are bytes in latin1; shown, they are UTF-8 where they can be.
+        const below = `${path}/${Buffer.from(name, 'latin1').toString('utf8')}`;
+        if (wanted?.has(below) !== false) pending.push({ nid: child, path: below });
+      });
+    } else if (inode.kind === KINDS.file.mode) {
+      for (const { at, length, device, from } of extentsAt(image, inode)) {
+        if (device === undefined) continue;
+        byLayer.get(devices[device] ?? '')?.push({ path, size: inode.size, at, from, to: from + length });
       }
     }
   }
@@ -129,21 +88,6 @@ function withParents(paths: Iterable<string>): Set<string> {
       all.add(part);
   }
   return all;
-}
-
-function inodeAt(image: Buffer, nid: number) {
-  const at = nid * NID_UNIT;
-  const layout = image.readUInt16LE(at + INODE.format) >> 1;
-  const xattrs = image.readUInt16LE(at + INODE.xattrCount);
-  return {
-    layout,
-    isInline: layout === LAYOUT.inline,
-    kind: image.readUInt16LE(at + INODE.mode) & 0o170000,
-    size: image.readUInt32LE(at + INODE.size + 4) * 2 ** 32 + image.readUInt32LE(at + INODE.size),
-    union: image.readUInt32LE(at + INODE.union),
-    /** Behind the inode and its attributes. */
-    dataAt: at + INODE_SIZE + (xattrs === 0 ? 0 : XATTR_HEADER + (xattrs - 1) * 4),
-  };
 }
 
 /** Blocks of layers are 64 KiB. */
