@@ -16,7 +16,7 @@ interface IndexOptions extends RegistryFlags {
 export function define(command: Command, context: Context): void {
   addRegistryOptions(command)
     .description(
-      'Prepare an image: read each layer once, and put a sidecar beside the image into the registry, so that nodes can mount it at once. The image itself is not touched.',
+      'Prepare an image: read each layer once, see what its command will read first, and put a sidecar beside the image into the registry, so that nodes can mount it at once. The image itself is not touched.',
     )
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
     .option('--platform <os/arch>', 'which image of a multi-platform one (default: this machine’s)')
@@ -82,16 +82,22 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
       onProgress: showOn(view, (text) => context.output.warn(text)),
       ...(options.threads === undefined ? {} : { threads: options.threads }),
     });
+    view.update('phase', { label: 'looking at its command', done: 0, total: undefined });
+    const { findHints } = await import('../index/image-hints.ts');
+    const hints = await findHints(client, image, indexed, {
+      signal,
+      onFailed: (why) => context.output.warn(`its starts get no hints: ${why}`),
+    });
     const indexedMs = performance.now() - started;
     let sidecar: { digest: string; size: number } | undefined;
     if (options.dryRun !== true) {
       view.update('phase', { label: 'pushing the sidecar', done: 0, total: undefined });
-      const descriptor = await pushSidecar(client, image, sidecarOf(indexed), signal);
+      const descriptor = await pushSidecar(client, image, sidecarOf(indexed, hints), signal);
       const pushed = await findSidecar(client, image, signal);
       sidecar = { digest: descriptor.digest, size: pushed?.size ?? 0 };
     }
     view.stop();
-    report(image, indexed, sidecar, { indexedMs, totalMs: performance.now() - started }, context);
+    report(image, indexed, hints, sidecar, { indexedMs, totalMs: performance.now() - started }, context);
   } finally {
     view.stop();
     await client.close();
@@ -110,6 +116,7 @@ function summaryOf(image: ResolvedImage) {
 function report(
   image: ResolvedImage,
   indexed: IndexedImage,
+  hints: Buffer | undefined,
   sidecar: { digest: string; size: number } | undefined,
   times: { indexedMs: number; totalMs: number },
   context: Context,
@@ -122,6 +129,7 @@ function report(
     flatBytes: indexed.flat.length,
     spansBytes: layers.reduce((sum, layer) => sum + layer.spans.length, 0),
     tocBytes: layers.reduce((sum, layer) => sum + layer.toc.length, 0),
+    hintsBytes: hints?.length ?? 0,
     spans: layers.reduce((sum, layer) => sum + layer.spanCount, 0),
     sidecar: sidecar?.digest ?? null,
     sidecarBytes: sidecar?.size ?? null,

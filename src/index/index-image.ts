@@ -170,9 +170,10 @@ class Turns {
 }
 
 /** What is pushed beside the image. */
-export function sidecarOf(indexed: IndexedImage): Sidecar {
+export function sidecarOf(indexed: IndexedImage, hints?: Buffer): Sidecar {
   return {
     flat: indexed.flat,
+    hints,
     layers: indexed.layers.map(({ diffId, blobDigest, spans, toc }) => ({ diffId, blobDigest, spans, toc })),
   };
 }

@@ -7,20 +7,22 @@
  *       flat     application/vnd.cofa.flat.v1.erofs+zstd    once
  *       spans    application/vnd.cofa.spans.v1+zstd         \ for each layer of the image, found by the annotations
  *       toc      application/vnd.cofa.toc.v1+zstd           / io.cofa.layer.diffid and io.cofa.layer.blob
+ *       hints    application/vnd.cofa.hints.v1+zstd         at most once; the manifest's annotation io.cofa.hints tells of it
  *
  * Compressed blobs say their uncompressed size in `io.cofa.size`, so that a reader never unpacks more. Blobs of other
  * types are ignored: later versions may add some that this one can do without. Layers that occur several times in an
  * image are described once. There is no date in it: the same input gives the same bytes.
  *
  * Several sidecars of one image: `io.cofa.revision` counts changes of what the builder makes of the same image. A
- * reader takes the highest revision, of equal ones the lowest digest, so all nodes choose alike; malformed ones are
- * passed over with a reason. In the fallback list of referrers a push replaces the sidecars of its own and earlier
+ * reader takes the highest revision, of equal ones one with hints, of these the lowest digest, so all nodes choose alike;
+ * malformed ones are passed over with a reason. In the fallback list of referrers a push replaces the sidecars of its own and earlier
  * revisions (same artifact type, marked by that annotation); where the registry keeps the list, older ones stay, as
  * only their owner's deletion could remove them.
  */
 import { promisify } from 'node:util';
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import { MAX_HINTS } from '../image/hints/hints.ts';
 import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
 import { MEDIA_TYPES } from './manifest.ts';
 import { printable } from './printable.ts';
@@ -32,6 +34,8 @@ export interface Sidecar {
   flat: Buffer;
   /** One for each layer of the image, lowest first; `spans` and `toc` are encoded. */
   layers: Array<{ diffId: string; blobDigest: string; spans: Buffer; toc: Buffer }>;
+  /** What its start is likely to read, encoded (src/image/hints/hints.ts); undefined: nothing is known. */
+  hints?: Buffer | undefined;
 }
 
 /** A sidecar found in the registry. Each call fetches; bodies are checked by digest, unpacked, and bounded. */
@@ -46,6 +50,8 @@ export interface SidecarHandle {
   /** `layer` counts the image's layers from the lowest. */
   spans(layer: number, signal?: AbortSignal): Promise<Buffer>;
   toc(layer: number, signal?: AbortSignal): Promise<Buffer>;
+  /** Undefined where it has none. */
+  hints(signal?: AbortSignal): Promise<Buffer | undefined>;
 }
 
 /** Why a candidate is not used. */
@@ -59,6 +65,7 @@ export const SIDECAR_TYPES = {
   flat: 'application/vnd.cofa.flat.v1.erofs+zstd',
   spans: 'application/vnd.cofa.spans.v1+zstd',
   toc: 'application/vnd.cofa.toc.v1+zstd',
+  hints: 'application/vnd.cofa.hints.v1+zstd',
 } as const;
 
 /** Counts changes of the builder's output for the same image; see above. */
@@ -69,6 +76,7 @@ const ANNOTATIONS = {
   blob: 'io.cofa.layer.blob',
   size: 'io.cofa.size',
   revision: 'io.cofa.revision',
+  hints: 'io.cofa.hints',
 } as const;
 
 /**
@@ -134,6 +142,8 @@ export async function pushSidecar(
     parts.push(() => push(spans, SIDECAR_TYPES.spans, annotations));
     parts.push(() => push(toc, SIDECAR_TYPES.toc, annotations));
   }
+  const { hints } = sidecar;
+  if (hints !== undefined) parts.push(() => push(hints, SIDECAR_TYPES.hints, {}));
   const blobs = await inParallel(parts, PARALLEL);
   const config = await client.pushBlob(source, EMPTY, MEDIA_TYPES.ociEmpty, signal);
   const { mediaType, digest, size } = image.descriptor;
@@ -145,7 +155,10 @@ export async function pushSidecar(
       config,
       layers: blobs,
       subject: { mediaType, digest, size },
-      annotations: { [ANNOTATIONS.revision]: `${SIDECAR_REVISION}` },
+      annotations: {
+        [ANNOTATIONS.revision]: `${SIDECAR_REVISION}`,
+        ...(hints === undefined ? {} : { [ANNOTATIONS.hints]: HINTS_VERSION }),
+      },
     }),
   );
   return await client.pushManifest(source, manifest, MEDIA_TYPES.ociManifest, undefined, {
@@ -185,7 +198,10 @@ export async function* sidecarsOf(
   );
   const unique = [...new Map(all.map((entry) => [entry.digest, entry])).values()];
   const sorted = unique.sort(
-    (a, b) => (revisionOf(b) ?? 0) - (revisionOf(a) ?? 0) || (a.digest < b.digest ? -1 : 1),
+    (a, b) =>
+      (revisionOf(b) ?? 0) - (revisionOf(a) ?? 0) ||
+      Number(hasHints(b)) - Number(hasHints(a)) ||
+      (a.digest < b.digest ? -1 : 1),
   );
   for (const [i, candidate] of sorted.entries()) {
     if (i >= MAX_CANDIDATES) {
@@ -249,6 +265,13 @@ async function openSidecar(
     flat: (signal) => fetch(parts.flat, signal),
     spans: async (layer, signal) => await fetch(partOf(layer).spans, signal),
     toc: async (layer, signal) => await fetch(partOf(layer).toc, signal),
+    hints: async (signal) => {
+      const part = parsed.manifest.layers.find(({ mediaType }) => mediaType === SIDECAR_TYPES.hints);
+      if (part === undefined) return undefined;
+      if (part.size > MAX_HINTS || unpackedSize(part, descriptor) > MAX_HINTS)
+        throw wrong(descriptor, `its hints have more than ${MAX_HINTS} bytes`);
+      return await fetch(part, signal);
+    },
   };
 }
 
@@ -338,6 +361,9 @@ function unpackedSize(part: Descriptor, sidecar: Descriptor): number {
     throw wrong(sidecar, `its blob ${part.digest} does not say a usable size`);
   return size;
 }
+
+const HINTS_VERSION = '1';
+const hasHints = (entry: Descriptor): boolean => entry.annotations?.[ANNOTATIONS.hints] === HINTS_VERSION;
 
 function revisionOf(entry: Descriptor): number | undefined {
   return countOf(entry.annotations?.[ANNOTATIONS.revision]);

@@ -5,6 +5,6 @@ import { SIDECAR_TYPES } from './sidecars.ts';
 
 /** A pack comes as a stream, in a fetcher; its tables of contents no start needs. */
 export const START_REFERRERS: FollowedReferrers['blobs'] = {
-  [SIDECAR_TYPES.artifact]: [SIDECAR_TYPES.flat, SIDECAR_TYPES.spans],
+  [SIDECAR_TYPES.artifact]: [SIDECAR_TYPES.flat, SIDECAR_TYPES.spans, SIDECAR_TYPES.hints],
   [PACK_TYPES.artifact]: [],
 };

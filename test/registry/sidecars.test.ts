@@ -126,6 +126,31 @@ describe.each([
     ).toEqual([first.digest]);
   });
 
+  test('with hints gives them back, is preferred to one without, and is one without where they are too large', async () => {
+    const plain = await pushSidecar(client, image, sidecarFor(image));
+    expect(await (await find())!.hints()).toBeUndefined();
+    const hints = Buffer.alloc(5_000, 'hints');
+    const pushed = await pushSidecar(client, image, { ...sidecarFor(image), hints });
+    expect(pushed.digest).not.toBe(plain.digest);
+    const found = await find();
+    expect(found?.descriptor.digest).toBe(pushed.digest);
+    expect((await found!.hints())!.equals(hints)).toBe(true);
+    const changed = await pushChanged((one) => {
+      one.layers.push({
+        ...part(one, SIDECAR_TYPES.flat),
+        mediaType: SIDECAR_TYPES.hints,
+        annotations: { 'io.cofa.size': `${2 ** 30}` },
+      });
+      one.annotations['io.cofa.revision'] = '7';
+      one.annotations['io.cofa.hints'] = '1';
+    });
+    const large = await find();
+    expect(large?.descriptor.digest).toBe(changed.digest);
+    await expect(large!.hints()).rejects.toMatchObject({ code: 'integrity' });
+    expect((await large!.flat()).length).toBe(300_000);
+    expect(skipped).toEqual([]);
+  });
+
   test('of several the highest revision is taken, then the lowest digest', async () => {
     const [a, b] = [await pushChanged((one) => (one['x'] = 1)), await pushChanged((one) => (one['x'] = 2))];
     const lowest = a.digest < b.digest ? a : b;

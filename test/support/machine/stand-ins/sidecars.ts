@@ -29,6 +29,7 @@ export async function findSidecar(
     flat: () => blob(found.offered),
     spans: (layer) => blob(encodeTable(found.layers[layer] as never)),
     toc: () => blob(Buffer.alloc(0)),
+    hints: async () => undefined,
   };
 }
 

@@ -1,0 +1,108 @@
+/** What the search for hints needs of an image: its files, as a process in its root sees them, and a bound on all that is read. */
+import type { FoundFile } from '../flat-files.ts';
+
+export type { FoundFile } from '../flat-files.ts';
+
+/** Paths and names are bytes in latin1. */
+export interface ImageFiles {
+  /** Symlinks are followed. Undefined: nothing is there. */
+  find(path: string): FoundFile | undefined;
+  /** Names in a folder; none where it is no folder. */
+  list(path: string): readonly string[];
+  /** As many bytes as there are from `at` on, `length` at most. */
+  read(file: FoundFile, at: number, length: number): Promise<Buffer>;
+}
+
+/** A search ends when it has read or found so much. */
+export interface HintLimits {
+  /** Bytes of files that are looked into. */
+  readBytes: number;
+  /** Reads. */
+  reads: number;
+  /** Raw bytes that are asked for. */
+  bytes: number;
+  files: number;
+}
+
+export const HINT_LIMITS: HintLimits = {
+  readBytes: 64 << 20,
+  reads: 20_000,
+  bytes: 96 << 20,
+  files: 4_096,
+};
+
+/** Thrown by a search that has come to its limits: what it has found until then counts. */
+export class EnoughHints extends Error {}
+
+/** Part of a file that a start is likely to read. */
+export interface Wanted {
+  file: FoundFile;
+  /** bytes */
+  from: number;
+  to: number;
+  /** Program that reads it, whatever its arguments are, as the command names it; '': only the image's own command does. */
+  program: string;
+}
+
+/** What was found so far. Counts all that is read. */
+export class HintSearch {
+  readonly files: ImageFiles;
+  readonly wanted: Wanted[] = [];
+  /** Whose files are being found; see `Wanted`. */
+  program = '';
+  readonly #limits: HintLimits;
+  readonly #isOver: () => boolean;
+  readonly #known = new Map<string, Array<readonly [from: number, to: number]>>();
+  #bytes = 0;
+  #reads = 0;
+  #readBytes = 0;
+
+  /** `isOver`: no more time. */
+  constructor(files: ImageFiles, limits: HintLimits, isOver: () => boolean) {
+    this.files = files;
+    this.#limits = limits;
+    this.#isOver = isOver;
+  }
+
+  /** Notes that the file is read, [from, to) of it; what was noted before is not noted again. */
+  want(file: FoundFile, from = 0, to = file.size): void {
+    if (file.kind !== 'file') return;
+    const begin = Math.max(0, from);
+    const end = Math.min(to, file.size);
+    if (begin >= end) return;
+    const known = this.#known.get(file.path) ?? [];
+    if (known.some(([first, last]) => first <= begin && end <= last)) return;
+    const { bytes, files } = this.#limits;
+    if (this.#bytes + end - begin > bytes || this.wanted.length >= files) throw new EnoughHints();
+    this.#bytes += end - begin;
+    this.#known.set(file.path, [...known, [begin, end]]);
+    this.wanted.push({ file, from: begin, to: end, program: this.program });
+  }
+
+  /** The same for what a path leads to, if it is a file. Returns whether it is. */
+  wantPath(path: string): boolean {
+    const file = this.files.find(path);
+    if (file?.kind !== 'file') return false;
+    this.want(file);
+    return true;
+  }
+
+  /** Bytes of a file. Throws EnoughHints at the limits. */
+  async read(file: FoundFile, at: number, length: number): Promise<Buffer> {
+    this.#reads += 1;
+    const bytes = Math.max(0, Math.min(length, file.size - at));
+    this.#readBytes += bytes;
+    if (this.#reads > this.#limits.reads || this.#readBytes > this.#limits.readBytes || this.#isOver())
+      throw new EnoughHints();
+    return bytes === 0 || file.kind !== 'file' ? Buffer.alloc(0) : await this.files.read(file, at, bytes);
+  }
+
+  /** A whole file as latin1 text; undefined where it is longer than `most` bytes. */
+  async text(file: FoundFile, most: number): Promise<string | undefined> {
+    return file.size > most ? undefined : (await this.read(file, 0, file.size)).toString('latin1');
+  }
+}
+
+/** The folder that a path lies in. */
+export const folderOf = (path: string): string => path.slice(0, path.lastIndexOf('/')) || '/';
+export const nameOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);

@@ -1,0 +1,187 @@
+/**
+ * The libraries that a program is loaded with, as ld.so finds them: DT_NEEDED, breadth first, along RPATH or RUNPATH with
+ * $ORIGIN, LD_LIBRARY_PATH, the folders of ld.so.conf and the default ones. The cache of ldconfig is not read: it holds what
+ * these folders do.
+ *
+ * Sources: ld.so(8); for musl its ldso/dynlink.c, whose folders are among the default ones.
+ */
+import { type Elf, readElf } from './elf.ts';
+import { type FoundFile, folderOf, type HintSearch, nameOf } from './image-files.ts';
+
+const DEFAULT_FOLDERS = ['/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/local/lib'];
+const MOST_CONFIGURATIONS = 64;
+const MOST_CONFIGURATION_BYTES = 65_536;
+const MOST_FOLDERS = 128;
+const MOST_LIBRARIES = 1_024;
+const CACHE = '/etc/ld.so.cache';
+
+/** Files up to this size are mapped and then read nearly whole, bytes. */
+const WHOLE = 5 << 20;
+/** The loader reads the symbols in front of a library; and what lies behind them comes with it. */
+const FRONT = 2 << 20;
+/** Of what the program is linked with itself, nearly all is read in the end, up to this size. */
+const WHOLE_LATER = 48 << 20;
+
+interface Loaded {
+  file: FoundFile;
+  elf: Elf;
+  /** Where $ORIGIN is. */
+  origins: string[];
+  by: Loaded | undefined;
+}
+
+export class Libraries {
+  readonly #search: HintSearch;
+  readonly #environment: ReadonlyMap<string, string>;
+  readonly #loaded = new Set<string>();
+  readonly #elfs = new Map<string, Elf | undefined>();
+  #folders: Promise<string[]> | undefined;
+  /** Parts of large files that are read later than what comes first. */
+  readonly #later: Array<{ file: FoundFile; program: string }> = [];
+
+  constructor(search: HintSearch, environment: ReadonlyMap<string, string>) {
+    this.#search = search;
+    this.#environment = environment;
+  }
+
+  /** Notes the program or library, its interpreter and its libraries. False: it is no ELF file. */
+  async load(file: FoundFile, path: string): Promise<boolean> {
+    const elf = await this.#elfOf(file);
+    if (elf === undefined) return false;
+    const root: Loaded = { file, elf, origins: originsOf(file, path), by: undefined };
+    if (this.#loaded.has(file.path)) return true;
+    this.#loaded.add(file.path);
+    // The kernel reads its head, and the loader comes before the rest.
+    const isProgram = elf.interpreter !== undefined;
+    if (isProgram) this.#search.want(file, 0, 4096);
+    if (elf.interpreter !== undefined) this.#search.wantPath(elf.interpreter);
+    this.#search.wantPath(CACHE);
+    const pending = [root];
+    for (const next of pending) {
+      if (next !== root || !isProgram)
+        this.#wantLibrary(next.file, next.elf, next === root || (isProgram && next.by === root));
+      for (const name of next.elf.needed) {
+        if (this.#loaded.size >= MOST_LIBRARIES) break;
+        const found = await this.#findLibrary(name, next);
+        if (found === undefined || this.#loaded.has(found.file.path)) continue;
+        this.#loaded.add(found.file.path);
+        pending.push(found);
+      }
+    }
+    if (isProgram) this.#wantLibrary(file, elf, true);
+    return true;
+  }
+
+  /** Notes what was left for later. */
+  finish(): void {
+    const { program } = this.#search;
+    for (const { file, program: whose } of this.#later.splice(0)) {
+      this.#search.program = whose;
+      this.#search.want(file);
+    }
+    this.#search.program = program;
+  }
+
+  #wantLibrary(file: FoundFile, elf: Elf, isDirect: boolean): void {
+    if (file.size <= WHOLE) {
+      this.#search.want(file);
+      return;
+    }
+    const { segments } = elf;
+    this.#search.want(file, 0, FRONT);
+    for (const { offset, size, isWritable } of segments)
+      if (isWritable && size <= FRONT * 4) this.#search.want(file, offset, offset + size);
+    const code = segments.reduce((sum, { size, isCode }) => sum + (isCode ? size : 0), 0);
+    // One that holds data above all is read here and there.
+    const isMostlyCode = code * 3 >= file.size;
+    if (isDirect && isMostlyCode && file.size <= WHOLE_LATER)
+      this.#later.push({ file, program: this.#search.program });
+  }
+
+  async #findLibrary(name: string, by: Loaded): Promise<Loaded | undefined> {
+    const folders = name.includes('/') ? [''] : await this.#foldersFor(by);
+    for (const folder of folders) {
+      const path = folder === '' ? name : `${folder}/${name}`;
+      const file = this.#search.files.find(path);
+      if (file?.kind !== 'file') continue;
+      const elf = await this.#elfOf(file);
+      if (elf?.kind === by.elf.kind) return { file, elf, origins: originsOf(file, path), by };
+    }
+    return undefined;
+  }
+
+  async #foldersFor(by: Loaded): Promise<string[]> {
+    const folders: string[] = [];
+    const add = (list: string | undefined, origins: readonly string[]) => {
+      for (const part of list?.split(':') ?? []) {
+        if (folders.length >= MOST_FOLDERS) return;
+        if (!/\$\{?ORIGIN\}?/.test(part)) {
+          if (part !== '') folders.push(part);
+          continue;
+        }
+        for (const origin of origins) folders.push(part.replaceAll(/\$\{?ORIGIN\}?/g, origin));
+      }
+    };
+    if (by.elf.runpath === undefined) {
+      let depth = 0;
+      for (let one: Loaded | undefined = by; one !== undefined && depth < 16; one = one.by, depth++)
+        if (one.elf.runpath === undefined) add(one.elf.rpath, one.origins);
+    }
+    add(this.#environment.get('LD_LIBRARY_PATH'), []);
+    add(by.elf.runpath, by.origins);
+    this.#folders ??= this.#systemFolders();
+    return [...folders, ...(await this.#folders)];
+  }
+
+  async #systemFolders(): Promise<string[]> {
+    const folders: string[] = [];
+    const pending = ['/etc/ld.so.conf'];
+    for (const path of pending) {
+      const file = this.#search.files.find(path);
+      if (file?.kind !== 'file') continue;
+      const text = await this.#search.text(file, MOST_CONFIGURATION_BYTES);
+      for (const line of text?.split('\n') ?? []) {
+        const words = line.replace(/#.*/, '').trim();
+        if (words === '' || folders.length >= MOST_FOLDERS) continue;
+        const included = /^include\s+(\S+)$/.exec(words)?.[1];
+        if (included === undefined) folders.push(words.replace(/[=\s].*$/, ''));
+        else if (pending.length < MOST_CONFIGURATIONS)
+          pending.push(...this.#matching(included, folderOf(path)));
+      }
+    }
+    return [...folders, ...this.#multiarch(), ...DEFAULT_FOLDERS];
+  }
+
+  /** `/etc/ld.so.conf.d/*.conf` and the like: only the last part may be a pattern. */
+  #matching(pattern: string, base: string): string[] {
+    const path = pattern.startsWith('/') ? pattern : `${base}/${pattern}`;
+    const [before, after, more] = nameOf(path).split('*');
+    if (after === undefined) return [path];
+    if (before === undefined || more !== undefined) return [];
+    return this.#search.files
+      .list(folderOf(path))
+      .filter((name) => name.startsWith(before) && name.endsWith(after))
+      .slice(0, MOST_CONFIGURATIONS)
+      .map((name) => `${folderOf(path)}/${name}`);
+  }
+
+  /** As Debian has them built in. */
+  #multiarch(): string[] {
+    const names = this.#search.files
+      .list('/usr/lib')
+      .filter((name) => /^[a-z0-9_]+-linux-[a-z0-9_]+$/.test(name));
+    return names.slice(0, 8).flatMap((name) => [`/lib/${name}`, `/usr/lib/${name}`]);
+  }
+
+  async #elfOf(file: FoundFile): Promise<Elf | undefined> {
+    if (this.#elfs.has(file.path)) return this.#elfs.get(file.path);
+    const elf = await readElf(this.#search, file);
+    this.#elfs.set(file.path, elf);
+    return elf;
+  }
+}
+
+/** Where it was found, and where it lies. */
+function originsOf(file: FoundFile, path: string): string[] {
+  return [...new Set([folderOf(path), folderOf(file.path)])];
+}

@@ -1,0 +1,357 @@
+/** Commands are followed to the files that they are likely to read, in that order. */
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { gatherHints, type HintCommand } from '../../../src/image/hints/gather.ts';
+import { HINT_LIMITS } from '../../../src/image/hints/image-files.ts';
+import { parsePackage, requiredBy } from '../../../src/image/hints/node.ts';
+import { importsOf } from '../../../src/image/hints/python-source.ts';
+import { commandsOf } from '../../../src/image/hints/shell-source.ts';
+import { elf } from './elf-writer.ts';
+import { MemoryFiles, type MemoryTree } from './memory-files.ts';
+
+const command = (cmd: string[], more: Partial<HintCommand> = {}): HintCommand => ({
+  entrypoint: [],
+  cmd,
+  env: [],
+  folder: '/',
+  ...more,
+});
+
+async function gathered(
+  tree: MemoryTree,
+  what: HintCommand,
+): Promise<Array<[program: string, path: string]>> {
+  const wanted = await gatherHints(new MemoryFiles(tree), what);
+  const found = wanted.map(({ program, file }): [string, string] => [program, file.path]);
+  return found.filter(([, path], at) => found.findIndex(([, other]) => other === path) === at);
+}
+const paths = async (tree: MemoryTree, what: HintCommand) =>
+  (await gathered(tree, what)).map(([, path]) => path);
+
+const LOADER: MemoryTree = { '/lib/ld.so': 'loader', '/lib/libc.so': elf({}) };
+const program = () => elf({ interpreter: '/lib/ld.so', needed: ['libc.so'] });
+
+describe('a command', () => {
+  test('is looked for on PATH, below the folder where it has a slash, and nowhere where it is no program', async () => {
+    const tree = {
+      ...LOADER,
+      '/opt/bin/tool': program(),
+      '/app/bin/tool': program(),
+      '/usr/lib/tool': program(),
+    };
+    const env = ['PATH=/usr/lib:/opt/bin'];
+    expect(await paths(tree, command(['tool'], { env }))).toContain('/opt/bin/tool');
+    expect(await paths(tree, command(['bin/tool'], { env, folder: '/app' }))).toContain('/app/bin/tool');
+    expect(await paths(tree, command(['none'], { env }))).toEqual([]);
+    expect(await paths(tree, command([]))).toEqual([]);
+  });
+
+  test('that is a script is read with its interpreter, by as many of them as there are', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/one': '#!/bin/two -x\n',
+      '/bin/two': '#! /usr/bin/env -S tool --flag\n',
+      '/usr/bin/env': program(),
+      '/bin/tool': program(),
+    };
+    expect(await paths(tree, command(['/bin/one']))).toEqual([
+      '/bin/one',
+      '/bin/two',
+      '/usr/bin/env',
+      '/lib/ld.so',
+      '/lib/libc.so',
+      '/bin/tool',
+    ]);
+  });
+
+  test('that runs itself comes to an end', async () => {
+    const tree = { '/bin/a': '#!/bin/b\n', '/bin/b': '#!/bin/a\n', '/bin/c': 'c; c; c\n' };
+    expect(await paths(tree, command(['/bin/a']))).toEqual(['/bin/a', '/bin/b']);
+    expect(await paths(tree, command(['/bin/c']))).toEqual(['/bin/c']);
+  });
+
+  test('of an entry point that passes its arguments on is the one that they name', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/sh': program(),
+      '/bin/entry': '#!/bin/sh\nset -e\n# nothing: tool2\nexec "$@"\n',
+      '/bin/tool': program(),
+      '/bin/tool2': program(),
+    };
+    expect(await gathered(tree, command(['tool', 'x'], { entrypoint: ['/bin/entry'] }))).toEqual([
+      ['/bin/entry', '/bin/entry'],
+      ['/bin/entry', '/bin/sh'],
+      ['/bin/entry', '/lib/ld.so'],
+      ['/bin/entry', '/lib/libc.so'],
+      ['tool', '/bin/tool'],
+    ]);
+  });
+
+  test('behind a wrapper is the one that it runs', async () => {
+    const tree = { ...LOADER, '/bin/tini': program(), '/bin/tool': program(), '/bin/2': program() };
+    expect(await paths(tree, command(['tini', '-v', '--', 'tool']))).toContain('/bin/tool');
+  });
+
+  test('that finds the image damaged still gives what was found before', async () => {
+    const files = new MemoryFiles({
+      ...LOADER,
+      '/bin/sh': program(),
+      '/bin/entry': '#!/bin/sh\nexec tool\n',
+    });
+    const over = { ...HINT_LIMITS, reads: 3 };
+    const wanted = await gatherHints(files, command(['/bin/entry']), { limits: over });
+    expect(wanted.map(({ file }) => file.path)).toContain('/bin/entry');
+    expect(files.reads.length).toBe(3);
+    expect(await gatherHints(files, command(['/bin/entry']), { isOver: () => true })).toEqual([]);
+  });
+});
+
+describe('a shell script', () => {
+  test('names commands in lists, pipes and substitutions, with their literal words', () => {
+    const script = [
+      '#!/bin/sh -eu',
+      'PATH=/opt/pg/bin:$PATH',
+      'initdb --no-sync "--auth=trust" >/dev/null && echo done',
+      'if [ -f x ]; then exec gosu user "$0"; fi',
+      'X=$(find /tmp | sort -u)',
+      'cat <<END',
+      'notacommand here',
+      'END',
+      'exec python3 -m \\',
+      '  app "$@"',
+    ].join('\n');
+    expect(commandsOf(script)).toEqual({
+      path: ['/opt/pg/bin'],
+      commands: [
+        { words: ['initdb', '--no-sync', '--auth=trust'], isArguments: false },
+        { words: ['gosu', 'user'], isArguments: false },
+        { words: ['find', '/tmp'], isArguments: false },
+        { words: ['sort', '-u'], isArguments: false },
+        { words: ['cat'], isArguments: false },
+        { words: ['python3', '-m', 'app'], isArguments: true },
+      ],
+    });
+  });
+
+  test('of any text is read without an error, in a time that grows with it', () => {
+    fc.assert(
+      fc.property(fc.string({ maxLength: 300 }), (text) => {
+        expect(commandsOf(text).commands.length).toBeLessThanOrEqual(256);
+      }),
+    );
+    for (const part of ['"', "'", '$(', '`', '<<', 'a\\\n', '((((']) commandsOf(part.repeat(100_000));
+  });
+});
+
+describe('a Python program', () => {
+  test('imports what stands outside of functions, on this system, at run time', () => {
+    const source = [
+      '"""import docs',
+      'import more_docs"""',
+      'import a.b, c as d; import e',
+      'from . import f, g as h',
+      'from ..up.x import (  # why',
+      '    y,',
+      '    z,',
+      ')',
+      'from .star import *',
+      'try: import fast',
+      'except ImportError:',
+      '    import slow',
+      'if TYPE_CHECKING:',
+      '    import types_only',
+      "if sys.platform == 'win32':",
+      '    import winreg',
+      'else:',
+      '    import posix_thing',
+      'def later(x=1):',
+      '    import in_function',
+      'class C:',
+      '    import in_class',
+      "    x = 'import text'",
+      "if __name__ == '__main__':",
+      '    import main_only',
+      'long = 1 + \\',
+      '    2',
+    ].join('\n');
+    const all = importsOf(source).map(({ level, module, names }) => [level, module, names]);
+    expect(all).toEqual([
+      [0, 'a.b', undefined],
+      [0, 'c', undefined],
+      [0, 'e', undefined],
+      [1, '', ['f', 'g']],
+      [2, 'up.x', ['y', 'z']],
+      [1, 'star', []],
+      [0, 'fast', undefined],
+      [0, 'slow', undefined],
+      [0, 'posix_thing', undefined],
+      [0, 'in_class', undefined],
+    ]);
+    const inside = importsOf(source, true).map(({ module }) => module);
+    expect(inside).toEqual(expect.arrayContaining(['in_function', 'main_only']));
+    expect(inside).not.toContain('winreg');
+  });
+
+  test('of any text is read without an error, in a time that grows with it', () => {
+    fc.assert(
+      fc.property(fc.string({ maxLength: 300 }), (text) => {
+        expect(importsOf(`import a\n${text}`).length).toBeLessThanOrEqual(2_000);
+      }),
+    );
+    for (const part of ['"""', "'", '(', '\\\n', 'import a,', 'from ', ' ', 'if x:'])
+      importsOf(part.repeat(100_000), true);
+  });
+
+  const python: MemoryTree = {
+    ...LOADER,
+    '/usr/bin/python3': { link: 'python3.11' },
+    '/usr/bin/python3.11': program(),
+    '/usr/lib/python3.11/os.py': 'import stat\n',
+    '/usr/lib/python3.11/stat.py': '\n',
+    '/usr/lib/python3.11/__pycache__/os.cpython-311.pyc': 'os',
+    '/usr/lib/python3.11/encodings/__init__.py': 'from . import aliases\n',
+    '/usr/lib/python3.11/encodings/aliases.py': '\n',
+    '/usr/lib/python3.11/encodings/__pycache__/__init__.cpython-311.pyc': 'e',
+    '/usr/lib/python3.11/json.py': 'import fast\n',
+    '/usr/lib/python3.11/lib-dynload/fast.cpython-311-x86_64-linux-gnu.so': elf({ needed: ['libfast.so'] }),
+    '/usr/lib/libfast.so': elf({}),
+    '/usr/lib/python3/dist-packages/pack/__init__.py':
+      'from .sub import x\nfrom pack import other, nothing\n',
+    '/usr/lib/python3/dist-packages/pack/sub.py': 'from . import other\nimport pack.sub\n',
+    '/usr/lib/python3/dist-packages/pack/other.py': 'from .. import toofar\n',
+    '/usr/lib/python3/dist-packages/pack/__pycache__/sub.cpython-311.pyc': 'compiled',
+    '/usr/lib/python3/dist-packages/x.pth': '/opt/more\nimport pathed\n',
+    '/opt/more/pathed.py': '\n',
+    '/app/hello.py': 'import json, helper\ndef f():\n  import pack\n',
+    '/app/helper.py': '\n',
+  };
+
+  test('starts with what every start reads, then its script, then what that imports; compiled where it is', async () => {
+    expect(await gathered(python, command(['python3', 'hello.py'], { folder: '/app' }))).toEqual([
+      ['python3', '/usr/bin/python3.11'],
+      ['python3', '/lib/ld.so'],
+      ['python3', '/lib/libc.so'],
+      ['python3', '/usr/lib/python3.11/encodings/__pycache__/__init__.cpython-311.pyc'],
+      ['python3', '/usr/lib/python3.11/encodings/aliases.py'],
+      ['python3', '/usr/lib/python3.11/__pycache__/os.cpython-311.pyc'],
+      ['python3', '/usr/lib/python3.11/stat.py'],
+      ['python3', '/usr/lib/python3/dist-packages/x.pth'],
+      ['python3', '/opt/more/pathed.py'],
+      ['', '/app/hello.py'],
+      ['', '/usr/lib/python3.11/json.py'],
+      ['', '/usr/lib/python3.11/lib-dynload/fast.cpython-311-x86_64-linux-gnu.so'],
+      ['', '/usr/lib/libfast.so'],
+      ['', '/app/helper.py'],
+      ['', '/usr/lib/python3/dist-packages/pack/__init__.py'],
+      ['', '/usr/lib/python3/dist-packages/pack/__pycache__/sub.cpython-311.pyc'],
+      ['', '/usr/lib/python3/dist-packages/pack/other.py'],
+    ]);
+  });
+
+  test('is also one by -m, by -c, in a virtual environment, and with a name in a compiled module', async () => {
+    const venv = {
+      ...python,
+      '/venv/bin/python': { link: '/usr/bin/python3.11' },
+      '/venv/pyvenv.cfg': 'home = /usr/bin\n',
+      '/venv/lib/python3.11/site-packages/only/__init__.py': '\n',
+      '/venv/lib/python3.11/site-packages/only/__main__.py': 'import native\n',
+      '/venv/lib/python3.11/site-packages/native.abi3.so': elf({ body: Buffer.from('\0json\0') }),
+    };
+    const found = await paths(venv, command(['/venv/bin/python', '-m', 'only']));
+    expect(found).toEqual(
+      expect.arrayContaining([
+        '/venv/lib/python3.11/site-packages/only/__main__.py',
+        '/venv/lib/python3.11/site-packages/native.abi3.so',
+        '/usr/lib/python3.11/json.py',
+      ]),
+    );
+    expect(await paths(python, command(['python3', '-I', '-c', 'import pack']))).toContain(
+      '/usr/lib/python3/dist-packages/pack/other.py',
+    );
+  });
+
+  test('whose modules import each other without an end comes to one', async () => {
+    const tree = { ...python };
+    for (let i = 0; i < 6_000; i++)
+      tree[`/app/m${i}.py`] = `import m${i + 1}, m${(i * 7) % 6_000}\nfrom . import x\n`;
+    tree['/app/hello.py'] = 'import m0\n';
+    const found = await paths(tree, command(['python3', '/app/hello.py']));
+    expect(found).toContain('/app/m100.py');
+    expect(found.length).toBeLessThan(5_000);
+  });
+});
+
+describe('a Node program', () => {
+  test('reads its script and what that requires, resolved as Node does', async () => {
+    const tree: MemoryTree = {
+      ...LOADER,
+      '/usr/bin/node': program(),
+      '/app/main.js':
+        "const a = require('./a'); import b from 'b'; import 'c/sub'; require(name); require('fs')",
+      '/app/package.json': '{"type":"module"}',
+      '/app/a.js': "require('./folder'); require('../app/a.js')",
+      '/app/folder/index.js': '\n',
+      '/app/node_modules/b/package.json': '{"main":"wrong.js","exports":{"node":{"import":"./right.mjs"}}}',
+      '/app/node_modules/b/right.mjs': '\n',
+      '/node_modules/c/package.json': '{"exports":{"./sub":"./lib/sub.js"}}',
+      '/node_modules/c/lib/sub.js': '\n',
+    };
+    const found = await paths(tree, command(['node', '--no-warnings', 'main.js'], { folder: '/app' }));
+    expect(found.slice(3)).toEqual([
+      '/app/package.json',
+      '/app/main.js',
+      '/app/node_modules/b/package.json',
+      '/node_modules/c/package.json',
+      '/app/a.js',
+      '/app/folder/index.js',
+      '/app/node_modules/b/right.mjs',
+      '/node_modules/c/lib/sub.js',
+    ]);
+  });
+
+  test('with a package.json of any kind, and any source, is read without an error', () => {
+    fc.assert(fc.property(fc.json(), (text) => void parsePackage(text)));
+    fc.assert(fc.property(fc.string(), (text) => void parsePackage(text)));
+    let deep = '"x"';
+    for (let i = 0; i < 5_000; i++) deep = `{"node":${deep}}`;
+    expect(parsePackage(`{"exports":${deep}}`).exports.size).toBe(0);
+    for (const part of ['import ', 'from ', "require('", '"', 'import{']) requiredBy(part.repeat(60_000));
+  });
+});
+
+test('a Java program reads the libraries that are loaded by name, the archive of classes and its own', async () => {
+  const jdk = '/usr/lib/jvm/jdk';
+  const tree: MemoryTree = {
+    ...LOADER,
+    '/usr/bin/java': { link: `${jdk}/bin/java` },
+    [`${jdk}/bin/java`]: program(),
+    [`${jdk}/lib/modules`]: Buffer.alloc(100),
+    [`${jdk}/lib/libjli.so`]: elf({}),
+    [`${jdk}/lib/server/libjvm.so`]: elf({ needed: ['libcpp.so'] }),
+    '/usr/lib/libcpp.so': elf({}),
+    [`${jdk}/lib/server/classes.jsa`]: 'classes',
+    [`${jdk}/lib/libnio.so`]: elf({}),
+    '/app/lib/one.jar': 'jar',
+    '/app/lib/two.jar': 'jar',
+    '/app/lib/notes.txt': 'text',
+  };
+  const found = await gathered(tree, command(['java', '-cp', '/app/lib/*', 'Main']));
+  expect(found.map(([, path]) => path)).toEqual([
+    `${jdk}/bin/java`,
+    '/lib/ld.so',
+    '/lib/libc.so',
+    `${jdk}/lib/libjli.so`,
+    `${jdk}/lib/server/libjvm.so`,
+    '/usr/lib/libcpp.so',
+    `${jdk}/lib/modules`,
+    `${jdk}/lib/server/classes.jsa`,
+    '/app/lib/one.jar',
+    '/app/lib/two.jar',
+    `${jdk}/lib/libnio.so`,
+  ]);
+  expect(found.filter(([whose]) => whose === '').map(([, path]) => path)).toEqual([
+    '/app/lib/one.jar',
+    '/app/lib/two.jar',
+    `${jdk}/lib/libnio.so`,
+  ]);
+});
