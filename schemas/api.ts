@@ -39,6 +39,12 @@ export const MountRequest = z.strictObject({
     .regex(/^[a-z0-9]{1,64}$/)
     .default('default')
     .describe('key of the command that will run, for its startup pack'),
+  program: z
+    .string()
+    .min(1)
+    .max(4096)
+    .optional()
+    .describe("first word of that command, where it is not the image's own: for the sidecar's hints"),
   trust: z
     .enum(TRUST_POLICIES)
     .optional()

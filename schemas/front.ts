@@ -1,7 +1,7 @@
 /** Messages between the supervisor and the front end (msgpack on NATS, request/reply). Internal to one node. */
 import type { CacheStatus, LayerStatus } from './api.ts';
 import type { ErrorCode } from './errors.ts';
-import type { BlobSource, JobLayer, PackSource } from './fetch.ts';
+import type { BlobSource, JobLayer, PackSource, StartRun } from './fetch.ts';
 
 /** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
 export interface OpenLayer {
@@ -49,6 +49,8 @@ export interface BeginStart {
   pack?: PackSource;
   /** The pack is only asked for: the order that brings it follows when the layers are open. */
   ahead?: true;
+  /** Without a pack: what it is likely to read, in this order. */
+  hints?: { devices: readonly string[]; runs: readonly StartRun[] };
   /** Record what is read until the start is over. */
   record: boolean;
 }

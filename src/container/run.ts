@@ -186,8 +186,13 @@ class Container {
       ...(this.#deps.onProgress === undefined ? {} : { onProgress: this.#deps.onProgress }),
     };
     const { engine } = this.#deps;
+    const program = options.entrypoint ?? options.args[0];
+    const more = {
+      overlay: keep ? ('kept' as const) : ('temporary' as const),
+      ...(program === undefined || program === '' ? {} : { program: program.slice(0, LONGEST_WORD) }),
+    };
     try {
-      return await engine.call('mount', { ...request, overlay: keep ? 'kept' : 'temporary' }, call);
+      return await engine.call('mount', { ...request, ...more }, call);
     } catch (error) {
       if (!(error instanceof CofaError) || !isUnknownWord(error)) throw error;
       return await engine.call('mount', request, call);
@@ -313,8 +318,11 @@ function throwIfStopped(signals: SignalRelay): void {
 }
 
 /** An engine that does not know `overlay` says so by its name. */
+/** Of a command that the engine is told. */
+const LONGEST_WORD = 4_096;
+
 function isUnknownWord({ code, message }: CofaError): boolean {
-  return code === 'invalid-argument' && message.includes('overlay');
+  return code === 'invalid-argument' && /overlay|program/.test(message);
 }
 
 function checkVolumes(options: RunOptions): void {

@@ -12,6 +12,7 @@ import { SpanTable } from '../image/span-table.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { SidecarHandle } from '../registry/sidecars.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
+import { keepHints, readHints } from './hints.ts';
 import type { FromFlattener, ToFlattener } from './flattener.ts';
 
 export interface ChainOrder {
@@ -24,6 +25,8 @@ export interface ChainOrder {
   layers: number;
   /** Has the tables that are not in the store. */
   sidecar: SidecarHandle | undefined;
+  /** Told of what can be done without. */
+  onFailed: (sentence: string) => void;
 }
 
 /** The process that builds is given so long, ms: 200,000 files take two seconds. */
@@ -51,6 +54,9 @@ export async function prepareChain(order: ChainOrder): Promise<NewEvent & { type
         return { diffId, size: spans.rawSize, toc, spans: blob.digest };
       }),
     );
+    // Who has fewer layers runs something else, or is about to get the others.
+    if (sidecar !== undefined && layers.length === image.layers.length)
+      await keepHints(layout, chain, await readHints(sidecar, order.onFailed));
     const built = await flatten({ target: layout.flat(chain), layers });
     return {
       type: 'image.prepared',

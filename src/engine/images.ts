@@ -25,6 +25,7 @@ import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
 import { prepareChain } from './chain-image.ts';
 import type { Devices } from './devices.ts';
+import { hintsFor } from './hints.ts';
 import { indexOnNode } from './index-on-node.ts';
 import type { Startups } from './startups.ts';
 import { flatLabel, type Leftovers } from './leftovers.ts';
@@ -109,6 +110,8 @@ export class Image {
   /** What the registry said, while it is fresh. */
   #image: ResolvedImage | undefined;
   #start: string | undefined;
+  /** First word of the command that is about to run, where it is not the image's own. */
+  #program: string | undefined;
   #pack: Promise<PackSource | undefined> | undefined;
 
   constructor(options: ImageContext, manifest: string, resolved: Resolved, image: ResolvedImage | undefined) {
@@ -128,10 +131,10 @@ export class Image {
   /**
    * `rate`: bytes per second of the rest of the image that the mount wants in the background; Infinity: no limit, 0: none.
    * Mounts of one image share the highest. `start`: which of the image's commands is about to run; undefined: none, as when
-   * a mount is brought back. Resolves when the image's devices are attached for `mount`; throws what the preparation failed
+   * a mount is brought back. `program`: its first word, where it is not the image's own. Resolves when the image's devices are attached for `mount`; throws what the preparation failed
    * with.
    */
-  async use(mount: string, rate: number, start?: string): Promise<AttachedImage> {
+  async use(mount: string, rate: number, start?: string, program?: string): Promise<AttachedImage> {
     if (this.removed) {
       throw new CofaError('conflict', `image ${this.resolved.ref} was removed meanwhile`, {
         hint: 'try again',
@@ -140,7 +143,10 @@ export class Image {
     this.#rates.set(mount, rate);
     this.#tellRate();
     // One that fetches nothing by itself has no use for a pack.
-    this.#start ??= rate > 0 ? start : undefined;
+    if (this.#start === undefined && rate > 0) {
+      this.#start = start;
+      this.#program = program;
+    }
     this.host.send({ type: 'USE', mount });
     if ((await this.host.until('attached', 'failed')) === 'failed' || this.attached === undefined) {
       const { error } = this.host.snapshot.context;
@@ -342,14 +348,21 @@ export class Image {
       chain === undefined
         ? await chooseSidecar(choice)
         : await chooseSidecar(choice, (sidecar) =>
-            prepareChain({ layout, chain, image, layers: layers.length, sidecar }),
+            prepareChain({ layout, chain, image, layers: layers.length, sidecar, onFailed: choice.onPassed }),
           );
     const { prepared, proven, passed } = chosen;
     if (prepared !== undefined) return { prepared, proven };
     const indexed =
       chain === undefined
         ? await this.#indexHere(image)
-        : await prepareChain({ layout, chain, image, layers: layers.length, sidecar: undefined });
+        : await prepareChain({
+            layout,
+            chain,
+            image,
+            layers: layers.length,
+            sidecar: undefined,
+            onFailed: choice.onPassed,
+          });
     return { prepared: passed.length === 0 ? indexed : { ...indexed, passed }, proven: true };
   }
 
@@ -475,7 +488,11 @@ export class Image {
     if (this.#start === undefined || this.isDirect()) return;
     const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
     const { manifest, repository } = this;
-    this.#options.startups.begin({ manifest, start: this.#start, repository, layers }, this.#findPack());
+    const { layout, startups } = this.#options;
+    const start = { start: this.#start, layers };
+    startups.begin({ ...start, manifest, repository }, this.#findPack(), () =>
+      hintsFor(layout, manifest, { ...start, program: this.#program }),
+    );
   }
 
   get #rate(): number {

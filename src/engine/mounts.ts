@@ -44,6 +44,8 @@ export interface MountOrder {
   container: string | undefined;
   /** Which of the image's commands is about to run. */
   start: string;
+  /** First word of that command; undefined: it is the image's own, or not known. */
+  program?: string | undefined;
   /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
   onProgress: (progress: Progress) => void;
@@ -76,6 +78,7 @@ class MountActor {
   before = 'mounted';
   /** Which of the image's commands is about to run; undefined for a mount that is brought back. */
   start: string | undefined;
+  program: string | undefined;
   /** The directory was made for the mount and goes with it. */
   madeDir = false;
   /** It is being brought back: a failure leaves it in the log, for the next try. */
@@ -125,6 +128,7 @@ export class Mounts {
     };
     const actor = this.#create(facts, image);
     actor.start = order.start;
+    actor.program = order.program;
     image.progress.add(order.onProgress);
     let requested = false;
     try {
@@ -467,7 +471,7 @@ export class Mounts {
       const before = actor.image;
       actor.image = images.forMount(before);
       if (actor.image !== before) void before.release(id);
-      const attached = await actor.image.use(id, rate, actor.start);
+      const attached = await actor.image.use(id, rate, actor.start, actor.program);
       // A mount that could not be taken away comes back as it was.
       if (actor.host.state !== 'mounting') return attached;
       if (actor.restoring ? actor.image.proof !== 'refuted' : await images.mayUse(actor.image, trust))

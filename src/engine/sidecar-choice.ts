@@ -18,6 +18,7 @@ import { checkFlatAside } from '../index/check-flat.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '../registry/sidecars.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
+import { keepHints, readHints } from './hints.ts';
 
 export type PreparedEvent = NewEvent & { type: 'image.prepared' };
 
@@ -132,6 +133,7 @@ async function takeWhole(
   const { layout, manifest, image } = options;
   const flat = await sidecar.flat();
   check(digestOf(flat));
+  const hints = readHints(sidecar, options.onPassed);
   const [{ devices }, ...tables] = await Promise.all([
     checkFlatAside(flat),
     ...image.layers.map(async (_, layer) => {
@@ -162,7 +164,10 @@ async function takeWhole(
     return { diffId: layer.diffId, size: table.rawSize, spans: layer.blob.digest, bytes };
   });
   await writeWhole(layout.flat(manifest), flat);
-  await Promise.all(used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes)));
+  await Promise.all([
+    keepHints(layout, manifest, await hints),
+    ...used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes)),
+  ]);
   return {
     type: 'image.prepared',
     origin: 'sidecar',

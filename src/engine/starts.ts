@@ -114,6 +114,7 @@ export class Starts {
   /** An image was attached, and what will run in it starts. */
   begin(order: BeginStart): void {
     if (order.pack !== undefined && !this.#release(order, order.pack)) this.#bring(order);
+    if (order.hints !== undefined) this.#aim(order.hints);
     if (!order.record || this.#recordings.size >= MOST_RECORDINGS) return;
     // Recordings that run at the same time share the clock: the later one restarts the ticks of layers in common.
     const since = Atomics.load(this.#clock, 0);
@@ -164,6 +165,13 @@ export class Starts {
     return true;
   }
 
+  #aim({ devices, runs }: StartSet): void {
+    for (const [device, diffId] of devices.entries()) {
+      const mine = runsOf(device, runs);
+      if (mine.length > 0) this.#options.layer(diffId)?.aim(mine);
+    }
+  }
+
   #bring(order: BeginStart): void {
     const { pack, layers, manifest, ahead } = order;
     if (pack === undefined) return;
@@ -185,9 +193,7 @@ export class Starts {
             this.#keepBrought(key, { devices, runs: broughtRuns });
           }
           for (const [device, diffId] of devices.entries()) {
-            const mine = runs.flatMap(
-              ([of, first, count]): Array<[number, number]> => (of === device ? [[first, count]] : []),
-            );
+            const mine = runsOf(device, runs);
             const layer = this.#options.layer(diffId);
             if (layer === undefined || mine.length === 0) continue;
             if (pack.kind === 'files') {
@@ -299,6 +305,10 @@ export class Starts {
     });
   }
 }
+
+/** The blocks of one device. */
+const runsOf = (device: number, runs: readonly StartRun[]): Array<[first: number, count: number]> =>
+  runs.flatMap(([of, first, count]): Array<[number, number]> => (of === device ? [[first, count]] : []));
 
 const isSame = (one: PackSource, other: PackSource): boolean => JSON.stringify(one) === JSON.stringify(other);
 const keyOf = ({ manifest, start }: BeginStart): string => `${manifest} ${start}`;

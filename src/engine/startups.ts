@@ -4,6 +4,7 @@
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import type { StartSet } from '../../actors/start-set.ts';
 import type { JobLayer, PackSource } from '../../schemas/fetch.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
@@ -72,15 +73,19 @@ export class Startups {
     this.#tell({ manifest, start, repository, layers: [], record: false, pack, ahead: true });
   }
 
-  /** The image's devices are attached: its start begins. */
+  /** The image's devices are attached: its start begins. `hints`: what it is likely to read, for where there is no pack. */
   begin(
     start: { manifest: string; start: string; repository: string; layers: JobLayer[] },
     pack: Promise<PackSource | undefined>,
+    hints: () => Promise<StartSet | undefined>,
   ): void {
     // Recorded from now on; the pack comes when it is found.
     this.#tell({ ...start, record: true });
-    void pack.then((found) => {
-      if (found !== undefined) this.#tell({ ...start, record: false, pack: found });
+    void pack.then(async (found) => {
+      if (found !== undefined) return this.#tell({ ...start, record: false, pack: found });
+      const hinted = await hints();
+      if (hinted !== undefined && hinted.runs.length > 0)
+        this.#tell({ ...start, record: false, hints: hinted });
     });
   }
 

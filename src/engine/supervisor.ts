@@ -381,6 +381,7 @@ class Supervisor {
           container,
           layers,
           start,
+          program,
           trust: policy,
           overlay,
         } = request;
@@ -402,6 +403,7 @@ class Supervisor {
             container,
             trust: policy,
             start,
+            program,
             onProgress,
           })
           .finally(() => trust.poke());

@@ -7,7 +7,7 @@
  *     layers/<diffID>/device  the layer device: the uncompressed tar, sparse until its blocks have come
  *     spans/<blob>            span table of a compressed layer
  *     tocs/<diffID>           table of contents of a layer (only where this node built it)
- *     images/<manifest>/      flat.erofs, manifest.json, config.json
+ *     images/<manifest>/      flat.erofs, manifest.json, config.json; hints where its sidecar has some
  *     snapshots/<id>/         containerd's snapshots: fs/ (upper or lower folder), work/
  *     flats/<ChainID>         mount point of a flat image that snapshots stand on
  *     mapped/<maps>/<name>    the same, and snapshots/, with the ids of a user namespace
@@ -38,6 +38,7 @@ export class Layout {
   toc = (diffId: string): string => this.in('tocs', hexOf(diffId));
   image = (manifest: string): string => this.in('images', hexOf(manifest));
   flat = (manifest: string): string => join(this.image(manifest), 'flat.erofs');
+  hints = (manifest: string): string => join(this.image(manifest), 'hints');
   config = (manifest: string): string => join(this.image(manifest), 'config.json');
   manifest = (manifest: string): string => join(this.image(manifest), 'manifest.json');
   snapshots = (): string => this.in('snapshots');

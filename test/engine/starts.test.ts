@@ -93,3 +93,42 @@ it('one whose fetcher failed while it was held is brought anew', () => {
   starts.begin(order('p'));
   expect(calls.at(-1)).toEqual(['submit', undefined, layers]);
 });
+
+it('hints are told to the layers that are open, each its own blocks in order; to record goes on', () => {
+  const aimed: unknown[] = [];
+  starts = new Starts({
+    pool: { submit: () => 1, release: () => {}, cancel: () => undefined },
+    layer: (diffId) =>
+      diffId === 'sha256:c'
+        ? undefined
+        : ({ aim: (ranges: unknown) => aimed.push([diffId, ranges]) } as never),
+    now: () => time,
+    log: createLog('test', 'silent'),
+  });
+  const { pack: _, ...plain } = order('p');
+  starts.begin({ ...plain, record: true });
+  starts.begin({
+    ...plain,
+    hints: {
+      devices: ['sha256:a', 'sha256:c', 'sha256:b'],
+      runs: [
+        [2, 5, 1],
+        [0, 9, 2],
+        [1, 0, 1],
+        [0, 3, 1],
+      ],
+    },
+  });
+  expect(aimed).toEqual([
+    [
+      'sha256:a',
+      [
+        [9, 2],
+        [3, 1],
+      ],
+    ],
+    ['sha256:b', [[5, 1]]],
+  ]);
+  expect(starts.isBringing).toBe(false);
+  expect(starts.isRecording('sha256:a')).toBe(true);
+});

@@ -1,0 +1,152 @@
+/**
+ * The first start of an image that nobody has started before: what its command needs was found when it was indexed, and is
+ * fetched ahead of the readers, in that order; another command of the same program has the use of a part of it.
+ */
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { SpanTable } from '../../src/image/span-table.ts';
+import { extentsOf } from '../../src/replay/file-paths.ts';
+import { Layout } from '../../src/store/layout.ts';
+import { elf } from '../image/hints/elf-writer.ts';
+import { pushSmallImage, type SmallImage, halfRandom } from '../index/small-image.ts';
+import { Cleanup } from '../support/temp.ts';
+import { type Engine, startEngine, startWatchedRegistry, until, type WatchedRegistry } from './engine.ts';
+
+const MIB = 1 << 20;
+const cleanup = new Cleanup();
+let registry: WatchedRegistry;
+let directory: string;
+
+beforeAll(async () => {
+  // So slow that what comes first is seen.
+  registry = await startWatchedRegistry(cleanup, { rate: 160e6 });
+  directory = await cleanup.tempDir('hints');
+});
+afterAll(() => cleanup.run());
+
+/** In the order of the tar: programs and libraries among files that nobody needs. */
+const tree: Record<string, Buffer | string> = {
+  'a/padding': halfRandom(4 * MIB),
+  'bin/entry': `#!/bin/shell\n`,
+  'bin/shell': elf({ interpreter: '/lib/ld.so', needed: ['libz.so', 'libb.so'], body: halfRandom(MIB) }),
+  'c/padding': halfRandom(4 * MIB),
+  'lib/libb.so': elf({ body: halfRandom(2 * MIB) }),
+  'lib/libm-padding': halfRandom(6 * MIB),
+  'lib/libz.so': elf({ body: halfRandom(2 * MIB) }),
+  'z/padding': halfRandom(4 * MIB),
+};
+/** As the command reads them. */
+const NEEDED = ['/bin/entry', '/lib/libz.so', '/lib/libb.so'];
+
+async function pushed(
+  repository: string,
+  config: { Entrypoint?: string[]; Cmd?: string[] },
+): Promise<SmallImage> {
+  const build = join(directory, repository);
+  return await pushSmallImage(
+    build,
+    registry.host,
+    repository,
+    [{ compression: 'gzip', files: tree }],
+    config,
+  );
+}
+
+/** The spans in the order in which they were asked for, of an engine that has nothing and mounts the image. */
+async function spansInOrder(engine: Engine, mount: () => Promise<unknown>): Promise<number[]> {
+  await until(() => engine.logs().includes('fetcher ready'), engine.logs);
+  await mount();
+  const isWhole = async () => (await engine.status()).images.every(({ blocks }) => blocks.absent === 0);
+  await until(isWhole, () => engine.logs(), 60_000);
+  const jobs = new Map<number, number[]>();
+  const isTold = async () => {
+    const lines = await engine.cofa(['events', '--json', '--since-start', '--no-follow']);
+    for (const line of lines.trim().split('\n')) {
+      const { type, data } = JSON.parse(line) as {
+        type: string;
+        data: { jobs?: Array<{ job: number; span: number; spans: number }> };
+      };
+      if (type !== 'layer.trace') continue;
+      for (const { job, span, spans } of data.jobs ?? [])
+        jobs.set(
+          job,
+          Array.from({ length: spans }, (_, i) => span + i),
+        );
+    }
+    return new Set([...jobs.values()].flat()).size >= 24;
+  };
+  await until(
+    isTold,
+    () => `${[...jobs.values()].flat().length} spans were told of\n${engine.logs()}`,
+    20_000,
+  );
+  return [...jobs].toSorted(([a], [b]) => a - b).flatMap(([, spans]) => spans);
+}
+
+/** The spans in which the middle of each file lies. */
+async function spansOf(engine: Engine, paths: string[]): Promise<number[]> {
+  const layout = new Layout(engine.root);
+  const { images } = await engine.status();
+  const manifest = images[0]?.manifest ?? '';
+  const pieces = [...extentsOf(await readFile(layout.flat(manifest))).values()].flat();
+  const { layers } = JSON.parse(await readFile(layout.manifest(manifest), 'utf8')) as {
+    layers: Array<{ digest: string }>;
+  };
+  const table = SpanTable.decode(await readFile(layout.spans(layers[0]?.digest ?? '')));
+  return paths.map((path) => {
+    const piece = pieces.find((one) => one.path === path);
+    if (piece === undefined) throw new Error(`${path} lies in no layer`);
+    return table.spanOfBlock(Math.floor((piece.from + piece.to) / 2 / table.blockSize));
+  });
+}
+
+test('a first start asks for what its command needs ahead of everything else, and every byte is right', {
+  timeout: 300_000,
+}, async () => {
+  const { ref } = await pushed('app', { Entrypoint: ['/bin/entry'] });
+  const engine = await startEngine(cleanup, ['--node', 'one']);
+  await engine.cofa(['index', ref]);
+  const mount = await cleanup.tempDir('mnt');
+  // Nothing is read: what comes first comes by itself.
+  const order = await spansInOrder(engine, () => engine.cofa(['mount', ref, mount]));
+  const needed = await spansOf(engine, NEEDED);
+  const places = needed.map((span) => order.indexOf(span));
+  expect(places, `${needed} of ${order}`).toEqual(places.toSorted((a, b) => a - b));
+  expect(places[0], `${needed} of ${order}`).toBeGreaterThanOrEqual(0);
+  expect(places.at(-1), `${needed} of ${order}`).toBeLessThan(order.length / 2);
+  const [padding] = await spansOf(engine, ['/lib/libm-padding']);
+  expect(order.indexOf(padding as number)).toBeGreaterThan(places.at(-1) as number);
+  for (const [path, content] of Object.entries(tree))
+    expect((await readFile(join(mount, path))).equals(Buffer.from(content)), path).toBe(true);
+  await engine.cofa(['unmount', mount]);
+  await engine.down();
+});
+
+test('without a command there are no hints, and the rest comes in order', { timeout: 300_000 }, async () => {
+  const { ref } = await pushed('plain', {});
+  const engine = await startEngine(cleanup, ['--node', 'two']);
+  await engine.cofa(['index', ref]);
+  const mount = await cleanup.tempDir('mnt');
+  const order = await spansInOrder(engine, () => engine.cofa(['mount', ref, mount]));
+  expect(order).toEqual(order.toSorted((a, b) => a - b));
+  await engine.cofa(['unmount', mount]);
+  await engine.down();
+});
+
+test('hints that are damaged cost nothing but themselves', { timeout: 300_000 }, async () => {
+  const { ref } = await pushed('damaged', { Cmd: ['/bin/entry'] });
+  const engine = await startEngine(cleanup, ['--node', 'three']);
+  await engine.cofa(['index', ref]);
+  const mount = await cleanup.tempDir('mnt');
+  await engine.cofa(['mount', '--no-prefetch', ref, mount]);
+  const layout = new Layout(engine.root);
+  const manifest = (await engine.status()).images[0]?.manifest ?? '';
+  const hints = await readFile(layout.hints(manifest));
+  await engine.cofa(['unmount', mount]);
+  await writeFile(layout.hints(manifest), hints.subarray(0, hints.length / 2));
+  const order = await spansInOrder(engine, () => engine.cofa(['mount', ref, mount]));
+  expect(order).toEqual(order.toSorted((a, b) => a - b));
+  await engine.cofa(['unmount', mount]);
+  await engine.down();
+});
