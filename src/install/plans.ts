@@ -203,6 +203,10 @@ export const saysMapsIds = (text: string): boolean =>
 /** A configuration that only containerd 2 reads. */
 const isNew = (version: string | undefined): boolean => version === '3' || version === '4';
 
+/** Of containerd 2: what was one plugin before. */
+const IMAGES_TABLE = ['plugins', 'io.containerd.cri.v1.images'];
+const RUNTIME_TABLE = ['plugins', 'io.containerd.cri.v1.runtime'];
+
 /** Where the CRI plugin's snapshotter is set; it has moved with each version of the configuration. */
 function criTable(version: string | undefined): string[] {
   switch (version) {
@@ -213,7 +217,7 @@ function criTable(version: string | undefined): string[] {
       return ['plugins', 'io.containerd.grpc.v1.cri', 'containerd'];
     case '3':
     case '4':
-      return ['plugins', 'io.containerd.cri.v1.images'];
+      return IMAGES_TABLE;
     default:
       throw new CofaError('unsupported', `containerd's configuration has version ${version}`, {
         hint: 'add the lines of docs/containerd.md by hand',
@@ -226,11 +230,8 @@ const BOOTSTRAP = 'cofa-bootstrap';
 
 /** It is what pods had before: the snapshotter that was set, or containerd's own. */
 function bootstrapHandler(original: string, criTable: readonly string[]): TableEdit[] {
-  if (criTable.at(-1) !== 'containerd')
-    throw new CofaError('unsupported', 'a DaemonSet of cofa has not been tried with containerd 2', {
-      hint: 'cofa install k8s, without --daemonset, on the node itself',
-    });
-  const runtimes = [...criTable, 'runtimes'];
+  const isOld = criTable.at(-1) === 'containerd';
+  const runtimes = isOld ? [...criTable, 'runtimes'] : [...RUNTIME_TABLE, 'containerd', 'runtimes'];
   const table = [...runtimes, BOOTSTRAP];
   const snapshotter = tableValue(original, criTable, 'snapshotter') ?? '"overlayfs"';
   const runc = { runtime_type: '"io.containerd.runc.v2"' };
@@ -239,9 +240,10 @@ function bootstrapHandler(original: string, criTable: readonly string[]): TableE
   if (!hasTablesBelow(original, runtimes)) edits.push({ table: [...runtimes, 'runc'], keys: runc });
   const options = [...runtimes, 'runc', 'options'];
   const cgroups = tableValue(original, options, 'SystemdCgroup');
-  return cgroups === undefined
-    ? edits
-    : [...edits, { table: [...table, 'options'], keys: { SystemdCgroup: cgroups } }];
+  if (cgroups !== undefined) edits.push({ table: [...table, 'options'], keys: { SystemdCgroup: cgroups } });
+  // containerd 2 pulls for a handler by this, also where the rest is of version 2; older ones do not know the table.
+  edits.push({ table: [...IMAGES_TABLE, 'runtime_platforms', BOOTSTRAP], keys: { snapshotter } });
+  return edits;
 }
 
 const hasBootstrap = (text: string): boolean => isEdited(text) && text.includes(`.${BOOTSTRAP}]`);

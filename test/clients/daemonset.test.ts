@@ -1,14 +1,14 @@
 /**
  * The manifests of ops/kubernetes: read by a YAML parser, and the DaemonSet's container, with its mounts and their
- * propagation, started by runc. containerd is the 1.7 of the next Debian release, with this test as the kubelet; there is no
- * cluster, and the container's root file system is this machine's.
+ * propagation, started by runc. containerd is the 1.7 of the next Debian release and the 2.1 of the one after it, with this test as the
+ * kubelet; there is no cluster, and the container's root file system is this machine's.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
+import { containerdPath } from '../../ops/images/debs.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { eventually, runCofa, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -84,7 +84,7 @@ describe('the manifests', () => {
   });
 });
 
-describe('the DaemonSet’s container', () => {
+describe.each(['1.7', '2'] as const)('the DaemonSet’s container, containerd %s', (version) => {
   const cleanup = new Cleanup();
   const refs: Record<string, string> = {};
   let work: string;
@@ -122,11 +122,13 @@ describe('the DaemonSet’s container', () => {
       await last.stop();
     });
     const directory = await cleanup.tempDir('ctrd');
+    const path = (await containerdPath(version)) as string;
     containerd = await startContainerd({
-      path: (await unpackedDebs(NEWER_DOCKER)).path,
+      path,
+      configVersion: version === '2' ? 3 : 2,
       configure: async (file) => {
         const args = ['--root', root, 'install', 'k8s', '--daemonset', '--containerd-config', file];
-        expect(await runCofa(args)).toMatchObject({ code: 0, stderr: '' });
+        expect(await runCofa(args, { env: { PATH: path } })).toMatchObject({ code: 0, stderr: '' });
       },
       sandboxImage: refs.pause as string,
       directory,

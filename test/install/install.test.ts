@@ -168,13 +168,50 @@ describe('install', () => {
     expect((await cofa('uninstall')).code).toBe(0);
     expect(all()).toEqual([before, undefined, undefined]);
     expect((await cofa('install', 'docker', '--daemonset')).code).toBe(2);
-    put(files.toml, 'version = 3\n');
+    put(files.toml, 'version = 9\n');
     expect((await cofa('install', 'k8s', '--daemonset')).code).toBe(6);
     // The runtime that containerd has by itself is named, or it would be gone.
     put(files.toml, DEBIAN);
     await cofa('install', 'k8s', '--daemonset');
     expect(get(files.toml)).toContain(`${cri}.runtimes.runc]`);
     expect(after.match(/runtimes\.runc\]/g)).toBeNull();
+  });
+
+  test.each(['its own default', 'a short one'])('k8s --daemonset for containerd 2, into %s', async (kind) => {
+    const { path } = await unpackedDebs(NEWEST_CONTAINERD);
+    const env = { PATH: path };
+    const containerd2 = async (...args: string[]) =>
+      (await promisify(execFile)('containerd', args, { env: { ...process.env, ...env } })).stdout;
+    const runtime = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc";
+    const short = [
+      'version = 3',
+      "[plugins.'io.containerd.cri.v1.images']",
+      "  snapshotter = 'zfs'",
+      `${runtime}]`,
+      "  runtime_type = 'io.containerd.runc.v2'",
+      `${runtime}.options]`,
+      '  SystemdCgroup = true',
+      '',
+    ].join('\n');
+    const before = kind === 'a short one' ? short : await containerd2('config', 'default');
+    put(files.toml, before);
+    const call = (...args: string[]) =>
+      runCofa(['--root', '/srv/co fa', ...args, '--containerd-config', files.toml], { env });
+    expect(await call('install', 'k8s', '--daemonset')).toMatchObject({ code: 0, stderr: '' });
+    const text = (await containerd2('--config', files.toml, 'config', 'dump')).replaceAll('"', "'");
+    const had = kind === 'a short one' ? 'zfs' : 'overlayfs';
+    const tables = text.split(/^(?=\s*\[)/m).map((part) => part.trim().split(/\n\s*/));
+    const table = (header: string) =>
+      tables.find(([first]) => first === `[plugins.'io.containerd.cri.v1.${header}]`);
+    expect(table("images'")).toContain("snapshotter = 'cofa'");
+    expect(table("images'.runtime_platforms.cofa-bootstrap")).toContain(`snapshotter = '${had}'`);
+    const handler = "runtime'.containerd.runtimes.cofa-bootstrap";
+    expect(table(handler)).toContain(`snapshotter = '${had}'`);
+    expect(table("runtime'.containerd.runtimes.runc")).toContain("runtime_type = 'io.containerd.runc.v2'");
+    if (kind === 'a short one') expect(table(`${handler}.options`)).toContain('SystemdCgroup = true');
+    expect((await call('install', 'k8s', '--daemonset')).stdout).toContain('nothing to do');
+    expect((await call('uninstall', '--no-unit')).code).toBe(0);
+    expect(get(files.toml)).toBe(before);
   });
 
   test('docker: its own settings stay, and come back', async () => {
