@@ -27,6 +27,7 @@ import { prepareChain } from './chain-image.ts';
 import type { Devices } from './devices.ts';
 import { hintsFor } from './hints.ts';
 import { indexOnNode } from './index-on-node.ts';
+import type { Indexers } from './indexers.ts';
 import type { Startups } from './startups.ts';
 import { flatLabel, type Leftovers } from './leftovers.ts';
 import { rebuild, type Rebuilt, rebuiltPath } from './rebuild.ts';
@@ -50,6 +51,7 @@ export interface ImagesOptions {
   registry: RegistryClient;
   devices: Devices;
   startups: Startups;
+  indexers: Indexers;
   label: string;
   /** Loops of an earlier engine. */
   leftovers: Leftovers;
@@ -351,7 +353,11 @@ export class Image {
             prepareChain({ layout, chain, image, layers: layers.length, sidecar, onFailed: choice.onPassed }),
           );
     const { prepared, proven, passed } = chosen;
-    if (prepared !== undefined) return { prepared, proven };
+    if (prepared !== undefined) {
+      // Images are prepared here: one for those that are not would hold memory for nobody.
+      this.#options.indexers.dismiss();
+      return { prepared, proven };
+    }
     const indexed =
       chain === undefined
         ? await this.#indexHere(image)
@@ -417,9 +423,12 @@ export class Image {
       layout,
       manifest: this.manifest,
       image,
+      indexers: this.#options.indexers,
       onProgress: (p) => this.#report(p),
     });
     this.#built = true;
+    // Where one comes unprepared others may follow.
+    this.#options.indexers.prepare(AFTER_INDEX_MS);
     return preparedBy(built);
   }
 
@@ -865,6 +874,8 @@ export class Images {
 
 /** A refutation that the log does not take is appended again after this, ms. */
 const REFUTE_AGAIN_MS = 1_000;
+/** The container has begun by then, and its reads are over, ms. */
+const AFTER_INDEX_MS = 30_000;
 const STRICTNESS: Record<TrustPolicy, number> = { always: 0, own: 1, never: 2 };
 
 /** The sidecars that a policy takes because the user lists them. */

@@ -2,14 +2,12 @@
  * Indexes an image on this node, in a process of its own: its memory goes when it ends, and a layer that breaks it takes
  * nothing else along.
  */
-import { fork } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
-import { NODE_FLAGS } from './node-flags.ts';
 import type { FromIndexer, NodeIndex, ToIndexer } from './indexer.ts';
+import type { Indexers } from './indexers.ts';
 
 /** Without a sign of life for this long, ms, the indexer is ended: its registry client gives up long before. */
 const SILENCE_MS = 180_000;
@@ -22,13 +20,10 @@ export function indexOnNode(options: {
   layout: Layout;
   manifest: string;
   image: ResolvedImage;
+  indexers: Indexers;
   onProgress: (progress: Progress) => void;
 }): Promise<NodeIndex> {
-  const child = fork(fileURLToPath(new URL('./indexer.ts', import.meta.url)), {
-    serialization: 'advanced',
-    execArgv: [...NODE_FLAGS],
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
+  const child = options.indexers.take();
   return new Promise<NodeIndex>((resolve, reject) => {
     let silence: NodeJS.Timeout | undefined;
     const alive = () => {

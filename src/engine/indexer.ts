@@ -1,8 +1,13 @@
-/** The process that indexes one image for the node; started by index-on-node.ts, ends when it has answered. */
+/**
+ * The process that indexes one image for the node; started by indexers.ts, ends when it has answered. `rehearse ROOT`: it has time
+ * before its order comes, loads what it needs and goes through it with an image of its own.
+ */
+import { availableParallelism } from 'node:os';
 import { createHash } from 'node:crypto';
 import type { Progress } from '../../schemas/api.ts';
 import { type ErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import { indexImage } from '../index/index-image.ts';
+import { ThreadPool } from '../index/thread-pool.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { readSettings } from './process-settings.ts';
@@ -26,13 +31,17 @@ export type FromIndexer =
 
 const say = (message: FromIndexer) =>
   new Promise<void>((resolve) => {
-    if (process.send === undefined) throw new Error('indexer.ts is started by index-on-node.ts');
+    if (process.send === undefined) throw new Error('indexer.ts is started by indexers.ts');
     process.send(message, () => resolve());
   });
 
 // The supervisor is gone: nobody wants the outcome.
 process.once('disconnect', () => process.exit(1));
+/** The order has come. */
+const working = new AbortController();
+let pool: ThreadPool | undefined;
 process.once('message', async (order: ToIndexer) => {
+  working.abort();
   try {
     await say({ kind: 'done', index: await run(order) });
   } catch (error) {
@@ -41,10 +50,24 @@ process.once('message', async (order: ToIndexer) => {
   process.exit(0);
 });
 
+const [mode, ownRoot] = process.argv.slice(2);
+if (mode === 'rehearse' && ownRoot !== undefined) {
+  const threads = availableParallelism();
+  pool = new ThreadPool(threads);
+  const { rehearseIndex } = await import('../index/rehearse-index.ts');
+  // It only would be slower: whoever sends the order hears of what is really wrong.
+  await rehearseIndex({ root: ownRoot, name: 'indexer', signal: working.signal }, pool, threads).catch(
+    (error: unknown) => {
+      if (!working.signal.aborted) console.error('the rehearsal of an indexer failed', error);
+    },
+  );
+}
+
 async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
   const layout = new Layout(root);
   const indexed = await indexImage({
     image,
+    ...(pool === undefined ? {} : { pool }),
     registry: (await readSettings(root)).registry,
     deviceOf: layout.device,
     onLayer: async (layer) => {

@@ -47,6 +47,7 @@ import { Trust } from './trust.ts';
 import { Mounts } from './mounts.ts';
 import { startNats, watchNats } from './nats-server.ts';
 import { dropFilePages } from './file-pages.ts';
+import { Indexers } from './indexers.ts';
 import { newestBlocks } from './newest-blocks.ts';
 import { Scrubs } from './scrubs.ts';
 import { Startups } from './startups.ts';
@@ -242,6 +243,7 @@ class Supervisor {
     const completeLayers = async () => completeOf(await this.#frontStatus(bus));
     const registry = new RegistryClient({ ...registrySettings, log: this.#log });
     const startups = new Startups({ bus, packs, names, registry, log: this.#log });
+    const indexers = new Indexers(root);
     const images = new Images(
       {
         layout,
@@ -251,6 +253,7 @@ class Supervisor {
         registry,
         devices,
         startups,
+        indexers,
         label,
         leftovers,
         trust: this.#options.trust ?? 'always',
@@ -446,6 +449,7 @@ class Supervisor {
     });
     const stop = async () => {
       working.abort();
+      indexers.close();
       cache.stop();
       scrub.close();
       this.#limitEnd();
@@ -494,7 +498,11 @@ class Supervisor {
     // A start that has a pack should not wait for a connection.
     void packs().catch(() => {});
     this.#log.info({ root, node, nats: nats.url }, 'ready');
-    if (mounts.list().length === 0) rehearsed = this.#rehearse(working.signal);
+    if (mounts.list().length === 0) {
+      rehearsed = this.#rehearse(working.signal).then(() => {
+        if (!working.signal.aborted) indexers.prepare();
+      });
+    }
     await this.#ended.promise;
     process.exit(0);
   }

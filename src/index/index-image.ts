@@ -25,6 +25,8 @@ export interface IndexImageOptions {
   registry?: RegistrySettings;
   /** Layers side by side; one a core by default. */
   threads?: number;
+  /** Threads that are there already; they end with the image. */
+  pool?: ThreadPool;
   /** Path of a layer's device if it is to be written; see `IndexedLayer.built`. */
   deviceOf?: (diffId: string) => string | undefined;
   /** Called with each layer as soon as it is complete; what it returns is waited for. */
@@ -57,7 +59,7 @@ export async function indexImage(options: IndexImageOptions): Promise<IndexedIma
     image.layers.toSorted((a, b) => b.blob.size - a.blob.size).map((layer) => [keyOf(layer), layer] as const),
   );
   const threads = Math.max(1, Math.min(options.threads ?? availableParallelism(), unique.size));
-  const pool = new ThreadPool(threads);
+  const pool = options.pool ?? new ThreadPool(threads);
   const { RegistryClient } = await import('../registry/client.ts');
   const registry = new RegistryClient(options.registry);
   try {

@@ -29,6 +29,7 @@ const REPLACED: Record<string, string> = {
   'store/device.ts': 'device.ts',
   'store/log-files.ts': 'log-files.ts',
   'engine/index-on-node.ts': 'index-on-node.ts',
+  'engine/indexers.ts': 'indexers.ts',
   'engine/rebuild.ts': 'rebuild.ts',
   'engine/lock.ts': 'lock.ts',
   'engine/local-fetcher.ts': 'local-fetcher.ts',

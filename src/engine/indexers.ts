@@ -1,0 +1,79 @@
+/**
+ * The processes that index images for the node (indexer.ts). One may be at hand: loaded, its threads started, and rehearsed, so that
+ * an image that nobody prepared streams at once, through code that is compiled. It takes some 100 MB, so it is not kept for ever: it ends
+ * after a while, and when it turns out that the node's images need none. Its end is no failure, and nobody waits for it.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { NODE_FLAGS } from './node-flags.ts';
+
+/** One that nobody needed ends after this, ms. */
+const AT_HAND_MS = 600_000;
+
+const PROGRAM = fileURLToPath(new URL('./indexer.ts', import.meta.url));
+
+export class Indexers {
+  readonly #root: string;
+  #waiting: ChildProcess | undefined;
+  /** Until one is begun, or ended. */
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  /** `root`: state of the engine. */
+  constructor(root: string) {
+    this.#root = root;
+  }
+
+  /** Has one at hand for ten minutes, `afterMs` from now: others may have the processor until then. */
+  prepare(afterMs = 0): void {
+    if (this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#prepare(), afterMs).unref();
+  }
+
+  #prepare(): void {
+    this.#timer = setTimeout(() => this.dismiss(), AT_HAND_MS).unref();
+    if (this.#waiting !== undefined) return;
+    const child = start(['rehearse', this.#root]);
+    // The engine does not live on because of it.
+    child.unref();
+    child.channel?.unref();
+    this.#waiting = child;
+    const gone = () => {
+      if (this.#waiting === child) this.#waiting = undefined;
+    };
+    child.once('error', gone);
+    child.once('exit', gone);
+  }
+
+  /** The one at hand, or a new one. Whoever takes it has the word over it. */
+  take(): ChildProcess {
+    const child = this.#waiting;
+    this.#waiting = undefined;
+    clearTimeout(this.#timer);
+    if (child === undefined || !child.connected) return start([]);
+    child.ref();
+    child.channel?.ref();
+    return child;
+  }
+
+  /** None is needed at present. */
+  dismiss(): void {
+    clearTimeout(this.#timer);
+    this.#waiting?.kill('SIGKILL');
+    this.#waiting = undefined;
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.dismiss();
+  }
+}
+
+function start(args: string[]): ChildProcess {
+  return fork(PROGRAM, args, {
+    serialization: 'advanced',
+    execArgv: [...NODE_FLAGS],
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+}

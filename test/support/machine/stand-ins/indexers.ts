@@ -1,0 +1,6 @@
+/** Stand-in for src/engine/indexers.ts: indexing is simulated without a process of its own (index-on-node.ts). */
+export class Indexers {
+  prepare(): void {}
+  dismiss(): void {}
+  close(): void {}
+}
