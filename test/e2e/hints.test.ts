@@ -5,6 +5,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connectEngine } from '../../src/bus/client.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
 import { extentsOf } from '../../src/replay/file-paths.ts';
 import { Layout } from '../../src/store/layout.ts';
@@ -121,6 +122,31 @@ test('a first start asks for what its command needs ahead of everything else, an
     expect((await readFile(join(mount, path))).equals(Buffer.from(content)), path).toBe(true);
   await engine.cofa(['unmount', mount]);
   await engine.down();
+});
+
+test('another command of its program asks ahead for what that program needs, one of another program for nothing', {
+  timeout: 300_000,
+}, async () => {
+  const { ref } = await pushed('other', { Cmd: ['/bin/shell', '/bin/entry'] });
+  const orders: number[][] = [];
+  let needed: number[] = [];
+  for (const program of ['/bin/shell', '/bin/none']) {
+    const engine = await startEngine(cleanup, ['--node', 'four']);
+    if (orders.length === 0) await engine.cofa(['index', ref]);
+    const mount = await cleanup.tempDir('mnt');
+    const client = await connectEngine(engine.root);
+    const request = { ref, dir: mount, prefetch: true, start: '0123456789abcdef', program };
+    orders.push(await spansInOrder(engine, () => client.call('mount', request)));
+    await client.close();
+    needed = await spansOf(engine, ['/lib/libz.so', '/lib/libb.so']);
+    await engine.cofa(['unmount', mount]);
+    await engine.down();
+  }
+  const [same = []] = orders;
+  const places = needed.map((span) => same.indexOf(span));
+  expect(places, `${needed} of ${same}`).toEqual(places.toSorted((a, b) => a - b));
+  expect(places.at(-1), `${needed} of ${same}`).toBeLessThan(same.length / 2);
+  expect(orders[1]).toEqual(orders[1]?.toSorted((a, b) => a - b));
 });
 
 test('without a command there are no hints, and the rest comes in order', { timeout: 300_000 }, async () => {
