@@ -23,6 +23,7 @@ import type {
 import type { Subjects } from '../../schemas/subjects.ts';
 import { ask } from '../bus/connection.ts';
 import type { Devices, LayerDemand } from './devices.ts';
+import { askFront } from './front-calls.ts';
 import type { Image, Images } from './images.ts';
 
 export interface ScrubsOptions {
@@ -142,7 +143,9 @@ export class Scrubs {
     if (this.#doubts.size === 0) return;
     const layers = Array.from(this.#doubts, ([diffId, ranges]) => ({ diffId, ranges }));
     const doubt: Doubt = { layers };
-    await this.#ask(this.#options.names.front('doubt'), doubt);
+    const { bus, names } = this.#options;
+    // One that dies over it is not waited for: the next one is told.
+    await askFront(bus, names.front('doubt'), doubt);
   }
 
   compared(diffId: string): void {

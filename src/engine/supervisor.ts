@@ -168,6 +168,13 @@ class Supervisor {
   }
 
   async run(): Promise<void> {
+    // An engine that is replaced while it starts ends then: what its start waits for may never come.
+    await Promise.race([this.#start(), this.#ended.promise]);
+    await this.#ended.promise;
+    process.exit(0);
+  }
+
+  async #start(): Promise<void> {
     const { root, node } = this.#options;
     const layout = this.#layout;
     await layout.prepare();
@@ -237,6 +244,9 @@ class Supervisor {
       frontStarted.catch(() => {});
     });
     step('log');
+    // Also while this engine starts: its front end can never get ready then.
+    const own: { mounts?: Mounts; trust?: Trust } = {};
+    void owner.lost.then((error) => this.#endReplaced(error, own, bus));
     this.#events.resolve(events);
     this.#facts.open();
 
@@ -302,6 +312,8 @@ class Supervisor {
         else this.#conditions.set(`corrupt:${notice.diffId}`, notice.message);
       },
     });
+    own.mounts = mounts;
+    own.trust = trust;
     await frontStarted;
     this.#fetchers.start();
     await scrub
@@ -478,10 +490,6 @@ class Supervisor {
     };
     process.on('SIGTERM', onSignal);
     process.on('SIGINT', onSignal);
-    void owner.lost.then((error) => {
-      void trust.close();
-      return this.#endReplaced(error, mounts, bus);
-    });
 
     await writeWhole(
       layout.endpoint(),
@@ -503,8 +511,6 @@ class Supervisor {
         if (!working.signal.aborted) indexers.prepare();
       });
     }
-    await this.#ended.promise;
-    process.exit(0);
   }
 
   /** A first start would spend half of its processor time on code that runs for the first time. */
@@ -565,12 +571,17 @@ class Supervisor {
   }
 
   /** Another engine owns the node now: nothing more is answered or written, and what this one mounted goes. */
-  async #endReplaced(error: CofaError, mounts: Mounts, bus: NatsConnection): Promise<void> {
+  async #endReplaced(
+    error: CofaError,
+    own: { mounts?: Mounts; trust?: Trust },
+    bus: NatsConnection,
+  ): Promise<void> {
     this.#log.fatal({ error }, 'another engine has taken over this node: this one ends');
     this.#stopping = true;
     const endpoint = await readEndpoint(this.#options.root).catch(() => undefined);
     if (endpoint?.pid === process.pid) await rm(this.#layout.endpoint(), { force: true });
-    await mounts.abandon();
+    void own.trust?.close();
+    await own.mounts?.abandon();
     await bus.close().catch(() => {});
     await this.#stopChildren();
     this.#ended.reject(error);
