@@ -2,8 +2,9 @@
  * Indexes an image on this node, in a process of its own: its memory goes when it ends, and a layer that breaks it takes
  * nothing else along.
  */
+import type { ChildProcess } from 'node:child_process';
 import type { Progress } from '../../schemas/api.ts';
-import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
 import type { FromIndexer, NodeIndex, ToIndexer } from './indexer.ts';
@@ -16,14 +17,31 @@ const SILENCE_MS = 180_000;
  * Streams every layer into its device and builds the flat image; all of it lies synced in the store when this resolves.
  * Errors: those of indexing (src/index/index-image.ts), `timeout` when the indexer falls silent.
  */
-export function indexOnNode(options: {
+export async function indexOnNode(options: IndexOnNodeOptions): Promise<NodeIndex> {
+  const atHand = options.indexers.take();
+  if (atHand !== undefined) {
+    let hasBegun = false;
+    try {
+      return await run(atHand, options, () => {
+        hasBegun = true;
+      });
+    } catch (error) {
+      // It may have ended while it waited, and this process not have heard of it.
+      if (hasBegun || toErrorRecord(error).code !== 'internal') throw error;
+    }
+  }
+  return await run(options.indexers.start(), options, () => {});
+}
+
+interface IndexOnNodeOptions {
   layout: Layout;
   manifest: string;
   image: ResolvedImage;
   indexers: Indexers;
   onProgress: (progress: Progress) => void;
-}): Promise<NodeIndex> {
-  const child = options.indexers.take();
+}
+
+function run(child: ChildProcess, options: IndexOnNodeOptions, onSign: () => void): Promise<NodeIndex> {
   return new Promise<NodeIndex>((resolve, reject) => {
     let silence: NodeJS.Timeout | undefined;
     const alive = () => {
@@ -36,6 +54,7 @@ export function indexOnNode(options: {
     alive();
     child.on('message', (message: FromIndexer) => {
       alive();
+      onSign();
       if (message.kind === 'progress') options.onProgress(message.progress);
       else if (message.kind === 'done') resolve(message.index);
       else reject(fromErrorRecord(message.error));

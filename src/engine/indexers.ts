@@ -46,15 +46,20 @@ export class Indexers {
     child.once('exit', gone);
   }
 
-  /** The one at hand, or a new one. Whoever takes it has the word over it. */
-  take(): ChildProcess {
+  /** The one at hand, if there is one that lives, as far as one has heard. Whoever takes it has the word over it. */
+  take(): ChildProcess | undefined {
     const child = this.#waiting;
     this.#waiting = undefined;
     clearTimeout(this.#timer);
-    if (child === undefined || !child.connected) return start([]);
+    if (child?.connected !== true) return undefined;
     child.ref();
     child.channel?.ref();
     return child;
+  }
+
+  /** A new one. */
+  start(): ChildProcess {
+    return start([]);
   }
 
   /** None is needed at present. */

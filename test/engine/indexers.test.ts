@@ -1,5 +1,4 @@
 /** An indexer that is at hand: loaded and rehearsed, it does what a new one does, and nothing of it is left. */
-import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -74,7 +73,7 @@ test('answers as a new one does, also before its rehearsal is over', async () =>
   indexers.prepare();
   const pid = await atHand(layout.root);
   const child = indexers.take();
-  expect(child.pid).toBe(pid);
+  expect(child?.pid).toBe(pid);
   expect(await index(layout, { take: () => child } as Pick<Indexers, 'take'> as Indexers)).toEqual(expected);
   for (const [at, { diffId }] of image.layers.entries())
     expect((await readFile(layout.device(diffId))).subarray(0, small.tars[at]?.length)).toEqual(
@@ -100,13 +99,11 @@ test('is one at a time, and ends when none is needed', async () => {
   expect(await waiting(layout.root)).toEqual([]);
 });
 
-test('that has died is given to nobody', async () => {
+test('that has died, which nobody may have heard of yet, costs nothing but its place', async () => {
   const { layout, indexers } = await node();
   indexers.prepare();
   const pid = await atHand(layout.root);
   process.kill(pid, 'SIGKILL');
-  // Dead is not enough: this process has heard of it when nothing of the other is left in /proc.
-  await expect.poll(() => existsSync(`/proc/${pid}`), PATIENCE).toBe(false);
   expect((await index(layout, indexers)).devices).toHaveLength(2);
 });
 
