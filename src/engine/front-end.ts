@@ -44,6 +44,7 @@ import { hexOf, Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
 import { continueNode, loadNode } from '../store/snapshots.ts';
 import { FetchPool } from './fetch-pool.ts';
+import { giveHeapRoom, Tidying } from './heap.ts';
 import { LayerHost } from './layer-host.ts';
 import { linkToParent } from './parent-link.ts';
 import { busOf, readSettings } from './process-settings.ts';
@@ -61,6 +62,9 @@ const RETIRE_MS = 1_000;
 
 /** Layers that are served now, by diffID; a layer is in the map while it opens and until it has closed. */
 const layers = new Map<string, Promise<LayerHost>>();
+
+giveHeapRoom();
+const tidying = new Tidying();
 
 // From here on another front end may take over, also while this one still loads.
 const link = linkToParent({
@@ -104,6 +108,7 @@ const budgets = new Budgets();
 
 const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
   lastCold = now();
+  tidying.worked();
   const layer = byInode.get(file.inode);
   if (layer === undefined) answer(EIO);
   else layer.cold(offset, length, answer);
@@ -173,7 +178,10 @@ const scrubs = scrubber;
 
 serve<OpenLayer>(bus, names.front('open'), open);
 serve<CloseLayer>(bus, names.front('close'), close);
-serve<BeginStart>(bus, names.front('start'), (order) => starts.begin(order));
+serve<BeginStart>(bus, names.front('start'), (order) => {
+  tidying.worked();
+  starts.begin(order);
+});
 serve<HandedOver>(bus, names.front('handed-over'), async ({ diffId }): Promise<HandedOverReply> => {
   const layer = await layers.get(diffId);
   // Where room is short it would be taken back at once.
@@ -209,6 +217,7 @@ await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) 
 });
 await bus.flush();
 link.ready();
+tidying.worked();
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
 
 void transport.ended.then(async (error) => {

@@ -38,6 +38,7 @@ import { containerAt, mountOn, unmountFrom } from './container-root.ts';
 import { Devices } from './devices.ts';
 import { Fetchers } from './fetchers.ts';
 import { FrontEnds } from './front-ends.ts';
+import { giveHeapRoom, Tidying } from './heap.ts';
 import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
 import { takeLockInTurn } from './lock.ts';
@@ -98,6 +99,7 @@ const VERSION = (
  * `environment` (something is missing on the machine), `unavailable` (the given NATS).
  */
 export async function runSupervisor(options: SupervisorOptions): Promise<void> {
+  giveHeapRoom();
   const supervisor = new Supervisor(options);
   await supervisor.run();
 }
@@ -109,6 +111,7 @@ class Supervisor {
   readonly #names;
   readonly #fronts: FrontEnds;
   readonly #fetchers: Fetchers;
+  readonly #tidying = new Tidying();
   #nats: Child | undefined;
   #snapshotter: Child | undefined;
   readonly #facts: ProcessEvents;
@@ -387,6 +390,7 @@ class Supervisor {
       mount: async (request, onProgress) => {
         this.#refuseWhenStopping();
         working.abort();
+        this.#tidying.worked();
         const {
           ref,
           dir,
@@ -421,12 +425,16 @@ class Supervisor {
             program,
             onProgress,
           })
-          .finally(() => trust.poke());
+          .finally(() => {
+            this.#tidying.worked();
+            trust.poke();
+          });
         if (overlay === undefined || folder === undefined) return await mounted;
         return await mountOn(mounted, folder, overlay, () => mounts.unmount(dir));
       },
       chain: async (request) => ({ flat: await chains.flat(request) }),
       unmount: async ({ dir, overlay }) => {
+        this.#tidying.worked();
         if (overlay === true) await unmountFrom(containerAt(root, dir));
         return await mounts.unmount(dir);
       },
@@ -518,6 +526,7 @@ class Supervisor {
     try {
       const { rehearseStart } = await import('./rehearse-start.ts');
       await rehearseStart({ root: this.#options.root, name: 'supervisor', signal });
+      if (!signal.aborted) this.#tidying.now();
     } catch (error) {
       this.#log.warn({ error }, 'the first start will be slower: its rehearsal failed');
     }

@@ -3,6 +3,7 @@
  * killed at any moment, its jobs are given to another.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { giveHeapRoom, Tidying } from '../engine/heap.ts';
 import { createLog } from '../engine/log.ts';
 import type { Job, JobWord, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -19,6 +20,8 @@ const HELLO_MS = 1_000;
 /** What runs has this long to end when the fetcher is told to, ms. */
 const STOP_MS = 1_000;
 
+giveHeapRoom();
+const tidying = new Tidying();
 const link = linkToParent({ onOrphaned: () => process.exit(1) });
 
 const [root, worker] = process.argv.slice(2);
@@ -34,7 +37,10 @@ const runner = new JobRunner({
   registry: new RegistryClient({ ...registryOptions(settings), log }),
   log,
   packs,
-  complete: (completion) => bus.publish(names.completion, pack(completion)),
+  complete: (completion) => {
+    tidying.worked();
+    bus.publish(names.completion, pack(completion));
+  },
 });
 /** There has been work. */
 const working = new AbortController();
@@ -43,6 +49,7 @@ bus.subscribe(names.job(worker), {
   callback: (error, message) => {
     if (error !== null) return;
     working.abort();
+    tidying.worked();
     runner.take(unpack<Job | JobWord>(message.data));
   },
 });
@@ -82,6 +89,7 @@ async function rehearse(): Promise<void> {
   try {
     const [{ rehearseFetch }] = await Promise.all([import('./rehearse-fetch.ts'), import('./start-jobs.ts')]);
     await rehearseFetch({ root: root as string, name: worker as string, signal: working.signal });
+    if (!working.signal.aborted) tidying.now();
   } catch (error) {
     log.warn({ error }, 'the first fetches will be slower: their rehearsal failed');
   }
