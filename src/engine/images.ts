@@ -68,6 +68,9 @@ interface ImageContext extends ImagesOptions {
   refutedSidecars: () => ReadonlySet<string>;
 }
 
+/** A pack that was found is asked for after so long, ms, in any case: of a link with long ways nothing should be wasted. */
+const PACK_HELD_BACK_MS = 50;
+
 /** Images that there have been. */
 let users = 0;
 
@@ -340,11 +343,15 @@ export class Image {
       if (prepared !== undefined) return { prepared, proven: true };
     }
     const image = await this.#fromRegistry();
-    this.#askForPack();
-    await writeWhole(layout.config(this.manifest), image.config);
-    await writeWhole(layout.manifest(this.manifest), image.manifestBytes);
+    const fetched = Promise.withResolvers<void>();
+    this.#askForPack(fetched.promise);
+    const written = Promise.all([
+      writeWhole(layout.config(this.manifest), image.config),
+      writeWhole(layout.manifest(this.manifest), image.manifestBytes),
+    ]);
+    written.catch(() => {});
     this.#report({ phase: 'sidecar' });
-    const choice = this.#choice(image);
+    const choice = { ...this.#choice(image), onFetched: fetched.resolve };
     const { chain, layers } = this.resolved;
     const chosen =
       chain === undefined
@@ -352,6 +359,7 @@ export class Image {
         : await chooseSidecar(choice, (sidecar) =>
             prepareChain({ layout, chain, image, layers: layers.length, sidecar, onFailed: choice.onPassed }),
           );
+    await written;
     const { prepared, proven, passed } = chosen;
     if (prepared !== undefined) {
       // Images are prepared here: one for those that are not would hold memory for nobody.
@@ -480,7 +488,9 @@ export class Image {
       taken.push(diffId);
       return loop;
     });
-    const metadata = Promise.allSettled(wanted).then(() => this.#attachMetadata());
+    // Whether a layer was lost with an earlier engine's loops is known when they have been looked at; mostly there are none.
+    const looked = this.#options.leftovers.size > 0 ? Promise.allSettled(wanted) : Promise.resolve();
+    const metadata = looked.then(() => this.#attachMetadata());
     const results = await Promise.allSettled([metadata, ...wanted]);
     const failure = results.find((result) => result.status === 'rejected');
     if (failure !== undefined) {
@@ -514,12 +524,17 @@ export class Image {
       this.#options.devices.setRate(diffId, this.#user, this.#rate);
   }
 
-  /** What it takes to use it is on its way. */
-  #askForPack(): void {
+  /**
+   * What it takes to use it is on its way, and goes first: the pack is ten times as large, and its bytes would share link and
+   * processors with those that everything waits for. `fetched`: these are here.
+   */
+  #askForPack(fetched: Promise<void>): void {
     const start = this.#start;
     if (start === undefined) return;
-    void this.#findPack().then((pack) => {
-      if (pack !== undefined && this.host.state === 'preparing')
+    void this.#findPack().then(async (pack) => {
+      if (pack === undefined) return;
+      await Promise.race([fetched, sleep(PACK_HELD_BACK_MS)]);
+      if (this.host.state === 'preparing')
         this.#options.startups.ahead(this.manifest, start, this.repository, pack);
     });
   }

@@ -40,6 +40,8 @@ export interface ChoiceOptions {
   known: string | undefined;
   /** What was refuted before. */
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
+  /** The bytes of a sidecar that is about to be taken are here; what comes now takes nothing from them. */
+  onFetched?: (() => void) | undefined;
   /** Told of each sidecar that is passed over. */
   onPassed: (sentence: string) => void;
 }
@@ -130,15 +132,18 @@ async function takeWhole(
   sidecar: SidecarHandle,
   check: (flat: string) => void,
 ): Promise<PreparedEvent> {
-  const { layout, manifest, image } = options;
+  const { layout, manifest, image, onFetched } = options;
+  const parts = Promise.all(image.layers.map((_, layer) => sidecar.spans(layer)));
+  // It is waited for below, unless the flat metadata will not do.
+  parts.catch(() => {});
   const flat = await sidecar.flat();
   check(digestOf(flat));
   const hints = readHints(sidecar, options.onPassed);
-  const [{ devices }, ...tables] = await Promise.all([
+  const [{ devices }, tables] = await Promise.all([
     checkFlatAside(flat),
-    ...image.layers.map(async (_, layer) => {
-      const bytes = await sidecar.spans(layer);
-      return { bytes, table: SpanTable.decode(bytes) };
+    parts.then((all) => {
+      onFetched?.();
+      return all.map((bytes) => ({ bytes, table: SpanTable.decode(bytes) }));
     }),
   ]);
   const used = devices.map((device) => {
@@ -163,9 +168,9 @@ async function takeWhole(
     }
     return { diffId: layer.diffId, size: table.rawSize, spans: layer.blob.digest, bytes };
   });
-  await writeWhole(layout.flat(manifest), flat);
   await Promise.all([
-    keepHints(layout, manifest, await hints),
+    writeWhole(layout.flat(manifest), flat),
+    hints.then((found) => keepHints(layout, manifest, found)),
     ...used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes)),
   ]);
   return {
