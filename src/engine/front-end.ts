@@ -101,6 +101,9 @@ const pastReads = new Map<string, { hits: number; misses: number; errors: number
 const START_QUIET_MS = 500;
 const START_LIMIT_MS = 5_000;
 let lastCold = Number.NEGATIVE_INFINITY;
+/** There has been work. */
+const working = new AbortController();
+let rehearsed: Promise<void> | undefined;
 /** Layers whose rest is wanted; those in `starting` wait for it. */
 const wanted = new WeakSet<LayerHost>();
 const starting = new Map<LayerHost, number>();
@@ -217,7 +220,7 @@ await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) 
 });
 await bus.flush();
 link.ready();
-tidying.worked();
+rehearsed = rehearse();
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
 
 void transport.ended.then(async (error) => {
@@ -233,6 +236,17 @@ process.on('uncaughtException', (error) => {
 });
 process.once('SIGTERM', () => void stop().finally(die));
 process.once('SIGINT', () => void stop().finally(die));
+
+/** A first start would wait for code that runs for the first time. */
+async function rehearse(): Promise<void> {
+  try {
+    const { rehearseFront } = await import('./rehearse-front.ts');
+    await rehearseFront({ root: root as string, name: 'front-end', signal: working.signal });
+    if (!working.signal.aborted) tidying.now();
+  } catch (error) {
+    log.warn({ error }, 'the first start will be slower: its rehearsal failed');
+  }
+}
 
 /** Brings the state up to the end of the log. */
 async function foldLog(): Promise<void> {
@@ -262,6 +276,7 @@ async function retire(): Promise<void> {
 }
 
 async function open(request: OpenLayer): Promise<OpenLayerReply> {
+  working.abort();
   let opening = layers.get(request.diffId);
   if (opening === undefined) {
     opening = openCompared(request);
@@ -432,6 +447,8 @@ function die(): void {
 
 async function closeAll(): Promise<void> {
   clearInterval(startTimer);
+  working.abort();
+  await Promise.race([rehearsed, sleep(RETIRE_MS)]);
   scrubs.stop();
   await cache.stop();
   pool.close();

@@ -2,13 +2,12 @@
  * A small image for rehearsals, with sidecar and startup pack, in a registry of this very process: a server on loopback that
  * lives as long as the rehearsal. It has nothing of any real image, and nothing of it outlives the process.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { zstdCompressSync } from 'node:zlib';
 import { buildFlat } from '../image/erofs.ts';
-import { Sha256 } from '../image/sha256.ts';
-import { BLOCK_SIZE, SpanTable } from '../image/span-table.ts';
+import { BLOCK_SIZE, type SpanTable } from '../image/span-table.ts';
 import type { TocEntry } from '../image/toc.ts';
 import { encodePack } from '../pack/format.ts';
 import { DEFAULT_START } from '../pack/pack-store.ts';
@@ -18,8 +17,9 @@ import { PACK_TYPES } from '../registry/packs.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import { SIDECAR_REVISION, SIDECAR_TYPES } from '../registry/sidecars.ts';
 import type { Layout } from '../store/layout.ts';
+import { rehearsalLayer } from './rehearsal-layer.ts';
 
-/** Blocks of its one layer, which is not compressed: decoding is native code, and needs no rehearsal. */
+/** Blocks of its one layer. */
 const BLOCKS = 4;
 const FOLDERS = 40;
 const FILES = 30;
@@ -55,9 +55,8 @@ export async function serveRehearsalImage(layout: Layout): Promise<RehearsalImag
     manifests.set(digest, { type, bytes });
     return { mediaType: type, digest, size: bytes.length };
   };
-  const layer = randomBytes(BLOCKS * BLOCK_SIZE);
+  const { bytes: layer, table } = rehearsalLayer(BLOCKS);
   const tar = add(layer, 'application/vnd.oci.image.layer.v1.tar');
-  const table = tableOf(layer, tar.digest);
   const { metadata } = buildFlat([{ entries: entries() }], [{ diffId: tar.digest, size: layer.length }]);
   const platform = hostPlatform();
   const config = Buffer.from(
@@ -156,24 +155,6 @@ export async function serveRehearsalImage(layout: Layout): Promise<RehearsalImag
       await new Promise((resolve) => server.close(resolve));
     },
   };
-}
-
-function tableOf(layer: Buffer, digest: string): SpanTable {
-  const hash = new Sha256();
-  const states = Buffer.alloc((BLOCKS - 1) * 32);
-  for (let block = 0; block < BLOCKS - 1; block++) {
-    hash.update(layer.subarray(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE));
-    hash.writeState(states, block * 32);
-  }
-  return SpanTable.build({
-    diffId: digest,
-    blobDigest: digest,
-    blobSize: layer.length,
-    rawSize: layer.length,
-    compression: 'none',
-    spans: [{ firstBlock: 0, inStart: 0, inEnd: layer.length, out: 0, bits: 0 }],
-    states,
-  });
 }
 
 /** Folders, files and a link in each of them. */

@@ -2,6 +2,7 @@
 import { readdir } from 'node:fs/promises';
 import { afterAll, expect, test } from 'vitest';
 import { rehearse } from '../../src/engine/rehearsal.ts';
+import { rehearseFront } from '../../src/engine/rehearse-front.ts';
 import { rehearseStart } from '../../src/engine/rehearse-start.ts';
 import { rehearseFetch } from '../../src/fetch/rehearse-fetch.ts';
 import { Layout } from '../../src/store/layout.ts';
@@ -30,6 +31,13 @@ test('so is what a fetcher does in one, without NATS', async () => {
   const { root, left } = await emptyRoot();
   const { signal } = new AbortController();
   await rehearseFetch({ root, name: 'fetcher-0', signal });
+  expect(await left()).toEqual([]);
+});
+
+test('and what the front end does, with reads that wait for the pack', async () => {
+  const { root, left } = await emptyRoot();
+  const { signal } = new AbortController();
+  await rehearseFront({ root, name: 'front-end', signal });
   expect(await left()).toEqual([]);
 });
 
