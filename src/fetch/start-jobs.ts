@@ -31,7 +31,10 @@ const RUNS_AT_ONCE = 20_000;
 /** Blocks of a layer in a row. */
 export type BlockRun = readonly [layer: string, first: number, count: number];
 
-/** Blocks that came are told after so long, ms, or when so many runs have come: a message costs more than what it says. */
+/**
+ * Blocks that came are told after so long, ms, or when so many runs have come: a message costs more than what it says. The
+ * first are told at once: what reads wait for then is where a start begins.
+ */
 const TELL_MS = 2;
 const RUNS_TOLD = 16;
 /** A pack is made again when so many of its blocks would change. */
@@ -57,9 +60,11 @@ export async function bringPack(
   let bytes = 0;
   let found: BlockRun[] = [];
   let timer: NodeJS.Timeout | undefined;
+  let toldAt = Number.NEGATIVE_INFINITY;
   const tell = () => {
     clearTimeout(timer);
     timer = undefined;
+    toldAt = performance.now();
     const [first, ...more] = found;
     if (first !== undefined) on.blocks([first, ...more], bytes);
     found = [];
@@ -82,7 +87,9 @@ export async function bringPack(
       signal,
       onHeader: (devices, runs) => tellRuns({ devices, runs }, on.runs),
       onBlocks: (layer, first, count) => {
-        if (found.push([layer, first, count]) === RUNS_TOLD) tell();
+        found.push([layer, first, count]);
+        // What was kept is decoded in one turn, in which no timer fires.
+        if (found.length === RUNS_TOLD || performance.now() - toldAt >= TELL_MS) tell();
         else timer ??= setTimeout(tell, TELL_MS);
       },
     });
