@@ -41,6 +41,8 @@ const REPLACED: Record<string, string> = {
   'fetch/start-jobs.ts': 'start-jobs.ts',
   'fetch/rehearse-fetch.ts': 'rehearsal.ts',
   'engine/rehearse-start.ts': 'rehearsal.ts',
+  'engine/rehearse-front.ts': 'rehearsal.ts',
+  'engine/heap.ts': 'heap.ts',
   'container/reap.ts': 'reap.ts',
 };
 const PACKAGES: Record<string, string> = {
