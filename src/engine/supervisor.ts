@@ -29,12 +29,11 @@ import type { ProviderSettings } from '../registry/credential-providers.ts';
 import type { SnapshotterOptions } from '../snapshotter/options.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { Layout, removeDrafts, writeWhole } from '../store/layout.ts';
-import { type Handlers, localApi, serveApi } from './api.ts';
+import { localApi, serveApi } from './api.ts';
 import { Chains } from './chains.ts';
 import { Child, type ChildOptions, describeEnd } from './child.ts';
 import { CacheKeeper, NO_CACHE } from './cache-keeper.ts';
 import { Conditions } from './conditions.ts';
-import { containerAt, mountOn, unmountFrom } from './container-root.ts';
 import { Devices } from './devices.ts';
 import { Fetchers } from './fetchers.ts';
 import { FrontEnds } from './front-ends.ts';
@@ -43,6 +42,7 @@ import { Images } from './images.ts';
 import { Leftovers } from './leftovers.ts';
 import { takeLockInTurn } from './lock.ts';
 import { type NodeLog, openNodeLog } from './node-log.ts';
+import { operations } from './operations.ts';
 import { rootId } from './ownership.ts';
 import { Trust } from './trust.ts';
 import { Mounts } from './mounts.ts';
@@ -385,82 +385,24 @@ class Supervisor {
     /** There has been work. */
     const working = new AbortController();
     let rehearsed: Promise<void> | undefined;
-    const handlers: Handlers = {
+    const handlers = operations({
+      root,
+      mounts,
+      chains,
+      trust,
+      cache,
+      scrubs: scrub,
       status,
-      mount: async (request, onProgress) => {
-        this.#refuseWhenStopping();
-        working.abort();
-        this.#tidying.worked();
-        const {
-          ref,
-          dir,
-          platform,
-          prefetch,
-          prefetchLimit,
-          container,
-          layers,
-          start,
-          program,
-          trust: policy,
-          overlay,
-        } = request;
-        if (prefetchLimit !== undefined && !prefetch)
-          throw new CofaError(
-            'invalid-argument',
-            'prefetchLimit says how fast, and prefetch that there is none',
-          );
-        const folder = overlay === undefined ? undefined : containerAt(root, dir);
-        const image = layers === undefined ? undefined : await chains.image(ref, layers);
-        const mounted = mounts
-          .mount({
-            ref,
-            image,
-            dir,
-            platform,
-            prefetch,
-            prefetchLimit,
-            container,
-            trust: policy,
-            start,
-            program,
-            onProgress,
-          })
-          .finally(() => {
-            this.#tidying.worked();
-            trust.poke();
-          });
-        if (overlay === undefined || folder === undefined) return await mounted;
-        return await mountOn(mounted, folder, overlay, () => mounts.unmount(dir));
-      },
-      chain: async (request) => ({ flat: await chains.flat(request) }),
-      unmount: async ({ dir, overlay }) => {
-        this.#tidying.worked();
-        if (overlay === true) await unmountFrom(containerAt(root, dir));
-        return await mounts.unmount(dir);
-      },
-      prune: (order) => cache.prune(order).finally(() => trust.poke()),
-      remove: ({ ref }) => cache.remove(ref).finally(() => trust.poke()),
-      scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
-        this.#refuseWhenStopping();
-        const layers = await scrub.choose({
-          image: ref === undefined ? undefined : cache.find(ref),
-          layer,
-        });
-        return await scrub.run({ layers, repair, bytesPerSecond }, onProgress);
-      },
-      'scrub-stop': async () => ({ stopped: scrub.stop() }),
+      refuseWhenStopping: () => this.#refuseWhenStopping(),
+      onMount: () => working.abort(),
+      onWork: () => this.#tidying.worked(),
       upgrade: async () => {
-        this.#refuseWhenStopping();
         const frontEnd = await this.#fronts.upgrade();
         return { frontEnd, fetchers: await this.#fetchers.upgrade() };
       },
-      down: async ({ force }) => {
-        this.#refuseWhenStopping();
-        await this.#detach(mounts, force);
-        setImmediate(() => void stop());
-        return { stopping: true };
-      },
-    };
+      detach: (force) => this.#detach(mounts, force),
+      stop: () => stop(),
+    });
     serveApi(bus, names, handlers, this.#log, owner.mayAnswer);
     const away = () => (this.#conditions.has('nats') ? busAway(nats.url) : undefined);
     const local = localApi(handlers, this.#log, owner.mayAnswer, away);

@@ -1,0 +1,83 @@
+/** What the engine's API does, by operation (schemas/api.ts): each call of it comes here, whatever way it came. */
+import type { Status } from '../../schemas/api.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import type { Handlers } from './api.ts';
+import type { CacheKeeper } from './cache-keeper.ts';
+import type { Chains } from './chains.ts';
+import { containerAt, mountOn, unmountFrom } from './container-root.ts';
+import type { Mounts } from './mounts.ts';
+import type { Scrubs } from './scrubs.ts';
+import type { Trust } from './trust.ts';
+
+export interface OperationsOptions {
+  root: string;
+  mounts: Mounts;
+  chains: Chains;
+  trust: Trust;
+  cache: CacheKeeper;
+  scrubs: Scrubs;
+  status: () => Promise<Status>;
+  /** Throws while the engine stops. */
+  refuseWhenStopping: () => void;
+  /** Somebody wants an image: what the engine does for itself can wait. */
+  onMount: () => void;
+  /** There is, or was until now, something to do for a mount. */
+  onWork: () => void;
+  upgrade: Handlers['upgrade'];
+  /** Takes the mounts out of the kernel. Error `busy` where one is in use; `force`: it goes all the same. */
+  detach: (force: boolean) => Promise<void>;
+  /** The engine ends; called when the answer is on its way. */
+  stop: () => Promise<void>;
+}
+
+export function operations(options: OperationsOptions): Handlers {
+  const { root, mounts, chains, trust, cache, scrubs, refuseWhenStopping, onWork } = options;
+  return {
+    status: options.status,
+    mount: async ({ layers, overlay, ...order }, onProgress) => {
+      refuseWhenStopping();
+      options.onMount();
+      onWork();
+      const { ref, dir, platform, prefetch, prefetchLimit, container, start, program, trust: policy } = order;
+      if (prefetchLimit !== undefined && !prefetch)
+        throw new CofaError(
+          'invalid-argument',
+          'prefetchLimit says how fast, and prefetch that there is none',
+        );
+      const folder = overlay === undefined ? undefined : containerAt(root, dir);
+      const image = layers === undefined ? undefined : await chains.image(ref, layers);
+      const how = { platform, prefetch, prefetchLimit, container, start, program, trust: policy };
+      const mounted = mounts.mount({ ref, image, dir, ...how, onProgress }).finally(() => {
+        onWork();
+        trust.poke();
+      });
+      if (overlay === undefined || folder === undefined) return await mounted;
+      return await mountOn(mounted, folder, overlay, () => mounts.unmount(dir));
+    },
+    chain: async (request) => ({ flat: await chains.flat(request) }),
+    unmount: async ({ dir, overlay }) => {
+      onWork();
+      if (overlay === true) await unmountFrom(containerAt(root, dir));
+      return await mounts.unmount(dir);
+    },
+    prune: (order) => cache.prune(order).finally(() => trust.poke()),
+    remove: ({ ref }) => cache.remove(ref).finally(() => trust.poke()),
+    scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
+      refuseWhenStopping();
+      const image = ref === undefined ? undefined : cache.find(ref);
+      const layers = await scrubs.choose({ image, layer });
+      return await scrubs.run({ layers, repair, bytesPerSecond }, onProgress);
+    },
+    'scrub-stop': async () => ({ stopped: scrubs.stop() }),
+    upgrade: async (request, onProgress) => {
+      refuseWhenStopping();
+      return await options.upgrade(request, onProgress);
+    },
+    down: async ({ force }) => {
+      refuseWhenStopping();
+      await options.detach(force);
+      setImmediate(() => void options.stop());
+      return { stopping: true };
+    },
+  };
+}
