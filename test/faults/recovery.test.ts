@@ -4,13 +4,14 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile } from 'node:fs/promises';
-import { existsSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { existsSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
+import { listLoops } from '../../src/kernel/loop.ts';
 import { Cleanup, listMounts } from '../support/temp.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from './fault-image.ts';
 
@@ -69,19 +70,17 @@ async function kill(engine: Engine, what: 'all' | 'supervisor'): Promise<void> {
 
 const mountAt = (dir: string) => listMounts().findLast(({ point }) => point === dir);
 
-/** Loops of an engine, by number, with the files behind them; those of a FUSE mount that was detached lack its path. */
-function loopsOf(root: string): string[] {
+/** Loops of an engine, by number, with the files behind them; those of a FUSE mount that was detached lack its path, and maybe their label. */
+async function loopsOf(root: string): Promise<string[]> {
   const names = image.tars.map((tar) => `/${createHash('sha256').update(tar).digest('hex')}`);
-  return readdirSync('/sys/block')
-    .filter((name) => /^loop\d/.test(name))
-    .flatMap((name) => {
-      try {
-        const file = readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').trim();
-        return file.startsWith(root) || names.includes(file) ? [`${name} ${file}`] : [];
-      } catch {
-        return [];
-      }
-    });
+  const engine = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}/`;
+  const loops = await listLoops((file) => file.startsWith(root) || names.includes(file));
+  // Another test's engine may have the same layers.
+  return loops
+    .filter(
+      ({ backingFile, label }) => backingFile.startsWith(root) || label === '' || label.startsWith(engine),
+    )
+    .map(({ number, backingFile }) => `loop${number} ${backingFile}`);
 }
 
 const readAll = (dir: string) =>
@@ -124,7 +123,7 @@ describe('recovery', () => {
     const { engine, root, dir } = await prepare();
     const noise = image.files.get('app/noise') as Buffer;
     const container = await useLikeContainer(dir);
-    const before = { mount: mountAt(dir), loops: loopsOf(root) };
+    const before = { mount: mountAt(dir), loops: await loopsOf(root) };
     let last = engine;
     for (const [round, what] of (['supervisor', 'all'] as const).entries()) {
       await kill(last, what);
@@ -133,7 +132,7 @@ describe('recovery', () => {
       expect(await readPieces(join(container.rootfs, 'app/noise'), noise, place)).toEqual(['EIO']);
       last = await up(root);
       expect(mountAt(dir)).toEqual(before.mount);
-      expect(loopsOf(root)).toEqual(before.loops);
+      expect(await loopsOf(root)).toEqual(before.loops);
     }
     expect(container.readOpen()).toEqual(noise.subarray(1 << 20, (1 << 20) + 4096));
     expect(await readAll(container.rootfs)).toMatchObject({ failures: [] });
@@ -153,16 +152,16 @@ describe('recovery', () => {
     await eventually('the kernel reads all layers itself', async () => {
       const { layers } = await imageOf(engine, image.ref);
       // The front end says so before the loop is moved.
-      const isMoved = loopsOf(root).every((line) => !line.includes('/run/devices/'));
+      const isMoved = (await loopsOf(root)).every((line) => !line.includes('/run/devices/'));
       return isMoved && layers.every(({ state }) => state === 'handed-over');
     });
-    const before = { mount: mountAt(dir), loops: loopsOf(root) };
+    const before = { mount: mountAt(dir), loops: await loopsOf(root) };
     const container = await useLikeContainer(dir);
     await kill(engine, 'all');
     expect(await readAll(container.rootfs)).toMatchObject({ failures: [] });
     const again = await up(root);
     expect(mountAt(dir)).toEqual(before.mount);
-    expect(loopsOf(root)).toEqual(before.loops);
+    expect(await loopsOf(root)).toEqual(before.loops);
     expect((await imageOf(again, image.ref)).layers.map(({ state }) => state)).toEqual([
       'handed-over',
       'handed-over',
@@ -181,25 +180,25 @@ describe('recovery', () => {
     await kill(engine, 'all');
     await run('umount', [dir]);
     await run('umount', ['-l', join(root, 'run/devices')]);
-    for (const line of loopsOf(root)) await run('losetup', ['-d', `/dev/${line.split(' ')[0]}`]);
+    for (const line of await loopsOf(root)) await run('losetup', ['-d', `/dev/${line.split(' ')[0]}`]);
     // Whoever has one open for a moment keeps it for so long.
-    await eventually('the loops are free', () => loopsOf(root).length === 0);
+    await eventually('the loops are free', async () => (await loopsOf(root)).length === 0);
     const again = await up(root);
     expect((await imageOf(again, image.ref)).blocks.present).toBeGreaterThan(present / 2);
     expect(await readAll(dir)).toMatchObject({ failures: [] });
     expect(again.log('supervisor')).toContain('"anew":1');
-    expect(loopsOf(root)).toHaveLength(3);
+    expect(await loopsOf(root)).toHaveLength(3);
   });
 
   it('loops that are about to go away are repaired for who uses them, and replaced for others', async () => {
     const { engine, root, dir } = await prepare();
     const container = await useLikeContainer(dir);
-    const before = loopsOf(root);
+    const before = await loopsOf(root);
     await kill(engine, 'supervisor');
     // In use, so each goes with its last user.
     for (const line of before) await run('losetup', ['-d', `/dev/${line.split(' ')[0]}`]);
     const again = await up(root);
-    expect(loopsOf(root)).toHaveLength(2 * before.length);
+    expect(await loopsOf(root)).toHaveLength(2 * before.length);
     for (const path of [container.rootfs, dir]) expect(await readAll(path)).toMatchObject({ failures: [] });
     expect((await again.status()).degraded).toEqual([]);
     await run('umount', ['-l', container.rootfs]);

@@ -181,6 +181,12 @@ describe('the log of a running engine', () => {
         ['wait', 'following the engine'],
         ['wait', '/other'],
         ['wait', 'mount.mounted'],
+        // What the engine does of itself may have come behind it: back to the mount.
+        ['type', 'f'],
+        ['type', '/mount.mounted\r'],
+        ['pause', 500],
+        ['type', 'N'],
+        ['pause', 500],
         ['type', 'w'],
         ['wait', 'why the start of'],
         ['type', 'qq'],
