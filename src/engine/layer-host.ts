@@ -119,6 +119,8 @@ export class LayerHost {
   /** The layer is complete, and that is about to be said. */
   #isUnsaid = false;
   #saying = false;
+  /** How often the layer has become whole, so that what is told of an earlier time is known. */
+  #verification = 0;
   /** A hand-over is about to be offered. */
   #offering = false;
   /** The kernel reads the device file itself, or may be about to: none of its bytes may go. */
@@ -465,7 +467,7 @@ export class LayerHost {
         this.#cancel(effect.job);
         return;
       case 'verify':
-        void this.#verify();
+        void this.#verify(++this.#verification);
         return;
       case 'complete':
         void this.#completed();
@@ -593,39 +595,46 @@ export class LayerHost {
     return spans;
   }
 
-  /** Every block is there: is it the layer that the image names? */
-  async #verify(): Promise<void> {
+  /**
+   * Every block is there: is it the layer that the image names? `turn`: of `#verification`. A check that was lost, or is late, may end
+   * when blocks have gone and come since: it has read what was there in between, and says nothing.
+   */
+  async #verify(turn: number): Promise<void> {
     const { diffId, table, pool, log } = this.#options;
     // What the check reads must be what a crash would leave.
     await this.#flush().catch((error: unknown) => log.warn({ error }, 'blocks not in the log yet'));
-    if (this.#closed) return;
+    if (!this.#isVerifying(turn)) return;
     pool.submit(
       { kind: 'verify', layer: diffId, size: table.rawSize },
       {
         blocks: () => {},
         end: (_, failure) => {
-          if (this.#closed) return;
+          if (!this.#isVerifying(turn)) return;
           if (failure === undefined) this.#send({ type: 'verified', ok: true, now: this.#options.now() });
-          else if (failure.error.code === 'integrity') void this.#mismatch();
-          else this.#verifyLater();
+          else if (failure.error.code === 'integrity') void this.#mismatch(turn);
+          else this.#verifyLater(turn);
         },
       },
     );
   }
 
-  #verifyLater(): void {
-    setTimeout(() => this.#closed || void this.#verify(), RETRY_APPEND_MS).unref();
+  #isVerifying(turn: number): boolean {
+    return !this.#closed && turn === this.#verification && this.#actor.state === 'verifying';
+  }
+
+  #verifyLater(turn: number): void {
+    setTimeout(() => this.#isVerifying(turn) && void this.#verify(turn), RETRY_APPEND_MS).unref();
   }
 
   /** The disk, or the span table? A table whose blocks are all there and right leads to the diffID. */
-  async #mismatch(): Promise<void> {
+  async #mismatch(turn: number): Promise<void> {
     const { onMismatch, log, diffId, now } = this.#options;
     try {
       const isDamaged = await onMismatch(this);
-      if (!isDamaged && !this.#closed) this.#send({ type: 'verified', ok: false, now: now() });
+      if (!isDamaged && this.#isVerifying(turn)) this.#send({ type: 'verified', ok: false, now: now() });
     } catch (error) {
       log.warn({ layer: diffId, error }, 'a device that is not its layer was not compared');
-      if (!this.#closed && this.#actor.state === 'verifying') this.#verifyLater();
+      if (this.#isVerifying(turn)) this.#verifyLater(turn);
     }
   }
 

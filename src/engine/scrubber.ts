@@ -312,9 +312,11 @@ export class Scrubber {
 
   /** Bad blocks become absent, so that they are fetched again, as far as they can. */
   async #takeOut(diffId: string, bad: Ranges): Promise<void> {
-    const { cache, log } = this.#options;
+    const { cache, opened, log } = this.#options;
     log.error({ layer: diffId, blocks: sizeOf(bad), first: bad[0]?.[0] }, 'blocks are damaged on the disk');
     const bytes = await cache.evict(diffId, bad, 'scrub');
+    // One that the cache was just taking out is here again where the log does not take that.
+    await opened.get(diffId)?.evicted();
     const kept = sizeOf(this.#keptOf(diffId, bad, bad));
     log.warn({ layer: diffId, bytes, kept }, 'damaged blocks were taken out');
   }

@@ -25,11 +25,18 @@ let appended: NewEvent[];
 let notices: Array<FrontNotice['kind']>;
 let isFull: boolean;
 let isWatched: boolean;
+/** Checks of the whole device end when the test says so. */
+let isHeld: boolean;
+let held: Listener[];
+
+interface Listener {
+  end(bytes: number, failure: object | undefined, timing: object): void;
+}
 
 /** A layer whose blocks are all here, as the log says; not yet compared as a whole. */
 beforeEach(async () => {
   cleanup = new Cleanup();
-  [appended, notices, isFull, isWatched] = [[], [], false, true];
+  [appended, notices, isFull, isWatched, isHeld, held] = [[], [], false, true, false, []];
   const path = join(await cleanup.tempDir('layer-host'), 'device');
   await writeFile(path, Buffer.alloc(BLOCKS * BLOCK, 1));
   const facts = new Map<string, LayerFacts>();
@@ -54,8 +61,9 @@ beforeEach(async () => {
   } as unknown as EventLog;
   const pool = {
     // Whatever is asked for comes out well.
-    submit: (_: unknown, job: { end(bytes: number, failure: undefined, timing: object): void }) => {
-      setImmediate(() => job.end(0, undefined, {}));
+    submit: (order: { kind: string }, job: Listener) => {
+      if (order.kind === 'verify' && isHeld) held.push(job);
+      else setImmediate(() => job.end(0, undefined, {}));
       return 1;
     },
   } as unknown as FetchPool;
@@ -139,4 +147,27 @@ test('a damaged block is given to nobody from when it was found, also while the 
     'layer.blocks',
     'layer.completed',
   ]);
+});
+
+test('a check of the whole device that ends when blocks have gone and come since says nothing', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  isHeld = true;
+  const again = async (checks: number) => {
+    const came = new Promise<number>((resolve) => layer.cold(0, 1, resolve));
+    expect(await came).toBe(0);
+    await eventually('it is checked', () => held.length === checks);
+  };
+  await layer.evict([[0, 1]], 'limit');
+  await again(1);
+  expect(await layer.damaged([[0, 1]])).toBe(true);
+  await again(2);
+  const notItsLayer = {
+    error: { code: 'integrity', message: 'it hashes to something else' },
+    retryable: false,
+  };
+  held[0]?.end(0, notItsLayer, {});
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(notices).not.toContain('corrupt');
+  held[1]?.end(0, undefined, {});
+  await eventually('it is whole again', isSaid('whole', 2));
 });
