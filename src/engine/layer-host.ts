@@ -533,7 +533,9 @@ export class LayerHost {
   }
 
   #fetch({ job, firstSpan, spanCount, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
-    const { diffId, source, pool, now } = this.#options;
+    const { diffId, source, pool, now, table } = this.#options;
+    const first = table.span(firstSpan).firstBlock;
+    const last = table.span(firstSpan + spanCount - 1);
     const running: RunningJob = { job, pool: 0, firstSpan, spanCount, bytes: 0 };
     // Before it is submitted: one that is refused ends within the call.
     this.#jobs.set(job, running);
@@ -542,8 +544,8 @@ export class LayerHost {
       kind: 'fetch',
       class: kind,
       layer: diffId,
-      firstSpan,
-      spanCount,
+      firstBlock: first,
+      blockCount: last.firstBlock + last.blockCount - first,
       source,
     };
     const rest = kind === 'prefetch' && soon !== true ? { rest: this.device.size } : {};

@@ -2,11 +2,12 @@
  * One startup pack: stream → decode → verify → write, over all layers that it has blocks of. Like a fetch
  * (fetch-job.ts), but in the order in which the image's start reads.
  */
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { CofaError } from '../../schemas/errors.ts';
 import type { StartRun } from '../../schemas/fetch.ts';
 import type { SpanTable } from '../image/span-table.ts';
 import { decodePack } from '../pack/format.ts';
+import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 
 /** Blocks of one layer in a row that are reported together. */
@@ -31,6 +32,7 @@ export interface PackContext {
 export async function runPack(body: AsyncIterable<Uint8Array>, context: PackContext): Promise<void> {
   const { layout, tables, signal } = context;
   const files = new Map<string, number>();
+  const room = new DiskRoom(layout.root);
   let devices: readonly string[] = [];
   let layer = '';
   let from = 0;
@@ -63,7 +65,7 @@ export async function runPack(body: AsyncIterable<Uint8Array>, context: PackCont
         if (!table.verify(block, bytes)) {
           throw new CofaError('integrity', `the startup pack has a wrong block ${block} of layer ${diffId}`);
         }
-        writeAll(files.get(diffId) as number, bytes, block * table.blockSize);
+        room.write(files.get(diffId) as number, bytes, block * table.blockSize);
         if (count > 0 && (diffId !== layer || block !== from + count)) report();
         if (count === 0) {
           layer = diffId;
@@ -78,8 +80,4 @@ export async function runPack(body: AsyncIterable<Uint8Array>, context: PackCont
     report();
     for (const file of files.values()) closeSync(file);
   }
-}
-
-function writeAll(file: number, data: Buffer, position: number): void {
-  for (let at = 0; at < data.length; ) at += writeSync(file, data, at, data.length - at, position + at);
 }

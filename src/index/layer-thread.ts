@@ -16,7 +16,6 @@ import {
   openSync,
   readSync,
   rmSync,
-  writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
@@ -26,6 +25,7 @@ import { indexLayer } from '../image/index-layer.ts';
 import { encodeToc } from '../image/toc-codec.ts';
 import { beginWriteBack } from '../kernel/write-back.ts';
 import { deviceSize } from '../store/device.ts';
+import { DiskRoom, writeAll } from '../store/disk-room.ts';
 import type { FromThread, LayerJob, Rest, ToThread } from './layer-job.ts';
 import type { Piece } from './pieces.ts';
 
@@ -129,6 +129,7 @@ const sync = promisify(fdatasync);
 class DeviceDraft {
   readonly #target: string;
   readonly #path: string;
+  readonly #room: DiskRoom;
   #fd: number | undefined;
   /** Bytes written so far, and those of them that are on their way to the disk. */
   #written = 0;
@@ -139,13 +140,14 @@ class DeviceDraft {
     this.#target = target;
     this.#path = `${target}.${randomBytes(6).toString('hex')}.draft`;
     mkdirSync(dirname(target), { recursive: true, mode: 0o700 });
+    this.#room = new DiskRoom(dirname(target));
     this.#fd = openSync(this.#path, 'wx+', 0o600);
   }
 
   /** Synchronous: this thread has nothing else to do, and the next bytes wait for these anyway. */
   write(offset: number, bytes: Buffer): void {
     const fd = this.#fd as number;
-    writeAt(fd, offset, bytes);
+    this.#room.write(fd, bytes, offset);
     this.#written = offset + bytes.length;
     // One at a time: a disk that does not keep up is not asked for more.
     if (this.#written - this.#begun < WRITE_BACK_BYTES || this.#writeBack !== undefined) return;
@@ -188,18 +190,12 @@ function fillInPlace(from: number, target: string): void {
     for (let at = 0; at < size; ) {
       const length = readSync(from, buffer, 0, buffer.length, at);
       if (length === 0) break;
-      writeAt(to, at, buffer.subarray(0, length));
+      writeAll(to, buffer.subarray(0, length), at);
       at += length;
     }
     fdatasyncSync(to);
   } finally {
     closeSync(to);
-  }
-}
-
-function writeAt(fd: number, offset: number, bytes: Buffer): void {
-  for (let done = 0; done < bytes.length; ) {
-    done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
   }
 }
 

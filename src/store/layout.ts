@@ -20,6 +20,7 @@
  */
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { DiskRoom } from './disk-room.ts';
 
 export class Layout {
   readonly root: string;
@@ -46,6 +47,8 @@ export class Layout {
   flatMount = (chain: string): string => this.in('flats', hexOf(chain));
   mapped = (): string => this.in('mapped');
   trustedSidecars = (): string => this.in('trusted-sidecars');
+  /** What containers left that have ended, until it is gone. */
+  discarded = (): string => this.in('discarded');
   log = (name: string): string => this.in('log', `${name}.log`);
 
   /** Makes the folders; they are for root alone since layers may hold secrets. */
@@ -88,9 +91,13 @@ export async function removeDrafts(layout: Layout): Promise<number> {
 
 let drafts = 0;
 
-/** Writes a file so that it is there whole and synced, or not at all. */
+/** What is smaller may take of the log's room, bytes: an engine has to come up on a full disk as well. */
+const SMALL_FILE = 64 * 1024;
+
+/** Writes a file so that it is there whole and synced, or not at all. Error `no-space` also where it would take the log's room. */
 export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  if (bytes.length > SMALL_FILE) new DiskRoom(dirname(path)).take(bytes.length);
   // Two images that share a layer may both be at it.
   const draft = `${path}.${process.pid}.${++drafts}.draft`;
   try {
