@@ -19,6 +19,9 @@ export interface LayerLimits {
   prefetchInFlight: number;
   /** The same while there are spans that a start is likely to read soon. */
   aimedInFlight: number;
+  /** Blocks of one job of such spans, and of a span between two of them that is fetched along. */
+  aimedBlocks: number;
+  gapBlocks: number;
   /** Pause of prefetch after a failure; doubled at each further one up to the longest, ms. */
   prefetchPauseMs: number;
   prefetchPauseMaxMs: number;
@@ -49,6 +52,8 @@ export const LAYER_LIMITS: LayerLimits = {
   prefetchAroundMs: 1_000,
   prefetchInFlight: 2,
   aimedInFlight: 4,
+  aimedBlocks: 64,
+  gapBlocks: 6,
   prefetchPauseMs: 1_000,
   prefetchPauseMaxMs: 30_000,
   attempts: 10,

@@ -135,12 +135,15 @@ export class LayerActor {
     this.#nextJob = options.firstJob ?? 1;
     this.#fence = this.#nextJob;
     this.#unlogged = new BlockSet(geometry.blockCount);
-    this.#prefetcher = new Prefetcher(geometry.spanCount, {
+    const blocksOf = (span: number) => this.#blocks.end(span) - this.#blocks.start(span);
+    this.#prefetcher = new Prefetcher(geometry.spanCount, blocksOf, {
       batchSpans: this.#limits.prefetchBatchSpans,
       batchSpansAround: this.#limits.prefetchBatchSpansAround,
       aroundMs: this.#limits.prefetchAroundMs,
       inFlight: this.#limits.prefetchInFlight,
       aimedInFlight: this.#limits.aimedInFlight,
+      aimedBlocks: this.#limits.aimedBlocks,
+      gapBlocks: this.#limits.gapBlocks,
       pauseMs: this.#limits.prefetchPauseMs,
       pauseMaxMs: this.#limits.prefetchPauseMaxMs,
     });

@@ -15,6 +15,9 @@ export interface PrefetchLimits {
   /** Jobs at once, and as long as there are spans that a reader is likely to want soon. */
   inFlight: number;
   aimedInFlight: number;
+  /** Blocks of one job of such spans, and of a span between two of them that is fetched along. */
+  aimedBlocks: number;
+  gapBlocks: number;
   /** First and longest pause after a failure, ms. */
   pauseMs: number;
   pauseMaxMs: number;
@@ -33,6 +36,7 @@ export interface Batch {
 export class Prefetcher {
   readonly #limits: PrefetchLimits;
   readonly #spanCount: number;
+  readonly #blocksOf: (span: number) => number;
   #on = false;
   /** Spans before it have been offered. */
   #cursor = 0;
@@ -45,9 +49,10 @@ export class Prefetcher {
   #aimed: number[] = [];
   readonly readahead: Readahead;
 
-  constructor(spanCount: number, limits: PrefetchLimits) {
+  constructor(spanCount: number, blocksOf: (span: number) => number, limits: PrefetchLimits) {
     this.readahead = new Readahead(spanCount);
     this.#spanCount = spanCount;
+    this.#blocksOf = blocksOf;
     this.#limits = limits;
   }
 
@@ -148,21 +153,34 @@ export class Prefetcher {
     return { firstSpan, spanCount: this.#cursor - firstSpan };
   }
 
-  /** Neighbours that are wanted one after the other share a job. */
+  /**
+   * The next one in order, and with it those right behind it in the layer that are wanted as well, now or later: at a link of
+   * 1 Gbit/s a job costs more than a few blocks do, so a small gap between them is fetched along.
+   */
   #nextAimed(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
     for (let span = this.#aimed.pop(); span !== undefined; span = this.#aimed.pop()) {
       if (!free(span)) continue;
-      let spanCount = 1;
-      const follows = () => {
-        const next = span + spanCount;
-        return this.#aimed.at(-1) === next && free(next) && !alone(next);
-      };
-      while (spanCount < this.#limits.batchSpans && !alone(span) && follows()) {
-        this.#aimed.pop();
-        spanCount += 1;
-      }
-      return { firstSpan: span, spanCount, soon: true };
+      const end = alone(span)
+        ? span + 1
+        : this.#endOfRun(span, (next) => next < this.#spanCount && free(next) && !alone(next));
+      if (end > span + 1) this.#aimed = this.#aimed.filter((other) => other < span || other >= end);
+      return { firstSpan: span, spanCount: end - span, soon: true };
     }
     return undefined;
+  }
+
+  /** The span behind the last that goes into one job with this one. */
+  #endOfRun(first: number, may: (span: number) => boolean): number {
+    const wanted = new Set(this.#aimed);
+    let left = this.#limits.aimedBlocks - this.#blocksOf(first);
+    let end = first + 1;
+    for (;;) {
+      const isGap = !wanted.has(end) && may(end) && this.#blocksOf(end) <= this.#limits.gapBlocks;
+      const next = isGap ? end + 1 : end;
+      if (!wanted.has(next) || !may(next)) return end;
+      left -= this.#blocksOf(next) + (isGap ? this.#blocksOf(end) : 0);
+      if (left < 0) return end;
+      end = next + 1;
+    }
   }
 }

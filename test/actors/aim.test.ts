@@ -4,7 +4,9 @@ import { LayerActor, type LayerEffect, type LayerEvent, type LayerLimits } from 
 import { evenGeometry } from '../support/geometry.ts';
 
 /** A layer of 100 spans of 4 blocks, checked after each event. */
-function layerOf(limits: Partial<LayerLimits> = {}) {
+function layerOf(given: Partial<LayerLimits> = {}) {
+  // Gaps have a test of their own.
+  const limits = { gapBlocks: 0, ...given };
   const actor = new LayerActor(evenGeometry(100, 4), new Uint8Array(new SharedArrayBuffer(400)), limits);
   /** The fetches that follow, as class, first span, spans; and the jobs that somebody waits for from now on. */
   const send = (event: LayerEvent): Array<string | number> => {
@@ -32,6 +34,24 @@ describe('what a start is likely to read', () => {
     expect(send(done(1))).toEqual(['prefetch 20']);
     expect(send(done(3))).toEqual([]);
     expect(send(done(4))).toEqual([]);
+  });
+
+  test('is fetched with what is wanted later and lies right behind it, a small gap along with it', () => {
+    const order = aim(50, 7, 52, 8, 60, 51, 10);
+    expect(layerOf().send(order)).toEqual(['prefetch 50 +2', 'prefetch 7 +1', 'prefetch 60', 'prefetch 10']);
+    expect(layerOf({ gapBlocks: 4 }).send(order)).toEqual(['prefetch 50 +2', 'prefetch 7 +3', 'prefetch 60']);
+    expect(layerOf({ gapBlocks: 3 }).send(order)).toHaveLength(4);
+    // Jobs stay small all the same.
+    expect(layerOf({ aimedBlocks: 8 }).send(order).slice(0, 2)).toEqual(['prefetch 50 +1', 'prefetch 7 +1']);
+  });
+
+  test('does not take along what is there, nor what a reader has asked for', () => {
+    const { send } = layerOf({ aimedInFlight: 1, gapBlocks: 4 });
+    send({ type: 'restore', ranges: [[8 * 4, 4]] });
+    expect(send(aim(7, 9, 20, 22))).toEqual(['prefetch 7']);
+    expect(send({ type: 'read', id: 1, firstBlock: 84, lastBlock: 84, now: 0 })).toEqual(['demand 21']);
+    expect(send(done(1))).toEqual(['prefetch 9']);
+    expect(send(done(3))).toEqual(['prefetch 20']);
   });
 
   test('comes before the rest, which then follows without what is there', () => {
