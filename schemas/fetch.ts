@@ -26,12 +26,15 @@ interface JobBase {
   layer: string;
 }
 
-/** Fetch `spanCount` consecutive spans, verify each block, write them into the layer device. */
+/**
+ * Fetch these blocks, one span or several in a row, verify each, write them into the layer device. Blocks, since the same
+ * layer may have come with several span tables (src/index/cut-spans.ts): what both sides know need not be the same one.
+ */
 export interface FetchJob extends JobBase {
   kind: 'fetch';
   class: 'demand' | 'prefetch';
-  firstSpan: number;
-  spanCount: number;
+  firstBlock: number;
+  blockCount: number;
   source: BlobSource;
 }
 

@@ -74,20 +74,32 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
         return;
       }
     }
-    const { showOn } = await import('./engine-progress.ts');
-    const indexed = await indexImage({
+    const [{ showOn }, { giveHeapRoom, INDEXING_ROOM_PERCENT }, { findHints }, { cutForHints }] =
+      await Promise.all([
+        import('./engine-progress.ts'),
+        import('../engine/heap.ts'),
+        import('../index/image-hints.ts'),
+        import('../index/cut-for-hints.ts'),
+      ]);
+    let indexed = await indexImage({
       image,
       registry,
       signal,
+      onBegun: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
       onProgress: showOn(view, (text) => context.output.warn(text)),
       ...(options.threads === undefined ? {} : { threads: options.threads }),
     });
     view.update('phase', { label: 'looking at its command', done: 0, total: undefined });
-    const { findHints } = await import('../index/image-hints.ts');
     const hints = await findHints(client, image, indexed, {
       signal,
       onFailed: (why) => context.output.warn(`its starts get no hints: ${why}`),
     });
+    if (hints !== undefined) {
+      indexed = await cutForHints(client, image, indexed, hints, {
+        signal,
+        onFailed: (why) => context.output.warn(`its starts fetch more than they read: ${why}`),
+      });
+    }
     const indexedMs = performance.now() - started;
     let sidecar: { digest: string; size: number } | undefined;
     if (options.dryRun !== true) {

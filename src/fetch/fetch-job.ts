@@ -1,13 +1,14 @@
 /**
  * One fetch: range → decode → verify → write. The second half of a cold read; the first is in src/engine/front-end.ts.
  */
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
 import type { FetchJob, FetchTimes } from '../../schemas/fetch.ts';
 import { decodeSpans } from '../image/decode-span.ts';
 import { SpanTable } from '../image/span-table.ts';
 import type { RegistryClient } from '../registry/client.ts';
+import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Gate } from './gate.ts';
 
@@ -28,14 +29,16 @@ export interface FetchContext {
 }
 
 /**
- * Fetches the job's spans into the layer device. Resolves with the compressed bytes that `onBlocks` has not reported.
+ * Fetches the job's blocks into the layer device. Resolves with the compressed bytes that `onBlocks` has not reported.
  * Errors: `integrity` (bytes are not what the span table says), `no-space`, those of the registry client.
  */
 export async function runFetch(job: FetchJob, context: FetchContext): Promise<number> {
   const table = await context.tables.get(job.source.digest);
-  const first = table.span(job.firstSpan);
-  const last = table.span(job.firstSpan + job.spanCount - 1);
+  const end = job.firstBlock + job.blockCount;
+  const first = table.span(table.spanOfBlock(job.firstBlock));
+  const last = table.span(table.spanOfBlock(end - 1));
   const device = openSync(context.layout.device(job.layer), 'r+');
+  const room = new DiskRoom(context.layout.root);
   let bytes = 0;
   let from = 0;
   let count = 0;
@@ -65,12 +68,14 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
   try {
     await decodeSpans(
       table,
-      job.firstSpan,
-      job.spanCount,
+      first.index,
+      last.index - first.index + 1,
       counted(),
       (block, data) => {
+        // The table has longer spans than the one that was asked by.
+        if (block < job.firstBlock || block >= end) return;
         watch.turnTo('writeUs');
-        writeAll(device, data, block * table.blockSize);
+        room.write(device, data, block * table.blockSize);
         watch.turnTo('decodeUs');
         if (count === 0) from = block;
         count += 1;
@@ -149,8 +154,4 @@ export class SpanTables {
     }
     return table;
   }
-}
-
-function writeAll(file: number, data: Buffer, position: number): void {
-  for (let at = 0; at < data.length; ) at += writeSync(file, data, at, data.length - at, position + at);
 }

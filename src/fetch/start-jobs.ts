@@ -11,6 +11,7 @@ import { encodePack, MAX_PACK_BYTES } from '../pack/format.ts';
 import { PackStore } from '../pack/pack-store.ts';
 import type { RegistryClient } from '../registry/client.ts';
 import { extentsOf } from '../replay/file-paths.ts';
+import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 import type { SpanTables } from './fetch-job.ts';
 import { Ahead } from './ahead.ts';
@@ -203,6 +204,9 @@ async function makePack(
       }
     }
     if (runs.length === 0) return;
+    // Packs lie beside the log where the engine has a nats-server of its own.
+    const blocks = runs.reduce((sum, [, , count]) => sum + count, 0);
+    new DiskRoom(context.layout.root).take(blocks * blockSize);
     const header = {
       manifest: job.manifest,
       blockSize,

@@ -49,6 +49,12 @@ export class GzipDecoder implements LayerDecoder {
     this.#primeBits = options.from?.bits ?? 0;
     this.#state = options.from === undefined ? 'member' : this.#primeBits > 0 ? 'prime' : 'raw';
     this.#inflate = new Inflate(options.from === undefined ? 'gzip' : 'raw');
+    if (options.from?.header !== undefined) {
+      const { bytes, length } = options.from.header;
+      bytes.copy(this.#header);
+      this.#headerSize = bytes.length;
+      this.#headerEnd = length;
+    } else if (options.from !== undefined) this.#beginHeader(this.#primeBits);
     try {
       if (options.from !== undefined) restore(this.#inflate, options.from);
     } catch (error) {
@@ -142,6 +148,7 @@ export class GzipDecoder implements LayerDecoder {
     const byte = this.#source?.bytes[this.#at] as number;
     switch (this.#state) {
       case 'prime':
+        if (this.#inHeader) this.#header[0] = byte;
         this.#inflate.prime(this.#primeBits, byte >> (8 - this.#primeBits));
         this.#take(1);
         this.#state = 'raw';
@@ -191,12 +198,16 @@ export class GzipDecoder implements LayerDecoder {
         this.#inHeader = false;
       }
     } else if (inflate.atBlock) {
-      // the header begins in the last byte consumed, or in the one after it
-      this.#headerSize = inflate.bits > 0 ? 1 : 0;
-      this.#headerFirst = (8 - inflate.bits) % 8;
+      this.#beginHeader(inflate.bits);
       if (inflate.bits > 0) this.#header[0] = source[this.#at + taken - 1] as number;
-      this.#inHeader = true;
     }
+  }
+
+  /** It begins in the last byte consumed, of which so many bits are its own, or in the one after it. */
+  #beginHeader(bits: number): void {
+    this.#headerSize = bits > 0 ? 1 : 0;
+    this.#headerFirst = (8 - bits) % 8;
+    this.#inHeader = true;
   }
 
   #blockHeader(): Header {

@@ -9,8 +9,9 @@ import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
  * and how to tell that the block came out right.
  *
  * A *block* is 64 KiB of the uncompressed tar (the last one is shorter). A *span* is the smallest run of
- * blocks that can be decoded on its own: it begins at a checkpoint, where the decoder's state is known. Spans
- * are regular: one for every 16 blocks. A gzip checkpoint lies at the code that makes the span's
+ * blocks that can be decoded on its own: it begins at a checkpoint, where the decoder's state is known. There is
+ * one for every 16 blocks; where an image's hints say which of them a start reads, such a span may be cut into several
+ * (src/index/cut-spans.ts), so two tables of one layer may differ in their spans, not in their blocks. A gzip checkpoint lies at the code that makes the span's
  * first byte, so decoding starts at most 257 bytes before it (raw offset `out`) and what comes early is
  * dropped; gzip.ts tells how. A zstd checkpoint is the start of a frame: the last one that is not behind the span's
  * first byte. Where a whole span has no frame start of its own, it joins the span before it; a layer of a
@@ -33,9 +34,10 @@ import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
  *     checkpoints                  checkpointBytes bytes: of each span that has one, the header of the deflate block
  *                                  that the checkpoint lies in, then its packed window (window.ts)
  *
- *     header   0 char magic[8] "COFASPAN" | 8 u32 version = 1 | 12 u8 compression | 13 u8 log2(block size) | 14 u16 0
+ *     header   0 char magic[8] "COFASPAN" | 8 u32 version | 12 u8 compression | 13 u8 log2(block size) | 14 u16 0
  *             16 u64 blobSize | 24 u64 rawSize | 32 u8 diffId[32] | 64 u8 blobDigest[32]
  *             96 u32 blockCount | 100 u32 spanCount | 104 u32 checkpointBytes | 108 u8 zero[20]
+ *     version  1: each span begins at a multiple of 16 blocks; 2: some do not
  *     record   0 u64 inStart | 8 u64 inEnd | 16 u64 out | 24 u32 firstBlock | 28 u32 offset in checkpoints, 0 if it has
  *              nothing there | 32 u16 bytes of the window | 34 u16 bits of the header | 36 u8 bits | 37 u8 zero[3]
  */
@@ -92,9 +94,8 @@ export class SpanTable {
   /** The span that a block belongs to; each block belongs to one. Throws a RangeError outside 0 ≤ block < blockCount. */
   spanOfBlock(block: number): number {
     checkIndex(block, this.blockCount, 'block');
-    // Records are regular but for joined spans, so the answer is at or before the nominal place.
     let low = 0;
-    let high = Math.min(Math.floor(block / SPAN_BLOCKS), this.spanCount - 1);
+    let high = this.spanCount - 1;
     while (low < high) {
       const middle = (low + high + 1) >>> 1;
       if (this.#firstBlock(middle) <= block) low = middle;
@@ -138,6 +139,30 @@ export class SpanTable {
     };
   }
 
+  /** A span as `build` takes it. */
+  part(index: number): SpanRecord {
+    const { firstBlock, inStart, inEnd, out, bits } = this.span(index);
+    const { offset, headerBits, windowLength } = this.#record(index);
+    const header = this.#checkpoints + offset;
+    const window = header + Math.ceil(headerBits / 8);
+    return {
+      firstBlock,
+      inStart,
+      inEnd,
+      out,
+      bits,
+      ...(headerBits > 0 && { header: { bytes: this.#bytes.subarray(header, window), length: headerBits } }),
+      ...(windowLength > 0 && { window: this.#bytes.subarray(window, window + windowLength) }),
+    };
+  }
+
+  /** The same layer with other spans, which begin and end with its own first and last block. */
+  withSpans(spans: readonly SpanRecord[]): SpanTable {
+    const { diffId, blobDigest, blobSize, rawSize, compression } = this;
+    const states = this.#bytes.subarray(this.#states, this.#checkpoints);
+    return SpanTable.build({ diffId, blobDigest, blobSize, rawSize, compression, spans, states });
+  }
+
   /** The table as stored; do not change the bytes. */
   encode(): Buffer {
     return this.#bytes;
@@ -162,7 +187,7 @@ export class SpanTable {
     const checkpoints = states + stateCount(blockCount) * STATE_SIZE;
     const bytes = Buffer.alloc(checkpoints + checkpointBytes);
     bytes.write(MAGIC, 0, 'latin1');
-    bytes.writeUInt32LE(VERSION, 8);
+    bytes.writeUInt32LE(spans.every(isRegular) ? REGULAR : CUT, 8);
     bytes.writeUInt8(COMPRESSIONS.indexOf(parts.compression), 12);
     bytes.writeUInt8(Math.log2(BLOCK_SIZE), 13);
     bytes.writeBigUInt64LE(BigInt(parts.blobSize), 16);
@@ -220,14 +245,15 @@ export class SpanTable {
     if (this.blockCount === 0 && this.diffId !== EMPTY_DIGEST) corrupt('an empty layer with bytes');
     let offset = 0;
     let before: Span | undefined;
+    let regular = true;
     for (let index = 0; index < this.spanCount; index++) {
       const at = this.#records + index * RECORD_SIZE;
       const span = this.span(index);
       const where = `span ${index}`;
       const rawStart = span.firstBlock * this.blockSize;
       const rawEnd = Math.min(rawSize, this.#endBlock(index) * this.blockSize);
-      if (span.blockCount < 1 || span.firstBlock % SPAN_BLOCKS !== 0)
-        corrupt(`${where}: blocks out of order`);
+      if (span.blockCount < 1) corrupt(`${where}: blocks out of order`);
+      regular &&= isRegular(span);
       if (span.inStart >= span.inEnd || span.inEnd > blobSize) corrupt(`${where}: outside of the blob`);
       if (span.out > rawStart) corrupt(`${where}: starts behind its first block`);
       if (before === undefined) {
@@ -255,6 +281,7 @@ export class SpanTable {
       before = span;
     }
     if (this.#checkpoints + offset !== this.#bytes.length) corrupt('checkpoints of another length');
+    if (regular !== (this.#bytes.readUInt32LE(8) === REGULAR)) corrupt('spans of another version');
   }
 }
 
@@ -280,6 +307,8 @@ export const BLOCK_SIZE = 65_536;
 export const SPAN_BLOCKS = 16;
 /** Nominal raw bytes of a span. */
 export const SPAN_SIZE: number = BLOCK_SIZE * SPAN_BLOCKS;
+/** Bytes of the tar in a span that a layer could be entered before and behind, at most; those of others have no such limit. */
+export const LARGEST_SPAN: number = 4 * SPAN_SIZE;
 
 export interface SpanRecord {
   firstBlock: number;
@@ -305,7 +334,9 @@ export interface SpanTableParts {
 }
 
 const MAGIC = 'COFASPAN';
-const VERSION = 1;
+/** Versions: by where spans begin. */
+const REGULAR = 1;
+const CUT = 2;
 const COMPRESSIONS: readonly Compression[] = ['none', 'gzip', 'zstd'];
 const HEADER_SIZE = 128;
 const RECORD_SIZE = 40;
@@ -331,10 +362,10 @@ interface Header {
 function readHeader(bytes: Buffer): Header {
   if (bytes.length < HEADER_SIZE || bytes.toString('latin1', 0, 8) !== MAGIC) corrupt('not a span table');
   const version = bytes.readUInt32LE(8);
-  if (version !== VERSION) {
+  if (version !== REGULAR && version !== CUT) {
     throw new CofaError(
       'unsupported',
-      `span table of version ${version}; this cofa reads version ${VERSION}`,
+      `span table of version ${version}; this cofa reads versions ${REGULAR} and ${CUT}`,
       {
         hint: 'index the image again with this version of cofa',
       },
@@ -361,6 +392,10 @@ function readHeader(bytes: Buffer): Header {
     blockCount,
     spanCount,
   };
+}
+
+function isRegular({ firstBlock }: { firstBlock: number }): boolean {
+  return firstBlock % SPAN_BLOCKS === 0;
 }
 
 function stateCount(blockCount: number): number {

@@ -29,6 +29,8 @@ export interface IndexImageOptions {
   pool?: ThreadPool;
   /** Path of a layer's device if it is to be written; see `IndexedLayer.built`. */
   deviceOf?: (diffId: string) => string | undefined;
+  /** Called once, when every thread is at work: by then the code is loaded. */
+  onBegun?: () => void;
   /** Called with each layer as soon as it is complete; what it returns is waited for. */
   onLayer?: (layer: IndexedLayer) => Promise<void>;
   /** `index` with compressed bytes for each layer (item: its blob's digest), then `flatten`. */
@@ -65,6 +67,7 @@ export async function indexImage(options: IndexImageOptions): Promise<IndexedIma
   try {
     const large = new Turns(threads + 1);
     const small = new Turns(SMALL_AT_ONCE);
+    const begun = new Set<string>();
     const contents = new Map([...unique.keys()].map((key) => [key, Promise.withResolvers<LayerContents>()]));
     const flattened = (async () => {
       const [{ buildFlat }, { decodeToc }] = await Promise.all([
@@ -89,8 +92,10 @@ export async function indexImage(options: IndexImageOptions): Promise<IndexedIma
     flattened.catch(() => stop.abort());
     const index = async (key: string, { blob, diffId }: (typeof image.layers)[number]) => {
       const device = options.deviceOf?.(diffId);
-      const report = (done: number) =>
+      const report = (done: number) => {
+        if (done > 0 && begun.size < threads && begun.add(key).size === threads) options.onBegun?.();
         onProgress({ phase: 'index', item: blob.digest, done, total: blob.size });
+      };
       report(0);
       const over = await (blob.size <= SMALL ? small : large).next();
       try {

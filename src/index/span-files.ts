@@ -5,17 +5,15 @@
 import { decodeSpans } from '../image/decode-span.ts';
 import { FlatFiles, type FoundFile } from '../image/flat-files.ts';
 import { EnoughHints, type ImageFiles } from '../image/hints/image-files.ts';
-import type { SpanTable } from '../image/span-table.ts';
+import { LARGEST_SPAN, type SpanTable } from '../image/span-table.ts';
 
 /** Bytes [start, end) of the blob of a device, as they are in the registry. */
 export type FetchRange = (device: number, start: number, end: number) => AsyncIterable<Uint8Array>;
 
 /** Decoded spans that are kept: what imports each other lies side by side. */
 const KEPT = 24;
-/** A layer that cannot be entered in its middle has larger ones: nothing of it is read. */
-const LARGEST_SPAN = 4 << 20;
 /** Spans that are fetched; then there is enough. */
-const MOST_SPANS = 512;
+const MOST_SPANS = 1_024;
 
 export class SpanFiles implements ImageFiles {
   readonly flat: FlatFiles;
@@ -67,6 +65,7 @@ export class SpanFiles implements ImageFiles {
       const block = Math.floor((from + done) / table.blockSize);
       if (block >= table.blockCount) return false;
       const { index, firstBlock, blockCount } = table.span(table.spanOfBlock(block));
+      // A layer that cannot be entered in its middle has such spans: nothing of it is read.
       if (blockCount * table.blockSize > LARGEST_SPAN) return false;
       const blocks = await this.#span(device, table, index);
       const source = blocks[block - firstBlock];

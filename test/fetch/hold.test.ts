@@ -73,8 +73,8 @@ const fetchJob = (job: number): FetchJob => ({
   front: 'f',
   job,
   layer: image.layerDigest,
-  firstSpan: 0,
-  spanCount: image.table.spanCount,
+  firstBlock: 0,
+  blockCount: image.table.blockCount,
   source: {
     registry: image.registry,
     repository: image.repository,

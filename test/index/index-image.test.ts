@@ -48,6 +48,21 @@ const devices = () => {
 const padded = (tar: Buffer) => Buffer.concat([tar, Buffer.alloc(deviceSize(tar.length) - tar.length)]);
 
 describe('indexing an image', () => {
+  it('says once that every thread is at work, and not before its first bytes were used', async () => {
+    for (const threads of [1, 4]) {
+      const used = new Set<string>();
+      const seen: number[] = [];
+      await indexImage({
+        image,
+        threads,
+        onBegun: () => seen.push(used.size),
+        onProgress: ({ item = '', done = 0 }) => done > 0 && used.add(item),
+      });
+      // The layer whose bytes were used just now is not counted yet.
+      expect(seen).toEqual([Math.min(threads, new Set(small.layers.map(({ digest }) => digest)).size) - 1]);
+    }
+  });
+
   it('gives tables for every layer, a flat image that passes the check, and progress to the end', async () => {
     const seen: Progress[] = [];
     const indexed = await indexImage({ image, onProgress: (progress) => seen.push(progress) });
