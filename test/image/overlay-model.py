@@ -102,12 +102,16 @@ def mtime_of(member):
 
 
 def apply(tar, upper, lower):
+    """True: nothing below is to be seen, which overlayfs does not do for an opaque root."""
+    hides_all = False
     give(upper, *attributes(lower))
     for member in tar:
         path = posixpath.normpath('/' + member.name).strip('/')
         folder, base = posixpath.split(path)
         here = parents(upper, lower, folder)
         if base == '.wh..wh..opq':
+            # Also by way of a symlink that leads there.
+            hides_all = hides_all or os.path.samefile(here, upper)
             os.setxattr(here, 'trusted.overlay.opaque', b'y')
             continue
         if base.startswith('.wh.'):
@@ -143,6 +147,7 @@ def apply(tar, upper, lower):
             os.mknod(full, stat.S_IFCHR if member.ischr() else stat.S_IFBLK, os.makedev(member.devmajor, member.devminor))
         give(full, *given)
     finish(upper)
+    return hides_all
 
 
 def link(upper, lower, target, full):
@@ -215,7 +220,7 @@ def main(work, tars):
         mount(lowers, below)
         try:
             with tarfile.open(name) as tar:
-                apply(tar, upper, below)
+                hides_all = apply(tar, upper, below)
         except (Refused, OSError) as error:
             if isinstance(error, OSError) and error.errno not in (
                 errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EPERM, errno.ELOOP,
@@ -225,6 +230,8 @@ def main(work, tars):
             sys.exit(2)
         finally:
             subprocess.run(['umount', below], check=True)
+        if hides_all:
+            del lowers[2:]
         lowers.append(upper)
     mount(lowers, posixpath.join(work, 'merged'))
 

@@ -6,6 +6,9 @@
  */
 import type { FoundFile, HintSearch } from './image-files.ts';
 
+/** Bytes [from, to) of a file. */
+export type Part = readonly [from: number, to: number];
+
 export interface Elf {
   /** Class, byte order and machine: libraries of another kind are passed over by the loader. */
   kind: string;
@@ -16,6 +19,12 @@ export interface Elf {
   runpath: string | undefined;
   /** What of the file is mapped, in order. */
   segments: Array<{ offset: number; size: number; isWritable: boolean; isCode: boolean }>;
+  /** The tables that the loader goes through: symbols, their names, relocations; [from, to) in bytes, in order. */
+  tables: Part[];
+  /** Functions that run when it has been loaded: where they are, bytes, rising. Reads some more of the file. */
+  initializers(): Promise<number[]>;
+  /** Where the tables begin that are read when an exception is thrown; they end with their segment. Bytes. */
+  unwinding: number | undefined;
 }
 
 const HEADER = 64;
@@ -24,10 +33,39 @@ const MOST_DYNAMIC = 65_536;
 const MOST_NEEDED = 512;
 const MOST_STRING = 1_024;
 const MOST_INTERPRETER = 4_096;
+const MOST_INITIALIZERS = 65_536;
 
-const PT = { load: 1, dynamic: 2, interpreter: 3 } as const;
+const PT = { load: 1, dynamic: 2, interpreter: 3, unwinding: 0x6474e550 } as const;
 const FLAG = { code: 1, write: 2 } as const;
-const DT = { null: 0, needed: 1, strings: 5, rpath: 15, runpath: 29 } as const;
+const DT = {
+  null: 0,
+  needed: 1,
+  strings: 5,
+  relocations: 7,
+  relocationsBytes: 8,
+  rpath: 15,
+  initializers: 25,
+  initializersBytes: 27,
+  runpath: 29,
+  relativeCount: 0x6ffffff9,
+} as const;
+/** Tables by the tags of their addresses and, where there are such, of their bytes. */
+const TABLES: ReadonlyArray<readonly [address: number, size?: number]> = [
+  [DT.strings, 10], // DT_STRSZ
+  [6], // DT_SYMTAB
+  [7, 8], // DT_RELA
+  [17, 18], // DT_REL
+  [23, 2], // DT_JMPREL
+  [36, 35], // DT_RELR
+  [4], // DT_HASH
+  [0x6ffffef5], // DT_GNU_HASH
+  [0x6ffffff0], // DT_VERSYM
+  [0x6ffffffe], // DT_VERNEED
+];
+/** One whose bytes are not told ends where the next one begins, or after so many bytes. */
+const MOST_UNTOLD = 32 << 20;
+/** What is nearer than this is read as one, bytes. */
+const TABLE_GAP = 64 << 10;
 
 interface Segment {
   type: number;
@@ -82,35 +120,111 @@ export async function readElf(search: HintSearch, file: FoundFile): Promise<Elf 
       isWritable: (flags & FLAG.write) !== 0,
       isCode: (flags & FLAG.code) !== 0,
     })),
+    tables: [],
+    initializers: async () => [],
+    unwinding: segments.find((segment) => segment.type === PT.unwinding)?.offset,
   };
   const dynamic = segments.find((segment) => segment.type === PT.dynamic);
   if (dynamic === undefined) return found;
   const entries = view(await search.read(file, dynamic.offset, Math.min(dynamic.size, MOST_DYNAMIC)));
   const step = isWide ? 16 : 8;
   const needed: number[] = [];
-  const strings = new Map<number, number>();
+  const values = new Map<number, number>();
   for (let entry = 0; entry + step <= entries.length; entry += step) {
     const tag = entries.word(entry);
     const value = entries.word(entry + step / 2);
     if (tag === DT.null) break;
     if (tag === DT.needed && needed.length < MOST_NEEDED) needed.push(value);
-    else strings.set(tag, value);
+    else values.set(tag, value);
   }
-  const base = strings.get(DT.strings);
-  const home = loads.find(
-    ({ address, size: length }) => base !== undefined && base >= address && base < address + length,
-  );
-  if (base === undefined || home === undefined) return found;
-  const stringAt = async (offset: number) =>
-    endAtNul(await search.read(file, home.offset + base - home.address + offset, MOST_STRING));
+  found.tables = tablesOf(loads, values, file.size);
+  found.initializers = async () => {
+    const read = async (at: number, bytes: number) => view(await search.read(file, at, bytes));
+    const places = await initializersOf(loads, values, isWide ? 8 : 4, read);
+    return [...new Set(places)].toSorted((a, b) => a - b);
+  };
+  const base = offsetIn(loads, values.get(DT.strings));
+  if (base === undefined) return found;
+  const stringAt = async (offset: number) => endAtNul(await search.read(file, base + offset, MOST_STRING));
   for (const offset of needed) {
     const name = await stringAt(offset);
     if (name !== '') found.needed.push(name);
   }
-  const [rpath, runpath] = [strings.get(DT.rpath), strings.get(DT.runpath)];
+  const [rpath, runpath] = [values.get(DT.rpath), values.get(DT.runpath)];
   if (rpath !== undefined) found.rpath = await stringAt(rpath);
   if (runpath !== undefined) found.runpath = await stringAt(runpath);
   return found;
+}
+
+/** By the entries of the dynamic section; those that lie side by side are one. */
+function tablesOf(loads: readonly Segment[], values: ReadonlyMap<number, number>, fileSize: number): Part[] {
+  const found = TABLES.flatMap(([address, bytes]) => {
+    const begin = offsetIn(loads, values.get(address));
+    return begin === undefined ? [] : [{ begin, bytes: bytes === undefined ? undefined : values.get(bytes) }];
+  }).toSorted((a, b) => a.begin - b.begin);
+  const parts = found.map(({ begin, bytes }, at): Part => {
+    const next = found[at + 1]?.begin ?? begin;
+    return [begin, Math.min(begin + (bytes ?? Math.min(next - begin, MOST_UNTOLD)), fileSize)];
+  });
+  return joined(parts, TABLE_GAP);
+}
+
+/** Parts of a file in the order of their beginnings: those that overlap, or are no further apart than `gap` bytes, are one. */
+export function joined(parts: readonly Part[], gap = 0): Part[] {
+  const found: Part[] = [];
+  for (const [from, to] of parts) {
+    const last = found.at(-1);
+    if (last !== undefined && from <= last[1] + gap)
+      found[found.length - 1] = [last[0], Math.max(last[1], to)];
+    else found.push([from, to]);
+  }
+  return found;
+}
+
+/**
+ * Offsets of the functions in DT_INIT_ARRAY. Their addresses are in its slots, or are the addends of relocations: of DT_RELA's relative
+ * ones, which come first (DT_RELACOUNT) in the order of their places.
+ */
+async function initializersOf(
+  loads: readonly Segment[],
+  values: ReadonlyMap<number, number>,
+  word: number,
+  read: (at: number, bytes: number) => Promise<Fields>,
+): Promise<number[]> {
+  const address = values.get(DT.initializers);
+  const slots = offsetIn(loads, address);
+  const count = Math.min(Math.floor((values.get(DT.initializersBytes) ?? 0) / word), MOST_INITIALIZERS);
+  if (address === undefined || slots === undefined || count === 0) return [];
+  const code = loads.filter(({ flags }) => (flags & FLAG.code) !== 0);
+  const inCode = (table: Fields, first: number, step: number) => {
+    const places: number[] = [];
+    for (let at = first; at + word <= table.length && places.length < count; at += step) {
+      const place = offsetIn(code, table.word(at));
+      if (place !== undefined) places.push(place);
+    }
+    return places;
+  };
+  const direct = inCode(await read(slots, count * word), 0, word);
+  const base = offsetIn(loads, values.get(DT.relocations));
+  if (direct.length > 0 || base === undefined) return direct;
+  // r_offset, r_info, r_addend
+  const entry = 3 * word;
+  const total = Math.floor((values.get(DT.relocationsBytes) ?? 0) / entry);
+  const place = async (index: number) => (await read(base + index * entry, word)).word(0);
+  let low = 0;
+  for (let high = Math.min(values.get(DT.relativeCount) ?? total, total); low < high; ) {
+    const middle = Math.floor((low + high) / 2);
+    if ((await place(middle)) < address) low = middle + 1;
+    else high = middle;
+  }
+  return inCode(await read(base + low * entry, Math.min(count, total - low) * entry), 2 * word, entry);
+}
+
+/** Where an address lies in the file. */
+function offsetIn(loads: readonly Segment[], place: number | undefined): number | undefined {
+  if (place === undefined) return undefined;
+  const home = loads.find(({ address, size }) => place >= address && place < address + size);
+  return home && home.offset + place - home.address;
 }
 
 /** Text up to the first NUL. */

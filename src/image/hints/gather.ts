@@ -21,6 +21,7 @@ import {
 import { isJava, runJava, startJava } from './java.ts';
 import { Libraries } from './libraries.ts';
 import { isNode, NodeProgram } from './node.ts';
+import { startInitdb } from './postgres.ts';
 import { isPython, Python } from './python.ts';
 import { commandsOf } from './shell-source.ts';
 
@@ -167,6 +168,7 @@ class Gatherer {
     } else {
       const folder = path.slice(0, path.lastIndexOf('/'));
       for (const other of OTHERS[called] ?? []) await this.run([`${folder}/${other}`], depth + 1, false);
+      if (called === 'initdb') await startInitdb(this.#search, file);
     }
   }
 

@@ -35,8 +35,8 @@ export interface Hints {
 
 /** Bytes of encoded hints. */
 export const MAX_HINTS = 1 << 20;
-/** Blocks of all hints of an image: 128 MiB. */
-export const MAX_HINT_BLOCKS = 2_048;
+/** Blocks of all hints of an image: 1 GiB. */
+export const MAX_HINT_BLOCKS = 16_384;
 const MAX_DEVICES = 4_095;
 const MAX_SECTIONS = 512;
 const MAX_NAME = 4_096;

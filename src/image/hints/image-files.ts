@@ -25,10 +25,10 @@ export interface HintLimits {
 }
 
 export const HINT_LIMITS: HintLimits = {
-  readBytes: 64 << 20,
+  readBytes: 128 << 20,
   reads: 20_000,
-  bytes: 96 << 20,
-  files: 4_096,
+  bytes: 960 << 20,
+  files: 8_192,
 };
 
 /** Thrown by a search that has come to its limits: what it has found until then counts. */

@@ -5,7 +5,7 @@
  *
  * Sources: ld.so(8); for musl its ldso/dynlink.c, whose folders are among the default ones.
  */
-import { type Elf, readElf } from './elf.ts';
+import { type Elf, joined, type Part, readElf } from './elf.ts';
 import { type FoundFile, folderOf, type HintSearch, nameOf } from './image-files.ts';
 
 const DEFAULT_FOLDERS = ['/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/local/lib'];
@@ -16,9 +16,16 @@ const MOST_LIBRARIES = 1_024;
 const CACHE = '/etc/ld.so.cache';
 
 /** Files up to this size are mapped and then read nearly whole, bytes. */
+const SMALL = 1 << 20;
+/** All that is mapped is read soon, up to this size: the loader, first steps and their data are all over it. */
 const WHOLE = 5 << 20;
-/** The loader reads the symbols in front of a library; and what lies behind them comes with it. */
+/** Where nothing is known of the tables that the loader goes through. */
 const FRONT = 2 << 20;
+/** More of one library's tables is not asked for, bytes. */
+const MOST_TABLES = 192 << 20;
+const MOST_WRITABLE = 32 << 20;
+/** The kernel reads as much around a page that is missing in a mapped file as it reads ahead (src/engine/images.ts). */
+const AROUND = 64 << 10;
 /** Of what the program is linked with itself, nearly all is read in the end, up to this size. */
 const WHOLE_LATER = 48 << 20;
 
@@ -37,7 +44,7 @@ export class Libraries {
   readonly #elfs = new Map<string, Elf | undefined>();
   #folders: Promise<string[]> | undefined;
   /** Parts of large files that are read later than what comes first. */
-  readonly #later: Array<{ file: FoundFile; program: string }> = [];
+  readonly #later: Array<{ file: FoundFile; parts: Part[]; program: string }> = [];
 
   constructor(search: HintSearch, environment: ReadonlyMap<string, string>) {
     this.#search = search;
@@ -59,7 +66,7 @@ export class Libraries {
     const pending = [root];
     for (const next of pending) {
       if (next !== root || !isProgram)
-        this.#wantLibrary(next.file, next.elf, next === root || (isProgram && next.by === root));
+        await this.#wantLibrary(next.file, next.elf, next === root || (isProgram && next.by === root));
       for (const name of next.elf.needed) {
         if (this.#loaded.size >= MOST_LIBRARIES) break;
         const found = await this.#findLibrary(name, next);
@@ -68,34 +75,48 @@ export class Libraries {
         pending.push(found);
       }
     }
-    if (isProgram) this.#wantLibrary(file, elf, true);
+    if (isProgram) await this.#wantLibrary(file, elf, true);
     return true;
   }
 
   /** Notes what was left for later. */
   finish(): void {
     const { program } = this.#search;
-    for (const { file, program: whose } of this.#later.splice(0)) {
+    for (const { file, parts, program: whose } of this.#later.splice(0)) {
       this.#search.program = whose;
-      this.#search.want(file);
+      for (const [from, to] of parts) this.#search.want(file, from, to);
     }
     this.#search.program = program;
   }
 
-  #wantLibrary(file: FoundFile, elf: Elf, isDirect: boolean): void {
-    if (file.size <= WHOLE) {
+  async #wantLibrary(file: FoundFile, elf: Elf, isDirect: boolean): Promise<void> {
+    if (file.size <= SMALL) {
       this.#search.want(file);
       return;
     }
-    const { segments } = elf;
-    this.#search.want(file, 0, FRONT);
+    const { segments, tables } = elf;
+    this.#search.want(file, 0, tables.length === 0 ? FRONT : AROUND);
+    let left = MOST_TABLES;
+    for (const [from, to] of tables) {
+      const end = Math.min(to, from + left);
+      if (end > from) this.#search.want(file, from, end + AROUND);
+      left -= end - from;
+    }
     for (const { offset, size, isWritable } of segments)
-      if (isWritable && size <= FRONT * 4) this.#search.want(file, offset, offset + size);
+      if (isWritable && size <= MOST_WRITABLE)
+        this.#search.want(file, offset - AROUND, offset + size + AROUND);
+    if (file.size <= WHOLE) {
+      for (const [from, to] of usedParts(elf)) this.#search.want(file, from, to);
+      return;
+    }
+    for (const [from, to] of around(await elf.initializers())) this.#search.want(file, from, to);
+    // What others are linked with is used here and there.
+    if (!isDirect) return;
     const code = segments.reduce((sum, { size, isCode }) => sum + (isCode ? size : 0), 0);
     // One that holds data above all is read here and there.
     const isMostlyCode = code * 3 >= file.size;
-    if (isDirect && isMostlyCode && file.size <= WHOLE_LATER)
-      this.#later.push({ file, program: this.#search.program });
+    if (isMostlyCode && file.size <= WHOLE_LATER)
+      this.#later.push({ file, parts: usedParts(elf), program: this.#search.program });
   }
 
   async #findLibrary(name: string, by: Loaded): Promise<Loaded | undefined> {
@@ -179,6 +200,18 @@ export class Libraries {
     this.#elfs.set(file.path, elf);
     return elf;
   }
+}
+
+/** What the kernel reads for these places of a file, which rise. */
+const around = (places: readonly number[]): Part[] =>
+  joined(places.map((place): Part => [place - AROUND, place + AROUND]));
+
+/** What of a file is mapped, but for the tables of exceptions. */
+function usedParts({ segments, unwinding }: Elf): Part[] {
+  return segments.map(({ offset, size }) => {
+    const hasTables = unwinding !== undefined && offset <= unwinding && unwinding < offset + size;
+    return [offset, hasTables ? unwinding : offset + size];
+  });
 }
 
 /** Where it was found, and where it lies. */

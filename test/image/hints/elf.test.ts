@@ -47,6 +47,23 @@ describe('an ELF file', () => {
     expect(await parsed(elf({ ...kind, ...parts }))).toMatchObject(parts);
   });
 
+  test.each<[string, ElfParts]>([
+    ['its slots', { initializers: { places: [900, 300, 900, 500], by: 'slots' } }],
+    ['its slots, of 32 bits', { isNarrow: true, initializers: { places: [900, 300, 500], by: 'slots' } }],
+    ['relocations', { initializers: { places: [900, 300, 900, 500], by: 'relocations' } }],
+    [
+      'relocations among others',
+      { initializers: { places: [900, 300, 500], by: 'relocations', others: 77 } },
+    ],
+    [
+      'big-endian ones',
+      { isBig: true, initializers: { places: [900, 300, 500], by: 'relocations', others: 5 } },
+    ],
+  ])('names what runs when it has been loaded by %s', async (_, parts) => {
+    const found = await parsed(elf({ ...parts, body: Buffer.alloc(1_000) }));
+    expect(await found?.initializers()).toEqual([300, 500, 900]);
+  });
+
   test('that is none, or has no end, needs nothing', async () => {
     expect(await parsed(Buffer.alloc(0))).toBeUndefined();
     expect(await parsed(Buffer.from('#!/bin/sh\n'.repeat(20)))).toBeUndefined();
@@ -61,7 +78,12 @@ describe('an ELF file', () => {
   });
 
   test('with any bytes changed never throws, and names no more than its bounds allow', async () => {
-    const whole = elf({ interpreter: '/lib/ld.so', needed: ['liba.so', 'libb.so'], runpath: '/x' });
+    const whole = elf({
+      interpreter: '/lib/ld.so',
+      needed: ['liba.so', 'libb.so'],
+      runpath: '/x',
+      initializers: { places: [64, 100, 200], by: 'relocations', others: 3 },
+    });
     await fc.assert(
       fc.asyncProperty(
         fc.array(fc.tuple(fc.nat(whole.length - 1), fc.nat(255)), { maxLength: 12 }),
@@ -72,6 +94,7 @@ describe('an ELF file', () => {
           for (const [at, value] of changes) bytes[at] = value;
           const found = await parsed(bytes);
           expect(found?.needed.length ?? 0).toBeLessThanOrEqual(512);
+          expect((await found?.initializers())?.length ?? 0).toBeLessThanOrEqual(65_536);
         },
       ),
       { numRuns: 500 },
@@ -123,6 +146,53 @@ describe('the libraries of a program', () => {
     expect(await loaded(tree({ rpath: '/one' }), '/bin/tool', env)).toContain('/one/liba.so');
     expect(await loaded(tree({ rpath: '/one' }), '/bin/tool')).toContain('/one/libb.so');
     expect(await loaded(tree({ runpath: '/one' }), '/bin/tool')).not.toContain('/one/libb.so');
+  });
+
+  test('are read as far as they are mapped, but for what exceptions need; large ones that others need by their tables', async () => {
+    const MIB = 1 << 20;
+    const library = (mib: number) =>
+      elf({ body: Buffer.alloc(mib * MIB), unwinding: MIB, needed: ['libdeep.so'] });
+    const search = searchIn({
+      '/bin/tool': elf({ interpreter: '/ld', needed: ['libsome.so', 'libsmall.so'] }),
+      '/lib/libsome.so': Buffer.concat([library(3), Buffer.alloc(MIB)]),
+      '/lib/libsmall.so': elf({ body: Buffer.alloc(MIB / 2), unwinding: MIB / 4 }),
+      '/lib/libdeep.so': library(6),
+    });
+    const libraries = new Libraries(search, new Map());
+    await libraries.load(search.files.find('/bin/tool') as FoundFile, '/bin/tool');
+    libraries.finish();
+    const endOf = (name: string) =>
+      Math.max(...search.wanted.filter(({ file }) => file.path.endsWith(name)).map(({ to }) => to));
+    const sizeOf = (name: string) => search.files.find(`/lib/${name}`)?.size ?? 0;
+    expect(endOf('libsome.so')).toBe(sizeOf('libsome.so') - 2 * MIB);
+    expect(endOf('libsmall.so')).toBe(sizeOf('libsmall.so'));
+    expect(endOf('libdeep.so')).toBeLessThan(70 * 1024);
+  });
+
+  test('are read, large ones that others need, around what runs when they have been loaded', async () => {
+    const MIB = 1 << 20;
+    const KIB = 1 << 10;
+    const search = searchIn({
+      '/bin/tool': elf({ interpreter: '/ld', needed: ['libsome.so'] }),
+      '/lib/libsome.so': elf({ needed: ['libdeep.so'] }),
+      '/lib/libdeep.so': elf({
+        body: Buffer.alloc(9 * MIB),
+        initializers: {
+          places: [7 * MIB, 5 * MIB, 5 * MIB + 100 * KIB, 3 * MIB],
+          by: 'relocations',
+          others: 9,
+        },
+      }),
+    });
+    const libraries = new Libraries(search, new Map());
+    await libraries.load(search.files.find('/bin/tool') as FoundFile, '/bin/tool');
+    libraries.finish();
+    const parts = search.wanted.filter(({ file }) => file.path === '/lib/libdeep.so');
+    expect(parts.filter(({ from }) => from > MIB).map(({ from, to }) => [from / KIB, to / KIB])).toEqual([
+      [3 * 1024 - 64, 3 * 1024 + 64],
+      [5 * 1024 - 64, 5 * 1024 + 164],
+      [7 * 1024 - 64, 7 * 1024 + 64],
+    ]);
   });
 
   test('that need each other in a circle, or by the thousand, come to an end', async () => {

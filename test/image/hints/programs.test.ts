@@ -31,6 +31,83 @@ const paths = async (tree: MemoryTree, what: HintCommand) =>
 const LOADER: MemoryTree = { '/lib/ld.so': 'loader', '/lib/libc.so': elf({}) };
 const program = () => elf({ interpreter: '/lib/ld.so', needed: ['libc.so'] });
 
+/** A table of contents as ICU's data begin with, at `at` of a file: its items have `size` bytes each. */
+function icuData(at: number, names: readonly string[], size: number): Buffer {
+  const text = names.map((name) => `${name}\0`).join('');
+  const bytes = Buffer.alloc(at + 32 + 4 + names.length * 8 + text.length);
+  bytes.writeUInt16LE(32, at);
+  bytes.set([0xda, 0x27], at + 2);
+  bytes.write('CmnD', at + 12);
+  const begin = at + 32;
+  bytes.writeUInt32LE(names.length, begin);
+  let nameAt = 4 + names.length * 8;
+  const dataAt = nameAt + text.length;
+  bytes.write(text, begin + nameAt, 'latin1');
+  for (const [item, name] of names.entries()) {
+    bytes.writeUInt32LE(nameAt, begin + 4 + item * 8);
+    bytes.writeUInt32LE(dataAt + item * size, begin + 8 + item * 8);
+    nameAt += name.length + 1;
+  }
+  return Buffer.concat([bytes, Buffer.alloc(names.length * size)]);
+}
+
+describe('initdb', () => {
+  const size = 1 << 19;
+  const names = ['curr/a', 'coll/a', 'coll/b', 'coll/c', 'lang/a', 'x', 'region/a'].map(
+    (name) => `icudt72l/${name}.res`,
+  );
+  const data = icuData(4096, names.toSorted(), size);
+  const tree = (icu: Buffer): MemoryTree => ({
+    ...LOADER,
+    '/usr/lib/postgresql/15/bin/initdb': program(),
+    '/usr/lib/postgresql/15/bin/postgres': elf({
+      interpreter: '/lib/ld.so',
+      needed: ['libc.so', 'libicudata.so.72'],
+    }),
+    // Its own tables, and what ICU's data are in.
+    '/lib/libicudata.so.72': Buffer.concat([
+      elf({}),
+      Buffer.alloc(4096 - elf({}).length),
+      icu.subarray(4096),
+    ]),
+    '/usr/share/postgresql/15/postgres.bki': 'bootstrap',
+    '/usr/share/postgresql/15/system_views.sql': 'create',
+    '/usr/share/postgresql/15/README': 'nobody reads it',
+    '/usr/lib/postgresql/15/lib/plpgsql.so': elf({}),
+  });
+  const initdb = command(['/usr/lib/postgresql/15/bin/initdb', '-D', '/data']);
+
+  test('reads the server, what it makes a database of, and the collations among the data of ICU', async () => {
+    const wanted = await gatherHints(new MemoryFiles(tree(data)), initdb);
+    const found = wanted.map(({ file }) => file.path);
+    for (const path of [
+      '/usr/lib/postgresql/15/bin/postgres',
+      '/usr/share/postgresql/15/postgres.bki',
+      '/usr/share/postgresql/15/system_views.sql',
+      '/usr/lib/postgresql/15/lib/plpgsql.so',
+    ])
+      expect(found).toContain(path);
+    expect(found).not.toContain('/usr/share/postgresql/15/README');
+    const parts = wanted.filter(({ file, from, to }) => file.path.includes('icudata') && to - from >= size);
+    expect(parts.map(({ from, to }) => (to - from) / size)).toEqual([3, 1, 1]);
+    expect(parts.map(({ to }) => (data.length - to) / size)).toEqual([4, 2, 1]);
+  });
+
+  test('whose data of ICU are damaged reads the rest', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.integer({ min: 4096, max: 4500 }), fc.nat(255)), { maxLength: 8 }),
+        async (changes) => {
+          const damaged = Buffer.from(data.subarray(0, 8192));
+          for (const [at, value] of changes) damaged[at] = value;
+          expect(await paths(tree(damaged), initdb)).toContain('/usr/share/postgresql/15/postgres.bki');
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+});
+
 describe('a command', () => {
   test('is looked for on PATH, below the folder where it has a slash, and nowhere where it is no program', async () => {
     const tree = {
