@@ -81,11 +81,28 @@ export const Mount = z.strictObject({
   state: z.enum(['mounting', 'mounted', 'unmounting', 'detached', 'failed']),
 });
 
+export const ExpectRequest = z.strictObject({
+  ref: imageReference,
+  platform: z.string().max(64).optional(),
+  trust: z.enum(TRUST_POLICIES).optional(),
+});
+export const ExpectReply = z.strictObject({});
+
 export const UnmountRequest = z.strictObject({
   dir: absolutePath,
   overlay: z.literal(true).optional().describe("first take the container's writable root away"),
+  discard: z
+    .literal(true)
+    .optional()
+    .describe(
+      'with overlay: the container has ended, and its folder goes as well; answered when its name is free',
+    ),
 });
-export const UnmountReply = z.strictObject({ id: z.string(), dir: z.string() });
+export const UnmountReply = z.strictObject({
+  id: z.string(),
+  dir: z.string(),
+  discarded: z.literal(true).optional().describe("the container's folder is put away, and on its way out"),
+});
 
 const blockCounts = {
   blocks: z.strictObject({
@@ -281,6 +298,7 @@ export const ApiError = z.strictObject({
 export const OPERATIONS = {
   status: { request: StatusRequest, result: Status },
   mount: { request: MountRequest, result: Mount },
+  expect: { request: ExpectRequest, result: ExpectReply },
   unmount: { request: UnmountRequest, result: UnmountReply },
   chain: { request: ChainRequest, result: ChainReply },
   upgrade: { request: UpgradeRequest, result: UpgradeReply },

@@ -1,5 +1,5 @@
 /** The engine's API for programs on the node: what `cofa` and scripts call. */
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Operation, Progress, RequestOf, ResultOf } from '../../schemas/api.ts';
@@ -124,15 +124,29 @@ export async function connectEngine(root: string): Promise<EngineClient> {
   };
 }
 
+export interface LocalClient extends Pick<EngineClient, 'call' | 'close'> {
+  /** Says that a mount is about to be asked for, so that the engine may ask the registry; resolves when that is on its way. Never throws. */
+  expect(request: RequestOf<'expect'>): Promise<void>;
+}
+
+/** Resolves when what was asked for a moment ago is written: connected in one turn of the event loop, written in the next. */
+export async function sent(): Promise<void> {
+  for (let turn = 0; turn < 2; turn++) await new Promise((next) => setImmediate(next));
+}
+
 /**
  * The engine's API for commands that are waited for: calls go over the engine's socket, so that no NATS client has to be
  * loaded (a third of what `cofa run` costs). Where nobody listens there, they go over NATS. Error `not-running` when there
  * is no engine.
  */
-export async function connectLocal(root: string): Promise<Pick<EngineClient, 'call' | 'close'>> {
+export async function connectLocal(root: string): Promise<LocalClient> {
   await readEndpoint(root);
   let client: EngineClient | undefined;
   return {
+    async expect(request) {
+      askLocal(socketOf(root), 'expect', STATUS_MS, { request }).catch(() => {});
+      await sent();
+    },
     async call(operation, request, options = {}) {
       const { onProgress, signal, timeoutMs = CALL_MS } = options;
       try {
@@ -193,10 +207,10 @@ async function isAlive(root: string): Promise<boolean> {
   );
 }
 
-/** The endpoint file of `root`; error `not-running` when there is none. */
+/** The endpoint file of `root`, at once; error `not-running` when there is none. */
 export async function readEndpoint(root: string): Promise<Endpoint> {
   try {
-    return JSON.parse(await readFile(join(root, 'run/endpoint.json'), 'utf8')) as Endpoint;
+    return JSON.parse(readFileSync(join(root, 'run/endpoint.json'), 'utf8')) as Endpoint;
   } catch (cause) {
     throw new CofaError('not-running', `no engine runs with its state in ${root}`, {
       cause,

@@ -267,7 +267,7 @@ async function tryMounts(root: string): Promise<Check[]> {
             ),
           ]
         : [];
-    const runc = await findProgram('runc');
+    const runc = findProgram('runc');
     if (overlay.state !== 'ok' || runc === undefined) return [erofs, ...owners, overlay];
     const container = await tried('container', () => tryContainer(folder, runc), {
       means: 'cofa run does not work; cofa mount does',
@@ -297,7 +297,7 @@ function asWarning(check: Check): Check {
 }
 
 async function versionOf(program: string): Promise<string | undefined> {
-  const path = await findProgram(program);
+  const path = findProgram(program);
   if (path === undefined) return undefined;
   const { stdout, stderr } = await exec(path, ['--version'], 10_000);
   const line = `${stdout}${stderr}`.split('\n')[0]?.trim() ?? '';

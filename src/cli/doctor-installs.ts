@@ -231,7 +231,7 @@ async function askContainerd(socket: string): Promise<Found['running']> {
 async function enabledState(unit: string | undefined): Promise<string | undefined> {
   if (unit === undefined) return undefined;
   const { exec, findProgram } = await import('../container/exec.ts');
-  const systemctl = await findProgram('systemctl');
+  const systemctl = findProgram('systemctl');
   if (systemctl === undefined) return undefined;
   const { stdout } = await exec(systemctl, ['is-enabled', 'cofa'], 10_000);
   return stdout.trim() === '' ? undefined : stdout.trim();

@@ -164,7 +164,7 @@ async function checkByContainerd(changes: readonly FileChange[], config: string)
   const text = changes.find(({ path }) => path === resolve(config))?.after;
   if (text === undefined) return;
   const { exec, findProgram } = await import('../container/exec.ts');
-  const containerd = await findProgram('containerd');
+  const containerd = findProgram('containerd');
   if (containerd === undefined) return;
   const folder = await mkdtemp(join(tmpdir(), 'cofa-install-'));
   try {
@@ -192,7 +192,7 @@ async function mapsIds(root: string): Promise<boolean> {
 /** Undefined where there is no containerd, or it does not say. */
 async function containerdMajor(): Promise<number | undefined> {
   const { exec, findProgram } = await import('../container/exec.ts');
-  const containerd = await findProgram('containerd');
+  const containerd = findProgram('containerd');
   if (containerd === undefined) return undefined;
   const { stdout } = await exec(containerd, ['--version'], 10_000);
   const [, major] = /\bv?(\d+)\.\d+\.\d+/.exec(stdout) ?? [];

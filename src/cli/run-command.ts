@@ -35,6 +35,12 @@ export async function runCommand(
   }
   const options = await runOptionsOf(args, words);
   const client = await connectLocal(context.root);
+  const { platform, trust } = words;
+  await client.expect({
+    ref,
+    ...(platform === undefined ? {} : { platform }),
+    ...(trust === undefined ? {} : { trust }),
+  });
   const view = new LateProgress(`starting ${ref}`, context);
   try {
     context.exit = await runContainer(

@@ -1,7 +1,6 @@
 /** Short-lived helper programs (runc's subcommands, rm): bounded in time and output. */
 import { execFile } from 'node:child_process';
-import { constants } from 'node:fs';
-import { access } from 'node:fs/promises';
+import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 
 export interface ExecResult {
@@ -27,10 +26,10 @@ export function exec(file: string, args: readonly string[], timeoutMs = 30_000):
 }
 
 /**
- * Finds a program along PATH, then in the folders for administrators, which the PATH of a plain user often lacks.
+ * Finds a program, at once, along PATH, then in the folders for administrators, which the PATH of a plain user often lacks.
  * Undefined when it is not installed.
  */
-export async function findProgram(name: string): Promise<string | undefined> {
+export function findProgram(name: string): string | undefined {
   const folders = [
     ...(process.env.PATH ?? '').split(':'),
     '/usr/local/sbin',
@@ -43,7 +42,7 @@ export async function findProgram(name: string): Promise<string | undefined> {
     if (!folder.startsWith('/')) continue;
     const path = join(folder, name);
     try {
-      await access(path, constants.X_OK);
+      accessSync(path, constants.X_OK);
       return path;
     } catch {
       // not there: the next one

@@ -126,7 +126,7 @@ async function removeContainer(info: ContainerInfo, options: ReapOptions): Promi
   const runc = await Runc.find(options.root).catch(() => undefined);
   await runc?.delete(info.id);
   await unmountContainer(info.folder, options.unmountImage);
-  await removeFolder(info.folder);
+  await removeFolder(info.folder.path);
 }
 
 async function stateOf(

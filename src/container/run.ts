@@ -22,7 +22,7 @@ import { hostname, constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { EngineClient } from '../bus/client.ts';
+import { type EngineClient, sent } from '../bus/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
 import { sha256Hex } from './digest.ts';
 import { hostFacts } from './host.ts';
@@ -36,7 +36,7 @@ import { Interrupted, relaySignals, type SignalRelay, stopSignalOf } from './sig
 import { buildSpec, type HostFacts, type Spec } from './spec.ts';
 import { hasTerminal } from './terminal.ts';
 import { takeBack } from './take-back.ts';
-import { lookupUser } from './users.ts';
+import { type ContainerUser, lookupUser } from './users.ts';
 
 export interface RunRequest {
   /** The cofa root. */
@@ -113,6 +113,8 @@ class Container {
   /** The engine has mounted the overlay, too, and takes it away again. */
   #overlaid = false;
   #runcStarted = false;
+  /** The engine has put the folder away. */
+  #discarded = false;
 
   constructor(
     request: RunRequest,
@@ -135,7 +137,7 @@ class Container {
     const mounting = this.#mount(signals);
     mounting.catch(() => {});
     // The question is under way before anything else is done.
-    await new Promise((sent) => setImmediate(sent));
+    await sent();
     // All that does not need the image happens while the engine works.
     const [mounted, host, files] = await settleAll([
       mounting,
@@ -202,6 +204,7 @@ class Container {
   /** Undoes `run`, however far it came. `exit`: the container's exit code, undefined when it never ran to its end. */
   async remove(exit: number | undefined): Promise<void> {
     const folder = this.#folder;
+    const isKept = this.#request.keep && exit !== undefined;
     const steps: Array<() => Promise<void>> = [
       async () => {
         // After an orderly end runc has removed it all itself.
@@ -210,15 +213,16 @@ class Container {
         }
       },
       async () => {
-        if (!this.#mountAsked || (this.#overlaid && (await this.#unmountByEngine()))) return;
+        if (!this.#mountAsked || (this.#overlaid && (await this.#unmountByEngine(isKept)))) return;
         const { unmountContainer } = await import('./reap.ts');
         await unmountContainer(folder, (dir) => this.#unmountImage(dir));
       },
       async () => {
-        if (this.#request.keep && exit !== undefined) {
+        if (this.#discarded) return;
+        if (isKept) {
           folder.write({ ...this.#record, exit });
           this.#deps.note(`kept what ${folder.id} wrote: ${folder.upper}; remove it: cofa rm ${folder.id}`);
-        } else await removeFolder(folder);
+        } else await removeFolder(folder.path);
       },
     ];
     for (const step of steps) {
@@ -252,11 +256,24 @@ class Container {
     return existsSync(`${this.#request.root}/runc/${this.#folder.id}`);
   }
 
-  /** False where it has to be done here: the engine is not there, or is another one than that which mounted. */
-  async #unmountByEngine(): Promise<boolean> {
+  /**
+   * False where it has to be done here: the engine is not there, or is another one than that which mounted. What is not kept
+   * the engine throws away as well, and answers before it has; one that is older than that refuses the word.
+   */
+  async #unmountByEngine(isKept: boolean): Promise<boolean> {
     const request = { dir: this.#folder.image, overlay: true } as const;
+    const call = { timeoutMs: UNMOUNT_MS };
+    const { engine } = this.#deps;
     try {
-      await this.#deps.engine.call('unmount', request, { timeoutMs: UNMOUNT_MS });
+      if (isKept) await engine.call('unmount', request, call);
+      else {
+        const asked = engine.call('unmount', { ...request, discard: true }, call);
+        const { discarded } = await asked.catch((error: unknown) => {
+          if (!(error instanceof CofaError) || !isUnknownWord(error)) throw error;
+          return engine.call('unmount', request, call);
+        });
+        this.#discarded = discarded === true;
+      }
       return true;
     } catch {
       return false;
@@ -277,20 +294,25 @@ class Container {
     const folder = this.#folder;
     const config = parseImageConfig(readFileSync(mounted.configPath));
     const wanted = options.user ?? config.user;
+    const specFor = (user: ContainerUser) =>
+      buildSpec({
+        rootfs: folder.rootfs,
+        config,
+        options,
+        user,
+        host,
+        cgroupsPath: cgroupOf(this.#request.root, folder.id),
+        files,
+      });
+    // Where the command lies does not depend on who runs it: it is looked up while the accounts are read.
+    const checked = checkCommand(folder.rootfs, specFor(lookupUser('', undefined, undefined)));
+    checked.catch(() => {});
     const [passwd, group] = await Promise.all([
       readTextInRoot(folder.rootfs, '/etc/passwd', MAX_ACCOUNTS),
       readTextInRoot(folder.rootfs, '/etc/group', MAX_ACCOUNTS),
     ]);
-    const spec = buildSpec({
-      rootfs: folder.rootfs,
-      config,
-      options,
-      user: lookupUser(wanted, passwd, group),
-      host,
-      cgroupsPath: cgroupOf(this.#request.root, folder.id),
-      files,
-    });
-    await checkCommand(folder.rootfs, spec);
+    const spec = specFor(lookupUser(wanted, passwd, group));
+    await checked;
     return { spec, stopSignal: stopSignalOf(config.stopSignal, os.signals) };
   }
 }
@@ -317,12 +339,12 @@ function throwIfStopped(signals: SignalRelay): void {
   if (signals.early.aborted) throw signals.early.reason;
 }
 
-/** An engine that does not know `overlay` says so by its name. */
 /** Of a command that the engine is told. */
 const LONGEST_WORD = 4_096;
 
+/** An engine that does not know a word says so by its name. */
 function isUnknownWord({ code, message }: CofaError): boolean {
-  return code === 'invalid-argument' && /overlay|program/.test(message);
+  return code === 'invalid-argument' && /overlay|program|discard/.test(message);
 }
 
 function checkVolumes(options: RunOptions): void {

@@ -23,7 +23,7 @@ export class Runc {
 
   /** Error: `environment` when runc is not installed. */
   static async find(root: string): Promise<Runc> {
-    const program = await findProgram('runc');
+    const program = findProgram('runc');
     if (program === undefined) {
       throw new CofaError('environment', 'runc, which starts the containers, is not installed', {
         hint: 'apt install runc',

@@ -7,6 +7,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { checkName } from '../container/options.ts';
 import { mountRoot, unmountOverlay } from '../container/overlay.ts';
 import { ContainerFolder } from '../container/record.ts';
+import type { Above } from './mounts.ts';
 
 /**
  * The container whose image is mounted at `dir`. Whoever may call the engine can have nothing else overlaid. Error:
@@ -18,22 +19,11 @@ export function containerAt(root: string, dir: string): ContainerFolder {
   throw new CofaError('invalid-argument', `overlay: ${dir} is not where the image of a container is mounted`);
 }
 
-/** Mounts it on an image that was just mounted; with it fails what was done before. Errors: those of mount(2). */
-export async function mountOn<Mounted>(
-  image: Promise<Mounted>,
-  folder: ContainerFolder,
-  overlay: 'temporary' | 'kept',
-  undo: () => Promise<unknown>,
-): Promise<Mounted & { overlay: true }> {
-  const mounted = await image;
-  try {
-    await mountRoot(folder, { temporary: overlay === 'temporary' });
-  } catch (error) {
-    await undo().catch(() => {});
-    throw error;
-  }
-  return { ...mounted, overlay: true };
-}
+/** It, on the container's image. Errors: those of mount(2) and umount2(2). */
+export const rootOf = (folder: ContainerFolder, overlay: 'temporary' | 'kept'): Above => ({
+  mount: () => mountRoot(folder, { temporary: overlay === 'temporary' }),
+  unmount: () => unmountFrom(folder),
+});
 
 /** Takes it away, before its image goes. Errors: those of umount2(2). */
 export async function unmountFrom(folder: ContainerFolder): Promise<void> {

@@ -99,7 +99,7 @@ const pastReads = new Map<string, { hits: number; misses: number; errors: number
  * while. Before that every byte of it would delay one that somebody waits for.
  */
 const START_QUIET_MS = 500;
-const START_LIMIT_MS = 5_000;
+const START_LIMIT_MS = 20_000;
 let lastCold = Number.NEGATIVE_INFINITY;
 /** There has been work. */
 const working = new AbortController();
@@ -119,13 +119,14 @@ const cold: ColdRead = (file: DeviceFile, offset, length, answer) => {
 
 const bus = await connectBus(busOf(settings, 'front-end'), { name: 'cofa-front-end' });
 let scrubber: Scrubber | undefined;
+const logFiles = settings.natsFiles === undefined ? undefined : new LogFiles(settings.natsFiles);
 const events = new EventLog(bus, Date.now, {
   epoch: settings.epoch,
   // An append of the front end before this one, which landed late.
   onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
   onFull: () => ask(bus, names.room, {}, 5_000),
   onAppended: ({ subject, event }) => scrubber?.onAppended(`sha256:${idOf(subject)}`, event),
-  ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
+  ...(logFiles === undefined ? {} : { alone: true, sync: logFiles.sync }),
 });
 let { fold } = await loadNode(bus, names);
 let node = fold.state;
@@ -221,6 +222,8 @@ await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) 
 await bus.flush();
 link.ready();
 rehearsed = rehearse();
+// The first sync looks at all files of the log: the first layer that is opened need not wait for that.
+void logFiles?.sync().catch(() => {});
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
 
 void transport.ended.then(async (error) => {

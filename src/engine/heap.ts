@@ -7,8 +7,16 @@
 import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-/** How much may come, in percent of what lives. A flag like this one changes nothing about compiled code that is kept. */
+/**
+ * How much may come, in percent of what lives. Compiled code that is kept is still used, but what is loaded behind such a flag is kept
+ * apart: two processes that load one file, one with it and one without, take turns to compile it anew.
+ */
 const ROOM_PERCENT = 100;
+/**
+ * While an image streams through an indexer: the most that V8 takes by itself. Network buffers count, and would have the old
+ * generation marked again and again. Such a process ends with its image.
+ */
+export const INDEXING_ROOM_PERCENT = 300;
 /** Work is over when there was none for so long, ms. */
 const CALM_MS = 2_000;
 /** Less is not worth a collection of 10 to 20 ms, bytes. */
@@ -16,9 +24,9 @@ const WORTH_BYTES = 2 << 20;
 /** In larger heaps V8 goes on in small steps by itself: all at once would take too long, bytes. */
 const LARGE_BYTES = 128 << 20;
 
-/** From now on, and whatever is loaded later. To be called by each process once. */
-export function giveHeapRoom(): void {
-  setFlagsFromString(`--heap-growing-percent=${ROOM_PERCENT}`);
+/** From now on, and whatever is loaded later, in all threads. To be called by each process once. */
+export function giveHeapRoom(percent = ROOM_PERCENT): void {
+  setFlagsFromString(`--heap-growing-percent=${percent}`);
 }
 
 export interface Heap {

@@ -16,13 +16,15 @@ import type { Subjects } from '../../schemas/subjects.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { SpanTable } from '../image/span-table.ts';
 import { attachLoop, backingFileOf, detachLoop, type LoopDevice, type LoopStatus } from '../kernel/loop.ts';
+import { setReadAhead } from '../kernel/read-ahead.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
-import { parseReference } from '../registry/reference.ts';
+import { parseReference, type Reference } from '../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../registry/sidecars.ts';
 import { START_REFERRERS } from '../registry/start-referrers.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
+import { Expected } from './expected.ts';
 import { prepareChain } from './chain-image.ts';
 import type { Devices } from './devices.ts';
 import { hintsFor } from './hints.ts';
@@ -70,6 +72,17 @@ interface ImageContext extends ImagesOptions {
 
 /** A pack that was found is asked for after so long, ms, in any case: of a link with long ways nothing should be wasted. */
 const PACK_HELD_BACK_MS = 50;
+/** What the registry said for a mount that is expected is that mount's for so long, ms. */
+const EXPECTED_MS = 2_000;
+const expectedKey = (ref: string, platform: string | undefined, policy: TrustPolicy): string =>
+  JSON.stringify([ref, platform, policy]);
+
+/**
+ * How far the kernel reads ahead in files of an image that is whole, and of one that is not, KiB. In a file that is mapped it
+ * reads as much around each page that is missing (do_sync_mmap_readahead in mm/filemap.c): what of it nobody wants costs next
+ * to nothing where it lies on the node, and else is fetched, decoded and learned by startup packs as well.
+ */
+const READ_AHEAD = { whole: 1024, part: 128 };
 
 /** Images that there have been. */
 let users = 0;
@@ -103,6 +116,8 @@ export class Image {
   /** Every block of every device was written when it was indexed here, a moment ago. */
   #built = false;
   attached: AttachedImage | undefined;
+  /** One change after the other: the last one knows what is right. */
+  #readAheadSet: Promise<void> = Promise.resolve();
   /** By mount: bytes per second of the rest of the image that it wants in the background; Infinity: no limit, 0: none. */
   readonly #rates = new Map<string, number>();
   /** Names it to the devices: there may be another one of the same manifest. */
@@ -504,6 +519,7 @@ export class Image {
     this.attached = { metadata: await metadata, devices: await Promise.all(wanted) };
     // Mounts may have come and gone meanwhile.
     this.#tellRate();
+    await this.setReadAhead();
     if (this.#start === undefined || this.isDirect()) return;
     const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
     const { manifest, repository } = this;
@@ -512,6 +528,19 @@ export class Image {
     startups.begin({ ...start, manifest, repository }, this.#findPack(), () =>
       hintsFor(layout, manifest, { ...start, program: this.#program }),
     );
+  }
+
+  /** As far as is right for what of the image is on the node now. */
+  async setReadAhead(): Promise<void> {
+    this.#readAheadSet = this.#readAheadSet.then(async () => {
+      if (this.attached === undefined) return;
+      try {
+        await setReadAhead(this.attached.metadata, this.isDirect() ? READ_AHEAD.whole : READ_AHEAD.part);
+      } catch (error) {
+        this.#options.log.warn({ image: this.resolved.ref, error }, 'reads ahead as the kernel chooses');
+      }
+    });
+    await this.#readAheadSet;
   }
 
   get #rate(): number {
@@ -594,6 +623,8 @@ export class Image {
 export class Images {
   readonly #options: ImageContext;
   readonly #images = new Map<string, Image>();
+  /** What the registry was asked for somebody who is about to mount; the next one of the same words takes it. */
+  readonly #expected = new Expected<ResolvedImage>((ms) => sleep(ms, undefined, { ref: false }));
 
   /** `state`: what the log says; its images are known and, where prepared, ready. */
   constructor(options: ImagesOptions, state: NodeState) {
@@ -619,6 +650,14 @@ export class Images {
     return this.#images.values();
   }
 
+  /** The kernel reads the layer by itself from now on, or does no longer. */
+  async changedDirect(diffId: string): Promise<void> {
+    const using = [...this.#images.values()]
+      .flatMap((image) => [...image.generations()])
+      .filter(({ prepared }) => prepared?.devices.some((device) => device.diffId === diffId));
+    await Promise.all(using.map((image) => image.setReadAhead()));
+  }
+
   /**
    * The image that a reference means now. The registry decides; when it cannot be reached, a reference that was resolved
    * here before means what it meant then. `trust`: which sidecars may be used; the engine's policy by default. Errors:
@@ -633,18 +672,10 @@ export class Images {
     const known = [...this.#images.values()].filter((image) => image.resolved.ref === reference.text);
     const pinned = reference.digest === undefined ? undefined : this.#images.get(reference.digest);
     if (pinned?.prepared !== undefined) return pinned;
+    const key = expectedKey(text, platform, policy);
     let image: ResolvedImage;
     try {
-      image = await this.#options.registry.resolve(reference, {
-        knownConfig: (digest) => this.#configOf(digest),
-        referrers: {
-          // What the kernel reads by itself takes neither sidecar nor pack.
-          listed: (manifest) => this.#images.get(manifest)?.isDirect() !== true,
-          wanted: (manifest) => policy !== 'never' && this.#images.get(manifest)?.prepared === undefined,
-          blobs: START_REFERRERS,
-        },
-        ...(platform === undefined ? {} : { platform }),
-      });
+      image = await (this.#expected.take(key) ?? this.#ask(reference, platform, policy));
     } catch (error) {
       const latest = known.filter((candidate) => candidate.prepared !== undefined).at(-1);
       if (latest === undefined || toErrorRecord(error).code !== 'unavailable') throw error;
@@ -655,6 +686,32 @@ export class Images {
       return latest;
     }
     return this.#remember(image);
+  }
+
+  /**
+   * Somebody is about to mount the image: the registry is asked already, and the mount, if it comes soon, has the answer. Errors
+   * are the mount's.
+   */
+  expect(text: string, platform: string | undefined, trust?: TrustPolicy): void {
+    const policy = trust ?? this.#options.trust;
+    const key = expectedKey(text, platform, policy);
+    const reference = parseReference(text);
+    const pinned = reference.digest === undefined ? undefined : this.#images.get(reference.digest);
+    if (pinned?.prepared !== undefined) return;
+    this.#expected.ask(key, EXPECTED_MS, () => this.#ask(reference, platform, policy));
+  }
+
+  #ask(reference: Reference, platform: string | undefined, policy: TrustPolicy): Promise<ResolvedImage> {
+    return this.#options.registry.resolve(reference, {
+      knownConfig: (digest) => this.#configOf(digest),
+      referrers: {
+        // What the kernel reads by itself takes neither sidecar nor pack.
+        listed: (manifest) => this.#images.get(manifest)?.isDirect() !== true,
+        wanted: (manifest) => policy !== 'never' && this.#images.get(manifest)?.prepared === undefined,
+        blobs: START_REFERRERS,
+      },
+      ...(platform === undefined ? {} : { platform }),
+    });
   }
 
   /** Forgets an image; its layers are others' business. Error `busy` where a mount has it. */

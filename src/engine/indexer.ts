@@ -10,6 +10,7 @@ import { indexImage } from '../index/index-image.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
+import { giveHeapRoom, INDEXING_ROOM_PERCENT, Tidying } from './heap.ts';
 import { readSettings } from './process-settings.ts';
 
 export interface ToIndexer {
@@ -61,6 +62,9 @@ if (mode === 'rehearse' && ownRoot !== undefined) {
       if (!working.signal.aborted) console.error('the rehearsal of an indexer failed', error);
     },
   );
+  // Not before: what a rehearsal leaves would be kept for as long as no order comes.
+  giveHeapRoom(INDEXING_ROOM_PERCENT);
+  if (!working.signal.aborted) new Tidying().now();
 }
 
 async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
@@ -70,6 +74,7 @@ async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
     ...(pool === undefined ? {} : { pool }),
     registry: (await readSettings(root)).registry,
     deviceOf: layout.device,
+    onBegun: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
     onLayer: async (layer) => {
       await Promise.all([
         writeWhole(layout.spans(layer.blobDigest), layer.spans),

@@ -48,7 +48,15 @@ export interface MountOrder {
   program?: string | undefined;
   /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
+  /** What stands on the mount: it is mounted while the log is told of it, and the mount fails with it. */
+  above?: Above | undefined;
   onProgress: (progress: Progress) => void;
+}
+
+export interface Above {
+  mount(): Promise<void>;
+  /** Also where it was not mounted, or not quite. */
+  unmount(): Promise<void>;
 }
 
 /** How the mounts of an earlier engine came back. */
@@ -79,10 +87,13 @@ class MountActor {
   /** Which of the image's commands is about to run; undefined for a mount that is brought back. */
   start: string | undefined;
   program: string | undefined;
+  above: Above | undefined;
   /** The directory was made for the mount and goes with it. */
   madeDir = false;
   /** It is being brought back: a failure leaves it in the log, for the next try. */
   restoring = false;
+  /** Unmounted: its image has been let go when this resolves. */
+  released: Promise<void> = Promise.resolve();
   /** How it was brought back: `kept` is the very mount that was there, repaired. */
   restored: 'kept' | 'anew' | 'replaced' = 'anew';
 
@@ -97,6 +108,8 @@ export class Mounts {
   readonly #options: MountsOptions;
   /** By directory: at most one mount each. */
   readonly #mounts = new Map<string, MountActor>();
+  /** Images that are being let go, of mounts that are gone. */
+  readonly #releasing = new Set<Promise<void>>();
   /** By id: mounts that have failed, as the log does not know yet. */
   readonly #failed = new Map<string, { dir: string; error: ErrorRecord }>();
 
@@ -129,11 +142,12 @@ export class Mounts {
     const actor = this.#create(facts, image);
     actor.start = order.start;
     actor.program = order.program;
+    actor.above = order.above;
     image.progress.add(order.onProgress);
     let requested = false;
     try {
       // At no time does the log have two mounts of one directory: a start that knows of no success takes what is there away.
-      for (const [id, failed] of this.#failed) if (failed.dir === dir) await this.#sayFailed(id);
+      await this.#sayFailedAt(dir);
       // First the fact, then the folder: a crash in between leaves none that nobody knows.
       const made = await isMissing(dir);
       actor.madeDir = made;
@@ -171,9 +185,15 @@ export class Mounts {
     }
   }
 
-  /** Unmounts. Errors: `not-found`, `busy` (then nothing has changed). */
-  async unmount(path: string): Promise<{ id: string; dir: string }> {
+  /**
+   * Unmounts. `early`: done when it is out of the kernel and the log has that, and the directory is free; the devices, where
+   * no other mount has them, are let go behind (`released`). Errors: `not-found`, `busy` (then nothing has changed),
+   * `unavailable` also where nothing is mounted, when the log has a mount that failed and does not take that: the next
+   * engine would bring it back.
+   */
+  async unmount(path: string, { early = false } = {}): Promise<{ id: string; dir: string }> {
     const dir = cleanPath(path);
+    if (!this.#mounts.has(dir)) await this.#sayFailedAt(dir);
     const actor = this.#mounts.get(dir);
     if (actor === undefined) {
       throw new CofaError('not-found', `nothing of cofa is mounted at ${dir}`, {
@@ -195,7 +215,14 @@ export class Mounts {
     // `down` was faster: it stays in the log.
     if (actor.host.state !== 'unmounted')
       throw new CofaError('not-running', `the engine is stopping: the mount at ${dir} comes back with it`);
+    if (!early) await actor.released;
     return { id: actor.facts.id, dir };
+  }
+
+  /** Resolves when the devices of all mounts that are gone have been let go, or after this time, ms. */
+  async released(withinMs: number): Promise<void> {
+    if (this.#releasing.size > 0)
+      await Promise.race([Promise.all(this.#releasing), sleep(withinMs, undefined, { ref: false })]);
   }
 
   /** Where there are or were mounts, as far as the log still tells, and whether the folder was made for the last of them. */
@@ -307,6 +334,7 @@ export class Mounts {
   async detachAll(force: boolean): Promise<string[]> {
     const busy: string[] = [];
     const detached: MountActor[] = [];
+    await this.released(RELEASE_MS);
     await this.#detachMapped();
     for (const actor of this.#mounts.values()) {
       if (actor.host.state !== 'mounted') continue;
@@ -492,9 +520,12 @@ export class Mounts {
       await this.#mountErofs(actor);
       try {
         // After a crash the log says so already.
-        if (!actor.restoring || actor.facts.state !== 'mounted')
-          await this.#append(id, { type: 'mount.mounted' });
+        const isTold = actor.restoring && actor.facts.state === 'mounted';
+        const told = isTold ? undefined : this.#append(id, { type: 'mount.mounted' });
+        const done = await Promise.allSettled([actor.above?.mount(), told]);
+        for (const one of done) if (one.status === 'rejected') throw one.reason;
       } catch (error) {
+        await actor.above?.unmount().catch(() => {});
         // Somebody may be in it already. An engine that was replaced finds the other one's mount in its place.
         const there = ownMount(actor);
         if (there !== undefined) await detachMount(there);
@@ -531,10 +562,17 @@ export class Mounts {
       return;
     }
     this.#mounts.delete(dir);
-    await actor.image.release(id).catch((error: unknown) => {
-      this.#options.log.error({ mount: id, error }, 'devices were not let go');
-    });
+    actor.released = this.#release(actor);
     actor.host.send({ type: 'UNMOUNTED' });
+  }
+
+  async #release({ facts, image }: MountActor): Promise<void> {
+    const releasing = image.release(facts.id).catch((error: unknown) => {
+      this.#options.log.error({ mount: facts.id, error }, 'devices were not let go');
+    });
+    this.#releasing.add(releasing);
+    await releasing;
+    this.#releasing.delete(releasing);
   }
 
   /** An unmount has failed, or is not in the log: nothing shall have changed. `isGone`: out of the kernel it is. */
@@ -569,6 +607,10 @@ export class Mounts {
     });
   }
 
+  async #sayFailedAt(dir: string): Promise<void> {
+    for (const [id, failed] of this.#failed) if (failed.dir === dir) await this.#sayFailed(id);
+  }
+
   async #sayFailed(id: string): Promise<void> {
     const failed = this.#failed.get(id);
     if (failed === undefined) return;
@@ -580,6 +622,8 @@ export class Mounts {
 
 /** An image that is not the right one when it is there is prepared again so often. */
 const MOST_TURNS = 8;
+/** An engine that ends waits so long for loops of mounts that are gone, ms; the next one takes over what is left. */
+const RELEASE_MS = 5_000;
 /** A mount that did not come back is tried again after this, then after twice as long, and so on, ms. */
 const RESTORE_AGAIN_MS = 5_000;
 const RESTORE_LONGEST_MS = 60_000;

@@ -4,14 +4,18 @@ import { CofaError } from '../../schemas/errors.ts';
 import type { Handlers } from './api.ts';
 import type { CacheKeeper } from './cache-keeper.ts';
 import type { Chains } from './chains.ts';
-import { containerAt, mountOn, unmountFrom } from './container-root.ts';
+import { containerAt, rootOf, unmountFrom } from './container-root.ts';
+import type { Discards } from './discards.ts';
+import type { Images } from './images.ts';
 import type { Mounts } from './mounts.ts';
 import type { Scrubs } from './scrubs.ts';
 import type { Trust } from './trust.ts';
 
 export interface OperationsOptions {
   root: string;
+  images: Pick<Images, 'expect'>;
   mounts: Mounts;
+  discards: Discards;
   chains: Chains;
   trust: Trust;
   cache: CacheKeeper;
@@ -31,7 +35,9 @@ export interface OperationsOptions {
 }
 
 export function operations(options: OperationsOptions): Handlers {
-  const { root, mounts, chains, trust, cache, scrubs, refuseWhenStopping, onWork } = options;
+  const { root, mounts, discards, chains, trust, cache, scrubs, refuseWhenStopping, onWork } = options;
+  /** What a container had that has ended is in nobody's way any more. */
+  const settled = () => Promise.all([mounts.released(SETTLED_MS), discards.settled(SETTLED_MS)]);
   return {
     status: options.status,
     mount: async ({ layers, overlay, ...order }, onProgress) => {
@@ -46,22 +52,42 @@ export function operations(options: OperationsOptions): Handlers {
         );
       const folder = overlay === undefined ? undefined : containerAt(root, dir);
       const image = layers === undefined ? undefined : await chains.image(ref, layers);
-      const how = { platform, prefetch, prefetchLimit, container, start, program, trust: policy };
-      const mounted = mounts.mount({ ref, image, dir, ...how, onProgress }).finally(() => {
+      const above = overlay === undefined || folder === undefined ? undefined : rootOf(folder, overlay);
+      const how = { platform, prefetch, prefetchLimit, container, start, program, trust: policy, above };
+      const mounted = await mounts.mount({ ref, image, dir, ...how, onProgress }).finally(() => {
         onWork();
         trust.poke();
       });
-      if (overlay === undefined || folder === undefined) return await mounted;
-      return await mountOn(mounted, folder, overlay, () => mounts.unmount(dir));
+      return above === undefined ? mounted : { ...mounted, overlay: true };
+    },
+    expect: async ({ ref, platform, trust: policy }) => {
+      refuseWhenStopping();
+      options.onMount();
+      onWork();
+      options.images.expect(ref, platform, policy);
+      return {};
     },
     chain: async (request) => ({ flat: await chains.flat(request) }),
-    unmount: async ({ dir, overlay }) => {
+    unmount: async ({ dir, overlay, discard }) => {
       onWork();
-      if (overlay === true) await unmountFrom(containerAt(root, dir));
+      if (overlay === undefined) {
+        if (discard === true)
+          throw new CofaError('invalid-argument', 'discard is for containers: with overlay');
+        return await mounts.unmount(dir);
+      }
+      const folder = containerAt(root, dir);
+      if (discard === true) return await discards.discard(folder);
+      await unmountFrom(folder);
       return await mounts.unmount(dir);
     },
-    prune: (order) => cache.prune(order).finally(() => trust.poke()),
-    remove: ({ ref }) => cache.remove(ref).finally(() => trust.poke()),
+    prune: async (order) => {
+      await settled();
+      return await cache.prune(order).finally(() => trust.poke());
+    },
+    remove: async ({ ref }) => {
+      await settled();
+      return await cache.remove(ref).finally(() => trust.poke());
+    },
     scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
       refuseWhenStopping();
       const image = ref === undefined ? undefined : cache.find(ref);
@@ -81,3 +107,6 @@ export function operations(options: OperationsOptions): Handlers {
     },
   };
 }
+
+/** So long what is removed waits for what a container had that has ended, ms. */
+const SETTLED_MS = 5_000;

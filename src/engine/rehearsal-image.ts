@@ -6,9 +6,7 @@ import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { zstdCompressSync } from 'node:zlib';
-import { buildFlat } from '../image/erofs.ts';
 import { BLOCK_SIZE, type SpanTable } from '../image/span-table.ts';
-import type { TocEntry } from '../image/toc.ts';
 import { encodePack } from '../pack/format.ts';
 import { DEFAULT_START } from '../pack/pack-store.ts';
 import { RegistryClient } from '../registry/client.ts';
@@ -17,12 +15,11 @@ import { PACK_TYPES } from '../registry/packs.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import { SIDECAR_REVISION, SIDECAR_TYPES } from '../registry/sidecars.ts';
 import type { Layout } from '../store/layout.ts';
+import { rehearsalFlat } from './rehearsal-flat.ts';
 import { rehearsalLayer } from './rehearsal-layer.ts';
 
 /** Blocks of its one layer. */
 const BLOCKS = 4;
-const FOLDERS = 40;
-const FILES = 30;
 
 export interface RehearsalImage {
   /** As for `cofa run`. */
@@ -57,7 +54,7 @@ export async function serveRehearsalImage(layout: Layout): Promise<RehearsalImag
   };
   const { bytes: layer, table } = rehearsalLayer(BLOCKS);
   const tar = add(layer, 'application/vnd.oci.image.layer.v1.tar');
-  const { metadata } = buildFlat([{ entries: entries() }], [{ diffId: tar.digest, size: layer.length }]);
+  const metadata = rehearsalFlat(tar.digest, layer.length);
   const platform = hostPlatform();
   const config = Buffer.from(
     JSON.stringify({ ...platform, config: {}, rootfs: { type: 'layers', diff_ids: [tar.digest] } }),
@@ -155,27 +152,6 @@ export async function serveRehearsalImage(layout: Layout): Promise<RehearsalImag
       await new Promise((resolve) => server.close(resolve));
     },
   };
-}
-
-/** Folders, files and a link in each of them. */
-function entries(): TocEntry[] {
-  const common = { uid: 0, gid: 0, mtime: { sec: 0, nsec: 0 }, major: 0, minor: 0, xattrs: [], patches: [] };
-  const none = Buffer.alloc(0);
-  const all: TocEntry[] = [];
-  for (let folder = 0; folder < FOLDERS; folder++) {
-    const dir = Buffer.from(`folder-${folder}`);
-    all.push({ ...common, path: dir, type: 'dir', mode: 0o755, size: 0, link: none, extents: [] });
-    for (let file = 0; file < FILES; file++) {
-      const path = Buffer.from(`folder-${folder}/file-${file}`);
-      const deviceOffset = ((folder * FILES + file) % ((BLOCKS * BLOCK_SIZE) / 1024)) * 1024;
-      const extents = [{ fileOffset: 0, deviceOffset, length: 700 }];
-      all.push({ ...common, path, type: 'file', mode: 0o644, size: 700, link: none, extents });
-    }
-    const path = Buffer.from(`folder-${folder}/link`);
-    const link = Buffer.from('file-0');
-    all.push({ ...common, path, type: 'symlink', mode: 0o777, size: 0, link, extents: [] });
-  }
-  return all;
 }
 
 async function packOf(manifest: string, table: SpanTable, layer: Buffer): Promise<Buffer> {

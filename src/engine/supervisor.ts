@@ -35,6 +35,7 @@ import { Child, type ChildOptions, describeEnd } from './child.ts';
 import { CacheKeeper, NO_CACHE } from './cache-keeper.ts';
 import { Conditions } from './conditions.ts';
 import { Devices } from './devices.ts';
+import { Discards } from './discards.ts';
 import { Fetchers } from './fetchers.ts';
 import { FrontEnds } from './front-ends.ts';
 import { giveHeapRoom, Tidying } from './heap.ts';
@@ -274,6 +275,7 @@ class Supervisor {
       },
       state,
     );
+    devices.onDirect = (diffId) => void images.changedDirect(diffId);
     const chains = new Chains({ images, log: this.#log, now: Date.now });
     const trust = new Trust({
       layout,
@@ -343,6 +345,14 @@ class Supervisor {
       if (error !== undefined) this.#log.warn({ container: id, error }, 'what a container left stays');
     }
 
+    const discards = new Discards({
+      folder: layout.discarded(),
+      mounts,
+      conditions: this.#conditions,
+      log: this.#log,
+    });
+    discards.sweep();
+
     const { loops: dismissed, dirs } = await leftovers.dismissRest(
       this.#log,
       (dir) => mounts.has(dir),
@@ -387,7 +397,9 @@ class Supervisor {
     let rehearsed: Promise<void> | undefined;
     const handlers = operations({
       root,
+      images,
       mounts,
+      discards,
       chains,
       trust,
       cache,
@@ -416,7 +428,10 @@ class Supervisor {
       scrub.close();
       this.#limitEnd();
       this.#facts.close();
-      await Promise.race([Promise.all([trust.close(), rehearsed]), sleep(DRAIN_MS)]);
+      await Promise.all([
+        Promise.race([Promise.all([trust.close(), rehearsed]), sleep(DRAIN_MS)]),
+        discards.settled(DRAIN_MS),
+      ]);
       await rm(layout.endpoint(), { force: true });
       await events.append(names.event('engine', 'main'), { type: 'engine.stopped' }).then(
         ({ seq }) => keeper.close(seq, DRAIN_MS),

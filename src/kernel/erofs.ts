@@ -5,7 +5,6 @@ import { offLoop } from './libc.ts';
 import type { LoopDevice } from './loop.ts';
 import { MS, mount } from './mount.ts';
 import { willNeedPages } from './page-cache.ts';
-import { setReadAhead } from './read-ahead.ts';
 
 export interface ErofsMount {
   metadata: LoopDevice;
@@ -13,8 +12,6 @@ export interface ErofsMount {
   devices: LoopDevice[];
   /** An existing folder. */
   target: string;
-  /** How far the kernel reads ahead in files, KiB; 1024 by default. */
-  readAheadKb?: number;
 }
 
 /**
@@ -22,10 +19,9 @@ export interface ErofsMount {
  * it returns. Errors: `environment` when the kernel lacks EROFS, `unsupported` for an image that it refuses.
  */
 export async function mountErofs(options: ErofsMount): Promise<void> {
-  const { metadata, devices, target, readAheadKb = 1024 } = options;
+  const { metadata, devices, target } = options;
   if (devices.length > MAX_DEVICES)
     throw new CofaError('unsupported', `an image of ${devices.length} layers; ${MAX_DEVICES} can be mounted`);
-  await setReadAhead(metadata, readAheadKb);
   await mount({
     source: metadata.path,
     target,

@@ -3,9 +3,8 @@
  * rules, since a file's read-ahead comes from its file system's backing device; those of the data loops rule nothing
  * but reads of the block devices themselves.
  *
- * It is always set, since the kernel's own choice varies: 128 KiB for long, 2560 KiB for a loop on Linux 6.18. Too
- * little waits for one registry request after the other; too much fetches what nobody asked for, since a page fault
- * reads that much around it. The driver chooses anew when the loop is freed.
+ * It is always set, since the kernel's own choice varies: 128 KiB for long, 2560 KiB for a loop on Linux 6.18. A file
+ * has it from when it is opened (file_ra_state_init in mm/readahead.c). The driver chooses anew when the loop is freed.
  */
 import { writeFile } from 'node:fs/promises';
 import { explain } from './errno.ts';

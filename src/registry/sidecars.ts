@@ -19,6 +19,7 @@
  * revisions (same artifact type, marked by that annotation); where the registry keeps the list, older ones stay, as
  * only their owner's deletion could remove them.
  */
+import { availableParallelism } from 'node:os';
 import { promisify } from 'node:util';
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
@@ -88,8 +89,8 @@ const MAX_BODY = 512 * 1024 * 1024;
 const MAX_CANDIDATES = 16;
 /** zstd's. Level 19 makes a sidecar 9 % smaller, and would take a fifth of all the time of indexing. */
 const LEVEL = 12;
-/** Blobs that are compressed and sent at a time. */
-const PARALLEL = 4;
+/** Blobs that are compressed and sent at a time; each of zstd's contexts takes some 20 MB at this level. */
+const PARALLEL = Math.min(4, availableParallelism());
 
 /** `{}`, the configuration of artifacts that have none (image-spec, "Guidance for an Empty Descriptor"). */
 const EMPTY = Buffer.from('{}');

@@ -125,6 +125,29 @@ describe('the engine from the command line', () => {
     expect(missing.err).toMatch(/^cofa: .+\n {2}hint: .+\n$/);
   });
 
+  it('run: its name, and the image, are free for the next one at once, and nothing lies about for long', async () => {
+    for (let turn = 0; turn < 3; turn++)
+      expect(await cofa(['run', '--name', 'same', prepared.ref])).toMatchObject({ code: 0, err: '' });
+    expect((await json<{ containers: unknown[] }>('ps')).containers).toEqual([]);
+    const other = await cofa([
+      'run',
+      plain.ref,
+      'echo x > /tmp/x; seq 100 | while read n; do mkdir /tmp/$n; done',
+    ]);
+    expect(other).toMatchObject({ code: 0 });
+    // It is in use by nobody: whoever removes it waits until it is let go.
+    expect(await cofa(['rmi', plain.ref])).toMatchObject({ code: 0 });
+    await expect.poll(() => readdirSync(join(root, 'discarded')), { timeout: 10_000 }).toEqual([]);
+  });
+
+  it('run: the registry is asked for the tag once, before and for the mount', async () => {
+    const before = registry.requests().length;
+    expect((await cofa(['run', prepared.ref])).code).toBe(0);
+    const asked = registry.requests().slice(before);
+    expect(asked.filter(({ path }) => /manifests\/(?!sha256)/.test(path))).toHaveLength(1);
+    expect(readFileSync(join(root, 'log/supervisor.log'), 'utf8')).not.toContain('"operation":"expect"');
+  });
+
   it('mount, read, status, unmount: every byte right, and status says where the index came from', async () => {
     const dir = join(directory, 'mnt');
     const mount = await json<{ ref: string; origin: string }>('mount', prepared.ref, dir);

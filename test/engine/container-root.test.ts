@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CofaError } from '../../schemas/errors.ts';
-import { containerAt, mountOn } from '../../src/engine/container-root.ts';
+import { containerAt } from '../../src/engine/container-root.ts';
 
 describe('where the engine overlays for a container', () => {
   it('is the folder of that container', () => {
@@ -17,13 +17,5 @@ describe('where the engine overlays for a container', () => {
     ['something deeper', '/r/containers/web/image/web/image'],
   ])('is not %s', (_, dir) => {
     expect(() => containerAt('/r', dir)).toThrow(CofaError);
-  });
-
-  it('an overlay that cannot be mounted takes the image back with it', async () => {
-    let undone = 0;
-    const folder = containerAt('/nosuch', '/nosuch/containers/web/image');
-    const undo = async () => void (undone += 1);
-    await expect(mountOn(Promise.resolve({}), folder, 'temporary', undo)).rejects.toThrow('ENOENT');
-    expect(undone).toBe(1);
   });
 });

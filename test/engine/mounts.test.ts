@@ -24,6 +24,9 @@ let dir: string;
 let [own, earlier, later]: LoopDevice[] = [];
 let log: Log;
 
+/** The image's devices have been let go when this resolves. */
+let releasing: Promise<void>;
+
 /** Says who owns the node when it is asked. */
 class Log {
   isFenced = false;
@@ -53,6 +56,7 @@ beforeEach(async () => {
     while (isMounted(dir)) unmountSync(dir, { lazy: true });
   });
   log = new Log();
+  releasing = Promise.resolve();
   // What is tried again later comes to nothing.
   cleanup.defer(() => {
     log.isFenced = true;
@@ -81,7 +85,8 @@ function engine(): Mounts {
     proof: 'unproven',
     attached,
     use: async () => attached,
-    release: async () => {},
+    release: () => releasing,
+    isDirect: () => true,
     hasLost: () => false,
     progress: new Set(),
   };
@@ -205,6 +210,63 @@ test('a mount that failed is so in the log before another one is asked for at it
   await mounts.unmount(dir);
 });
 
+describe('what stands on a mount', () => {
+  const scene = () => {
+    const done: string[] = [];
+    const above = {
+      mount: async () => void done.push(`mount on ${findMount(dir)?.source}`),
+      unmount: async () => void done.push('unmount'),
+    };
+    return { done, order: { dir, ref: 'image', prefetch: false, onProgress: () => {}, above } };
+  };
+
+  test('comes while the log is told of the mount', async () => {
+    const { done, order } = scene();
+    const mounts = engine();
+    order.above.mount = async () => {
+      done.push(`mount on ${findMount(dir)?.source}`);
+      // It is on its way, and not waited for first.
+      await expect.poll(() => log.appended).toEqual(['mount.requested', 'mount.mounted']);
+    };
+    await mounts.mount(order as never);
+    expect(done).toEqual([`mount on ${own?.path}`]);
+    await mounts.unmount(dir);
+  });
+
+  test('goes again where the log does not take the mount', async () => {
+    const { done, order } = scene();
+    log.refused = 'mount.mounted';
+    await expect(engine().mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+    expect([done.at(-1), isMounted(dir), log.appended]).toEqual([
+      'unmount',
+      false,
+      ['mount.requested', 'mount.failed'],
+    ]);
+  });
+
+  test('is not called gone as long as the log has it', async () => {
+    const { order } = scene();
+    const mounts = engine();
+    log.refused = 'mount.mounted mount.failed';
+    await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'unavailable' });
+    log.refused = '';
+    await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'not-found' });
+    expect(log.appended).toEqual(['mount.requested', 'mount.failed']);
+  });
+
+  test('takes the mount with it where it cannot be mounted', async () => {
+    const { done, order } = scene();
+    order.above.mount = async () => {
+      throw new CofaError('environment', 'no overlayfs');
+    };
+    const mounts = engine();
+    await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'environment' });
+    expect([done, isMounted(dir), mounts.list()]).toEqual([['unmount'], false, []]);
+    expect(log.appended.at(-1)).toBe('mount.failed');
+  });
+});
+
 test('a mount that was acknowledged comes back although the log has an earlier request for its directory', async () => {
   await mountOf(own);
   const node = emptyNode();
@@ -217,4 +279,42 @@ test('a mount that was acknowledged comes back although the log has an earlier r
   expect(await engine().restore(node)).toMatchObject({ kept: 1, failures: [] });
   expect(findMount(dir)?.source).toBe(own?.path);
   expect(log.appended).toEqual(['mount.failed']);
+});
+
+describe('an unmount whose devices take a while to go', () => {
+  const order = { ref: 'image', prefetch: false, onProgress: () => {} };
+
+  test('is done when they have gone, or before where nobody waits for that; the directory is free by then', async () => {
+    const mounts = engine();
+    for (const early of [true, false]) {
+      await mounts.mount({ ...order, dir } as never);
+      const release = Promise.withResolvers<void>();
+      releasing = release.promise;
+      let isDone = false;
+      const unmounting = mounts.unmount(dir, { early }).then(() => {
+        isDone = true;
+      });
+      if (early) await unmounting;
+      else await expect.poll(() => log.appended.at(-1)).toBe('mount.unmounted');
+      expect([isDone, isMounted(dir), mounts.has(dir)]).toEqual([early, false, false]);
+      release.resolve();
+      await unmounting;
+    }
+  });
+
+  test('an engine that ends waits for them', async () => {
+    const mounts = engine();
+    await mounts.mount({ ...order, dir } as never);
+    const release = Promise.withResolvers<void>();
+    releasing = release.promise;
+    await mounts.unmount(dir, { early: true });
+    let isDone = false;
+    const detaching = mounts.detachAll(false).then(() => {
+      isDone = true;
+    });
+    await mounts.released(50);
+    expect(isDone).toBe(false);
+    release.resolve();
+    await detaching;
+  });
 });

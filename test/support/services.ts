@@ -316,7 +316,9 @@ async function startService(spec: ServiceSpec): Promise<Service> {
   const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', spec.command, ...spec.args], {
     stdio: ['ignore', log, log],
     cwd: spec.directory,
-    env: { ...process.env, ...spec.env },
+    // What daemons write to temporary files goes with them: dockerd has a containerd that does not answer in time
+    // dump its stacks there, and starts it anew.
+    env: { ...process.env, TMPDIR: spec.directory, ...spec.env },
   });
   closeSync(log);
   const ended = new Promise<void>((resolve) => {

@@ -36,6 +36,7 @@ const REPLACED: Record<string, string> = {
   'bus/local-socket.ts': 'local-socket.ts',
   'fuse/stand-in.ts': 'fuse-stand-in.ts',
   'kernel/holes.ts': 'holes.ts',
+  'kernel/read-ahead.ts': 'read-ahead.ts',
   'registry/packs.ts': 'packs.ts',
   'pack/pack-store.ts': 'pack-store.ts',
   'fetch/start-jobs.ts': 'start-jobs.ts',

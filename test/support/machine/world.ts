@@ -209,8 +209,8 @@ export class World {
     const mine = { job, signal, process: currentProcess() as SimProcess, since: machine.now };
     for (const other of this.#fetches) {
       const isApart =
-        other.job.firstSpan + other.job.spanCount <= job.firstSpan ||
-        job.firstSpan + job.spanCount <= other.job.firstSpan;
+        other.job.firstBlock + other.job.blockCount <= job.firstBlock ||
+        job.firstBlock + job.blockCount <= other.job.firstBlock;
       if (isApart || other.job.layer !== job.layer || other.job.front !== job.front) continue;
       if (!other.process.isAlive || other.signal.aborted || other.job.job === job.job) continue;
       // A front end that lost touch with NATS or with a fetcher may believe it dead.

@@ -5,7 +5,6 @@ import { RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
 import { request } from './registry-client.ts';
-import { SpanTable, encodeTable } from './span-table.ts';
 
 export * from '../../../../src/fetch/fetch-job.ts';
 
@@ -28,13 +27,9 @@ export async function runFetch(job: FetchJob, context: Context): Promise<number>
 async function fetchBlocks(job: FetchJob, { layout, signal, gate, onBlocks }: Context): Promise<number> {
   const { random } = machine();
   await request('layer blob', signal);
-  const layer = world().layer(job.layer);
-  const table = SpanTable.decode(encodeTable(layer));
-  const first = table.span(job.firstSpan).firstBlock;
-  const last = table.span(job.firstSpan + job.spanCount - 1);
-  const end = last.firstBlock + last.blockCount;
-  let reported = first;
-  for (let block = first; block < end; block++) {
+  const end = job.firstBlock + job.blockCount;
+  let reported = job.firstBlock;
+  for (let block = job.firstBlock; block < end; block++) {
     await machine().sleep(world().plan.blockMs * (0.5 + random.next()));
     await gate.opening;
     signal.throwIfAborted();
