@@ -3,12 +3,13 @@
  * order, then compared as a tree with what an independent program unpacks; and nothing is fetched twice.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type RealImage, realImage } from '../../ops/images/debian.ts';
 import { type ImageLayout, layoutLayers, pushLayout } from '../../ops/images/layout.ts';
+import { findMount } from '../../src/kernel/mount.ts';
 import { buildImage, crossLinkLayers, gnuLayer, nastyLayers, type Variant } from '../images/nasty.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type Containerd, startContainerd } from '../support/services.ts';
@@ -207,6 +208,8 @@ describe.each(transports)('over the transport %s', (transport) => {
       readTree(await unpackWithUmoci(`${registry.host}/node:latest`, join(directory, 'node'))),
     );
     const lazy = await mountCold(layout, 'node', transport, 'whole');
+    // A page fault shall not have much fetched that nobody asked for; later that costs nothing.
+    expect(readAheadKib(lazy.mount)).toBe(128);
     let last = '';
     await until(
       async () => {
@@ -220,6 +223,7 @@ describe.each(transports)('over the transport %s', (transport) => {
       },
       () => `not handed over: ${last}\n${lazy.engine.logs()}`,
     );
+    await expect.poll(() => readAheadKib(lazy.mount)).toBe(1024);
     await expectFetchedOnce(layout, lazy.requests());
     // A mount that somebody uses stays.
     const user = await open(join(lazy.mount, 'etc/passwd'));
@@ -241,8 +245,15 @@ describe.each(transports)('over the transport %s', (transport) => {
     const [image] = (await lazy.engine.status()).images;
     expect(image?.blocks).toEqual({ absent: 0, fetching: 0, present: image?.blocks.present });
     expect((await lazy.engine.status()).mounts.map(({ dir }) => dir)).toEqual([lazy.mount]);
+    expect(readAheadKib(lazy.mount)).toBe(1024);
   }, 180_000);
 });
+
+/** How far the kernel reads ahead in files below a mount, KiB. */
+function readAheadKib(mount: string): number {
+  const source = findMount(mount)?.source ?? '';
+  return Number(readFileSync(`/sys/block/${source.replace('/dev/', '')}/queue/read_ahead_kb`, 'utf8'));
+}
 
 /** Unpackers that go layer by layer leave the moment of unpacking on folders. */
 function folderTime({ field }: Difference, node: TreeNode): boolean {

