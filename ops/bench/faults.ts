@@ -185,6 +185,8 @@ export const FAULT_CASES: readonly FaultCase[] = [
   },
 ];
 
+/** Looks at the status while a fault lasts. */
+const STATUS_TRIES = 10;
 const REGISTRY_NAME = 'registry.cofa.test';
 const HOSTS = '127.0.0.1 localhost\n';
 
@@ -272,6 +274,19 @@ export async function mountFresh(
   return { image, dir };
 }
 
+/** Of a fault that readers notice it says why at some moment of a second: a fetch that ends well takes the reason back until the next one fails. */
+async function statusWhile(
+  engine: Engine,
+  fault: FaultCase,
+): Promise<Pick<Status, 'degraded' | 'processes'>> {
+  for (let tries = 1; ; tries++) {
+    const { stdout } = await engine.cli(['status', '--json']);
+    const status = JSON.parse(stdout) as Pick<Status, 'degraded' | 'processes'>;
+    if (fault.readers !== 'fails' || status.degraded.length > 0 || tries === STATUS_TRIES) return status;
+    await sleep(100);
+  }
+}
+
 /**
  * Runs one case on a fresh image. `lastsMs`: how long the fault lasts; `answers`: at least until so many answers of the
  * registry were spoilt.
@@ -296,8 +311,7 @@ export async function runFault(
     const reading = readAtOnce({ root: dir, truth, names: FILES, count: options.reads, timeoutMs: 300_000 });
     if (fault.isLong === true) await reading;
     else await untilEnough(scene, options);
-    const { stdout } = await engine.cli(['status', '--json']);
-    const { degraded, processes } = JSON.parse(stdout) as Pick<Status, 'degraded' | 'processes'>;
+    const { degraded, processes } = await statusWhile(engine, fault);
     const rssBytes = processes.find(({ role }) => role === 'front-end')?.rssBytes ?? 0;
     await heal();
     const reads = await reading;

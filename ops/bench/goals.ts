@@ -27,7 +27,7 @@ export function warmOn(ways: Starts['ways'], name: string): number {
 
 /** Nothing is said of a way that was not measured. */
 export function startGoals(
-  { ways, imageBytes, sidecarBytes, packBytes, startBytes }: Starts,
+  { ways, imageBytes, sidecarBytes, packBytes, readBytes, startBytes }: Starts,
   link: { bitsPerSecond: number | undefined; rttMs: number },
 ): Goal[] {
   const goals: Goal[] = [];
@@ -82,7 +82,7 @@ export function startGoals(
     goals.push(atMost('P5b', 'warm start: cofa / overlayfs', warm / overlayfs, 1));
   if (startBytes > 0 && packBytes > 0) {
     const measure = 'bytes fetched without pack or background / blocks that the start reads, compressed';
-    goals.push(atMost('P8', measure, startBytes / packBytes, 1.2));
+    goals.push(atMost('P8', measure, startBytes / (readBytes ?? packBytes), 1.2));
   }
   share('P9', 'sidecar / image', sidecarBytes, 2);
   if (packBytes > 0) share('P9', 'sidecar and pack / image', sidecarBytes + packBytes, 10);

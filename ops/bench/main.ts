@@ -13,8 +13,9 @@ import { demandWaits } from './background.ts';
 import { fileTimes } from './files.ts';
 import { fuseReads } from './fuse.ts';
 import { indexCost } from './index-cost.ts';
-import { type Link, textTable } from './measure.ts';
+import { interrupt, type Link, textTable } from './measure.ts';
 import { manyImages } from './memory.ts';
+import { nydusWays } from './nydus.ts';
 import { captionOf, plotStarts } from './plot.ts';
 import { parseRate } from './relay.ts';
 import { merged, noResults, type Results } from './results.ts';
@@ -62,11 +63,15 @@ const link: Link = { rate: rate('--rate', values.rate), rttMs: Number(values.rtt
 const rates = values.rates.split(',');
 for (const one of rates) rate('--rates', one);
 const largeBytes = rate('--large', values.large);
-const peers = values.peers ? stargzWays() : [];
+const peers = values.peers ? [...stargzWays(), ...nydusWays()] : [];
 const ways: Way[] = [CONTAINERD, UNPREPARED, NO_PACK, PACK, ...peers];
 const cleanup = new Cleanup();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, () => void cleanup.run().finally(() => process.exit(130)));
+  process.once(signal, () => {
+    say('interrupted; what was begun is taken down');
+    interrupt();
+    process.exitCode = 130;
+  });
 }
 const say = (line: string) => console.error(`bench: ${line}`);
 const results = noResults(
@@ -84,7 +89,7 @@ try {
   await main();
 } catch (error) {
   console.error(`bench: ${error instanceof Error ? error.message : String(error)}`);
-  process.exitCode = 1;
+  process.exitCode ??= 1;
 } finally {
   for (const { title, rows } of tablesOf(results)) console.log(`\n${title}\n\n${textTable(rows)}`);
   await cleanup.run();

@@ -1,5 +1,5 @@
 /** What every benchmark needs: commands that are timed, cold caches, an emulated link, medians. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { type Relay, startRelay } from './relay.ts';
@@ -21,18 +21,33 @@ export interface Start {
   bytes: number;
 }
 
-/** Runs a command to its end; throws with what it wrote to stderr when it fails. */
+const running = new Set<ChildProcess>();
+let isInterrupted = false;
+
+/** Ends the commands that run, and has each further one fail but those that clean up: so all that was begun is unwound. */
+export function interrupt(): void {
+  isInterrupted = true;
+  for (const child of running) child.kill('SIGTERM');
+}
+
+/**
+ * Runs a command to its end; throws with what it wrote to stderr when it fails. `cleansUp`: it runs in any case, also
+ * after `interrupt`.
+ */
 export function timed(
   command: string,
   args: readonly string[],
   env: Record<string, string> = {},
+  { cleansUp = false } = {},
 ): Promise<Omit<Start, 'bytes'> & { output: string }> {
+  if (isInterrupted && !cleansUp) return Promise.reject(new Error('interrupted'));
   return new Promise((resolve, reject) => {
     const began = performance.now();
     const child = spawn(command, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
     });
+    if (!cleansUp) running.add(child);
     let firstOutputMs: number | undefined;
     let output = '';
     let errors = '';
@@ -43,8 +58,12 @@ export function timed(
     child.stderr.on('data', (bytes: Buffer) => {
       errors += bytes.toString();
     });
-    child.once('error', reject);
+    child.once('error', (error) => {
+      running.delete(child);
+      reject(error);
+    });
     child.once('close', (code) => {
+      running.delete(child);
       const totalMs = performance.now() - began;
       if (code === 0) resolve({ firstOutputMs: firstOutputMs ?? totalMs, totalMs, output });
       else

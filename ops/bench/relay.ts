@@ -202,9 +202,18 @@ function carry({ wire, from, to, window, drop, reset, allowed, seen }: Carrying)
       wire.send(lane, piece.length, () => {
         underWay -= piece.length;
         const may = allowed(piece.length);
-        if (!to.destroyed && to.writable)
+        if (!to.destroyed && to.writable) {
+          // What arrives in one turn is written by one system call: the relay shares the cores with what is measured.
+          if (to.writableCorked === 0) {
+            to.cork();
+            process.nextTick(() => to.uncork());
+          }
           to.write(may >= piece.length ? piece : piece.subarray(0, Math.max(0, may)));
-        if (may < piece.length) reset?.();
+        }
+        if (may < piece.length) {
+          to.uncork();
+          reset?.();
+        }
         pace();
       });
     }

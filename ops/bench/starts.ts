@@ -8,6 +8,8 @@ export interface Starts {
   imageBytes: number;
   sidecarBytes: number;
   packBytes: number;
+  /** Of the blocks in the pack as they lie in the layers; absent in results of earlier versions. */
+  readBytes?: number;
   /** Fetched by a start with pack whose node fetches nothing in the background: of a long start the rows have both. */
   startBytes: number;
   ways: Array<{ name: string; peer?: Way['peer']; cold: Start[]; warm: Start[] }>;
@@ -35,8 +37,9 @@ export async function measureStarts(
   }
   say(`${image.name}: what a start fetches`);
   const startBytes = await bytesOfStart(at);
-  const { sidecarBytes, packBytes } = at;
-  return { image: image.name, imageBytes: image.bytes, sidecarBytes, packBytes, startBytes, ways: measured };
+  const { sidecarBytes, packBytes, readBytes } = at;
+  const sizes = { imageBytes: image.bytes, sidecarBytes, packBytes, readBytes, startBytes };
+  return { image: image.name, ...sizes, ways: measured };
 }
 
 /** One cold start, and where the way has one, a warm one after it. */

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { COFA, type Start, throughLink, timed } from './measure.ts';
+import { bytesInLayers } from './start-set.ts';
 
 export interface BenchImage {
   name: string;
@@ -29,6 +30,8 @@ export interface Repositories {
   /** bytes, compressed */
   sidecarBytes: number;
   packBytes: number;
+  /** Of what the pack names, as it lies in the layers. */
+  readBytes: number;
 }
 
 /** Bytes that cross a link without limits during a cold start with a pack whose node fetches nothing else. */
@@ -91,6 +94,7 @@ export async function prepare(
     packed: `${image.name}-packed`,
     sidecarBytes: 0,
     packBytes: 0,
+    readBytes: 0,
   };
   for (const repository of [at.plain, at.indexed, at.packed]) await push(repository);
   for (const repository of [at.indexed, at.packed]) {
@@ -98,14 +102,14 @@ export async function prepare(
     at.sidecarBytes = (JSON.parse(output) as { sidecarBytes: number }).sidecarBytes;
   }
   at.packBytes = await pushPack(`${registry}/${at.packed}:latest`);
+  at.readBytes = await bytesInLayers(`${registry}/${at.packed}:latest`);
   return at;
 }
 
 /** Starts the image on a node of its own and puts the pack that comes of it beside the image; returns its bytes. */
 export async function pushPack(ref: string): Promise<number> {
   return await onFreshEngine(async (cofa) => {
-    await cofa('run', '--no-prefetch', ref);
-    // A start with prefetch is what is recorded.
+    // Of an image that is not there: what the kernel reads by itself is not recorded.
     await cofa('run', ref);
     let bytes = 0;
     for (let tries = 0; tries < 120 && bytes === 0; tries++) {
@@ -121,6 +125,9 @@ export async function pushPack(ref: string): Promise<number> {
 /** Daemons have been up for so long, ms, before something starts: an engine rehearses starts meanwhile. */
 export const CALM_MS = 5_000;
 
+/** What `cofa down` says by its exit code where no engine runs. */
+const NO_ENGINE = 9;
+
 export type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
 /** An engine with an empty root and a NATS of its own. */
@@ -129,8 +136,13 @@ export async function onFreshEngine<T>(work: (cofa: Cofa, root: string) => Promi
   try {
     const root = await cleanup.tempDir('bench');
     const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args]);
+    cleanup.defer(() =>
+      timed(COFA, ['--root', root, 'down', '--force'], {}, { cleansUp: true }).catch((error) => {
+        // An `up` that failed or was interrupted may have left an engine or none.
+        if (!String(error).includes(`ended with ${NO_ENGINE}`)) throw error;
+      }),
+    );
     await cofa('up', '--no-snapshotter');
-    cleanup.defer(() => cofa('down', '--force'));
     await sleep(CALM_MS);
     return await work(cofa, root);
   } finally {
