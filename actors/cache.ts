@@ -4,7 +4,11 @@
  *
  * **How much**: `cachePressure`. Between two marks nothing happens; above the upper one spans go until the lower one is
  * reached, so that work comes in portions. Spans that are on their way count as if they were there: the room is made
- * before they arrive. A disk that runs low counts like a limit. Prefetch never causes an eviction: it pauses below the marks.
+ * before they arrive. Prefetch never causes an eviction: it pauses below the marks.
+ *
+ * A disk that runs low counts like a limit, with one difference: mounted images give no more than the cache has grown by since
+ * then, so that it does not grow. What others fill costs them nothing: the room would be others' again, and a container would miss
+ * what it had.
  *
  * **What**: `planEviction`. By rank first, within a rank the span that was used longest ago:
  *
@@ -72,15 +76,17 @@ export const CACHE_LIMITS: CacheLimits = {
 /** calm: below the limit. urgent: above it, or the disk has half of its reserve left. flooded: far above, or less than a quarter. */
 export type CacheUrgency = 'calm' | 'urgent' | 'flooded';
 
-/** Bytes: of the cache, with what is on its way; free on the disk. */
+/** Bytes: of the cache, with what is on its way; free on the disk; what `used` has grown by while the disk was low. */
 export interface CacheUse {
   used: number;
   free: number;
+  grown: number;
 }
 
 export interface CachePressure {
-  /** Bytes that have to go; 0: none. */
+  /** Bytes that have to go; 0: none. From mounted images some go only while fewer than `ofMounted` have gone in all. */
   need: number;
+  ofMounted: number;
   urgency: CacheUrgency;
   /** Whether prefetch may go on. */
   prefetch: boolean;
@@ -91,11 +97,12 @@ export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: b
   const { limit, reserve, high, low, prefetchOff, prefetchOn } = limits;
   const slack = Math.max(limits.slack, limit * limits.slackShare);
   const overLimit = use.used > limit * high ? use.used - limit * low : 0;
-  const overDisk = use.free < reserve ? reserve * 1.25 - use.free : 0;
+  const overDisk = isDiskLow(use.free, limits) ? reserve * 1.25 - use.free : 0;
   const share = prefetching ? prefetchOff : prefetchOn;
   const roomNeeded = reserve * (prefetching ? 1.5 : 2);
   return {
     need: Math.ceil(Math.max(overLimit, overDisk, 0)),
+    ofMounted: Math.ceil(Math.max(overLimit, Math.min(overDisk, use.grown), 0)),
     urgency:
       use.used > limit + slack || use.free < reserve / 4
         ? 'flooded'
@@ -105,6 +112,8 @@ export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: b
     prefetch: use.used <= limit * share && (reserve === 0 || use.free >= roomNeeded),
   };
 }
+
+export const isDiskLow = (free: number, { reserve }: CacheLimits): boolean => free < reserve;
 
 /** Who needs a layer: nobody, an image that is known, a mount. */
 export type CacheNeed = 'none' | 'image' | 'mount';
@@ -136,13 +145,13 @@ export interface EvictionPlan {
   bytes: number;
 }
 
-/** Chooses spans of `need` bytes at least, where there are so many that may go. */
+/** Chooses spans of `need` bytes at least, where there are so many that may go; of mounted images until it is `ofMounted`. */
 export function planEviction(
   layers: readonly CacheLayer[],
-  order: { need: number; urgency: CacheUrgency; now: number },
+  order: { need: number; ofMounted: number; urgency: CacheUrgency; now: number },
   limits: CacheLimits,
 ): EvictionPlan {
-  const { need, urgency, now } = order;
+  const { need, ofMounted, urgency, now } = order;
   const residence = { calm: limits.residence, urgent: limits.shortResidence, flooded: 0 }[urgency];
   const youngest = now - residence;
   const pause = { calm: limits.pause, urgent: limits.pause / 10, flooded: 0 }[urgency];
@@ -165,9 +174,10 @@ export function planEviction(
   const takeBack = new Set<string>();
   let bytes = 0;
   let promised = 0;
-  for (const rank of ranks) {
+  for (const [number, rank] of ranks.entries()) {
+    const enough = MOUNTED_RANKS.has(number) ? ofMounted : need;
     for (const place of byUse(rank.use)) {
-      if (bytes + promised >= need) break;
+      if (bytes + promised >= enough) break;
       const index = rank.layer[place] as number;
       const layer = layers[index] as CacheLayer;
       const size = at(layer.present, rank.span[place] as number) * layer.blockSize;
@@ -191,6 +201,7 @@ export function planEviction(
 }
 
 const RANKS = 5;
+const MOUNTED_RANKS: ReadonlySet<number> = new Set([2, 4]);
 
 interface Ranked {
   layer: number[];

@@ -14,7 +14,9 @@ import {
   type CacheLayer,
   type CacheLimits,
   type CacheNeed,
+  type CacheUse,
   cachePressure,
+  isDiskLow,
   type EvictionPlan,
   planEviction,
   TICK_MS,
@@ -90,6 +92,8 @@ export class CacheHost {
   #canPunch = true;
   /** A fetch found the disk full. */
   #isFull = false;
+  /** The least that the cache held since the disk is low, bytes. */
+  #usedAtLow = Number.POSITIVE_INFINITY;
   #looking: Promise<void> | undefined;
   #lookAgain: NodeJS.Timeout | undefined;
   #lastLook = Number.NEGATIVE_INFINITY;
@@ -221,7 +225,11 @@ export class CacheHost {
       const need = this.#estimate() - order.keep;
       if (need <= 0) break;
       const layers = this.#view().map((layer) => withoutStartup(layer));
-      const plan = planEviction(layers, { need, urgency: 'flooded', now: this.#tick() }, limits);
+      const plan = planEviction(
+        layers,
+        { need, ofMounted: need, urgency: 'flooded', now: this.#tick() },
+        limits,
+      );
       if (order.dryRun) return plan.bytes + directBytes(layers, plan);
       const bytes = await this.#carryOut(plan, 'prune');
       total += bytes;
@@ -381,10 +389,12 @@ export class CacheHost {
     for (let round = 0; round < MOST_ROUNDS && !this.#stopped; round++) {
       await this.#measure();
       await this.#watchLoops();
-      const use = { used: this.#estimate(), free: this.#free };
+      const use = this.#use();
       const pressure = cachePressure(use, this.#limits, this.#prefetching);
       this.#turnPrefetch(pressure.prefetch && !this.#isFull);
-      const need = this.#isFull ? Math.max(pressure.need, FULL_BYTES) : pressure.need;
+      const atLeast = this.#isFull ? FULL_BYTES : 0;
+      const need = Math.max(pressure.need, atLeast);
+      const ofMounted = Math.max(pressure.ofMounted, atLeast);
       const urgency = this.#isFull ? 'flooded' : pressure.urgency;
       this.#isFull = false;
       if (need === 0) {
@@ -392,11 +402,19 @@ export class CacheHost {
         this.#offer();
         return;
       }
-      const plan = planEviction(this.#view(), { need, urgency, now: this.#tick() }, this.#limits);
+      const order = { need, ofMounted, urgency, now: this.#tick() };
+      const plan = planEviction(this.#view(), order, this.#limits);
       const bytes = await this.#carryOut(this.#canPunch ? plan : this.#wholeDevices(need), 'limit');
       if (urgency !== 'calm' && bytes === 0 && plan.takeBack.length === 0) this.#sayFull(use);
       if (bytes === 0) return;
     }
+  }
+
+  #use(): CacheUse {
+    const [used, free] = [this.#estimate(), this.#free];
+    const isLow = isDiskLow(free, this.#limits);
+    this.#usedAtLow = isLow ? Math.min(this.#usedAtLow, used) : Number.POSITIVE_INFINITY;
+    return { used, free, grown: isLow ? used - this.#usedAtLow : 0 };
   }
 
   /** Devices that were not handed over for want of room may be now. */
@@ -406,13 +424,13 @@ export class CacheHost {
     for (const layer of this.#options.opened.values()) layer.offer();
   }
 
-  #sayFull({ used, free }: { used: number; free: number }): void {
+  #sayFull({ used, free }: CacheUse): void {
     const { limit, reserve } = this.#limits;
     const what =
       used > limit
-        ? `the cache holds ${used} bytes, its limit is ${limit}`
-        : `the disk of ${this.#options.layout.root} has ${free} bytes left, ${reserve} are to stay free`;
-    this.#options.conditions.set('cache', `${what}, and nothing of it can go now`);
+        ? `the cache holds ${used} bytes, its limit is ${limit}, and nothing of it can go now`
+        : `the disk of ${this.#options.layout.root} has ${free} bytes left, ${reserve} are to stay free, and the cache has nothing that no mount needs`;
+    this.#options.conditions.set('cache', what);
   }
 
   #turnPrefetch(on: boolean): void {

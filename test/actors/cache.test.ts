@@ -31,27 +31,31 @@ function layer(id: string, uses: number[], rest: Partial<CacheLayer> = {}): Cach
   };
 }
 
-const plan = (layers: CacheLayer[], need: number, urgency: CacheUrgency = 'calm') =>
-  planEviction(layers, { need: need * MIB, urgency, now: NOW }, limits);
+const plan = (layers: CacheLayer[], need: number, urgency: CacheUrgency = 'calm', ofMounted: number = need) =>
+  planEviction(layers, { need: need * MIB, ofMounted: ofMounted * MIB, urgency, now: NOW }, limits);
 
 describe('how much goes', () => {
   test('nothing up to the upper mark; above it all down to the lower one', () => {
-    const need = (used: number) => cachePressure({ used: used * MIB, free: 1e12 }, limits, true).need;
+    const need = (used: number) =>
+      cachePressure({ used: used * MIB, free: 1e12, grown: 0 }, limits, true).need;
     expect([need(0), need(95)]).toEqual([0, 0]);
     expect(need(96)).toBe(6 * MIB);
   });
 
   test('a disk that runs low is a limit as well', () => {
     const low = { ...CACHE_LIMITS, reserve: 100 };
-    expect(cachePressure({ used: 500, free: 100 }, low, true)).toMatchObject({ need: 0, urgency: 'calm' });
-    expect(cachePressure({ used: 500, free: 99 }, low, true)).toMatchObject({ need: 26, urgency: 'calm' });
-    expect(cachePressure({ used: 500, free: 49 }, low, true)).toMatchObject({ need: 76, urgency: 'urgent' });
-    expect(cachePressure({ used: 500, free: 24 }, low, true)).toMatchObject({ urgency: 'flooded' });
+    const at = (free: number, grown = 0) => cachePressure({ used: 500, free, grown }, low, true);
+    expect(at(100)).toMatchObject({ need: 0, urgency: 'calm' });
+    expect(at(99)).toMatchObject({ need: 26, urgency: 'calm' });
+    expect(at(49)).toMatchObject({ need: 76, urgency: 'urgent' });
+    expect(at(24)).toMatchObject({ urgency: 'flooded' });
+    // Mounted images give what the cache took of the disk, not what others did.
+    expect([at(49), at(49, 30), at(49, 300)].map(({ ofMounted }) => ofMounted)).toEqual([0, 30, 76]);
   });
 
   test('prefetch ends before anything has to go, and begins again further down', () => {
     const on = (used: number, before: boolean) =>
-      cachePressure({ used: used * MIB, free: 1e12 }, limits, before).prefetch;
+      cachePressure({ used: used * MIB, free: 1e12, grown: 0 }, limits, before).prefetch;
     expect([on(84, true), on(86, true), on(80, false), on(74, false)]).toEqual([true, false, false, true]);
   });
 });
@@ -86,6 +90,17 @@ describe('what goes', () => {
     ]);
     expect(plan(layers, 4).evict.get('b')).toEqual([[0, 32]]);
     expect(plan(layers, 5).evict.get('a')).toEqual([[0, 48]]);
+  });
+
+  test('of mounted images only until so much has gone, whoever had it', () => {
+    const layers = [
+      layer('mounted', [1, 2, 3], { startup: [0, 0, 1] }),
+      layer('image', [NOW - 200, NOW - 200], { need: 'image' }),
+    ];
+    expect([...plan(layers, 5, 'flooded', 0).evict.keys()]).toEqual(['image']);
+    expect([...plan(layers, 5, 'flooded', 2).evict.keys()]).toEqual(['image']);
+    expect(plan(layers, 5, 'flooded', 3).evict.get('mounted')).toEqual([[0, 16]]);
+    expect(plan(layers, 5, 'flooded').bytes).toBe(5 * MIB);
   });
 
   test('starts of long ago hold half of the limit at most', () => {
@@ -217,10 +232,10 @@ test('evictions alone never bring a cache to rest above its limit, and do not ta
     lastUse[at % spans] = now;
     const used = present.reduce((sum, blocks) => sum + blocks * 65_536, 0);
     most = Math.max(most, used);
-    const { need, urgency } = cachePressure({ used, free: 1e12 }, limits, false);
+    const { need, ofMounted, urgency } = cachePressure({ used, free: 1e12, grown: 0 }, limits, false);
     if (need === 0) continue;
     const one = layer('round', lastUse, { present: [...present] });
-    const { evict } = planEviction([one], { need, urgency, now }, limits);
+    const { evict } = planEviction([one], { need, ofMounted, urgency, now }, limits);
     for (const [first, count] of evict.get('round') ?? []) {
       for (let span = first / 16; span < (first + count) / 16; span++) {
         expect(now - (lastUse[span] as number)).toBeGreaterThanOrEqual(limits.residence);

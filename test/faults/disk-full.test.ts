@@ -34,6 +34,8 @@ beforeAll(async () => {
   cleanup.defer(() => engine.stop());
 });
 afterEach(async () => {
+  // What a failed test left would be what the next one makes room of.
+  for (const { dir } of (await engine.status()).mounts) await engine.cli(['unmount', dir]);
   for (const name of ['ballast', 'more']) await rm(join(disk, name), { force: true });
 });
 afterAll(() => cleanup.run());
@@ -68,8 +70,9 @@ describe('a disk that is full', () => {
     const content = image.files.get('lib/prose') as Buffer;
     expect(new Set(await readPieces(join(dir, 'lib/prose'), content))).toEqual(new Set(['ok']));
     await fill(0);
-    // Whatever the file system still finds room for.
-    await runCommand('sh', ['-c', 'head -c 1000000 /dev/zero > "$0" || true', join(disk, 'more')]);
+    // Whatever the file system still finds room for, and what others give back.
+    const eager = 'for i in 1 2 3 4 5 6 7 8 9 10; do cat /dev/zero >> "$0"; sleep 0.3; done; true';
+    await runCommand('sh', ['-c', eager, join(disk, 'more')]);
     const another = join(directory, 'mnt-brim-2');
     const other = await push('brim-2', 8300);
     const refused = await engine.cli(['mount', '--json', other.ref, another], { timeoutMs: 90_000 });
@@ -77,6 +80,7 @@ describe('a disk that is full', () => {
     expect(['no-space', 'unavailable']).toContain(errorOf(refused).code);
     expect(existsSync(another)).toBe(false);
     expect(new Set(await readPieces(join(dir, 'lib/prose'), content))).toEqual(new Set(['ok']));
+    expect((await engine.status()).cache.evictedBytes).toBe(0);
     await rm(ballast());
     await rm(join(disk, 'more'));
     await eventually('all is read again', async () => (await allRead(dir, image)).failures.length === 0);
@@ -144,7 +148,8 @@ describe('a disk that is full', () => {
     expect(await natsServer()).toBe(nats);
     expect(existsSync(dir)).toBe(false);
     const left = readdirSync(engine.root, { recursive: true }).map(String);
-    expect(left.filter((path) => path.endsWith('.draft'))).toEqual([]);
+    // A rehearsal of the indexer may be writing its own.
+    expect(left.filter((path) => path.endsWith('.draft') && !path.startsWith('run/'))).toEqual([]);
     expect(left).not.toContain(`images/${image.layout.manifest.digest.slice(7)}/flat.erofs`);
     await rm(ballast());
     await eventually(
