@@ -274,7 +274,7 @@ export async function mountFresh(
   return { image, dir };
 }
 
-/** Of a fault that readers notice it says why at some moment of a second: a fetch that ends well takes the reason back until the next one fails. */
+/** Of a fault that readers notice it says why within a second: fetches are tried again before one has failed. */
 async function statusWhile(
   engine: Engine,
   fault: FaultCase,

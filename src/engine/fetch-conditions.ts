@@ -4,6 +4,8 @@ import type { Conditions } from './conditions.ts';
 
 /** A failure that is not repeated counts for this long, ms: where nobody reads, nothing shows that it is over. */
 const LASTS_MS = 60_000;
+/** One after which a fetch went well, ms: others may fail in between, and who asks in such a moment is to hear of it. */
+const STAYS_MS = 1_000;
 /** Codes that tell of the registry; others tell of the bytes or of this node. */
 const OF_REGISTRY: ReadonlySet<ErrorCode> = new Set([
   'unavailable',
@@ -15,7 +17,8 @@ const OF_REGISTRY: ReadonlySet<ErrorCode> = new Set([
 export class FetchConditions {
   readonly #conditions: Conditions;
   readonly #root: string;
-  readonly #failing = new Map<string, { code: ErrorCode; at: number }>();
+  /** By key: the last failure, and the last fetch that went well since it began. */
+  readonly #failing = new Map<string, { code: ErrorCode; at: number; wellAt: number }>();
 
   /** `root`: the folder whose disk takes the blocks. */
   constructor(conditions: Conditions, root: string) {
@@ -26,8 +29,11 @@ export class FetchConditions {
   /** A fetch from `registry` has ended; `error` undefined: well. */
   ended(registry: string, error: ErrorRecord | undefined, now: number): void {
     if (error === undefined) {
-      this.#over(`registry:${registry}`);
-      this.#over('disk');
+      for (const key of [`registry:${registry}`, 'disk']) {
+        const known = this.#failing.get(key);
+        if (known !== undefined) known.wellAt = now;
+      }
+      this.tick(now);
     } else if (error.code === 'no-space') {
       this.#fails(
         'disk',
@@ -50,9 +56,11 @@ export class FetchConditions {
       this.ended(registry, error, now);
   }
 
-  /** Lets go of what has not been seen for a while. */
+  /** Lets go of what is over, or was not seen for a while. */
   tick(now: number): void {
-    for (const [key, { at }] of this.#failing) if (now - at > LASTS_MS) this.#over(key);
+    for (const [key, { at, wellAt }] of this.#failing) {
+      if (now - at > (wellAt >= at ? STAYS_MS : LASTS_MS)) this.#over(key);
+    }
   }
 
   #fails(key: string, { code }: ErrorRecord, at: number, sentence: () => string): void {
@@ -60,7 +68,7 @@ export class FetchConditions {
     // The message names a blob, which changes from failure to failure: the first one stays, unless it said less.
     const isBetter = known === undefined || (known.code === 'timeout' && code !== 'timeout');
     if (isBetter) this.#conditions.set(key, sentence());
-    this.#failing.set(key, { code: isBetter ? code : known.code, at });
+    this.#failing.set(key, { code: isBetter ? code : known.code, at, wellAt: Number.NEGATIVE_INFINITY });
   }
 
   #over(key: string): void {

@@ -34,7 +34,7 @@ describe('what is wrong at the moment', () => {
 });
 
 describe('what fetches find out', () => {
-  test('about a registry lasts until one succeeds, or nothing was seen of it for a minute', () => {
+  test('about a registry lasts until one has gone well for a second, or nothing was seen of it for a minute', () => {
     const { conditions, found } = fresh();
     found.ended('a:1', error('unavailable', 'a:1 refuses connections'), 0);
     found.ended('b:1', error('unauthorized', 'denied'), 0);
@@ -43,6 +43,10 @@ describe('what fetches find out', () => {
       'absent blocks of b:1 cannot be fetched: denied',
     ]);
     found.ended('a:1', undefined, 10);
+    found.tick(1_000);
+    expect(conditions.list()).toHaveLength(2);
+    found.tick(1_001);
+    expect(conditions.list()).toHaveLength(1);
     found.tick(60_000);
     expect(conditions.list()).toHaveLength(1);
     found.tick(60_001);
@@ -63,7 +67,12 @@ describe('what fetches find out', () => {
     found.ended('a:1', error('no-space'), 0);
     found.readFailed('a:1', error('timeout', 'too late'), 1);
     expect(conditions.list()).toEqual(['the disk of /root is full: absent blocks cannot be stored']);
-    found.ended('a:1', undefined, 2);
+    // One that fails again in between counts from then on.
+    found.ended('a:1', undefined, 500);
+    found.ended('a:1', error('no-space'), 900);
+    found.tick(60_900);
+    expect(conditions.list()).toHaveLength(1);
+    found.ended('a:1', undefined, 60_900);
     expect(conditions.list()).toEqual([]);
   });
 });
