@@ -18,7 +18,7 @@
  * `busy` (list of referrers). An AbortSignal ends any call with its reason, that of a deadline with `timeout`.
  */
 import { RegistryApi, type RegistryLog, type Source } from './api.ts';
-import { type BlobName, BlobReader } from './blob-reader.ts';
+import { type BlobName, BlobReader, type ByteRange } from './blob-reader.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { DOCKER_CERTS } from './certificates.ts';
 import { type Descriptor, parseManifest, type ResolvedImage } from './manifest.ts';
@@ -30,7 +30,7 @@ import { type Ambient, DEFAULT_RETRY, type RetrySettings, realAmbient } from './
 import { discard } from './transport.ts';
 
 export type { RegistryLog, Source } from './api.ts';
-export type { BlobName } from './blob-reader.ts';
+export type { BlobName, ByteRange } from './blob-reader.ts';
 export type { Descriptor, ImageManifest, ResolvedImage } from './manifest.ts';
 export type { FetchedManifest } from './manifest-reader.ts';
 export type { Platform } from './platform.ts';
@@ -218,6 +218,16 @@ export class RegistryClient {
     signal?: AbortSignal,
   ): AsyncGenerator<Buffer, void, undefined> {
     return this.#blobs.range(source, blob, start, end, signal);
+  }
+
+  /** The bytes of several ranges, ascending and apart, as they arrive, unchecked; no chunk has bytes of two. Resumes after cuts. */
+  blobRanges(
+    source: Source,
+    blob: BlobName,
+    ranges: readonly ByteRange[],
+    signal?: AbortSignal,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    return this.#blobs.ranges(source, blob, ranges, signal);
   }
 
   /** Makes sure that the repository has a blob of these bytes. */

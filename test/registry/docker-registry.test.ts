@@ -206,6 +206,23 @@ describe('an open registry', () => {
     expect(gets().every(({ status, bytes: sent }) => status === 206 && sent === 131_072)).toBe(true);
   });
 
+  test('several ranges are one request for exactly their bytes', async () => {
+    const client = open();
+    await pushImage(client, source('several'), AMD64, 'v1');
+    const { bytes, descriptor } = AMD64.layers[0]!;
+    const ranges = Array.from({ length: 16 }, (_, at) => [at * 131_072, at * 131_072 + 50_000] as const);
+    const parts = await collect(client.blobRanges(source('several'), descriptor, ranges));
+    expect(parts.equals(Buffer.concat(ranges.map(([start, end]) => bytes.subarray(start, end))))).toBe(true);
+    const gets = () =>
+      registry
+        .requests()
+        .filter(
+          ({ method, path }) => method === 'GET' && path.endsWith(`/several/blobs/${descriptor.digest}`),
+        );
+    await vi.waitFor(() => expect(gets()).toHaveLength(1));
+    expect(gets()[0]).toMatchObject({ status: 206 });
+  });
+
   test.each([
     ['a tag', 'tags:v9', 'not-found', 'no tag "v9"'],
     ['a repository', 'nobody/here:v1', 'not-found', 'no repository nobody/here'],
