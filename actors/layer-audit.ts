@@ -48,7 +48,8 @@ export function auditLayer(layer: LayerInside): string[] {
   for (const job of jobs.values()) {
     if (job.class === 'prefetch') prefetching += 1;
     check(jobSilence.has(job.number), () => `job ${job.number} may stay silent for ever`);
-    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) own(span, job);
+    for (const [first, count] of job.runs)
+      for (let span = first; span < first + count; span++) own(span, job);
   }
   for (const eviction of evictions.values()) for (const span of eviction.spans) own(span, eviction);
   check(owners.size === owned.size, () => 'a span has an owner that is over');

@@ -19,8 +19,11 @@ export interface LayerLimits {
   prefetchInFlight: number;
   /** The same while there are spans that a start is likely to read soon. */
   aimedInFlight: number;
-  /** Blocks of one job of such spans, and of a span between two of them that is fetched along. */
+  /** Of one job of such spans: blocks, runs of spans, and blocks of a span between two of them that is fetched along. */
   aimedBlocks: number;
+  aimedRuns: number;
+  /** Blocks of such spans that a job takes along which somebody waits for. */
+  alongBlocks: number;
   gapBlocks: number;
   /** Pause of prefetch after a failure; doubled at each further one up to the longest, ms. */
   prefetchPauseMs: number;
@@ -53,6 +56,8 @@ export const LAYER_LIMITS: LayerLimits = {
   prefetchInFlight: 2,
   aimedInFlight: 4,
   aimedBlocks: 64,
+  aimedRuns: 16,
+  alongBlocks: 32,
   gapBlocks: 6,
   prefetchPauseMs: 1_000,
   prefetchPauseMaxMs: 30_000,
@@ -132,6 +137,9 @@ export type LayerEvent =
 
 export type JobClass = 'demand' | 'prefetch';
 
+/** Spans in a row. */
+export type SpanRun = readonly [firstSpan: number, spanCount: number];
+
 /** Why a read got EIO. */
 export interface ReadFailure {
   code: ErrorCode;
@@ -141,8 +149,8 @@ export interface ReadFailure {
 export type LayerEffect =
   /** errno 0: every block of the read is present. */
   | { type: 'answer'; id: number; errno: number; reason?: ReadFailure }
-  /** `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. */
-  | { type: 'fetch'; job: number; firstSpan: number; spanCount: number; class: JobClass; soon?: true }
+  /** `runs`: ascending, no two adjacent. `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. */
+  | { type: 'fetch'; job: number; runs: readonly SpanRun[]; class: JobClass; soon?: true }
   /** Somebody waits for a job that was submitted as prefetch. */
   | { type: 'promote'; job: number }
   | { type: 'cancel'; job: number }

@@ -45,8 +45,9 @@ import {
   type LayerEvent,
   type LayerLimits,
   type ReadFailure,
+  type SpanRun,
 } from './layer-protocol.ts';
-import { Prefetcher } from './prefetch.ts';
+import { inOrder, Prefetcher, type SpanChoice } from './prefetch.ts';
 import { Promises } from './promises.ts';
 import { ReadQueue } from './read-queue.ts';
 import { Retries } from './retries.ts';
@@ -63,8 +64,8 @@ export type Owner =
       readonly kind: 'fetch';
       readonly number: number;
       class: JobClass;
-      readonly firstSpan: number;
-      readonly spanCount: number;
+      /** Ascending, no two adjacent. */
+      readonly runs: readonly SpanRun[];
     }
   /** `passed`: spans that prefetch would have taken meanwhile. */
   | {
@@ -143,6 +144,8 @@ export class LayerActor {
       inFlight: this.#limits.prefetchInFlight,
       aimedInFlight: this.#limits.aimedInFlight,
       aimedBlocks: this.#limits.aimedBlocks,
+      aimedRuns: this.#limits.aimedRuns,
+      alongBlocks: this.#limits.alongBlocks,
       gapBlocks: this.#limits.gapBlocks,
       pauseMs: this.#limits.prefetchPauseMs,
       pauseMaxMs: this.#limits.prefetchPauseMaxMs,
@@ -347,7 +350,7 @@ export class LayerActor {
     this.#counters.misses += 1;
     this.#reads.add(id, missing, firstSpan, lastSpan, this.#clock + this.#limits.readDeadlineMs);
     for (const span of spans) this.#prefetcher.demanded(span, this.#clock);
-    this.#demand(spans, effects);
+    this.#demand(spans, effects, true);
   }
 
   #refuse(id: number, reason: ReadFailure, effects: LayerEffect[]): void {
@@ -408,12 +411,17 @@ export class LayerActor {
 
   // ── Jobs ──
 
-  /** `spans`, ascending, are waited for: those that nobody owns get a job, neighbours a common one. */
-  #demand(spans: readonly number[], effects: LayerEffect[]): void {
+  /**
+   * `spans`, ascending, are waited for: those that nobody owns get a job, neighbours a common one. `along`: what the start is
+   * likely to read next in the layer comes with them, since a request costs more than that.
+   */
+  #demand(spans: readonly number[], effects: LayerEffect[], along = false): void {
     let first = 0;
     let count = 0;
-    const start = () => {
-      if (count > 0) this.#fetch(first, count, 'demand', effects);
+    const start = (alone = false) => {
+      if (count === 0) return;
+      const behind = along && !alone ? this.#prefetcher.along(first + count, this.#clock, this.#choice) : [];
+      this.#fetch(inOrder([[first, count], ...behind]), 'demand', effects);
       count = 0;
     };
     for (const span of spans) {
@@ -428,27 +436,30 @@ export class LayerActor {
       if (alone || span !== first + count || count >= this.#limits.demandBatchSpans) start();
       if (count === 0) first = span;
       count += 1;
-      if (alone) start();
+      if (alone) start(true);
     }
     start();
   }
 
   #prefetch(effects: LayerEffect[]): void {
-    const isFree = (span: number) => {
+    for (;;) {
+      const batch = this.#prefetcher.next(this.#clock, this.#prefetchRunning, this.#choice);
+      if (batch === undefined) return;
+      this.#fetch(batch.runs, 'prefetch', effects, batch.soon);
+    }
+  }
+
+  readonly #choice: SpanChoice = {
+    free: (span) => {
       const owner = this.#owners.get(span);
       if (owner?.kind === 'evict') owner.passed.push(span);
       if (owner !== undefined || this.#blocks.isComplete(span) || this.#retries.isPaused(span)) return false;
       if (!this.#isPromised(span)) return true;
       this.#passed = Math.min(this.#passed, span);
       return false;
-    };
-    const isAlone = (span: number) => this.#retries.isSuspect(span);
-    for (;;) {
-      const batch = this.#prefetcher.next(this.#clock, this.#prefetchRunning, isFree, isAlone);
-      if (batch === undefined) return;
-      this.#fetch(batch.firstSpan, batch.spanCount, 'prefetch', effects, batch.soon);
-    }
-  }
+    },
+    alone: (span) => this.#retries.isSuspect(span),
+  };
 
   #aim(ranges: readonly BlockRange[]): void {
     const spans = new Set<number>();
@@ -459,11 +470,11 @@ export class LayerActor {
     this.#prefetcher.aim([...spans]);
   }
 
-  #fetch(firstSpan: number, spanCount: number, kind: JobClass, effects: LayerEffect[], soon?: true): void {
-    const job: Job = { kind: 'fetch', number: this.#nextJob++, class: kind, firstSpan, spanCount };
+  #fetch(runs: readonly SpanRun[], kind: JobClass, effects: LayerEffect[], soon?: true): void {
+    const job: Job = { kind: 'fetch', number: this.#nextJob++, class: kind, runs };
     this.#jobs.set(job.number, job);
     this.#jobSilence.set(job.number, this.#clock + this.#limits.jobSilenceMs);
-    for (let span = firstSpan; span < firstSpan + spanCount; span++) {
+    for (const span of spansOf(runs)) {
       this.#owners.set(span, job);
       this.#stepSpan(span, BlockEvent.FETCH);
     }
@@ -472,8 +483,7 @@ export class LayerActor {
     effects.push({
       type: 'fetch',
       job: job.number,
-      firstSpan,
-      spanCount,
+      runs,
       class: kind,
       ...(soon === undefined ? {} : { soon }),
     });
@@ -489,20 +499,24 @@ export class LayerActor {
     if (this.#state === 'corrupt' || (job === undefined && !isLate && !owed)) return;
     if (!Number.isSafeInteger(firstBlock) || !Number.isSafeInteger(count)) return;
     if (bytes > 0) this.#counters.bytes += bytes;
-    let from = Math.max(firstBlock, 0);
-    let to = Math.min(firstBlock + count, this.blockCount);
-    if (job !== undefined) {
-      this.#jobSilence.set(number, this.#clock + this.#limits.jobSilenceMs);
-      from = Math.max(from, this.#blocks.start(job.firstSpan));
-      to = Math.min(to, this.#blocks.start(job.firstSpan + job.spanCount));
-    }
+    const from = Math.max(firstBlock, 0);
+    const to = Math.min(firstBlock + count, this.blockCount);
+    if (job !== undefined) this.#jobSilence.set(number, this.#clock + this.#limits.jobSilenceMs);
     this.#promises.heard(number, this.#clock);
+    const ranges = owed
+      ? this.#promises.owedIn(number, from, to)
+      : job !== undefined
+        ? this.#ownedIn(job, from, to)
+        : [[from, to] as const];
     let became = 0;
-    if (owed) {
-      for (const [first, end] of this.#promises.owedIn(number, from, to))
-        became += this.#fill(first, end, BlockEvent.FETCHED, true, effects);
-    } else became = this.#fill(from, to, BlockEvent.FETCHED, true, effects);
+    for (const [first, end] of ranges) became += this.#fill(first, end, BlockEvent.FETCHED, true, effects);
     if (job === undefined && !owed) this.#counters.lateBlocks += became;
+  }
+
+  /** What of the blocks `[from, to)` is the job's. */
+  *#ownedIn({ runs }: Job, from: number, to: number): IterableIterator<[from: number, to: number]> {
+    for (const [first, count] of runs)
+      yield [Math.max(from, this.#blocks.start(first)), Math.min(to, this.#blocks.start(first + count))];
   }
 
   /** Makes blocks `[from, to)` present, and answers who waited for them. Returns how many were not present before. */
@@ -530,8 +544,8 @@ export class LayerActor {
     if (job === undefined) return;
     if (times !== undefined && job.class === 'demand')
       this.#prefetcher.readahead.observe(times.firstByteUs, times.fetchUs);
-    const end = this.#blocks.start(job.firstSpan + job.spanCount);
-    this.#fill(this.#blocks.start(job.firstSpan), end, BlockEvent.FETCHED, true, effects);
+    for (const [from, to] of this.#ownedIn(job, 0, this.blockCount))
+      this.#fill(from, to, BlockEvent.FETCHED, true, effects);
     this.#release(job);
     this.#prefetcher.succeeded();
   }
@@ -543,11 +557,11 @@ export class LayerActor {
     this.#stall.failed(this.#clock);
     if (job.class === 'prefetch') this.#prefetcher.failed(this.#clock);
     const again: number[] = [];
-    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) {
+    for (const span of spansOf(job.runs)) {
       if (this.#blocks.isComplete(span)) continue;
       this.#stepSpan(span, BlockEvent.FAILED);
       if (retryable) this.#retryLater(span, reason, effects);
-      else if (job.spanCount === 1) {
+      else if (isOneSpan(job)) {
         this.#retries.remember(span, reason, this.#clock);
         this.#giveUp(span, reason, effects);
       } else {
@@ -565,7 +579,7 @@ export class LayerActor {
     this.#jobs.delete(job.number);
     this.#jobSilence.delete(job.number);
     if (job.class === 'prefetch') this.#prefetchRunning -= 1;
-    for (let span = job.firstSpan; span < job.firstSpan + job.spanCount; span++) this.#owners.delete(span);
+    for (const span of spansOf(job.runs)) this.#owners.delete(span);
   }
 
   /** The span could not be had now. Where somebody waits, it is tried again after a pause, `attempts` times in all. */
@@ -800,6 +814,12 @@ export class LayerActor {
     });
   }
 }
+
+export function* spansOf(runs: readonly SpanRun[]): IterableIterator<number> {
+  for (const [first, count] of runs) for (let span = first; span < first + count; span++) yield span;
+}
+
+const isOneSpan = ({ runs }: Job): boolean => runs.length === 1 && runs[0]?.[1] === 1;
 
 const CLOSED: ReadFailure = { code: 'not-running', message: 'the layer is closed' };
 const CORRUPT: ReadFailure = { code: 'integrity', message: 'the layer is not what its diffID says' };

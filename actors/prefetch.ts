@@ -4,6 +4,7 @@
  * bad: that is the same the next time. Evicted spans are not offered again, or eviction and prefetch would chase each
  * other.
  */
+import type { SpanRun } from './layer-protocol.ts';
 import type { PrefetchPace } from './pace.ts';
 import { Readahead } from './readahead.ts';
 
@@ -15,9 +16,12 @@ export interface PrefetchLimits {
   /** Jobs at once, and as long as there are spans that a reader is likely to want soon. */
   inFlight: number;
   aimedInFlight: number;
-  /** Blocks of one job of such spans, and of a span between two of them that is fetched along. */
+  /** Of one job of such spans: blocks, runs of spans, and blocks of a span between two of them that is fetched along. */
   aimedBlocks: number;
+  aimedRuns: number;
   gapBlocks: number;
+  /** Blocks of such spans that a job takes along which somebody waits for. */
+  alongBlocks: number;
   /** First and longest pause after a failure, ms. */
   pauseMs: number;
   pauseMaxMs: number;
@@ -27,10 +31,16 @@ export interface PrefetchLimits {
 const READAHEAD_BATCH = 2;
 
 export interface Batch {
-  firstSpan: number;
-  spanCount: number;
+  /** Ascending, no two adjacent. */
+  runs: readonly SpanRun[];
   /** Readers are likely to want it next; absent: it is their turn in order. */
   soon?: true;
+}
+
+/** `free`: absent, without a job or a pause. `alone`: must not share a job with others. */
+export interface SpanChoice {
+  free: (span: number) => boolean;
+  alone: (span: number) => boolean;
 }
 
 export class Prefetcher {
@@ -85,6 +95,7 @@ export class Prefetcher {
 
   /** Spans that a reader is likely to want soon, in this order, behind those that were named before. */
   aim(spans: readonly number[]): void {
+    this.readahead.isForetold ||= spans.length > 0;
     const known = new Set(this.#aimed);
     this.#aimed = [...spans.filter((span) => !known.has(span)).toReversed(), ...this.#aimed];
   }
@@ -115,33 +126,40 @@ export class Prefetcher {
     this.#cursor = Math.min(this.#cursor, span);
   }
 
-  /**
-   * The next spans to fetch, if it is time. `running`: prefetch jobs under way. `free`: absent, without a job or a
-   * pause. `alone`: must not share a job with others.
-   */
-  next(
-    now: number,
-    running: number,
-    free: (span: number) => boolean,
-    alone: (span: number) => boolean,
-  ): Batch | undefined {
+  /** The next spans to fetch, if it is time. `running`: prefetch jobs under way. */
+  next(now: number, running: number, choice: SpanChoice): Batch | undefined {
     if (now < this.#readyAt) return undefined;
-    const aimed = running < this.#limits.aimedInFlight ? this.#nextAimed(free, alone) : undefined;
-    const batch =
-      aimed ?? (running < this.#limits.inFlight ? this.#nextUnaimed(now, free, alone) : undefined);
-    if (batch !== undefined) this.pace?.take(batch.firstSpan, batch.spanCount, now);
+    const aimed = running < this.#limits.aimedInFlight ? this.#nextAimed(choice) : undefined;
+    const batch = aimed ?? (running < this.#limits.inFlight ? this.#nextUnaimed(now, choice) : undefined);
+    this.#pay(batch?.runs ?? [], now);
     return batch;
   }
 
-  #nextUnaimed(
-    now: number,
-    free: (span: number) => boolean,
-    alone: (span: number) => boolean,
-  ): Batch | undefined {
+  /** Spans that a reader is likely to want, from `from` on, the nearest ones: a job that somebody waits for takes them along. */
+  along(from: number, now: number, { free, alone }: SpanChoice): SpanRun[] {
+    if (now < this.#readyAt) return [];
+    const runs: SpanRun[] = [];
+    let left = this.#limits.alongBlocks;
+    for (const span of this.#aimed.filter((other) => other >= from).sort((a, b) => a - b)) {
+      left -= this.#blocksOf(span);
+      if (left < 0 || runs.length === this.#limits.aimedRuns) break;
+      if (free(span) && !alone(span)) runs.push([span, 1]);
+    }
+    const taken = new Set(runs.map(([span]) => span));
+    if (taken.size > 0) this.#aimed = this.#aimed.filter((span) => !taken.has(span));
+    this.#pay(runs, now);
+    return runs;
+  }
+
+  #pay(runs: readonly SpanRun[], now: number): void {
+    for (const [firstSpan, spanCount] of runs) this.pace?.take(firstSpan, spanCount, now);
+  }
+
+  #nextUnaimed(now: number, { free, alone }: SpanChoice): Batch | undefined {
     const isAround = now - this.#waitedAt < this.#limits.aroundMs;
     const batchSpans = isAround ? this.#limits.batchSpansAround : this.#limits.batchSpans;
     const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
-    if (near !== undefined) return { ...near, soon: true };
+    if (near !== undefined) return { runs: [[near.firstSpan, near.spanCount]], soon: true };
     if (!this.#on) return undefined;
     while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
     if (this.#cursor >= this.#spanCount) return undefined;
@@ -150,37 +168,57 @@ export class Prefetcher {
       const end = Math.min(firstSpan + batchSpans, this.#spanCount);
       while (this.#cursor < end && free(this.#cursor) && !alone(this.#cursor)) this.#cursor += 1;
     }
-    return { firstSpan, spanCount: this.#cursor - firstSpan };
+    return { runs: [[firstSpan, this.#cursor - firstSpan]] };
   }
 
   /**
-   * The next one in order, and with it those right behind it in the layer that are wanted as well, now or later: at a link of
-   * 1 Gbit/s a job costs more than a few blocks do, so a small gap between them is fetched along.
+   * The next ones in order, each with those right behind it in the layer that are wanted as well, now or later. What lies apart
+   * shares a job: a request costs the registry as much as some MB do (`BlobReader.ranges`).
    */
-  #nextAimed(free: (span: number) => boolean, alone: (span: number) => boolean): Batch | undefined {
-    for (let span = this.#aimed.pop(); span !== undefined; span = this.#aimed.pop()) {
-      if (!free(span)) continue;
-      const end = alone(span)
-        ? span + 1
-        : this.#endOfRun(span, (next) => next < this.#spanCount && free(next) && !alone(next));
-      if (end > span + 1) this.#aimed = this.#aimed.filter((other) => other < span || other >= end);
-      return { firstSpan: span, spanCount: end - span, soon: true };
+  #nextAimed({ free, alone }: SpanChoice): Batch | undefined {
+    const runs: SpanRun[] = [];
+    let left = this.#limits.aimedBlocks;
+    while (runs.length < this.#limits.aimedRuns) {
+      const first = this.#aimed.pop();
+      if (first === undefined) break;
+      if (!free(first)) continue;
+      if (alone(first) && runs.length === 0) return { runs: [[first, 1]], soon: true };
+      const run = this.#runFrom(first, left, (span) => span < this.#spanCount && free(span) && !alone(span));
+      if (runs.length > 0 && (alone(first) || run.blocks > left)) {
+        this.#aimed.push(first);
+        break;
+      }
+      if (run.end > first + 1) this.#aimed = this.#aimed.filter((span) => span < first || span >= run.end);
+      runs.push([first, run.end - first]);
+      left -= run.blocks;
     }
-    return undefined;
+    return runs.length === 0 ? undefined : { runs: inOrder(runs), soon: true };
   }
 
-  /** The span behind the last that goes into one job with this one. */
-  #endOfRun(first: number, may: (span: number) => boolean): number {
+  /** The spans that go into one run with this one: to `end`, exclusive; more than `most` blocks only where it has more by itself. */
+  #runFrom(first: number, most: number, may: (span: number) => boolean): { end: number; blocks: number } {
     const wanted = new Set(this.#aimed);
-    let left = this.#limits.aimedBlocks - this.#blocksOf(first);
+    let blocks = this.#blocksOf(first);
     let end = first + 1;
     for (;;) {
       const isGap = !wanted.has(end) && may(end) && this.#blocksOf(end) <= this.#limits.gapBlocks;
       const next = isGap ? end + 1 : end;
-      if (!wanted.has(next) || !may(next)) return end;
-      left -= this.#blocksOf(next) + (isGap ? this.#blocksOf(end) : 0);
-      if (left < 0) return end;
+      if (!wanted.has(next) || !may(next)) return { end, blocks };
+      const more = this.#blocksOf(next) + (isGap ? this.#blocksOf(end) : 0);
+      if (blocks + more > most) return { end, blocks };
+      blocks += more;
       end = next + 1;
     }
   }
+}
+
+/** Ascending; neighbours become one. */
+export function inOrder(runs: readonly SpanRun[]): SpanRun[] {
+  const joined: Array<[number, number]> = [];
+  for (const [first, count] of [...runs].sort(([a], [b]) => a - b)) {
+    const last = joined.at(-1);
+    if (last !== undefined && last[0] + last[1] === first) last[1] += count;
+    else joined.push([first, count]);
+  }
+  return joined;
 }

@@ -3,6 +3,9 @@
  * tar, and programs read directories: where several spans of a neighbourhood were demanded, the others are likely to
  * follow. The denser it is, the further around a new demand is fetched ahead, forward twice as far as backward.
  *
+ * Where a start was foretold, a span that is demanded all the same is most often one of its kind: nothing is fetched around it
+ * before two others of its neighbourhood were.
+ *
  * Once all of the layer is being fetched anyway, only who reads on from where he was is worth more than his turn: what lies
  * near a place at random is not, and would be in the way of whoever waits for the next one. He gets a window that doubles
  * each time he comes to its second half, or up to `gap` spans behind its end.
@@ -46,6 +49,8 @@ export class Readahead {
   /** Latest last. */
   #suggested: number[] = [];
   #on = false;
+  /** What a start is likely to read is known, and fetched without suggestions. */
+  isForetold = false;
   /** Of the latest demands, older ones counting less: time to the first byte, and from there to the last one, µs. */
   #firstByteUs = 0;
   #transferUs = 0;
@@ -57,6 +62,7 @@ export class Readahead {
 
   turn(on: boolean): void {
     this.#on = on;
+    this.isForetold &&= on;
     this.#suggested = [];
     this.#runs = [];
     this.#demanded.clear();
@@ -110,7 +116,7 @@ export class Readahead {
     let near = 0;
     for (let other = span - neighbourhood; other <= span + neighbourhood; other++)
       if (other !== span && this.#demanded.has(other)) near += 1;
-    const ahead = Math.min(2 ** near, reach);
+    const ahead = this.isForetold && near < 2 ? 0 : Math.min(2 ** near, reach);
     // The nearest are wanted most, so they come last.
     const spans: number[] = [];
     for (let distance = ahead; distance >= 1; distance--) {

@@ -27,14 +27,14 @@ interface JobBase {
 }
 
 /**
- * Fetch these blocks, one span or several in a row, verify each, write them into the layer device. Blocks, since the same
- * layer may have come with several span tables (src/index/cut-spans.ts): what both sides know need not be the same one.
+ * Fetch these blocks, verify each, write them into the layer device: one run of spans or several, ascending, no two adjacent.
+ * Blocks, since the same layer may have come with several span tables (src/index/cut-spans.ts): what both sides know need not
+ * be the same one.
  */
 export interface FetchJob extends JobBase {
   kind: 'fetch';
   class: 'demand' | 'prefetch';
-  firstBlock: number;
-  blockCount: number;
+  runs: ReadonlyArray<readonly [firstBlock: number, blockCount: number]>;
   source: BlobSource;
 }
 

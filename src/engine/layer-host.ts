@@ -15,6 +15,7 @@ import {
   type LayerEffect,
   type LayerEvent,
   type ReadFailure,
+  type SpanRun,
 } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { Budgets } from '../../actors/pace.ts';
@@ -90,8 +91,7 @@ const LOST: ReadFailure = { code: 'internal', message: 'the block did not come' 
 interface RunningJob {
   job: number;
   pool: number;
-  firstSpan: number;
-  spanCount: number;
+  runs: readonly SpanRun[];
   /** Compressed bytes so far. */
   bytes: number;
 }
@@ -532,20 +532,17 @@ export class LayerHost {
     fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
   }
 
-  #fetch({ job, firstSpan, spanCount, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
-    const { diffId, source, pool, now, table } = this.#options;
-    const first = table.span(firstSpan).firstBlock;
-    const last = table.span(firstSpan + spanCount - 1);
-    const running: RunningJob = { job, pool: 0, firstSpan, spanCount, bytes: 0 };
+  #fetch({ job, runs, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
+    const { diffId, source, pool, now } = this.#options;
+    const running: RunningJob = { job, pool: 0, runs, bytes: 0 };
     // Before it is submitted: one that is refused ends within the call.
     this.#jobs.set(job, running);
-    this.#trace.fetching(job, firstSpan, spanCount);
+    this.#trace.fetching(job, runs);
     const order: Omit<FetchJob, 'v' | 'job' | 'front'> = {
       kind: 'fetch',
       class: kind,
       layer: diffId,
-      firstBlock: first,
-      blockCount: last.firstBlock + last.blockCount - first,
+      runs: runs.map((run) => this.#blocksOf(run)),
       source,
     };
     const rest = kind === 'prefetch' && soon !== true ? { rest: this.device.size } : {};
@@ -574,6 +571,13 @@ export class LayerHost {
       },
     };
     running.pool = pool.submit(order, listener, rest);
+  }
+
+  #blocksOf([firstSpan, spanCount]: SpanRun): [first: number, count: number] {
+    const { table } = this.#options;
+    const { firstBlock } = table.span(firstSpan);
+    const last = table.span(firstSpan + spanCount - 1);
+    return [firstBlock, last.firstBlock + last.blockCount - firstBlock];
   }
 
   #cancel(number: number): void {

@@ -3,6 +3,7 @@
  * finds its blocks present never comes here. Which jobs a read waited for is seen at its two ends: the jobs that had
  * its missing spans when it came, and the last ones when it was answered.
  */
+import type { SpanRun } from '../../actors/layer.ts';
 import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
 import type { FetchTimes } from '../../schemas/fetch.ts';
 
@@ -54,8 +55,8 @@ export class Trace {
     return this.#reads.length + this.#jobs.length + this.#dropped === 0;
   }
 
-  fetching(job: number, firstSpan: number, spanCount: number): void {
-    this.#jobOf.fill(job, firstSpan, firstSpan + spanCount);
+  fetching(job: number, runs: readonly SpanRun[]): void {
+    for (const [first, count] of runs) this.#jobOf.fill(job, first, first + count);
   }
 
   /** A read has come; `spans` are those of its missing blocks. */
@@ -94,7 +95,7 @@ export class Trace {
   }
 
   jobEnded(
-    job: { job: number; firstSpan: number; spanCount: number; bytes: number },
+    job: { job: number; runs: readonly SpanRun[]; bytes: number },
     timing: JobTiming,
     error: string | undefined,
   ): void {
@@ -104,8 +105,8 @@ export class Trace {
     this.#jobs.push({
       job: job.job,
       class: timing.class,
-      span: job.firstSpan,
-      spans: job.spanCount,
+      span: job.runs[0]?.[0] ?? 0,
+      spans: job.runs.reduce((sum, [, count]) => sum + count, 0),
       worker: timing.worker,
       queuedAt: Math.round(this.#epochMs() - (this.#now() - timing.queuedAt)),
       sentUs: timing.sentAt === undefined ? 0 : us(timing.queuedAt, timing.sentAt),

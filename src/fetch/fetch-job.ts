@@ -34,9 +34,6 @@ export interface FetchContext {
  */
 export async function runFetch(job: FetchJob, context: FetchContext): Promise<number> {
   const table = await context.tables.get(job.source.digest);
-  const end = job.firstBlock + job.blockCount;
-  const first = table.span(table.spanOfBlock(job.firstBlock));
-  const last = table.span(table.spanOfBlock(end - 1));
   const device = openSync(context.layout.device(job.layer), 'r+');
   const room = new DiskRoom(context.layout.root);
   let bytes = 0;
@@ -48,9 +45,10 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
     bytes = 0;
     count = 0;
   };
-  async function* counted() {
+  async function* counted(runs: readonly Run[]) {
     const { source } = job;
-    const body = context.registry.blobRange(source, source, first.inStart, last.inEnd, context.signal);
+    const ranges = runs.map(({ inStart, inEnd }) => [inStart, inEnd] as const);
+    const body = context.registry.blobRanges(source, source, ranges, context.signal);
     watch.turnTo('fetchUs');
     for await (const chunk of body) {
       bytes += chunk.length;
@@ -66,29 +64,85 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
     watch.turnTo('decodeUs');
   }
   try {
-    await decodeSpans(
-      table,
-      first.index,
-      last.index - first.index + 1,
-      counted(),
-      (block, data) => {
-        // The table has longer spans than the one that was asked by.
-        if (block < job.firstBlock || block >= end) return;
-        watch.turnTo('writeUs');
-        room.write(device, data, block * table.blockSize);
-        watch.turnTo('decodeUs');
-        if (count === 0) from = block;
-        count += 1;
-        if (count === REPORT_BLOCKS) report();
-      },
-      context.signal,
-    );
+    for (const runs of requestsFor(job, table)) {
+      const body = counted(runs);
+      try {
+        for (const run of runs) {
+          const part = new Part(body, run.inEnd - run.inStart);
+          const take = (block: number, data: Buffer) => {
+            // The table has longer spans than the one that was asked by.
+            if (block < run.firstBlock || block >= run.endBlock) return;
+            watch.turnTo('writeUs');
+            room.write(device, data, block * table.blockSize);
+            watch.turnTo('decodeUs');
+            if (count > 0 && block !== from + count) report();
+            if (count === 0) from = block;
+            count += 1;
+            if (count === REPORT_BLOCKS) report();
+          };
+          await decodeSpans(table, run.firstSpan, run.spanCount, part, take, context.signal);
+          await part.skipRest();
+        }
+      } finally {
+        await body.return();
+      }
+    }
     return bytes;
   } finally {
     watch.stop();
     // What came before an error is verified and written: it stays.
     report();
     closeSync(device);
+  }
+}
+
+/** A run of the job, as spans and as bytes of the blob. */
+interface Run {
+  firstBlock: number;
+  endBlock: number;
+  firstSpan: number;
+  spanCount: number;
+  inStart: number;
+  inEnd: number;
+}
+
+/** The job's runs, as many in one request as can be: spans that begin in the middle of a frame share bytes with those before. */
+function requestsFor(job: FetchJob, table: SpanTable): Run[][] {
+  const requests: Run[][] = [];
+  for (const [firstBlock, blockCount] of job.runs) {
+    const endBlock = firstBlock + blockCount;
+    const first = table.span(table.spanOfBlock(firstBlock));
+    const last = table.span(table.spanOfBlock(endBlock - 1));
+    const spans = { firstSpan: first.index, spanCount: last.index - first.index + 1 };
+    const run: Run = { firstBlock, endBlock, ...spans, inStart: first.inStart, inEnd: last.inEnd };
+    const before = requests.at(-1)?.at(-1);
+    if (before !== undefined && before.inEnd <= run.inStart) requests.at(-1)?.push(run);
+    else requests.push([run]);
+  }
+  return requests;
+}
+
+/** So many bytes of a body that goes on behind them. */
+class Part implements AsyncIterable<Buffer> {
+  readonly #body: AsyncIterator<Buffer>;
+  #left: number;
+
+  constructor(body: AsyncIterator<Buffer>, bytes: number) {
+    this.#body = body;
+    this.#left = bytes;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Buffer, void, undefined> {
+    while (this.#left > 0) {
+      const { value, done } = await this.#body.next();
+      if (done === true) return;
+      this.#left -= value.length;
+      yield value;
+    }
+  }
+
+  async skipRest(): Promise<void> {
+    for await (const _ of this);
   }
 }
 

@@ -31,7 +31,7 @@ export async function rehearseFetch(rehearsal: Rehearsal): Promise<void> {
     );
     const blob = { ...source, digest: layerDigest, size: layer.length };
     await runFetch(
-      { ...base, kind: 'fetch', class: 'demand', firstBlock: 0, blockCount: table.blockCount, source: blob },
+      { ...base, kind: 'fetch', class: 'demand', runs: [[0, table.blockCount]], source: blob },
       { layout, registry: client, tables, signal, gate: new Gate(), onBlocks: () => {}, times: noTimes() },
     );
   });

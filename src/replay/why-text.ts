@@ -38,10 +38,9 @@ export function renderWhyRead(why: WhyRead, width: number): string[] {
   ];
   for (const job of why.jobs) {
     const began = job.beganUs < -1_000 ? `, begun ${formatUs(-job.beganUs)} before the read` : '';
-    const spans = job.spans === 1 ? `span ${job.span}` : `spans ${job.span}-${job.span + job.spans - 1}`;
     lines.push(
       '',
-      `fetch ${job.job} (${job.class}, ${spans}, ${formatBytes(job.bytes)}${job.worker === '' ? '' : `, ${printable(job.worker)}`}): ${formatUs(job.totalUs)}${began}`,
+      `fetch ${job.job} (${job.class}, ${spansOf(job)}, ${formatBytes(job.bytes)}${job.worker === '' ? '' : `, ${printable(job.worker)}`}): ${formatUs(job.totalUs)}${began}`,
       ...(job.error === undefined ? [] : [`  failed: ${printable(job.error)}`]),
       ...waterfall(job.steps, Math.max(1, job.totalUs), width),
     );
@@ -99,7 +98,7 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
   if (why.spans.length > 0) lines.push('', 'fetches that were waited for most');
   for (const { layer, span, spans, reads: count, waitedUs, bytes } of why.spans)
     lines.push(
-      `  ${formatUs(waitedUs).padStart(9)}  ${String(count).padStart(4)} reads  ${shortDigest(layer)} ${spans === 1 ? `span ${span}` : `spans ${span}-${span + spans - 1}`}, ${formatBytes(bytes)}`,
+      `  ${formatUs(waitedUs).padStart(9)}  ${String(count).padStart(4)} reads  ${shortDigest(layer)} ${spansOf({ span, spans })}, ${formatBytes(bytes)}`,
     );
   if (why.files.length > 0) lines.push('', 'files that were waited for most (a block may hold several)');
   for (const { path, reads: count, waitedUs } of why.files)
@@ -118,3 +117,7 @@ function phaseLines(why: WhyStart, width: number): string[] {
     return `  ${phase.padEnd(8)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${isWide ? what : ''}`.trimEnd();
   });
 }
+
+/** The spans of a fetch, which need not be neighbours. */
+const spansOf = ({ span, spans }: { span: number; spans: number }): string =>
+  spans === 1 ? `span ${span}` : `span ${span} and ${spans - 1} more`;

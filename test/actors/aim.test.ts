@@ -5,8 +5,8 @@ import { evenGeometry } from '../support/geometry.ts';
 
 /** A layer of 100 spans of 4 blocks, checked after each event. */
 function layerOf(given: Partial<LayerLimits> = {}) {
-  // Gaps have a test of their own.
-  const limits = { gapBlocks: 0, ...given };
+  // Gaps and jobs of several runs have tests of their own.
+  const limits = { gapBlocks: 0, aimedRuns: 1, alongBlocks: 0, ...given };
   const actor = new LayerActor(evenGeometry(100, 4), new Uint8Array(new SharedArrayBuffer(400)), limits);
   /** The fetches that follow, as class, first span, spans; and the jobs that somebody waits for from now on. */
   const send = (event: LayerEvent): Array<string | number> => {
@@ -15,7 +15,7 @@ function layerOf(given: Partial<LayerLimits> = {}) {
     return effects.flatMap((effect: LayerEffect) => {
       if (effect.type === 'fetch')
         return [
-          `${effect.class} ${effect.firstSpan}${effect.spanCount === 1 ? '' : ` +${effect.spanCount - 1}`}`,
+          `${effect.class} ${effect.runs.map(([first, count]) => (count === 1 ? first : `${first} +${count - 1}`)).join(', ')}`,
         ];
       return effect.type === 'promote' ? [`promote ${effect.job}`] : [];
     });
@@ -43,6 +43,49 @@ describe('what a start is likely to read', () => {
     expect(layerOf({ gapBlocks: 3 }).send(order)).toHaveLength(4);
     // Jobs stay small all the same.
     expect(layerOf({ aimedBlocks: 8 }).send(order).slice(0, 2)).toEqual(['prefetch 50 +1', 'prefetch 7 +1']);
+  });
+
+  test('shares a job with what lies apart, so many blocks and runs of it, in the order of the layer', () => {
+    const order = aim(50, 7, 52, 8, 60, 51, 10, 70, 9, 49);
+    const several = { aimedRuns: 9, aimedInFlight: 9 };
+    expect(layerOf({ ...several, aimedBlocks: 20 }).send(order)).toEqual([
+      'prefetch 7 +1, 50 +2',
+      'prefetch 9 +1, 49, 60, 70',
+    ]);
+    expect(layerOf({ ...several, aimedBlocks: 20, aimedRuns: 3 }).send(order)).toEqual([
+      'prefetch 7 +1, 50 +2',
+      'prefetch 10, 60, 70',
+      'prefetch 9, 49',
+    ]);
+    // One that is larger than a job may be comes all the same.
+    expect(layerOf({ ...several, aimedBlocks: 3 }).send(aim(5, 6))).toEqual(['prefetch 5', 'prefetch 6']);
+  });
+
+  test('brings with such a job what it is for, and nothing that lies between', () => {
+    const { actor, send } = layerOf({ aimedRuns: 9 });
+    expect(send(aim(9, 3))).toEqual(['prefetch 3, 9']);
+    send({ type: 'blocks.fetched', job: 1, firstBlock: 0, count: 400, bytes: 1, now: 0 });
+    expect(actor.counts).toMatchObject({ present: 8 });
+    send(done(1));
+    expect(actor.counts).toMatchObject({ present: 8, fetching: 0 });
+  });
+
+  test('is fetched span by span where a job of several brought wrong bytes, and somebody waits', () => {
+    const { send } = layerOf({ aimedRuns: 9, aimedInFlight: 1 });
+    expect(send(aim(9, 3, 20))).toEqual(['prefetch 3, 9, 20']);
+    const read = (id: number, span: number): LayerEvent => ({
+      type: 'read',
+      id,
+      firstBlock: span * 4,
+      lastBlock: span * 4,
+      now: 0,
+    });
+    expect([...send(read(1, 9)), ...send(read(2, 20))]).toEqual(['promote 1']);
+    const bad = { code: 'integrity', message: 'bad', retryable: false } as const;
+    expect(send({ type: 'job.failed', job: 1, ...bad, now: 0 })).toEqual(['demand 9', 'demand 20']);
+    // Nobody waits for the third, which may be the one that is bad: it shares no job with others.
+    send({ type: 'tick', now: 60_000 });
+    expect(send(aim(50, 3, 51))).toEqual(['prefetch 50 +1']);
   });
 
   test('does not take along what is there, nor what a reader has asked for', () => {
@@ -78,6 +121,44 @@ describe('what a start is likely to read', () => {
     expect(send(read(2, 50))).toEqual(['promote 1', 'prefetch 7']);
     // What the reader has fetched is not fetched again.
     expect(send(done(3))).toEqual(['prefetch 3']);
+  });
+
+  test('comes along with what a reader asks for, as far as it lies behind that', () => {
+    const { actor, send } = layerOf({ aimedRuns: 3, aimedBlocks: 4, aimedInFlight: 1, alongBlocks: 12 });
+    send(aim(50, 20, 9, 31, 30, 12, 80));
+    const read: LayerEvent = { type: 'read', id: 1, firstBlock: 11 * 4, lastBlock: 11 * 4, now: 0 };
+    expect(send(read)).toEqual(['demand 11 +1, 20, 30']);
+    // They are the job's now, and come as it says.
+    send({ type: 'blocks.fetched', job: 2, firstBlock: 0, count: 400, bytes: 1, now: 0 });
+    expect(actor.counts.present).toBe(16);
+    expect(send(done(2))).toEqual([]);
+    expect(send(done(1))).toEqual(['prefetch 9']);
+    expect(send(done(3))).toEqual(['prefetch 31']);
+  });
+
+  test('does not come along with what is tried again, nor while prefetch rests after a failure', () => {
+    const { send } = layerOf({
+      aimedInFlight: 1,
+      aimedRuns: 9,
+      aimedBlocks: 4,
+      alongBlocks: 40,
+      prefetchPauseMs: 500,
+    });
+    send(aim(3, 50, 60));
+    const failure = { code: 'unavailable', message: 'away', retryable: true } as const;
+    send({ type: 'job.failed', job: 1, ...failure, now: 100 });
+    const read = (id: number, span: number, now: number): LayerEvent => ({
+      type: 'read',
+      id,
+      firstBlock: span * 4,
+      lastBlock: span * 4,
+      now,
+    });
+    expect(send(read(1, 40, 200))).toEqual(['demand 40']);
+    const bad = { code: 'integrity', message: 'bad', retryable: false } as const;
+    send({ type: 'job.done', job: 2, now: 300 });
+    expect(send(read(2, 41, 700))).toEqual(['demand 41, 50, 60']);
+    expect(send({ type: 'job.failed', job: 3, ...bad, now: 700 })).toEqual(['demand 41']);
   });
 
   test('is left alone where it is there, is lengthened by a second start, and forgotten with readahead', () => {

@@ -62,8 +62,7 @@ class Bench {
 const fetch = (job: number, firstSpan: number, spanCount = 1, kind: 'demand' | 'prefetch' = 'demand') => ({
   type: 'fetch',
   job,
-  firstSpan,
-  spanCount,
+  runs: [[firstSpan, spanCount]],
   class: kind,
 });
 const full = (ranges: ReadonlyArray<readonly [number, number]>, more = {}) =>
@@ -604,7 +603,7 @@ describe('the life of a layer', () => {
     // Who wants it meanwhile waits until its bytes are gone.
     expect(layer.read(1, 1)).toEqual([]);
     const [fetch] = layer.send({ type: 'evicted', job: (punch as { job: number }).job, now: 3 });
-    expect(fetch).toMatchObject({ type: 'fetch', firstSpan: 0, spanCount: 1 });
+    expect(fetch).toMatchObject({ type: 'fetch', runs: [[0, 1]] });
     expect(layer.done((fetch as { job: number }).job)).toEqual([ok(1), { type: 'verify' }]);
     expect(layer.send({ type: 'verified', ok: true, now: 4 })).toEqual([{ type: 'complete' }]);
   });

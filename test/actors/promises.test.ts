@@ -1,6 +1,6 @@
 /** What a startup pack promises to a layer: who waits for it, and what happens when it does not keep its word. */
 import { describe, expect, test } from 'vitest';
-import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
+import { LayerActor, type LayerEffect, type LayerEvent, spansOf } from '../../actors/layer.ts';
 import { evenGeometry } from '../support/geometry.ts';
 
 /** 8 spans of 4 blocks. */
@@ -41,7 +41,7 @@ function newLayer() {
 
 const ok = (id: number) => ({ type: 'answer', id, errno: 0 });
 const demand = (firstSpan: number, spanCount = 1) =>
-  expect.objectContaining({ type: 'fetch', firstSpan, spanCount, class: 'demand' });
+  expect.objectContaining({ type: 'fetch', runs: [[firstSpan, spanCount]], class: 'demand' });
 
 describe('a startup pack', () => {
   test('is waited for by a read of what it will bring, and nothing is fetched for it', () => {
@@ -95,11 +95,7 @@ describe('a startup pack', () => {
       [9, 1],
     ]);
     const spans = (effects: LayerEffect[]) =>
-      effects.flatMap((effect) =>
-        effect.type === 'fetch'
-          ? Array.from({ length: effect.spanCount }, (_, i) => effect.firstSpan + i)
-          : [],
-      );
+      effects.flatMap((effect) => (effect.type === 'fetch' ? [...spansOf(effect.runs)] : []));
     const first = layer.prefetch();
     expect(spans(first)).toEqual([1, 3, 4, 5, 6]);
     const jobs = first.flatMap((effect) => (effect.type === 'fetch' ? [effect.job] : []));

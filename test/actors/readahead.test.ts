@@ -26,6 +26,21 @@ describe('fetching ahead', () => {
     expect(Math.min(...dense)).toBeGreaterThan(44);
   });
 
+  test('where a start was foretold goes nothing of the first two demands of a neighbourhood, until that is over', () => {
+    const readahead = new Readahead(100);
+    readahead.turn(true);
+    readahead.observe(10, 12);
+    readahead.isForetold = true;
+    for (const span of [50, 20, 52]) readahead.demanded(span);
+    expect(readahead.next(2, any)).toBeUndefined();
+    readahead.demanded(54);
+    expect(readahead.next(9, any)).toEqual({ firstSpan: 55, spanCount: 4 });
+    readahead.turn(false);
+    readahead.turn(true);
+    readahead.demanded(80);
+    expect(readahead.next(9, any)).toEqual({ firstSpan: 81, spanCount: 1 });
+  });
+
   test('takes the latest demand first, and what is not free not at all', () => {
     expect(suggestions([10, 80])).toEqual([81, 11]);
     expect(suggestions([10, 80], 100, (span) => span !== 81)).toEqual([11]);
@@ -110,7 +125,7 @@ describe('fetching ahead', () => {
       send({ type: 'read', id, firstBlock: block, lastBlock: block, now: 0 });
     const fetches = (effects: LayerEffect[]) =>
       effects.flatMap((effect) =>
-        effect.type === 'fetch' ? [[effect.class, effect.firstSpan, effect.spanCount]] : [],
+        effect.type === 'fetch' ? effect.runs.map(([first, count]) => [effect.class, first, count]) : [],
       );
     expect(fetches(read(1, 40))).toEqual([['demand', 10, 1]]);
     send({ type: 'readahead', on: true, now: 0 });

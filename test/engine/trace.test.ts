@@ -17,14 +17,14 @@ describe('the trace of one layer', () => {
     endedAt: 4,
     times: undefined,
   } as const;
-  const job = (number: number) => ({ job: number, firstSpan: 0, spanCount: 1, bytes: 1 });
+  const job = (number: number) => ({ job: number, runs: [[0, 1]] as const, bytes: 1 });
 
   test('a read names the job that had its span when it came, and the one that brought it', () => {
     const trace = new Trace(4, clock);
-    trace.fetching(7, 1, 2);
+    trace.fetching(7, [[1, 2]]);
     trace.readStarted(1, 20, 1, [1]);
     trace.readQueued(1);
-    trace.fetching(8, 1, 1);
+    trace.fetching(8, [[1, 1]]);
     trace.readEnded(1, 0);
     expect(trace.take()?.reads).toMatchObject([{ block: 20, errno: 0, jobs: [7, 8] }]);
     expect(trace.take()).toBeUndefined();

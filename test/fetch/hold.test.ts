@@ -39,8 +39,8 @@ function fetcher() {
   };
   const came = Promise.withResolvers<void>();
   const registry = {
-    async *blobRange(...args: Parameters<RegistryClient['blobRange']>) {
-      for await (const chunk of image.client.blobRange(...args)) {
+    async *blobRanges(...args: Parameters<RegistryClient['blobRanges']>) {
+      for await (const chunk of image.client.blobRanges(...args)) {
         came.resolve();
         yield chunk;
       }
@@ -73,8 +73,7 @@ const fetchJob = (job: number): FetchJob => ({
   front: 'f',
   job,
   layer: image.layerDigest,
-  firstBlock: 0,
-  blockCount: image.table.blockCount,
+  runs: [[0, image.table.blockCount]],
   source: {
     registry: image.registry,
     repository: image.repository,

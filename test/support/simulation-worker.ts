@@ -2,7 +2,13 @@ import type { ErrorCode } from '../../schemas/errors.ts';
 import type { Random } from './random.ts';
 import type { Plan } from './simulation-plan.ts';
 
-/** From the front end. `first`: first block of the job; `spans`: blocks of each span; `bad`: which have bad bytes. */
+/** A block of a job; `bad`: its bytes are. */
+interface JobBlock {
+  block: number;
+  bad: boolean;
+}
+
+/** From the front end. */
 export type JobMessage =
   | {
       kind: 'job';
@@ -10,9 +16,7 @@ export type JobMessage =
       job: number;
       layer: number;
       layerJob: number;
-      first: number;
-      spans: number[];
-      bad: boolean[];
+      blocks: JobBlock[];
     }
   | { kind: 'stop'; front: number; job: number }
   | { kind: 'hold'; front: number; job: number; ms: number };
@@ -107,23 +111,20 @@ export class SimWorker {
     }
     const { front, job, layer, layerJob } = message;
     const about = { worker: this.name, front, job, layer, layerJob };
-    const blocks = message.spans.flatMap((count, at) =>
-      Array.from({ length: count }, () => message.bad[at] === true),
-    );
-    this.#later(key, plan().latencyMs, () =>
-      this.#step(key, about, message.first, blocks, message.first, message.first),
-    );
+    this.#later(key, plan().latencyMs, () => this.#step(key, about, message.blocks, 0, 0));
   }
 
-  /** Loads block `next`; blocks from `reported` on are written and not yet told. */
-  #step(key: string, about: AboutJob, first: number, bad: boolean[], next: number, reported: number): void {
+  /** Loads the job's block at `next`; those from `reported` on, neighbours, are written and not yet told. */
+  #step(key: string, about: AboutJob, blocks: readonly JobBlock[], next: number, reported: number): void {
     const { random, plan, send, write } = this.#world;
-    const end = first + bad.length;
+    const end = blocks.length;
+    const [first, here, behind] = [reported, next, next + 1].map((at) => blocks[at]);
     const report = () => {
-      if (next > reported) send({ kind: 'blocks', firstBlock: reported, count: next - reported, ...about });
+      if (first === undefined || next === reported) return;
+      send({ kind: 'blocks', firstBlock: first.block, count: next - reported, ...about });
     };
-    const isBad = bad[next - first] === true && random.chance(0.6);
-    const isLastOfBad = bad[next - first] === true && bad[next + 1 - first] !== true;
+    const isBad = here?.bad === true && random.chance(0.6);
+    const isLastOfBad = here?.bad === true && behind?.bad !== true;
     if (next < end && (isBad || isLastOfBad || random.chance(plan().fail))) {
       report();
       this.#running.delete(key);
@@ -136,18 +137,18 @@ export class SimWorker {
       });
       return;
     }
-    if (next === end) {
+    if (here === undefined) {
       report();
       this.#running.delete(key);
       send({ kind: 'done', ...about });
       return;
     }
-    write(about.layer, next);
+    write(about.layer, here.block);
     next += 1;
-    const isDue = next - reported >= plan().reportBlocks;
+    const isDue = next - reported >= plan().reportBlocks || behind?.block !== here.block + 1;
     if (isDue) report();
     const from = isDue ? next : reported;
-    this.#later(key, plan().blockMs, () => this.#step(key, about, first, bad, next, from));
+    this.#later(key, plan().blockMs, () => this.#step(key, about, blocks, next, from));
   }
 
   #later(key: string, meanMs: number, run: () => void): void {

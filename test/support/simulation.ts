@@ -15,7 +15,14 @@
  */
 import { BURST_MS, Budgets } from '../../actors/pace.ts';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
-import { LayerActor, type LayerEffect, type LayerEvent, type ReadFailure } from '../../actors/layer.ts';
+import {
+  LayerActor,
+  type LayerEffect,
+  type LayerEvent,
+  type ReadFailure,
+  type SpanRun,
+  spansOf,
+} from '../../actors/layer.ts';
 import { geometryOf } from './geometry.ts';
 import { Random } from './random.ts';
 import { SimDisk, SimLog } from './simulation-store.ts';
@@ -77,7 +84,7 @@ interface SimLayer {
   states: Uint8Array;
   actor: LayerActor;
   /** Jobs that the actor believes to run: its number → spans and the pool's number. */
-  jobs: Map<number, { firstSpan: number; spanCount: number; pool: number }>;
+  jobs: Map<number, { runs: readonly SpanRun[]; pool: number }>;
   /** Failed jobs by span. */
   failures: number[];
   /** Appends and punches, one after the other. */
@@ -428,10 +435,10 @@ class Simulation {
   #checkPromoted(layer: SimLayer, first: number, last: number): void {
     for (const [number, job] of this.#pool) {
       if (job.layer !== layer || job.class === 'demand') continue;
-      const { firstSpan, spanCount } = layer.jobs.get(job.job) ?? { firstSpan: 0, spanCount: 0 };
+      const mine = new Set(spansOf(layer.jobs.get(job.job)?.runs ?? []));
       for (let block = first; block <= last && this.#reads.has(this.#nextRead - 1); block++) {
-        const span = layer.geometry.spanOfBlock(block) - firstSpan;
-        const isWaited = layer.states[block] !== 2 && span >= 0 && span < spanCount && layer.packs.size === 0;
+        const isMine = mine.has(layer.geometry.spanOfBlock(block));
+        const isWaited = layer.states[block] !== 2 && isMine && layer.packs.size === 0;
         this.#check(!isWaited, () => `a read waits for block ${block}, and job ${number} is still prefetch`);
       }
     }
@@ -585,16 +592,13 @@ class Simulation {
 
   // ── Jobs ──
 
-  #submit(
-    layer: SimLayer,
-    { job, firstSpan, spanCount, class: kind, soon }: LayerEffect & { type: 'fetch' },
-  ): void {
+  #submit(layer: SimLayer, { job, runs, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
+    const spans = new Set(spansOf(runs));
     for (const [number, other] of layer.jobs) {
-      const isApart =
-        other.firstSpan + other.spanCount <= firstSpan || firstSpan + spanCount <= other.firstSpan;
+      const isApart = [...spansOf(other.runs)].every((span) => !spans.has(span));
       this.#check(isApart, () => `jobs ${number} and ${job} fetch the same span`);
     }
-    for (let span = firstSpan; span < firstSpan + spanCount; span++) {
+    for (const span of spans) {
       const { firstBlock, blockCount } = layer.geometry.span(span);
       const isWhole = layer.states
         .subarray(firstBlock, firstBlock + blockCount)
@@ -602,13 +606,11 @@ class Simulation {
       this.#check(!isWhole, () => `span ${span} is fetched and nothing of it is missing`);
     }
     const pool = this.#nextPoolJob++;
-    layer.jobs.set(job, { firstSpan, spanCount, pool });
+    layer.jobs.set(job, { runs, pool });
     this.#pool.set(pool, { layer, job, class: kind, since: Number.NaN, sent: 0 });
     this.#meet(`${kind} jobs`);
     if (kind === 'prefetch')
-      this.#checkPace(
-        layer.spans.slice(firstSpan, firstSpan + spanCount).reduce((sum, blocks) => sum + blocks, 0),
-      );
+      this.#checkPace([...spans].reduce((sum, span) => sum + (layer.spans[span] as number), 0));
     const said = this.#sabotage === 'prefetch-first' ? 'demand' : kind;
     const rest = kind === 'prefetch' && soon !== true ? { rest: layer.spans.length } : {};
     const asked = { type: 'submit', job: pool, class: said, layer: String(layer.index) } as const;
@@ -662,10 +664,12 @@ class Simulation {
     const { layer, job } = known as { layer: SimLayer; job: number };
     if (effect.type === 'send') {
       this.#checkOrder(effect.job);
-      const { firstSpan, spanCount } = layer.jobs.get(job) as { firstSpan: number; spanCount: number };
-      const first = layer.geometry.span(firstSpan).firstBlock;
-      const spans = layer.spans.slice(firstSpan, firstSpan + spanCount);
-      const bad = spans.map((_, at) => layer.bad.has(firstSpan + at));
+      const { runs } = layer.jobs.get(job) as { runs: readonly SpanRun[] };
+      const blocks = [...spansOf(runs)].flatMap((span) => {
+        const { firstBlock, blockCount } = layer.geometry.span(span);
+        const bad = layer.bad.has(span);
+        return Array.from({ length: blockCount }, (_, at) => ({ block: firstBlock + at, bad }));
+      });
       const order = {
         kind: 'job',
         front: this.#front,
@@ -673,7 +677,7 @@ class Simulation {
         layer: layer.index,
         layerJob: job,
       } as const;
-      this.#deliver(effect.worker, { ...order, first, spans, bad });
+      this.#deliver(effect.worker, { ...order, blocks });
       return;
     }
     this.#meet(`pool: ${effect.reason}`);
@@ -713,7 +717,7 @@ class Simulation {
     if (known === undefined) return;
     layer.jobs.delete(job);
     if (!isFailed) return;
-    for (let span = known.firstSpan; span < known.firstSpan + known.spanCount; span++) {
+    for (const span of spansOf(known.runs)) {
       layer.failures[span] = (layer.failures[span] ?? 0) + 1;
     }
   }

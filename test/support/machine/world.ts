@@ -208,9 +208,9 @@ export class World {
     const { machine } = this;
     const mine = { job, signal, process: currentProcess() as SimProcess, since: machine.now };
     for (const other of this.#fetches) {
-      const isApart =
-        other.job.firstBlock + other.job.blockCount <= job.firstBlock ||
-        job.firstBlock + job.blockCount <= other.job.firstBlock;
+      const isApart = other.job.runs.every(([first, count]) =>
+        job.runs.every(([mine, mineCount]) => first + count <= mine || mine + mineCount <= first),
+      );
       if (isApart || other.job.layer !== job.layer || other.job.front !== job.front) continue;
       if (!other.process.isAlive || other.signal.aborted || other.job.job === job.job) continue;
       // A front end that lost touch with NATS or with a fetcher may believe it dead.

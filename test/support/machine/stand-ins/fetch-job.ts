@@ -27,24 +27,26 @@ export async function runFetch(job: FetchJob, context: Context): Promise<number>
 async function fetchBlocks(job: FetchJob, { layout, signal, gate, onBlocks }: Context): Promise<number> {
   const { random } = machine();
   await request('layer blob', signal);
-  const end = job.firstBlock + job.blockCount;
-  let reported = job.firstBlock;
-  for (let block = job.firstBlock; block < end; block++) {
-    await machine().sleep(world().plan.blockMs * (0.5 + random.next()));
-    await gate.opening;
-    signal.throwIfAborted();
-    if (random.chance(world().plan.wrongBytes / 4)) {
-      machine().meet('wrong bytes');
-      throw new CofaError('integrity', 'a block is not what the span table says');
-    }
-    const file = world().device(layout.root, job.layer);
-    if (file?.blocks === undefined) throw new CofaError('internal', 'the device file is not there');
-    if (world().isDiskFull && file.blocks[block] !== RIGHT)
-      throw new CofaError('no-space', 'the disk is full');
-    file.blocks[block] = RIGHT;
-    if (random.chance(0.3) || block === end - 1) {
-      onBlocks(reported, block + 1 - reported, block + 1 - reported);
-      reported = block + 1;
+  for (const [first, count] of job.runs) {
+    const end = first + count;
+    let reported = first;
+    for (let block = first; block < end; block++) {
+      await machine().sleep(world().plan.blockMs * (0.5 + random.next()));
+      await gate.opening;
+      signal.throwIfAborted();
+      if (random.chance(world().plan.wrongBytes / 4)) {
+        machine().meet('wrong bytes');
+        throw new CofaError('integrity', 'a block is not what the span table says');
+      }
+      const file = world().device(layout.root, job.layer);
+      if (file?.blocks === undefined) throw new CofaError('internal', 'the device file is not there');
+      if (world().isDiskFull && file.blocks[block] !== RIGHT)
+        throw new CofaError('no-space', 'the disk is full');
+      file.blocks[block] = RIGHT;
+      if (random.chance(0.3) || block === end - 1) {
+        onBlocks(reported, block + 1 - reported, block + 1 - reported);
+        reported = block + 1;
+      }
     }
   }
   return 0;
