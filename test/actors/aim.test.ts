@@ -24,6 +24,13 @@ function layerOf(given: Partial<LayerLimits> = {}) {
 }
 const blocks = (...spans: number[]) => spans.map((span): [number, number] => [span * 4 + 1, 1]);
 const aim = (...spans: number[]): LayerEvent => ({ type: 'aim', ranges: blocks(...spans), now: 0 });
+const read = (id: number, span: number, now = 0): LayerEvent => ({
+  type: 'read',
+  id,
+  firstBlock: span * 4,
+  lastBlock: span * 4,
+  now,
+});
 const done = (job: number): LayerEvent => ({ type: 'job.done', job, now: 0 });
 
 describe('what a start is likely to read', () => {
@@ -73,13 +80,6 @@ describe('what a start is likely to read', () => {
   test('is fetched span by span where a job of several brought wrong bytes, and somebody waits', () => {
     const { send } = layerOf({ aimedRuns: 9, aimedInFlight: 1 });
     expect(send(aim(9, 3, 20))).toEqual(['prefetch 3, 9, 20']);
-    const read = (id: number, span: number): LayerEvent => ({
-      type: 'read',
-      id,
-      firstBlock: span * 4,
-      lastBlock: span * 4,
-      now: 0,
-    });
     expect([...send(read(1, 9)), ...send(read(2, 20))]).toEqual(['promote 1']);
     const bad = { code: 'integrity', message: 'bad', retryable: false } as const;
     expect(send({ type: 'job.failed', job: 1, ...bad, now: 0 })).toEqual(['demand 9', 'demand 20']);
@@ -92,7 +92,7 @@ describe('what a start is likely to read', () => {
     const { send } = layerOf({ aimedInFlight: 1, gapBlocks: 4 });
     send({ type: 'restore', ranges: [[8 * 4, 4]] });
     expect(send(aim(7, 9, 20, 22))).toEqual(['prefetch 7']);
-    expect(send({ type: 'read', id: 1, firstBlock: 84, lastBlock: 84, now: 0 })).toEqual(['demand 21']);
+    expect(send(read(1, 21))).toEqual(['demand 21']);
     expect(send(done(1))).toEqual(['prefetch 9']);
     expect(send(done(3))).toEqual(['prefetch 20']);
   });
@@ -109,13 +109,6 @@ describe('what a start is likely to read', () => {
   test('gives way to a reader, who need not wait for what stands before', () => {
     const { send } = layerOf({ aimedInFlight: 1 });
     send(aim(50, 7, 8, 3));
-    const read = (id: number, span: number): LayerEvent => ({
-      type: 'read',
-      id,
-      firstBlock: span * 4,
-      lastBlock: span * 4,
-      now: 0,
-    });
     expect(send(read(1, 8))).toEqual(['demand 8']);
     // The job that is under way is the reader's now, so the next one may start.
     expect(send(read(2, 50))).toEqual(['promote 1', 'prefetch 7']);
@@ -126,8 +119,7 @@ describe('what a start is likely to read', () => {
   test('comes along with what a reader asks for, as far as it lies behind that', () => {
     const { actor, send } = layerOf({ aimedRuns: 3, aimedBlocks: 4, aimedInFlight: 1, alongBlocks: 12 });
     send(aim(50, 20, 9, 31, 30, 12, 80));
-    const read: LayerEvent = { type: 'read', id: 1, firstBlock: 11 * 4, lastBlock: 11 * 4, now: 0 };
-    expect(send(read)).toEqual(['demand 11 +1, 20, 30']);
+    expect(send(read(1, 11))).toEqual(['demand 11 +1, 20, 30']);
     // They are the job's now, and come as it says.
     send({ type: 'blocks.fetched', job: 2, firstBlock: 0, count: 400, bytes: 1, now: 0 });
     expect(actor.counts.present).toBe(16);
@@ -147,13 +139,6 @@ describe('what a start is likely to read', () => {
     send(aim(3, 50, 60));
     const failure = { code: 'unavailable', message: 'away', retryable: true } as const;
     send({ type: 'job.failed', job: 1, ...failure, now: 100 });
-    const read = (id: number, span: number, now: number): LayerEvent => ({
-      type: 'read',
-      id,
-      firstBlock: span * 4,
-      lastBlock: span * 4,
-      now,
-    });
     expect(send(read(1, 40, 200))).toEqual(['demand 40']);
     const bad = { code: 'integrity', message: 'bad', retryable: false } as const;
     send({ type: 'job.done', job: 2, now: 300 });

@@ -32,6 +32,11 @@ const skopeo = async (...args: string[]) =>
   (await run('skopeo', args, { timeout: 100_000, maxBuffer: 64 * 1024 * 1024 })).stdout;
 
 const source = (repository: string) => ({ registry: registry.host, repository });
+/** The registry writes a request into its log when the answer has left, so the last line may be late. */
+const getsOf = (repository: string, { digest }: { digest: string }) =>
+  registry
+    .requests()
+    .filter(({ method, path }) => method === 'GET' && path.endsWith(`/${repository}/blobs/${digest}`));
 
 function open(options: RegistryClientOptions = {}): RegistryClient {
   const client = new RegistryClient({ environment: {}, dockerConfig: folder, ...options });
@@ -195,13 +200,7 @@ describe('an open registry', () => {
       const part = await collect(client.blobRange(source('ranges'), descriptor, start, start + 131_072));
       expect(part.equals(bytes.subarray(start, start + 131_072))).toBe(true);
     }
-    // The registry writes a request into its log when the answer has left, so the last line may be late.
-    const gets = () =>
-      registry
-        .requests()
-        .filter(
-          ({ method, path }) => method === 'GET' && path.endsWith(`/ranges/blobs/${descriptor.digest}`),
-        );
+    const gets = () => getsOf('ranges', descriptor);
     await vi.waitFor(() => expect(gets()).toHaveLength(20));
     expect(gets().every(({ status, bytes: sent }) => status === 206 && sent === 131_072)).toBe(true);
   });
@@ -213,12 +212,7 @@ describe('an open registry', () => {
     const ranges = Array.from({ length: 16 }, (_, at) => [at * 131_072, at * 131_072 + 50_000] as const);
     const parts = await collect(client.blobRanges(source('several'), descriptor, ranges));
     expect(parts.equals(Buffer.concat(ranges.map(([start, end]) => bytes.subarray(start, end))))).toBe(true);
-    const gets = () =>
-      registry
-        .requests()
-        .filter(
-          ({ method, path }) => method === 'GET' && path.endsWith(`/several/blobs/${descriptor.digest}`),
-        );
+    const gets = () => getsOf('several', descriptor);
     await vi.waitFor(() => expect(gets()).toHaveLength(1));
     expect(gets()[0]).toMatchObject({ status: 206 });
   });
