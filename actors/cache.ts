@@ -76,7 +76,7 @@ export const CACHE_LIMITS: CacheLimits = {
 /** calm: below the limit. urgent: above it, or the disk has half of its reserve left. flooded: far above, or less than a quarter. */
 export type CacheUrgency = 'calm' | 'urgent' | 'flooded';
 
-/** Bytes: of the cache, with what is on its way; free on the disk; what `used` has grown by while the disk was low. */
+/** Bytes: of the cache, with what is on its way; free on the disk; what the layers have grown by while the disk was low. */
 export interface CacheUse {
   used: number;
   free: number;

@@ -92,8 +92,8 @@ export class CacheHost {
   #canPunch = true;
   /** A fetch found the disk full. */
   #isFull = false;
-  /** The least that the cache held since the disk is low, bytes. */
-  #usedAtLow = Number.POSITIVE_INFINITY;
+  /** The least that the devices held since the disk is low, bytes. */
+  #heldAtLow = Number.POSITIVE_INFINITY;
   #looking: Promise<void> | undefined;
   #lookAgain: NodeJS.Timeout | undefined;
   #lastLook = Number.NEGATIVE_INFINITY;
@@ -410,11 +410,16 @@ export class CacheHost {
     }
   }
 
+  /** What has not arrived yet has not grown: for a fetch that fails, something would have gone for nothing. */
   #use(): CacheUse {
     const [used, free] = [this.#estimate(), this.#free];
     const isLow = isDiskLow(free, this.#limits);
-    this.#usedAtLow = isLow ? Math.min(this.#usedAtLow, used) : Number.POSITIVE_INFINITY;
-    return { used, free, grown: isLow ? used - this.#usedAtLow : 0 };
+    const held = [...this.#openBytes.values(), ...this.#closedBytes.values()].reduce(
+      (sum, one) => sum + one,
+      0,
+    );
+    this.#heldAtLow = isLow ? Math.min(this.#heldAtLow, held) : Number.POSITIVE_INFINITY;
+    return { used, free, grown: isLow ? held - this.#heldAtLow : 0 };
   }
 
   /** Devices that were not handed over for want of room may be now. */

@@ -564,7 +564,8 @@ export class LayerHost {
           return;
         }
         const { code, message } = failure.error;
-        this.#options.onFetch(code);
+        // What nobody waits for pushes out nothing.
+        if (timing.class === 'demand') this.#options.onFetch(code);
         this.#trace.jobEnded(running, timing, `${code}: ${message}`);
         this.#options.log.warn({ layer: diffId, code, message }, 'fetch failed');
         this.#send({ type: 'job.failed', job, code, message, retryable: failure.retryable, now: now() });
