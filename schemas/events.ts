@@ -130,7 +130,11 @@ const shapes = {
         job: count.describe('number within the layer; begins again with each front end'),
         class: z.enum(['demand', 'prefetch']),
         span: count.describe('first span'),
-        spans: count.describe('how many; they need not be neighbours'),
+        spans: count.describe('how many'),
+        runs: z
+          .array(z.tuple([count, count]))
+          .optional()
+          .describe('[first span, count] of each run, where they are not neighbours'),
         worker: z.string().describe('fetcher that ended it; empty when none had it'),
         queuedAt: z.number().describe('ms since the epoch'),
         sentUs: count.describe('from the queue to the fetcher, µs'),

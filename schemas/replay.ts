@@ -46,6 +46,10 @@ export const ReplayMount = z.object({
   container: z.string().optional(),
 });
 
+const runs = z
+  .array(z.tuple([count, count]))
+  .describe('[first span, count] of each run, where the spans are not neighbours');
+
 /** `--at`: what the node knew at a moment. */
 export const ReplayState = z.object({
   node: z.string(),
@@ -120,6 +124,7 @@ export const WhyJob = z.object({
   class: z.enum(['demand', 'prefetch']),
   span: count,
   spans: count,
+  runs: runs.optional(),
   worker: z.string(),
   bytes: count.describe('compressed'),
   beganUs: z.number().describe('queued, from the arrival of the read; negative: before it'),
@@ -190,7 +195,15 @@ export const WhyStart = z.object({
   ),
   spans: z
     .array(
-      z.object({ layer: z.string(), span: count, spans: count, reads: count, waitedUs: us, bytes: count }),
+      z.object({
+        layer: z.string(),
+        span: count,
+        spans: count,
+        runs: runs.optional(),
+        reads: count,
+        waitedUs: us,
+        bytes: count,
+      }),
     )
     .describe('fetches by the waiting that they caused'),
   files: z.array(z.object({ path: z.string(), reads: count, waitedUs: us })),

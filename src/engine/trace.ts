@@ -107,6 +107,9 @@ export class Trace {
       class: timing.class,
       span: job.runs[0]?.[0] ?? 0,
       spans: job.runs.reduce((sum, [, count]) => sum + count, 0),
+      ...(job.runs.length > 1 && {
+        runs: job.runs.map(([first, count]): [number, number] => [first, count]),
+      }),
       worker: timing.worker,
       queuedAt: Math.round(this.#epochMs() - (this.#now() - timing.queuedAt)),
       sentUs: timing.sentAt === undefined ? 0 : us(timing.queuedAt, timing.sentAt),

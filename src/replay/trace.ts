@@ -28,6 +28,8 @@ export interface TracedJob {
   class: 'demand' | 'prefetch';
   span: number;
   spans: number;
+  /** [first span, count] of each run, where they are not neighbours. */
+  runs: Array<[first: number, count: number]> | undefined;
   worker: string;
   /** ms since the epoch. */
   queuedAt: number;
@@ -85,6 +87,7 @@ export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>
         class: job.class === 'prefetch' ? 'prefetch' : 'demand',
         span: numberOf(job.span),
         spans: Math.max(1, numberOf(job.spans)),
+        runs: Array.isArray(job.runs) ? (job.runs as unknown[]).flatMap(runOf) : undefined,
         worker: typeof job.worker === 'string' ? job.worker : '',
         queuedAt: job.queuedAt,
         sentUs: numberOf(job.sentUs),
@@ -99,6 +102,11 @@ export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>
     ];
   });
   return { reads, jobs, dropped: numberOf(event.data.dropped) };
+}
+
+function runOf(value: unknown): Array<[number, number]> {
+  const [first, count] = Array.isArray(value) ? (value as unknown[]) : [];
+  return typeof first === 'number' && typeof count === 'number' ? [[first, count]] : [];
 }
 
 function listOf(value: unknown): Array<Record<string, unknown>> {

@@ -105,6 +105,7 @@ function describeJob(job: TracedJob, read: TracedRead): WhyJob {
     class: job.class,
     span: job.span,
     spans: job.spans,
+    ...(job.runs === undefined ? {} : { runs: job.runs }),
     worker: job.worker,
     bytes: job.bytes,
     beganUs: Math.round(beganUs),

@@ -295,7 +295,14 @@ function costsOf(reads: readonly TracedRead[], jobs: readonly TracedJob[], log: 
   }
   const bySpan = [...spans]
     .sort(([, a], [, b]) => b.waitedUs - a.waitedUs)
-    .map(([{ layer, span, spans: count, bytes }, cost]) => ({ layer, span, spans: count, bytes, ...cost }));
+    .map(([{ layer, span, spans: count, runs, bytes }, cost]) => ({
+      layer,
+      span,
+      spans: count,
+      ...(runs === undefined ? {} : { runs }),
+      bytes,
+      ...cost,
+    }));
   return {
     steps,
     spans: bySpan,

@@ -1,5 +1,5 @@
 /** Why a read or a start took so long, as lines of at most `width` columns. */
-import type { WhyRead, WhyStart, WhyStep } from '../../schemas/replay.ts';
+import type { WhyJob, WhyRead, WhyStart, WhyStep } from '../../schemas/replay.ts';
 import { printable } from '../cli/output.ts';
 import { formatBytes, formatShare, shortDigest } from '../cli/table.ts';
 
@@ -96,9 +96,9 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
       `  ${formatUs(us).padStart(9)}  at +${formatUs(startUs).padEnd(9)}  ${shortDigest(layer)} block ${String(block).padEnd(6)} ${id.padEnd(9)} ${printable(paths.join(' '))}`,
     );
   if (why.spans.length > 0) lines.push('', 'fetches that were waited for most');
-  for (const { layer, span, spans, reads: count, waitedUs, bytes } of why.spans)
+  for (const cost of why.spans)
     lines.push(
-      `  ${formatUs(waitedUs).padStart(9)}  ${String(count).padStart(4)} reads  ${shortDigest(layer)} ${spansOf({ span, spans })}, ${formatBytes(bytes)}`,
+      `  ${formatUs(cost.waitedUs).padStart(9)}  ${String(cost.reads).padStart(4)} reads  ${shortDigest(cost.layer)} ${spansOf(cost)}, ${formatBytes(cost.bytes)}`,
     );
   if (why.files.length > 0) lines.push('', 'files that were waited for most (a block may hold several)');
   for (const { path, reads: count, waitedUs } of why.files)
@@ -118,6 +118,15 @@ function phaseLines(why: WhyStart, width: number): string[] {
   });
 }
 
-/** The spans of a fetch, which need not be neighbours. */
-const spansOf = ({ span, spans }: { span: number; spans: number }): string =>
-  spans === 1 ? `span ${span}` : `span ${span} and ${spans - 1} more`;
+/** Runs of a fetch that are named. */
+const MOST_RUNS = 4;
+
+/** The spans of a fetch: `span 3`, `spans 3-5, 9`. */
+function spansOf({ span, spans, runs = [[span, spans]] }: Spans): string {
+  const named = runs
+    .slice(0, MOST_RUNS)
+    .map(([first, count]) => (count === 1 ? String(first) : `${first}-${first + count - 1}`));
+  return `${spans === 1 ? 'span' : 'spans'} ${named.join(', ')}${runs.length > MOST_RUNS ? ', …' : ''}`;
+}
+
+type Spans = Pick<WhyJob, 'span' | 'spans' | 'runs'>;

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Relay, startRelay } from '../../ops/bench/relay.ts';
+import { spansOf } from '../../actors/layer.ts';
 import { Status } from '../../schemas/api.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type RunOptions, runCommand } from '../support/services.ts';
@@ -42,6 +43,9 @@ export async function startEngine(cleanup: Cleanup, args: string[] = []): Promis
   };
   cleanup.defer(async () => {
     if (!existsSync(join(root, 'run/endpoint.json'))) return;
+    // An engine that ends leaves its mounts to the next one: those of a test that failed would stay.
+    const left = await engine.status().catch(() => undefined);
+    for (const { dir } of left?.mounts ?? []) await cofa(['unmount', dir]).catch(() => {});
     await engine.down().catch((error: unknown) => {
       // Ended by the test itself, perhaps.
       if (!String(error).includes('(9)')) throw error;
@@ -65,6 +69,16 @@ export async function until(
     await sleep(100);
   }
 }
+
+/** A fetch as the log tells of it. */
+export interface TracedFetch {
+  job: number;
+  span: number;
+  spans: number;
+  runs?: Array<[first: number, count: number]>;
+}
+
+export const spansIn = ({ span, spans, runs = [[span, spans]] }: TracedFetch): number[] => [...spansOf(runs)];
 
 /** One request for a blob, as it passed the relay. */
 export interface BlobRequest {

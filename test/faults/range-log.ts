@@ -45,9 +45,11 @@ export class RangeLog {
   #request(head: string): void {
     const digest = /^GET \S*\/blobs\/(sha256:[0-9a-f]{64}) HTTP/m.exec(head)?.[1];
     if (digest === undefined) return;
-    const range = /^range: *bytes=(\d+)-(\d+)?/im.exec(head);
-    const start = Number(range?.[1] ?? 0);
-    const end = range?.[2] === undefined ? Number.POSITIVE_INFINITY : Number(range[2]) + 1;
-    this.#ranges.push({ digest, start, end });
+    const asked = /^range: *bytes=([\d,-]+)/im.exec(head)?.[1] ?? '0-';
+    for (const range of asked.split(',')) {
+      const [first, last] = range.split('-');
+      const end = last === undefined || last === '' ? Number.POSITIVE_INFINITY : Number(last) + 1;
+      this.#ranges.push({ digest, start: Number(first), end });
+    }
   }
 }

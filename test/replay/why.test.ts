@@ -24,6 +24,7 @@ const job = (number: number, queuedAt: number, parts: Partial<TracedJob>): Trace
   class: 'demand',
   span: 0,
   spans: 1,
+  runs: undefined,
   worker: 'fetcher-0',
   queuedAt: START + queuedAt,
   sentUs: 0,
