@@ -6,6 +6,7 @@ import type { Job, Owner } from './layer.ts';
 import type { LayerState } from './layer-life.ts';
 import type { LayerLimits } from './layer-protocol.ts';
 import type { Promises } from './promises.ts';
+import { spansOf } from './ranges.ts';
 import type { ReadQueue } from './read-queue.ts';
 import type { Retries } from './retries.ts';
 import type { TimerQueue } from './timers.ts';
@@ -48,8 +49,7 @@ export function auditLayer(layer: LayerInside): string[] {
   for (const job of jobs.values()) {
     if (job.class === 'prefetch') prefetching += 1;
     check(jobSilence.has(job.number), () => `job ${job.number} may stay silent for ever`);
-    for (const [first, count] of job.runs)
-      for (let span = first; span < first + count; span++) own(span, job);
+    for (const span of spansOf(job.runs)) own(span, job);
   }
   for (const eviction of evictions.values()) for (const span of eviction.spans) own(span, eviction);
   check(owners.size === owned.size, () => 'a span has an owner that is over');

@@ -22,9 +22,9 @@ export interface LayerLimits {
   /** Of one job of such spans: blocks, runs of spans, and blocks of a span between two of them that is fetched along. */
   aimedBlocks: number;
   aimedRuns: number;
+  gapBlocks: number;
   /** Blocks of such spans that a job takes along which somebody waits for. */
   alongBlocks: number;
-  gapBlocks: number;
   /** Pause of prefetch after a failure; doubled at each further one up to the longest, ms. */
   prefetchPauseMs: number;
   prefetchPauseMaxMs: number;

@@ -49,6 +49,7 @@ import {
 } from './layer-protocol.ts';
 import { inOrder, Prefetcher, type SpanChoice } from './prefetch.ts';
 import { Promises } from './promises.ts';
+import { sizeOf, spansOf } from './ranges.ts';
 import { ReadQueue } from './read-queue.ts';
 import { Retries } from './retries.ts';
 import { Stall } from './stall.ts';
@@ -561,7 +562,7 @@ export class LayerActor {
       if (this.#blocks.isComplete(span)) continue;
       this.#stepSpan(span, BlockEvent.FAILED);
       if (retryable) this.#retryLater(span, reason, effects);
-      else if (isOneSpan(job)) {
+      else if (sizeOf(job.runs) === 1) {
         this.#retries.remember(span, reason, this.#clock);
         this.#giveUp(span, reason, effects);
       } else {
@@ -814,12 +815,6 @@ export class LayerActor {
     });
   }
 }
-
-export function* spansOf(runs: readonly SpanRun[]): IterableIterator<number> {
-  for (const [first, count] of runs) for (let span = first; span < first + count; span++) yield span;
-}
-
-const isOneSpan = ({ runs }: Job): boolean => runs.length === 1 && runs[0]?.[1] === 1;
 
 const CLOSED: ReadFailure = { code: 'not-running', message: 'the layer is closed' };
 const CORRUPT: ReadFailure = { code: 'integrity', message: 'the layer is not what its diffID says' };

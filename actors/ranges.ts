@@ -1,13 +1,15 @@
-/** Runs of blocks, as events, orders and answers name them. */
+/** Runs of blocks, as events, orders and answers name them; runs of spans look the same. */
 export type Ranges = Array<[first: number, count: number]>;
 
-/** Blocks of all ranges together. */
+/** Blocks, or spans, of all ranges together. */
 export const sizeOf = (ranges: ReadonlyArray<readonly [number, number]>): number =>
   ranges.reduce((sum, [, count]) => sum + count, 0);
 
-export function* blocksOf(ranges: ReadonlyArray<readonly [number, number]>): IterableIterator<number> {
-  for (const [first, count] of ranges) for (let block = first; block < first + count; block++) yield block;
+function* numbersIn(ranges: ReadonlyArray<readonly [number, number]>): IterableIterator<number> {
+  for (const [first, count] of ranges)
+    for (let number = first; number < first + count; number++) yield number;
 }
+export { numbersIn as blocksOf, numbersIn as spansOf };
 
 /** The blocks of the ranges that hold, in order. */
 export function within(
@@ -15,7 +17,7 @@ export function within(
   holds: (block: number) => boolean,
 ): Ranges {
   const chosen: Ranges = [];
-  for (const block of blocksOf(ranges)) if (holds(block)) addBlock(chosen, block);
+  for (const block of numbersIn(ranges)) if (holds(block)) addBlock(chosen, block);
   return chosen;
 }
 

@@ -161,8 +161,8 @@ export class CacheHost {
 
   /** Whether nothing has to go soon: only then a device is handed over to the kernel. */
   get hasRoom(): boolean {
-    const { limit, low, reserve } = this.#limits;
-    return this.#estimate() <= limit * low && this.#free >= reserve;
+    const { limit, low } = this.#limits;
+    return this.#estimate() <= limit * low && !isDiskLow(this.#free, this.#limits);
   }
 
   /** Does `work` when nothing else is being done with the layer's files; later callers wait for it. */

@@ -4,6 +4,7 @@
  * its missing spans when it came, and the last ones when it was answered.
  */
 import type { SpanRun } from '../../actors/layer.ts';
+import { sizeOf } from '../../actors/ranges.ts';
 import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
 import type { FetchTimes } from '../../schemas/fetch.ts';
 
@@ -106,7 +107,7 @@ export class Trace {
       job: job.job,
       class: timing.class,
       span: job.runs[0]?.[0] ?? 0,
-      spans: job.runs.reduce((sum, [, count]) => sum + count, 0),
+      spans: sizeOf(job.runs),
       ...(job.runs.length > 1 && {
         runs: job.runs.map(([first, count]): [number, number] => [first, count]),
       }),

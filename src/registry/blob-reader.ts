@@ -211,14 +211,13 @@ export class BlobReader {
     const waiting = ranges.values();
     const begun: Array<{ body: AsyncGenerator<Buffer, void, undefined>; first: Promise<Step> }> = [];
     const begin = () => {
-      for (const [start, end] of waiting) {
-        const body = this.range(source, blob, start, end, signal);
-        const first = body.next();
-        // It is looked at when its turn comes.
-        first.catch(() => {});
-        begun.push({ body, first });
-        return;
-      }
+      const next = waiting.next();
+      if (next.done === true) return;
+      const body = this.range(source, blob, ...next.value, signal);
+      const first = body.next();
+      // It is looked at when its turn comes.
+      first.catch(() => {});
+      begun.push({ body, first });
     };
     for (let count = 0; count < SIDE_BY_SIDE; count++) begin();
     try {

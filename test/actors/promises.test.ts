@@ -1,6 +1,7 @@
 /** What a startup pack promises to a layer: who waits for it, and what happens when it does not keep its word. */
 import { describe, expect, test } from 'vitest';
-import { LayerActor, type LayerEffect, type LayerEvent, spansOf } from '../../actors/layer.ts';
+import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
+import { spansOf } from '../../actors/ranges.ts';
 import { evenGeometry } from '../support/geometry.ts';
 
 /** 8 spans of 4 blocks. */

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Relay, startRelay } from '../../ops/bench/relay.ts';
-import { spansOf } from '../../actors/layer.ts';
+import { spansOf } from '../../actors/ranges.ts';
 import { Status } from '../../schemas/api.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type RunOptions, runCommand } from '../support/services.ts';

@@ -21,8 +21,8 @@ import {
   type LayerEvent,
   type ReadFailure,
   type SpanRun,
-  spansOf,
 } from '../../actors/layer.ts';
+import { spansOf } from '../../actors/ranges.ts';
 import { geometryOf } from './geometry.ts';
 import { Random } from './random.ts';
 import { SimDisk, SimLog } from './simulation-store.ts';
