@@ -140,7 +140,7 @@ export async function readElf(search: HintSearch, file: FoundFile): Promise<Elf 
   found.tables = tablesOf(loads, values, file.size);
   found.initializers = async () => {
     const read = async (at: number, bytes: number) => view(await search.read(file, at, bytes));
-    const places = await initializersOf(loads, values, isWide ? 8 : 4, read);
+    const places = await initializersOf(loads, values, { word: isWide ? 8 : 4, size: file.size }, read);
     return [...new Set(places)].toSorted((a, b) => a - b);
   };
   const base = offsetIn(loads, values.get(DT.strings));
@@ -183,12 +183,12 @@ export function joined(parts: readonly Part[], gap = 0): Part[] {
 
 /**
  * Offsets of the functions in DT_INIT_ARRAY. Their addresses are in its slots, or are the addends of relocations: of DT_RELA's relative
- * ones, which come first (DT_RELACOUNT) in the order of their places.
+ * ones, which come first (DT_RELACOUNT) in the order of their places. `word` bytes have an address, `size` the file.
  */
 async function initializersOf(
   loads: readonly Segment[],
   values: ReadonlyMap<number, number>,
-  word: number,
+  { word, size }: { readonly word: number; readonly size: number },
   read: (at: number, bytes: number) => Promise<Fields>,
 ): Promise<number[]> {
   const address = values.get(DT.initializers);
@@ -209,7 +209,9 @@ async function initializersOf(
   if (direct.length > 0 || base === undefined) return direct;
   // r_offset, r_info, r_addend
   const entry = 3 * word;
-  const total = Math.floor((values.get(DT.relocationsBytes) ?? 0) / entry);
+  // no more than the file holds: a search among numbers that are not exact any more has no end
+  const held = Math.min(values.get(DT.relocationsBytes) ?? 0, Math.max(0, size - base));
+  const total = Math.floor(held / entry);
   const place = async (index: number) => (await read(base + index * entry, word)).word(0);
   let low = 0;
   for (let high = Math.min(values.get(DT.relativeCount) ?? total, total); low < high; ) {
