@@ -33,6 +33,8 @@ export interface RawReadRecord extends ReadRecord {
  * heartbeats that stay out for as long: with its default of 30 s a follower would stand still for that time.
  */
 const PULL_MS = 4_000;
+/** Nothing has come for this long, ms: is there still something to come? */
+const QUIET_MS = 500;
 
 /** Sequence of the `engine.started` of the engine that wrote. */
 export const EPOCH_HEADER = 'Cofa-Epoch';
@@ -106,9 +108,22 @@ export async function* readLog(
   if (options.signal?.aborted) stop();
   let owner = options.epoch ?? 0;
   let bytes = 0;
+  let last = typeof options.from === 'number' ? options.from - 1 : 0;
+  // The records up to the end may be removed while they are read, and others of the filter need not come.
+  const stopWatching =
+    end === undefined
+      ? () => {}
+      : whenQuiet(
+          () => last,
+          async () => {
+            const next = await storedRecord(bus, { seq: last + 1, next_by_subj: filter });
+            if (next === undefined || next.seq > end) stop();
+          },
+        );
   try {
     for await (const message of messages) {
       const { seq, subject } = message;
+      last = seq;
       const epoch = epochOf(message.headers);
       bytes += storedBytes(subject, message.headers, message.data);
       if (epoch === undefined || epoch >= owner) {
@@ -121,10 +136,29 @@ export async function* readLog(
       if (end !== undefined && seq >= end) break;
     }
   } finally {
+    stopWatching();
     options.signal?.removeEventListener('abort', stop);
     await messages.close();
     await consumer.delete().catch(() => false);
   }
+}
+
+/** Calls `look` after each time that `place` has not changed for, one call at a time, until the returned function is called. */
+function whenQuiet(place: () => number, look: () => Promise<void>): () => void {
+  let before = place();
+  let isLooking = false;
+  const timer = setInterval(() => {
+    const now = place();
+    const isQuiet = now === before && !isLooking;
+    before = now;
+    if (!isQuiet) return;
+    isLooking = true;
+    // Who cannot be asked now is asked again.
+    void look()
+      .catch(() => {})
+      .finally(() => (isLooking = false));
+  }, QUIET_MS);
+  return () => clearInterval(timer);
 }
 
 /** What JetStream counts for a record in its file store: 22 bytes of header, 8 of hash (server/filestore.go). */

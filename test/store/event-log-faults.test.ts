@@ -363,3 +363,45 @@ describe('processes of one engine', () => {
     expect(await all(names.eventsOf('mount'))).toHaveLength(1);
   });
 });
+
+describe('a beginning that is removed while it is read', () => {
+  /** `bus`, with something that happens once the end of what is read is known. */
+  const once = (happens: () => Promise<unknown>): NatsConnection => {
+    let isOver = false;
+    const request: NatsConnection['request'] = async (subject, ...rest) => {
+      const answer = await bus.request(subject, ...rest);
+      if (subject.includes('.MSG.GET.') && !isOver) {
+        isOver = true;
+        await happens();
+      }
+      return answer;
+    };
+    return new Proxy(bus, {
+      get: (target, name) => {
+        const value = Reflect.get(target, name, target) as unknown;
+        if (name === 'request') return request;
+        return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+      },
+    });
+  };
+
+  test.each([
+    ['to its end', 3, []],
+    ['in part', 2, ['mount.unmounted']],
+  ])('%s is read to its end all the same', { timeout: 15_000 }, async (_, removed, left) => {
+    const names = fresh();
+    const mount = names.event('mount', 'm');
+    const log = new EventLog(bus, () => 1);
+    const seqs: number[] = [];
+    for (const type of ['mount.requested', 'mount.mounted', 'mount.unmounted'] as const)
+      seqs.push((await log.append(mount, { type } as never)).seq);
+    const manager = await jetstreamManager(bus);
+    const cut = once(() =>
+      manager.streams.purge(STREAM, { filter: mount, seq: (seqs[removed - 1] as number) + 1 }),
+    );
+    const types: string[] = [];
+    for await (const { event } of readLog(cut, names.eventsOf('mount'), { from: 'start', follow: false }))
+      types.push(event.type);
+    expect(types).toEqual(left);
+  });
+});
