@@ -20,7 +20,7 @@ import { setReadAhead } from '../kernel/read-ahead.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { parseReference, type Reference } from '../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../registry/sidecars.ts';
-import { START_REFERRERS } from '../registry/start-referrers.ts';
+import { startReferrers } from '../registry/start-referrers.ts';
 import type { EventLog } from '../store/event-log.ts';
 import { hexOf, type Layout, writeWhole } from '../store/layout.ts';
 import { ActorHost } from './actor-host.ts';
@@ -708,7 +708,7 @@ export class Images {
         // What the kernel reads by itself takes neither sidecar nor pack.
         listed: (manifest) => this.#images.get(manifest)?.isDirect() !== true,
         wanted: (manifest) => policy !== 'never' && this.#images.get(manifest)?.prepared === undefined,
-        blobs: START_REFERRERS,
+        blobsOf: startReferrers,
       },
       ...(platform === undefined ? {} : { platform }),
     });

@@ -5,7 +5,7 @@ import { listMounts } from '../kernel/mount.ts';
 import { DEFAULT_START } from '../pack/pack-store.ts';
 import { findPack } from '../registry/packs.ts';
 import { parseReference } from '../registry/reference.ts';
-import { START_REFERRERS } from '../registry/start-referrers.ts';
+import { startReferrers } from '../registry/start-referrers.ts';
 import { ActorHost } from './actor-host.ts';
 import { type Rehearsal, rehearse } from './rehearsal.ts';
 import { chooseSidecar } from './sidecar-choice.ts';
@@ -15,7 +15,7 @@ export async function rehearseStart(rehearsal: Rehearsal): Promise<void> {
   await rehearse(rehearsal, async (image, layout) => {
     const reference = parseReference(image.ref);
     const resolved = await image.client.resolve(reference, {
-      referrers: { wanted: () => true, blobs: START_REFERRERS },
+      referrers: { wanted: () => true, blobsOf: startReferrers },
     });
     const [pack, { passed }] = await Promise.all([
       findPack(image.client, resolved, [DEFAULT_START]),

@@ -34,10 +34,11 @@ import { isDigest } from './reference.ts';
 import { Retries } from './retry.ts';
 import { bodyFailure, discard, header, type Reply } from './transport.ts';
 
-/** Digest and size in bytes of a blob. */
+/** Digest and size in bytes of a blob; `data` where its descriptor carries its content. */
 export interface BlobName {
   digest: string;
   size: number;
+  data?: string;
 }
 
 /** Bytes [start, end) of a blob. */

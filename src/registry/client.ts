@@ -21,7 +21,7 @@ import { RegistryApi, type RegistryLog, type Source } from './api.ts';
 import { type BlobName, BlobReader, type ByteRange } from './blob-reader.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { DOCKER_CERTS } from './certificates.ts';
-import { type Descriptor, parseManifest, type ResolvedImage } from './manifest.ts';
+import { type Descriptor, embeddedIn, parseManifest, type ResolvedImage } from './manifest.ts';
 import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
 import { pushBlob, putManifest } from './pusher.ts';
 import type { Reference } from './reference.ts';
@@ -97,8 +97,8 @@ export interface FollowedReferrers {
   listed?: (manifest: string) => boolean;
   /** Whether anything but the list is wanted, by the digest of the image's manifest. */
   wanted: (manifest: string) => boolean;
-  /** By artifact type, the media types of the blobs that come with its manifest. */
-  blobs: Readonly<Record<string, readonly string[]>>;
+  /** Media types of the blobs that come with a referrer's manifest; undefined: not even that is wanted. */
+  blobsOf: (referrer: Descriptor) => readonly string[] | undefined;
 }
 
 export class RegistryClient {
@@ -178,7 +178,7 @@ export class RegistryClient {
             if (referrers !== true && referrers.listed?.(digest) === false) return;
             this.#ask(reference, digest);
             if (referrers !== true && referrers.wanted(digest))
-              this.#follow(reference, digest, referrers.blobs);
+              this.#follow(reference, digest, referrers.blobsOf);
           };
     return await resolveImage(this.#api, this.#blobs, reference, platform, signal, ahead, knownConfig);
   }
@@ -191,13 +191,15 @@ export class RegistryClient {
     return await fetchManifest(this.#api, source, tagOrDigest, signal);
   }
 
-  /** A whole blob in memory, checked. Larger ones than `limit` bytes are refused unasked. */
+  /** A whole blob in memory, checked. Larger ones than `limit` bytes are refused unasked; what its descriptor carries is not asked for. */
   async blob(
     source: Source,
     blob: BlobName,
     signal?: AbortSignal,
     limit: number = MAX_WHOLE_BLOB,
   ): Promise<Buffer> {
+    const embedded = embeddedIn(blob);
+    if (embedded !== undefined) return embedded;
     const ahead = await this.#blobsAhead.take(aheadKey(source, blob.digest));
     signal?.throwIfAborted();
     if (ahead !== undefined && blob.size === ahead.length && blob.size <= limit) return ahead;
@@ -294,18 +296,20 @@ export class RegistryClient {
   }
 
   /** Fetches what a start needs of the image's referrers as soon as their list is there. */
-  #follow(source: Source, subject: string, types: FollowedReferrers['blobs']): void {
+  #follow(source: Source, subject: string, blobsOf: FollowedReferrers['blobsOf']): void {
     const follow = async () => {
       const list = (await this.#askedAhead(source, subject)) ?? [];
-      const wanted = list.filter(({ artifactType = '' }) => Object.hasOwn(types, artifactType));
-      for (const { digest, artifactType = '' } of wanted.slice(0, MOST_FOLLOWED)) {
+      const wanted = list.flatMap((entry) => {
+        const types = blobsOf(entry);
+        return types === undefined ? [] : [{ ...entry, types }];
+      });
+      for (const { digest, artifactType, types } of wanted.slice(0, MOST_FOLLOWED)) {
         const fetched = this.#manifestsAhead.put(aheadKey(source, digest), () =>
           fetchManifest(this.#api, source, digest),
         );
         // Of several it is not known here which one is taken.
         const isOnly = wanted.filter((other) => other.artifactType === artifactType).length === 1;
-        if (isOnly)
-          void fetched?.then((one) => this.#followBlobs(source, one, types[artifactType] ?? []), ignore);
+        if (isOnly) void fetched?.then((one) => this.#followBlobs(source, one, types), ignore);
       }
     };
     follow().catch(ignore);
@@ -313,7 +317,9 @@ export class RegistryClient {
 
   #followBlobs(source: Source, { parsed }: FetchedManifest, types: readonly string[]): void {
     if (parsed.kind !== 'manifest') return;
-    const blobs = parsed.manifest.layers.filter(({ mediaType }) => types.includes(mediaType));
+    const blobs = parsed.manifest.layers.filter(
+      ({ mediaType, data }) => types.includes(mediaType) && data === undefined,
+    );
     if (blobs.reduce((sum, { size }) => sum + size, 0) > MOST_AHEAD_BYTES) return;
     for (const blob of blobs)
       this.#blobsAhead.put(aheadKey(source, blob.digest), () =>

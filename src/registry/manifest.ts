@@ -18,6 +18,8 @@ export interface Descriptor {
   annotations?: Record<string, string>;
   artifactType?: string;
   platform?: Platform;
+  /** The content itself, as base64 (image-spec v1.1, descriptor.md, "Embedded Content"). `embeddedIn` reads it. */
+  data?: string;
 }
 
 export interface ImageManifest {
@@ -77,6 +79,7 @@ export const MAX_CONFIG = 8 * 1024 * 1024;
 const MAX_LAYERS = 1024;
 const MAX_INDEX_ENTRIES = 10_000;
 const MAX_ANNOTATIONS = 1024;
+const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/;
 
 const LAYER_TYPES = new Set([
   'application/vnd.oci.image.layer.v1.tar',
@@ -90,6 +93,19 @@ const LAYER_TYPES = new Set([
 /** `sha256:<hex>` of some bytes. */
 export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+}
+
+/** The content that a descriptor carries; undefined: none. Throws `integrity` where it is not what the descriptor names. */
+export function embeddedIn({
+  data,
+  digest,
+  size,
+}: Pick<Descriptor, 'data' | 'digest' | 'size'>): Buffer | undefined {
+  if (data === undefined) return undefined;
+  const bytes = Buffer.from(data, 'base64');
+  if (!BASE64.test(data) || bytes.length !== size || digestOf(bytes) !== digest)
+    throw new CofaError('integrity', `the data that a descriptor of ${digest} carries are not its content`);
+  return bytes;
 }
 
 /**
@@ -261,6 +277,7 @@ function descriptor(value: unknown, where: string): Descriptor {
     ...(found === undefined ? {} : { annotations: found }),
     ...(typeof artifactType === 'string' && artifactType !== '' ? { artifactType } : {}),
     ...(isObject(platform) ? { platform: descriptorPlatform(platform) } : {}),
+    ...(typeof value['data'] === 'string' ? { data: value['data'] } : {}),
   };
 }
 

@@ -2,7 +2,8 @@
  * Startup packs in the registry: referrers of the image like its sidecar (sidecars.ts), one artifact for each start.
  *
  *     manifest   artifactType application/vnd.cofa.pack.v1, subject = the image's manifest, config = the empty descriptor,
- *                annotation io.cofa.pack.start = which start (src/pack/pack-store.ts)
+ *                annotations io.cofa.pack.start = which start (src/pack/pack-store.ts), io.cofa.pack.digest and
+ *                io.cofa.pack.size = its blob: lists of referrers show them, and a start need not ask for the manifest
  *       pack     application/vnd.cofa.pack.v1+zstd (src/pack/format.ts)
  *
  * Its bytes are not checked as a whole before they are used: that would mean waiting for the last one. Each block proves
@@ -11,6 +12,7 @@
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from './client.ts';
 import { MEDIA_TYPES } from './manifest.ts';
+import { isDigest } from './reference.ts';
 import { throwIfAborted } from './retry.ts';
 
 export const PACK_TYPES = {
@@ -19,6 +21,8 @@ export const PACK_TYPES = {
 } as const;
 
 const START = 'io.cofa.pack.start';
+const DIGEST = 'io.cofa.pack.digest';
+const SIZE = 'io.cofa.pack.size';
 /** Largest pack, bytes. */
 const MAX_PACK = 1 << 30;
 /** Candidates that are looked at; anybody who can push can add some. */
@@ -54,7 +58,7 @@ export async function pushPack(
     config,
     layers: [blob],
     subject: { mediaType, digest, size },
-    annotations: { [START]: start },
+    annotations: { [START]: start, [DIGEST]: blob.digest, [SIZE]: `${blob.size}` },
   };
   return await client.pushManifest(
     source,
@@ -66,6 +70,14 @@ export async function pushPack(
       ...(signal === undefined ? {} : { signal }),
     },
   );
+}
+
+/** The pack of an entry in a list of referrers, where that says it all; packs of older versions have it in their manifest. */
+export function packIn(entry: Descriptor): RegistryPack | undefined {
+  const { [START]: start, [DIGEST]: digest, [SIZE]: size = '' } = entry.annotations ?? {};
+  if (start === undefined || !isDigest(digest) || !/^[1-9]\d{0,9}$/.test(size) || Number(size) > MAX_PACK)
+    return undefined;
+  return { descriptor: entry, start, blob: { digest, size: Number(size) } };
 }
 
 /**
@@ -85,6 +97,8 @@ export async function findPack(
   );
   for (const candidate of usable.slice(0, MAX_CANDIDATES)) {
     try {
+      const told = packIn(candidate);
+      if (told !== undefined) return told;
       const { parsed } = await client.manifest(image.reference, candidate.digest, signal);
       if (parsed.kind !== 'manifest' || parsed.manifest.artifactType !== PACK_TYPES.artifact) continue;
       const { manifest } = parsed;

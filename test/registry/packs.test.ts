@@ -67,6 +67,32 @@ describe.each([
     expect(await findPack(client, image, ['default'])).toMatchObject({ blob: { size: 5 } });
   });
 
+  test('are found by the list alone; those whose entry does not say where they lie by their manifest', async () => {
+    const { client, image } = await start(page);
+    const gets = (digest: string) =>
+      registry!.requests.filter(({ method, url }) => method === 'GET' && url.endsWith(digest)).length;
+    const told = await pushPack(client, image, 'default', Buffer.from('told'));
+    expect(await findPack(client, image, ['default'])).toMatchObject({ blob: { size: 4 } });
+    expect(gets(told.digest)).toBe(0);
+    const stored = registry!.manifests.get(`team/app@${told.digest}`)!.bytes.toString();
+    const { annotations, ...rest } = JSON.parse(stored) as { annotations: Record<string, string> };
+    expect(Object.keys(annotations)).toHaveLength(3);
+    for (const [n, more] of [
+      {},
+      { 'io.cofa.pack.size': '4' },
+      { ...annotations, 'io.cofa.pack.size': '1e9' },
+    ].entries()) {
+      const start = `older-${n}`;
+      const older = await client.pushManifest(
+        image.reference,
+        Buffer.from(JSON.stringify({ ...rest, annotations: { ...more, 'io.cofa.pack.start': start } })),
+        MEDIA_TYPES.ociManifest,
+      );
+      expect(await findPack(client, image, [start])).toMatchObject({ start, blob: { size: 4 } });
+      expect(gets(older.digest)).toBe(1);
+    }
+  });
+
   test('that are malformed, or another image’s, are passed over', async () => {
     const { client, image } = await start(page);
     const good = await pushPack(client, image, 'default', Buffer.from('good'));

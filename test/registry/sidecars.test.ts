@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { zstdCompressSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Descriptor, RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
@@ -11,7 +12,7 @@ import {
   type SkippedSidecar,
   sidecarsOf,
 } from '../../src/registry/sidecars.ts';
-import { START_REFERRERS } from '../../src/registry/start-referrers.ts';
+import { startReferrers } from '../../src/registry/start-referrers.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { pushImage, sampleImage } from './sample-image.ts';
 
@@ -40,6 +41,11 @@ const sidecarFor = (resolved: ResolvedImage, flat = 'flat'): Sidecar => ({
     toc: Buffer.alloc(10_000 * i, `toc of layer ${i}`),
   })),
 });
+/** None of its blobs is small. */
+const largeSidecarFor = (resolved: ResolvedImage): Sidecar => ({
+  flat: randomBytes(4_000),
+  layers: sidecarFor(resolved).layers.map((layer) => ({ ...layer, spans: randomBytes(2_000) })),
+});
 const find = () => findSidecar(client, image, undefined, (one) => skipped.push(one));
 const stored = (digest: string) =>
   JSON.parse(registry.manifests.get(`team/app@${digest}`)!.bytes.toString()) as Artifact;
@@ -63,6 +69,8 @@ async function start(referrersPage?: number): Promise<void> {
   // A good one to make bad ones of; only its blobs stay.
   const { digest } = await pushSidecar(client, image, sidecarFor(image));
   template = stored(digest);
+  // As larger ones are, which come from their blobs alone.
+  for (const layer of template.layers) delete layer.data;
   registry.manifests.delete(`team/app@${digest}`);
   registry.manifests.delete(`team/app:${image.descriptor.digest.replace(':', '-')}`);
 }
@@ -313,7 +321,7 @@ describe('hostile sidecars', () => {
   });
 
   test('one flipped byte in each of its blobs is an integrity error of that blob', async () => {
-    const { digest } = await pushSidecar(client, image, sidecarFor(image));
+    const { digest } = await pushChanged(() => {});
     for (const { digest: blob } of stored(digest).layers) {
       const bytes = Buffer.from(registry.blobs.get(blob)!);
       if (bytes.length > 0) bytes[bytes.length >> 1]! ^= 1;
@@ -323,6 +331,53 @@ describe('hostile sidecars', () => {
     await expect(found!.flat()).rejects.toMatchObject({ code: 'integrity' });
     await expect(found!.spans(0)).rejects.toMatchObject({ code: 'integrity' });
     await expect(found!.toc(1)).rejects.toMatchObject({ code: 'integrity' });
+  });
+});
+
+describe('small parts', () => {
+  beforeEach(() => start(2));
+  const small = (): Sidecar => ({ ...largeSidecarFor(image), hints: Buffer.from('hints'), ...smallSpans() });
+  const smallSpans = () => ({
+    layers: sidecarFor(image).layers.map((layer, i) => ({ ...layer, spans: Buffer.from(`spans ${i}`) })),
+  });
+  const blobsAsked = () =>
+    registry.requests.filter(({ method, url }) => method === 'GET' && url.includes('/blobs/')).length;
+
+  test('that a start needs come with the manifest, and are blobs of the registry as well', async () => {
+    const sidecar = small();
+    const { digest } = await pushSidecar(client, image, sidecar);
+    const { layers } = stored(digest);
+    expect(layers.filter(({ data }) => data !== undefined).map(({ mediaType }) => mediaType)).toEqual([
+      ...Array(3).fill(SIDECAR_TYPES.spans),
+      SIDECAR_TYPES.hints,
+    ]);
+    for (const { digest: blob } of layers) expect(registry.blobs.has(blob)).toBe(true);
+    registry.requests.length = 0;
+    const found = (await find())!;
+    for (const [i, { spans }] of sidecar.layers.entries())
+      expect((await found.spans(i)).equals(spans)).toBe(true);
+    expect((await found.hints())!.equals(sidecar.hints!)).toBe(true);
+    expect(blobsAsked()).toBe(0);
+    expect((await found.flat()).equals(sidecar.flat)).toBe(true);
+    expect(blobsAsked()).toBe(1);
+  });
+
+  test.each<[string, (data: string) => string]>([
+    ['other bytes', (data) => Buffer.from(data, 'base64').fill(7).toString('base64')],
+    ['fewer bytes', (data) => data.slice(4)],
+    ['more bytes', (data) => `AAAA${data}`],
+    ['no base64', (data) => `${data.slice(0, -1)}*`],
+    ['nothing', () => ''],
+  ])('with %s instead of their content are an integrity error', async (_, change) => {
+    const { digest } = await pushSidecar(client, image, small());
+    const artifact = stored(digest);
+    const spans = part(artifact, SIDECAR_TYPES.spans);
+    spans.data = change(spans.data!);
+    registry.manifests.delete(`team/app@${digest}`);
+    template = artifact;
+    await pushChanged((one) => (one.annotations['io.cofa.revision'] = '9'));
+    await expect((await find())!.spans(0)).rejects.toMatchObject({ code: 'integrity' });
+    expect((await (await find())!.spans(1)).toString()).toBe('spans 1');
   });
 });
 
@@ -346,7 +401,7 @@ describe('a sidecar that is fetched ahead', () => {
   beforeEach(() => start(2));
   const reference = () => parseReference(`${registry.host}/team/app:v1`);
   const resolve = async (wanted = true) => {
-    const referrers = { wanted: () => wanted, blobs: START_REFERRERS };
+    const referrers = { wanted: () => wanted, blobsOf: startReferrers };
     return await client.resolve(reference(), { platform: 'linux/amd64', referrers });
   };
   const asked = () => registry.requests.filter(({ method }) => method === 'GET').map(({ url }) => url);
@@ -356,7 +411,7 @@ describe('a sidecar that is fetched ahead', () => {
   };
 
   test('is there, checked, when it is wanted, and each of its parts was asked for once', async () => {
-    const sidecar = sidecarFor(image);
+    const sidecar = largeSidecarFor(image);
     await pushSidecar(client, image, sidecar);
     registry.requests.length = 0;
     const resolved = await resolve();
@@ -386,7 +441,7 @@ describe('a sidecar that is fetched ahead', () => {
   });
 
   test('that could not be had ahead is asked for again', async () => {
-    const sidecar = sidecarFor(image);
+    const sidecar = largeSidecarFor(image);
     await pushSidecar(client, image, sidecar);
     const failed = new Set<string>();
     let isAway = true;
