@@ -102,6 +102,8 @@ export type LayerEvent =
    */
   | { type: 'promise'; pack: number; ranges: readonly BlockRange[]; now: number }
   /** Nothing more comes of it. */
+  /** The pack brings blocks of other layers at the moment: its turn here is still to come. */
+  | { type: 'promise.heard'; job: number; now: number }
   | { type: 'promise.ended'; job: number; now: number }
   /** Verified and written to the device file. `bytes`: compressed bytes that came since the job's last message. */
   | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }

@@ -248,6 +248,9 @@ export class LayerActor {
       case 'promise':
         this.#promise(event, effects);
         return;
+      case 'promise.heard':
+        this.#promises.heard(event.job, this.#clock);
+        return;
       case 'promise.ended':
         this.#endPromise(event.job, effects);
         return;

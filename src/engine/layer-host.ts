@@ -269,6 +269,11 @@ export class LayerHost {
     this.#scheduleFlush(FLUSH_MS);
   }
 
+  /** The startup pack brings blocks of other layers. */
+  promiseHeard(job: number): void {
+    this.#send({ type: 'promise.heard', job, now: this.#options.now() });
+  }
+
   promiseEnded(job: number): void {
     this.#send({ type: 'promise.ended', job, now: this.#options.now() });
   }

@@ -23,6 +23,8 @@ export interface StartLayer {
   /** What is likely to be read soon: fetched before anything else that nobody waits for. */
   aim(ranges: ReadonlyArray<readonly [number, number]>): void;
   arrived(job: number, first: number, count: number, bytes: number): void;
+  /** The pack brings blocks, of other layers. */
+  promiseHeard(job: number): void;
   promiseEnded(job: number): void;
 }
 
@@ -51,6 +53,11 @@ interface HeldPack {
 const HELD_MS = 5_000;
 /** Starts that are recorded at once; further ones are not recorded. */
 const MOST_RECORDINGS = 32;
+/**
+ * A pack has its blocks in the order of the start: over a slow link a layer may have none of them for longer than a silent pack is
+ * waited for. So often, ms, each is told that the pack still comes.
+ */
+const HEARD_MS = 250;
 /** Making a pack is half a second of work: it waits for so long a pause, ms, but no longer than the second limit. */
 const IDLE_MS = 2_000;
 const IDLE_LIMIT_MS = 30_000;
@@ -182,6 +189,7 @@ export class Starts {
     /** By diffID: the layer and its promise. */
     const promises = new Map<string, Array<{ layer: StartLayer; job: number }>>();
     const startedAt = this.#options.now();
+    let heardAt = startedAt;
     this.#packs += 1;
     let isOver = false;
     const job = pool.submit(
@@ -213,6 +221,10 @@ export class Starts {
           const [made] = known ?? [];
           if (made === undefined || this.#options.layer(diffId) !== made.layer) return;
           made.layer.arrived(made.job, first, count, bytes);
+          const now = this.#options.now();
+          if (now - heardAt < HEARD_MS) return;
+          heardAt = now;
+          for (const one of [...promises.values()].flat()) one.layer.promiseHeard(one.job);
         },
         end: (_, failure) => {
           this.#packs -= 1;

@@ -33,6 +33,7 @@ function newLayer() {
       now += ms;
       return send({ type: 'tick', now });
     },
+    heard: (job: number) => send({ type: 'promise.heard', job, now }),
     end: (job: number) => send({ type: 'promise.ended', job, now }),
     evict: (ranges: Array<[number, number]>) => send({ type: 'evict', ranges, now }),
     prefetch: () => send({ type: 'prefetch', on: true, now }),
@@ -87,6 +88,22 @@ describe('a startup pack', () => {
     expect(layer.wait(900)).toEqual([]);
     expect(layer.wait(200)).toEqual([demand(1)]);
     expect(layer.arrived(job, 5)).toEqual([ok(1)]);
+  });
+
+  test('is waited for while it brings blocks of other layers, and not again once it was given up', () => {
+    const layer = newLayer();
+    const job = layer.promise([
+      [5, 2],
+      [9, 1],
+    ]);
+    layer.read(1, 5);
+    for (let times = 0; times < 5; times++) {
+      expect(layer.wait(900)).toEqual([]);
+      expect(layer.heard(job)).toEqual([]);
+    }
+    expect(layer.wait(1_100)).toEqual([demand(1)]);
+    layer.heard(job);
+    expect(layer.read(2, 9)).toEqual([demand(2)]);
   });
 
   test('keeps prefetch away from its spans until it has ended', () => {

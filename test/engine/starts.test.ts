@@ -132,3 +132,41 @@ it('hints are told to the layers that are open, each its own blocks in order; to
   expect(starts.isBringing).toBe(false);
   expect(starts.isRecording('sha256:a')).toBe(true);
 });
+
+it('a pack whose blocks are of one layer for long keeps the others waiting for it', () => {
+  const told: unknown[] = [];
+  const layerOf = (diffId: string) => ({
+    promise: () => (diffId === 'sha256:a' ? 1 : 2),
+    arrived: (job: number, first: number) => told.push([time, diffId, 'arrived', job, first]),
+    promiseHeard: (job: number) => told.push([time, diffId, 'heard', job]),
+    promiseEnded: () => {},
+  });
+  const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
+  const listening: JobListener[] = [];
+  starts = new Starts({
+    pool: { submit: (_, listener) => listening.push(listener), release: () => {}, cancel: () => undefined },
+    layer: (diffId) => open.get(diffId) as never,
+    now: () => time,
+    log: createLog('test', 'silent'),
+  });
+  starts.begin(order('p'));
+  const [job] = listening;
+  const runs: Array<[number, number, number]> = [
+    [0, 0, 9],
+    [1, 0, 9],
+  ];
+  job?.pack?.({ devices: ['sha256:a', 'sha256:c'], runs } as never);
+  for (const [at, first] of [
+    [100, 0],
+    [300, 1],
+    [400, 2],
+    [560, 3],
+  ] as const) {
+    time = at;
+    job?.blocks(first, 1, 0, 'sha256:a');
+  }
+  expect(told.filter((line) => (line as unknown[]).includes('sha256:c'))).toEqual([
+    [300, 'sha256:c', 'heard', 2],
+    [560, 'sha256:c', 'heard', 2],
+  ]);
+});

@@ -971,6 +971,8 @@ class Simulation {
       }
       layer.disk.write(block);
       if ((at + 1) % this.#plan.reportBlocks === 0) report(at + 1);
+      // Between them it has blocks of other layers.
+      if (this.#random.chance(0.05)) tell({ type: 'promise.heard', job, now: 0 });
       this.#after(this.#plan.blockMs * this.#random.next(), () => {
         if (this.#node === node) step(at + 1);
       });
