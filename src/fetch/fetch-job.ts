@@ -41,7 +41,8 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
   let count = 0;
   const watch = new Stopwatch(context.times);
   const report = () => {
-    if (count > 0) context.onBlocks(from, count, bytes);
+    if (count === 0) return;
+    context.onBlocks(from, count, bytes);
     bytes = 0;
     count = 0;
   };
@@ -87,13 +88,13 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
         await body.return();
       }
     }
-    return bytes;
   } finally {
     watch.stop();
     // What came before an error is verified and written: it stays.
     report();
     closeSync(device);
   }
+  return bytes;
 }
 
 /** A run of the job, as spans and as bytes of the blob. */

@@ -99,6 +99,16 @@ it('rests while others are done, and goes on when it is told to', async () => {
   );
 });
 
+it('says of each byte once that it came', async () => {
+  const { runner, said, ended } = fetcher();
+  runner.take(fetchJob(1));
+  await ended(1);
+  const { inStart } = image.table.span(0);
+  const { inEnd } = image.table.span(image.table.spanCount - 1);
+  const bytes = said(1).reduce((sum, one) => sum + ('bytes' in one ? one.bytes : 0), 0);
+  expect(bytes).toBe(inEnd - inStart);
+});
+
 it('goes on by itself where the word that it may gets lost', async () => {
   const { runner, ended } = fetcher();
   runner.take(fetchJob(1));
