@@ -5,6 +5,7 @@
 import { fstatSync, readlinkSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { allPresent } from '../../actors/block.ts';
 import type { Logger } from 'pino';
 import { BlockSet } from '../../actors/block-set.ts';
 import type { CacheLayer } from '../../actors/cache.ts';
@@ -246,6 +247,12 @@ export class LayerHost {
   aim(ranges: readonly BlockRange[]): void {
     if (!this.#readsAhead || this.#isHeld) return;
     this.#send({ type: 'aim', ranges, now: this.#options.now() });
+  }
+
+  /** Whether one of these blocks is absent. */
+  lacks(ranges: readonly BlockRange[]): boolean {
+    const states = new Uint8Array(this.device.blocks);
+    return ranges.some(([first, count]) => !allPresent(states, first, first + count - 1));
   }
 
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */

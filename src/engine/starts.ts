@@ -18,6 +18,8 @@ export interface StartLayer {
   readonly state: LayerStatus['state'];
   /** The ticks of its blocks. */
   readonly firstReads: Uint32Array;
+  /** Whether one of these blocks is absent. */
+  lacks(ranges: ReadonlyArray<readonly [number, number]>): boolean;
   /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
   promise(pack: number, ranges: ReadonlyArray<readonly [number, number]>): number | undefined;
   /** What is likely to be read soon: fetched before anything else that nobody waits for. */
@@ -61,9 +63,9 @@ const HEARD_MS = 250;
 /** Making a pack is half a second of work: it waits for so long a pause, ms, but no longer than the second limit. */
 const IDLE_MS = 2_000;
 const IDLE_LIMIT_MS = 30_000;
-/** What packs of the registry have brought is kept of so many starts, each of so many runs: they go into one message. */
-const MOST_BROUGHT = 64;
-const MOST_BROUGHT_RUNS = 20_000;
+/** What packs have is kept of so many, each of so many runs: they go into one message. */
+const MOST_KNOWN = 64;
+const MOST_KNOWN_RUNS = 20_000;
 
 export class Starts {
   readonly #options: {
@@ -74,8 +76,10 @@ export class Starts {
   };
   readonly #clock = new Int32Array(new SharedArrayBuffer(8));
   readonly #recordings = new Map<string, Recording>();
-  /** By start: the pack that came from the registry for it. */
+  /** By start: what the pack has that came from the registry for it. */
   readonly #brought = new Map<string, StartSet>();
+  /** By pack: what those have that have come as a whole. */
+  readonly #whole = new Map<string, StartSet>();
   /** By start: packs that were only asked for yet. */
   readonly #held = new Map<string, HeldPack>();
   #recorded: Recorded[] = [];
@@ -182,8 +186,12 @@ export class Starts {
   #bring(order: BeginStart): void {
     const { pack, layers, manifest, ahead } = order;
     if (pack === undefined) return;
+    if (this.#isHere(pack)) {
+      this.#options.log.info({ pack }, 'startup pack not asked for: its blocks are here');
+      return;
+    }
     const key = keyOf(order);
-    const broughtRuns: StartRun[] = [];
+    const contents: { devices: readonly string[]; runs: StartRun[] } = { devices: [], runs: [] };
     const number = this.#nextPack++;
     const { pool, log } = this.#options;
     /** By diffID: the layer and its promise. */
@@ -196,10 +204,9 @@ export class Starts {
       { kind: 'pack', layer: '', manifest, layers, pack, ...(ahead === true ? { held: true } : {}) },
       {
         pack: ({ devices, runs }) => {
-          if (pack.kind === 'registry') {
-            for (const run of runs) broughtRuns.push(run);
-            this.#keepBrought(key, { devices, runs: broughtRuns });
-          }
+          contents.devices = devices;
+          for (const run of runs) contents.runs.push(run);
+          if (pack.kind === 'registry') keep(this.#brought, key, contents);
           for (const [device, diffId] of devices.entries()) {
             const mine = runsOf(device, runs);
             const layer = this.#options.layer(diffId);
@@ -234,6 +241,7 @@ export class Starts {
           for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
           const ms = Math.round(this.#options.now() - startedAt);
           if (failure !== undefined) this.#brought.delete(key);
+          else if (pack.kind !== 'files') keep(this.#whole, JSON.stringify(pack), contents);
           const what = pack.kind === 'files' ? 'start of an earlier image' : 'startup pack';
           if (failure === undefined) log.info({ pack, ms }, `${what} brought`);
           else log.warn({ pack, ms, error: failure.error }, `${what} given up`);
@@ -249,11 +257,16 @@ export class Starts {
     this.#packs -= 1;
   }
 
-  #keepBrought(key: string, set: StartSet): void {
-    this.#brought.delete(key);
-    if (set.runs.length > MOST_BROUGHT_RUNS) return;
-    this.#brought.set(key, set);
-    if (this.#brought.size > MOST_BROUGHT) this.#brought.delete(this.#brought.keys().next().value as string);
+  /** Whether all that the pack has is present, as far as is known what it has: a container that starts again needs no pack. */
+  #isHere(pack: PackSource): boolean {
+    const known = this.#whole.get(JSON.stringify(pack));
+    return (
+      known !== undefined &&
+      known.devices.every((diffId, device) => {
+        const layer = this.#options.layer(diffId);
+        return layer !== undefined && !layer.lacks(runsOf(device, known.runs));
+      })
+    );
   }
 
   #record({ order, watch, since }: Recording): void {
@@ -316,6 +329,13 @@ export class Starts {
       },
     });
   }
+}
+
+function keep(sets: Map<string, StartSet>, key: string, set: StartSet): void {
+  sets.delete(key);
+  if (set.runs.length > MOST_KNOWN_RUNS) return;
+  sets.set(key, set);
+  if (sets.size > MOST_KNOWN) sets.delete(sets.keys().next().value as string);
 }
 
 /** The blocks of one device. */

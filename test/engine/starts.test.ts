@@ -170,3 +170,50 @@ it('a pack whose blocks are of one layer for long keeps the others waiting for i
     [560, 'sha256:c', 'heard', 2],
   ]);
 });
+
+it('a pack that has come before is not asked for again while its blocks are here', () => {
+  const lacking = new Set<string>();
+  const layerOf = (diffId: string) => ({
+    lacks: (ranges: unknown) => {
+      expect(ranges).toEqual([[diffId === 'sha256:a' ? 0 : 4, 2]]);
+      return lacking.has(diffId);
+    },
+    promise: () => 1,
+    promiseEnded: () => {},
+  });
+  const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
+  const asked: JobListener[] = [];
+  starts = new Starts({
+    pool: { submit: (_, listener) => asked.push(listener), release: () => {}, cancel: () => undefined },
+    layer: (diffId) => open.get(diffId) as never,
+    now: () => time,
+    log: createLog('test', 'silent'),
+  });
+  const bring = (end: 'whole' | 'failed') => {
+    const before = asked.length;
+    starts.begin(order('p'));
+    const listener = asked[before];
+    const runs = [
+      [0, 0, 2],
+      [1, 4, 2],
+    ];
+    listener?.pack?.({ devices: ['sha256:a', 'sha256:c'], runs } as never);
+    const failure = { error: { code: 'unavailable' as const, message: 'x' }, retryable: true };
+    listener?.end(0, end === 'failed' ? failure : undefined, {} as never);
+    expect(starts.isBringing).toBe(false);
+    return asked.length > before;
+  };
+  expect(bring('failed')).toBe(true);
+  expect(bring('whole')).toBe(true);
+  expect(bring('whole')).toBe(false);
+  // Another pack may have anything.
+  starts.begin(order('q'));
+  expect(asked).toHaveLength(3);
+  asked[2]?.end(0, undefined, {} as never);
+  lacking.add('sha256:c');
+  expect(bring('whole')).toBe(true);
+  lacking.clear();
+  expect(bring('whole')).toBe(false);
+  open.delete('sha256:c');
+  expect(bring('whole')).toBe(true);
+});
