@@ -11,6 +11,7 @@ import { ERROR_KINDS, type ErrorCode, type ErrorRecord } from '../../schemas/err
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { findSidecar, SIDECAR_TYPES } from '../../src/registry/sidecars.ts';
+import { noise } from '../images/nasty.ts';
 import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -48,8 +49,8 @@ afterEach(async () => {
 });
 afterAll(() => cleanup.run());
 
-const push = (name: string, seed: number, variant: 'gzip' | 'plain' = 'gzip') =>
-  pushImage(join(directory, name), registry.host, name, twoLayers(seed), variant);
+const push = (name: string, seed: number, variant: 'gzip' | 'plain' = 'gzip', layers = twoLayers(seed)) =>
+  pushImage(join(directory, name), registry.host, name, layers, variant);
 const newDir = () => join(directory, `mnt-${mounts++}`);
 
 /** Changes a blob where the registry keeps it, until the end of the test. */
@@ -197,7 +198,13 @@ describe('a sidecar that is not what it should be', () => {
   ] as const)(
     'one flipped byte in its %s: whoever needs the blob is told, and the mount comes about',
     async (kind, seed) => {
-      const image = await push(`sidecar-${kind}`, seed);
+      const layers = twoLayers(seed);
+      // Flat metadata that their descriptor does not carry as well.
+      for (let n = 0; n < 200; n++)
+        Object.assign(layers[0] ?? {}, {
+          [`app/${noise(12, seed + n).toString('hex')}`]: Buffer.from(`${n}`),
+        });
+      const image = await push(`sidecar-${kind}`, seed, 'gzip', layers);
       expect((await engine.cli(['index', image.ref])).code).toBe(0);
       const { handle, parts } = await sidecarOf(image);
       expect(parts.layers.map(({ mediaType }) => mediaType).sort()).toEqual(
