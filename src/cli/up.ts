@@ -36,6 +36,7 @@ interface UpOptions extends RegistryFlags {
   imageCredentialProviderBinDir?: string;
   cacheLimit?: number;
   trust: TrustPolicy;
+  rehearsal: boolean;
   wait: number;
 }
 
@@ -107,6 +108,10 @@ export function define(command: Command, context: Context): void {
       'always',
     )
     .option(
+      '--no-rehearsal',
+      'leave idle processors and memory alone: the first starts are slower, and those of unprepared images',
+    )
+    .option(
       '--wait <s>',
       'wait so long for the engine',
       numberOption('--wait', { min: 1, max: 3600, integer: false }),
@@ -173,6 +178,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       credentialProviders: credentialProviders(options),
       registry: registryChoice(options),
       trust: options.trust,
+      rehearses: options.rehearsal,
     });
   } catch (error) {
     // The `cofa up` that started this one in the background tells its user.
@@ -280,6 +286,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   args.push('--read-deadline', String(options.readDeadline), '--log-level', options.logLevel);
   args.push('--hang-deadline', String(options.hangDeadline));
   args.push('--trust', options.trust);
+  if (!options.rehearsal) args.push('--no-rehearsal');
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));

@@ -221,7 +221,7 @@ await serveLocal(layout.socket('front-end'), { status }).catch((error: unknown) 
 });
 await bus.flush();
 link.ready();
-rehearsed = rehearse();
+if (settings.rehearses !== false) rehearsed = rehearse();
 // The first sync looks at all files of the log: the first layer that is opened need not wait for that.
 void logFiles?.sync().catch(() => {});
 log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');

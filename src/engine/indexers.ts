@@ -14,19 +14,21 @@ const PROGRAM = fileURLToPath(new URL('./indexer.ts', import.meta.url));
 
 export class Indexers {
   readonly #root: string;
+  readonly #atHand: boolean;
   #waiting: ChildProcess | undefined;
   /** Until one is begun, or ended. */
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  /** `root`: state of the engine. */
-  constructor(root: string) {
+  /** `root`: state of the engine. `atHand`: whether one may wait for its image. */
+  constructor(root: string, atHand = true) {
     this.#root = root;
+    this.#atHand = atHand;
   }
 
   /** Has one at hand for ten minutes, `afterMs` from now: others may have the processor until then. */
   prepare(afterMs = 0): void {
-    if (this.#closed) return;
+    if (this.#closed || !this.#atHand) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#prepare(), afterMs).unref();
   }

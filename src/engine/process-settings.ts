@@ -24,6 +24,8 @@ export interface EngineSettings {
   readDeadlineMs: number;
   /** Bytes that the cache may take; absent: what the disk has. */
   cacheLimit?: number | undefined;
+  /** Whether they rehearse starts while there is nothing to do; absent: they do. */
+  rehearses?: boolean;
   logLevel: string;
   registry: RegistrySettings;
 }

@@ -83,6 +83,8 @@ export interface SupervisorOptions {
   cacheLimit?: number | undefined;
   /** Which sidecars may be used before they are proven; `always` by default. */
   trust?: TrustPolicy | undefined;
+  /** Whether processes that have nothing to do yet rehearse starts (rehearsal.ts); by default they do. */
+  rehearses?: boolean | undefined;
 }
 
 /** The front end has this long to say how it is, ms. */
@@ -239,6 +241,7 @@ class Supervisor {
         logLevel: this.#options.logLevel,
         registry: registrySettings,
         cacheLimit: this.#options.cacheLimit,
+        rehearses: this.#rehearses,
       });
       await this.#fronts.start();
     };
@@ -257,7 +260,7 @@ class Supervisor {
     const completeLayers = async () => completeOf(await this.#frontStatus(bus));
     const registry = new RegistryClient({ ...registrySettings, log: this.#log });
     const startups = new Startups({ bus, packs, names, registry, log: this.#log });
-    const indexers = new Indexers(root);
+    const indexers = new Indexers(root, this.#rehearses);
     const images = new Images(
       {
         layout,
@@ -471,11 +474,15 @@ class Supervisor {
     // A start that has a pack should not wait for a connection.
     void packs().catch(() => {});
     this.#log.info({ root, node, nats: nats.url }, 'ready');
-    if (mounts.list().length === 0) {
+    if (this.#rehearses && mounts.list().length === 0) {
       rehearsed = this.#rehearse(working.signal).then(() => {
         if (!working.signal.aborted) indexers.prepare();
       });
     }
+  }
+
+  get #rehearses(): boolean {
+    return this.#options.rehearses !== false;
   }
 
   /** A first start would spend half of its processor time on code that runs for the first time. */

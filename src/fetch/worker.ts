@@ -82,7 +82,7 @@ await link.begin();
 link.ready();
 log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');
 void packs().catch(() => {});
-rehearsed = rehearse();
+if (settings.rehearses !== false) rehearsed = rehearse();
 
 /** A start that has a pack should not wait for code, nor, as above, for a connection. */
 async function rehearse(): Promise<void> {

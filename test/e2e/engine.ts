@@ -23,8 +23,15 @@ export interface Engine {
   down(): Promise<void>;
 }
 
-/** Starts an engine with an empty root; the cleanup stops it, whatever state it is in. */
-export async function startEngine(cleanup: Cleanup, args: string[] = []): Promise<Engine> {
+/**
+ * Starts an engine with an empty root; the cleanup stops it, whatever state it is in. It rehearses no starts, seconds of processor time,
+ * unless `rehearses`.
+ */
+export async function startEngine(
+  cleanup: Cleanup,
+  args: string[] = [],
+  { rehearses = false } = {},
+): Promise<Engine> {
   const directory = await cleanup.tempDir('e2e');
   const root = join(directory, 'root');
   const cofa = (words: string[], options?: RunOptions) =>
@@ -35,7 +42,7 @@ export async function startEngine(cleanup: Cleanup, args: string[] = []): Promis
     status: async () => Status.parse(JSON.parse(await cofa(['status', '--json']))),
     logs: () => tails(join(root, 'log')),
     up: async (more = args) => {
-      await cofa(['up', ...more]);
+      await cofa(['up', ...(rehearses ? [] : ['--no-rehearsal']), ...more]);
     },
     down: async () => {
       await cofa(['down', '--force']);

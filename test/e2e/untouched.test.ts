@@ -32,7 +32,7 @@ beforeAll(async () => {
   cleanup.defer(() => containerd.stop());
   dockerd = await startDockerd();
   cleanup.defer(() => dockerd.stop());
-  engine = await startEngine(cleanup);
+  engine = await startEngine(cleanup, [], { rehearses: true });
   layout = await realImage('demo', { onProgress: (line) => console.log(line) });
   reference = `${registry.host}/demo:1`;
   await pushLayout(layout, registry.host, 'demo', '1');

@@ -1,6 +1,7 @@
 /** An indexer that is at hand: loaded and rehearsed, it does what a new one does, and nothing of it is left. */
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { indexOnNode } from '../../src/engine/index-on-node.ts';
 import { Indexers } from '../../src/engine/indexers.ts';
@@ -116,11 +117,23 @@ test('what it does is rehearsed to its end, in each of its threads, and nothing 
   expect(await readdir(layout.in('run'))).toEqual(['engine.json']);
 });
 
+test('an engine that leaves idle processors alone has none at hand, and rehearses nothing', async () => {
+  const folder = await cleanup.tempDir('indexers-calm');
+  const engine = await startEngine({ root: join(folder, 'root') });
+  cleanup.defer(() => engine.stop());
+  for (const until = Date.now() + 3_000; Date.now() < until; await sleep(100)) {
+    expect((await readdir(join(engine.root, 'run'))).filter((name) => name.startsWith('rehearsal-'))).toEqual(
+      [],
+    );
+    expect(await waiting(engine.root)).toEqual([]);
+  }
+});
+
 test.each(['node', 'sidecar'] as const)(
   'an engine has one at hand until its first image has come by way of the %s',
   async (origin) => {
     const folder = await cleanup.tempDir('indexers-engine');
-    const engine = await startEngine({ root: join(folder, 'root') });
+    const engine = await startEngine({ root: join(folder, 'root'), rehearses: true });
     cleanup.defer(() => engine.stop());
     await atHand(engine.root);
     if (origin === 'sidecar') expect((await engine.cli(['index', small.ref])).code).toBe(0);

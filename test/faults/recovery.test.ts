@@ -52,7 +52,7 @@ async function prepare(prefetch = false): Promise<Scene> {
 }
 
 async function up(root: string): Promise<Engine> {
-  const engine = await startEngine({ root });
+  const engine = await startEngine({ root, rehearses: true });
   afterTest.defer(() => engine.stop());
   return engine;
 }

@@ -21,6 +21,8 @@ export interface EngineOptions {
   /** Beside the test's own variables, for the engine and for `cli`. */
   env?: Record<string, string>;
   readDeadlineMs?: number;
+  /** Rehearses starts, as an engine does by default: seconds of processor time. */
+  rehearses?: boolean;
   /** Further arguments of `cofa up`. */
   args?: string[];
   /** An existing folder, such as that of an engine that has stopped; it stays. By default a new one that `stop` removes. */
@@ -69,6 +71,7 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
   const args = ['up', '--foreground', '--transport', options.transport ?? 'kernel'];
   args.push('--workers', String(options.workers ?? 2));
   args.push('--read-deadline', String((options.readDeadlineMs ?? 30_000) / 1000), ...(options.args ?? []));
+  if (options.rehearses !== true) args.push('--no-rehearsal');
   const command = ['--pdeathsig', 'TERM', '--', process.execPath, MAIN, ...args];
   const child = spawn('setpriv', command, { stdio: ['ignore', log, log], env });
   closeSync(log);

@@ -239,6 +239,7 @@ class KillRounds {
 
   async #up(): Promise<void> {
     this.#engine = await startEngine({
+      rehearses: true,
       root: this.#root,
       workers: 2,
       readDeadlineMs: this.#deadlineMs,

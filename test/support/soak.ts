@@ -120,6 +120,7 @@ class Soak {
     const imageBytes = await this.#makeImages(registry.host, images);
     const cacheLimit = cache === undefined ? undefined : Math.round(imageBytes * cache);
     this.#engine = await startEngine({
+      rehearses: true,
       root: this.#root,
       workers: 2,
       // Short enough to be kept short while one looks.
