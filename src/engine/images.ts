@@ -378,7 +378,8 @@ export class Image {
     const { prepared, proven, passed } = chosen;
     if (prepared !== undefined) {
       // Images are prepared here: one for those that are not would hold memory for nobody.
-      this.#options.indexers.dismiss();
+      // To take down what it has costs ten milliseconds, which the start needs.
+      this.#options.indexers.dismiss(AFTER_START_MS);
       return { prepared, proven };
     }
     const indexed =
@@ -948,6 +949,8 @@ export class Images {
 const REFUTE_AGAIN_MS = 1_000;
 /** The container has begun by then, and its reads are over, ms. */
 const AFTER_INDEX_MS = 30_000;
+/** The same of a start whose image was prepared by others, ms. */
+const AFTER_START_MS = 5_000;
 const STRICTNESS: Record<TrustPolicy, number> = { always: 0, own: 1, never: 2 };
 
 /** The sidecars that a policy takes because the user lists them. */

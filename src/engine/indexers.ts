@@ -64,9 +64,13 @@ export class Indexers {
     return start([]);
   }
 
-  /** None is needed at present. */
-  dismiss(): void {
+  /** None is needed at present; the one at hand goes `afterMs` from now, unless one is to be prepared until then. */
+  dismiss(afterMs = 0): void {
     clearTimeout(this.#timer);
+    if (afterMs > 0) {
+      this.#timer = setTimeout(() => this.dismiss(), afterMs).unref();
+      return;
+    }
     this.#waiting?.kill('SIGKILL');
     this.#waiting = undefined;
   }
