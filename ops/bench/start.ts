@@ -1,7 +1,7 @@
 /**
  * How long until a container says its first word: containerd's pull + run beside `cofa run`, of the same tag from the
  * same registry over an emulated link. Rounds are interleaved, and before each start every local byte of the image and
- * the page cache are gone.
+ * the page cache are gone; containerd, or the engine, has been up for five seconds then.
  *
  *     node ops/bench/start.ts --registry HOST:PORT --image NAME[:TAG] [--rounds 5] [--rate 1G] [--rtt 5]
  *                             [--json FILE] -- COMMAND…
@@ -9,18 +9,20 @@
 import { writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { COFA, dropCaches, median, type Start, textTable, throughLink, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
+import { CALM_MS } from './ways.ts';
 
 export interface StartOptions {
   /** HOST:PORT of a registry without a link in front of it. */
   registry: string;
   /** Repository with tag. */
   image: string;
-  /** What runs in the container; its first output ends the measurement. */
+  /** What runs in the container, the image's own where it is empty; its first output ends the measurement. */
   command: string[];
   rounds: number;
   /** Bits a second; undefined: as fast as loopback. */
@@ -77,6 +79,7 @@ export function startTable(result: StartResult): string {
 async function startWithContainerd(host: string, options: StartOptions): Promise<Omit<Start, 'bytes'>> {
   const containerd = await startContainerd();
   try {
+    await sleep(CALM_MS);
     await dropCaches();
     const ref = `${host}/${options.image}`;
     const began = performance.now();
@@ -106,6 +109,7 @@ async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm
     const cofa = (...args: string[]) => timed(COFA, ['--root', root, ...args]);
     await cofa('up');
     cleanup.defer(() => cofa('down', '--force'));
+    await sleep(CALM_MS);
     let warm: Omit<Start, 'bytes'> | undefined;
     const cold = await throughLink(options.registry, options, async (host) => {
       await dropCaches();
