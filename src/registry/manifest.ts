@@ -108,6 +108,11 @@ export function embeddedIn({
   return bytes;
 }
 
+/** A count as annotations carry it: decimal, no sign, no leading zero. */
+export function countOf(text: string | undefined): number | undefined {
+  return text !== undefined && /^(?:0|[1-9]\d{0,14})$/.test(text) ? Number(text) : undefined;
+}
+
 /**
  * Parses a manifest or an index, whichever the bytes are.
  * `contentType` is the registry's header, used where the document does not name its type itself (docker's old

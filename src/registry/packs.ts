@@ -11,7 +11,7 @@
  */
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from './client.ts';
-import { MEDIA_TYPES } from './manifest.ts';
+import { countOf, MEDIA_TYPES } from './manifest.ts';
 import { isDigest } from './reference.ts';
 import { throwIfAborted } from './retry.ts';
 
@@ -74,10 +74,10 @@ export async function pushPack(
 
 /** The pack of an entry in a list of referrers, where that says it all; packs of older versions have it in their manifest. */
 export function packIn(entry: Descriptor): RegistryPack | undefined {
-  const { [START]: start, [DIGEST]: digest, [SIZE]: size = '' } = entry.annotations ?? {};
-  if (start === undefined || !isDigest(digest) || !/^[1-9]\d{0,9}$/.test(size) || Number(size) > MAX_PACK)
-    return undefined;
-  return { descriptor: entry, start, blob: { digest, size: Number(size) } };
+  const { [START]: start, [DIGEST]: digest, [SIZE]: said } = entry.annotations ?? {};
+  const size = countOf(said) ?? 0;
+  if (start === undefined || !isDigest(digest) || size === 0 || size > MAX_PACK) return undefined;
+  return { descriptor: entry, start, blob: { digest, size } };
 }
 
 /**

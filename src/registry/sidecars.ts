@@ -27,7 +27,7 @@ import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { MAX_HINTS } from '../image/hints/hints.ts';
 import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
-import { MEDIA_TYPES } from './manifest.ts';
+import { countOf, MEDIA_TYPES } from './manifest.ts';
 import { printable } from './printable.ts';
 import { throwIfAborted } from './retry.ts';
 
@@ -374,11 +374,6 @@ const hasHints = (entry: Descriptor): boolean => entry.annotations?.[ANNOTATIONS
 
 function revisionOf(entry: Descriptor): number | undefined {
   return countOf(entry.annotations?.[ANNOTATIONS.revision]);
-}
-
-/** A count as annotations carry it: decimal, no sign, no leading zero. */
-function countOf(text: string | undefined): number | undefined {
-  return text !== undefined && /^(?:0|[1-9]\d{0,14})$/.test(text) ? Number(text) : undefined;
 }
 
 function within(value: number | undefined, lowest: number, highest: number): boolean {
