@@ -76,7 +76,7 @@ export async function measureScale(
         const last = join(dir, `layer${size.layers - 1}/0/7`);
         const { totalMs: firstReadMs } = await timed('sh', ['-c', 'cat "$1" >/dev/null', 'sh', last]);
         const after = sumOf(await memoryOf(cofa));
-        const { peakPss } = await peakWhile(cofa, () => untilWhole(cofa, 2_000));
+        const { peakPss } = await peakWhile(cofa, () => untilWhole(cofa, { everyMs: 2_000 }));
         const wholeMs = performance.now() - began;
         const whole = sumOf(await memoryOf(cofa));
         await cofa('unmount', dir);

@@ -12,10 +12,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { startContainerd } from '../../test/support/services.ts';
-import { Cleanup } from '../../test/support/temp.ts';
-import { COFA, dropCaches, median, type Start, textTable, throughLink, timed } from './measure.ts';
+import { dropCaches, median, type Start, textTable, throughLink, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
-import { CALM_MS } from './ways.ts';
+import { CALM_MS, onFreshEngine, untilWhole } from './ways.ts';
 
 export interface StartOptions {
   /** HOST:PORT of a registry without a link in front of it. */
@@ -103,13 +102,7 @@ async function startWithContainerd(host: string, options: StartOptions): Promise
 }
 
 async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm: Start }> {
-  const cleanup = new Cleanup();
-  try {
-    const root = await cleanup.tempDir('bench');
-    const cofa = (...args: string[]) => timed(COFA, ['--root', root, ...args]);
-    await cofa('up');
-    cleanup.defer(() => cofa('down', '--force'));
-    await sleep(CALM_MS);
+  return await onFreshEngine(async (cofa, root) => {
     let warm: Omit<Start, 'bytes'> | undefined;
     const cold = await throughLink(options.registry, options, async (host) => {
       await dropCaches();
@@ -120,28 +113,18 @@ async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm
       const dir = join(root, 'whole');
       await mkdir(dir);
       await cofa('mount', `${host}/${options.image}`, dir);
-      await untilWhole(root);
+      await untilWhole(cofa, { limitMs: WHOLE_MS });
       warm = await cofa('run', `${host}/${options.image}`, ...options.command);
       await cofa('unmount', dir);
       return warm;
     });
     if (warm === undefined) throw new Error('the second start was not measured');
     return { cold, warm: { ...warm, bytes: 0 } };
-  } finally {
-    await cleanup.run();
-  }
+  });
 }
 
-/** Waits, 5 minutes at most, until no block of any image is absent. */
-async function untilWhole(root: string): Promise<void> {
-  for (let tries = 0; tries < 600; tries++) {
-    const { output } = await timed(COFA, ['--root', root, 'status', '--json']);
-    const status = JSON.parse(output) as { images: Array<{ layers: Array<{ state: string }> }> };
-    if (status.images.every(({ layers }) => layers.every(({ state }) => state === 'handed-over'))) return;
-    await new Promise((resolve) => setTimeout(resolve, 500));
-  }
-  throw new Error('the image did not become complete');
-}
+/** An image is complete by then, ms. */
+const WHOLE_MS = 300_000;
 
 if (process.argv[1] === import.meta.filename) {
   const { values, positionals } = parseArgs({

@@ -224,9 +224,9 @@ function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed'): Way
   };
 }
 
-/** Waits, an hour at most, until no block of any image is absent. */
-export async function untilWhole(cofa: Cofa, everyMs = 500): Promise<void> {
-  for (const began = performance.now(); performance.now() - began < PULL_LIMIT_MS; ) {
+/** Waits, an hour by default, until no block of any image is absent. */
+export async function untilWhole(cofa: Cofa, { everyMs = 500, limitMs = PULL_LIMIT_MS } = {}): Promise<void> {
+  for (const began = performance.now(); performance.now() - began < limitMs; ) {
     const status = JSON.parse((await cofa('status', '--json')).output) as {
       images: Array<{ layers: Array<{ state: string }> }>;
     };
