@@ -101,9 +101,9 @@ export type LayerEvent =
    * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.
    */
   | { type: 'promise'; pack: number; ranges: readonly BlockRange[]; now: number }
-  /** Nothing more comes of it. */
   /** The pack brings blocks of other layers at the moment: its turn here is still to come. */
   | { type: 'promise.heard'; job: number; now: number }
+  /** Nothing more comes of it. */
   | { type: 'promise.ended'; job: number; now: number }
   /** Verified and written to the device file. `bytes`: compressed bytes that came since the job's last message. */
   | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }

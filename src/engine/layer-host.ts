@@ -5,8 +5,8 @@
 import { fstatSync, readlinkSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { allPresent } from '../../actors/block.ts';
 import type { Logger } from 'pino';
+import { allPresent } from '../../actors/block.ts';
 import { BlockSet } from '../../actors/block-set.ts';
 import type { CacheLayer } from '../../actors/cache.ts';
 import {

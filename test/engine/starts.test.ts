@@ -3,7 +3,7 @@ import { beforeEach, expect, it } from 'vitest';
 import type { BeginStart } from '../../schemas/front.ts';
 import { createLog } from '../../src/engine/log.ts';
 import type { JobListener, JobOrder } from '../../src/engine/fetch-pool.ts';
-import { Starts } from '../../src/engine/starts.ts';
+import { type StartLayer, Starts } from '../../src/engine/starts.ts';
 
 let time = 0;
 let calls: unknown[] = [];
@@ -133,6 +133,19 @@ it('hints are told to the layers that are open, each its own blocks in order; to
   expect(starts.isRecording('sha256:a')).toBe(true);
 });
 
+/** `starts` anew, over two open layers; and what it asks for. */
+function startsOver(layerOf: (diffId: string) => Partial<StartLayer>) {
+  const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
+  const asked: JobListener[] = [];
+  starts = new Starts({
+    pool: { submit: (_, listener) => asked.push(listener), release: () => {}, cancel: () => undefined },
+    layer: (diffId) => open.get(diffId) as StartLayer | undefined,
+    now: () => time,
+    log: createLog('test', 'silent'),
+  });
+  return { asked, open };
+}
+
 it('a pack whose blocks are of one layer for long keeps the others waiting for it', () => {
   const told: unknown[] = [];
   const layerOf = (diffId: string) => ({
@@ -141,16 +154,9 @@ it('a pack whose blocks are of one layer for long keeps the others waiting for i
     promiseHeard: (job: number) => told.push([time, diffId, 'heard', job]),
     promiseEnded: () => {},
   });
-  const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
-  const listening: JobListener[] = [];
-  starts = new Starts({
-    pool: { submit: (_, listener) => listening.push(listener), release: () => {}, cancel: () => undefined },
-    layer: (diffId) => open.get(diffId) as never,
-    now: () => time,
-    log: createLog('test', 'silent'),
-  });
+  const { asked } = startsOver(layerOf);
   starts.begin(order('p'));
-  const [job] = listening;
+  const [job] = asked;
   const runs: Array<[number, number, number]> = [
     [0, 0, 9],
     [1, 0, 9],
@@ -181,14 +187,7 @@ it('a pack that has come before is not asked for again while its blocks are here
     promise: () => 1,
     promiseEnded: () => {},
   });
-  const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
-  const asked: JobListener[] = [];
-  starts = new Starts({
-    pool: { submit: (_, listener) => asked.push(listener), release: () => {}, cancel: () => undefined },
-    layer: (diffId) => open.get(diffId) as never,
-    now: () => time,
-    log: createLog('test', 'silent'),
-  });
+  const { asked, open } = startsOver(layerOf);
   const bring = (end: 'whole' | 'failed') => {
     const before = asked.length;
     starts.begin(order('p'));
