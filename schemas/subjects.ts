@@ -3,7 +3,7 @@
  *
  *     cofa.v1.<node>.api.<operation>          request/reply: what users call                 (schemas/api.ts)
  *     cofa.v1.<node>.progress.<token>         progress of one call, to the caller
- *     cofa.v1.<node>.presence                 who owns the node? asked by an engine that starts   (src/engine/ownership.ts)
+ *     cofa.v1.<node>.presence                 who owns the node? asked by an engine that starts   (src/supervisor/log/ownership.ts)
  *     cofa.v1.<node>.event.<kind>.<id>        the event log, stored in the stream COFA_EVENTS (schemas/events.ts)
  *     cofa.v1.<node>.fold.<seq>.<part>        snapshots of what the log folds to, stored in COFA_SNAPSHOTS (schemas/snapshots.ts)
  *     cofa.v1.<node>.room                     the log is full: front end → supervisor

@@ -12,7 +12,7 @@ import { idOf } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus } from '../../src/bus/connection.ts';
-import { startNats } from '../../src/engine/nats-server.ts';
+import { startNats } from '../../src/process/nats-server.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { LogFiles } from '../../src/store/log-files.ts';

@@ -1,5 +1,5 @@
 /**
- * Who talks over NATS, and what each may say. The private nats-server of an engine (src/engine/nats-server.ts) has a user
+ * Who talks over NATS, and what each may say. The private nats-server of an engine (src/process/nats-server.ts) has a user
  * for each role; docs/api.md tells what to give whom on a NATS of somebody else.
  *
  * Two ways lead round a list of subjects, and both are closed for who is not to be relied on, fetchers and users:
@@ -7,7 +7,7 @@
  * - Who may create a consumer names the subject that it delivers to, and who may ask JetStream's API names the subject of
  *   the answer; nats-server does not look whether that user may publish there. So they have no part of JetStream's API in
  *   the account of the log. Startup packs, which fetchers read and write, lie in an account of their own.
- * - Who calls an operation names the subject of its reply. The engine answers none into its own subjects (src/engine/api.ts).
+ * - Who calls an operation names the subject of its reply. The engine answers none into its own subjects (src/supervisor/api.ts).
  */
 import { PACK_BUCKET, SNAPSHOT_STREAM, STREAM } from '../../schemas/subjects.ts';
 import type { BusAddress } from './connection.ts';

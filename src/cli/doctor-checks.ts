@@ -7,7 +7,7 @@ import { access, mkdtemp, open, readFile, stat, statfs } from 'node:fs/promises'
 import { release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { exec, findProgram } from '../container/exec.ts';
-import { formatBytes } from './table.ts';
+import { formatBytes } from '../terminal/table.ts';
 
 export interface Check {
   name: string;

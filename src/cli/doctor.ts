@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { ERROR_KINDS } from '../../schemas/errors.ts';
 import { type Context, examples } from './context.ts';
 import type { Check } from './doctor-checks.ts';
-import { printable } from './output.ts';
+import { printable } from '../terminal/output.ts';
 
 export function define(command: Command, context: Context): void {
   command

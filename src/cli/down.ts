@@ -16,7 +16,7 @@ export function define(command: Command, context: Context): void {
     .option('--force', 'stop also then; reads of what has not arrived fail with EIO from then on')
     .action(async (options: { force?: boolean }) => {
       const [{ connectEngine }, { identify }] = await Promise.all([
-        import('../bus/client.ts'),
+        import('../client/client.ts'),
         import('../container/host.ts'),
       ]);
       const signal = context.signal();

@@ -1,7 +1,7 @@
 /** Shows what the engine reports while it prepares an image. */
 import type { Progress } from '../../schemas/api.ts';
 import type { ProgressView } from './progress.ts';
-import { shortDigest } from './table.ts';
+import { shortDigest } from '../terminal/table.ts';
 
 const PHASES: Record<Progress['phase'], string> = {
   resolve: 'asking the registry',

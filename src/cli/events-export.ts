@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { type Context, examples } from './context.ts';
-import { formatBytes } from './table.ts';
+import { formatBytes } from '../terminal/table.ts';
 
 interface ExportOptions {
   image?: string;
@@ -31,7 +31,7 @@ export function defineExport(command: Command, context: Context): void {
       const { parseMoment } = await import('../replay/moments.ts');
       const { openLiveLog } = await import('../replay/live-log.ts');
       const { exportLog } = await import('../replay/export.ts');
-      const { pathsOfRoot } = await import('../replay/file-paths.ts');
+      const { pathsOfRoot } = await import('../image/file-paths.ts');
       const { ProgressView } = await import('./progress.ts');
       const moments = {
         from: options.from === undefined ? undefined : parseMoment(options.from),

@@ -1,10 +1,10 @@
 /** `cofa events`: the event log as lines. */
 import type { Command } from 'commander';
-import type { EventLine } from '../bus/client.ts';
+import type { EventLine } from '../client/client.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { defineExport } from './events-export.ts';
-import { printable } from './output.ts';
+import { printable } from '../terminal/output.ts';
 
 interface EventsOptions {
   sinceStart?: boolean;
@@ -39,7 +39,7 @@ export function define(command: Command, context: Context): void {
       }
       const { eventFilter } = await import('../replay/event-filter.ts');
       const wanted = await eventFilter(context.root, options);
-      const { connectEngine } = await import('../bus/client.ts');
+      const { connectEngine } = await import('../client/client.ts');
       const signal = context.signal();
       const client = await connectEngine(context.root);
       let seen = 0;

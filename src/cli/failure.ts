@@ -1,6 +1,6 @@
 /** Errors as a user of `cofa` meets them: one sentence, one hint, one exit code. */
 import { ERROR_KINDS, type ErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
-import { printable, type Sink } from './output.ts';
+import { printable, type Sink } from '../terminal/output.ts';
 
 export interface Failure {
   record: ErrorRecord;

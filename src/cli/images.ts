@@ -2,11 +2,11 @@
 import type { Command } from 'commander';
 import type { Status } from '../../schemas/api.ts';
 import { type Context, examples } from './context.ts';
-import { formatBytes, formatShare, renderTable, shortDigest } from './table.ts';
+import { formatBytes, formatShare, renderTable, shortDigest } from '../terminal/table.ts';
 
 export function define(command: Command, context: Context): void {
   command.description('List the images that this node knows, mounted or not.').action(async () => {
-    const { connectEngine } = await import('../bus/client.ts');
+    const { connectEngine } = await import('../client/client.ts');
     const client = await connectEngine(context.root);
     try {
       const status = await client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });

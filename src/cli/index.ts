@@ -4,7 +4,7 @@ import type { ResolvedImage } from '../registry/client.ts';
 import type { IndexedImage } from '../index/index-image.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
-import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from './table.ts';
+import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from '../terminal/table.ts';
 
 interface IndexOptions extends RegistryFlags {
   platform?: string;
@@ -77,7 +77,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     const [{ showOn }, { giveHeapRoom, INDEXING_ROOM_PERCENT }, { findHints }, { cutForHints }] =
       await Promise.all([
         import('./engine-progress.ts'),
-        import('../engine/heap.ts'),
+        import('../process/heap.ts'),
         import('../index/image-hints.ts'),
         import('../index/cut-for-hints.ts'),
       ]);

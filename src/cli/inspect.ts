@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
 import { type Context, examples } from './context.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
-import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from './table.ts';
+import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../terminal/table.ts';
 
 interface LayerView {
   blob: string;

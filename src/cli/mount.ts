@@ -28,7 +28,7 @@ export function define(command: Command, context: Context): void {
     )
     .action(async (ref: string, dir: string, options: MountOptions) => {
       const [{ connectLocal }, { ProgressView }, { showOn }] = await Promise.all([
-        import('../bus/client.ts'),
+        import('../client/client.ts'),
         import('./progress.ts'),
         import('./engine-progress.ts'),
       ]);

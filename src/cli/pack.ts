@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import type { StoredPackInfo } from '../pack/pack-store.ts';
 import { type Context, examples } from './context.ts';
-import { formatBytes, renderTable, shortDigest } from './table.ts';
+import { formatBytes, renderTable, shortDigest } from '../terminal/table.ts';
 
 interface PushOptions {
   platform?: string;
@@ -98,7 +98,7 @@ async function push(ref: string, args: string[], options: PushOptions, context: 
 async function openStore(context: Context) {
   const [{ connectBus }, { readEndpoint }, { PackStore }] = await Promise.all([
     import('../bus/connection.ts'),
-    import('../bus/client.ts'),
+    import('../client/client.ts'),
     import('../pack/pack-store.ts'),
   ]);
   const { nats, packs } = await readEndpoint(context.root);

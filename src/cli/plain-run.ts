@@ -4,7 +4,7 @@
  */
 import { Context } from './context.ts';
 import { exitCodeOf } from './ending.ts';
-import { processSink, type Sink } from './output.ts';
+import { processSink, type Sink } from '../terminal/output.ts';
 import { runCommand } from './run-command.ts';
 import { type PlainRun, parsePlainRun } from './run-words.ts';
 

@@ -1,7 +1,7 @@
 /** Reads the command line, runs one command, and turns what it throws into a sentence and an exit code. */
 import { Context } from './context.ts';
 import { exitCodeOf } from './ending.ts';
-import { processSink, type Sink } from './output.ts';
+import { processSink, type Sink } from '../terminal/output.ts';
 import { commandNameOf } from './words.ts';
 
 export { commandNameOf } from './words.ts';

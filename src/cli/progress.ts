@@ -2,8 +2,8 @@
  * Progress of long work on standard error: on a terminal a few lines that are drawn over, elsewhere (a log, a pipe) one
  * line every few seconds.
  */
-import { printable, type Sink } from './output.ts';
-import { formatBytes, formatShare } from './table.ts';
+import { printable, type Sink } from '../terminal/output.ts';
+import { formatBytes, formatShare } from '../terminal/table.ts';
 
 export interface ProgressItem {
   /** What is worked on. */

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { PruneReply } from '../../schemas/api.ts';
 import { byteOption } from './byte-option.ts';
 import { type Context, examples } from './context.ts';
-import { formatBytes } from './table.ts';
+import { formatBytes } from '../terminal/table.ts';
 
 interface PruneOptions {
   all?: boolean;
@@ -27,7 +27,7 @@ export function define(command: Command, context: Context): void {
       byteOption('--keep'),
     )
     .action(async (options: PruneOptions) => {
-      const { connectEngine } = await import('../bus/client.ts');
+      const { connectEngine } = await import('../client/client.ts');
       const client = await connectEngine(context.root);
       try {
         const reply = await client.call(

@@ -4,14 +4,14 @@ import type { Mount, Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { ContainerInfo } from '../container/reap.ts';
 import { type Context, examples } from './context.ts';
-import { formatDuration, formatShare, renderTable } from './table.ts';
+import { formatDuration, formatShare, renderTable } from '../terminal/table.ts';
 
 export function define(command: Command, context: Context): void {
   command
     .description('List containers, those that a killed cofa run left included, and mounts.')
     .action(async () => {
       const [{ connectEngine }, { listContainers }] = await Promise.all([
-        import('../bus/client.ts'),
+        import('../client/client.ts'),
         import('../container/reap.ts'),
       ]);
       const now = new Date();

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { type Context, examples } from './context.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
-import { formatBytes, shortDigest } from './table.ts';
+import { formatBytes, shortDigest } from '../terminal/table.ts';
 
 interface PullOptions extends RegistryFlags {
   address?: string;
@@ -112,7 +112,7 @@ async function prepareHere(
   view: import('./progress.ts').ProgressView,
 ): Promise<() => Promise<void>> {
   const [{ connectEngine }, { showOn }, { takeBack }, { randomBytes }] = await Promise.all([
-    import('../bus/client.ts'),
+    import('../client/client.ts'),
     import('./engine-progress.ts'),
     import('../container/take-back.ts'),
     import('node:crypto'),

@@ -135,7 +135,7 @@ export async function load(
   try {
     if (file !== undefined) return await loadFile(file, range);
     const loaded = await loadLive({ root: context.root, nats: options.nats, node: options.node }, range);
-    const { pathsOfRoot } = await import('../replay/file-paths.ts');
+    const { pathsOfRoot } = await import('../image/file-paths.ts');
     loaded.log.pathsOf = pathsOfRoot(context.root);
     return loaded;
   } finally {

@@ -12,7 +12,7 @@ export function define(command: Command, context: Context): void {
     .option('-f, --force', 'kill those that still run')
     .action(async (names: string[], options: { force?: boolean }) => {
       const [{ connectEngine }, { reapContainers }, { unmount }] = await Promise.all([
-        import('../bus/client.ts'),
+        import('../client/client.ts'),
         import('../container/reap.ts'),
         import('../kernel/mount.ts'),
       ]);

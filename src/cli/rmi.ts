@@ -1,14 +1,14 @@
 /** `cofa rmi REF…`: removes images from the node. */
 import type { Command } from 'commander';
 import { type Context, examples } from './context.ts';
-import { formatBytes } from './table.ts';
+import { formatBytes } from '../terminal/table.ts';
 
 export function define(command: Command, context: Context): void {
   command
     .description('Remove images, and their layers that no other image has. What is mounted stays.')
     .argument('<ref...>', 'images as cofa images shows them, or the first digits of a digest')
     .action(async (refs: string[]) => {
-      const { connectEngine } = await import('../bus/client.ts');
+      const { connectEngine } = await import('../client/client.ts');
       const client = await connectEngine(context.root);
       try {
         for (const ref of refs) {

@@ -2,7 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { connectLocal } from '../bus/client.ts';
+import { connectLocal } from '../client/client.ts';
 import {
   checkEnv,
   checkHostname,

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { ScrubReply } from '../../schemas/api.ts';
 import { byteOption } from './byte-option.ts';
 import { type Context, examples } from './context.ts';
-import { formatBytes, formatDuration, renderTable, shortDigest } from './table.ts';
+import { formatBytes, formatDuration, renderTable, shortDigest } from '../terminal/table.ts';
 
 interface ScrubOptions {
   image?: string;
@@ -33,7 +33,7 @@ export function define(command: Command, context: Context): void {
     .option('--stop', 'stop the scrub that is running')
     .action(async (options: ScrubOptions) => {
       const [{ connectEngine }, { ProgressView }, { showOn }] = await Promise.all([
-        import('../bus/client.ts'),
+        import('../client/client.ts'),
         import('./progress.ts'),
         import('./engine-progress.ts'),
       ]);

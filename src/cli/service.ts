@@ -18,7 +18,7 @@ export async function untilAnswered(socket: string, waitMs: number): Promise<boo
 export async function reportToServiceManager(root: string, snapshotter: string | undefined): Promise<void> {
   const interval = watchdogMs();
   if (interval !== undefined) setInterval(() => tell('WATCHDOG=1'), interval / 3).unref();
-  const { connectEngine } = await import('../bus/client.ts');
+  const { connectEngine } = await import('../client/client.ts');
   for (; ; await sleep(50)) {
     const client = await connectEngine(root).catch(() => undefined);
     try {

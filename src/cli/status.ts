@@ -2,14 +2,21 @@
 import type { Command } from 'commander';
 import type { Mount, Status } from '../../schemas/api.ts';
 import { type Context, examples } from './context.ts';
-import { formatBytes, formatDuration, formatShare, renderPairs, renderTable, shortDigest } from './table.ts';
+import {
+  formatBytes,
+  formatDuration,
+  formatShare,
+  renderPairs,
+  renderTable,
+  shortDigest,
+} from '../terminal/table.ts';
 
 export function define(command: Command, context: Context): void {
   command
     .description('Show the engine: its processes, and how much of each image has arrived.')
     .option('-l, --layers', 'each layer too')
     .action(async (options: { layers?: boolean }) => {
-      const { engineStatus } = await import('../bus/client.ts');
+      const { engineStatus } = await import('../client/client.ts');
       const status = await engineStatus(context.root, { timeoutMs: 10_000, signal: context.signal() });
       context.output.data(status, () => render(status, { layers: options.layers === true, now: new Date() }));
     });

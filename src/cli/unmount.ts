@@ -8,7 +8,7 @@ export function define(command: Command, context: Context): void {
     .description('Take a mount away. What was fetched stays on the disk for the next one.')
     .argument('<dir>', 'where it is mounted')
     .action(async (dir: string) => {
-      const { connectLocal } = await import('../bus/client.ts');
+      const { connectLocal } = await import('../client/client.ts');
       const client = await connectLocal(context.root);
       try {
         const reply = await client.call('unmount', { dir: resolve(dir) }, { signal: context.signal() });

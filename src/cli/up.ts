@@ -7,7 +7,7 @@ import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../
 import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
-import { NODE_FLAGS } from '../engine/node-flags.ts';
+import { NODE_FLAGS } from '../process/node-flags.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
 import {
   addRegistryOptions,
@@ -154,7 +154,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
     void reportToServiceManager(context.root, snapshotter);
   }
   try {
-    const { runSupervisor } = await import('../engine/supervisor.ts');
+    const { runSupervisor } = await import('../supervisor/main.ts');
     await runSupervisor({
       root: context.root,
       nats: options.nats,
@@ -336,7 +336,7 @@ async function untilReady(
     ended ??= by === null ? `exit code ${code}` : `killed by ${by}`;
   });
   const { setTimeout: sleep } = await import('node:timers/promises');
-  const { connectEngine } = await import('../bus/client.ts');
+  const { connectEngine } = await import('../client/client.ts');
   for (const deadline = performance.now() + waitMs; ; await sleep(30)) {
     if (failed !== undefined) throw fromErrorRecord(failed);
     if (ended !== undefined) {

@@ -11,7 +11,7 @@ export function define(command: Command, context: Context): void {
       'Put new processes, with the code that is on the disk now, into the place of the front end and the fetchers. No read fails.',
     )
     .action(async () => {
-      const { connectEngine } = await import('../bus/client.ts');
+      const { connectEngine } = await import('../client/client.ts');
       const client = await connectEngine(context.root);
       try {
         const reply = await client.call('upgrade', {}, { timeoutMs: WAIT_MS, signal: context.signal() });

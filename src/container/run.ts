@@ -22,7 +22,7 @@ import { hostname, constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { type EngineClient, sent } from '../bus/client.ts';
+import { type EngineClient, sent } from '../client/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
 import { sha256Hex } from './digest.ts';
 import { hostFacts } from './host.ts';

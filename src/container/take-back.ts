@@ -1,7 +1,7 @@
 /** Takes back a mount that was asked for and is not wanted any more. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CofaError } from '../../schemas/errors.ts';
-import type { EngineClient } from '../bus/client.ts';
+import type { EngineClient } from '../client/client.ts';
 
 /** An engine that is just mounting answers `busy`; it is asked again for so long, ms. */
 const PATIENCE_MS = 15_000;

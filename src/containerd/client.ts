@@ -4,10 +4,10 @@ import { connect } from 'node:net';
 import { type Client, Code, ConnectError, createClient, type Interceptor } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { CofaError } from '../../schemas/errors.ts';
-import { Content } from '../snapshotter/generated/containerd/services/content/v1/content_pb.ts';
-import { Images } from '../snapshotter/generated/containerd/services/images/v1/images_pb.ts';
-import { Leases } from '../snapshotter/generated/containerd/services/leases/v1/leases_pb.ts';
-import { Snapshots } from '../snapshotter/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
+import { Content } from './generated/containerd/services/content/v1/content_pb.ts';
+import { Images } from './generated/containerd/services/images/v1/images_pb.ts';
+import { Leases } from './generated/containerd/services/leases/v1/leases_pb.ts';
+import { Snapshots } from './generated/containerd/services/snapshots/v1/snapshots_pb.ts';
 
 export interface ContainerdClient {
   content: Client<typeof Content>;

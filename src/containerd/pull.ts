@@ -17,8 +17,8 @@ import {
   WriteAction,
   type WriteContentRequest,
   WriteContentRequestSchema,
-} from '../snapshotter/generated/containerd/services/content/v1/content_pb.ts';
-import { IMAGE_LABELS } from '../snapshotter/image-door.ts';
+} from './generated/containerd/services/content/v1/content_pb.ts';
+import { IMAGE_LABELS } from './image-door.ts';
 import { type ContainerdClient, isCode } from './client.ts';
 
 export interface PullOrder {

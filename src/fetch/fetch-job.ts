@@ -1,5 +1,5 @@
 /**
- * One fetch: range → decode → verify → write. The second half of a cold read; the first is in src/engine/front-end.ts.
+ * One fetch: range → decode → verify → write. The second half of a cold read; the first is in src/front-end/main.ts.
  */
 import { closeSync, openSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';

@@ -1,5 +1,5 @@
 /**
- * Runs the jobs of one fetcher, side by side, wherever it lives: in a process of its own (worker.ts) or in a thread of
+ * Runs the jobs of one fetcher, side by side, wherever it lives: in a process of its own (src/fetcher/main.ts) or in a thread of
  * the front end (fetch-thread.ts). Jobs come by messages that may be lost and sent again: what runs is not begun twice,
  * and what has ended lately is answered as before.
  */

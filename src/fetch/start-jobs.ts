@@ -10,7 +10,7 @@ import { BLOCK_SIZE, type SpanTable } from '../image/span-table.ts';
 import { encodePack, MAX_PACK_BYTES } from '../pack/format.ts';
 import { PackStore } from '../pack/pack-store.ts';
 import type { RegistryClient } from '../registry/client.ts';
-import { extentsOf } from '../replay/file-paths.ts';
+import { extentsOf } from '../image/file-paths.ts';
 import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 import type { SpanTables } from './fetch-job.ts';

@@ -1,5 +1,5 @@
 /**
- * The tars that an indexer rehearses with (rehearse-index.ts): small, and with all that layers commonly hold. What V8 has compiled
+ * The tars that an indexer rehearses with (src/indexer/rehearse.ts): small, and with all that layers commonly hold. What V8 has compiled
  * without having met a kind of member it throws away when the first one comes, so what is missing here is compiled
  * while an image streams.
  */

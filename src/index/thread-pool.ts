@@ -149,7 +149,7 @@ export class ThreadPool {
 }
 
 /**
- * Young generation of a thread, MiB, as small as with NODE_FLAGS (src/engine/node-flags.ts): V8 would let it grow to 48
+ * Young generation of a thread, MiB, as small as with NODE_FLAGS (src/process/node-flags.ts): V8 would let it grow to 48
  * otherwise, and a layer leaves little behind but garbage.
  */
 const YOUNG_MIB = 6;

@@ -1,7 +1,7 @@
 /**
  * Which credentials may be tried for a repository, best first:
  *
- *     the engine's desk     what a pull brought along, and the kubelet's credential providers   (src/engine/credential-desk.ts)
+ *     the engine's desk     what a pull brought along, and the kubelet's credential providers   (src/registry/credential-desk.ts)
  *     docker's config.json  and its helpers                                                     (credentials.ts)
  *
  * Every process that reads from registries asks for itself when a registry asks who it is. Between them credentials go over

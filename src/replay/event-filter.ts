@@ -1,5 +1,5 @@
 /** What `cofa events` shows: by type, image, mount and beginning. */
-import { type EventLine, readEndpoint } from '../bus/client.ts';
+import { type EventLine, readEndpoint } from '../client/client.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';
 import { parseMoment, timeOfMoment } from './moments.ts';
 import { Selection } from './selection.ts';

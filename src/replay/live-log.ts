@@ -8,7 +8,7 @@ import { jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { STREAM, STREAM_SUBJECTS, type Subjects, subjects } from '../../schemas/subjects.ts';
-import { readEndpoint } from '../bus/client.ts';
+import { readEndpoint } from '../client/client.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
 import { readLog, storedRecord } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
@@ -85,8 +85,8 @@ const BUS = { name: 'cofa-replay', reconnect: false };
 const hasStore = (root: string): boolean => existsSync(new Layout(root).in('nats/jetstream'));
 
 async function startServer(root: string): Promise<{ address: BusAddress; stop(): Promise<void> }> {
-  const { takeLock } = await import('../engine/lock.ts');
-  const { startNats } = await import('../engine/nats-server.ts');
+  const { takeLock } = await import('../store/lock.ts');
+  const { startNats } = await import('../process/nats-server.ts');
   const layout = new Layout(root);
   takeLock(layout.lock(), root);
   const { address, child } = await startNats(layout, () => performance.now());
@@ -170,7 +170,7 @@ async function edge(bus: NatsConnection, filter: string, end: 'first' | 'last'):
 }
 
 /**
- * The log's first part is removed in time (src/engine/log-keeper.ts); what it folded to is in a snapshot. The oldest one
+ * The log's first part is removed in time (src/supervisor/log/log-keeper.ts); what it folded to is in a snapshot. The oldest one
  * that has all that follows it is where a replay begins.
  */
 async function beginningOf(bus: NatsConnection, names: Subjects): Promise<LiveBeginning> {

@@ -1,6 +1,6 @@
 /** States and differences as text for people. */
 import type { ReplayDiff, ReplayState } from '../../schemas/replay.ts';
-import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../cli/table.ts';
+import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../terminal/table.ts';
 import { countBlocks } from './state-document.ts';
 
 export function renderState(state: ReplayState): string {

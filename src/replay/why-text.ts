@@ -1,7 +1,7 @@
 /** Why a read or a start took so long, as lines of at most `width` columns. */
 import type { WhyJob, WhyRead, WhyStart, WhyStep } from '../../schemas/replay.ts';
-import { printable } from '../cli/output.ts';
-import { formatBytes, formatShare, shortDigest } from '../cli/table.ts';
+import { printable } from '../terminal/output.ts';
+import { formatBytes, formatShare, shortDigest } from '../terminal/table.ts';
 
 /** µs as `850 µs`, `12.3 ms`, `1.24 s`, `2 min 5 s`. */
 export function formatUs(us: number): string {

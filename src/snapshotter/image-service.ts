@@ -21,9 +21,9 @@ import { connect } from 'node:net';
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { askLocal } from '../bus/local-socket.ts';
-import type { CredentialOffer } from '../engine/credential-desk.ts';
+import type { CredentialOffer } from '../registry/credential-desk.ts';
 import { parseReference } from '../registry/reference.ts';
-import { type AuthConfig, PullImageRequestSchema } from './generated/runtime/v1/cri_pb.ts';
+import { type AuthConfig, PullImageRequestSchema } from '../containerd/generated/runtime/v1/cri_pb.ts';
 
 export interface ImageServiceOptions {
   /** containerd's socket. */

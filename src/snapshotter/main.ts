@@ -1,7 +1,7 @@
 /**
  * The snapshotter: the process that containerd talks to. It keeps the snapshots (store.ts); images, devices and mounts
  * are the engine's, which it asks over NATS. Started by the supervisor: `main.ts ROOT OPTIONS`, these
- * as JSON (options.ts).
+ * as JSON (src/process/snapshotter-options.ts).
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
@@ -10,9 +10,9 @@ import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus } from '../bus/connection.ts';
-import { createLog } from '../engine/log.ts';
-import { linkToParent } from '../engine/parent-link.ts';
-import { busOf, readSettings } from '../engine/process-settings.ts';
+import { createLog } from '../process/log.ts';
+import { linkToParent } from '../process/parent-link.ts';
+import { busOf, readSettings } from '../process/settings.ts';
 import { wallClock } from '../kernel/clock.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
@@ -20,10 +20,10 @@ import { LogFiles } from '../store/log-files.ts';
 import { loadNode } from '../store/snapshots.ts';
 import { engineCaller } from './engine.ts';
 import { FlatMounts } from './flat-mounts.ts';
-import { ImageDoor } from './image-door.ts';
+import { ImageDoor } from '../containerd/image-door.ts';
 import { ImageService } from './image-service.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
-import type { SnapshotterOptions } from './options.ts';
+import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import { serveGrpc, serveStreams } from './server.ts';
 import { serveSnapshots } from './service.ts';
 import { SnapshotStore } from './store.ts';

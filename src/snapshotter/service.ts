@@ -15,9 +15,9 @@ import {
   InfoSchema,
   Kind,
   Snapshots,
-} from './generated/containerd/services/snapshots/v1/snapshots_pb.ts';
-import type { Mount } from './generated/containerd/types/mount_pb.ts';
-import { MountSchema } from './generated/containerd/types/mount_pb.ts';
+} from '../containerd/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
+import type { Mount } from '../containerd/generated/containerd/types/mount_pb.ts';
+import { MountSchema } from '../containerd/generated/containerd/types/mount_pb.ts';
 import type { SnapshotMount, SnapshotStore } from './store.ts';
 
 /** Infos in one message of a list. */

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { imageMachine } from '../../actors/image.ts';
 import { mountMachine } from '../../actors/mount.ts';
 import { processMachine } from '../../actors/process.ts';
-import { ActorHost } from '../../src/engine/actor-host.ts';
+import { ActorHost } from '../../src/process/actor-host.ts';
 
 function hosted<M extends typeof imageMachine | typeof mountMachine | typeof processMachine>(machine: M) {
   const effects: string[] = [];

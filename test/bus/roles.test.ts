@@ -12,7 +12,7 @@ import { PACK_BUCKET, SNAPSHOT_STREAM, STREAM, subjects } from '../../schemas/su
 import { ask, connectBus, pack, serve } from '../../src/bus/connection.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../../src/bus/roles.ts';
 import { accountsText, newNodeUsers, type NodeUsers, usersOn } from '../../src/bus/user-files.ts';
-import { startNats } from '../../src/engine/nats-server.ts';
+import { startNats } from '../../src/process/nats-server.ts';
 import { DEFAULT_START, PackStore } from '../../src/pack/pack-store.ts';
 import { EventLog } from '../../src/store/event-log.ts';
 import { Layout } from '../../src/store/layout.ts';

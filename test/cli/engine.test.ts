@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Status } from '../../schemas/api.ts';
-import { connectLocal } from '../../src/bus/client.ts';
+import { connectLocal } from '../../src/client/client.ts';
 import { identify } from '../../src/container/host.ts';
 import { makeRootfs } from '../container/host-rootfs.ts';
 import { halfRandom, pushSmallImage, type SmallImage } from '../index/small-image.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { Sink } from '../../src/cli/output.ts';
+import type { Sink } from '../../src/terminal/output.ts';
 import { main } from '../../src/cli/program.ts';
 import { halfRandom, pushSmallImage, type SmallImage } from '../index/small-image.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ERROR_KINDS } from '../../schemas/errors.ts';
 import { COMMANDS } from '../../src/cli/commands.ts';
-import type { Sink } from '../../src/cli/output.ts';
+import type { Sink } from '../../src/terminal/output.ts';
 import { commandNameOf, main } from '../../src/cli/program.ts';
 import { Cleanup } from '../support/temp.ts';
 

@@ -7,7 +7,7 @@ import {
   ImageService,
   NamespaceMode,
   RuntimeService,
-} from '../../src/snapshotter/generated/runtime/v1/cri_pb.ts';
+} from '../../src/containerd/generated/runtime/v1/cri_pb.ts';
 
 export interface Pod {
   id: string;

@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Mount } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { EngineClient } from '../../src/bus/client.ts';
+import type { EngineClient } from '../../src/client/client.ts';
 import { MS, mount, unmount } from '../../src/kernel/mount.ts';
 
 const PROGRAMS = ['sh', 'cat', 'id', 'sleep', 'env', 'stty', 'ls', 'chown', 'mv', 'tty', 'stat', 'unshare'];

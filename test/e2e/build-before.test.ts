@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connectBus } from '../../src/bus/connection.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
 import { PackStore } from '../../src/pack/pack-store.ts';
-import { extentsOf } from '../../src/replay/file-paths.ts';
+import { extentsOf } from '../../src/image/file-paths.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 import { type PatternFile, patternBytes, patternFiles, pushPatternImage } from '../support/soak-image.ts';

@@ -5,9 +5,9 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connectEngine } from '../../src/bus/client.ts';
+import { connectEngine } from '../../src/client/client.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
-import { extentsOf } from '../../src/replay/file-paths.ts';
+import { extentsOf } from '../../src/image/file-paths.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { elf } from '../image/hints/elf-writer.ts';
 import { pushSmallImage, type SmallImage, halfRandom } from '../index/small-image.ts';

@@ -7,9 +7,9 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { busAway, connectLocal } from '../../src/bus/client.ts';
+import { busAway, connectLocal } from '../../src/client/client.ts';
 import { askLocal, serveLocal } from '../../src/bus/local-socket.ts';
-import { type Handlers, localApi } from '../../src/engine/api.ts';
+import { type Handlers, localApi } from '../../src/supervisor/api.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const digest = `sha256:${'0'.repeat(64)}`;

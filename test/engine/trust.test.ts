@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
-import { connectEngine } from '../../src/bus/client.ts';
+import { connectEngine } from '../../src/client/client.ts';
 import { buildFlat } from '../../src/image/erofs.ts';
 import { decodeToc } from '../../src/image/toc-codec.ts';
 import { indexImage, sidecarOf } from '../../src/index/index-image.ts';
@@ -171,7 +171,7 @@ async function killRebuild(): Promise<void> {
             return '';
           }
         };
-        if (!read('cmdline').includes('/engine/rebuilder.ts')) continue;
+        if (!read('cmdline').includes('/indexer/rebuilder.ts')) continue;
         if (!read('status').includes(`PPid:\t${supervisor}\n`)) continue;
         process.kill(Number(pid), 'SIGKILL');
         return true;

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { subjects } from '../../schemas/subjects.ts';
 import { connectBus } from '../../src/bus/connection.ts';
-import { busOf, readSettings } from '../../src/engine/process-settings.ts';
+import { busOf, readSettings } from '../../src/process/settings.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';

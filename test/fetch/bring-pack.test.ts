@@ -1,6 +1,6 @@
 /** What a fetcher says of a startup pack while it brings it. */
 import { afterAll, expect, it } from 'vitest';
-import { rehearsalLayer } from '../../src/engine/rehearsal-layer.ts';
+import { rehearsalLayer } from '../../src/process/rehearsal/layer.ts';
 import { SpanTables } from '../../src/fetch/fetch-job.ts';
 import { bringPack } from '../../src/fetch/start-jobs.ts';
 import { encodePack } from '../../src/pack/format.ts';

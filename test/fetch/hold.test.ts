@@ -2,8 +2,8 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Completion, FetchJob } from '../../schemas/fetch.ts';
-import { createLog } from '../../src/engine/log.ts';
-import { type RehearsalImage, serveRehearsalImage } from '../../src/engine/rehearsal-image.ts';
+import { createLog } from '../../src/process/log.ts';
+import { type RehearsalImage, serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
 import { JobRunner } from '../../src/fetch/job-runner.ts';
 import type { RegistryClient } from '../../src/registry/client.ts';
 import { openDevice } from '../../src/store/device.ts';

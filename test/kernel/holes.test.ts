@@ -2,7 +2,7 @@ import { closeSync, openSync, readSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { LayerFacts } from '../../actors/node-state.ts';
-import { blocksInHoles, trimAbsent } from '../../src/engine/device-holes.ts';
+import { blocksInHoles, trimAbsent } from '../../src/front-end/device-holes.ts';
 import { holesOf, punchHole } from '../../src/kernel/holes.ts';
 import { Cleanup } from '../support/temp.ts';
 

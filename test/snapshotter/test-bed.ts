@@ -22,8 +22,8 @@ import {
   type Info,
   Kind,
   Snapshots,
-} from '../../src/snapshotter/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
-import type { Mount } from '../../src/snapshotter/generated/containerd/types/mount_pb.ts';
+} from '../../src/containerd/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
+import type { Mount } from '../../src/containerd/generated/containerd/types/mount_pb.ts';
 import { diffTrees, formatDifferences, readTree } from '../support/tree.ts';
 
 export interface SnapshotClient {

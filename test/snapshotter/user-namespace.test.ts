@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
-import type { Mount } from '../../src/snapshotter/generated/containerd/types/mount_pb.ts';
+import type { Mount } from '../../src/containerd/generated/containerd/types/mount_pb.ts';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MAP_LABELS } from '../../actors/id-maps.ts';
 import { layoutLayers } from '../../ops/images/layout.ts';

@@ -7,7 +7,7 @@ import { type Relay, startRelay } from '../../ops/bench/relay.ts';
 import { STREAM, subjects } from '../../schemas/subjects.ts';
 import { connectBus, pack } from '../../src/bus/connection.ts';
 import { EventLog, type LogRecord, readLog } from '../../src/store/event-log.ts';
-import { startNats as startEngineNats } from '../../src/engine/nats-server.ts';
+import { startNats as startEngineNats } from '../../src/process/nats-server.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { eventually } from '../support/engine.ts';
 import { removeTree, tempDir } from '../support/temp.ts';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { STREAM, subjects } from '../../schemas/subjects.ts';
 import { connectBus } from '../../src/bus/connection.ts';
-import { startNats } from '../../src/engine/nats-server.ts';
+import { startNats } from '../../src/process/nats-server.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { endOfRecords } from '../../src/store/log-repair.ts';

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ImageStatus, Mount, Status } from '../../schemas/api.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
-import { connectEngine, type EngineClient } from '../../src/bus/client.ts';
+import { connectEngine, type EngineClient } from '../../src/client/client.ts';
 import { endProcesses } from './services.ts';
 import { listMounts, mountsBelow, removeTree, tempDir } from './temp.ts';
 

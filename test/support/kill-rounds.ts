@@ -18,7 +18,7 @@ import { identify, isAlive } from '../../src/container/host.ts';
 import type { Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM } from '../../schemas/subjects.ts';
-import { connectEngine, readEndpoint } from '../../src/bus/client.ts';
+import { connectEngine, readEndpoint } from '../../src/client/client.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { indexImage, sidecarOf } from '../../src/index/index-image.ts';
 import { RegistryClient } from '../../src/registry/client.ts';

@@ -11,11 +11,11 @@ export function enginePids(supervisor: number): Map<string, number> {
   for (const name of list('/proc')) {
     if (!/^\d+$/.test(name) || Number(statOf(name)[1]) !== supervisor) continue;
     const words = read(`/proc/${name}/cmdline`).split('\0');
-    const program = words.find((word) => /front-end\.ts$|worker\.ts$|nats-server$/.test(word));
+    const program = words.find((word) => /\/(front-end|fetcher)\/main\.ts$|nats-server$/.test(word));
     if (program === undefined || words[0]?.endsWith('setpriv') === true) continue;
-    const plain = program.endsWith('front-end.ts')
+    const plain = program.endsWith('/front-end/main.ts')
       ? 'front-end'
-      : program.endsWith('worker.ts')
+      : program.endsWith('/fetcher/main.ts')
         ? (words.find((word) => /^fetcher-\d+$/.test(word)) ?? name)
         : 'nats-server';
     let free = plain;

@@ -24,7 +24,7 @@ const FRONT = 2 << 20;
 /** More of one library's tables is not asked for, bytes. */
 const MOST_TABLES = 192 << 20;
 const MOST_WRITABLE = 32 << 20;
-/** The kernel reads as much around a page that is missing in a mapped file as it reads ahead (src/engine/images.ts). */
+/** The kernel reads as much around a page that is missing in a mapped file as it reads ahead (src/supervisor/images/images.ts). */
 const AROUND = 64 << 10;
 /** Of what the program is linked with itself, nearly all is read in the end, up to this size. */
 const WHOLE_LATER = 48 << 20;

@@ -1,6 +1,6 @@
 /** What is shown above the panes: help, a whole event, the difference of two moments, why something took long. */
 import { CofaError } from '../../../schemas/errors.ts';
-import { formatDuration, shortDigest } from '../../cli/table.ts';
+import { formatDuration, shortDigest } from '../../terminal/table.ts';
 import type { ReplayLog } from '../replay-log.ts';
 import { describeState, diffStates } from '../state-document.ts';
 import { diffLines } from '../state-text.ts';

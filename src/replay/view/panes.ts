@@ -1,7 +1,7 @@
 /** The four panes: events, state, the event, reads in flight. */
 import type { LayerFacts, NodeState } from '../../../actors/node-state.ts';
 import { presentRanges } from '../../../actors/node-state.ts';
-import { formatBytes, formatShare } from '../../cli/table.ts';
+import { formatBytes, formatShare } from '../../terminal/table.ts';
 import type { MatchContext } from '../conditions.ts';
 import { readsInFlight } from '../in-flight.ts';
 import type { ReplayEvent } from '../record.ts';

@@ -7,7 +7,7 @@
  *     the event      │ reads in flight
  *     prompt, message or keys
  */
-import { formatDuration } from '../../cli/table.ts';
+import { formatDuration } from '../../terminal/table.ts';
 import { contextOf } from '../search.ts';
 import { Canvas, type Size, textWidth } from './canvas.ts';
 import { drawDetails, drawEvents, drawFlight, drawState } from './panes.ts';

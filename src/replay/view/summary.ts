@@ -1,6 +1,6 @@
 /** What an event says, in a few words; and all of it, line by line. */
-import { formatBytes, shortDigest } from '../../cli/table.ts';
-import { printable } from '../../cli/output.ts';
+import { formatBytes, shortDigest } from '../../terminal/table.ts';
+import { printable } from '../../terminal/output.ts';
 import type { MatchContext } from '../conditions.ts';
 import type { ReplayEvent } from '../record.ts';
 import { countBlocks } from '../state-document.ts';

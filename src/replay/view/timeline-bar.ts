@@ -1,5 +1,5 @@
 /** The three rows below the title: how many events there are when, how long reads waited, and where one is. */
-import { formatDuration } from '../../cli/table.ts';
+import { formatDuration } from '../../terminal/table.ts';
 import type { ReplayLog } from '../replay-log.ts';
 import type { Canvas } from './canvas.ts';
 import type { Session } from './session.ts';

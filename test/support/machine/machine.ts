@@ -1,5 +1,5 @@
 /**
- * A machine of simulated time on which the engine's own programs run: `src/engine/supervisor.ts`, `front-end.ts` and all
+ * A machine of simulated time on which the engine's own programs run: `src/supervisor/main.ts`, `src/front-end/main.ts` and all
  * that they import, unchanged. What lies below them is simulated: clock, chance, files, kernel (stand-ins/), NATS,
  * registry, fetchers.
  *

@@ -22,9 +22,9 @@ export function spawnSimulated(command: string, args: string[], options: SpawnOp
   const deathSignal = args[args.indexOf('--pdeathsig') + 1] === 'KILL' ? 'SIGKILL' : 'SIGTERM';
   const words = args.slice(args.indexOf('--') + 1);
   const program = words.find((word) => word.endsWith('.ts')) ?? words[0] ?? '';
-  const name = program.endsWith('worker.ts')
+  const name = program.endsWith('/fetcher/main.ts')
     ? (words.at(-2) ?? 'fetcher')
-    : program.replace(/^.*\/|\.ts$/g, '');
+    : program.replace(/\/main\.ts$/, '').replace(/^.*\/|\.ts$/g, '');
   const at = words.indexOf(program);
   const inherited = (options.stdio ?? []).slice(3);
   const hasLink = inherited.includes('ipc');
@@ -119,7 +119,7 @@ function runNats(process: SimProcess, config: string): void {
  */
 export async function preloadPrograms(): Promise<void> {
   const source = new URL('../../../src/', import.meta.url);
-  for (const program of ['engine/front-end.ts', 'fetch/worker.ts']) {
+  for (const program of ['front-end/main.ts', 'fetcher/main.ts']) {
     const url = new URL(program, source);
     const text = readFileSync(url, 'utf8');
     for (const [, specifier] of text.matchAll(/from '(\.[^']+)';$/gm))

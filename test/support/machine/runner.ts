@@ -12,7 +12,7 @@ process.once('message', (order: ToRunner) => void run(order));
 async function run({ first, count, sabotage, isLoud }: ToRunner): Promise<void> {
   installHooks();
   installAmbient();
-  const { runSupervisor } = await import('../../../src/engine/supervisor.ts');
+  const { runSupervisor } = await import('../../../src/supervisor/main.ts');
   const { simulateEngine } = await import('./whole-engine.ts');
   const { preloadPrograms } = await import('./programs.ts');
   await preloadPrograms();

@@ -40,7 +40,7 @@ export interface EngineOutcome {
   met: Record<string, number>;
 }
 
-type RunSupervisor = typeof import('../../../src/engine/supervisor.ts')['runSupervisor'];
+type RunSupervisor = typeof import('../../../src/supervisor/main.ts')['runSupervisor'];
 
 export interface EngineOptions {
   sabotage?: Sabotage | undefined;

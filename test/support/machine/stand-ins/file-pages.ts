@@ -1,4 +1,4 @@
-/** Stand-in for src/engine/file-pages.ts: the simulated kernel keeps no pages. */
-export * from '../../../../src/engine/file-pages.ts';
+/** Stand-in for src/supervisor/mounts/file-pages.ts: the simulated kernel keeps no pages. */
+export * from '../../../../src/supervisor/mounts/file-pages.ts';
 
 export const dropFilePages = (): Promise<void> => Promise.resolve();

@@ -1,4 +1,4 @@
-/** Stand-in for src/engine/heap.ts: the heap is one of all simulated processes, and of the simulation. */
+/** Stand-in for src/process/heap.ts: the heap is one of all simulated processes, and of the simulation. */
 export const giveHeapRoom = (): void => {};
 export const INDEXING_ROOM_PERCENT = 0;
 

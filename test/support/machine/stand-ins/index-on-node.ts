@@ -1,4 +1,4 @@
-/** Stand-in for src/engine/index-on-node.ts: all layers stream into their devices, and everything is synced. */
+/** Stand-in for src/supervisor/images/index-on-node.ts: all layers stream into their devices, and everything is synced. */
 import type { ResolvedImage } from '../../../../src/registry/client.ts';
 import { hexOf, type Layout, writeWhole } from '../../../../src/store/layout.ts';
 import { openDevice } from '../../../../src/store/device.ts';
@@ -9,7 +9,7 @@ import { request } from './registry-client.ts';
 import { encodeTable } from './span-table.ts';
 import { createHash } from 'node:crypto';
 
-export * from '../../../../src/engine/index-on-node.ts';
+export * from '../../../../src/supervisor/images/index-on-node.ts';
 
 export async function indexOnNode(options: {
   layout: Layout;

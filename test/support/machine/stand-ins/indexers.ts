@@ -1,4 +1,4 @@
-/** Stand-in for src/engine/indexers.ts: indexing is simulated without a process of its own (index-on-node.ts). */
+/** Stand-in for src/supervisor/images/indexers.ts: indexing is simulated without a process of its own (index-on-node.ts). */
 export class Indexers {
   prepare(): void {}
   dismiss(): void {}

@@ -1,12 +1,12 @@
-/** Stand-in for src/engine/local-fetcher.ts: the same jobs without a thread. */
+/** Stand-in for src/front-end/local-fetcher.ts: the same jobs without a thread. */
 import type { Job, JobWord } from '../../../../schemas/fetch.ts';
-import type { LocalFetcherOptions } from '../../../../src/engine/local-fetcher.ts';
+import type { LocalFetcherOptions } from '../../../../src/front-end/local-fetcher.ts';
 import { JobRunner } from '../../../../src/fetch/job-runner.ts';
 import { Layout } from '../../../../src/store/layout.ts';
 import { machine } from '../machine.ts';
 import { RegistryClient } from './registry-client.ts';
 
-export * from '../../../../src/engine/local-fetcher.ts';
+export * from '../../../../src/front-end/local-fetcher.ts';
 
 export class LocalFetcher {
   readonly #runner: JobRunner;

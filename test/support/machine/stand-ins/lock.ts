@@ -1,9 +1,9 @@
-/** Stand-in for src/engine/lock.ts. */
+/** Stand-in for src/store/lock.ts. */
 import { CofaError } from '../../../../schemas/errors.ts';
 import { currentProcess, type SimProcess } from '../machine.ts';
 import { world } from '../world.ts';
 
-export * from '../../../../src/engine/lock.ts';
+export * from '../../../../src/store/lock.ts';
 
 export function takeLock(path: string, root: string): void {
   const { locks } = world();

@@ -1,8 +1,8 @@
 /**
- * Stand-in for src/engine/rebuild.ts: the process reads each layer, from its device or from the registry, and gives what
+ * Stand-in for src/supervisor/images/rebuild.ts: the process reads each layer, from its device or from the registry, and gives what
  * the layers give, or dies.
  */
-import { type Rebuilt, rebuiltPath } from '../../../../src/engine/rebuild.ts';
+import { type Rebuilt, rebuiltPath } from '../../../../src/supervisor/images/rebuild.ts';
 import { CofaError } from '../../../../schemas/errors.ts';
 import type { RebuildOrder } from '../../../../src/index/rebuild-flat.ts';
 import { hexOf, type Layout, writeWhole } from '../../../../src/store/layout.ts';
@@ -12,7 +12,7 @@ import { digestOf, world } from '../world.ts';
 import { request } from './registry-client.ts';
 import { encodeTable } from './span-table.ts';
 
-export * from '../../../../src/engine/rebuild.ts';
+export * from '../../../../src/supervisor/images/rebuild.ts';
 
 export async function rebuild(
   layout: Layout,

@@ -1,0 +1,52 @@
+/**
+ * The process that rebuilds one flat image (src/index/rebuild-flat.ts) and compares it with the one in use; started by
+ * rebuild.ts.
+ */
+import { createHash } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { rebuildFlat } from '../index/rebuild-flat.ts';
+import { RegistryClient } from '../registry/client.ts';
+import { Layout, writeWhole } from '../store/layout.ts';
+import { serveForked } from '../process/forked.ts';
+import { readSettings } from '../process/settings.ts';
+import { type RebuilderOrder, type Rebuilt, rebuiltPath } from '../supervisor/images/rebuild.ts';
+
+/** A sign of life after so many bytes. */
+const NOTE_BYTES = 8 << 20;
+
+let noted = 0;
+serveForked<RebuilderOrder, number, Rebuilt>(async ({ root, manifest, expected, ...order }, note) => {
+  // Of all processes of the machine this one is the first to go when memory runs out: it is only tried again.
+  await writeFile('/proc/self/oom_score_adj', '1000').catch(() => {});
+  const layout = new Layout(root);
+  const registry = new RegistryClient((await readSettings(root)).registry);
+  try {
+    const onProgress = (bytes: number) => {
+      if (bytes - noted < NOTE_BYTES) return;
+      noted = bytes;
+      note(bytes);
+    };
+    const { metadata, devices } = await rebuildFlat(order, { layout, registry, onProgress });
+    const flat = digestOf(metadata);
+    const path = rebuiltPath(layout, manifest, expected !== undefined);
+    if (flat === expected) return { flat, devices, difference: undefined, path };
+    await writeWhole(path, metadata);
+    // Only for the words: what is in the store may be another mount's by now.
+    const inStore = await readFile(layout.flat(manifest)).catch(() => undefined);
+    const isThere = inStore !== undefined && digestOf(inStore) === expected;
+    return { flat, devices, difference: isThere ? differenceOf(inStore, metadata) : 'other metadata', path };
+  } finally {
+    await registry.close();
+  }
+});
+
+const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+
+/** The first difference of what is in use from what the layers give, in words. */
+function differenceOf(inUse: Buffer, rebuilt: Buffer): string {
+  const common = Math.min(inUse.length, rebuilt.length);
+  let at = 0;
+  while (at < common && inUse[at] === rebuilt[at]) at++;
+  const sizes = inUse.length === rebuilt.length ? '' : `${inUse.length} bytes instead of ${rebuilt.length}, `;
+  return `${sizes}first other byte at ${at}`;
+}

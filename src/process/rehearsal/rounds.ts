@@ -1,0 +1,38 @@
+/** Repeats a part of a start in a process that has nothing else to do; see rehearsal.ts. */
+import { rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Layout } from '../../store/layout.ts';
+
+/** V8 has compiled what matters by then. */
+const ROUNDS = 12;
+/** From the start of the process, ms: an engine that has just begun may have something to do at once. */
+const CALM_MS = 1_000;
+/** Pause between two rounds, ms: others have the processor as well. */
+const PAUSE_MS = 10;
+
+export interface Rehearsal {
+  /** State of the engine. */
+  root: string;
+  /** Of the process: each has a folder of its own. */
+  name: string;
+  /** Aborted when there is real work: the rehearsal ends with its present round. */
+  signal: AbortSignal;
+}
+
+/** Repeats `round` with a folder for it, which is removed afterwards. Throws what goes wrong in it. */
+export async function repeat(
+  { root, name, signal }: Rehearsal,
+  round: (layout: Layout) => Promise<void>,
+): Promise<void> {
+  await sleep(CALM_MS, undefined, { ref: false });
+  if (signal.aborted) return;
+  const layout = new Layout(new Layout(root).in('run', `rehearsal-${name}`));
+  try {
+    for (let n = 0; n < ROUNDS && !signal.aborted; n++) {
+      await round(layout);
+      await sleep(PAUSE_MS, undefined, { ref: false });
+    }
+  } finally {
+    await rm(layout.root, { recursive: true, force: true });
+  }
+}

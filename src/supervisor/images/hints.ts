@@ -1,0 +1,51 @@
+/** The hints of an image on a node: kept when it is prepared, used for starts that have no startup pack. */
+import { readFile, rm } from 'node:fs/promises';
+import type { StartSet } from '../../../actors/start-set.ts';
+import { toErrorRecord } from '../../../schemas/errors.ts';
+import type { JobLayer } from '../../../schemas/fetch.ts';
+import { decodeHints, startOf } from '../../image/hints/hints.ts';
+import { DEFAULT_START } from '../../pack/pack-store.ts';
+import type { SidecarHandle } from '../../registry/sidecars.ts';
+import { type Layout, writeWhole } from '../../store/layout.ts';
+
+/** The sidecar's hints, if it has some that can be read: an image is prepared without them as well, and `onFailed` is told why. */
+export async function readHints(
+  sidecar: SidecarHandle,
+  onFailed: (sentence: string) => void,
+): Promise<Buffer | undefined> {
+  try {
+    const bytes = await sidecar.hints();
+    if (bytes !== undefined) decodeHints(bytes);
+    return bytes;
+  } catch (error) {
+    onFailed(
+      `the hints of sidecar ${sidecar.descriptor.digest} are not used: ${toErrorRecord(error).message}`,
+    );
+    return undefined;
+  }
+}
+
+/** Keeps them for an image, in place of those that it had. */
+export async function keepHints(layout: Layout, image: string, hints: Buffer | undefined): Promise<void> {
+  if (hints === undefined) await rm(layout.hints(image), { force: true });
+  else await writeWhole(layout.hints(image), hints);
+}
+
+/**
+ * What a start is likely to read; undefined where nothing is known. `program`: first word of its command, where that is
+ * not the image's own.
+ */
+export async function hintsFor(
+  layout: Layout,
+  image: string,
+  start: { start: string; program: string | undefined; layers: readonly JobLayer[] },
+): Promise<StartSet | undefined> {
+  try {
+    const hints = decodeHints(await readFile(layout.hints(image)));
+    const command = start.start === DEFAULT_START ? 'default' : { program: start.program ?? '' };
+    return startOf(hints, command, new Set(start.layers.map(({ diffId }) => diffId)));
+  } catch {
+    // There are none, as a rule; damaged ones would have made the start faster, no more.
+    return undefined;
+  }
+}

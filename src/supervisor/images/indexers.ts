@@ -1,0 +1,90 @@
+/**
+ * The processes that index images for the node (src/indexer/main.ts). One may be at hand: loaded, its threads started, and rehearsed, so that
+ * an image that nobody prepared streams at once, through code that is compiled. It takes some 100 MB, so it is not kept for ever: it ends
+ * after a while, and when it turns out that the node's images need none. Its end is no failure, and nobody waits for it.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { NODE_FLAGS } from '../../process/node-flags.ts';
+
+/** One that nobody needed ends after this, ms. */
+const AT_HAND_MS = 600_000;
+
+const PROGRAM = fileURLToPath(new URL('../../indexer/main.ts', import.meta.url));
+
+export class Indexers {
+  readonly #root: string;
+  readonly #atHand: boolean;
+  #waiting: ChildProcess | undefined;
+  /** Until one is begun, or ended. */
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  /** `root`: state of the engine. `atHand`: whether one may wait for its image. */
+  constructor(root: string, atHand = true) {
+    this.#root = root;
+    this.#atHand = atHand;
+  }
+
+  /** Has one at hand for ten minutes, `afterMs` from now: others may have the processor until then. */
+  prepare(afterMs = 0): void {
+    if (this.#closed || !this.#atHand) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#prepare(), afterMs).unref();
+  }
+
+  #prepare(): void {
+    this.#timer = setTimeout(() => this.dismiss(), AT_HAND_MS).unref();
+    if (this.#waiting !== undefined) return;
+    const child = start(['rehearse', this.#root]);
+    // The engine does not live on because of it.
+    child.unref();
+    child.channel?.unref();
+    this.#waiting = child;
+    const gone = () => {
+      if (this.#waiting === child) this.#waiting = undefined;
+    };
+    child.once('error', gone);
+    child.once('exit', gone);
+  }
+
+  /** The one at hand, if there is one that lives, as far as one has heard. Whoever takes it has the word over it. */
+  take(): ChildProcess | undefined {
+    const child = this.#waiting;
+    this.#waiting = undefined;
+    clearTimeout(this.#timer);
+    if (child?.connected !== true) return undefined;
+    child.ref();
+    child.channel?.ref();
+    return child;
+  }
+
+  /** A new one. */
+  start(): ChildProcess {
+    return start([]);
+  }
+
+  /** None is needed at present; the one at hand goes `afterMs` from now, unless one is to be prepared until then. */
+  dismiss(afterMs = 0): void {
+    clearTimeout(this.#timer);
+    if (afterMs > 0) {
+      this.#timer = setTimeout(() => this.dismiss(), afterMs).unref();
+      return;
+    }
+    this.#waiting?.kill('SIGKILL');
+    this.#waiting = undefined;
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.dismiss();
+  }
+}
+
+function start(args: string[]): ChildProcess {
+  return fork(PROGRAM, args, {
+    serialization: 'advanced',
+    execArgv: [...NODE_FLAGS],
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+}

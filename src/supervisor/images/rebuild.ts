@@ -1,0 +1,65 @@
+/** Rebuilds a flat image in a process of its own; the supervisor's side of rebuilder.ts. */
+import type { RebuildOrder } from '../../index/rebuild-flat.ts';
+import type { Layout } from '../../store/layout.ts';
+import { runForked } from '../../process/forked.ts';
+
+export interface RebuilderOrder extends RebuildOrder {
+  root: string;
+  manifest: string;
+  expected: string | undefined;
+}
+
+export interface Rebuilt {
+  /** Digest of the flat metadata that the layers give. */
+  flat: string;
+  devices: Array<{ diffId: string; size: number; spans: string }>;
+  /** How those that were expected differ from them; undefined: byte for byte the same. */
+  difference: string | undefined;
+  /** File of the rebuilt metadata where they are others, synced: `rebuiltPath`. */
+  path: string;
+}
+
+/**
+ * Where a rebuild leaves metadata that differ from those in use; the caller's to use or to remove, also after a failure.
+ * A draft: what a crash leaves goes with the next start.
+ */
+export const rebuiltPath = (layout: Layout, manifest: string, background: boolean): string =>
+  `${layout.flat(manifest)}.${background ? 'rebuilt' : 'own'}.draft`;
+
+/** A rebuild reads or receives bytes all the time; only building the image itself is silent, for seconds. */
+const SILENCE_MS = 180_000;
+/** The same where it has the lowest priority on a machine that is busy. */
+const BACKGROUND_SILENCE_MS = 900_000;
+/** Nobody waits for it: whoever has something to do goes first, on the processor and (by the same number) on the disk. */
+const NICE = 19;
+/** A table of a million entries takes some 1.5 GB. */
+const HEAP_MIB = 3_072;
+
+/** It settles when the process has ended. Errors: those of rebuildFlat, `internal` when the process dies, such as for want of memory. */
+export function rebuild(
+  layout: Layout,
+  manifest: string,
+  order: RebuildOrder,
+  options: {
+    /**
+     * Digest of the flat metadata that are to be proven; nobody waits for that, so it is done at the lowest priority.
+     * Undefined: a mount waits for the file.
+     */
+    expected?: string;
+    onBytes?: (bytes: number) => void;
+    signal?: AbortSignal | undefined;
+  },
+): Promise<Rebuilt> {
+  return runForked<RebuilderOrder, number, Rebuilt>(
+    { ...order, root: layout.root, manifest, expected: options.expected },
+    {
+      program: new URL('../../indexer/rebuilder.ts', import.meta.url),
+      what: `the rebuild of the flat image of ${manifest}`,
+      silenceMs: options.expected === undefined ? SILENCE_MS : BACKGROUND_SILENCE_MS,
+      heapMiB: HEAP_MIB,
+      ...(options.expected === undefined ? {} : { nice: NICE }),
+      ...(options.onBytes === undefined ? {} : { onNote: options.onBytes }),
+      signal: options.signal,
+    },
+  );
+}

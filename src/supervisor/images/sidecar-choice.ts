@@ -1,0 +1,215 @@
+/**
+ * Which sidecar of the registry an image is mounted with. Anybody who can push to the repository can push a sidecar, so
+ * each is parsed strictly, one that cannot be used is passed over with a reason, and the policy says which may be used
+ * before the node has proven them:
+ *
+ *     always   any
+ *     own      those whose flat metadata this node has proven for the same layers, and those that the user lists in
+ *              ROOT/trusted-sidecars
+ *     never    none
+ */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
+import type { NewEvent } from '../../../schemas/events.ts';
+import type { TrustPolicy } from '../../../schemas/trust.ts';
+import { SpanTable } from '../../image/span-table.ts';
+import { checkFlatAside } from '../../index/check-flat.ts';
+import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
+import { SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '../../registry/sidecars.ts';
+import { type Layout, writeWhole } from '../../store/layout.ts';
+import { keepHints, readHints } from './hints.ts';
+
+export type PreparedEvent = NewEvent & { type: 'image.prepared' };
+
+export interface SidecarChoice {
+  /** Undefined: none can be used, the node has to index the image. */
+  prepared: PreparedEvent | undefined;
+  /** Whether the flat metadata are those that this node has proven for the same layers. */
+  proven: boolean;
+  passed: Array<{ sidecar: string; reason: string }>;
+}
+
+export interface ChoiceOptions {
+  layout: Layout;
+  registry: RegistryClient;
+  manifest: string;
+  image: ResolvedImage;
+  policy: TrustPolicy;
+  /** Digest of the flat metadata that this node has proven for the same layers. */
+  known: string | undefined;
+  /** What was refuted before. */
+  refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
+  /** The bytes of a sidecar that is about to be taken are here; what comes now takes nothing from them. */
+  onFetched?: (() => void) | undefined;
+  /** Told of each sidecar that is passed over. */
+  onPassed: (sentence: string) => void;
+}
+
+const MAX_REASON = 500;
+/** Bytes of the list of trusted sidecars. */
+const MAX_LIST = 1 << 20;
+/** After these nothing else will do either. */
+const FATAL = new Set(['unauthorized', 'no-space', 'environment']);
+
+/**
+ * Finds, fetches and stores; flat metadata and span tables lie in the store when it resolves with a `prepared`. `take`
+ * makes of a sidecar what is mounted: by default what it says itself.
+ */
+export async function chooseSidecar(
+  options: ChoiceOptions,
+  take: (sidecar: SidecarHandle, check: (flat: string) => void) => Promise<PreparedEvent> = (...sidecar) =>
+    takeWhole(options, ...sidecar),
+): Promise<SidecarChoice> {
+  const { registry, image, known, refuted } = options;
+  const passed: SidecarChoice['passed'] = [];
+  const pass = (sidecar: string, reason: string) => {
+    passed.push({ sidecar, reason: reason.slice(0, MAX_REASON) });
+    options.onPassed(`sidecar ${sidecar} of ${image.reference.text} is not used: ${reason}`);
+  };
+  const none = { prepared: undefined, proven: false, passed };
+  const listed = await listedSidecars(options);
+  if (listed !== undefined && listed.size === 0 && (known === undefined || options.policy === 'never'))
+    return none;
+  try {
+    for await (const sidecar of sidecarsOf(registry, image, undefined, ({ descriptor, reason }) =>
+      pass(descriptor.digest, reason),
+    )) {
+      const { digest } = sidecar.descriptor;
+      const isListed = listed === undefined || listed.has(digest);
+      const check = (flat: string) => {
+        if (refuted.flat === flat) throw refusal('its flat metadata were refuted by the layers');
+        if (flat === known) return;
+        if (!isListed) throw refusal(NOT_LISTED);
+        if (known !== undefined && (sidecar.revision ?? 1) === SIDECAR_REVISION) {
+          throw refusal('its flat metadata are not those that this node has built from the same layers');
+        }
+      };
+      try {
+        if (refuted.sidecars.has(digest)) throw refusal('it was refuted by the layers');
+        if (!isListed && known === undefined) throw refusal(NOT_LISTED);
+        const prepared = await take(sidecar, check);
+        check(prepared.flat);
+        return {
+          prepared: passed.length === 0 ? prepared : { ...prepared, passed },
+          proven: prepared.flat === known,
+          passed,
+        };
+      } catch (error) {
+        const { code, message } = toErrorRecord(error);
+        if (FATAL.has(code)) throw error;
+        pass(digest, message);
+      }
+    }
+  } catch (error) {
+    const { code, message } = toErrorRecord(error);
+    if (FATAL.has(code)) throw error;
+    options.onPassed(`the sidecars of ${image.reference.text} cannot be listed: ${message}`);
+  }
+  return none;
+}
+
+/** Whether the policy takes a sidecar that the registry has; its contents are not looked at. */
+export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean> {
+  const listed = await listedSidecars(options);
+  if (listed?.size === 0) return false;
+  for await (const { descriptor } of sidecarsOf(options.registry, options.image)) {
+    if (options.refuted.sidecars.has(descriptor.digest)) continue;
+    if (listed === undefined || listed.has(descriptor.digest)) return true;
+  }
+  return false;
+}
+
+/** The sidecars that the policy takes unproven; undefined: all. */
+async function listedSidecars({ policy, layout }: ChoiceOptions): Promise<Set<string> | undefined> {
+  if (policy === 'always') return undefined;
+  return policy === 'own' ? await trustedSidecars(layout) : new Set();
+}
+
+/** Takes flat metadata and span tables into the store; both are checked before anything uses them. */
+async function takeWhole(
+  options: ChoiceOptions,
+  sidecar: SidecarHandle,
+  check: (flat: string) => void,
+): Promise<PreparedEvent> {
+  const { layout, manifest, image, onFetched } = options;
+  const parts = Promise.all(image.layers.map((_, layer) => sidecar.spans(layer)));
+  // It is waited for below, unless the flat metadata will not do.
+  parts.catch(() => {});
+  const flat = await sidecar.flat();
+  check(digestOf(flat));
+  const hints = readHints(sidecar, options.onPassed);
+  const [{ devices }, tables] = await Promise.all([
+    checkFlatAside(flat),
+    parts.then((all) => {
+      onFetched?.();
+      return all.map((bytes) => ({ bytes, table: SpanTable.decode(bytes) }));
+    }),
+  ]);
+  const used = devices.map((device) => {
+    const at = image.layers.findIndex((layer) => layer.diffId === device.diffId);
+    const layer = image.layers[at];
+    const found = tables[at];
+    if (layer === undefined || found === undefined) {
+      throw new CofaError(
+        'integrity',
+        `the sidecar's flat image uses ${device.diffId}, no layer of ${image.reference.text}`,
+      );
+    }
+    const { table, bytes } = found;
+    if (table.diffId !== layer.diffId || table.blobDigest !== layer.blob.digest) {
+      throw new CofaError(
+        'integrity',
+        `the sidecar's span table of layer ${layer.diffId} is another layer's`,
+      );
+    }
+    if (device.size < table.rawSize || device.size - table.rawSize >= 512) {
+      throw new CofaError('integrity', `the sidecar gives layer ${layer.diffId} two different sizes`);
+    }
+    return { diffId: layer.diffId, size: table.rawSize, spans: layer.blob.digest, bytes };
+  });
+  await Promise.all([
+    writeWhole(layout.flat(manifest), flat),
+    hints.then((found) => keepHints(layout, manifest, found)),
+    ...used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes)),
+  ]);
+  return {
+    type: 'image.prepared',
+    origin: 'sidecar',
+    sidecar: sidecar.descriptor.digest,
+    ...(sidecar.revision === undefined ? {} : { revision: sidecar.revision }),
+    flat: digestOf(flat),
+    devices: used.map(({ diffId, size, spans }) => ({ diffId, size, spans })),
+  };
+}
+
+/**
+ * The digests in ROOT/trusted-sidecars, one a line, of sidecars' manifests as `cofa index` prints them; `#` begins a
+ * remark. Without the file there are none. Error `invalid-argument` for a line that is no digest.
+ */
+export async function trustedSidecars(layout: Layout): Promise<Set<string>> {
+  const path = layout.trustedSidecars();
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return new Set();
+    throw error;
+  }
+  if (text.length > MAX_LIST)
+    throw new CofaError('invalid-argument', `${path} has more than ${MAX_LIST} bytes`);
+  const digests = new Set<string>();
+  for (const [index, line] of text.split('\n').entries()) {
+    const word = line.replace(/#.*/, '').trim();
+    if (word === '') continue;
+    if (!/^sha256:[0-9a-f]{64}$/.test(word))
+      throw new CofaError('invalid-argument', `${path}, line ${index + 1}: no sha256 digest`);
+    digests.add(word);
+  }
+  return digests;
+}
+
+export const digestOf = (bytes: Uint8Array): string =>
+  `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+const refusal = (why: string) => new CofaError('integrity', why);
+const NOT_LISTED = 'policy own: this node has not proven it, and trusted-sidecars does not name it';

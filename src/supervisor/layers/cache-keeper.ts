@@ -1,0 +1,294 @@
+/**
+ * The supervisor's part of the cache: tells the front end which layers are needed, removes images, and sweeps up files
+ * that belong to nothing. What is in use is never touched: an image is removed only while no mount has it, a layer
+ * only while the front end has it closed.
+ *
+ * A crash leaves files behind, never facts without files: an event that something is gone comes before its files go. So
+ * whatever the log does not know is nobody's, and goes at the next start, or when an indexing failed.
+ */
+import { renameSync } from 'node:fs';
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import { planPrune } from '../../../actors/prune.ts';
+import type { CacheStatus, PruneReply } from '../../../schemas/api.ts';
+import { CofaError } from '../../../schemas/errors.ts';
+import type { CacheNeeds, Collect, CollectReply, LayerUse, Shrink } from '../../../schemas/front.ts';
+import type { Subjects } from '../../../schemas/subjects.ts';
+import { ask } from '../../bus/connection.ts';
+import { parseReference } from '../../registry/reference.ts';
+import { hexOf, type Layout } from '../../store/layout.ts';
+import type { Image, Images } from '../images/images.ts';
+import type { Mounts } from '../mounts/mounts.ts';
+
+export interface CacheKeeperOptions {
+  bus: NatsConnection;
+  names: Subjects;
+  layout: Layout;
+  log: Logger;
+  images: Images;
+  mounts: Mounts;
+  status: () => Promise<CacheStatus>;
+}
+
+export interface PruneOrder {
+  all: boolean;
+  dryRun: boolean;
+  /** Bytes that may stay. */
+  keepBytes: number;
+}
+
+const NEEDS_MS = 1_000;
+/** The front end is told again now and then: another one may have taken its place. */
+const NEEDS_AGAIN = 5;
+const SWEEP_MS = 60_000;
+/** What could not be swept for want of an answer, or because an image was being prepared, is tried again after this, ms. */
+const SWEEP_AGAIN_MS = 5_000;
+const SWEEP_TRIES = 25;
+const SWEEP_PAUSE_MS = 200;
+/** What is being removed bears this ending until it is gone. */
+const GOING = '.going';
+/** An eviction of everything takes a while. */
+const SHRINK_MS = 120_000;
+
+export class CacheKeeper {
+  readonly #options: CacheKeeperOptions;
+  readonly #timers: NodeJS.Timeout[] = [];
+  #said = '';
+  #repeats = 0;
+  #isStopped = false;
+  #again: NodeJS.Timeout | undefined;
+
+  constructor(options: CacheKeeperOptions) {
+    this.#options = options;
+  }
+
+  /** Every image and mount that the log knows is known here. */
+  async begin(): Promise<void> {
+    this.#timers.push(setInterval(() => void this.#sayNeeds(), NEEDS_MS).unref());
+    this.#timers.push(setInterval(() => void this.#tidy(), SWEEP_MS).unref());
+    await this.#sayNeeds();
+    await this.#tidy();
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    clearTimeout(this.#again);
+    for (const timer of this.#timers) clearInterval(timer);
+  }
+
+  /** Removes what no mount needs, see docs/cli.md. */
+  async prune(order: PruneOrder): Promise<PruneReply> {
+    const { images, bus, names } = this.#options;
+    const before = (await this.#options.status()).usedBytes;
+    const uses = await ask<LayerUse[]>(bus, names.front('uses'), {});
+    const mounted = this.#mounted();
+    const all = [...images.all()];
+    const gone = planPrune(
+      all.map((image) => ({
+        id: image.manifest,
+        inUse: image.isInUse || mounted.has(image.manifest),
+        layers: layersOf(image),
+      })),
+      new Map(uses.map(({ diffId, bytes, idleMs }) => [diffId, { bytes, idleMs }])),
+      { used: before, keep: order.keepBytes },
+    );
+    const removed: PruneReply['images'] = [];
+    for (const manifest of gone) {
+      const image = images.get(manifest);
+      if (image === undefined) continue;
+      const { ref } = image.resolved;
+      if (!order.dryRun && !(await this.#removeImage(image))) continue;
+      removed.push({ ref, manifest });
+    }
+    const going = new Set(removed.map(({ manifest }) => manifest));
+    const left = all.filter((image) => !going.has(image.manifest));
+    const collected = await this.#collect(left, order.dryRun);
+    let freed = collected.bytes;
+    if (!order.dryRun) await this.#sweepNow();
+    if (order.all) {
+      const shrink: Shrink = { keep: Math.max(order.keepBytes, 0), dryRun: order.dryRun };
+      // What has been collected only for show is still counted.
+      if (order.dryRun) shrink.keep += collected.bytes;
+      freed += await ask<number>(bus, names.front('shrink'), shrink, SHRINK_MS);
+    }
+    const after = order.dryRun ? before - freed : (await this.#options.status()).usedBytes;
+    return {
+      images: removed,
+      layers: collected.layers.length,
+      freedBytes: Math.max(order.dryRun ? freed : before - after, 0),
+      usedBytes: Math.max(after, 0),
+    };
+  }
+
+  /** Removes one image, by reference or digest, and its layers that no other image has. Errors: `not-found`, `busy`. */
+  async remove(text: string): Promise<PruneReply> {
+    const image = this.find(text);
+    if (image.isInUse || this.#mounted().has(image.manifest)) {
+      throw new CofaError('busy', `${image.resolved.ref} is mounted`, { hint: 'cofa ps lists the mounts' });
+    }
+    const before = (await this.#options.status()).usedBytes;
+    await this.#options.images.remove(image.manifest);
+    const collected = await this.#collect([...this.#options.images.all()], false);
+    await this.#sweepNow();
+    const { usedBytes } = await this.#options.status();
+    return {
+      images: [{ ref: image.resolved.ref, manifest: image.manifest }],
+      layers: collected.layers.length,
+      freedBytes: Math.max(before - usedBytes, 0),
+      usedBytes,
+    };
+  }
+
+  /** The image of a reference, or of the first digits of a digest. Error `not-found`. */
+  find(text: string): Image {
+    const images = [...this.#options.images.all()];
+    const byId = images.filter(({ manifest }) => manifest === text || manifest.startsWith(`sha256:${text}`));
+    if (/^(sha256:)?[0-9a-f]{6,64}$/.test(text) && byId.length === 1) return byId[0] as Image;
+    const reference = parseReference(text);
+    const found =
+      reference.digest === undefined
+        ? images.findLast(({ resolved }) => resolved.ref === reference.text)
+        : this.#options.images.get(reference.digest);
+    if (found === undefined) {
+      throw new CofaError('not-found', `this node knows no image ${text}`, {
+        hint: 'cofa images lists them',
+      });
+    }
+    return found;
+  }
+
+  /** False where a mount was faster. */
+  async #removeImage(image: Image): Promise<boolean> {
+    if (image.isInUse || this.#mounted().has(image.manifest)) return false;
+    await this.#options.images.remove(image.manifest);
+    return true;
+  }
+
+  #mounted(): Set<string> {
+    return new Set(this.#options.mounts.list().map(({ manifest }) => manifest));
+  }
+
+  async #collect(images: readonly Image[], dryRun: boolean): Promise<CollectReply> {
+    const { bus, names } = this.#options;
+    const order: Collect = { needed: images.flatMap(layersOf), dryRun };
+    return await ask<CollectReply>(bus, names.front('collect'), order, SHRINK_MS);
+  }
+
+  async #sayNeeds(): Promise<void> {
+    const mounted = this.#mounted();
+    const needs: CacheNeeds = { mounts: [], images: [] };
+    for (const image of this.#options.images.all()) {
+      const isMounted = image.isInUse || mounted.has(image.manifest);
+      needs[isMounted ? 'mounts' : 'images'].push(...layersOf(image));
+    }
+    const text = JSON.stringify(needs);
+    this.#repeats += 1;
+    if (text === this.#said && this.#repeats < NEEDS_AGAIN) return;
+    this.#repeats = 0;
+    const { bus, names, log } = this.#options;
+    await ask(bus, names.front('needs'), needs, NEEDS_MS).then(
+      () => (this.#said = text),
+      (error: unknown) => log.debug({ error }, 'the front end was not told what is needed'),
+    );
+  }
+
+  /** Layers without an image, and files without either. */
+  async #tidy(): Promise<void> {
+    if (this.#isStopped) return;
+    try {
+      await this.#collect([...this.#options.images.all()], false);
+      if (await this.#sweep()) return;
+    } catch (error) {
+      this.#options.log.warn({ error }, 'the store was not tidied');
+    }
+    this.#tidySoon();
+  }
+
+  #tidySoon(): void {
+    clearTimeout(this.#again);
+    if (!this.#isStopped) this.#again = setTimeout(() => void this.#tidy(), SWEEP_AGAIN_MS).unref();
+  }
+
+  /** For who waits: an image that is being prepared or proven just now is waited for, some seconds. */
+  async #sweepNow(): Promise<void> {
+    for (let tries = 0; tries < SWEEP_TRIES; tries++) {
+      if (await this.#sweep()) return;
+      await sleep(SWEEP_PAUSE_MS);
+    }
+    this.#tidySoon();
+  }
+
+  /**
+   * Takes away what no image, and no layer of the log, has in the store. Nothing while an image is being prepared: then
+   * it is false.
+   */
+  async #sweep(): Promise<boolean> {
+    const { layout, images, bus, names, log } = this.#options;
+    const uses = await ask<LayerUse[]>(bus, names.front('uses'), {});
+    const known = new Set(uses.map(({ diffId }) => hexOf(diffId)));
+    // Looked at again before each step: another image may come at any time.
+    const isBusy = () => this.#isStopped || [...images.all()].some((image) => image.isPreparing);
+    const has = (pick: (image: Image) => readonly string[]) =>
+      new Set([...images.all()].flatMap((image) => pick(image).map(hexOf)));
+    const keep: Array<[folder: string, names: () => Set<string>]> = [
+      ['images', () => has((image) => [image.manifest])],
+      ['spans', () => has((image) => blobsOf(image))],
+      ['tocs', () => has((image) => layersOf(image))],
+      ['layers', () => new Set([...has(preparedLayers), ...known])],
+    ];
+    for (const [folder, kept] of keep) {
+      for (const name of await readdir(layout.in(folder)).catch(() => [])) {
+        const path = layout.in(folder, name);
+        const isOurs = /^[0-9a-f]{64}$/.test(name) || name.endsWith('.draft') || name.endsWith(GOING);
+        if (!isOurs) continue;
+        if (isBusy()) return false;
+        if (kept().has(name)) {
+          if (folder === 'layers') await this.#sweepDrafts(path, isBusy);
+          continue;
+        }
+        const going = name.endsWith(GOING) ? path : `${path}${GOING}`;
+        try {
+          // At once, so that an image that comes now finds nothing half.
+          if (going !== path) renameSync(path, going);
+          await rm(going, { recursive: true, force: true });
+          log.info({ path }, 'a file that belongs to nothing was removed');
+        } catch (error) {
+          log.warn({ path, error }, 'a file that belongs to nothing stays');
+        }
+      }
+    }
+    return true;
+  }
+
+  /** Drafts of an indexer that was killed, beside a device that is in use. */
+  async #sweepDrafts(folder: string, isBusy: () => boolean): Promise<void> {
+    for (const name of await readdir(folder).catch(() => []))
+      if (name.endsWith('.draft') && !isBusy()) await rm(join(folder, name), { force: true });
+  }
+}
+
+/** diffIDs of an image's layers; all of them, for one that is yet to be prepared may use any. */
+function layersOf(image: Image): string[] {
+  return [...new Set([...preparedLayers(image), ...image.resolved.layers.map(({ diffId }) => diffId)])];
+}
+
+const preparedLayers = (image: Image): string[] => image.prepared?.devices.map(({ diffId }) => diffId) ?? [];
+
+const blobsOf = (image: Image): string[] => [
+  ...(image.prepared?.devices.map(({ spans }) => spans) ?? []),
+  ...image.resolved.layers.map(({ blob }) => blob),
+];
+
+/** Of a front end that has not been asked yet. */
+export const NO_CACHE: CacheStatus = {
+  usedBytes: 0,
+  metadataBytes: 0,
+  limitBytes: null,
+  freeBytes: 0,
+  reserveBytes: 0,
+  evictedBytes: 0,
+  prefetch: true,
+};

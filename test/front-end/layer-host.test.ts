@@ -1,0 +1,173 @@
+/** One layer of a front end on a real device file; what the others of the engine would say is said by the test. */
+import { open, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import type { NewEvent } from '../../schemas/events.ts';
+import type { FrontNotice } from '../../schemas/front.ts';
+import type { FetchPool } from '../../src/front-end/fetch-pool.ts';
+import { LayerHost } from '../../src/front-end/layer-host.ts';
+import { SpanUse } from '../../src/front-end/span-use.ts';
+import type { SpanTable } from '../../src/image/span-table.ts';
+import type { EventLog } from '../../src/store/event-log.ts';
+import { eventually } from '../support/engine.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const BLOCK = 65_536;
+const BLOCKS = 4;
+const diffId = `sha256:${'ab'.repeat(32)}`;
+
+let cleanup: Cleanup;
+let layer: LayerHost;
+let appended: NewEvent[];
+let notices: Array<FrontNotice['kind']>;
+let isFull: boolean;
+let isWatched: boolean;
+/** Checks of the whole device end when the test says so. */
+let isHeld: boolean;
+let held: Listener[];
+
+interface Listener {
+  end(bytes: number, failure: object | undefined, timing: object): void;
+}
+
+/** A layer whose blocks are all here, as the log says; not yet compared as a whole. */
+beforeEach(async () => {
+  cleanup = new Cleanup();
+  [appended, notices, isFull, isWatched, isHeld, held] = [[], [], false, true, false, []];
+  const path = join(await cleanup.tempDir('layer-host'), 'device');
+  await writeFile(path, Buffer.alloc(BLOCKS * BLOCK, 1));
+  const facts = new Map<string, LayerFacts>();
+  const record = (event: NewEvent) => foldLayer(facts, diffId, { v: 1, at: 0, ...event } as never);
+  record({ type: 'layer.opened', size: BLOCKS * BLOCK, blockSize: BLOCK, blockCount: BLOCKS, blob: 'b' });
+  record({ type: 'layer.blocks', ranges: [[0, BLOCKS]] });
+  /** Each block is a span. */
+  const table = {
+    rawSize: BLOCKS * BLOCK,
+    blockSize: BLOCK,
+    blockCount: BLOCKS,
+    spanCount: BLOCKS,
+    spanOfBlock: (block: number) => block,
+    span: (index: number) => ({ index, firstBlock: index, blockCount: 1 }),
+  } as SpanTable;
+  const events = {
+    append: async (subject: string, event: NewEvent) => {
+      if (isFull) throw new CofaError('unavailable', 'the event log is full');
+      appended.push(event);
+      return { seq: appended.length, subject, event: { v: 1, at: 0, ...event } };
+    },
+  } as unknown as EventLog;
+  const pool = {
+    // Whatever is asked for comes out well.
+    submit: (order: { kind: string }, job: Listener) => {
+      if (order.kind === 'verify' && isHeld) held.push(job);
+      else setImmediate(() => job.end(0, undefined, {}));
+      return 1;
+    },
+  } as unknown as FetchPool;
+  layer = new LayerHost({
+    diffId,
+    table,
+    source: { registry: 'r', repository: 'r', digest: 'b', size: 1 },
+    file: await open(path, 'r+'),
+    facts,
+    fetched: new Map(),
+    subject: 'layer',
+    events,
+    pool,
+    log: pino({ level: 'silent' }),
+    now: () => performance.now(),
+    epochMs: Date.now,
+    readDeadlineMs: 1_000,
+    onLogged: () => {},
+    notify: ({ kind }) => notices.push(kind),
+    firstReads: { ticks: new SharedArrayBuffer(4 * BLOCKS) } as never,
+    isWatched: () => isWatched,
+    quiesce: async () => {},
+    direct: false,
+    use: new SpanUse(table),
+    onMismatch: async () => false,
+    onFetch: () => {},
+  });
+  cleanup.defer(() => layer.close());
+});
+afterEach(() => cleanup.run());
+
+const isSaid = (kind: FrontNotice['kind'], times: number) => () =>
+  notices.filter((notice) => notice === kind).length === times;
+const logged = (type: NewEvent['type']) => appended.filter((event) => event.type === type).length;
+
+test('a layer that is complete again is said to be whole again, also while its reads are watched', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  expect(logged('layer.completed')).toBe(1);
+  // The log does not take that they go: they are here again, and the layer is compared anew.
+  isFull = true;
+  expect(await layer.evict([[0, 1]], 'limit')).toBe(0);
+  isFull = false;
+  await eventually('it is whole again', isSaid('whole', 2));
+  expect(notices).not.toContain('complete');
+  isWatched = false;
+  await eventually('it may be handed over', isSaid('complete', 1));
+  expect(logged('layer.completed')).toBe(1);
+  expect(notices).toEqual(['whole', 'whole', 'complete']);
+});
+
+test('a layer that lost a block and got it again is in the log as complete before it is handed over', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  expect(await layer.evict([[1, 1]], 'limit')).toBe(BLOCK);
+  expect(layer.state).toBe('lazy');
+  isWatched = false;
+  layer.cold(BLOCK, 1, () => {});
+  await eventually('it may be handed over', isSaid('complete', 1));
+  expect(appended.map(({ type }) => type).filter((type) => type !== 'layer.trace')).toEqual([
+    'layer.completed',
+    'layer.evicted',
+    'layer.blocks',
+    'layer.completed',
+  ]);
+});
+
+test('a damaged block is given to nobody from when it was found, also while the log is full, which is told as soon as it can be', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  isFull = true;
+  await layer.evict([[2, 1]], 'scrub');
+  expect([layer.isPresent(2), layer.isStuck(2)]).toEqual([false, true]);
+  // It comes again before the log has heard that it was gone.
+  const came = new Promise<number>((resolve) => layer.cold(2 * BLOCK, 1, resolve));
+  expect(await came).toBe(0);
+  expect([layer.isPresent(2), layer.isStuck(2)]).toEqual([true, true]);
+  isFull = false;
+  await eventually('it is whole again', isSaid('whole', 2));
+  expect(layer.isStuck(2)).toBe(false);
+  expect(appended.map(({ type }) => type).filter((type) => type !== 'layer.trace')).toEqual([
+    'layer.completed',
+    'layer.evicted',
+    'layer.blocks',
+    'layer.completed',
+  ]);
+});
+
+test('a check of the whole device that ends when blocks have gone and come since says nothing', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  isHeld = true;
+  const again = async (checks: number) => {
+    const came = new Promise<number>((resolve) => layer.cold(0, 1, resolve));
+    expect(await came).toBe(0);
+    await eventually('it is checked', () => held.length === checks);
+  };
+  await layer.evict([[0, 1]], 'limit');
+  await again(1);
+  expect(await layer.damaged([[0, 1]])).toBe(true);
+  await again(2);
+  const notItsLayer = {
+    error: { code: 'integrity', message: 'it hashes to something else' },
+    retryable: false,
+  };
+  held[0]?.end(0, notItsLayer, {});
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(notices).not.toContain('corrupt');
+  held[1]?.end(0, undefined, {});
+  await eventually('it is whole again', isSaid('whole', 2));
+});

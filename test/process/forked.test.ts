@@ -1,0 +1,47 @@
+/** Work in a process of its own: whatever becomes of the process, its parent hears of it and goes on. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { runForked } from '../../src/process/forked.ts';
+import type { Work } from './forked-work.ts';
+
+const program = new URL('./forked-work.ts', import.meta.url);
+const run = (
+  work: Work,
+  options: { nice?: number; signal?: AbortSignal; silenceMs?: number; onNote?: (pid: number) => void } = {},
+) => runForked<Work, number, object>(work, { program, what: 'the work', silenceMs: 30_000, ...options });
+
+/** Nice values of all threads of a process: field 19 of proc_pid_stat(5). */
+const nicesOf = (pid: number): number[] =>
+  readdirSync(`/proc/${pid}/task`).map((thread) => {
+    const text = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+    return Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[16]);
+  });
+
+describe('work in a process of its own', () => {
+  test('is answered, with its notes; every thread has the priority', async () => {
+    const stop = new AbortController();
+    const started = Promise.withResolvers<number>();
+    const work = run('sleep', { nice: 19, onNote: started.resolve, signal: stop.signal });
+    expect(new Set(nicesOf(await started.promise))).toEqual(new Set([19]));
+    stop.abort(new Error('enough'));
+    await expect(work).rejects.toThrow('enough');
+    expect(await run('answer')).toMatchObject({ nice: 0 });
+  });
+
+  test('fails with its own error', async () => {
+    await expect(run('fail')).rejects.toMatchObject({ code: 'integrity', message: 'other bytes' });
+  });
+
+  test('fails when the process is killed', async () => {
+    await expect(run('die')).rejects.toMatchObject({ code: 'internal' });
+  });
+
+  test('fails when the process falls silent, and the process ends', async () => {
+    const started = Promise.withResolvers<number>();
+    const work = run('sleep', { silenceMs: 8_000, onNote: started.resolve });
+    work.catch(() => {});
+    const pid = await started.promise;
+    await expect(work).rejects.toMatchObject({ code: 'timeout' });
+    await expect.poll(() => readdirSync('/proc').includes(String(pid)), { timeout: 20_000 }).toBe(false);
+  });
+});

@@ -1,0 +1,68 @@
+import { constants } from 'node:os';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { watchFuse } from '../../src/supervisor/processes/fuse-watch.ts';
+
+const STEP_MS = 200;
+let session: object | undefined;
+let isServed: boolean;
+let asked: Array<PromiseWithResolvers<void>>;
+let events: string[];
+let timer: NodeJS.Timeout;
+const dead = Object.assign(new Error('ENOTCONN, statfs'), { errno: -constants.errno.ENOTCONN });
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  [session, isServed, asked, events] = [{}, true, [], []];
+  timer = watchFuse({
+    ask: () => {
+      const question = Promise.withResolvers<void>();
+      asked.push(question);
+      return question.promise;
+    },
+    session: () => session,
+    isServed: () => isServed,
+    hangMs: 5 * STEP_MS,
+    onSilent: () => events.push('silent'),
+    onCut: () => events.push('cut'),
+  });
+});
+afterEach(() => {
+  clearInterval(timer);
+  vi.useRealTimers();
+});
+
+const steps = (count: number) => vi.advanceTimersByTimeAsync(count * STEP_MS);
+
+test('a connection that was aborted is told of', async () => {
+  await steps(1);
+  asked[0]?.reject(dead);
+  await steps(0);
+  expect(events).toEqual(['cut']);
+});
+
+test('what a mount answers that was given up says nothing of the one that was made in its place', async () => {
+  await steps(1);
+  session = {};
+  asked[0]?.reject(dead);
+  await steps(1);
+  expect(events).toEqual([]);
+  // The new one is asked by itself.
+  asked[1]?.reject(dead);
+  await steps(0);
+  expect(events).toEqual(['cut']);
+});
+
+test('one that is served and silent is told of after its time, and asked no second time meanwhile', async () => {
+  await steps(6);
+  expect(events).toEqual([]);
+  await steps(1);
+  expect(events).toEqual(['silent']);
+  expect(asked).toHaveLength(1);
+  isServed = false;
+  await steps(20);
+  expect(events).toEqual(['silent']);
+  isServed = true;
+  asked[0]?.resolve();
+  await steps(3);
+  expect(asked).toHaveLength(2);
+});

@@ -1,0 +1,320 @@
+/** Mounts that an earlier engine left, or a later one has made, at the directories of this one: real file systems, and a log that says whose the node is. */
+import { execFile } from 'node:child_process';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { pino } from 'pino';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { emptyNode, type MountFacts } from '../../actors/node-state.ts';
+import { CofaError } from '../../schemas/errors.ts';
+import { subjects } from '../../schemas/subjects.ts';
+import type { Images } from '../../src/supervisor/images/images.ts';
+import { Mounts } from '../../src/supervisor/mounts/mounts.ts';
+import { mountErofs } from '../../src/kernel/erofs.ts';
+import { attachLoop, detachLoop, type LoopDevice } from '../../src/kernel/loop.ts';
+import { findMount, isMounted, unmountSync } from '../../src/kernel/mount.ts';
+import type { EventLog } from '../../src/store/event-log.ts';
+import { Layout } from '../../src/store/layout.ts';
+import { Cleanup } from '../support/temp.ts';
+
+let cleanup: Cleanup;
+let folder: string;
+let dir: string;
+/** Of this engine, and of two others. */
+let [own, earlier, later]: LoopDevice[] = [];
+let log: Log;
+
+/** The image's devices have been let go when this resolves. */
+let releasing: Promise<void>;
+
+/** Says who owns the node when it is asked. */
+class Log {
+  isFenced = false;
+  readonly appended: string[] = [];
+  onAsked: () => void | Promise<void> = () => {};
+
+  async confirmOwner(): Promise<void> {
+    await this.onAsked();
+  }
+
+  /** Events of a type that it does not take. */
+  refused = '';
+
+  async append(_: string, { type }: { type: string }): Promise<void> {
+    if (this.refused.includes(type)) throw new CofaError('unavailable', 'the log is full');
+    this.appended.push(type);
+  }
+}
+
+beforeEach(async () => {
+  cleanup = new Cleanup();
+  folder = await cleanup.tempDir('mounts');
+  dir = join(folder, 'mnt');
+  await mkdir(dir);
+  [own, earlier, later] = await Promise.all(['own', 'earlier', 'later'].map(erofs));
+  cleanup.defer(() => {
+    while (isMounted(dir)) unmountSync(dir, { lazy: true });
+  });
+  log = new Log();
+  releasing = Promise.resolve();
+  // What is tried again later comes to nothing.
+  cleanup.defer(() => {
+    log.isFenced = true;
+  });
+});
+afterEach(() => cleanup.run());
+
+async function erofs(name: string): Promise<LoopDevice> {
+  const tree = join(folder, name);
+  await mkdir(tree);
+  const file = join(folder, `${name}.erofs`);
+  await promisify(execFile)('mkfs.erofs', [file, tree]);
+  const loop = await attachLoop(file, { directIo: false, readOnly: true, label: `cofa-test:${name}` });
+  cleanup.defer(() => detachLoop(loop));
+  return loop;
+}
+
+const mountOf = (metadata: LoopDevice | undefined) =>
+  mountErofs({ metadata: metadata as LoopDevice, devices: [], target: dir });
+
+function engine(): Mounts {
+  const attached = { metadata: own, devices: [] };
+  const image = {
+    manifest: `sha256:${'0'.repeat(64)}`,
+    resolved: { ref: 'image' },
+    proof: 'unproven',
+    attached,
+    use: async () => attached,
+    release: () => releasing,
+    isDirect: () => true,
+    hasLost: () => false,
+    progress: new Set(),
+  };
+  return new Mounts({
+    layout: new Layout(folder),
+    log: pino({ level: 'silent' }),
+    events: log as unknown as EventLog,
+    names: subjects('node'),
+    images: {
+      get: () => image,
+      restored: () => image,
+      forMount: () => image,
+      resolve: async () => image,
+      mayUse: async () => true,
+    } as unknown as Images,
+    newId: () => 'id',
+  });
+}
+
+/** Brings back what the log has: one mount. */
+async function restore(state: MountFacts['state'], mounts = engine()) {
+  const node = emptyNode();
+  node.mounts.set('id', {
+    id: 'id',
+    dir,
+    ref: 'image',
+    manifest: `sha256:${'0'.repeat(64)}`,
+    prefetch: false,
+    container: undefined,
+    trust: undefined,
+    state,
+  });
+  return await mounts.restore(node);
+}
+
+const unknown = () => {
+  throw new CofaError('unavailable', 'NATS is away');
+};
+
+describe('a mount of another engine, where this one is to bring its own back', () => {
+  test('goes when the log says that this one owns the node', async () => {
+    await mountOf(earlier);
+    expect(await restore('mounted')).toMatchObject({ replaced: 1, failures: [] });
+    expect(findMount(dir)?.source).toBe(own?.path);
+    unmountSync(dir);
+    expect(isMounted(dir)).toBe(false);
+  });
+
+  test('stays as long as nobody says whose the node is: it may be a successor’s', async () => {
+    await mountOf(later);
+    log.onAsked = unknown;
+    expect(await restore('mounted')).toMatchObject({ replaced: 0, failures: [{ dir }] });
+    expect(findMount(dir)?.source).toBe(later?.path);
+  });
+
+  test('stays when it has come after the look at the log', async () => {
+    await mountOf(earlier);
+    log.onAsked = async () => {
+      unmountSync(dir);
+      await mountOf(later);
+    };
+    const { failures } = await restore('mounted');
+    expect(failures).toMatchObject([{ sentence: expect.stringContaining('something else is mounted') }]);
+    expect(findMount(dir)?.source).toBe(later?.path);
+  });
+
+  test('stays when its own request is given up meanwhile', async () => {
+    await mountOf(later);
+    log.onAsked = unknown;
+    await restore('requested');
+    expect(log.appended).toEqual(['mount.failed']);
+    expect(findMount(dir)?.source).toBe(later?.path);
+    log.onAsked = () => {};
+    await restore('requested');
+    expect(isMounted(dir)).toBe(false);
+  });
+
+  test('is not unmounted in the place of one that has not come back', async () => {
+    await mountOf(later);
+    log.onAsked = unknown;
+    const mounts = engine();
+    await restore('mounted', mounts);
+    await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'unavailable' });
+    expect(findMount(dir)?.source).toBe(later?.path);
+    expect(mounts.list()).toMatchObject([{ dir, state: 'failed' }]);
+    log.onAsked = () => {};
+    await mounts.unmount(dir);
+    expect(isMounted(dir)).toBe(false);
+    expect(mounts.list()).toEqual([]);
+  });
+});
+
+test('an engine that was replaced takes away its own mount and none other', async () => {
+  const mounts = engine();
+  await restore('mounted', mounts);
+  expect(findMount(dir)?.source).toBe(own?.path);
+  unmountSync(dir);
+  await mountOf(later);
+  await mounts.abandon();
+  expect(findMount(dir)?.source).toBe(later?.path);
+  unmountSync(dir);
+  const again = engine();
+  [own] = [await erofs('another')];
+  await restore('mounted', again);
+  await again.abandon();
+  expect(isMounted(dir)).toBe(false);
+});
+
+test('a mount that failed is so in the log before another one is asked for at its directory', async () => {
+  const mounts = engine();
+  const order = { dir, ref: 'image', prefetch: false, onProgress: () => {} };
+  log.refused = 'mount.mounted mount.failed';
+  await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+  expect([log.appended, isMounted(dir)]).toEqual([['mount.requested'], false]);
+  await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+  expect(log.appended).toEqual(['mount.requested']);
+  log.refused = '';
+  await mounts.mount(order as never);
+  expect(log.appended).toEqual(['mount.requested', 'mount.failed', 'mount.requested', 'mount.mounted']);
+  expect(findMount(dir)?.source).toBe(own?.path);
+  await mounts.unmount(dir);
+});
+
+describe('what stands on a mount', () => {
+  const scene = () => {
+    const done: string[] = [];
+    const above = {
+      mount: async () => void done.push(`mount on ${findMount(dir)?.source}`),
+      unmount: async () => void done.push('unmount'),
+    };
+    return { done, order: { dir, ref: 'image', prefetch: false, onProgress: () => {}, above } };
+  };
+
+  test('comes while the log is told of the mount', async () => {
+    const { done, order } = scene();
+    const mounts = engine();
+    order.above.mount = async () => {
+      done.push(`mount on ${findMount(dir)?.source}`);
+      // It is on its way, and not waited for first.
+      await expect.poll(() => log.appended).toEqual(['mount.requested', 'mount.mounted']);
+    };
+    await mounts.mount(order as never);
+    expect(done).toEqual([`mount on ${own?.path}`]);
+    await mounts.unmount(dir);
+  });
+
+  test('goes again where the log does not take the mount', async () => {
+    const { done, order } = scene();
+    log.refused = 'mount.mounted';
+    await expect(engine().mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+    expect([done.at(-1), isMounted(dir), log.appended]).toEqual([
+      'unmount',
+      false,
+      ['mount.requested', 'mount.failed'],
+    ]);
+  });
+
+  test('is not called gone as long as the log has it', async () => {
+    const { order } = scene();
+    const mounts = engine();
+    log.refused = 'mount.mounted mount.failed';
+    await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'unavailable' });
+    log.refused = '';
+    await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'not-found' });
+    expect(log.appended).toEqual(['mount.requested', 'mount.failed']);
+  });
+
+  test('takes the mount with it where it cannot be mounted', async () => {
+    const { done, order } = scene();
+    order.above.mount = async () => {
+      throw new CofaError('environment', 'no overlayfs');
+    };
+    const mounts = engine();
+    await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'environment' });
+    expect([done, isMounted(dir), mounts.list()]).toEqual([['unmount'], false, []]);
+    expect(log.appended.at(-1)).toBe('mount.failed');
+  });
+});
+
+test('a mount that was acknowledged comes back although the log has an earlier request for its directory', async () => {
+  await mountOf(own);
+  const node = emptyNode();
+  const facts = { dir, ref: 'image', manifest: `sha256:${'0'.repeat(64)}`, prefetch: false };
+  for (const [id, state] of [
+    ['a', 'requested'],
+    ['b', 'mounted'],
+  ] as const)
+    node.mounts.set(id, { id, state, ...facts, container: undefined, trust: undefined });
+  expect(await engine().restore(node)).toMatchObject({ kept: 1, failures: [] });
+  expect(findMount(dir)?.source).toBe(own?.path);
+  expect(log.appended).toEqual(['mount.failed']);
+});
+
+describe('an unmount whose devices take a while to go', () => {
+  const order = { ref: 'image', prefetch: false, onProgress: () => {} };
+
+  test('is done when they have gone, or before where nobody waits for that; the directory is free by then', async () => {
+    const mounts = engine();
+    for (const early of [true, false]) {
+      await mounts.mount({ ...order, dir } as never);
+      const release = Promise.withResolvers<void>();
+      releasing = release.promise;
+      let isDone = false;
+      const unmounting = mounts.unmount(dir, { early }).then(() => {
+        isDone = true;
+      });
+      if (early) await unmounting;
+      else await expect.poll(() => log.appended.at(-1)).toBe('mount.unmounted');
+      expect([isDone, isMounted(dir), mounts.has(dir)]).toEqual([early, false, false]);
+      release.resolve();
+      await unmounting;
+    }
+  });
+
+  test('an engine that ends waits for them', async () => {
+    const mounts = engine();
+    await mounts.mount({ ...order, dir } as never);
+    const release = Promise.withResolvers<void>();
+    releasing = release.promise;
+    await mounts.unmount(dir, { early: true });
+    let isDone = false;
+    const detaching = mounts.detachAll(false).then(() => {
+      isDone = true;
+    });
+    await mounts.released(50);
+    expect(isDone).toBe(false);
+    release.resolve();
+    await detaching;
+  });
+});

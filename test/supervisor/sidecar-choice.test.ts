@@ -1,0 +1,65 @@
+/** What it takes to use a sidecar, in its order. */
+import { afterAll, expect, it } from 'vitest';
+import { serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
+import { chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
+import { RegistryClient } from '../../src/registry/client.ts';
+import { parseReference } from '../../src/registry/reference.ts';
+import { Layout } from '../../src/store/layout.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+
+/** Notes when each blob has come. */
+class Watched extends RegistryClient {
+  readonly seen: string[];
+
+  constructor(seen: string[]) {
+    super({ dockerConfig: '/nonexistent', certDirs: [], environment: {} });
+    this.seen = seen;
+  }
+
+  override async blob(...call: Parameters<RegistryClient['blob']>): Promise<Buffer> {
+    this.seen.push('asked');
+    const bytes = await super.blob(...call);
+    this.seen.push('came');
+    return bytes;
+  }
+}
+
+const layout = new Layout(await cleanup.tempDir('sidecar-choice'));
+await layout.prepare();
+const image = await serveRehearsalImage(layout);
+cleanup.defer(() => image.close());
+
+async function choose(refuted?: string) {
+  const seen: string[] = [];
+  const passed: string[] = [];
+  const registry = new Watched(seen);
+  cleanup.defer(() => registry.close());
+  const { prepared } = await chooseSidecar({
+    layout,
+    registry,
+    manifest: image.manifest,
+    image: await registry.resolve(parseReference(image.ref)),
+    policy: 'always',
+    known: undefined,
+    refuted: { flat: refuted, sidecars: new Set() },
+    onFetched: () => seen.push('fetched'),
+    onPassed: (sentence) => passed.push(sentence),
+  });
+  return { seen, prepared, passed };
+}
+
+it('all of its parts are asked for at once, and who waits for them hears when the last has come', async () => {
+  const { seen, prepared } = await choose();
+  expect(seen).toEqual(['asked', 'asked', 'came', 'came', 'fetched']);
+  expect(prepared?.devices).toHaveLength(1);
+});
+
+it('one whose flat metadata were refuted is passed over, whatever becomes of its other parts', async () => {
+  const { prepared } = await choose();
+  const again = await choose(prepared?.flat);
+  expect(again.prepared).toBeUndefined();
+  expect(again.passed).toEqual([expect.stringContaining('its flat metadata were refuted')]);
+});
