@@ -17,7 +17,7 @@ import type { TrustPolicy } from '../../schemas/trust.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busAway, readEndpoint } from '../client/client.ts';
-import { type BusAddress, ask, busOnDemand, connectBus, unpack } from '../bus/connection.ts';
+import { type BusAddress, ask, busOnDemand, connectBus, decode } from '../bus/connection.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../bus/roles.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { askLocal, serveLocal } from '../bus/local-socket.ts';
@@ -312,7 +312,7 @@ class Supervisor {
     bus.subscribe(names.notice, {
       callback: (error, message) => {
         if (error !== null) return;
-        const notice = unpack<FrontNotice>(message.data);
+        const notice = decode<FrontNotice>(message.data);
         if (notice.kind === 'whole') trust.poke();
         else if (notice.kind === 'complete') void devices.handOver(notice.diffId);
         else if (notice.kind === 'take-back') void devices.takeBack(notice.diffId);
