@@ -1,5 +1,6 @@
 /** What `cofa events` shows: by type, image, mount and beginning. */
 import { type EventLine, readEndpoint } from '../client/client.ts';
+import type { LiveLogOptions } from './live-log.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';
 import { parseMoment, timeOfMoment } from './moments.ts';
 import { Selection } from './selection.ts';
@@ -14,7 +15,7 @@ export interface EventFilter {
 
 /** Errors: `invalid-argument`; `not-found` where no image or mount fits; those of the log. */
 export async function eventFilter(
-  root: string,
+  source: LiveLogOptions,
   options: { from?: string; type?: string; image?: string; mount?: string },
 ): Promise<EventFilter> {
   const moment = options.from === undefined ? undefined : parseMoment(options.from);
@@ -27,8 +28,8 @@ export async function eventFilter(
     const { openLiveLog } = await import('./live-log.ts');
     const { decodeRecord } = await import('./record.ts');
     // Following is for running engines; for a stopped one there is cofa replay.
-    await readEndpoint(root);
-    const live = await openLiveLog({ root });
+    await readEndpoint(source.root);
+    const live = await openLiveLog(source);
     try {
       if (!selection.isAll) {
         for (const kind of ['image', 'mount'] as const)
