@@ -11,6 +11,6 @@ import { startNats } from './nats-server.ts';
 export async function natsOfStopped(root: string): Promise<{ address: BusAddress; stop(): Promise<void> }> {
   const layout = new Layout(root);
   takeLock(layout.lock(), root);
-  const { address, child } = await startNats(layout, () => performance.now());
+  const { address, child } = await startNats(layout);
   return { address, stop: () => child.stop() };
 }

@@ -27,7 +27,7 @@ afterAll(() => cleanup.run());
 
 /** Starts a private one. */
 async function start(layout: Layout, own: Cleanup): Promise<BusUsers> {
-  const { users, child } = await startNats(layout, () => performance.now());
+  const { users, child } = await startNats(layout);
   own.defer(() => child.stop());
   return users;
 }
@@ -320,7 +320,7 @@ test('what an engine wrote before there were accounts is found again', async () 
   const layout = new Layout(await cleanup.tempDir('roles-old'));
   await layout.prepare();
   const store = layout.in('nats');
-  const first = await startNats(layout, () => performance.now());
+  const first = await startNats(layout);
   const bus = await connectBus(first.users.supervisor, { name: 'test', reconnect: false });
   await EventLog.prepare(bus, { maxBytes: 16 << 20 });
   const { seq } = await new EventLog(bus, Date.now).append(layer(), layerEvent as never);

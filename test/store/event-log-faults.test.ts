@@ -64,7 +64,7 @@ describe('an ack that came', () => {
     const directory = await tempDir('log-kill');
     const layout = new Layout(directory);
     await layout.prepare();
-    const nats = await startEngineNats(layout, () => performance.now());
+    const nats = await startEngineNats(layout);
     const connect = () => connectBus(nats.address, { name: 'test', reconnect: false });
     let near = await connect();
     try {
