@@ -130,17 +130,14 @@ const NO_ENGINE = 9;
 
 export type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
-/** An engine with an empty root and a NATS of its own; `program`: the `cofa` of another checkout. */
-export async function onFreshEngine<T>(
-  work: (cofa: Cofa, root: string) => Promise<T>,
-  program = COFA,
-): Promise<T> {
+/** An engine with an empty root and a NATS of its own. */
+export async function onFreshEngine<T>(work: (cofa: Cofa, root: string) => Promise<T>): Promise<T> {
   const cleanup = new Cleanup();
   try {
     const root = await cleanup.tempDir('bench');
-    const cofa: Cofa = (...args) => timed(program, ['--root', root, ...args]);
+    const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args]);
     cleanup.defer(() =>
-      timed(program, ['--root', root, 'down', '--force'], {}, { cleansUp: true }).catch((error) => {
+      timed(COFA, ['--root', root, 'down', '--force'], {}, { cleansUp: true }).catch((error) => {
         // An `up` that failed or was interrupted may have left an engine or none.
         if (!String(error).includes(`ended with ${NO_ENGINE}`)) throw error;
       }),
@@ -199,8 +196,7 @@ async function withContainerd<T>(
   }
 }
 
-/** `program`: the `cofa` of another checkout. */
-export function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed', program = COFA): Way {
+function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed'): Way {
   return {
     name,
     onFreshNode: (_image, at, host, work) =>
@@ -224,7 +220,7 @@ export function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed
             },
           }),
         });
-      }, program),
+      }),
   };
 }
 

@@ -1,6 +1,5 @@
 /** What `cofa events` shows: by type, image, mount and beginning. */
 import { type EventLine, readEndpoint } from '../client/client.ts';
-import type { LiveLogOptions } from './live-log.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';
 import { parseMoment, timeOfMoment } from './moments.ts';
 import { Selection } from './selection.ts';
@@ -15,7 +14,7 @@ export interface EventFilter {
 
 /** Errors: `invalid-argument`; `not-found` where no image or mount fits; those of the log. */
 export async function eventFilter(
-  source: LiveLogOptions,
+  root: string,
   options: { from?: string; type?: string; image?: string; mount?: string },
 ): Promise<EventFilter> {
   const moment = options.from === undefined ? undefined : parseMoment(options.from);
@@ -28,8 +27,8 @@ export async function eventFilter(
     const { openLiveLog } = await import('./live-log.ts');
     const { decodeRecord } = await import('./record.ts');
     // Following is for running engines; for a stopped one there is cofa replay.
-    await readEndpoint(source.root);
-    const live = await openLiveLog(source);
+    await readEndpoint(root);
+    const live = await openLiveLog({ root });
     try {
       if (!selection.isAll) {
         for (const kind of ['image', 'mount'] as const)

@@ -234,7 +234,7 @@ describe('the launcher ops/cofa', () => {
     const result = await start(join(checkout, 'ops/cofa'), ['--version']);
     expect(result.code).toBe(8);
     expect(result.stderr).toMatch(
-      /^cofa: its dependencies are not installed.*\n {2}hint: .*npm install --no-save.*ops\/demo\n$/,
+      /^cofa: its dependencies are not installed.*\n {2}hint: .*npm ci.*ops\/demo\n$/,
     );
   });
 

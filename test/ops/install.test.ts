@@ -1,6 +1,6 @@
 /** ops/install against an apt and an npm that only write down what they are asked. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from 'vitest';
@@ -91,6 +91,38 @@ test('says what is missing where there is no apt', async () => {
   });
   expect(status).toBe(8);
   expect(stderr).toMatch(/^install: this is not a Debian system: .*\n {2}hint: .*nats-server runc/);
+});
+
+test('npm follows the lock file to the letter, and where packages are installed replaces only what differs', async () => {
+  const directory = await cleanup.tempDir('checkout');
+  const here = (...names: string[]) => join(directory, ...names);
+  mkdirSync(here('ops'));
+  mkdirSync(here('bin'));
+  for (const name of ['ops/install', 'package.json', 'package-lock.json'])
+    copyFileSync(new URL(`../../${name}`, import.meta.url), here(name));
+  const program = (name: string, script: string) =>
+    writeFileSync(here('bin', name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  program('dpkg-query', 'printf installed');
+  program(
+    'npm',
+    `case "$*" in *--prefix*|ls*) exit 1 ;; esac
+     echo "$*" >> ${here('asked')}
+     mkdir -p node_modules/node/bin && touch node_modules/.package-lock.json
+     ln -sf /bin/true node_modules/node/bin/node`,
+  );
+  const install = () => {
+    const path = [here('bin'), dirname(process.execPath), '/usr/bin', '/bin'].join(':');
+    const { status } = spawnSync(here('ops/install'), ['run'], { env: { PATH: path } });
+    expect(status).toBe(0);
+  };
+  const asked = () => readFileSync(here('asked'), 'utf8').replaceAll(/ --no-audit.*/g, '');
+  install();
+  expect(asked()).toBe('ci\n');
+  install();
+  expect(asked()).toBe('ci\n');
+  writeFileSync(here('package-lock.json'), '{}');
+  install();
+  expect(asked()).toBe('ci\ninstall --no-save\n');
 });
 
 test('names its purposes when given another', async () => {

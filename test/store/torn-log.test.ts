@@ -22,7 +22,7 @@ const names = subjects('torn');
 const EVENTS = 400;
 
 async function openLog(layout: Layout) {
-  const nats = await startNats(layout);
+  const nats = await startNats(layout, () => performance.now());
   const bus = await connectBus(nats.address, { name: 'test' });
   return {
     bus,
