@@ -49,7 +49,8 @@ export function defineWhy(command: Command, context: Context): void {
           context.output.data(why, () => text.renderWhyRead(why, 100).join('\n'));
           return;
         }
-        const { explainStart, findMount } = await import('../replay/why-start.ts');
+        const { findMount } = await import('../replay/start-phases.ts');
+        const { explainStart } = await import('../replay/why-start.ts');
         const top = options.top ?? 10;
         const why = explainStart(log, findMount(log, mount), { top });
         context.output.data(why, () => text.renderWhyStart(why, 100).join('\n'));

@@ -32,64 +32,95 @@ export type Condition = readonly (readonly Term[])[];
 export const CONDITION_HINT =
   'such as: block 4711 present and layer 3f2a; read > 100ms; job failed; event mount.*; image app:1; text "no such"';
 
-/** Error: `invalid-argument` that says where it is not understood. */
+/** Error: `invalid-argument`, which says where the text cannot be understood. */
 export function parseCondition(text: string): Condition {
-  const words = tokenize(text);
-  let at = 0;
-  const fail = (what: string): never => {
-    throw new CofaError('invalid-argument', `condition ${JSON.stringify(text)}: ${what}`, {
-      hint: CONDITION_HINT,
-    });
-  };
-  const word = (what: string): string => words[at++]?.text ?? fail(`${what} is missing at its end`);
-  const duration = (): number => {
-    const given = word('a duration such as 100ms');
-    const ms = parseDuration(given);
-    return ms === undefined
-      ? fail(`${JSON.stringify(given)} is no duration such as 100ms`)
-      : Math.round(ms * 1e6) / 1e3;
-  };
-  const parseTerm = (): Term => {
-    const name = word('a term');
+  return new ConditionParser(text).condition();
+}
+
+/** Reads a condition word by word. */
+class ConditionParser {
+  readonly #text: string;
+  readonly #words: readonly Token[];
+  #at = 0;
+
+  constructor(text: string) {
+    this.#text = text;
+    this.#words = tokenize(text);
+  }
+
+  condition(): Condition {
+    const result: Term[][] = [[this.#term()]];
+    while (this.#at < this.#words.length) {
+      const joint = this.#word('and');
+      if (joint === 'and') result.at(-1)?.push(this.#term());
+      else if (joint === 'or') result.push([this.#term()]);
+      else this.#fail(`and or or is expected before ${JSON.stringify(joint)}`);
+    }
+    return result;
+  }
+
+  #term(): Term {
+    const name = this.#word('a term');
     switch (name) {
-      case 'block': {
-        const number = word('the number of a block');
-        if (!/^\d{1,12}$/.test(number)) fail(`${JSON.stringify(number)} is not the number of a block`);
-        const next = words[at];
-        const what = !next?.quoted && BLOCK_WORDS.find((one) => one === next?.text);
-        if (what) at++;
-        return { term: 'block', block: Number(number), what: what || 'any' };
-      }
+      case 'block':
+        return this.#blockTerm();
       case 'read':
-      case 'job': {
-        const next = word('> or failed');
-        if (next === 'failed') return { term: name, failed: true };
-        if (COMPARISONS.includes(next as Comparison))
-          return { term: name, compare: next as Comparison, us: duration() };
-        return fail(`${name} ${JSON.stringify(next)}: > 100ms or failed is understood`);
-      }
+      case 'job':
+        return this.#durationTerm(name);
       case 'event':
       case 'layer':
       case 'image':
       case 'mount':
-      case 'text': {
-        const given = word(`what ${name} is compared with`);
-        if (name === 'layer' && !/^(sha256:)?[0-9a-f]{1,64}$/.test(given))
-          fail(`${JSON.stringify(given)} is not the beginning of a diffID`);
-        return { term: name, text: given };
-      }
+      case 'text':
+        return this.#textTerm(name);
       default:
-        return fail(`${JSON.stringify(name)} is no term`);
+        return this.#fail(`${JSON.stringify(name)} is no term`);
     }
-  };
-  const result: Term[][] = [[parseTerm()]];
-  while (at < words.length) {
-    const joint = word('and');
-    if (joint === 'and') result.at(-1)?.push(parseTerm());
-    else if (joint === 'or') result.push([parseTerm()]);
-    else fail(`and or or is expected before ${JSON.stringify(joint)}`);
   }
-  return result;
+
+  #blockTerm(): Term {
+    const number = this.#word('the number of a block');
+    if (!/^\d{1,12}$/.test(number)) this.#fail(`${JSON.stringify(number)} is not the number of a block`);
+    const next = this.#words[this.#at];
+    const what = next?.quoted === true ? undefined : BLOCK_WORDS.find((one) => one === next?.text);
+    if (what !== undefined) this.#at++;
+    return { term: 'block', block: Number(number), what: what ?? 'any' };
+  }
+
+  #durationTerm(term: 'read' | 'job'): Term {
+    const next = this.#word('> or failed');
+    if (next === 'failed') return { term, failed: true };
+    const how = COMPARISONS.find((one) => one === next);
+    if (how === undefined)
+      return this.#fail(`${term} ${JSON.stringify(next)}: > 100ms or failed is understood`);
+    return { term, compare: how, us: this.#duration() };
+  }
+
+  #textTerm(term: 'event' | 'layer' | 'image' | 'mount' | 'text'): Term {
+    const text = this.#word(`what ${term} is compared with`);
+    if (term === 'layer' && !/^(sha256:)?[0-9a-f]{1,64}$/.test(text))
+      this.#fail(`${JSON.stringify(text)} is not the beginning of a diffID`);
+    return { term, text };
+  }
+
+  /** Microseconds. */
+  #duration(): number {
+    const given = this.#word('a duration such as 100ms');
+    const ms = parseDuration(given);
+    if (ms === undefined) return this.#fail(`${JSON.stringify(given)} is no duration such as 100ms`);
+    return Math.round(ms * 1e6) / 1e3;
+  }
+
+  /** `what`: named in the error when the text ends here. */
+  #word(what: string): string {
+    return this.#words[this.#at++]?.text ?? this.#fail(`${what} is missing at its end`);
+  }
+
+  #fail(what: string): never {
+    throw new CofaError('invalid-argument', `condition ${JSON.stringify(this.#text)}: ${what}`, {
+      hint: CONDITION_HINT,
+    });
+  }
 }
 
 /** What `parseCondition` takes for the same condition. */

@@ -1,7 +1,8 @@
 /** What `cofa events` shows: by type, image, mount and beginning. */
 import { type EventLine, readEndpoint } from '../client/client.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';
-import { parseMoment, timeOfMoment } from './moments.ts';
+import type { LiveLog } from './live-log.ts';
+import { type Moment, parseMoment, timeOfMoment } from './moments.ts';
 import { Selection } from './selection.ts';
 
 export interface EventFilter {
@@ -11,6 +12,9 @@ export interface EventFilter {
   byTime: boolean;
   accepts(event: EventLine): boolean;
 }
+
+/** The first event to show, where the log has to be read up to it. */
+type Beginning = { at: number } | { position: number };
 
 /** Errors: `invalid-argument`; `not-found` where no image or mount fits; those of the log. */
 export async function eventFilter(
@@ -22,34 +26,8 @@ export async function eventFilter(
     options.type === undefined ? undefined : parseCondition(`event ${JSON.stringify(options.type)}`);
   const selection = new Selection(options);
   const needsStart = moment?.kind === 'after-start' || moment?.kind === 'position';
-  let from: { at: number } | { position: number } | undefined;
-  if (!selection.isAll || needsStart) {
-    const { openLiveLog } = await import('./live-log.ts');
-    const { decodeRecord } = await import('./record.ts');
-    // Following is for running engines; for a stopped one there is cofa replay.
-    await readEndpoint(root);
-    const live = await openLiveLog({ root });
-    try {
-      if (!selection.isAll) {
-        for (const kind of ['image', 'mount'] as const)
-          for await (const raw of live.records({ kind })) selection.learn(raw);
-        selection.check();
-      }
-      if (moment?.kind === 'after-start') {
-        for await (const raw of live.records()) {
-          from = { at: (decodeRecord(raw.bytes).at ?? 0) + moment.ms };
-          break;
-        }
-      }
-    } finally {
-      await live.close();
-    }
-  }
-  if (moment?.kind === 'position') from = { position: moment.position };
-  else if (moment !== undefined && from === undefined) {
-    const at = timeOfMoment(moment, { firstAt: 0, endAt: Date.now() });
-    if (at !== undefined) from = { at };
-  }
+  const firstAt = !selection.isAll || needsStart ? await readLog(root, selection, moment) : undefined;
+  const from = beginningOf(moment, firstAt);
   let seen = 0;
   let started = from === undefined;
   return {
@@ -66,4 +44,40 @@ export async function eventFilter(
       return started && (type === undefined || canMatch(type, event.type));
     },
   };
+}
+
+/** Teaches the selection its images and mounts. Returns the time of the first event where the moment counts from it. */
+async function readLog(
+  root: string,
+  selection: Selection,
+  moment: Moment | undefined,
+): Promise<number | undefined> {
+  const { openLiveLog } = await import('./live-log.ts');
+  // A running engine alone adds events: for a stopped one there is cofa replay.
+  await readEndpoint(root);
+  const live = await openLiveLog({ root });
+  try {
+    if (!selection.isAll) {
+      for (const kind of ['image', 'mount'] as const)
+        for await (const raw of live.records({ kind })) selection.learn(raw);
+      selection.check();
+    }
+    return moment?.kind === 'after-start' ? await firstTimeOf(live) : undefined;
+  } finally {
+    await live.close();
+  }
+}
+
+/** Time of the first event, ms since the epoch; undefined for an empty log. */
+async function firstTimeOf(live: LiveLog): Promise<number | undefined> {
+  const { decodeRecord } = await import('./record.ts');
+  for await (const raw of live.records()) return decodeRecord(raw.bytes).at ?? 0;
+  return undefined;
+}
+
+function beginningOf(moment: Moment | undefined, firstAt: number | undefined): Beginning | undefined {
+  if (moment?.kind === 'position') return { position: moment.position };
+  const at =
+    moment === undefined ? undefined : timeOfMoment(moment, { firstAt: firstAt ?? 0, endAt: Date.now() });
+  return at === undefined ? undefined : { at };
 }

@@ -4,7 +4,7 @@ import { digestOfNodeState } from '../store/node-codec.ts';
 import type { NodeFold } from '../store/node-fold.ts';
 import { copyState } from './checkpoints.ts';
 import type { LiveLog, LiveLogOptions } from './live-log.ts';
-import { LogFileReader } from './log-file.ts';
+import { type LogFrame, LogFileReader } from './log-file.ts';
 import { type Moment, timeOfMoment } from './moments.ts';
 import { decodeRecord, foldRecord, partsOfSubject, type RawRecord } from './record.ts';
 import { type Beginning, emptyBeginning, ReplayLog } from './replay-log.ts';
@@ -26,61 +26,29 @@ export interface LoadedLog {
   title: string;
   /** Sequences at which the engine's own snapshot was compared with the replayed state. */
   checked: number[];
-  /** Goes on where `log` ends, for as long as the engine runs; undefined: nothing comes any more. */
+  /** The events after `log`, for as long as the engine runs; undefined: no engine adds any. */
   follow: ((signal: AbortSignal) => AsyncIterable<RawRecord>) | undefined;
   close(): Promise<void>;
 }
 
-/** Lets others run: input, signals. */
+/** Lets input and signals arrive. */
 const pause = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** Reads an exported log. The file stays open: events are read again when they are looked at. */
+/** Reads an exported log. The file stays open: the view reads events again when it shows them. */
 export async function loadFile(path: string, options: LoadOptions = {}): Promise<LoadedLog> {
   const selection = new Selection(options);
-  if (!selection.isAll) {
-    const reader = LogFileReader.open(path);
-    try {
-      selection.learnState(reader.beginning.state);
-      for (const { records } of reader.frames(options.partial === true ? { partial: true } : {})) {
-        for (const raw of records) if (/\.event\.(image|mount)\./.test(raw.subject)) selection.learn(raw);
-        options.signal?.throwIfAborted();
-        await pause();
-      }
-      selection.check();
-    } finally {
-      reader.close();
-    }
-  }
+  if (!selection.isAll) await learnFromFile(path, selection, options);
   const reader = LogFileReader.open(path);
   try {
-    const cutter = new Cutter(reader.beginning, selection, options, frameOfFile(path, options));
-    let log: ReplayLog | undefined;
-    const progress = (done: number, total: number) => options.onProgress?.(log?.count ?? 0, done, total);
-    const whole = selection.isAll && options.from === undefined && options.to === undefined;
-    for (const { records, load } of reader.frames({
-      partial: options.partial === true,
-      onProgress: progress,
-    })) {
-      if (whole) {
-        log ??= new ReplayLog({ node: reader.header.node, beginning: reader.beginning });
-        log.appendFrame(records, load);
-      } else {
-        for (const raw of records) {
-          if (!cutter.wants(raw)) continue;
-          log ??= new ReplayLog({ node: reader.header.node, beginning: cutter.beginning() });
-          log.append(raw);
-        }
-      }
-      options.signal?.throwIfAborted();
-      await pause();
-    }
-    log ??= new ReplayLog({
-      node: reader.header.node,
-      beginning: whole ? reader.beginning : cutter.beginning(),
-    });
-    const { paths } = reader;
-    const byBlock = new Map(Object.entries(paths).map(([diffId, list]) => [diffId, new Map(list)] as const));
-    log.pathsOf = (diffId, block) => byBlock.get(diffId)?.get(block) ?? [];
+    const isWhole = selection.isAll && options.from === undefined && options.to === undefined;
+    const log = isWhole
+      ? await readWhole(reader, options)
+      : await readRange(
+          reader,
+          new Cutter(reader.beginning, selection, options, frameOfFile(path, options)),
+          options,
+        );
+    takePaths(log, reader);
     if (reader.header.beginning?.reason === 'retention')
       log.notes.push(`what came before sequence ${log.beginning.seq} had been removed from the log`);
     if (reader.damage !== undefined) log.notes.push(`only what is whole is shown: ${reader.damage}`);
@@ -91,14 +59,72 @@ export async function loadFile(path: string, options: LoadOptions = {}): Promise
   }
 }
 
-/** First and last time of a file, which moments refer to; read only where they are needed. */
+/** Reads the file once for the images and mounts that the selection has to know. */
+async function learnFromFile(path: string, selection: Selection, options: LoadOptions): Promise<void> {
+  const reader = LogFileReader.open(path);
+  try {
+    selection.learnState(reader.beginning.state);
+    for (const { records } of reader.frames({ partial: options.partial === true })) {
+      for (const raw of records) if (/\.event\.(image|mount)\./.test(raw.subject)) selection.learn(raw);
+      options.signal?.throwIfAborted();
+      await pause();
+    }
+    selection.check();
+  } finally {
+    reader.close();
+  }
+}
+
+/** All events, frame by frame: the log keeps no record in memory that the file can give again. */
+async function readWhole(reader: LogFileReader, options: LoadOptions): Promise<ReplayLog> {
+  const log = new ReplayLog({ node: reader.header.node, beginning: reader.beginning });
+  for await (const { records, load } of framesOf(reader, options, () => log.count))
+    log.appendFrame(records, load);
+  return log;
+}
+
+/** The events that the cutter wants; it folds those before them into the beginning. */
+async function readRange(reader: LogFileReader, cutter: Cutter, options: LoadOptions): Promise<ReplayLog> {
+  const { node } = reader.header;
+  let log: ReplayLog | undefined;
+  for await (const { records } of framesOf(reader, options, () => log?.count ?? 0)) {
+    for (const raw of records) {
+      if (!cutter.wants(raw)) continue;
+      log ??= new ReplayLog({ node, beginning: cutter.beginning() });
+      log.append(raw);
+    }
+  }
+  return log ?? new ReplayLog({ node, beginning: cutter.beginning() });
+}
+
+/** The frames of a file, with progress, and with pauses in which input and signals arrive. `count`: events so far. */
+async function* framesOf(
+  reader: LogFileReader,
+  options: LoadOptions,
+  count: () => number,
+): AsyncGenerator<LogFrame> {
+  const onProgress = (done: number, total: number) => options.onProgress?.(count(), done, total);
+  for (const frame of reader.frames({ partial: options.partial === true, onProgress })) {
+    yield frame;
+    options.signal?.throwIfAborted();
+    await pause();
+  }
+}
+
+/** Names of files for blocks, as the export stored them. */
+function takePaths(log: ReplayLog, { paths }: LogFileReader): void {
+  const byBlock = new Map(Object.entries(paths).map(([diffId, list]) => [diffId, new Map(list)] as const));
+  log.pathsOf = (diffId, block) => byBlock.get(diffId)?.get(block) ?? [];
+}
+
+/** First and last time of a file. Reads the file, so moments that need neither do not ask for them. */
 function frameOfFile(path: string, options: LoadOptions): () => { firstAt: number; endAt: number } {
   return () => {
     const reader = LogFileReader.open(path);
     try {
       let firstAt: number | undefined;
       let endAt = 0;
-      for (const { records } of reader.frames(options.partial === true ? { partial: true } : {})) {
+      for (const { records } of reader.frames({ partial: options.partial === true })) {
         const [first] = records;
         if (first !== undefined) firstAt ??= decodeRecord(first.bytes).at;
         for (const raw of records.slice(-1)) endAt = decodeRecord(raw.bytes).at ?? endAt;

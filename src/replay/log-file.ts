@@ -231,36 +231,43 @@ export class LogFileReader {
         hint: 'name an exported log',
       });
     this.size = stats.size;
-    const start = Buffer.alloc(MAGIC.length + 4);
-    const got = readSync(fd, start, 0, start.length, 0);
-    if (
-      !start.subarray(0, Math.min(got, MAGIC.length)).equals(MAGIC.subarray(0, Math.min(got, MAGIC.length)))
-    )
-      throw new CofaError('invalid-argument', `${path} is not an exported event log`, {
-        hint: 'such a file is made by: cofa events export FILE',
-      });
-    if (got < start.length) throw this.#cut();
-    const version = start.readUInt32LE(MAGIC.length);
-    if (version !== LOG_FORMAT)
-      throw new CofaError('unsupported', `${path} has format ${version}; this cofa reads ${LOG_FORMAT}`, {
-        hint: 'use the cofa that wrote it, or a later one',
-      });
+    const start = this.#start();
     this.#digest.update(start);
     this.#at = start.length;
     const head = this.#section();
     if (head.type !== 'H') throw this.#fault('it has no header');
     this.header = this.#map(head) as unknown as LogHeader;
     if (typeof this.header.node !== 'string') throw this.#fault('its header names no node');
-    this.#next = this.#section();
-    if (this.#next.type === 'S') {
-      const { seq = 0, at = 0 } = this.header.beginning ?? {};
-      this.beginning = { seq, at, state: decodeNodeState(this.#next.load()) };
-      this.#next = undefined;
-    } else {
-      const { seq = 0, at = 0 } = this.header.beginning ?? {};
+    const { seq = 0, at = 0 } = this.header.beginning ?? {};
+    const next = this.#section();
+    if (next.type === 'S') this.beginning = { seq, at, state: decodeNodeState(next.load()) };
+    else {
+      this.#next = next;
       this.beginning = { ...emptyBeginning(), seq, at };
     }
     this.#lastSeq = this.beginning.seq;
+  }
+
+  /** The bytes in front of the first section. */
+  #start(): Buffer {
+    const start = Buffer.alloc(MAGIC.length + 4);
+    const got = readSync(this.#fd, start, 0, start.length, 0);
+    const magic = Math.min(got, MAGIC.length);
+    if (!start.subarray(0, magic).equals(MAGIC.subarray(0, magic)))
+      throw new CofaError('invalid-argument', `${this.path} is not an exported event log`, {
+        hint: 'such a file is made by: cofa events export FILE',
+      });
+    if (got < start.length) throw this.#cut();
+    const version = start.readUInt32LE(MAGIC.length);
+    if (version !== LOG_FORMAT)
+      throw new CofaError(
+        'unsupported',
+        `${this.path} has format ${version}; this cofa reads ${LOG_FORMAT}`,
+        {
+          hint: 'use the cofa that wrote it, or a later one',
+        },
+      );
+    return start;
   }
 
   /** All events, frame by frame. Call it once. */

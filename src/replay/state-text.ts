@@ -4,61 +4,58 @@ import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from 
 import { countBlocks } from './state-document.ts';
 
 export function renderState(state: ReplayState): string {
-  const parts = [
-    renderPairs([
-      ['node', state.node],
-      ['moment', `sequence ${state.seq}, event ${state.position}, ${state.time ?? 'time unknown'}`],
-      [
-        'engine',
-        `${state.running ? 'running' : 'stopped'}${state.crashed ? ', the one before crashed' : ''}`,
-      ],
-      ...(state.processes.length > 0
-        ? ([
-            ['processes', state.processes.map(({ name, pid }) => `${name} ${pid ?? 'ended'}`).join(', ')],
-          ] as const)
-        : []),
-      ...(state.snapshots > 0 ? ([['snapshots', String(state.snapshots)]] as const) : []),
-      ['digest', state.digest],
-    ]),
+  const tables = [tableOfMounts(state), tableOfImages(state), tableOfLayers(state)];
+  return [renderNode(state), ...tables.filter((table) => table !== undefined)].join('\n');
+}
+
+function renderNode(state: ReplayState): string {
+  const pairs: Array<readonly [string, string]> = [
+    ['node', state.node],
+    ['moment', `sequence ${state.seq}, event ${state.position}, ${state.time ?? 'time unknown'}`],
+    ['engine', `${state.running ? 'running' : 'stopped'}${state.crashed ? ', the one before crashed' : ''}`],
   ];
-  if (state.mounts.length > 0)
-    parts.push(
-      renderTable(
-        ['MOUNT', 'STATE', 'ID', 'IMAGE'],
-        state.mounts.map((mount) => [mount.dir, mount.state, mount.id, mount.ref]),
-      ),
-    );
-  if (state.images.length > 0)
-    parts.push(
-      renderTable(
-        ['IMAGE', 'STATE', 'INDEX', 'TRUST', 'LAYERS', 'MANIFEST'],
-        state.images.map((image) => [
-          image.ref,
-          image.state,
-          image.origin ?? '-',
-          image.trust ?? '-',
-          String(image.layers.length),
-          shortDigest(image.manifest),
-        ]),
-        ['LAYERS'],
-      ),
-    );
-  if (state.layers.length > 0)
-    parts.push(
-      renderTable(
-        ['LAYER', 'STATE', 'SIZE', 'PRESENT', 'BLOCKS', 'MAP'],
-        state.layers.map((layer) => [
-          shortDigest(layer.diffId),
-          layer.state,
-          formatBytes(layer.size),
-          formatShare(layer.presentCount, layer.blockCount),
-          `${layer.presentCount}/${layer.blockCount}`,
-          blockBar(layer.present, layer.blockCount, 32),
-        ]),
-        ['SIZE', 'PRESENT', 'BLOCKS'],
-      ),
-    );
-  return parts.join('\n');
+  if (state.processes.length > 0)
+    pairs.push(['processes', state.processes.map(({ name, pid }) => `${name} ${pid ?? 'ended'}`).join(', ')]);
+  if (state.snapshots > 0) pairs.push(['snapshots', String(state.snapshots)]);
+  return renderPairs([...pairs, ['digest', state.digest]]);
+}
+
+function tableOfMounts({ mounts }: ReplayState): string | undefined {
+  if (mounts.length === 0) return undefined;
+  return renderTable(
+    ['MOUNT', 'STATE', 'ID', 'IMAGE'],
+    mounts.map((mount) => [mount.dir, mount.state, mount.id, mount.ref]),
+  );
+}
+
+function tableOfImages({ images }: ReplayState): string | undefined {
+  if (images.length === 0) return undefined;
+  const rows = images.map((image) => [
+    image.ref,
+    image.state,
+    image.origin ?? '-',
+    image.trust ?? '-',
+    String(image.layers.length),
+    shortDigest(image.manifest),
+  ]);
+  return renderTable(['IMAGE', 'STATE', 'INDEX', 'TRUST', 'LAYERS', 'MANIFEST'], rows, ['LAYERS']);
+}
+
+function tableOfLayers({ layers }: ReplayState): string | undefined {
+  if (layers.length === 0) return undefined;
+  const rows = layers.map((layer) => [
+    shortDigest(layer.diffId),
+    layer.state,
+    formatBytes(layer.size),
+    formatShare(layer.presentCount, layer.blockCount),
+    `${layer.presentCount}/${layer.blockCount}`,
+    blockBar(layer.present, layer.blockCount, 32),
+  ]);
+  return renderTable(['LAYER', 'STATE', 'SIZE', 'PRESENT', 'BLOCKS', 'MAP'], rows, [
+    'SIZE',
+    'PRESENT',
+    'BLOCKS',
+  ]);
 }
 
 export function renderDiff(diff: ReplayDiff): string {

@@ -6,6 +6,7 @@
 import { CofaError } from '../../schemas/errors.ts';
 import type { WhyStart } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
+import { layersOf, type MountStory, phasesOf } from './start-phases.ts';
 import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
 import { jobsNear, jobsOf, stepsOf } from './why-read.ts';
 
@@ -18,62 +19,10 @@ export interface StartOptions {
   top?: number;
 }
 
-interface MountStory {
-  id: string;
-  ref: string;
-  manifest: string;
-  dir: string;
-  /** Of `mount.requested`. */
-  index: number;
-  requestedAt: number;
-  mountedAt: number | undefined;
-  failed: string | undefined;
-}
-
-/** Every mount of the log, in the order of their requests. */
-export function* mountsOf(log: ReplayLog): IterableIterator<MountStory> {
-  const { timeline } = log;
-  for (let index = 0; index < log.count; index++) {
-    if (timeline.typeAt(index) !== 'mount.requested') continue;
-    const { id, data, at } = timeline.eventAt(index);
-    const story: MountStory = {
-      id,
-      ref: String(data.ref),
-      manifest: String(data.manifest),
-      dir: String(data.dir),
-      index,
-      requestedAt: at,
-      mountedAt: undefined,
-      failed: undefined,
-    };
-    for (let next = index + 1; next < log.count; next++) {
-      if (timeline.kindAt(next) !== 'mount' || timeline.idAt(next) !== id) continue;
-      const type = timeline.typeAt(next);
-      if (type === 'mount.mounted') story.mountedAt = timeline.timeAt(next);
-      else if (type === 'mount.failed') story.failed = String(timeline.eventAt(next).data.message);
-      break;
-    }
-    yield story;
-  }
-}
-
-/** The mount with this id or directory (the last one there); without, the last of the log. Error: `not-found`. */
-export function findMount(log: ReplayLog, wanted: string | undefined): MountStory {
-  let found: MountStory | undefined;
-  for (const mount of mountsOf(log))
-    if (wanted === undefined || mount.id === wanted || mount.dir === wanted || mount.ref === wanted)
-      found = mount;
-  if (found !== undefined) return found;
-  throw new CofaError(
-    'not-found',
-    wanted === undefined
-      ? 'the log tells of no mount being made'
-      : `the log does not tell of mount ${wanted} being made`,
-    { hint: 'cofa replay --events --type mount.requested lists those of a log' },
-  );
-}
-
-/** Why the start of a mount took as long as it did. Error: `unsupported` where it failed, with its message. */
+/**
+ * Why the start of a mount took as long as it did. Error: `not-found` where it never became ready, with
+ * the reason of a failure.
+ */
 export function explainStart(log: ReplayLog, mount: MountStory, options: StartOptions = {}): WhyStart {
   const { quietMs = 500, limitMs = 60_000, top = 20 } = options;
   if (mount.mountedAt === undefined) {
@@ -91,8 +40,6 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
   const lastAt = Math.max(mount.mountedAt, ...reads.list.map(endOf));
   const jobs = jobsNear(log, startAt, lastAt).filter((job) => layers.has(job.layer));
   const us = (at: number) => Math.max(0, Math.round((at - startAt) * 1000));
-  const lengths = reads.list.map((read) => read.us).sort((a, b) => a - b);
-  const waitedUs = lengths.reduce((sum, one) => sum + one, 0);
   const costs = costsOf(reads.list, jobs, log);
   const path = criticalPath(reads.list, mount.mountedAt);
   return {
@@ -106,36 +53,17 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
     phases: [
       ...phases.map(({ phase, at, end, what }) => ({ phase, startUs: us(at), us: us(end) - us(at), what })),
       {
-        phase: 'reads' as const,
+        phase: 'reads',
         startUs: us(mount.mountedAt),
         us: us(lastAt) - us(mount.mountedAt),
         what: `${reads.list.length} reads waited`,
       },
     ],
-    reads: {
-      count: reads.list.length,
-      failed: reads.list.filter(({ errno }) => errno !== 0).length,
-      waitedUs,
-      blockedUs: blockedUs(reads.list),
-      p50Us: percentile(lengths, 0.5),
-      p99Us: percentile(lengths, 0.99),
-      maxUs: lengths.at(-1) ?? 0,
-      dropped: reads.dropped,
-    },
+    reads: { ...summaryOf(reads.list), dropped: reads.dropped },
     bytes: costs.bytes,
     prefetchedBytes: jobs.filter((job) => !costs.used.has(job)).reduce((sum, job) => sum + job.bytes, 0),
     steps: costs.steps,
-    slowest: [...reads.list]
-      .sort((a, b) => b.us - a.us)
-      .slice(0, top)
-      .map((read) => ({
-        id: read.id,
-        layer: read.layer,
-        block: read.block,
-        us: read.us,
-        startUs: us(read.at),
-        paths: [...pathsOf(log, read)],
-      })),
+    slowest: slowestOf(log, reads.list, top, us),
     spans: costs.spans.slice(0, top),
     files: costs.files.slice(0, top),
     path: path.map(({ read, gapMs }) => ({
@@ -148,77 +76,41 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
   };
 }
 
+/** Counts of the reads that waited, and how long. */
+function summaryOf(reads: readonly TracedRead[]): Omit<WhyStart['reads'], 'dropped'> {
+  const lengths = reads.map((read) => read.us).sort((a, b) => a - b);
+  return {
+    count: reads.length,
+    failed: reads.filter(({ errno }) => errno !== 0).length,
+    waitedUs: lengths.reduce((sum, one) => sum + one, 0),
+    blockedUs: blockedUs(reads),
+    p50Us: percentile(lengths, 0.5),
+    p99Us: percentile(lengths, 0.99),
+    maxUs: lengths.at(-1) ?? 0,
+  };
+}
+
+/** The `top` reads that waited longest. `us`: a time as µs of the start. */
+function slowestOf(
+  log: ReplayLog,
+  reads: readonly TracedRead[],
+  top: number,
+  us: (at: number) => number,
+): WhyStart['slowest'] {
+  return [...reads]
+    .sort((a, b) => b.us - a.us)
+    .slice(0, top)
+    .map((read) => ({
+      id: read.id,
+      layer: read.layer,
+      block: read.block,
+      us: read.us,
+      startUs: us(read.at),
+      paths: [...pathsOf(log, read)],
+    }));
+}
+
 const endOf = (read: TracedRead): number => read.at + read.us / 1000;
-
-type Phase = { phase: 'resolve' | 'prepare' | 'attach' | 'mount'; at: number; end: number; what: string };
-
-/** A resolve that ended so long before the mount was asked for belongs to another, ms. */
-const RESOLVE_MS = 2_000;
-
-function phasesOf(log: ReplayLog, mount: MountStory, mountedAt: number): Phase[] {
-  const { timeline } = log;
-  const hex = mount.manifest.slice(7);
-  const layers = layersOf(log, mount.manifest);
-  const phases: Phase[] = [];
-  let resolvedAt: number | undefined;
-  for (let index = mount.index - 1; index >= 0; index--) {
-    if (mount.requestedAt - timeline.timeAt(index) > RESOLVE_MS) break;
-    if (timeline.typeAt(index) === 'image.resolved' && timeline.idAt(index) === hex) {
-      resolvedAt = timeline.timeAt(index);
-      break;
-    }
-  }
-  const { asked } = timeline.eventAt(mount.index).data as { asked?: unknown };
-  if (typeof asked === 'number' && asked <= mount.requestedAt) {
-    phases.push({
-      phase: 'resolve',
-      at: asked,
-      end: mount.requestedAt,
-      what: 'the registry says what the name means',
-    });
-  } else if (resolvedAt !== undefined) {
-    phases.push({
-      phase: 'resolve',
-      at: resolvedAt,
-      end: mount.requestedAt,
-      what: 'the image was new to the node',
-    });
-  }
-  let preparedAt = mount.requestedAt;
-  let what = 'the image was prepared before';
-  let openedAt: number | undefined;
-  let opened = 0;
-  for (let index = mount.index + 1; index < log.count; index++) {
-    const at = timeline.timeAt(index);
-    const type = timeline.typeAt(index);
-    const id = timeline.idAt(index);
-    if (type === 'mount.mounted' && id === mount.id) break;
-    if (type === 'image.prepared' && id === hex) {
-      preparedAt = at;
-      const { origin } = timeline.eventAt(index).data;
-      what = origin === 'node' ? 'indexed on this node' : 'sidecar and span tables from the registry';
-    } else if (type === 'layer.opened' && layers.has(`sha256:${id}`)) {
-      openedAt = at;
-      opened += 1;
-    }
-  }
-  phases.push({ phase: 'prepare', at: mount.requestedAt, end: preparedAt, what });
-  const attachedAt = Math.min(Math.max(openedAt ?? preparedAt, preparedAt), mountedAt);
-  phases.push({
-    phase: 'attach',
-    at: preparedAt,
-    end: attachedAt,
-    what: opened === 0 ? 'its layers were open before' : `${opened} layers opened`,
-  });
-  phases.push({ phase: 'mount', at: attachedAt, end: mountedAt, what: 'loop devices, flat file system' });
-  return phases;
-}
-
-/** Layers of an image, as the log says it before its end. */
-function layersOf(log: ReplayLog, manifest: string): Set<string> {
-  const known = log.stateAt(log.count).images.get(manifest) ?? log.beginning.state.images.get(manifest);
-  return new Set((known?.resolved.layers ?? []).map(({ diffId }) => diffId));
-}
 
 function readsOfStart(
   log: ReplayLog,

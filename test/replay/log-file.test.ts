@@ -10,7 +10,8 @@ import { LogFileReader, LogFileWriter, type LogHeader } from '../../src/replay/l
 import { parseMoment } from '../../src/replay/moments.ts';
 import { decodeRecord, type RawRecord } from '../../src/replay/record.ts';
 import { decodeNodeState, digestOfNodeState, encodeNodeState } from '../../src/store/node-codec.ts';
-import { explainStart, findMount } from '../../src/replay/why-start.ts';
+import { findMount } from '../../src/replay/start-phases.ts';
+import { explainStart } from '../../src/replay/why-start.ts';
 import { Cleanup } from '../support/temp.ts';
 import { LAYER_A, LAYER_B, logOf, MOUNT, record, sampleRecords, START } from './sample-log.ts';
 

@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { readsInFlight, neighbourRead } from '../../src/replay/in-flight.ts';
 import type { TracedJob, TracedRead } from '../../src/replay/trace.ts';
 import { explain, explainRead, findRead, slowestRead, stepsOf } from '../../src/replay/why-read.ts';
-import { explainStart, findMount } from '../../src/replay/why-start.ts';
+import { findMount } from '../../src/replay/start-phases.ts';
+import { explainStart } from '../../src/replay/why-start.ts';
 import { renderWhyRead, renderWhyStart } from '../../src/replay/why-text.ts';
 import { LAYER_A, logOf, MOUNT, sampleRecords, START } from './sample-log.ts';
 

@@ -2,11 +2,12 @@
 import { CofaError } from '../../../schemas/errors.ts';
 import { formatDuration, shortDigest } from '../../terminal/table.ts';
 import type { ReplayLog } from '../replay-log.ts';
+import { findMount } from '../start-phases.ts';
 import { describeState, diffStates } from '../state-document.ts';
 import { diffLines } from '../state-text.ts';
 import type { TracedRead } from '../trace.ts';
 import { explainRead, findRead } from '../why-read.ts';
-import { explainStart, findMount } from '../why-start.ts';
+import { explainStart } from '../why-start.ts';
 import { formatUs, renderWhyRead, renderWhyStart } from '../why-text.ts';
 import type { Style } from './canvas.ts';
 import { blocksText, detailsOf } from './summary.ts';

@@ -1,5 +1,5 @@
 /** The four panes: events, state, the event, reads in flight. */
-import type { LayerFacts, NodeState } from '../../../actors/node-state.ts';
+import type { ImageFacts, LayerFacts, NodeState } from '../../../actors/node-state.ts';
 import { presentRanges } from '../../../actors/node-state.ts';
 import { formatBytes, formatShare } from '../../terminal/table.ts';
 import type { MatchContext } from '../conditions.ts';
@@ -77,7 +77,7 @@ function drawEvent(
 /** What the node knows after the current event. */
 export function drawState(canvas: Canvas, session: Session, area: Area): void {
   const state = session.log.stateAt(session.position);
-  const lines = stateLines(session, state, area.width);
+  const lines = stateLines(session, state);
   const rows = area.height - 1;
   const first = Math.max(0, Math.min(session.stateScroll, lines.length - rows));
   const more =
@@ -94,74 +94,75 @@ export function drawState(canvas: Canvas, session: Session, area: Area): void {
 
 type Line = (canvas: Canvas, column: number, row: number, width: number) => void;
 
-function stateLines(session: Session, state: NodeState, width: number): Line[] {
-  const lines: Line[] = [];
+function stateLines(session: Session, state: NodeState): Line[] {
   const event = session.current === undefined ? undefined : session.log.timeline.eventAt(session.current);
-  if (state.processes.size > 0) {
-    lines.push((canvas, column, row, room) => {
-      let at = column;
-      for (const [name, process] of state.processes) {
-        if (at >= column + room - 4) break;
-        const fresh = event?.type.startsWith('process.') === true && event.data.name === name;
-        const style = process.pid === undefined ? 'bad' : fresh ? 'fresh' : 'good';
-        at = canvas.text(at, row, name, style, column + room - at) + 1;
-        if (process.starts > 1)
-          at = canvas.text(at - 1, row, `×${process.starts}`, 'warn', column + room - at) + 1;
-      }
-    });
-  }
-  for (const mount of state.mounts.values()) {
-    lines.push((canvas, column, row, room) => {
-      const at = canvas.text(
-        column,
-        row,
-        shortPath(mount.dir, room - 11),
-        event?.id === mount.id ? 'fresh' : 'mount',
-      );
-      canvas.text(
-        at + 1,
-        row,
-        mount.state,
-        mount.state === 'mounted' ? 'good' : 'warn',
-        column + room - at - 1,
-      );
-    });
-  }
-  const shown = new Set<string>();
-  for (const [manifest, image] of state.images) {
-    const { resolved, prepared, failure } = image;
-    lines.push((canvas, column, row, room) => {
-      const end = column + room;
-      const fresh = event?.kind === 'image' && `sha256:${event.id}` === manifest;
-      const at = canvas.text(column, row, resolved.ref, fresh ? 'fresh' : 'image', Math.max(10, room - 12));
-      const word = failure !== undefined ? `failed: ${failure.message}` : (prepared?.origin ?? 'resolved');
-      canvas.text(at + 1, row, word, failure !== undefined ? 'bad' : 'dim', end - at - 1);
-    });
-    for (const { diffId } of resolved.layers) {
-      const layer = state.layers.get(diffId);
-      if (layer === undefined || shown.has(diffId)) continue;
-      shown.add(diffId);
-      lines.push(layerLine(session, diffId, layer, event, width));
-    }
-  }
-  for (const [diffId, layer] of state.layers)
-    if (!shown.has(diffId)) lines.push(layerLine(session, diffId, layer, event, width));
-  if (state.snapshots.size > 0)
-    lines.push(
-      (canvas, column, row) => void canvas.text(column, row, `${state.snapshots.size} snapshots`, 'dim'),
-    );
-  if (lines.length === 0)
-    lines.push((canvas, column, row) => void canvas.text(column, row, 'nothing is known', 'dim'));
-  return lines;
+  const lines = [
+    ...(state.processes.size > 0 ? [processesLine(state, event)] : []),
+    ...[...state.mounts.values()].map((mount) => mountLine(mount, event)),
+    ...imageLines(state, event),
+    ...(state.snapshots.size > 0 ? [plainLine(`${state.snapshots.size} snapshots`)] : []),
+  ];
+  return lines.length > 0 ? lines : [plainLine('nothing is known')];
 }
 
-function layerLine(
-  session: Session,
-  diffId: string,
-  layer: LayerFacts,
+const plainLine =
+  (text: string): Line =>
+  (canvas, column, row) =>
+    void canvas.text(column, row, text, 'dim');
+
+function processesLine(state: NodeState, event: ReplayEvent | undefined): Line {
+  return (canvas, column, row, room) => {
+    let at = column;
+    for (const [name, process] of state.processes) {
+      if (at >= column + room - 4) break;
+      const fresh = event?.type.startsWith('process.') === true && event.data.name === name;
+      const style = process.pid === undefined ? 'bad' : fresh ? 'fresh' : 'good';
+      at = canvas.text(at, row, name, style, column + room - at) + 1;
+      if (process.starts > 1)
+        at = canvas.text(at - 1, row, `×${process.starts}`, 'warn', column + room - at) + 1;
+    }
+  };
+}
+
+function mountLine(mount: { id: string; dir: string; state: string }, event: ReplayEvent | undefined): Line {
+  return (canvas, column, row, room) => {
+    const style = event?.id === mount.id ? 'fresh' : 'mount';
+    const at = canvas.text(column, row, shortPath(mount.dir, room - 11), style);
+    const word = mount.state === 'mounted' ? 'good' : 'warn';
+    canvas.text(at + 1, row, mount.state, word, column + room - at - 1);
+  };
+}
+
+/** Each image with those of its layers that no image above shows, then the layers of no image. */
+function imageLines(state: NodeState, event: ReplayEvent | undefined): Line[] {
+  const left = new Map(state.layers);
+  const lines: Line[] = [];
+  for (const [manifest, image] of state.images) {
+    lines.push(imageLine(manifest, image, event));
+    for (const { diffId } of image.resolved.layers) {
+      const layer = left.get(diffId);
+      if (layer !== undefined) lines.push(layerLine(diffId, layer, event));
+      left.delete(diffId);
+    }
+  }
+  return [...lines, ...[...left].map(([diffId, layer]) => layerLine(diffId, layer, event))];
+}
+
+function imageLine(
+  manifest: string,
+  { resolved, prepared, failure }: ImageFacts,
   event: ReplayEvent | undefined,
-  _width: number,
 ): Line {
+  return (canvas, column, row, room) => {
+    const end = column + room;
+    const fresh = event?.kind === 'image' && `sha256:${event.id}` === manifest;
+    const at = canvas.text(column, row, resolved.ref, fresh ? 'fresh' : 'image', Math.max(10, room - 12));
+    const word = failure !== undefined ? `failed: ${failure.message}` : (prepared?.origin ?? 'resolved');
+    canvas.text(at + 1, row, word, failure !== undefined ? 'bad' : 'dim', end - at - 1);
+  };
+}
+
+function layerLine(diffId: string, layer: LayerFacts, event: ReplayEvent | undefined): Line {
   return (canvas, column, row, room) => {
     const mine = event !== undefined && event.kind === 'layer' && `sha256:${event.id}` === diffId;
     canvas.text(column, row, ` ${diffId.slice(7, 15)}`, mine ? 'fresh' : 'layer');
@@ -174,7 +175,7 @@ function layerLine(
     const size = formatBytes(layer.size);
     const barAt = column + 17;
     const barWidth = Math.max(4, room - 17 - size.length - 1);
-    drawBar(canvas, barAt, row, barWidth, session, layer, mine ? event : undefined);
+    drawBar(canvas, { column: barAt, row, width: barWidth }, layer, mine ? event : undefined);
     canvas.right(column + room, row, size, 'dim');
   };
 }
@@ -182,10 +183,7 @@ function layerLine(
 /** The layer's block map; parts that the event has changed stand out. */
 function drawBar(
   canvas: Canvas,
-  column: number,
-  row: number,
-  width: number,
-  _session: Session,
+  { column, row, width }: { column: number; row: number; width: number },
   layer: LayerFacts,
   event: ReplayEvent | undefined,
 ): void {
@@ -195,9 +193,8 @@ function drawBar(
     if (share === 0) canvas.paint(column + cell, row, 1, 'dim');
   const ranges = event?.data.ranges;
   if (!Array.isArray(ranges)) return;
-  const style: Style = 'fresh';
   for (const [cell, share] of shares(ranges as Array<[number, number]>, layer.blockCount, width).entries())
-    if (share > 0) canvas.paint(column + cell, row, 1, style);
+    if (share > 0) canvas.paint(column + cell, row, 1, 'fresh');
 }
 
 export function drawDetails(canvas: Canvas, session: Session, area: Area): void {
