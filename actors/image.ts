@@ -8,7 +8,7 @@
  *
  * The machine decides; the named actions are effects that the engine runs (src/supervisor/images/images.ts).
  */
-import { assign, setup } from 'xstate';
+import { setup } from 'xstate';
 import type { ErrorRecord } from '../schemas/errors.ts';
 
 export type ImageEvent =
@@ -27,41 +27,46 @@ export interface ImageContext {
   error: ErrorRecord | undefined;
 }
 
-export const imageMachine = setup({
+const machine = setup({
   types: { context: {} as ImageContext, events: {} as ImageEvent },
   actions: {
     prepare: () => {},
     attach: () => {},
     detach: () => {},
-    addUser: assign({
-      users: ({ context, event }) =>
-        event.type === 'USE' && !context.users.includes(event.mount)
-          ? [...context.users, event.mount]
-          : context.users,
-    }),
-    dropUser: assign({
-      users: ({ context, event }) =>
-        event.type === 'RELEASE' ? context.users.filter((user) => user !== event.mount) : context.users,
-    }),
-    keepError: assign({ error: ({ event }) => (event.type === 'FAILED' ? event.error : undefined) }),
-    forgetError: assign({ error: undefined }),
   },
   guards: {
     wanted: ({ context }) => context.users.length > 0,
     unwanted: ({ context }) => context.users.length === 0,
   },
-}).createMachine({
+});
+
+const addUser = machine.assign({
+  users: ({ context, event }) =>
+    event.type === 'USE' && !context.users.includes(event.mount)
+      ? [...context.users, event.mount]
+      : context.users,
+});
+const dropUser = machine.assign({
+  users: ({ context, event }) =>
+    event.type === 'RELEASE' ? context.users.filter((user) => user !== event.mount) : context.users,
+});
+const keepError = machine.assign({
+  error: ({ event }) => (event.type === 'FAILED' ? event.error : undefined),
+});
+const forgetError = machine.assign({ error: undefined });
+
+export const imageMachine = machine.createMachine({
   id: 'image',
   initial: 'known',
   context: { users: [], error: undefined },
-  on: { USE: { actions: 'addUser' }, RELEASE: { actions: 'dropUser' } },
+  on: { USE: { actions: addUser }, RELEASE: { actions: dropUser } },
   states: {
     known: {
-      on: { USE: { target: 'preparing', actions: 'addUser' } },
+      on: { USE: { target: 'preparing', actions: addUser } },
     },
     preparing: {
-      entry: ['forgetError', 'prepare'],
-      on: { PREPARED: 'ready', FAILED: { target: 'failed', actions: 'keepError' } },
+      entry: [forgetError, 'prepare'],
+      on: { PREPARED: 'ready', FAILED: { target: 'failed', actions: keepError } },
     },
     ready: {
       always: { target: 'attaching', guard: 'wanted' },
@@ -71,7 +76,7 @@ export const imageMachine = setup({
       on: {
         ATTACHED: 'attached',
         // Whoever waits hears the error and releases; a later mount tries again.
-        FAILED: { target: 'failed', actions: 'keepError' },
+        FAILED: { target: 'failed', actions: keepError },
       },
     },
     attached: {
@@ -80,10 +85,10 @@ export const imageMachine = setup({
     detaching: {
       entry: 'detach',
       // A mount that came meanwhile finds `ready`, which attaches again.
-      on: { DETACHED: 'ready', FAILED: { target: 'failed', actions: 'keepError' } },
+      on: { DETACHED: 'ready', FAILED: { target: 'failed', actions: keepError } },
     },
     failed: {
-      on: { USE: { target: 'preparing', actions: 'addUser' } },
+      on: { USE: { target: 'preparing', actions: addUser } },
     },
   },
 });

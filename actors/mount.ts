@@ -5,7 +5,7 @@
  *     requested → mounting → mounted ⇄ unmounting → unmounted
  *                    └→ failed    └→ detached (engine stopped; comes back with it) → mounting
  */
-import { assign, setup } from 'xstate';
+import { setup } from 'xstate';
 import type { ErrorRecord } from '../schemas/errors.ts';
 
 export type MountEvent =
@@ -18,14 +18,19 @@ export type MountEvent =
   | { type: 'DETACHED' }
   | { type: 'FAILED'; error: ErrorRecord };
 
-export const mountMachine = setup({
+const machine = setup({
   types: { context: {} as { error: ErrorRecord | undefined }, events: {} as MountEvent },
   actions: {
     mount: () => {},
     unmount: () => {},
-    keepError: assign({ error: ({ event }) => (event.type === 'FAILED' ? event.error : undefined) }),
   },
-}).createMachine({
+});
+
+const keepError = machine.assign({
+  error: ({ event }) => (event.type === 'FAILED' ? event.error : undefined),
+});
+
+export const mountMachine = machine.createMachine({
   id: 'mount',
   initial: 'requested',
   context: { error: undefined },
@@ -35,7 +40,7 @@ export const mountMachine = setup({
       entry: 'mount',
       on: {
         MOUNTED: 'mounted',
-        FAILED: { target: 'failed', actions: 'keepError' },
+        FAILED: { target: 'failed', actions: keepError },
       },
     },
     mounted: { on: { UNMOUNT: 'unmounting', DETACHED: 'detached' } },
@@ -47,7 +52,7 @@ export const mountMachine = setup({
         // It is gone from the kernel, or had been, and the log did not take that.
         DETACHED: 'detached',
         // It had not been mounted, and something else that stands there is in use.
-        FAILED: { target: 'failed', actions: 'keepError' },
+        FAILED: { target: 'failed', actions: keepError },
       },
     },
     detached: { on: { MOUNT: 'mounting', UNMOUNT: 'unmounting' } },

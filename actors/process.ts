@@ -7,7 +7,7 @@
  *                                                          └→ failed (more than `LIMIT` short lives in a row)
  *                                                               └─RETRY→ starting ─EXITED→ failed …
  */
-import { assign, setup } from 'xstate';
+import { setup } from 'xstate';
 
 export type ProcessEvent =
   | { type: 'START' }
@@ -34,30 +34,33 @@ const LIMIT = 10;
 /** One that was given up is tried again after this, ms. */
 const GIVEN_UP_PAUSE_MS = 30_000;
 
-export const processMachine = setup({
+const machine = setup({
   types: { context: {} as ProcessContext, events: {} as ProcessEvent },
   actions: {
     spawn: () => {},
     schedule: (_context, _params: { ms: number }) => {},
     kill: () => {},
     giveUp: () => {},
-    countTry: assign({ restarts: ({ context }) => context.restarts + 1 }),
-    countLife: assign(({ context, event }) => {
-      const short = event.type === 'EXITED' && event.livedMs < HEALTHY_MS;
-      const shortLives = short ? context.shortLives + 1 : 0;
-      return {
-        restarts: context.restarts + 1,
-        shortLives,
-        // The first restart is quick: a single crash should cost its users little.
-        pauseMs: shortLives === 0 ? 0 : Math.min(FIRST_PAUSE_MS * 2 ** (shortLives - 1), LONGEST_PAUSE_MS),
-      };
-    }),
   },
   guards: {
     hopeless: ({ context, event }) =>
       event.type === 'EXITED' && event.livedMs < HEALTHY_MS && context.shortLives + 1 > LIMIT,
   },
-}).createMachine({
+});
+
+const countTry = machine.assign({ restarts: ({ context }) => context.restarts + 1 });
+const countLife = machine.assign(({ context, event }) => {
+  const short = event.type === 'EXITED' && event.livedMs < HEALTHY_MS;
+  const shortLives = short ? context.shortLives + 1 : 0;
+  return {
+    restarts: context.restarts + 1,
+    shortLives,
+    // The first restart is quick: a single crash should cost its users little.
+    pauseMs: shortLives === 0 ? 0 : Math.min(FIRST_PAUSE_MS * 2 ** (shortLives - 1), LONGEST_PAUSE_MS),
+  };
+});
+
+export const processMachine = machine.createMachine({
   id: 'process',
   initial: 'stopped',
   context: { restarts: 0, shortLives: 0, pauseMs: 0 },
@@ -69,7 +72,7 @@ export const processMachine = setup({
         READY: 'running',
         EXITED: [
           { target: 'failed', guard: 'hopeless' },
-          { target: 'pausing', actions: 'countLife' },
+          { target: 'pausing', actions: countLife },
         ],
         STOP: 'stopping',
       },
@@ -78,7 +81,7 @@ export const processMachine = setup({
       on: {
         EXITED: [
           { target: 'failed', guard: 'hopeless' },
-          { target: 'pausing', actions: 'countLife' },
+          { target: 'pausing', actions: countLife },
         ],
         STOP: 'stopping',
       },
@@ -90,7 +93,7 @@ export const processMachine = setup({
     stopping: { entry: 'kill', on: { EXITED: 'stopped' } },
     failed: {
       entry: ['giveUp', { type: 'schedule', params: { ms: GIVEN_UP_PAUSE_MS } }],
-      on: { START: 'starting', RETRY: { target: 'starting', actions: 'countTry' }, STOP: 'stopped' },
+      on: { START: 'starting', RETRY: { target: 'starting', actions: countTry }, STOP: 'stopped' },
     },
   },
 });

@@ -7,23 +7,50 @@ import {
   type EventFromLogic,
   initialTransition,
   type SnapshotFrom,
+  type StateMachine,
   transition,
 } from 'xstate';
 
-/** One function per effect that the machine names. It must not throw; what it finds out it sends as an event. */
-export type Effects = Record<string, (params: never) => void>;
+/**
+ * One function for each action that the machine declares in `setup`: these are its effects. What only changes the context is
+ * an unnamed `assign`. An effect must not throw; what it finds out it sends as an event.
+ */
+export type Effects<M> = { [A in ActionOf<M> as A['type']]: (params: A['params']) => void };
+
+type ActionOf<M> =
+  M extends StateMachine<
+    infer _Context,
+    infer _Event,
+    infer _Children,
+    infer _Actor,
+    infer Action,
+    infer _Guard,
+    infer _Delay,
+    infer _State,
+    infer _Tag,
+    infer _Input,
+    infer _Output,
+    infer _Emitted,
+    infer _Meta,
+    infer _Schema,
+    infer _TransitionMeta
+  >
+    ? Action
+    : never;
 
 export class ActorHost<M extends AnyStateMachine> {
   readonly #machine: M;
-  readonly #effects: Effects;
+  readonly #effects: ReadonlyMap<string, (params: never) => void>;
   readonly #watchers = new Set<(snapshot: SnapshotFrom<M>) => void>();
   readonly #queue: Array<EventFromLogic<M>> = [];
   #busy = false;
   #snapshot: SnapshotFrom<M>;
 
-  constructor(machine: M, effects: Effects) {
+  /** Error: `Error` naming an action without an effect, or an effect that no action names. */
+  constructor(machine: M, effects: Effects<M>) {
     this.#machine = machine;
-    this.#effects = effects;
+    this.#effects = new Map(Object.entries(effects));
+    checkEffects(machine, this.#effects);
     const [snapshot, actions] = initialTransition(machine as AnyStateMachine);
     this.#snapshot = snapshot as SnapshotFrom<M>;
     this.#run(actions);
@@ -69,8 +96,19 @@ export class ActorHost<M extends AnyStateMachine> {
   }
 
   #run(actions: ReadonlyArray<{ type: string; params?: unknown }>): void {
-    for (const action of actions) {
-      if (!action.type.startsWith('xstate.')) this.#effects[action.type]?.(action.params as never);
+    for (const { type, params } of actions) {
+      const effect = this.#effects.get(type);
+      if (effect === undefined) throw new Error(`${this.#machine.id}: nothing runs the action ${type}`);
+      effect(params as never);
     }
   }
+}
+
+/** What types cannot see: a machine or effects that were made at run time. */
+function checkEffects({ id, implementations }: AnyStateMachine, effects: ReadonlyMap<string, unknown>): void {
+  const actions = Object.keys(implementations.actions);
+  const idle = actions.filter((name) => !effects.has(name));
+  const unknown = [...effects.keys()].filter((name) => !actions.includes(name));
+  if (idle.length > 0) throw new Error(`${id}: no effect for the action ${idle.join(', ')}`);
+  if (unknown.length > 0) throw new Error(`${id}: no action names the effect ${unknown.join(', ')}`);
 }

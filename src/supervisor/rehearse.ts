@@ -32,12 +32,13 @@ export async function rehearseStart(rehearsal: Rehearsal): Promise<void> {
     ]);
     if (pack === undefined || passed.length > 0)
       throw new Error(`the image of the rehearsal is not as it should be: ${passed[0]?.reason ?? 'no pack'}`);
-    const actor = new ActorHost(imageMachine, {});
+    const nothing = () => {};
+    const actor = new ActorHost(imageMachine, { prepare: nothing, attach: nothing, detach: nothing });
     actor.send({ type: 'USE', mount: 'rehearsal' });
     for (const type of ['PREPARED', 'ATTACHED'] as const) actor.send({ type });
     actor.send({ type: 'RELEASE', mount: 'rehearsal' });
     actor.send({ type: 'DETACHED' });
-    const mount = new ActorHost(mountMachine, {});
+    const mount = new ActorHost(mountMachine, { mount: nothing, unmount: nothing });
     for (const type of ['MOUNT', 'MOUNTED', 'UNMOUNT', 'UNMOUNTED'] as const) mount.send({ type });
     listMounts();
   });

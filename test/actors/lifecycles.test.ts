@@ -1,21 +1,39 @@
 import { describe, expect, test } from 'vitest';
+import type { AnyStateMachine } from 'xstate';
 import { imageMachine } from '../../actors/image.ts';
 import { mountMachine } from '../../actors/mount.ts';
 import { processMachine } from '../../actors/process.ts';
-import { ActorHost } from '../../src/process/actor-host.ts';
+import { ActorHost, type Effects } from '../../src/process/actor-host.ts';
 
-function hosted<M extends typeof imageMachine | typeof mountMachine | typeof processMachine>(machine: M) {
+/** A machine's host whose effects only note that they were to run. */
+function hosted<M extends AnyStateMachine>(machine: M, noting: (note: Note) => Effects<M>) {
   const effects: string[] = [];
-  const note = (name: string) => (params?: unknown) =>
-    effects.push(params === undefined ? name : `${name} ${JSON.stringify(params)}`);
-  const names = ['prepare', 'attach', 'detach', 'mount', 'unmount', 'spawn', 'schedule', 'kill', 'giveUp'];
-  const host = new ActorHost(machine, Object.fromEntries(names.map((name) => [name, note(name)])));
-  return { host, effects };
+  const note: Note = (name) => (params) =>
+    void effects.push(params === undefined ? name : `${name} ${JSON.stringify(params)}`);
+  return { host: new ActorHost(machine, noting(note)), effects };
 }
+
+type Note = (name: string) => (params: unknown) => void;
+
+const hostedImage = () =>
+  hosted(imageMachine, (note) => ({
+    prepare: note('prepare'),
+    attach: note('attach'),
+    detach: note('detach'),
+  }));
+const hostedMount = () =>
+  hosted(mountMachine, (note) => ({ mount: note('mount'), unmount: note('unmount') }));
+const hostedProcess = () =>
+  hosted(processMachine, (note) => ({
+    spawn: note('spawn'),
+    schedule: note('schedule'),
+    kill: note('kill'),
+    giveUp: note('giveUp'),
+  }));
 
 describe('image', () => {
   test('two mounts share one preparation and one attachment; the last one lets go', () => {
-    const { host, effects } = hosted(imageMachine);
+    const { host, effects } = hostedImage();
     host.send({ type: 'USE', mount: 'a' });
     host.send({ type: 'USE', mount: 'b' });
     host.send({ type: 'PREPARED' });
@@ -29,7 +47,7 @@ describe('image', () => {
   });
 
   test('a mount that comes while the last one leaves gets the image attached again', () => {
-    const { host, effects } = hosted(imageMachine);
+    const { host, effects } = hostedImage();
     for (const event of [
       { type: 'USE', mount: 'a' },
       { type: 'PREPARED' },
@@ -44,7 +62,7 @@ describe('image', () => {
   });
 
   test('everybody left while it was prepared: it stays ready and attaches nothing', () => {
-    const { host, effects } = hosted(imageMachine);
+    const { host, effects } = hostedImage();
     host.send({ type: 'USE', mount: 'a' });
     host.send({ type: 'RELEASE', mount: 'a' });
     host.send({ type: 'PREPARED' });
@@ -53,7 +71,7 @@ describe('image', () => {
   });
 
   test('a failed preparation is tried again by the next mount, without the old error', () => {
-    const { host, effects } = hosted(imageMachine);
+    const { host, effects } = hostedImage();
     host.send({ type: 'USE', mount: 'a' });
     host.send({ type: 'FAILED', error: { code: 'unavailable', message: 'away' } });
     expect(host.state).toBe('failed');
@@ -68,7 +86,7 @@ describe('image', () => {
 
 describe('mount', () => {
   test('unmounting what is in use changes nothing', () => {
-    const { host, effects } = hosted(mountMachine);
+    const { host, effects } = hostedMount();
     host.send({ type: 'MOUNT' });
     host.send({ type: 'MOUNTED' });
     host.send({ type: 'UNMOUNT' });
@@ -78,7 +96,7 @@ describe('mount', () => {
   });
 
   test('a second unmount while the first runs is not a second effect', () => {
-    const { host, effects } = hosted(mountMachine);
+    const { host, effects } = hostedMount();
     for (const type of ['MOUNT', 'MOUNTED', 'UNMOUNT', 'UNMOUNT', 'UNMOUNTED', 'UNMOUNT'] as const)
       host.send({ type });
     expect(host.state).toBe('unmounted');
@@ -86,7 +104,7 @@ describe('mount', () => {
   });
 
   test('a mount that was detached with the engine comes back', () => {
-    const { host } = hosted(mountMachine);
+    const { host } = hostedMount();
     for (const type of ['MOUNT', 'MOUNTED', 'DETACHED', 'MOUNT', 'MOUNTED'] as const) host.send({ type });
     expect(host.state).toBe('mounted');
   });
@@ -94,7 +112,7 @@ describe('mount', () => {
 
 describe('process', () => {
   test('a crash after a healthy life is followed by a start without a pause', () => {
-    const { host, effects } = hosted(processMachine);
+    const { host, effects } = hostedProcess();
     host.send({ type: 'START' });
     host.send({ type: 'READY' });
     host.send({ type: 'EXITED', livedMs: 60_000 });
@@ -105,7 +123,7 @@ describe('process', () => {
   });
 
   test('short lives in a row: the pause grows, and at last it is given up', () => {
-    const { host, effects } = hosted(processMachine);
+    const { host, effects } = hostedProcess();
     host.send({ type: 'START' });
     const pauses: number[] = [];
     for (let life = 0; life < 100 && host.state !== 'failed'; life++) {
@@ -122,7 +140,7 @@ describe('process', () => {
   });
 
   test('one that was given up is tried again; a healthy life makes up for all', () => {
-    const { host, effects } = hosted(processMachine);
+    const { host, effects } = hostedProcess();
     host.send({ type: 'START' });
     while (host.state !== 'failed') {
       host.send({ type: 'EXITED', livedMs: 5 });
@@ -141,7 +159,7 @@ describe('process', () => {
   });
 
   test('a stop while it pauses starts nothing any more', () => {
-    const { host, effects } = hosted(processMachine);
+    const { host, effects } = hostedProcess();
     host.send({ type: 'START' });
     host.send({ type: 'EXITED', livedMs: 5 });
     host.send({ type: 'STOP' });
