@@ -3,6 +3,7 @@
  * lacks. Nobody else writes the states, so the counts are kept up to date block by block and never recounted.
  */
 import { type BlockEvent, BlockState, step } from './block.ts';
+import { type BlockRun, blockRun, type SpanRun } from './ranges.ts';
 
 /** Which blocks a span has; src/image/span-table.ts fits. Spans are in order, without gaps, none empty. */
 export interface LayerGeometry {
@@ -71,6 +72,16 @@ export class BlockMap {
   /** The block after the span's last. */
   end(span: number): number {
     return this.start(span + 1);
+  }
+
+  /** Blocks of the span. */
+  size(span: number): number {
+    return this.end(span) - this.start(span);
+  }
+
+  blocksOf([first, count]: SpanRun): BlockRun {
+    const start = this.start(first);
+    return blockRun(start, this.start(first + count) - start);
   }
 
   isPresent(block: number): boolean {

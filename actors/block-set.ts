@@ -1,4 +1,6 @@
-/** A set of blocks of one device, one bit each; what is taken from it comes as ranges. */
+/** A set of blocks of one device, one bit each; what is taken from it comes as runs. */
+import { type BlockRun, blockRun } from './ranges.ts';
+
 export class BlockSet {
   readonly #words: Uint32Array;
   readonly #length: number;
@@ -44,9 +46,9 @@ export class BlockSet {
     this.#high = -1;
   }
 
-  /** Its blocks as `[first, count]`, ascending, no two of them adjacent. */
-  ranges(): Array<[number, number]> {
-    const ranges: Array<[number, number]> = [];
+  /** Its blocks, ascending, no two runs adjacent. */
+  runs(): BlockRun[] {
+    const runs: BlockRun[] = [];
     const end = Math.min((this.#high + 1) * 32, this.#length);
     let block = this.#size === 0 ? end : this.#low * 32;
     while (block < end) {
@@ -56,16 +58,16 @@ export class BlockSet {
       }
       const first = block;
       while (block < end && this.has(block)) block += 1;
-      if (block > first) ranges.push([first, block - first]);
+      if (block > first) runs.push(blockRun(first, block - first));
       block += 1;
     }
-    return ranges;
+    return runs;
   }
 
-  /** Empties the set: what was in it, as `ranges`. */
-  takeRanges(): Array<[number, number]> {
-    const ranges = this.ranges();
+  /** Empties the set: what was in it, as `runs`. */
+  takeRuns(): BlockRun[] {
+    const runs = this.runs();
     this.clear();
-    return ranges;
+    return runs;
   }
 }

@@ -32,6 +32,7 @@
  *
  * Pure: time comes in as ticks of the clock that `lastUse` is in.
  */
+import { addBlocks, type BlockRun } from './ranges.ts';
 
 export interface CacheLimits {
   /** Bytes; Infinity: none but the disk's. */
@@ -137,8 +138,8 @@ export interface CacheLayer {
 }
 
 export interface EvictionPlan {
-  /** Block ranges by layer: ascending, no two adjacent. */
-  evict: Map<string, Array<[first: number, count: number]>>;
+  /** By layer: ascending, no two adjacent. */
+  evict: Map<string, BlockRun[]>;
   /** Handed-over devices that have to be taken back before their spans can go. */
   takeBack: string[];
   /** Bytes in `evict`. */
@@ -192,10 +193,10 @@ export function planEviction(
       else spans.push(rank.span[place] as number);
     }
   }
-  const evict = new Map<string, Array<[number, number]>>();
+  const evict = new Map<string, BlockRun[]>();
   for (const [index, spans] of chosen) {
     const layer = layers[index] as CacheLayer;
-    evict.set(layer.id, rangesOf(layer, spans));
+    evict.set(layer.id, blocksOfSpans(layer, spans));
   }
   return { evict, takeBack: [...takeBack], bytes };
 }
@@ -253,14 +254,11 @@ function byUse(uses: readonly number[]): number[] {
   return Array.from(keys, (key) => key % 2 ** 21);
 }
 
-function rangesOf(layer: CacheLayer, spans: number[]): Array<[number, number]> {
-  const ranges: Array<[number, number]> = [];
+function blocksOfSpans(layer: CacheLayer, spans: number[]): BlockRun[] {
+  const runs: BlockRun[] = [];
   for (const span of spans.sort((a, b) => a - b)) {
     const first = at(layer.starts, span);
-    const end = at(layer.starts, span + 1);
-    const last = ranges.at(-1);
-    if (last !== undefined && last[0] + last[1] === first) last[1] += end - first;
-    else ranges.push([first, end - first]);
+    addBlocks(runs, first, at(layer.starts, span + 1) - first);
   }
-  return ranges;
+  return runs;
 }

@@ -1,6 +1,7 @@
 /** What goes into a layer actor and what comes out: its limits, events and effects. */
 import type { ErrorCode } from '../schemas/errors.ts';
 import type { PrefetchPace } from './pace.ts';
+import type { BlockRun, SpanRun } from './ranges.ts';
 
 export interface LayerLimits {
   /** A read that waits longer is answered with EIO, ms. */
@@ -71,9 +72,6 @@ export const LAYER_LIMITS: LayerLimits = {
   appendRanges: 4_096,
 };
 
-/** `[first block, number of blocks]` */
-export type BlockRange = readonly [first: number, count: number];
-
 /** `now`: milliseconds of a clock that should be monotonic; a step back is ignored. */
 export type LayerEvent =
   /**
@@ -82,7 +80,7 @@ export type LayerEvent =
    */
   | {
       type: 'restore';
-      ranges: readonly BlockRange[];
+      ranges: readonly BlockRun[];
       complete?: boolean;
       handedOver?: boolean;
       logged?: boolean;
@@ -95,12 +93,12 @@ export type LayerEvent =
   /** Fetch ahead of the readers: what lies near the spans that they wait for. Off: what was aimed at is forgotten, too. */
   | { type: 'readahead'; on: boolean; now: number }
   /** A start is likely to read these soon, in this order: they are fetched before anything else that nobody waits for. */
-  | { type: 'aim'; ranges: readonly BlockRange[]; now: number }
+  | { type: 'aim'; ranges: readonly BlockRun[]; now: number }
   /**
    * A startup pack is about to bring these blocks: whoever needs one waits for it. Answered by `promised` with the job
    * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.
    */
-  | { type: 'promise'; pack: number; ranges: readonly BlockRange[]; now: number }
+  | { type: 'promise'; pack: number; ranges: readonly BlockRun[]; now: number }
   /** The pack brings blocks of other layers at the moment: its turn here is still to come. */
   | { type: 'promise.heard'; job: number; now: number }
   /** Nothing more comes of it. */
@@ -113,12 +111,12 @@ export type LayerEvent =
   /** Hand out what became present since the last flush. Also answered after `close`. */
   | { type: 'flush'; now: number }
   /** The log did not take these. */
-  | { type: 'append.failed'; ranges: readonly BlockRange[] }
+  | { type: 'append.failed'; ranges: readonly BlockRun[] }
   /**
    * The whole device was compared with the diffID. Where the comparison itself failed, repeat it instead. `damaged`: it is
    * not the layer since the disk lost these blocks; they go as with `evict`, and the layer is lazy again.
    */
-  | { type: 'verified'; ok: boolean; damaged?: readonly BlockRange[]; now: number }
+  | { type: 'verified'; ok: boolean; damaged?: readonly BlockRun[]; now: number }
   /** The kernel reads the device file itself, or is about to: nothing may be evicted any more. */
   | { type: 'handed-over' }
   /** Reads come through here again. */
@@ -127,7 +125,7 @@ export type LayerEvent =
    * Blocks that are to leave the device file. Those that may go are absent from here on and named by `punch`. Refused:
    * what is not present, spans that have an owner or a reader, layers that are being verified or are handed over.
    */
-  | { type: 'evict'; ranges: readonly BlockRange[]; now: number }
+  | { type: 'evict'; ranges: readonly BlockRun[]; now: number }
   /**
    * The punch has been made, or given up: its spans may be fetched again. `undone`: nothing was punched, the blocks are
    * present as before; whether the log has heard of the eviction is not known, so they are logged again.
@@ -138,9 +136,6 @@ export type LayerEvent =
   | { type: 'close' };
 
 export type JobClass = 'demand' | 'prefetch';
-
-/** Spans in a row. */
-export type SpanRun = readonly [firstSpan: number, spanCount: number];
 
 /** Why a read got EIO. */
 export interface ReadFailure {
@@ -158,7 +153,7 @@ export type LayerEffect =
   | { type: 'cancel'; job: number }
   | { type: 'promised'; pack: number; job: number }
   /** Sync the device file, then append. Ascending, no two adjacent. */
-  | { type: 'append'; ranges: Array<[number, number]> }
+  | { type: 'append'; ranges: readonly BlockRun[] }
   /** Every block is present: compare the whole device with the diffID. */
   | { type: 'verify' }
   | { type: 'complete' }
@@ -168,7 +163,7 @@ export type LayerEffect =
    * Append that these blocks are gone, wait for readers that saw them present, punch them out of the file, then send
    * `evicted`. In this order: a crash in between leaves bytes that nobody counts on.
    */
-  | { type: 'punch'; job: number; ranges: Array<[number, number]> }
+  | { type: 'punch'; job: number; ranges: readonly BlockRun[] }
   /** Send a tick at this time at the latest. Replaces a later one. */
   | { type: 'wake'; at: number };
 

@@ -37,7 +37,6 @@ import { BlockSet } from './block-set.ts';
 import { auditLayer } from './layer-audit.ts';
 import { type LayerState, type LayerStep, nextLayerState } from './layer-life.ts';
 import {
-  type BlockRange,
   type JobClass,
   LAYER_LIMITS,
   type LayerCounters,
@@ -45,11 +44,21 @@ import {
   type LayerEvent,
   type LayerLimits,
   type ReadFailure,
-  type SpanRun,
 } from './layer-protocol.ts';
-import { inOrder, Prefetcher, type SpanChoice } from './prefetch.ts';
+import { Prefetcher, type SpanChoice } from './prefetch.ts';
 import { Promises } from './promises.ts';
-import { sizeOf, spansOf } from './ranges.ts';
+import {
+  type BlockRun,
+  blockRun,
+  blocksOf,
+  cut,
+  joined,
+  sizeOf,
+  type SpanRun,
+  spanRun,
+  spansOf,
+  within,
+} from './ranges.ts';
 import { ReadQueue } from './read-queue.ts';
 import { Retries } from './retries.ts';
 import { Stall } from './stall.ts';
@@ -73,7 +82,7 @@ export type Owner =
       readonly kind: 'evict';
       readonly number: number;
       readonly spans: readonly number[];
-      readonly ranges: readonly BlockRange[];
+      readonly ranges: readonly BlockRun[];
       readonly passed: number[];
     };
 export type Job = Owner & { kind: 'fetch' };
@@ -137,8 +146,7 @@ export class LayerActor {
     this.#nextJob = options.firstJob ?? 1;
     this.#fence = this.#nextJob;
     this.#unlogged = new BlockSet(geometry.blockCount);
-    const blocksOf = (span: number) => this.#blocks.end(span) - this.#blocks.start(span);
-    this.#prefetcher = new Prefetcher(geometry.spanCount, blocksOf, {
+    this.#prefetcher = new Prefetcher(geometry.spanCount, (span) => this.#blocks.size(span), {
       batchSpans: this.#limits.prefetchBatchSpans,
       batchSpansAround: this.#limits.prefetchBatchSpansAround,
       aroundMs: this.#limits.prefetchAroundMs,
@@ -425,7 +433,7 @@ export class LayerActor {
     const start = (alone = false) => {
       if (count === 0) return;
       const behind = along && !alone ? this.#prefetcher.along(first + count, this.#clock, this.#choice) : [];
-      this.#fetch(inOrder([[first, count], ...behind]), 'demand', effects);
+      this.#fetch(joined([spanRun(first, count), ...behind]), 'demand', effects);
       count = 0;
     };
     for (const span of spans) {
@@ -465,12 +473,10 @@ export class LayerActor {
     alone: (span) => this.#retries.isSuspect(span),
   };
 
-  #aim(ranges: readonly BlockRange[]): void {
+  #aim(ranges: readonly BlockRun[]): void {
     const spans = new Set<number>();
-    for (const [from, to] of this.#inside(ranges)) {
-      for (let block = from; block < to; block++)
-        if (!this.#blocks.isPresent(block)) spans.add(this.#blocks.spanOf(block));
-    }
+    for (const block of blocksOf(this.#inside(ranges)))
+      if (!this.#blocks.isPresent(block)) spans.add(this.#blocks.spanOf(block));
     this.#prefetcher.aim([...spans]);
   }
 
@@ -501,32 +507,36 @@ export class LayerActor {
     const owed = this.#promises.isKnown(number);
     const isLate = !owed && number >= this.#fence && number < this.#nextJob;
     if (this.#state === 'corrupt' || (job === undefined && !isLate && !owed)) return;
-    if (!Number.isSafeInteger(firstBlock) || !Number.isSafeInteger(count)) return;
+    const told = cut(blockRun(firstBlock, count), this.blockCount);
+    if (told === undefined) return;
     if (bytes > 0) this.#counters.bytes += bytes;
-    const from = Math.max(firstBlock, 0);
-    const to = Math.min(firstBlock + count, this.blockCount);
     if (job !== undefined) this.#jobSilence.set(number, this.#clock + this.#limits.jobSilenceMs);
     this.#promises.heard(number, this.#clock);
-    const ranges = owed
-      ? this.#promises.owedIn(number, from, to)
+    const runs = owed
+      ? this.#promises.owedIn(number, told)
       : job !== undefined
-        ? this.#ownedIn(job, from, to)
-        : [[from, to] as const];
+        ? this.#ownedIn(job, told)
+        : [told];
     let became = 0;
-    for (const [first, end] of ranges) became += this.#fill(first, end, BlockEvent.FETCHED, true, effects);
+    for (const run of runs) became += this.#fill(run, BlockEvent.FETCHED, true, effects);
     if (job === undefined && !owed) this.#counters.lateBlocks += became;
   }
 
-  /** What of the blocks `[from, to)` is the job's. */
-  *#ownedIn({ runs }: Job, from: number, to: number): IterableIterator<[from: number, to: number]> {
-    for (const [first, count] of runs)
-      yield [Math.max(from, this.#blocks.start(first)), Math.min(to, this.#blocks.start(first + count))];
+  /** Which of the blocks belong to the job. */
+  *#ownedIn({ runs }: Job, [first, count]: BlockRun): IterableIterator<BlockRun> {
+    for (const run of runs) {
+      const [start, size] = this.#blocks.blocksOf(run);
+      const from = Math.max(first, start);
+      const end = Math.min(first + count, start + size);
+      if (end > from) yield blockRun(from, end - from);
+    }
   }
 
-  /** Makes blocks `[from, to)` present, and answers who waited for them. Returns how many were not present before. */
-  #fill(from: number, to: number, event: BlockEvent, log: boolean, effects: LayerEffect[]): number {
+  /** Makes the blocks present, and answers the reads that waited for them. Returns how many were not present before. */
+  #fill([first, count]: BlockRun, event: BlockEvent, log: boolean, effects: LayerEffect[]): number {
+    const to = first + count;
     let became = 0;
-    for (let block = from; block < to; ) {
+    for (let block = first; block < to; ) {
       const span = this.#blocks.spanOf(block);
       const end = Math.min(to, this.#blocks.end(span));
       const isLeaving = this.#owners.get(span)?.kind === 'evict';
@@ -548,8 +558,7 @@ export class LayerActor {
     if (job === undefined) return;
     if (times !== undefined && job.class === 'demand')
       this.#prefetcher.readahead.observe(times.firstByteUs, times.fetchUs);
-    for (const [from, to] of this.#ownedIn(job, 0, this.blockCount))
-      this.#fill(from, to, BlockEvent.FETCHED, true, effects);
+    for (const run of job.runs) this.#fill(this.#blocks.blocksOf(run), BlockEvent.FETCHED, true, effects);
     this.#release(job);
     this.#prefetcher.succeeded();
   }
@@ -610,8 +619,7 @@ export class LayerActor {
   #promise({ pack, ranges }: LayerEvent & { type: 'promise' }, effects: LayerEffect[]): void {
     if (this.#state !== 'lazy' || this.#promises.isFull) return;
     const job = this.#nextJob++;
-    const absent = [...this.#inside(ranges)].flatMap(([from, to]) => this.#absentIn(from, to));
-    this.#promises.make(job, absent, this.#clock);
+    this.#promises.make(job, this.#absentIn(this.#inside(ranges)), this.#clock);
     effects.push({ type: 'promised', pack, job });
   }
 
@@ -623,7 +631,7 @@ export class LayerActor {
   }
 
   /** A pack does not bring these blocks, or not soon. */
-  #waitNoLonger(left: ReadonlyArray<readonly [number, number]>, effects: LayerEffect[]): void {
+  #waitNoLonger(left: readonly BlockRun[], effects: LayerEffect[]): void {
     const spans = new Set<number>();
     for (const [first, count] of left) {
       for (let span = this.#blocks.spanOf(first); span <= this.#blocks.spanOf(first + count - 1); span++)
@@ -652,64 +660,55 @@ export class LayerActor {
   }
 
   /**
-   * The runs of blocks in `[from, to)` that are not present. Left out are spans that are being evicted: what is written
-   * there before the hole is punched goes with it, and may be told of afterwards.
+   * The blocks that are not present. Left out are spans that are being evicted: bytes written there before the hole is
+   * punched are punched with it, and may be told of afterwards.
    */
-  #absentIn(from: number, to: number): Array<[from: number, to: number]> {
-    const runs: Array<[number, number]> = [];
-    for (let block = from; block < to; block++) {
-      if (this.#blocks.isPresent(block)) continue;
-      if (this.#owners.get(this.#blocks.spanOf(block))?.kind === 'evict') continue;
-      const last = runs.at(-1);
-      if (last?.[1] === block) last[1] = block + 1;
-      else runs.push([block, block + 1]);
-    }
-    return runs;
+  #absentIn(runs: readonly BlockRun[]): BlockRun[] {
+    return within(
+      runs,
+      (block) =>
+        !this.#blocks.isPresent(block) && this.#owners.get(this.#blocks.spanOf(block))?.kind !== 'evict',
+    );
   }
 
   // ── The log, eviction and the layer's own life ──
 
   #flush(effects: LayerEffect[]): void {
-    const ranges = this.#unlogged.takeRanges();
+    const ranges = this.#unlogged.takeRuns();
     for (let at = 0; at < ranges.length; at += this.#limits.appendRanges) {
       effects.push({ type: 'append', ranges: ranges.slice(at, at + this.#limits.appendRanges) });
     }
   }
 
-  #relog(ranges: readonly BlockRange[]): void {
-    for (const [from, to] of this.#inside(ranges)) {
-      for (let block = from; block < to; block++)
-        if (this.#blocks.isPresent(block)) this.#unlogged.add(block);
-    }
+  #relog(ranges: readonly BlockRun[]): void {
+    for (const block of blocksOf(this.#inside(ranges)))
+      if (this.#blocks.isPresent(block)) this.#unlogged.add(block);
   }
 
   #restore(event: LayerEvent & { type: 'restore' }, effects: LayerEffect[]): void {
     if (this.#state !== 'lazy') return;
-    for (const [from, to] of this.#inside(event.ranges)) {
-      this.#fill(from, to, BlockEvent.RESTORED, event.logged === false, effects);
-    }
+    for (const run of this.#inside(event.ranges))
+      this.#fill(run, BlockEvent.RESTORED, event.logged === false, effects);
     if (event.complete !== true || !this.#blocks.isFull || !this.#move('RESTORED')) return;
     if (event.handedOver === true) this.#move('HANDED_OVER');
   }
 
-  #evict(ranges: readonly BlockRange[], effects: LayerEffect[]): void {
+  #evict(ranges: readonly BlockRun[], effects: LayerEffect[]): void {
     if (this.#state !== 'lazy' && this.#state !== 'complete') return;
     const gone = new BlockSet(this.blockCount);
     const spans = new Set<number>();
-    for (const [from, to] of this.#inside(ranges)) {
-      for (let block = from; block < to; block++) {
-        const span = this.#blocks.spanOf(block);
-        // A reader that waits for other blocks of the span counts on those that were present when it came.
-        if (this.#owners.has(span) || this.#reads.touches(span)) continue;
-        if (!this.#blocks.step(span, block, BlockEvent.EVICTED)) continue;
-        this.#unlogged.delete(block);
-        gone.add(block);
-        spans.add(span);
-      }
+    for (const block of blocksOf(this.#inside(ranges))) {
+      const span = this.#blocks.spanOf(block);
+      // A reader that waits for other blocks of the span counts on those that were present when it came.
+      if (this.#owners.has(span) || this.#reads.touches(span)) continue;
+      if (!this.#blocks.step(span, block, BlockEvent.EVICTED)) continue;
+      this.#unlogged.delete(block);
+      gone.add(block);
+      spans.add(span);
     }
     if (gone.size === 0) return;
     if (this.#state === 'complete') this.#move('EVICTED');
-    const leaving = gone.takeRanges();
+    const leaving = gone.takeRuns();
     const eviction: Eviction = {
       kind: 'evict',
       number: this.#nextJob++,
@@ -729,8 +728,7 @@ export class LayerActor {
     this.#evictions.delete(number);
     for (const span of eviction.spans) this.#owners.delete(span);
     if (undone) {
-      for (const [first, count] of eviction.ranges)
-        this.#fill(first, first + count, BlockEvent.RESTORED, true, effects);
+      for (const run of eviction.ranges) this.#fill(run, BlockEvent.RESTORED, true, effects);
     }
     for (const span of eviction.passed) this.#prefetcher.revisit(span);
     const wanted: number[] = [];
@@ -777,25 +775,20 @@ export class LayerActor {
     return true;
   }
 
-  /** `[from, to)` of each range, cut to the layer; what is no range at all is left out. */
-  *#inside(ranges: readonly BlockRange[]): IterableIterator<[from: number, to: number]> {
-    for (const [first, count] of ranges) {
-      if (!Number.isSafeInteger(first) || !Number.isSafeInteger(count)) continue;
-      yield [Math.max(first, 0), Math.min(first + count, this.blockCount)];
-    }
+  /** The runs as far as they lie in the layer. */
+  #inside(runs: readonly BlockRun[]): BlockRun[] {
+    return runs.map((run) => cut(run, this.blockCount)).filter((run) => run !== undefined);
   }
 
   /**
    * What of these ranges, which `append` gave out before a sync that is over now, may be said in the log: blocks that
    * have gone since are not there, and those that have come again are not synced.
    */
-  loggable(ranges: readonly BlockRange[]): Array<[number, number]> {
+  loggable(ranges: readonly BlockRun[]): BlockRun[] {
     const still = new BlockSet(this.blockCount);
-    for (const [from, to] of this.#inside(ranges)) {
-      for (let block = from; block < to; block++)
-        if (this.#blocks.isPresent(block) && !this.#unlogged.has(block)) still.add(block);
-    }
-    return still.takeRanges();
+    for (const block of blocksOf(this.#inside(ranges)))
+      if (this.#blocks.isPresent(block) && !this.#unlogged.has(block)) still.add(block);
+    return still.takeRuns();
   }
 
   /** For tests: sentences about every rule that is broken. */

@@ -4,7 +4,7 @@
  */
 import type { CofaEvent, EventOf } from '../schemas/events.ts';
 import type { TrustPolicy } from '../schemas/trust.ts';
-import { sizeOf } from './ranges.ts';
+import { type BlockRun, blockRun, sizeOf } from './ranges.ts';
 import { foldSnapshot, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
@@ -302,14 +302,14 @@ function forgetBlocks(layer: LayerFacts): void {
   layer.handedOver = false;
 }
 
-/** The present blocks as `[first, count]` ranges in order. */
-export function presentRanges(present: Uint8Array): Array<[number, number]> {
-  const ranges: Array<[number, number]> = [];
+/** The present blocks, in order. */
+export function presentRanges(present: Uint8Array): BlockRun[] {
+  const ranges: BlockRun[] = [];
   for (let block = 0; block < present.length; block++) {
     if (present[block] !== 1) continue;
     const first = block;
     while (block + 1 < present.length && present[block + 1] === 1) block++;
-    ranges.push([first, block - first + 1]);
+    ranges.push(blockRun(first, block - first + 1));
   }
   return ranges;
 }

@@ -7,12 +7,14 @@
  * burst, which makes up for timers that are late.
  */
 
+import type { SpanRun } from './ranges.ts';
+
 /** What a layer asks before it fetches something that nobody waits for. */
 export interface PrefetchPace {
   /** When the next job may begin, ms; in the past: now. */
   readonly readyAt: number;
   /** These spans are about to be fetched. */
-  take(firstSpan: number, spanCount: number, now: number): void;
+  take(spans: SpanRun, now: number): void;
 }
 
 /** Unused time that counts, ms. */
@@ -81,7 +83,7 @@ export class Budgets {
   }
 
   /** `bytesOf`: compressed bytes of some spans of the layer. Undefined: nothing limits it. */
-  paceOf(layer: string, bytesOf: (firstSpan: number, spanCount: number) => number): PrefetchPace | undefined {
+  paceOf(layer: string, bytesOf: (spans: SpanRun) => number): PrefetchPace | undefined {
     const limits = this.#limits.get(layer);
     if (limits === undefined) return undefined;
     const budgets = limits.flatMap((image) => this.#budgets.get(image) ?? []);
@@ -90,7 +92,7 @@ export class Budgets {
       get readyAt() {
         return best().readyAt;
       },
-      take: (firstSpan, spanCount, now) => best().take(bytesOf(firstSpan, spanCount), now),
+      take: (spans, now) => best().take(bytesOf(spans), now),
     };
   }
 }

@@ -4,8 +4,8 @@
  * bad: that is the same the next time. Evicted spans are not offered again, or eviction and prefetch would chase each
  * other.
  */
-import type { SpanRun } from './layer-protocol.ts';
 import type { PrefetchPace } from './pace.ts';
+import { joined, type SpanRun, spanRun } from './ranges.ts';
 import { Readahead } from './readahead.ts';
 
 export interface PrefetchLimits {
@@ -46,7 +46,7 @@ export interface SpanChoice {
 export class Prefetcher {
   readonly #limits: PrefetchLimits;
   readonly #spanCount: number;
-  readonly #blocksOf: (span: number) => number;
+  readonly #sizeOf: (span: number) => number;
   #on = false;
   /** Spans before it have been offered. */
   #cursor = 0;
@@ -59,10 +59,10 @@ export class Prefetcher {
   #aimed: number[] = [];
   readonly readahead: Readahead;
 
-  constructor(spanCount: number, blocksOf: (span: number) => number, limits: PrefetchLimits) {
+  constructor(spanCount: number, sizeOf: (span: number) => number, limits: PrefetchLimits) {
     this.readahead = new Readahead(spanCount);
     this.#spanCount = spanCount;
-    this.#blocksOf = blocksOf;
+    this.#sizeOf = sizeOf;
     this.#limits = limits;
   }
 
@@ -141,9 +141,9 @@ export class Prefetcher {
     const runs: SpanRun[] = [];
     let left = this.#limits.alongBlocks;
     for (const span of this.#aimed.filter((other) => other >= from).sort((a, b) => a - b)) {
-      left -= this.#blocksOf(span);
+      left -= this.#sizeOf(span);
       if (left < 0 || runs.length === this.#limits.aimedRuns) break;
-      if (free(span) && !alone(span)) runs.push([span, 1]);
+      if (free(span) && !alone(span)) runs.push(spanRun(span, 1));
     }
     const taken = new Set(runs.map(([span]) => span));
     if (taken.size > 0) this.#aimed = this.#aimed.filter((span) => !taken.has(span));
@@ -152,14 +152,14 @@ export class Prefetcher {
   }
 
   #pay(runs: readonly SpanRun[], now: number): void {
-    for (const [firstSpan, spanCount] of runs) this.pace?.take(firstSpan, spanCount, now);
+    for (const run of runs) this.pace?.take(run, now);
   }
 
   #nextUnaimed(now: number, { free, alone }: SpanChoice): Batch | undefined {
     const isAround = now - this.#waitedAt < this.#limits.aroundMs;
     const batchSpans = isAround ? this.#limits.batchSpansAround : this.#limits.batchSpans;
     const near = this.readahead.next(READAHEAD_BATCH, (span) => free(span) && !alone(span));
-    if (near !== undefined) return { runs: [[near.firstSpan, near.spanCount]], soon: true };
+    if (near !== undefined) return { runs: [near], soon: true };
     if (!this.#on) return undefined;
     while (this.#cursor < this.#spanCount && !free(this.#cursor)) this.#cursor += 1;
     if (this.#cursor >= this.#spanCount) return undefined;
@@ -168,7 +168,7 @@ export class Prefetcher {
       const end = Math.min(firstSpan + batchSpans, this.#spanCount);
       while (this.#cursor < end && free(this.#cursor) && !alone(this.#cursor)) this.#cursor += 1;
     }
-    return { runs: [[firstSpan, this.#cursor - firstSpan]] };
+    return { runs: [spanRun(firstSpan, this.#cursor - firstSpan)] };
   }
 
   /**
@@ -182,43 +182,32 @@ export class Prefetcher {
       const first = this.#aimed.pop();
       if (first === undefined) break;
       if (!free(first)) continue;
-      if (alone(first) && runs.length === 0) return { runs: [[first, 1]], soon: true };
+      if (alone(first) && runs.length === 0) return { runs: [spanRun(first, 1)], soon: true };
       const run = this.#runFrom(first, left, (span) => span < this.#spanCount && free(span) && !alone(span));
       if (runs.length > 0 && (alone(first) || run.blocks > left)) {
         this.#aimed.push(first);
         break;
       }
       if (run.end > first + 1) this.#aimed = this.#aimed.filter((span) => span < first || span >= run.end);
-      runs.push([first, run.end - first]);
+      runs.push(spanRun(first, run.end - first));
       left -= run.blocks;
     }
-    return runs.length === 0 ? undefined : { runs: inOrder(runs), soon: true };
+    return runs.length === 0 ? undefined : { runs: joined(runs), soon: true };
   }
 
   /** The spans that go into one run with this one: to `end`, exclusive; more than `most` blocks only where it has more by itself. */
   #runFrom(first: number, most: number, may: (span: number) => boolean): { end: number; blocks: number } {
     const wanted = new Set(this.#aimed);
-    let blocks = this.#blocksOf(first);
+    let blocks = this.#sizeOf(first);
     let end = first + 1;
     for (;;) {
-      const isGap = !wanted.has(end) && may(end) && this.#blocksOf(end) <= this.#limits.gapBlocks;
+      const isGap = !wanted.has(end) && may(end) && this.#sizeOf(end) <= this.#limits.gapBlocks;
       const next = isGap ? end + 1 : end;
       if (!wanted.has(next) || !may(next)) return { end, blocks };
-      const more = this.#blocksOf(next) + (isGap ? this.#blocksOf(end) : 0);
+      const more = this.#sizeOf(next) + (isGap ? this.#sizeOf(end) : 0);
       if (blocks + more > most) return { end, blocks };
       blocks += more;
       end = next + 1;
     }
   }
-}
-
-/** Ascending; neighbours become one. */
-export function inOrder(runs: readonly SpanRun[]): SpanRun[] {
-  const joined: Array<[number, number]> = [];
-  for (const [first, count] of [...runs].sort(([a], [b]) => a - b)) {
-    const last = joined.at(-1);
-    if (last !== undefined && last[0] + last[1] === first) last[1] += count;
-    else joined.push([first, count]);
-  }
-  return joined;
 }

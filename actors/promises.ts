@@ -4,6 +4,7 @@
  * it has been silent for too long, nobody waits for it any more: what it has not kept by then is fetched like anything else.
  */
 import { BlockSet } from './block-set.ts';
+import { addBlock, type BlockRun, blocksOf } from './ranges.ts';
 import { TimerQueue } from './timers.ts';
 
 /** Packs of one layer that may be under way at once: that many images start at the same time with a layer in common. */
@@ -35,10 +36,9 @@ export class Promises {
     return this.#owed.size >= MAX_PROMISES;
   }
 
-  /** `[from, to)` of each range. */
-  make(number: number, ranges: Iterable<readonly [from: number, to: number]>, now: number): void {
+  make(number: number, runs: readonly BlockRun[], now: number): void {
     const blocks = new BlockSet(this.#blockCount);
-    for (const [from, to] of ranges) for (let block = from; block < to; block++) blocks.add(block);
+    for (const block of blocksOf(runs)) blocks.add(block);
     this.#owed.set(number, blocks);
     this.#silence.set(number, now + this.#silenceMs);
   }
@@ -55,16 +55,12 @@ export class Promises {
     return this.#owed.has(number);
   }
 
-  /** The runs of blocks in `[from, to)` that this promise has not kept yet. */
-  owedIn(number: number, from: number, to: number): Array<[from: number, to: number]> {
+  /** Those of the blocks that this promise has not kept yet. */
+  owedIn(number: number, [first, count]: BlockRun): BlockRun[] {
     const owed = this.#owed.get(number);
-    const runs: Array<[number, number]> = [];
-    for (let block = from; block < to; block++) {
-      if (owed?.has(block) !== true) continue;
-      const last = runs.at(-1);
-      if (last?.[1] === block) last[1] = block + 1;
-      else runs.push([block, block + 1]);
-    }
+    const runs: BlockRun[] = [];
+    if (owed === undefined) return runs;
+    for (let block = first; block < first + count; block++) if (owed.has(block)) addBlock(runs, block);
     return runs;
   }
 
@@ -78,19 +74,19 @@ export class Promises {
     for (const blocks of this.#owed.values()) blocks.delete(block);
   }
 
-  /** Ends a promise: what somebody may wait for, as `[first, count]`. */
-  end(number: number): ReadonlyArray<readonly [number, number]> {
+  /** Ends a promise: the blocks that reads may wait for. */
+  end(number: number): readonly BlockRun[] {
     const isWaitedFor = this.#silence.has(number);
     const blocks = this.#owed.get(number);
     this.#owed.delete(number);
     this.#silence.delete(number);
-    return (isWaitedFor && blocks?.ranges()) || [];
+    return (isWaitedFor && blocks?.runs()) || [];
   }
 
-  /** Nobody waits any longer for one that has been silent for too long: what it owes, as `[first, count]`; undefined: none is. */
-  takeSilent(now: number): ReadonlyArray<readonly [number, number]> | undefined {
+  /** Takes a promise that has been silent for too long: reads no longer wait for it. Returns what it owes; undefined: none is. */
+  takeSilent(now: number): readonly BlockRun[] | undefined {
     const number = this.#silence.take(now);
-    return number === undefined ? undefined : (this.#owed.get(number)?.ranges() ?? []);
+    return number === undefined ? undefined : (this.#owed.get(number)?.runs() ?? []);
   }
 
   clear(): void {

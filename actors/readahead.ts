@@ -16,6 +16,8 @@
  * between, and fetching ahead costs nobody anything. Where it is the bytes that take time, it would delay those that
  * somebody waits for, so it rests.
  */
+import { type SpanRun, spanRun } from './ranges.ts';
+
 export interface ReadaheadLimits {
   /** Spans to each side that count as the neighbourhood. */
   neighbourhood: number;
@@ -132,14 +134,14 @@ export class Readahead {
   }
 
   /** Takes the best suggestion for which `free` holds, with free neighbours behind it, `most` spans in all. */
-  next(most: number, free: (span: number) => boolean): { firstSpan: number; spanCount: number } | undefined {
+  next(most: number, free: (span: number) => boolean): SpanRun | undefined {
     if (!this.hasRoom) return undefined;
     for (let span = this.#suggested.pop(); span !== undefined; span = this.#suggested.pop()) {
       if (!free(span)) continue;
       let spanCount = 1;
       while (spanCount < most && this.#suggested.includes(span + spanCount) && free(span + spanCount))
         spanCount += 1;
-      return { firstSpan: span, spanCount };
+      return spanRun(span, spanCount);
     }
     return undefined;
   }

@@ -4,6 +4,9 @@
  */
 import type { ErrorRecord } from './errors.ts';
 
+/** Blocks of a layer in a row; actors/ranges.ts has the type of those that were checked. */
+export type BlockPair = readonly [first: number, count: number];
+
 /** `[device, first block, blocks]`; `device` counts the layers that a startup pack or a recording names. */
 export type StartRun = readonly [device: number, first: number, count: number];
 
@@ -34,7 +37,7 @@ interface JobBase {
 export interface FetchJob extends JobBase {
   kind: 'fetch';
   class: 'demand' | 'prefetch';
-  runs: ReadonlyArray<readonly [firstBlock: number, blockCount: number]>;
+  runs: readonly BlockPair[];
   source: BlobSource;
 }
 
@@ -83,8 +86,7 @@ export interface ScrubJob extends JobBase {
   kind: 'scrub';
   /** Digest of the blob that the layer's span table belongs to. */
   blob: string;
-  /** `[first block, count]` */
-  ranges: ReadonlyArray<readonly [number, number]>;
+  ranges: readonly BlockPair[];
 }
 
 /** Merge what a start has read with earlier recordings, and make the image's startup pack of it. */
@@ -160,8 +162,8 @@ export interface EndCompletion {
   retryable?: boolean;
   /** Of a fetch: where its time went. */
   times?: FetchTimes;
-  /** Of a scrub: blocks whose bytes on the disk are not the layer's, `[first, count]`. */
-  bad?: Array<[number, number]>;
+  /** Of a scrub: blocks whose bytes on the disk are not the layer's. */
+  bad?: readonly BlockPair[];
 }
 
 /** Where the time of a fetch went, µs. Its parts run one after the other, so they add up to its duration. */

@@ -1,7 +1,7 @@
 /** Messages between the supervisor and the front end (msgpack on NATS, request/reply). Internal to one node. */
 import type { CacheStatus, LayerStatus } from './api.ts';
 import type { ErrorCode } from './errors.ts';
-import type { BlobSource, JobLayer, PackSource, StartRun } from './fetch.ts';
+import type { BlobSource, BlockPair, JobLayer, PackSource, StartRun } from './fetch.ts';
 
 /** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
 export interface OpenLayer {
@@ -104,16 +104,16 @@ export interface Scrub {
   diffId: string;
   from: number;
   count: number;
-  ranges?: Array<[number, number]>;
+  ranges?: readonly BlockPair[];
 }
 export interface ScrubReply {
   /** The present blocks go on here; undefined: that was the last one. */
   next?: number;
   /** Blocks that were compared. */
   blocks: number;
-  bad: Array<[number, number]>;
+  bad: readonly BlockPair[];
   /** Of the bad ones: still there, since a read or a fetch needs them at the moment, or the kernel. */
-  kept: Array<[number, number]>;
+  kept: readonly BlockPair[];
   /** The kernel reads the device file itself: take it back first. */
   direct: boolean;
   /** Every block of the layer is present. */
@@ -123,7 +123,7 @@ export interface ScrubReply {
 /** `front.refetch`: fetch absent blocks of an open layer, and sync them. Reply: what went wrong, if anything. */
 export interface Refetch {
   diffId: string;
-  ranges: Array<[number, number]>;
+  ranges: readonly BlockPair[];
 }
 export interface RefetchReply {
   failure?: { code: ErrorCode; message: string };
@@ -146,7 +146,7 @@ export interface Scrubbed {
 
 /** `front.doubt`: blocks that came shortly before an unclean stop, to be compared before they are relied on. */
 export interface Doubt {
-  layers: Array<{ diffId: string; ranges: Array<[number, number]> }>;
+  layers: Array<{ diffId: string; ranges: readonly BlockPair[] }>;
 }
 
 /**

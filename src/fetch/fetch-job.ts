@@ -3,6 +3,7 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { blockRuns } from '../../actors/ranges.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { FetchJob, FetchTimes } from '../../schemas/fetch.ts';
 import { decodeSpans } from '../image/decode-span.ts';
@@ -110,7 +111,7 @@ interface Run {
 /** The job's runs, as many in one request as can be: spans that begin in the middle of a frame share bytes with those before. */
 function requestsFor(job: FetchJob, table: SpanTable): Run[][] {
   const requests: Run[][] = [];
-  for (const [firstBlock, blockCount] of job.runs) {
+  for (const [firstBlock, blockCount] of blockRuns(job.runs)) {
     const endBlock = firstBlock + blockCount;
     const first = table.span(table.spanOfBlock(firstBlock));
     const last = table.span(table.spanOfBlock(endBlock - 1));

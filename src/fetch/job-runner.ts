@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import type { BlockRun } from '../../actors/ranges.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type {
   Completion,
@@ -187,7 +188,7 @@ export class JobRunner {
     );
   }
 
-  async #scrub(job: ScrubJob, signal: AbortSignal): Promise<Array<[number, number]>> {
+  async #scrub(job: ScrubJob, signal: AbortSignal): Promise<BlockRun[]> {
     return await checkBlocks(job, { layout: this.#options.layout, tables: this.#tables, signal });
   }
 

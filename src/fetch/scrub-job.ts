@@ -5,6 +5,7 @@
  */
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { addBlock, type BlockRun, blockRuns } from '../../actors/ranges.ts';
 import type { ScrubJob } from '../../schemas/fetch.ts';
 import { NativeBuffer } from '../image/native.ts';
 import type { SpanTable } from '../image/span-table.ts';
@@ -34,28 +35,23 @@ export interface ScrubContext {
 }
 
 /**
- * The blocks whose bytes are not the layer's, or cannot be read, `[first, count]`. A device that is not there
+ * The blocks whose bytes are not the layer's, or cannot be read. A device that is not there
  * has none. Errors: `integrity` when the span table is another layer's.
  */
-export async function checkBlocks(job: BlockCheck, context: ScrubContext): Promise<Array<[number, number]>> {
+export async function checkBlocks(job: BlockCheck, context: ScrubContext): Promise<BlockRun[]> {
   const table = await context.tables.get(job.blob);
   if (table.diffId !== job.layer)
     throw new CofaError('integrity', `the span table of ${job.blob} is not that of layer ${job.layer}`);
   const device = await openDirect(context.layout.device(job.layer));
-  const bad: Array<[number, number]> = [];
-  const note = (block: number) => {
-    const last = bad.at(-1);
-    if (last !== undefined && last[0] + last[1] === block) last[1] += 1;
-    else bad.push([block, 1]);
-  };
+  const bad: BlockRun[] = [];
   const buffer = alignedBuffer(CHUNK_BLOCKS * table.blockSize);
   try {
-    for (const [first, count] of job.ranges) {
+    for (const [first, count] of blockRuns(job.ranges)) {
       for (let block = first; block < first + count; block += CHUNK_BLOCKS) {
         context.signal.throwIfAborted();
         const blocks = Math.min(CHUNK_BLOCKS, first + count - block);
         const right = device === undefined ? [] : await rightBlocks(device, table, block, blocks, buffer);
-        for (let at = 0; at < blocks; at++) if (right[at] !== true) note(block + at);
+        for (let at = 0; at < blocks; at++) if (right[at] !== true) addBlock(bad, block + at);
       }
     }
   } finally {

@@ -21,6 +21,7 @@ import {
   planEviction,
   TICK_MS,
 } from '../../actors/cache.ts';
+import { type BlockRun, pairsOf } from '../../actors/ranges.ts';
 import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import type { CacheStatus } from '../../schemas/api.ts';
 import { type ErrorCode, toErrorRecord } from '../../schemas/errors.ts';
@@ -460,7 +461,7 @@ export class CacheHost {
   }
 
   /** Takes blocks out of a layer, open or not, as far as nobody needs them just now. Returns the bytes that went. */
-  async evict(diffId: string, ranges: Array<[number, number]>, reason: EvictionReason): Promise<number> {
+  async evict(diffId: string, ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
     try {
       const layer = this.#options.opened.get(diffId);
       if (layer !== undefined) return await layer.evict(ranges, reason);
@@ -477,11 +478,7 @@ export class CacheHost {
     }
   }
 
-  async #evictClosed(
-    diffId: string,
-    ranges: Array<[number, number]>,
-    reason: EvictionReason,
-  ): Promise<number> {
+  async #evictClosed(diffId: string, ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
     const { facts, isInUse, layout } = this.#options;
     const known = facts.get(diffId);
     if (known === undefined || isInUse(diffId)) return 0;
@@ -490,7 +487,7 @@ export class CacheHost {
       const path = file === undefined ? undefined : await readlink(`/proc/self/fd/${file.fd}`);
       // A file system that an earlier engine left may still stand on it.
       if (path !== undefined && backingFiles().has(path)) return 0;
-      await this.#append(diffId, { type: 'layer.evicted', ranges, reason });
+      await this.#append(diffId, { type: 'layer.evicted', ranges: pairsOf(ranges), reason });
       const before = file === undefined ? 0 : (await file.stat()).blocks;
       for (const [first, count] of ranges) {
         if (file !== undefined) await punchHole(file.fd, first * known.blockSize, count * known.blockSize);
@@ -524,8 +521,7 @@ export class CacheHost {
     const { facts, isInUse, layout } = this.#options;
     const known = facts.get(diffId);
     if (known === undefined || isInUse(diffId)) return;
-    const ranges: Array<[number, number]> = [[0, known.blockCount]];
-    await this.#append(diffId, { type: 'layer.evicted', ranges, reason: 'limit' });
+    await this.#append(diffId, { type: 'layer.evicted', ranges: [[0, known.blockCount]], reason: 'limit' });
     await rm(layout.device(diffId), { force: true });
     this.#closedBytes.set(diffId, 0);
   }

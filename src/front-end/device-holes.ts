@@ -6,26 +6,25 @@
  */
 import { fstatSync, readlinkSync } from 'node:fs';
 import type { LayerFacts } from '../../actors/node-state.ts';
+import { addBlock, type BlockRun } from '../../actors/ranges.ts';
 import { holesOf, punchHole } from '../kernel/holes.ts';
 import { backingFiles } from '../kernel/loop.ts';
 
 /** So many bytes too many are worth to be given back. */
 const WORTH_BYTES = 4 * 2 ** 20;
 
-/** The blocks that the log calls present and that lie in a hole, `[first, count]`, in order. */
-export async function blocksInHoles(fd: number, layer: LayerFacts): Promise<Array<[number, number]>> {
+/** The blocks that the log calls present and that lie in a hole, in order. */
+export async function blocksInHoles(fd: number, layer: LayerFacts): Promise<BlockRun[]> {
   if (layer.presentCount === 0) return [];
   const { size, blockSize, blockCount, present } = layer;
-  const lost: Array<[number, number]> = [];
-  for (const [from, to] of await holesOf(fd, size)) {
+  const lost: BlockRun[] = [];
+  // Two holes may share a block.
+  let next = 0;
+  for (const { from, to } of await holesOf(fd, size)) {
     const end = Math.min(Math.ceil(to / blockSize), blockCount);
-    for (let block = Math.floor(from / blockSize); block < end; block++) {
-      if (present[block] !== 1) continue;
-      const last = lost.at(-1);
-      if (last !== undefined && last[0] + last[1] > block) continue;
-      if (last !== undefined && last[0] + last[1] === block) last[1] += 1;
-      else lost.push([block, 1]);
-    }
+    for (let block = Math.max(Math.floor(from / blockSize), next); block < end; block++)
+      if (present[block] === 1) addBlock(lost, block);
+    next = Math.max(next, end);
   }
   return lost;
 }

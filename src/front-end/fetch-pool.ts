@@ -11,6 +11,7 @@ import type { Logger } from 'pino';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type {
+  BlockPair,
   Completion,
   FetchTimes,
   Job,
@@ -43,7 +44,7 @@ export interface JobListener {
     failure: { error: ErrorRecord; retryable: boolean } | undefined,
     timing: JobTiming,
     /** Of a scrub: blocks that are not the layer's. */
-    bad?: Array<[number, number]>,
+    bad?: readonly BlockPair[],
   ): void;
 }
 

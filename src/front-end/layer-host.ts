@@ -10,17 +10,15 @@ import { allPresent } from '../../actors/block.ts';
 import { BlockSet } from '../../actors/block-set.ts';
 import type { CacheLayer } from '../../actors/cache.ts';
 import {
-  type BlockRange,
   LAYER_LIMITS,
   LayerActor,
   type LayerEffect,
   type LayerEvent,
   type ReadFailure,
-  type SpanRun,
 } from '../../actors/layer.ts';
 import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { Budgets } from '../../actors/pace.ts';
-import { blocksOf } from '../../actors/ranges.ts';
+import { type BlockRun, blockRun, blocksOf, pairsOf, type SpanRun } from '../../actors/ranges.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../schemas/events.ts';
@@ -195,7 +193,7 @@ export class LayerHost {
   /** How fast what nobody waits for may come. */
   pace(budgets: Budgets): void {
     const { diffId, table, now } = this.#options;
-    const bytesOf = (first: number, count: number) =>
+    const bytesOf = ([first, count]: SpanRun) =>
       table.span(first + count - 1).inEnd - table.span(first).inStart;
     this.#send({ type: 'pace', pace: budgets.paceOf(diffId, bytesOf), now: now() });
   }
@@ -244,19 +242,19 @@ export class LayerHost {
   }
 
   /** A start is likely to read these soon; no more than a wish. */
-  aim(ranges: readonly BlockRange[]): void {
+  aim(ranges: readonly BlockRun[]): void {
     if (!this.#readsAhead || this.#isHeld) return;
     this.#send({ type: 'aim', ranges, now: this.#options.now() });
   }
 
   /** Whether one of these blocks is absent. */
-  lacks(ranges: readonly BlockRange[]): boolean {
+  lacks(ranges: readonly BlockRun[]): boolean {
     const states = new Uint8Array(this.device.blocks);
     return ranges.some(([first, count]) => !allPresent(states, first, first + count - 1));
   }
 
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
-  promise(pack: number, ranges: readonly BlockRange[]): number | undefined {
+  promise(pack: number, ranges: readonly BlockRun[]): number | undefined {
     const effects = this.#actor.handle({ type: 'promise', pack, ranges, now: this.#options.now() });
     let job: number | undefined;
     this.#options.use.markStartup(ranges);
@@ -329,7 +327,7 @@ export class LayerHost {
    * here on, and the log is told as soon as it can be (`isStuck`). Errors: `unsupported` where the file system cannot punch
    * holes: the blocks are absent, their bytes stay.
    */
-  async evict(ranges: readonly BlockRange[], reason: EvictionReason): Promise<number> {
+  async evict(ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
     // A loop that an engine before this one left may be there for users that nobody knows of.
     if (this.#direct || this.#closed) return 0;
     if (backingFiles().has(readlinkSync(`/proc/self/fd/${this.#options.file.fd}`))) return 0;
@@ -337,7 +335,7 @@ export class LayerHost {
   }
 
   /** The whole device is not what its diffID says, since the disk lost these blocks: they go. Returns whether they did. */
-  async damaged(ranges: readonly BlockRange[]): Promise<boolean> {
+  async damaged(ranges: readonly BlockRun[]): Promise<boolean> {
     if (this.#closed) return false;
     await this.#punchAll({ type: 'verified', ok: false, damaged: ranges, now: this.#options.now() }, 'scrub');
     return Array.from(blocksOf(ranges)).every((block) => !this.isPresent(block));
@@ -382,12 +380,13 @@ export class LayerHost {
    * Fetches blocks that are absent, as for a reader, and syncs them. Resolves with why some did not come. No reader: it
    * is in no trace.
    */
-  async fetch(ranges: readonly BlockRange[]): Promise<ReadFailure | undefined> {
+  async fetch(ranges: readonly BlockRun[]): Promise<ReadFailure | undefined> {
     let failure: ReadFailure | undefined;
     const spans = this.#inSpans(ranges);
     const run = async () => {
       for (let next = spans.pop(); next !== undefined; next = spans.pop()) {
-        const [firstBlock, lastBlock] = next;
+        const [firstBlock, count] = next;
+        const lastBlock = firstBlock + count - 1;
         const id = this.#nextRead++;
         const answered = new Promise<ReadFailure | undefined>((resolve) => {
           this.#waiters.set(id, (errno, reason) => resolve(errno === 0 ? undefined : (reason ?? LOST)));
@@ -401,16 +400,16 @@ export class LayerHost {
     return failure;
   }
 
-  /** The ranges cut at the borders of spans: first and last block. */
-  #inSpans(ranges: readonly BlockRange[]): Array<[first: number, last: number]> {
+  /** The runs, cut at the borders of spans. */
+  #inSpans(ranges: readonly BlockRun[]): BlockRun[] {
     const { table } = this.#options;
-    const parts: Array<[number, number]> = [];
+    const parts: BlockRun[] = [];
     for (const [first, count] of ranges) {
       const end = Math.min(first + count, table.blockCount);
       for (let block = first; block < end; ) {
         const span = table.span(table.spanOfBlock(block));
         const last = Math.min(end, span.firstBlock + span.blockCount) - 1;
-        parts.push([block, last]);
+        parts.push(blockRun(block, last + 1 - block));
         block = last + 1;
       }
     }
@@ -506,7 +505,10 @@ export class LayerHost {
     const { file, quiesce, table, log, diffId, now } = this.#options;
     let isLogged = false;
     try {
-      await Promise.all([quiesce(), this.#append({ type: 'layer.evicted', ranges, reason })]);
+      await Promise.all([
+        quiesce(),
+        this.#append({ type: 'layer.evicted', ranges: pairsOf(ranges), reason }),
+      ]);
       isLogged = true;
       let bytes = 0;
       for (const [first, count] of ranges) {
@@ -554,7 +556,7 @@ export class LayerHost {
       kind: 'fetch',
       class: kind,
       layer: diffId,
-      runs: runs.map((run) => this.#blocksOf(run)),
+      runs: runs.map((run) => this.#blocksOfSpans(run)),
       source,
     };
     const rest = kind === 'prefetch' && soon !== true ? { rest: this.device.size } : {};
@@ -586,11 +588,11 @@ export class LayerHost {
     running.pool = pool.submit(order, listener, rest);
   }
 
-  #blocksOf([firstSpan, spanCount]: SpanRun): [first: number, count: number] {
+  #blocksOfSpans([firstSpan, spanCount]: SpanRun): BlockRun {
     const { table } = this.#options;
     const { firstBlock } = table.span(firstSpan);
     const last = table.span(firstSpan + spanCount - 1);
-    return [firstBlock, last.firstBlock + last.blockCount - firstBlock];
+    return blockRun(firstBlock, last.firstBlock + last.blockCount - firstBlock);
   }
 
   #cancel(number: number): void {
@@ -759,7 +761,7 @@ export class LayerHost {
   async #flushOnce(): Promise<void> {
     // First: blocks that have come in the place of damaged ones are named below.
     await this.#sayDamaged();
-    let pending: BlockRange[][] = [];
+    let pending: Array<readonly BlockRun[]> = [];
     for (const effect of this.#actor.handle({ type: 'flush', now: this.#options.now() })) {
       if (effect.type === 'append') pending.push(effect.ranges);
       else this.#run(effect);
@@ -770,7 +772,7 @@ export class LayerHost {
       for (; pending.length > 0; pending = pending.slice(1)) {
         // Some may have been evicted since. Those that go from here on are named by a later append.
         const ranges = this.#actor.loggable(pending[0] ?? []);
-        if (ranges.length > 0) await this.#append({ type: 'layer.blocks', ranges });
+        if (ranges.length > 0) await this.#append({ type: 'layer.blocks', ranges: pairsOf(ranges) });
       }
     } catch (error) {
       // They wait in the actor, as one bit a block.
@@ -787,9 +789,9 @@ export class LayerHost {
 
   async #sayDamaged(): Promise<void> {
     const { appendRanges } = LAYER_LIMITS;
-    for (let left = this.#unsaid.ranges(); left.length > 0; left = left.slice(appendRanges)) {
+    for (let left = this.#unsaid.runs(); left.length > 0; left = left.slice(appendRanges)) {
       const ranges = left.slice(0, appendRanges);
-      await this.#append({ type: 'layer.evicted', ranges, reason: 'scrub' });
+      await this.#append({ type: 'layer.evicted', ranges: pairsOf(ranges), reason: 'scrub' });
       for (const block of blocksOf(ranges)) this.#unsaid.delete(block);
     }
   }

@@ -11,6 +11,7 @@ import { Conditions } from '../process/conditions.ts';
 import { createLog } from '../process/log.ts';
 import { foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
 import { Budgets } from '../../actors/pace.ts';
+import { pairsOf } from '../../actors/ranges.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type {
@@ -349,7 +350,7 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       const lost = await blocksInHoles(file.fd, logged);
       if (lost.length > 0) {
         log.warn({ layer: diffId, ranges: lost.length }, 'blocks of the log are holes of the device');
-        await append({ type: 'layer.evicted', ranges: lost, reason: 'lost' });
+        await append({ type: 'layer.evicted', ranges: pairsOf(lost), reason: 'lost' });
       }
       await trimAbsent(file.fd, logged).catch((error: unknown) =>
         log.warn({ error }, 'absent blocks keep room'),

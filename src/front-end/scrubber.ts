@@ -15,7 +15,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { BlockSet } from '../../actors/block-set.ts';
 import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
-import { addBlock, blocksOf, type Ranges, sizeOf, within } from '../../actors/ranges.ts';
+import {
+  addBlock,
+  type BlockRun,
+  blockRun,
+  blockRuns,
+  blocksOf,
+  cut,
+  sizeOf,
+  within,
+} from '../../actors/ranges.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import type {
@@ -111,7 +120,7 @@ export class Scrubber {
   async refetch({ diffId, ranges }: Refetch): Promise<RefetchReply> {
     const layer = this.#options.opened.get(diffId);
     if (layer === undefined) throw new CofaError('not-found', `layer ${diffId} is not open`);
-    const failure = await layer.fetch(ranges);
+    const failure = await layer.fetch(blockRuns(ranges));
     return failure === undefined ? {} : { failure };
   }
 
@@ -146,10 +155,10 @@ export class Scrubber {
     const known = this.#options.facts.get(diffId);
     if (known === undefined) return false;
     const since = Date.now();
-    const bad: Ranges = [];
+    const bad: BlockRun[] = [];
     for (let first = 0; first < known.blockCount; first += MISMATCH_BLOCKS) {
       const count = Math.min(MISMATCH_BLOCKS, known.blockCount - first);
-      for (const block of blocksOf(await this.#checkByFetcher(diffId, known.blob, [[first, count]])))
+      for (const block of blocksOf(await this.#checkByFetcher(diffId, known.blob, [blockRun(first, count)])))
         addBlock(bad, block);
     }
     if (bad.length === 0) return false;
@@ -168,7 +177,9 @@ export class Scrubber {
   doubt({ layers }: Doubt): void {
     for (const { diffId, ranges } of layers) {
       if (this.#doubts.has(diffId)) continue;
-      const settled = this.#untilCompared(diffId, ranges).finally(() => this.#doubts.delete(diffId));
+      const settled = this.#untilCompared(diffId, blockRuns(ranges)).finally(() =>
+        this.#doubts.delete(diffId),
+      );
       this.#doubts.set(diffId, settled);
     }
   }
@@ -185,7 +196,7 @@ export class Scrubber {
     clearTimeout(timer);
   }
 
-  async #untilCompared(diffId: string, ranges: Ranges): Promise<void> {
+  async #untilCompared(diffId: string, ranges: readonly BlockRun[]): Promise<void> {
     for (let tries = 1; ; tries++) {
       try {
         await this.#compareNewest(diffId, ranges);
@@ -203,7 +214,7 @@ export class Scrubber {
     }
   }
 
-  async #compareNewest(diffId: string, ranges: Ranges): Promise<void> {
+  async #compareNewest(diffId: string, ranges: readonly BlockRun[]): Promise<void> {
     const order: Scrub = { diffId, from: 0, count: 0, ranges };
     const since = Date.now();
     const first = await this.#scrub(order, true);
@@ -245,7 +256,7 @@ export class Scrubber {
     const all = this.#watched.get(diffId) ?? new Set();
     this.#watched.set(diffId, all.add(watched));
     const check = isHere ? this.#checkHere.bind(this) : this.#checkByFetcher.bind(this);
-    let bad: Ranges = [];
+    let bad: BlockRun[] = [];
     try {
       const found = blocks === 0 ? [] : await check(diffId, known.blob, ranges);
       bad = within(found, (block) => watched.has(block));
@@ -254,7 +265,7 @@ export class Scrubber {
       if (all.size === 0) this.#watched.delete(diffId);
     }
     if (bad.length > 0) await this.#takeOut(diffId, bad);
-    const kept = this.#keptOf(diffId, order.ranges ?? bad, bad);
+    const kept = this.#keptOf(diffId, order.ranges === undefined ? bad : blockRuns(order.ranges), bad);
     const direct = this.#options.opened.get(diffId)?.isDirect === true;
     return { ...(next === undefined ? {} : { next }), blocks, bad, kept, direct, whole };
   }
@@ -263,17 +274,19 @@ export class Scrubber {
   #choose(
     { diffId, from, count, ranges }: Scrub,
     known: LayerFacts,
-  ): { ranges: Ranges; next?: number; whole: boolean } {
+  ): { ranges: BlockRun[]; next?: number; whole: boolean } {
     const layer = this.#options.opened.get(diffId);
     const { blockCount, present } = known;
     const isPresent = (block: number) =>
       layer === undefined ? present[block] === 1 : layer.isPresent(block);
     if (ranges !== undefined) {
-      const inside: Ranges = ranges.map(([first, some]) => [first, Math.min(some, blockCount - first)]);
+      const inside = blockRuns(ranges)
+        .map((run) => cut(run, blockCount))
+        .filter((run) => run !== undefined);
       return { ranges: within(inside, isPresent), whole: false };
     }
     const whole = layer === undefined ? known.presentCount === blockCount : layer.isWhole;
-    const chosen: Ranges = [];
+    const chosen: BlockRun[] = [];
     let taken = 0;
     for (let block = from; block < blockCount; block++) {
       if (!isPresent(block)) continue;
@@ -285,7 +298,7 @@ export class Scrubber {
   }
 
   /** One layer after the other. */
-  async #checkHere(diffId: string, blob: string, ranges: Ranges): Promise<Ranges> {
+  async #checkHere(diffId: string, blob: string, ranges: readonly BlockRun[]): Promise<BlockRun[]> {
     const { layout } = this.#options;
     const { signal } = this.#stopping;
     const mine = this.#checking.then(() =>
@@ -295,7 +308,7 @@ export class Scrubber {
     return await mine;
   }
 
-  #checkByFetcher(diffId: string, blob: string, ranges: Ranges): Promise<Ranges> {
+  #checkByFetcher(diffId: string, blob: string, ranges: readonly BlockRun[]): Promise<BlockRun[]> {
     return new Promise((resolve, reject) => {
       this.#options.pool.submit(
         { kind: 'scrub', layer: diffId, blob, ranges },
@@ -303,7 +316,7 @@ export class Scrubber {
           blocks: () => {},
           end: (_bytes, failure, _timing, bad) => {
             if (failure !== undefined) reject(fromErrorRecord(failure.error));
-            else resolve(bad ?? []);
+            else resolve(blockRuns(bad ?? []));
           },
         },
       );
@@ -311,7 +324,7 @@ export class Scrubber {
   }
 
   /** Bad blocks become absent, so that they are fetched again, as far as they can. */
-  async #takeOut(diffId: string, bad: Ranges): Promise<void> {
+  async #takeOut(diffId: string, bad: readonly BlockRun[]): Promise<void> {
     const { cache, opened, log } = this.#options;
     log.error({ layer: diffId, blocks: sizeOf(bad), first: bad[0]?.[0] }, 'blocks are damaged on the disk');
     const bytes = await cache.evict(diffId, bad, 'scrub');
@@ -322,7 +335,7 @@ export class Scrubber {
   }
 
   /** Those of `ranges` that may be read though they are damaged: bad ones that stayed, and what the log does not know of yet. */
-  #keptOf(diffId: string, ranges: Ranges, bad: Ranges): Ranges {
+  #keptOf(diffId: string, ranges: readonly BlockRun[], bad: readonly BlockRun[]): BlockRun[] {
     const { opened, facts } = this.#options;
     const layer = opened.get(diffId);
     const present = facts.get(diffId)?.present;

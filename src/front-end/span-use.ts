@@ -3,6 +3,7 @@
  * and arrivals. Startup spans are those that were read right after a mount, and those that a startup pack brings.
  */
 import type { LayerGeometry } from '../../actors/layer.ts';
+import type { BlockRun } from '../../actors/ranges.ts';
 
 /** What is kept of a layer that is closed. */
 export interface SpanMemory {
@@ -54,7 +55,7 @@ export class SpanUse {
   }
 
   /** These blocks are read in a start. */
-  markStartup(ranges: Iterable<readonly [first: number, count: number]>): void {
+  markStartup(ranges: Iterable<BlockRun>): void {
     for (const [first, count] of ranges) {
       const last = Math.min(first + count, this.#geometry.blockCount) - 1;
       if (first < 0 || last < first) continue;

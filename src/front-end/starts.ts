@@ -3,6 +3,7 @@
  * over, so that the next one has a better pack. What the FUSE threads note (FirstReads) is the recording.
  */
 import type { Logger } from 'pino';
+import { type BlockRun, blockRuns } from '../../actors/ranges.ts';
 import { isWhole } from '../../actors/layer-life.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
@@ -19,11 +20,11 @@ export interface StartLayer {
   /** The ticks of its blocks. */
   readonly firstReads: Uint32Array;
   /** Whether one of these blocks is absent. */
-  lacks(ranges: ReadonlyArray<readonly [number, number]>): boolean;
+  lacks(blocks: readonly BlockRun[]): boolean;
   /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
-  promise(pack: number, ranges: ReadonlyArray<readonly [number, number]>): number | undefined;
+  promise(pack: number, blocks: readonly BlockRun[]): number | undefined;
   /** What is likely to be read soon: fetched before anything else that nobody waits for. */
-  aim(ranges: ReadonlyArray<readonly [number, number]>): void;
+  aim(blocks: readonly BlockRun[]): void;
   arrived(job: number, first: number, count: number, bytes: number): void;
   /** The pack brings blocks, of other layers. */
   promiseHeard(job: number): void;
@@ -339,8 +340,8 @@ function keep(sets: Map<string, StartSet>, key: string, set: StartSet): void {
 }
 
 /** The blocks of one device. */
-const runsOf = (device: number, runs: readonly StartRun[]): Array<[first: number, count: number]> =>
-  runs.flatMap(([of, first, count]): Array<[number, number]> => (of === device ? [[first, count]] : []));
+const runsOf = (device: number, runs: readonly StartRun[]): BlockRun[] =>
+  blockRuns(runs.flatMap(([of, first, count]) => (of === device ? [[first, count] as const] : [])));
 
 const isSame = (one: PackSource, other: PackSource): boolean => JSON.stringify(one) === JSON.stringify(other);
 const keyOf = ({ manifest, start }: BeginStart): string => `${manifest} ${start}`;

@@ -3,8 +3,7 @@
  * finds its blocks present never comes here. Which jobs a read waited for is seen at its two ends: the jobs that had
  * its missing spans when it came, and the last ones when it was answered.
  */
-import type { SpanRun } from '../../actors/layer.ts';
-import { sizeOf } from '../../actors/ranges.ts';
+import { sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
 import type { FetchTimes } from '../../schemas/fetch.ts';
 

@@ -33,17 +33,23 @@ export async function punchHole(fd: number, offset: number, length: number): Pro
   }
 }
 
+/** Bytes of a file, from `from` up to `to`, which is not one of them. */
+export interface ByteHole {
+  from: number;
+  to: number;
+}
+
 /**
- * The holes of the first `size` bytes, `[offset, end)` each, in order. A file system that does not tell says that there
+ * The holes of the first `size` bytes, in order. A file system that does not tell says that there
  * are none. The file's position moves.
  */
-export async function holesOf(fd: number, size: number): Promise<Array<[offset: number, end: number]>> {
-  const holes: Array<[number, number]> = [];
+export async function holesOf(fd: number, size: number): Promise<ByteHole[]> {
+  const holes: ByteHole[] = [];
   for (let at = 0, seeks = 1; at < size; seeks++) {
     const hole = seek(fd, at, SEEK_HOLE);
     if (hole === undefined || hole >= size) break;
     const data = Math.min(seek(fd, hole, SEEK_DATA) ?? size, size);
-    holes.push([hole, data]);
+    holes.push({ from: hole, to: data });
     at = data;
     // Each is a look into the file's extents, a few microseconds; a fragmented file has thousands.
     if (seeks % SEEKS_AT_ONCE === 0) await nextTurn();

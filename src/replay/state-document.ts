@@ -1,5 +1,6 @@
 /** A node's state as a JSON document, and what differs between two of them. Schemas: schemas/replay.ts. */
 import { type NodeState, presentRanges, proofOf } from '../../actors/node-state.ts';
+import { pairsOf } from '../../actors/ranges.ts';
 import type { ReplayDiff, ReplayImage, ReplayLayer, ReplayMount, ReplayState } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { digestOfNodeState } from '../store/node-codec.ts';
@@ -61,7 +62,7 @@ export function describeFacts(state: NodeState): {
       blockCount,
       blob,
       presentCount,
-      present: presentRanges(layer.present),
+      present: pairsOf(presentRanges(layer.present)),
       images: [...new Set(users.get(diffId) ?? [])],
     };
   });

@@ -1,6 +1,7 @@
 /** A layer that is told what a start is likely to read fetches that first, in that order, and nobody waits for it. */
 import { describe, expect, test } from 'vitest';
 import { LayerActor, type LayerEffect, type LayerEvent, type LayerLimits } from '../../actors/layer.ts';
+import { blockRun } from '../../actors/ranges.ts';
 import { evenGeometry } from '../support/geometry.ts';
 
 /** A layer of 100 spans of 4 blocks, checked after each event. */
@@ -22,7 +23,7 @@ function layerOf(given: Partial<LayerLimits> = {}) {
   };
   return { actor, send };
 }
-const blocks = (...spans: number[]) => spans.map((span): [number, number] => [span * 4 + 1, 1]);
+const blocks = (...spans: number[]) => spans.map((span) => blockRun(span * 4 + 1, 1));
 const aim = (...spans: number[]): LayerEvent => ({ type: 'aim', ranges: blocks(...spans), now: 0 });
 const read = (id: number, span: number, now = 0): LayerEvent => ({
   type: 'read',
@@ -90,7 +91,7 @@ describe('what a start is likely to read', () => {
 
   test('does not take along what is there, nor what a reader has asked for', () => {
     const { send } = layerOf({ aimedInFlight: 1, gapBlocks: 4 });
-    send({ type: 'restore', ranges: [[8 * 4, 4]] });
+    send({ type: 'restore', ranges: [blockRun(8 * 4, 4)] });
     expect(send(aim(7, 9, 20, 22))).toEqual(['prefetch 7']);
     expect(send(read(1, 21))).toEqual(['demand 21']);
     expect(send(done(1))).toEqual(['prefetch 9']);
@@ -148,7 +149,7 @@ describe('what a start is likely to read', () => {
 
   test('is left alone where it is there, is lengthened by a second start, and forgotten with readahead', () => {
     const { send } = layerOf({ aimedInFlight: 1 });
-    send({ type: 'restore', ranges: [[0, 40]] });
+    send({ type: 'restore', ranges: [blockRun(0, 40)] });
     expect(send(aim(3, 50, 9, 60))).toEqual(['prefetch 50']);
     expect(send(aim(60, 70))).toEqual([]);
     expect(send(done(1))).toEqual(['prefetch 60']);
@@ -160,12 +161,12 @@ describe('what a start is likely to read', () => {
 
   test('waits for a while after a failure, and what is out of the layer is passed over', () => {
     const { actor, send } = layerOf({ aimedInFlight: 1, prefetchPauseMs: 500 });
-    const ranges: Array<[number, number]> = [
-      [-5, 2],
-      [40, 1],
-      [399, 1_000_000],
-      [Number.NaN, 1],
-      [80, 1],
+    const ranges = [
+      blockRun(-5, 2),
+      blockRun(40, 1),
+      blockRun(399, 1_000_000),
+      blockRun(Number.NaN, 1),
+      blockRun(80, 1),
     ];
     expect(send({ type: 'aim', ranges, now: 0 })).toEqual(['prefetch 10']);
     const failure = { code: 'unavailable', message: 'away', retryable: true } as const;

@@ -8,6 +8,7 @@ import {
   type LayerLimits,
 } from '../../actors/layer.ts';
 import { Budgets } from '../../actors/pace.ts';
+import { type BlockRun, blockRun } from '../../actors/ranges.ts';
 import { evenGeometry, geometryOf } from '../support/geometry.ts';
 
 /** Feeds an actor and checks all of its rules after each event. */
@@ -65,9 +66,8 @@ const fetch = (job: number, firstSpan: number, spanCount = 1, kind: 'demand' | '
   runs: [[firstSpan, spanCount]],
   class: kind,
 });
-const full = (ranges: ReadonlyArray<readonly [number, number]>, more = {}) =>
-  ({ type: 'restore', ranges, ...more }) as LayerEvent;
-const evict = (ranges: Array<[number, number]>): LayerEvent => ({ type: 'evict', ranges, now: 0 });
+const full = (ranges: readonly BlockRun[], more = {}): LayerEvent => ({ type: 'restore', ranges, ...more });
+const evict = (...ranges: BlockRun[]): LayerEvent => ({ type: 'evict', ranges, now: 0 });
 const wakes = (effects: LayerEffect[]) => effects.filter(({ type }) => type === 'wake');
 const ok = (id: number) => ({ type: 'answer', id, errno: 0 });
 const eio = (id: number, code: string) => ({
@@ -107,7 +107,7 @@ describe('a cold read', () => {
 
   test('does not fetch a span of which it needs only blocks that are present', () => {
     const layer = new Bench(evenGeometry(2, 2));
-    layer.send({ type: 'restore', ranges: [[1, 1]] });
+    layer.send({ type: 'restore', ranges: [blockRun(1, 1)] });
     expect(layer.read(1, 1, 2)).toEqual([fetch(1, 1)]);
   });
 
@@ -363,7 +363,7 @@ describe('messages', () => {
 describe('prefetch', () => {
   test('goes over the absent spans in order, a few jobs at once', () => {
     const layer = new Bench(evenGeometry(12, 2), { prefetchBatchSpans: 3, prefetchInFlight: 2 });
-    layer.send({ type: 'restore', ranges: [[2, 2]] });
+    layer.send({ type: 'restore', ranges: [blockRun(2, 2)] });
     layer.read(1, 8);
     layer.wait(LAYER_LIMITS.prefetchAroundMs);
     expect(layer.prefetch()).toEqual([fetch(2, 0, 1, 'prefetch'), fetch(3, 2, 2, 'prefetch')]);
@@ -394,7 +394,7 @@ describe('prefetch', () => {
     const budgets = new Budgets();
     const pace = (rate?: number) => {
       budgets.set('a', rate === undefined ? [] : [['image', rate]], layer.now);
-      return layer.send({ type: 'pace', pace: budgets.paceOf('a', (_, count) => count), now: layer.now });
+      return layer.send({ type: 'pace', pace: budgets.paceOf('a', ([, count]) => count), now: layer.now });
     };
     pace(1);
     expect(layer.prefetch()).toEqual([fetch(1, 0, 1, 'prefetch')]);
@@ -495,11 +495,15 @@ describe('the log', () => {
 
   test('gets records of bounded size, and once more what it did not take', () => {
     const layer = new Bench(evenGeometry(5, 2), { appendRanges: 2 });
-    layer.send({ type: 'restore', ranges: [0, 2, 4, 6, 8].map((first) => [first, 1]), logged: false });
+    layer.send({
+      type: 'restore',
+      ranges: [0, 2, 4, 6, 8].map((first) => blockRun(first, 1)),
+      logged: false,
+    });
     const records = layer.flush();
     expect(records).toHaveLength(3);
-    layer.send({ type: 'append.failed', ranges: [[2, 1]] });
-    layer.send({ type: 'append.failed', ranges: [[3, 99]] });
+    layer.send({ type: 'append.failed', ranges: [blockRun(2, 1)] });
+    layer.send({ type: 'append.failed', ranges: [blockRun(3, 99)] });
     expect(layer.flush()).toEqual([
       {
         type: 'append',
@@ -539,10 +543,10 @@ describe('the log', () => {
     layer.send({
       type: 'restore',
       ranges: [
-        [-2, 3],
-        [4, 100],
-        [Number.NaN, 2],
-        [2, Number.POSITIVE_INFINITY],
+        blockRun(-2, 3),
+        blockRun(4, 100),
+        blockRun(Number.NaN, 2),
+        blockRun(2, Number.POSITIVE_INFINITY),
       ],
     });
     expect([...layer.states]).toEqual([2, 0, 0, 0, 2, 2]);
@@ -554,7 +558,7 @@ describe('the log', () => {
     const layer = new Bench(evenGeometry(1, 2));
     layer.read(1, 0);
     layer.failed(1, true);
-    expect(layer.send({ type: 'restore', ranges: [[0, 1]] })).toEqual([ok(1)]);
+    expect(layer.send({ type: 'restore', ranges: [blockRun(0, 1)] })).toEqual([ok(1)]);
   });
 });
 
@@ -584,7 +588,7 @@ describe('the life of a layer', () => {
     expect([...layer.states]).toEqual([0, 0]);
     expect(layer.read(1, 0)).toEqual([eio(1, 'integrity')]);
     layer.fetched(1, 0, 2);
-    layer.send(full([[0, 2]]));
+    layer.send(full([blockRun(0, 2)]));
     expect([...layer.states]).toEqual([0, 0]);
     expect(layer.flush()).toEqual([]);
     expect(layer.actor.state).toBe('corrupt');
@@ -596,7 +600,7 @@ describe('the life of a layer', () => {
     layer.fetched(1, 0, 4);
     layer.done(1);
     expect(layer.actor.state).toBe('verifying');
-    const [punch] = layer.send({ type: 'verified', ok: false, damaged: [[1, 1]], now: 2 });
+    const [punch] = layer.send({ type: 'verified', ok: false, damaged: [blockRun(1, 1)], now: 2 });
     expect(punch).toMatchObject({ type: 'punch', ranges: [[1, 1]] });
     expect([...layer.states]).toEqual([2, 0, 2, 2]);
     expect(layer.actor.state).toBe('lazy');
@@ -610,16 +614,16 @@ describe('the life of a layer', () => {
 
   test('complete from the log without another look at the bytes, if no block is missing', () => {
     const whole = new Bench(evenGeometry(2, 1));
-    expect(whole.send(full([[0, 2]], { complete: true }))).toEqual([]);
+    expect(whole.send(full([blockRun(0, 2)], { complete: true }))).toEqual([]);
     expect(whole.actor.state).toBe('complete');
     const handed = new Bench(evenGeometry(2, 1));
-    handed.send(full([[0, 2]], { complete: true, handedOver: true }));
+    handed.send(full([blockRun(0, 2)], { complete: true, handedOver: true }));
     expect(handed.actor.state).toBe('handed-over');
     const lacking = new Bench(evenGeometry(2, 1));
-    lacking.send(full([[0, 1]], { complete: true }));
+    lacking.send(full([blockRun(0, 1)], { complete: true }));
     expect(lacking.actor.state).toBe('lazy');
     const unproven = new Bench(evenGeometry(2, 1));
-    expect(unproven.send(full([[0, 2]]))).toEqual([{ type: 'verify' }]);
+    expect(unproven.send(full([blockRun(0, 2)]))).toEqual([{ type: 'verify' }]);
   });
 
   test('a layer without blocks is whole at once', () => {
@@ -645,8 +649,8 @@ describe('the life of a layer', () => {
 describe('eviction', () => {
   test('takes blocks away at once and lets nobody fetch them before they are gone', () => {
     const layer = new Bench(evenGeometry(3, 2));
-    layer.send({ type: 'restore', ranges: [[0, 5]] });
-    expect(layer.send(evict([[1, 2]]))).toEqual([{ type: 'punch', job: 1, ranges: [[1, 2]] }]);
+    layer.send({ type: 'restore', ranges: [blockRun(0, 5)] });
+    expect(layer.send(evict(blockRun(1, 2)))).toEqual([{ type: 'punch', job: 1, ranges: [[1, 2]] }]);
     expect([...layer.states]).toEqual([2, 0, 0, 2, 2, 0]);
     expect(layer.read(1, 0, 2)).toEqual([]);
     expect(layer.read(2, 0)).toEqual([ok(2)]);
@@ -656,9 +660,9 @@ describe('eviction', () => {
 
   test('leaves alone what is fetched, and what a waiting read counts on', () => {
     const layer = new Bench(evenGeometry(3, 2));
-    layer.send({ type: 'restore', ranges: [[0, 3]] });
+    layer.send({ type: 'restore', ranges: [blockRun(0, 3)] });
     layer.read(1, 1, 3);
-    expect(layer.send(evict([[0, 6]]))).toEqual([]);
+    expect(layer.send(evict(blockRun(0, 6)))).toEqual([]);
     expect([...layer.states]).toEqual([2, 2, 2, 1, 0, 0]);
   });
 
@@ -666,7 +670,7 @@ describe('eviction', () => {
     const layer = new Bench(evenGeometry(2, 2));
     layer.read(1, 0);
     layer.done(1);
-    layer.send(evict([[0, 2]]));
+    layer.send(evict(blockRun(0, 2)));
     layer.fetched(1, 0, 2);
     layer.send({ type: 'evicted', job: 2, now: 0 });
     layer.fetched(1, 0, 2);
@@ -675,8 +679,8 @@ describe('eviction', () => {
 
   test('that is given up: the blocks are present as before, readers get theirs, and the log hears of them again', () => {
     const layer = new Bench(evenGeometry(2, 2));
-    layer.send({ type: 'restore', ranges: [[0, 4]], complete: true });
-    layer.send(evict([[0, 2]]));
+    layer.send({ type: 'restore', ranges: [blockRun(0, 4)], complete: true });
+    layer.send(evict(blockRun(0, 2)));
     layer.read(1, 0, 1);
     expect(layer.send({ type: 'evicted', job: 1, undone: true, now: 0 })).toEqual([
       ok(1),
@@ -688,9 +692,9 @@ describe('eviction', () => {
 
   test('leaves a startup pack what it still owes, and takes its word for nothing else', () => {
     const layer = new Bench(evenGeometry(2, 2));
-    layer.send({ type: 'promise', pack: 1, ranges: [[0, 4]], now: 0 });
+    layer.send({ type: 'promise', pack: 1, ranges: [blockRun(0, 4)], now: 0 });
     layer.fetched(1, 0);
-    layer.send(evict([[0, 1]]));
+    layer.send(evict(blockRun(0, 1)));
     layer.send({ type: 'evicted', job: 2, now: 0 });
     layer.fetched(1, 0, 3);
     expect([...layer.states]).toEqual([0, 2, 2, 0]);
@@ -698,9 +702,9 @@ describe('eviction', () => {
 
   test('under way: a startup pack that comes meanwhile owes none of its blocks, for what it writes may go with them', () => {
     const layer = new Bench(evenGeometry(2, 2));
-    layer.send({ type: 'restore', ranges: [[0, 2]] });
-    layer.send(evict([[0, 1]]));
-    layer.send({ type: 'promise', pack: 1, ranges: [[0, 4]], now: 0 });
+    layer.send({ type: 'restore', ranges: [blockRun(0, 2)] });
+    layer.send(evict(blockRun(0, 1)));
+    layer.send({ type: 'promise', pack: 1, ranges: [blockRun(0, 4)], now: 0 });
     layer.fetched(2, 2, 1);
     layer.send({ type: 'evicted', job: 1, now: 0 });
     // Written before the hole was punched, told afterwards.
@@ -713,9 +717,9 @@ describe('eviction', () => {
 
   test('keeps the log from hearing of blocks that are gone again', () => {
     const layer = new Bench(evenGeometry(2, 2));
-    layer.send({ type: 'restore', ranges: [[0, 3]], logged: false });
-    layer.send(evict([[1, 1]]));
-    layer.send({ type: 'append.failed', ranges: [[0, 4]] });
+    layer.send({ type: 'restore', ranges: [blockRun(0, 3)], logged: false });
+    layer.send(evict(blockRun(1, 1)));
+    layer.send({ type: 'append.failed', ranges: [blockRun(0, 4)] });
     expect(layer.flush()).toEqual([
       {
         type: 'append',
@@ -729,18 +733,18 @@ describe('eviction', () => {
 
   test('of a complete layer makes it lazy; of one that is handed over it is refused', () => {
     const layer = new Bench(evenGeometry(2, 1));
-    layer.send({ type: 'restore', ranges: [[0, 2]], complete: true });
+    layer.send({ type: 'restore', ranges: [blockRun(0, 2)], complete: true });
     layer.send({ type: 'handed-over' });
-    expect(layer.send(evict([[0, 1]]))).toEqual([]);
+    expect(layer.send(evict(blockRun(0, 1)))).toEqual([]);
     layer.send({ type: 'taken-back' });
-    expect(layer.send(evict([[0, 1]]))).toHaveLength(1);
+    expect(layer.send(evict(blockRun(0, 1)))).toHaveLength(1);
     expect(layer.actor.state).toBe('lazy');
   });
 
   test('under way while prefetch passes: its spans are fetched afterwards', () => {
     const layer = new Bench(evenGeometry(2, 1));
-    layer.send({ type: 'restore', ranges: [[0, 1]] });
-    layer.send(evict([[0, 1]]));
+    layer.send({ type: 'restore', ranges: [blockRun(0, 1)] });
+    layer.send(evict(blockRun(0, 1)));
     expect(layer.prefetch()).toEqual([fetch(2, 1, 1, 'prefetch')]);
     expect(layer.send({ type: 'evicted', job: 1, now: 0 })).toEqual([fetch(3, 0, 1, 'prefetch')]);
   });
@@ -750,7 +754,7 @@ describe('eviction', () => {
     layer.prefetch();
     layer.fetched(1, 0);
     layer.failed(1, true);
-    layer.send(evict([[0, 1]]));
+    layer.send(evict(blockRun(0, 1)));
     layer.send({ type: 'evicted', job: 2, now: 0 });
     expect(layer.wait(100_000)).toEqual([fetch(3, 1, 1, 'prefetch')]);
     expect(layer.done(3)).toEqual([]);

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { emptyNode, foldEvent, foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
 import type { CofaEvent, NewEvent } from '../../schemas/events.ts';
+import { pairsOf } from '../../actors/ranges.ts';
 
 const hex = 'ab'.repeat(32);
 const digest = `sha256:${hex}`;
@@ -169,7 +170,7 @@ describe('fold of the event log', () => {
         const layers = new Map<string, LayerFacts>();
         const size = blocks.length * 65536;
         foldLayer(layers, digest, { ...(opened as object), size, blockCount: blocks.length } as never);
-        const ranges = presentRanges(blocks);
+        const ranges = pairsOf(presentRanges(blocks));
         foldLayer(layers, digest, event({ type: 'layer.blocks', ranges }) as never);
         expect(layers.get(digest)?.present).toEqual(blocks);
         expect(layers.get(digest)?.presentCount).toBe(blocks.reduce((sum, block) => sum + block, 0));

@@ -1,8 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { BURST_MS, Budget, Budgets } from '../../actors/pace.ts';
+import { type SpanRun, spanRun } from '../../actors/ranges.ts';
 
-const bytesOf = (_: number, spanCount: number) => spanCount * 1_000;
+const bytesOf = ([, spanCount]: SpanRun) => spanCount * 1_000;
 
 describe('a budget', () => {
   test('keeps to its rate over any stretch, but for one job and a burst', () => {
@@ -40,7 +41,7 @@ describe('budgets of images', () => {
   test('the layers of an image share one', () => {
     const budgets = new Budgets();
     for (const layer of ['a', 'b']) budgets.set(layer, [['image', 1_000]], 0);
-    budgets.paceOf('a', bytesOf)?.take(0, 2, 0);
+    budgets.paceOf('a', bytesOf)?.take(spanRun(0, 2), 0);
     expect(budgets.paceOf('b', bytesOf)?.readyAt).toBe(2_000 - BURST_MS);
   });
 
@@ -56,10 +57,10 @@ describe('budgets of images', () => {
     );
     budgets.set('b', [['slow', 1]], 0);
     const pace = budgets.paceOf('a', bytesOf);
-    pace?.take(0, 1, 0);
-    pace?.take(0, 1, 0);
+    pace?.take(spanRun(0, 1), 0);
+    pace?.take(spanRun(0, 1), 0);
     expect(pace?.readyAt).toBe(1_000 - BURST_MS);
-    pace?.take(0, 1, 1_000);
+    pace?.take(spanRun(0, 1), 1_000);
     expect(pace?.readyAt).toBe(2_000 - BURST_MS);
     expect(budgets.paceOf('b', bytesOf)?.readyAt).toBeGreaterThan(900_000);
   });
@@ -67,7 +68,7 @@ describe('budgets of images', () => {
   test('a layer whose limit is lifted has none, and what nobody uses is forgotten', () => {
     const budgets = new Budgets();
     budgets.set('a', [['image', 1]], 0);
-    budgets.paceOf('a', bytesOf)?.take(0, 1, 0);
+    budgets.paceOf('a', bytesOf)?.take(spanRun(0, 1), 0);
     budgets.set('a', [], 0);
     expect(budgets.paceOf('a', bytesOf)).toBeUndefined();
     budgets.set('a', [['image', 1]], 0);

@@ -1,7 +1,7 @@
 /** What a startup pack promises to a layer: who waits for it, and what happens when it does not keep its word. */
 import { describe, expect, test } from 'vitest';
 import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
-import { spansOf } from '../../actors/ranges.ts';
+import { type BlockRun, blockRun, spansOf } from '../../actors/ranges.ts';
 import { evenGeometry } from '../support/geometry.ts';
 
 /** 8 spans of 4 blocks. */
@@ -23,7 +23,7 @@ function newLayer() {
     arrived: (job: number, firstBlock: number, count = 1) =>
       send({ type: 'blocks.fetched', job, firstBlock, count, bytes: 0, now }),
     /** Returns the job number of the promise. */
-    promise: (ranges: Array<[number, number]>) => {
+    promise: (...ranges: BlockRun[]) => {
       const [effect] = send({ type: 'promise', pack: 7, ranges, now });
       if (effect?.type !== 'promised') throw new Error('no promise was made');
       expect(effect.pack).toBe(7);
@@ -35,7 +35,7 @@ function newLayer() {
     },
     heard: (job: number) => send({ type: 'promise.heard', job, now }),
     end: (job: number) => send({ type: 'promise.ended', job, now }),
-    evict: (ranges: Array<[number, number]>) => send({ type: 'evict', ranges, now }),
+    evict: (...ranges: BlockRun[]) => send({ type: 'evict', ranges, now }),
     prefetch: () => send({ type: 'prefetch', on: true, now }),
     flush: () => send({ type: 'flush', now }),
   };
@@ -48,7 +48,7 @@ const demand = (firstSpan: number, spanCount = 1) =>
 describe('a startup pack', () => {
   test('is waited for by a read of what it will bring, and nothing is fetched for it', () => {
     const layer = newLayer();
-    const job = layer.promise([[5, 2]]);
+    const job = layer.promise(blockRun(5, 2));
     expect(layer.read(1, 5)).toEqual([]);
     expect(layer.arrived(job, 5)).toEqual([ok(1)]);
     expect(layer.read(2, 5)).toEqual([ok(2)]);
@@ -57,7 +57,7 @@ describe('a startup pack', () => {
 
   test('leaves other blocks of the same span to be fetched, and a read of both waits for both', () => {
     const layer = newLayer();
-    const job = layer.promise([[5, 1]]);
+    const job = layer.promise(blockRun(5, 1));
     const [fetch] = layer.read(1, 5, 6);
     expect(fetch).toEqual(demand(1));
     if (fetch?.type !== 'fetch') throw new Error('no fetch');
@@ -67,11 +67,7 @@ describe('a startup pack', () => {
 
   test('that ends early leaves the rest to be fetched for those who wait', () => {
     const layer = newLayer();
-    const job = layer.promise([
-      [0, 2],
-      [5, 2],
-      [30, 2],
-    ]);
+    const job = layer.promise(blockRun(0, 2), blockRun(5, 2), blockRun(30, 2));
     expect(layer.read(1, 0)).toEqual([]);
     expect(layer.read(2, 6)).toEqual([]);
     expect(layer.arrived(job, 0, 2)).toEqual([ok(1)]);
@@ -81,7 +77,7 @@ describe('a startup pack', () => {
 
   test('that falls silent is no longer waited for; what it brings later is taken all the same', () => {
     const layer = newLayer();
-    const job = layer.promise([[5, 2]]);
+    const job = layer.promise(blockRun(5, 2));
     layer.read(1, 5);
     expect(layer.wait(900)).toEqual([]);
     layer.arrived(job, 6);
@@ -92,10 +88,7 @@ describe('a startup pack', () => {
 
   test('is waited for while it brings blocks of other layers, and not again once it was given up', () => {
     const layer = newLayer();
-    const job = layer.promise([
-      [5, 2],
-      [9, 1],
-    ]);
+    const job = layer.promise(blockRun(5, 2), blockRun(9, 1));
     layer.read(1, 5);
     for (let times = 0; times < 5; times++) {
       expect(layer.wait(900)).toEqual([]);
@@ -108,10 +101,7 @@ describe('a startup pack', () => {
 
   test('keeps prefetch away from its spans until it has ended', () => {
     const layer = newLayer();
-    const job = layer.promise([
-      [0, 1],
-      [9, 1],
-    ]);
+    const job = layer.promise(blockRun(0, 1), blockRun(9, 1));
     const spans = (effects: LayerEffect[]) =>
       effects.flatMap((effect) => (effect.type === 'fetch' ? [...spansOf(effect.runs)] : []));
     const first = layer.prefetch();
@@ -126,9 +116,9 @@ describe('a startup pack', () => {
 
   test('says nothing about blocks that were taken away since', () => {
     const layer = newLayer();
-    const job = layer.promise([[4, 4]]);
+    const job = layer.promise(blockRun(4, 4));
     layer.arrived(job, 4);
-    const [punch] = layer.evict([[4, 1]]);
+    const [punch] = layer.evict(blockRun(4, 1));
     if (punch?.type !== 'punch') throw new Error('nothing was evicted');
     layer.send({ type: 'evicted', job: punch.job, now: 0 });
     layer.arrived(job, 4);
@@ -137,21 +127,16 @@ describe('a startup pack', () => {
 
   test('is refused by a layer that is whole, and beyond eight at once', () => {
     const layer = newLayer();
-    for (let made = 0; made < 8; made++) layer.promise([[made, 1]]);
-    expect(layer.send({ type: 'promise', pack: 1, ranges: [[9, 1]], now: 0 })).toEqual([]);
+    for (let made = 0; made < 8; made++) layer.promise(blockRun(made, 1));
+    expect(layer.send({ type: 'promise', pack: 1, ranges: [blockRun(9, 1)], now: 0 })).toEqual([]);
     const whole = newLayer();
-    whole.send({ type: 'restore', ranges: [[0, 32]], complete: true });
-    expect(whole.send({ type: 'promise', pack: 1, ranges: [[9, 1]], now: 0 })).toEqual([]);
+    whole.send({ type: 'restore', ranges: [blockRun(0, 32)], complete: true });
+    expect(whole.send({ type: 'promise', pack: 1, ranges: [blockRun(9, 1)], now: 0 })).toEqual([]);
   });
 
   test('of nonsense promises nothing', () => {
     const layer = newLayer();
-    layer.promise([
-      [-5, 3],
-      [31, 100],
-      [Number.NaN, 1],
-      [1e9, 5],
-    ]);
+    layer.promise(blockRun(-5, 3), blockRun(31, 100), blockRun(Number.NaN, 1), blockRun(1e9, 5));
     expect(layer.read(1, 31)).toEqual([]);
     expect(layer.read(2, 30)).toEqual([demand(7)]);
   });

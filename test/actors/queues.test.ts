@@ -53,7 +53,7 @@ test('a block set holds what was put in, and hands it out as ranges that cannot 
       const model = new Set<number>();
       for (const { what, first, count } of commands) {
         if (what === 'take') {
-          const ranges = set.takeRanges();
+          const ranges = set.takeRuns();
           const blocks = ranges.flatMap(([from, size]) => Array.from({ length: size }, (_, at) => from + at));
           expect(blocks).toEqual([...model].sort((a, b) => a - b));
           for (const [at, [from]] of ranges.entries()) {

@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import { Readahead } from '../../actors/readahead.ts';
 import { evenGeometry } from '../support/geometry.ts';
+import { spansOf } from '../../actors/ranges.ts';
 
 const any = () => true;
 function suggestions(demanded: number[], spanCount = 100, free: (span: number) => boolean = any): number[] {
@@ -13,7 +14,7 @@ function suggestions(demanded: number[], spanCount = 100, free: (span: number) =
   for (const span of demanded) readahead.demanded(span);
   const spans: number[] = [];
   for (let next = readahead.next(2, free); next !== undefined; next = readahead.next(2, free))
-    for (let i = 0; i < next.spanCount; i++) spans.push(next.firstSpan + i);
+    spans.push(...spansOf([next]));
   return spans;
 }
 
@@ -34,11 +35,11 @@ describe('fetching ahead', () => {
     for (const span of [50, 20, 52]) readahead.demanded(span);
     expect(readahead.next(2, any)).toBeUndefined();
     readahead.demanded(54);
-    expect(readahead.next(9, any)).toEqual({ firstSpan: 55, spanCount: 4 });
+    expect(readahead.next(9, any)).toEqual([55, 4]);
     readahead.turn(false);
     readahead.turn(true);
     readahead.demanded(80);
-    expect(readahead.next(9, any)).toEqual({ firstSpan: 81, spanCount: 1 });
+    expect(readahead.next(9, any)).toEqual([81, 1]);
   });
 
   test('takes the latest demand first, and what is not free not at all', () => {
@@ -54,7 +55,7 @@ describe('fetching ahead', () => {
     readahead.observe(5_000, 40_000);
     expect(readahead.next(2, any)).toBeUndefined();
     for (let i = 0; i < 20; i++) readahead.observe(8_000, 11_000);
-    expect(readahead.next(2, any)).toEqual({ firstSpan: 51, spanCount: 1 });
+    expect(readahead.next(2, any)).toEqual([51, 1]);
   });
 
   test('stays within the layer, forgets what is old, and suggests nothing when it is off', () => {
@@ -80,7 +81,7 @@ describe('fetching ahead', () => {
       readahead.demanded(demanded, true);
       const spans: number[] = [];
       for (let next = readahead.next(99, free); next !== undefined; next = readahead.next(99, free))
-        for (let span = next.firstSpan; span < next.firstSpan + next.spanCount; span++) {
+        for (const span of spansOf([next])) {
           spans.push(span);
           taken.add(span);
         }

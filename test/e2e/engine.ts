@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Relay, startRelay } from '../../ops/bench/relay.ts';
-import { spansOf } from '../../actors/ranges.ts';
+import { spanRun, spansOf } from '../../actors/ranges.ts';
 import { Status } from '../../schemas/api.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type RunOptions, runCommand } from '../support/services.ts';
@@ -85,7 +85,9 @@ export interface TracedFetch {
   runs?: Array<[first: number, count: number]>;
 }
 
-export const spansIn = ({ span, spans, runs = [[span, spans]] }: TracedFetch): number[] => [...spansOf(runs)];
+export const spansIn = ({ span, spans, runs = [[span, spans]] }: TracedFetch): number[] => [
+  ...spansOf(runs.map(([first, count]) => spanRun(first, count))),
+];
 
 /** One request for a blob, as it passed the relay. */
 export interface BlobRequest {

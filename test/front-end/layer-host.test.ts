@@ -14,6 +14,7 @@ import type { SpanTable } from '../../src/image/span-table.ts';
 import type { EventLog } from '../../src/store/event-log.ts';
 import { eventually } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
+import { blockRun } from '../../actors/ranges.ts';
 
 const BLOCK = 65_536;
 const BLOCKS = 4;
@@ -104,7 +105,7 @@ test('a layer that is complete again is said to be whole again, also while its r
   expect(logged('layer.completed')).toBe(1);
   // The log does not take that they go: they are here again, and the layer is compared anew.
   isFull = true;
-  expect(await layer.evict([[0, 1]], 'limit')).toBe(0);
+  expect(await layer.evict([blockRun(0, 1)], 'limit')).toBe(0);
   isFull = false;
   await eventually('it is whole again', isSaid('whole', 2));
   expect(notices).not.toContain('complete');
@@ -116,7 +117,7 @@ test('a layer that is complete again is said to be whole again, also while its r
 
 test('a layer that lost a block and got it again is in the log as complete before it is handed over', async () => {
   await eventually('it is whole', isSaid('whole', 1));
-  expect(await layer.evict([[1, 1]], 'limit')).toBe(BLOCK);
+  expect(await layer.evict([blockRun(1, 1)], 'limit')).toBe(BLOCK);
   expect(layer.state).toBe('lazy');
   isWatched = false;
   layer.cold(BLOCK, 1, () => {});
@@ -132,7 +133,7 @@ test('a layer that lost a block and got it again is in the log as complete befor
 test('a damaged block is given to nobody from when it was found, also while the log is full, which is told as soon as it can be', async () => {
   await eventually('it is whole', isSaid('whole', 1));
   isFull = true;
-  await layer.evict([[2, 1]], 'scrub');
+  await layer.evict([blockRun(2, 1)], 'scrub');
   expect([layer.isPresent(2), layer.isStuck(2)]).toEqual([false, true]);
   // It comes again before the log has heard that it was gone.
   const came = new Promise<number>((resolve) => layer.cold(2 * BLOCK, 1, resolve));
@@ -157,9 +158,9 @@ test('a check of the whole device that ends when blocks have gone and come since
     expect(await came).toBe(0);
     await eventually('it is checked', () => held.length === checks);
   };
-  await layer.evict([[0, 1]], 'limit');
+  await layer.evict([blockRun(0, 1)], 'limit');
   await again(1);
-  expect(await layer.damaged([[0, 1]])).toBe(true);
+  expect(await layer.damaged([blockRun(0, 1)])).toBe(true);
   await again(2);
   const notItsLayer = {
     error: { code: 'integrity', message: 'it hashes to something else' },

@@ -6,6 +6,7 @@ import { pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
+import { spanRun } from '../../actors/ranges.ts';
 
 describe('the trace of one layer', () => {
   const clock = { now: () => 5, epochMs: () => 1_000 };
@@ -17,14 +18,14 @@ describe('the trace of one layer', () => {
     endedAt: 4,
     times: undefined,
   } as const;
-  const job = (number: number) => ({ job: number, runs: [[0, 1]] as const, bytes: 1 });
+  const job = (number: number) => ({ job: number, runs: [spanRun(0, 1)], bytes: 1 });
 
   test('a read names the job that had its span when it came, and the one that brought it', () => {
     const trace = new Trace(4, clock);
-    trace.fetching(7, [[1, 2]]);
+    trace.fetching(7, [spanRun(1, 2)]);
     trace.readStarted(1, 20, 1, [1]);
     trace.readQueued(1);
-    trace.fetching(8, [[1, 1]]);
+    trace.fetching(8, [spanRun(1, 1)]);
     trace.readEnded(1, 0);
     expect(trace.take()?.reads).toMatchObject([{ block: 20, errno: 0, jobs: [7, 8] }]);
     expect(trace.take()).toBeUndefined();

@@ -1,4 +1,5 @@
 import { presentRanges } from '../../actors/node-state.ts';
+import type { BlockRun } from '../../actors/ranges.ts';
 import type { Random } from './random.ts';
 
 /** A device file: of each block whether its bytes are there, and whether a power cut leaves them there. */
@@ -64,7 +65,7 @@ export class SimLog {
     for (const [block, present] of this.#present.entries()) if (present === 1) yield block;
   }
 
-  ranges(): Array<[number, number]> {
+  ranges(): BlockRun[] {
     return presentRanges(this.#present);
   }
 

@@ -15,14 +15,8 @@
  */
 import { BURST_MS, Budgets } from '../../actors/pace.ts';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
-import {
-  LayerActor,
-  type LayerEffect,
-  type LayerEvent,
-  type ReadFailure,
-  type SpanRun,
-} from '../../actors/layer.ts';
-import { spansOf } from '../../actors/ranges.ts';
+import { LayerActor, type LayerEffect, type LayerEvent, type ReadFailure } from '../../actors/layer.ts';
+import { type BlockRun, blockRun, blocksOf, type SpanRun, spansOf } from '../../actors/ranges.ts';
 import { geometryOf } from './geometry.ts';
 import { Random } from './random.ts';
 import { SimDisk, SimLog } from './simulation-store.ts';
@@ -393,7 +387,7 @@ class Simulation {
       const name = String(layer.index);
       const limits = Number.isFinite(rate) ? [['all', rate] as const] : [];
       this.#budgets.set(name, limits, this.#now);
-      const pace = this.#budgets.paceOf(name, (first, count) =>
+      const pace = this.#budgets.paceOf(name, ([first, count]) =>
         layer.spans.slice(first, first + count).reduce((sum, blocks) => sum + blocks, 0),
       );
       const kept = this.#sabotage === 'overspend' ? undefined : pace;
@@ -843,7 +837,7 @@ class Simulation {
     next();
   }
 
-  #append(layer: SimLayer, ranges: Array<[number, number]>, next: () => void): void {
+  #append(layer: SimLayer, ranges: readonly BlockRun[], next: () => void): void {
     const synced = layer.disk.beginSync();
     this.#later(this.#random.next() * this.#plan.appendMs, () => {
       if (this.#sabotage !== 'log-before-sync') layer.disk.endSync(synced);
@@ -865,7 +859,7 @@ class Simulation {
     });
   }
 
-  #punch(layer: SimLayer, job: number, ranges: Array<[number, number]>, next: () => void): void {
+  #punch(layer: SimLayer, job: number, ranges: readonly BlockRun[], next: () => void): void {
     this.#later(this.#random.next() * this.#plan.appendMs, () => {
       const isFailed = this.#random.chance(this.#plan.appendFails);
       if ((!isFailed || this.#random.chance(0.3)) && this.#sabotage !== 'punch-before-log')
@@ -901,11 +895,11 @@ class Simulation {
     });
   }
 
-  #someRanges({ geometry }: SimLayer, most: number, longest: number): Array<[number, number]> {
-    return Array.from({ length: this.#random.int(1, most) }, (): [number, number] => [
-      this.#random.int(0, geometry.blockCount - 1),
-      this.#random.int(1, longest),
-    ]);
+  #someRanges({ geometry }: SimLayer, most: number, longest: number): BlockRun[] {
+    return Array.from({ length: this.#random.int(1, most) }, () => {
+      const first = this.#random.int(0, geometry.blockCount - 1);
+      return blockRun(first, this.#random.int(1, longest));
+    });
   }
 
   #evict(): void {
@@ -921,9 +915,7 @@ class Simulation {
     if (!this.#isUp) return;
     const layer = this.#random.pick(this.#layers);
     const ranges = this.#someRanges(layer, 4, 8);
-    layer.pack = ranges
-      .flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at))
-      .filter((block) => block < layer.geometry.blockCount);
+    layer.pack = [...blocksOf(ranges)].filter((block) => block < layer.geometry.blockCount);
     // Of an image that has none, only what it may bring is known.
     const type = this.#random.chance(0.3) ? 'aim' : 'promise';
     this.#send(layer, { type, pack: 1, ranges, now: this.#now } as LayerEvent);

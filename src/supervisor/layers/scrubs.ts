@@ -8,7 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
-import { blocksOf, type Ranges, sizeOf, within } from '../../../actors/ranges.ts';
+import { type BlockRun, blockRuns, blocksOf, sizeOf, within } from '../../../actors/ranges.ts';
 import type { Progress, ScrubReply as Report } from '../../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type {
@@ -20,6 +20,7 @@ import type {
   Scrubbed,
   ScrubReply,
 } from '../../../schemas/front.ts';
+import type { BlockPair } from '../../../schemas/fetch.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { ask } from '../../bus/connection.ts';
 import type { Devices, LayerDemand } from './devices.ts';
@@ -65,7 +66,7 @@ export class Scrubs {
   #stop: AbortController | undefined;
   #isClosed = false;
   /** Blocks near the end of a log that ended uncleanly, by layer, until they have been compared. */
-  readonly #doubts = new Map<string, Ranges>();
+  readonly #doubts = new Map<string, readonly BlockPair[]>();
 
   constructor(options: ScrubsOptions) {
     this.#options = options;
@@ -229,8 +230,8 @@ export class Scrubs {
       );
     report.kept += sizeOf(kept);
     if (!repair) return;
-    const stayed = new Set(blocksOf(kept));
-    const gone = within(first.bad, (block) => !stayed.has(block));
+    const stayed = new Set(blocksOf(blockRuns(kept)));
+    const gone = within(blockRuns(first.bad), (block) => !stayed.has(block));
     if (gone.length === 0) return;
     await this.#refetch(gone, report).catch((error: unknown) => {
       report.failure = `not repaired: ${toErrorRecord(error).message}`;
@@ -238,7 +239,7 @@ export class Scrubs {
   }
 
   /** Fetches blocks again, and looks whether the disk has them now. */
-  async #refetch(ranges: Ranges, report: LayerReport): Promise<void> {
+  async #refetch(ranges: readonly BlockRun[], report: LayerReport): Promise<void> {
     const { devices, names } = this.#options;
     const { diffId } = report;
     const demand = this.#demandFor(diffId);

@@ -1,4 +1,5 @@
 /** Stand-in for src/kernel/holes.ts. */
+import type { ByteHole } from '../../../../src/kernel/holes.ts';
 import { BLOCK, HOLE, type SimFile } from '../disk.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
@@ -13,14 +14,14 @@ export async function punchHole(fd: number, offset: number, length: number): Pro
   });
 }
 
-export function holesOf(fd: number): Promise<Array<[number, number]>> {
+export function holesOf(fd: number): Promise<ByteHole[]> {
   const { blocks } = world().behind(fd) as SimFile;
-  const holes: Array<[number, number]> = [];
+  const holes: ByteHole[] = [];
   for (const [block, tag] of (blocks ?? new Uint8Array()).entries()) {
     if (tag !== HOLE) continue;
     const last = holes.at(-1);
-    if (last !== undefined && last[1] === block * BLOCK) last[1] += BLOCK;
-    else holes.push([block * BLOCK, (block + 1) * BLOCK]);
+    if (last !== undefined && last.to === block * BLOCK) last.to += BLOCK;
+    else holes.push({ from: block * BLOCK, to: (block + 1) * BLOCK });
   }
   return machine().call(2, () => holes);
 }
