@@ -374,7 +374,15 @@ function checkLabels(labels: Readonly<Record<string, string>>): Record<string, s
   return Object.fromEntries(kept);
 }
 
-const bytesOf = (text: string): number => new TextEncoder().encode(text).length;
+/** In UTF-8; half a surrogate pair becomes the replacement character, which has three. */
+function bytesOf(text: string): number {
+  let bytes = 0;
+  for (const mark of text) {
+    const code = mark.codePointAt(0) ?? 0;
+    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x1_0000 ? 3 : 4;
+  }
+  return bytes;
+}
 
 /** For messages: short, and nothing in it that a terminal would obey. */
 const quote = (text: string): string => JSON.stringify(text.length > 200 ? `${text.slice(0, 200)}…` : text);

@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { runSeeds, type SeedsReport, showSeed } from '../test/support/machine/run-seeds.ts';
+import { runSeeds, type SeedsReport, showSeed, unmetSentence } from '../test/support/machine/run-seeds.ts';
 import { SABOTAGES, type Sabotage } from '../test/support/machine/sabotage.ts';
 
 const { values } = parseArgs({
@@ -67,7 +67,8 @@ async function runMany(mistake: Sabotage | undefined): Promise<void> {
   });
   if (values.json) console.log(JSON.stringify(report, null, 2));
   else print(report);
-  process.exitCode = report.failures.length === 0 ? 0 : 1;
+  if (report.unmet.length > 0) say(unmetSentence(report.unmet));
+  process.exitCode = report.failures.length + report.unmet.length === 0 ? 0 : 1;
 }
 
 function print(report: SeedsReport): void {

@@ -33,7 +33,7 @@ const { values } = parseArgs({
 const directory = await mkdtemp(join(values.dir ?? tmpdir(), 'cofa-bench-log-'));
 const layout = new Layout(directory);
 for (const name of ['run', 'nats', 'log']) await mkdir(layout.in(name), { recursive: true });
-const nats = await startNats(layout, () => performance.now());
+const nats = await startNats(layout);
 const bus = await connectBus(nats.address, { name: 'bench' });
 try {
   await EventLog.prepare(bus, { maxBytes: 2 ** 30 });

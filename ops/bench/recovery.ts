@@ -143,7 +143,7 @@ async function makeRoot(options: RecoveryOptions): Promise<void> {
   const { root, mounts, blocks, onProgress } = options;
   const layout = new Layout(root);
   await layout.prepare();
-  const { address, child } = await startNats(layout, Date.now);
+  const { address, child } = await startNats(layout);
   const bus = await connectBus(address, { name: 'recovery' });
   try {
     await EventLog.prepare(bus, { maxBytes: 1 << 30 });

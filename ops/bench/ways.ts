@@ -130,14 +130,17 @@ const NO_ENGINE = 9;
 
 export type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
-/** An engine with an empty root and a NATS of its own. */
-export async function onFreshEngine<T>(work: (cofa: Cofa, root: string) => Promise<T>): Promise<T> {
+/** An engine with an empty root and a NATS of its own; `program`: the `cofa` of another checkout. */
+export async function onFreshEngine<T>(
+  work: (cofa: Cofa, root: string) => Promise<T>,
+  program = COFA,
+): Promise<T> {
   const cleanup = new Cleanup();
   try {
     const root = await cleanup.tempDir('bench');
-    const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args]);
+    const cofa: Cofa = (...args) => timed(program, ['--root', root, ...args]);
     cleanup.defer(() =>
-      timed(COFA, ['--root', root, 'down', '--force'], {}, { cleansUp: true }).catch((error) => {
+      timed(program, ['--root', root, 'down', '--force'], {}, { cleansUp: true }).catch((error) => {
         // An `up` that failed or was interrupted may have left an engine or none.
         if (!String(error).includes(`ended with ${NO_ENGINE}`)) throw error;
       }),
@@ -196,7 +199,8 @@ async function withContainerd<T>(
   }
 }
 
-function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed'): Way {
+/** `program`: the `cofa` of another checkout. */
+export function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed', program = COFA): Way {
   return {
     name,
     onFreshNode: (_image, at, host, work) =>
@@ -220,7 +224,7 @@ function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed'): Way
             },
           }),
         });
-      }),
+      }, program),
   };
 }
 

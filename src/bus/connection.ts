@@ -66,8 +66,8 @@ const packr = new Packr({
   int64AsType: 'number',
 });
 
-export const pack = (value: unknown): Buffer => packr.pack(value);
-export const unpack = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
+export const encode = (value: unknown): Buffer => packr.pack(value);
+export const decode = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
 
 /** Calls another process of the engine; its error comes back with the code it had. */
 export async function ask<Reply>(
@@ -77,12 +77,12 @@ export async function ask<Reply>(
   timeoutMs = 30_000,
 ): Promise<Reply> {
   const message = await bus
-    .request(subject, pack(request), { timeout: timeoutMs })
+    .request(subject, encode(request), { timeout: timeoutMs })
     .catch((cause: unknown) => {
       const text = cause instanceof Error ? cause.message : String(cause);
       throw new CofaError('unavailable', `no answer on ${subject}: ${text}`, { cause });
     });
-  const reply = unpack<{ ok: true; result: Reply } | { ok: false; error: ErrorRecord }>(message.data);
+  const reply = decode<{ ok: true; result: Reply } | { ok: false; error: ErrorRecord }>(message.data);
   if (!reply.ok) throw fromErrorRecord(reply.error);
   return reply.result;
 }
@@ -103,11 +103,11 @@ export function serve<Request>(
 async function reply<Request>(message: Msg, handler: (request: Request) => unknown | Promise<unknown>) {
   let body: unknown;
   try {
-    body = { ok: true, result: (await handler(unpack<Request>(message.data))) ?? null };
+    body = { ok: true, result: (await handler(decode<Request>(message.data))) ?? null };
   } catch (error) {
     body = { ok: false, error: toErrorRecord(error) };
   }
-  respond(message, pack(body));
+  respond(message, encode(body));
 }
 
 /** Answers, unless the connection was closed while the answer was made: then whoever asked has heard of that. */

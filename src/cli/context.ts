@@ -2,7 +2,7 @@
 import { isAbsolute, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
-import { Interrupted } from '../container/signals.ts';
+import { Interrupted } from '../terminal/interrupted.ts';
 import { Output, type Sink } from '../terminal/output.ts';
 
 export const DEFAULT_ROOT = '/var/lib/cofa';

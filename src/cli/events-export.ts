@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { type Context, examples } from './context.ts';
+import { logSource } from './log-source.ts';
 import { formatBytes } from '../terminal/table.ts';
 
 interface ExportOptions {
@@ -39,7 +40,7 @@ export function defineExport(command: Command, context: Context): void {
       };
       const signal = context.signal();
       const progress = new ProgressView('export', context.output.progress);
-      const live = await openLiveLog({ root: context.root, nats: options.nats, node: options.node });
+      const live = await openLiveLog(logSource(context.root, options));
       try {
         const result = await exportLog(live, file, {
           ...moments,

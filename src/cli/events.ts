@@ -4,6 +4,7 @@ import type { EventLine } from '../client/client.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { defineExport } from './events-export.ts';
+import { logSource } from './log-source.ts';
 import { printable } from '../terminal/output.ts';
 
 interface EventsOptions {
@@ -38,7 +39,7 @@ export function define(command: Command, context: Context): void {
         throw new CofaError('invalid-argument', '--since-start and --from exclude each other');
       }
       const { eventFilter } = await import('../replay/event-filter.ts');
-      const wanted = await eventFilter(context.root, options);
+      const wanted = await eventFilter(logSource(context.root), options);
       const { connectEngine } = await import('../client/client.ts');
       const signal = context.signal();
       const client = await connectEngine(context.root);

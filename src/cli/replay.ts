@@ -6,6 +6,7 @@ import type { LoadedLog } from '../replay/load.ts';
 import type { ReplayLog } from '../replay/replay-log.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { renderEvent } from './events.ts';
+import { logSource } from './log-source.ts';
 import { defineWhy } from './replay-why.ts';
 
 export interface SourceOptions {
@@ -54,8 +55,7 @@ export function define(command: Command, context: Context): void {
       if (modes.length > 1)
         throw new CofaError('invalid-argument', '--at, --diff and --events or --break exclude each other');
       if (modes.length === 0) {
-        const { runView } = await import('../replay/view/run.ts');
-        await runView(context, path, options);
+        await view(context, path, options);
         return;
       }
       const { parseMoment } = await import('../replay/moments.ts');
@@ -134,12 +134,28 @@ export async function load(
   };
   try {
     if (file !== undefined) return await loadFile(file, range);
-    const loaded = await loadLive({ root: context.root, nats: options.nats, node: options.node }, range);
+    const loaded = await loadLive(logSource(context.root, options), range);
     const { pathsOfRoot } = await import('../image/file-paths.ts');
     loaded.log.pathsOf = pathsOfRoot(context.root);
     return loaded;
   } finally {
     progress.stop();
+  }
+}
+
+async function view(context: Context, file: string | undefined, options: ReplayOptions): Promise<void> {
+  if (context.output.json)
+    throw new CofaError('invalid-argument', 'say what is to be printed as JSON', {
+      hint: '--at, --diff, --events, --break, or: cofa replay why',
+    });
+  const { checkTerminal } = await import('../replay/view/terminal.ts');
+  const { runView } = await import('../replay/view/run.ts');
+  checkTerminal();
+  const loaded = await load(context, file, options);
+  try {
+    await runView(loaded, { write: context.sink.out, follow: options.follow === true });
+  } finally {
+    await loaded.close();
   }
 }
 

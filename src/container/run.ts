@@ -24,6 +24,7 @@ import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type EngineClient, sent } from '../client/client.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
+import { Interrupted } from '../terminal/interrupted.ts';
 import { sha256Hex } from './digest.ts';
 import { hostFacts } from './host.ts';
 import { parseImageConfig } from './image-config.ts';
@@ -32,7 +33,7 @@ import { type ContainerFolder, type ContainerRecord, createFolder } from './reco
 import { removeFolder } from './remove-folder.ts';
 import { readTextInRoot } from './rootfs.ts';
 import { Runc, startFailure } from './runc.ts';
-import { Interrupted, relaySignals, type SignalRelay, stopSignalOf } from './signals.ts';
+import { relaySignals, type SignalRelay, stopSignalOf } from './signals.ts';
 import { buildSpec, type HostFacts, type Spec } from './spec.ts';
 import { hasTerminal } from './terminal.ts';
 import { takeBack } from './take-back.ts';

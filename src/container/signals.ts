@@ -1,14 +1,6 @@
 /** Signals that reach `cofa run` while it sets a container up, while it runs, and while it is taken down. */
 
-/** Thrown where work stops because the user asked for it; the exit code is 128 + the signal's number. */
-export class Interrupted extends Error {
-  readonly exit: number;
-  constructor(signal: NodeJS.Signals) {
-    super(`interrupted by ${signal}`);
-    this.name = 'Interrupted';
-    this.exit = 128 + (NUMBERS[signal] ?? 2);
-  }
-}
+import { Interrupted } from '../terminal/interrupted.ts';
 
 /** After so many requests to stop, the container is killed: PID 1 of a container may ignore SIGINT and SIGTERM. */
 const PATIENCE = 3;
@@ -61,7 +53,6 @@ export function relaySignals(source: NodeJS.Process = process): SignalRelay {
 
 const STOPPING: ReadonlySet<NodeJS.Signals> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']);
 const RELAYED: readonly NodeJS.Signals[] = [...STOPPING, 'SIGUSR1', 'SIGUSR2', 'SIGWINCH', 'SIGCONT'];
-const NUMBERS: Partial<Record<NodeJS.Signals, number>> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
 
 /**
  * The signal of an image's StopSignal: `SIGQUIT`, `QUIT` or `3`. Undefined for what Linux on this machine does not

@@ -18,7 +18,7 @@ import {
   type WriteContentRequest,
   WriteContentRequestSchema,
 } from './generated/containerd/services/content/v1/content_pb.ts';
-import { IMAGE_LABELS } from './image-door.ts';
+import { IMAGE_LABELS } from './labels.ts';
 import { type ContainerdClient, isCode } from './client.ts';
 
 export interface PullOrder {

@@ -7,7 +7,7 @@ import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
 import type { Job, JobWord, WorkerHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { busOnDemand, connectBus, pack, unpack } from '../bus/connection.ts';
+import { busOnDemand, connectBus, decode, encode } from '../bus/connection.ts';
 import { watchBus } from '../bus/health.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { busOf, readSettings, registryOptions } from '../process/settings.ts';
@@ -39,7 +39,7 @@ const runner = new JobRunner({
   packs,
   complete: (completion) => {
     tidying.worked();
-    bus.publish(names.completion, pack(completion));
+    bus.publish(names.completion, encode(completion));
   },
 });
 /** There has been work. */
@@ -50,13 +50,13 @@ bus.subscribe(names.job(worker), {
     if (error !== null) return;
     working.abort();
     tidying.worked();
-    runner.take(unpack<Job | JobWord>(message.data));
+    runner.take(decode<Job | JobWord>(message.data));
   },
 });
 
 function hello(more: Pick<WorkerHello, 'leaving' | 'back'> = {}): void {
   const message: WorkerHello = { v: 1, worker: worker as string, pid: process.pid, slots: settings.slots };
-  bus.publish(names.hello, pack({ ...message, ...more }));
+  bus.publish(names.hello, encode({ ...message, ...more }));
 }
 
 hello();

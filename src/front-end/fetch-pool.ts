@@ -21,7 +21,7 @@ import type {
   WorkerHello,
 } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { decode, encode } from '../bus/connection.ts';
 import type { Conditions } from '../process/conditions.ts';
 import { FetchConditions } from './fetch-conditions.ts';
 import { LocalFetcher } from './local-fetcher.ts';
@@ -122,12 +122,12 @@ export class FetchPool {
     });
     this.#bus.subscribe(this.#names.hello, {
       callback: (error, message) => {
-        if (error === null) this.#onHello(unpack<WorkerHello>(message.data));
+        if (error === null) this.#onHello(decode<WorkerHello>(message.data));
       },
     });
     this.#bus.subscribe(this.#names.completion, {
       callback: (error, message) => {
-        if (error === null) this.#onCompletion(unpack<Completion>(message.data));
+        if (error === null) this.#onCompletion(decode<Completion>(message.data));
       },
     });
     this.#bus.publish(this.#names.whoIsThere);
@@ -216,7 +216,7 @@ export class FetchPool {
   #sendAgain(worker: string): void {
     for (const [number, { job, worker: mine }] of this.#jobs)
       if (mine === worker && this.#dispatcher.isRunning(number, worker))
-        this.#bus.publish(this.#names.job(worker), pack(job));
+        this.#bus.publish(this.#names.job(worker), encode(job));
   }
 
   #onTick(now: number): void {
@@ -247,7 +247,7 @@ export class FetchPool {
     // A layer that is still on its way out may ask for something.
     if (this.#isClosed) return;
     if (worker === LOCAL) this.#local.send(message);
-    else this.#bus.publish(this.#names.job(worker), pack(message));
+    else this.#bus.publish(this.#names.job(worker), encode(message));
   }
 
   status(): {

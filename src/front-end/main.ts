@@ -33,7 +33,7 @@ import type {
   Shrink,
 } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { ask, connectBus, pack, serve } from '../bus/connection.ts';
+import { ask, connectBus, encode, serve } from '../bus/connection.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { serveLocal } from '../bus/local-socket.ts';
 import type { ColdRead, DeviceFile, FuseTransport } from '../fuse/transport.ts';
@@ -164,7 +164,7 @@ await link.begin();
 if (now() - loadedAt > SWAP_MS) await foldLog();
 serving?.begin();
 const transport: FuseTransport = serving ?? (await startFuseNative());
-const notify = (notice: FrontNotice) => bus.publish(names.notice, pack(notice));
+const notify = (notice: FrontNotice) => bus.publish(names.notice, encode(notice));
 const cache = new CacheHost({
   layout,
   limit: settings.cacheLimit,

@@ -9,7 +9,9 @@ import { type FilePiece, piecesIn } from '../../actors/start-files.ts';
 import { KINDS } from './erofs-format.ts';
 import { Words } from './erofs-words.ts';
 import { devicesOf, extentsAt, inodeAt, rootOf, visitEntries } from './flat-files.ts';
-import type { PathsOf } from '../replay/replay-log.ts';
+
+/** Paths of the files that lie in a block of a layer; empty where nothing tells. */
+export type PathsOf = (diffId: string, block: number) => readonly string[];
 
 /** Files of one block that are named. */
 const MOST = 4;

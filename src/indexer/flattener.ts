@@ -1,21 +1,11 @@
 /** The process that builds one flat image from tables of contents; started by chain-image.ts, ends when it has answered. */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { type ErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import { buildFlat } from '../image/erofs.ts';
 import { decodeToc } from '../image/toc.ts';
+import type { FromFlattener, ToFlattener } from '../index/orders.ts';
 import { writeWhole } from '../store/layout.ts';
-
-export interface ToFlattener {
-  /** File that takes the flat metadata. */
-  target: string;
-  /** The lowest first; `toc`: file with the encoded table of contents, `size`: raw bytes. */
-  layers: Array<{ diffId: string; size: number; toc: string }>;
-}
-
-export type FromFlattener =
-  /** `flat`: digest of the metadata; `devices`: indexes of the layers that it needs. */
-  { kind: 'done'; flat: string; devices: number[] } | { kind: 'failed'; error: ErrorRecord };
 
 const say = (message: FromFlattener) =>
   new Promise<void>((resolve) => {

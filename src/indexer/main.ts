@@ -4,31 +4,13 @@
  */
 import { availableParallelism } from 'node:os';
 import { createHash } from 'node:crypto';
-import type { Progress } from '../../schemas/api.ts';
-import { type ErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import { indexImage } from '../index/index-image.ts';
+import type { FromIndexer, NodeIndex, ToIndexer } from '../index/orders.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
-import type { ResolvedImage } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { giveHeapRoom, INDEXING_ROOM_PERCENT, Tidying } from '../process/heap.ts';
 import { readSettings } from '../process/settings.ts';
-
-export interface ToIndexer {
-  root: string;
-  manifest: string;
-  image: ResolvedImage;
-}
-
-export interface NodeIndex {
-  /** Digest of the flat metadata. */
-  flat: string;
-  devices: Array<{ diffId: string; size: number; spans: string }>;
-}
-
-export type FromIndexer =
-  | { kind: 'progress'; progress: Progress }
-  | { kind: 'done'; index: NodeIndex }
-  | { kind: 'failed'; error: ErrorRecord };
 
 const say = (message: FromIndexer) =>
   new Promise<void>((resolve) => {

@@ -1,15 +1,15 @@
 /**
  * The process that rebuilds one flat image (src/index/rebuild-flat.ts) and compares it with the one in use; started by
- * rebuild.ts.
+ * src/supervisor/images/rebuild.ts.
  */
 import { createHash } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
+import { type RebuilderOrder, type Rebuilt, rebuiltPath } from '../index/orders.ts';
 import { rebuildFlat } from '../index/rebuild-flat.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 import { serveForked } from '../process/forked.ts';
 import { readSettings } from '../process/settings.ts';
-import { type RebuilderOrder, type Rebuilt, rebuiltPath } from '../supervisor/images/rebuild.ts';
 
 /** A sign of life after so many bytes. */
 const NOTE_BYTES = 8 << 20;

@@ -18,7 +18,7 @@ import { constants, createZstdCompress } from 'node:zlib';
 import { z } from 'zod';
 import type { StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { decode, encode } from '../bus/connection.ts';
 import { Unzstd } from '../image/libzstd.ts';
 import { addressOf, NativeBuffer } from '../image/native.ts';
 
@@ -80,7 +80,7 @@ export async function* encodePack(
   header: PackHeader,
   read: (device: number, block: number, length: number) => Promise<Buffer> | Buffer,
 ): AsyncGenerator<Buffer, void, undefined> {
-  const body = pack({
+  const body = encode({
     manifest: header.manifest,
     blockSize: header.blockSize,
     devices: header.devices.map((diffId, device) => [diffId, header.sizes[device] ?? 0]),
@@ -134,7 +134,7 @@ export async function decodePack(
 function parseHeader(bytes: Buffer): PackHeader {
   let fields: z.output<typeof Header>;
   try {
-    fields = Header.parse(unpack(bytes));
+    fields = Header.parse(decode(bytes));
   } catch (cause) {
     throw bad('its header is malformed', cause);
   }

@@ -20,7 +20,7 @@ import type { StartFiles } from '../../actors/start-files.ts';
 import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { decode, encode } from '../bus/connection.ts';
 import { hexOf } from '../store/layout.ts';
 
 // Of JavaScript, as it is by default, 14 MB take 230 ms to hash; of OpenSSL 10.
@@ -140,14 +140,14 @@ export class PackStore {
     const info = await store.info(name);
     if (info === null || info.deleted || info.size > MAX_RECORDINGS_BYTES) return [];
     const bytes = await store.getBlob(name);
-    const parsed = bytes === null ? undefined : Recordings.safeParse(safely(() => unpack(bytes)));
+    const parsed = bytes === null ? undefined : Recordings.safeParse(safely(() => decode(bytes)));
     return parsed?.success === true ? parsed.data.starts : [];
   }
 
   /** Keeps the newest of the recordings. Two nodes that write at once lose one of theirs: another start will come. */
   async remember(manifest: string, start: string, starts: readonly StartSet[]): Promise<void> {
     const name = nameOf(manifest, start, 'starts');
-    await (await this.#open()).putBlob({ name }, pack({ v: 1, starts: starts.slice(-MAX_RECORDINGS) }));
+    await (await this.#open()).putBlob({ name }, encode({ v: 1, starts: starts.slice(-MAX_RECORDINGS) }));
   }
 
   /** The files that the repository's newest start has read, under the same key or the default one; undefined as with `find`. */
@@ -161,7 +161,7 @@ export class PackStore {
     if (bytes === null) throw new CofaError('not-found', `${name} is gone from the startup packs`);
     try {
       const raw = await decompress(bytes, { maxOutputLength: MAX_FILES_UNPACKED });
-      const { devices, runs, pieces } = Files.parse(unpack(raw));
+      const { devices, runs, pieces } = Files.parse(decode(raw));
       return {
         devices,
         runs,
@@ -178,7 +178,7 @@ export class PackStore {
     const pieces = files.pieces.map((of) =>
       of.map(({ path, size, at, from, to }) => [path, size, at, from, to]),
     );
-    const bytes = await compress(pack({ v: 1, devices, runs, pieces }));
+    const bytes = await compress(encode({ v: 1, devices, runs, pieces }));
     if (bytes.length > MAX_FILES_BYTES) return;
     await (await this.#open()).putBlob({ name: filesName(repository, start) }, bytes);
   }

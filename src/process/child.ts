@@ -2,14 +2,27 @@
  * A child process of the supervisor: started, watched and restarted as actors/process.ts decides. One that lives and
  * does not answer, or does not get ready, is killed, and so restarted like one that crashed.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type ProcessEvent, processMachine } from '../../actors/process.ts';
 import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { ActorHost } from './actor-host.ts';
 import type { FromChild, ToChild } from './parent-link.ts';
+import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
+
+/** As `spawn` of node:child_process. */
+export type Spawn = (command: string, args: string[], options: SpawnOptions) => ChildProcess;
+
+/** What a child process takes of the world. */
+export interface ChildPorts extends Pick<Ports, 'clock'> {
+  spawn: Spawn;
+}
+
+export const realChildPorts = (): ChildPorts => ({
+  clock: realPorts().clock,
+  spawn: (command, args, options) => spawn(command, args, options),
+});
 
 /** How a process ended. */
 export interface ProcessEnd {
@@ -38,7 +51,7 @@ export interface ChildOptions {
   graceMs?: number;
   /** What the kernel sends it when the supervisor dies; SIGKILL by default, which ends one that is stopped or stuck too. */
   deathSignal?: 'TERM' | 'KILL';
-  now: () => number;
+  ports: ChildPorts;
   onStart?: (pid: number) => void;
   onExit?: (end: ProcessEnd & { pid: number }) => void;
   /** Too many short lives in a row: it is tried now and then only. */
@@ -65,8 +78,10 @@ export class Child {
   readonly #options: ChildOptions;
   readonly #host: ActorHost<typeof processMachine>;
   #process: ChildProcess | undefined;
+  /** On the monotonic clock. */
   #born = 0;
-  #retry: NodeJS.Timeout | undefined;
+  #retry: Timer | undefined;
+  /** On the wall clock, as is the end below. */
   #since: number;
   #lastEnd: (ProcessEnd & { at: number }) | undefined;
   /** Why the present process is being killed. */
@@ -78,16 +93,21 @@ export class Child {
 
   constructor(options: ChildOptions) {
     this.#options = options;
-    this.#since = options.now();
+    const { clock } = options.ports;
+    this.#since = clock.wallMs();
     this.#host = new ActorHost(processMachine, {
       spawn: () => this.#spawn(),
       schedule: ({ ms }: { ms: number }) => {
-        clearTimeout(this.#retry);
-        this.#retry = setTimeout(() => this.#send({ type: 'RETRY' }), ms);
+        this.#retry?.cancel();
+        this.#retry = clock.after(ms, () => this.#send({ type: 'RETRY' }));
       },
       kill: () => this.#end(),
       giveUp: () => options.onGiveUp?.(),
     });
+  }
+
+  get #clock(): Clock {
+    return this.#options.ports.clock;
   }
 
   get pid(): number | undefined {
@@ -129,11 +149,14 @@ export class Child {
    * sent over the link instead of the signal.
    */
   async stop(farewell?: ToChild): Promise<void> {
-    clearTimeout(this.#retry);
+    this.#retry?.cancel();
     this.#farewell = farewell;
     this.#send({ type: 'STOP' });
     const patience = (this.#options.graceMs ?? GRACE_MS) + UNKILLABLE_MS;
-    await Promise.race([this.#host.until('stopped'), sleep(patience, undefined, { ref: false })]);
+    const late = Promise.withResolvers<void>();
+    const timer = this.#clock.after(patience, late.resolve).unref();
+    await Promise.race([this.#host.until('stopped'), late.promise]);
+    timer.cancel();
   }
 
   status(): ProcessStatus {
@@ -155,25 +178,25 @@ export class Child {
   #send(event: ProcessEvent): void {
     const before = this.#host.state;
     this.#host.send(event);
-    if (this.#host.state !== before) this.#since = this.#options.now();
+    if (this.#host.state !== before) this.#since = this.#clock.wallMs();
   }
 
   #spawn(): void {
-    const { command, args, env, log, descriptors, link, now, readyAtOnce } = this.#options;
-    const { deathSignal = 'KILL' } = this.#options;
+    const { command, args, env, log, descriptors, link, ports, deathSignal = 'KILL' } = this.#options;
     let child: ChildProcess;
     let output: number | undefined;
     try {
       output = openSync(log, 'a', 0o600);
       const own = [...(descriptors?.() ?? []), ...(link === undefined ? [] : ['ipc' as const])];
       // The kernel ends it with the supervisor, however that ends: setpriv(1) of util-linux, prctl(2) PR_SET_PDEATHSIG.
-      child = spawn('setpriv', ['--pdeathsig', deathSignal, '--', command, ...args], {
+      child = ports.spawn('setpriv', ['--pdeathsig', deathSignal, '--', command, ...args], {
         stdio: ['ignore', output, output, ...own],
         env: env ?? process.env,
       });
     } catch (error) {
       // No descriptors, no memory: one more short life.
-      this.#lastEnd = { code: null, signal: null, reason: toErrorRecord(error).message, at: now() };
+      const reason = toErrorRecord(error).message;
+      this.#lastEnd = { code: null, signal: null, reason, at: this.#clock.wallMs() };
       setImmediate(() => this.#send({ type: 'EXITED', livedMs: 0 }));
       return;
     } finally {
@@ -181,7 +204,13 @@ export class Child {
     }
     this.#process = child;
     this.#reason = undefined;
-    this.#born = now();
+    this.#born = this.#clock.now();
+    this.#follow(child);
+  }
+
+  /** Tells the machine when the process runs and when it has ended. */
+  #follow(child: ChildProcess): void {
+    const { link, onStart, onExit, readyAtOnce } = this.#options;
     const unwatch = link === undefined ? () => {} : this.#watch(child, link);
     let over = false;
     const ended = (code: number | null, signal: NodeJS.Signals | null) => {
@@ -190,14 +219,14 @@ export class Child {
       unwatch();
       this.#process = undefined;
       const end = { code, signal, reason: this.#reason };
-      this.#lastEnd = { ...end, at: now() };
-      this.#options.onExit?.({ ...end, pid: child.pid ?? 0 });
-      this.#send({ type: 'EXITED', livedMs: now() - this.#born });
+      this.#lastEnd = { ...end, at: this.#clock.wallMs() };
+      onExit?.({ ...end, pid: child.pid ?? 0 });
+      this.#send({ type: 'EXITED', livedMs: this.#clock.now() - this.#born });
     };
     child.once('error', () => ended(null, null));
     child.once('exit', ended);
     child.once('spawn', () => {
-      this.#options.onStart?.(child.pid ?? 0);
+      onStart?.(child.pid ?? 0);
       if (readyAtOnce === true) this.#send({ type: 'READY' });
     });
   }
@@ -228,7 +257,7 @@ export class Child {
       if (troubled > BEATS) this.kill(message.trouble ?? '');
     });
     const factor = START_FACTOR * 2 ** Math.min(this.#lateStarts, MOST_DOUBLINGS);
-    const timer = setInterval(() => {
+    const beats = this.#clock.every(hangMs / BEATS, () => {
       if (child !== this.#process || this.#host.state === 'stopping') return;
       if (hasSpoken && missed >= BEATS) return this.kill(`it did not answer for ${hangMs / 1000} s`);
       starting = this.#host.state === 'starting' ? starting + 1 : 0;
@@ -238,8 +267,8 @@ export class Child {
       }
       missed += 1;
       this.send({ kind: 'ping', beat: ++beat });
-    }, hangMs / BEATS);
-    return () => clearInterval(timer);
+    });
+    return () => beats.cancel();
   }
 
   #end(): void {
@@ -253,8 +282,8 @@ export class Child {
     this.#reason ??= farewell === undefined ? 'it was stopped' : 'another took over';
     if (farewell === undefined) child.kill(this.#options.signal ?? 'SIGTERM');
     else this.send(farewell);
-    const timer = setTimeout(() => child.kill('SIGKILL'), this.#options.graceMs ?? GRACE_MS);
-    child.once('exit', () => clearTimeout(timer));
+    const timer = this.#clock.after(this.#options.graceMs ?? GRACE_MS, () => child.kill('SIGKILL'));
+    child.once('exit', () => timer.cancel());
   }
 }
 

@@ -14,18 +14,28 @@ import { accountText } from '../bus/user-files.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import { repairLogEnd } from '../store/log-repair.ts';
 import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
-import { Child, type ChildOptions } from './child.ts';
+import { Child, type ChildOptions, type ChildPorts, realChildPorts } from './child.ts';
+import type { Clock } from './ports.ts';
+
+/** A nats-server that runs. */
+export interface RunningNats {
+  /** The supervisor's. */
+  address: BusAddress;
+  users: BusUsers;
+  child: Child;
+  /** Bytes at the end of the log that were no events, as after a power cut; they are cut off. */
+  repaired: number;
+}
 
 /**
  * Starts nats-server below the supervisor. Its port and passwords stay for the supervisor's life, so that the other
- * processes find it again when it was restarted. `address` is the supervisor's. `repaired`: bytes at the end of the log that were no events, as after a
- * power cut. Errors: `environment` when it is not installed or does not start.
+ * processes find it again when it was restarted. Errors: `environment` when it is not installed or does not start.
  */
 export async function startNats(
   layout: Layout,
-  now: () => number,
+  ports: ChildPorts = realChildPorts(),
   watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
-): Promise<{ address: BusAddress; users: BusUsers; child: Child; repaired: number }> {
+): Promise<RunningNats> {
   const command = await findServer();
   const port = await freePort();
   const users = usersAt(`nats://127.0.0.1:${port}`);
@@ -35,23 +45,7 @@ export async function startNats(
   await endPredecessor(pidFile, config);
   await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
-  const login = (role: BusRole) => ({ role, user: role, password: users[role].pass ?? '' });
-  await writeWhole(
-    config,
-    Buffer.from(
-      [
-        `listen: "127.0.0.1:${port}"`,
-        `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
-        `accounts {`,
-        accountText(LOG_ACCOUNT, BUS_ROLES.filter((role) => role !== 'packs').map(login)),
-        accountText(PACK_ACCOUNT, [login('packs')]),
-        '}',
-        'max_payload: 8MB',
-        `pid_file: ${JSON.stringify(pidFile)}`,
-        '',
-      ].join('\n'),
-    ),
-  );
+  await writeWhole(config, Buffer.from(configText({ layout, port, users, pidFile })));
   const child = new Child({
     role: 'nats-server',
     name: 'nats-server',
@@ -61,14 +55,14 @@ export async function startNats(
     log: layout.log('nats-server'),
     readyAtOnce: true,
     ...watchers,
-    now,
+    ports,
     graceMs: 5_000,
     // It closes its files in order; one that does not is ended by the next start.
     deathSignal: 'TERM',
   });
   child.start();
   try {
-    await untilAnswering(address, now);
+    await untilAnswering(address, ports.clock);
   } catch (cause) {
     await child.stop();
     throw new CofaError('environment', 'nats-server does not start', {
@@ -77,6 +71,22 @@ export async function startNats(
     });
   }
   return { address, users, child, repaired };
+}
+
+function configText(of: { layout: Layout; port: number; users: BusUsers; pidFile: string }): string {
+  const { layout, port, users, pidFile } = of;
+  const login = (role: BusRole) => ({ role, user: role, password: users[role].pass ?? '' });
+  return [
+    `listen: "127.0.0.1:${port}"`,
+    `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
+    `accounts {`,
+    accountText(LOG_ACCOUNT, BUS_ROLES.filter((role) => role !== 'packs').map(login)),
+    accountText(PACK_ACCOUNT, [login('packs')]),
+    '}',
+    'max_payload: 8MB',
+    `pid_file: ${JSON.stringify(pidFile)}`,
+    '',
+  ].join('\n');
 }
 
 function usersAt(url: string): BusUsers {
@@ -99,19 +109,18 @@ const PROBES = 3;
 /**
  * Kills a nats-server whose JetStream does not answer any more, so that it is started again: after a disk was full it
  * stands still (seen with 2.9) or has switched JetStream off, and neither ends by itself when there is space. What it
- * had acknowledged is on the disk. So is one that does not answer at all. For the life of the process.
+ * had acknowledged is on the disk. So is one that does not answer at all. Goes on until the returned function is called.
  */
 export async function watchNats(
-  address: BusAddress,
-  child: Child,
-  { log, hangMs }: { log: Logger; hangMs: number },
-): Promise<void> {
+  { address, child }: Pick<RunningNats, 'address' | 'child'>,
+  { log, hangMs, clock }: { log: Logger; hangMs: number; clock: Clock },
+): Promise<() => Promise<void>> {
   // JetStream is asked this often, ms, and has as long to answer.
   const probeMs = Math.ceil(hangMs / PROBES);
   const bus = await connectBus(address, { name: 'cofa-watch' });
   let missed = 0;
   let pid = 0;
-  setInterval(() => {
+  const probes = clock.every(probeMs, () => {
     // What the one before did not answer says nothing about this one, which begins to serve in its own time.
     const { pid: now } = child.status();
     if (now !== pid) missed = 0;
@@ -129,7 +138,12 @@ export async function watchNats(
     missed = 0;
     log.error('nats-server does not answer: it is started again');
     child.kill(`JetStream did not answer for ${hangMs / 1000} s`);
-  }, probeMs).unref();
+  });
+  probes.unref();
+  return async () => {
+    probes.cancel();
+    await bus.close();
+  };
 }
 
 /** How long the nats-server of a supervisor that was killed has for its end, ms. */
@@ -180,17 +194,19 @@ function freePort(): Promise<number> {
   });
 }
 
-/** JetStream recovers its files before it serves: wait for an answer, up to 30 s. */
-async function untilAnswering(address: BusAddress, now: () => number): Promise<void> {
-  const end = now() + 30_000;
+/** JetStream has this long to recover its files, ms; it serves afterwards. */
+const RECOVERY_MS = 30_000;
+
+async function untilAnswering(address: BusAddress, clock: Clock): Promise<void> {
+  const end = clock.now() + RECOVERY_MS;
   for (;;) {
     try {
       const bus = await connectBus(address, { name: 'cofa-probe', reconnect: false, timeoutMs: 1_000 });
       await bus.close();
       return;
     } catch (error) {
-      if (now() > end) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      if (clock.now() > end) throw error;
+      await clock.sleep(20);
     }
   }
 }

@@ -1,7 +1,7 @@
 /** What `cofa events` shows: by type, image, mount and beginning. */
 import { type EventLine, readEndpoint } from '../client/client.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';
-import type { LiveLog } from './live-log.ts';
+import type { LiveLog, LiveLogOptions } from './live-log.ts';
 import { type Moment, parseMoment, timeOfMoment } from './moments.ts';
 import { Selection } from './selection.ts';
 
@@ -18,7 +18,7 @@ type Beginning = { at: number } | { position: number };
 
 /** Errors: `invalid-argument`; `not-found` where no image or mount fits; those of the log. */
 export async function eventFilter(
-  root: string,
+  source: LiveLogOptions,
   options: { from?: string; type?: string; image?: string; mount?: string },
 ): Promise<EventFilter> {
   const moment = options.from === undefined ? undefined : parseMoment(options.from);
@@ -26,7 +26,7 @@ export async function eventFilter(
     options.type === undefined ? undefined : parseCondition(`event ${JSON.stringify(options.type)}`);
   const selection = new Selection(options);
   const needsStart = moment?.kind === 'after-start' || moment?.kind === 'position';
-  const firstAt = !selection.isAll || needsStart ? await readLog(root, selection, moment) : undefined;
+  const firstAt = !selection.isAll || needsStart ? await readLog(source, selection, moment) : undefined;
   const from = beginningOf(moment, firstAt);
   let seen = 0;
   let started = from === undefined;
@@ -48,14 +48,14 @@ export async function eventFilter(
 
 /** Teaches the selection its images and mounts. Returns the time of the first event where the moment counts from it. */
 async function readLog(
-  root: string,
+  source: LiveLogOptions,
   selection: Selection,
   moment: Moment | undefined,
 ): Promise<number | undefined> {
   const { openLiveLog } = await import('./live-log.ts');
   // A running engine alone adds events: for a stopped one there is cofa replay.
-  await readEndpoint(root);
-  const live = await openLiveLog({ root });
+  await readEndpoint(source.root);
+  const live = await openLiveLog(source);
   try {
     if (!selection.isAll) {
       for (const kind of ['image', 'mount'] as const)

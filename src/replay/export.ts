@@ -1,9 +1,9 @@
 /** Writes the log of an engine, or a part of an exported one, into a file: streamed, with bounded memory. */
+import type { PathsOf } from '../image/file-paths.ts';
 import type { LiveLog } from './live-log.ts';
 import { planLive, type LoadOptions } from './load.ts';
 import { type BlockPaths, LogFileWriter, type LogHeader, type LogSummary } from './log-file.ts';
 import { decodeRecord } from './record.ts';
-import type { PathsOf } from './replay-log.ts';
 
 export interface ExportOptions extends LoadOptions {
   /** Version of cofa, for the header. */

@@ -1,7 +1,6 @@
 /**
  * The log of an engine, read from its NATS as stored bytes. A running engine is asked through its own NATS. Of one that
- * is stopped, or crashed, the private nats-server is started for as long as the log is read; the engine's lock is held
- * meanwhile, so that no engine starts into it.
+ * is stopped, or crashed, the caller's `startServer` starts the private nats-server for as long as the log is read.
  */
 import { existsSync } from 'node:fs';
 import { jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
@@ -43,6 +42,11 @@ export interface LiveLogOptions {
   nats?: string | undefined;
   /** The node whose log is meant; needed where NATS holds several and the engine does not run. */
   node?: string | undefined;
+  /**
+   * Starts the private nats-server of an engine that does not run, and keeps engines away while it runs. Without it only the
+   * log of a running engine can be read.
+   */
+  startServer?: () => Promise<{ address: BusAddress; stop(): Promise<void> }>;
 }
 
 /**
@@ -67,7 +71,8 @@ export async function openLiveLog(options: LiveLogOptions): Promise<LiveLog> {
     if (bus !== undefined)
       return await describe(bus, { ...options, node: endpoint.node }, true, () => bus.close());
   }
-  const server = await startServer(options.root);
+  const server = await options.startServer?.();
+  if (server === undefined) throw new CofaError('not-running', `no engine of ${options.root} answers`);
   try {
     const bus = await connectBus(server.address, BUS);
     return await describe(bus, { node: endpoint?.node, ...options }, false, async () => {
@@ -83,15 +88,6 @@ export async function openLiveLog(options: LiveLogOptions): Promise<LiveLog> {
 const BUS = { name: 'cofa-replay', reconnect: false };
 
 const hasStore = (root: string): boolean => existsSync(new Layout(root).in('nats/jetstream'));
-
-async function startServer(root: string): Promise<{ address: BusAddress; stop(): Promise<void> }> {
-  const { takeLock } = await import('../store/lock.ts');
-  const { startNats } = await import('../process/nats-server.ts');
-  const layout = new Layout(root);
-  takeLock(layout.lock(), root);
-  const { address, child } = await startNats(layout, () => performance.now());
-  return { address, stop: () => child.stop() };
-}
 
 async function describe(
   bus: NatsConnection,

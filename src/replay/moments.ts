@@ -83,15 +83,24 @@ export function timeOfMoment(moment: Moment, frame: MomentFrame): number | undef
   }
 }
 
+const frameOf = (log: ReplayLog): MomentFrame => ({
+  firstAt: log.timeOf(Math.min(1, log.count)),
+  endAt: log.timeOf(log.count),
+});
+
+/** The time that a moment names, or else `otherwise`, held between the first and the last event; ms since the epoch. */
+export function clockOf(moment: Moment, log: ReplayLog, otherwise: number): number {
+  const frame = frameOf(log);
+  return Math.max(frame.firstAt, Math.min(frame.endAt, timeOfMoment(moment, frame) ?? otherwise));
+}
+
 /** The number of events that have happened by the moment. `now`: while the log grows. */
 export function positionOf(moment: Moment, log: ReplayLog, now?: number): number {
   if (moment.kind === 'start') return 0;
   if (moment.kind === 'end') return log.count;
   if (moment.kind === 'seq') return log.timeline.positionOfSeq(moment.seq);
   if (moment.kind === 'position') return Math.min(moment.position, log.count);
-  const at = timeOfMoment(moment, {
-    firstAt: log.timeOf(Math.min(1, log.count)),
-    endAt: now ?? log.timeOf(log.count),
-  });
+  const frame = frameOf(log);
+  const at = timeOfMoment(moment, { ...frame, endAt: now ?? frame.endAt });
   return log.timeline.positionOfTime(at ?? 0);
 }

@@ -4,6 +4,7 @@
  * the state that the log begins with. Going forward folds; going back takes the checkpoint before and folds from there.
  */
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
+import type { PathsOf } from '../image/file-paths.ts';
 import { type CheckpointOptions, Checkpoints, copyState } from './checkpoints.ts';
 import { type DecodedRecord, decodeRecord, foldRecord, type RawRecord } from './record.ts';
 import { type FrameLoader, Timeline } from './timeline.ts';
@@ -20,14 +21,12 @@ export interface Beginning {
 
 export const emptyBeginning = (): Beginning => ({ seq: 0, at: 0, state: emptyNode() });
 
-/** File paths by block, of layers by diffID; from the flat images, where they are at hand. */
-export type PathsOf = (diffId: string, block: number) => readonly string[];
-
 export class ReplayLog {
   readonly node: string;
   readonly beginning: Beginning;
   readonly timeline = new Timeline();
   readonly traces = new TraceIndex();
+  /** From the flat images, where they are at hand. */
   pathsOf: PathsOf = () => [];
   /** What the user should know of this log, one sentence each. */
   readonly notes: string[] = [];

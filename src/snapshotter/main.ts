@@ -20,7 +20,7 @@ import { LogFiles } from '../store/log-files.ts';
 import { loadNode } from '../store/snapshots.ts';
 import { engineCaller } from './engine.ts';
 import { FlatMounts } from './flat-mounts.ts';
-import { ImageDoor } from '../containerd/image-door.ts';
+import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';

@@ -32,7 +32,7 @@ import { headers, type NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_VERSION, type NewEvent } from '../../schemas/events.ts';
 import { type EventKind, STREAM, STREAM_SUBJECTS, type Subjects } from '../../schemas/subjects.ts';
-import { pack } from '../bus/connection.ts';
+import { encode } from '../bus/connection.ts';
 import {
   EPOCH_HEADER,
   type LogRecord,
@@ -251,7 +251,7 @@ export class EventLog {
     const record = { v: EVENT_VERSION, at: this.#now(), ...event } as CofaEvent;
     const attempt: Attempt = {
       subject,
-      bytes: pack(record),
+      bytes: encode(record),
       id: `${this.#writer}.${++this.#number}`,
       deadline,
     };

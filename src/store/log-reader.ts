@@ -6,7 +6,7 @@ import { DeliverPolicy, jetstream, jetstreamManager, JetStreamApiError } from '@
 import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
 import type { CofaEvent } from '../../schemas/events.ts';
 import { STREAM } from '../../schemas/subjects.ts';
-import { unpack } from '../bus/connection.ts';
+import { decode } from '../bus/connection.ts';
 
 /** One stored event with its place in the stream. */
 export interface LogRecord {
@@ -68,7 +68,7 @@ export async function storedRecord(
       subject: message.subject,
       id: message.header?.get(ID_HEADER) ?? '',
       epoch: epochOf(message.header),
-      event: () => unpack<CofaEvent>(message.data),
+      event: () => decode<CofaEvent>(message.data),
     };
   } catch (error) {
     if (error instanceof JetStreamApiError && error.status === 404) return undefined;
@@ -127,7 +127,7 @@ export async function* readLog(
       const epoch = epochOf(message.headers);
       bytes += storedBytes(subject, message.headers, message.data);
       if (epoch === undefined || epoch >= owner) {
-        const event = unpack<CofaEvent>(message.data);
+        const event = decode<CofaEvent>(message.data);
         if (event.type === 'engine.started') owner = seq;
         else if (epoch !== undefined) owner = epoch;
         yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes, data: message.data };

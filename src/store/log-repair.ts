@@ -13,7 +13,7 @@
 import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { STREAM } from '../../schemas/subjects.ts';
-import { unpack } from '../bus/connection.ts';
+import { decode } from '../bus/connection.ts';
 import { streamFolder } from './nats-files.ts';
 
 const HEADER = 22;
@@ -82,7 +82,7 @@ function recordAt(bytes: Buffer, at: number, before: bigint): number {
     if (bytes.toString('latin1', message - 4, message) !== '\r\n\r\n') return 0;
   }
   try {
-    unpack(bytes.subarray(message, end));
+    decode(bytes.subarray(message, end));
     return length;
   } catch {
     return 0;

@@ -9,9 +9,9 @@
 import { createHash } from 'node:crypto';
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { decode, encode } from '../bus/connection.ts';
 
-export const encodeNodeState = (state: NodeState): Buffer => pack(toPlain(state));
+export const encodeNodeState = (state: NodeState): Buffer => encode(toPlain(state));
 
 /** `sha256:…` of the canonical bytes. */
 export const digestOfNodeState = (state: NodeState): string =>
@@ -20,7 +20,7 @@ export const digestOfNodeState = (state: NodeState): string =>
 /** Error `integrity` when the bytes are not a state. Parts that older versions did not know are as in a new node. */
 export function decodeNodeState(bytes: Uint8Array): NodeState {
   try {
-    return checkedState(fromPlain(unpack(bytes)));
+    return checkedState(fromPlain(decode(bytes)));
   } catch (cause) {
     if (cause instanceof CofaError) throw cause;
     throw new CofaError('integrity', `not the state of a node: ${String(cause)}`, { cause });

@@ -14,7 +14,7 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { SNAPSHOT_VERSION, SnapshotBody, SnapshotPart } from '../../schemas/snapshots.ts';
 import { SNAPSHOT_STREAM, SNAPSHOT_SUBJECTS, STREAM, type Subjects } from '../../schemas/subjects.ts';
-import { pack, unpack } from '../bus/connection.ts';
+import { decode, encode } from '../bus/connection.ts';
 import { readLog, storedRecord } from './log-reader.ts';
 import { checkedState, fromPlain, toPlain } from './node-codec.ts';
 import { NodeFold } from './node-fold.ts';
@@ -165,7 +165,7 @@ export async function writeSnapshot(
   let bytes = 0;
   try {
     for (const part of parts) {
-      const data = pack(part);
+      const data = encode(part);
       bytes += data.length;
       await stream.publish(names.fold(part.seq, part.part), data, {
         msgID: `${names.fold(part.seq, part.part)}.${part.digest.slice(0, 16)}`,
@@ -188,7 +188,7 @@ export async function removeSnapshot(bus: NatsConnection, names: Subjects, seq: 
 /** A snapshot as parts of at most `partBytes`. */
 export function encodeSnapshot(fold: NodeFold, partBytes = PART_BYTES): SnapshotPart[] {
   const { seq, id, epoch, events, bytes, trimmed, snapshot } = fold;
-  const body = pack({
+  const body = encode({
     v: SNAPSHOT_VERSION,
     seq,
     id,
@@ -233,7 +233,7 @@ export function decodeSnapshot(parts: readonly SnapshotPart[]): NodeFold {
   try {
     const plain =
       first.encoding === 'zstd' ? zstdDecompressSync(stored, { maxOutputLength: first.size }) : stored;
-    const body = SnapshotBody.parse(unpack(plain));
+    const body = SnapshotBody.parse(decode(plain));
     const fold = new NodeFold();
     Object.assign(fold, {
       seq: body.seq,
@@ -257,7 +257,7 @@ export function decodeSnapshot(parts: readonly SnapshotPart[]): NodeFold {
 function decodePart(data: Uint8Array): SnapshotPart {
   let value: { v?: unknown } | undefined;
   try {
-    value = unpack(data);
+    value = decode(data);
     return SnapshotPart.parse(value);
   } catch (cause) {
     const newer = typeof value?.v === 'number' && value.v > SNAPSHOT_VERSION;

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { OPERATIONS, type Operation, type Progress } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { pack, respond as send, unpack } from '../bus/connection.ts';
+import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
 
 type Handler<O extends Operation> = (
@@ -117,7 +117,7 @@ export function localApi(
 function parse(operation: Operation, message: Msg): unknown {
   let body: unknown;
   try {
-    body = message.data.length === 0 ? {} : isMsgpack(message) ? unpack(message.data) : message.json();
+    body = message.data.length === 0 ? {} : isMsgpack(message) ? decode(message.data) : message.json();
   } catch (cause) {
     throw new CofaError(
       'invalid-argument',
@@ -151,7 +151,7 @@ function respond(message: Msg, body: unknown): void {
   }
   const head = headers();
   head.set('Content-Type', MSGPACK);
-  send(message, pack(body), { headers: head });
+  send(message, encode(body), { headers: head });
 }
 
 const isMsgpack = (message: Msg): boolean => message.headers?.get('Content-Type') === MSGPACK;

@@ -17,7 +17,7 @@ import type { TrustPolicy } from '../../schemas/trust.ts';
 import type { FrontNotice, FrontStatus } from '../../schemas/front.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busAway, readEndpoint } from '../client/client.ts';
-import { type BusAddress, ask, busOnDemand, connectBus, unpack } from '../bus/connection.ts';
+import { type BusAddress, ask, busOnDemand, connectBus, decode } from '../bus/connection.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../bus/roles.ts';
 import { awaySentence, watchBus } from '../bus/health.ts';
 import { askLocal, serveLocal } from '../bus/local-socket.ts';
@@ -31,7 +31,7 @@ import type { EventLog } from '../store/event-log.ts';
 import { Layout, removeDrafts, writeWhole } from '../store/layout.ts';
 import { localApi, serveApi } from './api.ts';
 import { Chains } from './images/chains.ts';
-import { Child, type ChildOptions, describeEnd } from '../process/child.ts';
+import { Child, type ChildOptions, describeEnd, realChildPorts } from '../process/child.ts';
 import { CacheKeeper, NO_CACHE } from './layers/cache-keeper.ts';
 import { Conditions } from '../process/conditions.ts';
 import { Devices } from './layers/devices.ts';
@@ -112,6 +112,7 @@ class Supervisor {
   readonly #layout: Layout;
   readonly #log;
   readonly #names;
+  readonly #ports = realChildPorts();
   readonly #fronts: FrontEnds;
   readonly #fetchers: Fetchers;
   readonly #tidying = new Tidying();
@@ -154,7 +155,7 @@ class Supervisor {
     const shared = {
       layout: this.#layout,
       conditions: this.#conditions,
-      now: Date.now,
+      ports: this.#ports,
       hangMs,
     };
     this.#fronts = new FrontEnds({
@@ -312,7 +313,7 @@ class Supervisor {
     bus.subscribe(names.notice, {
       callback: (error, message) => {
         if (error !== null) return;
-        const notice = unpack<FrontNotice>(message.data);
+        const notice = decode<FrontNotice>(message.data);
         if (notice.kind === 'whole') trust.poke();
         else if (notice.kind === 'complete') void devices.handOver(notice.diffId);
         else if (notice.kind === 'take-back') void devices.takeBack(notice.diffId);
@@ -602,16 +603,21 @@ class Supervisor {
       }
       return Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
     }
-    const { address, users, child, repaired } = await startNats(this.#layout, Date.now, {
+    const nats = await startNats(this.#layout, this.#ports, {
       ...this.#watchers('nats-server', 'nats-server'),
       onGiveUp: () => this.#conditions.set('nats-server', 'nats-server does not start'),
     });
+    const { users, child, repaired } = nats;
     if (repaired > 0)
       this.#log.warn(
         { bytes: repaired },
         'the end of the log was damaged and is cut off: what is lost was not synced',
       );
-    watchNats(address, child, { log: this.#log, hangMs: this.#options.hangMs }).catch((error: unknown) => {
+    watchNats(nats, {
+      log: this.#log,
+      hangMs: this.#options.hangMs,
+      clock: this.#ports.clock,
+    }).catch((error: unknown) => {
       this.#log.warn({ error }, 'nats-server is not watched');
     });
     this.#nats = child;
@@ -682,7 +688,7 @@ class Supervisor {
       ],
       log: this.#layout.log('snapshotter'),
       link: { hangMs: this.#options.hangMs, onReady: () => this.#conditions.clear('snapshotter') },
-      now: Date.now,
+      ports: this.#ports,
       ...this.#watchers('snapshotter', 'snapshotter'),
       onGiveUp: () => {
         const sentence = `the snapshotter does not start: containerd cannot use ${snapshotter.socket}`;

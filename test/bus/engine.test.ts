@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { mkdir, readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { subjects } from '../../schemas/subjects.ts';
-import { connectBus, pack } from '../../src/bus/connection.ts';
+import { connectBus, encode } from '../../src/bus/connection.ts';
 import { pushImage, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -53,7 +53,7 @@ test('the endpoint’s user calls operations and watches events, and cannot writ
   const events = (await engine.status()).log?.events;
   expect(events).toBeGreaterThan(0);
   const forged = names.event('image', '0'.repeat(64));
-  bus.publish(forged, pack({ v: 1, at: 1, type: 'image.removed' }));
+  bus.publish(forged, encode({ v: 1, at: 1, type: 'image.removed' }));
   // Neither by itself, nor by an answer of the engine.
   bus.publish(names.api('status'), '{}', { reply: forged });
   bus.publish(names.api('scrub-stop'), '{}', { reply: forged });

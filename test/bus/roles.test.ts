@@ -9,7 +9,7 @@ import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { errors, type NatsConnection } from '@nats-io/nats-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { PACK_BUCKET, SNAPSHOT_STREAM, STREAM, subjects } from '../../schemas/subjects.ts';
-import { ask, connectBus, pack, serve } from '../../src/bus/connection.ts';
+import { ask, connectBus, encode, serve } from '../../src/bus/connection.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../../src/bus/roles.ts';
 import { accountsText, newNodeUsers, type NodeUsers, usersOn } from '../../src/bus/user-files.ts';
 import { startNats } from '../../src/process/nats-server.ts';
@@ -27,7 +27,7 @@ afterAll(() => cleanup.run());
 
 /** Starts a private one. */
 async function start(layout: Layout, own: Cleanup): Promise<BusUsers> {
-  const { users, child } = await startNats(layout, () => performance.now());
+  const { users, child } = await startNats(layout);
   own.defer(() => child.stop());
   return users;
 }
@@ -197,7 +197,7 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
         'cofa.v1.roles.fold.worker.completion',
         'cofa.v1.roles.event.api.status',
       ];
-      for (const subject of tried) buses[role].publish(subject, pack({ v: 1, at: 1, ...layerEvent }));
+      for (const subject of tried) buses[role].publish(subject, encode({ v: 1, at: 1, ...layerEvent }));
       await settle(role, 'supervisor');
       expect(await Promise.all([STREAM, SNAPSHOT_STREAM].map(lastSeq))).toEqual(before);
       expect(refusals[role]).toEqual(tried.map((subject) => `publish ${subject}`));
@@ -218,7 +218,7 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
         ['snapshotter', [names.event('mount', 'x'), layer()]],
       ] as const) {
         const before = await lastSeq(STREAM);
-        for (const subject of tried) buses[role].publish(subject, pack({ v: 1, at: 1, ...layerEvent }));
+        for (const subject of tried) buses[role].publish(subject, encode({ v: 1, at: 1, ...layerEvent }));
         await settle(role, 'supervisor');
         expect(await lastSeq(STREAM)).toBe(before);
         expect(refusals[role]).toEqual(tried.map((subject) => `publish ${subject}`));
@@ -232,7 +232,7 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
         const orders = await heard('supervisor', names.front('open'));
         const notices = await heard('supervisor', names.notice);
         for (const subject of [names.job('fetcher-0'), names.front('open'), names.notice])
-          buses[role].publish(subject, pack({ v: 1 }));
+          buses[role].publish(subject, encode({ v: 1 }));
         const overheard: string[] = [];
         const listens = [
           names.front('open'),
@@ -273,7 +273,7 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
       // A consumer begins when somebody listens to just that subject.
       const smuggled = await heard('supervisor', subject);
       const before = await lastSeq(STREAM);
-      const event = pack({ v: 1, at: 1, type: 'mount.unmounted' });
+      const event = encode({ v: 1, at: 1, type: 'mount.unmounted' });
       const manifest = digest();
       await packs('packs').put(
         manifest,
@@ -320,7 +320,7 @@ test('what an engine wrote before there were accounts is found again', async () 
   const layout = new Layout(await cleanup.tempDir('roles-old'));
   await layout.prepare();
   const store = layout.in('nats');
-  const first = await startNats(layout, () => performance.now());
+  const first = await startNats(layout);
   const bus = await connectBus(first.users.supervisor, { name: 'test', reconnect: false });
   await EventLog.prepare(bus, { maxBytes: 16 << 20 });
   const { seq } = await new EventLog(bus, Date.now).append(layer(), layerEvent as never);
@@ -337,5 +337,5 @@ test('what an engine wrote before there were accounts is found again', async () 
   const again = await connect(users, 'supervisor', cleanup);
   const { state } = await (await jetstreamManager(again)).streams.info(STREAM);
   expect(state).toMatchObject({ messages: 1, last_seq: seq });
-  expect((await jetstream(again).publish(layer(), pack({ v: 1, at: 2, ...layerEvent }))).seq).toBe(seq + 1);
+  expect((await jetstream(again).publish(layer(), encode({ v: 1, at: 2, ...layerEvent }))).seq).toBe(seq + 1);
 });

@@ -12,7 +12,7 @@ import { render as renderStatus } from '../../src/cli/status.ts';
 import { formatBytes, formatDuration, formatShare, renderTable } from '../../src/terminal/table.ts';
 import { StartError } from '../../src/container/command.ts';
 import { ContainerFolder } from '../../src/container/record.ts';
-import { Interrupted } from '../../src/container/signals.ts';
+import { Interrupted } from '../../src/terminal/interrupted.ts';
 
 describe('numbers for people', () => {
   it.each([

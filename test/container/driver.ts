@@ -4,7 +4,7 @@ import { toErrorRecord } from '../../schemas/errors.ts';
 import { StartError } from '../../src/container/command.ts';
 import type { RunOptions } from '../../src/container/options.ts';
 import { runContainer } from '../../src/container/run.ts';
-import { Interrupted } from '../../src/container/signals.ts';
+import { Interrupted } from '../../src/terminal/interrupted.ts';
 import { type FakeConfig, fakeEngine } from './host-rootfs.ts';
 
 export interface DriverInput {

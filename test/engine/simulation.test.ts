@@ -5,6 +5,7 @@
 import { randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { describe, expect, test } from 'vitest';
+import { replacementCount } from '../support/machine/hooks.ts';
 import { runSeeds, showSeed } from '../support/machine/run-seeds.ts';
 import type { Sabotage } from '../support/machine/sabotage.ts';
 
@@ -27,11 +28,16 @@ describe('the whole engine in a world of faults', () => {
       const report = await runSeeds({ first, count, jobs });
       expect(report.failures).toEqual([]);
       expect(report.seeds).toBe(count);
+      expect(report.unmet, 'replacements that match no module').toEqual([]);
       // It meets what it is there for.
       for (const what of ['mount: ok', 'reads served', 'power cuts', 'kills of supervisor', 'acks lost'])
         expect(report.met[what], what).toBeGreaterThan(0);
     },
   );
+
+  test('replaces few modules by path, and no more than before', () => {
+    expect(replacementCount).toBeLessThanOrEqual(31);
+  });
 
   test('the same seed is the same run, to the last event', async () => {
     const trace = async (seed: number) => {

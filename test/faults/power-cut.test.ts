@@ -62,7 +62,7 @@ async function cutPower(name: string, folder = 'root'): Promise<{ layout: Layout
   const copy = ['--sparse=always', join(directory, 'disk.img'), join(directory, `${name}.img`)];
   await runCommand('cp', copy);
   const layout = new Layout(join(await mountDisk(name, 'rw'), folder));
-  const nats = await startNats(layout, () => performance.now());
+  const nats = await startNats(layout);
   try {
     const bus = await connectBus(nats.address, { name: 'test' });
     try {
@@ -89,7 +89,7 @@ describe('a power cut', () => {
   it('of a log whose beginning was removed: its snapshot is there, and nothing is missing', async () => {
     const layout = new Layout(join(directory, 'disk/log-only'));
     await layout.prepare();
-    const nats = await startNats(layout, () => performance.now());
+    const nats = await startNats(layout);
     const bus = await connectBus(nats.address, { name: 'test' });
     try {
       const names = subjects('cut');

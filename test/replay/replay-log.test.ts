@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { emptyNode, foldEvent, type NodeState } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
-import { pack } from '../../src/bus/connection.ts';
+import { encode } from '../../src/bus/connection.ts';
 import { parseMoment, positionOf } from '../../src/replay/moments.ts';
 import { decodeRecord, partsOfSubject, type RawRecord } from '../../src/replay/record.ts';
 import type { ReplayLog } from '../../src/replay/replay-log.ts';
@@ -96,8 +96,8 @@ describe('events that this cofa does not know', () => {
       record(2001, 6001, 'mount', MOUNT, { v: 2, type: 'mount.mounted', more: [1] }),
       record(2002, 6002, 'future', 'x', { type: 'future.thing' }),
       { seq: 2003, subject: 'cofa.v1.node-1.event.layer.x', bytes: Buffer.from([0xc1, 0xff, 0x00]) },
-      { seq: 2004, subject: 'cofa.v1.node-1.event.layer.x', bytes: pack('a text') },
-      { seq: 2005, subject: 'cofa.v1.node-1.event.layer.x', bytes: pack({ v: 1, at: 1 }) },
+      { seq: 2004, subject: 'cofa.v1.node-1.event.layer.x', bytes: encode('a text') },
+      { seq: 2005, subject: 'cofa.v1.node-1.event.layer.x', bytes: encode({ v: 1, at: 1 }) },
       record(2006, 6003, 'layer', 'e'.repeat(64), {
         type: 'layer.opened',
         size: 1,

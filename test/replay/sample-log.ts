@@ -1,6 +1,6 @@
 /** A log made up for tests: an image of two layers that is mounted, read and completed, with traces. */
 import type { NewEvent } from '../../schemas/events.ts';
-import { pack } from '../../src/bus/connection.ts';
+import { encode } from '../../src/bus/connection.ts';
 import type { RawRecord } from '../../src/replay/record.ts';
 import { ReplayLog } from '../../src/replay/replay-log.ts';
 
@@ -22,7 +22,7 @@ export function record(
   return {
     seq,
     subject: `cofa.v1.node-1.event.${kind}.${id}`,
-    bytes: pack({ v: 1, at: START + at, ...event }),
+    bytes: encode({ v: 1, at: START + at, ...event }),
   };
 }
 

@@ -1,6 +1,6 @@
 /** Logs of any length, the same for the same seed: images that are mounted, filled block by block, unmounted. */
 import type { NewEvent } from '../../schemas/events.ts';
-import { pack } from '../../src/bus/connection.ts';
+import { encode } from '../../src/bus/connection.ts';
 import type { RawRecord } from '../../src/replay/record.ts';
 import { Random } from '../support/random.ts';
 
@@ -17,7 +17,7 @@ export function* syntheticRecords(count: number, seed: number): IterableIterator
   const make = (kind: string, id: string, event: NewEvent): RawRecord => {
     at += 5;
     seq += 1;
-    return { seq, subject: `cofa.v1.node-1.event.${kind}.${id}`, bytes: pack({ v: 1, at, ...event }) };
+    return { seq, subject: `cofa.v1.node-1.event.${kind}.${id}`, bytes: encode({ v: 1, at, ...event }) };
   };
   const next = Array.from({ length: IMAGES }, () => 0);
   const mount = Array.from({ length: IMAGES }, (): string | undefined => undefined);

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { docsPictures } from '../../ops/replay-picture.ts';
 import { repaint, toAnsi } from '../../src/replay/view/ansi.ts';
 import { Canvas, textWidth } from '../../src/replay/view/canvas.ts';
+import { COMMAND_GROUPS, commandOf } from '../../src/replay/view/commands.ts';
 import { KeyReader } from '../../src/replay/view/keys.ts';
 import { render } from '../../src/replay/view/render.ts';
 import { Session } from '../../src/replay/view/session.ts';
@@ -67,6 +68,52 @@ describe('screens', () => {
 test('the pictures in the documentation are those of the code: node ops/replay-picture.ts --docs', async () => {
   for (const [name, svg] of await docsPictures())
     expect(readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8') === svg, name).toBe(true);
+});
+
+describe('commands', () => {
+  const commands = COMMAND_GROUPS.flatMap((group) => group.commands);
+  /** Names of keys in the help; other keys are shown as they are typed. */
+  const SHOWN: Record<string, string> = {
+    up: '↑',
+    down: '↓',
+    left: '←',
+    right: '→',
+    'page-up': 'PgUp',
+    'page-down': 'PgDn',
+    home: 'Home',
+    end: 'End',
+    enter: 'Enter',
+    escape: 'Esc',
+    tab: 'Tab',
+    redraw: 'Ctrl-L',
+    ' ': 'Space',
+  };
+
+  test('each has an id, and keys that no other command of its place has', () => {
+    const ids = commands.map(({ id }) => id);
+    expect(new Set(ids).size).toBe(ids.length);
+    for (const command of commands)
+      for (const key of command.keys) {
+        const pressed = [...key].length === 1 ? { name: 'text' as const, text: key } : { name: key as 'up' };
+        expect(commandOf(command.place, pressed)?.id).toBe(command.id);
+      }
+  });
+
+  test('each key of the events stands in its line of the help; + has = beside it on many keyboards', () => {
+    for (const { keys, help, commands: mine } of COMMAND_GROUPS) {
+      if (keys === undefined) continue;
+      const words = [...keys.split(/\s+/), ...help.join(' ').split(/[;:,]*\s+/)];
+      for (const command of mine.filter(({ place }) => place === 'events'))
+        for (const key of command.keys.filter((one) => one !== '='))
+          expect(words, command.id).toContain(SHOWN[key] ?? key);
+    }
+  });
+
+  test('in the state the arrows scroll it, other keys do what they do in the events', () => {
+    expect(commandOf('state', { name: 'up' })?.id).toBe('state.up');
+    expect(commandOf('state', { name: 'right' })?.id).toBe('event.next');
+    expect(commandOf('overlay', { name: 'tab' })).toBeUndefined();
+  });
 });
 
 describe('keys', () => {

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { emptyNode, foldEvent } from '../../actors/node-state.ts';
 import { type CofaEvent, EventRecord } from '../../schemas/events.ts';
-import { unpack } from '../../src/bus/connection.ts';
+import { decode } from '../../src/bus/connection.ts';
 
 const stored = JSON.parse(
   readFileSync(new URL('../fixtures/events/v1.json', import.meta.url), 'utf8'),
@@ -13,7 +13,7 @@ const stored = JSON.parse(
 
 test('records that version 1 stored still decode to what they were', () => {
   for (const { hex, record } of stored) {
-    const decoded = unpack<CofaEvent>(Buffer.from(hex, 'hex'));
+    const decoded = decode<CofaEvent>(Buffer.from(hex, 'hex'));
     expect(decoded).toEqual(record);
     expect(EventRecord.safeParse(decoded).success, record.type).toBe(true);
   }
@@ -36,7 +36,7 @@ test('the stored records fold to the state that they made', () => {
       : record.type.startsWith('image.')
         ? 'a'.repeat(64)
         : 'm';
-    foldEvent(state, id, unpack<CofaEvent>(Buffer.from(bytes, 'hex')));
+    foldEvent(state, id, decode<CofaEvent>(Buffer.from(bytes, 'hex')));
   }
   expect(state.images.get(`sha256:${'a'.repeat(64)}`)).toMatchObject({ failure: { code: 'integrity' } });
   expect(state.layers.get(`sha256:${hex}`)).toMatchObject({

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { SnapshotPart } from '../../schemas/snapshots.ts';
-import { unpack } from '../../src/bus/connection.ts';
+import { decode } from '../../src/bus/connection.ts';
 import { decodeSnapshot } from '../../src/store/snapshots.ts';
 
 const stored = JSON.parse(
@@ -13,7 +13,7 @@ const stored = JSON.parse(
 };
 
 test('a snapshot that version 1 stored still decodes to what it was', () => {
-  const fold = decodeSnapshot(stored.parts.map((hex) => SnapshotPart.parse(unpack(Buffer.from(hex, 'hex')))));
+  const fold = decodeSnapshot(stored.parts.map((hex) => SnapshotPart.parse(decode(Buffer.from(hex, 'hex')))));
   const { sequences, ...place } = stored.place;
   expect(fold).toMatchObject({
     ...place,

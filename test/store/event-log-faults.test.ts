@@ -5,7 +5,7 @@ import { headers, type NatsConnection } from '@nats-io/nats-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Relay, startRelay } from '../../ops/bench/relay.ts';
 import { STREAM, subjects } from '../../schemas/subjects.ts';
-import { connectBus, pack } from '../../src/bus/connection.ts';
+import { connectBus, encode } from '../../src/bus/connection.ts';
 import { EventLog, type LogRecord, readLog } from '../../src/store/event-log.ts';
 import { startNats as startEngineNats } from '../../src/process/nats-server.ts';
 import { Layout } from '../../src/store/layout.ts';
@@ -64,7 +64,7 @@ describe('an ack that came', () => {
     const directory = await tempDir('log-kill');
     const layout = new Layout(directory);
     await layout.prepare();
-    const nats = await startEngineNats(layout, () => performance.now());
+    const nats = await startEngineNats(layout);
     const connect = () => connectBus(nats.address, { name: 'test', reconnect: false });
     let near = await connect();
     try {
@@ -349,7 +349,7 @@ describe('processes of one engine', () => {
     const mount = names.event('mount', 'm');
     const old = { v: 1, at: 1, type: 'mount.mounted' };
     const manager = await jetstreamManager(bus);
-    await bus.request(mount, pack(old), { headers: headers(), timeout: 5_000 });
+    await bus.request(mount, encode(old), { headers: headers(), timeout: 5_000 });
     const log = new EventLog(bus, () => 2);
     await log.claim(names.event('engine', 'main'), started);
     await log.append(mount, { type: 'mount.unmounted' });

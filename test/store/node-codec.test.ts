@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
-import { pack, unpack } from '../../src/bus/connection.ts';
+import { decode, encode } from '../../src/bus/connection.ts';
 import {
   decodeNodeState,
   digestOfNodeState,
@@ -55,7 +55,7 @@ describe('canonical bytes of a node', () => {
     })).any;
     fc.assert(
       fc.property(value, (one) => {
-        const back = fromPlain(unpack(pack(toPlain(one))));
+        const back = fromPlain(decode(encode(toPlain(one))));
         expect(plainBuffers(back)).toEqual(plainBuffers(one));
       }),
     );
@@ -68,7 +68,7 @@ describe('canonical bytes of a node', () => {
     layer.presentCount += 1;
     for (const bytes of [
       encodeNodeState(state),
-      pack({ layers: 7 }),
+      encode({ layers: 7 }),
       Buffer.from('c1', 'hex'),
       Buffer.alloc(0),
     ])
@@ -77,7 +77,7 @@ describe('canonical bytes of a node', () => {
 
   test('a state that was stored before there were mounts has none', () => {
     const { mounts: _, ...old } = emptyNode();
-    expect(decodeNodeState(pack(toPlain(old)))).toEqual(emptyNode());
+    expect(decodeNodeState(encode(toPlain(old)))).toEqual(emptyNode());
   });
 });
 

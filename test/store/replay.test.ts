@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { emptyNode, foldEvent, idOf } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
-import { pack, unpack } from '../../src/bus/connection.ts';
+import { decode, encode } from '../../src/bus/connection.ts';
 import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { NodeFold } from '../../src/store/node-fold.ts';
 import { decodeSnapshot, encodeSnapshot } from '../../src/store/snapshots.ts';
@@ -22,12 +22,12 @@ test('a million stored events, with a restart from a snapshot every hundred thou
       const { subject, event } = history.next().value;
       const record = { v: 1, at: done + n, ...event } as CofaEvent;
       foldEvent(live, idOf(subject), record);
-      stored.push({ subject, bytes: pack(record) });
+      stored.push({ subject, bytes: encode(record) });
     }
     const events = stored.map(({ subject, bytes }, n) => ({
       seq: done + n + 1,
       subject,
-      event: unpack<CofaEvent>(bytes),
+      event: decode<CofaEvent>(bytes),
       id: '',
       bytes: bytes.length,
     }));

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { pino } from 'pino';
 import type { NewEvent } from '../../schemas/events.ts';
 import { SNAPSHOT_STREAM, STREAM, type Subjects, subjects } from '../../schemas/subjects.ts';
-import { connectBus, pack, unpack } from '../../src/bus/connection.ts';
+import { connectBus, decode, encode } from '../../src/bus/connection.ts';
 import { Conditions } from '../../src/process/conditions.ts';
 import { LogKeeper } from '../../src/supervisor/log/log-keeper.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
@@ -89,9 +89,9 @@ async function replacePart(
   const manager = await jetstreamManager(bus);
   const subject = names.fold(seq, part);
   const stored = await manager.streams.getMessage(SNAPSHOT_STREAM, { last_by_subj: subject });
-  const fields = unpack<Record<string, unknown>>(stored?.data ?? Buffer.alloc(0));
+  const fields = decode<Record<string, unknown>>(stored?.data ?? Buffer.alloc(0));
   change(fields);
-  await jetstream(bus).publish(subject, pack(fields));
+  await jetstream(bus).publish(subject, encode(fields));
 }
 
 describe('a start from a snapshot', () => {
@@ -202,7 +202,10 @@ describe('a snapshot that cannot be trusted', () => {
 
   test('an event of a newer cofa is not passed over', async () => {
     const node = await newNode();
-    await jetstream(bus).publish(node.names.event('layer', 'x'), pack({ v: 1, at: 1, type: 'layer.melted' }));
+    await jetstream(bus).publish(
+      node.names.event('layer', 'x'),
+      encode({ v: 1, at: 1, type: 'layer.melted' }),
+    );
     await expect(loadNode(bus, node.names)).rejects.toMatchObject({ code: 'unsupported' });
   });
 });

@@ -22,7 +22,7 @@ const names = subjects('torn');
 const EVENTS = 400;
 
 async function openLog(layout: Layout) {
-  const nats = await startNats(layout, () => performance.now());
+  const nats = await startNats(layout);
   const bus = await connectBus(nats.address, { name: 'test' });
   return {
     bus,

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { connectBus, pack, unpack } from '../../src/bus/connection.ts';
+import { connectBus, decode, encode } from '../../src/bus/connection.ts';
 import { type Handlers, serveApi } from '../../src/supervisor/api.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
@@ -68,12 +68,12 @@ describe('API over NATS', () => {
   test('msgpack by header, in both directions', async () => {
     const head = headers();
     head.set('Content-Type', 'application/msgpack');
-    const reply = await bus.request(names.api('mount'), pack({ ref: 'r', dir: '/d', prefetch: false }), {
+    const reply = await bus.request(names.api('mount'), encode({ ref: 'r', dir: '/d', prefetch: false }), {
       headers: head,
       timeout: 5_000,
     });
     expect(reply.headers?.get('Content-Type')).toBe('application/msgpack');
-    expect(unpack(reply.data)).toEqual({ ok: true, result: mounted('/d', false) });
+    expect(decode(reply.data)).toEqual({ ok: true, result: mounted('/d', false) });
   });
 
   test('an empty body is an empty request', async () => {

@@ -1,11 +1,12 @@
 /** What is shown above the panes: help, a whole event, the difference of two moments, why something took long. */
 import { CofaError } from '../../../schemas/errors.ts';
 import { formatDuration, shortDigest } from '../../terminal/table.ts';
+import { readsInFlight } from '../in-flight.ts';
 import type { ReplayLog } from '../replay-log.ts';
 import { findMount } from '../start-phases.ts';
 import { describeState, diffStates } from '../state-document.ts';
 import { diffLines } from '../state-text.ts';
-import type { TracedRead } from '../trace.ts';
+import { type TracedRead, traceOf } from '../trace.ts';
 import { explainRead, findRead } from '../why-read.ts';
 import { explainStart } from '../why-start.ts';
 import { formatUs, renderWhyRead, renderWhyStart } from '../why-text.ts';
@@ -43,36 +44,29 @@ function overlay(title: string, lines: Overlay['lines']): Overlay {
   return { title, lines: cached, cursor: 0 };
 }
 
-const HELP: ReadonlyArray<readonly [keys: string, does: string]> = [
-  ['→ ←  ↓ ↑  l h  j k', 'the next event, the one before'],
-  ['PgDn PgUp  J K', 'ten events on, back'],
-  ['] [', 'a thousand'],
-  ['g G  Home End', 'the beginning, the end'],
-  [': t', 'go to a sequence or time: 1234, 12:00:03, -10m, +3s'],
-  ['r R', 'the next read that waited, the one before'],
-  ['/', 'search a text; n N: the next, the one before'],
-  ['b', 'set a breakpoint; c C: go to the next, back; B: take all away'],
-  ['', '  block 4711 present · read > 100ms · read failed · job > 1s'],
-  ['', '  event mount.* · layer 3f2a · image app:1 · text "x" · and · or'],
-  ['Space', 'play, pause; + -: faster, slower (0.01x to 1000x)'],
-  ['f', 'follow a running engine'],
-  ['m', 'mark a moment; d: what is different between it and here'],
-  ['w', 'why: what reads waited for (on a layer.trace, or whatever waits'],
-  ['', '  now), what a start was spent on (on a mount event)'],
-  ['Enter', 'the whole event; in a list: open'],
-  ['Tab', 'the arrows move in the state, or in the events again'],
-  ['x', 'axis by time or by events'],
-  ['Esc q', 'close, stop a search; q here: leave'],
-  ['Ctrl-L Ctrl-Z', 'draw anew, to the shell (fg comes back)'],
-];
-
-export function helpOverlay(): Overlay {
+/** The keys, as lines of keys and what they do. */
+export function helpOverlay(rows: ReadonlyArray<readonly [keys: string, does: string]>): Overlay {
   return overlay('keys', () => [
-    ...HELP.map(([keys, does]) => ({ text: `${keys.padEnd(20)} ${does}` })),
+    ...rows.map(([keys, does]) => ({ text: `${keys.padEnd(20)} ${does}` })),
     { text: '' },
     { text: 'Bars: a mark stands for a part of a layer, higher where more of it is', style: 'dim' as const },
     { text: 'present. Top: events over time, below it how long reads waited.', style: 'dim' as const },
   ]);
+}
+
+/** Width for which lines are counted when no screen is at hand, columns. */
+const NOMINAL_WIDTH = 100;
+
+/** The overlay with its cursor moved by some lines, inside its ends. */
+export function movedBy(shown: Overlay, by: number): Overlay {
+  const last = shown.lines(NOMINAL_WIDTH).length - 1;
+  return { ...shown, cursor: Math.max(0, Math.min(last, shown.cursor + by)) };
+}
+
+/** The overlay that the line at the cursor opens; undefined where it opens none. */
+export function openedFrom(shown: Overlay): Overlay | undefined {
+  const opened = shown.lines(NOMINAL_WIDTH)[shown.cursor]?.open?.();
+  return opened === undefined ? undefined : { ...opened, parent: shown };
 }
 
 export function explainEvent(log: ReplayLog, index: number): Overlay {
@@ -107,8 +101,19 @@ export function explainDifference(log: ReplayLog, from: number, to: number): Ove
   );
 }
 
+/**
+ * Why something took long at a moment: the reads of a trace or those that wait, else the start that a mount event belongs
+ * to. `index` is the last event before the moment, `clock` its time (ms). Undefined where nothing waits.
+ */
+export function explainMoment(log: ReplayLog, index: number | undefined, clock: number): Overlay | undefined {
+  const event = index === undefined ? undefined : log.timeline.eventAt(index);
+  const reads = event?.type === 'layer.trace' ? traceOf(event).reads : readsInFlight(log, clock);
+  if (reads.length > 0) return explainReads(log, reads);
+  return event?.kind === 'mount' ? explainMount(log, event.id) : undefined;
+}
+
 /** One read by itself, several as a list to choose from; undefined where there are none. */
-export function explainReads(log: ReplayLog, reads: readonly TracedRead[]): Overlay | undefined {
+function explainReads(log: ReplayLog, reads: readonly TracedRead[]): Overlay | undefined {
   const [only] = reads;
   if (only === undefined) return undefined;
   if (reads.length === 1) return explainOne(log, only);
@@ -130,7 +135,7 @@ function explainOne(log: ReplayLog, read: TracedRead): Overlay {
 }
 
 /** The start of a mount; a message where the log does not tell of it. */
-export function explainMount(log: ReplayLog, id: string): Overlay {
+function explainMount(log: ReplayLog, id: string): Overlay {
   try {
     const why = explainStart(log, findMount(log, id), { top: 15 });
     return overlay(`why the start of ${why.ref} took ${formatUs(why.us)}`, (width) =>

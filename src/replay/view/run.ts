@@ -1,29 +1,28 @@
-/** The view at work: loads the log, joins session, screen, keys and time. */
-import type { Context } from '../../cli/context.ts';
-import { load, type SourceOptions } from '../../cli/replay.ts';
+/** The view at work: joins a log, session, screen, keys and time. */
 import { CofaError } from '../../../schemas/errors.ts';
-import type { Interrupted } from '../../container/signals.ts';
+import type { Interrupted } from '../../terminal/interrupted.ts';
 import type { LoadedLog } from '../load.ts';
 import { repaint, toAnsi } from './ansi.ts';
 import type { Key } from './keys.ts';
 import { render } from './render.ts';
 import { Session } from './session.ts';
-import { checkTerminal, Terminal } from './terminal.ts';
+import { Terminal } from './terminal.ts';
 
 /** Between two drawings while something moves, ms. */
 const FRAME_MS = 40;
 
-export async function runView(
-  context: Context,
-  file: string | undefined,
-  options: SourceOptions & { follow?: boolean },
-): Promise<void> {
-  if (context.output.json)
-    throw new CofaError('invalid-argument', 'say what is to be printed as JSON', {
-      hint: '--at, --diff, --events, --break, or: cofa replay why',
-    });
-  checkTerminal();
-  const loaded = await load(context, file, options);
+export interface ViewOptions {
+  /** Writes to the terminal. */
+  write: (text: string) => void;
+  /** The view goes on with what the running engine does. */
+  follow: boolean;
+}
+
+/**
+ * Shows the log until the user ends the view. The terminal has been checked (`checkTerminal`); the log stays the caller's.
+ * Errors: `invalid-argument` where nothing can be followed; `Interrupted` by a signal.
+ */
+export async function runView(loaded: LoadedLog, options: ViewOptions): Promise<void> {
   const stop = new AbortController();
   try {
     const { log, title, follow } = loaded;
@@ -32,17 +31,21 @@ export async function runView(
       isLive: follow !== undefined,
       now: () => performance.now(),
     });
-    if (options.follow === true && follow === undefined)
+    if (options.follow && follow === undefined)
       throw new CofaError('invalid-argument', `${title}: nothing is added to it that could be followed`);
-    session.isFollowing = options.follow === true;
-    await show(context, session, loaded, stop.signal);
+    session.isFollowing = options.follow;
+    await show(options.write, session, loaded, stop.signal);
   } finally {
     stop.abort();
-    await loaded.close();
   }
 }
 
-function show(context: Context, session: Session, loaded: LoadedLog, stop: AbortSignal): Promise<void> {
+function show(
+  write: ViewOptions['write'],
+  session: Session,
+  loaded: LoadedLog,
+  stop: AbortSignal,
+): Promise<void> {
   const colour = (process.env.NO_COLOR ?? '') === '';
   const ended = Promise.withResolvers<void>();
   let before: readonly string[] | undefined;
@@ -89,7 +92,7 @@ function show(context: Context, session: Session, loaded: LoadedLog, stop: Abort
     }
     draw();
   });
-  const terminal = new Terminal(context.sink.out, {
+  const terminal = new Terminal(write, {
     keys: press,
     changed: guarded(() => {
       before = undefined;

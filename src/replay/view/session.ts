@@ -1,47 +1,31 @@
 /**
- * The view's state and what keys do to it. No terminal and no timers in here: keys and elapsed time come in, and
- * render.ts draws what is. Long work (searches) is done in slices by `tick`, so that Esc can stop it.
+ * The view's state and its actions. It knows neither terminal nor timers: keys and elapsed time come in, commands.ts says
+ * which action a key starts, and render.ts draws the result. `tick` searches in slices, so that Esc can stop a search.
  */
 import { CofaError } from '../../../schemas/errors.ts';
-import { CONDITION_HINT, type Condition, formatCondition, parseCondition } from '../conditions.ts';
-import { neighbourRead, readsInFlight } from '../in-flight.ts';
-import { parseMoment, positionOf, timeOfMoment } from '../moments.ts';
+import { formatCondition } from '../conditions.ts';
+import { neighbourRead } from '../in-flight.ts';
+import { clockOf, parseMoment, positionOf } from '../moments.ts';
 import type { RawRecord } from '../record.ts';
 import type { ReplayLog } from '../replay-log.ts';
-import { search, type Wanted } from '../search.ts';
-import { traceOf } from '../trace.ts';
+import type { Wanted } from '../search.ts';
+import { anyOf, type Breakpoint, describeHit, firstHit, withBreakpoint } from './breakpoints.ts';
+import { commandOf, helpRows, type Place } from './commands.ts';
+import type { Key } from './keys.ts';
 import {
   explainDifference,
   explainEvent,
-  explainMount,
-  explainReads,
+  explainMoment,
   helpOverlay,
+  movedBy,
+  openedFrom,
   type Overlay,
 } from './overlays.ts';
-import type { Key } from './keys.ts';
+import { editPrompt, type Prompt } from './prompts.ts';
+import { SearchTask, type SearchTaskOptions } from './search-task.ts';
 
-export interface Breakpoint {
-  text: string;
-  condition: Condition;
-}
-
-export interface Prompt {
-  kind: 'jump' | 'search' | 'breakpoint';
-  text: string;
-}
-
-export const SPEEDS = [0.01, 0.1, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] as const;
-/** Work of one tick, ms. */
-const SLICE_MS = 20;
-
-interface Task {
-  label: string;
-  steps: Generator<number, number | undefined>;
-  from: number;
-  to: number;
-  at: number;
-  end: (found: number | undefined) => void;
-}
+/** Recorded time per real time, while playing. */
+const SPEEDS = [0.01, 0.1, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] as const;
 
 export class Session {
   readonly log: ReplayLog;
@@ -56,7 +40,7 @@ export class Session {
   speed = 1;
   isFollowing = false;
   breakpoints: Breakpoint[] = [];
-  /** What n and N look for. */
+  /** The target of n and N. */
   wanted: Wanted | undefined;
   /** Position of the mark. */
   mark: number | undefined;
@@ -68,10 +52,10 @@ export class Session {
   overlay: Overlay | undefined;
   message: { text: string; bad: boolean } | undefined;
   isOver = false;
-  #task: Task | undefined;
+  #task: SearchTask | undefined;
   readonly #now: () => number;
 
-  /** `now`: ms of a clock for the slices of long work. */
+  /** `now`: a clock for the slices of a search, ms. */
   constructor(log: ReplayLog, options: { title: string; isLive?: boolean; now: () => number }) {
     this.log = log;
     this.title = options.title;
@@ -83,14 +67,9 @@ export class Session {
     if (note !== undefined) this.#say(note);
   }
 
-  /** What long work is under way and how far it is, 0 to 1. */
-  get busy(): { label: string; share: number } | undefined {
-    const task = this.#task;
-    if (task === undefined) return undefined;
-    return {
-      label: task.label,
-      share: Math.abs(task.at - task.from) / Math.max(1, Math.abs(task.to - task.from)),
-    };
+  /** The search that runs, and how far it is, 0 to 1; undefined without one. */
+  get busy(): { readonly label: string; readonly share: number } | undefined {
+    return this.#task;
   }
 
   /** Whether `tick` has something to do. */
@@ -104,35 +83,27 @@ export class Session {
   }
 
   press(key: Key): void {
-    if (key.name === 'interrupt') {
-      this.isOver = true;
-      return;
-    }
-    if (this.#task !== undefined) {
-      if (key.name === 'escape' || (key.name === 'text' && key.text === 'q')) {
-        this.#task = undefined;
-        this.#say('stopped');
+    if (key.name === 'interrupt') this.leave();
+    else if (this.#task !== undefined) this.#pressInSearch(key);
+    else {
+      this.message = undefined;
+      try {
+        if (this.prompt === undefined) this.#pressCommand(key);
+        else this.#pressInPrompt(this.prompt, key);
+      } catch (error) {
+        if (!(error instanceof CofaError)) throw error;
+        this.#say(error.hint === undefined ? error.message : `${error.message} (${error.hint})`, true);
       }
-      return;
-    }
-    this.message = undefined;
-    try {
-      if (this.prompt !== undefined) this.#pressInPrompt(this.prompt, key);
-      else if (this.overlay !== undefined) this.#pressInOverlay(this.overlay, key);
-      else this.#pressInLog(key);
-    } catch (error) {
-      if (!(error instanceof CofaError)) throw error;
-      this.#say(error.hint === undefined ? error.message : `${error.message} (${error.hint})`, true);
     }
   }
 
   /** `elapsed`: ms of real time since the last tick. */
   tick(elapsed: number): void {
-    if (this.#task !== undefined) this.#work(this.#task);
+    if (this.#task !== undefined) this.#search(this.#task);
     else if (this.isPlaying) this.#play(elapsed);
   }
 
-  /** An event that has just been written. */
+  /** Takes an event that the engine has just written. */
   append(raw: RawRecord): void {
     const wasAtEnd = this.position === this.log.count;
     this.log.append(raw);
@@ -142,226 +113,16 @@ export class Session {
     }
   }
 
-  /** Nothing comes any more. */
+  /** The log gets no more events; `why` goes into the footer. */
   end(why: string): void {
     this.isLive = false;
     this.isFollowing = false;
     this.#say(why);
   }
 
-  #pressInLog(key: Key): void {
-    const command = key.name === 'text' ? key.text : key.name;
-    if (
-      this.focus === 'state' &&
-      (command === 'up' || command === 'down' || command === 'k' || command === 'j')
-    ) {
-      this.#scrollState(command === 'up' || command === 'k' ? -1 : 1);
-      return;
-    }
-    switch (command) {
-      case 'q':
-        this.isOver = true;
-        return;
-      case 'right':
-      case 'down':
-      case 'l':
-      case 'j':
-        this.#step(1);
-        return;
-      case 'left':
-      case 'up':
-      case 'h':
-      case 'k':
-        this.#step(-1);
-        return;
-      case 'page-down':
-      case 'J':
-        this.#step(10);
-        return;
-      case 'page-up':
-      case 'K':
-        this.#step(-10);
-        return;
-      case ']':
-        this.#step(1000);
-        return;
-      case '[':
-        this.#step(-1000);
-        return;
-      case 'home':
-      case 'g':
-        this.#jump(0);
-        return;
-      case 'end':
-      case 'G':
-        this.#jump(this.log.count);
-        return;
-      case ':':
-      case 't':
-        this.prompt = { kind: 'jump', text: '' };
-        return;
-      case '/':
-        this.prompt = { kind: 'search', text: '' };
-        return;
-      case 'b':
-        this.prompt = { kind: 'breakpoint', text: '' };
-        return;
-      case 'B':
-        if (this.breakpoints.length === 0) this.#say('there are no breakpoints; b sets one');
-        else {
-          this.#say(`${this.breakpoints.length} breakpoints taken away`);
-          this.breakpoints = [];
-        }
-        return;
-      case 'n':
-        this.#find(1);
-        return;
-      case 'N':
-        this.#find(-1);
-        return;
-      case 'r':
-        this.#toRead(1);
-        return;
-      case 'R':
-        this.#toRead(-1);
-        return;
-      case 'c':
-        this.#continue(1);
-        return;
-      case 'C':
-        this.#continue(-1);
-        return;
-      case ' ':
-        this.#togglePlaying();
-        return;
-      case '+':
-      case '=':
-      case '-': {
-        const at = SPEEDS.findIndex((speed) => speed >= this.speed);
-        this.speed = SPEEDS[Math.max(0, Math.min(SPEEDS.length - 1, at + (command === '-' ? -1 : 1)))] ?? 1;
-        this.#say(`${this.speed}x of recorded time`);
-        return;
-      }
-      case 'f':
-        this.#toggleFollowing();
-        return;
-      case 'm':
-        this.mark = this.position;
-        this.#say(`marked sequence ${this.log.seqOf(this.position)}; d shows what is different from there`);
-        return;
-      case 'd':
-        this.#diff();
-        return;
-      case 'w':
-        this.#why();
-        return;
-      case 'enter':
-        if (this.current !== undefined) this.overlay = explainEvent(this.log, this.current);
-        return;
-      case 'x':
-        this.axis = this.axis === 'time' ? 'events' : 'time';
-        return;
-      case 'tab':
-        this.focus = this.focus === 'events' ? 'state' : 'events';
-        return;
-      case '?':
-        this.overlay = helpOverlay();
-        return;
-      case 'escape':
-      case 'redraw':
-        return;
-      default:
-        this.#say('? shows the keys');
-    }
-  }
+  // The actions of commands.ts, in its order.
 
-  #pressInPrompt(prompt: Prompt, key: Key): void {
-    switch (key.name) {
-      case 'escape':
-        this.prompt = undefined;
-        return;
-      case 'backspace':
-        if (prompt.text === '') this.prompt = undefined;
-        else this.prompt = { ...prompt, text: [...prompt.text].slice(0, -1).join('') };
-        return;
-      case 'clear-line':
-        this.prompt = { ...prompt, text: '' };
-        return;
-      case 'text':
-        if (prompt.text.length < 300) this.prompt = { ...prompt, text: prompt.text + key.text };
-        return;
-      case 'enter':
-        this.#enter(prompt);
-        this.prompt = undefined;
-    }
-  }
-
-  /** What is wrong with the text is said, and the prompt stays. */
-  #enter({ kind, text }: Prompt): void {
-    if (text.trim() === '') return;
-    if (kind === 'jump') {
-      const moment = parseMoment(text);
-      this.#jump(positionOf(moment, this.log));
-      // A time may lie between two events: reads wait there.
-      const { log } = this;
-      const frame = { firstAt: log.timeOf(Math.min(1, log.count)), endAt: log.timeOf(log.count) };
-      this.clock = Math.max(frame.firstAt, Math.min(frame.endAt, timeOfMoment(moment, frame) ?? this.clock));
-    } else if (kind === 'search') {
-      this.wanted = { text };
-      this.#find(1);
-    } else {
-      const condition = parseCondition(text);
-      this.breakpoints = [...this.breakpoints, { text: formatCondition(condition), condition }].slice(-20);
-      this.#say('breakpoint set: c goes to the next one, C back, B takes all away');
-    }
-  }
-
-  #pressInOverlay(overlay: Overlay, key: Key): void {
-    const command = key.name === 'text' ? key.text : key.name;
-    switch (command) {
-      case 'escape':
-      case 'q':
-      case 'left':
-      case 'backspace':
-        this.overlay = overlay.parent;
-        return;
-      case 'enter':
-      case 'right': {
-        const opened = overlay.lines(100)[overlay.cursor]?.open?.();
-        if (opened !== undefined) this.overlay = { ...opened, parent: overlay };
-        return;
-      }
-      case 'down':
-      case 'j':
-        this.overlay = movedBy(overlay, 1);
-        return;
-      case 'up':
-      case 'k':
-        this.overlay = movedBy(overlay, -1);
-        return;
-      case 'page-down':
-      case ' ':
-        this.overlay = movedBy(overlay, 10);
-        return;
-      case 'page-up':
-        this.overlay = movedBy(overlay, -10);
-        return;
-      case 'home':
-      case 'g':
-        this.overlay = { ...overlay, cursor: 0 };
-        return;
-      case '?':
-        this.overlay = { ...helpOverlay(), parent: overlay };
-    }
-  }
-
-  #scrollState(by: 1 | -1): void {
-    const { images, layers, mounts } = this.log.stateAt(this.position);
-    const lines = images.size + layers.size + mounts.size;
-    this.stateScroll = Math.max(0, Math.min(lines, this.stateScroll + by));
-  }
-
-  #step(by: number): void {
+  step(by: number): void {
     this.isPlaying = false;
     const next = Math.max(0, Math.min(this.log.count, this.position + by));
     if (next === this.position) this.#say(by > 0 ? 'this is the end' : 'this is the beginning');
@@ -369,18 +130,76 @@ export class Session {
     this.#moveTo(next);
   }
 
-  #jump(position: number): void {
+  moveInOverlay(by: number): void {
+    if (this.overlay !== undefined) this.overlay = movedBy(this.overlay, by);
+  }
+
+  jump(position: number): void {
     this.isPlaying = false;
     if (position < this.log.count) this.isFollowing = false;
     this.#moveTo(position);
   }
 
-  #moveTo(position: number): void {
-    this.position = position;
-    this.clock = this.log.timeOf(position);
+  toTopOfOverlay(): void {
+    if (this.overlay !== undefined) this.overlay = { ...this.overlay, cursor: 0 };
   }
 
-  #togglePlaying(): void {
+  /** Opens a prompt; `#enter` takes its text. */
+  ask(kind: Prompt['kind']): void {
+    this.prompt = { kind, text: '' };
+  }
+
+  /** To the arrival of the next read that waited, or of the one before. */
+  toRead(direction: 1 | -1): void {
+    this.isPlaying = false;
+    this.isFollowing = false;
+    const read = neighbourRead(this.log, this.clock, direction);
+    if (read === undefined) {
+      this.#say(`no read waited ${direction > 0 ? 'later' : 'earlier'}`);
+      return;
+    }
+    this.position = this.log.timeline.positionOfTime(read.at);
+    this.clock = read.at;
+  }
+
+  /** To the next event that the last search wanted, or to the one before. */
+  find(direction: 1 | -1): void {
+    const { wanted } = this;
+    if (wanted === undefined) {
+      this.#say('nothing to look for yet: / searches a text');
+      return;
+    }
+    const what = 'text' in wanted ? `"${wanted.text}"` : formatCondition(wanted.condition);
+    this.#look(wanted, direction, `looking for ${what}`, (found) => {
+      if (found === undefined) this.#say(`${what}: no ${direction > 0 ? 'later' : 'earlier'} event`, true);
+      else this.jump(found + 1);
+    });
+  }
+
+  toBreakpoint(direction: 1 | -1): void {
+    const condition = anyOf(this.breakpoints);
+    if (condition === undefined) {
+      this.#say('there are no breakpoints; b sets one');
+      return;
+    }
+    this.#look({ condition }, direction, 'going to the next breakpoint', (found) => {
+      if (found === undefined) this.#say('no event fulfils a breakpoint', true);
+      else {
+        this.jump(found + 1);
+        this.#say(describeHit(this.log, this.breakpoints, found));
+      }
+    });
+  }
+
+  clearBreakpoints(): void {
+    if (this.breakpoints.length === 0) this.#say('there are no breakpoints; b sets one');
+    else {
+      this.#say(`${this.breakpoints.length} breakpoints taken away`);
+      this.breakpoints = [];
+    }
+  }
+
+  togglePlaying(): void {
     if (!this.isPlaying && this.position === this.log.count) {
       this.#say('this is the end; g goes to the beginning');
       return;
@@ -389,7 +208,13 @@ export class Session {
     this.isFollowing = false;
   }
 
-  #toggleFollowing(): void {
+  changeSpeed(by: 1 | -1): void {
+    const at = SPEEDS.findIndex((speed) => speed >= this.speed);
+    this.speed = SPEEDS[Math.max(0, Math.min(SPEEDS.length - 1, at + by))] ?? 1;
+    this.#say(`${this.speed}x of recorded time`);
+  }
+
+  toggleFollowing(): void {
     if (!this.isLive) {
       this.#say('nothing is added to this log: it is a file, or its engine does not run');
       return;
@@ -400,6 +225,109 @@ export class Session {
       this.#moveTo(this.log.count);
     }
     this.#say(this.isFollowing ? 'following the engine' : 'no longer following');
+  }
+
+  setMark(): void {
+    this.mark = this.position;
+    this.#say(`marked sequence ${this.log.seqOf(this.position)}; d shows what is different from there`);
+  }
+
+  showDifference(): void {
+    const { log, mark, position } = this;
+    if (mark === undefined) this.#say('mark a moment first: m');
+    else this.overlay = explainDifference(log, Math.min(mark, position), Math.max(mark, position));
+  }
+
+  showWhy(): void {
+    const why = explainMoment(this.log, this.current, this.clock);
+    if (why === undefined)
+      this.#say('nothing waits at this moment; w explains reads (layer.trace) and mounts');
+    else this.overlay = why;
+  }
+
+  showEvent(): void {
+    if (this.current !== undefined) this.overlay = explainEvent(this.log, this.current);
+  }
+
+  openInOverlay(): void {
+    if (this.overlay !== undefined) this.overlay = openedFrom(this.overlay) ?? this.overlay;
+  }
+
+  toggleFocus(): void {
+    this.focus = this.focus === 'events' ? 'state' : 'events';
+  }
+
+  scrollState(by: 1 | -1): void {
+    const { images, layers, mounts } = this.log.stateAt(this.position);
+    const lines = images.size + layers.size + mounts.size;
+    this.stateScroll = Math.max(0, Math.min(lines, this.stateScroll + by));
+  }
+
+  toggleAxis(): void {
+    this.axis = this.axis === 'time' ? 'events' : 'time';
+  }
+
+  leave(): void {
+    this.isOver = true;
+  }
+
+  closeOverlay(): void {
+    this.overlay = this.overlay?.parent;
+  }
+
+  showHelp(): void {
+    this.overlay = { ...helpOverlay(helpRows()), parent: this.overlay };
+  }
+
+  // How keys arrive.
+
+  #pressCommand(key: Key): void {
+    const place: Place = this.overlay === undefined ? this.focus : 'overlay';
+    const command = commandOf(place, key);
+    if (command !== undefined) command.run(this);
+    else if (place !== 'overlay') this.#say('? shows the keys');
+  }
+
+  #pressInSearch(key: Key): void {
+    if (key.name !== 'escape' && !(key.name === 'text' && key.text === 'q')) return;
+    this.#task = undefined;
+    this.#say('stopped');
+  }
+
+  /** A text that is wrong keeps its prompt, with the reason behind it. */
+  #pressInPrompt(prompt: Prompt, key: Key): void {
+    if (key.name !== 'enter') {
+      this.prompt = editPrompt(prompt, key);
+      return;
+    }
+    if (prompt.text.trim() !== '') this.#enter(prompt);
+    this.prompt = undefined;
+  }
+
+  /** Errors: `invalid-argument` for a text that the prompt cannot take. */
+  #enter({ kind, text }: Prompt): void {
+    if (kind === 'jump') this.#jumpTo(text);
+    else if (kind === 'search') {
+      this.wanted = { text };
+      this.find(1);
+    } else {
+      this.breakpoints = withBreakpoint(this.breakpoints, text);
+      this.#say('breakpoint set: c goes to the next one, C back, B takes all away');
+    }
+  }
+
+  #jumpTo(text: string): void {
+    const moment = parseMoment(text);
+    this.jump(positionOf(moment, this.log));
+    // A time may lie between two events: reads wait there.
+    this.clock = clockOf(moment, this.log, this.clock);
+  }
+
+  // How time passes.
+
+  #moveTo(position: number): void {
+    this.position = position;
+    this.clock = this.log.timeOf(position);
   }
 
   #play(elapsed: number): void {
@@ -416,127 +344,33 @@ export class Session {
     }
   }
 
-  /** Whether one of the events from `from` to before `to` is one to stop at. */
+  /** Whether a breakpoint stopped at one of the events from `from` to before `to`. */
   #stopAtBreakpoint(from: number, to: number): boolean {
-    const condition = this.#breakCondition();
-    if (condition === undefined || to <= from) return false;
-    const steps = search(this.log, { condition }, from, to);
-    let next = steps.next();
-    while (next.done !== true) next = steps.next();
-    if (next.value === undefined) return false;
+    const hit = firstHit(this.log, this.breakpoints, from, to);
+    if (hit === undefined) return false;
     this.isPlaying = false;
-    this.#moveTo(next.value + 1);
-    this.#say(this.#whichBreakpoint(next.value));
+    this.#moveTo(hit + 1);
+    this.#say(describeHit(this.log, this.breakpoints, hit));
     return true;
   }
 
-  #breakCondition(): Condition | undefined {
-    return this.breakpoints.length === 0 ? undefined : this.breakpoints.flatMap(({ condition }) => condition);
-  }
-
-  #whichBreakpoint(index: number): string {
-    const hit = this.breakpoints.find(({ condition }) => {
-      const next = search(this.log, { condition }, index, index + 1).next();
-      return next.done === true && next.value === index;
-    });
-    return `breakpoint: ${hit?.text ?? ''}`;
-  }
-
-  #find(direction: 1 | -1): void {
-    const { wanted } = this;
-    if (wanted === undefined) {
-      this.#say('nothing to look for yet: / searches a text');
-      return;
-    }
-    const what = 'text' in wanted ? `"${wanted.text}"` : formatCondition(wanted.condition);
-    this.#look(wanted, direction, `looking for ${what}`, (found) => {
-      if (found === undefined) this.#say(`${what}: no ${direction > 0 ? 'later' : 'earlier'} event`, true);
-      else this.#jump(found + 1);
-    });
-  }
-
-  #continue(direction: 1 | -1): void {
-    const condition = this.#breakCondition();
-    if (condition === undefined) {
-      this.#say('there are no breakpoints; b sets one');
-      return;
-    }
-    this.#look({ condition }, direction, 'going to the next breakpoint', (found) => {
-      if (found === undefined) this.#say('no event fulfils a breakpoint', true);
-      else {
-        this.#jump(found + 1);
-        this.#say(this.#whichBreakpoint(found));
-      }
-    });
-  }
-
-  /** To the arrival of the next read that waited, or of the one before. */
-  #toRead(direction: 1 | -1): void {
-    this.isPlaying = false;
-    this.isFollowing = false;
-    const read = neighbourRead(this.log, this.clock, direction);
-    if (read === undefined) {
-      this.#say(`no read waited ${direction > 0 ? 'later' : 'earlier'}`);
-      return;
-    }
-    this.position = this.log.timeline.positionOfTime(read.at);
-    this.clock = read.at;
-  }
-
-  /** From the event after the current one, or the one before it. */
-  #look(wanted: Wanted, direction: 1 | -1, label: string, end: Task['end']): void {
+  /** Searches from the event after the current one, or from the one before it. */
+  #look(wanted: Wanted, direction: 1 | -1, label: string, end: SearchTaskOptions['end']): void {
     this.isPlaying = false;
     const from = direction > 0 ? this.position : Math.max(-1, this.position - 2);
     const to = direction > 0 ? this.log.count : -1;
-    const steps = search(this.log, wanted, from, to);
-    this.#task = { label, steps, from, to, at: from, end };
-    this.#work(this.#task);
+    this.#task = new SearchTask(this.log, { wanted, from, to, label, end });
+    this.#search(this.#task);
   }
 
-  #work(task: Task): void {
-    const until = this.#now() + SLICE_MS;
-    do {
-      const next = task.steps.next();
-      if (next.done === true) {
-        this.#task = undefined;
-        task.end(next.value);
-        return;
-      }
-      task.at = next.value;
-    } while (this.#now() < until);
-  }
-
-  #diff(): void {
-    if (this.mark === undefined) this.#say('mark a moment first: m');
-    else
-      this.overlay = explainDifference(
-        this.log,
-        Math.min(this.mark, this.position),
-        Math.max(this.mark, this.position),
-      );
-  }
-
-  #why(): void {
-    const { log, current } = this;
-    const event = current === undefined ? undefined : log.timeline.eventAt(current);
-    const reads = event?.type === 'layer.trace' ? traceOf(event).reads : readsInFlight(log, this.clock);
-    if (reads.length > 0) this.overlay = explainReads(log, reads);
-    else if (event?.kind === 'mount') this.overlay = explainMount(log, event.id);
-    else this.#say('nothing waits at this moment; w explains reads (layer.trace) and mounts');
+  #search(task: SearchTask): void {
+    const result = task.work(this.#now);
+    if (result === undefined) return;
+    this.#task = undefined;
+    task.end(result.found);
   }
 
   #say(text: string, bad = false): void {
     this.message = { text, bad };
   }
-}
-
-export const PROMPTS: Record<Prompt['kind'], { label: string; hint: string }> = {
-  jump: { label: 'go to', hint: 'sequence, #position, time, 12:00:03, -10m, +3s, start, end' },
-  search: { label: 'search', hint: 'any text of an event' },
-  breakpoint: { label: 'break at', hint: CONDITION_HINT.replace('such as: ', '') },
-};
-
-function movedBy(overlay: Overlay, by: number): Overlay {
-  const last = overlay.lines(100).length - 1;
-  return { ...overlay, cursor: Math.max(0, Math.min(last, overlay.cursor + by)) };
 }

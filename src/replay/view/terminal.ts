@@ -4,7 +4,7 @@
  */
 import { ReadStream, isatty } from 'node:tty';
 import { CofaError } from '../../../schemas/errors.ts';
-import { Interrupted } from '../../container/signals.ts';
+import { Interrupted } from '../../terminal/interrupted.ts';
 import type { Size } from './canvas.ts';
 import { type Key, KeyReader } from './keys.ts';
 

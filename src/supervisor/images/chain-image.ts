@@ -9,11 +9,11 @@ import { fileURLToPath } from 'node:url';
 import { CofaError, fromErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import { SpanTable } from '../../image/span-table.ts';
+import type { FromFlattener, ToFlattener } from '../../index/orders.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
-import type { FromFlattener, ToFlattener } from '../../indexer/flattener.ts';
 
 export interface ChainOrder {
   layout: Layout;

@@ -38,7 +38,8 @@ import { indexOnNode } from './index-on-node.ts';
 import type { Indexers } from './indexers.ts';
 import type { Startups } from './startups.ts';
 import { flatLabel, type Leftovers } from '../mounts/leftovers.ts';
-import { rebuild, type Rebuilt, rebuiltPath } from './rebuild.ts';
+import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
+import { rebuild } from './rebuild.ts';
 import {
   type ChoiceOptions,
   chooseSidecar,

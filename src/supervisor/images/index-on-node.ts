@@ -5,9 +5,9 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Progress } from '../../../schemas/api.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
+import type { FromIndexer, NodeIndex, ToIndexer } from '../../index/orders.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import type { Layout } from '../../store/layout.ts';
-import type { FromIndexer, NodeIndex, ToIndexer } from '../../indexer/main.ts';
 import type { Indexers } from './indexers.ts';
 
 /** Without a sign of life for this long, ms, the indexer is ended: its registry client gives up long before. */

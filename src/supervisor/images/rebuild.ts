@@ -1,30 +1,8 @@
 /** Rebuilds a flat image in a process of its own; the supervisor's side of rebuilder.ts. */
+import type { RebuilderOrder, Rebuilt } from '../../index/orders.ts';
 import type { RebuildOrder } from '../../index/rebuild-flat.ts';
 import type { Layout } from '../../store/layout.ts';
 import { runForked } from '../../process/forked.ts';
-
-export interface RebuilderOrder extends RebuildOrder {
-  root: string;
-  manifest: string;
-  expected: string | undefined;
-}
-
-export interface Rebuilt {
-  /** Digest of the flat metadata that the layers give. */
-  flat: string;
-  devices: Array<{ diffId: string; size: number; spans: string }>;
-  /** How those that were expected differ from them; undefined: byte for byte the same. */
-  difference: string | undefined;
-  /** File of the rebuilt metadata where they are others, synced: `rebuiltPath`. */
-  path: string;
-}
-
-/**
- * Where a rebuild leaves metadata that differ from those in use; the caller's to use or to remove, also after a failure.
- * A draft: what a crash leaves goes with the next start.
- */
-export const rebuiltPath = (layout: Layout, manifest: string, background: boolean): string =>
-  `${layout.flat(manifest)}.${background ? 'rebuilt' : 'own'}.draft`;
 
 /** A rebuild reads or receives bytes all the time; only building the image itself is silent, for seconds. */
 const SILENCE_MS = 180_000;

@@ -16,7 +16,8 @@ import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { type Image, type Images, localOf } from './images.ts';
-import { rebuild, type Rebuilt, rebuiltPath } from './rebuild.ts';
+import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
+import { rebuild } from './rebuild.ts';
 
 export interface TrustOptions {
   layout: Layout;

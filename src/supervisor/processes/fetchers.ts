@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import type { ProcessStatus } from '../../../schemas/api.ts';
 import type { Layout } from '../../store/layout.ts';
-import { Child, type ChildOptions } from '../../process/child.ts';
+import { Child, type ChildOptions, type ChildPorts } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 
@@ -14,7 +14,7 @@ export interface FetchersOptions {
   /** Tells a person which engine they belong to. */
   label: string;
   hangMs: number;
-  now: () => number;
+  ports: ChildPorts;
   watchers: (name: string) => Pick<ChildOptions, 'onStart' | 'onExit'>;
 }
 
@@ -22,7 +22,7 @@ export class Fetchers {
   readonly #children: Child[];
 
   constructor(options: FetchersOptions) {
-    const { layout, conditions, count, label, hangMs, now, watchers } = options;
+    const { layout, conditions, count, label, hangMs, ports, watchers } = options;
     this.#children = Array.from({ length: count }, (_, index) => {
       // The name on the bus differs between engines that share one NATS by node.
       const name = `fetcher-${index}`;
@@ -33,7 +33,7 @@ export class Fetchers {
         args: [...NODE_FLAGS, PROGRAM, layout.root, name, label],
         log: layout.log(name),
         link: { hangMs, onReady: () => conditions.clear(name) },
-        now,
+        ports,
         onGiveUp: () => conditions.set(name, `${name} does not start; see ${layout.log(name)}`),
         ...watchers(name),
       });

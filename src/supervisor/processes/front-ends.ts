@@ -22,7 +22,7 @@ import { type FuseSession, openFuseSession } from '../../fuse/session.ts';
 import { type StandIn, startStandIn } from '../../fuse/stand-in.ts';
 import { findMount, unmount } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
-import { Child, type ChildOptions, describeEnd } from '../../process/child.ts';
+import { Child, type ChildOptions, type ChildPorts, describeEnd } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { watchFuse } from './fuse-watch.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
@@ -31,7 +31,7 @@ export interface FrontEndsOptions {
   layout: Layout;
   log: Logger;
   conditions: Conditions;
-  now: () => number;
+  ports: ChildPorts;
   transport: 'kernel' | 'fuse-native';
   readDeadlineMs: number;
   hangMs: number;
@@ -105,7 +105,7 @@ export class FrontEnds {
 
   /** Starts the first one; rejects when it does not come. */
   async start(): Promise<void> {
-    this.#servedAt = this.#options.now();
+    this.#servedAt = this.#options.ports.clock.now();
     this.#current.start();
     const { layout, hangMs } = this.#options;
     if (this.#session !== undefined)
@@ -125,7 +125,7 @@ export class FrontEnds {
    * `environment` when the new one does not start: then the old one stays; `unsupported`; `busy` while one is at it.
    */
   async upgrade(): Promise<Swap> {
-    const { transport, now, conditions } = this.#options;
+    const { transport, ports, conditions } = this.#options;
     if (transport !== 'kernel' || !this.resend) {
       throw new CofaError('unsupported', 'this front end cannot hand its readers over to another one', {
         hint: 'it takes the transport "kernel" and Linux 6.9; else: cofa down, cofa up',
@@ -161,7 +161,7 @@ export class FrontEnds {
       this.#standby = undefined;
     }
     const from = this.#current.pid ?? 0;
-    const since = now();
+    const since = ports.clock.now();
     const old = this.#current;
     // From here on the old one is not started again, whatever happens.
     this.#current = standby;
@@ -178,7 +178,7 @@ export class FrontEnds {
         hint: `see ${this.#options.layout.log('front-end')}`,
       });
     }
-    return { from, to: standby.pid ?? 0, pauseMs: Math.round(now() - since) };
+    return { from, to: standby.pid ?? 0, pauseMs: Math.round(ports.clock.now() - since) };
   }
 
   /** Ends it; then the connection is aborted, so that no read waits for a process that is gone. */
@@ -212,7 +212,7 @@ export class FrontEnds {
   }
 
   #newChild(as: { onLoaded?: () => void; onExit?: NonNullable<ChildOptions['onExit']> } = {}): Child {
-    const { layout, now, hangMs, watchers, conditions } = this.#options;
+    const { layout, ports, hangMs, watchers, conditions } = this.#options;
     const child: Child = new Child({
       role: 'front-end',
       name: 'front-end',
@@ -233,7 +233,7 @@ export class FrontEnds {
           else as.onLoaded?.();
         },
       },
-      now,
+      ports,
       ...(watchers.onStart === undefined ? {} : { onStart: watchers.onStart }),
       onExit: (end) => {
         watchers.onExit?.(end);
@@ -285,15 +285,16 @@ export class FrontEnds {
 
   /** Nobody serves: readers wait, until their deadline, and at least `leastMs` from now. */
   #lost(leastMs = 0): void {
-    const { now, readDeadlineMs, transport } = this.#options;
+    const { ports, readDeadlineMs, transport } = this.#options;
+    const now = ports.clock.now();
     if (this.#ready) {
-      this.#servedAt = now();
+      this.#servedAt = now;
       this.#isReady = Promise.withResolvers<void>();
     }
     this.#ready = false;
     if (transport !== 'kernel' || this.#standIn !== undefined) return;
     clearTimeout(this.#deadline);
-    const left = Math.max(leastMs, this.#servedAt + readDeadlineMs - now());
+    const left = Math.max(leastMs, this.#servedAt + readDeadlineMs - now);
     this.#deadline = setTimeout(() => this.#onLate(), left);
   }
 

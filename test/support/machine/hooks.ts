@@ -12,7 +12,7 @@ const HERE = import.meta.dirname;
 const SOURCE = join(HERE, '../../../src');
 const STAND_INS = join(HERE, 'stand-ins');
 
-/** Module of the engine → its stand-in. */
+/** Module of the engine → its stand-in. A part that takes what it needs as an argument needs no entry: the number may only fall. */
 const REPLACED: Record<string, string> = {
   'kernel/loop.ts': 'loop.ts',
   'kernel/mount.ts': 'mount.ts',
@@ -51,23 +51,39 @@ const PACKAGES: Record<string, string> = {
   '@nats-io/transport-node': 'transport-node.ts',
 };
 
+/** How many modules are replaced by path. */
+export const replacementCount = Object.keys(REPLACED).length;
+
+/** Replacements that a module of this process has met. */
+const met = new Set<string>();
+
+/**
+ * Replacements that no module has met since `installHooks`. Of one that moved the simulation would run the real
+ * module, which reaches outside.
+ */
+export const unmetReplacements = (): string[] =>
+  [...Object.keys(REPLACED), ...Object.keys(PACKAGES)].filter((name) => !met.has(name));
+
 export function installHooks(): void {
   const code = new Map<string, string>();
   registerHooks({
     resolve(specifier, context, next) {
       const fromStandIn = context.parentURL?.startsWith(pathToFileURL(STAND_INS).href) === true;
       const standIn = PACKAGES[specifier];
-      if (standIn !== undefined && !fromStandIn)
+      if (standIn !== undefined && !fromStandIn) {
+        met.add(specifier);
         return { url: pathToFileURL(join(STAND_INS, standIn)).href, shortCircuit: true };
+      }
       const resolved = next(specifier, context);
       if (fromStandIn || !resolved.url.startsWith('file:')) return resolved;
       const url = new URL(resolved.url);
       const path = fileURLToPath(url);
       if (!path.startsWith(`${SOURCE}/`)) return resolved;
-      const replaced = REPLACED[`${basename(dirname(path))}/${basename(path)}`];
-      return replaced === undefined
-        ? resolved
-        : { ...resolved, url: pathToFileURL(join(STAND_INS, replaced)).href };
+      const name = `${basename(dirname(path))}/${basename(path)}`;
+      const replaced = REPLACED[name];
+      if (replaced === undefined) return resolved;
+      met.add(name);
+      return { ...resolved, url: pathToFileURL(join(STAND_INS, replaced)).href };
     },
     load(url, context, next) {
       const { search, pathname } = new URL(url);

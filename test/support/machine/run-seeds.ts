@@ -35,6 +35,8 @@ export interface SeedsReport {
   failures: SeedFailure[];
   /** What the seeds came across. */
   met: Record<string, number>;
+  /** Modules that the simulation was to replace and that no run has loaded; known when a batch came to its end. */
+  unmet: string[];
 }
 
 export type ToRunner = { first: number; count: number; sabotage: Sabotage | undefined; isLoud: boolean };
@@ -42,7 +44,8 @@ export type FromRunner =
   | { outcome: EngineOutcome }
   | { failure: SeedFailure }
   | { line: string }
-  | { done: true };
+  /** `unmet`: modules to be replaced that were not there. */
+  | { done: true; unmet: string[] };
 
 /** Seeds of one process. */
 const BATCH = 150;
@@ -61,7 +64,9 @@ export async function runSeeds(options: SeedsOptions): Promise<SeedsReport> {
     events: 0,
     failures: [],
     met: {},
+    unmet: [],
   };
+  let unmet: Set<string> | undefined;
   const end = first + count;
   const size = Math.max(1, Math.min(BATCH, Math.ceil(count / jobs)));
   let next = first;
@@ -79,7 +84,10 @@ export async function runSeeds(options: SeedsOptions): Promise<SeedsReport> {
             for (const [what, times] of Object.entries(message.outcome.met))
               report.met[what] = (report.met[what] ?? 0) + times;
           } else if ('failure' in message) report.failures.push(message.failure);
-          else return true;
+          else {
+            if ('done' in message) unmet = new Set(message.unmet.filter((name) => unmet?.has(name) ?? true));
+            return true;
+          }
           report.seeds += 1;
           onProgress?.(report.seeds, report.failures.length);
           return keepGoing || report.failures.length === 0;
@@ -91,8 +99,13 @@ export async function runSeeds(options: SeedsOptions): Promise<SeedsReport> {
   report.seconds = (performance.now() - started) / 1000;
   report.seedsPerSecond = report.seeds / report.seconds;
   report.failures.sort((a, b) => a.seed - b.seed);
+  report.unmet = [...(unmet ?? [])];
   return report;
 }
+
+/** What is wrong where a module was to be replaced and was not there. */
+export const unmetSentence = (unmet: readonly string[]): string =>
+  `no module matches these replacements of test/support/machine/hooks.ts: ${unmet.join(', ')}. What they replaced now runs for real: correct or remove them`;
 
 /** One seed, with everything that happens. */
 export async function showSeed(
@@ -127,6 +140,7 @@ async function runBatch(order: ToRunner, onMessage: (message: FromRunner) => boo
       timer = patience();
       if ('done' in message) {
         isDone = true;
+        onMessage(message);
         child.kill('SIGKILL');
         return;
       }

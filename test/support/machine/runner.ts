@@ -1,6 +1,6 @@
 /** The process that runs seeds for run-seeds.ts: Node's ambient functions are replaced here, and only here. */
 import { installAmbient } from './ambient.ts';
-import { installHooks } from './hooks.ts';
+import { installHooks, unmetReplacements } from './hooks.ts';
 import type { FromRunner, ToRunner } from './run-seeds.ts';
 
 const send = process.send?.bind(process);
@@ -25,5 +25,5 @@ async function run({ first, count, sabotage, isLoud }: ToRunner): Promise<void> 
       say({ failure: { seed, message } });
     }
   }
-  say({ done: true });
+  say({ done: true, unmet: unmetReplacements() });
 }

@@ -21,7 +21,7 @@ import type { ScrubReply, Status } from '../../../schemas/api.ts';
 import type { CofaEvent } from '../../../schemas/events.ts';
 import { TRUST_POLICIES, type TrustPolicy } from '../../../schemas/trust.ts';
 import { STREAM, subjects } from '../../../schemas/subjects.ts';
-import { unpack } from './wire.ts';
+import { decode } from './wire.ts';
 import { GARBAGE, HOLE, RIGHT, type SimFile } from './disk.ts';
 import type { Loop, SimMount } from './kernel.ts';
 import { currentProcess, type SimProcess } from './machine.ts';
@@ -624,7 +624,7 @@ class WholeEngine {
       for (const { seq, subject, data, headers } of streams.get(STREAM)?.messages ?? []) {
         const epoch = Number(headers?.get('Cofa-Epoch') || Number.NaN);
         if (epoch < owner) continue;
-        const event = unpack<CofaEvent>(data);
+        const event = decode<CofaEvent>(data);
         if (event.type === 'engine.started') owner = seq;
         foldEvent(state, idOf(subject), event);
       }
@@ -798,7 +798,7 @@ class WholeEngine {
 
   #checkAppend({ subject, data, root = ROOT }: StoredMessage): void {
     const machine = this.#machine;
-    const event = unpack<CofaEvent>(data);
+    const event = decode<CofaEvent>(data);
     machine.trace(`event ${event.type}`);
     machine.meet(`log: ${event.type}`);
     const id = subject.slice(subject.lastIndexOf('.') + 1);

@@ -1,4 +1,4 @@
-/** Messages as src/bus/connection.ts packs them, for modules that are loaded before the stand-ins are in place. */
+/** Messages as src/bus/connection.ts encodes them, for modules that are loaded before the stand-ins are in place. */
 import { Packr } from 'msgpackr';
 
 const packr = new Packr({
@@ -8,5 +8,5 @@ const packr = new Packr({
   int64AsType: 'number',
 });
 
-export const pack = (value: unknown): Buffer => packr.pack(value);
-export const unpack = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
+export const encode = (value: unknown): Buffer => packr.pack(value);
+export const decode = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;

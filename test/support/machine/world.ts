@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { FetchJob, Job } from '../../../schemas/fetch.ts';
 import type { LocalHandler } from '../../../src/bus/local-socket.ts';
-import { pack, unpack } from './wire.ts';
+import { decode, encode } from './wire.ts';
 import { BLOCK, GARBAGE, RIGHT, SimDisk, type SimFile } from './disk.ts';
 import { Kernel } from './kernel.ts';
 import { currentProcess, Machine, type SimProcess } from './machine.ts';
@@ -199,8 +199,8 @@ export class World {
 
   #doubled(subject: string, bytes: Uint8Array): Uint8Array | undefined {
     if (!subject.includes('.worker.job.') || !this.machine.random.chance(0.1)) return undefined;
-    const job = unpack<Job>(bytes);
-    return pack({ ...job, job: job.job + 1_000_000 });
+    const job = decode<Job>(bytes);
+    return encode({ ...job, job: job.job + 1_000_000 });
   }
 
   /** A fetch begins. The same blocks must not come twice at once for one front end, unless it gave the first one up. */

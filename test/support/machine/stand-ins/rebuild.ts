@@ -2,7 +2,7 @@
  * Stand-in for src/supervisor/images/rebuild.ts: the process reads each layer, from its device or from the registry, and gives what
  * the layers give, or dies.
  */
-import { type Rebuilt, rebuiltPath } from '../../../../src/supervisor/images/rebuild.ts';
+import { type Rebuilt, rebuiltPath } from '../../../../src/index/orders.ts';
 import { CofaError } from '../../../../schemas/errors.ts';
 import type { RebuildOrder } from '../../../../src/index/rebuild-flat.ts';
 import { hexOf, type Layout, writeWhole } from '../../../../src/store/layout.ts';

@@ -8,18 +8,10 @@ import type { Logger } from 'pino';
 import type { FlatLayer } from '../../actors/snapshots.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { PreparePolicy } from '../../schemas/prepare.ts';
+import { IMAGE_LABELS } from '../containerd/labels.ts';
 import { findMount } from '../kernel/mount.ts';
-import type { CallEngine } from '../snapshotter/engine.ts';
-import type { WantedLayer } from '../snapshotter/store.ts';
-
-/**
- * Labels of containerd's pkg/snapshotters, which CRI, dockerd and others add to the layers of what they pull; `cri` in
- * the names means nothing.
- */
-export const IMAGE_LABELS = {
-  ref: 'containerd.io/snapshot/cri.image-ref',
-  manifest: 'containerd.io/snapshot/cri.manifest-digest',
-} as const;
+import type { CallEngine } from './engine.ts';
+import type { WantedLayer } from './store.ts';
 
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 /** The registry is asked meanwhile, which gives up by itself before. */
