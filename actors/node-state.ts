@@ -17,7 +17,7 @@ export interface ImageFacts {
   refuted: { flat: string; sidecar: string | undefined; message: string } | undefined;
 }
 
-/** What is known of the flat metadata of an image: docs/architecture.md, Trust. */
+/** What is known of the flat metadata of an image: docs/trust.md. */
 export type Proof = 'proven' | 'unproven' | 'refuted';
 
 /** Undefined while there are none. */

@@ -26,7 +26,7 @@ export interface ImageLine {
   manifest: string;
   state: string;
   origin: string | null;
-  /** proven, unproven or refuted: docs/architecture.md, Trust; null while there is no flat image. */
+  /** proven, unproven or refuted: docs/trust.md; null while there is no flat image. */
   trust: string | null;
   /** Directories that it is mounted at. */
   mounts: number;

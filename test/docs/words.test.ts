@@ -170,6 +170,18 @@ function linesOf(page: string): Array<{ line: string; place: string }> {
 
 const MENTION = /(?<![\w./@<-])(?:src|actors|schemas|docs|ops|test)\/[\w.-]+(?:\/[\w.-]+)*(?![\w/]*[<*{…])/g;
 
+test('docs/trouble.md names each condition that an engine can be in', () => {
+  const page = readFileSync(join(TOP, 'docs/trouble.md'), 'utf8');
+  const known = filesBelow('src', ['.ts']).flatMap((path) =>
+    Array.from(
+      readFileSync(join(TOP, path), 'utf8').matchAll(/onditions\.set\(\s*['`]([a-z-]+)(:?)/g),
+      ([, name, colon]) => ({ path, key: `${name}${colon}` }),
+    ),
+  );
+  expect(known.length).toBeGreaterThan(10);
+  expect(known.filter(({ key }) => !page.includes(`(\`${key}\`)`))).toEqual([]);
+});
+
 describe.each(PAGES)('%s', (page) => {
   test('links lead to files and headings that exist', () => {
     const broken = linesOf(page).flatMap(({ line, place }) =>
