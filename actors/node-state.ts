@@ -1,11 +1,11 @@
 /**
- * What a node knows, as a fold over its event log. The engine after a restart, `status` and the replay of a log all use
- * this one function, so they cannot disagree.
+ * What a node knows, as a fold over its event log. The engine while it runs and after a restart, `status` and the replay of
+ * a log all use this one function, so they cannot disagree.
  */
-import type { CofaEvent, EventOf } from '../schemas/events.ts';
+import type { CofaEvent, EventMap, EventOf, EventType, LayerEventType } from '../schemas/events.ts';
 import type { TrustPolicy } from '../schemas/trust.ts';
 import { type BlockRun, blockRun, sizeOf } from './ranges.ts';
-import { foldSnapshot, type SnapshotFacts } from './snapshots.ts';
+import { foldSnapshot, type SnapshotEvent, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
   resolved: EventOf<'image.resolved'>;
@@ -114,182 +114,220 @@ export const idOf = (subject: string): string => subject.slice(subject.lastIndex
  * Applies one event to the state, in place. `id` is the last token of its subject: the manifest's or the diffID's hex
  * digits, or the mount's id. An event that does not fit the state is ignored: the log is the truth, and a fold that
  * throws could never start again.
+ *
+ * An event changes only what is known of its own subject. `engine.started` alone reaches further: an engine appends it
+ * before it folds. So records of different subjects may be folded in any order (src/store/live-fold.ts relies on it).
  */
 export function foldEvent(state: NodeState, id: string, event: CofaEvent): void {
-  switch (event.type) {
-    case 'engine.started':
-      state.crashed = state.running;
-      state.running = true;
-      state.processes.clear();
-      if (event.root !== undefined && event.root !== state.root) {
-        // The node begins anew on another disk, as after a reinstallation: mounts come back, blocks do not.
-        if (state.root !== undefined) for (const layer of state.layers.values()) forgetBlocks(layer);
-        state.root = event.root;
-      }
-      return;
-    case 'engine.trimmed':
-      state.trimmed = Math.max(state.trimmed, event.through);
-      return;
-    case 'process.started': {
-      const starts = (state.processes.get(event.name)?.starts ?? 0) + 1;
-      const lastEnd = state.processes.get(event.name)?.lastEnd;
-      state.processes.set(event.name, { role: event.role, pid: event.pid, starts, lastEnd });
-      return;
-    }
-    case 'process.ended': {
-      const process = state.processes.get(event.name);
-      if (process === undefined) return;
-      const { at, code, signal, reason } = event;
-      // The one after it may have been told of first.
-      if (process.pid === event.pid) process.pid = undefined;
-      process.lastEnd = { at, code, signal, reason };
-      return;
-    }
-    case 'engine.stopped':
-      state.running = false;
-      return;
-    case 'image.resolved': {
-      const before = state.images.get(`sha256:${id}`);
-      state.images.set(`sha256:${id}`, {
-        resolved: event,
-        prepared: before?.prepared,
-        failure: undefined,
-        verified: before?.verified,
-        refuted: before?.refuted,
-      });
-      return;
-    }
-    case 'image.verified': {
-      const image = state.images.get(`sha256:${id}`);
-      if (image === undefined) return;
-      image.verified = event.flat;
-      // What the registry offers now is right; what the node built for itself says nothing about the registry.
-      if (event.sidecar !== undefined) image.refuted = undefined;
-      return;
-    }
-    case 'image.refuted': {
-      const image = state.images.get(`sha256:${id}`);
-      if (image !== undefined)
-        image.refuted = { flat: event.flat, sidecar: event.sidecar, message: event.message };
-      return;
-    }
-    case 'image.prepared':
-    case 'image.failed': {
-      const image = state.images.get(`sha256:${id}`);
-      if (image === undefined) return;
-      if (event.type === 'image.prepared') {
-        image.prepared = event;
-        image.failure = undefined;
-      } else {
-        image.failure = { code: event.code, message: event.message };
-      }
-      return;
-    }
-    case 'image.removed':
-      state.images.delete(`sha256:${id}`);
-      return;
-    case 'mount.requested':
-      state.mounts.set(id, {
-        id,
-        dir: event.dir,
-        ref: event.ref,
-        manifest: event.manifest,
-        prefetch: event.prefetch,
-        prefetchLimit: event.prefetchLimit,
-        container: event.container,
-        trust: event.trust,
-        made: event.made,
-        state: 'requested',
-      });
-      return;
-    case 'mount.mounted':
-    case 'mount.detached': {
-      const mount = state.mounts.get(id);
-      if (mount !== undefined) mount.state = event.type === 'mount.mounted' ? 'mounted' : 'detached';
-      return;
-    }
-    case 'mount.unmounted':
-    case 'mount.failed':
-      state.mounts.delete(id);
-      return;
-    case 'snapshot.prepared':
-    case 'snapshot.committed':
-    case 'snapshot.updated':
-    case 'snapshot.removed':
-      foldSnapshot(state.snapshots, id, event);
-      return;
-    default:
-      foldLayer(state.layers, `sha256:${id}`, event);
-  }
+  foldOne(state, id, event.type, event);
 }
 
-type LayerEvent = Extract<CofaEvent, { type: `layer.${string}` }>;
-
 /** The part of the fold that a front end needs. */
-export function foldLayer(layers: Map<string, LayerFacts>, diffId: string, event: LayerEvent): void {
-  if (event.type === 'layer.opened') {
+export function foldLayer(
+  layers: Map<string, LayerFacts>,
+  diffId: string,
+  event: EventOf<LayerEventType>,
+): void {
+  foldOneOfLayer(layers, diffId, event.type, event);
+}
+
+// The type comes as an argument of its own, so that the compiler sees that handler and event belong together.
+function foldOne<T extends EventType>(state: NodeState, id: string, type: T, event: EventMap[T]): void {
+  FOLD[type]?.(state, id, event);
+}
+
+function foldOneOfLayer<T extends LayerEventType>(
+  layers: Map<string, LayerFacts>,
+  diffId: string,
+  type: T,
+  event: EventMap[T],
+): void {
+  LAYER_FOLD[type]?.(layers, diffId, event);
+}
+
+/** One handler for each type of event: a new type without one does not compile. */
+type Fold = { readonly [T in EventType]: (state: NodeState, id: string, event: EventMap[T]) => void };
+type LayerFold = {
+  readonly [T in LayerEventType]: (
+    layers: Map<string, LayerFacts>,
+    diffId: string,
+    event: EventMap[T],
+  ) => void;
+};
+
+const digestOf = (id: string): string => `sha256:${id}`;
+
+const LAYER_FOLD: LayerFold = {
+  'layer.opened': (layers, diffId, { size, blockSize, blockCount, blob }) => {
     const before = layers.get(diffId);
-    if (before !== undefined && before.size === event.size && before.blockSize === event.blockSize) {
-      before.blob = event.blob;
+    if (before !== undefined && before.size === size && before.blockSize === blockSize) {
+      before.blob = blob;
       return;
     }
-    layers.set(diffId, {
-      size: event.size,
-      blockSize: event.blockSize,
-      blockCount: event.blockCount,
-      blob: event.blob,
-      present: new Uint8Array(event.blockCount),
-      presentCount: 0,
-      complete: false,
-      handedOver: false,
-    });
-    return;
-  }
-  const layer = layers.get(diffId);
-  if (layer === undefined) return;
-  switch (event.type) {
-    case 'layer.blocks':
-      for (const [first, count] of event.ranges) {
-        const end = Math.min(first + count, layer.blockCount);
-        for (let block = first; block < end; block++) {
-          layer.presentCount += 1 - (layer.present[block] ?? 1);
-          layer.present[block] = 1;
-        }
-      }
+    const present = new Uint8Array(blockCount);
+    const blocks = { blockSize, blockCount, present, presentCount: 0 };
+    layers.set(diffId, { size, blob, ...blocks, complete: false, handedOver: false });
+  },
+  'layer.blocks': (layers, diffId, { ranges }) => {
+    const layer = layers.get(diffId);
+    if (layer !== undefined) mark(layer, ranges, 1);
+  },
+  'layer.evicted': (layers, diffId, { ranges, reason, at }) => {
+    const layer = layers.get(diffId);
+    if (layer === undefined) return;
+    mark(layer, ranges, 0);
+    layer.complete = false;
+    layer.handedOver = false;
+    // Until the scrub that found them says how it ended.
+    if (reason === 'scrub') layer.damaged = { at, bad: sizeOf(ranges), repaired: 0, kept: 0 };
+  },
+  'layer.taken-back': (layers, diffId) => {
+    const layer = layers.get(diffId);
+    if (layer !== undefined) layer.handedOver = false;
+  },
+  'layer.removed': (layers, diffId) => {
+    layers.delete(diffId);
+  },
+  'layer.dropped': (layers, diffId) => {
+    const layer = layers.get(diffId);
+    if (layer !== undefined) forgetBlocks(layer);
+  },
+  'layer.completed': (layers, diffId) => {
+    const layer = layers.get(diffId);
+    if (layer !== undefined) layer.complete = true;
+  },
+  'layer.handed-over': (layers, diffId) => {
+    const layer = layers.get(diffId);
+    if (layer !== undefined) layer.handedOver = true;
+  },
+  'layer.scrubbed': (layers, diffId, { at, bad, repaired, kept = 0, scope }) => {
+    const layer = layers.get(diffId);
+    if (layer === undefined) return;
+    if (bad > 0) layer.damaged = { at, bad, repaired, kept };
+    else if (scope === undefined) layer.damaged = undefined;
+  },
+  'layer.trace': () => {},
+};
+
+/** The handler of a layer's event, for the whole node. */
+const ofLayer =
+  <T extends LayerEventType>(type: T) =>
+  (state: NodeState, id: string, event: EventMap[T]): void =>
+    LAYER_FOLD[type](state.layers, digestOf(id), event);
+
+const ofSnapshot = ({ snapshots }: NodeState, id: string, event: SnapshotEvent): void =>
+  foldSnapshot(snapshots, id, event);
+
+const FOLD: Fold = {
+  'engine.started': (state, _, { root }) => {
+    state.crashed = state.running;
+    state.running = true;
+    state.processes.clear();
+    if (root === undefined || root === state.root) return;
+    // The node begins anew on another disk, as after a reinstallation: mounts come back, blocks do not.
+    if (state.root !== undefined) for (const layer of state.layers.values()) forgetBlocks(layer);
+    state.root = root;
+  },
+  'engine.stopped': (state) => {
+    state.running = false;
+  },
+  'engine.trimmed': (state, _, { through }) => {
+    state.trimmed = Math.max(state.trimmed, through);
+  },
+
+  'process.started': ({ processes }, _, { role, name, pid }) => {
+    const before = processes.get(name);
+    processes.set(name, { role, pid, starts: (before?.starts ?? 0) + 1, lastEnd: before?.lastEnd });
+  },
+  'process.ended': ({ processes }, _, { name, pid, at, code, signal, reason }) => {
+    const process = processes.get(name);
+    if (process === undefined) return;
+    // The one after it may have been told of first.
+    if (process.pid === pid) process.pid = undefined;
+    process.lastEnd = { at, code, signal, reason };
+  },
+
+  // In place, as all that follows: who holds an image's facts sees them change.
+  'image.resolved': ({ images }, id, event) => {
+    const image = images.get(digestOf(id));
+    if (image === undefined) {
+      const unknown = { prepared: undefined, failure: undefined, verified: undefined, refuted: undefined };
+      images.set(digestOf(id), { resolved: event, ...unknown });
       return;
-    case 'layer.evicted':
-      for (const [first, count] of event.ranges) {
-        const end = Math.min(first + count, layer.blockCount);
-        for (let block = first; block < end; block++) {
-          layer.presentCount -= layer.present[block] ?? 0;
-          layer.present[block] = 0;
-        }
-      }
-      layer.complete = false;
-      layer.handedOver = false;
-      // Until the scrub that found them says how it ended.
-      if (event.reason === 'scrub')
-        layer.damaged = { at: event.at, bad: sizeOf(event.ranges), repaired: 0, kept: 0 };
-      return;
-    case 'layer.taken-back':
-      layer.handedOver = false;
-      return;
-    case 'layer.removed':
-      layers.delete(diffId);
-      return;
-    case 'layer.dropped':
-      forgetBlocks(layer);
-      return;
-    case 'layer.completed':
-      layer.complete = true;
-      return;
-    case 'layer.handed-over':
-      layer.handedOver = true;
-      return;
-    case 'layer.scrubbed': {
-      const { at, bad, repaired, kept = 0, scope } = event;
-      if (bad > 0) layer.damaged = { at, bad, repaired, kept };
-      else if (scope === undefined) layer.damaged = undefined;
+    }
+    image.resolved = event;
+    image.failure = undefined;
+  },
+  'image.prepared': ({ images }, id, event) => {
+    const image = images.get(digestOf(id));
+    if (image === undefined) return;
+    image.prepared = event;
+    image.failure = undefined;
+  },
+  'image.verified': ({ images }, id, { flat, sidecar }) => {
+    const image = images.get(digestOf(id));
+    if (image === undefined) return;
+    image.verified = flat;
+    // What the registry offers now is right; what the node built for itself says nothing about the registry.
+    if (sidecar !== undefined) image.refuted = undefined;
+  },
+  'image.refuted': ({ images }, id, { flat, sidecar, message }) => {
+    const image = images.get(digestOf(id));
+    if (image !== undefined) image.refuted = { flat, sidecar, message };
+  },
+  'image.failed': ({ images }, id, { code, message }) => {
+    const image = images.get(digestOf(id));
+    if (image !== undefined) image.failure = { code, message };
+  },
+  'image.removed': ({ images }, id) => {
+    images.delete(digestOf(id));
+  },
+
+  'layer.opened': ofLayer('layer.opened'),
+  'layer.blocks': ofLayer('layer.blocks'),
+  'layer.dropped': ofLayer('layer.dropped'),
+  'layer.completed': ofLayer('layer.completed'),
+  'layer.handed-over': ofLayer('layer.handed-over'),
+  'layer.scrubbed': ofLayer('layer.scrubbed'),
+  'layer.trace': ofLayer('layer.trace'),
+  'layer.evicted': ofLayer('layer.evicted'),
+  'layer.taken-back': ofLayer('layer.taken-back'),
+  'layer.removed': ofLayer('layer.removed'),
+
+  'mount.requested': ({ mounts }, id, event) => {
+    const { dir, ref, manifest, prefetch, prefetchLimit, container, trust, made } = event;
+    const options = { prefetch, prefetchLimit, container, trust, made };
+    mounts.set(id, { id, dir, ref, manifest, ...options, state: 'requested' });
+  },
+  'mount.mounted': ({ mounts }, id) => {
+    const mount = mounts.get(id);
+    if (mount !== undefined) mount.state = 'mounted';
+  },
+  'mount.detached': ({ mounts }, id) => {
+    const mount = mounts.get(id);
+    if (mount !== undefined) mount.state = 'detached';
+  },
+  'mount.unmounted': ({ mounts }, id) => {
+    mounts.delete(id);
+  },
+  'mount.failed': ({ mounts }, id) => {
+    mounts.delete(id);
+  },
+
+  'snapshot.prepared': ofSnapshot,
+  'snapshot.committed': ofSnapshot,
+  'snapshot.updated': ofSnapshot,
+  'snapshot.removed': ofSnapshot,
+};
+
+/** Sets the blocks of the ranges to present (1) or absent (0), as far as the layer has them. */
+function mark(layer: LayerFacts, ranges: ReadonlyArray<readonly [number, number]>, to: 0 | 1): void {
+  const { present, blockCount } = layer;
+  for (const [first, count] of ranges) {
+    const end = Math.min(first + count, blockCount);
+    for (let block = first; block < end; block++) {
+      layer.presentCount += to - (present[block] ?? to);
+      present[block] = to;
     }
   }
 }

@@ -215,13 +215,16 @@ type Fields = {
     : z.output<z.ZodObject<(typeof shapes)[T]>>;
 };
 
-/** One fact. `at` is milliseconds since the epoch by the writer's clock: information, never an order. */
-export type CofaEvent = { [T in EventType]: { v: 1; type: T; at: number } & Fields[T] }[EventType];
-export type EventOf<T extends EventType> = Extract<CofaEvent, { type: T }>;
+/** By type. `at` is milliseconds since the epoch by the writer's clock: information, never an order. */
+export type EventMap = { [T in EventType]: { v: 1; type: T; at: number } & Fields[T] };
+/** One fact. */
+export type CofaEvent = EventMap[EventType];
+export type EventOf<T extends EventType> = EventMap[T];
+export type LayerEventType = Extract<EventType, `layer.${string}`>;
 export type TracedRead = EventOf<'layer.trace'>['reads'][number];
 export type TracedJob = EventOf<'layer.trace'>['jobs'][number];
 /** What a writer gives: the log adds `v` and `at`. */
-export type NewEvent = { [T in EventType]: { type: T } & Fields[T] }[EventType];
+export type NewEvent<T extends EventType = EventType> = { [K in T]: { type: K } & Fields[K] }[T];
 
 /** The schema of one record, for readers that take records from elsewhere, and for the JSON schemas. */
 export const EventRecord = z.discriminatedUnion(

@@ -22,17 +22,14 @@ import {
   TICK_MS,
 } from '../../actors/cache.ts';
 import { type BlockRun, pairsOf } from '../../actors/ranges.ts';
-import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import type { CacheStatus } from '../../schemas/api.ts';
 import { type ErrorCode, toErrorRecord } from '../../schemas/errors.ts';
-import type { NewEvent } from '../../schemas/events.ts';
 import type { CacheNeeds, CollectReply, FrontNotice, LayerUse } from '../../schemas/front.ts';
-import type { Subjects } from '../../schemas/subjects.ts';
 import { punchHole } from '../kernel/holes.ts';
 import { backingFiles, loopReads } from '../kernel/loop.ts';
-import type { EventLog } from '../store/event-log.ts';
 import { treeBytes } from '../store/disk-use.ts';
-import { hexOf, type Layout } from '../store/layout.ts';
+import type { LayerLog } from '../store/layer-log.ts';
+import type { Layout } from '../store/layout.ts';
 import type { Conditions } from '../process/conditions.ts';
 import type { EvictionReason, LayerHost } from './layer-host.ts';
 import { presentIn, SpanUse, type SpanMemory, unknownSpans } from './span-use.ts';
@@ -42,13 +39,11 @@ export interface CacheHostOptions {
   layout: Layout;
   /** Bytes; undefined: what the disk has. */
   limit: number | undefined;
-  facts: Map<string, LayerFacts>;
+  facts: LayerLog;
   /** Layers that are open. */
   opened: ReadonlyMap<string, LayerHost>;
   /** Whether the layer is open, opening or closing. */
   isInUse: (diffId: string) => boolean;
-  events: EventLog;
-  names: Subjects;
   conditions: Conditions;
   log: Logger;
   /** Monotonic, ms. */
@@ -249,7 +244,7 @@ export class CacheHost {
     const needed = new Set(order.needed);
     await this.#measure(true);
     const removed: CollectReply = { layers: [], bytes: 0 };
-    for (const diffId of facts.keys()) {
+    for (const diffId of facts.layers.keys()) {
       if (needed.has(diffId) || isInUse(diffId)) continue;
       const bytes = this.#closedBytes.get(diffId) ?? 0;
       if (!order.dryRun && !(await this.whileIdle(diffId, () => this.#remove(diffId)))) continue;
@@ -298,10 +293,11 @@ export class CacheHost {
       this.#measuredAt = now();
       const folders = ['spans', 'tocs', 'images'].map((name) => treeBytes(layout.in(name)));
       this.#metadataBytes = (await Promise.all(folders)).reduce((sum, bytes) => sum + bytes, 0);
-      for (const diffId of this.#closedBytes.keys()) if (!facts.has(diffId)) this.#closedBytes.delete(diffId);
+      for (const diffId of this.#closedBytes.keys())
+        if (!facts.layers.has(diffId)) this.#closedBytes.delete(diffId);
       this.#closedBytes.clear();
     }
-    for (const diffId of facts.keys()) {
+    for (const diffId of facts.layers.keys()) {
       if (opened.has(diffId) || this.#closedBytes.has(diffId)) continue;
       const bytes = await stat(layout.device(diffId)).then(
         ({ blocks }) => blocks * 512,
@@ -339,7 +335,7 @@ export class CacheHost {
   #view(): CacheLayer[] {
     const { facts, opened } = this.#options;
     const layers: CacheLayer[] = [];
-    for (const [id, known] of facts) {
+    for (const [id, known] of facts.layers) {
       const need = this.#needOf(id);
       const layer = opened.get(id);
       const loop = this.#loops.get(id);
@@ -480,14 +476,14 @@ export class CacheHost {
 
   async #evictClosed(diffId: string, ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
     const { facts, isInUse, layout } = this.#options;
-    const known = facts.get(diffId);
+    const known = facts.layers.get(diffId);
     if (known === undefined || isInUse(diffId)) return 0;
     const file = await open(layout.device(diffId), 'r+').catch(() => undefined);
     try {
       const path = file === undefined ? undefined : await readlink(`/proc/self/fd/${file.fd}`);
       // A file system that an earlier engine left may still stand on it.
       if (path !== undefined && backingFiles().has(path)) return 0;
-      await this.#append(diffId, { type: 'layer.evicted', ranges: pairsOf(ranges), reason });
+      await facts.append(diffId, { type: 'layer.evicted', ranges: pairsOf(ranges), reason });
       const before = file === undefined ? 0 : (await file.stat()).blocks;
       for (const [first, count] of ranges) {
         if (file !== undefined) await punchHole(file.fd, first * known.blockSize, count * known.blockSize);
@@ -519,9 +515,9 @@ export class CacheHost {
 
   async #dropDevice(diffId: string): Promise<void> {
     const { facts, isInUse, layout } = this.#options;
-    const known = facts.get(diffId);
+    const known = facts.layers.get(diffId);
     if (known === undefined || isInUse(diffId)) return;
-    await this.#append(diffId, { type: 'layer.evicted', ranges: [[0, known.blockCount]], reason: 'limit' });
+    await facts.append(diffId, { type: 'layer.evicted', ranges: [[0, known.blockCount]], reason: 'limit' });
     await rm(layout.device(diffId), { force: true });
     this.#closedBytes.set(diffId, 0);
   }
@@ -529,19 +525,13 @@ export class CacheHost {
   /** The event first: files without a fact are swept, a fact without its files would be believed. */
   async #remove(diffId: string): Promise<boolean> {
     const { facts, isInUse, layout } = this.#options;
-    if (isInUse(diffId) || !facts.has(diffId)) return false;
-    await this.#append(diffId, { type: 'layer.removed' });
+    if (isInUse(diffId) || !facts.layers.has(diffId)) return false;
+    await facts.append(diffId, { type: 'layer.removed' });
     this.#memories.delete(diffId);
     this.#closedBytes.delete(diffId);
     // Whoever still has it open, such as a loop of an earlier engine, keeps what it has.
     await rm(dirname(layout.device(diffId)), { recursive: true, force: true });
     return true;
-  }
-
-  async #append(diffId: string, event: NewEvent): Promise<void> {
-    const { events, names, facts } = this.#options;
-    const record = await events.append(names.event('layer', hexOf(diffId)), event);
-    foldLayer(facts, diffId, record.event as never);
   }
 }
 

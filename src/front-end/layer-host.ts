@@ -16,12 +16,12 @@ import {
   type LayerEvent,
   type ReadFailure,
 } from '../../actors/layer.ts';
-import { foldLayer, type LayerFacts, presentRanges } from '../../actors/node-state.ts';
+import { presentRanges } from '../../actors/node-state.ts';
 import type { Budgets } from '../../actors/pace.ts';
 import { type BlockRun, blockRun, blocksOf, pairsOf, type SpanRun } from '../../actors/ranges.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
-import type { EventOf, NewEvent } from '../../schemas/events.ts';
+import type { EventOf } from '../../schemas/events.ts';
 import type { BlobSource, FetchJob } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { DeviceFile, FirstReads } from '../fuse/transport.ts';
@@ -29,7 +29,7 @@ import { BLOCK_PRESENT, inodeOf } from '../fuse/transport.ts';
 import { punchHole } from '../kernel/holes.ts';
 import { backingFiles } from '../kernel/loop.ts';
 import type { SpanTable } from '../image/span-table.ts';
-import type { EventLog } from '../store/event-log.ts';
+import type { LayerLog, NewLayerEvent } from '../store/layer-log.ts';
 import { deviceSize } from '../store/device.ts';
 import { hexOf } from '../store/layout.ts';
 import type { FetchPool, JobListener } from './fetch-pool.ts';
@@ -41,12 +41,10 @@ export interface LayerHostOptions {
   table: SpanTable;
   source: BlobSource;
   file: FileHandle;
-  /** The fold of the layer's events; kept up to date here. */
-  facts: Map<string, LayerFacts>;
+  /** What the log says of the layer, and how more is said. */
+  facts: LayerLog;
   /** Compressed bytes by layer; counted here. */
   fetched: Map<string, number>;
-  subject: string;
-  events: EventLog;
   pool: FetchPool;
   log: Logger;
   /** Monotonic, ms. */
@@ -149,7 +147,7 @@ export class LayerHost {
     // The pauses between the tries alone are longer than the deadline: a read waits as long as it may.
     const attempts = LAYER_LIMITS.attempts + Math.ceil(readDeadlineMs / LAYER_LIMITS.retryMaxMs);
     this.#actor = new LayerActor(table, new Uint8Array(blocks), { readDeadlineMs, attempts });
-    const known = options.facts.get(diffId);
+    const known = options.facts.layers.get(diffId);
     if (known === undefined) return;
     const { complete } = known;
     this.#send({
@@ -711,14 +709,14 @@ export class LayerHost {
   }
 
   #isKnown(fact: 'complete' | 'handedOver'): boolean {
-    return this.#options.facts.get(this.#options.diffId)?.[fact] === true;
+    return this.#options.facts.layers.get(this.#options.diffId)?.[fact] === true;
   }
 
   /**
    * Brings a fact into the log, behind the blocks that came before it, and tries for as long as the fact holds and the
    * layer is open. Returns whether it is in the log.
    */
-  async #record(event: NewEvent, holds: () => boolean): Promise<boolean> {
+  async #record(event: NewLayerEvent, holds: () => boolean): Promise<boolean> {
     const { diffId, log } = this.#options;
     for (let tries = 1; ; tries++) {
       try {
@@ -796,14 +794,13 @@ export class LayerHost {
     }
   }
 
-  async #append(event: NewEvent): Promise<void> {
-    const { events, subject, facts, diffId, onLogged } = this.#options;
-    const record = await events.append(subject, event).catch((error: unknown) => {
+  async #append(event: NewLayerEvent): Promise<void> {
+    const { facts, diffId, onLogged } = this.#options;
+    await facts.append(diffId, event).catch((error: unknown) => {
       onLogged(error);
       throw error;
     });
     onLogged(undefined);
-    foldLayer(facts, diffId, record.event as never);
   }
 
   #wakeAt(at: number): void {

@@ -9,11 +9,10 @@ import { CacheHost } from './cache-host.ts';
 import { blocksInHoles, trimAbsent } from './device-holes.ts';
 import { Conditions } from '../process/conditions.ts';
 import { createLog } from '../process/log.ts';
-import { foldEvent, foldLayer, idOf } from '../../actors/node-state.ts';
+import { foldEvent, idOf } from '../../actors/node-state.ts';
 import { Budgets } from '../../actors/pace.ts';
 import { pairsOf } from '../../actors/ranges.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
-import type { NewEvent } from '../../schemas/events.ts';
 import type {
   BeginStart,
   CacheNeeds,
@@ -40,8 +39,9 @@ import type { ColdRead, DeviceFile, FuseTransport } from '../fuse/transport.ts';
 import type { KernelTransport } from '../fuse/kernel-transport.ts';
 import { SpanTable } from '../image/span-table.ts';
 import { openDevice } from '../store/device.ts';
-import { EventLog } from '../store/event-log.ts';
-import { hexOf, Layout } from '../store/layout.ts';
+import { EventLog, type LogRecord } from '../store/event-log.ts';
+import { layerLog, type NewLayerEvent } from '../store/layer-log.ts';
+import { Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
 import { continueNode, loadNode } from '../store/snapshots.ts';
 import { FetchPool } from './fetch-pool.ts';
@@ -124,14 +124,16 @@ const logFiles = settings.natsFiles === undefined ? undefined : new LogFiles(set
 const events = new EventLog(bus, Date.now, {
   epoch: settings.epoch,
   // An append of the front end before this one, which landed late.
-  onMissed: ({ subject, event }) => foldEvent(node, idOf(subject), event),
+  onMissed: foldRecord,
   onFull: () => ask(bus, names.room, {}, 5_000),
-  onAppended: ({ subject, event }) => scrubber?.onAppended(`sha256:${idOf(subject)}`, event),
+  onStored: (record) => {
+    foldRecord(record);
+    scrubber?.onStored(`sha256:${idOf(record.subject)}`, record.event);
+  },
   ...(logFiles === undefined ? {} : { alone: true, sync: logFiles.sync }),
 });
 let { fold } = await loadNode(bus, names);
 let node = fold.state;
-let facts = node.layers;
 events.rememberAll(names, fold);
 const front = randomBytes(8).toString('hex');
 const pool = new FetchPool({ bus, names, front, now, log, root, conditions });
@@ -165,20 +167,19 @@ if (now() - loadedAt > SWAP_MS) await foldLog();
 serving?.begin();
 const transport: FuseTransport = serving ?? (await startFuseNative());
 const notify = (notice: FrontNotice) => bus.publish(names.notice, encode(notice));
+const facts = layerLog(events, names, node.layers);
 const cache = new CacheHost({
   layout,
   limit: settings.cacheLimit,
   facts,
   opened,
   isInUse: (diffId) => layers.has(diffId) && !doubted.has(diffId),
-  events,
-  names,
   conditions,
   log,
   now,
   notify,
 });
-scrubber = new Scrubber({ layout, facts, opened, pool, cache, events, names, conditions, log, notify });
+scrubber = new Scrubber({ layout, facts, opened, pool, cache, conditions, log, notify });
 const scrubs = scrubber;
 
 serve<OpenLayer>(bus, names.front('open'), open);
@@ -225,7 +226,7 @@ link.ready();
 if (settings.rehearses !== false) rehearsed = rehearse();
 // The first sync looks at all files of the log: the first layer that is opened need not wait for that.
 void logFiles?.sync().catch(() => {});
-log.info({ pid: process.pid, layers: facts.size, transport: settings.transport }, 'front end ready');
+log.info({ pid: process.pid, layers: facts.layers.size, transport: settings.transport }, 'front end ready');
 
 void transport.ended.then(async (error) => {
   if (error !== undefined) log.fatal({ error }, 'the FUSE transport failed');
@@ -252,11 +253,15 @@ async function rehearse(): Promise<void> {
   }
 }
 
+/** What the log has taken is known from here on. */
+function foldRecord({ subject, event }: LogRecord): void {
+  foldEvent(node, idOf(subject), event);
+}
+
 /** Brings the state up to the end of the log. */
 async function foldLog(): Promise<void> {
   fold = await continueNode(bus, names, fold);
   node = fold.state;
-  facts = node.layers;
   events.rememberAll(names, fold);
 }
 
@@ -319,17 +324,13 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
   }
   const { file, created } = await openDevice(layout.device(diffId), size);
   try {
-    const subject = names.event('layer', hexOf(diffId));
-    const append = async (event: NewEvent) => {
-      const record = await events.append(subject, event);
-      foldLayer(facts, diffId, record.event as never);
-    };
+    const append = (event: NewLayerEvent) => facts.append(diffId, event);
     const onLogged = (error: unknown) => {
       if (error === undefined) conditions.clear('log');
       else if (!health.isAway)
         conditions.set('log', `the event log takes no events, they wait: ${toErrorRecord(error).message}`);
     };
-    const known = facts.get(diffId);
+    const known = facts.layers.get(diffId);
     if (known === undefined || known.blob !== source.digest || known.size !== size) {
       const { blockSize, blockCount } = table;
       await append({ type: 'layer.opened', size, blockSize, blockCount, blob: source.digest });
@@ -345,7 +346,7 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       await append({ type: 'layer.blocks', ranges: [[0, table.blockCount]] });
       await append({ type: 'layer.completed', digest: diffId });
     }
-    const logged = facts.get(diffId);
+    const logged = facts.layers.get(diffId);
     if (!created && logged !== undefined) {
       const lost = await blocksInHoles(file.fd, logged);
       if (lost.length > 0) {
@@ -363,8 +364,6 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       source,
       file,
       facts,
-      subject,
-      events,
       pool,
       log,
       now,
@@ -418,7 +417,7 @@ function readsOf(diffId: string, layer: LayerHost | undefined) {
 
 async function status(): Promise<FrontStatus> {
   const served: FrontStatus['layers'] = [];
-  for (const [diffId, known] of facts) {
+  for (const [diffId, known] of facts.layers) {
     const layer = await layers.get(diffId);
     if (layer !== undefined) {
       served.push({ ...layer.status(), ...readsOf(diffId, layer) });

@@ -3,10 +3,9 @@
  * and somebody reads. Fetchers and event log are left out; what they would say is said here.
  */
 import { readFile } from 'node:fs/promises';
-import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
-import type { NewEvent } from '../../schemas/events.ts';
 import { SpanTable } from '../image/span-table.ts';
 import { openDevice } from '../store/device.ts';
+import { layersAlone } from '../store/layer-log.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import type { JobListener, JobOrder } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
@@ -32,14 +31,15 @@ async function start({ digest, bytes, table: made }: RehearsalLayer, layout: Lay
   await writeWhole(layout.spans(digest), made.encode());
   const table = SpanTable.decode(await readFile(layout.spans(digest)));
   const { file } = await openDevice(layout.device(digest), bytes.length);
-  const facts = new Map<string, LayerFacts>();
-  const append = async (subject: string, event: NewEvent) => {
-    const record = { v: 1 as const, at: Date.now(), ...event };
-    return { seq: 1, subject, event: record };
-  };
+  const facts = layersAlone(new Map());
   const { blockSize, blockCount } = table;
-  const opened = { type: 'layer.opened', size: bytes.length, blockSize, blockCount, blob: digest } as const;
-  foldLayer(facts, digest, (await append('', opened)).event as never);
+  await facts.append(digest, {
+    type: 'layer.opened',
+    size: bytes.length,
+    blockSize,
+    blockCount,
+    blob: digest,
+  });
   let listener: JobListener | undefined;
   const pool = {
     submit: (_: JobOrder, told: JobListener) => {
@@ -59,8 +59,6 @@ async function start({ digest, bytes, table: made }: RehearsalLayer, layout: Lay
     source: { registry: 'rehearsal', repository: 'rehearsal', digest, size: bytes.length },
     file,
     facts,
-    subject: '',
-    events: { append } as never,
     pool: pool as never,
     log,
     now,

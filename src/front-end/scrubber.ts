@@ -5,7 +5,7 @@
  *
  * **A block is bad only where it was present all the time.** One that is evicted while it is read is a hole, and says nothing
  * about the disk. Everything that takes bytes away is in the log before it happens, so what the log takes meanwhile is
- * left out of the result (`onAppended`).
+ * left out of the result (`onStored`).
  *
  * **Doubt.** After an unclean stop the blocks near the end of the log are compared before their layer is served, for as long
  * as a start can wait; then behind it. They are few, and no fetcher may be there yet, so this is done here: half a
@@ -14,7 +14,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { BlockSet } from '../../actors/block-set.ts';
-import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
+import type { LayerFacts } from '../../actors/node-state.ts';
 import {
   addBlock,
   type BlockRun,
@@ -36,11 +36,10 @@ import type {
   Scrubbed,
   ScrubReply,
 } from '../../schemas/front.ts';
-import type { Subjects } from '../../schemas/subjects.ts';
 import { SpanTables } from '../fetch/fetch-job.ts';
 import { checkBlocks } from '../fetch/scrub-job.ts';
-import type { EventLog } from '../store/event-log.ts';
-import { hexOf, type Layout } from '../store/layout.ts';
+import type { LayerLog } from '../store/layer-log.ts';
+import type { Layout } from '../store/layout.ts';
 import type { CacheHost } from './cache-host.ts';
 import type { Conditions } from '../process/conditions.ts';
 import type { FetchPool } from './fetch-pool.ts';
@@ -48,13 +47,11 @@ import type { LayerHost } from './layer-host.ts';
 
 export interface ScrubberOptions {
   layout: Layout;
-  facts: Map<string, LayerFacts>;
+  facts: LayerLog;
   /** Layers that are open. */
   opened: ReadonlyMap<string, LayerHost>;
   pool: FetchPool;
   cache: CacheHost;
-  events: EventLog;
-  names: Subjects;
   conditions: Conditions;
   log: Logger;
   notify: (notice: FrontNotice) => void;
@@ -83,11 +80,11 @@ export class Scrubber {
 
   constructor(options: ScrubberOptions) {
     this.#options = options;
-    for (const [diffId, known] of options.facts) this.#sayDamage(diffId, known);
+    for (const [diffId, known] of options.facts.layers) this.#sayDamage(diffId, known);
   }
 
   /** A record of this process is in the log. */
-  readonly onAppended = (diffId: string, event: CofaEvent): void => {
+  readonly onStored = (diffId: string, event: CofaEvent): void => {
     if (event.type === 'layer.removed') this.#options.conditions.clear(`scrub:${diffId}`);
     if (event.type === 'layer.evicted' && event.reason === 'scrub')
       this.#sayDamage(diffId, {
@@ -126,8 +123,8 @@ export class Scrubber {
 
   /** Makes a fact of what was found; the alarm is there even if the log does not take it. */
   async scrubbed({ diffId, since, kept, scope, ...counts }: Scrubbed): Promise<number> {
-    const { events, names, facts } = this.#options;
-    const known = facts.get(diffId);
+    const { facts } = this.#options;
+    const known = facts.layers.get(diffId);
     if (known === undefined) return counts.bad;
     const { damaged } = known;
     if (counts.bad === 0 && damaged !== undefined && damaged.at >= since) counts.bad = damaged.bad;
@@ -141,8 +138,7 @@ export class Scrubber {
       this.#sayDamage(diffId, {
         damaged: { at: Date.now(), bad: counts.bad, repaired: counts.repaired, kept },
       });
-    const record = await events.append(names.event('layer', hexOf(diffId)), event);
-    foldLayer(facts, diffId, record.event as never);
+    await facts.append(diffId, event);
     this.#sayDamage(diffId, known);
     return counts.bad;
   }
@@ -152,7 +148,7 @@ export class Scrubber {
    * they are taken out.
    */
   async mismatch(diffId: string, layer: LayerHost): Promise<boolean> {
-    const known = this.#options.facts.get(diffId);
+    const known = this.#options.facts.layers.get(diffId);
     if (known === undefined) return false;
     const since = Date.now();
     const bad: BlockRun[] = [];
@@ -246,7 +242,7 @@ export class Scrubber {
     const { diffId } = order;
     // A block that is just being taken out may be here again in a moment.
     await this.#options.opened.get(diffId)?.evicted();
-    const known = this.#options.facts.get(diffId);
+    const known = this.#options.facts.layers.get(diffId);
     if (known === undefined) return { blocks: 0, bad: [], kept: [], direct: false, whole: false };
     const watched = new BlockSet(known.blockCount);
     const { ranges, next, whole } = this.#choose(order, known);
@@ -338,7 +334,7 @@ export class Scrubber {
   #keptOf(diffId: string, ranges: readonly BlockRun[], bad: readonly BlockRun[]): BlockRun[] {
     const { opened, facts } = this.#options;
     const layer = opened.get(diffId);
-    const present = facts.get(diffId)?.present;
+    const present = facts.layers.get(diffId)?.present;
     const isBad = new Set(blocksOf(bad));
     return within(ranges, (block) =>
       layer === undefined

@@ -30,7 +30,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstream, JetStreamApiError, type JetStreamClient } from '@nats-io/jetstream';
 import { headers, type NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
-import { type CofaEvent, EVENT_VERSION, type NewEvent } from '../../schemas/events.ts';
+import { EVENT_VERSION, type EventOf, type EventType, type NewEvent } from '../../schemas/events.ts';
 import { type EventKind, STREAM, STREAM_SUBJECTS, type Subjects } from '../../schemas/subjects.ts';
 import { encode } from '../bus/connection.ts';
 import {
@@ -60,8 +60,11 @@ export interface EventLogOptions {
   onFull?: () => Promise<void>;
   /** A record of the same node that another process wrote to a subject that this one writes, too. */
   onMissed?: (record: LogRecord) => void;
-  /** Called with each record of this process before its `append` returns. */
-  onAppended?: (record: LogRecord) => void;
+  /**
+   * A record of this process, as soon as NATS has acknowledged it: before its `append` returns, and also where that fails
+   * since the record could not be synced or confirmed. With `onMissed`: every record of a subject, in the log's order.
+   */
+  onStored?: (record: LogRecord) => void;
 }
 
 /** JetStream's error codes (nats-server, server/errors.json). */
@@ -160,7 +163,11 @@ export class EventLog {
    * engine has taken over, or another writer was faster; `unavailable` when NATS did not take it within `timeoutMs`,
    * which may come about all the same when NATS is back; `busy` when too many wait; `not-running` after `drain`.
    */
-  async append(subject: string, event: NewEvent, options: { timeoutMs?: number } = {}): Promise<LogRecord> {
+  async append<T extends EventType>(
+    subject: string,
+    event: NewEvent<T>,
+    options: { timeoutMs?: number } = {},
+  ): Promise<LogRecord<EventOf<T>>> {
     if (this.#fence !== undefined) throw this.#fence;
     if (this.#closed) throw new CofaError('not-running', 'the event log is closed');
     if (this.#waiting >= MOST_WAITING)
@@ -182,9 +189,7 @@ export class EventLog {
     );
     this.#tails.set(subject, tail);
     try {
-      const record = await mine;
-      this.#options.onAppended?.(record);
-      return record;
+      return await mine;
     } finally {
       this.#waiting -= 1;
       if (this.#tails.get(subject) === tail) this.#tails.delete(subject);
@@ -247,8 +252,12 @@ export class EventLog {
     await this.#untilConfirmed(subject, performance.now() + (this.#options.timeoutMs ?? TIMEOUT_MS));
   }
 
-  async #append(subject: string, event: NewEvent, deadline: number): Promise<LogRecord> {
-    const record = { v: EVENT_VERSION, at: this.#now(), ...event } as CofaEvent;
+  async #append<T extends EventType>(
+    subject: string,
+    event: NewEvent<T>,
+    deadline: number,
+  ): Promise<LogRecord<EventOf<T>>> {
+    const record = recordOf(event, this.#now());
     const attempt: Attempt = {
       subject,
       bytes: encode(record),
@@ -257,6 +266,8 @@ export class EventLog {
     };
     const seq = await this.#write(attempt);
     this.#last.set(subject, seq);
+    const stored = { seq, subject, event: record };
+    this.#options.onStored?.(stored);
     if (!BULK.has(event.type)) {
       if (this.#epoch !== undefined && this.#options.alone !== true)
         await this.#untilConfirmed(subject, deadline);
@@ -264,7 +275,7 @@ export class EventLog {
         throw storeError(cause);
       });
     }
-    return { seq, subject, event: record };
+    return stored;
   }
 
   /** Sends until the record is in the log; returns its sequence. */
@@ -404,6 +415,10 @@ export class EventLog {
     await sleep(PAUSE_MS);
   }
 }
+
+/** What the log stores of a fact. */
+const recordOf = <T extends EventType>(event: NewEvent<T>, at: number): EventOf<T> =>
+  ({ v: EVENT_VERSION, at, ...event }) as EventOf<T>;
 
 interface Attempt {
   subject: string;

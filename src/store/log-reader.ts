@@ -9,10 +9,10 @@ import { STREAM } from '../../schemas/subjects.ts';
 import { decode } from '../bus/connection.ts';
 
 /** One stored event with its place in the stream. */
-export interface LogRecord {
+export interface LogRecord<Event extends CofaEvent = CofaEvent> {
   seq: number;
   subject: string;
-  event: CofaEvent;
+  event: Event;
 }
 
 /** A record as it is read. */

@@ -2,7 +2,7 @@
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CofaEvent, EVENT_TYPES, EVENT_VERSION } from '../../schemas/events.ts';
-import type { ReadRecord } from './log-reader.ts';
+import type { LogRecord, ReadRecord } from './log-reader.ts';
 
 /** A place in the log. `bytes`: what the node's records up to there took in the stream, since its log began. */
 export interface LogPlace {
@@ -30,9 +30,22 @@ export class NodeFold {
   previous: LogPlace = { seq: 0, bytes: 0 };
 
   /** The next record of `readLog`. Error `unsupported` when a newer cofa wrote it: what it means is not known. */
-  apply({ seq, subject, event, id, bytes }: ReadRecord): void {
+  apply(record: ReadRecord): void {
+    this.fold(record);
+    this.pass(record);
+  }
+
+  /** Changes the state alone; the place in the log stays. Errors: those of `apply`. */
+  fold({ seq, subject, event }: LogRecord): void {
     refuseUnknown(event, seq);
     foldEvent(this.state, idOf(subject), event);
+    const aggregate = aggregateOf(subject);
+    if (ENDS.has(event.type)) this.sequences.delete(aggregate);
+    else this.sequences.set(aggregate, seq);
+  }
+
+  /** Moves the place behind a record that is folded. */
+  pass({ seq, event, id, bytes }: ReadRecord): void {
     this.seq = seq;
     this.id = id;
     this.events += 1;
@@ -40,9 +53,6 @@ export class NodeFold {
     if (event.type === 'engine.started') this.epoch = seq;
     if (event.type === 'engine.trimmed' && event.bytes !== undefined)
       this.trimmed = { seq: event.through, bytes: event.bytes };
-    const aggregate = aggregateOf(subject);
-    if (ENDS.has(event.type)) this.sequences.delete(aggregate);
-    else this.sequences.set(aggregate, seq);
   }
 }
 

@@ -246,7 +246,7 @@ class Supervisor {
       });
       await this.#fronts.start();
     };
-    const { events, owner, state, keeper } = await this.#openLog(bus, (epoch) => {
+    const { events, owner, live, keeper } = await this.#openLog(bus, (epoch) => {
       // It loads while this process reads the log.
       frontStarted = startFront(epoch);
       frontStarted.catch(() => {});
@@ -277,7 +277,7 @@ class Supervisor {
         trust: this.#options.trust ?? 'always',
         completeLayers,
       },
-      state,
+      live.state,
     );
     devices.onDirect = (diffId) => void images.changedDirect(diffId);
     const chains = new Chains({ images, log: this.#log, now: Date.now });
@@ -308,7 +308,7 @@ class Supervisor {
       devices,
       dropPages: (diffId, ranges) => dropFilePages(diffId, ranges, { layout, images, mounts }),
     });
-    if (state.crashed) scrub.doubts = await newestBlocks(bus, names, events.epoch ?? 0);
+    if (live.state.crashed) scrub.doubts = await newestBlocks(bus, names, events.epoch ?? 0);
     scrubs = scrub;
     bus.subscribe(names.notice, {
       callback: (error, message) => {
@@ -331,7 +331,7 @@ class Supervisor {
     step('front');
 
     const found = leftovers.size;
-    const restored = await mounts.restore(state);
+    const restored = await mounts.restore(live.state);
     for (const { dir, sentence } of restored.failures) this.#conditions.set(`restore:${dir}`, sentence);
     for (const dir of restored.lost) {
       const sentence = `${dir} was mounted anew: who used the mount that was there reads errors`;

@@ -13,6 +13,7 @@ import { connectBus } from '../../src/bus/connection.ts';
 import { startNats } from '../../src/process/nats-server.ts';
 import { Conditions } from '../../src/process/conditions.ts';
 import { LogKeeper } from '../../src/supervisor/log/log-keeper.ts';
+import { LiveFold } from '../../src/store/live-fold.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { EventLog } from '../../src/store/event-log.ts';
 import { LogFiles } from '../../src/store/log-files.ts';
@@ -106,7 +107,7 @@ describe('a power cut', () => {
         bus,
         names,
         events,
-        fold,
+        live: new LiveFold({ events, names, fold }),
         limit,
         files,
         conditions: new Conditions(log),

@@ -3,7 +3,6 @@ import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
@@ -11,7 +10,7 @@ import type { FetchPool } from '../../src/front-end/fetch-pool.ts';
 import { LayerHost } from '../../src/front-end/layer-host.ts';
 import { SpanUse } from '../../src/front-end/span-use.ts';
 import type { SpanTable } from '../../src/image/span-table.ts';
-import type { EventLog } from '../../src/store/event-log.ts';
+import { layersAlone } from '../../src/store/layer-log.ts';
 import { eventually } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
 import { blockRun } from '../../actors/ranges.ts';
@@ -40,10 +39,14 @@ beforeEach(async () => {
   [appended, notices, isFull, isWatched, isHeld, held] = [[], [], false, true, false, []];
   const path = join(await cleanup.tempDir('layer-host'), 'device');
   await writeFile(path, Buffer.alloc(BLOCKS * BLOCK, 1));
-  const facts = new Map<string, LayerFacts>();
-  const record = (event: NewEvent) => foldLayer(facts, diffId, { v: 1, at: 0, ...event } as never);
-  record({ type: 'layer.opened', size: BLOCKS * BLOCK, blockSize: BLOCK, blockCount: BLOCKS, blob: 'b' });
-  record({ type: 'layer.blocks', ranges: [[0, BLOCKS]] });
+  const facts = layersAlone(new Map(), (event) => {
+    if (isFull) throw new CofaError('unavailable', 'the event log is full');
+    appended.push(event);
+  });
+  const size = BLOCKS * BLOCK;
+  await facts.append(diffId, { type: 'layer.opened', size, blockSize: BLOCK, blockCount: BLOCKS, blob: 'b' });
+  await facts.append(diffId, { type: 'layer.blocks', ranges: [[0, BLOCKS]] });
+  appended = [];
   /** Each block is a span. */
   const table = {
     rawSize: BLOCKS * BLOCK,
@@ -53,13 +56,6 @@ beforeEach(async () => {
     spanOfBlock: (block: number) => block,
     span: (index: number) => ({ index, firstBlock: index, blockCount: 1 }),
   } as SpanTable;
-  const events = {
-    append: async (subject: string, event: NewEvent) => {
-      if (isFull) throw new CofaError('unavailable', 'the event log is full');
-      appended.push(event);
-      return { seq: appended.length, subject, event: { v: 1, at: 0, ...event } };
-    },
-  } as unknown as EventLog;
   const pool = {
     // Whatever is asked for comes out well.
     submit: (order: { kind: string }, job: Listener) => {
@@ -75,8 +71,6 @@ beforeEach(async () => {
     file: await open(path, 'r+'),
     facts,
     fetched: new Map(),
-    subject: 'layer',
-    events,
     pool,
     log: pino({ level: 'silent' }),
     now: () => performance.now(),

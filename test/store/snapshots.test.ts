@@ -10,6 +10,7 @@ import { connectBus, decode, encode } from '../../src/bus/connection.ts';
 import { Conditions } from '../../src/process/conditions.ts';
 import { LogKeeper } from '../../src/supervisor/log/log-keeper.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
+import { LiveFold } from '../../src/store/live-fold.ts';
 import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { NodeFold } from '../../src/store/node-fold.ts';
 import { loadNode, prepareSnapshots, snapshotSequences, writeSnapshot } from '../../src/store/snapshots.ts';
@@ -73,7 +74,7 @@ const keeperOf = (node: TestNode, fold: NodeFold, options: { limit: number }): L
     bus,
     names: node.names,
     events: node.events,
-    fold,
+    live: new LiveFold({ events: node.events, names: node.names, fold }),
     files: undefined,
     conditions,
     log,
@@ -267,7 +268,8 @@ describe('a log with a limit', () => {
         onFull: async () => {
           rooms++;
           const { fold } = await loadNode(near, names);
-          const options = { bus: near, names, events, fold, limit: 1 << 30, files: undefined };
+          const live = new LiveFold({ events, names, fold });
+          const options = { bus: near, names, events, live, limit: 1 << 30, files: undefined };
           await new LogKeeper({ ...options, conditions, log }).makeRoom();
         },
       });

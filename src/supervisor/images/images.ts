@@ -7,7 +7,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { imageMachine } from '../../../actors/image.ts';
-import { type ImageFacts, type NodeState, type Proof, proofOf } from '../../../actors/node-state.ts';
+import { type ImageFacts, type Proof, proofOf } from '../../../actors/node-state.ts';
 import type { Progress } from '../../../schemas/api.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../../schemas/events.ts';
@@ -28,6 +28,7 @@ import { parseReference, type Reference } from '../../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../../registry/sidecars.ts';
 import { startReferrers } from '../../registry/start-referrers.ts';
 import type { EventLog } from '../../store/event-log.ts';
+import type { NodeFacts } from '../../store/live-fold.ts';
 import { hexOf, type Layout, writeWhole } from '../../store/layout.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import { Expected } from './expected.ts';
@@ -635,7 +636,7 @@ export class Images {
   readonly #expected = new Expected<ResolvedImage>((ms) => sleep(ms, undefined, { ref: false }));
 
   /** `state`: what the log says; its images are known and, where prepared, ready. */
-  constructor(options: ImagesOptions, state: NodeState) {
+  constructor(options: ImagesOptions, state: NodeFacts) {
     this.#options = {
       ...options,
       sameLayers: (image) => this.#sameLayers(image),

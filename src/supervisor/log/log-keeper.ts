@@ -1,5 +1,5 @@
 /**
- * Keeps the log of a node short. The supervisor follows the log, folds it, and stores a snapshot of the fold when enough
+ * Keeps the log of a node short. The supervisor follows the log, folds it (src/store/live-fold.ts), and stores a snapshot of the fold when enough
  * has come since the last one, at a clean stop, and when the log is full. Behind a snapshot, what the log holds beyond its
  * limit is removed, in this order: snapshot stored and read back; `engine.trimmed` appended, which only the owner of the
  * node can; events removed. Half of the limit stays, for who wants to see what happened; and nothing is removed behind
@@ -16,6 +16,7 @@ import { toErrorRecord } from '../../../schemas/errors.ts';
 import { STREAM, type Subjects } from '../../../schemas/subjects.ts';
 import type { EventLog } from '../../store/event-log.ts';
 import type { LogFiles } from '../../store/log-files.ts';
+import type { LiveFold } from '../../store/live-fold.ts';
 import { readLog } from '../../store/log-reader.ts';
 import type { LogPlace, NodeFold } from '../../store/node-fold.ts';
 import { removeSnapshot, snapshotSequences, writeSnapshot } from '../../store/snapshots.ts';
@@ -25,8 +26,8 @@ export interface LogKeeperOptions {
   bus: NatsConnection;
   names: Subjects;
   events: EventLog;
-  /** As `loadNode` gave it; folded on here. */
-  fold: NodeFold;
+  /** Folds what this class reads; a snapshot is of a moment when it is exactly a beginning of the log. */
+  live: LiveFold;
   /** Bytes of events that are kept at most, about. */
   limit: number;
   /** Bring onto the disk what NATS acknowledged: no snapshot is ahead of its log, and no event goes before its snapshot. */
@@ -47,6 +48,8 @@ const PURGE_PAUSE_MS = 20;
 const FOLLOW_AGAIN_MS = 1_000;
 /** Places that are noted while the log grows by its limit. */
 const MARKS = 32;
+/** A snapshot waits so long for the consumer to bring what this process has appended, ms. */
+const CATCH_UP_MS = 30_000;
 /** After a snapshot that failed, ms. */
 const RETRY_MS = 10_000;
 /** Room is made this often at most, ms. */
@@ -69,7 +72,7 @@ export class LogKeeper {
 
   constructor(options: LogKeeperOptions) {
     this.#options = options;
-    this.#fold = options.fold;
+    this.#fold = options.live.place;
     this.#eventsAtSnapshot = 0;
   }
 
@@ -128,7 +131,7 @@ export class LogKeeper {
       try {
         const { seq, epoch } = this.#fold;
         for await (const record of readLog(bus, names.allEvents, { from: seq + 1, epoch, signal })) {
-          this.#fold.apply(record);
+          this.#options.live.follow(record);
           this.#mark();
           this.#look();
         }
@@ -164,7 +167,8 @@ export class LogKeeper {
   }
 
   #isDue(): boolean {
-    const { fold, limit } = this.#options;
+    const { limit } = this.#options;
+    const fold = this.#fold;
     if (fold.events - this.#eventsAtSnapshot >= SNAPSHOT_EVENTS) return true;
     return fold.bytes - fold.snapshot.bytes >= Math.min(SNAPSHOT_BYTES, limit / 4);
   }
@@ -216,6 +220,7 @@ export class LogKeeper {
     const { bus, names, files, log } = this.#options;
     const fold = this.#fold;
     const began = performance.now();
+    await this.#untilPrefix();
     if (fold.seq === fold.snapshot.seq) return;
     const place = { seq: fold.seq, bytes: fold.bytes };
     const { events } = fold;
@@ -229,6 +234,14 @@ export class LogKeeper {
       if (seq !== place.seq && seq !== fold.previous.seq) await removeSnapshot(bus, names, seq);
     }
     log.info({ seq: place.seq, bytes, ms: Math.round(performance.now() - began) }, 'snapshot of the log');
+  }
+
+  /** In the same turn as it resolves, the state is the fold of exactly the records up to its place. */
+  async #untilPrefix(): Promise<void> {
+    const { live } = this.#options;
+    // An engine that starts follows the log only when it is ready, unless the log has no room before.
+    if (!live.isPrefix) this.start();
+    while (!live.isPrefix) await live.prefix(CATCH_UP_MS);
   }
 
   async #trim(through: LogPlace): Promise<void> {

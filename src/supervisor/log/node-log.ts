@@ -1,10 +1,10 @@
 /** Opens a node's event log for the engine that is to own it: streams, ownership, state, and the keeper of its length. */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
-import type { NodeState } from '../../../actors/node-state.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { serve } from '../../bus/connection.ts';
-import { EventLog } from '../../store/event-log.ts';
+import { EventLog, type LogRecord } from '../../store/event-log.ts';
+import { LiveFold } from '../../store/live-fold.ts';
 import { LogFiles } from '../../store/log-files.ts';
 import { loadNode, prepareSnapshots } from '../../store/snapshots.ts';
 import type { Conditions } from '../../process/conditions.ts';
@@ -27,8 +27,8 @@ export interface NodeLogOptions extends Omit<OwnershipOptions, 'events'> {
 export interface NodeLog {
   events: EventLog;
   owner: Ownership;
-  /** What the log says up to this engine's `engine.started`; goes on changing after `keeper.start()`. */
-  state: NodeState;
+  /** What the log says, up to now; what other processes append comes after `keeper.start()`. */
+  live: LiveFold;
   keeper: LogKeeper;
 }
 
@@ -48,21 +48,28 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
   const keep = async () => {
     const { fold, problems } = await loadNode(bus, names);
     for (const problem of problems) log.error(problem);
-    return {
-      fold,
-      keeper: new LogKeeper({ bus, names, events, fold, limit, files, conditions, log }),
-    };
+    const live = new LiveFold({ events, names, fold });
+    return { live, keeper: new LogKeeper({ bus, names, events, live, limit, files, conditions, log }) };
   };
+  // What is appended while the log is read may be behind what was read.
+  const early: LogRecord[] = [];
+  let take = (record: LogRecord): void => void early.push(record);
   const events: EventLog = new EventLog(bus, Date.now, {
     ...(files === undefined ? {} : { alone: true, sync: files.sync }),
+    onStored: (record) => take(record),
+    // An append of this engine whose acknowledgement was lost.
+    onMissed: (record) => take(record),
     // Also a log that is full already when an engine starts.
     onFull: async () => (keeper ?? (await keep()).keeper).makeRoom(),
   });
   const owner = await Ownership.take({ ...options, events });
   options.onOwned?.(events.epoch ?? 0);
   const kept = await keep();
+  const { live } = kept;
   keeper = kept.keeper;
-  events.rememberAll(names, kept.fold);
+  events.rememberAll(names, live.place);
+  for (const record of early) live.take(record);
+  take = live.take;
   serve(bus, names.room, () => kept.keeper.makeRoom());
-  return { events, owner, state: kept.fold.state, keeper };
+  return { events, owner, live, keeper: kept.keeper };
 }

@@ -6,7 +6,7 @@ import { mkdir, readdir, rmdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { mountMachine } from '../../../actors/mount.ts';
-import type { MountFacts, NodeState } from '../../../actors/node-state.ts';
+import type { MountFacts } from '../../../actors/node-state.ts';
 import type { Mount as MountReply, Progress } from '../../../schemas/api.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
@@ -16,6 +16,7 @@ import { mountErofs } from '../../kernel/erofs.ts';
 import { dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
 import { detachMount, findMount, listMounts, type MountEntry, unmount } from '../../kernel/mount.ts';
 import type { EventLog } from '../../store/event-log.ts';
+import type { NodeFacts } from '../../store/live-fold.ts';
 import type { Layout } from '../../store/layout.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { AttachedImage, Image, Images } from '../images/images.ts';
@@ -272,7 +273,7 @@ export class Mounts {
    * who use that keep it, new users get the new mount. One that fails is reported and stays in the log, for a later
    * start.
    */
-  async restore(state: NodeState): Promise<Restored> {
+  async restore(state: NodeFacts): Promise<Restored> {
     const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
     await Promise.all(
       [...state.mounts.values()].map(async (facts) => {
@@ -316,7 +317,7 @@ export class Mounts {
   }
 
   /** The engine ended before the mount was there: whoever asked for it has heard of no success. */
-  async #giveUp({ id, dir, made }: MountFacts, { mounts }: NodeState): Promise<void> {
+  async #giveUp({ id, dir, made }: MountFacts, { mounts }: NodeFacts): Promise<void> {
     const there = findMount(dir);
     // A log may have its failure still to come, and another mount there that was acknowledged.
     const isAnothers = [...mounts.values()].some((other) => other.dir === dir && other.state !== 'requested');
