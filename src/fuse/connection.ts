@@ -1,4 +1,4 @@
-/** What the kernel tells and takes about a FUSE connection, whoever serves it. */
+/** What the kernel tells about a FUSE connection and takes from any process, not only from its server. */
 import { writeFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -6,28 +6,30 @@ import { CofaError } from '../../schemas/errors.ts';
 import { explain, isErrno } from '../kernel/errno.ts';
 import { findMount, isMounted, MS, mountSync, unmount } from '../kernel/mount.ts';
 
-/** The number is the mount's device, which mountinfo tells without asking a server. Undefined: no FUSE mount there. */
+/** The number is the mount's device, which mountinfo shows without asking a server. Undefined: no FUSE mount there. */
 export function connectionOf(target: string): number | undefined {
   const entry = findMount(target);
   return entry?.type === 'fuse' ? entry.major * 2 ** 20 + entry.minor : undefined;
 }
 
-/** Makes every request of a connection fail, as `FuseSession.abort`. For tools that clean up after others. */
+/**
+ * Aborts: every request of the connection fails, as after `FuseSession.abort`. For tools that clean up after others.
+ */
 export function abortConnection(connection: number): void {
   ensureControl();
   try {
     writeFileSync(controlFile(connection), '1');
   } catch (error) {
     if (!isErrno(error, 'ENOENT')) throw explain(error, `abort of FUSE connection ${connection}`);
-    // gone already
+    // The connection has ended already.
   }
 }
 
-/** Where a write aborts the connection. */
+/** The file to which a write aborts the connection. */
 export const controlFile = (connection: number): string => join(CONTROL, String(connection), 'abort');
 
 /**
- * Makes room for a mount: a FUSE mount that a crash left at `target` is detached. Errors: `busy` when something alive
+ * Detaches a FUSE mount that a crash left at `target`, to make room for a new one. Errors: `busy` when something alive
  * is mounted there.
  */
 export async function clearDeadMount(target: string): Promise<void> {
@@ -40,7 +42,7 @@ export async function clearDeadMount(target: string): Promise<void> {
   await unmount(target, { lazy: true });
 }
 
-/** A connection whose last descriptor was closed answers ENOTCONN; one that is served answers, or takes its time. */
+/** A connection whose last descriptor was closed answers ENOTCONN; a served one answers, or takes its time. */
 async function isDead(target: string): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<boolean>((resolve) => {
@@ -56,7 +58,7 @@ async function isDead(target: string): Promise<boolean> {
 const CONTROL = '/sys/fs/fuse/connections';
 const DEAD_MS = 2_000;
 
-/** The control file system is mounted once for the machine, as systemd does; aborting is what it is for. */
+/** Mounts the control file system, once for the machine, as systemd does; connections are aborted through it. */
 export function ensureControl(): void {
   if (isMounted(CONTROL)) return;
   try {

@@ -2,15 +2,15 @@
  * Serves layer devices through the npm package fuse-native (libfuse 2 as an addon). The kernel-protocol transport is
  * the default; this one exists because it needs no threads of ours, and as the second opinion in tests.
  *
- * What one has to know about the package:
+ * What a reader has to know about the package:
  * - It works on the main thread only, and each request makes a round trip through the event loop.
- * - The buffer of a read belongs to a libfuse thread that waits. It is filled by a synchronous call, and the callback
- *   called once; after that the memory may be anything. Its own `timeout` breaks this, so it is off.
- * - libfuse starts a thread for each request that waits, and ends those it has too many of; each one that ends leaves
- *   a handle behind that slows every later request. `max_background` keeps them few.
+ * - The buffer of a read belongs to a libfuse thread that waits. A synchronous call fills it, and then calls the
+ *   callback once; after that the memory may be anything. The package's own `timeout` breaks this, so it is off.
+ * - libfuse starts a thread for each request that waits, and ends those that exceed its limit; each thread that ends
+ *   leaves a handle behind that slows every later request. `max_background` keeps them few.
  * - It does not negotiate FUSE_ASYNC_DIO: a loop device reads one piece after the other, so cold reads add up.
- * - Names cannot be made forgotten: after `remove` a name may still be listed from the kernel's memory, but it cannot
- *   be opened.
+ * - It cannot make the kernel forget a name: after `remove` a folder may still list it from the kernel's memory, but no
+ *   open of it succeeds.
  * - When the process dies the mount dies.
  */
 import { closeSync } from 'node:fs';
@@ -74,7 +74,7 @@ export async function fuseNativeTransport(options: {
   return transport;
 }
 
-/** Reads that wait at a time; the next one gets EIO. */
+/** Reads that wait at a time; a further one gets EIO. */
 const MAX_WAITING = 16_384;
 /** libfuse 2 takes no larger ones, bytes. */
 const MAX_READ = 131_072;
@@ -98,7 +98,7 @@ interface Stat {
 /** Errnos are negative, other numbers are results. */
 type Callback<T = never> = (result: number, value?: T) => void;
 
-/** What is used of the package, which has no types. */
+/** The part of the package that this file uses; the package has no types. */
 interface Operations {
   getattr(path: string, done: Callback<Stat>): void;
   readdir(path: string, done: Callback<string[]>): void;
@@ -192,7 +192,7 @@ class Transport implements FuseTransport {
     return this.#stopped;
   }
 
-  /** States are looked at and bytes read in one go, on this very thread. */
+  /** The main thread looks at states and reads bytes in one go, so no read is between the two. */
   quiesce(): Promise<void> {
     return Promise.resolve();
   }
@@ -230,7 +230,7 @@ class Transport implements FuseTransport {
   #answer(read: WaitingRead, errno: number): void {
     if (!this.#waiting.delete(read)) return; // answered already, removed or stopped
     if (errno !== 0) return this.#fail(read, errno);
-    // An absent block would be read as zeros, and nobody could tell.
+    // The reader would take an absent block for zeros.
     if (!allPresent(read.file, read.offset, read.length)) return this.#fail(read, ERRNO.EIO);
     return this.#reply(read);
   }

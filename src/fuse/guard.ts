@@ -1,26 +1,27 @@
 /**
- * Ends a FUSE connection when the supervisor dies. Closing its descriptors does that by itself, but for one case: when
- * the supervisor was just waiting for its own mount, to attach a file of it, that thread waits on for an answer that
- * nobody will give, in the kernel, and keeps the descriptors of its process open, the mount's own among them. Then
- * everybody who reads would wait with it.
+ * Aborts a FUSE connection when the supervisor dies. The kernel aborts it by itself when the last descriptor closes,
+ * but for one case. A supervisor that dies while it attaches a file of its own mount has a thread in the kernel that
+ * waits for an answer of the dead process. That thread keeps the process's descriptors open, the mount's among them,
+ * and every reader of the mount waits with it.
  *
- * The guard is a shell of 1 MB beside the supervisor. The kernel sends it SIGTERM when the supervisor's main thread ends.
+ * The guard is a shell of 1 MB beside the supervisor. The kernel sends it SIGTERM when the supervisor's main thread
+ * ends.
  */
 import { spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { controlFile, ensureControl } from './connection.ts';
 
 export interface Guard {
-  /** It watches. */
+  /** Resolves when the guard watches. */
   ready: Promise<void>;
-  /** The connection ends in order. */
+  /** Ends the guard without an abort: the connection ends in order. */
   stop(): void;
 }
 
 /**
- * Its standard input ends with the supervisor, too; whatever comes first. The control file is opened at once: the kernel
- * gives the number of a connection that has ended to the next one, and this file is then nobody's (fs/fuse/control.c,
- * `fuse_ctl_remove_conn`).
+ * Its standard input ends with the supervisor, too; the first of the two signs counts. It opens the control file at
+ * once: the kernel gives the number of an ended connection to the next one, and a file opened before then controls
+ * neither (fs/fuse/control.c, `fuse_ctl_remove_conn`).
  */
 const SCRIPT = `exec 3>"$1"; trap 'echo 1 >&3; exit' TERM; echo; read -r _; echo 1 >&3`;
 
@@ -32,7 +33,7 @@ export function startGuard(connection: number): Guard {
   });
   const ready = new Promise<void>((resolve) => {
     child.stdout?.once('data', () => resolve());
-    // It ended, or was not started.
+    // It has ended, or did not start.
     child.stdout?.once('close', () => resolve());
   });
   child.on('error', () => {}); // without it the mount is as safe as the kernel makes it

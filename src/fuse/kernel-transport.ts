@@ -6,13 +6,13 @@
  *                             ▼
  *                        main thread ── cold(…) … answer(0) ── pread, write(2) ──▶ kernel
  *
- * Threads block in read(2) on the descriptor that the session made (session.ts). They never see a cold read through;
- * so a few of them suffice however many readers wait: two keep two processors busy, and each costs 25 MB. The main
+ * Threads block in read(2) on the descriptor that the session made (session.ts). No thread waits for a cold read, so a
+ * few threads suffice for any number of waiting readers: two keep two processors busy, and each costs 25 MB. The main
  * thread answers the reads that waited: their bytes were written a moment ago and come from the page cache.
  *
- * A process may end in any of three ways. With SIGKILL, or any end that Node has no part in: what was taken and not
- * answered is asked again of the next one. With process.exit(): the same, after an exit handler here got the threads
- * out of read(2); without it Node would wait for them for good. With stop(): what waits gets EIO.
+ * A process may end in any of three ways. After SIGKILL, or any other end outside of Node, the kernel asks the next
+ * process again for what was taken and not answered. After process.exit() it does the same: an exit handler here gets
+ * the threads out of read(2), without which Node would wait for them without end. After stop() waiting reads get EIO.
  */
 import { closeSync, write, writeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -47,7 +47,7 @@ import { type ColdRead, type DeviceFile, type FuseTransport, type TransportCount
 export interface KernelTransportOptions {
   /** The session's descriptor. */
   fd: number;
-  /** `FuseSession.resend`: first of all ask the kernel for what a predecessor left unanswered. */
+  /** `FuseSession.resend`: first ask the kernel again for what a predecessor left unanswered. */
   resend: boolean;
   cold: ColdRead;
   /** Threads that take requests; by default one for two processors, 2 to 4. */
@@ -59,13 +59,13 @@ export interface KernelTransportOptions {
 }
 
 export interface KernelTransport extends FuseTransport {
-  /** Ends the standby; call it when the predecessor has exited, not before. */
+  /** Ends the standby; call it only after the predecessor has exited. */
   begin(): void;
-  /** All files are added again: requests for unknown ones fail from now on instead of waiting. */
+  /** The caller has added all files again: requests for unknown ones fail from now on instead of waiting. */
   settled(): void;
   /**
-   * What stands still, if anything: threads that have been at one request since the last call. A thread never waits for
-   * a cold block, so one that does so for long hangs.
+   * Names threads that hang: those that have worked on one request since the last call. A thread never waits for a cold
+   * block. Undefined: none hangs.
    */
   trouble(): string | undefined;
 }
@@ -78,7 +78,7 @@ export function kernelTransport(options: KernelTransportOptions): KernelTranspor
 const MAX_WAITING = 16_384;
 const DEFAULT_THREADS = Math.min(4, Math.max(2, Math.floor(availableParallelism() / 2)));
 const DEFAULT_HOLD_MS = 10_000;
-/** A thread that does not end within this hangs in the kernel, on a disk that does not answer. */
+/** A thread that does not end within this time hangs in the kernel, on a disk that does not answer. */
 const STOP_MS = 5_000;
 const EXIT_MS = 1_000;
 
@@ -106,9 +106,9 @@ class Transport implements KernelTransport {
   readonly #workers: Array<{ worker: Worker; port: MessagePort }>;
   readonly #files = new Map<number, OwnFile>();
   readonly #waiting = new Set<WaitingRead>();
-  /** Writes under way on the session's descriptor. */
+  /** Writes in flight on the session's descriptor. */
   readonly #notifications = new Set<Promise<void>>();
-  /** Requests for files that are not there yet. */
+  /** Requests for files that have not been added yet. */
   #held: HandedOver[] = [];
   #holdTimer: NodeJS.Timeout | undefined;
   /** Descriptors of removed files, each with the turns of the threads at that moment. */
@@ -197,9 +197,9 @@ class Transport implements KernelTransport {
   }
 
   /**
-   * A thread's turn is odd from before it looks at the states until its reply has been written, and all of these are
-   * sequentially consistent: either a thread's turn is seen odd here, and waited for until it has moved on, or the
-   * thread sees the states that were stored before. The main thread looks, reads and replies in one go.
+   * A thread's turn is odd from before it looks at the states until it has written its reply, and all of these accesses
+   * are sequentially consistent. So either this call sees the turn odd and waits until the thread has moved on, or the
+   * thread sees the states stored before. The main thread looks, reads and replies in one go.
    */
   async quiesce(): Promise<void> {
     const turns = this.#turns();
@@ -268,7 +268,7 @@ class Transport implements KernelTransport {
     if (message.kind === 'attributes') return this.#replier.attributes(low, high, file);
     const length = clamp(file, offset, message.length);
     if (message.kind === 'read') this.#replier.count(file.tally, TALLY.reads, 1);
-    // Look again: the blocks may have come while the message was on its way.
+    // Look again: a fetcher may have written the blocks while the message was on its way.
     if (length === 0 || allPresent(file, offset, length)) {
       this.#replier.count(file.tally, TALLY.hits, 1);
       return this.#replier.read(file, low, high, offset, length);
@@ -284,7 +284,7 @@ class Transport implements KernelTransport {
     if (!this.#waiting.delete(read)) return; // answered already, removed or stopped
     const { file, low, high, offset, length } = read;
     if (errno !== 0) return this.#fail(file, low, high, errno);
-    // An absent block would be read as zeros, and nobody could tell.
+    // The reader would take an absent block for zeros.
     if (!allPresent(file, offset, length)) return this.#fail(file, low, high, ERRNO.EIO);
     return this.#replier.read(file, low, high, offset, length);
   }
@@ -320,14 +320,14 @@ class Transport implements KernelTransport {
     this.#replier.error(low, high, isRead ? ERRNO.EIO : ERRNO.ENOENT);
   }
 
-  /** On a pool thread, since the kernel may wait for a LOOKUP under way before it forgets the name. */
+  /** On a pool thread, since the kernel may wait for a LOOKUP in flight before it forgets the name. */
   #forgetName(name: string): Promise<void> {
     const notification = forgetNameNotification(name);
     return offLoop(
       () =>
         new Promise((resolve) => {
-          // After the end the descriptor may be another file's. Errors here say that the kernel does not know the
-          // name, or that the mount is gone.
+          // After the end the descriptor may be another file's. An error here means that the kernel does not know the
+          // name, or that the mount was detached.
           if (this.#stopping) resolve();
           else write(this.#options.fd, notification, 0, notification.length, null, () => resolve());
         }),
@@ -339,7 +339,7 @@ class Transport implements KernelTransport {
     Atomics.add(this.#control, CONTROL.version, 1);
   }
 
-  /** Takes a file out of service; its descriptor is closed when no thread can be using it any more. */
+  /** Takes a file out of service; its descriptor is closed when no thread can still use it. */
   #drop(file: OwnFile): void {
     this.#files.delete(file.inode);
     for (const read of this.#waiting) if (read.file === file) this.#answer(read, ERRNO.EIO);
@@ -412,7 +412,7 @@ class Transport implements KernelTransport {
     }
   }
 
-  /** In process.exit(), where nothing asynchronous runs any more. */
+  /** In process.exit(), where Node runs no further callback. */
   #releaseThreads(): void {
     this.#tellThreadsToStop();
     const pause = new Int32Array(new SharedArrayBuffer(4));

@@ -1,11 +1,12 @@
 /**
  * One thread of the kernel-protocol transport. It blocks in read(2) on /dev/fuse, answers what it can on the spot
- * (everything, once a layer's blocks are present) and hands the rest to the main thread: reads of blocks that are
- * not present, and requests for files that a restarted front end has yet to add.
+ * (everything, once a layer's blocks are present) and hands the rest to the main thread: reads of blocks that are not
+ * present, and requests for files that a restarted front end has yet to add.
  *
- * A blocked thread hears no messages. So the file table reaches it through a port that it drains after each read(2)
- * when the table's version has moved on; the main thread posts a file before the kernel can ask for it. The turn
- * counter (odd while a request is worked on) tells the main thread when nobody can still use a file's descriptor.
+ * A blocked thread receives no messages. So the file table reaches it through a port, which it drains after a read(2)
+ * that finds a newer version of the table; the main thread posts a file before the kernel can ask for it. The turn
+ * counter (odd while the thread works on a request) tells the main thread when no thread can still use a file's
+ * descriptor.
  */
 import { readlinkSync, readSync } from 'node:fs';
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
@@ -27,8 +28,8 @@ function serve({ device, index, control: shared, strays, port }: WorkerData): vo
   );
   Atomics.wait(control, CONTROL.go, 0);
   try {
-    // The order matters twice: the turn is odd before the table is looked at, so that a main thread that sees it
-    // even knows this thread will see a change posted before; and `stop` is looked at before blocking.
+    // The order matters twice. The turn is odd before the thread looks at the table: a main thread that sees an even
+    // turn knows that this thread will see a change posted before. And the thread looks at `stop` before it blocks.
     while (Atomics.load(control, CONTROL.stop) === 0) {
       const length = nextRequest(device, thread.request);
       if (length === 0) continue;
@@ -42,12 +43,13 @@ function serve({ device, index, control: shared, strays, port }: WorkerData): vo
   }
 }
 
-/** Blocks. 0: look again; -1: the mount is gone. */
+/** Blocks. 0: look again; -1: the mount was detached or aborted. */
 function nextRequest(device: number, request: Buffer): number {
   try {
     return readSync(device, request, 0, request.length, null);
   } catch (error) {
-    // ENOENT: the reader went away while its request was handed over. EINTR: somebody wants this thread's attention.
+    // ENOENT: the reader was killed while the kernel handed its request over. EINTR: the main thread interrupts this
+    // one.
     if (isErrno(error, 'EINTR', 'EAGAIN', 'ENOENT')) return 0;
     if (isErrno(error, 'ENODEV', 'ECONNABORTED')) return -1;
     throw error;
@@ -107,8 +109,8 @@ class Thread {
       case OP.BATCH_FORGET:
         return; // have no reply, and inode numbers here need no keeping
       default:
-        // To OPEN, FLUSH, INTERRUPT, ACCESS, xattr calls and the like "not implemented" is an answer that the
-        // kernel remembers: it then opens and closes without asking, and a signal to a reader does not disturb.
+        // To OPEN, FLUSH, INTERRUPT, ACCESS, xattr calls and the like the kernel remembers the answer "not
+        // implemented": it then opens and closes without asking, and a signal to a reader does not disturb.
         return reply.error(low, high, ERRNO.ENOSYS);
     }
   }
@@ -131,7 +133,7 @@ class Thread {
       reply.count(file.tally, TALLY.hits, 1);
       return reply.read(file, low, high, offset, length);
     }
-    // The main thread looks again, and counts it as what it then is.
+    // The main thread looks at the states again, and counts the read as what it then is.
     return this.#hand({ kind: 'cold', low, high, inode, offset, length });
   }
 

@@ -1,7 +1,7 @@
 /**
  * The parts of the FUSE kernel protocol that a read-only server of plain files needs (include/uapi/linux/fuse.h,
- * protocol 7.36 to 7.45). All numbers have the machine's own byte order; Linux on what Node runs on is
- * little-endian, and `assertByteOrder` refuses the rest.
+ * protocol 7.36 to 7.45). All numbers have the machine's byte order, which is little-endian on Linux wherever Node
+ * runs; `assertByteOrder` refuses the rest.
  */
 import { endianness } from 'node:os';
 import { CofaError } from '../../schemas/errors.ts';
@@ -55,11 +55,13 @@ export const REQUEST_ROOM = 16_384;
 /** Flags of INIT; those above bit 31 travel in a second word. */
 const INIT_FLAGS = {
   ASYNC_READ: 1 << 0,
-  /** One direct read of a client becomes many requests at once. Without it a loop reads one piece after the other. */
+  /**
+   * The kernel splits one direct read into many requests at once. Without it a loop reads one piece after the other.
+   */
   ASYNC_DIO: 1 << 15,
   PARALLEL_DIROPS: 1 << 18,
   MAX_PAGES: 1 << 22,
-  /** Without the echo of this one the kernel ignores the second word. */
+  /** Unless the server returns this flag the kernel ignores the second word. */
   INIT_EXT: 1 << 30,
 } as const;
 const INIT_FLAGS2 = {
@@ -68,15 +70,16 @@ const INIT_FLAGS2 = {
 } as const;
 
 /**
- * Requests in the background (read-ahead and direct I/O) that may be under way at a time. It caps the cold reads that
- * wait side by side; the kernel's own 12 would make sixteen of them take twice as long.
+ * Requests that the kernel keeps in flight in the background (readahead and direct I/O). The number caps the cold reads
+ * that wait side by side; the kernel's own 12 would make sixteen of them take twice as long.
  */
 const MAX_BACKGROUND = 256;
 const NEWEST_MINOR = 40;
 const OLDEST_MINOR = 36;
 
 /**
- * The reply to an INIT request, and whether the kernel can resend. Throws `environment` for a kernel whose protocol is too old.
+ * The reply to an INIT request, and whether the kernel can resend. Throws `environment` for a kernel whose protocol is
+ * too old.
  */
 export function answerInit(request: Buffer): { reply: Buffer; resend: boolean } {
   if (request.length < IN.size + 16 || request.readUInt32LE(IN.opcode) !== OP.INIT)
@@ -119,7 +122,9 @@ function take(offered: number, wanted: Record<string, number>): number {
   return Object.values(wanted).reduce((taken, flag) => taken | (offered & flag), 0) >>> 0;
 }
 
-/** A notification without a body that makes the kernel ask again for all that was taken and never answered. */
+/**
+ * A notification without a body that makes the kernel ask again for every request that was taken and never answered.
+ */
 export function resendNotification(): Buffer {
   const bytes = Buffer.alloc(OUT.size);
   bytes.writeUInt32LE(bytes.length, OUT.length);

@@ -1,7 +1,7 @@
 /**
- * Builds and writes the replies of the kernel-protocol transport; each thread has one `Replier`, and so has the main
- * thread for the reads that had to wait. A reply is built in place in one buffer made once: header, then the file's
- * bytes behind it, then one write(2). Nothing is allocated for a read.
+ * Builds and writes the replies of the kernel-protocol transport. Each thread has one `Replier`; the main thread has
+ * one for the reads that had to wait. It builds a reply in place in one buffer, header first, then the file's bytes,
+ * and sends it with one write(2). A read allocates nothing.
  */
 import { writeSync } from 'node:fs';
 import { isErrno } from '../kernel/errno.ts';
@@ -39,7 +39,7 @@ export class Replier {
     this.#send(low, high, 0, length);
   }
 
-  /** `errno` 0: done, with nothing to say. */
+  /** `errno` 0: success, without a body. */
   error(low: number, high: number, errno: number): void {
     this.#send(low, high, errno, 0);
   }
@@ -65,7 +65,7 @@ export class Replier {
     this.#send(low, high, 0, BODY.attr);
   }
 
-  /** OPENDIR: struct fuse_open_out without handle or flags, so that listings are not kept. */
+  /** OPENDIR: struct fuse_open_out without handle or flags, so that the kernel keeps no listings. */
   opened(low: number, high: number): void {
     this.#out.fill(0, OUT.size, OUT.size + BODY.open);
     this.#send(low, high, 0, BODY.open);
@@ -107,7 +107,7 @@ export class Replier {
     this.#send(low, high, 0, end - OUT.size);
   }
 
-  /** One write(2) is one reply. ENOENT: the reader was killed meanwhile. ENODEV: the mount is gone. */
+  /** One write(2) is one reply. ENOENT: the reader was killed meanwhile. ENODEV: the mount was detached or aborted. */
   #send(low: number, high: number, errno: number, length: number): void {
     this.#header[0] = OUT.size + length;
     this.#header[1] = -errno;
@@ -137,7 +137,7 @@ export class Replier {
 }
 
 /**
- * How long the kernel keeps names and attributes. Nothing here ever changes, and after a server died the kernel can
+ * How long the kernel keeps names and attributes. Nothing here ever changes; and after a server died, the kernel can
  * exchange a loop's backing file only while it still has the attributes of the old one.
  */
 const FOREVER_SECONDS = 1_000_000_000;

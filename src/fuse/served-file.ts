@@ -3,7 +3,7 @@ import { openSync, readSync } from 'node:fs';
 import { explain } from '../kernel/errno.ts';
 import { BLOCK_PRESENT, checkDeviceFile, type DeviceFile, type TransportCounters } from './transport.ts';
 
-/** All of it may be posted to another thread and means the same there. */
+/** A plain value: posted to another thread it means the same there. */
 export interface ServedFile {
   name: string;
   inode: number;
@@ -27,7 +27,7 @@ export type Tally = Float64Array<SharedArrayBuffer>;
 export const TALLY = { reads: 0, hits: 1, misses: 2, errors: 3, bytes: 4 } as const;
 export const TALLY_FIELDS = 5;
 
-/** Opens the file again, so that the caller may close his descriptor whenever he likes. `rows` of its tally. */
+/** Opens the file again, so that the caller may close its own descriptor at any time. `rows`: of the file's tally. */
 export function serveFile(given: DeviceFile, rows: number, sequence: number): ServedFile {
   checkDeviceFile(given);
   const { name, inode, size, blockSize } = given;
@@ -81,8 +81,9 @@ export function noteFirstRead(file: ServedFile, offset: number, length: number):
 }
 
 /**
- * Notes that the range, of which every block is present, is being read. Plain stores: whichever thread's stays, it is the
- * time of a moment ago; and one that changes nothing is left out, so that threads do not fight over a cache line.
+ * Notes that the range, of which every block is present, is being read. Plain stores: of two threads either's time will
+ * do, since both are of a moment ago. A store that would change nothing is left out, so that threads do not fight over
+ * a cache line.
  */
 export function noteUse({ uses, blockSize }: ServedFile, offset: number, length: number): void {
   if (uses === undefined) return;

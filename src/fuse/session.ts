@@ -1,19 +1,19 @@
 /**
- * A FUSE mount apart from whoever serves it.
+ * A FUSE mount apart from the process that serves it.
  *
  *     supervisor:  open /dev/fuse ── mount ── answer INIT ── keeps the descriptor for the mount's life
  *     front end:   inherits it ── RESEND ── serves … dies
  *     front end:                                    inherits it ── RESEND ── serves …
  *
- * The connection lives as long as one descriptor is open. So a front end may die at any moment: what it had taken
- * and not answered is asked again of the next one (kernel 6.9 and newer), and readers notice a pause only. INIT is
- * answered here, once, so that every front end starts alike.
+ * The connection lives as long as one descriptor is open. So a front end may die at any moment: the kernel asks the
+ * next one again for what the dead one had taken and not answered (kernel 6.9 and newer), and readers notice a pause
+ * only. This file answers INIT, once, so that every front end starts alike.
  *
- * Opening and closing files must not need a server at all. A process that is started closes what it inherited when it
- * calls exec(2), and the close of a FUSE file waits for the server's answer to FLUSH; were the process that is being
- * started the next server, both would wait for good, and whoever looks at them in /proc too. So before anyone else
- * can see the mount, one file is opened and closed here, and the kernel told that OPEN and FLUSH are not implemented:
- * it remembers that for the mount's life.
+ * Opening and closing files must not need a server at all. A new process closes the files that it inherited when it
+ * calls exec(2), and the close of a FUSE file waits for the server's answer to FLUSH. If that new process is the next
+ * server, both would wait without end, and so would every process that looks at them in /proc. So before another
+ * process can see the mount, this file opens and closes one file there, and tells the kernel that OPEN and FLUSH are
+ * not implemented: the kernel remembers that for the mount's life.
  */
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync, read, writeSync } from 'node:fs';
@@ -44,26 +44,26 @@ export interface FuseSession {
   connection: number;
   /** The kernel asks again for what a dead front end had taken (6.9 and newer). */
   resend: boolean;
-  /** Every request, waiting or new, fails at once. For when nothing answers any more. */
+  /** Every request, waiting or new, fails at once. For mounts that no server will answer again. */
   abort(): void;
   /**
-   * Aborts, detaches the mount and closes the descriptor. A loop device that still stands on a file here keeps it
-   * open: its reads give EIO, and changeBacking still repairs it. A transport in this very process must have been
-   * stopped before: the descriptor's number may mean another file afterwards.
+   * Aborts, detaches the mount and closes the descriptor. A loop device that still stands on a file here keeps the
+   * mount alive: its reads give EIO, and changeBacking still repairs it. Stop a transport in this very process first:
+   * the descriptor's number may mean another file afterwards.
    */
   close(): void;
 }
 
 /**
- * Opens /dev/fuse, mounts it at `target` (an existing folder) and answers INIT. A dead mount that a crash left there
- * is detached first. Errors: `environment` (no /dev/fuse, no right to mount, kernel too old), `busy` when something
- * alive is mounted there.
+ * Opens /dev/fuse, mounts it at `target` (an existing folder) and answers INIT. Detaches a dead mount that a crash left
+ * there first. Errors: `environment` (no /dev/fuse, no right to mount, kernel too old), `busy` when something alive is
+ * mounted there.
  */
 export async function openFuseSession(target: string): Promise<FuseSession> {
   assertByteOrder();
   await clearDeadMount(target);
   const fd = openDevice();
-  // Numbers of connections and mounts are used again; this name is not, and shows in the list of mounts.
+  // The kernel uses numbers of connections and mounts again; this name is unique, and the list of mounts shows it.
   const source = `cofa-${randomBytes(6).toString('hex')}`;
   let mounted = false;
   try {
@@ -72,20 +72,20 @@ export async function openFuseSession(target: string): Promise<FuseSession> {
       target,
       type: 'fuse',
       flags: MS.RDONLY | MS.NOSUID | MS.NODEV | MS.NOEXEC | MS.NOATIME,
-      // Without allow_other no other user may look in; loops and EROFS read as root whoever the reader is.
+      // Without allow_other no other user may look in. Loops and EROFS read as root, for any reader.
       data: `fd=${fd},rootmode=40000,user_id=0,group_id=0,default_permissions,max_read=${MAX_READ}`,
     });
     mounted = true;
     const connection = connectionOf(target);
     if (connection === undefined) throw new CofaError('internal', 'the new mount is not to be found');
-    // Nobody serves yet. Should this ever wait in vain, the abort makes its calls fail with ENODEV.
+    // No server runs yet. Should this ever wait in vain, the abort makes its calls fail with ENODEV.
     const alarm = setTimeout(() => abort({ target, fd, connection }), START_MS);
     try {
       const { reply, resend } = answerInit(await readRequest(fd));
       writeSync(fd, reply);
       await Promise.all([teachKernel(fd), openAndClose(target)]);
       writeSync(fd, forgetNameNotification(LESSON));
-      // For trials: as a kernel before 6.9 does it.
+      // For trials: behaves as on a kernel before 6.9.
       const asOld = process.env.COFA_FUSE_RESEND === '0';
       return session({ target, source, fd, connection, resend: resend && !asOld });
     } finally {
@@ -131,7 +131,7 @@ function session(own: Own & { source: string; resend: boolean }): FuseSession {
 }
 
 function abort({ target, fd, connection }: Own): void {
-  // The number of a connection that ended may be another mount's by now.
+  // Another mount may have the number of a connection that ended.
   if (!isConnected(fd)) return;
   try {
     abortConnection(connection);
@@ -146,7 +146,7 @@ function abort({ target, fd, connection }: Own): void {
   }
 }
 
-/** poll(2) shows POLLERR on /dev/fuse when the mount is gone or was aborted. */
+/** poll(2) shows POLLERR on /dev/fuse when the mount was detached or aborted. */
 function isConnected(fd: number): boolean {
   const pollfd = Buffer.alloc(8); // struct pollfd: int fd, short events, short revents
   pollfd.writeInt32LE(fd, 0);

@@ -1,30 +1,29 @@
 /**
- * Answers EIO in place of a front end that does not come, so that nobody waits for it for ever. It lives in the
- * supervisor, beside the descriptor, and is there only while no front end serves: both would take requests from one
- * queue.
+ * Answers EIO in place of a front end that does not come, so that no reader waits without end. It lives in the
+ * supervisor, beside the descriptor, and only while no front end serves: both would take requests from one queue.
  *
- * It reads through a descriptor of its own on the same connection (FUSE_DEV_IOC_CLONE), because the front end's blocks
- * in read(2) and this one must not: the flag would be shared.
+ * It reads through a descriptor of its own on the same connection (FUSE_DEV_IOC_CLONE). The front end's descriptor
+ * blocks in read(2) and this one must not, but the two would share the flag.
  */
 import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 import { explain, isErrno } from '../kernel/errno.ts';
 import { call, declare } from '../kernel/libc.ts';
 import { ERRNO, IN, OP, OUT, REQUEST_ROOM, resendNotification } from './protocol.ts';
 
-/** The kernel's queue is looked at this often, ms. */
+/** Time between two looks into the kernel's queue, ms. */
 const LOOK_MS = 20;
-/** Requests answered at one look, so that the supervisor does something else in between. */
+/** Requests answered in one turn, so that the supervisor gets to its other work in between. */
 const MOST_AT_ONCE = 2_000;
 
 export interface StandIn {
   /** Requests answered so far. */
   readonly answered: number;
-  /** A front end serves from now on. */
+  /** Ends the stand-in: a front end serves from now on. */
   stop(): void;
 }
 
 /**
- * Begins to answer on the session's connection. With `resend` also what a dead front end had taken. Error
+ * Begins to answer on the session's connection; with `resend` also what a dead front end had taken. Error:
  * `environment` when the kernel cannot clone the descriptor.
  */
 export function startStandIn(session: { fd: number; resend: boolean }): StandIn {
@@ -38,7 +37,7 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
         readSync(fd, request, 0, request.length, null);
       } catch (error) {
         if (isErrno(error, 'ENOENT', 'EINTR')) continue;
-        return; // EAGAIN: nothing waits. ENODEV: the mount is gone
+        return; // EAGAIN: nothing waits. ENODEV: the mount was detached or aborted
       }
       const errno = answerTo(request.readUInt32LE(IN.opcode));
       if (errno === undefined) continue;
@@ -49,14 +48,14 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
         writeSync(fd, reply);
         answered += 1;
       } catch {
-        // The reader went away, or the mount.
+        // The reader was killed, or the mount detached.
       }
     }
   };
   try {
     if (session.resend) writeSync(session.fd, resendNotification());
   } catch {
-    // The mount is gone.
+    // The mount was detached or aborted.
   }
   answer();
   const timer = setInterval(answer, LOOK_MS);
@@ -66,13 +65,16 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
     },
     stop: () => {
       clearInterval(timer);
-      // All that was read through it has been answered; what waits stays for the front end.
+      // All that this descriptor read has been answered; what waits stays for the front end.
       closeSync(fd);
     },
   };
 }
 
-/** Undefined: the request has no reply. "Not implemented" is remembered by the kernel, so it means what it always means. */
+/**
+ * Undefined: the request has no reply. The kernel remembers "not implemented", so it is given only where it always
+ * holds.
+ */
 function answerTo(opcode: number): number | undefined {
   switch (opcode) {
     case OP.FORGET:

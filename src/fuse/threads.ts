@@ -13,9 +13,9 @@ export interface WorkerData {
 }
 
 /**
- * Int32 places in `control`. First four for all: `go` ends the standby, `stop` ends the threads, `version` moves with
- * each change of the file table, `hold` says that unknown files may be about to come. Then three for each thread:
- * `turn` is odd while it works on a request, `threadId` is the kernel's (0: not there yet), `ended` is 1 at its end.
+ * Int32 places in `control`. First four for all threads: `go` ends the standby, `stop` ends the threads, each change of
+ * the file table adds to `version`, `hold` says that more files may be added. Then three for each thread: `turn` is odd
+ * while it works on a request, `threadId` is the kernel's (0: not there yet), `ended` is 1 at its end.
  */
 export const CONTROL = { go: 0, stop: 1, version: 2, hold: 3, perThread: 4, size: 3 } as const;
 export const PER_THREAD = { turn: 0, threadId: 1, ended: 2 } as const;
@@ -43,5 +43,5 @@ export type HandedOver =
     }
   | { kind: 'lookup'; low: number; high: number; name: string };
 
-/** What a name that a file here could have looks like; others need no waiting. */
+/** The form of every file's name; requests for other names need not wait. */
 export const NAME = /^[0-9a-f]{64}$/;

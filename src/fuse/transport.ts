@@ -2,13 +2,13 @@
  * What serves layer devices to the kernel through FUSE. Two implementations pass one acceptance suite:
  * kernel-transport.ts (the protocol itself, on /dev/fuse) and fuse-native-transport.ts (the npm package).
  *
- * A transport holds no policy. A read whose blocks are all present is answered from the device file; any other is
- * handed to `cold`, and answered when that says so. It never waits on its own account, save for files that a
- * restarted front end is about to add again.
+ * A transport holds no policy. It answers a read whose blocks are all present from the device file; it hands any other
+ * to `cold`, and answers when `cold` says so. It never waits on its own account, save for files that a restarted front
+ * end is about to add again.
  */
 import { CofaError } from '../../schemas/errors.ts';
 
-/** States of one block in `DeviceFile.blocks`. The one who writes `BLOCK_PRESENT` has the bytes in the file already. */
+/** States of one block in `DeviceFile.blocks`. A writer stores `BLOCK_PRESENT` only after the bytes are in the file. */
 export const BLOCK_ABSENT = 0;
 export const BLOCK_FETCHING = 1;
 export const BLOCK_PRESENT = 2;
@@ -26,11 +26,11 @@ export interface DeviceFile {
   blockSize: number;
   /** One Uint8 per block: absent, fetching or present. */
   blocks: SharedArrayBuffer;
-  /** Notes which blocks are read first, in which order; without, nobody wants to know. */
+  /** Notes the order in which blocks are first read; undefined: no recording wants it. */
   firstReads?: FirstReads;
   /**
-   * When each block was last read, as Uint32: word 0 is the present time, in any unit that only grows, and whoever serves
-   * a read copies it into the word `1 + block` of each of its blocks. Without it nobody keeps count.
+   * When each block was last read, as Uint32: word 0 is the present time, in any unit that only grows. The thread that
+   * serves a read copies it into the word `1 + block` of each of its blocks. Undefined: no cache asks for it.
    */
   uses?: SharedArrayBuffer;
 }
@@ -73,29 +73,33 @@ export interface TransportCounters {
 
 export interface FuseTransport {
   /**
-   * Serves the file from now on. Adding the same name again replaces it, and reads that wait for the old one get EIO;
-   * with the same block states nothing happens. Errors: `invalid-argument` for sizes that
-   * do not fit together, `conflict` when another name has the inode.
+   * Serves the file from now on. A name that is added again replaces the file, and reads that wait for the old one get
+   * EIO; with the same block states nothing happens. Errors: `invalid-argument` for sizes that do not fit together,
+   * `conflict` when another name has the inode.
    */
   add(file: DeviceFile): void;
-  /** The name is gone; reads that wait get EIO, as do later reads by those who have it open. Unknown: nothing. */
+  /**
+   * Removes a file: reads that wait get EIO, as do later reads by processes that have it open. Ignores an unknown
+   * inode.
+   */
   remove(inode: number): void;
   /**
-   * Ends serving: reads that wait get EIO, and every thread has ended when it resolves. A request that no thread
-   * has taken yet stays with the kernel, for the next server or until the session is closed. To hand a mount over
-   * to a new front end do not stop: end with SIGKILL, and the kernel asks the next one again.
+   * Ends serving: reads that wait get EIO, and every thread has ended when it resolves. A request that no thread has
+   * taken yet stays with the kernel, for the next server or until the session is closed. To hand a mount over to a new
+   * front end do not stop: end with SIGKILL, and the kernel asks the next one again.
    */
   stop(): Promise<void>;
   /**
-   * Resolves when every read that may have seen the block states as they were before this call has been answered. Later
-   * ones see them as they are now. So bytes of blocks that were made absent before the call may go afterwards.
+   * Resolves when every read that may have seen the block states as they were before this call has been answered; later
+   * reads see them as they are now. After it the caller may punch the bytes of blocks that it made absent before the
+   * call.
    */
   quiesce(): Promise<void>;
   /** Of all files since the start, or of one inode since it was added. */
   counters(inode?: number): TransportCounters;
   /**
-   * Resolves when nothing is served any more: with undefined after `stop()` or when the mount is gone, with the
-   * error when a thread failed. After an error the process must end, so that its successor is asked again.
+   * Resolves when serving has ended: with undefined after `stop()` or when the mount was detached or aborted, with the
+   * error when a thread failed. After an error the process must end, so that the kernel asks its successor again.
    */
   readonly ended: Promise<Error | undefined>;
 }

@@ -1,6 +1,6 @@
 /**
- * What `cofa install` writes, and how `cofa uninstall` takes it back: new contents of files from their old ones. Decides
- * only; src/cli/install.ts reads, asks containerd what it thinks of them, and writes.
+ * What `cofa install` writes, and how `cofa uninstall` takes it back: new contents of files from their old ones. This
+ * file only decides; src/cli/install.ts reads the files, lets containerd check them, and writes.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import {
@@ -21,7 +21,7 @@ export interface Paths {
   containerd: string;
   /** dockerd's. */
   docker: string;
-  /** The service of the engine; undefined: none is wanted. */
+  /** The service of the engine; undefined: the order wants none. */
   unit: string | undefined;
 }
 
@@ -33,11 +33,11 @@ export const DEFAULT_PATHS = {
 
 export interface FileChange {
   path: string;
-  /** Undefined: the file is not there. */
+  /** Undefined: the file does not exist. */
   before: string | undefined;
-  /** Undefined: it is removed. */
+  /** Undefined: the file is removed. */
   after: string | undefined;
-  /** For people: what it is good for. */
+  /** The purpose, for people. */
   why: string;
 }
 
@@ -60,7 +60,9 @@ export interface InstallOrder {
   daemonset?: boolean;
 }
 
-/** Files that are to change; none when all is as it should be. Errors: `unsupported` for files that are not understood. */
+/**
+ * The files to change; empty when all is as it should be. Errors: `unsupported` for files that cannot be understood.
+ */
 export function planInstall(order: InstallOrder): FileChange[] {
   const {
     target,
@@ -100,7 +102,7 @@ export function planInstall(order: InstallOrder): FileChange[] {
   return changes;
 }
 
-/** Takes back what any `planInstall` has written; files that hold nothing else are removed. */
+/** Takes back what any `planInstall` has written; removes files that hold nothing else. */
 export function planUninstall(order: {
   targets: readonly Target[];
   paths: Paths;
@@ -145,7 +147,7 @@ export function planUninstall(order: {
   return changes;
 }
 
-/** Stands in the service that `cofa install` writes; one without it is somebody else's. */
+/** Stands in the service that `cofa install` writes; a service without it is not cofa's. */
 export const UNIT_MARK = '# Written by cofa install.';
 
 // --- containerd ---------------------------------------------------------------------------------------------------
@@ -174,11 +176,11 @@ function containerdConfig(
         ...(mapsIds ? { capabilities: REMAP_IDS } : {}),
       },
     },
-    // Read by containerd 2: ctr and others that pull through it then say what they pull.
+    // containerd 2 reads it: ctr and other clients that pull through it then say which image they pull.
     { table: ['proxy_plugins', 'cofa', 'exports'], keys: { enable_remote_snapshot_annotations: '"true"' } },
   ];
   const version = topLevelValue(original, 'version');
-  // containerd 2 unpacks what ctr and others pull only for the snapshotters that its transfer service is told.
+  // containerd 2 unpacks what ctr and other clients pull only for the snapshotters that its transfer service lists.
   if ((isTransfer || isNew(version)) && !original.includes(UNPACK)) {
     const unpack = ['overlayfs', 'cofa'].map((name) => `{ platform = "linux", snapshotter = "${name}" }`);
     const table = ['plugins', 'io.containerd.transfer.v1.local'];
@@ -188,26 +190,26 @@ function containerdConfig(
     const table = criTable(version);
     const keys = { snapshotter: '"cofa"', disable_snapshot_annotations: 'false' };
     edits.push({ table, keys });
-    // containerd 2 reads a file of version 2 as well, and takes these keys over only from one that also names runtimes. Older
-    // ones do not know this table, and leave it alone.
+    // containerd 2 reads a file of version 2 as well, and takes these keys over only from one that also names runtimes.
+    // Older ones do not know this table, and leave it alone.
     if (version === '2') edits.push({ table: criTable('3'), keys });
     if (bootstrap) edits.push(...bootstrapHandler(original, table));
   }
   return applyEdits(original, edits);
 }
 
-/** Whether containerd is told by an installed configuration that cofa mounts layers with other ids. */
+/** Whether an installed configuration tells containerd that cofa mounts layers with other ids. */
 export const saysMapsIds = (text: string): boolean =>
   isEdited(text) && tableValue(text, ['proxy_plugins', 'cofa'], 'capabilities') === REMAP_IDS;
 
 /** A configuration that only containerd 2 reads. */
 const isNew = (version: string | undefined): boolean => version === '3' || version === '4';
 
-/** Of containerd 2: what was one plugin before. */
+/** Of containerd 2, which split one older plugin into several. */
 const IMAGES_TABLE = ['plugins', 'io.containerd.cri.v1.images'];
 const RUNTIME_TABLE = ['plugins', 'io.containerd.cri.v1.runtime'];
 
-/** Where the CRI plugin's snapshotter is set; it has moved with each version of the configuration. */
+/** Where the CRI plugin's snapshotter is set; each version of the configuration has another place. */
 function criTable(version: string | undefined): string[] {
   switch (version) {
     case undefined:
@@ -225,10 +227,10 @@ function criTable(version: string | undefined): string[] {
   }
 }
 
-/** Handler of the runtime class of the pod that brings cofa (ops/kubernetes/cofa.yaml): cofa cannot start that one. */
+/** Handler of the runtime class of the pod that brings cofa (ops/kubernetes/cofa.yaml): cofa cannot start that pod. */
 const BOOTSTRAP = 'cofa-bootstrap';
 
-/** It is what pods had before: the snapshotter that was set, or containerd's own. */
+/** Gives that pod the snapshotter that all pods had before: the one that was set, or containerd's own. */
 function bootstrapHandler(original: string, criTable: readonly string[]): TableEdit[] {
   const isOld = criTable.at(-1) === 'containerd';
   const runtimes = isOld ? [...criTable, 'runtimes'] : [...RUNTIME_TABLE, 'containerd', 'runtimes'];
@@ -236,19 +238,19 @@ function bootstrapHandler(original: string, criTable: readonly string[]): TableE
   const snapshotter = tableValue(original, criTable, 'snapshotter') ?? '"overlayfs"';
   const runc = { runtime_type: '"io.containerd.runc.v2"' };
   const edits: TableEdit[] = [{ table, keys: { ...runc, snapshotter } }];
-  // Where the file names a runtime, containerd forgets the one that it knows by itself.
+  // Where the file names a runtime, containerd forgets its built-in one.
   if (!hasTablesBelow(original, runtimes)) edits.push({ table: [...runtimes, 'runc'], keys: runc });
   const options = [...runtimes, 'runc', 'options'];
   const cgroups = tableValue(original, options, 'SystemdCgroup');
   if (cgroups !== undefined) edits.push({ table: [...table, 'options'], keys: { SystemdCgroup: cgroups } });
-  // containerd 2 pulls for a handler by this, also where the rest is of version 2; older ones do not know the table.
+  // containerd 2 reads the handler's snapshotter here, also in files of version 2; older ones ignore the table.
   edits.push({ table: [...IMAGES_TABLE, 'runtime_platforms', BOOTSTRAP], keys: { snapshotter } });
   return edits;
 }
 
 const hasBootstrap = (text: string): boolean => isEdited(text) && text.includes(`.${BOOTSTRAP}]`);
 
-/** Whether pods were put on cofa by an earlier install. */
+/** Whether an earlier install put pods on cofa. */
 const hasCri = (text: string): boolean =>
   /^\s*snapshotter = "cofa"(?: # cofa install.*)?$/m.test(text) && isEdited(text);
 
@@ -257,7 +259,7 @@ const withoutNew = (text: string): string | undefined =>
 
 // --- docker -------------------------------------------------------------------------------------------------------
 
-/** JSON has no comments that could say what was there before. */
+/** JSON has no comments that could hold the earlier values. */
 const backupOf = (path: string): string => `${path}.before-cofa`;
 const STORE = 'containerd-snapshotter';
 const DRIVER = 'storage-driver';
@@ -274,7 +276,7 @@ function dockerConfig(text: string | undefined, path: string): string {
   return toJson(after);
 }
 
-/** Only our own keys are as before again; what else was changed since stays. */
+/** Restores our own keys only; other changes since the install stay. */
 function undoDocker(text: string, backup: string | undefined, path: string): string | undefined {
   const config = parseDocker(text, path);
   if (config[DRIVER] !== 'cofa') return text;
@@ -293,7 +295,7 @@ function undoDocker(text: string, backup: string | undefined, path: string): str
 
 const toJson = (config: DockerConfig): string => `${JSON.stringify(config, undefined, 2)}\n`;
 
-/** Whether nothing was changed since: then its very bytes come back. */
+/** Whether the file has not changed since the install: then its very bytes come back. */
 const sameContent = (a: DockerConfig, b: DockerConfig): boolean => {
   const sorted = (config: DockerConfig) => Object.entries(config).toSorted(([x], [y]) => (x < y ? -1 : 1));
   return JSON.stringify(sorted(a)) === JSON.stringify(sorted(b));
@@ -306,7 +308,7 @@ function parseDocker(text: string | undefined, path: string): DockerConfig {
     if (typeof config === 'object' && config !== null && !Array.isArray(config))
       return config as DockerConfig;
   } catch {
-    // Said below.
+    // The error below says so.
   }
   throw new CofaError('unsupported', `${path} is no JSON object`, { hint: 'correct it first' });
 }

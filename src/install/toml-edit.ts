@@ -1,6 +1,6 @@
 /**
- * Edits of a TOML file that somebody else owns: keys are set in place and everything else stays byte for byte, comments
- * included. Each change is marked in the file itself, so that it can be undone without any other record:
+ * Edits of a TOML file that belongs to another program: sets keys in place and keeps everything else byte for byte,
+ * comments included. The file itself marks each change, so that an undo needs no other record:
  *
  *     snapshotter = "cofa" # cofa install; was: "overlayfs"
  *
@@ -9,10 +9,11 @@
  *       …
  *     # cofa install: end
  *
- * Knows tables and keys one a line, as containerd's configurations are written; a value is what stands in its line.
+ * It knows tables and keys with one key a line, as containerd's configurations are written; a value is the rest of its
+ * line.
  */
 
-/** A table by its path, and the values that its keys are to have, as TOML literals. */
+/** A table by its path, and the values for its keys, as TOML literals. */
 export interface TableEdit {
   table: readonly string[];
   keys: Readonly<Record<string, string>>;
@@ -23,7 +24,7 @@ const BEGIN = `${MARK}: begin`;
 const END = `${MARK}: end`;
 const WAS = /^\s*([A-Za-z0-9_-]+)\s*=.*# cofa install(?:; was: (.*))?$/;
 
-/** The text with the edits made; the same text when they have been made before. */
+/** The text with the edits; the same text when it has them already. */
 export function applyEdits(text: string, edits: readonly TableEdit[]): string {
   const lines = revertEdits(text).split('\n');
   const added: string[] = [];
@@ -50,7 +51,7 @@ export function applyEdits(text: string, edits: readonly TableEdit[]): string {
   return [...lines, BEGIN, ...added, END, ''].join('\n');
 }
 
-/** The text as it was before `applyEdits`; what has been written around its changes since stays. */
+/** The text as it was before `applyEdits`; what others have written around its changes since stays. */
 export function revertEdits(text: string): string {
   const kept: string[] = [];
   let inside = false;

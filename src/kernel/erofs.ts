@@ -33,10 +33,10 @@ export async function mountErofs(options: ErofsMount): Promise<void> {
 }
 
 /**
- * Has the kernel read the metadata at once. By itself it asks for each page of them when it is first needed, without
- * reading ahead and in eight requests of one block (erofs_bread in fs/erofs/data.c), and each time a thread of the loop
- * device has to be woken and waited for. Not before the mount: when that sets the block size, what the page cache has of
- * the device is dropped.
+ * Makes the kernel read the metadata now. By itself it asks for each page on first use, without reading ahead and in
+ * eight requests of one block (erofs_bread in fs/erofs/data.c); each request wakes a thread of the loop device and
+ * waits for it. Call it after the mount: a mount that changes the block size drops the device's pages from the page
+ * cache.
  */
 async function loadMetadata({ path }: LoopDevice): Promise<void> {
   try {
@@ -47,11 +47,11 @@ async function loadMetadata({ path }: LoopDevice): Promise<void> {
       await offLoop(() => device.close());
     }
   } catch {
-    // It is mounted, and slower at first.
+    // The mount works without these pages, and is slower at first.
   }
 }
 
-/** Bytes: the metadata of some 60,000 files. Of larger images most is never looked at. */
+/** Bytes: the metadata of some 60,000 files. A mount of a larger image seldom needs more than that. */
 const LOADED_METADATA = 8 << 20;
 
 /** mount(2) takes 4095 bytes of options, and one device costs up to 20 of them. */

@@ -40,8 +40,8 @@ export interface ByteHole {
 }
 
 /**
- * The holes of the first `size` bytes, in order. A file system that does not tell says that there
- * are none. The file's position moves.
+ * The holes of the first `size` bytes, in order; none on a file system that does not report holes. Moves the file's
+ * position.
  */
 export async function holesOf(fd: number, size: number): Promise<ByteHole[]> {
   const holes: ByteHole[] = [];

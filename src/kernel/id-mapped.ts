@@ -1,6 +1,6 @@
 /**
- * Mounts that show other owners than the file system stores (mount_setattr(2), MOUNT_ATTR_IDMAP): a copy of a mount, with the
- * ids of a user namespace.
+ * Mounts that show other owners than the file system stores (mount_setattr(2), MOUNT_ATTR_IDMAP): a copy of a mount,
+ * with the ids of a user namespace.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -11,7 +11,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { explain, isErrno } from './errno.ts';
 import { callOffLoop, declare, type ForeignFunction } from './libc.ts';
 
-/** glibc has had them since 2.36, which is Debian 12's; declared when they are needed, since an older one lacks them. */
+/** glibc has these functions since 2.36 (Debian 12). Declared on first use, since an older glibc lacks them. */
 let calls:
   | { openTree: ForeignFunction; setAttributes: ForeignFunction; moveMount: ForeignFunction }
   | undefined;
@@ -25,13 +25,14 @@ const MOVE_MOUNT_F_EMPTY_PATH = 4;
 /** linux/mount.h */
 const MOUNT_ATTR_RDONLY = 1n;
 const MOUNT_ATTR_IDMAP = 0x00100000n;
-/** A new user namespace is a matter of milliseconds; a machine may be busy. */
+/** A new user namespace takes milliseconds; a busy machine may need longer. */
 const NAMESPACE_MS = 20_000;
 
 /**
- * Mounts the folder `source`, without what is mounted below it, read-only at the existing folder `target`; each owner is shown as the
- * one of the node that the maps say, and one that they leave out as nobody. Errors: `unsupported` where the file system or the
- * kernel cannot do that, `environment` where there may be no user namespaces.
+ * Mounts the folder `source` read-only at the existing folder `target`, without the mounts below it. The maps say which
+ * owner each stored owner is shown as; one that they leave out is shown as the kernel's overflow user. Errors:
+ * `unsupported` where the file system or the kernel cannot map ids, `environment` where the node forbids user
+ * namespaces.
  */
 export async function mountMapped(order: { source: string; target: string; maps: IdMaps }): Promise<void> {
   const { source, target, maps } = order;
@@ -49,7 +50,9 @@ export async function mountMapped(order: { source: string; target: string; maps:
   });
 }
 
-/** Whether a folder's file system can be mounted so, by trying. Errors: those of the folder itself. */
+/**
+ * Whether the folder's file system can be mounted with mapped ids; found out by trying. Errors: those of the folder.
+ */
 export async function canMapIds(folder: string): Promise<boolean> {
   const some: IdRange[] = [{ container: 0, host: 0, size: 1 }];
   try {
@@ -64,7 +67,7 @@ export async function canMapIds(folder: string): Promise<boolean> {
   }
 }
 
-/** A copy of the mount that is nowhere in the tree: only such a one can be mapped, and it goes with its descriptor. */
+/** A copy of the mount, outside of the tree: the kernel maps only such a one, and ends it with its last descriptor. */
 async function mappedTree(source: string, namespace: number): Promise<number> {
   const attempted = `mount of ${source} with other owners`;
   const { openTree, setAttributes } = foreign();
@@ -89,9 +92,9 @@ async function mappedTree(source: string, namespace: number): Promise<number> {
   }
 }
 
-/** A user namespace with these maps, for as long as the work takes. Nothing runs in it but the process that made it. */
+/** A user namespace with these maps, for as long as `work` takes. Only the process that made it lives in it. */
 async function withNamespace<T>(maps: IdMaps, work: (namespace: FileHandle) => Promise<T>): Promise<T> {
-  // The process ends with its input.
+  // `cat` ends when this process closes its input.
   const child = spawn('unshare', ['--user', 'sh', '-c', 'echo; exec cat'], {
     stdio: ['pipe', 'pipe', 'pipe'],
     timeout: NAMESPACE_MS,

@@ -1,6 +1,6 @@
 /**
- * Secrets that outlive this process and lie on no disk: keys of root in the kernel (keyrings(7)), gone with the next boot.
- * Each set of them is a keyring of a name, below the user's keyring.
+ * Secrets that outlive this process and lie on no disk: root's keys in the kernel (keyrings(7)). The next boot forgets
+ * them. Each set of secrets is a keyring with a name, below the user's keyring.
  */
 import { call, declare } from './libc.ts';
 
@@ -37,8 +37,8 @@ export class Keyring {
   }
 
   /**
-   * The keyring of this name; made where there is none. Throws SystemCallError where the kernel has no keys, or does not
-   * let this process at them, as in many containers.
+   * Opens the keyring of this name, or makes it. Throws SystemCallError where the kernel has no keys or denies them to
+   * this process, as in many containers.
    */
   static open(name: string): Keyring {
     // A service may have a session keyring of its own, from which root's keys are not reached (systemd's KeyringMode).
@@ -48,7 +48,10 @@ export class Keyring {
     return new Keyring(Number(call('add_key', add, addKey, 'keyring', name, null, 0, USER_KEYRING)));
   }
 
-  /** Removes the keyring of a name with all that it holds; nothing where there is none, or no keys at all. */
+  /**
+   * Removes the keyring of a name with all its secrets; does nothing where there is none, or where the kernel has no
+   * keys.
+   */
   static forget(name: string): void {
     const known = Number(search(keyctl, SEARCH, USER_KEYRING, 'keyring', name, 0));
     if (known < 0) return;
@@ -70,14 +73,14 @@ export class Keyring {
     if (id >= 0) control(keyctl, UNLINK, id, this.#id);
   }
 
-  /** All of them, in no order. */
+  /** All secrets, in no order. */
   all(): Buffer[] {
     const ids = this.#read(this.#id) ?? Buffer.alloc(0);
     const found = Array.from({ length: Math.floor(ids.length / 4) }, (_, at) => ids.readInt32LE(at * 4));
     return found.flatMap((id) => this.#read(id) ?? []);
   }
 
-  /** Undefined for one that has just gone. */
+  /** Undefined where the key has expired or been removed meanwhile. */
   #read(id: number): Buffer | undefined {
     for (let length = 4_096; ; ) {
       const buffer = Buffer.alloc(length);

@@ -1,11 +1,10 @@
 /**
- * System calls that Node does not offer, by koffi from the C library that is loaded anyway.
+ * System calls that Node does not offer, called by koffi in the C library that the process has loaded anyway.
  *
- * Each comes in two forms. The plain one runs on the calling thread. The `.async` one runs on libuv's thread pool
- * and is the rule here: mounting or configuring a loop may make the kernel read a FUSE file that this very process
- * answers, and a thread that waits for itself waits for good. The pool (four threads unless UV_THREADPOOL_SIZE says
- * otherwise) also does Node's own file calls, which the answer may need; `offLoop` therefore never lets more than
- * half of it block.
+ * Each comes in two forms. The plain form runs on the calling thread. The `.async` form runs on libuv's thread pool and
+ * is the rule here: a mount or a loop's configuration may make the kernel read a FUSE file that this process serves,
+ * and a thread that waits for itself never returns. Node's own file calls share the pool (four threads unless
+ * UV_THREADPOOL_SIZE says otherwise), and the answer may need them. So `offLoop` lets at most half of the pool block.
  */
 import koffi from 'koffi';
 import { SystemCallError } from './errno.ts';
@@ -18,7 +17,9 @@ export interface ForeignFunction {
 
 const libc = koffi.load(null);
 
-/** Declares a function of the C library, for example `declare('umount2', ['str', 'int'])`. It returns an int or an int64. */
+/**
+ * Declares a function of the C library, such as `declare('umount2', ['str', 'int'])`. It returns an int or an int64.
+ */
 export function declare(
   name: string,
   parameters: string[],
@@ -40,8 +41,8 @@ export function call(syscall: string, fn: ForeignFunction, ...args: unknown[]): 
 }
 
 /**
- * Calls on a pool thread. `args` stay referenced until the call has returned, since the kernel writes into buffers
- * among them. Rejects with SystemCallError when it returns a negative number.
+ * Calls on a pool thread. Keeps `args` referenced until the call returns, since the kernel writes into buffers among
+ * them. Rejects with SystemCallError when the call returns a negative number.
  */
 export function callOffLoop(syscall: string, fn: ForeignFunction, ...args: unknown[]): Promise<number> {
   return offLoop(
@@ -50,7 +51,7 @@ export function callOffLoop(syscall: string, fn: ForeignFunction, ...args: unkno
         fn.async(...args, (error: unknown, result: number) => {
           // koffi restores the errno of the pool thread for the duration of this callback.
           const errno = koffi.errno();
-          void args; // koffi does not hold on to buffers, this closure does
+          void args; // koffi holds no reference to the buffers; this closure does
           if (error != null) reject(error);
           else if (result < 0) reject(new SystemCallError(syscall, errno));
           else resolve(result);
@@ -64,7 +65,7 @@ const mayBlock = Math.max(1, Math.floor(poolSize / 2));
 let blocking = 0;
 const waiting: Array<() => void> = [];
 
-/** Runs something that may occupy a pool thread for long; at most half of the pool at a time, the rest queues. */
+/** Runs work that may occupy a pool thread for long: at most half of the pool at a time, further work queues. */
 export async function offLoop<T>(run: () => Promise<T>): Promise<T> {
   if (blocking >= mayBlock) await new Promise<void>((resolve) => waiting.push(resolve));
   else blocking++;

@@ -1,15 +1,15 @@
 /**
  * Loop devices: a file as a block device (drivers/block/loop.c, linux/loop.h).
  *
- * Each layer device is mounted through one, because the file behind a read-only loop can be exchanged under a
- * mounted file system (LOOP_CHANGE_FD): from the FUSE file, while blocks are missing, to the device file itself.
+ * Each layer device is mounted through one, because the kernel can exchange the file behind a read-only loop under a
+ * mounted file system (LOOP_CHANGE_FD): from the FUSE file, while blocks are absent, to the device file itself.
  *
- * - Direct I/O makes the loop hand its requests to the backing file side by side. Buffered, one kernel thread reads
- *   one piece after the other, and sixteen cold reads take sixteen times as long as one.
- * - Everything here may read, stat or open a FUSE file, so all of it runs off the event loop.
- * - Loop numbers are the whole machine's. Between asking for a free one and taking it another process may be
- *   faster, and between two calls of ours a device may have been freed and taken by somebody else. The label, stored
- *   in the kernel as lo_file_name, says whose it is.
+ * - With direct I/O the loop hands its requests to the backing file side by side. Buffered, one kernel thread reads
+ *   piece after piece, and sixteen cold reads take sixteen times as long as one.
+ * - Every call here may read, stat or open a FUSE file, so all of them run off the event loop.
+ * - Loop numbers belong to the whole machine. Another process may take a free number that the kernel has just named to
+ *   us; between two calls of ours the kernel may free a loop and another process may take its number. The label, which
+ *   the kernel keeps as lo_file_name, says whose loop it is.
  */
 import { execFile } from 'node:child_process';
 import { constants, existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ export interface LoopDevice {
   number: number;
   /** /dev/loopN */
   path: string;
-  /** lo_file_name: by it cofa knows its own loops again after a crash. */
+  /** lo_file_name: by it cofa recognizes its own loops after a crash. */
   label: string;
 }
 
@@ -33,7 +33,7 @@ export interface LoopStatus extends LoopDevice {
   backingFile: string;
   directIo: boolean;
   readOnly: boolean;
-  /** Goes away with its last user. */
+  /** The kernel detaches it when its last user closes it. */
   autoclear: boolean;
 }
 
@@ -45,8 +45,8 @@ export interface AttachOptions {
 }
 
 /**
- * Makes a read-only loop device of a file, with 512-byte blocks. Errors: `environment` without the loop driver or
- * on a kernel before 5.8, `unsupported` when the file system below cannot do the direct I/O asked for.
+ * Attaches a read-only loop device with 512-byte blocks to a file. Errors: `environment` without the loop driver or on
+ * a kernel before 5.8, `unsupported` when the file system below cannot do the direct I/O asked for.
  */
 export async function attachLoop(file: string, options: AttachOptions): Promise<LoopDevice> {
   const { directIo, label } = options;
@@ -74,14 +74,14 @@ export async function attachLoop(file: string, options: AttachOptions): Promise<
   } catch (error) {
     throw explain(error, attempted, KNOWN);
   } finally {
-    await offLoop(() => backing.close()); // a close of a FUSE file waits for its server
+    await offLoop(() => backing.close()); // the close of a FUSE file waits for its server
   }
 }
 
 /**
- * Exchanges the backing file for one of the same size (LOOP_CHANGE_FD), under a mounted file system if need be.
- * Reads in flight are waited for, later ones go to the new file. Errors: `invalid-argument` when the sizes differ,
- * `not-found` when the loop is gone or is somebody else's by now.
+ * Exchanges the backing file for one of the same size (LOOP_CHANGE_FD), also under a mounted file system. The call
+ * waits for the reads in flight; later reads reach the new file. Errors: `invalid-argument` when the sizes differ,
+ * `not-found` when the loop has been detached, or another process has taken its number since.
  */
 export async function changeBacking(loop: LoopDevice, file: string): Promise<void> {
   const attempted = `change of ${loop.path} to ${file}`;
@@ -91,7 +91,7 @@ export async function changeBacking(loop: LoopDevice, file: string): Promise<voi
       const before = await ownStatus(fd, loop);
       if (before === undefined) throw new CofaError('not-found', `${attempted}: the loop device is gone`);
       await callOffLoop('ioctl(LOOP_CHANGE_FD)', ioctlNumber, fd, LOOP_CHANGE_FD, backing.fd);
-      // The driver gives direct I/O up by itself when the new file cannot do it; that costs memory, not correctness.
+      // The driver gives up direct I/O by itself when the new file cannot do it; that costs memory, not correctness.
       const after = await readStatus(fd);
       if (before.directIo && after?.directIo === false)
         await callOffLoop('ioctl(LOOP_SET_DIRECT_IO)', ioctlNumber, fd, LOOP_SET_DIRECT_IO, 1).catch(
@@ -107,13 +107,13 @@ export async function changeBacking(loop: LoopDevice, file: string): Promise<voi
       },
     });
   } finally {
-    await offLoop(() => backing.close()); // a close of a FUSE file waits for its server
+    await offLoop(() => backing.close()); // the close of a FUSE file waits for its server
   }
 }
 
 /**
- * Frees the loop device, and is done when it is free. Nothing happens where it is free already or belongs to
- * somebody else by now. Errors: `busy` while something has it open; the kernel then frees it with its last user.
+ * Detaches the loop device; resolves when it is free. Does nothing when it is free already or another process has taken
+ * its number. Error: `busy` while a process has it open; the kernel then detaches it with its last user.
  */
 export async function detachLoop(loop: LoopDevice): Promise<void> {
   const attempted = `detach of ${loop.path}`;
@@ -124,7 +124,7 @@ export async function detachLoop(loop: LoopDevice): Promise<void> {
       return true;
     });
     if (!present) return;
-    // Clearing happens when the last descriptor is closed; udev or blkid may look at the device for a moment.
+    // The driver detaches when the last descriptor closes; udev or blkid may hold the device open for a moment.
     for (let waited = 0; waited <= DETACH_WAIT_MS; waited += DETACH_STEP_MS) {
       if ((await statusOf(loop.number))?.label !== loop.label) return;
       await sleep(DETACH_STEP_MS);
@@ -139,8 +139,8 @@ export async function detachLoop(loop: LoopDevice): Promise<void> {
 }
 
 /**
- * Lets go of a loop device: one that nobody uses is free at once, one that is in use goes with its last user. Nothing
- * happens where it is free already or belongs to somebody else by now.
+ * Detaches a loop device without waiting: at once when no process uses it, else the kernel does it with the last user.
+ * Does nothing when it is free already or another process has taken its number.
  */
 export async function dismissLoop(loop: LoopDevice): Promise<void> {
   try {
@@ -154,8 +154,8 @@ export async function dismissLoop(loop: LoopDevice): Promise<void> {
 }
 
 /**
- * Configured loop devices of the machine, by number: all, or those whose backing file `wanted` says so of. The others
- * are not opened, which would keep them busy for a moment.
+ * Configured loop devices of the machine, by number: all, or those whose backing file `wanted` accepts. Does not open
+ * the others, which would keep them busy for a moment.
  */
 export async function listLoops(wanted?: (backingFile: string) => boolean): Promise<LoopStatus[]> {
   const numbers = (await readdir('/sys/block').catch(() => []))
@@ -169,8 +169,8 @@ export async function listLoops(wanted?: (backingFile: string) => boolean): Prom
 }
 
 /**
- * The files, as the kernel names them, that loop devices of this machine stand on, with the loops' numbers. At once, since
- * who asks is about to take bytes away from one of them; sysfs answers from memory.
+ * The files, as the kernel names them, behind the loop devices of this machine, with the loops' numbers. Synchronous,
+ * since the caller is about to punch holes into one of the files; sysfs answers from memory.
  */
 export function backingFiles(): Map<string, number[]> {
   const files = new Map<string, number[]>();
@@ -189,8 +189,8 @@ export function backingFiles(): Map<string, number[]> {
 }
 
 /**
- * The file that a loop stands on just now, as the kernel names it: one that has been replaced since ends in ` (deleted)`.
- * Undefined when the loop is gone. At once: sysfs answers from memory.
+ * The file behind a loop at this moment, as the kernel names it: one that was replaced since ends in ` (deleted)`.
+ * Undefined when the loop is detached. Synchronous: sysfs answers from memory.
  */
 export function backingFileOf({ number }: Pick<LoopDevice, 'number'>): string | undefined {
   try {
@@ -200,7 +200,7 @@ export function backingFileOf({ number }: Pick<LoopDevice, 'number'>): string | 
   }
 }
 
-/** Reads that a loop has served since it was made (Documentation/block/stat.rst); undefined when it is gone. */
+/** Reads that a loop has served since it was attached (Documentation/block/stat.rst); undefined when it is detached. */
 export async function loopReads(number: number): Promise<number | undefined> {
   const text = await readFile(`/sys/block/loop${number}/stat`, 'utf8').catch(() => '');
   const reads = Number(text.trim().split(/\s+/)[0]);
@@ -243,7 +243,7 @@ const KNOWN = {
 const ioctlNumber = declare('ioctl', ['int', 'ulong', 'long']);
 const ioctlPointer = declare('ioctl', ['int', 'ulong', 'void *']);
 
-/** Opens a file whose descriptor is for the kernel; it may lie on FUSE, so this may take a while. */
+/** Opens a file whose descriptor the kernel gets; the file may lie on FUSE, so the open may take a while. */
 async function openForKernel(file: string, attempted: string): Promise<FileHandle> {
   try {
     return await offLoop(() => open(file, constants.O_RDONLY));
@@ -253,14 +253,14 @@ async function openForKernel(file: string, attempted: string): Promise<FileHandl
 }
 
 /**
- * Loops that calls of this process are about to configure. The kernel names the same free one to all who ask at once, and
- * all but one would ask again: sixty that attach side by side took fifty times as long as one after the other.
+ * Loop numbers that calls of this process are about to configure. The kernel names the same free number to all callers,
+ * and all but one would have to ask again: sixty attaches side by side took fifty times as long as one after the other.
  */
 const claimed = new Set<number>();
 
 /**
- * One that no other call of this process takes: `claimed` has it until it is configured or given up. `taken`: those that
- * were somebody's when they were tried.
+ * A free number that no other call of this process takes: `claimed` holds it until it is configured or given up.
+ * `taken`: numbers that other processes had when they were tried.
  */
 async function freeLoop(taken: ReadonlySet<number>): Promise<Omit<LoopDevice, 'label'>> {
   let control: FileHandle;
@@ -279,9 +279,11 @@ async function freeLoop(taken: ReadonlySet<number>): Promise<Omit<LoopDevice, 'l
       LOOP_CTL_GET_FREE,
       0,
     );
-    // Where others of this process are about to take it: the next that they leave, made where it is not there yet.
+    // Where other calls of this process have claimed it: the next number that they left, made where its device is
+    // missing.
     let own = number;
-    // One in use is not even opened, for that would keep it busy; asked without waiting, or two would claim the same.
+    // An open would keep a loop in use busy. The look is synchronous: with an await two calls would claim the same
+    // number.
     const inUse = (n: number) => taken.has(n) || existsSync(`/sys/block/loop${n}/loop`);
     while (claimed.has(own) || (own !== number && inUse(own))) own++;
     claimed.add(own);
@@ -301,7 +303,7 @@ async function freeLoop(taken: ReadonlySet<number>): Promise<Omit<LoopDevice, 'l
   }
 }
 
-/** 'taken': another process was faster, or the device was removed; ask for another one. */
+/** 'taken': another process took the number first, or removed the device; the caller asks for another one. */
 async function configure(
   device: LoopDevice,
   backing: FileHandle,
@@ -343,7 +345,7 @@ async function configure(
   }
 }
 
-/** Without udev or devtmpfs (a container's own /dev) nobody makes the node of a new loop device. */
+/** Without udev or devtmpfs (a container's own /dev) no daemon makes the node of a new loop device. */
 async function ensureNode(device: Omit<LoopDevice, 'label'>): Promise<void> {
   const numbers = (await readFile(`/sys/block/loop${device.number}/dev`, 'utf8')).trim().split(':');
   try {
@@ -365,7 +367,7 @@ async function withLoop<T>(loop: LoopDevice, run: (fd: number) => Promise<T>): P
   try {
     return await run(handle.fd);
   } finally {
-    await offLoop(() => handle.close()); // the last close of a cleared loop does the work
+    await offLoop(() => handle.close()); // the last close of a cleared loop detaches it
   }
 }
 
@@ -377,8 +379,8 @@ interface Info {
 }
 
 /**
- * A loop on a file of a FUSE mount whose server has gone: to tell a loop's status the kernel asks the file, and on its
- * error keeps back all the rest.
+ * A loop on a file of a FUSE mount whose server has ended: to tell a loop's status the kernel asks the file, and when
+ * the file fails, the kernel keeps back the rest of the status.
  */
 const NAMELESS: Info = { label: '', directIo: true, readOnly: true, autoclear: false };
 
@@ -414,7 +416,7 @@ async function statusOf(
 ): Promise<LoopStatus | undefined> {
   const path = `/dev/loop${number}`;
   try {
-    // The file is missing unless the loop is configured; most of a machine's loops need no further look.
+    // The file is missing unless the loop is configured; most loops of a machine need no further look.
     const backingFile = (await readFile(`/sys/block/loop${number}/loop/backing_file`, 'utf8')).replace(
       /\n$/,
       '',

@@ -55,13 +55,15 @@ export function mountSync(request: MountRequest): void {
 }
 
 export interface UnmountOptions {
-  /** Detach at once; the file system ends when its last user has gone. */
+  /** Detach at once; the file system ends with its last user. */
   lazy?: boolean;
-  /** Let what waits for the server of a FUSE mount fail; this happens even when the mount then turns out busy. */
+  /**
+   * Fail the requests that wait for the server of a FUSE mount; this happens even when the mount then turns out busy.
+   */
   force?: boolean;
 }
 
-/** Errors: `busy`, naming who uses it where that is quickly known; `not-found` when nothing is mounted there. */
+/** Errors: `busy`, with the mount's users where they are quickly known; `not-found` when nothing is mounted there. */
 export async function unmount(target: string, options: UnmountOptions = {}): Promise<void> {
   try {
     await callOffLoop('umount2', libcUmount2, target, unmountFlags(options));
@@ -80,8 +82,8 @@ export function unmountSync(target: string, options: UnmountOptions = {}): void 
 }
 
 /**
- * Detaches this very mount, whatever has come to stand in its place or on top of it since it was looked up: a path alone
- * would name that. Returns whether it was there, topmost at its mount point.
+ * Detaches this very mount. A path alone would name whatever has been mounted in its place or on top of it since the
+ * lookup. Returns whether it was there, topmost at its mount point.
  */
 export async function detachMount(entry: MountEntry): Promise<boolean> {
   const { mountPoint } = entry;
@@ -93,7 +95,7 @@ export async function detachMount(entry: MountEntry): Promise<boolean> {
     throw explainUnmount(error, mountPoint);
   }
   try {
-    // As long as the descriptor is there its mount keeps its id.
+    // As long as the descriptor is open its mount keeps its id.
     const info = await readFile(`/proc/self/fdinfo/${handle.fd}`, 'latin1');
     const id = Number(/^mnt_id:\s*(\d+)$/m.exec(info)?.[1]);
     const found = listMounts().find((one) => one.id === id);
@@ -101,11 +103,11 @@ export async function detachMount(entry: MountEntry): Promise<boolean> {
     await callOffLoop('umount2', libcUmount2, `/proc/self/fd/${handle.fd}`, MNT_DETACH);
     return true;
   } catch (error) {
-    // It has gone meanwhile.
+    // Another process unmounted it meanwhile.
     if (isErrno(error, 'EINVAL')) return false;
     throw explainUnmount(error, mountPoint);
   } finally {
-    await offLoop(() => handle.close()); // where it was the last user, the file system ends here
+    await offLoop(() => handle.close()); // where this was the last user, the file system ends here
   }
 }
 
@@ -115,8 +117,8 @@ export function listMounts(): MountEntry[] {
 }
 
 /**
- * The topmost mount whose mount point is `target`. Only the parent folder is looked at, since a stat of the mount
- * point itself would ask a FUSE server that may be gone.
+ * The topmost mount whose mount point is `target`. Looks at the parent folder alone, since a stat of the mount point
+ * itself would wait for a FUSE server that may have ended.
  */
 export function findMount(target: string): MountEntry | undefined {
   const path = mountPointOf(target);

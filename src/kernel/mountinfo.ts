@@ -18,7 +18,7 @@ export interface MountEntry {
   superOptions: string;
 }
 
-/** Lines that do not have the documented form are left out: the kernel may add fields, but never takes one away. */
+/** Leaves out lines that do not have the documented form: the kernel may add fields, but never removes one. */
 export function parseMountinfo(text: string | Buffer): MountEntry[] {
   const entries: MountEntry[] = [];
   // latin1 keeps each byte of a name as one character, so that names of any encoding survive the splitting.

@@ -1,4 +1,4 @@
-/** posix_fadvise(2): what the page cache is to have of a file. */
+/** posix_fadvise(2): tells the page cache which parts of a file to load or to drop. */
 import { callOffLoop, declare } from './libc.ts';
 
 // fadvise.h
@@ -9,17 +9,17 @@ const advise = declare('posix_fadvise', ['int', 'int64', 'int64', 'int']);
 
 /**
  * Begins to read `[offset, offset + length)` into the page cache, in large requests, and does not wait for them. A file
- * that cannot be advised is read when it is needed.
+ * system that ignores the advice reads the pages on first use.
  */
 export async function willNeedPages(fd: number, offset: number, length: number): Promise<void> {
   await callOffLoop('posix_fadvise', advise, fd, offset, length, POSIX_FADV_WILLNEED);
 }
 
 /**
- * Drops what the page cache has of `[offset, offset + length)`, where it is clean and mapped by nobody; the next read of
- * it goes to the disk.
+ * Drops the pages of `[offset, offset + length)` that are clean and that no process maps; the next read of them reaches
+ * the disk.
  */
 export async function dropPages(fd: number, offset: number, length: number): Promise<void> {
-  // It returns an errno, and a file that cannot be advised keeps its pages.
+  // The call returns an errno. A file system that ignores the advice keeps its pages.
   await callOffLoop('posix_fadvise', advise, fd, offset, length, POSIX_FADV_DONTNEED);
 }

@@ -1,10 +1,11 @@
 /**
- * How far the kernel reads ahead. For a file of a mounted flat image the setting of the *metadata* loop device
- * rules, since a file's read-ahead comes from its file system's backing device; those of the data loops rule nothing
- * but reads of the block devices themselves.
+ * How far the kernel reads ahead. A file takes its readahead from the backing device of its file system. In a mounted
+ * flat image that is the *metadata* loop device; the settings of the data loops rule only reads of the block devices
+ * themselves.
  *
- * It is always set, since the kernel's own choice varies: 128 KiB for long, 2560 KiB for a loop on Linux 6.18. A file
- * has it from when it is opened (file_ra_state_init in mm/readahead.c). The driver chooses anew when the loop is freed.
+ * cofa always sets it, since the kernel's own choice varies: 128 KiB for long, 2560 KiB for a loop on Linux 6.18. A
+ * file keeps the value of the moment when it was opened (file_ra_state_init in mm/readahead.c). The driver chooses anew
+ * when the loop is detached.
  */
 import { writeFile } from 'node:fs/promises';
 import { explain } from './errno.ts';

@@ -10,8 +10,8 @@ const sendto = declare('sendto', ['int', 'void *', 'size_t', 'int', 'void *', 'u
 const close = declare('close', ['int']);
 
 /**
- * Says `READY=1`, `WATCHDOG=1` and the like; does nothing where no service manager listens. Errors: SystemCallError when
- * it does not take it.
+ * Says `READY=1`, `WATCHDOG=1` and the like; does nothing where no service manager listens. Throws SystemCallError when
+ * the service manager does not take it.
  */
 export function tellServiceManager(
   words: string,
@@ -30,7 +30,7 @@ export function tellServiceManager(
   }
 }
 
-/** How often the service manager wants to hear of this process, ms; undefined where it does not. */
+/** How often the service manager wants a sign of life, ms; undefined where it wants none. */
 export function watchdogMs(environment = process.env): number | undefined {
   const { WATCHDOG_USEC, WATCHDOG_PID } = environment;
   if (WATCHDOG_USEC === undefined || !/^\d+$/.test(WATCHDOG_USEC)) return undefined;

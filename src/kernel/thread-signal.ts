@@ -1,17 +1,18 @@
 /**
- * Gets a thread out of a blocking system call.
+ * Interrupts a thread in a blocking system call.
  *
- * A worker thread that blocks in read(2) hears no message, and Node waits for it for good, also in process.exit().
- * A signal whose handler does nothing, sent to that one thread, makes the call return EINTR, provided that the
- * handler was installed without SA_RESTART. Node installs all of its own with it, so this one comes by sigaction(2)
- * and a signal that nobody else uses. The handler is abs(3): it takes an int, returns one, and touches nothing.
+ * A thread of Node that blocks in read(2) receives no message, and Node waits for it without end, also in
+ * process.exit(). A signal whose handler does nothing, sent to that one thread, makes the call return EINTR, provided
+ * that the handler was installed without SA_RESTART. Node installs all of its own with it, so this one comes by
+ * sigaction(2), for a signal that neither Node nor libc uses. The handler is abs(3): it takes an int, returns one, and
+ * touches nothing.
  */
 import { isErrno } from './errno.ts';
 import { addressOf, call, declare } from './libc.ts';
 
 /**
- * Makes a blocking call of a thread of this process return EINTR. Nothing happens where it does not block at that
- * moment, so repeat it until the thread shows that it noticed. False: there is no such thread.
+ * Makes a blocking call of a thread of this process return EINTR. Does nothing when the thread does not block at that
+ * moment, so repeat it until the thread shows that it noticed. Returns false when there is no such thread.
  */
 export function interruptThread(threadId: number): boolean {
   install();

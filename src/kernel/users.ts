@@ -12,10 +12,11 @@ const MAX_DESCRIPTORS = 1024;
 const MAX_MS = 300;
 
 /**
- * Such as `bash (pid 12, working folder), /dev/loop3`; empty when nothing was found in time. `target` is a mount point.
+ * Such as `bash (pid 12, working folder), /dev/loop3`; empty when the search found nothing in time. `target` is a mount
+ * point.
  *
  * A link below /proc/PID can hang while that process is in the middle of an exec, which may itself wait for a block of
- * ours. So nobody waits for the search longer than its time, and there is never more than one: each that hangs holds a
+ * ours. So the caller waits for the search no longer than its time. At most one search runs: each that hangs holds a
  * thread of the pool that all file operations share.
  */
 export async function describeUsers(
@@ -50,13 +51,13 @@ async function findUsers(target: string, now: () => number): Promise<string> {
   return found.slice(0, MAX_NAMED).join(', ');
 }
 
-/** Links are read, never followed: whatever serves the mount may be gone. */
+/** Reads links and never follows them: the server of the mount may have ended. */
 async function useOf(pid: string, target: string, devices: string[]): Promise<string | undefined> {
   if (within(await link(`/proc/${pid}/cwd`), target)) return 'working folder';
   if (within(await link(`/proc/${pid}/root`), target)) return 'root folder';
   for (const fd of (await list(`/proc/${pid}/fd`)).slice(0, MAX_DESCRIPTORS))
     if (within(await link(`/proc/${pid}/fd/${fd}`), target)) return 'open file';
-  // The fourth field is the device, hexadecimal major:minor. It also shows what runs inside a container.
+  // The fourth field is the device, hexadecimal major:minor. It also shows processes inside containers.
   for (const line of (await text(`/proc/${pid}/maps`)).split('\n'))
     if (devices.includes(line.split(/ +/, 4)[3] ?? '')) return 'mapped file';
   return undefined;
@@ -104,7 +105,7 @@ async function ownMounts(): Promise<MountEntry[]> {
   return parseMountinfo(await text('/proc/self/mountinfo'));
 }
 
-// What cannot be read (the process ended, the loop is free, not ours to see) counts as empty.
+// A file that cannot be read (the process ended, the loop is free, we may not see it) counts as empty.
 async function list(path: string): Promise<string[]> {
   return readdir(path).catch(() => []);
 }

@@ -1,6 +1,6 @@
 /**
- * A startup pack: the blocks that an image reads while it starts, in reading order, as one zstd stream, so that one request
- * brings all that a start needs and each block can be used as soon as it has come.
+ * A startup pack: the blocks that an image reads while it starts, in reading order, as one zstd stream. One request
+ * brings all that a start needs, and a reader uses each block as soon as it has arrived.
  *
  * Uncompressed, little-endian:
  *
@@ -10,8 +10,8 @@
  *     16      header: msgpack {manifest, blockSize, devices: [[diffID, raw bytes]…], runs: [[device, first, count]…]}
  *     …       the blocks of the runs, each with its raw length: blockSize, but for the last block of a device
  *
- * The header comes first, and is flushed, so that a reader knows what to expect before the first block is there. A pack
- * proves nothing: each block is checked against the layer's span table before it is used.
+ * The header comes first, and is flushed, so that a reader knows what to expect before the first block arrives. A pack
+ * proves nothing: each block is verified against the layer's span table before it is used.
  */
 import type { Transform } from 'node:stream';
 import { constants, createZstdCompress } from 'node:zlib';
@@ -30,8 +30,8 @@ const MAGIC = Buffer.from('COFAPACK');
 const VERSION = 1;
 const PREFIX = 16;
 /**
- * Level 6: of the demo image's start set, 3 makes it 4 % larger and 12 saves 2 % for five times the work; and whoever
- * records has a container to run.
+ * Level 6. Of the demo image's start set, level 3 makes a pack 4 % larger, and level 12 saves 2 % for five times the
+ * work. The node that records has a container to run.
  */
 const LEVEL = 6;
 
@@ -55,7 +55,7 @@ export interface PackHeader extends StartSet {
   sizes: readonly number[];
 }
 
-/** One block as it comes out of a pack. The bytes are valid until the next one is asked for. */
+/** One block of a pack. Its bytes are valid until the next one is asked for. */
 export interface PackedBlock {
   device: number;
   block: number;
@@ -104,8 +104,8 @@ export async function* encodePack(
 }
 
 /**
- * Reads a pack as it arrives. `onHeader` is called once, before the first block; `onBlock` with each block in order.
- * Errors: `integrity` for whatever `encodePack` would not have written, a pack that ends early among it; what the
+ * Decodes a pack as it arrives. Calls `onHeader` once, before the first block, and `onBlock` with each block in order.
+ * Errors: `integrity` for bytes that `encodePack` would not have written, also for a pack that ends early; what the
  * callbacks and the body throw.
  */
 export async function decodePack(
@@ -167,8 +167,8 @@ function* blocksOf({ blockSize, sizes, runs }: PackHeader) {
 }
 
 /**
- * Takes exact numbers of raw bytes from the compressed pieces of a body. Each block is decoded to where it is handed out:
- * node:zlib makes a new buffer for each part of its output, and collecting those took as long as decoding.
+ * Takes exact numbers of raw bytes from the compressed pieces of a body. It decodes each block into the buffer that it
+ * hands out: node:zlib makes a new buffer for each part of its output, and collecting those took as long as decoding.
  */
 class PackStream {
   readonly #pieces: AsyncIterator<Uint8Array>;
@@ -189,7 +189,7 @@ class PackStream {
     return this.#target.bytes.subarray(0, length);
   }
 
-  /** Whether nothing is left, neither of the body nor in it. */
+  /** Whether the pack is at its end: the body has no further piece and the decoder no further byte. */
   async isAtEnd(): Promise<boolean> {
     while (!this.#frameEnded) if ((await this.#decode(0, 1)) > 0) return false;
     return this.#at === this.#piece.length && !(await this.#next());
@@ -200,7 +200,7 @@ class PackStream {
     await this.#pieces.return?.();
   }
 
-  /** Fills [start, end) of the target as far as it goes; returns how many bytes it were. */
+  /** Decodes into [start, end) of the target; returns the number of bytes, fewer when the piece ends. */
   async #decode(start: number, end: number): Promise<number> {
     if (this.#frameEnded) throw bad('it ends early');
     const { address } = this.#target;
@@ -221,7 +221,7 @@ class PackStream {
     return written;
   }
 
-  /** Goes on to the next piece that is not empty. */
+  /** Moves to the next piece that is not empty. */
   async #next(): Promise<boolean> {
     for (;;) {
       const { done, value } = await this.#pieces.next();

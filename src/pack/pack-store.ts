@@ -1,12 +1,12 @@
 /**
- * Startup packs and the recordings that they are made of, shared by all nodes of one NATS: a JetStream object store. What
- * one node has learned helps the next one, and nobody needs the right to push to a registry. It is a cache: nothing is
- * lost with it but time.
+ * Startup packs and the recordings that they are made of, shared by all nodes of one NATS: a JetStream object store.
+ * What one node has learned helps the next one, and no node needs the right to push to a registry. The store is a
+ * cache: losing it costs time only.
  *
  *     <manifest hex>.<start>.starts   the newest recordings, msgpack
  *     <manifest hex>.<start>.pack     the pack (format.ts)
- *     <repository>.<start>.files      what was read by the image of a repository that was started last, and which files that
- *                                     are, msgpack with zstd; `repository`: the SHA-256 of `registry/repository`, in hex
+ *     <repository>.<start>.files      the files that the newest start of an image of this repository has read, msgpack
+ *                                     with zstd; `repository`: the SHA-256 of `registry/repository`, in hex
  *
  * `start` tells one command of an image from another: `default` for the image's own, else a digest of the arguments.
  */
@@ -23,16 +23,16 @@ import { PACK_BUCKET } from '../../schemas/subjects.ts';
 import { decode, encode } from '../bus/connection.ts';
 import { hexOf } from '../store/layout.ts';
 
-// Of JavaScript, as it is by default, 14 MB take 230 ms to hash; of OpenSSL 10.
+// The default is JavaScript: it hashes 14 MB in 230 ms, OpenSSL in 10.
 setSha256Backend('native');
 
 /** The image's own command. */
 export const DEFAULT_START = 'default';
 
-/** Of all packs, bytes; the oldest go first. */
+/** Bytes of all packs; beyond them the store discards the oldest. */
 const MAX_BYTES = 2 ** 31;
 const MAX_RECORDINGS_BYTES = 64 << 20;
-/** An answer that takes longer is of no use to a start, ms. */
+/** Longest wait for an answer, ms: a later one is of no use to a start. */
 const LOOKUP_MS = 1_000;
 
 const MAX_FILES_BYTES = 16 << 20;
@@ -80,12 +80,14 @@ export class PackStore {
     this.#maxBytes = options.maxBytes ?? MAX_BYTES;
   }
 
-  /** The pack of a start, else that of the image's own command; undefined where there is none, or no answer in time. */
+  /**
+   * The pack of a start, else that of the image's own command; undefined without a pack, or without an answer in time.
+   */
   async find(manifest: string, start: string): Promise<StoredPack | undefined> {
     return await this.#find([start, DEFAULT_START].map((key) => nameOf(manifest, key, 'pack')));
   }
 
-  /** The first that is there. */
+  /** The first of these objects that exists. */
   async #find(names: readonly string[]): Promise<StoredPack | undefined> {
     const store = await this.#open();
     const found = await Promise.all([...new Set(names)].map((name) => within(LOOKUP_MS, store.info(name))));
@@ -104,12 +106,12 @@ export class PackStore {
     return packs.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** A pack as it arrives. Errors: `not-found`; `integrity` at the end where it is not what was put. */
+  /** A pack as it arrives. Errors: `not-found`; at the end `integrity` where the bytes are not those that were put. */
   async *read(name: string): AsyncGenerator<Uint8Array, void, undefined> {
     const found = await (await this.#open()).get(name);
     if (found === null) throw new CofaError('not-found', `the startup pack ${name} is gone`);
     const reader = found.data.getReader();
-    // The body may end although pieces are missing: the store says so apart from it.
+    // The body may end although pieces are missing: the store reports that in a promise of its own.
     found.error.catch(() => {});
     try {
       for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
@@ -144,13 +146,18 @@ export class PackStore {
     return parsed?.success === true ? parsed.data.starts : [];
   }
 
-  /** Keeps the newest of the recordings. Two nodes that write at once lose one of theirs: another start will come. */
+  /**
+   * Keeps the newest of the recordings. Of two nodes that write at once one loses its own: a later start records again.
+   */
   async remember(manifest: string, start: string, starts: readonly StartSet[]): Promise<void> {
     const name = nameOf(manifest, start, 'starts');
     await (await this.#open()).putBlob({ name }, encode({ v: 1, starts: starts.slice(-MAX_RECORDINGS) }));
   }
 
-  /** The files that the repository's newest start has read, under the same key or the default one; undefined as with `find`. */
+  /**
+   * The files that the repository's newest start has read, under the same key or the default one; undefined as with
+   * `find`.
+   */
   async findFiles(repository: string, start: string): Promise<StoredPack | undefined> {
     return await this.#find([start, DEFAULT_START].map((key) => filesName(repository, key)));
   }
@@ -172,7 +179,7 @@ export class PackStore {
     }
   }
 
-  /** Keeps them in place of those of the start before; not where they are too large to be of use. */
+  /** Keeps the files of a start in place of those of the start before; not where they are too large to be of use. */
   async rememberFiles(repository: string, start: string, files: StartFiles): Promise<void> {
     const { devices, runs } = files;
     const pieces = files.pieces.map((of) =>
@@ -188,7 +195,7 @@ export class PackStore {
     for (const kind of ['pack', 'starts'] as const) await store.delete(nameOf(manifest, start, kind));
   }
 
-  /** Lets a pack go by its name: it is of no use. The recordings that it was made of stay, and make the next one. */
+  /** Deletes a pack that is of no use. The recordings that it was made of stay, and make the next one. */
   async discard(name: string): Promise<void> {
     await (await this.#open()).delete(name);
   }
