@@ -28,12 +28,11 @@
  *       └──LOSE──────┘
  */
 import { setup } from 'xstate';
+import type { JobClass } from '../schemas/fetch.ts';
 import { BackgroundQueue } from './background-queue.ts';
 import { DemandQueue } from './demand-queue.ts';
 import { compileTable } from './table.ts';
 import { TimerQueue } from './timers.ts';
-
-export type JobClass = 'demand' | 'prefetch';
 
 /** `now`: milliseconds of a clock that should be monotonic; a step back is ignored. */
 export type DispatcherEvent =
@@ -53,20 +52,20 @@ export type DispatcherEvent =
   | { type: 'promote'; job: number; now: number }
   | { type: 'cancel'; job: number; now: number }
   /** Sent by each fetcher when it starts, and then as heartbeat. `slots` 0: ends what it has, takes nothing more. */
-  | { type: 'worker.hello'; worker: string; slots: number; now: number }
-  | { type: 'worker.lost'; worker: string; now: number }
-  | { type: 'job.progress'; job: number; worker: string; now: number }
+  | { type: 'fetcher.hello'; fetcher: string; slots: number; now: number }
+  | { type: 'fetcher.lost'; fetcher: string; now: number }
+  | { type: 'job.progress'; job: number; fetcher: string; now: number }
   /** `ok` false: the fetcher gave it up. Whether it is tried again is for the layer to say, as a new job. */
-  | { type: 'job.ended'; job: number; worker: string; ok: boolean; now: number }
+  | { type: 'job.ended'; job: number; fetcher: string; ok: boolean; now: number }
   | { type: 'tick'; now: number };
 
 export type DispatcherEffect =
-  | { type: 'send'; job: number; worker: string }
+  | { type: 'send'; job: number; fetcher: string }
   /** The fetcher need not go on. The job is over, or another has it: this does not end it. */
-  | { type: 'stop'; job: number; worker: string }
+  | { type: 'stop'; job: number; fetcher: string }
   /** Somebody else waits: the fetcher is to let the job rest, for so long at most or until `go-on`, ms. */
-  | { type: 'hold'; job: number; worker: string; ms: number }
-  | { type: 'go-on'; job: number; worker: string }
+  | { type: 'hold'; job: number; fetcher: string; ms: number }
+  | { type: 'go-on'; job: number; fetcher: string }
   | { type: 'rejected'; job: number; reason: 'full' }
   /** lost: sent too often to fetchers that died or fell silent. waited: no slot became free in time. */
   | { type: 'failed'; job: number; reason: 'lost' | 'waited' };
@@ -76,9 +75,9 @@ export interface DispatcherLimits {
   maxDemand: number;
   maxPrefetch: number;
   /** Fetchers that are known at once; further ones are ignored. */
-  maxWorkers: number;
+  maxFetchers: number;
   /** A fetcher of which nothing was heard for this long is lost, ms. */
-  workerSilenceMs: number;
+  fetcherSilenceMs: number;
   /** A job of which nothing was heard for this long is given to another fetcher, ms. */
   jobSilenceMs: number;
   /** How often a job is sent. */
@@ -98,8 +97,8 @@ export interface DispatcherLimits {
 export const DISPATCHER_LIMITS: DispatcherLimits = {
   maxDemand: 10_000,
   maxPrefetch: 2_000,
-  maxWorkers: 1_000,
-  workerSilenceMs: 5_000,
+  maxFetchers: 1_000,
+  fetcherSilenceMs: 5_000,
   jobSilenceMs: 20_000,
   attempts: 3,
   demandWaitMs: 30_000,
@@ -123,7 +122,7 @@ export const jobMachine = setup({ types: { events: {} as { type: JobStep } } }).
   },
 });
 
-interface Worker {
+interface Fetcher {
   readonly name: string;
   slots: number;
   readonly running: Map<number, Assignment>;
@@ -133,7 +132,7 @@ interface Worker {
 interface Assignment {
   readonly job: number;
   readonly source: string;
-  readonly worker: Worker;
+  readonly fetcher: Fetcher;
   /** Whom it is for by now; `rest`: nobody, and nobody is likely to want it soon. */
   kind: JobKind;
   /** When its silence has lasted too long, ms. */
@@ -144,7 +143,7 @@ interface Assignment {
 
 type JobKind = 'demand' | 'soon' | 'rest';
 
-interface Job {
+interface Entry {
   readonly job: number;
   class: JobClass;
   readonly layer: string;
@@ -164,11 +163,11 @@ interface Job {
 
 export class Dispatcher {
   readonly #limits: DispatcherLimits;
-  readonly #jobs = new Map<number, Job>();
+  readonly #jobs = new Map<number, Entry>();
   readonly #byClass = { demand: 0, prefetch: 0 };
-  readonly #demand = new DemandQueue<Job>();
-  readonly #soon = new BackgroundQueue<Job>();
-  readonly #rest = new BackgroundQueue<Job>();
+  readonly #demand = new DemandQueue<Entry>();
+  readonly #soon = new BackgroundQueue<Entry>();
+  readonly #rest = new BackgroundQueue<Entry>();
   /** Slots by what they are taken for. */
   readonly #slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
   /** When demand was fetched last, and when it was sent last, ms. */
@@ -178,10 +177,10 @@ export class Dispatcher {
   #heldSince: number | undefined;
   /** It does not hold before this. */
   #breathesUntil = Number.NEGATIVE_INFINITY;
-  readonly #workers = new Map<string, Worker>();
-  readonly #waits = new TimerQueue<Job>();
+  readonly #fetchers = new Map<string, Fetcher>();
+  readonly #waits = new TimerQueue<Entry>();
   readonly #silences = new TimerQueue<Assignment>();
-  readonly #heartbeats = new TimerQueue<Worker>();
+  readonly #heartbeats = new TimerQueue<Fetcher>();
   #clock = Number.NEGATIVE_INFINITY;
 
   constructor(limits: Partial<DispatcherLimits> = {}) {
@@ -222,13 +221,13 @@ export class Dispatcher {
   /** `jobs`: those that wait and those that run. `running`: slots that are taken. */
   status(): {
     jobs: number;
-    workers: Array<{ worker: string; slots: number; running: number }>;
+    fetchers: Array<{ fetcher: string; slots: number; running: number }>;
     queued: { demand: number; prefetch: number };
   } {
     return {
       jobs: this.#jobs.size,
-      workers: Array.from(this.#workers.values(), ({ name, slots, running }) => ({
-        worker: name,
+      fetchers: Array.from(this.#fetchers.values(), ({ name, slots, running }) => ({
+        fetcher: name,
         slots,
         running: running.size,
       })),
@@ -237,8 +236,8 @@ export class Dispatcher {
   }
 
   /** Whether the job is this fetcher's. A failure that another one reports says nothing about the job. */
-  isRunning(job: number, worker: string): boolean {
-    return this.#jobs.get(job)?.assignment?.worker.name === worker;
+  isRunning(job: number, fetcher: string): boolean {
+    return this.#jobs.get(job)?.assignment?.fetcher.name === fetcher;
   }
 
   #apply(event: DispatcherEvent, effects: DispatcherEffect[]): void {
@@ -254,16 +253,16 @@ export class Dispatcher {
         if (job !== undefined) this.#end(job, effects);
         return;
       }
-      case 'worker.hello':
-        this.#hello(event.worker, event.slots);
+      case 'fetcher.hello':
+        this.#hello(event.fetcher, event.slots);
         return;
-      case 'worker.lost':
-        this.#lose(event.worker, effects);
+      case 'fetcher.lost':
+        this.#lose(event.fetcher, effects);
         return;
       case 'job.progress': {
         const job = this.#jobs.get(event.job);
-        this.#hear(event.worker);
-        if (job?.assignment?.worker.name === event.worker) {
+        this.#hear(event.fetcher);
+        if (job?.assignment?.fetcher.name === event.fetcher) {
           this.#expectWord(job.assignment, this.#clock + job.silenceMs);
         }
         return;
@@ -288,7 +287,7 @@ export class Dispatcher {
       effects.push({ type: 'rejected', job: event.job, reason: 'full' });
       return;
     }
-    const job: Job = {
+    const job: Entry = {
       job: event.job,
       class: event.class,
       layer: event.layer,
@@ -325,8 +324,8 @@ export class Dispatcher {
   }
 
   #ended(event: DispatcherEvent & { type: 'job.ended' }, effects: DispatcherEffect[]): void {
-    this.#hear(event.worker);
-    const assignment = this.#workers.get(event.worker)?.running.get(event.job);
+    this.#hear(event.fetcher);
+    const assignment = this.#fetchers.get(event.fetcher)?.running.get(event.job);
     if (assignment !== undefined) this.#free(assignment);
     const job = this.#jobs.get(event.job);
     if (job === undefined) return;
@@ -338,7 +337,7 @@ export class Dispatcher {
   }
 
   /** The job is over; its fetcher, if it has one still, is told, and keeps its slot until it answers. */
-  #end(job: Job, effects: DispatcherEffect[]): void {
+  #end(job: Entry, effects: DispatcherEffect[]): void {
     if (job.state === 'queued') this.#dequeue(job);
     if (!move(job, 'END')) return;
     this.#jobs.delete(job.job);
@@ -347,11 +346,11 @@ export class Dispatcher {
     job.assignment = undefined;
     if (assignment === undefined) return;
     this.#expectWord(assignment, this.#clock + this.#limits.jobSilenceMs);
-    effects.push({ type: 'stop', job: job.job, worker: assignment.worker.name });
+    effects.push({ type: 'stop', job: job.job, fetcher: assignment.fetcher.name });
   }
 
   /** Its fetcher is gone or silent: the job waits again, or has been tried often enough. */
-  #retry(job: Job, effects: DispatcherEffect[]): void {
+  #retry(job: Entry, effects: DispatcherEffect[]): void {
     job.assignment = undefined;
     if (job.attempts >= this.#limits.attempts) {
       this.#end(job, effects);
@@ -359,7 +358,7 @@ export class Dispatcher {
     } else if (move(job, 'LOSE')) this.#enqueue(job);
   }
 
-  #enqueue(job: Job): void {
+  #enqueue(job: Entry): void {
     this.#waits.set(
       job,
       this.#clock + this.#limits[job.class === 'demand' ? 'demandWaitMs' : 'prefetchWaitMs'],
@@ -367,12 +366,12 @@ export class Dispatcher {
     this.#queueOf(job).add(job);
   }
 
-  #dequeue(job: Job): void {
+  #dequeue(job: Entry): void {
     this.#waits.delete(job);
     this.#queueOf(job).delete(job);
   }
 
-  #queueOf(job: Job): DemandQueue<Job> | BackgroundQueue<Job> {
+  #queueOf(job: Entry): DemandQueue<Entry> | BackgroundQueue<Entry> {
     if (job.class === 'demand') return this.#demand;
     return job.isRest ? this.#rest : this.#soon;
   }
@@ -381,27 +380,27 @@ export class Dispatcher {
 
   #hello(name: string, wanted: number): void {
     const slots = Number.isSafeInteger(wanted) ? Math.max(0, wanted) : 0;
-    let worker = this.#workers.get(name);
-    if (worker === undefined) {
-      if (this.#workers.size >= this.#limits.maxWorkers) return;
-      worker = { name, slots: 0, running: new Map() };
-      this.#workers.set(name, worker);
+    let fetcher = this.#fetchers.get(name);
+    if (fetcher === undefined) {
+      if (this.#fetchers.size >= this.#limits.maxFetchers) return;
+      fetcher = { name, slots: 0, running: new Map() };
+      this.#fetchers.set(name, fetcher);
     }
-    worker.slots = slots;
+    fetcher.slots = slots;
     this.#hear(name);
   }
 
   #hear(name: string): void {
-    const worker = this.#workers.get(name);
-    if (worker !== undefined) this.#heartbeats.set(worker, this.#clock + this.#limits.workerSilenceMs);
+    const fetcher = this.#fetchers.get(name);
+    if (fetcher !== undefined) this.#heartbeats.set(fetcher, this.#clock + this.#limits.fetcherSilenceMs);
   }
 
   #lose(name: string, effects: DispatcherEffect[]): void {
-    const worker = this.#workers.get(name);
-    if (worker === undefined) return;
-    this.#workers.delete(name);
-    this.#heartbeats.delete(worker);
-    for (const assignment of worker.running.values()) {
+    const fetcher = this.#fetchers.get(name);
+    if (fetcher === undefined) return;
+    this.#fetchers.delete(name);
+    this.#heartbeats.delete(fetcher);
+    for (const assignment of fetcher.running.values()) {
       this.#free(assignment);
       const job = this.#jobs.get(assignment.job);
       if (job?.assignment === assignment) this.#retry(job, effects);
@@ -409,7 +408,7 @@ export class Dispatcher {
   }
 
   #free(assignment: Assignment): void {
-    assignment.worker.running.delete(assignment.job);
+    assignment.fetcher.running.delete(assignment.job);
     this.#silences.delete(assignment);
     this.#demand.freed(assignment.source);
     this.#slots[assignment.kind] -= 1;
@@ -418,16 +417,20 @@ export class Dispatcher {
 
   #expire(effects: DispatcherEffect[]): void {
     const now = this.#clock;
-    for (let worker = this.#heartbeats.take(now); worker !== undefined; worker = this.#heartbeats.take(now)) {
-      this.#lose(worker.name, effects);
+    for (
+      let fetcher = this.#heartbeats.take(now);
+      fetcher !== undefined;
+      fetcher = this.#heartbeats.take(now)
+    ) {
+      this.#lose(fetcher.name, effects);
     }
     for (let silent = this.#silences.take(now); silent !== undefined; silent = this.#silences.take(now)) {
       this.#free(silent);
       const job = this.#jobs.get(silent.job);
       if (job?.assignment !== silent) continue;
       this.#demand.ended(job.source, false);
-      job.avoid = silent.worker.name;
-      effects.push({ type: 'stop', job: job.job, worker: silent.worker.name });
+      job.avoid = silent.fetcher.name;
+      effects.push({ type: 'stop', job: job.job, fetcher: silent.fetcher.name });
       this.#retry(job, effects);
     }
     for (let job = this.#waits.take(now); job !== undefined; job = this.#waits.take(now)) {
@@ -441,25 +444,25 @@ export class Dispatcher {
   #assign(effects: DispatcherEffect[]): void {
     if (this.#demand.size + this.#soon.size + this.#rest.size === 0) return;
     let slots = 0;
-    for (const worker of this.#workers.values()) slots += worker.slots;
+    for (const fetcher of this.#fetchers.values()) slots += fetcher.slots;
     for (let job = this.#demand.next(slots); job !== undefined; job = this.#demand.next(slots)) {
-      const worker = this.#freest(job, 0);
-      if (worker === undefined) {
+      const fetcher = this.#freest(job, 0);
+      if (fetcher === undefined) {
         this.#assignBeyond(slots, effects);
         return;
       }
-      this.#send(job, worker, effects);
+      this.#send(job, fetcher, effects);
     }
     if (this.#demand.size > 0) return;
     let free = 0;
-    for (const worker of this.#workers.values()) free += Math.max(0, worker.slots - worker.running.size);
+    for (const fetcher of this.#fetchers.values()) free += Math.max(0, fetcher.slots - fetcher.running.size);
     const kept = slots <= 1 ? 0 : Math.max(1, Math.ceil(slots * this.#limits.demandShare));
     for (; free > kept; free--) {
       const job = this.#soon.next() ?? (this.#mayFetchRest ? this.#rest.next() : undefined);
-      const worker = job === undefined ? undefined : this.#freest(job, 1);
-      if (job === undefined || worker === undefined) return;
+      const fetcher = job === undefined ? undefined : this.#freest(job, 1);
+      if (job === undefined || fetcher === undefined) return;
       (job.isRest ? this.#rest : this.#soon).taken(job.layer);
-      this.#send(job, worker, effects);
+      this.#send(job, fetcher, effects);
     }
   }
 
@@ -480,8 +483,8 @@ export class Dispatcher {
     this.#heldSince = this.#clock;
     for (const assignment of this.#restRunning()) {
       assignment.isHeld = true;
-      const { job, worker } = assignment;
-      effects.push({ type: 'hold', job, worker: worker.name, ms: this.#limits.holdMs });
+      const { job, fetcher } = assignment;
+      effects.push({ type: 'hold', job, fetcher: fetcher.name, ms: this.#limits.holdMs });
     }
   }
 
@@ -499,7 +502,7 @@ export class Dispatcher {
     assignment.isHeld = false;
     // It was told to be silent.
     this.#expectWord(assignment, assignment.silentAt + this.#clock - this.#heldSince);
-    effects.push({ type: 'go-on', job: assignment.job, worker: assignment.worker.name });
+    effects.push({ type: 'go-on', job: assignment.job, fetcher: assignment.fetcher.name });
   }
 
   #expectWord(assignment: Assignment, by: number): void {
@@ -509,8 +512,8 @@ export class Dispatcher {
 
   *#restRunning(): IterableIterator<Assignment> {
     if (this.#slots.rest === 0) return;
-    for (const worker of this.#workers.values())
-      for (const assignment of worker.running.values())
+    for (const fetcher of this.#fetchers.values())
+      for (const assignment of fetcher.running.values())
         if (assignment.kind === 'rest' && this.#jobs.get(assignment.job)?.assignment === assignment)
           yield assignment;
   }
@@ -520,38 +523,38 @@ export class Dispatcher {
     const share = Math.max(1, Math.ceil(slots * this.#limits.demandShare));
     for (let job = this.#demand.poor(share); job !== undefined; job = this.#demand.poor(share)) {
       // Twice its slots is the most that a fetcher ever gets.
-      const worker = this.#freest(job, 0, 2);
-      if (worker === undefined) return;
-      this.#send(job, worker, effects);
+      const fetcher = this.#freest(job, 0, 2);
+      if (fetcher === undefined) return;
+      this.#send(job, fetcher, effects);
     }
   }
 
   /** The fetcher with the most free slots. `kept`: slots that must stay free where there are several. */
-  #freest(job: Job, kept: number, times = 1): Worker | undefined {
-    let best: Worker | undefined;
+  #freest(job: Entry, kept: number, times = 1): Fetcher | undefined {
+    let best: Fetcher | undefined;
     let most = 0;
-    for (const worker of this.#workers.values()) {
+    for (const fetcher of this.#fetchers.values()) {
       // A slot that still holds an earlier try of the same job could not be told from the new one.
-      if (worker.running.has(job.job)) continue;
-      const free = times * worker.slots - worker.running.size - (worker.slots > 1 ? kept : 0);
+      if (fetcher.running.has(job.job)) continue;
+      const free = times * fetcher.slots - fetcher.running.size - (fetcher.slots > 1 ? kept : 0);
       if (free <= 0) continue;
       const isBest =
-        best === undefined || best.name === job.avoid || (worker.name !== job.avoid && free > most);
+        best === undefined || best.name === job.avoid || (fetcher.name !== job.avoid && free > most);
       if (!isBest) continue;
-      best = worker;
+      best = fetcher;
       most = free;
     }
     return best;
   }
 
-  #send(job: Job, worker: Worker, effects: DispatcherEffect[]): void {
+  #send(job: Entry, fetcher: Fetcher, effects: DispatcherEffect[]): void {
     this.#dequeue(job);
     if (!move(job, 'SEND')) return;
     const kind: JobKind = job.class === 'demand' ? 'demand' : job.isRest ? 'rest' : 'soon';
     const assignment: Assignment = {
       job: job.job,
       source: job.source,
-      worker,
+      fetcher,
       kind,
       silentAt: 0,
       isHeld: false,
@@ -561,9 +564,9 @@ export class Dispatcher {
     this.#demand.taken(job.source);
     job.assignment = assignment;
     job.attempts += 1;
-    worker.running.set(job.job, assignment);
+    fetcher.running.set(job.job, assignment);
     this.#expectWord(assignment, this.#clock + job.silenceMs);
-    effects.push({ type: 'send', job: job.job, worker: worker.name });
+    effects.push({ type: 'send', job: job.job, fetcher: fetcher.name });
   }
 
   /** For tests: sentences about every rule that is broken. */
@@ -572,7 +575,7 @@ export class Dispatcher {
     const check = (ok: boolean, text: () => string) => {
       if (!ok) wrong.push(text());
     };
-    const queued = new Map<Job, string>();
+    const queued = new Map<Entry, string>();
     for (const job of this.#demand) {
       check(!queued.has(job), () => `job ${job.job} is queued twice`);
       queued.set(job, 'demand');
@@ -602,14 +605,14 @@ export class Dispatcher {
       const { assignment } = job;
       if (assignment === undefined) continue;
       check(
-        this.#workers.get(assignment.worker.name) === assignment.worker,
+        this.#fetchers.get(assignment.fetcher.name) === assignment.fetcher,
         () => `job ${job.job} is with a lost fetcher`,
       );
-      check(assignment.worker.running.get(job.job) === assignment, () => `job ${job.job} takes no slot`);
+      check(assignment.fetcher.running.get(job.job) === assignment, () => `job ${job.job} takes no slot`);
     }
     const running = new Map<string, number>();
-    for (const worker of this.#workers.values()) {
-      for (const { source } of worker.running.values()) running.set(source, (running.get(source) ?? 0) + 1);
+    for (const fetcher of this.#fetchers.values()) {
+      for (const { source } of fetcher.running.values()) running.set(source, (running.get(source) ?? 0) + 1);
     }
     for (const { source } of this.#jobs.values()) {
       check(
@@ -624,15 +627,15 @@ export class Dispatcher {
     );
     check(this.#jobs.size <= this.#limits.maxDemand + this.#limits.maxPrefetch, () => 'too many jobs');
     const slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
-    for (const { running: assigned } of this.#workers.values())
+    for (const { running: assigned } of this.#fetchers.values())
       for (const { kind } of assigned.values()) slots[kind] += 1;
     for (const kind of ['demand', 'soon', 'rest'] as const)
       check(slots[kind] === this.#slots[kind], () => `slots taken for ${kind} are miscounted`);
     let taken = 0;
-    for (const worker of this.#workers.values()) {
-      taken += worker.running.size;
-      check(this.#heartbeats.has(worker), () => `fetcher ${worker.name} may be silent for ever`);
-      for (const assignment of worker.running.values()) {
+    for (const fetcher of this.#fetchers.values()) {
+      taken += fetcher.running.size;
+      check(this.#heartbeats.has(fetcher), () => `fetcher ${fetcher.name} may be silent for ever`);
+      for (const assignment of fetcher.running.values()) {
         check(this.#silences.has(assignment), () => `job ${assignment.job} may be silent for ever`);
       }
     }
@@ -655,7 +658,7 @@ const JOB_STATES: readonly JobState[] = ['queued', 'running', 'over'];
 const JOB_STEPS: readonly JobStep[] = ['SEND', 'LOSE', 'END'];
 const jobTable = compileTable(jobMachine, JOB_STATES, JOB_STEPS);
 
-function move(job: Job, event: JobStep): boolean {
+function move(job: Entry, event: JobStep): boolean {
   const next =
     JOB_STATES[jobTable[JOB_STATES.indexOf(job.state) * JOB_STEPS.length + JOB_STEPS.indexOf(event)] ?? -1];
   if (next === undefined) return false;

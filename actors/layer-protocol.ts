@@ -1,5 +1,6 @@
 /** What goes into a layer actor and what comes out: its limits, events and effects. */
 import type { ErrorCode } from '../schemas/errors.ts';
+import type { JobClass } from '../schemas/fetch.ts';
 import type { PrefetchPace } from './pace.ts';
 import type { BlockRun, SpanRun } from './ranges.ts';
 
@@ -134,8 +135,6 @@ export type LayerEvent =
   | { type: 'tick'; now: number }
   /** Reads that wait get EIO, jobs are cancelled. Only reads and `flush` are answered afterwards. */
   | { type: 'close' };
-
-export type JobClass = 'demand' | 'prefetch';
 
 /** Why a read got EIO. */
 export interface ReadFailure {

@@ -31,13 +31,13 @@
  * **The log follows the data.** Blocks that became present are collected until `flush` hands them out as `append`; the
  * caller syncs the device file and then appends. What it could not append comes back as `append.failed`.
  */
+import type { JobClass } from '../schemas/fetch.ts';
 import { allPresent, BlockEvent } from './block.ts';
 import { BlockMap, type LayerGeometry } from './block-map.ts';
 import { BlockSet } from './block-set.ts';
 import { auditLayer } from './layer-audit.ts';
 import { type LayerState, type LayerStep, nextLayerState } from './layer-life.ts';
 import {
-  type JobClass,
   LAYER_LIMITS,
   type LayerCounters,
   type LayerEffect,

@@ -19,31 +19,28 @@ export interface BlobSource {
   size: number;
 }
 
-interface JobBase {
-  v: 1;
-  /** Unique for the front end's life. */
-  job: number;
-  /** Front end that waits; a completion names it so that a successor ignores its predecessor's jobs. */
-  front: string;
-  /** diffID of the layer, `sha256:…`. */
-  layer: string;
-}
+/** `demand`: a reader waits for it. `prefetch`: no reader does. */
+export type JobClass = 'demand' | 'prefetch';
 
 /**
- * Fetch these blocks, verify each, write them into the layer device: one run of spans or several, ascending, no two adjacent.
- * Blocks, since the same layer may have come with several span tables (src/index/cut-spans.ts): what both sides know need not
- * be the same one.
+ * Fetch these blocks, verify each, write them into the layer device: one run of blocks or several, ascending, no two adjacent.
+ * Blocks, since the same layer may have come with several span tables (src/index/cut-spans.ts): the front end's and the fetcher's
+ * need not be the same one.
  */
-export interface FetchJob extends JobBase {
+export interface FetchOrder {
   kind: 'fetch';
-  class: 'demand' | 'prefetch';
+  /** diffID of the layer, `sha256:…`. */
+  layer: string;
+  class: JobClass;
   runs: readonly BlockPair[];
   source: BlobSource;
 }
 
 /** Hash the whole device and compare it with the diffID. */
-export interface VerifyJob extends JobBase {
+export interface VerifyOrder {
   kind: 'verify';
+  /** diffID of the layer. */
+  layer: string;
   /** raw bytes, without the padding to 512 */
   size: number;
 }
@@ -68,8 +65,10 @@ export type PackSource =
  * Bring the blocks of a startup pack into the devices. Answered by `pack` once, then by `blocks` for each layer. Of `files`
  * nothing is brought: `pack` says what the start is likely to read.
  */
-export interface PackJob extends JobBase {
+export interface PackOrder {
   kind: 'pack';
+  /** Empty: the job concerns several. */
+  layer: string;
   /** Digest of the image's manifest. */
   manifest: string;
   layers: JobLayer[];
@@ -82,16 +81,20 @@ export interface PackJob extends JobBase {
 }
 
 /** Read blocks of the device from the disk and compare each with the layer's span table. */
-export interface ScrubJob extends JobBase {
+export interface ScrubOrder {
   kind: 'scrub';
+  /** diffID of the layer. */
+  layer: string;
   /** Digest of the blob that the layer's span table belongs to. */
   blob: string;
   ranges: readonly BlockPair[];
 }
 
 /** Merge what a start has read with earlier recordings, and make the image's startup pack of it. */
-export interface RecordJob extends JobBase {
+export interface RecordOrder {
   kind: 'record';
+  /** Empty: the job concerns several. */
+  layer: string;
   /** Digest of the image's manifest. */
   manifest: string;
   /** Which of the image's commands; src/pack/pack-store.ts. */
@@ -104,30 +107,53 @@ export interface RecordJob extends JobBase {
   brought?: { devices: readonly string[]; runs: readonly StartRun[] };
 }
 
-/** The job of this number is over or with another fetcher: go on no longer. Nothing is answered. */
-export interface StopJob extends JobBase {
-  kind: 'stop';
+/** What a part of the front end submits to the pool (src/front-end/fetch-pool.ts). */
+export type JobOrder = FetchOrder | VerifyOrder | PackOrder | ScrubOrder | RecordOrder;
+
+interface JobName {
+  v: 1;
+  /** Unique for the front end's life. */
+  job: number;
+  /** Front end that waits; a completion names it so that a successor ignores its predecessor's jobs. */
+  front: string;
 }
 
-/** Somebody waits for another job: go on with this one after `ms`, or when it is sent with 0. Nothing is answered. */
-export interface HoldJob extends JobBase {
+/** An order as the pool sends it to a fetcher: the same from its submission to its completion. */
+export type Job<Order extends JobOrder = JobOrder> = Order & JobName;
+export type FetchJob = Job<FetchOrder>;
+export type VerifyJob = Job<VerifyOrder>;
+export type PackJob = Job<PackOrder>;
+export type ScrubJob = Job<ScrubOrder>;
+export type RecordJob = Job<RecordOrder>;
+
+/** Another fetcher has the job of this number, or it is over: go on no longer. Nothing is answered. */
+export interface StopWord extends JobName {
+  kind: 'stop';
+  layer: string;
+}
+
+/** A reader waits for another job: go on with this one after `ms`, or when it is sent with 0. Nothing is answered. */
+export interface HoldWord extends JobName {
   kind: 'hold';
+  layer: string;
   ms: number;
 }
 
 /** What a fetcher is told of a job that it has. */
-export type JobWord = StopJob | HoldJob;
+export type JobWord = StopWord | HoldWord;
 
-export type Job = FetchJob | VerifyJob | PackJob | RecordJob | ScrubJob;
+/**
+ * What each message about a job begins with. Messages say `worker` for the fetcher's name: `cofa upgrade` changes front end and
+ * fetchers one after the other, so for a moment they are of two versions.
+ */
+export interface CompletionHead extends JobName {
+  worker: string;
+  layer: string;
+}
 
 /** Blocks that are verified and written (not yet synced). `bytes`: compressed bytes received since the last message. */
-export interface BlocksCompletion {
-  v: 1;
+export interface BlocksCompletion extends CompletionHead {
   kind: 'blocks';
-  front: string;
-  worker: string;
-  job: number;
-  layer: string;
   firstBlock: number;
   count: number;
   bytes: number;
@@ -136,24 +162,14 @@ export interface BlocksCompletion {
 }
 
 /** What a startup pack is about to bring, by `devices` (diffIDs). */
-export interface PackCompletion {
-  v: 1;
+export interface PackCompletion extends CompletionHead {
   kind: 'pack';
-  front: string;
-  worker: string;
-  job: number;
-  layer: string;
   devices: readonly string[];
   runs: readonly StartRun[];
 }
 
-export interface EndCompletion {
-  v: 1;
+export interface EndCompletion extends CompletionHead {
   kind: 'done' | 'failed';
-  front: string;
-  worker: string;
-  job: number;
-  layer: string;
   /** Compressed bytes not yet reported by `blocks`. */
   bytes: number;
   /** With `failed`. */
@@ -181,8 +197,9 @@ export interface FetchTimes {
 export type Completion = BlocksCompletion | PackCompletion | EndCompletion;
 
 /** Sent each second by each fetcher. `slots`: jobs that it runs side by side. */
-export interface WorkerHello {
+export interface FetcherHello {
   v: 1;
+  /** Its name. */
   worker: string;
   pid: number;
   slots: number;

@@ -10,6 +10,7 @@ import type { BlockRun } from '../../actors/ranges.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type {
   Completion,
+  CompletionHead,
   EndCompletion,
   FetchJob,
   FetchTimes,
@@ -33,8 +34,8 @@ const RETRYABLE = new Set(['unavailable', 'timeout', 'no-space', 'unauthorized',
 const MOST_RECENT = 256;
 
 export interface JobRunnerOptions {
-  /** Name of the fetcher. */
-  worker: string;
+  /** The fetcher's. */
+  name: string;
   layout: Layout;
   registry: RegistryClient;
   log: Logger;
@@ -106,26 +107,26 @@ export class JobRunner {
   }
 
   async #run(job: Job, key: string, { signal, gate }: Control, released: Promise<PackJob>): Promise<void> {
-    const { worker, log } = this.#options;
-    const base = { v: 1 as const, front: job.front, worker, job: job.job, layer: job.layer };
+    const { name, log } = this.#options;
+    const head: CompletionHead = { v: 1, front: job.front, worker: name, job: job.job, layer: job.layer };
     const times = noTimes();
     const spent = job.kind === 'fetch' ? { times } : {};
     try {
       if (job.kind === 'scrub') {
         const bad = await this.#scrub(job, signal);
-        this.#end(key, { ...base, kind: 'done', bytes: 0, bad });
+        this.#end(key, { ...head, kind: 'done', bytes: 0, bad });
         return;
       }
       const bytes =
         job.kind === 'fetch'
-          ? await this.#fetchTwice(job, base, times, { signal, gate })
-          : await this.#runOther(job, base, signal, released);
-      this.#end(key, { ...base, ...spent, kind: 'done', bytes });
+          ? await this.#fetchTwice(job, head, times, { signal, gate })
+          : await this.#runOther(job, head, signal, released);
+      this.#end(key, { ...head, ...spent, kind: 'done', bytes });
     } catch (error) {
       const record = toErrorRecord(error);
       log.warn({ job: job.job, layer: job.layer, kind: job.kind, error: record }, 'job failed');
       const retryable = RETRYABLE.has(record.code);
-      this.#end(key, { ...base, ...spent, kind: 'failed', bytes: 0, error: record, retryable });
+      this.#end(key, { ...head, ...spent, kind: 'failed', bytes: 0, error: record, retryable });
     }
   }
 
@@ -139,7 +140,7 @@ export class JobRunner {
   /** Wrong bytes may have been spoilt on their way: they get one more try before the reader hears of them. */
   async #fetchTwice(
     job: FetchJob,
-    base: Omit<Completion, 'kind' | 'bytes'>,
+    head: CompletionHead,
     times: FetchTimes,
     { signal, gate }: Control,
   ): Promise<number> {
@@ -153,7 +154,7 @@ export class JobRunner {
         gate,
         times,
         onBlocks: (firstBlock, count, bytes) =>
-          complete({ ...base, kind: 'blocks', firstBlock, count, bytes } as Completion),
+          complete({ ...head, kind: 'blocks', firstBlock, count, bytes }),
       });
     try {
       return await once();
@@ -165,7 +166,7 @@ export class JobRunner {
 
   async #runOther(
     job: VerifyJob | PackJob | RecordJob,
-    base: Omit<Completion, 'kind' | 'bytes'>,
+    head: CompletionHead,
     signal: AbortSignal,
     released: Promise<PackJob>,
   ): Promise<number> {
@@ -181,9 +182,9 @@ export class JobRunner {
       job,
       { ...context, released },
       {
-        runs: (devices, runs) => complete({ ...base, kind: 'pack', devices, runs } as Completion),
+        runs: (devices, runs) => complete({ ...head, kind: 'pack', devices, runs }),
         blocks: ([[layer, firstBlock, count], ...more], bytes) =>
-          complete({ ...base, kind: 'blocks', layer, firstBlock, count, bytes, more } as Completion),
+          complete({ ...head, kind: 'blocks', layer, firstBlock, count, bytes, more }),
       },
     );
   }

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
-import type { Job, JobWord, WorkerHello } from '../../schemas/fetch.ts';
+import type { Job, JobWord, FetcherHello } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busOnDemand, connectBus, decode, encode } from '../bus/connection.ts';
 import { watchBus } from '../bus/health.ts';
@@ -32,7 +32,7 @@ const names = subjects(settings.node, settings.epoch);
 const bus = await connectBus(busOf(settings, 'fetcher'), { name: worker });
 const packs = busOnDemand(busOf(settings, 'packs'), `${worker}-packs`);
 const runner = new JobRunner({
-  worker,
+  name: worker,
   layout: new Layout(root),
   registry: new RegistryClient({ ...registryOptions(settings), log }),
   log,
@@ -54,8 +54,8 @@ bus.subscribe(names.job(worker), {
   },
 });
 
-function hello(more: Pick<WorkerHello, 'leaving' | 'back'> = {}): void {
-  const message: WorkerHello = { v: 1, worker: worker as string, pid: process.pid, slots: settings.slots };
+function hello(more: Pick<FetcherHello, 'leaving' | 'back'> = {}): void {
+  const message: FetcherHello = { v: 1, worker: worker as string, pid: process.pid, slots: settings.slots };
   bus.publish(names.hello, encode({ ...message, ...more }));
 }
 

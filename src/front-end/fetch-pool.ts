@@ -13,22 +13,22 @@ import type { ErrorRecord } from '../../schemas/errors.ts';
 import type {
   BlockPair,
   Completion,
+  FetcherHello,
   FetchTimes,
   Job,
+  JobClass,
   JobLayer,
+  JobOrder,
   JobWord,
   PackCompletion,
-  WorkerHello,
 } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode } from '../bus/connection.ts';
 import type { Conditions } from '../process/conditions.ts';
+import type { Clock, Timer } from '../process/ports.ts';
 import { FetchConditions } from './fetch-conditions.ts';
 import { LocalFetcher } from './local-fetcher.ts';
 import type { JobTiming } from './trace.ts';
-
-/** A job before the pool numbers it. */
-export type JobOrder = Job extends infer J ? (J extends Job ? Omit<J, 'v' | 'job' | 'front'> : never) : never;
 
 /**
  * What a layer hears of its job. After `end`, or after it has cancelled the job, only `blocks` may come: a fetcher that
@@ -51,10 +51,10 @@ export interface JobListener {
 interface PoolJob {
   job: Job;
   listener: JobListener;
-  class: 'demand' | 'prefetch';
+  class: JobClass;
   queuedAt: number;
   sentAt: number | undefined;
-  worker: string;
+  fetcher: string;
 }
 
 const TICK_MS = 250;
@@ -74,13 +74,13 @@ export class FetchPool {
   readonly #bus: NatsConnection;
   readonly #names: Subjects;
   readonly #front: string;
-  readonly #now: () => number;
+  readonly #clock: Clock;
   readonly #dispatcher: Dispatcher;
   readonly #jobs = new Map<number, PoolJob>();
   /** Jobs that are over, oldest first. */
   readonly #late = new Map<number, JobListener>();
   readonly #pids = new Map<string, { pid: number; slots: number }>();
-  readonly #tick: NodeJS.Timeout;
+  readonly #tick: Timer;
   readonly #log: Logger;
   readonly #local: LocalFetcher;
   readonly #conditions: Conditions;
@@ -89,7 +89,7 @@ export class FetchPool {
   /** NATS is away. */
   #cut = false;
   #isClosed = false;
-  #wake: NodeJS.Timeout | undefined;
+  #wake: Timer | undefined;
   /** What the timer is for; Infinity: nothing. */
   #wakesAt = Number.POSITIVE_INFINITY;
   /** Since when no fetcher of its own process is there. */
@@ -100,7 +100,7 @@ export class FetchPool {
     bus: NatsConnection;
     names: Subjects;
     front: string;
-    now: () => number;
+    clock: Clock;
     log: Logger;
     root: string;
     conditions: Conditions;
@@ -108,7 +108,7 @@ export class FetchPool {
     this.#bus = options.bus;
     this.#names = options.names;
     this.#front = options.front;
-    this.#now = options.now;
+    this.#clock = options.clock;
     this.#log = options.log;
     this.#dispatcher = new Dispatcher();
     this.#conditions = options.conditions;
@@ -118,11 +118,11 @@ export class FetchPool {
       name: LOCAL,
       log: options.log,
       onCompletion: (completion) => this.#onCompletion(completion),
-      onLost: () => this.#handle({ type: 'worker.lost', worker: LOCAL, now: this.#now() }),
+      onLost: () => this.#handle({ type: 'fetcher.lost', fetcher: LOCAL, now: this.#clock.now() }),
     });
     this.#bus.subscribe(this.#names.hello, {
       callback: (error, message) => {
-        if (error === null) this.#onHello(decode<WorkerHello>(message.data));
+        if (error === null) this.#onHello(decode<FetcherHello>(message.data));
       },
     });
     this.#bus.subscribe(this.#names.completion, {
@@ -131,7 +131,7 @@ export class FetchPool {
       },
     });
     this.#bus.publish(this.#names.whoIsThere);
-    this.#tick = setInterval(() => this.#onTick(this.#now()), TICK_MS);
+    this.#tick = this.#clock.every(TICK_MS, () => this.#onTick(this.#clock.now()));
   }
 
   /**
@@ -140,10 +140,10 @@ export class FetchPool {
    */
   submit(order: JobOrder, listener: JobListener, { rest }: { rest?: number } = {}): number {
     const number = this.#next++;
-    const job = { v: 1, job: number, front: this.#front, ...order } as Job;
+    const job: Job = { v: 1, job: number, front: this.#front, ...order };
     const kind = classOf(order);
-    const queuedAt = this.#now();
-    this.#jobs.set(number, { job, listener, class: kind, queuedAt, sentAt: undefined, worker: '' });
+    const queuedAt = this.#clock.now();
+    this.#jobs.set(number, { job, listener, class: kind, queuedAt, sentAt: undefined, fetcher: '' });
     const submitted = {
       type: 'submit',
       job: number,
@@ -151,7 +151,7 @@ export class FetchPool {
       layer: order.layer,
       ...(order.kind === 'fetch' ? { source: order.source.registry } : {}),
       ...(rest === undefined ? {} : { rest }),
-      now: this.#now(),
+      now: this.#clock.now(),
     } as const;
     // A hash over a whole device reports nothing until it is done.
     this.#handle(
@@ -167,7 +167,7 @@ export class FetchPool {
   promote(job: number): void {
     const known = this.#jobs.get(job);
     if (known !== undefined) known.class = 'demand';
-    this.#handle({ type: 'promote', job, now: this.#now() });
+    this.#handle({ type: 'promote', job, now: this.#clock.now() });
   }
 
   /** A held job may go on, with these layers: whoever has it, or gets it later, is told by the job itself. */
@@ -176,55 +176,56 @@ export class FetchPool {
     if (known === undefined || known.job.kind !== 'pack') return;
     const { held: _, ...rest } = known.job;
     known.job = { ...rest, layers };
-    if (this.#dispatcher.isRunning(job, known.worker)) this.#send(known.worker, known.job);
+    if (this.#dispatcher.isRunning(job, known.fetcher)) this.#send(known.fetcher, known.job);
   }
 
   /** Nobody waits for the job any more. Returns how far it came; undefined when it had ended. */
   cancel(job: number): JobTiming | undefined {
     const known = this.#over(job);
-    this.#handle({ type: 'cancel', job, now: this.#now() });
+    this.#handle({ type: 'cancel', job, now: this.#clock.now() });
     return known === undefined ? undefined : this.#timing(known);
   }
 
   /** A read of a block that `registry` has was given up. */
   readFailed(registry: string, error: ErrorRecord): void {
-    this.#found.readFailed(registry, error, this.#now());
+    this.#found.readFailed(registry, error, this.#clock.now());
   }
 
   close(): void {
     this.#isClosed = true;
-    clearInterval(this.#tick);
-    clearTimeout(this.#wake);
+    this.#tick.cancel();
+    this.#wake?.cancel();
     this.#local.close();
   }
 
   /** NATS is away, and with it every other fetcher: what they had is done here. */
   busAway(): void {
     this.#cut = true;
-    for (const worker of this.#pids.keys()) this.#handle({ type: 'worker.lost', worker, now: this.#now() });
-    this.#onTick(this.#now());
+    for (const fetcher of this.#pids.keys())
+      this.#handle({ type: 'fetcher.lost', fetcher, now: this.#clock.now() });
+    this.#onTick(this.#clock.now());
   }
 
   /** NATS is back, maybe after a moment that nobody noticed: what was sent last may be lost. */
   busBack(): void {
     this.#cut = false;
-    for (const worker of this.#pids.keys()) this.#sendAgain(worker);
+    for (const fetcher of this.#pids.keys()) this.#sendAgain(fetcher);
     this.#bus.publish(this.#names.whoIsThere);
   }
 
   /** What the fetcher has; it knows how to take a job twice. */
-  #sendAgain(worker: string): void {
-    for (const [number, { job, worker: mine }] of this.#jobs)
-      if (mine === worker && this.#dispatcher.isRunning(number, worker))
-        this.#bus.publish(this.#names.job(worker), encode(job));
+  #sendAgain(fetcher: string): void {
+    for (const [number, { job, fetcher: mine }] of this.#jobs)
+      if (mine === fetcher && this.#dispatcher.isRunning(number, fetcher))
+        this.#bus.publish(this.#names.job(fetcher), encode(job));
   }
 
   #onTick(now: number): void {
     this.#handle({ type: 'tick', now });
     this.#found.tick(now);
-    const { workers } = this.#dispatcher.status();
-    const local = workers.find(({ worker }) => worker === LOCAL);
-    const hasOthers = workers.some(({ worker, slots }) => worker !== LOCAL && slots > 0);
+    const { fetchers } = this.#dispatcher.status();
+    const local = fetchers.find(({ fetcher }) => fetcher === LOCAL);
+    const hasOthers = fetchers.some(({ fetcher, slots }) => fetcher !== LOCAL && slots > 0);
     if (hasOthers) this.#aloneSince = undefined;
     else this.#aloneSince ??= now;
     const isAlone = this.#aloneSince !== undefined && now - this.#aloneSince >= ALONE_MS;
@@ -236,29 +237,29 @@ export class FetchPool {
     else this.#conditions.clear('fetchers');
     // NATS may be back before the fetchers have noticed: it goes on until one says so.
     if (this.#cut || isAlone || (local !== undefined && !hasOthers))
-      this.#handle({ type: 'worker.hello', worker: LOCAL, slots: LOCAL_SLOTS, now });
+      this.#handle({ type: 'fetcher.hello', fetcher: LOCAL, slots: LOCAL_SLOTS, now });
     else if (local !== undefined && local.running > 0)
       // It ends what it has.
-      this.#handle({ type: 'worker.hello', worker: LOCAL, slots: 0, now });
-    else if (local !== undefined) this.#handle({ type: 'worker.lost', worker: LOCAL, now });
+      this.#handle({ type: 'fetcher.hello', fetcher: LOCAL, slots: 0, now });
+    else if (local !== undefined) this.#handle({ type: 'fetcher.lost', fetcher: LOCAL, now });
   }
 
-  #send(worker: string, message: Job | JobWord): void {
+  #send(fetcher: string, message: Job | JobWord): void {
     // A layer that is still on its way out may ask for something.
     if (this.#isClosed) return;
-    if (worker === LOCAL) this.#local.send(message);
-    else this.#bus.publish(this.#names.job(worker), encode(message));
+    if (fetcher === LOCAL) this.#local.send(message);
+    else this.#bus.publish(this.#names.job(fetcher), encode(message));
   }
 
   status(): {
     workers: Array<{ name: string; pid: number; slots: number; running: number }>;
     queued: { demand: number; prefetch: number };
   } {
-    const { workers, queued } = this.#dispatcher.status();
+    const { fetchers, queued } = this.#dispatcher.status();
     return {
-      workers: workers.map(({ worker, slots, running }) => ({
-        name: worker,
-        pid: worker === LOCAL ? process.pid : (this.#pids.get(worker)?.pid ?? 0),
+      workers: fetchers.map(({ fetcher, slots, running }) => ({
+        name: fetcher,
+        pid: fetcher === LOCAL ? process.pid : (this.#pids.get(fetcher)?.pid ?? 0),
         slots,
         running,
       })),
@@ -266,15 +267,20 @@ export class FetchPool {
     };
   }
 
-  #onHello({ worker, pid, slots, leaving, back }: WorkerHello): void {
-    const known = this.#pids.get(worker);
+  #onHello({ worker: fetcher, pid, slots, leaving, back }: FetcherHello): void {
+    const known = this.#pids.get(fetcher);
     // Another process under the same name: the one before it is gone with all it ran.
     if (known !== undefined && known.pid !== pid)
-      this.#handle({ type: 'worker.lost', worker, now: this.#now() });
-    this.#pids.set(worker, { pid, slots });
+      this.#handle({ type: 'fetcher.lost', fetcher, now: this.#clock.now() });
+    this.#pids.set(fetcher, { pid, slots });
     // One that leaves ends what it has and takes nothing more.
-    this.#handle({ type: 'worker.hello', worker, slots: leaving === true ? 0 : slots, now: this.#now() });
-    if (back === true) this.#sendAgain(worker);
+    this.#handle({
+      type: 'fetcher.hello',
+      fetcher,
+      slots: leaving === true ? 0 : slots,
+      now: this.#clock.now(),
+    });
+    if (back === true) this.#sendAgain(fetcher);
   }
 
   #onCompletion(completion: Completion): void {
@@ -287,8 +293,8 @@ export class FetchPool {
       this.#handle({
         type: 'job.progress',
         job: completion.job,
-        worker: completion.worker,
-        now: this.#now(),
+        fetcher: completion.worker,
+        now: this.#clock.now(),
       });
       return;
     }
@@ -310,13 +316,14 @@ export class FetchPool {
     this.#handle({
       type: 'job.ended',
       job: completion.job,
-      worker: completion.worker,
+      fetcher: completion.worker,
       ok: failure === undefined,
-      now: this.#now(),
+      now: this.#clock.now(),
     });
     if (known === undefined) return;
-    if (known.job.kind === 'fetch') this.#found.ended(known.job.source.registry, failure?.error, this.#now());
-    known.worker = completion.worker;
+    if (known.job.kind === 'fetch')
+      this.#found.ended(known.job.source.registry, failure?.error, this.#clock.now());
+    known.fetcher = completion.worker;
     known.listener.end(completion.bytes, failure, this.#timing(known, completion.times), completion.bad);
   }
 
@@ -330,8 +337,8 @@ export class FetchPool {
     return known;
   }
 
-  #timing({ class: kind, worker, queuedAt, sentAt }: PoolJob, times?: FetchTimes): JobTiming {
-    return { class: kind, worker, queuedAt, sentAt, endedAt: this.#now(), times };
+  #timing({ class: kind, fetcher, queuedAt, sentAt }: PoolJob, times?: FetchTimes): JobTiming {
+    return { class: kind, fetcher, queuedAt, sentAt, endedAt: this.#clock.now(), times };
   }
 
   #handle(event: DispatcherEvent): void {
@@ -343,39 +350,36 @@ export class FetchPool {
   #wakeInTime(): void {
     const at = this.#dispatcher.nextWake;
     if (at === this.#wakesAt || this.#isClosed) return;
-    clearTimeout(this.#wake);
+    this.#wake?.cancel();
     this.#wakesAt = at;
-    const waitMs = at - this.#now();
+    const waitMs = at - this.#clock.now();
     if (waitMs >= TICK_MS) return;
-    this.#wake = setTimeout(
-      () => {
-        this.#wakesAt = Number.POSITIVE_INFINITY;
-        this.#handle({ type: 'tick', now: this.#now() });
-      },
-      Math.max(1, Math.ceil(waitMs)),
-    );
+    this.#wake = this.#clock.after(Math.max(1, Math.ceil(waitMs)), () => {
+      this.#wakesAt = Number.POSITIVE_INFINITY;
+      this.#handle({ type: 'tick', now: this.#clock.now() });
+    });
   }
 
-  #wordOn(job: number): Omit<JobWord, 'kind' | 'ms'> {
+  #wordOn(job: number): Omit<JobWord, 'kind'> {
     return { v: 1, job, front: this.#front, layer: this.#jobs.get(job)?.job.layer ?? '' };
   }
 
   #run(effect: DispatcherEffect): void {
     const known = this.#jobs.get(effect.job);
     if (effect.type === 'stop') {
-      this.#send(effect.worker, { ...this.#wordOn(effect.job), kind: 'stop' });
+      this.#send(effect.fetcher, { ...this.#wordOn(effect.job), kind: 'stop' });
       return;
     }
     if (known === undefined) return;
     if (effect.type === 'hold' || effect.type === 'go-on') {
       const ms = effect.type === 'hold' ? effect.ms : 0;
-      this.#send(effect.worker, { ...this.#wordOn(effect.job), kind: 'hold', ms });
+      this.#send(effect.fetcher, { ...this.#wordOn(effect.job), kind: 'hold', ms });
       return;
     }
     if (effect.type === 'send') {
-      known.sentAt = this.#now();
-      known.worker = effect.worker;
-      this.#send(effect.worker, known.job);
+      known.sentAt = this.#clock.now();
+      known.fetcher = effect.fetcher;
+      this.#send(effect.fetcher, known.job);
       return;
     }
     this.#over(effect.job);
@@ -387,7 +391,7 @@ export class FetchPool {
 }
 
 /** A startup pack is waited for, the start behind it; a recording or a scrub is not. */
-function classOf(order: JobOrder): 'demand' | 'prefetch' {
+function classOf(order: JobOrder): JobClass {
   if (order.kind === 'fetch') return order.class;
   return order.kind === 'pack' ? 'demand' : 'prefetch';
 }

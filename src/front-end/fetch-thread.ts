@@ -13,16 +13,16 @@ import { JobRunner } from '../fetch/job-runner.ts';
 
 export interface FetchThreadData {
   root: string;
-  worker: string;
+  name: string;
 }
 
 const port = parentPort;
 if (port === null) throw new Error('fetch-thread.ts runs in a worker thread');
-const { root, worker } = workerData as FetchThreadData;
+const { root, name } = workerData as FetchThreadData;
 const settings = await readSettings(root);
-const log = createLog(`${worker}-fetcher`, settings.logLevel);
+const log = createLog(`${name}-fetcher`, settings.logLevel);
 const runner = new JobRunner({
-  worker,
+  name,
   layout: new Layout(root),
   registry: new RegistryClient({ ...registryOptions(settings), log }),
   log,

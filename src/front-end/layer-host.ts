@@ -22,7 +22,7 @@ import { type BlockRun, blockRun, blocksOf, pairsOf, type SpanRun } from '../../
 import type { LayerStatus } from '../../schemas/api.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf } from '../../schemas/events.ts';
-import type { BlobSource, FetchJob } from '../../schemas/fetch.ts';
+import type { BlobSource, FetchOrder } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { DeviceFile, FirstReads } from '../fuse/transport.ts';
 import { BLOCK_PRESENT, inodeOf } from '../fuse/transport.ts';
@@ -550,7 +550,7 @@ export class LayerHost {
     // Before it is submitted: one that is refused ends within the call.
     this.#jobs.set(job, running);
     this.#trace.fetching(job, runs);
-    const order: Omit<FetchJob, 'v' | 'job' | 'front'> = {
+    const order: FetchOrder = {
       kind: 'fetch',
       class: kind,
       layer: diffId,

@@ -43,7 +43,7 @@ export class LocalFetcher {
     log.info('the front end fetches by itself');
     const thread = new Worker(new URL('./fetch-thread.ts', import.meta.url), {
       name,
-      workerData: { root, worker: name } satisfies FetchThreadData,
+      workerData: { root, name } satisfies FetchThreadData,
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
     });

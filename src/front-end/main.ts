@@ -48,6 +48,7 @@ import { FetchPool } from './fetch-pool.ts';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { LayerHost } from './layer-host.ts';
 import { linkToParent } from '../process/parent-link.ts';
+import { realPorts } from '../process/ports.ts';
 import { busOf, readSettings } from '../process/settings.ts';
 import { Scrubber } from './scrubber.ts';
 import { Starts } from './starts.ts';
@@ -136,7 +137,7 @@ let { fold } = await loadNode(bus, names);
 let node = fold.state;
 events.rememberAll(names, fold);
 const front = randomBytes(8).toString('hex');
-const pool = new FetchPool({ bus, names, front, now, log, root, conditions });
+const pool = new FetchPool({ bus, names, front, clock: realPorts().clock, log, root, conditions });
 const starts = new Starts({ pool, layer: (diffId) => opened.get(diffId), now, log });
 const startTimer = setInterval(() => {
   starts.tick();

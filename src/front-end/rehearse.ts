@@ -7,7 +7,8 @@ import { SpanTable } from '../image/span-table.ts';
 import { openDevice } from '../store/device.ts';
 import { layersAlone } from '../store/layer-log.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
-import type { JobListener, JobOrder } from './fetch-pool.ts';
+import type { JobOrder } from '../../schemas/fetch.ts';
+import type { JobListener } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
 import { createLog } from '../process/log.ts';
 import { type RehearsalLayer, rehearsalLayer } from '../process/rehearsal/layer.ts';
@@ -102,7 +103,7 @@ async function start({ digest, bytes, table: made }: RehearsalLayer, layout: Lay
     starts.tick();
     listener.end(0, undefined, {
       class: 'demand',
-      worker: '',
+      fetcher: '',
       queuedAt: 0,
       sentAt: 0,
       endedAt: 0,

@@ -8,7 +8,7 @@ import { isWhole } from '../../actors/layer-life.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
-import type { PackSource, RecordJob, StartRun } from '../../schemas/fetch.ts';
+import type { PackSource, RecordOrder, StartRun } from '../../schemas/fetch.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
 import type { FetchPool } from './fetch-pool.ts';
@@ -40,7 +40,7 @@ interface Recording {
 
 /** A recording that becomes a pack as soon as nothing starts. */
 interface Recorded {
-  job: Omit<RecordJob, 'v' | 'job' | 'front'>;
+  job: RecordOrder;
   at: number;
 }
 

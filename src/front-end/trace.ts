@@ -5,7 +5,7 @@
  */
 import { sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
-import type { FetchTimes } from '../../schemas/fetch.ts';
+import type { FetchTimes, JobClass } from '../../schemas/fetch.ts';
 
 export type TraceEvent = Extract<NewEvent, { type: 'layer.trace' }>;
 
@@ -14,9 +14,9 @@ export const TRACE_ENTRIES = 500;
 
 /** What the pool knows of a job that is over. Times in ms of the monotonic clock. */
 export interface JobTiming {
-  class: 'demand' | 'prefetch';
-  /** Fetcher that had it last; empty when none had it. */
-  worker: string;
+  class: JobClass;
+  /** The one that had it last; empty when none had it. */
+  fetcher: string;
   queuedAt: number;
   sentAt: number | undefined;
   endedAt: number;
@@ -110,7 +110,7 @@ export class Trace {
       ...(job.runs.length > 1 && {
         runs: job.runs.map(([first, count]): [number, number] => [first, count]),
       }),
-      worker: timing.worker,
+      worker: timing.fetcher,
       queuedAt: Math.round(this.#epochMs() - (this.#now() - timing.queuedAt)),
       sentUs: timing.sentAt === undefined ? 0 : us(timing.queuedAt, timing.sentAt),
       firstByteUs,

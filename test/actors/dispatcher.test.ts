@@ -4,8 +4,8 @@ import {
   type DispatcherEffect,
   type DispatcherEvent,
   type DispatcherLimits,
-  type JobClass,
 } from '../../actors/dispatcher.ts';
+import type { JobClass } from '../../schemas/fetch.ts';
 
 type WithoutNow<E> = E extends DispatcherEvent ? Omit<E, 'now'> : never;
 
@@ -36,12 +36,12 @@ class Bench {
     return jobs.flatMap((job) => this.send({ type: 'submit', job, class: 'demand', layer: source, source }));
   }
 
-  hello(worker: string, slots: number): DispatcherEffect[] {
-    return this.send({ type: 'worker.hello', worker, slots });
+  hello(fetcher: string, slots: number): DispatcherEffect[] {
+    return this.send({ type: 'fetcher.hello', fetcher, slots });
   }
 
-  ended(job: number, worker: string, isOk = true): DispatcherEffect[] {
-    return this.send({ type: 'job.ended', job, worker, ok: isOk });
+  ended(job: number, fetcher: string, isOk = true): DispatcherEffect[] {
+    return this.send({ type: 'job.ended', job, fetcher, ok: isOk });
   }
 
   wait(ms: number): DispatcherEffect[] {
@@ -50,10 +50,10 @@ class Bench {
   }
 }
 
-const send = (job: number, worker: string) => ({ type: 'send', job, worker });
-const stop = (job: number, worker: string) => ({ type: 'stop', job, worker });
-const hold = (job: number, worker: string, ms: number) => ({ type: 'hold', job, worker, ms });
-const goOn = (job: number, worker: string) => ({ type: 'go-on', job, worker });
+const send = (job: number, fetcher: string) => ({ type: 'send', job, fetcher });
+const stop = (job: number, fetcher: string) => ({ type: 'stop', job, fetcher });
+const hold = (job: number, fetcher: string, ms: number) => ({ type: 'hold', job, fetcher, ms });
+const goOn = (job: number, fetcher: string) => ({ type: 'go-on', job, fetcher });
 const sentJobs = (effects: DispatcherEffect[]) =>
   effects.flatMap((effect) => (effect.type === 'send' ? [effect.job] : []));
 
@@ -98,10 +98,10 @@ describe('order', () => {
     const pool = new Bench();
     pool.hello('small', 2);
     pool.hello('big', 4);
-    const workers = [1, 2, 3, 4, 5, 6]
+    const fetchers = [1, 2, 3, 4, 5, 6]
       .flatMap((job) => pool.submit(job))
-      .map((effect) => (effect as { worker: string }).worker);
-    expect(workers).toEqual(['big', 'big', 'small', 'big', 'small', 'big']);
+      .map((effect) => (effect as { fetcher: string }).fetcher);
+    expect(fetchers).toEqual(['big', 'big', 'small', 'big', 'small', 'big']);
     expect(pool.submit(7)).toEqual([]);
   });
 });
@@ -116,13 +116,13 @@ describe('prefetch leaves slots free', () => {
     [[1, 1, 1, 1], 0.25, 3],
     [[4, 1], 0.0, 4],
     [[2, 2], 0.0, 2],
-  ])('pool of %j slots with a share of %d for demand takes %d', (workers, demandShare, expected) => {
+  ])('pool of %j slots with a share of %d for demand takes %d', (fetchers, demandShare, expected) => {
     const pool = new Bench({ demandShare });
-    for (const [index, slots] of workers.entries()) pool.hello(`w${index}`, slots);
+    for (const [index, slots] of fetchers.entries()) pool.hello(`w${index}`, slots);
     let sent = 0;
     for (let job = 1; job <= 20; job++) sent += pool.submit(job, 'prefetch').length;
     expect(sent).toBe(expected);
-    const slots = workers.reduce((sum, count) => sum + count, 0);
+    const slots = fetchers.reduce((sum, count) => sum + count, 0);
     for (let job = 101; job <= 100 + slots - expected; job++) expect(pool.submit(job)).toHaveLength(1);
     expect(pool.submit(200)).toEqual([]);
   });
@@ -180,13 +180,13 @@ describe('the rest of the images', () => {
     expect(pool.ended(2, 'w')).toEqual([send(3, 'w')]);
     expect(pool.rest(4)).toEqual([]);
     // A fetcher that dies frees what it had.
-    pool.send({ type: 'worker.lost', worker: 'w' });
+    pool.send({ type: 'fetcher.lost', fetcher: 'w' });
     expect(sentJobs(pool.hello('v', 8))).toEqual([1, 4]);
   });
 
   test('holds while somebody waits, and goes on when nobody does', () => {
     const pool = new Bench({ holdMs: 50, breathMs: 10 });
-    for (const worker of ['a', 'b']) pool.hello(worker, 4);
+    for (const fetcher of ['a', 'b']) pool.hello(fetcher, 4);
     pool.rest(1);
     pool.rest(2);
     expect(pool.submit(3)).toEqual([send(3, 'a'), hold(1, 'a', 50), hold(2, 'b', 50)]);
@@ -233,7 +233,7 @@ describe('the rest of the images', () => {
   });
 
   test('the time for which it was held is no silence', () => {
-    const pool = new Bench({ holdMs: 50, breathMs: 10, jobSilenceMs: 100, workerSilenceMs: 1_000 });
+    const pool = new Bench({ holdMs: 50, breathMs: 10, jobSilenceMs: 100, fetcherSilenceMs: 1_000 });
     pool.hello('w', 8);
     pool.rest(1);
     pool.wait(50);
@@ -276,10 +276,10 @@ describe('bounds', () => {
   });
 
   test('fetchers beyond the limit are not known', () => {
-    const pool = new Bench({ maxWorkers: 1 });
+    const pool = new Bench({ maxFetchers: 1 });
     pool.hello('a', 1);
     pool.hello('b', 9);
-    expect(pool.dispatcher.status().workers).toEqual([{ worker: 'a', slots: 1, running: 0 }]);
+    expect(pool.dispatcher.status().fetchers).toEqual([{ fetcher: 'a', slots: 1, running: 0 }]);
   });
 
   test('slots that make no sense are none', () => {
@@ -313,36 +313,36 @@ describe('without fetchers', () => {
 
 describe('a fetcher', () => {
   test('that falls silent is lost; its jobs go to another, before those that waited', () => {
-    const pool = new Bench({ workerSilenceMs: 100 });
+    const pool = new Bench({ fetcherSilenceMs: 100 });
     pool.hello('a', 2);
     pool.submit(1);
     pool.submit(2);
     pool.submit(3);
     expect(pool.wait(99)).toEqual([]);
     expect(pool.wait(1)).toEqual([]);
-    expect(pool.dispatcher.status()).toEqual({ jobs: 3, workers: [], queued: { demand: 3, prefetch: 0 } });
+    expect(pool.dispatcher.status()).toEqual({ jobs: 3, fetchers: [], queued: { demand: 3, prefetch: 0 } });
     expect(pool.hello('b', 3)).toEqual([send(1, 'b'), send(2, 'b'), send(3, 'b')]);
   });
 
   test('is heard by its heartbeat and by what it says of its jobs', () => {
-    const pool = new Bench({ workerSilenceMs: 100 });
+    const pool = new Bench({ fetcherSilenceMs: 100 });
     pool.hello('w', 2);
     pool.submit(1);
     for (let beat = 0; beat < 5; beat++) {
       pool.wait(90);
       if (beat % 2 === 0) pool.hello('w', 2);
-      else pool.send({ type: 'job.progress', job: 1, worker: 'w' });
+      else pool.send({ type: 'job.progress', job: 1, fetcher: 'w' });
     }
-    expect(pool.dispatcher.status().workers).toHaveLength(1);
+    expect(pool.dispatcher.status().fetchers).toHaveLength(1);
   });
 
   test('that dies over the same job again and again is not given it for ever', () => {
     const pool = new Bench({ attempts: 2 });
     pool.submit(1);
     expect(pool.hello('a', 1)).toEqual([send(1, 'a')]);
-    pool.send({ type: 'worker.lost', worker: 'a' });
+    pool.send({ type: 'fetcher.lost', fetcher: 'a' });
     expect(pool.hello('b', 1)).toEqual([send(1, 'b')]);
-    expect(pool.send({ type: 'worker.lost', worker: 'b' })).toEqual([
+    expect(pool.send({ type: 'fetcher.lost', fetcher: 'b' })).toEqual([
       { type: 'failed', job: 1, reason: 'lost' },
     ]);
   });
@@ -353,7 +353,7 @@ describe('a fetcher', () => {
     pool.submit(1);
     pool.hello('b', 1);
     pool.wait(60);
-    pool.send({ type: 'job.progress', job: 1, worker: 'a' });
+    pool.send({ type: 'job.progress', job: 1, fetcher: 'a' });
     expect(pool.wait(99)).toEqual([]);
     expect(pool.wait(1)).toEqual([stop(1, 'a'), send(1, 'b')]);
     expect(pool.dispatcher.isRunning(1, 'a')).toBe(false);
@@ -369,7 +369,7 @@ describe('a fetcher', () => {
   });
 
   test('may be silent longer over a job that is known to take long', () => {
-    const pool = new Bench({ jobSilenceMs: 100, workerSilenceMs: 10_000 });
+    const pool = new Bench({ jobSilenceMs: 100, fetcherSilenceMs: 10_000 });
     pool.hello('a', 1);
     pool.send({ type: 'submit', job: 1, class: 'demand', layer: 'a', silenceMs: 5000 });
     expect(pool.wait(4999)).toEqual([]);
@@ -395,7 +395,7 @@ describe('a fetcher', () => {
     const pool = new Bench();
     pool.hello('a', 1);
     pool.submit(1);
-    pool.send({ type: 'worker.lost', worker: 'a' });
+    pool.send({ type: 'fetcher.lost', fetcher: 'a' });
     pool.ended(1, 'a', true);
     expect(pool.hello('b', 1)).toEqual([]);
   });
@@ -447,7 +447,7 @@ describe('cancel', () => {
 });
 
 test('the next tick is due when the first silence or wait ends', () => {
-  const pool = new Bench({ workerSilenceMs: 100, jobSilenceMs: 30, demandWaitMs: 70 });
+  const pool = new Bench({ fetcherSilenceMs: 100, jobSilenceMs: 30, demandWaitMs: 70 });
   expect(pool.dispatcher.nextWake).toBe(Number.POSITIVE_INFINITY);
   pool.hello('w', 1);
   expect(pool.dispatcher.nextWake).toBe(100);

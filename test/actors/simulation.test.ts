@@ -62,7 +62,7 @@ describe('layers and dispatcher in a world of faults', () => {
       'failed: unavailable',
       'failed appends',
       'lost messages',
-      'worker crashes',
+      'fetcher crashes',
       'front end crashes',
       'power cuts',
     ];

@@ -47,7 +47,7 @@ function fetcher() {
     },
   } as Partial<RegistryClient> as RegistryClient;
   const runner = new JobRunner({
-    worker: 'test',
+    name: 'test',
     layout,
     registry,
     log: createLog('test', 'silent'),

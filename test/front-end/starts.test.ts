@@ -2,7 +2,8 @@
 import { beforeEach, expect, it } from 'vitest';
 import type { BeginStart } from '../../schemas/front.ts';
 import { createLog } from '../../src/process/log.ts';
-import type { JobListener, JobOrder } from '../../src/front-end/fetch-pool.ts';
+import type { JobOrder } from '../../schemas/fetch.ts';
+import type { JobListener } from '../../src/front-end/fetch-pool.ts';
 import { type StartLayer, Starts } from '../../src/front-end/starts.ts';
 
 let time = 0;

@@ -12,7 +12,7 @@ describe('the trace of one layer', () => {
   const clock = { now: () => 5, epochMs: () => 1_000 };
   const timing = {
     class: 'demand',
-    worker: 'w',
+    fetcher: 'w',
     queuedAt: 1,
     sentAt: 2,
     endedAt: 4,
@@ -90,7 +90,7 @@ describe('the trace in the log', () => {
       expect(read.jobs.length).toBeGreaterThan(0);
       for (const number of read.jobs) {
         const job = jobs.find((one) => one.job === number);
-        expect(job).toMatchObject({ class: 'demand', worker: 'fetcher-0' });
+        expect(job).toMatchObject({ class: 'demand', fetcher: 'fetcher-0' });
         expect(job?.error).toBeUndefined();
       }
     }

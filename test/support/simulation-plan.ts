@@ -11,8 +11,8 @@ export interface Plan {
   layers: number[][];
   layerLimits: Partial<LayerLimits>;
   dispatcherLimits: Partial<DispatcherLimits>;
-  /** Slots of each worker. */
-  workers: number[];
+  /** Slots of each fetcher. */
+  fetchers: number[];
   prefetch: boolean;
   /** Spans whose bytes are bad, of all spans; and layers whose span table lies. */
   badSpan: number;
@@ -20,25 +20,25 @@ export interface Plan {
   /** Time of a request before its first block, and of each block; how much either varies. */
   latencyMs: number;
   blockMs: number;
-  /** Blocks that a worker reports together. */
+  /** Blocks that a fetcher reports together. */
   reportBlocks: number;
   readEveryMs: number;
   readBlocks: number;
   burst: number;
   flushEveryMs: number;
-  /** Per message between front end and workers. */
+  /** Per message between front end and fetchers. */
   lose: number;
   double: number;
   delayMs: number;
   /** Per block fetched. */
   fail: number;
-  /** Per job: the worker never answers. */
+  /** Per job: the fetcher never answers. */
   hang: number;
   /** Per append. */
   appendFails: number;
   appendMs: number;
   /** Mean times between; Infinity: never. */
-  workerCrashMs: number;
+  fetcherCrashMs: number;
   frontCrashMs: number;
   powerCutMs: number;
   evictMs: number;
@@ -87,7 +87,7 @@ export function drawPlan(random: Random): Plan {
     dispatcherLimits: {
       maxDemand: sometimes(random.int(1, 4), 1_000, 0.2),
       maxPrefetch: sometimes(random.int(1, 2), 100, 0.2),
-      workerSilenceMs: random.int(300, 800),
+      fetcherSilenceMs: random.int(300, 800),
       jobSilenceMs: random.int(300, 1_500),
       attempts: random.int(1, 4),
       demandWaitMs: random.int(300, 2_000),
@@ -97,7 +97,7 @@ export function drawPlan(random: Random): Plan {
       holdMs: random.int(0, 60),
       breathMs: random.int(0, 30),
     },
-    workers: Array.from({ length: random.int(1, 4) }, () => random.int(1, 4)),
+    fetchers: Array.from({ length: random.int(1, 4) }, () => random.int(1, 4)),
     prefetch: random.chance(0.6),
     badSpan: sometimes(random.pick([0.05, 0.3]), 0, 0.3),
     liar: sometimes(0.5, 0, 0.15),
@@ -115,7 +115,7 @@ export function drawPlan(random: Random): Plan {
     hang: sometimes(random.pick([0.05, 0.3]), 0),
     appendFails: sometimes(random.pick([0.1, 0.7]), 0),
     appendMs: sometimes(random.int(10, 300), 3),
-    workerCrashMs: sometimes(random.int(300, 3_000), never),
+    fetcherCrashMs: sometimes(random.int(300, 3_000), never),
     frontCrashMs: sometimes(random.int(500, 4_000), never, 0.3),
     powerCutMs: sometimes(random.int(1_000, 5_000), never, 0.2),
     evictMs: sometimes(random.int(50, 600), never, 0.35),
@@ -128,7 +128,7 @@ export function drawPlan(random: Random): Plan {
   };
 }
 
-/** From less than a block in all that a seed has to more than the workers can do. */
+/** From less than a block in all that a seed has to more than the fetchers can do. */
 export function drawPace(random: Random): number {
   return random.chance(0.5) ? Number.POSITIVE_INFINITY : random.pick([5, 100, 1_000]);
 }
@@ -147,7 +147,7 @@ export function healed(plan: Plan): Plan {
     hang: 0,
     appendFails: 0,
     appendMs: 3,
-    workerCrashMs: never,
+    fetcherCrashMs: never,
     frontCrashMs: never,
     powerCutMs: never,
     evictMs: never,

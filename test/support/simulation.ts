@@ -1,5 +1,5 @@
 /**
- * The layer actors and the dispatcher in a world of simulated time: disks, a log, workers, messages, readers, and faults,
+ * The layer actors and the dispatcher in a world of simulated time: disks, a log, fetchers, messages, readers, and faults,
  * all drawn from one seed. After every event the rules are checked that must hold whatever happens:
  *
  * - every read is answered once, by its deadline; with 0 only when each of its blocks lies on the disk, with an error
@@ -21,7 +21,7 @@ import { geometryOf } from './geometry.ts';
 import { Random } from './random.ts';
 import { SimDisk, SimLog } from './simulation-store.ts';
 import { drawPace, drawPlan, healed, type Plan } from './simulation-plan.ts';
-import { type JobMessage, SimWorker, type WorkerMessage } from './simulation-worker.ts';
+import { type JobMessage, SimFetcher, type FetcherMessage } from './simulation-fetcher.ts';
 
 /** Mistakes that can be built in, to see that the rules notice them. */
 export type Sabotage =
@@ -126,7 +126,7 @@ class Simulation {
   #met: Record<string, number> = {};
 
   readonly #layers: SimLayer[] = [];
-  #workers: SimWorker[] = [];
+  #fetchers: SimFetcher[] = [];
   /** Counts restarts of the node; what was under way before is void. */
   #node = 0;
   /** Counts front ends; their timers and appends end with them. */
@@ -154,19 +154,19 @@ class Simulation {
     this.#plan = drawPlan(this.#random);
     for (const [index, spans] of this.#plan.layers.entries())
       this.#layers.push(this.#makeLayer(index, spans));
-    this.#workers = this.#plan.workers.map((slots, index) => this.#makeWorker(`w${index}`, slots));
+    this.#fetchers = this.#plan.fetchers.map((slots, index) => this.#makeFetcher(`w${index}`, slots));
   }
 
   run(): Outcome {
     this.#startFront();
-    for (const worker of this.#workers) this.#beat(worker, this.#node);
+    for (const fetcher of this.#fetchers) this.#beat(fetcher, this.#node);
     this.#every(
       () => this.#plan.readEveryMs,
       () => this.#readSome(),
     );
     this.#every(
-      () => this.#plan.workerCrashMs,
-      () => this.#crashWorker(),
+      () => this.#plan.fetcherCrashMs,
+      () => this.#crashFetcher(),
     );
     this.#every(
       () => this.#plan.frontCrashMs,
@@ -195,7 +195,7 @@ class Simulation {
     this.#runUntil(this.#plan.faultsEndMs, () => false);
     this.#trace('heal');
     this.#plan = healed(this.#plan);
-    for (const worker of this.#workers) worker.heal();
+    for (const fetcher of this.#fetchers) fetcher.heal();
     this.#prefetch(true);
     const readUntil = this.#now + 500;
     this.#runUntil(this.#now + PATIENCE_MS, () => {
@@ -625,7 +625,7 @@ class Simulation {
       asked.since = this.#order++;
       if (event.type === 'promote') asked.class = 'demand';
     }
-    if (event.type !== 'tick' && event.type !== 'worker.hello')
+    if (event.type !== 'tick' && event.type !== 'fetcher.hello')
       this.#trace(`pool ← ${JSON.stringify(event)}`);
     const effects = this.#dispatcher.handle(event);
     const wrong = this.#dispatcher.audit();
@@ -645,14 +645,14 @@ class Simulation {
     this.#trace(`pool → ${JSON.stringify(effect)}`);
     const known = this.#pool.get(effect.job);
     if (effect.type === 'stop') {
-      this.#deliver(effect.worker, { kind: 'stop', front: this.#front, job: effect.job });
+      this.#deliver(effect.fetcher, { kind: 'stop', front: this.#front, job: effect.job });
       return;
     }
     this.#check(known !== undefined, () => `job ${effect.job} is over, and still: ${effect.type}`);
     if (effect.type === 'hold' || effect.type === 'go-on') {
       const ms = effect.type === 'hold' ? effect.ms : 0;
       this.#meet('pool: held jobs');
-      this.#deliver(effect.worker, { kind: 'hold', front: this.#front, job: effect.job, ms });
+      this.#deliver(effect.fetcher, { kind: 'hold', front: this.#front, job: effect.job, ms });
       return;
     }
     const { layer, job } = known as { layer: SimLayer; job: number };
@@ -671,7 +671,7 @@ class Simulation {
         layer: layer.index,
         layerJob: job,
       } as const;
-      this.#deliver(effect.worker, { ...order, blocks });
+      this.#deliver(effect.fetcher, { ...order, blocks });
       return;
     }
     this.#meet(`pool: ${effect.reason}`);
@@ -716,10 +716,10 @@ class Simulation {
     }
   }
 
-  // ── Workers and messages ──
+  // ── Fetchers and messages ──
 
-  #makeWorker(name: string, slots: number): SimWorker {
-    return new SimWorker(name, slots, {
+  #makeFetcher(name: string, slots: number): SimFetcher {
+    return new SimFetcher(name, slots, {
       random: this.#random,
       plan: () => this.#plan,
       after: (ms, run) => {
@@ -733,10 +733,10 @@ class Simulation {
     });
   }
 
-  #beat(worker: SimWorker, node: number): void {
+  #beat(fetcher: SimFetcher, node: number): void {
     if (this.#node !== node) return;
-    if (worker.isUp) worker.hello();
-    this.#after(HELLO_MS, () => this.#beat(worker, node));
+    if (fetcher.isUp) fetcher.hello();
+    this.#after(HELLO_MS, () => this.#beat(fetcher, node));
   }
 
   /** Messages may be lost, doubled, and overtake each other. */
@@ -755,22 +755,22 @@ class Simulation {
   }
 
   #deliver(name: string, message: JobMessage): void {
-    const worker = this.#workers.find((one) => one.name === name);
-    const life = worker?.life;
+    const fetcher = this.#fetchers.find((one) => one.name === name);
+    const life = fetcher?.life;
     this.#travel(() => {
-      if (worker?.life === life) worker?.receive(message);
+      if (fetcher?.life === life) fetcher?.receive(message);
     });
   }
 
-  #heard(message: WorkerMessage): void {
+  #heard(message: FetcherMessage): void {
     if (!this.#isUp) return;
-    const { worker } = message;
+    const { fetcher } = message;
     if (message.kind === 'hello') {
       const { slots, life } = message;
-      const known = this.#workers.find(({ name }) => name === worker);
+      const known = this.#fetchers.find(({ name }) => name === fetcher);
       // What a dead process said before it died.
       if (known?.life !== life) return;
-      this.#dispatch({ type: 'worker.hello', worker, slots, now: this.#now });
+      this.#dispatch({ type: 'fetcher.hello', fetcher, slots, now: this.#now });
       return;
     }
     const layer = this.#layers[message.layer] as SimLayer;
@@ -792,15 +792,15 @@ class Simulation {
       });
       arrived();
       if (message.front === this.#front)
-        this.#dispatch({ type: 'job.progress', job: message.job, worker, now: this.#now });
+        this.#dispatch({ type: 'job.progress', job: message.job, fetcher, now: this.#now });
       return;
     }
     if (message.front !== this.#front) return;
     const isOk = message.kind === 'done';
-    const counts = isOk || this.#dispatcher.isRunning(message.job, worker);
+    const counts = isOk || this.#dispatcher.isRunning(message.job, fetcher);
     const known = counts ? this.#pool.get(message.job) : undefined;
     if (counts) this.#pool.delete(message.job);
-    this.#dispatch({ type: 'job.ended', job: message.job, worker, ok: isOk, now: this.#now });
+    this.#dispatch({ type: 'job.ended', job: message.job, fetcher, ok: isOk, now: this.#now });
     if (!counts) return;
     if (known !== undefined) this.#endJob(layer, layerJob, !isOk);
     if (isOk) {
@@ -976,20 +976,20 @@ class Simulation {
 
   // ── Faults ──
 
-  #crashWorker(): void {
-    const worker = this.#random.pick(this.#workers);
-    if (!worker.isUp) return;
-    this.#trace(`worker ${worker.name} dies`);
-    this.#meet('worker crashes');
-    worker.crash();
+  #crashFetcher(): void {
+    const fetcher = this.#random.pick(this.#fetchers);
+    if (!fetcher.isUp) return;
+    this.#trace(`fetcher ${fetcher.name} dies`);
+    this.#meet('fetcher crashes');
+    fetcher.crash();
     const node = this.#node;
     this.#after(this.#random.int(10, 600), () => {
       if (this.#node !== node) return;
       // The supervisor tells that the process before it has ended, or the front end finds out by the silence.
       if (this.#isUp && this.#random.chance(0.5)) {
-        this.#dispatch({ type: 'worker.lost', worker: worker.name, now: this.#now });
+        this.#dispatch({ type: 'fetcher.lost', fetcher: fetcher.name, now: this.#now });
       }
-      worker.start();
+      fetcher.start();
     });
   }
 
@@ -1012,13 +1012,13 @@ class Simulation {
     this.#isUp = false;
     this.#reads.clear();
     for (const { disk } of this.#layers) disk.crash(this.#random);
-    for (const worker of this.#workers) worker.crash();
+    for (const fetcher of this.#fetchers) fetcher.crash();
     const node = this.#node;
     this.#after(RESTART_MS, () => {
       if (this.#node !== node) return;
-      for (const worker of this.#workers) {
-        worker.start();
-        this.#beat(worker, node);
+      for (const fetcher of this.#fetchers) {
+        fetcher.start();
+        this.#beat(fetcher, node);
       }
       this.#startFront();
     });

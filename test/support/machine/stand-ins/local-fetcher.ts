@@ -13,7 +13,7 @@ export class LocalFetcher {
 
   constructor({ root, name, log, onCompletion }: LocalFetcherOptions) {
     this.#runner = new JobRunner({
-      worker: name,
+      name,
       layout: new Layout(root),
       registry: new RegistryClient() as never,
       log,

@@ -22,14 +22,14 @@ export type JobMessage =
   | { kind: 'hold'; front: number; job: number; ms: number };
 
 interface AboutJob {
-  worker: string;
+  fetcher: string;
   front: number;
   job: number;
   layer: number;
   layerJob: number;
 }
-export type WorkerMessage =
-  | { kind: 'hello'; worker: string; slots: number; life: number }
+export type FetcherMessage =
+  | { kind: 'hello'; fetcher: string; slots: number; life: number }
   | ({ kind: 'blocks'; firstBlock: number; count: number } & AboutJob)
   | ({ kind: 'done' } & AboutJob)
   | ({ kind: 'failed'; code: ErrorCode; retryable: boolean } & AboutJob);
@@ -40,11 +40,11 @@ interface World {
   /** Void after a power cut. */
   after: (ms: number, run: () => void) => void;
   write: (layer: number, block: number) => void;
-  send: (message: WorkerMessage) => void;
+  send: (message: FetcherMessage) => void;
 }
 
 /** A fetcher process: slow, mortal, and at times silent about a job for good. */
-export class SimWorker {
+export class SimFetcher {
   readonly name: string;
   readonly #slots: number;
   readonly #world: World;
@@ -63,7 +63,7 @@ export class SimWorker {
   }
 
   hello(): void {
-    this.#world.send({ kind: 'hello', worker: this.name, slots: this.#slots, life: this.life });
+    this.#world.send({ kind: 'hello', fetcher: this.name, slots: this.#slots, life: this.life });
   }
 
   crash(): void {
@@ -110,7 +110,7 @@ export class SimWorker {
       return;
     }
     const { front, job, layer, layerJob } = message;
-    const about = { worker: this.name, front, job, layer, layerJob };
+    const about = { fetcher: this.name, front, job, layer, layerJob };
     this.#later(key, plan().latencyMs, () => this.#step(key, about, message.blocks, 0, 0));
   }
 
