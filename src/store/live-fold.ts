@@ -1,5 +1,5 @@
 /**
- * The one fold of a process that follows its node's log: the supervisor's. Every event passes here once, whoever wrote it.
+ * The one fold of a process that follows its node's log: the supervisor's. Every event passes here once, its own and those of other processes.
  *
  *     append(id, event) ──▶ EventLog ──▶ JetStream ─── ack ──▶ take ───┐
  *                                            │                         ├──▶ fold ──▶ listeners
@@ -58,7 +58,7 @@ export class LiveFold {
   }
 
   /**
-   * Up to where the consumer has brought the log, with what goes by that: its counts, and snapshots. The state may have
+   * Up to where the consumer has brought the log, with what depends on that: its counts, and snapshots. The state may have
    * own events behind it; `prefix` tells when not.
    */
   get place(): NodeFold {
