@@ -44,15 +44,26 @@ export async function connectBus(
 }
 
 /** A connection that is made when it is first asked for, and again when that failed. */
-export function busOnDemand(address: BusAddress, name: string): () => Promise<NatsConnection> {
+export interface BusOnDemand {
+  (): Promise<NatsConnection>;
+  /** Closes it where it was made. */
+  close(): Promise<void>;
+}
+
+export function busOnDemand(address: BusAddress, name: string): BusOnDemand {
   let bus: Promise<NatsConnection> | undefined;
-  return () => {
+  const get = () => {
     bus ??= connectBus(address, { name }).catch((error: unknown) => {
       bus = undefined;
       throw error;
     });
     return bus;
   };
+  const close = async () => {
+    const made = await bus?.catch(() => undefined);
+    await made?.close();
+  };
+  return Object.assign(get, { close });
 }
 
 /** A ping that two others follow without an answer ends the connection. */

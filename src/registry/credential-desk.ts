@@ -59,7 +59,7 @@ interface Account {
   pulls: Set<number>;
 }
 
-/** Errors: those of `CredentialProviders.load`. */
+/** Returns what closes it. Errors: those of `CredentialProviders.load`. */
 export async function openDesk(
   path: string,
   options: {
@@ -69,7 +69,7 @@ export async function openDesk(
     now: () => number;
     log: Logger;
   },
-): Promise<void> {
+): Promise<() => void> {
   const { providers: settings, now, log, keyring } = options;
   const ambient = { now, environment: process.env };
   const providers = settings && (await CredentialProviders.load(settings, ambient));
@@ -82,7 +82,7 @@ export async function openDesk(
       'credentials of pulls are forgotten when the engine ends: no kernel keys',
     );
   }
-  await new CredentialDesk({ providers, kept, log }).serve(path);
+  return await new CredentialDesk({ providers, kept, log }).serve(path);
 }
 
 /** Where the accounts of repositories outlive the supervisor. */
@@ -112,14 +112,15 @@ export class CredentialDesk {
     }
   }
 
-  /** Serves until the process ends. */
-  async serve(path: string): Promise<void> {
+  /** Serves until the returned function is called. */
+  async serve(path: string): Promise<() => void> {
     const handlers: Record<string, LocalHandler> = {
       offer: (request) => ({ pull: this.offer(parse(Offer, request)) }),
       settle: (request) => this.settle(parse(Settle, request)),
       find: (request) => this.find(parse(Find, request)),
     };
-    await serveLocal(path, handlers);
+    const server = await serveLocal(path, handlers);
+    return () => void server.close();
   }
 
   /** Returns what to name the pull by when it has ended. */

@@ -14,7 +14,7 @@ const GONE_MS = 10_000;
  * As `takeLock`, but waits for an engine that was killed and is not gone yet. `cut` is called now and then meanwhile: it
  * should end what such a process may be waiting for in the kernel.
  */
-export async function takeLockInTurn(path: string, root: string, cut: () => void): Promise<void> {
+export async function takeLockInTurn(path: string, root: string, cut: () => void): Promise<() => void> {
   for (const end = performance.now() + GONE_MS; ; await sleep(50)) {
     try {
       return takeLock(path, root);
@@ -39,8 +39,11 @@ function isDying(pid: number): boolean {
 
 const SIGKILL_BIT = 1n << 8n;
 
-/** Takes the lock and writes the pid into it; error `conflict` naming the engine that has it. */
-export function takeLock(path: string, root: string): void {
+/**
+ * Takes the lock and writes the pid into it. The returned function gives it back, before the process ends. Error `conflict` naming
+ * the engine that has it.
+ */
+export function takeLock(path: string, root: string): () => void {
   const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)') as (
     fd: number,
     op: number,
@@ -55,5 +58,6 @@ export function takeLock(path: string, root: string): void {
   }
   ftruncateSync(fd, 0);
   writeSync(fd, `${process.pid}\n`);
-  // The descriptor stays open for the process's life: it is the lock.
+  // The open descriptor is the lock.
+  return () => closeSync(fd);
 }

@@ -8,7 +8,7 @@ import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
 
-type Handler<O extends Operation> = (
+export type Handler<O extends Operation> = (
   request: z.output<(typeof OPERATIONS)[O]['request']>,
   onProgress: (progress: Progress) => void,
 ) => Promise<z.output<(typeof OPERATIONS)[O]['result']>>;

@@ -1,18 +1,23 @@
-/** What the engine's API does, by operation (schemas/api.ts): each call of it comes here, whatever way it came. */
+/** What the engine's API does: a handler for each operation of schemas/api.ts. Each call comes here, whatever way it came. */
 import type { Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { Handlers } from './api.ts';
-import type { CacheKeeper } from './layers/cache-keeper.ts';
+import type { Handler, Handlers } from './api.ts';
+import type { End } from './end.ts';
 import type { Chains } from './images/chains.ts';
+import type { Images } from './images/images.ts';
+import type { Trust } from './images/trust.ts';
+import type { CacheKeeper } from './layers/cache-keeper.ts';
+import type { Scrubs } from './layers/scrubs.ts';
 import { containerAt, rootOf, unmountFrom } from './mounts/container-root.ts';
 import type { Discards } from './mounts/discards.ts';
-import type { Images } from './images/images.ts';
 import type { Mounts } from './mounts/mounts.ts';
-import type { Scrubs } from './layers/scrubs.ts';
-import type { Trust } from './images/trust.ts';
+import type { Fetchers } from './processes/fetchers.ts';
+import type { FrontEnds } from './processes/front-ends.ts';
+import type { IdleWork } from './start/rehearsal.ts';
 
-export interface OperationsOptions {
-  root: string;
+export interface OperationsParts {
+  options: { root: string };
+  status: () => Promise<Status>;
   images: Pick<Images, 'expect'>;
   mounts: Mounts;
   discards: Discards;
@@ -20,93 +25,86 @@ export interface OperationsOptions {
   trust: Trust;
   cache: CacheKeeper;
   scrubs: Scrubs;
-  status: () => Promise<Status>;
-  /** Throws while the engine stops. */
-  refuseWhenStopping: () => void;
-  /** Somebody wants an image: what the engine does for itself can wait. */
-  onMount: () => void;
-  /** There is, or was until now, something to do for a mount. */
-  onWork: () => void;
-  upgrade: Handlers['upgrade'];
-  /** Takes the mounts out of the kernel. Error `busy` where one is in use; `force`: it goes all the same. */
-  detach: (force: boolean) => Promise<void>;
-  /** The engine ends; called when the answer is on its way. */
-  stop: () => Promise<void>;
+  fronts: Pick<FrontEnds, 'upgrade'>;
+  fetchers: Pick<Fetchers, 'upgrade'>;
+  idle: Pick<IdleWork, 'stop' | 'worked'>;
+  end: End;
 }
 
-export function operations(options: OperationsOptions): Handlers {
-  const { root, mounts, discards, chains, trust, cache, scrubs, refuseWhenStopping, onWork } = options;
-  /** What a container had that has ended is in nobody's way any more. */
-  const settled = () => Promise.all([mounts.released(SETTLED_MS), discards.settled(SETTLED_MS)]);
+/** What is removed waits for this long for what an ended container had, ms. */
+const SETTLED_MS = 5_000;
+
+export function operations(parts: OperationsParts): Handlers {
+  const { chains, cache, scrubs, fronts, fetchers, idle, trust, images, mounts, end } = parts;
+  const whenRunning =
+    <Request extends unknown[], Result>(handler: (...request: Request) => Promise<Result>) =>
+    async (...request: Request): Promise<Result> => {
+      end.refuseWhenNear();
+      return await handler(...request);
+    };
+  const afterContainers = async <Result>(remove: () => Promise<Result>): Promise<Result> => {
+    await Promise.all([mounts.released(SETTLED_MS), parts.discards.settled(SETTLED_MS)]);
+    return await remove().finally(() => trust.poke());
+  };
   return {
-    status: options.status,
-    mount: async ({ layers, overlay, ...order }, onProgress) => {
-      refuseWhenStopping();
-      options.onMount();
-      onWork();
-      const { ref, dir, platform, prefetch, prefetchLimit, container, start, program, trust: policy } = order;
-      if (prefetchLimit !== undefined && !prefetch)
-        throw new CofaError(
-          'invalid-argument',
-          'prefetchLimit says how fast, and prefetch that there is none',
-        );
-      const folder = overlay === undefined ? undefined : containerAt(root, dir);
-      const image = layers === undefined ? undefined : await chains.image(ref, layers);
-      const above = overlay === undefined || folder === undefined ? undefined : rootOf(folder, overlay);
-      const how = { platform, prefetch, prefetchLimit, container, start, program, trust: policy, above };
-      const mounted = await mounts.mount({ ref, image, dir, ...how, onProgress }).finally(() => {
-        onWork();
-        trust.poke();
-      });
-      return above === undefined ? mounted : { ...mounted, overlay: true };
-    },
-    expect: async ({ ref, platform, trust: policy }) => {
-      refuseWhenStopping();
-      options.onMount();
-      onWork();
-      options.images.expect(ref, platform, policy);
+    status: parts.status,
+    mount: whenRunning(mountWith(parts)),
+    expect: whenRunning(async ({ ref, platform, trust: policy }) => {
+      idle.stop();
+      idle.worked();
+      images.expect(ref, platform, policy);
       return {};
-    },
+    }),
     chain: async (request) => ({ flat: await chains.flat(request) }),
-    unmount: async ({ dir, overlay, discard }) => {
-      onWork();
-      if (overlay === undefined) {
-        if (discard === true)
-          throw new CofaError('invalid-argument', 'discard is for containers: with overlay');
-        return await mounts.unmount(dir);
-      }
-      const folder = containerAt(root, dir);
-      if (discard === true) return await discards.discard(folder);
-      await unmountFrom(folder);
-      return await mounts.unmount(dir);
-    },
-    prune: async (order) => {
-      await settled();
-      return await cache.prune(order).finally(() => trust.poke());
-    },
-    remove: async ({ ref }) => {
-      await settled();
-      return await cache.remove(ref).finally(() => trust.poke());
-    },
-    scrub: async ({ ref, layer, repair, bytesPerSecond }, onProgress) => {
-      refuseWhenStopping();
-      const image = ref === undefined ? undefined : cache.find(ref);
-      const layers = await scrubs.choose({ image, layer });
-      return await scrubs.run({ layers, repair, bytesPerSecond }, onProgress);
-    },
+    unmount: unmountWith(parts),
+    prune: (order) => afterContainers(() => cache.prune(order)),
+    remove: ({ ref }) => afterContainers(() => cache.remove(ref)),
+    scrub: whenRunning(async ({ ref, layer, ...order }, onProgress) => {
+      const layers = await scrubs.choose({ image: ref === undefined ? undefined : cache.find(ref), layer });
+      return await scrubs.run({ layers, ...order }, onProgress);
+    }),
     'scrub-stop': async () => ({ stopped: scrubs.stop() }),
-    upgrade: async (request, onProgress) => {
-      refuseWhenStopping();
-      return await options.upgrade(request, onProgress);
-    },
+    upgrade: whenRunning(async () => ({
+      frontEnd: await fronts.upgrade(),
+      fetchers: await fetchers.upgrade(),
+    })),
     down: async ({ force }) => {
-      refuseWhenStopping();
-      await options.detach(force);
-      setImmediate(() => void options.stop());
+      await end.down(() => mounts.detachAll(force));
       return { stopping: true };
     },
   };
 }
 
-/** So long what is removed waits for what a container had that has ended, ms. */
-const SETTLED_MS = 5_000;
+function mountWith({ options, mounts, chains, trust, idle }: OperationsParts): Handler<'mount'> {
+  return async ({ layers, overlay, ...order }, onProgress) => {
+    idle.stop();
+    idle.worked();
+    if (order.prefetchLimit !== undefined && !order.prefetch)
+      throw new CofaError('invalid-argument', 'prefetchLimit says how fast, and prefetch that there is none');
+    const folder = overlay === undefined ? undefined : containerAt(options.root, order.dir);
+    const image = layers === undefined ? undefined : await chains.image(order.ref, layers);
+    const above = overlay === undefined || folder === undefined ? undefined : rootOf(folder, overlay);
+    const { ref, dir, platform, prefetch, prefetchLimit, container, start, program, trust: policy } = order;
+    const how = { platform, prefetch, prefetchLimit, container, start, program, trust: policy, above };
+    const mounted = await mounts.mount({ ref, image, dir, ...how, onProgress }).finally(() => {
+      idle.worked();
+      trust.poke();
+    });
+    return above === undefined ? mounted : { ...mounted, overlay: true };
+  };
+}
+
+function unmountWith({ options, mounts, discards, idle }: OperationsParts): Handler<'unmount'> {
+  return async ({ dir, overlay, discard }) => {
+    idle.worked();
+    if (overlay === undefined) {
+      if (discard === true)
+        throw new CofaError('invalid-argument', 'discard is for containers: with overlay');
+      return await mounts.unmount(dir);
+    }
+    const folder = containerAt(options.root, dir);
+    if (discard === true) return await discards.discard(folder);
+    await unmountFrom(folder);
+    return await mounts.unmount(dir);
+  };
+}

@@ -21,6 +21,7 @@ import {
 } from '../../kernel/loop.ts';
 import { hexOf, type Layout } from '../../store/layout.ts';
 import { layerLabel, type Leftovers } from '../mounts/leftovers.ts';
+import { Topic } from '../topic.ts';
 import { askFront as ask, askFrontWhile as askWhile, frontIsReady } from './front-calls.ts';
 
 export interface LayerDemand {
@@ -50,8 +51,8 @@ interface Attached {
 }
 
 export class Devices {
-  /** Told of an attached layer that the kernel reads by itself from now on, or does no longer. */
-  onDirect?: (diffId: string) => void;
+  /** An attached layer that the kernel reads by itself from now on, or does no longer; by diffID. */
+  readonly direct = new Topic<string>();
   readonly #attached = new Map<string, Attached>();
   /** Layers that were let go while a change of their device was under way, until it has ended. */
   readonly #leaving = new Map<string, Promise<void>>();
@@ -172,7 +173,7 @@ export class Devices {
         try {
           await this.#move(mine, loop, this.#layout.device(diffId));
           mine.direct = true;
-          this.onDirect?.(diffId);
+          this.direct.publish(diffId);
         } catch (error) {
           await this.#unpin(mine);
           throw error;
@@ -197,7 +198,7 @@ export class Devices {
         // The kernel waits for what is in flight to the device file; afterwards nothing reads it any more.
         await this.#move(mine, loop, join(this.#layout.devices(), hexOf(diffId)));
         mine.direct = false;
-        this.onDirect?.(diffId);
+        this.direct.publish(diffId);
         await this.#unpin(mine);
       } catch (error) {
         // Still under the kernel, nothing of it goes; else a front end that starts is told so.

@@ -12,7 +12,6 @@ import { type BlockRun, blockRuns, blocksOf, sizeOf, within } from '../../../act
 import type { Progress, ScrubReply as Report } from '../../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type {
-  Doubt,
   FrontStatus,
   Refetch,
   RefetchReply,
@@ -20,11 +19,9 @@ import type {
   Scrubbed,
   ScrubReply,
 } from '../../../schemas/front.ts';
-import type { BlockPair } from '../../../schemas/fetch.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { ask } from '../../bus/connection.ts';
 import type { Devices, LayerDemand } from './devices.ts';
-import { askFront } from './front-calls.ts';
 import type { Image, Images } from '../images/images.ts';
 
 export interface ScrubsOptions {
@@ -65,8 +62,6 @@ export class Scrubs {
   readonly #options: ScrubsOptions;
   #stop: AbortController | undefined;
   #isClosed = false;
-  /** Blocks near the end of a log that ended uncleanly, by layer, until they have been compared. */
-  readonly #doubts = new Map<string, readonly BlockPair[]>();
 
   constructor(options: ScrubsOptions) {
     this.#options = options;
@@ -131,26 +126,6 @@ export class Scrubs {
   close(): void {
     this.#isClosed = true;
     this.stop();
-  }
-
-  // ── After an unclean stop ──
-
-  set doubts(layers: Doubt['layers']) {
-    for (const { diffId, ranges } of layers) this.#doubts.set(diffId, ranges);
-  }
-
-  /** Tells a front end, also one that takes another's place, which blocks it has to compare before it relies on them. */
-  async sayDoubts(): Promise<void> {
-    if (this.#doubts.size === 0) return;
-    const layers = Array.from(this.#doubts, ([diffId, ranges]) => ({ diffId, ranges }));
-    const doubt: Doubt = { layers };
-    const { bus, names } = this.#options;
-    // One that dies over it is not waited for: the next one is told.
-    await askFront(bus, names.front('doubt'), doubt);
-  }
-
-  compared(diffId: string): void {
-    this.#doubts.delete(diffId);
   }
 
   // ── One layer ──

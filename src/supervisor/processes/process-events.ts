@@ -4,6 +4,10 @@
  */
 import type { Logger } from 'pino';
 import type { NewEvent } from '../../../schemas/events.ts';
+import type { Subjects } from '../../../schemas/subjects.ts';
+import type { Clock } from '../../process/ports.ts';
+import type { EventLog } from '../../store/event-log.ts';
+import type { End } from '../end.ts';
 
 export type ProcessEvent = Extract<NewEvent, { type: 'process.started' | 'process.ended' }>;
 
@@ -16,7 +20,9 @@ const REFILL_MS = 600_000;
 const RETRY_MS = 1_000;
 
 export class ProcessEvents {
-  readonly #append: (event: ProcessEvent) => Promise<unknown>;
+  /** The log; undefined while it takes nothing: before it is open, and from the end on. */
+  #append: ((event: ProcessEvent) => Promise<unknown>) | undefined;
+  readonly #subject: string;
   readonly #now: () => number;
   readonly #log: Logger;
   readonly #waiting: ProcessEvent[] = [];
@@ -24,27 +30,24 @@ export class ProcessEvents {
   readonly #allowed = new Map<string, { left: number; at: number }>();
   #timer: NodeJS.Timeout | undefined;
   #writing = false;
-  #open = false;
 
-  constructor(options: {
-    append: (event: ProcessEvent) => Promise<unknown>;
-    now: () => number;
-    log: Logger;
-  }) {
-    this.#append = options.append;
-    this.#now = options.now;
-    this.#log = options.log;
+  constructor(options: { names: Subjects; log: Logger; end: End; ports: { clock: Clock } }) {
+    const { names, log, end, ports } = options;
+    this.#subject = names.event('engine', 'main');
+    this.#now = () => ports.clock.now();
+    this.#log = log;
+    end.at('background', () => this.close());
   }
 
   /** The log takes events from now on. */
-  open(): void {
-    this.#open = true;
+  open(events: Pick<EventLog, 'append'>): void {
+    this.#append = (event) => events.append(this.#subject, event);
     void this.#write();
   }
 
   /** Nothing more is written; what waits is lost. */
   close(): void {
-    this.#open = false;
+    this.#append = undefined;
     clearTimeout(this.#timer);
     this.#waiting.length = 0;
   }
@@ -66,15 +69,16 @@ export class ProcessEvents {
   }
 
   async #write(): Promise<void> {
-    if (this.#writing || !this.#open) return;
+    if (this.#writing) return;
     this.#writing = true;
     try {
-      for (let next = this.#waiting[0]; next !== undefined && this.#open; next = this.#waiting[0]) {
+      for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
+        if (this.#append === undefined) return;
         await this.#append(next);
         if (this.#waiting[0] === next) this.#waiting.shift();
       }
     } catch (error) {
-      if (!this.#open) return;
+      if (this.#append === undefined) return;
       this.#log.debug({ error }, 'facts about processes wait for the log');
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => void this.#write(), RETRY_MS);

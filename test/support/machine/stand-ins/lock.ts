@@ -5,15 +5,15 @@ import { world } from '../world.ts';
 
 export * from '../../../../src/store/lock.ts';
 
-export function takeLock(path: string, root: string): void {
+export function takeLock(path: string, root: string): () => void {
   const { locks } = world();
   const owner = locks.get(path);
   if (owner?.isAlive === true)
     throw new CofaError('conflict', `an engine runs in ${root} already (${owner.pid})`);
   locks.set(path, currentProcess() as SimProcess);
+  return () => locks.delete(path);
 }
 
-export function takeLockInTurn(path: string, root: string): Promise<void> {
-  takeLock(path, root);
-  return Promise.resolve();
+export function takeLockInTurn(path: string, root: string): Promise<() => void> {
+  return Promise.resolve(takeLock(path, root));
 }

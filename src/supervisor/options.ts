@@ -1,0 +1,36 @@
+/** What an engine is started with: the settings of `cofa up`. */
+import type { ProviderSettings } from '../registry/credential-providers.ts';
+import type { RegistrySettings } from '../process/settings.ts';
+import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
+
+export interface SupervisorOptions {
+  root: string;
+  /** URL of a NATS with JetStream; a private nats-server is started without. */
+  nats?: string | undefined;
+  /** File with the users of this node's roles on that NATS; without, the URL's is all of them. */
+  natsUsers?: string | undefined;
+  node: string;
+  transport: 'kernel' | 'fuse-native';
+  /** Fetcher processes; one a core by default. */
+  workers?: number | undefined;
+  /** Jobs side by side in one fetcher. */
+  slots?: number | undefined;
+  readDeadlineMs: number;
+  /** A process of the engine that does not answer for this long is killed and started again, ms. */
+  hangMs: number;
+  /** Bytes of events that are kept, about; `LOG_LIMIT` by default. */
+  logLimit?: number | undefined;
+  logLevel: string;
+  /** containerd's snapshotter; none without. */
+  snapshotter?: SnapshotterOptions | undefined;
+  /** The kubelet's credential providers, to be run by this engine as well. */
+  credentialProviders?: ProviderSettings | undefined;
+  registry: RegistrySettings;
+  /** Bytes that the cache may take; without, what the disk has. */
+  cacheLimit?: number | undefined;
+  /** Which sidecars may be used before they are proven; `always` by default. */
+  trust?: TrustPolicy | undefined;
+  /** Whether processes that have nothing to do yet rehearse starts (rehearse.ts); by default they do. */
+  rehearses?: boolean | undefined;
+}

@@ -1,0 +1,87 @@
+/** The parts that know images: prepared, attached, proven. */
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import type { Subjects } from '../../../schemas/subjects.ts';
+import type { Conditions } from '../../process/conditions.ts';
+import type { RegistrySettings } from '../../process/settings.ts';
+import { RegistryClient } from '../../registry/client.ts';
+import type { Layout } from '../../store/layout.ts';
+import { type End, within } from '../end.ts';
+import { Chains } from '../images/chains.ts';
+import { Images } from '../images/images.ts';
+import { Indexers } from '../images/indexers.ts';
+import { Startups } from '../images/startups.ts';
+import { Trust } from '../images/trust.ts';
+import type { Devices } from '../layers/devices.ts';
+import type { NodeLog } from '../log/node-log.ts';
+import type { Leftovers } from '../mounts/leftovers.ts';
+import type { SupervisorOptions } from '../options.ts';
+import type { SupervisorPorts } from '../ports.ts';
+import type { FrontFigures } from '../status/front-figures.ts';
+
+/** A rebuild that is ended has this long, ms. */
+const PROOF_MS = 2_000;
+
+export interface ImageParts {
+  indexers: Indexers;
+  images: Images;
+  chains: Chains;
+  trust: Trust;
+}
+
+export interface ImagePartsOptions {
+  options: SupervisorOptions;
+  bus: NatsConnection;
+  packs: () => Promise<NatsConnection>;
+  names: Subjects;
+  layout: Layout;
+  label: string;
+  leftovers: Leftovers;
+  events: NodeLog['events'];
+  live: NodeLog['live'];
+  devices: Devices;
+  figures: FrontFigures;
+  registrySettings: RegistrySettings;
+  conditions: Conditions;
+  log: Logger;
+  end: End;
+  ports: SupervisorPorts;
+}
+
+export function makeImages(given: ImagePartsOptions): ImageParts {
+  const { options, layout, log, end, ports, names, devices, conditions } = given;
+  const completeLayers = () => given.figures.completeLayers();
+  const registry = new RegistryClient({ ...given.registrySettings, log });
+  end.at('connections', () => registry.close());
+  const indexers = new Indexers(options.root, options.rehearses !== false);
+  end.at('background', () => indexers.close());
+  const startups = new Startups({ bus: given.bus, packs: given.packs, names, registry, log });
+  const images = new Images(
+    {
+      layout,
+      log,
+      events: given.events,
+      names,
+      registry,
+      devices,
+      startups,
+      indexers,
+      label: given.label,
+      leftovers: given.leftovers,
+      trust: options.trust ?? 'always',
+      completeLayers,
+    },
+    given.live.state,
+  );
+  devices.direct.subscribe((diffId) => void images.changedDirect(diffId));
+  const chains = new Chains({ images, log, now: () => ports.clock.wallMs() });
+  const now = () => ports.clock.now();
+  const trust = new Trust({ layout, log, images, conditions, completeLayers, now });
+  end.at('background', {
+    clean: () => within(ports.clock, PROOF_MS, trust.close()),
+    // The mounts of an engine that was replaced do not wait.
+    replaced: () => void trust.close(),
+    failed: () => trust.close(),
+  });
+  return { indexers, images, chains, trust };
+}

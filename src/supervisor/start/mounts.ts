@@ -1,0 +1,133 @@
+/** The parts that know mounts, and the stage that brings the mounts of an earlier engine back. */
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import type { Subjects } from '../../../schemas/subjects.ts';
+import { reapContainers } from '../../container/reap.ts';
+import type { Conditions } from '../../process/conditions.ts';
+import type { Layout } from '../../store/layout.ts';
+import type { End } from '../end.ts';
+import type { Images } from '../images/images.ts';
+import { CacheKeeper } from '../layers/cache-keeper.ts';
+import type { Devices } from '../layers/devices.ts';
+import { Scrubs } from '../layers/scrubs.ts';
+import type { NodeLog } from '../log/node-log.ts';
+import { Discards } from '../mounts/discards.ts';
+import { dropFilePages } from '../mounts/file-pages.ts';
+import type { Leftovers } from '../mounts/leftovers.ts';
+import { Mounts } from '../mounts/mounts.ts';
+import type { SupervisorPorts } from '../ports.ts';
+import type { FrontFigures } from '../status/front-figures.ts';
+
+/** What containers left has this long to be removed at a clean end, ms; the next start removes the rest. */
+const DISCARD_MS = 2_000;
+
+export interface MountParts {
+  mounts: Mounts;
+  scrubs: Scrubs;
+  discards: Discards;
+  cache: CacheKeeper;
+}
+
+export interface MountPartsOptions {
+  bus: NatsConnection;
+  names: Subjects;
+  layout: Layout;
+  events: NodeLog['events'];
+  images: Images;
+  devices: Devices;
+  figures: FrontFigures;
+  conditions: Conditions;
+  log: Logger;
+  end: End;
+  ports: SupervisorPorts;
+}
+
+export function makeMounts(given: MountPartsOptions): MountParts {
+  const { bus, names, layout, images, devices, figures, conditions, log, end, ports } = given;
+  const mounts = new Mounts({
+    layout,
+    log,
+    events: given.events,
+    names,
+    images,
+    newId: () => ports.random.hex(8),
+    onRestored: (dir) => conditions.clear(`restore:${dir}`),
+  });
+  end.at('mounts', { replaced: () => mounts.abandon() });
+  const scrubs = new Scrubs({
+    bus,
+    names,
+    log,
+    images,
+    devices,
+    dropPages: (diffId, ranges) => dropFilePages(diffId, ranges, { layout, images, mounts }),
+  });
+  end.at('background', () => scrubs.close());
+  const discards = new Discards({ folder: layout.discarded(), mounts, conditions, log });
+  end.at('background', { clean: () => discards.settled(DISCARD_MS) });
+  const status = async () => (await figures.now()).cache;
+  const cache = new CacheKeeper({ bus, names, layout, log, images, mounts, status });
+  end.at('background', () => cache.stop());
+  return { mounts, scrubs, discards, cache };
+}
+
+/** What came back, for the log. */
+export interface Returned {
+  kept: number;
+  anew: number;
+  replaced: number;
+  lost: string[];
+  failures: Array<{ dir: string; sentence: string }>;
+  /** Loop devices that an earlier engine left. */
+  loops: number;
+  /** Of those: were of no use any more. */
+  dismissed: number;
+}
+
+/**
+ * Brings back the mounts that the log has, removes what ended containers left, and takes away what the log does not know. A mount
+ * that does not come back is a condition, and is tried again.
+ */
+export async function restoreMounts(given: {
+  options: { root: string };
+  live: NodeLog['live'];
+  mounts: Mounts;
+  discards: Discards;
+  leftovers: Leftovers;
+  conditions: Conditions;
+  log: Logger;
+  ports: SupervisorPorts;
+}): Promise<Returned> {
+  const { options, live, mounts, discards, leftovers, conditions, log, ports } = given;
+  const loops = leftovers.size;
+  const restored = await mounts.restore(live.state);
+  for (const { dir, sentence } of restored.failures) conditions.set(`restore:${dir}`, sentence);
+  for (const dir of restored.lost) {
+    conditions.set(`lost:${dir}`, `${dir} was mounted anew: who used the mount that was there reads errors`);
+  }
+  await reapEnded({ root: options.root, mounts, log, now: new Date(ports.clock.wallMs()) });
+  discards.sweep();
+  // Loops that no mount has taken over, and mounts on them.
+  const { loops: dismissed, dirs } = await leftovers.dismissRest(
+    log,
+    (dir) => mounts.has(dir),
+    async () => new Set((await mounts.past()).keys()),
+  );
+  if (dirs.length > 0) await mounts.removeFolders(dirs);
+  return { ...restored, loops, dismissed };
+}
+
+/** Removes containers whose `cofa run` died. */
+async function reapEnded(given: { root: string; mounts: Mounts; log: Logger; now: Date }): Promise<void> {
+  const { root, mounts, log, now } = given;
+  const reaped = await reapContainers({
+    root,
+    now,
+    unmountImage: async (dir) => {
+      await mounts.unmount(dir);
+    },
+  });
+  for (const { id, error } of reaped) {
+    if (error !== undefined) log.warn({ container: id, error }, 'what a container left stays');
+  }
+}

@@ -1,0 +1,61 @@
+/** What the front end says of layers, fetchers and cache. */
+import type { NatsConnection } from '@nats-io/nats-core';
+import { isWhole } from '../../../actors/layer-life.ts';
+import { toErrorRecord } from '../../../schemas/errors.ts';
+import type { FrontStatus } from '../../../schemas/front.ts';
+import type { Subjects } from '../../../schemas/subjects.ts';
+import { ask } from '../../bus/connection.ts';
+import { askLocal } from '../../bus/local-socket.ts';
+import type { Layout } from '../../store/layout.ts';
+import { NO_CACHE } from '../layers/cache-keeper.ts';
+
+/** The front end has this long to answer, ms. */
+const ANSWER_MS = 4_000;
+
+export class FrontFigures {
+  readonly #bus: NatsConnection;
+  readonly #names: Subjects;
+  readonly #layout: Layout;
+  #last: FrontStatus = {
+    layers: [],
+    workers: [],
+    queued: { demand: 0, prefetch: 0 },
+    cache: NO_CACHE,
+    degraded: [],
+  };
+
+  constructor(options: { bus: NatsConnection; names: Subjects; layout: Layout }) {
+    this.#bus = options.bus;
+    this.#names = options.names;
+    this.#layout = options.layout;
+  }
+
+  /** By its socket, since NATS may be away; a front end that is just being started has none. Error `unavailable`. */
+  async now(): Promise<FrontStatus> {
+    try {
+      return await askLocal<FrontStatus>(this.#layout.socket('front-end'), 'status', ANSWER_MS);
+    } catch {
+      return await ask<FrontStatus>(this.#bus, this.#names.front('status'), {}, ANSWER_MS);
+    }
+  }
+
+  /** While no front end answers: what one said last. */
+  async lately(): Promise<FrontStatus> {
+    try {
+      this.#last = await this.now();
+      return this.#last;
+    } catch (error) {
+      if (toErrorRecord(error).code !== 'unavailable') throw error;
+      const degraded = ['the front end does not answer at the moment: its figures are old'];
+      return { ...this.#last, workers: [], degraded };
+    }
+  }
+
+  /** Layers whose device is whole and proven, with the bytes of their tar. Error `unavailable`. */
+  async completeLayers(): Promise<Map<string, number>> {
+    const { layers } = await this.now();
+    return new Map(
+      layers.filter(({ state }) => isWhole(state)).map(({ diffId, bytes }) => [diffId, bytes.total]),
+    );
+  }
+}

@@ -1,0 +1,53 @@
+/** What `status` says: gathered anew at each call. */
+import type { ProcessStatus, Status } from '../../../schemas/api.ts';
+import type { Conditions } from '../../process/conditions.ts';
+import type { Images } from '../images/images.ts';
+import type { NodeLog } from '../log/node-log.ts';
+import type { Mounts } from '../mounts/mounts.ts';
+import type { SupervisorOptions } from '../options.ts';
+import type { SupervisorPorts } from '../ports.ts';
+import type { FrontEnds } from '../processes/front-ends.ts';
+import { VERSION } from '../version.ts';
+import type { FrontFigures } from './front-figures.ts';
+import { imageStatus } from './image-status.ts';
+import { processStatus } from './process-status.ts';
+
+export interface StatusSources {
+  options: Pick<SupervisorOptions, 'node' | 'root' | 'transport' | 'snapshotter'>;
+  natsUrl: string;
+  startedAt: Date;
+  fronts: Pick<FrontEnds, 'isReady'>;
+  keeper: Pick<NodeLog['keeper'], 'report'>;
+  conditions: Conditions;
+  mounts: Pick<Mounts, 'list'>;
+  images: Pick<Images, 'all'>;
+  figures: Pick<FrontFigures, 'lately'>;
+  /** The supervisor's children. */
+  children: () => ProcessStatus[];
+  ports: Pick<SupervisorPorts, 'self'>;
+}
+
+export function statusOf(sources: StatusSources): () => Promise<Status> {
+  const { options, natsUrl, startedAt, fronts, keeper, conditions, mounts, images, figures } = sources;
+  const { node, root, transport, snapshotter } = options;
+  return async () => {
+    const served = await figures.lately();
+    return {
+      node,
+      version: VERSION,
+      root,
+      nats: natsUrl,
+      transport,
+      startedAt: startedAt.toISOString(),
+      ready: fronts.isReady,
+      log: keeper.report(),
+      // Supervisor and front end may say the same.
+      degraded: [...new Set([...conditions.list(), ...served.degraded])],
+      ...(snapshotter === undefined ? {} : { snapshotter: snapshotter.socket }),
+      mounts: mounts.list(),
+      images: imageStatus(images.all(), served.layers),
+      cache: served.cache,
+      processes: processStatus({ pid: sources.ports.self.pid, since: startedAt }, sources.children()),
+    };
+  };
+}
