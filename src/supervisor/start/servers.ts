@@ -35,7 +35,7 @@ export interface Servers {
 
 /** Makes them; none runs yet. A front end that begins to serve is greeted, and one whose words were lost with NATS. */
 export function makeServers(given: {
-  options: Pick<SupervisorOptions, 'transport' | 'readDeadlineMs' | 'hangMs' | 'workers'>;
+  options: SupervisorOptions;
   bus: NatsConnection;
   users: BusUsers;
   names: Subjects;
