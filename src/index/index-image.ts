@@ -1,19 +1,20 @@
 /**
- * The one pass over an image that nobody has prepared: each layer streams once from the registry through the indexer,
- * and the flat image is built from their tables of contents. `cofa index` pushes the outcome as the image's sidecar; a
- * node that found none keeps it for itself and has the layer devices written on the way.
+ * The one pass over an image without a sidecar: each layer streams once from the registry through the indexer, which
+ * builds the flat image from the layers' tables of contents. `cofa index` pushes the outcome as the image's sidecar. A
+ * node that found no sidecar keeps the outcome for itself, and the pass also writes the layer devices.
  *
  *     this thread     registry ─▶ pieces (pieces.ts)          tables of contents ─▶ flat image
  *                                   │      ▲ used                 ▲
  *     layer-thread    ──────────────┴─▶ decode, hash, write ──────┘ ─▶ device synced
  *
- * Nothing waits that need not: threads load their code while the first bytes come, layers are read ahead of the
- * threads, and the flat image is built while the last devices are on their way to the disk.
+ * Steps overlap where they can: threads load their code while the first bytes arrive, this thread reads layers ahead of
+ * the threads, and it builds the flat image while the last devices are on their way to the disk.
  */
 import { availableParallelism } from 'node:os';
 import type { Progress } from '../../schemas/api.ts';
+import type { FlatImage } from '../image/erofs.ts';
 import type { Toc } from '../image/toc.ts';
-import type { ResolvedImage } from '../registry/client.ts';
+import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import type { Sidecar } from '../registry/sidecars.ts';
 import type { IndexedLayer, LayerContents, RegistrySettings } from './layer-job.ts';
 import { Pieces } from './pieces.ts';
@@ -25,13 +26,13 @@ export interface IndexImageOptions {
   registry?: RegistrySettings;
   /** Layers side by side; one a core by default. */
   threads?: number;
-  /** Threads that are there already; they end with the image. */
+  /** Threads that run already; they end with the image. */
   pool?: ThreadPool;
-  /** Path of a layer's device if it is to be written; see `IndexedLayer.built`. */
+  /** Path of a layer's device where the pass is to write it; see `IndexedLayer.built`. */
   deviceOf?: (diffId: string) => string | undefined;
   /** Called once, when every thread is at work: by then the code is loaded. */
   onBegun?: () => void;
-  /** Called with each layer as soon as it is complete; what it returns is waited for. */
+  /** Called with each layer as soon as it is complete; the pass waits for the promise. */
   onLayer?: (layer: IndexedLayer) => Promise<void>;
   /** `index` with compressed bytes for each layer (item: its blob's digest), then `flatten`. */
   onProgress?: (progress: Progress) => void;
@@ -52,105 +53,165 @@ export interface IndexedImage {
  * `unsupported` for what no flat image can express, `no-space`; the signal's reason.
  */
 export async function indexImage(options: IndexImageOptions): Promise<IndexedImage> {
-  const { image, onProgress = () => {} } = options;
-  // One failure stops the others: their bytes would be thrown away.
-  const stop = new AbortController();
-  const signal = options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
   // The largest first, so that none is left alone at the end.
   const unique = new Map(
-    image.layers.toSorted((a, b) => b.blob.size - a.blob.size).map((layer) => [keyOf(layer), layer] as const),
+    options.image.layers
+      .toSorted((a, b) => b.blob.size - a.blob.size)
+      .map((layer) => [keyOf(layer), layer] as const),
   );
   const threads = Math.max(1, Math.min(options.threads ?? availableParallelism(), unique.size));
   const pool = options.pool ?? new ThreadPool(threads);
   const { RegistryClient } = await import('../registry/client.ts');
   const registry = new RegistryClient(options.registry);
   try {
-    const large = new Turns(threads + 1);
-    const small = new Turns(SMALL_AT_ONCE);
-    const begun = new Set<string>();
-    const contents = new Map([...unique.keys()].map((key) => [key, Promise.withResolvers<LayerContents>()]));
-    const flattened = (async () => {
-      const [{ buildFlat }, { decodeToc }] = await Promise.all([
-        import('../image/erofs.ts'),
-        import('../image/toc-codec.ts'),
-      ]);
-      const parts = new Map<string, { rawSize: number; toc: Toc }>();
-      const found = [...contents].map(async ([key, { promise }]) => {
-        const { rawSize, toc } = await promise;
-        // While the others are on their way.
-        parts.set(key, { rawSize, toc: decodeToc(toc) });
-      });
-      await Promise.all(found);
-      onProgress({ phase: 'flatten' });
-      const all = image.layers.map((layer) => ({ diffId: layer.diffId, ...parts.get(keyOf(layer)) }));
-      return buildFlat(
-        all.map(({ toc }) => toc as Toc),
-        all.map(({ diffId, rawSize }) => ({ diffId, size: rawSize as number })),
-      );
-    })();
-    // Where a layer fails this waits for good, or has nothing to add.
-    flattened.catch(() => stop.abort());
-    const index = async (key: string, { blob, diffId }: (typeof image.layers)[number]) => {
-      const device = options.deviceOf?.(diffId);
-      const report = (done: number) => {
-        if (done > 0 && begun.size < threads && begun.add(key).size === threads) options.onBegun?.();
-        onProgress({ phase: 'index', item: blob.digest, done, total: blob.size });
-      };
-      report(0);
-      const over = await (blob.size <= SMALL ? small : large).next();
-      try {
-        const source = new Pieces(
-          // Its digest is looked at where it is decoded.
-          (own) => registry.blobRange(image.reference, blob, 0, blob.size, own),
-          signal,
-        );
-        const layer = await pool.run({ blob, diffId, ...(device === undefined ? {} : { device }) }, source, {
-          onProgress: report,
-          onContents: (found) => {
-            over();
-            contents.get(key)?.resolve(found);
-          },
-          signal,
-        });
-        await options.onLayer?.(layer);
-        return layer;
-      } finally {
-        over();
-      }
-    };
-    const jobs = new Map<string, Promise<IndexedLayer>>();
-    for (const [key, layer] of unique) {
-      const job = index(key, layer);
-      job.catch(() => stop.abort());
-      jobs.set(key, job);
-    }
-    const settled = await Promise.allSettled(jobs.values());
-    options.signal?.throwIfAborted();
-    for (const outcome of settled) {
-      // Those that were stopped because another failed are not the reason.
-      if (outcome.status === 'rejected' && outcome.reason !== stop.signal.reason) throw outcome.reason;
-    }
-    // If nothing failed but was stopped, this says why.
-    const { metadata, devices } = await flattened;
-    const layers = await Promise.all(
-      image.layers.map((layer) => jobs.get(keyOf(layer)) as Promise<IndexedLayer>),
-    );
-    return { layers, flat: metadata, devices };
+    return await new ImagePass(options, { unique, threads, pool, registry }).run();
   } finally {
-    // Nothing runs any more, and to take down what the threads have takes as long as the rest of the end.
+    // No job runs any more. To free what the threads hold takes as long as the rest of the end, so nothing waits for
+    // it.
     void pool.close();
     await registry.close();
   }
 }
 
+interface PassParts {
+  /** The image's layers by `keyOf`, each once. */
+  unique: ReadonlyMap<string, Layer>;
+  threads: number;
+  pool: ThreadPool;
+  registry: RegistryClient;
+}
+
+/** One pass over the layers of one image. A failure stops the other layers: their bytes would be thrown away. */
+class ImagePass {
+  readonly #options: IndexImageOptions;
+  readonly #parts: PassParts;
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #large: Turns;
+  readonly #small = new Turns(SMALL_AT_ONCE);
+  /** Keys of layers whose bytes a thread has used. */
+  readonly #begun = new Set<string>();
+  readonly #contents: ReadonlyMap<string, PromiseWithResolvers<LayerContents>>;
+
+  constructor(options: IndexImageOptions, parts: PassParts) {
+    this.#options = options;
+    this.#parts = parts;
+    const own = this.#stop.signal;
+    this.#signal = options.signal === undefined ? own : AbortSignal.any([options.signal, own]);
+    this.#large = new Turns(parts.threads + 1);
+    this.#contents = new Map(
+      [...parts.unique.keys()].map((key) => [key, Promise.withResolvers<LayerContents>()]),
+    );
+  }
+
+  async run(): Promise<IndexedImage> {
+    const flattened = this.#flatten();
+    // Where a layer fails this promise never settles, or has nothing to add.
+    flattened.catch(() => this.#stop.abort());
+    const jobs = new Map<string, Promise<IndexedLayer>>();
+    for (const [key, layer] of this.#parts.unique) {
+      const job = this.#index(key, layer);
+      job.catch(() => this.#stop.abort());
+      jobs.set(key, job);
+    }
+    await this.#settle([...jobs.values()]);
+    // If the flat image failed and its failure stopped the layers, this says why.
+    const { metadata, devices } = await flattened;
+    const layers = await Promise.all(
+      this.#options.image.layers.map((layer) => jobs.get(keyOf(layer)) as Promise<IndexedLayer>),
+    );
+    return { layers, flat: metadata, devices };
+  }
+
+  /** Waits for all layers. Throws the caller's reason, else the first failure that is not our own stop. */
+  async #settle(jobs: ReadonlyArray<Promise<IndexedLayer>>): Promise<void> {
+    const settled = await Promise.allSettled(jobs);
+    this.#options.signal?.throwIfAborted();
+    for (const outcome of settled) {
+      const isStopped = outcome.status === 'rejected' && outcome.reason === this.#stop.signal.reason;
+      if (outcome.status === 'rejected' && !isStopped) throw outcome.reason;
+    }
+  }
+
+  /** Builds the flat image when the contents of all layers are known. */
+  async #flatten(): Promise<FlatImage> {
+    const { image, onProgress } = this.#options;
+    const [{ buildFlat }, { decodeToc }] = await Promise.all([
+      import('../image/erofs.ts'),
+      import('../image/toc-codec.ts'),
+    ]);
+    const parts = new Map<string, { rawSize: number; toc: Toc }>();
+    const found = [...this.#contents].map(async ([key, { promise }]) => {
+      const { rawSize, toc } = await promise;
+      // Decodes while the other layers still arrive.
+      parts.set(key, { rawSize, toc: decodeToc(toc) });
+    });
+    await Promise.all(found);
+    onProgress?.({ phase: 'flatten' });
+    const all = image.layers.map((layer) => ({ diffId: layer.diffId, ...parts.get(keyOf(layer)) }));
+    return buildFlat(
+      all.map(({ toc }) => toc as Toc),
+      all.map(({ diffId, rawSize }) => ({ diffId, size: rawSize as number })),
+    );
+  }
+
+  /**
+   * Indexes one layer in its turn. The turn ends when the thread has read the layer: its device may still be written.
+   */
+  async #index(key: string, { blob, diffId }: Layer): Promise<IndexedLayer> {
+    const { deviceOf, onLayer } = this.#options;
+    const device = deviceOf?.(diffId);
+    this.#report(key, blob, 0);
+    const endTurn = await (blob.size <= SMALL ? this.#small : this.#large).next();
+    try {
+      const layer = await this.#parts.pool.run(
+        { blob, diffId, ...(device === undefined ? {} : { device }) },
+        this.#open(blob),
+        {
+          onProgress: (done) => this.#report(key, blob, done),
+          onContents: (found) => {
+            endTurn();
+            this.#contents.get(key)?.resolve(found);
+          },
+          signal: this.#signal,
+        },
+      );
+      await onLayer?.(layer);
+      return layer;
+    } finally {
+      endTurn();
+    }
+  }
+
+  /** The compressed bytes of a layer. The thread that decodes them compares their digest. */
+  #open(blob: Layer['blob']): Pieces {
+    const { image } = this.#options;
+    return new Pieces(
+      (own) => this.#parts.registry.blobRange(image.reference, blob, 0, blob.size, own),
+      this.#signal,
+    );
+  }
+
+  /** `done`: compressed bytes of the layer that its thread has used. */
+  #report(key: string, blob: Layer['blob'], done: number): void {
+    const { threads } = this.#parts;
+    const isNew = done > 0 && this.#begun.size < threads && !this.#begun.has(key);
+    if (isNew && this.#begun.add(key).size === threads) this.#options.onBegun?.();
+    this.#options.onProgress?.({ phase: 'index', item: blob.digest, done, total: blob.size });
+  }
+}
+
+type Layer = ResolvedImage['layers'][number];
+
 /**
- * A large layer more is asked for than there are threads, so that its first bytes are there when a thread is free; small
- * ones, which wait for round trips more than for bytes, are asked for while the large ones come.
+ * Large layers are requested one more at a time than there are threads, so that the first bytes of the next are there
+ * when a thread is free. Small ones, up to this size, wait for round trips more than for bytes: they are requested
+ * while the large ones arrive.
  */
 const SMALL = 262_144;
 const SMALL_AT_ONCE = 16;
 
-const keyOf = ({ blob, diffId }: ResolvedImage['layers'][number]): string => `${blob.digest}/${diffId}`;
+const keyOf = ({ blob, diffId }: Layer): string => `${blob.digest}/${diffId}`;
 
 /** So many at a time, in the order in which they came. */
 class Turns {

@@ -1,6 +1,6 @@
 /**
- * What an ELF file says of the files that it needs: its interpreter and the libraries that it was linked with. Strict about
- * what it reads, and silent about the rest: a file that is none, or is damaged, needs nothing.
+ * The files that an ELF file needs: its interpreter and the libraries that it was linked with. Strict about what it
+ * reads, and silent about the rest: a file that is no ELF file, or is damaged, needs nothing.
  *
  * Source: elf(5), System V gABI chapter 5.
  */
@@ -10,20 +10,20 @@ import type { FoundFile, HintSearch } from './image-files.ts';
 export type Part = readonly [from: number, to: number];
 
 export interface Elf {
-  /** Class, byte order and machine: libraries of another kind are passed over by the loader. */
+  /** Class, byte order and machine: the loader ignores libraries of another kind. */
   kind: string;
   interpreter: string | undefined;
   /** Names of libraries, in order. */
   needed: string[];
   rpath: string | undefined;
   runpath: string | undefined;
-  /** What of the file is mapped, in order. */
+  /** The parts of the file that are mapped, in order. */
   segments: Array<{ offset: number; size: number; isWritable: boolean; isCode: boolean }>;
-  /** The tables that the loader goes through: symbols, their names, relocations; [from, to) in bytes, in order. */
+  /** The tables that the loader reads: symbols, their names, relocations; [from, to) in bytes, in order. */
   tables: Part[];
-  /** Functions that run when it has been loaded: where they are, bytes, rising. Reads some more of the file. */
+  /** Functions that run right after loading: their places in the file, bytes, rising. Reads some more of the file. */
   initializers(): Promise<number[]>;
-  /** Where the tables begin that are read when an exception is thrown; they end with their segment. Bytes. */
+  /** Where the tables begin that a thrown exception reads; they end with their segment. Bytes. */
   unwinding: number | undefined;
 }
 
@@ -62,9 +62,9 @@ const TABLES: ReadonlyArray<readonly [address: number, size?: number]> = [
   [0x6ffffff0], // DT_VERSYM
   [0x6ffffffe], // DT_VERNEED
 ];
-/** One whose bytes are not told ends where the next one begins, or after so many bytes. */
-const MOST_UNTOLD = 32 << 20;
-/** What is nearer than this is read as one, bytes. */
+/** A table of unknown size ends where the next one begins, or after so many bytes. */
+const MOST_UNKNOWN_TABLE = 32 << 20;
+/** Tables with smaller gaps are read as one, bytes. */
 const TABLE_GAP = 64 << 10;
 
 interface Segment {
@@ -75,38 +75,15 @@ interface Segment {
   size: number;
 }
 
-/** Undefined: it is no ELF file that could be loaded. Throws what `search.read` throws. */
+/** Undefined: no ELF file that could be loaded. Throws what `search.read` throws. */
 export async function readElf(search: HintSearch, file: FoundFile): Promise<Elf | undefined> {
-  const header = await search.read(file, 0, HEADER);
-  if (header.length < 52 || header.readUInt32BE(0) !== 0x7f454c46) return undefined;
-  const isWide = header[4] === 2;
-  const isLittle = header[5] === 1;
-  if ((header[4] !== 1 && !isWide) || (header[5] !== 2 && !isLittle)) return undefined;
-  if (isWide && header.length < HEADER) return undefined;
-  const view = (bytes: Buffer) => new Fields(bytes, isLittle, isWide);
-  const fields = view(header);
-  const type = fields.half(16);
-  if (type !== 2 && type !== 3) return undefined;
-  const at = fields.word(isWide ? 32 : 28);
-  const size = fields.half(isWide ? 54 : 42);
-  const count = fields.half(isWide ? 56 : 44);
-  if (size < (isWide ? 56 : 32) || size > 256 || count === 0 || count > MOST_SEGMENTS) return undefined;
-  const table = view(await search.read(file, at, size * count));
-  const segments: Segment[] = [];
-  for (let entry = 0; entry + size <= table.length; entry += size) {
-    const [flags, offset, address, bytes] = isWide ? [4, 8, 16, 32] : [24, 4, 8, 16];
-    segments.push({
-      type: table.full(entry),
-      flags: table.full(entry + flags),
-      offset: table.word(entry + offset),
-      address: table.word(entry + address),
-      size: table.word(entry + bytes),
-    });
-  }
+  const head = headOf(await search.read(file, 0, HEADER));
+  if (head === undefined) return undefined;
+  const segments = await readSegments(search, file, head);
   const loads = segments.filter((segment) => segment.type === PT.load);
   const named = segments.find((segment) => segment.type === PT.interpreter);
   const found: Elf = {
-    kind: `${header[4]}/${header[5]}/${fields.half(18)}`,
+    kind: head.kind,
     interpreter:
       named === undefined
         ? undefined
@@ -125,9 +102,99 @@ export async function readElf(search: HintSearch, file: FoundFile): Promise<Elf 
     unwinding: segments.find((segment) => segment.type === PT.unwinding)?.offset,
   };
   const dynamic = segments.find((segment) => segment.type === PT.dynamic);
-  if (dynamic === undefined) return found;
-  const entries = view(await search.read(file, dynamic.offset, Math.min(dynamic.size, MOST_DYNAMIC)));
-  const step = isWide ? 16 : 8;
+  if (dynamic !== undefined) await readDynamic(found, { search, file, head, loads, dynamic });
+  return found;
+}
+
+/** The ELF header. */
+interface Head {
+  /** `Elf.kind` */
+  kind: string;
+  isWide: boolean;
+  /** The program headers: where they begin, the size of each in bytes, and their number. */
+  at: number;
+  size: number;
+  count: number;
+  /** Numbers in this file's byte order and width. */
+  view: (bytes: Buffer) => Fields;
+}
+
+function headOf(header: Buffer): Head | undefined {
+  if (header.length < 52 || header.readUInt32BE(0) !== 0x7f454c46) return undefined;
+  const isWide = header[4] === 2;
+  const isLittle = header[5] === 1;
+  if ((header[4] !== 1 && !isWide) || (header[5] !== 2 && !isLittle)) return undefined;
+  if (isWide && header.length < HEADER) return undefined;
+  const view = (bytes: Buffer) => new Fields(bytes, isLittle, isWide);
+  const fields = view(header);
+  const type = fields.half(16);
+  if (type !== 2 && type !== 3) return undefined;
+  const at = fields.word(isWide ? 32 : 28);
+  const size = fields.half(isWide ? 54 : 42);
+  const count = fields.half(isWide ? 56 : 44);
+  if (size < (isWide ? 56 : 32) || size > 256 || count === 0 || count > MOST_SEGMENTS) return undefined;
+  return { kind: `${header[4]}/${header[5]}/${fields.half(18)}`, isWide, at, size, count, view };
+}
+
+async function readSegments(
+  search: HintSearch,
+  file: FoundFile,
+  { at, size, count, isWide, view }: Head,
+): Promise<Segment[]> {
+  const table = view(await search.read(file, at, size * count));
+  const [flags, offset, address, bytes] = isWide ? [4, 8, 16, 32] : [24, 4, 8, 16];
+  const segments: Segment[] = [];
+  for (let entry = 0; entry + size <= table.length; entry += size) {
+    segments.push({
+      type: table.full(entry),
+      flags: table.full(entry + flags),
+      offset: table.word(entry + offset),
+      address: table.word(entry + address),
+      size: table.word(entry + bytes),
+    });
+  }
+  return segments;
+}
+
+interface DynamicSource {
+  search: HintSearch;
+  file: FoundFile;
+  head: Head;
+  loads: readonly Segment[];
+  dynamic: Segment;
+}
+
+/** Adds what the dynamic section says: tables, initializers, libraries and where to look for them. */
+async function readDynamic(found: Elf, source: DynamicSource): Promise<void> {
+  const { search, file, head, loads } = source;
+  const { needed, values } = await dynamicEntries(source);
+  found.tables = tablesOf(loads, values, file.size);
+  found.initializers = async () => {
+    const read = async (at: number, bytes: number) => head.view(await search.read(file, at, bytes));
+    const places = await initializersOf(loads, values, { word: head.isWide ? 8 : 4, size: file.size }, read);
+    return [...new Set(places)].toSorted((a, b) => a - b);
+  };
+  const base = offsetIn(loads, values.get(DT.strings));
+  if (base === undefined) return;
+  const stringAt = async (offset: number) => endAtNul(await search.read(file, base + offset, MOST_STRING));
+  for (const offset of needed) {
+    const name = await stringAt(offset);
+    if (name !== '') found.needed.push(name);
+  }
+  const [rpath, runpath] = [values.get(DT.rpath), values.get(DT.runpath)];
+  if (rpath !== undefined) found.rpath = await stringAt(rpath);
+  if (runpath !== undefined) found.runpath = await stringAt(runpath);
+}
+
+/** `needed`: offsets of the libraries' names among the strings; `values`: all other entries, by their tags. */
+async function dynamicEntries({
+  search,
+  file,
+  head,
+  dynamic,
+}: DynamicSource): Promise<{ needed: number[]; values: Map<number, number> }> {
+  const entries = head.view(await search.read(file, dynamic.offset, Math.min(dynamic.size, MOST_DYNAMIC)));
+  const step = head.isWide ? 16 : 8;
   const needed: number[] = [];
   const values = new Map<number, number>();
   for (let entry = 0; entry + step <= entries.length; entry += step) {
@@ -137,26 +204,10 @@ export async function readElf(search: HintSearch, file: FoundFile): Promise<Elf 
     if (tag === DT.needed && needed.length < MOST_NEEDED) needed.push(value);
     else values.set(tag, value);
   }
-  found.tables = tablesOf(loads, values, file.size);
-  found.initializers = async () => {
-    const read = async (at: number, bytes: number) => view(await search.read(file, at, bytes));
-    const places = await initializersOf(loads, values, { word: isWide ? 8 : 4, size: file.size }, read);
-    return [...new Set(places)].toSorted((a, b) => a - b);
-  };
-  const base = offsetIn(loads, values.get(DT.strings));
-  if (base === undefined) return found;
-  const stringAt = async (offset: number) => endAtNul(await search.read(file, base + offset, MOST_STRING));
-  for (const offset of needed) {
-    const name = await stringAt(offset);
-    if (name !== '') found.needed.push(name);
-  }
-  const [rpath, runpath] = [values.get(DT.rpath), values.get(DT.runpath)];
-  if (rpath !== undefined) found.rpath = await stringAt(rpath);
-  if (runpath !== undefined) found.runpath = await stringAt(runpath);
-  return found;
+  return { needed, values };
 }
 
-/** By the entries of the dynamic section; those that lie side by side are one. */
+/** By the entries of the dynamic section; neighbouring tables are one. */
 function tablesOf(loads: readonly Segment[], values: ReadonlyMap<number, number>, fileSize: number): Part[] {
   const found = TABLES.flatMap(([address, bytes]) => {
     const begin = offsetIn(loads, values.get(address));
@@ -164,12 +215,12 @@ function tablesOf(loads: readonly Segment[], values: ReadonlyMap<number, number>
   }).toSorted((a, b) => a.begin - b.begin);
   const parts = found.map(({ begin, bytes }, at): Part => {
     const next = found[at + 1]?.begin ?? begin;
-    return [begin, Math.min(begin + (bytes ?? Math.min(next - begin, MOST_UNTOLD)), fileSize)];
+    return [begin, Math.min(begin + (bytes ?? Math.min(next - begin, MOST_UNKNOWN_TABLE)), fileSize)];
   });
   return joined(parts, TABLE_GAP);
 }
 
-/** Parts of a file in the order of their beginnings: those that overlap, or are no further apart than `gap` bytes, are one. */
+/** Parts of a file in the order of their beginnings; joins those that overlap or are at most `gap` bytes apart. */
 export function joined(parts: readonly Part[], gap = 0): Part[] {
   const found: Part[] = [];
   for (const [from, to] of parts) {
@@ -182,8 +233,9 @@ export function joined(parts: readonly Part[], gap = 0): Part[] {
 }
 
 /**
- * Offsets of the functions in DT_INIT_ARRAY. Their addresses are in its slots, or are the addends of relocations: of DT_RELA's relative
- * ones, which come first (DT_RELACOUNT) in the order of their places. `word` bytes have an address, `size` the file.
+ * Offsets of the functions in DT_INIT_ARRAY. Their addresses are in its slots, or are the addends of relocations: of
+ * DT_RELA's relative ones, which come first (DT_RELACOUNT) in the order of their places. An address has `word` bytes,
+ * the file `size`.
  */
 async function initializersOf(
   loads: readonly Segment[],
@@ -209,7 +261,7 @@ async function initializersOf(
   if (direct.length > 0 || base === undefined) return direct;
   // r_offset, r_info, r_addend
   const entry = 3 * word;
-  // no more than the file holds: a search among numbers that are not exact any more has no end
+  // no more than the file holds: with numbers too large to be exact the search would not end
   const held = Math.min(values.get(DT.relocationsBytes) ?? 0, Math.max(0, size - base));
   const total = Math.floor(held / entry);
   const place = async (index: number) => (await read(base + index * entry, word)).word(0);
@@ -235,7 +287,7 @@ function endAtNul(bytes: Buffer): string {
   return bytes.toString('latin1', 0, end < 0 ? bytes.length : end);
 }
 
-/** Numbers of a file's byte order and width. What lies behind the end is 0. */
+/** Numbers of a file's byte order and width. Bytes behind the end count as 0. */
 class Fields {
   readonly #bytes: Buffer;
   readonly #isLittle: boolean;
