@@ -7,14 +7,15 @@ import type { SpanRecord, SpanTable } from './span-table.ts';
 import { WindowTracer } from './window.ts';
 
 /**
- * Cuts one span into several that can each be decoded on their own. `cuts`: their first blocks but for the first one's,
- * ascending, all within the span and none its first; `compressed`: the blob's bytes [inStart, inEnd) of the span.
+ * Cuts one span into several that can each be decoded on their own. `cuts`: first blocks of the new spans, without the
+ * first one's, ascending and all within the span. `compressed`: the blob's bytes [inStart, inEnd) of the span.
  *
- * Like the indexer (span-scan.ts) it stops at the raw byte that a span is to begin with and asks where decoding could begin
- * again. No window of a cut reaches behind the span's own beginning, of which a checkpoint knows a part only: a cut lies
- * a block, 64 KiB, behind that at least, and deflate refers back by 32 KiB at most.
+ * Like the indexer (span-scan.ts) it stops at the raw byte where a span is to begin and asks the decoder where decoding
+ * could begin again. No window of a cut reaches behind the span's own beginning, of which a checkpoint knows only a
+ * part: a cut lies at least one block, 64 KiB, behind that beginning, and deflate refers back by 32 KiB at most.
  *
- * Not for zstd, which can be entered at the start of a frame only. Error `integrity`: the bytes are not those of the span.
+ * Not for zstd, whose decoder can begin only at the start of a frame. Error `integrity`: the bytes are not those of the
+ * span.
  */
 export function cutSpan(
   table: SpanTable,
@@ -79,7 +80,8 @@ function* stops(
     at += decode(decoder, out, at, place);
     const needed = decoder.needed;
     let checkpoint = decoder.checkpoint();
-    // What lies between the last byte before the cut and the first one behind it is passed over: it is not decoded twice.
+    // The loop skips the bytes between the last one before the cut and the first one behind it: it decodes nothing
+    // twice.
     let written = 0;
     for (let still = 0; written === 0; still++) {
       if (still > MOST_STILL) throw cutShort();
@@ -105,9 +107,9 @@ function decode(decoder: LayerDecoder, out: NativeBuffer, from: number, place: n
   return at - from;
 }
 
-/** Raw bytes that are decoded behind a cut, at most: fewer than a block. */
+/** Raw bytes that the loop decodes behind a cut, at most: fewer than a block. */
 const BEHIND = 256;
-/** Stops in a row without a move after which there is nothing more to come. */
+/** Stops in a row without progress after which the decoder has no more to give. */
 const MOST_STILL = 8;
 
 const trackedAt = (table: SpanTable, span: number) =>

@@ -8,14 +8,14 @@ import type { SpanTable } from './span-table.ts';
 import { ZstdDecoder } from './zstd.ts';
 
 /**
- * Decodes `count` neighbouring spans from the blob's bytes [span(first).inStart, span(first + count - 1).inEnd)
- * and hands out their blocks in order, each verified against the table. Stops reading `body` when the last block is out;
- * bytes behind it are not looked at. Blocks that came out before an error are right and stay so.
+ * Decodes `count` neighbouring spans from the blob's bytes [span(first).inStart, span(first + count - 1).inEnd) and
+ * hands out their blocks in order, each verified against the table. It stops reading `body` after the last block and
+ * ignores bytes behind it. Blocks that it handed out before an error are verified and stay valid.
  *
  * The bytes that `onBlock` gets belong to it. The next block is decoded when its promise has settled.
  *
  * Errors: CofaError('integrity') names the block; 'unsupported' for zstd windows above 128 MiB; the reason of `signal`;
- * what `body` and `onBlock` throw; RangeError for spans that the table has not.
+ * what `body` and `onBlock` throw; RangeError for spans that the table does not have.
  */
 export async function decodeSpans(
   table: SpanTable,
@@ -47,7 +47,7 @@ export async function decodeSpans(
   }
 }
 
-/** Others get a turn after so many blocks: a millisecond or two. */
+/** The event loop gets a turn after so many blocks: a millisecond or two. */
 const BLOCKS_BEFORE_PAUSE = 4;
 const INPUT_SIZE = 65_536;
 
@@ -61,7 +61,7 @@ class BlockReader {
   /** Compressed bytes taken from the body. */
   #taken = 0;
   #block: number;
-  /** Raw bytes before the first block that are still to be dropped. */
+  /** Raw bytes before the first block that are still to be skipped. */
   #skip: number;
   /** The block that is being filled. */
   #target: NativeBuffer;
@@ -85,7 +85,9 @@ class BlockReader {
     return this.#block === this.#endBlock;
   }
 
-  /** Takes bytes of the chunk from `at` on; all before have been decoded. Returns how many are done with. */
+  /**
+   * Takes bytes of the chunk from `at` on; the decoder has used all before. Returns the number of bytes that it used.
+   */
   input(chunk: Uint8Array, at: number): number {
     const room = Math.min(INPUT_SIZE, this.#inEnd - this.#inStart - this.#taken);
     if (room === 0) return chunk.length - at;

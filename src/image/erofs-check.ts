@@ -1,14 +1,14 @@
 /**
  * Reads the metadata of a flat image that came from elsewhere, before the kernel does.
  *
- * Kernels have had bugs with images that no writer makes, and what an image hides from a look at its files may hide from
- * a review too. So this takes the subset of EROFS that erofs.ts writes and nothing else: each field has a value that it
- * would write, each inode is reached from the root, a directory by one name alone, each byte belongs to one thing, and
- * what belongs to nothing is zero. It does not insist on the writer's order of things, so that a later writer's images
- * pass too.
+ * Kernels have had bugs with images that no writer makes, and an image that hides something from a look at its files
+ * may hide it from a review too. So this check accepts the subset of EROFS that erofs.ts writes and nothing else. Each
+ * field has a value that erofs.ts would write. The check reaches each inode from the root, and a directory by one name
+ * alone. Each byte belongs to one part, and bytes that belong to none are zero. The order of the parts is free, so that
+ * images of a later writer pass too.
  *
- * Time and memory are linear in the size of the image: a part is claimed before it is read, and more bytes claimed than
- * there are mean that two parts overlap.
+ * Time and memory are linear in the size of the image: the check claims a part before it reads it, and more claimed
+ * bytes than the image has mean that two parts overlap.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import {
@@ -52,8 +52,8 @@ import type { LayerDevice } from './erofs.ts';
 import { MAX_FILE_SIZE } from './toc-limits.ts';
 
 /**
- * Checks a whole image. Returns its devices in the order of their slots, `size` being that of the device: the raw tar's
- * raised to a multiple of 512; and how many inodes it has. Throws CofaError('integrity') saying what is wrong.
+ * Checks a whole image. Returns its devices in the order of their slots (`size` is that of the device: the raw tar's,
+ * raised to a multiple of 512) and the number of its inodes. Throws CofaError('integrity'), which says what is wrong.
  */
 export function checkFlat(metadata: Buffer): { devices: LayerDevice[]; inodes: number } {
   const check = checkFlatInSteps(metadata);
@@ -63,14 +63,14 @@ export function checkFlat(metadata: Buffer): { devices: LayerDevice[]; inodes: n
   }
 }
 
-/** The same in steps of a millisecond or so, for an event loop that has others to serve. */
+/** The same in steps of a millisecond or so, for an event loop that has other work. */
 export function checkFlatInSteps(
   metadata: Buffer,
 ): Generator<void, { devices: LayerDevice[]; inodes: number }, void> {
   return new Checker(metadata).check();
 }
 
-/** Inodes that are read in one step, and no fewer than the directory has that comes next. */
+/** Inodes that one step reads; a step that comes to a larger directory reads all of its inodes. */
 const STEP_INODES = 500;
 
 interface Device extends LayerDevice {
@@ -85,7 +85,7 @@ interface Header {
   sharedAt: number;
 }
 
-/** What is read of an inode before its kind matters. */
+/** The fields of an inode that do not depend on its kind. */
 interface Body {
   /** For messages. */
   what: string;
@@ -110,13 +110,13 @@ class Checker {
   readonly #words: Words;
   readonly #claims: Claims;
   readonly #devices: Device[] = [];
-  /** By their running numbers: 1 for those that have been met. */
+  /** By their running numbers: 1 for those that the check has met. */
   readonly #inos: Uint8Array;
   readonly #xattrs: XattrReader;
   readonly #header: Header;
   /** By nid: the kind of each inode that has been read, as FT_*; 0 for the others. */
   readonly #types: Uint8Array;
-  /** By nid: links that an inode says it has, and links found; every directory has two from the start. */
+  /** By nid: the link count in the inode, and the links found; every directory begins with two. */
   readonly #nlinks: Uint32Array;
   readonly #found: Uint32Array;
   #count = 0;
@@ -174,7 +174,7 @@ class Checker {
       inodes: image.readUInt32LE(at + SB.inodes),
       sharedAt: image.readUInt32LE(at + SB.xattrBlock) * BLOCK,
     };
-    // The fields that vary, put into a superblock that is right in all else.
+    // The fields that vary, put into a superblock that is right in all other fields.
     const expected = Buffer.alloc(SUPERBLOCK_SIZE);
     expected.writeUInt32LE(MAGIC, SB.magic);
     expected.writeUInt32LE(COMPAT, SB.compat);
@@ -220,7 +220,7 @@ class Checker {
     }
   }
 
-  /** Reads an inode that no entry has led to before and gives its FT_*. `path`: bytes of the path to it. */
+  /** Reads an inode that no entry has led to before; returns its FT_*. `path`: bytes of the path to it. */
   #inode(nid: number, parent: number, path: number): number {
     const words = this.#words;
     const at = nid * NID_UNIT;
@@ -244,7 +244,7 @@ class Checker {
       throw fault(`${what} is used in an unknown way`);
     }
     if (words.u32(at + INODE.uid) === NO_ID || words.u32(at + INODE.gid) === NO_ID) {
-      throw fault(`${what} belongs to nobody`);
+      throw fault(`${what} has no owner`);
     }
     const size = words.u32(at + INODE.size + 4) * 2 ** 32 + words.u32(at + INODE.size);
     const xattrCount = words.u16(at + INODE.xattrCount);

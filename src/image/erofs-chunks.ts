@@ -1,7 +1,7 @@
 /**
- * Where a file's bytes lie, as EROFS says it: chunks of one size, a power of two, each in one piece on one device or a
- * hole (fs/erofs/data.c, erofs_map_blocks). A file in one piece, as all but sparse ones are, has a single chunk,
- * however large; a sparse file has the largest chunks whose borders meet all of its own.
+ * Where a file's bytes lie, in EROFS's terms: chunks of one size, a power of two, each in one piece on one device or a
+ * hole (fs/erofs/data.c, erofs_map_blocks). A file in one piece has a single chunk, however large; all but sparse files
+ * are in one piece. A sparse file has the largest chunks whose borders meet all of its own.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { BLOCK, CHUNK, CHUNK_INDEX, MAX_CHUNK_BITS, NULL_BLOCK, roundUp } from './erofs-format.ts';
@@ -45,12 +45,12 @@ export function planChunks(entry: TocEntry, deviceBlocks: number): ChunkPlan {
 }
 
 /**
- * Finds places for a file's patches from block `next` of the image on: gives the first block of each, and the block
+ * Finds places for a file's patches from block `next` of the image on. Returns the first block of each, and the block
  * behind them all. Patches that follow one another in the file do so in the image.
  *
- * Kernels join two pieces of a file into one request where the sector numbers of one follow those of the other, and do
- * not look whether both are on the same device (iomap_readpage_iter in fs/iomap/buffered-io.c, seen in 6.12 and 6.18).
- * So a patch never lies where the numbers would go on from, or to, a neighbouring extent in the layer's device.
+ * Kernels join two pieces of a file into one request where the sector numbers of one follow those of the other, without
+ * comparing their devices (iomap_readpage_iter in fs/iomap/buffered-io.c, seen in 6.12 and 6.18). So a patch never lies
+ * where the sector numbers would continue from, or to, a neighbouring extent in the layer's device.
  */
 export function placePatches(entry: TocEntry, next: number): { blocks: number[]; end: number } {
   const blocks: number[] = [];

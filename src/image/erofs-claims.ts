@@ -1,4 +1,6 @@
-/** Which bytes of an image are spoken for, so that in the end no byte serves two ends and none is left over. */
+/**
+ * Which bytes of an image belong to which part, so that in the end no byte belongs to two parts and none is left over.
+ */
 import type { Words } from './erofs-words.ts';
 
 export type Fault = (what: string) => Error;
@@ -18,12 +20,14 @@ export class Claims {
     this.#fault = fault;
   }
 
-  /** Call before reading the part: this also bounds the work that overlapping parts can cause. `at`: a multiple of 4. */
+  /**
+   * Call before reading the part: this also bounds the work that overlapping parts can cause. `at`: a multiple of 4.
+   */
   claim(at: number, length: number): void {
     if (length === 0) return;
     if (at + length > this.#size) throw this.#fault(`a part of it at byte ${at} reaches beyond its end`);
     this.#bytes += length;
-    // Overlaps show in the end; until then they must not multiply the work.
+    // checkRest finds overlaps; until then they must not multiply the work.
     if (this.#bytes > this.#size) throw this.#fault('parts of it overlap');
     if (this.#count === this.#starts.length) this.#grow();
     this.#starts[this.#count] = (at / 4) * 2 ** 26 + this.#count;
@@ -31,7 +35,7 @@ export class Claims {
     this.#count++;
   }
 
-  /** Throws where two claims overlap, and where a byte that nobody claimed is not zero. */
+  /** Throws where two claims overlap, and where a byte outside of all claims is not zero. */
   checkRest(words: Words): void {
     const starts = this.#starts.subarray(0, this.#count).sort();
     let end = 0;

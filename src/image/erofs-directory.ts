@@ -1,8 +1,8 @@
 /**
- * Directories as EROFS keeps them (fs/erofs/dir.c, namei.c): blocks that each begin with entries of 12 bytes, whose
- * number is where the first name begins divided by 12, followed by the names without ends. All names stand in the order
- * of their bytes, `.` and `..` among them, because the kernel searches by halving: first the blocks, then one block.
- * What is left of a block is zero, which ends its last name. readdir gives this order.
+ * Directories as EROFS stores them (fs/erofs/dir.c, namei.c). Each block begins with entries of 12 bytes, whose number
+ * is the offset of the first name divided by 12; the names follow without separators. All names, `.` and `..` among
+ * them, are in the order of their bytes, because the kernel searches by halving: first the blocks, then one block. The
+ * rest of a block is zero, which ends its last name. readdir gives this order.
  */
 import { BLOCK, DIRENT, ENTRY, KINDS, NID_UNIT } from './erofs-format.ts';
 import type { Directory, Inode } from './inode.ts';

@@ -1,6 +1,6 @@
 /**
  * An image's metadata read by 32-bit words. A check reads each field of each inode once, mostly before V8 has compiled
- * anything: an element of a typed array is then several times cheaper than Buffer's readUInt32LE.
+ * any code: an element of a typed array is then several times cheaper than Buffer's readUInt32LE.
  */
 import { HOST_LITTLE } from './native.ts';
 

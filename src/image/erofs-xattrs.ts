@@ -1,11 +1,11 @@
 /**
- * Extended attributes of a flat image: each inode carries its own behind it, and refers to those that other inodes
- * have too in a shared area (fs/erofs/xattr.c). With a label on every file, as on SELinux hosts, that saves most of
- * them.
+ * Extended attributes of a flat image (fs/erofs/xattr.c). Each inode carries its own behind it, and refers to a shared
+ * area for those that other inodes have too. With a label on every file, as on SELinux hosts, that saves most of them.
  *
- * Left out is what an unpacked image would not show either: `trusted.*`, which containerd does not set, and of which
- * `trusted.overlay.*` would steer the container's overlay (an image must not redirect or hide names in it); `user.*` on
- * anything but files and directories, ACLs on symlinks, default ACLs on files, and name spaces that Linux does not have.
+ * The image leaves out what an unpacked image would not show either: `trusted.*`, which containerd does not set, and of
+ * which `trusted.overlay.*` would steer the container's overlay (an image must not redirect or hide names in it);
+ * `user.*` on anything but files and directories, ACLs on symlinks, default ACLs on files, and name spaces that Linux
+ * does not have.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import {
@@ -49,7 +49,7 @@ export class XattrTable {
     return set;
   }
 
-  /** Decides what is shared, and with it the size of each inode's part. */
+  /** Decides which attributes are shared, and with it the size of each inode's part. */
   settle(): void {
     for (const entry of this.#entries.values()) {
       const size = entry.bytes.length;
@@ -127,7 +127,9 @@ interface Entry {
 
 /** A reference to the shared area, bytes. */
 const SHARED_ID = 4;
-/** Larger ones go into the shared area even if alone: what is behind an inode is read with it. */
+/**
+ * Larger entries move into the shared area even if no other inode has them: a read of an inode reads what is behind it.
+ */
 const MAX_INLINE_ENTRY = 1024;
 
 /** Moves a crowded inode's largest entries into the shared area. */

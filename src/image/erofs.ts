@@ -1,11 +1,11 @@
 /**
- * Writes flat images: the metadata of one EROFS file system for a whole chain of layers, whose file data are extents in
- * the layers' own devices. What stands where: erofs-format.ts; which files there are: tree.ts.
+ * Writes flat images: the metadata of one EROFS file system for a whole chain of layers. The files' data are extents in
+ * the layers' own devices. The layout is in erofs-format.ts; tree.ts decides which files exist.
  *
- * - 512-byte blocks, because that is how tar aligns data. A file's last block may show what the tar has behind its end
- *   (zeros, by any tar known) to a process that maps it to memory and looks beyond the end.
- * - The order of inodes is by directory: those of one directory together, then those of its first subdirectory, and so
- *   on. So `find` and `ls -l` read the metadata nearly from front to back.
+ * - 512-byte blocks, because tar aligns data to them. A process that maps a file to memory and looks beyond its end may
+ *   see in the last block what the tar has there (zeros, by any tar known).
+ * - Inodes are ordered by directory: those of one directory together, then those of its first subdirectory, and so on.
+ *   So `find` and `ls -l` read the metadata nearly from front to back.
  * - Inode numbers are places (byte / 32): they are stable for one image, and small.
  * - Everything depends on the input alone, times and UUID too: the same tables give the same bytes.
  */
@@ -62,7 +62,7 @@ export interface FlatImage {
 }
 
 /**
- * Builds the flat image of a chain of layers, the lowest first; `layers` belong to `tocs` by index. A layer that stands
+ * Builds the flat image of a chain of layers, the lowest first; `layers` belong to `tocs` by index. A layer that occurs
  * twice in the chain is one device. Errors: `integrity` where the layers cannot be unpacked (see tree.ts) or data lie
  * outside of their layer, `unsupported` beyond the limits of erofs-format.ts or of the format.
  */

@@ -1,7 +1,7 @@
 /**
- * Which files a block of a layer belongs to, as the flat image of a node says it. A block has 64 KiB, so there are many
- * small files in one: the first few are named. Read from images that were checked before they were mounted; one that
- * cannot be read all the same gives no names, since a debugger without them is better than none.
+ * Which files a block of a layer belongs to, according to the flat images of a node. A block has 64 KiB and may hold
+ * many small files: this names the first few. It reads images that passed the check before they were mounted. An image
+ * that cannot be read gives no names, since a debugger without names is better than none.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { KINDS } from './erofs-format.ts';
 import { Words } from './erofs-words.ts';
 import { devicesOf, extentsAt, inodeAt, rootOf, visitEntries } from './flat-files.ts';
 
-/** Paths of the files that lie in a block of a layer; empty where nothing tells. */
+/** Paths of the files that lie in a block of a layer; empty where no image names any. */
 export type PathsOf = (diffId: string, block: number) => readonly string[];
 
 /** Files of one block that are named. */
@@ -39,7 +39,7 @@ function readAll(flats: Iterable<string>): Map<string, FilePiece[]> {
   for (const flat of flats) {
     try {
       for (const [diffId, extents] of extentsOf(readFileSync(flat))) {
-        // The same layer has the same files in every image, but for those that are hidden: one image is enough.
+        // A layer shows the same files in every image, but for those that upper layers hide: one image is enough.
         if ((byLayer.get(diffId)?.length ?? 0) < extents.length) byLayer.set(diffId, extents);
       }
     } catch {
@@ -50,8 +50,8 @@ function readAll(flats: Iterable<string>): Map<string, FilePiece[]> {
 }
 
 /**
- * The file data of a flat image by layer, in rising order; with `paths` those of these files alone. Throws what a damaged
- * image makes it meet.
+ * The file data of a flat image by layer, in rising order; with `paths` the data of these files alone. May throw on a
+ * damaged image.
  */
 export function extentsOf(image: Buffer, paths?: Iterable<string>): Map<string, FilePiece[]> {
   const wanted = paths && withParents(paths);
@@ -95,7 +95,7 @@ function withParents(paths: Iterable<string>): Set<string> {
 /** Blocks of layers are 64 KiB. */
 const BLOCK_SIZE = 65_536;
 
-/** The files of every image that lies below a cofa root; nothing where there is none. */
+/** The files of every image below a cofa root; none where there is no root. */
 export function pathsOfRoot(root: string): PathsOf {
   return pathsInFlatImages(function* () {
     const images = join(root, 'images');
@@ -103,7 +103,7 @@ export function pathsOfRoot(root: string): PathsOf {
     try {
       names = readdirSync(images);
     } catch {
-      // Not a root, or not ours to read.
+      // The folder is no root, or we may not read it.
     }
     for (const name of names) yield join(images, name, 'flat.erofs');
   }, BLOCK_SIZE);

@@ -1,7 +1,7 @@
 /**
- * Looks things up by path in a flat image's metadata, as a process in the image's root would: symlinks are followed, and
- * lead no further than the root. For images that erofs-check.ts has let pass, or that were just built: others may make it
- * throw, and never loop.
+ * Looks things up by path in a flat image's metadata, as a process in the image's root would: it follows symlinks,
+ * which lead no further than the root. For images that erofs-check.ts has accepted, or that were just built: on others
+ * it may throw, but never loops.
  *
  * Names and paths are bytes in latin1, as they lie in the image.
  */
@@ -43,12 +43,12 @@ export interface FileExtent {
   /** Where it begins in the file, bytes. */
   at: number;
   length: number;
-  /** Index of the device, and the byte in it; undefined: they lie in the metadata themselves. */
+  /** Index of the device, and the byte in it; undefined: the data lie in the metadata. */
   device: number | undefined;
   from: number;
 }
 
-/** As many as Linux follows in one path. */
+/** Linux follows as many in one path. */
 const MOST_LINKS = 40;
 const MOST_PARTS = 4096;
 
@@ -181,7 +181,7 @@ export function devicesOf(image: Buffer): string[] {
 
 export const rootOf = (image: Buffer): number => image.readUInt16LE(SUPERBLOCK + SB.rootNid);
 
-/** Visits what is in a folder, without `.` and `..`. */
+/** Visits the entries of a folder, without `.` and `..`. */
 export function visitEntries(
   words: Words,
   { size, union, isInline, dataAt }: FlatInode,

@@ -4,20 +4,19 @@ import { Inflate } from './libz.ts';
 import { NativeBuffer } from './native.ts';
 
 /**
- * Decodes a gzip file (RFC 1952): one member or several, empty ones too, from its start or from a checkpoint.
- * zlib parses the headers and checks CRC and length in the trailers, but for the member that a checkpoint
- * lies in, whose beginning was not seen.
+ * Decodes a gzip file (RFC 1952) from its start or from a checkpoint: one member or several, empty ones too. zlib
+ * parses the headers and checks CRC and length in the trailers, but for the member in which a checkpoint lies: the
+ * decoder did not see its beginning.
  *
- * A checkpoint may lie anywhere, in the middle of a deflate block too. The usual way is to start at block
- * boundaries alone, but zlib's blocks hold 16,383 codes: 52 KB of a typical layer on average, megabytes where it
- * compresses well or where zopfli wrote it. A span that starts at the boundary before its first byte
- * then fetches and decodes 70 KB for nothing (measured; 7 %). Instead the block's header, 80 bytes that
- * hold its Huffman codes, is kept with the checkpoint. The decoder reads the header, then goes on at the very bit
- * where the code for the wanted byte begins. In a stored block the header is made up: a stored block of
- * what was left of the old one.
+ * A checkpoint may lie anywhere, in the middle of a deflate block too. The usual way is to start at block boundaries
+ * alone, but zlib's blocks hold 16,383 codes: 52 KB of a typical layer on average, megabytes where it compresses well
+ * or where zopfli wrote it. A span that starts at the boundary before its first byte then fetches and decodes 70 KB for
+ * nothing (measured; 7 %). Instead the checkpoint keeps the block's header, 80 bytes that hold its Huffman codes. The
+ * decoder reads the header, then continues at the very bit where the code for the wanted byte begins. In a stored block
+ * the header is made up: a stored block of what was left of the old one.
  *
- * Bytes behind the last member that do not begin another one are ignored, as gunzip does; padding and signatures
- * are found there. (Go's reader, and so containerd without an external decompressor, refuses them.)
+ * It ignores bytes behind the last member that do not begin another one, as gunzip does: padding and signatures lie
+ * there. (Go's reader, and so containerd without an external decompressor, refuses them.)
  */
 export class GzipDecoder implements LayerDecoder {
   readonly checkpointsAnywhere = true;
@@ -35,7 +34,7 @@ export class GzipDecoder implements LayerDecoder {
   #produced = 0;
   /** Bytes of a trailer that are still to be skipped. */
   #trailer = 0;
-  /** Bytes that hold the block header being read, or read last. */
+  /** Bytes of the block header that the decoder is reading, or has read last. */
   readonly #header = Buffer.alloc(MAX_HEADER);
   #headerSize = 0;
   /** The header's first bit in its first byte, and the bits of the header behind which it ended. */
@@ -43,7 +42,7 @@ export class GzipDecoder implements LayerDecoder {
   #headerEnd = 0;
   #inHeader = false;
 
-  /** `track`: checkpoint() will be asked for. */
+  /** `track`: the caller will use checkpoint(). */
   constructor(options: { track?: boolean; from?: GzipState } = {}) {
     this.#track = options.track ?? false;
     this.#primeBits = options.from?.bits ?? 0;
@@ -74,7 +73,7 @@ export class GzipDecoder implements LayerDecoder {
   get needed(): number {
     const mark = this.#inBlock() ? this.#inflate.mark() : undefined;
     if (mark?.kind !== 'code') return this.#written;
-    // zlib reads the next code before it finds that the target is full: that one is not needed
+    // zlib reads the next code before it finds the target full: that code is not needed
     const bit = this.#consumed * 8 - this.#inflate.bits;
     return Math.ceil((mark.written === 0 ? bit - mark.back : bit) / 8);
   }
@@ -132,7 +131,7 @@ export class GzipDecoder implements LayerDecoder {
     this.#source = undefined;
   }
 
-  /** Whether zlib has the word: in a member's header, data or trailer. */
+  /** Whether zlib reads the input: in a member's header, data or trailer. */
   #inBlock(): boolean {
     return this.#state === 'member' || this.#state === 'raw';
   }
@@ -186,7 +185,7 @@ export class GzipDecoder implements LayerDecoder {
     this.#consumed += count;
   }
 
-  /** Keeps the bytes of a block's header; `taken` bytes of the input were consumed just now. */
+  /** Keeps the bytes of a block's header; zlib has just consumed `taken` bytes of the input. */
   #followHeader(taken: number): void {
     const inflate = this.#inflate;
     const source = this.#source?.bytes ?? this.#header;
@@ -203,7 +202,7 @@ export class GzipDecoder implements LayerDecoder {
     }
   }
 
-  /** It begins in the last byte consumed, of which so many bits are its own, or in the one after it. */
+  /** The header begins in the last byte consumed, with the last `bits` bits of it, or in the byte after it. */
   #beginHeader(bits: number): void {
     this.#headerSize = bits > 0 ? 1 : 0;
     this.#headerFirst = (8 - bits) % 8;
@@ -230,7 +229,7 @@ export interface GzipState {
   window?: Buffer | undefined;
 }
 
-/** Brings a fresh raw stream to a checkpoint; the caller primes it with the first `bits` bits, if any, and goes on. */
+/** Brings a fresh raw stream to a checkpoint; the caller then primes it with the first `bits` bits, if any. */
 export function restore(inflate: Inflate, state: GzipState): void {
   if (state.window !== undefined) inflate.dictionary(state.window);
   if (state.header === undefined) return;

@@ -12,9 +12,9 @@ import type { Toc } from './toc.ts';
 import { ZstdDecoder } from './zstd.ts';
 
 /**
- * Reads a layer's blob once, from its first byte to its last, and returns all that a node needs to load it
- * lazily: its table of contents and its span table. Memory does not grow with the layer, apart from these two (about
- * 40 bytes for each 64 KiB, and some KB for each MiB of gzip).
+ * Reads a layer's blob once, from its first byte to its last. Returns its table of contents and its span table, which
+ * are all that a node needs to load it lazily. Memory does not grow with the layer, apart from these two (about 40
+ * bytes for each 64 KiB, and some KB for each MiB of gzip).
  *
  * Errors: CofaError('integrity') where the blob is cut short, corrupt or not what `expect` says; 'unsupported' for
  * other compressions and zstd windows above 128 MiB; what TocBuilder and `onRaw` throw; the reason of `signal`.
@@ -48,9 +48,11 @@ export interface LayerIndex {
 }
 
 export interface IndexOptions {
-  /** What the manifest and the image config say of the layer; a difference is CofaError('integrity'). */
+  /** What the manifest and the image config say about the layer; a difference is CofaError('integrity'). */
   expect?: { digest?: string; size?: number; diffId?: string };
-  /** Gets every raw byte in order. The bytes are overwritten once the call has returned or its promise settled. */
+  /**
+   * Gets every raw byte in order. The indexer overwrites the bytes once the call has returned or its promise settled.
+   */
   onRaw?: (offset: number, bytes: Buffer) => void | Promise<void>;
   /** Called with each chunk of the blob: bytes read so far. */
   onProgress?: (compressedBytes: number) => void;
@@ -117,7 +119,7 @@ class LayerScan {
     this.#scanner?.close();
   }
 
-  /** Says of an error which layer it is about. */
+  /** Adds to an error which layer it is about. */
   name(error: unknown): unknown {
     const { expect } = this.#options;
     const layer = expect?.digest ?? expect?.diffId;

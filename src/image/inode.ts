@@ -9,7 +9,7 @@ export class Inode {
   readonly kind: InodeKind;
   /** Which layer made it: an index into the chain, lowest first. Its data lies in that layer's device. */
   readonly layer: number;
-  /** What the tar says of its data, target or device number; undefined for a directory that no entry names. */
+  /** The tar's entry with its data, target or device number; undefined for a directory that no entry names. */
   readonly entry: TocEntry | undefined;
   mode: number;
   uid: number;
@@ -21,11 +21,11 @@ export class Inode {
   nlink = 0;
   /** Of a directory, by name in latin1, whose order is that of the bytes. */
   readonly children: Children | undefined;
-  /** Names that this directory's layer takes away from the layers below; undefined if none. */
+  /** Names that this directory's layer removes from the layers below; undefined if none. */
   whiteouts: Set<string> | undefined;
   /** The layer shows nothing of this directory in the layers below. */
   opaque = false;
-  /** No entry has named this directory yet; it is on the way to others. */
+  /** No entry has named this directory yet; other entries lie below it. */
   implicit = false;
 
   constructor(kind: InodeKind, layer: number, attributes: Attributes, entry?: TocEntry) {
@@ -63,7 +63,7 @@ export interface Attributes {
   xattrs: readonly Xattr[];
 }
 
-/** What a directory gets that nothing describes. */
+/** What a directory gets that no entry describes. */
 export const DEFAULT_ATTRIBUTES: Attributes = {
   mode: 0o755,
   uid: 0,

@@ -3,8 +3,8 @@ import type { NativeBuffer } from './native.ts';
 import type { Compression } from './span-table.ts';
 
 /**
- * A decoder that can be stopped at any raw byte and tells where decoding could begin again. It holds native
- * memory until close().
+ * A decoder that can stop at any raw byte and tell where decoding could begin again. It holds native memory until
+ * close().
  */
 export interface LayerDecoder {
   /** Compressed bytes [start, end) to read next; they must stay as they are until `available` is 0. */
@@ -20,9 +20,12 @@ export interface LayerDecoder {
    * Throws CofaError('integrity' | 'unsupported' | 'environment').
    */
   run(target: NativeBuffer, start: number, end: number): number;
-  /** checkpoint() knows an answer at every raw byte; else only at some, and the last one before a byte counts. */
+  /**
+   * Whether checkpoint() knows an answer at every raw byte; otherwise only at some, and the last one before a byte
+   * counts.
+   */
   readonly checkpointsAnywhere: boolean;
-  /** Where decoding can begin so that the raw bytes that come next come out; undefined: not known here. */
+  /** Where decoding can begin so that the next raw bytes come out; undefined: the decoder does not know it here. */
   checkpoint(): Checkpoint | undefined;
   /** Compressed bytes, counted as `consumed` is, that suffice for all that was written so far. */
   readonly needed: number;
@@ -34,11 +37,11 @@ export interface LayerDecoder {
 export interface Checkpoint {
   /** Offset of the first byte to read. */
   start: number;
-  /** Of that byte so many bits, the high ones, belong to the data; 0: all of them. */
+  /** So many bits of that byte, the high ones, belong to the data; 0: all of them. */
   bits: number;
-  /** The first raw byte that comes out lies so many bytes before the place where the decoder stands. */
+  /** The first raw byte that comes out lies so many bytes before the decoder's place. */
   back: number;
-  /** What follows may refer to so many raw bytes before that. */
+  /** The following data may refer to so many raw bytes before that. */
   reach: number;
   /** gzip: what precedes the data in the decoder's input, see gzip.ts. */
   header?: Header;

@@ -1,12 +1,12 @@
 /**
  * Names in a layer: brought to one form, confined to the image's root, and told apart from whiteouts.
  *
- * `..` is resolved as text and stops at the root, as containerd (`filepath.Clean`, `fs.RootPath`) and umoci
- * (`CleanPath`) do; a component that is a symlink is the business of whoever applies the entry. Docker's own
- * unpacker refuses a name that leads out of the root; here it cannot lead out.
+ * `..` is resolved as text and stops at the root, as in containerd (`filepath.Clean`, `fs.RootPath`) and umoci
+ * (`CleanPath`); layer-tree.ts resolves components that are symlinks. Docker's own unpacker refuses a name that leads
+ * out of the root; here it cannot lead out.
  *
- * Whiteouts: image-spec layer.md, "Whiteouts". Other names that begin with `.wh..wh.` are AUFS's own and
- * name nothing that an image contains.
+ * Whiteouts: image-spec layer.md, "Whiteouts". Other names that begin with `.wh..wh.` belong to AUFS and name nothing
+ * that an image contains.
  */
 
 /** Linux: PATH_MAX with its NUL, NAME_MAX. */

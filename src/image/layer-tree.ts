@@ -1,17 +1,17 @@
 /**
- * What one layer unpacks to, by the rules of containerd's applier (pkg/archive/tar.go, applyNaive and createTarFile;
- * fs.RootPath of containerd/continuity) when it unpacks for overlayfs, that is into an empty folder:
+ * What one layer unpacks to, by the rules of containerd's applier when it unpacks for overlayfs, that is into an empty
+ * folder (pkg/archive/tar.go, applyNaive and createTarFile; fs.RootPath of containerd/continuity):
  *
  * - Entries are applied in the order of the tar, so of two with one name the later one counts. A directory over a
- *   directory keeps what is in it and takes the new attributes; anything else replaces what was there.
+ *   directory keeps its contents and takes the new attributes; any other entry replaces what was there.
  * - The parents of a name are looked up in this layer, symlinks followed within the image's root. A name below a
- *   symlink of a *lower* layer hence makes a directory that hides the symlink. (umoci, which unpacks into the
- *   merged tree, follows it.)
- * - Directories that no entry names are made on the way, with the attributes that the layers below show for them,
- *   else 0755, root's (the group of a set-group-id directory around them) and 1970. Only their time is a choice of ours: both containerd and umoci leave the moment of
- *   unpacking, and the same input must give the same bytes.
- * - A hard link's header counts for the inode that it links to: owner, mode, time and xattrs. Not so for an inode of
- *   a lower layer, which containerd cannot link to; there umoci is the example, which keeps the inode as it is.
+ *   symlink of a *lower* layer hence makes a directory that hides the symlink. (umoci, which unpacks into the merged
+ *   tree, follows it.)
+ * - Directories that no entry names are made on the way. They get the attributes that the layers below show for them,
+ *   else 0755, root's (the group of a set-group-id directory around them) and 1970. Only the time is our choice:
+ *   containerd and umoci take the moment of unpacking, and here the same input must give the same bytes.
+ * - A hard link's header sets owner, mode, time and xattrs of the inode that it links to. Not so for an inode of a
+ *   lower layer, which containerd cannot link to: there umoci is the example, which keeps the inode as it is.
  *
  * Names are kept in latin1, which maps bytes to characters one to one.
  */
@@ -31,8 +31,8 @@ import type { TocEntry, Xattr } from './toc.ts';
 /** containerd's limit, for one path. */
 const MAX_SYMLINKS = 255;
 /**
- * Path components looked up for a layer, to end what a few hostile entries could start: 256 for each entry, as deep
- * as no real image goes, and a million besides.
+ * Path components that a layer may look up, to bound the work of a few hostile entries: 256 for each entry, deeper than
+ * any real image, and a million besides.
  */
 const STEPS = 1 << 20;
 const STEPS_PER_ENTRY = 256;
@@ -42,11 +42,11 @@ const MAX_IMPLICIT = 1 << 20;
 export class LayerTree {
   readonly root: Directory;
   readonly #layer: number;
-  /** The merged layers below; looked into, never changed. */
+  /** The merged layers below; read, never changed. */
   readonly #lower: Directory;
   #steps = STEPS;
   #implicit = 0;
-  /** Most entries lie where the one before them lay. Forgotten when a name changes its meaning. */
+  /** Most entries lie in the folder of the entry before. Forgotten when a name changes its meaning. */
   #lastParent: { path: string; directory: Directory } | undefined;
   /** Of the entry that is being applied. */
   #path: Buffer = Buffer.alloc(0);
@@ -96,7 +96,7 @@ export class LayerTree {
     parent.whiteouts.add(name);
     const there = parent.children.get(name);
     if (there === undefined || !isDirectory(there)) return;
-    // Directories on the way had their attributes from what is hidden now.
+    // Directories on the way took their attributes from what is hidden now.
     if (there.implicit) there.take(plainAttributes(parent));
     const directories = [there];
     for (let directory = directories.pop(); directory !== undefined; directory = directories.pop()) {
@@ -123,7 +123,7 @@ export class LayerTree {
     const link = entry.link.toString('latin1');
     const problem = link === '' ? 'a hard link that names no file' : pathProblem(entry.link);
     if (problem !== undefined) throw this.#fault(problem);
-    // An unpacker first takes away what has the new name, and with it what may lie below.
+    // An unpacker first removes what has the new name, and with it what lies below.
     if (parent.children.delete(name)) this.#lastParent = undefined;
     const inode = this.#visible(link, { directory: parent, name });
     const text = `the hard link's target ${printable(link)}`;
@@ -138,7 +138,7 @@ export class LayerTree {
     parent.children.set(name, inode);
   }
 
-  /** The directory that `path` leads to in this layer; what is missing on the way is made. */
+  /** The directory that `path` leads to in this layer; makes directories that are missing on the way. */
   #directory(path: string): Directory {
     if (path === '') return this.root;
     if (this.#lastParent?.path === path) return this.#lastParent.directory;
@@ -200,9 +200,9 @@ export class LayerTree {
   }
 
   /**
-   * What has the name `path` with this layer laid over the lower ones, a symlink at its end not followed; undefined if
-   * nothing has. One name counts as not there. What this layer whites out is still seen: whiteouts are no matter of
-   * order, and a link keeps what they remove.
+   * What has the name `path` with this layer laid over the lower ones, without following a symlink at its end;
+   * undefined if nothing has. The name `gone` counts as absent. Names that this layer whites out are still seen:
+   * whiteouts do not depend on the order of entries, and a link keeps what they remove.
    */
   #visible(path: string, gone: { directory: Directory; name: string }): Inode | undefined {
     const find = ({ own, lower }: UnionPlace, name: string) => {
@@ -227,9 +227,9 @@ export class LayerTree {
   }
 
   /**
-   * Walks a path as the kernel does below a root that it cannot leave: `..` stops there, absolute symlinks begin
-   * there. `step` gives the place of a name, or the target of the symlink that it is, or undefined to end the walk.
-   * Returns the places on the way from the root to the path's end, both included.
+   * Walks a path as the kernel does below a root that it cannot leave: `..` stops there, absolute symlinks begin there.
+   * `step` gives the place of a name, or the target of a symlink, or undefined to end the walk. Returns the places on
+   * the way from the root to the path's end, both included.
    */
   #walk<Place extends object>(
     root: Place,
@@ -282,7 +282,9 @@ interface UnionPlace {
   lower: Directory | undefined;
 }
 
-/** Of a new directory: mkdir(2) takes over the group of one that is set-group-id, and containerd leaves it so. */
+/**
+ * Attributes of a new directory: mkdir(2) takes over the group of a set-group-id folder, and containerd leaves it so.
+ */
 function plainAttributes(parent: Directory): Attributes {
   return (parent.mode & 0o2000) === 0 ? DEFAULT_ATTRIBUTES : { ...DEFAULT_ATTRIBUTES, gid: parent.gid };
 }
@@ -291,7 +293,7 @@ function targetOf(symlink: Inode): string {
   return symlink.entry?.link.toString('latin1') ?? '';
 }
 
-/** The attributes of an entry for an inode that is there already: xattrs are set one by one, none is removed. */
+/** The attributes of an entry for an inode that exists already: xattrs are set one by one, none is removed. */
 function onTopOf(there: Attributes, { mode, uid, gid, mtime, xattrs }: Attributes): Attributes {
   return { mode, uid, gid, mtime, xattrs: joinXattrs(there.xattrs, xattrs) };
 }

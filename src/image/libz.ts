@@ -5,12 +5,11 @@ import { bindLibrary, HOST_LITTLE, NativeBuffer } from './native.ts';
 /**
  * zlib's inflate as C offers it. node:zlib hides what random access into a gzip file needs:
  *
- * - to stop at any raw byte and be told the bit where the code (literal or match) that makes the next byte
- *   begins, and how much of it is out already: inflateMark, made for this purpose (zlib 1.2.3.5);
- * - to stop behind the header of a deflate block (Z_TREES), which holds the Huffman codes that those
- *   bits are written in;
- * - to start again there: the 32 KiB before (inflateSetDictionary), the block's header, then the
- *   first bits of a byte (inflatePrime), then whole bytes.
+ * - to stop at any raw byte, and to learn the bit where the code (literal or match) of the next byte begins, and how
+ *   much of that code's output is written already: inflateMark, made for this purpose (zlib 1.2.3.5);
+ * - to stop behind the header of a deflate block (Z_TREES), which holds the block's Huffman codes;
+ * - to start again there: the 32 KiB before (inflateSetDictionary), the block's header, then the first bits of a byte
+ *   (inflatePrime), then whole bytes.
  *
  * The object holds native memory until close(). z_stream, whose layout zlib keeps stable (LP64):
  *
@@ -26,7 +25,10 @@ export class Inflate {
   behindHeader = false;
   /** After run(): the deflate block is the last one of its stream. */
   inLastBlock = false;
-  /** After run(): so many bits of the bytes consumed are not used yet. Below 8 at a block, behind a header and when the target is full. */
+  /**
+   * After run(): so many bits of the bytes consumed are not used yet. Below 8 at a block, behind a header and when the
+   * target is full.
+   */
   bits = 0;
 
   readonly #stream = new NativeBuffer(STREAM_SIZE);
@@ -41,7 +43,7 @@ export class Inflate {
     this.#open = true;
   }
 
-  /** Compressed bytes that were given to `input` and are not consumed yet. */
+  /** Compressed bytes that `input` got and that are not consumed yet. */
   get available(): number {
     return this.#stream.view.getUint32(8, HOST_LITTLE);
   }
@@ -53,9 +55,9 @@ export class Inflate {
   }
 
   /**
-   * Inflates into [address, address + length) until that is full, the input is consumed or the stream ends; with
-   * `stop` also before and behind each block header. Returns the bytes written. Bytes of the target
-   * behind those may have changed. Throws CofaError('integrity') with zlib's reason.
+   * Inflates into [address, address + length) until that is full, the input is consumed or the stream ends; with `stop`
+   * also before and behind each block header. Returns the bytes written. May change bytes of the target behind those.
+   * Throws CofaError('integrity') with zlib's reason.
    */
   run(address: bigint, length: number, stop: boolean): number {
     const { view } = this.#stream;

@@ -2,8 +2,8 @@ import { CofaError } from '../../schemas/errors.ts';
 import { bindLibrary, HOST_LITTLE, NativeBuffer } from './native.ts';
 
 /**
- * zstd's streaming decoder as C offers it: node:zlib does not tell where a frame ends, nor how many bytes of
- * input an output needed. Holds native memory until close(), up to the largest window allowed.
+ * zstd's streaming decoder as C offers it: node:zlib tells neither where a frame ends nor how many bytes of input an
+ * output needed. Holds native memory until close(), up to the largest window allowed.
  */
 export class Unzstd {
   readonly #z: Libzstd;
@@ -71,7 +71,7 @@ export class Unzstd {
   }
 }
 
-/** What the decoder allocates for one layer is bounded by it: 128 MiB; `zstd -d` has the same limit. */
+/** Bounds what the decoder allocates for one layer: 128 MiB; `zstd -d` has the same limit. */
 const MAX_WINDOW_LOG = 27;
 const PARAMETER_WINDOW_LOG_MAX = 100;
 // ZSTD_ErrorCode, zstd_errors.h; its stable part

@@ -2,11 +2,10 @@ import koffi from 'koffi';
 import { CofaError } from '../../schemas/errors.ts';
 
 /**
- * C functions that Node itself carries: zlib, zstd and OpenSSL are linked into its executable, which
- * exports their symbols. (Node's addon documentation promises that for OpenSSL and zlib.) They are newer and
- * faster than the shared libraries of a distribution: inflate runs at 570 MB/s where Debian 12's libz does
- * 370. A Node built against shared libraries finds the same symbols through its own dependencies; only where
- * neither holds is the library opened by name.
+ * C functions that Node itself carries. zlib, zstd and OpenSSL are linked into its executable, which exports their
+ * symbols (Node's addon documentation promises that for OpenSSL and zlib). They are newer and faster than the shared
+ * libraries of a distribution: inflate runs at 570 MB/s where Debian 12's libz does 370. A Node built against shared
+ * libraries finds the same symbols through its own dependencies. Where neither holds, the library is opened by name.
  *
  * Types: each binding names its prototype in C and the TypeScript type of the call.
  */
@@ -42,9 +41,9 @@ export function bindLibrary<T extends Record<string, (...args: never[]) => unkno
 }
 
 /**
- * Memory that native code may keep a pointer into between calls. V8 never moves the store of an ArrayBuffer
- * (small typed arrays without an explicit buffer may move, hence none here); the memory lives as long as
- * this object, so whoever holds native state that points here must hold this object too.
+ * Memory that native code may keep a pointer into between calls. V8 never moves the store of an ArrayBuffer (it may
+ * move small typed arrays without an explicit buffer, hence none here). The memory lives as long as this object, so the
+ * owner of native state that points here must hold this object too.
  */
 export class NativeBuffer {
   readonly address: bigint;
@@ -60,7 +59,7 @@ export class NativeBuffer {
   }
 }
 
-/** Where these bytes lie, for one call into native code: whoever makes it must hold them until it has returned. */
+/** The address of these bytes, for one call into native code: the caller must hold them until it has returned. */
 export function addressOf(bytes: Uint8Array): bigint {
   return koffi.address(bytes.buffer) + BigInt(bytes.byteOffset);
 }

@@ -93,7 +93,7 @@ function keep(records: PaxRecords, map: string[], key: string, value: Buffer, fa
   } else if (key.startsWith(LIBARCHIVE)) {
     const name = percentDecoded(key.slice(LIBARCHIVE.length));
     const decoded = base64Decoded(value);
-    // Runtimes do not know these records, so a damaged one is no reason to refuse the layer.
+    // No runtime knows these records, so a damaged one is no reason to refuse the layer.
     if (name !== undefined && decoded !== undefined) records.libarchiveXattrs.set(name, decoded);
   } else if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') {
     const expected = map.length % 2 === 0 ? 'GNU.sparse.offset' : 'GNU.sparse.numbytes';

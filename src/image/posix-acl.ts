@@ -1,11 +1,11 @@
 /**
  * POSIX ACLs as extended attributes: 4 bytes version (2), then entries of 2 bytes tag, 2 bytes permissions, 4 bytes
- * user or group. Source: include/uapi/linux/posix_acl_xattr.h; the order is that of posix_acl_valid in
- * fs/posix_acl.c. A disk file system refuses what is not in it. EROFS does not look, so an ACL that is not sound would
- * come to the kernel's permission checks.
+ * user or group. Source: include/uapi/linux/posix_acl_xattr.h. The order is that of posix_acl_valid in fs/posix_acl.c;
+ * a disk file system refuses any other. EROFS does not look, so an unsound ACL would reach the kernel's permission
+ * checks.
  */
 
-/** Whether Linux would have stored it. */
+/** Whether Linux would have stored the ACL. */
 export function isSoundAcl(value: Buffer): boolean {
   if (value.length < HEADER || (value.length - HEADER) % ENTRY !== 0 || value.readUInt32LE(0) !== 2)
     return false;
@@ -46,7 +46,7 @@ export function isSoundAcl(value: Buffer): boolean {
   return expected === 'end' || value.length === HEADER;
 }
 
-/** Whether a sound ACL says no more than the permission bits do; as an access ACL, Linux does not keep it then. */
+/** Whether a sound ACL says no more than the permission bits; Linux does not keep such an access ACL. */
 export function isPlainAcl(value: Buffer): boolean {
   return value.length <= HEADER + 3 * ENTRY;
 }

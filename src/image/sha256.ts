@@ -112,7 +112,7 @@ function openssl(): OpenSsl {
   return bound;
 }
 
-/** The layout of SHA256_CTX is an assumption about foreign code: look once before anything depends on it. */
+/** The layout of SHA256_CTX is an assumption about foreign code: this verifies it once, before any use. */
 function selfTest(): void {
   const hash = new Sha256();
   const block = Buffer.alloc(64, 'a');

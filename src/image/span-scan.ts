@@ -8,15 +8,15 @@ import { TRACE_INPUT, WindowTracer } from './window.ts';
 /**
  * Decodes a blob once from its start and notes where its spans begin.
  *
- * Two buffers slide over the compressed and the raw bytes. Both keep some of the past: the raw one what a
- * checkpoint's window is cut from, the compressed one what is decoded again to see which bytes of that window are
- * in use (window.ts). That needs bytes *behind* the checkpoint, so it is done when they have come.
+ * Two buffers slide over the compressed and the raw bytes, and both keep some of the past. The raw one keeps what a
+ * checkpoint's window is cut from; the compressed one keeps what the tracer decodes again to see which bytes of that
+ * window are in use (window.ts). The tracer needs bytes *behind* the checkpoint, so it runs when those have arrived.
  *
  *     compressed   | kept TRACE_INPUT |······ fill ······|      given to the decoder when full
  *     raw          | kept HISTORY |····· segment ·····|         given to `onRaw` when full
  *
- * The decoder only ever sees the compressed buffer full (but for the end of the blob), so the result does not
- * depend on how the blob was cut into chunks.
+ * The decoder only ever sees the compressed buffer full (but for the end of the blob), so the result does not depend on
+ * how the blob was cut into chunks.
  */
 export class SpanScanner {
   readonly #decoder: LayerDecoder;
@@ -64,7 +64,7 @@ export class SpanScanner {
     }
   }
 
-  /** Call after the last byte. Throws CofaError('integrity') where the data goes on. */
+  /** Call after the last byte. Throws CofaError('integrity') where the data do not end there. */
   async finish(): Promise<SpanRecord[]> {
     await this.#decode();
     if (!this.#decoder.complete) {
@@ -101,7 +101,7 @@ export class SpanScanner {
       }
       if (this.#raw === this.#mark || !decoder.checkpointsAnywhere) this.#noteCheckpoint();
       if (this.#outFill === HISTORY + SEGMENT) await this.#flush();
-      // A block's end or header may lie wholly within bits that zlib has taken already: a stop without a move.
+      // A block's end or header may lie wholly within bits that zlib has taken already: a stop without progress.
       still = written === 0 && decoder.consumed === before ? still + 1 : 0;
       if (still > MOST_STILL || (still > 0 && decoder.available === 0)) break;
       this.#sincePause += 1 + (written >>> 13);
@@ -163,7 +163,7 @@ export class SpanScanner {
     this.#settle(false);
   }
 
-  /** Packs the windows whose following bytes are here; with `all` also those that the blob ends too early for. */
+  /** Packs the windows whose following bytes have arrived; with `all` also those near the end of the blob. */
   #settle(all: boolean): void {
     let done = 0;
     for (const { span, window } of this.#unsettled) {
@@ -198,9 +198,9 @@ export class SpanScanner {
 }
 
 export interface ScanOptions {
-  /** All raw bytes in order, in segments of 256 KiB; they are overwritten when the promise has settled. */
+  /** Gets all raw bytes in order, in segments of 256 KiB; they are overwritten when the promise has settled. */
   onRaw: (bytes: Buffer) => void | Promise<void>;
-  /** Lets others run; it may throw to end the scan. */
+  /** Gives the event loop a turn; may throw to end the scan. */
   pause: () => Promise<void>;
 }
 
@@ -210,10 +210,10 @@ interface Unsettled {
 }
 
 /** Raw bytes that onRaw gets at once; SPAN_SIZE is a multiple of it. */
-/** Stops in a row without a move after which the decoder is taken to be stuck. */
+/** Stops in a row without progress after which the decoder counts as stuck. */
 const MOST_STILL = 8;
 const SEGMENT = 262_144;
-/** A window, and what a checkpoint's first code may put out before the span begins (at most 257 bytes). */
+/** A window, and what a checkpoint's first code may output before the span begins (at most 257 bytes). */
 const HISTORY = WINDOW_SIZE + 512;
 const IN_SIZE = TRACE_INPUT + 262_144;
 /** Decoder calls, 8 KiB written counted as another, that run without a pause; some milliseconds. */

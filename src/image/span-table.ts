@@ -5,26 +5,26 @@ import { INITIAL_STATE, Sha256, STATE_SIZE } from './sha256.ts';
 import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
 
 /**
- * The seek table of one layer blob: which compressed bytes to fetch for a block, how to begin decoding there,
- * and how to tell that the block came out right.
+ * The seek table of one layer blob: which compressed bytes to fetch for a block, how to begin decoding there, and how
+ * to tell that the block came out right.
  *
- * A *block* is 64 KiB of the uncompressed tar (the last one is shorter). A *span* is the smallest run of
- * blocks that can be decoded on its own: it begins at a checkpoint, where the decoder's state is known. There is
- * one for every 16 blocks; where an image's hints say which of them a start reads, such a span may be cut into several
- * (src/index/cut-spans.ts), so two tables of one layer may differ in their spans, not in their blocks. A gzip checkpoint lies at the code that makes the span's
- * first byte, so decoding starts at most 257 bytes before it (raw offset `out`) and what comes early is
- * dropped; gzip.ts tells how. A zstd checkpoint is the start of a frame: the last one that is not behind the span's
- * first byte. Where a whole span has no frame start of its own, it joins the span before it; a layer of a
- * single frame is one span, whose blocks come out one by one.
+ * A *block* is 64 KiB of the uncompressed tar (the last one is shorter). A *span* is the smallest run of blocks that
+ * can be decoded on its own: it begins at a checkpoint, where the decoder's state is known. There is one for every 16
+ * blocks. Where an image's hints say which of them a start reads, the indexer may cut such a span into several
+ * (src/index/cut-spans.ts); so two tables of one layer may differ in their spans, but not in their blocks.
  *
- * **How a block is verified.** SHA-256 works through its input in 64-byte steps and carries a 32-byte state.
- * The table keeps the state of the layer's own SHA-256 (the one that ends in the diffID) after each block.
- * A block is right if it leads from the state before it to the state after it. That is as strong as the
- * diffID: another block between the same two states would make another tar with the same diffID. It has
- * two advantages over a digest for each block. Indexing hashes the raw bytes once, not twice. And the chain
- * starts at SHA-256's fixed state and ends in the diffID: when every block has been verified, in any order and
- * by whomever, the device is proven to be the layer, and nobody reads it again to hash it. A forged
- * table cannot reach that point.
+ * A gzip checkpoint lies at the code that makes the span's first byte. Decoding starts at most 257 bytes before that
+ * byte (raw offset `out`), and the decoder drops the bytes in front of it; gzip.ts tells how. A zstd checkpoint is the
+ * start of a frame: the last one that is not behind the span's first byte. A span without a frame start of its own
+ * joins the span before it; a layer of a single frame is one span, whose blocks come out one by one.
+ *
+ * **How a block is verified.** SHA-256 works through its input in 64-byte steps and carries a 32-byte state. The table
+ * keeps the state of the layer's own SHA-256 (the one that ends in the diffID) after each block. A block is right if it
+ * leads from the state before it to the state after it. That is as strong as the diffID: another block between the same
+ * two states would make another tar with the same diffID. It has two advantages over a digest for each block. Indexing
+ * hashes the raw bytes once, not twice. And the chain starts at SHA-256's fixed state and ends in the diffID. When
+ * every block has been verified, in any order and by any process, the device is proven to be the layer, and no process
+ * reads it again to hash it. A forged table cannot reach that point.
  *
  * Layout, little-endian, no padding:
  *
@@ -91,7 +91,7 @@ export class SpanTable {
     };
   }
 
-  /** The span that a block belongs to; each block belongs to one. Throws a RangeError outside 0 ≤ block < blockCount. */
+  /** The one span that a block belongs to. Throws a RangeError outside 0 ≤ block < blockCount. */
   spanOfBlock(block: number): number {
     checkIndex(block, this.blockCount, 'block');
     let low = 0;
@@ -156,7 +156,7 @@ export class SpanTable {
     };
   }
 
-  /** The same layer with other spans, which begin and end with its own first and last block. */
+  /** The same layer with other spans, which begin and end with its first and last block. */
   withSpans(spans: readonly SpanRecord[]): SpanTable {
     const { diffId, blobDigest, blobSize, rawSize, compression } = this;
     const states = this.#bytes.subarray(this.#states, this.#checkpoints);
@@ -168,7 +168,7 @@ export class SpanTable {
     return this.#bytes;
   }
 
-  /** Strict: throws CofaError('integrity') for anything that `build` would not have written. Keeps `bytes`. */
+  /** Strict: throws CofaError('integrity') for bytes that `build` would not have written. Keeps `bytes`. */
   static decode(bytes: Buffer): SpanTable {
     const header = readHeader(bytes);
     const table = new SpanTable(bytes, header);
@@ -295,9 +295,11 @@ export interface Span {
   /** The blob's bytes [inStart, inEnd) decode to the span's blocks. Neighbours may overlap. */
   inStart: number;
   inEnd: number;
-  /** Raw offset that decoding starts at, ≤ firstBlock × blockSize; what comes before the first block is dropped. */
+  /**
+   * Raw offset where decoding starts, ≤ firstBlock × blockSize; the decoder drops what comes before the first block.
+   */
   out: number;
-  /** gzip: of the byte at inStart so many bits, the high ones, belong to the span; 0: all of them. */
+  /** gzip: so many bits of the byte at inStart, the high ones, belong to the span; 0: all of them. */
   bits: number;
 }
 
@@ -307,7 +309,10 @@ export const BLOCK_SIZE = 65_536;
 export const SPAN_BLOCKS = 16;
 /** Nominal raw bytes of a span. */
 export const SPAN_SIZE: number = BLOCK_SIZE * SPAN_BLOCKS;
-/** Bytes of the tar in a span that a layer could be entered before and behind, at most; those of others have no such limit. */
+/**
+ * Bytes of the tar in a span between two checkpoints, at most; layers without checkpoints in their middle have longer
+ * spans.
+ */
 export const LARGEST_SPAN: number = 4 * SPAN_SIZE;
 
 export interface SpanRecord {

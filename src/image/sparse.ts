@@ -1,23 +1,23 @@
 /**
- * Sparse files in tar: the archive stores only the fragments that hold data, one behind the other, and a map
- * says where in the file each belongs (GNU tar manual, "Storing Sparse Files").
+ * Sparse files in tar: the archive stores only the fragments that hold data, one behind the other, and a map says where
+ * in the file each belongs (GNU tar manual, "Storing Sparse Files").
  *
- * The flat image refers to whole 512-byte sectors of the layer device. GNU tar and bsdtar align fragments to
- * that, so each becomes an extent. Other writers need not:
+ * The flat image refers to whole 512-byte sectors of the layer device. GNU tar and bsdtar align fragments to that, so
+ * each becomes an extent. Other writers need not:
  *
  *   file      |        |  ▓▓▓▓▓▓|▓▓▓▓▓▓▓▓|▓▓      |   a fragment from 2 on, in sectors of 8
  *   stored    |..▓▓▓▓▓▓|▓▓▓▓▓▓▓▓|▓▓......|            in the device also at 2: the middle sector is an extent,
  *                                                     the torn ones at its ends become a patch
  *   stored    |.....▓▓▓|▓▓▓▓▓▓▓▓|▓▓▓▓▓...|            at 5: no sector lies right, all three become a patch
  *
- * A patch is copied out of the stream into the table of contents, and therefore bounded.
+ * A patch is copied out of the stream into the table of contents, so its size is bounded.
  */
 import { parseInteger } from './pax.ts';
 import type { Extent, Patch } from './toc.ts';
 import { SECTOR } from './tar-header.ts';
 import type { Fault } from './tar-header.ts';
 
-/** A run of data in a sparse file, as the map names it; what no fragment covers is a hole. */
+/** A run of data in a sparse file, as the map names it; bytes outside of all fragments are holes. */
 export interface Fragment {
   /** Bytes from the start of the file. */
   offset: number;
@@ -30,7 +30,7 @@ export interface Capture {
   /** Bytes from the start of the device. */
   from: number;
   length: number;
-  /** Where they go: `into.bytes`, from `at` on. */
+  /** The target: `into.bytes`, from `at` on. */
   into: Buffer;
   at: number;
 }
@@ -44,10 +44,10 @@ export interface SparseLayout {
 }
 
 /**
- * The map without empty fragments, neighbours joined; throws `fault(…)` unless the fragments are in order,
- * within the file, and as many bytes as the archive stores.
+ * The map without empty fragments, neighbours joined. Throws `fault(…)` unless the fragments are in order, within the
+ * file, and as many bytes as the archive stores.
  * @param size   the file's size, bytes
- * @param stored what the archive holds of it, bytes
+ * @param stored bytes that the archive holds of it
  */
 export function checkFragments(
   fragments: readonly Fragment[],
@@ -108,7 +108,7 @@ export function layOut(
   return { extents, ...patch(torn, size, room) };
 }
 
-/** Copies what `chunk` holds of `captures` (from index `next` on); returns the first one that wants more. */
+/** Copies the bytes of `captures` (from index `next` on) that `chunk` holds; returns the first one that wants more. */
 export function capture(captures: readonly Capture[], next: number, chunk: Buffer, chunkAt: number): number {
   const chunkEnd = chunkAt + chunk.length;
   let index = next;

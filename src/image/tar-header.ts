@@ -1,16 +1,16 @@
 /**
  * One 512-byte tar header block: its five dialects and their numbers.
  *
- * Dialects are told apart by the magic at byte 257 (POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar
- * manual, "Basic Tar Format"; star(5)):
+ * Dialects are told apart by the magic at byte 257 (POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual,
+ * "Basic Tar Format"; star(5)):
  *
  *   "ustar\0"             ustar and pax: device numbers, 155 bytes of prefix
  *   "ustar\0" … "tar\0"   star: 131 bytes of prefix, atime and ctime behind it
  *   "ustar  \0"           GNU: device numbers, atime, ctime, the old sparse map where the prefix would be
  *   anything else         v7: neither device numbers nor prefix
  *
- * All container runtimes read layers with Go's archive/tar. Where the standards leave room this parser takes
- * that reader's side, so that a layer means here what it means there.
+ * All container runtimes read layers with Go's archive/tar. Where the standards leave room this parser follows that
+ * reader, so that a layer means the same here as there.
  */
 import type { CofaError } from '../../schemas/errors.ts';
 import type { Fragment } from './sparse.ts';

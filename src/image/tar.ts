@@ -1,20 +1,20 @@
 /**
  * A streaming tar reader: bytes in at any chunk borders, members out, file bodies skipped where they lie.
  *
- * Layers are read by container runtimes with Go's archive/tar and applied as containerd does (pkg/archive).
- * A layer that they would refuse is refused here, one that they accept means the same here. Where that
- * differs from GNU tar or from POSIX:
+ * Container runtimes read layers with Go's archive/tar and apply them as containerd does (pkg/archive). This reader
+ * refuses a layer that they would refuse; one that they accept means the same here. Where that differs from GNU tar or
+ * from POSIX:
  *
- * - records of a global pax header ('g') are checked but not applied to the members that follow; pax and GNU
- *   records in front of it are forgotten;
+ * - records of a global pax header ('g') are checked but not applied to the members that follow; pax and GNU records in
+ *   front of it are forgotten;
  * - of several 'x' headers in a row the last replaces the others; a GNU long name beats a pax path;
- * - links, devices, fifos and directories have no body, whatever their size field says. (A POSIX pax hard
- *   link may have one; neither Go nor GNU tar reads it. libarchive guesses by what follows);
+ * - links, devices, fifos and directories have no body, whatever their size field says. (A POSIX pax hard link may have
+ *   one; neither Go nor GNU tar reads it. libarchive guesses by what follows);
  * - only type NUL with a name that ends in "/" is a directory of old; '0' with such a name is a file;
  * - one block of zeros followed by anything but the end or another one is damage.
  *
- * It reads more than they do in four things, all of which such a runtime refuses or leaves out: old GNU sparse files
- * (type 'S'), contiguous files ('7'), SCHILY.devmajor/devminor and LIBARCHIVE.xattr.* records.
+ * It reads more than they do in four things, which such a runtime refuses or leaves out: old GNU sparse files (type
+ * 'S'), contiguous files ('7'), SCHILY.devmajor/devminor and LIBARCHIVE.xattr.* records.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { parseInteger, parsePax, parseTime } from './pax.ts';
@@ -59,8 +59,8 @@ export interface TarMember {
 }
 
 /**
- * Receives each member when its header is complete, before its body. May return stretches of the body to
- * copy while it passes by, sorted and within the body.
+ * Receives each member when its header is complete, before its body. May return stretches of the body to copy while it
+ * passes by, sorted and within the body.
  */
 export type OnMember = (member: TarMember) => readonly Capture[];
 
@@ -79,7 +79,7 @@ export class TarReader {
   /** Of the current member as soon as it is known, and of the one before. */
   #name: Buffer | undefined;
   #previous: Buffer | undefined;
-  /** A body size that the previous member's header names although members of its type have none. */
+  /** A body size in the previous member's header, although members of its type have no body. */
   #claimed = 0;
   #failed: unknown;
 
@@ -88,20 +88,20 @@ export class TarReader {
   #blockFill = 0;
   #sawZeroBlock = false;
 
-  /** Body bytes of a member still to come; then so many bytes of padding, which may be missing at the end. */
+  /** Body bytes of a member still to come; behind them so many bytes of padding, which may be missing at the end. */
   #bodyLeft = 0;
   #paddingLeft = 0;
   #captures: readonly Capture[] = [];
   #nextCapture = 0;
 
-  /** What the headers in front of a member say about it. */
+  /** What the headers in front of a member say about the member. */
   #metaType = 0;
   #meta = EMPTY;
   #pax: PaxRecords | undefined;
   #longName = EMPTY;
   #longLink = EMPTY;
 
-  /** A sparse member whose map is still being read. */
+  /** A sparse member whose map the reader still reads. */
   #header: TarHeader | undefined;
   #sparse: { fragments: Fragment[]; size: number; mapBytes: number; map: SparseMapText | undefined } =
     noSparse();
@@ -375,8 +375,8 @@ export class TarReader {
   }
 
   /**
-   * GNU sparse 0.0 and 0.1 come without a version from older writers: then the list tells. A version that
-   * nobody knows makes an ordinary file of what is stored.
+   * GNU sparse 0.0 and 0.1 come without a version from older writers: then the list tells. An unknown version makes an
+   * ordinary file of the stored bytes.
    */
   #sparseVersion(): '0.x' | '1.0' | undefined {
     const major = this.#record('GNU.sparse.major')?.toString('latin1') ?? '';
@@ -463,7 +463,7 @@ export class TarReader {
   }
 
   #mtime(header: TarHeader): Mtime {
-    // Read to be checked, as Go's reader does.
+    // Read only to be checked, as Go's reader does.
     this.#time('atime');
     this.#time('ctime');
     return this.#time('mtime') ?? { sec: header.mtime, nsec: 0 };

@@ -1,6 +1,6 @@
 /**
- * From the members of a tar to the entries of a layer: what a container runtime would make of them, still in
- * archive order and without looking at what other entries do.
+ * From the members of a tar to the entries of a layer: what a container runtime would make of each, still in archive
+ * order and without looking at the other entries.
  */
 import { classify, normalisePath, pathProblem } from './layer-path.ts';
 import { layOut } from './sparse.ts';
@@ -24,9 +24,9 @@ import {
 import type { Mtime, Toc, TocEntry, Xattr } from './toc.ts';
 
 /**
- * Builds a layer's table from its raw tar bytes as they stream by. Memory: the entries, and at most 1 MiB of
- * a header that is being read. Throws CofaError('integrity') where the archive is damaged or names what
- * cannot be, 'unsupported' where it holds more or other things than cofa takes.
+ * Builds a layer's table from its raw tar bytes as they stream by. Memory: the entries, and at most 1 MiB of a header
+ * that is being read. Throws CofaError('integrity') where the archive is damaged or a name is impossible, 'unsupported'
+ * where it holds more, or other things, than cofa takes.
  */
 export class TocBuilder {
   readonly #reader: TarReader;
@@ -58,7 +58,7 @@ export class TocBuilder {
     if (++this.#members > MAX_ENTRIES) {
       throw this.#reader.fault(`more than ${MAX_ENTRIES} members`, 'unsupported');
     }
-    // A whiteout's own name may be four bytes longer than Linux has names: it is never created.
+    // A whiteout's own name may be four bytes longer than Linux allows: no file of that name is made.
     const name = classify(normalisePath(member.name));
     const path = this.#checked(name.path, member.name);
     switch (name.kind) {
@@ -72,7 +72,7 @@ export class TocBuilder {
         if (member.type !== 'file') return NOTHING;
         break;
       default:
-        // Only a directory can be the root; containerd passes over anything else.
+        // Only a directory can be the root; containerd ignores any other entry for it.
         if (path.length === 0 && member.type !== 'dir') return NOTHING;
     }
     if (member.type === 'other') {
@@ -215,9 +215,8 @@ export class TocBuilder {
 }
 
 /**
- * Layers made on AUFS (Docker until about 2017) hold the data of hard-linked files under `.wh..wh.plnk`, and
- * every name of such a file as a hard link to there. The first of these names becomes the file, the others
- * link to it.
+ * Layers made on AUFS (Docker until about 2017) hold the data of hard-linked files under `.wh..wh.plnk`, and every name
+ * of such a file as a hard link to there. The first of these names becomes the file, the others link to it.
  */
 class AufsLinks {
   readonly #files = new Map<string, TocEntry>();
@@ -233,7 +232,7 @@ class AufsLinks {
     const file = this.#files.get(key);
     if (file === undefined) return undefined;
     if (classify(file.path).kind !== 'aufs') return { ...entry, link: file.path };
-    // Not a copy: the file's patches may still be filled while its body passes.
+    // Not a copy: the reader may still fill the file's patches while its body passes.
     file.path = entry.path;
     return file;
   }

@@ -3,9 +3,8 @@
  *
  *   "cofa-toc", version, number of entries, then the sections below, each with its length in front
  *
- * Numbers are LEB128 (bytes.ts). The sections are columns: like stands by like, so that zstd, which the
- * sidecar applies, finds long repetitions. What an entry has, it takes from the next place of each column
- * that its type uses:
+ * Numbers are LEB128 (bytes.ts). The sections are columns: like stands beside like, so that zstd, which the sidecar
+ * applies, finds long repetitions. An entry takes each of its values from the next place of the column for its kind:
  *
  *   kinds    one byte: the type, or SPARSE for a file that is not one extent from its first byte to its last
  *   prefix   bytes that the path shares with the path before (as many as it can)
@@ -24,9 +23,9 @@
  *
  * Whiteouts and opaque markers have neither owner, time nor xattr.
  *
- * There is one encoding of each table, and the decoder takes no other: what it accepts, `encodeToc` writes
- * again byte for byte. It trusts nothing: sizes and counts are bounded (toc-limits.ts), and every entry is
- * checked to be one that TocBuilder can have made.
+ * Each table has one encoding, and the decoder takes no other: `encodeToc` writes again, byte for byte, what the
+ * decoder accepts. The decoder trusts nothing: sizes and counts are bounded (toc-limits.ts), and it checks that
+ * TocBuilder can have made each entry.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { ByteReader, ByteWriter } from './bytes.ts';
@@ -250,7 +249,7 @@ class EntryReader {
     this.#path = this.#join(this.#path, this.#in.prefix, this.#in.suffix, this.#in.names);
     this.#cursor += SECTOR;
     const marker = type === 'whiteout' || type === 'opaque';
-    const owner = marker ? NOBODY : this.#owners.read(this.#in.owner, this.#newOwner);
+    const owner = marker ? NO_OWNER : this.#owners.read(this.#in.owner, this.#newOwner);
     const entry: TocEntry = {
       path: this.#path,
       type,
@@ -468,4 +467,4 @@ function fault(reason: string): CofaError {
 }
 
 const EMPTY: Buffer = Buffer.alloc(0);
-const NOBODY = { mode: 0, uid: 0, gid: 0 };
+const NO_OWNER = { mode: 0, uid: 0, gid: 0 };

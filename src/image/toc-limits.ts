@@ -1,6 +1,6 @@
 /**
- * What a table of contents may hold. The builder refuses more ('unsupported'), so that a small hostile blob
- * cannot fill the memory; the decoder refuses what the builder never makes ('integrity').
+ * The limits of a table of contents. The builder refuses more ('unsupported'), so that a small hostile blob cannot fill
+ * the memory; the decoder refuses what the builder never makes ('integrity').
  */
 import { pathProblem } from './layer-path.ts';
 import type { Extent, Patch, TocEntry, Xattr } from './toc.ts';
@@ -30,9 +30,9 @@ const MAX_ID = 0xffffffff;
 const SECTOR = 512;
 
 /**
- * Whether an image's extended attribute of this name (latin1) reaches a container on `type`. The others the
- * kernel or containerd leaves out: `trusted.*` would steer overlayfs, foreign name spaces do not exist on
- * Linux, and `user.*` exists only on files and directories.
+ * Whether an image's extended attribute of this name (latin1) reaches a container on `type`. The kernel or containerd
+ * leaves the others out: `trusted.*` would steer overlayfs, foreign name spaces do not exist on Linux, and `user.*`
+ * exists only on files and directories.
  */
 export function keepsXattr(name: string, type: TocEntry['type']): boolean {
   const dot = name.indexOf('.');

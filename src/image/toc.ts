@@ -1,11 +1,11 @@
 /**
- * The table of contents of one layer: what its tar holds, in archive order, and where in the layer device
- * (the uncompressed tar, byte for byte) each file's data lies. Everything that the flat image is made of is
- * in here, so an image of any chain of layers is built from their tables alone, without the tars.
+ * The table of contents of one layer: what its tar holds, in archive order, and where each file's data lie in the layer
+ * device (the uncompressed tar, byte for byte). It holds everything that a flat image is made of, so an image of any
+ * chain of layers is built from their tables alone, without the tars.
  *
- * A table holds what the *archive* says, not what a file system would make of it: an entry may come twice,
- * may have a parent that was never named, or a parent that is a symlink. Whoever applies the entries
- * (tree.ts) decides about these; see `TocEntry.path`.
+ * A table holds what the *archive* says, not what a file system would make of it: an entry may occur twice, may have a
+ * parent that was never named, or a parent that is a symlink. tree.ts, which applies the entries, decides about these;
+ * see `TocEntry.path`.
  */
 
 /** File bytes that lie in the layer device as they are. */
@@ -49,10 +49,9 @@ export type Xattr = readonly [name: Buffer, value: Buffer];
 
 export interface TocEntry {
   /**
-   * Raw bytes in any encoding, normalised: no leading `/` or `./`, no empty or `.` or `..` component, no
-   * trailing `/`; the root is empty. A component of it may be a symlink of this or a lower layer: whoever
-   * applies the entry resolves parents inside the image's root.
-   * For `whiteout` the name to remove (`.wh.` stripped), for `opaque` the directory.
+   * Raw bytes in any encoding, normalised: no leading `/` or `./`, no empty or `.` or `..` component, no trailing `/`;
+   * the root is empty. A component of it may be a symlink of this or a lower layer: layer-tree.ts resolves parents
+   * inside the image's root. For `whiteout` the name to remove (`.wh.` stripped), for `opaque` the directory.
    */
   path: Buffer;
   type: EntryType;
@@ -72,7 +71,7 @@ export interface TocEntry {
   minor: number;
   /** Sorted by the bytes of the name; names differ. */
   xattrs: Xattr[];
-  /** Sorted by fileOffset; apart from each other and from the patches. What neither covers is a hole. */
+  /** Sorted by fileOffset; apart from each other and from the patches. Bytes that neither covers are a hole. */
   extents: Extent[];
   /** Sorted by fileOffset; normally none. */
   patches: Patch[];

@@ -1,22 +1,22 @@
 /**
  * The merged tree of a chain of layers: what a container sees.
  *
- * Each layer is applied on its own, as containerd's applier does for its overlayfs snapshotter, then laid over the
- * tree of the layers below by overlayfs's rules: names of the upper layer win, two directories of one name become
- * one with the upper one's attributes, a whiteout hides a lower name, an opaque directory hides all lower ones.
- * What a layer unpacks to thus depends on no other layer, except where the two notes below say so.
+ * Each layer is applied on its own, as containerd's applier does for its overlayfs snapshotter, then laid over the tree
+ * of the layers below by overlayfs's rules. Names of the upper layer win. Two directories of one name become one with
+ * the upper one's attributes. A whiteout hides a lower name, and an opaque directory hides all lower ones. So what a
+ * layer unpacks to depends on no other layer, except where the two notes below say so.
  *
  * Where unpackers differ, or have bugs, this is the rule (see also layer-tree.ts):
  *
- * - A whiteout and an opaque mark concern the layers below alone, wherever in the tar they stand (image-spec
- *   layer.md, "Whiteouts"; umoci). So a directory that is whited out and made anew holds only what is new. With
- *   containerd it may show the old content too, or not unpack.
+ * - A whiteout and an opaque mark concern the layers below alone, wherever in the tar they stand (image-spec layer.md,
+ *   "Whiteouts"; umoci). So a directory that is whited out and made anew holds only what is new. With containerd it may
+ *   show the old content too, or not unpack.
  * - An opaque root hides all layers below, as in umoci.
- * - The root takes the attributes of its entry ('./'), as with umoci and Docker; containerd passes over it.
+ * - The root takes the attributes of its entry ('./'), as with umoci and Docker; containerd ignores them.
  * - A hard link to a name that only lower layers have links to that inode, as with umoci; containerd refuses it.
  * - Link counts are of the names that are left.
- * - A character device 0:0 in a tar is overlayfs's own mark of a whiteout. It stays as a device and hides what is
- *   below its name; under the container's overlay it then hides itself, as with containerd.
+ * - A character device 0:0 in a tar is overlayfs's own mark of a whiteout. It stays as a device and hides what is below
+ *   its name; under the container's overlay it then hides itself, as with containerd.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { type Directory, type Inode, isDirectory, newDirectory } from './inode.ts';

@@ -7,19 +7,19 @@ import { NativeBuffer } from './native.ts';
 /**
  * Windows: what a gzip checkpoint needs of the 32 KiB before it.
  *
- * Deflate refers back to bytes already written, so whoever starts in the middle needs those that are referred
- * to, and only the first 32 KiB of output can refer so far. Of a typical layer that is one byte in ten; the others
- * are left out (rapidgzip's authors found that windows are mostly unused).
+ * Deflate refers back to bytes already written, so a decoder that starts in the middle needs those that are referred
+ * to, and only the first 32 KiB of output can refer so far. Of a typical layer that is one byte in ten; the window
+ * leaves out the others (rapidgzip's authors found that windows are mostly unused).
  *
- * To learn which, those 32 KiB are decoded twice, with two made-up windows instead of the real one. Byte i is x in
- * the first and y in the second window, x ≠ y, and no other place has the same pair. An output byte that differs
- * between the two decodings was copied from the window, and the pair names the place. Bytes that were written as
- * literals, or copied from such, are equal in both.
+ * To learn which bytes are needed, the tracer decodes those 32 KiB twice, with two made-up windows instead of the real
+ * one. Byte i is x in the first and y in the second window, x ≠ y, and no other place has the same pair. An output byte
+ * that differs between the two decodings was copied from the window, and the pair names the place. Literals, and bytes
+ * copied from them, are equal in both.
  *
- * Packed form: varint length of the window from its first byte in use to its end, then runs until that length
- * is reached: varint bytes in use, varint bytes not in use; then all bytes in use. A varint has 7 bits a
- * byte, low ones first, the high bit set on all but the last. The form is not compressed, so that it is the
- * same whatever library compresses it later.
+ * Packed form: varint length of the window from its first byte in use to its end, then runs until that length is
+ * reached: varint bytes in use, varint bytes not in use; then all bytes in use. A varint has 7 bits a byte, low ones
+ * first, the high bit set on all but the last. The form is not compressed, so that it is the same whatever library
+ * compresses it later.
  */
 export class WindowTracer {
   readonly #inflate = new Inflate('raw');
@@ -31,8 +31,8 @@ export class WindowTracer {
   readonly #used = new Uint8Array(WINDOW_SIZE);
 
   /**
-   * Packs what is needed of `window` to decode `following`: the compressed bytes from the checkpoint on,
-   * TRACE_INPUT of them or all that there are. undefined: nothing is needed.
+   * Packs what a decoder needs of `window` to decode `following`: the compressed bytes from the checkpoint on,
+   * TRACE_INPUT of them or all that there are. undefined: it needs nothing.
    */
   pack(
     window: Buffer,
@@ -95,7 +95,9 @@ export class WindowTracer {
 /** Compressed bytes that 32 KiB of output take at most, in all but contrived data. */
 export const TRACE_INPUT = 65_536;
 
-/** Bytes that pack returns at most: a run and the gap behind it take more bytes than the two numbers that tell of them. */
+/**
+ * Bytes that pack returns at most: a run and the gap behind it have more bytes than the two numbers that describe them.
+ */
 export const MAX_PACKED_WINDOW: number = WINDOW_SIZE + 16;
 
 /** Inverse of pack. Bytes not in use are zero. Throws CofaError('integrity'). */
@@ -134,7 +136,7 @@ export function unpackWindow(packed: Buffer): Buffer {
   return window;
 }
 
-/** A gap that is no longer than this is not worth the two numbers that tell of it. */
+/** Longest gap that is not worth the two numbers that describe it. */
 const SMALL_GAP = 2;
 
 function packWindow(window: Buffer, used: Uint8Array): Buffer | undefined {

@@ -3,12 +3,12 @@ import { Unzstd } from './libzstd.ts';
 import type { NativeBuffer } from './native.ts';
 
 /**
- * Decodes zstd frames (RFC 8878), one after another, skippable ones between them. A frame can only be decoded from its
- * start, so checkpoints are the starts of frames: many in the output of pzstd or in a zstd:chunked layer, a single
+ * Decodes zstd frames (RFC 8878), one after another, skippable ones between them. Decoding can begin only at the start
+ * of a frame, so checkpoints are the starts of frames: many in the output of pzstd or in a zstd:chunked layer, a single
  * one in what `zstd` writes.
  *
  * zstd is fed exactly what it asks for: the rest of a block and the header of the next one. So it never reads ahead,
- * and `needed` is the end of the block that the last byte came from.
+ * and `needed` is the end of the block that holds the last byte.
  */
 export class ZstdDecoder implements LayerDecoder {
   readonly checkpointsAnywhere = false;
@@ -48,7 +48,7 @@ export class ZstdDecoder implements LayerDecoder {
 
   run(target: NativeBuffer, start: number, end: number): number {
     const room = end - start;
-    // First what is left from before: input given at the same time might be decoded ahead.
+    // First the output left from before: zstd might decode new input ahead of it.
     if (this.#pending) {
       this.#step(target, start, room, 0);
       this.#pending = this.#zstd.written === room && !this.#betweenFrames;
@@ -73,7 +73,7 @@ export class ZstdDecoder implements LayerDecoder {
   #step(target: NativeBuffer, start: number, room: number, fed: number): void {
     const address = (this.#source?.address ?? target.address) + BigInt(this.#at);
     const next = this.#zstd.run(address, fed, target.address + BigInt(start), room);
-    // While a frame's last bytes wait for room, zstd gives back one byte that it has used: count what it was fed.
+    // While a frame's last bytes wait for room, zstd gives back one byte that it has used: count the bytes it was fed.
     if (this.#zstd.written > 0) this.#needed = Math.max(this.#needed, this.#consumed + fed);
     this.#at += this.#zstd.consumed;
     this.#consumed += this.#zstd.consumed;

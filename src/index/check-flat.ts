@@ -1,7 +1,7 @@
 /**
- * The strict check of flat metadata (src/image/erofs-check.ts) where the event loop has others to serve: in small steps, and
- * a very large image in a thread (0.25 s for 200,000 inodes). A thread begins with nothing compiled: for an image of 12,000
- * inodes it took 110 ms of processor time, where a process that has done it before takes 12.
+ * The strict check of flat metadata (src/image/erofs-check.ts) for processes whose event loop has other work: in small
+ * steps, and a very large image in a thread (0.25 s for 200,000 inodes). A new thread has compiled nothing: for an
+ * image of 12,000 inodes it took 110 ms of processor time; a process that has checked one before takes 12.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
@@ -11,9 +11,9 @@ import { checkFlat, checkFlatInSteps } from '../image/erofs-check.ts';
 type Checked = ReturnType<typeof checkFlat>;
 export type FromCheckThread = { ok: true; checked: Checked } | { ok: false; error: ErrorRecord };
 
-/** Smaller ones are checked at once, bytes. */
+/** Smaller metadata are checked in one step, bytes. */
 const SMALL = 64 << 10;
-/** Larger ones in a thread: the last step, which looks at the whole, would take too long. */
+/** Larger metadata are checked in a thread, bytes: the last step, which looks at the whole, would take too long. */
 const LARGE = 8 << 20;
 
 /** As checkFlat. `metadata` stays usable. */

@@ -1,4 +1,6 @@
-/** The span tables of an image that was just indexed, cut where what its hints name begins and ends (cut-spans.ts). */
+/**
+ * The span tables of an image that was just indexed, cut where the blocks of its hints begin and end (cut-spans.ts).
+ */
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { decodeHints } from '../image/hints/hints.ts';
 import { SpanTable } from '../image/span-table.ts';
@@ -9,8 +11,8 @@ import type { IndexedImage } from './index-image.ts';
 import type { IndexedLayer } from './layer-job.ts';
 
 /**
- * The image with tables that are cut for these hints. Where that fails it is as before, and `onFailed` is told why: whole spans
- * cost a start some bytes more. Throws the signal's reason.
+ * The image with tables that are cut for these hints. Where that fails it returns the image as it was and tells
+ * `onFailed` why: whole spans cost a start some bytes more. Throws the signal's reason.
  */
 export async function cutForHints(
   client: RegistryClient,

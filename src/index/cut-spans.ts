@@ -1,12 +1,12 @@
 /**
- * Cuts the spans of a layer where what a start reads begins and ends. A span is fetched and decoded as a whole, and has 16
- * blocks; a start reads some of them, mostly those of one file. For two or three KB more in its span table it fetches these
- * alone.
+ * Cuts the spans of a layer where the blocks that a start reads begin and end. A span has 16 blocks, and a fetcher
+ * fetches and decodes it as a whole; a start reads some of them, mostly those of one file. For two or three KB more in
+ * its span table a start fetches these blocks alone.
  */
 import { cutSpan } from '../image/cut-span.ts';
 import { LARGEST_SPAN, type SpanRecord, type SpanTable } from '../image/span-table.ts';
 
-/** So few blocks that nobody wants are fetched with the others: a checkpoint in front of them costs as much. */
+/** Gaps of up to so many unwanted blocks stay in a span: a checkpoint in front of them costs as much as they do. */
 const SMALL_GAP = 2;
 /** New spans of a layer, at most: its table is fetched before anything else. */
 const MOST_CUTS = 512;
@@ -41,13 +41,13 @@ export async function cutSpans(
   );
 }
 
-/** By span: the first blocks of those that it is cut into, but for the first one. */
+/** By span: the first blocks of its parts, but for the first part. */
 export function cutsOf(table: SpanTable, wanted: ReadonlySet<number>): Map<number, number[]> {
   const cuts = new Map<number, number[]>();
   let left = MOST_CUTS;
   for (const index of new Set([...wanted].map((block) => table.spanOfBlock(block)).sort((a, b) => a - b))) {
     const { firstBlock, blockCount } = table.span(index);
-    // No checkpoint in its middle could be had.
+    // No checkpoint could be made in its middle.
     if (blockCount * table.blockSize > LARGEST_SPAN) continue;
     const blocks = cutsBetween(firstBlock, firstBlock + blockCount, (block) => wanted.has(block));
     if (blocks.length === 0 || blocks.length > left) continue;

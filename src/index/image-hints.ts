@@ -1,4 +1,4 @@
-/** The hints of an image that was just indexed: hints.ts, with files that are read from the registry. */
+/** The hints of an image that was just indexed: hints.ts, with files read from the registry. */
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { gatherHints, type HintCommand } from '../image/hints/gather.ts';
 import { encodeHints, hintsOf } from '../image/hints/hints.ts';
@@ -8,13 +8,13 @@ import { throwIfAborted } from '../registry/retry.ts';
 import type { IndexedImage } from './index-image.ts';
 import { SpanFiles } from './span-files.ts';
 
-/** Looking for hints ends after so long, ms: what was found until then counts. */
+/** The search for hints ends after so long, ms: what it has found until then counts. */
 const LONGEST_MS = 20_000;
 const MOST_WORDS = 256;
 
 /**
- * Encoded hints for the image's own command. Undefined: nothing was found; `onFailed` is told where that is for a failure: an
- * image is prepared without them as well. Throws the signal's reason.
+ * Encoded hints for the image's own command. Undefined: the search found none, or failed, and `onFailed` hears why: an
+ * image is prepared without hints as well. Throws the signal's reason.
  */
 export async function findHints(
   client: RegistryClient,
@@ -49,7 +49,7 @@ export async function findHints(
   }
 }
 
-/** What an image's configuration says of its command; what is malformed there is left out. */
+/** The command in an image's configuration; leaves out malformed fields. */
 export function commandOf(config: Buffer): HintCommand {
   const document = parsed(config);
   const fields = isObject(document) && isObject(document['config']) ? document['config'] : {};

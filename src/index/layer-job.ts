@@ -1,4 +1,4 @@
-/** What the threads that index layers are asked and what they answer; plain data, copied or moved between threads. */
+/** What the main thread orders from the threads that index layers, and their answers; plain data, copied or moved. */
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { RegistryClientOptions } from '../registry/client.ts';
 
@@ -12,11 +12,11 @@ export type RegistrySettings = Pick<
 export interface LayerJob {
   blob: { digest: string; size: number };
   diffId: string;
-  /** Where the layer device is to lie afterwards, whole and proven; undefined: it is not wanted. */
+  /** Where the layer device is to lie afterwards, whole and verified; undefined: the caller wants none. */
   device?: string;
 }
 
-/** What the flat image needs of a layer: known and proven before the layer's device is on the disk. */
+/** What the flat image needs of a layer: known and verified before the layer's device is on the disk. */
 export interface LayerContents {
   /** Bytes of the uncompressed tar. */
   rawSize: number;
@@ -32,21 +32,21 @@ export interface IndexedLayer extends LayerContents {
   spanCount: number;
   /** Encoded (span-table.ts). */
   spans: Buffer;
-  /** The device was wanted and lies there. */
+  /** The caller wanted the device, and it lies there. */
   built: boolean;
 }
 
-/** What is known of a layer when its device is on the disk. */
+/** What the thread adds when the layer's device is on the disk. */
 export type Rest = Omit<IndexedLayer, keyof LayerContents>;
 
-/** `bytes`: compressed ones, moved; `end`: there are no more. */
+/** `bytes`: compressed ones, moved; `end`: no more follow. */
 export type ToThread =
   | { id: number; job: LayerJob }
   | { id: number; bytes: Uint8Array<SharedArrayBuffer> }
   | { id: number; end: true }
   | { id: number; abort: true };
 
-/** `taken` gives a piece of compressed bytes back, which were used. After `contents` the thread takes the next job. */
+/** `taken` gives back a piece of compressed bytes that the thread has used. After `contents` it takes the next job. */
 export type FromThread =
   | { id: number; kind: 'taken'; bytes: Uint8Array<SharedArrayBuffer> }
   | { id: number; kind: 'contents'; contents: LayerContents }

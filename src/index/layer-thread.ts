@@ -1,8 +1,9 @@
 /**
- * A thread that indexes layers: runs the one pass over a blob (inflate, tar, hashes), whose bytes the main thread brings,
- * and writes the raw bytes as the layer's device where asked to. A layer is one job, so layers go side by side.
+ * A thread that indexes layers. It runs the one pass over a blob (inflate, tar, hashes) while the main thread brings
+ * the bytes, and writes the raw bytes as the layer's device where the job asks for it. A layer is one job, so layers
+ * run side by side.
  *
- * It loads no registry client: that is half of what such a thread takes to begin, and main memory for each of them.
+ * It loads no registry client: the client takes half of a thread's start, and main memory in each thread.
  */
 import { randomBytes } from 'node:crypto';
 import {
@@ -44,7 +45,7 @@ port.on('message', (message: ToThread) => {
 function stop(id: number): void {
   const job = running.get(id);
   job?.control.abort();
-  // Whoever waits for bytes looks at the signal then.
+  // The indexer, which waits for bytes, then looks at the signal.
   job?.blob.push(undefined);
 }
 
@@ -72,9 +73,9 @@ async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: Abort
         : { onRaw: (offset: number, bytes: Buffer) => draft.write(offset, bytes) }),
     });
     const { rawSize, diffId, compression, blobDigest, blobSize, spans } = index;
-    // What the flat image waits for goes first; the rest is done while it is built.
+    // The flat image waits for these first; the thread does the rest while the main thread builds it.
     send({ id, kind: 'contents', contents: { rawSize, toc: encodeToc(index.toc) } });
-    // The indexer has compared the whole tar with its diffID; only now it may bear its name.
+    // The indexer has compared the whole tar with its diffID; only now may the device bear its name.
     await draft?.publish(rawSize);
     return {
       diffId,
@@ -90,7 +91,7 @@ async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: Abort
   }
 }
 
-/** Compressed bytes on their way to the indexer. Pieces go back as soon as the next one is asked for. */
+/** Compressed bytes on their way to the indexer. It gives a piece back as soon as the indexer asks for the next one. */
 class Incoming implements AsyncIterable<Piece> {
   readonly #pieces: Array<Piece | undefined> = [];
   readonly #giveBack: (piece: Piece) => void;
@@ -100,7 +101,7 @@ class Incoming implements AsyncIterable<Piece> {
     this.#giveBack = giveBack;
   }
 
-  /** undefined: there are no more. */
+  /** undefined: no more follow. */
   push(piece: Piece | undefined): void {
     this.#pieces.push(piece);
     this.#wake?.();
@@ -121,17 +122,19 @@ class Incoming implements AsyncIterable<Piece> {
   }
 }
 
-/** Raw bytes that begin their way to the disk together; then little is left for the sync that everybody waits for. */
+/**
+ * Raw bytes whose write-back begins together, so that the sync at the end, on which the image waits, has little left.
+ */
 const WRITE_BACK_BYTES = 8 << 20;
 const sync = promisify(fdatasync);
 
-/** The device file while its bytes are not proven yet: beside its place, under a name that nobody looks for. */
+/** The device file before its bytes are verified: beside its place, under a name that no reader opens. */
 class DeviceDraft {
   readonly #target: string;
   readonly #path: string;
   readonly #room: DiskRoom;
   #fd: number | undefined;
-  /** Bytes written so far, and those of them that are on their way to the disk. */
+  /** Bytes written so far, and those of them whose write-back has begun. */
   #written = 0;
   #begun = 0;
   #writeBack: Promise<void> | undefined;
@@ -144,12 +147,12 @@ class DeviceDraft {
     this.#fd = openSync(this.#path, 'wx+', 0o600);
   }
 
-  /** Synchronous: this thread has nothing else to do, and the next bytes wait for these anyway. */
+  /** Synchronous: this thread has nothing else to do, and needs the buffer again for the next bytes. */
   write(offset: number, bytes: Buffer): void {
     const fd = this.#fd as number;
     this.#room.write(fd, bytes, offset);
     this.#written = offset + bytes.length;
-    // One at a time: a disk that does not keep up is not asked for more.
+    // One write-back at a time: a disk that does not keep up gets no further requests.
     if (this.#written - this.#begun < WRITE_BACK_BYTES || this.#writeBack !== undefined) return;
     this.#writeBack = beginWriteBack(fd, this.#begun, this.#written - this.#begun).then(() => {
       this.#writeBack = undefined;
@@ -165,7 +168,7 @@ class DeviceDraft {
       linkSync(this.#path, this.#target);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      // Another image has some of the layer already, and a loop device may hold that very file.
+      // Another image has some of the layer's blocks already, and a loop device may hold that very file.
       fillInPlace(fd, this.#target);
     }
   }
@@ -180,7 +183,7 @@ class DeviceDraft {
   }
 }
 
-/** Completes a device that others use: every byte that is written is the one that belongs there. Never truncates. */
+/** Completes a device that others use: writes only the bytes that belong there, and never truncates. */
 function fillInPlace(from: number, target: string): void {
   const to = openSync(target, 'r+');
   try {

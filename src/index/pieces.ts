@@ -1,7 +1,7 @@
 /**
- * The bytes of a stream in pieces that can be moved to another thread. They are read ahead, as far as there are empty
- * pieces; a piece that was used comes back by `giveBack`. So the memory is bounded, and the stream is read while whoever
- * uses the pieces has no time for it, or has not even begun.
+ * The bytes of a stream in pieces that can be moved to another thread. It reads ahead as far as there are empty pieces;
+ * the user of a piece returns it by `giveBack`. So the memory is bounded, and the stream is read while the user is busy
+ * or has not even begun.
  */
 export class Pieces {
   readonly #control = new AbortController();
@@ -10,11 +10,11 @@ export class Pieces {
   #made = 0;
   #ended = false;
   #failure: { error: unknown } | undefined;
-  /** Wakes whoever waits for a piece, or for an empty one. */
+  /** Wakes the caller of `next` that waits for a piece, and the reader that waits for an empty one. */
   #wakeReader: (() => void) | undefined;
   #wakePump: (() => void) | undefined;
 
-  /** Begins to read at once. `open` is called once; its signal is aborted by `close`, or with `signal`. */
+  /** Begins to read at once. Calls `open` once; its signal is aborted by `close`, or with `signal`. */
   constructor(open: (signal: AbortSignal) => AsyncIterable<Uint8Array>, signal?: AbortSignal) {
     const own = this.#control.signal;
     this.#pump(open(signal === undefined ? own : AbortSignal.any([signal, own]))).then(
@@ -23,7 +23,7 @@ export class Pieces {
     );
   }
 
-  /** The next piece, or undefined behind the last one; throws what the stream threw, once all before it was taken. */
+  /** The next piece, or undefined behind the last one; throws what the stream threw, after all pieces before it. */
   async next(): Promise<Piece | undefined> {
     for (;;) {
       const piece = this.#ready.shift();
@@ -98,5 +98,5 @@ export type Piece = Uint8Array<SharedArrayBuffer>;
 
 /** Bytes of a piece: a message between threads costs some 20 µs. */
 const PIECE = 262_144;
-/** What a layer has read ahead at most: 2 MiB, 16 ms of a link of 1 Gbit/s. */
+/** Pieces read ahead of a layer, at most: 2 MiB, 16 ms of a link of 1 Gbit/s. */
 const MOST_PIECES = 8;

@@ -1,11 +1,11 @@
 /**
  * Builds the flat image of an image again, from the layers that lie on this node: tar → table of contents → EROFS. The
- * builder is deterministic, so the result either is what somebody else's sidecar says, byte for byte, or the sidecar is
- * not the image's.
+ * builder is deterministic: either the result equals the sidecar's metadata byte for byte, or the sidecar is not the
+ * image's.
  *
- * Each layer's tar is hashed on the way: a device that is not its layer is an error of the disk and says nothing about
- * the sidecar. A layer without a device (none of its data is in the image, or the sidecar hides that) is streamed from
- * the registry. One layer at a time; memory: the tables of contents, and what buildFlat needs.
+ * It hashes each layer's tar on the way: a device that does not hash to its diffID is an error of the disk and says
+ * nothing about the sidecar. A layer without a device (the image has none of its data, or the sidecar hides that) is
+ * streamed from the registry. One layer at a time; memory: the tables of contents, and what buildFlat needs.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
@@ -25,9 +25,9 @@ export interface RebuildOrder {
   source: Source;
   /** The image's, lowest first. */
   layers: Array<{ diffId: string; blob: string; blobSize: number }>;
-  /** Those whose device is whole, with the bytes of their tar. */
+  /** Layers whose device is whole, with the bytes of their tar. */
   local: Array<{ diffId: string; size: number }>;
-  /** Tables of contents that an earlier rebuild left in the store may be used. */
+  /** Whether to use tables of contents that an earlier rebuild left in the store. */
   cached: boolean;
 }
 
@@ -39,9 +39,9 @@ export interface RebuiltFlat {
 const CHUNK = 1 << 20;
 
 /**
- * Rebuilds. Tables of contents are left in the store for the next image that has the layer, and span tables of layers
- * that were streamed. `onProgress`: bytes of all layers that were read. Errors: `integrity` where a device or a blob is
- * not the layer, those of the registry and of buildFlat.
+ * Rebuilds. It leaves tables of contents in the store for the next image that has the layer, and span tables of layers
+ * that it streamed. `onProgress`: bytes read of all layers. Errors: `integrity` where a device or a blob is not the
+ * layer, those of the registry and of buildFlat.
  */
 export async function rebuildFlat(
   order: RebuildOrder,
@@ -112,13 +112,13 @@ export async function tocOfDevice(
         throw new CofaError('integrity', `the device of layer ${diffId} ends after ${at} of ${size} bytes`);
       const bytes = buffer.subarray(0, got);
       hash.update(bytes);
-      // A tar that cannot be parsed may be the disk's doing: the hash decides.
+      // A tar that cannot be parsed may be an error of the disk: the hash decides.
       try {
         if (fault === undefined) builder.push(bytes);
       } catch (error) {
         fault = error;
       }
-      // The kernel reads the device past this cache, and others need the memory.
+      // The kernel reads the device past this cache, and other programs need the memory.
       await dropPages(file, at, got);
       at += got;
       onBytes(got);
@@ -136,7 +136,7 @@ export async function tocOfDevice(
   }
 }
 
-/** What an earlier rebuild left; undefined where it cannot be read. */
+/** The table that an earlier rebuild left; undefined where it cannot be read. */
 async function storedToc(
   layout: Layout,
   diffId: string,

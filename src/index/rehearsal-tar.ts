@@ -1,7 +1,7 @@
 /**
- * The tars that an indexer rehearses with (src/indexer/rehearse.ts): small, and with all that layers commonly hold. What V8 has compiled
- * without having met a kind of member it throws away when the first one comes, so what is missing here is compiled
- * while an image streams.
+ * The tars that an indexer rehearses with (src/indexer/rehearse.ts): small, and with every kind of member that layers
+ * commonly hold. V8 compiles for the kinds that it has met and compiles again when a new one comes; for a kind that is
+ * missing here that happens while an image streams.
  */
 import { randomBytes } from 'node:crypto';
 
@@ -11,10 +11,10 @@ const FILE_BYTES = 4_096;
 const FOLDERS = 20;
 const SECTOR = 512;
 const TIME = 1_700_000_000;
-/** Names that are only nearly special, by file. */
+/** Names that are nearly special, by file. */
 const DOTS: Readonly<Record<number, string>> = { 7: '.', 15: '..', 23: '.wh' };
 
-/** Two layers, the lower one first; the upper one replaces and removes some of it. */
+/** Two layers, the lower one first; the upper one replaces and removes some files. */
 export function rehearsalTars(): [lower: Buffer, upper: Buffer] {
   return [tarOf('lower'), tarOf('upper')];
 }
@@ -26,10 +26,10 @@ function tarOf(layer: 'lower' | 'upper'): Buffer {
     members.push(...withTimes({ name: `./folder-${folder}/`, type: '5', mode: 0o755 }));
   const text = Buffer.alloc(FILE_BYTES / 2, 'a line of text, again and again, with a number or two: ');
   for (let file = 0; file < FILES; file++) {
-    // Half of them are in both layers.
+    // Half of the files are in both layers.
     const folder = `folder-${file % FOLDERS}`;
     const path = `./${folder}/${DOTS[file % 32] ?? ''}${file % 2 === 0 ? layer : 'both'}-${file}.txt`;
-    // Most end within a sector.
+    // Most files end within a sector.
     const half = randomBytes(FILE_BYTES / 2 - ((file * 37) % 1_500));
     const data = file % 16 === 1 ? Buffer.alloc(0) : Buffer.concat([half, text]);
     members.push(...fileAt(path, file, data));
@@ -42,7 +42,7 @@ function tarOf(layer: 'lower' | 'upper'): Buffer {
   return Buffer.concat([...members, Buffer.alloc(2 * SECTOR)]);
 }
 
-/** The ways in which writers of layers say what a header has no room for. */
+/** The ways in which writers of layers express what a header has no room for. */
 function fileAt(path: string, file: number, data: Buffer): Buffer[] {
   switch (file % 8) {
     case 0:
@@ -91,7 +91,7 @@ function pax(of: Member, records: Record<string, string>): Buffer[] {
   return [member({ name: `./PaxHeaders/${of.name.slice(2, 80)}`, type: 'x', data }), member(of)];
 }
 
-/** With its own length, digits and all. */
+/** A pax record: its own length, including the digits, stands in front. */
 function record(rest: string): Buffer {
   let length = rest.length + 1;
   while (`${length}${rest}`.length !== length) length += 1;

@@ -1,6 +1,6 @@
 /**
- * Reads files of an image that was just indexed, out of its layers in the registry: one span at a time, found by the flat
- * image's metadata and the span tables.
+ * Reads files of an image that was just indexed, out of its layers in the registry. It finds the spans by the flat
+ * image's metadata and the span tables, and fetches one span at a time.
  */
 import { decodeSpans } from '../image/decode-span.ts';
 import { FlatFiles, type FoundFile } from '../image/flat-files.ts';
@@ -10,9 +10,9 @@ import { LARGEST_SPAN, type SpanTable } from '../image/span-table.ts';
 /** Bytes [start, end) of the blob of a device, as they are in the registry. */
 export type FetchRange = (device: number, start: number, end: number) => AsyncIterable<Uint8Array>;
 
-/** Decoded spans that are kept: what imports each other lies side by side. */
+/** Decoded spans that are kept: files that import each other lie side by side. */
 const KEPT = 24;
-/** Spans that are fetched; then there is enough. */
+/** Spans that are fetched, at most; then the search has enough. */
 const MOST_SPANS = 1_024;
 
 export class SpanFiles implements ImageFiles {
@@ -21,7 +21,7 @@ export class SpanFiles implements ImageFiles {
   readonly #tables: readonly SpanTable[];
   readonly #fetch: FetchRange;
   readonly #signal: AbortSignal | undefined;
-  /** Blocks of decoded spans, the one used last at the end. */
+  /** Blocks of decoded spans, the most recently used at the end. */
   readonly #spans = new Map<string, Promise<Buffer[]>>();
   #fetched = 0;
 
@@ -57,7 +57,7 @@ export class SpanFiles implements ImageFiles {
     return bytes;
   }
 
-  /** False: it cannot be read by itself. */
+  /** False: the layer cannot be read from its middle. */
   async #readDevice(device: number, from: number, target: Buffer): Promise<boolean> {
     const table = this.#tables[device];
     if (table === undefined) return false;
@@ -65,13 +65,13 @@ export class SpanFiles implements ImageFiles {
       const block = Math.floor((from + done) / table.blockSize);
       if (block >= table.blockCount) return false;
       const { index, firstBlock, blockCount } = table.span(table.spanOfBlock(block));
-      // A layer that cannot be entered in its middle has such spans: nothing of it is read.
+      // A layer without checkpoints in its middle has such spans: none of it is read.
       if (blockCount * table.blockSize > LARGEST_SPAN) return false;
       const blocks = await this.#span(device, table, index);
       const source = blocks[block - firstBlock];
       if (source === undefined) return false;
       const count = source.copy(target, done, from + done - block * table.blockSize);
-      // Behind the last byte of the tar there is nothing.
+      // The tar has no bytes behind its last one.
       if (count === 0) return false;
       done += count;
     }

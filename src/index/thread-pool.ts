@@ -5,9 +5,9 @@ import type { FromThread, IndexedLayer, LayerContents, LayerJob, ToThread } from
 import type { Piece, Pieces } from './pieces.ts';
 
 export interface RunOptions {
-  /** Compressed bytes that were used so far. */
+  /** Compressed bytes that the thread has used so far. */
   onProgress?: (done: number) => void;
-  /** Called once when the layer was read and is proven; its device may still be on its way to the disk. */
+  /** Called once, when the layer has been read and verified; its device may still be on its way to the disk. */
   onContents?: (contents: LayerContents) => void;
   signal?: AbortSignal | undefined;
 }
@@ -59,9 +59,9 @@ export class ThreadPool {
         worker.postMessage({ id, job } satisfies ToThread, []);
         feed(worker, id, source).catch((error: unknown) => {
           const job = pending.get(id);
-          // It is over, and its source was closed for that.
+          // The job has ended, and that closed its source.
           if (job === undefined) return;
-          // The layer fails for this reason, not because the thread is told to stop.
+          // The layer fails for this reason, not because the thread is stopped.
           job.reject = () => reject(error);
           abort();
         });
@@ -77,7 +77,7 @@ export class ThreadPool {
     }
   }
 
-  /** Ends the threads; jobs that run are rejected. */
+  /** Ends the threads and rejects the jobs that run. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const waiting of this.#queue.splice(0)) waiting(undefined);
@@ -94,7 +94,7 @@ export class ThreadPool {
 
   #give(thread: Thread): void {
     if (this.#closed) return;
-    // One that died is replaced, so that those in the queue do not wait for it.
+    // A thread that died is replaced, so that the queue does not wait for it.
     const next = this.#all.has(thread) ? thread : this.#start();
     const waiting = this.#queue.shift();
     if (waiting === undefined) this.#idle.push(next);
@@ -149,12 +149,12 @@ export class ThreadPool {
 }
 
 /**
- * Young generation of a thread, MiB, as small as with NODE_FLAGS (src/process/node-flags.ts): V8 would let it grow to 48
- * otherwise, and a layer leaves little behind but garbage.
+ * Young generation of a thread, MiB, as small as with NODE_FLAGS (src/process/node-flags.ts). V8 would let it grow to
+ * 48, and a layer leaves little behind but garbage.
  */
 const YOUNG_MIB = 6;
 
-/** Hands over the layer's bytes, as fast as the thread gives pieces back. */
+/** Sends the layer's bytes, as fast as the thread gives pieces back. */
 async function feed(worker: Worker, id: number, source: Pieces): Promise<void> {
   for (let piece: Piece | undefined; (piece = await source.next()) !== undefined; ) {
     worker.postMessage({ id, bytes: piece } satisfies ToThread, []);

@@ -209,8 +209,8 @@ describe('the checker', () => {
     ],
     ['no inode number', inode('empty', (image, at) => image.writeUInt32LE(0, at + 20)), /running number 0/],
     ['a second of 1e9 ns', inode('empty', (image, at) => image.writeUInt32LE(1e9, at + 40)), /bad time/],
-    ['an owner -1', inode('empty', (image, at) => image.writeInt32LE(-1, at + 24)), /belongs to nobody/],
-    ['a group -1', inode('empty', (image, at) => image.writeInt32LE(-1, at + 28)), /belongs to nobody/],
+    ['an owner -1', inode('empty', (image, at) => image.writeInt32LE(-1, at + 24)), /has no owner/],
+    ['a group -1', inode('empty', (image, at) => image.writeInt32LE(-1, at + 28)), /has no owner/],
     ['bytes behind an inode', inode('empty', (image, at) => (image[at + 63] = 1)), /unknown way/],
     [
       'a wrong link count',

@@ -1,12 +1,12 @@
 /**
- * Which files a start of an image is likely to read, and in which order, judged by the image alone: its command is followed as
- * the kernel, the loader and the usual interpreters would.
+ * Which files a start of an image is likely to read, and in which order, judged by the image alone: follows its command
+ * as the kernel, the loader and the usual interpreters would.
  *
  *     command ─▶ on PATH ─▶ "#!" ─▶ interpreter        shell: the commands that it names
  *                   └─▶ ELF ─▶ loader, libraries       python, node, java: what they start with, the program and what it imports
  *
- * It only decides what is fetched first: a wrong guess costs bytes, one that is missing a round trip. So everything here reads
- * what it can, and passes over what it does not understand.
+ * It only decides what is fetched first: a wrong guess costs bytes, a missing one a round trip. So it reads what it
+ * can, and ignores what it does not understand.
  */
 import {
   EnoughHints,
@@ -36,7 +36,7 @@ export interface HintCommand {
 
 export interface GatherOptions {
   limits?: HintLimits;
-  /** Whether there is no more time: what has been found counts. */
+  /** Whether the time is over: what the search has found until then counts. */
   isOver?: () => boolean;
 }
 
@@ -47,19 +47,19 @@ const MOST_DEPTH = 6;
 const MOST_PROGRAMS = 48;
 const MOST_SCRIPT = 256 * 1024;
 const MOST_HEAD = 256;
-/** Read by whoever starts the container, for the user that it runs as. */
+/** The runtime reads them when it starts the container, for the user that it runs as. */
 const FIRST_FILES = ['/etc/passwd', '/etc/group'];
 const SHELLS = new Set(['sh', 'bash', 'dash', 'ash', 'ksh', 'zsh']);
-/** Run the program that is named by their arguments. */
+/** Programs that run the program named by their arguments. */
 const WRAPPERS = new Set(
   'tini dumb-init catatonit gosu su-exec setpriv setsid nice ionice nohup timeout stdbuf chroot catchsegv sudo runuser xvfb-run'.split(
     ' ',
   ),
 );
-/** Programs that start others which no argument names; from the same folder. */
+/** Programs that start others, from the same folder, which no argument names. */
 const OTHERS: Readonly<Record<string, readonly string[]>> = { initdb: ['postgres'], pg_ctl: ['postgres'] };
 
-/** What the image's command is likely to read. Errors: those of `files.read`. */
+/** The files that the image's command is likely to read. Errors: those of `files.read`. */
 export async function gatherHints(
   files: ImageFiles,
   command: HintCommand,
@@ -103,7 +103,9 @@ class Gatherer {
     if (/utf-?8/i.test(locale)) search.wantPath('/usr/lib/locale/C.utf8/LC_CTYPE');
   }
 
-  /** `isNamed`: the words are the image's own, so another command of the same program reads the same for it. */
+  /**
+   * `isNamed`: the words are the image's own, so another command of the same program reads the same for the program.
+   */
   async run(words: readonly string[], depth: number, isNamed: boolean): Promise<void> {
     const [name, ...args] = words;
     if (name === undefined || depth > MOST_DEPTH || ++this.#programs > MOST_PROGRAMS) return;
@@ -118,19 +120,19 @@ class Gatherer {
       const line = (head.split('\n', 1)[0] as string).slice(2).trim();
       const [interpreter = '', option] = line.split(/[ \t]+(.*)/s, 2);
       const given = option === undefined || option === '' ? [] : [option];
-      // Whoever runs the script runs its interpreter.
+      // A process that runs the script runs its interpreter.
       await this.run([interpreter, ...given, path, ...args], depth + 1, false);
     } else if (await this.libraries.load(file, path)) {
       await this.#interpret(nameOf(file.path), nameOf(path), found, args, depth);
     } else if (file.isExecutable && !head.includes('\0')) {
-      // Without "#!" a shell takes it.
+      // A file without "#!" is run by a shell.
       this.#search.want(file);
       await this.#runShell([path, ...args], depth);
     }
     this.#search.program = before;
   }
 
-  /** What an interpreter reads of its own counts for its program, what it is given for this command alone. */
+  /** An interpreter's own reads count for its program, the reads of its arguments for this command alone. */
   async #interpret(
     real: string,
     called: string,

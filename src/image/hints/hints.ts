@@ -1,14 +1,14 @@
 /**
- * Hints of an image: blocks that its start is likely to read, in that order, found when it was indexed (gather.ts). They are
- * kept in sections, so that another command of the same program has the use of what that program reads.
+ * Hints of an image: blocks that its start is likely to read, in that order; the indexer found them (gather.ts). They
+ * have sections, so that another command of the same program can use what that program reads.
  *
  *     char magic[8] "COFAHINT" | number version = 1
  *     number devices, each: 32 bytes of its diffID
  *     number sections, each: number flags (1: for every command) | number bytes of the program's name, these bytes
  *                            number runs, each: number device | number first block | number blocks
  *
- * Numbers as in bytes.ts. There is one encoding of the same hints. Hints are asked for and nothing else: a false one costs
- * bytes that nobody reads, so bounds are all that a reader checks.
+ * Numbers as in bytes.ts. The same hints have one encoding. A node fetches hinted blocks and does nothing else with
+ * hints: a false one costs bytes that no process reads, so bounds are all that a reader checks.
  */
 import type { StartSet } from '../../../actors/start-set.ts';
 import { CofaError } from '../../../schemas/errors.ts';
@@ -19,9 +19,9 @@ import { BLOCK_SIZE } from '../span-table.ts';
 import type { Wanted } from './image-files.ts';
 
 export interface HintSection {
-  /** Who reads it, as the image's command names it, in latin1; '': only that command does. */
+  /** The program that reads it, as the image's command names it, in latin1; '': only that command does. */
   program: string;
-  /** Whatever the command is: the program is of the image's entry point. */
+  /** Whether it holds for any command: the program is of the image's entry point. */
   isAlways: boolean;
   /** `device` counts `Hints.devices`. */
   runs: readonly StartRun[];
@@ -44,7 +44,7 @@ const MAGIC = Buffer.from('COFAHINT');
 const VERSION = 1;
 const ALWAYS = 1;
 
-/** The blocks of what was found; no block twice. `entrypoint`: the words of the image's. */
+/** The blocks of the files found; no block twice. `entrypoint`: the words of the image's. */
 export function hintsOf(wanted: readonly Wanted[], flat: FlatFiles, entrypoint: readonly string[]): Hints {
   const sections: Array<{ program: string; isAlways: boolean; runs: Array<[number, number, number]> }> = [];
   const devices: string[] = [];
@@ -102,7 +102,7 @@ export function encodeHints({ devices, sections }: Hints): Buffer {
   return Buffer.from(writer.written());
 }
 
-/** Error `integrity` for what `encodeHints` would not have written, and for more than the bounds allow. */
+/** Error `integrity` for bytes that `encodeHints` would not have written, and beyond the bounds. */
 export function decodeHints(bytes: Buffer): Hints {
   const fault = (why: string) => new CofaError('integrity', `hints: ${why}`);
   if (bytes.length > MAX_HINTS) throw fault(`${bytes.length} bytes`);
@@ -138,8 +138,8 @@ export function decodeHints(bytes: Buffer): Hints {
 }
 
 /**
- * What a start reads: of the image's own command all, of another one (`program`: its first word) what it has in common with
- * that. Only in these layers: hints say nothing about others.
+ * The blocks that a start reads: for the image's own command all, for another one (`program`: its first word) those
+ * that it has in common with that. Only in these layers: hints say nothing about others.
  */
 export function startOf(
   { devices, sections }: Hints,

@@ -1,11 +1,13 @@
-/** What the search for hints needs of an image: its files, as a process in its root sees them, and a bound on all that is read. */
+/**
+ * What the search for hints needs of an image: its files, as a process in its root sees them, and bounds for its reads.
+ */
 import type { FoundFile } from '../flat-files.ts';
 
 export type { FoundFile } from '../flat-files.ts';
 
 /** Paths and names are bytes in latin1. */
 export interface ImageFiles {
-  /** Symlinks are followed. Undefined: nothing is there. */
+  /** Follows symlinks. Undefined: nothing is there. */
   find(path: string): FoundFile | undefined;
   /** Names in a folder; none where it is no folder. */
   list(path: string): readonly string[];
@@ -13,13 +15,13 @@ export interface ImageFiles {
   read(file: FoundFile, at: number, length: number): Promise<Buffer>;
 }
 
-/** A search ends when it has read or found so much. */
+/** The search ends at these bounds. */
 export interface HintLimits {
-  /** Bytes of files that are looked into. */
+  /** Bytes of files that it reads. */
   readBytes: number;
   /** Reads. */
   reads: number;
-  /** Raw bytes that are asked for. */
+  /** Raw bytes that it hints at. */
   bytes: number;
   files: number;
 }
@@ -31,7 +33,7 @@ export const HINT_LIMITS: HintLimits = {
   files: 8_192,
 };
 
-/** Thrown by a search that has come to its limits: what it has found until then counts. */
+/** Thrown at the bounds of a search: what it has found until then counts. */
 export class EnoughHints extends Error {}
 
 /** Part of a file that a start is likely to read. */
@@ -40,11 +42,13 @@ export interface Wanted {
   /** bytes */
   from: number;
   to: number;
-  /** Program that reads it, whatever its arguments are, as the command names it; '': only the image's own command does. */
+  /**
+   * Program that reads it, whatever its arguments are, as the command names it; '': only the image's own command does.
+   */
   program: string;
 }
 
-/** What was found so far. Counts all that is read. */
+/** What the search has found so far; counts its reads. */
 export class HintSearch {
   readonly files: ImageFiles;
   readonly wanted: Wanted[] = [];
@@ -57,14 +61,14 @@ export class HintSearch {
   #reads = 0;
   #readBytes = 0;
 
-  /** `isOver`: no more time. */
+  /** `isOver`: whether the time is over. */
   constructor(files: ImageFiles, limits: HintLimits, isOver: () => boolean) {
     this.files = files;
     this.#limits = limits;
     this.#isOver = isOver;
   }
 
-  /** Notes that the file is read, [from, to) of it; what was noted before is not noted again. */
+  /** Notes that a start reads [from, to) of the file; notes each part once. */
   want(file: FoundFile, from = 0, to = file.size): void {
     if (file.kind !== 'file') return;
     const begin = Math.max(0, from);
@@ -79,7 +83,7 @@ export class HintSearch {
     this.wanted.push({ file, from: begin, to: end, program: this.program });
   }
 
-  /** The same for what a path leads to, if it is a file. Returns whether it is. */
+  /** The same for the file that a path leads to. Returns whether there is one. */
   wantPath(path: string): boolean {
     const file = this.files.find(path);
     if (file?.kind !== 'file') return false;

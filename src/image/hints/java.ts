@@ -1,6 +1,6 @@
 /**
- * What the `java` launcher of a JDK reads: its libraries, which are loaded by name and not linked, the archive of classes that
- * are shared, the head of the image of modules, and the program's archives.
+ * The files that the `java` launcher of a JDK reads: its libraries, which it loads by name and is not linked with, the
+ * archive of shared classes, the head of the image of modules, and the program's archives.
  */
 import { type FoundFile, folderOf, type HintSearch } from './image-files.ts';
 import type { Libraries } from './libraries.ts';
@@ -10,7 +10,7 @@ const LIBRARIES = ['libjli.so', 'server/libjvm.so', 'libjava.so', 'libjimage.so'
 const LATER = ['libnio.so', 'libnet.so'];
 const FIRST_FILES = ['/etc/nsswitch.conf', '/etc/localtime'];
 const LATER_FILES = ['tzdb.dat', '../conf/security/java.security', '../conf/logging.properties'];
-/** Index and what the first classes are in, bytes. */
+/** The index and the first classes, bytes. */
 const MODULES_FRONT = 1 << 20;
 const MODULES_END = 64 * 1024;
 /** An archive's table is at its end; a small one is read whole. */

@@ -1,7 +1,7 @@
 /**
- * The libraries that a program is loaded with, as ld.so finds them: DT_NEEDED, breadth first, along RPATH or RUNPATH with
- * $ORIGIN, LD_LIBRARY_PATH, the folders of ld.so.conf and the default ones. The cache of ldconfig is not read: it holds what
- * these folders do.
+ * The libraries that a program is loaded with, as ld.so finds them: DT_NEEDED, breadth first, along RPATH or RUNPATH
+ * with $ORIGIN, LD_LIBRARY_PATH, the folders of ld.so.conf and the default ones. It does not read the cache of
+ * ldconfig, which lists what these folders hold.
  *
  * Sources: ld.so(8); for musl its ldso/dynlink.c, whose folders are among the default ones.
  */
@@ -17,16 +17,20 @@ const CACHE = '/etc/ld.so.cache';
 
 /** Files up to this size are mapped and then read nearly whole, bytes. */
 const SMALL = 1 << 20;
-/** All that is mapped is read soon, up to this size: the loader, first steps and their data are all over it. */
+/**
+ * A process reads all mapped parts soon, up to this size: the loader's first steps and their data lie all over them.
+ */
 const WHOLE = 5 << 20;
-/** Where nothing is known of the tables that the loader goes through. */
+/** The part to hint at where the loader's tables are unknown. */
 const FRONT = 2 << 20;
-/** More of one library's tables is not asked for, bytes. */
+/** Bytes of one library's tables to hint at, at most. */
 const MOST_TABLES = 192 << 20;
 const MOST_WRITABLE = 32 << 20;
-/** The kernel reads as much around a page that is missing in a mapped file as it reads ahead (src/supervisor/images/images.ts). */
+/**
+ * Around a missing page of a mapped file the kernel reads as much as its readahead (src/supervisor/images/images.ts).
+ */
 const AROUND = 64 << 10;
-/** Of what the program is linked with itself, nearly all is read in the end, up to this size. */
+/** Of libraries that the program itself is linked with a process reads nearly all in the end, up to this size. */
 const WHOLE_LATER = 48 << 20;
 
 interface Loaded {
@@ -43,7 +47,7 @@ export class Libraries {
   readonly #loaded = new Set<string>();
   readonly #elfs = new Map<string, Elf | undefined>();
   #folders: Promise<string[]> | undefined;
-  /** Parts of large files that are read later than what comes first. */
+  /** Parts of large files that a start reads later. */
   readonly #later: Array<{ file: FoundFile; parts: Part[]; program: string }> = [];
 
   constructor(search: HintSearch, environment: ReadonlyMap<string, string>) {
@@ -58,7 +62,7 @@ export class Libraries {
     const root: Loaded = { file, elf, origins: originsOf(file, path), by: undefined };
     if (this.#loaded.has(file.path)) return true;
     this.#loaded.add(file.path);
-    // The kernel reads its head, and the loader comes before the rest.
+    // The kernel reads the program's head, and the loader runs before the rest is read.
     const isProgram = elf.interpreter !== undefined;
     if (isProgram) this.#search.want(file, 0, 4096);
     if (elf.interpreter !== undefined) this.#search.wantPath(elf.interpreter);
@@ -79,7 +83,7 @@ export class Libraries {
     return true;
   }
 
-  /** Notes what was left for later. */
+  /** Notes the parts that were left for later. */
   finish(): void {
     const { program } = this.#search;
     for (const { file, parts, program: whose } of this.#later.splice(0)) {
@@ -110,10 +114,10 @@ export class Libraries {
       return;
     }
     for (const [from, to] of around(await elf.initializers())) this.#search.want(file, from, to);
-    // What others are linked with is used here and there.
+    // Of libraries that only libraries are linked with, a start reads parts here and there.
     if (!isDirect) return;
     const code = segments.reduce((sum, { size, isCode }) => sum + (isCode ? size : 0), 0);
-    // One that holds data above all is read here and there.
+    // Of a library that holds mostly data, a start reads parts here and there.
     const isMostlyCode = code * 3 >= file.size;
     if (isMostlyCode && file.size <= WHOLE_LATER)
       this.#later.push({ file, parts: usedParts(elf), program: this.#search.program });
@@ -186,7 +190,7 @@ export class Libraries {
       .map((name) => `${folderOf(path)}/${name}`);
   }
 
-  /** As Debian has them built in. */
+  /** Debian's built-in folders. */
   #multiarch(): string[] {
     const names = this.#search.files
       .list('/usr/lib')
@@ -202,11 +206,11 @@ export class Libraries {
   }
 }
 
-/** What the kernel reads for these places of a file, which rise. */
+/** The parts of a file that the kernel reads for these places, which rise. */
 const around = (places: readonly number[]): Part[] =>
   joined(places.map((place): Part => [place - AROUND, place + AROUND]));
 
-/** What of a file is mapped, but for the tables of exceptions. */
+/** The mapped parts of a file, without the tables of exceptions. */
 function usedParts({ segments, unwinding }: Elf): Part[] {
   return segments.map(({ offset, size }) => {
     const hasTables = unwinding !== undefined && offset <= unwinding && unwinding < offset + size;
@@ -214,7 +218,7 @@ function usedParts({ segments, unwinding }: Elf): Part[] {
   });
 }
 
-/** Where it was found, and where it lies. */
+/** The folder where it was found, and the one where it lies. */
 function originsOf(file: FoundFile, path: string): string[] {
   return [...new Set([folderOf(path), folderOf(file.path)])];
 }

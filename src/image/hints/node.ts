@@ -1,6 +1,7 @@
 /**
- * What Node reads when it starts and runs a script: the script, and what it requires or imports by a literal name, resolved as
- * Node does: relative files with and without endings, and packages in `node_modules` by their package.json.
+ * The files that Node reads when it starts and runs a script: the script, and the files that it requires or imports by
+ * a literal name. Names are resolved as Node does: relative files with and without endings, and packages in
+ * `node_modules` by their package.json.
  */
 import { type FoundFile, folderOf, type HintSearch } from './image-files.ts';
 
@@ -46,7 +47,7 @@ export class NodeProgram {
     for (const path of FIRST_FILES) this.#search.wantPath(path);
   }
 
-  /** Runs what the arguments behind the program's name say. */
+  /** Runs the command that stands behind the program's name. */
   async run(args: readonly string[], folder: string): Promise<void> {
     for (let at = 0; at < args.length; at++) {
       const word = args[at] as string;
@@ -62,7 +63,7 @@ export class NodeProgram {
     }
   }
 
-  /** The file and all that it needs, in the order in which they need each other. */
+  /** Notes the file and all that it needs, in the order in which they need each other. */
   async #take(first: FoundFile): Promise<void> {
     const pending = [first];
     for (let file = pending.pop(); file !== undefined; file = pending.pop()) {
@@ -86,7 +87,7 @@ export class NodeProgram {
     if (file !== undefined) await this.#take(file);
   }
 
-  /** Node looks for the package that a file belongs to. */
+  /** Node looks for the package to which a file belongs. */
   async #noteScope(folder: string): Promise<void> {
     let at = folder;
     for (let depth = 0; depth < MOST_DEPTH && at !== '/'; depth++, at = folderOf(at))
@@ -156,11 +157,11 @@ export class NodeProgram {
 
 interface Package {
   main: string | undefined;
-  /** Files by what they are asked for as: `.`, `./sub`. */
+  /** Files by the names under which they are imported: `.`, `./sub`. */
   exports: ReadonlyMap<string, string>;
 }
 
-/** What is malformed says nothing. */
+/** Ignores malformed fields. */
 export function parsePackage(text: string): Package {
   let document: unknown;
   try {

@@ -1,10 +1,11 @@
 /**
- * What PostgreSQL's initdb reads beside itself and the server: the files of its share that it makes the first database of, the libraries
- * that it loads by name, and of ICU's data what tells of collations, for it makes one for each of ICU's locales (initdb.c,
- * `setup_run_file` and its callers; pg_collation's `pg_import_system_collations`, which asks for the names of languages and regions).
+ * The files that PostgreSQL's initdb reads beside itself and the server: the files of its share from which it makes the
+ * first database, the libraries that it loads by name, and some of ICU's data. Of those it reads the collations, since
+ * it makes one for each of ICU's locales, and the names of languages and regions (initdb.c, `setup_run_file` and its
+ * callers; pg_collation's `pg_import_system_collations`).
  *
- * ICU's data are one table of contents with all items (icu4c, `UDataOffsetTOC` in ucmndata.h): names like `icudt72l/coll/de.res` in
- * order, so a folder lies in one piece.
+ * ICU's data are one table of contents with all items (icu4c, `UDataOffsetTOC` in ucmndata.h): names like
+ * `icudt72l/coll/de.res` in order, so a folder lies in one piece.
  */
 import { folderOf, type FoundFile, type HintSearch, nameOf } from './image-files.ts';
 
@@ -36,11 +37,11 @@ function sharesOf(bin: string): string[] {
 }
 
 const FOLDERS = ['coll', 'lang', 'region'];
-/** The table is looked for in so many bytes at the beginning; so many bytes and items are looked at. */
+/** The search for the table reads so many bytes at the beginning; it reads so many bytes and items of the table. */
 const MOST_FRONT = 64 << 10;
 const MOST_TABLE = 1 << 20;
 const MOST_ITEMS = 20_000;
-/** Of one folder, bytes. */
+/** Largest folder to hint at, bytes. */
 const MOST_FOLDER = 16 << 20;
 
 async function wantCollations(search: HintSearch, file: FoundFile): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * The imports of a Python file that take place when it is imported: those outside of functions. Read line by line, without
- * a parser: what it makes of odd sources is a guess that fetches too much or too little.
+ * The imports that run when a Python file is imported: those outside of functions. Read line by line, without a parser:
+ * for odd sources it guesses, and fetches too much or too little.
  */
 
 export interface PythonImport {
@@ -14,14 +14,14 @@ export interface PythonImport {
 
 const MOST_IMPORTS = 2_000;
 const MOST_NAMES = 500;
-/** Blocks that do not run here: for type checkers, on other systems. */
+/** Blocks that do not run here: for type checkers, for other systems. */
 const ELSEWHERE = /TYPE_CHECKING|win32|darwin|cygwin|\bnt\b|['"]java['"]|__main__/;
 const PREFIX = /^(?:if|elif|else|try|except|finally|with|while|for)\b[^:]*:\s*/;
 
-/** `inside`: functions count too, and what runs as the main program. */
+/** `inside`: imports in functions count too, and those of the main program. */
 export function importsOf(source: string, inside = false): PythonImport[] {
   const found: PythonImport[] = [];
-  /** Indentation of a block that is passed over. */
+  /** Indentation of a block that is skipped. */
   let skipped: number | undefined;
   for (const { indent, text } of logicalLines(source)) {
     if (skipped !== undefined && indent > skipped) continue;
@@ -113,7 +113,7 @@ function* logicalLines(source: string): IterableIterator<{ indent: number; text:
           at += 1;
           break;
         default: {
-          // The common case in one step: a run of what means nothing special.
+          // The common case in one step: a run of characters without a special meaning.
           let end = at + 1;
           while (end < length && !SPECIAL.has(source.charCodeAt(end))) end += 1;
           text += source.slice(at, end);

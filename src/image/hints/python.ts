@@ -1,13 +1,16 @@
 /**
- * What CPython reads when it starts and runs a script: what every start needs, then the script and the modules that it
- * imports, and what these import. Modules are looked for as the interpreter does (its folders, packages before extensions before
- * sources), and of one that has been compiled the `.pyc` is what is read.
+ * The files that CPython reads when it starts and runs a script: those of every start, then the script and the modules
+ * that it imports, and the modules that these import. It looks for modules as the interpreter does (its folders,
+ * packages before extensions before sources), and reads the `.pyc` of a module that has been compiled.
  */
 import { type FoundFile, folderOf, type HintSearch, nameOf } from './image-files.ts';
 import type { Libraries } from './libraries.ts';
 import { importsOf, type PythonImport } from './python-source.ts';
 
-/** Imported before the first line of a script; most are frozen into the interpreter since 3.11, and some read all the same. */
+/**
+ * Imported before the first line of a script. Since 3.11 most are frozen into the interpreter; some are read all the
+ * same.
+ */
 const FIRST_MODULES = [
   'encodings',
   'encodings.aliases',
@@ -25,7 +28,7 @@ const FIRST_MODULES = [
   'sitecustomize',
   'usercustomize',
 ];
-/** Read by the C library for it. */
+/** The C library reads them for the interpreter. */
 const FIRST_FILES = [
   '/usr/lib/locale/C.utf8/LC_CTYPE',
   '/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache',
@@ -33,8 +36,8 @@ const FIRST_FILES = [
   '/etc/localtime',
 ];
 /**
- * What compiled modules import is no text. These names, where they stand among a module's strings by themselves, are taken for
- * imports: modules of the standard library that bring much with them.
+ * The imports of compiled modules are no text. These names count as imports where they stand by themselves among a
+ * module's strings: modules of the standard library that bring much with them.
  */
 const NAMED_IN_CODE = [
   'secrets',
@@ -60,7 +63,7 @@ interface Module {
   name: string;
   /** The package that its relative imports start from. */
   pack: string;
-  /** Where submodules lie; of packages alone. */
+  /** Where submodules lie; packages alone have such folders. */
   folders: string[];
   source: FoundFile | undefined;
 }
@@ -107,7 +110,7 @@ export class Python {
     return true;
   }
 
-  /** Runs what the arguments behind the interpreter's name say. */
+  /** Runs the command that stands behind the interpreter's name. */
   async run(args: readonly string[], folder: string): Promise<void> {
     for (let at = 0; at < args.length; at++) {
       const word = args[at] as string;
@@ -200,7 +203,7 @@ export class Python {
       if (level > 1) parts.splice(Math.max(0, parts.length - level + 1));
       const name = [...parts, ...(module === '' ? [] : [module])].join('.');
       const found = name === '' ? undefined : await this.#import(name, depth);
-      // What is imported from a package may be a module of it.
+      // A name that is imported from a package may be a module of it.
       if (names === undefined || found === undefined || found.folders.length === 0) continue;
       for (const one of names) await this.#import(`${name}.${one}`, depth);
     }
@@ -219,7 +222,7 @@ export class Python {
         if (this.#modules.size >= MOST_MODULES || depth > MOST_DEPTH) return undefined;
         const folders = count === 1 ? this.#folders : (above?.folders ?? []);
         const found = this.#find(full, parts[count - 1] as string, folders);
-        // Known before what it imports is looked at: they may import each other.
+        // Noted before its own imports are followed: modules may import each other.
         this.#modules.set(full, Promise.resolve(found?.module));
         module = found?.module;
         if (found !== undefined) await this.#take(found.module, found.file, depth);

@@ -1,10 +1,10 @@
 /**
- * The commands that a shell script names: the first words of its lines, as far as they stand there literally, with the words
- * behind them. A reading without grammar: what stands in a branch that is not taken counts as well.
+ * The commands that a shell script names: the first words of its lines, where they are literal, with the words behind
+ * them. It reads without a grammar: commands in branches that are not taken count as well.
  */
 
 export interface ShellCommand {
-  /** The program and its literal arguments, up to the first that is none. */
+  /** The program and its literal arguments, up to the first that is not literal. */
   words: string[];
   /** The script passes its own arguments on: `exec "$@"`. */
   isArguments: boolean;
@@ -17,7 +17,7 @@ const KEYWORDS = new Set(
     ' ',
   ),
 );
-/** What stands before a command and runs it. */
+/** Words that stand before a command and run it. */
 const BEFORE = new Set([
   'exec',
   'command',
@@ -34,7 +34,7 @@ const BEFORE = new Set([
   'time',
 ]);
 
-/** Also tells what the script prepends to PATH. */
+/** Also returns what the script prepends to PATH. */
 export function commandsOf(source: string): { commands: ShellCommand[]; path: string[] } {
   const commands: ShellCommand[] = [];
   const path: string[] = [];
