@@ -20,11 +20,14 @@ import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
  *
  * **How a block is verified.** SHA-256 works through its input in 64-byte steps and carries a 32-byte state. The table
  * keeps the state of the layer's own SHA-256 (the one that ends in the diffID) after each block. A block is right if it
- * leads from the state before it to the state after it. That is as strong as the diffID: another block between the same
- * two states would make another tar with the same diffID. It has two advantages over a digest for each block. Indexing
- * hashes the raw bytes once, not twice. And the chain starts at SHA-256's fixed state and ends in the diffID. When
- * every block has been verified, in any order and by any process, the device is proven to be the layer, and no process
- * reads it again to hash it. A forged table cannot reach that point.
+ * leads from the state before it to the state after it. In the layer's own table that is as strong as the diffID:
+ * another block between the same two states would make another tar with the same diffID. It has two advantages over a
+ * digest for each block. Indexing hashes the raw bytes once, not twice. And the chain starts at SHA-256's fixed state
+ * and ends in the diffID, so a layer whose blocks are all present and right is the layer.
+ *
+ * **What it does not prove.** The states come with the table. In a forged one they fit forged blocks, all but the last:
+ * so until the layer is whole, a block is only as right as its table (docs/trust.md). The engine hashes the whole device
+ * before it relies on it.
  *
  * Layout, little-endian, no padding:
  *
