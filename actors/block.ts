@@ -79,10 +79,3 @@ export function stepRange(
   }
   return changed;
 }
-
-/** Whether every block from `first` to `last`, both included, is present; false outside of the array. */
-export function allPresent(states: Uint8Array, first: number, last: number): boolean {
-  if (first < 0 || last >= states.length) return false;
-  for (let block = first; block <= last; block++) if (states[block] !== BlockState.present) return false;
-  return true;
-}

@@ -1,31 +1,7 @@
 /** Every rule that must hold in a layer actor between two events: slow, for tests and simulation. */
 import { BlockState } from './block.ts';
-import type { BlockMap } from './block-map.ts';
-import type { BlockSet } from './block-set.ts';
-import type { Job, Owner } from './layer.ts';
-import type { LayerState } from './layer-life.ts';
-import type { LayerLimits } from './layer-protocol.ts';
-import type { Promises } from './promises.ts';
+import type { LayerInside } from './layer-inside.ts';
 import { spansOf } from './ranges.ts';
-import type { ReadQueue } from './read-queue.ts';
-import type { Retries } from './retries.ts';
-import type { TimerQueue } from './timers.ts';
-
-export interface LayerInside {
-  state: LayerState;
-  states: Uint8Array;
-  blocks: BlockMap;
-  limits: LayerLimits;
-  reads: ReadQueue;
-  owners: ReadonlyMap<number, Owner>;
-  jobs: ReadonlyMap<number, Job>;
-  jobSilence: TimerQueue<number>;
-  evictions: ReadonlyMap<number, { spans: readonly number[] }>;
-  retries: Retries;
-  promises: Promises;
-  prefetchRunning: number;
-  unlogged: BlockSet;
-}
 
 /** Sentences about the rules that are broken. */
 export function auditLayer(layer: LayerInside): string[] {

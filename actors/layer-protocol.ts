@@ -86,8 +86,8 @@ export type LayerEvent =
       handedOver?: boolean;
       logged?: boolean;
     }
-  /** `firstBlock` to `lastBlock`, both included. An id that waits already is ignored. */
-  | { type: 'read'; id: number; firstBlock: number; lastBlock: number; now: number }
+  /** An id that waits already is ignored. */
+  | { type: 'read'; id: number; blocks: BlockRun; now: number }
   | { type: 'prefetch'; on: boolean; now: number }
   /** How fast what nobody waits for may come; undefined: as fast as it can. */
   | { type: 'pace'; pace: PrefetchPace | undefined; now: number }
@@ -105,7 +105,7 @@ export type LayerEvent =
   /** Nothing more comes of it. */
   | { type: 'promise.ended'; job: number; now: number }
   /** Verified and written to the device file. `bytes`: compressed bytes that came since the job's last message. */
-  | { type: 'blocks.fetched'; job: number; firstBlock: number; count: number; bytes: number; now: number }
+  | { type: 'blocks.fetched'; job: number; blocks: BlockRun; bytes: number; now: number }
   /** Every block of the job is verified and written. `times`: of its fetch, as src/fetch/fetch-job.ts measures them. */
   | { type: 'job.done'; job: number; now: number; times?: { firstByteUs: number; fetchUs: number } }
   | { type: 'job.failed'; job: number; code: ErrorCode; message: string; retryable: boolean; now: number }
@@ -145,8 +145,17 @@ export interface ReadFailure {
 export type LayerEffect =
   /** errno 0: every block of the read is present. */
   | { type: 'answer'; id: number; errno: number; reason?: ReadFailure }
-  /** `runs`: ascending, no two adjacent. `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. */
-  | { type: 'fetch'; job: number; runs: readonly SpanRun[]; class: JobClass; soon?: true }
+  /** The read misses blocks of these spans, and is answered or refused by an `answer`: what a trace wants to know. */
+  | { type: 'missed'; id: number; spans: readonly number[] }
+  /** `runs`: ascending, no two adjacent; `blocks`: of each. `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. */
+  | {
+      type: 'fetch';
+      job: number;
+      runs: readonly SpanRun[];
+      blocks: readonly BlockRun[];
+      class: JobClass;
+      soon?: true;
+    }
   /** Somebody waits for a job that was submitted as prefetch. */
   | { type: 'promote'; job: number }
   | { type: 'cancel'; job: number }

@@ -7,7 +7,7 @@
  *       ↑                   │        └─not the layer→ corrupt
  *       └─────── evicted ───┴─ (from complete, or blocks that the disk lost)
  *
- * **One owner a span.** A span that is absent belongs to nobody. A job that fetches it owns it from `fetch` until
+ * **One owner a span.** A span that is absent has no owner. A job that fetches it owns it from `fetch` until
  * `job.done` or `job.failed`; an eviction owns its spans from `punch` until `evicted`. Two owners never meet: a read of a
  * span that has one waits for it. So no byte is asked for twice at once, and no block is filled while its bytes are
  * taken away.
@@ -30,152 +30,72 @@
  *
  * **The log follows the data.** Blocks that became present are collected until `flush` hands them out as `append`; the
  * caller syncs the device file and then appends. What it could not append comes back as `append.failed`.
+ *
+ * Its parts share layer-inside.ts, and each has a file: reads (layer-reads.ts), jobs (layer-jobs.ts), startup packs
+ * (layer-packs.ts), evictions (layer-evictions.ts), the log (layer-records.ts), the life as a whole (layer-life.ts). The rules
+ * that hold between two inputs are sentences in layer-audit.ts.
  */
-import type { JobClass } from '../schemas/fetch.ts';
-import { allPresent, BlockEvent } from './block.ts';
-import { BlockMap, type LayerGeometry } from './block-map.ts';
-import { BlockSet } from './block-set.ts';
+import { BlockEvent } from './block.ts';
+import type { LayerGeometry } from './block-map.ts';
 import { auditLayer } from './layer-audit.ts';
-import { type LayerState, type LayerStep, nextLayerState } from './layer-life.ts';
-import {
-  LAYER_LIMITS,
-  type LayerCounters,
-  type LayerEffect,
-  type LayerEvent,
-  type LayerLimits,
-  type ReadFailure,
-} from './layer-protocol.ts';
-import { Prefetcher, type SpanChoice } from './prefetch.ts';
-import { Promises } from './promises.ts';
-import {
-  type BlockRun,
-  blockRun,
-  blocksOf,
-  cut,
-  joined,
-  sizeOf,
-  type SpanRun,
-  spanRun,
-  spansOf,
-  within,
-} from './ranges.ts';
-import { ReadQueue } from './read-queue.ts';
-import { Retries } from './retries.ts';
-import { Stall } from './stall.ts';
-import { TimerQueue } from './timers.ts';
+import { LayerEvictions } from './layer-evictions.ts';
+import { LayerInside, type LayerOptions } from './layer-inside.ts';
+import { LayerJobs } from './layer-jobs.ts';
+import type { LayerState } from './layer-life.ts';
+import { LayerPacks } from './layer-packs.ts';
+import type { LayerCounters, LayerEffect, LayerEvent, LayerLimits, ReadFailure } from './layer-protocol.ts';
+import { LayerReads } from './layer-reads.ts';
+import { LayerRecords } from './layer-records.ts';
+import type { BlockRun } from './ranges.ts';
 
 export type { LayerGeometry } from './block-map.ts';
 export { layerMachine, type LayerState } from './layer-life.ts';
 export * from './layer-protocol.ts';
 
-/** What owns a span: a job that fetches it, or an eviction that takes blocks of it away. */
-export type Owner =
-  | {
-      readonly kind: 'fetch';
-      readonly number: number;
-      class: JobClass;
-      /** Ascending, no two adjacent. */
-      readonly runs: readonly SpanRun[];
-    }
-  /** `passed`: spans that prefetch would have taken meanwhile. */
-  | {
-      readonly kind: 'evict';
-      readonly number: number;
-      readonly spans: readonly number[];
-      readonly ranges: readonly BlockRun[];
-      readonly passed: number[];
-    };
-export type Job = Owner & { kind: 'fetch' };
-type Eviction = Owner & { kind: 'evict' };
-
-const EIO = 5;
-
 export class LayerActor {
-  readonly #states: Uint8Array;
-  readonly #blocks: BlockMap;
-  readonly #limits: LayerLimits;
-  readonly #reads = new ReadQueue();
-  readonly #owners = new Map<number, Owner>();
-  readonly #jobs = new Map<number, Job>();
-  readonly #jobSilence = new TimerQueue<number>();
-  readonly #evictions = new Map<number, Eviction>();
-  readonly #retries: Retries;
-  readonly #stall: Stall;
-  readonly #promises: Promises;
-  readonly #prefetcher: Prefetcher;
-  #prefetchRunning = 0;
-  /** Present, and not handed out for the log. */
-  readonly #unlogged: BlockSet;
-  readonly #counters: LayerCounters = {
-    hits: 0,
-    misses: 0,
-    errors: 0,
-    demandJobs: 0,
-    prefetchJobs: 0,
-    retries: 0,
-    lateBlocks: 0,
-    bytes: 0,
-  };
-  #state: LayerState = 'lazy';
-  /** The first span that prefetch has left to a startup pack. */
-  #passed = Number.POSITIVE_INFINITY;
-  #nextJob: number;
-  /** Jobs and packs below it that have ended may speak of bytes that are gone. */
-  #fence: number;
-  #clock = Number.NEGATIVE_INFINITY;
+  readonly #inside: LayerInside;
+  readonly #jobs: LayerJobs;
+  readonly #reads: LayerReads;
+  readonly #packs: LayerPacks;
+  readonly #evictions: LayerEvictions;
+  readonly #records: LayerRecords;
   /** Time of the last `wake` that has not come. */
   #announced = Number.POSITIVE_INFINITY;
 
   /**
-   * `states`: one zeroed byte a block, written here alone, read by whoever serves reads. `firstJob`: where completions
-   * for an actor before this one can still come in, a number above all of its jobs. `random`: in [0, 1), spreads
-   * retries. Throws an Error where states, spans and blocks do not fit each other.
+   * `states`: one zeroed byte a block, written here alone, read by the threads that serve reads. Throws an Error where states,
+   * spans and blocks do not fit each other.
    */
   constructor(
     geometry: LayerGeometry,
     states: Uint8Array,
     limits: Partial<LayerLimits> = {},
-    options: { firstJob?: number; random?: () => number } = {},
+    options: LayerOptions = {},
   ) {
-    this.#states = states;
-    this.#blocks = new BlockMap(geometry, states);
-    this.#limits = { ...LAYER_LIMITS, ...limits };
-    this.#retries = new Retries(this.#limits, options.random ?? (() => 0));
-    this.#promises = new Promises(geometry.blockCount, this.#limits.promiseSilenceMs);
-    this.#stall = new Stall(this.#limits.readDeadlineMs, this.#limits.stallMs);
-    this.#nextJob = options.firstJob ?? 1;
-    this.#fence = this.#nextJob;
-    this.#unlogged = new BlockSet(geometry.blockCount);
-    this.#prefetcher = new Prefetcher(geometry.spanCount, (span) => this.#blocks.size(span), {
-      batchSpans: this.#limits.prefetchBatchSpans,
-      batchSpansAround: this.#limits.prefetchBatchSpansAround,
-      aroundMs: this.#limits.prefetchAroundMs,
-      inFlight: this.#limits.prefetchInFlight,
-      aimedInFlight: this.#limits.aimedInFlight,
-      aimedBlocks: this.#limits.aimedBlocks,
-      aimedRuns: this.#limits.aimedRuns,
-      alongBlocks: this.#limits.alongBlocks,
-      gapBlocks: this.#limits.gapBlocks,
-      pauseMs: this.#limits.prefetchPauseMs,
-      pauseMaxMs: this.#limits.prefetchPauseMaxMs,
-    });
+    const inside = new LayerInside(geometry, states, limits, options);
+    this.#inside = inside;
+    this.#jobs = new LayerJobs(inside);
+    this.#reads = new LayerReads(inside, this.#jobs);
+    this.#packs = new LayerPacks(inside, this.#jobs);
+    this.#evictions = new LayerEvictions(inside, this.#jobs);
+    this.#records = new LayerRecords(inside);
   }
 
   get state(): LayerState {
-    return this.#state;
+    return this.#inside.state;
   }
 
   get blockCount(): number {
-    return this.#blocks.blockCount;
+    return this.#inside.blocks.blockCount;
   }
 
   /** Blocks by state. */
   get counts(): { absent: number; fetching: number; present: number } {
-    return this.#blocks.counts;
+    return this.#inside.blocks.counts;
   }
 
   get counters(): Readonly<LayerCounters> {
-    return this.#counters;
+    return this.#inside.counters;
   }
 
   /** What waits and what runs. */
@@ -186,639 +106,165 @@ export class LayerActor {
     pausedSpans: number;
     unloggedBlocks: number;
   } {
+    const { reads, jobs, prefetchRunning, retries, unlogged } = this.#inside;
     return {
-      reads: this.#reads.size,
-      jobs: this.#jobs.size,
-      prefetchJobs: this.#prefetchRunning,
-      pausedSpans: this.#retries.size.paused,
-      unloggedBlocks: this.#unlogged.size,
+      reads: reads.size,
+      jobs: jobs.size,
+      prefetchJobs: prefetchRunning,
+      pausedSpans: retries.size.paused,
+      unloggedBlocks: unlogged.size,
     };
   }
 
   /** When something is due, ms; Infinity when nothing is. */
   get nextWake(): number {
-    const lazy = this.#state === 'lazy';
-    const prefetch = lazy
-      ? this.#prefetcher.nextWake(this.#clock, this.#prefetchRunning)
-      : Number.POSITIVE_INFINITY;
-    return Math.min(
-      this.#reads.nextDeadline,
-      this.#retries.nextEnd,
-      this.#jobSilence.next,
-      this.#promises.nextEnd,
-      prefetch,
-    );
+    const { state, prefetcher, clock, prefetchRunning, reads, retries, jobSilence, promises } = this.#inside;
+    const prefetch =
+      state === 'lazy' ? prefetcher.nextWake(clock, prefetchRunning) : Number.POSITIVE_INFINITY;
+    return Math.min(reads.nextDeadline, retries.nextEnd, jobSilence.next, promises.nextEnd, prefetch);
   }
 
   /** Applies one event. The effects are to be run in order; none of them is ever repeated. */
   handle(event: LayerEvent): LayerEffect[] {
+    const inside = this.#inside;
     const effects: LayerEffect[] = [];
-    if ('now' in event && event.now > this.#clock) this.#clock = event.now;
-    if (this.#state === 'closed') {
-      if (event.type === 'read') this.#refuse(event.id, CLOSED, effects);
-      else if (event.type === 'flush') this.#flush(effects);
+    inside.effects = effects;
+    if ('now' in event && event.now > inside.clock) inside.clock = event.now;
+    if (inside.state === 'closed') {
+      if (event.type === 'read') inside.refuse(event.id, CLOSED);
+      else if (event.type === 'flush') this.#records.flush();
       return effects;
     }
     // The tick that was asked for has come, be it a little early: timers are not exact.
     if (event.type === 'tick') this.#announced = Number.POSITIVE_INFINITY;
-    this.#apply(event, effects);
-    if (event.type !== 'close') this.#settle(effects);
+    this.#apply(event);
+    if (event.type !== 'close') this.#settle();
     return effects;
   }
 
-  #apply(event: LayerEvent, effects: LayerEffect[]): void {
+  #apply(event: LayerEvent): void {
     switch (event.type) {
       case 'read':
-        this.#read(event, effects);
-        return;
+        return this.#reads.read(event);
       case 'blocks.fetched':
-        this.#fetched(event, effects);
-        return;
+        return this.#jobs.fetched(event);
       case 'job.done':
-        this.#done(event, effects);
-        return;
+        return this.#jobs.done(event);
       case 'job.failed':
-        this.#failed(event.job, event.retryable, { code: event.code, message: event.message }, effects);
-        return;
+        return this.#jobs.failed(event.job, event.retryable, { code: event.code, message: event.message });
       case 'prefetch':
-        this.#prefetcher.turn(event.on);
-        return;
       case 'pace':
-        this.#prefetcher.pace = event.pace;
-        return;
       case 'readahead':
-        this.#prefetcher.readahead.turn(event.on);
-        if (!event.on) this.#prefetcher.forgetAim();
-        return;
+        return this.#steerPrefetch(event);
       case 'aim':
-        this.#aim(event.ranges);
-        return;
+        return this.#jobs.aim(event.ranges);
       case 'promise':
-        this.#promise(event, effects);
-        return;
+        return this.#packs.promise(event);
       case 'promise.heard':
-        this.#promises.heard(event.job, this.#clock);
-        return;
+        return this.#inside.promises.heard(event.job, this.#inside.clock);
       case 'promise.ended':
-        this.#endPromise(event.job, effects);
-        return;
+        return this.#packs.ended(event.job);
       case 'flush':
-        this.#flush(effects);
-        return;
+        return this.#records.flush();
       case 'append.failed':
-        this.#relog(event.ranges);
-        return;
+        return this.#records.relog(event.ranges);
       case 'restore':
-        this.#restore(event, effects);
-        return;
+        return this.#records.restore(event);
       case 'verified':
-        if (event.ok && this.#move('PROVEN')) effects.push({ type: 'complete' });
-        if (!event.ok && event.damaged !== undefined) {
-          if (this.#state === 'verifying' && this.#move('EVICTED')) this.#evict(event.damaged, effects);
-        } else if (!event.ok && this.#move('REFUTED')) this.#refute(effects);
-        return;
+        return this.#verified(event);
       case 'handed-over':
-        this.#move('HANDED_OVER');
-        return;
+        return void this.#inside.move('HANDED_OVER');
       case 'taken-back':
-        this.#move('TAKEN_BACK');
-        return;
+        return void this.#inside.move('TAKEN_BACK');
       case 'evict':
-        this.#evict(event.ranges, effects);
-        return;
+        return this.#evictions.evict(event.ranges);
       case 'evicted':
-        this.#evicted(event.job, event.undone === true, effects);
-        return;
+        return this.#evictions.evicted(event.job, event.undone === true);
       case 'close':
-        this.#close(effects);
-        return;
+        return this.#close();
       case 'tick':
-        return;
     }
   }
 
   /** After every event: what is due, what may start, what has been reached. */
-  #settle(effects: LayerEffect[]): void {
-    this.#expire(effects);
-    if (this.#state === 'lazy') {
-      this.#prefetch(effects);
-      if (this.#blocks.isFull && this.#move('FILLED')) effects.push({ type: 'verify' });
+  #settle(): void {
+    const inside = this.#inside;
+    this.#reads.expire();
+    this.#jobs.expire();
+    this.#packs.expire();
+    if (inside.state === 'lazy') {
+      this.#jobs.prefetch();
+      if (inside.blocks.isFull && inside.move('FILLED')) inside.emit({ type: 'verify' });
     }
-    if (this.#announced <= this.#clock) this.#announced = Number.POSITIVE_INFINITY;
+    if (this.#announced <= inside.clock) this.#announced = Number.POSITIVE_INFINITY;
     const next = this.nextWake;
     if (next < this.#announced) {
       this.#announced = next;
-      effects.push({ type: 'wake', at: next });
+      inside.emit({ type: 'wake', at: next });
     }
   }
 
-  // ── Reads ──
-
-  /** The lookup order of a cold read: present, bad lately, nothing comes, being fetched or paused, fetch. */
-  #read({ id, firstBlock, lastBlock }: LayerEvent & { type: 'read' }, effects: LayerEffect[]): void {
-    if (this.#reads.has(id)) return;
-    const isInside = firstBlock >= 0 && firstBlock <= lastBlock && lastBlock < this.blockCount;
-    const isWhole = Number.isSafeInteger(firstBlock) && Number.isSafeInteger(lastBlock);
-    if (!isInside || !isWhole || lastBlock - firstBlock >= this.#limits.maxReadBlocks) {
-      this.#refuse(id, OUTSIDE, effects);
-      return;
-    }
-    if (allPresent(this.#states, firstBlock, lastBlock)) {
-      this.#counters.hits += 1;
-      effects.push({ type: 'answer', id, errno: 0 });
-      return;
-    }
-    if (this.#state === 'corrupt' || this.#reads.size >= this.#limits.maxWaiters) {
-      this.#refuse(id, this.#state === 'corrupt' ? CORRUPT : CROWDED, effects);
-      return;
-    }
-    const firstSpan = this.#blocks.spanOf(firstBlock);
-    const lastSpan = this.#blocks.spanOf(lastBlock);
-    const missing: number[] = [];
-    const spans: number[] = [];
-    for (let span = firstSpan; span <= lastSpan; span++) {
-      const before = missing.length;
-      const end = Math.min(lastBlock + 1, this.#blocks.end(span));
-      for (let block = Math.max(firstBlock, this.#blocks.start(span)); block < end; block++) {
-        if (!this.#blocks.isPresent(block)) missing.push(block);
-      }
-      if (missing.length === before) continue;
-      // Blocks that a pack is about to bring are waited for; the span of any other one is fetched.
-      if (missing.slice(before).every((block) => this.#promises.has(block))) continue;
-      spans.push(span);
-      const verdict = this.#retries.verdict(span);
-      if (verdict !== undefined) {
-        this.#refuse(id, verdict, effects);
-        return;
-      }
-    }
-    const [first] = spans;
-    if (first !== undefined && this.#stall.holds(this.#clock, this.#jobs.size > 0)) {
-      this.#refuse(id, STALLED, effects);
-      // Somebody has to find out when it is over.
-      if (this.#jobs.size === 0) this.#demand([first], effects);
-      return;
-    }
-    this.#counters.misses += 1;
-    this.#reads.add(id, missing, firstSpan, lastSpan, this.#clock + this.#limits.readDeadlineMs);
-    for (const span of spans) this.#prefetcher.demanded(span, this.#clock);
-    this.#demand(spans, effects, true);
-  }
-
-  #refuse(id: number, reason: ReadFailure, effects: LayerEffect[]): void {
-    this.#counters.errors += 1;
-    effects.push({ type: 'answer', id, errno: EIO, reason });
-  }
-
-  /** Answers the reads that wait for a block of the span, and no others. */
-  #giveUp(span: number, reason: ReadFailure, effects: LayerEffect[]): void {
-    if (!this.#reads.touches(span)) return;
-    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
-      for (const id of this.#reads.takeWaiting(block)) this.#refuse(id, reason, effects);
+  #steerPrefetch(event: LayerEvent & { type: 'prefetch' | 'pace' | 'readahead' }): void {
+    const { prefetcher } = this.#inside;
+    if (event.type === 'prefetch') prefetcher.turn(event.on);
+    else if (event.type === 'pace') prefetcher.pace = event.pace;
+    else {
+      prefetcher.readahead.turn(event.on);
+      if (!event.on) prefetcher.forgetAim();
     }
   }
 
-  #isWanted(span: number): boolean {
-    if (!this.#reads.touches(span)) return false;
-    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
-      if (this.#reads.waitsFor(block)) return true;
-    }
-    return false;
+  // ── The life of the layer ──
+
+  #verified({ ok, damaged }: LayerEvent & { type: 'verified' }): void {
+    const inside = this.#inside;
+    if (ok) {
+      if (inside.move('PROVEN')) inside.emit({ type: 'complete' });
+    } else if (damaged === undefined) {
+      if (inside.move('REFUTED')) this.#refute();
+    } else if (inside.state === 'verifying' && inside.move('EVICTED')) this.#evictions.evict(damaged);
   }
 
-  #expire(effects: LayerEffect[]): void {
-    for (const id of this.#reads.takeExpired(this.#clock)) {
-      this.#stall.expired(this.#clock);
-      this.#refuse(id, LATE, effects);
-    }
-    const again: number[] = [];
-    for (let ended = this.#retries.takeEnded(this.#clock); ended !== undefined; ) {
-      const { span, retryable } = ended;
-      if (retryable && this.#isWanted(span)) again.push(span);
-      else if (retryable) this.#leave(span);
-      ended = this.#retries.takeEnded(this.#clock);
-    }
-    if (again.length > 0) {
-      this.#counters.retries += again.length;
-      this.#demand(
-        again.sort((a, b) => a - b),
-        effects,
-      );
-    }
-    for (
-      let job = this.#jobSilence.take(this.#clock);
-      job !== undefined;
-      job = this.#jobSilence.take(this.#clock)
-    ) {
-      effects.push({ type: 'cancel', job });
-      this.#failed(job, true, SILENT, effects);
-    }
-    for (
-      let left = this.#promises.takeSilent(this.#clock);
-      left !== undefined;
-      left = this.#promises.takeSilent(this.#clock)
-    )
-      this.#waitNoLonger(left, effects);
-  }
-
-  // ── Jobs ──
-
-  /**
-   * `spans`, ascending, are waited for: those that nobody owns get a job, neighbours a common one. `along`: what the start is
-   * likely to read next in the layer comes with them, since a request costs more than that.
-   */
-  #demand(spans: readonly number[], effects: LayerEffect[], along = false): void {
-    let first = 0;
-    let count = 0;
-    const start = (alone = false) => {
-      if (count === 0) return;
-      const behind = along && !alone ? this.#prefetcher.along(first + count, this.#clock, this.#choice) : [];
-      this.#fetch(joined([spanRun(first, count), ...behind]), 'demand', effects);
-      count = 0;
-    };
-    for (const span of spans) {
-      const owner = this.#owners.get(span);
-      if (owner?.kind === 'fetch' && owner.class === 'prefetch') {
-        owner.class = 'demand';
-        this.#prefetchRunning -= 1;
-        effects.push({ type: 'promote', job: owner.number });
-      }
-      if (owner !== undefined || this.#retries.isPaused(span)) continue;
-      const alone = this.#retries.isSuspect(span);
-      if (alone || span !== first + count || count >= this.#limits.demandBatchSpans) start();
-      if (count === 0) first = span;
-      count += 1;
-      if (alone) start(true);
-    }
-    start();
-  }
-
-  #prefetch(effects: LayerEffect[]): void {
-    for (;;) {
-      const batch = this.#prefetcher.next(this.#clock, this.#prefetchRunning, this.#choice);
-      if (batch === undefined) return;
-      this.#fetch(batch.runs, 'prefetch', effects, batch.soon);
-    }
-  }
-
-  readonly #choice: SpanChoice = {
-    free: (span) => {
-      const owner = this.#owners.get(span);
-      if (owner?.kind === 'evict') owner.passed.push(span);
-      if (owner !== undefined || this.#blocks.isComplete(span) || this.#retries.isPaused(span)) return false;
-      if (!this.#isPromised(span)) return true;
-      this.#passed = Math.min(this.#passed, span);
-      return false;
-    },
-    alone: (span) => this.#retries.isSuspect(span),
-  };
-
-  #aim(ranges: readonly BlockRun[]): void {
-    const spans = new Set<number>();
-    for (const block of blocksOf(this.#inside(ranges)))
-      if (!this.#blocks.isPresent(block)) spans.add(this.#blocks.spanOf(block));
-    this.#prefetcher.aim([...spans]);
-  }
-
-  #fetch(runs: readonly SpanRun[], kind: JobClass, effects: LayerEffect[], soon?: true): void {
-    const job: Job = { kind: 'fetch', number: this.#nextJob++, class: kind, runs };
-    this.#jobs.set(job.number, job);
-    this.#jobSilence.set(job.number, this.#clock + this.#limits.jobSilenceMs);
-    for (const span of spansOf(runs)) {
-      this.#owners.set(span, job);
-      this.#stepSpan(span, BlockEvent.FETCH);
-    }
-    if (kind === 'prefetch') this.#prefetchRunning += 1;
-    this.#counters[kind === 'prefetch' ? 'prefetchJobs' : 'demandJobs'] += 1;
-    effects.push({
-      type: 'fetch',
-      job: job.number,
-      runs,
-      class: kind,
-      ...(soon === undefined ? {} : { soon }),
-    });
-  }
-
-  #fetched(event: LayerEvent & { type: 'blocks.fetched' }, effects: LayerEffect[]): void {
-    const { job: number, firstBlock, count, bytes } = event;
-    const job = this.#jobs.get(number);
-    // A pack outlives evictions: what it still owes was absent all the time, so its bytes cannot have been taken away. It
-    // writes more than it owes, and of that its word is worth nothing.
-    const owed = this.#promises.isKnown(number);
-    const isLate = !owed && number >= this.#fence && number < this.#nextJob;
-    if (this.#state === 'corrupt' || (job === undefined && !isLate && !owed)) return;
-    const told = cut(blockRun(firstBlock, count), this.blockCount);
-    if (told === undefined) return;
-    if (bytes > 0) this.#counters.bytes += bytes;
-    if (job !== undefined) this.#jobSilence.set(number, this.#clock + this.#limits.jobSilenceMs);
-    this.#promises.heard(number, this.#clock);
-    const runs = owed
-      ? this.#promises.owedIn(number, told)
-      : job !== undefined
-        ? this.#ownedIn(job, told)
-        : [told];
-    let became = 0;
-    for (const run of runs) became += this.#fill(run, BlockEvent.FETCHED, true, effects);
-    if (job === undefined && !owed) this.#counters.lateBlocks += became;
-  }
-
-  /** Which of the blocks belong to the job. */
-  *#ownedIn({ runs }: Job, [first, count]: BlockRun): IterableIterator<BlockRun> {
-    for (const run of runs) {
-      const [start, size] = this.#blocks.blocksOf(run);
-      const from = Math.max(first, start);
-      const end = Math.min(first + count, start + size);
-      if (end > from) yield blockRun(from, end - from);
-    }
-  }
-
-  /** Makes the blocks present, and answers the reads that waited for them. Returns how many were not present before. */
-  #fill([first, count]: BlockRun, event: BlockEvent, log: boolean, effects: LayerEffect[]): number {
-    const to = first + count;
-    let became = 0;
-    for (let block = first; block < to; ) {
-      const span = this.#blocks.spanOf(block);
-      const end = Math.min(to, this.#blocks.end(span));
-      const isLeaving = this.#owners.get(span)?.kind === 'evict';
-      for (; block < end; block++) {
-        if (isLeaving || !this.#blocks.step(span, block, event)) continue;
-        became += 1;
-        if (event === BlockEvent.FETCHED) this.#stall.arrived(this.#clock);
-        if (log) this.#unlogged.add(block);
-        this.#promises.kept(block);
-        for (const id of this.#reads.arrived(block)) effects.push({ type: 'answer', id, errno: 0 });
-      }
-      if (this.#blocks.isComplete(span)) this.#retries.forgive(span);
-    }
-    return became;
-  }
-
-  #done({ job: number, times }: LayerEvent & { type: 'job.done' }, effects: LayerEffect[]): void {
-    const job = this.#jobs.get(number);
-    if (job === undefined) return;
-    if (times !== undefined && job.class === 'demand')
-      this.#prefetcher.readahead.observe(times.firstByteUs, times.fetchUs);
-    for (const run of job.runs) this.#fill(this.#blocks.blocksOf(run), BlockEvent.FETCHED, true, effects);
-    this.#release(job);
-    this.#prefetcher.succeeded();
-  }
-
-  #failed(number: number, retryable: boolean, reason: ReadFailure, effects: LayerEffect[]): void {
-    const job = this.#jobs.get(number);
-    if (job === undefined) return;
-    this.#release(job);
-    this.#stall.failed(this.#clock);
-    if (job.class === 'prefetch') this.#prefetcher.failed(this.#clock);
-    const again: number[] = [];
-    for (const span of spansOf(job.runs)) {
-      if (this.#blocks.isComplete(span)) continue;
-      this.#stepSpan(span, BlockEvent.FAILED);
-      if (retryable) this.#retryLater(span, reason, effects);
-      else if (sizeOf(job.runs) === 1) {
-        this.#retries.remember(span, reason, this.#clock);
-        this.#giveUp(span, reason, effects);
-      } else {
-        this.#retries.suspect(span);
-        if (this.#isWanted(span)) again.push(span);
-        else this.#leave(span);
-      }
-    }
-    this.#counters.retries += again.length;
-    this.#demand(again, effects);
-  }
-
-  /** The job is over: its spans belong to nobody. */
-  #release(job: Job): void {
-    this.#jobs.delete(job.number);
-    this.#jobSilence.delete(job.number);
-    if (job.class === 'prefetch') this.#prefetchRunning -= 1;
-    for (const span of spansOf(job.runs)) this.#owners.delete(span);
-  }
-
-  /** The span could not be had now. Where somebody waits, it is tried again after a pause, `attempts` times in all. */
-  #retryLater(span: number, reason: ReadFailure, effects: LayerEffect[]): void {
-    if (this.#isWanted(span) && this.#retries.again(span, reason, this.#clock)) return;
-    this.#giveUp(span, reason, effects);
-    this.#leave(span);
-  }
-
-  /** The span is absent, and nobody waits for it. */
-  #leave(span: number): void {
-    this.#retries.drop(span);
-    this.#prefetcher.revisit(span);
-  }
-
-  #stepSpan(span: number, event: BlockEvent): void {
-    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++) {
-      this.#blocks.step(span, block, event);
-    }
-  }
-
-  // ── Startup packs ──
-
-  #promise({ pack, ranges }: LayerEvent & { type: 'promise' }, effects: LayerEffect[]): void {
-    if (this.#state !== 'lazy' || this.#promises.isFull) return;
-    const job = this.#nextJob++;
-    this.#promises.make(job, this.#absentIn(this.#inside(ranges)), this.#clock);
-    effects.push({ type: 'promised', pack, job });
-  }
-
-  #endPromise(job: number, effects: LayerEffect[]): void {
-    if (!this.#promises.isKnown(job)) return;
-    // What it says from now on nobody can tell from what it owed.
-    this.#fence = this.#nextJob;
-    this.#waitNoLonger(this.#promises.end(job), effects);
-  }
-
-  /** A pack does not bring these blocks, or not soon. */
-  #waitNoLonger(left: readonly BlockRun[], effects: LayerEffect[]): void {
-    const spans = new Set<number>();
-    for (const [first, count] of left) {
-      for (let span = this.#blocks.spanOf(first); span <= this.#blocks.spanOf(first + count - 1); span++)
-        spans.add(span);
-    }
-    // Also spans of which the pack has brought all that it promised may lack the rest.
-    this.#prefetcher.revisit(this.#passed);
-    this.#passed = Number.POSITIVE_INFINITY;
-    const wanted: number[] = [];
-    for (const span of spans) {
-      if (this.#blocks.isComplete(span)) continue;
-      const verdict = this.#retries.verdict(span);
-      if (verdict !== undefined) this.#giveUp(span, verdict, effects);
-      if (this.#isWanted(span)) wanted.push(span);
-      else if (!this.#owners.has(span)) this.#prefetcher.revisit(span);
-    }
-    this.#demand(wanted, effects);
-  }
-
-  /** Whether a pack will bring a block of the span that is not there yet. */
-  #isPromised(span: number): boolean {
-    if (!this.#promises.isAny) return false;
-    for (let block = this.#blocks.start(span); block < this.#blocks.end(span); block++)
-      if (this.#promises.has(block)) return true;
-    return false;
-  }
-
-  /**
-   * The blocks that are not present. Left out are spans that are being evicted: bytes written there before the hole is
-   * punched are punched with it, and may be told of afterwards.
-   */
-  #absentIn(runs: readonly BlockRun[]): BlockRun[] {
-    return within(
-      runs,
-      (block) =>
-        !this.#blocks.isPresent(block) && this.#owners.get(this.#blocks.spanOf(block))?.kind !== 'evict',
-    );
-  }
-
-  // ── The log, eviction and the layer's own life ──
-
-  #flush(effects: LayerEffect[]): void {
-    const ranges = this.#unlogged.takeRuns();
-    for (let at = 0; at < ranges.length; at += this.#limits.appendRanges) {
-      effects.push({ type: 'append', ranges: ranges.slice(at, at + this.#limits.appendRanges) });
-    }
-  }
-
-  #relog(ranges: readonly BlockRun[]): void {
-    for (const block of blocksOf(this.#inside(ranges)))
-      if (this.#blocks.isPresent(block)) this.#unlogged.add(block);
-  }
-
-  #restore(event: LayerEvent & { type: 'restore' }, effects: LayerEffect[]): void {
-    if (this.#state !== 'lazy') return;
-    for (const run of this.#inside(event.ranges))
-      this.#fill(run, BlockEvent.RESTORED, event.logged === false, effects);
-    if (event.complete !== true || !this.#blocks.isFull || !this.#move('RESTORED')) return;
-    if (event.handedOver === true) this.#move('HANDED_OVER');
-  }
-
-  #evict(ranges: readonly BlockRun[], effects: LayerEffect[]): void {
-    if (this.#state !== 'lazy' && this.#state !== 'complete') return;
-    const gone = new BlockSet(this.blockCount);
-    const spans = new Set<number>();
-    for (const block of blocksOf(this.#inside(ranges))) {
-      const span = this.#blocks.spanOf(block);
-      // A reader that waits for other blocks of the span counts on those that were present when it came.
-      if (this.#owners.has(span) || this.#reads.touches(span)) continue;
-      if (!this.#blocks.step(span, block, BlockEvent.EVICTED)) continue;
-      this.#unlogged.delete(block);
-      gone.add(block);
-      spans.add(span);
-    }
-    if (gone.size === 0) return;
-    if (this.#state === 'complete') this.#move('EVICTED');
-    const leaving = gone.takeRuns();
-    const eviction: Eviction = {
-      kind: 'evict',
-      number: this.#nextJob++,
-      spans: [...spans],
-      ranges: leaving,
-      passed: [],
-    };
-    this.#fence = this.#nextJob;
-    this.#evictions.set(eviction.number, eviction);
-    for (const span of spans) this.#owners.set(span, eviction);
-    effects.push({ type: 'punch', job: eviction.number, ranges: leaving });
-  }
-
-  #evicted(number: number, undone: boolean, effects: LayerEffect[]): void {
-    const eviction = this.#evictions.get(number);
-    if (eviction === undefined) return;
-    this.#evictions.delete(number);
-    for (const span of eviction.spans) this.#owners.delete(span);
-    if (undone) {
-      for (const run of eviction.ranges) this.#fill(run, BlockEvent.RESTORED, true, effects);
-    }
-    for (const span of eviction.passed) this.#prefetcher.revisit(span);
-    const wanted: number[] = [];
-    for (const span of eviction.spans) {
-      if (this.#isWanted(span)) wanted.push(span);
-      else this.#retries.drop(span);
-    }
-    this.#demand(
-      wanted.sort((a, b) => a - b),
-      effects,
-    );
-  }
-
-  /** Nothing that came with this span table is to be believed. */
-  #refute(effects: LayerEffect[]): void {
+  /** No block that came with this span table is to be believed. */
+  #refute(): void {
+    const { jobs, promises, blocks, unlogged } = this.#inside;
     // Jobs may be left whose blocks all came late for others.
-    for (const job of this.#jobs.values()) {
-      this.#release(job);
-      effects.push({ type: 'cancel', job: job.number });
+    for (const job of jobs.values()) {
+      this.#jobs.release(job);
+      this.#inside.emit({ type: 'cancel', job: job.number });
     }
-    this.#promises.clear();
-    for (let span = 0; span < this.#blocks.spanCount; span++) this.#stepSpan(span, BlockEvent.EVICTED);
-    this.#unlogged.clear();
-    effects.push({ type: 'corrupt' });
+    promises.clear();
+    for (let span = 0; span < blocks.spanCount; span++) this.#inside.stepSpan(span, BlockEvent.EVICTED);
+    unlogged.clear();
+    this.#inside.emit({ type: 'corrupt' });
   }
 
-  #close(effects: LayerEffect[]): void {
-    this.#move('CLOSE');
-    for (const id of this.#reads.takeAll()) this.#refuse(id, CLOSED, effects);
-    for (const job of this.#jobs.keys()) effects.push({ type: 'cancel', job });
-    this.#jobs.clear();
-    this.#jobSilence.clear();
-    this.#owners.clear();
-    this.#evictions.clear();
-    this.#retries.clear();
-    this.#promises.clear();
-    this.#prefetchRunning = 0;
-  }
-
-  #move(event: LayerStep): boolean {
-    const next = nextLayerState(this.#state, event);
-    if (next === undefined) return false;
-    this.#state = next;
-    return true;
-  }
-
-  /** The runs as far as they lie in the layer. */
-  #inside(runs: readonly BlockRun[]): BlockRun[] {
-    return runs.map((run) => cut(run, this.blockCount)).filter((run) => run !== undefined);
+  #close(): void {
+    const inside = this.#inside;
+    inside.move('CLOSE');
+    for (const id of inside.reads.takeAll()) inside.refuse(id, CLOSED);
+    for (const job of inside.jobs.keys()) inside.emit({ type: 'cancel', job });
+    inside.jobs.clear();
+    inside.jobSilence.clear();
+    inside.owners.clear();
+    inside.evictions.clear();
+    inside.retries.clear();
+    inside.promises.clear();
+    inside.prefetchRunning = 0;
   }
 
   /**
    * What of these ranges, which `append` gave out before a sync that is over now, may be said in the log: blocks that
-   * have gone since are not there, and those that have come again are not synced.
+   * were evicted since are not there, and those that have come again are not synced.
    */
   loggable(ranges: readonly BlockRun[]): BlockRun[] {
-    const still = new BlockSet(this.blockCount);
-    for (const block of blocksOf(this.#inside(ranges)))
-      if (this.#blocks.isPresent(block) && !this.#unlogged.has(block)) still.add(block);
-    return still.takeRuns();
+    return this.#records.loggable(ranges);
   }
 
   /** For tests: sentences about every rule that is broken. */
   audit(): string[] {
-    if (this.#state === 'closed') return [];
-    return auditLayer({
-      state: this.#state,
-      states: this.#states,
-      blocks: this.#blocks,
-      limits: this.#limits,
-      reads: this.#reads,
-      owners: this.#owners,
-      jobs: this.#jobs,
-      jobSilence: this.#jobSilence,
-      evictions: this.#evictions,
-      retries: this.#retries,
-      promises: this.#promises,
-      prefetchRunning: this.#prefetchRunning,
-      unlogged: this.#unlogged,
-    });
+    return this.#inside.state === 'closed' ? [] : auditLayer(this.#inside);
   }
 }
 
 const CLOSED: ReadFailure = { code: 'not-running', message: 'the layer is closed' };
-const CORRUPT: ReadFailure = { code: 'integrity', message: 'the layer is not what its diffID says' };
-const CROWDED: ReadFailure = { code: 'busy', message: 'too many reads wait for this layer' };
-const LATE: ReadFailure = { code: 'timeout', message: 'the blocks did not come by the deadline of the read' };
-const STALLED: ReadFailure = { code: 'unavailable', message: 'nothing has come for this layer for long' };
-const OUTSIDE: ReadFailure = {
-  code: 'invalid-argument',
-  message: 'the read is outside of the layer, or too long',
-};
-const SILENT: ReadFailure = { code: 'timeout', message: 'nothing was heard of the job' };

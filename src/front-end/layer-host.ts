@@ -6,7 +6,6 @@ import { fstatSync, readlinkSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { allPresent } from '../../actors/block.ts';
 import { BlockSet } from '../../actors/block-set.ts';
 import type { CacheLayer } from '../../actors/cache.ts';
 import {
@@ -166,19 +165,15 @@ export class LayerHost {
   readonly cold = (offset: number, length: number, answer: (errno: number) => void): void => {
     const id = this.#nextRead++;
     const { blockSize } = this.device;
-    const firstBlock = Math.floor(offset / blockSize);
-    const lastBlock = Math.min(
+    const first = Math.floor(offset / blockSize);
+    const last = Math.min(
       Math.floor((offset + Math.max(length, 1) - 1) / blockSize),
       this.#actor.blockCount - 1,
     );
+    const blocks = blockRun(first, last + 1 - first);
     this.#waiters.set(id, answer);
-    this.#trace.readStarted(
-      id,
-      firstBlock,
-      lastBlock - firstBlock + 1,
-      this.#missingSpans(firstBlock, lastBlock),
-    );
-    this.#send({ type: 'read', id, firstBlock, lastBlock, now: this.#options.now() });
+    this.#trace.readStarted(id, blocks);
+    this.#send({ type: 'read', id, blocks, now: this.#options.now() });
     this.#trace.readQueued(id);
   };
 
@@ -248,7 +243,8 @@ export class LayerHost {
   /** Whether one of these blocks is absent. */
   lacks(ranges: readonly BlockRun[]): boolean {
     const states = new Uint8Array(this.device.blocks);
-    return ranges.some(([first, count]) => !allPresent(states, first, first + count - 1));
+    for (const block of blocksOf(ranges)) if (states[block] !== BLOCK_PRESENT) return true;
+    return false;
   }
 
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
@@ -267,8 +263,9 @@ export class LayerHost {
   arrived(job: number, firstBlock: number, count: number, bytes: number): void {
     const { fetched, diffId } = this.#options;
     fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
-    this.#options.use.arrived(firstBlock, count);
-    this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: this.#options.now() });
+    const blocks = blockRun(firstBlock, count);
+    this.#options.use.arrived(blocks);
+    this.#send({ type: 'blocks.fetched', job, blocks, bytes, now: this.#options.now() });
     this.#scheduleFlush(FLUSH_MS);
   }
 
@@ -382,14 +379,12 @@ export class LayerHost {
     let failure: ReadFailure | undefined;
     const spans = this.#inSpans(ranges);
     const run = async () => {
-      for (let next = spans.pop(); next !== undefined; next = spans.pop()) {
-        const [firstBlock, count] = next;
-        const lastBlock = firstBlock + count - 1;
+      for (let blocks = spans.pop(); blocks !== undefined; blocks = spans.pop()) {
         const id = this.#nextRead++;
         const answered = new Promise<ReadFailure | undefined>((resolve) => {
           this.#waiters.set(id, (errno, reason) => resolve(errno === 0 ? undefined : (reason ?? LOST)));
         });
-        this.#send({ type: 'read', id, firstBlock, lastBlock, now: this.#options.now() });
+        this.#send({ type: 'read', id, blocks, now: this.#options.now() });
         failure = (await answered) ?? failure;
       }
     };
@@ -463,6 +458,9 @@ export class LayerHost {
         answer?.(effect.errno, effect.reason);
         return;
       }
+      case 'missed':
+        this.#trace.readMissed(effect.id, effect.spans);
+        return;
       case 'fetch':
         this.#options.onFetch();
         this.#fetch(effect);
@@ -544,7 +542,7 @@ export class LayerHost {
     fetched.set(diffId, (fetched.get(diffId) ?? 0) + bytes);
   }
 
-  #fetch({ job, runs, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
+  #fetch({ job, runs, blocks, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
     const { diffId, source, pool, now } = this.#options;
     const running: RunningJob = { job, pool: 0, runs, bytes: 0 };
     // Before it is submitted: one that is refused ends within the call.
@@ -554,15 +552,16 @@ export class LayerHost {
       kind: 'fetch',
       class: kind,
       layer: diffId,
-      runs: runs.map((run) => this.#blocksOfSpans(run)),
+      runs: blocks,
       source,
     };
     const rest = kind === 'prefetch' && soon !== true ? { rest: this.device.size } : {};
     const listener: JobListener = {
       blocks: (firstBlock, count, bytes) => {
         this.#count(running, bytes);
-        this.#options.use.arrived(firstBlock, count);
-        this.#send({ type: 'blocks.fetched', job, firstBlock, count, bytes, now: now() });
+        const blocks = blockRun(firstBlock, count);
+        this.#options.use.arrived(blocks);
+        this.#send({ type: 'blocks.fetched', job, blocks, bytes, now: now() });
         this.#scheduleFlush(FLUSH_MS);
       },
       end: (bytes, failure, timing) => {
@@ -586,13 +585,6 @@ export class LayerHost {
     running.pool = pool.submit(order, listener, rest);
   }
 
-  #blocksOfSpans([firstSpan, spanCount]: SpanRun): BlockRun {
-    const { table } = this.#options;
-    const { firstBlock } = table.span(firstSpan);
-    const last = table.span(firstSpan + spanCount - 1);
-    return blockRun(firstBlock, last.firstBlock + last.blockCount - firstBlock);
-  }
-
   #cancel(number: number): void {
     const job = this.#jobs.get(number);
     if (job === undefined) return;
@@ -600,18 +592,6 @@ export class LayerHost {
     const timing = this.#options.pool.cancel(job.pool);
     if (timing !== undefined) this.#trace.jobEnded(job, timing, 'timeout: given up');
     this.#scheduleFlush(FLUSH_MS);
-  }
-
-  #missingSpans(firstBlock: number, lastBlock: number): number[] {
-    const { table } = this.#options;
-    const states = new Uint8Array(this.device.blocks);
-    const spans: number[] = [];
-    for (let block = firstBlock; block <= lastBlock; block++) {
-      if (states[block] === BLOCK_PRESENT) continue;
-      const span = table.spanOfBlock(block);
-      if (span !== spans.at(-1)) spans.push(span);
-    }
-    return spans;
   }
 
   /**

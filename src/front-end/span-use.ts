@@ -46,7 +46,7 @@ export class SpanUse {
   }
 
   /** Blocks have come. */
-  arrived(first: number, count: number): void {
+  arrived([first, count]: BlockRun): void {
     const tick = this.#uses[0] as number;
     const last = Math.min(first + count, this.#geometry.blockCount) - 1;
     if (first < 0 || last < first) return;

@@ -3,7 +3,7 @@
  * finds its blocks present never comes here. Which jobs a read waited for is seen at its two ends: the jobs that had
  * its missing spans when it came, and the last ones when it was answered.
  */
-import { sizeOf, type SpanRun } from '../../actors/ranges.ts';
+import { type BlockRun, sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
 import type { FetchTimes, JobClass } from '../../schemas/fetch.ts';
 
@@ -28,7 +28,7 @@ interface WaitingRead {
   startedAt: number;
   block: number;
   blocks: number;
-  spans: number[];
+  spans: readonly number[];
   jobs: Set<number>;
 }
 
@@ -59,22 +59,28 @@ export class Trace {
     for (const [first, count] of runs) this.#jobOf.fill(job, first, first + count);
   }
 
-  /** A read has come; `spans` are those of its missing blocks. */
-  readStarted(id: number, block: number, blocks: number, spans: number[]): void {
+  /** A read has come. */
+  readStarted(id: number, [block, blocks]: BlockRun): void {
     // Thousands may wait at once: an even sample of the first is as good a picture as all of them.
     if (this.#waiting.size >= this.#limit) {
       this.#dropped += 1;
       return;
     }
-    const read = {
+    const read: WaitingRead = {
       at: this.#epochMs(),
       startedAt: this.#now(),
       block,
       blocks,
-      spans,
+      spans: [],
       jobs: new Set<number>(),
     };
     this.#waiting.set(id, read);
+  }
+
+  /** It misses blocks of these spans. */
+  readMissed(id: number, spans: readonly number[]): void {
+    const read = this.#waiting.get(id);
+    if (read !== undefined) read.spans = spans;
   }
 
   /** The jobs that the read waits for are known. */

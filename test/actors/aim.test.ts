@@ -28,8 +28,7 @@ const aim = (...spans: number[]): LayerEvent => ({ type: 'aim', ranges: blocks(.
 const read = (id: number, span: number, now = 0): LayerEvent => ({
   type: 'read',
   id,
-  firstBlock: span * 4,
-  lastBlock: span * 4,
+  blocks: blockRun(span * 4, 1),
   now,
 });
 const done = (job: number): LayerEvent => ({ type: 'job.done', job, now: 0 });
@@ -72,7 +71,7 @@ describe('what a start is likely to read', () => {
   test('brings with such a job what it is for, and nothing that lies between', () => {
     const { actor, send } = layerOf({ aimedRuns: 9 });
     expect(send(aim(9, 3))).toEqual(['prefetch 3, 9']);
-    send({ type: 'blocks.fetched', job: 1, firstBlock: 0, count: 400, bytes: 1, now: 0 });
+    send({ type: 'blocks.fetched', job: 1, blocks: blockRun(0, 400), bytes: 1, now: 0 });
     expect(actor.counts).toMatchObject({ present: 8 });
     send(done(1));
     expect(actor.counts).toMatchObject({ present: 8, fetching: 0 });
@@ -122,7 +121,7 @@ describe('what a start is likely to read', () => {
     send(aim(50, 20, 9, 31, 30, 12, 80));
     expect(send(read(1, 11))).toEqual(['demand 11 +1, 20, 30']);
     // They are the job's now, and come as it says.
-    send({ type: 'blocks.fetched', job: 2, firstBlock: 0, count: 400, bytes: 1, now: 0 });
+    send({ type: 'blocks.fetched', job: 2, blocks: blockRun(0, 400), bytes: 1, now: 0 });
     expect(actor.counts.present).toBe(16);
     expect(send(done(2))).toEqual([]);
     expect(send(done(1))).toEqual(['prefetch 9']);

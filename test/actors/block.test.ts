@@ -1,7 +1,6 @@
 import { getNextSnapshot } from 'xstate';
 import { describe, expect, test } from 'vitest';
 import {
-  allPresent,
   BLOCK_EVENTS,
   BLOCK_STATES,
   BlockEvent,
@@ -101,9 +100,5 @@ describe('steps', () => {
       [4, 0],
     ]);
     expect([...states]).toEqual([2, 2, 2, 2, 1]);
-    expect(allPresent(states, 0, 3)).toBe(true);
-    expect(allPresent(states, 0, 4)).toBe(false);
-    expect(allPresent(states, -1, 0)).toBe(false);
-    expect(allPresent(states, 3, 5)).toBe(false);
   });
 });

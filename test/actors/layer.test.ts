@@ -22,19 +22,21 @@ class Bench {
     this.actor = new LayerActor(geometry, this.states, limits, { firstJob });
   }
 
-  /** The effects without `wake`, which most scenarios do not care about. */
+  /** The effects without `wake` and `missed`, which most scenarios do not care about. */
   send(event: LayerEvent): LayerEffect[] {
     const effects = this.actor.handle(event);
     expect(this.actor.audit()).toEqual([]);
-    return effects.filter(({ type }) => type !== 'wake');
+    return effects.filter(({ type }) => type !== 'wake' && type !== 'missed');
   }
 
   read(id: number, firstBlock: number, lastBlock = firstBlock): LayerEffect[] {
-    return this.send({ type: 'read', id, firstBlock, lastBlock, now: this.now });
+    const blocks = blockRun(firstBlock, lastBlock + 1 - firstBlock);
+    return this.send({ type: 'read', id, blocks, now: this.now });
   }
 
   fetched(job: number, firstBlock: number, count = 1): LayerEffect[] {
-    return this.send({ type: 'blocks.fetched', job, firstBlock, count, bytes: count * 100, now: this.now });
+    const blocks = blockRun(firstBlock, count);
+    return this.send({ type: 'blocks.fetched', job, blocks, bytes: count * 100, now: this.now });
   }
 
   done(job: number): LayerEffect[] {
@@ -64,6 +66,7 @@ const fetch = (job: number, firstSpan: number, spanCount = 1, kind: 'demand' | '
   type: 'fetch',
   job,
   runs: [[firstSpan, spanCount]],
+  blocks: [expect.any(Array)],
   class: kind,
 });
 const full = (ranges: readonly BlockRun[], more = {}): LayerEvent => ({ type: 'restore', ranges, ...more });
@@ -761,20 +764,37 @@ describe('eviction', () => {
   });
 });
 
+describe('what a cold read costs and needs', () => {
+  test('is said of the spans that it misses, before anything is fetched for it, and of refused ones too', () => {
+    const actor = new LayerActor(evenGeometry(4, 4), new Uint8Array(16), { maxWaiters: 1 });
+    actor.handle({ type: 'restore', ranges: [blockRun(4, 4)] });
+    const read = (id: number) => actor.handle({ type: 'read', id, blocks: blockRun(2, 8), now: 0 });
+    const [missed, ...fetches] = read(1).filter(({ type }) => type !== 'wake');
+    expect(missed).toEqual({ type: 'missed', id: 1, spans: [0, 2] });
+    // A job names its blocks too: the fetcher's table may have other spans.
+    expect(fetches).toMatchObject([
+      { type: 'fetch', runs: [[0, 1]], blocks: [[0, 4]] },
+      { type: 'fetch', runs: [[2, 1]], blocks: [[8, 4]] },
+    ]);
+    expect(read(2)).toEqual([{ type: 'missed', id: 2, spans: [0, 2] }, eio(2, 'busy')]);
+    expect(actor.handle({ type: 'read', id: 3, blocks: blockRun(4, 4), now: 0 })).toEqual([ok(3)]);
+  });
+});
+
 describe('the time of the next tick', () => {
   test('is announced again when the tick came a little early', () => {
     const { actor } = new Bench(evenGeometry(1, 1), { readDeadlineMs: 1000 });
-    actor.handle({ type: 'read', id: 1, firstBlock: 0, lastBlock: 0, now: 0 });
+    actor.handle({ type: 'read', id: 1, blocks: blockRun(0, 1), now: 0 });
     expect(actor.handle({ type: 'tick', now: 999.5 })).toEqual([{ type: 'wake', at: 1000 }]);
     expect(actor.handle({ type: 'tick', now: 1000 })).toContainEqual(eio(1, 'timeout'));
   });
 
   test('is announced when it becomes earlier, and again when it has come', () => {
     const { actor } = new Bench(evenGeometry(2, 1), { readDeadlineMs: 1000, retryMs: 100 });
-    expect(wakes(actor.handle({ type: 'read', id: 1, firstBlock: 0, lastBlock: 0, now: 0 }))).toEqual([
+    expect(wakes(actor.handle({ type: 'read', id: 1, blocks: blockRun(0, 1), now: 0 }))).toEqual([
       { type: 'wake', at: 1000 },
     ]);
-    expect(wakes(actor.handle({ type: 'read', id: 2, firstBlock: 1, lastBlock: 1, now: 10 }))).toEqual([]);
+    expect(wakes(actor.handle({ type: 'read', id: 2, blocks: blockRun(1, 1), now: 10 }))).toEqual([]);
     const failed = { type: 'job.failed', job: 1, code: 'unavailable', message: '', retryable: true } as const;
     expect(wakes(actor.handle({ ...failed, now: 20 }))).toEqual([{ type: 'wake', at: 120 }]);
     expect(wakes(actor.handle({ type: 'tick', now: 120 }))).toEqual([{ type: 'wake', at: 1000 }]);

@@ -12,16 +12,16 @@ function newLayer() {
   const send = (event: LayerEvent): LayerEffect[] => {
     const effects = actor.handle(event);
     expect(actor.audit()).toEqual([]);
-    return effects.filter(({ type }) => type !== 'wake');
+    return effects.filter(({ type }) => type !== 'wake' && type !== 'missed');
   };
   return {
     actor,
     states,
     send,
     read: (id: number, firstBlock: number, lastBlock = firstBlock) =>
-      send({ type: 'read', id, firstBlock, lastBlock, now }),
+      send({ type: 'read', id, blocks: blockRun(firstBlock, lastBlock + 1 - firstBlock), now }),
     arrived: (job: number, firstBlock: number, count = 1) =>
-      send({ type: 'blocks.fetched', job, firstBlock, count, bytes: 0, now }),
+      send({ type: 'blocks.fetched', job, blocks: blockRun(firstBlock, count), bytes: 0, now }),
     /** Returns the job number of the promise. */
     promise: (...ranges: BlockRun[]) => {
       const [effect] = send({ type: 'promise', pack: 7, ranges, now });

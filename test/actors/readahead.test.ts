@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import { Readahead } from '../../actors/readahead.ts';
 import { evenGeometry } from '../support/geometry.ts';
-import { spansOf } from '../../actors/ranges.ts';
+import { blockRun, spansOf } from '../../actors/ranges.ts';
 
 const any = () => true;
 function suggestions(demanded: number[], spanCount = 100, free: (span: number) => boolean = any): number[] {
@@ -120,10 +120,10 @@ describe('fetching ahead', () => {
     const send = (event: LayerEvent): LayerEffect[] => {
       const effects = actor.handle(event);
       expect(actor.audit()).toEqual([]);
-      return effects.filter(({ type }) => type !== 'wake');
+      return effects.filter(({ type }) => type !== 'wake' && type !== 'missed');
     };
     const read = (id: number, block: number) =>
-      send({ type: 'read', id, firstBlock: block, lastBlock: block, now: 0 });
+      send({ type: 'read', id, blocks: blockRun(block, 1), now: 0 });
     const fetches = (effects: LayerEffect[]) =>
       effects.flatMap((effect) =>
         effect.type === 'fetch' ? effect.runs.map(([first, count]) => [effect.class, first, count]) : [],

@@ -6,7 +6,7 @@ import { pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
-import { spanRun } from '../../actors/ranges.ts';
+import { blockRun, spanRun } from '../../actors/ranges.ts';
 
 describe('the trace of one layer', () => {
   const clock = { now: () => 5, epochMs: () => 1_000 };
@@ -23,7 +23,8 @@ describe('the trace of one layer', () => {
   test('a read names the job that had its span when it came, and the one that brought it', () => {
     const trace = new Trace(4, clock);
     trace.fetching(7, [spanRun(1, 2)]);
-    trace.readStarted(1, 20, 1, [1]);
+    trace.readStarted(1, blockRun(20, 1));
+    trace.readMissed(1, [1]);
     trace.readQueued(1);
     trace.fetching(8, [spanRun(1, 1)]);
     trace.readEnded(1, 0);
@@ -48,7 +49,7 @@ describe('the trace of one layer', () => {
 
   test('of thousands that wait at once a bounded number is followed', () => {
     const trace = new Trace(1, clock, 10);
-    for (let id = 0; id < 50; id++) trace.readStarted(id, 0, 1, [0]);
+    for (let id = 0; id < 50; id++) trace.readStarted(id, blockRun(0, 1));
     for (let id = 0; id < 50; id++) trace.readEnded(id, 5);
     expect(trace.take()).toMatchObject({ dropped: 40, reads: { length: 10 } });
   });
@@ -90,7 +91,7 @@ describe('the trace in the log', () => {
       expect(read.jobs.length).toBeGreaterThan(0);
       for (const number of read.jobs) {
         const job = jobs.find((one) => one.job === number);
-        expect(job).toMatchObject({ class: 'demand', fetcher: 'fetcher-0' });
+        expect(job).toMatchObject({ class: 'demand', worker: 'fetcher-0' });
         expect(job?.error).toBeUndefined();
       }
     }

@@ -422,15 +422,15 @@ class Simulation {
     }
     if (this.#sabotage !== undefined) effects = this.#spoil(layer, event, effects);
     for (const effect of effects) this.#run(layer, effect);
-    if (event.type === 'read') this.#checkPromoted(layer, event.firstBlock, event.lastBlock);
+    if (event.type === 'read') this.#checkPromoted(layer, event.blocks);
   }
 
   /** Whatever a read waits for is known to the pool as demand. */
-  #checkPromoted(layer: SimLayer, first: number, last: number): void {
+  #checkPromoted(layer: SimLayer, [first, count]: BlockRun): void {
     for (const [number, job] of this.#pool) {
       if (job.layer !== layer || job.class === 'demand') continue;
       const mine = new Set(spansOf(layer.jobs.get(job.job)?.runs ?? []));
-      for (let block = first; block <= last && this.#reads.has(this.#nextRead - 1); block++) {
+      for (let block = first; block < first + count && this.#reads.has(this.#nextRead - 1); block++) {
         const isMine = mine.has(layer.geometry.spanOfBlock(block));
         const isWaited = layer.states[block] !== 2 && isMine && layer.packs.size === 0;
         this.#check(!isWaited, () => `a read waits for block ${block}, and job ${number} is still prefetch`);
@@ -545,7 +545,7 @@ class Simulation {
     const id = this.#nextRead++;
     this.#reads.set(id, { id, layer, first, last, deadline });
     if (!this.#isUp) return;
-    this.#send(layer, { type: 'read', id, firstBlock: first, lastBlock: last, now: this.#now });
+    this.#send(layer, { type: 'read', id, blocks: blockRun(first, last + 1 - first), now: this.#now });
   }
 
   #answered(layer: SimLayer, id: number, errno: number, reason: ReadFailure | undefined): void {
@@ -785,8 +785,7 @@ class Simulation {
       this.#send(layer, {
         type: 'blocks.fetched',
         job: layerJob,
-        firstBlock,
-        count,
+        blocks: blockRun(firstBlock, count),
         bytes: count,
         now: this.#now,
       });
@@ -951,7 +950,7 @@ class Simulation {
           count += 1;
           told += 1;
         }
-        tell({ type: 'blocks.fetched', job, firstBlock, count, bytes: count, now: 0 });
+        tell({ type: 'blocks.fetched', job, blocks: blockRun(firstBlock, count), bytes: count, now: 0 });
       }
     };
     const step = (at: number) => {
