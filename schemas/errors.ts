@@ -85,3 +85,12 @@ export function toErrorRecord(error: unknown): ErrorRecord {
 export function fromErrorRecord(record: ErrorRecord): CofaError {
   return new CofaError(record.code, record.message, record.hint === undefined ? {} : { hint: record.hint });
 }
+
+/** An answer as it crosses a process border. */
+export type Reply<Result = unknown> = { ok: true; result: Result } | { ok: false; error: ErrorRecord };
+
+/** What was answered; throws the error where it is one. */
+export function resultOf<Result>(reply: Reply<Result>): Result {
+  if (!reply.ok) throw fromErrorRecord(reply.error);
+  return reply.result;
+}

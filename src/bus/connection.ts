@@ -2,7 +2,7 @@
 import { errors, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import { Packr } from 'msgpackr';
-import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
 
 export interface BusAddress {
   url: string;
@@ -81,21 +81,19 @@ export const encode = (value: unknown): Buffer => packr.pack(value);
 export const decode = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
 
 /** Calls another process of the engine; its error comes back with the code it had. */
-export async function ask<Reply>(
+export async function ask<Result>(
   bus: NatsConnection,
   subject: string,
   request: unknown,
   timeoutMs = 30_000,
-): Promise<Reply> {
+): Promise<Result> {
   const message = await bus
     .request(subject, encode(request), { timeout: timeoutMs })
     .catch((cause: unknown) => {
       const text = cause instanceof Error ? cause.message : String(cause);
       throw new CofaError('unavailable', `no answer on ${subject}: ${text}`, { cause });
     });
-  const reply = decode<{ ok: true; result: Reply } | { ok: false; error: ErrorRecord }>(message.data);
-  if (!reply.ok) throw fromErrorRecord(reply.error);
-  return reply.result;
+  return resultOf(decode<Reply<Result>>(message.data));
 }
 
 /** Answers `ask`; what the handler throws goes back as an error record. */
@@ -112,7 +110,7 @@ export function serve<Request>(
 }
 
 async function reply<Request>(message: Msg, handler: (request: Request) => unknown | Promise<unknown>) {
-  let body: unknown;
+  let body: Reply;
   try {
     body = { ok: true, result: (await handler(decode<Request>(message.data))) ?? null };
   } catch (error) {

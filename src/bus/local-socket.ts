@@ -9,7 +9,7 @@
  */
 import { rm } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
-import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
 
 /** Connections at once; further ones are closed. */
 const MOST_CALLS = 1_000;
@@ -61,8 +61,6 @@ export async function serveLocal(
   return server.unref();
 }
 
-type Reply = { ok: true; result: unknown } | { ok: false; error: ErrorRecord };
-
 async function answer(
   handlers: Readonly<Record<string, LocalHandler>>,
   line: string,
@@ -90,25 +88,51 @@ function parse(name: string, text: string): unknown {
 }
 
 export interface LocalCall {
-  /** What the operation takes. */
-  request: unknown;
+  /** What the operation takes; undefined: it is a question, and asking it twice changes nothing. */
+  request?: unknown;
   onProgress?: ((progress: unknown) => void) | undefined;
   /** The caller leaves; what it asked for goes on. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Asks the process behind a socket. Errors: its own; `not-running` when nobody listens; `timeout`; `unavailable` when a
- * call broke off, so that nobody knows whether it was carried out; `internal` when the answer is none; the signal's reason.
+ * Asks the process behind a socket and gives its result, or throws its error. `call`: with a request. Errors: those of
+ * `askSocket`; `timeout` after `timeoutMs`.
  */
 export async function askLocal<Result>(
   path: string,
   question: string,
   timeoutMs: number,
-  call?: LocalCall,
+  call: LocalCall = {},
 ): Promise<Result> {
+  const stop = new AbortController();
+  const leave = () => stop.abort(call.signal?.reason);
+  if (call.signal?.aborted === true) leave();
+  call.signal?.addEventListener('abort', leave, { once: true });
+  const timer = setTimeout(
+    () => stop.abort(new CofaError('timeout', `no answer on ${path} within ${timeoutMs / 1000} s`)),
+    timeoutMs,
+  );
+  try {
+    return resultOf(await askSocket<Result>(path, question, { ...call, signal: stop.signal }));
+  } finally {
+    clearTimeout(timer);
+    call.signal?.removeEventListener('abort', leave);
+  }
+}
+
+/**
+ * Carries a question to the process behind a socket, and its answer back. Errors: `not-running` when no process listens;
+ * `unavailable` when a call broke off, so that the caller cannot know whether it was carried out; `internal` when the answer
+ * is too long; the signal's reason.
+ */
+export async function askSocket<Result>(
+  path: string,
+  question: string,
+  call: LocalCall = {},
+): Promise<Reply<Result>> {
   const text = await new Promise<string>((resolve, reject) => {
-    const { signal } = call ?? {};
+    const { signal } = call;
     if (signal?.aborted === true) {
       reject(signal.reason);
       return;
@@ -122,23 +146,18 @@ export async function askLocal<Result>(
       reject(error);
     };
     const leave = () => fail(signal?.reason);
-    const end = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', leave);
-    };
-    const timer = setTimeout(
-      () => fail(new CofaError('timeout', `no answer on ${path} within ${timeoutMs / 1000} s`)),
-      timeoutMs,
-    );
+    const end = () => signal?.removeEventListener('abort', leave);
     signal?.addEventListener('abort', leave, { once: true });
     socket.setEncoding('utf8');
     socket.on('connect', () => {
       isConnected = true;
-      socket.end(call === undefined ? `${question}\n` : `${question} ${JSON.stringify(call.request)}\n`);
+      socket.end(
+        call.request === undefined ? `${question}\n` : `${question} ${JSON.stringify(call.request)}\n`,
+      );
     });
     socket.on('data', (part: string) => {
       received += part;
-      if (call !== undefined) received = takeProgress(received, call.onProgress);
+      if (part.includes('\n')) received = takeProgress(received, call.onProgress);
       if (received.length > LARGEST) fail(new CofaError('internal', `too long an answer on ${path}`));
     });
     socket.on('error', (cause) => fail(isConnected ? broken(path, call, cause) : nobody(path, cause)));
@@ -147,23 +166,20 @@ export async function askLocal<Result>(
       resolve(received);
     });
   });
-  let reply: Reply;
   try {
-    reply = JSON.parse(text) as Reply;
+    return JSON.parse(text) as Reply<Result>;
   } catch (cause) {
     // It ended in the middle of its answer.
     throw broken(path, call, cause);
   }
-  if (!reply.ok) throw fromErrorRecord(reply.error);
-  return reply.result as Result;
 }
 
 const nobody = (path: string, cause: unknown) =>
   new CofaError('not-running', `nobody answers on ${path}`, { cause });
 
 /** Whether a question was answered does not matter to who asks again; whether a call was carried out does. */
-const broken = (path: string, call: LocalCall | undefined, cause: unknown) =>
-  call === undefined
+const broken = (path: string, call: LocalCall, cause: unknown) =>
+  call.request === undefined
     ? new CofaError('not-running', `no whole answer on ${path}`, { cause })
     : new CofaError('unavailable', `the connection to the engine on ${path} broke`, { cause });
 

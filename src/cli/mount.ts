@@ -27,14 +27,14 @@ export function define(command: Command, context: Context): void {
       oneOf('--trust', TRUST_POLICIES),
     )
     .action(async (ref: string, dir: string, options: MountOptions) => {
-      const [{ connectLocal }, { ProgressView }, { showOn }] = await Promise.all([
+      const [{ connectEngine }, { ProgressView }, { showOn }] = await Promise.all([
         import('../client/client.ts'),
         import('./progress.ts'),
         import('./engine-progress.ts'),
       ]);
       const signal = context.signal();
       const target = resolve(dir);
-      const client = await connectLocal(context.root);
+      const client = await connectEngine(context.root);
       const view = new ProgressView(`mounting ${ref}`, context.output.progress);
       try {
         const mount = await client.call(

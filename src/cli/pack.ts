@@ -98,11 +98,11 @@ async function push(ref: string, args: string[], options: PushOptions, context: 
 async function openStore(context: Context) {
   const [{ connectBus }, { readEndpoint }, { PackStore }] = await Promise.all([
     import('../bus/connection.ts'),
-    import('../client/client.ts'),
+    import('../client/endpoint.ts'),
     import('../pack/pack-store.ts'),
   ]);
-  const { nats, packs } = await readEndpoint(context.root);
-  const bus = await connectBus(packs ?? nats, { name: 'cofa-cli', reconnect: false });
+  const { packs } = await readEndpoint(context.root);
+  const bus = await connectBus(packs, { name: 'cofa-cli', reconnect: false });
   return { store: new PackStore(async () => bus), close: () => bus.close() };
 }
 

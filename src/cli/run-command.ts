@@ -2,7 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { connectLocal } from '../client/client.ts';
+import { connectEngine } from '../client/client.ts';
 import {
   checkEnv,
   checkHostname,
@@ -34,9 +34,9 @@ export async function runCommand(
     throw new CofaError('invalid-argument', '--rm and --keep exclude each other');
   }
   const options = await runOptionsOf(args, words);
-  const client = await connectLocal(context.root);
+  const client = await connectEngine(context.root);
   const { platform, trust } = words;
-  await client.expect({
+  await client.tell('expect', {
     ref,
     ...(platform === undefined ? {} : { platform }),
     ...(trust === undefined ? {} : { trust }),

@@ -16,8 +16,10 @@ export function define(command: Command, context: Context): void {
     .description('Show the engine: its processes, and how much of each image has arrived.')
     .option('-l, --layers', 'each layer too')
     .action(async (options: { layers?: boolean }) => {
-      const { engineStatus } = await import('../client/client.ts');
-      const status = await engineStatus(context.root, { timeoutMs: 10_000, signal: context.signal() });
+      const { connectEngine } = await import('../client/client.ts');
+      const client = await connectEngine(context.root);
+      const asked = client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
+      const status = await asked.finally(() => client.close());
       context.output.data(status, () => render(status, { layers: options.layers === true, now: new Date() }));
     });
   command.addHelpText(

@@ -8,8 +8,8 @@ export function define(command: Command, context: Context): void {
     .description('Take a mount away. What was fetched stays on the disk for the next one.')
     .argument('<dir>', 'where it is mounted')
     .action(async (dir: string) => {
-      const { connectLocal } = await import('../client/client.ts');
-      const client = await connectLocal(context.root);
+      const { connectEngine } = await import('../client/client.ts');
+      const client = await connectEngine(context.root);
       try {
         const reply = await client.call('unmount', { dir: resolve(dir) }, { signal: context.signal() });
         context.output.data(reply, () => (context.output.quiet ? '' : `${reply.dir} is unmounted`));

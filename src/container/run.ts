@@ -22,7 +22,7 @@ import { hostname, constants as os } from 'node:os';
 import type { Mount, Progress } from '../../schemas/api.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { type EngineClient, sent } from '../client/client.ts';
+import { type CallEngine, sent } from '../client/call.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
 import { Interrupted } from '../terminal/interrupted.ts';
 import { sha256Hex } from './digest.ts';
@@ -57,7 +57,7 @@ export interface RunRequest {
 }
 
 export interface RunDependencies {
-  engine: Pick<EngineClient, 'call'>;
+  engine: { readonly call: CallEngine };
   now: Date;
   /** Sentences for the user: what could not be cleaned up, where a kept layer lies. */
   note: (text: string) => void;

@@ -1,7 +1,7 @@
 /** Takes back a mount that was asked for and is not wanted any more. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CofaError } from '../../schemas/errors.ts';
-import type { EngineClient } from '../client/client.ts';
+import type { CallEngine } from '../client/call.ts';
 
 /** An engine that is just mounting answers `busy`; it is asked again for so long, ms. */
 const PATIENCE_MS = 15_000;
@@ -10,7 +10,7 @@ const PATIENCE_MS = 15_000;
  * Unmounts `dir` after its mount was broken off. The engine may know nothing of it yet, or be in the middle of it.
  * Errors: those of `unmount`; `busy` when it stays so.
  */
-export async function takeBack(engine: Pick<EngineClient, 'call'>, dir: string): Promise<void> {
+export async function takeBack(engine: { readonly call: CallEngine }, dir: string): Promise<void> {
   for (const deadline = performance.now() + PATIENCE_MS; ; await sleep(100)) {
     try {
       await engine.call('unmount', { dir }, { timeoutMs: PATIENCE_MS });

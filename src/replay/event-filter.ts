@@ -1,5 +1,6 @@
 /** What `cofa events` shows: by type, image, mount and beginning. */
-import { type EventLine, readEndpoint } from '../client/client.ts';
+import type { EventLine } from '../client/client.ts';
+import { readEndpoint } from '../client/endpoint.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';
 import type { LiveLog, LiveLogOptions } from './live-log.ts';
 import { type Moment, parseMoment, timeOfMoment } from './moments.ts';

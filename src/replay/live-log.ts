@@ -7,7 +7,7 @@ import { jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 import { STREAM, STREAM_SUBJECTS, type Subjects, subjects } from '../../schemas/subjects.ts';
-import { readEndpoint } from '../client/client.ts';
+import { readEndpoint } from '../client/endpoint.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
 import { readLog, storedRecord } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
@@ -63,7 +63,7 @@ export async function openLiveLog(options: LiveLogOptions): Promise<LiveLog> {
     return undefined;
   });
   if (endpoint !== undefined) {
-    const bus = await connectBus(endpoint.log ?? endpoint.nats, BUS).catch((cause: unknown) => {
+    const bus = await connectBus(endpoint.log, BUS).catch((cause: unknown) => {
       // Killed, perhaps: its endpoint is still there, and its files too.
       if (hasStore(options.root)) return undefined;
       throw cause;

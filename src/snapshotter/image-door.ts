@@ -10,7 +10,7 @@ import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { PreparePolicy } from '../../schemas/prepare.ts';
 import { IMAGE_LABELS } from '../containerd/labels.ts';
 import { findMount } from '../kernel/mount.ts';
-import type { CallEngine } from './engine.ts';
+import type { CallEngine, CallOptions } from '../client/call.ts';
 import type { WantedLayer } from './store.ts';
 
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
@@ -32,7 +32,11 @@ export interface ImageDoorOptions {
   folder: string;
   log: Logger;
 }
+
 const UNMOUNT_MS = 30_000;
+/** The engine may be starting when the snapshotter does, or be started again: so long a call waits for it, ms. */
+const PATIENCE_MS = 20_000;
+const within = (timeoutMs: number): CallOptions => ({ timeoutMs, patienceMs: PATIENCE_MS });
 
 export class ImageDoor {
   readonly #call: CallEngine;
@@ -62,7 +66,7 @@ export class ImageDoor {
       ...(manifest === undefined ? {} : { manifest }),
     };
     try {
-      let { flat } = await this.#call('chain', request, COVER_MS);
+      let { flat } = await this.#call('chain', request, within(COVER_MS));
       if (
         flat === undefined &&
         this.#options.prepare === 'local' &&
@@ -70,7 +74,7 @@ export class ImageDoor {
         manifest !== undefined
       ) {
         await this.#prepareHere(ref, manifest);
-        ({ flat } = await this.#call('chain', request, COVER_MS));
+        ({ flat } = await this.#call('chain', request, within(COVER_MS)));
       }
       return flat === undefined ? undefined : { chain: target, ...flat };
     } catch (error) {
@@ -93,7 +97,11 @@ export class ImageDoor {
     const dir = join(this.#options.folder, `prepare-${manifest.slice('sha256:'.length)}`);
     await mkdir(dir, { recursive: true });
     try {
-      await this.#call('mount', { ref: `${nameOf(ref)}@${manifest}`, dir, prefetch: false }, PREPARE_MS);
+      await this.#call(
+        'mount',
+        { ref: `${nameOf(ref)}@${manifest}`, dir, prefetch: false },
+        within(PREPARE_MS),
+      );
     } catch (error) {
       // Another pull of it a moment ago.
       if (error instanceof CofaError && error.code === 'conflict' && findMount(dir)?.type === 'erofs') return;
@@ -114,7 +122,11 @@ export class ImageDoor {
 
   async mount({ ref, manifest, layers }: FlatLayer, dir: string): Promise<void> {
     try {
-      await this.#call('mount', { ref: `${nameOf(ref)}@${manifest}`, layers, dir, prefetch: true }, MOUNT_MS);
+      await this.#call(
+        'mount',
+        { ref: `${nameOf(ref)}@${manifest}`, layers, dir, prefetch: true },
+        within(MOUNT_MS),
+      );
     } catch (error) {
       // An earlier life of this process mounted it.
       if (error instanceof CofaError && error.code === 'conflict' && findMount(dir)?.type === 'erofs') return;
@@ -124,7 +136,7 @@ export class ImageDoor {
 
   async unmount(dir: string): Promise<void> {
     try {
-      await this.#call('unmount', { dir }, UNMOUNT_MS);
+      await this.#call('unmount', { dir }, within(UNMOUNT_MS));
     } catch (error) {
       if (!(error instanceof CofaError && error.code === 'not-found')) throw error;
     }
@@ -132,14 +144,14 @@ export class ImageDoor {
 
   /** Unmounts what an earlier life of this process had mounted to prepare it. */
   async forgetPrepared(): Promise<void> {
-    const { mounts } = await this.#call('status', {}, UNMOUNT_MS);
+    const { mounts } = await this.#call('status', {}, within(UNMOUNT_MS));
     const beginning = join(this.#options.folder, PREPARE_DIR);
     for (const { dir } of mounts.filter((one) => one.dir.startsWith(beginning))) await this.#undo(dir);
   }
 
   /** The chains that the engine has mounted in a folder. */
   async mountedBelow(folder: string): Promise<string[]> {
-    const { mounts } = await this.#call('status', {}, UNMOUNT_MS);
+    const { mounts } = await this.#call('status', {}, within(UNMOUNT_MS));
     return mounts.flatMap(({ dir }) =>
       dir.startsWith(`${folder}/`) ? [`sha256:${dir.slice(folder.length + 1)}`] : [],
     );

@@ -10,6 +10,8 @@ import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus } from '../bus/connection.ts';
+import { callOver } from '../client/call.ts';
+import { overNats } from '../client/over-nats.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { busOf, readSettings } from '../process/settings.ts';
@@ -18,7 +20,6 @@ import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
 import { loadNode } from '../store/snapshots.ts';
-import { engineCaller } from './engine.ts';
 import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
@@ -61,7 +62,12 @@ async function run(): Promise<void> {
   events.rememberAll(names, fold);
   const table = new SnapshotTable(fold.state.snapshots);
   await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
-  const door = new ImageDoor({ call: engineCaller(bus, names), prepare, folder: layout.in('run'), log });
+  const door = new ImageDoor({
+    call: callOver(overNats(bus, names)),
+    prepare,
+    folder: layout.in('run'),
+    log,
+  });
   const flats = new FlatMounts({
     dirOf: layout.flatMount,
     mount: (flat, dir) => door.mount(flat, dir),

@@ -114,6 +114,13 @@ export function localApi(
   return Object.fromEntries((Object.keys(OPERATIONS) as Operation[]).map((name) => [name, serve(name)]));
 }
 
+/** What callers are told while NATS is away. */
+export function busAway(url: string): CofaError {
+  return new CofaError('unavailable', `NATS at ${url} is away; the engine runs and reads go on`, {
+    hint: 'try again when NATS is back; until then: cofa status',
+  });
+}
+
 function parse(operation: Operation, message: Msg): unknown {
   let body: unknown;
   try {

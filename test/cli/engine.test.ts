@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Status } from '../../schemas/api.ts';
-import { connectLocal } from '../../src/client/client.ts';
+import { connectEngine } from '../../src/client/client.ts';
 import { identify } from '../../src/container/host.ts';
 import { makeRootfs } from '../container/host-rootfs.ts';
 import { halfRandom, pushSmallImage, type SmallImage } from '../index/small-image.ts';
@@ -207,7 +207,7 @@ describe('the engine from the command line', () => {
   });
 
   it('the engine mounts the root of a container on its image, and takes both away; nobody else gets an overlay', async () => {
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     const folder = join(root, 'containers/by-hand');
     const dir = join(folder, 'image');
     for (const name of ['upper', 'work', 'rootfs']) await mkdir(join(folder, name), { recursive: true });

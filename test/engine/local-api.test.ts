@@ -7,9 +7,9 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { busAway, connectLocal } from '../../src/client/client.ts';
+import { connectEngine } from '../../src/client/client.ts';
 import { askLocal, serveLocal } from '../../src/bus/local-socket.ts';
-import { type Handlers, localApi } from '../../src/supervisor/api.ts';
+import { busAway, type Handlers, localApi } from '../../src/supervisor/api.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const digest = `sha256:${'0'.repeat(64)}`;
@@ -69,7 +69,7 @@ afterEach(async () => {
 describe('API over the socket', () => {
   test('progress comes while the call runs, then its result', async () => {
     const seen: unknown[] = [];
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     const reply = engine.call(
       'mount',
       { ref: 'r', dir: '/ä\n"' },
@@ -80,7 +80,7 @@ describe('API over the socket', () => {
   });
 
   test('an error keeps its code and its hint', async () => {
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     await expect(engine.call('unmount', { dir: '/d' })).rejects.toMatchObject({
       code: 'busy',
       message: '/d is in use',
@@ -89,7 +89,7 @@ describe('API over the socket', () => {
   });
 
   test('requests are checked as those over NATS', async () => {
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     await expect(engine.call('mount', { ref: 'r', dir: 'relative' })).rejects.toMatchObject({
       code: 'invalid-argument',
     });
@@ -102,7 +102,7 @@ describe('API over the socket', () => {
   });
 
   test('a caller that is interrupted leaves; the call goes on', async () => {
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     const stop = new AbortController();
     const call = engine.call('mount', { ref: 'r', dir: '/held' }, { signal: stop.signal });
     stop.abort(new Error('interrupted'));
@@ -116,7 +116,7 @@ describe('API over the socket', () => {
 
   test('while NATS is away calls are refused at once', async () => {
     away = busAway('nats://somewhere');
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     await expect(engine.call('mount', { ref: 'r', dir: '/d' })).rejects.toMatchObject({
       code: 'unavailable',
       hint: expect.stringContaining('cofa status'),
@@ -125,7 +125,7 @@ describe('API over the socket', () => {
 
   test('an engine that was replaced carries out nothing', async () => {
     isOwner = false;
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     await expect(engine.call('mount', { ref: 'r', dir: '/d' })).rejects.toMatchObject({
       code: 'not-running',
       message: 'another engine has taken over this node',
@@ -149,7 +149,7 @@ describe('API over the socket', () => {
 
   test('where nobody listens the call goes over NATS', async () => {
     server?.close();
-    const engine = await connectLocal(root);
+    const engine = await connectEngine(root);
     await expect(engine.call('mount', { ref: 'r', dir: '/d' })).rejects.toMatchObject({
       code: 'not-running',
       message: `the engine of ${root} does not answer at nats://127.0.0.1:1`,
@@ -157,6 +157,6 @@ describe('API over the socket', () => {
   });
 
   test('without an engine there is nothing to connect to', async () => {
-    await expect(connectLocal(join(root, 'nowhere'))).rejects.toMatchObject({ code: 'not-running' });
+    await expect(connectEngine(join(root, 'nowhere'))).rejects.toMatchObject({ code: 'not-running' });
   });
 });

@@ -163,6 +163,7 @@ export const ROWS: readonly Row[] = [
       'schemas',
       'actors',
       'src/bus',
+      'src/client',
       'src/containerd',
       'src/kernel',
       'src/process',

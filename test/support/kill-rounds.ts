@@ -18,7 +18,8 @@ import { identify, isAlive } from '../../src/container/host.ts';
 import type { Status } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM } from '../../schemas/subjects.ts';
-import { connectEngine, readEndpoint } from '../../src/client/client.ts';
+import { connectEngine } from '../../src/client/client.ts';
+import { readEndpoint } from '../../src/client/endpoint.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { indexImage, sidecarOf } from '../../src/index/index-image.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
@@ -594,7 +595,7 @@ class KillRounds {
   }
 
   async #leftConsumers(): Promise<string[]> {
-    const { nats, log = nats } = await readEndpoint(this.#root);
+    const { log } = await readEndpoint(this.#root);
     const bus = await connectBus(log, { name: 'cofa-rounds', reconnect: false });
     try {
       const manager = await jetstreamManager(bus);

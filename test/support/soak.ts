@@ -10,7 +10,8 @@ import { jetstreamManager } from '@nats-io/jetstream';
 import { identify, isAlive } from '../../src/container/host.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { STREAM } from '../../schemas/subjects.ts';
-import { connectEngine, readEndpoint } from '../../src/client/client.ts';
+import { connectEngine } from '../../src/client/client.ts';
+import { readEndpoint } from '../../src/client/endpoint.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { indexImage, sidecarOf } from '../../src/index/index-image.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
@@ -256,7 +257,7 @@ class Soak {
       cached += blocks * 512;
     }
     sample['cache MB'] = cached / MB;
-    const { nats, log = nats } = await readEndpoint(this.#root);
+    const { log } = await readEndpoint(this.#root);
     const bus = await connectBus(log, { name: 'cofa-soak', reconnect: false });
     try {
       const { state } = await (await jetstreamManager(bus)).streams.info(STREAM);

@@ -1,0 +1,63 @@
+/** Calls over NATS: a request on the operation's subject, progress on a subject of the call's own. */
+import { createInbox, errors, headers, type NatsConnection } from '@nats-io/nats-core';
+import type { Operation, Progress } from '../../schemas/api.ts';
+import { CofaError, type Reply } from '../../schemas/errors.ts';
+import type { Subjects } from '../../schemas/subjects.ts';
+import { abortable } from '../bus/abortable.ts';
+import type { Terms, Transport } from './call.ts';
+
+/** So long NATS keeps a call for which its caller does not wait any more, ms. */
+const KEPT_MS = 1_000;
+
+/** The connection stays the caller's. */
+export function overNats(bus: NatsConnection, names: Subjects): Transport {
+  return {
+    async ask(operation, request, { signal, limitMs, onProgress }) {
+      const head = headers();
+      const progress = onProgress && hear(bus, names, head, onProgress);
+      try {
+        const asked = bus.request(names.api(operation), JSON.stringify(request), {
+          timeout: limitMs + KEPT_MS,
+          headers: head,
+        });
+        return (await abortable(asked, signal)).json<Reply>();
+      } catch (error) {
+        throw failureOf(error, operation);
+      } finally {
+        progress?.unsubscribe();
+      }
+    },
+    close: async () => {},
+  };
+}
+
+function hear(
+  bus: NatsConnection,
+  names: Subjects,
+  head: ReturnType<typeof headers>,
+  onProgress: NonNullable<Terms['onProgress']>,
+): { unsubscribe(): void } {
+  const token = createInbox().split('.').at(-1) ?? '';
+  head.set('Cofa-Progress', token);
+  return bus.subscribe(names.progress(token), {
+    callback: (error, message) => {
+      if (error === null) onProgress(message.json<Progress>());
+    },
+  });
+}
+
+function failureOf(error: unknown, operation: Operation): unknown {
+  const cause = error instanceof errors.RequestError ? (error.cause ?? error) : error;
+  if (error instanceof errors.NoRespondersError || cause instanceof errors.NoRespondersError)
+    return new CofaError('not-running', `no engine answers ${operation}`, { cause });
+  if (error instanceof errors.TimeoutError || cause instanceof errors.TimeoutError)
+    return new CofaError('timeout', `the engine did not answer ${operation} in time`, { cause });
+  if (
+    // The library says "connection closed" by a RequestError without a cause.
+    error instanceof errors.RequestError ||
+    cause instanceof errors.ClosedConnectionError ||
+    cause instanceof errors.ConnectionError
+  )
+    return new CofaError('unavailable', 'the connection to NATS broke', { cause });
+  return error;
+}
