@@ -6,7 +6,7 @@
  *     known ─USE→ preparing ─PREPARED→ ready ⇄ attaching → attached → detaching
  *                     └─FAILED→ failed ─USE→ preparing
  *
- * The machine decides; the named actions are effects that the engine runs (src/supervisor/images/images.ts).
+ * The machine decides; the named actions are effects that src/supervisor/images/image.ts runs.
  */
 import { setup } from 'xstate';
 import type { ErrorRecord } from '../schemas/errors.ts';

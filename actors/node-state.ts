@@ -49,6 +49,7 @@ export interface LayerFacts {
   damaged?: { at: number; bad: number; repaired: number; kept: number } | undefined;
 }
 
+/** What was asked for, and where its mount is by now. */
 export interface MountFacts {
   id: string;
   dir: string;
@@ -57,7 +58,7 @@ export interface MountFacts {
   prefetch: boolean;
   /** Bytes per second in the background; undefined: no limit. */
   prefetchLimit?: number | undefined;
-  container: string | undefined;
+  container?: string | undefined;
   /** undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
   /** The folder was made for the mount. */

@@ -64,7 +64,7 @@ async function start(given: Given): Promise<void> {
   const { options, log, end, ports } = given;
   const stages = new Stages({ log, end, ports });
   const names = subjects(options.node);
-  const facts = new ProcessEvents({ names, log, end, ports });
+  const facts = new ProcessEvents({ log, end, ports });
   const base = {
     ...given,
     names,
@@ -94,7 +94,7 @@ async function start(given: Given): Promise<void> {
   front.catch(() => {});
   // All parts begin with the facts that the log has.
   const node = await stages.run('log', () => opening.read);
-  facts.open(node.events);
+  facts.open(node.live);
   const parts = makeParts({ ...reached, ...servers, ...node });
   // Mounts need a front end: their devices are files that it serves.
   await stages.run('front', () => untilServing({ ...base, ...servers, ...node, front }));

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { emptyNode, type MountFacts } from '../../actors/node-state.ts';
+import type { MountFacts } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import type { Images } from '../../src/supervisor/images/images.ts';
@@ -15,6 +15,8 @@ import { attachLoop, detachLoop, type LoopDevice } from '../../src/kernel/loop.t
 import { findMount, isMounted, unmountSync } from '../../src/kernel/mount.ts';
 import type { EventLog } from '../../src/store/event-log.ts';
 import { Layout } from '../../src/store/layout.ts';
+import { LiveFold } from '../../src/store/live-fold.ts';
+import { NodeFold } from '../../src/store/node-fold.ts';
 import { Cleanup } from '../support/temp.ts';
 
 let cleanup: Cleanup;
@@ -33,16 +35,27 @@ class Log {
   readonly appended: string[] = [];
   onAsked: () => void | Promise<void> = () => {};
 
-  async confirmOwner(): Promise<void> {
+  async confirm(): Promise<void> {
     await this.onAsked();
   }
 
   /** Events of a type that it does not take. */
   refused = '';
 
-  async append(_: string, { type }: { type: string }): Promise<void> {
-    if (this.refused.includes(type)) throw new CofaError('unavailable', 'the log is full');
-    this.appended.push(type);
+  /** A fold of what the log has: these mounts, and what is appended. */
+  live(mounts: readonly MountFacts[]): LiveFold {
+    const fold = new NodeFold();
+    for (const facts of mounts) fold.state.mounts.set(facts.id, facts);
+    let seq = 0;
+    const append: EventLog['append'] = async (subject, event) => {
+      if (this.refused.includes(event.type)) throw new CofaError('unavailable', 'the log is full');
+      this.appended.push(event.type);
+      const record = { seq: ++seq, subject, event: { v: 1, at: 0, ...event } as never };
+      live.take(record);
+      return record;
+    };
+    const live = new LiveFold({ events: { append }, names: subjects('node'), fold });
+    return live;
   }
 }
 
@@ -77,10 +90,13 @@ async function erofs(name: string): Promise<LoopDevice> {
 const mountOf = (metadata: LoopDevice | undefined) =>
   mountErofs({ metadata: metadata as LoopDevice, devices: [], target: dir });
 
-function engine(): Mounts {
+const manifest = `sha256:${'0'.repeat(64)}`;
+
+/** `mounts`: what the log has of them. */
+function engine(mounts: readonly MountFacts[] = []): Mounts {
   const attached = { metadata: own, devices: [] };
   const image = {
-    manifest: `sha256:${'0'.repeat(64)}`,
+    manifest,
     resolved: { ref: 'image' },
     proof: 'unproven',
     attached,
@@ -93,8 +109,8 @@ function engine(): Mounts {
   return new Mounts({
     layout: new Layout(folder),
     log: pino({ level: 'silent' }),
-    events: log as unknown as EventLog,
-    names: subjects('node'),
+    live: log.live(mounts),
+    owner: log,
     images: {
       get: () => image,
       restored: () => image,
@@ -106,20 +122,19 @@ function engine(): Mounts {
   });
 }
 
-/** Brings back what the log has: one mount. */
-async function restore(state: MountFacts['state'], mounts = engine()) {
-  const node = emptyNode();
-  node.mounts.set('id', {
-    id: 'id',
-    dir,
-    ref: 'image',
-    manifest: `sha256:${'0'.repeat(64)}`,
-    prefetch: false,
-    container: undefined,
-    trust: undefined,
-    state,
-  });
-  return await mounts.restore(node);
+const mountIn = (state: MountFacts['state'], id = 'id'): MountFacts => ({
+  id,
+  dir,
+  ref: 'image',
+  manifest,
+  prefetch: false,
+  state,
+});
+
+/** An engine that starts, and brings back what the log has: one mount. */
+async function started(state: MountFacts['state']) {
+  const mounts = engine([mountIn(state)]);
+  return { mounts, ...(await mounts.restore()) };
 }
 
 const unknown = () => {
@@ -129,7 +144,7 @@ const unknown = () => {
 describe('a mount of another engine, where this one is to bring its own back', () => {
   test('goes when the log says that this one owns the node', async () => {
     await mountOf(earlier);
-    expect(await restore('mounted')).toMatchObject({ replaced: 1, failures: [] });
+    expect(await started('mounted')).toMatchObject({ replaced: 1, failures: [] });
     expect(findMount(dir)?.source).toBe(own?.path);
     unmountSync(dir);
     expect(isMounted(dir)).toBe(false);
@@ -138,7 +153,7 @@ describe('a mount of another engine, where this one is to bring its own back', (
   test('stays as long as nobody says whose the node is: it may be a successor’s', async () => {
     await mountOf(later);
     log.onAsked = unknown;
-    expect(await restore('mounted')).toMatchObject({ replaced: 0, failures: [{ dir }] });
+    expect(await started('mounted')).toMatchObject({ replaced: 0, failures: [{ dir }] });
     expect(findMount(dir)?.source).toBe(later?.path);
   });
 
@@ -148,7 +163,7 @@ describe('a mount of another engine, where this one is to bring its own back', (
       unmountSync(dir);
       await mountOf(later);
     };
-    const { failures } = await restore('mounted');
+    const { failures } = await started('mounted');
     expect(failures).toMatchObject([{ sentence: expect.stringContaining('something else is mounted') }]);
     expect(findMount(dir)?.source).toBe(later?.path);
   });
@@ -156,19 +171,18 @@ describe('a mount of another engine, where this one is to bring its own back', (
   test('stays when its own request is given up meanwhile', async () => {
     await mountOf(later);
     log.onAsked = unknown;
-    await restore('requested');
+    await started('requested');
     expect(log.appended).toEqual(['mount.failed']);
     expect(findMount(dir)?.source).toBe(later?.path);
     log.onAsked = () => {};
-    await restore('requested');
+    await started('requested');
     expect(isMounted(dir)).toBe(false);
   });
 
   test('is not unmounted in the place of one that has not come back', async () => {
     await mountOf(later);
     log.onAsked = unknown;
-    const mounts = engine();
-    await restore('mounted', mounts);
+    const { mounts } = await started('mounted');
     await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'unavailable' });
     expect(findMount(dir)?.source).toBe(later?.path);
     expect(mounts.list()).toMatchObject([{ dir, state: 'failed' }]);
@@ -180,17 +194,15 @@ describe('a mount of another engine, where this one is to bring its own back', (
 });
 
 test('an engine that was replaced takes away its own mount and none other', async () => {
-  const mounts = engine();
-  await restore('mounted', mounts);
+  const { mounts } = await started('mounted');
   expect(findMount(dir)?.source).toBe(own?.path);
   unmountSync(dir);
   await mountOf(later);
   await mounts.abandon();
   expect(findMount(dir)?.source).toBe(later?.path);
   unmountSync(dir);
-  const again = engine();
   [own] = [await erofs('another')];
-  await restore('mounted', again);
+  const { mounts: again } = await started('mounted');
   await again.abandon();
   expect(isMounted(dir)).toBe(false);
 });
@@ -269,14 +281,8 @@ describe('what stands on a mount', () => {
 
 test('a mount that was acknowledged comes back although the log has an earlier request for its directory', async () => {
   await mountOf(own);
-  const node = emptyNode();
-  const facts = { dir, ref: 'image', manifest: `sha256:${'0'.repeat(64)}`, prefetch: false };
-  for (const [id, state] of [
-    ['a', 'requested'],
-    ['b', 'mounted'],
-  ] as const)
-    node.mounts.set(id, { id, state, ...facts, container: undefined, trust: undefined });
-  expect(await engine().restore(node)).toMatchObject({ kept: 1, failures: [] });
+  const mounts = engine([mountIn('requested', 'a'), mountIn('mounted', 'b')]);
+  expect(await mounts.restore()).toMatchObject({ kept: 1, failures: [] });
   expect(findMount(dir)?.source).toBe(own?.path);
   expect(log.appended).toEqual(['mount.failed']);
 });

@@ -6,7 +6,8 @@ import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import { parseReference } from '../../registry/reference.ts';
-import type { Image, Images } from './images.ts';
+import type { Image } from './image.ts';
+import type { Images } from './images.ts';
 
 export interface FlatChain {
   ref: string;
@@ -47,7 +48,7 @@ export class Chains {
     for (const image of Array.from(this.#images.all())) {
       if (image.prepared === undefined || image.resolved.chain !== undefined) continue;
       const found = within(image, chain);
-      if (found !== undefined && (await image.isPrepared())) return found;
+      if (found !== undefined && (await this.#images.isPrepared(image))) return found;
     }
     if (ref === undefined) return undefined;
     const image = await this.#resolve(ref, manifest);
@@ -93,7 +94,7 @@ export class Chains {
     const since = this.#unprepared.get(image.manifest);
     if (since !== undefined && this.#now() - since < BELIEVE_MS) return false;
     try {
-      if (await image.isPrepared()) return true;
+      if (await this.#images.isPrepared(image)) return true;
     } catch (error) {
       this.#log.warn({ image: image.resolved.ref, error: toErrorRecord(error) }, 'no word about a sidecar');
     }

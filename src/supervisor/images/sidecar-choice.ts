@@ -1,15 +1,17 @@
 /**
- * Which sidecar of the registry an image is mounted with. Anybody who can push to the repository can push a sidecar, so
- * each is parsed strictly, one that cannot be used is passed over with a reason, and the policy says which may be used
- * before the node has proven them:
- *
- *     always   any
- *     own      those whose flat metadata this node has proven for the same layers, and those that the user lists in
- *              ROOT/trusted-sidecars
- *     never    none
+ * Looks for the sidecar that an image is mounted with, and takes it into the store. Which one: actors/sidecar-choice.ts. Each
+ * is parsed strictly, and one that cannot be used is passed over with a reason.
  */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import {
+  type ChoiceFacts,
+  endsChoice,
+  isHopeless,
+  isUsable,
+  passedBefore,
+  passedFor,
+} from '../../../actors/sidecar-choice.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
@@ -49,8 +51,6 @@ export interface ChoiceOptions {
 const MAX_REASON = 500;
 /** Bytes of the list of trusted sidecars. */
 const MAX_LIST = 1 << 20;
-/** After these nothing else will do either. */
-const FATAL = new Set(['unauthorized', 'no-space', 'environment']);
 
 /**
  * Finds, fetches and stores; flat metadata and span tables lie in the store when it resolves with a `prepared`. `take`
@@ -61,49 +61,40 @@ export async function chooseSidecar(
   take: (sidecar: SidecarHandle, check: (flat: string) => void) => Promise<PreparedEvent> = (...sidecar) =>
     takeWhole(options, ...sidecar),
 ): Promise<SidecarChoice> {
-  const { registry, image, known, refuted } = options;
+  const { registry, image } = options;
+  const facts = await factsOf(options);
   const passed: SidecarChoice['passed'] = [];
   const pass = (sidecar: string, reason: string) => {
     passed.push({ sidecar, reason: reason.slice(0, MAX_REASON) });
     options.onPassed(`sidecar ${sidecar} of ${image.reference.text} is not used: ${reason}`);
   };
   const none = { prepared: undefined, proven: false, passed };
-  const listed = await listedSidecars(options);
-  if (listed !== undefined && listed.size === 0 && (known === undefined || options.policy === 'never'))
-    return none;
+  if (isHopeless(facts)) return none;
   try {
     for await (const sidecar of sidecarsOf(registry, image, undefined, ({ descriptor, reason }) =>
       pass(descriptor.digest, reason),
     )) {
       const { digest } = sidecar.descriptor;
-      const isListed = listed === undefined || listed.has(digest);
-      const check = (flat: string) => {
-        if (refuted.flat === flat) throw refusal('its flat metadata were refuted by the layers');
-        if (flat === known) return;
-        if (!isListed) throw refusal(NOT_LISTED);
-        if (known !== undefined && (sidecar.revision ?? 1) === SIDECAR_REVISION) {
-          throw refusal('its flat metadata are not those that this node has built from the same layers');
-        }
-      };
+      const check = (flat: string) =>
+        refuseFor(passedFor(facts, { digest, flat, revision: sidecar.revision }));
       try {
-        if (refuted.sidecars.has(digest)) throw refusal('it was refuted by the layers');
-        if (!isListed && known === undefined) throw refusal(NOT_LISTED);
+        refuseFor(passedBefore(facts, digest));
         const prepared = await take(sidecar, check);
         check(prepared.flat);
         return {
           prepared: passed.length === 0 ? prepared : { ...prepared, passed },
-          proven: prepared.flat === known,
+          proven: prepared.flat === facts.known,
           passed,
         };
       } catch (error) {
         const { code, message } = toErrorRecord(error);
-        if (FATAL.has(code)) throw error;
+        if (endsChoice(code)) throw error;
         pass(digest, message);
       }
     }
   } catch (error) {
     const { code, message } = toErrorRecord(error);
-    if (FATAL.has(code)) throw error;
+    if (endsChoice(code)) throw error;
     options.onPassed(`the sidecars of ${image.reference.text} cannot be listed: ${message}`);
   }
   return none;
@@ -111,19 +102,21 @@ export async function chooseSidecar(
 
 /** Whether the policy takes a sidecar that the registry has; its contents are not looked at. */
 export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean> {
-  const listed = await listedSidecars(options);
-  if (listed?.size === 0) return false;
-  for await (const { descriptor } of sidecarsOf(options.registry, options.image)) {
-    if (options.refuted.sidecars.has(descriptor.digest)) continue;
-    if (listed === undefined || listed.has(descriptor.digest)) return true;
-  }
+  // What this node has proven may be in any of them: without their contents that says nothing.
+  const facts = { ...(await factsOf(options)), known: undefined };
+  if (isHopeless(facts)) return false;
+  for await (const { descriptor } of sidecarsOf(options.registry, options.image))
+    if (isUsable(facts, descriptor.digest)) return true;
   return false;
 }
 
-/** The sidecars that the policy takes unproven; undefined: all. */
-async function listedSidecars({ policy, layout }: ChoiceOptions): Promise<Set<string> | undefined> {
-  if (policy === 'always') return undefined;
-  return policy === 'own' ? await trustedSidecars(layout) : new Set();
+async function factsOf({ policy, layout, known, refuted }: ChoiceOptions): Promise<ChoiceFacts> {
+  const listed = policy === 'own' ? await trustedSidecars(layout) : new Set<string>();
+  return { policy, listed, known, refuted, revision: SIDECAR_REVISION };
+}
+
+function refuseFor(reason: string | undefined): void {
+  if (reason !== undefined) throw new CofaError('integrity', reason);
 }
 
 /** Takes flat metadata and span tables into the store; both are checked before anything uses them. */
@@ -211,5 +204,3 @@ export async function trustedSidecars(layout: Layout): Promise<Set<string>> {
 
 export const digestOf = (bytes: Uint8Array): string =>
   `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
-const refusal = (why: string) => new CofaError('integrity', why);
-const NOT_LISTED = 'policy own: this node has not proven it, and trusted-sidecars does not name it';

@@ -12,10 +12,13 @@
  */
 import { rm } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import { pauseAfterFailures, proofStep, verdict } from '../../../actors/trust.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { Conditions } from '../../process/conditions.ts';
-import { type Image, type Images, localOf } from './images.ts';
+import type { Image } from './image.ts';
+import type { Images } from './images.ts';
+import { localOf } from './preparation.ts';
 import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
 import { rebuild } from './rebuild.ts';
 
@@ -31,9 +34,6 @@ export interface TrustOptions {
 
 /** Several layers become complete at about the same time, ms. */
 const SETTLE_MS = 200;
-/** Pause after a rebuild that failed; doubled at each further one up to the longest, ms. */
-const RETRY_MS = 30_000;
-const RETRY_MAX_MS = 3_600_000;
 
 export class Trust {
   readonly #options: TrustOptions;
@@ -103,7 +103,7 @@ export class Trust {
         if (this.#isStopped) return;
         if (!isOpen(image)) continue;
         const count = (failure?.count ?? 0) + 1;
-        const pause = Math.min(RETRY_MS * 2 ** (count - 1), RETRY_MAX_MS);
+        const pause = pauseAfterFailures(count);
         this.#failures.set(image, { count, until: now() + pause });
         log.warn({ image: image.resolved.ref, error }, 'the flat image could not be proven yet');
         this.#lookIn(pause);
@@ -117,18 +117,15 @@ export class Trust {
     const { images, now } = this.#options;
     const { prepared } = image;
     if (prepared === undefined) return false;
-    const known = images.provenFlat(image);
-    if (known === prepared.flat) {
-      await images.prove(image);
-      return false;
-    }
-    if (image.successor !== undefined) {
-      // Older mounts alone have it, and what the node has built is there already.
-      if (known !== undefined && isOurs(image))
-        await this.#refute(image, 'they are not those that this node has built');
-      if (known !== undefined) return false;
-    }
-    if (!isComplete(image, await complete())) return false;
+    const step = proofStep({
+      flat: prepared.flat,
+      known: images.provenFlat(image),
+      isOurs: isOurs(image),
+      isSucceeded: image.successor !== undefined,
+    });
+    if (step === 'proven') await images.prove(image);
+    if (step === 'refuted') await this.#refute(image, 'they are not those that this node has built');
+    if (step !== 'rebuild' || !isComplete(image, await complete())) return false;
     const from = now();
     try {
       const built = await this.#rebuild(image);
@@ -143,15 +140,17 @@ export class Trust {
   async #judge(image: Image, flat: string, built: Rebuilt, ms: number): Promise<void> {
     const { images, log } = this.#options;
     const facts = { image: image.resolved.ref, flat, ms: Math.round(ms) };
-    if (built.difference === undefined) {
+    const { difference = '' } = built;
+    const found = verdict(built.difference === undefined, isOurs(image));
+    if (found === 'proven') {
       await images.prove(image);
       log.info(facts, 'the flat image is what the layers give');
       return;
     }
-    const ours = isOurs(image);
-    if (ours) await this.#refute(image, built.difference);
+    if (found === 'refuted') await this.#refute(image, difference);
     await images.replace(image, built);
-    if (!ours) log.info(facts, 'the flat image is of another builder: new mounts use that of this node');
+    if (found === 'replaced')
+      log.info(facts, 'the flat image is of another builder: new mounts use that of this node');
   }
 
   async #refute(image: Image, message: string): Promise<void> {

@@ -20,7 +20,8 @@ import type { Subjects } from '../../../schemas/subjects.ts';
 import { ask } from '../../bus/connection.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { hexOf, type Layout } from '../../store/layout.ts';
-import type { Image, Images } from '../images/images.ts';
+import type { Image } from '../images/image.ts';
+import type { Images } from '../images/images.ts';
 import type { Mounts } from '../mounts/mounts.ts';
 
 export interface CacheKeeperOptions {

@@ -22,7 +22,8 @@ import type {
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { ask } from '../../bus/connection.ts';
 import type { Devices, LayerDemand } from './devices.ts';
-import type { Image, Images } from '../images/images.ts';
+import type { Image } from '../images/image.ts';
+import type { Images } from '../images/images.ts';
 
 export interface ScrubsOptions {
   bus: NatsConnection;

@@ -75,6 +75,20 @@ export class Ownership {
     return this.#options.events.fenced;
   }
 
+  /** Whether another engine has taken over, as far as this one has seen. */
+  get isFenced(): boolean {
+    return this.#options.events.isFenced;
+  }
+
+  /**
+   * Resolves when this engine was seen to own the node at some moment after the call. Errors: `conflict` when another engine
+   * does, `unavailable` when NATS does not say so in time.
+   */
+  async confirm(): Promise<void> {
+    const { events, names } = this.#options;
+    await events.confirmOwner(names.event('engine', 'main'));
+  }
+
   /**
    * Whether to answer a call: false when another engine does. Looked up for each, since a call may have waited in a
    * connection that stood still while the node got another owner.

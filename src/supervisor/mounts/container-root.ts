@@ -7,7 +7,7 @@ import { CofaError } from '../../../schemas/errors.ts';
 import { checkName } from '../../container/options.ts';
 import { mountRoot, unmountOverlay } from '../../container/overlay.ts';
 import { ContainerFolder } from '../../container/record.ts';
-import type { Above } from './mounts.ts';
+import type { Above } from './mount-actor.ts';
 
 /**
  * The container whose image is mounted at `dir`. Whoever may call the engine can have nothing else overlaid. Error:

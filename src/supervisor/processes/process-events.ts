@@ -4,9 +4,8 @@
  */
 import type { Logger } from 'pino';
 import type { NewEvent } from '../../../schemas/events.ts';
-import type { Subjects } from '../../../schemas/subjects.ts';
 import type { Clock } from '../../process/ports.ts';
-import type { EventLog } from '../../store/event-log.ts';
+import type { LiveFold } from '../../store/live-fold.ts';
 import type { End } from '../end.ts';
 
 export type ProcessEvent = Extract<NewEvent, { type: 'process.started' | 'process.ended' }>;
@@ -22,7 +21,6 @@ const RETRY_MS = 1_000;
 export class ProcessEvents {
   /** The log; undefined while it takes nothing: before it is open, and from the end on. */
   #append: ((event: ProcessEvent) => Promise<unknown>) | undefined;
-  readonly #subject: string;
   readonly #now: () => number;
   readonly #log: Logger;
   readonly #waiting: ProcessEvent[] = [];
@@ -31,17 +29,16 @@ export class ProcessEvents {
   #timer: NodeJS.Timeout | undefined;
   #writing = false;
 
-  constructor(options: { names: Subjects; log: Logger; end: End; ports: { clock: Clock } }) {
-    const { names, log, end, ports } = options;
-    this.#subject = names.event('engine', 'main');
+  constructor(options: { log: Logger; end: End; ports: { clock: Clock } }) {
+    const { log, end, ports } = options;
     this.#now = () => ports.clock.now();
     this.#log = log;
     end.at('background', () => this.close());
   }
 
   /** The log takes events from now on. */
-  open(events: Pick<EventLog, 'append'>): void {
-    this.#append = (event) => events.append(this.#subject, event);
+  open(live: Pick<LiveFold, 'append'>): void {
+    this.#append = (event) => live.append('main', event);
     void this.#write();
   }
 

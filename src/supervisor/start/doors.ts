@@ -32,7 +32,7 @@ export interface DoorsOptions
   fronts: OperationsParts['fronts'] & StatusSources['fronts'] & { status(): ProcessStatus[] };
   fetchers: OperationsParts['fetchers'] & { status(): ProcessStatus[] };
   owner: NodeLog['owner'];
-  events: NodeLog['events'];
+  live: NodeLog['live'];
   keeper: NodeLog['keeper'];
   conditions: Conditions;
   log: Logger;

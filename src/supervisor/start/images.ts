@@ -37,7 +37,6 @@ export interface ImagePartsOptions {
   layout: Layout;
   label: string;
   leftovers: Leftovers;
-  events: NodeLog['events'];
   live: NodeLog['live'];
   devices: Devices;
   figures: FrontFigures;
@@ -56,23 +55,19 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
   const indexers = new Indexers(options.root, options.rehearses !== false);
   end.at('background', () => indexers.close());
   const startups = new Startups({ bus: given.bus, packs: given.packs, names, registry, log });
-  const images = new Images(
-    {
-      layout,
-      log,
-      events: given.events,
-      names,
-      registry,
-      devices,
-      startups,
-      indexers,
-      label: given.label,
-      leftovers: given.leftovers,
-      trust: options.trust ?? 'always',
-      completeLayers,
-    },
-    given.live.state,
-  );
+  const images = new Images({
+    layout,
+    log,
+    live: given.live,
+    registry,
+    devices,
+    startups,
+    indexers,
+    label: given.label,
+    leftovers: given.leftovers,
+    trust: options.trust ?? 'always',
+    completeLayers,
+  });
   devices.direct.subscribe((diffId) => void images.changedDirect(diffId));
   const chains = new Chains({ images, log, now: () => ports.clock.wallMs() });
   const now = () => ports.clock.now();

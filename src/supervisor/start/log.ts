@@ -65,17 +65,16 @@ export function openLog(given: {
 
 /** Follows the log from now on. At a clean end it takes `engine.stopped` and a last snapshot. */
 export function followLog(given: {
-  events: NodeLog['events'];
+  live: NodeLog['live'];
   keeper: NodeLog['keeper'];
-  names: Subjects;
   log: Logger;
   end: End;
 }): void {
-  const { events, keeper, names, log, end } = given;
+  const { live, keeper, log, end } = given;
   keeper.start();
   end.at('log', {
     clean: () =>
-      events.append(names.event('engine', 'main'), { type: 'engine.stopped' }).then(
+      live.append('main', { type: 'engine.stopped' }).then(
         ({ seq }) => keeper.close(seq, CLOSE_MS),
         (error: unknown) => log.warn({ error }, 'the log did not take the end'),
       ),

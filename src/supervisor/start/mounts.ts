@@ -15,6 +15,7 @@ import { Discards } from '../mounts/discards.ts';
 import { dropFilePages } from '../mounts/file-pages.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
 import { Mounts } from '../mounts/mounts.ts';
+import { pastMounts, removeFolders } from '../mounts/past.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
 
@@ -32,7 +33,8 @@ export interface MountPartsOptions {
   bus: NatsConnection;
   names: Subjects;
   layout: Layout;
-  events: NodeLog['events'];
+  live: NodeLog['live'];
+  owner: NodeLog['owner'];
   images: Images;
   devices: Devices;
   figures: FrontFigures;
@@ -47,8 +49,8 @@ export function makeMounts(given: MountPartsOptions): MountParts {
   const mounts = new Mounts({
     layout,
     log,
-    events: given.events,
-    names,
+    live: given.live,
+    owner: given.owner,
     images,
     newId: () => ports.random.hex(8),
     onRestored: (dir) => conditions.clear(`restore:${dir}`),
@@ -90,7 +92,8 @@ export interface Returned {
  */
 export async function restoreMounts(given: {
   options: { root: string };
-  live: NodeLog['live'];
+  names: Subjects;
+  events: NodeLog['events'];
   mounts: Mounts;
   discards: Discards;
   leftovers: Leftovers;
@@ -98,9 +101,9 @@ export async function restoreMounts(given: {
   log: Logger;
   ports: SupervisorPorts;
 }): Promise<Returned> {
-  const { options, live, mounts, discards, leftovers, conditions, log, ports } = given;
+  const { options, names, events, mounts, discards, leftovers, conditions, log, ports } = given;
   const loops = leftovers.size;
-  const restored = await mounts.restore(live.state);
+  const restored = await mounts.restore();
   for (const { dir, sentence } of restored.failures) conditions.set(`restore:${dir}`, sentence);
   for (const dir of restored.lost) {
     conditions.set(`lost:${dir}`, `${dir} was mounted anew: who used the mount that was there reads errors`);
@@ -111,9 +114,9 @@ export async function restoreMounts(given: {
   const { loops: dismissed, dirs } = await leftovers.dismissRest(
     log,
     (dir) => mounts.has(dir),
-    async () => new Set((await mounts.past()).keys()),
+    async () => new Set((await pastMounts(events, names)).keys()),
   );
-  if (dirs.length > 0) await mounts.removeFolders(dirs);
+  if (dirs.length > 0) await removeFolders(dirs, events, names);
   return { ...restored, loops, dismissed };
 }
 

@@ -1,7 +1,7 @@
 /** An image in `status`: its own state, and the figures of its layers added up. Pure. */
 import type { ImageStatus } from '../../../schemas/api.ts';
 import type { FrontStatus } from '../../../schemas/front.ts';
-import type { Image } from '../images/images.ts';
+import type { Image } from '../images/image.ts';
 
 export type LayerFigures = FrontStatus['layers'][number];
 /** What of an image `status` shows. */

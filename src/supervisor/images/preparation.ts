@@ -1,0 +1,216 @@
+/**
+ * Makes the flat image of an image, in this order: from the layers that lie here whole, from a sidecar that the policy takes,
+ * from the layers in the registry. Which sidecar: sidecar-choice.ts.
+ */
+import { renameSync } from 'node:fs';
+import { readFile, rm } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { buildsFromLayersFirst } from '../../../actors/trust.ts';
+import type { Progress } from '../../../schemas/api.ts';
+import type { EventOf } from '../../../schemas/events.ts';
+import type { TrustPolicy } from '../../../schemas/trust.ts';
+import { SpanTable } from '../../image/span-table.ts';
+import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
+import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
+import { type Layout, writeWhole } from '../../store/layout.ts';
+import { prepareChain } from './chain-image.ts';
+import { indexOnNode } from './index-on-node.ts';
+import type { Indexers } from './indexers.ts';
+import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
+import { rebuild } from './rebuild.ts';
+import {
+  type ChoiceOptions,
+  chooseSidecar,
+  digestOf,
+  hasUsableSidecar,
+  type PreparedEvent,
+} from './sidecar-choice.ts';
+
+export interface PreparationOptions {
+  layout: Layout;
+  log: Logger;
+  registry: RegistryClient;
+  indexers: Indexers;
+  /** Layers whose device is whole and proven, with the bytes of their tar. */
+  completeLayers: () => Promise<Map<string, number>>;
+}
+
+/** What may be used. */
+export interface Terms {
+  policy: TrustPolicy;
+  /** Digest of flat metadata that this node has proven for the same layers; undefined: none. */
+  known: string | undefined;
+  /** Whether the registry offers what was refuted; `flat`: the flat metadata that were. */
+  isRefuted: boolean;
+  refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
+}
+
+/** What is to be prepared. */
+export interface PreparationOrder {
+  manifest: string;
+  resolved: EventOf<'image.resolved'>;
+  /** As they are now: something may be proven or refuted while the registry is waited for. */
+  terms: () => Terms;
+  /** Devices of the flat image that this one replaces; undefined: it is the first. */
+  earlierDevices: ReadonlyArray<{ diffId: string }> | undefined;
+  report: (progress: Progress) => void;
+}
+
+export interface Made {
+  prepared: PreparedEvent;
+  /** Whether the flat metadata are those of the layers for certain. */
+  isProven: boolean;
+  /** Every block of every device was written when it was indexed here. */
+  isBuilt: boolean;
+}
+
+/** The indexers of images that are not prepared are kept at hand for so long, ms: the container has begun by then, and its reads are over. */
+const AFTER_INDEX_MS = 30_000;
+/** The same after a start whose image others have prepared, ms. */
+const AFTER_START_MS = 5_000;
+
+export class Preparation {
+  readonly #options: PreparationOptions;
+
+  constructor(options: PreparationOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * All files of the flat image are in the store when it resolves. `fromRegistry`: asks what the registry says of the image,
+   * or gives what is known; `onImage` is told of that, and `fetched` resolves when the bytes of a sidecar are here. Errors:
+   * the registry's, those of indexing.
+   */
+  async make(
+    order: PreparationOrder,
+    fromRegistry: () => Promise<ResolvedImage>,
+    onImage: (image: ResolvedImage, fetched: Promise<void>) => void,
+  ): Promise<Made> {
+    const { policy, isRefuted } = order.terms();
+    if (buildsFromLayersFirst(policy, isRefuted)) {
+      const prepared = await this.#fromLayersHere(order);
+      if (prepared !== undefined) return { prepared, isProven: true, isBuilt: false };
+    }
+    const image = await fromRegistry();
+    const fetched = Promise.withResolvers<void>();
+    onImage(image, fetched.promise);
+    return await this.#fromImage(order, image, fetched.resolve);
+  }
+
+  /** Whether the policy takes one of the sidecars in the registry; their contents are not looked at. */
+  async hasSidecar(order: PreparationOrder, image: ResolvedImage): Promise<boolean> {
+    return await hasUsableSidecar(this.#choice(order, image));
+  }
+
+  /** Whether the store has all files of this flat image. */
+  async isInStore(manifest: string, prepared: EventOf<'image.prepared'>): Promise<boolean> {
+    const { layout } = this.#options;
+    try {
+      const flat = await readFile(layout.flat(manifest));
+      if (digestOf(flat) !== prepared.flat) return false;
+      for (const { spans } of prepared.devices) SpanTable.decode(await readFile(layout.spans(spans)));
+      await readFile(layout.config(manifest));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async #fromImage(order: PreparationOrder, image: ResolvedImage, onFetched: () => void): Promise<Made> {
+    const { layout, indexers } = this.#options;
+    const { manifest, report } = order;
+    const { chain, layers } = order.resolved;
+    const written = Promise.all([
+      writeWhole(layout.config(manifest), image.config),
+      writeWhole(layout.manifest(manifest), image.manifestBytes),
+    ]);
+    written.catch(() => {});
+    report({ phase: 'sidecar' });
+    const choice = { ...this.#choice(order, image), onFetched };
+    const chainOrder = { layout, image, layers: layers.length, onFailed: choice.onPassed };
+    const { prepared, proven, passed } =
+      chain === undefined
+        ? await chooseSidecar(choice)
+        : await chooseSidecar(choice, (sidecar) => prepareChain({ ...chainOrder, chain, sidecar }));
+    await written;
+    if (prepared !== undefined) {
+      // Images are prepared here: an indexer for those that are not would hold memory for nothing.
+      // To take down what it has costs ten milliseconds, which the start needs.
+      indexers.dismiss(AFTER_START_MS);
+      return { prepared, isProven: proven, isBuilt: false };
+    }
+    const indexed =
+      chain === undefined
+        ? await this.#index(order, image)
+        : await prepareChain({ ...chainOrder, chain, sidecar: undefined });
+    return {
+      prepared: passed.length === 0 ? indexed : { ...indexed, passed },
+      isProven: true,
+      isBuilt: chain === undefined,
+    };
+  }
+
+  #choice(order: PreparationOrder, image: ResolvedImage): ChoiceOptions {
+    const { layout, registry, log } = this.#options;
+    const { manifest, report } = order;
+    const { policy, known, refuted } = order.terms();
+    const onPassed = (remark: string) => {
+      log.warn({ image: image.reference.text }, remark);
+      report({ phase: 'sidecar', remark });
+    };
+    return { layout, registry, manifest, image, policy, known, refuted, onPassed };
+  }
+
+  /** Every layer that has something of the image lies here whole: its flat image is built from them, without a registry. */
+  async #fromLayersHere(order: PreparationOrder): Promise<PreparedEvent | undefined> {
+    const { layout, log, completeLayers } = this.#options;
+    const { manifest, resolved, earlierDevices, report } = order;
+    const { layers, registry, repository } = resolved;
+    const used = earlierDevices ?? layers;
+    try {
+      const complete = await completeLayers();
+      if (used.length === 0 || !used.every(({ diffId }) => complete.has(diffId))) return undefined;
+      await readFile(layout.config(manifest));
+      report({ phase: 'flatten' });
+      const local = localOf(layers, complete);
+      const source = { registry, repository };
+      const built = await rebuild(layout, manifest, { source, layers, local, cached: true }, {});
+      renameSync(built.path, layout.flat(manifest));
+      return preparedBy(built);
+    } catch (error) {
+      log.warn({ image: resolved.ref, error }, 'the flat image cannot be built from the layers here');
+      return undefined;
+    } finally {
+      await rm(rebuiltPath(layout, manifest, false), { force: true });
+    }
+  }
+
+  /** The layers stream through the indexer straight into their devices. */
+  async #index({ manifest, report }: PreparationOrder, image: ResolvedImage): Promise<PreparedEvent> {
+    const { layout, log, indexers } = this.#options;
+    log.info({ image: image.reference.text }, 'no sidecar to use: the image is indexed on this node');
+    const built = await indexOnNode({ layout, manifest, image, indexers, onProgress: report });
+    // Where one comes unprepared others may follow.
+    indexers.prepare(AFTER_INDEX_MS);
+    return preparedBy(built);
+  }
+}
+
+/** The image's layers whose devices are whole. */
+export const localOf = (
+  layers: EventOf<'image.resolved'>['layers'],
+  complete: ReadonlyMap<string, number>,
+): Array<{ diffId: string; size: number }> =>
+  layers.flatMap(({ diffId }) => {
+    const size = complete.get(diffId);
+    return size === undefined ? [] : [{ diffId, size }];
+  });
+
+/** What the log says of a flat image that this node has built. */
+export const preparedBy = ({ flat, devices }: Pick<Rebuilt, 'flat' | 'devices'>): PreparedEvent => ({
+  type: 'image.prepared',
+  origin: 'node',
+  revision: SIDECAR_REVISION,
+  flat,
+  devices,
+});

@@ -1,0 +1,120 @@
+/** What a policy accepts, and what a proof or a refutation changes. */
+import { describe, expect, test } from 'vitest';
+import type { Proof } from '../../actors/node-state.ts';
+import {
+  accepts,
+  buildsFromLayersFirst,
+  claim,
+  type Generation,
+  isRefused,
+  isStricter,
+  pauseAfterFailures,
+  proofStep,
+  verdict,
+} from '../../actors/trust.ts';
+import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
+
+const none = { listed: new Set<string>(), refuted: new Set<string>() };
+
+describe('a mount may use flat metadata', () => {
+  /** By policy: of a listed sidecar, of one that is not listed, of one that another image has refuted. */
+  const unproven: Record<TrustPolicy, [boolean, boolean, boolean]> = {
+    always: [true, true, false],
+    own: [true, false, false],
+    never: [false, false, false],
+  };
+
+  test.each(TRUST_POLICIES)('%s: what is proven always, what is refuted never', (policy) => {
+    for (const [proof, isAccepted] of [
+      ['proven', true],
+      ['refuted', false],
+      [undefined, false],
+    ] as ReadonlyArray<[Proof | undefined, boolean]>)
+      expect(accepts(policy, { proof, sidecar: 'a' }, { ...none, listed: new Set(['a']) })).toBe(isAccepted);
+  });
+
+  test.each(TRUST_POLICIES)('%s: what is not proven yet', (policy) => {
+    const candidate = { proof: 'unproven', sidecar: 'a' } as const;
+    const listed = new Set(['a']);
+    expect([
+      accepts(policy, candidate, { ...none, listed }),
+      accepts(policy, candidate, none),
+      accepts(policy, candidate, { listed, refuted: new Set(['a']) }),
+    ]).toEqual(unproven[policy]);
+  });
+
+  test('is refused as long as the registry offers what was refuted, where the policy would take that', () => {
+    expect(TRUST_POLICIES.filter((policy) => isRefused(policy, true))).toEqual(['always']);
+    expect(TRUST_POLICIES.filter((policy) => isRefused(policy, false))).toEqual([]);
+  });
+
+  test('that are built from the layers here first, unless any sidecar would do', () => {
+    expect(TRUST_POLICIES.filter((policy) => buildsFromLayersFirst(policy, false))).toEqual(['own', 'never']);
+    expect(buildsFromLayersFirst('always', true)).toBe(true);
+  });
+});
+
+describe('a mount that finds a generation of an image', () => {
+  const generation: Generation = {
+    isAccepted: undefined,
+    isIdle: true,
+    trust: 'always',
+    isEarlierAccepted: undefined,
+  };
+
+  test.each<[string, Partial<Generation>, TrustPolicy, ReturnType<typeof claim>]>([
+    ['has it prepared where nothing is there yet', {}, 'own', 'prepare'],
+    ['uses what its policy takes', { isAccepted: true, isIdle: false }, 'own', 'use'],
+    ['needs another one where its policy does not take it', { isAccepted: false }, 'own', 'succeed'],
+    ['waits for one that is being prepared as strictly', { isIdle: false, trust: 'never' }, 'own', 'use'],
+    ['does not wait for one that is prepared less strictly', { isIdle: false }, 'own', 'succeed'],
+    [
+      'goes back to the one before, where a stricter one failed',
+      { isEarlierAccepted: true },
+      'always',
+      'go-back',
+    ],
+    ['does not go back to what its policy does not take', { isEarlierAccepted: false }, 'never', 'prepare'],
+  ])('%s', (_, found, policy, decision) => {
+    expect(claim(policy, { ...generation, ...found })).toBe(decision);
+  });
+
+  test('policies have an order', () => {
+    expect(isStricter('never', 'own') && isStricter('own', 'always')).toBe(true);
+    expect(isStricter('own', 'own') || isStricter('always', 'own')).toBe(false);
+  });
+});
+
+describe('a proof', () => {
+  test.each([
+    ['needs no rebuild where the node has built the same', { known: 'f' }, 'proven'],
+    ['is built where nothing is known', {}, 'rebuild'],
+    ['is built where another one is known, and new mounts would use this one', { known: 'g' }, 'rebuild'],
+    [
+      'refutes what older mounts alone have, where our builder made it',
+      { known: 'g', isSucceeded: true },
+      'refuted',
+    ],
+    [
+      'leaves what older mounts alone have, where another builder made it',
+      { known: 'g', isSucceeded: true, isOurs: false },
+      'leave',
+    ],
+  ] as const)('%s', (_, facts, step) => {
+    const all = { flat: 'f', known: undefined, isOurs: true, isSucceeded: false, ...facts };
+    expect(proofStep(all)).toBe(step);
+  });
+
+  test('that finds a difference refutes what our builder is said to have made, and replaces that of another', () => {
+    expect([verdict(true, false), verdict(false, true), verdict(false, false)]).toEqual([
+      'proven',
+      'refuted',
+      'replaced',
+    ]);
+  });
+
+  test('that failed is tried again after half a minute, later and later, and within the hour', () => {
+    expect([1, 2, 3].map(pauseAfterFailures)).toEqual([30_000, 60_000, 120_000]);
+    expect(pauseAfterFailures(50)).toBe(3_600_000);
+  });
+});
