@@ -46,7 +46,7 @@ import { LogFiles } from '../store/log-files.ts';
 import { continueNode, loadNode } from '../store/snapshots.ts';
 import { FetchPool } from './fetch-pool.ts';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
-import { LayerHost } from './layer-host.ts';
+import { LayerHost, type LayerHostOptions } from './layer-host.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { realPorts } from '../process/ports.ts';
 import { busOf, readSettings } from '../process/settings.ts';
@@ -359,27 +359,21 @@ async function openLayer({ diffId, size, source, built, direct = false }: OpenLa
       );
     }
     const { readDeadlineMs } = settings;
-    const options = {
-      diffId,
-      table,
-      source,
-      file,
+    const options: LayerHostOptions = {
+      layer: { diffId, table, source, file, direct },
       facts,
       pool,
+      cache: { use: cache.useOf(diffId, table), fetched, onFetch: cache.onFetch },
+      fuse: { firstReads: starts.firstReads(table.blockCount), quiesce: () => transport.quiesce() },
+      on: {
+        notify,
+        logged: onLogged,
+        mismatch: (layer) => scrubs.mismatch(diffId, layer),
+        isWatched: () => starts.isRecording(diffId),
+      },
+      clock: realPorts().clock,
       log,
-      now,
-      epochMs: Date.now,
-      onLogged,
       readDeadlineMs,
-      fetched,
-      notify,
-      firstReads: starts.firstReads(table.blockCount),
-      isWatched: () => starts.isRecording(diffId),
-      quiesce: () => transport.quiesce(),
-      direct,
-      use: cache.useOf(diffId, table),
-      onFetch: cache.onFetch,
-      onMismatch: (layer: LayerHost) => scrubs.mismatch(diffId, layer),
     };
     const layer = new LayerHost(options);
     byInode.set(layer.device.inode, layer);

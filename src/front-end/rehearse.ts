@@ -9,6 +9,7 @@ import { layersAlone } from '../store/layer-log.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import type { JobOrder } from '../../schemas/fetch.ts';
 import type { JobListener } from './fetch-pool.ts';
+import { realPorts } from '../process/ports.ts';
 import { LayerHost } from './layer-host.ts';
 import { createLog } from '../process/log.ts';
 import { type RehearsalLayer, rehearsalLayer } from '../process/rehearsal/layer.ts';
@@ -55,26 +56,21 @@ async function start({ digest, bytes, table: made }: RehearsalLayer, layout: Lay
   let host: LayerHost | undefined;
   const starts = new Starts({ pool, layer: () => host, now, log });
   host = new LayerHost({
-    diffId: digest,
-    table,
-    source: { registry: 'rehearsal', repository: 'rehearsal', digest, size: bytes.length },
-    file,
+    layer: {
+      diffId: digest,
+      table,
+      source: { registry: 'rehearsal', repository: 'rehearsal', digest, size: bytes.length },
+      file,
+      direct: false,
+    },
     facts,
     pool: pool as never,
+    cache: { use: new SpanUse(table), fetched: new Map(), onFetch: () => {} },
+    fuse: { firstReads: starts.firstReads(table.blockCount), quiesce: async () => {} },
+    on: { notify: () => {}, logged: () => {}, mismatch: async () => false, isWatched: () => true },
+    clock: realPorts().clock,
     log,
-    now,
-    epochMs: Date.now,
-    onLogged: () => {},
     readDeadlineMs: READ_MS,
-    fetched: new Map(),
-    notify: () => {},
-    firstReads: starts.firstReads(table.blockCount),
-    isWatched: () => true,
-    quiesce: async () => {},
-    direct: false,
-    use: new SpanUse(table),
-    onFetch: () => {},
-    onMismatch: async () => false,
   });
   try {
     const pack = {

@@ -9,6 +9,7 @@ import type { FrontNotice } from '../../schemas/front.ts';
 import type { FetchPool } from '../../src/front-end/fetch-pool.ts';
 import { LayerHost } from '../../src/front-end/layer-host.ts';
 import { SpanUse } from '../../src/front-end/span-use.ts';
+import { realPorts } from '../../src/process/ports.ts';
 import type { SpanTable } from '../../src/image/span-table.ts';
 import { layersAlone } from '../../src/store/layer-log.ts';
 import { eventually } from '../support/engine.ts';
@@ -64,27 +65,25 @@ beforeEach(async () => {
       return 1;
     },
   } as unknown as FetchPool;
+  const source = { registry: 'r', repository: 'r', digest: 'b', size: 1 };
   layer = new LayerHost({
-    diffId,
-    table,
-    source: { registry: 'r', repository: 'r', digest: 'b', size: 1 },
-    file: await open(path, 'r+'),
+    layer: { diffId, table, source, file: await open(path, 'r+'), direct: false },
     facts,
-    fetched: new Map(),
     pool,
+    cache: { use: new SpanUse(table), fetched: new Map(), onFetch: () => {} },
+    fuse: {
+      firstReads: { ticks: new SharedArrayBuffer(4 * BLOCKS) } as never,
+      quiesce: async () => {},
+    },
+    on: {
+      notify: ({ kind }) => notices.push(kind),
+      logged: () => {},
+      mismatch: async () => false,
+      isWatched: () => isWatched,
+    },
+    clock: realPorts().clock,
     log: pino({ level: 'silent' }),
-    now: () => performance.now(),
-    epochMs: Date.now,
     readDeadlineMs: 1_000,
-    onLogged: () => {},
-    notify: ({ kind }) => notices.push(kind),
-    firstReads: { ticks: new SharedArrayBuffer(4 * BLOCKS) } as never,
-    isWatched: () => isWatched,
-    quiesce: async () => {},
-    direct: false,
-    use: new SpanUse(table),
-    onMismatch: async () => false,
-    onFetch: () => {},
   });
   cleanup.defer(() => layer.close());
 });

@@ -1,0 +1,112 @@
+/** Jobs of one layer on their way: from the actor's `fetch` to the pool, and from the pool's answers to the actor. */
+import type { LayerEffect } from '../../actors/layer.ts';
+import { type BlockRun, blockRun, type SpanRun } from '../../actors/ranges.ts';
+import type { ErrorRecord } from '../../schemas/errors.ts';
+import type { FetchOrder } from '../../schemas/fetch.ts';
+import { deviceSize } from '../store/device.ts';
+import type { JobListener } from './fetch-pool.ts';
+import type { LayerCore } from './layer-core.ts';
+import type { LayerWriter } from './layer-writer.ts';
+import type { JobTiming, Trace } from './trace.ts';
+
+interface Running {
+  /** The actor's number, and the pool's. */
+  job: number;
+  pool: number;
+  runs: readonly SpanRun[];
+  /** Compressed bytes so far. */
+  bytes: number;
+}
+
+export class LayerFetches {
+  readonly #core: LayerCore;
+  readonly #writer: LayerWriter;
+  readonly #trace: Trace;
+  /** By the actor's number. */
+  readonly #running = new Map<number, Running>();
+
+  constructor(core: LayerCore, writer: LayerWriter, trace: Trace) {
+    this.#core = core;
+    this.#writer = writer;
+    this.#trace = trace;
+  }
+
+  start({ job, runs, blocks, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
+    const { layer, pool } = this.#core.options;
+    const running: Running = { job, pool: 0, runs, bytes: 0 };
+    // Before it is submitted: one that is refused ends within the call.
+    this.#running.set(job, running);
+    this.#trace.fetching(job, runs);
+    const { diffId, source, table } = layer;
+    const order: FetchOrder = { kind: 'fetch', class: kind, layer: diffId, runs: blocks, source };
+    const rest = kind === 'prefetch' && soon !== true ? { rest: deviceSize(table.rawSize) } : {};
+    running.pool = pool.submit(order, this.#listenerOf(running), rest);
+  }
+
+  /** A read waits for a job that was submitted as prefetch. */
+  promote(number: number): void {
+    const running = this.#running.get(number);
+    if (running !== undefined) this.#core.options.pool.promote(running.pool);
+  }
+
+  cancel(number: number): void {
+    const running = this.#running.get(number);
+    if (running === undefined) return;
+    this.#running.delete(number);
+    const timing = this.#core.options.pool.cancel(running.pool);
+    if (timing !== undefined) this.#trace.jobEnded(running, timing, 'timeout: given up');
+    this.#writer.flushSoon();
+  }
+
+  /** Blocks are verified and written, of a job or of a startup pack. `bytes`: compressed ones that came for them. */
+  arrived(job: number, blocks: BlockRun, bytes: number): void {
+    this.#count(bytes);
+    this.#core.options.cache.use.arrived(blocks);
+    this.#core.send({ type: 'blocks.fetched', job, blocks, bytes, now: this.#core.now() });
+    this.#writer.flushSoon();
+  }
+
+  #listenerOf(running: Running): JobListener {
+    return {
+      blocks: (first, count, bytes) => {
+        running.bytes += bytes;
+        this.arrived(running.job, blockRun(first, count), bytes);
+      },
+      end: (bytes, failure, timing) => {
+        running.bytes += bytes;
+        this.#count(bytes);
+        this.#running.delete(running.job);
+        this.#writer.flushSoon();
+        if (failure === undefined) this.#done(running, timing);
+        else this.#failed(running, failure, timing);
+      },
+    };
+  }
+
+  #done(running: Running, timing: JobTiming): void {
+    this.#trace.jobEnded(running, timing, undefined);
+    const { times } = timing;
+    const spent = times === undefined ? {} : { times };
+    this.#core.send({ type: 'job.done', job: running.job, now: this.#core.now(), ...spent });
+  }
+
+  #failed(
+    running: Running,
+    { error, retryable }: { error: ErrorRecord; retryable: boolean },
+    timing: JobTiming,
+  ): void {
+    const { cache, log } = this.#core.options;
+    const { code, message } = error;
+    // Prefetch evicts nothing.
+    if (timing.class === 'demand') cache.onFetch(code);
+    this.#trace.jobEnded(running, timing, `${code}: ${message}`);
+    log.warn({ layer: this.#core.diffId, code, message }, 'fetch failed');
+    const { job } = running;
+    this.#core.send({ type: 'job.failed', job, code, message, retryable, now: this.#core.now() });
+  }
+
+  #count(bytes: number): void {
+    const { fetched } = this.#core.options.cache;
+    fetched.set(this.#core.diffId, (fetched.get(this.#core.diffId) ?? 0) + bytes);
+  }
+}
