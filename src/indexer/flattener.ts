@@ -5,24 +5,23 @@ import { toErrorRecord } from '../../schemas/errors.ts';
 import { buildFlat } from '../image/erofs.ts';
 import { decodeToc } from '../image/toc.ts';
 import type { FromFlattener, ToFlattener } from '../index/orders.ts';
+import { orderChannel } from '../process/forked.ts';
 import { writeWhole } from '../store/layout.ts';
 
-const say = (message: FromFlattener) =>
-  new Promise<void>((resolve) => {
-    if (process.send === undefined) throw new Error('flattener.ts is started by chain-image.ts');
-    process.send(message, () => resolve());
-  });
-
-process.once('disconnect', () => process.exit(1));
-process.once('message', async ({ target, layers }: ToFlattener) => {
+async function flatten({ target, layers }: ToFlattener): Promise<FromFlattener> {
   try {
     const tocs = await Promise.all(layers.map(async ({ toc }) => decodeToc(await readFile(toc))));
     const { metadata, devices } = buildFlat(tocs, layers);
     await writeWhole(target, metadata);
     const flat = `sha256:${createHash('sha256').update(metadata).digest('hex')}`;
-    await say({ kind: 'done', flat, devices });
+    return { kind: 'done', flat, devices };
   } catch (error) {
-    await say({ kind: 'failed', error: toErrorRecord(error) });
+    return { kind: 'failed', error: toErrorRecord(error) };
   }
+}
+
+if (import.meta.main) {
+  const { order, say } = orderChannel<ToFlattener, FromFlattener>();
+  await say(await flatten(await order));
   process.exit(0);
-});
+}

@@ -1,6 +1,8 @@
 /**
  * The process that indexes one image for the node; started by indexers.ts, ends when it has answered. `rehearse ROOT`: it has time
  * before its order comes, loads what it needs and goes through it with an image of its own.
+ *
+ *     channel ─▶ rehearsal, until the order comes ─▶ order ─▶ index ─▶ answer
  */
 import { availableParallelism } from 'node:os';
 import { createHash } from 'node:crypto';
@@ -8,62 +10,79 @@ import { toErrorRecord } from '../../schemas/errors.ts';
 import { indexImage } from '../index/index-image.ts';
 import type { FromIndexer, NodeIndex, ToIndexer } from '../index/orders.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
-import { Layout, writeWhole } from '../store/layout.ts';
+import { type OrderChannel, orderChannel } from '../process/forked.ts';
 import { giveHeapRoom, INDEXING_ROOM_PERCENT, Tidying } from '../process/heap.ts';
 import { readSettings } from '../process/settings.ts';
+import { Layout, writeWhole } from '../store/layout.ts';
 
-const say = (message: FromIndexer) =>
-  new Promise<void>((resolve) => {
-    if (process.send === undefined) throw new Error('indexer/main.ts is started by indexers.ts');
-    process.send(message, () => resolve());
-  });
-
-// The supervisor is gone: nobody wants the outcome.
-process.once('disconnect', () => process.exit(1));
-/** The order has come. */
-const working = new AbortController();
-let pool: ThreadPool | undefined;
-process.once('message', async (order: ToIndexer) => {
-  working.abort();
-  try {
-    await say({ kind: 'done', index: await run(order) });
-  } catch (error) {
-    await say({ kind: 'failed', error: toErrorRecord(error) });
-  }
-  process.exit(0);
-});
-
-const [mode, ownRoot] = process.argv.slice(2);
-if (mode === 'rehearse' && ownRoot !== undefined) {
-  const threads = availableParallelism();
-  pool = new ThreadPool(threads);
-  const { rehearseIndex } = await import('./rehearse.ts');
-  // It only would be slower: whoever sends the order hears of what is really wrong.
-  await rehearseIndex({ root: ownRoot, name: 'indexer', signal: working.signal }, pool, threads).catch(
-    (error: unknown) => {
-      if (!working.signal.aborted) console.error('the rehearsal of an indexer failed', error);
-    },
-  );
-  // Not before: what a rehearsal leaves would be kept for as long as no order comes.
-  giveHeapRoom(INDEXING_ROOM_PERCENT);
-  if (!working.signal.aborted) new Tidying().now();
+export interface IndexerPorts {
+  /** The heap may grow from now on: an image streams through it. */
+  giveHeapRoom(): void;
+  /** Collects the garbage that a rehearsal leaves. */
+  tidy(): void;
 }
 
-async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
+/** Answers the one order of the channel. `rehearseIn`: state of the engine, where there is time for a rehearsal before. */
+export async function runIndexer(
+  rehearseIn: string | undefined,
+  channel: OrderChannel<ToIndexer, FromIndexer>,
+  ports: IndexerPorts,
+): Promise<void> {
+  const pool = rehearseIn === undefined ? undefined : rehearseUntilOrder(rehearseIn, channel, ports);
+  const order = await channel.order;
+  const answer = indexForNode(order, pool, channel, ports).then(
+    (index): FromIndexer => ({ kind: 'done', index }),
+    (error: unknown): FromIndexer => ({ kind: 'failed', error: toErrorRecord(error) }),
+  );
+  await channel.say(await answer);
+}
+
+/** Rehearses in the background, and returns the threads that are warm by that. */
+function rehearseUntilOrder(
+  root: string,
+  { order }: OrderChannel<ToIndexer, FromIndexer>,
+  ports: IndexerPorts,
+): ThreadPool {
+  const threads = availableParallelism();
+  const pool = new ThreadPool(threads);
+  const working = new AbortController();
+  void order.then(() => working.abort());
+  const rehearse = async () => {
+    const { rehearseIndex } = await import('./rehearse.ts');
+    // A rehearsal that fails makes the index slower, not wrong: what is really wrong, the order's answer says.
+    await rehearseIndex({ root, name: 'indexer', signal: working.signal }, pool, threads).catch(
+      (error: unknown) => {
+        if (!working.signal.aborted) console.error('the rehearsal of an indexer failed', error);
+      },
+    );
+    // Not before: what a rehearsal leaves would be kept for as long as no order comes.
+    ports.giveHeapRoom();
+    if (!working.signal.aborted) ports.tidy();
+  };
+  void rehearse();
+  return pool;
+}
+
+async function indexForNode(
+  { root, manifest, image }: ToIndexer,
+  pool: ThreadPool | undefined,
+  channel: OrderChannel<ToIndexer, FromIndexer>,
+  ports: IndexerPorts,
+): Promise<NodeIndex> {
   const layout = new Layout(root);
   const indexed = await indexImage({
     image,
     ...(pool === undefined ? {} : { pool }),
     registry: (await readSettings(root)).registry,
     deviceOf: layout.device,
-    onBegun: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
+    onBegun: () => ports.giveHeapRoom(),
     onLayer: async (layer) => {
       await Promise.all([
         writeWhole(layout.spans(layer.blobDigest), layer.spans),
         writeWhole(layout.toc(layer.diffId), layer.toc),
       ]);
     },
-    onProgress: (progress) => void say({ kind: 'progress', progress }),
+    onProgress: (progress) => void channel.say({ kind: 'progress', progress }),
   });
   await writeWhole(layout.flat(manifest), indexed.flat);
   return {
@@ -75,4 +94,13 @@ async function run({ root, manifest, image }: ToIndexer): Promise<NodeIndex> {
         : [{ diffId: layer.diffId, size: layer.rawSize, spans: layer.blobDigest }];
     }),
   };
+}
+
+if (import.meta.main) {
+  const [mode, root] = process.argv.slice(2);
+  await runIndexer(mode === 'rehearse' ? root : undefined, orderChannel(), {
+    giveHeapRoom: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
+    tidy: () => new Tidying().now(),
+  });
+  process.exit(0);
 }

@@ -14,13 +14,13 @@ import { readSettings } from '../process/settings.ts';
 /** A sign of life after so many bytes. */
 const NOTE_BYTES = 8 << 20;
 
-let noted = 0;
-serveForked<RebuilderOrder, number, Rebuilt>(async ({ root, manifest, expected, ...order }, note) => {
+await serveForked<RebuilderOrder, number, Rebuilt>(async ({ root, manifest, expected, ...order }, note) => {
   // Of all processes of the machine this one is the first to go when memory runs out: it is only tried again.
   await writeFile('/proc/self/oom_score_adj', '1000').catch(() => {});
   const layout = new Layout(root);
   const registry = new RegistryClient((await readSettings(root)).registry);
   try {
+    let noted = 0;
     const onProgress = (bytes: number) => {
       if (bytes - noted < NOTE_BYTES) return;
       noted = bytes;

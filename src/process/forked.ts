@@ -84,22 +84,38 @@ function lower(pid: number, nice: number): void {
   }
 }
 
-/** In the process: takes the one order, answers it, ends. It also ends when its parent is gone. */
-export function serveForked<Order, Note, Result>(
-  work: (order: Order, note: (note: Note) => void) => Promise<Result>,
-): void {
-  const say = (message: Message<Note, Result>) =>
-    new Promise<void>((resolve) => {
-      if (process.send === undefined) throw new Error('this process is started by runForked');
-      process.send(message, () => resolve());
-    });
+/** The process's end of its channel to the one who started it for one order. */
+export interface OrderChannel<Order, Message> {
+  /** The order; it may come long after the process has started. */
+  readonly order: Promise<Order>;
+  /** Resolves when the message is under way. */
+  say(message: Message): Promise<void>;
+}
+
+/** The channel of this process, which ends when its parent has ended: nothing waits for the outcome then. */
+export function orderChannel<Order, Message>(): OrderChannel<Order, Message> {
+  const { promise, resolve } = Promise.withResolvers<Order>();
   process.once('disconnect', () => process.exit(1));
-  process.once('message', async (order: Order) => {
-    try {
-      await say({ kind: 'done', result: await work(order, (note) => void say({ kind: 'note', note })) });
-    } catch (error) {
-      await say({ kind: 'failed', error: toErrorRecord(error) });
-    }
-    process.exit(0);
-  });
+  process.once('message', resolve);
+  return {
+    order: promise,
+    say: (message) =>
+      new Promise<void>((resolve) => {
+        if (process.send === undefined) throw new Error('this process is started for one order, by fork()');
+        process.send(message, () => resolve());
+      }),
+  };
+}
+
+/** In the process: takes the one order, answers it, ends. */
+export async function serveForked<Order, Note, Result>(
+  work: (order: Order, note: (note: Note) => void) => Promise<Result>,
+): Promise<void> {
+  const { order, say } = orderChannel<Order, Message<Note, Result>>();
+  const answer = work(await order, (note) => void say({ kind: 'note', note })).then(
+    (result): Message<Note, Result> => ({ kind: 'done', result }),
+    (error: unknown): Message<Note, Result> => ({ kind: 'failed', error: toErrorRecord(error) }),
+  );
+  await say(await answer);
+  process.exit(0);
 }
