@@ -166,6 +166,38 @@ export interface FrontStatus {
   degraded: string[];
 }
 
+/** Every question to the front end: `front.<name>`. Who asks and who answers are both checked against this table. */
+export interface FrontCalls {
+  open: { request: OpenLayer; reply: OpenLayerReply };
+  close: { request: CloseLayer; reply: void };
+  start: { request: BeginStart; reply: void };
+  'handed-over': { request: HandedOver; reply: HandedOverReply };
+  'take-back': { request: HandedOver; reply: void };
+  'taken-back': { request: HandedOver; reply: HandedOverReply };
+  needs: { request: CacheNeeds; reply: void };
+  uses: { request: Empty; reply: LayerUse[] };
+  shrink: { request: Shrink; reply: number };
+  collect: { request: Collect; reply: CollectReply };
+  scrub: { request: Scrub; reply: ScrubReply };
+  refetch: { request: Refetch; reply: RefetchReply };
+  scrubbed: { request: Scrubbed; reply: number };
+  doubt: { request: Doubt; reply: void };
+  settled: { request: Settled; reply: void };
+  status: { request: Empty; reply: FrontStatus };
+}
+export type FrontCall = keyof FrontCalls;
+export type FrontRequest<Call extends FrontCall> = FrontCalls[Call]['request'];
+export type FrontReply<Call extends FrontCall> = FrontCalls[Call]['reply'];
+export type Empty = Record<string, never>;
+
+/** The subject of a question: the type says which one it is. */
+export type FrontSubject<Call extends FrontCall> = string & { readonly question?: Call };
+
+/** One handler for each question. */
+export type FrontHandlers = {
+  readonly [Call in FrontCall]: (request: FrontRequest<Call>) => FrontReply<Call> | Promise<FrontReply<Call>>;
+};
+
 /** `front.notice`: what the supervisor must act on. */
 export type FrontNotice =
   /** Every block is there, and they are the layer; it may have to stay as it is for a while yet. */

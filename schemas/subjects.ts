@@ -19,6 +19,8 @@
  * `<e>` is the engine's epoch, `e` and a number (src/store/event-log.ts): the processes of an engine that was replaced may
  * live for a moment beside those of its successor, and write into other files.
  */
+import type { FrontCall, FrontSubject } from './front.ts';
+
 export const STREAM = 'COFA_EVENTS';
 export const STREAM_SUBJECTS = 'cofa.v1.*.event.>';
 export const SNAPSHOT_STREAM = 'COFA_SNAPSHOTS';
@@ -40,7 +42,7 @@ export interface Subjects {
   readonly room: string;
   /** Of the engine whose processes talk; the subjects below follow it. */
   epoch: number;
-  front(operation: string): string;
+  front<Call extends FrontCall>(call: Call): FrontSubject<Call>;
   readonly notice: string;
   readonly hello: string;
   readonly whoIsThere: string;
@@ -70,7 +72,7 @@ export function subjects(node: string, epoch = 0): Subjects {
     allFolds: `${base}.fold.>`,
     room: `${base}.room`,
     epoch,
-    front: (operation) => `${inside()}.front.${operation}`,
+    front: <Call extends FrontCall>(call: Call) => `${inside()}.front.${call}` as FrontSubject<Call>,
     get notice() {
       return `${inside()}.front.notice`;
     },

@@ -17,7 +17,7 @@ export const AWAY_MS = 500;
 export const watchBus = (bus: NatsConnection, options: BusHealthOptions): BusHealth =>
   new BusHealth(bus, options);
 
-class BusHealth {
+export class BusHealth {
   readonly #options: BusHealthOptions;
   #timer: NodeJS.Timeout | undefined;
   #away = false;

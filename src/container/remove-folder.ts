@@ -1,4 +1,4 @@
-/** Removes the folder of a container, with what the container wrote. */
+/** Takes the folder of a container away, with what the container wrote. */
 import { readFileSync } from 'node:fs';
 import { lstat, readdir, rmdir, unlink } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
@@ -25,9 +25,8 @@ export function mountsBelow(path: string): string[] {
 }
 
 /**
- * Removes the folder of a container that has written little entry by entry, in less time than a process takes to begin.
- * False where there is more, or something else than files and folders of one file system: the caller then removes the
- * rest.
+ * The folder of a container that has written little goes entry by entry, in less time than a process takes to begin. False where
+ * there is more, or something else than files and folders of one file system: nothing is lost by what went before.
  */
 async function removeSmall(path: string): Promise<boolean> {
   let left = MOST_ENTRIES;
@@ -54,6 +53,6 @@ async function removeSmall(path: string): Promise<boolean> {
   }
 }
 
-/** cofa, runc and overlayfs put some 20 entries there. */
+/** What cofa, runc and overlayfs put there are some 20. */
 const MOST_ENTRIES = 64;
 const SLASH = Buffer.from('/');

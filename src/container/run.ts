@@ -1,10 +1,10 @@
 /**
- * Runs a container in the foreground, from an image whose data the node does not have yet:
+ * A container from an image that is not there yet, in the foreground:
  *
  *     engine mounts the image → overlay → config.json → runc run → exit code
  *
- * and cleans up on every path, also after an error or a signal in the middle of it: runc delete, overlay, image,
- * folder. A step that cannot be undone does not stop the later ones; this reports it, and `cofa ps` shows what is left.
+ * and back again on every path, also on an error or a signal in the middle of it: runc delete, overlay, image, folder.
+ * A step that cannot be undone does not stop the later ones; it is reported, and `cofa ps` shows what is left.
  */
 import type { ChildProcess } from 'node:child_process';
 import {
@@ -45,11 +45,11 @@ export interface RunRequest {
   ref: string;
   /** Undefined: an id by chance. */
   name: string | undefined;
-  /** Keep what the container wrote. */
+  /** Do not throw away what the container wrote. */
   keep: boolean;
-  /** Prefetch the rest of the image. */
+  /** Fetch the rest of the image in the background. */
   prefetch: boolean;
-  /** Bytes per second of the prefetch; undefined: no limit. */
+  /** Bytes per second of that; undefined: no limit. */
   prefetchLimit?: number | undefined;
   /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
@@ -59,10 +59,10 @@ export interface RunRequest {
 export interface RunDependencies {
   engine: { readonly call: CallEngine };
   now: Date;
-  /** Sentences for the user: which step of the clean-up failed, where a kept layer lies. */
+  /** Sentences for the user: what could not be cleaned up, where a kept layer lies. */
   note: (text: string) => void;
   onProgress?: (progress: Progress) => void;
-  /** The image is mounted; from now on the terminal is the container's. */
+  /** The image is there; from now on the terminal is the container's. */
   onMounted?: () => void;
   /** The container runs, and there is nothing to do until it ends. */
   onRunning?: () => void;
@@ -111,10 +111,10 @@ class Container {
   readonly #record: ContainerRecord;
   #mountAsked = false;
   #mounted = false;
-  /** The engine has mounted the overlay, too, and unmounts it at the end. */
+  /** The engine has mounted the overlay, too, and takes it away again. */
   #overlaid = false;
   #runcStarted = false;
-  /** The engine has moved the folder away. */
+  /** The engine has put the folder away. */
   #discarded = false;
 
   constructor(
@@ -137,9 +137,9 @@ class Container {
     this.#mountAsked = true;
     const mounting = this.#mount(signals);
     mounting.catch(() => {});
-    // The request is on its way before anything else begins.
+    // The question is under way before anything else is done.
     await sent();
-    // The steps that need no image run while the engine works.
+    // All that does not need the image happens while the engine works.
     const [mounted, host, files] = await settleAll([
       mounting,
       hostFacts(options.tty),
@@ -168,8 +168,8 @@ class Container {
   }
 
   /**
-   * Mounts the image, and the overlay on it: the engine has loaded the code for that, and `cofa run` would have to. An
-   * older engine refuses the word.
+   * The image, and the overlay on it: the engine has loaded what that takes, and `cofa run` would have to. An engine that is
+   * older than that refuses the word.
    */
   async #mount(signals: SignalRelay): Promise<Mount> {
     const { options, keep, ref, prefetch, prefetchLimit, trust } = this.#request;
@@ -202,13 +202,13 @@ class Container {
     }
   }
 
-  /** Undoes `run` after any step. `exit`: the container's exit code, undefined when it never ran to its end. */
+  /** Undoes `run`, however far it came. `exit`: the container's exit code, undefined when it never ran to its end. */
   async remove(exit: number | undefined): Promise<void> {
     const folder = this.#folder;
     const isKept = this.#request.keep && exit !== undefined;
     const steps: Array<() => Promise<void>> = [
       async () => {
-        // After an orderly end runc has removed its state itself.
+        // After an orderly end runc has removed it all itself.
         if (this.#runcStarted && (exit === undefined || this.#leftByRunc())) {
           await this.#runc.delete(folder.id);
         }
@@ -232,7 +232,7 @@ class Container {
       } catch (error) {
         const text = error instanceof Error ? error.message : String(error);
         this.#deps.note(`what ${folder.id} left stays until the engine starts again, or cofa rm: ${text}`);
-        // The later steps depend on this one; the engine continues with it, or `cofa rm`.
+        // The later steps stand on this one; the engine goes on with it, or `cofa rm`.
         return;
       }
     }
@@ -258,9 +258,8 @@ class Container {
   }
 
   /**
-   * Lets the engine unmount. False where `cofa run` has to do it: the engine does not answer, or is another one than
-   * the one that mounted. The engine also deletes a folder that is not kept, and answers before it has; an older engine
-   * refuses the word.
+   * False where it has to be done here: the engine is not there, or is another one than that which mounted. What is not kept
+   * the engine throws away as well, and answers before it has; one that is older than that refuses the word.
    */
   async #unmountByEngine(isKept: boolean): Promise<boolean> {
     const request = { dir: this.#folder.image, overlay: true } as const;
@@ -306,7 +305,7 @@ class Container {
         cgroupsPath: cgroupOf(this.#request.root, folder.id),
         files,
       });
-    // The place of the command does not depend on the user: the lookup runs while the accounts are read.
+    // Where the command lies does not depend on who runs it: it is looked up while the accounts are read.
     const checked = checkCommand(folder.rootfs, specFor(lookupUser('', undefined, undefined)));
     checked.catch(() => {});
     const [passwd, group] = await Promise.all([
@@ -326,10 +325,10 @@ export function cgroupOf(root: string, id: string): string {
 
 /** For an unmount, ms. */
 const UNMOUNT_MS = 60_000;
-/** Bytes of /etc/passwd and /etc/group that are read. */
+/** Bytes of /etc/passwd and /etc/group that are looked at. */
 const MAX_ACCOUNTS = 4 << 20;
 
-/** Waits for all, also when one fails, so that no step runs on behind the clean-up; then throws the first error. */
+/** Waits for all, also when one fails, so that nothing goes on behind the clean-up; then throws the first error. */
 async function settleAll<T extends readonly unknown[]>(
   work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
 ): Promise<T> {
@@ -341,10 +340,10 @@ function throwIfStopped(signals: SignalRelay): void {
   if (signals.early.aborted) throw signals.early.reason;
 }
 
-/** Longest word of a command that the engine gets, bytes. */
+/** Of a command that the engine is told. */
 const LONGEST_WORD = 4_096;
 
-/** An engine that does not know a word names it in its error. */
+/** An engine that does not know a word says so by its name. */
 function isUnknownWord({ code, message }: CofaError): boolean {
   return code === 'invalid-argument' && /overlay|program|discard/.test(message);
 }
@@ -362,10 +361,7 @@ function checkVolumes(options: RunOptions): void {
   }
 }
 
-/**
- * Copies of the node's files, so that the container may change its own. Where the node lacks one the image's file
- * stays.
- */
+/** Copies of the node's files, so that the container may change its own. Missing ones are left to the image. */
 async function prepareEtc(
   folder: ContainerFolder,
   options: RunOptions,
@@ -430,7 +426,7 @@ async function exitOf(ending: Ending, folder: ContainerFolder, signals: SignalRe
   const failure = ending.code === 0 ? undefined : await startFailure(folder.path);
   if (failure !== undefined) throw startErrorOf(failure);
   if (ending.code !== null) return ending.code;
-  // A signal killed runc itself: the one passed on before runc listened, or one of another process.
+  // runc itself was killed: by the signal passed on before it listened, or by somebody else.
   const stopped = signals.last();
   if (stopped !== undefined && ending.signal === stopped) throw new Interrupted(stopped);
   throw new StartError(125, `runc was killed by ${ending.signal ?? 'a signal'}`);

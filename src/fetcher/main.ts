@@ -1,99 +1,124 @@
 /**
  * A fetcher process: takes jobs from front ends over NATS and answers with completions. It keeps no state that matters:
  * killed at any moment, its jobs are given to another.
+ *
+ *     link ─▶ settings ─▶ bus ─▶ jobs ─▶ presence ─▶ begin ─▶ ready ─▶ rehearsal
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { giveHeapRoom, Tidying } from '../process/heap.ts';
-import { createLog } from '../process/log.ts';
-import type { Job, JobWord, FetcherHello } from '../../schemas/fetch.ts';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Job, JobWord } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busOnDemand, connectBus, decode, encode } from '../bus/connection.ts';
-import { watchBus } from '../bus/health.ts';
+import { JobRunner } from '../fetch/job-runner.ts';
+import { giveHeapRoom, Tidying } from '../process/heap.ts';
+import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
+import { type Ports, realPorts } from '../process/ports.ts';
+import { IdleRehearsal } from '../process/rehearsal/idle.ts';
+import type { Rehearsal } from '../process/rehearsal/rounds.ts';
+import { type ChildSelf, realChildSelf } from '../process/self.ts';
 import { busOf, readSettings, registryOptions } from '../process/settings.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
-import { JobRunner } from '../fetch/job-runner.ts';
+import { Presence } from './presence.ts';
 
-/** Sent this often, ms; a front end takes a fetcher for lost after several that did not come. */
-const HELLO_MS = 1_000;
-/** What runs has this long to end when the fetcher is told to, ms. */
+export interface FetcherPorts extends Ports {
+  self: ChildSelf;
+  /** Collects garbage in the pauses of the process. */
+  tidying: Pick<Tidying, 'worked' | 'now'>;
+  /** Goes through jobs when there is nothing to do; absent: no rehearsal. */
+  rehearse?: (rehearsal: Rehearsal) => Promise<void>;
+}
+
+export interface Fetcher {
+  /** Gives up what runs and leaves. The process stays. */
+  stop(): Promise<void>;
+}
+
+/** What runs has this long to end when the fetcher is told to, ms; then so have its connections. */
 const STOP_MS = 1_000;
 
-giveHeapRoom();
-const tidying = new Tidying();
-const link = linkToParent({ onOrphaned: () => process.exit(1) });
+/** Starts the fetcher `name` of the engine in `root`; it takes jobs when this resolves. Errors: `unavailable` without NATS. */
+export async function runFetcher(
+  [root, name]: readonly [root: string, name: string],
+  ports: FetcherPorts,
+): Promise<Fetcher> {
+  const { clock, self, tidying } = ports;
+  const link = linkToParent(self.parent, { onOrphaned: () => self.exit(1) });
 
-const [root, worker] = process.argv.slice(2);
-if (root === undefined || worker === undefined) throw new Error('usage: fetcher/main.ts ROOT NAME');
-const settings = await readSettings(root);
-const log = createLog(worker, settings.logLevel);
-const names = subjects(settings.node, settings.epoch);
-const bus = await connectBus(busOf(settings, 'fetcher'), { name: worker });
-const packs = busOnDemand(busOf(settings, 'packs'), `${worker}-packs`);
-const runner = new JobRunner({
-  name: worker,
-  layout: new Layout(root),
-  registry: new RegistryClient({ ...registryOptions(settings), log }),
-  log,
-  packs,
-  complete: (completion) => {
-    tidying.worked();
-    bus.publish(names.completion, encode(completion));
-  },
-});
-/** There has been work. */
-const working = new AbortController();
-let rehearsed: Promise<void> | undefined;
-bus.subscribe(names.job(worker), {
-  callback: (error, message) => {
-    if (error !== null) return;
-    working.abort();
-    tidying.worked();
-    runner.take(decode<Job | JobWord>(message.data));
-  },
-});
+  const settings = await readSettings(root);
+  const log = createLog(name, settings.logLevel);
+  const names = subjects(settings.node, settings.epoch);
+  const bus = await connectBus(busOf(settings, 'fetcher'), { name });
 
-function hello(more: Pick<FetcherHello, 'leaving' | 'back'> = {}): void {
-  const message: FetcherHello = { v: 1, worker: worker as string, pid: process.pid, slots: settings.slots };
-  bus.publish(names.hello, encode({ ...message, ...more }));
+  const packs = busOnDemand(busOf(settings, 'packs'), `${name}-packs`);
+  const registry = new RegistryClient({ ...registryOptions(settings), log });
+  const rehearsal = new IdleRehearsal({ clock, tidying, log, slower: 'the first fetches' });
+  const runner = new JobRunner({
+    name,
+    layout: new Layout(root),
+    registry,
+    log,
+    packs,
+    complete: (completion) => {
+      tidying.worked();
+      bus.publish(names.completion, encode(completion));
+    },
+  });
+  takeJobs(bus, names.job(name), (job) => {
+    rehearsal.workCame();
+    tidying.worked();
+    runner.take(job);
+  });
+  const { slots } = settings;
+  const presence = new Presence({ bus, names, clock, name, pid: self.pid, slots });
+
+  const stop = once(async () => {
+    presence.leave();
+    await Promise.all([runner.stop(STOP_MS), rehearsal.stop(STOP_MS)]);
+    const closed = [registry.close(), bus.drain(), packs().then((connection) => connection.close())];
+    // A NATS that is away is not waited for.
+    await Promise.race([Promise.allSettled(closed), clock.sleep(STOP_MS)]);
+  });
+  self.onSignal(() => void stop().finally(() => self.exit(0)));
+
+  await link.begin();
+  link.ready();
+  log.info({ pid: self.pid, slots }, 'fetcher ready');
+  // A start that has a pack should not wait for a connection.
+  void packs().catch(() => {});
+  if (settings.rehearses !== false && ports.rehearse !== undefined)
+    rehearsal.begin({ root, name }, ports.rehearse);
+  return { stop };
 }
 
-hello();
-const beat = setInterval(() => hello(), HELLO_MS);
-watchBus(bus, { onAway: () => {}, onBack: () => hello({ back: true }) });
-// Front ends that start, or have lost NATS for a while, ask who is there.
-bus.subscribe(names.whoIsThere, { callback: () => hello() });
-
-async function stop(): Promise<void> {
-  clearInterval(beat);
-  working.abort();
-  hello({ leaving: true });
-  await Promise.all([runner.stop(STOP_MS), Promise.race([rehearsed, sleep(STOP_MS)])]);
-  // A NATS that is away is not waited for.
-  const timer = setTimeout(() => process.exit(0), STOP_MS);
-  await bus.drain().catch(() => {});
-  clearTimeout(timer);
-  process.exit(0);
+function takeJobs(bus: NatsConnection, subject: string, take: (job: Job | JobWord) => void): void {
+  bus.subscribe(subject, {
+    callback: (error, message) => {
+      if (error === null) take(decode<Job | JobWord>(message.data));
+    },
+  });
 }
-process.once('SIGTERM', () => void stop());
-process.once('SIGINT', () => void stop());
-await link.begin();
-link.ready();
-log.info({ pid: process.pid, slots: settings.slots }, 'fetcher ready');
-void packs().catch(() => {});
-if (settings.rehearses !== false) rehearsed = rehearse();
 
-/** A start that has a pack should not wait for code, nor, as above, for a connection. */
-async function rehearse(): Promise<void> {
-  try {
+function once<T>(run: () => Promise<T>): () => Promise<T> {
+  let running: Promise<T> | undefined;
+  return () => (running ??= run());
+}
+
+if (import.meta.main) {
+  const [, , root, worker] = process.argv;
+  if (root === undefined || worker === undefined) throw new Error('usage: fetcher/main.ts ROOT NAME');
+  giveHeapRoom();
+  const rehearse = async (rehearsal: Rehearsal) => {
     const [{ rehearseFetch }] = await Promise.all([
       import('./rehearse.ts'),
       import('../fetch/start-jobs.ts'),
     ]);
-    await rehearseFetch({ root: root as string, name: worker as string, signal: working.signal });
-    if (!working.signal.aborted) tidying.now();
-  } catch (error) {
-    log.warn({ error }, 'the first fetches will be slower: their rehearsal failed');
-  }
+    await rehearseFetch(rehearsal);
+  };
+  await runFetcher([root, worker], {
+    self: realChildSelf(),
+    ...realPorts(),
+    tidying: new Tidying(),
+    rehearse,
+  });
 }

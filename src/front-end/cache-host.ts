@@ -31,6 +31,7 @@ import { treeBytes } from '../store/disk-use.ts';
 import type { LayerLog } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Conditions } from '../process/conditions.ts';
+import type { Clock, Timer } from '../process/ports.ts';
 import type { EvictionReason, LayerHost } from './layer-host.ts';
 import { presentIn, SpanUse, type SpanMemory, unknownSpans } from './span-use.ts';
 import type { SpanTable } from '../image/span-table.ts';
@@ -46,8 +47,7 @@ export interface CacheHostOptions {
   isInUse: (diffId: string) => boolean;
   conditions: Conditions;
   log: Logger;
-  /** Monotonic, ms. */
-  now: () => number;
+  clock: Clock;
   notify: (notice: FrontNotice) => void;
 }
 
@@ -91,15 +91,15 @@ export class CacheHost {
   /** The least that the devices held since the disk is low, bytes. */
   #heldAtLow = Number.POSITIVE_INFINITY;
   #looking: Promise<void> | undefined;
-  #lookAgain: NodeJS.Timeout | undefined;
+  #lookAgain: Timer | undefined;
   #lastLook = Number.NEGATIVE_INFINITY;
-  readonly #timers: NodeJS.Timeout[] = [];
+  readonly #timers: Timer[] = [];
   #stopped = false;
   #offeredAt = 0;
 
   constructor(options: CacheHostOptions) {
     this.#options = options;
-    this.#timers.push(setInterval(() => this.#turnClocks(), TICK_MS));
+    this.#timers.push(options.clock.every(TICK_MS, () => this.#turnClocks()));
   }
 
   /** Every layer that the kernel knows is open again: from now on something may go. */
@@ -109,13 +109,13 @@ export class CacheHost {
     const limit = this.#options.limit ?? Number.POSITIVE_INFINITY;
     const reserve = Math.min(blocks * bsize * RESERVE_SHARE, RESERVE_MAX);
     this.#limits = { ...CACHE_LIMITS, limit, reserve };
-    this.#timers.push(setInterval(() => void this.look(), LOOK_MS));
+    this.#timers.push(this.#options.clock.every(LOOK_MS, () => void this.look()));
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    for (const timer of this.#timers) clearInterval(timer);
-    clearTimeout(this.#lookAgain);
+    for (const timer of this.#timers) timer.cancel();
+    this.#lookAgain?.cancel();
     await this.#looking?.catch(() => {});
     await Promise.allSettled(this.#busy.values());
   }
@@ -204,7 +204,7 @@ export class CacheHost {
       .catch((error: unknown) => this.#options.log.error({ error }, 'the cache was not looked after'))
       .finally(() => {
         this.#looking = undefined;
-        this.#lastLook = this.#options.now();
+        this.#lastLook = this.#options.clock.now();
       });
     return this.#looking;
   }
@@ -230,7 +230,7 @@ export class CacheHost {
       const bytes = await this.#carryOut(plan, 'prune');
       total += bytes;
       if (bytes === 0 && plan.takeBack.length === 0) break;
-      if (bytes === 0) await pause(TAKE_BACK_MS);
+      if (bytes === 0) await this.#options.clock.sleep(TAKE_BACK_MS);
     }
     return total;
   }
@@ -257,7 +257,7 @@ export class CacheHost {
   // ── Measuring ──
 
   #tick(): number {
-    return 1 + Math.floor(this.#options.now() / TICK_MS);
+    return 1 + Math.floor(this.#options.clock.now() / TICK_MS);
   }
 
   #turnClocks(): void {
@@ -284,13 +284,13 @@ export class CacheHost {
 
   /** Open devices each time; what changes slowly now and then, or with `all`. */
   async #measure(all = false): Promise<void> {
-    const { layout, facts, opened, now } = this.#options;
+    const { layout, facts, opened, clock } = this.#options;
     // Not on the pool of threads, where these would wait behind syncs of the very devices that are to shrink.
     const { bavail, bsize } = statfsSync(layout.root);
     this.#free = bavail * bsize;
     for (const [diffId, layer] of opened) this.#openBytes.set(diffId, layer.diskBytes);
-    if (all || now() - this.#measuredAt > MEASURE_MS) {
-      this.#measuredAt = now();
+    if (all || clock.now() - this.#measuredAt > MEASURE_MS) {
+      this.#measuredAt = clock.now();
       const folders = ['spans', 'tocs', 'images'].map((name) => treeBytes(layout.in(name)));
       this.#metadataBytes = (await Promise.all(folders)).reduce((sum, bytes) => sum + bytes, 0);
       for (const diffId of this.#closedBytes.keys())
@@ -373,11 +373,12 @@ export class CacheHost {
 
   #lookSoon(): void {
     if (this.#stopped || this.#timers.length < 2 || this.#lookAgain !== undefined) return;
-    const wait = Math.max(0, LOOK_PAUSE_MS - (this.#options.now() - this.#lastLook));
-    this.#lookAgain = setTimeout(() => {
+    const { clock } = this.#options;
+    const wait = Math.max(0, LOOK_PAUSE_MS - (clock.now() - this.#lastLook));
+    this.#lookAgain = clock.after(wait, () => {
       this.#lookAgain = undefined;
       void this.look();
-    }, wait);
+    });
   }
 
   async #look(): Promise<void> {
@@ -540,8 +541,6 @@ const FULL_BYTES = 16 * 2 ** 20;
 const SHRINK_ROUNDS = 20;
 /** A device is taken back within this, ms. */
 const TAKE_BACK_MS = 200;
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 const lastOf = (layer: CacheLayer): number =>
   Array.from(layer.lastUse).reduce((last, use) => Math.max(last, use), 0);

@@ -11,7 +11,6 @@
  * as a start can wait; then behind it. They are few, and no fetcher may be there yet, so this is done here: half a
  * millisecond at a time.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { BlockSet } from '../../actors/block-set.ts';
 import type { LayerFacts } from '../../actors/node-state.ts';
@@ -42,6 +41,7 @@ import type { LayerLog } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { CacheHost } from './cache-host.ts';
 import type { Conditions } from '../process/conditions.ts';
+import type { Clock } from '../process/ports.ts';
 import type { FetchPool } from './fetch-pool.ts';
 import type { LayerHost } from './layer-host.ts';
 
@@ -54,6 +54,7 @@ export interface ScrubberOptions {
   cache: CacheHost;
   conditions: Conditions;
   log: Logger;
+  clock: Clock;
   notify: (notice: FrontNotice) => void;
 }
 
@@ -123,7 +124,7 @@ export class Scrubber {
 
   /** Makes a fact of what was found; the alarm is there even if the log does not take it. */
   async scrubbed({ diffId, since, kept, scope, ...counts }: Scrubbed): Promise<number> {
-    const { facts } = this.#options;
+    const { facts, clock } = this.#options;
     const known = facts.layers.get(diffId);
     if (known === undefined) return counts.bad;
     const { damaged } = known;
@@ -136,7 +137,7 @@ export class Scrubber {
     };
     if (counts.bad > 0)
       this.#sayDamage(diffId, {
-        damaged: { at: Date.now(), bad: counts.bad, repaired: counts.repaired, kept },
+        damaged: { at: clock.wallMs(), bad: counts.bad, repaired: counts.repaired, kept },
       });
     await facts.append(diffId, event);
     this.#sayDamage(diffId, known);
@@ -150,7 +151,7 @@ export class Scrubber {
   async mismatch(diffId: string, layer: LayerHost): Promise<boolean> {
     const known = this.#options.facts.layers.get(diffId);
     if (known === undefined) return false;
-    const since = Date.now();
+    const since = this.#options.clock.wallMs();
     const bad: BlockRun[] = [];
     for (let first = 0; first < known.blockCount; first += MISMATCH_BLOCKS) {
       const count = Math.min(MISMATCH_BLOCKS, known.blockCount - first);
@@ -184,12 +185,10 @@ export class Scrubber {
   async opening(diffId: string): Promise<void> {
     const settled = this.#doubts.get(diffId);
     if (settled === undefined) return;
-    let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, OPEN_MS);
-    });
-    await Promise.race([settled, patience]);
-    clearTimeout(timer);
+    const patience = Promise.withResolvers<void>();
+    const timer = this.#options.clock.after(OPEN_MS, patience.resolve);
+    await Promise.race([settled, patience.promise]);
+    timer.cancel();
   }
 
   async #untilCompared(diffId: string, ranges: readonly BlockRun[]): Promise<void> {
@@ -200,7 +199,7 @@ export class Scrubber {
       } catch (error) {
         const { code, message } = toErrorRecord(error);
         this.#options.log.warn({ layer: diffId, error }, 'the newest blocks are not compared yet');
-        if (tries < TRIES && code === 'unavailable') await sleep(LATER_MS);
+        if (tries < TRIES && code === 'unavailable') await this.#options.clock.sleep(LATER_MS);
         else {
           const sentence = `the newest blocks of layer ${diffId} could not be compared after an unclean stop: ${message}`;
           this.#options.conditions.set(`scrub:${diffId}`, sentence);
@@ -212,7 +211,7 @@ export class Scrubber {
 
   async #compareNewest(diffId: string, ranges: readonly BlockRun[]): Promise<void> {
     const order: Scrub = { diffId, from: 0, count: 0, ranges };
-    const since = Date.now();
+    const since = this.#options.clock.wallMs();
     const first = await this.#scrub(order, true);
     if (first.blocks === 0) return this.#options.notify({ kind: 'checked', diffId });
     let { kept } = first;
@@ -220,7 +219,7 @@ export class Scrubber {
     for (let tries = 0; kept.length > 0 && tries < TRIES; tries++) {
       if (this.#options.opened.get(diffId)?.isDirect === true)
         this.#options.notify({ kind: 'take-back', diffId });
-      await sleep(AGAIN_MS);
+      await this.#options.clock.sleep(AGAIN_MS);
       kept = (await this.#scrub({ ...order, ranges: kept }, true)).kept;
     }
     const bad = sizeOf(first.bad);

@@ -18,42 +18,59 @@ export type FromChild =
   /** It has begun, and can be called. */
   | { kind: 'ready' };
 
+/** The child's end of the channel. */
+export interface ParentChannel {
+  send(message: FromChild): void;
+  onMessage(take: (message: ToChild) => void): void;
+  /** The supervisor has ended. */
+  onGone(gone: () => void): void;
+}
+
 export interface ParentLinkOptions {
-  /** What stands still in this process, if anything; asked at each sign of life. */
-  trouble?: () => string | undefined;
   /** The supervisor has ended. */
   onOrphaned: () => void;
   onRetire?: () => void;
 }
 
 export interface ParentLink {
+  /** `trouble` says what stands still in this process, if anything; it is asked at each sign of life. */
+  watch(trouble: () => string | undefined): void;
   /** Says that this process is loaded, and resolves when it may begin. */
   begin(): Promise<void>;
   /** Says that this process can be called. */
   ready(): void;
 }
 
-/** The child's end. A process that was started by hand, without a supervisor, begins at once. */
-export function linkToParent(options: ParentLinkOptions): ParentLink {
+/** Answers the supervisor from now on. A process that has none, since it was started by hand, begins at once. */
+export function linkToParent(channel: ParentChannel | undefined, options: ParentLinkOptions): ParentLink {
   const begun = Promise.withResolvers<void>();
-  const say = (message: FromChild) => {
-    // A channel that has just closed ends this process a moment later.
-    process.send?.(message, undefined, undefined, () => {});
-  };
-  process.on('message', (message: ToChild) => {
+  let troubleOf: () => string | undefined = () => undefined;
+  channel?.onMessage((message) => {
     if (message.kind === 'ping') {
-      const trouble = options.trouble?.();
-      say({ kind: 'pong', beat: message.beat, ...(trouble === undefined ? {} : { trouble }) });
+      const trouble = troubleOf();
+      channel.send({ kind: 'pong', beat: message.beat, ...(trouble === undefined ? {} : { trouble }) });
     } else if (message.kind === 'begin') begun.resolve();
     else options.onRetire?.();
   });
-  process.once('disconnect', options.onOrphaned);
+  channel?.onGone(options.onOrphaned);
   return {
+    watch: (trouble) => void (troubleOf = trouble),
     begin: () => {
-      if (process.send === undefined) begun.resolve();
-      else say({ kind: 'loaded' });
+      if (channel === undefined) begun.resolve();
+      else channel.send({ kind: 'loaded' });
       return begun.promise;
     },
-    ready: () => say({ kind: 'ready' }),
+    ready: () => channel?.send({ kind: 'ready' }),
+  };
+}
+
+/** The channel of this process; undefined where no parent has given it one. */
+export function processChannel(): ParentChannel | undefined {
+  if (process.send === undefined) return undefined;
+  return {
+    // A channel that has just closed ends this process a moment later.
+    send: (message) => void process.send?.(message, undefined, undefined, () => {}),
+    onMessage: (take) => void process.on('message', take),
+    onGone: (gone) => void process.once('disconnect', gone),
   };
 }

@@ -12,15 +12,15 @@ export interface Ports {
 
 export interface Clock {
   /** Monotonic, ms: deadlines do not move with the wall clock. */
-  now(): number;
+  readonly now: () => number;
   /** The wall clock, ms since the epoch. */
-  wallMs(): number;
+  readonly wallMs: () => number;
   /** Resolves after so many ms. */
-  sleep(ms: number): Promise<void>;
+  readonly sleep: (ms: number) => Promise<void>;
   /** Runs once, after so many ms. */
-  after(ms: number, run: () => void): Timer;
+  readonly after: (ms: number, run: () => void) => Timer;
   /** Runs again and again, every so many ms. */
-  every(ms: number, run: () => void): Timer;
+  readonly every: (ms: number, run: () => void) => Timer;
 }
 
 /** Something that will run. */

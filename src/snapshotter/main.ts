@@ -1,21 +1,26 @@
 /**
  * The snapshotter: the process that containerd talks to. It keeps the snapshots (store.ts); images, devices and mounts
- * are the engine's, which it asks over NATS. Started by the supervisor: `main.ts ROOT OPTIONS`, these
- * as JSON (src/process/snapshotter-options.ts).
+ * are the engine's, which it asks over NATS. Started by the supervisor: `main.ts ROOT OPTIONS`, these as JSON.
+ *
+ *     link ─▶ settings ─▶ bus ─▶ log ─▶ store ─▶ servers ─▶ begin ─▶ ready ─▶ old mounts
  */
-import { randomBytes } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
 import { idOf } from '../../actors/node-state.ts';
 import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
-import { subjects } from '../../schemas/subjects.ts';
+import { type Subjects, subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus } from '../bus/connection.ts';
 import { callOver } from '../client/call.ts';
 import { overNats } from '../client/over-nats.ts';
+import { wallClock } from '../kernel/clock.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
-import { busOf, readSettings } from '../process/settings.ts';
-import { wallClock } from '../kernel/clock.ts';
+import { type Ports, realPorts } from '../process/ports.ts';
+import { type ChildSelf, realChildSelf } from '../process/self.ts';
+import { busOf, type EngineSettings, readSettings } from '../process/settings.ts';
+import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
@@ -24,44 +29,38 @@ import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
-import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import { serveGrpc, serveStreams } from './server.ts';
 import { serveSnapshots } from './service.ts';
-import { SnapshotStore } from './store.ts';
+import { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
 
 /** A flat image that no snapshot needs stays mounted for so long, ms. */
 const LINGER_MS = 30_000;
 /** Calls under way at the end have this long, ms. */
 const GRACE_MS = 2_000;
+/** The supervisor has this long to make room in a full log, ms. */
+const ROOM_MS = 5_000;
 
-// Signs of life; calls are not finished for an engine that is gone.
-const link = linkToParent({ onOrphaned: () => process.exit(1) });
-const [root, text] = process.argv.slice(2) as [string, string];
-const { socket, imageService, prepare } = JSON.parse(text) as SnapshotterOptions;
-const settings = await readSettings(root);
-const log = createLog('snapshotter', settings.logLevel);
-try {
-  await run();
-} catch (error) {
-  log.fatal({ error, socket }, toErrorRecord(error).message);
-  process.exit(1);
+export interface Snapshotter {
+  /** Takes no further calls, ends those under way and leaves. The process stays. */
+  stop(): Promise<void>;
 }
 
-async function run(): Promise<void> {
+/** Serves snapshots of the engine in `root`; containerd can call when this resolves. Errors: `unavailable` without NATS. */
+export async function runSnapshotter(
+  root: string,
+  options: SnapshotterOptions,
+  ports: Ports & { self: ChildSelf },
+): Promise<Snapshotter> {
+  const { self } = ports;
+  // Calls are not finished for an engine that is gone.
+  const link = linkToParent(self.parent, { onOrphaned: () => self.exit(1) });
+  const settings = await readSettings(root);
+  const log = createLog('snapshotter', settings.logLevel);
   const layout = new Layout(root);
   const names = subjects(settings.node);
   const bus = await connectBus(busOf(settings, 'snapshotter'), { name: 'cofa-snapshotter' });
-  const events = new EventLog(bus, Date.now, {
-    epoch: settings.epoch,
-    // An append of the snapshotter before this one, which landed late.
-    onFull: () => ask(bus, names.room, {}, 5_000),
-    ...(settings.natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(settings.natsFiles).sync }),
-    onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
-  });
-  const { fold } = await loadNode(bus, names);
-  events.rememberAll(names, fold);
-  const table = new SnapshotTable(fold.state.snapshots);
-  await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
+  const { table, append } = await openSnapshotLog(bus, names, settings, ports);
+  const { prepare } = options;
   const door = new ImageDoor({
     call: callOver(overNats(bus, names)),
     prepare,
@@ -75,51 +74,101 @@ async function run(): Promise<void> {
     lingerMs: LINGER_MS,
     log,
   });
+  await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
   const store = new SnapshotStore({
     dir: layout.snapshots(),
     table,
     flats,
     mapped: new MappedMounts({ dir: layout.mapped(), show: showMapped, hide: hideMapped, log }),
-    append: async (id, event) =>
-      (await events.append(names.event('snapshot', id), event)).event as SnapshotEvent,
+    append,
     cover: (wanted) => door.cover(wanted),
-    deviceUsage: async (diffId) =>
-      await stat(layout.device(diffId)).then(
-        ({ blocks }) => blocks * 512,
-        () => 0,
-      ),
+    deviceUsage: (diffId) => bytesOnDisk(layout.device(diffId)),
     now: wallClock,
-    newId: () => randomBytes(6).toString('hex'),
+    newId: () => ports.random.hex(6),
     log,
   });
-  const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
-  const images =
-    imageService === undefined
-      ? undefined
-      : new ImageService({ containerd: imageService.containerd, desk: layout.socket('credentials'), log });
-  const imageServer = images && (await serveStreams(imageService?.socket ?? '', images.take));
+  const closeServers = await serveContainerd(options, store, layout, log);
+
+  let stopping: Promise<void> | undefined;
+  const stop = (): Promise<void> => {
+    stopping ??= (async () => {
+      await closeServers();
+      await store.settle();
+      await Promise.race([bus.drain().catch(() => {}), ports.clock.sleep(GRACE_MS)]);
+    })();
+    return stopping;
+  };
   await link.begin();
   link.ready();
-  log.info({ socket, imageService: imageService?.socket }, 'ready');
-  // Mounts of an earlier life that nobody needs go after a while.
-  void door
-    .mountedBelow(layout.flats())
-    .then((chains) => {
-      for (const chain of chains) flats.adopt(chain);
-    })
-    .then(() => door.forgetPrepared())
-    .catch((error: unknown) => log.warn({ error }, 'old mounts of flat images were not looked for'));
+  log.info({ socket: options.socket, imageService: options.imageService?.socket }, 'ready');
+  adoptMounts(layout, door, flats).catch((error: unknown) =>
+    log.warn({ error }, 'old mounts of flat images were not looked for'),
+  );
+  self.onSignal(() => void stop().then(() => self.exit(0)));
+  return { stop };
+}
 
-  let stopping = false;
-  const stop = async () => {
-    if (stopping) return;
-    stopping = true;
-    await Promise.all([server.close(GRACE_MS), imageServer?.close(GRACE_MS)]);
-    images?.close();
-    await store.settle();
-    await Promise.race([bus.drain().catch(() => {}), new Promise((done) => setTimeout(done, GRACE_MS))]);
-    process.exit(0);
+/** The facts about snapshots, and the door through which the store adds to them. */
+async function openSnapshotLog(
+  bus: NatsConnection,
+  names: Subjects,
+  { epoch, natsFiles }: EngineSettings,
+  { clock }: Ports,
+): Promise<Pick<SnapshotStoreOptions, 'table' | 'append'>> {
+  const { fold } = await loadNode(bus, names);
+  const table = new SnapshotTable(fold.state.snapshots);
+  const events = new EventLog(bus, clock.wallMs, {
+    epoch,
+    onFull: () => ask(bus, names.room, {}, ROOM_MS),
+    // An append of the snapshotter before this one, which landed late.
+    onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
+    ...(natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(natsFiles).sync }),
+  });
+  events.rememberAll(names, fold);
+  const append: SnapshotStoreOptions['append'] = async (id, event) =>
+    (await events.append(names.event('snapshot', id), event)).event;
+  return { table, append };
+}
+
+/** Listens for containerd, and for a kubelet where that is wanted. Returns what ends it, with the calls under way. */
+async function serveContainerd(
+  { socket, imageService }: SnapshotterOptions,
+  store: SnapshotStore,
+  layout: Layout,
+  log: Logger,
+): Promise<() => Promise<void>> {
+  const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
+  if (imageService === undefined) return () => server.close(GRACE_MS);
+  const { containerd } = imageService;
+  const images = new ImageService({ containerd, desk: layout.socket('credentials'), log });
+  const imageServer = await serveStreams(imageService.socket, images.take);
+  return async () => {
+    await Promise.all([server.close(GRACE_MS), imageServer.close(GRACE_MS)]);
+    images.close();
   };
-  process.on('SIGTERM', () => void stop());
-  process.on('SIGINT', () => void stop());
+}
+
+/** Flat images that an earlier snapshotter left mounted are unmounted after a while, unless a snapshot needs them. */
+async function adoptMounts(layout: Layout, door: ImageDoor, flats: FlatMounts): Promise<void> {
+  for (const chain of await door.mountedBelow(layout.flats())) flats.adopt(chain);
+  await door.forgetPrepared();
+}
+
+/** Bytes that a file takes; 0 where there is none. */
+const bytesOnDisk = (path: string): Promise<number> =>
+  stat(path).then(
+    ({ blocks }) => blocks * 512,
+    () => 0,
+  );
+
+if (import.meta.main) {
+  const [root, text] = process.argv.slice(2) as [string, string];
+  const options = JSON.parse(text) as SnapshotterOptions;
+  try {
+    await runSnapshotter(root, options, { ...realPorts(), self: realChildSelf() });
+  } catch (error) {
+    const { socket } = options;
+    createLog('snapshotter', 'info').fatal({ error, socket }, toErrorRecord(error).message);
+    process.exit(1);
+  }
 }

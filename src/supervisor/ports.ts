@@ -2,37 +2,20 @@
 import { hostname } from 'node:os';
 import { type ChildPorts, realChildPorts } from '../process/child.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
+import { realSelf, type Self } from '../process/self.ts';
 
 export interface SupervisorPorts extends Ports, ChildPorts {
-  self: Self;
+  self: SupervisorSelf;
 }
 
-/** The process that the supervisor runs in. */
-export interface Self {
-  readonly pid: number;
+/** The process that the supervisor runs in. When it is killed, the kernel kills its children with it. */
+export interface SupervisorSelf extends Self {
   /** Name of the machine. */
   readonly host: string;
-  /** Calls `listener` at SIGTERM and SIGINT, which end the process no more by themselves; until the returned function is called. */
-  onSignal(listener: () => void): () => void;
-  /** All is closed: the process ends with this code. */
-  exit(code: number): void;
-  /** The process ends at once; the kernel kills its children with it. */
-  kill(): void;
 }
 
 export const realSupervisorPorts = (): SupervisorPorts => ({
   ...realPorts(),
   ...realChildPorts(),
-  self: {
-    pid: process.pid,
-    host: hostname(),
-    onSignal: (listener) => {
-      for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, listener);
-      return () => {
-        for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, listener);
-      };
-    },
-    exit: (code) => process.exit(code),
-    kill: () => void process.kill(process.pid, 'SIGKILL'),
-  },
+  self: { ...realSelf(), host: hostname() },
 });

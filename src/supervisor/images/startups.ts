@@ -8,7 +8,7 @@ import type { StartSet } from '../../../actors/start-set.ts';
 import type { JobLayer, PackSource } from '../../../schemas/fetch.ts';
 import type { BeginStart } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
-import { ask } from '../../bus/connection.ts';
+import { askFrontOnce } from '../layers/front-calls.ts';
 import { DEFAULT_START, PackStore } from '../../pack/pack-store.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { findPack } from '../../registry/packs.ts';
@@ -90,7 +90,7 @@ export class Startups {
   }
 
   #tell(order: BeginStart): void {
-    ask(this.#bus, this.#names.front('start'), order).catch((error: unknown) => {
+    askFrontOnce(this.#bus, this.#names.front('start'), order).catch((error: unknown) => {
       this.#log.warn({ image: order.manifest, error }, 'the front end does not know of a start');
     });
   }

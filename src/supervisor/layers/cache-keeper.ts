@@ -15,9 +15,9 @@ import type { Logger } from 'pino';
 import { planPrune } from '../../../actors/prune.ts';
 import type { CacheStatus, PruneReply } from '../../../schemas/api.ts';
 import { CofaError } from '../../../schemas/errors.ts';
-import type { CacheNeeds, Collect, CollectReply, LayerUse, Shrink } from '../../../schemas/front.ts';
+import type { CacheNeeds, Collect, CollectReply, Shrink } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
-import { ask } from '../../bus/connection.ts';
+import { askFrontOnce } from './front-calls.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { hexOf, type Layout } from '../../store/layout.ts';
 import type { Image } from '../images/image.ts';
@@ -84,7 +84,7 @@ export class CacheKeeper {
   async prune(order: PruneOrder): Promise<PruneReply> {
     const { images, bus, names } = this.#options;
     const before = (await this.#options.status()).usedBytes;
-    const uses = await ask<LayerUse[]>(bus, names.front('uses'), {});
+    const uses = await askFrontOnce(bus, names.front('uses'), {});
     const mounted = this.#mounted();
     const all = [...images.all()];
     const gone = planPrune(
@@ -113,7 +113,7 @@ export class CacheKeeper {
       const shrink: Shrink = { keep: Math.max(order.keepBytes, 0), dryRun: order.dryRun };
       // What has been collected only for show is still counted.
       if (order.dryRun) shrink.keep += collected.bytes;
-      freed += await ask<number>(bus, names.front('shrink'), shrink, SHRINK_MS);
+      freed += await askFrontOnce(bus, names.front('shrink'), shrink, SHRINK_MS);
     }
     const after = order.dryRun ? before - freed : (await this.#options.status()).usedBytes;
     return {
@@ -175,7 +175,7 @@ export class CacheKeeper {
   async #collect(images: readonly Image[], dryRun: boolean): Promise<CollectReply> {
     const { bus, names } = this.#options;
     const order: Collect = { needed: images.flatMap(layersOf), dryRun };
-    return await ask<CollectReply>(bus, names.front('collect'), order, SHRINK_MS);
+    return await askFrontOnce(bus, names.front('collect'), order, SHRINK_MS);
   }
 
   async #sayNeeds(): Promise<void> {
@@ -190,7 +190,7 @@ export class CacheKeeper {
     if (text === this.#said && this.#repeats < NEEDS_AGAIN) return;
     this.#repeats = 0;
     const { bus, names, log } = this.#options;
-    await ask(bus, names.front('needs'), needs, NEEDS_MS).then(
+    await askFrontOnce(bus, names.front('needs'), needs, NEEDS_MS).then(
       () => (this.#said = text),
       (error: unknown) => log.debug({ error }, 'the front end was not told what is needed'),
     );
@@ -228,7 +228,7 @@ export class CacheKeeper {
    */
   async #sweep(): Promise<boolean> {
     const { layout, images, bus, names, log } = this.#options;
-    const uses = await ask<LayerUse[]>(bus, names.front('uses'), {});
+    const uses = await askFrontOnce(bus, names.front('uses'), {});
     const known = new Set(uses.map(({ diffId }) => hexOf(diffId)));
     // Looked at again before each step: another image may come at any time.
     const isBusy = () => this.#isStopped || [...images.all()].some((image) => image.isPreparing);

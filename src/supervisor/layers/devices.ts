@@ -8,7 +8,7 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { isWhole } from '../../../actors/layer-life.ts';
 import type { BlobSource } from '../../../schemas/fetch.ts';
-import type { HandedOverReply, OpenLayer, OpenLayerReply, Settled } from '../../../schemas/front.ts';
+import type { OpenLayer, OpenLayerReply } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import {
@@ -158,7 +158,7 @@ export class Devices {
         return [opened.front];
       }),
     );
-    await ask(this.#bus, this.#names.front('settled'), { fronts: fronts.flat() } satisfies Settled);
+    await ask(this.#bus, this.#names.front('settled'), { fronts: fronts.flat() });
   }
 
   /** The layer's device is whole and proven: the kernel reads it by itself from now on. */
@@ -287,7 +287,7 @@ export class Devices {
   async #mayHandOver(mine: Attached): Promise<boolean> {
     const { diffId } = mine.demand;
     mine.pinned = true;
-    const reply = await ask<HandedOverReply>(this.#bus, this.#names.front('handed-over'), { diffId });
+    const reply = await ask(this.#bus, this.#names.front('handed-over'), { diffId });
     if (reply.state === 'handed-over') return true;
     await this.#unpin(mine);
     return false;
@@ -317,7 +317,7 @@ export class Devices {
   #open(mine: Attached, isWanted: () => boolean): Promise<OpenLayerReply | undefined> {
     // A front end that comes later has to hear how it is then: what the kernel reads by itself must keep its bytes.
     const request = (): OpenLayer => ({ ...mine.demand, ...pacing(mine.rates), direct: mine.pinned });
-    return askWhile<OpenLayerReply>(this.#bus, this.#names.front('open'), request, isWanted);
+    return askWhile(this.#bus, this.#names.front('open'), request, isWanted);
   }
 
   /** Unless somebody has opened it again meanwhile. */

@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { toErrorRecord } from '../../../schemas/errors.ts';
+import type { FrontCall, FrontReply, FrontRequest, FrontSubject } from '../../../schemas/front.ts';
 import { ask } from '../../bus/connection.ts';
 
 /** All tries together, ms. */
@@ -18,32 +19,41 @@ const PAUSE_MS = 200;
 const replaced = new WeakMap<NatsConnection, PromiseWithResolvers<void>>();
 
 /** Asks the front end that is there, or the next one. Errors: its own, `unavailable` when none answers for long. */
-export async function askFront<Reply>(
+export async function askFront<Call extends FrontCall>(
   bus: NatsConnection,
-  subject: string,
-  request: unknown,
-): Promise<Reply> {
-  return (await askFrontWhile<Reply>(
+  subject: FrontSubject<Call>,
+  request: FrontRequest<Call>,
+): Promise<FrontReply<Call>> {
+  const reply = await askFrontWhile(
     bus,
     subject,
     () => request,
     () => true,
-  )) as Reply;
+  );
+  return reply as FrontReply<Call>;
 }
+
+/** Asks the front end that is there, once. Errors: its own, `unavailable` when it does not answer in time. */
+export const askFrontOnce = <Call extends FrontCall>(
+  bus: NatsConnection,
+  subject: FrontSubject<Call>,
+  request: FrontRequest<Call>,
+  timeoutMs?: number,
+): Promise<FrontReply<Call>> => ask<FrontReply<Call>>(bus, subject, request, timeoutMs);
 
 /**
  * The same for what may have been overtaken by the time that it is asked again: undefined when `isWanted` says no before
  * a try; `request` is made for each.
  */
-export async function askFrontWhile<Reply>(
+export async function askFrontWhile<Call extends FrontCall>(
   bus: NatsConnection,
-  subject: string,
-  request: () => unknown,
+  subject: FrontSubject<Call>,
+  request: () => FrontRequest<Call>,
   isWanted: () => boolean,
-): Promise<Reply | undefined> {
+): Promise<FrontReply<Call> | undefined> {
   for (const end = Date.now() + LIMIT_MS; isWanted(); ) {
     const next = successor(bus).promise.then(() => undefined);
-    const asked = ask<Reply>(bus, subject, request(), AGAIN_MS).then(
+    const asked = askFrontOnce(bus, subject, request(), AGAIN_MS).then(
       (reply) => ({ reply }),
       async (error: unknown) => {
         if (toErrorRecord(error).code !== 'unavailable' || Date.now() > end) throw error;

@@ -12,16 +12,19 @@ import { type BlockRun, blockRuns, blocksOf, sizeOf, within } from '../../../act
 import type { Progress, ScrubReply as Report } from '../../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type {
+  FrontCall,
+  FrontReply,
+  FrontRequest,
   FrontStatus,
+  FrontSubject,
   Refetch,
-  RefetchReply,
   Scrub,
   Scrubbed,
   ScrubReply,
 } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
-import { ask } from '../../bus/connection.ts';
 import type { Devices, LayerDemand } from './devices.ts';
+import { askFrontOnce } from './front-calls.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
 
@@ -183,7 +186,7 @@ export class Scrubs {
     const scope = isOver ? {} : { scope: 'part' as const };
     const fact: Scrubbed = { diffId, since, blocks, bad, repaired, kept, ...scope };
     try {
-      report.bad = await this.#ask<number>(this.#options.names.front('scrubbed'), fact);
+      report.bad = await this.#ask(this.#options.names.front('scrubbed'), fact);
     } catch (error) {
       report.failure ??= `not in the log: ${toErrorRecord(error).message}`;
       this.#options.log.error({ layer: diffId, error }, 'the log was not told of a scrub');
@@ -224,7 +227,7 @@ export class Scrubs {
     await devices.acquire(demand, USER, 0);
     try {
       const order: Refetch = { diffId, ranges };
-      const { failure } = await this.#ask<RefetchReply>(names.front('refetch'), order);
+      const { failure } = await this.#ask(names.front('refetch'), order);
       const again = await this.#compare({ diffId, from: 0, count: 0, ranges });
       report.repaired += again.blocks - sizeOf(again.bad);
       if (failure !== undefined) throw new CofaError(failure.code, failure.message);
@@ -254,18 +257,21 @@ export class Scrubs {
 
   /** Asked anew when a front end has just died: what it told last may be old, or nothing at all. */
   async #layers(): Promise<FrontStatus['layers']> {
-    return (await this.#ask<FrontStatus>(this.#options.names.front('status'), {})).layers;
+    return (await this.#ask(this.#options.names.front('status'), {})).layers;
   }
 
   #compare(order: Scrub): Promise<ScrubReply> {
-    return this.#ask<ScrubReply>(this.#options.names.front('scrub'), order);
+    return this.#ask(this.#options.names.front('scrub'), order);
   }
 
   /** Every question may be put twice: a front end that dies leaves it to the next one. */
-  async #ask<Reply>(subject: string, request: unknown): Promise<Reply> {
+  async #ask<Call extends FrontCall>(
+    subject: FrontSubject<Call>,
+    request: FrontRequest<Call>,
+  ): Promise<FrontReply<Call>> {
     for (const end = performance.now() + PATIENCE_MS; ; ) {
       try {
-        return await ask<Reply>(this.#options.bus, subject, request, ANSWER_MS);
+        return await askFrontOnce(this.#options.bus, subject, request, ANSWER_MS);
       } catch (error) {
         if (toErrorRecord(error).code !== 'unavailable' || performance.now() > end || this.#isClosed)
           throw error;

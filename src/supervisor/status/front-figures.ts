@@ -4,10 +4,10 @@ import { isWhole } from '../../../actors/layer-life.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { FrontStatus } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
-import { ask } from '../../bus/connection.ts';
 import { askLocal } from '../../bus/local-socket.ts';
 import type { Layout } from '../../store/layout.ts';
 import { NO_CACHE } from '../layers/cache-keeper.ts';
+import { askFrontOnce } from '../layers/front-calls.ts';
 
 /** The front end has this long to answer, ms. */
 const ANSWER_MS = 4_000;
@@ -35,7 +35,7 @@ export class FrontFigures {
     try {
       return await askLocal<FrontStatus>(this.#layout.socket('front-end'), 'status', ANSWER_MS);
     } catch {
-      return await ask<FrontStatus>(this.#bus, this.#names.front('status'), {}, ANSWER_MS);
+      return await askFrontOnce(this.#bus, this.#names.front('status'), {}, ANSWER_MS);
     }
   }
 

@@ -1,10 +1,8 @@
 /**
  * Puts the stand-ins in the place of the modules that reach outside: the kernel, FUSE, NATS, the registry, decoding. A
- * stand-in exports all that the real module does and replaces some of it. Programs are loaded anew for each of
- * their processes, by a query in their URL, from code that was stripped of its types once.
+ * stand-in exports all that the real module does and replaces some of it.
  */
-import { readFileSync } from 'node:fs';
-import { registerHooks, stripTypeScriptTypes } from 'node:module';
+import { registerHooks } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -18,7 +16,6 @@ const REPLACED: Record<string, string> = {
   'kernel/mount.ts': 'mount.ts',
   'kernel/erofs.ts': 'erofs.ts',
   'fuse/session.ts': 'session.ts',
-  'fuse/kernel-transport.ts': 'kernel-transport.ts',
   'image/span-table.ts': 'span-table.ts',
   'image/erofs-check.ts': 'erofs-check.ts',
   'registry/client.ts': 'registry-client.ts',
@@ -40,9 +37,7 @@ const REPLACED: Record<string, string> = {
   'registry/packs.ts': 'packs.ts',
   'pack/pack-store.ts': 'pack-store.ts',
   'fetch/start-jobs.ts': 'start-jobs.ts',
-  'fetcher/rehearse.ts': 'rehearsal.ts',
   'supervisor/rehearse.ts': 'rehearsal.ts',
-  'front-end/rehearse.ts': 'rehearsal.ts',
   'process/heap.ts': 'heap.ts',
   'container/reap.ts': 'reap.ts',
 };
@@ -65,7 +60,6 @@ export const unmetReplacements = (): string[] =>
   [...Object.keys(REPLACED), ...Object.keys(PACKAGES)].filter((name) => !met.has(name));
 
 export function installHooks(): void {
-  const code = new Map<string, string>();
   registerHooks({
     resolve(specifier, context, next) {
       const fromStandIn = context.parentURL?.startsWith(pathToFileURL(STAND_INS).href) === true;
@@ -84,17 +78,6 @@ export function installHooks(): void {
       if (replaced === undefined) return resolved;
       met.add(name);
       return { ...resolved, url: pathToFileURL(join(STAND_INS, replaced)).href };
-    },
-    load(url, context, next) {
-      const { search, pathname } = new URL(url);
-      if (!search.startsWith('?life=')) return next(url, context);
-      let source = code.get(pathname);
-      if (source === undefined) {
-        const text = readFileSync(fileURLToPath(new URL(pathname, url)), 'utf8');
-        source = `globalThis.cofaProgramStarts();\n${stripTypeScriptTypes(text)}`;
-        code.set(pathname, source);
-      }
-      return { format: 'module', source, shortCircuit: true };
     },
   });
 }

@@ -131,8 +131,6 @@ export class Machine {
   /** Counts boots; what was under way in the kernel before is void. */
   boot = 1;
   events = 0;
-  /** Programs that Node loads at this moment, in real time: the simulated one waits. */
-  loading = 0;
   readonly processes = new Map<number, SimProcess>();
   readonly met: Record<string, number> = {};
   #broken: Violation | undefined;
@@ -172,8 +170,7 @@ export class Machine {
       this.now = Math.max(this.now, next.at);
       this.events += 1;
       run();
-      do await this.drain();
-      while (this.loading > 0);
+      await this.drain();
       // Thrown inside of a program it may have been caught there.
       if (this.#broken !== undefined) throw this.#broken;
       return true;

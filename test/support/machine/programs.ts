@@ -1,14 +1,11 @@
 /** What the supervisor starts: front end and fetchers are the engine's own programs, nats-server is simulated. */
 import { EventEmitter } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { currentProcess, type SimProcess } from './machine.ts';
 import { FuseConnection } from './kernel.ts';
 import { world } from './world.ts';
 
 const START_MS = 30;
 const LINK_MS = 0.1;
-/** Node keeps what it has loaded: no life of any run is another's. */
-let lives = 1;
 
 interface SpawnOptions {
   stdio?: unknown[];
@@ -78,21 +75,18 @@ export function spawnSimulated(command: string, args: string[], options: SpawnOp
   machine.after(1, () => parent.enter(() => child.emit('spawn')));
   machine.after(START_MS * (0.5 + machine.random.next()), () => {
     if (!process.isAlive) return;
-    if (program.endsWith('.ts')) runProgram(process, program);
+    if (program.endsWith('.ts')) runProgram(process, program, words.slice(at + 1));
     else runNats(process, words[words.indexOf('-c') + 1] ?? '');
   });
   return child;
 }
 
-/** Loads a program of the engine in the context of a process. What it throws at its top ends it. */
-export function runProgram(process: SimProcess, path: string): void {
-  const { machine } = process;
+/** Runs a program of the engine in the context of a process, with what stands in for the machine. A failed start ends it. */
+function runProgram(process: SimProcess, path: string, args: string[]): void {
+  const program = programs.get(path.replace(/^.*\/src\//, ''));
+  if (program === undefined) process.machine.fail(`${path}: not simulated`);
   process.enter(() => {
-    machine.loading += 1;
-    (globalThis as { cofaProgramStarts?: () => void }).cofaProgramStarts = () => {
-      machine.loading -= 1;
-    };
-    void import(`${path}?life=${lives++}`).catch((error: unknown) => {
+    program(args).catch((error: unknown) => {
       if (!process.isAlive) return;
       process.machine.trace(`${process.name} fails: ${String(error)}`);
       process.end(1, null);
@@ -113,20 +107,24 @@ function runNats(process: SimProcess, config: string): void {
   process.onEnd(() => server.stop());
 }
 
-/**
- * Loads what the programs import, so that a life of theirs loads only themselves: reading files is Node's own business
- * and takes real time.
- */
-export async function preloadPrograms(): Promise<void> {
-  const source = new URL('../../../src/', import.meta.url);
-  for (const program of ['front-end/main.ts', 'fetcher/main.ts']) {
-    const url = new URL(program, source);
-    const text = readFileSync(url, 'utf8');
-    for (const [, specifier] of text.matchAll(/from '(\.[^']+)';$/gm))
-      await import(new URL(specifier ?? '', url).href);
-    for (const [, specifier] of text.matchAll(/import\('(\.[^']+)'\)/g)) {
-      // What only the other transport needs is not there everywhere.
-      if (!specifier?.includes('fuse-native')) await import(new URL(specifier ?? '', url).href);
-    }
-  }
+/** Path below src/ → what runs it. */
+const programs = new Map<string, (args: string[]) => Promise<unknown>>();
+
+/** Loads the programs, once for all runs: they keep nothing outside of the call that starts them. */
+export async function loadPrograms(): Promise<void> {
+  const { runFrontEnd } = await import('../../../src/front-end/main.ts');
+  const { runFetcher } = await import('../../../src/fetcher/main.ts');
+  const { realChildSelf } = await import('../../../src/process/self.ts');
+  const { realPorts } = await import('../../../src/process/ports.ts');
+  const { loadTransport } = await import('./stand-ins/kernel-transport.ts');
+  // What a fetcher loads with its first such job, in real time.
+  await import('../../../src/fetch/start-jobs.ts');
+  /** The heap is one of all simulated processes, and of the simulation. */
+  const tidying = { worked: () => {}, now: () => {} };
+  programs.set('front-end/main.ts', ([root = '']) =>
+    runFrontEnd(root, { ...realPorts(), self: realChildSelf(), tidying, loadTransport }),
+  );
+  programs.set('fetcher/main.ts', ([root = '', name = '']) =>
+    runFetcher([root, name], { ...realPorts(), self: realChildSelf(), tidying }),
+  );
 }

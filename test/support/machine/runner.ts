@@ -14,8 +14,8 @@ async function run({ first, count, sabotage, isLoud }: ToRunner): Promise<void> 
   installAmbient();
   const { runSupervisor } = await import('../../../src/supervisor/main.ts');
   const { simulateEngine } = await import('./whole-engine.ts');
-  const { preloadPrograms } = await import('./programs.ts');
-  await preloadPrograms();
+  const { loadPrograms } = await import('./programs.ts');
+  await loadPrograms();
   for (let seed = first; seed < first + count; seed++) {
     try {
       const options = { sabotage, ...(isLoud ? { onTrace: (line: string) => say({ line }) } : {}) };

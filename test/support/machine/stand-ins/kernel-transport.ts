@@ -1,39 +1,49 @@
 /**
- * Stand-in for src/fuse/kernel-transport.ts: the same rules without threads. A read whose blocks are all present is
+ * What a front end of the simulation serves its devices with: the rules of src/fuse/kernel-transport.ts, without threads. A read whose blocks are all present is
  * answered from the device file, some moments after they were seen to be; any other goes to `cold`.
  */
-import type { KernelTransport, KernelTransportOptions } from '../../../../src/fuse/kernel-transport.ts';
-import type { DeviceFile, TransportCounters } from '../../../../src/fuse/transport.ts';
+import type { LoadTransport } from '../../../../src/front-end/devices.ts';
+import type {
+  ColdRead,
+  DeviceFile,
+  FuseTransport,
+  TransportCounters,
+} from '../../../../src/fuse/transport.ts';
 import { type FuseConnection, type FuseRequest, type FuseServer, tagsOf } from '../kernel.ts';
 import { currentProcess, machine, type SimProcess } from '../machine.ts';
 import type { SimFile } from '../disk.ts';
 import { world } from '../world.ts';
 
-export * from '../../../../src/fuse/kernel-transport.ts';
-
-export function kernelTransport(options: KernelTransportOptions): KernelTransport {
-  return new Transport(options) as unknown as KernelTransport;
-}
+export const loadTransport: LoadTransport = async ({ cold }) => {
+  const transport = new Transport(cold);
+  return {
+    begin: async () => {
+      transport.begin();
+      return transport;
+    },
+    settled: () => transport.settled(),
+    trouble: () => undefined,
+  };
+};
 
 const HOLD_MS = 10_000;
 
-class Transport implements FuseServer {
+class Transport implements FuseServer, FuseTransport {
   readonly process = currentProcess() as SimProcess;
   readonly ended: Promise<Error | undefined>;
   readonly #connection: FuseConnection;
-  readonly #cold: KernelTransportOptions['cold'];
+  readonly #cold: ColdRead;
   readonly #files = new Map<string, DeviceFile>();
   readonly #ended = Promise.withResolvers<Error | undefined>();
   readonly #counters: TransportCounters = { reads: 0, hits: 0, misses: 0, errors: 0, bytes: 0 };
   readonly #waiting = new Set<{ file: DeviceFile; request: FuseRequest }>();
   #held: FuseRequest[] | undefined = [];
 
-  constructor(options: KernelTransportOptions) {
+  constructor(cold: ColdRead) {
     this.ended = this.#ended.promise;
-    this.#connection = this.process.descriptors[options.fd - 3] as FuseConnection;
-    this.#cold = options.cold;
-    machine().after(options.holdMs ?? HOLD_MS, () => this.process.enter(() => this.settled()));
-    if (options.standby !== true) this.begin();
+    this.#connection = this.process.descriptors[0] as FuseConnection;
+    this.#cold = cold;
+    machine().after(HOLD_MS, () => this.process.enter(() => this.settled()));
   }
 
   begin(): void {
@@ -61,10 +71,6 @@ class Transport implements FuseServer {
     const held = this.#held ?? [];
     this.#held = undefined;
     for (const request of held) this.take(request);
-  }
-
-  trouble(): undefined {
-    return undefined;
   }
 
   stop(): Promise<void> {

@@ -1,4 +1,2 @@
 /** Stand-in for what processes rehearse (src/process/rehearsal/rehearsal.ts): here no code is any faster the second time. */
 export const rehearseStart = (): Promise<void> => Promise.resolve();
-export const rehearseFetch = (): Promise<void> => Promise.resolve();
-export const rehearseFront = (): Promise<void> => Promise.resolve();
