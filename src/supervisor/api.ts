@@ -1,4 +1,7 @@
-/** The engine's API on NATS and on the supervisor's socket: decodes, validates, calls, encodes. The operations themselves are the supervisor's. */
+/**
+ * The engine's API over NATS and on the supervisor's socket: decodes, validates, calls, encodes. What an operation does stands in
+ * operations.ts.
+ */
 import { headers, type Msg, type NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { z } from 'zod';
@@ -8,23 +11,21 @@ import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
 
+export type OnProgress = (progress: Progress) => void;
 export type Handler<O extends Operation> = (
   request: z.output<(typeof OPERATIONS)[O]['request']>,
-  onProgress: (progress: Progress) => void,
+  onProgress: OnProgress,
 ) => Promise<z.output<(typeof OPERATIONS)[O]['result']>>;
 
+/** One table for both ways (operations.ts). */
 export type Handlers = { [O in Operation]: Handler<O> };
 
+const NAMES = Object.keys(OPERATIONS) as Operation[];
 /** Calls that may run side by side; further ones are refused rather than kept. */
 const MOST_CALLS = 1_000;
 const MSGPACK = 'application/msgpack';
 
-/**
- * Whether the caller may name this subject for its answer. The engine may publish where its callers may not: an answer in
- * the log would be an event.
- */
-const mayReplyTo = (subject: string | undefined): boolean =>
-  subject !== undefined && subject !== '' && !/^(cofa\.|\$)/.test(subject);
+// ── Over NATS ──
 
 /** Serves every operation until the connection closes. `mayAnswer`: false where another engine answers. */
 export function serveApi(
@@ -34,52 +35,78 @@ export function serveApi(
   log: Logger,
   mayAnswer: () => Promise<boolean> = async () => true,
 ): void {
-  let running = 0;
-  for (const operation of Object.keys(OPERATIONS) as Operation[]) {
+  const api = new NatsApi({ bus, names, handlers, log, mayAnswer });
+  for (const operation of NAMES) {
     bus.subscribe(names.api(operation), {
       callback: (error, message) => {
-        if (error !== null || !mayReplyTo(message.reply)) return;
-        if (running >= MOST_CALLS) {
-          respond(message, { ok: false, error: { code: 'busy', message: `${running} calls are running` } });
-          return;
-        }
-        running += 1;
-        void answer(operation, message).finally(() => {
-          running -= 1;
-        });
+        if (error === null && mayReplyTo(message.reply)) api.take(operation, message);
       },
     });
   }
+}
 
-  function publish(subject: string, text: string): void {
-    // Of a connection that is gone nobody hears anything.
-    if (!bus.isClosed() && !bus.isDraining()) bus.publish(subject, text);
+/**
+ * Whether the caller may name this subject for its answer. The engine may publish where its callers may not: an answer in
+ * the log would be an event.
+ */
+const mayReplyTo = (subject: string | undefined): boolean =>
+  subject !== undefined && subject !== '' && !/^(cofa\.|\$)/.test(subject);
+
+interface NatsApiOptions {
+  bus: NatsConnection;
+  names: Subjects;
+  handlers: Handlers;
+  log: Logger;
+  mayAnswer: () => Promise<boolean>;
+}
+
+class NatsApi {
+  readonly #options: NatsApiOptions;
+  #running = 0;
+
+  constructor(options: NatsApiOptions) {
+    this.#options = options;
   }
 
-  async function answer(operation: Operation, message: Msg): Promise<void> {
+  take(operation: Operation, message: Msg): void {
+    if (this.#running >= MOST_CALLS) {
+      const error = { code: 'busy', message: `${this.#running} calls are running` };
+      respond(message, { ok: false, error });
+      return;
+    }
+    this.#running += 1;
+    void this.#answer(operation, message).finally(() => {
+      this.#running -= 1;
+    });
+  }
+
+  async #answer(operation: Operation, message: Msg): Promise<void> {
+    const { handlers, log, mayAnswer } = this.#options;
     if (!(await mayAnswer())) return;
     try {
-      const request = parse(operation, message);
-      const token = message.headers?.get('Cofa-Progress') ?? '';
-      const onProgress = /^[A-Za-z0-9_-]{1,64}$/.test(token)
-        ? (progress: Progress) => publish(names.progress(token), JSON.stringify(progress))
-        : () => {};
-      const handler = handlers[operation] as (
-        request: unknown,
-        progress: typeof onProgress,
-      ) => Promise<unknown>;
-      const result = await handler(request, onProgress);
+      const result = await carryOut(handlers, operation, bodyOf(operation, message), this.#progress(message));
       respond(message, { ok: true, result });
     } catch (error) {
       // An engine that has been replaced meanwhile leaves the answer to its successor.
       if (!(await mayAnswer())) return;
-      const record = toErrorRecord(error);
-      if (record.code === 'internal') log.error({ operation, error }, 'call failed');
-      else log.info({ operation, error: record }, 'call failed');
-      respond(message, { ok: false, error: record });
+      note(log, operation, error);
+      respond(message, { ok: false, error: toErrorRecord(error) });
     }
   }
+
+  /** Publishes progress where the caller named a token for it. */
+  #progress(message: Msg): OnProgress {
+    const { bus, names } = this.#options;
+    const token = message.headers?.get('Cofa-Progress') ?? '';
+    if (!/^[A-Za-z0-9_-]{1,64}$/.test(token)) return () => {};
+    return (progress) => {
+      // A closed connection has no listener left.
+      if (!bus.isClosed() && !bus.isDraining()) bus.publish(names.progress(token), JSON.stringify(progress));
+    };
+  }
 }
+
+// ── On the socket ──
 
 /**
  * The same operations on the supervisor's socket (src/bus/local-socket.ts). `away`: what to refuse calls with while they
@@ -91,27 +118,24 @@ export function localApi(
   mayAnswer: () => Promise<boolean>,
   away: () => CofaError | undefined,
 ): Record<string, LocalHandler> {
-  const serve = (operation: Operation): LocalHandler => {
-    const handler = handlers[operation] as (
-      request: unknown,
-      onProgress: (progress: Progress) => void,
-    ) => Promise<unknown>;
-    return async (body, onProgress) => {
+  const mayRun = async () => {
+    const refusal = away();
+    if (refusal !== undefined) throw refusal;
+    if (!(await mayAnswer())) throw new CofaError('not-running', 'another engine has taken over this node');
+  };
+  const serve = (operation: Operation): [string, LocalHandler] => [
+    operation,
+    async (body, onProgress) => {
       try {
-        const refusal = operation === 'status' ? undefined : away();
-        if (refusal !== undefined) throw refusal;
-        if (operation !== 'status' && !(await mayAnswer()))
-          throw new CofaError('not-running', 'another engine has taken over this node');
-        return await handler(validate(operation, body ?? {}), onProgress);
+        if (operation !== 'status') await mayRun();
+        return await carryOut(handlers, operation, body ?? {}, onProgress);
       } catch (error) {
-        const record = toErrorRecord(error);
-        if (record.code === 'internal') log.error({ operation, error }, 'call failed');
-        else log.info({ operation, error: record }, 'call failed');
+        note(log, operation, error);
         throw error;
       }
-    };
-  };
-  return Object.fromEntries((Object.keys(OPERATIONS) as Operation[]).map((name) => [name, serve(name)]));
+    },
+  ];
+  return Object.fromEntries(NAMES.map(serve));
 }
 
 /** What callers are told while NATS is away. */
@@ -121,20 +145,34 @@ export function busAway(url: string): CofaError {
   });
 }
 
-function parse(operation: Operation, message: Msg): unknown {
-  let body: unknown;
+// ── Both ──
+
+/** Error `invalid-argument` where the request is not as its schema says; those of the handler. */
+function carryOut(
+  handlers: Handlers,
+  operation: Operation,
+  body: unknown,
+  onProgress: OnProgress,
+): Promise<unknown> {
+  // The table's type says that a handler takes what its operation's schema lets through.
+  const handler = handlers[operation] as (request: unknown, onProgress: OnProgress) => Promise<unknown>;
+  return handler(validate(operation, body), onProgress);
+}
+
+function note(log: Logger, operation: Operation, error: unknown): void {
+  const record = toErrorRecord(error);
+  if (record.code === 'internal') log.error({ operation, error }, 'call failed');
+  else log.info({ operation, error: record }, 'call failed');
+}
+
+function bodyOf(operation: Operation, message: Msg): unknown {
+  if (message.data.length === 0) return {};
   try {
-    body = message.data.length === 0 ? {} : isMsgpack(message) ? decode(message.data) : message.json();
+    return isMsgpack(message) ? decode(message.data) : message.json();
   } catch (cause) {
-    throw new CofaError(
-      'invalid-argument',
-      `the ${operation} request is not ${isMsgpack(message) ? 'msgpack' : 'JSON'}`,
-      {
-        cause,
-      },
-    );
+    const encoding = isMsgpack(message) ? 'msgpack' : 'JSON';
+    throw new CofaError('invalid-argument', `the ${operation} request is not ${encoding}`, { cause });
   }
-  return validate(operation, body);
 }
 
 function validate(operation: Operation, body: unknown): unknown {
