@@ -27,6 +27,8 @@ import {
   allPresent,
   clamp,
   emptyCounters,
+  firstBlockOf,
+  lastBlockOf,
   loadBytes,
   newTally,
   noteFirstRead,
@@ -35,6 +37,7 @@ import {
   serveFile,
   TALLY,
   type Tally,
+  touchedArePresent,
 } from './served-file.ts';
 import type { ColdRead, DeviceFile, FuseTransport, TransportCounters } from './transport.ts';
 
@@ -215,9 +218,11 @@ class Transport implements FuseTransport {
       return done(-ERRNO.EIO);
     }
     const length = clamp(file, offset, asked);
-    noteFirstRead(file, offset, length);
+    const first = firstBlockOf(file, offset);
+    const last = length === 0 ? first - 1 : lastBlockOf(file, offset, length);
+    noteFirstRead(file, first, last);
     const read: WaitingRead = { file, buffer, offset, length, done };
-    if (length === 0 || allPresent(file, offset, length)) {
+    if (allPresent(file, first, last)) {
       count(file.tally, TALLY.hits);
       return this.#reply(read);
     }
@@ -231,7 +236,7 @@ class Transport implements FuseTransport {
     if (!this.#waiting.delete(read)) return; // answered already, removed or stopped
     if (errno !== 0) return this.#fail(read, errno);
     // The reader would take an absent block for zeros.
-    if (!allPresent(read.file, read.offset, read.length)) return this.#fail(read, ERRNO.EIO);
+    if (!touchedArePresent(read.file, read.offset, read.length)) return this.#fail(read, ERRNO.EIO);
     return this.#reply(read);
   }
 

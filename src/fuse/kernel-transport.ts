@@ -25,7 +25,6 @@ import { ERRNO, forgetNameNotification, resendNotification } from './protocol.ts
 import { Replier } from './reply.ts';
 import {
   addTally,
-  allPresent,
   clamp,
   emptyCounters,
   newTally,
@@ -33,6 +32,7 @@ import {
   serveFile,
   TALLY,
   type Tally,
+  touchedArePresent,
 } from './served-file.ts';
 import {
   CONTROL,
@@ -268,8 +268,8 @@ class Transport implements KernelTransport {
     if (message.kind === 'attributes') return this.#replier.attributes(low, high, file);
     const length = clamp(file, offset, message.length);
     if (message.kind === 'read') this.#replier.count(file.tally, TALLY.reads, 1);
-    // Look again: a fetcher may have written the blocks while the message was on its way.
-    if (length === 0 || allPresent(file, offset, length)) {
+    // The thread has looked at a cold read's blocks, and the layer actor looks next. A thread that did not know the file has not.
+    if (length === 0 || (message.kind === 'read' && touchedArePresent(file, offset, length))) {
       this.#replier.count(file.tally, TALLY.hits, 1);
       return this.#replier.read(file, low, high, offset, length);
     }
@@ -284,8 +284,8 @@ class Transport implements KernelTransport {
     if (!this.#waiting.delete(read)) return; // answered already, removed or stopped
     const { file, low, high, offset, length } = read;
     if (errno !== 0) return this.#fail(file, low, high, errno);
-    // The reader would take an absent block for zeros.
-    if (!allPresent(file, offset, length)) return this.#fail(file, low, high, ERRNO.EIO);
+    // A second look, since the read has waited: the reader would take an absent block for zeros.
+    if (!touchedArePresent(file, offset, length)) return this.#fail(file, low, high, ERRNO.EIO);
     return this.#replier.read(file, low, high, offset, length);
   }
 

@@ -13,7 +13,16 @@ import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from '
 import { isErrno } from '../kernel/errno.ts';
 import { ERRNO, IN, OP, READ_IN, REQUEST_ROOM, ROOT } from './protocol.ts';
 import { Replier } from './reply.ts';
-import { allPresent, clamp, noteFirstRead, type ServedFile, TALLY, type Tally } from './served-file.ts';
+import {
+  allPresent,
+  clamp,
+  firstBlockOf,
+  lastBlockOf,
+  noteFirstRead,
+  type ServedFile,
+  TALLY,
+  type Tally,
+} from './served-file.ts';
 import { CONTROL, type HandedOver, NAME, PER_THREAD, type TableChange, type WorkerData } from './threads.ts';
 
 function serve({ device, index, control: shared, strays, port }: WorkerData): void {
@@ -128,13 +137,19 @@ class Thread {
     }
     reply.count(file.tally, TALLY.reads, 1);
     const length = clamp(file, offset, asked);
-    noteFirstRead(file, offset, length);
-    if (length === 0 || allPresent(file, offset, length)) {
+    if (length === 0 || this.#isPresent(file, offset, length)) {
       reply.count(file.tally, TALLY.hits, 1);
       return reply.read(file, low, high, offset, length);
     }
-    // The main thread looks at the states again, and counts the read as what it then is.
     return this.#hand({ kind: 'cold', low, high, inode, offset, length });
+  }
+
+  /** The one look at presence on this side (docs/cold-read.md). Notes which blocks are read for the first time, too. */
+  #isPresent(file: ServedFile, offset: number, length: number): boolean {
+    const first = firstBlockOf(file, offset);
+    const last = lastBlockOf(file, offset, length);
+    noteFirstRead(file, first, last);
+    return allPresent(file, first, last);
   }
 
   #lookup(low: number, high: number, parent: number, length: number): void {

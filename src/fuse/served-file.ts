@@ -59,22 +59,31 @@ export function clamp(file: ServedFile, offset: number, length: number): number 
   return Math.max(0, Math.min(length, file.size - offset));
 }
 
-/** Whether every block that the range touches is present. The range lies within the file and is not empty. */
-export function allPresent(file: ServedFile, offset: number, length: number): boolean {
-  const last = Math.floor((offset + length - 1) / file.blockSize);
-  for (let block = Math.floor(offset / file.blockSize); block <= last; block++)
-    if (Atomics.load(file.blocks, block) !== BLOCK_PRESENT) return false;
+/** The first block that bytes from `offset` on touch. */
+export const firstBlockOf = ({ blockSize }: ServedFile, offset: number): number =>
+  Math.floor(offset / blockSize);
+
+/** The last block that the range touches, which is not empty. */
+export const lastBlockOf = ({ blockSize }: ServedFile, offset: number, length: number): number =>
+  Math.floor((offset + length - 1) / blockSize);
+
+/** Whether every block from `first` to `last`, both included and within the file, is present. */
+export function allPresent({ blocks }: ServedFile, first: number, last: number): boolean {
+  for (let block = first; block <= last; block++)
+    if (Atomics.load(blocks, block) !== BLOCK_PRESENT) return false;
   return true;
 }
 
-/** Notes the blocks that a read of the range is the first to touch. The range lies within the file. */
-export function noteFirstRead(file: ServedFile, offset: number, length: number): void {
-  const { firstReads, blockSize } = file;
-  if (firstReads === undefined || length === 0) return;
+/** Whether every block that the range touches is present. The range lies within the file and is not empty. */
+export const touchedArePresent = (file: ServedFile, offset: number, length: number): boolean =>
+  allPresent(file, firstBlockOf(file, offset), lastBlockOf(file, offset, length));
+
+/** Notes the blocks that a read of `first` to `last`, both included, is the first to touch. */
+export function noteFirstRead({ firstReads }: ServedFile, first: number, last: number): void {
+  if (firstReads === undefined) return;
   const { clock, ticks } = firstReads;
   const since = clock[1] as number;
-  const last = Math.floor((offset + length - 1) / blockSize);
-  for (let block = Math.floor(offset / blockSize); block <= last; block++) {
+  for (let block = first; block <= last; block++) {
     // Two threads that meet here give the block two ticks in a row: either will do.
     if ((ticks[block] as number) <= since) ticks[block] = Atomics.add(clock, 0, 1) + 1;
   }
@@ -85,11 +94,12 @@ export function noteFirstRead(file: ServedFile, offset: number, length: number):
  * do, since both are of a moment ago. A store that would change nothing is left out, so that threads do not fight over
  * a cache line.
  */
-export function noteUse({ uses, blockSize }: ServedFile, offset: number, length: number): void {
+export function noteUse(file: ServedFile, offset: number, length: number): void {
+  const { uses } = file;
   if (uses === undefined) return;
   const time = uses[0] as number;
-  const last = 1 + Math.floor((offset + length - 1) / blockSize);
-  for (let word = 1 + Math.floor(offset / blockSize); word <= last; word++)
+  const last = 1 + lastBlockOf(file, offset, length);
+  for (let word = 1 + firstBlockOf(file, offset); word <= last; word++)
     if (uses[word] !== time) uses[word] = time;
 }
 
