@@ -27,7 +27,7 @@ import { decode, encode } from '../bus/connection.ts';
 import type { Conditions } from '../process/conditions.ts';
 import type { Clock, Timer } from '../process/ports.ts';
 import { FetchConditions } from './fetch-conditions.ts';
-import { LocalFetcher } from './local-fetcher.ts';
+import type { MakeOwnFetcher, OwnFetcher } from './local-fetcher.ts';
 import type { JobTiming } from './trace.ts';
 
 /**
@@ -82,7 +82,7 @@ export class FetchPool {
   readonly #pids = new Map<string, { pid: number; slots: number }>();
   readonly #tick: Timer;
   readonly #log: Logger;
-  readonly #local: LocalFetcher;
+  readonly #local: OwnFetcher;
   readonly #conditions: Conditions;
   readonly #found: FetchConditions;
   #next = 1;
@@ -104,6 +104,7 @@ export class FetchPool {
     log: Logger;
     root: string;
     conditions: Conditions;
+    ownFetcher: MakeOwnFetcher;
   }) {
     this.#bus = options.bus;
     this.#names = options.names;
@@ -113,9 +114,10 @@ export class FetchPool {
     this.#dispatcher = new Dispatcher();
     this.#conditions = options.conditions;
     this.#found = new FetchConditions(options.conditions, options.root);
-    this.#local = new LocalFetcher({
+    this.#local = options.ownFetcher({
       root: options.root,
       name: LOCAL,
+      clock: options.clock,
       log: options.log,
       onCompletion: (completion) => this.#onCompletion(completion),
       onLost: () => this.#handle({ type: 'fetcher.lost', fetcher: LOCAL, now: this.#clock.now() }),

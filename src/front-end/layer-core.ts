@@ -18,7 +18,7 @@ export interface LayerHostOptions {
   layer: OpenedLayer;
   /** What the log says of layers, and how more is said. */
   facts: LayerLog;
-  pool: FetchPool;
+  pool: Pick<FetchPool, 'submit' | 'promote' | 'cancel' | 'readFailed'>;
   cache: CacheOfLayer;
   fuse: FuseOfLayer;
   on: LayerListener;

@@ -3,19 +3,29 @@ import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
 import type { FetchThreadData } from './fetch-thread.ts';
 import type { Completion, Job, JobWord } from '../../schemas/fetch.ts';
+import type { Clock, Timer } from '../process/ports.ts';
 
 /** An idle thread is kept this long, ms: it costs some 40 MB. */
 const IDLE_MS = 30_000;
 /** Old generation of the thread's heap, MB; what it decodes lies outside. */
 const HEAP_MB = 256;
 
-export class LocalFetcher {
-  readonly #options: LocalFetcherOptions;
+/** A fetcher that the front end has for itself. */
+export interface OwnFetcher {
+  send(job: Job | JobWord): void;
+  /** Ends it with all that it runs; `onLost` is not called. */
+  close(): void;
+}
+
+export type MakeOwnFetcher = (options: OwnFetcherOptions) => OwnFetcher;
+
+export class LocalFetcher implements OwnFetcher {
+  readonly #options: OwnFetcherOptions;
   #thread: Worker | undefined;
-  #idle: NodeJS.Timeout | undefined;
+  #idle: Timer | undefined;
   readonly #running = new Set<number>();
 
-  constructor(options: LocalFetcherOptions) {
+  constructor(options: OwnFetcherOptions) {
     this.#options = options;
   }
 
@@ -24,7 +34,7 @@ export class LocalFetcher {
       this.#thread?.postMessage(job, []);
       return;
     }
-    clearTimeout(this.#idle);
+    this.#idle?.cancel();
     this.#thread ??= this.#start();
     // A job that was held comes a second time when it may go on.
     this.#running.add(job.job);
@@ -32,7 +42,7 @@ export class LocalFetcher {
   }
 
   close(): void {
-    clearTimeout(this.#idle);
+    this.#idle?.cancel();
     const thread = this.#thread;
     this.#thread = undefined;
     void thread?.terminate();
@@ -65,14 +75,17 @@ export class LocalFetcher {
 
   #ended(job: number): void {
     this.#running.delete(job);
-    if (this.#running.size === 0) this.#idle = setTimeout(() => this.close(), IDLE_MS).unref();
+    if (this.#running.size > 0) return;
+    this.#idle?.cancel();
+    this.#idle = this.#options.clock.after(IDLE_MS, () => this.close()).unref();
   }
 }
 
-export interface LocalFetcherOptions {
+export interface OwnFetcherOptions {
   root: string;
   /** Its name among the fetchers. */
   name: string;
+  clock: Clock;
   log: Logger;
   onCompletion(completion: Completion): void;
   /** The thread ended by itself, with all it ran. */

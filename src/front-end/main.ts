@@ -30,6 +30,7 @@ import { frontCalls, serveCalls } from './calls.ts';
 import { loadTransport, type LoadTransport, type StandbyTransport } from './devices.ts';
 import { FetchPool } from './fetch-pool.ts';
 import { LayerTable } from './layer-table.ts';
+import { LocalFetcher, type MakeOwnFetcher } from './local-fetcher.ts';
 import { LogWriter } from './log-writer.ts';
 import { OpenLayers } from './open-layers.ts';
 import { Rest } from './rest.ts';
@@ -42,6 +43,8 @@ export interface FrontEndPorts extends Ports {
   /** Collects garbage in the pauses of the process. */
   tidying: Pick<Tidying, 'worked' | 'now'>;
   loadTransport: LoadTransport;
+  /** For when NATS is away or no fetcher lives. */
+  ownFetcher: MakeOwnFetcher;
   /** Goes through a start when there is nothing to do; absent: no rehearsal. */
   rehearse?: (rehearsal: Rehearsal) => Promise<void>;
 }
@@ -70,7 +73,7 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   const { settings, names, layout, log } = base;
   const bus = await connectBus(busOf(settings, 'front-end'), { name: 'cofa-front-end' });
   const writer = await LogWriter.open({ bus, names, settings, clock });
-  const fetching = startFetching(base, bus, layers);
+  const fetching = startFetching(base, bus, layers, ports.ownFetcher);
 
   const cold = coldReads(layers, fetching.rest, tidying);
   const standby = await ports.loadTransport({ settings, layout, cold });
@@ -144,10 +147,15 @@ interface Fetching {
 }
 
 /** What asks fetchers for blocks: the pool, the packs of starts, and the rest of images. */
-function startFetching(base: Base, bus: NatsConnection, layers: LayerTable): Fetching {
+function startFetching(
+  base: Base,
+  bus: NatsConnection,
+  layers: LayerTable,
+  ownFetcher: MakeOwnFetcher,
+): Fetching {
   const { root, front, names, log, conditions, clock, settings } = base;
   const { now } = clock;
-  const pool = new FetchPool({ bus, names, front, clock, log, root, conditions });
+  const pool = new FetchPool({ bus, names, front, clock, log, root, conditions, ownFetcher });
   const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log });
   const rest = new Rest({ clock, layers, starts });
   return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };
@@ -300,8 +308,15 @@ if (import.meta.main) {
   const [, , root] = process.argv;
   if (root === undefined) throw new Error('usage: front-end/main.ts ROOT');
   giveHeapRoom();
+  const ports = realPorts();
   const rehearse = async (rehearsal: Rehearsal) =>
-    await (await import('./rehearse.ts')).rehearseFront(rehearsal);
-  const self = realChildSelf();
-  await runFrontEnd(root, { ...realPorts(), self, tidying: new Tidying(), loadTransport, rehearse });
+    await (await import('./rehearse.ts')).rehearseFront(rehearsal, ports.clock);
+  await runFrontEnd(root, {
+    ...ports,
+    self: realChildSelf(),
+    tidying: new Tidying(),
+    loadTransport,
+    ownFetcher: (options) => new LocalFetcher(options),
+    rehearse,
+  });
 }

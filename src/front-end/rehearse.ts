@@ -9,7 +9,7 @@ import { layersAlone } from '../store/layer-log.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import type { JobOrder } from '../../schemas/fetch.ts';
 import type { JobListener } from './fetch-pool.ts';
-import { realPorts } from '../process/ports.ts';
+import type { Clock } from '../process/ports.ts';
 import { LayerHost } from './layer-host.ts';
 import { createLog } from '../process/log.ts';
 import { type RehearsalLayer, rehearsalLayer } from '../process/rehearsal/layer.ts';
@@ -22,91 +22,106 @@ const BLOCKS = 64;
 const READ_MS = 10_000;
 
 /** Throws what goes wrong in it. */
-export async function rehearseFront(rehearsal: Rehearsal): Promise<void> {
+export async function rehearseFront(rehearsal: Rehearsal, clock: Clock): Promise<void> {
   const layer = rehearsalLayer(BLOCKS);
-  await repeat(rehearsal, (layout) => start(layer, layout));
+  await repeat(rehearsal, (layout) => start(layer, layout, clock));
 }
 
-async function start({ digest, bytes, table: made }: RehearsalLayer, layout: Layout): Promise<void> {
-  const log = createLog('rehearsal', 'silent');
-  const now = () => performance.now();
+/** What fetchers would say of the pack that was asked for. */
+type Told = { listener: JobListener | undefined };
+
+async function start(made: RehearsalLayer, layout: Layout, clock: Clock): Promise<void> {
+  const told: Told = { listener: undefined };
+  const pool = poolFor(told);
+  let host: LayerHost | undefined;
+  const { now } = clock;
+  const starts = new Starts({ pool, layer: () => host, now, log: createLog('rehearsal', 'silent') });
+  host = await openHost(made, layout, pool, starts, clock);
+  try {
+    askForPack(starts, made.digest);
+    if (told.listener === undefined) throw new Error('the rehearsal has asked for no pack');
+    const answered = readWhilePackComes(host, told.listener, made.digest);
+    starts.tick();
+    endPack(told.listener);
+    if (answered() !== BLOCKS / 2) throw new Error(`${answered()} reads of the rehearsal were answered`);
+  } finally {
+    await host.close();
+  }
+}
+
+/** Takes every job, and remembers who listens to the last one. */
+const poolFor = (told: Told) => ({
+  submit: (_: JobOrder, listener: JobListener) => {
+    told.listener = listener;
+    return 1;
+  },
+  release: () => {},
+  promote: () => {},
+  cancel: () => undefined,
+  readFailed: () => {},
+});
+
+async function openHost(
+  { digest, bytes, table: made }: RehearsalLayer,
+  layout: Layout,
+  pool: ReturnType<typeof poolFor>,
+  starts: Starts,
+  clock: Clock,
+): Promise<LayerHost> {
   await writeWhole(layout.spans(digest), made.encode());
   const table = SpanTable.decode(await readFile(layout.spans(digest)));
   const { file } = await openDevice(layout.device(digest), bytes.length);
   const facts = layersAlone(new Map());
   const { blockSize, blockCount } = table;
-  await facts.append(digest, {
-    type: 'layer.opened',
-    size: bytes.length,
-    blockSize,
-    blockCount,
-    blob: digest,
-  });
-  let listener: JobListener | undefined;
-  const pool = {
-    submit: (_: JobOrder, told: JobListener) => {
-      listener = told;
-      return 1;
-    },
-    release: () => {},
-    promote: () => {},
-    cancel: () => undefined,
-    readFailed: () => {},
-  };
-  let host: LayerHost | undefined;
-  const starts = new Starts({ pool, layer: () => host, now, log });
-  host = new LayerHost({
-    layer: {
-      diffId: digest,
-      table,
-      source: { registry: 'rehearsal', repository: 'rehearsal', digest, size: bytes.length },
-      file,
-      direct: false,
-    },
+  const size = bytes.length;
+  await facts.append(digest, { type: 'layer.opened', size, blockSize, blockCount, blob: digest });
+  const source = { registry: 'rehearsal', repository: 'rehearsal', digest, size };
+  return new LayerHost({
+    layer: { diffId: digest, table, source, file, direct: false },
     facts,
-    pool: pool as never,
+    pool,
     cache: { use: new SpanUse(table), fetched: new Map(), onFetch: () => {} },
     fuse: { firstReads: starts.firstReads(table.blockCount), quiesce: async () => {} },
     on: { notify: () => {}, logged: () => {}, mismatch: async () => false, isWatched: () => true },
-    clock: realPorts().clock,
-    log,
+    clock,
+    log: createLog('rehearsal', 'silent'),
     readDeadlineMs: READ_MS,
   });
-  try {
-    const pack = {
-      kind: 'registry',
-      registry: 'rehearsal',
-      repository: 'rehearsal',
-      digest,
-      size: 1,
-    } as const;
-    const layers = [{ diffId: digest, blob: digest }];
-    const order = { manifest: digest, start: 'default', repository: 'rehearsal', layers, record: false };
-    starts.begin({ ...order, layers: [], pack, ahead: true });
-    starts.begin({ ...order, record: true });
-    starts.begin({ ...order, pack });
-    if (listener === undefined) throw new Error('the rehearsal has asked for no pack');
-    const [v, job] = [1 as const, 1];
-    const devices = [digest];
-    const runs = [[0, 0, BLOCKS]] as const;
-    listener.pack?.({ v, kind: 'pack', front: '', worker: '', job, layer: '', devices, runs });
-    let answered = 0;
-    for (let block = 0; block < BLOCKS; block++) {
-      const answer = (errno: number) => void (answered += errno === 0 ? 1 : 0);
-      if (block % 2 === 0) host.cold(block * table.blockSize, table.blockSize, answer);
-      listener.blocks(block, 1, table.blockSize, digest);
-    }
-    starts.tick();
-    listener.end(0, undefined, {
-      class: 'demand',
-      fetcher: '',
-      queuedAt: 0,
-      sentAt: 0,
-      endedAt: 0,
-      times: undefined,
-    });
-    if (answered !== BLOCKS / 2) throw new Error(`${answered} reads of the rehearsal were answered`);
-  } finally {
-    await host.close();
+}
+
+/** As the supervisor does: ahead, when the image attaches, and when its layers are open. */
+function askForPack(starts: Starts, digest: string): void {
+  const [registry, repository] = ['rehearsal', 'rehearsal'];
+  const pack = { kind: 'registry', registry, repository, digest, size: 1 } as const;
+  const layers = [{ diffId: digest, blob: digest }];
+  const order = { manifest: digest, start: 'default', repository, layers, record: false };
+  starts.begin({ ...order, layers: [], pack, ahead: true });
+  starts.begin({ ...order, record: true });
+  starts.begin({ ...order, pack });
+}
+
+/** Every second block is read before it comes. Returns how many of these reads were answered well so far. */
+function readWhilePackComes(host: LayerHost, listener: JobListener, digest: string): () => number {
+  const { blockSize } = host.device;
+  const [v, job] = [1 as const, 1];
+  const runs = [[0, 0, BLOCKS]] as const;
+  listener.pack?.({ v, kind: 'pack', front: '', worker: '', job, layer: '', devices: [digest], runs });
+  let answered = 0;
+  for (let block = 0; block < BLOCKS; block++) {
+    const answer = (errno: number) => void (answered += errno === 0 ? 1 : 0);
+    if (block % 2 === 0) host.cold(block * blockSize, blockSize, answer);
+    listener.blocks(block, 1, blockSize, digest);
   }
+  return () => answered;
+}
+
+function endPack(listener: JobListener): void {
+  listener.end(0, undefined, {
+    class: 'demand',
+    fetcher: '',
+    queuedAt: 0,
+    sentAt: 0,
+    endedAt: 0,
+    times: undefined,
+  });
 }

@@ -3,6 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { afterAll, expect, test } from 'vitest';
 import { rehearse } from '../../src/process/rehearsal/rehearsal.ts';
 import { rehearseFront } from '../../src/front-end/rehearse.ts';
+import { realPorts } from '../../src/process/ports.ts';
 import { rehearseStart } from '../../src/supervisor/rehearse.ts';
 import { rehearseFetch } from '../../src/fetcher/rehearse.ts';
 import { Layout } from '../../src/store/layout.ts';
@@ -37,7 +38,7 @@ test('so is what a fetcher does in one, without NATS', async () => {
 test('and what the front end does, with reads that wait for the pack', async () => {
   const { root, left } = await emptyRoot();
   const { signal } = new AbortController();
-  await rehearseFront({ root, name: 'front-end', signal });
+  await rehearseFront({ root, name: 'front-end', signal }, realPorts().clock);
   expect(await left()).toEqual([]);
 });
 

@@ -29,7 +29,6 @@ const REPLACED: Record<string, string> = {
   'images/indexers.ts': 'indexers.ts',
   'images/rebuild.ts': 'rebuild.ts',
   'store/lock.ts': 'lock.ts',
-  'front-end/local-fetcher.ts': 'local-fetcher.ts',
   'bus/local-socket.ts': 'local-socket.ts',
   'fuse/stand-in.ts': 'fuse-stand-in.ts',
   'kernel/holes.ts': 'holes.ts',

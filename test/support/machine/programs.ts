@@ -116,13 +116,20 @@ export async function loadPrograms(): Promise<void> {
   const { runFetcher } = await import('../../../src/fetcher/main.ts');
   const { realChildSelf } = await import('../../../src/process/self.ts');
   const { realPorts } = await import('../../../src/process/ports.ts');
+  const { LocalFetcher } = await import('./stand-ins/local-fetcher.ts');
   const { loadTransport } = await import('./stand-ins/kernel-transport.ts');
   // What a fetcher loads with its first such job, in real time.
   await import('../../../src/fetch/start-jobs.ts');
   /** The heap is one of all simulated processes, and of the simulation. */
   const tidying = { worked: () => {}, now: () => {} };
   programs.set('front-end/main.ts', ([root = '']) =>
-    runFrontEnd(root, { ...realPorts(), self: realChildSelf(), tidying, loadTransport }),
+    runFrontEnd(root, {
+      ...realPorts(),
+      self: realChildSelf(),
+      tidying,
+      loadTransport,
+      ownFetcher: (options) => new LocalFetcher(options),
+    }),
   );
   programs.set('fetcher/main.ts', ([root = '', name = '']) =>
     runFetcher([root, name], { ...realPorts(), self: realChildSelf(), tidying }),

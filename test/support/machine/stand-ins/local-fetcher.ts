@@ -1,17 +1,15 @@
-/** Stand-in for src/front-end/local-fetcher.ts: the same jobs without a thread. */
+/** The fetcher that a simulated front end has for itself: the jobs of src/front-end/local-fetcher.ts, without a thread. */
 import type { Job, JobWord } from '../../../../schemas/fetch.ts';
-import type { LocalFetcherOptions } from '../../../../src/front-end/local-fetcher.ts';
+import type { OwnFetcher, OwnFetcherOptions } from '../../../../src/front-end/local-fetcher.ts';
 import { JobRunner } from '../../../../src/fetch/job-runner.ts';
 import { Layout } from '../../../../src/store/layout.ts';
 import { machine } from '../machine.ts';
 import { RegistryClient } from './registry-client.ts';
 
-export * from '../../../../src/front-end/local-fetcher.ts';
-
-export class LocalFetcher {
+export class LocalFetcher implements OwnFetcher {
   readonly #runner: JobRunner;
 
-  constructor({ root, name, log, onCompletion }: LocalFetcherOptions) {
+  constructor({ root, name, log, onCompletion }: OwnFetcherOptions) {
     this.#runner = new JobRunner({
       name,
       layout: new Layout(root),
