@@ -23,7 +23,7 @@ export interface Standing {
 
 /**
  * How a mount comes back: `kept` when it still stands on the loop that this engine has taken over, and goes on as it is;
- * `replaced` when it stands on one that goes away: who uses it keeps it, new users get the new one; `anew` where there is none.
+ * `replaced` when it stands on one that the engine detaches: its users keep it, new users get the new one; `anew` where there is none.
  */
 export type Return = 'kept' | 'replaced' | 'anew';
 
@@ -33,7 +33,7 @@ export function returnOf(there: Standing | undefined, metadata: string): Return 
 }
 
 /**
- * Whether what stands at the directory of a request that is given up goes with it. The log may have the failure of that
+ * Whether what stands at the directory of a request that is given up is unmounted with it. The log may have the failure of that
  * request still to come, and another mount there that was acknowledged: that one stays.
  */
 export function isTakenAway(

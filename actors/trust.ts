@@ -1,6 +1,6 @@
 /**
  * Trust in flat metadata that came from a registry: which policy takes what, and what a proof or a refutation changes.
- * docs/architecture.md, Trust, has the reasons. Effects: src/supervisor/images.
+ * docs/trust.md has the reasons. Effects: src/supervisor/images.
  *
  *     always   any that nothing speaks against
  *     own      those that this node has proven, and unproven ones whose sidecar the user lists

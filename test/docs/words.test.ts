@@ -170,6 +170,18 @@ function linesOf(page: string): Array<{ line: string; place: string }> {
 
 const MENTION = /(?<![\w./@<-])(?:src|actors|schemas|docs|ops|test)\/[\w.-]+(?:\/[\w.-]+)*(?![\w/]*[<*{…])/g;
 
+test('pages that comments name exist', () => {
+  const files = ['src', 'actors', 'schemas', 'ops'].flatMap((folder) => filesBelow(folder, ['']));
+  const missing = files.flatMap((path) =>
+    linesOf(path).flatMap(({ line, place }) =>
+      Array.from(line.matchAll(/\bdocs\/[a-z-]+\.md\b/g), ([page]) => page)
+        .filter((page) => !line.includes('containerd, docs/') && !existsSync(join(TOP, page)))
+        .map((page) => `${place}: ${page}`),
+    ),
+  );
+  expect(missing).toEqual([]);
+});
+
 test('docs/trouble.md names each condition that an engine can be in', () => {
   const page = readFileSync(join(TOP, 'docs/trouble.md'), 'utf8');
   const known = filesBelow('src', ['.ts']).flatMap((path) =>
