@@ -1,4 +1,4 @@
-/** Setup file of every test file: what the file leaves behind fails it, by name, and is removed. */
+/** Setup file of every test file: leftovers of the file fail it, by name, and are removed. */
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';

@@ -1,8 +1,8 @@
 /**
- * Clients of containerd that pull, run and remove images on cofa's snapshotter all the time, prepared ones and others,
- * each in a namespace of its own, every other one's containers with users of their own, while containerd and the engine's processes are killed in turns. Every run's output is
- * compared with the image; a container that was started before the first kill has to live through all of them; in the
- * end nothing may be left.
+ * Clients of containerd that pull, run and remove images on cofa's snapshotter all the time, prepared images and
+ * others. Each client has a namespace of its own, and every other client's containers have users of their own.
+ * Meanwhile containerd and the engine's processes are killed in turns. Every run's output is compared with the image. A
+ * container that was started before the first kill has to live through all of them. In the end nothing may be left.
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,14 +20,14 @@ import { type Containerd, startContainerd } from './services.ts';
 import { Cleanup, letThrough, mountsBelow } from './temp.ts';
 
 export interface ChurnOptions {
-  /** Pull, run and remove, so often in all; and until the last kill is over. */
+  /** Rounds of pull, run and remove, in all; the clients continue until the last kill is over. */
   cycles: number;
   clients: number;
   killRounds: number;
   seed: number;
   /** Programs of containerd: a PATH. */
   path?: string;
-  /** Wait until flat images that nobody uses are unmounted, which takes half a minute. */
+  /** Wait until the engine has unmounted unused flat images, which takes half a minute. */
   untilUnmounted: boolean;
   onProgress?: (line: string) => void;
 }
@@ -36,22 +36,22 @@ export interface ChurnReport {
   seed: number;
   cycles: number;
   seconds: number;
-  /** Steps that failed while something was being killed, and were done again. */
+  /** Steps that failed during a kill, and were repeated. */
   retries: number;
   kills: Record<string, number>;
-  /** What must not be: wrong bytes, a container that was lost, things that stayed. */
+  /** Broken rules: wrong bytes, a lost container, leftovers. */
   violations: string[];
 }
 
 const VICTIMS = ['containerd', 'snapshotter', 'front-end', 'engine'] as const;
-/** The containers that live through it all, by their image; the last one with users of its own. */
+/** The containers that live through all kills, by their image; the last one with users of its own. */
 const SURVIVORS = ['lazy-1', 'mixed', 'lazy-2'];
 /** runc knows containers by namespace and name, for the whole machine. */
 const SURVIVING = `survivors-${process.pid}`;
-/** A step is tried so often after the last kill; between two tries a killed process comes back, ms. */
+/** Tries of a step after the last kill; between two tries a killed process returns, ms. */
 const TRIES = 40;
 const PAUSE_MS = 500;
-/** Exit code of a container that found other bytes than its image's. Reads that fail are another thing. */
+/** Exit code of a container that found other bytes than its image's. Failed reads have another code. */
 const WRONG = 77;
 /** What scripts print last. */
 const END = 'that is all';
@@ -146,7 +146,7 @@ class Churn {
       ...(path === undefined ? {} : { path }),
       configure: async (file) => {
         const args = ['install', 'containerd', '--no-unit', '--containerd-config', file];
-        // It looks which containerd there is.
+        // It finds out which containerd the machine has.
         const env = { COFA_ROOT: this.#engine.root, ...(path === undefined ? {} : { PATH: path }) };
         const { code, stderr } = await runCofa(args, { env });
         if (code !== 0) throw new Error(stderr);
@@ -163,11 +163,11 @@ class Churn {
       const image = this.#images[random.int(0, this.#images.length - 1)] as PushedImage;
       const name = `${namespace}-${this.#begun}`;
       const isDone = await this.#again(`${name}: pull, run`, async (tries) => {
-        // Each try has a name of its own, as a kubelet's has: containerd 1.6 may keep the shim of a task whose making
-        // was cut off, and refuses another of that name for as long as it lives.
+        // Each try has a name of its own, as a kubelet's has: containerd 1.6 may keep the shim of a task whose creation
+        // was interrupted, and refuses another of that name for as long as it lives.
         const id = `${name}-${tries}`;
         await this.#pull(namespace, image);
-        // Its exit code says it: ctr may end before it has copied all that was printed.
+        // Its exit code tells the outcome: ctr may end before it has copied all output.
         const mount = `type=bind,src=${image.expected},dst=/expected,options=rbind:ro`;
         const args = ['--rm', '--snapshotter=cofa', '--mount', mount, ...usersOf(at)];
         const run = ['run', ...args, image.ref, id];
@@ -216,7 +216,9 @@ class Churn {
     }
   }
 
-  /** Does a step until it is done; without kills once. False when it cannot be done although nothing is killed any more. */
+  /**
+   * Repeats a step until it succeeds; without kills it runs once. False when it fails although no kill comes any more.
+   */
   async #again(what: string, step: (tries: number) => Promise<unknown>): Promise<boolean> {
     let inPeace = 0;
     for (let tries = 1; ; tries++) {
@@ -224,7 +226,7 @@ class Churn {
         await step(tries);
         return true;
       } catch (error) {
-        // On a slow machine the next kill may come before a step can be done at all.
+        // On a slow machine the next kill may come before a step can succeed at all.
         if (!this.#killing) inPeace += 1;
         if (this.#options.killRounds > 0 && inPeace < TRIES) {
           this.#retries += 1;
@@ -320,9 +322,9 @@ class Churn {
 
   // --- the end ---------------------------------------------------------------------------------------------------
 
-  /** As an administrator would remove everything; then nothing may be left. */
+  /** Removes everything as an administrator would; then nothing may be left. */
   async #takeAway(): Promise<void> {
-    // Shims whose task was never made are in no list; containerd ends them when it starts.
+    // No list has shims whose task was never made; containerd ends them when it starts.
     if (this.#options.killRounds > 0) await this.#kill('containerd');
     for (const namespace of words(await this.#containerd.ctr(['namespaces', 'ls', '--quiet']))) {
       const list = async (kind: string) => words(await this.#ctr(namespace, kind, 'ls', '--quiet'));
@@ -330,7 +332,7 @@ class Churn {
       for (const id of await list('containers')) await this.#ctr(namespace, 'containers', 'rm', id);
       for (const ref of await list('images')) await this.#ctr(namespace, 'images', 'rm', ref);
       for (const lease of await list('leases')) await this.#ctr(namespace, 'leases', 'rm', lease);
-      // A client that was cut off keeps the snapshot that it was unpacking: it is nobody's garbage for a day.
+      // A client that was interrupted keeps the snapshot that it was unpacking: containerd leaves it alone for a day.
       // containerd's own collector may be faster with one of them: "not found".
       const prune = () => this.#ctr(namespace, 'content', 'prune', 'references');
       await prune().catch(prune).catch(prune);
@@ -360,11 +362,14 @@ class Churn {
       'no flat image',
       async () => (await this.#engine.status()).mounts.length === 0,
       60_000,
-    ).catch(() => this.#violations.push('flat images that nobody uses stay mounted'));
+    ).catch(() => this.#violations.push('unused flat images stay mounted'));
   }
 }
 
-/** Every other client has a user namespace, on mounts of its own of what the others use; it cannot mount /sys of the host's network. */
+/**
+ * Every other client has a user namespace, on mounts of its own of the same images; it cannot mount /sys of the host's
+ * network.
+ */
 const usersOf = (client: number): string[] => {
   const map = `0:${(client + 1) * 100_000}:65536`;
   return client % 2 === 0 ? ['--net-host'] : ['--remap-labels', '--uidmap', map, '--gidmap', map];

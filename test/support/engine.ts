@@ -1,7 +1,7 @@
 /**
- * A whole engine in a root of its own, started as a service manager would (`cofa up --foreground`), and stopped so that
- * nothing stays, whatever state it is in: its FUSE connection is cut first where something waits on it, then processes,
- * mounts and loop devices go.
+ * A whole engine in a root of its own, started as a service manager would (`cofa up --foreground`). `stop` leaves
+ * nothing behind, whatever state the engine is in: it aborts the FUSE connection where a process waits on it, then ends
+ * processes, unmounts, and detaches loop devices.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -25,7 +25,9 @@ export interface EngineOptions {
   rehearses?: boolean;
   /** Further arguments of `cofa up`. */
   args?: string[];
-  /** An existing folder, such as that of an engine that has stopped; it stays. By default a new one that `stop` removes. */
+  /**
+   * An existing folder, such as that of an engine that has stopped; it stays. By default a new one that `stop` removes.
+   */
   root?: string;
 }
 
@@ -55,7 +57,7 @@ export interface Engine {
   ended: Promise<void>;
   /** The log of one process, such as `front-end`. */
   log(name: string): string;
-  /** Ends the engine and takes away what is left of it. Never hangs; may be called twice, and after `cofa down`. */
+  /** Ends the engine and removes its remains. Never hangs; may be called twice, and after `cofa down`. */
   stop(): Promise<void>;
 }
 
@@ -95,7 +97,7 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
     throw new Error(`the engine did not start: ${String(error)}\n${text}`, { cause: error });
   }
   const status = async () => {
-    // A connection of its own: the one of `client` may have been cut by the test.
+    // A connection of its own: the test may have closed the one of `client`.
     const own = await connectEngine(root);
     try {
       return await own.call('status', {}, { timeoutMs: 10_000 });
@@ -160,7 +162,7 @@ export async function imageOf(engine: Engine, ref: string): Promise<ImageStatus>
   return image;
 }
 
-/** Waits until `check` gives something; throws after `timeoutMs` (30,000) with what it threw last. */
+/** Waits until `check` returns a value; throws after `timeoutMs` (30,000) with the last error of `check`. */
 export async function eventually<T>(
   what: string,
   check: () => T | undefined | false | Promise<T | undefined | false>,
@@ -204,7 +206,7 @@ const GRACE_MS = 20_000;
 async function endEngine(root: string, child: ChildProcess, ended: Promise<void>): Promise<void> {
   if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) {
     child.kill('SIGTERM');
-    // Readers that still wait would keep it; an engine that is being stopped fails them anyway.
+    // Readers that still wait would hold it up; a stopped engine fails them anyway.
     const cut = setTimeout(() => abortFuse(root), GRACE_MS / 2);
     const kill = setTimeout(() => child.kill('SIGKILL'), GRACE_MS);
     await ended;
@@ -214,21 +216,21 @@ async function endEngine(root: string, child: ChildProcess, ended: Promise<void>
   abortFuse(root);
   await endProcesses((_pid, commandLine) => commandLine.split(' ').some((word) => word.startsWith(root)));
   for (const point of mountsBelow(root).toReversed()) await quietly('umount', ['-l', '--', point]);
-  // Loops on files of the root that nobody uses any more; those in use go with their last user.
+  // Unused loops on files of the root. The kernel detaches loops in use with their last user.
   for (const name of readdirSync('/sys/block')) {
     const backing = name.startsWith('loop') ? readOrEmpty(`/sys/block/${name}/loop/backing_file`) : '';
     if (backing.startsWith(`${root}/`)) await quietly('losetup', ['-d', `/dev/${name}`]);
   }
 }
 
-/** Cuts the FUSE connection of the engine at `root`, so that nobody waits for it any more. */
+/** Aborts the FUSE connection of the engine at `root`, so that no process waits for it any more. */
 export function abortFuse(root: string): void {
   for (const mount of listMounts()) {
     if (mount.point !== join(root, 'run/devices')) continue;
     try {
       writeFileSync(`/sys/fs/fuse/connections/${mount.device.split(':')[1]}/abort`, '1');
     } catch {
-      // It has gone already.
+      // It has ended already.
     }
   }
 }

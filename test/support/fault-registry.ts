@@ -1,8 +1,8 @@
 /**
  * A registry in memory that misbehaves on request. By itself it follows the OCI distribution-spec v1.1 (pull with
- * ranges, push, and the referrers API where asked for); `fault` sees each request first and may answer it instead,
- * break it off, or let it pass. Every request is recorded with its headers, so that a test can prove what was sent,
- * and what was not.
+ * ranges, push, and the referrers API where a test wants it). `fault` sees each request first and may answer it
+ * instead, break it off, or let it pass. The registry records every request with its headers, so that a test can prove
+ * which requests were sent, and which were not.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -129,7 +129,7 @@ export class FaultRegistry {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    // A client that leaves is part of the tests.
+    // Some tests have a client that leaves.
     response.on('error', () => {});
     request.on('error', () => {});
     const url = new URL(request.url ?? '/', 'http://x');

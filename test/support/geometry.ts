@@ -16,7 +16,7 @@ export function geometryOf(spans: readonly number[]): LayerGeometry {
   };
 }
 
-/** `spanCount` spans of `blocks` blocks each, the way most layers are; costs no memory. */
+/** `spanCount` spans of `blocks` blocks each, as most layers have; costs no memory. */
 export function evenGeometry(spanCount: number, blocks: number): LayerGeometry {
   return {
     blockCount: spanCount * blocks,

@@ -1,6 +1,6 @@
 /**
- * Runs once around the whole suite: a temporary folder and a mark for everything that the tests start, and at the
- * end a look at what stayed. Leftovers are named, removed, and fail the run.
+ * Runs once around the whole suite: makes a temporary folder and a mark for everything that the tests start. At the end
+ * it looks for leftovers, names them, removes them, and fails the run.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync } from 'node:fs';
@@ -31,7 +31,7 @@ export default async function setup(): Promise<() => Promise<void>> {
   claim(marks);
   process.env.COFA_TEST_RUN = marks.id;
   process.env.TMPDIR = marks.directory;
-  // As ops/cofa has it: programs that tests start by the hundred need not be compiled by each.
+  // As in ops/cofa: programs that tests start by the hundred need not be compiled by each.
   process.env.NODE_COMPILE_CACHE ??= join(import.meta.dirname, '../../node_modules/.cache/cofa');
   const before = takeSnapshot(marks);
   return async () => {

@@ -1,10 +1,10 @@
 /**
- * Rounds that kill a process of a real engine with SIGKILL, chosen at random, while verifying readers read and mounts
- * come and go; after each round the engine has to come right. What must hold throughout:
+ * Rounds that kill a random process of a real engine with SIGKILL, while verifying readers read and clients mount and
+ * unmount. After each round the engine has to recover. Rules throughout:
  *
  * - no reader gets a wrong byte, and none waits longer than its deadline allows;
- * - no read fails while the supervisor lives (what fails while it is dead is counted);
- * - a mount that was acknowledged is there when the engine is, until its unmount was asked for;
+ * - no read fails while the supervisor lives (reads that fail while it is dead are counted);
+ * - an acknowledged mount is there when the engine is, until a client asked to unmount it;
  * - in the end nothing is left: mounts, loops, processes, drafts, consumers, descriptors.
  *
  * The choices follow from a seed, the timing is the machine's.
@@ -41,11 +41,11 @@ export interface KillRoundsOptions {
   seed: number;
   victims?: readonly Victim[];
   readers?: number;
-  /** Ends earlier when this time has passed, ms; the rounds done so far count. */
+  /** Ends the rounds after this time, ms; the rounds done so far count. */
   limitMs?: number;
   /** Of the engine: a read that waits longer gets EIO, ms; 30,000 by default. */
   readDeadlineMs?: number;
-  /** Where the engine's logs and the dump of a hang are kept when something was wrong; by default nowhere. */
+  /** Folder for the engine's logs and the dump of a hang after a broken rule; by default none is kept. */
   keep?: string;
   onProgress?: (line: string) => void;
 }
@@ -60,14 +60,14 @@ export interface KillReport {
   slowestReadMs: number;
   wrongBytes: number;
   hangs: number;
-  /** Reads that failed while the supervisor lived, and those during whose wait it was dead. */
+  /** Reads that failed while the supervisor lived, and reads during whose wait it was dead. */
   failedReads: number;
   failedWithoutSupervisor: number;
-  /** `unheard`: calls that failed for their caller, with the answer, and were carried out. */
+  /** `unheard`: calls that failed for their caller, with the answer, although the engine carried them out. */
   mounts: { mounted: number; unmounted: number; refused: number; unheard: number; lost: number };
-  /** Longest time from a kill to an engine that is right again, ms, by victim. */
+  /** Longest time from a kill to a recovered engine, ms, by victim. */
   recoveryMs: Record<string, number>;
-  /** What stayed at the end. */
+  /** Leftovers at the end. */
   leaked: string[];
   /** Sentences about every rule that was broken; empty when all is well. */
   violations: string[];
@@ -76,7 +76,7 @@ export interface KillReport {
 /** After the supervisor's return, reads that were queued in the kernel may still fail for a moment, ms. */
 const AFTERMATH_MS = 1_000;
 const SETTLE_MS = 40_000;
-/** A process that died so often in a row is spared: the supervisor gives one up that never lives. */
+/** A process that died so often in a row is spared: the supervisor gives up a process that never lives. */
 const SPARE_AFTER = 6;
 const HEALTHY_MS = 11_000;
 const MOUNTS = 4;
@@ -96,7 +96,7 @@ interface LiveMount {
   id: number;
   dir: string;
   image: PatternImage;
-  /** The engine has said that it is mounted, and nobody has asked it to unmount. */
+  /** The engine has acknowledged the mount, and no client has asked to unmount it. */
   acknowledged: boolean;
 }
 
@@ -155,7 +155,7 @@ class KillRounds {
     this.#root = await cleanup.tempDir('kill-root');
     this.#registry = await startRegistry();
     cleanup.defer(() => this.#registry.stop());
-    // A link on which an image takes a second or two: processes die while blocks are under way.
+    // A link on which an image takes a second or two: processes die while blocks are in flight.
     const to = { host: '127.0.0.1', port: this.#registry.port };
     this.#relay = await startRelay({ to, rate: 40e6, rttMs: 2 });
     cleanup.defer(() => this.#relay.stop());
@@ -167,7 +167,7 @@ class KillRounds {
     this.#readers = startReaders({
       readers: this.#options.readers ?? 16,
       seed: this.#options.seed,
-      // A read of the kernel may be split in several, one after the other, each with the engine's deadline.
+      // The kernel may split a read in several, one after the other, each with the engine's deadline.
       hangMs: 3 * this.#deadlineMs,
       onBad: (read) => this.#bad.push(read),
       onHang: (read) => this.#onHang(read),
@@ -179,7 +179,7 @@ class KillRounds {
     const report = this.#report;
     const started = now();
     const end = started + (this.#options.limitMs ?? Number.POSITIVE_INFINITY);
-    // What an engine without mounts holds, after the first one has come and gone.
+    // What an engine without mounts holds, after a first mount and unmount.
     await this.#mount();
     await this.#unmountOldest();
     this.#idle = descriptors(this.#pids());
@@ -211,7 +211,7 @@ class KillRounds {
     const died = victim === 'supervisor' || victim === 'all';
     const death: [number, number] = [killedAt, Number.POSITIVE_INFINITY];
     if (died) this.#deaths.push(death);
-    // Sometimes the next process dies before this one is back.
+    // Sometimes the next process dies before this one has returned.
     const patient = random.chance(0.7);
     try {
       if (died) {
@@ -274,7 +274,7 @@ class KillRounds {
       try {
         process.kill(pids.get(name) as number, 'SIGKILL');
       } catch {
-        // It has gone by itself, or is just being started.
+        // It has ended by itself, or is just starting.
       }
     }
     this.#report.kills[victim] = (this.#report.kills[victim] ?? 0) + 1;
@@ -305,7 +305,7 @@ class KillRounds {
     throw new Error(`it does not come right within ${SETTLE_MS} ms: ${last}`);
   }
 
-  /** What of our mounts is not as it should be. */
+  /** Which of our mounts are not as they should be. */
   #compare(status: Status): string[] {
     const wrong: string[] = [];
     const points = new Map<string, number>();
@@ -383,7 +383,9 @@ class KillRounds {
     }
   }
 
-  /** An operation failed, or nobody knows: the engine says what became of it, once it can. */
+  /**
+   * After an operation that failed, or whose outcome is unknown: asks the engine what became of it, once it can answer.
+   */
   async #reconcile(mount: LiveMount): Promise<void> {
     for (const end = now() + SETTLE_MS; !this.#hung && now() < end; await sleep(100)) {
       const status = await this.#status().catch(() => undefined);
@@ -402,7 +404,7 @@ class KillRounds {
       this.#readers.enter(mount.id, mount.dir, mount.image.files);
       return;
     }
-    if (!this.#hung) this.#violation(`nobody says what became of ${mount.dir}`);
+    if (!this.#hung) this.#violation(`the engine does not say what became of ${mount.dir}`);
   }
 
   #refused(what: string, error: unknown): void {
@@ -497,11 +499,11 @@ class KillRounds {
     this.#violation(`reader ${thread} waits in ${dir} since ${ms} ms`);
     if (!first) return;
     this.#dump(`reader ${thread} waits in ${dir} since ${ms} ms`);
-    // Nobody waits any longer, so that all can be taken away.
+    // From now on no process waits, so that all can be unmounted.
     abortFuse(this.#root);
   }
 
-  /** What the engine, its processes and the kernel look like now. */
+  /** Writes down the present state of the engine, its processes and the kernel. */
   #dump(why: string): void {
     const { keep } = this.#options;
     if (keep === undefined) return;
@@ -533,7 +535,7 @@ class KillRounds {
     mkdirSync(folder, { recursive: true });
     for (const name of list(join(this.#root, 'log')))
       writeFileSync(join(folder, name), read(join(this.#root, 'log', name)));
-    // Of an engine that has stopped it is read from its files.
+    // Reads the files of an engine that has stopped.
     await this.#engine.cli(['events', 'export', '-q', join(folder, 'all.cofa-log')]);
   }
 
@@ -549,7 +551,8 @@ class KillRounds {
         if (this.#report.mounts.unmounted === before) break;
       }
       if (this.#hung) return;
-      // A call whose answer was lost with NATS may have been carried out after its caller had looked for the mount.
+      // The engine may have carried out a call whose answer was lost with NATS after its caller had looked for the
+      // mount.
       for (const { dir } of (await this.#status()).mounts) {
         if ([...this.#mounts.values()].some((mount) => mount.dir === dir)) continue;
         await this.#call((client) => client.call('unmount', { dir }, { timeoutMs: 60_000 }));
@@ -583,7 +586,7 @@ class KillRounds {
     return left;
   }
 
-  /** More than an engine without mounts held in the beginning, with some room for what comes and goes. */
+  /** More than an engine without mounts held in the beginning, with some room for passing ones. */
   #leftDescriptors(): string[] {
     const left: string[] = [];
     for (const [name, count] of descriptors(this.#pids())) {

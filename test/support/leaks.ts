@@ -1,12 +1,12 @@
 /**
- * Finds what tests leave behind: mounts, loop devices, processes and temporary folders. global-setup.ts gives a
- * run a temporary folder of its own and looks once at the end; after-file.ts looks after each test file, so that
- * the culprit has a name.
+ * Finds what tests leave behind: mounts, loop devices, processes and temporary folders. global-setup.ts gives a run a
+ * temporary folder of its own and looks once at the end; after-file.ts looks after each test file, so that the culprit
+ * has a name.
  *
- * A run must not be blamed for its neighbours, so ownership is told by marks: everything temporary lies below the
- * run's TMPDIR, every process inherits the variable COFA_TEST_RUN, and a container's root file system is mounted
- * from there. Files run side by side, and each has marks of its own within those of the run. Where the machine is ours
- * alone (CI is set), any new mount or loop device counts at the end of the run.
+ * A run must not be blamed for its neighbours, so marks tell who owns what. Everything temporary lies below the run's
+ * TMPDIR, every process inherits the variable COFA_TEST_RUN, and a container's root file system is mounted from there.
+ * Files run side by side, and each has marks of its own within those of the run. Where the machine is ours alone (CI is
+ * set), any new mount or loop device counts at the end of the run.
  */
 import { execFile } from 'node:child_process';
 import {
@@ -24,7 +24,7 @@ import { promisify } from 'node:util';
 import { endProcesses } from './services.ts';
 import { listMounts, type MountPoint } from './temp.ts';
 
-/** What a run is told by. */
+/** The marks of a run. */
 export interface RunMarks {
   /** Value of COFA_TEST_RUN: RUN, or RUN.FILE for what belongs to one file of a run. */
   id: string;
@@ -34,7 +34,7 @@ export interface RunMarks {
   alone: boolean;
 }
 
-/** What there is at one moment. */
+/** The mounts, loops, processes and files of one moment. */
 export interface Snapshot {
   mounts: Map<number, MountPoint>;
   /** Loop number to backing file. */
@@ -63,17 +63,17 @@ export function takeSnapshot(marks: RunMarks): Snapshot {
   };
 }
 
-/** What is there now, was not there in `before`, and is the run's own. */
+/** The run's own things that exist now and did not exist in `before`. */
 export function findLeftovers(marks: RunMarks, before: Snapshot): Leftovers {
   const ours = (path: string) => marks.alone || isBelow(marks.directory, path);
-  // A reader that waits for a FUSE server which is gone can hold locks that make /proc hang for everybody who
-  // looks at it; so such connections are cut before processes are listed.
+  // A reader that waits for a dead FUSE server can hold locks that make /proc hang for every process that looks at
+  // it. So such connections are aborted before processes are listed.
   for (const mount of listMounts())
     if (!before.mounts.has(mount.id) && ours(mount.point)) abortFuse(mount, 'waiting');
   const now = takeSnapshot(marks);
   return {
     mounts: [...now.mounts.values()].filter(
-      // The kernel's own view of FUSE connections: whoever aborts the first one mounts it, for the whole machine.
+      // The kernel's own view of FUSE connections: the first process that aborts one mounts it, for the whole machine.
       (mount) => !before.mounts.has(mount.id) && mount.type !== 'fusectl' && ours(mount.point),
     ),
     loops: [...now.loops]
@@ -84,7 +84,7 @@ export function findLeftovers(marks: RunMarks, before: Snapshot): Leftovers {
   };
 }
 
-/** As `findLeftovers`, but gives what is about to end up to `graceMs` to do so. */
+/** As `findLeftovers`, but gives things that are about to end up to `graceMs` to do so. */
 export async function awaitLeftovers(marks: RunMarks, before: Snapshot, graceMs = 3000): Promise<Leftovers> {
   for (let waited = 0; ; waited += 50) {
     const left = findLeftovers(marks, before);
@@ -93,7 +93,7 @@ export async function awaitLeftovers(marks: RunMarks, before: Snapshot, graceMs 
   }
 }
 
-/** In the run's folder: which process made it, so that the next run knows a folder that nobody will clean. */
+/** In the run's folder: the process that made it, so that the next run recognizes a folder whose owner has died. */
 const OWNER_FILE = '.owner';
 
 /** Notes this process as the owner of the run's folder. */
@@ -108,12 +108,12 @@ export function release(marks: RunMarks): void {
   try {
     rmdirSync(marks.directory);
   } catch (error) {
-    // Of a run that was killed: another run that begins now sweeps it, too.
+    // Of a killed run: another run that begins now sweeps it, too.
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
   }
 }
 
-/** Cleans up after runs that were killed: folders `cofa-t-…` in `tmp` whose owner is no more. */
+/** Cleans up after killed runs: folders `cofa-t-…` in `tmp` whose owner has died. */
 export async function sweepDeadRuns(tmp: string): Promise<string[]> {
   const swept: string[] = [];
   for (const name of readdirSync(tmp)) {
@@ -163,10 +163,10 @@ export function describeLeftovers(left: Leftovers): string {
   ].join('\n');
 }
 
-/** Takes leftovers away, so that one careless test does not fail the next; best effort, never hangs. */
+/** Removes leftovers, so that one careless test does not fail the next; best effort, never hangs. */
 export async function removeLeftovers(marks: RunMarks, left: Leftovers): Promise<void> {
   const pids = new Set(left.processes.map(({ pid }) => pid));
-  // A FUSE mount whose server is gone or stuck answers nobody: its connection is cut before anything touches it.
+  // A FUSE mount whose server has died or hangs answers no one: its connection is aborted before anything touches it.
   for (const mount of left.mounts) abortFuse(mount, 'always');
   await endProcesses((pid) => pids.has(pid));
   for (const mount of left.mounts.toReversed()) await quietly('umount', ['-l', '--', mount.point]);
@@ -223,7 +223,9 @@ function startTime(pid: number): string {
   return readOrEmpty(`/proc/${pid}/stat`).split(') ')[1]?.split(' ')[19] ?? '';
 }
 
-/** Whether a process lives in a mount namespace whose root is made of folders below `directory`: a container of ours. */
+/**
+ * Whether a process lives in a mount namespace whose root is made of folders below `directory`: a container of ours.
+ */
 function rootedIn(directory: string, pid: string, ownNamespace: string): boolean {
   try {
     if (readlinkSync(`/proc/${pid}/ns/mnt`) === ownNamespace) return false;

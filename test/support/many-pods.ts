@@ -1,6 +1,7 @@
 /**
- * A node that gets many pods at once: pods of five images, prepared ones, others and mixed, are started side by side over
- * CRI. When all run, each compares the bytes of its image; then all are stopped, the images removed, and nothing may be left.
+ * A node that gets many pods at once: pods of five images, prepared, unprepared and mixed, are started side by side
+ * over CRI. When all run, each compares the bytes of its image. Then all are stopped, the images removed, and nothing
+ * may be left.
  */
 import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -35,15 +36,15 @@ export interface ManyPodsReport {
   images: number;
   snapshotter: string;
   containerd: string;
-  /** From the moment that all pods were asked for until the first line of each was in its log, ms. */
+  /** From the request for all pods until the first line of each was in its log, ms. */
   readyMs: { first: number; median: number; last: number };
   /** The same by image, its last pod, ms. */
   lastOfImageMs: Record<string, number>;
   /** Stopping and removing all pods, ms. */
   stopMs: number;
-  /** Pods that did not start, or whose image was not as it should be. */
+  /** Pods that did not start, or whose image had wrong bytes. */
   failures: string[];
-  /** What was left when pods and images were gone. */
+  /** Leftovers after pods and images were removed. */
   left: string[];
 }
 
@@ -127,13 +128,13 @@ async function measure(options: ManyPodsOptions, cleanup: Cleanup): Promise<Many
 
 async function install(engine: Engine, file: string, path: string | undefined): Promise<void> {
   const args = ['install', 'k8s', '--no-unit', '--containerd-config', file];
-  // It looks which containerd there is.
+  // It finds out which containerd the machine has.
   const env = { COFA_ROOT: engine.root, ...(path === undefined ? {} : { PATH: path }) };
   const { code, stderr } = await runCofa(args, { env });
   if (code !== 0) throw new Error(stderr);
 }
 
-/** Every byte of the file that no start reads, in every container, all at once. */
+/** Compares every byte of the file that no start reads, in every container, all at once. */
 async function wrongImages(
   cri: Cri,
   pods: readonly StartedPod[],
@@ -159,7 +160,7 @@ async function wrongImages(
   return wrong.flat();
 }
 
-/** Removes the images, as the kubelet's garbage collection does, and says what is still there. */
+/** Removes the images, as the kubelet's garbage collection does, and returns what is left. */
 async function remaining({
   cri,
   containerd,

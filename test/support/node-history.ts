@@ -1,4 +1,7 @@
-/** A long history of a node out of a seed: engines that start and stop, images, mounts, layers whose blocks come and go. */
+/**
+ * A long history of a node out of a seed: engines that start and stop, images, mounts, layers with fetched and evicted
+ * blocks.
+ */
 import type { NewEvent } from '../../schemas/events.ts';
 import { type Subjects, subjects } from '../../schemas/subjects.ts';
 import { Random } from './random.ts';

@@ -1,7 +1,7 @@
 /**
- * Many readers at once, each in its own random order, comparing what a mount gives with what an unpacked copy
- * holds. Each reader is a thread that blocks in read(2), as programs do; Node's own file calls would share four
- * threads. They live in a process of their own, so that one stuck in the kernel can be ended by its id.
+ * Many readers at once, each in its own random order. They compare the bytes of a mount with those of an unpacked copy.
+ * Each reader is a thread that blocks in read(2), as programs do; Node's own file calls would share four threads. They
+ * live in a process of their own, so that one stuck in the kernel can be ended by its id.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, constants, openSync, readSync } from 'node:fs';
@@ -30,7 +30,7 @@ export interface ParallelReadOptions {
 export interface ParallelReadResult {
   pieces: number;
   bytes: number;
-  /** What went wrong, in words: wrong bytes, an errno, a short read. Empty when all is right. */
+  /** Failures in words: wrong bytes, an errno, a short read. Empty when all is right. */
   failures: string[];
   /** From the first reader's start to the last one's end, in milliseconds. */
   ms: number;
@@ -41,7 +41,7 @@ export async function readInParallel(options: ParallelReadOptions): Promise<Para
   const job: Job = {
     root: options.root,
     expectedRoot: options.expected.root,
-    // Names of one inode are all read: each has to lead to the same bytes.
+    // Reads all names of one inode: each has to lead to the same bytes.
     files: options.expected.nodes
       .filter((node) => node.type === 'file' && node.size > 0)
       .map((node) => [node.path.toString('base64'), node.size]),
@@ -95,7 +95,7 @@ interface ReaderData {
 
 type ReaderReport = Pick<ParallelReadResult, 'pieces' | 'bytes' | 'failures'>;
 
-/** A small generator with a seed (xorshift32), so that an order that failed can be had again. */
+/** A small generator with a seed (xorshift32), so that an order that failed can be repeated. */
 export function seededRandom(seed: number): (below: number) => number {
   let state = (seed * 2654435761) >>> 0 || 1;
   return (below) => {

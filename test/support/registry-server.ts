@@ -14,7 +14,7 @@ import { promisify } from 'node:util';
 import koffi from 'koffi';
 
 export interface RegistryOptions {
-  /** Basic authentication with this one account; without it everybody may do everything. */
+  /** Basic authentication with this one account; without it every client has all rights. */
   auth?: { user: string; password: string };
   /** Serve HTTPS with a certificate for 127.0.0.1 and localhost under a CA of its own (see `certDir`). */
   tls?: boolean;
@@ -54,7 +54,7 @@ export interface AccessLine {
 
 /** Starts a registry and waits until it answers. Throws with the registry's own log when it does not start. */
 export async function startRegistry(options: RegistryOptions = {}): Promise<RegistryServer> {
-  // The port is chosen before the registry binds it, so somebody else may take it in between: then again.
+  // The registry binds the port some time after it was chosen, so another process may take it in between: then again.
   for (let attempt = 1; ; attempt++) {
     try {
       return await startOnce(options, options.port ?? (await freePort()));
@@ -65,7 +65,7 @@ export async function startRegistry(options: RegistryOptions = {}): Promise<Regi
   }
 }
 
-/** A loopback TCP port that nobody listens on at the moment. */
+/** A loopback TCP port that no process listens on at the moment. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
@@ -216,7 +216,7 @@ function configuration(directory: string, host: string, options: RegistryOptions
     'http:',
     `  addr: ${JSON.stringify(host)}`,
     `  secret: ${randomBytes(16).toString('hex')}`,
-    // The registry speaks HTTP/2 only where asked to; nothing here needs it, and HTTP/1.1 is what is tested.
+    // The registry speaks HTTP/2 only on request; no test needs it, and the tests are about HTTP/1.1.
     '  http2: {disabled: true}',
   ];
   if (options.tls === true) {

@@ -1,7 +1,7 @@
 /**
- * Daemons that tests and benchmarks start for themselves: nats-server, containerd and dockerd, each with its own
- * state, socket and log, none of them touching what the machine runs already. Each dies with its parent
- * (PR_SET_PDEATHSIG by setpriv(1)) and is stopped by its process id.
+ * Daemons that tests and benchmarks start for themselves: nats-server, containerd and dockerd, each with its own state,
+ * socket and log. None touches the machine's own daemons. Each dies with its parent (PR_SET_PDEATHSIG by setpriv(1))
+ * and is stopped by its process id.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync } from 'node:fs';
@@ -15,7 +15,7 @@ export interface Service {
   pid: number;
   /** Everything it wrote so far. */
   log(): string;
-  /** SIGTERM, after ten seconds SIGKILL; returns when it is gone and what it left behind is removed. May be called twice. */
+  /** SIGTERM, after ten seconds SIGKILL; returns when it has ended and its remains are removed. May be called twice. */
   stop(): Promise<void>;
 }
 
@@ -88,9 +88,9 @@ export interface ContainerdOptions {
   configVersion?: 2 | 3;
   /** With the CRI plugin: the image of pods' first container. */
   sandboxImage?: string;
-  /** Pods that are not on the host's network have one with nothing in it, as a plugin of CNI tells that does nothing. */
+  /** Pods that are not on the host's network get an empty one, from a plugin of CNI that does nothing. */
   emptyNetwork?: boolean;
-  /** A folder for its state that `stop` leaves alone, so that another one goes on with it. */
+  /** A folder for its state that `stop` leaves alone, so that another containerd can continue with it. */
   directory?: string;
 }
 
@@ -123,12 +123,14 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
 }
 
 interface Network {
-  /** Of plugins, and of what says which. */
+  /** Folder of the plugins and of their configuration. */
   programs: string;
   configs: string;
 }
 
-/** CNI's answer to every question (containernetworking/cni, SPEC.md, "Add Success"); 192.0.2.0/24 is for documentation. */
+/**
+ * CNI's answer to every question (containernetworking/cni, SPEC.md, "Add Success"); 192.0.2.0/24 is for documentation.
+ */
 async function writeEmptyNetwork(directory: string): Promise<Network> {
   const [programs, configs] = [join(directory, 'cni/bin'), join(directory, 'cni/conf')];
   for (const folder of [programs, configs]) await mkdir(folder, { recursive: true });
@@ -193,10 +195,10 @@ function containerdConfig({
             '  restrict_oom_score_adj = true',
             '[plugins."io.containerd.grpc.v1.cri"]',
           ]),
-      // Nobody but root of this machine can stream; a free port.
+      // Only root of this machine can stream; a free port.
       '  stream_server_address = "127.0.0.1"',
       '  stream_server_port = "0"',
-      // Machines differ in what they let a container set.
+      // Machines differ in what a container may set.
       ...(isOld ? ['  restrict_oom_score_adj = true'] : []),
     );
     if (network !== undefined) {
@@ -214,11 +216,13 @@ export interface DockerdOptions {
   insecureRegistries?: string[];
   /** Where its programs are: a PATH; the machine's own by default. */
   path?: string;
-  /** A containerd for its containers, and for its images where `configure` says so; by default it starts one of its own. */
+  /**
+   * A containerd for its containers, and for its images where `configure` says so; by default it starts one of its own.
+   */
   containerd?: Containerd;
   /** Changes its configuration file before it starts. */
   configure?: (file: string) => Promise<void>;
-  /** Plugins of docker(1) are looked for here, too. */
+  /** docker(1) looks for plugins here, too. */
   cliPlugins?: string;
 }
 
@@ -281,7 +285,7 @@ export async function runCommand(command: string, args: string[], options: RunOp
     maxBuffer: 256 << 20,
     env: { ...process.env, ...options.env },
   });
-  // A program may end without reading what it was given.
+  // A program may end without reading its input.
   running.child.stdin?.on('error', () => {});
   running.child.stdin?.end(options.input ?? '');
   try {
@@ -316,8 +320,8 @@ async function startService(spec: ServiceSpec): Promise<Service> {
   const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', spec.command, ...spec.args], {
     stdio: ['ignore', log, log],
     cwd: spec.directory,
-    // What daemons write to temporary files goes with them: dockerd has a containerd that does not answer in time
-    // dump its stacks there, and starts it anew.
+    // Temporary files of daemons are removed with them: dockerd lets a containerd that does not answer in time dump its
+    // stacks there, and starts it anew.
     env: { ...process.env, TMPDIR: spec.directory, ...spec.env },
   });
   closeSync(log);
@@ -358,7 +362,7 @@ async function stopService(spec: ServiceSpec, child: ChildProcess, ended: Promis
   if (spec.keep !== true) await removeTree(spec.directory);
 }
 
-/** Ends the processes that `ours` picks, by SIGTERM, then SIGKILL, and waits until they are gone. */
+/** Ends the processes that `ours` selects, by SIGTERM, then SIGKILL, and waits for their end. */
 export async function endProcesses(ours: (pid: number, commandLine: string) => boolean): Promise<void> {
   for (const [signal, rounds] of [
     ['SIGTERM', 40],
@@ -383,7 +387,7 @@ export function listProcesses(): Array<{ pid: number; commandLine: string }> {
       const commandLine = readFileSync(`/proc/${name}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
       if (commandLine !== '') processes.push({ pid: Number(name), commandLine });
     } catch {
-      // It ended while we looked.
+      // It ended meanwhile.
     }
   }
   return processes;

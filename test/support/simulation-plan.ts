@@ -3,8 +3,8 @@ import type { LayerLimits } from '../../actors/layer.ts';
 import type { Random } from './random.ts';
 
 /**
- * What one seed does: sizes, speeds, limits and the mix of faults. Each fault is switched off in many seeds: faults that
- * always come together hide each other. Times are simulated ms, probabilities 0 to 1.
+ * What one seed does: sizes, speeds, limits and the mix of faults. Each fault is switched off in many seeds, since
+ * faults that always come together hide each other. Times are simulated ms, probabilities 0 to 1.
  */
 export interface Plan {
   /** Blocks of each span, by layer. */
@@ -46,7 +46,7 @@ export interface Plan {
   /** Between startup packs. */
   packMs: number;
   togglePrefetchMs: number;
-  /** Blocks per second that nobody waits for, of all layers; Infinity: no limit. And the mean time until it is another one. */
+  /** Blocks per second of prefetch, of all layers; Infinity: no limit. And the mean time until the pace changes. */
   pace: number;
   paceMs: number;
   /** Until then faults happen; afterwards everything heals and must end well. */

@@ -19,7 +19,7 @@ export class SimDisk {
     return this.#blocks[block] === 2;
   }
 
-  /** Written again, a block has the same bytes: those that were synced stay so. */
+  /** A block that is written again has the same bytes: synced ones stay synced. */
   write(block: number): void {
     this.#blocks[block] = Math.max(1, this.#blocks[block] ?? 0);
   }

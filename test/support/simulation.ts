@@ -1,6 +1,6 @@
 /**
- * The layer actors and the dispatcher in a world of simulated time: disks, a log, fetchers, messages, readers, and faults,
- * all drawn from one seed. After every event the rules are checked that must hold whatever happens:
+ * The layer actors and the dispatcher in a world of simulated time: disks, a log, fetchers, messages, readers, and
+ * faults, all drawn from one seed. After every event it checks the rules that must always hold:
  *
  * - every read is answered once, by its deadline; with 0 only when each of its blocks lies on the disk, with an error
  *   only for a reason that the world knows of;
@@ -8,7 +8,7 @@
  * - the log says of no block that it is present before it is synced, or after it was punched;
  * - no prefetch is sent while demand waits; demand keeps its order; queues keep their limits; counts equal a recount.
  *
- * When the faults end, everything must come right: all reads served, every block fetched that can be had, nothing left
+ * When the faults end, everything must recover: all reads served, every block fetched that can be fetched, no job left
  * running, and the log equal to the states. A restart folds the log and forgets all else.
  *
  * What is not simulated: bytes (a block is there or not), two front ends at once, and time that passes inside an actor.
@@ -37,13 +37,13 @@ export type Sabotage =
 
 export interface Outcome {
   seed: number;
-  /** Hash of everything that happened, in order. */
+  /** Hash of all events of the run, in order. */
   trace: string;
   events: number;
   /** Reads by how they ended. */
   served: number;
   failed: number;
-  /** What the seed came across: jobs, retries, restarts, evicted blocks, late blocks… */
+  /** What the seed met: jobs, retries, restarts, evicted blocks, late blocks… */
   met: Record<string, number>;
 }
 
@@ -77,7 +77,7 @@ interface SimLayer {
 
   states: Uint8Array;
   actor: LayerActor;
-  /** Jobs that the actor believes to run: its number → spans and the pool's number. */
+  /** Jobs that run in the actor's view: its number → spans and the pool's number. */
   jobs: Map<number, { runs: readonly SpanRun[]; pool: number }>;
   /** Failed jobs by span. */
   failures: number[];
@@ -86,11 +86,11 @@ interface SimLayer {
   isBusy: boolean;
   wakeAt: number;
   corrupt: boolean;
-  /** A read has waited in vain, and no block has come since. */
+  /** A read has waited in vain, and no block has arrived since. */
   isStalled: boolean;
   /** Blocks of the startup pack that is about to be promised. */
   pack: number[];
-  /** Packs that have not ended: who waits for one needs no job. */
+  /** Packs that have not ended: a read that waits for one needs no job. */
   packs: Set<number>;
 }
 
@@ -98,7 +98,7 @@ interface PoolJob {
   layer: SimLayer;
   job: number;
   class: 'demand' | 'prefetch';
-  /** When the dispatcher heard of it as what it is now, in order; NaN: not yet. */
+  /** When the dispatcher got the job as it is now, in order; NaN: not yet. */
   since: number;
   /** Times sent. */
   sent: number;
@@ -106,7 +106,7 @@ interface PoolJob {
 
 const HELLO_MS = 100;
 const RESTART_MS = 50;
-/** Longer than anything needs that can be served. */
+/** Longer than any read that can be served takes. */
 const PATIENCE_MS = 200_000;
 /** More than any seed needs. */
 const MAX_EVENTS = 200_000;
@@ -127,7 +127,7 @@ class Simulation {
 
   readonly #layers: SimLayer[] = [];
   #fetchers: SimFetcher[] = [];
-  /** Counts restarts of the node; what was under way before is void. */
+  /** Counts restarts of the node; work of an earlier life is void. */
   #node = 0;
   /** Counts front ends; their timers and appends end with them. */
   #front = 0;
@@ -356,7 +356,7 @@ class Simulation {
     this.#spent.fastest = 0;
     this.#pace(this.#plan.pace);
     this.#prefetch(this.#plan.prefetch);
-    // The kernel sends again what nobody has answered.
+    // The kernel sends unanswered requests again.
     const reads = [...this.#reads.values()];
     this.#reads.clear();
     for (const { layer, first, last } of reads) this.#ask(layer, first, last);
@@ -395,7 +395,7 @@ class Simulation {
     }
   }
 
-  /** What nobody waits for keeps to its pace, but for one job and the burst of the fastest pace. */
+  /** Prefetch keeps to its pace, but for one job and the burst of the fastest pace. */
   #checkPace(blocks: number): void {
     const { pace } = this.#plan;
     this.#spent.blocks += this.#spent.last;
@@ -425,7 +425,7 @@ class Simulation {
     if (event.type === 'read') this.#checkPromoted(layer, event.blocks);
   }
 
-  /** Whatever a read waits for is known to the pool as demand. */
+  /** The pool knows every span that a read waits for as demand. */
   #checkPromoted(layer: SimLayer, [first, count]: BlockRun): void {
     for (const [number, job] of this.#pool) {
       if (job.layer !== layer || job.class === 'demand') continue;
@@ -611,7 +611,7 @@ class Simulation {
     this.#dispatch({ ...asked, ...rest, now: this.#now });
   }
 
-  /** What comes up while effects are run waits for its turn: effects of two events never mix. */
+  /** An input that comes up while effects run waits for its turn: effects of two inputs never mix. */
   #dispatch(event: DispatcherEvent): void {
     this.#dispatches.push(event);
     if (this.#dispatches.length > 1) return;
@@ -705,7 +705,7 @@ class Simulation {
     this.#check(job.sent <= (attempts as number), () => `job ${number} is sent ${job.sent} times`);
   }
 
-  /** The actor hears that the job is over, or said so itself. */
+  /** The actor gets the end of the job, or has reported it itself. */
   #endJob(layer: SimLayer, job: number, isFailed: boolean): void {
     const known = layer.jobs.get(job);
     if (known === undefined) return;
@@ -768,7 +768,7 @@ class Simulation {
     if (message.kind === 'hello') {
       const { slots, life } = message;
       const known = this.#fetchers.find(({ name }) => name === fetcher);
-      // What a dead process said before it died.
+      // Words of a dead process.
       if (known?.life !== life) return;
       this.#dispatch({ type: 'fetcher.hello', fetcher, slots, now: this.#now });
       return;
@@ -780,7 +780,7 @@ class Simulation {
       if (layer.actor.counts.present > before) layer.isStalled = false;
     };
     if (message.kind === 'blocks') {
-      // Also for jobs that nobody knows any more: the actor has to tell them apart.
+      // Also for jobs that the actor no longer has: it has to tell them apart.
       const { firstBlock, count } = message;
       this.#send(layer, {
         type: 'blocks.fetched',
@@ -915,14 +915,14 @@ class Simulation {
     const layer = this.#random.pick(this.#layers);
     const ranges = this.#someRanges(layer, 4, 8);
     layer.pack = [...blocksOf(ranges)].filter((block) => block < layer.geometry.blockCount);
-    // Of an image that has none, only what it may bring is known.
+    // Of an image without a pack, only the blocks that it may bring are known.
     const type = this.#random.chance(0.3) ? 'aim' : 'promise';
     this.#send(layer, { type, pack: 1, ranges, now: this.#now } as LayerEvent);
   }
 
   /**
-   * A fetcher writes the pack's blocks one after the other, whatever becomes of them meanwhile, and tells of some at a
-   * time, in order, a while later. The front end may have given it up before.
+   * A fetcher writes the pack's blocks one after the other, whatever happens to them meanwhile, and reports some at a
+   * time, in order, a while later. The front end may have aborted it before.
    */
   #bring(layer: SimLayer, job: number, blocks: readonly number[]): void {
     const node = this.#node;
@@ -984,7 +984,7 @@ class Simulation {
     const node = this.#node;
     this.#after(this.#random.int(10, 600), () => {
       if (this.#node !== node) return;
-      // The supervisor tells that the process before it has ended, or the front end finds out by the silence.
+      // The supervisor reports that the process before it has ended, or the front end notices its silence.
       if (this.#isUp && this.#random.chance(0.5)) {
         this.#dispatch({ type: 'fetcher.lost', fetcher: fetcher.name, now: this.#now });
       }
@@ -1057,7 +1057,7 @@ class Simulation {
       return `it does not come right: ${JSON.stringify({ layers, pool, reads: this.#reads.size })}`;
     });
     for (const layer of this.#layers) {
-      // The log may say more: of an eviction that it did not take, nothing was punched.
+      // The log may say more: the front end punches nothing for an eviction that the log did not take.
       const isKnown = layer.states.every((state, block) => state !== 2 || layer.log.isPresent(block));
       this.#check(isKnown, () => `layer ${layer.index}: the log lacks blocks that are present`);
       for (const block of layer.log.presentBlocks()) {

@@ -1,5 +1,5 @@
 /**
- * Images for long runs, whose every byte a reader can tell without a copy of it: a page of 4 KiB follows from the file's
+ * Images for long runs. A reader knows every byte without a copy of the image: a page of 4 KiB follows from the file's
  * key and the page's number. Files with an even key are noise, those with an odd key compress well.
  */
 import { createHash } from 'node:crypto';

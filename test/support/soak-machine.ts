@@ -1,11 +1,11 @@
-/** What the kernel says about an engine under test, which may be unable to say it itself. */
+/** What the kernel says about an engine under test, which may be unable to answer itself. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { listMounts } from './temp.ts';
 
 /** `process.hrtime()` in ms: one clock for all processes of the machine. */
 export const now = (): number => Number(process.hrtime.bigint()) / 1e6;
 
-/** The processes of an engine by name: supervisor, front-end, front-end-2 (one that stands by), fetcher-0, nats-server … */
+/** The processes of an engine by name: supervisor, front-end, front-end-2 (a standby), fetcher-0, nats-server … */
 export function enginePids(supervisor: number): Map<string, number> {
   const found = new Map<string, number>([['supervisor', supervisor]]);
   for (const name of list('/proc')) {
@@ -30,7 +30,7 @@ export function descriptors(pids: Map<string, number>): Map<string, number> {
   return new Map([...pids].map(([name, pid]) => [name, list(`/proc/${pid}/fd`).length]));
 }
 
-/** Resident bytes of a process; 0 when it is gone. */
+/** Resident bytes of a process; 0 when it has ended. */
 export function residentBytes(pid: number): number {
   return Number(read(`/proc/${pid}/statm`).split(' ')[1] ?? 0) * 4096;
 }

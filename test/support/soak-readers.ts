@@ -1,9 +1,8 @@
 /**
- * Readers that go on for as long as a soak takes: threads of one process that read pieces of pattern files at random,
- * past the page cache most of the time, and compare each with what it must be. What they find goes to the parent as it
- * happens. A read that takes longer than `hangMs` is told while it still waits: the thread itself cannot.
+ * Readers that run for as long as a soak takes: threads of one process that read pieces of pattern files at random,
+ * past the page cache most of the time, and compare each with what it must be. They report failures to the parent at
+ * once. The process reports a read that takes longer than `hangMs` while it still waits: the thread itself cannot.
  *
- * All times are `process.hrtime()` in ms, one clock for all processes of the machine.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync, openSync, readSync } from 'node:fs';
@@ -20,7 +19,7 @@ import koffi from 'koffi';
 import { Random } from './random.ts';
 import { fillPattern, PAGE, type PatternFile } from './soak-image.ts';
 
-/** A read that did not give what it should. */
+/** A read with a wrong result. */
 export interface BadRead {
   mount: number;
   path: string;
@@ -50,10 +49,10 @@ export interface ReadersOptions {
 export interface SoakReaders {
   pid: number;
   enter(mount: number, dir: string, files: PatternFile[]): void;
-  /** Resolves when no reader is in the mount any more; false after `timeoutMs`. */
+  /** Resolves when no reader uses the mount any more; false after `timeoutMs`. */
   leave(mount: number, timeoutMs: number): Promise<boolean>;
   counts(): ReadCounts;
-  /** Ends them; those that hang are killed. */
+  /** Ends them; kills those that hang. */
   stop(): Promise<void>;
 }
 
@@ -77,7 +76,7 @@ export function startReaders(options: ReadersOptions): SoakReaders {
     {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
       execArgv: [],
-      // Their folder is none of the mounts'.
+      // A folder outside of all mounts.
       cwd: import.meta.dirname,
     },
   );
@@ -163,7 +162,7 @@ function runProcess(readers: number, seed: number, hangMs: number): void {
 // ── One reader ──
 
 const MAX_PAGES = 32;
-/** Pause after a read that failed, ms: a mount that is dead must not become a storm. */
+/** Pause after a read that failed, ms: a dead mount must not cause a storm of reads. */
 const AFTER_FAILURE_MS = 20;
 
 function runThread(port: MessagePort, shared: Float64Array, thread: number, seed: number): void {

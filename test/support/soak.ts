@@ -1,7 +1,7 @@
 /**
- * Mounts, verifying readers and unmounts for as long as one likes, over more images than the cache may hold: what grows
- * with time shows as a slope. Memory, descriptors, the event log, loops and the cache are sampled, and each is called
- * flat when its trend over the second half is small beside its size.
+ * Mounts, verifying readers and unmounts for as long as the caller wants, over more images than the cache may hold:
+ * what grows with time shows as a slope. It samples memory, descriptors, the event log, loops and the cache, and calls
+ * each flat when its trend over the second half is small beside its size.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -45,7 +45,7 @@ export interface SoakOptions {
   onProgress?: (line: string) => void;
 }
 
-/** What is measured, by name; bytes or counts. */
+/** Measured values, by name; bytes or counts. */
 export type Sample = Record<string, number>;
 
 export interface Trend {
@@ -124,7 +124,7 @@ class Soak {
       rehearses: true,
       root: this.#root,
       workers: 2,
-      // Short enough to be kept short while one looks.
+      // Small enough to be trimmed during the run.
       args: ['--log-limit', '2M', ...(cacheLimit === undefined ? [] : ['--cache-limit', String(cacheLimit)])],
     });
     cleanup.defer(() => this.#engine.stop());
@@ -212,7 +212,7 @@ class Soak {
     }
   }
 
-  /** One more mount, and one less when there are enough; returns how many were made. */
+  /** One more mount, and an unmount when there are enough; returns how many mounts it made. */
   async #turn(): Promise<number> {
     if (this.#mounts.length >= MOUNTS) await this.#unmount();
     const image = this.#random.pick(this.#images);
@@ -270,7 +270,7 @@ class Soak {
   }
 
   async #end(): Promise<string[]> {
-    // Not by number alone: a busy machine gives it to another process within minutes.
+    // Not by pid alone: a busy machine gives it to another process within minutes.
     const processes = [...enginePids(this.#engine.pid).values()].flatMap((pid) => identify(pid) ?? []);
     const client = await connectEngine(this.#root);
     await client.call('down', { force: false }).catch((error: unknown) => {
@@ -288,7 +288,7 @@ class Soak {
   }
 }
 
-/** Growth an hour that is flat whatever the share: the noise of a heap, of a segment of the log. */
+/** Growth an hour that counts as flat for any share: the noise of a heap, of a segment of the log. */
 const NOISE: ReadonlyArray<[suffix: string, perHour: number]> = [
   [' MB', 30],
   ['descriptors', 8],

@@ -1,6 +1,6 @@
 /**
- * Temporary folders and the order of cleaning up. A folder that may hold a mount is never removed
- * recursively: what lies in a mounted file system is not ours to delete.
+ * Temporary folders and the order of cleaning up. A folder that may hold a mount is never removed recursively: the
+ * files in a mounted file system are not ours to delete.
  */
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -14,7 +14,7 @@ export function tempDir(name: string): Promise<string> {
   return mkdtemp(join(tmpdir(), `cofa-${name}-`));
 }
 
-/** Removes a folder with all it holds. Throws, and removes nothing, while something is mounted in it. */
+/** Removes a folder with its contents. Throws, and removes nothing, while something is mounted in it. */
 export async function removeTree(directory: string): Promise<void> {
   const mounted = mountsBelow(directory);
   if (mounted.length > 0) throw new Error(`${directory} still holds mounts: ${mounted.join(', ')}`);
@@ -22,7 +22,7 @@ export async function removeTree(directory: string): Promise<void> {
   await promisify(execFile)('rm', ['-rf', '--one-file-system', '--', directory]);
 }
 
-/** As /run is: root of a user namespace may come to what lies below a temporary folder, where it knows its name. */
+/** As /run is: root of a user namespace can reach what lies below a temporary folder, where it knows the name. */
 export async function letThrough(directory: string): Promise<void> {
   for (let folder = directory; folder !== '/'; folder = dirname(folder)) {
     const { mode } = await stat(folder);
@@ -68,8 +68,8 @@ export function listMounts(): MountPoint[] {
 }
 
 /**
- * A stack of things to undo, last first. Every one is tried, also after one has failed; the failures are
- * thrown together at the end.
+ * A stack of things to undo, last first. Tries every one, also after one has failed, and throws the failures together
+ * at the end.
  */
 export class Cleanup {
   readonly #steps: Array<() => unknown> = [];

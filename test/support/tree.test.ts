@@ -157,7 +157,7 @@ function run(command: string, ...args: string[]): void {
   execFileSync(command, args);
 }
 
-/** Puts something else in a name's place; the folder keeps its time. */
+/** Replaces the file of a name; the folder keeps its time. */
 function replace(root: string, name: string, make: () => void): void {
   rmSync(join(root, name));
   make();

@@ -1,8 +1,8 @@
 /**
- * Reads a folder as the kernel shows it and compares two such readings, byte for byte: the judge of whether a
- * lazy mount equals an unpacked image. It shares no code with the engine, works on raw bytes throughout (names
- * need not be UTF-8), and asks the kernel for extended attributes itself (llistxattr, lgetxattr), because Node
- * has no call for them and getfattr(1) can't tell a newline in a name from its own.
+ * Reads a folder as the kernel shows it and compares two such readings, byte for byte: the judge of whether a lazy
+ * mount equals an unpacked image. It shares no code with the engine, and works on raw bytes throughout (names need not
+ * be UTF-8). It asks the kernel for extended attributes itself (llistxattr, lgetxattr), because Node has no call for
+ * them and getfattr(1) cannot tell a newline in a name from its own.
  */
 import { createHash } from 'node:crypto';
 import { type BigIntStats, constants } from 'node:fs';
@@ -60,11 +60,11 @@ export interface Difference {
 }
 
 export interface DiffOptions {
-  /** Differences that are known and explained: return true to leave one out. */
+  /** Known and explained differences: return true to leave one out. */
   ignore?: (difference: Difference, node: TreeNode) => boolean;
 }
 
-/** Walks `root` without following symlinks or looking at mounts in a special way. */
+/** Walks `root` without following symlinks; mounts are not special. */
 export async function readTree(root: string, options: ReadTreeOptions = {}): Promise<Tree> {
   const { content = true, parallel = 8, skip } = options;
   const base = Buffer.from(root);
@@ -156,7 +156,7 @@ export function assertSameTree(first: Tree, second: Tree, options: DiffOptions =
   );
 }
 
-/** A name as one line of ASCII: what is not printable becomes \xNN. */
+/** A name as one line of ASCII: unprintable bytes become \xNN. */
 export function printable(bytes: Buffer): string {
   let text = '';
   for (const byte of bytes)
@@ -215,7 +215,10 @@ function typeOf(stats: BigIntStats): NodeType {
   return 'socket';
 }
 
-/** Linux packs 12 bits of major and 20 of minor into the low word, the rest above (include/linux/kdev_t.h, glibc's gnu_dev_major). */
+/**
+ * Linux packs 12 bits of major and 20 of minor into the low word, the rest above (include/linux/kdev_t.h, glibc's
+ * gnu_dev_major).
+ */
 function deviceNumber(rdev: bigint): string {
   const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & ~0xfffn);
   const minor = (rdev & 0xffn) | ((rdev >> 12n) & ~0xffn);
@@ -266,7 +269,7 @@ const lgetxattr = libc.func(
 const xattrBuffer = Buffer.alloc(65536);
 const ENOTSUP = 95;
 
-/** Extended attributes of one path, symlinks not followed; none where the file system has no such thing. */
+/** Extended attributes of one path, without following symlinks; none where the file system does not know them. */
 export function readXattrs(path: Buffer): Array<readonly [Buffer, Buffer]> {
   const name0 = Buffer.concat([path, Buffer.alloc(1)]);
   const length = Number(llistxattr(name0, xattrBuffer, xattrBuffer.length));

@@ -1,6 +1,6 @@
 /**
- * Independent unpackers: the same image, taken from the registry by other people's programs and laid out as a
- * folder. They don't agree with each other in everything; test/e2e/README.md says where and why.
+ * Independent unpackers: other projects' programs take the same image from the registry and lay it out as a folder.
+ * They do not agree with each other in everything; test/e2e/README.md says where and why.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -23,8 +23,8 @@ export async function unpackWithUmoci(reference: string, directory: string): Pro
 }
 
 /**
- * Pulls `reference` and mounts its snapshot read-only at `target`. `unmount` takes it away again; the image
- * stays in that containerd.
+ * Pulls `reference` and mounts its snapshot read-only at `target`. `unmount` unmounts it again; the image stays in that
+ * containerd.
  */
 export async function unpackWithContainerd(
   containerd: Containerd,

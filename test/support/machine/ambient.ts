@@ -1,7 +1,8 @@
 /**
  * Node's ambient functions for simulated processes: time, chance, files, processes. Each looks in whose context it is
- * called; outside of a simulated process it is Node's own. What the engine uses is here; a path below `/sim/` is on
- * the simulated disk, `/proc` and `/sys` are empty, all others are the real files (Node's modules, the package).
+ * called; outside of a simulated process it is Node's own. This file has the functions that the engine uses. A path
+ * below `/sim/` is on the simulated disk, `/proc` and `/sys` are empty, all others are the real files (Node's modules,
+ * the package).
  */
 import { EventEmitter } from 'node:events';
 import { createRequire, syncBuiltinESMExports } from 'node:module';
@@ -188,7 +189,7 @@ function patchProcess(): void {
     const me = currentProcess();
     if (me === undefined) return real.kill(pid, signal);
     const other = me.machine.processes.get(pid);
-    // Whoever kills itself is gone already when it does so once more.
+    // A process that kills itself twice has ended already.
     if (other === undefined && pid === me.pid) return true;
     if (other === undefined) throw new Errno('ESRCH', `kill ${pid}`);
     if (signal !== 0) other.signal(String(signal));
@@ -224,7 +225,7 @@ function fakeListener(): unknown {
 
 function patchFiles(fs: Functions, promises: Functions): void {
   const disk = () => world().disk;
-  /** The folder above has to be there. */
+  /** The folder above must exist. */
   const parentOf = (path: string): string => path.slice(0, path.lastIndexOf('/')) || '/';
   const need = (path: string): SimFile => {
     const file = disk().get(path);
@@ -251,7 +252,7 @@ function patchFiles(fs: Functions, promises: Functions): void {
   const list = (path: string): string[] => {
     if (disk().get(path) === undefined) throw new Errno('ENOENT', path);
     if (disk().get(path) !== 'folder') throw new Errno('ENOTDIR', path);
-    // What is mounted there hides what is in it; images are never empty.
+    // A mount hides the folder's own files; images are never empty.
     return world().kernel.find(path) === undefined ? disk().children(path) : ['bin'];
   };
   const openFile = (path: string, flags: string): SimFile => {

@@ -1,9 +1,9 @@
 /**
- * The disk of a simulated machine: files in a tree, and what of them a power cut leaves.
+ * The disk of a simulated machine: files in a tree, and what a power cut leaves of them.
  *
  * As with ext4: changes of names (create, rename, remove) take effect in order, and an fsync of any file makes all of
- * them before it durable. A power cut keeps some first part of those that are not. Data are durable once their file was
- * synced; what was not is lost, kept or torn, sector by sector of 512 bytes; in a layer device block by block.
+ * them before it durable. A power cut keeps some first part of the others. Data are durable once their file was synced.
+ * Unsynced data are lost, kept or torn, sector by sector of 512 bytes; in a layer device block by block.
  */
 import type { Random } from '../random.ts';
 
@@ -42,7 +42,7 @@ export class SimFile {
     return this.durable.blocks?.[block] === this.blocks?.[block];
   }
 
-  /** What is left after the power was cut. */
+  /** Cuts the power: keeps what is durable, and some of the rest. */
   cut(random: Random): void {
     const { durable } = this;
     if (this.blocks !== undefined) {

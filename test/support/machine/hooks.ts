@@ -10,7 +10,10 @@ const HERE = import.meta.dirname;
 const SOURCE = join(HERE, '../../../src');
 const STAND_INS = join(HERE, 'stand-ins');
 
-/** Module of the engine → its stand-in. A part that takes what it needs as an argument needs no entry: the number may only fall. */
+/**
+ * Module of the engine → its stand-in. A part that takes what it needs as an argument needs no entry: the number may
+ * only fall.
+ */
 const REPLACED: Record<string, string> = {
   'kernel/loop.ts': 'loop.ts',
   'kernel/mount.ts': 'mount.ts',

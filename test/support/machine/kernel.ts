@@ -1,11 +1,12 @@
 /**
- * The kernel of a simulated machine: mounts, loop devices and FUSE connections, as far as cofa uses them, and reads that
- * go through all three.
+ * The kernel of a simulated machine: mounts, loop devices and FUSE connections, as far as cofa uses them, and reads
+ * that go through all three.
  *
- * - A FUSE connection lives as long as a process that has its descriptor. What a server had taken and not answered when
- *   it died is asked again of the next one (kernel ≥ 6.9). Without any descriptor, or aborted, all of it fails.
+ * - A FUSE connection lives as long as a process that has its descriptor. The kernel asks the next server again for
+ *   what a server had taken and not answered when it died (kernel ≥ 6.9). Without any descriptor, or after an abort,
+ *   all of it fails.
  * - LOOP_CHANGE_FD works on a loop whose FUSE file is dead, since its attributes are cached.
- * - A file system that was detached lives on for as long as somebody is in it, and so do its loops.
+ * - A detached file system lives for as long as it has a user, and so do its loops.
  */
 import { BLOCK, GARBAGE, HOLE, SimDisk, SimFile } from './disk.ts';
 import type { Machine, SimProcess } from './machine.ts';
@@ -27,7 +28,7 @@ export interface FuseRequest {
   answer(errno: string | undefined, value?: number | Uint8Array): void;
 }
 
-/** Who serves a connection: the transport of a front end. */
+/** The server of a connection: the transport of a front end. */
 export interface FuseServer {
   readonly process: SimProcess;
   take(request: FuseRequest): void;
@@ -71,7 +72,7 @@ export class FuseConnection {
     for (const request of this.#requests) this.#hand(server, request);
   }
 
-  /** The server takes nothing more; what it had stays with the kernel. */
+  /** The server takes no further request; the kernel keeps those that it had. */
   unserve(server: FuseServer): void {
     if (this.#server === server) this.#server = undefined;
   }
@@ -132,7 +133,7 @@ export interface SimMount {
   devices: Loop[];
   /** Readers and open files in it. */
   users: number;
-  /** Still to be seen. */
+  /** Whether it is still in the tree. */
   isAttached: boolean;
 }
 
@@ -211,7 +212,7 @@ export class Kernel {
     });
   }
 
-  /** LOOP_CLR_FD: at once, or with its last user. Returns whether it is gone. */
+  /** LOOP_CLR_FD: at once, or with its last user. Returns whether it is detached. */
   clear(number: number, label: string): boolean {
     const loop = this.loops.get(number);
     if (loop?.label !== label) return true;
@@ -258,13 +259,13 @@ export class Kernel {
     const mount = this.find(point);
     if (mount === undefined) throw new KernelError('EINVAL', `nothing at ${point}`);
     if (!lazy && mount.users > 0) throw new KernelError('EBUSY', point);
-    this.#machine.trace(`${mount.type} at ${point} goes${lazy ? ' lazily' : ''}`);
+    this.#machine.trace(`${mount.type} at ${point} is unmounted${lazy ? ' lazily' : ''}`);
     this.mounts = this.mounts.filter((other) => other !== mount);
     mount.isAttached = false;
     this.settle(mount);
   }
 
-  /** A file system that nobody sees and nobody is in ends. */
+  /** Ends a file system that is not in the tree and has no user. */
   settle(mount: SimMount): void {
     if (mount.isAttached || mount.users > 0 || mount.type !== 'erofs') return;
     for (const loop of [mount.metadata as Loop, ...mount.devices]) {
@@ -273,7 +274,7 @@ export class Kernel {
     }
   }
 
-  /** Reads blocks of a loop; `done` gets an errno or what they hold. */
+  /** Reads blocks of a loop; `done` gets an errno or the content. */
   read(
     loop: Loop,
     first: number,

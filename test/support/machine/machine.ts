@@ -1,15 +1,15 @@
 /**
- * A machine of simulated time on which the engine's own programs run: `src/supervisor/main.ts`, `src/front-end/main.ts` and all
- * that they import, unchanged. What lies below them is simulated: clock, chance, files, kernel (stand-ins/), NATS,
- * registry, fetchers.
+ * A machine of simulated time on which the engine's own programs run: `src/supervisor/main.ts`, `src/front-end/main.ts`
+ * and all that they import, unchanged. Everything below them is simulated: clock, chance, files, kernel (stand-ins/),
+ * NATS, registry, fetchers.
  *
- * Every program runs inside an asynchronous context that names its process (AsyncLocalStorage). The ambient functions of
- * Node (timers, clock, random bytes, files, spawn, process.kill …) are replaced by ones that look there: in the
- * context of a simulated process they are simulated, outside of any they are what they always were. When a process
- * is killed nothing that it waits for ever comes: its promises stay pending and are collected.
+ * Every program runs inside an asynchronous context that names its process (AsyncLocalStorage). The ambient functions
+ * of Node (timers, clock, random bytes, files, spawn, process.kill …) are replaced by ones that look there: in the
+ * context of a simulated process they are simulated, outside of any they are Node's own. A killed process never gets
+ * what it waits for: its promises stay pending and are collected.
  *
- * One event at a time is taken from the queue. Everything that follows from it without waiting runs to its end before
- * the next one (microtasks are drained), so a run follows from its seed alone.
+ * The machine takes one event at a time from the queue. Everything that follows from it without waiting runs to its end
+ * before the next one (microtasks are drained), so a run follows from its seed alone.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter } from 'node:events';
@@ -52,7 +52,7 @@ export class SimProcess {
   readonly machine: Machine;
   /** Signal from the kernel when its parent dies. */
   readonly deathSignal: 'SIGTERM' | 'SIGKILL' | undefined;
-  /** What listens to signals and the end. */
+  /** Emits signals and the end. */
   readonly events = new EventEmitter();
   readonly #onEnd: Array<() => void> = [];
   isAlive = true;
@@ -83,7 +83,7 @@ export class SimProcess {
     this.deathSignal = options.deathSignal;
   }
 
-  /** Runs something as this process: not while it is stopped, and nothing when it is dead. */
+  /** Runs something as this process: after its stop has ended, and never when it is dead. */
   enter(run: () => void): void {
     if (!this.isAlive) return;
     if (this.#held !== undefined) this.#held.push(run);
@@ -94,7 +94,7 @@ export class SimProcess {
     this.#onEnd.push(run);
   }
 
-  /** It is gone, with everything that it waits for. */
+  /** Ends the process, with everything that it waits for. */
   end(code: number | null, signal: string | null): void {
     if (!this.isAlive) return;
     this.isAlive = false;
@@ -103,7 +103,7 @@ export class SimProcess {
     this.machine.ended(this, code, signal);
   }
 
-  /** What waits for a process that was stopped (SIGSTOP). */
+  /** Calls that wait for the end of a stop (SIGSTOP). */
   #held: Array<() => void> | undefined;
 
   signal(name: string): void {
@@ -128,7 +128,7 @@ export class Machine {
   readonly random: Random;
   readonly seed: number;
   now = 0;
-  /** Counts boots; what was under way in the kernel before is void. */
+  /** Counts boots; calls that the kernel began before are void. */
   boot = 1;
   events = 0;
   readonly processes = new Map<number, SimProcess>();
@@ -156,7 +156,7 @@ export class Machine {
     return handle;
   }
 
-  /** Takes the next event; false when there is none before `end`. */
+  /** Runs the next event; false when there is none before `end`. */
   async step(end: number): Promise<boolean> {
     for (;;) {
       const next = this.#heap[0];
@@ -171,13 +171,13 @@ export class Machine {
       this.events += 1;
       run();
       await this.drain();
-      // Thrown inside of a program it may have been caught there.
+      // The program may have caught a violation thrown inside of it.
       if (this.#broken !== undefined) throw this.#broken;
       return true;
     }
   }
 
-  /** Lets everything run that follows without waiting. */
+  /** Runs everything that follows without waiting. */
   drain(): Promise<void> {
     return new Promise((resolve) => realTimers.setImmediate(resolve));
   }
@@ -227,7 +227,7 @@ export class Machine {
     return process;
   }
 
-  /** Ends what dies with a process. */
+  /** Ends the children that die with a process. */
   ended(process: SimProcess, code: number | null, signal: string | null): void {
     this.processes.delete(process.pid);
     for (const child of Array.from(this.processes.values()))
@@ -239,8 +239,8 @@ export class Machine {
   }
 
   /**
-   * A system call of the present process that takes a while. `effect` happens in the kernel at some moment in it, whether
-   * or not the process lives to hear of it; what it throws or returns, the process gets.
+   * A system call of the present process that takes a while. `effect` happens in the kernel at some moment in it,
+   * whether or not the process lives to see its end; the process gets what it throws or returns.
    */
   call<T>(ms: number, effect: () => T): Promise<T> {
     const process = currentProcess();
@@ -249,7 +249,7 @@ export class Machine {
     return new Promise((resolve, reject) => {
       this.after(ms * this.random.next(), () => {
         if (this.boot !== boot) return;
-        // A process that was killed may have got into the kernel before that, or not.
+        // A killed process may have entered the kernel before its end, or not.
         if (!process.isAlive && this.random.chance(0.5)) return;
         let done: () => void;
         try {
@@ -270,7 +270,7 @@ export class Machine {
     return new Promise((resolve) => this.after(ms, () => process?.enter(resolve)));
   }
 
-  /** Everything stops and the kernel forgets: processes first, what is on the disk is the disk's business. */
+  /** Stops everything, processes first; the kernel forgets its state, and the disk keeps what is durable. */
   cutPower(): void {
     this.trace('power cut');
     this.boot += 1;

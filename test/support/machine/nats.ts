@@ -1,8 +1,8 @@
 /**
  * A simulated nats-server with JetStream, and the client's side of it as the engine uses it. Core messages are lost
- * when the server dies or a connection is cut; what a client publishes while it is away waits for its return. JetStream
- * checks the expected sequence of a subject, knows message ids for two minutes, and acknowledges what it has written;
- * what was written and not synced is lost in a power cut, from the end.
+ * when the server dies or a connection is cut; messages that a client publishes without a connection wait for the next
+ * one. JetStream checks the expected sequence of a subject, knows message ids for two minutes, and acknowledges what it
+ * has written. A power cut loses written messages that are not synced, from the end.
  */
 import { errors, headers as newHeaders, type Msg, type MsgHdrs } from '@nats-io/nats-core';
 import { BUS_ROLES, type BusRole, permissionsOf } from '../../../src/bus/roles.ts';
@@ -22,7 +22,7 @@ interface Stream {
   config: Record<string, unknown> & { name: string; subjects: string[]; max_bytes: number };
   messages: StoredMessage[];
   lastSeq: number;
-  /** Of those messages so many are on the disk for good. */
+  /** So many of those messages are durable. */
   syncedSeq: number;
   /** The stream itself is on the disk. */
   isDurable: boolean;
@@ -49,11 +49,11 @@ export interface NatsFaults {
   isFull: boolean;
 }
 
-/** The files of one server: they outlive it. */
+/** The files of one server, which outlive its processes. */
 export class NatsStore {
   readonly streams = new Map<string, Stream>();
 
-  /** What is there now; `end` says that it is on the disk. */
+  /** Begins to sync the present messages; the returned function marks them as durable. */
   beginSync(): () => void {
     const ends = [...this.streams.values()].map((stream) => [stream, stream.lastSeq] as const);
     return () => {
@@ -123,7 +123,7 @@ export class NatsServer {
     for (const connection of Array.from(this.connections)) connection.lost();
   }
 
-  /** Something that a client sends: void when the server has died, or the client was cut off, before it came. */
+  /** A client's request on its way: void when the server dies, or the client is cut off, before it arrives. */
   travel(run: () => void, connection?: SimConnection): void {
     const { life } = this;
     const link = connection?.link;
@@ -203,7 +203,7 @@ export class NatsServer {
     return { seq, duplicate: false };
   }
 
-  /** Engines, by their folder, that do not reach the server. */
+  /** Engines, by their folder, that cannot reach the server. */
   readonly unreachable = new Set<string>();
 
   reaches(process: SimProcess): boolean {
@@ -217,17 +217,17 @@ export class NatsServer {
       if (connection.process.root === root) connection.lost();
   }
 
-  /** A second message beside one that is published: a mistake that is built in. */
+  /** Makes a second message beside a published one: a mistake that is built in. */
   twin: ((subject: string, bytes: Uint8Array) => Uint8Array | undefined) | undefined;
 
-  /** Looks at every record that is stored. */
+  /** Sees every stored record. */
   onAppend: ((message: StoredMessage) => void) | undefined;
 }
 
 let inbox = 0;
 const nextInbox = (prefix: string): string => `${prefix}.${(inbox += 1)}`;
 
-/** A client's connection. Implements what src/bus and its users call of NatsConnection. */
+/** A client's connection. Implements the part of NatsConnection that src/bus and its users call. */
 export class SimConnection {
   readonly server: NatsServer;
   readonly process: SimProcess;
@@ -256,7 +256,7 @@ export class SimConnection {
     return { max_payload: 8 << 20, version: '2.9.10' };
   }
 
-  /** nats-server would refuse what the engine is not meant to do. */
+  /** nats-server would refuse subjects outside of the user's rights. */
   check(kind: 'publish' | 'subscribe', subject: string): void {
     if (this.#role === undefined) return;
     const permissions = permissionsOf(this.#role);
@@ -274,7 +274,7 @@ export class SimConnection {
       isOpen: true,
     };
     this.#subscriptions.add(subscription);
-    // One that is made while the server is away is made with the next connection.
+    // A subscription without a connection begins with the next one.
     if (this.isConnected)
       this.#send(() => {
         if (subscription.isOpen) this.server.subscriptions.add(subscription);
@@ -289,7 +289,7 @@ export class SimConnection {
   }
 
   publish(subject: string, data?: unknown, options: { reply?: string; headers?: MsgHdrs } = {}): void {
-    // Who has just killed itself has said its last word; what follows from the same event does not happen.
+    // A process that has just killed itself sends nothing more in the same event.
     if (!this.process.isAlive) return;
     if (this.#closed) throw new errors.ClosedConnectionError();
     this.check('publish', subject);
@@ -344,7 +344,7 @@ export class SimConnection {
     return promise;
   }
 
-  /** Runs at the server once what was sent has come there; its answer comes back like a message. */
+  /** Runs at the server once the client's earlier messages have arrived; its answer travels back like a message. */
   call<T>(timeoutMs: number, ask: () => T, losesAnswer: () => boolean = () => false): Promise<T> {
     if (this.#closed) return Promise.reject(new errors.ClosedConnectionError());
     const { promise, resolve, reject } = Promise.withResolvers<T>();
@@ -428,7 +428,7 @@ export class SimConnection {
 
   // ── The server's side ──
 
-  /** The server has gone, or the network between. */
+  /** The client loses the server, or the network to it. */
   lost(): void {
     if (this.#closed || !this.isConnected) return;
     this.isConnected = false;
@@ -444,7 +444,7 @@ export class SimConnection {
     data: Uint8Array,
     options: { reply?: string; headers?: MsgHdrs | undefined },
   ): void {
-    // The order of what one connection gets is kept.
+    // One connection gets its messages in order.
     const { machine, life } = this.server;
     const { link } = this;
     this.#gotUntil =
@@ -490,7 +490,7 @@ export class SimConnection {
     return this.server.machine.after(ms, () => this.process.enter(run));
   }
 
-  /** In order. What is sent while the server is away is lost. */
+  /** In order. Messages sent without a server are lost. */
   #send(run: () => void): void {
     if (this.#closed) return;
     if (!this.isConnected) {
@@ -499,7 +499,7 @@ export class SimConnection {
     }
     const { machine, life } = { machine: this.server.machine, life: this.server.life };
     const { link } = this;
-    // The order of one connection's messages is kept.
+    // One connection's messages keep their order.
     this.#sentUntil =
       Math.max(this.#sentUntil, machine.now) + machine.random.next() * this.server.faults.delayMs;
     machine.after(this.#sentUntil - machine.now, () => {
@@ -543,7 +543,7 @@ export class SimConnection {
   }
 }
 
-/** An ordered consumer: what is stored, then what comes, and after a restart from where it was. */
+/** An ordered consumer: delivers the stored messages, then new ones, and after a restart continues where it was. */
 export class SimConsumer {
   readonly connection: SimConnection;
   readonly #stream: string;
@@ -562,7 +562,7 @@ export class SimConsumer {
     this.#subscribe();
   }
 
-  /** Sequence of the last message that has come. */
+  /** Sequence of the last message that has arrived. */
   #got = 0;
   /** Messages keep their order. */
   #sentUntil = 0;
@@ -605,7 +605,7 @@ export class SimConsumer {
       Math.max(this.#sentUntil, machine.now) + machine.random.next() * 0.1 * server.faults.delayMs;
     machine.after(this.#sentUntil - machine.now, () => {
       if (!server.isUp || server.life !== life || this.connection.link !== link) return;
-      // After a gap all of it comes again.
+      // After a gap the server sends all of it again.
       if (message.seq <= this.#got) return;
       this.#got = message.seq;
       this.#queue.push(message);

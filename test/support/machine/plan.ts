@@ -2,9 +2,9 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { Random } from '../random.ts';
 
 /**
- * What one seed of the whole engine does: the images, how fast everything is, and the mix of faults. Each fault is
- * switched off in many seeds: faults that always come together hide each other. Times are simulated ms, probabilities 0
- * to 1, `never` is Infinity.
+ * What one seed of the whole engine does: the images, all speeds, and the mix of faults. Each fault is switched off in
+ * many seeds, since faults that always come together hide each other. Times are simulated ms, probabilities 0 to 1,
+ * `never` is Infinity.
  */
 export interface Plan {
   /** Layers by their spans' blocks; images by their layers. */
@@ -12,14 +12,14 @@ export interface Plan {
   images: number[][];
   /** Images that have a sidecar in the registry; the others are indexed on the node. */
   indexed: boolean[];
-  /** Images whose sidecar is well-formed and not the image's: two files changed places, or a layer is hidden. */
+  /** Images with a well-formed sidecar that is not the image's: two files changed places, or a layer is hidden. */
   forged: Array<'swapped' | 'hiding' | undefined>;
   /** Of the engine and of mounts; undefined: mounts name none. */
   trust: TrustPolicy;
   mountTrust: number;
   /** The user lists the sidecars, forged ones too. */
   listed: boolean;
-  /** A process that builds a flat image again dies. */
+  /** A process that rebuilds a flat image dies. */
   rebuildDies: number;
   workers: number;
   readDeadlineMs: number;
@@ -35,7 +35,7 @@ export interface Plan {
   syncMs: number;
   latencyMs: number;
   blockMs: number;
-  /** Per request of the registry: an error that passes, silence, wrong bytes. */
+  /** Per request to the registry: a passing error, silence, wrong bytes. */
   registryFails: number;
   registrySilent: number;
   wrongBytes: number;
@@ -54,16 +54,16 @@ export interface Plan {
   upgradeMs: number;
   /** Users remove images, mounted or not. */
   removeMs: number;
-  /** A process stands still for a while (SIGSTOP). */
+  /** A process is stopped for a while (SIGSTOP). */
   stopMs: number;
-  /** The disk changes a block that it had right; and the disk is compared. */
+  /** The disk changes a block that was right; and a scrub compares the disk. */
   rotMs: number;
   scrubMs: number;
   /** Bytes of the event log; undefined: the engine's own. */
   logLimit: number | undefined;
   /** Share of all layers' bytes that the cache may take; undefined: no limit. */
   cacheShare: number | undefined;
-  /** Two engines of one node name on a NATS that is somebody else's; how often one of them is cut off from it. */
+  /** Two engines of one node name on a shared NATS; how often one of them is cut off from it. */
   two: boolean;
   cutOffMs: number;
   /** Until then faults happen; afterwards all heals and must come right. */

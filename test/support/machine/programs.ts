@@ -1,4 +1,4 @@
-/** What the supervisor starts: front end and fetchers are the engine's own programs, nats-server is simulated. */
+/** The supervisor's children: front end and fetchers are the engine's own programs, nats-server is simulated. */
 import { EventEmitter } from 'node:events';
 import { currentProcess, type SimProcess } from './machine.ts';
 import { FuseConnection } from './kernel.ts';
@@ -81,7 +81,10 @@ export function spawnSimulated(command: string, args: string[], options: SpawnOp
   return child;
 }
 
-/** Runs a program of the engine in the context of a process, with what stands in for the machine. A failed start ends it. */
+/**
+ * Runs a program of the engine in the context of a process, with what stands in for the machine. A failed start ends
+ * it.
+ */
 function runProgram(process: SimProcess, path: string, args: string[]): void {
   const program = programs.get(path.replace(/^.*\/src\//, ''));
   if (program === undefined) process.machine.fail(`${path}: not simulated`);

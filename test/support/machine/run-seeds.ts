@@ -1,6 +1,6 @@
 /**
- * Runs seeds of the whole engine (whole-engine.ts) in processes side by side. A process is given up after some hundred
- * seeds: Node keeps every program that it has loaded, and each life of a front end or fetcher loads one.
+ * Runs seeds of the whole engine (whole-engine.ts) in processes side by side. A process ends after some hundred seeds:
+ * Node keeps every program that it has loaded, and each life of a front end or fetcher loads one.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -12,14 +12,14 @@ export interface SeedsOptions {
   count: number;
   jobs: number;
   sabotage?: Sabotage | undefined;
-  /** Goes on after a seed that broke a rule. */
+  /** Continues after a seed that broke a rule. */
   keepGoing?: boolean;
   onProgress?: (done: number, failures: number) => void;
 }
 
 export interface SeedFailure {
   seed: number;
-  /** The rule that was broken, and what happened before. */
+  /** The broken rule, and the events before it. */
   message: string;
 }
 
@@ -33,7 +33,7 @@ export interface SeedsReport {
   simulatedHours: number;
   events: number;
   failures: SeedFailure[];
-  /** What the seeds came across. */
+  /** What the seeds met. */
   met: Record<string, number>;
   /** Modules that the simulation was to replace and that no run has loaded; known when a batch came to its end. */
   unmet: string[];
@@ -123,7 +123,7 @@ export async function showSeed(
   return result as EngineOutcome | SeedFailure;
 }
 
-/** `onMessage` says whether to go on. */
+/** `onMessage` returns whether to continue. */
 async function runBatch(order: ToRunner, onMessage: (message: FromRunner) => boolean): Promise<void> {
   const child: ChildProcess = fork(fileURLToPath(new URL('./runner.ts', import.meta.url)), {
     execArgv: ['--disable-warning=ExperimentalWarning'],

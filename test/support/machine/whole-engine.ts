@@ -1,19 +1,19 @@
 /**
- * The whole engine on a simulated machine: users who mount and unmount, readers, and faults, all drawn from one seed. The
- * programs are the real ones (machine.ts); what must hold whatever happens is checked after every event:
+ * The whole engine on a simulated machine: users who mount and unmount, readers, and faults, all drawn from one seed.
+ * The programs are the real ones (machine.ts). After every event it checks the rules that must always hold:
  *
  * - a read gives the layer's bytes or an error, never others; it ends by its deadline, and fails for a cause only;
- * - a block that went bad on the disk is given to nobody once a scrub that began later has ended;
+ * - no read gets a block that went bad on the disk once a scrub that began later has ended;
  * - the log says of no block that it is present before it is synced;
  * - no directory is mounted twice; a loop reads a device file by itself only when the whole of it is right;
- * - the same span is not fetched twice at once by one front end;
- * - flat metadata are called verified only when they are those of the layers, and refuted only when they are not; no mount
- *   that was asked for after a refutation has them, and none that does not trust sidecars ever has others;
- * - nothing throws where nobody listens.
+ * - one front end does not fetch the same span twice at once;
+ * - flat metadata are called verified only when they are those of the layers, and refuted only when they are not; no
+ *   mount requested after a refutation has refuted metadata, and none that does not trust sidecars ever has others;
+ * - every thrown error has a handler.
  *
- * When the faults end everything must come right: the engine runs, each mount that was acknowledged is there once and
- * every byte of it can be read; when all is unmounted and the engine is down, no process, mount, loop, connection or
- * draft is left, and what the log calls present is right.
+ * When the faults end everything must recover: the engine runs, each acknowledged mount is there once and every byte of
+ * it can be read. After all is unmounted and the engine is down, no process, mount, loop, connection or draft is left,
+ * and every block that the log calls present is right.
  */
 import { LAYER_LIMITS } from '../../../actors/layer-protocol.ts';
 import { emptyNode, foldEvent, idOf, type NodeState } from '../../../actors/node-state.ts';
@@ -32,7 +32,7 @@ import { digestOf, type SimImage, World } from './world.ts';
 
 export interface EngineOutcome {
   seed: number;
-  /** Hash of everything that happened, in order. */
+  /** Hash of all events of the run, in order. */
   trace: string;
   events: number;
   /** Simulated ms. */
@@ -62,20 +62,20 @@ const OTHER_ROOT = '/sim/other';
 const SHARED_NATS = 'nats://10.0.0.9:4222';
 const NODE = 'node';
 const names = subjects(NODE);
-/** Longer than anything that can come right takes. */
+/** Longer than any recovery takes. */
 const PATIENCE_MS = 300_000;
 const MOST_EVENTS = 400_000;
 /** From a death to a front end that serves again, and some more. */
 const RECOVERY_MS = 20_000;
 
-/** With these a call has changed nothing; after others one does not know. */
+/** A call with one of these errors has changed nothing; after any other the outcome is unknown. */
 const SURE = new Set(['not-running', 'not-found', 'conflict', 'integrity', 'invalid-argument']);
 
 const FOLDERS = ['/sim', ROOT, OTHER_ROOT, '/sim/mnt'];
 
 interface Expected {
   state: 'none' | 'mounted' | 'unknown';
-  /** A call is under way. */
+  /** A call runs. */
   isBusy: boolean;
   image: SimImage | undefined;
   /** It was mounted with this policy; undefined: the engine's. */
@@ -99,7 +99,7 @@ class WholeEngine {
   readonly #reads = new Map<number, Read>();
   #nextRead = 1;
   #supervisorDiedAt = Number.NEGATIVE_INFINITY;
-  /** When an engine said that it goes; Infinity: it is being told. */
+  /** When an engine said that it ends; Infinity: a client is telling it to. */
   #downAt = Number.NEGATIVE_INFINITY;
   #wantsUp = true;
   /** Folder of the engine that answered last. */
@@ -107,7 +107,7 @@ class WholeEngine {
   #isHealed = false;
   /** `<root> <manifest> <digest of metadata>` */
   readonly #refuted = new Set<string>();
-  /** Mounts by id: what they must not have, since it was refuted before they were asked for. */
+  /** Mounts by id, with the metadata they must not have: those refuted before their request. */
   readonly #forbidden = new Map<string, { dir: string; flats: ReadonlySet<string | undefined> }>();
   #unhandled: unknown;
 
@@ -165,7 +165,7 @@ class WholeEngine {
     };
   }
 
-  /** The user trusts what he does not know to be forged. */
+  /** The user trusts every sidecar that is not known to be forged. */
   #listSidecars(): void {
     const { disk, images } = this.#world;
     const list = disk.create(`${ROOT}/trusted-sidecars`);
@@ -311,7 +311,7 @@ class WholeEngine {
     supervisor.onEnd(() => {
       this.#world.disturbedAt = machine.now;
       this.#supervisorDiedAt = machine.now;
-      // Whoever manages services starts it again.
+      // The service manager starts it again.
       machine.after(machine.random.int(50, 1_500), () => this.#up(root));
     });
     supervisor.enter(() => {
@@ -368,7 +368,7 @@ class WholeEngine {
     this.#supervisorDiedAt = machine.now;
     machine.cutPower();
     for (const [url, server] of servers) {
-      // One that is somebody else's lies on another machine.
+      // A shared NATS runs on another machine.
       if (url === SHARED_NATS) continue;
       server.stop();
       servers.delete(url);
@@ -381,7 +381,7 @@ class WholeEngine {
       machine.meet('records lost with the power', lost);
     }
     disk.cut(machine.random);
-    // Folders for mounts are the users' business: they make them durable.
+    // The users own the folders for mounts, and make them durable.
     for (const folder of FOLDERS) if (disk.get(folder) === undefined) disk.put(folder, 'folder');
     this.#supervisors.clear();
     this.#downAt = Number.NEGATIVE_INFINITY;
@@ -404,7 +404,7 @@ class WholeEngine {
     });
   }
 
-  /** One of two engines does not reach NATS for a while. */
+  /** Cuts one of two engines off from NATS for a while. */
   #cutOff(): void {
     const machine = this.#machine;
     const server = this.#world.servers.get(SHARED_NATS);
@@ -429,7 +429,7 @@ class WholeEngine {
     this.#call('upgrade', {}, (_, code) => this.#machine.meet(`upgrade: ${code}`));
   }
 
-  /** Compares all blocks; `done` is told whether every layer is right now. */
+  /** Compares all blocks; `done` gets whether every layer is right now. */
   #scrub(done: (isRight: boolean) => void, repair = this.#machine.random.chance(0.5)): void {
     const machine = this.#machine;
     const { boot, now: since } = machine;
@@ -456,13 +456,13 @@ class WholeEngine {
     );
   }
 
-  /** Images that are mounted are refused. */
+  /** The engine refuses to remove mounted images. */
   #remove(): void {
     const { ref } = this.#machine.random.pick(this.#world.images);
     this.#call('remove', { ref }, (_, code) => this.#machine.meet(`remove: ${code}`));
   }
 
-  /** A process does nothing for a while, long enough or not for the supervisor to kill it. */
+  /** Stops a process for a while, long enough or not for the supervisor to kill it. */
   #standStill(): void {
     const { random } = this.#machine;
     const found = [...this.#processes('front-end'), ...this.#processes('fetcher')];
@@ -487,7 +487,7 @@ class WholeEngine {
 
   // ── Users ──
 
-  /** One call of the API; `done` gets its result, or undefined and why not. */
+  /** One call of the API; `done` gets its result, or undefined and the reason. */
   #call(
     operation: 'status' | 'mount' | 'unmount' | 'remove' | 'down' | 'upgrade' | 'scrub',
     request: object,
@@ -507,7 +507,7 @@ class WholeEngine {
         ({ user: role } = endpoint.nats);
         server ??= servers.get(endpoint.nats.url);
       } catch {
-        // There is none.
+        // No engine runs.
       }
       if (server?.isUp !== true) {
         machine.after(1, () => user.enter(() => done(undefined, 'not-running')));
@@ -604,7 +604,7 @@ class WholeEngine {
     });
   }
 
-  /** What a user was told is in the log, and counts. */
+  /** What a user was told is in the log. */
   #checkPromise(dir: string, isMounted: boolean): void {
     const found = [...this.#fold().mounts.values()].find((mount) => mount.dir === dir);
     this.#machine.check(
@@ -614,7 +614,7 @@ class WholeEngine {
     );
   }
 
-  /** What the log says; records of an engine that had been replaced do not count. */
+  /** The state of the log; records of a replaced engine do not count. */
   #fold(): NodeState {
     const state = emptyNode();
     const stores = new Set([...this.#world.servers.values()].map(({ store }) => store));
@@ -632,7 +632,7 @@ class WholeEngine {
     return state;
   }
 
-  /** Only what was refuted is refused, and not to those who do not trust it. */
+  /** The engine refuses only what was refuted, and not to users who do not trust it. */
   #checkRefuted(image: SimImage, trust: TrustPolicy | undefined): void {
     const isForged = image.isIndexed && !image.offered.equals(image.flat);
     const met = this.#machine.met['wrong bytes'] ?? 0;
@@ -642,7 +642,7 @@ class WholeEngine {
     );
   }
 
-  /** Codes that nothing a user or a fault does can explain. */
+  /** Codes that no action of a user and no fault can explain. */
   #checkRefusal(what: string, dir: string, code: string): void {
     if (code === 'internal') this.#machine.fail(`${what} of ${dir} failed with ${code}`);
   }
@@ -710,7 +710,7 @@ class WholeEngine {
           () => `read ${id} of ${read.what} failed without a cause: ${errno}`,
         );
       }
-      // Some keep the file open for a while.
+      // Some readers keep the file open for a while.
       machine.after(machine.random.chance(0.1) ? machine.random.int(0, 2_000) : 0, () => {
         if (machine.boot !== boot) return;
         mount.users -= 1;
@@ -724,7 +724,7 @@ class WholeEngine {
     return backing.kind === 'disk' ? backing.file : this.#world.device(ROOT, `sha256:${backing.name}`);
   }
 
-  /** Whether something happened that may let a read fail before its deadline. */
+  /** Whether a fault happened that may let a read fail before its deadline. */
   #hasCause({ startedAt, mount }: Read): boolean {
     const { plan, machine } = this.#world;
     if (machine.now - startedAt >= plan.readDeadlineMs - 1) return true;
@@ -739,7 +739,7 @@ class WholeEngine {
       'disk full',
       'kills of fetcher',
       'processes that stand still',
-      'nobody served for a deadline',
+      'no front end served for a deadline',
     ].some((what) => (met[what] ?? 0) > 0);
   }
 
@@ -749,7 +749,7 @@ class WholeEngine {
     const machine = this.#machine;
     if (this.#unhandled !== undefined) {
       const reason = this.#unhandled;
-      machine.fail(`nobody listened: ${reason instanceof Error ? reason.stack : String(reason)}`);
+      machine.fail(`an error without a handler: ${reason instanceof Error ? reason.stack : String(reason)}`);
     }
     const { plan } = this.#world;
     for (const read of this.#reads.values()) {
@@ -763,7 +763,7 @@ class WholeEngine {
     this.#checkTrust();
   }
 
-  /** Of mounts that a user was told of. */
+  /** Of mounts that were acknowledged to a user. */
   #checkTrust(): void {
     for (const [dir, { state, image, trust }] of this.#expected) {
       if (state !== 'mounted' || trust !== 'never' || image === undefined || this.#world.plan.two) continue;
@@ -781,7 +781,7 @@ class WholeEngine {
     const { mounts, loops } = this.#world.kernel;
     for (const { type, point } of mounts) {
       if (type !== 'erofs') continue;
-      // One that replaces another takes its mounts over while that one may still be at it.
+      // A front end that replaces another takes its mounts over while that one may still serve them.
       machine.check(this.#world.plan.two || !points.has(point), () => `${point} is mounted twice`);
       points.add(point);
     }
@@ -881,7 +881,7 @@ class WholeEngine {
     }
   }
 
-  /** What of the mounts is not as it was promised. */
+  /** Which of the mounts are not as promised. */
   #compare(status: Status): string[] {
     const wrong: string[] = [];
     this.#living = status.root;
@@ -905,7 +905,7 @@ class WholeEngine {
     return wrong;
   }
 
-  /** What has rotted is found and fetched again. */
+  /** Finds rotten blocks and fetches them again. */
   async #repair(): Promise<void> {
     const machine = this.#machine;
     if (this.#world.rotten.length === 0) return;
@@ -924,8 +924,8 @@ class WholeEngine {
   }
 
   /**
-   * Whether a mount is one of the engine that runs now. Of two engines, one that died and was replaced takes its own away
-   * when it starts again, which it cannot as long as the other one owns the name.
+   * Whether a mount belongs to the engine that runs now. Of two engines, one that died and was replaced unmounts its
+   * own when it starts again, which it cannot as long as the other one owns the name.
    */
   #isOfLiving({ type, metadata }: SimMount): boolean {
     if (type !== 'erofs' || !this.#world.plan.two) return type === 'erofs';
@@ -936,7 +936,7 @@ class WholeEngine {
   async #readAll(): Promise<void> {
     const machine = this.#machine;
     let [asked, answered, failed] = [0, 0, 0];
-    // That bytes came wrong, or none at all (actors/stall.ts), is remembered for a moment.
+    // The front end remembers for a moment that bytes came wrong, or none at all (actors/stall.ts).
     await this.#until(machine.now + LAYER_LIMITS.stallMs + 1_000, () => false);
     for (const mount of this.#world.kernel.mounts.filter((one) => this.#isOfLiving(one))) {
       for (const [at, { size }] of mount.devices.entries()) {
@@ -954,11 +954,11 @@ class WholeEngine {
     machine.check(failed === 0, () => `${failed} of ${asked} reads fail although all is well again`);
   }
 
-  /** Where everything is there and stays, the verdict on each flat image comes. */
+  /** Where all blocks are present and stay, each flat image gets its verdict. */
   async #proveAll(): Promise<void> {
     const machine = this.#machine;
     const { plan } = this.#world;
-    // Blocks that nobody has read are still absent, and what is evicted puts proofs off.
+    // Unread blocks are still absent, and evicted ones put proofs off.
     if (plan.cacheShare !== undefined || plan.two) return;
     const end = machine.now + PATIENCE_MS;
     for (;;) {
@@ -979,7 +979,7 @@ class WholeEngine {
   async #takeDown(): Promise<void> {
     const machine = this.#machine;
     this.#wantsUp = false;
-    // Whoever has a file open closes it.
+    // Readers close their open files.
     await this.#until(machine.now + 3_000, () => false);
     const status = await this.#status();
     for (const { dir } of status?.mounts ?? []) {
@@ -1012,7 +1012,7 @@ class WholeEngine {
     );
     for (const [path] of disk.files(ROOT))
       machine.check(!path.endsWith('.draft'), () => `left behind: ${path}`);
-    // The engine made every one of them. With the power the removal of an empty folder may be lost.
+    // The engine made every one of them. A power cut may undo the removal of an empty folder.
     if (!this.#world.plan.two && (machine.met['power cuts'] ?? 0) === 0)
       for (const name of disk.children('/sim/mnt')) machine.check(false, () => `left behind: folder ${name}`);
     const state = this.#fold();
@@ -1021,7 +1021,7 @@ class WholeEngine {
       () => `the log has mounts: ${[...state.mounts.values()].map(({ dir }) => dir).join(', ')}`,
     );
     for (const [diffId, { present }] of state.layers) {
-      // Of two engines one cannot say whose device it was.
+      // With two engines the owner of a device is unknown.
       if (this.#world.plan.two) continue;
       const file = this.#world.device(ROOT, diffId);
       for (const [block, bit] of present.entries())
@@ -1034,7 +1034,7 @@ class WholeEngine {
   }
 }
 
-/** What the metadata device of a mount holds. */
+/** The content of a mount's metadata device. */
 function flatOf(mount: SimMount | undefined): Buffer | undefined {
   const backing = mount?.type === 'erofs' ? mount.metadata?.backing : undefined;
   return backing?.kind === 'disk' ? backing.file.content : undefined;

@@ -25,9 +25,9 @@ export interface SimImage {
   manifest: string;
   layers: SimLayer[];
   isIndexed: boolean;
-  /** What the layers give. */
+  /** The metadata that the layers give. */
   flat: Buffer;
-  /** What the sidecar says. */
+  /** The metadata in the sidecar. */
   offered: Buffer;
   sidecar: string;
 }
@@ -38,11 +38,11 @@ export interface Rot {
   file: SimFile;
   block: number;
   at: number;
-  /** A scrub that began later has ended: from then on nobody may get it. */
+  /** A scrub that began later has ended: from then on no read may get the block. */
   foundAt: number;
 }
 
-/** A fetcher of which nothing is heard for so long may be given up, ms. */
+/** The front end may give up a fetcher that is silent for so long, ms. */
 const GIVEN_UP_MS = 4_000;
 
 export type LocalHandlers = Readonly<Record<string, LocalHandler>>;
@@ -70,7 +70,7 @@ export class World {
   readonly locks = new Map<string, SimProcess>();
   /** Unix sockets by path. */
   readonly sockets = new Map<string, { process: SimProcess; handlers: LocalHandlers }>();
-  /** When something last died that others depend on. */
+  /** The last death of a process on which others depend. */
   disturbedAt = 0;
   readonly #fetches = new Set<{
     job: FetchJob;
@@ -78,7 +78,7 @@ export class World {
     process: SimProcess;
     since: number;
   }>();
-  /** Blocks that the disk has changed: nobody can know before a scrub has seen them. */
+  /** Blocks that the disk has changed: no process can know before a scrub has seen them. */
   readonly rotten: Rot[] = [];
   isDiskFull = false;
   isNatsFull = false;
@@ -127,7 +127,7 @@ export class World {
     makePresent(this);
   }
 
-  /** A descriptor that stands for something; numbers are never used again. */
+  /** A descriptor for a simulated thing; numbers are never used again. */
   descriptor(what: unknown): number {
     const fd = this.#nextDescriptor++;
     this.#descriptors.set(fd, what);
@@ -142,7 +142,7 @@ export class World {
     return this.#nextPort++;
   }
 
-  /** Bytes are about to be written. Throws ENOSPC. */
+  /** Called before bytes are written. Throws ENOSPC. */
   spend(_bytes: number): void {
     if (!this.isDiskFull) return;
     this.machine.meet('disk full');
@@ -154,7 +154,7 @@ export class World {
     return this.#frontLostAt.get(root);
   }
 
-  /** What a process tells the one that has started it. */
+  /** A message of a process to the one that started it. */
   told(process: SimProcess, message: unknown): void {
     const { root } = process;
     if (process.name !== 'front-end' || root === undefined) return;
@@ -203,7 +203,7 @@ export class World {
     return encode({ ...job, job: job.job + 1_000_000 });
   }
 
-  /** A fetch begins. The same blocks must not come twice at once for one front end, unless it gave the first one up. */
+  /** A fetch begins. One front end must not fetch the same blocks twice at once, unless it gave the first fetch up. */
   fetching(job: FetchJob, signal: AbortSignal): () => void {
     const { machine } = this;
     const mine = { job, signal, process: currentProcess() as SimProcess, since: machine.now };
@@ -213,7 +213,7 @@ export class World {
       );
       if (isApart || other.job.layer !== job.layer || other.job.front !== job.front) continue;
       if (!other.process.isAlive || other.signal.aborted || other.job.job === job.job) continue;
-      // A front end that lost touch with NATS or with a fetcher may believe it dead.
+      // A front end that lost its connection to NATS or to a fetcher may believe the fetcher dead.
       if (this.disturbedAt >= other.since - 1_000 || machine.now - other.since > GIVEN_UP_MS) continue;
       machine.fail(`jobs ${other.job.job} and ${job.job} fetch the same blocks of ${job.layer} at once`);
     }
@@ -227,7 +227,7 @@ export class World {
     return known;
   }
 
-  /** The disk changes a block that was right, on the platter and for whoever reads. */
+  /** The disk changes a block that was right, on the platter and so for all readers. */
   rot(): void {
     const { random } = this.machine;
     const places: Array<Omit<Rot, 'at' | 'foundAt'>> = [];
@@ -245,7 +245,7 @@ export class World {
     this.rotten.push({ ...place, at: this.machine.now, foundAt: Number.POSITIVE_INFINITY });
   }
 
-  /** Whether the block has rotted, and nobody could know of it at `since`. */
+  /** Whether the block has rotted, and no process could know of it at `since`. */
   isRotten(file: SimFile | undefined, block: number, since: number): boolean {
     return this.rotten.some((rot) => rot.file === file && rot.block === block && rot.foundAt > since);
   }

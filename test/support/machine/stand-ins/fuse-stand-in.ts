@@ -9,12 +9,12 @@ export * from '../../../../src/fuse/stand-in.ts';
 export function startStandIn(session: { fd: number }): StandIn {
   const connection = world().behind(session.fd) as FuseConnection;
   let answered = 0;
-  machine().meet('nobody serves');
+  machine().meet('no front end serves');
   const process = currentProcess() as SimProcess;
   const lostAt = world().frontLostAt(process.root ?? '') ?? Number.POSITIVE_INFINITY;
-  // From then on reads fail at once, also those that have just come, until a front end begins.
+  // From then on reads fail at once, also new ones, until a front end begins.
   if (machine().now - lostAt >= world().plan.readDeadlineMs - 1)
-    machine().meet('nobody served for a deadline');
+    machine().meet('no front end served for a deadline');
   const server = {
     process,
     take: (request: FuseRequest) => {

@@ -1,6 +1,7 @@
 /**
- * What a front end of the simulation serves its devices with: the rules of src/fuse/kernel-transport.ts, without threads. A read whose blocks are all present is
- * answered from the device file, some moments after they were seen to be; any other goes to `cold`.
+ * What a front end of the simulation serves its devices with: the rules of src/fuse/kernel-transport.ts, without
+ * threads. A read whose blocks are all present is answered from the device file, some moments after they were seen to
+ * be; any other goes to `cold`.
  */
 import type { LoadTransport } from '../../../../src/front-end/devices.ts';
 import type {
@@ -85,7 +86,7 @@ class Transport implements FuseServer, FuseTransport {
     return this.#counters;
   }
 
-  /** Whoever frees a block waits for the reads that saw it present. */
+  /** A caller that frees a block waits for the reads that saw it present. */
   quiesce(): Promise<void> {
     return machine().sleep(3);
   }

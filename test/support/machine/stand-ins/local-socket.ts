@@ -16,11 +16,11 @@ export async function askLocal<Result>(path: string, question: string, timeoutMs
   await machine().sleep(0.5);
   const caller = currentProcess() as SimProcess;
   const served = world().sockets.get(path);
-  const nobody = () => new CofaError('not-running', `nobody answers on ${path}`);
-  if (served?.process.isAlive !== true) throw nobody();
+  const noAnswer = () => new CofaError('not-running', `nobody answers on ${path}`);
+  if (served?.process.isAlive !== true) throw noAnswer();
   return await new Promise<Result>((resolve, reject) => {
     const end = (run: () => void) => machine().after(0.5, () => caller.enter(run));
-    served.process.onEnd(() => end(() => reject(nobody())));
+    served.process.onEnd(() => end(() => reject(noAnswer())));
     machine().after(timeoutMs, () =>
       caller.enter(() => reject(new CofaError('timeout', `no answer on ${path}`))),
     );

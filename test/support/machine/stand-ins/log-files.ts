@@ -1,4 +1,4 @@
-/** Stand-in for src/store/log-files.ts: what nats-server has written is brought onto the disk. */
+/** Stand-in for src/store/log-files.ts: syncs what nats-server has written. */
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
 

@@ -71,7 +71,7 @@ export function listLoops(wanted?: (backingFile: string) => boolean): Promise<Lo
   );
 }
 
-/** As the kernel shows it: of a file whose name is gone, or another one's, it says so. */
+/** As the kernel shows it: it marks a file whose name was deleted or belongs to another file. */
 function shownPath(backing: Backing): string {
   const path = backingPath(backing);
   return backing.kind === 'disk' && world().disk.file(path) !== backing.file ? `${path} (deleted)` : path;

@@ -1,6 +1,6 @@
 /**
- * Stand-in for src/supervisor/images/rebuild.ts: the process reads each layer, from its device or from the registry, and gives what
- * the layers give, or dies.
+ * Stand-in for src/supervisor/images/rebuild.ts: the process reads each layer, from its device or from the registry,
+ * and gives the layers' metadata, or dies.
  */
 import { type Rebuilt, rebuiltPath } from '../../../../src/index/orders.ts';
 import { CofaError } from '../../../../schemas/errors.ts';

@@ -33,7 +33,7 @@ export async function findSidecar(
   };
 }
 
-/** Of every other image the spans are cut: layers that images have in common come with two tables. */
+/** Every other image has cut spans: layers that images have in common come with two tables. */
 function cutFor(image: SimImage, layer: SimLayer): SimLayer {
   if (world().images.indexOf(image) % 2 === 0) return layer;
   return { ...layer, spans: layer.spans.flatMap((blocks) => (blocks > 1 ? [1, blocks - 1] : [blocks])) };

@@ -1,4 +1,4 @@
-/** Stand-in for src/fetch/start-jobs.ts: starts are recorded for nobody. */
+/** Stand-in for src/fetch/start-jobs.ts: no start is recorded. */
 import { CofaError } from '../../../../schemas/errors.ts';
 
 export * from '../../../../src/fetch/start-jobs.ts';
