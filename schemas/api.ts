@@ -169,7 +169,8 @@ export const ProcessStatus = z.strictObject({
 export const StatusRequest = z.strictObject({});
 export const Status = z.strictObject({
   node: z.string(),
-  version: z.string(),
+  version: z.string().describe('of cofa'),
+  protocol: z.int().min(1).describe('of this API: docs/api.md, Versions'),
   root: z.string(),
   nats: z.string(),
   transport: z.enum(['kernel', 'fuse-native']),

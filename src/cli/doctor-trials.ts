@@ -109,7 +109,6 @@ export async function tryContainer(folder: string, runc: string): Promise<string
         readOnly: false,
         noNewPrivileges: false,
         unconfined: false,
-        platform: undefined,
       },
       user: { uid: 0, gid: 0, additionalGids: [], home: '/' },
       host: await hostFacts(),

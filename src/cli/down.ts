@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import type { ProcessIdentity } from '../container/host.ts';
 import { type Context, examples } from './context.ts';
+import { withEngine } from './engine.ts';
 
 /** Longer than the engine gives its own processes to end, ms. */
 const WAIT_MS = 60_000;
@@ -15,19 +16,13 @@ export function define(command: Command, context: Context): void {
     )
     .option('--force', 'stop also then; reads of what has not arrived fail with EIO from then on')
     .action(async (options: { force?: boolean }) => {
-      const [{ connectEngine }, { identify }] = await Promise.all([
-        import('../client/client.ts'),
-        import('../container/host.ts'),
-      ]);
+      const { identify } = await import('../container/host.ts');
       const signal = context.signal();
-      const client = await connectEngine(context.root);
-      const { pid } = client.endpoint;
-      const engine = identify(pid);
-      try {
-        await client.call('down', { force: options.force === true }, { signal });
-      } finally {
-        await client.close();
-      }
+      const { pid, engine } = await withEngine(context, async ({ endpoint, call }) => {
+        const running = { pid: endpoint.pid, engine: identify(endpoint.pid) };
+        await call('down', { force: options.force === true }, { signal });
+        return running;
+      });
       if (engine !== undefined) await untilEnded(engine, context.root, signal);
       context.output.data({ stopped: true, pid }, () =>
         context.output.quiet ? '' : 'the engine has stopped',

@@ -4,6 +4,7 @@ import type { EventLine } from '../client/client.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { defineExport } from './events-export.ts';
+import { withEngine } from './engine.ts';
 import { logSource } from './log-source.ts';
 import { printable } from '../terminal/output.ts';
 
@@ -40,23 +41,19 @@ export function define(command: Command, context: Context): void {
       }
       const { eventFilter } = await import('../replay/event-filter.ts');
       const wanted = await eventFilter(logSource(context.root), options);
-      const { connectEngine } = await import('../client/client.ts');
       const signal = context.signal();
-      const client = await connectEngine(context.root);
+      const from = wanted.fromSeq ?? (options.sinceStart === true || wanted.byTime ? 'start' : 'now');
       let seen = 0;
-      try {
-        const from = wanted.fromSeq ?? (options.sinceStart === true || wanted.byTime ? 'start' : 'now');
-        for await (const event of client.events({ from, follow: options.follow, signal })) {
+      await withEngine(context, async (engine) => {
+        for await (const event of engine.events({ from, follow: options.follow, signal })) {
           if (!wanted.accepts(event)) continue;
           context.output.line(event, () => renderEvent(event));
           if (++seen === options.count) return;
         }
-      } catch (error) {
+      }).catch((error: unknown) => {
         // Ctrl-C is how one leaves.
         if (!signal.aborted) throw error;
-      } finally {
-        await client.close();
-      }
+      });
     });
   examples(command, [
     ['cofa events', 'from now on'],

@@ -2,18 +2,14 @@
 import type { Command } from 'commander';
 import type { Status } from '../../schemas/api.ts';
 import { type Context, examples } from './context.ts';
+import { withEngine } from './engine.ts';
 import { formatBytes, formatShare, renderTable, shortDigest } from '../terminal/table.ts';
 
 export function define(command: Command, context: Context): void {
   command.description('List the images that this node knows, mounted or not.').action(async () => {
-    const { connectEngine } = await import('../client/client.ts');
-    const client = await connectEngine(context.root);
-    try {
-      const status = await client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
-      context.output.data(imageList(status), () => renderImages(status));
-    } finally {
-      await client.close();
-    }
+    const options = { timeoutMs: 10_000, signal: context.signal() };
+    const status = await withEngine(context, ({ call }) => call('status', {}, options));
+    context.output.data(imageList(status), () => renderImages(status));
   });
   examples(command, [
     ['cofa images', ''],

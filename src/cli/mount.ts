@@ -1,15 +1,11 @@
 /** `cofa mount REF DIR` */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
+import { TRUST_POLICIES } from '../../schemas/trust.ts';
 import { type Context, examples, oneOf } from './context.ts';
-import { PREFETCH_HELP, type Prefetch, prefetchOption, prefetchRequest } from './prefetch-option.ts';
-
-interface MountOptions {
-  platform?: string;
-  prefetch?: Prefetch;
-  trust?: TrustPolicy;
-}
+import { withEngine } from './engine.ts';
+import { type ImageOptions, imageRequest } from './image-request.ts';
+import { PREFETCH_HELP, prefetchOption } from './prefetch-option.ts';
 
 export function define(command: Command, context: Context): void {
   command
@@ -26,43 +22,31 @@ export function define(command: Command, context: Context): void {
       'sidecars to use before this node has proven them: always, own or never (default: as cofa up says)',
       oneOf('--trust', TRUST_POLICIES),
     )
-    .action(async (ref: string, dir: string, options: MountOptions) => {
-      const [{ connectEngine }, { ProgressView }, { showOn }] = await Promise.all([
-        import('../client/client.ts'),
+    .action(async (ref: string, dir: string, options: ImageOptions) => {
+      const [{ ProgressView }, { showOn }] = await Promise.all([
         import('./progress.ts'),
         import('./engine-progress.ts'),
       ]);
       const signal = context.signal();
-      const target = resolve(dir);
-      const client = await connectEngine(context.root);
+      const request = { ...imageRequest(ref, options), dir: resolve(dir) };
       const view = new ProgressView(`mounting ${ref}`, context.output.progress);
-      try {
-        const mount = await client.call(
-          'mount',
-          {
-            ref,
-            dir: target,
-            ...prefetchRequest(options.prefetch),
-            ...(options.platform === undefined ? {} : { platform: options.platform }),
-            ...(options.trust === undefined ? {} : { trust: options.trust }),
-          },
-          { onProgress: showOn(view, (text) => context.output.warn(text)), signal },
-        );
-        view.stop();
-        context.output.data(mount, () =>
-          context.output.quiet ? '' : `${mount.ref} is mounted at ${mount.dir}`,
-        );
-      } catch (error) {
-        view.stop();
-        // The engine works on after a Ctrl-C here; what it mounts nobody wants any more.
-        if (signal.aborted) {
-          const { takeBack } = await import('../container/take-back.ts');
-          await takeBack(client, target).catch(() => {});
+      const onProgress = showOn(view, (text) => context.output.warn(text));
+      const mount = await withEngine(context, async (engine) => {
+        try {
+          return await engine.call('mount', request, { onProgress, signal });
+        } catch (error) {
+          view.stop();
+          // The engine works on after a Ctrl-C here; no user waits for what it mounts then.
+          if (signal.aborted) {
+            const { takeBack } = await import('../container/take-back.ts');
+            await takeBack(engine, request.dir).catch(() => {});
+          }
+          throw error;
         }
-        throw error;
-      } finally {
-        await client.close();
-      }
+      }).finally(() => view.stop());
+      context.output.data(mount, () =>
+        context.output.quiet ? '' : `${mount.ref} is mounted at ${mount.dir}`,
+      );
     });
   examples(command, [
     ['cofa mount debian:12 /mnt', ''],

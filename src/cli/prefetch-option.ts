@@ -24,10 +24,3 @@ export function prefetchOption(text: string): Prefetch {
     { hint: 'such as 500k or 20M; for nothing in the background: off' },
   );
 }
-
-/** As the API takes it. `choice` undefined: nothing was said. */
-export function prefetchRequest(choice: Prefetch | undefined): { prefetch: boolean; prefetchLimit?: number } {
-  return typeof choice === 'number'
-    ? { prefetch: true, prefetchLimit: choice }
-    : { prefetch: choice ?? true };
-}

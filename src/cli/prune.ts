@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import type { PruneReply } from '../../schemas/api.ts';
 import { byteOption } from './byte-option.ts';
 import { type Context, examples } from './context.ts';
+import { withEngine } from './engine.ts';
 import { formatBytes } from '../terminal/table.ts';
 
 interface PruneOptions {
@@ -27,20 +28,11 @@ export function define(command: Command, context: Context): void {
       byteOption('--keep'),
     )
     .action(async (options: PruneOptions) => {
-      const { connectEngine } = await import('../client/client.ts');
-      const client = await connectEngine(context.root);
-      try {
-        const reply = await client.call(
-          'prune',
-          { all: options.all === true, dryRun: options.dryRun === true, keepBytes: options.keep ?? 0 },
-          { timeoutMs: WAIT_MS, signal: context.signal() },
-        );
-        context.output.data(reply, () =>
-          context.output.quiet ? '' : renderPruned(reply, options.dryRun === true),
-        );
-      } finally {
-        await client.close();
-      }
+      const { all, dryRun = false, keep } = options;
+      const reply = await withEngine(context, ({ call }) =>
+        call('prune', { all, dryRun, keepBytes: keep }, { timeoutMs: WAIT_MS, signal: context.signal() }),
+      );
+      context.output.data(reply, () => (context.output.quiet ? '' : renderPruned(reply, dryRun)));
     });
   examples(command, [
     ['cofa prune', ''],

@@ -4,25 +4,17 @@ import type { Mount, Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { ContainerInfo } from '../container/reap.ts';
 import { type Context, examples } from './context.ts';
+import { withEngine } from './engine.ts';
 import { formatDuration, formatShare, renderTable } from '../terminal/table.ts';
 
 export function define(command: Command, context: Context): void {
   command
     .description('List containers, those that a killed cofa run left included, and mounts.')
     .action(async () => {
-      const [{ connectEngine }, { listContainers }] = await Promise.all([
-        import('../client/client.ts'),
-        import('../container/reap.ts'),
-      ]);
+      const { listContainers } = await import('../container/reap.ts');
       const now = new Date();
-      const status = await connectEngine(context.root).then(
-        async (client) => {
-          try {
-            return await client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
-          } finally {
-            await client.close();
-          }
-        },
+      const options = { timeoutMs: 10_000, signal: context.signal() };
+      const status = await withEngine(context, ({ call }) => call('status', {}, options)).catch(
         (error: unknown) => {
           if (error instanceof CofaError && error.code === 'not-running') return undefined;
           throw error;

@@ -16,10 +16,7 @@ export function define(command: Command, context: Context): void {
         import('../container/reap.ts'),
         import('../kernel/mount.ts'),
       ]);
-      const client = await connectEngine(context.root).catch((error: unknown) => {
-        if (error instanceof CofaError && error.code === 'not-running') return undefined;
-        throw error;
-      });
+      const client = await connectEngine(context.root).catch(whereNoneRuns);
       try {
         for (const only of names) {
           await reapContainers({
@@ -28,8 +25,8 @@ export function define(command: Command, context: Context): void {
             force: options.force === true,
             now: new Date(),
             unmountImage: async (dir) => {
-              if (client === undefined) await unmount(dir);
-              else await client.call('unmount', { dir }, { timeoutMs: 60_000 });
+              const asked = client?.call('unmount', { dir }, { timeoutMs: 60_000 });
+              if ((await asked?.catch(whereNoneRuns)) === undefined) await unmount(dir);
             },
           });
           context.output.line({ removed: only }, () => (context.output.quiet ? '' : only));
@@ -42,4 +39,9 @@ export function define(command: Command, context: Context): void {
     ['cofa rm build-1', ''],
     ['cofa rm --force 0a1b2c3d4e5f', 'also if it runs'],
   ]);
+}
+
+/** An engine that was killed leaves its endpoint, so connecting to it fails with the first call. */
+function whereNoneRuns(error: unknown): undefined {
+  if (!(error instanceof CofaError) || error.code !== 'not-running') throw error;
 }

@@ -2,7 +2,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { connectEngine } from '../client/client.ts';
 import {
   checkEnv,
   checkHostname,
@@ -13,7 +12,8 @@ import {
 } from '../container/options.ts';
 import { runContainer } from '../container/run.ts';
 import type { Context } from './context.ts';
-import { prefetchRequest } from './prefetch-option.ts';
+import { withEngine } from './engine.ts';
+import { imageRequest } from './image-request.ts';
 import type { ProgressView } from './progress.ts';
 import type { RunWords } from './run-words.ts';
 
@@ -34,27 +34,21 @@ export async function runCommand(
     throw new CofaError('invalid-argument', '--rm and --keep exclude each other');
   }
   const options = await runOptionsOf(args, words);
-  const client = await connectEngine(context.root);
-  const { platform, trust } = words;
-  await client.tell('expect', {
-    ref,
-    ...(platform === undefined ? {} : { platform }),
-    ...(trust === undefined ? {} : { trust }),
-  });
+  const image = imageRequest(ref, words);
+  const { platform, trust } = image;
   const view = new LateProgress(`starting ${ref}`, context);
-  try {
+  await withEngine(context, async (engine) => {
+    await engine.tell('expect', { ref, platform, trust });
     context.exit = await runContainer(
       {
         root: context.root,
-        ref,
+        image,
         name: words.name,
         keep: words.keep === true,
-        ...prefetchRequest(words.prefetch),
-        trust: words.trust,
         options,
       },
       {
-        engine: client,
+        engine,
         now: new Date(),
         note: (text) => context.output.warn(text),
         onProgress: (progress) => view.show(progress),
@@ -62,10 +56,7 @@ export async function runCommand(
         ...(onRunning === undefined ? {} : { onRunning }),
       },
     );
-  } finally {
-    view.stop();
-    await client.close();
-  }
+  }).finally(() => view.stop());
 }
 
 /** Shows progress once there has been some for a moment: most containers start before that. */
@@ -129,7 +120,6 @@ async function runOptionsOf(args: string[], words: RunWords): Promise<RunOptions
     interactive: words.interactive === true,
     readOnly: words.readOnly === true,
     ...parseSecurity(words.securityOpt ?? []),
-    platform: words.platform,
   };
 }
 

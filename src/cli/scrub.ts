@@ -2,7 +2,9 @@
 import type { Command } from 'commander';
 import type { ScrubReply } from '../../schemas/api.ts';
 import { byteOption } from './byte-option.ts';
+import type { EngineClient } from '../client/client.ts';
 import { type Context, examples } from './context.ts';
+import { withEngine } from './engine.ts';
 import { formatBytes, formatDuration, renderTable, shortDigest } from '../terminal/table.ts';
 
 interface ScrubOptions {
@@ -32,41 +34,10 @@ export function define(command: Command, context: Context): void {
     )
     .option('--stop', 'stop the scrub that is running')
     .action(async (options: ScrubOptions) => {
-      const [{ connectEngine }, { ProgressView }, { showOn }] = await Promise.all([
-        import('../client/client.ts'),
-        import('./progress.ts'),
-        import('./engine-progress.ts'),
-      ]);
-      const client = await connectEngine(context.root);
-      const view = new ProgressView('scrub', context.output.progress);
-      const signal = context.signal();
-      try {
-        if (options.stop === true) {
-          const reply = await client.call('scrub-stop', {}, { timeoutMs: 10_000, signal });
-          context.output.data(reply, () => (reply.stopped ? 'stopped\n' : 'no scrub is running\n'));
-          return;
-        }
-        const reply = await client.call(
-          'scrub',
-          {
-            repair: options.repair === true,
-            ...(options.image === undefined ? {} : { ref: options.image }),
-            ...(options.layer === undefined ? {} : { layer: options.layer }),
-            ...(options.rate === undefined ? {} : { bytesPerSecond: options.rate }),
-          },
-          { timeoutMs: LONGEST_MS, silenceMs: SILENCE_MS, onProgress: showOn(view), signal },
-        );
-        view.stop();
-        context.output.data(reply, () => renderScrub(reply, context.output.quiet));
-        if (isBad(reply)) context.exit = BAD_EXIT;
-      } catch (error) {
-        view.stop();
-        // Nobody waits for it any more.
-        if (signal.aborted) await client.call('scrub-stop', {}, { timeoutMs: 5_000 }).catch(() => {});
-        throw error;
-      } finally {
-        await client.close();
-      }
+      await withEngine(context, async (engine) => {
+        if (options.stop === true) await stopScrub(engine, context);
+        else await scrub(engine, options, context);
+      });
     });
   examples(command, [
     ['cofa scrub', ''],
@@ -74,6 +45,33 @@ export function define(command: Command, context: Context): void {
     ['cofa scrub --image debian:12', ''],
     ["cofa scrub --json | jq '.layers[] | select(.bad > 0)'", ''],
   ]);
+}
+
+async function stopScrub({ call }: EngineClient, context: Context): Promise<void> {
+  const reply = await call('scrub-stop', {}, { timeoutMs: 10_000, signal: context.signal() });
+  context.output.data(reply, () => (reply.stopped ? 'stopped\n' : 'no scrub is running\n'));
+}
+
+async function scrub({ call }: EngineClient, options: ScrubOptions, context: Context): Promise<void> {
+  const [{ ProgressView }, { showOn }] = await Promise.all([
+    import('./progress.ts'),
+    import('./engine-progress.ts'),
+  ]);
+  const { image: ref, layer, repair, rate: bytesPerSecond } = options;
+  const view = new ProgressView('scrub', context.output.progress);
+  const signal = context.signal();
+  try {
+    const terms = { timeoutMs: LONGEST_MS, silenceMs: SILENCE_MS, onProgress: showOn(view), signal };
+    const reply = await call('scrub', { ref, layer, repair, bytesPerSecond }, terms);
+    view.stop();
+    context.output.data(reply, () => renderScrub(reply, context.output.quiet));
+    if (isBad(reply)) context.exit = BAD_EXIT;
+  } catch (error) {
+    view.stop();
+    // No user waits for it any more.
+    if (signal.aborted) await call('scrub-stop', {}, { timeoutMs: 5_000 }).catch(() => {});
+    throw error;
+  }
 }
 
 /** As of an error `integrity`. */

@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { Mount, Status } from '../../schemas/api.ts';
 import { type Context, examples } from './context.ts';
+import { withEngine } from './engine.ts';
 import {
   formatBytes,
   formatDuration,
@@ -16,10 +17,8 @@ export function define(command: Command, context: Context): void {
     .description('Show the engine: its processes, and how much of each image has arrived.')
     .option('-l, --layers', 'each layer too')
     .action(async (options: { layers?: boolean }) => {
-      const { connectEngine } = await import('../client/client.ts');
-      const client = await connectEngine(context.root);
-      const asked = client.call('status', {}, { timeoutMs: 10_000, signal: context.signal() });
-      const status = await asked.finally(() => client.close());
+      const asking = { timeoutMs: 10_000, signal: context.signal() };
+      const status = await withEngine(context, ({ call }) => call('status', {}, asking));
       context.output.data(status, () => render(status, { layers: options.layers === true, now: new Date() }));
     });
   command.addHelpText(

@@ -6,6 +6,7 @@ import { subjects } from '../../schemas/subjects.ts';
 import { type CallEngine, callOver, sent, type Transport } from './call.ts';
 import { type Endpoint, readEndpoint, socketOf } from './endpoint.ts';
 import { overSocket } from './over-socket.ts';
+import { checkProtocol, requestFor } from './protocol.ts';
 
 export interface EngineClient {
   readonly endpoint: Endpoint;
@@ -37,12 +38,15 @@ const TELL_MS = 10_000;
 
 /**
  * The engine whose state lies in `root`. Calls take its socket, and NATS where no process listens there. Error `not-running`
- * when there is no engine.
+ * when there is no engine, `unsupported` when it speaks no protocol that this program knows.
  */
 export async function connectEngine(root: string): Promise<EngineClient> {
   const endpoint = await readEndpoint(root);
+  await checkProtocol(endpoint);
   const nats = natsOf(root, endpoint);
-  const call = callOver(overSocket(socketOf(root)), nats);
+  const carry = callOver(overSocket(socketOf(root)), nats);
+  const call: CallEngine = async (operation, request, options) =>
+    await carry(operation, await requestFor(endpoint, operation, request), options);
   let log: Promise<NatsConnection> | undefined;
   return {
     endpoint,
@@ -52,9 +56,15 @@ export async function connectEngine(root: string): Promise<EngineClient> {
       await sent();
     },
     async *events(range) {
-      const { connectBus } = await import('../bus/connection.ts');
-      const { readLog } = await import('../store/log-reader.ts');
-      log ??= connectBus(endpoint.log, BUS);
+      const [{ connectBus }, { readLog }] = await Promise.all([
+        import('../bus/connection.ts'),
+        import('../store/log-reader.ts'),
+      ]);
+      log ??= connectBus(endpoint.log, BUS).catch(async (cause: unknown) => {
+        // A killed engine leaves its endpoint; one that runs says so by itself.
+        await call('status', {}, { timeoutMs: TELL_MS });
+        throw cause;
+      });
       for await (const record of readLog(await log, subjects(endpoint.node).allEvents, range)) {
         const { v: _, type, at, ...data } = record.event;
         yield { seq: record.seq, time: new Date(at).toISOString(), subject: record.subject, type, data };

@@ -3,9 +3,10 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import type { BusAddress } from '../bus/connection.ts';
+import type { Spoken } from './protocol.ts';
 
 /** Lies in ROOT/run/endpoint.json, readable by root only. */
-export interface Endpoint {
+export interface Endpoint extends Spoken {
   v: 1;
   node: string;
   pid: number;
@@ -17,15 +18,16 @@ export interface Endpoint {
   packs: BusAddress;
 }
 
-/** What engines have written: early ones had one user of NATS for everything. */
-type WrittenEndpoint = Omit<Endpoint, 'log' | 'packs'> & Partial<Endpoint>;
+/** What engines have written. That of 0.1.0 does not say what it speaks; before it had users there was one for everything. */
+type WrittenEndpoint = Pick<Endpoint, 'v' | 'node' | 'pid' | 'nats'> & Partial<Endpoint>;
+const FIRST: Spoken = { version: '0.1.0', protocol: 1, oldestProtocol: 1 };
 
 /** The endpoint file of `root`, at once; error `not-running` when there is none. */
 export async function readEndpoint(root: string): Promise<Endpoint> {
   try {
     const text = readFileSync(join(root, 'run/endpoint.json'), 'utf8');
     const { nats, log = nats, packs = nats, ...rest } = JSON.parse(text) as WrittenEndpoint;
-    return { ...rest, nats, log, packs };
+    return { ...FIRST, ...rest, nats, log, packs };
   } catch (cause) {
     throw new CofaError('not-running', `no engine runs with its state in ${root}`, {
       cause,

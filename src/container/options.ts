@@ -21,7 +21,6 @@ export interface RunOptions {
   noNewPrivileges: boolean;
   /** Without the seccomp profile. */
   unconfined: boolean;
-  platform: string | undefined;
 }
 
 export interface Volume {

@@ -19,8 +19,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { hostname, constants as os } from 'node:os';
-import type { Mount, Progress } from '../../schemas/api.ts';
-import type { TrustPolicy } from '../../schemas/trust.ts';
+import type { Mount, Progress, RequestOf } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CallEngine, sent } from '../client/call.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
@@ -42,19 +41,19 @@ import { type ContainerUser, lookupUser } from './users.ts';
 export interface RunRequest {
   /** The cofa root. */
   root: string;
-  ref: string;
+  image: ImageRequest;
   /** Undefined: an id by chance. */
   name: string | undefined;
   /** Do not throw away what the container wrote. */
   keep: boolean;
-  /** Fetch the rest of the image in the background. */
-  prefetch: boolean;
-  /** Bytes per second of that; undefined: no limit. */
-  prefetchLimit?: number | undefined;
-  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
-  trust?: TrustPolicy | undefined;
   options: RunOptions;
 }
+
+/** What the user says of the image. */
+export type ImageRequest = Pick<
+  RequestOf<'mount'>,
+  'ref' | 'platform' | 'prefetch' | 'prefetchLimit' | 'trust'
+>;
 
 export interface RunDependencies {
   engine: { readonly call: CallEngine };
@@ -85,7 +84,7 @@ export async function runContainer(request: RunRequest, deps: RunDependencies): 
     checkVolumes(options);
     const { folder, record } = createFolder(request.root, {
       name: request.name,
-      ref: request.ref,
+      ref: request.image.ref,
       args: options.args,
       keep: request.keep,
       now: deps.now,
@@ -168,38 +167,24 @@ class Container {
   }
 
   /**
-   * The image, and the overlay on it: the engine has loaded what that takes, and `cofa run` would have to. An engine that is
-   * older than that refuses the word.
+   * The image, and the overlay on it: the engine has loaded what that takes, and `cofa run` would have to. The answer says
+   * whether there is an overlay; engines of protocol 1 mount none.
    */
   async #mount(signals: SignalRelay): Promise<Mount> {
-    const { options, keep, ref, prefetch, prefetchLimit, trust } = this.#request;
+    const { options, keep, image } = this.#request;
     const folder = this.#folder;
-    const request = {
-      ref,
+    // One empty word stands for no program.
+    const program = (options.entrypoint ?? options.args[0] ?? '').slice(0, LONGEST_WORD);
+    const request: RequestOf<'mount'> = {
+      ...image,
       dir: folder.image,
       container: folder.id,
-      prefetch,
-      ...(prefetchLimit === undefined ? {} : { prefetchLimit }),
       start: startKey(options),
-      ...(trust === undefined ? {} : { trust }),
-      ...(options.platform === undefined ? {} : { platform: options.platform }),
+      program: program === '' ? undefined : program,
+      overlay: keep ? 'kept' : 'temporary',
     };
-    const call = {
-      signal: signals.early,
-      ...(this.#deps.onProgress === undefined ? {} : { onProgress: this.#deps.onProgress }),
-    };
-    const { engine } = this.#deps;
-    const program = options.entrypoint ?? options.args[0];
-    const more = {
-      overlay: keep ? ('kept' as const) : ('temporary' as const),
-      ...(program === undefined || program === '' ? {} : { program: program.slice(0, LONGEST_WORD) }),
-    };
-    try {
-      return await engine.call('mount', { ...request, ...more }, call);
-    } catch (error) {
-      if (!(error instanceof CofaError) || !isUnknownWord(error)) throw error;
-      return await engine.call('mount', request, call);
-    }
+    const { onProgress } = this.#deps;
+    return await this.#deps.engine.call('mount', request, { signal: signals.early, onProgress });
   }
 
   /** Undoes `run`, however far it came. `exit`: the container's exit code, undefined when it never ran to its end. */
@@ -259,22 +244,14 @@ class Container {
 
   /**
    * False where it has to be done here: the engine is not there, or is another one than that which mounted. What is not kept
-   * the engine throws away as well, and answers before it has; one that is older than that refuses the word.
+   * the engine throws away as well, and answers before it has.
    */
   async #unmountByEngine(isKept: boolean): Promise<boolean> {
-    const request = { dir: this.#folder.image, overlay: true } as const;
-    const call = { timeoutMs: UNMOUNT_MS };
-    const { engine } = this.#deps;
+    const discard = isKept ? undefined : true;
+    const request = { dir: this.#folder.image, overlay: true, discard } as const;
     try {
-      if (isKept) await engine.call('unmount', request, call);
-      else {
-        const asked = engine.call('unmount', { ...request, discard: true }, call);
-        const { discarded } = await asked.catch((error: unknown) => {
-          if (!(error instanceof CofaError) || !isUnknownWord(error)) throw error;
-          return engine.call('unmount', request, call);
-        });
-        this.#discarded = discarded === true;
-      }
+      const { discarded } = await this.#deps.engine.call('unmount', request, { timeoutMs: UNMOUNT_MS });
+      this.#discarded = discarded === true;
       return true;
     } catch {
       return false;
@@ -342,11 +319,6 @@ function throwIfStopped(signals: SignalRelay): void {
 
 /** Of a command that the engine is told. */
 const LONGEST_WORD = 4_096;
-
-/** An engine that does not know a word says so by its name. */
-function isUnknownWord({ code, message }: CofaError): boolean {
-  return code === 'invalid-argument' && /overlay|program|discard/.test(message);
-}
 
 function checkVolumes(options: RunOptions): void {
   for (const volume of options.volumes) {

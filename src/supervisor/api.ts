@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import { OPERATIONS, type Operation, type Progress } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import { PROTOCOL } from '../../schemas/protocol.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
@@ -182,7 +183,7 @@ function validate(operation: Operation, body: unknown): unknown {
       'invalid-argument',
       `${operation}: ${z.prettifyError(result.error).replaceAll('\n', ' ')}`,
       {
-        hint: 'docs/api.md describes every request',
+        hint: `docs/api.md describes every request; the engine speaks protocol ${PROTOCOL}`,
       },
     );
   }

@@ -107,6 +107,7 @@ const bytes = { total: 6_553_600, present: 524_288, fetched: 200_000 };
 const status: Status = {
   node: 'n1',
   version: '0.1.0',
+  protocol: 2,
   root: '/var/lib/cofa',
   nats: 'nats://127.0.0.1:4222',
   transport: 'kernel',

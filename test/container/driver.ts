@@ -37,10 +37,9 @@ try {
   process.exitCode = await runContainer(
     {
       root: input.root,
-      ref: 'test:1',
       name: input.name,
       keep: input.keep ?? false,
-      prefetch: true,
+      image: { ref: 'test:1' },
       options: input.options,
     },
     { engine, now: new Date(), note: (text) => process.stderr.write(`note: ${text}\n`) },

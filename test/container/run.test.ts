@@ -32,7 +32,6 @@ const PLAIN: RunOptions = {
   readOnly: false,
   noNewPrivileges: false,
   unconfined: false,
-  platform: undefined,
 };
 
 beforeAll(async () => {

@@ -29,7 +29,6 @@ const options = (more: Partial<RunOptions> = {}): RunOptions => ({
   readOnly: false,
   noNewPrivileges: false,
   unconfined: false,
-  platform: undefined,
   ...more,
 });
 const host: HostFacts = {

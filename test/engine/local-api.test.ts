@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import { PROTOCOL } from '../../schemas/protocol.ts';
 import { connectEngine } from '../../src/client/client.ts';
 import { askLocal, serveLocal } from '../../src/bus/local-socket.ts';
 import { busAway, type Handlers, localApi } from '../../src/supervisor/api.ts';
@@ -40,7 +41,8 @@ beforeEach(async () => {
   finish = () => {};
   await mkdir(join(root, 'run'));
   // Nobody listens there: what reaches NATS fails.
-  const endpoint = { v: 1, node: 'n', pid: process.pid, nats: { url: 'nats://127.0.0.1:1' } };
+  const nats = { url: 'nats://127.0.0.1:1' };
+  const endpoint = { v: 1, protocol: PROTOCOL, node: 'n', pid: process.pid, nats };
   await writeFile(join(root, 'run/endpoint.json'), JSON.stringify(endpoint));
   const held = new Promise<void>((resolve) => {
     finish = resolve;

@@ -3,10 +3,12 @@ import { rm } from 'node:fs/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { ProcessStatus } from '../../../schemas/api.ts';
+import { OLDEST_PROTOCOL, PROTOCOL } from '../../../schemas/protocol.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { serveLocal } from '../../bus/local-socket.ts';
 import type { BusUsers } from '../../bus/roles.ts';
 import type { Endpoint } from '../../client/endpoint.ts';
+import { VERSION } from '../../client/version.ts';
 import type { Child } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
@@ -78,6 +80,9 @@ async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise
 async function writeEndpoint({ options, users, layout, end, ports }: DoorsOptions): Promise<void> {
   const endpoint = {
     v: 1,
+    version: VERSION,
+    protocol: PROTOCOL,
+    oldestProtocol: OLDEST_PROTOCOL,
     node: options.node,
     pid: ports.self.pid,
     nats: users.api,

@@ -2,6 +2,7 @@
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { Subjects } from '../../../schemas/subjects.ts';
+import { VERSION } from '../../client/version.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
@@ -9,7 +10,6 @@ import { type NodeLog, openNodeLog } from '../log/node-log.ts';
 import { rootId } from '../log/ownership.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
-import { VERSION } from '../version.ts';
 
 /** The log has this long for its last snapshot, ms. */
 const CLOSE_MS = 2_000;

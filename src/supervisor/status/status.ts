@@ -1,5 +1,7 @@
 /** What `status` says: gathered anew at each call. */
 import type { ProcessStatus, Status } from '../../../schemas/api.ts';
+import { PROTOCOL } from '../../../schemas/protocol.ts';
+import { VERSION } from '../../client/version.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Images } from '../images/images.ts';
 import type { NodeLog } from '../log/node-log.ts';
@@ -7,7 +9,6 @@ import type { Mounts } from '../mounts/mounts.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
-import { VERSION } from '../version.ts';
 import type { FrontFigures } from './front-figures.ts';
 import { imageStatus } from './image-status.ts';
 import { processStatus } from './process-status.ts';
@@ -35,6 +36,7 @@ export function statusOf(sources: StatusSources): () => Promise<Status> {
     return {
       node,
       version: VERSION,
+      protocol: PROTOCOL,
       root,
       nats: natsUrl,
       transport,
