@@ -40,7 +40,7 @@ import {
   type HandedOver,
   PER_THREAD,
   type TableChange,
-  type WorkerData,
+  type ThreadData,
 } from './threads.ts';
 import { type ColdRead, type DeviceFile, type FuseTransport, type TransportCounters } from './transport.ts';
 
@@ -103,7 +103,7 @@ class Transport implements KernelTransport {
   readonly #control: Int32Array;
   readonly #strays: Tally;
   readonly #replier: Replier;
-  readonly #workers: Array<{ worker: Worker; port: MessagePort }>;
+  readonly #all: Array<{ thread: Worker; port: MessagePort }>;
   readonly #files = new Map<number, OwnFile>();
   readonly #waiting = new Set<WaitingRead>();
   /** Writes in flight on the session's descriptor. */
@@ -137,7 +137,7 @@ class Transport implements KernelTransport {
     this.ended = promise;
     this.#end = resolve;
     this.#running = this.#threads;
-    this.#workers = Array.from({ length: this.#threads }, (_, index) => this.#startWorker(index));
+    this.#all = Array.from({ length: this.#threads }, (_, index) => this.#startThread(index));
     process.on('exit', this.#onProcessExit);
     if (options.standby !== true) this.begin();
   }
@@ -224,16 +224,16 @@ class Transport implements KernelTransport {
     return total;
   }
 
-  #startWorker(index: number): { worker: Worker; port: MessagePort } {
+  #startThread(index: number): { thread: Worker; port: MessagePort } {
     const { port1, port2 } = new MessageChannel();
-    const data: WorkerData = {
+    const data: ThreadData = {
       device: this.#options.fd,
       index,
       control: this.#control.buffer as SharedArrayBuffer,
       strays: this.#strays,
       port: port2,
     };
-    const worker = new Worker(new URL('./kernel-worker.ts', import.meta.url), {
+    const thread = new Worker(new URL('./kernel-thread.ts', import.meta.url), {
       name: `fuse-${index}`,
       workerData: data,
       transferList: [port2],
@@ -241,18 +241,18 @@ class Transport implements KernelTransport {
       env: SHARE_ENV,
       trackUnmanagedFds: false,
     });
-    worker.on('message', (message: HandedOver) => this.#take(message));
-    worker.on('error', (error) => {
+    thread.on('message', (message: HandedOver) => this.#take(message));
+    thread.on('error', (error) => {
       this.#failure ??= error instanceof Error ? error : new Error(String(error));
       this.#end(this.#failure);
     });
-    worker.on('exit', () => {
+    thread.on('exit', () => {
       port1.close();
       this.#running--;
       if (this.#running === 0) void this.#finish();
     });
     port1.unref();
-    return { worker, port: port1 };
+    return { thread, port: port1 };
   }
 
   /** A request that a thread could not answer. */
@@ -335,7 +335,7 @@ class Transport implements KernelTransport {
   }
 
   #changeTable(change: TableChange): void {
-    for (const { port } of this.#workers) port.postMessage(change);
+    for (const { port } of this.#all) port.postMessage(change);
     Atomics.add(this.#control, CONTROL.version, 1);
   }
 
@@ -361,7 +361,7 @@ class Transport implements KernelTransport {
   }
 
   #turns(): number[] {
-    return this.#workers.map((_, index) => this.#ofThread(index, PER_THREAD.turn));
+    return this.#all.map((_, index) => this.#ofThread(index, PER_THREAD.turn));
   }
 
   #ofThread(index: number, field: number): number {
@@ -418,7 +418,7 @@ class Transport implements KernelTransport {
     const pause = new Int32Array(new SharedArrayBuffer(4));
     for (let waited = 0; waited < EXIT_MS; waited++) {
       this.#interruptThreads();
-      const ended = this.#workers.every((_, i) => this.#ofThread(i, PER_THREAD.ended) === 1);
+      const ended = this.#all.every((_, i) => this.#ofThread(i, PER_THREAD.ended) === 1);
       if (ended) return;
       Atomics.wait(pause, 0, 0, 1);
     }

@@ -2,7 +2,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { ServedFile, Tally } from './served-file.ts';
 
-export interface WorkerData {
+export interface ThreadData {
   device: number;
   /** This thread's number, from 0. */
   index: number;

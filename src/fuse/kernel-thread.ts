@@ -23,9 +23,9 @@ import {
   TALLY,
   type Tally,
 } from './served-file.ts';
-import { CONTROL, type HandedOver, NAME, PER_THREAD, type TableChange, type WorkerData } from './threads.ts';
+import { CONTROL, type HandedOver, NAME, PER_THREAD, type TableChange, type ThreadData } from './threads.ts';
 
-function serve({ device, index, control: shared, strays, port }: WorkerData): void {
+function serve({ device, index, control: shared, strays, port }: ThreadData): void {
   const control = new Int32Array(shared);
   const own = CONTROL.perThread + index * CONTROL.size;
   const thread = new Thread(device, index, control, strays, port);
@@ -208,5 +208,5 @@ class Thread {
 }
 
 // The entry; last, since classes exist only from their line on.
-if (parentPort !== null && (workerData as Partial<WorkerData> | null)?.control !== undefined)
-  serve(workerData as WorkerData);
+if (parentPort !== null && (workerData as Partial<ThreadData> | null)?.control !== undefined)
+  serve(workerData as ThreadData);
