@@ -1,5 +1,5 @@
 /**
- * Jobs that nobody waits for, by layer: the smallest layer comes first, so that one after the other gets whole and is handed
+ * Jobs that no reader waits for, by layer: the smallest layer comes first, so that one after the other gets whole and is handed
  * to the kernel, instead of all at the very end. Layers of one size take turns.
  */
 export interface BackgroundJob {

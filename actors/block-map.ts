@@ -1,6 +1,6 @@
 /**
  * The block states of one layer device, with the counts that follow from them: blocks by state, and what each span
- * lacks. Nobody else writes the states, so the counts are kept up to date block by block and never recounted.
+ * lacks. This class alone writes the states, so the counts are kept up to date block by block and never recounted.
  */
 import { type BlockEvent, BlockState, step } from './block.ts';
 import { type BlockRun, blockRun, type SpanRun } from './ranges.ts';

@@ -23,10 +23,10 @@
  *
  * **Not at once again**: a span that came or was read within the residence time stays, unless the cache is over its limit;
  * then the time shrinks to what a reader needs to get through a span. Beyond the slack there is no such time at all, for
- * whoever waits for a span has been answered when it came. So the cache exceeds its limit by the slack, by what is being
+ * the reads that wait for a span are answered when it comes. So the cache exceeds its limit by the slack, by what is being
  * fetched, and by what comes while an eviction is carried out.
  *
- * **Handed-over devices**: the kernel reads them without asking, so nobody knows which spans are in use; the device as a
+ * **Handed-over devices**: the kernel reads them without asking, so cofa does not know which spans are in use; the device as a
  * whole counts as used when its loop was last seen reading. One whose turn comes is taken back first; its spans can go
  * a moment later. After that it is left alone for a while, or devices would go back and forth.
  *
@@ -116,7 +116,7 @@ export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: b
 
 export const isDiskLow = (free: number, { reserve }: CacheLimits): boolean => free < reserve;
 
-/** Who needs a layer: nobody, an image that is known, a mount. */
+/** What needs a layer: nothing, an image that is known, a mount. */
 export type CacheNeed = 'none' | 'image' | 'mount';
 
 export interface CacheLayer {

@@ -7,16 +7,16 @@
  * slots free for the demand that comes next: one of every fetcher that has several, and a share of the pool. What readers
  * are likely to want next comes before the rest of the images, and of that the smallest layer first (background-queue.ts).
  *
- * **The rest of the images** is to use what nobody else does. A byte that is on its way cannot be overtaken, and shares the link
+ * **The rest of the images** is to use what no other job does. A byte that is on its way cannot be overtaken, and shares the link
  * with what a reader waits for. So while demand is around, and for `demandAroundMs` after it, one such job is under way at
  * most. Not none: a reader of everything would otherwise fetch all of it by itself, span by span, with the link idle between.
- * What is under way when demand comes is told to hold: its fetcher reads and decodes nothing more of it while somebody waits, since
- * both would take the link and the processor from him. It goes on when nobody waits any more, or after `holdMs`, and then for
+ * What is under way when demand comes is told to hold: its fetcher reads and decodes nothing more of it while a reader waits, since
+ * both would take the link and the processor from that reader. It goes on when no reader waits any more, or after `holdMs`, and then for
  * `breathMs` at least: readers who come one after the other slow it down, and do not stop it. A word that gets lost does no harm, for a
  * fetcher holds no job for longer than it was told.
  *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
- * goes to another after `jobSilenceMs`, the late one is told to stop, and whoever is done first ends the job. Both
+ * goes to another after `jobSilenceMs`, the late one is told to stop, and the first that is done ends the job. Both
  * write the same verified bytes to the same place, so this costs bandwidth and nothing else.
  *
  * **A slot is taken** from `send` until the fetcher says that the job ended. A job that was stopped keeps its slot until
@@ -63,7 +63,7 @@ export type DispatcherEffect =
   | { type: 'send'; job: number; fetcher: string }
   /** The fetcher need not go on. The job is over, or another has it: this does not end it. */
   | { type: 'stop'; job: number; fetcher: string }
-  /** Somebody else waits: the fetcher is to let the job rest, for so long at most or until `go-on`, ms. */
+  /** A reader waits for another job: the fetcher is to let the job rest, for so long at most or until `go-on`, ms. */
   | { type: 'hold'; job: number; fetcher: string; ms: number }
   | { type: 'go-on'; job: number; fetcher: string }
   | { type: 'rejected'; job: number; reason: 'full' }
@@ -89,7 +89,7 @@ export interface DispatcherLimits {
   demandShare: number;
   /** How long after demand the rest of the images keeps back, ms. */
   demandAroundMs: number;
-  /** How long the rest of the images holds at a time while somebody waits, and how long it goes on at the least between, ms. */
+  /** How long the rest of the images holds at a time while a reader waits, and how long it goes on at the least between, ms. */
   holdMs: number;
   breathMs: number;
 }
@@ -133,7 +133,7 @@ interface Assignment {
   readonly job: number;
   readonly source: string;
   readonly fetcher: Fetcher;
-  /** Whom it is for by now; `rest`: nobody, and nobody is likely to want it soon. */
+  /** What it is for by now; `rest`: no reader waits for it, or is likely to want it soon. */
   kind: JobKind;
   /** When its silence has lasted too long, ms. */
   silentAt: number;
@@ -331,7 +331,7 @@ export class Dispatcher {
     if (job === undefined) return;
     this.#demand.ended(job.source, event.ok);
     const isHis = job.assignment === undefined ? false : job.assignment === assignment;
-    // Done is done, whoever did it. A failure counts only from the fetcher that has the job.
+    // Done is done, by any fetcher. A failure counts only from the fetcher that has the job.
     if (isHis) job.assignment = undefined;
     if (isHis || event.ok) this.#end(job, effects);
   }
@@ -471,7 +471,7 @@ export class Dispatcher {
     return this.#heldSince === undefined && (!isAround || this.#slots.rest === 0);
   }
 
-  /** Somebody began to wait a moment ago, and the rest is in his way. Of demand that takes long the link has room beside it. */
+  /** A reader began to wait a moment ago, and the rest is in its way. Of demand that takes long the link has room beside it. */
   get #mayHold(): boolean {
     return (
       this.#slots.demand > 0 && this.#slots.rest > 0 && this.#clock < this.#askedAt + this.#limits.holdMs
@@ -643,12 +643,12 @@ export class Dispatcher {
     check(
       this.#heldSince === undefined ||
         (this.#slots.demand > 0 && this.#clock < this.#heldSince + this.#limits.holdMs),
-      () => 'the rest holds for nobody, or for too long',
+      () => 'the rest holds though no reader waits, or for too long',
     );
     for (const job of this.#jobs.values())
       check(
         job.assignment?.isHeld !== true || (job.assignment.kind === 'rest' && this.#heldSince !== undefined),
-        () => `job ${job.job} holds for ever, or somebody waits for it`,
+        () => `job ${job.job} holds for ever, or a reader waits for it`,
       );
     return wrong;
   }

@@ -59,7 +59,7 @@ export function auditLayer(layer: LayerInside): string[] {
       );
       check(
         owner !== undefined || retries.isPaused(span) || promises.has(block),
-        () => `read ${id} waits for span ${span}, but nobody fetches it`,
+        () => `read ${id} waits for span ${span}, but no job fetches it`,
       );
       check(
         owner?.kind !== 'fetch' || owner.class === 'demand' || promises.has(block),

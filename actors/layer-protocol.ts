@@ -1,4 +1,4 @@
-/** What goes into a layer actor and what comes out: its limits, events and effects. */
+/** What a layer actor takes and what it answers: its limits, events and effects. */
 import type { ErrorCode } from '../schemas/errors.ts';
 import type { JobClass } from '../schemas/fetch.ts';
 import type { PrefetchPace } from './pace.ts';
@@ -15,7 +15,7 @@ export interface LayerLimits {
   demandBatchSpans: number;
   /** Spans of one prefetch job, and prefetch jobs that may run at once. */
   prefetchBatchSpans: number;
-  /** Spans of one prefetch job within so many ms after somebody has begun to wait. */
+  /** Spans of one prefetch job within so many ms after a read has begun to wait. */
   prefetchBatchSpansAround: number;
   prefetchAroundMs: number;
   prefetchInFlight: number;
@@ -25,12 +25,12 @@ export interface LayerLimits {
   aimedBlocks: number;
   aimedRuns: number;
   gapBlocks: number;
-  /** Blocks of such spans that a job takes along which somebody waits for. */
+  /** Blocks of such spans that a demand job takes along. */
   alongBlocks: number;
   /** Pause of prefetch after a failure; doubled at each further one up to the longest, ms. */
   prefetchPauseMs: number;
   prefetchPauseMaxMs: number;
-  /** How often a span is tried while the failures may pass and somebody waits for it. */
+  /** How often a span is tried while the failures may pass and a read waits for it. */
   attempts: number;
   /** Pause before the second try; doubled before each further one up to the longest, ms. */
   retryMs: number;
@@ -89,14 +89,14 @@ export type LayerEvent =
   /** An id that waits already is ignored. */
   | { type: 'read'; id: number; blocks: BlockRun; now: number }
   | { type: 'prefetch'; on: boolean; now: number }
-  /** How fast what nobody waits for may come; undefined: as fast as it can. */
+  /** How fast prefetch may be; undefined: as fast as it can. */
   | { type: 'pace'; pace: PrefetchPace | undefined; now: number }
   /** Fetch ahead of the readers: what lies near the spans that they wait for. Off: what was aimed at is forgotten, too. */
   | { type: 'readahead'; on: boolean; now: number }
-  /** A start is likely to read these soon, in this order: they are fetched before anything else that nobody waits for. */
+  /** A start is likely to read these soon, in this order: they are fetched before any other prefetch. */
   | { type: 'aim'; ranges: readonly BlockRun[]; now: number }
   /**
-   * A startup pack is about to bring these blocks: whoever needs one waits for it. Answered by `promised` with the job
+   * A startup pack is about to bring these blocks: a read that misses one waits for the pack. Answered by `promised` with the job
    * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.
    */
   | { type: 'promise'; pack: number; ranges: readonly BlockRun[]; now: number }
@@ -156,7 +156,7 @@ export type LayerEffect =
       class: JobClass;
       soon?: true;
     }
-  /** Somebody waits for a job that was submitted as prefetch. */
+  /** A read waits for a job that was submitted as prefetch. */
   | { type: 'promote'; job: number }
   | { type: 'cancel'; job: number }
   | { type: 'promised'; pack: number; job: number }
@@ -169,7 +169,7 @@ export type LayerEffect =
   | { type: 'corrupt' }
   /**
    * Append that these blocks are gone, wait for readers that saw them present, punch them out of the file, then send
-   * `evicted`. In this order: a crash in between leaves bytes that nobody counts on.
+   * `evicted`. In this order: a crash in between leaves bytes that no fact counts on.
    */
   | { type: 'punch'; job: number; ranges: readonly BlockRun[] }
   /** Send a tick at this time at the latest. Replaces a later one. */

@@ -1,5 +1,5 @@
 /**
- * How fast what nobody waits for may come: a number of bytes per second for each image, which its layers share. A layer
+ * How fast prefetch may be: a number of bytes per second for each image, which its layers share. A layer
  * that several images want goes on as long as one of them may.
  *
  * Bytes are charged when a job begins, all at once; the next one begins when they are paid. So the rate holds over any
@@ -9,7 +9,7 @@
 
 import type { SpanRun } from './ranges.ts';
 
-/** What a layer asks before it fetches something that nobody waits for. */
+/** What a layer asks before it prefetches something. */
 export interface PrefetchPace {
   /** When the next job may begin, ms; in the past: now. */
   readonly readyAt: number;

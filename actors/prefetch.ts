@@ -1,5 +1,5 @@
 /**
- * What a layer fetches while nobody waits: its absent spans in order, a few jobs at a time, with a pause that grows while
+ * What a layer fetches while no reader waits: its absent spans in order, a few jobs at a time, with a pause that grows while
  * they fail. Each span is offered once; one that a failed job left behind is offered again, except where its bytes are
  * bad: that is the same the next time. Evicted spans are not offered again, or eviction and prefetch would chase each
  * other.
@@ -20,7 +20,7 @@ export interface PrefetchLimits {
   aimedBlocks: number;
   aimedRuns: number;
   gapBlocks: number;
-  /** Blocks of such spans that a job takes along which somebody waits for. */
+  /** Blocks of such spans that a demand job takes along. */
   alongBlocks: number;
   /** First and longest pause after a failure, ms. */
   pauseMs: number;
@@ -100,13 +100,13 @@ export class Prefetcher {
     this.#aimed = [...spans.filter((span) => !known.has(span)).toReversed(), ...this.#aimed];
   }
 
-  /** Somebody waits for the span. */
+  /** A reader waits for the span. */
   demanded(span: number, now: number): void {
     this.#waitedAt = now;
     this.readahead.demanded(span, this.#on);
   }
 
-  /** Nobody is likely to want anything any more. */
+  /** No reader is likely to want anything any more. */
   forgetAim(): void {
     this.#aimed = [];
   }
@@ -121,7 +121,7 @@ export class Prefetcher {
     this.#failures += 1;
   }
 
-  /** The span is absent again, and nobody fetches it. */
+  /** The span is absent again, and no job fetches it. */
   revisit(span: number): void {
     this.#cursor = Math.min(this.#cursor, span);
   }
@@ -135,7 +135,7 @@ export class Prefetcher {
     return batch;
   }
 
-  /** Spans that a reader is likely to want, from `from` on, the nearest ones: a job that somebody waits for takes them along. */
+  /** Spans that a reader is likely to want, from `from` on, the nearest ones: a demand job takes them along. */
   along(from: number, now: number, { free, alone }: SpanChoice): SpanRun[] {
     if (now < this.#readyAt) return [];
     const runs: SpanRun[] = [];

@@ -1,7 +1,7 @@
 /**
  * Blocks that a startup pack is about to bring. A pack holds blocks of many spans, each only in part, so it owns no span;
  * a reader of such a block waits for the pack instead of fetching the span. A promise ends when the pack is over; when
- * it has been silent for too long, nobody waits for it any more: what it has not kept by then is fetched like anything else.
+ * it has been silent for too long, no reader waits for it any more: what it has not kept by then is fetched like anything else.
  */
 import { BlockSet } from './block-set.ts';
 import { addBlock, type BlockRun, blocksOf } from './ranges.ts';
@@ -69,7 +69,7 @@ export class Promises {
     if (this.#silence.has(number)) this.#silence.set(number, now + this.#silenceMs);
   }
 
-  /** The block is present, whoever brought it. */
+  /** The block is present, by a pack or a job. */
   kept(block: number): void {
     for (const blocks of this.#owed.values()) blocks.delete(block);
   }

@@ -25,7 +25,7 @@ export class ReadQueue {
     return this.#reads.size;
   }
 
-  /** The earliest deadline, Infinity when nobody waits. */
+  /** The earliest deadline, Infinity when no read waits. */
   get nextDeadline(): number {
     return this.#deadlines.next;
   }

@@ -6,15 +6,15 @@
  * Where a start was foretold, a span that is demanded all the same is most often one of its kind: nothing is fetched around it
  * before two others of its neighbourhood were.
  *
- * Once all of the layer is being fetched anyway, only who reads on from where he was is worth more than his turn: what lies
- * near a place at random is not, and would be in the way of whoever waits for the next one. He gets a window that doubles
- * each time he comes to its second half, or up to `gap` spans behind its end.
+ * Once all of the layer is being fetched anyway, only a reader that reads on from where it was is worth more than its turn: what lies
+ * near a place at random is not, and would be in the way of the reader that waits for the next one. Such a reader gets a window that doubles
+ * each time it comes to its second half, or up to `gap` spans behind its end.
  *
  * What is suggested is fetched by the prefetcher when nothing better is to be done, the latest suggestion first.
  *
  * Only where the link has room: while demand waits longer for the first byte than for all the others, the link idles
- * between, and fetching ahead costs nobody anything. Where it is the bytes that take time, it would delay those that
- * somebody waits for, so it rests.
+ * between, and fetching ahead delays no reader. Where it is the bytes that take time, it would delay those that
+ * a reader waits for, so it rests.
  */
 import { type SpanRun, spanRun } from './ranges.ts';
 
@@ -30,7 +30,7 @@ export interface ReadaheadLimits {
   gap: number;
 }
 
-/** Somebody who reads on: where he was last, and the window ahead of him. */
+/** A reader that reads on: where it was last, and the window ahead of it. */
 interface Run {
   at: number;
   end: number;
@@ -75,7 +75,7 @@ export class Readahead {
     return this.#suggested.length > 0 && this.hasRoom;
   }
 
-  /** A fetch has ended that somebody waited for. Times in µs, from the request on. */
+  /** A fetch has ended that a reader waited for. Times in µs, from the request on. */
   observe(firstByteUs: number, lastByteUs: number): void {
     const isFirst = this.#firstByteUs === 0;
     const mean = (old: number, now: number) => (isFirst ? now : old + (now - old) * NEWEST);
@@ -88,7 +88,7 @@ export class Readahead {
     return this.#transferUs < this.#firstByteUs;
   }
 
-  /** Somebody waits for the span. `isAllFetched`: the layer's others come anyway, in their order. */
+  /** A reader waits for the span. `isAllFetched`: the layer's others come anyway, in their order. */
   demanded(span: number, isAllFetched = false): void {
     if (!this.#on) return;
     const isNew = !this.#demanded.has(span);

@@ -1,6 +1,6 @@
 /**
  * Spans whose last try failed: when they may be tried again, how often they have been, and what new readers are told
- * meanwhile. Two kinds: weather (`retryable`: tried again while somebody waits), and bad bytes (remembered for a moment,
+ * meanwhile. Two kinds: weather (`retryable`: tried again while a read waits), and bad bytes (remembered for a moment,
  * so that a reader that repeats its read does not become a storm of requests).
  */
 import type { ReadFailure } from './layer-protocol.ts';
@@ -89,7 +89,7 @@ export class Retries {
     return { span, retryable };
   }
 
-  /** Nobody wants the span any more: its tries do not count. */
+  /** No read wants the span any more: its tries do not count. */
   drop(span: number): void {
     this.#failures.delete(span);
     this.#pauses.delete(span);

@@ -1,10 +1,10 @@
 /**
- * Nothing comes for a layer any more: its registry is dead, or silent, or nobody fetches. The first reads find that out
+ * Nothing comes for a layer any more: its registry is dead, or silent, or no fetcher runs. The first reads find that out
  * by their deadline. Those behind them would each wait as long again: the kernel holds back reads until others are
  * answered, and a page that many readers want is read for one after the other. So for as long as nothing comes, a new
  * read is answered at once, and one span at a time is fetched all the same, to see whether it is over.
  *
- * Where nobody reads for a while there is nothing to go by: then the next read has its whole time again.
+ * Where no read comes for a while there is nothing to go by: then the next read has its whole time again.
  */
 export class Stall {
   readonly #forMs: number;

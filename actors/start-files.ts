@@ -7,7 +7,7 @@
  *     a file of the same path and size   the same bytes of it
  *     a file of the same path            was built anew, and is read again: as far as it was read before
  *
- * It is a guess, and only decides what is fetched first: a wrong one costs the bytes that nobody reads. So nothing here needs
+ * It is a guess, and only decides what is fetched first: a wrong one costs bytes that no program reads. So nothing here needs
  * to know whether two files are equal; each block is checked against its own layer.
  */
 import type { StartSet } from './start-set.ts';

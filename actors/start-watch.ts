@@ -8,7 +8,7 @@ export interface StartLimits {
   quietMs: number;
   /** Longest start, ms. */
   limitMs: number;
-  /** How long it is waited for the first read of all: somebody may mount now and run later, ms. */
+  /** How long the first read of all may take, ms: a user may mount now and run later. */
   patienceMs: number;
   /** The same when all of the image has come: the kernel is to read it by itself, and such a start has nothing to gain. */
   wholePatienceMs: number;

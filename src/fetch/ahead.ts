@@ -5,7 +5,7 @@ const MOST_BYTES = 32 << 20;
 
 /**
  * Reads `source` from now on, and gives what has come and what comes. Its error is thrown behind the last piece before it.
- * To be closed by whoever made it.
+ * Its maker closes it.
  */
 export class Ahead implements AsyncIterable<Uint8Array> {
   readonly #source: AsyncIterator<Uint8Array>;

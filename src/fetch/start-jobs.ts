@@ -241,7 +241,7 @@ function keysOf({ devices, runs }: StartSet): string[] {
 
 /** Throws the reason of the signal where the job is stopped first. */
 async function releaseOf({ released, signal }: StartContext): Promise<PackJob> {
-  return await abortable(released ?? Promise.reject(new Error('nobody would let it go')), signal);
+  return await abortable(released ?? Promise.reject(new Error('no order would release it')), signal);
 }
 
 async function tablesOf(

@@ -2,7 +2,7 @@
  * A device file against the log, before anybody reads it. The log is the truth, with one exception: bytes that are a hole
  * are not there, whatever it says. That can come about by a power cut alone, when a log that was not synced forgets an
  * eviction whose hole the file system remembers. The other way round, bytes of blocks that the log calls absent are room
- * that nobody uses: written before a crash and never logged.
+ * that no fact names: written before a crash and never logged.
  */
 import { fstatSync, readlinkSync } from 'node:fs';
 import type { LayerFacts } from '../../actors/node-state.ts';

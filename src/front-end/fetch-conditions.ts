@@ -2,7 +2,7 @@
 import type { ErrorCode, ErrorRecord } from '../../schemas/errors.ts';
 import type { Conditions } from '../process/conditions.ts';
 
-/** A failure that is not repeated counts for this long, ms: where nobody reads, nothing shows that it is over. */
+/** A failure that is not repeated counts for this long, ms: without reads nothing shows that it is over. */
 const LASTS_MS = 60_000;
 /** One after which a fetch went well, ms: others may fail in between, and who asks in such a moment is to hear of it. */
 const STAYS_MS = 1_000;

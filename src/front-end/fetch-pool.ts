@@ -172,7 +172,7 @@ export class FetchPool {
     this.#handle({ type: 'promote', job, now: this.#clock.now() });
   }
 
-  /** A held job may go on, with these layers: whoever has it, or gets it later, is told by the job itself. */
+  /** A held job may go on, with these layers: the fetcher that has it, or gets it later, is told by the job itself. */
   release(job: number, layers: JobLayer[]): void {
     const known = this.#jobs.get(job);
     if (known === undefined || known.job.kind !== 'pack') return;
@@ -181,7 +181,7 @@ export class FetchPool {
     if (this.#dispatcher.isRunning(job, known.fetcher)) this.#send(known.fetcher, known.job);
   }
 
-  /** Nobody waits for the job any more. Returns how far it came; undefined when it had ended. */
+  /** No layer waits for the job any more. Returns how far it came; undefined when it had ended. */
   cancel(job: number): JobTiming | undefined {
     const known = this.#over(job);
     this.#handle({ type: 'cancel', job, now: this.#clock.now() });
@@ -208,7 +208,7 @@ export class FetchPool {
     this.#onTick(this.#clock.now());
   }
 
-  /** NATS is back, maybe after a moment that nobody noticed: what was sent last may be lost. */
+  /** NATS is back, maybe after a moment that no process noticed: what was sent last may be lost. */
   busBack(): void {
     this.#cut = false;
     for (const fetcher of this.#pids.keys()) this.#sendAgain(fetcher);

@@ -23,7 +23,7 @@ export interface StartLayer {
   lacks(blocks: readonly BlockRun[]): boolean;
   /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
   promise(pack: number, blocks: readonly BlockRun[]): number | undefined;
-  /** What is likely to be read soon: fetched before anything else that nobody waits for. */
+  /** What is likely to be read soon: fetched before any other prefetch. */
   aim(blocks: readonly BlockRun[]): void;
   arrived(job: number, first: number, count: number, bytes: number): void;
   /** The pack brings blocks, of other layers. */
@@ -311,7 +311,7 @@ export class Starts {
     if (this.#recorded.length > MOST_RECORDINGS) this.#recorded.shift();
   }
 
-  /** What was recorded is brought into the store when nobody waits for a start, one after the other. */
+  /** What was recorded is brought into the store when no start waits, one after the other. */
   #submitRecorded(now: number): void {
     const [next] = this.#recorded;
     if (next === undefined) return;
