@@ -90,14 +90,14 @@ async function start(given: Given): Promise<void> {
   // Another engine may have the node: no process of this one writes before the log says that it is this one's.
   const epoch = await stages.run('own', () => opening.owned);
   // The front end loads while this process reads the log.
-  const front = startFront({ ...reached, ...servers, epoch });
-  front.catch(() => {});
+  const serving = startFront({ ...reached, ...servers, epoch });
+  serving.catch(() => {});
   // All parts begin with the facts that the log has.
   const node = await stages.run('log', () => opening.read);
   facts.open(node.live);
   const parts = makeParts({ ...reached, ...servers, ...node });
   // Mounts need a front end: their devices are files that it serves.
-  await stages.run('front', () => untilServing({ ...base, ...servers, ...node, front }));
+  await stages.run('front', () => untilServing({ ...base, ...servers, ...node, serving }));
   // A command finds the mounts as they were before.
   const returned = await stages.run('mounts', () => restoreMounts({ ...reached, ...parts, ...node }));
   log.info({ ...returned, ms: stages.ms }, 'mounts are back');

@@ -7,29 +7,25 @@ import type { Logger } from 'pino';
 import type { StartSet } from '../../../actors/start-set.ts';
 import type { JobLayer, PackSource } from '../../../schemas/fetch.ts';
 import type { BeginStart } from '../../../schemas/front.ts';
-import type { Subjects } from '../../../schemas/subjects.ts';
-import { askFrontOnce } from '../layers/front-calls.ts';
+import type { FrontCaller } from '../layers/front-caller.ts';
 import { DEFAULT_START, PackStore } from '../../pack/pack-store.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { findPack } from '../../registry/packs.ts';
 
 export class Startups {
-  readonly #bus: NatsConnection;
-  readonly #names: Subjects;
+  readonly #front: FrontCaller;
   readonly #registry: RegistryClient;
   readonly #log: Logger;
   readonly #store: PackStore;
 
   /** `packs`: gives a connection to where startup packs lie. */
   constructor(options: {
-    bus: NatsConnection;
+    front: FrontCaller;
     packs: () => Promise<NatsConnection>;
-    names: Subjects;
     registry: RegistryClient;
     log: Logger;
   }) {
-    this.#bus = options.bus;
-    this.#names = options.names;
+    this.#front = options.front;
     this.#registry = options.registry;
     this.#log = options.log;
     this.#store = new PackStore(options.packs);
@@ -90,7 +86,7 @@ export class Startups {
   }
 
   #tell(order: BeginStart): void {
-    askFrontOnce(this.#bus, this.#names.front('start'), order).catch((error: unknown) => {
+    this.#front.once('start', order).catch((error: unknown) => {
       this.#log.warn({ image: order.manifest, error }, 'the front end does not know of a start');
     });
   }

@@ -10,14 +10,12 @@ import { renameSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { planPrune } from '../../../actors/prune.ts';
 import type { CacheStatus, PruneReply } from '../../../schemas/api.ts';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { CacheNeeds, Collect, CollectReply, Shrink } from '../../../schemas/front.ts';
-import type { Subjects } from '../../../schemas/subjects.ts';
-import { askFrontOnce } from './front-calls.ts';
+import type { FrontCaller } from './front-caller.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { hexOf, type Layout } from '../../store/layout.ts';
 import type { Image } from '../images/image.ts';
@@ -25,8 +23,7 @@ import type { Images } from '../images/images.ts';
 import type { Mounts } from '../mounts/mounts.ts';
 
 export interface CacheKeeperOptions {
-  bus: NatsConnection;
-  names: Subjects;
+  front: FrontCaller;
   layout: Layout;
   log: Logger;
   images: Images;
@@ -82,9 +79,9 @@ export class CacheKeeper {
 
   /** Removes what no mount needs, see docs/cli.md. */
   async prune(order: PruneOrder): Promise<PruneReply> {
-    const { images, bus, names } = this.#options;
+    const { images, front } = this.#options;
     const before = (await this.#options.status()).usedBytes;
-    const uses = await askFrontOnce(bus, names.front('uses'), {});
+    const uses = await front.once('uses', {});
     const mounted = this.#mounted();
     const all = [...images.all()];
     const gone = planPrune(
@@ -113,7 +110,7 @@ export class CacheKeeper {
       const shrink: Shrink = { keep: Math.max(order.keepBytes, 0), dryRun: order.dryRun };
       // What has been collected only for show is still counted.
       if (order.dryRun) shrink.keep += collected.bytes;
-      freed += await askFrontOnce(bus, names.front('shrink'), shrink, SHRINK_MS);
+      freed += await front.once('shrink', shrink, SHRINK_MS);
     }
     const after = order.dryRun ? before - freed : (await this.#options.status()).usedBytes;
     return {
@@ -173,9 +170,9 @@ export class CacheKeeper {
   }
 
   async #collect(images: readonly Image[], dryRun: boolean): Promise<CollectReply> {
-    const { bus, names } = this.#options;
+    const { front } = this.#options;
     const order: Collect = { needed: images.flatMap(layersOf), dryRun };
-    return await askFrontOnce(bus, names.front('collect'), order, SHRINK_MS);
+    return await front.once('collect', order, SHRINK_MS);
   }
 
   async #sayNeeds(): Promise<void> {
@@ -189,8 +186,8 @@ export class CacheKeeper {
     this.#repeats += 1;
     if (text === this.#said && this.#repeats < NEEDS_AGAIN) return;
     this.#repeats = 0;
-    const { bus, names, log } = this.#options;
-    await askFrontOnce(bus, names.front('needs'), needs, NEEDS_MS).then(
+    const { front, log } = this.#options;
+    await front.once('needs', needs, NEEDS_MS).then(
       () => (this.#said = text),
       (error: unknown) => log.debug({ error }, 'the front end was not told what is needed'),
     );
@@ -227,8 +224,8 @@ export class CacheKeeper {
    * it is false.
    */
   async #sweep(): Promise<boolean> {
-    const { layout, images, bus, names, log } = this.#options;
-    const uses = await askFrontOnce(bus, names.front('uses'), {});
+    const { layout, images, front, log } = this.#options;
+    const uses = await front.once('uses', {});
     const known = new Set(uses.map(({ diffId }) => hexOf(diffId)));
     // Looked at again before each step: another image may come at any time.
     const isBusy = () => this.#isStopped || [...images.all()].some((image) => image.isPreparing);

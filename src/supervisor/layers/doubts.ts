@@ -6,18 +6,20 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { BlockPair } from '../../../schemas/fetch.ts';
 import type { Doubt } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
-import { askFront } from './front-calls.ts';
+import type { FrontCaller } from './front-caller.ts';
 import { newestBlocks } from './newest-blocks.ts';
 
 export class Doubts {
   readonly #bus: NatsConnection;
   readonly #names: Subjects;
+  readonly #front: FrontCaller;
   /** By layer, until they have been compared. */
   readonly #blocks = new Map<string, readonly BlockPair[]>();
 
-  constructor({ bus, names }: { bus: NatsConnection; names: Subjects }) {
-    this.#bus = bus;
-    this.#names = names;
+  constructor(options: { bus: NatsConnection; names: Subjects; front: FrontCaller }) {
+    this.#bus = options.bus;
+    this.#names = options.names;
+    this.#front = options.front;
   }
 
   /** Reads the log's end: the blocks that it had last before sequence `epoch`. */
@@ -26,13 +28,13 @@ export class Doubts {
       this.#blocks.set(diffId, ranges);
   }
 
-  /** Tells a front end, also one that takes another's place, which blocks it has to compare. Errors: those of `askFront`. */
+  /** Tells a front end, also one that takes another's place, which blocks it has to compare. Errors: those of `FrontCaller.ask`. */
   async say(): Promise<void> {
     if (this.#blocks.size === 0) return;
     const layers = Array.from(this.#blocks, ([diffId, ranges]) => ({ diffId, ranges }));
     const doubt: Doubt = { layers };
     // The answer of one that dies over it is not waited for: the next one is told.
-    await askFront(this.#bus, this.#names.front('doubt'), doubt);
+    await this.#front.ask('doubt', doubt);
   }
 
   compared(diffId: string): void {

@@ -1,7 +1,6 @@
 /** The parts that know images: prepared, attached, proven. */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
-import type { Subjects } from '../../../schemas/subjects.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { RegistrySettings } from '../../process/settings.ts';
 import { RegistryClient } from '../../registry/client.ts';
@@ -13,6 +12,7 @@ import { Indexers } from '../images/indexers.ts';
 import { Startups } from '../images/startups.ts';
 import { Trust } from '../images/trust.ts';
 import type { Devices } from '../layers/devices.ts';
+import type { FrontCaller } from '../layers/front-caller.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
 import type { SupervisorOptions } from '../options.ts';
@@ -31,9 +31,8 @@ export interface ImageParts {
 
 export interface ImagePartsOptions {
   options: SupervisorOptions;
-  bus: NatsConnection;
+  front: FrontCaller;
   packs: () => Promise<NatsConnection>;
-  names: Subjects;
   layout: Layout;
   label: string;
   leftovers: Leftovers;
@@ -48,13 +47,13 @@ export interface ImagePartsOptions {
 }
 
 export function makeImages(given: ImagePartsOptions): ImageParts {
-  const { options, layout, log, end, ports, names, devices, conditions } = given;
+  const { options, layout, log, end, ports, devices, conditions } = given;
   const completeLayers = () => given.figures.completeLayers();
   const registry = new RegistryClient({ ...given.registrySettings, log });
   end.at('connections', () => registry.close());
   const indexers = new Indexers(options.root, options.rehearses !== false);
   end.at('background', () => indexers.close());
-  const startups = new Startups({ bus: given.bus, packs: given.packs, names, registry, log });
+  const startups = new Startups({ front: given.front, packs: given.packs, registry, log });
   const images = new Images({
     layout,
     log,

@@ -1,5 +1,4 @@
 /** The parts that know mounts, and the stage that brings the mounts of an earlier engine back. */
-import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { reapContainers } from '../../container/reap.ts';
@@ -9,6 +8,7 @@ import type { End } from '../end.ts';
 import type { Images } from '../images/images.ts';
 import { CacheKeeper } from '../layers/cache-keeper.ts';
 import type { Devices } from '../layers/devices.ts';
+import type { FrontCaller } from '../layers/front-caller.ts';
 import { Scrubs } from '../layers/scrubs.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import { Discards } from '../mounts/discards.ts';
@@ -30,8 +30,7 @@ export interface MountParts {
 }
 
 export interface MountPartsOptions {
-  bus: NatsConnection;
-  names: Subjects;
+  front: FrontCaller;
   layout: Layout;
   live: NodeLog['live'];
   owner: NodeLog['owner'];
@@ -45,7 +44,7 @@ export interface MountPartsOptions {
 }
 
 export function makeMounts(given: MountPartsOptions): MountParts {
-  const { bus, names, layout, images, devices, figures, conditions, log, end, ports } = given;
+  const { front, layout, images, devices, figures, conditions, log, end, ports } = given;
   const mounts = new Mounts({
     layout,
     log,
@@ -57,18 +56,18 @@ export function makeMounts(given: MountPartsOptions): MountParts {
   });
   end.at('mounts', { replaced: () => mounts.abandon() });
   const scrubs = new Scrubs({
-    bus,
-    names,
+    front,
     log,
     images,
     devices,
+    ports,
     dropPages: (diffId, ranges) => dropFilePages(diffId, ranges, { layout, images, mounts }),
   });
   end.at('background', () => scrubs.close());
   const discards = new Discards({ folder: layout.discarded(), mounts, conditions, log });
   end.at('background', { clean: () => discards.settled(DISCARD_MS) });
   const status = async () => (await figures.now()).cache;
-  const cache = new CacheKeeper({ bus, names, layout, log, images, mounts, status });
+  const cache = new CacheKeeper({ front, layout, log, images, mounts, status });
   end.at('background', () => cache.stop());
   return { mounts, scrubs, discards, cache };
 }

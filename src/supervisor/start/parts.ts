@@ -1,5 +1,6 @@
 /** The parts of a running engine, made from what its log says, and the front end's notices to them. */
-import type { NodeLog } from '../log/node-log.ts';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { Subjects } from '../../../schemas/subjects.ts';
 import { routeNotices } from '../notices.ts';
 import { type ImageParts, type ImagePartsOptions, makeImages } from './images.ts';
 import { makeMounts, type MountParts, type MountPartsOptions } from './mounts.ts';
@@ -7,8 +8,14 @@ import type { Servers } from './servers.ts';
 
 export type Parts = ImageParts & MountParts;
 
+/** Where notices come from, and what acts on them beside the parts. */
+export interface NoticeSources extends Pick<Servers, 'doubts'> {
+  bus: NatsConnection;
+  names: Subjects;
+}
+
 export function makeParts(
-  given: ImagePartsOptions & Omit<MountPartsOptions, 'images'> & Pick<Servers, 'doubts'> & NodeLog,
+  given: ImagePartsOptions & Omit<MountPartsOptions, 'images'> & NoticeSources,
 ): Parts {
   const { bus, names, devices, doubts, conditions } = given;
   const imageParts = makeImages(given);

@@ -12,6 +12,7 @@ import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
 import { Devices } from '../layers/devices.ts';
 import { Doubts } from '../layers/doubts.ts';
+import { FrontCaller } from '../layers/front-caller.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
@@ -25,6 +26,8 @@ import { followBus } from './bus.ts';
 export interface Servers {
   fronts: FrontEnds;
   fetchers: Fetchers;
+  /** Asks the front end. */
+  front: FrontCaller;
   /** What the front end says of itself. */
   figures: FrontFigures;
   /** What it serves. */
@@ -49,8 +52,9 @@ export function makeServers(given: {
   ports: SupervisorPorts;
 }): Servers {
   const { options, bus, names, layout, label, leftovers, log, conditions, watch, end, ports } = given;
-  const devices = new Devices({ bus, names, layout, label, log, leftovers });
-  const doubts = new Doubts({ bus, names });
+  const front = new FrontCaller({ bus, names, ports });
+  const devices = new Devices({ front, layout, label, log, leftovers });
+  const doubts = new Doubts({ bus, names, front });
   const greet = greetWith({ devices, doubts, log });
   followBus({ ...given, onBack: () => end.isNear || greet(false) });
   const { transport, readDeadlineMs, hangMs } = options;
@@ -66,7 +70,7 @@ export function makeServers(given: {
   end.at('readers', () => fronts.stop());
   end.at('readers', () => fetchers.stop());
   end.atCut(() => fronts.close());
-  return { fronts, fetchers, figures: new FrontFigures({ bus, names, layout }), devices, doubts };
+  return { fronts, fetchers, front, figures: new FrontFigures({ front, layout }), devices, doubts };
 }
 
 /**
@@ -104,20 +108,20 @@ export async function startFront(given: {
 }
 
 /**
- * Waits for `front`, then starts the fetchers, which it will ask. After a log that ended uncleanly it hears what to compare
+ * Waits for `serving`, then starts the fetchers, which it will ask. After a log that ended uncleanly it hears what to compare
  * before it serves anything. Errors: those of `startFront`.
  */
 export async function untilServing(given: {
-  front: Promise<void>;
+  serving: Promise<void>;
   fetchers: Fetchers;
   doubts: Doubts;
   events: Pick<EventLog, 'epoch'>;
   live: { state: Pick<NodeState, 'crashed'> };
   log: Logger;
 }): Promise<void> {
-  const { front, fetchers, doubts, events, live, log } = given;
+  const { serving, fetchers, doubts, events, live, log } = given;
   if (live.state.crashed) await doubts.find(events.epoch ?? 0);
-  await front;
+  await serving;
   fetchers.start();
   await doubts.say().catch((error: unknown) => log.error({ error }, 'the newest blocks are not compared'));
 }

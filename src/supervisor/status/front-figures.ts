@@ -1,20 +1,17 @@
 /** What the front end says of layers, fetchers and cache. */
-import type { NatsConnection } from '@nats-io/nats-core';
 import { isWhole } from '../../../actors/layer-life.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { FrontStatus } from '../../../schemas/front.ts';
-import type { Subjects } from '../../../schemas/subjects.ts';
 import { askLocal } from '../../bus/local-socket.ts';
 import type { Layout } from '../../store/layout.ts';
 import { NO_CACHE } from '../layers/cache-keeper.ts';
-import { askFrontOnce } from '../layers/front-calls.ts';
+import type { FrontCaller } from '../layers/front-caller.ts';
 
 /** The front end has this long to answer, ms. */
 const ANSWER_MS = 4_000;
 
 export class FrontFigures {
-  readonly #bus: NatsConnection;
-  readonly #names: Subjects;
+  readonly #front: FrontCaller;
   readonly #layout: Layout;
   #last: FrontStatus = {
     layers: [],
@@ -24,9 +21,8 @@ export class FrontFigures {
     degraded: [],
   };
 
-  constructor(options: { bus: NatsConnection; names: Subjects; layout: Layout }) {
-    this.#bus = options.bus;
-    this.#names = options.names;
+  constructor(options: { front: FrontCaller; layout: Layout }) {
+    this.#front = options.front;
     this.#layout = options.layout;
   }
 
@@ -35,7 +31,7 @@ export class FrontFigures {
     try {
       return await askLocal<FrontStatus>(this.#layout.socket('front-end'), 'status', ANSWER_MS);
     } catch {
-      return await askFrontOnce(this.#bus, this.#names.front('status'), {}, ANSWER_MS);
+      return await this.#front.once('status', {}, ANSWER_MS);
     }
   }
 

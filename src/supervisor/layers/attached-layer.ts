@@ -1,0 +1,222 @@
+/**
+ * A layer that is attached: its loop device, the loops of an earlier engine that stand on it too, and which file they read.
+ *
+ *     FUSE file ── hand-over ──▶ device file     the kernel reads it by itself
+ *               ◀── take back ──
+ *
+ * The front end hears of a hand-over before it happens, and of a take-back before and after: while the kernel may read the device
+ * file, no block leaves it.
+ */
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { isWhole } from '../../../actors/layer-life.ts';
+import { toErrorRecord } from '../../../schemas/errors.ts';
+import type { BlobSource } from '../../../schemas/fetch.ts';
+import type { OpenLayer, OpenLayerReply } from '../../../schemas/front.ts';
+import { attachLoop, backingFileOf, changeBacking, dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
+import { hexOf, type Layout } from '../../store/layout.ts';
+import { layerLabel, type Leftovers } from '../mounts/leftovers.ts';
+import type { FrontCaller } from './front-caller.ts';
+
+export interface LayerDemand {
+  diffId: string;
+  /** raw bytes */
+  size: number;
+  source: BlobSource;
+  built: boolean;
+}
+
+export interface AttachedLayerOptions {
+  front: FrontCaller;
+  layout: Layout;
+  /** Begins the label of the loop. */
+  label: string;
+  log: Logger;
+  leftovers: Leftovers;
+  /** Whether an image uses it still. */
+  isWanted: (layer: AttachedLayer) => boolean;
+  /** The kernel reads it by itself from now on, or does no longer. */
+  onDirect: (diffId: string) => void;
+}
+
+export class AttachedLayer {
+  readonly demand: LayerDemand;
+  /** Images that use it. */
+  users = 1;
+  /** The loop of new mounts. */
+  readonly loop: Promise<LoopDevice>;
+  readonly #options: AttachedLayerOptions;
+  /** By user: bytes per second of the rest of the layer that it wants in the background; Infinity: no limit. */
+  readonly #rates = new Map<string, number>();
+  /** Further loops of the layer, under file systems that an earlier engine left: the last user of each detaches it. */
+  #others: LoopDevice[] = [];
+  #isLost = false;
+  #isDirect = false;
+  /** The kernel reads the device file, or is about to, or has just stopped: what a front end that starts now has to know. */
+  #isPinned = false;
+  /** Changes come one after the other. */
+  #tail: Promise<void>;
+
+  /** Attaches its loop `after` the layer's former one has been detached. */
+  constructor(demand: LayerDemand, after: Promise<void>, options: AttachedLayerOptions) {
+    this.demand = demand;
+    this.#options = options;
+    this.#tail = after;
+    this.loop = after.then(() => this.#attach());
+  }
+
+  /** The kernel reads the device file by itself: no read needs a front end. */
+  get isDirect(): boolean {
+    return this.#isDirect;
+  }
+
+  /** A loop that an earlier engine left could not be repaired: what stands on it must be mounted anew. */
+  get isLost(): boolean {
+    return this.#isLost;
+  }
+
+  /** Resolves when the changes that are under way are over. */
+  get settled(): Promise<void> {
+    return this.#tail;
+  }
+
+  /** Returns whether that is a change. 0: the user wants nothing in the background. */
+  setRate(user: string, rate: number): boolean {
+    if ((this.#rates.get(user) ?? 0) === rate) return false;
+    if (rate > 0) this.#rates.set(user, rate);
+    else this.#rates.delete(user);
+    return true;
+  }
+
+  /** Has a front end serve it, as things are when it answers. Undefined: no image used the layer any more before that. */
+  open(isWanted: () => boolean): Promise<OpenLayerReply | undefined> {
+    const request = (): OpenLayer => ({ ...this.demand, ...pacing(this.#rates), direct: this.#isPinned });
+    return this.#options.front.askWhile('open', request, isWanted);
+  }
+
+  /** The device is whole and proven: the kernel reads it by itself from now on. */
+  handOver(): Promise<void> {
+    return this.#change('hand-over failed', async (loop) => {
+      if (this.#isDirect || !(await this.#mayHandOver())) return;
+      try {
+        await this.#move(loop, this.#deviceFile);
+      } catch (error) {
+        // Reads go on through the front end: slower, as right as before.
+        await this.#unpin();
+        throw error;
+      }
+      this.#isDirect = true;
+      this.#options.onDirect(this.demand.diffId);
+    });
+  }
+
+  /** Reads come through the front end again, so that bytes of the device may be punched out. */
+  takeBack(): Promise<void> {
+    const { front, layout, onDirect } = this.#options;
+    const { diffId } = this.demand;
+    // Where it fails the kernel may still read the device: nothing of it is punched out, and a front end that starts is told so.
+    return this.#change('a device was not taken back', async (loop) => {
+      if (!this.#isDirect) return;
+      await front.ask('take-back', { diffId });
+      // The kernel waits for what is in flight to the device file; afterwards nothing reads it any more.
+      await this.#move(loop, join(layout.devices(), hexOf(diffId)));
+      this.#isDirect = false;
+      onDirect(diffId);
+      await this.#unpin();
+    });
+  }
+
+  /** The FUSE mount is another one: what stood on the old one gives errors until it is moved. */
+  moveToFuse(name: string): Promise<void> {
+    return this.#change('a loop cannot be repaired', async (loop) => {
+      if (!this.#isDirect) await this.#move(loop, join(this.#options.layout.devices(), name));
+    });
+  }
+
+  get #deviceFile(): string {
+    return this.#options.layout.device(this.demand.diffId);
+  }
+
+  /** In turn, and not when the layer has no loop or no user any more. A failure is logged as `failure`. */
+  #change(failure: string, change: (loop: LoopDevice) => Promise<void>): Promise<void> {
+    const { log, isWanted } = this.#options;
+    const { diffId } = this.demand;
+    this.#tail = this.#tail.then(async () => {
+      const loop = await this.loop.catch(() => undefined);
+      if (loop === undefined || !isWanted(this)) return;
+      await change(loop).catch((error: unknown) => log.error({ layer: diffId, error }, failure));
+    });
+    return this.#tail;
+  }
+
+  async #attach(): Promise<LoopDevice> {
+    const { layout, label: engine } = this.#options;
+    const opened = (await this.open(() => true)) as OpenLayerReply;
+    this.#isDirect = isWhole(opened.state) && (await this.#mayHandOver());
+    const file = this.#isDirect ? this.#deviceFile : join(layout.devices(), opened.name);
+    const label = layerLabel(engine, this.demand.diffId);
+    return (
+      (await this.#adopt(label, file)) ?? (await attachLoop(file, { directIo: true, readOnly: true, label }))
+    );
+  }
+
+  /**
+   * Takes over the loops that an earlier engine left for the layer, and moves them to `file`: file systems on them go
+   * on where they are. The best one is returned, the others are kept right until their last user has gone.
+   */
+  async #adopt(label: string, file: string): Promise<LoopDevice | undefined> {
+    const { leftovers, log } = this.#options;
+    let best: LoopDevice | undefined;
+    for (const { number, path, autoclear } of leftovers.take(label)) {
+      const loop = { number, path, label };
+      try {
+        // One that reads the device file is as it should be; what looks like our FUSE file is the dead one's.
+        if (!this.#isDirect || backingFileOf(loop) !== file) await changeBacking(loop, file);
+        if (best === undefined && !autoclear) best = loop;
+        else this.#others.push(loop);
+      } catch (error) {
+        this.#isLost = true;
+        log.error({ layer: this.demand.diffId, loop: path, error }, 'a loop cannot be repaired');
+      }
+      if (best !== loop) await dismissLoop(loop).catch(() => {});
+    }
+    return best;
+  }
+
+  /** Moves the layer's loops to another file. A loop of an earlier engine may be gone, or stay where it is. */
+  async #move(loop: LoopDevice, file: string): Promise<void> {
+    await changeBacking(loop, file);
+    const moveOther = async (other: LoopDevice) => {
+      try {
+        await changeBacking(other, file);
+      } catch (error) {
+        if (toErrorRecord(error).code === 'not-found') return [];
+        const layer = this.demand.diffId;
+        this.#options.log.error({ layer, loop: other.path, error }, 'a loop was not moved');
+      }
+      return [other];
+    };
+    this.#others = (await Promise.all(this.#others.map(moveOther))).flat();
+  }
+
+  /** The front end hears of a hand-over before it happens: no block may leave the device file afterwards. */
+  async #mayHandOver(): Promise<boolean> {
+    this.#isPinned = true;
+    const reply = await this.#options.front.ask('handed-over', { diffId: this.demand.diffId });
+    if (reply.state === 'handed-over') return true;
+    await this.#unpin();
+    return false;
+  }
+
+  async #unpin(): Promise<void> {
+    this.#isPinned = false;
+    await this.#options.front.ask('taken-back', { diffId: this.demand.diffId });
+  }
+}
+
+/** One user without a limit is enough for there to be none. */
+function pacing(rates: ReadonlyMap<string, number>): Pick<OpenLayer, 'prefetch' | 'limits'> {
+  const limits = [...rates];
+  const isLimited = limits.length > 0 && limits.every(([, rate]) => Number.isFinite(rate));
+  return { prefetch: limits.length > 0, ...(isLimited ? { limits } : {}) };
+}
