@@ -11,7 +11,7 @@ import { type FrontEnd, runFrontEnd } from '../../src/front-end/main.ts';
 import { realPorts } from '../../src/process/ports.ts';
 import { type RehearsalImage, serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
 import { writeSettings } from '../../src/process/settings.ts';
-import { askFrontOnce } from '../../src/supervisor/layers/front-calls.ts';
+import { FrontCaller } from '../../src/supervisor/layers/front-caller.ts';
 import { EventLog } from '../../src/store/event-log.ts';
 import { Layout, writeWhole } from '../../src/store/layout.ts';
 import { prepareSnapshots } from '../../src/store/snapshots.ts';
@@ -117,7 +117,9 @@ function layerOf({ layer, layerDigest, registry, repository }: RehearsalImage): 
   return { diffId: layerDigest, size: layer.length, source, prefetch: false, built: false };
 }
 
-const status = (): Promise<FrontReply<'status'>> => askFrontOnce(bus, names.front('status'), {});
+const askFront: FrontCaller['once'] = (call, request) =>
+  new FrontCaller({ bus, names, ports: realPorts() }).once(call, request);
+const status = (): Promise<FrontReply<'status'>> => askFront('status', {});
 
 test('it opens a layer, fetches what a reader waits for, closes it, stops, and leaves nothing behind', async () => {
   const descriptors = openDescriptors();
@@ -130,7 +132,7 @@ test('it opens a layer, fetches what a reader waits for, closes it, stops, and l
   expect(self.said).toEqual(['loaded', 'ready']);
 
   const { diffId } = layerOf(image);
-  const opened = await askFrontOnce(bus, names.front('open'), layerOf(image));
+  const opened = await askFront('open', layerOf(image));
   expect(opened).toMatchObject({ front: name, state: 'lazy' });
   expect(await transport().read(opened.name, 0, 10)).toBe(0);
   expect((await readFile(layout.device(diffId))).subarray(0, 10)).toEqual(image.layer.subarray(0, 10));
@@ -141,9 +143,9 @@ test('it opens a layer, fetches what a reader waits for, closes it, stops, and l
     degraded: [],
   });
 
-  await askFrontOnce(bus, names.front('settled'), { fronts: [name] });
+  await askFront('settled', { fronts: [name] });
   expect(transport().isSettled).toBe(true);
-  await askFrontOnce(bus, names.front('close'), { diffId });
+  await askFront('close', { diffId });
   expect(transport().files.size).toBe(0);
   await stop();
   await fetcher.stop();
@@ -159,7 +161,7 @@ test('one that takes over knows what the one before it wrote last, and serves on
   await old.self.hears('loaded');
   old.self.tell('begin');
   const before = await old.front;
-  const opened = await askFrontOnce(bus, names.front('open'), layerOf(image));
+  const opened = await askFront('open', layerOf(image));
   const next = startFront();
   await next.self.hears('loaded');
   expect(await old.transport().read(opened.name, 0, image.layer.length)).toBe(0);
@@ -175,7 +177,7 @@ test('one that takes over knows what the one before it wrote last, and serves on
   const [layer] = (await status()).layers;
   expect(layer?.blocks).toEqual({ absent: 0, fetching: 0, present: image.table.blockCount });
   // A question that was meant for the old one says nothing of this one.
-  await askFrontOnce(bus, names.front('settled'), { fronts: [before.name, name] });
+  await askFront('settled', { fronts: [before.name, name] });
   expect(next.transport().isSettled).toBe(false);
   await stop();
   await fetcher.fetcher.stop();
@@ -187,7 +189,7 @@ test('at a signal it closes its layers, and its process dies', async () => {
   await self.hears('loaded');
   self.tell('begin');
   await front;
-  await askFrontOnce(bus, names.front('open'), layerOf(image));
+  await askFront('open', layerOf(image));
   self.signal();
   expect(await self.ended).toBe('kill');
   expect(transport().isServing).toBe(false);
@@ -200,7 +202,7 @@ test('a layer whose span table is of another one is refused, and can be opened l
   self.tell('begin');
   const { stop } = await front;
   const wrong = { ...layerOf(image), size: image.layer.length + 1 };
-  await expect(askFrontOnce(bus, names.front('open'), wrong)).rejects.toMatchObject({ code: 'integrity' });
-  expect(await askFrontOnce(bus, names.front('open'), layerOf(image))).toMatchObject({ state: 'lazy' });
+  await expect(askFront('open', wrong)).rejects.toMatchObject({ code: 'integrity' });
+  expect(await askFront('open', layerOf(image))).toMatchObject({ state: 'lazy' });
   await stop();
 });
