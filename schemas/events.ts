@@ -13,17 +13,32 @@
 import { z } from 'zod';
 import { TRUST_POLICIES } from './trust.ts';
 
+/**
+ * Bounds of what one record may hold. They are far above what any writer has to say; a record beyond them is damaged, or comes
+ * from elsewhere, and would cost the reader's memory.
+ */
+const MAX_TEXT = 1 << 20;
+const MAX_ENTRIES = 1 << 20;
+/** Blocks of a layer: 4 TiB of 64 KiB each. */
+const MAX_BLOCKS = 2 ** 26;
+
+const text = z.string().max(MAX_TEXT);
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const count = z.int().min(0);
+const list = <Entry extends z.ZodType>(entry: Entry) => z.array(entry).max(MAX_ENTRIES);
+/** [first, count] of each. */
+const runs = list(z.tuple([count, count]));
+/** ms since the epoch */
+const instant = z.number();
 /** By the node's clock; containerd's clients compare these with their own. */
 const moment = z.strictObject({ sec: z.int(), nsec: z.int().min(0).max(999_999_999) });
-const labels = z.record(z.string(), z.string());
+const labels = z.record(text, text);
 
 export const LayerSource = z.strictObject({
   diffId: digest,
   blob: digest.describe('digest of the layer as it lies in the registry'),
   blobSize: count.describe('bytes'),
-  mediaType: z.string(),
+  mediaType: text,
 });
 
 const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter']);
@@ -31,10 +46,10 @@ const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter'
 const shapes = {
   'engine.started': {
     pid: count,
-    version: z.string(),
-    transport: z.string(),
-    root: z.string().optional().describe('id of the folder that holds the layer devices; absent: not known'),
-    host: z.string().optional(),
+    version: text,
+    transport: text,
+    root: text.optional().describe('id of the folder that holds the layer devices; absent: not known'),
+    host: text.optional(),
   },
   'engine.stopped': {},
   'engine.trimmed': {
@@ -43,23 +58,23 @@ const shapes = {
     bytes: count.optional().describe("what the node's events up to `through` took; absent: not known"),
   },
 
-  'process.started': { role: processRole, name: z.string(), pid: count },
+  'process.started': { role: processRole, name: text, pid: count },
   'process.ended': {
     role: processRole,
-    name: z.string(),
+    name: text,
     pid: count,
     code: z.int().optional().describe('exit code'),
-    signal: z.string().optional().describe('the signal that ended it'),
-    reason: z.string().optional().describe('why the supervisor ended it'),
+    signal: text.optional().describe('the signal that ended it'),
+    reason: text.optional().describe('why the supervisor ended it'),
   },
 
   'image.resolved': {
-    ref: z.string(),
-    registry: z.string().describe('host[:port]'),
-    repository: z.string(),
+    ref: text,
+    registry: text.describe('host[:port]'),
+    repository: text,
     manifest: digest,
     config: digest,
-    layers: z.array(LayerSource),
+    layers: list(LayerSource),
     chain: digest
       .optional()
       .describe(
@@ -71,9 +86,8 @@ const shapes = {
     sidecar: digest.optional(),
     revision: count.optional().describe("the builder's, as the sidecar says it; absent: 1"),
     flat: digest.describe('digest of the flat metadata'),
-    devices: z.array(z.strictObject({ diffId: digest, size: count, spans: digest.describe('blob digest') })),
-    passed: z
-      .array(z.strictObject({ sidecar: digest, reason: z.string() }))
+    devices: list(z.strictObject({ diffId: digest, size: count, spans: digest.describe('blob digest') })),
+    passed: list(z.strictObject({ sidecar: digest, reason: text }))
       .optional()
       .describe('sidecars in the registry that were not used, and why'),
   },
@@ -84,18 +98,23 @@ const shapes = {
   'image.refuted': {
     flat: digest.describe('metadata that are not those of the layers'),
     sidecar: digest.optional(),
-    message: z.string(),
+    message: text,
   },
-  'image.failed': { code: z.string(), message: z.string() },
+  'image.failed': { code: text, message: text },
   'image.removed': {},
 
-  'layer.opened': { size: count.describe('raw bytes'), blockSize: count, blockCount: count, blob: digest },
+  'layer.opened': {
+    size: count.describe('raw bytes'),
+    blockSize: count,
+    blockCount: count.max(MAX_BLOCKS),
+    blob: digest,
+  },
   'layer.blocks': {
-    ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are present'),
+    ranges: runs.describe('[first block, count] that are present'),
   },
   'layer.dropped': {
     reason: z.enum(['corrupt', 'device-lost']),
-    message: z.string().describe('all blocks are absent again'),
+    message: text.describe('all blocks are absent again'),
   },
   'layer.completed': { digest },
   'layer.handed-over': {},
@@ -115,28 +134,25 @@ const shapes = {
   },
   /** What cold reads waited for. Says nothing of the state: the fold passes over it. */
   'layer.trace': {
-    reads: z.array(
+    reads: list(
       z.strictObject({
-        at: z.number().describe('arrival, ms since the epoch'),
+        at: instant.describe('arrival, ms since the epoch'),
         us: count.describe('µs until the answer'),
         block: count.describe('first block of the read'),
         blocks: count,
         errno: count.describe('0: answered with data'),
-        jobs: z.array(count).describe('fetches that it waited for, by their `job`'),
+        jobs: list(count).describe('fetches that it waited for, by their `job`'),
       }),
     ),
-    jobs: z.array(
+    jobs: list(
       z.strictObject({
         job: count.describe('number within the layer; begins again with each front end'),
         class: z.enum(['demand', 'prefetch']),
         span: count.describe('first span'),
         spans: count.describe('how many'),
-        runs: z
-          .array(z.tuple([count, count]))
-          .optional()
-          .describe('[first span, count] of each run, where they are not neighbours'),
-        worker: z.string().describe('fetcher that ended it; empty when none had it'),
-        queuedAt: z.number().describe('ms since the epoch'),
+        runs: runs.optional().describe('[first span, count] of each run, where they are not neighbours'),
+        worker: text.describe('fetcher that ended it; empty when none had it'),
+        queuedAt: instant.describe('ms since the epoch'),
         sentUs: count.describe('from the queue to the fetcher, µs'),
         firstByteUs: count.describe('from the start of the fetch to its first byte, µs'),
         fetchUs: count.describe('waiting for bytes of the registry, the first one included, µs'),
@@ -144,47 +160,47 @@ const shapes = {
         writeUs: count.describe('writing into the layer device, µs'),
         totalUs: count.describe('from the queue to the end, µs'),
         bytes: count.describe('compressed bytes'),
-        error: z.string().optional().describe('code and message; absent: every block is there'),
+        error: text.optional().describe('code and message; absent: every block is there'),
       }),
     ),
     dropped: count.describe('entries that found no room in the batch'),
   },
   'layer.evicted': {
-    ranges: z.array(z.tuple([count, count])).describe('[first block, count] that are absent again'),
+    ranges: runs.describe('[first block, count] that are absent again'),
     reason: z.enum(['limit', 'prune', 'scrub', 'lost']).describe('lost: found as holes of the file'),
   },
   'layer.taken-back': {},
   'layer.removed': {},
 
   'mount.requested': {
-    id: z.string(),
-    dir: z.string(),
-    ref: z.string(),
+    id: text,
+    dir: text,
+    ref: text,
     manifest: digest,
     prefetch: z.boolean(),
     prefetchLimit: count
       .optional()
       .describe('bytes per second that are fetched in the background; absent: no limit'),
-    container: z.string().optional(),
-    asked: z.number().optional().describe('when the call came, ms since the epoch; absent: not known'),
+    container: text.optional(),
+    asked: instant.optional().describe('when the call came, ms since the epoch; absent: not known'),
     trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),
     made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
   },
   'mount.mounted': {},
   'mount.detached': { reason: z.enum(['engine-stopped', 'lost']) },
   'mount.unmounted': {},
-  'mount.failed': { code: z.string(), message: z.string() },
+  'mount.failed': { code: text, message: text },
 
   'snapshot.prepared': {
     kind: z.enum(['active', 'view']),
-    key: z.string(),
-    parent: z.string().describe('name of the committed snapshot below; empty: none'),
+    key: text,
+    parent: text.describe('name of the committed snapshot below; empty: none'),
     labels,
     time: moment,
   },
   'snapshot.committed': {
-    name: z.string(),
-    parent: z.string(),
+    name: text,
+    parent: text,
     labels,
     time: moment,
     size: count.describe('bytes on disk'),
@@ -192,7 +208,7 @@ const shapes = {
     flat: z
       .strictObject({
         chain: digest.describe('digest of the chain of layers (OCI ChainID)'),
-        ref: z.string(),
+        ref: text,
         manifest: digest.describe('an image that begins with the chain'),
         layers: count.describe('how many of its layers the chain has'),
         diffId: digest.describe('of the uppermost layer'),
@@ -226,10 +242,13 @@ export type TracedJob = EventOf<'layer.trace'>['jobs'][number];
 /** What a writer gives: the log adds `v` and `at`. */
 export type NewEvent<T extends EventType = EventType> = { [K in T]: { type: K } & Fields[K] }[T];
 
-/** The schema of one record, for readers that take records from elsewhere, and for the JSON schemas. */
-export const EventRecord = z.discriminatedUnion(
-  'type',
-  (Object.keys(shapes) as EventType[]).map((type) =>
+/** The schema of a record of each type. */
+export const EVENT_SCHEMAS = Object.fromEntries(
+  EVENT_TYPES.map((type) => [
+    type,
     z.strictObject({ v: z.literal(1), type: z.literal(type), at: z.number(), ...shapes[type] }),
-  ) as never,
-);
+  ]),
+) as unknown as Record<EventType, z.ZodObject>;
+
+/** The schema of one record, for readers that take records from elsewhere, and for the JSON schemas. */
+export const EventRecord = z.discriminatedUnion('type', Object.values(EVENT_SCHEMAS) as never);

@@ -5,6 +5,7 @@
 import { LAYER_LIMITS } from '../../actors/layer.ts';
 import { BlockSet } from '../../actors/block-set.ts';
 import { type BlockRun, blocksOf, pairsOf } from '../../actors/ranges.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import type { Timer } from '../process/ports.ts';
 import type { NewLayerEvent } from '../store/layer-log.ts';
 import { type LayerCore, RETRY_APPEND_MS } from './layer-core.ts';
@@ -120,7 +121,8 @@ export class LayerWriter {
     }
     if (trace === undefined) return;
     await this.append(trace).catch((error: unknown) => {
-      this.#trace.putBack(trace);
+      // One that the log cannot hold would keep all that comes behind it from the log.
+      if (toErrorRecord(error).code !== 'invalid-argument') this.#trace.putBack(trace);
       throw error;
     });
   }

@@ -9,7 +9,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { STREAM, STREAM_SUBJECTS, type Subjects, subjects } from '../../schemas/subjects.ts';
 import { readEndpoint } from '../client/endpoint.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
-import { readLog, storedRecord } from '../store/event-log.ts';
+import { readLog, readUnchecked, storedRecord } from '../store/log-reader.ts';
 import { Layout } from '../store/layout.ts';
 import type { NodeFold } from '../store/node-fold.ts';
 import { readSnapshot, snapshotSequences } from '../store/snapshots.ts';
@@ -111,12 +111,12 @@ async function describe(
       // Only behind what was read is its last owner the one that counts.
       const owner = o.fromSeq === undefined ? (beginning.from?.epoch ?? 0) : epoch;
       const range = { from: from ?? ('start' as const), follow: o.follow === true, epoch: owner };
-      for await (const { seq, subject, event, data } of readLog(
+      for await (const { seq, subject, type, data } of readUnchecked(
         bus,
         filter,
         o.signal === undefined ? range : { ...range, signal: o.signal },
       )) {
-        if (event.type === 'engine.started' && o.kind === undefined) epoch = Math.max(epoch, seq);
+        if (type === 'engine.started' && o.kind === undefined) epoch = Math.max(epoch, seq);
         yield { seq, subject, bytes: data };
       }
     }

@@ -3,7 +3,8 @@
  * they are, so that a log of a later cofa passes through an export unharmed; what this cofa cannot read is shown as such.
  */
 import { Unpackr } from 'msgpackr';
-import { EVENT_TYPES, type CofaEvent, EventRecord, type EventType } from '../../schemas/events.ts';
+import { flawOfStored } from '../../schemas/check-event.ts';
+import { EVENT_TYPES, type CofaEvent, type EventType } from '../../schemas/events.ts';
 import { foldEvent, type NodeState } from '../../actors/node-state.ts';
 
 export interface RawRecord {
@@ -62,7 +63,7 @@ export function decodeRecord(bytes: Uint8Array): DecodedRecord {
     ? 'unknown type'
     : v !== 1
       ? 'later version'
-      : isSound(type, record as Record<string, unknown>)
+      : flawOfStored(record) === undefined
         ? undefined
         : 'damaged';
   return {
@@ -74,27 +75,6 @@ export function decodeRecord(bytes: Uint8Array): DecodedRecord {
 }
 
 const UNREADABLE: DecodedRecord = { at: undefined, type: '(unreadable)', strange: 'unreadable', record: {} };
-
-/** More blocks than any layer has (4 TiB of 64 KiB each): a record that says so is damaged, and would cost the memory. */
-const MAX_BLOCKS = 2 ** 26;
-
-/**
- * Whether the fields are those of the type; further ones may come from a later cofa and mean nothing to this one. The
- * two types that make up nearly all of a log are looked at by hand.
- */
-function isSound(type: string, record: Record<string, unknown>): boolean {
-  if (type === 'layer.trace') return true;
-  if (type === 'layer.blocks') {
-    const { ranges } = record;
-    if (!Array.isArray(ranges)) return false;
-    for (const range of ranges)
-      if (!Array.isArray(range) || !(range[0] >= 0) || !(range[1] >= 0)) return false;
-    return true;
-  }
-  if (type === 'layer.opened' && !(Number(record.blockCount) <= MAX_BLOCKS)) return false;
-  const parsed = EventRecord.safeParse(record);
-  return parsed.success || parsed.error.issues.every(({ code }) => code === 'unrecognized_keys');
-}
 
 /**
  * Folds one record as the engine does; false where it was left out: it is strange, or the fold cannot take it. Never

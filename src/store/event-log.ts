@@ -30,7 +30,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstream, JetStreamApiError, type JetStreamClient } from '@nats-io/jetstream';
 import { headers, type NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
-import { EVENT_VERSION, type EventOf, type EventType, type NewEvent } from '../../schemas/events.ts';
+import { flawOf, flawSentence } from '../../schemas/check-event.ts';
+import {
+  type CofaEvent,
+  EVENT_VERSION,
+  type EventOf,
+  type EventType,
+  type NewEvent,
+} from '../../schemas/events.ts';
 import { type EventKind, STREAM, STREAM_SUBJECTS, type Subjects } from '../../schemas/subjects.ts';
 import { encode } from '../bus/connection.ts';
 import {
@@ -161,7 +168,7 @@ export class EventLog {
   /**
    * Appends one fact; it is durable when this returns, except for blocks and traces. Errors: `conflict` when another
    * engine has taken over, or another writer was faster; `unavailable` when NATS did not take it within `timeoutMs`,
-   * which may come about all the same when NATS is back; `busy` when too many wait; `not-running` after `drain`.
+   * which may come about all the same when NATS is back; `invalid-argument` for a fact that is not what its type says; `busy` when too many wait; `not-running` after `drain`.
    */
   async append<T extends EventType>(
     subject: string,
@@ -263,6 +270,7 @@ export class EventLog {
     deadline: number,
   ): Promise<LogRecord<EventOf<T>>> {
     const record = recordOf(event, this.#now());
+    refuseFlawed(subject, record);
     const attempt: Attempt = {
       subject,
       bytes: encode(record),
@@ -419,6 +427,19 @@ export class EventLog {
     if (performance.now() + PAUSE_MS >= deadline) throw storeError(cause);
     await sleep(PAUSE_MS);
   }
+}
+
+/** Error `invalid-argument` for a record that no reader would take. */
+function refuseFlawed(subject: string, record: CofaEvent): void {
+  const flaw = flawOf(record);
+  if (flaw === undefined) return;
+  throw new CofaError(
+    'invalid-argument',
+    `${record.type} is not written into the log (${subject}): ${flawSentence(flaw)}`,
+    {
+      hint: 'what was asked for has a value that the log cannot hold; where that is none of yours, report it',
+    },
+  );
 }
 
 /** What the log stores of a fact. */

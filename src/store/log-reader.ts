@@ -4,6 +4,8 @@
  */
 import { DeliverPolicy, jetstream, jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
+import { flawOfStored, flawSentence } from '../../schemas/check-event.ts';
+import { CofaError } from '../../schemas/errors.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import { STREAM } from '../../schemas/subjects.ts';
 import { decode } from '../bus/connection.ts';
@@ -23,9 +25,21 @@ export interface ReadRecord extends LogRecord {
   bytes: number;
 }
 
-/** With the event as it is stored: msgpack. */
-export interface RawReadRecord extends ReadRecord {
+/** A record as it is stored. */
+export interface RawRecord {
+  seq: number;
+  subject: string;
+  /** msgpack */
   data: Uint8Array;
+}
+
+export interface ReadOptions {
+  from: 'start' | 'now' | number;
+  /** Goes on after the end, until the signal; so by default. */
+  follow?: boolean;
+  signal?: AbortSignal;
+  /** Who owned the log where `from` is. */
+  epoch?: number;
 }
 
 /**
@@ -68,7 +82,7 @@ export async function storedRecord(
       subject: message.subject,
       id: message.header?.get(ID_HEADER) ?? '',
       epoch: epochOf(message.header),
-      event: () => decode<CofaEvent>(message.data),
+      event: () => eventOf(message, recordOf(message.data)).event,
     };
   } catch (error) {
     if (error instanceof JetStreamApiError && error.status === 404) return undefined;
@@ -80,18 +94,28 @@ export async function storedRecord(
  * Reads the log: `from` its start, from a sequence, or what comes from now on; with `follow` (default) until the signal.
  * Void records are left out. With a `from` after the start those are known only from the first valid record on, unless
  * `epoch` says who owned the log there. An ordered consumer: gaps and server restarts are healed by the client, nothing
- * is left on the server.
+ * is left on the server. Error `integrity` for a record that is not what its type says.
  */
-export async function* readLog(
+export const readLog = (
   bus: NatsConnection,
   filter: string,
-  options: {
-    from: 'start' | 'now' | number;
-    follow?: boolean;
-    signal?: AbortSignal;
-    epoch?: number;
-  },
-): AsyncIterable<RawReadRecord> {
+  options: ReadOptions,
+): AsyncIterable<ReadRecord & RawRecord> => read(bus, filter, options, eventOf);
+
+/** The same for a reader that judges records by itself, such as a debugger of damaged logs: nothing is refused. */
+export const readUnchecked = (
+  bus: NatsConnection,
+  filter: string,
+  options: ReadOptions,
+): AsyncIterable<RawRecord & { type: string | undefined }> =>
+  read(bus, filter, options, (_, record) => ({ type: typeOf(record) }));
+
+async function* read<Event>(
+  bus: NatsConnection,
+  filter: string,
+  options: ReadOptions,
+  judge: (stored: RawRecord, record: unknown) => Event,
+) {
   const follow = options.follow ?? true;
   const start =
     options.from === 'start'
@@ -127,10 +151,12 @@ export async function* readLog(
       const epoch = epochOf(message.headers);
       bytes += storedBytes(subject, message.headers, message.data);
       if (epoch === undefined || epoch >= owner) {
-        const event = decode<CofaEvent>(message.data);
-        if (event.type === 'engine.started') owner = seq;
+        const { data } = message;
+        const record = recordOf(data);
+        if (typeOf(record) === 'engine.started') owner = seq;
         else if (epoch !== undefined) owner = epoch;
-        yield { seq, subject, event, id: message.headers?.get(ID_HEADER) ?? '', bytes, data: message.data };
+        const stored = { seq, subject, data };
+        yield { ...judge(stored, record), ...stored, id: message.headers?.get(ID_HEADER) ?? '', bytes };
         bytes = 0;
       }
       if (end !== undefined && seq >= end) break;
@@ -142,6 +168,34 @@ export async function* readLog(
     await consumer.delete().catch(() => false);
   }
 }
+
+/** What a record says. Error `integrity` when it is not what its type says. */
+function eventOf({ seq, subject }: RawRecord, record: unknown): { event: CofaEvent } {
+  const flaw = flawOfStored(record);
+  if (flaw === undefined) return { event: record as CofaEvent };
+  const what = flaw.type === undefined ? subject : `${flaw.type}, ${subject}`;
+  throw new CofaError(
+    'integrity',
+    `event ${seq} of the log (${what}) cannot be read: ${flawSentence(flaw)}`,
+    {
+      hint: 'the log is damaged, or another program has written into it; cofa replay shows what is around it. Bring back the files of NATS from a copy, or begin anew: cofa up --node NAME with another name. Mounts are then forgotten and blocks fetched again',
+    },
+  );
+}
+
+/** Undefined where the bytes are no record. */
+function recordOf(data: Uint8Array): unknown {
+  try {
+    return decode<unknown>(data);
+  } catch {
+    return undefined;
+  }
+}
+
+const typeOf = (record: unknown): string | undefined => {
+  const { type } = (record ?? {}) as { type?: unknown };
+  return typeof type === 'string' ? type : undefined;
+};
 
 /** Calls `look` after each time that `place` has not changed for, one call at a time, until the returned function is called. */
 function whenQuiet(place: () => number, look: () => Promise<void>): () => void {

@@ -136,8 +136,10 @@ export class LogKeeper {
           this.#look();
         }
       } catch (error) {
-        if (toErrorRecord(error).code === 'unsupported') {
-          this.#options.conditions.set('log-fold', `the event log is not folded any more: ${String(error)}`);
+        const { code, message } = toErrorRecord(error);
+        // It would come to the same record again.
+        if (code === 'unsupported' || code === 'integrity') {
+          this.#options.conditions.set('log-fold', `the event log is not folded any more: ${message}`);
           return;
         }
         log.warn({ error }, 'the log is followed again');
