@@ -312,6 +312,8 @@ export const OPERATIONS = {
 
 export type Operation = keyof typeof OPERATIONS;
 export type RequestOf<O extends Operation> = z.input<(typeof OPERATIONS)[O]['request']>;
+/** A request as the engine carries it out: checked, with its defaults. */
+export type AcceptedOf<O extends Operation> = z.output<(typeof OPERATIONS)[O]['request']>;
 export type ResultOf<O extends Operation> = z.output<(typeof OPERATIONS)[O]['result']>;
 export type Mount = z.output<typeof Mount>;
 export type Status = z.output<typeof Status>;

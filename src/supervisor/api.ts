@@ -5,7 +5,13 @@
 import { headers, type Msg, type NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { z } from 'zod';
-import { OPERATIONS, type Operation, type Progress } from '../../schemas/api.ts';
+import {
+  type AcceptedOf,
+  OPERATIONS,
+  type Operation,
+  type Progress,
+  type ResultOf,
+} from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { PROTOCOL } from '../../schemas/protocol.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
@@ -14,9 +20,9 @@ import type { LocalHandler } from '../bus/local-socket.ts';
 
 export type OnProgress = (progress: Progress) => void;
 export type Handler<O extends Operation> = (
-  request: z.output<(typeof OPERATIONS)[O]['request']>,
+  request: AcceptedOf<O>,
   onProgress: OnProgress,
-) => Promise<z.output<(typeof OPERATIONS)[O]['result']>>;
+) => Promise<ResultOf<O>>;
 
 /** One table for both ways (operations.ts). */
 export type Handlers = { [O in Operation]: Handler<O> };

@@ -76,17 +76,15 @@ export function operations(parts: OperationsParts): Handlers {
 }
 
 function mountWith({ options, mounts, chains, trust, idle }: OperationsParts): Handler<'mount'> {
-  return async ({ layers, overlay, ...order }, onProgress) => {
+  return async (request, onProgress) => {
+    const { ref, dir, layers, overlay, prefetch, prefetchLimit } = request;
     idle.stop();
     idle.worked();
-    if (order.prefetchLimit !== undefined && !order.prefetch)
+    if (prefetchLimit !== undefined && !prefetch)
       throw new CofaError('invalid-argument', 'prefetchLimit says how fast, and prefetch that there is none');
-    const folder = overlay === undefined ? undefined : containerAt(options.root, order.dir);
-    const image = layers === undefined ? undefined : await chains.image(order.ref, layers);
-    const above = overlay === undefined || folder === undefined ? undefined : rootOf(folder, overlay);
-    const { ref, dir, platform, prefetch, prefetchLimit, container, start, program, trust: policy } = order;
-    const how = { platform, prefetch, prefetchLimit, container, start, program, trust: policy, above };
-    const mounted = await mounts.mount({ ref, image, dir, ...how, onProgress }).finally(() => {
+    const above = overlay === undefined ? undefined : rootOf(containerAt(options.root, dir), overlay);
+    const image = layers === undefined ? undefined : await chains.image(ref, layers);
+    const mounted = await mounts.mount({ request, image, above, onProgress }).finally(() => {
       idle.worked();
       trust.poke();
     });

@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { MountFacts } from '../../actors/node-state.ts';
+import { OPERATIONS } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import type { Images } from '../../src/supervisor/images/images.ts';
@@ -207,16 +208,21 @@ test('an engine that was replaced takes away its own mount and none other', asyn
   expect(isMounted(dir)).toBe(false);
 });
 
+const orderOf = () => ({
+  request: OPERATIONS.mount.request.parse({ dir, ref: 'image', prefetch: false }),
+  onProgress: () => {},
+});
+
 test('a mount that failed is so in the log before another one is asked for at its directory', async () => {
   const mounts = engine();
-  const order = { dir, ref: 'image', prefetch: false, onProgress: () => {} };
+  const order = orderOf();
   log.refused = 'mount.mounted mount.failed';
-  await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+  await expect(mounts.mount(order)).rejects.toMatchObject({ code: 'unavailable' });
   expect([log.appended, isMounted(dir)]).toEqual([['mount.requested'], false]);
-  await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+  await expect(mounts.mount(order)).rejects.toMatchObject({ code: 'unavailable' });
   expect(log.appended).toEqual(['mount.requested']);
   log.refused = '';
-  await mounts.mount(order as never);
+  await mounts.mount(order);
   expect(log.appended).toEqual(['mount.requested', 'mount.failed', 'mount.requested', 'mount.mounted']);
   expect(findMount(dir)?.source).toBe(own?.path);
   await mounts.unmount(dir);
@@ -229,7 +235,7 @@ describe('what stands on a mount', () => {
       mount: async () => void done.push(`mount on ${findMount(dir)?.source}`),
       unmount: async () => void done.push('unmount'),
     };
-    return { done, order: { dir, ref: 'image', prefetch: false, onProgress: () => {}, above } };
+    return { done, order: { ...orderOf(), above } };
   };
 
   test('comes while the log is told of the mount', async () => {
@@ -240,7 +246,7 @@ describe('what stands on a mount', () => {
       // It is on its way, and not waited for first.
       await expect.poll(() => log.appended).toEqual(['mount.requested', 'mount.mounted']);
     };
-    await mounts.mount(order as never);
+    await mounts.mount(order);
     expect(done).toEqual([`mount on ${own?.path}`]);
     await mounts.unmount(dir);
   });
@@ -248,7 +254,7 @@ describe('what stands on a mount', () => {
   test('goes again where the log does not take the mount', async () => {
     const { done, order } = scene();
     log.refused = 'mount.mounted';
-    await expect(engine().mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(engine().mount(order)).rejects.toMatchObject({ code: 'unavailable' });
     expect([done.at(-1), isMounted(dir), log.appended]).toEqual([
       'unmount',
       false,
@@ -260,7 +266,7 @@ describe('what stands on a mount', () => {
     const { order } = scene();
     const mounts = engine();
     log.refused = 'mount.mounted mount.failed';
-    await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(mounts.mount(order)).rejects.toMatchObject({ code: 'unavailable' });
     await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'unavailable' });
     log.refused = '';
     await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'not-found' });
@@ -273,7 +279,7 @@ describe('what stands on a mount', () => {
       throw new CofaError('environment', 'no overlayfs');
     };
     const mounts = engine();
-    await expect(mounts.mount(order as never)).rejects.toMatchObject({ code: 'environment' });
+    await expect(mounts.mount(order)).rejects.toMatchObject({ code: 'environment' });
     expect([done, isMounted(dir), mounts.list()]).toEqual([['unmount'], false, []]);
     expect(log.appended.at(-1)).toBe('mount.failed');
   });
@@ -288,12 +294,10 @@ test('a mount that was acknowledged comes back although the log has an earlier r
 });
 
 describe('an unmount whose devices take a while to go', () => {
-  const order = { ref: 'image', prefetch: false, onProgress: () => {} };
-
   test('is done when they have gone, or before where nobody waits for that; the directory is free by then', async () => {
     const mounts = engine();
     for (const early of [true, false]) {
-      await mounts.mount({ ...order, dir } as never);
+      await mounts.mount(orderOf());
       const release = Promise.withResolvers<void>();
       releasing = release.promise;
       let isDone = false;
@@ -310,7 +314,7 @@ describe('an unmount whose devices take a while to go', () => {
 
   test('an engine that ends waits for them', async () => {
     const mounts = engine();
-    await mounts.mount({ ...order, dir } as never);
+    await mounts.mount(orderOf());
     const release = Promise.withResolvers<void>();
     releasing = release.promise;
     await mounts.unmount(dir, { early: true });

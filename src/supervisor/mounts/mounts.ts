@@ -6,10 +6,10 @@
 import { mkdir, rmdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import type { Mount as MountReply, Progress } from '../../../schemas/api.ts';
+import type { AcceptedOf, Mount as MountReply, Progress } from '../../../schemas/api.ts';
+import { defined } from '../../../schemas/defined.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
-import type { TrustPolicy } from '../../../schemas/trust.ts';
 import { findMount } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
@@ -41,21 +41,9 @@ export interface MountsOptions {
 }
 
 export interface MountOrder {
-  ref: string;
-  /** The image, where it is not what `ref` names. */
+  request: AcceptedOf<'mount'>;
+  /** The image, where it is not what the request's `ref` names. */
   image?: Image | undefined;
-  dir: string;
-  platform: string | undefined;
-  prefetch: boolean;
-  /** Bytes per second in the background; undefined: no limit. */
-  prefetchLimit?: number | undefined;
-  container: string | undefined;
-  /** Which of the image's commands is about to run. */
-  start: string;
-  /** First word of that command; undefined: it is the image's own, or not known. */
-  program?: string | undefined;
-  /** Which sidecars may be used before they are proven; undefined: the engine's policy. */
-  trust?: TrustPolicy | undefined;
   /** What stands on the mount: it is mounted while the log is told of it, and the mount fails with it. */
   above?: Above | undefined;
   onProgress: (progress: Progress) => void;
@@ -89,12 +77,15 @@ export class Mounts {
   /** Mounts an image at a directory. Errors: `conflict` when the directory is taken, those of the image. */
   async mount(order: MountOrder): Promise<MountReply> {
     const asked = Date.now();
-    const dir = cleanPath(order.dir);
+    const { request, above, onProgress } = order;
+    const { start, program } = request;
+    const dir = cleanPath(request.dir);
     this.#refuseTaken(dir);
     const image = await this.#imageOf(order);
     this.#refuseTaken(dir);
-    const actor = this.#create(requestOf(order, { id: this.#options.newId(), dir, image }), image, order);
-    image.progress.add(order.onProgress);
+    const own = { id: this.#options.newId(), dir, ref: image.resolved.ref, manifest: image.manifest };
+    const actor = this.#create({ ...own, ...keptOf(request) }, image, { start, program, above });
+    image.progress.add(onProgress);
     try {
       await this.#request(actor, asked);
       await actor.mount();
@@ -106,11 +97,11 @@ export class Mounts {
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       throw error;
     } finally {
-      image.progress.delete(order.onProgress);
+      image.progress.delete(onProgress);
     }
   }
 
-  async #imageOf({ image, ref, platform, trust }: MountOrder): Promise<Image> {
+  async #imageOf({ image, request: { ref, platform, trust } }: MountOrder): Promise<Image> {
     const { images } = this.#options;
     return image === undefined
       ? await images.resolve(ref, platform, trust)
@@ -246,27 +237,12 @@ export class Mounts {
   }
 }
 
-function requestOf(order: MountOrder, own: { id: string; dir: string; image: Image }): MountRequest {
-  const { id, dir, image } = own;
-  const { prefetch, prefetchLimit, container, trust } = order;
-  const { manifest, resolved } = image;
-  return { id, dir, ref: resolved.ref, manifest, prefetch, prefetchLimit, container, trust };
+/** What the log keeps of a request, for as long as the mount lives. */
+function keptOf({ prefetch, prefetchLimit, container, trust }: AcceptedOf<'mount'>) {
+  return { prefetch, prefetchLimit, container, trust };
 }
 
 /** `asked`: when the call came, ms since the epoch. */
 function requestedBy(request: MountRequest, asked: number, made: boolean): NewEvent<'mount.requested'> {
-  const { id, dir, ref, manifest, prefetch, prefetchLimit, container, trust } = request;
-  return {
-    type: 'mount.requested',
-    asked,
-    id,
-    dir,
-    ref,
-    manifest,
-    prefetch,
-    ...(prefetchLimit === undefined ? {} : { prefetchLimit }),
-    ...(container === undefined ? {} : { container }),
-    ...(made ? { made } : {}),
-    ...(trust === undefined ? {} : { trust }),
-  };
+  return defined({ type: 'mount.requested' as const, asked, ...request, made: made || undefined });
 }
