@@ -27,7 +27,7 @@ const FRONT = 2 << 20;
 const MOST_TABLES = 192 << 20;
 const MOST_WRITABLE = 32 << 20;
 /**
- * Around a missing page of a mapped file the kernel reads as much as its readahead (src/supervisor/images/images.ts).
+ * Around a missing page of a mapped file the kernel reads as much as its readahead (src/supervisor/images/attachment.ts).
  */
 const AROUND = 64 << 10;
 /** Of libraries that the program itself is linked with a process reads nearly all in the end, up to this size. */
