@@ -155,6 +155,8 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
   }
   try {
     const { runSupervisor } = await import('../supervisor/main.ts');
+    const { giveHeapRoom } = await import('../process/heap.ts');
+    giveHeapRoom();
     await runSupervisor({
       root: context.root,
       nats: options.nats,

@@ -13,8 +13,7 @@ import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
-import { IdleRehearsal } from '../process/rehearsal/idle.ts';
-import type { Rehearsal } from '../process/rehearsal/rounds.ts';
+import { IdleRehearsal, type RunRehearsal } from '../process/rehearsal/idle.ts';
 import { type ChildSelf, realChildSelf } from '../process/self.ts';
 import { busOf, readSettings, registryOptions } from '../process/settings.ts';
 import { RegistryClient } from '../registry/client.ts';
@@ -26,7 +25,7 @@ export interface FetcherPorts extends Ports {
   /** Collects garbage in the pauses of the process. */
   tidying: Pick<Tidying, 'worked' | 'now'>;
   /** Goes through jobs when there is nothing to do; absent: no rehearsal. */
-  rehearse?: (rehearsal: Rehearsal) => Promise<void>;
+  rehearse?: RunRehearsal;
 }
 
 export interface Fetcher {
@@ -87,7 +86,7 @@ export async function runFetcher(
   // A start that has a pack should not wait for a connection.
   void packs().catch(() => {});
   if (settings.rehearses !== false && ports.rehearse !== undefined)
-    rehearsal.begin({ root, name }, ports.rehearse);
+    void rehearsal.begin({ root, name }, ports.rehearse);
   return { stop };
 }
 
@@ -108,7 +107,7 @@ if (import.meta.main) {
   const [, , root, worker] = process.argv;
   if (root === undefined || worker === undefined) throw new Error('usage: fetcher/main.ts ROOT NAME');
   giveHeapRoom();
-  const rehearse = async (rehearsal: Rehearsal) => {
+  const rehearse: RunRehearsal = async (rehearsal) => {
     const [{ rehearseFetch }] = await Promise.all([
       import('./rehearse.ts'),
       import('../fetch/start-jobs.ts'),

@@ -8,35 +8,24 @@
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
-import { toErrorRecord } from '../../schemas/errors.ts';
-import type { FrontNotice } from '../../schemas/front.ts';
-import { type Subjects, subjects } from '../../schemas/subjects.ts';
-import { connectBus, encode } from '../bus/connection.ts';
-import { awaySentence, type BusHealth, watchBus } from '../bus/health.ts';
+import { connectBus } from '../bus/connection.ts';
 import { serveLocal } from '../bus/local-socket.ts';
 import type { ColdRead, FuseTransport } from '../fuse/transport.ts';
-import { Conditions } from '../process/conditions.ts';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
-import { createLog } from '../process/log.ts';
 import { linkToParent, type ParentLink } from '../process/parent-link.ts';
 import { type Clock, type Ports, realPorts } from '../process/ports.ts';
-import { IdleRehearsal } from '../process/rehearsal/idle.ts';
-import type { Rehearsal } from '../process/rehearsal/rounds.ts';
+import { IdleRehearsal, type RunRehearsal } from '../process/rehearsal/idle.ts';
 import { type ChildSelf, realChildSelf } from '../process/self.ts';
-import { busOf, type EngineSettings, readSettings } from '../process/settings.ts';
-import { Layout } from '../store/layout.ts';
-import { CacheHost } from './cache-host.ts';
+import { busOf } from '../process/settings.ts';
+import type { Layout } from '../store/layout.ts';
 import { frontCalls, serveCalls } from './calls.ts';
 import { loadTransport, type LoadTransport, type StandbyTransport } from './devices.ts';
-import { FetchPool } from './fetch-pool.ts';
 import { LayerTable } from './layer-table.ts';
 import { LocalFetcher, type MakeOwnFetcher } from './local-fetcher.ts';
 import { LogWriter } from './log-writer.ts';
-import { OpenLayers } from './open-layers.ts';
-import { Rest } from './rest.ts';
-import { Scrubber } from './scrubber.ts';
+import { type Fetching, readBase, serveLayers, type Serving, startFetching } from './parts.ts';
+import type { Rest } from './rest.ts';
 import { Shutdown, type StopStep } from './shutdown.ts';
-import { Starts } from './starts.ts';
 
 export interface FrontEndPorts extends Ports {
   self: ChildSelf;
@@ -46,7 +35,7 @@ export interface FrontEndPorts extends Ports {
   /** For when NATS is away or no fetcher lives. */
   ownFetcher: MakeOwnFetcher;
   /** Goes through a start when there is nothing to do; absent: no rehearsal. */
-  rehearse?: (rehearsal: Rehearsal) => Promise<void>;
+  rehearse?: RunRehearsal;
 }
 
 export interface FrontEnd {
@@ -99,7 +88,7 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   shutdown.order = stopOrder({ ...fetching, ...serving, rehearsal, transport, local, bus });
   link.ready();
   if (settings.rehearses !== false && ports.rehearse !== undefined)
-    rehearsal.begin({ root, name: 'front-end' }, ports.rehearse);
+    void rehearsal.begin({ root, name: 'front-end' }, ports.rehearse);
   void writer.warmUp();
   log.info(
     { pid: self.pid, layers: writer.layerLog().layers.size, transport: settings.transport },
@@ -107,103 +96,6 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   );
   endWith(self, transport, shutdown, log);
   return { name: front, stop: () => shutdown.stop() };
-}
-
-/** What is the same for all parts. */
-interface Base {
-  root: string;
-  /** Name of this front end. */
-  front: string;
-  settings: EngineSettings;
-  layout: Layout;
-  names: Subjects;
-  log: Logger;
-  conditions: Conditions;
-  clock: Clock;
-}
-
-async function readBase(root: string, { clock, random }: Ports): Promise<Base> {
-  const settings = await readSettings(root);
-  const log = createLog('front-end', settings.logLevel);
-  const names = subjects(settings.node, settings.epoch);
-  const conditions = new Conditions(log, clock.wallMs);
-  return {
-    root,
-    front: random.hex(8),
-    settings,
-    layout: new Layout(root),
-    names,
-    log,
-    conditions,
-    clock,
-  };
-}
-
-interface Fetching {
-  pool: FetchPool;
-  starts: Starts;
-  rest: Rest;
-  health: BusHealth;
-}
-
-/** What asks fetchers for blocks: the pool, the packs of starts, and the rest of images. */
-function startFetching(
-  base: Base,
-  bus: NatsConnection,
-  layers: LayerTable,
-  ownFetcher: MakeOwnFetcher,
-): Fetching {
-  const { root, front, names, log, conditions, clock, settings } = base;
-  const { now } = clock;
-  const pool = new FetchPool({ bus, names, front, clock, log, root, conditions, ownFetcher });
-  const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log });
-  const rest = new Rest({ clock, layers, starts });
-  return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };
-}
-
-interface Serving {
-  cache: CacheHost;
-  scrubber: Scrubber;
-  layers: OpenLayers;
-}
-
-/** What opens layers, evicts from them and compares them. */
-function serveLayers(
-  base: Base,
-  parts: Fetching & {
-    bus: NatsConnection;
-    layers: LayerTable;
-    writer: LogWriter;
-    transport: FuseTransport;
-  },
-): Serving {
-  const { front, settings, layout, names, log, conditions, clock } = base;
-  const { bus, layers, writer, pool, starts, rest, transport, health } = parts;
-  const facts = writer.layerLog();
-  const notify = (notice: FrontNotice) => bus.publish(names.notice, encode(notice));
-  const isInUse = (diffId: string) => layers.isInUse(diffId);
-  const shared = { layout, facts, opened: layers.opened, conditions, log, clock, notify };
-  const cache = new CacheHost({ ...shared, limit: settings.cacheLimit, isInUse });
-  const scrubber = new Scrubber({ ...shared, pool, cache });
-  writer.watch(scrubber.onStored);
-  const open = new OpenLayers({
-    front,
-    layers,
-    layout,
-    facts,
-    pool,
-    cache,
-    scrubber,
-    starts,
-    rest,
-    transport,
-    clock,
-    log,
-    readDeadlineMs: settings.readDeadlineMs,
-    onLogged: sayLogTrouble(conditions, health),
-    notify,
-  });
-  return { cache, scrubber, layers: open };
 }
 
 /** Nothing new begins, what is under way ends, and what has come gets into the log before its connection closes. */
@@ -254,31 +146,6 @@ const coldReads =
     else layer.cold(offset, length, answer);
   };
 
-const watchFrontBus = (
-  bus: NatsConnection,
-  { nats }: EngineSettings,
-  conditions: Conditions,
-  pool: FetchPool,
-): BusHealth =>
-  watchBus(bus, {
-    onAway: () => {
-      conditions.set('nats', awaySentence(nats.url));
-      conditions.clear('log');
-      pool.busAway();
-    },
-    onBack: () => {
-      conditions.clear('nats');
-      pool.busBack();
-    },
-  });
-
-/** Told of each append of a layer. While NATS is away that is said already. */
-const sayLogTrouble = (conditions: Conditions, health: BusHealth) => (error: unknown) => {
-  if (error === undefined) conditions.clear('log');
-  else if (!health.isAway)
-    conditions.set('log', `the event log takes no events, they wait: ${toErrorRecord(error).message}`);
-};
-
 type LocalServer = Awaited<ReturnType<typeof serveStatus>>;
 
 /** For the supervisor's status while NATS is away. */
@@ -309,7 +176,7 @@ if (import.meta.main) {
   if (root === undefined) throw new Error('usage: front-end/main.ts ROOT');
   giveHeapRoom();
   const ports = realPorts();
-  const rehearse = async (rehearsal: Rehearsal) =>
+  const rehearse: RunRehearsal = async (rehearsal) =>
     await (await import('./rehearse.ts')).rehearseFront(rehearsal, ports.clock);
   await runFrontEnd(root, {
     ...ports,

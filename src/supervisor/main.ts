@@ -13,7 +13,6 @@
  */
 import { subjects } from '../../schemas/subjects.ts';
 import { Conditions } from '../process/conditions.ts';
-import { giveHeapRoom } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
 import { Layout } from '../store/layout.ts';
 import { End } from './end.ts';
@@ -44,7 +43,6 @@ export async function runSupervisor(
   options: SupervisorOptions,
   ports: SupervisorPorts = realSupervisorPorts(),
 ): Promise<void> {
-  giveHeapRoom();
   const log = createLog('supervisor', options.logLevel);
   const end = new End({ log, ports });
   start({ options, log, end, ports }).catch((error: unknown) => end.failed(error));

@@ -1,11 +1,17 @@
 /** What the supervisor takes of the world beside its children's ports: its own process. */
 import { hostname } from 'node:os';
 import { type ChildPorts, realChildPorts } from '../process/child.ts';
+import { Tidying } from '../process/heap.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
+import type { RunRehearsal } from '../process/rehearsal/idle.ts';
 import { realSelf, type Self } from '../process/self.ts';
 
 export interface SupervisorPorts extends Ports, ChildPorts {
   self: SupervisorSelf;
+  /** Collects garbage in the pauses of the process. */
+  tidying: Pick<Tidying, 'worked' | 'now'>;
+  /** Goes through a start when there is nothing to do; absent: no rehearsal. */
+  rehearse?: RunRehearsal;
 }
 
 /** The process that the supervisor runs in. When it is killed, the kernel kills its children with it. */
@@ -18,4 +24,6 @@ export const realSupervisorPorts = (): SupervisorPorts => ({
   ...realPorts(),
   ...realChildPorts(),
   self: { ...realSelf(), host: hostname() },
+  tidying: new Tidying(),
+  rehearse: async (rehearsal) => await (await import('./rehearse.ts')).rehearseStart(rehearsal),
 });

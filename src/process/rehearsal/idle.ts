@@ -4,6 +4,9 @@ import type { Tidying } from '../heap.ts';
 import type { Clock } from '../ports.ts';
 import type { Rehearsal } from './rounds.ts';
 
+/** Goes through a process's part of a start, again and again. Throws what goes wrong in it. */
+export type RunRehearsal = (rehearsal: Rehearsal) => Promise<void>;
+
 export interface IdleRehearsalOptions {
   clock: Clock;
   tidying: Pick<Tidying, 'now'>;
@@ -21,9 +24,18 @@ export class IdleRehearsal {
     this.#options = options;
   }
 
-  /** Begins, in the background. A rehearsal that fails is only said in the log: starts are slower then, not wrong. */
-  begin(rehearsal: Omit<Rehearsal, 'signal'>, run: (rehearsal: Rehearsal) => Promise<void>): void {
+  /**
+   * Begins, in the background, and resolves when it has ended. A rehearsal that fails is only said in the log: starts are
+   * slower then, not wrong.
+   */
+  begin(rehearsal: Omit<Rehearsal, 'signal'>, run: RunRehearsal): Promise<void> {
     this.#done = this.#run({ ...rehearsal, signal: this.#working.signal }, run);
+    return this.#done;
+  }
+
+  /** There has been real work. */
+  get hasWork(): boolean {
+    return this.#working.signal.aborted;
   }
 
   /** There is real work: the rehearsal ends with its present round. */
@@ -35,7 +47,7 @@ export class IdleRehearsal {
     await Promise.race([this.#done, this.#options.clock.sleep(patienceMs)]);
   }
 
-  async #run(rehearsal: Rehearsal, run: (rehearsal: Rehearsal) => Promise<void>): Promise<void> {
+  async #run(rehearsal: Rehearsal, run: RunRehearsal): Promise<void> {
     const { tidying, log, slower } = this.#options;
     try {
       await run(rehearsal);

@@ -39,8 +39,6 @@ const REPLACED: Record<string, string> = {
   'registry/packs.ts': 'packs.ts',
   'pack/pack-store.ts': 'pack-store.ts',
   'fetch/start-jobs.ts': 'start-jobs.ts',
-  'supervisor/rehearse.ts': 'rehearsal.ts',
-  'process/heap.ts': 'heap.ts',
   'container/reap.ts': 'reap.ts',
 };
 const PACKAGES: Record<string, string> = {

@@ -1,5 +1,6 @@
 /** The supervisor's children: front end and fetchers are the engine's own programs, nats-server is simulated. */
 import { EventEmitter } from 'node:events';
+import type { SupervisorOptions } from '../../../src/supervisor/options.ts';
 import { currentProcess, type SimProcess } from './machine.ts';
 import { FuseConnection } from './kernel.ts';
 import { world } from './world.ts';
@@ -113,8 +114,18 @@ function runNats(process: SimProcess, config: string): void {
 /** Path below src/ → what runs it. */
 const programs = new Map<string, (args: string[]) => Promise<unknown>>();
 
-/** Loads the programs, once for all runs: they keep nothing outside of the call that starts them. */
-export async function loadPrograms(): Promise<void> {
+export type RunSupervisor = (options: SupervisorOptions) => Promise<void>;
+
+/** The heap is one of all simulated processes, and of the simulation. */
+const tidying = { worked: () => {}, now: () => {} };
+
+/**
+ * Loads the programs, once for all runs: they keep nothing outside of the call that starts them. Returns what runs a
+ * supervisor. None of them rehearses: here no code is any faster the second time.
+ */
+export async function loadPrograms(): Promise<RunSupervisor> {
+  const { runSupervisor } = await import('../../../src/supervisor/main.ts');
+  const { realSupervisorPorts } = await import('../../../src/supervisor/ports.ts');
   const { runFrontEnd } = await import('../../../src/front-end/main.ts');
   const { runFetcher } = await import('../../../src/fetcher/main.ts');
   const { realChildSelf } = await import('../../../src/process/self.ts');
@@ -123,8 +134,6 @@ export async function loadPrograms(): Promise<void> {
   const { loadTransport } = await import('./stand-ins/kernel-transport.ts');
   // What a fetcher loads with its first such job, in real time.
   await import('../../../src/fetch/start-jobs.ts');
-  /** The heap is one of all simulated processes, and of the simulation. */
-  const tidying = { worked: () => {}, now: () => {} };
   programs.set('front-end/main.ts', ([root = '']) =>
     runFrontEnd(root, {
       ...realPorts(),
@@ -137,4 +146,8 @@ export async function loadPrograms(): Promise<void> {
   programs.set('fetcher/main.ts', ([root = '', name = '']) =>
     runFetcher([root, name], { ...realPorts(), self: realChildSelf(), tidying }),
   );
+  return (options) => {
+    const { rehearse: _, ...ports } = realSupervisorPorts();
+    return runSupervisor(options, { ...ports, tidying });
+  };
 }

@@ -1,6 +1,6 @@
 /**
- * Runs seeds of the whole engine (whole-engine.ts) in processes side by side. A process ends after some hundred seeds:
- * Node keeps every program that it has loaded, and each life of a front end or fetcher loads one.
+ * Runs seeds of the whole engine (whole-engine.ts) in processes side by side. Each process runs
+ * some hundred seeds, and the next one starts fresh.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';

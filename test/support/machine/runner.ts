@@ -12,10 +12,9 @@ process.once('message', (order: ToRunner) => void run(order));
 async function run({ first, count, sabotage, isLoud }: ToRunner): Promise<void> {
   installHooks();
   installAmbient();
-  const { runSupervisor } = await import('../../../src/supervisor/main.ts');
-  const { simulateEngine } = await import('./whole-engine.ts');
   const { loadPrograms } = await import('./programs.ts');
-  await loadPrograms();
+  const runSupervisor = await loadPrograms();
+  const { simulateEngine } = await import('./whole-engine.ts');
   for (let seed = first; seed < first + count; seed++) {
     try {
       const options = { sabotage, ...(isLoud ? { onTrace: (line: string) => say({ line }) } : {}) };

@@ -28,6 +28,7 @@ import { currentProcess, type SimProcess } from './machine.ts';
 import { NatsStore, SimConnection, type StoredMessage } from './nats.ts';
 import { healed } from './plan.ts';
 import type { Sabotage } from './sabotage.ts';
+import type { RunSupervisor } from './programs.ts';
 import { digestOf, type SimImage, World } from './world.ts';
 
 export interface EngineOutcome {
@@ -39,8 +40,6 @@ export interface EngineOutcome {
   simulatedMs: number;
   met: Record<string, number>;
 }
-
-type RunSupervisor = typeof import('../../../src/supervisor/main.ts')['runSupervisor'];
 
 export interface EngineOptions {
   sabotage?: Sabotage | undefined;
