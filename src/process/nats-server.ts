@@ -109,7 +109,7 @@ const PROBES = 3;
 /**
  * Kills a nats-server whose JetStream does not answer any more, so that it is started again: after a disk was full it
  * stands still (seen with 2.9) or has switched JetStream off, and neither ends by itself when there is space. What it
- * had acknowledged is on the disk. So is one that does not answer at all. Goes on until the returned function is called.
+ * had acknowledged is on the disk. So is one that does not answer at all. Until the returned function is called.
  */
 export async function watchNats(
   { address, child }: Pick<RunningNats, 'address' | 'child'>,

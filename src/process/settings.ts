@@ -13,7 +13,7 @@ export interface EngineSettings {
   users?: ChildUsers;
   /** Sequence of the engine's `engine.started`: what its processes append counts while no later one is in the log. */
   epoch: number;
-  /** `store_dir` of the private nats-server, for syncs; absent where NATS is somebody else's. */
+  /** `store_dir` of the private nats-server, for syncs; absent where the operator runs NATS. */
   natsFiles?: string;
   transport: 'kernel' | 'fuse-native';
   /** Kernel transport: the mount can have what was in flight sent again to a successor (FUSE_HAS_RESEND). */

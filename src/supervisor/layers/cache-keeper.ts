@@ -1,15 +1,8 @@
 /**
- * The supervisor's part of the cache: tells the front end which layers are needed, removes images, and sweeps up files
- * that belong to nothing. What is in use is never touched: an image is removed only while no mount has it, a layer
- * only while the front end has it closed.
- *
- * A crash leaves files behind, never facts without files: an event that something is gone comes before its files go. So
- * whatever the log does not know is nobody's, and goes at the next start, or when an indexing failed.
+ * The supervisor's part of the cache: tells the front end which layers are needed, removes images, and has files swept up
+ * that belong to nothing (sweeper.ts). What is in use is never touched: an image is removed only while no mount has it, a
+ * layer only while the front end has it closed.
  */
-import { renameSync } from 'node:fs';
-import { readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { planPrune } from '../../../actors/prune.ts';
 import type { CacheStatus, PruneReply } from '../../../schemas/api.ts';
@@ -17,10 +10,12 @@ import { CofaError } from '../../../schemas/errors.ts';
 import type { CacheNeeds, Collect, CollectReply, Shrink } from '../../../schemas/front.ts';
 import type { FrontCaller } from './front-caller.ts';
 import { parseReference } from '../../registry/reference.ts';
-import { hexOf, type Layout } from '../../store/layout.ts';
+import type { Clock, Timer } from '../../process/ports.ts';
+import type { Layout } from '../../store/layout.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
 import type { Mounts } from '../mounts/mounts.ts';
+import { layersOf, Sweeper } from './sweeper.ts';
 
 export interface CacheKeeperOptions {
   front: FrontCaller;
@@ -29,6 +24,7 @@ export interface CacheKeeperOptions {
   images: Images;
   mounts: Mounts;
   status: () => Promise<CacheStatus>;
+  ports: { clock: Clock };
 }
 
 export interface PruneOrder {
@@ -46,35 +42,37 @@ const SWEEP_MS = 60_000;
 const SWEEP_AGAIN_MS = 5_000;
 const SWEEP_TRIES = 25;
 const SWEEP_PAUSE_MS = 200;
-/** What is being removed bears this ending until it is gone. */
-const GOING = '.going';
 /** An eviction of everything takes a while. */
 const SHRINK_MS = 120_000;
 
 export class CacheKeeper {
   readonly #options: CacheKeeperOptions;
-  readonly #timers: NodeJS.Timeout[] = [];
+  readonly #sweeper: Sweeper;
+  readonly #timers: Timer[] = [];
   #said = '';
   #repeats = 0;
   #isStopped = false;
-  #again: NodeJS.Timeout | undefined;
+  #again: Timer | undefined;
 
   constructor(options: CacheKeeperOptions) {
     this.#options = options;
+    this.#sweeper = new Sweeper(options);
   }
 
   /** Every image and mount that the log knows is known here. */
   async begin(): Promise<void> {
-    this.#timers.push(setInterval(() => void this.#sayNeeds(), NEEDS_MS).unref());
-    this.#timers.push(setInterval(() => void this.#tidy(), SWEEP_MS).unref());
+    const { clock } = this.#options.ports;
+    this.#timers.push(clock.every(NEEDS_MS, () => void this.#sayNeeds()).unref());
+    this.#timers.push(clock.every(SWEEP_MS, () => void this.#tidy()).unref());
     await this.#sayNeeds();
     await this.#tidy();
   }
 
   stop(): void {
     this.#isStopped = true;
-    clearTimeout(this.#again);
-    for (const timer of this.#timers) clearInterval(timer);
+    this.#sweeper.stop();
+    this.#again?.cancel();
+    for (const timer of this.#timers) timer.cancel();
   }
 
   /** Removes what no mount needs, see docs/cli.md. */
@@ -198,7 +196,7 @@ export class CacheKeeper {
     if (this.#isStopped) return;
     try {
       await this.#collect([...this.#options.images.all()], false);
-      if (await this.#sweep()) return;
+      if (await this.#sweeper.sweep()) return;
     } catch (error) {
       this.#options.log.warn({ error }, 'the store was not tidied');
     }
@@ -206,79 +204,20 @@ export class CacheKeeper {
   }
 
   #tidySoon(): void {
-    clearTimeout(this.#again);
-    if (!this.#isStopped) this.#again = setTimeout(() => void this.#tidy(), SWEEP_AGAIN_MS).unref();
+    this.#again?.cancel();
+    if (this.#isStopped) return;
+    this.#again = this.#options.ports.clock.after(SWEEP_AGAIN_MS, () => void this.#tidy()).unref();
   }
 
-  /** For who waits: an image that is being prepared or proven just now is waited for, some seconds. */
+  /** For a caller who waits: an image that is being prepared or proven just now is waited for, some seconds. */
   async #sweepNow(): Promise<void> {
     for (let tries = 0; tries < SWEEP_TRIES; tries++) {
-      if (await this.#sweep()) return;
-      await sleep(SWEEP_PAUSE_MS);
+      if (await this.#sweeper.sweep()) return;
+      await this.#options.ports.clock.sleep(SWEEP_PAUSE_MS);
     }
     this.#tidySoon();
   }
-
-  /**
-   * Takes away what no image, and no layer of the log, has in the store. Nothing while an image is being prepared: then
-   * it is false.
-   */
-  async #sweep(): Promise<boolean> {
-    const { layout, images, front, log } = this.#options;
-    const uses = await front.once('uses', {});
-    const known = new Set(uses.map(({ diffId }) => hexOf(diffId)));
-    // Looked at again before each step: another image may come at any time.
-    const isBusy = () => this.#isStopped || [...images.all()].some((image) => image.isPreparing);
-    const has = (pick: (image: Image) => readonly string[]) =>
-      new Set([...images.all()].flatMap((image) => pick(image).map(hexOf)));
-    const keep: Array<[folder: string, names: () => Set<string>]> = [
-      ['images', () => has((image) => [image.manifest])],
-      ['spans', () => has((image) => blobsOf(image))],
-      ['tocs', () => has((image) => layersOf(image))],
-      ['layers', () => new Set([...has(preparedLayers), ...known])],
-    ];
-    for (const [folder, kept] of keep) {
-      for (const name of await readdir(layout.in(folder)).catch(() => [])) {
-        const path = layout.in(folder, name);
-        const isOurs = /^[0-9a-f]{64}$/.test(name) || name.endsWith('.draft') || name.endsWith(GOING);
-        if (!isOurs) continue;
-        if (isBusy()) return false;
-        if (kept().has(name)) {
-          if (folder === 'layers') await this.#sweepDrafts(path, isBusy);
-          continue;
-        }
-        const going = name.endsWith(GOING) ? path : `${path}${GOING}`;
-        try {
-          // At once, so that an image that comes now finds nothing half.
-          if (going !== path) renameSync(path, going);
-          await rm(going, { recursive: true, force: true });
-          log.info({ path }, 'a file that belongs to nothing was removed');
-        } catch (error) {
-          log.warn({ path, error }, 'a file that belongs to nothing stays');
-        }
-      }
-    }
-    return true;
-  }
-
-  /** Drafts of an indexer that was killed, beside a device that is in use. */
-  async #sweepDrafts(folder: string, isBusy: () => boolean): Promise<void> {
-    for (const name of await readdir(folder).catch(() => []))
-      if (name.endsWith('.draft') && !isBusy()) await rm(join(folder, name), { force: true });
-  }
 }
-
-/** diffIDs of an image's layers; all of them, for one that is yet to be prepared may use any. */
-function layersOf(image: Image): string[] {
-  return [...new Set([...preparedLayers(image), ...image.resolved.layers.map(({ diffId }) => diffId)])];
-}
-
-const preparedLayers = (image: Image): string[] => image.prepared?.devices.map(({ diffId }) => diffId) ?? [];
-
-const blobsOf = (image: Image): string[] => [
-  ...(image.prepared?.devices.map(({ spans }) => spans) ?? []),
-  ...image.resolved.layers.map(({ blob }) => blob),
-];
 
 /** Of a front end that has not been asked yet. */
 export const NO_CACHE: CacheStatus = {

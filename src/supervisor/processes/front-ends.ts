@@ -249,7 +249,7 @@ export class FrontEnds {
     this.#isReady.resolve();
     this.#deadline?.cancel();
     conditions.clear('front-end');
-    // The mount of `fuse-native` comes and goes with the process.
+    // With `fuse-native` each process mounts anew.
     onServing(this.#mount.takeIsNew() || (transport === 'fuse-native' && !isFirst));
   }
 

@@ -6,7 +6,7 @@ export interface FuseWatchOptions {
   ask: () => Promise<unknown>;
   /** What is mounted now. It may be made anew while one that was asked has still to answer. */
   session: () => object | undefined;
-  /** Whether somebody is to answer. */
+  /** Whether a front end is to answer. */
   isServed: () => boolean;
   /** A mount that is served has this long for an answer, ms. */
   hangMs: number;
@@ -15,7 +15,7 @@ export interface FuseWatchOptions {
   onCut: () => void;
 }
 
-/** Goes on until the interval is cleared. */
+/** Until the interval is cleared. */
 export function watchFuse(options: FuseWatchOptions): NodeJS.Timeout {
   const { ask, session, isServed, hangMs, onSilent, onCut } = options;
   let asked: Promise<unknown> | undefined;

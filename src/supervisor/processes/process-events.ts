@@ -4,7 +4,7 @@
  */
 import type { Logger } from 'pino';
 import type { NewEvent } from '../../../schemas/events.ts';
-import type { Clock } from '../../process/ports.ts';
+import type { Clock, Timer } from '../../process/ports.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { End } from '../end.ts';
 
@@ -21,17 +21,17 @@ const RETRY_MS = 1_000;
 export class ProcessEvents {
   /** The log; undefined while it takes nothing: before it is open, and from the end on. */
   #append: ((event: ProcessEvent) => Promise<unknown>) | undefined;
-  readonly #now: () => number;
+  readonly #clock: Clock;
   readonly #log: Logger;
   readonly #waiting: ProcessEvent[] = [];
   /** By process name: how many more may be written, and as of when. */
   readonly #allowed = new Map<string, { left: number; at: number }>();
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #writing = false;
 
   constructor(options: { log: Logger; end: End; ports: { clock: Clock } }) {
     const { log, end, ports } = options;
-    this.#now = () => ports.clock.now();
+    this.#clock = ports.clock;
     this.#log = log;
     end.at('background', () => this.close());
   }
@@ -45,7 +45,7 @@ export class ProcessEvents {
   /** Nothing more is written; what waits is lost. */
   close(): void {
     this.#append = undefined;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     this.#waiting.length = 0;
   }
 
@@ -57,7 +57,7 @@ export class ProcessEvents {
   }
 
   #isAllowed(name: string): boolean {
-    const at = this.#now();
+    const at = this.#clock.now();
     const known = this.#allowed.get(name) ?? { left: BURST, at };
     const refilled = Math.floor((at - known.at) / REFILL_MS);
     const left = Math.min(BURST, known.left + refilled);
@@ -77,8 +77,8 @@ export class ProcessEvents {
     } catch (error) {
       if (this.#append === undefined) return;
       this.#log.debug({ error }, 'facts about processes wait for the log');
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => void this.#write(), RETRY_MS);
+      this.#timer?.cancel();
+      this.#timer = this.#clock.after(RETRY_MS, () => void this.#write());
     } finally {
       this.#writing = false;
     }

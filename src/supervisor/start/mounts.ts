@@ -67,7 +67,7 @@ export function makeMounts(given: MountPartsOptions): MountParts {
   const discards = new Discards({ folder: layout.discarded(), mounts, conditions, log });
   end.at('background', { clean: () => discards.settled(DISCARD_MS) });
   const status = async () => (await figures.now()).cache;
-  const cache = new CacheKeeper({ front, layout, log, images, mounts, status });
+  const cache = new CacheKeeper({ front, layout, log, images, mounts, status, ports });
   end.at('background', () => cache.stop());
   return { mounts, scrubs, discards, cache };
 }

@@ -1,0 +1,70 @@
+/** Files of the store that belong to nothing: which are removed, and when a sweep breaks off. */
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Layout } from '../../src/store/layout.ts';
+import type { Image } from '../../src/supervisor/images/image.ts';
+import type { FrontCaller } from '../../src/supervisor/layers/front-caller.ts';
+import { Sweeper } from '../../src/supervisor/layers/sweeper.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const [image, blob, layer, logged, stray] = ['a', 'b', 'c', 'd', 'e'].map((digit) => digit.repeat(64));
+const known = {
+  manifest: `sha256:${image}`,
+  isPreparing: false,
+  prepared: { devices: [{ diffId: `sha256:${layer}`, spans: `sha256:${blob}` }] },
+  resolved: { layers: [] },
+};
+
+let cleanup: Cleanup;
+let layout: Layout;
+let images: Array<typeof known>;
+let sweeper: Sweeper;
+
+beforeEach(async () => {
+  cleanup = new Cleanup();
+  layout = new Layout(await cleanup.tempDir('sweep'));
+  images = [known];
+  const front = { once: async () => [{ diffId: `sha256:${logged}` }] } as unknown as FrontCaller;
+  sweeper = new Sweeper({
+    front,
+    layout,
+    log: pino({ level: 'silent' }),
+    images: { all: () => (images as unknown as Image[]).values() },
+  });
+  for (const [folder, names] of [
+    ['images', [image, stray]],
+    ['spans', [blob, stray, `${stray}.1.2.draft`]],
+    ['tocs', [layer, `${stray}.going`, 'notes']],
+    ['layers', [layer, logged, stray]],
+  ] as const) {
+    for (const name of names) await mkdir(layout.in(folder, name as string), { recursive: true });
+  }
+  await writeFile(layout.in('layers', layer as string, 'device.1.2.draft'), '');
+  await writeFile(layout.in('layers', layer as string, 'device'), '');
+});
+afterEach(() => cleanup.run());
+
+const names = async (folder: string) => (await readdir(layout.in(folder))).sort();
+
+test('images, tables and layers that nothing has are removed; what the log has, and other files, stay', async () => {
+  expect(await sweeper.sweep()).toBe(true);
+  expect(await names('images')).toEqual([image]);
+  expect(await names('spans')).toEqual([blob]);
+  expect(await names('tocs')).toEqual([layer, 'notes'].sort());
+  expect(await names('layers')).toEqual([layer, logged]);
+  expect(await names(join('layers', layer as string))).toEqual(['device']);
+});
+
+test('while an image is being prepared nothing is removed', async () => {
+  images.push({ ...known, isPreparing: true });
+  expect(await sweeper.sweep()).toBe(false);
+  expect(await names('images')).toEqual([image, stray]);
+});
+
+test('when the engine ends nothing is removed', async () => {
+  sweeper.stop();
+  expect(await sweeper.sweep()).toBe(false);
+  expect(await names('layers')).toEqual([layer, logged, stray]);
+});
