@@ -13,9 +13,17 @@ export interface Flaw {
   problem: string;
 }
 
-const PREDICATES: ReadonlyMap<string, Predicate> = new Map(
-  Object.entries(EVENT_SCHEMAS).map(([type, schema]) => [type, predicateOf(schema)]),
-);
+/** Made when the first record of the type comes: a process that starts meets a few of them. */
+const predicates = new Map<string, Predicate>();
+
+/** Undefined for a type that is not known. */
+function predicateFor(type: string): Predicate | undefined {
+  const known = predicates.get(type);
+  if (known !== undefined || !Object.hasOwn(EVENT_SCHEMAS, type)) return known;
+  const made = predicateOf(EVENT_SCHEMAS[type as EventType]);
+  predicates.set(type, made);
+  return made;
+}
 
 /**
  * What is wrong with a record; undefined: nothing. A type or a version that this cofa does not know is not judged, and a field
@@ -24,7 +32,7 @@ const PREDICATES: ReadonlyMap<string, Predicate> = new Map(
 export function flawOf(record: unknown): Flaw | undefined {
   const { v, type } = (record ?? {}) as { v?: unknown; type?: unknown };
   if (typeof type !== 'string') return { type: undefined, field: '', problem: 'no record of an event' };
-  const isSound = PREDICATES.get(type);
+  const isSound = predicateFor(type);
   if (isSound === undefined || v !== EVENT_VERSION || isSound(record)) return undefined;
   const { error } = EVENT_SCHEMAS[type as EventType].safeParse(record);
   const issue = error?.issues.find(({ code }) => code !== 'unrecognized_keys');

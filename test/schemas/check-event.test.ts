@@ -116,3 +116,7 @@ test('a kind of schema that the predicate does not know is refused rather than l
   expect(() => predicateOf(z.object({ when: z.date() }))).toThrow(TypeError);
   expect(() => predicateOf(z.string().startsWith('x').trim())).toThrow(TypeError);
 });
+
+test('there is a predicate for every type of event', () => {
+  for (const record of stored) expect(flawOf(record), record.type).toBeUndefined();
+});
