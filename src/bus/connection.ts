@@ -2,6 +2,7 @@
 import { errors, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import { Packr } from 'msgpackr';
+import { defined } from '../../schemas/defined.ts';
 import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
 
 export interface BusAddress {
@@ -21,9 +22,10 @@ export async function connectBus(
   address: BusAddress,
   options: { name: string; reconnect?: boolean; timeoutMs?: number },
 ): Promise<NatsConnection> {
+  const { url, user, pass = '', inbox: inboxPrefix } = address;
   try {
     return await connect({
-      servers: address.url,
+      servers: url,
       name: options.name,
       timeout: options.timeoutMs ?? 5_000,
       reconnect: options.reconnect ?? true,
@@ -34,12 +36,11 @@ export async function connectBus(
       pingInterval: PING_MS,
       maxPingOut: 2,
       noRandomize: true,
-      ...(address.user === undefined ? {} : { user: address.user, pass: address.pass ?? '' }),
-      ...(address.inbox === undefined ? {} : { inboxPrefix: address.inbox }),
+      ...defined({ user, pass: user === undefined ? undefined : pass, inboxPrefix }),
     });
   } catch (cause) {
     const text = cause instanceof Error ? cause.message : String(cause);
-    throw new CofaError('unavailable', `NATS at ${address.url} cannot be used: ${text}`, { cause });
+    throw new CofaError('unavailable', `NATS at ${url} cannot be used: ${text}`, { cause });
   }
 }
 

@@ -1,6 +1,7 @@
 /** `cofa events export FILE`: the event log as one file that can be carried anywhere. */
-import { readFileSync } from 'node:fs';
+import { defined } from '../../schemas/defined.ts';
 import type { Command } from 'commander';
+import { VERSION } from '../client/version.ts';
 import { type Context, examples } from './context.ts';
 import { logSource } from './log-source.ts';
 import { formatBytes } from '../terminal/table.ts';
@@ -46,7 +47,7 @@ export function defineExport(command: Command, context: Context): void {
           ...moments,
           image: options.image,
           mount: options.mount,
-          cofa: readVersion(),
+          cofa: VERSION,
           now: Date.now(),
           replace: options.force === true,
           pathsOf: pathsOfRoot(context.root),
@@ -56,11 +57,7 @@ export function defineExport(command: Command, context: Context): void {
         });
         progress.stop();
         const { firstAt, lastAt, ...rest } = result;
-        const data = {
-          ...rest,
-          ...(firstAt === undefined ? {} : { firstTime: new Date(firstAt).toISOString() }),
-          ...(lastAt === undefined ? {} : { lastTime: new Date(lastAt).toISOString() }),
-        };
+        const data = defined({ ...rest, firstTime: timeOf(firstAt), lastTime: timeOf(lastAt) });
         context.output.data(data, () =>
           result.events === 0
             ? `${file}: no events in that range, and the state in front of it\n`
@@ -78,7 +75,5 @@ export function defineExport(command: Command, context: Context): void {
   ]);
 }
 
-function readVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}
+const timeOf = (at: number | undefined): string | undefined =>
+  at === undefined ? undefined : new Date(at).toISOString();

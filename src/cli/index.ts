@@ -1,4 +1,5 @@
 /** `cofa index REF`: prepares an image. Needs no engine, no root, no mount: any machine that may push can do it. */
+import { defined } from '../../schemas/defined.ts';
 import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { IndexedImage } from '../index/index-image.ts';
@@ -55,10 +56,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
   const client = new RegistryClient(registry);
   const view = new ProgressView(`indexing ${ref}`, context.output.progress);
   try {
-    const image = await client.resolve(parseReference(ref), {
-      signal,
-      ...(options.platform === undefined ? {} : { platform: options.platform }),
-    });
+    const image = await client.resolve(parseReference(ref), defined({ signal, platform: options.platform }));
     // A dry run is about what it would give.
     if (options.force !== true && options.dryRun !== true) {
       const found = await findSidecar(client, image, signal);
@@ -81,14 +79,16 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
         import('../index/image-hints.ts'),
         import('../index/cut-for-hints.ts'),
       ]);
-    let indexed = await indexImage({
-      image,
-      registry,
-      signal,
-      onBegun: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
-      onProgress: showOn(view, (text) => context.output.warn(text)),
-      ...(options.threads === undefined ? {} : { threads: options.threads }),
-    });
+    let indexed = await indexImage(
+      defined({
+        image,
+        registry,
+        signal,
+        onBegun: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
+        onProgress: showOn(view, (text) => context.output.warn(text)),
+        threads: options.threads,
+      }),
+    );
     view.update('phase', { label: 'looking at its command', done: 0, total: undefined });
     const hints = await findHints(client, image, indexed, {
       signal,

@@ -1,4 +1,5 @@
 /** `cofa inspect REF`: what the registry has of an image, and of its sidecar. */
+import { defined } from '../../schemas/defined.ts';
 import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
 import { type Context, examples } from './context.ts';
@@ -45,10 +46,10 @@ export function define(command: Command, context: Context): void {
       const signal = context.signal();
       const client = new RegistryClient(registryChoice(options));
       try {
-        const image = await client.resolve(parseReference(ref), {
-          signal,
-          ...(options.platform === undefined ? {} : { platform: options.platform }),
-        });
+        const image = await client.resolve(
+          parseReference(ref),
+          defined({ signal, platform: options.platform }),
+        );
         const { findSidecar } = await import('../registry/sidecars.ts');
         const view = viewOf(image);
         const sidecar = await findSidecar(client, image, signal);

@@ -1,5 +1,6 @@
 /** `cofa pack ls|push|rm`: startup packs, which the engine learns from starts by itself. */
 import type { Command } from 'commander';
+import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { StoredPackInfo } from '../pack/pack-store.ts';
 import { type Context, examples } from './context.ts';
@@ -114,10 +115,7 @@ async function resolve(ref: string, { platform }: PushOptions, context: Context)
   const client = new RegistryClient({});
   try {
     const signal = context.signal();
-    const image = await client.resolve(parseReference(ref), {
-      signal,
-      ...(platform === undefined ? {} : { platform }),
-    });
+    const image = await client.resolve(parseReference(ref), defined({ signal, platform }));
     return { client, image };
   } catch (error) {
     await client.close();

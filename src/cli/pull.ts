@@ -1,4 +1,5 @@
 /** `cofa pull REF`: an image into containerd, lazily, for clients that do not say what they pull. */
+import { defined } from '../../schemas/defined.ts';
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
@@ -65,10 +66,7 @@ async function pull(ref: string, options: PullOptions, context: Context): Promis
   const containerd = connectContainerd(socket, namespace);
   const { platform, snapshotter } = options;
   try {
-    const image = await registry.resolve(reference, {
-      signal,
-      ...(platform === undefined ? {} : { platform }),
-    });
+    const image = await registry.resolve(reference, defined({ signal, platform }));
     const total = image.layers.reduce((sum, { blob }) => sum + blob.size, 0);
     let done = 0;
     const pulled = await pullInto({

@@ -1,6 +1,7 @@
 /** The options of commands that talk to registries. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 
 export interface RegistryFlags {
@@ -38,11 +39,8 @@ export function addRegistryOptions(command: Command): Command {
 
 export function registryChoice(flags: RegistryFlags): RegistryChoice {
   const { insecureRegistry, certsDir, dockerConfig } = flags;
-  return {
-    ...(insecureRegistry === undefined ? {} : { insecure: insecureRegistry }),
-    ...(certsDir === undefined ? {} : { certDirs: [...certsDir, DEFAULT_CERTS] }),
-    ...(dockerConfig === undefined ? {} : { dockerConfig }),
-  };
+  const certDirs = certsDir && [...certsDir, DEFAULT_CERTS];
+  return defined({ insecure: insecureRegistry, certDirs, dockerConfig });
 }
 
 /** The flags as arguments again. */

@@ -1,5 +1,6 @@
 /** `cofa replay`: the event log, step by step: in a terminal view, or as data for scripts. */
 import type { Command } from 'commander';
+import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { ReplayEventLine } from '../../schemas/replay.ts';
 import type { LoadedLog } from '../replay/load.ts';
@@ -221,15 +222,15 @@ async function showEvents(
 
 export function eventLine(log: ReplayLog, index: number): ReplayEventLine {
   const { seq, at, subject, type, data, strange } = log.timeline.eventAt(index);
-  return {
+  return defined({
     seq,
     position: index + 1,
     time: new Date(at).toISOString(),
     subject,
     type,
     data,
-    ...(strange === undefined ? {} : { strange }),
-  };
+    strange,
+  });
 }
 
 /** `--diff` takes what follows it, so a FILE behind its two moments is among them. Also: `--diff A..B`. */

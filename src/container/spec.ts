@@ -2,6 +2,7 @@
  * The config.json that runc takes (OCI runtime-spec, config.md and config-linux.md), made from the image's
  * configuration and the options of `cofa run`. Pure: what the host must be asked comes in as `HostFacts`.
  */
+import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import {
   DEFAULT_CAPABILITIES,
@@ -104,7 +105,7 @@ export function buildSpec(input: SpecInput): Spec {
     root: { path: input.rootfs, readonly: options.readOnly },
     hostname,
     mounts: mountsOf(input),
-    linux: {
+    linux: defined({
       cgroupsPath: input.cgroupsPath,
       // runc adds the harmless ones (null, zero, full, random, urandom, tty, pts) by itself.
       resources: { devices: [{ allow: false, access: 'rwm' }] },
@@ -114,8 +115,8 @@ export function buildSpec(input: SpecInput): Spec {
       })),
       maskedPaths: [...MASKED_PATHS],
       readonlyPaths: [...READONLY_PATHS],
-      ...(seccomp === undefined ? {} : { seccomp }),
-    },
+      seccomp,
+    }),
   };
 }
 

@@ -1,4 +1,5 @@
 /** Writes the log of an engine, or a part of an exported one, into a file: streamed, with bounded memory. */
+import { defined } from '../../schemas/defined.ts';
 import type { PathsOf } from '../image/file-paths.ts';
 import type { LiveLog } from './live-log.ts';
 import { planLive, type LoadOptions } from './load.ts';
@@ -35,16 +36,19 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
   let writer: LogFileWriter | undefined;
   const start = async () => {
     const begin = cutter.beginning();
-    const header: LogHeader = {
+    const { image, mount } = options;
+    const beginning =
+      begin.seq === 0
+        ? undefined
+        : { seq: begin.seq, at: begin.at, reason: cutter.reason ?? ('from' as const) };
+    const header: LogHeader = defined({
       node: live.node,
       cofa: options.cofa,
       exportedAt: options.now,
-      ...(options.image === undefined ? {} : { image: options.image }),
-      ...(options.mount === undefined ? {} : { mount: options.mount }),
-      ...(begin.seq === 0
-        ? {}
-        : { beginning: { seq: begin.seq, at: begin.at, reason: cutter.reason ?? ('from' as const) } }),
-    };
+      image,
+      mount,
+      beginning,
+    });
     return await LogFileWriter.create(file, header, {
       ...(begin.seq === 0 ? {} : { beginning: begin }),
       replace: options.replace === true,
@@ -54,7 +58,7 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
   try {
     // A file that is in the way is found before the log is read.
     if (options.from === undefined) writer = await start();
-    for await (const raw of live.records(options.signal === undefined ? {} : { signal: options.signal })) {
+    for await (const raw of live.records(defined({ signal: options.signal }))) {
       if (++seen % 4096 === 0) options.onProgress?.(seen);
       if (!cutter.wants(raw)) continue;
       writer ??= await start();

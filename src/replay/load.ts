@@ -1,4 +1,5 @@
 /** Where a replay comes from: an exported file, or the log of an engine. */
+import { defined } from '../../schemas/defined.ts';
 import type { NodeState } from '../../actors/node-state.ts';
 import { digestOfNodeState } from '../store/node-codec.ts';
 import type { NodeFold } from '../store/node-fold.ts';
@@ -145,8 +146,7 @@ export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}
     let log: ReplayLog | undefined;
     let seen = 0;
     const check = new SnapshotCheck(selection.isAll ? live.beginning.snapshots : []);
-    const signal = options.signal === undefined ? {} : { signal: options.signal };
-    for await (const raw of live.records(signal)) {
+    for await (const raw of live.records(defined({ signal: options.signal }))) {
       if (++seen % 4096 === 0) {
         options.onProgress?.(seen);
         options.signal?.throwIfAborted();

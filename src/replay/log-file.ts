@@ -382,10 +382,7 @@ export class LogFileReader {
   }
 
   #fault(what: string, cause?: unknown): CofaError {
-    return new CofaError('integrity', `${this.path} is damaged: ${what}`, {
-      hint: DAMAGE_HINT,
-      ...(cause === undefined ? {} : { cause }),
-    });
+    return new CofaError('integrity', `${this.path} is damaged: ${what}`, { hint: DAMAGE_HINT, cause });
   }
 }
 

@@ -1,6 +1,7 @@
 /** A node's state as a JSON document, and what differs between two of them. Schemas: schemas/replay.ts. */
 import { type NodeState, presentRanges, proofOf } from '../../actors/node-state.ts';
 import { pairsOf } from '../../actors/ranges.ts';
+import { defined } from '../../schemas/defined.ts';
 import type { ReplayDiff, ReplayImage, ReplayLayer, ReplayMount, ReplayState } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { digestOfNodeState } from '../store/node-codec.ts';
@@ -37,19 +38,22 @@ export function describeFacts(state: NodeState): {
   const images = [...state.images].map(
     ([manifest, { resolved, prepared, failure, verified, refuted }]): ReplayImage => {
       const trust = proofOf({ prepared, verified, refuted });
+      const now: ReplayImage['state'] =
+        failure !== undefined ? 'failed' : prepared !== undefined ? 'prepared' : 'resolved';
       for (const { diffId } of resolved.layers)
         users.set(diffId, [...(users.get(diffId) ?? []), resolved.ref]);
-      return {
+      return defined({
         manifest,
         ref: resolved.ref,
-        state: failure !== undefined ? 'failed' : prepared !== undefined ? 'prepared' : 'resolved',
-        ...(prepared === undefined ? {} : { origin: prepared.origin, flat: prepared.flat }),
-        ...(failure === undefined ? {} : { failure: { code: failure.code, message: failure.message } }),
-        ...(trust === undefined ? {} : { trust }),
-        ...(verified === undefined ? {} : { verified }),
-        ...(refuted === undefined ? {} : { refuted: refuted.message }),
+        state: now,
+        origin: prepared?.origin,
+        flat: prepared?.flat,
+        failure: failure && { code: failure.code, message: failure.message },
+        trust,
+        verified,
+        refuted: refuted?.message,
         layers: resolved.layers.map(({ diffId }) => diffId),
-      };
+      });
     },
   );
   const layers = [...state.layers].map(([diffId, layer]): ReplayLayer => {
@@ -67,14 +71,8 @@ export function describeFacts(state: NodeState): {
     };
   });
   const mounts = [...state.mounts.values()].map(
-    ({ id, dir, ref, manifest, state: now, container }): ReplayMount => ({
-      id,
-      dir,
-      ref,
-      manifest,
-      state: now,
-      ...(container === undefined ? {} : { container }),
-    }),
+    ({ id, dir, ref, manifest, state: now, container }): ReplayMount =>
+      defined({ id, dir, ref, manifest, state: now, container }),
   );
   return { images, layers, mounts };
 }

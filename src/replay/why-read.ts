@@ -4,6 +4,7 @@
  * writing of a long one take turns; the parts that fall into the read's own time are what it waited for. A read may be
  * answered while its fetch goes on, and a fetch may have begun before the read came.
  */
+import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { WhyJob, WhyRead, WhyStep } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
@@ -100,19 +101,19 @@ const endOf = (job: TracedJob): number => job.queuedAt + job.totalUs / 1000;
 
 function describeJob(job: TracedJob, read: TracedRead): WhyJob {
   const beganUs = (job.queuedAt - read.at) * 1000;
-  return {
+  return defined({
     job: job.job,
     class: job.class,
     span: job.span,
     spans: job.spans,
-    ...(job.runs === undefined ? {} : { runs: job.runs }),
+    runs: job.runs,
     worker: job.worker,
     bytes: job.bytes,
     beganUs: Math.round(beganUs),
     totalUs: job.totalUs,
-    ...(job.error === undefined ? {} : { error: job.error }),
+    error: job.error,
     steps: partsOf(job),
-  };
+  });
 }
 
 /** The steps of a fetch, from its own beginning on. */

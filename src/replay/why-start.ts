@@ -3,6 +3,7 @@
  * by fetch, by file, and the chain of waits that led to the last of them. A start is over at the first pause of half a
  * second without a read that waits, as the engine itself sees it.
  */
+import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { WhyStart } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
@@ -187,14 +188,9 @@ function costsOf(reads: readonly TracedRead[], jobs: readonly TracedJob[], log: 
   }
   const bySpan = [...spans]
     .sort(([, a], [, b]) => b.waitedUs - a.waitedUs)
-    .map(([{ layer, span, spans: count, runs, bytes }, cost]) => ({
-      layer,
-      span,
-      spans: count,
-      ...(runs === undefined ? {} : { runs }),
-      bytes,
-      ...cost,
-    }));
+    .map(([{ layer, span, spans: count, runs, bytes }, cost]) =>
+      defined({ layer, span, spans: count, runs, bytes, ...cost }),
+    );
   return {
     steps,
     spans: bySpan,

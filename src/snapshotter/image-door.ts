@@ -60,11 +60,7 @@ export class ImageDoor {
     const ref = labels[IMAGE_LABELS.ref];
     const label = labels[IMAGE_LABELS.manifest];
     const manifest = label !== undefined && DIGEST.test(label) ? label : undefined;
-    const request = {
-      chain: target,
-      ...(ref === undefined ? {} : { ref }),
-      ...(manifest === undefined ? {} : { manifest }),
-    };
+    const request = { chain: target, ref, manifest };
     try {
       let { flat } = await this.#call('chain', request, within(COVER_MS));
       if (

@@ -1,4 +1,5 @@
 /** What is shown above the panes: help, a whole event, the difference of two moments, why something took long. */
+import { defined } from '../../../schemas/defined.ts';
 import { CofaError } from '../../../schemas/errors.ts';
 import { formatDuration, shortDigest } from '../../terminal/table.ts';
 import { readsInFlight } from '../in-flight.ts';
@@ -141,11 +142,8 @@ function explainMount(log: ReplayLog, id: string): Overlay {
     return overlay(`why the start of ${why.ref} took ${formatUs(why.us)}`, (width) =>
       renderWhyStart(why, width).map((text) => {
         const read = why.slowest.find((one) => text.includes(` ${one.id} `) && text.includes(' at +'));
-        return {
-          text,
-          style: lineStyle(text),
-          ...(read === undefined ? {} : { open: () => explainOne(log, findRead(log, read.id)) }),
-        };
+        const open = read && (() => explainOne(log, findRead(log, read.id)));
+        return defined({ text, style: lineStyle(text), open });
       }),
     );
   } catch (error) {
