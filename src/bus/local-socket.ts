@@ -7,7 +7,7 @@
  *     ← {"progress":{"phase":"sidecar"}}⏎           none or more
  *     ← {"ok":true,"result":{…}}                    or {"ok":false,"error":{…}}
  */
-import { rm } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
 
@@ -50,7 +50,7 @@ export async function serveLocal(
     });
   });
   server.maxConnections = MOST_CALLS;
-  await rm(path, { force: true });
+  rmSync(path, { force: true });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     // The socket is made in this call, with the mode that it keeps: for its owner alone.

@@ -1,20 +1,22 @@
-/**
- * The command line as commander reads it: every command with its options and help. `cofa run` in plain words does not come
- * here (plain-run.ts), since commander takes a good part of the time of a short container.
- */
+/** The command line as commander reads it: every command with its options and help. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import { COMMANDS, type CommandEntry } from './commands.ts';
-import { type Context, DEFAULT_ROOT, examples, type GlobalOptions } from './context.ts';
+import { addOptions, type Context, examples, GLOBAL_OPTIONS, type GlobalOptions } from './context.ts';
 import { exitCodesHelp } from './failure.ts';
 import { commandIndexOf } from './words.ts';
 
-/** Reads the command line with commander and runs what it names; CommanderError where it is wrong, or only help was wanted. */
+/** Reads the command line and runs what it names, or shows help. Errors: `invalid-argument` for a wrong line; the command's. */
 export async function runCommandLine(argv: readonly string[], context: Context): Promise<void> {
   const program = await buildProgram(argv, context);
-  if (argv.length === 0) program.outputHelp();
-  else await program.parseAsync([...argv], { from: 'user' });
+  try {
+    if (argv.length === 0) program.outputHelp();
+    else await program.parseAsync([...argv], { from: 'user' });
+  } catch (thrown) {
+    const error = asUsageError(thrown, argv[commandIndexOf(argv)]);
+    if (error !== undefined) throw error;
+  }
 }
 
 /**
@@ -54,7 +56,7 @@ export async function buildProgram(argv: readonly string[], context: Context): P
   program.hook('preAction', (_, command) => context.configure(command.optsWithGlobals<GlobalOptions>()));
 
   const wanted = new Set(helpTopicOf(argv));
-  for (const entry of COMMANDS) await addCommand(program, entry, wanted.has(entry.name), context);
+  for (const entry of entriesFor(argv)) await addCommand(program, entry, wanted.has(entry.name), context);
   program
     .command('help [topic]')
     .helpGroup('Engine:')
@@ -62,6 +64,14 @@ export async function buildProgram(argv: readonly string[], context: Context): P
     .helpOption(false)
     .action((topic?: string) => showHelp(program, topic, context));
   return program;
+}
+
+/** A command that is named at once needs no other; help and guesses are about all. */
+function entriesFor(argv: readonly string[]): readonly CommandEntry[] {
+  const index = commandIndexOf(argv);
+  const named = COMMANDS.filter((entry) => entry.name === argv[index]);
+  const isAtOnce = argv.slice(0, index).every((word) => !/^(-h|--help)$/.test(word));
+  return named.length > 0 && isAtOnce ? named : COMMANDS;
 }
 
 async function addCommand(
@@ -84,11 +94,7 @@ async function addCommand(
 }
 
 function addGlobalOptions(command: Command): void {
-  command
-    .optionsGroup('Global options:')
-    .option('--root <dir>', `state of the engine (default: $COFA_ROOT, else ${DEFAULT_ROOT})`)
-    .option('--json', 'print data, and errors, as JSON')
-    .option('-q, --quiet', 'no progress, no remarks');
+  addOptions(command.optionsGroup('Global options:'), GLOBAL_OPTIONS);
 }
 
 function showHelp(program: Command, topic: string | undefined, context: Context): void {
@@ -115,7 +121,7 @@ function helpTopicOf(argv: readonly string[]): string[] {
 }
 
 /** commander's complaints about the command line in our own form; undefined where it only has shown help. */
-export function asUsageError(thrown: unknown, name: string | undefined): unknown {
+function asUsageError(thrown: unknown, name: string | undefined): unknown {
   if (!(thrown instanceof CommanderError)) return thrown;
   if (thrown.exitCode === 0) return undefined;
   // Options and no command.

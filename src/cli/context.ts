@@ -13,15 +13,42 @@ export interface GlobalOptions {
   quiet?: boolean;
 }
 
+/** How an option is declared: to commander, and to plain-line.ts. */
+export interface OptionWords {
+  /** As commander writes them: short and long form, and its value. */
+  flags: string;
+  about: string;
+  /** Makes of the word, and of what the option said before, what it says now. Throws where the word is wrong. */
+  parse?: (value: string, before: unknown) => unknown;
+}
+
+/** Every command takes these, before and behind its name. */
+export const GLOBAL_OPTIONS: readonly OptionWords[] = [
+  { flags: '--root <dir>', about: `state of the engine (default: $COFA_ROOT, else ${DEFAULT_ROOT})` },
+  { flags: '--json', about: 'print data, and errors, as JSON' },
+  { flags: '-q, --quiet', about: 'no progress, no remarks' },
+];
+
+/** Declares options on a command. */
+export function addOptions(command: Command, options: readonly OptionWords[]): void {
+  for (const { flags, about, parse } of options) {
+    if (parse === undefined) command.option(flags, about);
+    else command.option<unknown>(flags, about, parse);
+  }
+}
+
 export class Context {
   readonly sink: Sink;
   /** Exit code of a command that did its work and has bad news (`doctor`). */
   exit = 0;
+  /** Called while a container of `cofa run` runs: there is time then. */
+  readonly onRunning: () => void;
   #options: GlobalOptions = {};
   #stop: { signal: AbortSignal; handler: (signal: NodeJS.Signals) => void } | undefined;
 
-  constructor(sink: Sink) {
+  constructor(sink: Sink, onRunning: () => void = () => {}) {
     this.sink = sink;
+    this.onRunning = onRunning;
   }
 
   /** Called once the options are parsed. */

@@ -1,5 +1,5 @@
 /** What `cofa run` does with the words of its command line. */
-import { readFile, stat } from 'node:fs/promises';
+import { readFileSync, statSync } from 'node:fs';
 import type { Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import {
@@ -10,35 +10,32 @@ import {
   parseVolume,
   type RunOptions,
 } from '../container/options.ts';
-import { runContainer } from '../container/run.ts';
 import type { Context } from './context.ts';
 import { withEngine } from './engine.ts';
 import { imageRequest } from './image-request.ts';
 import type { ProgressView } from './progress.ts';
-import type { RunWords } from './run-words.ts';
+import type { RunWords } from './run-options.ts';
 
 const MAX_ENV_FILE = 1 << 20;
 
-/**
- * Runs a container in the foreground; its exit code is the context's. `onRunning` is called while it runs. Errors: those of
- * `runContainer`, `invalid-argument`.
- */
+/** Runs a container in the foreground; its exit code is the context's. Errors: those of `runContainer`, `invalid-argument`. */
 export async function runCommand(
   ref: string,
   args: string[],
   words: RunWords,
   context: Context,
-  onRunning?: () => void,
 ): Promise<void> {
   if (words.rm === true && words.keep === true) {
     throw new CofaError('invalid-argument', '--rm and --keep exclude each other');
   }
-  const options = await runOptionsOf(args, words);
+  const options = runOptionsOf(args, words);
   const image = imageRequest(ref, words);
   const { platform, trust } = image;
   const view = new LateProgress(`starting ${ref}`, context);
   await withEngine(context, async (engine) => {
     await engine.tell('expect', { ref, platform, trust });
+    // The engine asks the registry meanwhile.
+    const { runContainer } = await import('../container/run.ts');
     context.exit = await runContainer(
       {
         root: context.root,
@@ -53,7 +50,7 @@ export async function runCommand(
         note: (text) => context.output.warn(text),
         onProgress: (progress) => view.show(progress),
         onMounted: () => view.stop(),
-        ...(onRunning === undefined ? {} : { onRunning }),
+        onRunning: context.onRunning,
       },
     );
   }).finally(() => view.stop());
@@ -103,7 +100,7 @@ class LateProgress {
 /** Progress of less than this, ms, is not shown. */
 const LATE_MS = 100;
 
-async function runOptionsOf(args: string[], words: RunWords): Promise<RunOptions> {
+function runOptionsOf(args: string[], words: RunWords): RunOptions {
   const { workdir } = words;
   if (workdir !== undefined && (!workdir.startsWith('/') || workdir.includes('\0'))) {
     throw new CofaError('invalid-argument', `--workdir: ${JSON.stringify(workdir)} is not an absolute path`);
@@ -111,7 +108,7 @@ async function runOptionsOf(args: string[], words: RunWords): Promise<RunOptions
   return {
     args,
     entrypoint: words.entrypoint,
-    env: [...(await readEnvFiles(words.envFile ?? [])), ...(words.env ?? []).map(checkEnv)],
+    env: [...readEnvFiles(words.envFile ?? []), ...(words.env ?? []).map(checkEnv)],
     workdir,
     user: words.user,
     hostname: words.hostname === undefined ? undefined : checkHostname(words.hostname),
@@ -123,15 +120,14 @@ async function runOptionsOf(args: string[], words: RunWords): Promise<RunOptions
   };
 }
 
-async function readEnvFiles(files: readonly string[]): Promise<string[]> {
-  if (files.length === 0) return [];
+function readEnvFiles(files: readonly string[]): string[] {
   const entries: string[] = [];
   for (const file of files) {
     try {
-      const { size } = await stat(file);
+      const { size } = statSync(file);
       if (size > MAX_ENV_FILE)
         throw new CofaError('invalid-argument', `--env-file: ${file} has more than 1 MiB`);
-      entries.push(...parseEnvFile(await readFile(file, 'utf8'), file));
+      entries.push(...parseEnvFile(readFileSync(file, 'utf8'), file));
     } catch (cause) {
       if (cause instanceof CofaError) throw cause;
       const { code, message } = cause as NodeJS.ErrnoException;

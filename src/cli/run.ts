@@ -1,8 +1,8 @@
 /** `cofa run REF [COMMAND…]`: options in docker's words. */
 import type { Command } from 'commander';
-import { type Context, examples } from './context.ts';
+import { addOptions, type Context, examples } from './context.ts';
 import { runCommand } from './run-command.ts';
-import { RUN_OPTIONS, type RunWords } from './run-words.ts';
+import { RUN_OPTIONS, type RunWords } from './run-options.ts';
 
 export function define(command: Command, context: Context): void {
   command
@@ -13,10 +13,7 @@ export function define(command: Command, context: Context): void {
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
     .argument('[command...]', 'replaces the command of the image')
     .passThroughOptions();
-  for (const { flags, about, parse } of RUN_OPTIONS) {
-    if (parse === undefined) command.option(flags, about);
-    else command.option<unknown>(flags, about, parse as (value: string, before: unknown) => unknown);
-  }
+  addOptions(command, RUN_OPTIONS);
   command.action((ref: string, args: string[], words: RunWords) => runCommand(ref, args, words, context));
   examples(command, [
     ['cofa run debian:12 cat /etc/os-release', ''],

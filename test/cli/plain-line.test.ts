@@ -1,10 +1,10 @@
-/** `cofa run` is read twice over, by commander and without it: both must understand the same. */
+/** A plain line of `cofa run` is read by Node's parser, any other by commander: both must understand the same. */
 import { Command } from 'commander';
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { Context, type GlobalOptions } from '../../src/cli/context.ts';
 import { define } from '../../src/cli/run.ts';
-import { parsePlainRun } from '../../src/cli/run-words.ts';
+import { parsePlainRun } from '../../src/cli/plain-line.ts';
 
 const sink = { out: () => {}, err: () => {}, errIsTerminal: false };
 
