@@ -4,7 +4,7 @@ import type { Tidying } from '../heap.ts';
 import type { Clock } from '../ports.ts';
 import type { Rehearsal } from './rounds.ts';
 
-/** Goes through a process's part of a start, again and again. Throws what goes wrong in it. */
+/** Repeats a part of a start. Throws what is wrong in it. */
 export type RunRehearsal = (rehearsal: Rehearsal) => Promise<void>;
 
 export interface IdleRehearsalOptions {
