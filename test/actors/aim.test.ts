@@ -1,4 +1,4 @@
-/** A layer that is told what a start is likely to read fetches that first, in that order, and nobody waits for it. */
+/** A layer with hints fetches the hinted blocks first, in their order, as prefetch: no reader waits for them. */
 import { describe, expect, test } from 'vitest';
 import { LayerActor, type LayerEffect, type LayerEvent, type LayerLimits } from '../../actors/layer.ts';
 import { blockRun } from '../../actors/ranges.ts';
@@ -9,7 +9,7 @@ function layerOf(given: Partial<LayerLimits> = {}) {
   // Gaps and jobs of several runs have tests of their own.
   const limits = { gapBlocks: 0, aimedRuns: 1, alongBlocks: 0, ...given };
   const actor = new LayerActor(evenGeometry(100, 4), new Uint8Array(new SharedArrayBuffer(400)), limits);
-  /** The fetches that follow, as class, first span, spans; and the jobs that somebody waits for from now on. */
+  /** The fetches that follow, as class, first span, spans; and the jobs that a reader waits for from now on. */
   const send = (event: LayerEvent): Array<string | number> => {
     const effects = actor.handle(event);
     expect(actor.audit()).toEqual([]);
@@ -77,13 +77,13 @@ describe('what a start is likely to read', () => {
     expect(actor.counts).toMatchObject({ present: 8, fetching: 0 });
   });
 
-  test('is fetched span by span where a job of several brought wrong bytes, and somebody waits', () => {
+  test('is fetched span by span where a job of several brought wrong bytes, and a reader waits', () => {
     const { send } = layerOf({ aimedRuns: 9, aimedInFlight: 1 });
     expect(send(aim(9, 3, 20))).toEqual(['prefetch 3, 9, 20']);
     expect([...send(read(1, 9)), ...send(read(2, 20))]).toEqual(['promote 1']);
     const bad = { code: 'integrity', message: 'bad', retryable: false } as const;
     expect(send({ type: 'job.failed', job: 1, ...bad, now: 0 })).toEqual(['demand 9', 'demand 20']);
-    // Nobody waits for the third, which may be the one that is bad: it shares no job with others.
+    // No reader waits for the third, which may be the bad one: it shares no job with others.
     send({ type: 'tick', now: 60_000 });
     expect(send(aim(50, 3, 51))).toEqual(['prefetch 50 +1']);
   });

@@ -34,7 +34,7 @@ function layer(id: string, uses: number[], rest: Partial<CacheLayer> = {}): Cach
 const plan = (layers: CacheLayer[], need: number, urgency: CacheUrgency = 'calm', ofMounted: number = need) =>
   planEviction(layers, { need: need * MIB, ofMounted: ofMounted * MIB, urgency, now: NOW }, limits);
 
-describe('how much goes', () => {
+describe('how much is evicted', () => {
   test('nothing up to the upper mark; above it all down to the lower one', () => {
     const need = (used: number) =>
       cachePressure({ used: used * MIB, free: 1e12, grown: 0 }, limits, true).need;
@@ -53,22 +53,22 @@ describe('how much goes', () => {
     expect([at(49), at(49, 30), at(49, 300)].map(({ ofMounted }) => ofMounted)).toEqual([0, 30, 76]);
   });
 
-  test('prefetch ends before anything has to go, and begins again further down', () => {
+  test('prefetch ends before anything has to be evicted, and begins again further down', () => {
     const on = (used: number, before: boolean) =>
       cachePressure({ used: used * MIB, free: 1e12, grown: 0 }, limits, before).prefetch;
     expect([on(84, true), on(86, true), on(80, false), on(74, false)]).toEqual([true, false, false, true]);
   });
 });
 
-describe('what goes', () => {
+describe('what is evicted', () => {
   test('first what no image names, then what is not mounted, then what was not read for longest', () => {
     const layers = [
       layer('mounted', [10, 30, 20]),
       layer('image', [9_000, 8_000], { need: 'image' }),
-      layer('nobody', [9_500], { need: 'none' }),
+      layer('unneeded', [9_500], { need: 'none' }),
     ];
     const order = Array.from({ length: 6 }, (_, at) => plan(layers, at + 1).evict);
-    expect(order[0]).toEqual(new Map([['nobody', [[0, 16]]]]));
+    expect(order[0]).toEqual(new Map([['unneeded', [[0, 16]]]]));
     expect(order[1]?.get('image')).toEqual([[16, 16]]);
     expect(order[2]?.get('image')).toEqual([[0, 32]]);
     expect(order[3]?.get('mounted')).toEqual([[0, 16]]);
@@ -79,7 +79,7 @@ describe('what goes', () => {
     expect(order[5]?.get('mounted')).toEqual([[0, 48]]);
   });
 
-  test('what starts read goes last, however long ago it was read', () => {
+  test('what starts read is evicted last, however long ago it was read', () => {
     const layers = [
       layer('a', [1, 9_000, 9_001], { startup: [1, 0, 0] }),
       layer('b', [2, 9_002], { need: 'image', startup: [1, 0] }),
@@ -92,7 +92,7 @@ describe('what goes', () => {
     expect(plan(layers, 5).evict.get('a')).toEqual([[0, 48]]);
   });
 
-  test('of mounted images only until so much has gone, whoever had it', () => {
+  test('of mounted images only until so much is evicted, of whichever image', () => {
     const layers = [
       layer('mounted', [1, 2, 3], { startup: [0, 0, 1] }),
       layer('image', [NOW - 200, NOW - 200], { need: 'image' }),
@@ -121,7 +121,7 @@ describe('what goes', () => {
     expect(plan([young], 3, 'flooded').bytes).toBe(3 * MIB);
   });
 
-  test('a device that the kernel reads is taken back, nothing of it goes yet; one that was just handed over stays', () => {
+  test('a device that the kernel reads is taken back, nothing of it is evicted yet; one that was just handed over stays', () => {
     const direct = layer('direct', [1, 2], { direct: true, seen: 50, since: 40 });
     const lazy = layer('lazy', [60]);
     expect(plan([direct, lazy], 2)).toEqual({ evict: new Map(), takeBack: ['direct'], bytes: 0 });
@@ -163,7 +163,7 @@ const someLayer = fc
     );
   });
 
-test('whatever the cache holds: enough goes where there is enough, nothing twice, nothing young, in order', () => {
+test('whatever the cache holds: enough is evicted where there is enough, nothing twice, nothing young, in order', () => {
   fc.assert(
     fc.property(
       fc.array(someLayer, { maxLength: 8 }),
@@ -211,7 +211,7 @@ test('whatever the cache holds: enough goes where there is enough, nothing twice
         expect(bytes).toBe(result.bytes);
         if (bytes < need * MIB && result.takeBack.length === 0) expect(left).toBe(0);
         if (direct === 0) expect(result.takeBack).toEqual([]);
-        // Nothing of a rank goes while something of a lower one stays.
+        // Nothing of a rank is evicted while something of a lower one stays.
         expect(goneRank).toBeLessThanOrEqual(stayRank);
         expect(new Set(result.takeBack).size).toBe(result.takeBack.length);
       },
@@ -221,7 +221,7 @@ test('whatever the cache holds: enough goes where there is enough, nothing twice
 });
 
 test('evictions alone never bring a cache to rest above its limit, and do not take back what they took', () => {
-  // A reader that goes round over twice the limit: each round something goes, always what was read longest ago.
+  // A reader that cycles over twice the limit: each round evicts something, always what was read longest ago.
   const spans = 200;
   const present = new Uint8Array(spans).fill(0);
   const lastUse = Array.from({ length: spans }, () => 0);

@@ -139,7 +139,7 @@ describe('prefetch leaves slots free', () => {
 });
 
 describe('the rest of the images', () => {
-  test('takes what is free where nobody waits, the smallest layer first, layers of one size in turns', () => {
+  test('takes free slots where no reader waits, the smallest layer first, layers of one size in turns', () => {
     const pool = new Bench();
     for (const job of [1, 2]) pool.rest(job, 'big', 100);
     for (const job of [11, 12]) pool.rest(job, 'a', 10);
@@ -184,7 +184,7 @@ describe('the rest of the images', () => {
     expect(sentJobs(pool.hello('v', 8))).toEqual([1, 4]);
   });
 
-  test('holds while somebody waits, and goes on when nobody does', () => {
+  test('pauses while a reader waits, and resumes when none does', () => {
     const pool = new Bench({ holdMs: 50, breathMs: 10 });
     for (const fetcher of ['a', 'b']) pool.hello(fetcher, 4);
     pool.rest(1);
@@ -221,7 +221,7 @@ describe('the rest of the images', () => {
     expect(pool.submit(3)).toEqual([send(3, 'w'), hold(1, 'w', 50)]);
   });
 
-  test('what somebody comes to wait for while it is held goes on at once', () => {
+  test('a paused job resumes at once when a reader comes to wait for it', () => {
     const pool = new Bench({ holdMs: 50, breathMs: 10 });
     pool.hello('w', 8);
     pool.rest(1);

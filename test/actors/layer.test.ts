@@ -202,7 +202,7 @@ describe('a layer for which nothing comes', () => {
     expect(bench.read(2, 5)).toEqual([fetch(2, 2)]);
   });
 
-  test('gives the next read its whole time where nobody has read for a while', () => {
+  test('gives the next read its whole time after a while without reads', () => {
     const bench = stalled();
     bench.failed(1, true);
     bench.wait(299);
@@ -262,7 +262,7 @@ describe('a job that fails', () => {
     expect(layer.read(2, 0)).toEqual([fetch(4, 0)]);
   });
 
-  test('is not tried again for nobody', () => {
+  test('is not repeated without a reader', () => {
     const layer = new Bench(evenGeometry(1, 1), { readDeadlineMs: 50 });
     layer.read(1, 0);
     layer.failed(1, true);
@@ -364,7 +364,7 @@ describe('messages', () => {
 });
 
 describe('prefetch', () => {
-  test('goes over the absent spans in order, a few jobs at once', () => {
+  test('walks the absent spans in order, a few jobs at once', () => {
     const layer = new Bench(evenGeometry(12, 2), { prefetchBatchSpans: 3, prefetchInFlight: 2 });
     layer.send({ type: 'restore', ranges: [blockRun(2, 2)] });
     layer.read(1, 8);
@@ -557,7 +557,7 @@ describe('the log', () => {
     expect(layer.actor.counts).toEqual({ absent: 3, fetching: 0, present: 3 });
   });
 
-  test('restores blocks that somebody waits for: the read is answered', () => {
+  test('restores blocks that a read waits for: the read is answered', () => {
     const layer = new Bench(evenGeometry(1, 2));
     layer.read(1, 0);
     layer.failed(1, true);
@@ -597,7 +597,7 @@ describe('the life of a layer', () => {
     expect(layer.actor.state).toBe('corrupt');
   });
 
-  test('not the layer since the disk lost a block: that one goes and is fetched again, the others stay', () => {
+  test('not the layer since the disk lost a block: that one is evicted and fetched again, the others stay', () => {
     const layer = new Bench(evenGeometry(2, 2));
     layer.prefetch();
     layer.fetched(1, 0, 4);
@@ -650,7 +650,7 @@ describe('the life of a layer', () => {
 });
 
 describe('eviction', () => {
-  test('takes blocks away at once and lets nobody fetch them before they are gone', () => {
+  test('makes blocks absent at once and lets no job fetch them before they are punched', () => {
     const layer = new Bench(evenGeometry(3, 2));
     layer.send({ type: 'restore', ranges: [blockRun(0, 5)] });
     expect(layer.send(evict(blockRun(1, 2)))).toEqual([{ type: 'punch', job: 1, ranges: [[1, 2]] }]);
@@ -703,7 +703,7 @@ describe('eviction', () => {
     expect([...layer.states]).toEqual([0, 2, 2, 0]);
   });
 
-  test('under way: a startup pack that comes meanwhile owes none of its blocks, for what it writes may go with them', () => {
+  test('under way: a startup pack that comes meanwhile owes none of its blocks, for what it writes may be punched with them', () => {
     const layer = new Bench(evenGeometry(2, 2));
     layer.send({ type: 'restore', ranges: [blockRun(0, 2)] });
     layer.send(evict(blockRun(0, 1)));

@@ -32,7 +32,7 @@ const hostedProcess = () =>
   }));
 
 describe('image', () => {
-  test('two mounts share one preparation and one attachment; the last one lets go', () => {
+  test('two mounts share one preparation and one attachment; the last one detaches', () => {
     const { host, effects } = hostedImage();
     host.send({ type: 'USE', mount: 'a' });
     host.send({ type: 'USE', mount: 'b' });

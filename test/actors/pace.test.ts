@@ -65,7 +65,7 @@ describe('budgets of images', () => {
     expect(budgets.paceOf('b', bytesOf)?.readyAt).toBeGreaterThan(900_000);
   });
 
-  test('a layer whose limit is lifted has none, and what nobody uses is forgotten', () => {
+  test('a layer whose limit is lifted has none, and unused ones are forgotten', () => {
     const budgets = new Budgets();
     budgets.set('a', [['image', 1]], 0);
     budgets.paceOf('a', bytesOf)?.take(spanRun(0, 1), 0);

@@ -1,4 +1,4 @@
-/** What is fetched ahead of readers that have nothing to go by but their own past. */
+/** Readahead: what is fetched ahead of readers by their own past alone. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
@@ -19,7 +19,7 @@ function suggestions(demanded: number[], spanCount = 100, free: (span: number) =
 }
 
 describe('fetching ahead', () => {
-  test('of a single demand goes one span, of a dense neighbourhood far, forward more than backward', () => {
+  test('of a single demand reaches one span, of a dense neighbourhood far, forward more than backward', () => {
     expect(suggestions([50])).toEqual([51]);
     expect(suggestions([48, 50]).slice(0, 3)).toEqual([51, 52, 49]);
     const dense = suggestions([44, 46, 48, 50]).slice(0, 12);
@@ -27,7 +27,7 @@ describe('fetching ahead', () => {
     expect(Math.min(...dense)).toBeGreaterThan(44);
   });
 
-  test('where a start was foretold goes nothing of the first two demands of a neighbourhood, until that is over', () => {
+  test('where hints cover a start nothing is read ahead of the first two demands of a neighbourhood, until that is over', () => {
     const readahead = new Readahead(100);
     readahead.turn(true);
     readahead.observe(10, 12);

@@ -23,7 +23,7 @@ test('a mount goes on as it is on the loop that was taken over, and is replaced 
 });
 
 describe('what stands where a request is given up', () => {
-  test('goes, unless it is not ours to take', () => {
+  test('is unmounted, unless it is not ours to take', () => {
     expect(isTakenAway(erofs, '/a', [{ dir: '/a', state: 'requested' }])).toBe(true);
     expect(isTakenAway(undefined, '/a', [])).toBe(false);
     expect(isTakenAway({ type: 'ext4', source: '/dev/sda' }, '/a', [])).toBe(false);

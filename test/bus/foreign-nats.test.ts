@@ -1,5 +1,5 @@
 /**
- * Two engines on a nats-server of somebody else that has the accounts of `cofa nats-config`: all works with a user for each
+ * Two engines on a foreign nats-server that has the accounts of `cofa nats-config`: all works with a user for each
  * role, and neither reaches the other's log.
  */
 import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs';

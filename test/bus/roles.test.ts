@@ -1,5 +1,5 @@
 /**
- * The users of a nats-server, the engine's private one and one of somebody else with the accounts that cofa makes for it: what
+ * The users of a nats-server, the engine's private one and a foreign one with the accounts that cofa makes for it: what
  * each has to be able to do, and what it must not. Real nats-servers.
  */
 import { randomBytes } from 'node:crypto';
@@ -48,7 +48,7 @@ const servers: Record<string, () => Promise<BusUsers>> = {
     await layout.prepare();
     return await start(layout, own);
   },
-  'a nats-server of somebody else': async () => {
+  'a foreign nats-server': async () => {
     const nodes = ['other', 'roles'].map(newNodeUsers);
     const server = await startForeign({ config: `${accountsText(nodes)}max_payload: 8MB\n` });
     own.defer(() => server.stop());
@@ -267,10 +267,10 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
       },
     );
 
-    // Whoever creates a consumer says where it delivers to, and whoever asks says where the answer goes.
+    // The creator of a consumer names its delivery subject, and a client that asks names the reply subject.
     test('the packs’ user cannot have a pack delivered into the log', async () => {
       const subject = names.event('mount', 'smuggled');
-      // A consumer begins when somebody listens to just that subject.
+      // A consumer begins when a subscription on just that subject exists.
       const smuggled = await heard('supervisor', subject);
       const before = await lastSeq(STREAM);
       const event = encode({ v: 1, at: 1, type: 'mount.unmounted' });

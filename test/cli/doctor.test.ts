@@ -47,7 +47,7 @@ describe('what doctor makes of what it finds', () => {
     ['hardly any space', checkFree(1e8, '/'), 'fail'],
   ])('%s', (_, check, state) => {
     expect(check.state).toBe(state);
-    // Whoever reads of a problem is told what it means and what to do.
+    // Each problem comes with its meaning and its remedy.
     if (state !== 'ok') {
       expect(check.means).toMatch(/\w/);
       expect(check.fix).toMatch(/\w/);

@@ -19,7 +19,7 @@ const started: ChildProcess[] = [];
 let directory = '';
 let root = '';
 let registry: RegistryServer;
-/** With a sidecar, and one that nobody prepared. */
+/** With a sidecar, and without one. */
 let prepared: SmallImage;
 let plain: SmallImage;
 const large = halfRandom(8 << 20);
@@ -135,7 +135,7 @@ describe('the engine from the command line', () => {
       'echo x > /tmp/x; seq 100 | while read n; do mkdir /tmp/$n; done',
     ]);
     expect(other).toMatchObject({ code: 0 });
-    // It is in use by nobody: whoever removes it waits until it is let go.
+    // It is unused: the removal waits until it is detached.
     expect(await cofa(['rmi', plain.ref])).toMatchObject({ code: 0 });
     await expect.poll(() => readdirSync(join(root, 'discarded')), { timeout: 10_000 }).toEqual([]);
   });
@@ -165,7 +165,7 @@ describe('the engine from the command line', () => {
     expect((await cofa(['unmount', dir])).code).toBe(3);
   });
 
-  it('an image that nobody prepared runs too, and nothing is pushed', async () => {
+  it('an image without a sidecar runs too, and nothing is pushed', async () => {
     const before = registry.requests().length;
     expect(
       await cofa([
@@ -206,7 +206,7 @@ describe('the engine from the command line', () => {
     expect((await cofa(['unmount', dir])).code).toBe(0);
   });
 
-  it('the engine mounts the root of a container on its image, and takes both away; nobody else gets an overlay', async () => {
+  it('the engine mounts the root of a container on its image, and unmounts both; no other caller gets an overlay', async () => {
     const engine = await connectEngine(root);
     const folder = join(root, 'containers/by-hand');
     const dir = join(folder, 'image');
@@ -256,7 +256,7 @@ describe('the engine from the command line', () => {
     expect(some.out.trimEnd().split('\n')).toHaveLength(2);
     expect(some.out).toMatch(new RegExp(`^ +${seqs[1]}  `));
     const follower = begin(['events']);
-    // When it listens, nobody can tell; it hears of one of them.
+    // The test cannot see when it listens; it receives one of them.
     const heard = follower.said('mount.').then(() => true);
     do await cofa(['run', prepared.ref]);
     while (!(await Promise.race([heard, sleep(200, false)])));

@@ -36,7 +36,7 @@ beforeEach(() => {
 const cofa = (...argv: string[]) => main(argv, sink);
 
 describe('cofa index and cofa inspect', () => {
-  it('inspect says that nobody prepared the image', async () => {
+  it('inspect says that the image has no sidecar', async () => {
     expect(await cofa('inspect', image.ref)).toBe(0);
     expect(out).toMatch(/^sidecar +none: /m);
     expect(out).toMatch(/^platform +linux\/\w+$/m);

@@ -186,7 +186,7 @@ describe('pages', () => {
     const text = renderStatus({ ...status, mounts: [], images: [], degraded: [] }, { layers: true, now });
     expect(text).not.toMatch(/IMAGE|MOUNT|degraded/);
   });
-  it('ps shows containers and the mounts that are nobody’s', () => {
+  it('ps shows containers and the mounts without an owner', () => {
     const folder = new ContainerFolder('/var/lib/cofa', 'c1');
     const record = {
       v: 1 as const,
@@ -319,7 +319,7 @@ describe('progress', () => {
     expect(Math.max(...lines.map((line) => line.length))).toBeLessThan(79);
   });
 
-  it('says nothing where nobody wants to know', () => {
+  it('says nothing where no one asks', () => {
     const view = new ProgressView('x', undefined);
     view.update('a', { label: 'a', done: 0, total: undefined });
     view.stop();

@@ -16,7 +16,7 @@ function way(...answers: Array<(terms: Terms) => Reply | Promise<Reply>>): Trans
 }
 
 const fine = (): Reply => ({ ok: true, result: { stopped: true } });
-const nobody = (): never => {
+const noEngine = (): never => {
   throw new CofaError('not-running', 'no process listens');
 };
 const silent = async ({ signal }: Terms): Promise<Reply> =>
@@ -24,7 +24,7 @@ const silent = async ({ signal }: Terms): Promise<Reply> =>
 
 describe('a call of the API', () => {
   test('takes the next way where no engine took the request', async () => {
-    const [first, second] = [way(nobody), way(fine)];
+    const [first, second] = [way(noEngine), way(fine)];
     expect(await callOver(first, second)('scrub-stop', {})).toEqual({ stopped: true });
     expect([first.asked, second.asked]).toEqual([1, 1]);
   });
@@ -50,9 +50,9 @@ describe('a call of the API', () => {
   });
 
   test('waits for an engine that starts, as long as its patience lasts', async () => {
-    const starting = way(nobody, nobody, fine);
+    const starting = way(noEngine, noEngine, fine);
     expect(await callOver(starting)('scrub-stop', {}, { patienceMs: 10_000 })).toEqual({ stopped: true });
-    const never = way(nobody);
+    const never = way(noEngine);
     await expect(callOver(never)('scrub-stop', {}, { patienceMs: 50 })).rejects.toMatchObject({
       code: 'not-running',
     });

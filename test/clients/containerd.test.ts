@@ -41,10 +41,10 @@ beforeAll(async () => {
   for (const [name, big] of [
     ['lazy', 1],
     ['plain', 2],
-    // Two layers of the lazy one, a third that nobody prepared.
+    // Two layers of the lazy one, a third without a span table.
     ['mixed', 1],
     ['pause', 3],
-    // Prepared, and then its second layer goes: whoever wanted to copy it could not.
+    // Prepared, and then its second layer is deleted from the registry: no client could copy it.
     ['gone', 4],
   ] as const) {
     const config = { Env: ['PATH=/bin'], Cmd: [name === 'pause' ? '/bin/wait' : '/bin/say'] };
@@ -97,7 +97,7 @@ describe.each(VERSIONS)('containerd %s', (version) => {
   };
   const snapshots = async (call = ctr) =>
     (await call('snapshots', '--snapshotter=cofa', 'ls')).trim().split('\n').slice(1);
-  /** It collects what nobody needs when it likes, half a minute apart on a busy machine; at once where somebody waits for that. */
+  /** containerd collects garbage when it likes, half a minute apart on a busy machine; this makes it do so at once. */
   const collect = async () => {
     await ctr('leases', 'create', '--id', 'collect');
     await ctr('leases', 'delete', '--sync', 'collect');

@@ -130,7 +130,7 @@ test('cofa with credentials: it is lazy, for those alone who may pull it', async
     await node.cri.pull(image.ref, auth);
     expect(await blobs(node)).toBe(0);
     await runs(node, 'lazy');
-    // The node has it, and whoever has no right to it still does not get it.
+    // The node has it, and a pod without the right to it still does not get it.
     await node.cri.images.removeImage({ image: { image: image.ref } });
     await expect(node.cri.pull(image.ref)).rejects.toThrow();
     const wrong = { ...auth, password: 'wrong' };

@@ -1,6 +1,6 @@
 /**
  * dockerd with the containerd image store (26, of Debian trixie, on its containerd 1.7) on cofa's snapshotter: what people
- * do with docker, on an image that somebody has prepared (lazy), on one that nobody has (plain), and on one of which only
+ * do with docker, on a prepared image (lazy), on an unprepared one (plain), and on one of which only
  * the lowest layers are those of a lazy one (mixed).
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -181,7 +181,7 @@ describe.each(KINDS)('an image that is %s', (kind) => {
 });
 
 describe('what needs layers as files', () => {
-  // Nobody has fetched them here: this image was not built upon.
+  // No test has fetched them here: no image was built upon this one.
   const ref = () => refOf('kept');
 
   test('docker images and docker save do without what a lazy pull left in the registry', async () => {
@@ -216,12 +216,12 @@ describe('what needs layers as files', () => {
 });
 
 describe('afterwards', () => {
-  test('prune takes every snapshot, and every flat image goes', async () => {
+  test('prune removes every snapshot, and every flat image is unmounted', async () => {
     expect((await snapshots()).length).toBeGreaterThan(0);
     await docker('system', 'prune', '--all', '--force');
     await docker('buildx', 'prune', '--all', '--force');
     await eventually('no snapshot', async () => (await snapshots()).length === 0);
-    // Nobody stands on them; they linger, and go with the engine at the latest.
+    // No snapshot uses them; they linger, and the engine unmounts them at its end at the latest.
     expect(mountsBelow(join(engine.root, 'snapshots'))).toEqual([]);
     expect(listMounts().filter(({ point }) => point.includes('/rootfs/'))).toEqual([]);
     const known = await engine.status();

@@ -256,7 +256,7 @@ test('they outlive every process of the engine', async () => {
   await node.cri.pull(second.ref, auth('lasting-3f2e'));
   const container = await startContainer(node, 'crash', second.ref);
   // A container whose programs are not here reads errors while there is no engine.
-  await eventually('all but the layer that nobody gets', async () => {
+  await eventually('all but the layer that no account may read', async () => {
     const image = (await node.engine.status()).images.find(({ ref }) => ref.includes('second'));
     return image?.layers.filter(({ state }) => state === 'handed-over').length === 2;
   });

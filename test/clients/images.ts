@@ -38,7 +38,7 @@ export interface PushedImage extends ClientImage {
 
 /**
  * Five images in a registry: three prepared ones, one that shares only its base with them (`plain`), and one whose lower
- * two layers are a prepared image's and whose third nobody prepared (`mixed`).
+ * two layers are a prepared image's and whose third has no span table (`mixed`).
  */
 export async function pushFiveImages(work: string, base: string, host: string): Promise<PushedImage[]> {
   const images: PushedImage[] = [];
@@ -77,7 +77,7 @@ export async function makeBase(work: string): Promise<string> {
 }
 
 /**
- * Three layers: the base, 2 MiB that `big` has and nobody reads, and `/said` with what `/bin/say` says. Of two images with
+ * Three layers: the base, 2 MiB that `big` has and no start reads, and `/said` with what `/bin/say` says. Of two images with
  * the same `big` the lower two layers are the same.
  */
 export async function makeClientImage(

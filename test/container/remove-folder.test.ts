@@ -19,7 +19,7 @@ beforeEach(async () => {
 });
 afterEach(() => cleanup.run());
 
-/** Nobody is asked to remove anything where there is no rm(1). */
+/** Runs without rm(1), so that no process can remove anything. */
 async function withoutPrograms<T>(work: () => Promise<T>): Promise<T> {
   const { PATH } = process.env;
   process.env.PATH = '/nosuch';
@@ -30,7 +30,7 @@ async function withoutPrograms<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-test('what a container leaves that has written little goes without a process', async () => {
+test('the folder of a container that has written little is removed without a process', async () => {
   mkdirSync(join(path, 'work/work/incompat/volatile'), { recursive: true });
   writeFileSync(join(path, 'work/work/incompat/volatile/dirty'), '');
   writeFileSync(Buffer.concat([Buffer.from(`${path}/`), Buffer.from([0xff, 0x0a])]), '');
@@ -44,13 +44,13 @@ test('what a container leaves that has written little goes without a process', a
   expect([existsSync(join(folder, 'kept')), existsSync(join(folder, 'others'))]).toEqual([true, true]);
 });
 
-test('one that has written much goes as well', async () => {
+test('one that has written much is removed as well', async () => {
   for (let at = 0; at < 200; at++) mkdirSync(join(path, `a${at}/b`), { recursive: true });
   await removeFolder(path);
   expect(existsSync(path)).toBe(false);
 });
 
-test('nothing goes while something is mounted in it', async () => {
+test('nothing is removed while something is mounted in it', async () => {
   for (const name of ['a', 'b']) mkdirSync(join(path, name));
   writeFileSync(join(path, 'a/file'), '');
   mountSync({ source: join(path, 'a'), target: join(path, 'b'), type: '', flags: MS.BIND });

@@ -74,7 +74,7 @@ describe('the command follows docker’s rules', () => {
 
 describe('the environment', () => {
   const facts = { hostname: 'h', home: '/home/a', caller: { TAKEN: 'from caller' } };
-  it('is the image’s, then -e, with PATH, HOSTNAME and HOME where nobody says otherwise', () => {
+  it('is the image’s, then -e, with PATH, HOSTNAME and HOME where no option says otherwise', () => {
     const image = config({ Env: ['PATH=/only', 'A=1', 'B=2', 'EMPTY=', 'EQ=a=b'] });
     expect(environmentOf(image, { env: ['A=9', 'TAKEN', 'B', 'C='], tty: false }, facts)).toEqual([
       'PATH=/only',

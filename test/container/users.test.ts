@@ -54,7 +54,7 @@ describe('the user of a container', () => {
   });
 
   it.each(['bob', 'negative', 'alice:nosuch', '2147483648', '-1', '99999999999999', 'alice:2147483648'])(
-    '%s is refused, and nobody becomes root by it',
+    '%s is refused, and makes no user root',
     (wanted) =>
       expect(() => lookupUser(wanted, passwd, group)).toThrow(
         expect.objectContaining({ code: 'invalid-argument' }),

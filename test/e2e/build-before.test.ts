@@ -1,6 +1,6 @@
 /**
  * A new build of an image has no startup pack yet. What a start of the build before has read is fetched first all the same,
- * where the same files lie now; and what nobody could foresee is read as ever.
+ * where the same files lie now; and what could not be foreseen is read as ever.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -156,7 +156,7 @@ test('a new build fetches first what the start of the build before has read, whe
   await second.cofa(['unmount', mount]);
   await second.down();
 
-  // Where nobody knows of an earlier start, it is fetched from the beginning: the order above was no chance.
+  // Without an earlier start it is fetched from the beginning: the order above was no chance.
   const third = await startEngine(cleanup, ['--node', 'three']);
   const without = await fetchesInOrder(third, ref, mount);
   for (const fetches of without.values())

@@ -1,5 +1,5 @@
 /**
- * The first start of an image that nobody has started before: what its command needs was found when it was indexed, and is
+ * The first start of an image that has never been started: the indexer has found what its command needs, and this is
  * fetched ahead of the readers, in that order; another command of the same program has the use of a part of it.
  */
 import { readFile, writeFile } from 'node:fs/promises';
@@ -34,7 +34,7 @@ beforeAll(async () => {
 });
 afterAll(() => cleanup.run());
 
-/** In the order of the tar: programs and libraries among files that nobody needs. */
+/** In the order of the tar: programs and libraries among files that no start needs. */
 const tree: Record<string, Buffer | string> = {
   'a/padding': halfRandom(4 * MIB),
   'bin/entry': `#!/bin/shell\n`,

@@ -178,7 +178,7 @@ describe.each(transports)('over the transport %s', (transport) => {
     expect(formatDifferences(diffTrees(truth, await readTree(lazy.mount)))).toBe('');
   }, 60_000);
 
-  test('an image nobody prepared is the same, and nothing is pushed for it', async () => {
+  test('an image without a sidecar is the same, and nothing is pushed for it', async () => {
     const tars = nastyLayers();
     const [umoci, other] = await nastyTruths(tars);
     const layout = await buildImage(join(directory, `bare-${transport}`), tars, 'gzip');
@@ -201,14 +201,14 @@ describe.each(transports)('over the transport %s', (transport) => {
     expect(written).toEqual([]);
   }, 120_000);
 
-  test('the rest comes in the background, then the kernel serves alone and cofa may go', async () => {
+  test('the rest comes in the background, then the kernel serves alone and cofa may end', async () => {
     const layout = await realImage('node');
     await pushLayout(layout, registry.host, 'node', 'latest');
     const truth = await once('node', async () =>
       readTree(await unpackWithUmoci(`${registry.host}/node:latest`, join(directory, 'node'))),
     );
     const lazy = await mountCold(layout, 'node', transport, 'whole');
-    // A page fault shall not have much fetched that nobody asked for; later that costs nothing.
+    // A page fault shall not fetch much more than its page; later that costs nothing.
     expect(readAheadKib(lazy.mount)).toBe(128);
     let last = '';
     await until(
@@ -225,7 +225,7 @@ describe.each(transports)('over the transport %s', (transport) => {
     );
     await expect.poll(() => readAheadKib(lazy.mount)).toBe(1024);
     await expectFetchedOnce(layout, lazy.requests());
-    // A mount that somebody uses stays.
+    // A mount in use stays.
     const user = await open(join(lazy.mount, 'etc/passwd'));
     try {
       // The layer hears of its hand-over a moment before the loop is moved: until then the mount is busy.

@@ -1,6 +1,6 @@
 /**
  * A cache that is too small for what is read: real images over FUSE, loops and EROFS, readers that compare every byte,
- * while spans go and come.
+ * while spans are evicted and fetched.
  */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
@@ -127,7 +127,7 @@ describe('a cache of a tenth of what is read', () => {
       expect(await expectLogAndDataAgree(engine)).toBeGreaterThan(0);
     }
 
-    // And the whole engine, while spans come and go.
+    // And the whole engine, while spans are fetched and evicted.
     const doomed = keepReading(
       join(dirs[0] as string, 'app/noise'),
       images[0]?.files.get('app/noise') as Buffer,
@@ -192,7 +192,7 @@ describe('a device that the kernel reads', () => {
 });
 
 describe('what no mount needs', () => {
-  it('goes with prune and rmi, mounted images stay; what a crash left goes at the next start', {
+  it('is removed by prune and rmi, mounted images stay; the next start removes what a crash left', {
     timeout: 180_000,
   }, async () => {
     const root = await cleanup.tempDir('cache-root');
@@ -275,7 +275,7 @@ async function expectLogAndDataAgree(engine: Engine): Promise<number> {
   const devices = new Map<string, Buffer>();
   for (const diffId of before.layers.keys())
     devices.set(diffId, await readFile(join(engine.root, 'layers', diffId.slice(7), 'device')));
-  // Nobody reads, but the engine may be evicting: what it has evicted meanwhile says nothing.
+  // No reader runs, but the engine may evict: blocks evicted meanwhile prove nothing.
   const after = await fold(engine);
   let present = 0;
   const wrong: string[] = [];

@@ -40,7 +40,7 @@ beforeEach(async () => {
   isOwner = true;
   finish = () => {};
   await mkdir(join(root, 'run'));
-  // Nobody listens there: what reaches NATS fails.
+  // No server listens there: every call over NATS fails.
   const nats = { url: 'nats://127.0.0.1:1' };
   const endpoint = { v: 1, protocol: PROTOCOL, node: 'n', pid: process.pid, nats };
   await writeFile(join(root, 'run/endpoint.json'), JSON.stringify(endpoint));
@@ -134,7 +134,7 @@ describe('API over the socket', () => {
     });
   });
 
-  test('an engine that ends in the middle of a call: nobody knows, and it is not called again', async () => {
+  test('an engine that ends in the middle of a call: the outcome is unknown, and it is not called again', async () => {
     server?.close();
     let calls = 0;
     server = createServer((socket) => {
@@ -149,7 +149,7 @@ describe('API over the socket', () => {
     expect(calls).toBe(1);
   });
 
-  test('where nobody listens the call goes over NATS', async () => {
+  test('where no engine listens the call takes NATS', async () => {
     server?.close();
     const engine = await connectEngine(root);
     await expect(engine.call('mount', { ref: 'r', dir: '/d' })).rejects.toMatchObject({

@@ -35,7 +35,7 @@ it('a registry with a CA of its own and a password: supervisor, indexer and fetc
   const flags = ['--certs-dir', closed.certDir as string, '--docker-config', config];
   expect((await runCofa(['inspect', ...flags, ready.ref])).code).toBe(0);
   expect((await runCofa(['index', ...flags, ready.ref])).code).toBe(0);
-  // Without the options nobody gets in.
+  // Without the options no client gets in.
   expect((await runCofa(['inspect', ready.ref])).code).not.toBe(0);
 
   const engine = await startEngine({ workers: 1, args: flags });

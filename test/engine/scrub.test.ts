@@ -175,7 +175,7 @@ describe('a scrub', () => {
       whole: false,
     });
     expect((await present()).find(({ diffId }) => diffId === one.diffId)?.blocks.absent).toBeGreaterThan(0);
-    // Nobody gets what was damaged, past the page cache or not.
+    // No reader gets the damaged bytes, past the page cache or not.
     expect(await readFile(join(dir, 'app/noise'))).toEqual(file('app/noise'));
     expect(
       new Set(await readPieces(join(dir, 'app/noise'), file('app/noise'), { pieceSize: BLOCK })),
@@ -210,7 +210,7 @@ describe('a scrub', () => {
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
   }, 120_000);
 
-  it('takes a device back that the kernel reads, repairs it, and pages that a reader got from it go', async () => {
+  it('takes a device back that the kernel reads, repairs it, and drops the pages that a reader got from it', async () => {
     const { engine, dir, root } = await prepare(true);
     await readFile(join(dir, 'lib/small-0'));
     const isDirect = async () =>
@@ -263,7 +263,7 @@ describe('a scrub', () => {
       [one.diffId, [[one.block, 1]]],
       [two.diffId, [[two.block, 1]]],
     ]);
-    // Something else stands on the device: its bytes cannot go, which is an alarm until they can.
+    // Another loop stands on the device: its bytes cannot be punched, which is an alarm until they can.
     const { stdout } = await run('losetup', ['-r', '-f', '--show', new Layout(root).device(two.diffId)]);
     const detach = () => run('losetup', ['-d', stdout.trim()]);
     afterTest.defer(() => detach().catch(() => {}));
@@ -342,7 +342,7 @@ describe('after an unclean stop', () => {
       pids.every((pid) => !readdirSync('/proc').includes(String(pid))),
     );
     const places = [damage(root, 'app/noise', 900_000), damage(root, 'lib/noise', 2_000_000)];
-    // Whoever waits for the mount gets the right byte as its first.
+    // A reader that waits for the mount gets the right byte as its first.
     const readers = [
       firstByte(join(dir, 'app/noise'), 900_000),
       firstByte(join(dir, 'lib/noise'), 2_000_000),

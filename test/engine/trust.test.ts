@@ -1,5 +1,5 @@
 /**
- * Sidecars that are valid and wrong: whoever may push to the repository can push one. The registry is docker's, the forged
+ * Sidecars that are valid and wrong: any account that may push to the repository can push one. The registry is docker's, the forged
  * flat images are made by cofa's own builder from tables of contents that say something else than the layers.
  */
 import { createHash } from 'node:crypto';
@@ -140,7 +140,7 @@ describe('an honest sidecar', () => {
 });
 
 describe('a rebuild that is killed', () => {
-  it('says nothing about its sidecar and harms nobody: its mount is served, other images are proven', async () => {
+  it('says nothing about its sidecar and does no harm: its mount is served, other images are proven', async () => {
     const [image, other] = [await push('unlucky', files(60)), await push('next', files(70))];
     for (const { ref } of [image, other]) expect((await engine.cli(['index', ref])).code).toBe(0);
     const [dir, second] = [newDir(), newDir()];
@@ -198,7 +198,7 @@ describe('a forged sidecar', () => {
     expect([errorOf(refusal).code, refusal.code]).toEqual(['integrity', 6]);
     expect(errorOf(refusal).hint).toContain('--trust never');
     expect(await alarms(image)).toEqual([expect.stringContaining(sidecar)]);
-    // containerd unpacks it like one that nobody has prepared.
+    // containerd unpacks it like an image without a sidecar.
     expect(await isFlat(image)).toBe(false);
     const events = (await engine.cli(['events', '--json', '--since-start', '--no-follow'])).stdout;
     expect(events.split('\n').filter((line) => line.includes('"image.refuted"'))).toEqual([

@@ -97,7 +97,7 @@ describe('a layer that is not what the manifest says', () => {
   it('cut short: index and mount refuse, nothing is pushed, nothing stays', async () => {
     const image = await push('short', 100);
     await spoil(image.blobs[1]?.digest as string, (bytes) => bytes.subarray(0, bytes.length - 100_000));
-    // The registry breaks the connection: whether it is ill or the blob is short nobody can tell, so the error says both.
+    // The registry breaks the connection. It may be ill, or the blob may be short, so the error says both.
     const error = await refusedEverywhere(image, 1, 'unavailable');
     expect(error.message).toMatch(/at byte \d+ of \d+/);
     expect(error.hint).toMatch(/push the image again/);
@@ -196,7 +196,7 @@ describe('a sidecar that is not what it should be', () => {
     ['spans', 520],
     ['toc', 540],
   ] as const)(
-    'one flipped byte in its %s: whoever needs the blob is told, and the mount comes about',
+    'one flipped byte in its %s: the reader of the blob gets an error, and the mount succeeds',
     async (kind, seed) => {
       const layers = twoLayers(seed);
       // Flat metadata that their descriptor does not carry as well.

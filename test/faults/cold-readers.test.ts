@@ -62,7 +62,7 @@ describe('one flight a span', () => {
   });
 });
 
-describe('an image that nobody prepared', () => {
+describe('an image without a sidecar', () => {
   it('mounts by itself, says so, pushes nothing; a second image that shares a layer works beside it', async () => {
     const engine = await freshEngine({ workers: 1 });
     const [lower, upper] = twoLayers(6000);

@@ -92,7 +92,7 @@ describe('a disk that is full', () => {
     for (const one of [dir, another]) expect(await engine.cli(['unmount', one])).toMatchObject({ code: 0 });
   });
 
-  it('under a lazy mount: EIO where nothing can go; else what was read before makes room for what is read', {
+  it('under a lazy mount: EIO where nothing can be evicted; else what was read before makes room for what is read', {
     timeout: 300_000,
   }, async () => {
     const image = await push('lazy', 8000);

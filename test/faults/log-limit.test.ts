@@ -1,4 +1,4 @@
-/** A log that has become too long: its beginning goes, and an engine that starts afterwards knows all it knew. */
+/** A log that has become too long: its beginning is removed, and an engine that starts afterwards knows all it knew. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { subjects } from '../../schemas/subjects.ts';
@@ -30,7 +30,7 @@ const start = async (): Promise<Engine> => {
   return engine;
 };
 
-/** Lets a layer that nobody has report the same blocks over and over, as a cache under pressure would. */
+/** Lets a layer without a device report the same blocks over and over, as a cache under pressure would. */
 async function fillLog(): Promise<void> {
   const bus = await connectBus(busOf(await readSettings(root), 'front-end'), { name: 'test' });
   try {

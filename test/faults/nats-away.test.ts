@@ -83,7 +83,7 @@ describe('NATS away', () => {
         const { code, stdout } = await engine.cli(['status', '--json']);
         return code === 0 && stdout.includes('is away: reads go on');
       });
-      // Present ones need nobody, absent ones are fetched without NATS.
+      // Present blocks need no process, absent ones are fetched without NATS.
       expect(await readsOf(dir, image, 'lib/prose')).toEqual(new Set(['ok']));
       expect(await readAll(dir, image)).toMatchObject({ failures: [] });
       const refused = await engine.cli(['unmount', '--json', dir]);

@@ -1,4 +1,4 @@
-/** Two engines of one node name on one NATS: at most one owns the mounts, whoever was cut off when. */
+/** Two engines of one node name on one NATS: at most one owns the mounts, whichever was cut off, and whenever. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';

@@ -1,5 +1,5 @@
 /**
- * The power goes: what was not synced is lost. The root lies on an ext4 in a file; a copy of that file holds what ext4
+ * A power cut: what was not synced is lost. The root lies on an ext4 in a file; a copy of that file holds what ext4
  * had been told to bring onto the disk, and nothing of what it still kept in memory.
  */
 import { mkdirSync } from 'node:fs';

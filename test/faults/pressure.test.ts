@@ -60,7 +60,7 @@ describe('two registries', () => {
     const waiting = read(silent, 200);
     try {
       // Its jobs have all slots by then.
-      await eventually('somebody waits', async () => {
+      await eventually('a reader waits', async () => {
         const { blocks } = await imageOf(scene.engine, silent.image.ref);
         return blocks.fetching > 100;
       });

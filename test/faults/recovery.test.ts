@@ -127,7 +127,7 @@ describe('recovery', () => {
     let last = engine;
     for (const [round, what] of (['supervisor', 'all'] as const).entries()) {
       await kill(last, what);
-      // Nobody is there: an error at once, never a wait.
+      // No server is there: an error at once, never a wait.
       const place = { from: 40 + round, count: 1, timeoutMs: 10_000 };
       expect(await readPieces(join(container.rootfs, 'app/noise'), noise, place)).toEqual(['EIO']);
       last = await up(root);
@@ -139,7 +139,7 @@ describe('recovery', () => {
     expect(await last.status()).toMatchObject({ degraded: [], mounts: [{ dir, state: 'mounted' }] });
     expect(last.log('supervisor')).toContain('"kept":1');
     await run('umount', ['-l', container.rootfs]);
-    // The open file and the overlay are gone: with the mount goes the folder that was made for it two engines ago.
+    // The file is closed and the overlay unmounted: with the mount the engine removes the folder made for it two engines ago.
     await container.close();
     await eventually('it can be unmounted', async () => (await last.cli(['unmount', dir])).code === 0);
     expect(existsSync(dir)).toBe(false);
@@ -181,7 +181,7 @@ describe('recovery', () => {
     await run('umount', [dir]);
     await run('umount', ['-l', join(root, 'run/devices')]);
     for (const line of await loopsOf(root)) await run('losetup', ['-d', `/dev/${line.split(' ')[0]}`]);
-    // Whoever has one open for a moment keeps it for so long.
+    // A process that has one open for a moment keeps it for so long.
     await eventually('the loops are free', async () => (await loopsOf(root)).length === 0);
     const again = await up(root);
     expect((await imageOf(again, image.ref)).blocks.present).toBeGreaterThan(present / 2);
@@ -190,12 +190,12 @@ describe('recovery', () => {
     expect(await loopsOf(root)).toHaveLength(3);
   });
 
-  it('loops that are about to go away are repaired for who uses them, and replaced for others', async () => {
+  it('loops that are about to be detached are repaired for their users, and replaced for others', async () => {
     const { engine, root, dir } = await prepare();
     const container = await useLikeContainer(dir);
     const before = await loopsOf(root);
     await kill(engine, 'supervisor');
-    // In use, so each goes with its last user.
+    // In use, so the kernel detaches each with its last user.
     for (const line of before) await run('losetup', ['-d', `/dev/${line.split(' ')[0]}`]);
     const again = await up(root);
     expect(await loopsOf(root)).toHaveLength(2 * before.length);

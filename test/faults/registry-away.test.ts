@@ -1,4 +1,4 @@
-/** A registry that goes away, comes back, or breaks its answers off in the middle. */
+/** A registry that ends, comes back, or breaks its answers off in the middle. */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -61,7 +61,7 @@ async function startAgain(): Promise<void> {
   registry = again;
 }
 
-describe('a registry that goes away', () => {
+describe('a registry that ends', () => {
   it('killed in the middle of reads: EIO for what is absent, never wrong bytes; what is here is served; back again, all works', async () => {
     await mountFresh(hasty);
     expect(await readAll(only('lib/prose'))).toMatchObject({ failures: [] });
@@ -89,7 +89,7 @@ describe('a registry that goes away', () => {
     expect((await hasty.cli(['unmount', dir])).code).toBe(0);
   });
 
-  it('cold, with nobody there from the start: EIO by the deadline, and a mount of the same image still works', async () => {
+  it('cold, without a registry from the start: EIO by the deadline, and a mount of the same image still works', async () => {
     await mountFresh(hasty);
     registry.kill();
     const content = image.files.get('app/prose') as Buffer;

@@ -80,7 +80,7 @@ const processOf = async (engine: Engine, name: string) =>
 async function spoilStart(engine: Engine, how: 'nonsense' | 'hang'): Promise<() => Promise<void>> {
   const file = join(engine.root, 'run/engine.json');
   await rename(file, `${file}.good`);
-  // Whoever opens a pipe that nobody writes waits.
+  // A process that opens a pipe without a writer waits.
   if (how === 'hang') await run('mkfifo', [file]);
   else await writeFile(file, 'nonsense');
   return () => rename(`${file}.good`, file);
@@ -194,7 +194,7 @@ describe('upgrade', () => {
   });
 });
 
-describe('a FUSE connection that somebody aborts', () => {
+describe('a FUSE connection that an administrator aborts', () => {
   it('is made anew under the mounts: EIO, then the same kernel mount is right again', async () => {
     const { engine, dir } = await prepare();
     const mount = listMounts().findLast(({ point }) => point === dir);

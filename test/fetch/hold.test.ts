@@ -1,4 +1,4 @@
-/** A fetch that is told to rest because somebody waits for another one. */
+/** A fetch that pauses because a reader waits for another one. */
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Completion, FetchJob } from '../../schemas/fetch.ts';

@@ -103,7 +103,7 @@ describe('blocks of a device against the span table', () => {
     expect(from).toBe('0');
     const offset = 5_000;
     flip(disk, Number(physical) * 512 + offset, (tar[offset] as number) ^ 0x10);
-    // Whoever reads it in the usual way notices nothing.
+    // A reader in the usual way notices nothing.
     expect((await readFile(path)).equals(tar)).toBe(true);
     expect(await check(layout, [[0, table.blockCount]])).toEqual([[0, 1]]);
   });

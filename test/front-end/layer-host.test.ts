@@ -96,7 +96,7 @@ const logged = (type: NewEvent['type']) => appended.filter((event) => event.type
 test('a layer that is complete again is said to be whole again, also while its reads are watched', async () => {
   await eventually('it is whole', isSaid('whole', 1));
   expect(logged('layer.completed')).toBe(1);
-  // The log does not take that they go: they are here again, and the layer is compared anew.
+  // The log does not take the eviction: the blocks are present again, and the layer is compared anew.
   isFull = true;
   expect(await layer.evict([blockRun(0, 1)], 'limit')).toBe(0);
   isFull = false;
@@ -123,7 +123,7 @@ test('a layer that lost a block and got it again is in the log as complete befor
   ]);
 });
 
-test('a damaged block is given to nobody from when it was found, also while the log is full, which is told as soon as it can be', async () => {
+test('no reader gets a damaged block once it was found, also while the log is full; the log gets it as soon as it can', async () => {
   await eventually('it is whole', isSaid('whole', 1));
   isFull = true;
   await layer.evict([blockRun(2, 1)], 'scrub');

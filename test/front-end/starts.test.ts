@@ -57,7 +57,7 @@ it('a pack that was asked for ahead is brought by the same job', () => {
   expect(starts.isBringing).toBe(false);
 });
 
-it('one that nobody asked for ahead is brought at once', () => {
+it('one that was not requested ahead is brought at once', () => {
   starts.begin(order('p'));
   expect(calls).toEqual([['submit', undefined, layers]]);
 });
@@ -72,7 +72,7 @@ it('where it turns out to be another one, that is brought instead', () => {
   ]);
 });
 
-it('an image that is never attached holds up nobody for long', () => {
+it('an image that is never attached holds up no other for long', () => {
   starts.begin(order('p', { ahead: true }));
   time = 4_900;
   starts.tick();

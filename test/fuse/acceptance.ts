@@ -124,7 +124,7 @@ export function acceptance(transportName: string, serve: Serve): void {
       expect(order()).toEqual([7, 2, 6]);
     });
 
-    test('blocks whose bytes go while they are read: nobody gets what lies there afterwards', async () => {
+    test('blocks that are punched while they are read: no reader gets the bytes behind them', async () => {
       const layer = await bed.layer(2 * MIB);
       layer.fetch();
       let leaving = false;
@@ -296,33 +296,33 @@ export function acceptance(transportName: string, serve: Serve): void {
       expect((await readPieces(job)).results).toEqual(allOk(marks.length));
     });
 
-    test('files come and go while mounted; readers of one that goes get EIO', async () => {
-      const [stays, goes] = [await bed.layer(8 * BLOCK), await bed.layer(8 * BLOCK)];
+    test('files are added and removed while mounted; readers of a removed one get EIO', async () => {
+      const [stays, doomed] = [await bed.layer(8 * BLOCK), await bed.layer(8 * BLOCK)];
       stays.fetch();
       const { transport, target } = await bed.serve(() => {}); // never answers
       const path = (layer: Layer) => join(target, layer.file.name);
-      await expect(open(path(goes), 'r')).rejects.toMatchObject({ code: 'ENOENT' });
+      await expect(open(path(doomed), 'r')).rejects.toMatchObject({ code: 'ENOENT' });
       transport.add(stays.file);
-      transport.add(goes.file);
-      transport.add(goes.file); // again: no difference
-      expect((await readdir(target)).toSorted()).toEqual([stays.file.name, goes.file.name].toSorted());
+      transport.add(doomed.file);
+      transport.add(doomed.file); // again: no difference
+      expect((await readdir(target)).toSorted()).toEqual([stays.file.name, doomed.file.name].toSorted());
 
       const pieces = [{ offset: 0, length: 4096 }];
-      const waiting = startReadJob({ path: path(goes), pieces, parallel: 1, direct: true });
+      const waiting = startReadJob({ path: path(doomed), pieces, parallel: 1, direct: true });
       bed.cleanup.defer(waiting.kill);
-      await until(() => transport.counters(goes.file.inode).misses === 1);
-      transport.remove(goes.file.inode);
+      await until(() => transport.counters(doomed.file.inode).misses === 1);
+      transport.remove(doomed.file.inode);
       expect((await waiting.report).results).toEqual(['EIO']);
       await until(async () => (await readdir(target)).length === 1);
-      await untilRejected(() => open(path(goes), 'r'), 'ENOENT');
-      expect(transport.counters(goes.file.inode).reads).toBe(0);
+      await untilRejected(() => open(path(doomed), 'r'), 'ENOENT');
+      expect(transport.counters(doomed.file.inode).reads).toBe(0);
       expect(transport.counters()).toMatchObject({ misses: 1, errors: 1 });
 
       const job = { path: path(stays), truth: stays.truth, pieces, parallel: 1, direct: true };
       expect((await readPieces(job)).results).toEqual(['ok']);
-      goes.fetch();
-      transport.add(goes.file);
-      expect((await readPieces({ ...job, path: path(goes), truth: goes.truth })).results).toEqual(['ok']);
+      doomed.fetch();
+      transport.add(doomed.file);
+      expect((await readPieces({ ...job, path: path(doomed), truth: doomed.truth })).results).toEqual(['ok']);
     });
 
     test('a file stays readable when the caller closes his descriptor', async () => {

@@ -42,7 +42,7 @@ async function startWaiting(guarded: 'guarded' | 'alone'): Promise<ChildProcess>
   return child;
 }
 
-test('a process that is killed while it waits for its own mount ends, and nobody else waits', async () => {
+test('a process that is killed while it waits for its own mount ends, and no other process waits', async () => {
   const child = await startWaiting('guarded');
   child.kill('SIGKILL');
   await until(() => !isThere(child.pid as number));

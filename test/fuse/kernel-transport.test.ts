@@ -39,7 +39,7 @@ describe('kernel protocol', () => {
   });
   afterEach(() => bed.end());
 
-  /** A mount without a server; whoever serves it does so in a process of its own. */
+  /** A mount without a server; a process of its own serves it later. */
   async function keepSession(): Promise<{ session: FuseSession; target: string }> {
     const target = join(bed.folder, 'kept');
     await mkdir(target);

@@ -31,7 +31,7 @@ test('a layer cut short anywhere is refused, and the error tells where', async (
   );
 });
 
-test('compressed data cut short is refused where nobody said how long it is', async () => {
+test('compressed data cut short is refused where its length is unknown', async () => {
   for (const kind of ['gzip', 'zstd'] as const) {
     for (const missing of [1, 4, 9, 1000, blobs[kind].length - 20]) {
       const length = blobs[kind].length - missing;

@@ -237,7 +237,7 @@ describe('symlinks on the way', () => {
       /d\/y: it lies below d/,
     );
     expect(listing(toc(file('d/x'), symlink('d', 'e'), file('d/y')))).toEqual(['d -> e', 'e/', 'e/y']);
-    // Of a lower layer it is in nobody's way.
+    // In a lower layer it hides nothing.
     expect(listing(toc(file('f')), toc(file('f/x')))).toEqual(['f/', 'f/x']);
   });
 });

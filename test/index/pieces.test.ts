@@ -29,7 +29,7 @@ describe('a stream in pieces', () => {
     expect(await all(new Pieces(async function* () {}))).toHaveLength(0);
   });
 
-  it('is read ahead before somebody wants a piece, and no further than there are empty pieces', async () => {
+  it('is read ahead before the first call for a piece, and no further than there are empty pieces', async () => {
     let read = 0;
     const pieces = new Pieces(async function* () {
       for (; read < 16_384 * KIB; read += 64 * KIB) yield new Uint8Array(64 * KIB);

@@ -126,7 +126,7 @@ describe('install', () => {
       expect(text).toMatch(
         /\[plugins\.'io\.containerd\.cri\.v1\.images'\]\n\s+snapshotter = 'cofa'\n\s+disable_snapshot_annotations = false/,
       );
-      // What somebody has said about unpacking stays as it is.
+      // The administrator's own settings for unpacking stay as they are.
       const unpacks = /unpack_config = \[[^\]]*\]|(?<=unpack_config\]\]\n)[^[]*/g;
       const snapshotters = [...text.matchAll(unpacks)].flatMap(([part]) =>
         [...part.matchAll(/snapshotter = '(\w+)'/g)].map(([, name]) => name),

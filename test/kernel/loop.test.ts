@@ -127,7 +127,7 @@ test('an exchange for a file of another size is refused, and the loop stays as i
   expect((await readAll(loop.path, MIB))[0]).toBe(1);
 });
 
-test('a loop that became somebody else’s is neither detached nor changed', async () => {
+test('a loop that became another process’s is neither detached nor changed', async () => {
   const path = await file('a', Buffer.alloc(4096));
   const loop = await attach(path, 'theirs');
   const stale = { ...loop, label: 'mine' };

@@ -1,4 +1,4 @@
-/** Startup packs as bytes: what goes in comes out, block by block, and nothing else is believed. */
+/** Startup packs as bytes: a decoder gives the encoded blocks one by one, and believes nothing else. */
 import { randomBytes } from 'node:crypto';
 import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import fc from 'fast-check';

@@ -1,4 +1,4 @@
-/** Garbage of the engine's processes: none is collected in the middle of a start, and what a start left goes after it. */
+/** Garbage of the engine's processes: none is collected in the middle of a start; what a start left is collected after it. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';

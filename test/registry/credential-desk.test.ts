@@ -73,7 +73,7 @@ test('there are not ever more: of a repository the newest, of repositories those
   expect(stored.size).toBe(2_000);
 });
 
-test('what somebody else put into the keyring is no reason not to start', async () => {
+test('foreign keys in the keyring are no reason not to start', async () => {
   const { stored, desk } = bench();
   stored.set('a', Buffer.from('not JSON'));
   stored.set('b', Buffer.from('{"registry":"r.io"}'));

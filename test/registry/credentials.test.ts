@@ -34,7 +34,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 describe('the file', () => {
-  test('no file, no entry: nobody', async () => {
+  test('no file, no entry: no account', async () => {
     expect(await ask('r.io')).toBeUndefined();
     config({ auths: { 'other.io': { auth: base64('a:b') } } });
     expect(await ask('r.io')).toBeUndefined();

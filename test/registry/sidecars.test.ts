@@ -418,7 +418,7 @@ describe('a sidecar that is fetched ahead', () => {
     expect(await use(resolved)).toEqual([sidecar.flat, ...sidecar.layers.map(({ spans }) => spans)]);
     const urls = asked();
     expect(new Set(urls).size).toBe(urls.length);
-    // Taken once; whoever wants it again asks again.
+    // Taken once; a second caller asks again.
     await use(resolved);
     expect(asked().length).toBeGreaterThan(urls.length);
   });
@@ -431,7 +431,7 @@ describe('a sidecar that is fetched ahead', () => {
     expect(asked().filter((url) => url.includes('/blobs/'))).toHaveLength(1);
   });
 
-  test('of two, only the manifests come: nobody knows yet which one is taken', async () => {
+  test('of two, only the manifests come: which one is taken is not known yet', async () => {
     await pushSidecar(client, image, sidecarFor(image));
     await pushChanged((one) => (one['x'] = 1));
     registry.requests.length = 0;

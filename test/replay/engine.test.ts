@@ -228,7 +228,7 @@ describe('the log of an engine that has stopped', () => {
     expect(none.code).toBe(9);
   });
 
-  it('also of one that was killed, while somebody looked on', async () => {
+  it('also of one that was killed during a replay', async () => {
     // What a killed engine has mounted stays, should the test not come to its end.
     cleanup.defer(async () => {
       for (const point of mountsBelow(directory)) await unmount(point, { lazy: true });

@@ -12,7 +12,7 @@ test('the JSON schemas in the tree are those of the code', () => {
   }
 });
 
-test('an event with a field that nobody declared is refused by the schema', () => {
+test('an event with an undeclared field is refused by the schema', () => {
   expect(EventRecord.safeParse({ v: 1, type: 'mount.mounted', at: 1 }).success).toBe(true);
   expect(EventRecord.safeParse({ v: 1, type: 'mount.mounted', at: 1, more: 1 }).success).toBe(false);
   expect(EventRecord.safeParse({ v: 2, type: 'mount.mounted', at: 1 }).success).toBe(false);

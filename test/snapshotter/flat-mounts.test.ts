@@ -26,7 +26,7 @@ function bed(lingerMs: number, calls: string[] = []) {
   return { flats, calls, fail: (error?: Error) => (failing = error) };
 }
 
-test('one mount for many users, and it goes a while after the last', async () => {
+test('one mount for many users, unmounted a while after the last', async () => {
   const { flats, calls } = bed(30);
   const holds = await Promise.all([1, 2, 3].map(() => flats.hold(flat('a'))));
   expect(calls).toEqual(['+a']);
@@ -53,7 +53,7 @@ test('who comes while it is being unmounted gets it mounted again', async () => 
   hold.release();
 });
 
-test('a mount that fails is tried again by the next, and one that is busy goes later', async () => {
+test('a mount that fails is tried again by the next, and one that is busy is unmounted later', async () => {
   const { flats, calls, fail } = bed(10);
   fail(new Error('no registry'));
   await expect(flats.hold(flat('a'))).rejects.toThrow('no registry');
@@ -68,7 +68,7 @@ test('a mount that fails is tried again by the next, and one that is busy goes l
   expect(calls).toEqual(['+a', '-a']);
 });
 
-test('what an earlier life left is used, or goes', async () => {
+test('what an earlier life left is used, or unmounted', async () => {
   const { flats, calls } = bed(10);
   flats.adopt('a');
   flats.adopt('b');

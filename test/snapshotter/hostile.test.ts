@@ -53,7 +53,7 @@ test('what is empty, too long or too large is refused, and leaves nothing', asyn
   await refused(client.prepare('k', '', { l: 'x'.repeat(5_000) }), Code.InvalidArgument);
   await refused(client.prepare('k', 'none'), Code.NotFound);
   await refused(client.api.update({}), Code.InvalidArgument);
-  // One message that is too large costs its sender the connection, and nobody else.
+  // One message that is too large costs its sender the connection, and no other client.
   const flood = connectSnapshotter(socket);
   await expect(flood.prepare('k', '', { l: 'x'.repeat(20 * 1024 * 1024) })).rejects.toThrow();
   flood.close();
@@ -122,7 +122,7 @@ test('an active snapshot takes what is written into it, each inode once', async 
   await client.remove('used-committed');
 });
 
-test('a socket that somebody serves is left to him, one that nobody serves is taken', async () => {
+test('a socket with a server is left alone, one without is taken', async () => {
   const directory = await cleanup.tempDir('sock');
   const path = join(directory, 's.sock');
   const first = await serveGrpc(path, () => {});

@@ -1,5 +1,5 @@
 /**
- * What containerd does when it pulls and runs an image that somebody has prepared, call by call: no layer is unpacked,
+ * What containerd does when it pulls and runs a prepared image, call by call: no layer is unpacked,
  * no layer is fetched, and what a container sees is the image.
  */
 import { createHash } from 'node:crypto';
@@ -120,7 +120,7 @@ const fetchedLayers = () =>
       ({ method, path }) => method === 'GET' && image.blobs.some(({ digest }) => path.endsWith(digest)),
     );
 
-describe('an image that somebody has prepared', () => {
+describe('a prepared image', () => {
   test('is pulled without a layer being fetched or unpacked, twice the same', async () => {
     const before = fetchedLayers().length;
     const top = await pull(image, 'first');
@@ -190,7 +190,7 @@ describe('an image that somebody has prepared', () => {
     await client.remove('built-1');
   });
 
-  test('lends its lowest layers to an image that nobody has prepared, and to a client without labels', async () => {
+  test('lends its lowest layers to an unprepared image, and to a client without labels', async () => {
     const [one, two, three] = chainsOf(plain) as [string, string, string];
     expect([one, two]).toEqual(chainsOf(image).slice(0, 2));
     await refused(client.prepare('plain-0', '', labelsOf(plain, 0)), Code.AlreadyExists);

@@ -51,7 +51,7 @@ test('maps and images have folders of their own, the same ones each time', async
   expect(dirs[0]).toMatch(/^\/mapped\/[0-9a-f]{16}\/a$/);
 });
 
-test('it goes with its last user, once, and at once', async () => {
+test('it is unmounted with its last user, once, and at once', async () => {
   const { mounts, calls } = bed();
   const holds = await Promise.all([1, 2].map(() => mounts.hold(maps(1), source('a'))));
   await holds[0]?.release();
@@ -61,7 +61,7 @@ test('it goes with its last user, once, and at once', async () => {
   expect(calls.filter((one) => one === '-a')).toHaveLength(1);
 });
 
-test('who comes while it goes finds it', async () => {
+test('a user that comes during the unmount gets it', async () => {
   const { mounts, calls } = bed();
   const first = await mounts.hold(maps(1), source('a'));
   const leaving = first.release();
@@ -81,7 +81,7 @@ test('one that cannot be mounted leaves nothing, and the next one tries again', 
   expect(calls.slice(1)).toEqual(['+/flats/a 1', '+/flats/a 1']);
 });
 
-test('what an earlier life left goes, what is held stays', async () => {
+test('what an earlier life left is unmounted, what is held stays', async () => {
   const dir = await cleanup.tempDir('mapped');
   const folders = await cleanup.tempDir('layers');
   mkdirSync(join(folders, 'snapshots'));

@@ -1,4 +1,4 @@
-/** `cofa up --prepare local`: what nobody has prepared is prepared by the node when containerd pulls it, and not unpacked. */
+/** `cofa up --prepare local`: the node prepares an image without a sidecar when containerd pulls it; nothing is unpacked. */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -44,7 +44,7 @@ beforeAll(async () => {
   const lower = new TarBytes()
     .file('roots', PROSE, { mode: 0o640 })
     .file('users', 'a user’s\n', { uid: 1000, gid: 50 })
-    .file('beyond', 'nobody’s\n', { uid: 70_000, gid: 0 });
+    .file('beyond', 'beyond the map\n', { uid: 70_000, gid: 0 });
   const big = new TarBytes().file('big', noise(2 << 20, 2));
   const upper = new TarBytes().file('above', 'above\n');
   const image = await pushLazyImage(
@@ -53,7 +53,7 @@ beforeAll(async () => {
     'userns',
     [lower, big, upper].map((tar) => tar.bytes()),
   );
-  // Whoever copies the image has to read this layer, and cannot.
+  // A client that copies the image has to read this layer, and cannot.
   const [, blob] = await layoutLayers(image.layout);
   removeBlob(storage, blob?.digest as string);
   engine = await start();
@@ -103,7 +103,7 @@ test('files show the container’s owners and the image’s bytes; what it write
     expect(owner(join(root, 'roots'))).toBe('100000 200000');
     expect(owner(join(root, 'users'))).toBe('101000 200050');
     expect(owner(join(root, 'big'))).toBe('100000 200000');
-    // An owner beyond the map is nobody's.
+    // An owner beyond the map is shown as the overflow user.
     expect(owner(join(root, 'beyond'))).toBe('65534 200000');
     expect(statSync(join(root, 'roots')).mode & 0o7777).toBe(0o640);
     expect(readFileSync(join(root, 'roots')).equals(PROSE)).toBe(true);
@@ -152,7 +152,7 @@ test('layers that were unpacked are mapped as well, and views', async () => {
   await client.remove('unpacked');
 });
 
-test('each range of ids has mounts of its own, which go with the last that needs them', async () => {
+test('each range of ids has mounts of its own, unmounted with the last that needs them', async () => {
   const other = mapLabels('0:300000:65536', '0:300000:65536');
   await client.prepare('one', top, MAPS);
   await client.prepare('two', top, MAPS);

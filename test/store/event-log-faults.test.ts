@@ -327,7 +327,7 @@ describe('processes of one engine', () => {
     expect(await all(names.eventsOf('layer'))).toHaveLength(3);
   });
 
-  test('what an aggregate was before its end is not told to whoever begins it anew', async () => {
+  test('an aggregate that begins anew does not see what it was before its end', async () => {
     const names = fresh();
     const owner = new EventLog(bus, () => 1);
     const { seq: epoch } = await owner.claim(names.event('engine', 'main'), started);

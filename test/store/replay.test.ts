@@ -1,4 +1,4 @@
-/** A million events: whoever folds them, however often it was interrupted, has the same node in the end. */
+/** A million events: each fold of them, however often it was interrupted, ends with the same node. */
 import { expect, test } from 'vitest';
 import { emptyNode, foldEvent, idOf } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';

@@ -108,7 +108,7 @@ describe('a start from a snapshot', () => {
       expect(digestOfNodeState(fold.state)).toBe(digestOfNodeState(whole.state));
       const { seq, id, epoch, events, bytes, sequences } = whole;
       expect(fold).toMatchObject({ seq, id, epoch, events, bytes, sequences });
-      // A new writer that knows these sequences alone is nobody's conflict.
+      // A new writer that knows these sequences alone conflicts with none.
       const next = new EventLog(bus, () => 1);
       next.rememberAll(node.names, fold);
       await next.append(node.names.event('engine', 'main'), { type: 'engine.stopped' });

@@ -91,7 +91,7 @@ describe('API over NATS', () => {
   test.each([
     ['a path that is not absolute', { ref: 'r', dir: 'd' }],
     ['a NUL in a path', { ref: 'r', dir: '/d\0x' }],
-    ['a field that nobody knows', { ref: 'r', dir: '/d', privileged: true }],
+    ['an unknown field', { ref: 'r', dir: '/d', privileged: true }],
     ['a missing reference', { dir: '/d' }],
     ['no object', 'null'],
     ['no JSON', '{'],

@@ -49,7 +49,7 @@ function container(name: string): ContainerFolder {
   return createFolder(root, wanted).folder;
 }
 
-test('a container that has ended: its name is free with the answer, and what it wrote goes behind it', async () => {
+test('a container that has ended: its name is free with the answer, and what it wrote is deleted behind it', async () => {
   const all = discards();
   await writeFile(join(container('web').upper, 'file'), 'text');
   const folder = new ContainerFolder(root, 'web');
@@ -60,7 +60,7 @@ test('a container that has ended: its name is free with the answer, and what it 
   expect(existsSync(folder.path)).toBe(true);
 });
 
-test('an image that cannot be unmounted: nothing of the container goes', async () => {
+test('an image that cannot be unmounted: nothing of the container is deleted', async () => {
   unmount = async () => {
     throw new CofaError('busy', 'in use');
   };
@@ -77,7 +77,7 @@ test('something is still mounted in the folder: it stays, and the answer says so
   expect(existsSync(folder.record)).toBe(true);
 });
 
-test('what cannot be removed is shown, and goes when an engine starts', async () => {
+test('what cannot be removed is shown, and is removed when an engine starts', async () => {
   const folder = container('web');
   const stuck = join(folder.upper, 'stuck');
   await writeFile(stuck, '');

@@ -18,7 +18,7 @@ test('an answer is one taker’s, and asked for once', async () => {
   expect([expected.take('a'), times()]).toEqual([undefined, 1]);
 });
 
-test('one that nobody has taken in time is not given any more', async () => {
+test('one that no caller takes in time is not given any more', async () => {
   const { expected, ask, clock } = scene();
   expected.ask('a', 1, ask);
   clock.resolve();
@@ -38,7 +38,7 @@ test('one that was taken and asked for again is not taken away by the time of th
   expect(await expected.take('a')).toBe(2);
 });
 
-test('an error is the taker’s, and nobody else hears of it', async () => {
+test('only the caller that takes it sees an error', async () => {
   const { expected } = scene();
   expected.ask('a', 1, async () => {
     throw new Error('away');
@@ -47,7 +47,7 @@ test('an error is the taker’s, and nobody else hears of it', async () => {
   await expect(expected.take('a')).rejects.toThrow('away');
 });
 
-test('of many that nobody takes, some are not asked for', async () => {
+test('of many that no caller takes, some are not requested', async () => {
   const { expected, ask, times } = scene();
   for (let image = 0; image < 100; image++) expected.ask(`image ${image}`, 1, ask);
   expect(times()).toBe(64);

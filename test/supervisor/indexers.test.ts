@@ -100,7 +100,7 @@ test('is one at a time, and ends when none is needed', async () => {
   expect(await waiting(layout.root)).toEqual([]);
 });
 
-test('that has died, which nobody may have heard of yet, costs nothing but its place', async () => {
+test('that has died unnoticed costs nothing but its place', async () => {
   const { layout, indexers } = await node();
   indexers.prepare();
   const pid = await atHand(layout.root);

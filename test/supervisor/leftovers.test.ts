@@ -49,7 +49,7 @@ async function mountAt(name: string, loop = flat): Promise<string> {
   return dir;
 }
 
-test('a mount that shares its loop with one that came back goes; bind mounts of that one stay', async () => {
+test('a mount that shares its loop with one that came back is unmounted; bind mounts of that one stay', async () => {
   const back = await mountAt('back');
   const stray = await mountAt('stray');
   const [bound, subfolder] = [await target('bound'), await target('subfolder')];
@@ -67,7 +67,7 @@ test('a mount that shares its loop with one that came back goes; bind mounts of 
   expect(mountsBelow(root)).toEqual([back, bound, subfolder]);
 });
 
-test('a mount on a loop that nobody took goes with it, whatever the log says', async () => {
+test('a mount on a loop that no image took over is unmounted with it, whatever the log says', async () => {
   const stray = await mountAt('stray');
   const leftovers = await Leftovers.find(new Layout(root), ENGINE);
   const dismissed = await leftovers.dismissRest(
@@ -82,7 +82,7 @@ test('a mount on a loop that nobody took goes with it, whatever the log says', a
 
 test('what stands on a loop that has got the number of one that was taken stays', async () => {
   let tries = 0;
-  // Whoever runs beside this test may take the number in between, and keep it: then it begins anew.
+  // Another process may take the number in between, and keep it: then the test begins anew.
   const [leftovers, other] = await eventually('the number is given again', async () => {
     const taken = tries++ === 0 ? flat : await erofs(`flat-${tries}`, LABEL);
     const found = await Leftovers.find(new Layout(root), ENGINE);

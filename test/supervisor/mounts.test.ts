@@ -27,7 +27,7 @@ let dir: string;
 let [own, earlier, later]: LoopDevice[] = [];
 let log: Log;
 
-/** The image's devices have been let go when this resolves. */
+/** Resolves when the image's devices are detached. */
 let releasing: Promise<void>;
 
 /** Says who owns the node when it is asked. */
@@ -143,7 +143,7 @@ const unknown = () => {
 };
 
 describe('a mount of another engine, where this one is to bring its own back', () => {
-  test('goes when the log says that this one owns the node', async () => {
+  test('is unmounted when the log says that this one owns the node', async () => {
     await mountOf(earlier);
     expect(await started('mounted')).toMatchObject({ replaced: 1, failures: [] });
     expect(findMount(dir)?.source).toBe(own?.path);
@@ -151,7 +151,7 @@ describe('a mount of another engine, where this one is to bring its own back', (
     expect(isMounted(dir)).toBe(false);
   });
 
-  test('stays as long as nobody says whose the node is: it may be a successor’s', async () => {
+  test('stays as long as the node’s owner is unknown: it may be a successor’s', async () => {
     await mountOf(later);
     log.onAsked = unknown;
     expect(await started('mounted')).toMatchObject({ replaced: 0, failures: [{ dir }] });
@@ -251,7 +251,7 @@ describe('what stands on a mount', () => {
     await mounts.unmount(dir);
   });
 
-  test('goes again where the log does not take the mount', async () => {
+  test('is unmounted again where the log does not take the mount', async () => {
     const { done, order } = scene();
     log.refused = 'mount.mounted';
     await expect(engine().mount(order)).rejects.toMatchObject({ code: 'unavailable' });
@@ -293,8 +293,8 @@ test('a mount that was acknowledged comes back although the log has an earlier r
   expect(log.appended).toEqual(['mount.failed']);
 });
 
-describe('an unmount whose devices take a while to go', () => {
-  test('is done when they have gone, or before where nobody waits for that; the directory is free by then', async () => {
+describe('an unmount whose devices take a while to be detached', () => {
+  test('is done when they are detached, or before where no caller waits for that; the directory is free by then', async () => {
     const mounts = engine();
     for (const early of [true, false]) {
       await mounts.mount(orderOf());

@@ -15,7 +15,7 @@ test('a refutation that the log has not taken yet counts, and afterwards the log
   expect(refutations.of('n', { refuted: undefined })).toBeUndefined();
 });
 
-test('a flat image that older mounts have stays refuted when the registry has been put right, until the image goes', () => {
+test('a flat image that older mounts have stays refuted when the registry has been put right, until the image is removed', () => {
   const refutations = new Refutations();
   refutations.found('m', refuted);
   refutations.told('m', refuted);

@@ -72,7 +72,7 @@ describe('initdb', () => {
     ]),
     '/usr/share/postgresql/15/postgres.bki': 'bootstrap',
     '/usr/share/postgresql/15/system_views.sql': 'create',
-    '/usr/share/postgresql/15/README': 'nobody reads it',
+    '/usr/share/postgresql/15/README': 'no program reads it',
     '/usr/lib/postgresql/15/lib/plpgsql.so': elf({}),
   });
   const initdb = command(['/usr/lib/postgresql/15/bin/initdb', '-D', '/data']);
