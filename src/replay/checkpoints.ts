@@ -1,10 +1,10 @@
 /**
- * Checkpoints of a fold: copies of the state after every so many events, so that going back costs the fold of a few
+ * Checkpoints of a fold: copies of the state after every so many events, so that a step back costs the fold of a few
  * thousand events at most. A checkpoint shares with the one before what has not changed since; block maps are kept as
- * bits. When all of them take too much memory every second one goes, and the distance doubles.
+ * bits. When all of them take too much memory every second one is dropped, and the distance doubles.
  *
- * What can have changed is known from the subjects: an event changes the image, layer, mount … that it is about. An
- * event of the engine may change anything.
+ * Subjects say what can have changed: an event changes the image, layer, mount … that it is about. An event of the
+ * engine may change anything.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
@@ -94,7 +94,7 @@ export class Checkpoints {
     const kept = this.#list.filter((_, index) => index % 2 === 0);
     this.#list.splice(0, this.#list.length, ...kept);
     this.#distance *= 2;
-    // Entries that only a dropped checkpoint had are gone now: count again.
+    // Entries that only a dropped checkpoint had are freed now: count again.
     const seen = new Set<unknown>();
     this.#bytes = 0;
     for (const { frozen } of this.#list) {
@@ -111,7 +111,7 @@ export class Checkpoints {
   }
 }
 
-/** A copy of a state on its own: nothing that happens to one is seen in the other. */
+/** A copy of a state on its own: a change of one does not show in the other. */
 export function copyState(state: NodeState): NodeState {
   return thaw(freeze(state, undefined, () => true).frozen);
 }
@@ -155,7 +155,7 @@ function freeze(
       let entry = kept;
       if (entry === undefined) {
         entry = freezeEntry(item);
-        // An event of the engine makes everything suspect, and changes little.
+        // An event of the engine may change every entry, and changes few.
         if (known !== undefined && isSame(entry, known)) entry = kept = known;
       }
       entries.set(key, entry);

@@ -7,7 +7,7 @@
  *   read > 100ms, read failed                 a read that waited so long, or ended in an error
  *   job > 1s, job failed                      the same of a fetch
  *   event mount.*                             by type; `*` is any text
- *   layer 3f2a, image app:1, mount /mnt/x     whom the event is about
+ *   layer 3f2a, image app:1, mount /mnt/x     the object of the event
  *   text "no such"                            anywhere in the event
  *
  * Terms are joined with `and`, the results with `or` (which binds less). Terms of one conjunction are about one thing:
@@ -140,7 +140,7 @@ export interface MatchContext {
 
 export function matches(condition: Condition, event: ReplayEvent, context: MatchContext): boolean {
   return condition.some((terms) => {
-    // Most events are of no interest to most conditions, and their parts need not be looked at.
+    // Most events match no term of most conditions, and their parts need not be read.
     if (!terms.every((term) => mayMatch(term, event.type))) return false;
     for (const facet of facetsOf(event)) {
       if (terms.every((term) => holds(term, facet, event, context))) return true;

@@ -1,4 +1,4 @@
-/** What `cofa events` shows: by type, image, mount and beginning. */
+/** Which events `cofa events` shows: by type, image, mount and beginning. */
 import type { EventLine } from '../client/client.ts';
 import { readEndpoint } from '../client/endpoint.ts';
 import { parseCondition, type Condition, canMatch } from './conditions.ts';

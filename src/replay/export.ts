@@ -56,7 +56,7 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
   };
   let seen = 0;
   try {
-    // A file that is in the way is found before the log is read.
+    // An existing file is reported before the log is read.
     if (options.from === undefined) writer = await start();
     for await (const raw of live.records(defined({ signal: options.signal }))) {
       if (++seen % 4096 === 0) options.onProgress?.(seen);

@@ -1,8 +1,8 @@
-/** Reads that waited at a moment. Traces are written when reads are over, so this looks ahead in the log. */
+/** Reads that waited at a moment. A trace is written when its reads have ended, so this looks ahead in the log. */
 import type { ReplayLog } from './replay-log.ts';
 import { type TracedRead, traceOf } from './trace.ts';
 
-/** Reads that had come by `at` (ms since the epoch) and had no answer yet; the longest waiting first. */
+/** Reads that had arrived by `at` (ms since the epoch) without an answer yet; the longest waiting first. */
 export function readsInFlight(log: ReplayLog, at: number, most = 1_000): TracedRead[] {
   const reads: TracedRead[] = [];
   for (const index of log.traces.between(at, at)) {
@@ -14,7 +14,7 @@ export function readsInFlight(log: ReplayLog, at: number, most = 1_000): TracedR
   return reads.sort((a, b) => a.at - b.at);
 }
 
-/** The read that came next after `at`, or last before it. */
+/** The read that arrived next after `at`, or last before it. */
 export function neighbourRead(log: ReplayLog, at: number, direction: 1 | -1): TracedRead | undefined {
   let best: TracedRead | undefined;
   for (const { index, from, to } of log.traces.spans()) {

@@ -31,7 +31,9 @@ export interface LiveLog {
 export interface RecordsOptions {
   kind?: 'image' | 'mount' | 'engine' | 'layer';
   fromSeq?: number;
-  /** Goes on after the end, until the signal. Without it ends with what is stored at the time of the call. */
+  /**
+   * Continues after the end, until the signal. Without it the records end with those stored at the time of the call.
+   */
   follow?: boolean;
   signal?: AbortSignal;
 }
@@ -43,8 +45,8 @@ export interface LiveLogOptions {
   /** The node whose log is meant; needed where NATS holds several and the engine does not run. */
   node?: string | undefined;
   /**
-   * Starts the private nats-server of an engine that does not run, and keeps engines away while it runs. Without it only the
-   * log of a running engine can be read.
+   * Starts the private nats-server of an engine that does not run, and keeps engines away while it runs. Without it
+   * only the log of a running engine can be read.
    */
   startServer?: () => Promise<{ address: BusAddress; stop(): Promise<void> }>;
 }
@@ -64,7 +66,7 @@ export async function openLiveLog(options: LiveLogOptions): Promise<LiveLog> {
   });
   if (endpoint !== undefined) {
     const bus = await connectBus(endpoint.log, BUS).catch((cause: unknown) => {
-      // Killed, perhaps: its endpoint is still there, and its files too.
+      // The engine may have been killed: its endpoint is still there, and its files too.
       if (hasStore(options.root)) return undefined;
       throw cause;
     });
@@ -103,12 +105,12 @@ async function describe(
       edge(bus, names.allEvents, 'last'),
     ]);
     const beginning = await beginningOf(bus, names);
-    /** Who owned the log where it was read last: records of earlier owners behind that are void. */
+    /** The owner of the log at the last record read: later records of earlier owners are void. */
     let epoch = beginning.from?.epoch ?? 0;
     async function* records(o: RecordsOptions = {}): AsyncIterable<RawRecord> {
       const filter = o.kind === undefined ? names.allEvents : names.eventsOf(o.kind);
       const from = o.fromSeq ?? (beginning.from === undefined ? undefined : beginning.from.seq + 1);
-      // Only behind what was read is its last owner the one that counts.
+      // Its last owner counts only for records behind those that were read.
       const owner = o.fromSeq === undefined ? (beginning.from?.epoch ?? 0) : epoch;
       const range = { from: from ?? ('start' as const), follow: o.follow === true, epoch: owner };
       for await (const { seq, subject, type, data } of readUnchecked(
@@ -166,13 +168,13 @@ async function edge(bus: NatsConnection, filter: string, end: 'first' | 'last'):
 }
 
 /**
- * The log's first part is removed in time (src/supervisor/log/log-keeper.ts); what it folded to is in a snapshot. The oldest one
- * that has all that follows it is where a replay begins.
+ * The engine removes the log's first part in time (src/supervisor/log/log-keeper.ts) and keeps its fold as a snapshot.
+ * A replay begins with the oldest snapshot after which the log is whole.
  */
 async function beginningOf(bus: NatsConnection, names: Subjects): Promise<LiveBeginning> {
   const snapshots: NodeFold[] = [];
   for (const seq of await snapshotSequences(bus, names)) {
-    // One that is damaged does not count; the engine says so where it matters.
+    // A damaged snapshot does not count; the engine reports it where it matters.
     const fold = await readSnapshot(bus, names, seq).catch(() => undefined);
     if (fold !== undefined) snapshots.unshift(fold);
   }
@@ -186,7 +188,7 @@ async function beginningOf(bus: NatsConnection, names: Subjects): Promise<LiveBe
 interface LiveBeginning {
   /** Events up to this sequence are removed; 0: none. */
   removed: number;
-  /** What stands for them; undefined: nothing does, or nothing has to. */
+  /** The snapshot that stands for them; undefined: none does, or none is needed. */
   from: NodeFold | undefined;
   /** Everything that the engine has stored of its own fold, in order. */
   snapshots: NodeFold[];

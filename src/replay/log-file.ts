@@ -9,8 +9,8 @@
  *   p  file paths of blocks that traces name, for `why`
  *   T  trailer: number of events, first and last sequence and time, SHA-256 of everything before it; always the last
  *
- * A reader skips sections with small letters that it does not know; capital ones, and another version, it refuses. It is
- * written in one pass, so what counts the events stands at the end: a file without it was cut off.
+ * A reader skips unknown sections with small letters; it refuses unknown capital ones, and another version. The file is
+ * written in one pass, so the trailer stands at the end: a file without it was cut off.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
@@ -148,7 +148,7 @@ export class LogFileWriter {
     }
   }
 
-  /** Nothing of it stays. */
+  /** Removes the unfinished file. */
   async abandon(): Promise<void> {
     await this.#file.close().catch(() => {});
     await rm(this.#draft, { force: true });

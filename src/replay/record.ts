@@ -1,6 +1,7 @@
 /**
  * One record of an event log as the replay sees it: the stored bytes, and what they decode to. The bytes are kept as
- * they are, so that a log of a later cofa passes through an export unharmed; what this cofa cannot read is shown as such.
+ * they are, so that a log of a later cofa passes through an export unharmed; what this cofa cannot read is shown as
+ * such.
  */
 import { Unpackr } from 'msgpackr';
 import { flawOfStored } from '../../schemas/check-event.ts';
@@ -77,8 +78,7 @@ export function decodeRecord(bytes: Uint8Array): DecodedRecord {
 const UNREADABLE: DecodedRecord = { at: undefined, type: '(unreadable)', strange: 'unreadable', record: {} };
 
 /**
- * Folds one record as the engine does; false where it was left out: it is strange, or the fold cannot take it. Never
- * throws.
+ * Folds one record as the engine does. False where the record is strange, or the fold cannot take it. Never throws.
  */
 export function foldRecord(state: NodeState, id: string, decoded: DecodedRecord): boolean {
   if (decoded.strange !== undefined) return false;

@@ -1,7 +1,7 @@
 /**
- * A log that can be looked at as it was after each of its events. A position is a number of events: 0 is the beginning,
- * `count` the end. The state at a position is the engine's own fold (actors/node-state.ts) over as many events, on top of
- * the state that the log begins with. Going forward folds; going back takes the checkpoint before and folds from there.
+ * A log that shows the state after each of its events. A position is a number of events: 0 is the beginning, `count`
+ * the end. The state at a position is the engine's own fold (actors/node-state.ts) over as many events, on top of the
+ * state that the log begins with. A step forward folds; a step back takes the checkpoint before and folds from there.
  */
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
 import type { PathsOf } from '../image/file-paths.ts';
@@ -28,7 +28,7 @@ export class ReplayLog {
   readonly traces = new TraceIndex();
   /** From the flat images, where they are at hand. */
   pathsOf: PathsOf = () => [];
-  /** What the user should know of this log, one sentence each. */
+  /** Notes about this log for the user, one sentence each. */
   readonly notes: string[] = [];
   readonly #checkpoints: Checkpoints;
   /** After all events. */

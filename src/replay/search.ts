@@ -1,15 +1,15 @@
-/** Looking for events: forwards or backwards, in slices, so that whoever waits can draw and be stopped meanwhile. */
+/** Searches events, forwards or backwards, in slices, so that the caller can draw meanwhile and stop the search. */
 import { canMatch, type Condition, type MatchContext, matches } from './conditions.ts';
 import type { ReplayLog } from './replay-log.ts';
 
 export type Wanted = { text: string } | { condition: Condition };
 
-/** Events that are looked at between two yields. */
+/** Events searched between two yields. */
 const SLICE = 2_000;
 
 /**
- * Searches from `start` on (included) up to, not with, `end`; backwards where `end` is smaller. Yields the event that it
- * has come to now and then; returns the index of the first match, undefined where there is none.
+ * Searches from `start` (included) to `end` (excluded); backwards where `end` is smaller. Yields its place now and
+ * then; returns the index of the first match, undefined where there is none.
  */
 export function* search(
   log: ReplayLog,
@@ -39,7 +39,7 @@ export function* search(
   return undefined;
 }
 
-/** What a search for a text looks at: sequence, whom the event is about, and all of its record, in small letters. */
+/** The text that a search looks through: sequence, object of the event, and all of its record, in small letters. */
 function textAt(log: ReplayLog, index: number): string {
   const { timeline } = log;
   const { record } = timeline.decodedAt(index);
@@ -55,7 +55,7 @@ export function find(log: ReplayLog, wanted: Wanted, start: number, end: number)
   }
 }
 
-/** Names by id, from everything that the log tells. */
+/** Names by id, from all events of the log. */
 export function contextOf(log: ReplayLog): MatchContext {
   let names = known.get(log);
   if (names === undefined) {
@@ -73,7 +73,7 @@ class Names implements MatchContext {
   readonly #images = new Map<string, string>();
   readonly #layers = new Map<string, Set<string>>();
   readonly #mounts = new Map<string, string[]>();
-  /** Events that were looked at. */
+  /** Events read so far. */
   #count = 0;
 
   constructor(log: ReplayLog) {

@@ -1,14 +1,14 @@
 /**
- * Which events belong to one image or one mount: those of the image, of its layers, of its mounts, and of the engine. A
- * layer may have been opened by another image before, and a mount be known only by its id, so the image and mount events
- * are learned first, then all events are chosen from.
+ * Which events belong to one image or one mount: those of the image, of its layers, of its mounts, and of the engine.
+ * Another image may have opened a layer before, and an event may name a mount by its id alone. So the selection first
+ * learns from the image and mount events, then chooses from all events.
  */
 import type { NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type DecodedRecord, decodeRecord, partsOfSubject, type RawRecord } from './record.ts';
 
 export interface SelectionOptions {
-  /** A reference as it was given to mount, `name:tag`, or a manifest's digest or the beginning of its digits. */
+  /** A reference as given to mount, `name:tag`, or a manifest's digest or the beginning of its digits. */
   image?: string | undefined;
   /** A mount's id or directory. */
   mount?: string | undefined;
@@ -32,7 +32,7 @@ export class Selection {
     return this.#all;
   }
 
-  /** What a state in front of the log knows already. */
+  /** Learns from a state in front of the log. */
   learnState(state: NodeState): void {
     if (this.#all) return;
     for (const [manifest, image] of state.images)
@@ -41,7 +41,7 @@ export class Selection {
   }
 
   learn(raw: RawRecord, decoded?: DecodedRecord): void {
-    // Others teach nothing, and need not be decoded.
+    // Other events teach nothing, and need not be decoded.
     if (this.#all || !/\.event\.(image|mount)\./.test(raw.subject)) return;
     const { type, record } = decoded ?? decodeRecord(raw.bytes);
     this.learnFacts(raw.subject, type, record);
@@ -53,7 +53,7 @@ export class Selection {
     else if (type === 'mount.requested') this.#learnMount(id, record);
   }
 
-  /** Call `learn` before. */
+  /** Call `learn` for the record before. */
   accepts(raw: RawRecord): boolean {
     return this.acceptsSubject(raw.subject);
   }
@@ -67,7 +67,7 @@ export class Selection {
     return kind === 'engine';
   }
 
-  /** The state without what is not chosen. */
+  /** The state without the parts outside of the selection. */
   cut(state: NodeState): NodeState {
     if (this.#all) return state;
     const pick = <T>(map: Map<string, T>, ids: ReadonlySet<string>) =>
@@ -81,7 +81,7 @@ export class Selection {
     };
   }
 
-  /** Error: `not-found` where nothing fits; call it when all is learned. */
+  /** Error: `not-found` where nothing fits; call it after all events were learned. */
   check(): void {
     if (this.#all) return;
     const { image, mount } = this.options;

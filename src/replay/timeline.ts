@@ -1,7 +1,7 @@
 /**
- * The events of a log in order, for access at any place: what is asked of every event (sequence, time, type, subject)
- * lies in columns, the records themselves in compressed frames, in memory or in the file that they came from. A
- * million events take some 30 MB.
+ * The events of a log in order, for access at any place. Columns hold the sequence, time, type and subject of every
+ * event; compressed frames hold the records, in memory or in the file that they came from. A million events take some
+ * 30 MB.
  */
 import { zstdCompressSync, zstdDecompressSync, constants } from 'node:zlib';
 import { CofaError } from '../../schemas/errors.ts';
@@ -15,10 +15,10 @@ import {
   type ReplayEvent,
 } from './record.ts';
 
-/** A frame that lies elsewhere: gives its uncompressed bytes. */
+/** A frame stored elsewhere: gives its uncompressed bytes. */
 export type FrameLoader = () => Buffer;
 
-/** Frames that are kept decoded: stepping and the list on the screen stay within a few. */
+/** Decoded frames to keep: stepping and the list on the screen stay within a few. */
 const HOT_FRAMES = 12;
 
 interface Frame {

@@ -1,4 +1,4 @@
-/** Which trace events tell of which times: a trace is written some time after what it tells of. */
+/** Which trace events cover which times: a trace is written some time after its reads. */
 import { float64, uint32 } from './columns.ts';
 
 export class TraceIndex {
@@ -6,7 +6,7 @@ export class TraceIndex {
   /** Of each trace event: arrival of its first read, answer of its last one, ms. */
   readonly #from = float64();
   readonly #to = float64();
-  /** The longest wait that each tells of, µs. */
+  /** The longest wait in each, µs. */
   readonly #longest = float64();
   #reads = 0;
   #dropped = 0;

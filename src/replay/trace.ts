@@ -1,6 +1,6 @@
 /**
- * What `layer.trace` events say: reads that waited, and the jobs that they waited for. Read leniently: a field that is
- * missing or odd is 0, an entry without its main fields is left out.
+ * The content of `layer.trace` events: reads that waited, and the jobs that they waited for. Read leniently: a missing
+ * or odd field is 0, an entry without its main fields is left out.
  */
 import type { ReplayEvent } from './record.ts';
 

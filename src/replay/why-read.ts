@@ -1,8 +1,8 @@
 /**
- * Why a read took as long as it did: the chain that it waited for. A fetch is laid out one step after the other (queue,
- * first byte, transfer, verify, write, then what is left: messages and scheduling), although transfer, verification and
- * writing of a long one take turns; the parts that fall into the read's own time are what it waited for. A read may be
- * answered while its fetch goes on, and a fetch may have begun before the read came.
+ * Why a read took as long as it did: the chain of fetches that it waited for. A fetch is laid out one step after the
+ * other (queue, first byte, transfer, verify, write, then the rest: messages and scheduling), although transfer,
+ * verification and writing of a long one take turns. The read waited for the parts that fall into its own time. A read
+ * may be answered before its fetch ends, and a fetch may have begun before the read arrived.
  */
 import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -10,7 +10,7 @@ import type { WhyJob, WhyRead, WhyStep } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
 
-/** A fetch may end, and be told of, as long as this after a read that waited for it, ms. */
+/** A fetch may end, and be written to the log, as long as this after a read that waited for it, ms. */
 const LATE_MS = 120_000;
 
 /** Error: `not-found` where no read has this id (`SEQUENCE.N`), `invalid-argument` where it is none. */
@@ -69,7 +69,7 @@ export function explain(read: TracedRead, jobs: readonly TracedJob[], log?: Repl
   };
 }
 
-/** Fetches that are told of at or after `from` and had begun by `to`, ms. */
+/** Fetches whose trace was written at or after `from` and that had begun by `to`, ms. */
 export function jobsNear(log: ReplayLog, from: number, to: number): TracedJob[] {
   const { timeline } = log;
   const jobs: TracedJob[] = [];
@@ -137,8 +137,8 @@ function partsOf(job: TracedJob): WhyStep[] {
 }
 
 /**
- * The read's time from arrival to answer, divided among what it waited for: each moment belongs to the fetch under way
- * that ended last. What is before the first fetch is `wait`, what is after the last `reply`.
+ * The read's time from arrival to answer, divided among its waits: each moment belongs to the fetch in flight that
+ * ended last. The time before the first fetch is `wait`, the time after the last one `reply`.
  */
 export function stepsOf(read: TracedRead, jobs: readonly TracedJob[]): WhyStep[] {
   const steps: WhyStep[] = [];

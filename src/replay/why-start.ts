@@ -1,7 +1,7 @@
 /**
- * What the start of a mount was spent on: its phases until the mount was there, then the reads that waited, by themselves,
- * by fetch, by file, and the chain of waits that led to the last of them. A start is over at the first pause of half a
- * second without a read that waits, as the engine itself sees it.
+ * Where the start of a mount spent its time: its phases until it was mounted, then the reads that waited, by
+ * themselves, by fetch and by file, and the chain of waits that led to the last of them. A start ends at the first
+ * pause of half a second without a waiting read, as in the engine.
  */
 import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -133,12 +133,12 @@ function readsOfStart(
   const list: TracedRead[] = [];
   let busyUntil = mountedAt;
   for (const read of all) {
-    // What runs in the container takes its own time before its first read.
+    // Programs in the container take their own time before their first read.
     if (list.length > 0 && read.at - busyUntil > quietMs) break;
     list.push(read);
     busyUntil = Math.max(busyUntil, endOf(read));
   }
-  // A trace is written a moment after what it tells of.
+  // A trace is written a moment after its reads.
   const dropped = losses.reduce(
     (sum, loss) => (loss.at <= busyUntil + quietMs ? sum + loss.dropped : sum),
     0,
@@ -203,8 +203,8 @@ function costsOf(reads: readonly TracedRead[], jobs: readonly TracedJob[], log: 
 }
 
 /**
- * The waits that followed one another up to the last answer: before each the one that was answered last before it came.
- * What lies between two of them is time that no storage would have saved.
+ * The waits that followed one another up to the last answer: before each the one that was answered last before it
+ * arrived. The time between two of them would remain with any storage.
  */
 function criticalPath(
   reads: readonly TracedRead[],

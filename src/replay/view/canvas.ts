@@ -1,6 +1,6 @@
 /** A screen as a grid of cells: drawn into by the panes, turned into text, terminal codes or a picture. No I/O. */
 
-/** What a piece of text is; how that looks is decided where it is shown. */
+/** The meaning of a piece of text; ansi.ts decides how it looks. */
 export type Style =
   | 'plain'
   | 'dim'
@@ -44,8 +44,8 @@ export class Canvas {
   }
 
   /**
-   * Writes text from a cell on, at most `width` columns and never beyond the row; what does not fit ends in `…`. Returns
-   * the column behind it. Control characters become `·`.
+   * Writes text from a cell on, at most `width` columns and never beyond the row; what does not fit ends in `…`.
+   * Returns the column behind it. Control characters become `·`.
    */
   text(column: number, row: number, text: string, style: Style = 'plain', width = this.columns): number {
     if (row < 0 || row >= this.rows || column >= this.columns) return column;
@@ -131,7 +131,7 @@ export class Canvas {
 
 const segmenter = new Intl.Segmenter(undefined, { granularity: 'grapheme' });
 
-/** What a user takes for one character each. Text from outside may hold anything. */
+/** Splits text into what a user takes for one character each. Foreign text may hold anything. */
 function* graphemes(text: string): IterableIterator<string> {
   if (/^[\x20-\x7e]*$/.test(text)) {
     yield* text;

@@ -14,7 +14,7 @@ const FRAME_MS = 40;
 export interface ViewOptions {
   /** Writes to the terminal. */
   write: (text: string) => void;
-  /** The view goes on with what the running engine does. */
+  /** The view follows the running engine. */
   follow: boolean;
 }
 
@@ -52,7 +52,7 @@ function show(
   let timer: NodeJS.Timeout | undefined;
   let last = performance.now();
 
-  // What goes wrong in a callback ends the view, with the terminal given back.
+  // An error in a callback ends the view, and gives the terminal back.
   const guarded =
     <A extends unknown[]>(work: (...args: A) => void) =>
     (...args: A): void => {

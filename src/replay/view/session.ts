@@ -113,7 +113,7 @@ export class Session {
     }
   }
 
-  /** The log gets no more events; `why` goes into the footer. */
+  /** The log gets no more events; the footer shows `why`. */
   end(why: string): void {
     this.isLive = false;
     this.isFollowing = false;
