@@ -1,0 +1,172 @@
+/** A child process under supervision, with time that the test turns and a process that does what the test says. */
+import type { ChildProcess } from 'node:child_process';
+import { EventEmitter } from 'node:events';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Child, type ChildOptions } from '../../src/process/child.ts';
+import { HandClock } from '../support/hand-clock.ts';
+import { Cleanup } from '../support/temp.ts';
+
+class FakeProcess extends EventEmitter {
+  readonly pid = 1;
+  readonly connected = true;
+  /** Signals and messages that it got. */
+  readonly got: string[] = [];
+  kill(signal: string): boolean {
+    this.got.push(signal);
+    return true;
+  }
+  send(message: { kind: string }): boolean {
+    this.got.push(message.kind);
+    return true;
+  }
+  says(kind: string, more: object = {}): void {
+    this.emit('message', { kind, ...more });
+  }
+  ends(code: number | null, signal: NodeJS.Signals | null = null): void {
+    this.emit('exit', code, signal);
+  }
+}
+
+const HANG_MS = 10_000;
+let cleanup: Cleanup;
+let log: string;
+let clock: HandClock;
+let spawned: FakeProcess[];
+let commands: string[];
+let refuses: boolean;
+
+beforeEach(async () => {
+  cleanup = new Cleanup();
+  log = join(await cleanup.tempDir('child'), 'child.log');
+  clock = new HandClock();
+  spawned = [];
+  commands = [];
+  refuses = false;
+});
+afterEach(() => cleanup.run());
+
+function childOf(options: Partial<ChildOptions> = {}): Child {
+  return new Child({
+    role: 'fetcher',
+    name: 'fetcher-0',
+    command: 'node',
+    args: ['main.ts'],
+    log,
+    link: { hangMs: HANG_MS },
+    ports: {
+      clock,
+      spawn: (command, args) => {
+        if (refuses) throw new Error('no memory');
+        commands.push([command, ...args].join(' '));
+        const process = new FakeProcess();
+        spawned.push(process);
+        return process as unknown as ChildProcess;
+      },
+    },
+    ...options,
+  });
+}
+
+const present = () => spawned.at(-1) as FakeProcess;
+
+test('the kernel ends it with the supervisor; it runs when it says so', () => {
+  const child = childOf();
+  child.start();
+  expect(commands).toEqual(['setpriv --pdeathsig KILL -- node main.ts']);
+  present().says('loaded');
+  expect(present().got).toEqual(['begin']);
+  expect(child.state).toBe('starting');
+  present().says('ready');
+  expect(child.state).toBe('running');
+});
+
+describe('a process that lives and does not answer', () => {
+  test('is killed after its time, and started again', () => {
+    const child = childOf();
+    child.start();
+    present().says('ready');
+    clock.turn(HANG_MS);
+    expect(present().got).not.toContain('SIGKILL');
+    clock.turn(HANG_MS / 5);
+    expect(present().got).toContain('SIGKILL');
+    present().ends(null, 'SIGKILL');
+    expect(child.status().lastEnd?.reason).toBe('killed by SIGKILL: it did not answer for 10 s');
+    clock.turn(20);
+    expect(spawned).toHaveLength(2);
+  });
+
+  test('is left alone when it answers late, but in time', () => {
+    childOf().start();
+    present().says('ready');
+    for (let round = 0; round < 10; round++) {
+      clock.turn(0.9 * HANG_MS);
+      present().says('pong');
+    }
+    expect(present().got).not.toContain('SIGKILL');
+  });
+
+  test('has no time to answer while it loads, but its start has a limit, twice as long for the next one', () => {
+    const child = childOf();
+    child.start();
+    clock.turn(3 * HANG_MS);
+    expect(present().got).not.toContain('SIGKILL');
+    clock.turn(HANG_MS / 5);
+    expect(present().got).toContain('SIGKILL');
+    present().ends(null, 'SIGKILL');
+    expect(child.status().lastEnd?.reason).toContain('it was not ready after 30 s');
+    clock.turn(20);
+    clock.turn(6 * HANG_MS);
+    expect(present().got).not.toContain('SIGKILL');
+    clock.turn(HANG_MS / 5);
+    expect(present().got).toContain('SIGKILL');
+  });
+
+  test('is killed as well when it says again and again that something in it stands still', () => {
+    childOf().start();
+    present().says('ready');
+    for (let beat = 0; beat < 6; beat++) present().says('pong', { trouble: 'its log stands still' });
+    expect(present().got).toContain('SIGKILL');
+  });
+});
+
+describe('its end', () => {
+  test('comes with a signal, and with SIGKILL when it takes too long', async () => {
+    const child = childOf({ graceMs: 1_000 });
+    child.start();
+    present().says('ready');
+    const stopped = child.stop();
+    expect(present().got).toEqual(['SIGTERM']);
+    clock.turn(1_000);
+    expect(present().got).toEqual(['SIGTERM', 'SIGKILL']);
+    present().ends(null, 'SIGKILL');
+    await stopped;
+    expect(child.state).toBe('stopped');
+    expect(clock.alarms).toBe(0);
+    expect(spawned).toHaveLength(1);
+  });
+
+  test('is not waited for where the kernel does not let it go', async () => {
+    const child = childOf({ graceMs: 1_000 });
+    child.start();
+    present().says('ready');
+    const stopped = child.stop();
+    clock.turn(6_000);
+    await stopped;
+    expect(child.state).toBe('stopped');
+  });
+});
+
+test('one that cannot be started is tried again', async () => {
+  refuses = true;
+  const child = childOf();
+  child.start();
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(child.status()).toMatchObject({
+    state: 'restarting',
+    lastEnd: { reason: expect.stringContaining('no memory') },
+  });
+  refuses = false;
+  clock.turn(20);
+  expect(spawned).toHaveLength(1);
+});
