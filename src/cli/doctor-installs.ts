@@ -57,7 +57,7 @@ export async function checkInstalls(root: string): Promise<Check[]> {
     images: {
       socket: images,
       isAnswered: await untilAnswered(images, 0),
-      kubelet: kubelet && imageEndpointOf(kubelet),
+      kubelet: kubelet && (await imageEndpointOf(kubelet)),
     },
   });
 }

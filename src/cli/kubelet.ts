@@ -1,6 +1,6 @@
 /** Where the kubelet of this machine has its images from, for `cofa doctor`. */
 import { readdir, readFile } from 'node:fs/promises';
-import { parseSimpleYaml } from '../registry/simple-yaml.ts';
+import { parseYaml } from '../registry/yaml.ts';
 
 export interface Kubelet {
   /** The words that it was started with; none where it does not run. */
@@ -21,19 +21,19 @@ export async function findKubelet(proc = '/proc', defaultConfig = CONFIG): Promi
 }
 
 /** The path of the socket; empty: the same as for containers. An option on its command line counts more than its configuration. */
-export function imageEndpointOf({ args, config }: Kubelet): string {
-  const given = optionOf(args, 'image-service-endpoint') ?? inConfig(config) ?? '';
+export async function imageEndpointOf({ args, config }: Kubelet): Promise<string> {
+  const given = optionOf(args, 'image-service-endpoint') ?? (await inConfig(config)) ?? '';
   return given.replace(/^unix:\/\//, '');
 }
 
-function inConfig(config: string | undefined): string | undefined {
+async function inConfig(config: string | undefined): Promise<string | undefined> {
   if (config === undefined) return undefined;
   try {
-    const value = parseSimpleYaml(config, 'the kubelet’s configuration');
+    const value = await parseYaml(config, 'the kubelet’s configuration');
     const endpoint = (value as Record<string, unknown> | null)?.imageServiceEndpoint;
     return typeof endpoint === 'string' ? endpoint : undefined;
   } catch {
-    // Written in a way that is not read here: the one line will do.
+    // The file may be broken elsewhere: the one line will do.
     return /^imageServiceEndpoint:\s*["']?([^\s"'#]+)/m.exec(config)?.[1];
   }
 }

@@ -15,7 +15,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import type { Credentials } from './credentials.ts';
 import type { CredentialQuestion } from './credential-sources.ts';
 import { runHelper } from './helper-process.ts';
-import { parseSimpleYaml, type YamlValue } from './simple-yaml.ts';
+import { parseYaml, type YamlValue } from './yaml.ts';
 
 export interface ProviderSettings {
   /** The kubelet's `--image-credential-provider-config`. */
@@ -76,7 +76,7 @@ export class CredentialProviders {
       const { code } = cause as NodeJS.ErrnoException;
       throw new CofaError('invalid-argument', `${config} cannot be read (${code})`, { cause });
     });
-    return new CredentialProviders(providersOf(parseSimpleYaml(text, config), config), programs, options);
+    return new CredentialProviders(providersOf(await parseYaml(text, config), config), programs, options);
   }
 
   /**

@@ -25,13 +25,15 @@ test('a machine without a kubelet has none', async () => {
 
 test('one that does not run is known by its configuration', async () => {
   const { find } = await machine([], 'kind: KubeletConfiguration\nimageServiceEndpoint: unix:///a.sock\n');
-  expect(imageEndpointOf((await find()) ?? { args: [], config: undefined })).toBe('/a.sock');
+  expect(await imageEndpointOf((await find()) ?? { args: [], config: undefined })).toBe('/a.sock');
 });
 
 test('one that runs has the configuration that it was started with', async () => {
   const { file, find } = await machine([], 'imageServiceEndpoint: "unix:///b.sock"\n');
   const { find: findRunning } = await machine([['/usr/bin/kubelet', '--v=2', '--config', file]]);
-  expect(imageEndpointOf((await findRunning('/none')) ?? { args: [], config: undefined })).toBe('/b.sock');
+  expect(await imageEndpointOf((await findRunning('/none')) ?? { args: [], config: undefined })).toBe(
+    '/b.sock',
+  );
   expect(await find('/none')).toBeUndefined();
 });
 
@@ -45,14 +47,15 @@ describe('where it has its images from', () => {
       '/o.sock',
     ],
     ['an option and its word', ['kubelet', '--image-service-endpoint', '/o.sock'], undefined, '/o.sock'],
+    ['YAML with an anchor', ['kubelet'], 'a: &x unix:///c.sock\nimageServiceEndpoint: *x\n', '/c.sock'],
     [
-      'YAML that is not read here',
+      'YAML that is broken elsewhere',
       ['kubelet'],
-      'a: &x 1\nimageServiceEndpoint: unix:///c.sock # x\n',
+      'a: "b\nimageServiceEndpoint: unix:///c.sock # x\n',
       '/c.sock',
     ],
     ['JSON', ['kubelet'], '{"imageServiceEndpoint":"unix:///c.sock"}', '/c.sock'],
-  ])('%s', (_, args, config, wanted) => {
-    expect(imageEndpointOf({ args, config })).toBe(wanted);
+  ])('%s', async (_, args, config, wanted) => {
+    expect(await imageEndpointOf({ args, config })).toBe(wanted);
   });
 });
