@@ -1,19 +1,16 @@
 /**
- * The cache of a node, in the front end: measures what the layer devices take, lets actors/cache.ts choose what goes, and
- * has it go. Open layers evict through their host (layer-host.ts); those that are closed have no reader and no actor, so
- * their part is done here. One layer is never opened, closed and evicted from at the same time: `whileIdle`.
+ * The cache of a node, in the front end: measures what the layer devices take (cache-sizes.ts), lets actors/cache.ts choose
+ * what is evicted, and evicts it. Open layers evict through their host (layer-host.ts), closed-layers.ts from those that
+ * are closed.
  *
- * A disk that cannot punch holes keeps a device as a whole or not at all: then devices go whose layer is not in use.
+ * A disk that cannot punch holes keeps a device as a whole or not at all: then devices are removed whose layer is closed.
  */
-import { statfsSync } from 'node:fs';
-import { open, readlink, realpath, rm, stat, statfs } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { statfs } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import {
   CACHE_LIMITS,
   type CacheLayer,
   type CacheLimits,
-  type CacheNeed,
   type CacheUse,
   cachePressure,
   isDiskLow,
@@ -21,19 +18,20 @@ import {
   planEviction,
   TICK_MS,
 } from '../../actors/cache.ts';
-import { type BlockRun, pairsOf } from '../../actors/ranges.ts';
+import type { BlockRun } from '../../actors/ranges.ts';
 import type { CacheStatus } from '../../schemas/api.ts';
 import { type ErrorCode, toErrorRecord } from '../../schemas/errors.ts';
 import type { CacheNeeds, CollectReply, FrontNotice, LayerUse } from '../../schemas/front.ts';
-import { punchHole } from '../kernel/holes.ts';
-import { backingFiles, loopReads } from '../kernel/loop.ts';
-import { treeBytes } from '../store/disk-use.ts';
 import type { LayerLog } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Conditions } from '../process/conditions.ts';
 import type { Clock, Timer } from '../process/ports.ts';
+import { CacheSizes } from './cache-sizes.ts';
+import { directBytes, lastOf, type NeededLayers, viewLayers, withoutStartup } from './cache-view.ts';
+import { ClosedLayers } from './closed-layers.ts';
 import type { EvictionReason, LayerHost } from './layer-host.ts';
-import { presentIn, SpanUse, type SpanMemory, unknownSpans } from './span-use.ts';
+import { LoopReads } from './loop-reads.ts';
+import { SpanUse, type SpanMemory } from './span-use.ts';
 import type { SpanTable } from '../image/span-table.ts';
 
 export interface CacheHostOptions {
@@ -57,32 +55,25 @@ const RESERVE_MAX = 2 * 2 ** 30;
 const LOOK_MS = 1_000;
 /** Between two looks that fetches ask for. */
 const LOOK_PAUSE_MS = 50;
-/** Metadata and closed devices are measured anew after this. */
-const MEASURE_MS = 10_000;
 /** What is read so soon after a layer was opened belongs to a start. */
 const START_MS = 10_000;
 const OFFER_TICKS = 50;
 /** Layers that are evicted from side by side. */
 const AT_ONCE = 4;
-/** A look gives up after so many rounds; the next one goes on. */
+/** A look gives up after so many rounds; the next one continues. */
 const MOST_ROUNDS = 8;
 
 export class CacheHost {
   readonly #options: CacheHostOptions;
   #limits: CacheLimits = CACHE_LIMITS;
-  #needs: { mounts: ReadonlySet<string>; images: ReadonlySet<string> } | undefined;
+  #needs: NeededLayers | undefined;
   /** Of layers that are closed. */
   readonly #memories = new Map<string, SpanMemory>();
-  readonly #closedBytes = new Map<string, number>();
-  readonly #openBytes = new Map<string, number>();
-  readonly #busy = new Map<string, Promise<unknown>>();
-  /** Handed-over devices: reads of their loops when last looked, and the tick at which they had grown. */
-  readonly #loops = new Map<string, { reads: number; seen: number; since: number }>();
-  /** Layers whose start goes on: since which tick. */
+  readonly #sizes: CacheSizes;
+  readonly #closed: ClosedLayers;
+  readonly #loops: LoopReads;
+  /** Layers whose start is not over: since which tick. */
   readonly #starts = new Map<LayerHost, number>();
-  #metadataBytes = 0;
-  #measuredAt = Number.NEGATIVE_INFINITY;
-  #free = Number.POSITIVE_INFINITY;
   #evictedBytes = 0;
   #prefetching = true;
   #canPunch = true;
@@ -99,6 +90,9 @@ export class CacheHost {
 
   constructor(options: CacheHostOptions) {
     this.#options = options;
+    this.#sizes = new CacheSizes(options);
+    this.#closed = new ClosedLayers(options, this.#sizes);
+    this.#loops = new LoopReads(options.layout, options.opened, () => this.#tick());
     this.#timers.push(options.clock.every(TICK_MS, () => this.#turnClocks()));
   }
 
@@ -117,7 +111,7 @@ export class CacheHost {
     for (const timer of this.#timers) timer.cancel();
     this.#lookAgain?.cancel();
     await this.#looking?.catch(() => {});
-    await Promise.allSettled(this.#busy.values());
+    await this.#closed.idle();
   }
 
   /** Uses of a layer that is about to be opened. */
@@ -130,7 +124,7 @@ export class CacheHost {
   /** The layer is open. */
   layerOpened(diffId: string, layer: LayerHost): void {
     this.#memories.delete(diffId);
-    this.#closedBytes.delete(diffId);
+    this.#sizes.forgetClosed(diffId);
     // One that a new front end opens again was started long ago.
     if (this.#timers.length > 1) this.#starts.set(layer, this.#tick());
     if (!this.#prefetching) layer.holdPrefetch(true);
@@ -140,14 +134,14 @@ export class CacheHost {
   layerClosing(diffId: string, layer: LayerHost): void {
     this.#endStart(layer);
     this.#memories.set(diffId, layer.use.memory());
-    this.#openBytes.delete(diffId);
-    this.#loops.delete(diffId);
+    this.#sizes.forgetOpen(diffId);
+    this.#loops.forget(diffId);
   }
 
   /** A fetch began, or failed with `code`. */
   readonly onFetch = (code?: ErrorCode): void => {
     if (code === 'no-space') this.#isFull = true;
-    else if (this.#estimate() <= this.#limits.limit * this.#limits.high) return;
+    else if (this.#sizes.usedBytes <= this.#limits.limit * this.#limits.high) return;
     this.#lookSoon();
   };
 
@@ -158,29 +152,22 @@ export class CacheHost {
   /** Whether nothing has to go soon: only then a device is handed over to the kernel. */
   get hasRoom(): boolean {
     const { limit, low } = this.#limits;
-    return this.#estimate() <= limit * low && !isDiskLow(this.#free, this.#limits);
+    return this.#sizes.usedBytes <= limit * low && !isDiskLow(this.#sizes.freeBytes, this.#limits);
   }
 
   /** Does `work` when nothing else is being done with the layer's files; later callers wait for it. */
   whileIdle<T>(diffId: string, work: () => Promise<T>): Promise<T> {
-    const before = this.#busy.get(diffId) ?? Promise.resolve();
-    const mine = before.catch(() => {}).then(work);
-    this.#busy.set(diffId, mine);
-    const done = () => {
-      if (this.#busy.get(diffId) === mine) this.#busy.delete(diffId);
-    };
-    mine.then(done, done);
-    return mine;
+    return this.#closed.whileIdle(diffId, work);
   }
 
   async status(): Promise<CacheStatus> {
-    await this.#measure();
+    await this.#sizes.measure();
     const { limit, reserve } = this.#limits;
     return {
-      usedBytes: this.#estimate(),
-      metadataBytes: this.#metadataBytes,
+      usedBytes: this.#sizes.usedBytes,
+      metadataBytes: this.#sizes.metadataBytes,
       limitBytes: Number.isFinite(limit) ? limit : null,
-      freeBytes: this.#free,
+      freeBytes: this.#sizes.freeBytes,
       reserveBytes: reserve,
       evictedBytes: this.#evictedBytes,
       prefetch: this.#prefetching,
@@ -189,16 +176,16 @@ export class CacheHost {
 
   /** What each layer takes on the disk, and when it was used last, ms ago; for who chooses images to remove. */
   async layerUses(): Promise<LayerUse[]> {
-    await this.#measure(true);
+    await this.#sizes.measure(true);
     const now = this.#tick();
     return this.#view().map((layer) => ({
       diffId: layer.id,
-      bytes: this.#openBytes.get(layer.id) ?? this.#closedBytes.get(layer.id) ?? 0,
+      bytes: this.#sizes.of(layer.id),
       idleMs: (now - Math.max(layer.seen, lastOf(layer))) * TICK_MS,
     }));
   }
 
-  /** Makes what is needed go, as long as it can. Calls that overlap are one. */
+  /** Evicts as much as the limits want, as long as it can. Calls that overlap are one. */
   look(): Promise<void> {
     this.#looking ??= this.#look()
       .catch((error: unknown) => this.#options.log.error({ error }, 'the cache was not looked after'))
@@ -217,8 +204,8 @@ export class CacheHost {
     const limits = { ...this.#limits, startupShare: 1 };
     let total = 0;
     for (let round = 0; round < SHRINK_ROUNDS && !this.#stopped; round++) {
-      await this.#measure(true);
-      const need = this.#estimate() - order.keep;
+      await this.#sizes.measure(true);
+      const need = this.#sizes.usedBytes - order.keep;
       if (need <= 0) break;
       const layers = this.#view().map((layer) => withoutStartup(layer));
       const plan = planEviction(
@@ -236,25 +223,26 @@ export class CacheHost {
   }
 
   /**
-   * Removes every layer that is not among `needed` and that nobody uses: its events end, its files go. Returns what
-   * went. `dryRun`: what would.
+   * Removes every layer that is neither among `needed` nor in use: its events end, its files are deleted. Returns what
+   * was removed; with `dryRun` what would be.
    */
   async collect(order: { needed: readonly string[]; dryRun: boolean }): Promise<CollectReply> {
     const { facts, isInUse } = this.#options;
     const needed = new Set(order.needed);
-    await this.#measure(true);
+    await this.#sizes.measure(true);
     const removed: CollectReply = { layers: [], bytes: 0 };
     for (const diffId of facts.layers.keys()) {
       if (needed.has(diffId) || isInUse(diffId)) continue;
-      const bytes = this.#closedBytes.get(diffId) ?? 0;
-      if (!order.dryRun && !(await this.whileIdle(diffId, () => this.#remove(diffId)))) continue;
+      const bytes = this.#sizes.closed(diffId);
+      if (!order.dryRun) {
+        if (!(await this.#closed.remove(diffId))) continue;
+        this.#memories.delete(diffId);
+      }
       removed.layers.push(diffId);
       removed.bytes += bytes;
     }
     return removed;
   }
-
-  // ── Measuring ──
 
   #tick(): number {
     return 1 + Math.floor(this.#options.clock.now() / TICK_MS);
@@ -273,103 +261,15 @@ export class CacheHost {
     layer.use.markReadSince(since);
   }
 
-  /** Bytes in use, those of fetches under way included; as exact as the last measurement. */
-  #estimate(): number {
-    let bytes = this.#metadataBytes;
-    for (const closed of this.#closedBytes.values()) bytes += closed;
-    for (const [diffId, layer] of this.#options.opened)
-      bytes += Math.max(layer.blockBytes, this.#openBytes.get(diffId) ?? 0);
-    return bytes;
-  }
-
-  /** Open devices each time; what changes slowly now and then, or with `all`. */
-  async #measure(all = false): Promise<void> {
-    const { layout, facts, opened, clock } = this.#options;
-    // Not on the pool of threads, where these would wait behind syncs of the very devices that are to shrink.
-    const { bavail, bsize } = statfsSync(layout.root);
-    this.#free = bavail * bsize;
-    for (const [diffId, layer] of opened) this.#openBytes.set(diffId, layer.diskBytes);
-    if (all || clock.now() - this.#measuredAt > MEASURE_MS) {
-      this.#measuredAt = clock.now();
-      const folders = ['spans', 'tocs', 'images'].map((name) => treeBytes(layout.in(name)));
-      this.#metadataBytes = (await Promise.all(folders)).reduce((sum, bytes) => sum + bytes, 0);
-      for (const diffId of this.#closedBytes.keys())
-        if (!facts.layers.has(diffId)) this.#closedBytes.delete(diffId);
-      this.#closedBytes.clear();
-    }
-    for (const diffId of facts.layers.keys()) {
-      if (opened.has(diffId) || this.#closedBytes.has(diffId)) continue;
-      const bytes = await stat(layout.device(diffId)).then(
-        ({ blocks }) => blocks * 512,
-        () => 0,
-      );
-      if (!opened.has(diffId)) this.#closedBytes.set(diffId, bytes);
-    }
-  }
-
-  /** Handed-over devices show by their loops alone that they are read. */
-  async #watchLoops(): Promise<void> {
-    const { layout, opened } = this.#options;
-    const direct = [...opened].filter(([, layer]) => layer.isDirect);
-    for (const diffId of this.#loops.keys()) {
-      if (opened.get(diffId)?.isDirect !== true && this.#loops.get(diffId)?.reads !== -1)
-        this.#loops.set(diffId, { reads: -1, seen: 0, since: this.#tick() });
-    }
-    if (direct.length === 0) return;
-    const loops = backingFiles();
-    const root = await realpath(layout.root);
-    for (const [diffId, layer] of direct) {
-      const path = layout.device(diffId).replace(layout.root, root);
-      const counts = await Promise.all((loops.get(path) ?? []).map((number) => loopReads(number)));
-      const reads = counts.reduce<number>((sum, count) => sum + (count ?? 0), 0);
-      const tick = this.#tick();
-      const known = this.#loops.get(diffId);
-      if (!layer.isDirect) continue;
-      if (known === undefined || known.reads === -1)
-        this.#loops.set(diffId, { reads, seen: tick, since: tick });
-      else if (known.reads !== reads) this.#loops.set(diffId, { ...known, reads, seen: tick });
-    }
-  }
-
   /** The layers as the decision needs them. */
   #view(): CacheLayer[] {
-    const { facts, opened } = this.#options;
-    const layers: CacheLayer[] = [];
-    for (const [id, known] of facts.layers) {
-      const need = this.#needOf(id);
-      const layer = opened.get(id);
-      const loop = this.#loops.get(id);
-      const { seen = 0, since = 0 } = loop ?? {};
-      if (layer !== undefined) {
-        const direct = layer.isDirect;
-        layers.push({ id, need: 'mount', ...layer.spans, direct, seen: direct ? seen : 0, since });
-        continue;
-      }
-      if (known.presentCount === 0 || this.#options.isInUse(id)) continue;
-      const remembered = this.#memories.get(id);
-      const spans =
-        remembered?.starts.at(-1) === known.blockCount ? remembered : unknownSpans(known.blockCount);
-      const present = presentIn(spans.starts, known.present, 1);
-      layers.push({
-        id,
-        need,
-        blockSize: known.blockSize,
-        ...spans,
-        present,
-        direct: false,
-        seen: 0,
-        since: 0,
-      });
-    }
-    return layers;
+    return viewLayers({
+      ...this.#options,
+      needs: this.#needs,
+      memories: this.#memories,
+      loopOf: (diffId) => this.#loops.of(diffId),
+    });
   }
-
-  #needOf(diffId: string): CacheNeed {
-    if (this.#needs === undefined || this.#needs.mounts.has(diffId)) return 'mount';
-    return this.#needs.images.has(diffId) ? 'image' : 'none';
-  }
-
-  // ── Evicting ──
 
   #lookSoon(): void {
     if (this.#stopped || this.#timers.length < 2 || this.#lookAgain !== undefined) return;
@@ -385,8 +285,8 @@ export class CacheHost {
     // Nothing may go before the log knows.
     if (this.#options.conditions.has('nats')) return;
     for (let round = 0; round < MOST_ROUNDS && !this.#stopped; round++) {
-      await this.#measure();
-      await this.#watchLoops();
+      await this.#sizes.measure();
+      await this.#loops.look();
       const use = this.#use();
       const pressure = cachePressure(use, this.#limits, this.#prefetching);
       this.#turnPrefetch(pressure.prefetch && !this.#isFull);
@@ -410,12 +310,8 @@ export class CacheHost {
 
   /** What has not arrived yet has not grown: for a fetch that fails, something would have gone for nothing. */
   #use(): CacheUse {
-    const [used, free] = [this.#estimate(), this.#free];
+    const { usedBytes: used, freeBytes: free, heldBytes: held } = this.#sizes;
     const isLow = isDiskLow(free, this.#limits);
-    const held = [...this.#openBytes.values(), ...this.#closedBytes.values()].reduce(
-      (sum, one) => sum + one,
-      0,
-    );
     this.#heldAtLow = isLow ? Math.min(this.#heldAtLow, held) : Number.POSITIVE_INFINITY;
     return { used, free, grown: isLow ? held - this.#heldAtLow : 0 };
   }
@@ -457,13 +353,13 @@ export class CacheHost {
     return total;
   }
 
-  /** Takes blocks out of a layer, open or not, as far as nobody needs them just now. Returns the bytes that went. */
+  /** Takes blocks out of a layer, open or not, as far as no read and no fetch needs them just now. Returns the evicted bytes. */
   async evict(diffId: string, ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
     try {
       const layer = this.#options.opened.get(diffId);
       if (layer !== undefined) return await layer.evict(ranges, reason);
       if (this.#options.isInUse(diffId)) return 0;
-      return await this.whileIdle(diffId, () => this.#evictClosed(diffId, ranges, reason));
+      return await this.#closed.evict(diffId, ranges, reason);
     } catch (error) {
       const { code, message } = toErrorRecord(error);
       if (code === 'unsupported' && this.#canPunch) {
@@ -472,28 +368,6 @@ export class CacheHost {
       }
       this.#options.log.warn({ layer: diffId, error }, 'not evicted');
       return 0;
-    }
-  }
-
-  async #evictClosed(diffId: string, ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
-    const { facts, isInUse, layout } = this.#options;
-    const known = facts.layers.get(diffId);
-    if (known === undefined || isInUse(diffId)) return 0;
-    const file = await open(layout.device(diffId), 'r+').catch(() => undefined);
-    try {
-      const path = file === undefined ? undefined : await readlink(`/proc/self/fd/${file.fd}`);
-      // A file system that an earlier engine left may still stand on it.
-      if (path !== undefined && backingFiles().has(path)) return 0;
-      await facts.append(diffId, { type: 'layer.evicted', ranges: pairsOf(ranges), reason });
-      const before = file === undefined ? 0 : (await file.stat()).blocks;
-      for (const [first, count] of ranges) {
-        if (file !== undefined) await punchHole(file.fd, first * known.blockSize, count * known.blockSize);
-      }
-      const after = file === undefined ? 0 : (await file.stat()).blocks;
-      this.#closedBytes.set(diffId, after * 512);
-      return (before - after) * 512;
-    } finally {
-      await file?.close();
     }
   }
 
@@ -506,57 +380,17 @@ export class CacheHost {
       .sort((a, b) => a.last - b.last);
     for (const { layer } of closed) {
       if (plan.bytes >= need) break;
-      plan.bytes += this.#closedBytes.get(layer.id) ?? 0;
-      void this.whileIdle(layer.id, () => this.#dropDevice(layer.id)).catch((error: unknown) =>
-        this.#options.log.warn({ layer: layer.id, error }, 'a device stays'),
-      );
+      plan.bytes += this.#sizes.closed(layer.id);
+      this.#closed
+        .dropDevice(layer.id)
+        .catch((error: unknown) => this.#options.log.warn({ layer: layer.id, error }, 'a device stays'));
     }
     return plan;
   }
-
-  async #dropDevice(diffId: string): Promise<void> {
-    const { facts, isInUse, layout } = this.#options;
-    const known = facts.layers.get(diffId);
-    if (known === undefined || isInUse(diffId)) return;
-    await facts.append(diffId, { type: 'layer.evicted', ranges: [[0, known.blockCount]], reason: 'limit' });
-    await rm(layout.device(diffId), { force: true });
-    this.#closedBytes.set(diffId, 0);
-  }
-
-  /** The event first: files without a fact are swept, a fact without its files would be believed. */
-  async #remove(diffId: string): Promise<boolean> {
-    const { facts, isInUse, layout } = this.#options;
-    if (isInUse(diffId) || !facts.layers.has(diffId)) return false;
-    await facts.append(diffId, { type: 'layer.removed' });
-    this.#memories.delete(diffId);
-    this.#closedBytes.delete(diffId);
-    // Whoever still has it open, such as a loop of an earlier engine, keeps what it has.
-    await rm(dirname(layout.device(diffId)), { recursive: true, force: true });
-    return true;
-  }
 }
 
-/** What goes when a fetch found the disk full, whatever the disk says: others take what is freed. */
+/** Evicted when a fetch found the disk full, whatever the disk says: other programs take what is freed, bytes. */
 const FULL_BYTES = 16 * 2 ** 20;
 const SHRINK_ROUNDS = 20;
 /** A device is taken back within this, ms. */
 const TAKE_BACK_MS = 200;
-
-const lastOf = (layer: CacheLayer): number =>
-  Array.from(layer.lastUse).reduce((last, use) => Math.max(last, use), 0);
-
-/** Startup spans count as not present. */
-function withoutStartup(layer: CacheLayer): CacheLayer {
-  const present = Array.from(layer.present, (count, span) => (layer.startup[span] === 1 ? 0 : count));
-  return { ...layer, present };
-}
-
-function directBytes(layers: readonly CacheLayer[], { takeBack }: EvictionPlan): number {
-  return layers
-    .filter(({ id }) => takeBack.includes(id))
-    .reduce(
-      (sum, layer) =>
-        sum + Array.from(layer.present).reduce((blocks, count) => blocks + count, 0) * layer.blockSize,
-      0,
-    );
-}

@@ -1,0 +1,106 @@
+/** What the node's cache takes on the disk, measured now and then. */
+import { statfsSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import type { Clock } from '../process/ports.ts';
+import { treeBytes } from '../store/disk-use.ts';
+import type { LayerLog } from '../store/layer-log.ts';
+import type { Layout } from '../store/layout.ts';
+import type { LayerHost } from './layer-host.ts';
+
+/** Metadata and closed devices are measured anew after this, ms. */
+const MEASURE_MS = 10_000;
+
+export interface CacheSizesOptions {
+  layout: Layout;
+  facts: LayerLog;
+  /** Layers that are open. */
+  opened: ReadonlyMap<string, LayerHost>;
+  clock: Clock;
+}
+
+export class CacheSizes {
+  readonly #options: CacheSizesOptions;
+  /** By diffID. */
+  readonly #closed = new Map<string, number>();
+  readonly #open = new Map<string, number>();
+  #metadataBytes = 0;
+  #freeBytes = Number.POSITIVE_INFINITY;
+  #measuredAt = Number.NEGATIVE_INFINITY;
+
+  constructor(options: CacheSizesOptions) {
+    this.#options = options;
+  }
+
+  get metadataBytes(): number {
+    return this.#metadataBytes;
+  }
+
+  /** Of the disk. */
+  get freeBytes(): number {
+    return this.#freeBytes;
+  }
+
+  /** Bytes in use, those of fetches under way included; as exact as the last measurement. */
+  get usedBytes(): number {
+    let bytes = this.#metadataBytes;
+    for (const closed of this.#closed.values()) bytes += closed;
+    for (const [diffId, layer] of this.#options.opened)
+      bytes += Math.max(layer.blockBytes, this.#open.get(diffId) ?? 0);
+    return bytes;
+  }
+
+  /** Bytes of all devices; what has not arrived yet is not among them. */
+  get heldBytes(): number {
+    let bytes = 0;
+    for (const sizes of [this.#open, this.#closed]) for (const size of sizes.values()) bytes += size;
+    return bytes;
+  }
+
+  /** Bytes of a layer's device. */
+  of(diffId: string): number {
+    return this.#open.get(diffId) ?? this.closed(diffId);
+  }
+
+  /** The same, 0 where it was not closed when it was measured. */
+  closed(diffId: string): number {
+    return this.#closed.get(diffId) ?? 0;
+  }
+
+  /** A closed device has this size from now on. */
+  setClosed(diffId: string, bytes: number): void {
+    this.#closed.set(diffId, bytes);
+  }
+
+  /** The layer has opened, or was removed. */
+  forgetClosed(diffId: string): void {
+    this.#closed.delete(diffId);
+  }
+
+  /** The layer closes. */
+  forgetOpen(diffId: string): void {
+    this.#open.delete(diffId);
+  }
+
+  /** Open devices each time; what changes slowly now and then, or with `all`. */
+  async measure(all = false): Promise<void> {
+    const { layout, facts, opened, clock } = this.#options;
+    // Not on the pool of threads, where these would wait behind syncs of the very devices that are to shrink.
+    const { bavail, bsize } = statfsSync(layout.root);
+    this.#freeBytes = bavail * bsize;
+    for (const [diffId, layer] of opened) this.#open.set(diffId, layer.diskBytes);
+    if (all || clock.now() - this.#measuredAt > MEASURE_MS) {
+      this.#measuredAt = clock.now();
+      const folders = ['spans', 'tocs', 'images'].map((name) => treeBytes(layout.in(name)));
+      this.#metadataBytes = (await Promise.all(folders)).reduce((sum, bytes) => sum + bytes, 0);
+      this.#closed.clear();
+    }
+    for (const diffId of facts.layers.keys()) {
+      if (opened.has(diffId) || this.#closed.has(diffId)) continue;
+      const bytes = await stat(layout.device(diffId)).then(
+        ({ blocks }) => blocks * 512,
+        () => 0,
+      );
+      if (!opened.has(diffId)) this.#closed.set(diffId, bytes);
+    }
+  }
+}
