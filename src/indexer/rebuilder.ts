@@ -14,8 +14,12 @@ import { readSettings } from '../process/settings.ts';
 /** A sign of life after so many bytes. */
 const NOTE_BYTES = 8 << 20;
 
-await serveForked<RebuilderOrder, number, Rebuilt>(async ({ root, manifest, expected, ...order }, note) => {
-  // Of all processes of the machine this one is the first to go when memory runs out: it is only tried again.
+/** `note`: called with the bytes so far, now and then. Errors: those of `rebuildFlat`. */
+async function rebuild(
+  { root, manifest, expected, ...order }: RebuilderOrder,
+  note: (bytes: number) => void,
+): Promise<Rebuilt> {
+  // When memory runs out the kernel kills this process before all others: it is only tried again.
   await writeFile('/proc/self/oom_score_adj', '1000').catch(() => {});
   const layout = new Layout(root);
   const registry = new RegistryClient((await readSettings(root)).registry);
@@ -38,7 +42,7 @@ await serveForked<RebuilderOrder, number, Rebuilt>(async ({ root, manifest, expe
   } finally {
     await registry.close();
   }
-});
+}
 
 const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 
@@ -50,3 +54,5 @@ function differenceOf(inUse: Buffer, rebuilt: Buffer): string {
   const sizes = inUse.length === rebuilt.length ? '' : `${inUse.length} bytes instead of ${rebuilt.length}, `;
   return `${sizes}first other byte at ${at}`;
 }
+
+if (import.meta.main) await serveForked(rebuild);

@@ -1,4 +1,5 @@
 /** A flat image built again from the layers: byte for byte what the indexer made of the same image, or no answer. */
+import { createHash } from 'node:crypto';
 import { ftruncateSync, openSync, closeSync, readFileSync, writeSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -8,6 +9,7 @@ import { rebuildFlat, type RebuildOrder } from '../../src/index/rebuild-flat.ts'
 import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { Layout } from '../../src/store/layout.ts';
+import { rebuild } from '../../src/supervisor/images/rebuild.ts';
 import { noise } from '../images/nasty.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -54,6 +56,7 @@ async function store(): Promise<Layout> {
   }
   return layout;
 }
+const digestOf = (bytes: Buffer) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 const run = (layout: Layout, change: Partial<RebuildOrder> = {}) =>
   rebuildFlat({ ...order, ...change }, { layout, registry: client });
 
@@ -88,5 +91,23 @@ describe('a flat image that is built again', () => {
       code: 'integrity',
     });
     expect(() => readFileSync(layout.toc(order.layers[0]?.diffId as string))).toThrow('ENOENT');
+  });
+
+  test('comes out of a process of its own as well, which compares it with the one that is in use', async () => {
+    const layout = await store();
+    await mkdir(layout.in('run'), { recursive: true });
+    await writeFile(layout.in('run/engine.json'), JSON.stringify({ registry: {} }));
+    const manifest = `sha256:${'ab'.repeat(32)}`;
+    const expected = digestOf(indexed.flat);
+    expect(await rebuild(layout, manifest, order, { expected })).toMatchObject({
+      flat: expected,
+      difference: undefined,
+    });
+    await mkdir(dirname(layout.flat(manifest)), { recursive: true });
+    const other = Buffer.from(indexed.flat);
+    other[7] = (other[7] as number) ^ 1;
+    await writeFile(layout.flat(manifest), other);
+    const { flat, difference } = await rebuild(layout, manifest, order, { expected: digestOf(other) });
+    expect([flat, difference]).toEqual([expected, 'first other byte at 7']);
   });
 });
