@@ -120,7 +120,7 @@ async function reply<Request>(message: Msg, handler: (request: Request) => unkno
   respond(message, encode(body));
 }
 
-/** Answers, unless the connection was closed while the answer was made: then whoever asked has heard of that. */
+/** Answers, unless the connection was closed while the answer was made: then the caller has heard of that. */
 export function respond(message: Msg, bytes: Uint8Array | string, options?: { headers: MsgHdrs }): void {
   try {
     message.respond(bytes, options);

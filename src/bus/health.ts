@@ -1,6 +1,6 @@
 /**
- * Is NATS there? The client comes back by itself, for ever; meanwhile what is published is lost, not kept, so whoever
- * relies on a message has to say it again when `onBack` is called.
+ * Is NATS there? The client comes back by itself, for ever; meanwhile what is published is lost, not kept, so the
+ * sender that relies on a message has to say it again when `onBack` is called.
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 

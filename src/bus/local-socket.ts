@@ -160,7 +160,7 @@ export async function askSocket<Result>(
       if (part.includes('\n')) received = takeProgress(received, call.onProgress);
       if (received.length > LARGEST) fail(new CofaError('internal', `too long an answer on ${path}`));
     });
-    socket.on('error', (cause) => fail(isConnected ? broken(path, call, cause) : nobody(path, cause)));
+    socket.on('error', (cause) => fail(isConnected ? broken(path, call, cause) : noProcess(path, cause)));
     socket.on('end', () => {
       end();
       resolve(received);
@@ -174,8 +174,8 @@ export async function askSocket<Result>(
   }
 }
 
-const nobody = (path: string, cause: unknown) =>
-  new CofaError('not-running', `nobody answers on ${path}`, { cause });
+const noProcess = (path: string, cause: unknown) =>
+  new CofaError('not-running', `no process answers on ${path}`, { cause });
 
 /** Whether a question was answered does not matter to who asks again; whether a call was carried out does. */
 const broken = (path: string, call: LocalCall, cause: unknown) =>

@@ -1,6 +1,6 @@
 /**
  * Who talks over NATS, and what each may say. The private nats-server of an engine (src/process/nats-server.ts) has a user
- * for each role; docs/api.md tells what to give whom on a NATS of somebody else.
+ * for each role; docs/api.md tells what to give whom on the operator's NATS.
  *
  * Two ways lead round a list of subjects, and both are closed for who is not to be relied on, fetchers and users:
  *
@@ -23,12 +23,12 @@ export const BUS_ROLES = [
 ] as const;
 
 /**
- * `reader`: `cofa events` and `cofa replay`, which read the whole log; `api`: who calls operations and watches events,
- * everybody outside the engine; `packs`: the startup packs' account, for whoever needs them.
+ * `reader`: `cofa events` and `cofa replay`, which read the whole log; `api`: every client outside the engine, which calls
+ * operations and watches events; `packs`: the startup packs' account, for the processes that need them.
  */
 export type BusRole = (typeof BUS_ROLES)[number];
 
-/** How each role reaches NATS. On a NATS of somebody else they all do in the same way. */
+/** How each role reaches NATS. On the operator's NATS they all do in the same way. */
 export type BusUsers = Readonly<Record<BusRole, BusAddress>>;
 
 /** What the supervisor hands to its children. */

@@ -1,5 +1,5 @@
 /**
- * The engine's users on a NATS of somebody else: a file for each node with the passwords of its roles, which
+ * The engine's users on the operator's NATS: a file for each node with the passwords of its roles, which
  * `cofa up --nats-users` reads, and the accounts for the server's configuration that go with them. `cofa nats-config` makes both.
  */
 import { randomBytes } from 'node:crypto';
@@ -24,7 +24,7 @@ export type NodeUsers = z.output<typeof UsersFile>;
 
 const MAX_FILE = 64 * 1024;
 
-/** Users of a node with passwords that nobody knows yet. */
+/** Users of a node with new passwords. */
 export function newNodeUsers(node: string): NodeUsers {
   const entries = BUS_ROLES.map((role): [BusRole, { user: string; password: string }] => [
     role,

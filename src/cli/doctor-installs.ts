@@ -97,7 +97,7 @@ function checkContainerd({ containerd, socket, running }: Found): Check | undefi
       return {
         name,
         state: 'warn',
-        found: `knows the snapshotter cofa, and nobody answers at ${socket}`,
+        found: `knows the snapshotter cofa, and no process answers at ${socket}`,
         ...off,
         fix: 'systemctl start cofa, or cofa up --snapshotter',
       };
@@ -138,7 +138,7 @@ function checkUserNamespaces({ containerd, mapsIds }: Found): Check | undefined 
   };
 }
 
-/** Without a kubelet there is nobody to ask it; one that was not told of it may have its reasons. */
+/** Without a kubelet no process asks it; a kubelet that was not told of it may have its reasons. */
 function checkImageService({ images: { socket, isAnswered, kubelet } }: Found): Check | undefined {
   if (kubelet === undefined) return undefined;
   const name = 'image service';
@@ -148,7 +148,7 @@ function checkImageService({ images: { socket, isAnswered, kubelet } }: Found): 
     return {
       name,
       state: 'warn',
-      found: `the kubelet pulls through ${socket}, where nobody answers`,
+      found: `the kubelet pulls through ${socket}, where no process answers`,
       ...off,
       fix: 'cofa up --snapshotter --image-service, in /etc/systemd/system/cofa.service.d; or take imageServiceEndpoint out of the kubelet’s configuration',
     };
@@ -224,7 +224,7 @@ async function askContainerd(socket: string): Promise<Found['running']> {
   } finally {
     client.close();
   }
-  // containerd keeps a list of its own, and asks nobody for it.
+  // containerd answers from a list of its own, which does not say whether the socket answers.
   return (await untilAnswered(socket, 0)) ? 'loaded' : 'not reached';
 }
 

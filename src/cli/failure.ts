@@ -62,7 +62,7 @@ export function exitCodesHelp(): string {
   }
   lines.push(
     ' 130  stopped by Ctrl-C (128 + the number of the signal; 143 after SIGTERM)',
-    ' 141  whoever read the output has gone',
+    ' 141  the reader of the output has gone',
     '',
     'cofa run ends with the exit code of the container (128 + n when signal n killed it), and',
     '',

@@ -1,4 +1,4 @@
-/** `cofa nats-config NODE…`: what a NATS of somebody else has to know of cofa's roles, and what the nodes have to know. */
+/** `cofa nats-config NODE…`: what the operator's NATS has to know of cofa's roles, and what the nodes have to know. */
 import { chmod, mkdir, readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';

@@ -10,7 +10,7 @@ export interface ProgressItem {
   label: string;
   /** Bytes. */
   done: number;
-  /** Bytes; undefined where nobody knows yet. */
+  /** Bytes; undefined: not known yet. */
   total: number | undefined;
 }
 

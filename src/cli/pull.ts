@@ -15,13 +15,13 @@ interface PullOptions extends RegistryFlags {
   layers?: boolean;
 }
 
-/** An image that nobody prepared is downloaded whole. */
+/** The engine downloads the whole of an image without a sidecar. */
 const PREPARE_MS = 3_600_000;
 
 export function define(command: Command, context: Context): void {
   addRegistryOptions(command)
     .description(
-      'Put an image into containerd without its layers, which stay in the registry until something reads them. For clients that do not say what they pull, such as ctr; docker and Kubernetes pull lazily by themselves. An image that nobody has prepared is prepared by this node, which reads its layers once.',
+      'Put an image into containerd without its layers, which stay in the registry until something reads them. For clients that do not say what they pull, such as ctr; docker and Kubernetes pull lazily by themselves. This node prepares an image without a sidecar: it reads the layers once.',
     )
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
     .option('--address <socket>', 'containerd’s (default: $CONTAINERD_ADDRESS, else where it is found)')
@@ -103,7 +103,7 @@ async function pull(ref: string, options: PullOptions, context: Context): Promis
   }
 }
 
-/** The engine prepares an image when it mounts it; the mount itself nobody needs, once snapshots stand on the image. */
+/** The engine prepares an image when it mounts it. Once snapshots stand on the image the mount has done its work. */
 async function prepareHere(
   ref: string,
   context: Context,

@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { tellServiceManager, watchdogMs } from '../kernel/service-manager.ts';
 
-/** Resolves with true when somebody answers on the socket, with false after `waitMs`. */
+/** Resolves with true when a process answers on the socket, with false after `waitMs`. */
 export async function untilAnswered(socket: string, waitMs: number): Promise<boolean> {
   for (const end = performance.now() + waitMs; ; await sleep(30)) {
     if (await isAnswered(socket)) return true;

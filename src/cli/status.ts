@@ -28,7 +28,7 @@ Columns:
   STATE    starting, running, restarting (it ended; a pause), failed (it ended too often: it is tried now and then)
   FOR      how long the state has lasted
   LAST END how the process before this one ended, and why
-  INDEX    sidecar: it came from the registry; node: nobody had prepared the image, it was built here
+  INDEX    sidecar: it came from the registry; node: there was none, this node built it
   TRUST    proven: this node has built it from the layers too, or alone; refuted: they give something else
   PRESENT  share of the uncompressed bytes that are on this node
   FETCHED  compressed bytes that came from the registry since the engine started

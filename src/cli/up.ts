@@ -86,7 +86,7 @@ export function define(command: Command, context: Context): void {
     .option('--no-snapshotter', 'do not serve containerd')
     .option(
       '--prepare <who>',
-      'who prepares what containerd pulls and nobody has prepared: containerd, by unpacking it, or this node (local)',
+      'who prepares an image without a sidecar that containerd pulls: containerd, by unpacking it, or this node (local)',
       oneOf('--prepare', PREPARE_POLICIES),
       'containerd',
     )

@@ -33,7 +33,7 @@ export interface EventLine {
   data: Record<string, unknown>;
 }
 
-/** Nobody waits for the answer to what is only told, ms. */
+/** What is only told is given up after this time, ms; its caller does not wait for it. */
 const TELL_MS = 10_000;
 
 /**

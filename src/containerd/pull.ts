@@ -1,6 +1,6 @@
 /**
  * A pull into containerd through its API, without its layers: manifest and configuration become content, the layers
- * snapshots of cofa that nobody unpacks, and a name points at them. Afterwards containerd cannot tell the image from
+ * snapshots of cofa that containerd never unpacks, and a name points at them. Afterwards containerd cannot tell the image from
  * one that it pulled by itself, but for the blobs of the layers: what needs them (export, push elsewhere) asks for
  * them with `layers`.
  *

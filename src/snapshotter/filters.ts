@@ -14,7 +14,7 @@
 export type Fields = (path: readonly string[]) => string | undefined;
 export type Filter = (fields: Fields) => boolean;
 
-/** What is wrong with a filter, for whoever wrote it. */
+/** What is wrong with a filter, for its author. */
 export class FilterError extends Error {
   constructor(filter: string, at: number, what: string) {
     super(`filter ${JSON.stringify(filter.slice(0, 200))}, character ${at + 1}: ${what}`);

@@ -1,5 +1,5 @@
 /**
- * The flat images below snapshots: each chain of layers that somebody needs is mounted once, by the engine, at
+ * The flat images below snapshots: the engine mounts each chain of layers that a snapshot needs once, at
  * ROOT/flats/<chain>; snapshots of the chain are overlays above it. The last one to let go does not unmount at once: a
  * pull is mostly followed by a start.
  */
@@ -72,7 +72,7 @@ export class FlatMounts {
     return { dir, release };
   }
 
-  /** One that is mounted from before and that nobody holds may go. */
+  /** Takes over one that an earlier life mounted; unmounts it after a while where no snapshot holds it. */
   adopt(chain: string): void {
     const entry = this.#entry(chain);
     entry.mounted = true;

@@ -28,7 +28,7 @@ const PREPARE_DIR = 'prepare-';
 export interface ImageDoorOptions {
   call: CallEngine;
   prepare: PreparePolicy;
-  /** A folder of the engine's for mounts that nobody looks at. */
+  /** A folder of the engine's for mounts that no user sees. */
   folder: string;
   log: Logger;
 }
@@ -79,7 +79,7 @@ export class ImageDoor {
     }
   }
 
-  /** The engine prepares an image when it mounts it. Once snapshots stand on the image nobody needs that mount. */
+  /** The engine prepares an image when it mounts it. Once snapshots stand on the image the mount has done its work. */
   async #prepareHere(ref: string, manifest: string): Promise<void> {
     let preparing = this.#preparing.get(manifest);
     if (preparing === undefined) {

@@ -1,7 +1,7 @@
 /**
  * What lies below containers in user namespaces: flat images and unpacked layers, mounted a second time with the ids of the
  * container, at ROOT/mapped/<maps>/<what>. overlayfs keeps what it stands on by itself, so such a mount has to be there only while
- * containerd mounts a snapshot; nobody says when that is over, so it stays until the last snapshot that needs it has gone.
+ * containerd mounts a snapshot; no call says when that is over, so it stays until the last snapshot that needs it has gone.
  *
  * containerd 2 can map layers by itself, when a snapshotter leaves that to it; 2.1 and 2.2 then take the folder that all have in common,
  * without the mounts below it (core/mount there), and would find the empty folders below flat images.
@@ -83,7 +83,7 @@ export class MappedMounts {
     return { dir, check, release };
   }
 
-  /** Those of an earlier life that nobody holds go. Call it when all that are needed are held. */
+  /** Unmounts those of an earlier life that no snapshot holds. Call it when all that are needed are held. */
   async removeStrays(): Promise<void> {
     const { dir } = this.#options;
     for (const key of await readdir(dir).catch(() => [])) {

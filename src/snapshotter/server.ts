@@ -29,8 +29,8 @@ const MAX_SESSION_MB = 32;
 const MAX_STREAMS = 256;
 
 /**
- * Listens on `path`, for root alone (0600). A socket that nobody answers on is replaced. Errors: `conflict` when
- * somebody does, `invalid-argument` for a path that is too long.
+ * Listens on `path`, for root alone (0600). A socket on which no process answers is replaced. Errors: `conflict` when
+ * one does, `invalid-argument` for a path that is too long.
  */
 export async function serveGrpc(path: string, routes: (router: ConnectRouter) => void): Promise<GrpcServer> {
   const options = { grpc: true, grpcWeb: false, connect: false };
@@ -39,7 +39,7 @@ export async function serveGrpc(path: string, routes: (router: ConnectRouter) =>
   return await serve(server, path);
 }
 
-/** The same for whoever takes the calls as they come on the wire. */
+/** The same for a server that takes the calls as they come on the wire. */
 export async function serveStreams(
   path: string,
   take: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,
@@ -86,7 +86,7 @@ async function serve(server: Http2Server, path: string): Promise<GrpcServer> {
   };
 }
 
-/** The socket is made with the mode that it keeps: nobody can connect in between. */
+/** The socket is made with the mode that it keeps: no other user can connect in between. */
 function listen(server: Http2Server, path: string): Promise<void> {
   const mask = process.umask(0o177);
   return new Promise<void>((resolve, reject) => {

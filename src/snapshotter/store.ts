@@ -263,7 +263,7 @@ export class SnapshotStore {
     const mine = (before ?? Promise.resolve(undefined))
       .catch(() => undefined)
       .then(async (held) => {
-        // Somebody may have changed its labels.
+        // A client may have changed its labels.
         if (held !== undefined && sameMaps(held.maps, maps)) return held;
         const next = await this.#hold({ flat, hasFolders: folders.length > 0, maps });
         held?.release();
@@ -338,7 +338,7 @@ export class SnapshotStore {
     await chmod(upper, 0o755);
     if (kind === 'active') await mkdir(this.#work(id), { mode: 0o711 });
     const below = lower === undefined ? { uid: 0, gid: 0, mode: 0o755 } : await lstat(lower);
-    // A root that belongs to nobody there is better the container's than the node's.
+    // Where the root's owner has no id in the container, the container's root is better than the node's.
     const { uid, gid } =
       maps === undefined ? below : (hostIds(maps, below) ?? hostIds(maps, { uid: 0, gid: 0 }) ?? below);
     const mode = below.mode & 0o7777;

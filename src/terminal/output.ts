@@ -51,7 +51,7 @@ export class Output {
     this.#sink.err(`cofa: ${printable(text)}\n`);
   }
 
-  /** Where progress goes; undefined where nobody wants to see it. */
+  /** Where progress goes; undefined where the user does not want to see it. */
   get progress(): Sink | undefined {
     return this.quiet || this.json ? undefined : this.#sink;
   }
@@ -73,7 +73,7 @@ function withNewline(text: string): string {
   return text === '' || text.endsWith('\n') ? text : `${text}\n`;
 }
 
-/** All of it, also to a pipe that somebody else made non-blocking. A reader that has gone ends the process. */
+/** All of it, also to a pipe that another process made non-blocking. A reader that has gone ends the process. */
 function writeAll(fd: 1 | 2, text: string): void {
   let rest = Buffer.from(text);
   while (rest.length > 0) {

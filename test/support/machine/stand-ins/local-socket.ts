@@ -16,7 +16,7 @@ export async function askLocal<Result>(path: string, question: string, timeoutMs
   await machine().sleep(0.5);
   const caller = currentProcess() as SimProcess;
   const served = world().sockets.get(path);
-  const noAnswer = () => new CofaError('not-running', `nobody answers on ${path}`);
+  const noAnswer = () => new CofaError('not-running', `no process answers on ${path}`);
   if (served?.process.isAlive !== true) throw noAnswer();
   return await new Promise<Result>((resolve, reject) => {
     const end = (run: () => void) => machine().after(0.5, () => caller.enter(run));
