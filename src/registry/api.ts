@@ -26,7 +26,7 @@ export interface Source {
   repository: string;
 }
 
-/** Receives what is worth knowing; pino's loggers fit. No secret ever reaches it. */
+/** Receives notes about requests; pino's loggers fit. No secret ever reaches it. */
 export interface RegistryLog {
   debug(fields: object, message: string): void;
   warn(fields: object, message: string): void;
@@ -35,16 +35,16 @@ export interface RegistryLog {
 export interface ApiRequest {
   registry: string;
   method: 'GET' | 'HEAD' | 'POST' | 'PUT';
-  /** Path and query below the registry, or an address that it gave (an upload's Location, a next page). */
+  /** Path and query below the registry, or an address that the registry gave (an upload's Location, a next page). */
   target: string | URL;
   scope?: Scope | undefined;
   headers?: Record<string, string>;
   body?: Buffer | undefined;
   cookies?: CookieJar | undefined;
   headersTimeoutMs?: number | undefined;
-  /** Statuses that the caller handles (401 and 403 after the challenge was answered); others are thrown as failures. */
+  /** Statuses that the caller handles (401 and 403 only after an answered challenge); others are thrown as failures. */
   expect: readonly number[];
-  /** What is asked for, in words for errors: "blob sha256:…". */
+  /** What the request is for, in words for errors: "blob sha256:…". */
   what: string;
   signal?: AbortSignal | undefined;
 }
@@ -57,7 +57,7 @@ export interface ApiSettings {
   log: RegistryLog;
 }
 
-/** Answers to refusals of one request: each may be another one's credentials. */
+/** Refusals of one request that get an answer: each answer may be other credentials. */
 const MAX_REFUSALS = 6;
 
 export class RegistryApi {
@@ -82,7 +82,7 @@ export class RegistryApi {
         method: request.method,
         url,
         ...(request.headers === undefined ? {} : { headers: request.headers }),
-        // An upload may continue on another host, which learns nothing of who we are.
+        // An upload may continue on another host, which must not learn our credentials.
         authorization: url.origin === origin.origin ? authorization : undefined,
         body: request.body,
         cookies: request.cookies,
@@ -112,7 +112,7 @@ export class RegistryApi {
     throw await this.#failure(request, reply);
   }
 
-  /** Follows an address that a redirect gave before, such as that of a blob on another host, without authorization. */
+  /** Requests an address from an earlier redirect, such as that of a blob on another host, without authorization. */
   async requestDirect(
     url: URL,
     headers: Record<string, string>,
@@ -159,11 +159,11 @@ export class RegistryApi {
       ...(refused && !reply.crossed ? { refused: this.#auth.refusal(request.registry) } : {}),
     });
     if (!refused || !reply.crossed) return failure;
-    // The registry sent us there with an address that was good for a moment; a new one may be better.
+    // The registry sent us there with an address that was valid for a moment; a new one may be better.
     return new RequestFailure('unavailable', failure.message, { cause: failure, retryable: true, status });
   }
 
-  /** Where a registry is reached: `https://HOST` or `http://HOST`. */
+  /** The address of a registry: `https://HOST` or `http://HOST`. */
   #origin(registry: string, signal: AbortSignal | undefined): Promise<URL> {
     let origin = this.#origins.get(registry);
     if (origin === undefined) {
@@ -175,8 +175,8 @@ export class RegistryApi {
   }
 
   /**
-   * Registries on loopback speak plain HTTP, all others HTTPS, as with docker. Where that is open (a loopback
-   * registry with certificates, one that is listed as insecure) HTTPS is tried first, without any credentials.
+   * Registries on loopback speak plain HTTP, all others HTTPS, as with docker. Where that is not certain (a loopback
+   * registry with certificates, one that is listed as insecure) this tries HTTPS first, without any credentials.
    */
   async #findOrigin(registry: string): Promise<URL> {
     const { certDirs, insecure } = this.settings.transport;

@@ -1,12 +1,13 @@
 /**
- * Authorization for registries, by their challenge (RFC 9110; distribution's "Token Authentication Specification"
- * and "OAuth2 Token Authentication"):
+ * Authorization for registries, by their challenge (RFC 9110; distribution's "Token Authentication Specification" and
+ * "OAuth2 Token Authentication"):
  *
  *     request ──401, WWW-Authenticate──▶ Basic:  user and password from docker's configuration
  *                                        Bearer: a token of the named service for the scope, kept until it expires
  *
- * Nothing is sent before a registry asks for it. Credentials are looked for (credential-sources.ts) each time a registry
- * refuses what it got, so a changed password takes effect at once. Where several are known, one is tried after the other.
+ * No credentials are sent before a registry asks for them. Each refusal looks for credentials again
+ * (credential-sources.ts), so a changed password takes effect at once. Where several are known, they are tried one
+ * after the other.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { type Challenge, chooseChallenge } from './challenge.ts';
@@ -17,19 +18,21 @@ import { isLoopback } from './reference.ts';
 import { type Ambient, parseRetryAfter, waitFor } from './retry.ts';
 import { discard, header, readBody, readText, type Reply, type Transport } from './transport.ts';
 
-/** What a token has to allow. */
+/** The rights that a token must give. */
 export interface Scope {
   repository: string;
   push: boolean;
 }
 
-/** A token service may lie on any host; without a limit one that hangs would hold everybody who waits for it. */
+/**
+ * A token service may lie on any host. Without a limit a service that hangs would hold every request that waits for it.
+ */
 const TOKEN_TIMEOUT_MS = 60_000;
 const MAX_TOKEN_ANSWER = 1024 * 1024;
 const MAX_TOKENS = 256;
 /** Lifetime of a token whose answer names none (Token Authentication Specification), in seconds. */
 const DEFAULT_LIFETIME_S = 60;
-/** No token is trusted to live longer than this without another look at the configuration. */
+/** After this time a token is renewed, and the configuration read again, even if the token claims to live longer. */
 const MAX_LIFETIME_S = 3600;
 
 interface Token {
@@ -40,15 +43,15 @@ interface Token {
 
 interface RegistryState {
   challenge: Challenge | undefined;
-  /** By repository; under the empty name what is for the whole registry. */
+  /** By repository; those for the whole registry under the empty name. */
   basic: Map<string, string>;
   /** By scope, oldest first. */
   tokens: Map<string, Token>;
-  /** Token requests under way, by scope and the credentials that are passed over: who comes later shares them. */
+  /** Token requests in flight, by scope and number of skipped credentials: later callers share them. */
   pending: Map<string, Promise<Token | undefined>>;
   /** A refresh token that the service gave in exchange for the configured one. */
   refresh: { from: string; token: string } | undefined;
-  /** Who we were at the last answer to a challenge. */
+  /** The account of the last answer to a challenge. */
   who: string;
 }
 
@@ -65,8 +68,8 @@ export class Authenticator {
   }
 
   /**
-   * The Authorization header to begin with, from what earlier answers taught; undefined for a registry that never
-   * asked. `registry` is the name in references, `origin` where it is reached.
+   * The Authorization header to begin with, as earlier answers taught; undefined for a registry that never asked.
+   * `registry` is the name in references, `origin` its address.
    */
   async current(
     registry: string,
@@ -84,9 +87,9 @@ export class Authenticator {
   }
 
   /**
-   * The header to answer a refusal with; undefined where nothing better than what was refused can be had.
-   * `refused` is what was sent for this request so far, undefined for a request without authorization.
-   * A reply without a challenge (some registries answer 403 to an expired token) is taken as the last one.
+   * The header with which to answer a refusal; undefined where no better one is to be had. `refused`: the headers sent
+   * for this request so far, undefined for a request without authorization. A reply without a challenge (some
+   * registries answer 403 to an expired token) counts as the last challenge.
    */
   async renewed(
     registry: string,
@@ -103,7 +106,7 @@ export class Authenticator {
     if (challenge.scheme === 'basic') return await this.#basic(registry, state, scope, refused, signal);
     const key = scopeText(scope);
     const known = state.tokens.get(key);
-    // Somebody else got a new one while this request was on its way with the old.
+    // Another request got a new one while this request was on its way with the old.
     if (
       known !== undefined &&
       !refused.includes(known.authorization) &&
@@ -112,13 +115,13 @@ export class Authenticator {
       return known.authorization;
     }
     state.tokens.delete(key);
-    // The first refusal may only mean that a token had expired; a new one that is refused, that its owner lacks the right.
+    // The first refusal may only mean that a token has expired. A refused new one means that its owner lacks the right.
     const skip = refused.length - 1;
     const token = await this.#token(registry, state, challenge, origin, scope, skip, signal);
     return token === undefined || refused.includes(token.authorization) ? undefined : token.authorization;
   }
 
-  /** Who was refused, and what to do, in words for an error message. */
+  /** Which account was refused, and what to do, in words for an error message. */
   refusal(registry: string): { who: string; hint: string } {
     const { who } = this.#state(registry);
     const name = registry === 'registry-1.docker.io' ? '' : ` ${registry}`;
@@ -167,7 +170,7 @@ export class Authenticator {
       if (state.basic.size > MAX_TOKENS) state.basic.delete(state.basic.keys().next().value as string);
       return header;
     }
-    // What nobody gives any more is not sent again.
+    // Credentials that no source gives any more are not sent again.
     const given = new Set(found.map(({ username, password }) => basicHeader(username, password)));
     for (const name of [scope?.repository ?? '', '']) {
       const header = state.basic.get(name);
@@ -176,7 +179,7 @@ export class Authenticator {
     return undefined;
   }
 
-  /** `skip`: so many credentials are passed over. Undefined where there are no others. */
+  /** `skip`: number of credentials to skip. Undefined where there are no others. */
   #token(
     registry: string,
     state: RegistryState,
@@ -193,7 +196,7 @@ export class Authenticator {
         state.pending.delete(key),
       );
       state.pending.set(key, pending);
-      // Those who wait see the error; when all of them have left nobody does, and that is no crash.
+      // Waiting callers see the error. When all of them have left, its rejection must not crash the process.
       pending.catch(() => {});
     }
     return waitFor(pending, signal);
@@ -229,12 +232,12 @@ export class Authenticator {
             signal,
           });
         } catch (error) {
-          // The service does not take these.
+          // The token service does not accept these.
           if (!(error instanceof CofaError && error.code === 'unauthorized')) throw error;
           refusal ??= error;
         }
       }
-      // Those that are left out have given a token; looking again is for those that gave none.
+      // The skipped ones have given a token; looking again helps only where none did.
       if (refusal === undefined) return undefined;
     }
     throw refusal;
@@ -267,7 +270,7 @@ export class Authenticator {
     return token;
   }
 
-  /** With an identity token by OAuth2's POST, else (and where the service knows no POST) by GET. */
+  /** With an identity token by OAuth2's POST; without one, and where the service knows no POST, by GET. */
   async #askService(
     realm: URL,
     state: RegistryState,
@@ -292,11 +295,11 @@ export class Authenticator {
             ...(scope === '' ? {} : { scope }),
           }).toString(),
         ),
-        // The body is the secret: it must not travel on to wherever a redirect points.
+        // The body is the secret: it must not follow a redirect.
         redirects: 'none',
         signal,
       });
-      // Services without POST say so in various ways; those with a user name take the token as its password.
+      // Services without POST say so in various ways; the password of those with a user name is the token.
       const noPost = [401, 404, 405, 501].includes(reply.status);
       if (!noPost || credentials === undefined || credentials.username === '') return reply;
       await discard(reply.body);
@@ -329,7 +332,7 @@ export class Authenticator {
     if (reply.status !== 200) {
       const now = this.#ambient.now();
       throw statusFailure({
-        // A service that calls a wrong password a bad request (OAuth2's invalid_grant) means the same.
+        // A service that calls a wrong password a bad request (OAuth2's invalid_grant) means the same as 401.
         status: reply.status === 400 && credentials !== undefined ? 401 : reply.status,
         host,
         what,
@@ -357,7 +360,7 @@ export class Authenticator {
       state.refresh = { from: credentials.identityToken, token: refresh };
     }
     const seconds = typeof lifetime === 'number' && lifetime > 0 ? lifetime : DEFAULT_LIFETIME_S;
-    // Counted from now, not from the service's issued_at, whose clock may differ; a tenth is left for the way.
+    // Counted from now, not from the service's issued_at, whose clock may differ; a tenth is left for the transfer.
     const lasts = Math.min(seconds, MAX_LIFETIME_S) * 900;
     return { authorization: bearerHeader(text, host), expiresAt: this.#ambient.now() + lasts };
   }
@@ -366,8 +369,8 @@ export class Authenticator {
 const ANONYMOUS = 'without credentials';
 
 /**
- * The address of the token service. Plain http, over which the password would go readable, is taken only from a
- * registry that is itself reached by plain http, or within this machine.
+ * The address of the token service. Over plain http the password would be readable, so this takes a plain address only
+ * from a registry that itself speaks plain http, or within this machine.
  */
 function checkRealm(realm: string, origin: URL): URL {
   let url: URL;
@@ -401,7 +404,7 @@ function basicHeader(username: string, password: string): string {
 }
 
 function bearerHeader(token: string, host: string): string {
-  // What does not fit a header line is no token (RFC 6750, 2.1), and could forge one.
+  // A text that does not fit a header line is no token (RFC 6750, 2.1), and could forge one.
   if (!/^[\x21-\x7e]+$/.test(token)) {
     throw new RequestFailure('unsupported', `the token of ${host} has characters that a token cannot have`);
   }

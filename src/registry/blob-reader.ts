@@ -1,22 +1,23 @@
 /**
- * Reads blobs, whole or in part, so that what comes out is one unbroken run of bytes whatever happens on the way:
+ * Reads blobs, whole or in part, as one unbroken run of bytes, whatever happens to connections:
  *
- *     ask for [position, end) ──▶ 206  check that it is what was asked for, pass it on
+ *     ask for [position, end) ──▶ 206  check that it is the requested range, pass it on
  *            ▲                    200  the registry ignores Range: skip to the position, stop at the end
  *            │                    cut, 5xx, 429: wait, then ask again from the first byte that is missing
  *            └────────────────────
  *
- * Bytes pass as the network delivered them, uncopied. Nothing here checks their digest, except `wholeBlob` and
- * `blobStream`, which see all of them; parts are checked against the span table by their reader.
+ * Bytes pass as the network delivered them, uncopied. Only `wholeBlob` and `blobStream` see all bytes and check their
+ * digest; the readers of parts verify them against the span table.
  *
- * Several ranges are asked for at once where the registry knows how to answer that, since a request costs it more than some MB do: 5
- * ms of processor time for Debian's docker-registry 2.8, with 150 KB six times what these cost as one of ten ranges. Storage
- * services often do not (S3 sends the whole object, Google's answers with 400): then they are asked for one by one, and so is what
- * is missing of an answer that ended early.
+ * Where the registry knows how to answer, one request asks for several ranges: a request costs a registry more than
+ * some MB do. Debian's docker-registry 2.8 spends 5 ms of processor time on one; a request of 150 KB costs six times
+ * what these bytes cost as one of ten ranges. Many storage services do not know how (S3 sends the whole object,
+ * Google's answers with 400). Then each range is a request of its own, and so is the missing rest of an answer that
+ * ended early.
  *
- * Registries often answer with a redirect to a storage service and an address signed for some minutes. The
- * address is kept for a while: reading an image lazily asks for many parts of the same blob, and each would
- * otherwise pay the registry's round trip again.
+ * Many registries answer with a redirect to a storage service and an address signed for some minutes. The reader keeps
+ * the address for a while: a lazy image asks for many parts of the same blob, and each would otherwise pay the
+ * registry's round trip again.
  */
 import { createHash } from 'node:crypto';
 import { CofaError } from '../../schemas/errors.ts';
@@ -44,16 +45,16 @@ export interface BlobName {
 /** Bytes [start, end) of a blob. */
 export type ByteRange = readonly [start: number, end: number];
 
-/** An attempt that brought less than this did not get on; a registry that trickles is given up in the end. */
+/** An attempt that brought less than this made no progress; the reader gives up a registry that trickles. */
 const PROGRESS_BYTES = 64 * 1024;
 /** Signed addresses live for minutes; one that has expired costs a request, not an error. */
 const LOCATION_MS = 60_000;
 const MAX_LOCATIONS = 1024;
-/** Ranges that are asked for one by one: so many requests at once. */
+/** Requests at once where each range is a request of its own. */
 const SIDE_BY_SIDE = 3;
-/** Says of a request for several ranges that it is not understood; one for a single range may be. */
+/** Statuses of a registry that does not understand several ranges; it may understand a single one. */
 const NO_SEVERAL: readonly number[] = [400, 416, 501];
-/** A rest of a body shorter than this is read to keep the connection; a longer one is cut off. */
+/** The reader reads a rest of a body shorter than this, to keep the connection; it aborts a longer one. */
 const DRAIN_BYTES = 64 * 1024;
 
 const WRONG_BLOB = 'the registry does not hold what was pushed: push the image again';
@@ -84,7 +85,7 @@ export class BlobReader {
     while (position < end) {
       const before = position;
       try {
-        // A whole blob is asked for without Range: proxies cache that.
+        // A whole blob is requested without Range: proxies cache that.
         const isPart = position > 0 || end < blob.size;
         const range = isPart ? `bytes=${position}-${end - 1}` : undefined;
         const reply = await this.#open(source, blob, range, [], signal);
@@ -98,7 +99,7 @@ export class BlobReader {
           });
         }
       } catch (error) {
-        // The place it came from may be at fault: the registry is asked again.
+        // The storage address may be at fault: the next attempt asks the registry again.
         this.#locations.delete(locationKey(source, blob));
         if (position - before >= PROGRESS_BYTES) retries.progressed();
         await retries.failed(error).catch((last: unknown) => {
@@ -109,8 +110,8 @@ export class BlobReader {
   }
 
   /**
-   * Yields the bytes of all ranges [start, end), in order, exactly as many; no chunk has bytes of two. They are ascending and do
-   * not overlap.
+   * Yields the bytes of all ranges [start, end), in order, exactly as many; no chunk has bytes of two ranges. The
+   * ranges ascend and do not overlap.
    */
   async *ranges(
     source: Source,
@@ -130,7 +131,7 @@ export class BlobReader {
       try {
         yield* this.#together(source, blob, left, signal);
       } catch (error) {
-        // Whatever it was, one by one has its own way to get over it.
+        // Requests for one range each have their own ways to recover from any of these.
         if (!(error instanceof RequestFailure) || !error.retryable) throw error;
         if (error.code === 'integrity') this.#single.add(source.registry);
       }
@@ -175,7 +176,7 @@ export class BlobReader {
     return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
   }
 
-  /** As many of the ranges as one answer brings, from the first on; what is left of them stays in `left`. */
+  /** As many of the ranges as one answer brings, from the first on; the rest stays in `left`. */
   async *#together(
     source: Source,
     blob: BlobName,
@@ -216,7 +217,7 @@ export class BlobReader {
       if (next.done === true) return;
       const body = this.range(source, blob, ...next.value, signal);
       const first = body.next();
-      // It is looked at when its turn comes.
+      // The loop awaits it when its turn comes.
       first.catch(() => {});
       begun.push({ body, first });
     };
@@ -232,7 +233,7 @@ export class BlobReader {
     }
   }
 
-  /** The reply to a request for these bytes: 206, or 200 with all of the blob; or one of the statuses that are allowed besides. */
+  /** The reply to a request for these bytes: 206, or 200 with the whole blob; or one of the `expect` statuses. */
   async #open(
     source: Source,
     blob: BlobName,
@@ -282,7 +283,7 @@ export class BlobReader {
         if (reply.status === 200 || reply.status === 206) return reply;
         await discard(reply.body);
       } catch (error) {
-        // Whatever it is, the registry knows a better address, or says what is wrong.
+        // In any of these cases the registry knows a better address, or says what is wrong.
         if (!(error instanceof RequestFailure)) throw error;
       }
     }
@@ -327,7 +328,7 @@ export class BlobReader {
       }
       for await (let chunk of reply.body as AsyncIterable<Buffer>) {
         if (wanted === 0) {
-          // The end of the answer is near: reading on to it keeps the connection.
+          // The end of the answer is near: reading to it keeps the connection.
           skip += chunk.length;
           if (skip > DRAIN_BYTES) return;
           continue;
@@ -380,11 +381,11 @@ async function* placed(reply: Reply, blob: BlobName): AsyncGenerator<PlacedBytes
   }
 }
 
-/** What of these bytes is wanted, in order; `left` is what is wanted still. */
+/** The wanted parts of these bytes, in order; `left` keeps what is still wanted. */
 function* takeFrom(left: Array<[number, number]>, at: number, bytes: Buffer): Generator<Buffer, void> {
   for (let [next] = left; next !== undefined; [next] = left) {
     const [start, end] = next;
-    // It may be told later, but then nobody knows how long to wait for it.
+    // The part may still come later in the answer, but no one can say how long to wait for it.
     if (at > start)
       throw new RequestFailure(
         'integrity',
@@ -412,8 +413,8 @@ function checkRange(blob: BlobName, start: number, end: number): void {
 }
 
 /**
- * Checks that a 206 brings what was asked for: a range that begins at `position`, ends within the request and agrees on
- * the blob's size. Returns the end of what it brings, exclusive.
+ * Checks that a 206 brings the requested range: it begins at `position`, ends within the request and agrees on the
+ * blob's size. Returns the end of what it brings, exclusive.
  */
 function checkContentRange(reply: Reply, blob: BlobName, position: number, end: number): number {
   const text = header(reply, 'content-range') ?? '';
@@ -432,7 +433,7 @@ function checkSize({ size }: ContentRange, reply: Reply, blob: BlobName): void {
   );
 }
 
-/** A proxy that muddles answers may do better the next time; the bytes must not be used either way. */
+/** A proxy that mixes up answers may do better the next time; the bytes must not be used either way. */
 function muddled(reply: Reply, text: string, asked: string): RequestFailure {
   return new RequestFailure(
     'integrity',

@@ -1,7 +1,7 @@
 /**
- * The body of a 206 answer, wherever its bytes lie in the blob: one range, or several as `multipart/byteranges` (RFC 9110, 14.6 and
- * 15.3.7). Each part says by its `Content-Range` where it begins and how long it is, so its bytes are never searched for the
- * boundary.
+ * The body of a 206 answer: one range, or several as `multipart/byteranges` (RFC 9110, 14.6 and 15.3.7), wherever its
+ * bytes lie in the blob. Each part says by its `Content-Range` where it begins and how long it is, so the parser never
+ * searches its bytes for the boundary.
  */
 import { RequestFailure } from './failure.ts';
 import { printable } from './printable.ts';
@@ -12,7 +12,7 @@ export interface PlacedBytes {
   bytes: Buffer;
 }
 
-/** `[first, end)` of a `Content-Range`, and the blob's size where it is told. */
+/** `[first, end)` of a `Content-Range`, and the blob's size where the header tells it. */
 export interface ContentRange {
   first: number;
   end: number;
@@ -23,7 +23,7 @@ export interface ContentRange {
 const MAX_HEAD = 4_096;
 const HEAD_END = Buffer.from('\r\n\r\n');
 
-/** Undefined where the text is none: `bytes FIRST-LAST/SIZE`, SIZE may be `*` (RFC 9110, 14.4). */
+/** Undefined unless the text is `bytes FIRST-LAST/SIZE`, where SIZE may be `*` (RFC 9110, 14.4). */
 export function parseContentRange(text: string): ContentRange | undefined {
   const match = /^bytes (\d{1,16})-(\d{1,16})\/(\d{1,16}|\*)$/i.exec(text.trim());
   if (match === null) return undefined;
@@ -41,8 +41,9 @@ export function boundaryOf(contentType: string): string | undefined {
 }
 
 /**
- * The parts' bytes as they come, uncopied. `onPart` sees each part before its bytes, and may throw. Ends with the body's last
- * delimiter. Errors: RequestFailure (`integrity`, worth another try) where the body is no multipart; what `body` throws.
+ * The parts' bytes as they arrive, uncopied. `onPart` sees each part before its bytes, and may throw. Ends with the
+ * body's last delimiter. Errors: RequestFailure (`integrity`, worth another try) where the body is no multipart; what
+ * `body` throws.
  */
 export async function* partsOf(
   body: AsyncIterable<Buffer>,

@@ -14,16 +14,16 @@ export interface HostCertificates {
   fingerprint: string;
 }
 
-/** Where docker keeps them; looked at after the folders that are given. */
+/** Docker's folder; searched after the given ones. */
 export const DOCKER_CERTS = '/etc/docker/certs.d';
 
 const MAX_FILES = 100;
 const MAX_FILE = 1024 * 1024;
 
 /**
- * Reads what the folders hold for a host. `names` are the spellings under which the folder may stand
- * (`HOST:PORT`, and `HOST` for the default port). Throws CofaError `environment` for a client certificate without
- * its key and for unreadable files.
+ * Reads the folders' certificates for a host. `names` are the spellings under which the folder may stand (`HOST:PORT`,
+ * and `HOST` for the default port). Throws CofaError `environment` for a client certificate without its key and for
+ * unreadable files.
  */
 export async function readCertificates(
   certDirs: readonly string[],
@@ -41,8 +41,8 @@ export async function readCertificates(
 }
 
 /**
- * The TLS context for a host: its own CAs beside those of Node and of the system (Go programs such as docker
- * trust the system's, so must we). Made once for a host, as parsing the CAs takes some milliseconds.
+ * The TLS context for a host: its own CAs beside those of Node and of the system (Go programs such as docker trust the
+ * system's, so must we). Made once for a host, since parsing the CAs takes some milliseconds.
  */
 export function secureContext(certificates: HostCertificates): tls.SecureContext {
   const options: tls.SecureContextOptions = {

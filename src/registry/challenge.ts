@@ -9,8 +9,8 @@ const MAX_HEADER = 16 * 1024;
 const TOKEN = /[!#$%&'*+\-.^_`|~0-9A-Za-z]+/y;
 
 /**
- * The challenge to answer among those of a response. Bearer wins over Basic, since a registry that offers both
- * prefers it. Undefined where there is none that cofa knows, or the header cannot be read.
+ * The challenge to answer among those of a response. Bearer wins over Basic, since a registry that offers both prefers
+ * it. Undefined where cofa knows none of them, or cannot read the header.
  */
 export function chooseChallenge(header: string | string[] | undefined): Challenge | undefined {
   const all = [header ?? []].flat().flatMap((line) => parseChallenges(line));

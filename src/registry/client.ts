@@ -1,7 +1,7 @@
 /**
- * The registry client: what the rest of cofa asks of an OCI registry (distribution-spec v1.1, and docker's registry
- * API v2 before it). Every byte that leaves here whole is checked by sha256; parts of blobs are checked by their
- * reader against the span table.
+ * The registry client: all that cofa asks of an OCI registry (distribution-spec v1.1, and docker's registry API v2
+ * before it). The client checks the sha256 of whole manifests and blobs; the readers of parts verify them against the
+ * span table.
  *
  * How it is built, each layer adding one thing to the one below:
  *
@@ -13,9 +13,9 @@
  *     RegistryApi (api.ts)    where a registry is, answers to challenges (auth.ts), statuses as errors, retries
  *     Transport               connections, TLS, proxies, time limits, redirects
  *
- * Errors are CofaError: `not-found`, `unauthorized`, `unavailable` (down, unknown host, overloaded after all
- * retries), `timeout`, `integrity`, `unsupported`, `invalid-argument`, `environment` (certificates), `conflict` and
- * `busy` (list of referrers). An AbortSignal ends any call with its reason, that of a deadline with `timeout`.
+ * Errors are CofaError: `not-found`, `unauthorized`, `unavailable` (down, unknown host, overloaded after all retries),
+ * `timeout`, `integrity`, `unsupported`, `invalid-argument`, `environment` (certificates), `conflict` and `busy` (list
+ * of referrers). An AbortSignal ends any call with its reason, that of a deadline with `timeout`.
  */
 import { RegistryApi, type RegistryLog, type Source } from './api.ts';
 import { type BlobName, BlobReader, type ByteRange } from './blob-reader.ts';
@@ -39,9 +39,13 @@ export type { RetrySettings } from './retry.ts';
 export interface RegistryClientOptions {
   /** Folder of docker's config.json, or the file itself; by default $DOCKER_CONFIG, else ~/.docker. */
   dockerConfig?: string;
-  /** Socket of an engine's credential desk, which is asked before docker's configuration (credential-sources.ts). */
+  /**
+   * Socket of an engine's credential desk; the client asks it before docker's configuration (credential-sources.ts).
+   */
   credentialSocket?: string;
-  /** Folders in the layout of docker's certs.d; by default /etc/cofa/certs.d. /etc/docker/certs.d is looked at too. */
+  /**
+   * Folders in the layout of docker's certs.d; by default /etc/cofa/certs.d. The client also reads /etc/docker/certs.d.
+   */
   certDirs?: readonly string[];
   /** Registries (`HOST[:PORT]`) whose certificate is not checked and that may speak plain HTTP. */
   insecure?: readonly string[];
@@ -69,8 +73,8 @@ export interface Timeouts {
 
 export interface PushManifestOptions {
   /**
-   * Entries of the fallback list of referrers that the new manifest replaces. Used only where the registry does not
-   * keep that list itself.
+   * Selects entries of the fallback list of referrers that the new manifest replaces. Used only where the registry does
+   * not keep that list itself.
    */
   replaces?: (entry: Descriptor) => boolean;
   signal?: AbortSignal;
@@ -82,22 +86,22 @@ export const MAX_WHOLE_BLOB = 512 * 1024 * 1024;
 const DEFAULT_TIMEOUTS: Timeouts = { connectMs: 10_000, headersMs: 30_000, bodyMs: 30_000, helperMs: 30_000 };
 /** The kernel reads from many threads at once, and each read may need a range. */
 const DEFAULT_CONNECTIONS = 32;
-/** What was asked for ahead is good for so long, ms. */
+/** Longest time that an answer requested ahead is valid, ms. */
 const AHEAD_MS = 5_000;
 const MOST_AHEAD = 64;
-/** Referrers of one image whose manifests are fetched ahead; anybody who can push can add some. */
+/** Referrers of one image whose manifests are fetched ahead; any account that may push can add some. */
 const MOST_FOLLOWED = 4;
 /** Bytes of one referrer's blobs that are fetched ahead: an image of 30,000 files has 2 MB. */
 const MOST_AHEAD_BYTES = 16 * 1024 * 1024;
 const aheadKey = (source: Source, digest: string) => `${source.registry}/${source.repository}@${digest}`;
 
-/** What of an image's referrers is fetched ahead, beside their list. */
+/** Which of an image's referrers are fetched ahead, beside their list. */
 export interface FollowedReferrers {
-  /** Whether their list is wanted at all; without, it is. */
+  /** Whether to fetch their list at all; by default it is fetched. */
   listed?: (manifest: string) => boolean;
-  /** Whether anything but the list is wanted, by the digest of the image's manifest. */
+  /** Whether to fetch anything but the list, by the digest of the image's manifest. */
   wanted: (manifest: string) => boolean;
-  /** Media types of the blobs that come with a referrer's manifest; undefined: not even that is wanted. */
+  /** Media types of the blobs that come with a referrer's manifest; undefined: not even the manifest. */
   blobsOf: (referrer: Descriptor) => readonly string[] | undefined;
 }
 
@@ -105,9 +109,9 @@ export class RegistryClient {
   readonly #api: RegistryApi;
   readonly #blobs: BlobReader;
   readonly #now: () => number;
-  /** Lists of referrers that were asked for ahead, by image. */
+  /** Lists of referrers that were requested ahead, by image. */
   readonly #ahead = new Map<string, { answer: Promise<Descriptor[]>; askedAt: number }>();
-  /** Manifests and blobs of referrers that were asked for ahead; each goes to the first who wants it. */
+  /** Manifests and blobs of referrers that were requested ahead; the first caller that wants one takes it. */
   readonly #manifestsAhead = new Once<FetchedManifest>();
   readonly #blobsAhead = new Once<Buffer>();
 
@@ -138,7 +142,7 @@ export class RegistryClient {
     this.#now = (options.ambient ?? realAmbient).now;
   }
 
-  /** Resolves when the registry (`HOST[:PORT]`) answers as one and takes our credentials, if it wants any. */
+  /** Resolves when the registry (`HOST[:PORT]`) answers as one and accepts our credentials, if it wants any. */
   async ping(registry: string, signal?: AbortSignal): Promise<void> {
     const what = 'its registry API (/v2/)';
     await this.#api.retry(what, signal, async () => {
@@ -156,9 +160,9 @@ export class RegistryClient {
 
   /**
    * The image of a reference for a platform (`os/arch[/variant]`, by default this machine's; a manifest that is named
-   * by its own digest is taken as it is). Manifest and configuration are checked; layers are not fetched. With
-   * `referrers` these are asked for ahead, while the configuration comes: the next `referrers` of the image has them, and
-   * `manifest` and `blob` have what is followed.
+   * by its own digest is taken as it is). Checks manifest and configuration; fetches no layers. With `referrers` it
+   * requests these ahead, while the configuration arrives: the next `referrers` of the image returns them, and
+   * `manifest` and `blob` return what was followed.
    */
   async resolve(
     reference: Reference,
@@ -166,7 +170,7 @@ export class RegistryClient {
       platform?: string;
       signal?: AbortSignal;
       referrers?: true | FollowedReferrers;
-      /** Gives a configuration, by its digest, that was checked before: the registry is asked for its manifest only. */
+      /** Gives a configuration, by its digest, that was checked before: the client then requests the manifest only. */
       knownConfig?: (digest: string) => Buffer | undefined;
     } = {},
   ): Promise<ResolvedImage> {
@@ -191,7 +195,10 @@ export class RegistryClient {
     return await fetchManifest(this.#api, source, tagOrDigest, signal);
   }
 
-  /** A whole blob in memory, checked. Larger ones than `limit` bytes are refused unasked; what its descriptor carries is not asked for. */
+  /**
+   * A whole blob in memory, checked. Refuses a blob of more than `limit` bytes without a request; sends none either for
+   * a blob that its descriptor carries.
+   */
   async blob(
     source: Source,
     blob: BlobName,
@@ -222,7 +229,10 @@ export class RegistryClient {
     return this.#blobs.range(source, blob, start, end, signal);
   }
 
-  /** The bytes of several ranges, ascending and apart, as they arrive, unchecked; no chunk has bytes of two. Resumes after cuts. */
+  /**
+   * The bytes of several ranges, ascending and apart, as they arrive, unchecked; no chunk has bytes of two. Resumes
+   * after cuts.
+   */
   blobRanges(
     source: Source,
     blob: BlobName,
@@ -232,7 +242,7 @@ export class RegistryClient {
     return this.#blobs.ranges(source, blob, ranges, signal);
   }
 
-  /** Makes sure that the repository has a blob of these bytes. */
+  /** Pushes a blob of these bytes unless the repository has it. */
   async pushBlob(
     source: Source,
     bytes: Buffer,
@@ -244,7 +254,8 @@ export class RegistryClient {
 
   /**
    * Pushes a manifest, under a tag or under its digest alone. One with a `subject` becomes a referrer of it: registries
-   * with the referrers API see to that; for the others the fallback list under the tag `sha256-<hex>` is kept.
+   * with the referrers API list it themselves; for the others the client adds it to the fallback list under the tag
+   * `sha256-<hex>`.
    */
   async pushManifest(
     source: Source,
@@ -272,7 +283,7 @@ export class RegistryClient {
     return pushed.descriptor;
   }
 
-  /** Manifests whose `subject` is `digest`; empty where there are none, or the registry knows of none. */
+  /** Manifests whose `subject` is `digest`; empty where the registry knows none. */
   async referrers(
     source: Source,
     digest: string,
@@ -289,13 +300,13 @@ export class RegistryClient {
   #ask(source: Source, digest: string): void {
     const key = aheadKey(source, digest);
     const answer = listReferrers(this.#api, source, digest, undefined);
-    // Whoever wants it hears of its failure; asked again it may be another answer.
+    // The caller that takes it sees its failure; a new request may succeed.
     answer.catch(() => this.#ahead.delete(key));
     this.#ahead.set(key, { answer, askedAt: this.#now() });
     if (this.#ahead.size > MOST_AHEAD) this.#ahead.delete(this.#ahead.keys().next().value as string);
   }
 
-  /** Fetches what a start needs of the image's referrers as soon as their list is there. */
+  /** Fetches the image's referrers that a start needs as soon as their list has arrived. */
   #follow(source: Source, subject: string, blobsOf: FollowedReferrers['blobsOf']): void {
     const follow = async () => {
       const list = (await this.#askedAhead(source, subject)) ?? [];
@@ -307,7 +318,7 @@ export class RegistryClient {
         const fetched = this.#manifestsAhead.put(aheadKey(source, digest), () =>
           fetchManifest(this.#api, source, digest),
         );
-        // Of several it is not known here which one is taken.
+        // Of several the caller takes one, and it is not known here which.
         const isOnly = wanted.filter((other) => other.artifactType === artifactType).length === 1;
         if (isOnly) void fetched?.then((one) => this.#followBlobs(source, one, types), ignore);
       }
@@ -336,31 +347,31 @@ export class RegistryClient {
     return undefined;
   }
 
-  /** Ends all connections; calls under way fail. */
+  /** Ends all connections; calls in flight fail. */
   async close(): Promise<void> {
     await this.#api.close();
   }
 }
 
-/** Answers that somebody will want soon: the first who asks takes one, and after a while it is gone. */
+/** Answers that a caller will want soon: the first that asks takes one, and after a while it is discarded. */
 class Once<T> {
   readonly #answers = new Map<string, Promise<T>>();
 
-  /** Undefined where the same is there already, or too much is. */
+  /** Undefined where the same is kept already, or too much is. */
   put(key: string, ask: () => Promise<T>): Promise<T> | undefined {
     if (this.#answers.has(key) || this.#answers.size >= MOST_AHEAD) return undefined;
     const answer = ask();
     const forget = () => {
       if (this.#answers.get(key) === answer) this.#answers.delete(key);
     };
-    // Asked again it may be another answer.
+    // A new request may succeed.
     answer.catch(forget);
     this.#answers.set(key, answer);
     setTimeout(forget, AHEAD_MS).unref();
     return answer;
   }
 
-  /** Undefined where it is not there, or has failed: then it is asked for as ever. */
+  /** Undefined where it is not kept, or has failed: the caller then sends its own request. */
   async take(key: string): Promise<T | undefined> {
     const answer = this.#answers.get(key);
     this.#answers.delete(key);

@@ -1,7 +1,8 @@
 /**
- * The cookies of one upload. Some registries stand behind a load balancer that tells by a cookie which server
- * has the upload; without it the next request meets one that knows nothing of it. Nothing else needs cookies, so
- * a jar lives as long as its upload and knows no paths, domains or dates: a cookie goes back to the origin that set it.
+ * The cookies of one upload. Some registries stand behind a load balancer that uses a cookie to name the server that
+ * has the upload; without it the next request meets a server that knows nothing of it. No other request needs cookies.
+ * So a jar lives as long as its upload and knows no paths, domains or dates: a cookie returns to the origin that set
+ * it.
  */
 
 const MAX_COOKIES = 50;

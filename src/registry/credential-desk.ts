@@ -1,15 +1,16 @@
 /**
- * The credentials that this node was given with pulls, and the kubelet's credential providers. What a pull succeeded with is
- * kept in memory and in the kernel's keyring of root, for the next supervisor: a kubelet does not pull again what is there, and
- * containers go on reading. Nothing of it is on a disk; the next boot forgets it. The engine's processes ask for them on a unix socket for root alone, when a registry asks who they
- * are (src/registry/credential-sources.ts).
+ * The credentials that pulls brought to this node, and the kubelet's credential providers. The desk keeps the
+ * credentials of a successful pull in memory, and in root's keyring in the kernel for the next supervisor: a kubelet
+ * does not pull again what the node has, and its containers continue to read. It writes none to a disk, and the next
+ * boot forgets them. When a registry asks an engine's process who it is, the process asks the desk, on a unix socket
+ * for root alone (src/registry/credential-sources.ts).
  *
  *     offer   {"registry","repository","credentials"}  → {"pull": id}   a pull begins with these
  *     settle  {"pull", "isPulled"}                      → {}             it has ended
  *     find    {"registry","repository","isRefused"}     → [credentials]
  *
- * What a pull was done with is believed to be right for its repository, and tried first from then on. While a pull is under way its
- * credentials are tried after those; when it fails they are forgotten, unless they were known before.
+ * Credentials of a successful pull count as right for its repository, and are tried first from then on. While a pull
+ * runs its credentials are tried after those; when it fails the desk forgets them, unless it knew them before.
  */
 import type { Logger } from 'pino';
 import { z } from 'zod';
@@ -20,12 +21,12 @@ import { CredentialProviders, type ProviderSettings } from './credential-provide
 import type { CredentialQuestion } from './credential-sources.ts';
 import type { Credentials } from './credentials.ts';
 
-/** Accounts of one repository that are kept, the newest ones. */
+/** Accounts kept for one repository, the newest ones. */
 const MOST_OF_ONE = 8;
-/** Repositories; beyond, those whose pull is longest ago are forgotten. */
+/** Repositories kept; beyond, the desk forgets those whose last pull is longest ago. */
 const MOST_REPOSITORIES = 2_000;
 
-/** In the kernel's keyring, after the last pull with them, seconds. */
+/** Time in the kernel's keyring after the last pull with them, seconds. */
 const KEEP_S = 30 * 86_400;
 
 const secret = z.string().max(16_384);
@@ -55,11 +56,11 @@ interface Account {
   credentials: Credentials;
   /** A pull has succeeded with it. */
   isProven: boolean;
-  /** Pulls under way with it. */
+  /** Pulls that run with it. */
   pulls: Set<number>;
 }
 
-/** Returns what closes it. Errors: those of `CredentialProviders.load`. */
+/** Returns a function that closes the desk. Errors: those of `CredentialProviders.load`. */
 export async function openDesk(
   path: string,
   options: {
@@ -123,7 +124,7 @@ export class CredentialDesk {
     return () => void server.close();
   }
 
-  /** Returns what to name the pull by when it has ended. */
+  /** Returns the number of the pull, for `settle`. */
   offer({ registry, repository, credentials }: CredentialOffer): number {
     const key = `${registry}/${repository}`;
     const accounts = this.#accounts.get(key) ?? [];
@@ -165,7 +166,7 @@ export class CredentialDesk {
     return [...known, ...(provided ?? [])];
   }
 
-  /** For the next supervisor. */
+  /** Writes the repository's accounts to the keyring, for the next supervisor. */
   #store(key: string): void {
     const accounts = (this.#accounts.get(key) ?? []).filter(({ isProven }) => isProven);
     const slash = key.indexOf('/');
@@ -186,7 +187,7 @@ export class CredentialDesk {
   #keep(key: string, accounts: Account[]): void {
     this.#accounts.delete(key);
     if (accounts.length === 0) return;
-    // The least useful go: those at the end that no pull is under way with.
+    // Drops the least useful: those at the end that no running pull uses.
     const kept = accounts.filter((one, at) => at < MOST_OF_ONE || one.pulls.size > 0);
     this.#accounts.set(key, kept);
     if (this.#accounts.size > MOST_REPOSITORIES) {
@@ -203,7 +204,7 @@ function account(secrets: Secrets, repository: string, isProven: boolean): Accou
   return { credentials, isProven, pulls: new Set() };
 }
 
-/** Undefined for what this program did not write. */
+/** Undefined for bytes that this program did not write. */
 function keptOf(bytes: Buffer): z.output<typeof Kept> | undefined {
   try {
     return Kept.parse(JSON.parse(bytes.toString()));
@@ -218,7 +219,7 @@ const isSame = (a: Credentials, b: Secrets): boolean =>
   a.identityToken === b.identityToken &&
   a.registryToken === b.registryToken;
 
-/** The message of a schema would not quote what was sent; its path is enough. */
+/** The schema's message would quote the request; its path is enough. */
 function parse<T extends z.ZodType>(schema: T, request: unknown): z.output<T> {
   const { data, error } = schema.safeParse(request);
   if (error === undefined) return data as z.output<T>;

@@ -1,13 +1,13 @@
 /**
  * The kubelet's credential provider plugins (Kubernetes, "Configure a kubelet image credential provider"), run by the
- * engine itself: programs that get an image's name and answer with credentials, such as those of a cloud's registry, which
- * are good for some hours. The configuration is the very file that the kubelet reads.
+ * engine itself. A plugin is a program that gets an image's name and answers with credentials, such as those of a
+ * cloud's registry, which are valid for some hours. The configuration is the very file that the kubelet reads.
  *
  *     question   {"kind":"CredentialProviderRequest","apiVersion":"credentialprovider.kubelet.k8s.io/v1","image":"…"}
  *     answer     {"kind":"CredentialProviderResponse", …, "cacheKeyType":"Registry","cacheDuration":"6h",
  *                 "auth":{"*.example.com":{"username":"…","password":"…"}}}
  *
- * What they answer is kept in memory for as long as they say, and asked for again when a registry refuses it.
+ * The engine keeps an answer in memory for as long as the plugin says, and asks again when a registry refuses it.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -42,7 +42,7 @@ interface Answer {
 
 /** A program has this long, ms, as with the kubelet. */
 const PROGRAM_MS = 60_000;
-/** What was given so shortly before, ms, is not asked for again although it was refused: it would be the same. */
+/** An answer this young, ms, is not requested again although a registry refused it: the new one would be the same. */
 const YOUNG_MS = 5_000;
 const MOST_ANSWERS = 1_000;
 const API = /^credentialprovider\.kubelet\.k8s\.io\/v1(?:alpha1|beta1)?$/;
@@ -52,7 +52,7 @@ export class CredentialProviders {
   readonly #programs: string;
   readonly #now: () => number;
   readonly #environment: Readonly<Record<string, string | undefined>>;
-  /** By provider and what it says the answer holds for. */
+  /** By provider, and by the range of images for which the answer says that it holds. */
   readonly #answers = new Map<string, Answer>();
   readonly #asked = new Map<string, Promise<Answer>>();
 
@@ -67,7 +67,9 @@ export class CredentialProviders {
     this.#environment = options.environment;
   }
 
-  /** Errors: `invalid-argument` for a file that cannot be read or used, `unsupported` for what only a kubelet can do. */
+  /**
+   * Errors: `invalid-argument` for a file that cannot be read or used, `unsupported` for what only a kubelet can do.
+   */
   static async load(
     { config, programs }: ProviderSettings,
     options: { now: () => number; environment: Readonly<Record<string, string | undefined>> },
@@ -80,7 +82,8 @@ export class CredentialProviders {
   }
 
   /**
-   * What the providers that are meant for an image give. `onFailure` hears of those that fail: the others still count.
+   * The credentials of the providers that match an image. Reports failures to `onFailure`: the other providers still
+   * count.
    */
   async find(
     { registry, repository, isRefused }: CredentialQuestion,
@@ -99,7 +102,7 @@ export class CredentialProviders {
       ),
     );
     return found.flatMap((answer, at) => {
-      // The longest pattern is the one that is meant, as with the kubelet.
+      // The longest pattern counts, as with the kubelet.
       const auth = answer?.auth.filter(({ pattern }) => matchesImage(pattern, image)) ?? [];
       const { name } = mine[at] as Provider;
       return auth
@@ -214,8 +217,8 @@ function providersOf(config: YamlValue, name: string): Provider[] {
 }
 
 /**
- * Whether a pattern means an image, as the kubelet decides it: as many parts of the host, each of which may have `*`, the same
- * port, and a path that begins like the pattern's.
+ * Whether a pattern matches an image, by the kubelet's rules: as many parts of the host, each of which may have `*`,
+ * the same port, and a path that begins like the pattern's.
  */
 export function matchesImage(pattern: string, image: string): boolean {
   const [theirs, ours] = [partsOf(pattern), partsOf(image)];

@@ -4,8 +4,8 @@
  *     the engine's desk     what a pull brought along, and the kubelet's credential providers   (src/registry/credential-desk.ts)
  *     docker's config.json  and its helpers                                                     (credentials.ts)
  *
- * Every process that reads from registries asks for itself when a registry asks who it is. Between them credentials go over
- * the desk's unix socket, for root alone: never over NATS, and into no file.
+ * Every process that reads from registries looks for itself when a registry asks who it is. Between processes
+ * credentials travel only over the desk's unix socket, for root alone: never over NATS, and into no file.
  */
 import { askLocal } from '../bus/local-socket.ts';
 import { type Credentials, type CredentialSettings, readCredentials } from './credentials.ts';
@@ -13,9 +13,9 @@ import { type Credentials, type CredentialSettings, readCredentials } from './cr
 export interface CredentialQuestion {
   /** `HOST[:PORT]` */
   registry: string;
-  /** Undefined where a registry is asked for nothing in particular. */
+  /** Undefined for a request that concerns no repository. */
   repository?: string | undefined;
-  /** What was given before was refused: a source that keeps some for a while has to look again. */
+  /** A registry refused what the sources gave before: a source with a cache has to look again. */
   isRefused: boolean;
 }
 
@@ -38,7 +38,7 @@ export async function findCredentials(
     const own = await readCredentials(question.registry, sources, signal);
     if (own !== undefined) known.push(own);
   } catch (error) {
-    // A broken configuration of docker does not keep anybody from what the pull brought.
+    // A broken configuration of docker does not hide what the pull brought.
     if (known.length === 0 || signal?.aborted === true) throw error;
   }
   return known;
@@ -54,7 +54,7 @@ async function askDesk(
     return await askLocal<Credentials[]>(credentialSocket, 'find', DESK_MS, { request: question, signal });
   } catch (error) {
     if (signal?.aborted === true) throw error;
-    // The supervisor is being started again.
+    // The supervisor restarts.
     return [];
   }
 }

@@ -1,9 +1,9 @@
 /**
- * Who we are to a registry: docker's config.json and its credential helpers, read afresh at each question, so that
- * a `docker login` or a changed password works without a restart.
+ * Who we are to a registry: docker's config.json and its credential helpers, read afresh at each question, so that a
+ * `docker login` or a changed password works without a restart.
  *
- * Order, as docker's: the helper of that registry (`credHelpers`), the general helper (`credsStore`), the file
- * itself (`auths`). Where a helper has nothing, the file is asked too.
+ * Order, as docker's: the helper of that registry (`credHelpers`), the general helper (`credsStore`), the file itself
+ * (`auths`). Where a helper has nothing, the file counts too.
  */
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
@@ -21,7 +21,7 @@ export interface Credentials {
   identityToken: string | undefined;
   /** A bearer token for the registry itself. */
   registryToken: string | undefined;
-  /** Where they come from, to be named in errors: a path, or a helper. */
+  /** Where they come from, for errors: a path, or a helper. */
   source: string;
   /** They were given for this repository; absent: for the whole registry. */
   repository?: string | undefined;
@@ -41,9 +41,8 @@ const MAX_CONFIG_FILE = 4 * 1024 * 1024;
 const DOCKER_HUB_KEY = 'https://index.docker.io/v1/';
 
 /**
- * The credentials for a registry (`HOST[:PORT]`), or undefined where there are none.
- * Throws CofaError `unauthorized` when the file or a helper cannot be used, since a wrong answer here would look like
- * a missing image later.
+ * The credentials for a registry (`HOST[:PORT]`), or undefined where there are none. Throws CofaError `unauthorized`
+ * when the file or a helper cannot be used: otherwise the user would see a missing image later.
  */
 export async function readCredentials(
   registry: string,
@@ -86,7 +85,7 @@ async function readConfig(path: string): Promise<Record<string, unknown> | undef
     const config: unknown = JSON.parse(text);
     if (isObject(config)) return config;
   } catch {
-    // The parser's message quotes the text around the mistake, which may be a password: it goes no further.
+    // The parser's message quotes the text around the mistake, which may be a password, so it is dropped.
   }
   throw new CofaError('unauthorized', `${path} is not a valid docker configuration`, {
     hint: 'correct it, or log in again: docker login REGISTRY',
@@ -122,7 +121,7 @@ function fromFile(
       if (found !== undefined) return found;
     }
   }
-  // Old clients wrote addresses with a scheme and a path where a host is meant.
+  // Old clients wrote addresses with a scheme and a path instead of a host.
   for (const [key, value] of Object.entries(auths)) {
     if (keys.includes(hostOf(key))) {
       const found = entry(value, path);

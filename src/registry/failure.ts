@@ -1,23 +1,23 @@
 /**
- * What goes wrong between here and a registry, turned into the errors that users meet: each names the host and
- * the thing that was asked for, and knows whether trying again could help.
+ * Failures between here and a registry as the errors that users meet. Each names the host and the requested thing, and
+ * knows whether another attempt could help.
  */
 import { CofaError, type ErrorCode } from '../../schemas/errors.ts';
 import { printable } from './printable.ts';
 
-/** `broken`: it stood and ended too early. The others kept it from coming about. */
+/** `broken`: the connection stood and ended too early. The other reasons prevented it. */
 export type FailureReason = 'plain-http' | 'certificate' | 'refused' | 'broken';
 
 export class RequestFailure extends CofaError {
-  /** Trying the same again may succeed. */
+  /** Another attempt may succeed. */
   readonly retryable: boolean;
-  /** The registry's own wish, in ms. */
+  /** The registry's own request, ms. */
   readonly retryAfterMs: number | undefined;
   /** HTTP status; undefined where there was no answer. */
   readonly status: number | undefined;
   /** The registry's error code, such as MANIFEST_UNKNOWN (distribution-spec, "Error Codes"). */
   readonly serverCode: string | undefined;
-  /** What is wrong with the connection, where a caller acts upon it. */
+  /** What is wrong with the connection, where a caller acts on it. */
   readonly reason: FailureReason | undefined;
 
   constructor(
@@ -49,74 +49,113 @@ export function isRetryableStatus(status: number): boolean {
 
 /** Turns an error of the network or of TLS into a failure that names the host. */
 export function networkFailure(error: unknown, url: URL): RequestFailure {
-  const { host } = url;
-  const secure = url.protocol === 'https:';
   if (error instanceof RequestFailure) return error;
+  const { host } = url;
+  const { kind, message, ...details } = troubleOf(error, host, url.protocol === 'https:');
+  return new RequestFailure(kind, message, { cause: error, ...details });
+}
+
+interface Trouble {
+  kind: ErrorCode;
+  message: string;
+  retryable?: boolean;
+  reason?: FailureReason;
+  hint?: string;
+}
+
+function troubleOf(error: unknown, host: string, isSecure: boolean): Trouble {
   const code = errorCode(error);
-  const fail = (
-    kind: ErrorCode,
-    message: string,
-    details: ConstructorParameters<typeof RequestFailure>[2] = {},
-  ) => new RequestFailure(kind, message, { cause: error, ...details });
-  switch (code) {
-    case 'ECONNREFUSED':
-      return fail('unavailable', `${host} refuses connections`, {
-        retryable: true,
-        reason: 'refused',
-        hint: 'is the registry running, and is this its address?',
-      });
-    case 'ENOTFOUND':
-      return fail('unavailable', `${host} is not known to the name service (DNS)`, {
-        hint: 'check the spelling of the registry, and the name service of this machine',
-      });
-    case 'EAI_AGAIN':
-      return fail('unavailable', `the name service (DNS) does not answer for ${host}`, { retryable: true });
-    case 'EHOSTUNREACH':
-    case 'ENETUNREACH':
-      return fail('unavailable', `there is no route to ${host}`, { retryable: true });
-    case 'ETIMEDOUT':
-    case 'UND_ERR_CONNECT_TIMEOUT':
-      return fail('unavailable', `${host} does not accept the connection in time`, { retryable: true });
-    case 'UND_ERR_HEADERS_TIMEOUT':
-      return fail('timeout', `${host} took the request and did not answer in time`, { retryable: true });
-    case 'UND_ERR_BODY_TIMEOUT':
-      return fail('timeout', `${host} stopped sending in the middle of its answer`, { retryable: true });
-    case 'ERR_SSL_WRONG_VERSION_NUMBER':
-    case 'ERR_SSL_PACKET_LENGTH_TOO_LONG':
-    case 'ERR_SSL_HTTP_REQUEST':
-    case 'EPROTO':
-      return fail('unavailable', `${host} does not speak HTTPS`, {
-        reason: 'plain-http',
-        hint: `if it serves plain HTTP and you trust the network, list ${host} as insecure`,
-      });
-    case 'UND_ERR_DESTROYED':
-    case 'UND_ERR_CLOSED':
-      return fail('unavailable', `the connection to ${host} was closed on this side`);
-  }
+  const known = Object.hasOwn(TROUBLES, code) ? TROUBLES[code] : undefined;
+  if (known !== undefined) return known(host);
   if (isCertificateCode(code)) {
-    return fail('unavailable', `the certificate of ${host} is not trusted: ${describe(error)}`, {
+    return {
+      kind: 'unavailable',
+      message: `the certificate of ${host} is not trusted: ${describe(error)}`,
       reason: 'certificate',
       hint: `if its CA is your own, put the CA's certificate at /etc/docker/certs.d/${host}/ca.crt`,
-    });
+    };
   }
   if (/^ERR_SSL_.*ALERT/.test(code)) {
-    return fail('unauthorized', `${host} ended the TLS handshake: ${describe(error)}`, {
-      hint: clientCertificateHint(host),
-    });
+    const message = `${host} ended the TLS handshake: ${describe(error)}`;
+    return { kind: 'unauthorized', message, hint: clientCertificateHint(host) };
   }
   // Resets, half answers, broken framing: the connection is at fault, another may do better. A server that misses a
   // client certificate may also just hang up (TLS 1.3 tells it after the handshake).
-  const silent = secure && (error as { socket?: { bytesRead?: number } } | null)?.socket?.bytesRead === 0;
-  return fail('unavailable', `the connection to ${host} broke: ${describe(error)}`, {
+  const isSilent = isSecure && (error as { socket?: { bytesRead?: number } } | null)?.socket?.bytesRead === 0;
+  return {
+    kind: 'unavailable',
+    message: `the connection to ${host} broke: ${describe(error)}`,
     retryable: true,
     reason: 'broken',
-    ...(silent ? { hint: clientCertificateHint(host) } : {}),
-  });
+    ...(isSilent ? { hint: clientCertificateHint(host) } : {}),
+  };
 }
 
+const noRoute = (host: string): Trouble => ({
+  kind: 'unavailable',
+  message: `there is no route to ${host}`,
+  retryable: true,
+});
+const noConnection = (host: string): Trouble => ({
+  kind: 'unavailable',
+  message: `${host} does not accept the connection in time`,
+  retryable: true,
+});
+const noHttps = (host: string): Trouble => ({
+  kind: 'unavailable',
+  message: `${host} does not speak HTTPS`,
+  reason: 'plain-http',
+  hint: `if it serves plain HTTP and you trust the network, list ${host} as insecure`,
+});
+const closedHere = (host: string): Trouble => ({
+  kind: 'unavailable',
+  message: `the connection to ${host} was closed on this side`,
+});
+
+/** By the codes of Node, OpenSSL and undici. */
+const TROUBLES: Readonly<Partial<Record<string, (host: string) => Trouble>>> = {
+  ECONNREFUSED: (host) => ({
+    kind: 'unavailable',
+    message: `${host} refuses connections`,
+    retryable: true,
+    reason: 'refused',
+    hint: 'is the registry running, and is this its address?',
+  }),
+  ENOTFOUND: (host) => ({
+    kind: 'unavailable',
+    message: `${host} is not known to the name service (DNS)`,
+    hint: 'check the spelling of the registry, and the name service of this machine',
+  }),
+  EAI_AGAIN: (host) => ({
+    kind: 'unavailable',
+    message: `the name service (DNS) does not answer for ${host}`,
+    retryable: true,
+  }),
+  EHOSTUNREACH: noRoute,
+  ENETUNREACH: noRoute,
+  ETIMEDOUT: noConnection,
+  UND_ERR_CONNECT_TIMEOUT: noConnection,
+  UND_ERR_HEADERS_TIMEOUT: (host) => ({
+    kind: 'timeout',
+    message: `${host} took the request and did not answer in time`,
+    retryable: true,
+  }),
+  UND_ERR_BODY_TIMEOUT: (host) => ({
+    kind: 'timeout',
+    message: `${host} stopped sending in the middle of its answer`,
+    retryable: true,
+  }),
+  ERR_SSL_WRONG_VERSION_NUMBER: noHttps,
+  ERR_SSL_PACKET_LENGTH_TOO_LONG: noHttps,
+  ERR_SSL_HTTP_REQUEST: noHttps,
+  EPROTO: noHttps,
+  UND_ERR_DESTROYED: closedHere,
+  UND_ERR_CLOSED: closedHere,
+};
+
 /**
- * Turns an unexpected status into a failure. `what` is what was asked for ("the manifest of …"), `body` the start
- * of the answer's body, `refused` who was refused for 401 and 403.
+ * Turns an unexpected status into a failure. `what` names the requested thing ("the manifest of …"), `body` is the
+ * start of the answer's body, `refused` the refused account for 401 and 403.
  */
 export function statusFailure(answer: {
   status: number;

@@ -8,9 +8,9 @@ export interface HelperCall {
   args: readonly string[];
   input: string;
   environment: Readonly<Record<string, string | undefined>>;
-  /** Then it is killed, ms. */
+  /** After this time the program is killed, ms. */
   timeoutMs: number;
-  /** The error that says so, such as "… did not answer within 30 s". It must not quote what the program wrote. */
+  /** Makes the error for a failure, such as "… did not answer within 30 s". It must not quote the program's output. */
   fail: (why: string) => CofaError;
   signal?: AbortSignal | undefined;
 }
@@ -28,7 +28,7 @@ export function runHelper(call: HelperCall): Promise<{ code: number; output: str
     let output = '';
     const end = (error: unknown) => {
       child.kill('SIGKILL');
-      // What the helper started may hold its output open; do not wait for it.
+      // A process that the helper started may hold its output open; do not wait for it.
       child.stdout.destroy();
       reject(error);
     };

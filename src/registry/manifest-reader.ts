@@ -31,7 +31,7 @@ export interface FetchedManifest {
 
 /** Indexes within indexes; real ones have one level, build tools at times two. */
 const MAX_DEPTH = 3;
-/** Entries without a platform whose configuration is looked at. */
+/** Entries without a platform whose configuration is fetched to find it. */
 const MAX_UNTYPED = 8;
 
 const ACCEPT = [
@@ -42,9 +42,9 @@ const ACCEPT = [
 ].join(', ');
 
 /**
- * Fetches the manifest or index under a tag or digest. A digest is checked against the bytes; under a tag the
- * digest is computed from them, and a header of the registry that says otherwise is an `integrity` error, since then
- * something between changed the bytes.
+ * Fetches the manifest or index under a tag or digest. A digest is checked against the bytes; for a tag it is computed
+ * from them. A header of the registry that names another digest is an `integrity` error, since then a proxy in between
+ * changed the bytes.
  */
 export async function fetchManifest(
   api: RegistryApi,
@@ -103,7 +103,7 @@ export async function resolveImage(
   });
   if (first.parsed.kind === 'manifest') {
     const image = await loadImage(context, first);
-    // Who names one manifest by its digest means that one, whatever this machine is.
+    // A reference that names one manifest by its digest means that manifest, whatever this machine is.
     const isMeant = platform === undefined && reference.digest !== undefined;
     if (isMeant || image.platform === undefined || choosePlatform(wanted, [{ platform: image.platform }])) {
       return image.resolved;
@@ -122,7 +122,7 @@ interface Context {
   reference: Reference;
   wanted: Platform;
   signal: AbortSignal | undefined;
-  /** Told of an image's manifest before its configuration is fetched. */
+  /** Gets an image's manifest before its configuration is fetched. */
   onManifest: (descriptor: Descriptor) => void;
   /** A configuration, by its digest, that need not be fetched. */
   knownConfig: (digest: string) => Buffer | undefined;
@@ -141,7 +141,7 @@ async function fromIndex(
   offered.push(...withPlatform.map(({ platform }) => platform));
   const best = choosePlatform(context.wanted, withPlatform);
   if (best !== undefined) return await fromEntry(context, best, depth, offered, false);
-  // Entries that do not say what they are for: their configuration does.
+  // Entries without a platform: their configuration names it.
   for (const entry of entries.filter(({ platform }) => platform === undefined).slice(0, MAX_UNTYPED)) {
     const found = await fromEntry(context, entry, depth, offered, true);
     if (found !== undefined) return found;
@@ -235,7 +235,7 @@ function noPlatform(name: string, wanted: Platform, offered: readonly Platform[]
   );
 }
 
-/** Finds out whether the repository or only the tag is missing: registries answer the same to both. */
+/** Finds out whether the repository or only the tag is missing: registries give the same answer to both. */
 async function explainMissing(context: Context, tagOrDigest: string, error: unknown): Promise<unknown> {
   if (!(error instanceof RequestFailure) || error.status !== 404) return error;
   const { api, reference, signal } = context;
@@ -267,7 +267,7 @@ async function explainMissing(context: Context, tagOrDigest: string, error: unkn
   );
 }
 
-/** Some tags of a repository, as many as the registry likes to name at once. One attempt, for messages only. */
+/** Some tags of a repository, as many as the registry sends at once. One attempt, for messages only. */
 async function listTags(
   api: RegistryApi,
   source: Source,

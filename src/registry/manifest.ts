@@ -1,8 +1,8 @@
 /**
- * What a registry says about an image: descriptors, manifests, indexes and the image configuration, in the forms
- * of OCI (image-spec v1.1: descriptor.md, manifest.md, image-index.md, config.md) and of docker (distribution's
- * "Image Manifest V 2, Schema 2"). Everything here parses bytes that a stranger wrote: shapes, sizes and counts
- * are checked before use, and what is not understood is refused with the reason.
+ * What a registry says about an image: descriptors, manifests, indexes and the image configuration, in the forms of OCI
+ * (image-spec v1.1: descriptor.md, manifest.md, image-index.md, config.md) and of docker (distribution's "Image
+ * Manifest V 2, Schema 2"). All parsers here read bytes that a stranger wrote. They check shapes, sizes and counts
+ * before use, and refuse with the reason what they do not understand.
  */
 import { createHash } from 'node:crypto';
 import { CofaError } from '../../schemas/errors.ts';
@@ -95,7 +95,9 @@ export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-/** The content that a descriptor carries; undefined: none. Throws `integrity` where it is not what the descriptor names. */
+/**
+ * The content that a descriptor carries; undefined: none. Throws `integrity` where it is not what the descriptor names.
+ */
 export function embeddedIn({
   data,
   digest,
@@ -108,16 +110,15 @@ export function embeddedIn({
   return bytes;
 }
 
-/** A count as annotations carry it: decimal, no sign, no leading zero. */
+/** A count in an annotation: decimal, no sign, no leading zero. */
 export function countOf(text: string | undefined): number | undefined {
   return text !== undefined && /^(?:0|[1-9]\d{0,14})$/.test(text) ? Number(text) : undefined;
 }
 
 /**
- * Parses a manifest or an index, whichever the bytes are.
- * `contentType` is the registry's header, used where the document does not name its type itself (docker's old
- * indexes, some OCI ones). `where` names it in errors. Throws CofaError: `integrity` for malformed documents,
- * `unsupported` for schema 1 and unknown types.
+ * Parses a manifest or an index. `contentType` is the registry's header, used where the document does not name its type
+ * itself (docker's old indexes, some OCI ones). `where` names it in errors. Throws CofaError: `integrity` for malformed
+ * documents, `unsupported` for schema 1 and unknown types.
  */
 export function parseManifest(
   bytes: Buffer,
@@ -140,7 +141,7 @@ export function parseManifest(
     });
   }
   if (document['schemaVersion'] !== 2) throw malformed(where, 'its schemaVersion is not 2');
-  // A document that can be read both as a manifest and as an index means different images to different readers.
+  // A document that is both a manifest and an index would mean different images to different readers.
   if ('manifests' in document && ('layers' in document || 'config' in document)) {
     throw malformed(where, 'it is a manifest and an index at once');
   }
@@ -305,7 +306,10 @@ function annotations(value: unknown, where: string): Record<string, string> | un
   return Object.assign(Object.create(null), Object.fromEntries(entries)) as Record<string, string>;
 }
 
-/** What an untyped document must be, by its fields (image-spec, manifest.md and image-index.md make mediaType optional). */
+/**
+ * The type of a document without one, by its fields (image-spec, manifest.md and image-index.md make mediaType
+ * optional).
+ */
 function shapeType(document: Record<string, unknown>): string | undefined {
   if ('manifests' in document) return MEDIA_TYPES.ociIndex;
   return 'layers' in document && 'config' in document ? MEDIA_TYPES.ociManifest : undefined;

@@ -6,8 +6,8 @@
  *                io.cofa.pack.size = its blob: lists of referrers show them, and a start need not ask for the manifest
  *       pack     application/vnd.cofa.pack.v1+zstd (src/pack/format.ts)
  *
- * Its bytes are not checked as a whole before they are used: that would mean waiting for the last one. Each block proves
- * itself against the layer's span table.
+ * A reader uses a pack's bytes before it has checked their digest: a check would mean waiting for the last byte. Each
+ * block is verified against the layer's span table.
  */
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from './client.ts';
@@ -25,7 +25,7 @@ const DIGEST = 'io.cofa.pack.digest';
 const SIZE = 'io.cofa.pack.size';
 /** Largest pack, bytes. */
 const MAX_PACK = 1 << 30;
-/** Candidates that are looked at; anybody who can push can add some. */
+/** Candidates that are tried; any account that may push can add some. */
 const MAX_CANDIDATES = 8;
 
 /** A pack in the registry. */
@@ -37,7 +37,7 @@ export interface RegistryPack {
   blob: { digest: string; size: number };
 }
 
-/** Pushes a pack and makes it a referrer of the image; one of the same start is replaced. */
+/** Pushes a pack and makes it a referrer of the image; it replaces one of the same start. */
 export async function pushPack(
   client: RegistryClient,
   image: ResolvedImage,
@@ -72,7 +72,10 @@ export async function pushPack(
   );
 }
 
-/** The pack of an entry in a list of referrers, where that says it all; packs of older versions have it in their manifest. */
+/**
+ * The pack in an entry of a list of referrers, where the entry says it all; packs of older versions need their
+ * manifest.
+ */
 export function packIn(entry: Descriptor): RegistryPack | undefined {
   const { [START]: start, [DIGEST]: digest, [SIZE]: said } = entry.annotations ?? {};
   const size = countOf(said) ?? 0;
@@ -81,8 +84,8 @@ export function packIn(entry: Descriptor): RegistryPack | undefined {
 }
 
 /**
- * The pack of the first of `starts` that has one; undefined where none has. Malformed ones are passed over. Throws what
- * the client throws when the registry cannot be asked.
+ * The pack of the first of `starts` that has one; undefined where none has. Skips malformed ones. Throws what the
+ * client throws when the registry cannot be asked.
  */
 export async function findPack(
   client: RegistryClient,
@@ -91,7 +94,7 @@ export async function findPack(
   signal?: AbortSignal,
 ): Promise<RegistryPack | undefined> {
   const all = await client.referrers(image.reference, image.descriptor.digest, PACK_TYPES.artifact, signal);
-  // Where the registry keeps the list, a pack that was pushed later does not remove the one before it.
+  // Where the registry keeps the list, a later pack does not remove the earlier ones.
   const usable = starts.flatMap((start) =>
     all.filter((entry) => entry.annotations?.[START] === start).toReversed(),
   );

@@ -38,7 +38,7 @@ export function parsePlatform(text: string): Platform {
   });
 }
 
-/** The platform of this machine. Containers are Linux's, whatever else. */
+/** The platform of this machine. Containers are always Linux's. */
 export function hostPlatform(): Platform {
   const names: Partial<Record<NodeJS.Architecture | 'ppc64' | 'riscv64', string>> = {
     x64: 'amd64',
@@ -87,7 +87,7 @@ export function normalizePlatform(platform: Platform): Platform {
   return variant === '' ? { os, architecture } : { os, architecture, variant };
 }
 
-/** What a machine of this platform runs, best first, beginning with itself. */
+/** The platforms that a machine of this platform runs, best first, beginning with itself. */
 export function acceptablePlatforms(wanted: Platform): Platform[] {
   const { os, architecture, variant } = normalizePlatform(wanted);
   const list: Platform[] = [];

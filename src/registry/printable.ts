@@ -2,8 +2,8 @@
 const MAX_LENGTH = 300;
 
 /**
- * Makes text from outside safe to show: control characters, which could steer a terminal or forge a line of a
- * log, become spaces, and it is cut to a length that fits a message.
+ * Makes foreign text safe to show: control characters, which could steer a terminal or forge a line of a log, become
+ * spaces, and the text is cut to a length that fits a message.
  */
 export function printable(text: string): string {
   const clean = text

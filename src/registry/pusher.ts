@@ -1,6 +1,6 @@
 /**
  * Pushes blobs and manifests (OCI distribution-spec v1.1, "Pushing blobs": POST for an upload, then PUT with the whole
- * content and its digest; every registry takes that). A blob that is there already is not sent again.
+ * content and its digest; every registry takes that). It does not send a blob that the registry has.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
@@ -9,7 +9,7 @@ import { type Descriptor, digestOf, MAX_MANIFEST } from './manifest.ts';
 import { isDigest } from './reference.ts';
 import { discard, header, resolveLocation } from './transport.ts';
 
-/** Slowest link that an upload is given time for, in bytes per ms: 64 KB/s. */
+/** The slowest link for which an upload's time limit is long enough, bytes per ms: 64 KB/s. */
 const SLOWEST_UPLOAD = 64;
 
 /** Pushes a blob; resolves when the registry has it. */
@@ -109,7 +109,7 @@ export async function putManifest(
   return { descriptor, subject: maintained };
 }
 
-/** Adds the digest to an upload's address; what stands there already is opaque and stays as it is. */
+/** Adds the digest to an upload's address; its existing query is opaque and stays as it is. */
 function withDigest(location: URL, digest: string): URL {
   const url = new URL(location);
   const parameter = `digest=${encodeURIComponent(digest)}`;

@@ -23,7 +23,7 @@ export interface Reference {
   text: string;
 }
 
-/** Longest text that is looked at; host, repository, tag and digest together cannot be longer. */
+/** Longest text that the parser reads; host, repository, tag and digest together cannot be longer. */
 const MAX_TEXT = 1024;
 const MAX_HOST = 255;
 const MAX_REPOSITORY = 255;
@@ -85,8 +85,8 @@ export function isDigest(value: unknown): value is string {
 }
 
 /**
- * True where the host is this machine: 127.0.0.0/8, ::1 or localhost, with or without a port. Such registries
- * are spoken to over plain HTTP, as docker does.
+ * True where the host is this machine: 127.0.0.0/8, ::1 or localhost, with or without a port. Such registries speak
+ * plain HTTP, as with docker.
  */
 export function isLoopback(host: string): boolean {
   let name: string;
@@ -99,7 +99,7 @@ export function isLoopback(host: string): boolean {
   return name === 'localhost' || name === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(name);
 }
 
-/** The first part is a host if it looks like one; else the name belongs to docker.io. */
+/** The first part is a host if it looks like one; otherwise the name belongs to docker.io. */
 function splitDomain(name: string): { domain: string; repository: string } {
   const slash = name.indexOf('/');
   const first = slash < 0 ? '' : name.slice(0, slash);
@@ -134,7 +134,8 @@ function familiar(reference: Reference): string {
   let name = `${reference.domain}/${reference.repository}`;
   if (reference.domain === 'docker.io') {
     const short = reference.repository.replace(/^library\//, '');
-    // What would read back as another name stays long: "library/a/b", and "a.b/c", whose first part is like a host.
+    // A short name that would be read as another stays long: "library/a/b", and "a.b/c", whose first part is like a
+    // host.
     if (!short.includes('/')) name = short;
     else if (splitDomain(reference.repository).domain === 'docker.io') name = reference.repository;
   }

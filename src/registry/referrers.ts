@@ -1,11 +1,11 @@
 /**
  * Manifests that refer to another one by `subject` (OCI distribution-spec v1.1, "Listing Referrers"), from the
- * referrers API or, where a registry has none, from the "Referrers Tag Schema": an index under the tag
- * `sha256-<hex>` that clients keep themselves.
+ * referrers API or, where a registry has none, from the "Referrers Tag Schema": an index under the tag `sha256-<hex>`
+ * that clients keep themselves.
  *
- * Two clients that add to the index at the same time can overwrite each other, as registries know no conditional
- * write. So whoever writes reads the index again and repeats until its entry is in it. Entries of others stay as
- * they are, fields that cofa does not know included.
+ * Two clients that add to the index at the same time can overwrite each other, as registries know no conditional write.
+ * So each writer reads the index again and repeats until its entry is in it. It keeps entries of other clients as they
+ * are, with fields that cofa does not know.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
@@ -40,17 +40,16 @@ export async function listReferrers(
   artifactType: string | undefined,
   signal?: AbortSignal,
 ): Promise<Descriptor[]> {
-  // Side by side: a round trip less where there is no API, and one request more where there is one.
+  // Side by side: saves a round trip where there is no API, and costs one request more where there is one.
   const tagged = fromTag(api, source, digest, signal);
   tagged.catch(() => {});
   const found = (await fromApi(api, source, digest, artifactType, signal)) ?? (await tagged);
-  // The registry need not filter, and one that says it did may be wrong.
+  // The registry need not filter, and one that claims to have filtered may be wrong.
   return artifactType === undefined ? found : found.filter((entry) => entry.artifactType === artifactType);
 }
 
 /**
- * Adds a manifest to the fallback index of its subject. `replaces` picks entries that it stands in for; they are
- * dropped.
+ * Adds a manifest to the fallback index of its subject. `replaces` selects entries that it replaces; they are dropped.
  */
 export async function addToFallback(
   api: RegistryApi,
@@ -117,8 +116,8 @@ async function fromApi(
         target: asked,
         scope: { repository, push: false },
         headers: { accept: MEDIA_TYPES.ociIndex },
-        // Registries without the API answer what they answer to any path they do not know; some of them deny it
-        // to a token that is good for everything else.
+        // Registries without the API give the same answer as to any path that they do not know; some deny the path to a
+        // token that is valid for everything else.
         expect: page === 0 ? [200, 400, 401, 403, 404, 405, 406, 501] : [200],
         what,
         signal,
@@ -194,7 +193,7 @@ function withEntry(
   const drop = entries.map((entry) => entry.digest !== added.digest && replaces(entry));
   const isThere = entries.some((entry) => entry.digest === added.digest);
   if (isThere && !drop.includes(true)) return undefined;
-  // The document as it stands, so that what this version does not know survives.
+  // Based on the document as it is, so that fields that this version does not know survive.
   const document = current === undefined ? {} : parseObject(current.bytes, 'the list of referrers');
   const raw = Array.isArray(document['manifests']) ? document['manifests'] : [];
   const kept = raw.filter((_, i) => drop[i] !== true);
@@ -207,7 +206,7 @@ function withEntry(
   return Buffer.from(JSON.stringify(next));
 }
 
-/** The next page by the Link header (RFC 8288), which has to stay with the registry. */
+/** The next page by the Link header (RFC 8288), which must lie on the same registry. */
 function nextPage(reply: Reply): URL | undefined {
   const text = header(reply, 'link');
   const match = /<([^<>]{1,4096})>\s*;[^,]*\brel\s*=\s*"?next"?/i.exec((text ?? '').slice(0, 8192));

@@ -1,19 +1,19 @@
 /**
- * When to try again, and how long to wait before: exponential backoff with jitter, so that many nodes that lost
- * the same registry do not come back in step, and the registry's own Retry-After where it gives one.
+ * When to try again, and how long to wait before. Exponential backoff with jitter, so that many nodes that lost the
+ * same registry do not return in step; the registry's own Retry-After where it gives one.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { CofaError } from '../../schemas/errors.ts';
 import { RequestFailure } from './failure.ts';
 
 export interface RetrySettings {
-  /** How often something is tried in all, at least 1. */
+  /** Attempts in all, at least 1. */
   attempts: number;
   /** Wait before the second attempt, in ms; each further one waits twice as long. */
   baseMs: number;
   /** Longest wait of our own choice, in ms. */
   maxMs: number;
-  /** Longest Retry-After that is waited for, in ms; a registry that asks for more ends the request with an error. */
+  /** Longest Retry-After to wait for, ms; a longer one ends the request with an error. */
   maxRetryAfterMs: number;
 }
 
@@ -44,7 +44,7 @@ export interface RetryContext {
   settings: RetrySettings;
   ambient: Ambient;
   signal: AbortSignal | undefined;
-  /** Told before each wait. */
+  /** Called before each wait. */
   onRetry?: (failure: RequestFailure, attempt: number, waitMs: number) => void;
 }
 
@@ -70,12 +70,12 @@ export class Retries {
     this.#context = context;
   }
 
-  /** The work got on: earlier failures no longer count. */
+  /** The work made progress: earlier failures no longer count. */
   progressed(): void {
     this.#failures = 0;
   }
 
-  /** Returns after the wait when another attempt is due; throws the error when not. */
+  /** Returns after the wait when another attempt is due; otherwise throws the error. */
   async failed(error: unknown): Promise<void> {
     const { settings, ambient, signal, onRetry } = this.#context;
     throwIfAborted(signal);
@@ -93,7 +93,7 @@ export class Retries {
         },
       );
     }
-    // A registry may close an idle connection in the moment it is used again. That happens to every client now and
+    // A registry may close an idle connection in the moment when it is used again. Every client meets that now and
     // then, a new connection mends it, and a reader waits: no pause the first time.
     const isStale = error.reason === 'broken' && this.#failures === 1;
     const waitMs = retryAfterMs ?? (isStale ? 0 : backoffMs(settings, this.#failures, ambient.random()));
@@ -113,7 +113,9 @@ export function backoffMs(settings: RetrySettings, failures: number, random: num
   return Math.round(full / 2 + (full / 2) * random);
 }
 
-/** Reads a Retry-After header (RFC 9110, 10.2.3): seconds, or a date. Milliseconds from `now`, undefined if unreadable. */
+/**
+ * Reads a Retry-After header (RFC 9110, 10.2.3): seconds, or a date. Milliseconds from `now`, undefined if unreadable.
+ */
 export function parseRetryAfter(value: string | undefined, now: number): number | undefined {
   if (value === undefined) return undefined;
   const text = value.trim();
@@ -124,7 +126,7 @@ export function parseRetryAfter(value: string | undefined, now: number): number 
   return Number.isNaN(date) ? undefined : Math.max(0, date - now);
 }
 
-/** Throws what the caller's signal stands for: its reason, or `timeout` for the signal of a deadline. */
+/** Throws what the caller's signal means: its reason, or `timeout` for the signal of a deadline. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) throw abortError(signal);
 }

@@ -1,25 +1,25 @@
 /**
- * The sidecar of an image in the registry: an OCI artifact (image-spec v1.1, "Guidelines for Artifact Usage") that
- * stands beside the image and never touches it.
+ * The sidecar of an image in the registry: an OCI artifact (image-spec v1.1, "Guidelines for Artifact Usage") beside
+ * the image, which it never touches.
  *
  *     manifest   artifactType application/vnd.cofa.sidecar.v1, subject = the image's manifest,
  *                config = the empty descriptor, annotation io.cofa.revision
  *       flat     application/vnd.cofa.flat.v1.erofs+zstd    once
  *       spans    application/vnd.cofa.spans.v1+zstd         \ for each layer of the image, found by the annotations
  *       toc      application/vnd.cofa.toc.v1+zstd           / io.cofa.layer.diffid and io.cofa.layer.blob
- *       hints    application/vnd.cofa.hints.v1+zstd         at most once; the manifest's annotation io.cofa.hints tells of it
+ *       hints    application/vnd.cofa.hints.v1+zstd         at most once; named by the manifest's annotation io.cofa.hints
  *
- * Small blobs that a start needs are also in their descriptors (`data`), which saves it a request each.
+ * Small blobs that a start needs are also in their descriptors (`data`), which saves the start a request each.
  *
- * Compressed blobs say their uncompressed size in `io.cofa.size`, so that a reader never unpacks more. Blobs of other
- * types are ignored: later versions may add some that this one can do without. Layers that occur several times in an
- * image are described once. There is no date in it: the same input gives the same bytes.
+ * Compressed blobs name their uncompressed size in `io.cofa.size`, so that a reader never unpacks more. A reader
+ * ignores blobs of other types: later versions may add some that this one can do without. Layers that occur several
+ * times in an image are described once. The sidecar has no date: the same input gives the same bytes.
  *
- * Several sidecars of one image: `io.cofa.revision` counts changes of what the builder makes of the same image. A
- * reader takes the highest revision, of equal ones one with hints, of these the lowest digest, so all nodes choose alike;
- * malformed ones are passed over with a reason. In the fallback list of referrers a push replaces the sidecars of its own and earlier
- * revisions (same artifact type, marked by that annotation); where the registry keeps the list, older ones stay, as
- * only their owner's deletion could remove them.
+ * An image may have several sidecars. `io.cofa.revision` counts changes in what the builder makes of the same image. A
+ * reader takes the highest revision, of equal ones one with hints, of these the lowest digest, so all nodes choose
+ * alike. It skips malformed ones with a reason. In the fallback list of referrers a push replaces the sidecars of its
+ * own and earlier revisions (same artifact type, marked by that annotation). Where the registry keeps the list, older
+ * sidecars stay, since only their owner may delete them.
  */
 import { availableParallelism } from 'node:os';
 import { promisify } from 'node:util';
@@ -37,17 +37,17 @@ export interface Sidecar {
   flat: Buffer;
   /** One for each layer of the image, lowest first; `spans` and `toc` are encoded. */
   layers: Array<{ diffId: string; blobDigest: string; spans: Buffer; toc: Buffer }>;
-  /** What its start is likely to read, encoded (src/image/hints/hints.ts); undefined: nothing is known. */
+  /** The blocks that its start is likely to read, encoded (src/image/hints/hints.ts); undefined: none are known. */
   hints?: Buffer | undefined;
 }
 
-/** A sidecar found in the registry. Each call fetches; bodies are checked by digest, unpacked, and bounded. */
+/** A sidecar found in the registry. Each call fetches; it checks bodies by digest and unpacks them within bounds. */
 export interface SidecarHandle {
   /** Of the sidecar's manifest. */
   descriptor: Descriptor;
-  /** The builder's revision as its manifest says it; undefined: it says none. */
+  /** The builder's revision in its manifest; undefined: the manifest names none. */
   revision: number | undefined;
-  /** Bytes that all its blobs have in the registry. */
+  /** Bytes of all its blobs in the registry. */
   size: number;
   flat(signal?: AbortSignal): Promise<Buffer>;
   /** `layer` counts the image's layers from the lowest. */
@@ -57,7 +57,7 @@ export interface SidecarHandle {
   hints(signal?: AbortSignal): Promise<Buffer | undefined>;
 }
 
-/** Why a candidate is not used. */
+/** Why the reader skips a candidate. */
 export interface SkippedSidecar {
   descriptor: Descriptor;
   reason: string;
@@ -87,13 +87,13 @@ const ANNOTATIONS = {
  * times that a node would be busy for a minute, and its memory full.
  */
 const MAX_BODY = 512 * 1024 * 1024;
-/** Candidates that are looked at; anybody who can push can add some. */
+/** Candidates that are tried; any account that may push can add some. */
 const MAX_CANDIDATES = 16;
-/** Largest blob, packed, that its descriptor carries as well, bytes: a request costs a registry more than these. */
+/** Largest packed blob that its descriptor carries as well, bytes: a request costs a registry more than these. */
 const MOST_EMBEDDED = 1_024;
 /** zstd's. Level 19 makes a sidecar 9 % smaller, and would take a fifth of all the time of indexing. */
 const LEVEL = 12;
-/** Blobs that are compressed and sent at a time; each of zstd's contexts takes some 20 MB at this level. */
+/** Blobs compressed and sent at a time; each of zstd's contexts takes some 20 MB at this level. */
 const PARALLEL = Math.min(4, availableParallelism());
 
 /** `{}`, the configuration of artifacts that have none (image-spec, "Guidance for an Empty Descriptor"). */
@@ -113,45 +113,11 @@ export async function pushSidecar(
   signal?: AbortSignal,
 ): Promise<Descriptor> {
   const source = image.reference;
-  const { layers } = image;
-  if (
-    sidecar.layers.length !== layers.length ||
-    sidecar.layers.some(
-      ({ diffId, blobDigest }, i) => diffId !== layers[i]?.diffId || blobDigest !== layers[i]?.blob.digest,
-    )
-  ) {
-    throw new CofaError('invalid-argument', `the sidecar does not describe the layers of ${source.text}`);
-  }
-  const push = async (bytes: Buffer, mediaType: string, annotations: Record<string, string>) => {
-    const isPacked = mediaType.endsWith('+zstd');
-    if (bytes.length > MAX_BODY) {
-      throw new CofaError(
-        'unsupported',
-        `${source.text}: its ${mediaType} has ${bytes.length} bytes, the limit is ${MAX_BODY}`,
-      );
-    }
-    const body = isPacked ? await pack(bytes) : bytes;
-    const descriptor = await client.pushBlob(source, body, mediaType, signal);
-    const isCarried = mediaType !== SIDECAR_TYPES.toc && body.length <= MOST_EMBEDDED;
-    return {
-      ...descriptor,
-      ...(isCarried ? { data: body.toString('base64') } : {}),
-      annotations: isPacked ? { ...annotations, [ANNOTATIONS.size]: `${bytes.length}` } : annotations,
-    };
-  };
-  const parts: Array<() => Promise<Descriptor>> = [() => push(sidecar.flat, SIDECAR_TYPES.flat, {})];
-  const described = new Set<string>();
-  for (const { diffId, blobDigest, spans, toc } of sidecar.layers) {
-    const key = `${diffId} ${blobDigest}`;
-    if (described.has(key)) continue;
-    described.add(key);
-    const annotations = { [ANNOTATIONS.diffId]: diffId, [ANNOTATIONS.blob]: blobDigest };
-    parts.push(() => push(spans, SIDECAR_TYPES.spans, annotations));
-    parts.push(() => push(toc, SIDECAR_TYPES.toc, annotations));
-  }
-  const { hints } = sidecar;
-  if (hints !== undefined) parts.push(() => push(hints, SIDECAR_TYPES.hints, {}));
-  const blobs = await inParallel(parts, PARALLEL);
+  checkDescribes(sidecar, image);
+  const blobs = await inParallel(
+    sidecarParts(sidecar).map((part) => () => pushPart(client, source, part, signal)),
+    PARALLEL,
+  );
   const config = await client.pushBlob(source, EMPTY, MEDIA_TYPES.ociEmpty, signal);
   const { mediaType, digest, size } = image.descriptor;
   const manifest = Buffer.from(
@@ -164,7 +130,7 @@ export async function pushSidecar(
       subject: { mediaType, digest, size },
       annotations: {
         [ANNOTATIONS.revision]: `${SIDECAR_REVISION}`,
-        ...(hints === undefined ? {} : { [ANNOTATIONS.hints]: HINTS_VERSION }),
+        ...(sidecar.hints === undefined ? {} : { [ANNOTATIONS.hints]: HINTS_VERSION }),
       },
     }),
   );
@@ -175,10 +141,68 @@ export async function pushSidecar(
   });
 }
 
+/** Error: `invalid-argument` for a sidecar of other layers. */
+function checkDescribes({ layers }: Sidecar, image: ResolvedImage): void {
+  const isSame = image.layers.every(
+    ({ diffId, blob }, i) => layers[i]?.diffId === diffId && layers[i]?.blobDigest === blob.digest,
+  );
+  if (!isSame || layers.length !== image.layers.length)
+    throw new CofaError(
+      'invalid-argument',
+      `the sidecar does not describe the layers of ${image.reference.text}`,
+    );
+}
+
+/** One blob of a sidecar, not yet compressed. */
+interface SidecarPart {
+  bytes: Buffer;
+  mediaType: string;
+  annotations: Record<string, string>;
+}
+
+/** The blobs of a sidecar in their order; each layer once. */
+function sidecarParts(sidecar: Sidecar): SidecarPart[] {
+  const parts: SidecarPart[] = [{ bytes: sidecar.flat, mediaType: SIDECAR_TYPES.flat, annotations: {} }];
+  const described = new Set<string>();
+  for (const { diffId, blobDigest, spans, toc } of sidecar.layers) {
+    const key = `${diffId} ${blobDigest}`;
+    if (described.has(key)) continue;
+    described.add(key);
+    const annotations = { [ANNOTATIONS.diffId]: diffId, [ANNOTATIONS.blob]: blobDigest };
+    parts.push({ bytes: spans, mediaType: SIDECAR_TYPES.spans, annotations });
+    parts.push({ bytes: toc, mediaType: SIDECAR_TYPES.toc, annotations });
+  }
+  const { hints } = sidecar;
+  if (hints !== undefined) parts.push({ bytes: hints, mediaType: SIDECAR_TYPES.hints, annotations: {} });
+  return parts;
+}
+
+/** Compresses and pushes a part. A small one that a start needs is also in its descriptor. Error: `unsupported`. */
+async function pushPart(
+  client: RegistryClient,
+  source: ResolvedImage['reference'],
+  { bytes, mediaType, annotations }: SidecarPart,
+  signal: AbortSignal | undefined,
+): Promise<Descriptor> {
+  const isPacked = mediaType.endsWith('+zstd');
+  if (bytes.length > MAX_BODY)
+    throw new CofaError(
+      'unsupported',
+      `${source.text}: its ${mediaType} has ${bytes.length} bytes, the limit is ${MAX_BODY}`,
+    );
+  const body = isPacked ? await pack(bytes) : bytes;
+  const descriptor = await client.pushBlob(source, body, mediaType, signal);
+  const isCarried = mediaType !== SIDECAR_TYPES.toc && body.length <= MOST_EMBEDDED;
+  return {
+    ...descriptor,
+    ...(isCarried ? { data: body.toString('base64') } : {}),
+    annotations: isPacked ? { ...annotations, [ANNOTATIONS.size]: `${bytes.length}` } : annotations,
+  };
+}
+
 /**
- * The sidecar of an image, or undefined where nobody pushed a usable one. Only its manifest is fetched here.
- * `onSkipped` is told of candidates that are passed over. Throws what the registry client throws when the registry
- * cannot be asked.
+ * The sidecar of an image, or undefined where the registry has no usable one. Fetches only its manifest. Reports
+ * skipped candidates to `onSkipped`. Throws what the registry client throws when the registry cannot be asked.
  */
 export async function findSidecar(
   client: RegistryClient,
@@ -190,7 +214,9 @@ export async function findSidecar(
   return undefined;
 }
 
-/** All usable sidecars of an image, the preferred one first, for a caller that finds one's contents wanting. */
+/**
+ * All usable sidecars of an image, the preferred one first, for a caller that may find fault with the contents of one.
+ */
 export async function* sidecarsOf(
   client: RegistryClient,
   image: ResolvedImage,
@@ -220,14 +246,14 @@ export async function* sidecarsOf(
     } catch (error) {
       throwIfAborted(signal);
       const { code, message } = toErrorRecord(error);
-      // A registry that is away says nothing about the sidecar.
+      // A registry that does not answer says nothing about the sidecar.
       if (!['integrity', 'unsupported', 'not-found'].includes(code)) throw error;
       onSkipped?.({ descriptor: candidate, reason: message });
     }
   }
 }
 
-/** Runs the work, so much of it at a time; results in order. After a failure nothing more is begun. */
+/** Runs the work, `limit` pieces at a time; results in order. After a failure it begins no further piece. */
 async function inParallel<T>(work: ReadonlyArray<() => Promise<T>>, limit: number): Promise<T[]> {
   const results: T[] = [];
   let next = 0;
@@ -343,7 +369,7 @@ async function pack(bytes: Buffer): Promise<Buffer> {
 async function unpack(body: Buffer, size: number, part: Descriptor): Promise<Buffer> {
   let bytes: Buffer;
   try {
-    // One byte more than promised would be noticed, a terabyte never comes about.
+    // One byte more than promised shows as an error, a terabyte is never unpacked.
     bytes = await decompress(body, {
       maxOutputLength: size + 1,
       params: { [constants.ZSTD_d_windowLogMax]: 27 },

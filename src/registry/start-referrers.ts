@@ -1,12 +1,12 @@
-/** What a start needs of an image's referrers: it is fetched while other things are waited for. */
+/** The image's referrers that a start needs: the client fetches them while the start waits for other things. */
 import type { FollowedReferrers } from './client.ts';
 import { PACK_TYPES, packIn } from './packs.ts';
 import { SIDECAR_TYPES } from './sidecars.ts';
 
-/** Tables of contents no start needs. */
+/** No start needs tables of contents. */
 const OF_SIDECAR: readonly string[] = [SIDECAR_TYPES.flat, SIDECAR_TYPES.spans, SIDECAR_TYPES.hints];
 
-/** A pack comes as a stream, in a fetcher; where it lies the list mostly says. */
+/** A fetcher reads a pack as a stream; the list mostly says where it lies. */
 export const startReferrers: FollowedReferrers['blobsOf'] = (referrer) => {
   if (referrer.artifactType === SIDECAR_TYPES.artifact) return OF_SIDECAR;
   if (referrer.artifactType !== PACK_TYPES.artifact || packIn(referrer) !== undefined) return undefined;

@@ -1,11 +1,11 @@
 /**
- * One HTTP exchange: connection pools per origin, TLS by certs.d, proxies by the environment, time limits, and
- * redirects followed by hand, because what may be sent on to another host is a question of trust:
+ * One HTTP exchange: connection pools per origin, TLS by certs.d, proxies by the environment, time limits. It follows
+ * redirects by hand, since what another host may receive is a question of trust:
  *
- * - `Authorization` stays with the origin (scheme, host and port) it was meant for; once a redirect has left it, it is
- *   gone for good, also where a later one leads back. Cookies go to the origin that set them.
+ * - `Authorization` stays with the origin (scheme, host and port) that it was meant for. Once a redirect has left that
+ *   origin the header is dropped, also where a later redirect leads back. Cookies return to the origin that set them.
  * - https never becomes http.
- * - Each hop is taken once more from the top: TLS settings, proxy, limits.
+ * - Each hop applies TLS settings, proxy and limits anew.
  *
  * Authentication, retries and the meaning of a status are the callers' (api.ts).
  */
@@ -22,7 +22,7 @@ import { abortError, throwIfAborted, waitFor } from './retry.ts';
 import { Pool, proxyAgent } from './undici-parts.ts';
 
 export interface TransportSettings {
-  /** Folders in the layout of docker's certs.d, looked at in this order. */
+  /** Folders in the layout of docker's certs.d, in the order of search. */
   certDirs: readonly string[];
   /** Hosts (`HOST[:PORT]`) whose certificate is not checked. */
   insecure: readonly string[];
@@ -46,7 +46,7 @@ export interface SendRequest {
   cookies?: CookieJar | undefined;
   /** `none` hands redirects to the caller as they are. */
   redirects?: 'follow' | 'none';
-  /** Overrides the setting, such as for an upload that takes a while to be taken in. */
+  /** Replaces the setting, such as for an upload that the registry takes a while to store. */
   headersTimeoutMs?: number | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -54,7 +54,7 @@ export interface SendRequest {
 export interface Reply {
   status: number;
   headers: Readonly<Record<string, string | string[] | undefined>>;
-  /** Has to be read or destroyed, or its connection stays taken. Errors of its iteration are network errors, unmapped. */
+  /** Read or destroy it, or its connection stays taken. Its iteration throws network errors, unmapped. */
   body: Readable;
   /** Where the answer came from in the end. */
   url: URL;
@@ -119,7 +119,7 @@ export class Transport {
       return await this.#exchangeOn(lane, request, crossed);
     } catch (error) {
       if (!(error instanceof RequestFailure) || error.reason !== 'certificate') throw error;
-      // Somebody may just have put the CA there, or renewed it: look again before giving up.
+      // An administrator may just have put the CA there, or renewed it: look again before giving up.
       const current = await readCertificates(this.#settings.certDirs, hostNames(url));
       if (current.fingerprint === lane.fingerprint) throw error;
       this.#drop(url.origin, lane);
@@ -151,7 +151,7 @@ export class Transport {
         ...(signal === undefined ? {} : { signal }),
         ...(request.headersTimeoutMs === undefined ? {} : { headersTimeout: request.headersTimeoutMs }),
       });
-      // An error of a body that nobody reads any more must not end the process.
+      // An error of a body that no caller reads any more must not end the process.
       body.on('error', () => {});
       return { status: statusCode, headers: answer, body };
     } catch (error) {
@@ -197,7 +197,7 @@ export class Transport {
   }
 }
 
-/** Turns an error from reading a reply's body into a failure, or into what the signal stands for. */
+/** Turns an error from reading a reply's body into a failure, or into the meaning of the signal. */
 export function bodyFailure(
   error: unknown,
   reply: Pick<Reply, 'url'>,
@@ -250,7 +250,7 @@ export async function readText(reply: Pick<Reply, 'body'>, limit = 16 * 1024): P
   return Buffer.concat(chunks).toString('utf8').slice(0, limit);
 }
 
-/** Reads a body to its end if that is near, so that the connection can be used again. */
+/** Reads a body to its end if the end is near, so that the connection can be used again. */
 export async function discard(body: Readable): Promise<void> {
   await readText({ body });
   body.destroy();
@@ -262,7 +262,7 @@ export function header(reply: Pick<Reply, 'headers'>, name: string): string | un
   return Array.isArray(value) ? value[0] : value;
 }
 
-/** Resolves a Location header and refuses where it must not lead. */
+/** Resolves a Location header; refuses addresses where it must not lead. */
 export function resolveLocation(location: string, base: URL): URL {
   let url: URL;
   try {
@@ -287,7 +287,7 @@ export function resolveLocation(location: string, base: URL): URL {
       hint: 'a proxy before the registry has to tell it that it is reached by https (X-Forwarded-Proto)',
     });
   }
-  // A user and password in it are not used: only the origin and the path are.
+  // A user and password in the address are not used: only the origin and the path are.
   return url;
 }
 
@@ -305,7 +305,7 @@ async function openLane(url: URL, settings: TransportSettings): Promise<Lane> {
     headersTimeout: settings.headersTimeoutMs,
     bodyTimeout: settings.bodyTimeoutMs,
     keepAliveTimeout: KEEP_ALIVE_MS,
-    // Several connections carry more than one, and HTTP/1.1 is what every registry has been tried with.
+    // Several connections carry more than one, and every registry that cofa was tested with speaks HTTP/1.1.
     allowH2: false,
   };
   let fingerprint = '';
@@ -352,7 +352,7 @@ export function proxyFor(url: URL, environment: TransportSettings['environment']
 function redirectTarget(reply: Pick<Reply, 'status' | 'headers'>, request: SendRequest): string | undefined {
   if (request.redirects === 'none') return undefined;
   const isRead = request.method === 'GET' || request.method === 'HEAD';
-  // After a POST or PUT the others turn the request into a GET, which a registry cannot mean (RFC 9110, 15.4).
+  // After a POST or PUT the other statuses turn the request into a GET, which a registry cannot mean (RFC 9110, 15.4).
   const followed = isRead ? [301, 302, 303, 307, 308] : [307, 308];
   return followed.includes(reply.status) ? header(reply, 'location') : undefined;
 }

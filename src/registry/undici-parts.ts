@@ -1,7 +1,7 @@
 /**
- * The parts of undici that are used here, 23 modules. Its index loads 110: mocks, caches, fetch, WebSockets. Those take 75 ms
- * of processor time and 31 MB of memory of each process that speaks HTTP, these 35 ms and 17 MB. The package has no
- * `exports`, so its files can be named; its version is pinned, and a test sees when they are others.
+ * The parts of undici that cofa uses, 23 modules. Its index loads 110: mocks, caches, fetch, WebSockets. Those take 75
+ * ms of processor time and 31 MB of memory in each process that speaks HTTP, these 35 ms and 17 MB. The package has no
+ * `exports`, so its files can be named. Its version is pinned, and a test notices when the files change.
  */
 import { createRequire } from 'node:module';
 
@@ -11,11 +11,11 @@ const load = createRequire(import.meta.url);
 
 export const Pool = load('undici/lib/dispatcher/pool.js') as Undici['Pool'];
 
-// As undici's index does with all of its calls; a dispatcher has none by itself.
+// undici's index does so with all of its calls; a dispatcher has none by itself.
 const { prototype } = load('undici/lib/dispatcher/dispatcher.js') as Undici['Dispatcher'];
 prototype.request = load('undici/lib/api/api-request.js') as typeof prototype.request;
 
-/** Few have a proxy: what it takes is loaded for those. It calls `connect`. */
+/** Loads the proxy code for the few nodes that have a proxy. It calls `connect`. */
 export function proxyAgent(
   options: ConstructorParameters<Undici['ProxyAgent']>[0],
 ): InstanceType<Undici['ProxyAgent']> {
