@@ -1,7 +1,7 @@
 /**
- * Looks for the container's command before runc does. runc reports a missing one with the same exit code as a
- * command that fails, so the two cases that callers tell apart (126 and 127) are found here, from metadata alone:
- * no file data is fetched for it.
+ * Looks for the container's command before runc does. runc gives a missing command the same exit code as a command that
+ * fails. Callers tell the two cases apart (126 and 127), so this finds them from metadata alone, without fetching file
+ * data.
  */
 import { join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
@@ -9,14 +9,14 @@ import { resolveInRoot } from './rootfs.ts';
 
 export type CommandCheck =
   | { kind: 'found'; path: string }
-  /** It lies below a volume or in /proc, /dev, /sys: only runc can tell. */
+  /** It lies below a volume or in /proc, /dev, /sys: only runc can find out. */
   | { kind: 'unknown' }
   | { kind: 'missing' }
   | { kind: 'not-executable'; path: string; why: string };
 
 /**
- * Looks the command up as execvp(3) would: with a slash from `cwd`, else along PATH. `covered` are the container
- * paths that are mounted over.
+ * Looks the command up as execvp(3) would: with a slash from `cwd`, else along PATH. `covered`: container paths over
+ * which something is mounted.
  */
 export async function findCommand(
   rootfs: string,

@@ -1,6 +1,6 @@
 /**
- * What a container gets when nobody asks for anything else: the same as under docker, so that an image that runs
- * there runs here. Sources: the defaults of moby (oci/defaults.go, caps/defaults.go) and capabilities(7).
+ * A container's defaults: the same as under docker, so that an image that runs there runs here. Sources: the defaults
+ * of moby (oci/defaults.go, caps/defaults.go) and capabilities(7).
  */
 import type { SpecMount } from './spec.ts';
 
@@ -24,7 +24,7 @@ export const DEFAULT_CAPABILITIES: ReadonlyArray<readonly [name: string, bit: nu
   ['CAP_SETFCAP', 31],
 ];
 
-/** Files of /proc and /sys that tell about the host or harm it: hidden. */
+/** Files of /proc and /sys that reveal facts about the host, or harm it: hidden. */
 export const MASKED_PATHS: readonly string[] = [
   '/proc/acpi',
   '/proc/asound',

@@ -1,6 +1,6 @@
 /**
- * SHA-256 (FIPS 180-4) of a short text, without node:crypto, which takes 5 ms to load: `cofa run` names a start and a cgroup
- * by such digests, and has no other use for it.
+ * SHA-256 (FIPS 180-4) of a short text, without node:crypto, which takes 5 ms to load. `cofa run` names a start and a
+ * cgroup by such digests, and has no other use for node:crypto.
  */
 
 /** Lower-case hex digits of the SHA-256 of `text` in UTF-8. */

@@ -26,8 +26,8 @@ export function exec(file: string, args: readonly string[], timeoutMs = 30_000):
 }
 
 /**
- * Finds a program, at once, along PATH, then in the folders for administrators, which the PATH of a plain user often lacks.
- * Undefined when it is not installed.
+ * Finds a program, synchronously, along PATH, then in the folders for administrators, which the PATH of a plain user
+ * often lacks. Undefined when it is not installed.
  */
 export function findProgram(name: string): string | undefined {
   const folders = [
@@ -45,7 +45,7 @@ export function findProgram(name: string): string | undefined {
       accessSync(path, constants.X_OK);
       return path;
     } catch {
-      // not there: the next one
+      // not there: try the next one
     }
   }
   return undefined;

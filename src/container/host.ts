@@ -1,11 +1,11 @@
-/** What this node gives to a container, read from /proc and /etc. */
+/** Facts of this node that a container gets, read from /proc and /etc. */
 import { readFileSync } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import type { HostFacts } from './spec.ts';
 import { terminalSize } from './terminal.ts';
 
-/** Reads the facts; cheap, nothing is started. The terminal's size only where one is wanted. */
+/** Reads the facts; cheap, starts no process. Asks for the terminal's size only with `tty`. */
 export async function hostFacts(tty = false): Promise<HostFacts> {
   const [status, limits, cgroup2] = await Promise.all([
     readFile('/proc/self/status', 'utf8'),
@@ -28,7 +28,7 @@ export async function hostFacts(tty = false): Promise<HostFacts> {
   };
 }
 
-/** A process that a pid alone does not name, since pids come round again: pid, start time, boot. */
+/** Names one process. A pid alone does not, since the kernel uses pids again: pid, start time, boot. */
 export interface ProcessIdentity {
   pid: number;
   /** Clock ticks since the boot: field 22 of /proc/PID/stat, proc(5). */

@@ -1,6 +1,6 @@
 /**
  * The part of an image's configuration that a container needs: OCI image-spec, config.md, "config" object; Docker's
- * schema-2 configuration has the same names. The bytes come from a registry, so every field is checked here once.
+ * schema-2 configuration has the same names. The bytes come from a registry, so this checks every field once.
  */
 import { CofaError } from '../../schemas/errors.ts';
 
@@ -17,7 +17,7 @@ export interface ImageConfig {
   stopSignal: string | undefined;
 }
 
-/** Reads an image configuration. Errors: `integrity` naming the field that is not what the specification says. */
+/** Reads an image configuration. Errors: `integrity`, which names the field that breaks the specification. */
 export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   let parsed: unknown;
   try {
@@ -26,7 +26,7 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
     throw new CofaError('integrity', 'the image configuration is not JSON', { cause });
   }
   const outer = asObject(parsed, 'the image configuration');
-  // Absent in images that hold files only; such an image can still be run with a command.
+  // Images that hold files only lack it; such an image can still run with a command.
   const config = outer.config === undefined || outer.config === null ? {} : asObject(outer.config, 'config');
   const workingDir = asText(config.WorkingDir, 'WorkingDir');
   return {
@@ -34,13 +34,13 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
     cmd: asTexts(config.Cmd, 'Cmd'),
     env: asTexts(config.Env, 'Env').filter((entry) => entry.indexOf('=') > 0),
     user: asText(config.User, 'User'),
-    // Windows-style or relative folders appear in hand-written images; docker takes them from the root too.
+    // Hand-written images have Windows-style or relative folders; docker takes them from the root too.
     workingDir: workingDir.startsWith('/') ? workingDir : `/${workingDir}`,
     stopSignal: asText(config.StopSignal, 'StopSignal') || undefined,
   };
 }
 
-/** Entries and their total length; far above what execve(2) takes anyway. */
+/** Entries and their total length; far above the limits of execve(2). */
 const MAX_ENTRIES = 65_536;
 
 function asObject(value: unknown, field: string): Record<string, unknown> {

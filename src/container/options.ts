@@ -1,4 +1,4 @@
-/** What `cofa run` takes beside the image: docker's words for environment, volumes and names, as plain data. */
+/** The options of `cofa run` beside the image: docker's words for environment, volumes and names, as plain data. */
 import { CofaError } from '../../schemas/errors.ts';
 import { sha256Hex } from './digest.ts';
 
@@ -17,7 +17,7 @@ export interface RunOptions {
   tty: boolean;
   interactive: boolean;
   readOnly: boolean;
-  /** setuid programs give nothing. */
+  /** setuid programs gain no rights. */
   noNewPrivileges: boolean;
   /** Without the seccomp profile. */
   unconfined: boolean;
@@ -58,15 +58,15 @@ export function parseVolume(text: string, cwd: string): Volume {
     if (flag === 'ro') volume.readOnly = true;
     else if (flag === 'rw') volume.readOnly = false;
     else if (isPropagation(flag)) volume.propagation = flag;
-    // Relabelling is for SELinux; where there is none docker takes no notice of it either.
+    // Relabelling is for SELinux; without SELinux docker ignores it too.
     else if (flag !== 'z' && flag !== 'Z') throw bad(`unknown option ${JSON.stringify(flag)}`);
   }
   return volume;
 }
 
 /**
- * Parses the text of an `--env-file`: one `NAME=value` or `NAME` a line, taken literally (no quotes, no
- * substitution); empty lines and lines that start with `#` are passed over. Error: `invalid-argument` with the line.
+ * Parses the text of an `--env-file`: one `NAME=value` or `NAME` a line, taken literally (no quotes, no substitution).
+ * Ignores empty lines and lines that start with `#`. Error: `invalid-argument` with the line.
  */
 export function parseEnvFile(text: string, name: string): string[] {
   const entries: string[] = [];
@@ -112,8 +112,9 @@ export function parseSecurity(words: readonly string[]): Pick<RunOptions, 'noNew
 }
 
 /**
- * Which start of the image this is, as startup packs tell them apart: `default` for the image's own command, else a
- * digest of the program and its first argument. Further ones are left out: they name what is worked on, not what runs.
+ * Which start of the image this is, as startup packs tell starts apart: `default` for the image's own command, else a
+ * digest of the program and its first argument. Further arguments do not count: they name what the program works on,
+ * not the program.
  */
 export function startKey({ args, entrypoint }: Pick<RunOptions, 'args' | 'entrypoint'>): string {
   if (args.length === 0 && entrypoint === undefined) return 'default';

@@ -2,11 +2,11 @@
  * The writable root of a container: overlayfs with the lazily mounted image as its only lower layer.
  *
  * Options, each only where the kernel has it:
- * - `redirect_dir`: a folder of the image can be renamed (else EXDEV).
- * - `metacopy`: chown and chmod of a file of the image copy its metadata up and leave its data where they are.
- *   Without it a `chown -R` in an entrypoint would fetch all those files.
- * - `volatile`: the upper layer is never synced. It dies with the container, and a sync would wait for every dirty
- *   page of the disk.
+ * - `redirect_dir`: a process can rename a folder of the image (else EXDEV).
+ * - `metacopy`: chown and chmod of a file of the image copy its metadata up and leave its data where they are. Without
+ *   it a `chown -R` in an entrypoint would fetch all those files.
+ * - `volatile`: the kernel never syncs the upper layer. It is deleted with the container, and a sync would wait for
+ *   every dirty page of the disk.
  */
 import { chmod, chown, stat } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
@@ -18,13 +18,13 @@ export interface Overlay {
   upper: string;
   work: string;
   target: string;
-  /** The upper layer is thrown away with the container. */
+  /** The upper layer is deleted with the container. */
   temporary: boolean;
 }
 
 /**
- * Mounts the root of a container on its image. The folder `upper` is the container's `/` to all who look at it: it takes mode
- * and owner from the image's. Errors: those of `mountOverlay`.
+ * Mounts the root of a container on its image. The folder `upper` is the container's `/` for every process in it, so it
+ * takes mode and owner from the image's root. Errors: those of `mountOverlay`.
  */
 export async function mountRoot(
   folder: Pick<ContainerFolder, 'image' | 'upper' | 'work' | 'rootfs'>,
@@ -37,10 +37,10 @@ export async function mountRoot(
   await mountOverlay({ lower: image, upper, work, target: rootfs, temporary });
 }
 
-/** Mounts it. Errors: as of mount(2); `environment` when the kernel has no overlayfs. */
+/** Mounts the overlay. Errors: as of mount(2); `environment` when the kernel has no overlayfs. */
 export async function mountOverlay(overlay: Overlay): Promise<void> {
   const extras = ['redirect_dir=on', 'metacopy=on', ...(overlay.temporary ? ['volatile'] : [])];
-  // Older kernels refuse an option they do not know with EINVAL, without saying which.
+  // Older kernels refuse an unknown option with EINVAL, without saying which.
   for (const options of [extras, extras.slice(0, 1), []]) {
     try {
       await mount({
@@ -58,8 +58,9 @@ export async function mountOverlay(overlay: Overlay): Promise<void> {
 }
 
 /**
- * Unmounts it. What still uses it after the container's end (somebody's shell inside, a scan of the disk) would
- * hold up every later step, so then it is detached and goes when its last user has gone. False: it was detached.
+ * Unmounts the overlay. A process that still uses it after the container's end (an administrator's shell inside, a scan
+ * of the disk) would hold up every later step. So then this detaches it, and the kernel ends it with its last user.
+ * False: it was detached.
  */
 export async function unmountOverlay(target: string): Promise<boolean> {
   try {

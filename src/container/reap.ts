@@ -1,7 +1,7 @@
 /**
- * Containers and what is left of them. A `cofa run` cleans up after itself; when it was killed, its runc and its
- * container run on (their input and output are their own), and folder and mounts stay until somebody reaps them:
- * the engine does when it starts and now and then, `cofa rm` by hand.
+ * Containers and their remains. A `cofa run` cleans up after itself. When it is killed, its runc and its container
+ * continue (their input and output are their own), and folder and mounts stay until they are reaped: by the engine when
+ * it starts and now and then, by `cofa rm` by hand.
  */
 import { lstat } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
@@ -16,7 +16,7 @@ import { Runc, type RuncState } from './runc.ts';
  * - `starting`, `running`: as the words say; its `cofa run` lives.
  * - `orphaned`: its `cofa run` was killed, the container itself still runs.
  * - `dead`: neither lives; folder and mounts are left over.
- * - `kept`: ended in order, its upper layer was to be kept.
+ * - `kept`: ended in order, with an order to keep its upper layer.
  */
 export type ContainerState = 'starting' | 'running' | 'orphaned' | 'dead' | 'kept';
 
@@ -24,13 +24,13 @@ export interface ContainerInfo {
   id: string;
   state: ContainerState;
   folder: ContainerFolder;
-  /** Undefined where its start was cut off before it could be written. */
+  /** Undefined where the start was interrupted before it wrote the record. */
   record: ContainerRecord | undefined;
   /** Of the container's first process, on the host; undefined when none runs. */
   pid: number | undefined;
 }
 
-/** A folder without a record may be one that is being made at this moment; this old it is not, in ms. */
+/** A folder without a record may belong to a `cofa run` that is about to write it; at this age it does not, ms. */
 const YOUNG = 60_000;
 
 /** Every container of this root with its state, by name. */
@@ -38,7 +38,7 @@ export async function listContainers(root: string, now: Date): Promise<Container
   const folders = await readFolders(root);
   if (folders.length === 0) return [];
   const known = new Map<string, RuncState>();
-  // Without runc nothing can run; the folders can still be shown and removed.
+  // Without runc no container can run; the folders can still be shown and removed.
   const runc = await Runc.find(root).catch(() => undefined);
   for (const row of (await runc?.list()) ?? []) known.set(row.id, row);
   const infos: ContainerInfo[] = [];
@@ -58,13 +58,13 @@ export async function listContainers(root: string, now: Date): Promise<Container
 
 export interface Reaped {
   id: string;
-  /** Why it could not be removed; undefined: it is gone. */
+  /** Why it could not be removed; undefined: it has been removed. */
   error?: unknown;
 }
 
 export interface ReapOptions {
   root: string;
-  /** Takes the image of a container away, normally by the engine; `not-found` counts as done. */
+  /** Unmounts the image of a container, normally by the engine; `not-found` counts as done. */
   unmountImage: (dir: string, id: string) => Promise<void>;
   now: Date;
   /** This container alone, also if it is kept. */
@@ -74,8 +74,8 @@ export interface ReapOptions {
 }
 
 /**
- * Removes dead containers: what runc holds, mounts, folder. One that cannot be removed does not hold up the others.
- * With `only`: errors `not-found` for a name that is not there, `busy` for one that runs (unless `force`).
+ * Removes dead containers: runc's state, mounts, folder. One that cannot be removed does not hold up the others. With
+ * `only`, errors: `not-found` for an unknown name, `busy` for a container that runs (unless `force`).
  */
 export async function reapContainers(options: ReapOptions): Promise<Reaped[]> {
   const infos = await listContainers(options.root, options.now);
@@ -105,8 +105,8 @@ export async function reapContainers(options: ReapOptions): Promise<Reaped[]> {
 }
 
 /**
- * Takes the mounts of a container away: first the overlay, then the image below it. Each may be gone already.
- * Error: `busy` when the engine cannot take the image away.
+ * Unmounts a container: first the overlay, then the image below it. Either may be unmounted already. Error: `busy` when
+ * the engine cannot unmount the image.
  */
 export async function unmountContainer(
   folder: ContainerFolder,
@@ -117,7 +117,7 @@ export async function unmountContainer(
     await unmountImage(folder.image, folder.id);
   } catch (error) {
     if (!(error instanceof CofaError) || error.code !== 'not-found') throw error;
-    // The engine does not know of it (any more); what is mounted there all the same is nobody's.
+    // The engine does not know of it (any more), so a mount that is still there has no owner.
     if (mountsBelow(folder.image).length > 0) await unmount(folder.image, { lazy: true });
   }
 }

@@ -1,11 +1,11 @@
 /**
- * A container's folder, ROOT/containers/ID: a record of whose it is, the mounts, and the bundle for runc.
+ * A container's folder, ROOT/containers/ID: a record of its owner, the mounts, and the bundle for runc.
  *
  *     container.json   what it is and which process started it
  *     image/           the image, mounted lazily and read-only by the engine
- *     upper/ work/     what the container writes
+ *     upper/ work/     the container's writes
  *     rootfs/          overlay of the two: the container's root
- *     config.json      the bundle's configuration;  runc.log  what runc has to say
+ *     config.json      the bundle's configuration;  runc.log  runc's messages
  *     etc/             hosts, hostname and resolv.conf of this container
  */
 import { closeSync, mkdirSync, openSync, readSync, renameSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ export interface ContainerRecord {
   v: 1;
   id: string;
   ref: string;
-  /** What was asked for; what really runs stands in config.json. */
+  /** The arguments of `cofa run`; config.json has the command that runs. */
   args: string[];
   /** ISO 8601 */
   created: string;
@@ -68,8 +68,8 @@ export class ContainerFolder {
 }
 
 /**
- * Makes the folder of a new container, at once: whoever starts one has nothing else to do meanwhile. The name is taken by
- * mkdir(2), so two at once never share one. Error: `conflict` when there is one of that name.
+ * Makes the folder of a new container, synchronously: `cofa run` has nothing else to do meanwhile. mkdir(2) takes the
+ * name, so two containers never share one. Error: `conflict` when the name is taken.
  */
 export function createFolder(
   root: string,
@@ -98,14 +98,14 @@ export function createFolder(
     keep: wanted.keep,
   };
   folder.write(record);
-  // The upper layer is the root folder of the container as everybody in it sees it.
+  // The upper layer is the container's root folder for every process in it.
   mkdirSync(folder.upper, { mode: 0o755 });
   for (const path of [folder.image, folder.work, folder.rootfs]) mkdirSync(path, { mode: 0o700 });
   mkdirSync(folder.etc, { mode: 0o755 });
   return { folder, record };
 }
 
-/** Twelve hex digits by chance, past node:crypto, which takes 5 ms to load. */
+/** Twelve random hex digits, without node:crypto, which takes 5 ms to load. */
 function randomName(): string {
   const bytes = Buffer.alloc(6);
   const source = openSync('/dev/urandom', 'r');

@@ -1,4 +1,4 @@
-/** Takes the folder of a container away, with what the container wrote. */
+/** Removes the folder of a container, with what the container wrote. */
 import { readFileSync } from 'node:fs';
 import { lstat, readdir, rmdir, unlink } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
@@ -25,8 +25,9 @@ export function mountsBelow(path: string): string[] {
 }
 
 /**
- * The folder of a container that has written little goes entry by entry, in less time than a process takes to begin. False where
- * there is more, or something else than files and folders of one file system: nothing is lost by what went before.
+ * Removes the folder of a container that has written little entry by entry, in less time than a process takes to begin.
+ * False where there is more, or something else than files and folders of one file system: the caller then removes the
+ * rest.
  */
 async function removeSmall(path: string): Promise<boolean> {
   let left = MOST_ENTRIES;
@@ -53,6 +54,6 @@ async function removeSmall(path: string): Promise<boolean> {
   }
 }
 
-/** What cofa, runc and overlayfs put there are some 20. */
+/** cofa, runc and overlayfs put some 20 entries there. */
 const MOST_ENTRIES = 64;
 const SLASH = Buffer.from('/');

@@ -1,7 +1,7 @@
 /**
- * Reads files of an image as the container would see them. Symbolic links in an image are written by its author and
- * may point anywhere (`/etc/passwd -> /etc/shadow`), so each part of a path is resolved below the root by hand and
- * never by the kernel, which would leave it.
+ * Reads files of an image as the container would see them. The author of an image writes its symbolic links, and they
+ * may point anywhere (`/etc/passwd -> /etc/shadow`). So this resolves each part of a path below the root by hand and
+ * never lets the kernel do it, which would leave the root.
  */
 import type { Stats } from 'node:fs';
 import { constants, lstat, open, readlink } from 'node:fs/promises';
@@ -19,8 +19,8 @@ export interface InRoot {
 }
 
 /**
- * Follows `path` below `root`; `..` stops at the root. Undefined when a part is missing, is no directory or when the
- * links run in a circle. Other errors of the file system (such as EIO) are thrown.
+ * Follows `path` below `root`; `..` stops at the root. Undefined when a part is missing or is no directory, or when the
+ * links run in a circle. Throws other errors of the file system (such as EIO).
  */
 export async function resolveInRoot(root: string, path: string, cwd = '/'): Promise<InRoot | undefined> {
   const todo = partsOf(path.startsWith('/') ? path : `${cwd}/${path}`).toReversed();
@@ -55,8 +55,8 @@ export async function resolveInRoot(root: string, path: string, cwd = '/'): Prom
 }
 
 /**
- * The text of a regular file of the image, at most `limit` bytes of it; undefined when there is none. Anything else
- * of that name (a FIFO would block for ever) counts as none.
+ * The text of a regular file of the image, at most `limit` bytes of it; undefined when there is none. Any other kind of
+ * file counts as none: a FIFO would block without end.
  */
 export async function readTextInRoot(root: string, path: string, limit: number): Promise<string | undefined> {
   const found = await resolveInRoot(root, path);

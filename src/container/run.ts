@@ -1,10 +1,10 @@
 /**
- * A container from an image that is not there yet, in the foreground:
+ * Runs a container in the foreground, from an image whose data the node does not have yet:
  *
  *     engine mounts the image → overlay → config.json → runc run → exit code
  *
- * and back again on every path, also on an error or a signal in the middle of it: runc delete, overlay, image, folder.
- * A step that cannot be undone does not stop the later ones; it is reported, and `cofa ps` shows what is left.
+ * and cleans up on every path, also after an error or a signal in the middle of it: runc delete, overlay, image,
+ * folder. A step that cannot be undone does not stop the later ones; this reports it, and `cofa ps` shows what is left.
  */
 import type { ChildProcess } from 'node:child_process';
 import {
@@ -44,7 +44,7 @@ export interface RunRequest {
   image: ImageRequest;
   /** Undefined: an id by chance. */
   name: string | undefined;
-  /** Do not throw away what the container wrote. */
+  /** Keep what the container wrote. */
   keep: boolean;
   options: RunOptions;
 }
@@ -58,10 +58,10 @@ export type ImageRequest = Pick<
 export interface RunDependencies {
   engine: { readonly call: CallEngine };
   now: Date;
-  /** Sentences for the user: what could not be cleaned up, where a kept layer lies. */
+  /** Sentences for the user: which step of the clean-up failed, where a kept layer lies. */
   note: (text: string) => void;
   onProgress?: (progress: Progress) => void;
-  /** The image is there; from now on the terminal is the container's. */
+  /** The image is mounted; from now on the terminal is the container's. */
   onMounted?: () => void;
   /** The container runs, and there is nothing to do until it ends. */
   onRunning?: () => void;
@@ -110,10 +110,10 @@ class Container {
   readonly #record: ContainerRecord;
   #mountAsked = false;
   #mounted = false;
-  /** The engine has mounted the overlay, too, and takes it away again. */
+  /** The engine has mounted the overlay, too, and unmounts it at the end. */
   #overlaid = false;
   #runcStarted = false;
-  /** The engine has put the folder away. */
+  /** The engine has moved the folder away. */
   #discarded = false;
 
   constructor(
@@ -136,9 +136,9 @@ class Container {
     this.#mountAsked = true;
     const mounting = this.#mount(signals);
     mounting.catch(() => {});
-    // The question is under way before anything else is done.
+    // The request is on its way before anything else begins.
     await sent();
-    // All that does not need the image happens while the engine works.
+    // The steps that need no image run while the engine works.
     const [mounted, host, files] = await settleAll([
       mounting,
       hostFacts(options.tty),
@@ -167,8 +167,8 @@ class Container {
   }
 
   /**
-   * The image, and the overlay on it: the engine has loaded what that takes, and `cofa run` would have to. The answer says
-   * whether there is an overlay; engines of protocol 1 mount none.
+   * Mounts the image, and the overlay on it: the engine has loaded the code for that, and `cofa run` would have to. The
+   * answer says whether there is an overlay; engines of protocol 1 mount none.
    */
   async #mount(signals: SignalRelay): Promise<Mount> {
     const { options, keep, image } = this.#request;
@@ -187,13 +187,13 @@ class Container {
     return await this.#deps.engine.call('mount', request, { signal: signals.early, onProgress });
   }
 
-  /** Undoes `run`, however far it came. `exit`: the container's exit code, undefined when it never ran to its end. */
+  /** Undoes `run` after any step. `exit`: the container's exit code, undefined when it never ran to its end. */
   async remove(exit: number | undefined): Promise<void> {
     const folder = this.#folder;
     const isKept = this.#request.keep && exit !== undefined;
     const steps: Array<() => Promise<void>> = [
       async () => {
-        // After an orderly end runc has removed it all itself.
+        // After an orderly end runc has removed its state itself.
         if (this.#runcStarted && (exit === undefined || this.#leftByRunc())) {
           await this.#runc.delete(folder.id);
         }
@@ -217,7 +217,7 @@ class Container {
       } catch (error) {
         const text = error instanceof Error ? error.message : String(error);
         this.#deps.note(`what ${folder.id} left stays until the engine starts again, or cofa rm: ${text}`);
-        // The later steps stand on this one; the engine goes on with it, or `cofa rm`.
+        // The later steps depend on this one; the engine continues with it, or `cofa rm`.
         return;
       }
     }
@@ -282,7 +282,7 @@ class Container {
         cgroupsPath: cgroupOf(this.#request.root, folder.id),
         files,
       });
-    // Where the command lies does not depend on who runs it: it is looked up while the accounts are read.
+    // The place of the command does not depend on the user: the lookup runs while the accounts are read.
     const checked = checkCommand(folder.rootfs, specFor(lookupUser('', undefined, undefined)));
     checked.catch(() => {});
     const [passwd, group] = await Promise.all([
@@ -302,10 +302,10 @@ export function cgroupOf(root: string, id: string): string {
 
 /** For an unmount, ms. */
 const UNMOUNT_MS = 60_000;
-/** Bytes of /etc/passwd and /etc/group that are looked at. */
+/** Bytes of /etc/passwd and /etc/group that are read. */
 const MAX_ACCOUNTS = 4 << 20;
 
-/** Waits for all, also when one fails, so that nothing goes on behind the clean-up; then throws the first error. */
+/** Waits for all, also when one fails, so that no step runs on behind the clean-up; then throws the first error. */
 async function settleAll<T extends readonly unknown[]>(
   work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
 ): Promise<T> {
@@ -317,7 +317,7 @@ function throwIfStopped(signals: SignalRelay): void {
   if (signals.early.aborted) throw signals.early.reason;
 }
 
-/** Of a command that the engine is told. */
+/** Longest word of a command that the engine gets, bytes. */
 const LONGEST_WORD = 4_096;
 
 function checkVolumes(options: RunOptions): void {
@@ -333,7 +333,10 @@ function checkVolumes(options: RunOptions): void {
   }
 }
 
-/** Copies of the node's files, so that the container may change its own. Missing ones are left to the image. */
+/**
+ * Copies of the node's files, so that the container may change its own. Where the node lacks one the image's file
+ * stays.
+ */
 async function prepareEtc(
   folder: ContainerFolder,
   options: RunOptions,
@@ -398,7 +401,7 @@ async function exitOf(ending: Ending, folder: ContainerFolder, signals: SignalRe
   const failure = ending.code === 0 ? undefined : await startFailure(folder.path);
   if (failure !== undefined) throw startErrorOf(failure);
   if (ending.code !== null) return ending.code;
-  // runc itself was killed: by the signal passed on before it listened, or by somebody else.
+  // A signal killed runc itself: the one passed on before runc listened, or one of another process.
   const stopped = signals.last();
   if (stopped !== undefined && ending.signal === stopped) throw new Interrupted(stopped);
   throw new StartError(125, `runc was killed by ${ending.signal ?? 'a signal'}`);

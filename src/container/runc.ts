@@ -7,7 +7,7 @@ import { exec, findProgram } from './exec.ts';
 
 export interface RuncState {
   id: string;
-  /** Of the container's first process; 0 when it has ended. */
+  /** Of the container's first process; 0 when the container has ended. */
   pid: number;
   status: 'creating' | 'created' | 'running' | 'paused' | 'stopped';
 }
@@ -34,8 +34,8 @@ export class Runc {
 
   /**
    * Starts a container in the foreground. runc becomes the leader of a session of its own: a Ctrl-C of the terminal
-   * then reaches cofa alone, which passes it on once. runc keeps `hold` open as long as it lives, and with it the
-   * container; the container itself does not get it.
+   * then reaches cofa alone, which passes it on once. runc keeps `hold` open for its own life, and so for the
+   * container's; the container itself does not get it.
    */
   run(id: string, bundle: string, o: { stdin: 'inherit' | 'ignore'; hold: number }): ChildProcess {
     return spawn(
@@ -51,8 +51,8 @@ export class Runc {
   }
 
   /**
-   * Removes all that runc has of a container, killing what still runs in it; nothing happens when it has nothing.
-   * Error: `busy` when runc cannot.
+   * Removes runc's state of a container, and kills what still runs in it; does nothing when runc has none. Error:
+   * `busy` when runc cannot.
    */
   async delete(id: string): Promise<void> {
     const result = await exec(this.#program, ['--root', this.#state, 'delete', '--force', id]);
@@ -63,7 +63,7 @@ export class Runc {
   /** All containers below this root that runc knows. */
   async list(): Promise<RuncState[]> {
     const result = await exec(this.#program, ['--root', this.#state, 'list', '--format', 'json']);
-    // No container was ever started here.
+    // cofa never started a container here.
     if (result.code !== 0 && /no such file or directory/.test(result.stderr)) return [];
     if (result.code !== 0) throw new CofaError('environment', `runc list failed: ${result.stderr.trim()}`);
     const rows: unknown = JSON.parse(result.stdout || 'null');

@@ -1,7 +1,7 @@
 /**
- * System calls that a container is refused: doors into the kernel that no ordinary program needs and that are not
- * closed by the missing capabilities alone. Docker's profile lists what is allowed instead, some 380 calls; it is
- * stricter, and has to follow each new kernel. Format: OCI runtime-spec, config-linux.md, "Seccomp".
+ * System calls that a container may not make: doors into the kernel that no ordinary program needs and that missing
+ * capabilities alone do not close. Docker's profile instead lists the allowed calls, some 380; it is stricter, and has
+ * to follow each new kernel. Format: OCI runtime-spec, config-linux.md, "Seccomp".
  */
 
 export interface Seccomp {
@@ -15,7 +15,7 @@ export interface Seccomp {
   }>;
 }
 
-/** The profile for a machine (`process.arch`); undefined for one whose system calls are not known here. */
+/** The profile for a machine (`process.arch`); undefined for a machine whose system calls this file does not know. */
 export function seccompProfile(machine: string): Seccomp | undefined {
   const architectures = ARCHITECTURES[machine];
   if (architectures === undefined) return undefined;
@@ -31,7 +31,7 @@ export function seccompProfile(machine: string): Seccomp | undefined {
         errnoRet: EPERM,
         args: [{ index: 0, value: CLONE_NEWUSER, valueTwo: CLONE_NEWUSER, op: 'SCMP_CMP_MASKED_EQ' }],
       },
-      // Its flags lie in memory, where no filter can look; with ENOSYS libc uses clone.
+      // Its flags lie in memory, where no filter can look; after ENOSYS libc uses clone.
       { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS },
     ],
   };
@@ -64,7 +64,7 @@ const REFUSED: readonly string[] = [
   'reboot',
   'swapoff',
   'swapon',
-  // Files by number, past every directory.
+  // Opens files by number, past every directory.
   'open_by_handle_at',
 ];
 

@@ -1,4 +1,4 @@
-/** Signals that reach `cofa run` while it sets a container up, while it runs, and while it is taken down. */
+/** Signals that reach `cofa run` while it sets a container up, while the container runs, and while it cleans up. */
 
 import { Interrupted } from '../terminal/interrupted.ts';
 
@@ -12,13 +12,13 @@ export interface SignalRelay {
   deliverTo(send: (signal: NodeJS.Signals) => void, kill: () => void): void;
   /** The last signal to stop that came, if any. */
   last(): NodeJS.Signals | undefined;
-  /** Back to Node's own handling. */
+  /** Gives the signals back to Node. */
   close(): void;
 }
 
 /**
- * Takes over the signals of this process. `stop` (the image's StopSignal) is sent in place of SIGTERM, which is what
- * `docker stop` would do.
+ * Takes over the signals of this process. It sends `stop` (the image's StopSignal) in place of SIGTERM, as `docker
+ * stop` would.
  */
 export function relaySignals(source: NodeJS.Process = process): SignalRelay {
   const early = new AbortController();
@@ -55,8 +55,8 @@ const STOPPING: ReadonlySet<NodeJS.Signals> = new Set(['SIGINT', 'SIGTERM', 'SIG
 const RELAYED: readonly NodeJS.Signals[] = [...STOPPING, 'SIGUSR1', 'SIGUSR2', 'SIGWINCH', 'SIGCONT'];
 
 /**
- * The signal of an image's StopSignal: `SIGQUIT`, `QUIT` or `3`. Undefined for what Linux on this machine does not
- * name, real-time signals included; the caller then uses SIGTERM.
+ * The signal of an image's StopSignal: `SIGQUIT`, `QUIT` or `3`. Undefined for a name that Linux on this machine does
+ * not have, and for real-time signals; the caller then uses SIGTERM.
  */
 export function stopSignalOf(
   text: string | undefined,

@@ -1,6 +1,6 @@
 /**
  * The config.json that runc takes (OCI runtime-spec, config.md and config-linux.md), made from the image's
- * configuration and the options of `cofa run`. Pure: what the host must be asked comes in as `HostFacts`.
+ * configuration and the options of `cofa run`. Pure: facts of the host come in as `HostFacts`.
  */
 import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -50,7 +50,7 @@ export interface Spec {
   };
 }
 
-/** What the node says; see `host.ts`. */
+/** Facts of the node; see `host.ts`. */
 export interface HostFacts {
   hostname: string;
   /** Environment of the caller, for `-e NAME`. */
@@ -63,7 +63,7 @@ export interface HostFacts {
   terminal: TerminalSize | undefined;
   /** As `process.arch` names it. */
   machine: string;
-  /** Only cgroup v2 is mounted: the container gets a cgroup namespace, as under docker. */
+  /** The node mounts only cgroup v2: the container gets a cgroup namespace, as under docker. */
   cgroup2: boolean;
 }
 
@@ -107,7 +107,7 @@ export function buildSpec(input: SpecInput): Spec {
     mounts: mountsOf(input),
     linux: defined({
       cgroupsPath: input.cgroupsPath,
-      // runc adds the harmless ones (null, zero, full, random, urandom, tty, pts) by itself.
+      // runc itself adds the harmless ones (null, zero, full, random, urandom, tty, pts).
       resources: { devices: [{ allow: false, access: 'rwm' }] },
       // No network namespace: containers use the network of the host.
       namespaces: ['pid', 'ipc', 'uts', 'mount', ...(host.cgroup2 ? ['cgroup'] : [])].map((type) => ({
@@ -122,7 +122,7 @@ export function buildSpec(input: SpecInput): Spec {
 
 /**
  * Docker's rule: arguments replace Cmd; `--entrypoint` replaces Entrypoint and drops the image's Cmd as well, since
- * that was written for the other program. Error: `invalid-argument` when nothing is left.
+ * that was written for the other program. Error: `invalid-argument` when no word is left.
  */
 export function commandOf(config: ImageConfig, options: Pick<RunOptions, 'args' | 'entrypoint'>): string[] {
   const own = options.entrypoint === undefined;
@@ -170,8 +170,8 @@ export function environmentOf(
 }
 
 /**
- * What execve(2) gives to a user other than root: nothing but the bounding set. Never more than this process has
- * itself, since in a nested container runc could not give it.
+ * What execve(2) gives to a user other than root: the bounding set alone. Never more than this process itself has,
+ * since in a nested container runc could not give it.
  */
 function capabilitiesOf(user: ContainerUser, host: HostFacts): Spec['process']['capabilities'] {
   const names = DEFAULT_CAPABILITIES.filter(([, bit]) => ((host.bounding >> BigInt(bit)) & 1n) === 1n).map(
@@ -181,7 +181,7 @@ function capabilitiesOf(user: ContainerUser, host: HostFacts): Spec['process']['
 }
 
 /**
- * Node raises its own soft limit to the hard one and children inherit that. Programs that walk over all possible
+ * Node raises its own soft limit to the hard one, and children inherit that. Programs that walk over all possible
  * descriptors then take very long, so the container gets the customary 1024 and may raise it.
  */
 function openFilesLimit(host: HostFacts): Spec['process']['rlimits'] {

@@ -1,14 +1,14 @@
-/** Takes back a mount that was asked for and is not wanted any more. */
+/** Takes back a mount whose caller no longer wants it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CofaError } from '../../schemas/errors.ts';
 import type { CallEngine } from '../client/call.ts';
 
-/** An engine that is just mounting answers `busy`; it is asked again for so long, ms. */
+/** An engine that is in the middle of the mount answers `busy`; this asks it again for so long, ms. */
 const PATIENCE_MS = 15_000;
 
 /**
- * Unmounts `dir` after its mount was broken off. The engine may know nothing of it yet, or be in the middle of it.
- * Errors: those of `unmount`; `busy` when it stays so.
+ * Unmounts `dir` after its mount was aborted. The engine may not know of it yet, or be in the middle of it. Errors:
+ * those of `unmount`; `busy` when it stays so.
  */
 export async function takeBack(engine: { readonly call: CallEngine }, dir: string): Promise<void> {
   for (const deadline = performance.now() + PATIENCE_MS; ; await sleep(100)) {

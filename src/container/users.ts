@@ -1,7 +1,7 @@
 /**
- * Turns the user of an image or of `--user` into numbers, by the /etc/passwd and /etc/group of the image itself.
- * The rules are those of docker: a name must exist; a number need not; without a group the user's own group and all
- * groups that list the user; with one, that group alone.
+ * Turns the user of an image or of `--user` into numbers, by the /etc/passwd and /etc/group of the image itself. The
+ * rules are docker's: a name must exist, a number need not. Without a group the user gets its own group and all groups
+ * that list the user; with one, that group alone.
  */
 import { CofaError } from '../../schemas/errors.ts';
 
@@ -71,7 +71,7 @@ interface GroupRow {
   members: string[];
 }
 
-/** passwd(5): name:password:uid:gid:gecos:home:shell. Lines that are not are passed over, as libc does. */
+/** passwd(5): name:password:uid:gid:gecos:home:shell. Ignores other lines, as libc does. */
 function parsePasswd(text: string): PasswdRow[] {
   const rows: PasswdRow[] = [];
   for (const line of text.split('\n')) {
