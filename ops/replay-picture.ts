@@ -3,8 +3,8 @@
  *
  *     node ops/replay-picture.ts FILE COLUMNSxROWS KEYS > PICTURE.svg
  *
- * FILE is an exported log; KEYS are pressed before, as a JSON string without its quotes: `:+2s\r`, `w\r`. `ops/replay-picture.ts
- * --docs` writes those of docs/.
+ * FILE is an exported log; KEYS are pressed before, as a JSON string without its quotes: `:+2s\r`, `w\r`.
+ * `ops/replay-picture.ts --docs` writes those of docs/.
  */
 import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -17,7 +17,7 @@ import { Session } from '../src/replay/view/session.ts';
 /** Pixels of a cell. */
 const CELL = { width: 8, height: 17 };
 const MARGIN = 12;
-/** The advance of DejaVu Sans Mono is then a cell; other fonts are fitted by `textLength`. */
+/** With this size the advance of DejaVu Sans Mono is a cell; `textLength` fits other fonts. */
 const FONT = 13.29;
 const BACKGROUND = '#12161c';
 const FOREGROUND = '#c9d1d9';
@@ -40,7 +40,7 @@ const COLOURS: Record<Style, { fill: string; bold?: true; inverse?: true }> = {
   fresh: { fill: '#ffe36e', bold: true },
 };
 
-/** A screen as SVG. Block marks are drawn as rectangles: fonts disagree about their size. */
+/** A screen as SVG. Draws block marks as rectangles: fonts disagree about their size. */
 export function toSvg(canvas: Canvas): string {
   const width = canvas.columns * CELL.width + 2 * MARGIN;
   const height = canvas.rows * CELL.height + 2 * MARGIN;

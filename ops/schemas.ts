@@ -10,7 +10,7 @@ import { REPLAY_SCHEMAS } from '../schemas/replay.ts';
 
 const folder = new URL('../schemas/json/', import.meta.url);
 
-/** Name → JSON schema (draft 2020-12) of everything that crosses cofa's border. */
+/** Name → JSON schema (draft 2020-12) of every message and record that other programs see. */
 export function jsonSchemas(): Map<string, object> {
   const schemas = new Map<string, object>();
   for (const [name, { request, result }] of Object.entries(OPERATIONS)) {

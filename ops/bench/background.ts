@@ -1,8 +1,8 @@
 /**
- * What the background costs a reader: how long reads wait that must be fetched, on a node that fetches nothing else and
- * on one that fetches the rest of the image meanwhile. The same reads in the same order, each of its own place in the
- * image. One counts when it took at least the link's round trip: in less time nothing was fetched for it, the block was
- * there already. (Under prefetch most are, in the end; leaving them out is to our disadvantage.)
+ * What background fetches cost a reader: how long reads of absent blocks wait, on a node that fetches nothing else and
+ * on one that prefetches the rest of the image meanwhile. The same reads in the same order, each of its own place in
+ * the image. A read counts when it took at least the link's round trip: in less time no fetch can have served it, so
+ * its block was present. (Under prefetch most are, in the end; leaving them out is to our disadvantage.)
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,7 +14,7 @@ import { onFreshEngine, type Repositories } from './ways.ts';
 /** Reads of a round, one after the other. */
 const READS = 64;
 
-/** Prefetch is at work when so many bytes have come since the mount. */
+/** Prefetch runs when so many bytes have arrived since the mount. */
 const AT_WORK_BYTES = 4_000_000;
 
 /** The time of each read, ms. */
@@ -32,7 +32,7 @@ for line in sys.stdin:
 `;
 
 export interface Waits {
-  /** ms, of all rounds together: reads that waited for the registry. */
+  /** Reads that waited for the registry, of all rounds together, ms. */
   alone: number[];
   prefetch: number[];
   /** All reads of each kind. */

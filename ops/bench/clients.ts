@@ -1,7 +1,7 @@
 /**
  * docker and containerd with an image that is not on the node, until a container of it has ended: on overlayfs, and on
- * cofa's snapshotter, beside `cofa run`. The same tag from the same registry over an emulated link; rounds are
- * interleaved, each with daemons that have nothing. Then the same container again.
+ * cofa's snapshotter, beside `cofa run`. The same tag from the same registry over an emulated link. Rounds are
+ * interleaved, each with empty daemons. Then the same container again.
  *
  *     node ops/bench/clients.ts [--image demo] [--rounds 5] [--rate 1G] [--rtt 5] [--json FILE]
  */
@@ -46,7 +46,7 @@ interface Measured {
 interface Way {
   name: string;
   onCofa: boolean;
-  /** What is done once; docker and cofa pull by themselves. */
+  /** What the way does once; docker and cofa pull by themselves. */
   pull?: (node: Node, ref: string) => Promise<unknown>;
   run: (node: Node, ref: string) => Promise<unknown>;
 }
@@ -75,7 +75,7 @@ const WAYS: Way[] = [
   { name: 'cofa run', onCofa: true, run: ({ cofa }, ref) => cofa('run', ref) },
 ];
 
-/** Daemons with nothing in them. */
+/** Empty daemons. */
 async function onFreshNode<T>(
   newer: Unpacked,
   onCofa: boolean,

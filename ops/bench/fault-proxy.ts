@@ -1,6 +1,6 @@
 /**
- * A proxy in front of a real registry that misbehaves on the level of HTTP; relay.ts does so on the level of TCP. Faults
- * concern reads of blobs by range, which is how blocks come. Everything else passes as it is.
+ * A proxy in front of a real registry that misbehaves on the level of HTTP; relay.ts does so on the level of TCP.
+ * Faults concern reads of blobs by range, which bring the blocks. The proxy passes everything else unchanged.
  */
 import {
   createServer,
@@ -14,22 +14,22 @@ import type { AddressInfo } from 'node:net';
 export type HttpFault =
   /** This status instead of the answer. */
   | { kind: 'status'; status: number; retryAfterS?: number }
-  /** One byte in the middle of each answer is another. */
+  /** Each answer has one wrong byte in its middle. */
   | { kind: 'flip' }
   /** Answers end after half of what they promise. */
   | { kind: 'short' }
   /** Answers come with so many bytes a second each. */
   | { kind: 'slow'; bytesPerS: number }
-  /** Bearer tokens are asked for, and are refused after `lifeMs` although they were promised to last for an hour. */
+  /** The proxy asks for bearer tokens, and refuses them after `lifeMs` although it promised an hour. */
   | { kind: 'expire'; lifeMs: number }
-  /** Redirects to another host, whose addresses are good for `lifeMs`. */
+  /** Redirects to another host, with addresses that are valid for `lifeMs`. */
   | { kind: 'redirect'; lifeMs: number };
 
 export interface FaultProxy {
   /** `127.0.0.1:PORT` */
   host: string;
   port: number;
-  /** How many answers were spoilt since the fault began. */
+  /** Answers spoilt since the fault began. */
   faults(): number;
   fail(fault: HttpFault): void;
   heal(): void;

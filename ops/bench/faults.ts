@@ -1,10 +1,10 @@
 /**
- * What readers see while something around the engine is broken: docker-registry and nats-server, real ones, behind
- * relays that cut, slow down, silence or spoil what passes; and a disk that is full. For each fault a fresh image is
- * mounted, many reads of absent blocks begin at once, the fault is healed after a while, and the table says how the reads
- * ended, how long the slowest one took, what `status` said, and how long it took until everything could be read again.
- * Root and NATS have small disks of their own, to be filled. The name of the registry is forgotten in a mount namespace
- * with an /etc/hosts of its own.
+ * What readers see while something around the engine is broken: real docker-registry and nats-server behind relays that
+ * cut, slow down, silence or spoil what passes; and a full disk. For each fault this mounts a fresh image, begins many
+ * reads of absent blocks at once, and heals the fault after a while. The table says how the reads ended, how long the
+ * slowest one took, what `status` said, and how long it took until everything could be read again. Root and NATS have
+ * small disks of their own, which the cases fill. For the case in which the registry's name is unknown, the mount
+ * namespace has an /etc/hosts of its own.
  *
  *     engine ── relay (TCP) ── proxy (HTTP) ── docker-registry          engine ── relay (TCP) ── nats-server
  *
@@ -42,7 +42,7 @@ export interface Scene {
   natsDisk: SmallDisk;
 }
 
-/** A file system of its own. */
+/** A small file system for one folder. */
 interface SmallDisk {
   folder: string;
   fill(): Promise<void>;
@@ -51,13 +51,16 @@ interface SmallDisk {
 
 export interface FaultCase {
   name: string;
-  /** `passes`: every read is served although something is broken. `fails`: reads that cannot be served end with EIO. */
+  /**
+   * `passes`: the engine serves every read although something is broken. `fails`: reads that cannot be served end with
+   * EIO.
+   */
   readers: 'passes' | 'fails';
   begin(scene: Scene): void | Promise<void>;
   end(scene: Scene): void | Promise<void>;
   /** Heal only after the readers have ended. */
   isLong?: boolean;
-  /** The registry is asked by its name, which only an /etc/hosts of our own knows. */
+  /** The engine uses the registry's name, which only an /etc/hosts of our own knows. */
   byName?: boolean;
 }
 
@@ -65,7 +68,7 @@ export interface FaultResult {
   name: string;
   readers: FaultCase['readers'];
   reads: ManyReads;
-  /** What `status` said in the midst of it. */
+  /** What `status` said while the fault lasted. */
   degraded: string[];
   /** Resident memory of the front end at that moment. */
   rssBytes: number;
@@ -132,7 +135,7 @@ export const FAULT_CASES: readonly FaultCase[] = [
   http('registry: tokens expire every 0.3 s', 'passes', { kind: 'expire', lifeMs: 300 }),
   http('registry: redirects good for 0.3 s', 'passes', { kind: 'redirect', lifeMs: 300 }),
   http('registry: bodies end half way', 'passes', { kind: 'short' }),
-  // A block whose bytes are wrong is not waited for: they are there, and they are wrong.
+  // A read does not wait for a block with wrong bytes: the bytes have arrived, and they are wrong.
   http('registry: a wrong byte in each answer', 'fails', { kind: 'flip' }),
   {
     name: 'registry: its name is not known (DNS)',
@@ -244,7 +247,7 @@ async function smallDisk(
     folder,
     fill: async () => {
       const { bavail, bsize } = await statfs(folder);
-      // It fails when it has taken what there was; the rest goes block by block.
+      // dd fails when the disk is full; the rest is filled block by block.
       const script = 'fallocate -l "$1" "$0"; dd if=/dev/zero bs=4K >>"$0"; true';
       await runCommand('sh', ['-c', script, ballast, String(bavail * bsize)]);
     },
@@ -258,7 +261,7 @@ const registryRelay = (proxy: FaultProxy, listen: number): Promise<Relay> =>
 
 let images = 0;
 
-/** An image of its own, prepared and mounted, of which nothing has come. `host`: where it is reached. */
+/** An image of its own, prepared and mounted, with all blocks absent. `host`: where the registry is reached. */
 export async function mountFresh(
   { engine, registry, directory }: Scene,
   host: string,
@@ -274,7 +277,7 @@ export async function mountFresh(
   return { image, dir };
 }
 
-/** Of a fault that readers notice it says why within a second: fetches are tried again before one has failed. */
+/** `status` names a fault that readers notice within a second: fetches are repeated before one has failed. */
 async function statusWhile(
   engine: Engine,
   fault: FaultCase,
@@ -288,8 +291,8 @@ async function statusWhile(
 }
 
 /**
- * Runs one case on a fresh image. `lastsMs`: how long the fault lasts; `answers`: at least until so many answers of the
- * registry were spoilt.
+ * Runs one case on a fresh image. `lastsMs`: how long the fault lasts; `answers`: it lasts at least until so many
+ * answers of the registry were spoilt.
  */
 export async function runFault(
   scene: Scene,
@@ -326,7 +329,7 @@ export async function runFault(
 async function untilEnough(scene: Scene, { lastsMs, answers = 0 }: { lastsMs: number; answers?: number }) {
   await sleep(lastsMs);
   for (const end = performance.now() + PATIENCE_MS; scene.proxy.faults() < answers; await sleep(20)) {
-    if (performance.now() > end) throw new Error('the fault met nobody');
+    if (performance.now() > end) throw new Error('the fault met no request');
   }
 }
 
@@ -392,7 +395,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   else await main();
 }
 
-/** Runs this again where /etc/hosts is a file of its own. Mounts and loops go with the namespace. */
+/** Runs this program again in a namespace with an /etc/hosts of its own. Mounts and loops end with the namespace. */
 function inNamespace(): void {
   const script =
     'mount -t tmpfs cofa "$0" && : >"$0/hosts" && mount --bind "$0/hosts" /etc/hosts && exec "$@"';

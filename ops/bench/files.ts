@@ -1,6 +1,6 @@
 /**
  * A complete image as a directory: read, read at random and searched, beside the same image unpacked by containerd for
- * overlayfs on the same disk. Cold: the page cache is gone before; warm: the same again. Rounds are interleaved.
+ * overlayfs on the same disk. Cold: the page cache is dropped before; warm: the same again. Rounds are interleaved.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';

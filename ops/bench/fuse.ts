@@ -1,7 +1,7 @@
 /**
  * What a read through FUSE costs when its block is present: cofa's own server beside a passthrough file system in C
- * (bindfs), each over the same file, which lies in the page cache, so that nothing but the way through FUSE is measured.
- * fio reads with O_DIRECT: every read is a request. Rounds are interleaved.
+ * (bindfs). Each serves the same file from the page cache, so only the way through FUSE counts. fio reads with
+ * O_DIRECT: every read is a request. Rounds are interleaved.
  */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -112,7 +112,7 @@ async function untilMounted(target: string): Promise<void> {
   throw new Error(`nothing was mounted at ${target}`);
 }
 
-/** The front end's part of a read, with all that it notes of one, in a process of its own. */
+/** The front end's part of a read, with all its notes about one, in a process of its own. */
 async function serve(target: string, path: string): Promise<void> {
   const session = await openFuseSession(target);
   const transport = kernelTransport({

@@ -1,10 +1,10 @@
-/** What was measured against the goals: pure, so that a stored result can be judged again. */
+/** The measurements against the goals: pure, so that a stored result can be judged again. */
 import { median, percentile } from './measure.ts';
 import type { Starts } from './starts.ts';
 import type { Whole } from './whole.ts';
 
 export interface Goal {
-  /** P1 to P12; empty for what has no number. */
+  /** P1 to P12; empty for a measurement without a number. */
   id: string;
   measure: string;
   goal: string;
@@ -25,7 +25,7 @@ export function warmOn(ways: Starts['ways'], name: string): number {
   return median((ways.find((way) => way.name === name)?.warm ?? []).map(({ totalMs }) => totalMs));
 }
 
-/** Nothing is said of a way that was not measured. */
+/** Ways that were not measured have no goals here. */
 export function startGoals(
   { ways, imageBytes, sidecarBytes, packBytes, readBytes, startBytes }: Starts,
   link: { bitsPerSecond: number | undefined; rttMs: number },
@@ -106,7 +106,7 @@ export function wholeGoals(wholes: readonly Whole[]): Goal[] {
   });
 }
 
-/** Fewer waits than that say nothing. */
+/** Fewer waits than that prove nothing. */
 const ENOUGH_WAITS = 20;
 
 export function waitGoals(waits: { alone: readonly number[]; prefetch: readonly number[] }): Goal[] {

@@ -1,4 +1,4 @@
-/** The benchmarks behind ops/bench/run. What they have measured is printed as tables, and stored on request. */
+/** The benchmarks behind ops/bench/run. Prints the measurements as tables, and stores them on request. */
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { availableParallelism, release } from 'node:os';
@@ -117,7 +117,7 @@ async function main(): Promise<void> {
     await keep(results.scale, await measureScale(scale, largeBytes, registry.host, link, say));
 }
 
-/** One of the benchmark's own, or any of a registry. */
+/** A benchmark image by name, or an image of any registry. */
 async function opened(name: string): Promise<{ image: BenchImage; layout: ImageLayout }> {
   const own = REAL_IMAGES.find((one) => one === name);
   const layout =
@@ -176,7 +176,7 @@ async function keep<T>(list: T[], item: T): Promise<void> {
   await store();
 }
 
-/** After each part: what was measured is not lost when a later one fails or is stopped. */
+/** After each part, so that no measurement is lost when a later part fails or is stopped. */
 async function store(): Promise<void> {
   if (values.out === undefined) return;
   const all = earlier === undefined ? results : merged(earlier, results);

@@ -24,15 +24,14 @@ export interface Start {
 const running = new Set<ChildProcess>();
 let isInterrupted = false;
 
-/** Ends the commands that run, and has each further one fail but those that clean up: so all that was begun is unwound. */
+/** Ends the running commands, and lets each further one fail but those that clean up: so the work unwinds. */
 export function interrupt(): void {
   isInterrupted = true;
   for (const child of running) child.kill('SIGTERM');
 }
 
 /**
- * Runs a command to its end; throws with what it wrote to stderr when it fails. `cleansUp`: it runs in any case, also
- * after `interrupt`.
+ * Runs a command to its end; throws with its stderr when it fails. `cleansUp`: it also runs after `interrupt`.
  */
 export function timed(
   command: string,
@@ -72,7 +71,7 @@ export function timed(
   });
 }
 
-/** Nothing of an earlier start is left in the page cache. */
+/** Drops the page cache, so that nothing of an earlier start is left in it. */
 export async function dropCaches(): Promise<void> {
   await timed('sync', []);
   await writeFile('/proc/sys/vm/drop_caches', '3');
@@ -90,7 +89,7 @@ export async function throughLink<T>(
   });
 }
 
-/** The same, for work that looks at what crosses the link meanwhile. */
+/** The same, for work that looks at the link's counters meanwhile. */
 export async function onLink<T>(
   registry: string,
   { rate, rttMs }: Link,
@@ -117,7 +116,7 @@ export function median(values: readonly number[]): number {
     : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }
 
-/** The value that this share of them, 0 to 1, does not exceed. */
+/** The value that this share of the values, 0 to 1, does not exceed. */
 export function percentile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;

@@ -1,4 +1,6 @@
-/** A node with many images mounted: the memory of the engine's processes, and containers that all start at once on it. */
+/**
+ * A node with many images mounted: the memory of the engine's processes, and containers that all start at once on it.
+ */
 import { readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,7 +17,7 @@ import { CALM_MS, type Cofa, onFreshEngine, PULL_LIMIT_MS } from './ways.ts';
 /** Idle before the measurement, ms. */
 const SETTLE_MS = 20_000;
 
-/** Between two looks at the memory while something goes on, ms. */
+/** Between two looks at the memory during some work, ms. */
 const LOOK_MS = 500;
 
 /** bytes; RSS counts what processes share once for each, PSS once in all. */
@@ -39,13 +41,13 @@ export interface Memory {
 export interface AtOnce {
   /** From the common beginning to the end of each, ms. */
   endMs: number[];
-  /** The most that was seen, bytes; 0 where it was not looked at. */
+  /** The highest value seen, bytes; 0 where it was not measured. */
   peakPss: number;
 }
 
 /**
- * Mounts `count` images that share their layers and differ in their configuration, so that each is one of its own, and
- * starts containers of `starts` of them at once: there, and with a containerd that has nothing of them.
+ * Mounts `count` images that share their layers and differ in their configuration, so that each counts as another
+ * image. Starts containers of `starts` of them at once: on that node, and with an empty containerd.
  */
 export async function manyImages(options: {
   count: number;
@@ -101,7 +103,7 @@ export async function manyImages(options: {
   return { ...cofa, starts: { cofa: cofa.starts, containerd } };
 }
 
-/** What the processes of an engine take now. */
+/** Memory of the processes of an engine now. */
 export async function memoryOf(cofa: Cofa): Promise<ProcessMemory[]> {
   const { processes } = JSON.parse((await cofa('status', '--json')).output) as {
     processes: Array<{ name: string; pid: number }>;
@@ -109,7 +111,7 @@ export async function memoryOf(cofa: Cofa): Promise<ProcessMemory[]> {
   return processes.map(({ name, pid }) => ({ name, ...memoryOfProcess(pid) }));
 }
 
-/** Looks again and again while the work goes on. */
+/** Looks again and again during the work. */
 export async function peakWhile<T>(
   cofa: Cofa,
   work: () => Promise<T>,
@@ -146,7 +148,7 @@ async function allAtOnce(count: number, work: (n: number) => Promise<unknown>): 
   );
 }
 
-/** The image again under the tags v0, v1, …: other configurations, the same layers, so one indexing does for all. */
+/** The image again under the tags v0, v1, …: other configurations, the same layers, so one indexing serves all. */
 async function pushVariants(repository: string, count: number): Promise<void> {
   const client = new RegistryClient({});
   try {

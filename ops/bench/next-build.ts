@@ -1,8 +1,8 @@
 /**
- * The first start of a new build of an image, of which nobody has a startup pack: with what a start of the build before has
- * read, and without. The next build has the base layer of the one before; every other layer was made anew, with one file
- * more in front, so that nothing lies where it was. Rounds are interleaved, each on a node that has nothing, over an emulated
- * link.
+ * The first start of a new build of an image, which has no startup pack yet: with the files that a start of the build
+ * before has read, and without. The next build has the base layer of the one before; every other layer was made anew,
+ * with one file more in front, so that nothing lies where it was. Rounds are interleaved, each on an empty node, over
+ * an emulated link.
  *
  *     node ops/bench/next-build.ts [--rounds 4] [--rate 1G] [--rtt 5]
  */
@@ -32,7 +32,7 @@ import { COFA, dropCaches, median, type Start, textTable, timed } from './measur
 import { parseRate, startRelay } from './relay.ts';
 
 const COMMAND = ['python3', '/app/hello.py'];
-/** Until an engine that was just started has nothing to do, ms. */
+/** Until an engine that has just started has no work left, ms. */
 const CALM_MS = 4_000;
 const WAYS = ['without', 'with the build before'] as const;
 
@@ -82,7 +82,7 @@ async function main(): Promise<void> {
     cleanup.defer(() => bus.close());
     const store = new PackStore(async () => bus);
     const to = { host: '127.0.0.1', port: registry.port };
-    // One link for all: it is by their names that images are known to be of one repository.
+    // One link for all: cofa knows images of one repository by their names.
     const relay = await startRelay({ to, rttMs: Number(values.rtt), rate: parseRate(values.rate) });
     cleanup.defer(() => relay.stop());
     const ref = `${relay.host}/demo:latest`;
@@ -143,7 +143,7 @@ async function main(): Promise<void> {
           starts[way].push({ firstOutputMs, totalMs, bytes });
           say(`${way}: ${Math.round(totalMs)} ms, ${(bytes / 1e6).toFixed(1)} MB`);
         });
-        // What this start has taught is not for the next one.
+        // The next start must not profit from what this one recorded.
         for (const { manifest } of (await store.list()).filter(
           (one) => one.manifest === next.manifest.digest,
         ))

@@ -1,11 +1,12 @@
 /**
- * Nydus as a peer, where its programs are found on PATH: `nydusd`, `nydus-image` and `nydusify` of dragonflyoss/nydus,
- * the snapshotter `containerd-nydus-grpc` of containerd/nydus-snapshotter, and `ctr-remote` of the stargz-snapshotter,
- * since a ctr of containerd 1.6 does not tell a snapshotter which image a layer is of.
+ * Nydus as a peer, where its programs are on PATH: `nydusd`, `nydus-image` and `nydusify` of dragonflyoss/nydus, the
+ * snapshotter `containerd-nydus-grpc` of containerd/nydus-snapshotter, and `ctr-remote` of the stargz-snapshotter,
+ * since a ctr of containerd 1.6 does not tell a snapshotter to which image a layer belongs.
  *
- * No prefetch: nydusd fetches what is read. List: the image was converted with a list of the files that a start reads,
- * which stand in front of each layer and are prefetched from the mount on. The list is what fanotify tells
- * `ctr-remote images optimize` of a start as it is measured, so that eStargz and Nydus know the same of it.
+ * Without prefetch nydusd fetches what is read. With a list the image was converted with a list of the files that a
+ * start reads; these stand in front of each layer, and nydusd prefetches them from the mount on. The list is what
+ * `ctr-remote images optimize` learns by fanotify of a start as it is measured, so that eStargz and Nydus know the same
+ * of it.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,7 +19,7 @@ import { after, type BenchImage, CALM_MS, type FreshNode, type Repositories, typ
 
 const DAEMON = 'containerd-nydus-grpc';
 
-/** Both, or none where a program of them is missing. */
+/** Both ways, or none where one of the programs is missing. */
 export function nydusWays(): Way[] {
   if (!onPath(DAEMON, 'nydusd', 'nydus-image', 'nydusify', 'ctr-remote')) return [];
   return [
@@ -73,10 +74,10 @@ async function onFreshDaemon<T>(
     const program = join(folder, 'nydusd');
     await writeFile(config, snapshotterConfig(folder, socket, program, nydusd));
     await writeFile(nydusd, JSON.stringify(nydusdConfig(prefetch)));
-    // By itself it asks for a million files, which it may not have everywhere, and ends where it does not get them.
+    // nydusd asks for a million descriptors, which some machines deny, and then ends.
     await writeFile(program, '#!/bin/sh\nexec nydusd "$@" --rlimit-nofile 0\n', { mode: 0o755 });
     await mkdir(join(folder, 'root'));
-    // What it has started may outlive it.
+    // Processes that it has started may outlive it.
     cleanup.defer(async () => {
       await endProcesses((_pid, commandLine) => commandLine.includes(folder));
       for (const point of mountsBelow(folder).toReversed()) await runCommand('umount', ['--', point]);

@@ -1,7 +1,7 @@
 /**
  * What readers notice when a front end is killed, when it is upgraded, and when the supervisor is killed and started
- * again: the longest read, how many failed, and for how long. Blocks are present, and each read passes the page cache.
- *
+ * again: the longest read, the number of failed reads, and for how long reads failed. Blocks are present, and each read
+ * bypasses the page cache.
  *     node ops/bench/pauses.ts [--rounds 3] [--readers 4] [--json FILE]
  */
 import { spawn } from 'node:child_process';
@@ -25,7 +25,7 @@ export interface Pause {
 }
 
 export interface Pauses {
-  /** Nothing happens: what this machine does by itself. */
+  /** No kill: the pauses of this machine itself. */
   idle: Pause[];
   frontEndKilled: Pause[];
   upgraded: Pause[];
@@ -50,7 +50,7 @@ export async function measurePauses(rounds: number, readers: number): Promise<Pa
     await runCofa(['index', image.ref]);
     const dir = join(directory, 'mnt');
     await mountImage(engine, image.ref, dir);
-    // This file alone: a layer that is complete is read by the kernel itself, and nothing would be noticed.
+    // This file alone: the kernel itself reads a complete layer, and readers would notice nothing.
     await readFile(join(dir, 'app/noise'));
     const during = async (what: () => Promise<unknown>): Promise<Pause> => {
       const reading = startReading(join(dir, 'app/noise'), readers);

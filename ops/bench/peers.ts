@@ -1,4 +1,4 @@
-/** What peers that are snapshotters of containerd have in common. */
+/** What the peers that are containerd snapshotters have in common. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
@@ -15,7 +15,7 @@ const NAMESPACE = 'cofa-test';
 /** How long the optimizer watches a start, s: longer than it takes. */
 export const WATCH_S = 30;
 
-/** Programs of these names are there. */
+/** Whether programs of these names exist. */
 export function onPath(...names: string[]): boolean {
   const folders = (process.env.PATH ?? '').split(delimiter);
   return names.every((name) => folders.some((folder) => existsSync(join(folder, name))));
@@ -58,7 +58,9 @@ export async function startSnapshotter(
   return containerd;
 }
 
-/** Absolute paths of the image's files that a start of it opens, in that order, as the optimizer sees them (fanotify). */
+/**
+ * Absolute paths of the image's files that a start of it opens, in that order, as the optimizer sees them (fanotify).
+ */
 export async function filesOfStart(at: Repositories): Promise<string[]> {
   const cleanup = new Cleanup();
   try {
@@ -67,7 +69,7 @@ export async function filesOfStart(at: Repositories): Promise<string[]> {
     cleanup.defer(() => containerd.stop());
     const plain = `${at.registry}/${at.plain}:latest`;
     await containerd.ctr(['images', 'pull', '--plain-http', plain]);
-    // It converts as well, into what nobody fetches: the cheapest way will do.
+    // It converts the image as well, and no one fetches the result: the cheapest compression will do.
     const options = [`--record-out=${record}`, `--period=${WATCH_S}`, '--estargz-compression-level=1'];
     await client(
       'ctr-remote',

@@ -1,6 +1,6 @@
 /**
- * The starts as a picture: for each image and way how much longer a cold start took than a warm one on overlayfs, median and
- * spread, on a scale where twice as far is ten times as long.
+ * The starts as a picture: for each image and way how much longer a cold start took than a warm one on overlayfs,
+ * median and spread. On its scale twice as far is ten times as long.
  *
  *     node ops/bench/plot.ts RESULT.json > PICTURE.svg
  */
@@ -21,7 +21,7 @@ const INK = '#24292f';
 const FAINT = '#d0d7de';
 const COLOURS = { containerd: '#6e7781', peer: '#bc4c00', cofa: '#0969da' };
 
-/** Less than that is drawn as that, ms: the scale has no zero. */
+/** Shorter times are drawn as this, ms: the scale has no zero. */
 const LEAST_MS = 10;
 
 /** The picture; images without starts are left out. */

@@ -1,12 +1,12 @@
 /**
- * How long until an engine is ready again: `cofa up` after every process was killed, with the mounts still in the kernel,
- * and after a reboot, with mounts and loop devices gone. The images are made up on the disk, without a registry: one
- * layer each, half of its blocks present, told by many events.
+ * How long until an engine is ready again: `cofa up` after every process was killed, with the mounts still in the
+ * kernel, and after a reboot, without mounts and loop devices. The images are made up on the disk, without a registry:
+ * one layer each, half of its blocks present, recorded by many events.
  *
  *     node ops/bench/recovery.ts [--mounts 100] [--blocks 10000] [--events 100] [--rounds 3] [--root DIR] [--json FILE]
  *
- * Making the images hashes mounts × blocks × 64 KiB and writes half as much (33 GB by default). A root that was given stays, and is used again by the next run with
- * the same numbers.
+ * Making the images hashes mounts × blocks × 64 KiB and writes half as much (33 GB by default). A root that was given
+ * stays, and the next run with the same numbers uses it again.
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -120,7 +120,7 @@ async function processes(root: string): Promise<Array<{ pid: number; rssBytes?: 
 const memory = async (root: string): Promise<number> =>
   (await processes(root)).reduce((sum, { rssBytes }) => sum + (rssBytes ?? 0), 0);
 
-/** As a reboot does: mounts and loop devices are gone. */
+/** As a reboot does: removes mounts and loop devices. */
 async function forget(root: string): Promise<void> {
   for (const point of mountsBelow(root).toReversed()) await run('umount', ['-l', '--', point]);
   for (const name of readdirSync('/sys/block')) {
@@ -138,7 +138,7 @@ function backingOf(name: string): string {
   }
 }
 
-/** A root as an engine leaves it that was killed. */
+/** A root as a killed engine leaves it. */
 async function makeRoot(options: RecoveryOptions): Promise<void> {
   const { root, mounts, blocks, onProgress } = options;
   const layout = new Layout(root);

@@ -1,17 +1,16 @@
 /**
- * A TCP relay that behaves like a link of a given rate and delay, without root and without touching the
- * machine's network. Each direction is a wire that all connections share:
+ * A TCP relay that behaves like a link of a given rate and delay, without root and without touching the machine's
+ * network. Each direction is a wire that all connections share:
  *
  *     read from a socket ──▶ lane of the connection ─┐
  *     read from a socket ──▶ lane of the connection ─┴▶ wire, in turns ──▶ half a round trip ──▶ written
  *
- * The wire takes bytes / rate for each piece. This schedule is kept in exact times and only delivery is rounded to
- * the timer's millisecond, so errors do not add up. A connection may have `window` bytes under way in a
- * direction, as TCP has a receive window; beyond that its source is not read. Opening a connection costs one
- * round trip more.
+ * The wire takes bytes / rate for each piece. This schedule is kept in exact times and only delivery is rounded to the
+ * timer's millisecond, so errors do not add up. A connection may have `window` bytes in flight in a direction, as TCP
+ * has a receive window; beyond that the relay does not read its source. Opening a connection costs one round trip more.
  *
- * Not emulated: loss, slow start, packet headers (1448 of 1514 bytes on an Ethernet are payload, so give 94.9 %
- * of a link's nominal rate where that matters).
+ * Not emulated: loss, slow start, packet headers (1448 of 1514 bytes on an Ethernet are payload, so give 94.9 % of a
+ * link's nominal rate where that matters).
  *
  * Command line: node ops/bench/relay.ts --to HOST:PORT [--listen PORT] [--rate 1G] [--rtt 5]
  */
@@ -27,17 +26,17 @@ export interface RelayOptions {
   rate?: number;
   /** Round-trip time in milliseconds, half of it in each direction; 0 by default. */
   rttMs?: number;
-  /** Bytes a connection may have under way in a direction; 1 MiB by default, at least twice rate × delay. */
+  /** Bytes that a connection may have in flight in a direction; 1 MiB by default, at least twice rate × delay. */
   window?: number;
-  /** Sees the bytes of each connection as they arrive, before any delay: for logs of what was asked. */
+  /** Sees the bytes of each connection as they arrive, before any delay: for logs of the requests. */
   onRequestBytes?: (connection: number, bytes: Buffer) => void;
 }
 
-/** What goes wrong, for the connections that are open and all new ones until `heal`. */
+/** The fault, for open connections and all new ones until `heal`. */
 export type Fault =
   /** Each connection is reset after it has carried this many more bytes to the client. */
   | { kind: 'cut'; afterBytes: number }
-  /** Nothing is carried any more, connections stay open. */
+  /** The relay carries nothing more; connections stay open. */
   | { kind: 'stall' }
   /** Open connections are reset, new ones too. */
   | { kind: 'reset' }
@@ -203,7 +202,7 @@ function carry({ wire, from, to, window, drop, reset, allowed, seen }: Carrying)
         underWay -= piece.length;
         const may = allowed(piece.length);
         if (!to.destroyed && to.writable) {
-          // What arrives in one turn is written by one system call: the relay shares the cores with what is measured.
+          // One system call writes what arrives in one turn: the relay shares the cores with the measured programs.
           if (to.writableCorked === 0) {
             to.cork();
             process.nextTick(() => to.uncork());
@@ -247,7 +246,7 @@ class Wire {
   /** Lanes that have something waiting; the first one is next. */
   #waiting: Lane[] = [];
   #travelling: Array<{ arrives: number; parcel: Parcel }> = [];
-  /** When the wire will have sent what it was given. */
+  /** When the wire will have sent all that it was given. */
   #freeAt = 0;
   #timer: NodeJS.Timeout | undefined;
   #stalled = false;
@@ -312,7 +311,7 @@ class Wire {
   }
 }
 
-/** The finest that Node's timers do. */
+/** The finest resolution of Node's timers. */
 const TICK_MS = 1;
 
 function listen(server: Server, port: number): Promise<void> {

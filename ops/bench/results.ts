@@ -1,4 +1,4 @@
-/** What the benchmarks have measured, as it is stored, and how a further run goes into it. */
+/** The results of the benchmarks as they are stored, and how a further run is merged into them. */
 import type { FileTimes } from './files.ts';
 import type { FuseReads } from './fuse.ts';
 import type { IndexCost } from './index-cost.ts';
@@ -27,8 +27,8 @@ export function noResults(machine: Results['machine'], link: Results['link']): R
 }
 
 /**
- * An earlier result with what a later run has measured in place of the same. Throws where the two cannot stand in one
- * table: another machine, or another link.
+ * An earlier result in which the measurements of a later run replace the same ones. Throws where the two cannot stand
+ * in one table: another machine, or another link.
  */
 export function merged(earlier: Results, later: Results): Results {
   for (const part of ['machine', 'link'] as const) {

@@ -1,4 +1,6 @@
-/** Images that are larger than others: many bytes, many files, many layers. Times and memory, beside containerd's pull. */
+/**
+ * Images that are larger than others: many bytes, many files, many layers. Times and memory, beside containerd's pull.
+ */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,16 +19,16 @@ export interface Scale {
   imageBytes: number;
   sidecarBytes: number;
   index: Cost;
-  /** A mount of an image that is not there, ms. */
+  /** A mount of an image that the node does not have, ms. */
   mountMs: number;
   /** Then `find -ls` over all of it, and a file of the last layer, ms. */
   findMs: number;
   firstReadMs: number;
-  /** From the mount until all of it is on the node, checked, and the kernel's own, ms. */
+  /** From the mount until the whole image is on the node, verified, and handed over to the kernel, ms. */
   wholeMs: number;
   /** All processes of the engine: without mounts, after the mount, at most, and when it is whole; PSS, bytes. */
   pss: { idle: number; mounted: number; peak: number; whole: number };
-  /** containerd's pull, ms; what it said where it could not. */
+  /** containerd's pull, ms; its error where it could not. */
   pull: number | string;
 }
 
@@ -38,7 +40,7 @@ export const SCALES: Array<{ name: string; size: (bytes: number) => Size }> = [
   { name: '200 layers', size: () => ({ layers: 200, filesPerLayer: 20, fileBytes: 65_536 }) },
 ];
 
-/** `bytes`: how large the large one is, uncompressed. Each is built for the occasion and removed. */
+/** `bytes`: size of the large image, uncompressed. Builds each image for the measurement and removes it. */
 export async function measureScale(
   scale: (typeof SCALES)[number],
   bytes: number,

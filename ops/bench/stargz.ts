@@ -15,7 +15,7 @@ import { after, type BenchImage, CALM_MS, type FreshNode, type Way } from './way
 
 const DAEMON = 'containerd-stargz-grpc';
 
-/** Both, or none where its programs are missing. */
+/** Both ways, or none where a program is missing. */
 export function stargzWays(): Way[] {
   if (!onPath(DAEMON, 'ctr-remote')) return [];
   return [

@@ -1,4 +1,4 @@
-/** What a start reads, as its startup pack names it. */
+/** The blocks that a start reads, as its startup pack names them. */
 import { decodePack, type PackHeader } from '../../src/pack/format.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { findPack } from '../../src/registry/packs.ts';
@@ -7,8 +7,8 @@ import { findSidecar } from '../../src/registry/sidecars.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
 
 /**
- * Compressed bytes of the blocks in the image's pack as they lie in its layers: of each span the share of its blocks that are
- * named. The pack itself is smaller, as it is compressed otherwise.
+ * Compressed bytes that the blocks of the image's pack take in its layers: of each span the share of its blocks that
+ * the pack names. The pack itself is smaller, since it is compressed otherwise.
  */
 export async function bytesInLayers(ref: string): Promise<number> {
   const client = new RegistryClient({});

@@ -1,7 +1,7 @@
 /**
  * How long until a container says its first word: containerd's pull + run beside `cofa run`, of the same tag from the
- * same registry over an emulated link. Rounds are interleaved, and before each start every local byte of the image and
- * the page cache are gone; containerd, or the engine, has been up for five seconds then.
+ * same registry over an emulated link. Rounds are interleaved. Before each start every local byte of the image and the
+ * page cache are dropped; containerd, or the engine, has then been up for five seconds.
  *
  *     node ops/bench/start.ts --registry HOST:PORT --image NAME[:TAG] [--rounds 5] [--rate 1G] [--rtt 5]
  *                             [--json FILE] -- COMMAND…
@@ -109,7 +109,7 @@ async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm
       return await cofa('run', `${host}/${options.image}`, ...options.command);
     });
     await throughLink(options.registry, { rate: undefined, rttMs: 0 }, async (host) => {
-      // Another name for the same image: what is missing comes at the speed of loopback.
+      // Another name for the same image: what is missing arrives at the speed of loopback.
       const dir = join(root, 'whole');
       await mkdir(dir);
       await cofa('mount', `${host}/${options.image}`, dir);

@@ -10,7 +10,7 @@ export interface Starts {
   packBytes: number;
   /** Of the blocks in the pack as they lie in the layers; absent in results of earlier versions. */
   readBytes?: number;
-  /** Fetched by a start with pack whose node fetches nothing in the background: of a long start the rows have both. */
+  /** Bytes that a start with a pack fetches on a node that prefetches nothing: of a long start the rows have both. */
   startBytes: number;
   ways: Array<{ name: string; peer?: Way['peer']; cold: Start[]; warm: Start[] }>;
 }
@@ -42,7 +42,7 @@ export async function measureStarts(
   return { image: image.name, ...sizes, ways: measured };
 }
 
-/** One cold start, and where the way has one, a warm one after it. */
+/** One cold start, and a warm one after it where the way has one. */
 async function startOnce(
   way: Way,
   image: BenchImage,

@@ -1,11 +1,11 @@
 /**
- * Two checkouts of cofa beside each other: cold starts and starts of an image that is all local, in turns, each on a node
- * that has nothing, over an emulated link. The sidecar and the pack are made by this checkout and used by both.
+ * Two checkouts of cofa beside each other: cold starts, and starts of an image that is all local, in turns, each on an
+ * empty node over an emulated link. This checkout makes the sidecar and the pack, and both use them.
  *
  *     node ops/bench/versions.ts --against CHECKOUT [--image demo,node] [--rounds 5] [--rate 1G] [--rtt 5]
  *
- * CHECKOUT is another work tree with its dependencies installed. Prints medians of both and the median of the ratios of each
- * round: below 1, this checkout is faster.
+ * CHECKOUT is another work tree with its dependencies installed. Prints medians of both and the median of the ratios of
+ * each round: below 1, this checkout is faster.
  */
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -76,7 +76,7 @@ async function compare(name: (typeof REAL_IMAGES)[number], registry: string): Pr
   const measured = new Map<string, Array<[mine: number, other: number]>>();
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const { kind, mine, other } of PAIRS) {
-      // Who begins changes with each round: what a run leaves on the machine meets both alike.
+      // The first changes with each round: what a run leaves on the machine meets both alike.
       const order = round % 2 === 0 ? [mine, other] : [other, mine];
       const times = new Map<Way, Times>();
       for (const way of order) times.set(way, await startOnce(kind, way, image, at));

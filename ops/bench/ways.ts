@@ -1,7 +1,7 @@
 /**
- * The ways in which a container of an image can be started on a node that has nothing of it, each measured alike: every
- * local byte and the page cache are gone, the registry is behind the link, and the clock runs from the call to the
- * first output and to the end.
+ * The ways to start a container of an image on a node that has nothing of it, each measured alike: every local byte and
+ * the page cache are dropped, the registry is behind the link, and the clock runs from the call to the first output and
+ * to the end.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,7 +21,7 @@ export interface BenchImage {
 export interface Repositories {
   /** HOST:PORT without a link in front of it. */
   registry: string;
-  /** Nobody prepared it. */
+  /** Without a sidecar. */
   plain: string;
   /** With a sidecar. */
   indexed: string;
@@ -30,7 +30,7 @@ export interface Repositories {
   /** bytes, compressed */
   sidecarBytes: number;
   packBytes: number;
-  /** Of what the pack names, as it lies in the layers. */
+  /** Compressed bytes that the pack's blocks take in the layers. */
   readBytes: number;
 }
 
@@ -45,11 +45,11 @@ export async function bytesOfStart(at: Repositories): Promise<number> {
 /** Of one container, from the user's call on, ms. */
 export type Ran = Omit<Start, 'bytes'> & { output: string };
 
-/** A node that has nothing of the image and whose daemons run. */
+/** A node without anything of the image, with running daemons. */
 export interface FreshNode {
   /**
-   * All that a user does for a first container: pull where it must be, and run what the image itself says. Not a command of
-   * ours: ctr takes one in place of the entrypoint, docker and cofa after it.
+   * All that a user does for a first container: pull where the way needs it, and run the image's own command. No
+   * command of ours: ctr takes one in place of the entrypoint, docker and cofa after it.
    */
   start(): Promise<Ran>;
   /** The same container once more when all of the image is on the node; undefined where that is not measured. */
@@ -79,8 +79,8 @@ export const NO_PACK: Way = withCofa('cofa, no pack', 'indexed');
 export const PACK: Way = withCofa('cofa, pack', 'packed');
 
 /**
- * Puts the image into a registry three times: as it is, with its sidecar, and with the pack that a start has taught.
- * `push` puts the image under a repository name.
+ * Puts the image into a registry three times: as it is, with its sidecar, and with the pack of a recorded start. `push`
+ * puts the image under a repository name.
  */
 export async function prepare(
   image: BenchImage,
@@ -106,10 +106,10 @@ export async function prepare(
   return at;
 }
 
-/** Starts the image on a node of its own and puts the pack that comes of it beside the image; returns its bytes. */
+/** Starts the image on a node of its own and pushes the pack of that start beside the image; returns its bytes. */
 export async function pushPack(ref: string): Promise<number> {
   return await onFreshEngine(async (cofa) => {
-    // Of an image that is not there: what the kernel reads by itself is not recorded.
+    // From an image that the node does not have: reads that the kernel answers itself are not recorded.
     await cofa('run', ref);
     let bytes = 0;
     for (let tries = 0; tries < 120 && bytes === 0; tries++) {
@@ -153,7 +153,7 @@ export async function onFreshEngine<T>(
   }
 }
 
-/** Both together, as one that took as long as both. */
+/** The run with `beforeMs` added in front of its times. */
 export function after(beforeMs: number, ran: Ran): Ran {
   return { ...ran, firstOutputMs: beforeMs + ran.firstOutputMs, totalMs: beforeMs + ran.totalMs };
 }
@@ -211,7 +211,7 @@ export function withCofa(name: string, repository: 'plain' | 'indexed' | 'packed
           shell: (line) => cofa('run', '--entrypoint', 'sh', ref, '-c', line),
           ...(repository === 'packed' && {
             warm: async () => {
-              // What is missing comes at the speed of loopback, until the kernel serves the image alone.
+              // What is missing arrives at the speed of loopback, until the kernel serves the image alone.
               const dir = join(root, 'whole');
               await mkdir(dir);
               const near = `${at.registry}/${at.packed}:latest`;

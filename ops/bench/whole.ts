@@ -1,15 +1,15 @@
 /**
- * A cold start, and then every byte of the image read: what a lazy image costs where nothing of it is spared. Beside
+ * A cold start, and then every byte of the image read: what a lazy image costs when a container reads all of it. Beside
  * containerd's pull, start and the same reading. Two containers, the start and the reading, so that the start is the
  * one that packs are made for.
  */
 import { dropCaches, type Link, onLink } from './measure.ts';
 import type { BenchImage, Repositories, Way } from './ways.ts';
 
-/** Counts what it reads: who reads less has not read it all. What its user may not read is left out. */
+/** Counts what it reads: a way that reads less has not read it all. Skips what its user may not read. */
 const READ_ALL = 'find / -xdev -type f -readable -print0 | xargs -0 cat | wc -c';
 
-/** Of the image's own files some may be covered by what a runtime puts there: hosts, resolv.conf. */
+/** A runtime may cover some of the image's own files: hosts, resolv.conf. */
 const MAY_DIFFER = 1 << 20;
 
 export interface Whole {

@@ -1,12 +1,12 @@
 /**
- * The machine's own apt settings, narrowed to one Debian release: what images are built from is what the machine
- * is configured to trust, mirrors, keys and proxies included.
+ * The machine's own apt settings, narrowed to one Debian release: images are built from what the machine is configured
+ * to trust, mirrors, keys and proxies included.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The release that the images are made of. */
+/** The images' release. */
 export const RELEASE = 'bookworm';
 
 /** Suites that count as the release. */

@@ -1,12 +1,12 @@
 /**
- * Builds the images of recipes.ts from Debian packages, without a container engine: mmdebstrap makes the base,
- * each further layer is what lands in the upper folder of an overlayfs while apt, running outside, installs into
- * it. All mounts live in a mount namespace of their own (unshare(1)): whatever ends the build, they are gone.
+ * Builds the images of recipes.ts from Debian packages, without a container engine. mmdebstrap makes the base; each
+ * further layer is the upper folder of an overlayfs into which apt, running outside, installs. All mounts live in a
+ * mount namespace of their own (unshare(1)), which ends with the build.
  *
- * apt stays outside because there it finds the machine's own sources, keys, proxies and name service; only dpkg
- * and the packages' scripts run inside (DPkg::Chroot-Directory).
+ * apt stays outside because there it finds the machine's own sources, keys, proxies and name service; only dpkg and the
+ * packages' scripts run inside (DPkg::Chroot-Directory).
  *
- * An image is kept as an OCI layout in the cache, under the digest of its recipe, so it is built once a machine.
+ * An image is kept as an OCI layout in the cache, under the digest of its recipe, so each machine builds it once.
  */
 import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -26,7 +26,7 @@ export interface BuildOptions {
   onProgress?: (line: string) => void;
 }
 
-/** Raised when the way of building changes, so that images of older ones are built again. */
+/** Raised when the way of building changes, so that older images are built again. */
 const BUILDER_VERSION = 1;
 
 /** The demo's is the first; the last one has half a gigabyte and is for benchmarks alone. */
@@ -47,7 +47,7 @@ export async function realImage(name: RealImage, options: BuildOptions = {}): Pr
   return withLock(join(cache, 'lock'), async () => {
     const built = await openLayout(directory);
     if (built !== undefined) return built;
-    // A build that was killed left its folder; its mounts went with its namespace.
+    // A killed build left its folder; its mounts ended with its namespace.
     await run('sh', ['-c', 'rm -rf --one-file-system -- "$1"/build-*', 'sh', cache]);
     const scratch = await mkdtemp(join(cache, 'build-'));
     try {
@@ -62,7 +62,7 @@ interface Workplace {
   cache: string;
   /** Removed when the build ends. */
   scratch: string;
-  /** Where the finished layout goes. */
+  /** Folder for the finished layout. */
   directory: string;
   progress: (line: string) => void;
 }
@@ -103,7 +103,7 @@ async function buildImage(recipe: Recipe, place: Workplace): Promise<ImageLayout
   return { ...layout, directory: place.directory };
 }
 
-/** The base layer's blob is kept in the cache: the images share it, as they would share a base image. */
+/** The cache keeps the base layer's blob: the images share it, as they would share a base image. */
 async function baseLayer(place: Workplace, sources: Sources): Promise<{ layer: LayerFile; root: string }> {
   const root = join(place.scratch, 'base');
   const kept = join(place.cache, `base-${fingerprint('minbase')}`);
@@ -119,7 +119,7 @@ async function baseLayer(place: Workplace, sources: Sources): Promise<{ layer: L
     maxBuffer: 64 << 20,
     env: { ...process.env, LC_ALL: 'C.UTF-8', TMPDIR: place.scratch },
   });
-  // The builder's own name and name servers are nobody else's business.
+  // The image must not reveal the builder's own name and name servers.
   await writeFile(join(root, 'etc/resolv.conf'), '');
   await chmod(join(root, 'etc/resolv.conf'), 0o644);
   await writeFile(join(root, 'etc/hostname'), 'localhost\n');
@@ -204,12 +204,14 @@ async function runStep(
   }
 }
 
-/** What wheels may say of the C library that they want, up to that of the release: manylinux tags (PEP 600), newest first. */
+/**
+ * The newest C library that a wheel may want, down from that of the release: manylinux tags (PEP 600), newest first.
+ */
 const WHEEL_PLATFORMS = ['2_36', '2_34', '2_28', '2_27', '2_24', '2_17', '2_12', '2_5', '_2014', '_2010'];
 
 /**
- * pip outside, where the machine's index and certificates are known, for the python inside: wheels are only unpacked, and
- * compiled by the python that will run them.
+ * pip outside, where the machine's index and certificates are known, for the python inside: wheels are only unpacked,
+ * and compiled by the python that will run them.
  */
 function wheelLines(merged: string, wheels: readonly string[]): string[] {
   const arch = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as 'x64' | 'arm64'] ?? process.arch;
@@ -233,7 +235,7 @@ function pipSettings(): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('PIP_')));
 }
 
-/** apt outside, dpkg inside (apt.conf(5)): packages are kept in the image's cache, lists in the build's folder. */
+/** apt outside, dpkg inside (apt.conf(5)): the cache keeps packages, the build's folder lists. */
 function aptConfig(merged: string, place: Workplace, sources: Sources): string {
   return [
     ...acquireSettings(),
@@ -261,7 +263,7 @@ function aptConfig(merged: string, place: Workplace, sources: Sources): string {
 }
 
 /**
- * overlayfs's marks become those of the OCI layer format (image-spec, layer.md, whiteouts): a 0:0 character device
+ * Turns overlayfs's marks into those of the OCI layer format (image-spec, layer.md, whiteouts): a 0:0 character device
  * becomes `.wh.NAME`, the opaque xattr becomes `.wh..wh..opq`.
  */
 async function convertWhiteouts(upper: string): Promise<void> {
@@ -333,7 +335,7 @@ function exited(child: ReturnType<typeof spawn>, name: string): Promise<void> {
   });
 }
 
-/** flock(1) around a piece of work; it is let go when the holder ends, however it ends. */
+/** flock(1) around a piece of work; the kernel releases it when the holder ends, in any way. */
 async function withLock<T>(file: string, work: () => Promise<T>): Promise<T> {
   const holder = spawn('flock', [file, 'sh', '-c', 'echo locked; cat'], {
     stdio: ['pipe', 'pipe', 'inherit'],

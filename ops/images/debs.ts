@@ -1,6 +1,6 @@
 /**
- * Programs of another Debian release, for tests with clients that are newer than this one's: packages are fetched by
- * apt from the machine's own mirrors and unpacked into a folder of the cache. Nothing is installed. It serves for
+ * Programs of another Debian release, for tests with newer clients than this release has. apt fetches the packages from
+ * the machine's own mirrors, and they are unpacked into a folder of the cache; nothing is installed. It serves for
  * programs that this release's libraries satisfy, as those written in Go mostly are.
  */
 import { execFile } from 'node:child_process';
@@ -21,14 +21,14 @@ export interface UnpackOptions {
 /** dockerd with the containerd image store, its containerd and its command line tools. */
 export const NEWER_DOCKER = {
   release: 'trixie',
-  // runc is left out: it wants a newer libc, and takes no part in what is tested.
+  // Without runc: it wants a newer libc, and plays no part in the tests.
   packages: ['docker.io', 'docker-cli', 'docker-buildx', 'docker-compose', 'containerd'],
 };
 
 /** containerd 2, of the Debian release after that one. */
 export const NEWEST_CONTAINERD = { release: 'forky', packages: ['containerd'] };
 
-/** Its runc, with the C library that it wants. */
+/** The runc of that release, with its C library. */
 const NEWEST_RUNC = { release: 'forky', packages: ['runc', 'libc6', 'libseccomp2'] };
 const PATCHELF = { release: RELEASE, packages: ['patchelf'] };
 
@@ -39,7 +39,7 @@ export interface Unpacked {
   path: string;
 }
 
-/** Where the programs of a containerd are, as a PATH: `1.6` is this machine's own, and undefined. Throws for other names. */
+/** The programs of a containerd, as a PATH: `1.6` is this machine's own, and undefined. Throws for other names. */
 export async function containerdPath(
   version: string,
   options: UnpackOptions = {},
@@ -53,8 +53,8 @@ export async function containerdPath(
 const run = promisify(execFile);
 
 /**
- * Folder with the runc of the Debian release of containerd 2, which mounts files into user namespaces, as that of Debian 12 does not.
- * It is told to use the C library that lies beside it.
+ * Folder with the runc of the Debian release of containerd 2: it mounts files into user namespaces, which that of
+ * Debian 12 does not. It uses the C library that lies beside it.
  */
 export async function newestRunc(options: UnpackOptions = {}): Promise<string> {
   const [{ root }, { path }] = [
@@ -77,7 +77,7 @@ export async function newestRunc(options: UnpackOptions = {}): Promise<string> {
   return folder;
 }
 
-/** Fetches and unpacks them, or opens what is there. */
+/** Fetches and unpacks the packages, or opens those that the cache has. */
 export async function unpackedDebs(
   { release, packages }: { release: string; packages: readonly string[] },
   options: UnpackOptions = {},
@@ -91,7 +91,7 @@ export async function unpackedDebs(
   if (!existsSync(root)) {
     options.onProgress?.(`packages of Debian ${release}: ${packages.join(' ')}`);
     await mkdir(cache, { recursive: true });
-    // A name of its own: two that build at once harm nobody, and the second one's is thrown away.
+    // A name of its own: two builds at once do no harm, and the second one's folder is deleted.
     const scratch = await mkdtemp(join(cache, 'debs-new-'));
     try {
       await unpack(scratch, release, packages);

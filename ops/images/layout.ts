@@ -130,7 +130,7 @@ export function blobPath(directory: string, digest: string): string {
   return join(directory, 'blobs', digest.replace(':', '/'));
 }
 
-/** What one finds out about a layer while writing it. */
+/** Learns a layer's digest and sizes while writing it. */
 export async function describeLayer(
   file: string,
   compression: LayerFile['compression'],
@@ -150,8 +150,8 @@ export async function describeLayer(
 }
 
 /**
- * Pushes a layout's image to a plain-HTTP registry (`127.0.0.1:5000`) and returns the manifest's digest.
- * Blobs that the repository has already are skipped.
+ * Pushes a layout's image to a plain-HTTP registry (`127.0.0.1:5000`) and returns the manifest's digest. Skips blobs
+ * that the repository has already.
  */
 export async function pushLayout(
   layout: ImageLayout,

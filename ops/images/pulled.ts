@@ -8,7 +8,7 @@ import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { blobPath, type ImageLayout } from './layout.ts';
 
-/** Fetches the image for this machine's platform into `directory`; what it needs of credentials is docker's own. */
+/** Fetches the image for this machine's platform into `directory`, with docker's own credentials. */
 export async function pulledImage(
   reference: string,
   directory: string,

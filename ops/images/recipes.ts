@@ -1,7 +1,6 @@
 /**
- * The real images that demo, tests and benchmarks use. All stand on one Debian base layer, as images in a
- * registry do; each leaves files behind in one layer and removes them in a later one, so that whiteouts
- * are the ones that a real build makes.
+ * The real images that demo, tests and benchmarks use. All have one Debian base layer, as images in a registry do. Each
+ * leaves files behind in one layer and removes them in a later one, so that it has the whiteouts of a real build.
  */
 import type { ImageConfig } from './layout.ts';
 
@@ -14,7 +13,7 @@ export interface LayerStep {
   wheels?: string[];
   /** Shell script that runs in the image's root, after the packages. */
   script?: string;
-  /** Who compresses it: they write gzip differently, and readers have to take them all. */
+  /** Its compressor: they write gzip differently, and readers have to take them all. */
   writer: 'gzip' | 'pigz' | 'pigz-independent';
 }
 
@@ -32,7 +31,7 @@ const CLEAN_UP = [
   'rm -rf /usr/share/doc && mkdir /usr/share/doc',
 ].join('\n');
 
-/** Starts whatever the command is; what a typical entry point does. */
+/** Starts any command, as a typical entry point does. */
 const ENTRY = [
   "printf '%s\\n' '#!/bin/sh' 'exec \"$@\"' > /usr/local/bin/entry",
   'chmod 755 /usr/local/bin/entry',

@@ -1,6 +1,6 @@
 /**
- * Images of sizes that no package has: as many bytes, files and layers as are asked for, out of nothing but their numbers.
- * Of each 4 KiB of file data half is noise and half is text, so that it halves when it is compressed.
+ * Images of sizes that no package has: as many bytes, files and layers as the caller wants, made of their numbers
+ * alone. Of each 4 KiB of file data half is noise and half is text, so that compression halves it.
  */
 import { spawn } from 'node:child_process';
 import { createCipheriv, createHash } from 'node:crypto';
