@@ -1,10 +1,42 @@
-import { defineConfig } from 'vitest/config';
+import { configDefaults, defineConfig } from 'vitest/config';
 
-// Tests wait for the kernel, for deadlines and for processes more than they compute, so files run side by side, for most
-// of them on two cores. What each leaves behind is told by its own marks (test/support/leaks.ts).
-export default defineConfig({
+/**
+ * Tests that need root or a daemon (nats-server, docker-registry, containerd, dockerd), or that take more than ten seconds.
+ * `npm run test:fast` leaves them out: it is for any user, and takes less than a minute on two cores.
+ */
+const WHOLE = [
+  'bus/*',
+  'cli/{doctor,engine,index,service}',
+  'client/over-nats',
+  'clients/*',
+  'container/{remove-folder,run}',
+  'e2e/*',
+  'engine/*',
+  'faults/*',
+  'fetch/{scrub-job,start-jobs}',
+  'front-end/{front-end,trace}',
+  'fuse/*',
+  'image/{erofs,erofs-check,spans,tar-tools,tree}',
+  'images/*',
+  'index/{cut-spans,image-hints,index-image,rebuild-flat}',
+  'install/install',
+  'kernel/*',
+  'ops/{install,pulled-image,relay}',
+  'pack/pack-store',
+  'registry/{docker-registry,transport}',
+  'replay/{engine,live-log}',
+  'snapshotter/*',
+  'store/{disk-room,event-log,event-log-faults,flawed-records,replay,snapshots,torn-log}',
+  'supervisor/{api,discards,in-process,indexers,leftovers,mounts}',
+  'support/*',
+].map((name) => `test/${name}.test.ts`);
+
+// Tests wait for the kernel, for deadlines and for processes more than they compute, so files run side by side, most of them
+// on two cores. Each file finds what it leaves behind by its own marks (test/support/leaks.ts).
+export default defineConfig(({ mode }) => ({
   test: {
     include: ['test/**/*.test.ts'],
+    exclude: mode === 'fast' ? [...configDefaults.exclude, ...WHOLE] : configDefaults.exclude,
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/after-file.ts'],
     pool: 'forks',
@@ -12,4 +44,4 @@ export default defineConfig({
     testTimeout: 120_000,
     hookTimeout: 240_000,
   },
-});
+}));
