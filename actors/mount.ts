@@ -35,7 +35,14 @@ export const mountMachine = machine.createMachine({
   initial: 'requested',
   context: { error: undefined },
   states: {
-    requested: { on: { MOUNT: 'mounting', UNMOUNT: 'unmounting' } },
+    requested: {
+      on: {
+        MOUNT: 'mounting',
+        UNMOUNT: 'unmounting',
+        // The log did not take the request, or its directory could not be made.
+        FAILED: { target: 'failed', actions: keepError },
+      },
+    },
     mounting: {
       entry: 'mount',
       on: {

@@ -29,7 +29,7 @@ import type { EventLog } from './event-log.ts';
 import type { LogRecord, ReadRecord } from './log-reader.ts';
 import type { NodeFold } from './node-fold.ts';
 
-/** Readers of the state cannot change it; its maps are live, so look again after each `await`. */
+/** Readers add and remove nothing, and write to no fact. The maps are live, so look again after each `await`. */
 export type NodeFacts = { readonly [K in keyof NodeState]: Frozen<NodeState[K]> };
 type Frozen<T> = T extends Map<infer Key, infer Value> ? ReadonlyMap<Key, Value> : T;
 
@@ -123,8 +123,16 @@ export class LiveFold {
   }
 }
 
-/** Facts about processes are the engine's. */
-const kindOf = (type: EventType): EventKind => {
-  const kind = type.slice(0, type.indexOf('.'));
-  return kind === 'process' ? 'engine' : (kind as EventKind);
+type Aggregate = EventType extends `${infer Prefix}.${string}` ? Prefix : never;
+
+/** Whose subject an event belongs to, by the first word of its type. Facts about processes are the engine's. */
+const KINDS: Record<Aggregate, EventKind> = {
+  engine: 'engine',
+  process: 'engine',
+  image: 'image',
+  layer: 'layer',
+  mount: 'mount',
+  snapshot: 'snapshot',
 };
+
+const kindOf = (type: EventType): EventKind => KINDS[type.slice(0, type.indexOf('.')) as Aggregate];

@@ -99,6 +99,8 @@ async function start(given: Given): Promise<void> {
   // A command finds the mounts as they were before.
   const returned = await stages.run('mounts', () => restoreMounts({ ...reached, ...parts, ...node }));
   log.info({ ...returned, ms: stages.ms }, 'mounts are back');
+  // A refutation of before is an alarm again, and what became whole before is proven.
+  parts.trust.poke();
   void parts.cache.begin();
 
   const snapshotter = makeSnapshotter(base);

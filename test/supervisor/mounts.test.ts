@@ -43,12 +43,16 @@ class Log {
   /** Events of a type that it does not take. */
   refused = '';
 
+  /** It answers when this resolves. */
+  held: Promise<void> = Promise.resolve();
+
   /** A fold of what the log has: these mounts, and what is appended. */
   live(mounts: readonly MountFacts[]): LiveFold {
     const fold = new NodeFold();
     for (const facts of mounts) fold.state.mounts.set(facts.id, facts);
     let seq = 0;
     const append: EventLog['append'] = async (subject, event) => {
+      await this.held;
       if (this.refused.includes(event.type)) throw new CofaError('unavailable', 'the log is full');
       this.appended.push(event.type);
       const record = { seq: ++seq, subject, event: { v: 1, at: 0, ...event } as never };
@@ -211,6 +215,20 @@ test('an engine that was replaced takes away its own mount and none other', asyn
 const orderOf = () => ({
   request: OPERATIONS.mount.request.parse({ dir, ref: 'image', prefetch: false }),
   onProgress: () => {},
+});
+
+test('an unmount that waits for a mount ends when the log refuses the request', async () => {
+  const mounts = engine();
+  log.refused = 'mount.requested';
+  const answer = Promise.withResolvers<void>();
+  log.held = answer.promise;
+  const mounting = mounts.mount(orderOf());
+  mounting.catch(() => {});
+  await expect.poll(() => mounts.has(dir)).toBe(true);
+  const unmounting = mounts.unmount(dir);
+  answer.resolve();
+  await expect(unmounting).rejects.toMatchObject({ code: 'not-found' });
+  await expect(mounting).rejects.toMatchObject({ code: 'unavailable' });
 });
 
 test('a mount that failed is so in the log before another one is asked for at its directory', async () => {

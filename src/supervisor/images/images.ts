@@ -6,7 +6,7 @@ import { renameSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isRefused } from '../../../actors/trust.ts';
-import { CofaError } from '../../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
@@ -87,7 +87,10 @@ export class Images {
   async resolve(text: string, platform: string | undefined, trust?: TrustPolicy): Promise<Image> {
     const policy = trust ?? this.#options.trust;
     const found = await this.#resolver.find({ text, platform, policy });
-    return await this.suited(found instanceof Image ? found : await this.#remember(found), trust);
+    return await this.suited(
+      found instanceof Image ? await this.#kept(found) : await this.#remember(found),
+      trust,
+    );
   }
 
   /** A mount is about to come: the registry is asked already. Errors are the mount's. */
@@ -125,7 +128,8 @@ export class Images {
     try {
       await live.append(hexOf(manifest), { type: 'image.removed' });
     } catch (error) {
-      image.removed = false;
+      // Where NATS did not say whether the log took it, the image counts as removed until it is resolved again.
+      image.removed = toErrorRecord(error).code === 'unavailable';
       throw error;
     } finally {
       this.#removing.delete(manifest);
@@ -138,7 +142,7 @@ export class Images {
     const known = this.get(event.manifest);
     known?.refresh(image);
     const isSame = known?.resolved.ref === event.ref && known.resolved.repository === event.repository;
-    if (known !== undefined && isSame) return known;
+    if (known !== undefined && isSame && !known.removed) return known;
     const added = await this.#add(event.manifest, event);
     added.refresh(image);
     return added;
@@ -150,7 +154,15 @@ export class Images {
     const image = this.get(id);
     if (image === undefined)
       throw new CofaError('conflict', `image ${event.ref} was removed meanwhile`, { hint: 'try again' });
+    image.removed = false;
     return image;
+  }
+
+  /** The image, or the one that takes its place where the log may have taken its removal without a word. */
+  async #kept(image: Image): Promise<Image> {
+    if (!image.removed) return image;
+    const { v: _v, at: _at, ...event } = image.resolved;
+    return await this.#add(image.manifest, event);
   }
 
   #onEvent({ subject, event }: LogRecord): void {

@@ -94,6 +94,8 @@ export class Mounts {
       return this.describe(actor);
     } catch (error) {
       this.#mounts.delete(dir);
+      // A caller that was interrupted may wait for this mount in order to unmount it.
+      if (actor.host.state === 'requested') actor.host.send({ type: 'FAILED', error: toErrorRecord(error) });
       if (actor.madeDir) await rmdir(dir).catch(() => {});
       throw error;
     } finally {
