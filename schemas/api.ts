@@ -4,6 +4,7 @@
  * `{"ok":true,"result":…}` or `{"ok":false,"error":{"code","message","hint"}}`. docs/api.md shows it with `nats req`.
  */
 import { z } from 'zod';
+import { DIGEST } from './digest.ts';
 import { ERROR_KINDS, type ErrorCode } from './errors.ts';
 import { TRUST_POLICIES } from './trust.ts';
 
@@ -195,7 +196,7 @@ export const Status = z.strictObject({
 /** Bytes a second that a scrub reads where nobody says otherwise. */
 export const DEFAULT_SCRUB_RATE = 128e6;
 
-const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/, 'must be sha256: and 64 hex digits');
+const digest = z.string().regex(DIGEST, 'must be sha256: and 64 hex digits');
 
 /** Can a chain of layers be mounted without unpacking it? For snapshotters. */
 export const ChainRequest = z.strictObject({

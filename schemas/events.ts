@@ -11,6 +11,7 @@
  * `layer.evicted` is appended before the bytes go, `layer.removed` and `image.removed` before the files do.
  */
 import { z } from 'zod';
+import { DIGEST } from './digest.ts';
 import { TRUST_POLICIES } from './trust.ts';
 
 /**
@@ -23,7 +24,7 @@ const MAX_ENTRIES = 1 << 20;
 const MAX_BLOCKS = 2 ** 26;
 
 const text = z.string().max(MAX_TEXT);
-const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+const digest = z.string().regex(DIGEST);
 const count = z.int().min(0);
 const list = <Entry extends z.ZodType>(entry: Entry) => z.array(entry).max(MAX_ENTRIES);
 /** [first, count] of each. */

@@ -1,4 +1,5 @@
 /** The options of `cofa run` beside the image: docker's words for environment, volumes and names, as plain data. */
+import { posix } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import { sha256Hex } from './digest.ts';
 
@@ -142,13 +143,7 @@ export function checkHostname(name: string): string {
 
 /** Resolves `.`, `..` and double slashes by text alone; the path stays absolute. */
 export function normalise(path: string): string {
-  const done: string[] = [];
-  for (const part of path.split('/')) {
-    if (part === '' || part === '.') continue;
-    if (part === '..') done.pop();
-    else done.push(part);
-  }
-  return `/${done.join('/')}`;
+  return posix.resolve('/', path);
 }
 
 const PROPAGATIONS = ['rprivate', 'rslave', 'rshared', 'private', 'slave', 'shared'] as const;

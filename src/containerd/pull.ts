@@ -7,9 +7,10 @@
  * In the order in which containerd's garbage collection can follow: a lease holds everything until the name is there.
  * The labels `containerd.io/gc.ref.…` say what an object needs (containerd, docs/garbage-collection.md).
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import { Code } from '@connectrpc/connect';
+import { chainIds } from '../digest/chain-id.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from '../registry/client.ts';
 import type { Reference } from '../registry/reference.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -91,8 +92,7 @@ async function unfold(order: PullOrder): Promise<string> {
   let parent = '';
   let undo: (() => Promise<void>) | undefined;
   try {
-    for (const [at, { diffId }] of image.layers.entries()) {
-      const chain = parent === '' ? diffId : sha256(`${parent} ${diffId}`);
+    for (const [at, chain] of chainIds(image.layers.map(({ diffId }) => diffId)).entries()) {
       if (!(await adopt(order, at, chain, parent))) {
         if (undo === undefined) undo = await order.prepareHere();
         if (!(await adopt(order, at, chain, parent))) {
@@ -264,5 +264,3 @@ async function point(containerd: ContainerdClient, name: string, target: Descrip
 function ignoreAbsent(error: unknown): undefined {
   if (!isCode(error, Code.NotFound)) throw error;
 }
-
-const sha256 = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;

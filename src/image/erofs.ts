@@ -9,6 +9,7 @@
  * - Inode numbers are places (byte / 32): they are stable for one image, and small.
  * - Everything depends on the input alone, times and UUID too: the same tables give the same bytes.
  */
+import { isDigest } from '../../schemas/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type ChunkPlan, placePatches, planChunks, writeChunks } from './erofs-chunks.ts';
 import { type DirectoryPlan, planDirectory, writeDirectory } from './erofs-directory.ts';
@@ -124,7 +125,7 @@ interface Layout {
 
 /** Blocks of a layer's device. A block address has 32 bits, and the last one means a hole. */
 function deviceBlocks({ diffId, size }: LayerDevice): number {
-  if (!/^sha256:[0-9a-f]{64}$/.test(diffId)) {
+  if (!isDigest(diffId)) {
     throw new CofaError('invalid-argument', `${JSON.stringify(diffId)} is not a sha256 diffID`);
   }
   if (!Number.isSafeInteger(size) || size < 0) {

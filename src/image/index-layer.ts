@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto';
 import { setImmediate as pause } from 'node:timers/promises';
+import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { BlockStates } from './block-states.ts';
 import { GzipDecoder } from './gzip.ts';
@@ -62,7 +62,7 @@ export interface IndexOptions {
 class LayerScan {
   readonly #options: IndexOptions;
   /** Of the blob; not used for a plain tar, whose digest is its diffID. */
-  readonly #hash = createHash('sha256');
+  readonly #hash = new Digest();
   readonly #states = new BlockStates();
   readonly #toc = new TocBuilder();
   #compression: Compression = 'none';
@@ -101,7 +101,7 @@ class LayerScan {
     const spans = await scanner.finish();
     const { diffId, states } = this.#states.finish();
     const compression = this.#compression;
-    const blobDigest = compression === 'none' ? diffId : `sha256:${this.#hash.digest('hex')}`;
+    const blobDigest = compression === 'none' ? diffId : this.#hash.end();
     if (expect?.digest !== undefined && blobDigest !== expect.digest) {
       throw new CofaError('integrity', `the blob's digest is ${blobDigest}, expected ${expect.digest}`);
     }

@@ -7,10 +7,10 @@
  * nothing about the sidecar. A layer without a device (the image has none of its data, or the sidecar hides that) is
  * streamed from the registry. One layer at a time; memory: the tables of contents, and what buildFlat needs.
  */
-import { createHash } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { setImmediate as pause } from 'node:timers/promises';
+import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { buildFlat, type LayerDevice } from '../image/erofs.ts';
 import { indexLayer } from '../image/index-layer.ts';
@@ -102,7 +102,7 @@ export async function tocOfDevice(
 ): Promise<Toc> {
   const file = openSync(path, 'r');
   try {
-    const hash = createHash('sha256');
+    const hash = new Digest();
     const builder = new TocBuilder();
     const buffer = Buffer.allocUnsafeSlow(CHUNK);
     let fault: unknown;
@@ -124,7 +124,7 @@ export async function tocOfDevice(
       onBytes(got);
       await pause();
     }
-    const found = `sha256:${hash.digest('hex')}`;
+    const found = hash.end();
     if (found !== diffId)
       throw new CofaError('integrity', `the device of layer ${diffId} hashes to ${found}`, {
         hint: 'cofa scrub --repair',

@@ -1,6 +1,6 @@
 /** The process that builds one flat image from tables of contents; started by chain-image.ts, ends when it has answered. */
-import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { digestOf } from '../digest/digest.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { buildFlat } from '../image/erofs.ts';
 import { decodeToc } from '../image/toc.ts';
@@ -13,7 +13,7 @@ async function flatten({ target, layers }: ToFlattener): Promise<FromFlattener> 
     const tocs = await Promise.all(layers.map(async ({ toc }) => decodeToc(await readFile(toc))));
     const { metadata, devices } = buildFlat(tocs, layers);
     await writeWhole(target, metadata);
-    const flat = `sha256:${createHash('sha256').update(metadata).digest('hex')}`;
+    const flat = digestOf(metadata);
     return { kind: 'done', flat, devices };
   } catch (error) {
     return { kind: 'failed', error: toErrorRecord(error) };

@@ -5,7 +5,7 @@
  *     channel ─▶ rehearsal, until the order comes ─▶ order ─▶ index ─▶ answer
  */
 import { availableParallelism } from 'node:os';
-import { createHash } from 'node:crypto';
+import { digestOf } from '../digest/digest.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { indexImage } from '../index/index-image.ts';
 import type { FromIndexer, NodeIndex, ToIndexer } from '../index/orders.ts';
@@ -86,7 +86,7 @@ async function indexForNode(
   });
   await writeWhole(layout.flat(manifest), indexed.flat);
   return {
-    flat: `sha256:${createHash('sha256').update(indexed.flat).digest('hex')}`,
+    flat: digestOf(indexed.flat),
     devices: indexed.devices.flatMap((at) => {
       const layer = indexed.layers[at];
       return layer === undefined

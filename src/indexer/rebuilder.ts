@@ -2,8 +2,8 @@
  * The process that rebuilds one flat image (src/index/rebuild-flat.ts) and compares it with the one in use; started by
  * src/supervisor/images/rebuild.ts.
  */
-import { createHash } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
+import { digestOf } from '../digest/digest.ts';
 import { type RebuilderOrder, type Rebuilt, rebuiltPath } from '../index/orders.ts';
 import { rebuildFlat } from '../index/rebuild-flat.ts';
 import { RegistryClient } from '../registry/client.ts';
@@ -43,8 +43,6 @@ async function rebuild(
     await registry.close();
   }
 }
-
-const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 
 /** The first difference of what is in use from what the layers give, in words. */
 function differenceOf(inUse: Buffer, rebuilt: Buffer): string {

@@ -1,6 +1,6 @@
 /** What an indexer does with an image, as a rehearsal (src/process/rehearsal/rehearsal.ts). */
-import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
+import { digestOf } from '../digest/digest.ts';
 import { type Rehearsal, rehearse } from '../process/rehearsal/rehearsal.ts';
 import { buildFlat } from '../image/erofs.ts';
 import { decodeToc } from '../image/toc-codec.ts';
@@ -52,5 +52,3 @@ export async function rehearseIndex(rehearsal: Rehearsal, pool: ThreadPool, thre
 async function* inParts(bytes: Buffer): AsyncGenerator<Buffer, void, undefined> {
   for (let at = 0; at < bytes.length; at += 65_536) yield bytes.subarray(at, at + 65_536);
 }
-
-const digestOf = (bytes: Buffer) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;

@@ -16,6 +16,7 @@
 import type { Transform } from 'node:stream';
 import { constants, createZstdCompress } from 'node:zlib';
 import { z } from 'zod';
+import { DIGEST } from '../../schemas/digest.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { decode, encode } from '../bus/connection.ts';
@@ -35,7 +36,7 @@ const PREFIX = 16;
  */
 const LEVEL = 6;
 
-const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+const digest = z.string().regex(DIGEST);
 const count = z.int().min(0);
 const Header = z.object({
   manifest: digest,

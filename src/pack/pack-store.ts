@@ -10,12 +10,12 @@
  *
  * `start` tells one command of an image from another: `default` for the image's own, else a digest of the arguments.
  */
-import { createHash } from 'node:crypto';
 import { promisify } from 'node:util';
 import { zstdCompress, zstdDecompress } from 'node:zlib';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { Objm, type ObjectInfo, type ObjectStore, setSha256Backend } from '@nats-io/obj';
 import { z } from 'zod';
+import { sha256Hex } from '../digest/digest.ts';
 import type { StartFiles } from '../../actors/start-files.ts';
 import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -228,7 +228,7 @@ function nameOf(manifest: string, start: string, kind: 'pack' | 'starts'): strin
 }
 
 function filesName(repository: string, start: string): string {
-  const digest = createHash('sha256').update(repository).digest('hex');
+  const digest = sha256Hex(repository);
   return `${digest}.${checked(start)}.files`;
 }
 

@@ -19,7 +19,8 @@
  * the address for a while: a lazy image asks for many parts of the same blob, and each would otherwise pay the
  * registry's round trip again.
  */
-import { createHash } from 'node:crypto';
+import { isDigest } from '../../schemas/digest.ts';
+import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
 import {
@@ -31,7 +32,6 @@ import {
 } from './byte-ranges.ts';
 import { RequestFailure } from './failure.ts';
 import { printable } from './printable.ts';
-import { isDigest } from './reference.ts';
 import { Retries } from './retry.ts';
 import { bodyFailure, discard, header, type Reply } from './transport.ts';
 
@@ -145,12 +145,12 @@ export class BlobReader {
     blob: BlobName,
     signal?: AbortSignal,
   ): AsyncGenerator<Buffer, void, undefined> {
-    const hash = createHash('sha256');
+    const hash = new Digest();
     for await (const chunk of this.range(source, blob, 0, blob.size, signal)) {
       hash.update(chunk);
       yield chunk;
     }
-    const digest = `sha256:${hash.digest('hex')}`;
+    const digest = hash.end();
     if (digest !== blob.digest) {
       throw new CofaError(
         'integrity',

@@ -1,6 +1,8 @@
 /**
  * Fetches manifests, checked by digest, and finds the one image that a reference means on a platform.
  */
+import { isDigest } from '../../schemas/digest.ts';
+import { digestOf } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
 import type { BlobReader } from './blob-reader.ts';
@@ -8,7 +10,6 @@ import { RequestFailure } from './failure.ts';
 import {
   checkIsImage,
   type Descriptor,
-  digestOf,
   type ImageIndex,
   type ImageManifest,
   MAX_CONFIG,
@@ -20,7 +21,7 @@ import {
 } from './manifest.ts';
 import { choosePlatform, formatPlatform, hostPlatform, type Platform, parsePlatform } from './platform.ts';
 import { printable } from './printable.ts';
-import { isDigest, type Reference } from './reference.ts';
+import type { Reference } from './reference.ts';
 import { header, readBody } from './transport.ts';
 
 export interface FetchedManifest {

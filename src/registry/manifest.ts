@@ -4,11 +4,12 @@
  * Manifest V 2, Schema 2"). All parsers here read bytes that a stranger wrote. They check shapes, sizes and counts
  * before use, and refuse with the reason what they do not understand.
  */
-import { createHash } from 'node:crypto';
+import { isDigest } from '../../schemas/digest.ts';
+import { digestOf } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { printable } from './printable.ts';
 import type { Platform } from './platform.ts';
-import { isDigest, type Reference } from './reference.ts';
+import type { Reference } from './reference.ts';
 
 /** Names some content: its type, its sha256 digest and its size in bytes. */
 export interface Descriptor {
@@ -89,11 +90,6 @@ const LAYER_TYPES = new Set([
   'application/vnd.docker.image.rootfs.diff.tar.gzip',
   'application/vnd.docker.image.rootfs.diff.tar.zstd',
 ]);
-
-/** `sha256:<hex>` of some bytes. */
-export function digestOf(bytes: Uint8Array): string {
-  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
-}
 
 /**
  * The content that a descriptor carries; undefined: none. Throws `integrity` where it is not what the descriptor names.

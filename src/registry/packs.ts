@@ -9,10 +9,10 @@
  * A reader uses a pack's bytes before it has checked their digest: a check would mean waiting for the last byte. Each
  * block is verified against the layer's span table.
  */
+import { isDigest } from '../../schemas/digest.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from './client.ts';
 import { countOf, MEDIA_TYPES } from './manifest.ts';
-import { isDigest } from './reference.ts';
 import { throwIfAborted } from './retry.ts';
 
 export const PACK_TYPES = {

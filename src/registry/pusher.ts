@@ -2,11 +2,12 @@
  * Pushes blobs and manifests (OCI distribution-spec v1.1, "Pushing blobs": POST for an upload, then PUT with the whole
  * content and its digest; every registry takes that). It does not send a blob that the registry has.
  */
+import { isDigest } from '../../schemas/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
 import { CookieJar } from './cookies.ts';
-import { type Descriptor, digestOf, MAX_MANIFEST } from './manifest.ts';
-import { isDigest } from './reference.ts';
+import { digestOf } from '../digest/digest.ts';
+import { type Descriptor, MAX_MANIFEST } from './manifest.ts';
 import { discard, header, resolveLocation } from './transport.ts';
 
 /** The slowest link for which an upload's time limit is long enough, bytes per ms: 64 KB/s. */

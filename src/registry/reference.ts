@@ -6,6 +6,7 @@
  * This file loads nothing but the error kinds, so that a command line can check a reference before anything
  * heavy is loaded.
  */
+import { isDigest } from '../../schemas/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 
 export interface Reference {
@@ -36,7 +37,6 @@ const HOST = new RegExp(`^(?:${LABEL}(?:\\.${LABEL})*|\\[[a-fA-F0-9:]+\\])(?::[0
 const REPOSITORY = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*$/;
 const TAG = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/;
 const DIGEST = /^[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}$/;
-const SHA256 = /^sha256:[0-9a-f]{64}$/;
 
 /**
  * Reads a reference and fills in docker's defaults: the host `docker.io`, its `library/` for names of one part,
@@ -79,11 +79,6 @@ export function parseReference(text: string): Reference {
   return reference;
 }
 
-/** True for `sha256:` and 64 lowercase hex digits, the one form of digest that cofa works with. */
-export function isDigest(value: unknown): value is string {
-  return typeof value === 'string' && SHA256.test(value);
-}
-
 /**
  * True where the host is this machine: 127.0.0.0/8, ::1 or localhost, with or without a port. Such registries speak
  * plain HTTP, as with docker.
@@ -123,7 +118,8 @@ function checkPort(text: string, domain: string): void {
 }
 
 function checkDigest(text: string, digest: string): void {
-  if (SHA256.test(digest)) return;
+  const isSha256: boolean = isDigest(digest);
+  if (isSha256) return;
   if (!digest.startsWith('sha256:') && DIGEST.test(digest)) {
     throw new CofaError('unsupported', `image reference "${text}": only sha256 digests are supported`);
   }

@@ -5,6 +5,7 @@
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import { DIGEST } from '../../schemas/digest.ts';
 import type { FlatLayer } from '../../actors/snapshots.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { PreparePolicy } from '../../schemas/prepare.ts';
@@ -13,7 +14,6 @@ import { findMount } from '../kernel/mount.ts';
 import type { CallEngine, CallOptions } from '../client/call.ts';
 import type { WantedLayer } from './store.ts';
 
-const DIGEST = /^sha256:[0-9a-f]{64}$/;
 /** The registry is asked meanwhile, which gives up by itself before. */
 const COVER_MS = 60_000;
 /** The flat image's metadata are fetched, or built. */

@@ -6,10 +6,10 @@
  * containerd 2 can map layers by itself, when a snapshotter leaves that to it; 2.1 and 2.2 then take the folder that all have in common,
  * without the mounts below it (core/mount there), and would find the empty folders below flat images.
  */
-import { createHash } from 'node:crypto';
 import { mkdir, readdir, rmdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Logger } from 'pino';
+import { sha256Hex } from '../digest/digest.ts';
 import { type IdMaps, mapText } from '../../actors/id-maps.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { mountMapped } from '../kernel/id-mapped.ts';
@@ -57,7 +57,7 @@ export class MappedMounts {
   /** Where a folder is shown with these maps; folders are known by their last name. */
   dirOf(maps: IdMaps, source: string): string {
     const text = `${mapText(maps.uid)};${mapText(maps.gid)}`;
-    const key = createHash('sha256').update(text).digest('hex').slice(0, 16);
+    const key = sha256Hex(text).slice(0, 16);
     return join(this.#options.dir, key, basename(source));
   }
 

@@ -17,11 +17,11 @@
  * other (`#serially`); nothing slow is done inside.
  */
 import { execFile } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { chmod, chown, lstat, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Logger } from 'pino';
+import { digestOf } from '../digest/digest.ts';
 import {
   type Decision,
   type FlatLayer,
@@ -312,7 +312,7 @@ export class SnapshotStore {
     const { table } = this.#options;
     const facts = table.find(parent);
     if (maps === undefined || facts === undefined) return maps;
-    return isCopyFor(maps, copyNames(facts, table.find(facts.parent)), sha256) ? undefined : maps;
+    return isCopyFor(maps, copyNames(facts, table.find(facts.parent)), digestOf) ? undefined : maps;
   }
 
   #letGo(id: string): void {
@@ -399,8 +399,6 @@ export class SnapshotStore {
  * of a layer below can be renamed, without which mv(1) would copy, and fetch, what is in it.
  */
 const OVERLAY_OPTIONS = ['index=off', 'redirect_dir=on'];
-
-const sha256 = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
 
 const sameMaps = (a: IdMaps | undefined, b: IdMaps | undefined): boolean =>
   a === undefined || b === undefined

@@ -2,9 +2,9 @@
  * Layer devices: sparse files, one per diffID, shared by all images that have the layer. A block that was never
  * written is a hole; which blocks are there is known from the event log alone, never from the file.
  */
-import { createHash } from 'node:crypto';
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 
 /** EROFS' block of a flat image: devices are a whole number of these, bytes. */
@@ -51,7 +51,7 @@ export async function openDevice(
 export async function hashDevice(path: string, rawSize: number, signal?: AbortSignal): Promise<string> {
   const file = await open(path, 'r');
   try {
-    const hash = createHash('sha256');
+    const hash = new Digest();
     const buffer = Buffer.allocUnsafe(1 << 20);
     for (let at = 0; at < rawSize; ) {
       signal?.throwIfAborted();
@@ -60,7 +60,7 @@ export async function hashDevice(path: string, rawSize: number, signal?: AbortSi
       hash.update(buffer.subarray(0, bytesRead));
       at += bytesRead;
     }
-    return `sha256:${hash.digest('hex')}`;
+    return hash.end();
   } finally {
     await file.close();
   }

@@ -20,6 +20,10 @@
  */
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { hexOf } from '../../schemas/digest.ts';
+
+export { hexOf } from '../../schemas/digest.ts';
+
 import { DiskRoom } from './disk-room.ts';
 
 export class Layout {
@@ -57,13 +61,6 @@ export class Layout {
       await mkdir(this.in(name), { recursive: true, mode: 0o700 });
     }
   }
-}
-
-/** The 64 hex digits of `sha256:…`; throws a RangeError on anything else, since it becomes part of a path. */
-export function hexOf(digest: string): string {
-  if (!/^sha256:[0-9a-f]{64}$/.test(digest))
-    throw new RangeError(`not a sha256 digest: ${JSON.stringify(digest)}`);
-  return digest.slice(7);
 }
 
 /**

@@ -6,7 +6,7 @@
  * kept since it is a fact too (which image was resolved last); `$bits` for arrays of zeros and ones, a bit each, the
  * lowest bit first. A field whose own name begins with `$` gets a second one.
  */
-import { createHash } from 'node:crypto';
+import { digestOf } from '../digest/digest.ts';
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { decode, encode } from '../bus/connection.ts';
@@ -14,8 +14,7 @@ import { decode, encode } from '../bus/connection.ts';
 export const encodeNodeState = (state: NodeState): Buffer => encode(toPlain(state));
 
 /** `sha256:…` of the canonical bytes. */
-export const digestOfNodeState = (state: NodeState): string =>
-  `sha256:${createHash('sha256').update(encodeNodeState(state)).digest('hex')}`;
+export const digestOfNodeState = (state: NodeState): string => digestOf(encodeNodeState(state));
 
 /** Error `integrity` when the bytes are not a state. Parts that older versions did not know are as in a new node. */
 export function decodeNodeState(bytes: Uint8Array): NodeState {

@@ -7,10 +7,10 @@
  * it. One that does not count is said so and the one before is taken: two are kept, and the log is removed up to the
  * older one at most.
  */
-import { createHash } from 'node:crypto';
 import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { jetstream, jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
+import { sha256Hex } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { SNAPSHOT_VERSION, SnapshotBody, SnapshotPart } from '../../schemas/snapshots.ts';
 import { SNAPSHOT_STREAM, SNAPSHOT_SUBJECTS, STREAM, type Subjects } from '../../schemas/subjects.ts';
@@ -203,7 +203,7 @@ export function encodeSnapshot(fold: NodeFold, partBytes = PART_BYTES): Snapshot
   const smaller = zstdCompressSync(body);
   const encoding = smaller.length < body.length ? 'zstd' : 'none';
   const stored = encoding === 'zstd' ? smaller : body;
-  const digest = createHash('sha256').update(stored).digest('hex');
+  const digest = sha256Hex(stored);
   const parts = Math.max(1, Math.ceil(stored.length / partBytes));
   return Array.from({ length: parts }, (_, part) => ({
     v: SNAPSHOT_VERSION,
@@ -227,8 +227,7 @@ export function decodeSnapshot(parts: readonly SnapshotPart[]): NodeFold {
       throw new CofaError('integrity', `part ${index} belongs to another snapshot`);
   }
   const stored = Buffer.concat(parts.map(({ bytes }) => bytes));
-  if (createHash('sha256').update(stored).digest('hex') !== first.digest)
-    throw new CofaError('integrity', 'its bytes do not fit its digest');
+  if (sha256Hex(stored) !== first.digest) throw new CofaError('integrity', 'its bytes do not fit its digest');
   if (first.size > MAX_BODY) throw new CofaError('integrity', `it says that it has ${first.size} bytes`);
   try {
     const plain =

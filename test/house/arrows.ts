@@ -38,6 +38,12 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas'],
     packages: ['xstate'],
   },
+  {
+    folder: 'src/digest',
+    kind: 'library',
+    is: 'SHA-256, ChainIDs',
+    imports: [],
+  },
   { folder: 'src/terminal', kind: 'library', is: 'what people read, and how they interrupt', imports: [] },
   {
     folder: 'src/install',
@@ -51,14 +57,14 @@ export const ROWS: readonly Row[] = [
     folder: 'src/image',
     kind: 'library',
     is: 'tar, gzip, EROFS, span tables',
-    imports: ['schemas', 'actors'],
+    imports: ['schemas', 'actors', 'src/digest'],
   },
   { folder: 'src/fuse', kind: 'library', is: 'the FUSE protocol', imports: ['schemas', 'src/kernel'] },
   {
     folder: 'src/store',
     kind: 'library',
     is: 'ROOT and the event log',
-    imports: ['schemas', 'actors', 'src/bus'],
+    imports: ['schemas', 'actors', 'src/bus', 'src/digest'],
   },
   {
     folder: 'src/client',
@@ -72,19 +78,19 @@ export const ROWS: readonly Row[] = [
     kind: 'library',
     is: 'the distribution protocol, credentials, sidecars',
     // The credential desk keeps secrets in a keyring and answers on a local socket; sidecars carry hints.
-    imports: ['schemas', 'src/bus', 'src/image', 'src/kernel'],
+    imports: ['schemas', 'src/bus', 'src/digest', 'src/image', 'src/kernel'],
   },
   {
     folder: 'src/pack',
     kind: 'library',
     is: 'startup packs',
-    imports: ['schemas', 'actors', 'src/bus', 'src/image', 'src/store'],
+    imports: ['schemas', 'actors', 'src/bus', 'src/digest', 'src/image', 'src/store'],
   },
   {
     folder: 'src/index',
     kind: 'library',
     is: 'layers become tables, flat image and hints',
-    imports: ['schemas', 'src/image', 'src/kernel', 'src/registry', 'src/store'],
+    imports: ['schemas', 'src/digest', 'src/image', 'src/kernel', 'src/registry', 'src/store'],
   },
   {
     folder: 'src/fetch',
@@ -111,7 +117,7 @@ export const ROWS: readonly Row[] = [
     folder: 'src/containerd',
     kind: 'library',
     is: "containerd's API",
-    imports: ['schemas', 'src/registry'],
+    imports: ['schemas', 'src/digest', 'src/registry'],
   },
   {
     folder: 'src/replay',
@@ -123,7 +129,16 @@ export const ROWS: readonly Row[] = [
     folder: 'src/process',
     kind: 'shared',
     is: 'what all programs share: parent link, settings, log, heap, rehearsal',
-    imports: ['schemas', 'actors', 'src/bus', 'src/image', 'src/pack', 'src/registry', 'src/store'],
+    imports: [
+      'schemas',
+      'actors',
+      'src/bus',
+      'src/digest',
+      'src/image',
+      'src/pack',
+      'src/registry',
+      'src/store',
+    ],
   },
   {
     folder: 'src/fetcher',
@@ -153,7 +168,7 @@ export const ROWS: readonly Row[] = [
     folder: 'src/indexer',
     kind: 'program',
     is: 'indexes an image on the node, and rebuilds flat images',
-    imports: ['schemas', 'src/image', 'src/index', 'src/process', 'src/registry', 'src/store'],
+    imports: ['schemas', 'src/digest', 'src/image', 'src/index', 'src/process', 'src/registry', 'src/store'],
   },
   {
     folder: 'src/snapshotter',
@@ -165,6 +180,7 @@ export const ROWS: readonly Row[] = [
       'src/bus',
       'src/client',
       'src/containerd',
+      'src/digest',
       'src/kernel',
       'src/process',
       'src/registry',
@@ -182,6 +198,7 @@ export const ROWS: readonly Row[] = [
       'src/client',
       // It mounts overlays and takes away what containers left.
       'src/container',
+      'src/digest',
       'src/fuse',
       'src/image',
       'src/index',

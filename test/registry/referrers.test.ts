@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { RegistryClient } from '../../src/registry/client.ts';
-import { digestOf, MEDIA_TYPES } from '../../src/registry/manifest.ts';
+import { digestOf } from '../../src/digest/digest.ts';
+import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { pushImage, sampleImage } from './sample-image.ts';

@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { Descriptor, RegistryClient, Source } from '../../src/registry/client.ts';
-import { digestOf, MEDIA_TYPES } from '../../src/registry/manifest.ts';
+import { digestOf } from '../../src/digest/digest.ts';
+import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 
 export interface SampleImage {
   manifest: Buffer;

@@ -2,10 +2,10 @@
  * A small image for rehearsals, with sidecar and startup pack, in a registry of this very process: a server on loopback that
  * lives as long as the rehearsal. It has nothing of any real image, and nothing of it outlives the process.
  */
-import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { zstdCompressSync } from 'node:zlib';
+import { digestOf } from '../../digest/digest.ts';
 import { BLOCK_SIZE, type SpanTable } from '../../image/span-table.ts';
 import { encodePack } from '../../pack/format.ts';
 import { DEFAULT_START } from '../../pack/pack-store.ts';
@@ -168,5 +168,3 @@ async function packOf(manifest: string, table: SpanTable, layer: Buffer): Promis
   for await (const piece of encodePack(header, read)) pieces.push(piece);
   return Buffer.concat(pieces);
 }
-
-const digestOf = (bytes: Buffer) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;

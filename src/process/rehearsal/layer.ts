@@ -1,5 +1,6 @@
 /** The one layer of rehearsals: random bytes, not compressed, for decoding is native code and needs no rehearsal. */
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
+import { digestOf } from '../../digest/digest.ts';
 import { Sha256 } from '../../image/sha256.ts';
 import { BLOCK_SIZE, SpanTable } from '../../image/span-table.ts';
 
@@ -13,7 +14,7 @@ export interface RehearsalLayer {
 /** A layer of so many blocks in one span. */
 export function rehearsalLayer(blocks: number): RehearsalLayer {
   const bytes = randomBytes(blocks * BLOCK_SIZE);
-  const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+  const digest = digestOf(bytes);
   const hash = new Sha256();
   const states = Buffer.alloc((blocks - 1) * 32);
   for (let block = 0; block < blocks - 1; block++) {

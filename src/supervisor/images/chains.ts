@@ -2,8 +2,8 @@
  * Chains of layers, as containerd names what snapshots hold: the ChainID of the lowest n layers of an image (OCI
  * image-spec, config.md). Any of them can be mounted flat where somebody has prepared the image.
  */
-import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
+import { chainIds } from '../../digest/chain-id.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import { parseReference } from '../../registry/reference.ts';
 import type { Image } from './image.ts';
@@ -71,7 +71,7 @@ export class Chains {
       );
     }
     if (layers === whole.resolved.layers.length) return whole;
-    const chain = chainIds(whole)[layers - 1] as string;
+    const chain = chainsOf(whole)[layers - 1] as string;
     return await this.#images.ofChain(whole, layers, chain);
   }
 
@@ -105,7 +105,7 @@ export class Chains {
 }
 
 function within(image: Image, chain: string): FlatChain | undefined {
-  const at = chainIds(image).indexOf(chain);
+  const at = chainsOf(image).indexOf(chain);
   const layer = image.resolved.layers[at];
   if (layer === undefined) return undefined;
   const { ref } = image.resolved;
@@ -115,18 +115,12 @@ function within(image: Image, chain: string): FlatChain | undefined {
 const computed = new WeakMap<object, string[]>();
 
 /** ChainIDs of the image's layers, the lowest first. */
-function chainIds(image: Image): string[] {
+function chainsOf(image: Image): string[] {
   const { layers } = image.resolved;
   let ids = computed.get(layers);
   if (ids === undefined) {
-    ids = [];
-    for (const { diffId } of layers) {
-      const below = ids.at(-1);
-      ids.push(below === undefined ? diffId : sha256(`${below} ${diffId}`));
-    }
+    ids = chainIds(layers.map(({ diffId }) => diffId));
     computed.set(layers, ids);
   }
   return ids;
 }
-
-const sha256 = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;

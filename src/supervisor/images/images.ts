@@ -12,6 +12,7 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../../registry/sidecars.ts';
+import { digestOf } from '../../digest/digest.ts';
 import { hexOf } from '../../store/layout.ts';
 import type { LogRecord } from '../../store/log-reader.ts';
 import { Image, type ImageContext } from './image.ts';
@@ -20,7 +21,7 @@ import { Preparation, preparedBy } from './preparation.ts';
 import type { Rebuilt } from '../../index/orders.ts';
 import { Refutations } from './refutations.ts';
 import { Resolver, resolvedBy } from './resolver.ts';
-import { digestOf, trustedSidecars } from './sidecar-choice.ts';
+import { trustedSidecars } from './sidecar-choice.ts';
 
 export interface ImagesOptions
   extends Omit<ImageContext, 'preparation' | 'refutations' | 'sameLayers' | 'refutedSidecars'> {

@@ -5,6 +5,7 @@
 import { renameSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import { digestOf } from '../../digest/digest.ts';
 import { buildsFromLayersFirst } from '../../../actors/trust.ts';
 import type { Progress } from '../../../schemas/api.ts';
 import type { EventOf } from '../../../schemas/events.ts';
@@ -18,13 +19,7 @@ import { indexOnNode } from './index-on-node.ts';
 import type { Indexers } from './indexers.ts';
 import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
 import { rebuild } from './rebuild.ts';
-import {
-  type ChoiceOptions,
-  chooseSidecar,
-  digestOf,
-  hasUsableSidecar,
-  type PreparedEvent,
-} from './sidecar-choice.ts';
+import { type ChoiceOptions, chooseSidecar, hasUsableSidecar, type PreparedEvent } from './sidecar-choice.ts';
 
 export interface PreparationOptions {
   layout: Layout;

@@ -2,8 +2,9 @@
  * Looks for the sidecar that an image is mounted with, and takes it into the store. Which one: actors/sidecar-choice.ts. Each
  * is parsed strictly, and one that cannot be used is passed over with a reason.
  */
-import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { digestOf } from '../../digest/digest.ts';
+import { isDigest } from '../../../schemas/digest.ts';
 import {
   type ChoiceFacts,
   endsChoice,
@@ -195,12 +196,9 @@ export async function trustedSidecars(layout: Layout): Promise<Set<string>> {
   for (const [index, line] of text.split('\n').entries()) {
     const word = line.replace(/#.*/, '').trim();
     if (word === '') continue;
-    if (!/^sha256:[0-9a-f]{64}$/.test(word))
+    if (!isDigest(word))
       throw new CofaError('invalid-argument', `${path}, line ${index + 1}: no sha256 digest`);
     digests.add(word);
   }
   return digests;
 }
-
-export const digestOf = (bytes: Uint8Array): string =>
-  `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
