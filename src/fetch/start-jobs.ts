@@ -30,7 +30,7 @@ export interface StartContext {
 /** Runs of one message: some 8 bytes each, far below what NATS takes. */
 const RUNS_AT_ONCE = 20_000;
 /** Blocks of a layer in a row. */
-export type BlockRun = readonly [layer: string, first: number, count: number];
+export type LayerRun = readonly [layer: string, first: number, count: number];
 
 /**
  * Blocks that came are told after so long, ms, or when so many runs have come: a message costs more than what it says. The
@@ -50,7 +50,7 @@ export async function bringPack(
   context: StartContext,
   on: {
     runs(devices: readonly string[], runs: readonly StartRun[]): void;
-    blocks(found: [BlockRun, ...BlockRun[]], bytes: number): void;
+    blocks(found: [LayerRun, ...LayerRun[]], bytes: number): void;
   },
 ): Promise<number> {
   const { layout, signal } = context;
@@ -59,7 +59,7 @@ export async function bringPack(
     return 0;
   }
   let bytes = 0;
-  let found: BlockRun[] = [];
+  let found: LayerRun[] = [];
   let timer: NodeJS.Timeout | undefined;
   let toldAt = Number.NEGATIVE_INFINITY;
   const tell = () => {

@@ -77,14 +77,14 @@ export class LayerCore {
   /** One byte a block, which the FUSE threads read too (`DeviceFile.blocks`). */
   readonly states: Uint8Array<SharedArrayBuffer>;
   isClosed = false;
-  readonly #run: (effect: LayerEffect) => void;
+  /** Carries out an effect. */
+  readonly run: (effect: LayerEffect) => void;
 
-  /** `run`: carries out an effect. */
   constructor(options: LayerHostOptions, run: (effect: LayerEffect) => void) {
     const { table } = options.layer;
     const { readDeadlineMs } = options;
     this.options = options;
-    this.#run = run;
+    this.run = run;
     this.states = new Uint8Array(new SharedArrayBuffer(table.blockCount));
     // The pauses between the tries alone are longer than the deadline: a read waits as long as it may.
     const attempts = LAYER_LIMITS.attempts + Math.ceil(readDeadlineMs / LAYER_LIMITS.retryMaxMs);
@@ -104,11 +104,23 @@ export class LayerCore {
     return this.options.facts.layers.get(this.diffId)?.[fact] === true;
   }
 
+  /** Gives the actor an input and runs the effects of it. */
   send(event: LayerEvent): void {
     for (const effect of this.actor.handle(event)) this.run(effect);
   }
 
-  run(effect: LayerEffect): void {
-    this.#run(effect);
+  /** As `send`, for a caller that carries out the effects of this type by itself: returns them when the others have run. */
+  take<T extends LayerEffect['type']>(event: LayerEvent, type: T): Array<LayerEffect & { type: T }> {
+    const taken: Array<LayerEffect & { type: T }> = [];
+    for (const effect of this.actor.handle(event)) {
+      if (isOf(effect, type)) taken.push(effect);
+      else this.run(effect);
+    }
+    return taken;
   }
 }
+
+const isOf = <T extends LayerEffect['type']>(
+  effect: LayerEffect,
+  type: T,
+): effect is LayerEffect & { type: T } => effect.type === type;

@@ -43,11 +43,7 @@ export class LayerEvictions {
   /** Resolves with the bytes that were punched. */
   async #punchAll(event: LayerEvent, reason: EvictionReason): Promise<number> {
     let bytes = 0;
-    for (const effect of this.#core.actor.handle(event)) {
-      if (effect.type !== 'punch') {
-        this.#core.run(effect);
-        continue;
-      }
+    for (const effect of this.#core.take(event, 'punch')) {
       const punch = this.#punch(effect, reason);
       this.#running.add(punch);
       bytes += await punch.finally(() => this.#running.delete(punch));

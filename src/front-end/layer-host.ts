@@ -54,7 +54,7 @@ export class LayerHost {
 
   constructor(options: LayerHostOptions) {
     const { layer, fuse, cache, clock, facts } = options;
-    this.#core = new LayerCore(options, (effect) => this.#run(effect));
+    this.#core = new LayerCore(options, this.#run);
     this.#trace = new Trace(layer.table.spanCount, { now: clock.now, epochMs: clock.wallMs });
     this.#writer = new LayerWriter(this.#core, this.#trace);
     this.#fetches = new LayerFetches(this.#core, this.#writer, this.#trace);
@@ -148,7 +148,7 @@ export class LayerHost {
 
   // ── Effects ──
 
-  #run(effect: LayerEffect): void {
+  readonly #run = (effect: LayerEffect): void => {
     switch (effect.type) {
       case 'answer':
         return this.#answer(effect);
@@ -169,11 +169,13 @@ export class LayerHost {
         return void this.#whole.corrupt();
       case 'wake':
         return this.#wakeAt(effect.at);
-      case 'punch': // asked for by LayerEvictions alone, which runs it
-      case 'append': // by LayerWriter
-      case 'promised': // by `promise`
+      case 'punch': // LayerEvictions takes it
+      case 'append': // LayerWriter
+      case 'promised': // `promise`
+        // Left undone, it would hold its spans for ever.
+        throw new Error(`the layer actor wants ${effect.type} where no part takes it`);
     }
-  }
+  };
 
   #wakeAt(at: number): void {
     if (at >= this.#timerAt || this.#core.isClosed) return;
@@ -238,13 +240,9 @@ export class LayerHost {
 
   /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
   promise(pack: number, ranges: readonly BlockRun[]): number | undefined {
-    let job: number | undefined;
     this.use.markStartup(ranges);
-    for (const effect of this.#core.actor.handle({ type: 'promise', pack, ranges, now: this.#core.now() })) {
-      if (effect.type === 'promised') job = effect.job;
-      else this.#run(effect);
-    }
-    return job;
+    const now = this.#core.now();
+    return this.#core.take({ type: 'promise', pack, ranges, now }, 'promised').at(-1)?.job;
   }
 
   /** Blocks of the startup pack are verified and written. `bytes`: compressed ones that came for them. */

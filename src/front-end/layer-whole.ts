@@ -16,7 +16,7 @@ export class LayerWhole {
   /** How often the layer has become whole: an answer about an earlier time is known by it. */
   #turn = 0;
   /** The layer is complete, and that is about to be said. */
-  #isUnsaid = false;
+  #mustSay = false;
   #saying = false;
   /** A hand-over is about to be offered. */
   #offering = false;
@@ -104,12 +104,12 @@ export class LayerWhole {
 
   /** It may become incomplete and complete again while its last completion waits for the log, or for a hand-over. */
   async completed(): Promise<void> {
-    this.#isUnsaid = true;
+    this.#mustSay = true;
     if (this.#saying) return;
     this.#saying = true;
     try {
-      while (this.#isUnsaid) {
-        this.#isUnsaid = false;
+      while (this.#mustSay) {
+        this.#mustSay = false;
         await this.#sayWhole();
       }
     } finally {

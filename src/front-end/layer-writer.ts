@@ -107,11 +107,8 @@ export class LayerWriter {
   async #flushOnce(): Promise<void> {
     // First: blocks that have come in the place of damaged ones are named below.
     await this.#sayDamaged();
-    const pending: Array<readonly BlockRun[]> = [];
-    for (const effect of this.#core.actor.handle({ type: 'flush', now: this.#core.now() })) {
-      if (effect.type === 'append') pending.push(effect.ranges);
-      else this.#core.run(effect);
-    }
+    const appends = this.#core.take({ type: 'flush', now: this.#core.now() }, 'append');
+    const pending: Array<readonly BlockRun[]> = appends.map(({ ranges }) => ranges);
     const trace = this.#trace.take();
     try {
       await this.#appendBlocks(pending);

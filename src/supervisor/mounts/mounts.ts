@@ -25,7 +25,7 @@ import {
   type MountExtras,
   type MountRequest,
 } from './mount-actor.ts';
-import { type Restored, restoreMounts } from './restore.ts';
+import { bringBackAll, type Restored } from './restore.ts';
 import type { Owner } from './standing.ts';
 
 export interface MountsOptions {
@@ -193,7 +193,7 @@ export class Mounts {
   /** Brings back every mount that the log knows. */
   async restore(): Promise<Restored> {
     const { onRestored = () => {} } = this.#options;
-    return await restoreMounts({
+    return await bringBackAll({
       ...this.#context,
       create: (facts, image) => this.#create(facts, image),
       isThere: (actor) => this.#mounts.get(actor.request.dir) === actor,

@@ -38,7 +38,7 @@ export interface RestoreOptions extends Pick<MountContext, 'images' | 'live' | '
 }
 
 /** All at the same time. Resolves when each has come back or has failed once. */
-export async function restoreMounts(options: RestoreOptions): Promise<Restored> {
+export async function bringBackAll(options: RestoreOptions): Promise<Restored> {
   const outcome: Restored = { kept: 0, anew: 0, replaced: 0, lost: [], failures: [] };
   const { live, images } = options;
   await Promise.all(
