@@ -11,7 +11,7 @@
  * - A front end that is upgraded loads while the old one serves. The old one brings what has come into the log and dies;
  *   the new one reads the log's end, and begins.
  */
-import { statfs } from 'node:fs/promises';
+import { mkdir, statfs } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import type { ProcessStatus } from '../../../schemas/api.ts';
@@ -96,9 +96,14 @@ export class FrontEnds {
     return [this.#current.status(), ...(standby === undefined ? [] : [{ ...standby, name: 'standby' }])];
   }
 
-  /** Opens the FUSE mount; a front end with the transport `fuse-native` makes its own. Errors: those of `FuseMount.open`. */
+  /**
+   * Makes the mount point and opens the FUSE mount; a front end with the transport `fuse-native` mounts by itself. Errors: those of
+   * `FuseMount.open`.
+   */
   async open(): Promise<void> {
-    if (this.#options.transport === 'kernel') await this.#mount.open();
+    const { layout, transport } = this.#options;
+    await mkdir(layout.devices(), { recursive: true, mode: 0o700 });
+    if (transport === 'kernel') await this.#mount.open();
   }
 
   /** Starts the first one; rejects when it does not come. */

@@ -3,7 +3,6 @@
  * when readers have waited for a front end for too long. It is made anew where it cannot be handed on: when its connection was
  * aborted, and before kernel 6.9 whenever a front end dies.
  */
-import { mkdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import { type Guard, startGuard } from '../../fuse/guard.ts';
@@ -32,11 +31,9 @@ export class FuseMount {
     this.#options = options;
   }
 
-  /** Errors: those of `openFuseSession`. */
+  /** The folder must be there. Errors: those of `openFuseSession`. */
   async open(): Promise<void> {
-    const { folder } = this.#options;
-    await mkdir(folder, { recursive: true, mode: 0o700 });
-    this.#take(await openFuseSession(folder));
+    this.#take(await openFuseSession(this.#options.folder));
   }
 
   /** What is mounted now; undefined before `open`, while another one is made, and after `close`. */
