@@ -58,8 +58,9 @@ export class ImageStart {
     const start = this.#start;
     if (start === undefined) return;
     const program = this.#program;
-    this.#startups.begin({ ...of, start, layers }, this.#find(of, start, image), () =>
-      hintsFor(this.#layout, of.manifest, { start, layers, program }),
+    const { manifest, repository } = of;
+    this.#startups.begin({ manifest, repository, start, layers }, this.#find(of, start, image), () =>
+      hintsFor(this.#layout, manifest, { start, layers, program }),
     );
   }
 
