@@ -51,8 +51,8 @@ test('a punched range reads as zeros, gives its room back and keeps the size; th
     0xab, 0, 0, 0xab,
   ]);
   expect(await holesOf(fd, BLOCKS * BLOCK)).toEqual([
-    [3 * BLOCK, 5 * BLOCK],
-    [199 * BLOCK, 200 * BLOCK],
+    { from: 3 * BLOCK, to: 5 * BLOCK },
+    { from: 199 * BLOCK, to: 200 * BLOCK },
   ]);
 });
 
@@ -91,8 +91,8 @@ test('room of absent blocks is given back, what is present stays', async () => {
     facts((block) => block % 100 < 50),
   );
   expect(await holesOf(fd, BLOCKS * BLOCK)).toEqual([
-    [50 * BLOCK, 100 * BLOCK],
-    [150 * BLOCK, 200 * BLOCK],
+    { from: 50 * BLOCK, to: 100 * BLOCK },
+    { from: 150 * BLOCK, to: 200 * BLOCK },
   ]);
   expect(byteAt(149 * BLOCK)).toBe(0xab);
 });
