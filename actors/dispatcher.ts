@@ -8,12 +8,12 @@
  * are likely to want next comes before the rest of the images, and of that the smallest layer first (background-queue.ts).
  *
  * **The rest of the images** is to use what no other job does. A byte that is on its way cannot be overtaken, and shares the link
- * with what a reader waits for. So while demand is around, and for `demandAroundMs` after it, one such job is under way at
+ * with what a reader waits for. So while readers wait, and for `demandAroundMs` after that, the dispatcher runs one such job at
  * most. Not none: a reader of everything would otherwise fetch all of it by itself, span by span, with the link idle between.
- * What is under way when demand comes is told to hold: its fetcher reads and decodes nothing more of it while a reader waits, since
- * both would take the link and the processor from that reader. It goes on when no reader waits any more, or after `holdMs`, and then for
- * `breathMs` at least: readers who come one after the other slow it down, and do not stop it. A word that gets lost does no harm, for a
- * fetcher holds no job for longer than it was told.
+ * When a reader begins to wait, the dispatcher tells the fetchers to hold such jobs: a fetcher that holds a job reads and decodes
+ * nothing of it, since both would take the link and the processor from the reader. It goes on when no reader waits, or after
+ * `holdMs`, and then for `breathMs` at least: readers who come one after the other slow the job down, and do not stop it. A message
+ * that gets lost does no harm: a fetcher holds no job for longer than the message said.
  *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
  * goes to another after `jobSilenceMs`, the late one is told to stop, and the first that is done ends the job. Both
@@ -212,7 +212,7 @@ export class Dispatcher {
     );
   }
 
-  /** When what is under way of the rest is to hold, or to go on. */
+  /** When fetchers are next told to hold their jobs of the rest, or to go on. */
   get #nextHold(): number {
     if (this.#heldSince !== undefined) return this.#heldSince + this.#limits.holdMs;
     return this.#mayHold ? this.#breathesUntil : Number.POSITIVE_INFINITY;

@@ -16,7 +16,7 @@ import {
 } from './layer-protocol.ts';
 import { Prefetcher } from './prefetch.ts';
 import { Promises } from './promises.ts';
-import { type BlockRun, cut, type SpanRun } from './ranges.ts';
+import { type BlockRun, cutAll, type SpanRun } from './ranges.ts';
 import { ReadQueue } from './read-queue.ts';
 import { Retries } from './retries.ts';
 import { Stall } from './stall.ts';
@@ -156,7 +156,7 @@ export class LayerInside {
 
   /** The runs as far as they lie in the layer. */
   inside(runs: readonly BlockRun[]): BlockRun[] {
-    return runs.map((run) => cut(run, this.blocks.blockCount)).filter((run) => run !== undefined);
+    return cutAll(runs, this.blocks.blockCount);
   }
 
   stepSpan(span: number, event: BlockEvent): void {

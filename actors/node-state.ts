@@ -4,7 +4,7 @@
  */
 import type { CofaEvent, EventMap, EventOf, EventType, LayerEventType } from '../schemas/events.ts';
 import type { TrustPolicy } from '../schemas/trust.ts';
-import { type BlockRun, blockRun, sizeOf } from './ranges.ts';
+import { addBlock, type BlockRun, sizeOf } from './ranges.ts';
 import { foldSnapshot, type SnapshotEvent, type SnapshotFacts } from './snapshots.ts';
 
 export interface ImageFacts {
@@ -344,11 +344,6 @@ function forgetBlocks(layer: LayerFacts): void {
 /** The present blocks, in order. */
 export function presentRanges(present: Uint8Array): BlockRun[] {
   const ranges: BlockRun[] = [];
-  for (let block = 0; block < present.length; block++) {
-    if (present[block] !== 1) continue;
-    const first = block;
-    while (block + 1 < present.length && present[block + 1] === 1) block++;
-    ranges.push(blockRun(first, block - first + 1));
-  }
+  for (let block = 0; block < present.length; block++) if (present[block] === 1) addBlock(ranges, block);
   return ranges;
 }

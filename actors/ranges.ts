@@ -26,8 +26,8 @@ export function blockRuns(pairs: ReadonlyArray<Pair>): BlockRun[] {
 const isRun = ([first, count]: Pair): boolean =>
   Number.isSafeInteger(first) && Number.isSafeInteger(count) && first >= 0 && count > 0;
 
-/** Copies for a log record, which owns its pairs. */
-export const pairsOf = (runs: readonly BlockRun[]): Array<[first: number, count: number]> =>
+/** Copies for a message or a log record, which owns its pairs. */
+export const pairsOf = (runs: ReadonlyArray<Pair>): Array<[first: number, count: number]> =>
   runs.map(([first, count]) => [first, count]);
 
 /** Blocks, or spans, of all runs together. */
@@ -57,6 +57,10 @@ export function cut([first, count]: BlockRun, blockCount: number): BlockRun | un
   const end = Math.min(first + count, blockCount);
   return end > from ? blockRun(from, end - from) : undefined;
 }
+
+/** The parts of the runs that lie in a layer of so many blocks. */
+export const cutAll = (runs: readonly BlockRun[], blockCount: number): BlockRun[] =>
+  runs.map((run) => cut(run, blockCount)).filter((run) => run !== undefined);
 
 /** Adds a block that comes after all that are there. The list belongs to the caller, its last run too. */
 export const addBlock = (runs: BlockRun[], block: number): void => extend(runs, block, 1);

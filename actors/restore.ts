@@ -53,8 +53,8 @@ const LONGEST_MS = 60_000;
 export const pauseAfterTries = (tries: number): number => Math.min(AGAIN_MS * 2 ** (tries - 1), LONGEST_MS);
 
 /**
- * Whether to try again: `later` while an unmount is under way, which may fail as well; `over` when it is back, or its user
- * has unmounted it.
+ * Whether the supervisor tries the mount again: `later` while it is being unmounted, since that may fail as well; `over` when the
+ * mount is back, or a client has unmounted it.
  */
 export function nextTry(state: string, isWanted: boolean): 'now' | 'later' | 'over' {
   if (!isWanted) return 'over';

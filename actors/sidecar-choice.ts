@@ -11,7 +11,7 @@ export interface ChoiceFacts {
   listed: ReadonlySet<string>;
   /** Digest of the flat metadata that this node has proven for the same layers; undefined: none. */
   known: string | undefined;
-  /** What the layers have refuted: flat metadata of this image, and sidecars, whatever image it was for. */
+  /** What this node has refuted: flat metadata of this image, and sidecars of any image. */
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
   /** Of the builder in this engine. */
   revision: number;

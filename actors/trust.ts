@@ -25,7 +25,7 @@ export interface Candidate {
 export interface Evidence {
   /** Sidecars that the user lists for policy `own`. */
   listed: ReadonlySet<string>;
-  /** Sidecars that were refuted, whatever image it was for. */
+  /** Sidecars that this node has refuted for any image. */
   refuted: ReadonlySet<string>;
 }
 

@@ -2,6 +2,7 @@
  * What readers notice when a front end is killed, when it is upgraded, and when the supervisor is killed and started
  * again: the longest read, the number of failed reads, and for how long reads failed. Blocks are present, and each read
  * bypasses the page cache.
+ *
  *     node ops/bench/pauses.ts [--rounds 3] [--readers 4] [--json FILE]
  */
 import { spawn } from 'node:child_process';

@@ -189,6 +189,14 @@ export class SpanTables {
     this.#limit = limit;
   }
 
+  /** Error `integrity` also where the table is another layer's. */
+  async of(blob: string, diffId: string): Promise<SpanTable> {
+    const table = await this.get(blob);
+    if (table.diffId !== diffId)
+      throw new CofaError('integrity', `the span table of ${blob} is not that of layer ${diffId}`);
+    return table;
+  }
+
   get(blob: string): Promise<SpanTable> {
     const known = this.#tables.get(blob);
     if (known !== undefined) {

@@ -9,7 +9,6 @@ import { addBlock, type BlockRun, blockRuns } from '../../actors/ranges.ts';
 import type { ScrubJob } from '../../schemas/fetch.ts';
 import { NativeBuffer } from '../image/native.ts';
 import type { SpanTable } from '../image/span-table.ts';
-import { CofaError } from '../../schemas/errors.ts';
 import { errnoOf, isErrno } from '../kernel/errno.ts';
 import { dropPages } from '../kernel/page-cache.ts';
 import { deviceSize } from '../store/device.ts';
@@ -39,9 +38,7 @@ export interface ScrubContext {
  * has none. Errors: `integrity` when the span table is another layer's.
  */
 export async function checkBlocks(job: BlockCheck, context: ScrubContext): Promise<BlockRun[]> {
-  const table = await context.tables.get(job.blob);
-  if (table.diffId !== job.layer)
-    throw new CofaError('integrity', `the span table of ${job.blob} is not that of layer ${job.layer}`);
+  const table = await context.tables.of(job.blob, job.layer);
   const device = await openDirect(context.layout.device(job.layer));
   const bad: BlockRun[] = [];
   const buffer = alignedBuffer(CHUNK_BLOCKS * table.blockSize);

@@ -152,7 +152,7 @@ export async function recordStart(job: RecordJob, context: StartContext): Promis
   await noteFiles(job, set, store, context);
 }
 
-/** For the next image of the repository. The newest start has the last word, whatever image it was of. */
+/** Notes for the next image of the repository which files this start has read. The newest start of any of its images replaces the notes. */
 async function noteFiles(
   { manifest, start, repository }: RecordJob,
   set: StartSet,
@@ -249,10 +249,7 @@ async function tablesOf(
   { tables }: StartContext,
 ): Promise<Map<string, SpanTable>> {
   const pairs = layers.map(async ({ diffId, blob }): Promise<[string, SpanTable]> => {
-    const table = await tables.get(blob);
-    if (table.diffId !== diffId)
-      throw new CofaError('integrity', `the span table of ${blob} is not that of layer ${diffId}`);
-    return [diffId, table];
+    return [diffId, await tables.of(blob, diffId)];
   });
   return new Map(await Promise.all(pairs));
 }

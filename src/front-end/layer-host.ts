@@ -13,7 +13,7 @@ import type { LayerStatus } from '../../schemas/api.ts';
 import { BLOCK_PRESENT, type DeviceFile, inodeOf } from '../fuse/transport.ts';
 import type { Timer } from '../process/ports.ts';
 import { deviceSize } from '../store/device.ts';
-import { hexOf } from '../store/layout.ts';
+import { hexOf } from '../../schemas/digest.ts';
 import { type EvictionReason, LayerCore, type LayerHostOptions } from './layer-core.ts';
 import { LayerEvictions } from './layer-evictions.ts';
 import { LayerFetches } from './layer-fetches.ts';

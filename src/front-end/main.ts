@@ -110,15 +110,15 @@ function stopOrder(
 ): StopStep[] {
   const { rest, rehearsal, scrubber, cache, pool, layers, transport, local, bus } = parts;
   return [
-    ['rest', () => rest.stop()],
-    ['rehearsal', () => rehearsal.stop(REHEARSAL_END_MS)],
-    ['scrubber', () => scrubber.stop()],
-    ['cache', () => cache.stop()],
-    ['fetches', () => pool.close()],
-    ['layers', () => layers.closeAll()],
-    ['transport', () => transport.stop()],
-    ['status', () => local?.close()],
-    ['bus', () => bus.drain()],
+    () => rest.stop(),
+    () => rehearsal.stop(REHEARSAL_END_MS),
+    () => scrubber.stop(),
+    () => cache.stop(),
+    () => pool.close(),
+    () => layers.closeAll(),
+    () => transport.stop(),
+    () => local?.close(),
+    () => bus.drain(),
   ];
 }
 

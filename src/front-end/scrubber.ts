@@ -16,11 +16,12 @@ import { BlockSet } from '../../actors/block-set.ts';
 import type { LayerFacts } from '../../actors/node-state.ts';
 import {
   addBlock,
+  addBlocks,
   type BlockRun,
   blockRun,
   blockRuns,
   blocksOf,
-  cut,
+  cutAll,
   sizeOf,
   within,
 } from '../../actors/ranges.ts';
@@ -96,8 +97,7 @@ export class Scrubber {
     for (const blocks of watched) {
       if (event.type === 'layer.removed' || event.type === 'layer.dropped') blocks.clear();
       if (event.type !== 'layer.evicted') continue;
-      for (const [first, count] of event.ranges)
-        for (let block = first; block < first + count; block++) blocks.delete(block);
+      for (const block of blocksOf(blockRuns(event.ranges))) blocks.delete(block);
     }
   };
 
@@ -155,8 +155,8 @@ export class Scrubber {
     const bad: BlockRun[] = [];
     for (let first = 0; first < known.blockCount; first += MISMATCH_BLOCKS) {
       const count = Math.min(MISMATCH_BLOCKS, known.blockCount - first);
-      for (const block of blocksOf(await this.#checkByFetcher(diffId, known.blob, [blockRun(first, count)])))
-        addBlock(bad, block);
+      const found = await this.#checkByFetcher(diffId, known.blob, [blockRun(first, count)]);
+      for (const [from, blocks] of found) addBlocks(bad, from, blocks);
     }
     if (bad.length === 0) return false;
     this.#options.log.error({ layer: diffId, blocks: sizeOf(bad) }, 'blocks are damaged on the disk');
@@ -245,8 +245,7 @@ export class Scrubber {
     if (known === undefined) return { blocks: 0, bad: [], kept: [], direct: false, whole: false };
     const watched = new BlockSet(known.blockCount);
     const { ranges, next, whole } = this.#choose(order, known);
-    for (const [first, count] of ranges)
-      for (let block = first; block < first + count; block++) watched.add(block);
+    for (const block of blocksOf(ranges)) watched.add(block);
     const blocks = watched.size;
     const all = this.#watched.get(diffId) ?? new Set();
     this.#watched.set(diffId, all.add(watched));
@@ -275,10 +274,7 @@ export class Scrubber {
     const isPresent = (block: number) =>
       layer === undefined ? present[block] === 1 : layer.isPresent(block);
     if (ranges !== undefined) {
-      const inside = blockRuns(ranges)
-        .map((run) => cut(run, blockCount))
-        .filter((run) => run !== undefined);
-      return { ranges: within(inside, isPresent), whole: false };
+      return { ranges: within(cutAll(blockRuns(ranges), blockCount), isPresent), whole: false };
     }
     const whole = layer === undefined ? known.presentCount === blockCount : layer.isWhole;
     const chosen: BlockRun[] = [];

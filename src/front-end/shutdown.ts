@@ -13,8 +13,8 @@ import type { LayerTable } from './layer-table.ts';
 /** What has come has this long to get into the log before another front end takes over, ms. */
 const RETIRE_MS = 1_000;
 
-/** A part of the front end, and how it ends. */
-export type StopStep = readonly [part: string, stop: () => unknown];
+/** Ends a part of the front end. */
+export type StopStep = () => unknown;
 
 export class Shutdown {
   readonly #self: Self;
@@ -54,6 +54,6 @@ export class Shutdown {
   }
 
   async #stopAll(): Promise<void> {
-    for (const [, stop] of this.#steps) await stop();
+    for (const stop of this.#steps) await stop();
   }
 }

@@ -3,7 +3,7 @@
  * finds its blocks present never comes here. Which jobs a read waited for is seen at its two ends: the jobs that had
  * its missing spans when it came, and the last ones when it was answered.
  */
-import { type BlockRun, sizeOf, type SpanRun } from '../../actors/ranges.ts';
+import { type BlockRun, pairsOf, sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
 import type { FetchTimes, JobClass } from '../../schemas/fetch.ts';
 
@@ -114,7 +114,7 @@ export class Trace {
       span: job.runs[0]?.[0] ?? 0,
       spans: sizeOf(job.runs),
       ...(job.runs.length > 1 && {
-        runs: job.runs.map(([first, count]): [number, number] => [first, count]),
+        runs: pairsOf(job.runs),
       }),
       worker: timing.fetcher,
       queuedAt: Math.round(this.#epochMs() - (this.#now() - timing.queuedAt)),

@@ -4,8 +4,8 @@
  *
  * What a reader has to know about the package:
  * - It works on the main thread only, and each request makes a round trip through the event loop.
- * - The buffer of a read belongs to a libfuse thread that waits. A synchronous call fills it, and then calls the
- *   callback once; after that the memory may be anything. The package's own `timeout` breaks this, so it is off.
+ * - The buffer of a read belongs to a libfuse thread that waits. The transport fills it by a synchronous call and then calls
+ *   the callback, once; after that the memory may be anything. The package's own `timeout` breaks this, so it is off.
  * - libfuse starts a thread for each request that waits, and ends those that exceed its limit; each thread that ends
  *   leaves a handle behind that slows every later request. `max_background` keeps them few.
  * - It does not negotiate FUSE_ASYNC_DIO: a loop device reads one piece after the other, so cold reads add up.
@@ -24,14 +24,11 @@ import { clearDeadMount } from './connection.ts';
 import { ERRNO, PAGE } from './protocol.ts';
 import {
   addTally,
-  allPresent,
   clamp,
   emptyCounters,
-  firstBlockOf,
-  lastBlockOf,
   loadBytes,
   newTally,
-  noteFirstRead,
+  readIsPresent,
   noteUse,
   type ServedFile,
   serveFile,
@@ -218,11 +215,8 @@ class Transport implements FuseTransport {
       return done(-ERRNO.EIO);
     }
     const length = clamp(file, offset, asked);
-    const first = firstBlockOf(file, offset);
-    const last = length === 0 ? first - 1 : lastBlockOf(file, offset, length);
-    noteFirstRead(file, first, last);
     const read: WaitingRead = { file, buffer, offset, length, done };
-    if (allPresent(file, first, last)) {
+    if (readIsPresent(file, offset, length)) {
       count(file.tally, TALLY.hits);
       return this.#reply(read);
     }

@@ -13,16 +13,7 @@ import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from '
 import { isErrno } from '../kernel/errno.ts';
 import { ERRNO, IN, OP, READ_IN, REQUEST_ROOM, ROOT } from './protocol.ts';
 import { Replier } from './reply.ts';
-import {
-  allPresent,
-  clamp,
-  firstBlockOf,
-  lastBlockOf,
-  noteFirstRead,
-  type ServedFile,
-  TALLY,
-  type Tally,
-} from './served-file.ts';
+import { clamp, readIsPresent, type ServedFile, TALLY, type Tally } from './served-file.ts';
 import { CONTROL, type HandedOver, NAME, PER_THREAD, type TableChange, type ThreadData } from './threads.ts';
 
 function serve({ device, index, control: shared, strays, port }: ThreadData): void {
@@ -137,19 +128,11 @@ class Thread {
     }
     reply.count(file.tally, TALLY.reads, 1);
     const length = clamp(file, offset, asked);
-    if (length === 0 || this.#isPresent(file, offset, length)) {
+    if (readIsPresent(file, offset, length)) {
       reply.count(file.tally, TALLY.hits, 1);
       return reply.read(file, low, high, offset, length);
     }
     return this.#hand({ kind: 'cold', low, high, inode, offset, length });
-  }
-
-  /** The one look at presence on this side (docs/cold-read.md). Notes which blocks are read for the first time, too. */
-  #isPresent(file: ServedFile, offset: number, length: number): boolean {
-    const first = firstBlockOf(file, offset);
-    const last = lastBlockOf(file, offset, length);
-    noteFirstRead(file, first, last);
-    return allPresent(file, first, last);
   }
 
   #lookup(low: number, high: number, parent: number, length: number): void {

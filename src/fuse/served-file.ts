@@ -60,15 +60,14 @@ export function clamp(file: ServedFile, offset: number, length: number): number 
 }
 
 /** The first block that bytes from `offset` on touch. */
-export const firstBlockOf = ({ blockSize }: ServedFile, offset: number): number =>
-  Math.floor(offset / blockSize);
+const firstBlockOf = ({ blockSize }: ServedFile, offset: number): number => Math.floor(offset / blockSize);
 
 /** The last block that the range touches, which is not empty. */
-export const lastBlockOf = ({ blockSize }: ServedFile, offset: number, length: number): number =>
+const lastBlockOf = ({ blockSize }: ServedFile, offset: number, length: number): number =>
   Math.floor((offset + length - 1) / blockSize);
 
 /** Whether every block from `first` to `last`, both included and within the file, is present. */
-export function allPresent({ blocks }: ServedFile, first: number, last: number): boolean {
+function allPresent({ blocks }: ServedFile, first: number, last: number): boolean {
   for (let block = first; block <= last; block++)
     if (Atomics.load(blocks, block) !== BLOCK_PRESENT) return false;
   return true;
@@ -79,7 +78,7 @@ export const touchedArePresent = (file: ServedFile, offset: number, length: numb
   allPresent(file, firstBlockOf(file, offset), lastBlockOf(file, offset, length));
 
 /** Notes the blocks that a read of `first` to `last`, both included, is the first to touch. */
-export function noteFirstRead({ firstReads }: ServedFile, first: number, last: number): void {
+function noteFirstRead({ firstReads }: ServedFile, first: number, last: number): void {
   if (firstReads === undefined) return;
   const { clock, ticks } = firstReads;
   const since = clock[1] as number;
@@ -87,6 +86,18 @@ export function noteFirstRead({ firstReads }: ServedFile, first: number, last: n
     // Two threads that meet here give the block two ticks in a row: either will do.
     if ((ticks[block] as number) <= since) ticks[block] = Atomics.add(clock, 0, 1) + 1;
   }
+}
+
+/**
+ * The one look at presence for a read that has just come (docs/cold-read.md). Notes which blocks are read for the first time, too.
+ * A read of no bytes touches no block.
+ */
+export function readIsPresent(file: ServedFile, offset: number, length: number): boolean {
+  if (length === 0) return true;
+  const first = firstBlockOf(file, offset);
+  const last = lastBlockOf(file, offset, length);
+  noteFirstRead(file, first, last);
+  return allPresent(file, first, last);
 }
 
 /**

@@ -128,8 +128,7 @@ class ImagePass {
     const settled = await Promise.allSettled(jobs);
     this.#options.signal?.throwIfAborted();
     for (const outcome of settled) {
-      const isStopped = outcome.status === 'rejected' && outcome.reason === this.#stop.signal.reason;
-      if (outcome.status === 'rejected' && !isStopped) throw outcome.reason;
+      if (outcome.status === 'rejected' && outcome.reason !== this.#stop.signal.reason) throw outcome.reason;
     }
   }
 

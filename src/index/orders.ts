@@ -45,10 +45,8 @@ export interface RebuilderOrder extends RebuildOrder {
   expected: string | undefined;
 }
 
-export interface Rebuilt {
-  /** Digest of the flat metadata that the layers give. */
-  flat: string;
-  devices: Array<{ diffId: string; size: number; spans: string }>;
+/** Of the flat metadata that the layers give. */
+export interface Rebuilt extends NodeIndex {
   /** How those that were expected differ from them; undefined: byte for byte the same. */
   difference: string | undefined;
   /** File of the rebuilt metadata where they are others, synced: `rebuiltPath`. */

@@ -21,7 +21,7 @@ import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
 import { decode, encode } from '../bus/connection.ts';
-import { hexOf } from '../store/layout.ts';
+import { hexOf } from '../../schemas/digest.ts';
 
 // The default is JavaScript: it hashes 14 MB in 230 ms, OpenSSL in 10.
 setSha256Backend('native');

@@ -6,7 +6,7 @@
  * This file loads nothing but the error kinds, so that a command line can check a reference before anything
  * heavy is loaded.
  */
-import { isDigest } from '../../schemas/digest.ts';
+import { DIGEST as SHA256 } from '../../schemas/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 
 export interface Reference {
@@ -118,8 +118,7 @@ function checkPort(text: string, domain: string): void {
 }
 
 function checkDigest(text: string, digest: string): void {
-  const isSha256: boolean = isDigest(digest);
-  if (isSha256) return;
+  if (SHA256.test(digest)) return;
   if (!digest.startsWith('sha256:') && DIGEST.test(digest)) {
     throw new CofaError('unsupported', `image reference "${text}": only sha256 digests are supported`);
   }

@@ -3,7 +3,7 @@ import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import type { EventOf, LayerEventType, NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import type { EventLog } from './event-log.ts';
-import { hexOf } from './layout.ts';
+import { hexOf } from '../../schemas/digest.ts';
 
 /** A fact about a layer, without `v` and `at`. */
 export type NewLayerEvent = NewEvent<LayerEventType>;

@@ -22,8 +22,6 @@ import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { hexOf } from '../../schemas/digest.ts';
 
-export { hexOf } from '../../schemas/digest.ts';
-
 import { DiskRoom } from './disk-room.ts';
 
 export class Layout {

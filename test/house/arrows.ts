@@ -84,7 +84,7 @@ export const ROWS: readonly Row[] = [
     folder: 'src/pack',
     kind: 'library',
     is: 'startup packs',
-    imports: ['schemas', 'actors', 'src/bus', 'src/digest', 'src/image', 'src/store'],
+    imports: ['schemas', 'actors', 'src/bus', 'src/digest', 'src/image'],
   },
   {
     folder: 'src/index',

@@ -1,4 +1,5 @@
 /** What an event says, in a few words; and all of it, line by line. */
+import { DIGEST } from '../../../schemas/digest.ts';
 import { formatBytes, shortDigest } from '../../terminal/table.ts';
 import { printable } from '../../terminal/output.ts';
 import type { MatchContext } from '../conditions.ts';
@@ -129,7 +130,7 @@ function rangesIn(value: unknown): Array<[number, number]> {
 function short(value: unknown, most = 40): string {
   const text =
     typeof value === 'string'
-      ? /^sha256:[0-9a-f]{64}$/.test(value)
+      ? DIGEST.test(value)
         ? shortDigest(value)
         : value
       : (JSON.stringify(value) ?? '');

@@ -20,7 +20,8 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
-import { hexOf, type Layout } from '../../store/layout.ts';
+import { hexOf } from '../../../schemas/digest.ts';
+import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { Devices } from '../layers/devices.ts';
 import { type AttachedImage, Attachment, type AttachmentOptions } from './attachment.ts';
@@ -40,7 +41,7 @@ export interface ImageContext extends AttachmentOptions {
   refutations: Refutations;
   /** Digest of flat metadata that this node has proven for an image of the same layers. */
   sameLayers: (image: Image) => string | undefined;
-  /** Digests of sidecars that were refuted, whatever image it was for. */
+  /** Digests of sidecars that this node has refuted for any image. */
   refutedSidecars: () => ReadonlySet<string>;
 }
 

@@ -13,7 +13,7 @@ import type { ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../../registry/sidecars.ts';
 import { digestOf } from '../../digest/digest.ts';
-import { hexOf } from '../../store/layout.ts';
+import { hexOf } from '../../../schemas/digest.ts';
 import type { LogRecord } from '../../store/log-reader.ts';
 import { Image, type ImageContext } from './image.ts';
 import type { Indexers } from './indexers.ts';

@@ -14,7 +14,8 @@ import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { BlobSource } from '../../../schemas/fetch.ts';
 import type { OpenLayer, OpenLayerReply } from '../../../schemas/front.ts';
 import { attachLoop, backingFileOf, changeBacking, dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
-import { hexOf, type Layout } from '../../store/layout.ts';
+import { hexOf } from '../../../schemas/digest.ts';
+import type { Layout } from '../../store/layout.ts';
 import { layerLabel, type Leftovers } from '../mounts/leftovers.ts';
 import type { FrontCaller } from './front-caller.ts';
 

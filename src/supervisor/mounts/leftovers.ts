@@ -13,7 +13,8 @@
 import type { Logger } from 'pino';
 import { dismissLoop, listLoops, type LoopStatus } from '../../kernel/loop.ts';
 import { detachMount, listMounts, type MountEntry } from '../../kernel/mount.ts';
-import { hexOf, type Layout } from '../../store/layout.ts';
+import { hexOf } from '../../../schemas/digest.ts';
+import type { Layout } from '../../store/layout.ts';
 
 /** Name of a layer's loop; `engine` begins the names of all loops of one engine. */
 export const layerLabel = (engine: string, diffId: string): string =>

@@ -1,6 +1,7 @@
 /** Stand-in for src/supervisor/images/index-on-node.ts: all layers stream into their devices, and everything is synced. */
 import type { ResolvedImage } from '../../../../src/registry/client.ts';
-import { hexOf, type Layout, writeWhole } from '../../../../src/store/layout.ts';
+import { hexOf } from '../../../../schemas/digest.ts';
+import { type Layout, writeWhole } from '../../../../src/store/layout.ts';
 import { openDevice } from '../../../../src/store/device.ts';
 import { RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';

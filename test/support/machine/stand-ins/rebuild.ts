@@ -5,7 +5,8 @@
 import { type Rebuilt, rebuiltPath } from '../../../../src/index/orders.ts';
 import { CofaError } from '../../../../schemas/errors.ts';
 import type { RebuildOrder } from '../../../../src/index/rebuild-flat.ts';
-import { hexOf, type Layout, writeWhole } from '../../../../src/store/layout.ts';
+import { hexOf } from '../../../../schemas/digest.ts';
+import { type Layout, writeWhole } from '../../../../src/store/layout.ts';
 import { RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';
 import { digestOf, world } from '../world.ts';
