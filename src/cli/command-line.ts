@@ -1,7 +1,7 @@
 /** The command line as commander reads it: every command with its options and help. */
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
+import { version } from '../client/version.ts';
 import { COMMANDS, type CommandEntry } from './commands.ts';
 import { addOptions, type Context, examples, GLOBAL_OPTIONS, type GlobalOptions } from './context.ts';
 import { exitCodesHelp } from './failure.ts';
@@ -40,7 +40,7 @@ export async function buildProgram(argv: readonly string[], context: Context): P
     })
     .option('-V, --version', 'print the version')
     .on('option:version', () => {
-      context.sink.out(`${readVersion()}\n`);
+      context.sink.out(`${version()}\n`);
       throw new CommanderError(0, 'commander.version', '');
     })
     .helpOption('-h, --help', 'show help')
@@ -137,9 +137,4 @@ function asUsageError(thrown: unknown, name: string | undefined): unknown {
 
 function sentence(summary: string): string {
   return `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
-}
-
-function readVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }

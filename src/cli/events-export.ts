@@ -1,7 +1,7 @@
 /** `cofa events export FILE`: the event log as one file that can be carried anywhere. */
 import { defined } from '../../schemas/defined.ts';
 import type { Command } from 'commander';
-import { VERSION } from '../client/version.ts';
+import { version } from '../client/version.ts';
 import { type Context, examples } from './context.ts';
 import { logSource } from './log-source.ts';
 import { formatBytes } from '../terminal/table.ts';
@@ -47,7 +47,7 @@ export function defineExport(command: Command, context: Context): void {
           ...moments,
           image: options.image,
           mount: options.mount,
-          cofa: VERSION,
+          cofa: version(),
           now: Date.now(),
           replace: options.force === true,
           pathsOf: pathsOfRoot(context.root),

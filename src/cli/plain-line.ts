@@ -5,6 +5,7 @@
  */
 import { parseArgs } from 'node:util';
 import { GLOBAL_OPTIONS, type GlobalOptions, type OptionWords } from './context.ts';
+import { defined } from '../../schemas/defined.ts';
 import { RUN_OPTIONS, type RunWords } from './run-options.ts';
 
 export interface PlainRun {
@@ -26,10 +27,9 @@ export function parsePlainRun(argv: readonly string[]): PlainRun | undefined {
   const ref = own === undefined ? undefined : rest[own.end];
   if (own === undefined || ref === undefined) return undefined;
   const { root, json, quiet, ...options } = own.said as RunWords & GlobalOptions;
-  const global = Object.entries({ root, json, quiet }).filter(([, value]) => value !== undefined);
   return {
     // Those before the command win, as with commander's optsWithGlobals.
-    global: { ...Object.fromEntries(global), ...before.said },
+    global: { ...defined({ root, json, quiet }), ...before.said },
     options,
     ref,
     args: rest.slice(own.end + 1),

@@ -52,8 +52,8 @@ export async function requestFor<O extends Operation>(
 }
 
 async function bothOf({ version, protocol }: Spoken): Promise<string> {
-  const { VERSION } = await import('./version.ts');
-  return `the engine is cofa ${version} and speaks protocol ${protocol}, this is cofa ${VERSION} with protocol ${PROTOCOL}`;
+  const { version: own } = await import('./version.ts');
+  return `the engine is cofa ${version} and speaks protocol ${protocol}, this is cofa ${own()} with protocol ${PROTOCOL}`;
 }
 
 const hintFor = ({ protocol }: Spoken): string =>

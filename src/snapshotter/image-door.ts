@@ -5,7 +5,7 @@
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { DIGEST } from '../../schemas/digest.ts';
+import { DIGEST, hexOf } from '../../schemas/digest.ts';
 import type { FlatLayer } from '../../actors/snapshots.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { PreparePolicy } from '../../schemas/prepare.ts';
@@ -90,7 +90,7 @@ export class ImageDoor {
   }
 
   async #mountForAWhile(ref: string, manifest: string): Promise<void> {
-    const dir = join(this.#options.folder, `prepare-${manifest.slice('sha256:'.length)}`);
+    const dir = join(this.#options.folder, `${PREPARE_DIR}${hexOf(manifest)}`);
     await mkdir(dir, { recursive: true });
     try {
       await this.#call(

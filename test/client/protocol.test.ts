@@ -8,13 +8,14 @@ import { Context } from '../../src/cli/context.ts';
 import { withEngine } from '../../src/cli/engine.ts';
 import { connectEngine } from '../../src/client/client.ts';
 import { otherProtocol, requestFor, type Spoken } from '../../src/client/protocol.ts';
-import { VERSION } from '../../src/client/version.ts';
+import { version } from '../../src/client/version.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
 afterEach(() => cleanup.run());
 
 const first: Spoken = { version: '0.1.0', protocol: 1, oldestProtocol: 1 };
+const VERSION = version();
 const own: Spoken = { version: VERSION, protocol: PROTOCOL, oldestProtocol: OLDEST_PROTOCOL };
 const later: Spoken = { version: '9.0.0', protocol: PROTOCOL + 1, oldestProtocol: OLDEST_PROTOCOL };
 

@@ -13,6 +13,7 @@ import type { ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { findSidecar, SIDECAR_REVISION } from '../../registry/sidecars.ts';
 import { digestOf } from '../../digest/digest.ts';
+import { idOf } from '../../../actors/node-state.ts';
 import { hexOf } from '../../../schemas/digest.ts';
 import type { LogRecord } from '../../store/log-reader.ts';
 import { Image, type ImageContext } from './image.ts';
@@ -21,7 +22,7 @@ import { Preparation, preparedBy } from './preparation.ts';
 import type { Rebuilt } from '../../index/orders.ts';
 import { Refutations } from './refutations.ts';
 import { Resolver, resolvedBy } from './resolver.ts';
-import { trustedSidecars } from './sidecar-choice.ts';
+import { listedFor } from './sidecar-choice.ts';
 
 export interface ImagesOptions
   extends Omit<ImageContext, 'preparation' | 'refutations' | 'sameLayers' | 'refutedSidecars'> {
@@ -168,7 +169,7 @@ export class Images {
 
   #onEvent({ subject, event }: LogRecord): void {
     if (event.type !== 'image.removed') return;
-    const manifest = `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`;
+    const manifest = `sha256:${idOf(subject)}`;
     this.#refutations.forget(manifest);
     const image = this.#newest.get(manifest);
     this.#newest.delete(manifest);
@@ -191,7 +192,7 @@ export class Images {
    */
   async suited(image: Image, trust?: TrustPolicy): Promise<Image> {
     const policy = trust ?? this.#options.trust;
-    const listed = await this.#listedFor(policy);
+    const listed = await listedFor(policy, this.#options.layout);
     let newest = newestOf(image);
     if (isRefused(policy, newest.refuted !== undefined)) {
       if (!(await this.#isPutRight(newest))) throw refusal(newest);
@@ -203,7 +204,7 @@ export class Images {
   /** Whether a mount of this policy may use it as it is. */
   async mayUse(image: Image, trust?: TrustPolicy): Promise<boolean> {
     const policy = trust ?? this.#options.trust;
-    const listed = await this.#listedFor(policy);
+    const listed = await listedFor(policy, this.#options.layout);
     return image.accepts(policy, listed);
   }
 
@@ -214,7 +215,8 @@ export class Images {
   async isPrepared(image: Image): Promise<boolean> {
     const { trust } = this.#options;
     if (isRefused(trust, image.refuted !== undefined)) return false;
-    if (image.prepared !== undefined) return image.accepts(trust, await this.#listedFor(trust));
+    if (image.prepared !== undefined)
+      return image.accepts(trust, await listedFor(trust, this.#options.layout));
     return await image.hasSidecarFor(trust);
   }
 
@@ -242,11 +244,6 @@ export class Images {
     const next = image.succeed(policy);
     this.#newest.set(next.manifest, next);
     return next;
-  }
-
-  /** The sidecars that a policy takes because the user lists them. */
-  async #listedFor(policy: TrustPolicy): Promise<ReadonlySet<string>> {
-    return policy === 'own' ? await trustedSidecars(this.#options.layout) : new Set();
   }
 
   // ── What is proven ──

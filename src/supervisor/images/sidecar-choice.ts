@@ -112,9 +112,13 @@ export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean>
 }
 
 async function factsOf({ policy, layout, known, refuted }: ChoiceOptions): Promise<ChoiceFacts> {
-  const listed = policy === 'own' ? await trustedSidecars(layout) : new Set<string>();
+  const listed = await listedFor(policy, layout);
   return { policy, listed, known, refuted, revision: SIDECAR_REVISION };
 }
+
+/** The sidecars that a policy takes because the user lists them. */
+export const listedFor = async (policy: TrustPolicy, layout: Layout): Promise<ReadonlySet<string>> =>
+  policy === 'own' ? await trustedSidecars(layout) : new Set();
 
 function refuseFor(reason: string | undefined): void {
   if (reason !== undefined) throw new CofaError('integrity', reason);

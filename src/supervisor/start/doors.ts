@@ -8,7 +8,7 @@ import type { Subjects } from '../../../schemas/subjects.ts';
 import { serveLocal } from '../../bus/local-socket.ts';
 import type { BusUsers } from '../../bus/roles.ts';
 import type { Endpoint } from '../../client/endpoint.ts';
-import { VERSION } from '../../client/version.ts';
+import { version } from '../../client/version.ts';
 import type { Child } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
@@ -80,7 +80,7 @@ async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise
 async function writeEndpoint({ options, users, layout, end, ports }: DoorsOptions): Promise<void> {
   const endpoint = {
     v: 1,
-    version: VERSION,
+    version: version(),
     protocol: PROTOCOL,
     oldestProtocol: OLDEST_PROTOCOL,
     node: options.node,

@@ -2,7 +2,7 @@
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { Subjects } from '../../../schemas/subjects.ts';
-import { VERSION } from '../../client/version.ts';
+import { version } from '../../client/version.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
@@ -48,7 +48,7 @@ export function openLog(given: {
       started: {
         type: 'engine.started',
         pid,
-        version: VERSION,
+        version: version(),
         transport,
         root: await rootId(layout),
         host,

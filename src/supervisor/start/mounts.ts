@@ -15,6 +15,7 @@ import { Discards } from '../mounts/discards.ts';
 import { dropFilePages } from '../mounts/file-pages.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
 import { Mounts } from '../mounts/mounts.ts';
+import type { Restored } from '../mounts/restore.ts';
 import { pastMounts, removeFolders } from '../mounts/past.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
@@ -73,12 +74,7 @@ export function makeMounts(given: MountPartsOptions): MountParts {
 }
 
 /** What came back, for the log. */
-export interface Returned {
-  kept: number;
-  anew: number;
-  replaced: number;
-  lost: string[];
-  failures: Array<{ dir: string; sentence: string }>;
+interface Returned extends Restored {
   /** Loop devices that an earlier engine left. */
   loops: number;
   /** Of those: were of no use any more. */

@@ -1,7 +1,7 @@
 /** What `status` says: gathered anew at each call. */
 import type { ProcessStatus, Status } from '../../../schemas/api.ts';
 import { PROTOCOL } from '../../../schemas/protocol.ts';
-import { VERSION } from '../../client/version.ts';
+import { version } from '../../client/version.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Images } from '../images/images.ts';
 import type { NodeLog } from '../log/node-log.ts';
@@ -35,7 +35,7 @@ export function statusOf(sources: StatusSources): () => Promise<Status> {
     const served = await figures.lately();
     return {
       node,
-      version: VERSION,
+      version: version(),
       protocol: PROTOCOL,
       root,
       nats: natsUrl,
