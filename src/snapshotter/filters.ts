@@ -8,7 +8,12 @@
  *     operator  := "==" | "!=" | "~="                without one: the field is there
  *     value     := quoted | what comes before "," or a blank
  *     quoted    := "…" with Go's escapes; after "~=" also /…/ and |…|
+ *
+ * Regular expressions are Go's, which is RE2: re2js takes time that is linear in the text. Filters, and the programs that
+ * their expressions compile to, are bounded.
  */
+import { createRequire } from 'node:module';
+import type { RE2JS } from 're2js';
 
 /** The value of a field, or undefined where the thing has no such field. */
 export type Fields = (path: readonly string[]) => string | undefined;
@@ -22,16 +27,29 @@ export class FilterError extends Error {
   }
 }
 
+/** Filters of one call, and characters of one. A label with its name has 4,096 bytes in containerd at most. */
+const MOST_FILTERS = 256;
+const LONGEST_FILTER = 16_384;
+/** Characters of one regular expression. Compiling is linear in them, but each `{1000}` counts a thousandfold. */
+const LONGEST_PATTERN = 1_024;
+/** RE2 instructions of all expressions of one call: a match takes at most as many steps for each character. */
+const MOST_INSTRUCTIONS = 4_000;
+
 /** A filter that matches what any of them matches; none match everything. Throws FilterError. */
 export function parseFilters(filters: readonly string[]): Filter {
   if (filters.length === 0) return () => true;
-  const parsed = filters.map(parseFilter);
+  if (filters.length > MOST_FILTERS)
+    throw new FilterError(filters[MOST_FILTERS] ?? '', 0, `one call takes ${MOST_FILTERS} filters`);
+  const patterns = new Patterns();
+  const parsed = filters.map((text) => parseFilter(text, patterns));
   return (fields) => parsed.some((filter) => filter(fields));
 }
 
-function parseFilter(text: string): Filter {
+function parseFilter(text: string, patterns: Patterns): Filter {
   if (text === '') return () => true;
-  const parser = new Parser(text);
+  if (text.length > LONGEST_FILTER)
+    throw new FilterError(text, LONGEST_FILTER, `a filter has ${LONGEST_FILTER} characters at most`);
+  const parser = new Parser(text, patterns);
   const selectors = [parser.selector()];
   while (!parser.atEnd()) {
     parser.comma();
@@ -49,10 +67,12 @@ const VALUE = /^[^,\s\u0000-\u001f\u007f-\u009f]+/;
 
 class Parser {
   readonly #text: string;
+  readonly #patterns: Patterns;
   #at = 0;
 
-  constructor(text: string) {
+  constructor(text: string, patterns: Patterns) {
     this.#text = text;
+    this.#patterns = patterns;
     const nul = text.indexOf('\0');
     if (nul >= 0) throw new FilterError(text, nul, 'unexpected NUL');
   }
@@ -84,7 +104,12 @@ class Parser {
         return (fields) => (fields(path) ?? '') !== value;
       }
       case '~=': {
-        const pattern = compile(this.#value(true));
+        const start = this.#at;
+        const pattern = this.#patterns.compile(this.#value(true));
+        if (pattern === 'too large') {
+          this.#at = start;
+          this.#fail('the regular expressions are too large');
+        }
         return (fields) => pattern?.test(fields(path) ?? '') ?? false;
       }
       default:
@@ -171,11 +196,24 @@ const SIMPLE: Record<string, string> = {
 const isQuote = (character: string | undefined): boolean =>
   character === '"' || character === '/' || character === '|';
 
-/** One that cannot be compiled matches nothing, as in containerd. */
-function compile(pattern: string): RegExp | undefined {
-  try {
-    return new RegExp(pattern, 'u');
-  } catch {
-    return undefined;
+/** Loaded with the first expression: hardly a client sends one, and the tables of Unicode take time at a start. */
+let re2: typeof RE2JS | undefined;
+
+/** The regular expressions of one call. */
+class Patterns {
+  #left = MOST_INSTRUCTIONS;
+
+  /** One that RE2 does not know matches nothing, as in containerd: then it is undefined. */
+  compile(pattern: string): RE2JS | undefined | 'too large' {
+    if (pattern.length > LONGEST_PATTERN) return 'too large';
+    re2 ??= (createRequire(import.meta.url)('re2js') as { RE2JS: typeof RE2JS }).RE2JS;
+    let compiled: RE2JS;
+    try {
+      compiled = re2.compile(pattern);
+    } catch {
+      return undefined;
+    }
+    this.#left -= compiled.programSize();
+    return this.#left < 0 ? 'too large' : compiled;
   }
 }
