@@ -103,6 +103,7 @@ export async function tryContainer(folder: string, runc: string): Promise<string
         workdir: undefined,
         user: undefined,
         hostname: undefined,
+        network: 'host',
         volumes: [],
         tty: false,
         interactive: false,

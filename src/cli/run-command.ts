@@ -113,6 +113,7 @@ function runOptionsOf(args: string[], words: RunWords): RunOptions {
     user: words.user,
     hostname: words.hostname === undefined ? undefined : checkHostname(words.hostname),
     volumes: (words.volume ?? []).map((text) => parseVolume(text, process.cwd())),
+    network: words.network ?? 'host',
     tty: words.tty === true,
     interactive: words.interactive === true,
     readOnly: words.readOnly === true,

@@ -1,6 +1,6 @@
 /** The options of `cofa run`, declared once: for commander (run.ts), and for a line that needs no commander (plain-line.ts). */
 import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
-import { checkName } from '../container/options.ts';
+import { checkName, NETWORKS, type Network } from '../container/options.ts';
 import { type OptionWords, oneOf } from './context.ts';
 import { PREFETCH_HELP, type Prefetch, prefetchOption } from './prefetch-option.ts';
 
@@ -13,6 +13,7 @@ export interface RunWords {
   workdir?: string;
   user?: string;
   hostname?: string;
+  network?: Network;
   entrypoint?: string;
   platform?: string;
   tty?: boolean;
@@ -40,6 +41,11 @@ export const RUN_OPTIONS: readonly OptionWords[] = [
   { flags: '-t, --tty', about: 'give it a terminal' },
   { flags: '--entrypoint <program>', about: 'replaces the entrypoint of the image; "" for none' },
   { flags: '--hostname <name>', about: 'its own hostname' },
+  {
+    flags: '--network <network>',
+    about: 'the host’s (host, the default), or loopback alone (none)',
+    parse: oneOf('--network', NETWORKS),
+  },
   { flags: '--name <name>', about: 'name of the container (default: by chance)', parse: checkName },
   { flags: '--read-only', about: 'nothing can be written to its root' },
   { flags: '--security-opt <option>', about: 'no-new-privileges, or seccomp=unconfined', parse: collect },

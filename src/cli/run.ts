@@ -7,7 +7,7 @@ import { RUN_OPTIONS, type RunWords } from './run-options.ts';
 export function define(command: Command, context: Context): void {
   command
     .description(
-      'Run a container in the foreground. It starts before its image has arrived. It uses the network of the host; what it writes is thrown away at its end, as with docker run --rm.',
+      'Run a container in the foreground. It starts before its image has arrived. It uses the network of the host unless told otherwise; what it writes is thrown away at its end, as with docker run --rm.',
     )
     .usage('[options] <ref> [command...]')
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')

@@ -1,6 +1,7 @@
 /**
- * A container's defaults: the same as under docker, so that an image that runs there runs here. Sources: the defaults
- * of moby (oci/defaults.go, caps/defaults.go) and capabilities(7).
+ * A container's defaults: the same as under docker, so that an image that runs there runs here, but for CAP_NET_RAW:
+ * with it a container on the host's network reads what all others send over loopback. Sources: the defaults of moby
+ * (oci/defaults.go, caps/defaults.go) and capabilities(7).
  */
 import type { SpecMount } from './spec.ts';
 
@@ -17,7 +18,6 @@ export const DEFAULT_CAPABILITIES: ReadonlyArray<readonly [name: string, bit: nu
   ['CAP_SETUID', 7],
   ['CAP_SETPCAP', 8],
   ['CAP_NET_BIND_SERVICE', 10],
-  ['CAP_NET_RAW', 13],
   ['CAP_SYS_CHROOT', 18],
   ['CAP_MKNOD', 27],
   ['CAP_AUDIT_WRITE', 29],

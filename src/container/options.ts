@@ -15,6 +15,7 @@ export interface RunOptions {
   user: string | undefined;
   hostname: string | undefined;
   volumes: Volume[];
+  network: Network;
   tty: boolean;
   interactive: boolean;
   readOnly: boolean;
@@ -23,6 +24,10 @@ export interface RunOptions {
   /** Without the seccomp profile. */
   unconfined: boolean;
 }
+
+export const NETWORKS = ['host', 'none'] as const;
+/** `none`: loopback alone. */
+export type Network = (typeof NETWORKS)[number];
 
 export interface Volume {
   /** Absolute path on the host. */

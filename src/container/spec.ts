@@ -109,10 +109,7 @@ export function buildSpec(input: SpecInput): Spec {
       cgroupsPath: input.cgroupsPath,
       // runc itself adds the harmless ones (null, zero, full, random, urandom, tty, pts).
       resources: { devices: [{ allow: false, access: 'rwm' }] },
-      // No network namespace: containers use the network of the host.
-      namespaces: ['pid', 'ipc', 'uts', 'mount', ...(host.cgroup2 ? ['cgroup'] : [])].map((type) => ({
-        type,
-      })),
+      namespaces: namespacesOf(options, host).map((type) => ({ type })),
       maskedPaths: [...MASKED_PATHS],
       readonlyPaths: [...READONLY_PATHS],
       seccomp,
@@ -187,6 +184,14 @@ function capabilitiesOf(user: ContainerUser, host: HostFacts): Spec['process']['
 function openFilesLimit(host: HostFacts): Spec['process']['rlimits'] {
   if (host.maxOpenFiles === undefined) return [];
   return [{ type: 'RLIMIT_NOFILE', soft: Math.min(1024, host.maxOpenFiles), hard: host.maxOpenFiles }];
+}
+
+/** Without a network namespace a container uses the network of the host; in one of its own runc gives it loopback. */
+function namespacesOf({ network }: RunOptions, { cgroup2 }: HostFacts): string[] {
+  const own = ['pid', 'ipc', 'uts', 'mount'];
+  if (network === 'none') own.push('network');
+  if (cgroup2) own.push('cgroup');
+  return own;
 }
 
 function mountsOf(input: SpecInput): SpecMount[] {

@@ -11,7 +11,21 @@ import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../../src/client/client.ts';
 import { MS, mount, unmount } from '../../src/kernel/mount.ts';
 
-const PROGRAMS = ['sh', 'cat', 'id', 'sleep', 'env', 'stty', 'ls', 'chown', 'mv', 'tty', 'stat', 'unshare'];
+const PROGRAMS = [
+  'sh',
+  'cat',
+  'id',
+  'sleep',
+  'env',
+  'stty',
+  'ls',
+  'chown',
+  'mv',
+  'tty',
+  'stat',
+  'unshare',
+  'perl',
+];
 
 /** Fills `directory`; `/bin` is the only folder of programs. */
 export async function makeRootfs(directory: string): Promise<void> {

@@ -26,6 +26,7 @@ const PLAIN: RunOptions = {
   workdir: undefined,
   user: undefined,
   hostname: undefined,
+  network: 'host',
   volumes: [],
   tty: false,
   interactive: false,
@@ -33,6 +34,36 @@ const PLAIN: RunOptions = {
   noNewPrivileges: false,
   unconfined: false,
 };
+
+/** System calls of x86-64 (asm/unistd_64.h) with their arguments. */
+const DOORS: Record<string, number[]> = {
+  'socket(AF_PACKET)': [41, 17, 3, 0],
+  'socket(AF_INET, SOCK_RAW)': [41, 2, 3, 1],
+  'socket(AF_ALG)': [41, 38, 5, 0],
+  'socket(AF_VSOCK)': [41, 40, 1, 0],
+  add_key: [248, 0, 0, 0, 0, -4],
+  request_key: [249, 0, 0, 0, 0],
+  'keyctl(GET_KEYRING_ID)': [250, 0, -4, 0],
+  bpf: [321, 0, 0, 0],
+  perf_event_open: [298, 0, 0, -1, -1, 0],
+  userfaultfd: [323, 0],
+  io_uring_setup: [425, 1, 0],
+  open_by_handle_at: [304, -1, 0, 0],
+  mount: [165, 0, 0, 0, 0, 0],
+  umount2: [166, 0, 0],
+  fsopen: [430, 0, 0],
+  open_tree: [428, -1, 0, 0],
+  move_mount: [429, -1, 0, -1, 0, 0],
+  'unshare(CLONE_NEWUSER)': [272, 0x1000_0000],
+  setns: [308, -1, 0],
+  'clone(CLONE_NEWUSER)': [56, 0x1000_0000, 0, 0, 0, 0],
+  kexec_load: [246, 0, 0, 0, 0],
+  mbind: [237, 0, 0, 0, 0, 0, 0],
+};
+const EPERM = 1;
+const PROBE = `print '{', join(',', ${Object.entries(DOORS)
+  .map(([name, numbers]) => `'"${name}":' . (syscall(${numbers.join(',')}) < 0 ? $! + 0 : 0)`)
+  .join(', ')}), '}'`;
 
 beforeAll(async () => {
   directory = await cleanup.tempDir('ctr');
@@ -131,7 +162,7 @@ describe('a container from a folder', () => {
     const { stdout } = await runOnce({ args: ['sh', '-c', script], hostname: 'inside' });
     expect(stdout).toMatch(/^inside\nsh\0-c/);
     expect(stdout).not.toMatch(/^(loop|vda|sda|fuse)/m);
-    expect(stdout).toMatch(/^CapEff:\s*00000000a80425fb$/m);
+    expect(stdout).toMatch(/^CapEff:\s*00000000a80405fb$/m);
     expect(stdout).toMatch(/^127\.0\.1\.1\tinside$/m);
     const alice = await runOnce({ args: ['cat', '/proc/self/status'], user: 'alice' });
     expect(alice.stdout).toMatch(/^CapEff:\s*0000000000000000$/m);
@@ -146,6 +177,22 @@ describe('a container from a folder', () => {
     const status = await runOnce({ args: ['cat', '/proc/self/status'], noNewPrivileges: true });
     expect(status.stdout).toMatch(/^NoNewPrivs:\s*1$/m);
     expect(status.stdout).toMatch(/^Seccomp:\s*2$/m);
+  });
+
+  it.runIf(process.arch === 'x64')(
+    'gets no raw socket, no key, and no other door into the kernel that docker closes, though it is root',
+    async () => {
+      const { stdout } = await runOnce({ args: ['perl', '-e', PROBE] });
+      expect(JSON.parse(stdout)).toEqual(Object.fromEntries(Object.keys(DOORS).map((name) => [name, EPERM])));
+    },
+  );
+
+  it('has loopback alone with --network none, and the host’s interfaces without', async () => {
+    const args = ['cat', '/proc/net/dev'];
+    const interfaces = (text: string) => [...text.matchAll(/^\s*([\w.@-]+):/gm)].map((match) => match[1]);
+    expect(interfaces((await runOnce({ args, network: 'none' })).stdout)).toEqual(['lo']);
+    const host = interfaces(readFileSync('/proc/net/dev', 'latin1'));
+    expect(interfaces((await runOnce({ args })).stdout)).toEqual(host);
   });
 
   it('writes to the upper layer, never to the image, and renames folders of the image', async () => {

@@ -23,6 +23,7 @@ const options = (more: Partial<RunOptions> = {}): RunOptions => ({
   workdir: undefined,
   user: undefined,
   hostname: undefined,
+  network: 'host',
   volumes: [],
   tty: false,
   interactive: false,
@@ -109,7 +110,8 @@ describe('volumes', () => {
   );
 });
 
-const names = (facts: Partial<HostFacts>) => specOf({}, facts).linux.namespaces.map((one) => one.type);
+const names = (facts: Partial<HostFacts>, more: Partial<RunOptions> = {}) =>
+  specOf(more, facts).linux.namespaces.map((one) => one.type);
 const volume = (target: string) => ({
   source: '/s',
   target,
@@ -118,18 +120,19 @@ const volume = (target: string) => ({
 });
 
 describe('the specification', () => {
-  it('gives root docker’s capabilities, others none but the bounding set', () => {
-    expect(specOf().process.capabilities.effective).toHaveLength(14);
+  it('gives root docker’s capabilities without CAP_NET_RAW, others none but the bounding set', () => {
+    expect(specOf().process.capabilities.effective).toHaveLength(13);
     expect(specOf({}, { bounding: 0b1001n }).process.capabilities.effective).toEqual([
       'CAP_CHOWN',
       'CAP_FOWNER',
     ]);
     const other = specOf({}, {}, { ...root, uid: 1000 }).process.capabilities;
     expect(other.effective).toBeUndefined();
-    expect(other.bounding).toHaveLength(14);
+    expect(other.bounding).toHaveLength(13);
   });
-  it('has no network namespace, and a cgroup namespace on cgroup v2 alone', () => {
+  it('has no network namespace unless asked for, and a cgroup namespace on cgroup v2 alone', () => {
     expect(names({})).toEqual(['pid', 'ipc', 'uts', 'mount']);
+    expect(names({}, { network: 'none' })).toContain('network');
     expect(names({ cgroup2: true })).toContain('cgroup');
   });
   it('puts outer mounts before inner ones, and volumes in the place of the standard ones', () => {
@@ -142,10 +145,26 @@ describe('the specification', () => {
     expect(spec.mounts.find((mount) => mount.destination === '/dev/shm')?.type).toBe('bind');
     expect(order.indexOf('/dev')).toBeLessThan(order.indexOf('/dev/shm'));
   });
-  it('refuses a few system calls, unless told otherwise or on a machine that is not known', () => {
-    expect(specOf().linux.seccomp?.syscalls[0]?.names).toContain('bpf');
+  it('allows listed system calls alone, unless told otherwise', () => {
+    const { defaultAction, syscalls = [] } = specOf().linux.seccomp ?? {};
+    expect(defaultAction).toBe('SCMP_ACT_ERRNO');
+    const always = syscalls.filter((rule) => rule.args === undefined && rule.action === 'SCMP_ACT_ALLOW');
+    const names = always.flatMap((rule) => rule.names);
+    expect(names).toContain('arch_prctl');
+    for (const refused of [
+      'keyctl',
+      'bpf',
+      'mount',
+      'userfaultfd',
+      'unshare',
+      'clone',
+      'socket',
+      'io_uring_setup',
+    ])
+      expect(names).not.toContain(refused);
     expect(specOf({ unconfined: true }).linux.seccomp).toBeUndefined();
-    expect(specOf({}, { machine: 'riscv64' }).linux.seccomp).toBeUndefined();
+    expect(() => specOf({}, { machine: 'riscv64' })).toThrow('no list of allowed system calls for riscv64');
+    expect(specOf({ unconfined: true }, { machine: 'riscv64' }).linux.seccomp).toBeUndefined();
     expect(specOf({ noNewPrivileges: true }).process.noNewPrivileges).toBe(true);
     expect(parseSecurity(['no-new-privileges', 'seccomp=unconfined'])).toEqual({
       noNewPrivileges: true,
