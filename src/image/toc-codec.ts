@@ -24,8 +24,8 @@
  * Whiteouts and opaque markers have neither owner, time nor xattr.
  *
  * Each table has one encoding, and the decoder takes no other: `encodeToc` writes again, byte for byte, what the
- * decoder accepts. The decoder trusts nothing: sizes and counts are bounded (toc-limits.ts), and it checks that
- * TocBuilder can have made each entry.
+ * decoder accepts. The decoder trusts nothing: sizes and counts are bounded (toc-limits.ts), it compares each count with
+ * the bytes that are left before it loops, and it checks that TocBuilder can have made each entry.
  */
 import { CofaError } from '../../schemas/errors.ts';
 import { ByteReader, ByteWriter } from './bytes.ts';
@@ -36,6 +36,8 @@ import {
   MAX_EXTENTS,
   MAX_PATCH_BYTES,
   MAX_TEXT_BYTES,
+  MAX_XATTRS,
+  mostMembers,
   xattrsProblem,
 } from './toc-limits.ts';
 import type { EntryType, Extent, Mtime, Patch, Toc, TocEntry, Xattr } from './toc.ts';
@@ -95,10 +97,14 @@ export function encodeToc(toc: Toc): Buffer {
 }
 
 /**
- * The table that `encodeToc` wrote. Throws CofaError('integrity') for any other bytes, CofaError('unsupported')
- * for a table of a later version. Entries with equal extended attributes share one array.
+ * The table that `encodeToc` wrote. Throws CofaError('integrity') for any other bytes, and for a table of a longer tar
+ * than `rawSize`; CofaError('unsupported') for a table of a later version. Entries with equal extended attributes share
+ * one array.
+ *
+ * `rawSize`: bytes of the layer's tar. Whoever decodes a table from elsewhere names it: a few hundred compressed bytes
+ * hold a million entries, but a tar has 512 bytes for each.
  */
-export function decodeToc(bytes: Buffer): Toc {
+export function decodeToc(bytes: Buffer, rawSize = Number.MAX_SAFE_INTEGER): Toc {
   const whole = new ByteReader(bytes, fault);
   if (bytes.length < MAGIC.length || !whole.bytes(MAGIC.length).equals(MAGIC))
     throw fault('it has another magic');
@@ -110,11 +116,12 @@ export function decodeToc(bytes: Buffer): Toc {
     );
   }
   const count = whole.number();
-  if (count > MAX_ENTRIES) throw fault(`it has ${count} entries`);
+  const most = Math.min(MAX_ENTRIES, mostMembers(rawSize));
+  if (count > most) throw fault(`it has ${count} entries, and its layer at most ${most}`);
   const columns = sections(() => new ByteReader(whole.bytes(whole.number()), fault));
   whole.end();
   if (columns.kinds.left !== count) throw fault('its number of entries is wrong');
-  const decoder = new EntryReader(columns);
+  const decoder = new EntryReader(columns, rawSize);
   const entries: TocEntry[] = [];
   for (let i = 0; i < count; i++) entries.push(decoder.read());
   for (const section of SECTIONS) columns[section].end();
@@ -227,6 +234,8 @@ class EntryWriter {
 
 class EntryReader {
   readonly #in: Record<Section, ByteReader>;
+  readonly #rawSize: number;
+  readonly #mostExtents: number;
   readonly #owners = new Known<{ mode: number; uid: number; gid: number }>();
   readonly #times = new Known<Mtime>();
   /** A set, and whether only files and directories may have it: checked once, however many refer to it. */
@@ -238,8 +247,10 @@ class EntryReader {
   #extents = 0;
   #patchBytes = 0;
 
-  constructor(columns: Record<Section, ByteReader>) {
+  constructor(columns: Record<Section, ByteReader>, rawSize: number) {
     this.#in = columns;
+    this.#rawSize = rawSize;
+    this.#mostExtents = Math.min(MAX_EXTENTS, mostMembers(rawSize));
   }
 
   read(): TocEntry {
@@ -295,7 +306,7 @@ class EntryReader {
   readonly #newXattrs = (): [string, { set: Xattr[]; user: boolean }] => {
     const { xattrs: from } = this.#in;
     const set: Xattr[] = [];
-    const count = from.number();
+    const count = counted(from, XATTR_MIN, MAX_XATTRS);
     for (let i = 0; i < count; i++) {
       const nameLength = from.number();
       const valueLength = from.number();
@@ -315,11 +326,12 @@ class EntryReader {
         if (kind === SPARSE) this.#sparse(entry);
         else if (entry.size > 0) entry.extents.push({ fileOffset: 0, deviceOffset: 0, length: entry.size });
         this.#extents += entry.extents.length;
-        if (this.#extents > MAX_EXTENTS) throw fault(`it has more than ${MAX_EXTENTS} extents`);
+        if (this.#extents > this.#mostExtents) throw fault(`it has more than ${this.#mostExtents} extents`);
         for (const extent of entry.extents) {
           extent.deviceOffset = this.#cursor + SECTOR * columns.gap.signed();
-          this.#cursor = sectorEnd(extent.deviceOffset + extent.length);
-          if (!Number.isSafeInteger(this.#cursor)) throw fault('an extent lies too far');
+          const end = extent.deviceOffset + extent.length;
+          if (!(end <= this.#rawSize)) throw fault('an extent lies behind the end of its layer');
+          this.#cursor = sectorEnd(end);
         }
         break;
       case 'symlink': {
@@ -344,9 +356,10 @@ class EntryReader {
     const { sparse } = this.#in;
     entry.extents = this.#pieces(
       entry.size,
+      this.#mostExtents,
       (fileOffset, length): Extent => ({ fileOffset, deviceOffset: 0, length }),
     );
-    entry.patches = this.#pieces(entry.size, (fileOffset, length): Patch => {
+    entry.patches = this.#pieces(entry.size, MAX_PATCH_BYTES, (fileOffset, length): Patch => {
       this.#patchBytes += length;
       if (this.#patchBytes > MAX_PATCH_BYTES)
         throw fault(`it has more than ${MAX_PATCH_BYTES} bytes of patches`);
@@ -354,14 +367,16 @@ class EntryReader {
     });
   }
 
-  #pieces<T>(size: number, make: (fileOffset: number, length: number) => T): T[] {
+  #pieces<T>(size: number, most: number, make: (fileOffset: number, length: number) => T): T[] {
     const { sparse } = this.#in;
-    const count = sparse.number();
+    // Each is a sector at least, but for the last one of the file.
+    const count = counted(sparse, PIECE_MIN, Math.min(most, Math.ceil(size / SECTOR)));
     const pieces: T[] = [];
     let end = 0;
     for (let i = 0; i < count; i++) {
       const fileOffset = end + SECTOR * sparse.number();
       const length = sparse.number();
+      if (length === 0) throw fault('a piece of a file is empty');
       end = fileOffset + length;
       if (end > size) throw fault('a piece of a file lies behind its end');
       pieces.push(make(fileOffset, length));
@@ -390,6 +405,18 @@ class EntryReader {
     if (this.#textBytes > MAX_TEXT_BYTES) throw fault(`it has more than ${MAX_TEXT_BYTES} bytes of names`);
   }
 }
+
+/** The next number, how many things follow of which each takes `least` bytes of the column or more; at most `most`. */
+function counted(column: ByteReader, least: number, most: number): number {
+  const count = column.number();
+  if (count > most || count * least > column.left) throw fault(`it counts ${count} where fewer fit`);
+  return count;
+}
+
+/** Bytes of a piece of a sparse file: its hole and its length. */
+const PIECE_MIN = 2;
+/** Bytes of an extended attribute: two lengths, and the shortest name. */
+const XATTR_MIN = 2 + 'user.a'.length;
 
 /** The values of a column so far; each is written out once. */
 class Known<T> {

@@ -22,12 +22,17 @@ export const MAX_XATTR_NAME = 255;
 export const MAX_XATTR_VALUE = 65536;
 /** Names and values of one inode, bytes; EROFS has room for 256 KiB with its headers. */
 export const MAX_XATTR_BYTES = 1 << 17;
+/** Extended attributes of one inode: the shortest name has six bytes. */
+export const MAX_XATTRS: number = Math.floor(MAX_XATTR_BYTES / 'user.a'.length);
 /** Linux: bits of a device number (new_encode_dev). */
 export const MAX_MAJOR = 0xfff;
 export const MAX_MINOR = 0xfffff;
 const MAX_ID = 0xffffffff;
 
 const SECTOR = 512;
+
+/** Members of a tar of so many bytes, and pieces of their data, at most: each has a sector of its own. */
+export const mostMembers = (rawSize: number): number => Math.floor(rawSize / SECTOR);
 
 /**
  * Whether an image's extended attribute of this name (latin1) reaches a container on `type`. The kernel or containerd

@@ -145,7 +145,7 @@ async function storedToc(
 ): Promise<{ toc: Toc; size: number } | undefined> {
   try {
     const size = local ?? SpanTable.decode(await readFile(layout.spans(blob))).rawSize;
-    return { toc: decodeToc(await readFile(layout.toc(diffId))), size };
+    return { toc: decodeToc(await readFile(layout.toc(diffId)), size), size };
   } catch {
     return undefined;
   }

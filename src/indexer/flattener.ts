@@ -10,7 +10,7 @@ import { writeWhole } from '../store/layout.ts';
 
 async function flatten({ target, layers }: ToFlattener): Promise<FromFlattener> {
   try {
-    const tocs = await Promise.all(layers.map(async ({ toc }) => decodeToc(await readFile(toc))));
+    const tocs = await Promise.all(layers.map(async ({ toc, size }) => decodeToc(await readFile(toc), size)));
     const { metadata, devices } = buildFlat(tocs, layers);
     await writeWhole(target, metadata);
     const flat = digestOf(metadata);

@@ -1,0 +1,23 @@
+/**
+ * Bombs: a few bytes from outside that ask for much memory or time. Each is refused before it takes them; the bounds
+ * come from what the bytes describe.
+ */
+import { describe, expect, test } from 'vitest';
+import { costOf } from '../support/cost.ts';
+
+const MIB = 1 << 20;
+
+describe('a table of contents', () => {
+  const bombs = new URL('toc-bombs.ts', import.meta.url);
+
+  test.each([
+    ['entries', 'it has 1048576 entries, and its layer at most 20480'],
+    ['extents', 'it counts 8388608 where fewer fit'],
+    ['patches', 'it counts 8388608 where fewer fit'],
+    ['xattrs', 'it counts 4194304 where fewer fit'],
+  ])('with more %s than there can be is refused before it takes memory', (name, why) => {
+    const { outcome, grown } = costOf(bombs, name);
+    expect(outcome).toBe(`integrity: table of contents: ${why}`);
+    expect(grown).toBeLessThan(16 * MIB);
+  });
+});
