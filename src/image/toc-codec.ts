@@ -101,8 +101,8 @@ export function encodeToc(toc: Toc): Buffer {
  * than `rawSize`; CofaError('unsupported') for a table of a later version. Entries with equal extended attributes share
  * one array.
  *
- * `rawSize`: bytes of the layer's tar. Whoever decodes a table from elsewhere names it: a few hundred compressed bytes
- * hold a million entries, but a tar has 512 bytes for each.
+ * `rawSize`: bytes of the layer's tar. A caller with a table from elsewhere names it: a few hundred compressed bytes hold a
+ * million entries, but a tar has 512 bytes for each.
  */
 export function decodeToc(bytes: Buffer, rawSize = Number.MAX_SAFE_INTEGER): Toc {
   const whole = new ByteReader(bytes, fault);
