@@ -81,6 +81,12 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas', 'src/bus', 'src/digest', 'src/image', 'src/kernel'],
   },
   {
+    folder: 'src/signature',
+    kind: 'library',
+    is: "signatures of sidecars, in cosign's formats, and the keys that operators trust",
+    imports: ['schemas', 'src/digest', 'src/registry'],
+  },
+  {
     folder: 'src/pack',
     kind: 'library',
     is: 'startup packs',
