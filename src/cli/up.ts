@@ -8,6 +8,7 @@ import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
+import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
 import {
   addRegistryOptions,
@@ -36,6 +37,7 @@ interface UpOptions extends RegistryFlags {
   imageCredentialProviderBinDir?: string;
   cacheLimit?: number;
   trust: TrustPolicy;
+  keys: string;
   rehearsal: boolean;
   wait: number;
 }
@@ -107,6 +109,7 @@ export function define(command: Command, context: Context): void {
       oneOf('--trust', TRUST_POLICIES),
       'always',
     )
+    .option('--keys <dir>', 'keys that may vouch for sidecars: cofa trust', path, DEFAULT_KEYS)
     .option(
       '--no-rehearsal',
       'leave idle processors and memory alone: the first starts are slower, and those of unprepared images',
@@ -180,6 +183,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       credentialProviders: credentialProviders(options),
       registry: registryChoice(options),
       trust: options.trust,
+      keys: options.keys,
       rehearses: options.rehearsal,
     });
   } catch (error) {
@@ -287,7 +291,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   const args = ['up', '--foreground', '--root', root, '--transport', options.transport];
   args.push('--read-deadline', String(options.readDeadline), '--log-level', options.logLevel);
   args.push('--hang-deadline', String(options.hangDeadline));
-  args.push('--trust', options.trust);
+  args.push('--trust', options.trust, '--keys', options.keys);
   if (!options.rehearsal) args.push('--no-rehearsal');
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);

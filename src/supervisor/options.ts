@@ -31,6 +31,8 @@ export interface SupervisorOptions {
   cacheLimit?: number | undefined;
   /** Which sidecars may be used before they are proven; `always` by default. */
   trust?: TrustPolicy | undefined;
+  /** Folder of the keys that may vouch for sidecars (src/signature/key-directory.ts). */
+  keys?: string | undefined;
   /** Whether processes that have nothing to do yet rehearse starts (rehearse.ts); by default they do. */
   rehearses?: boolean | undefined;
 }

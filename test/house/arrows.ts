@@ -233,6 +233,7 @@ export const ROWS: readonly Row[] = [
       'src/process',
       'src/registry',
       'src/replay',
+      'src/signature',
       'src/store',
       // `cofa up` becomes the supervisor: the only import of a program by another.
       'src/supervisor',
