@@ -23,15 +23,16 @@ import { isDigest } from '../../schemas/digest.ts';
 import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
-import {
-  boundaryOf,
-  type ContentRange,
-  parseContentRange,
-  partsOf,
-  type PlacedBytes,
-} from './byte-ranges.ts';
 import { RequestFailure } from './failure.ts';
-import { printable } from './printable.ts';
+import {
+  bytesOf,
+  checkContentRange,
+  DRAIN_BYTES,
+  letEnd,
+  placed,
+  takeFrom,
+  WRONG_BLOB,
+} from './range-reply.ts';
 import { Retries } from './retry.ts';
 import { bodyFailure, discard, header, type Reply } from './transport.ts';
 
@@ -54,10 +55,6 @@ const MAX_LOCATIONS = 1024;
 const SIDE_BY_SIDE = 3;
 /** Statuses of a registry that does not understand several ranges; it may understand a single one. */
 const NO_SEVERAL: readonly number[] = [400, 416, 501];
-/** The reader reads a rest of a body shorter than this, to keep the connection; it aborts a longer one. */
-const DRAIN_BYTES = 64 * 1024;
-
-const WRONG_BLOB = 'the registry does not hold what was pushed: push the image again';
 
 export class BlobReader {
   readonly #api: RegistryApi;
@@ -185,22 +182,26 @@ export class BlobReader {
   ): AsyncGenerator<Buffer, void, undefined> {
     const range = `bytes=${left.map(([start, end]) => `${start}-${end - 1}`).join(',')}`;
     const reply = await this.#open(source, blob, range, NO_SEVERAL, signal);
+    const asked = left.length;
     let behind = 0;
+    let isOver = false;
     try {
       if (reply.status !== 206) {
         this.#single.add(source.registry);
         if (reply.status !== 200) await discard(reply.body);
         return;
       }
-      for await (const { at, bytes } of placed(reply, blob)) {
+      for await (const { at, bytes } of placed(reply, blob, asked)) {
         if (left.length === 0) behind += bytes.length;
         if (behind > DRAIN_BYTES) return;
         yield* takeFrom(left, at, bytes);
       }
+      isOver = true;
     } catch (error) {
       throw bodyFailure(error, reply, signal);
     } finally {
-      reply.body.destroy();
+      if (isOver) letEnd(reply.body);
+      else reply.body.destroy();
     }
   }
 
@@ -309,6 +310,7 @@ export class BlobReader {
   ): AsyncGenerator<Buffer, void, undefined> {
     let skip = 0;
     let wanted = end - position;
+    let isOver = false;
     try {
       if (reply.status === 206) {
         wanted = Math.min(wanted, checkContentRange(reply, blob, position, end) - position);
@@ -326,13 +328,7 @@ export class BlobReader {
         skip = position;
         if (position > 0 || end < blob.size) this.#warnOfWholeBodies(source);
       }
-      for await (let chunk of reply.body as AsyncIterable<Buffer>) {
-        if (wanted === 0) {
-          // The end of the answer is near: reading to it keeps the connection.
-          skip += chunk.length;
-          if (skip > DRAIN_BYTES) return;
-          continue;
-        }
+      for await (let chunk of bytesOf(reply)) {
         if (skip >= chunk.length) {
           skip -= chunk.length;
           continue;
@@ -341,12 +337,14 @@ export class BlobReader {
         skip = 0;
         wanted -= chunk.length;
         yield chunk;
+        if (wanted === 0) break;
       }
+      isOver = true;
     } catch (error) {
       throw bodyFailure(error, reply, signal);
     } finally {
-      // Ends the connection, unless the body has come to its end.
-      reply.body.destroy();
+      if (isOver) letEnd(reply.body);
+      else reply.body.destroy();
     }
   }
 
@@ -362,46 +360,6 @@ export class BlobReader {
 
 type Step = IteratorResult<Buffer, void>;
 
-/** The bytes of a 206, with their places. */
-async function* placed(reply: Reply, blob: BlobName): AsyncGenerator<PlacedBytes, void, undefined> {
-  const body = reply.body as AsyncIterable<Buffer>;
-  const boundary = boundaryOf(header(reply, 'content-type') ?? '');
-  if (boundary !== undefined) {
-    yield* partsOf(body, boundary, (range) => checkSize(range, reply, blob));
-    return;
-  }
-  const text = header(reply, 'content-range') ?? '';
-  const range = parseContentRange(text);
-  if (range === undefined) throw muddled(reply, text, `several ranges of blob ${blob.digest}`);
-  checkSize(range, reply, blob);
-  let at = range.first;
-  for await (const bytes of body) {
-    yield { at, bytes };
-    at += bytes.length;
-  }
-}
-
-/** The wanted parts of these bytes, in order; `left` keeps what is still wanted. */
-function* takeFrom(left: Array<[number, number]>, at: number, bytes: Buffer): Generator<Buffer, void> {
-  for (let [next] = left; next !== undefined; [next] = left) {
-    const [start, end] = next;
-    // The part may still come later in the answer, but no one can say how long to wait for it.
-    if (at > start)
-      throw new RequestFailure(
-        'integrity',
-        `bytes from ${start} on are missing in an answer of several parts`,
-        {
-          retryable: true,
-        },
-      );
-    const part = bytes.subarray(start - at, end - at);
-    if (part.length === 0) return;
-    next[0] += part.length;
-    if (next[0] === end) left.shift();
-    yield part;
-  }
-}
-
 function checkRange(blob: BlobName, start: number, end: number): void {
   checkName(blob);
   const isInside = Number.isSafeInteger(start) && Number.isSafeInteger(end) && start >= 0 && end <= blob.size;
@@ -409,36 +367,6 @@ function checkRange(blob: BlobName, start: number, end: number): void {
   throw new CofaError(
     'invalid-argument',
     `bytes ${start} to ${end} are not within blob ${blob.digest} (${blob.size} bytes)`,
-  );
-}
-
-/**
- * Checks that a 206 brings the requested range: it begins at `position`, ends within the request and agrees on the
- * blob's size. Returns the end of what it brings, exclusive.
- */
-function checkContentRange(reply: Reply, blob: BlobName, position: number, end: number): number {
-  const text = header(reply, 'content-range') ?? '';
-  const range = parseContentRange(text);
-  if (range !== undefined) checkSize(range, reply, blob);
-  if (range !== undefined && range.first === position && range.end <= end) return range.end;
-  throw muddled(reply, text, `bytes ${position}-${end - 1} of blob ${blob.digest}`);
-}
-
-function checkSize({ size }: ContentRange, reply: Reply, blob: BlobName): void {
-  if (size === undefined || size === blob.size) return;
-  throw new CofaError(
-    'integrity',
-    `${reply.url.host} has ${size} bytes of blob ${blob.digest}, its manifest says ${blob.size}`,
-    { hint: WRONG_BLOB },
-  );
-}
-
-/** A proxy that mixes up answers may do better the next time; the bytes must not be used either way. */
-function muddled(reply: Reply, text: string, asked: string): RequestFailure {
-  return new RequestFailure(
-    'integrity',
-    `${reply.url.host} answers with the range "${printable(text)}" to ${asked}`,
-    { retryable: true },
   );
 }
 

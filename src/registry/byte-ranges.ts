@@ -41,21 +41,23 @@ export function boundaryOf(contentType: string): string | undefined {
 }
 
 /**
- * The parts' bytes as they arrive, uncopied. `onPart` sees each part before its bytes, and may throw. Ends with the
- * body's last delimiter. Errors: RequestFailure (`integrity`, worth another try) where the body is no multipart; what
- * `body` throws.
+ * The parts' bytes as they arrive, uncopied. `onPart` sees each part before its bytes, and may throw. Ends at the
+ * body's last delimiter, without a look at what follows. A server may merge ranges but has no more parts than it was
+ * asked for; these ascend, so that they hold no more than the blob does. Errors: RequestFailure (`integrity`, worth
+ * another try) where the body is no such multipart; what `body` throws.
  */
 export async function* partsOf(
   body: AsyncIterable<Buffer>,
   boundary: string,
+  mostParts: number,
   onPart: (range: ContentRange) => void,
 ): AsyncGenerator<PlacedBytes, void, undefined> {
   let head: Buffer = Buffer.alloc(0);
   let at = 0;
   let left = 0;
-  let isOver = false;
+  let parts = 0;
   for await (let chunk of body) {
-    while (chunk.length > 0 && !isOver) {
+    while (chunk.length > 0) {
       if (left > 0) {
         const bytes = chunk.subarray(0, left);
         chunk = chunk.subarray(bytes.length);
@@ -68,13 +70,14 @@ export async function* partsOf(
       const end = head.indexOf(HEAD_END);
       const text = head.toString('latin1', 0, end < 0 ? Math.min(head.length, MAX_HEAD) : end);
       if (end < 0) {
-        isOver = text.trimStart().startsWith(`--${boundary}--`);
-        if (!isOver && head.length > MAX_HEAD) throw muddled(text);
+        if (text.trimStart().startsWith(`--${boundary}--`)) return;
+        if (head.length > MAX_HEAD) throw muddled(text);
         break;
       }
       const part = text.trimStart().startsWith(`--${boundary}\r\n`) ? rangeIn(text) : undefined;
-      if (part === undefined) throw muddled(text);
+      if (part === undefined || part.first < at || parts === mostParts) throw muddled(text);
       onPart(part);
+      parts += 1;
       at = part.first;
       left = part.end - part.first;
       chunk = head.subarray(end + HEAD_END.length);

@@ -64,6 +64,7 @@ const part = ([start, end]: ByteRange, size: number | '*' = SIZE) =>
     Buffer.from(`\r\n--a b\r\nContent-Type: x/y\r\ncontent-range: bytes ${start}-${end - 1}/${size}\r\n\r\n`),
     BYTES.subarray(start, end),
   ]);
+const wholeAnswer = (ranges: ByteRange[]) => Buffer.concat([...ranges.map((range) => part(range)), END]);
 const END = Buffer.from('\r\n--a b--\r\n');
 const MULTIPART = { 'content-type': 'multipart/byteranges; charset=x; boundary="a b"' };
 
@@ -189,9 +190,41 @@ describe('several ranges of a blob', () => {
     await expectRanges(THREE);
     several((ranges) => [...ranges.map((range) => part(range, '*')), END]);
     await expectRanges(THREE);
+    several(() => [Buffer.from(`--a b\r\ncontent-range: bytes 0-${Number.MAX_SAFE_INTEGER - 1}/*\r\n\r\n`)]);
+    await expect(expectRanges(THREE)).rejects.toMatchObject({ code: 'integrity' });
     several((ranges) => [...ranges.map((range) => part(range, SIZE + 1)), END]);
     await expect(expectRanges(THREE)).rejects.toMatchObject({ code: 'integrity' });
   });
+
+  test.each<[string, (range: ByteRange[]) => Buffer, (round: number) => Buffer | undefined]>([
+    ['goes on after the last part', (ranges) => wholeAnswer(ranges), () => Buffer.alloc(65_536)],
+    ['goes on with single bytes', (ranges) => wholeAnswer(ranges), () => Buffer.alloc(1)],
+    ['does not end after the last part', (ranges) => wholeAnswer(ranges), () => undefined],
+    ['sends one part again and again', () => part([0, 1]), () => part([0, 1])],
+    ['sends ever more parts', () => part([0, 1]), (round) => part([round % SIZE, (round % SIZE) + 1])],
+  ])(
+    'of a server that %s are read, and the connection is given up',
+    async (_, begin, more) => {
+      const gone = Promise.withResolvers<void>();
+      answering(({ response }, ranges) => {
+        response.writeHead(206, MULTIPART);
+        response.on('close', () => gone.resolve());
+        response.on('error', () => {});
+        response.write(begin(ranges));
+        let round = 1;
+        const goOn = () => {
+          const next = more(round++);
+          if (next === undefined || response.destroyed) return;
+          if (response.write(next)) setTimeout(goOn, 1);
+          else response.once('drain', goOn);
+        };
+        goOn();
+      });
+      await expectRanges(THREE);
+      await gone.promise;
+    },
+    10_000,
+  );
 
   test('end with the signal, and leave no connection to a reader that has gone', async () => {
     answering(
@@ -222,7 +255,7 @@ test('parts come out the same however the answer is cut into chunks', async () =
         yield body.subarray(at);
       }
       const came: PlacedBytes[] = [];
-      for await (const placed of partsOf(chunks(), 'a b', () => {})) came.push(placed);
+      for await (const placed of partsOf(chunks(), 'a b', ranges.length, () => {})) came.push(placed);
       const found = Buffer.concat(came.map(({ bytes }) => bytes));
       expect(found.equals(Buffer.concat(ranges.map(([start, end]) => BYTES.subarray(start, end))))).toBe(
         true,
