@@ -1,5 +1,5 @@
 /** The jobs around an image's start: bring what its startup pack has, and make the pack of what a start has read. */
-import { open, readFile } from 'node:fs/promises';
+import { type FileHandle, open, readFile } from 'node:fs/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { filesOfStart, movedStart, pathsToFind, startInLayers } from '../../actors/start-files.ts';
 import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
@@ -178,17 +178,13 @@ async function makePack(
   const tables = await tablesOf(job.layers, context);
   const blockSize = tables.values().next().value?.blockSize ?? 0;
   const set = firstBlocks(wanted, Math.floor(MAX_PACK_BYTES / blockSize));
-  const files = await Promise.all(set.devices.map((diffId) => open(context.layout.device(diffId), 'r')));
+  const files: FileHandle[] = [];
   try {
+    for (const diffId of set.devices) files.push(await open(context.layout.device(diffId), 'r'));
     const buffer = Buffer.alloc(blockSize);
     const read = async (device: number, block: number, length: number) => {
       context.signal.throwIfAborted();
-      const { bytesRead } = await (files[device] as (typeof files)[number]).read(
-        buffer,
-        0,
-        length,
-        block * blockSize,
-      );
+      const { bytesRead } = await (files[device] as FileHandle).read(buffer, 0, length, block * blockSize);
       return bytesRead === length ? buffer.subarray(0, length) : Buffer.alloc(0);
     };
     const tableOf = (device: number) => tables.get(set.devices[device] as string) as SpanTable;

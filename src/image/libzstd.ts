@@ -7,6 +7,7 @@ import { bindLibrary, HOST_LITTLE, NativeBuffer } from './native.ts';
  */
 export class Unzstd {
   readonly #z: Libzstd;
+  readonly #maxWindowLog: number;
   /** ZSTD_inBuffer {src, size, pos} at 0, ZSTD_outBuffer {dst, size, pos} at 24. */
   readonly #buffers = new NativeBuffer(48);
   #context: bigint | null;
@@ -14,11 +15,13 @@ export class Unzstd {
   consumed = 0;
   written = 0;
 
-  constructor() {
+  /** `maxWindowLog`: frames may ask for a window of 2 to this power, bytes. By default 128 MiB, as `zstd -d` takes. */
+  constructor({ maxWindowLog = MAX_WINDOW_LOG }: { maxWindowLog?: number } = {}) {
+    this.#maxWindowLog = maxWindowLog;
     this.#z = libzstd();
     this.#context = this.#z.ZSTD_createDCtx();
     if (this.#context === null) throw new CofaError('environment', 'zstd: out of memory');
-    this.#check(this.#z.ZSTD_DCtx_setParameter(this.#context, PARAMETER_WINDOW_LOG_MAX, MAX_WINDOW_LOG));
+    this.#check(this.#z.ZSTD_DCtx_setParameter(this.#context, PARAMETER_WINDOW_LOG_MAX, maxWindowLog));
   }
 
   /**
@@ -54,7 +57,7 @@ export class Unzstd {
       case ERROR_WINDOW_TOO_LARGE:
         throw new CofaError(
           'unsupported',
-          `zstd data with a window of more than ${2 ** (MAX_WINDOW_LOG - 20)} MiB`,
+          `zstd data with a window of more than ${2 ** (this.#maxWindowLog - 20)} MiB`,
           {
             hint: 'push the image again without --long, or with at most --long=27',
           },
@@ -71,7 +74,7 @@ export class Unzstd {
   }
 }
 
-/** Bounds what the decoder allocates for one layer: 128 MiB; `zstd -d` has the same limit. */
+/** Bounds what the decoder allocates for one layer. */
 const MAX_WINDOW_LOG = 27;
 const PARAMETER_WINDOW_LOG_MAX = 100;
 // ZSTD_ErrorCode, zstd_errors.h; its stable part

@@ -26,6 +26,10 @@ import { addressOf, NativeBuffer } from '../image/native.ts';
 /** Raw bytes of all blocks of a pack at most. A start that reads more is better served by fetching the layers. */
 export const MAX_PACK_BYTES = 1 << 30;
 const MAX_HEADER = 16 << 20;
+/** Bytes of a pack as it is stored: zstd adds three bytes to each 128 KiB that it cannot compress, and a frame's header. */
+export const MAX_PACKED_BYTES: number = MAX_PACK_BYTES + MAX_HEADER + (1 << 20);
+/** Of its window, which the decoder takes at once: level 6 has one of 2 MiB. */
+const MAX_WINDOW_LOG = 23;
 const MAX_RUNS = 1 << 20;
 const MAGIC = Buffer.from('COFAPACK');
 const VERSION = 1;
@@ -147,16 +151,24 @@ function parseHeader(bytes: Buffer): PackHeader {
     sizes: fields.devices.map(([, size]) => size),
     runs,
   };
+  if (new Set(header.devices).size < header.devices.length) throw bad('it names a layer twice');
+  // No block is worth reading twice.
+  const most = Math.min(
+    MAX_PACK_BYTES,
+    sum(header.sizes.map((size) => Math.ceil(size / blockSize) * blockSize)),
+  );
   let total = 0;
   for (const [device, first, blocks] of runs) {
     const size = header.sizes[device];
     if (size === undefined || (first + blocks - 1) * blockSize >= size)
       throw bad('it has blocks outside of its layers');
     total += blocks * blockSize;
-    if (total > MAX_PACK_BYTES) throw bad(`it has more than ${MAX_PACK_BYTES} bytes`);
+    if (total > most) throw bad(`it has more than ${most} bytes`);
   }
   return header;
 }
+
+const sum = (numbers: readonly number[]): number => numbers.reduce((total, number) => total + number, 0);
 
 function* blocksOf({ blockSize, sizes, runs }: PackHeader) {
   for (const [device, first, count] of runs) {
@@ -173,7 +185,7 @@ function* blocksOf({ blockSize, sizes, runs }: PackHeader) {
  */
 class PackStream {
   readonly #pieces: AsyncIterator<Uint8Array>;
-  readonly #zstd = new Unzstd();
+  readonly #zstd = new Unzstd({ maxWindowLog: MAX_WINDOW_LOG });
   #piece: Uint8Array = new Uint8Array(0);
   #at = 0;
   #target = new NativeBuffer(PREFIX, false);

@@ -17,11 +17,13 @@ import { Objm, type ObjectInfo, type ObjectStore, setSha256Backend } from '@nats
 import { z } from 'zod';
 import { sha256Hex } from '../digest/digest.ts';
 import type { StartFiles } from '../../actors/start-files.ts';
-import { MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
+import { firstBlocks, MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
 import { decode, encode } from '../bus/connection.ts';
 import { hexOf } from '../../schemas/digest.ts';
+import { MAX_PACKED_BYTES } from './format.ts';
+import { readObject, wholeObject } from './stored-object.ts';
 
 // The default is JavaScript: it hashes 14 MB in 230 ms, OpenSSL in 10.
 setSha256Backend('native');
@@ -31,21 +33,28 @@ export const DEFAULT_START = 'default';
 
 /** Bytes of all packs; beyond them the store discards the oldest. */
 const MAX_BYTES = 2 ** 31;
-const MAX_RECORDINGS_BYTES = 64 << 20;
+const MAX_RECORDINGS_BYTES = 16 << 20;
+/**
+ * Blocks of one start that are noted, the first ones: 4 GiB, four times what a pack takes. A reader goes through them one
+ * by one, so a run of 2^50 blocks would never end.
+ */
+const MAX_START_BLOCKS = 1 << 16;
 /** Longest wait for an answer, ms: a later one is of no use to a start. */
 const LOOKUP_MS = 1_000;
 
-const MAX_FILES_BYTES = 16 << 20;
-const MAX_FILES_UNPACKED = 128 << 20;
-const MAX_PIECES = 1 << 20;
+/** Bytes of the notes about files, as stored and unpacked. What they decode to takes ten times as much. */
+const MAX_FILES_BYTES = 8 << 20;
+const MAX_FILES_UNPACKED = 16 << 20;
+const MAX_PIECES = 1 << 18;
 
 const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
 
-const StartSetShape = z.object({
-  devices: z.array(z.string().max(100)).max(1024),
-  runs: z.array(z.tuple([z.int().min(0), z.int().min(0), z.int().min(1)])).max(1 << 20),
-});
+const Runs = z
+  .array(z.tuple([z.int().min(0), z.int().min(0), z.int().min(1)]))
+  .max(MAX_START_BLOCKS)
+  .refine((runs) => runs.reduce((sum, [, , count]) => sum + count, 0) <= MAX_START_BLOCKS);
+const StartSetShape = z.object({ devices: z.array(z.string().max(100)).max(1024), runs: Runs });
 const Recordings = z.object({ v: z.literal(1), starts: z.array(StartSetShape).max(64) });
 const count = z.int().min(0);
 const Files = StartSetShape.extend({
@@ -53,7 +62,8 @@ const Files = StartSetShape.extend({
   /** Of each device: path, size of the file, offset in it, place in the device. */
   pieces: z
     .array(z.array(z.tuple([z.string().max(8192), count, count, count, count])).max(MAX_PIECES))
-    .max(1024),
+    .max(1024)
+    .refine((all) => all.reduce((sum, { length }) => sum + length, 0) <= MAX_PIECES),
 });
 
 export interface StoredPack {
@@ -106,24 +116,19 @@ export class PackStore {
     return packs.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** A pack as it arrives. Errors: `not-found`; at the end `integrity` where the bytes are not those that were put. */
+  /**
+   * A pack as it arrives. Errors: `not-found`; `integrity` for more bytes than a pack can have, and at the end where they
+   * are not those that were put.
+   */
   async *read(name: string): AsyncGenerator<Uint8Array, void, undefined> {
-    const found = await (await this.#open()).get(name);
-    if (found === null) throw new CofaError('not-found', `the startup pack ${name} is gone`);
-    const reader = found.data.getReader();
-    // The body may end although pieces are missing: the store reports that in a promise of its own.
-    found.error.catch(() => {});
-    try {
-      for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
-    } finally {
-      await reader.cancel().catch(() => {});
-    }
-    const error = await found.error;
-    if (error != null) {
-      throw new CofaError('integrity', `the startup pack ${name} is damaged: ${error.message}`, {
-        cause: error,
-      });
-    }
+    const info = await this.#info(name);
+    if (info === undefined) throw new CofaError('not-found', `the startup pack ${name} is gone`);
+    yield* readObject(await this.#bus(), info, MAX_PACKED_BYTES);
+  }
+
+  async #info(name: string): Promise<ObjectInfo | undefined> {
+    const info = await (await this.#open()).info(name);
+    return info === null || info.deleted ? undefined : info;
   }
 
   /** Stores a pack in place of the one before it. */
@@ -137,13 +142,15 @@ export class PackStore {
 
   /** The recordings of a start, oldest first; none where they cannot be read. */
   async recordings(manifest: string, start: string): Promise<StartSet[]> {
-    const store = await this.#open();
-    const name = nameOf(manifest, start, 'starts');
-    const info = await store.info(name);
-    if (info === null || info.deleted || info.size > MAX_RECORDINGS_BYTES) return [];
-    const bytes = await store.getBlob(name);
-    const parsed = bytes === null ? undefined : Recordings.safeParse(safely(() => decode(bytes)));
-    return parsed?.success === true ? parsed.data.starts : [];
+    const info = await this.#info(nameOf(manifest, start, 'starts'));
+    if (info === undefined) return [];
+    try {
+      const bytes = await wholeObject(await this.#bus(), info, MAX_RECORDINGS_BYTES);
+      return Recordings.parse(decode(bytes)).starts;
+    } catch (error) {
+      if (error instanceof CofaError && error.code !== 'integrity') throw error;
+      return [];
+    }
   }
 
   /**
@@ -151,7 +158,8 @@ export class PackStore {
    */
   async remember(manifest: string, start: string, starts: readonly StartSet[]): Promise<void> {
     const name = nameOf(manifest, start, 'starts');
-    await (await this.#open()).putBlob({ name }, encode({ v: 1, starts: starts.slice(-MAX_RECORDINGS) }));
+    const kept = starts.slice(-MAX_RECORDINGS).map((set) => firstBlocks(set, MAX_START_BLOCKS));
+    await (await this.#open()).putBlob({ name }, encode({ v: 1, starts: kept }));
   }
 
   /**
@@ -164,8 +172,9 @@ export class PackStore {
 
   /** Errors: `not-found`, `integrity` where they are not what `rememberFiles` writes. */
   async files(name: string): Promise<StartFiles> {
-    const bytes = await (await this.#open()).getBlob(name);
-    if (bytes === null) throw new CofaError('not-found', `${name} is gone from the startup packs`);
+    const info = await this.#info(name);
+    if (info === undefined) throw new CofaError('not-found', `${name} is gone from the startup packs`);
+    const bytes = await wholeObject(await this.#bus(), info, MAX_FILES_BYTES);
     try {
       const raw = await decompress(bytes, { maxOutputLength: MAX_FILES_UNPACKED });
       const { devices, runs, pieces } = Files.parse(decode(raw));
@@ -181,11 +190,13 @@ export class PackStore {
 
   /** Keeps the files of a start in place of those of the start before; not where they are too large to be of use. */
   async rememberFiles(repository: string, start: string, files: StartFiles): Promise<void> {
-    const { devices, runs } = files;
+    const { devices, runs } = firstBlocks(files, MAX_START_BLOCKS);
     const pieces = files.pieces.map((of) =>
       of.map(({ path, size, at, from, to }) => [path, size, at, from, to]),
     );
-    const bytes = await compress(encode({ v: 1, devices, runs, pieces }));
+    const raw = encode({ v: 1, devices, runs, pieces });
+    if (raw.length > MAX_FILES_UNPACKED || pieces.flat().length > MAX_PIECES) return;
+    const bytes = await compress(raw);
     if (bytes.length > MAX_FILES_BYTES) return;
     await (await this.#open()).putBlob({ name: filesName(repository, start) }, bytes);
   }
@@ -236,14 +247,6 @@ function checked(start: string): string {
   if (!/^[a-z0-9]{1,64}$/.test(start))
     throw new RangeError(`not the key of a start: ${JSON.stringify(start)}`);
   return start;
-}
-
-function safely<T>(work: () => T): T | undefined {
-  try {
-    return work();
-  } catch {
-    return undefined;
-  }
 }
 
 async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {

@@ -1,7 +1,9 @@
 /** What a fetcher says of a startup pack while it brings it. */
+import { readdirSync } from 'node:fs';
 import { afterAll, expect, it } from 'vitest';
 import { rehearsalLayer } from '../../src/process/rehearsal/layer.ts';
 import { SpanTables } from '../../src/fetch/fetch-job.ts';
+import { runPack } from '../../src/fetch/pack-job.ts';
 import { bringPack } from '../../src/fetch/start-jobs.ts';
 import { encodePack } from '../../src/pack/format.ts';
 import type { RegistryClient } from '../../src/registry/client.ts';
@@ -69,4 +71,35 @@ it('tells of the first blocks at once, also where all of the pack is there alrea
   // A message for each would cost more than it says.
   expect(told.length).toBeLessThanOrEqual(BLOCKS / 8);
   expect(bytes.compare(await file.readFile())).toBe(0);
+});
+
+it('holds no descriptor of a layer that the pack names again and again', async () => {
+  const { bytes, digest, table } = rehearsalLayer(1);
+  const layout = new Layout(await cleanup.tempDir('pack-descriptors'));
+  const { file } = await openDevice(layout.device(digest), bytes.length);
+  cleanup.defer(() => file.close());
+  const names = 999;
+  const header = {
+    manifest: digest,
+    blockSize: table.blockSize,
+    devices: Array<string>(names).fill(digest),
+    sizes: Array<number>(names).fill(bytes.length),
+    runs: [[0, 0, 1]] as const,
+  };
+  const descriptors = () => readdirSync('/proc/self/fd').length;
+  const before = descriptors();
+  const context = {
+    layout,
+    tables: new Map([[digest, table]]),
+    signal: new AbortController().signal,
+    onHeader: () => {},
+    onBlocks: () => {},
+  };
+  await expect(
+    runPack(
+      encodePack(header, () => bytes),
+      context,
+    ),
+  ).rejects.toMatchObject({ code: 'integrity' });
+  expect(descriptors()).toBe(before);
 });

@@ -1,6 +1,6 @@
 /** Startup packs as bytes: a decoder gives the encoded blocks one by one, and believes nothing else. */
 import { randomBytes } from 'node:crypto';
-import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
+import { constants, createZstdCompress, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decodePack, encodePack, packedBytes, type PackHeader } from '../../src/pack/format.ts';
@@ -61,9 +61,14 @@ describe('a startup pack', () => {
         fc.integer({ min: 1, max: 9000 }),
         async (sizes, wanted, piece) => {
           const devices = sizes.map((size) => randomBytes(size));
-          const runs = wanted.filter(
-            ([device, first, count]) => (first + count - 1) * BLOCK < (sizes[device] ?? 0),
-          );
+          const seen = new Set<string>();
+          const runs = wanted.filter(([device, first, count]) => {
+            const blocks = Array.from({ length: count }, (_, i) => `${device}/${first + i}`);
+            const fits = (first + count - 1) * BLOCK < (sizes[device] ?? 0);
+            if (!fits || blocks.some((block) => seen.has(block))) return false;
+            for (const block of blocks) seen.add(block);
+            return true;
+          });
           const header = headerOf(sizes, runs);
           const result = await decoded(await bytesOf(header, devices), piece);
           expect(result.header).toEqual(header);
@@ -135,6 +140,16 @@ describe('a startup pack', () => {
     await refuses(headerOf([BLOCK], [[0, 1, 1]]));
     await refuses(headerOf([BLOCK], [[1, 0, 1]]));
     await refuses({ ...headerOf([BLOCK], []), manifest: 'latest' });
+    await refuses(
+      headerOf(
+        [2 * BLOCK],
+        [
+          [0, 0, 2],
+          [0, 0, 1],
+        ],
+      ),
+    );
+    await refuses({ ...headerOf([BLOCK, BLOCK], [[0, 0, 1]]), devices: [digest(2), digest(2)] });
     const huge = headerOf(
       [2 ** 40],
       Array.from({ length: 3 }, () => [0, 0, 200_000] as [number, number, number]),
@@ -148,6 +163,16 @@ describe('a startup pack', () => {
       break;
     }
     await expect(decoded(made)).rejects.toMatchObject({ code: 'integrity', message: /more than/ });
+  });
+
+  test('that asks its decoder for a window of 128 MiB is refused', async () => {
+    const { bytes } = await sample();
+    const zstd = createZstdCompress({ params: { [constants.ZSTD_c_windowLog]: 27 } });
+    // In two parts: for one alone the encoder would name a window of its size.
+    const raw = zstdDecompressSync(bytes);
+    zstd.write(raw.subarray(0, 100), () => zstd.end(raw.subarray(100)));
+    const wide = Buffer.concat(await zstd.toArray());
+    await expect(decoded(wide)).rejects.toMatchObject({ code: 'integrity', message: /zstd/ });
   });
 
   test('hands on the error of a body that breaks off, and of a callback', async () => {

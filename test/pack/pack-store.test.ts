@@ -1,15 +1,26 @@
 /** Startup packs on a real NATS: shared between connections, bounded, and never more than a cache. */
 import { randomBytes } from 'node:crypto';
-import type { NatsConnection } from '@nats-io/nats-core';
+import { setTimeout } from 'node:timers/promises';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { headers, type NatsConnection } from '@nats-io/nats-core';
 import { Objm } from '@nats-io/obj';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { connectBus } from '../../src/bus/connection.ts';
+import { PACK_BUCKET } from '../../schemas/subjects.ts';
+import { connectBus, encode } from '../../src/bus/connection.ts';
 import { DEFAULT_START, PackStore } from '../../src/pack/pack-store.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
 let server: NatsServer;
 let bus: NatsConnection;
 const manifest = () => `sha256:${randomBytes(32).toString('hex')}`;
+const zeros = async function* (bytes: number) {
+  for (let left = bytes; left > 0; left -= 1 << 20) yield Buffer.alloc(1 << 20);
+};
+const rollup = () => {
+  const said = headers();
+  said.set('Nats-Rollup', 'sub');
+  return said;
+};
 const one = async function* (bytes: Buffer) {
   yield bytes;
 };
@@ -61,6 +72,52 @@ describe('the store of startup packs', () => {
     expect(await store.recordings(image, 'abc')).toEqual(starts.slice(3));
     const raw = await new Objm(bus).open('cofa-packs');
     await raw.putBlob({ name: `${image.slice(7)}.abc.starts` }, randomBytes(100));
+    expect(await store.recordings(image, 'abc')).toEqual([]);
+  });
+
+  test('takes no more of a pack than its reader uses, however large it is', async () => {
+    const image = manifest();
+    const store = new PackStore(async () => bus);
+    const size = 64 << 20;
+    await store.put(image, DEFAULT_START, zeros(size));
+    const found = await store.find(image, DEFAULT_START);
+    const pieces = store.read(found?.name ?? '');
+    await pieces.next();
+    const before = process.memoryUsage().arrayBuffers;
+    await setTimeout(1_000);
+    // A window of JetStream's flow control begins with 2 MiB (server/consumer.go).
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(16 << 20);
+    await pieces.return();
+  });
+
+  test('gives up an object that goes on behind the size that its name says', async () => {
+    const image = manifest();
+    const store = new PackStore(async () => bus);
+    await store.put(image, DEFAULT_START, zeros(4 << 20));
+    const subject = `$O.${PACK_BUCKET}.M.${Buffer.from(`${image.slice(7)}.default.pack`).toString('base64url')}`;
+    const found = await store.find(image, DEFAULT_START);
+    const manager = await jetstreamManager(bus);
+    const pad = subject + '='.repeat(-(subject.length - subject.lastIndexOf('.') - 1) & 3);
+    const said = (
+      await manager.streams.getMessage(`OBJ_${PACK_BUCKET}`, { last_by_subj: pad })
+    )?.json<object>();
+    for (const size of [1000, 2 ** 40]) {
+      await jetstream(bus).publish(pad, JSON.stringify({ ...said, size }), { headers: rollup() });
+      let taken = 0;
+      const reading = (async () => {
+        for await (const piece of store.read(found?.name ?? '')) taken += piece.length;
+      })();
+      await expect(reading).rejects.toMatchObject({ code: 'integrity' });
+      expect(taken).toBe(0);
+    }
+  });
+
+  test('takes no recording of a run that goes on without end', async () => {
+    const image = manifest();
+    const store = new PackStore(async () => bus);
+    const raw = await new Objm(bus).open(PACK_BUCKET);
+    const starts = [{ devices: [image], runs: [[0, 0, 2 ** 50]] }];
+    await raw.putBlob({ name: `${image.slice(7)}.abc.starts` }, encode({ v: 1, starts }));
     expect(await store.recordings(image, 'abc')).toEqual([]);
   });
 

@@ -1,0 +1,62 @@
+/**
+ * Reads an object of NATS's object store (ADR-20 of nats-architecture-and-design), and no faster than its reader takes it.
+ * The client's own `get` takes whatever comes into memory at once, however slow its reader is and however much there is:
+ * what the object says of its size wrote the one who put it there.
+ *
+ * Here the answer to the server's flow control stands in the same queue as the pieces. So the server goes on only when the
+ * reader has come to it, and at most one of its windows waits here.
+ */
+import { createHash } from 'node:crypto';
+import { jetstream } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/nats-core';
+import type { ObjectInfo } from '@nats-io/obj';
+import { CofaError } from '../../schemas/errors.ts';
+
+const SHA256 = 'SHA-256=';
+
+/**
+ * The bytes of an object as they arrive. Errors: `integrity` where it has more than `limit` bytes, or other bytes than
+ * its name says; the last piece comes before such an error.
+ */
+export async function* readObject(
+  bus: NatsConnection,
+  info: ObjectInfo,
+  limit: number,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const { bucket, name, nuid, size, digest } = info;
+  const damaged = (why: string) => new CofaError('integrity', `${name} of the startup packs ${why}`);
+  if (info.options?.link !== undefined || !digest.startsWith(SHA256)) throw damaged('is no object');
+  if (size > limit) throw damaged(`has ${size} bytes, the limit is ${limit}`);
+  const hash = createHash('sha256');
+  if (size > 0) yield* pieces();
+  if (!hash.digest().equals(Buffer.from(digest.slice(SHA256.length), 'base64')))
+    throw damaged('is damaged: its digest is another');
+
+  async function* pieces(): AsyncGenerator<Uint8Array, void, undefined> {
+    const consumer = await jetstream(bus).consumers.getPushConsumer(`OBJ_${bucket}`, {
+      filter_subjects: `$O.${bucket}.C.${nuid}`,
+    });
+    const messages = await consumer.consume();
+    let left = size;
+    try {
+      for await (const { data, info } of messages) {
+        left -= data.length;
+        if (left < 0) throw damaged(`goes on after its ${size} bytes`);
+        hash.update(data);
+        yield data;
+        if (info.pending > 0) continue;
+        if (left > 0) throw damaged(`ends after ${size - left} of its ${size} bytes`);
+        return;
+      }
+    } finally {
+      messages.stop();
+    }
+  }
+}
+
+/** All of an object that has at most `limit` bytes. Errors: those of `readObject`. */
+export async function wholeObject(bus: NatsConnection, info: ObjectInfo, limit: number): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  for await (const part of readObject(bus, info, limit)) parts.push(part);
+  return Buffer.concat(parts);
+}
