@@ -4,6 +4,7 @@ import { connect } from '@nats-io/transport-node';
 import { Packr } from 'msgpackr';
 import { defined } from '../../schemas/defined.ts';
 import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
+import { tlsOf } from './tls.ts';
 
 export interface BusAddress {
   url: string;
@@ -11,11 +12,16 @@ export interface BusAddress {
   pass?: string | undefined;
   /** Answers come to subjects below this one; `_INBOX` without. */
   inbox?: string | undefined;
+  /** PEM: over TLS only, and only to the server that has this very certificate. */
+  certificate?: string | undefined;
+  /** PEM: over TLS only, to a server for whose host one of these authorities vouches; without, over `tls://`, Node's. */
+  ca?: string | undefined;
 }
 
 /**
  * Opens a connection. With `reconnect` (default) it comes back for ever, every 250 ms, after NATS was away (health.ts says
- * what that means). A server that does not answer for some seconds counts as away.
+ * what that means). A server that does not answer for some seconds counts as away, and so does one that cannot prove to be the
+ * one that is meant (tls.ts): it gets no password, and no message of it counts.
  * Errors: `unavailable` when there is no server at the first try within `timeoutMs` (default 5 s).
  */
 export async function connectBus(
@@ -36,7 +42,9 @@ export async function connectBus(
       pingInterval: PING_MS,
       maxPingOut: 2,
       noRandomize: true,
-      ...defined({ user, pass: user === undefined ? undefined : pass, inboxPrefix }),
+      reconnectJitter: JITTER_MS,
+      reconnectJitterTLS: JITTER_MS,
+      ...defined({ user, pass: user === undefined ? undefined : pass, inboxPrefix, tls: tlsOf(address) }),
     });
   } catch (cause) {
     const text = cause instanceof Error ? cause.message : String(cause);
@@ -66,6 +74,9 @@ export function busOnDemand(address: BusAddress, name: string): BusOnDemand {
   };
   return Object.assign(get, { close });
 }
+
+/** Processes that lost NATS together do not come back in the same moment, ms. */
+const JITTER_MS = 100;
 
 /** A ping that two others follow without an answer ends the connection. */
 const PING_MS = 2_000;

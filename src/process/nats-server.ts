@@ -1,6 +1,7 @@
 /**
  * The private nats-server of an engine that was not given one: JetStream on disk, loopback, a user for each role with
- * random credentials, and two accounts, one for the startup packs and one for everything else.
+ * random credentials, and two accounts, one for the startup packs and one for everything else. It takes TLS alone, since
+ * containers may share the host's network: one may listen on loopback, or take the port while nats-server is away.
  */
 import { randomBytes } from 'node:crypto';
 import { access, readFile } from 'node:fs/promises';
@@ -15,6 +16,7 @@ import { type Layout, writeWhole } from '../store/layout.ts';
 import { repairLogEnd } from '../store/log-repair.ts';
 import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
 import { Child, type ChildOptions, type ChildPorts, realChildPorts } from './child.ts';
+import { identityAt, type NatsIdentity } from './nats-identity.ts';
 import type { Clock } from './ports.ts';
 
 /** A nats-server that runs. */
@@ -27,25 +29,32 @@ export interface RunningNats {
   repaired: number;
 }
 
+export interface NatsPorts extends ChildPorts {
+  /** Absent: nats-identity.ts does it. */
+  makeIdentity?: () => Promise<NatsIdentity>;
+}
+
 /**
  * Starts nats-server below the supervisor. Its port and passwords stay for the supervisor's life, so that the other
  * processes find it again when it was restarted. Errors: `environment` when it is not installed or does not start.
  */
 export async function startNats(
   layout: Layout,
-  ports: ChildPorts = realChildPorts(),
+  ports: NatsPorts = realChildPorts(),
   watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
 ): Promise<RunningNats> {
   const command = await findServer();
   const port = await freePort();
-  const users = usersAt(`nats://127.0.0.1:${port}`);
+  const identity = layout.in('run/nats.pem');
+  const { certificate } = await identityAt(identity, ports.makeIdentity);
+  const users = usersAt(`tls://127.0.0.1:${port}`, certificate);
   const address = users.supervisor;
   const config = layout.in('run/nats.conf');
   const pidFile = layout.in('run/nats.pid');
   await endPredecessor(pidFile, config);
   await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
-  await writeWhole(config, Buffer.from(configText({ layout, port, users, pidFile })));
+  await writeWhole(config, Buffer.from(configText({ layout, port, users, pidFile, identity })));
   const child = new Child({
     role: 'nats-server',
     name: 'nats-server',
@@ -73,11 +82,19 @@ export async function startNats(
   return { address, users, child, repaired };
 }
 
-function configText(of: { layout: Layout; port: number; users: BusUsers; pidFile: string }): string {
-  const { layout, port, users, pidFile } = of;
+function configText(of: {
+  layout: Layout;
+  port: number;
+  users: BusUsers;
+  pidFile: string;
+  identity: string;
+}): string {
+  const { layout, port, users, pidFile, identity } = of;
+  const file = JSON.stringify(identity);
   const login = (role: BusRole) => ({ role, user: role, password: users[role].pass ?? '' });
   return [
     `listen: "127.0.0.1:${port}"`,
+    `tls { cert_file: ${file}, key_file: ${file}, timeout: ${HANDSHAKE_S} }`,
     `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
     `accounts {`,
     accountText(LOG_ACCOUNT, BUS_ROLES.filter((role) => role !== 'packs').map(login)),
@@ -89,13 +106,16 @@ function configText(of: { layout: Layout; port: number; users: BusUsers; pidFile
   ].join('\n');
 }
 
-function usersAt(url: string): BusUsers {
+function usersAt(url: string, certificate: string): BusUsers {
   const entries = BUS_ROLES.map((role): [BusRole, BusAddress] => [
     role,
-    { url, user: role, pass: randomBytes(24).toString('hex'), inbox: inboxOf(role) },
+    { url, user: role, pass: randomBytes(24).toString('hex'), inbox: inboxOf(role), certificate },
   ]);
   return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
 }
+
+/** A client has this long for its handshake, s; the server's 2 s are short where all processors are busy. */
+const HANDSHAKE_S = 10;
 
 /**
  * Bytes of JetStream's files at most. By default it would take three quarters of the free space, and refuse the event

@@ -3,7 +3,7 @@
  * they have in common and nothing is ever changed under its name.
  *
  *     run/                    of this start only: endpoint.json, lock, nats.conf, sockets, devices/ (the FUSE mount),
- *                             rehearsal-<process>/ for some seconds
+ *                             rehearsal-<process>/ for some seconds; of every start: nats.pem (key and certificate)
  *     layers/<diffID>/device  the layer device: the uncompressed tar, sparse until its blocks have come
  *     spans/<blob>            span table of a compressed layer
  *     tocs/<diffID>           table of contents of a layer (only where this node built it)

@@ -1,12 +1,13 @@
 /** What the supervisor takes of the world beside its children's ports: its own process. */
 import { hostname } from 'node:os';
-import { type ChildPorts, realChildPorts } from '../process/child.ts';
+import { realChildPorts } from '../process/child.ts';
 import { Tidying } from '../process/heap.ts';
+import type { NatsPorts } from '../process/nats-server.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
 import type { RunRehearsal } from '../process/rehearsal/idle.ts';
 import { realSelf, type Self } from '../process/self.ts';
 
-export interface SupervisorPorts extends Ports, ChildPorts {
+export interface SupervisorPorts extends Ports, NatsPorts {
   self: SupervisorSelf;
   /** Collects garbage in the pauses of the process. */
   tidying: Pick<Tidying, 'worked' | 'now'>;

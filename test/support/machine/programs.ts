@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events';
 import type { SupervisorOptions } from '../../../src/supervisor/options.ts';
 import { currentProcess, type SimProcess } from './machine.ts';
 import { FuseConnection } from './kernel.ts';
+import { IDENTITY } from './identity.ts';
 import { world } from './world.ts';
 
 const START_MS = 30;
@@ -106,7 +107,8 @@ function runNats(process: SimProcess, config: string): void {
     process.end(1, null);
     return;
   }
-  const server = world().server(`nats://127.0.0.1:${port}`, world().store(folder));
+  const scheme = text.includes('\ntls {') ? 'tls' : 'nats';
+  const server = world().server(`${scheme}://127.0.0.1:${port}`, world().store(folder));
   server.start();
   process.onEnd(() => server.stop());
 }
@@ -148,6 +150,6 @@ export async function loadPrograms(): Promise<RunSupervisor> {
   );
   return (options) => {
     const { rehearse: _, ...ports } = realSupervisorPorts();
-    return runSupervisor(options, { ...ports, tidying });
+    return runSupervisor(options, { ...ports, tidying, makeIdentity: async () => IDENTITY });
   };
 }

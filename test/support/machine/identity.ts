@@ -1,0 +1,20 @@
+/** A key and a certificate of the private nats-server, made by `makeIdentity`: the simulation makes none, which takes real time. */
+export const IDENTITY = {
+  key: `-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgZYM34mVWF1gmCDFS
+BMSFqs6eJKdcnJuVsY0ybC4uDWahRANCAARfRpc/VkfEzyv1gP9OJjQsM6XkList
+WcxO266vI7IrYmEkAIRIUqLEjJUflq7RmeRhM7rskZKF4HO4qa/dETS3
+-----END PRIVATE KEY-----
+`,
+  certificate: `-----BEGIN CERTIFICATE-----
+MIIBUzCB+qADAgECAhBDnbf/0j+3lLEE/tMCLieKMAoGCCqGSM49BAMCMBsxGTAX
+BgNVBAMMEGNvZmEgbmF0cy1zZXJ2ZXIwIBcNNzAwMTAxMDAwMDAwWhgPOTk5OTEy
+MzEyMzU5NTlaMBsxGTAXBgNVBAMMEGNvZmEgbmF0cy1zZXJ2ZXIwWTATBgcqhkjO
+PQIBBggqhkjOPQMBBwNCAARfRpc/VkfEzyv1gP9OJjQsM6XkListWcxO266vI7Ir
+YmEkAIRIUqLEjJUflq7RmeRhM7rskZKF4HO4qa/dETS3ox4wHDAaBgNVHREEEzAR
+gglsb2NhbGhvc3SHBH8AAAEwCgYIKoZIzj0EAwIDSAAwRQIhAOAV9cQfNJnZZHY+
+InTdoKHiW1cdJ7ZVLHeN1p+0TY44AiBYyEv5jaROMutYXjlllekjTXkUxFRtZKNv
+Y9pUO94+YA==
+-----END CERTIFICATE-----
+`,
+};
