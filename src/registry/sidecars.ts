@@ -26,10 +26,12 @@ import { promisify } from 'node:util';
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { MAX_HINTS } from '../image/hints/hints.ts';
+import { ByteBudget } from './byte-budget.ts';
 import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
 import { countOf, MEDIA_TYPES } from './manifest.ts';
 import { printable } from './printable.ts';
 import { throwIfAborted } from './retry.ts';
+import { MAX_BODY, type PartKind, sizeProblem } from './sidecar-limits.ts';
 
 /** What the indexer makes of an image; uncompressed. */
 export interface Sidecar {
@@ -41,7 +43,13 @@ export interface Sidecar {
   hints?: Buffer | undefined;
 }
 
-/** A sidecar found in the registry. Each call fetches; it checks bodies by digest and unpacks them within bounds. */
+/** Names a part of a sidecar. `layer` counts the image's layers from the lowest. */
+export type SidecarPartName = { kind: 'flat' } | { kind: 'spans' | 'toc'; layer: number };
+
+/**
+ * A sidecar found in the registry. Each call fetches; it checks bodies by digest and unpacks them within bounds
+ * (sidecar-limits.ts).
+ */
 export interface SidecarHandle {
   /** Of the sidecar's manifest. */
   descriptor: Descriptor;
@@ -49,6 +57,11 @@ export interface SidecarHandle {
   revision: number | undefined;
   /** Bytes of all its blobs in the registry. */
   size: number;
+  /**
+   * Fetches a part and hands its bytes to `work`, which must not keep them. The parts that a process holds so share a
+   * budget of 64 MiB: what does not fit waits until other work has ended.
+   */
+  use<T>(part: SidecarPartName, work: (bytes: Buffer) => Promise<T>, signal?: AbortSignal): Promise<T>;
   flat(signal?: AbortSignal): Promise<Buffer>;
   /** `layer` counts the image's layers from the lowest. */
   spans(layer: number, signal?: AbortSignal): Promise<Buffer>;
@@ -82,17 +95,18 @@ const ANNOTATIONS = {
   hints: 'io.cofa.hints',
 } as const;
 
-/**
- * Largest blob of a sidecar, packed or unpacked, in bytes. The metadata of 200,000 files take some 40 MB; with ten
- * times that a node would be busy for a minute, and its memory full.
- */
-const MAX_BODY = 512 * 1024 * 1024;
 /** Candidates that are tried; any account that may push can add some. */
 const MAX_CANDIDATES = 16;
 /** Largest packed blob that its descriptor carries as well, bytes: a request costs a registry more than these. */
 const MOST_EMBEDDED = 1_024;
 /** zstd's. Level 19 makes a sidecar 9 % smaller, and would take a fifth of all the time of indexing. */
 const LEVEL = 12;
+/**
+ * Bytes of parts that this process holds packed and unpacked at a time, but for those that leave a handle. A part that is
+ * larger comes alone.
+ */
+const FETCHED = new ByteBudget(128 << 20);
+const UNPACKED = new ByteBudget(64 << 20);
 /** Blobs compressed and sent at a time; each of zstd's contexts takes some 20 MB at this level. */
 const PARALLEL = Math.min(4, availableParallelism());
 
@@ -115,7 +129,7 @@ export async function pushSidecar(
   const source = image.reference;
   checkDescribes(sidecar, image);
   const blobs = await inParallel(
-    sidecarParts(sidecar).map((part) => () => pushPart(client, source, part, signal)),
+    sidecarParts(sidecar, image).map((part) => () => pushPart(client, source, part, signal)),
     PARALLEL,
   );
   const config = await client.pushBlob(source, EMPTY, MEDIA_TYPES.ociEmpty, signal);
@@ -155,25 +169,31 @@ function checkDescribes({ layers }: Sidecar, image: ResolvedImage): void {
 
 /** One blob of a sidecar, not yet compressed. */
 interface SidecarPart {
+  kind: PartKind | 'hints';
+  /** Bytes of the layers' blobs that it describes. */
+  described: number;
   bytes: Buffer;
   mediaType: string;
   annotations: Record<string, string>;
 }
 
 /** The blobs of a sidecar in their order; each layer once. */
-function sidecarParts(sidecar: Sidecar): SidecarPart[] {
-  const parts: SidecarPart[] = [{ bytes: sidecar.flat, mediaType: SIDECAR_TYPES.flat, annotations: {} }];
+function sidecarParts(sidecar: Sidecar, image: ResolvedImage): SidecarPart[] {
+  const parts: SidecarPart[] = [];
+  const add = (kind: SidecarPart['kind'], bytes: Buffer, described: number, annotations = {}) =>
+    parts.push({ kind, bytes, described, mediaType: SIDECAR_TYPES[kind], annotations });
+  add('flat', sidecar.flat, blobBytes(image));
   const described = new Set<string>();
-  for (const { diffId, blobDigest, spans, toc } of sidecar.layers) {
+  for (const [i, { diffId, blobDigest, spans, toc }] of sidecar.layers.entries()) {
     const key = `${diffId} ${blobDigest}`;
     if (described.has(key)) continue;
     described.add(key);
     const annotations = { [ANNOTATIONS.diffId]: diffId, [ANNOTATIONS.blob]: blobDigest };
-    parts.push({ bytes: spans, mediaType: SIDECAR_TYPES.spans, annotations });
-    parts.push({ bytes: toc, mediaType: SIDECAR_TYPES.toc, annotations });
+    const size = image.layers[i]?.blob.size ?? 0;
+    add('spans', spans, size, annotations);
+    add('toc', toc, size, annotations);
   }
-  const { hints } = sidecar;
-  if (hints !== undefined) parts.push({ bytes: hints, mediaType: SIDECAR_TYPES.hints, annotations: {} });
+  if (sidecar.hints !== undefined) add('hints', sidecar.hints, 0);
   return parts;
 }
 
@@ -181,22 +201,23 @@ function sidecarParts(sidecar: Sidecar): SidecarPart[] {
 async function pushPart(
   client: RegistryClient,
   source: ResolvedImage['reference'],
-  { bytes, mediaType, annotations }: SidecarPart,
+  { kind, described, bytes, mediaType, annotations }: SidecarPart,
   signal: AbortSignal | undefined,
 ): Promise<Descriptor> {
-  const isPacked = mediaType.endsWith('+zstd');
-  if (bytes.length > MAX_BODY)
+  const body = await pack(bytes);
+  const sizes = { packed: body.length, unpacked: bytes.length };
+  const problem = kind === 'hints' ? undefined : sizeProblem(kind, sizes, described);
+  if (problem !== undefined)
     throw new CofaError(
       'unsupported',
-      `${source.text}: its ${mediaType} has ${bytes.length} bytes, the limit is ${MAX_BODY}`,
+      `no node would take the sidecar of ${source.text}: its ${mediaType} ${problem}`,
     );
-  const body = isPacked ? await pack(bytes) : bytes;
   const descriptor = await client.pushBlob(source, body, mediaType, signal);
   const isCarried = mediaType !== SIDECAR_TYPES.toc && body.length <= MOST_EMBEDDED;
   return {
     ...descriptor,
     ...(isCarried ? { data: body.toString('base64') } : {}),
-    annotations: isPacked ? { ...annotations, [ANNOTATIONS.size]: `${bytes.length}` } : annotations,
+    annotations: { ...annotations, [ANNOTATIONS.size]: `${bytes.length}` },
   };
 }
 
@@ -282,10 +303,15 @@ async function openSidecar(
   const { descriptor, parsed } = await client.manifest(source, candidate.digest, signal);
   if (parsed.kind !== 'manifest') throw wrong(descriptor, 'it is an index');
   const parts = checkParts(descriptor, parsed.manifest, image);
-  const fetch = async (part: Descriptor, signal?: AbortSignal) => {
-    const body = await client.blob(source, part, signal, MAX_BODY);
-    return part.mediaType.endsWith('+zstd') ? await unpack(body, unpackedSize(part, descriptor), part) : body;
+  const use = async <T>(part: Descriptor, work: (bytes: Buffer) => Promise<T>, signal?: AbortSignal) => {
+    const size = unpackedSize(part, descriptor);
+    const fetched = async () => {
+      const body = await client.blob(source, part, signal, MAX_BODY);
+      return await UNPACKED.use(size, async () => await work(await unpack(body, size, part)), signal);
+    };
+    return await FETCHED.use(part.size, fetched, signal);
   };
+  const fetch = (part: Descriptor, signal?: AbortSignal) => use(part, async (bytes) => bytes, signal);
   const partOf = (layer: number) => {
     const part = parts.layers[layer];
     if (part === undefined) throw new CofaError('invalid-argument', `${source.text} has no layer ${layer}`);
@@ -295,6 +321,8 @@ async function openSidecar(
     descriptor: { ...candidate, ...descriptor },
     revision: countOf(parsed.manifest.annotations?.[ANNOTATIONS.revision]),
     size: parsed.manifest.layers.reduce((sum, { size }) => sum + size, 0),
+    use: async (name, work, signal) =>
+      await use(name.kind === 'flat' ? parts.flat : partOf(name.layer)[name.kind], work, signal),
     flat: (signal) => fetch(parts.flat, signal),
     spans: async (layer, signal) => await fetch(partOf(layer).spans, signal),
     toc: async (layer, signal) => await fetch(partOf(layer).toc, signal),
@@ -345,12 +373,21 @@ function checkParts(
     spans: find(SIDECAR_TYPES.spans, `${diffId} ${blob.digest}`),
     toc: find(SIDECAR_TYPES.toc, `${diffId} ${blob.digest}`),
   }));
-  for (const part of [flat, ...layers.flatMap(({ spans, toc }) => [spans, toc])]) {
-    if (part.size > MAX_BODY) throw wrong(descriptor, `its blob ${part.digest} has ${part.size} bytes`);
-    if (part.mediaType.endsWith('+zstd')) unpackedSize(part, descriptor);
+  const checkSize = (kind: PartKind, part: Descriptor, described: number) => {
+    const unpacked = unpackedSize(part, descriptor);
+    const problem = sizeProblem(kind, { packed: part.size, unpacked }, described);
+    if (problem !== undefined) throw wrong(descriptor, `its blob ${part.digest} ${problem}`);
+  };
+  checkSize('flat', flat, blobBytes(image));
+  for (const [i, { spans, toc }] of layers.entries()) {
+    const { size } = (image.layers[i] as ResolvedImage['layers'][number]).blob;
+    checkSize('spans', spans, size);
+    checkSize('toc', toc, size);
   }
   return { flat, layers };
 }
+
+const blobBytes = ({ layers }: ResolvedImage): number => layers.reduce((sum, { blob }) => sum + blob.size, 0);
 
 /** The same bytes and the same zstd give the same result. */
 async function pack(bytes: Buffer): Promise<Buffer> {
@@ -372,6 +409,8 @@ async function unpack(body: Buffer, size: number, part: Descriptor): Promise<Buf
     // One byte more than promised shows as an error, a terabyte is never unpacked.
     bytes = await decompress(body, {
       maxOutputLength: size + 1,
+      // In one piece: joining several takes the same again.
+      chunkSize: Math.max(64, size + 1),
       params: { [constants.ZSTD_d_windowLogMax]: 27 },
     });
   } catch (cause) {

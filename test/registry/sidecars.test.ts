@@ -257,6 +257,24 @@ describe('hostile sidecars', () => {
       (one) => (part(one, SIDECAR_TYPES.toc).annotations['io.cofa.size'] = '-1'),
       'size',
     ],
+    [
+      'with a span table of 64 MiB, 2 KB with zstd, for a layer of some hundred bytes',
+      (one) => {
+        const spans = part(one, SIDECAR_TYPES.spans);
+        Object.assign(spans, registry.addBlob(zstdCompressSync(Buffer.alloc(64 << 20))));
+        spans.annotations['io.cofa.size'] = `${64 << 20}`;
+      },
+      'it has at most',
+    ],
+    [
+      'with flat metadata of 20 MiB in a few KB',
+      (one) => {
+        const flat = part(one, SIDECAR_TYPES.flat);
+        Object.assign(flat, registry.addBlob(zstdCompressSync(Buffer.alloc(20 << 20))));
+        flat.annotations['io.cofa.size'] = `${20 << 20}`;
+      },
+      'which none does',
+    ],
     ['with a huge blob', (one) => (part(one, SIDECAR_TYPES.spans).size = 1e12), '1000000000000 bytes'],
   ])('%s is not used', async (_, change, reason) => {
     const { digest } = await pushChanged(change);
@@ -272,6 +290,15 @@ describe('hostile sidecars', () => {
     registry.addManifest('team/app', Buffer.from(JSON.stringify(list)), MEDIA_TYPES.ociIndex, tag);
     expect(await find()).toBeUndefined();
     expect(skipped).toEqual([{ descriptor: entry, reason: expect.stringContaining(reason) }]);
+  });
+
+  test('is fetched by none: `cofa index` pushes no part that readers refuse', async () => {
+    const sidecar = sidecarFor(image);
+    sidecar.layers[1]!.spans = Buffer.alloc(64 << 20);
+    await expect(pushSidecar(client, image, sidecar)).rejects.toMatchObject({
+      code: 'unsupported',
+      message: expect.stringContaining('no node would take'),
+    });
   });
 
   test('a manifest that is missing or changed is passed over', async () => {

@@ -22,13 +22,20 @@ export async function findSidecar(
     if (machine().random.chance(world().plan.wrongBytes)) throw new CofaError('integrity', 'wrong bytes');
     return bytes;
   };
+  const flat = () => blob(found.offered);
+  const spans = (layer: number) => blob(encodeTable(cutFor(found, found.layers[layer] as SimLayer)));
+  const toc = () => blob(Buffer.alloc(0));
   return {
     descriptor: { mediaType: 'sidecar', digest: found.sidecar, size: 1 },
     revision: SIDECAR_REVISION,
     size: 1,
-    flat: () => blob(found.offered),
-    spans: (layer) => blob(encodeTable(cutFor(found, found.layers[layer] as SimLayer))),
-    toc: () => blob(Buffer.alloc(0)),
+    use: async (part, work) =>
+      await work(
+        part.kind === 'flat' ? await flat() : part.kind === 'toc' ? await toc() : await spans(part.layer),
+      ),
+    flat,
+    spans,
+    toc,
     hints: async () => undefined,
   };
 }
