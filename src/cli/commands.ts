@@ -69,6 +69,8 @@ export const COMMANDS: readonly CommandEntry[] = [
     IMAGES,
     () => import('./inspect.ts'),
   ),
+  entry('key', '<command>', 'make key pairs that sign sidecars', IMAGES, () => import('./key.ts')),
+  entry('trust', '<command>', 'say whose signatures this machine trusts', IMAGES, () => import('./trust.ts')),
   entry(
     'pack',
     '<command>',

@@ -3,7 +3,9 @@ import { defined } from '../../schemas/defined.ts';
 import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { IndexedImage } from '../index/index-image.ts';
+import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption } from './context.ts';
+import { type Signed, signedText, signedView, signerOf } from './index-sign.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
 import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from '../terminal/table.ts';
 
@@ -12,6 +14,9 @@ interface IndexOptions extends RegistryFlags {
   dryRun?: boolean;
   force?: boolean;
   threads?: number;
+  sign?: string;
+  sidecar?: string;
+  keys: string;
 }
 
 export function define(command: Command, context: Context): void {
@@ -28,10 +33,18 @@ export function define(command: Command, context: Context): void {
       'layers at the same time (default: one a core)',
       numberOption('--threads', { min: 1, max: 64, integer: true }),
     )
+    .option('--sign <key>', 'sign the sidecar with this private key: a file, or env:NAME')
+    .option('--sidecar <digest>', 'with --sign: sign this one, which cofa index printed before, as it is')
+    .option(
+      '--keys <dir>',
+      'trusted keys: what they vouch for is signed without reading the image again',
+      DEFAULT_KEYS,
+    )
     .action((ref: string, options: IndexOptions) => indexAndPush(ref, options, context));
   examples(command, [
     ['cofa index registry.example/app:1.4', ''],
     ['cofa index --platform linux/arm64 registry.example/app:1.4', ''],
+    ['cofa index --sign release.key registry.example/app:1.4', 'for nodes that trust release.pub'],
     ['cofa index --dry-run debian:12', 'how large would the sidecar be?'],
   ]);
 }
@@ -53,22 +66,21 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
   ]);
   const signal = context.signal();
   const registry = registryChoice(options);
+  const signer = await signerOf(options, context);
   const client = new RegistryClient(registry);
   const view = new ProgressView(`indexing ${ref}`, context.output.progress);
   try {
     const image = await client.resolve(parseReference(ref), defined({ signal, platform: options.platform }));
     // A dry run is about what it would give.
     if (options.force !== true && options.dryRun !== true) {
-      const found = await findSidecar(client, image, signal);
+      const found =
+        signer === undefined
+          ? await findSidecar(client, image, signal)
+          : await signer.existing(client, image, signal);
       if (found !== undefined) {
-        const { descriptor } = found;
-        context.output.data(
-          { ...summaryOf(image), indexed: false, sidecar: descriptor.digest, sidecarBytes: found.size },
-          () =>
-            context.output.quiet
-              ? ''
-              : `${image.reference.text} is indexed already: sidecar ${descriptor.digest}, ${formatBytes(found.size)}; again: --force`,
-        );
+        const { descriptor, size } = found;
+        const signed = await signer?.sign(client, image, descriptor, signal);
+        reportExisting(image, { digest: descriptor.digest, size }, signed, context);
         return;
       }
     }
@@ -102,14 +114,17 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     }
     const indexedMs = performance.now() - started;
     let sidecar: { digest: string; size: number } | undefined;
+    let signed: Signed | undefined;
     if (options.dryRun !== true) {
       view.update('phase', { label: 'pushing the sidecar', done: 0, total: undefined });
       const descriptor = await pushSidecar(client, image, sidecarOf(indexed, hints), signal);
       const pushed = await findSidecar(client, image, signal);
       sidecar = { digest: descriptor.digest, size: pushed?.size ?? 0 };
+      signed = await signer?.sign(client, image, descriptor, signal);
     }
     view.stop();
-    report(image, indexed, hints, sidecar, { indexedMs, totalMs: performance.now() - started }, context);
+    const totalMs = performance.now() - started;
+    report(image, { indexed, hints, sidecar, signed }, { indexedMs, totalMs }, context);
   } finally {
     view.stop();
     await client.close();
@@ -125,11 +140,31 @@ function summaryOf(image: ResolvedImage) {
   };
 }
 
+function reportExisting(
+  image: ResolvedImage,
+  { digest, size }: { digest: string; size: number },
+  signed: Signed | undefined,
+  context: Context,
+): void {
+  const summary = { ...summaryOf(image), indexed: false, sidecar: digest, sidecarBytes: size };
+  context.output.data({ ...summary, ...signedView(signed) }, () => {
+    if (context.output.quiet) return '';
+    const line = `${image.reference.text} is indexed already: sidecar ${digest}, ${formatBytes(size)}`;
+    return signed === undefined ? `${line}; again: --force` : `${line}; ${signedText(signed)}`;
+  });
+}
+
+interface Outcome {
+  indexed: IndexedImage;
+  hints: Buffer | undefined;
+  /** Undefined after a dry run. */
+  sidecar: { digest: string; size: number } | undefined;
+  signed: Signed | undefined;
+}
+
 function report(
   image: ResolvedImage,
-  indexed: IndexedImage,
-  hints: Buffer | undefined,
-  sidecar: { digest: string; size: number } | undefined,
+  { indexed, hints, sidecar, signed }: Outcome,
   times: { indexedMs: number; totalMs: number },
   context: Context,
 ): void {
@@ -145,6 +180,7 @@ function report(
     spans: layers.reduce((sum, layer) => sum + layer.spanCount, 0),
     sidecar: sidecar?.digest ?? null,
     sidecarBytes: sidecar?.size ?? null,
+    ...signedView(signed),
     indexMs: Math.round(times.indexedMs),
     totalMs: Math.round(times.totalMs),
   };
@@ -166,6 +202,7 @@ function report(
           ? 'not pushed (--dry-run)'
           : `${sidecar.digest}, ${formatBytes(sidecar.size)} = ${formatShare(sidecar.size, summary.imageBytes)} of the image`,
       ],
+      ...(signed === undefined ? [] : [['signature', signedText(signed)] as const]),
       ['time', `${formatDuration(times.indexedMs)} to index, ${formatDuration(times.totalMs)} in all`],
     ]);
   });

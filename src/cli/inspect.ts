@@ -1,8 +1,11 @@
 /** `cofa inspect REF`: what the registry has of an image, and of its sidecar. */
 import { defined } from '../../schemas/defined.ts';
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { ResolvedImage } from '../registry/client.ts';
+import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples } from './context.ts';
+import { findSidecars, renderSidecars, type SidecarView, vouchedText } from './inspect-sidecars.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
 import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../terminal/table.ts';
 
@@ -29,6 +32,8 @@ export interface ImageView {
   size: number;
   layers: LayerView[];
   sidecar: { digest: string; size: number; flat: number; files: number; devices: number } | null;
+  /** All of them, and who vouches for each. */
+  sidecars: SidecarView[];
 }
 
 export function define(command: Command, context: Context): void {
@@ -38,7 +43,8 @@ export function define(command: Command, context: Context): void {
     )
     .argument('<ref>', 'image as docker writes it: debian:12, host:5000/app@sha256:…')
     .option('--platform <os/arch>', 'which image of a multi-platform one (default: this machine’s)')
-    .action(async (ref: string, options: RegistryFlags & { platform?: string }) => {
+    .option('--keys <dir>', 'keys that may vouch for sidecars', DEFAULT_KEYS)
+    .action(async (ref: string, options: RegistryFlags & { platform?: string; keys: string }) => {
       const [{ RegistryClient }, { parseReference }] = await Promise.all([
         import('../registry/client.ts'),
         import('../registry/reference.ts'),
@@ -50,9 +56,13 @@ export function define(command: Command, context: Context): void {
           parseReference(ref),
           defined({ signal, platform: options.platform }),
         );
-        const { findSidecar } = await import('../registry/sidecars.ts');
+        const { readKeys } = await import('../signature/key-directory.ts');
         const view = viewOf(image);
-        const sidecar = await findSidecar(client, image, signal);
+        const { keys, problems } = await readKeys(resolve(options.keys));
+        for (const { message } of problems) context.output.warn(message);
+        const { first: sidecar, views, skipped } = await findSidecars(client, image, keys, signal);
+        for (const { reason } of skipped) context.output.note(reason);
+        view.sidecars = views;
         if (sidecar !== undefined) {
           const [{ SpanTable }, { checkFlat }] = await Promise.all([
             import('../image/span-table.ts'),
@@ -111,12 +121,14 @@ function viewOf(image: ResolvedImage): ImageView {
       spans: null,
     })),
     sidecar: null,
+    sidecars: [],
   };
 }
 
 export function render(view: ImageView): string {
   const raw = view.layers.reduce((sum, layer) => sum + (layer.rawSize ?? 0), 0);
-  const { sidecar } = view;
+  const { sidecar, sidecars } = view;
+  const [first] = sidecars;
   const pairs = renderPairs([
     ['image', view.ref],
     ['manifest', `${view.manifest} (${view.mediaType})`],
@@ -130,6 +142,7 @@ export function render(view: ImageView): string {
         ? 'none: a node that mounts it indexes it by itself; prepare it: cofa index'
         : `${sidecar.digest}, ${formatBytes(sidecar.size)} = ${formatShare(sidecar.size, view.size)} of the image`,
     ],
+    ...(first === undefined ? [] : [['vouched for by', vouchedText(first)] as const]),
     ...(sidecar === null
       ? []
       : [
@@ -153,5 +166,5 @@ export function render(view: ImageView): string {
     ]),
     ['#', 'SIZE', 'RAW', 'BLOCKS', 'SPANS'],
   );
-  return `${pairs}\n${table}`;
+  return `${pairs}\n${table}${sidecars.length > 1 ? `\n${renderSidecars(sidecars)}` : ''}`;
 }

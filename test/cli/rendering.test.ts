@@ -227,6 +227,7 @@ describe('pages', () => {
         },
       ],
       sidecar: null,
+      sidecars: [],
     };
     expect(renderImage(view)).toMatch(/^sidecar +none: /m);
     Object.assign(view.layers[0] ?? {}, {
@@ -236,8 +237,17 @@ describe('pages', () => {
       spans: 115,
     });
     view.sidecar = { digest: 'sha256:ee', size: 500_000, flat: 900_000, files: 6000, devices: 1 };
+    const sidecar = { size: 500_000, revision: 1, refused: [] };
+    view.sidecars = [
+      { ...sidecar, digest: 'sha256:ee', signed: 'signed', keys: ['release', 'ci'] },
+      { ...sidecar, digest: 'sha256:ff', signed: 'out-of-scope', keys: [] },
+    ];
     const text = renderImage(view);
     expect(text).toMatch(/^sidecar +sha256:ee, 500 kB = 1\.0 % of the image$/m);
+    expect(text).toMatch(/^vouched for by +release, ci$/m);
+    expect(text).toMatch(
+      /^sha256:ff +500 kB +no key: signed by one that may not vouch for this repository$/m,
+    );
     expect(text).toMatch(/^0 +111111111111 +222222222222 +gzip +50\.0 MB +120 MB +1832 +115$/m);
   });
   it('an event is one line', () => {

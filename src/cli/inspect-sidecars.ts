@@ -1,0 +1,71 @@
+/** Who vouches for the sidecars of an image, as `cofa inspect` shows it. */
+import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
+import type { SidecarHandle, SkippedSidecar } from '../registry/sidecars.ts';
+import type { TrustedKey } from '../signature/keys.ts';
+import type { SignatureState } from '../signature/find.ts';
+import { formatBytes, renderTable } from '../terminal/table.ts';
+
+/** A sidecar of the image, in the order in which nodes look at them. */
+export interface SidecarView {
+  digest: string;
+  size: number;
+  revision: number | null;
+  signed: SignatureState;
+  /** Names of the trusted keys that vouch for it. */
+  keys: string[];
+  /** Why other signatures vouch for nothing, a sentence each. */
+  refused: string[];
+}
+
+export interface FoundSidecars {
+  /** The one that nodes look at first. */
+  first: SidecarHandle | undefined;
+  views: SidecarView[];
+  /** Candidates that are no sidecars of this image. */
+  skipped: SkippedSidecar[];
+}
+
+/** All sidecars of an image with their signatures. Errors: of the registry. */
+export async function findSidecars(
+  client: RegistryClient,
+  image: ResolvedImage,
+  keys: readonly TrustedKey[],
+  signal: AbortSignal,
+): Promise<FoundSidecars> {
+  const [{ sidecarsOf }, { signaturesOf, stateOf }] = await Promise.all([
+    import('../registry/sidecars.ts'),
+    import('../signature/find.ts'),
+  ]);
+  const found: FoundSidecars = { first: undefined, views: [], skipped: [] };
+  for await (const handle of sidecarsOf(client, image, signal, (one) => found.skipped.push(one))) {
+    const { digest } = handle.descriptor;
+    const signatures = await signaturesOf(client, image.reference, digest, keys, { signal, all: true });
+    found.first ??= handle;
+    found.views.push({
+      digest,
+      size: handle.size,
+      revision: handle.revision ?? null,
+      signed: stateOf(signatures),
+      keys: signatures.keys.map(({ name }) => name),
+      refused: signatures.refused.map(({ why }) => why),
+    });
+  }
+  return found;
+}
+
+export function vouchedText({ signed, keys }: Pick<SidecarView, 'signed' | 'keys'>): string {
+  if (signed === 'signed') return keys.join(', ');
+  return {
+    unsigned: 'no key: unsigned',
+    'unknown-key': 'no key: signed by an unknown key',
+    'out-of-scope': 'no key: signed by one that may not vouch for this repository',
+  }[signed];
+}
+
+/** For images with several sidecars. */
+export const renderSidecars = (views: readonly SidecarView[]): string =>
+  renderTable(
+    ['SIDECAR', 'SIZE', 'VOUCHED FOR BY'],
+    views.map((view) => [view.digest, formatBytes(view.size), vouchedText(view)]),
+    ['SIZE'],
+  );
