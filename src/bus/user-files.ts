@@ -73,7 +73,11 @@ export async function readNodeUsers(path: string): Promise<NodeUsers> {
 }
 
 /** How the roles of a node reach the server. Errors: `invalid-argument` where the users are another node's. */
-export function usersOn(url: string, node: string, { node: theirs, users }: NodeUsers): BusUsers {
+export function usersOn(
+  server: Pick<BusAddress, 'url' | 'ca'>,
+  node: string,
+  { node: theirs, users }: NodeUsers,
+): BusUsers {
   if (theirs !== node) {
     throw new CofaError(
       'invalid-argument',
@@ -85,7 +89,7 @@ export function usersOn(url: string, node: string, { node: theirs, users }: Node
   }
   const entries = BUS_ROLES.map((role): [BusRole, BusAddress] => {
     const { user, password } = users[role];
-    return [role, { url, user, pass: password, inbox: inboxOf(role) }];
+    return [role, { ...server, user, pass: password, inbox: inboxOf(role) }];
   });
   return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
 }

@@ -12,6 +12,7 @@ interface ExportOptions {
   from?: string;
   to?: string;
   nats?: string;
+  natsCa?: string;
   node?: string;
   force?: boolean;
 }
@@ -28,6 +29,7 @@ export function defineExport(command: Command, context: Context): void {
     .option('--to <moment>', 'up to this sequence or time')
     .option('--force', 'replace the file if it exists')
     .option('--nats <url>', "the engine's own NATS, when it does not run and was started with --nats")
+    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS')
     .option('--node <name>', 'whose log, when several nodes share that NATS')
     .action(async (file: string, options: ExportOptions) => {
       const { parseMoment } = await import('../replay/moments.ts');

@@ -61,14 +61,14 @@ async function make(nodes: readonly string[], dir: string, context: Context): Pr
     if (context.output.quiet) return '';
     const lines = [...made, server].map((path) => `wrote ${path}\n`).join('');
     const ups = nodes.map(
-      (node) =>
-        `  cofa up --nats nats://HOST:4222 --node ${node} --nats-users ${join(dir, nodeFile(node))}\n`,
+      (node) => `  cofa up --nats tls://HOST:4222 --node ${node} --nats-users ${join(dir, nodeFile(node))}\n`,
     );
     return `${lines}
 on the server, which needs jetstream: copy ${SERVER_FILE} beside its configuration, and there
   include "${SERVER_FILE}"
+  tls { cert_file: "…", key_file: "…" }
 and then: nats-server --signal reload
-on the nodes, each with its own file (mode 0600):
+on the nodes, each with its own file (mode 0600), and --nats-ca FILE where the authority is your own:
 ${ups.join('')}`;
   });
 }

@@ -28,6 +28,7 @@ export function defineWhy(command: Command, context: Context): void {
     .option('--to <moment>', 'end with this sequence or time')
     .option('--partial', 'of a damaged file take what is whole')
     .option('--nats <url>', "the engine's own NATS, when it does not run and was started with --nats")
+    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS')
     .option('--node <name>', 'whose log, when several nodes share that NATS')
     .action(async (file: string | undefined, options: WhyOptions) => {
       const { read, mount, start } = options;

@@ -16,6 +16,7 @@ export interface SourceOptions {
   from?: string;
   to?: string;
   nats?: string;
+  natsCa?: string;
   node?: string;
   partial?: boolean;
 }
@@ -110,6 +111,7 @@ export function addSourceOptions(command: Command): void {
     .option('--to <moment>', 'end with this sequence or time')
     .option('--partial', 'of a damaged file take what is whole')
     .option('--nats <url>', "the engine's own NATS, when it does not run and was started with --nats")
+    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS')
     .option('--node <name>', 'whose log, when several nodes share that NATS');
 }
 

@@ -7,6 +7,7 @@ import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../
 import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
+import { checkNats, type NatsOptions, warnOfNats } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
@@ -17,9 +18,7 @@ import {
   type RegistryFlags,
 } from './registry-options.ts';
 
-interface UpOptions extends RegistryFlags {
-  nats?: string;
-  natsUsers?: string;
+interface UpOptions extends RegistryFlags, NatsOptions {
   foreground?: boolean;
   workers?: number;
   transport: 'kernel' | 'fuse-native';
@@ -53,6 +52,7 @@ export function define(command: Command, context: Context): void {
       'users of this node on that NATS, one for each role: cofa nats-config makes it',
       path,
     )
+    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS', path)
     .option('--foreground', 'stay, and log to the terminal')
     .option('--workers <n>', 'fetcher processes (default: one a core)', count('--workers', 256))
     .option(
@@ -130,14 +130,18 @@ export function define(command: Command, context: Context): void {
       imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
       credentialProviders(options);
       checkNats(options);
+      await warnOfNats(options, context);
       if (options.foreground === true) await stay(options, context);
       else await startInBackground(options, context);
     });
   examples(command, [
     ['cofa up', 'state in /var/lib/cofa'],
     ['cofa up --root /srv/cofa', 'state elsewhere'],
-    ['cofa up --nats nats://user:pass@10.0.0.5:4222', 'share a NATS'],
-    ['cofa up --nats nats://10.0.0.5:4222 --node n1 --nats-users n1.json', 'with a user for each role'],
+    ['cofa up --nats tls://nats.example:4222 --node n1 --nats-users n1.json', 'share a NATS'],
+    [
+      'cofa up --nats tls://10.0.0.5:4222 --nats-ca ca.pem --nats-users n1.json',
+      'with an authority of your own',
+    ],
     ['cofa up --workers 8 --read-deadline 60', ''],
     ['cofa up --cache-limit 50G', ''],
     ['cofa up --snapshotter --image-service', 'for private images of pods'],
@@ -164,6 +168,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       root: context.root,
       nats: options.nats,
       natsUsers: options.natsUsers,
+      natsCa: options.natsCa,
       node: options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-')),
       transport: options.transport,
       workers: options.workers,
@@ -200,20 +205,6 @@ const CONTAINERD_SOCKET = '/run/containerd/containerd.sock';
 function snapshotterSocket(option: string | boolean | undefined, root: string): string | undefined {
   if (option === false || (option === undefined && !existsSync(CONTAINERD_SOCKET))) return undefined;
   return resolve(typeof option === 'string' ? option : join(root, 'run/snapshotter.sock'));
-}
-
-function checkNats({ nats, natsUsers }: UpOptions): void {
-  if (natsUsers === undefined) return;
-  if (nats === undefined) {
-    throw new CofaError('invalid-argument', '--nats-users goes with --nats', {
-      hint: 'the private nats-server makes its own users at each start',
-    });
-  }
-  if (/^[a-z]+:\/\/[^/]*@/i.test(nats)) {
-    throw new CofaError('invalid-argument', 'either --nats has a user, or --nats-users names them', {
-      hint: '--nats nats://HOST:4222 --nats-users FILE',
-    });
-  }
 }
 
 const path = (text: string): string => resolve(text);
@@ -295,6 +286,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   if (!options.rehearsal) args.push('--no-rehearsal');
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
+  if (options.natsCa !== undefined) args.push('--nats-ca', options.natsCa);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
   if (options.cacheLimit !== undefined) args.push('--cache-limit', String(options.cacheLimit));

@@ -42,6 +42,8 @@ export interface LiveLogOptions {
   root: string;
   /** A NATS of one's own (`cofa up --nats`), for an engine that does not run. */
   nats?: string | undefined;
+  /** File with the authorities that vouch for that NATS; without, Node's. */
+  natsCa?: string | undefined;
   /** The node whose log is meant; needed where NATS holds several and the engine does not run. */
   node?: string | undefined;
   /**
@@ -57,7 +59,8 @@ export interface LiveLogOptions {
  */
 export async function openLiveLog(options: LiveLogOptions): Promise<LiveLog> {
   if (options.nats !== undefined) {
-    const bus = await connectBus({ url: options.nats }, BUS);
+    const { operatorsAddress } = await import('../bus/operators-nats.ts');
+    const bus = await connectBus(await operatorsAddress(options.nats, options.natsCa), BUS);
     return await describe(bus, options, false, () => bus.close());
   }
   const endpoint = await readEndpoint(options.root).catch((error: unknown) => {

@@ -10,6 +10,8 @@ export interface SupervisorOptions {
   nats?: string | undefined;
   /** File with the users of this node's roles on that NATS; without, the URL's is all of them. */
   natsUsers?: string | undefined;
+  /** File with the authorities that vouch for that NATS; without, Node's. */
+  natsCa?: string | undefined;
   node: string;
   transport: 'kernel' | 'fuse-native';
   /** Fetcher processes; one a core by default. */

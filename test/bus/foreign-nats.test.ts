@@ -70,7 +70,7 @@ beforeAll(async () => {
 afterAll(() => cleanup.run());
 
 const connect = async (node: string, role: 'supervisor' | 'api') => {
-  const bus = await connectBus(usersOn(nats.url, node, usersOf(node))[role], {
+  const bus = await connectBus(usersOn({ url: nats.url }, node, usersOf(node))[role], {
     name: role,
     reconnect: false,
   });

@@ -52,7 +52,7 @@ const servers: Record<string, () => Promise<BusUsers>> = {
     const nodes = ['other', 'roles'].map(newNodeUsers);
     const server = await startForeign({ config: `${accountsText(nodes)}max_payload: 8MB\n` });
     own.defer(() => server.stop());
-    return usersOn(server.url, 'roles', nodes[1] as NodeUsers);
+    return usersOn({ url: server.url }, 'roles', nodes[1] as NodeUsers);
   },
 };
 

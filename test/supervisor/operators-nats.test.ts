@@ -2,7 +2,9 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { exposure } from '../../src/bus/operators-nats.ts';
 import { newNodeUsers } from '../../src/bus/user-files.ts';
+import { makeIdentity } from '../../src/process/nats-identity.ts';
 import { operatorsNats } from '../../src/supervisor/start/nats.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -29,4 +31,27 @@ test('with a file each role has a user of its own', async () => {
   expect(users.fetcher).toMatchObject({ user: 'n1-fetcher', pass: made.users.fetcher.password });
   const foreign = operatorsNats({ url: 'nats://10.0.0.5:4222', file, node: 'n2' });
   await expect(foreign).rejects.toMatchObject({ code: 'invalid-argument' });
+});
+
+test('an authority that cannot vouch is refused before anything is connected', async () => {
+  const ca = join(await cleanup.tempDir('ca'), 'ca.pem');
+  const reach = () => operatorsNats({ url: 'tls://nats.example:4222', file: undefined, ca, node: 'n1' });
+  await expect(reach()).rejects.toMatchObject({
+    code: 'invalid-argument',
+    message: expect.stringContaining('ENOENT'),
+  });
+  await writeFile(ca, 'no certificate');
+  await expect(reach()).rejects.toMatchObject({ message: `--nats-ca: ${ca} holds no certificate` });
+  const { certificate } = await makeIdentity();
+  await writeFile(ca, certificate);
+  expect((await reach()).users.fetcher).toEqual({ url: 'tls://nats.example:4222', ca: certificate });
+});
+
+test('only in clear, and over a network, others may read passwords', () => {
+  expect(exposure('nats://10.0.0.5:4222')).toContain('tls://');
+  expect(exposure('nats://localhost.example:4222')).toContain('tls://');
+  expect(exposure('nats://127.0.0.1.example:4222')).toContain('tls://');
+  for (const url of ['nats://127.0.0.1:4222', 'nats://localhost', 'nats://[::1]:4222', 'tls://10.0.0.5:4222'])
+    expect(exposure(url), url).toBeUndefined();
+  expect(exposure('nats://10.0.0.5:4222', '/ca.pem')).toBeUndefined();
 });

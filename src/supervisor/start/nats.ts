@@ -1,6 +1,7 @@
 /** The NATS of an engine: a private nats-server below it, or one that the operator runs. */
 import type { Logger } from 'pino';
 import type { BusAddress } from '../../bus/connection.ts';
+import { exposure, operatorsAddress } from '../../bus/operators-nats.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../../bus/roles.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { startNats, watchNats } from '../../process/nats-server.ts';
@@ -30,10 +31,15 @@ export interface PrivateNatsOptions {
 
 /** Errors: those of the one that is chosen. */
 export function reachNats(
-  given: PrivateNatsOptions & { options: Pick<SupervisorOptions, 'nats' | 'natsUsers' | 'node'> },
+  given: PrivateNatsOptions & {
+    options: Pick<SupervisorOptions, 'nats' | 'natsUsers' | 'natsCa' | 'node'>;
+  },
 ): Promise<ReachedNats> {
-  const { nats: url, natsUsers: file, node } = given.options;
-  return url === undefined ? privateNats(given) : operatorsNats({ url, file, node });
+  const { nats: url, natsUsers: file, natsCa: ca, node } = given.options;
+  if (url === undefined) return privateNats(given);
+  const exposed = exposure(url, ca);
+  if (exposed !== undefined) given.log.warn(exposed);
+  return operatorsNats({ url, file, ca, node });
 }
 
 /** Starts a nats-server and has it killed when it does not answer. Errors: those of `startNats`. */
@@ -56,30 +62,22 @@ async function privateNats(given: PrivateNatsOptions): Promise<ReachedNats> {
 }
 
 /**
- * With a file of users each role has its own; without, all are the URL's user. Errors: those of `readNodeUsers` and `usersOn`.
+ * With a file of users each role has its own; without, all are the URL's user. Errors: those of `operatorsAddress`,
+ * `readNodeUsers` and `usersOn`.
  */
 export async function operatorsNats(given: {
   url: string;
   file: string | undefined;
+  ca?: string | undefined;
   node: string;
 }): Promise<ReachedNats> {
   const { file, node } = given;
-  const address = addressOf(given.url);
+  const address = await operatorsAddress(given.url, given.ca);
   const natsProcesses = () => [];
   if (file !== undefined) {
     const { readNodeUsers, usersOn } = await import('../../bus/user-files.ts');
-    return { users: usersOn(address.url, node, await readNodeUsers(file)), natsProcesses };
+    return { users: usersOn(address, node, await readNodeUsers(file)), natsProcesses };
   }
   const users = Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
   return { users, natsProcesses };
-}
-
-/** User and password stand apart from the URL, which `status` shows. */
-function addressOf(text: string): BusAddress {
-  const url = new URL(text);
-  const part = (word: string) => (word === '' ? undefined : decodeURIComponent(word));
-  const login = { user: part(url.username), pass: part(url.password) };
-  url.username = '';
-  url.password = '';
-  return { url: url.toString().replace(/\/$/, ''), ...login };
 }

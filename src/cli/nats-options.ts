@@ -1,0 +1,42 @@
+/** The options of `cofa up` that say which NATS an engine takes. */
+import { CofaError } from '../../schemas/errors.ts';
+import type { Context } from './context.ts';
+
+export interface NatsOptions {
+  nats?: string;
+  natsUsers?: string;
+  natsCa?: string;
+}
+
+/** Tells the user where passwords and messages are in clear. */
+export async function warnOfNats({ nats, natsCa: ca }: NatsOptions, context: Context): Promise<void> {
+  if (nats === undefined) return;
+  const { exposure } = await import('../bus/operators-nats.ts');
+  const exposed = exposure(nats, ca);
+  if (exposed !== undefined) context.output.note(exposed);
+}
+
+/** Error `invalid-argument` where the options do not belong together. */
+export function checkNats({ nats, natsUsers, natsCa }: NatsOptions): void {
+  if (nats === undefined && natsCa !== undefined) {
+    throw new CofaError('invalid-argument', '--nats-ca is for --nats', {
+      hint: 'the private nats-server has a certificate that its clients know',
+    });
+  }
+  if (nats !== undefined && !URL.canParse(nats)) {
+    throw new CofaError('invalid-argument', `--nats: ${JSON.stringify(nats)} is not a URL`, {
+      hint: 'such as tls://nats.example:4222',
+    });
+  }
+  if (natsUsers === undefined) return;
+  if (nats === undefined) {
+    throw new CofaError('invalid-argument', '--nats-users goes with --nats', {
+      hint: 'the private nats-server makes its own users at each start',
+    });
+  }
+  if (/^[a-z]+:\/\/[^/]*@/i.test(nats)) {
+    throw new CofaError('invalid-argument', 'either --nats has a user, or --nats-users names them', {
+      hint: '--nats tls://HOST:4222 --nats-users FILE',
+    });
+  }
+}
