@@ -61,6 +61,9 @@ export interface MountFacts {
   container?: string | undefined;
   /** undefined: the engine's policy. */
   trust?: TrustPolicy | undefined;
+  /** Flags of the mount, mount(8); undefined: without. */
+  nosuid?: true | undefined;
+  nodev?: true | undefined;
   /** The folder was made for the mount. */
   made?: true | undefined;
   state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
@@ -296,8 +299,8 @@ const FOLD: Fold = {
   'layer.removed': ofLayer('layer.removed'),
 
   'mount.requested': ({ mounts }, id, event) => {
-    const { dir, ref, manifest, prefetch, prefetchLimit, container, trust, made } = event;
-    const options = { prefetch, prefetchLimit, container, trust, made };
+    const { dir, ref, manifest, prefetch, prefetchLimit, container, trust, nosuid, nodev, made } = event;
+    const options = { prefetch, prefetchLimit, container, trust, nosuid, nodev, made };
     mounts.set(id, { id, dir, ref, manifest, ...options, state: 'requested' });
   },
   'mount.mounted': ({ mounts }, id) => {

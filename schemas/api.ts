@@ -50,6 +50,13 @@ export const MountRequest = z.strictObject({
     .enum(TRUST_POLICIES)
     .optional()
     .describe("which sidecars may be used before the node has proven them; the engine's policy by default"),
+  suid: z
+    .boolean()
+    .default(false)
+    .describe(
+      'setuid and setgid bits and file capabilities of the image count for programs started from the mount',
+    ),
+  dev: z.boolean().default(false).describe('device files of the image open devices of the node'),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
   overlay: z

@@ -185,6 +185,11 @@ const shapes = {
     container: text.optional(),
     asked: instant.optional().describe('when the call came, ms since the epoch; absent: not known'),
     trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),
+    nosuid: z
+      .literal(true)
+      .optional()
+      .describe('setuid programs of the mount are ordinary ones; absent: they are not'),
+    nodev: z.literal(true).optional().describe('device files of the mount open nothing; absent: they do'),
     made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
   },
   'mount.mounted': {},

@@ -3,10 +3,11 @@
  * it. What can be tried is tried for real: a version number or a file in /proc does not prove that a mount works.
  */
 import { constants } from 'node:fs';
-import { access, mkdtemp, open, readFile, stat, statfs } from 'node:fs/promises';
+import { access, mkdtemp, open, readFile, statfs } from 'node:fs/promises';
 import { release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { exec, findProgram } from '../container/exec.ts';
+import { Layout } from '../store/layout.ts';
 import { formatBytes } from '../terminal/table.ts';
 
 export interface Check {
@@ -211,15 +212,10 @@ async function checkRootFolder(root: string): Promise<Check> {
   const what = folder === root ? root : `${root} (to be made in ${folder})`;
   try {
     await access(folder, constants.W_OK);
-    const { mode } = await stat(folder);
-    if (folder === root && (mode & 0o022) !== 0) {
-      return {
-        name: 'root folder',
-        state: 'warn',
-        found: `${what} may be written by others than its owner`,
-        means: 'who can write there can change what containers read',
-        fix: `chmod go-w ${root}`,
-      };
+    if (folder === root) {
+      const layout = new Layout(root);
+      const check = checkRights(root, await layout.writers(), await layout.opened());
+      if (check !== undefined) return check;
     }
     return { name: 'root folder', state: 'ok', found: what };
   } catch (error) {
@@ -231,6 +227,31 @@ async function checkRootFolder(root: string): Promise<Check> {
       fix: 'choose another one: cofa up --root DIR',
     };
   }
+}
+
+/** Undefined: none but root can reach what is in it. `opened`: folders in it that others can enter. */
+export function checkRights(
+  root: string,
+  writers: string | undefined,
+  opened: readonly string[],
+): Check | undefined {
+  if (writers !== undefined) {
+    return {
+      name: 'root folder',
+      state: 'fail',
+      found: `${root} may be written by ${writers}`,
+      means: 'who can write there can change what containers read: the engine does not start',
+      fix: `chown root ${root} && chmod go-w ${root}`,
+    };
+  }
+  if (opened.length === 0) return undefined;
+  return {
+    name: 'root folder',
+    state: 'warn',
+    found: `others can enter ${opened.join(', ')}`,
+    means: 'local users can read files of images, and start their setuid programs',
+    fix: `chmod 700 ${opened.join(' ')}, or start the engine, which does so`,
+  };
 }
 
 async function tryZlib(): Promise<string> {

@@ -7,6 +7,11 @@ import { withEngine } from './engine.ts';
 import { type ImageOptions, imageRequest } from './image-request.ts';
 import { PREFETCH_HELP, prefetchOption } from './prefetch-option.ts';
 
+interface MountFlags {
+  suid?: true;
+  dev?: true;
+}
+
 export function define(command: Command, context: Context): void {
   command
     .description(
@@ -22,13 +27,16 @@ export function define(command: Command, context: Context): void {
       'sidecars to use before this node has proven them: always, own or never (default: as cofa up says)',
       oneOf('--trust', TRUST_POLICIES),
     )
-    .action(async (ref: string, dir: string, options: ImageOptions) => {
+    .option('--suid', 'its setuid programs get their rights (default: they are ordinary programs)')
+    .option('--dev', 'its device files open devices of the node (default: they open nothing)')
+    .action(async (ref: string, dir: string, options: ImageOptions & MountFlags) => {
       const [{ ProgressView }, { showOn }] = await Promise.all([
         import('./progress.ts'),
         import('./engine-progress.ts'),
       ]);
       const signal = context.signal();
-      const request = { ...imageRequest(ref, options), dir: resolve(dir) };
+      const { suid, dev } = options;
+      const request = { ...imageRequest(ref, options), dir: resolve(dir), suid, dev };
       const view = new ProgressView(`mounting ${ref}`, context.output.progress);
       const onProgress = showOn(view, (text) => context.output.warn(text));
       const mount = await withEngine(context, async (engine) => {
@@ -52,6 +60,7 @@ export function define(command: Command, context: Context): void {
     ['cofa mount debian:12 /mnt', ''],
     ['cofa mount 127.0.0.1:5000/app:1.4 /srv/app', 'a registry on this machine may speak plain HTTP'],
     ['cofa mount --no-prefetch debian:12 /mnt', 'only what is read'],
+    ['cofa mount --suid --dev debian:12 /mnt', 'for chroot: as the image means it'],
     ['cofa mount --prefetch 20M debian:12 /mnt', 'the rest with at most 20 MB/s'],
   ]);
 }

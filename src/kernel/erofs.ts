@@ -12,6 +12,10 @@ export interface ErofsMount {
   devices: LoopDevice[];
   /** An existing folder. */
   target: string;
+  /** Setuid and setgid bits and file capabilities count. */
+  suid?: boolean;
+  /** Device files open devices. */
+  dev?: boolean;
 }
 
 /**
@@ -19,14 +23,14 @@ export interface ErofsMount {
  * it returns. Errors: `environment` when the kernel lacks EROFS, `unsupported` for an image that it refuses.
  */
 export async function mountErofs(options: ErofsMount): Promise<void> {
-  const { metadata, devices, target } = options;
+  const { metadata, devices, target, suid = false, dev = false } = options;
   if (devices.length > MAX_DEVICES)
     throw new CofaError('unsupported', `an image of ${devices.length} layers; ${MAX_DEVICES} can be mounted`);
   await mount({
     source: metadata.path,
     target,
     type: 'erofs',
-    flags: MS.RDONLY | MS.NOATIME,
+    flags: MS.RDONLY | MS.NOATIME | (suid ? 0 : MS.NOSUID) | (dev ? 0 : MS.NODEV),
     data: devices.map((device) => `device=${device.path}`).join(','),
   });
   await loadMetadata(metadata);

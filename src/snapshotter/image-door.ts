@@ -120,7 +120,8 @@ export class ImageDoor {
     try {
       await this.#call(
         'mount',
-        { ref: `${nameOf(ref)}@${manifest}`, layers, dir, prefetch: true },
+        // A view with one layer is a bind mount of it: a container's root, where setuid programs must work.
+        { ref: `${nameOf(ref)}@${manifest}`, layers, dir, prefetch: true, suid: true, dev: true },
         within(MOUNT_MS),
       );
     } catch (error) {

@@ -18,11 +18,15 @@
  *
  * (hex digits only in the names: `sha256:` is left out.)
  */
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { chmod, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { hexOf } from '../../schemas/digest.ts';
-
+import { CofaError } from '../../schemas/errors.ts';
 import { DiskRoom } from './disk-room.ts';
+
+const FOLDERS = ['run', 'layers', 'spans', 'tocs', 'images', 'flats', 'containers', 'nats', 'log'] as const;
+/** Made by others, or when they are needed. */
+const LATER_FOLDERS = ['snapshots', 'mapped', 'discarded', 'runc'] as const;
 
 export class Layout {
   readonly root: string;
@@ -53,11 +57,36 @@ export class Layout {
   discarded = (): string => this.in('discarded');
   log = (name: string): string => this.in('log', `${name}.log`);
 
-  /** Makes the folders; they are for root alone since layers may hold secrets. */
+  /**
+   * Makes the folders. They are for root alone, whatever made them, since layers hold secrets and images hold setuid
+   * programs; the root itself may be another's, such as a hostPath of kubelet's, which makes it 0755. Error
+   * `environment` where others may write into the root: they could put folders of their own in the place of these.
+   */
   async prepare(): Promise<void> {
-    for (const name of ['run', 'layers', 'spans', 'tocs', 'images', 'containers', 'nats', 'log']) {
-      await mkdir(this.in(name), { recursive: true, mode: 0o700 });
+    for (const name of FOLDERS) await mkdir(this.in(name), { recursive: true, mode: 0o700 });
+    const writers = await this.writers();
+    if (writers !== undefined)
+      throw new CofaError('environment', `${this.root} may be written by ${writers}`, {
+        hint: `chown root ${this.root} && chmod go-w ${this.root}`,
+      });
+    for (const path of await this.opened()) await chmod(path, 0o700);
+  }
+
+  /** Who else may write into the root, in words; undefined: only root, or whose process this is. */
+  async writers(): Promise<string | undefined> {
+    const { mode, uid } = await stat(this.root);
+    if (uid !== 0 && uid !== process.getuid?.()) return `the user ${uid}, whose folder it is`;
+    return (mode & 0o022) === 0 ? undefined : 'others than its owner';
+  }
+
+  /** Folders of cofa in the root that others than their owner may enter. */
+  async opened(): Promise<string[]> {
+    const found: string[] = [];
+    for (const path of [...FOLDERS, ...LATER_FOLDERS].map((name) => this.in(name))) {
+      const there = await stat(path).catch(() => undefined);
+      if (there?.isDirectory() === true && (there.mode & 0o077) !== 0) found.push(path);
     }
+    return found;
   }
 }
 

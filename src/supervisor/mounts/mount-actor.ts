@@ -104,7 +104,7 @@ export class MountActor {
   /** Mounts the file system, where a mount of an earlier engine does not do. Errors: those of the image and of mount(2). */
   async mountErofs(): Promise<void> {
     const { owner, log } = this.#context;
-    const { id, dir } = this.request;
+    const { id, dir, nosuid = false, nodev = false } = this.request;
     const { metadata, devices } = await this.#useImage();
     // What is mounted there may be the new owner's.
     if (owner.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
@@ -117,7 +117,7 @@ export class MountActor {
         log.warn({ mount: id, dir, error }, 'mount point is not as it was left');
       });
     }
-    await mountErofs({ metadata, devices, target: dir });
+    await mountErofs({ metadata, devices, target: dir, suid: !nosuid, dev: !nodev });
   }
 
   /**

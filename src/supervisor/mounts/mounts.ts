@@ -240,8 +240,9 @@ export class Mounts {
 }
 
 /** What the log keeps of a request, for as long as the mount lives. */
-function keptOf({ prefetch, prefetchLimit, container, trust }: AcceptedOf<'mount'>) {
-  return { prefetch, prefetchLimit, container, trust };
+function keptOf({ prefetch, prefetchLimit, container, trust, suid, dev }: AcceptedOf<'mount'>) {
+  const flags = { nosuid: suid ? undefined : (true as const), nodev: dev ? undefined : (true as const) };
+  return { prefetch, prefetchLimit, container, trust, ...flags };
 }
 
 /** `asked`: when the call came, ms since the epoch. */

@@ -297,6 +297,8 @@ function patchFiles(fs: Functions, promises: Functions): void {
       blocks: found !== 'folder' && found.blocks !== undefined ? (kept * BLOCK) / 512 : Math.ceil(size / 512),
       ino: found === 'folder' ? 1 : found.number,
       dev: 1,
+      uid: 0,
+      mode: found === 'folder' ? 0o40700 : 0o100600,
       mtimeMs: 0,
       isDirectory: () => found === 'folder',
       isFile: () => found !== 'folder',
