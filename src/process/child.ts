@@ -7,6 +7,7 @@ import { closeSync, openSync } from 'node:fs';
 import { type ProcessEvent, processMachine } from '../../actors/process.ts';
 import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import { makeExpendable } from '../kernel/oom-score.ts';
 import { ActorHost } from './actor-host.ts';
 import type { FromChild, ToChild } from './parent-link.ts';
 import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
@@ -52,6 +53,8 @@ export interface ChildOptions {
   /** What the kernel sends it when the supervisor dies; SIGKILL by default, which ends one that is stopped or stuck too. */
   deathSignal?: 'TERM' | 'KILL';
   ports: ChildPorts;
+  /** When memory runs out the kernel ends it rather than others (src/kernel/oom-score.ts). */
+  isExpendable?: boolean;
   onStart?: (pid: number) => void;
   onExit?: (end: ProcessEnd & { pid: number }) => void;
   /** Too many short lives in a row: it is tried now and then only. */
@@ -210,7 +213,7 @@ export class Child {
 
   /** Tells the machine when the process runs and when it has ended. */
   #follow(child: ChildProcess): void {
-    const { link, onStart, onExit, readyAtOnce } = this.#options;
+    const { link, onStart, onExit, readyAtOnce, isExpendable } = this.#options;
     const unwatch = link === undefined ? () => {} : this.#watch(child, link);
     let over = false;
     const ended = (code: number | null, signal: NodeJS.Signals | null) => {
@@ -226,6 +229,7 @@ export class Child {
     child.once('error', () => ended(null, null));
     child.once('exit', ended);
     child.once('spawn', () => {
+      if (isExpendable === true) makeExpendable(child.pid);
       onStart?.(child.pid ?? 0);
       if (readyAtOnce === true) this.#send({ type: 'READY' });
     });

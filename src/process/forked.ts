@@ -5,6 +5,7 @@
 import { fork } from 'node:child_process';
 import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { makeExpendable } from '../kernel/oom-score.ts';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
 
 type Message<Note, Result> =
@@ -42,6 +43,7 @@ export function runForked<Order, Note, Result>(order: Order, options: ForkedOpti
     execArgv: heapMiB === undefined ? [] : [`--max-old-space-size=${heapMiB}`],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
+  makeExpendable(child.pid);
   // At once: threads that it starts later begin with the priority of the first one.
   if (nice !== undefined && child.pid !== undefined) lower(child.pid, nice);
   return new Promise<Result>((resolve, reject) => {

@@ -1,6 +1,7 @@
 /** Runs a program that gives credentials: a question on its standard input, the answer on its standard output. */
 import { spawn } from 'node:child_process';
 import type { CofaError } from '../../schemas/errors.ts';
+import { makeExpendable } from '../kernel/oom-score.ts';
 import { abortError } from './retry.ts';
 
 export interface HelperCall {
@@ -25,6 +26,7 @@ export function runHelper(call: HelperCall): Promise<{ code: number; output: str
       stdio: ['pipe', 'pipe', 'ignore'],
       env: environment as NodeJS.ProcessEnv,
     });
+    makeExpendable(child.pid);
     let output = '';
     const end = (error: unknown) => {
       child.kill('SIGKILL');

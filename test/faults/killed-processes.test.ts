@@ -1,10 +1,11 @@
 /** Processes of the engine that are killed with SIGKILL while verifying readers are at work. */
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
+import { EXPENDABLE } from '../../src/kernel/oom-score.ts';
 import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -60,6 +61,9 @@ const presence = ({ engine, image }: Scene, blocks: number) =>
     return status.blocks.present >= blocks;
   });
 
+const oomScoreOf = (pid: number | undefined): number =>
+  Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'latin1'));
+
 const kill = (pid: number | undefined) => {
   if (pid === undefined || pid === 0) throw new Error('no such process');
   process.kill(pid, 'SIGKILL');
@@ -75,6 +79,15 @@ describe('a process of the engine killed during reads', () => {
     const reading = readAll(scene);
     await presence(scene, 8);
     const before = await scene.engine.pids();
+    // The kernel kills them too, rather than what the containers' reads depend on.
+    expect(['fetcher-0', 'fetcher-1'].map((name) => oomScoreOf(before[name]))).toEqual([
+      EXPENDABLE,
+      EXPENDABLE,
+    ]);
+    expect(['front-end', 'nats-server'].map((name) => oomScoreOf(before[name]))).toEqual([
+      oomScoreOf(process.pid),
+      oomScoreOf(process.pid),
+    ]);
     kill(before['fetcher-0']);
     await sleep(600);
     kill(before['fetcher-1']);

@@ -141,6 +141,7 @@ export const ROWS: readonly Row[] = [
       'src/bus',
       'src/digest',
       'src/image',
+      'src/kernel',
       'src/pack',
       'src/registry',
       'src/store',

@@ -13,5 +13,6 @@ serveForked<Work, number, object>(async (work, note) => {
   if (work === 'die') process.kill(process.pid, 'SIGKILL');
   if (work === 'sleep') await sleep(60_000);
   const threads = readFileSync('/proc/self/status', 'utf8').match(/^Threads:\s+(\d+)/m)?.[1];
-  return { nice: getPriority(), threads: Number(threads) };
+  const oomScore = Number(readFileSync('/proc/self/oom_score_adj', 'latin1'));
+  return { oomScore, nice: getPriority(), threads: Number(threads) };
 });

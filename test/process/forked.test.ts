@@ -1,6 +1,7 @@
 /** Work in a process of its own: whatever becomes of the process, its parent hears of it and goes on. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { EXPENDABLE } from '../../src/kernel/oom-score.ts';
 import { runForked } from '../../src/process/forked.ts';
 import type { Work } from './forked-work.ts';
 
@@ -26,6 +27,10 @@ describe('work in a process of its own', () => {
     stop.abort(new Error('enough'));
     await expect(work).rejects.toThrow('enough');
     expect(await run('answer')).toMatchObject({ nice: 0 });
+  });
+
+  test('is what the kernel ends when memory runs out, whatever this process is worth to it', async () => {
+    expect(await run('answer')).toMatchObject({ oomScore: EXPENDABLE });
   });
 
   test('fails with its own error', async () => {

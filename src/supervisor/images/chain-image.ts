@@ -12,6 +12,7 @@ import { SpanTable } from '../../image/span-table.ts';
 import type { FromFlattener, ToFlattener } from '../../index/orders.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
+import { makeExpendable } from '../../kernel/oom-score.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
 
@@ -29,6 +30,8 @@ export interface ChainOrder {
   onFailed: (sentence: string) => void;
 }
 
+/** Heap of the process that builds, MiB: a table of a million entries takes some 1.5 GB. */
+const HEAP_MIB = 3_072;
 /** The process that builds is given so long, ms: 200,000 files take two seconds. */
 const BUILD_MS = 120_000;
 
@@ -101,9 +104,10 @@ async function spanTable(order: ChainOrder, at: number, diffId: string, blob: st
 
 function flatten(order: ToFlattener): Promise<{ flat: string; devices: number[] }> {
   const child = fork(fileURLToPath(new URL('../../indexer/flattener.ts', import.meta.url)), {
-    execArgv: [],
+    execArgv: [`--max-old-space-size=${HEAP_MIB}`],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
+  makeExpendable(child.pid);
   return new Promise<{ flat: string; devices: number[] }>((resolve, reject) => {
     const timer = setTimeout(() => {
       reject(new CofaError('timeout', 'building a flat image took too long'));

@@ -5,10 +5,14 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { makeExpendable } from '../../kernel/oom-score.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 
 /** One that nobody needed ends after this, ms. */
 const AT_HAND_MS = 600_000;
+
+/** As of a rebuild (rebuild.ts): a table of a million entries takes some 1.5 GB. */
+const HEAP_MIB = 3_072;
 
 const PROGRAM = fileURLToPath(new URL('../../indexer/main.ts', import.meta.url));
 
@@ -82,9 +86,11 @@ export class Indexers {
 }
 
 function start(args: string[]): ChildProcess {
-  return fork(PROGRAM, args, {
+  const child = fork(PROGRAM, args, {
     serialization: 'advanced',
-    execArgv: [...NODE_FLAGS],
+    execArgv: [...NODE_FLAGS, `--max-old-space-size=${HEAP_MIB}`],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
+  makeExpendable(child.pid);
+  return child;
 }

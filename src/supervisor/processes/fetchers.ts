@@ -32,6 +32,7 @@ export class Fetchers {
         command: process.execPath,
         args: [...NODE_FLAGS, PROGRAM, layout.root, name, label],
         log: layout.log(name),
+        isExpendable: true,
         link: { hangMs, onReady: () => conditions.clear(name) },
         ports,
         onGiveUp: () => conditions.set(name, `${name} does not start; see ${layout.log(name)}`),

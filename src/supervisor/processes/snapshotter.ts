@@ -27,6 +27,7 @@ export function makeSnapshotter(given: {
     command: process.execPath,
     args: [PROGRAM, layout.root, JSON.stringify(snapshotter)],
     log: layout.log('snapshotter'),
+    isExpendable: true,
     link: { hangMs, onReady: () => conditions.clear('snapshotter') },
     ports,
     ...watch('snapshotter', 'snapshotter'),
