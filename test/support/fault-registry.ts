@@ -58,7 +58,8 @@ export class FaultRegistry {
   readonly manifests = new Map<string, { bytes: Buffer; mediaType: string }>();
   readonly #options: FaultRegistryOptions;
   readonly #server: Server;
-  readonly #uploads = new Set<string>();
+  /** What has arrived of each. */
+  readonly #uploads = new Map<string, Buffer>();
   #counter = 0;
 
   constructor(options: FaultRegistryOptions) {
@@ -169,14 +170,23 @@ export class FaultRegistry {
       }
       case 'POST blobs/uploads': {
         const id = String(++this.#counter);
-        this.#uploads.add(id);
+        this.#uploads.set(id, Buffer.alloc(0));
         return send(202, { location: `/v2/${repository}/blobs/uploads/${id}?state=a%2Bb` });
+      }
+      case 'PATCH blobs/uploads': {
+        const begun = this.#uploads.get(name);
+        if (begun === undefined) return fail(404, 'BLOB_UPLOAD_UNKNOWN', 'upload unknown');
+        this.#uploads.set(name, Buffer.concat([begun, body]));
+        return send(202, { location: path });
       }
       case 'PUT blobs/uploads': {
         const digest = query.get('digest') ?? '';
-        if (!this.#uploads.delete(name)) return fail(404, 'BLOB_UPLOAD_UNKNOWN', 'upload unknown');
-        if (digestOf(body) !== digest) return fail(400, 'DIGEST_INVALID', 'digest does not match');
-        this.blobs.set(digest, body);
+        const begun = this.#uploads.get(name);
+        if (begun === undefined) return fail(404, 'BLOB_UPLOAD_UNKNOWN', 'upload unknown');
+        this.#uploads.delete(name);
+        const whole = Buffer.concat([begun, body]);
+        if (digestOf(whole) !== digest) return fail(400, 'DIGEST_INVALID', 'digest does not match');
+        this.blobs.set(digest, whole);
         return send(201, { location: `/v2/${repository}/blobs/${digest}` });
       }
       case 'PUT manifests': {
