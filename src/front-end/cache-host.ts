@@ -5,7 +5,6 @@
  *
  * A disk that cannot punch holes keeps a device as a whole or not at all: then devices are removed whose layer is closed.
  */
-import { statfs } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import {
   CACHE_LIMITS,
@@ -22,6 +21,7 @@ import type { BlockRun } from '../../actors/ranges.ts';
 import type { CacheStatus } from '../../schemas/api.ts';
 import { type ErrorCode, toErrorRecord } from '../../schemas/errors.ts';
 import type { CacheNeeds, CollectReply, FrontNotice, LayerUse } from '../../schemas/front.ts';
+import { diskReserve } from '../store/disk-room.ts';
 import type { LayerLog } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Conditions } from '../process/conditions.ts';
@@ -49,9 +49,6 @@ export interface CacheHostOptions {
   notify: (notice: FrontNotice) => void;
 }
 
-/** The disk keeps so much free: this share of it, at most so many bytes. */
-const RESERVE_SHARE = 0.05;
-const RESERVE_MAX = 2 * 2 ** 30;
 const LOOK_MS = 1_000;
 /** Between two looks that fetches ask for. */
 const LOOK_PAUSE_MS = 50;
@@ -99,9 +96,8 @@ export class CacheHost {
   /** Every layer that the kernel knows is open again: from now on something may go. */
   async start(): Promise<void> {
     if (this.#timers.length > 1 || this.#stopped) return;
-    const { blocks, bsize } = await statfs(this.#options.layout.root);
     const limit = this.#options.limit ?? Number.POSITIVE_INFINITY;
-    const reserve = Math.min(blocks * bsize * RESERVE_SHARE, RESERVE_MAX);
+    const reserve = diskReserve(this.#options.layout.root);
     this.#limits = { ...CACHE_LIMITS, limit, reserve };
     this.#timers.push(this.#options.clock.every(LOOK_MS, () => void this.look()));
   }

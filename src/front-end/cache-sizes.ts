@@ -2,7 +2,7 @@
 import { statfsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import type { Clock } from '../process/ports.ts';
-import { treeBytes } from '../store/disk-use.ts';
+import { draftBytes, treeBytes } from '../store/disk-use.ts';
 import type { LayerLog } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { LayerHost } from './layer-host.ts';
@@ -24,6 +24,8 @@ export class CacheSizes {
   readonly #closed = new Map<string, number>();
   readonly #open = new Map<string, number>();
   #metadataBytes = 0;
+  /** Of devices that an indexer writes: no event tells of them yet. */
+  #draftBytes = 0;
   #freeBytes = Number.POSITIVE_INFINITY;
   #measuredAt = Number.NEGATIVE_INFINITY;
 
@@ -42,7 +44,7 @@ export class CacheSizes {
 
   /** Bytes in use, those of fetches under way included; as exact as the last measurement. */
   get usedBytes(): number {
-    let bytes = this.#metadataBytes;
+    let bytes = this.#metadataBytes + this.#draftBytes;
     for (const closed of this.#closed.values()) bytes += closed;
     for (const [diffId, layer] of this.#options.opened)
       bytes += Math.max(layer.blockBytes, this.#open.get(diffId) ?? 0);
@@ -87,6 +89,7 @@ export class CacheSizes {
     // Not on the pool of threads, where these would wait behind syncs of the very devices that are to shrink.
     const { bavail, bsize } = statfsSync(layout.root);
     this.#freeBytes = bavail * bsize;
+    this.#draftBytes = await draftBytes(layout.in('layers'));
     for (const [diffId, layer] of opened) this.#open.set(diffId, layer.diskBytes);
     if (all || clock.now() - this.#measuredAt > MEASURE_MS) {
       this.#measuredAt = clock.now();

@@ -17,7 +17,7 @@ import { ZstdDecoder } from './zstd.ts';
  * bytes for each 64 KiB, and some KB for each MiB of gzip).
  *
  * Errors: CofaError('integrity') where the blob is cut short, corrupt or not what `expect` says; 'unsupported' for
- * other compressions and zstd windows above 128 MiB; what TocBuilder and `onRaw` throw; the reason of `signal`.
+ * other compressions, zstd windows above 128 MiB and a tar of more than `mostRaw` bytes; what TocBuilder and `onRaw` throw; the reason of `signal`.
  */
 export async function indexLayer(
   blob: AsyncIterable<Uint8Array>,
@@ -59,6 +59,16 @@ export interface IndexOptions {
   signal?: AbortSignal;
 }
 
+/**
+ * Bytes that a layer's tar has at most. gzip makes at best one byte of 1032, so no layer of gzip has more than this. One
+ * of zstd may (a byte of 32,768), and would fill a disk with the zeros of a few KB.
+ */
+export const mostRaw = (blobSize: number): number => ALWAYS_RAW + LARGEST_RATIO * blobSize;
+
+/** Of gzip: 258 bytes in two bits (zlib's technical details, "Maximum Compression Factor"). */
+const LARGEST_RATIO = 1032;
+const ALWAYS_RAW = 256 << 20;
+
 class LayerScan {
   readonly #options: IndexOptions;
   /** Of the blob; not used for a plain tar, whose digest is its diffID. */
@@ -71,9 +81,11 @@ class LayerScan {
   #head = Buffer.alloc(0);
   #blobSize = 0;
   #rawSize = 0;
+  readonly #mostRaw: number;
 
   constructor(options: IndexOptions) {
     this.#options = options;
+    this.#mostRaw = mostRaw(options.expect?.size ?? Number.POSITIVE_INFINITY);
   }
 
   async push(chunk: Uint8Array): Promise<void> {
@@ -150,9 +162,18 @@ class LayerScan {
     return scanner.push(chunk);
   }
 
+  #tooLarge(): CofaError {
+    return new CofaError(
+      'unsupported',
+      `it unpacks to more than ${this.#mostRaw} bytes, from ${this.#options.expect?.size}`,
+      { hint: 'push the layer with gzip, which keeps so much emptiness in more bytes' },
+    );
+  }
+
   #takeRaw(bytes: Buffer): void | Promise<void> {
     const offset = this.#rawSize;
     this.#rawSize += bytes.length;
+    if (this.#rawSize > this.#mostRaw) throw this.#tooLarge();
     this.#states.update(bytes);
     this.#toc.push(bytes);
     return this.#options.onRaw?.(offset, bytes);

@@ -18,6 +18,7 @@ import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import type { Sidecar } from '../registry/sidecars.ts';
 import type { IndexedLayer, LayerContents, RegistrySettings } from './layer-job.ts';
 import { Pieces } from './pieces.ts';
+import type { RawBudget } from './raw-budget.ts';
 import { ThreadPool } from './thread-pool.ts';
 
 export interface IndexImageOptions {
@@ -30,6 +31,8 @@ export interface IndexImageOptions {
   pool?: ThreadPool;
   /** Path of a layer's device where the pass is to write it; see `IndexedLayer.built`. */
   deviceOf?: (diffId: string) => string | undefined;
+  /** What the devices count against. */
+  budget?: RawBudget;
   /** Called once, when every thread is at work: by then the code is loaded. */
   onBegun?: () => void;
   /** Called with each layer as soon as it is complete; the pass waits for the promise. */
@@ -164,7 +167,7 @@ class ImagePass {
     const endTurn = await (blob.size <= SMALL ? this.#small : this.#large).next();
     try {
       const layer = await this.#parts.pool.run(
-        { blob, diffId, ...(device === undefined ? {} : { device }) },
+        { blob, diffId, ...(device === undefined ? {} : { device }), budget: this.#options.budget },
         this.#open(blob),
         {
           onProgress: (done) => this.#report(key, blob, done),

@@ -1,6 +1,7 @@
 /** What the main thread orders from the threads that index layers, and their answers; plain data, copied or moved. */
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { RegistryClientOptions } from '../registry/client.ts';
+import type { RawBudget } from './raw-budget.ts';
 
 /** Settings of the registry client that brings the layers. */
 export type RegistrySettings = Pick<
@@ -14,6 +15,8 @@ export interface LayerJob {
   diffId: string;
   /** Where the layer device is to lie afterwards, whole and verified; undefined: the caller wants none. */
   device?: string;
+  /** What the device counts against; undefined: the disk alone bounds it. */
+  budget?: RawBudget | undefined;
 }
 
 /** What the flat image needs of a layer: known and verified before the layer's device is on the disk. */

@@ -29,6 +29,7 @@ import { deviceSize } from '../store/device.ts';
 import { DiskRoom, writeAll } from '../store/disk-room.ts';
 import type { FromThread, LayerJob, Rest, ToThread } from './layer-job.ts';
 import type { Piece } from './pieces.ts';
+import { type RawBudget, takeRaw } from './raw-budget.ts';
 
 const port = parentPort;
 if (port === null) throw new Error('layer-thread.ts runs in a worker thread');
@@ -63,7 +64,7 @@ async function answer(id: number, job: LayerJob): Promise<void> {
 }
 
 async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: AbortSignal): Promise<Rest> {
-  const draft = job.device === undefined ? undefined : new DeviceDraft(job.device);
+  const draft = job.device === undefined ? undefined : new DeviceDraft(job.device, job.budget);
   try {
     const index = await indexLayer(blob, {
       expect: { digest: job.blob.digest, size: job.blob.size, diffId: job.diffId },
@@ -133,23 +134,26 @@ class DeviceDraft {
   readonly #target: string;
   readonly #path: string;
   readonly #room: DiskRoom;
+  readonly #budget: RawBudget | undefined;
   #fd: number | undefined;
   /** Bytes written so far, and those of them whose write-back has begun. */
   #written = 0;
   #begun = 0;
   #writeBack: Promise<void> | undefined;
 
-  constructor(target: string) {
+  constructor(target: string, budget: RawBudget | undefined) {
     this.#target = target;
     this.#path = `${target}.${randomBytes(6).toString('hex')}.draft`;
     mkdirSync(dirname(target), { recursive: true, mode: 0o700 });
-    this.#room = new DiskRoom(dirname(target));
+    this.#room = new DiskRoom(dirname(target), budget?.reserve);
+    this.#budget = budget;
     this.#fd = openSync(this.#path, 'wx+', 0o600);
   }
 
   /** Synchronous: this thread has nothing else to do, and needs the buffer again for the next bytes. */
   write(offset: number, bytes: Buffer): void {
     const fd = this.#fd as number;
+    if (this.#budget !== undefined) takeRaw(this.#budget, bytes.length);
     this.#room.write(fd, bytes, offset);
     this.#written = offset + bytes.length;
     // One write-back at a time: a disk that does not keep up gets no further requests.

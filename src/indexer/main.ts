@@ -9,10 +9,12 @@ import { digestOf } from '../digest/digest.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { indexImage } from '../index/index-image.ts';
 import type { FromIndexer, NodeIndex, ToIndexer } from '../index/orders.ts';
+import { rawBudget } from '../index/raw-budget.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
 import { type OrderChannel, orderChannel } from '../process/forked.ts';
 import { giveHeapRoom, INDEXING_ROOM_PERCENT, Tidying } from '../process/heap.ts';
 import { readSettings } from '../process/settings.ts';
+import { diskReserve } from '../store/disk-room.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
 
 export interface IndexerPorts {
@@ -70,10 +72,13 @@ async function indexForNode(
   ports: IndexerPorts,
 ): Promise<NodeIndex> {
   const layout = new Layout(root);
+  const { registry, cacheLimit = Number.POSITIVE_INFINITY } = await readSettings(root);
   const indexed = await indexImage({
     image,
     ...(pool === undefined ? {} : { pool }),
-    registry: (await readSettings(root)).registry,
+    registry,
+    // Below its reserve the cache begins to evict: it gets a chance to make room.
+    budget: rawBudget(cacheLimit, diskReserve(root) / 2),
     deviceOf: layout.device,
     onBegun: () => ports.giveHeapRoom(),
     onLayer: async (layer) => {

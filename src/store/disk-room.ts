@@ -16,24 +16,39 @@ const SHARE_MAX = 2 ** 20;
 /** Share of what is free that one writer takes before it looks again, so that several do not fill the rest together. */
 const SHARE = 1 / 16;
 
+/** The cache leaves so much of the disk free: this share of it, at most so many bytes. */
+const RESERVE_SHARE = 0.05;
+const RESERVE_MAX = 2 * 2 ** 30;
+
+/** Bytes of the disk of `path` that the cache leaves to others. */
+export function diskReserve(path: string): number {
+  const { blocks, bsize } = statfsSync(path);
+  return Math.min(blocks * bsize * RESERVE_SHARE, RESERVE_MAX);
+}
+
 /** The room that one writer has on the disk of `path`, which has to be there. */
 export class DiskRoom {
   readonly #path: string;
+  readonly #kept: number;
   #share = 0;
 
-  constructor(path: string) {
+  /** `kept`: bytes of the disk that this writer leaves free, beside the log's room. */
+  constructor(path: string, kept = 0) {
     this.#path = path;
+    this.#kept = LOG_ROOM + kept;
   }
 
   /** For so many bytes that are about to be written. Error `no-space`: they would take the log's room. */
   take(bytes: number): void {
     if (this.#share < bytes) {
       const { bavail, bsize } = statfsSync(this.#path);
-      const free = bavail * bsize - LOG_ROOM;
+      const free = bavail * bsize - this.#kept;
       if (free < bytes)
         throw new CofaError(
           'no-space',
-          `the disk of ${this.#path} is full but for the room of the event log`,
+          this.#kept === LOG_ROOM
+            ? `the disk of ${this.#path} is full but for the room of the event log`
+            : `the disk of ${this.#path} has less than ${this.#kept} bytes left, which this leaves free`,
         );
       this.#share = Math.max(Math.min(free * SHARE, SHARE_MAX), bytes);
     }

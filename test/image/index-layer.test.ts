@@ -2,8 +2,9 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { CofaError } from '../../schemas/errors.ts';
-import { indexLayer } from '../../src/image/index-layer.ts';
+import { indexLayer, mostRaw } from '../../src/image/index-layer.ts';
 import { concatenated, dice, inPieces, layerTar, sha256 } from './layer-blobs.ts';
+import { header } from './tar-writer.ts';
 
 const MIB = 2 ** 20;
 const raw = layerTar(1, 1.5 * MIB);
@@ -72,6 +73,20 @@ test('corrupt data is reported with its position in the blob', async () => {
   const at = Number(/corrupt gzip data \(.+\) at byte (\d+)$/.exec(error.message)?.[1]);
   expect(at).toBeGreaterThan(299_990);
   expect(at).toBeLessThan(blob.length);
+});
+
+test('a few KB of zstd that unpack to more than gzip could are refused before they are unpacked', async () => {
+  // Frames of 16 MiB of zeros: 512 bytes each.
+  const frame = zstdCompressSync(Buffer.alloc(16 * MIB));
+  const head = header({ name: 'zeros', size: 8 * 2 ** 30 });
+  const blob = Buffer.concat([zstdCompressSync(head), ...Array<Buffer>(512).fill(frame)]);
+  let taken = 0;
+  const indexed = indexLayer(inPieces(blob, 1), {
+    expect: { size: blob.length, digest: sha256(blob) },
+    onRaw: (_, bytes) => void (taken += bytes.length),
+  });
+  await expect(indexed).rejects.toMatchObject({ code: 'unsupported', message: /unpacks to more than/ });
+  expect(taken).toBeLessThanOrEqual(mostRaw(blob.length));
 });
 
 test('a wrong checksum in a gzip trailer is an error even where no digest is known', async () => {

@@ -1,5 +1,5 @@
 /** An indexer that is at hand: loaded and rehearsed, it does what a new one does, and nothing of it is left. */
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -10,6 +10,10 @@ import { rehearseIndex } from '../../src/indexer/rehearse.ts';
 import { ThreadPool } from '../../src/index/thread-pool.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
+import { CacheSizes } from '../../src/front-end/cache-sizes.ts';
+import { realPorts } from '../../src/process/ports.ts';
+import { treeBytes } from '../../src/store/disk-use.ts';
+import type { LayerLog } from '../../src/store/layer-log.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { pushSmallImage, type SmallImage } from '../index/small-image.ts';
 import { imageOf, startEngine } from '../support/engine.ts';
@@ -39,10 +43,12 @@ beforeAll(async () => {
 });
 afterAll(() => cleanup.run());
 
-async function node(): Promise<{ layout: Layout; indexers: Indexers }> {
+async function node(settings: { cacheLimit?: number } = {}): Promise<{ layout: Layout; indexers: Indexers }> {
   const layout = new Layout(await cleanup.tempDir('indexers'));
   await layout.prepare();
-  await writeSettings({ root: layout.root, registry: {} } as Parameters<typeof writeSettings>[0]);
+  await writeSettings({ root: layout.root, registry: {}, ...settings } as Parameters<
+    typeof writeSettings
+  >[0]);
   const indexers = new Indexers(layout.root);
   cleanup.defer(async () => indexers.close());
   return { layout, indexers };
@@ -144,3 +150,25 @@ test.each(['node', 'sidecar'] as const)(
     await engine.stop();
   },
 );
+
+test('an image that unpacks to more than the cache may hold is given up, and its bytes are freed', async () => {
+  const { layout, indexers } = await node({ cacheLimit: 1_000_000 });
+  // Some KB of gzip are three megabytes of tar.
+  await expect(index(layout, indexers)).rejects.toMatchObject({
+    code: 'no-space',
+    message: expect.stringContaining('more than the 1000000 bytes of the cache'),
+    hint: expect.stringContaining('--cache-limit'),
+  });
+  const left = await readdir(layout.in('layers'), { recursive: true, withFileTypes: true });
+  expect(left.filter((entry) => entry.isFile() && entry.name.endsWith('.draft'))).toEqual([]);
+  expect(await treeBytes(layout.in('layers'))).toBeLessThan(1_000_000);
+});
+
+test('an image that is being indexed counts as cache while it is written', async () => {
+  const { layout } = await node();
+  await writeFile(layout.in('layers', `${'a'.repeat(64)}.1.draft`), Buffer.alloc(100_000, 1));
+  const facts = { layers: new Map() } as unknown as LayerLog;
+  const sizes = new CacheSizes({ layout, facts, opened: new Map(), clock: realPorts().clock });
+  await sizes.measure();
+  expect(sizes.usedBytes).toBeGreaterThanOrEqual(100_000);
+});
