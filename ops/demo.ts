@@ -1,5 +1,6 @@
 /** The demo behind ops/demo. */
 import { spawn } from 'node:child_process';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startRegistry } from '../test/support/registry-server.ts';
 import { Cleanup } from '../test/support/temp.ts';
@@ -51,8 +52,18 @@ async function demo(): Promise<void> {
   await pushLayout(layout, registry.host, 'demo', 'latest');
   const ref = `${registry.host}/demo:latest`;
 
-  say(`cofa index ${ref}`);
-  console.log(await cofa('index', ref));
+  // On machines of their own: the private key where images are built, the public one on each node.
+  const folder = await cleanup.tempDir('demo');
+  const [release, keys] = [join(folder, 'release'), join(folder, 'keys.d')];
+  const steps = [
+    ['key', 'create', '--out', release, '--quiet'],
+    ['index', '--sign', `${release}.key`, ref],
+    ['trust', 'add', `${release}.pub`, '--keys', keys],
+  ];
+  for (const step of steps) {
+    say(`cofa ${step.join(' ')}`);
+    console.log(await cofa(...step));
+  }
 
   const link = values.link ? { rate: 1e9, rttMs: 5 } : { rate: undefined, rttMs: 0 };
   say(
@@ -68,13 +79,14 @@ async function demo(): Promise<void> {
     // The image's own.
     command: [],
     rounds,
+    keys,
     ...link,
     onProgress: say,
   });
   console.log(`\n${startTable(result)}\n`);
   if (values.keep) {
     console.log(`The registry stays until Ctrl-C. In another terminal:`);
-    console.log(`  ./ops/cofa up && ./ops/cofa run ${ref}`);
+    console.log(`  ./ops/cofa up --keys ${keys} && ./ops/cofa run ${ref}`);
     await new Promise(() => setInterval(() => {}, 1 << 30));
   }
 }

@@ -14,7 +14,7 @@ import { parseArgs } from 'node:util';
 import { startContainerd } from '../../test/support/services.ts';
 import { dropCaches, median, type Start, textTable, throughLink, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
-import { CALM_MS, onFreshEngine, untilWhole } from './ways.ts';
+import { CALM_MS, type Cofa, onFreshEngine, untilWhole } from './ways.ts';
 
 export interface StartOptions {
   /** HOST:PORT of a registry without a link in front of it. */
@@ -27,6 +27,8 @@ export interface StartOptions {
   /** Bits a second; undefined: as fast as loopback. */
   rate: number | undefined;
   rttMs: number;
+  /** Folder of the keys that the engine trusts; undefined: its default. */
+  keys?: string;
   onProgress: (line: string) => void;
 }
 
@@ -102,7 +104,8 @@ async function startWithContainerd(host: string, options: StartOptions): Promise
 }
 
 async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm: Start }> {
-  return await onFreshEngine(async (cofa, root) => {
+  const up = options.keys === undefined ? [] : ['--keys', options.keys];
+  const measure = async (cofa: Cofa, root: string) => {
     let warm: Omit<Start, 'bytes'> | undefined;
     const cold = await throughLink(options.registry, options, async (host) => {
       await dropCaches();
@@ -120,7 +123,8 @@ async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm
     });
     if (warm === undefined) throw new Error('the second start was not measured');
     return { cold, warm: { ...warm, bytes: 0 } };
-  });
+  };
+  return await onFreshEngine(measure, undefined, up);
 }
 
 /** An image is complete by then, ms. */

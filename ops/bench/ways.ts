@@ -130,10 +130,11 @@ const NO_ENGINE = 9;
 
 export type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
-/** An engine with an empty root and a NATS of its own; `program`: the `cofa` of another checkout. */
+/** An engine with an empty root and a NATS of its own; `program`: the `cofa` of another checkout, `up`: options for it. */
 export async function onFreshEngine<T>(
   work: (cofa: Cofa, root: string) => Promise<T>,
   program = COFA,
+  up: readonly string[] = [],
 ): Promise<T> {
   const cleanup = new Cleanup();
   try {
@@ -145,7 +146,7 @@ export async function onFreshEngine<T>(
         if (!String(error).includes(`ended with ${NO_ENGINE}`)) throw error;
       }),
     );
-    await cofa('up', '--no-snapshotter');
+    await cofa('up', '--no-snapshotter', ...up);
     await sleep(CALM_MS);
     return await work(cofa, root);
   } finally {
