@@ -5,8 +5,9 @@
  *
  * A signature of cofa (sign.ts) is carried by the list of referrers itself: one round trip finds and checks it.
  */
+import { setImmediate } from 'node:timers/promises';
 import { hexOf } from '../../schemas/digest.ts';
-import { toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient } from '../registry/client.ts';
 import { RequestFailure } from '../registry/failure.ts';
 import type { Reference } from '../registry/reference.ts';
@@ -28,10 +29,13 @@ export interface FindOptions {
   signal?: AbortSignal | undefined;
   /** Looks at every signature and at the registry even without keys; by default the first that vouches is enough. */
   all?: boolean;
+  /** The search ends after this time, ms, however slowly the registry answers; 30 s by default. */
+  limitMs?: number;
 }
 
 /** Signatures that the list of referrers carries: each costs the time of a verification. */
-const MAX_CARRIED = 64;
+const MAX_CARRIED = 32;
+const LIMIT_MS = 30_000;
 /** Signatures that are fetched, of each format. */
 const MAX_FETCHED = 16;
 const AT_ONCE = 4;
@@ -40,7 +44,7 @@ const MAX_MANIFEST = 64 * 1024;
 
 /**
  * Which trusted keys have signed a manifest. `reference` names its repository, `digest` the manifest. Throws what the
- * registry client throws where the registry cannot be asked and no key vouches, and the signal's reason.
+ * registry client throws where the registry cannot be asked and no key vouches, `timeout`, and the signal's reason.
  */
 export async function signaturesOf(
   client: RegistryClient,
@@ -81,6 +85,7 @@ class Search {
   readonly #all: boolean;
   readonly #stop = new AbortController();
   readonly #outer: AbortSignal | undefined;
+  readonly #late: AbortSignal;
   readonly #signal: AbortSignal;
   readonly #found = new Map<string, TrustedKey>();
   readonly #refused: Array<{ refusal: Refusal | 'unreadable'; why: string }> = [];
@@ -92,7 +97,7 @@ class Search {
     reference: Reference,
     digest: string,
     keys: readonly TrustedKey[],
-    { signal, all = false }: FindOptions,
+    { signal, all = false, limitMs = LIMIT_MS }: FindOptions,
   ) {
     this.#client = client;
     this.#reference = reference;
@@ -101,13 +106,25 @@ class Search {
     this.#outOfScope = keys.filter((key) => !mayVouchFor(key, reference));
     this.#all = all;
     this.#outer = signal;
-    this.#signal = signal === undefined ? this.#stop.signal : AbortSignal.any([signal, this.#stop.signal]);
+    this.#late = AbortSignal.timeout(limitMs);
+    this.#signal = AbortSignal.any([
+      this.#stop.signal,
+      this.#late,
+      ...(signal === undefined ? [] : [signal]),
+    ]);
   }
 
   async run(): Promise<Signatures> {
     await this.#look('the list of its referrers', () => this.#newOnes());
     if (!this.#isDone()) await this.#look('its signature tag', () => this.#oldOnes());
     this.#outer?.throwIfAborted();
+    if (this.#found.size === 0 && this.#late.aborted) {
+      const { registry } = this.#reference;
+      this.#failure ??= new CofaError(
+        'timeout',
+        `the signatures of ${this.#digest} did not arrive from ${registry} in time`,
+      );
+    }
     if (this.#found.size === 0 && this.#failure !== undefined) throw this.#failure;
     return { keys: [...this.#found.values()], refused: this.#refused };
   }
@@ -122,6 +139,8 @@ class Search {
     for (const entry of carried) {
       if (this.#isDone()) return;
       const bytes = Buffer.from(entry.annotations?.[CARRIED] ?? '');
+      // Each may take a millisecond, and other work waits.
+      await setImmediate();
       this.#judge(entry.digest, (keys) => verifyBundle(bytes, digest, keys));
     }
     const others = this.#atMost(

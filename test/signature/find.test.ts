@@ -154,6 +154,21 @@ describe.each([
     expect(refused.length).toBe(17);
     expect(registry.requests.length).toBeLessThan(60);
   });
+
+  it('of a flood in the list itself some are looked at, without a request', async () => {
+    const { mediaType, digest, size } = sidecar;
+    for (let i = 0; i < 50; i++)
+      await push({
+        artifactType: BUNDLE,
+        layers: [],
+        subject: { mediaType, digest, size },
+        annotations: { 'io.cofa.bundle': `${i}` },
+      });
+    const { refused, names } = await find();
+    expect(names).toEqual([]);
+    expect(refused.length).toBe(33);
+    expect(registry.requests.filter(({ url }) => /manifests.sha256:/.test(url))).toEqual([]);
+  });
 });
 
 describe('a registry that fails', () => {
@@ -183,6 +198,7 @@ describe('a registry that fails', () => {
     registry.fault = () => new Promise(() => {});
     const reason = new Error('late');
     await expect(find(undefined, { signal: AbortSignal.timeout(50) })).rejects.toThrow();
+    await expect(find(undefined, { limitMs: 50 })).rejects.toMatchObject({ code: 'timeout' });
     await expect(find(undefined, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
   });
 });
