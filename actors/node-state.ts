@@ -3,7 +3,7 @@
  * a log all use this one function, so they cannot disagree.
  */
 import type { CofaEvent, EventMap, EventOf, EventType, LayerEventType } from '../schemas/events.ts';
-import type { TrustPolicy } from '../schemas/trust.ts';
+import { policyNamed, type TrustPolicy } from '../schemas/trust.ts';
 import { addBlock, type BlockRun, sizeOf } from './ranges.ts';
 import { foldSnapshot, type SnapshotEvent, type SnapshotFacts } from './snapshots.ts';
 
@@ -39,6 +39,10 @@ export interface LayerFacts {
   blockCount: number;
   /** Digest of the compressed blob that its span table belongs to. */
   blob: string;
+  /** What its bytes hash to when it is whole; undefined: its id, as of layers that have no block root. */
+  diffId?: string | undefined;
+  /** Digest of its span table, which names it in the store; undefined: `blob` does. */
+  table?: string | undefined;
   /** One byte a block: 1 = present. */
   present: Uint8Array;
   presentCount: number;
@@ -48,6 +52,21 @@ export interface LayerFacts {
   /** Blocks that a scrub found damaged, until one that compared all finds none; undefined: none. */
   damaged?: { at: number; bad: number; repaired: number; kept: number } | undefined;
 }
+
+/** What a whole layer has shown about block roots of a diffID; docs/trust.md. */
+export interface RootFacts {
+  /** The one right root; undefined: not known yet. */
+  proven?: string | undefined;
+  /** Roots that belong to other bytes, the newest at the end. */
+  refuted: string[];
+  /** When the last of it was found, ms since the epoch. */
+  at: number;
+}
+
+/** diffIDs whose roots are remembered; those that were found the longest ago go first. */
+const MOST_ROOTS = 65_536;
+/** Wrong roots that are remembered of a diffID. */
+const MOST_REFUTED = 64;
 
 /** What was asked for, and where its mount is by now. */
 export interface MountFacts {
@@ -83,7 +102,10 @@ export interface ProcessFacts {
 
 export interface NodeState {
   images: Map<string, ImageFacts>;
+  /** By id: the block root, or the diffID of a layer that a cofa without roots has opened. */
   layers: Map<string, LayerFacts>;
+  /** By diffID. */
+  roots: Map<string, RootFacts>;
   /** Mounts that are neither unmounted nor failed. */
   mounts: Map<string, MountFacts>;
   /** containerd's snapshots by id. */
@@ -102,6 +124,7 @@ export interface NodeState {
 export const emptyNode = (): NodeState => ({
   images: new Map(),
   layers: new Map(),
+  roots: new Map(),
   mounts: new Map(),
   snapshots: new Map(),
   running: false,
@@ -162,15 +185,16 @@ type LayerFold = {
 const digestOf = (id: string): string => `sha256:${id}`;
 
 const LAYER_FOLD: LayerFold = {
-  'layer.opened': (layers, diffId, { size, blockSize, blockCount, blob }) => {
-    const before = layers.get(diffId);
+  'layer.opened': (layers, id, { size, blockSize, blockCount, blob, diffId, table }) => {
+    const before = layers.get(id);
     if (before !== undefined && before.size === size && before.blockSize === blockSize) {
       before.blob = blob;
+      before.table = table;
       return;
     }
     const present = new Uint8Array(blockCount);
     const blocks = { blockSize, blockCount, present, presentCount: 0 };
-    layers.set(diffId, { size, blob, ...blocks, complete: false, handedOver: false });
+    layers.set(id, { size, blob, diffId, table, ...blocks, complete: false, handedOver: false });
   },
   'layer.blocks': (layers, diffId, { ranges }) => {
     const layer = layers.get(diffId);
@@ -298,8 +322,19 @@ const FOLD: Fold = {
   'layer.taken-back': ofLayer('layer.taken-back'),
   'layer.removed': ofLayer('layer.removed'),
 
+  'root.proven': ({ roots }, id, { root, at }) => {
+    const { refuted } = rootsOf(roots, id);
+    keepRoots(roots, id, { proven: root, refuted: refuted.filter((one) => one !== root), at });
+  },
+  'root.refuted': ({ roots }, id, { root, at }) => {
+    const { proven, refuted } = rootsOf(roots, id);
+    if (proven === root || refuted.includes(root)) return;
+    keepRoots(roots, id, { proven, refuted: [...refuted, root].slice(-MOST_REFUTED), at });
+  },
+
   'mount.requested': ({ mounts }, id, event) => {
-    const { dir, ref, manifest, prefetch, prefetchLimit, container, trust, nosuid, nodev, made } = event;
+    const { dir, ref, manifest, prefetch, prefetchLimit, container, nosuid, nodev, made } = event;
+    const trust = event.trust && policyNamed(event.trust);
     const options = { prefetch, prefetchLimit, container, trust, nosuid, nodev, made };
     mounts.set(id, { id, dir, ref, manifest, ...options, state: 'requested' });
   },
@@ -323,6 +358,30 @@ const FOLD: Fold = {
   'snapshot.updated': ofSnapshot,
   'snapshot.removed': ofSnapshot,
 };
+
+const rootsOf = (roots: ReadonlyMap<string, RootFacts>, id: string): RootFacts =>
+  roots.get(digestOf(id)) ?? { refuted: [], at: 0 };
+
+function keepRoots(roots: Map<string, RootFacts>, id: string, facts: RootFacts): void {
+  roots.set(digestOf(id), facts);
+  if (roots.size <= MOST_ROOTS) return;
+  let oldest: [string, RootFacts] | undefined;
+  for (const entry of roots) if (oldest === undefined || entry[1].at < oldest[1].at) oldest = entry;
+  if (oldest !== undefined) roots.delete(oldest[0]);
+}
+
+/** What is known of a root: `other` is none of this diffID, `unknown` has neither been proven nor refuted. */
+export type RootStanding = 'proven' | 'unknown' | 'other';
+
+export function standingOf(
+  roots: ReadonlyMap<string, RootFacts>,
+  diffId: string,
+  root: string,
+): RootStanding {
+  const known = roots.get(diffId);
+  if (known?.proven !== undefined) return known.proven === root ? 'proven' : 'other';
+  return known?.refuted.includes(root) === true ? 'other' : 'unknown';
+}
 
 /** Sets the blocks of the ranges to present (1) or absent (0), as far as the layer has them. */
 function mark(layer: LayerFacts, ranges: ReadonlyArray<readonly [number, number]>, to: 0 | 1): void {

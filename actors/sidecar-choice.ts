@@ -1,59 +1,93 @@
 /**
  * Which sidecar of the registry an image is mounted with. Everyone who can push to the repository can push a sidecar, so each
  * is looked at in the registry's order, and the first that nothing speaks against is taken. One that is passed over has a
- * reason. The policy says which may be used before this node has proven them: actors/trust.ts.
+ * reason. The policy says who may vouch for one before this node has proven it: actors/trust.ts.
  */
 import type { TrustPolicy } from '../schemas/trust.ts';
+import { type RootFacts, standingOf } from './node-state.ts';
+import { worstOf } from './trust.ts';
 
 export interface ChoiceFacts {
   policy: TrustPolicy;
-  /** Sidecars that the user lists in ROOT/trusted-sidecars. */
+  /** Sidecars that the operator lists in ROOT/trusted-sidecars. */
   listed: ReadonlySet<string>;
+  /** Whether the operator has keys that may sign for the image's repository. */
+  hasKeys: boolean;
   /** Digest of the flat metadata that this node has proven for the same layers; undefined: none. */
   known: string | undefined;
+  /** What is known of block roots, by diffID. */
+  roots: ReadonlyMap<string, RootFacts>;
   /** What this node has refuted: flat metadata of this image, and sidecars of any image. */
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
   /** Of the builder in this engine. */
   revision: number;
 }
 
-/** Whether the policy takes the sidecar's word. */
-const isTrusted = ({ policy, listed }: ChoiceFacts, digest: string): boolean =>
-  policy === 'always' || (policy === 'own' && listed.has(digest));
-
-/** Whether none can be taken, so that the registry need not be asked for them. */
-export function isHopeless({ policy, listed, known }: ChoiceFacts): boolean {
-  if (policy === 'always') return false;
-  if (policy === 'never') return true;
-  return listed.size === 0 && known === undefined;
+/** What a sidecar holds. */
+export interface SidecarContents {
+  /** Digest of its manifest. */
+  digest: string;
+  /** Digest of its flat metadata. */
+  flat: string;
+  /** Of its builder. */
+  revision: number | undefined;
+  /** Of its span tables: those of the layers that the image has file data in. */
+  roots: ReadonlyArray<{ diffId: string; root: string }>;
+  /** `key:<fingerprint>` of the operator's key that has signed it; undefined: none has. */
+  signer: string | undefined;
 }
 
-/** Whether a policy takes a sidecar that is in the registry, as far as its digest alone can tell. */
-export const isUsable = (facts: ChoiceFacts, digest: string): boolean =>
-  isTrusted(facts, digest) && !facts.refuted.sidecars.has(digest);
+/** Who vouches for the sidecar, as the event `image.prepared` says it; undefined: its pusher. False: no one does. */
+export function voucherOf(
+  { policy, listed }: ChoiceFacts,
+  { digest, signer }: Pick<SidecarContents, 'digest' | 'signer'>,
+): string | false | undefined {
+  if (policy !== 'never' && listed.has(digest)) return 'list';
+  if (policy === 'signed' && signer !== undefined) return signer;
+  return policy === 'registry' ? undefined : false;
+}
+
+/** Whether none can be taken, so that the registry need not be asked for them. */
+export function isHopeless({ policy, listed, hasKeys, known }: ChoiceFacts): boolean {
+  if (policy === 'registry') return false;
+  if (policy === 'never') return true;
+  return listed.size === 0 && known === undefined && !asksForSigner({ policy, hasKeys });
+}
+
+/** Whether it matters who has signed a sidecar. */
+export const asksForSigner = ({ policy, hasKeys }: Pick<ChoiceFacts, 'policy' | 'hasKeys'>): boolean =>
+  policy === 'signed' && hasKeys;
+
+/** Whether a policy takes a sidecar that is in the registry, as far as its digest and its signature can tell. */
+export const isUsable = (facts: ChoiceFacts, digest: string, signer: string | undefined): boolean =>
+  voucherOf(facts, { digest, signer }) !== false && !facts.refuted.sidecars.has(digest);
 
 /** Why the sidecar is passed over before any of it is fetched; undefined: it is fetched. */
 export function passedBefore(facts: ChoiceFacts, digest: string): string | undefined {
   if (facts.refuted.sidecars.has(digest)) return 'it was refuted by the layers';
   // What it has may be what this node has proven.
-  return isTrusted(facts, digest) || facts.known !== undefined ? undefined : NOT_LISTED;
+  if (facts.known !== undefined || asksForSigner(facts)) return undefined;
+  return voucherOf(facts, { digest, signer: undefined }) === false ? notVouched(facts) : undefined;
 }
 
-/** Why it is passed over for its flat metadata; undefined: it is taken. `revision`: of its builder. */
-export function passedFor(
-  facts: ChoiceFacts,
-  sidecar: { digest: string; flat: string; revision: number | undefined },
-): string | undefined {
-  const { known, refuted, revision } = facts;
+/** Why it is passed over for what it holds; undefined: it is taken. */
+export function passedFor(facts: ChoiceFacts, sidecar: SidecarContents): string | undefined {
+  const { known, refuted, revision, roots } = facts;
+  const standings = sidecar.roots.map(({ diffId, root }) => standingOf(roots, diffId, root));
+  if (standings.includes('other'))
+    return "one of its span tables is not the layer's: this node knows another block root";
   if (refuted.flat === sidecar.flat) return 'its flat metadata were refuted by the layers';
-  if (sidecar.flat === known) return undefined;
-  if (!isTrusted(facts, sidecar.digest)) return NOT_LISTED;
-  if (known !== undefined && (sidecar.revision ?? 1) === revision)
+  if (sidecar.flat === known && worstOf(standings) === 'proven') return undefined;
+  if (voucherOf(facts, sidecar) === false) return notVouched(facts);
+  if (known !== undefined && sidecar.flat !== known && (sidecar.revision ?? 1) === revision)
     return 'its flat metadata are not those that this node has built from the same layers';
   return undefined;
 }
 
-const NOT_LISTED = 'policy own: this node has not proven it, and trusted-sidecars does not name it';
+const notVouched = ({ policy, hasKeys }: ChoiceFacts): string =>
+  policy === 'signed'
+    ? `no one vouches for it: ${hasKeys ? 'no key of this node has signed it' : 'this node has no keys (cofa trust add)'}, and trusted-sidecars does not name it`
+    : `policy ${policy}: this node has not proven it, and trusted-sidecars does not name it`;
 
 /** Whether a sidecar that failed with this code ends the choice: no other one would do either. */
 export const endsChoice = (code: string): boolean => FATAL.has(code);

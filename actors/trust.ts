@@ -1,45 +1,61 @@
 /**
- * Trust in flat metadata that came from a registry: which policy takes what, and what a proof or a refutation changes.
- * docs/trust.md has the reasons. Effects: src/supervisor/images.
+ * Trust in what came from a registry: flat metadata, and the block roots of span tables. Which policy takes what, and what a
+ * proof or a refutation changes. docs/trust.md has the reasons. Effects: src/supervisor/images.
  *
- *     always   any that nothing speaks against
- *     own      those that this node has proven, and unproven ones whose sidecar the user lists
- *     never    those that this node has proven
+ * What is wrong is taken by no policy: flat metadata that the layers have refuted, a block root where another one is proven.
+ * What is proven is taken by each. For what is neither, schemas/trust.ts says who may vouch.
  */
-import type { TrustPolicy } from '../schemas/trust.ts';
-import type { Proof } from './node-state.ts';
-
-const STRICTNESS: Record<TrustPolicy, number> = { always: 0, own: 1, never: 2 };
+import { isTighterOrEqual, type TrustPolicy } from '../schemas/trust.ts';
+import type { Proof, RootStanding } from './node-state.ts';
 
 export const isStricter = (policy: TrustPolicy, than: TrustPolicy): boolean =>
-  STRICTNESS[policy] > STRICTNESS[than];
+  policy !== than && isTighterOrEqual(policy, than);
 
-/** Flat metadata that a mount is about to use. */
+/** A flat image that a mount is about to use. */
 export interface Candidate {
-  /** Undefined: there are none yet. */
+  /** Of its metadata; undefined: there are none yet. */
   proof: Proof | undefined;
-  /** Digest of the sidecar that they came with; undefined: the node has built them. */
+  /** Of the block roots of its layers, the worst. */
+  roots: RootStanding;
+  /** Digest of the sidecar that it came with; undefined: the node has built it. */
   sidecar: string | undefined;
+  /** Who vouched for the sidecar when it was taken, as in the event `image.prepared`; undefined: no one had to. */
+  vouched: string | undefined;
 }
 
 export interface Evidence {
-  /** Sidecars that the user lists for policy `own`. */
+  /** Sidecars that the operator lists. */
   listed: ReadonlySet<string>;
+  /** `key:<fingerprint>` of the keys that may vouch for images of its repository now. */
+  keys: ReadonlySet<string>;
   /** Sidecars that this node has refuted for any image. */
   refuted: ReadonlySet<string>;
 }
 
-/** Whether a mount of this policy may use them. */
-export function accepts(
-  policy: TrustPolicy,
-  { proof, sidecar = '' }: Candidate,
-  evidence: Evidence,
-): boolean {
-  if (proof !== 'unproven') return proof === 'proven';
+/** What is known of the block roots of several layers, together. */
+export function worstOf(standings: Iterable<RootStanding>): RootStanding {
+  let worst: RootStanding = 'proven';
+  for (const standing of standings) {
+    if (standing === 'other') return 'other';
+    if (standing === 'unknown') worst = 'unknown';
+  }
+  return worst;
+}
+
+/** Whether no policy may use it any more. */
+export const isWrong = ({ proof, roots }: Pick<Candidate, 'proof' | 'roots'>): boolean =>
+  proof === 'refuted' || roots === 'other';
+
+/** Whether a mount of this policy may use it. */
+export function accepts(policy: TrustPolicy, candidate: Candidate, evidence: Evidence): boolean {
+  const { proof, roots, sidecar = '', vouched = '' } = candidate;
+  if (proof === undefined || isWrong(candidate)) return false;
+  if (proof === 'proven' && roots === 'proven') return true;
   // Another image has shown that the sidecar lies; this one's part of it may be right, and is not taken on trust.
   if (evidence.refuted.has(sidecar)) return false;
-  if (policy === 'own') return evidence.listed.has(sidecar);
-  return policy === 'always';
+  if (policy === 'registry') return true;
+  if (policy === 'never') return false;
+  return evidence.listed.has(sidecar) || (policy === 'signed' && evidence.keys.has(vouched));
 }
 
 /** One generation of an image, as a mount finds it: with one flat image, or about to get one. */
@@ -73,14 +89,21 @@ export function claim(policy: TrustPolicy, generation: Generation): Claim {
 
 /** Whether the layers that are here are looked at before the registry is. */
 export const buildsFromLayersFirst = (policy: TrustPolicy, isRefuted: boolean): boolean =>
-  policy !== 'always' || isRefuted;
+  policy === 'own' || policy === 'never' || isRefuted;
+
+/**
+ * The policy of a mount whose reference the user pinned by digest: what it gets is committed to by that digest, and not by a
+ * client that may merely push.
+ */
+export const policyFor = (policy: TrustPolicy, isPinned: boolean): TrustPolicy =>
+  isPinned && policy === 'registry' ? 'signed' : policy;
 
 /**
  * Whether a mount is refused as long as the registry offers what was refuted. The other policies do not take it in any
  * case, and use what this node builds.
  */
 export const isRefused = (policy: TrustPolicy, isRefuted: boolean): boolean =>
-  isRefuted && policy === 'always';
+  isRefuted && policy === 'registry';
 
 /** What is known of an unproven flat image before its layers are read. */
 export interface Unproven {

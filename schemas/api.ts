@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
 import { ERROR_KINDS, type ErrorCode } from './errors.ts';
-import { TRUST_POLICIES } from './trust.ts';
+import { TRUST_WORDS } from './trust.ts';
 
 /** An image as docker writes it: `debian`, `debian:12`, `localhost:5000/a/b@sha256:…`. */
 const imageReference = z.string().min(1).max(512).describe('image reference as docker writes it');
@@ -47,7 +47,7 @@ export const MountRequest = z.strictObject({
     .optional()
     .describe("first word of that command, where it is not the image's own: for the sidecar's hints"),
   trust: z
-    .enum(TRUST_POLICIES)
+    .enum(TRUST_WORDS)
     .optional()
     .describe("which sidecars may be used before the node has proven them; the engine's policy by default"),
   suid: z
@@ -92,7 +92,7 @@ export const Mount = z.strictObject({
 export const ExpectRequest = z.strictObject({
   ref: imageReference,
   platform: z.string().max(64).optional(),
-  trust: z.enum(TRUST_POLICIES).optional(),
+  trust: z.enum(TRUST_WORDS).optional(),
 });
 export const ExpectReply = z.strictObject({});
 
@@ -125,8 +125,16 @@ const blockCounts = {
   }),
 };
 
+const root = z
+  .string()
+  .optional()
+  .describe(
+    'block root: a layer has a device of its own for each root that a span table says; absent: prepared without one',
+  );
+
 export const LayerStatus = z.strictObject({
   diffId: z.string(),
+  root,
   state: z.enum(['lazy', 'complete', 'handed-over', 'corrupt']),
   ...blockCounts,
 });
@@ -268,6 +276,7 @@ export const ScrubReply = z.strictObject({
   layers: z.array(
     z.strictObject({
       diffId: z.string(),
+      root,
       refs: z.array(z.string()).describe('images that have the layer'),
       blocks: z.int().min(0).describe('present blocks that were compared with their digests'),
       bytes: z.number(),

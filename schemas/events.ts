@@ -12,7 +12,7 @@
  */
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
-import { TRUST_POLICIES } from './trust.ts';
+import { TRUST_WORDS } from './trust.ts';
 
 /**
  * Bounds of what one record may hold. They are far above what any writer has to say; a record beyond them is damaged, or comes
@@ -87,7 +87,26 @@ const shapes = {
     sidecar: digest.optional(),
     revision: count.optional().describe("the builder's, as the sidecar says it; absent: 1"),
     flat: digest.describe('digest of the flat metadata'),
-    devices: list(z.strictObject({ diffId: digest, size: count, spans: digest.describe('blob digest') })),
+    devices: list(
+      z.strictObject({
+        diffId: digest,
+        size: count,
+        spans: digest.describe('blob digest'),
+        root: digest
+          .optional()
+          .describe(
+            "block root of the layer's span table, and name of its device; absent: the diffID names it",
+          ),
+        table: digest
+          .optional()
+          .describe('digest of the span table, and its name in the store; absent: the blob digest names it'),
+      }),
+    ),
+    vouched: text
+      .optional()
+      .describe(
+        'who vouched for the sidecar: `key:<fingerprint>`, `list`, `image`; absent: the node, or whoever may push',
+      ),
     passed: list(z.strictObject({ sidecar: digest, reason: text }))
       .optional()
       .describe('sidecars in the registry that were not used, and why'),
@@ -109,6 +128,8 @@ const shapes = {
     blockSize: count,
     blockCount: count.max(MAX_BLOCKS),
     blob: digest,
+    diffId: digest.optional().describe('what its bytes must hash to when it is whole; absent: its id'),
+    table: digest.optional().describe('digest of its span table; absent: the blob digest names it'),
   },
   'layer.blocks': {
     ranges: runs.describe('[first block, count] that are present'),
@@ -173,6 +194,14 @@ const shapes = {
   'layer.taken-back': {},
   'layer.removed': {},
 
+  /** Of a diffID, whichever devices the node has of it. Outlives image and layer. */
+  'root.proven': {
+    root: digest.describe('the layer was whole here with these block states, and hashed to its diffID'),
+  },
+  'root.refuted': {
+    root: digest.describe('the layer was whole here with these block states, and hashed to something else'),
+  },
+
   'mount.requested': {
     id: text,
     dir: text,
@@ -184,7 +213,7 @@ const shapes = {
       .describe('bytes per second that are fetched in the background; absent: no limit'),
     container: text.optional(),
     asked: instant.optional().describe('when the call came, ms since the epoch; absent: not known'),
-    trust: z.enum(TRUST_POLICIES).optional().describe("absent: the engine's policy"),
+    trust: z.enum(TRUST_WORDS).optional().describe("absent: the engine's policy"),
     nosuid: z
       .literal(true)
       .optional()

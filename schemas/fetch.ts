@@ -29,18 +29,22 @@ export type JobClass = 'demand' | 'prefetch';
  */
 export interface FetchOrder {
   kind: 'fetch';
-  /** diffID of the layer, `sha256:…`. */
+  /** The layer's id, `sha256:…`. */
   layer: string;
   class: JobClass;
   runs: readonly BlockPair[];
   source: BlobSource;
+  /** Digest of the span table, which names it in the store; absent: that of the blob does. */
+  table?: string;
 }
 
 /** Hash the whole device and compare it with the diffID. */
 export interface VerifyOrder {
   kind: 'verify';
-  /** diffID of the layer. */
+  /** The layer's id. */
   layer: string;
+  /** What the device must hash to; absent: its id. */
+  diffId?: string;
   /** raw bytes, without the padding to 512 */
   size: number;
 }
@@ -50,7 +54,14 @@ export interface JobLayer {
   diffId: string;
   /** Digest of the blob that its span table belongs to. */
   blob: string;
+  /** The layer's id on this node; absent: its diffID. Packs, recordings and hints name layers by diffID, devices bear ids. */
+  layer?: string;
+  /** Digest of the span table, which names it in the store; absent: that of the blob does. */
+  table?: string;
 }
+
+/** Which device a job's layer has on this node. */
+export const layerOf = ({ layer, diffId }: Pick<JobLayer, 'layer' | 'diffId'>): string => layer ?? diffId;
 
 /**
  * Where a startup pack lies: in the object store of NATS, or as a blob beside the image. `files`: there is none, but the
@@ -83,10 +94,12 @@ export interface PackOrder {
 /** Read blocks of the device from the disk and compare each with the layer's span table. */
 export interface ScrubOrder {
   kind: 'scrub';
-  /** diffID of the layer. */
+  /** The layer's id. */
   layer: string;
   /** Digest of the blob that the layer's span table belongs to. */
   blob: string;
+  /** Digest of the span table, which names it in the store; absent: that of the blob does. */
+  table?: string;
   ranges: readonly BlockPair[];
 }
 

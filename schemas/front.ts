@@ -3,9 +3,18 @@ import type { CacheStatus, LayerStatus } from './api.ts';
 import type { ErrorCode } from './errors.ts';
 import type { BlobSource, BlockPair, JobLayer, PackSource, StartRun } from './fetch.ts';
 
-/** `front.open`: serve this layer's device below the FUSE mount. Idempotent. */
+/**
+ * `front.open`: serve this layer's device below the FUSE mount. Idempotent.
+ *
+ * In this and all other messages of this page `diffId` is the layer's *id*: its block root, or the diffID of a layer that has
+ * none. The word is that of engines whose layers had no roots: a supervisor may be older than its front end (`cofa upgrade`).
+ */
 export interface OpenLayer {
   diffId: string;
+  /** What the device must hash to when it is whole; absent: its id. */
+  content?: string;
+  /** Digest of the span table, which names it in the store; absent: that of the blob does. */
+  table?: string;
   /** raw bytes */
   size: number;
   source: BlobSource;
@@ -157,9 +166,12 @@ export interface Settled {
   fronts: string[];
 }
 
+/** A layer, as the front end sees it. `diffId` is its id; `content`: what its device must hash to, absent: the id. */
+export type FrontLayer = Omit<LayerStatus, 'root'> & { content?: string };
+
 /** `front.status`: */
 export interface FrontStatus {
-  layers: Array<LayerStatus & { hits: number; misses: number; errors: number }>;
+  layers: Array<FrontLayer & { hits: number; misses: number; errors: number }>;
   workers: Array<{ name: string; pid: number; slots: number; running: number }>;
   queued: { demand: number; prefetch: number };
   cache: CacheStatus;

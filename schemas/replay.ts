@@ -27,6 +27,10 @@ export const ReplayImage = z.object({
 
 export const ReplayLayer = z.object({
   diffId: z.string(),
+  root: z
+    .string()
+    .optional()
+    .describe('block root, which names the layer in the log; absent: the diffID does'),
   state: z.enum(['lazy', 'complete', 'handed-over']),
   size: count.describe('uncompressed bytes'),
   blockSize: count,

@@ -1,10 +1,21 @@
-/** Which sidecars of a registry may be used before the node has proven them; docs/trust.md. */
-export const TRUST_POLICIES = ['always', 'own', 'never'] as const;
+/**
+ * Who may vouch for a sidecar before this node has proven it; docs/trust.md. From the loosest to the tightest: what a tighter
+ * policy takes, every looser one takes too.
+ *
+ *     registry   whoever may push to the repository
+ *     signed     keys of the operator, the list of the operator, and what this node has proven
+ *     own        the list of the operator, and what this node has proven
+ *     never      what this node has proven
+ */
+export const TRUST_POLICIES = ['registry', 'signed', 'own', 'never'] as const;
 export type TrustPolicy = (typeof TRUST_POLICIES)[number];
 
-/** From the loosest to the tightest: what a tighter one lets a sidecar do, every looser one does too. */
-const BY_TIGHTNESS: readonly TrustPolicy[] = ['always', 'own', 'never'];
+/** What users and old events may say: `always` was the word for `registry`. */
+export const TRUST_WORDS = ['always', ...TRUST_POLICIES] as const;
+export type TrustWord = (typeof TRUST_WORDS)[number];
+
+export const policyNamed = (word: TrustWord): TrustPolicy => (word === 'always' ? 'registry' : word);
 
 /** Whether `a` believes no sidecar that `b` would not: a request may ask for such a policy whatever the engine's is. */
 export const isTighterOrEqual = (a: TrustPolicy, b: TrustPolicy): boolean =>
-  BY_TIGHTNESS.indexOf(a) >= BY_TIGHTNESS.indexOf(b);
+  TRUST_POLICIES.indexOf(a) >= TRUST_POLICIES.indexOf(b);

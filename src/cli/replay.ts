@@ -139,7 +139,7 @@ export async function load(
     if (file !== undefined) return await loadFile(file, range);
     const loaded = await loadLive(logSource(context.root, options), range);
     const { pathsOfRoot } = await import('../image/file-paths.ts');
-    loaded.log.pathsOf = pathsOfRoot(context.root);
+    loaded.log.paths = pathsOfRoot(context.root);
     return loaded;
   } finally {
     progress.stop();

@@ -107,7 +107,7 @@ export function define(command: Command, context: Context): void {
       '--trust <policy>',
       'sidecars to use before this node has proven them: always, own or never',
       oneOf('--trust', TRUST_POLICIES),
-      'always',
+      'registry',
     )
     .option('--keys <dir>', 'keys that may vouch for sidecars: cofa trust', path, DEFAULT_KEYS)
     .option(

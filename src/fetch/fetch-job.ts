@@ -34,7 +34,7 @@ export interface FetchContext {
  * Errors: `integrity` (bytes are not what the span table says), `no-space`, those of the registry client.
  */
 export async function runFetch(job: FetchJob, context: FetchContext): Promise<number> {
-  const table = await context.tables.get(job.source.digest);
+  const table = await context.tables.of(job.table ?? job.source.digest, job.layer);
   const device = openSync(context.layout.device(job.layer), 'r+');
   const room = new DiskRoom(context.layout.root);
   let bytes = 0;
@@ -189,29 +189,32 @@ export class SpanTables {
     this.#limit = limit;
   }
 
-  /** Error `integrity` also where the table is another layer's. */
-  async of(blob: string, diffId: string): Promise<SpanTable> {
-    const table = await this.get(blob);
-    if (table.diffId !== diffId)
-      throw new CofaError('integrity', `the span table of ${blob} is not that of layer ${diffId}`);
+  /**
+   * The table of this name in the store (its digest, or that of its blob), for the layer of this id: a block root, or a diffID.
+   * Error `integrity` also where the table is another layer's.
+   */
+  async of(name: string, layer: string): Promise<SpanTable> {
+    const table = await this.#get(name);
+    if (table.root !== layer && table.diffId !== layer)
+      throw new CofaError('integrity', `the span table ${name} is not that of layer ${layer}`);
     return table;
   }
 
-  get(blob: string): Promise<SpanTable> {
-    const known = this.#tables.get(blob);
+  #get(name: string): Promise<SpanTable> {
+    const known = this.#tables.get(name);
     if (known !== undefined) {
-      this.#tables.delete(blob);
-      this.#tables.set(blob, known);
+      this.#tables.delete(name);
+      this.#tables.set(name, known);
       return known;
     }
-    const table = readFile(this.#layout.spans(blob)).then(
+    const table = readFile(this.#layout.spans(name)).then(
       (bytes) => SpanTable.decode(bytes),
       (cause: unknown) => {
-        throw new CofaError('integrity', `the span table of ${blob} is not in the store`, { cause });
+        throw new CofaError('integrity', `the span table ${name} is not in the store`, { cause });
       },
     );
-    this.#tables.set(blob, table);
-    table.catch(() => this.#tables.delete(blob));
+    this.#tables.set(name, table);
+    table.catch(() => this.#tables.delete(name));
     if (this.#tables.size > this.#limit) {
       const oldest = this.#tables.keys().next().value;
       if (oldest !== undefined) this.#tables.delete(oldest);

@@ -194,8 +194,9 @@ export class JobRunner {
   }
 
   async #verify(job: VerifyJob, signal: AbortSignal): Promise<number> {
-    const found = await hashDevice(this.#options.layout.device(job.layer), job.size, signal);
-    if (found !== job.layer) throw new CofaError('integrity', `layer ${job.layer} hashes to ${found}`);
+    const { layer, size, diffId = layer } = job;
+    const found = await hashDevice(this.#options.layout.device(layer), size, signal);
+    if (found !== diffId) throw new CofaError('integrity', `layer ${diffId} hashes to ${found}`);
     return 0;
   }
 }

@@ -15,13 +15,25 @@ const REPORT_BLOCKS = 8;
 
 export interface PackContext {
   layout: Layout;
-  /** The image's layers, as they may occur in the pack; it has no business with others. */
-  tables: ReadonlyMap<string, SpanTable>;
+  /** The image's layers by diffID, as they may occur in the pack; it has no business with others. */
+  layers: ReadonlyMap<string, PackedLayer>;
   signal: AbortSignal;
   /** What is about to come: `[device, first, count]` of the layers named by diffID. Once, before any block. */
   onHeader(devices: readonly string[], runs: readonly StartRun[]): void;
-  /** Blocks `[first, first + count)` of the layer are verified and written. */
+  /** Blocks `[first, first + count)` of the layer of this id are verified and written. */
   onBlocks(layer: string, first: number, count: number): void;
+}
+
+/** A layer on this node. */
+export interface PackedLayer {
+  /** Its id, which names its device. */
+  id: string;
+  table: SpanTable;
+}
+
+/** A layer that the pack has blocks of. */
+interface Target extends PackedLayer {
+  file: number;
 }
 
 /**
@@ -30,10 +42,9 @@ export interface PackContext {
  * has wrong blocks), `no-space`, those of the body.
  */
 export async function runPack(body: AsyncIterable<Uint8Array>, context: PackContext): Promise<void> {
-  const { layout, tables, signal } = context;
-  const files = new Map<string, number>();
+  const { layout, layers, signal } = context;
   const room = new DiskRoom(layout.root);
-  let devices: readonly string[] = [];
+  const targets: Target[] = [];
   let layer = '';
   let from = 0;
   let count = 0;
@@ -46,29 +57,32 @@ export async function runPack(body: AsyncIterable<Uint8Array>, context: PackCont
       body,
       (header) => {
         for (const [device, diffId] of header.devices.entries()) {
-          const table = tables.get(diffId);
+          const mine = layers.get(diffId);
+          const isTwice = header.devices.indexOf(diffId) !== device;
           if (
-            table === undefined ||
-            table.rawSize !== header.sizes[device] ||
-            table.blockSize !== header.blockSize
+            mine === undefined ||
+            isTwice ||
+            mine.table.rawSize !== header.sizes[device] ||
+            mine.table.blockSize !== header.blockSize
           )
             throw new CofaError('integrity', `the startup pack is for another layer than ${diffId}`);
-          files.set(diffId, openSync(layout.device(diffId), 'r+'));
+          targets.push({ ...mine, file: openSync(layout.device(mine.id), 'r+') });
         }
-        devices = header.devices;
         context.onHeader(header.devices, header.runs);
       },
       ({ device, block, bytes }) => {
         signal.throwIfAborted();
-        const diffId = devices[device] as string;
-        const table = tables.get(diffId) as SpanTable;
+        const { id, table, file } = targets[device] as Target;
         if (!table.verify(block, bytes)) {
-          throw new CofaError('integrity', `the startup pack has a wrong block ${block} of layer ${diffId}`);
+          throw new CofaError(
+            'integrity',
+            `the startup pack has a wrong block ${block} of layer ${table.diffId}`,
+          );
         }
-        room.write(files.get(diffId) as number, bytes, block * table.blockSize);
-        if (count > 0 && (diffId !== layer || block !== from + count)) report();
+        room.write(file, bytes, block * table.blockSize);
+        if (count > 0 && (id !== layer || block !== from + count)) report();
         if (count === 0) {
-          layer = diffId;
+          layer = id;
           from = block;
         }
         count += 1;
@@ -78,6 +92,6 @@ export async function runPack(body: AsyncIterable<Uint8Array>, context: PackCont
   } finally {
     // What came before an error is verified and written: it stays.
     report();
-    for (const file of files.values()) closeSync(file);
+    for (const { file } of targets) closeSync(file);
   }
 }

@@ -25,7 +25,7 @@ const UNREADABLE = new Set(
 );
 
 /** What is to be compared. */
-export type BlockCheck = Pick<ScrubJob, 'layer' | 'blob' | 'ranges'>;
+export type BlockCheck = Pick<ScrubJob, 'layer' | 'blob' | 'table' | 'ranges'>;
 
 export interface ScrubContext {
   layout: Layout;
@@ -38,7 +38,7 @@ export interface ScrubContext {
  * has none. Errors: `integrity` when the span table is another layer's.
  */
 export async function checkBlocks(job: BlockCheck, context: ScrubContext): Promise<BlockRun[]> {
-  const table = await context.tables.of(job.blob, job.layer);
+  const table = await context.tables.of(job.table ?? job.blob, job.layer);
   const device = await openDirect(context.layout.device(job.layer));
   const bad: BlockRun[] = [];
   const buffer = alignedBuffer(CHUNK_BLOCKS * table.blockSize);

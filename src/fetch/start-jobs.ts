@@ -4,9 +4,16 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import { filesOfStart, movedStart, pathsToFind, startInLayers } from '../../actors/start-files.ts';
 import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { JobLayer, PackJob, PackSource, RecordJob, StartRun } from '../../schemas/fetch.ts';
+import {
+  type JobLayer,
+  layerOf,
+  type PackJob,
+  type PackSource,
+  type RecordJob,
+  type StartRun,
+} from '../../schemas/fetch.ts';
 import { abortable } from '../bus/abortable.ts';
-import { BLOCK_SIZE, type SpanTable } from '../image/span-table.ts';
+import { BLOCK_SIZE } from '../image/span-table.ts';
 import { encodePack, MAX_PACK_BYTES } from '../pack/format.ts';
 import { PackStore } from '../pack/pack-store.ts';
 import type { RegistryClient } from '../registry/client.ts';
@@ -15,7 +22,7 @@ import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 import type { SpanTables } from './fetch-job.ts';
 import { Ahead } from './ahead.ts';
-import { runPack } from './pack-job.ts';
+import { type PackedLayer, runPack } from './pack-job.ts';
 
 export interface StartContext {
   layout: Layout;
@@ -81,12 +88,12 @@ export async function bringPack(
   }
   try {
     const { layers } = job.held === true ? await releaseOf(context) : job;
-    const tables = await tablesOf(layers, context);
+    const packed = await packedLayers(layers, context);
     await runPack(counted(), {
       layout,
-      tables,
+      layers: packed,
       signal,
-      onHeader: (devices, runs) => tellRuns({ devices, runs }, on.runs),
+      onHeader: (devices, runs) => tellRuns({ devices, runs }, layers, on.runs),
       onBlocks: (layer, first, count) => {
         found.push([layer, first, count]);
         // What was kept is decoded in one turn, in which no timer fires.
@@ -117,18 +124,28 @@ async function foretell(
 ): Promise<void> {
   const before = await new PackStore(packs).files(name);
   const layers = new Set(job.layers.map(({ diffId }) => diffId));
-  tellRuns(startInLayers(before, layers), tell);
+  tellRuns(startInLayers(before, layers), job.layers, tell);
   const paths = pathsToFind(before, layers);
   if (paths.size === 0) return;
   const files = extentsOf(await readFile(layout.flat(job.manifest)), paths);
-  tellRuns(movedStart(before, layers, files, BLOCK_SIZE), tell);
+  tellRuns(movedStart(before, layers, files, BLOCK_SIZE), job.layers, tell);
 }
 
+/** `tell` gets the layers by their ids. */
 function tellRuns(
   { devices, runs }: StartSet,
+  layers: readonly JobLayer[],
   tell: (devices: readonly string[], runs: readonly StartRun[]) => void,
 ): void {
-  for (let at = 0; at < runs.length; at += RUNS_AT_ONCE) tell(devices, runs.slice(at, at + RUNS_AT_ONCE));
+  const ids = new Map(layers.map((layer) => [layer.diffId, layerOf(layer)]));
+  const named = devices.map((diffId) => ids.get(diffId) ?? diffId);
+  for (let at = 0; at < runs.length; at += RUNS_AT_ONCE) tell(named, runs.slice(at, at + RUNS_AT_ONCE));
+}
+
+/** A set whose layers are named by the ids of this node, with diffIDs, as all nodes know them. */
+function byDiffId({ devices, runs }: StartSet, layers: readonly JobLayer[]): StartSet {
+  const diffIds = new Map(layers.map((layer) => [layerOf(layer), layer.diffId]));
+  return { devices: devices.map((id) => diffIds.get(id) ?? id), runs };
 }
 
 /**
@@ -138,12 +155,17 @@ function tellRuns(
 export async function recordStart(job: RecordJob, context: StartContext): Promise<void> {
   const { manifest, start } = job;
   const store = new PackStore(context.packs);
-  const earlier = await store.recordings(manifest, start);
-  const recordings = [...earlier, { devices: job.set.devices, runs: job.set.runs }];
+  const layers = new Set(job.layers.map(({ diffId }) => diffId));
+  // Other nodes write into the store too.
+  const earlier = (await store.recordings(manifest, start)).filter(({ devices }) =>
+    devices.every((diffId) => layers.has(diffId)),
+  );
+  const recordings = [...earlier, byDiffId(job.set, job.layers)];
   const set = mergeStarts(recordings);
   if (set.runs.length === 0) return;
   const known = earlier.length > 0 ? await store.find(manifest, start) : undefined;
-  const before = known === undefined ? job.brought : mergeStarts(earlier);
+  const brought = job.brought && byDiffId(job.brought, job.layers);
+  const before = known === undefined ? brought : mergeStarts(earlier);
   if (before === undefined || differs(before, set)) {
     await makePack(job, set, store, context);
     context.signal.throwIfAborted();
@@ -175,19 +197,20 @@ async function makePack(
   store: PackStore,
   context: StartContext,
 ): Promise<void> {
-  const tables = await tablesOf(job.layers, context);
-  const blockSize = tables.values().next().value?.blockSize ?? 0;
+  const layers = await packedLayers(job.layers, context);
+  const blockSize = layers.values().next().value?.table.blockSize ?? 0;
   const set = firstBlocks(wanted, Math.floor(MAX_PACK_BYTES / blockSize));
+  const mine = set.devices.map((diffId) => layers.get(diffId) as PackedLayer);
   const files: FileHandle[] = [];
   try {
-    for (const diffId of set.devices) files.push(await open(context.layout.device(diffId), 'r'));
+    for (const { id } of mine) files.push(await open(context.layout.device(id), 'r'));
     const buffer = Buffer.alloc(blockSize);
     const read = async (device: number, block: number, length: number) => {
       context.signal.throwIfAborted();
       const { bytesRead } = await (files[device] as FileHandle).read(buffer, 0, length, block * blockSize);
       return bytesRead === length ? buffer.subarray(0, length) : Buffer.alloc(0);
     };
-    const tableOf = (device: number) => tables.get(set.devices[device] as string) as SpanTable;
+    const tableOf = (device: number) => (mine[device] as PackedLayer).table;
     // A block may have been evicted since it was read: first find out which ones can be packed.
     const runs: Array<[number, number, number]> = [];
     for (const [device, first, count] of set.runs) {
@@ -240,12 +263,14 @@ async function releaseOf({ released, signal }: StartContext): Promise<PackJob> {
   return await abortable(released ?? Promise.reject(new Error('no order would release it')), signal);
 }
 
-async function tablesOf(
+/** By diffID. */
+async function packedLayers(
   layers: readonly JobLayer[],
   { tables }: StartContext,
-): Promise<Map<string, SpanTable>> {
-  const pairs = layers.map(async ({ diffId, blob }): Promise<[string, SpanTable]> => {
-    return [diffId, await tables.of(blob, diffId)];
+): Promise<Map<string, PackedLayer>> {
+  const pairs = layers.map(async (layer): Promise<[string, PackedLayer]> => {
+    const id = layerOf(layer);
+    return [layer.diffId, { id, table: await tables.of(layer.table ?? layer.blob, id) }];
   });
   return new Map(await Promise.all(pairs));
 }

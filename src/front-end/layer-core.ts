@@ -29,8 +29,13 @@ export interface LayerHostOptions {
 
 /** Which layer it is, and the files that it lies in. */
 export interface OpenedLayer {
+  /** The layer's id (schemas/front.ts). */
   diffId: string;
+  /** What its device hashes to when it is whole. */
+  content: string;
   table: SpanTable;
+  /** Digest of the table, which names it in the store; undefined: the blob's names it. */
+  tableName: string | undefined;
   source: BlobSource;
   /** The device, open for reading and writing. The host closes it. */
   file: FileHandle;

@@ -37,8 +37,9 @@ export class LayerFetches {
     // Before it is submitted: one that is refused ends within the call.
     this.#running.set(job, running);
     this.#trace.fetching(job, runs);
-    const { diffId, source, table } = layer;
-    const order: FetchOrder = { kind: 'fetch', class: kind, layer: diffId, runs: blocks, source };
+    const { diffId, source, table, tableName } = layer;
+    const named = tableName === undefined ? {} : { table: tableName };
+    const order: FetchOrder = { kind: 'fetch', class: kind, layer: diffId, runs: blocks, source, ...named };
     const rest = kind === 'prefetch' && soon !== true ? { rest: deviceSize(table.rawSize) } : {};
     running.pool = pool.submit(order, this.#listenerOf(running), rest);
   }

@@ -10,6 +10,7 @@ import { presentRanges } from '../../actors/node-state.ts';
 import type { Budgets } from '../../actors/pace.ts';
 import { type BlockRun, blockRun, blocksOf, type SpanRun } from '../../actors/ranges.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
+import type { FrontLayer } from '../../schemas/front.ts';
 import { BLOCK_PRESENT, type DeviceFile, inodeOf } from '../fuse/transport.ts';
 import type { Timer } from '../process/ports.ts';
 import { deviceSize } from '../store/device.ts';
@@ -299,12 +300,13 @@ export class LayerHost {
     return this.#core.states[block] === BLOCK_PRESENT;
   }
 
-  status(): LayerStatus {
+  status(): FrontLayer {
     const { absent, fetching, present } = this.#core.actor.counts;
     const { layer, cache } = this.#core.options;
-    const { table, diffId } = layer;
+    const { table, diffId, content } = layer;
     return {
       diffId,
+      ...(content === diffId ? {} : { content }),
       state: this.state,
       blocks: { absent, fetching, present },
       bytes: {

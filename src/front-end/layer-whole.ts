@@ -51,7 +51,7 @@ export class LayerWhole {
     await this.#writer.flush().catch((error: unknown) => log.warn({ error }, 'blocks not in the log yet'));
     if (!this.#isVerifying(turn)) return;
     pool.submit(
-      { kind: 'verify', layer: layer.diffId, size: layer.table.rawSize },
+      { kind: 'verify', layer: layer.diffId, diffId: layer.content, size: layer.table.rawSize },
       {
         blocks: () => {},
         end: (_, failure) => {
@@ -90,7 +90,8 @@ export class LayerWhole {
 
   async corrupt(): Promise<void> {
     const { diffId } = this.#core;
-    const message = `layer ${diffId}: its blocks pass the sidecar's checks, but together they are not the layer`;
+    const { content } = this.#core.options.layer;
+    const message = `layer ${content}: its blocks pass the span table's checks, but together they are not the layer`;
     this.#core.options.on.notify({ kind: 'corrupt', diffId, message });
     await this.#writer.record({ type: 'layer.dropped', reason: 'corrupt', message }, () => true);
   }
@@ -120,10 +121,11 @@ export class LayerWhole {
 
   async #sayWhole(): Promise<void> {
     const { diffId } = this.#core;
+    const { content } = this.#core.options.layer;
     // What the log may not know yet is that blocks were damaged, and so that the layer was not complete for a while.
     const isLogged =
       (!this.#writer.hasUnsaid && this.#core.isKnown('complete')) ||
-      (await this.#writer.record({ type: 'layer.completed', digest: diffId }, () => this.#isComplete));
+      (await this.#writer.record({ type: 'layer.completed', digest: content }, () => this.#isComplete));
     if (isLogged && !this.#core.isClosed) this.#core.options.on.notify({ kind: 'whole', diffId });
   }
 

@@ -129,10 +129,8 @@ export class OpenLayers {
   async #openNow(request: OpenLayer): Promise<LayerHost> {
     const { layout, layers, cache, transport } = this.#options;
     const { diffId, size, source } = request;
-    const table = SpanTable.decode(await readFile(layout.spans(source.digest)));
-    if (table.diffId !== diffId || table.rawSize !== size) {
-      throw new CofaError('integrity', `the span table of ${source.digest} is not that of layer ${diffId}`);
-    }
+    const table = SpanTable.decode(await readFile(layout.spans(request.table ?? source.digest)));
+    refuseOther(table, request);
     const { file, created } = await openDevice(layout.device(diffId), size);
     try {
       await this.#agreeWithLog(request, table, file, created);
@@ -149,17 +147,22 @@ export class OpenLayers {
 
   /** Tells the log what it does not know of the device, and frees what it says is absent. */
   async #agreeWithLog(
-    { diffId, size, source, built }: OpenLayer,
+    { diffId, content, size, source, built, table: tableName }: OpenLayer,
     table: SpanTable,
     file: FileHandle,
     created: boolean,
   ): Promise<void> {
     const { facts, log } = this.#options;
     const known = facts.layers.get(diffId);
-    if (known === undefined || known.blob !== source.digest || known.size !== size) {
+    const isSame = known?.blob === source.digest && known.table === tableName && known.size === size;
+    if (!isSame) {
       const { blockSize, blockCount } = table;
       const blob = source.digest;
-      await facts.append(diffId, { type: 'layer.opened', size, blockSize, blockCount, blob });
+      const named = {
+        ...(content === undefined ? {} : { diffId: content }),
+        ...(tableName === undefined ? {} : { table: tableName }),
+      };
+      await facts.append(diffId, { type: 'layer.opened', size, blockSize, blockCount, blob, ...named });
     }
     if (created && (known?.presentCount ?? 0) > 0) {
       const message = 'the device file was not there any more';
@@ -167,7 +170,7 @@ export class OpenLayers {
     }
     if (built && !created && known === undefined) {
       await facts.append(diffId, { type: 'layer.blocks', ranges: [[0, table.blockCount]] });
-      await facts.append(diffId, { type: 'layer.completed', digest: diffId });
+      await facts.append(diffId, { type: 'layer.completed', digest: table.diffId });
     }
     const logged = facts.layers.get(diffId);
     if (created || logged === undefined) return;
@@ -181,11 +184,12 @@ export class OpenLayers {
     );
   }
 
-  #hostOf({ diffId, source, direct = false }: OpenLayer, table: SpanTable, file: FileHandle): LayerHost {
+  #hostOf(request: OpenLayer, table: SpanTable, file: FileHandle): LayerHost {
+    const { diffId, content = diffId, source, direct = false, table: tableName } = request;
     const { facts, pool, cache, scrubber, starts, transport, clock, log } = this.#options;
     const { readDeadlineMs, onLogged, notify } = this.#options;
     return new LayerHost({
-      layer: { diffId, table, source, file, direct },
+      layer: { diffId, content, table, tableName, source, file, direct },
       facts,
       pool,
       cache: { use: cache.useOf(diffId, table), fetched: this.#fetched, onFetch: cache.onFetch },
@@ -203,10 +207,11 @@ export class OpenLayers {
   }
 
   #closedStatus(diffId: string, known: LayerFacts): FrontStatus['layers'][number] {
-    const { size, blockSize, blockCount, presentCount: present } = known;
+    const { size, blockSize, blockCount, presentCount: present, diffId: content } = known;
     const fetched = this.#fetched.get(diffId) ?? 0;
     return {
       diffId,
+      ...(content === undefined ? {} : { content }),
       state: known.complete ? 'complete' : 'lazy',
       blocks: { absent: blockCount - present, fetching: 0, present },
       bytes: { total: size, present: Math.min(present * blockSize, size), fetched },
@@ -221,4 +226,21 @@ export class OpenLayers {
     const { hits, misses, errors } = this.#options.transport.counters(layer.device.inode);
     return { hits: past.hits + hits, misses: past.misses + misses, errors: past.errors + errors };
   }
+}
+
+/**
+ * A layer is opened with its own table alone: the one of its diffID, its size and its blob, and, where its id is a block root,
+ * the one with that root. Error `integrity`.
+ */
+function refuseOther(table: SpanTable, { diffId: id, content, size, source }: OpenLayer): void {
+  const isOfLayer =
+    content === undefined ? table.diffId === id : table.diffId === content && table.root === id;
+  if (isOfLayer && table.rawSize === size && table.blobDigest === source.digest) return;
+  throw new CofaError(
+    'integrity',
+    `the span table of ${source.digest} is not that of layer ${content ?? id}`,
+    {
+      hint: 'remove the image (cofa rmi) and mount it again',
+    },
+  );
 }

@@ -77,7 +77,7 @@ async function openHost(
   await facts.append(digest, { type: 'layer.opened', size, blockSize, blockCount, blob: digest });
   const source = { registry: 'rehearsal', repository: 'rehearsal', digest, size };
   return new LayerHost({
-    layer: { diffId: digest, table, source, file, direct: false },
+    layer: { diffId: digest, content: digest, table, tableName: undefined, source, file, direct: false },
     facts,
     pool,
     cache: { use: new SpanUse(table), fetched: new Map(), onFetch: () => {} },

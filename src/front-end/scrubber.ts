@@ -155,7 +155,7 @@ export class Scrubber {
     const bad: BlockRun[] = [];
     for (let first = 0; first < known.blockCount; first += MISMATCH_BLOCKS) {
       const count = Math.min(MISMATCH_BLOCKS, known.blockCount - first);
-      const found = await this.#checkByFetcher(diffId, known.blob, [blockRun(first, count)]);
+      const found = await this.#checkByFetcher(diffId, known, [blockRun(first, count)]);
       for (const [from, blocks] of found) addBlocks(bad, from, blocks);
     }
     if (bad.length === 0) return false;
@@ -252,7 +252,7 @@ export class Scrubber {
     const check = isHere ? this.#checkHere.bind(this) : this.#checkByFetcher.bind(this);
     let bad: BlockRun[] = [];
     try {
-      const found = blocks === 0 ? [] : await check(diffId, known.blob, ranges);
+      const found = blocks === 0 ? [] : await check(diffId, known, ranges);
       bad = within(found, (block) => watched.has(block));
     } finally {
       all.delete(watched);
@@ -289,20 +289,23 @@ export class Scrubber {
   }
 
   /** One layer after the other. */
-  async #checkHere(diffId: string, blob: string, ranges: readonly BlockRun[]): Promise<BlockRun[]> {
+  async #checkHere(diffId: string, known: LayerFacts, ranges: readonly BlockRun[]): Promise<BlockRun[]> {
     const { layout } = this.#options;
     const { signal } = this.#stopping;
     const mine = this.#checking.then(() =>
-      checkBlocks({ layer: diffId, blob, ranges }, { layout, tables: new SpanTables(layout), signal }),
+      checkBlocks(
+        { layer: diffId, ...tableOf(known), ranges },
+        { layout, tables: new SpanTables(layout), signal },
+      ),
     );
     this.#checking = mine.catch(() => {});
     return await mine;
   }
 
-  #checkByFetcher(diffId: string, blob: string, ranges: readonly BlockRun[]): Promise<BlockRun[]> {
+  #checkByFetcher(diffId: string, known: LayerFacts, ranges: readonly BlockRun[]): Promise<BlockRun[]> {
     return new Promise((resolve, reject) => {
       this.#options.pool.submit(
-        { kind: 'scrub', layer: diffId, blob, ranges },
+        { kind: 'scrub', layer: diffId, ...tableOf(known), ranges },
         {
           blocks: () => {},
           end: (_bytes, failure, _timing, bad) => {
@@ -345,6 +348,9 @@ export class Scrubber {
     conditions.set(key, damageSentence(diffId, damaged));
   }
 }
+
+const tableOf = ({ blob, table }: LayerFacts): { blob: string; table?: string } =>
+  table === undefined ? { blob } : { blob, table };
 
 export function damageSentence(diffId: string, damaged: NonNullable<LayerFacts['damaged']>): string {
   const { at, bad, repaired, kept } = damaged;

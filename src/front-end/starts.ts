@@ -8,7 +8,7 @@ import { isWhole } from '../../actors/layer-life.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
-import type { PackSource, RecordOrder, StartRun } from '../../schemas/fetch.ts';
+import { layerOf, type PackSource, type RecordOrder, type StartRun } from '../../schemas/fetch.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
 import type { FetchPool } from './fetch-pool.ts';
@@ -119,7 +119,7 @@ export class Starts {
   /** Whether the layer's first reads are being recorded: it must not be handed over to the kernel yet. */
   isRecording(diffId: string): boolean {
     for (const { order } of this.#recordings.values())
-      if (order.layers.some((layer) => layer.diffId === diffId)) return true;
+      if (order.layers.some((layer) => layerOf(layer) === diffId)) return true;
     return false;
   }
 
@@ -142,7 +142,9 @@ export class Starts {
     if (ticks !== this.#seen) this.#lastFirstRead = now;
     this.#seen = ticks;
     for (const [key, recording] of this.#recordings) {
-      const isAll = recording.order.layers.every(({ diffId }) => isWhole(this.#options.layer(diffId)?.state));
+      const isAll = recording.order.layers.every((layer) =>
+        isWhole(this.#options.layer(layerOf(layer))?.state),
+      );
       const state = recording.watch.look(now, ticks, isAll);
       if (state === 'going-on') continue;
       this.#recordings.delete(key);
@@ -156,7 +158,7 @@ export class Starts {
   closing(diffId: string): void {
     this.tick();
     for (const [key, recording] of this.#recordings) {
-      if (!recording.order.layers.some((layer) => layer.diffId === diffId)) continue;
+      if (!recording.order.layers.some((layer) => layerOf(layer) === diffId)) continue;
       this.#recordings.delete(key);
       this.#record(recording);
     }
@@ -273,10 +275,11 @@ export class Starts {
   #record({ order, watch, since }: Recording): void {
     const found: Array<{ device: number; block: number; tick: number }> = [];
     const devices: string[] = [];
-    for (const { diffId } of order.layers) {
-      const layer = this.#options.layer(diffId);
+    for (const one of order.layers) {
+      const id = layerOf(one);
+      const layer = this.#options.layer(id);
       if (layer === undefined) continue;
-      const device = devices.push(diffId) - 1;
+      const device = devices.push(id) - 1;
       const { firstReads } = layer;
       for (let block = 0; block < firstReads.length; block++) {
         const tick = firstReads[block] as number;

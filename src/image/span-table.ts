@@ -1,4 +1,5 @@
 import { CofaError } from '../../schemas/errors.ts';
+import { Digest } from '../digest/digest.ts';
 import { type GzipState, MAX_HEADER } from './gzip.ts';
 import type { Header as BlockHeader } from './layer-decoder.ts';
 import { INITIAL_STATE, Sha256, STATE_SIZE } from './sha256.ts';
@@ -25,9 +26,9 @@ import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';
  * digest for each block. Indexing hashes the raw bytes once, not twice. And the chain starts at SHA-256's fixed state
  * and ends in the diffID, so a layer whose blocks are all present and right is the layer.
  *
- * **What it does not prove.** The states come with the table. In a forged one they fit forged blocks, all but the last:
- * so until the layer is whole, a block is only as right as its table (docs/trust.md). The engine hashes the whole device
- * before it relies on it.
+ * **What it does not prove.** The states come with the table. In a forged one they fit forged blocks, all but the last. So
+ * a block is as right as the table's *root* (`root`), which stands for all its states: who vouches for it, or what has proven
+ * it, is docs/trust.md's business. A layer that was once whole and hashed to its diffID has proven its root for ever.
  *
  * Layout, little-endian, no padding:
  *
@@ -62,6 +63,7 @@ export class SpanTable {
   readonly #records: number;
   readonly #states: number;
   readonly #checkpoints: number;
+  #root: string | undefined;
 
   private constructor(bytes: Buffer, header: Header) {
     this.diffId = header.diffId;
@@ -76,6 +78,16 @@ export class SpanTable {
     this.#records = HEADER_SIZE;
     this.#states = this.#records + header.spanCount * RECORD_SIZE;
     this.#checkpoints = this.#states + stateCount(header.blockCount) * STATE_SIZE;
+  }
+
+  /**
+   * The layer's block root: one digest over the list of its block states. It takes its diffID and its size in, and depends on
+   * neither spans nor compression, so every honest table of a layer has the same one. `sha256:…` of `COFAROOT`, u64 rawSize,
+   * u32 block size, u32 0 (little-endian), the states, the diffID.
+   */
+  get root(): string {
+    this.#root ??= this.#hashStates();
+    return this.#root;
   }
 
   /** Throws a RangeError outside 0 ≤ index < spanCount. */
@@ -179,6 +191,21 @@ export class SpanTable {
     return table;
   }
 
+  /**
+   * The table of this layer of an image, as the manifest and the config name it. Error `integrity` also where it says that it
+   * is of another layer or blob.
+   */
+  static of(
+    bytes: Buffer,
+    { diffId, blob }: { diffId: string; blob: { digest: string; size: number } },
+  ): SpanTable {
+    const table = SpanTable.decode(bytes);
+    const isOfLayer =
+      table.diffId === diffId && table.blobDigest === blob.digest && table.blobSize === blob.size;
+    if (!isOfLayer) throw new CofaError('integrity', `the span table of layer ${diffId} is another layer's`);
+    return table;
+  }
+
   static build(parts: SpanTableParts): SpanTable {
     const { spans } = parts;
     const blockCount = Math.ceil(parts.rawSize / BLOCK_SIZE);
@@ -217,6 +244,18 @@ export class SpanTable {
     }
     parts.states.copy(bytes, states, 0, checkpoints - states);
     return SpanTable.decode(bytes);
+  }
+
+  #hashStates(): string {
+    const head = Buffer.alloc(ROOT_HEAD_SIZE);
+    head.write(ROOT_MAGIC, 0, 'latin1');
+    head.writeBigUInt64LE(BigInt(this.rawSize), 8);
+    head.writeUInt32LE(this.blockSize, 16);
+    const hash = new Digest();
+    hash.update(head);
+    hash.update(this.#bytes.subarray(this.#states, this.#checkpoints));
+    hash.update(this.#bytes.subarray(DIFF_ID_AT, DIFF_ID_AT + STATE_SIZE));
+    return hash.end();
   }
 
   #firstBlock(span: number): number {
@@ -342,6 +381,8 @@ export interface SpanTableParts {
 }
 
 const MAGIC = 'COFASPAN';
+const ROOT_MAGIC = 'COFAROOT';
+const ROOT_HEAD_SIZE = 24;
 /** Versions: by where spans begin. */
 const REGULAR = 1;
 const CUT = 2;

@@ -29,8 +29,8 @@ export interface IndexImageOptions {
   threads?: number;
   /** Threads that run already; they end with the image. */
   pool?: ThreadPool;
-  /** Path of a layer's device where the pass is to write it; see `IndexedLayer.built`. */
-  deviceOf?: (diffId: string) => string | undefined;
+  /** Root of the store in which the pass is to leave the layers' devices; see `IndexedLayer.built`. Undefined: it leaves none. */
+  store?: string;
   /** What the devices count against. */
   budget?: RawBudget;
   /** Called once, when every thread is at work: by then the code is loaded. */
@@ -161,13 +161,12 @@ class ImagePass {
    * Indexes one layer in its turn. The turn ends when the thread has read the layer: its device may still be written.
    */
   async #index(key: string, { blob, diffId }: Layer): Promise<IndexedLayer> {
-    const { deviceOf, onLayer } = this.#options;
-    const device = deviceOf?.(diffId);
+    const { store, onLayer } = this.#options;
     this.#report(key, blob, 0);
     const endTurn = await (blob.size <= SMALL ? this.#small : this.#large).next();
     try {
       const layer = await this.#parts.pool.run(
-        { blob, diffId, ...(device === undefined ? {} : { device }), budget: this.#options.budget },
+        { blob, diffId, ...(store === undefined ? {} : { store }), budget: this.#options.budget },
         this.#open(blob),
         {
           onProgress: (done) => this.#report(key, blob, done),

@@ -13,8 +13,8 @@ export type RegistrySettings = Pick<
 export interface LayerJob {
   blob: { digest: string; size: number };
   diffId: string;
-  /** Where the layer device is to lie afterwards, whole and verified; undefined: the caller wants none. */
-  device?: string;
+  /** Root of the store in which the layer device is to lie afterwards, whole and verified; undefined: the caller wants none. */
+  store?: string;
   /** What the device counts against; undefined: the disk alone bounds it. */
   budget?: RawBudget | undefined;
 }
@@ -35,6 +35,8 @@ export interface IndexedLayer extends LayerContents {
   spanCount: number;
   /** Encoded (span-table.ts). */
   spans: Buffer;
+  /** Block root of the span table. */
+  root: string;
   /** The caller wanted the device, and it lies there. */
   built: boolean;
 }

@@ -27,6 +27,7 @@ import { encodeToc } from '../image/toc-codec.ts';
 import { beginWriteBack } from '../kernel/write-back.ts';
 import { deviceSize } from '../store/device.ts';
 import { DiskRoom, writeAll } from '../store/disk-room.ts';
+import { Layout } from '../store/layout.ts';
 import type { FromThread, LayerJob, Rest, ToThread } from './layer-job.ts';
 import type { Piece } from './pieces.ts';
 import { type RawBudget, takeRaw } from './raw-budget.ts';
@@ -64,7 +65,9 @@ async function answer(id: number, job: LayerJob): Promise<void> {
 }
 
 async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: AbortSignal): Promise<Rest> {
-  const draft = job.device === undefined ? undefined : new DeviceDraft(job.device, job.budget);
+  const layout = job.store === undefined ? undefined : new Layout(job.store);
+  const token = randomBytes(6).toString('hex');
+  const draft = layout && new DeviceDraft(layout.deviceDraft(job.diffId, token), job.budget);
   try {
     const index = await indexLayer(blob, {
       expect: { digest: job.blob.digest, size: job.blob.size, diffId: job.diffId },
@@ -77,7 +80,7 @@ async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: Abort
     // The flat image waits for these first; the thread does the rest while the main thread builds it.
     send({ id, kind: 'contents', contents: { rawSize, toc: encodeToc(index.toc) } });
     // The indexer has compared the whole tar with its diffID; only now may the device bear its name.
-    await draft?.publish(rawSize);
+    if (layout !== undefined) await draft?.publish(layout.device(spans.root), rawSize);
     return {
       diffId,
       compression,
@@ -85,6 +88,7 @@ async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: Abort
       blobSize,
       spanCount: spans.spanCount,
       spans: spans.encode(),
+      root: spans.root,
       built: draft !== undefined,
     };
   } finally {
@@ -129,9 +133,8 @@ class Incoming implements AsyncIterable<Piece> {
 const WRITE_BACK_BYTES = 8 << 20;
 const sync = promisify(fdatasync);
 
-/** The device file before its bytes are verified: beside its place, under a name that no reader opens. */
+/** The device file before its bytes are verified, under a name that no reader opens. Its block root, which names it, is known at its end. */
 class DeviceDraft {
-  readonly #target: string;
   readonly #path: string;
   readonly #room: DiskRoom;
   readonly #budget: RawBudget | undefined;
@@ -141,11 +144,11 @@ class DeviceDraft {
   #begun = 0;
   #writeBack: Promise<void> | undefined;
 
-  constructor(target: string, budget: RawBudget | undefined) {
-    this.#target = target;
-    this.#path = `${target}.${randomBytes(6).toString('hex')}.draft`;
-    mkdirSync(dirname(target), { recursive: true, mode: 0o700 });
-    this.#room = new DiskRoom(dirname(target), budget?.reserve);
+  constructor(path: string, budget: RawBudget | undefined) {
+    this.#path = path;
+    const folder = dirname(path);
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    this.#room = new DiskRoom(folder, budget?.reserve);
     this.#budget = budget;
     this.#fd = openSync(this.#path, 'wx+', 0o600);
   }
@@ -164,16 +167,17 @@ class DeviceDraft {
     this.#begun = this.#written;
   }
 
-  async publish(rawSize: number): Promise<void> {
+  async publish(target: string, rawSize: number): Promise<void> {
     const fd = this.#fd as number;
     ftruncateSync(fd, deviceSize(rawSize));
     await sync(fd);
     try {
-      linkSync(this.#path, this.#target);
+      mkdirSync(dirname(target), { recursive: true, mode: 0o700 });
+      linkSync(this.#path, target);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       // Another image has some of the layer's blocks already, and a loop device may hold that very file.
-      fillInPlace(fd, this.#target);
+      fillInPlace(fd, target);
     }
   }
 

@@ -2,6 +2,7 @@
  * What the supervisor orders from the indexer's processes, and what they answer. Both ends are checked against these types;
  * neither program imports the other.
  */
+import type { ImageDevice } from '../../actors/device.ts';
 import type { Progress } from '../../schemas/api.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { ResolvedImage } from '../registry/client.ts';
@@ -18,7 +19,7 @@ export interface ToIndexer {
 export interface NodeIndex {
   /** Digest of the flat metadata. */
   flat: string;
-  devices: Array<{ diffId: string; size: number; spans: string }>;
+  devices: ImageDevice[];
 }
 
 export type FromIndexer =

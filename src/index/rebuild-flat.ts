@@ -10,11 +10,11 @@
 import { closeSync, openSync, readSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { setImmediate as pause } from 'node:timers/promises';
-import { Digest } from '../digest/digest.ts';
+import { Digest, digestOf } from '../digest/digest.ts';
+import type { ImageDevice } from '../../actors/device.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { buildFlat, type LayerDevice } from '../image/erofs.ts';
 import { indexLayer } from '../image/index-layer.ts';
-import { SpanTable } from '../image/span-table.ts';
 import { decodeToc, encodeToc } from '../image/toc-codec.ts';
 import { type Toc, TocBuilder } from '../image/toc.ts';
 import { dropPages } from '../kernel/page-cache.ts';
@@ -25,15 +25,30 @@ export interface RebuildOrder {
   source: Source;
   /** The image's, lowest first. */
   layers: Array<{ diffId: string; blob: string; blobSize: number }>;
-  /** Layers whose device is whole, with the bytes of their tar. */
-  local: Array<{ diffId: string; size: number }>;
+  /** Layers of which a device is whole. */
+  local: LocalLayer[];
+  /** Layers that images of this node have, with span tables whose block root is proven. */
+  known: ImageDevice[];
   /** Whether to use tables of contents that an earlier rebuild left in the store. */
   cached: boolean;
 }
 
+/** A device that is whole: the layer's id, which names it, and the bytes of the tar in it. */
+export interface CompleteLayer {
+  layer: string;
+  size: number;
+}
+
+/** By diffID. */
+export type CompleteLayers = ReadonlyMap<string, CompleteLayer>;
+
+export interface LocalLayer extends CompleteLayer {
+  diffId: string;
+}
+
 export interface RebuiltFlat {
   metadata: Buffer;
-  devices: Array<{ diffId: string; size: number; spans: string }>;
+  devices: ImageDevice[];
 }
 
 const CHUNK = 1 << 20;
@@ -47,50 +62,82 @@ export async function rebuildFlat(
   order: RebuildOrder,
   context: { layout: Layout; registry: RegistryClient; onProgress?: (bytes: number) => void },
 ): Promise<RebuiltFlat> {
-  const { layout, registry } = context;
   let bytes = 0;
   const count = (more: number) => {
     bytes += more;
     context.onProgress?.(bytes);
   };
-  const sizes = new Map(order.local.map(({ diffId, size }) => [diffId, size]));
-  const known = new Map<string, { toc: Toc; size: number }>();
-  for (const { diffId, blob, blobSize } of order.layers) {
-    if (known.has(diffId)) continue;
-    const local = sizes.get(diffId);
-    const stored = order.cached ? await storedToc(layout, diffId, blob, local) : undefined;
-    if (stored !== undefined) {
-      known.set(diffId, stored);
-    } else if (local !== undefined) {
-      const toc = await tocOfDevice(layout.device(diffId), diffId, local, count);
-      await writeWhole(layout.toc(diffId), encodeToc(toc));
-      known.set(diffId, { toc, size: local });
-    } else {
-      const stream = registry.blobStream(order.source, { digest: blob, size: blobSize });
-      const index = await indexLayer(counted(stream, count), {
-        expect: { digest: blob, size: blobSize, diffId },
-      });
-      await writeWhole(layout.spans(blob), index.spans.encode());
-      await writeWhole(layout.toc(diffId), encodeToc(index.toc));
-      known.set(diffId, { toc: index.toc, size: index.rawSize });
-    }
+  const parts = new Map<string, Part>();
+  for (const layer of order.layers)
+    if (!parts.has(layer.diffId)) parts.set(layer.diffId, await partOf(layer, order, context, count));
+  for (;;) {
+    const chain = order.layers.map(({ diffId }) => ({ diffId, ...(parts.get(diffId) as Part) }));
+    const { metadata, devices } = buildFlat(
+      chain.map(({ toc }) => toc),
+      chain.map(({ diffId, size }): LayerDevice => ({ diffId, size })),
+    );
+    const used = devices.map((at) => chain[at] as (typeof chain)[number]);
+    const unknown = used.find(({ device }) => device === undefined);
+    if (unknown === undefined) return { metadata, devices: used.flatMap(({ device }) => device ?? []) };
+    // Its table of contents is here, and its span table is not.
+    const layer = order.layers.find(({ diffId }) => diffId === unknown.diffId) as RebuildLayer;
+    parts.set(layer.diffId, await streamed(layer, order, context, count));
   }
-  const chain = order.layers.map(({ diffId, blob }) => ({
-    diffId,
-    spans: blob,
-    ...(known.get(diffId) as { toc: Toc; size: number }),
-  }));
-  const { metadata, devices } = buildFlat(
-    chain.map(({ toc }) => toc),
-    chain.map(({ diffId, size }): LayerDevice => ({ diffId, size })),
-  );
-  return {
-    metadata,
-    devices: devices.map((at) => {
-      const { diffId, size, spans } = chain[at] as (typeof chain)[number];
-      return { diffId, size, spans };
-    }),
-  };
+}
+
+type RebuildLayer = RebuildOrder['layers'][number];
+type RebuildContext = Parameters<typeof rebuildFlat>[1];
+
+/** What is known of a layer. */
+interface Part {
+  toc: Toc;
+  /** Bytes of the tar; without a device: up to the end of its last file. */
+  size: number;
+  /** Undefined: the node has no span table of the layer whose root is proven. */
+  device: ImageDevice | undefined;
+}
+
+/** From a table of contents in the store, else from the layer's device, else from the registry. */
+async function partOf(
+  layer: RebuildLayer,
+  order: RebuildOrder,
+  context: RebuildContext,
+  count: (bytes: number) => void,
+): Promise<Part> {
+  const { layout } = context;
+  const { diffId, blob } = layer;
+  const device = order.known.find((one) => one.diffId === diffId && one.spans === blob);
+  const local = order.local.find((one) => one.diffId === diffId);
+  const stored = order.cached ? await storedToc(layout, diffId, device?.size ?? local?.size) : undefined;
+  if (stored !== undefined) return { toc: stored, size: device?.size ?? endOf(stored), device };
+  if (local === undefined) return await streamed(layer, order, context, count);
+  const toc = await tocOfDevice(layout.device(local.layer), diffId, local.size, count);
+  await writeWhole(layout.toc(diffId), encodeToc(toc));
+  return { toc, size: local.size, device };
+}
+
+async function streamed(
+  { diffId, blob, blobSize }: RebuildLayer,
+  { source }: RebuildOrder,
+  { layout, registry }: RebuildContext,
+  count: (bytes: number) => void,
+): Promise<Part> {
+  const stream = registry.blobStream(source, { digest: blob, size: blobSize });
+  const expect = { digest: blob, size: blobSize, diffId };
+  const { toc, spans, rawSize: size } = await indexLayer(counted(stream, count), { expect });
+  const bytes = spans.encode();
+  const table = digestOf(bytes);
+  await writeWhole(layout.spans(table), bytes);
+  await writeWhole(layout.toc(diffId), encodeToc(toc));
+  return { toc, size, device: { diffId, size, spans: blob, root: spans.root, table } };
+}
+
+/** Where the data of the last file end. */
+function endOf(toc: Toc): number {
+  let end = 0;
+  for (const { extents } of toc.entries)
+    for (const { deviceOffset, length } of extents) end = Math.max(end, deviceOffset + length);
+  return end;
 }
 
 /** The table of contents of a layer device, whose `size` raw bytes must hash to its diffID. */
@@ -136,16 +183,10 @@ export async function tocOfDevice(
   }
 }
 
-/** The table that an earlier rebuild left; undefined where it cannot be read. */
-async function storedToc(
-  layout: Layout,
-  diffId: string,
-  blob: string,
-  local: number | undefined,
-): Promise<{ toc: Toc; size: number } | undefined> {
+/** The table that an earlier pass over the layer left; undefined where it cannot be read. `size`: bytes of the tar, where they are known. */
+async function storedToc(layout: Layout, diffId: string, size: number | undefined): Promise<Toc | undefined> {
   try {
-    const size = local ?? SpanTable.decode(await readFile(layout.spans(blob))).rawSize;
-    return { toc: decodeToc(await readFile(layout.toc(diffId)), size), size };
+    return decodeToc(await readFile(layout.toc(diffId)), size);
   } catch {
     return undefined;
   }

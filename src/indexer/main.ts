@@ -79,11 +79,11 @@ async function indexForNode(
     registry,
     // Below its reserve the cache begins to evict: it gets a chance to make room.
     budget: rawBudget(cacheLimit, diskReserve(root) / 2),
-    deviceOf: layout.device,
+    store: root,
     onBegun: () => ports.giveHeapRoom(),
     onLayer: async (layer) => {
       await Promise.all([
-        writeWhole(layout.spans(layer.blobDigest), layer.spans),
+        writeWhole(layout.spans(digestOf(layer.spans)), layer.spans),
         writeWhole(layout.toc(layer.diffId), layer.toc),
       ]);
     },
@@ -94,9 +94,9 @@ async function indexForNode(
     flat: digestOf(indexed.flat),
     devices: indexed.devices.flatMap((at) => {
       const layer = indexed.layers[at];
-      return layer === undefined
-        ? []
-        : [{ diffId: layer.diffId, size: layer.rawSize, spans: layer.blobDigest }];
+      if (layer === undefined) return [];
+      const { diffId, rawSize: size, blobDigest, root, spans } = layer;
+      return [{ diffId, size, spans: blobDigest, root, table: digestOf(spans) }];
     }),
   };
 }

@@ -5,6 +5,7 @@ import type { LiveLog } from './live-log.ts';
 import { planLive, type LoadOptions } from './load.ts';
 import { type BlockPaths, LogFileWriter, type LogHeader, type LogSummary } from './log-file.ts';
 import { decodeRecord } from './record.ts';
+import { learnDiffId } from './replay-log.ts';
 
 export interface ExportOptions extends LoadOptions {
   /** Version of cofa, for the header. */
@@ -55,6 +56,7 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
     });
   };
   let seen = 0;
+  const diffIds = new Map<string, string>();
   try {
     // An existing file is reported before the log is read.
     if (options.from === undefined) writer = await start();
@@ -64,8 +66,12 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
       writer ??= await start();
       const decoded = decodeRecord(raw.bytes);
       await writer.add(raw, decoded.at ?? 0);
-      if (decoded.type === 'layer.trace' && options.pathsOf !== undefined)
-        collectPaths(paths, known, raw.subject, decoded.record, options.pathsOf);
+      const id = raw.subject.slice(raw.subject.lastIndexOf('.') + 1);
+      if (decoded.type === 'layer.opened') learnDiffId(diffIds, id, decoded.record);
+      if (decoded.type === 'layer.trace' && options.pathsOf !== undefined) {
+        const layer = `sha256:${id}`;
+        collectPaths(paths, known, diffIds.get(layer) ?? layer, decoded.record, options.pathsOf);
+      }
     }
     options.signal?.throwIfAborted();
     writer ??= await start();
@@ -86,11 +92,10 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
 function collectPaths(
   paths: BlockPaths,
   known: Set<string>,
-  subject: string,
+  diffId: string,
   record: Record<string, unknown>,
   pathsOf: PathsOf,
 ): void {
-  const diffId = `sha256:${subject.slice(subject.lastIndexOf('.') + 1)}`;
   for (const read of Array.isArray(record.reads) ? record.reads : []) {
     const { block, blocks } = (read ?? {}) as { block?: unknown; blocks?: unknown };
     if (typeof block !== 'number') continue;

@@ -115,7 +115,7 @@ async function* framesOf(
 /** Names of files for blocks, as the export stored them. */
 function takePaths(log: ReplayLog, { paths }: LogFileReader): void {
   const byBlock = new Map(Object.entries(paths).map(([diffId, list]) => [diffId, new Map(list)] as const));
-  log.pathsOf = (diffId, block) => byBlock.get(diffId)?.get(block) ?? [];
+  log.paths = (diffId, block) => byBlock.get(diffId)?.get(block) ?? [];
 }
 
 /** First and last time of a file. Reads the file, so moments that need neither do not ask for them. */

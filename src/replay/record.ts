@@ -96,3 +96,12 @@ export function partsOfSubject(subject: string): { node: string; kind: string; i
   if (cofa !== 'cofa' || version !== 'v1' || event !== 'event') return { node: '', kind: '', id: '' };
   return { node, kind, id: rest.join('.') };
 }
+
+/** Block roots that a record `image.prepared` names, whatever wrote it. */
+export function rootsIn({ devices }: Record<string, unknown>): string[] {
+  const list: unknown[] = Array.isArray(devices) ? devices : [];
+  return list.flatMap((device) => {
+    const { root } = (device ?? {}) as { root?: unknown };
+    return typeof root === 'string' ? [root] : [];
+  });
+}

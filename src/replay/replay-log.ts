@@ -26,11 +26,13 @@ export class ReplayLog {
   readonly beginning: Beginning;
   readonly timeline = new Timeline();
   readonly traces = new TraceIndex();
-  /** From the flat images, where they are at hand. */
-  pathsOf: PathsOf = () => [];
+  /** Files that have a block of a layer, by diffID: from the flat images, where they are at hand. */
+  paths: PathsOf = () => [];
   /** Notes about this log for the user, one sentence each. */
   readonly notes: string[] = [];
   readonly #checkpoints: Checkpoints;
+  /** By the ids of layers that bear another name than their diffID. */
+  readonly #diffIds = new Map<string, string>();
   /** After all events. */
   readonly #head: NodeState;
   #cursor: { position: number; state: NodeState } | undefined;
@@ -43,7 +45,11 @@ export class ReplayLog {
     this.#checkpoints = new Checkpoints(options.checkpoints);
     this.#head = copyState(this.beginning.state);
     this.#checkpoints.add(0, this.#head);
+    for (const [id, { diffId }] of this.#head.layers) if (diffId !== undefined) this.#diffIds.set(id, diffId);
   }
+
+  /** Files that have a block of the layer of this id. */
+  readonly pathsOf: PathsOf = (layer, block) => this.paths(this.#diffIds.get(layer) ?? layer, block);
 
   get count(): number {
     return this.timeline.count;
@@ -108,7 +114,17 @@ export class ReplayLog {
     if (foldRecord(this.#head, id, decoded)) this.#checkpoints.touch(this.timeline.kindAt(this.#folded), id);
     else this.#strange += 1;
     if (decoded.type === 'layer.trace') this.traces.add(this.#folded, decoded.record);
+    if (decoded.type === 'layer.opened') learnDiffId(this.#diffIds, id, decoded.record);
     this.#folded += 1;
     if (this.#checkpoints.isDue(this.#folded)) this.#checkpoints.add(this.#folded, this.#head);
   }
+}
+
+/** Notes what an event `layer.opened` says of the layer's diffID. `id`: hex digits. */
+export function learnDiffId(
+  known: Map<string, string>,
+  id: string,
+  { diffId }: Record<string, unknown>,
+): void {
+  if (typeof diffId === 'string') known.set(`sha256:${id}`, diffId);
 }

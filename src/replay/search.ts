@@ -1,5 +1,7 @@
 /** Searches events, forwards or backwards, in slices, so that the caller can draw meanwhile and stop the search. */
+import { layersOfImage } from '../../actors/device.ts';
 import { canMatch, type Condition, type MatchContext, matches } from './conditions.ts';
+import { rootsIn } from './record.ts';
 import type { ReplayLog } from './replay-log.ts';
 
 export type Wanted = { text: string } | { condition: Condition };
@@ -79,10 +81,8 @@ class Names implements MatchContext {
   constructor(log: ReplayLog) {
     this.#log = log;
     const { images, mounts } = log.beginning.state;
-    for (const [manifest, { resolved }] of images) {
-      const diffIds = resolved.layers.map(({ diffId }) => diffId);
-      this.#learnImage(manifest, resolved.ref, diffIds);
-    }
+    for (const [manifest, image] of images)
+      this.#learnImage(manifest, image.resolved.ref, layersOfImage(image));
     for (const [id, { ref, manifest, dir }] of mounts) this.#mounts.set(id, [ref, manifest, dir]);
   }
 
@@ -95,6 +95,10 @@ class Names implements MatchContext {
         const list: unknown[] = Array.isArray(data.layers) ? data.layers : [];
         const diffIds = list.map((layer) => String((layer as { diffId?: unknown } | null)?.diffId));
         this.#learnImage(`sha256:${id}`, String(data.ref), diffIds);
+      } else if (type === 'image.prepared') {
+        const { id, data } = timeline.eventAt(this.#count);
+        const manifest = `sha256:${id}`;
+        this.#learnImage(manifest, this.#images.get(manifest) ?? manifest, rootsIn(data));
       } else if (type === 'mount.requested') {
         const { id, data } = timeline.eventAt(this.#count);
         this.#mounts.set(id, [String(data.ref), String(data.manifest), String(data.dir)]);
@@ -114,9 +118,9 @@ class Names implements MatchContext {
     return this.#images.get(manifest);
   }
 
-  #learnImage(manifest: string, ref: string, diffIds: readonly string[]): void {
+  #learnImage(manifest: string, ref: string, layers: Iterable<string>): void {
     this.#images.set(manifest, ref);
-    for (const diffId of diffIds)
-      this.#layers.set(diffId, (this.#layers.get(diffId) ?? new Set()).add(ref).add(manifest));
+    for (const layer of layers)
+      this.#layers.set(layer, (this.#layers.get(layer) ?? new Set()).add(ref).add(manifest));
   }
 }

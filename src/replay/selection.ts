@@ -5,7 +5,7 @@
  */
 import type { NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { type DecodedRecord, decodeRecord, partsOfSubject, type RawRecord } from './record.ts';
+import { type DecodedRecord, decodeRecord, partsOfSubject, type RawRecord, rootsIn } from './record.ts';
 
 export interface SelectionOptions {
   /** A reference as given to mount, `name:tag`, or a manifest's digest or the beginning of its digits. */
@@ -35,8 +35,10 @@ export class Selection {
   /** Learns from a state in front of the log. */
   learnState(state: NodeState): void {
     if (this.#all) return;
-    for (const [manifest, image] of state.images)
-      this.#learnImage(manifest.slice(7), image.resolved as unknown as Record<string, unknown>);
+    for (const [manifest, { resolved, prepared }] of state.images) {
+      this.#learnImage(manifest.slice(7), resolved as unknown as Record<string, unknown>);
+      if (prepared !== undefined) this.#learnRoots(manifest.slice(7), rootsIn({ ...prepared }));
+    }
     for (const [id, mount] of state.mounts) this.#learnMount(id, mount as unknown as Record<string, unknown>);
   }
 
@@ -50,6 +52,7 @@ export class Selection {
   learnFacts(subject: string, type: string, record: Record<string, unknown>): void {
     const { id } = partsOfSubject(subject);
     if (type === 'image.resolved') this.#learnImage(id, record);
+    else if (type === 'image.prepared') this.#learnRoots(id, rootsIn(record));
     else if (type === 'mount.requested') this.#learnMount(id, record);
   }
 
@@ -100,6 +103,12 @@ export class Selection {
     this.#layersOf.set(hex, layers);
     const { image } = this.options;
     if (this.#manifests.has(hex) || (image !== undefined && isImage(image, hex, record))) this.#addImage(hex);
+  }
+
+  /** Layers of the image bear these names in the log. */
+  #learnRoots(hex: string, roots: readonly string[]): void {
+    this.#layersOf.set(hex, [...(this.#layersOf.get(hex) ?? []), ...roots.map((root) => root.slice(7))]);
+    if (this.#manifests.has(hex)) this.#addImage(hex);
   }
 
   #learnMount(id: string, record: Record<string, unknown>): void {

@@ -1,4 +1,5 @@
 /** The mounts of a log, and the phases that each went through until it was ready. */
+import { layersOfImage } from '../../actors/device.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { ReplayLog } from './replay-log.ts';
 
@@ -149,5 +150,5 @@ const hexOf = (mount: MountStory): string => mount.manifest.slice('sha256:'.leng
 /** Layers of an image, as the log says it before its end. */
 export function layersOf(log: ReplayLog, manifest: string): Set<string> {
   const known = log.stateAt(log.count).images.get(manifest) ?? log.beginning.state.images.get(manifest);
-  return new Set((known?.resolved.layers ?? []).map(({ diffId }) => diffId));
+  return known === undefined ? new Set() : layersOfImage(known);
 }

@@ -1,4 +1,5 @@
 /** A node's state as a JSON document, and what differs between two of them. Schemas: schemas/replay.ts. */
+import { layersOfImage } from '../../actors/device.ts';
 import { type NodeState, presentRanges, proofOf } from '../../actors/node-state.ts';
 import { pairsOf } from '../../actors/ranges.ts';
 import { defined } from '../../schemas/defined.ts';
@@ -40,8 +41,8 @@ export function describeFacts(state: NodeState): {
       const trust = proofOf({ prepared, verified, refuted });
       const now: ReplayImage['state'] =
         failure !== undefined ? 'failed' : prepared !== undefined ? 'prepared' : 'resolved';
-      for (const { diffId } of resolved.layers)
-        users.set(diffId, [...(users.get(diffId) ?? []), resolved.ref]);
+      for (const id of layersOfImage({ resolved, prepared }))
+        users.set(id, [...(users.get(id) ?? []), resolved.ref]);
       return defined({
         manifest,
         ref: resolved.ref,
@@ -56,10 +57,10 @@ export function describeFacts(state: NodeState): {
       });
     },
   );
-  const layers = [...state.layers].map(([diffId, layer]): ReplayLayer => {
-    const { size, blockSize, blockCount, blob, presentCount, complete, handedOver } = layer;
+  const layers = [...state.layers].map(([id, layer]): ReplayLayer => {
+    const { size, blockSize, blockCount, blob, presentCount, complete, handedOver, diffId } = layer;
     return {
-      diffId,
+      ...(diffId === undefined ? { diffId: id } : { diffId, root: id }),
       state: handedOver ? 'handed-over' : complete ? 'complete' : 'lazy',
       size,
       blockSize,
@@ -67,7 +68,7 @@ export function describeFacts(state: NodeState): {
       blob,
       presentCount,
       present: pairsOf(presentRanges(layer.present)),
-      images: [...new Set(users.get(diffId) ?? [])],
+      images: [...new Set(users.get(id) ?? [])],
     };
   });
   const mounts = [...state.mounts.values()].map(
@@ -77,20 +78,22 @@ export function describeFacts(state: NodeState): {
   return { images, layers, mounts };
 }
 
+const idOf = ({ root, diffId }: ReplayLayer): string => root ?? diffId;
+
 /** What became different from `a` to `b`. */
 export function diffStates(a: ReplayState, b: ReplayState): ReplayDiff {
-  const aLayers = new Map(a.layers.map((layer) => [layer.diffId, layer]));
-  const bLayers = new Map(b.layers.map((layer) => [layer.diffId, layer]));
+  const aLayers = new Map(a.layers.map((layer) => [idOf(layer), layer]));
+  const bLayers = new Map(b.layers.map((layer) => [idOf(layer), layer]));
   const layers: ReplayDiff['layers'] = [];
-  for (const diffId of new Set([...aLayers.keys(), ...bLayers.keys()])) {
-    const [before, after] = [aLayers.get(diffId), bLayers.get(diffId)];
+  for (const id of new Set([...aLayers.keys(), ...bLayers.keys()])) {
+    const [before, after] = [aLayers.get(id), bLayers.get(id)];
     const gained = subtract(after?.present ?? [], before?.present ?? []);
     const lost = subtract(before?.present ?? [], after?.present ?? []);
     const change = changeOf(before, after);
     const fields = fieldsChanged(before, after, ['state', 'size', 'blockCount', 'blob']);
     if (change === 'changed' && gained.length + lost.length === 0 && Object.keys(fields).length === 0)
       continue;
-    layers.push({ diffId, change, gained, lost, fields });
+    layers.push({ diffId: (after ?? before)?.diffId ?? id, change, gained, lost, fields });
   }
   return {
     from: { seq: a.seq, position: a.position, time: a.time },

@@ -4,7 +4,7 @@
  *
  *     link ─▶ settings ─▶ bus ─▶ log ─▶ store ─▶ servers ─▶ begin ─▶ ready ─▶ old mounts
  */
-import { mkdir, stat } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { idOf } from '../../actors/node-state.ts';
@@ -28,6 +28,7 @@ import { loadNode } from '../store/snapshots.ts';
 import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
+import { LayerUsage } from './layer-usage.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
 import { serveGrpc, serveStreams } from './server.ts';
 import { serveSnapshots } from './service.ts';
@@ -61,8 +62,10 @@ export async function runSnapshotter(
   const bus = await connectBus(busOf(settings, 'snapshotter'), { name: 'cofa-snapshotter' });
   const { table, append } = await openSnapshotLog(bus, names, settings, ports);
   const { prepare } = options;
+  const call = callOver(overNats(bus, names));
+  const usage = new LayerUsage({ layout, status: () => call('status', {}), now: ports.clock.now });
   const door = new ImageDoor({
-    call: callOver(overNats(bus, names)),
+    call,
     prepare,
     folder: layout.in('run'),
     log,
@@ -82,7 +85,7 @@ export async function runSnapshotter(
     mapped: new MappedMounts({ dir: layout.mapped(), show: showMapped, hide: hideMapped, log }),
     append,
     cover: (wanted) => door.cover(wanted),
-    deviceUsage: (diffId) => bytesOnDisk(layout.device(diffId)),
+    deviceUsage: (diffId) => usage.of(diffId),
     now: wallClock,
     newId: () => ports.random.hex(6),
     log,
@@ -153,13 +156,6 @@ async function adoptMounts(layout: Layout, door: ImageDoor, flats: FlatMounts): 
   for (const chain of await door.mountedBelow(layout.flats())) flats.adopt(chain);
   await door.forgetPrepared();
 }
-
-/** Bytes that a file takes; 0 where there is none. */
-const bytesOnDisk = (path: string): Promise<number> =>
-  stat(path).then(
-    ({ blocks }) => blocks * 512,
-    () => 0,
-  );
 
 if (import.meta.main) {
   const [root, text] = process.argv.slice(2) as [string, string];

@@ -4,8 +4,9 @@
  *
  *     run/                    of this start only: endpoint.json, lock, nats.conf, sockets, devices/ (the FUSE mount),
  *                             rehearsal-<process>/ for some seconds; of every start: nats.pem (key and certificate)
- *     layers/<diffID>/device  the layer device: the uncompressed tar, sparse until its blocks have come
- *     spans/<blob>            span table of a compressed layer
+ *     layers/<layer>/device   the layer device: the uncompressed tar, sparse until its blocks have come. A layer's id is the
+ *                             block root of its span table: two tables that disagree never share a device
+ *     spans/<table>           span table of a layer, by its own digest
  *     tocs/<diffID>           table of contents of a layer (only where this node built it)
  *     images/<manifest>/      flat.erofs, manifest.json, config.json; hints where its sidecar has some
  *     snapshots/<id>/         containerd's snapshots: fs/ (upper or lower folder), work/
@@ -16,7 +17,8 @@
  *     log/                    one file a process
  *     trusted-sidecars        written by the user: digests of sidecars that policy `own` takes unproven
  *
- * (hex digits only in the names: `sha256:` is left out.)
+ * (hex digits only in the names: `sha256:` is left out. Images that a cofa without block roots has prepared have devices
+ * that bear the diffID, and span tables that bear the blob's digest.)
  */
 import { chmod, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -40,8 +42,11 @@ export class Layout {
   devices = (): string => this.in('run/devices');
   /** Where supervisor and front end answer without NATS; `credentials`: the supervisor's desk for these. */
   socket = (name: 'supervisor' | 'front-end' | 'credentials'): string => this.in('run', `${name}.sock`);
-  device = (diffId: string): string => this.in('layers', hexOf(diffId), 'device');
-  spans = (blob: string): string => this.in('spans', hexOf(blob));
+  device = (layer: string): string => this.in('layers', hexOf(layer), 'device');
+  /** Where a layer's device lies while it is written, and its id is not known yet. */
+  deviceDraft = (diffId: string, token: string): string =>
+    this.in('layers', `${hexOf(diffId)}.${token}.draft`);
+  spans = (table: string): string => this.in('spans', hexOf(table));
   toc = (diffId: string): string => this.in('tocs', hexOf(diffId));
   image = (manifest: string): string => this.in('images', hexOf(manifest));
   flat = (manifest: string): string => join(this.image(manifest), 'flat.erofs');

@@ -131,6 +131,7 @@ const KINDS: Record<Aggregate, EventKind> = {
   process: 'engine',
   image: 'image',
   layer: 'layer',
+  root: 'root',
   mount: 'mount',
   snapshot: 'snapshot',
 };

@@ -1,6 +1,7 @@
 /** What the engine's API does: a handler for each operation of schemas/api.ts. Each call comes here, whatever way it came. */
 import type { Status } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import { policyNamed } from '../../schemas/trust.ts';
 import type { Handler, Handlers } from './api.ts';
 import type { End } from './end.ts';
 import type { Chains } from './images/chains.ts';
@@ -52,7 +53,7 @@ export function operations(parts: OperationsParts): Handlers {
     expect: whenRunning(async ({ ref, platform, trust: policy }) => {
       idle.stop();
       idle.worked();
-      images.expect(ref, platform, policy);
+      images.expect(ref, platform, policy && policyNamed(policy));
       return {};
     }),
     chain: async (request) => ({ flat: await chains.flat(request) }),

@@ -7,16 +7,27 @@ import {
   isUsable,
   passedBefore,
   passedFor,
+  voucherOf,
 } from '../../actors/sidecar-choice.ts';
+import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
 
 const facts: ChoiceFacts = {
-  policy: 'always',
+  policy: 'registry',
   listed: new Set(),
+  hasKeys: false,
+  roots: new Map(),
   known: undefined,
   refuted: { flat: undefined, sidecars: new Set() },
   revision: 3,
 };
-const sidecar = { digest: 'a', flat: 'f', revision: 3 };
+const sidecar = {
+  digest: 'a',
+  flat: 'f',
+  revision: 3,
+  roots: [{ diffId: 'd', root: 'r' }],
+  signer: undefined,
+};
+const proven = new Map([['d', { proven: 'r', refuted: [], at: 0 }]]);
 
 describe('the registry is not asked for sidecars', () => {
   test.each<[string, Partial<ChoiceFacts>, boolean]>([
@@ -24,7 +35,9 @@ describe('the registry is not asked for sidecars', () => {
     ['under own with an empty list and nothing proven', { policy: 'own' }, true],
     ['but under own with a list', { policy: 'own', listed: new Set(['a']) }, false],
     ['but under own for what this node has proven', { policy: 'own', known: 'f' }, false],
-    ['but under always', {}, false],
+    ['but under registry', {}, false],
+    ['under signed without keys', { policy: 'signed' }, true],
+    ['but under signed with a key', { policy: 'signed', hasKeys: true }, false],
   ])('%s', (_, change, isTrue) => {
     expect(isHopeless({ ...facts, ...change })).toBe(isTrue);
   });
@@ -34,7 +47,7 @@ describe('a sidecar is passed over before it is fetched', () => {
   test('when the layers have refuted it for some image', () => {
     const refuted = { flat: undefined, sidecars: new Set(['a']) };
     expect(passedBefore({ ...facts, refuted }, 'a')).toBe('it was refuted by the layers');
-    expect(isUsable({ ...facts, refuted }, 'a')).toBe(false);
+    expect(isUsable({ ...facts, refuted }, 'a', 'key:k')).toBe(false);
     expect(passedBefore({ ...facts, refuted }, 'b')).toBeUndefined();
   });
 
@@ -43,7 +56,7 @@ describe('a sidecar is passed over before it is fetched', () => {
     expect(passedBefore(own, 'a')).toContain('trusted-sidecars does not name it');
     expect(passedBefore(own, 'b')).toBeUndefined();
     expect(passedBefore({ ...own, known: 'f' }, 'a')).toBeUndefined();
-    expect([isUsable(own, 'a'), isUsable(own, 'b')]).toEqual([false, true]);
+    expect([isUsable(own, 'a', 'key:k'), isUsable(own, 'b', undefined)]).toEqual([false, true]);
   });
 });
 
@@ -62,8 +75,44 @@ describe('a sidecar is passed over for its flat metadata', () => {
   test('when they are not what is proven, and the list does not name the sidecar', () => {
     const own = { ...facts, policy: 'own' as const, known: 'g' };
     expect(passedFor(own, sidecar)).toContain('trusted-sidecars');
-    expect(passedFor({ ...own, known: 'f' }, sidecar)).toBeUndefined();
+    expect(passedFor({ ...own, known: 'f', roots: proven }, sidecar)).toBeUndefined();
   });
+});
+
+describe('a sidecar is passed over for its span tables', () => {
+  test('when this node knows another block root of a layer, whoever vouches for it', () => {
+    const roots = new Map([['d', { proven: 'other', refuted: [], at: 0 }]]);
+    for (const policy of TRUST_POLICIES)
+      expect(
+        passedFor(
+          { ...facts, policy, roots, known: 'f', listed: new Set(['a']) },
+          { ...sidecar, signer: 'key:k' },
+        ),
+      ).toContain('another block root');
+  });
+
+  test('when its root was refuted, and the right one is not known yet', () => {
+    const roots = new Map([['d', { refuted: ['r'], at: 0 }]]);
+    expect(passedFor({ ...facts, roots }, sidecar)).toContain('another block root');
+  });
+
+  test('when its metadata are proven, its roots are not, and no one vouches for it', () => {
+    const own = { ...facts, policy: 'own' as const, known: 'f' };
+    expect(passedFor(own, sidecar)).toContain('has not proven it');
+    expect(passedFor({ ...own, listed: new Set(['a']) }, sidecar)).toBeUndefined();
+    expect(passedFor({ ...own, policy: 'never' }, sidecar)).toContain('has not proven it');
+  });
+});
+
+test('who vouches: the list, a key, or whoever may push, as the policy says', () => {
+  const signed = { digest: 'a', signer: 'key:k' };
+  const word = (policy: TrustPolicy, listed: string[] = []) =>
+    voucherOf({ ...facts, policy, listed: new Set(listed) }, signed);
+  expect(TRUST_POLICIES.map((policy) => word(policy))).toEqual([undefined, 'key:k', false, false]);
+  expect(TRUST_POLICIES.map((policy) => word(policy, ['a']))).toEqual(['list', 'list', 'list', false]);
+  const bare = { ...facts, policy: 'signed' as const, hasKeys: true };
+  expect(passedFor(bare, sidecar)).toContain('no key of this node has signed it');
+  expect(passedFor(bare, { ...sidecar, signer: 'key:k' })).toBeUndefined();
 });
 
 test('what no other sidecar would mend ends the choice', () => {

@@ -1,6 +1,6 @@
 /** What a policy accepts, and what a proof or a refutation changes. */
 import { describe, expect, test } from 'vitest';
-import type { Proof } from '../../actors/node-state.ts';
+import type { Proof, RootStanding } from '../../actors/node-state.ts';
 import {
   accepts,
   buildsFromLayersFirst,
@@ -9,48 +9,78 @@ import {
   isRefused,
   isStricter,
   pauseAfterFailures,
+  policyFor,
   proofStep,
   verdict,
+  worstOf,
 } from '../../actors/trust.ts';
 import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
 
-const none = { listed: new Set<string>(), refuted: new Set<string>() };
+const none = { listed: new Set<string>(), keys: new Set<string>(), refuted: new Set<string>() };
+const known = { proof: 'proven', roots: 'proven', sidecar: 'a', vouched: undefined } as const;
 
-describe('a mount may use flat metadata', () => {
-  /** By policy: of a listed sidecar, of one that is not listed, of one that another image has refuted. */
-  const unproven: Record<TrustPolicy, [boolean, boolean, boolean]> = {
-    always: [true, true, false],
-    own: [true, false, false],
-    never: [false, false, false],
+describe('a mount may use a flat image', () => {
+  /** By policy: of a sidecar that is listed, one that a key has signed, another one, one that another image has refuted. */
+  const unproven: Record<TrustPolicy, [boolean, boolean, boolean, boolean]> = {
+    registry: [true, true, true, false],
+    signed: [true, true, false, false],
+    own: [true, false, false, false],
+    never: [false, false, false, false],
   };
 
   test.each(TRUST_POLICIES)('%s: what is proven always, what is refuted never', (policy) => {
-    for (const [proof, isAccepted] of [
-      ['proven', true],
-      ['refuted', false],
-      [undefined, false],
-    ] as ReadonlyArray<[Proof | undefined, boolean]>)
-      expect(accepts(policy, { proof, sidecar: 'a' }, { ...none, listed: new Set(['a']) })).toBe(isAccepted);
+    for (const [proof, roots, isAccepted] of [
+      ['proven', 'proven', true],
+      ['refuted', 'proven', false],
+      ['proven', 'other', false],
+      ['unproven', 'other', false],
+      [undefined, 'proven', false],
+    ] as ReadonlyArray<[Proof | undefined, RootStanding, boolean]>)
+      expect(accepts(policy, { ...known, proof, roots }, { ...none, listed: new Set(['a']) })).toBe(
+        isAccepted,
+      );
   });
 
   test.each(TRUST_POLICIES)('%s: what is not proven yet', (policy) => {
-    const candidate = { proof: 'unproven', sidecar: 'a' } as const;
     const listed = new Set(['a']);
-    expect([
-      accepts(policy, candidate, { ...none, listed }),
-      accepts(policy, candidate, none),
-      accepts(policy, candidate, { listed, refuted: new Set(['a']) }),
-    ]).toEqual(unproven[policy]);
+    const keys = new Set(['key:k']);
+    for (const part of [{ proof: 'unproven' }, { roots: 'unknown' }] as const) {
+      const candidate = { ...known, ...part };
+      const signed = { ...candidate, vouched: 'key:k' };
+      expect([
+        accepts(policy, candidate, { ...none, listed }),
+        accepts(policy, signed, { ...none, keys }),
+        accepts(policy, candidate, { ...none, keys }),
+        accepts(policy, signed, { listed, keys, refuted: new Set(['a']) }),
+      ]).toEqual(unproven[policy]);
+    }
+  });
+
+  test('that a key has vouched for, as long as the operator has the key', () => {
+    const candidate = { ...known, roots: 'unknown', vouched: 'key:k' } as const;
+    expect(accepts('signed', candidate, { ...none, keys: new Set(['key:k']) })).toBe(true);
+    expect(accepts('signed', candidate, { ...none, keys: new Set(['key:l']) })).toBe(false);
+  });
+
+  test('on the word of the registry alone where the reference does not name a digest', () => {
+    expect([policyFor('registry', false), policyFor('registry', true)]).toEqual(['registry', 'signed']);
+    for (const policy of ['signed', 'own', 'never'] as const) expect(policyFor(policy, true)).toBe(policy);
+  });
+
+  test('only if all its block roots are fine', () => {
+    expect(worstOf([])).toBe('proven');
+    expect(worstOf(['proven', 'unknown'])).toBe('unknown');
+    expect(worstOf(['other', 'unknown', 'proven'])).toBe('other');
   });
 
   test('is refused as long as the registry offers what was refuted, where the policy would take that', () => {
-    expect(TRUST_POLICIES.filter((policy) => isRefused(policy, true))).toEqual(['always']);
+    expect(TRUST_POLICIES.filter((policy) => isRefused(policy, true))).toEqual(['registry']);
     expect(TRUST_POLICIES.filter((policy) => isRefused(policy, false))).toEqual([]);
   });
 
   test('that are built from the layers here first, unless any sidecar would do', () => {
     expect(TRUST_POLICIES.filter((policy) => buildsFromLayersFirst(policy, false))).toEqual(['own', 'never']);
-    expect(buildsFromLayersFirst('always', true)).toBe(true);
+    expect(buildsFromLayersFirst('registry', true)).toBe(true);
   });
 });
 
@@ -58,7 +88,7 @@ describe('a mount that finds a generation of an image', () => {
   const generation: Generation = {
     isAccepted: undefined,
     isIdle: true,
-    trust: 'always',
+    trust: 'registry',
     isEarlierAccepted: undefined,
   };
 
@@ -71,7 +101,7 @@ describe('a mount that finds a generation of an image', () => {
     [
       'goes back to the one before, where a stricter one failed',
       { isEarlierAccepted: true },
-      'always',
+      'registry',
       'go-back',
     ],
     ['does not go back to what its policy does not take', { isEarlierAccepted: false }, 'never', 'prepare'],
@@ -80,8 +110,8 @@ describe('a mount that finds a generation of an image', () => {
   });
 
   test('policies have an order', () => {
-    expect(isStricter('never', 'own') && isStricter('own', 'always')).toBe(true);
-    expect(isStricter('own', 'own') || isStricter('always', 'own')).toBe(false);
+    expect(isStricter('never', 'own') && isStricter('own', 'registry')).toBe(true);
+    expect(isStricter('own', 'own') || isStricter('registry', 'own')).toBe(false);
   });
 });
 

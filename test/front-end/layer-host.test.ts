@@ -67,7 +67,15 @@ beforeEach(async () => {
   } as unknown as FetchPool;
   const source = { registry: 'r', repository: 'r', digest: 'b', size: 1 };
   layer = new LayerHost({
-    layer: { diffId, table, source, file: await open(path, 'r+'), direct: false },
+    layer: {
+      diffId,
+      content: diffId,
+      table,
+      tableName: undefined,
+      source,
+      file: await open(path, 'r+'),
+      direct: false,
+    },
     facts,
     pool,
     cache: { use: new SpanUse(table), fetched: new Map(), onFetch: () => {} },

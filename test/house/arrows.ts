@@ -96,7 +96,7 @@ export const ROWS: readonly Row[] = [
     folder: 'src/index',
     kind: 'library',
     is: 'layers become tables, flat image and hints',
-    imports: ['schemas', 'src/digest', 'src/image', 'src/kernel', 'src/registry', 'src/store'],
+    imports: ['schemas', 'actors', 'src/digest', 'src/image', 'src/kernel', 'src/registry', 'src/store'],
   },
   {
     folder: 'src/fetch',

@@ -7,11 +7,12 @@ import type { Progress } from '../../schemas/api.ts';
 import { checkFlat } from '../../src/image/erofs-check.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
 import { decodeToc } from '../../src/image/toc-codec.ts';
-import { indexImage } from '../../src/index/index-image.ts';
+import { type IndexedImage, indexImage } from '../../src/index/index-image.ts';
 import type { IndexedLayer } from '../../src/index/layer-job.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { deviceSize } from '../../src/store/device.ts';
+import { Layout } from '../../src/store/layout.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 import { describeLayer, pushLayout, writeLayout } from '../../ops/images/layout.ts';
@@ -42,9 +43,10 @@ beforeAll(async () => {
 afterAll(() => cleanup.run());
 
 const devices = () => {
-  const folder = join(directory, `devices-${Math.random().toString(36).slice(2)}`);
-  return { folder, deviceOf: (diffId: string) => join(folder, diffId.slice(7), 'device') };
+  const store = join(directory, `devices-${Math.random().toString(36).slice(2)}`);
+  return { store, folder: join(store, 'layers'), deviceOf: new Layout(store).device };
 };
+const rootsOf = ({ layers }: IndexedImage) => new Map(layers.map(({ diffId, root }) => [diffId, root]));
 const padded = (tar: Buffer) => Buffer.concat([tar, Buffer.alloc(deviceSize(tar.length) - tar.length)]);
 
 describe('indexing an image', () => {
@@ -114,36 +116,37 @@ describe('indexing an image', () => {
   });
 
   it('writes the layer devices byte for byte, padded to sectors, and nothing else', async () => {
-    const { folder, deviceOf } = devices();
+    const { store, folder, deviceOf } = devices();
     const complete: string[] = [];
-    const onLayer = async ({ diffId, built }: IndexedLayer) => {
+    const onLayer = async ({ diffId, root, built }: IndexedLayer) => {
       // It is there, with all its bytes, when its caller hears of it.
-      if (built) complete.push(`${diffId} ${(await stat(deviceOf(diffId))).size}`);
+      if (built) complete.push(`${diffId} ${(await stat(deviceOf(root))).size}`);
     };
-    const indexed = await indexImage({ image, deviceOf, onLayer });
+    const indexed = await indexImage({ image, store, onLayer });
     expect(complete.sort()).toEqual(
       indexed.layers.map(({ diffId, rawSize }) => `${diffId} ${deviceSize(rawSize)}`).sort(),
     );
     expect(indexed.layers.every((layer) => layer.built)).toBe(true);
     for (const [at, tar] of small.tars.entries()) {
-      const diffId = small.layers[at]?.diffId as string;
-      expect((await readFile(deviceOf(diffId))).equals(padded(tar))).toBe(true);
-      expect(readdirSync(join(folder, diffId.slice(7)))).toEqual(['device']);
+      const root = rootsOf(indexed).get(small.layers[at]?.diffId as string) as string;
+      expect((await readFile(deviceOf(root))).equals(padded(tar))).toBe(true);
+      expect(readdirSync(join(folder, root.slice(7)))).toEqual(['device']);
     }
+    expect(readdirSync(folder)).toHaveLength(new Set(rootsOf(indexed).values()).size);
   });
 
   it('completes a device of which another image has some, in the same file', async () => {
-    const { deviceOf } = devices();
+    const { store, deviceOf } = devices();
     const [{ diffId } = { diffId: '' }] = small.layers;
     const tar = small.tars[0] as Buffer;
-    const path = deviceOf(diffId);
+    const path = deviceOf(rootsOf(await indexImage({ image })).get(diffId) as string);
     await mkdir(join(path, '..'), { recursive: true });
     await writeFile(path, tar.subarray(0, 65_536));
     await truncate(path, deviceSize(tar.length));
     const { open } = await import('node:fs/promises');
     const held = await open(path, 'r');
     try {
-      await indexImage({ image, deviceOf });
+      await indexImage({ image, store });
       const bytes = Buffer.alloc(deviceSize(tar.length));
       await held.read(bytes, 0, bytes.length, 0);
       expect(bytes.equals(padded(tar))).toBe(true);
@@ -178,14 +181,12 @@ describe('indexing that fails', () => {
     const layout = await writeLayout(join(directory, 'broken'), { kind: 'oci', layers, config: {}, created });
     await pushLayout(layout, registry.host, 'broken', 'latest');
     const broken = await client.resolve(parseReference(`${registry.host}/broken:latest`));
-    const { folder, deviceOf } = devices();
-    await expect(indexImage({ image: broken, deviceOf })).rejects.toMatchObject({
+    const { store, folder } = devices();
+    await expect(indexImage({ image: broken, store })).rejects.toMatchObject({
       code: 'integrity',
       message: expect.stringContaining('layer 1 cannot be unpacked'),
     });
-    for (const name of readdirSync(folder)) {
-      expect(readdirSync(join(folder, name)).filter((file) => file.endsWith('.draft'))).toEqual([]);
-    }
+    expect(readdirSync(folder).filter((name) => name.endsWith('.draft'))).toEqual([]);
   });
 
   it('what its caller makes of a layer fails: that error', async () => {
@@ -195,14 +196,15 @@ describe('indexing that fails', () => {
   });
 
   it('a layer whose tar has another diffID is refused, and no device bears its name', async () => {
-    const { folder, deviceOf } = devices();
+    const { store, folder } = devices();
     const wrong = `sha256:${createHash('sha256').update('other').digest('hex')}`;
-    const failing = indexImage({ image: withLayer((layer) => ({ ...layer, diffId: wrong })), deviceOf });
+    const failing = indexImage({ image: withLayer((layer) => ({ ...layer, diffId: wrong })), store });
     await expect(failing).rejects.toMatchObject({ code: 'integrity' });
-    for (const name of readdirSync(folder)) {
-      expect(readdirSync(join(folder, name)).filter((file) => file !== 'device')).toEqual([]);
-    }
-    expect(readdirSync(join(folder, wrong.slice(7)))).toEqual([]);
+    // The other layers may be whole before that.
+    const right = rootsOf(await indexImage({ image }));
+    right.delete(small.layers[0]?.diffId as string);
+    const names = [...right.values()].map((root) => root.slice(7));
+    expect(readdirSync(folder).filter((name) => !names.includes(name))).toEqual([]);
   });
 
   it('a blob that is not there: not-found', async () => {
@@ -217,10 +219,10 @@ describe('indexing that fails', () => {
     const reason = new Error('enough');
     await expect(indexImage({ image, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
     const control = new AbortController();
-    const { folder, deviceOf } = devices();
+    const { store, folder } = devices();
     const running = indexImage({
       image,
-      deviceOf,
+      store,
       threads: 1,
       signal: control.signal,
       onProgress: ({ done = 0 }) => {
@@ -228,8 +230,6 @@ describe('indexing that fails', () => {
       },
     });
     await expect(running).rejects.toBe(reason);
-    for (const name of readdirSync(folder)) {
-      expect(readdirSync(join(folder, name)).filter((file) => file.endsWith('.draft'))).toEqual([]);
-    }
+    expect(readdirSync(folder).filter((name) => name.endsWith('.draft'))).toEqual([]);
   });
 });

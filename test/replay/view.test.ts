@@ -15,7 +15,7 @@ import { screenOf } from './screen.ts';
 
 const SIZE = { columns: 80, rows: 24 };
 const log = logOf(sampleRecords(), { distance: 7 });
-log.pathsOf = (_, block) => (block < 80 ? ['/usr/bin/app'] : ['/usr/lib/libapp.so', '/etc/app.conf']);
+log.paths = (_, block) => (block < 80 ? ['/usr/bin/app'] : ['/usr/lib/libapp.so', '/etc/app.conf']);
 
 const open = (options: { isLive?: boolean } = {}) =>
   new Session(log, { title: 'start.cofa-log', now: () => 0, ...options });

@@ -18,7 +18,7 @@ const image = (state: string, prepared?: ShownImage['prepared']): ShownImage => 
   manifest: digest('f'),
   resolved: { ref: 'debian:12' },
   prepared,
-  proof: 'unproven',
+  standing: 'unproven',
   host: { state },
 });
 

@@ -15,6 +15,7 @@ const known = {
   isPreparing: false,
   prepared: { devices: [{ diffId: `sha256:${layer}`, spans: `sha256:${blob}` }] },
   resolved: { layers: [] },
+  generations: () => [known],
 };
 
 let cleanup: Cleanup;

@@ -1,4 +1,5 @@
 /** The four panes: events, state, the event, reads in flight. */
+import { layersOfImage } from '../../../actors/device.ts';
 import type { ImageFacts, LayerFacts, NodeState } from '../../../actors/node-state.ts';
 import { presentRanges } from '../../../actors/node-state.ts';
 import { formatBytes, formatShare } from '../../terminal/table.ts';
@@ -139,13 +140,13 @@ function imageLines(state: NodeState, event: ReplayEvent | undefined): Line[] {
   const lines: Line[] = [];
   for (const [manifest, image] of state.images) {
     lines.push(imageLine(manifest, image, event));
-    for (const { diffId } of image.resolved.layers) {
-      const layer = left.get(diffId);
-      if (layer !== undefined) lines.push(layerLine(diffId, layer, event));
-      left.delete(diffId);
+    for (const id of layersOfImage(image)) {
+      const layer = left.get(id);
+      if (layer !== undefined) lines.push(layerLine(id, layer, event));
+      left.delete(id);
     }
   }
-  return [...lines, ...[...left].map(([diffId, layer]) => layerLine(diffId, layer, event))];
+  return [...lines, ...[...left].map(([id, layer]) => layerLine(id, layer, event))];
 }
 
 function imageLine(
@@ -162,10 +163,10 @@ function imageLine(
   };
 }
 
-function layerLine(diffId: string, layer: LayerFacts, event: ReplayEvent | undefined): Line {
+function layerLine(id: string, layer: LayerFacts, event: ReplayEvent | undefined): Line {
   return (canvas, column, row, room) => {
-    const mine = event !== undefined && event.kind === 'layer' && `sha256:${event.id}` === diffId;
-    canvas.text(column, row, ` ${diffId.slice(7, 15)}`, mine ? 'fresh' : 'layer');
+    const mine = event !== undefined && event.kind === 'layer' && `sha256:${event.id}` === id;
+    canvas.text(column, row, ` ${(layer.diffId ?? id).slice(7, 15)}`, mine ? 'fresh' : 'layer');
     const word = layer.handedOver
       ? 'direct'
       : layer.complete

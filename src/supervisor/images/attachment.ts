@@ -3,6 +3,7 @@
  * `Devices` has those; this class acquires and releases them for one image.
  */
 import type { Logger } from 'pino';
+import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import type { EventOf } from '../../../schemas/events.ts';
 import {
   attachLoop,
@@ -13,7 +14,7 @@ import {
 } from '../../kernel/loop.ts';
 import { setReadAhead } from '../../kernel/read-ahead.ts';
 import type { Layout } from '../../store/layout.ts';
-import type { Devices } from '../layers/devices.ts';
+import { type Devices, type LayerDemand, layerDemand } from '../layers/devices.ts';
 import { flatLabel, type Leftovers } from '../mounts/leftovers.ts';
 
 export interface AttachmentOptions {
@@ -51,7 +52,8 @@ export class Attachment {
   /** Names the image to the devices: there may be another one of the same manifest. */
   readonly #user: string;
   #loops: AttachedImage | undefined;
-  #diffIds: readonly string[] = [];
+  /** Ids of the layers whose devices are attached. */
+  #layers: readonly string[] = [];
   /** By mount: bytes per second of the rest of the image that it wants in the background; Infinity: no limit, 0: none. */
   readonly #rates = new Map<string, number>();
   /** One change after the other: the last one knows what is right. */
@@ -85,7 +87,7 @@ export class Attachment {
     const taken: string[] = [];
     const wanted = order.prepared.devices.map(async (device) => {
       const loop = await devices.acquire(demandOf(order, device), this.#user, this.#rate);
-      taken.push(device.diffId);
+      taken.push(layerIdOf(device));
       return loop;
     });
     // Whether a layer was lost with an earlier engine's loops is known when they have been looked at; mostly there are none.
@@ -96,11 +98,11 @@ export class Attachment {
     if (failure !== undefined) {
       const [first] = results;
       if (first?.status === 'fulfilled') await detachLoop(first.value);
-      await Promise.allSettled(taken.map((diffId) => devices.release(diffId, this.#user)));
+      await Promise.allSettled(taken.map((id) => devices.release(id, this.#user)));
       throw failure.reason;
     }
     this.#loops = { metadata: await metadata, devices: await Promise.all(wanted) };
-    this.#diffIds = order.prepared.devices.map(({ diffId }) => diffId);
+    this.#layers = order.prepared.devices.map(layerIdOf);
     // Mounts may have come and gone meanwhile.
     this.#tellRate();
   }
@@ -114,7 +116,7 @@ export class Attachment {
     // others.
     const gone = await Promise.allSettled([
       detachLoop(loops.metadata),
-      ...this.#diffIds.map((diffId) => this.#options.devices.release(diffId, this.#user)),
+      ...this.#layers.map((id) => this.#options.devices.release(id, this.#user)),
     ]);
     for (const result of gone) {
       if (result.status === 'rejected')
@@ -142,7 +144,7 @@ export class Attachment {
 
   #tellRate(): void {
     if (this.#loops === undefined) return;
-    for (const diffId of this.#diffIds) this.#options.devices.setRate(diffId, this.#user, this.#rate);
+    for (const id of this.#layers) this.#options.devices.setRate(id, this.#user, this.#rate);
   }
 
   /**
@@ -153,7 +155,7 @@ export class Attachment {
     const { layout, label: engine, leftovers, devices } = this.#options;
     const label = flatLabel(engine, manifest);
     const file = layout.flat(manifest);
-    const hasLost = prepared.devices.some(({ diffId }) => devices.isLost(diffId));
+    const hasLost = prepared.devices.some((device) => devices.isLost(layerIdOf(device)));
     let best: LoopDevice | undefined;
     const rest: LoopStatus[] = [];
     for (const loop of leftovers.take(label)) {
@@ -168,12 +170,6 @@ export class Attachment {
   }
 }
 
-function demandOf(
-  { resolved, isBuilt }: AttachOrder,
-  { diffId, size, spans }: EventOf<'image.prepared'>['devices'][number],
-) {
-  const layer = resolved.layers.find((candidate) => candidate.diffId === diffId);
-  const { registry, repository } = resolved;
-  const source = { registry, repository, digest: spans, size: layer?.blobSize ?? 0 };
-  return { diffId, size, source, built: isBuilt };
+function demandOf({ resolved, isBuilt }: AttachOrder, device: ImageDevice): LayerDemand {
+  return { ...layerDemand(resolved, device), built: isBuilt };
 }

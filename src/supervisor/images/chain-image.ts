@@ -6,6 +6,8 @@ import { fork } from 'node:child_process';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { type ImageDevice, tableNameOf } from '../../../actors/device.ts';
+import { digestOf } from '../../digest/digest.ts';
 import { CofaError, fromErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import { SpanTable } from '../../image/span-table.ts';
@@ -15,6 +17,7 @@ import type { SidecarHandle } from '../../registry/sidecars.ts';
 import { makeExpendable } from '../../kernel/oom-score.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
+import type { Check } from './sidecar-choice.ts';
 
 export interface ChainOrder {
   layout: Layout;
@@ -26,6 +29,8 @@ export interface ChainOrder {
   layers: number;
   /** Has the tables that are not in the store. */
   sidecar: SidecarHandle | undefined;
+  /** Layers that images of this node have, with span tables whose block root is proven. */
+  known: readonly ImageDevice[];
   /** Told of what can be done without. */
   onFailed: (sentence: string) => void;
 }
@@ -39,13 +44,16 @@ const BUILD_MS = 120_000;
  * Fetches what is missing, builds and stores the flat image. Errors: `not-found` where there are no tables of contents,
  * `integrity` where they do not fit the layers, those of the registry.
  */
-export async function prepareChain(order: ChainOrder): Promise<NewEvent & { type: 'image.prepared' }> {
+export async function prepareChain(
+  order: ChainOrder,
+  check: Check = async () => undefined,
+): Promise<NewEvent & { type: 'image.prepared' }> {
   const { layout, chain, image, sidecar } = order;
   const drafts: string[] = [];
   try {
     const layers = await Promise.all(
-      image.layers.slice(0, order.layers).map(async ({ diffId, blob }, at) => {
-        const spans = await spanTable(order, at, diffId, blob.digest);
+      image.layers.slice(0, order.layers).map(async ({ diffId }, at) => {
+        const device = await deviceOf(order, at);
         // What this node has built itself is of the layer's own bytes. Tables from elsewhere stay apart from these.
         let toc = layout.toc(diffId);
         const known = await readFile(toc).catch(() => undefined);
@@ -54,23 +62,26 @@ export async function prepareChain(order: ChainOrder): Promise<NewEvent & { type
           drafts.push(toc);
           await writeWhole(toc, await tables(order).toc(at));
         }
-        return { diffId, size: spans.rawSize, toc, spans: blob.digest };
+        return { diffId, size: device.size, toc, device };
       }),
     );
     // Who has fewer layers runs something else, or is about to get the others.
     if (sidecar !== undefined && layers.length === image.layers.length)
       await keepHints(layout, chain, await readHints(sidecar, order.onFailed));
-    const built = await flatten({ target: layout.flat(chain), layers });
+    const built = await flatten({
+      target: layout.flat(chain),
+      layers: layers.map(({ diffId, size, toc }) => ({ diffId, size, toc })),
+    });
+    const devices = built.devices.flatMap((at) => layers[at]?.device ?? []);
+    const vouched = await check({ flat: built.flat, roots: rootsOf(devices) });
     return {
       type: 'image.prepared',
       origin: sidecar === undefined ? 'node' : 'sidecar',
       ...(sidecar === undefined ? {} : { sidecar: sidecar.descriptor.digest }),
       ...(sidecar?.revision === undefined ? {} : { revision: sidecar.revision }),
       flat: built.flat,
-      devices: built.devices.flatMap((at) => {
-        const layer = layers[at];
-        return layer === undefined ? [] : [{ diffId: layer.diffId, size: layer.size, spans: layer.spans }];
-      }),
+      devices,
+      ...(vouched === undefined ? {} : { vouched }),
     };
   } finally {
     for (const draft of drafts) await rm(draft, { force: true });
@@ -90,16 +101,27 @@ function tables({ image, sidecar }: ChainOrder): SidecarHandle {
   return sidecar;
 }
 
-async function spanTable(order: ChainOrder, at: number, diffId: string, blob: string): Promise<SpanTable> {
-  const path = order.layout.spans(blob);
-  const known = await readFile(path).then(SpanTable.decode, () => undefined);
-  if (known?.diffId === diffId && known.blobDigest === blob) return known;
+const rootsOf = (devices: readonly ImageDevice[]): Array<{ diffId: string; root: string }> =>
+  devices.flatMap(({ diffId, root }) => (root === undefined ? [] : [{ diffId, root }]));
+
+/** A layer's span table is in the store when this resolves: one that is proven, else the sidecar's. */
+async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
+  const { layout, image, known } = order;
+  const layer = image.layers[at] as ResolvedImage['layers'][number];
+  const { diffId, blob } = layer;
+  for (const device of known) {
+    if (device.diffId !== diffId || device.spans !== blob.digest) continue;
+    const isHere = await readFile(layout.spans(tableNameOf(device))).then(
+      (bytes) => SpanTable.of(bytes, layer).rawSize === device.size,
+      () => false,
+    );
+    if (isHere) return device;
+  }
   const bytes = await tables(order).spans(at);
-  const table = SpanTable.decode(bytes);
-  if (table.diffId !== diffId || table.blobDigest !== blob)
-    throw new CofaError('integrity', `the sidecar's span table of layer ${diffId} is another layer's`);
-  await writeWhole(path, bytes);
-  return table;
+  const { root, rawSize: size } = SpanTable.of(bytes, layer);
+  const table = digestOf(bytes);
+  await writeWhole(layout.spans(table), bytes);
+  return { diffId, size, spans: blob.digest, root, table };
 }
 
 function flatten(order: ToFlattener): Promise<{ flat: string; devices: number[] }> {

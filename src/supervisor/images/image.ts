@@ -11,8 +11,9 @@
  */
 import type { Logger } from 'pino';
 import { imageMachine } from '../../../actors/image.ts';
-import { type ImageFacts, type Proof, proofOf } from '../../../actors/node-state.ts';
-import { accepts, claim, type Evidence, isStricter } from '../../../actors/trust.ts';
+import { jobLayerOf, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
+import { type ImageFacts, type Proof, proofOf, type RootStanding } from '../../../actors/node-state.ts';
+import { accepts, claim, type Evidence, isStricter, isWrong } from '../../../actors/trust.ts';
 import type { Progress } from '../../../schemas/api.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { EventOf } from '../../../schemas/events.ts';
@@ -27,6 +28,7 @@ import type { Devices } from '../layers/devices.ts';
 import { type AttachedImage, Attachment, type AttachmentOptions } from './attachment.ts';
 import type { Preparation, PreparationOrder, Terms } from './preparation.ts';
 import type { Refutations, Refuted } from './refutations.ts';
+import type { Signers } from './sidecar-choice.ts';
 import { ImageStart } from './start.ts';
 import type { Startups } from './startups.ts';
 
@@ -43,6 +45,10 @@ export interface ImageContext extends AttachmentOptions {
   sameLayers: (image: Image) => string | undefined;
   /** Digests of sidecars that this node has refuted for any image. */
   refutedSidecars: () => ReadonlySet<string>;
+  /** `key:<fingerprint>` of the operator's keys that may sign for a repository (`registry/repository`) now. */
+  keysFor: (repository: string) => ReadonlySet<string>;
+  /** Looks for signatures of these keys. */
+  signers: Signers;
 }
 
 /** Generations that there have been, of all images. */
@@ -116,6 +122,19 @@ export class Image {
     return proofOf({ prepared, verified: facts.verified, refuted });
   }
 
+  /** What is known of the block roots of this generation's layers, the worst; undefined while it is not prepared. */
+  get roots(): RootStanding | undefined {
+    return this.prepared && rootsOfImage(this.prepared, this.#context.live.state);
+  }
+
+  /** What is known of this generation: of its metadata and of its data. Undefined while it is not prepared. */
+  get standing(): Proof | undefined {
+    const { proof, roots } = this;
+    if (proof === undefined || roots === undefined) return undefined;
+    if (isWrong({ proof, roots })) return 'refuted';
+    return proof === 'proven' && roots === 'proven' ? 'proven' : 'unproven';
+  }
+
   /** `registry/repository` that it was taken from. */
   get repository(): string {
     return `${this.resolved.registry}/${this.resolved.repository}`;
@@ -128,12 +147,14 @@ export class Image {
 
   /** Whether the kernel reads all of the image's devices itself, so that its mounts outlive the engine. */
   isDirect(): boolean {
-    return this.prepared?.devices.every(({ diffId }) => this.#context.devices.isDirect(diffId)) ?? false;
+    const { devices } = this.#context;
+    return this.prepared?.devices.every((device) => devices.isDirect(layerIdOf(device))) ?? false;
   }
 
   /** Whether a file system that an earlier engine left lost a layer for good. */
   hasLost(): boolean {
-    return this.prepared?.devices.some(({ diffId }) => this.#context.devices.isLost(diffId)) ?? false;
+    const { devices } = this.#context;
+    return this.prepared?.devices.some((device) => devices.isLost(layerIdOf(device))) ?? false;
   }
 
   // ── Mounts use it ──
@@ -203,8 +224,12 @@ export class Image {
 
   /** Whether a mount of this policy may use it as it is. `listed`: sidecars that policy `own` takes. */
   accepts(policy: TrustPolicy, listed: ReadonlySet<string>): boolean {
-    const evidence: Evidence = { listed, refuted: this.#context.refutedSidecars() };
-    return accepts(policy, { proof: this.proof, sidecar: this.prepared?.sidecar }, evidence);
+    const { prepared, proof, roots } = this;
+    if (prepared === undefined || roots === undefined) return false;
+    const { refutedSidecars, keysFor } = this.#context;
+    const evidence: Evidence = { listed, keys: keysFor(this.repository), refuted: refutedSidecars() };
+    const { sidecar, vouched } = prepared;
+    return accepts(policy, { proof, roots, sidecar, vouched }, evidence);
   }
 
   /**
@@ -323,10 +348,11 @@ export class Image {
   }
 
   #terms(): Terms {
-    const { sameLayers, refutedSidecars } = this.#context;
+    const { sameLayers, refutedSidecars, keysFor, signers } = this.#context;
     const { trust: policy, refuted } = this;
     return {
       policy,
+      signers: keysFor(this.repository).size > 0 ? signers : undefined,
       known: sameLayers(this),
       isRefuted: refuted !== undefined,
       refuted: { flat: refuted?.flat, sidecars: refutedSidecars() },
@@ -352,8 +378,7 @@ export class Image {
     this.#isBuilt = false;
     await this.setReadAhead();
     if (this.isDirect()) return;
-    const layers = prepared.devices.map(({ diffId, spans }) => ({ diffId, blob: spans }));
-    this.#start.begin(this, this.#image, layers);
+    this.#start.begin(this, this.#image, prepared.devices.map(jobLayerOf));
   }
 
   async #detach(): Promise<void> {

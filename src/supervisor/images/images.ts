@@ -5,7 +5,9 @@
 import { renameSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type ImageDevice, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
 import { isRefused } from '../../../actors/trust.ts';
+import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
@@ -29,8 +31,8 @@ export interface ImagesOptions
   indexers: Indexers;
   /** Of mounts that name none. */
   trust: TrustPolicy;
-  /** Layers whose device is whole and proven, with the bytes of their tar. */
-  completeLayers: () => Promise<Map<string, number>>;
+  /** Layers of which a device is whole and proven. */
+  completeLayers: () => Promise<CompleteLayers>;
 }
 
 /** A refutation that the log does not take is appended again after this, ms. */
@@ -50,7 +52,11 @@ export class Images {
     this.#options = options;
     this.#context = {
       ...options,
-      preparation: new Preparation(options),
+      preparation: new Preparation({
+        ...options,
+        knownDevices: () => this.knownDevices(),
+        roots: options.live.state.roots,
+      }),
       refutations: this.#refutations,
       sameLayers: (image) => this.provenFlat(image),
       refutedSidecars: () => this.#refutedSidecars(),
@@ -78,6 +84,11 @@ export class Images {
       const image = this.get(manifest);
       if (image !== undefined) yield image;
     }
+  }
+
+  /** Of mounts that name none. */
+  get policy(): TrustPolicy {
+    return this.#options.trust;
   }
 
   // ── Which there are ──
@@ -177,10 +188,10 @@ export class Images {
   }
 
   /** The kernel reads the layer by itself from now on, or does no longer. */
-  async changedDirect(diffId: string): Promise<void> {
+  async changedDirect(layer: string): Promise<void> {
     const using = [...this.all()]
       .flatMap((image) => [...image.generations()])
-      .filter(({ prepared }) => prepared?.devices.some((device) => device.diffId === diffId));
+      .filter(({ prepared }) => prepared?.devices.some((device) => layerIdOf(device) === layer));
     await Promise.all(using.map((image) => image.setReadAhead()));
   }
 
@@ -227,7 +238,7 @@ export class Images {
   restored(image: Image, trust?: TrustPolicy): Image {
     const newest = newestOf(image);
     const policy = trust ?? this.#options.trust;
-    if (newest.proof === 'refuted') return this.#succeed(newest, policy);
+    if (newest.standing === 'refuted') return this.#succeed(newest, policy);
     newest.tighten(policy);
     return newest;
   }
@@ -237,7 +248,7 @@ export class Images {
    * speaks against it.
    */
   forMount(image: Image): Image {
-    return image.attached === undefined || image.proof === 'refuted' ? newestOf(image) : image;
+    return image.attached === undefined || image.standing === 'refuted' ? newestOf(image) : image;
   }
 
   #succeed(image: Image, policy: TrustPolicy): Image {
@@ -247,6 +258,17 @@ export class Images {
   }
 
   // ── What is proven ──
+
+  /** Layers that images have, with span tables whose block root is proven. */
+  knownDevices(): ImageDevice[] {
+    const { state } = this.#options.live;
+    return [...this.all()]
+      .flatMap((image) => [...image.generations()])
+      .flatMap(({ prepared }) => (prepared === undefined ? [] : [prepared]))
+      .flatMap(({ origin, devices }) =>
+        devices.filter((device) => rootsOfImage({ origin, devices: [device] }, state) === 'proven'),
+      );
+  }
 
   /** Digest of flat metadata that this node has proven for the image's layers by the builder's present revision. */
   provenFlat(image: Image): string | undefined {

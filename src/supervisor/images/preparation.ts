@@ -7,6 +7,8 @@ import { readFile, rm } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { digestOf } from '../../digest/digest.ts';
 import { buildsFromLayersFirst } from '../../../actors/trust.ts';
+import { type ImageDevice, tableNameOf } from '../../../actors/device.ts';
+import type { CompleteLayers, LocalLayer } from '../../index/rebuild-flat.ts';
 import type { Progress } from '../../../schemas/api.ts';
 import type { EventOf } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
@@ -26,8 +28,12 @@ export interface PreparationOptions {
   log: Logger;
   registry: RegistryClient;
   indexers: Indexers;
-  /** Layers whose device is whole and proven, with the bytes of their tar. */
-  completeLayers: () => Promise<Map<string, number>>;
+  /** Layers of which a device is whole and proven. */
+  completeLayers: () => Promise<CompleteLayers>;
+  /** Layers that images of this node have, with span tables whose block root is proven. */
+  knownDevices: () => ImageDevice[];
+  /** What is known of block roots, by diffID; live. */
+  roots: ChoiceOptions['roots'];
 }
 
 /** What may be used. */
@@ -35,6 +41,8 @@ export interface Terms {
   policy: TrustPolicy;
   /** Digest of flat metadata that this node has proven for the same layers; undefined: none. */
   known: string | undefined;
+  /** The operator's keys for the image's repository; undefined: there are none. */
+  signers: ChoiceOptions['signers'];
   /** Whether the registry offers what was refuted; `flat`: the flat metadata that were. */
   isRefuted: boolean;
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
@@ -103,7 +111,10 @@ export class Preparation {
     try {
       const flat = await readFile(layout.flat(manifest));
       if (digestOf(flat) !== prepared.flat) return false;
-      for (const { spans } of prepared.devices) SpanTable.decode(await readFile(layout.spans(spans)));
+      for (const device of prepared.devices) {
+        const { root } = SpanTable.decode(await readFile(layout.spans(tableNameOf(device))));
+        if (device.root !== undefined && root !== device.root) return false;
+      }
       await readFile(layout.config(manifest));
       return true;
     } catch {
@@ -122,11 +133,14 @@ export class Preparation {
     written.catch(() => {});
     report({ phase: 'sidecar' });
     const choice = { ...this.#choice(order, image), onFetched };
-    const chainOrder = { layout, image, layers: layers.length, onFailed: choice.onPassed };
+    const known = this.#options.knownDevices();
+    const chainOrder = { layout, image, layers: layers.length, known, onFailed: choice.onPassed };
     const { prepared, proven, passed } =
       chain === undefined
         ? await chooseSidecar(choice)
-        : await chooseSidecar(choice, (sidecar) => prepareChain({ ...chainOrder, chain, sidecar }));
+        : await chooseSidecar(choice, (sidecar, check) =>
+            prepareChain({ ...chainOrder, chain, sidecar }, check),
+          );
     await written;
     if (prepared !== undefined) {
       // Images are prepared here: an indexer for those that are not would hold memory for nothing.
@@ -134,31 +148,34 @@ export class Preparation {
       indexers.dismiss(AFTER_START_MS);
       return { prepared, isProven: proven, isBuilt: false };
     }
-    const indexed =
-      chain === undefined
+    // Where whoever may push vouches, the layers here were not looked at yet.
+    const here = chain === undefined ? await this.#fromLayersHere(order) : undefined;
+    const own =
+      here ??
+      (chain === undefined
         ? await this.#index(order, image)
-        : await prepareChain({ ...chainOrder, chain, sidecar: undefined });
+        : await prepareChain({ ...chainOrder, chain, sidecar: undefined }));
     return {
-      prepared: passed.length === 0 ? indexed : { ...indexed, passed },
+      prepared: passed.length === 0 ? own : { ...own, passed },
       isProven: true,
-      isBuilt: chain === undefined,
+      isBuilt: chain === undefined && here === undefined,
     };
   }
 
   #choice(order: PreparationOrder, image: ResolvedImage): ChoiceOptions {
-    const { layout, registry, log } = this.#options;
+    const { layout, registry, log, roots } = this.#options;
     const { manifest, report } = order;
-    const { policy, known, refuted } = order.terms();
+    const { policy, known, refuted, signers } = order.terms();
     const onPassed = (remark: string) => {
       log.warn({ image: image.reference.text }, remark);
       report({ phase: 'sidecar', remark });
     };
-    return { layout, registry, manifest, image, policy, known, refuted, onPassed };
+    return { layout, registry, manifest, image, policy, known, roots, signers, refuted, onPassed };
   }
 
   /** Every layer that has something of the image lies here whole: its flat image is built from them, without a registry. */
   async #fromLayersHere(order: PreparationOrder): Promise<PreparedEvent | undefined> {
-    const { layout, log, completeLayers } = this.#options;
+    const { layout, log, completeLayers, knownDevices } = this.#options;
     const { manifest, resolved, earlierDevices, report } = order;
     const { layers, registry, repository } = resolved;
     const used = earlierDevices ?? layers;
@@ -169,7 +186,8 @@ export class Preparation {
       report({ phase: 'flatten' });
       const local = localOf(layers, complete);
       const source = { registry, repository };
-      const built = await rebuild(layout, manifest, { source, layers, local, cached: true }, {});
+      const known = knownDevices();
+      const built = await rebuild(layout, manifest, { source, layers, local, known, cached: true }, {});
       renameSync(built.path, layout.flat(manifest));
       return preparedBy(built);
     } catch (error) {
@@ -194,11 +212,11 @@ export class Preparation {
 /** The image's layers whose devices are whole. */
 export const localOf = (
   layers: EventOf<'image.resolved'>['layers'],
-  complete: ReadonlyMap<string, number>,
-): Array<{ diffId: string; size: number }> =>
+  complete: CompleteLayers,
+): LocalLayer[] =>
   layers.flatMap(({ diffId }) => {
-    const size = complete.get(diffId);
-    return size === undefined ? [] : [{ diffId, size }];
+    const found = complete.get(diffId);
+    return found === undefined ? [] : [{ diffId, ...found }];
   });
 
 /** What the log says of a flat image that this node has built. */

@@ -5,13 +5,17 @@
 import { readFile } from 'node:fs/promises';
 import { digestOf } from '../../digest/digest.ts';
 import { isDigest } from '../../../schemas/digest.ts';
+import type { ImageDevice } from '../../../actors/device.ts';
 import {
+  asksForSigner,
   type ChoiceFacts,
   endsChoice,
   isHopeless,
   isUsable,
   passedBefore,
   passedFor,
+  type SidecarContents,
+  voucherOf,
 } from '../../../actors/sidecar-choice.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
@@ -41,6 +45,10 @@ export interface ChoiceOptions {
   policy: TrustPolicy;
   /** Digest of the flat metadata that this node has proven for the same layers. */
   known: string | undefined;
+  /** What is known of block roots, by diffID; live. */
+  roots: ChoiceFacts['roots'];
+  /** Undefined: the operator has no keys that may sign for the image's repository. */
+  signers: Signers | undefined;
   /** What was refuted before. */
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
   /** The bytes of a sidecar that is about to be taken are here; what comes now takes nothing from them. */
@@ -48,6 +56,15 @@ export interface ChoiceOptions {
   /** Told of each sidecar that is passed over. */
   onPassed: (sentence: string) => void;
 }
+
+/** The operator's keys. */
+export interface Signers {
+  /** `key:<fingerprint>` of a key that has signed the sidecar; undefined: none has. Errors: those of the registry. */
+  signerOf(image: ResolvedImage, sidecar: SidecarHandle['descriptor']): Promise<string | undefined>;
+}
+
+/** Refuses a sidecar for what it holds, error `integrity`, or resolves with who vouches, as `image.prepared` says it. */
+export type Check = (contents: Pick<SidecarContents, 'flat' | 'roots'>) => Promise<string | undefined>;
 
 const MAX_REASON = 500;
 /** Bytes of the list of trusted sidecars. */
@@ -59,7 +76,7 @@ const MAX_LIST = 1 << 20;
  */
 export async function chooseSidecar(
   options: ChoiceOptions,
-  take: (sidecar: SidecarHandle, check: (flat: string) => void) => Promise<PreparedEvent> = (...sidecar) =>
+  take: (sidecar: SidecarHandle, check: Check) => Promise<PreparedEvent> = (...sidecar) =>
     takeWhole(options, ...sidecar),
 ): Promise<SidecarChoice> {
   const { registry, image } = options;
@@ -76,17 +93,11 @@ export async function chooseSidecar(
       pass(descriptor.digest, reason),
     )) {
       const { digest } = sidecar.descriptor;
-      const check = (flat: string) =>
-        refuseFor(passedFor(facts, { digest, flat, revision: sidecar.revision }));
       try {
         refuseFor(passedBefore(facts, digest));
-        const prepared = await take(sidecar, check);
-        check(prepared.flat);
-        return {
-          prepared: passed.length === 0 ? prepared : { ...prepared, passed },
-          proven: prepared.flat === facts.known,
-          passed,
-        };
+        const taken = await take(sidecar, checkOf(options, facts, sidecar));
+        const prepared = passed.length === 0 ? taken : { ...taken, passed };
+        return { prepared, proven: prepared.flat === facts.known, passed };
       } catch (error) {
         const { code, message } = toErrorRecord(error);
         if (endsChoice(code)) throw error;
@@ -101,24 +112,46 @@ export async function chooseSidecar(
   return none;
 }
 
+/** Looks for who has signed the sidecar while its bytes come. */
+function checkOf({ signers, image }: ChoiceOptions, facts: ChoiceFacts, sidecar: SidecarHandle): Check {
+  const { descriptor, revision } = sidecar;
+  const asked = asksForSigner(facts) ? signers?.signerOf(image, descriptor) : undefined;
+  // Its error is the check's.
+  asked?.catch(() => {});
+  return async ({ flat, roots }) => {
+    const contents = { digest: descriptor.digest, flat, revision, roots };
+    // What this node has proven, and what the operator lists, needs no signature.
+    const isFine = passedFor(facts, { ...contents, signer: undefined }) === undefined;
+    const whole = { ...contents, signer: isFine ? undefined : await asked };
+    refuseFor(passedFor(facts, whole));
+    return voucherOf(facts, whole) || undefined;
+  };
+}
+
 /** Whether the policy takes a sidecar that the registry has; its contents are not looked at. */
 export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean> {
   // What this node has proven may be in any of them: without their contents that says nothing.
   const facts = { ...(await factsOf(options)), known: undefined };
   if (isHopeless(facts)) return false;
-  for await (const { descriptor } of sidecarsOf(options.registry, options.image))
-    if (isUsable(facts, descriptor.digest)) return true;
+  const { registry, image, signers } = options;
+  for await (const { descriptor } of sidecarsOf(registry, image)) {
+    if (isUsable(facts, descriptor.digest, undefined)) return true;
+    const signer = asksForSigner(facts) ? await signers?.signerOf(image, descriptor) : undefined;
+    if (signer !== undefined && isUsable(facts, descriptor.digest, signer)) return true;
+  }
   return false;
 }
 
-async function factsOf({ policy, layout, known, refuted }: ChoiceOptions): Promise<ChoiceFacts> {
+async function factsOf(options: ChoiceOptions): Promise<ChoiceFacts> {
+  const { policy, layout, known, roots, refuted, signers } = options;
   const listed = await listedFor(policy, layout);
-  return { policy, listed, known, refuted, revision: SIDECAR_REVISION };
+  const hasKeys = signers !== undefined;
+  return { policy, listed, hasKeys, known, roots, refuted, revision: SIDECAR_REVISION };
 }
 
-/** The sidecars that a policy takes because the user lists them. */
+/** The sidecars that a policy takes because the operator lists them. */
 export const listedFor = async (policy: TrustPolicy, layout: Layout): Promise<ReadonlySet<string>> =>
-  policy === 'own' ? await trustedSidecars(layout) : new Set();
+  policy === 'own' || policy === 'signed' ? await trustedSidecars(layout) : new Set();
 
 function refuseFor(reason: string | undefined): void {
   if (reason !== undefined) throw new CofaError('integrity', reason);
@@ -128,57 +161,62 @@ function refuseFor(reason: string | undefined): void {
 async function takeWhole(
   options: ChoiceOptions,
   sidecar: SidecarHandle,
-  check: (flat: string) => void,
+  check: Check,
 ): Promise<PreparedEvent> {
   const { layout, manifest, image, onFetched } = options;
   const parts = Promise.all(image.layers.map((_, layer) => sidecar.spans(layer)));
-  // It is waited for below, unless the flat metadata will not do.
+  // It is waited for below.
   parts.catch(() => {});
-  const flat = await sidecar.flat();
-  check(digestOf(flat));
+  const metadata = await sidecar.flat();
   const hints = readHints(sidecar, options.onPassed);
   const [{ devices }, tables] = await Promise.all([
-    checkFlatAside(flat),
+    checkFlatAside(metadata),
     parts.then((all) => {
       onFetched?.();
-      return all.map((bytes) => ({ bytes, table: SpanTable.decode(bytes) }));
+      return all;
     }),
   ]);
-  const used = devices.map((device) => {
-    const at = image.layers.findIndex((layer) => layer.diffId === device.diffId);
-    const layer = image.layers[at];
-    const found = tables[at];
-    if (layer === undefined || found === undefined) {
-      throw new CofaError(
-        'integrity',
-        `the sidecar's flat image uses ${device.diffId}, no layer of ${image.reference.text}`,
-      );
-    }
-    const { table, bytes } = found;
-    if (table.diffId !== layer.diffId || table.blobDigest !== layer.blob.digest) {
-      throw new CofaError(
-        'integrity',
-        `the sidecar's span table of layer ${layer.diffId} is another layer's`,
-      );
-    }
-    if (device.size < table.rawSize || device.size - table.rawSize >= 512) {
-      throw new CofaError('integrity', `the sidecar gives layer ${layer.diffId} two different sizes`);
-    }
-    return { diffId: layer.diffId, size: table.rawSize, spans: layer.blob.digest, bytes };
-  });
+  const used = devices.map((device) => usedLayer(image, device, tables));
+  const flat = digestOf(metadata);
+  const vouched = await check({ flat, roots: used.map(({ named }) => named) });
   await Promise.all([
-    writeWhole(layout.flat(manifest), flat),
+    writeWhole(layout.flat(manifest), metadata),
     hints.then((found) => keepHints(layout, manifest, found)),
-    ...used.map(({ spans, bytes }) => writeWhole(layout.spans(spans), bytes)),
+    ...used.map(({ named, bytes }) => writeWhole(layout.spans(named.table), bytes)),
   ]);
   return {
     type: 'image.prepared',
     origin: 'sidecar',
     sidecar: sidecar.descriptor.digest,
     ...(sidecar.revision === undefined ? {} : { revision: sidecar.revision }),
-    flat: digestOf(flat),
-    devices: used.map(({ diffId, size, spans }) => ({ diffId, size, spans })),
+    flat,
+    devices: used.map(({ named }) => named),
+    ...(vouched === undefined ? {} : { vouched }),
   };
+}
+
+type NamedDevice = ImageDevice & { root: string; table: string };
+
+/** A layer that the flat image has file data in, with its span table. Error `integrity`. */
+function usedLayer(
+  { reference, layers }: ResolvedImage,
+  device: { diffId: string; size: number },
+  tables: readonly Buffer[],
+): { named: NamedDevice; bytes: Buffer } {
+  const at = layers.findIndex((layer) => layer.diffId === device.diffId);
+  const layer = layers[at];
+  const bytes = tables[at];
+  if (layer === undefined || bytes === undefined) {
+    throw new CofaError(
+      'integrity',
+      `the sidecar's flat image uses ${device.diffId}, no layer of ${reference.text}`,
+    );
+  }
+  const { diffId, blob } = layer;
+  const { rawSize: size, root } = SpanTable.of(bytes, layer);
+  if (device.size < size || device.size - size >= 512)
+    throw new CofaError('integrity', `the sidecar gives layer ${diffId} two different sizes`);
+  return { named: { diffId, size, spans: blob.digest, root, table: digestOf(bytes) }, bytes };
 }
 
 /**

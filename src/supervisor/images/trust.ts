@@ -14,6 +14,7 @@ import { rm } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { pauseAfterFailures, proofStep, verdict } from '../../../actors/trust.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
+import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Image } from './image.ts';
@@ -27,8 +28,8 @@ export interface TrustOptions {
   log: Logger;
   images: Images;
   conditions: Conditions;
-  /** Layers whose device is whole and proven, with the bytes of their tar. */
-  completeLayers: () => Promise<Map<string, number>>;
+  /** Layers of which a device is whole and proven. */
+  completeLayers: () => Promise<CompleteLayers>;
   now: () => number;
 }
 
@@ -185,7 +186,8 @@ export class Trust {
     const { layers, registry, repository } = image.resolved;
     const expected = image.prepared?.flat ?? '';
     const local = localOf(layers, await this.#options.completeLayers());
-    const order = { source: { registry, repository }, layers, local, cached };
+    const known = this.#options.images.knownDevices();
+    const order = { source: { registry, repository }, layers, local, known, cached };
     const signal = AbortSignal.any([this.#stop.signal, image.removal]);
     return await rebuild(this.#options.layout, image.manifest, order, { expected, signal });
   }
@@ -214,7 +216,7 @@ export class Trust {
 
 const isOurs = ({ prepared }: Image): boolean => (prepared?.revision ?? 1) === SIDECAR_REVISION;
 
-const isComplete = ({ prepared }: Image, complete: ReadonlyMap<string, number>): boolean =>
+const isComplete = ({ prepared }: Image, complete: CompleteLayers): boolean =>
   prepared?.devices.every(({ diffId }) => complete.has(diffId)) === true;
 
 /** Whether nothing is known of its flat image yet, and somebody may want to. */

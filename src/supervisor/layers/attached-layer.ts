@@ -20,7 +20,12 @@ import { layerLabel, type Leftovers } from '../mounts/leftovers.ts';
 import type { FrontCaller } from './front-caller.ts';
 
 export interface LayerDemand {
+  /** The layer's id, as in schemas/front.ts. */
   diffId: string;
+  /** What its device must hash to; absent: its id. */
+  content?: string;
+  /** Digest of its span table; absent: the blob's names it. */
+  table?: string;
   /** raw bytes */
   size: number;
   source: BlobSource;

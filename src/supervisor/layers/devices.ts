@@ -4,6 +4,8 @@
  * the other below the mounted file system (LOOP_CHANGE_FD). One layer: attached-layer.ts.
  */
 import type { Logger } from 'pino';
+import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
+import type { EventOf } from '../../../schemas/events.ts';
 import type { OpenLayerReply } from '../../../schemas/front.ts';
 import { detachLoop, type LoopDevice } from '../../kernel/loop.ts';
 import type { Layout } from '../../store/layout.ts';
@@ -13,6 +15,21 @@ import { AttachedLayer, type LayerDemand } from './attached-layer.ts';
 import type { FrontCaller } from './front-caller.ts';
 
 export type { LayerDemand } from './attached-layer.ts';
+
+/** What the front end needs to serve a layer of an image. */
+export function layerDemand(resolved: EventOf<'image.resolved'>, device: ImageDevice): LayerDemand {
+  const { registry, repository, layers } = resolved;
+  const { diffId, size, spans, root, table } = device;
+  const blob = layers.find((layer) => layer.blob === spans && layer.diffId === diffId);
+  return {
+    diffId: layerIdOf(device),
+    ...(root === undefined ? {} : { content: diffId }),
+    ...(table === undefined ? {} : { table }),
+    size,
+    source: { registry, repository, digest: spans, size: blob?.blobSize ?? 0 },
+    built: false,
+  };
+}
 
 export interface DevicesOptions {
   front: FrontCaller;

@@ -10,7 +10,8 @@ import type { Progress, ScrubReply as Report } from '../../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { FrontCall, FrontReply, FrontRequest, FrontStatus } from '../../../schemas/front.ts';
 import type { Clock } from '../../process/ports.ts';
-import type { Devices, LayerDemand } from './devices.ts';
+import { layerIdOf } from '../../../actors/device.ts';
+import { type Devices, type LayerDemand, layerDemand } from './devices.ts';
 import type { FrontCaller } from './front-caller.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
@@ -52,11 +53,14 @@ export class Scrubs {
   /** What is to be compared: the layers of an image, one layer by its first digits, or all (undefined). Error `not-found`. */
   async choose(what: { image: Image | undefined; layer: string | undefined }): Promise<string[] | undefined> {
     const { image, layer } = what;
-    const ofImage = image?.prepared?.devices.map(({ diffId }) => diffId) ?? [];
+    const ofImage = image?.prepared?.devices.map(layerIdOf) ?? [];
     if (layer === undefined) return image === undefined ? undefined : ofImage;
     const prefix = `sha256:${layer.replace(/^sha256:/, '')}`;
-    const known = image === undefined ? (await this.#layers()).map(({ diffId }) => diffId) : ofImage;
-    const found = known.filter((diffId) => diffId.startsWith(prefix));
+    const layers = await this.#layers();
+    const known = image === undefined ? layers : layers.filter(({ diffId }) => ofImage.includes(diffId));
+    const found = known
+      .filter(({ diffId, content }) => (content ?? diffId).startsWith(prefix) || diffId.startsWith(prefix))
+      .map(({ diffId }) => diffId);
     if (found.length === 0)
       throw new CofaError('not-found', `this node has no layer ${layer}`, {
         hint: 'cofa status --layers lists them',
@@ -72,14 +76,15 @@ export class Scrubs {
     this.#stop = stop;
     const { clock } = this.#options.ports;
     const started = clock.now();
-    const layers: LayerReport[] = [];
+    const layers: Report['layers'] = [];
     try {
       const pace = new Pace(order.bytesPerSecond, stop.signal, clock);
       for (const layer of await this.#layers()) {
         if (stop.signal.aborted) break;
         const isWanted = order.layers === undefined || order.layers.includes(layer.diffId);
         if (layer.blocks.present === 0 || !isWanted) continue;
-        layers.push(await this.#scrubLayer(layer, { ...order, pace, stop: stop.signal }, onProgress));
+        const report = await this.#scrubLayer(layer, { ...order, pace, stop: stop.signal }, onProgress);
+        layers.push(named(report, layer.content));
       }
     } finally {
       this.#stop = undefined;
@@ -100,7 +105,7 @@ export class Scrubs {
   }
 
   #scrubLayer(
-    { diffId, bytes }: FrontStatus['layers'][number],
+    { diffId, content = diffId, bytes }: FrontStatus['layers'][number],
     order: Pick<ScrubOrder, 'repair' | 'bytesPerSecond'> & { pace: Pace; stop: AbortSignal },
     onProgress: (progress: Progress) => void,
   ): Promise<LayerReport> {
@@ -109,24 +114,20 @@ export class Scrubs {
     const ask: LayerScrubOptions['ask'] = (call, request) => this.#ask(call, request);
     const scrub = new LayerScrub({ diffId, refs, demand }, { ...this.#options, ...order, ask });
     return scrub.run((done) =>
-      onProgress({ phase: 'scrub', item: diffId, done, total: Math.max(bytes.present, done) }),
+      onProgress({ phase: 'scrub', item: content, done, total: Math.max(bytes.present, done) }),
     );
   }
 
   #imagesOf(diffId: string): Image[] {
     return [...this.#options.images.all()].filter(
-      (image) => image.prepared?.devices.some((device) => device.diffId === diffId) === true,
+      (image) => image.prepared?.devices.some((device) => layerIdOf(device) === diffId) === true,
     );
   }
 
   #demandFor(diffId: string): LayerDemand | undefined {
     for (const { prepared, resolved } of this.#imagesOf(diffId)) {
-      const device = prepared?.devices.find((one) => one.diffId === diffId);
-      const layer = resolved.layers.find(({ blob }) => blob === device?.spans);
-      if (device === undefined || layer === undefined) continue;
-      const { registry, repository } = resolved;
-      const source = { registry, repository, digest: device.spans, size: layer.blobSize };
-      return { diffId, size: device.size, source, built: false };
+      const device = prepared?.devices.find((one) => layerIdOf(one) === diffId);
+      if (device !== undefined) return layerDemand(resolved, device);
     }
     return undefined;
   }
@@ -151,8 +152,13 @@ export class Scrubs {
   }
 }
 
-function sumOf(layers: LayerReport[]): Omit<Report, 'stopped' | 'ms'> {
-  const sum = (pick: (layer: LayerReport) => number) => layers.reduce((n, layer) => n + pick(layer), 0);
+/** As users see it. `content`: the layer's diffID, where a block root is its id. */
+const named = (report: LayerReport, content: string | undefined): Report['layers'][number] =>
+  content === undefined ? report : { ...report, diffId: content, root: report.diffId };
+
+function sumOf(layers: Report['layers']): Omit<Report, 'stopped' | 'ms'> {
+  const sum = (pick: (layer: Report['layers'][number]) => number) =>
+    layers.reduce((n, layer) => n + pick(layer), 0);
   return {
     layers,
     blocks: sum((layer) => layer.blocks),

@@ -7,6 +7,7 @@ import { renameSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import { layerIdOf, tableNameOf } from '../../../actors/device.ts';
 import { hexOf } from '../../../schemas/digest.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { Image } from '../images/image.ts';
@@ -46,7 +47,7 @@ export class Sweeper {
       new Set([...this.#options.images.all()].flatMap((image) => pick(image).map(hexOf)));
     return (
       (await this.#sweepFolder('images', () => has((image) => [image.manifest]))) &&
-      (await this.#sweepFolder('spans', () => has(blobsOf))) &&
+      (await this.#sweepFolder('spans', () => has(tablesOf))) &&
       (await this.#sweepFolder('tocs', () => has(layersOf))) &&
       (await this.#sweepFolder('layers', () => new Set([...has(preparedLayers), ...known])))
     );
@@ -96,9 +97,9 @@ export function layersOf(image: Image): string[] {
   return [...new Set([...preparedLayers(image), ...image.resolved.layers.map(({ diffId }) => diffId)])];
 }
 
-const preparedLayers = (image: Image): string[] => image.prepared?.devices.map(({ diffId }) => diffId) ?? [];
+const preparedLayers = (image: Image): string[] => image.prepared?.devices.map(layerIdOf) ?? [];
 
-const blobsOf = (image: Image): string[] => [
-  ...(image.prepared?.devices.map(({ spans }) => spans) ?? []),
+const tablesOf = (image: Image): string[] => [
+  ...[...image.generations()].flatMap(({ prepared }) => prepared?.devices.map(tableNameOf) ?? []),
   ...image.resolved.layers.map(({ blob }) => blob),
 ];

@@ -5,6 +5,7 @@
  */
 import { constants } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
+import { layerIdOf } from '../../../actors/device.ts';
 import { dropPages } from '../../kernel/page-cache.ts';
 import { extentsOf } from '../../image/file-paths.ts';
 import type { Layout } from '../../store/layout.ts';
@@ -13,16 +14,17 @@ import type { Mounts } from './mounts.ts';
 
 const BLOCK_SIZE = 65_536;
 
-/** Drops the pages of all files in all mounts that lie in these blocks of a layer, where nobody has them mapped. */
+/** Drops the pages of all files in all mounts that lie in these blocks of the layer of this id, where no process has them mapped. */
 export async function dropFilePages(
-  diffId: string,
+  layer: string,
   ranges: ReadonlyArray<readonly [number, number]>,
   { layout, images, mounts }: { layout: Layout; images: Images; mounts: Mounts },
 ): Promise<void> {
   for (const { dir, manifest, state } of mounts.list()) {
     const devices = images.get(manifest)?.prepared?.devices ?? [];
-    if (state !== 'mounted' || !devices.some((device) => device.diffId === diffId)) continue;
-    const extents = extentsOf(await readFile(layout.flat(manifest))).get(diffId) ?? [];
+    const device = devices.find((one) => layerIdOf(one) === layer);
+    if (state !== 'mounted' || device === undefined) continue;
+    const extents = extentsOf(await readFile(layout.flat(manifest))).get(device.diffId) ?? [];
     const paths = new Set<string>();
     for (const { from, to, path } of extents) {
       const isIn = ranges.some(

@@ -136,7 +136,9 @@ export class MountActor {
       const attached = await this.image.use(id, rate, start, program);
       // A mount that could not be taken away comes back as it was.
       if (this.host.state !== 'mounting') return attached;
-      const mayUse = this.restoring ? this.image.proof !== 'refuted' : await images.mayUse(this.image, trust);
+      const mayUse = this.restoring
+        ? this.image.standing !== 'refuted'
+        : await images.mayUse(this.image, trust);
       if (mayUse) return attached;
       await this.image.release(id);
       this.image = this.restoring

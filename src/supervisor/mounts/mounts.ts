@@ -7,10 +7,13 @@ import { mkdir, rmdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { AcceptedOf, Mount as MountReply, Progress } from '../../../schemas/api.ts';
+import { policyFor } from '../../../actors/trust.ts';
 import { defined } from '../../../schemas/defined.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
+import { policyNamed, type TrustPolicy } from '../../../schemas/trust.ts';
 import { findMount } from '../../kernel/mount.ts';
+import { parseReference } from '../../registry/reference.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { Image } from '../images/image.ts';
@@ -84,7 +87,8 @@ export class Mounts {
     const image = await this.#imageOf(order);
     this.#refuseTaken(dir);
     const own = { id: this.#options.newId(), dir, ref: image.resolved.ref, manifest: image.manifest };
-    const actor = this.#create({ ...own, ...keptOf(request) }, image, { start, program, above });
+    const trust = this.#trustOf(order);
+    const actor = this.#create({ ...own, ...keptOf(request), trust }, image, { start, program, above });
     image.progress.add(onProgress);
     try {
       await this.#request(actor, asked);
@@ -103,11 +107,23 @@ export class Mounts {
     }
   }
 
-  async #imageOf({ image, request: { ref, platform, trust } }: MountOrder): Promise<Image> {
+  async #imageOf(order: MountOrder): Promise<Image> {
     const { images } = this.#options;
+    const { image, request } = order;
+    const { ref, platform } = request;
+    const trust = this.#trustOf(order);
     return image === undefined
       ? await images.resolve(ref, platform, trust)
       : await images.suited(image, trust);
+  }
+
+  /** Undefined: the engine's policy. */
+  #trustOf({ image, request: { ref, trust: word } }: MountOrder): TrustPolicy | undefined {
+    const engines = this.#options.images.policy;
+    const asked = word === undefined ? engines : policyNamed(word);
+    // Clients of containerd name every image by its digest.
+    const policy = image === undefined ? policyFor(asked, parseReference(ref).digest !== undefined) : asked;
+    return word === undefined && policy === engines ? undefined : policy;
   }
 
   /** The log has the request, and the directory is there. */
@@ -240,9 +256,9 @@ export class Mounts {
 }
 
 /** What the log keeps of a request, for as long as the mount lives. */
-function keptOf({ prefetch, prefetchLimit, container, trust, suid, dev }: AcceptedOf<'mount'>) {
+function keptOf({ prefetch, prefetchLimit, container, suid, dev }: AcceptedOf<'mount'>) {
   const flags = { nosuid: suid ? undefined : (true as const), nodev: dev ? undefined : (true as const) };
-  return { prefetch, prefetchLimit, container, trust, ...flags };
+  return { prefetch, prefetchLimit, container, ...flags };
 }
 
 /** `asked`: when the call came, ms since the epoch. */

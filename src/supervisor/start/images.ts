@@ -9,6 +9,7 @@ import { type End, within } from '../end.ts';
 import { Chains } from '../images/chains.ts';
 import { Images } from '../images/images.ts';
 import { Indexers } from '../images/indexers.ts';
+import { Roots } from '../images/roots.ts';
 import { Startups } from '../images/startups.ts';
 import { Trust } from '../images/trust.ts';
 import type { Devices } from '../layers/devices.ts';
@@ -64,10 +65,13 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     indexers,
     label: given.label,
     leftovers: given.leftovers,
-    trust: options.trust ?? 'always',
+    trust: options.trust ?? 'registry',
+    keysFor: () => new Set(),
+    signers: { signerOf: async () => undefined },
     completeLayers,
   });
-  devices.direct.subscribe((diffId) => void images.changedDirect(diffId));
+  devices.direct.subscribe((layer) => void images.changedDirect(layer));
+  new Roots({ live: given.live, log }).begin();
   const chains = new Chains({ images, log, now: () => ports.clock.wallMs() });
   const now = () => ports.clock.now();
   const trust = new Trust({ layout, log, images, conditions, completeLayers, now });

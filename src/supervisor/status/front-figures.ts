@@ -1,6 +1,7 @@
 /** What the front end says of layers, fetchers and cache. */
 import { isWhole } from '../../../actors/layer-life.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
+import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import type { FrontStatus } from '../../../schemas/front.ts';
 import { askLocal } from '../../bus/local-socket.ts';
 import type { Layout } from '../../store/layout.ts';
@@ -47,11 +48,12 @@ export class FrontFigures {
     }
   }
 
-  /** Layers whose device is whole and proven, with the bytes of their tar. Error `unavailable`. */
-  async completeLayers(): Promise<Map<string, number>> {
+  /** Layers of which a device is whole and proven, by diffID. Error `unavailable`. */
+  async completeLayers(): Promise<CompleteLayers> {
     const { layers } = await this.now();
+    const whole = layers.filter(({ state }) => isWhole(state));
     return new Map(
-      layers.filter(({ state }) => isWhole(state)).map(({ diffId, bytes }) => [diffId, bytes.total]),
+      whole.map(({ diffId: layer, content = layer, bytes }) => [content, { layer, size: bytes.total }]),
     );
   }
 }

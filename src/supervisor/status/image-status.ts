@@ -1,15 +1,16 @@
 /** An image in `status`: its own state, and the figures of its layers added up. Pure. */
+import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import type { ImageStatus } from '../../../schemas/api.ts';
 import type { FrontStatus } from '../../../schemas/front.ts';
 import type { Image } from '../images/image.ts';
 
 export type LayerFigures = FrontStatus['layers'][number];
 /** What of an image `status` shows. */
-export type ShownImage = Pick<Image, 'manifest' | 'proof'> & {
+export type ShownImage = Pick<Image, 'manifest' | 'standing'> & {
   resolved: Pick<Image['resolved'], 'ref'>;
   prepared:
     | (Pick<NonNullable<Image['prepared']>, 'origin' | 'passed'> & {
-        devices: ReadonlyArray<{ diffId: string }>;
+        devices: ReadonlyArray<Pick<ImageDevice, 'diffId' | 'root'>>;
       })
     | undefined;
   host: { readonly state: string };
@@ -20,15 +21,20 @@ export function imageStatus(images: Iterable<ShownImage>, layers: readonly Layer
   const known = new Map(layers.map((layer) => [layer.diffId, layer]));
   return Array.from(images, (image) => {
     const { prepared } = image;
-    const mine = (prepared?.devices ?? []).flatMap(({ diffId }) => known.get(diffId) ?? []);
+    const mine = (prepared?.devices ?? []).flatMap((device) => known.get(layerIdOf(device)) ?? []);
     return {
       ref: image.resolved.ref,
       manifest: image.manifest,
       state: stateOf(image),
-      ...(prepared === undefined ? {} : { origin: prepared.origin, trust: image.proof }),
+      ...(prepared === undefined ? {} : { origin: prepared.origin, trust: image.standing }),
       ...(prepared?.passed === undefined ? {} : { passed: prepared.passed }),
       ...sumOf(mine),
-      layers: mine.map(({ diffId, state, blocks, bytes }) => ({ diffId, state, blocks, bytes })),
+      layers: mine.map(({ diffId: id, content, state, blocks, bytes }) => ({
+        ...(content === undefined ? { diffId: id } : { diffId: content, root: id }),
+        state,
+        blocks,
+        bytes,
+      })),
     };
   });
 }

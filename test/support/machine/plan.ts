@@ -87,7 +87,7 @@ export function drawPlan(random: Random): Plan {
     images,
     indexed: images.map(() => random.chance(0.85)),
     forged: images.map(() => sometimes(random.pick(['swapped', 'hiding'] as const), undefined, 0.3)),
-    trust: random.pick(['always', 'always', 'own', 'never'] as const),
+    trust: random.pick(['registry', 'registry', 'own', 'never'] as const),
     mountTrust: random.pick([0, 0, 0.3]),
     listed: random.chance(0.5),
     rebuildDies: sometimes(0.3, 0, 0.3),

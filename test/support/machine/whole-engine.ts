@@ -448,7 +448,8 @@ class WholeEngine {
         if (report?.stopped !== false) return done(false);
         const isDone = ({ kept, failure }: ScrubReply['layers'][number]) =>
           kept === 0 && failure?.startsWith('not repaired') !== false;
-        for (const layer of report.layers) if (isDone(layer)) this.#world.scrubbed(layer.diffId, since);
+        for (const layer of report.layers)
+          if (isDone(layer)) this.#world.scrubbed(layer.root ?? layer.diffId, since);
         done(report.layers.every((layer) => isDone(layer) && layer.failure === undefined));
       },
       120_000,

@@ -13,6 +13,8 @@ import type { Sabotage } from './sabotage.ts';
 
 export interface SimLayer {
   diffId: string;
+  /** Block root, and so the id of the layer where it comes with a table that says so. */
+  root: string;
   blob: string;
   /** Blocks of each span. */
   spans: number[];
@@ -34,6 +36,7 @@ export interface SimImage {
 
 /** A block that has gone bad on the disk. */
 export interface Rot {
+  /** The layer's id. */
   diffId: string;
   file: SimFile;
   block: number;
@@ -102,6 +105,7 @@ export class World {
       const blockCount = spans.reduce((sum, count) => sum + count, 0);
       return {
         diffId: digest(`layer ${at}`),
+        root: digest(`root of layer ${at}`),
         blob: digest(`blob ${at}`),
         spans,
         blockCount,
@@ -168,8 +172,9 @@ export class World {
     this.#onSay?.(`${this.machine.now.toFixed(2)} ${process.name} says ${line.trimEnd()}`);
   }
 
+  /** By its id or its diffID. */
   layer(diffId: string): SimLayer {
-    const found = this.layers.find((layer) => layer.diffId === diffId);
+    const found = this.layers.find((layer) => layer.diffId === diffId || layer.root === diffId);
     if (found === undefined) throw new CofaError('not-found', `no layer ${diffId}`);
     return found;
   }
@@ -231,7 +236,7 @@ export class World {
   rot(): void {
     const { random } = this.machine;
     const places: Array<Omit<Rot, 'at' | 'foundAt'>> = [];
-    for (const { diffId, blockCount } of this.layers) {
+    for (const { root: diffId, blockCount } of this.layers) {
       const file = this.device('/sim/root', diffId);
       for (let block = 0; block < blockCount; block++)
         if (file?.blocks?.[block] === RIGHT && file.isSynced(block)) places.push({ diffId, file, block });

@@ -11,5 +11,5 @@ export async function hashDevice(path: string, _size: number, signal?: AbortSign
   const hex = /layers\/([0-9a-f]{64})\//.exec(path)?.[1] ?? '';
   const file = world().disk.file(path);
   const isRight = file?.blocks?.every((tag) => tag === RIGHT) === true;
-  return isRight ? `sha256:${hex}` : digest('another');
+  return isRight ? world().layer(`sha256:${hex}`).diffId : digest('another');
 }

@@ -5,7 +5,7 @@ import { type Layout, writeWhole } from '../../../../src/store/layout.ts';
 import { openDevice } from '../../../../src/store/device.ts';
 import { RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';
-import { world } from '../world.ts';
+import { digestOf, world } from '../world.ts';
 import { request } from './registry-client.ts';
 import { encodeTable } from './span-table.ts';
 import { createHash } from 'node:crypto';
@@ -23,16 +23,19 @@ export async function indexOnNode(options: {
     image.layers.map(async ({ diffId, blob }) => {
       await request('layer blob');
       const layer = world().layer(diffId);
-      const { file } = await openDevice(layout.device(diffId), layer.size);
+      const { root } = layer;
+      const { file } = await openDevice(layout.device(root), layer.size);
       for (let block = 0; block < layer.blockCount; block++) {
         await machine().sleep(world().plan.blockMs);
-        const blocks = world().disk.file(layout.device(diffId))?.blocks;
+        const blocks = world().disk.file(layout.device(root))?.blocks;
         if (blocks !== undefined) blocks[block] = RIGHT;
       }
       await file.sync();
       await file.close();
-      await writeWhole(layout.spans(blob.digest), encodeTable(layer));
-      return { diffId, size: layer.size, spans: blob.digest };
+      const bytes = encodeTable(layer);
+      const table = digestOf(bytes);
+      await writeWhole(layout.spans(table), bytes);
+      return { diffId, size: layer.size, spans: blob.digest, root, table };
     }),
   );
   const found = world().images.find((one) => hexOf(one.manifest) === hexOf(manifest));

@@ -9,7 +9,7 @@ import { hexOf } from '../../../../schemas/digest.ts';
 import { type Layout, writeWhole } from '../../../../src/store/layout.ts';
 import { RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';
-import { digestOf, world } from '../world.ts';
+import { digestOf, type SimLayer, world } from '../world.ts';
 import { request } from './registry-client.ts';
 import { encodeTable } from './span-table.ts';
 
@@ -24,7 +24,7 @@ export async function rebuild(
   const { random } = machine();
   machine().meet('rebuilds');
   const dies = random.chance(world().plan.rebuildDies);
-  for (const { diffId, blob } of layers) {
+  for (const { diffId } of layers) {
     const layer = world().layer(diffId);
     const isHere = local.some((one) => one.diffId === diffId);
     if (!isHere) await request('layer blob', signal);
@@ -36,13 +36,13 @@ export async function rebuild(
         machine().meet('rebuilds that die');
         throw new CofaError('internal', 'the rebuild ended early');
       }
-      if (isHere) isWhole &&= world().device(layout.root, diffId)?.blocks?.[block] === RIGHT;
+      if (isHere) isWhole &&= world().device(layout.root, layer.root)?.blocks?.[block] === RIGHT;
     }
     if (!isWhole) {
       machine().meet('rebuilds whose layers went');
       throw new CofaError('integrity', `the device of layer ${diffId} is another one`);
     }
-    if (!isHere) await writeWhole(layout.spans(blob), encodeTable(layer));
+    await writeWhole(layout.spans(tableOf(layer)), encodeTable(layer));
   }
   const image = world().images.find((one) => hexOf(one.manifest) === hexOf(manifest));
   if (image === undefined) throw new CofaError('internal', 'no such image');
@@ -52,8 +52,13 @@ export async function rebuild(
   if (!isSame) await writeWhole(path, image.flat);
   return {
     flat: digestOf(image.flat),
-    devices: layers.map(({ diffId, blob }) => ({ diffId, size: world().layer(diffId).size, spans: blob })),
+    devices: layers.map(({ diffId, blob }) => {
+      const layer = world().layer(diffId);
+      return { diffId, size: layer.size, spans: blob, root: layer.root, table: tableOf(layer) };
+    }),
     difference: isSame ? undefined : 'other bytes',
     path,
   };
 }
+
+const tableOf = (layer: SimLayer): string => digestOf(encodeTable(layer));

@@ -9,6 +9,7 @@ export const encodeTable = (layer: SimLayer): Buffer => Buffer.from(JSON.stringi
 
 export class SpanTable {
   readonly diffId: string;
+  readonly root: string;
   readonly blobDigest: string;
   readonly blobSize: number;
   readonly rawSize: number;
@@ -19,6 +20,12 @@ export class SpanTable {
   readonly #first: number[] = [];
   readonly #span: number[] = [];
 
+  static of(bytes: Buffer, { diffId, blob }: { diffId: string; blob: { digest: string } }): SpanTable {
+    const table = SpanTable.decode(bytes);
+    if (table.diffId === diffId && table.blobDigest === blob.digest) return table;
+    throw new CofaError('integrity', 'the span table of another layer');
+  }
+
   static decode(bytes: Buffer): SpanTable {
     try {
       return new SpanTable(JSON.parse(bytes.toString()) as SimLayer);
@@ -27,8 +34,9 @@ export class SpanTable {
     }
   }
 
-  private constructor({ diffId, blob, size, spans }: SimLayer) {
+  private constructor({ diffId, root, blob, size, spans }: SimLayer) {
     this.diffId = diffId;
+    this.root = root;
     this.blobDigest = blob;
     this.blobSize = size;
     this.rawSize = size;

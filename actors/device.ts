@@ -1,0 +1,54 @@
+/** The layers that an image has file data in, as its event `image.prepared` names them. */
+import type { EventOf } from '../schemas/events.ts';
+import type { JobLayer } from '../schemas/fetch.ts';
+import { type ImageFacts, type RootFacts, type RootStanding, standingOf } from './node-state.ts';
+import { worstOf } from './trust.ts';
+
+export type ImageDevice = EventOf<'image.prepared'>['devices'][number];
+
+/**
+ * The layer's id on this node, which names its device: the block root. Images that a cofa without roots has prepared have
+ * devices that bear the diffID.
+ */
+export const layerIdOf = ({ root, diffId }: Pick<ImageDevice, 'root' | 'diffId'>): string => root ?? diffId;
+
+/** Name of the layer's span table in the store. */
+export const tableNameOf = ({ table, spans }: Pick<ImageDevice, 'table' | 'spans'>): string => table ?? spans;
+
+/** As jobs that concern several layers name it. */
+export const jobLayerOf = ({ diffId, spans, root, table }: ImageDevice): JobLayer => ({
+  diffId,
+  blob: spans,
+  ...(root === undefined ? {} : { layer: root }),
+  ...(table === undefined ? {} : { table }),
+});
+
+/** What the log says of layers and of their roots. */
+interface KnownLayers {
+  readonly roots: ReadonlyMap<string, RootFacts>;
+  readonly layers: { get(id: string): { readonly complete: boolean } | undefined };
+}
+
+/**
+ * What is known of the block roots of a flat image. What this node has built it has read whole. A device without a root is as
+ * good as its layer: proven while that is whole.
+ */
+export function rootsOfImage(
+  { origin, devices }: Pick<EventOf<'image.prepared'>, 'origin' | 'devices'>,
+  { roots, layers }: KnownLayers,
+): RootStanding {
+  return worstOf(
+    devices.map(({ diffId, root }) => {
+      const isWhole = root === undefined && layers.get(diffId)?.complete === true;
+      const standing = root === undefined ? 'unknown' : standingOf(roots, diffId, root);
+      return standing === 'unknown' && (isWhole || origin === 'node') ? 'proven' : standing;
+    }),
+  );
+}
+
+/** Ids that an image's layers may have in the log. */
+export const layersOfImage = ({
+  resolved,
+  prepared,
+}: Pick<ImageFacts, 'resolved' | 'prepared'>): Set<string> =>
+  new Set([...resolved.layers.map(({ diffId }) => diffId), ...(prepared?.devices.map(layerIdOf) ?? [])]);
