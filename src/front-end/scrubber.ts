@@ -201,7 +201,7 @@ export class Scrubber {
         this.#options.log.warn({ layer: diffId, error }, 'the newest blocks are not compared yet');
         if (tries < TRIES && code === 'unavailable') await this.#options.clock.sleep(LATER_MS);
         else {
-          const sentence = `the newest blocks of layer ${diffId} could not be compared after an unclean stop: ${message}`;
+          const sentence = `the newest blocks of layer ${this.#nameOf(diffId)} could not be compared after an unclean stop: ${message}`;
           this.#options.conditions.set(`scrub:${diffId}`, sentence);
           return;
         }
@@ -341,11 +341,16 @@ export class Scrubber {
     );
   }
 
+  /** What users call the layer: its diffID. */
+  #nameOf(id: string): string {
+    return this.#options.facts.layers.get(id)?.diffId ?? id;
+  }
+
   #sayDamage(diffId: string, { damaged }: Pick<LayerFacts, 'damaged'>): void {
     const { conditions } = this.#options;
     const key = `scrub:${diffId}`;
     if (damaged === undefined) return conditions.clear(key);
-    conditions.set(key, damageSentence(diffId, damaged));
+    conditions.set(key, damageSentence(this.#nameOf(diffId), damaged));
   }
 }
 

@@ -2,7 +2,6 @@
  * A cache that is too small for what is read: real images over FUSE, loops and EROFS, readers that compare every byte,
  * while spans are evicted and fetched.
  */
-import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,6 +11,7 @@ import { emptyNode, foldEvent, idOf, type NodeState } from '../../actors/node-st
 import type { PruneReply } from '../../schemas/api.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
+import { rootOf } from '../support/roots.ts';
 import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -269,8 +269,7 @@ async function mountAll(engine: Engine, name: string): Promise<string[]> {
 /** Every block that the log calls present lies in its device, and is right. Returns how many there are. */
 async function expectLogAndDataAgree(engine: Engine): Promise<number> {
   const tars = new Map<string, Buffer>();
-  for (const image of images)
-    for (const tar of image.tars) tars.set(`sha256:${createHash('sha256').update(tar).digest('hex')}`, tar);
+  for (const image of images) for (const tar of image.tars) tars.set(rootOf(tar), tar);
   const before = await fold(engine);
   const devices = new Map<string, Buffer>();
   for (const diffId of before.layers.keys())

@@ -13,6 +13,7 @@ import type { ScrubReply, Status } from '../../schemas/api.ts';
 import type { EventOf } from '../../schemas/events.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { type FaultImage, offsetInTar, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
+import { rootOf } from '../support/roots.ts';
 import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -57,24 +58,31 @@ async function prepare(prefetch: boolean): Promise<{ engine: Engine; dir: string
 
 const file = (name: string): Buffer => image.files.get(name) as Buffer;
 
+/** `root`: block root of the layer, which names it in the log. */
+interface Place {
+  diffId: string;
+  root: string;
+  block: number;
+}
+
 /** The block of a layer device that byte `at` of a file lies in. */
-function placeOf(name: string, at: number): { diffId: string; offset: number; block: number } {
+function placeOf(name: string, at: number): Place & { offset: number } {
   const tar = image.tars.find((bytes) => bytes.indexOf(file(name)) >= 0) as Buffer;
   const offset = offsetInTar(tar, file(name)) + at;
   const diffId = `sha256:${createHash('sha256').update(tar).digest('hex')}`;
-  return { diffId, offset, block: Math.floor(offset / BLOCK) };
+  return { diffId, root: rootOf(tar), offset, block: Math.floor(offset / BLOCK) };
 }
 
 /** Turns bits of one byte over, as a disk may. */
-function damage(root: string, name: string, at: number): { diffId: string; block: number } {
-  const { diffId, offset, block } = placeOf(name, at);
-  const device = openSync(new Layout(root).device(diffId), 'r+');
+function damage(folder: string, name: string, at: number): Place {
+  const { diffId, root, offset, block } = placeOf(name, at);
+  const device = openSync(new Layout(folder).device(root), 'r+');
   const byte = Buffer.alloc(1);
   expect(readSync(device, byte, 0, 1, offset)).toBe(1);
   writeSync(device, Buffer.from([(byte[0] as number) ^ 0x40]), 0, 1, offset);
   fsyncSync(device);
   closeSync(device);
-  return { diffId, block };
+  return { diffId, root, block };
 }
 
 async function scrub(engine: Engine, ...args: string[]): Promise<{ code: number | null; reply: ScrubReply }> {
@@ -220,7 +228,7 @@ describe('a scrub', () => {
     expect(whole.code).toBe(0);
     expect(whole.reply.layers.map((layer) => layer.whole)).toEqual([true, true]);
 
-    const { diffId, block } = damage(root, 'app/noise', 1_000_000);
+    const { diffId, root: id, block } = damage(root, 'app/noise', 1_000_000);
     // The kernel itself gave it to a reader before anybody could know.
     expect(
       (await readPieces(join(dir, 'app/noise'), file('app/noise'))).filter((one) => one !== 'ok'),
@@ -232,7 +240,7 @@ describe('a scrub', () => {
     // Not past the page cache: what was in it is gone.
     expect(await readFile(join(dir, 'app/noise'))).toEqual(file('app/noise'));
     expect(await readers.stop()).toEqual([]);
-    expect((await eventsOf(engine, 'layer.taken-back')).map(({ id }) => `sha256:${id}`)).toEqual([diffId]);
+    expect((await eventsOf(engine, 'layer.taken-back')).map((event) => `sha256:${event.id}`)).toEqual([id]);
     expect(await eventsOf(engine, 'layer.evicted')).toMatchObject([
       { reason: 'scrub', ranges: [[block, 1]] },
     ]);
@@ -260,11 +268,11 @@ describe('a scrub', () => {
     expect(
       (await eventsOf(engine, 'layer.evicted')).map(({ id, ranges }) => [`sha256:${id}`, ranges]),
     ).toEqual([
-      [one.diffId, [[one.block, 1]]],
-      [two.diffId, [[two.block, 1]]],
+      [one.root, [[one.block, 1]]],
+      [two.root, [[two.block, 1]]],
     ]);
     // Another loop stands on the device: its bytes cannot be punched, which is an alarm until they can.
-    const { stdout } = await run('losetup', ['-r', '-f', '--show', new Layout(root).device(two.diffId)]);
+    const { stdout } = await run('losetup', ['-r', '-f', '--show', new Layout(root).device(two.root)]);
     const detach = () => run('losetup', ['-d', stdout.trim()]);
     afterTest.defer(() => detach().catch(() => {}));
     const third = damage(root, 'lib/noise', 1_500_000);
@@ -307,7 +315,7 @@ describe('a layer whose last block arrives', () => {
       const { blocks } = await imageOf(engine, image.ref);
       return blocks.present > 60 && blocks.fetching === 0;
     });
-    const { diffId, block } = damage(root, 'app/noise', 1_234_567);
+    const { root: id, block } = damage(root, 'app/noise', 1_234_567);
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
     await mountImage(engine, image.ref, dir, { prefetch: true });
     await eventually(
@@ -316,7 +324,7 @@ describe('a layer whose last block arrives', () => {
       90_000,
     );
     expect((await eventsOf(engine, 'layer.evicted')).map(({ id, ranges }) => [id, ranges])).toEqual([
-      [diffId.slice(7), [[block, 1]]],
+      [id.slice(7), [[block, 1]]],
     ]);
     expect((await eventsOf(engine, 'layer.scrubbed')).map(({ bad }) => bad)).toEqual([1]);
     expect(alarms(await engine.status())).toHaveLength(1);
@@ -363,7 +371,7 @@ describe('after an unclean stop', () => {
     ]);
     const evicted = await eventsOf(again, 'layer.evicted');
     expect(new Set(evicted.map(({ id, ranges, reason }) => `${id} ${ranges.join()} ${reason}`))).toEqual(
-      new Set(places.map(({ diffId, block }) => `${diffId.slice(7)} ${block},1 scrub`)),
+      new Set(places.map(({ root: id, block }) => `${id.slice(7)} ${block},1 scrub`)),
     );
     expect(alarms(await again.status())).toHaveLength(2);
     expect((await readAll(dir)).failures).toEqual([]);

@@ -90,7 +90,7 @@ it('holds no descriptor of a layer that the pack names again and again', async (
   const before = descriptors();
   const context = {
     layout,
-    tables: new Map([[digest, table]]),
+    layers: new Map([[digest, { id: digest, table }]]),
     signal: new AbortController().signal,
     onHeader: () => {},
     onBlocks: () => {},
