@@ -131,7 +131,9 @@ export function formatCondition(condition: Condition): string {
 /** Context that events do not carry themselves. */
 export interface MatchContext {
   /** References and manifests of the images that have the layer (`sha256:…`). */
-  imagesOfLayer(diffId: string): readonly string[];
+  imagesOfLayer(layer: string): readonly string[];
+  /** The diffID of a layer (`sha256:…`), which may bear another name in the log. */
+  diffIdOf(layer: string): string;
   /** The same of a mount's id, with its directory. */
   namesOfMount(id: string): readonly string[];
   /** The reference of a manifest (`sha256:…`). */
@@ -214,7 +216,7 @@ function holds(term: Term, facet: Facet, event: ReplayEvent, context: MatchConte
     case 'event':
       return globOf(term.text).test(event.type);
     case 'layer':
-      return event.kind === 'layer' && event.id.startsWith(term.text.replace(/^sha256:/, ''));
+      return event.kind === 'layer' && isLayer(event.id, term.text.replace(/^sha256:/, ''), context);
     case 'image':
       return namesOfImages(event, context).some((name) => isNamed(name, term.text));
     case 'mount':
@@ -226,6 +228,10 @@ function holds(term: Term, facet: Facet, event: ReplayEvent, context: MatchConte
       return textOf(event).includes(term.text.toLowerCase());
   }
 }
+
+/** By the first digits of its name in the log, or of its diffID. */
+const isLayer = (id: string, digits: string, context: MatchContext): boolean =>
+  id.startsWith(digits) || context.diffIdOf(`sha256:${id}`).startsWith(`sha256:${digits}`);
 
 function holdsOfBlock(term: Term & { term: 'block' }, facet: Facet): boolean {
   const { block, what } = term;

@@ -49,7 +49,12 @@ export class ReplayLog {
   }
 
   /** Files that have a block of the layer of this id. */
-  readonly pathsOf: PathsOf = (layer, block) => this.paths(this.#diffIds.get(layer) ?? layer, block);
+  readonly pathsOf: PathsOf = (layer, block) => this.paths(this.diffIdOf(layer), block);
+
+  /** The diffID of the layer of this id. */
+  diffIdOf(layer: string): string {
+    return this.#diffIds.get(layer) ?? layer;
+  }
 
   get count(): number {
     return this.timeline.count;

@@ -106,8 +106,12 @@ class Names implements MatchContext {
     }
   }
 
-  imagesOfLayer(diffId: string): readonly string[] {
-    return [...(this.#layers.get(diffId) ?? [])];
+  imagesOfLayer(layer: string): readonly string[] {
+    return [...(this.#layers.get(layer) ?? [])];
+  }
+
+  diffIdOf(layer: string): string {
+    return this.#log.diffIdOf(layer);
   }
 
   namesOfMount(id: string): readonly string[] {
