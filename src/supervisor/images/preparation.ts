@@ -148,7 +148,7 @@ export class Preparation {
       indexers.dismiss(AFTER_START_MS);
       return { prepared, isProven: proven, isBuilt: false };
     }
-    // Where whoever may push vouches, the layers here were not looked at yet.
+    // Under policy registry the layers here were not looked at yet.
     const here = chain === undefined ? await this.#fromLayersHere(order) : undefined;
     const own =
       here ??
