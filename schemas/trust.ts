@@ -2,7 +2,7 @@
  * Who may vouch for a sidecar before this node has proven it; docs/trust.md. From the loosest to the tightest: what a tighter
  * policy takes, every looser one takes too.
  *
- *     registry   whoever may push to the repository
+ *     registry   every client that may push to the repository
  *     signed     keys of the operator, the list of the operator, and what this node has proven
  *     own        the list of the operator, and what this node has proven
  *     never      what this node has proven
