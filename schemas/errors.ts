@@ -13,6 +13,7 @@ export const ERROR_KINDS = {
     errno: 13,
     act: 'log in: docker login REGISTRY, or correct ~/.docker/config.json',
   },
+  forbidden: { exit: 4, errno: 13, act: "ask the node's operator for the right" },
   unavailable: { exit: 5, errno: 5, act: 'try again when the named service is back' },
   timeout: { exit: 5, errno: 5, act: 'try again, or raise the deadline' },
   integrity: { exit: 6, errno: 5, act: 'do not use these bytes: push the image again, or index it again' },
