@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { ApiError, OPERATIONS } from '../schemas/api.ts';
 import { EventRecord } from '../schemas/events.ts';
 import { REPLAY_SCHEMAS } from '../schemas/replay.ts';
+import { RightsFile } from '../schemas/rights.ts';
 
 const folder = new URL('../schemas/json/', import.meta.url);
 
@@ -18,6 +19,7 @@ export function jsonSchemas(): Map<string, object> {
     schemas.set(`${name}.result`, z.toJSONSchema(result));
   }
   schemas.set('error', z.toJSONSchema(ApiError));
+  schemas.set('api-users', z.toJSONSchema(RightsFile, { io: 'input' }));
   schemas.set('event', z.toJSONSchema(EventRecord));
   for (const [name, schema] of Object.entries(REPLAY_SCHEMAS)) schemas.set(name, z.toJSONSchema(schema));
   return schemas;

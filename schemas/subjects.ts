@@ -2,7 +2,9 @@
  * Every NATS subject of cofa in one place. `node` separates engines that share one NATS; it is a single token.
  *
  *     cofa.v1.<node>.api.<operation>          request/reply: what users call                 (schemas/api.ts)
+ *     cofa.v1.<node>.api.<user>.<operation>   the same for a user with limited rights         (schemas/rights.ts)
  *     cofa.v1.<node>.progress.<token>         progress of one call, to the caller
+ *     cofa.v1.<node>.progress.<user>.<token>  the same for a user with limited rights
  *     cofa.v1.<node>.presence                 who owns the node? asked by an engine that starts   (src/supervisor/log/ownership.ts)
  *     cofa.v1.<node>.event.<kind>.<id>        the event log, stored in the stream COFA_EVENTS (schemas/events.ts)
  *     cofa.v1.<node>.fold.<seq>.<part>        snapshots of what the log folds to, stored in COFA_SNAPSHOTS (schemas/snapshots.ts)
@@ -30,7 +32,12 @@ export const PACK_BUCKET = 'cofa-packs';
 
 export interface Subjects {
   api(operation: string): string;
-  progress(token: string): string;
+  /** Calls of users with limited rights. */
+  readonly allUserCalls: string;
+  /** Where users with limited rights call. */
+  userApi(user: string, operation: string): string;
+  /** `user`: one with limited rights. */
+  progress(token: string, user?: string): string;
   readonly presence: string;
   event(kind: EventKind, id: string): string;
   readonly allEvents: string;
@@ -62,7 +69,9 @@ export function subjects(node: string, epoch = 0): Subjects {
   const inside = (): string => `${base}.e${names.epoch}`;
   const names: Subjects = {
     api: (operation) => `${base}.api.${operation}`,
-    progress: (token) => `${base}.progress.${token}`,
+    allUserCalls: `${base}.api.*.*`,
+    userApi: (user, operation) => `${base}.api.${user}.${operation}`,
+    progress: (token, user) => `${base}.progress.${user === undefined ? token : `${user}.${token}`}`,
     presence: `${base}.presence`,
     event: (kind, id) => `${base}.event.${kind}.${id}`,
     allEvents: `${base}.event.>`,

@@ -36,9 +36,8 @@ async function readAuthorities(path: string): Promise<string> {
     throw refuse(`cannot be read (${cause.code})`, cause);
   });
   try {
-    new X509Certificate(text);
+    return new X509Certificate(text) && text;
   } catch (cause) {
     throw refuse('holds no certificate', cause);
   }
-  return text;
 }

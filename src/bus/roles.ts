@@ -10,6 +10,7 @@
  * - Who calls an operation names the subject of its reply. The engine answers none into its own subjects (src/supervisor/api.ts).
  */
 import { PACK_BUCKET, SNAPSHOT_STREAM, STREAM } from '../../schemas/subjects.ts';
+import type { UserRights } from '../../schemas/rights.ts';
 import type { BusAddress } from './connection.ts';
 
 export const BUS_ROLES = [
@@ -45,6 +46,28 @@ export interface BusPermissions {
 /** Answers to what a role asks come to subjects that no other role can listen to. */
 export const inboxOf = (role: BusRole): string => (role === 'api' ? '_INBOX' : `_INBOX_${role}`);
 
+/** Below it are the answers to users with limited rights (schemas/rights.ts). */
+const USER_INBOX = '_INBOX_user';
+export const userInboxOf = (user: string): string => `${USER_INBOX}.${user}`;
+
+/**
+ * The subjects of a user with limited rights: it calls on subjects of its own, which no other user may publish to, so the
+ * engine knows who asks. `node` as below.
+ */
+export function userPermissionsOf(user: string, { operations }: UserRights, node = '*'): BusPermissions {
+  const base = `cofa.v1.${node}`;
+  return {
+    publish: operations
+      .filter((one) => one !== 'events')
+      .map((operation) => `${base}.api.${user}.${operation}`),
+    subscribe: [
+      `${base}.progress.${user}.*`,
+      ...(operations.includes('events') ? [`${base}.event.>`] : []),
+      `${userInboxOf(user)}.>`,
+    ],
+  };
+}
+
 /** The subjects of a role; `node` as in schemas/subjects.ts. */
 export function permissionsOf(role: BusRole, node = '*'): BusPermissions {
   const base = `cofa.v1.${node}`;
@@ -63,6 +86,7 @@ export function permissionsOf(role: BusRole, node = '*'): BusPermissions {
           '$JS.ACK.>',
           '$JS.FC.>',
           ...BUS_ROLES.map((to) => `${inboxOf(to)}.>`),
+          `${USER_INBOX}.>`,
         ],
         subscribe: [`${base}.>`, inbox],
       };

@@ -6,8 +6,18 @@ import { randomBytes } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { z } from 'zod';
 import { CofaError } from '../../schemas/errors.ts';
+import { type RightsFile, USER_NAME } from '../../schemas/rights.ts';
 import type { BusAddress } from './connection.ts';
-import { BUS_ROLES, type BusRole, type BusUsers, inboxOf, permissionsOf } from './roles.ts';
+import {
+  BUS_ROLES,
+  type BusPermissions,
+  type BusRole,
+  type BusUsers,
+  inboxOf,
+  permissionsOf,
+  userInboxOf,
+  userPermissionsOf,
+} from './roles.ts';
 
 const login = z.strictObject({ user: z.string().min(1).max(256), password: z.string().min(1).max(1024) });
 const UsersFile = z.strictObject({
@@ -17,6 +27,8 @@ const UsersFile = z.strictObject({
   users: z.strictObject(
     Object.fromEntries(BUS_ROLES.map((role) => [role, login])) as Record<BusRole, typeof login>,
   ),
+  /** Users of the API with limited rights, by the names that the rights file has. */
+  apiUsers: z.record(z.string().regex(USER_NAME), login).optional(),
 });
 
 /** What lies in the file of one node. */
@@ -94,13 +106,45 @@ export function usersOn(
   return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
 }
 
-/** One account of nats-server's configuration, with users of these roles. */
-export function accountText(
-  name: string,
-  users: ReadonlyArray<{ role: BusRole; user: string; password: string; node?: string }>,
-): string {
-  const lines = users.map(({ role, user, password, node }) => {
-    const { publish, denied = [], subscribe } = permissionsOf(role, node);
+/** How these users with limited rights reach the server. Error `invalid-argument` where one is not in the node's file. */
+export function apiUsersOn(
+  server: Pick<BusAddress, 'url' | 'ca'>,
+  { apiUsers = {} }: NodeUsers,
+  names: readonly string[],
+): Record<string, BusAddress> {
+  const entries = names.map((name): [string, BusAddress] => {
+    const known = apiUsers[name];
+    if (known === undefined)
+      throw new CofaError('invalid-argument', `NATS has no user for ${name}`, {
+        hint: 'cofa nats-config --api-users FILE NODE makes it, with the same file',
+      });
+    return [name, { ...server, user: known.user, pass: known.password, inbox: userInboxOf(name) }];
+  });
+  return Object.fromEntries(entries);
+}
+
+/** The node's users, and those with limited rights, with passwords where one has none yet. */
+export function withApiUsers(users: NodeUsers, rights: RightsFile['users']): NodeUsers {
+  const entries = Object.keys(rights).map((name) => [
+    name,
+    users.apiUsers?.[name] ?? {
+      user: `${users.node}-api-${name}`,
+      password: randomBytes(24).toString('hex'),
+    },
+  ]);
+  return { ...users, apiUsers: Object.fromEntries(entries) };
+}
+
+/** A user of nats-server. */
+export interface Login {
+  user: string;
+  password: string;
+  permissions: BusPermissions;
+}
+
+/** One account of nats-server's configuration, with these users. */
+export function accountText(name: string, users: readonly Login[]): string {
+  const lines = users.map(({ user, password, permissions: { publish, denied = [], subscribe } }) => {
     const permissions = { publish: { allow: publish, deny: denied }, subscribe: { allow: subscribe } };
     // Strings are quoted as JSON, which the configuration's grammar accepts.
     return `    ${JSON.stringify({ user, password, permissions })}`;
@@ -117,15 +161,23 @@ export function accountText(
 
 /**
  * Accounts for the server: each node has one, so that it reads and removes nothing of another's log; the startup packs of all
- * lie in one that they share.
+ * lie in one that they share. `rights`: of the nodes' users with limited rights.
  */
-export function accountsText(nodes: readonly NodeUsers[]): string {
-  const withNode = (role: BusRole) => (one: NodeUsers) => ({ role, node: one.node, ...one.users[role] });
+export function accountsText(nodes: readonly NodeUsers[], rights: RightsFile['users'] = {}): string {
+  const withNode = (role: BusRole) => (one: NodeUsers) => ({
+    ...one.users[role],
+    permissions: permissionsOf(role, one.node),
+  });
+  const limited = ({ node, apiUsers = {} }: NodeUsers) =>
+    Object.entries(apiUsers).flatMap(([name, login]) => {
+      const own = rights[name];
+      return own === undefined ? [] : [{ ...login, permissions: userPermissionsOf(name, own, node) }];
+    });
   const own = nodes.map((one) =>
-    accountText(
-      `COFA-${one.node}`,
-      BUS_ROLES.filter((role) => role !== 'packs').map((role) => withNode(role)(one)),
-    ),
+    accountText(`COFA-${one.node}`, [
+      ...BUS_ROLES.filter((role) => role !== 'packs').map((role) => withNode(role)(one)),
+      ...limited(one),
+    ]),
   );
   return [
     '# For nats-server: accounts of cofa. Made by `cofa nats-config`; it has passwords.',

@@ -16,8 +16,9 @@ export function define(command: Command, context: Context): void {
     )
     .argument('<node...>', 'names of nodes, as with `cofa up --node`')
     .option('--dir <dir>', 'where the files are written, for root alone', '/etc/cofa/nats')
-    .action(async (nodes: string[], { dir }: { dir: string }) => {
-      await make(nodes, resolve(dir), context);
+    .option('--api-users <file>', 'also make users of the API with limited rights: the file of `cofa up`')
+    .action(async (nodes: string[], { dir, apiUsers }: { dir: string; apiUsers?: string }) => {
+      await make({ nodes, dir: resolve(dir), apiUsers }, context);
     });
   examples(command, [
     ['cofa nats-config node-1 node-2', 'files in /etc/cofa/nats'],
@@ -26,8 +27,16 @@ export function define(command: Command, context: Context): void {
   ]);
 }
 
-async function make(nodes: readonly string[], dir: string, context: Context): Promise<void> {
-  const { accountsText, newNodeUsers, readNodeUsers } = await import('../bus/user-files.ts');
+interface Wanted {
+  nodes: readonly string[];
+  dir: string;
+  /** File of users with limited rights. */
+  apiUsers: string | undefined;
+}
+
+async function make({ nodes, dir, apiUsers }: Wanted, context: Context): Promise<void> {
+  const { accountsText, newNodeUsers, readNodeUsers, withApiUsers } = await import('../bus/user-files.ts');
+  const { readRights } = await import('../bus/rights-file.ts');
   const { writeWhole } = await import('../store/layout.ts');
   for (const node of nodes) {
     if (/^[A-Za-z0-9_-]{1,64}$/.test(node)) continue;
@@ -39,18 +48,26 @@ async function make(nodes: readonly string[], dir: string, context: Context): Pr
   const there = (await readdir(dir)).filter((name) => name.endsWith('.json'));
   const known = await Promise.all(there.map((name) => readNodeUsers(join(dir, name))));
   const all = new Map(known.map((users) => [users.node, users]));
+  if (apiUsers === undefined && known.some((users) => users.apiUsers !== undefined)) {
+    throw new CofaError('invalid-argument', 'these nodes have users with limited rights', {
+      hint: '--api-users FILE: what each of them may do stands in the accounts as well',
+    });
+  }
+  const rights = apiUsers === undefined ? undefined : await readRights(apiUsers);
   const made: string[] = [];
-  for (const node of nodes) {
-    if (all.has(node)) continue;
-    const users = newNodeUsers(node);
+  for (const node of new Set([...all.keys(), ...nodes])) {
+    const before = all.get(node);
+    const base = before ?? newNodeUsers(node);
+    const users = rights === undefined ? base : withApiUsers(base, rights);
     all.set(node, users);
+    if (before !== undefined && JSON.stringify(before) === JSON.stringify(users)) continue;
     const path = join(dir, nodeFile(node));
     await writeWhole(path, Buffer.from(`${JSON.stringify(users, null, 2)}\n`));
     made.push(path);
   }
   const sorted = [...all.values()].toSorted((a, b) => (a.node < b.node ? -1 : 1));
   const server = join(dir, SERVER_FILE);
-  await writeWhole(server, Buffer.from(accountsText(sorted)));
+  await writeWhole(server, Buffer.from(accountsText(sorted, rights)));
   await chmod(server, 0o600);
   const result = {
     server,

@@ -6,6 +6,8 @@ export interface NatsOptions {
   nats?: string;
   natsUsers?: string;
   natsCa?: string;
+  /** Users of the API with limited rights. */
+  apiUsers?: string;
 }
 
 /** Tells the user where passwords and messages are in clear. */

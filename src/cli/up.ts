@@ -53,6 +53,7 @@ export function define(command: Command, context: Context): void {
       path,
     )
     .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS', path)
+    .option('--api-users <file>', 'users of the API who may do what this file says, and no more', path)
     .option('--foreground', 'stay, and log to the terminal')
     .option('--workers <n>', 'fetcher processes (default: one a core)', count('--workers', 256))
     .option(
@@ -169,6 +170,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       nats: options.nats,
       natsUsers: options.natsUsers,
       natsCa: options.natsCa,
+      apiUsers: options.apiUsers,
       node: options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-')),
       transport: options.transport,
       workers: options.workers,
@@ -287,6 +289,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
   if (options.natsCa !== undefined) args.push('--nats-ca', options.natsCa);
+  if (options.apiUsers !== undefined) args.push('--api-users', options.apiUsers);
   if (options.workers !== undefined) args.push('--workers', String(options.workers));
   if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
   if (options.cacheLimit !== undefined) args.push('--cache-limit', String(options.cacheLimit));

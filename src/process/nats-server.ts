@@ -9,9 +9,19 @@ import { createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
+import type { RightsFile } from '../../schemas/rights.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
-import { BUS_ROLES, type BusRole, type BusUsers, inboxOf } from '../bus/roles.ts';
-import { accountText } from '../bus/user-files.ts';
+import {
+  BUS_ROLES,
+  type BusPermissions,
+  type BusRole,
+  type BusUsers,
+  inboxOf,
+  permissionsOf,
+  userInboxOf,
+  userPermissionsOf,
+} from '../bus/roles.ts';
+import { accountText, type Login } from '../bus/user-files.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import { repairLogEnd } from '../store/log-repair.ts';
 import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
@@ -24,6 +34,8 @@ export interface RunningNats {
   /** The supervisor's. */
   address: BusAddress;
   users: BusUsers;
+  /** Users of the API with limited rights, by name. */
+  apiUsers: Record<string, BusAddress>;
   child: Child;
   /** Bytes at the end of the log that were no events, as after a power cut; they are cut off. */
   repaired: number;
@@ -42,19 +54,25 @@ export async function startNats(
   layout: Layout,
   ports: NatsPorts = realChildPorts(),
   watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
+  rights: RightsFile['users'] = {},
 ): Promise<RunningNats> {
   const command = await findServer();
   const port = await freePort();
   const identity = layout.in('run/nats.pem');
   const { certificate } = await identityAt(identity, ports.makeIdentity);
-  const users = usersAt(`tls://127.0.0.1:${port}`, certificate);
+  const server = { url: `tls://127.0.0.1:${port}`, certificate };
+  const users = usersAt(server);
+  const apiUsers = apiUsersAt(server, rights);
   const address = users.supervisor;
   const config = layout.in('run/nats.conf');
   const pidFile = layout.in('run/nats.pid');
   await endPredecessor(pidFile, config);
   await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
-  await writeWhole(config, Buffer.from(configText({ layout, port, users, pidFile, identity })));
+  await writeWhole(
+    config,
+    Buffer.from(configText({ layout, port, logins: loginsOf(users, apiUsers, rights), pidFile, identity })),
+  );
   const child = new Child({
     role: 'nats-server',
     name: 'nats-server',
@@ -79,26 +97,25 @@ export async function startNats(
       hint: `see ${layout.log('nats-server')}`,
     });
   }
-  return { address, users, child, repaired };
+  return { address, users, apiUsers, child, repaired };
 }
 
 function configText(of: {
   layout: Layout;
   port: number;
-  users: BusUsers;
+  logins: Logins;
   pidFile: string;
   identity: string;
 }): string {
-  const { layout, port, users, pidFile, identity } = of;
+  const { layout, port, logins, pidFile, identity } = of;
   const file = JSON.stringify(identity);
-  const login = (role: BusRole) => ({ role, user: role, password: users[role].pass ?? '' });
   return [
     `listen: "127.0.0.1:${port}"`,
     `tls { cert_file: ${file}, key_file: ${file}, timeout: ${HANDSHAKE_S} }`,
     `jetstream { store_dir: ${JSON.stringify(layout.in('nats'))}, max_file_store: ${MAX_STORE} }`,
     `accounts {`,
-    accountText(LOG_ACCOUNT, BUS_ROLES.filter((role) => role !== 'packs').map(login)),
-    accountText(PACK_ACCOUNT, [login('packs')]),
+    accountText(LOG_ACCOUNT, logins.log),
+    accountText(PACK_ACCOUNT, logins.packs),
     '}',
     'max_payload: 8MB',
     `pid_file: ${JSON.stringify(pidFile)}`,
@@ -106,10 +123,48 @@ function configText(of: {
   ].join('\n');
 }
 
-function usersAt(url: string, certificate: string): BusUsers {
+/** Who there is in each account. */
+interface Logins {
+  log: Login[];
+  packs: Login[];
+}
+
+function loginsOf(
+  users: BusUsers,
+  apiUsers: Record<string, BusAddress>,
+  rights: RightsFile['users'],
+): Logins {
+  const login = ({ user = '', pass = '' }: BusAddress, permissions: BusPermissions): Login => ({
+    user,
+    password: pass,
+    permissions,
+  });
+  const ofRole = (role: BusRole) => login(users[role], permissionsOf(role));
+  const limited = Object.entries(rights).flatMap(([name, own]) => {
+    const address = apiUsers[name];
+    return address === undefined ? [] : [login(address, userPermissionsOf(name, own))];
+  });
+  return {
+    log: [...BUS_ROLES.filter((role) => role !== 'packs').map(ofRole), ...limited],
+    packs: [ofRole('packs')],
+  };
+}
+
+type ServerAddress = Pick<BusAddress, 'url' | 'certificate'>;
+const newPassword = (): string => randomBytes(24).toString('hex');
+
+const apiUsersAt = (server: ServerAddress, rights: RightsFile['users']): Record<string, BusAddress> =>
+  Object.fromEntries(
+    Object.keys(rights).map((name) => [
+      name,
+      { ...server, user: `api-${name}`, pass: newPassword(), inbox: userInboxOf(name) },
+    ]),
+  );
+
+function usersAt(server: ServerAddress): BusUsers {
   const entries = BUS_ROLES.map((role): [BusRole, BusAddress] => [
     role,
-    { url, user: role, pass: randomBytes(24).toString('hex'), inbox: inboxOf(role), certificate },
+    { ...server, user: role, pass: newPassword(), inbox: inboxOf(role) },
   ]);
   return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
 }

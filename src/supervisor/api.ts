@@ -17,6 +17,8 @@ import { PROTOCOL } from '../../schemas/protocol.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
+import { userInboxOf } from '../bus/roles.ts';
+import type { UserCalls } from './user-calls.ts';
 
 export type OnProgress = (progress: Progress) => void;
 export type Handler<O extends Operation> = (
@@ -34,15 +36,21 @@ const MSGPACK = 'application/msgpack';
 
 // ── Over NATS ──
 
-/** Serves every operation until the connection closes. `mayAnswer`: false where another engine answers. */
-export function serveApi(
-  bus: NatsConnection,
-  names: Subjects,
-  handlers: Handlers,
-  log: Logger,
-  mayAnswer: () => Promise<boolean> = async () => true,
-): void {
-  const api = new NatsApi({ bus, names, handlers, log, mayAnswer });
+export interface NatsApiOptions {
+  bus: NatsConnection;
+  names: Subjects;
+  handlers: Handlers;
+  log: Logger;
+  /** False where another engine answers. */
+  mayAnswer?: () => Promise<boolean>;
+  /** Of users with limited rights; there are none without. */
+  userCalls?: UserCalls | undefined;
+}
+
+/** Serves every operation until the connection closes. */
+export function serveApi(options: NatsApiOptions): void {
+  const { bus, names, userCalls } = options;
+  const api = new NatsApi(options);
   for (const operation of NAMES) {
     bus.subscribe(names.api(operation), {
       callback: (error, message) => {
@@ -50,7 +58,18 @@ export function serveApi(
       },
     });
   }
+  if (userCalls === undefined || userCalls.names.length === 0) return;
+  bus.subscribe(names.allUserCalls, {
+    callback: (error, message) => {
+      const [user = '', operation = ''] = message.subject.split('.').slice(-2);
+      if (error !== null || !isOperation(operation)) return;
+      // An answer to another's inbox would be one that this user has forged.
+      if (message.reply?.startsWith(`${userInboxOf(user)}.`) === true) api.take(operation, message, user);
+    },
+  });
 }
+
+const isOperation = (text: string): text is Operation => Object.hasOwn(OPERATIONS, text);
 
 /**
  * Whether the caller may name this subject for its answer. The engine may publish where its callers may not: an answer in
@@ -58,14 +77,6 @@ export function serveApi(
  */
 const mayReplyTo = (subject: string | undefined): boolean =>
   subject !== undefined && subject !== '' && !/^(cofa\.|\$)/.test(subject);
-
-interface NatsApiOptions {
-  bus: NatsConnection;
-  names: Subjects;
-  handlers: Handlers;
-  log: Logger;
-  mayAnswer: () => Promise<boolean>;
-}
 
 class NatsApi {
   readonly #options: NatsApiOptions;
@@ -75,7 +86,13 @@ class NatsApi {
     this.#options = options;
   }
 
-  take(operation: Operation, message: Msg): void {
+  /** `user`: one with limited rights. */
+  take(operation: Operation, message: Msg, user?: string): void {
+    if (user !== undefined) {
+      // They have a number of calls each, and take no place of others.
+      void this.#answer(operation, message, user);
+      return;
+    }
     if (this.#running >= MOST_CALLS) {
       const error = { code: 'busy', message: `${this.#running} calls are running` };
       respond(message, { ok: false, error });
@@ -87,11 +104,11 @@ class NatsApi {
     });
   }
 
-  async #answer(operation: Operation, message: Msg): Promise<void> {
-    const { handlers, log, mayAnswer } = this.#options;
+  async #answer(operation: Operation, message: Msg, user?: string): Promise<void> {
+    const { log, mayAnswer = async () => true } = this.#options;
     if (!(await mayAnswer())) return;
     try {
-      const result = await carryOut(handlers, operation, bodyOf(operation, message), this.#progress(message));
+      const result = await this.#carryOut(operation, message, user);
       respond(message, { ok: true, result });
     } catch (error) {
       // An engine that has been replaced meanwhile leaves the answer to its successor.
@@ -101,14 +118,28 @@ class NatsApi {
     }
   }
 
+  async #carryOut(operation: Operation, message: Msg, user: string | undefined): Promise<unknown> {
+    const { handlers, userCalls } = this.#options;
+    const body = bodyOf(operation, message);
+    const onProgress = this.#progress(message, user);
+    if (user === undefined) return await carryOut(handlers, operation, body, onProgress);
+    if (userCalls === undefined) throw new CofaError('forbidden', 'this engine has no users with rights');
+    // The schema's type is that of the operation.
+    const request = validate(operation, body) as AcceptedOf<Operation>;
+    return await userCalls.run(user, operation, request, () =>
+      handle(handlers, operation, request, onProgress),
+    );
+  }
+
   /** Publishes progress where the caller named a token for it. */
-  #progress(message: Msg): OnProgress {
+  #progress(message: Msg, user: string | undefined): OnProgress {
     const { bus, names } = this.#options;
     const token = message.headers?.get('Cofa-Progress') ?? '';
     if (!/^[A-Za-z0-9_-]{1,64}$/.test(token)) return () => {};
     return (progress) => {
       // A closed connection has no listener left.
-      if (!bus.isClosed() && !bus.isDraining()) bus.publish(names.progress(token), JSON.stringify(progress));
+      if (!bus.isClosed() && !bus.isDraining())
+        bus.publish(names.progress(token, user), JSON.stringify(progress));
     };
   }
 }
@@ -161,9 +192,18 @@ function carryOut(
   body: unknown,
   onProgress: OnProgress,
 ): Promise<unknown> {
+  return handle(handlers, operation, validate(operation, body), onProgress);
+}
+
+function handle(
+  handlers: Handlers,
+  operation: Operation,
+  request: unknown,
+  onProgress: OnProgress,
+): Promise<unknown> {
   // The table's type says that a handler takes what its operation's schema lets through.
   const handler = handlers[operation] as (request: unknown, onProgress: OnProgress) => Promise<unknown>;
-  return handler(validate(operation, body), onProgress);
+  return handler(request, onProgress);
 }
 
 function note(log: Logger, operation: Operation, error: unknown): void {

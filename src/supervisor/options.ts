@@ -12,6 +12,8 @@ export interface SupervisorOptions {
   natsUsers?: string | undefined;
   /** File with the authorities that vouch for that NATS; without, Node's. */
   natsCa?: string | undefined;
+  /** File with users of the API with limited rights (schemas/rights.ts); there are none without. */
+  apiUsers?: string | undefined;
   node: string;
   transport: 'kernel' | 'fuse-native';
   /** Fetcher processes; one a core by default. */

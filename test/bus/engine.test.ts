@@ -1,9 +1,10 @@
 /** An engine with its private nats-server, and what can be done with the credentials that it gives away. */
 import { join } from 'node:path';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Reply } from '../../schemas/errors.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { connectBus, encode } from '../../src/bus/connection.ts';
+import { type BusAddress, connectBus, encode } from '../../src/bus/connection.ts';
 import { pushImage, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -19,7 +20,14 @@ beforeAll(async () => {
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   ({ ref } = await pushImage(directory, registry.host, 'app', twoLayers(9600)));
-  engine = await startEngine({ workers: 1 });
+  const rights = {
+    operations: ['mount', 'unmount', 'status'],
+    dirs: [join(directory, 'ci')],
+    images: [registry.host],
+  };
+  const file = join(directory, 'users.json');
+  await writeFile(file, JSON.stringify({ v: 1, users: { ci: rights } }), { mode: 0o600 });
+  engine = await startEngine({ workers: 1, args: ['--api-users', file] });
   cleanup.defer(() => engine.stop());
   expect((await engine.cli(['index', ref])).code).toBe(0);
 });
@@ -40,6 +48,32 @@ test('what a start reads becomes a pack, which the command line lists and forget
   await eventually('a pack', async () => (await list()).length === 1);
   expect((await engine.cli(['pack', 'rm', ref])).code).toBe(0);
   expect(await list()).toEqual([]);
+});
+
+test('a user with rights mounts below its folders, and is no root in disguise', async () => {
+  const path = join(engine.root, 'run/api/ci.json');
+  expect((await stat(path)).mode & 0o777).toBe(0o600);
+  const own = JSON.parse(await readFile(path, 'utf8')) as { nats: BusAddress; calls: string };
+  const bus = await connectBus(own.nats, { name: 'ci', reconnect: false });
+  cleanup.defer(() => bus.close());
+  const call = async (operation: string, request: object) => {
+    const answer = await bus.request(`${own.calls}${operation}`, JSON.stringify(request), {
+      timeout: 20_000,
+    });
+    const reply = answer.json<Reply>();
+    return reply.ok ? 'ok' : reply.error.code;
+  };
+  const dir = join(directory, 'ci/app');
+  expect(await call('mount', { ref, dir })).toBe('ok');
+  expect(await readFile(join(dir, 'lib/prose'), 'utf8')).not.toBe('');
+  expect(await call('unmount', { dir })).toBe('ok');
+  const elsewhere = join(directory, 'sbin');
+  expect(await call('mount', { ref, dir: elsewhere })).toBe('forbidden');
+  expect(await call('mount', { ref: 'debian', dir })).toBe('forbidden');
+  await expect(stat(elsewhere)).rejects.toMatchObject({ code: 'ENOENT' });
+  await expect(
+    bus.request(subjects(engine.client.endpoint.node).api('mount'), '{}', { timeout: 500 }),
+  ).rejects.toThrow();
 });
 
 test('the endpoint’s user calls operations and watches events, and cannot write them', async () => {

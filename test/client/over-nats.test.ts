@@ -25,7 +25,7 @@ beforeAll(async () => {
     },
     down: async () => await new Promise<never>(() => {}),
   };
-  serveApi(bus, names, handlers as Handlers, pino({ level: 'silent' }));
+  serveApi({ bus, names, handlers: handlers as Handlers, log: pino({ level: 'silent' }) });
   await bus.flush();
 });
 afterAll(async () => {

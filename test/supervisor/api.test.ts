@@ -49,7 +49,7 @@ let bus: NatsConnection;
 beforeAll(async () => {
   server = await startNats({ jetstream: false });
   bus = await connectBus({ url: server.url }, { name: 'test' });
-  serveApi(bus, names, handlers, pino({ level: 'silent' }));
+  serveApi({ bus, names, handlers, log: pino({ level: 'silent' }) });
   await bus.flush();
 });
 afterAll(async () => {

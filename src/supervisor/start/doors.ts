@@ -19,7 +19,9 @@ import { type OperationsParts, operations } from '../operations.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
+import { UserCalls } from '../user-calls.ts';
 import { followLog } from './log.ts';
+import type { LimitedUsers } from './nats.ts';
 
 export interface DoorsOptions
   extends Omit<OperationsParts, 'status'>,
@@ -28,6 +30,7 @@ export interface DoorsOptions
   bus: NatsConnection;
   names: Subjects;
   users: BusUsers;
+  limited: LimitedUsers;
   layout: Layout;
   natsProcesses: () => ProcessStatus[];
   snapshotter: Child | undefined;
@@ -65,9 +68,14 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
 
 /** Answers every operation, on both ways. A socket that cannot be opened is no reason not to start. */
 async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise<void> {
-  const { bus, names, users, layout, owner, conditions, log, end } = given;
+  const { options, bus, names, users, limited, layout, owner, conditions, mounts, log, end } = given;
   const { mayAnswer } = owner;
-  serveApi(bus, names, handlers, log, mayAnswer);
+  const userCalls = new UserCalls({
+    users: limited.rights,
+    policy: options.trust ?? 'always',
+    dirs: () => mounts.list().map(({ dir }) => dir),
+  });
+  serveApi({ bus, names, handlers, log, mayAnswer, userCalls });
   const away = () => (conditions.has('nats') ? busAway(users.supervisor.url) : undefined);
   try {
     const server = await serveLocal(layout.socket('supervisor'), localApi(handlers, log, mayAnswer, away));
@@ -77,12 +85,18 @@ async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise
   }
 }
 
-async function writeEndpoint({ options, users, layout, end, ports }: DoorsOptions): Promise<void> {
+/** The engine's endpoint, and before it one for each user with limited rights, in a folder of this start. */
+async function writeEndpoint(given: DoorsOptions): Promise<void> {
+  const { options, users, limited, names, layout, end, ports } = given;
+  const spoken = { v: 1, version: version(), protocol: PROTOCOL, oldestProtocol: OLDEST_PROTOCOL } as const;
+  await rm(layout.in('run/api'), { recursive: true, force: true });
+  for (const [user, nats] of Object.entries(limited.addresses)) {
+    const calls = names.userApi(user, '');
+    const own = { ...spoken, node: options.node, user, nats, calls, progress: names.progress('', user) };
+    await writeWhole(layout.in('run/api', `${user}.json`), Buffer.from(JSON.stringify(own, null, 2)));
+  }
   const endpoint = {
-    v: 1,
-    version: version(),
-    protocol: PROTOCOL,
-    oldestProtocol: OLDEST_PROTOCOL,
+    ...spoken,
     node: options.node,
     pid: ports.self.pid,
     nats: users.api,

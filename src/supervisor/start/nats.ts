@@ -3,10 +3,13 @@ import type { Logger } from 'pino';
 import type { BusAddress } from '../../bus/connection.ts';
 import { exposure, operatorsAddress } from '../../bus/operators-nats.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../../bus/roles.ts';
+import { readRights } from '../../bus/rights-file.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { startNats, watchNats } from '../../process/nats-server.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { ProcessStatus } from '../../../schemas/api.ts';
+import { CofaError } from '../../../schemas/errors.ts';
+import type { RightsFile } from '../../../schemas/rights.ts';
 import type { End } from '../end.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
@@ -15,8 +18,16 @@ import type { Watch } from '../processes/watchers.ts';
 /** How the engine's roles reach NATS. */
 export interface ReachedNats {
   users: BusUsers;
+  /** Users of the API with limited rights. */
+  limited: LimitedUsers;
   /** The private nats-server; empty where the operator runs NATS. */
   natsProcesses: () => ProcessStatus[];
+}
+
+export interface LimitedUsers {
+  rights: RightsFile['users'];
+  /** How each reaches NATS. */
+  addresses: Record<string, BusAddress>;
 }
 
 export interface PrivateNatsOptions {
@@ -30,25 +41,27 @@ export interface PrivateNatsOptions {
 }
 
 /** Errors: those of the one that is chosen. */
-export function reachNats(
+export async function reachNats(
   given: PrivateNatsOptions & {
-    options: Pick<SupervisorOptions, 'nats' | 'natsUsers' | 'natsCa' | 'node'>;
+    options: Pick<SupervisorOptions, 'nats' | 'natsUsers' | 'natsCa' | 'apiUsers' | 'node'>;
   },
 ): Promise<ReachedNats> {
-  const { nats: url, natsUsers: file, natsCa: ca, node } = given.options;
-  if (url === undefined) return privateNats(given);
+  const { nats: url, natsUsers: file, natsCa: ca, apiUsers, node } = given.options;
+  const rights = apiUsers === undefined ? {} : await readRights(apiUsers);
+  if (url === undefined) return await privateNats(given, rights);
   const exposed = exposure(url, ca);
   if (exposed !== undefined) given.log.warn(exposed);
-  return operatorsNats({ url, file, ca, node });
+  return await operatorsNats({ url, file, ca, node, rights });
 }
 
 /** Starts a nats-server and has it killed when it does not answer. Errors: those of `startNats`. */
-async function privateNats(given: PrivateNatsOptions): Promise<ReachedNats> {
+async function privateNats(given: PrivateNatsOptions, rights: RightsFile['users']): Promise<ReachedNats> {
   const { options, layout, log, conditions, watch, end, ports } = given;
-  const nats = await startNats(layout, ports, {
+  const watchers = {
     ...watch('nats-server', 'nats-server'),
     onGiveUp: () => conditions.set('nats-server', 'nats-server does not start'),
-  });
+  };
+  const nats = await startNats(layout, ports, watchers, rights);
   end.at('nats', () => nats.child.stop());
   if (nats.repaired > 0) {
     const bytes = nats.repaired;
@@ -58,7 +71,11 @@ async function privateNats(given: PrivateNatsOptions): Promise<ReachedNats> {
     (stop) => end.at('connections', stop),
     (error: unknown) => log.warn({ error }, 'nats-server is not watched'),
   );
-  return { users: nats.users, natsProcesses: () => [nats.child.status()] };
+  return {
+    users: nats.users,
+    limited: { rights, addresses: nats.apiUsers },
+    natsProcesses: () => [nats.child.status()],
+  };
 }
 
 /**
@@ -70,14 +87,23 @@ export async function operatorsNats(given: {
   file: string | undefined;
   ca?: string | undefined;
   node: string;
+  rights?: RightsFile['users'];
 }): Promise<ReachedNats> {
-  const { file, node } = given;
+  const { file, node, rights = {} } = given;
   const address = await operatorsAddress(given.url, given.ca);
   const natsProcesses = () => [];
   if (file !== undefined) {
-    const { readNodeUsers, usersOn } = await import('../../bus/user-files.ts');
-    return { users: usersOn(address, node, await readNodeUsers(file)), natsProcesses };
+    const { apiUsersOn, readNodeUsers, usersOn } = await import('../../bus/user-files.ts');
+    const known = await readNodeUsers(file);
+    const users = usersOn(address, node, known);
+    const addresses = apiUsersOn(address, known, Object.keys(rights));
+    return { users, limited: { rights, addresses }, natsProcesses };
+  }
+  if (Object.keys(rights).length > 0) {
+    throw new CofaError('invalid-argument', '--api-users takes a NATS that tells users apart', {
+      hint: '--nats-users FILE: cofa nats-config --api-users makes it',
+    });
   }
   const users = Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
-  return { users, natsProcesses };
+  return { users, limited: { rights, addresses: {} }, natsProcesses };
 }

@@ -1,0 +1,127 @@
+/**
+ * Calls of users with limited rights: what each request touches, whether its user may (actors/rights.ts), and what of an answer
+ * the user may see.
+ */
+import { realpath } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { isBelow, isOneOf, refusal, type Wish } from '../../actors/rights.ts';
+import type { AcceptedOf, Operation, Status } from '../../schemas/api.ts';
+import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
+import type { RightsFile, UserRights } from '../../schemas/rights.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
+import { parseReference } from '../registry/reference.ts';
+
+export interface UserCallsOptions {
+  users: RightsFile['users'];
+  /** The engine's. */
+  policy: TrustPolicy;
+  /** Where mounts are. */
+  dirs: () => readonly string[];
+}
+
+type AnyRequest = { [O in Operation]: AcceptedOf<O> }[Operation];
+
+export class UserCalls {
+  readonly #options: UserCallsOptions;
+  readonly #running = new Map<string, number>();
+
+  constructor(options: UserCallsOptions) {
+    this.#options = options;
+  }
+
+  get names(): readonly string[] {
+    return Object.keys(this.#options.users);
+  }
+
+  /**
+   * Runs a checked request where its user may make it. Errors: `forbidden`, `invalid-argument` (a path that is not written
+   * plainly, or has a symbolic link in it), `busy` (too many calls, too many mounts); those of `run`.
+   */
+  async run(
+    user: string,
+    operation: Operation,
+    request: AnyRequest,
+    run: () => Promise<unknown>,
+  ): Promise<unknown> {
+    const rights = this.#rightsOf(user);
+    const wish = wishOf(operation, request);
+    const calls = this.#running.get(user) ?? 0;
+    const { policy, dirs } = this.#options;
+    const refused = refusal(rights, wish, { policy, calls, dirs: dirs() });
+    if (refused !== undefined) throw fromErrorRecord(refused);
+    this.#running.set(user, calls + 1);
+    try {
+      if (operation === 'mount' && wish.dir !== undefined) await refuseLinks(wish.dir);
+      const result = await run();
+      return operation === 'status' ? visible(rights, result as Status) : result;
+    } finally {
+      this.#running.set(user, (this.#running.get(user) ?? 1) - 1);
+    }
+  }
+
+  #rightsOf(user: string): UserRights {
+    const { users } = this.#options;
+    const rights = Object.hasOwn(users, user) ? users[user] : undefined;
+    if (rights === undefined) throw new CofaError('forbidden', `this engine knows no user ${user}`);
+    return rights;
+  }
+}
+
+/** What a request touches. Error `invalid-argument`: a reference that is none. */
+function wishOf(operation: Operation, request: AnyRequest): Wish {
+  const said = request as Partial<
+    AcceptedOf<'mount'> & AcceptedOf<'unmount'> & AcceptedOf<'scrub'> & AcceptedOf<'chain'>
+  >;
+  const { ref, dir, trust } = said;
+  const isId = ref !== undefined && IMAGE_ID.test(ref);
+  return {
+    operation,
+    dir,
+    trust,
+    image: ref === undefined || isId ? undefined : parseReference(ref),
+    anyImage: isId || (ref === undefined && ABOUT_IMAGES.has(operation)),
+    internal: said.container !== undefined || said.overlay !== undefined || said.discard !== undefined,
+  };
+}
+
+/** `remove` and `scrub` take digits of a digest for an image's name. */
+const IMAGE_ID = /^(sha256:)?[0-9a-f]{6,64}$/;
+/** They touch images also where they name none. */
+const ABOUT_IMAGES = new Set<Operation>(['chain', 'prune', 'scrub', 'scrub-stop']);
+
+/**
+ * Who owns a folder can put a symbolic link below it. Error `invalid-argument` where the part of the path that is there has
+ * another name.
+ */
+async function refuseLinks(dir: string): Promise<void> {
+  for (let path = dir; ; path = dirname(path)) {
+    const real = await realpath(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' && path !== '/') return undefined;
+      throw new CofaError('invalid-argument', `${dir} cannot be looked at (${error.code})`, { cause: error });
+    });
+    if (real === undefined) continue;
+    if (real === path) return;
+    throw new CofaError('invalid-argument', `${dir} has a symbolic link in it`, {
+      hint: `${path} is ${real}`,
+    });
+  }
+}
+
+/** What a user may see of the node: its own mounts and images, and whether the engine is well. */
+function visible(rights: UserRights, status: Status): Status {
+  const seesAll = rights.images.includes('*');
+  const isTheirs = (ref: string): boolean => {
+    try {
+      return isOneOf(parseReference(ref), rights.images);
+    } catch {
+      // Part of an image, which containerd's snapshotter has.
+      return seesAll;
+    }
+  };
+  return {
+    ...status,
+    mounts: status.mounts.filter(({ dir }) => isBelow(dir, rights.dirs)),
+    images: status.images.filter(({ ref }) => isTheirs(ref)),
+    degraded: seesAll || status.degraded.length === 0 ? status.degraded : ['the engine is degraded'],
+  };
+}
