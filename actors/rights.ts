@@ -17,7 +17,7 @@ export interface Wish {
   /** The images that it names by an id, or by naming none: it may touch any. */
   anyImage?: boolean;
   trust?: TrustPolicy | undefined;
-  /** Words that only programs of the engine say: containers, and their writable roots. */
+  /** It has words that are root's: containers and their writable roots, suid, dev. */
   internal?: boolean;
 }
 
@@ -49,8 +49,7 @@ export function refusal(rights: UserRights, wish: Wish, facts: RightsFacts): Err
 function forbidden(rights: UserRights, wish: Wish, policy: TrustPolicy): ErrorRecord | undefined {
   const { operation, dir, image, trust } = wish;
   if (!rights.operations.includes(operation)) return refuse(`you may not call ${operation}`);
-  if (wish.internal === true)
-    return refuse(`containers of cofa run are root's: ${operation} without their words`);
+  if (wish.internal === true) return refuse(`${operation} has words that are root's: containers, suid, dev`);
   if (dir !== undefined && !isCanonicalPath(dir))
     return refuse(`${operation}: a path without "..", "//" and trailing "/"`, 'invalid-argument');
   if (dir !== undefined && !isBelow(dir, rights.dirs)) return refuse(`${dir} is not below a folder of yours`);

@@ -4,6 +4,8 @@ import type { RegistrySettings } from '../process/settings.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 
+export const DEFAULT_TRUST: TrustPolicy = 'registry';
+
 export interface SupervisorOptions {
   root: string;
   /** URL of a NATS with JetStream; a private nats-server is started without. */
@@ -33,7 +35,7 @@ export interface SupervisorOptions {
   registry: RegistrySettings;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
-  /** Which sidecars may be used before they are proven; `always` by default. */
+  /** Which sidecars may be used before they are proven; `DEFAULT_TRUST` without. */
   trust?: TrustPolicy | undefined;
   /** Folder of the keys that may vouch for sidecars (src/signature/key-directory.ts). */
   keys?: string | undefined;

@@ -8,7 +8,7 @@ import { isBelow, isOneOf, refusal, type Wish } from '../../actors/rights.ts';
 import type { AcceptedOf, Operation, Status } from '../../schemas/api.ts';
 import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
 import type { RightsFile, UserRights } from '../../schemas/rights.ts';
-import type { TrustPolicy } from '../../schemas/trust.ts';
+import { policyNamed, type TrustPolicy } from '../../schemas/trust.ts';
 import { parseReference } from '../registry/reference.ts';
 
 export interface UserCallsOptions {
@@ -77,12 +77,23 @@ function wishOf(operation: Operation, request: AnyRequest): Wish {
   return {
     operation,
     dir,
-    trust,
+    trust: trust === undefined ? undefined : policyNamed(trust),
     image: ref === undefined || isId ? undefined : parseReference(ref),
     anyImage: isId || (ref === undefined && ABOUT_IMAGES.has(operation)),
-    internal: said.container !== undefined || said.overlay !== undefined || said.discard !== undefined,
+    internal: Object.entries(request).some(([word, value]) => !WORDS.has(word) && saysMore(value)),
   };
 }
+
+/**
+ * What users with limited rights may say. The others are root's: containers and their writable roots, set-user-ID programs and
+ * devices of an image.
+ */
+const WORDS = new Set(
+  'ref dir platform prefetch prefetchLimit trust layers start program chain manifest'
+    .concat(' all dryRun keepBytes layer repair bytesPerSecond force')
+    .split(' '),
+);
+const saysMore = (value: unknown): boolean => value !== undefined && value !== false;
 
 /** `remove` and `scrub` take digits of a digest for an image's name. */
 const IMAGE_ID = /^(sha256:)?[0-9a-f]{6,64}$/;

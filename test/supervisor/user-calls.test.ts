@@ -115,6 +115,10 @@ test('outside of its folders and images, with looser trust, or as a container it
   expect(await mount({ trust: 'always' })).toBe('forbidden');
   expect(await mount({ container: 'c1' })).toBe('forbidden');
   expect(await mount({ overlay: 'kept' })).toBe('forbidden');
+  expect(await mount({ suid: true })).toBe('forbidden');
+  expect(await mount({ dev: true })).toBe('forbidden');
+  expect(await mount({ dev: false })).toBe('ok');
+  expect(called.pop()).toMatchObject({ dev: false });
   expect(await mount({ unknown: 1 })).toBe('invalid-argument');
   await symlink('/usr/local', join(folder, 'mine/link'));
   expect(await mount({ dir: join(folder, 'mine/link/sbin') })).toBe('invalid-argument');

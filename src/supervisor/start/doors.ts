@@ -16,7 +16,7 @@ import { busAway, type Handlers, localApi, serveApi } from '../api.ts';
 import type { End } from '../end.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import { type OperationsParts, operations } from '../operations.ts';
-import type { SupervisorOptions } from '../options.ts';
+import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
 import { UserCalls } from '../user-calls.ts';
@@ -72,7 +72,7 @@ async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise
   const { mayAnswer } = owner;
   const userCalls = new UserCalls({
     users: limited.rights,
-    policy: options.trust ?? 'always',
+    policy: options.trust ?? DEFAULT_TRUST,
     dirs: () => mounts.list().map(({ dir }) => dir),
   });
   serveApi({ bus, names, handlers, log, mayAnswer, userCalls });

@@ -16,7 +16,7 @@ import type { Devices } from '../layers/devices.ts';
 import type { FrontCaller } from '../layers/front-caller.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
-import type { SupervisorOptions } from '../options.ts';
+import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
 
@@ -65,7 +65,7 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     indexers,
     label: given.label,
     leftovers: given.leftovers,
-    trust: options.trust ?? 'registry',
+    trust: options.trust ?? DEFAULT_TRUST,
     keysFor: () => new Set(),
     signers: { signerOf: async () => undefined },
     completeLayers,
