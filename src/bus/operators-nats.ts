@@ -35,9 +35,12 @@ async function readAuthorities(path: string): Promise<string> {
   const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
     throw refuse(`cannot be read (${cause.code})`, cause);
   });
+  let found: X509Certificate;
   try {
-    return new X509Certificate(text) && text;
+    found = new X509Certificate(text);
   } catch (cause) {
     throw refuse('holds no certificate', cause);
   }
+  // The file may have several.
+  return found.raw.length > 0 ? text : '';
 }
