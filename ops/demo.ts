@@ -62,7 +62,8 @@ async function demo(): Promise<void> {
   ];
   for (const step of steps) {
     say(`cofa ${step.join(' ')}`);
-    console.log(await cofa(...step));
+    const said = await cofa(...step);
+    if (said !== '') console.log(said);
   }
 
   const link = values.link ? { rate: 1e9, rttMs: 5 } : { rate: undefined, rttMs: 0 };

@@ -5,6 +5,7 @@ import type { ResolvedImage } from '../registry/client.ts';
 import type { IndexedImage } from '../index/index-image.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption } from './context.ts';
+import { copyTag, type NamedCopy, pushFor } from './index-as.ts';
 import { type Signed, signedText, signedView, signerOf } from './index-sign.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
 import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from '../terminal/table.ts';
@@ -17,6 +18,7 @@ interface IndexOptions extends RegistryFlags {
   sign?: string;
   sidecar?: string;
   keys: string;
+  as?: string;
 }
 
 export function define(command: Command, context: Context): void {
@@ -40,11 +42,16 @@ export function define(command: Command, context: Context): void {
       'trusted keys: what they vouch for is signed without reading the image again',
       DEFAULT_KEYS,
     )
+    .option(
+      '--as <ref>',
+      'put the sidecar beside a copy of the image that names it: a tag in the same repository, with a digest of its own',
+    )
     .action((ref: string, options: IndexOptions) => indexAndPush(ref, options, context));
   examples(command, [
     ['cofa index registry.example/app:1.4', ''],
     ['cofa index --platform linux/arm64 registry.example/app:1.4', ''],
     ['cofa index --sign release.key registry.example/app:1.4', 'for nodes that trust release.pub'],
+    ['cofa index --as registry.example/app:1.4-cofa registry.example/app:1.4', 'same layers, a new digest'],
     ['cofa index --dry-run debian:12', 'how large would the sidecar be?'],
   ]);
 }
@@ -54,7 +61,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
   const [
     { RegistryClient },
     { parseReference },
-    { findSidecar, pushSidecar },
+    { findSidecar },
     { indexImage, sidecarOf },
     { ProgressView },
   ] = await Promise.all([
@@ -67,12 +74,13 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
   const signal = context.signal();
   const registry = registryChoice(options);
   const signer = await signerOf(options, context);
+  const copy = copyTag(options.as, parseReference(ref));
   const client = new RegistryClient(registry);
   const view = new ProgressView(`indexing ${ref}`, context.output.progress);
   try {
     const image = await client.resolve(parseReference(ref), defined({ signal, platform: options.platform }));
     // A dry run is about what it would give.
-    if (options.force !== true && options.dryRun !== true) {
+    if (options.force !== true && options.dryRun !== true && copy === undefined) {
       const found =
         signer === undefined
           ? await findSidecar(client, image, signal)
@@ -115,16 +123,17 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     const indexedMs = performance.now() - started;
     let sidecar: { digest: string; size: number } | undefined;
     let signed: Signed | undefined;
+    let named: NamedCopy | undefined;
     if (options.dryRun !== true) {
       view.update('phase', { label: 'pushing the sidecar', done: 0, total: undefined });
-      const descriptor = await pushSidecar(client, image, sidecarOf(indexed, hints), signal);
-      const pushed = await findSidecar(client, image, signal);
-      sidecar = { digest: descriptor.digest, size: pushed?.size ?? 0 };
-      signed = await signer?.sign(client, image, descriptor, signal);
+      const pushed = await pushFor(client, image, { sidecar: sidecarOf(indexed, hints), copy, signal });
+      sidecar = { digest: pushed.descriptor.digest, size: pushed.size };
+      named = pushed.named;
+      signed = await signer?.sign(client, image, pushed.descriptor, signal);
     }
     view.stop();
     const totalMs = performance.now() - started;
-    report(image, { indexed, hints, sidecar, signed }, { indexedMs, totalMs }, context);
+    report(image, { indexed, hints, sidecar, signed, named }, { indexedMs, totalMs }, context);
   } finally {
     view.stop();
     await client.close();
@@ -160,11 +169,13 @@ interface Outcome {
   /** Undefined after a dry run. */
   sidecar: { digest: string; size: number } | undefined;
   signed: Signed | undefined;
+  /** With `--as`. */
+  named: NamedCopy | undefined;
 }
 
 function report(
   image: ResolvedImage,
-  { indexed, hints, sidecar, signed }: Outcome,
+  { indexed, hints, sidecar, signed, named }: Outcome,
   times: { indexedMs: number; totalMs: number },
   context: Context,
 ): void {
@@ -181,6 +192,7 @@ function report(
     sidecar: sidecar?.digest ?? null,
     sidecarBytes: sidecar?.size ?? null,
     ...signedView(signed),
+    as: named ?? null,
     indexMs: Math.round(times.indexedMs),
     totalMs: Math.round(times.totalMs),
   };
@@ -202,6 +214,7 @@ function report(
           ? 'not pushed (--dry-run)'
           : `${sidecar.digest}, ${formatBytes(sidecar.size)} = ${formatShare(sidecar.size, summary.imageBytes)} of the image`,
       ],
+      ...(named === undefined ? [] : [['copy', `${named.ref}, ${named.manifest}`] as const]),
       ...(signed === undefined ? [] : [['signature', signedText(signed)] as const]),
       ['time', `${formatDuration(times.indexedMs)} to index, ${formatDuration(times.totalMs)} in all`],
     ]);

@@ -21,8 +21,16 @@ import { RegistryApi, type RegistryLog, type Source } from './api.ts';
 import { type BlobName, BlobReader, type ByteRange } from './blob-reader.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { DOCKER_CERTS } from './certificates.ts';
-import { type Descriptor, embeddedIn, parseManifest, type ResolvedImage } from './manifest.ts';
+import {
+  type Descriptor,
+  embeddedIn,
+  type ImageManifest,
+  MEDIA_TYPES,
+  parseManifest,
+  type ResolvedImage,
+} from './manifest.ts';
 import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
+import { namedSidecar, SIDECAR_ARTIFACT } from './named-sidecar.ts';
 import { pushBlob, putManifest } from './pusher.ts';
 import type { Reference } from './reference.ts';
 import { addToFallback, listReferrers, referrerDescriptor } from './referrers.ts';
@@ -178,11 +186,12 @@ export class RegistryClient {
     const ahead =
       referrers === undefined
         ? undefined
-        : ({ digest }: Descriptor) => {
+        : ({ digest }: Descriptor, manifest: ImageManifest) => {
+            const blobsOf = referrers !== true && referrers.wanted(digest) ? referrers.blobsOf : undefined;
+            if (blobsOf !== undefined) this.#followNamed(reference, manifest, blobsOf);
             if (referrers !== true && referrers.listed?.(digest) === false) return;
             this.#ask(reference, digest);
-            if (referrers !== true && referrers.wanted(digest))
-              this.#follow(reference, digest, referrers.blobsOf);
+            if (blobsOf !== undefined) this.#follow(reference, digest, blobsOf);
           };
     return await resolveImage(this.#api, this.#blobs, reference, platform, signal, ahead, knownConfig);
   }
@@ -324,6 +333,22 @@ export class RegistryClient {
       }
     };
     follow().catch(ignore);
+  }
+
+  /** Fetches the sidecar that an image's manifest names. */
+  #followNamed(source: Source, manifest: ImageManifest, blobsOf: FollowedReferrers['blobsOf']): void {
+    const digest = namedSidecar(manifest);
+    if (digest === undefined) return;
+    const types = blobsOf({
+      mediaType: MEDIA_TYPES.ociManifest,
+      digest,
+      size: 0,
+      artifactType: SIDECAR_ARTIFACT,
+    });
+    const fetched = this.#manifestsAhead.put(aheadKey(source, digest), () =>
+      fetchManifest(this.#api, source, digest),
+    );
+    void fetched?.then((one) => this.#followBlobs(source, one, types ?? []), ignore);
   }
 
   #followBlobs(source: Source, { parsed }: FetchedManifest, types: readonly string[]): void {

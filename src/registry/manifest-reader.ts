@@ -93,7 +93,7 @@ export async function resolveImage(
   reference: Reference,
   platform: string | undefined,
   signal: AbortSignal | undefined,
-  onManifest: (descriptor: Descriptor) => void = () => {},
+  onManifest: (descriptor: Descriptor, manifest: ImageManifest) => void = () => {},
   knownConfig: (digest: string) => Buffer | undefined = () => undefined,
 ): Promise<ResolvedImage> {
   const wanted = platform === undefined ? hostPlatform() : parsePlatform(platform);
@@ -124,7 +124,7 @@ interface Context {
   wanted: Platform;
   signal: AbortSignal | undefined;
   /** Gets an image's manifest before its configuration is fetched. */
-  onManifest: (descriptor: Descriptor) => void;
+  onManifest: (descriptor: Descriptor, manifest: ImageManifest) => void;
   /** A configuration, by its digest, that need not be fetched. */
   knownConfig: (digest: string) => Buffer | undefined;
 }
@@ -192,7 +192,7 @@ async function loadImage(
     throw new CofaError('internal', `${where}: an index where an image was expected`);
   const { manifest } = parsed;
   checkIsImage(manifest, where);
-  context.onManifest(descriptor);
+  context.onManifest(descriptor, manifest);
   const config =
     context.knownConfig(manifest.config.digest) ??
     (await blobs.whole(reference, manifest.config, MAX_CONFIG, signal));

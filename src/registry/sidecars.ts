@@ -3,7 +3,8 @@
  * the image, which it never touches.
  *
  *     manifest   artifactType application/vnd.cofa.sidecar.v1, subject = the image's manifest,
- *                config = the empty descriptor, annotation io.cofa.revision
+ *                config = the empty descriptor, annotation io.cofa.revision; no subject where the image names it
+ *                (named-sidecar.ts)
  *       flat     application/vnd.cofa.flat.v1.erofs+zstd    once
  *       spans    application/vnd.cofa.spans.v1+zstd         \ for each layer of the image, found by the annotations
  *       toc      application/vnd.cofa.toc.v1+zstd           / io.cofa.layer.diffid and io.cofa.layer.blob
@@ -25,10 +26,12 @@ import { availableParallelism } from 'node:os';
 import { promisify } from 'node:util';
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import { digestOf } from '../digest/digest.ts';
 import { MAX_HINTS } from '../image/hints/hints.ts';
 import { ByteBudget } from './byte-budget.ts';
 import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
 import { countOf, MEDIA_TYPES } from './manifest.ts';
+import { namedSidecar, namingManifest, SIDECAR_ARTIFACT } from './named-sidecar.ts';
 import { printable } from './printable.ts';
 import { throwIfAborted } from './retry.ts';
 import { MAX_BODY, type PartKind, sizeProblem } from './sidecar-limits.ts';
@@ -77,7 +80,7 @@ export interface SkippedSidecar {
 }
 
 export const SIDECAR_TYPES = {
-  artifact: 'application/vnd.cofa.sidecar.v1',
+  artifact: SIDECAR_ARTIFACT,
   flat: 'application/vnd.cofa.flat.v1.erofs+zstd',
   spans: 'application/vnd.cofa.spans.v1+zstd',
   toc: 'application/vnd.cofa.toc.v1+zstd',
@@ -126,6 +129,46 @@ export async function pushSidecar(
   sidecar: Sidecar,
   signal?: AbortSignal,
 ): Promise<Descriptor> {
+  const { mediaType, digest, size } = image.descriptor;
+  const manifest = await pushParts(client, image, sidecar, { mediaType, digest, size }, signal);
+  return await client.pushManifest(image.reference, manifest, MEDIA_TYPES.ociManifest, undefined, {
+    replaces: (entry) =>
+      entry.artifactType === SIDECAR_TYPES.artifact && within(revisionOf(entry), 1, SIDECAR_REVISION),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+/**
+ * Pushes a copy of the image's manifest that names this sidecar (named-sidecar.ts) under a tag of the same repository, and
+ * the sidecar. Returns the descriptors of both manifests. Error: `unsupported` for layers without a type in OCI's form.
+ */
+export async function pushNamedSidecar(
+  client: RegistryClient,
+  image: ResolvedImage,
+  sidecar: Sidecar,
+  tag: string,
+  signal?: AbortSignal,
+): Promise<{ image: Descriptor; sidecar: Descriptor }> {
+  const source = image.reference;
+  const own = await pushParts(client, image, sidecar, undefined, signal);
+  const naming = namingManifest(image, digestOf(own));
+  const options = signal === undefined ? {} : { signal };
+  // Before the image that names it.
+  const pushed = await client.pushManifest(source, own, MEDIA_TYPES.ociManifest, naming.sidecarTag, options);
+  return {
+    sidecar: pushed,
+    image: await client.pushManifest(source, naming.bytes, naming.mediaType, tag, options),
+  };
+}
+
+/** Pushes the blobs of a sidecar. Returns its manifest, which is not pushed. */
+async function pushParts(
+  client: RegistryClient,
+  image: ResolvedImage,
+  sidecar: Sidecar,
+  subject: Descriptor | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Buffer> {
   const source = image.reference;
   checkDescribes(sidecar, image);
   const blobs = await inParallel(
@@ -133,26 +176,20 @@ export async function pushSidecar(
     PARALLEL,
   );
   const config = await client.pushBlob(source, EMPTY, MEDIA_TYPES.ociEmpty, signal);
-  const { mediaType, digest, size } = image.descriptor;
-  const manifest = Buffer.from(
+  return Buffer.from(
     JSON.stringify({
       schemaVersion: 2,
       mediaType: MEDIA_TYPES.ociManifest,
       artifactType: SIDECAR_TYPES.artifact,
       config,
       layers: blobs,
-      subject: { mediaType, digest, size },
+      ...(subject === undefined ? {} : { subject }),
       annotations: {
         [ANNOTATIONS.revision]: `${SIDECAR_REVISION}`,
         ...(sidecar.hints === undefined ? {} : { [ANNOTATIONS.hints]: HINTS_VERSION }),
       },
     }),
   );
-  return await client.pushManifest(source, manifest, MEDIA_TYPES.ociManifest, undefined, {
-    replaces: (entry) =>
-      entry.artifactType === SIDECAR_TYPES.artifact && within(revisionOf(entry), 1, SIDECAR_REVISION),
-    ...(signal === undefined ? {} : { signal }),
-  });
 }
 
 /** Error: `invalid-argument` for a sidecar of other layers. */
@@ -236,7 +273,8 @@ export async function findSidecar(
 }
 
 /**
- * All usable sidecars of an image, the preferred one first, for a caller that may find fault with the contents of one.
+ * All usable sidecars of an image, the preferred one first, for a caller that may find fault with the contents of one. One
+ * that the image's manifest names comes before those that the registry lists.
  */
 export async function* sidecarsOf(
   client: RegistryClient,
@@ -244,12 +282,25 @@ export async function* sidecarsOf(
   signal?: AbortSignal,
   onSkipped?: (skipped: SkippedSidecar) => void,
 ): AsyncGenerator<SidecarHandle, void, undefined> {
-  const all = await client.referrers(
-    image.reference,
-    image.descriptor.digest,
-    SIDECAR_TYPES.artifact,
-    signal,
-  );
+  const open = async (candidate: Descriptor): Promise<SidecarHandle | undefined> => {
+    try {
+      return await openSidecar(client, image, candidate, signal);
+    } catch (error) {
+      throwIfAborted(signal);
+      const { code, message } = toErrorRecord(error);
+      // A registry that does not answer says nothing about the sidecar.
+      if (!['integrity', 'unsupported', 'not-found'].includes(code)) throw error;
+      onSkipped?.({ descriptor: candidate, reason: message });
+      return undefined;
+    }
+  };
+  const named = namedSidecar(image.manifest);
+  if (named !== undefined) {
+    const handle = await open({ mediaType: MEDIA_TYPES.ociManifest, digest: named, size: 0 });
+    if (handle !== undefined) yield handle;
+  }
+  const { digest } = image.descriptor;
+  const all = await client.referrers(image.reference, digest, SIDECAR_TYPES.artifact, signal);
   const unique = [...new Map(all.map((entry) => [entry.digest, entry])).values()];
   const sorted = unique.sort(
     (a, b) =>
@@ -262,15 +313,8 @@ export async function* sidecarsOf(
       onSkipped?.({ descriptor: candidate, reason: `only ${MAX_CANDIDATES} candidates are looked at` });
       return;
     }
-    try {
-      yield await openSidecar(client, image, candidate, signal);
-    } catch (error) {
-      throwIfAborted(signal);
-      const { code, message } = toErrorRecord(error);
-      // A registry that does not answer says nothing about the sidecar.
-      if (!['integrity', 'unsupported', 'not-found'].includes(code)) throw error;
-      onSkipped?.({ descriptor: candidate, reason: message });
-    }
+    const handle = candidate.digest === named ? undefined : await open(candidate);
+    if (handle !== undefined) yield handle;
   }
 }
 
@@ -346,8 +390,10 @@ function checkParts(
     throw wrong(descriptor, `its type is ${printable(manifest.artifactType ?? manifest.config.mediaType)}`);
   }
   const { subject } = manifest;
-  if (subject?.digest !== image.descriptor.digest || subject.size !== image.descriptor.size) {
-    throw wrong(descriptor, `its subject is ${subject?.digest ?? 'missing'}, not ${image.descriptor.digest}`);
+  const isNamed = subject === undefined && descriptor.digest === namedSidecar(image.manifest);
+  const { digest, size } = image.descriptor;
+  if (!isNamed && (subject?.digest !== digest || subject.size !== size)) {
+    throw wrong(descriptor, `its subject is ${subject?.digest ?? 'missing'}, not ${digest}`);
   }
   const flats: Descriptor[] = [];
   const byLayer = {

@@ -211,6 +211,34 @@ describe('cofa index --sign and cofa inspect', () => {
   });
 });
 
+describe('cofa index --as', () => {
+  it('writes a copy that names its sidecar, and leaves the image alone', async () => {
+    const before = await json('inspect', '--keys', keys, image.ref);
+    const as = `${image.ref}-named`;
+    const result = await json('index', '--as', as, image.ref);
+    expect(result).toMatchObject({ indexed: true, as: { ref: as } });
+    const copy = await json('inspect', '--keys', keys, as);
+    expect(copy).toMatchObject({ manifest: result.as.manifest, config: before.config });
+    expect(copy.layers.map((layer: { blob: string }) => layer.blob)).toEqual(
+      before.layers.map((layer: { blob: string }) => layer.blob),
+    );
+    expect(copy.sidecars).toMatchObject([{ digest: result.sidecar, signed: 'unsigned' }]);
+    expect(await json('inspect', '--keys', keys, image.ref)).toEqual(before);
+    expect(await json('index', as)).toMatchObject({ indexed: false, sidecar: result.sidecar });
+  });
+
+  it.each([
+    ['another repository', (ref: string) => ref.replace('team/', 'other/')],
+    ['the image itself', (ref: string) => ref],
+    ['a digest', (ref: string) => `${ref}@sha256:${'0'.repeat(64)}`],
+  ])('refuses %s before it reads anything', async (_, change) => {
+    const reads = blobReads();
+    expect(await cofa('index', '--as', change(image.ref), image.ref)).toBe(2);
+    expect(err).toMatch(/^cofa: --as .*\n {2}hint: /);
+    expect(blobReads()).toBe(reads);
+  });
+});
+
 /** As `inspect`; a forged sidecar of the preferred rank cannot be shown whole. */
 async function inspectAll(): Promise<Array<{ digest: string; keys: string[] }>> {
   await cofa('inspect', '--json', '--keys', keys, image.ref);
