@@ -5,6 +5,7 @@ import { configDefaults, defineConfig } from 'vitest/config';
  * `npm run test:fast` leaves them out: it is for any user, and takes less than a minute on two cores.
  */
 const WHOLE = [
+  'adversary/*',
   'bus/*',
   'cli/{doctor,engine,index,service}',
   'client/over-nats',

@@ -45,7 +45,10 @@ export const FORGERIES = {
   /** Genuine spans, states that lead nowhere. */
   states: (layer: GenuineLayer, random: Random) => otherStates(layer, random),
   /** A well-formed layer of his own under the genuine diffID. */
-  'own layer': async (layer: GenuineLayer, random: Random) => await ownLayer(layer, random),
+  'own layer': async (layer: GenuineLayer, random: Random) => await ownLayer(layer, rewritten(layer, random)),
+  /** The same with genuine states: a denial for those who share the device. */
+  'own blob': async (layer: GenuineLayer, random: Random) =>
+    await ownLayer(layer, rewritten(layer, random), statesOf(layer.tar)),
   /** The genuine table under another diffID. */
   diffID: (layer: GenuineLayer, random: Random) =>
     forgery('diffID', layer, { diffId: digestOfChance(random) }),
@@ -113,15 +116,30 @@ async function oneBlock(layer: GenuineLayer, random: Random): Promise<Forgery | 
   return { ...forged('one block', layer, { spans, states }), blob, content };
 }
 
-async function ownLayer(layer: GenuineLayer, random: Random): Promise<Forgery | undefined> {
+/**
+ * A blob of the attacker's own, whose table gives it the layer's diffID. `states`: over its bytes; the genuine ones make it a
+ * denial, for the device that honest readers share.
+ */
+export async function ownLayer(
+  layer: GenuineLayer,
+  content: Buffer,
+  states: Buffer = statesOf(content),
+): Promise<Forgery | undefined> {
   // A blob that is not compressed cannot be another layer's.
   if (layer.compression === 'none') return undefined;
-  const content = rewritten(layer, random);
   const blob = compress(content, layer.compression);
   const own = await indexLayer(whole(blob));
   const { blobDigest, blobSize } = own;
-  const parts = { blobDigest, blobSize, spans: partsOf(own.spans), states: statesOf(content) };
+  const parts = { blobDigest, blobSize, spans: partsOf(own.spans), states };
   return { ...forged('own layer', layer, parts), blob, content };
+}
+
+/** Genuine states over the genuine blob, and no window that a span needs: the blob decodes to other bytes than they say. */
+export function spansAstray(layer: GenuineLayer, random: Random): Forgery | undefined {
+  const made = throughWindow(layer, random);
+  if (made === undefined) return undefined;
+  const parts = { spans: partsOf(made.table), states: statesOf(layer.tar) };
+  return { ...forged('spans', layer, parts), content: layer.tar };
 }
 
 function brokenSpans(layer: GenuineLayer, random: Random): Forgery | undefined {

@@ -1,0 +1,295 @@
+/**
+ * Draws attacks on a node and what it does meanwhile. After each step:
+ *
+ *     bytes     a device of the genuine root has genuine blocks alone, whatever else was fetched, packed or indexed
+ *     vouched   an image under a tight policy, or one whose roots are proven, has the genuine roots and metadata
+ *     proven    no root is proven but the genuine one, and that one is not refuted
+ *     apart     two roots never share a device
+ *     served    an image that an honest sidecar vouches for is prepared, and an honest registry's blocks of it come
+ */
+import { join } from 'node:path';
+import { standingOf } from '../../actors/node-state.ts';
+import type { BlockPair } from '../../schemas/fetch.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
+import { digestOf } from '../../src/digest/digest.ts';
+import { BLOCK_SIZE, type Compression } from '../../src/image/span-table.ts';
+import type { ResolvedImage } from '../../src/registry/client.ts';
+import { pushSidecar, type Sidecar } from '../../src/registry/sidecars.ts';
+import { layerTar } from '../image/layer-blobs.ts';
+import { type GenuineLayer, genuineLayer, rewritten } from '../support/attacker/layer.ts';
+import { HostileRegistry } from '../support/attacker/registry.ts';
+import { flatOfSizes, forgedHints, honestSidecar, packOf, withTables } from '../support/attacker/sidecars.ts';
+import { type Forgery, type ForgeryKind, forge } from '../support/attacker/tables.ts';
+import { Random } from '../support/random.ts';
+import { type Device, Node, type Prepared } from './node.ts';
+
+/** What an attack came to. */
+export interface Outcome {
+  kinds: ForgeryKind[];
+  /** Blocks that readers were served of devices of the genuine root. */
+  genuine: number;
+  /** Blocks of forged roots that were fetched: as their author meant them, on devices of their own. */
+  forged: number;
+  /** Mounts that got what the attacker forged, under the one policy that believes whoever may push. */
+  believed: number;
+}
+
+/** Layers for all attacks. Making one takes longer than an attack. */
+export async function layersToAttack(): Promise<GenuineLayer[]> {
+  const sizes: Array<[Compression, number]> = [
+    ['gzip', 2_200_000],
+    ['gzip', 1_100_000],
+    ['gzip', 66_000],
+    ['gzip', 40_000],
+    ['zstd', 1_200_000],
+    ['none', 1_100_000],
+    // Its last block is whole.
+    ['gzip', 4 * BLOCK_SIZE - 1536],
+  ];
+  return await Promise.all(
+    sizes.map(([compression, size], seed) => genuineLayer(layerTar(seed + 1, size), compression)),
+  );
+}
+
+const POLICIES: readonly TrustPolicy[] = ['registry', 'registry', 'registry', 'signed', 'own', 'never'];
+const TIGHT: ReadonlySet<TrustPolicy> = new Set(['signed', 'own', 'never']);
+
+/** One attack, from its seed alone. Throws where a rule is broken. */
+export async function attack(
+  seed: number,
+  directory: string,
+  layers: readonly GenuineLayer[],
+): Promise<Outcome> {
+  const world = await World.draw(new Random(seed), join(directory, `${seed}`), layers);
+  try {
+    await world.run();
+    return world.outcome;
+  } catch (error) {
+    throw new Error(`attack ${seed} (${world.outcome.kinds.join(', ')}): ${String(error)}`, { cause: error });
+  } finally {
+    await world.end();
+  }
+}
+
+/** An image in the registry. */
+interface Target {
+  image: ResolvedImage;
+  layers: readonly GenuineLayer[];
+  /** Of the attacker's own: its layers are not what its config says. */
+  isAttackers: boolean;
+  prepared?: { by: Prepared; policy: TrustPolicy };
+}
+
+class World {
+  readonly outcome: Outcome = { kinds: [], genuine: 0, forged: 0, believed: 0 };
+  readonly #random: Random;
+  readonly #registry = new HostileRegistry();
+  readonly #node: Node;
+  readonly #layers: readonly GenuineLayer[];
+  readonly #targets: Target[] = [];
+  readonly #forgeries: Array<{ layer: GenuineLayer; forgery: Forgery }> = [];
+  /** Honest sidecars that the operator lists, by the image's manifest. */
+  readonly #listed = new Map<string, string>();
+
+  private constructor(random: Random, root: string, layers: readonly GenuineLayer[]) {
+    this.#random = random;
+    this.#layers = layers;
+    this.#node = new Node(root, this.#registry);
+  }
+
+  static async draw(random: Random, root: string, pool: readonly GenuineLayer[]): Promise<World> {
+    const first = random.pick(pool);
+    const others = pool.filter((layer) => layer !== first);
+    const world = new World(random, root, random.chance(0.4) ? [first, random.pick(others)] : [first]);
+    await world.#pushAll();
+    return world;
+  }
+
+  async run(): Promise<void> {
+    for (const target of this.#targets) if (this.#random.chance(0.7)) await this.#prepare(target);
+    for (let steps = this.#random.int(4, 12); steps > 0; steps--) {
+      const target = this.#random.pick(this.#targets);
+      await this.#step(target);
+      this.#check();
+      // What another one's fetch has written is found at the end.
+      await this.#checkBytes(target);
+    }
+    for (const target of this.#targets) await this.#checkBytes(target);
+  }
+
+  async end(): Promise<void> {
+    await this.#registry.close();
+    await this.#node.end();
+  }
+
+  // ── What lies in the registry ──
+
+  async #pushAll(): Promise<void> {
+    const random = this.#random;
+    const layers = this.#layers;
+    for (const name of ['honest', 'twin'].slice(0, random.int(1, 2))) {
+      const image = await this.#registry.pushImage(name, layers);
+      this.#targets.push({ image, layers, isAttackers: false });
+    }
+    for (let count = random.int(1, 3); count > 0; count--) {
+      const layer = random.pick(layers);
+      this.#forgeries.push({ layer, forgery: await forge(layer, random) });
+    }
+    this.outcome.kinds.push(...this.#forgeries.map(({ forgery }) => forgery.kind));
+    for (const target of this.#targets) {
+      if (random.chance(0.7)) await this.#pushHonest(target);
+      for (const one of this.#forgeries) if (random.chance(0.7)) await this.#pushForged(target, one);
+    }
+    for (const one of this.#forgeries) if (random.chance(0.6)) await this.#pushPoisoned(one);
+    for (const { layer, forgery } of this.#forgeries) {
+      const isFitting = forgery.table.blobDigest === layer.blobDigest && forgery.blob !== layer.blob;
+      if (isFitting && random.chance(0.6)) this.#registry.lies.set(layer.blobDigest, forgery.blob);
+    }
+    await this.#node.list([...this.#listed.values()]);
+  }
+
+  async #pushHonest({ image, layers }: Target): Promise<void> {
+    const { digest } = await pushSidecar(this.#registry, image, honestSidecar(layers));
+    if (this.#random.chance(0.6)) this.#listed.set(image.descriptor.digest, digest);
+  }
+
+  async #pushForged(
+    { image, layers }: Target,
+    { layer, forgery }: { layer: GenuineLayer; forgery: Forgery },
+  ) {
+    await pushSidecar(this.#registry, image, this.#forgedSidecar(layers, layers.indexOf(layer), forgery));
+  }
+
+  /** Flat metadata, hints and names that fit the forged table, as far as he can make them. */
+  #forgedSidecar(layers: readonly GenuineLayer[], at: number, { table }: Forgery): Sidecar {
+    const sidecar = withTables(honestSidecar(layers), new Map([[at, table]]));
+    const diffIds = layers.map(({ diffId }) => diffId);
+    return {
+      ...sidecar,
+      flat: flatOfSizes(layers, new Map([[at, table.rawSize]])),
+      ...(this.#random.chance(0.5) ? { hints: forgedHints(diffIds, this.#random) } : {}),
+    };
+  }
+
+  /** An image of the attacker's own that gives the layer's diffID to his blob, or to the genuine one. */
+  async #pushPoisoned({ layer, forgery }: { layer: GenuineLayer; forgery: Forgery }): Promise<void> {
+    const isOwn = digestOf(forgery.blob) === forgery.table.blobDigest;
+    const base = { ...layer, blob: isOwn ? forgery.blob : layer.blob, diffId: forgery.table.diffId };
+    const named = { ...base, blobDigest: digestOf(base.blob) };
+    const image = await this.#registry.pushImage(`attack-${this.#targets.length}`, [base]);
+    await pushSidecar(this.#registry, image, this.#forgedSidecar([named], 0, forgery));
+    this.#targets.push({ image, layers: [layer], isAttackers: true });
+  }
+
+  // ── What the node does ──
+
+  async #step(target: Target): Promise<void> {
+    const random = this.#random;
+    const { prepared } = target;
+    if (prepared === undefined || random.chance(0.15)) return await this.#prepare(target);
+    // A forged size may leave no file of a layer inside of it.
+    const device = random.pick([undefined, ...prepared.by.devices].slice(-prepared.by.devices.length));
+    if (device === undefined) return;
+    const chance = random.next();
+    if (chance < 0.55) await this.#fetch(target, device);
+    else if (chance < 0.75) await this.#node.settle(device);
+    else if (chance < 0.82) await this.#pack(prepared.by, device);
+    else if (chance < 0.9) this.#node.evict(device, this.#runs(device));
+    else if (chance < 0.95) await this.#node.scrub(device);
+    else this.#lie();
+  }
+
+  async #prepare(target: Target): Promise<void> {
+    const policy = this.#random.pick(POLICIES);
+    const isListed = this.#listed.has(target.image.descriptor.digest);
+    const isTold = this.#registry.lies.size === 0;
+    try {
+      const by = await this.#node.prepare(target.image, policy);
+      target.prepared = { by, policy };
+      if (by.devices.some((device) => this.#genuineOf(device) === undefined)) this.outcome.believed += 1;
+      const standings = by.devices.map(({ diffId, root = '' }) =>
+        standingOf(this.#node.state.roots, diffId, root),
+      );
+      if (standings.includes('other')) throw new Error('proven: a root that the node knows to be wrong');
+    } catch (error) {
+      if (String(error).includes('proven:')) throw error;
+      const mayFail =
+        target.isAttackers || (!isTold && !(isListed && TIGHT.has(policy) && policy !== 'never'));
+      if (!mayFail) throw new Error(`served: ${policy}: ${String(error)}`, { cause: error });
+    }
+  }
+
+  async #fetch(target: Target, device: Device): Promise<void> {
+    const runs = this.#runs(device);
+    const { came, error } = await this.#node.fetch(target.image, device, runs);
+    const genuine = this.#genuineOf(device);
+    if (genuine === undefined) {
+      this.outcome.forged += came.length;
+      return;
+    }
+    const isHonest = target.prepared?.by.sidecar === this.#listed.get(target.image.descriptor.digest);
+    if (!isHonest || target.isAttackers || this.#registry.lies.has(genuine.blobDigest)) return;
+    const wanted = runs.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at));
+    if (wanted.some((block) => !came.includes(block)))
+      throw new Error(`served: ${came.length} of ${wanted.length} blocks`, { cause: error });
+  }
+
+  async #pack(prepared: Prepared, device: Device): Promise<void> {
+    const layer = this.#layers.find(({ diffId }) => diffId === device.diffId);
+    if (layer === undefined) return;
+    const content = this.#random.chance(0.3) ? layer.tar : rewritten(layer, this.#random);
+    await this.#node.bring(prepared, await packOf(digestOf(content), layer, content));
+  }
+
+  /** The registry, or a mirror of it, gives other bytes for a blob from now on, or tells the truth again. */
+  #lie(): void {
+    this.#node.restart();
+    const { layer, forgery } = this.#random.pick(this.#forgeries);
+    if (!this.#registry.lies.delete(layer.blobDigest))
+      this.#registry.lies.set(layer.blobDigest, forgery.blob);
+  }
+
+  #runs({ size }: Device): BlockPair[] {
+    const blocks = Math.ceil(size / BLOCK_SIZE);
+    if (this.#random.chance(0.3)) return [[0, blocks]];
+    const first = this.#random.int(0, blocks - 1);
+    return [[first, this.#random.int(1, blocks - first)]];
+  }
+
+  // ── The rules ──
+
+  #genuineOf({ root }: Device): GenuineLayer | undefined {
+    return this.#layers.find(({ spans }) => spans.root === root);
+  }
+
+  #check(): void {
+    const { state } = this.#node;
+    for (const { diffId, spans } of this.#layers) {
+      const { proven, refuted = [] } = state.roots.get(diffId) ?? {};
+      if (proven !== undefined && proven !== spans.root) throw new Error('proven: a forged root');
+      if (refuted.includes(spans.root)) throw new Error('proven: the genuine root is refuted');
+    }
+    for (const { prepared } of this.#targets) {
+      if (prepared !== undefined) this.#checkVouched(prepared);
+    }
+  }
+
+  #checkVouched({ by, policy }: { by: Prepared; policy: TrustPolicy }): void {
+    const isForged = by.devices.some((device) => this.#genuineOf(device) === undefined);
+    if (isForged && TIGHT.has(policy)) throw new Error(`vouched: ${policy} took a forged root`);
+  }
+
+  /** What readers of the image are served. */
+  async #checkBytes({ prepared }: Target): Promise<void> {
+    for (const device of prepared?.by.devices ?? []) {
+      const genuine = this.#genuineOf(device);
+      if (genuine === undefined) continue;
+      for (const [block, bytes] of await this.#node.served(device)) {
+        const at = block * BLOCK_SIZE;
+        if (!bytes.equals(genuine.tar.subarray(at, at + BLOCK_SIZE)))
+          throw new Error(`bytes: block ${block} of ${device.diffId}`);
+        this.outcome.genuine += 1;
+      }
+    }
+  }
+}
