@@ -106,14 +106,14 @@ const given = (schema: Schema | undefined): Schema => {
   return schema;
 };
 
-function oneOf(values: readonly unknown[] = []): Predicate {
+export function oneOf(values: readonly unknown[] = []): Predicate {
   const [first] = values;
   if (values.length === 1) return (value) => value === first;
   const all = new Set(values);
   return (value) => all.has(value);
 }
 
-const arrayOf =
+export const arrayOf =
   (element: Predicate): Predicate =>
   (value) => {
     if (!Array.isArray(value)) return false;
@@ -121,7 +121,7 @@ const arrayOf =
     return true;
   };
 
-const tupleOf =
+export const tupleOf =
   (items: readonly Predicate[]): Predicate =>
   (value) => {
     if (!Array.isArray(value) || value.length !== items.length) return false;
@@ -140,7 +140,7 @@ const recordOf =
     return true;
   };
 
-const objectOf =
+export const objectOf =
   (fields: ReadonlyArray<[name: string, predicate: Predicate]>): Predicate =>
   (value) => {
     if (!isObject(value)) return false;

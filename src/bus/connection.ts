@@ -90,6 +90,14 @@ const packr = new Packr({
 });
 
 export const encode = (value: unknown): Buffer => packr.pack(value);
+/** What the bytes say; undefined where they are no msgpack. */
+export function decodeIfSound(bytes: Uint8Array): unknown {
+  try {
+    return packr.unpack(bytes);
+  } catch {
+    return undefined;
+  }
+}
 export const decode = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
 
 /** Calls another process of the engine; its error comes back with the code it had. */

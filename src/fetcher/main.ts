@@ -5,9 +5,11 @@
  *     link ─▶ settings ─▶ bus ─▶ jobs ─▶ presence ─▶ begin ─▶ ready ─▶ rehearsal
  */
 import type { NatsConnection } from '@nats-io/nats-core';
+import type { Logger } from 'pino';
+import { isJob } from '../../schemas/check-fetch.ts';
 import type { Job, JobWord } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
-import { busOnDemand, connectBus, decode, encode } from '../bus/connection.ts';
+import { busOnDemand, connectBus, decodeIfSound, encode } from '../bus/connection.ts';
 import { JobRunner } from '../fetch/job-runner.ts';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
@@ -63,7 +65,7 @@ export async function runFetcher(
       bus.publish(names.completion, encode(completion));
     },
   });
-  takeJobs(bus, names.job(name), (job) => {
+  takeJobs(bus, names.job(name), log, (job) => {
     rehearsal.workCame();
     tidying.worked();
     runner.take(job);
@@ -90,10 +92,18 @@ export async function runFetcher(
   return { stop };
 }
 
-function takeJobs(bus: NatsConnection, subject: string, take: (job: Job | JobWord) => void): void {
+function takeJobs(
+  bus: NatsConnection,
+  subject: string,
+  log: Logger,
+  take: (job: Job | JobWord) => void,
+): void {
   bus.subscribe(subject, {
     callback: (error, message) => {
-      if (error === null) take(decode<Job | JobWord>(message.data));
+      if (error !== null) return;
+      const job = decodeIfSound(message.data);
+      if (isJob(job)) take(job);
+      else log.warn({ bytes: message.data.length }, 'a message that is no job was passed over');
     },
   });
 }

@@ -6,9 +6,10 @@
  * Messages get lost with NATS. When it is back, each fetcher is sent again what it has, which it knows how to take
  * (src/fetch/job-runner.ts), and those that were given up say hello.
  */
-import type { NatsConnection } from '@nats-io/nats-core';
+import type { Msg, NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
+import { isCompletion, isFetcherHello } from '../../schemas/check-fetch.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type {
   BlockPair,
@@ -23,7 +24,7 @@ import type {
   PackCompletion,
 } from '../../schemas/fetch.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { decode, encode } from '../bus/connection.ts';
+import { decodeIfSound, encode } from '../bus/connection.ts';
 import type { Conditions } from '../process/conditions.ts';
 import type { Clock, Timer } from '../process/ports.ts';
 import { FetchConditions } from './fetch-conditions.ts';
@@ -124,12 +125,18 @@ export class FetchPool {
     });
     this.#bus.subscribe(this.#names.hello, {
       callback: (error, message) => {
-        if (error === null) this.#onHello(decode<FetcherHello>(message.data));
+        if (error !== null) return;
+        const hello = decodeIfSound(message.data);
+        if (isFetcherHello(hello)) this.#onHello(hello);
+        else this.#passOver(message);
       },
     });
     this.#bus.subscribe(this.#names.completion, {
       callback: (error, message) => {
-        if (error === null) this.#onCompletion(decode<Completion>(message.data));
+        if (error !== null) return;
+        const completion = decodeIfSound(message.data);
+        if (isCompletion(completion)) this.#onCompletion(completion);
+        else this.#passOver(message);
       },
     });
     this.#bus.publish(this.#names.whoIsThere);
@@ -267,6 +274,10 @@ export class FetchPool {
       })),
       queued,
     };
+  }
+
+  #passOver({ subject, data }: Msg): void {
+    this.#log.warn({ subject, bytes: data.length }, 'a message that no fetcher sends was passed over');
   }
 
   #onHello({ worker: fetcher, pid, slots, leaving, back }: FetcherHello): void {

@@ -62,6 +62,8 @@ export class LayerFetches {
   /** Blocks are verified and written, of a job or of a startup pack. `bytes`: compressed ones that came for them. */
   arrived(job: number, blocks: BlockRun, bytes: number): void {
     this.#count(bytes);
+    // A fetcher does not say so; what else does must not reach the states, which have no such blocks.
+    if (blocks[0] + blocks[1] > this.#core.options.layer.table.blockCount) return;
     this.#core.options.cache.use.arrived(blocks);
     this.#core.send({ type: 'blocks.fetched', job, blocks, bytes, now: this.#core.now() });
     this.#writer.flushSoon();

@@ -1,8 +1,9 @@
 /** Notices of the front end, each to the part that acts on it. */
 import type { NatsConnection } from '@nats-io/nats-core';
+import { isDigest } from '../../schemas/digest.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import { decode } from '../bus/connection.ts';
+import { decodeIfSound } from '../bus/connection.ts';
 
 /** One handler for each kind of notice. */
 export type NoticeHandlers = {
@@ -13,9 +14,20 @@ export type NoticeHandlers = {
 export function routeNotices(bus: NatsConnection, names: Subjects, handlers: NoticeHandlers): void {
   bus.subscribe(names.notice, {
     callback: (error, message) => {
-      if (error === null) route(decode<FrontNotice>(message.data), handlers);
+      if (error !== null) return;
+      const notice = decodeIfSound(message.data) as Partial<FrontNotice> | null | undefined;
+      if (isNotice(notice, handlers)) route(notice, handlers);
     },
   });
+}
+
+function isNotice(
+  notice: Partial<FrontNotice> | null | undefined,
+  handlers: NoticeHandlers,
+): notice is FrontNotice {
+  const { kind, diffId } = notice ?? {};
+  if (typeof kind !== 'string' || !Object.hasOwn(handlers, kind) || !isDigest(diffId)) return false;
+  return kind !== 'corrupt' || typeof (notice as { message?: unknown }).message === 'string';
 }
 
 function route(notice: FrontNotice, handlers: NoticeHandlers): void {
