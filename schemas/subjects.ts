@@ -13,7 +13,7 @@
  *     cofa.v1.<node>.<e>.front.notice         front end → supervisor
  *     cofa.v1.<node>.<e>.worker.hello         fetcher → front end: alive, with its slots      (schemas/fetch.ts)
  *     cofa.v1.<node>.<e>.worker.ask           front end → fetchers: say hello
- *     cofa.v1.<node>.<e>.worker.job.<worker>  front end → one fetcher
+ *     cofa.v1.<node>.<e>.worker.job.<fetcher>  front end → one fetcher
  *     cofa.v1.<node>.<e>.worker.completion    fetcher → front end
  *
  * Who may use which of them: src/bus/roles.ts.
@@ -53,7 +53,7 @@ export interface Subjects {
   readonly notice: string;
   readonly hello: string;
   readonly whoIsThere: string;
-  job(worker: string): string;
+  job(fetcher: string): string;
   readonly completion: string;
 }
 
@@ -91,7 +91,7 @@ export function subjects(node: string, epoch = 0): Subjects {
     get whoIsThere() {
       return `${inside()}.worker.ask`;
     },
-    job: (worker) => `${inside()}.worker.job.${worker}`,
+    job: (fetcher) => `${inside()}.worker.job.${fetcher}`,
     get completion() {
       return `${inside()}.worker.completion`;
     },
