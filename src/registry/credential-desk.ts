@@ -1,8 +1,8 @@
 /**
  * The credentials that pulls brought to this node, and the kubelet's credential providers. The desk keeps the
- * credentials of a successful pull in memory, and in root's keyring in the kernel for the next supervisor: a kubelet
- * does not pull again what the node has, and its containers continue to read. It writes none to a disk, and the next
- * boot forgets them. When a registry asks an engine's process who it is, the process asks the desk, on a unix socket
+ * credentials of a successful pull in memory, and in sealed memory that the service manager holds for the next
+ * supervisor: a kubelet does not pull again what the node has, and its containers continue to read. It writes none to a
+ * disk or a keyring, and the next boot forgets them. When a registry asks an engine's process who it is, the process asks the desk, on a unix socket
  * for root alone (src/registry/credential-sources.ts).
  *
  *     offer   {"registry","repository","credentials"}  → {"pull": id}   a pull begins with these
@@ -14,20 +14,22 @@
  */
 import type { Logger } from 'pino';
 import { z } from 'zod';
-import { Keyring } from '../kernel/keyring.ts';
+import { forgetKeyring } from '../kernel/keyring.ts';
+import { hasServiceManager } from '../kernel/service-manager.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { type LocalHandler, serveLocal } from '../bus/local-socket.ts';
 import { CredentialProviders, type ProviderSettings } from './credential-providers.ts';
 import type { CredentialQuestion } from './credential-sources.ts';
 import type { Credentials } from './credentials.ts';
+import { type Keeper, KeptSecrets } from './kept-secrets.ts';
 
 /** Accounts kept for one repository, the newest ones. */
 const MOST_OF_ONE = 8;
 /** Repositories kept; beyond, the desk forgets those whose last pull is longest ago. */
 const MOST_REPOSITORIES = 2_000;
 
-/** Time in the kernel's keyring after the last pull with them, seconds. */
-const KEEP_S = 30 * 86_400;
+/** How long they are kept for later lives after the last pull with them, ms. */
+const KEEP_MS = 30 * 86_400_000;
 
 const secret = z.string().max(16_384);
 const Place = { registry: z.string().min(1).max(300), repository: z.string().min(1).max(300) };
@@ -47,15 +49,18 @@ const Find = z.strictObject({
   isRefused: z.boolean(),
 });
 
-const Kept = z.object({ ...Place, accounts: z.array(Offer.shape.credentials) });
+/** `at`: when a pull last succeeded with them, ms since the epoch. Repositories that were pulled last stand at the end. */
+const KeptAccount = z.object({ at: z.number(), credentials: Offer.shape.credentials });
+const KeptRepository = z.object({ ...Place, accounts: z.array(KeptAccount) });
+const Kept = z.object({ v: z.literal(1), repositories: z.array(KeptRepository) });
 
 export type CredentialOffer = z.output<typeof Offer>;
 type Secrets = CredentialOffer['credentials'];
 
 interface Account {
   credentials: Credentials;
-  /** A pull has succeeded with it. */
-  isProven: boolean;
+  /** When a pull last succeeded with it, ms since the epoch; undefined: none has. */
+  provenAt: number | undefined;
   /** Pulls that run with it. */
   pulls: Set<number>;
 }
@@ -65,51 +70,52 @@ export async function openDesk(
   path: string,
   options: {
     providers: ProviderSettings | undefined;
-    /** Name of the kernel's keyring that has what earlier engines of this root learned from pulls. */
-    keyring: string;
+    /** Name of the keyring in which cofa 0.1.0 has kept them. */
+    oldKeyring: string;
     now: () => number;
     log: Logger;
   },
 ): Promise<() => void> {
-  const { providers: settings, now, log, keyring } = options;
+  const { providers: settings, now, log, oldKeyring } = options;
   const ambient = { now, environment: process.env };
   const providers = settings && (await CredentialProviders.load(settings, ambient));
-  let kept: Keyring | undefined;
   try {
-    kept = Keyring.open(keyring);
+    // They are not taken over: containers could write there as well as read.
+    if (forgetKeyring(oldKeyring)) log.info('credentials that cofa 0.1.0 left in a keyring are removed');
   } catch (error) {
-    log.warn(
-      { error: toErrorRecord(error) },
-      'credentials of pulls are forgotten when the engine ends: no kernel keys',
-    );
+    log.info({ error: toErrorRecord(error) }, 'no kernel keys, so none were left there');
   }
-  return await new CredentialDesk({ providers, kept, log }).serve(path);
+  const kept = hasServiceManager() ? new KeptSecrets('cofa-credentials') : undefined;
+  if (kept === undefined)
+    log.info('credentials of pulls are forgotten when the engine ends: no service manager holds them');
+  return await new CredentialDesk({ providers, kept, now, log }).serve(path);
 }
-
-/** Where the accounts of repositories outlive the supervisor. */
-export type Keeper = Pick<Keyring, 'put' | 'remove' | 'all'>;
 
 export class CredentialDesk {
   /** By repository, the one that was used last at the end; accounts best first. */
   readonly #accounts = new Map<string, Account[]>();
   readonly #providers: CredentialProviders | undefined;
   readonly #kept: Keeper | undefined;
+  readonly #now: () => number;
   readonly #log: Logger;
   #lastPull = 0;
 
   constructor(options: {
     providers: CredentialProviders | undefined;
+    /** Undefined: they are forgotten with this process. */
     kept: Keeper | undefined;
+    /** ms since the epoch */
+    now: () => number;
     log: Logger;
   }) {
     this.#providers = options.providers;
     this.#kept = options.kept;
+    this.#now = options.now;
     this.#log = options.log;
-    for (const bytes of options.kept?.all() ?? []) {
-      const data = keptOf(bytes);
-      if (data === undefined) continue;
-      const accounts = data.accounts.map((one) => account(one, data.repository, true));
-      this.#accounts.set(`${data.registry}/${data.repository}`, accounts);
+    for (const { registry, repository, accounts } of keptOf(options.kept?.load())) {
+      const good = accounts.filter(({ at }) => this.#isKept(at));
+      const known = good.map(({ at, credentials }) => account(credentials, repository, at));
+      if (known.length > 0) this.#accounts.set(`${registry}/${repository}`, known);
     }
   }
 
@@ -130,7 +136,7 @@ export class CredentialDesk {
     const accounts = this.#accounts.get(key) ?? [];
     let mine = accounts.find((one) => isSame(one.credentials, credentials));
     if (mine === undefined) {
-      mine = account(credentials, repository, false);
+      mine = account(credentials, repository, undefined);
       accounts.push(mine);
     }
     const pull = ++this.#lastPull;
@@ -146,10 +152,10 @@ export class CredentialDesk {
       account.pulls.delete(pull);
       const others = accounts.filter((one) => one !== account);
       if (isPulled) {
-        account.isProven = true;
+        account.provenAt = this.#now();
         this.#keep(key, [account, ...others]);
-        this.#store(key);
-      } else if (!account.isProven && account.pulls.size === 0) {
+        this.#store();
+      } else if (account.provenAt === undefined && account.pulls.size === 0) {
         this.#keep(key, others);
       }
       return;
@@ -166,22 +172,41 @@ export class CredentialDesk {
     return [...known, ...(provided ?? [])];
   }
 
-  /** Writes the repository's accounts to the keyring, for the next supervisor. */
-  #store(key: string): void {
-    const accounts = (this.#accounts.get(key) ?? []).filter(({ isProven }) => isProven);
-    const slash = key.indexOf('/');
-    const secrets = accounts.map(({ credentials: { username, password, identityToken, registryToken } }) => ({
-      username,
-      password,
-      identityToken,
-      registryToken,
-    }));
-    const kept = { registry: key.slice(0, slash), repository: key.slice(slash + 1), accounts: secrets };
-    try {
-      this.#kept?.put(key, Buffer.from(JSON.stringify(kept)), KEEP_S);
-    } catch (error) {
-      this.#log.warn({ error: toErrorRecord(error), repository: key }, 'credentials of a pull are not kept');
+  /** Gives what pulls have succeeded with to the keeper, for the next supervisor; the newest ones where it is too much. */
+  #store(): void {
+    const kept = this.#kept;
+    if (kept === undefined) return;
+    const texts: string[] = [];
+    let room = kept.most - 100;
+    for (const [key, accounts] of [...this.#accounts].toReversed()) {
+      const text = this.#textOf(key, accounts);
+      if (text === undefined) continue;
+      room -= Buffer.byteLength(text) + 1;
+      if (room < 0) break;
+      texts.push(text);
     }
+    try {
+      kept.save(Buffer.from(`{"v":1,"repositories":[${texts.toReversed().join(',')}]}`));
+    } catch (error) {
+      this.#log.warn({ error: toErrorRecord(error) }, 'credentials of pulls are not kept');
+    }
+  }
+
+  /** A `KeptRepository`; undefined where there is nothing to keep. */
+  #textOf(key: string, accounts: readonly Account[]): string | undefined {
+    const slash = key.indexOf('/');
+    const proven = accounts.flatMap(({ provenAt: at, credentials }) => {
+      if (at === undefined || !this.#isKept(at)) return [];
+      const { username, password, identityToken, registryToken } = credentials;
+      return [{ at, credentials: { username, password, identityToken, registryToken } }];
+    });
+    if (proven.length === 0) return undefined;
+    const place = { registry: key.slice(0, slash), repository: key.slice(slash + 1) };
+    return JSON.stringify({ ...place, accounts: proven });
+  }
+
+  #isKept(at: number): boolean {
+    return at > this.#now() - KEEP_MS;
   }
 
   #keep(key: string, accounts: Account[]): void {
@@ -193,23 +218,23 @@ export class CredentialDesk {
     if (this.#accounts.size > MOST_REPOSITORIES) {
       const oldest = this.#accounts.keys().next().value as string;
       this.#accounts.delete(oldest);
-      this.#kept?.remove(oldest);
     }
   }
 }
 
-function account(secrets: Secrets, repository: string, isProven: boolean): Account {
+function account(secrets: Secrets, repository: string, provenAt: number | undefined): Account {
   const { username, password, identityToken, registryToken } = secrets;
   const credentials = { username, password, identityToken, registryToken, source: 'a pull', repository };
-  return { credentials, isProven, pulls: new Set() };
+  return { credentials, provenAt, pulls: new Set() };
 }
 
-/** Undefined for bytes that this program did not write. */
-function keptOf(bytes: Buffer): z.output<typeof Kept> | undefined {
+/** None for bytes that this program did not write. */
+function keptOf(bytes: Buffer | undefined): Array<z.output<typeof KeptRepository>> {
+  if (bytes === undefined) return [];
   try {
-    return Kept.parse(JSON.parse(bytes.toString()));
+    return Kept.parse(JSON.parse(bytes.toString())).repositories;
   } catch {
-    return undefined;
+    return [];
   }
 }
 

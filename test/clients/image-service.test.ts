@@ -2,18 +2,17 @@
  * Private images whose credentials come with the pull of a kubelet, or from its credential providers: cofa has none of its own.
  * A real containerd; the registry has a token service, tokens that expire soon, and passwords that change while containers read.
  */
-import { createHash } from 'node:crypto';
 import { chmodSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { Keyring } from '../../src/kernel/keyring.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { refused } from '../snapshotter/test-bed.ts';
 import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
+import { startServiceManager } from '../support/service-manager.ts';
 import { Cleanup } from '../support/temp.ts';
 import { connectCri, type Cri } from './cri.ts';
 import { type ClientImage, index, makeBase, makeClientImage, push } from './images.ts';
@@ -33,7 +32,6 @@ const issued = new Map<string, { password: string; until: number }>();
 /** Of blobs that are given for certain passwords only. */
 const reserved = new Map<string, string>();
 
-const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const auth = (password: string) => ({ username: 'robot', password });
 const basic = (password: string) => `Basic ${Buffer.from(`robot:${password}`).toString('base64')}`;
 
@@ -104,12 +102,12 @@ interface Node {
   crash(): Promise<void>;
 }
 
-async function startNode(more: string[] = []): Promise<Node> {
+/** `through`: of a service manager. */
+async function startNode(more: string[] = [], through: string[] = []): Promise<Node> {
   const directory = await own.tempDir('ctrd');
   const args = ['--snapshotter', '--image-service', '--containerd', join(directory, 'c.sock'), ...more];
   const root = await own.tempDir('engine');
-  own.defer(async () => Keyring.forget(`cofa:${sha256(root).slice(0, 12)}:credentials`));
-  const options = { root, workers: 1, args, env: { DOCKER_CONFIG: join(work, 'none') } };
+  const options = { root, workers: 1, args, through, env: { DOCKER_CONFIG: join(work, 'none') } };
   const engine = await startEngine(options);
   const node = { engine } as Node;
   own.defer(() => node.engine.stop());
@@ -248,10 +246,11 @@ test('whatever else a client of containerd calls passes through, streams and err
   await refused(node.cri.runtime.version({}), Code.Unavailable);
 }, 120_000);
 
-test('they outlive every process of the engine', async () => {
+test('where the engine is a service they outlive every process of it', async () => {
   const [, second] = images as [unknown, ClientImage & { ref: string }];
   passwords = new Set(['lasting-3f2e']);
-  const node = await startNode();
+  const { start } = await startServiceManager(own);
+  const node = await startNode([], start);
   reserved.set(second.blobs[1] as string, 'not yet');
   await node.cri.pull(second.ref, auth('lasting-3f2e'));
   const container = await startContainer(node, 'crash', second.ref);

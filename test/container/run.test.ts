@@ -11,6 +11,7 @@ import { cgroupOf } from '../../src/container/run.ts';
 import { Cleanup, listMounts, mountsBelow } from '../support/temp.ts';
 import type { DriverInput } from './driver.ts';
 import { type FakeConfig, makeRootfs } from './host-rootfs.ts';
+import { PLAIN } from './plain.ts';
 import { unmount } from '../../src/kernel/mount.ts';
 
 const cleanup = new Cleanup();
@@ -18,22 +19,6 @@ let directory = '';
 let root = '';
 let rootfs = '';
 const started: ChildProcess[] = [];
-
-const PLAIN: RunOptions = {
-  args: [],
-  entrypoint: undefined,
-  env: [],
-  workdir: undefined,
-  user: undefined,
-  hostname: undefined,
-  network: 'host',
-  volumes: [],
-  tty: false,
-  interactive: false,
-  readOnly: false,
-  noNewPrivileges: false,
-  unconfined: false,
-};
 
 /** System calls of x86-64 (asm/unistd_64.h) with their arguments. */
 const DOORS: Record<string, number[]> = {

@@ -77,7 +77,7 @@ export const ROWS: readonly Row[] = [
     folder: 'src/registry',
     kind: 'library',
     is: 'the distribution protocol, credentials, sidecars',
-    // The credential desk keeps secrets in a keyring and answers on a local socket; sidecars carry hints.
+    // The credential desk keeps secrets in sealed memory and answers on a local socket; sidecars carry hints.
     imports: ['schemas', 'src/bus', 'src/digest', 'src/image', 'src/kernel'],
   },
   {

@@ -23,6 +23,8 @@ export interface EngineOptions {
   readDeadlineMs?: number;
   /** Rehearses starts, as an engine does by default: seconds of processor time. */
   rehearses?: boolean;
+  /** Begins the engine's command line: a program that becomes the rest of it. */
+  through?: string[];
   /** Further arguments of `cofa up`. */
   args?: string[];
   /**
@@ -74,7 +76,7 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
   args.push('--workers', String(options.workers ?? 2));
   args.push('--read-deadline', String((options.readDeadlineMs ?? 30_000) / 1000), ...(options.args ?? []));
   if (options.rehearses !== true) args.push('--no-rehearsal');
-  const command = ['--pdeathsig', 'TERM', '--', process.execPath, MAIN, ...args];
+  const command = ['--pdeathsig', 'TERM', '--', ...(options.through ?? []), process.execPath, MAIN, ...args];
   const child = spawn('setpriv', command, { stdio: ['ignore', log, log], env });
   closeSync(log);
   const ended = new Promise<void>((resolve) => {

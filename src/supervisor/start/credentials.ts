@@ -14,7 +14,7 @@ export async function openCredentials(given: {
   layout: Layout;
   label: string;
   log: Logger;
-  end: End;
+  end: Pick<End, 'at'>;
   ports: { clock: { wallMs(): number } };
 }): Promise<RegistrySettings> {
   const { options, layout, label, log, ports, end } = given;
@@ -24,7 +24,7 @@ export async function openCredentials(given: {
   const credentialSocket = layout.socket('credentials');
   const close = await openDesk(credentialSocket, {
     providers: credentialProviders,
-    keyring: `${label}:credentials`,
+    oldKeyring: `${label}:credentials`,
     now: () => ports.clock.wallMs(),
     log,
   });
