@@ -7,7 +7,7 @@ import { configDefaults, defineConfig } from 'vitest/config';
 const WHOLE = [
   'adversary/*',
   'bus/*',
-  'cli/{doctor,engine,index,service}',
+  'cli/{doctor,engine,index,service,sign}',
   'client/over-nats',
   'clients/*',
   'container/{remove-folder,run}',
@@ -26,6 +26,7 @@ const WHOLE = [
   'pack/pack-store',
   'registry/{docker-registry,transport}',
   'replay/{engine,live-log}',
+  'signature/cosign',
   'snapshotter/*',
   'store/{disk-room,event-log,event-log-faults,flawed-records,replay,snapshots,torn-log}',
   'supervisor/{api,discards,in-process,indexers,leftovers,mounts}',

@@ -25,9 +25,10 @@ export async function newPassphrase(): Promise<string | undefined> {
 /** Asks on standard error and reads a line of standard input, a terminal, which shows nothing of it. */
 async function askHidden(question: string): Promise<string> {
   const { stdin, stderr } = process;
-  stderr.write(question);
+  // Before the question: what is typed at once must not be shown either.
   stdin.setRawMode(true);
   stdin.setEncoding('utf8');
+  stderr.write(question);
   try {
     let line = '';
     for await (const typed of stdin.iterator({ destroyOnReturn: false }) as AsyncIterable<string>) {
