@@ -54,6 +54,7 @@ export const UserRights = z.strictObject({
       "policies that a request may ask for, where they are as tight as the engine's; all such by default",
     ),
   calls: z.int().min(1).max(256).default(8).describe('calls side by side'),
+  seconds: z.int().min(1).max(86_400).default(600).describe('a call may take so long in all'),
   mounts: z.int().min(0).max(100_000).default(64).describe('mounts that may exist below its folders'),
 });
 export type UserRights = z.output<typeof UserRights>;

@@ -34,7 +34,7 @@ import {
   WRONG_BLOB,
 } from './range-reply.ts';
 import { Retries } from './retry.ts';
-import { bodyFailure, discard, header, type Reply } from './transport.ts';
+import { bodyFailure, discard, header, type Pace, paced, type Reply } from './transport.ts';
 
 /** Digest and size in bytes of a blob; `data` where its descriptor carries its content. */
 export interface BlobName {
@@ -54,6 +54,8 @@ const MAX_LOCATIONS = 1024;
 /** Requests at once where each range is a request of its own. */
 const SIDE_BY_SIDE = 3;
 /** Statuses of a registry that does not understand several ranges; it may understand a single one. */
+/** Of a blob that is read as a whole, with all attempts and the waits between them. */
+const WHOLE_PACE: Pace = { graceMs: 300_000, bytesPerSecond: 8 * 1024 };
 const NO_SEVERAL: readonly number[] = [400, 416, 501];
 
 export class BlobReader {
@@ -169,7 +171,8 @@ export class BlobReader {
       );
     }
     const chunks: Buffer[] = [];
-    for await (const chunk of this.stream(source, blob, signal)) chunks.push(chunk);
+    const pieces = paced(this.stream(source, blob, signal), `blob ${blob.digest}`, WHOLE_PACE);
+    for await (const chunk of pieces) chunks.push(chunk);
     return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
   }
 

@@ -208,12 +208,48 @@ export function bodyFailure(
   return networkFailure(error, reply.url);
 }
 
-/** Reads a whole body of at most `limit` bytes. `what` names it in errors; larger ones are `integrity` errors. */
+/** What a body has to bring in the mean, once `graceMs` have gone. */
+export interface Pace {
+  graceMs: number;
+  bytesPerSecond: number;
+}
+
+/** Of documents and answers in words: a link that is slower is of no use, and a server that is slower holds its clients. */
+const PACE: Pace = { graceMs: 15_000, bytesPerSecond: 8 * 1024 };
+
+/**
+ * The pieces of a body. The body's time limit is one between two pieces: a server that sends a byte a second keeps to it for
+ * ever. Error `timeout` where the body is slower than its pace; `what` names it.
+ */
+export async function* paced(
+  body: AsyncIterable<Buffer>,
+  what: string,
+  pace: Pace = PACE,
+): AsyncGenerator<Buffer, void, undefined> {
+  const begun = performance.now();
+  let size = 0;
+  for await (const chunk of body) {
+    size += chunk.length;
+    const elapsedMs = performance.now() - begun;
+    if (elapsedMs > pace.graceMs && size < (elapsedMs / 1000) * pace.bytesPerSecond)
+      throw new CofaError(
+        'timeout',
+        `${what} comes too slowly: ${size} bytes in ${Math.round(elapsedMs / 1000)} s`,
+      );
+    yield chunk;
+  }
+}
+
+/**
+ * Reads a whole body of at most `limit` bytes. `what` names it in errors; larger ones are `integrity` errors, and `timeout` those
+ * that are slower than their pace.
+ */
 export async function readBody(
   reply: Pick<Reply, 'body' | 'headers' | 'url'>,
   limit: number,
   what: string,
   signal?: AbortSignal,
+  pace?: Pace,
 ): Promise<Buffer> {
   const tooLarge = () =>
     new CofaError('integrity', `${what}: ${reply.url.host} sends more than ${limit} bytes`);
@@ -221,7 +257,7 @@ export async function readBody(
   let size = 0;
   try {
     if (Number(header(reply, 'content-length') ?? 0) > limit) throw tooLarge();
-    for await (const chunk of reply.body as AsyncIterable<Buffer>) {
+    for await (const chunk of paced(reply.body, `${what} of ${reply.url.host}`, pace)) {
       size += chunk.length;
       if (size > limit) throw tooLarge();
       chunks.push(chunk);
@@ -235,11 +271,11 @@ export async function readBody(
 }
 
 /** The start of a body as text, for error messages; never throws. */
-export async function readText(reply: Pick<Reply, 'body'>, limit = 16 * 1024): Promise<string> {
+export async function readText(reply: Pick<Reply, 'body'>, limit = 16 * 1024, pace?: Pace): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
   try {
-    for await (const chunk of reply.body as AsyncIterable<Buffer>) {
+    for await (const chunk of paced(reply.body, 'the message', pace)) {
       chunks.push(chunk);
       size += chunk.length;
       if (size >= limit) break;

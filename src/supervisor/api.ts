@@ -18,6 +18,7 @@ import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
 import { userInboxOf } from '../bus/roles.ts';
+import { deadlineOf, withinDeadline } from './deadlines.ts';
 import type { UserCalls } from './user-calls.ts';
 
 export type OnProgress = (progress: Progress) => void;
@@ -45,6 +46,8 @@ export interface NatsApiOptions {
   mayAnswer?: () => Promise<boolean>;
   /** Of users with limited rights; there are none without. */
   userCalls?: UserCalls | undefined;
+  /** ms for an operation in all; deadlines.ts without. */
+  deadline?: (operation: Operation) => number;
 }
 
 /** Serves every operation until the connection closes. */
@@ -105,10 +108,12 @@ class NatsApi {
   }
 
   async #answer(operation: Operation, message: Msg, user?: string): Promise<void> {
-    const { log, mayAnswer = async () => true } = this.#options;
+    const { log, mayAnswer = async () => true, deadline = deadlineOf } = this.#options;
     if (!(await mayAnswer())) return;
     try {
-      const result = await this.#carryOut(operation, message, user);
+      const limit = user === undefined ? Number.POSITIVE_INFINITY : this.#limitOf(user);
+      const work = this.#carryOut(operation, message, user);
+      const result = await withinDeadline(operation, Math.min(deadline(operation), limit), work);
       respond(message, { ok: true, result });
     } catch (error) {
       // An engine that has been replaced meanwhile leaves the answer to its successor.
@@ -116,6 +121,10 @@ class NatsApi {
       note(log, operation, error);
       respond(message, { ok: false, error: toErrorRecord(error) });
     }
+  }
+
+  #limitOf(user: string): number {
+    return this.#options.userCalls?.deadlineOf(user) ?? 0;
   }
 
   async #carryOut(operation: Operation, message: Msg, user: string | undefined): Promise<unknown> {
@@ -166,7 +175,8 @@ export function localApi(
     async (body, onProgress) => {
       try {
         if (operation !== 'status') await mayRun();
-        return await carryOut(handlers, operation, body ?? {}, onProgress);
+        const work = carryOut(handlers, operation, body ?? {}, onProgress);
+        return await withinDeadline(operation, deadlineOf(operation), work);
       } catch (error) {
         note(log, operation, error);
         throw error;

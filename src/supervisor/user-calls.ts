@@ -33,9 +33,15 @@ export class UserCalls {
     return Object.keys(this.#options.users);
   }
 
+  /** How long a call of the user may take in all, ms. */
+  deadlineOf(user: string): number {
+    return this.#rightsOf(user).seconds * 1000;
+  }
+
   /**
    * Runs a checked request where its user may make it. Errors: `forbidden`, `invalid-argument` (a path that is not written
-   * plainly, or has a symbolic link in it), `busy` (too many calls, too many mounts); those of `run`.
+   * plainly, or has a symbolic link in it), `busy` (too many calls, too many mounts); those of `run`. A call counts until its
+   * work has ended, also where its caller has heard of a `timeout`.
    */
   async run(
     user: string,

@@ -29,6 +29,8 @@ const held = new Promise<void>((resolve) => {
   release = resolve;
 });
 
+let slow = Promise.resolve();
+
 const STATUS = {
   mounts: [{ dir: 'OWN' }, { dir: '/mnt/foreign/a' }],
   images: [
@@ -49,10 +51,12 @@ const handlers = {
     called.push(request);
     onProgress({ phase: 'mount' });
     if (request.ref === 'debian:held') await held;
+    if (request.ref === 'debian:slow') await slow;
     return { mounted: true };
   },
   unmount: async (request: unknown) => called.push(request),
   down: async () => called.push('down'),
+  'scrub-stop': () => new Promise(() => {}),
 } as unknown as Handlers;
 
 beforeAll(async () => {
@@ -64,6 +68,7 @@ beforeAll(async () => {
     operations: ['mount', 'unmount', 'status'],
     dirs: [join(folder, 'mine')],
     images: ['docker.io/library/debian'],
+    seconds: 2,
     calls: 2,
   };
   const { users } = RightsFile.parse({
@@ -85,15 +90,22 @@ beforeAll(async () => {
     handlers,
     log: pino({ level: 'silent' }),
     userCalls,
+    deadline: (operation) => (operation === 'scrub-stop' ? 100 : 60_000),
   });
   for (const name of ['ci', 'other'] as const)
     bus[name] = await open(nats.apiUsers[name] as (typeof nats.users)['api']);
   bus.api = await open(nats.users.api);
 });
 
-const call = async (user: 'ci' | 'other', operation: string, request: object, as: string = user) => {
+const call = async (
+  user: 'ci' | 'other',
+  operation: string,
+  request: object,
+  as: string = user,
+  timeout = 2_000,
+) => {
   const answer = await bus[user].request(names.userApi(as, operation), JSON.stringify(request), {
-    timeout: 2_000,
+    timeout,
   });
   const reply = answer.json<Reply>();
   return reply.ok ? 'ok' : reply.error.code;
@@ -166,6 +178,23 @@ test('status shows its own mounts and images alone', async () => {
     images: [{ ref: 'debian:12' }],
     degraded: ['the engine is degraded'],
   });
+});
+
+test('a call that does not end in time is a timeout, and counts until its work has ended', async () => {
+  let end = () => {};
+  slow = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  const hanging = [1, 2].map((n) =>
+    call('ci', 'mount', { ref: 'debian:slow', dir: `${dir()}${n}` }, 'ci', 4_000),
+  );
+  expect(await Promise.all(hanging)).toEqual(['timeout', 'timeout']);
+  expect(await call('ci', 'mount', { ref: 'debian', dir: dir() })).toBe('busy');
+  end();
+  await expect.poll(() => call('ci', 'mount', { ref: 'debian', dir: dir() })).toBe('ok');
+  // Those with all rights have deadlines as well.
+  const answer = await bus.api.request(names.api('scrub-stop'), '{}', { timeout: 4_000 });
+  expect(answer.json<Reply>()).toMatchObject({ ok: false, error: { code: 'timeout' } });
 });
 
 test('calls that hang take no place of others', async () => {
