@@ -41,12 +41,19 @@ export interface ApiRequest {
   headers?: Record<string, string>;
   body?: Buffer | undefined;
   cookies?: CookieJar | undefined;
+  /** As a client that has no credentials. */
+  anonymous?: boolean;
   headersTimeoutMs?: number | undefined;
   /** Statuses that the caller handles (401 and 403 only after an answered challenge); others are thrown as failures. */
   expect: readonly number[];
   /** What the request is for, in words for errors: "blob sha256:…". */
   what: string;
   signal?: AbortSignal | undefined;
+}
+
+export interface ApiReply extends Reply {
+  /** The answer was given to a request without credentials. */
+  isAnonymous: boolean;
 }
 
 export interface ApiSettings {
@@ -64,17 +71,21 @@ export class RegistryApi {
   readonly settings: ApiSettings;
   readonly #transport: Transport;
   readonly #auth: Authenticator;
+  readonly #anonymous: Authenticator;
   readonly #origins = new Map<string, Promise<URL>>();
 
   constructor(settings: ApiSettings) {
     this.settings = settings;
     this.#transport = new Transport(settings.transport);
     this.#auth = new Authenticator(this.#transport, settings.credentials, settings.ambient);
+    const none = { ...settings.credentials, none: true };
+    this.#anonymous = new Authenticator(this.#transport, none, settings.ambient);
   }
 
   /** Sends one request and answers the registry's challenge where it makes one. The reply has an expected status. */
-  async request(request: ApiRequest): Promise<Reply> {
+  async request(request: ApiRequest): Promise<ApiReply> {
     const { registry, scope, signal, target } = request;
+    const auth = request.anonymous === true ? this.#anonymous : this.#auth;
     const origin = await this.#origin(registry, signal);
     const url = typeof target === 'string' ? new URL(target, origin) : target;
     const send = (authorization: string | undefined) =>
@@ -89,7 +100,7 @@ export class RegistryApi {
         headersTimeoutMs: request.headersTimeoutMs,
         signal,
       });
-    let sent = await this.#auth.current(registry, origin, scope, signal);
+    let sent = await auth.current(registry, origin, scope, signal);
     let reply = await send(sent);
     for (const refused: Array<string | undefined> = []; refused.length < MAX_REFUSALS; ) {
       const isRefusal = reply.status === 401 || (reply.status === 403 && sent !== undefined);
@@ -97,7 +108,7 @@ export class RegistryApi {
       if (!isRefusal || !isOurs || request.expect.includes(reply.status)) break;
       refused.push(sent);
       const { body } = reply;
-      const better = await this.#auth
+      const better = await auth
         .renewed(registry, origin, scope, reply, refused, signal)
         .catch((error: unknown) => {
           body.destroy();
@@ -108,8 +119,9 @@ export class RegistryApi {
       sent = better;
       reply = await send(better);
     }
-    if (request.expect.includes(reply.status)) return reply;
-    throw await this.#failure(request, reply);
+    if (request.expect.includes(reply.status))
+      return { ...reply, isAnonymous: auth.isAnonymous(registry, sent) };
+    throw await this.#failure(request, reply, auth);
   }
 
   /** Requests an address from an earlier redirect, such as that of a blob on another host, without authorization. */
@@ -145,7 +157,7 @@ export class RegistryApi {
     await this.#transport.close();
   }
 
-  async #failure(request: ApiRequest, reply: Reply): Promise<RequestFailure> {
+  async #failure(request: ApiRequest, reply: Reply, auth: Authenticator): Promise<RequestFailure> {
     const { status } = reply;
     const body = request.method === 'HEAD' ? '' : await readText(reply);
     reply.body.destroy();
@@ -156,7 +168,7 @@ export class RegistryApi {
       what: request.what,
       body,
       retryAfterMs: parseRetryAfter(header(reply, 'retry-after'), this.settings.ambient.now()),
-      ...(refused && !reply.crossed ? { refused: this.#auth.refusal(request.registry) } : {}),
+      ...(refused && !reply.crossed ? { refused: auth.refusal(request.registry) } : {}),
     });
     if (!refused || !reply.crossed) return failure;
     // The registry sent us there with an address that was valid for a moment; a new one may be better.

@@ -37,6 +37,8 @@ const MAX_LIFETIME_S = 3600;
 
 interface Token {
   authorization: string;
+  /** It was had without credentials. */
+  isAnonymous: boolean;
   /** In ms since 1970, some seconds before it really ends. */
   expiresAt: number;
 }
@@ -119,6 +121,14 @@ export class Authenticator {
     const skip = refused.length - 1;
     const token = await this.#token(registry, state, challenge, origin, scope, skip, signal);
     return token === undefined || refused.includes(token.authorization) ? undefined : token.authorization;
+  }
+
+  /** Whether a header that was sent shows no account. */
+  isAnonymous(registry: string, sent: string | undefined): boolean {
+    if (sent === undefined) return true;
+    for (const { authorization, isAnonymous } of this.#state(registry).tokens.values())
+      if (authorization === sent) return isAnonymous;
+    return false;
   }
 
   /** Which account was refused, and what to do, in words for an error message. */
@@ -258,6 +268,7 @@ export class Authenticator {
     if (credentials?.registryToken !== undefined) {
       token = {
         authorization: bearerHeader(credentials.registryToken, realm.host),
+        isAnonymous: false,
         expiresAt: this.#ambient.now(),
       };
     } else {
@@ -362,7 +373,9 @@ export class Authenticator {
     const seconds = typeof lifetime === 'number' && lifetime > 0 ? lifetime : DEFAULT_LIFETIME_S;
     // Counted from now, not from the service's issued_at, whose clock may differ; a tenth is left for the transfer.
     const lasts = Math.min(seconds, MAX_LIFETIME_S) * 900;
-    return { authorization: bearerHeader(text, host), expiresAt: this.#ambient.now() + lasts };
+    const authorization = bearerHeader(text, host);
+    const isAnonymous = credentials === undefined;
+    return { authorization, isAnonymous, expiresAt: this.#ambient.now() + lasts };
   }
 }
 

@@ -32,6 +32,7 @@ import {
 import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
 import { namedSidecar, SIDECAR_ARTIFACT } from './named-sidecar.ts';
 import { pushBlob, putManifest } from './pusher.ts';
+import { hasBlob, isPublic } from './questions.ts';
 import type { Reference } from './reference.ts';
 import { addToFallback, listReferrers, referrerDescriptor } from './referrers.ts';
 import { type Ambient, DEFAULT_RETRY, type RetrySettings, realAmbient } from './retry.ts';
@@ -249,6 +250,16 @@ export class RegistryClient {
     signal?: AbortSignal,
   ): AsyncGenerator<Buffer, void, undefined> {
     return this.#blobs.ranges(source, blob, ranges, signal);
+  }
+
+  /** Whether the registry gives a manifest, by digest, to a client without credentials. Errors: the registry's. */
+  async isPublic(source: Source, manifest: string, signal: AbortSignal): Promise<boolean> {
+    return await isPublic(this.#api, source, manifest, signal);
+  }
+
+  /** Whether the repository has a blob, and gives it to us. Errors: the registry's. */
+  async hasBlob(source: Source, digest: string, signal: AbortSignal): Promise<boolean> {
+    return await hasBlob(this.#api, source, digest, signal);
   }
 
   /** Pushes a blob of these bytes unless the repository has it. */

@@ -20,6 +20,8 @@ export interface CredentialQuestion {
 }
 
 export interface CredentialSources extends CredentialSettings {
+  /** There are none: what a registry says then, it says to everyone. */
+  none?: boolean;
   /** Socket of the engine's desk; absent where there is none. */
   credentialSocket?: string | undefined;
 }
@@ -33,6 +35,7 @@ export async function findCredentials(
   sources: CredentialSources,
   signal?: AbortSignal,
 ): Promise<Credentials[]> {
+  if (sources.none === true) return [];
   const known = await askDesk(question, sources, signal);
   try {
     const own = await readCredentials(question.registry, sources, signal);

@@ -28,6 +28,8 @@ export interface FetchedManifest {
   descriptor: Descriptor;
   bytes: Buffer;
   parsed: { kind: 'manifest'; manifest: ImageManifest } | { kind: 'index'; index: ImageIndex };
+  /** The registry gave it to a request without credentials. */
+  isPublic: boolean;
 }
 
 /** Indexes within indexes; real ones have one level, build tools at times two. */
@@ -35,7 +37,8 @@ const MAX_DEPTH = 3;
 /** Entries without a platform whose configuration is fetched to find it. */
 const MAX_UNTYPED = 8;
 
-const ACCEPT = [
+/** Types of manifests and indexes, for the header. */
+export const ACCEPT = [
   MEDIA_TYPES.ociIndex,
   MEDIA_TYPES.dockerList,
   MEDIA_TYPES.ociManifest,
@@ -82,7 +85,8 @@ export async function fetchManifest(
     }
     const parsed = parseManifest(bytes, header(reply, 'content-type'), `${registry}/${name}`);
     const { mediaType } = parsed.kind === 'index' ? parsed.index : parsed.manifest;
-    return { descriptor: { mediaType, digest, size: bytes.length }, bytes, parsed };
+    const { isAnonymous: isPublic } = reply;
+    return { descriptor: { mediaType, digest, size: bytes.length }, bytes, parsed, isPublic };
   });
 }
 
@@ -186,7 +190,7 @@ async function loadImage(
   fetched: FetchedManifest,
 ): Promise<{ resolved: ResolvedImage; platform: Platform | undefined }> {
   const { blobs, reference, signal } = context;
-  const { descriptor, bytes, parsed } = fetched;
+  const { descriptor, bytes, parsed, isPublic } = fetched;
   const where = `${reference.registry}/${reference.repository}@${descriptor.digest}`;
   if (parsed.kind !== 'manifest')
     throw new CofaError('internal', `${where}: an index where an image was expected`);
@@ -206,6 +210,7 @@ async function loadImage(
       manifestBytes: bytes,
       config,
       configDescriptor: manifest.config,
+      isPublic,
       layers: manifest.layers.map((blob, i) => ({ blob, diffId: diffIds[i] as string })),
     },
   };

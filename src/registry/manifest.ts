@@ -52,6 +52,8 @@ export interface ResolvedImage {
   configDescriptor: Descriptor;
   /** Lowest layer first. */
   layers: Array<{ blob: Descriptor; diffId: string }>;
+  /** The registry gave the manifest to a request without credentials. */
+  isPublic: boolean;
 }
 
 /** The parts of an image configuration that resolving needs. */

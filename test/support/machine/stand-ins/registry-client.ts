@@ -43,11 +43,22 @@ export class RegistryClient {
       manifestBytes: Buffer.from(image.manifest),
       config: Buffer.from('{}'),
       configDescriptor: { mediaType: 'config', digest: digest(`config ${image.ref}`), size: 2 },
+      isPublic: true,
       layers: image.layers.map(({ diffId, blob, size }) => ({
         diffId,
         blob: { mediaType: 'layer', digest: blob, size },
       })),
     };
+  }
+
+  async isPublic(): Promise<boolean> {
+    await request('manifest');
+    return true;
+  }
+
+  async hasBlob(): Promise<boolean> {
+    await request('blob');
+    return true;
   }
 
   close(): Promise<void> {
