@@ -187,22 +187,21 @@ export class SnapshotStore {
     await this.#serially(async () => {});
   }
 
-  /** Throws `already-exists` when the client finds what it wants as a committed snapshot. */
+  /**
+   * Throws `already-exists` when the client finds what it wants as a committed snapshot. That one is here is no reason: the
+   * table has the snapshots of all of containerd's namespaces, and a chain's name is no secret. The engine is asked each
+   * time whether the image that the client pulls may have it; one that may not is unpacked from what the client has got.
+   */
   async #adopt(target: string, order: NewSnapshot): Promise<void> {
     const { table, cover, now, newId } = this.#options;
-    let isThere = table.findTarget(target, order.parent) !== undefined;
-    if (!isThere) {
-      const flat = await cover({ target, labels: order.labels });
-      if (flat === undefined) return;
-      const { parent, labels } = order;
-      isThere = await this.#serially(async () => {
-        const decision = table.adopt({ id: newId(), target, parent, labels, time: now(), flat });
-        if (decision !== undefined) await this.#record(decision);
-        return true;
-      });
-    }
-    if (isThere)
-      throw new SnapshotError('already-exists', `target snapshot ${JSON.stringify(target)} exists`);
+    const flat = await cover({ target, labels: order.labels });
+    if (flat === undefined) return;
+    const { parent, labels } = order;
+    await this.#serially(async () => {
+      const decision = table.adopt({ id: newId(), target, parent, labels, time: now(), flat });
+      if (decision !== undefined) await this.#record(decision);
+    });
+    throw new SnapshotError('already-exists', `target snapshot ${JSON.stringify(target)} exists`);
   }
 
   async #create(kind: 'active' | 'view', order: NewSnapshot): Promise<SnapshotMount[]> {

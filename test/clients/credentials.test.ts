@@ -3,11 +3,14 @@
  * other's, and none is written down.
  */
 import { readdirSync, readFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { blobPath, type ImageLayout } from '../../ops/images/layout.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, runCofa, startEngine } from '../support/engine.ts';
+import { startFaultRegistry } from '../support/fault-registry.ts';
+import { claimEverything, forgeImage } from '../support/private-registry.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -138,5 +141,31 @@ test('cofa with credentials: it is lazy, for those alone who may pull it', async
     expect((await node.cri.images.listImages({})).images.map(({ repoTags }) => repoTags)).not.toContainEqual([
       image.ref,
     ]);
+  });
+});
+
+async function diffIdsOf({ directory, manifest }: ImageLayout): Promise<string[]> {
+  const read = async (digest: string): Promise<unknown> =>
+    JSON.parse(await readFile(blobPath(directory, digest), 'utf8'));
+  const { config } = (await read(manifest.digest)) as { config: { digest: string } };
+  return ((await read(config.digest)) as { rootfs: { diff_ids: string[] } }).rootfs.diff_ids;
+}
+
+test('another namespace of containerd gets none of its layers by an image that only names them', async () => {
+  const evil = await startFaultRegistry();
+  cleanup.defer(() => evil.stop());
+  claimEverything(evil);
+  forgeImage(
+    evil,
+    'own',
+    (await diffIdsOf(image.layout)).map((diffId) => ({ diffId })),
+  );
+  await onNode(['--docker-config', dockerConfig], async (node) => {
+    await node.cri.pull(image.ref, auth);
+    expect(await blobs(node)).toBe(0);
+    const ctr = (...args: string[]) => node.containerd.ctr(['--namespace', 'tenant', ...args]);
+    const pull = ['images', 'pull', '--plain-http', '--snapshotter', 'cofa', `${evil.host}/own:1`];
+    await expect(ctr(...pull)).rejects.toThrow(/diff id|digest|not found/i);
+    expect(await ctr('snapshots', '--snapshotter=cofa', 'ls')).not.toContain('Committed');
   });
 });

@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { chainIds } from '../../digest/chain-id.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import { parseReference } from '../../registry/reference.ts';
+import { isSameRepository } from './access.ts';
 import type { Image } from './image.ts';
 import type { Images } from './images.ts';
 
@@ -36,8 +37,10 @@ export class Chains {
   }
 
   /**
-   * An image with this chain that can be mounted without unpacking: one that this node knows, or the one that `ref` (and
-   * `manifest`) name. Undefined when there is none. Errors: those of the registry.
+   * An image with this chain that can be mounted without unpacking: the one that `ref` (and `manifest`) name, or another that
+   * this node knows. Who knows a chain has shown nothing by that: the image that is named has to have the chain and may use
+   * what the node has of it (access.ts); without such a one, only images that are public count. Undefined when there is
+   * none. The client that asks has got the manifest from the registry with the credentials of its own pull.
    */
   async flat(order: {
     chain: string;
@@ -45,16 +48,33 @@ export class Chains {
     manifest?: string | undefined;
   }): Promise<FlatChain | undefined> {
     const { chain, ref, manifest } = order;
+    const named = ref === undefined ? undefined : await this.#admitted(ref, manifest);
+    const found = named === undefined ? undefined : within(named, chain);
+    if (named !== undefined && found !== undefined && (await this.#isPrepared(named))) return found;
     for (const image of Array.from(this.#images.all())) {
-      if (image.prepared === undefined || image.resolved.chain !== undefined) continue;
-      const found = within(image, chain);
-      if (found !== undefined && (await this.#images.isPrepared(image))) return found;
+      if (image === named || image.prepared === undefined || image.resolved.chain !== undefined) continue;
+      const other = within(image, chain);
+      if (other === undefined || !(await this.#images.isPrepared(image))) continue;
+      if (found !== undefined || (await this.#images.access.isPublic(image.resolved))) return other;
     }
-    if (ref === undefined) return undefined;
-    const image = await this.#resolve(ref, manifest);
-    const found = within(image, chain);
-    if (found === undefined || !(await this.#isPrepared(image))) return undefined;
-    return found;
+    return undefined;
+  }
+
+  /** Undefined where its registry does not say, or it may not use what the node has. */
+  async #admitted(ref: string, manifest: string | undefined): Promise<Image | undefined> {
+    try {
+      const known = manifest === undefined ? undefined : this.#images.get(manifest);
+      if (known === undefined || !isSameRepository(known.resolved, parseReference(ref)))
+        return await this.#ask(ref, manifest);
+      await this.#images.access.admit(known.resolved);
+      return known;
+    } catch (error) {
+      this.#log.info(
+        { ref, error: toErrorRecord(error) },
+        'an image that is pulled is not taken for what it says',
+      );
+      return undefined;
+    }
   }
 
   /** The image of the lowest layers of the one that `text` names by digest. Errors: `invalid-argument`, the registry's. */
@@ -63,7 +83,8 @@ export class Chains {
     if (digest === undefined) {
       throw new CofaError('invalid-argument', `${text}: a number of layers needs a reference by digest`);
     }
-    const whole = await this.#resolve(text, digest);
+    // The snapshots of what was offered before stand on it, also while the registry is away.
+    const whole = this.#images.get(digest) ?? (await this.#ask(text, digest));
     if (layers > whole.resolved.layers.length) {
       throw new CofaError(
         'invalid-argument',
@@ -75,9 +96,7 @@ export class Chains {
     return await this.#images.ofChain(whole, layers, chain);
   }
 
-  async #resolve(ref: string, manifest: string | undefined): Promise<Image> {
-    const known = manifest === undefined ? undefined : this.#images.get(manifest);
-    if (known !== undefined) return known;
+  async #ask(ref: string, manifest: string | undefined): Promise<Image> {
     const { registry, repository, tag } = parseReference(ref);
     // The name as a person knows it, and the very manifest that the client has got.
     const name = tag === undefined ? `${registry}/${repository}` : `${registry}/${repository}:${tag}`;

@@ -18,6 +18,7 @@ import { digestOf } from '../../digest/digest.ts';
 import { idOf } from '../../../actors/node-state.ts';
 import { hexOf } from '../../../schemas/digest.ts';
 import type { LogRecord } from '../../store/log-reader.ts';
+import type { Access } from './access.ts';
 import { Image, type ImageContext } from './image.ts';
 import type { Indexers } from './indexers.ts';
 import { Preparation, preparedBy } from './preparation.ts';
@@ -76,6 +77,11 @@ export class Images {
     const image = new Image(this.#context, { manifest, facts, trust, prepared: facts.prepared });
     this.#newest.set(manifest, image);
     return image;
+  }
+
+  /** Whether an image may use what this node has. */
+  get access(): Access {
+    return this.#resolver.access;
   }
 
   /** In the order in which they were first resolved. */

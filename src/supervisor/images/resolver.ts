@@ -1,6 +1,6 @@
 /**
- * What a reference means: the registry decides. When it cannot be reached, a reference that was resolved here before means
- * what it meant then.
+ * What a reference means: the registry decides, and whether the image may use what this node has of its layers (access.ts).
+ * When it cannot be reached, a reference that was resolved here before means what it meant then.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
@@ -10,12 +10,15 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { parseReference, type Reference } from '../../registry/reference.ts';
 import { startReferrers } from '../../registry/start-referrers.ts';
+import type { LiveFold } from '../../store/live-fold.ts';
+import { Access, isSameRepository } from './access.ts';
 import { Expected } from './expected.ts';
 import type { Image } from './image.ts';
 
 export interface ResolverOptions {
   registry: RegistryClient;
   log: Logger;
+  live: Pick<LiveFold, 'state'>;
   /** Images that are known. */
   images: { get(manifest: string): Image | undefined; all(): Iterable<Image> };
 }
@@ -31,22 +34,34 @@ export interface Wanted {
 const EXPECTED_MS = 2_000;
 
 export class Resolver {
+  readonly access: Access;
   readonly #options: ResolverOptions;
   /** What the registry was asked for a mount that is about to come; the next one of the same words takes it. */
   readonly #expected = new Expected<ResolvedImage>((ms) => sleep(ms, undefined, { ref: false }));
 
   constructor(options: ResolverOptions) {
     this.#options = options;
+    this.access = new Access({
+      ...options,
+      claims: () => claimsOf(options.images),
+      rawSize: (diffId) => options.live.state.layers.get(diffId)?.size,
+      now: Date.now,
+    });
   }
 
-  /** What the registry says, or an image that this node knows. Errors: the registry's. */
+  /**
+   * What the registry says, or an image that this node knows. Errors: the registry's; `unauthorized` where the image has not
+   * shown that it holds the layers that it names and this node has.
+   */
   async find(wanted: Wanted): Promise<ResolvedImage | Image> {
     const reference = parseReference(wanted.text);
     const pinned = this.#pinned(reference);
     if (pinned !== undefined) return pinned;
     const known = [...this.#options.images.all()].filter(({ resolved }) => resolved.ref === reference.text);
     try {
-      return await (this.#expected.take(keyOf(wanted)) ?? this.#ask(reference, wanted));
+      const image = await (this.#expected.take(keyOf(wanted)) ?? this.#ask(reference, wanted));
+      await this.#admit(image);
+      return image;
     } catch (error) {
       const latest = known.findLast(({ prepared }) => prepared !== undefined);
       if (latest === undefined || toErrorRecord(error).code !== 'unavailable') throw error;
@@ -66,16 +81,23 @@ export class Resolver {
     this.#expected.ask(keyOf(wanted), EXPECTED_MS, () => this.#ask(reference, wanted));
   }
 
-  /** What is named by its digest, and is here. */
-  #pinned({ digest }: Reference): Image | undefined {
+  /** What is named by its digest, and is here from the same repository: another one may not have it. */
+  #pinned(reference: Reference): Image | undefined {
+    const { digest } = reference;
     const image = digest === undefined ? undefined : this.#options.images.get(digest);
-    return image?.prepared === undefined ? undefined : image;
+    return image?.prepared !== undefined && isSameRepository(image.resolved, reference) ? image : undefined;
+  }
+
+  async #admit(image: ResolvedImage): Promise<void> {
+    const { registry, repository, manifest, layers } = resolvedBy(image);
+    if (image.isPublic) this.access.notePublic({ registry, repository, manifest });
+    await this.access.admit({ registry, repository, manifest, layers });
   }
 
   #ask(reference: Reference, { platform, policy }: Wanted): Promise<ResolvedImage> {
     const { registry, images } = this.#options;
     return registry.resolve(reference, {
-      knownConfig: (digest) => this.#configOf(digest),
+      knownConfig: (digest) => this.#configOf(reference, digest),
       referrers: {
         // What the kernel reads by itself takes neither sidecar nor pack.
         listed: (manifest) => images.get(manifest)?.isDirect() !== true,
@@ -86,10 +108,17 @@ export class Resolver {
     });
   }
 
-  #configOf(digest: string): Buffer | undefined {
-    for (const { config } of this.#options.images.all()) if (config?.digest === digest) return config.bytes;
+  /** A configuration has what its repository may keep secret, such as variables. */
+  #configOf(reference: Reference, digest: string): Buffer | undefined {
+    for (const { config, resolved } of this.#options.images.all()) {
+      if (config?.digest === digest && isSameRepository(resolved, reference)) return config.bytes;
+    }
     return undefined;
   }
+}
+
+function* claimsOf(images: ResolverOptions['images']): Generator<Image['resolved']> {
+  for (const { resolved } of images.all()) yield resolved;
 }
 
 const keyOf = ({ text, platform, policy }: Wanted): string => JSON.stringify([text, platform, policy]);
