@@ -233,6 +233,21 @@ export const ChainReply = z.strictObject({
     .describe('absent: it must be unpacked'),
 });
 
+/** May an image that a client has pulled use what this node has of its layers? For image services. */
+export const AdmitRequest = z.strictObject({
+  ref: imageReference,
+  manifest: digest,
+  layers: z
+    .array(z.strictObject({ diffId: digest, blob: digest, blobSize: z.int().min(0).describe('bytes') }))
+    .max(1_024)
+    .describe('as its manifest and configuration name them'),
+});
+export const AdmitReply = z.strictObject({
+  admitted: z
+    .boolean()
+    .describe('false: its repository has not shown that it holds a layer that is here from another one'),
+});
+
 export const UpgradeRequest = z.strictObject({});
 export const UpgradeReply = z.strictObject({
   frontEnd: z.strictObject({
@@ -319,6 +334,7 @@ export const OPERATIONS = {
   expect: { request: ExpectRequest, result: ExpectReply },
   unmount: { request: UnmountRequest, result: UnmountReply },
   chain: { request: ChainRequest, result: ChainReply },
+  admit: { request: AdmitRequest, result: AdmitReply },
   upgrade: { request: UpgradeRequest, result: UpgradeReply },
   prune: { request: PruneRequest, result: PruneReply },
   remove: { request: RemoveRequest, result: PruneReply },

@@ -3,7 +3,7 @@
  * into ROOT/run/endpoint.json and into `status`; a client compares it with its own before it calls.
  *
  *     1   cofa 0.1.0, whose engines do not say it
- *     2   the operation `expect`; `overlay`, `program`, `suid` and `dev` of `mount`; `overlay` and `discard` of `unmount`
+ *     2   the operations `expect` and `admit`; `overlay`, `program`, `suid` and `dev` of `mount`; `overlay` and `discard` of `unmount`
  *
  * A change that adds an operation, or a word to a request, raises the version, and says below what a client does without it.
  */
@@ -25,6 +25,7 @@ export interface Addition {
 /** By `operation`, or `operation.word`. */
 export const ADDITIONS: Readonly<Record<string, Addition>> = {
   expect: { since: 2, otherwise: 'refuse' },
+  admit: { since: 2, otherwise: 'refuse' },
   'mount.overlay': { since: 2, otherwise: 'leave-out' },
   'mount.program': { since: 2, otherwise: 'leave-out' },
   // Mounts of protocol 1 have both.

@@ -1,12 +1,13 @@
 /**
- * containerd's image service for a kubelet, with one addition: the credentials of a pull reach the engine, which needs them
- * as long as blocks of the image are absent. containerd itself tells no snapshotter what it pulls with.
+ * containerd's image service for a kubelet, with two additions: the credentials of a pull reach the engine, which needs them
+ * as long as blocks of the image are absent, since containerd itself tells no snapshotter what it pulls with; and the kubelet
+ * hears of a pull when the image has been judged (pull-judge.ts).
  *
  *     kubelet ──▶ ROOT/run/image-service.sock ──▶ /run/containerd/containerd.sock
  *                     └─ PullImage's auth ──▶ the engine's credential desk
  *
- * All calls go through as they come, byte by byte, so that neither a new field nor a new call needs a new cofa. Only the request of
- * PullImage is read as well; that is one message, and it is forwarded when the desk has the credentials.
+ * All calls go through as they come, byte by byte, so that neither a new field nor a new call needs a new cofa. Only the request
+ * and the answer of PullImage are read as well; each is one message.
  */
 import { fromBinary } from '@bufbuild/protobuf';
 import {
@@ -30,6 +31,8 @@ export interface ImageServiceOptions {
   containerd: string;
   /** The engine's credential desk. */
   desk: string;
+  /** Rejects where the image that was pulled may not be used. */
+  judge: (ref: string, response: Uint8Array) => Promise<void>;
   log: Logger;
 }
 
@@ -38,6 +41,7 @@ const PULL = /^\/runtime\.v1(?:alpha2)?\.ImageService\/PullImage$/;
 const MAX_MESSAGE = 16 * 1024 * 1024;
 const DESK_MS = 10_000;
 /** gRPC's codes. */
+const PERMISSION_DENIED = '7';
 const UNAVAILABLE = '14';
 const RESOURCE_EXHAUSTED = '8';
 
@@ -77,13 +81,75 @@ export class ImageService {
     }
     const body = Buffer.concat(chunks);
     const pull = await this.#offer(body);
-    if (stream.destroyed) return void (await this.#settle(pull, false));
-    this.#forward(
-      stream,
-      headers,
-      (upstream) => upstream.end(body),
-      (status) => void this.#settle(pull, status === '0'),
-    );
+    const answer = stream.destroyed ? undefined : await this.#ask(stream, headers, body);
+    const refusal = answer?.status === '0' ? await this.#judge(body, answer) : undefined;
+    await this.#settle(pull, answer?.status === '0' && refusal === undefined);
+    if (answer === undefined) return refuse(stream, UNAVAILABLE, 'containerd is not reached');
+    if (refusal !== undefined) return refuse(stream, refusal.code, refusal.message);
+    if (stream.destroyed) return;
+    const isWhole = answer.body.length === 0 && Object.keys(answer.trailers).length === 0;
+    stream.respond(answer.headers, { endStream: isWhole, waitForTrailers: !isWhole });
+    if (isWhole) return;
+    stream.once('wantTrailers', () => stream.sendTrailers(answer.trailers));
+    stream.end(answer.body);
+  }
+
+  /** Undefined where the image may be used; else what the kubelet hears. */
+  async #judge(request: Buffer, { body }: Answer): Promise<{ code: string; message: string } | undefined> {
+    try {
+      const response = messageOf(body);
+      const image = fromBinary(PullImageRequestSchema, messageOf(request) ?? new Uint8Array()).image?.image;
+      if (response === undefined || image === undefined) throw new Error('a pull that cannot be read');
+      await this.#options.judge(image, response);
+      return undefined;
+    } catch (error) {
+      const record = toErrorRecord(error);
+      this.#options.log.warn({ error: record }, 'the kubelet does not get a pulled image');
+      const code = record.code === 'unauthorized' ? PERMISSION_DENIED : UNAVAILABLE;
+      return { code, message: `cofa: ${record.message}` };
+    }
+  }
+
+  /** What containerd answers to one message; undefined where it does not. The caller's leaving ends the call. */
+  async #ask(
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    body: Buffer,
+  ): Promise<Answer | undefined> {
+    let upstream: ClientHttp2Stream;
+    try {
+      upstream = this.#connect().request(withoutConnection(headers), { endStream: false });
+    } catch {
+      return undefined;
+    }
+    stream.once('close', () => {
+      if (!upstream.destroyed) upstream.close(stream.rstCode);
+    });
+    const answer: Answer = { status: undefined, headers: {}, trailers: {}, body: Buffer.alloc(0) };
+    upstream.on('response', (first) => {
+      answer.headers = withoutConnection(first);
+      answer.status = textOf(first['grpc-status']);
+    });
+    upstream.on('trailers', (last) => {
+      answer.trailers = withoutConnection(last);
+      answer.status = textOf(last['grpc-status']) ?? answer.status;
+    });
+    upstream.end(body);
+    const pieces: Buffer[] = [];
+    let length = 0;
+    try {
+      for await (const piece of upstream as AsyncIterable<Buffer>) {
+        length += piece.length;
+        if (length > MAX_MESSAGE) return undefined;
+        pieces.push(piece);
+      }
+    } catch {
+      // Its status says what there is to say.
+    } finally {
+      if (!upstream.destroyed) upstream.close();
+    }
+    answer.body = Buffer.concat(pieces);
+    return answer.status === undefined ? undefined : answer;
   }
 
   /** Undefined where the pull has none, or the engine cannot be told: then the image is pulled all the same. */
@@ -107,18 +173,15 @@ export class ImageService {
     });
   }
 
-  /** `onStatus` hears gRPC's status once; undefined where there was none. */
   #forward(
     stream: ServerHttp2Stream,
     headers: IncomingHttpHeaders,
     send: (upstream: ClientHttp2Stream) => void,
-    onStatus: (status: string | undefined) => void = () => {},
   ): void {
     let upstream: ClientHttp2Stream;
     try {
       upstream = this.#connect().request(withoutConnection(headers), { endStream: false });
     } catch {
-      onStatus(undefined);
       return refuse(stream, UNAVAILABLE, 'containerd is not reached');
     }
     let status: string | undefined;
@@ -138,7 +201,6 @@ export class ImageService {
     });
     upstream.once('error', () => {});
     upstream.once('close', () => {
-      onStatus(status);
       if (status !== undefined || stream.destroyed) return;
       if (stream.headersSent) stream.close(constants.NGHTTP2_INTERNAL_ERROR);
       else refuse(stream, UNAVAILABLE, 'containerd is not reached');
@@ -164,11 +226,26 @@ export class ImageService {
   }
 }
 
+/** Of a call with one message each way. */
+interface Answer {
+  /** gRPC's. */
+  status: string | undefined;
+  headers: IncomingHttpHeaders;
+  trailers: IncomingHttpHeaders;
+  body: Buffer;
+}
+
+/** A gRPC message: a byte that says whether it is compressed, its length, itself. Undefined: another one. */
+function messageOf(body: Buffer): Buffer | undefined {
+  if (body.length < 5 || body[0] !== 0 || body.readUInt32BE(1) !== body.length - 5) return undefined;
+  return body.subarray(5);
+}
+
 /** What a pull brings along, and for which repository; undefined where it is nothing, or nothing for that registry. */
 export function offerOf(body: Buffer): CredentialOffer | undefined {
-  // A gRPC message: a byte that says whether it is compressed, its length, itself.
-  if (body.length < 5 || body[0] !== 0 || body.readUInt32BE(1) !== body.length - 5) return undefined;
-  const { image, auth } = fromBinary(PullImageRequestSchema, body.subarray(5));
+  const message = messageOf(body);
+  if (message === undefined) return undefined;
+  const { image, auth } = fromBinary(PullImageRequestSchema, message);
   if (image === undefined || auth === undefined) return undefined;
   const { registry, domain, repository } = parseReference(image.image);
   if (!isFor(auth, domain, registry)) return undefined;

@@ -12,7 +12,7 @@ import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { type Subjects, subjects } from '../../schemas/subjects.ts';
 import { ask, connectBus } from '../bus/connection.ts';
-import { callOver } from '../client/call.ts';
+import { type CallEngine, callOver } from '../client/call.ts';
 import { overNats } from '../client/over-nats.ts';
 import { wallClock } from '../kernel/clock.ts';
 import { createLog } from '../process/log.ts';
@@ -29,6 +29,7 @@ import { FlatMounts } from './flat-mounts.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
 import { LayerUsage } from './layer-usage.ts';
+import { PullJudge } from './pull-judge.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
 import { serveGrpc, serveStreams } from './server.ts';
 import { serveSnapshots } from './service.ts';
@@ -90,7 +91,7 @@ export async function runSnapshotter(
     newId: () => ports.random.hex(6),
     log,
   });
-  const closeServers = await serveContainerd(options, store, layout, log);
+  const closeServers = await serveContainerd(options, { store, layout, call, log });
 
   let stopping: Promise<void> | undefined;
   const stop = (): Promise<void> => {
@@ -136,18 +137,23 @@ async function openSnapshotLog(
 /** Listens for containerd, and for a kubelet where that is wanted. Returns what ends it, with the calls under way. */
 async function serveContainerd(
   { socket, imageService }: SnapshotterOptions,
-  store: SnapshotStore,
-  layout: Layout,
-  log: Logger,
+  { store, layout, call, log }: { store: SnapshotStore; layout: Layout; call: CallEngine; log: Logger },
 ): Promise<() => Promise<void>> {
   const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
   if (imageService === undefined) return () => server.close(GRACE_MS);
   const { containerd } = imageService;
-  const images = new ImageService({ containerd, desk: layout.socket('credentials'), log });
+  const judge = new PullJudge({ containerd, call, log });
+  const images = new ImageService({
+    containerd,
+    desk: layout.socket('credentials'),
+    judge: (ref, response) => judge.judge(ref, response),
+    log,
+  });
   const imageServer = await serveStreams(imageService.socket, images.take);
   return async () => {
     await Promise.all([server.close(GRACE_MS), imageServer.close(GRACE_MS)]);
     images.close();
+    judge.close();
   };
 }
 

@@ -57,6 +57,7 @@ export function operations(parts: OperationsParts): Handlers {
       return {};
     }),
     chain: async (request) => ({ flat: await chains.flat(request) }),
+    admit: async (request) => ({ admitted: await chains.admits(request) }),
     unmount: unmountWith(parts),
     prune: (order) => afterContainers(() => cache.prune(order)),
     remove: ({ ref }) => afterContainers(() => cache.remove(ref)),

@@ -3,10 +3,9 @@
  * other's, and none is written down.
  */
 import { readdirSync, readFileSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { blobPath, type ImageLayout } from '../../ops/images/layout.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, runCofa, startEngine } from '../support/engine.ts';
 import { startFaultRegistry } from '../support/fault-registry.ts';
@@ -15,7 +14,7 @@ import { type RegistryServer, startRegistry } from '../support/registry-server.t
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 import { connectCri, type Cri } from './cri.ts';
-import { type ClientImage, makeBase, makeClientImage, push } from './images.ts';
+import { type ClientImage, diffIdsOf, makeBase, makeClientImage, push } from './images.ts';
 
 const cleanup = new Cleanup();
 const account = { user: 'private', password: 'pass-1f0c2a77' };
@@ -143,13 +142,6 @@ test('cofa with credentials: it is lazy, for those alone who may pull it', async
     ]);
   });
 });
-
-async function diffIdsOf({ directory, manifest }: ImageLayout): Promise<string[]> {
-  const read = async (digest: string): Promise<unknown> =>
-    JSON.parse(await readFile(blobPath(directory, digest), 'utf8'));
-  const { config } = (await read(manifest.digest)) as { config: { digest: string } };
-  return ((await read(config.digest)) as { rootfs: { diff_ids: string[] } }).rootfs.diff_ids;
-}
 
 test('another namespace of containerd gets none of its layers by an image that only names them', async () => {
   const evil = await startFaultRegistry();

@@ -13,9 +13,10 @@ import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
 import { startServiceManager } from '../support/service-manager.ts';
+import { claimEverything, forgeImage } from '../support/private-registry.ts';
 import { Cleanup } from '../support/temp.ts';
 import { connectCri, type Cri } from './cri.ts';
-import { type ClientImage, index, makeBase, makeClientImage, push } from './images.ts';
+import { type ClientImage, diffIdsOf, index, makeBase, makeClientImage, push } from './images.ts';
 
 const cleanup = new Cleanup();
 /** A token is good for so long, ms; its service does not say so. */
@@ -221,6 +222,35 @@ test('the credentials of a pull are used for its image while they are good, and 
   expect((await reading).code).toBe(0);
   expect(await blobs(node, first)).toEqual([]);
   expect(await traces(node, ['old-5b1d09', 'new-77aa31', ...issued.keys()])).toEqual([]);
+}, 120_000);
+
+test('a pod gets no private image by one of a stranger that only names its layers, or its manifest', async () => {
+  const [first] = images as [ClientImage & { ref: string }];
+  passwords = new Set(['of-first-90ab']);
+  const node = await startNode();
+  await node.cri.pull(first.ref, auth('of-first-90ab'));
+  const stranger = await startFaultRegistry();
+  own.defer(() => stranger.stop());
+  const { digest, size } = first.layout.manifest;
+  claimEverything(stranger, { [digest]: size });
+  const diffIds = await diffIdsOf(first.layout);
+  forgeImage(
+    stranger,
+    'own',
+    diffIds.map((diffId) => ({ diffId })),
+  );
+  for (const image of [`${stranger.host}/own:1`, `${stranger.host}/own@${digest}`]) {
+    await refused(node.cri.images.pullImage({ image: { image } }), Code.PermissionDenied);
+    await eventually('it is not in containerd', async () => {
+      const { image: known } = await node.cri.images.imageStatus({ image: { image } });
+      return known === undefined;
+    });
+  }
+  // The image itself is as it was, and pulled again for the price of a question.
+  const container = await startContainer(node, 'kept', first.ref);
+  expect((await node.cri.exec(container, 'cat', '/said')).stdout).toBe('I am first\n');
+  await node.cri.pull(first.ref, auth('of-first-90ab'));
+  expect(await blobs(node, first)).toEqual([]);
 }, 120_000);
 
 test('whatever else a client of containerd calls passes through, streams and errors too', async () => {

@@ -4,6 +4,7 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import {
+  blobPath,
   type ImageConfig,
   type ImageLayout,
   layoutLayers,
@@ -124,6 +125,14 @@ async function compress(file: string) {
     diffId: sha256(tar),
     createdBy: 'test',
   };
+}
+
+/** Of an image's layers, lowest first. */
+export async function diffIdsOf({ directory, manifest }: ImageLayout): Promise<string[]> {
+  const read = async (digest: string): Promise<unknown> =>
+    JSON.parse(await readFile(blobPath(directory, digest), 'utf8'));
+  const { config } = (await read(manifest.digest)) as { config: { digest: string } };
+  return ((await read(config.digest)) as { rootfs: { diff_ids: string[] } }).rootfs.diff_ids;
 }
 
 /** Pushes it; returns its reference. */

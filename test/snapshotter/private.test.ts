@@ -172,20 +172,22 @@ test('its base is shared with an image of the same account, for the price of a q
   const before = honest.requests.length;
   await pulled(sister);
   const asked = honest.requests.slice(before).filter(({ url }) => url.endsWith(base?.digest as string));
-  expect(asked.map(({ method }) => method)).toEqual(['HEAD', 'HEAD']);
+  expect(asked.map(({ method }) => method)).toEqual(['HEAD']);
 });
 
 test('its base is shared with an image elsewhere once that has given the whole layer', async () => {
   const [base] = elsewhere.blobs;
+  const before = open.requests.length;
   await pulled(elsewhere);
   await pulled(elsewhere);
-  const asked = open.requests.filter(
-    ({ url, method }) => method === 'GET' && url.endsWith(base?.digest as string),
-  );
+  const asked = open.requests
+    .slice(before)
+    .filter(({ url, method }) => method === 'GET' && url.endsWith(base?.digest as string));
   expect(asked).toHaveLength(1);
 });
 
 test('containers on it start while its registry is away, also after the engine was restarted', async () => {
+  const ref = `${honest.host}/a/secret@${secret.layout.manifest.digest}`;
   await honest.stop();
   const look = async (key: string) => {
     await inside(await client.prepare(key, chainsOf(secret)[1]), work, showsSecret);
@@ -200,6 +202,6 @@ test('containers on it start while its registry is away, also after the engine w
   cleanup.defer(() => again.stop());
   client = await untilServed(join(root, 'run/snapshotter.sock'));
   await look('restarted');
-  expect(await again.cli(['mount', secret.ref, join(work, 'again')])).toMatchObject({ code: 0 });
+  expect(await again.cli(['mount', ref, join(work, 'again')])).toMatchObject({ code: 0 });
   expect(await again.cli(['unmount', join(work, 'again')])).toMatchObject({ code: 0 });
 });

@@ -160,6 +160,13 @@ describe('a layer that the node has from another repository', () => {
     expect(evil.requests).toHaveLength(before);
   });
 
+  test('is as secret where the image is known by a pull alone', async () => {
+    access.notePulled(image(honest, 'b/app', gzipSync(TAR)));
+    const forged = image(evil, 'x', gzipSync('mine'));
+    await expect(access.admit(forged)).rejects.toMatchObject({ code: 'unauthorized' });
+    await access.admit(image(honest, 'b/app', gzipSync(TAR)));
+  });
+
   test('is not held to be public because its registry is away', async () => {
     claims = [image(honest, 'open/base', gzipSync(TAR))];
     await honest.stop();

@@ -33,6 +33,7 @@ const handlers: Handlers = {
     throw new CofaError('busy', `${dir} is in use`, { hint: 'leave it' });
   },
   chain: async () => ({}),
+  admit: async () => ({ admitted: true }),
   expect: async () => ({}),
   prune: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),
   remove: async () => ({ images: [], layers: 0, freedBytes: 0, usedBytes: 0 }),

@@ -44,8 +44,8 @@ export function keepApart(registry: FaultRegistry, accounts: readonly Account[])
   };
 }
 
-/** Claims to have every blob and manifest, under the digest that is asked for. */
-export function claimEverything(registry: FaultRegistry): void {
+/** Claims to have every blob and manifest, under the digest that is asked for; `sizes`: of what others have, bytes. */
+export function claimEverything(registry: FaultRegistry, sizes: Readonly<Record<string, number>> = {}): void {
   registry.fault = ({ response, method, path }) => {
     const name = path.split('/').at(-1) ?? '';
     if (method !== 'HEAD' || !name.startsWith('sha256:')) return 'pass';
@@ -55,7 +55,7 @@ export function claimEverything(registry: FaultRegistry): void {
     response.writeHead(200, {
       'docker-content-digest': name,
       'content-type': path.includes('/manifests/') ? MANIFEST : 'application/octet-stream',
-      'content-length': bytes?.length ?? 1_000,
+      'content-length': bytes?.length ?? sizes[name] ?? 1_000,
     });
     response.end();
     return 'handled';

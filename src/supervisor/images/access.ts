@@ -49,12 +49,15 @@ const READ_MS = 3_600_000;
 /** Other images with the same layer that are asked about; with more the layer is read. */
 const MOST_ASKED = 16;
 const MOST_REMEMBERED = 4_096;
+/** Images that are known by a pull alone. */
+const MOST_PULLED = 1_000;
 
 export class Access {
   readonly #options: AccessOptions;
   readonly #public = new Answers();
   readonly #given = new Answers();
   readonly #held = new Answers();
+  readonly #pulled = new Map<string, Claim>();
 
   constructor(options: AccessOptions) {
     this.#options = options;
@@ -78,12 +81,22 @@ export class Access {
     });
   }
 
+  /** An image that a client has pulled without the engine: from now on its layers are its repository's, too. */
+  notePulled(image: Claim): void {
+    const name = nameOf(image);
+    this.#pulled.delete(name);
+    this.#pulled.set(name, image);
+    if (this.#pulled.size > MOST_PULLED) this.#pulled.delete(this.#pulled.keys().next().value as string);
+  }
+
   /**
    * Resolves when the image, whose manifest its registry has just given, may use what this node has of its layers. Errors:
    * `unauthorized` when it may not, those of its registry.
    */
   async admit(image: Claim): Promise<void> {
-    const others = [...this.#options.claims()].filter((other) => !isSameRepository(other, image));
+    const others = [...this.#options.claims(), ...this.#pulled.values()].filter(
+      (other) => !isSameRepository(other, image),
+    );
     await Promise.all(image.layers.map((layer) => this.#admit(image, layer, others)));
   }
 

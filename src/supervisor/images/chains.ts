@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import { chainIds } from '../../digest/chain-id.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import { parseReference } from '../../registry/reference.ts';
-import { isSameRepository } from './access.ts';
+import { type Claim, isSameRepository } from './access.ts';
 import type { Image } from './image.ts';
 import type { Images } from './images.ts';
 
@@ -74,6 +74,27 @@ export class Chains {
         'an image that is pulled is not taken for what it says',
       );
       return undefined;
+    }
+  }
+
+  /**
+   * Whether an image that a client has pulled may use what this node has of its layers. Errors: the registry's, where it
+   * does not say.
+   */
+  async admits({
+    ref,
+    manifest,
+    layers,
+  }: Pick<Claim, 'manifest' | 'layers'> & { ref: string }): Promise<boolean> {
+    const { registry, repository } = parseReference(ref);
+    try {
+      const image = { registry, repository, manifest, layers };
+      await this.#images.access.admit(image);
+      this.#images.access.notePulled(image);
+      return true;
+    } catch (error) {
+      if (error instanceof CofaError && error.code === 'unauthorized') return false;
+      throw error;
     }
   }
 

@@ -20,7 +20,7 @@ import type { Message, UnknownEnum } from '@bufbuild/protobuf';
 export const file_containerd_services_content_v1_content: GenFile =
   /*@__PURE__*/
   fileDesc(
-    'Cixjb250YWluZXJkL3NlcnZpY2VzL2NvbnRlbnQvdjEvY29udGVudC5wcm90bxIeY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxIvUBCgRJbmZvEg4KBmRpZ2VzdBgBIAEoCRIMCgRzaXplGAIgASgDEi4KCmNyZWF0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEkAKBmxhYmVscxgFIAMoCzIwLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5JbmZvLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiHQoLSW5mb1JlcXVlc3QSDgoGZGlnZXN0GAEgASgJIkIKDEluZm9SZXNwb25zZRIyCgRpbmZvGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLkluZm8idAoNVXBkYXRlUmVxdWVzdBIyCgRpbmZvGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLkluZm8SLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIkQKDlVwZGF0ZVJlc3BvbnNlEjIKBGluZm8YASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuSW5mbyKeAgoTV3JpdGVDb250ZW50UmVxdWVzdBI7CgZhY3Rpb24YASABKA4yKy5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuV3JpdGVBY3Rpb24SCwoDcmVmGAIgASgJEg0KBXRvdGFsGAMgASgDEhAKCGV4cGVjdGVkGAQgASgJEg4KBm9mZnNldBgFIAEoAxIMCgRkYXRhGAYgASgMEk8KBmxhYmVscxgHIAMoCzI/LmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5Xcml0ZUNvbnRlbnRSZXF1ZXN0LkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi4gEKFFdyaXRlQ29udGVudFJlc3BvbnNlEjsKBmFjdGlvbhgBIAEoDjIrLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5Xcml0ZUFjdGlvbhIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZvZmZzZXQYBCABKAMSDQoFdG90YWwYBSABKAMSDgoGZGlnZXN0GAYgASgJIhsKDEFib3J0UmVxdWVzdBILCgNyZWYYASABKAkqLgoLV3JpdGVBY3Rpb24SCAoEU1RBVBAAEgkKBVdSSVRFEAESCgoGQ09NTUlUEAIynAMKB0NvbnRlbnQSYQoESW5mbxIrLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5JbmZvUmVxdWVzdBosLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5JbmZvUmVzcG9uc2USZwoGVXBkYXRlEi0uY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLlVwZGF0ZVJlcXVlc3QaLi5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuVXBkYXRlUmVzcG9uc2USdgoFV3JpdGUSMy5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuV3JpdGVDb250ZW50UmVxdWVzdBo0LmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5Xcml0ZUNvbnRlbnRSZXNwb25zZSgBMAESTQoFQWJvcnQSLC5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuQWJvcnRSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5YgZwcm90bzM',
+    'Cixjb250YWluZXJkL3NlcnZpY2VzL2NvbnRlbnQvdjEvY29udGVudC5wcm90bxIeY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxIvUBCgRJbmZvEg4KBmRpZ2VzdBgBIAEoCRIMCgRzaXplGAIgASgDEi4KCmNyZWF0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEkAKBmxhYmVscxgFIAMoCzIwLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5JbmZvLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiHQoLSW5mb1JlcXVlc3QSDgoGZGlnZXN0GAEgASgJIkIKDEluZm9SZXNwb25zZRIyCgRpbmZvGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLkluZm8iQgoSUmVhZENvbnRlbnRSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCRIOCgZvZmZzZXQYAiABKAMSDAoEc2l6ZRgDIAEoAyIzChNSZWFkQ29udGVudFJlc3BvbnNlEg4KBm9mZnNldBgBIAEoAxIMCgRkYXRhGAIgASgMInQKDVVwZGF0ZVJlcXVlc3QSMgoEaW5mbxgBIAEoCzIkLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5JbmZvEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzayJECg5VcGRhdGVSZXNwb25zZRIyCgRpbmZvGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLkluZm8ingIKE1dyaXRlQ29udGVudFJlcXVlc3QSOwoGYWN0aW9uGAEgASgOMisuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLldyaXRlQWN0aW9uEgsKA3JlZhgCIAEoCRINCgV0b3RhbBgDIAEoAxIQCghleHBlY3RlZBgEIAEoCRIOCgZvZmZzZXQYBSABKAMSDAoEZGF0YRgGIAEoDBJPCgZsYWJlbHMYByADKAsyPy5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuV3JpdGVDb250ZW50UmVxdWVzdC5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIuIBChRXcml0ZUNvbnRlbnRSZXNwb25zZRI7CgZhY3Rpb24YASABKA4yKy5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuV3JpdGVBY3Rpb24SLgoKc3RhcnRlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGb2Zmc2V0GAQgASgDEg0KBXRvdGFsGAUgASgDEg4KBmRpZ2VzdBgGIAEoCSIbCgxBYm9ydFJlcXVlc3QSCwoDcmVmGAEgASgJKi4KC1dyaXRlQWN0aW9uEggKBFNUQVQQABIJCgVXUklURRABEgoKBkNPTU1JVBACMo8ECgdDb250ZW50EmEKBEluZm8SKy5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuSW5mb1JlcXVlc3QaLC5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuSW5mb1Jlc3BvbnNlEnEKBFJlYWQSMi5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuUmVhZENvbnRlbnRSZXF1ZXN0GjMuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLlJlYWRDb250ZW50UmVzcG9uc2UwARJnCgZVcGRhdGUSLS5jb250YWluZXJkLnNlcnZpY2VzLmNvbnRlbnQudjEuVXBkYXRlUmVxdWVzdBouLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5VcGRhdGVSZXNwb25zZRJ2CgVXcml0ZRIzLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5Xcml0ZUNvbnRlbnRSZXF1ZXN0GjQuY29udGFpbmVyZC5zZXJ2aWNlcy5jb250ZW50LnYxLldyaXRlQ29udGVudFJlc3BvbnNlKAEwARJNCgVBYm9ydBIsLmNvbnRhaW5lcmQuc2VydmljZXMuY29udGVudC52MS5BYm9ydFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHliBnByb3RvMw',
     [file_google_protobuf_empty, file_google_protobuf_field_mask, file_google_protobuf_timestamp],
   );
 
@@ -99,6 +99,57 @@ export const InfoResponseSchema: GenMessage<InfoResponse> =
   messageDesc(file_containerd_services_content_v1_content, 2);
 
 /**
+ * @generated from message containerd.services.content.v1.ReadContentRequest
+ */
+export type ReadContentRequest = Message<'containerd.services.content.v1.ReadContentRequest'> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * @generated from field: int64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: int64 size = 3;
+   */
+  size: bigint;
+};
+
+/**
+ * Describes the message containerd.services.content.v1.ReadContentRequest.
+ * Use `create(ReadContentRequestSchema)` to create a new message.
+ */
+export const ReadContentRequestSchema: GenMessage<ReadContentRequest> =
+  /*@__PURE__*/
+  messageDesc(file_containerd_services_content_v1_content, 3);
+
+/**
+ * @generated from message containerd.services.content.v1.ReadContentResponse
+ */
+export type ReadContentResponse = Message<'containerd.services.content.v1.ReadContentResponse'> & {
+  /**
+   * @generated from field: int64 offset = 1;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: bytes data = 2;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message containerd.services.content.v1.ReadContentResponse.
+ * Use `create(ReadContentResponseSchema)` to create a new message.
+ */
+export const ReadContentResponseSchema: GenMessage<ReadContentResponse> =
+  /*@__PURE__*/
+  messageDesc(file_containerd_services_content_v1_content, 4);
+
+/**
  * @generated from message containerd.services.content.v1.UpdateRequest
  */
 export type UpdateRequest = Message<'containerd.services.content.v1.UpdateRequest'> & {
@@ -119,7 +170,7 @@ export type UpdateRequest = Message<'containerd.services.content.v1.UpdateReques
  */
 export const UpdateRequestSchema: GenMessage<UpdateRequest> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_content_v1_content, 3);
+  messageDesc(file_containerd_services_content_v1_content, 5);
 
 /**
  * @generated from message containerd.services.content.v1.UpdateResponse
@@ -137,7 +188,7 @@ export type UpdateResponse = Message<'containerd.services.content.v1.UpdateRespo
  */
 export const UpdateResponseSchema: GenMessage<UpdateResponse> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_content_v1_content, 4);
+  messageDesc(file_containerd_services_content_v1_content, 6);
 
 /**
  * @generated from message containerd.services.content.v1.WriteContentRequest
@@ -185,7 +236,7 @@ export type WriteContentRequest = Message<'containerd.services.content.v1.WriteC
  */
 export const WriteContentRequestSchema: GenMessage<WriteContentRequest> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_content_v1_content, 5);
+  messageDesc(file_containerd_services_content_v1_content, 7);
 
 /**
  * @generated from message containerd.services.content.v1.WriteContentResponse
@@ -228,7 +279,7 @@ export type WriteContentResponse = Message<'containerd.services.content.v1.Write
  */
 export const WriteContentResponseSchema: GenMessage<WriteContentResponse> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_content_v1_content, 6);
+  messageDesc(file_containerd_services_content_v1_content, 8);
 
 /**
  * @generated from message containerd.services.content.v1.AbortRequest
@@ -246,7 +297,7 @@ export type AbortRequest = Message<'containerd.services.content.v1.AbortRequest'
  */
 export const AbortRequestSchema: GenMessage<AbortRequest> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_content_v1_content, 7);
+  messageDesc(file_containerd_services_content_v1_content, 9);
 
 /**
  * @generated from enum containerd.services.content.v1.WriteAction
@@ -291,6 +342,14 @@ export const Content: GenService<{
     methodKind: 'unary';
     input: typeof InfoRequestSchema;
     output: typeof InfoResponseSchema;
+  };
+  /**
+   * @generated from rpc containerd.services.content.v1.Content.Read
+   */
+  read: {
+    methodKind: 'server_streaming';
+    input: typeof ReadContentRequestSchema;
+    output: typeof ReadContentResponseSchema;
   };
   /**
    * @generated from rpc containerd.services.content.v1.Content.Update
