@@ -6,6 +6,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connectContainerd } from '../../src/containerd/client.ts';
+import { IMAGE_LABELS } from '../../src/containerd/labels.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, runCofa, startEngine } from '../support/engine.ts';
 import { startFaultRegistry } from '../support/fault-registry.ts';
@@ -143,21 +145,33 @@ test('cofa with credentials: it is lazy, for those alone who may pull it', async
   });
 });
 
-test('another namespace of containerd gets none of its layers by an image that only names them', async () => {
+test('another namespace of containerd gets none of its layers, by their chain or by an image that only names them', async () => {
   const evil = await startFaultRegistry();
   cleanup.defer(() => evil.stop());
   claimEverything(evil);
-  forgeImage(
+  const diffIds = await diffIdsOf(image.layout);
+  const manifest = forgeImage(
     evil,
     'own',
-    (await diffIdsOf(image.layout)).map((diffId) => ({ diffId })),
+    diffIds.map((diffId) => ({ diffId })),
   );
   await onNode(['--docker-config', dockerConfig], async (node) => {
     await node.cri.pull(image.ref, auth);
     expect(await blobs(node)).toBe(0);
-    const ctr = (...args: string[]) => node.containerd.ctr(['--namespace', 'tenant', ...args]);
-    const pull = ['images', 'pull', '--plain-http', '--snapshotter', 'cofa', `${evil.host}/own:1`];
-    await expect(ctr(...pull)).rejects.toThrow(/failed to extract layer/);
-    expect(await ctr('snapshots', '--snapshotter=cofa', 'ls')).not.toContain('Committed');
+    const tenant = connectContainerd(node.containerd.socket, 'tenant');
+    try {
+      for (const [at, named] of [
+        {},
+        { [IMAGE_LABELS.ref]: `${evil.host}/own:1`, [IMAGE_LABELS.manifest]: manifest },
+        { [IMAGE_LABELS.ref]: `${evil.host}/own:1`, [IMAGE_LABELS.manifest]: image.layout.manifest.digest },
+      ].entries()) {
+        const labels = { 'containerd.io/snapshot.ref': diffIds[0] as string, ...named };
+        // containerd takes what the snapshotter has for its own, in any namespace.
+        const { mounts } = await tenant.snapshots.prepare({ snapshotter: 'cofa', key: `${at}`, labels });
+        expect(mounts.map(({ type }) => type)).toEqual(['bind']);
+      }
+    } finally {
+      tenant.close();
+    }
   });
 });
