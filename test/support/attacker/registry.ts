@@ -62,6 +62,7 @@ export class HostileRegistry extends RegistryClient {
       manifestBytes,
       config,
       configDescriptor,
+      isPublic: true,
       layers: layers.map(({ diffId }, at) => ({ blob: blobs[at] as Descriptor, diffId })),
     };
   }
@@ -102,6 +103,7 @@ export class HostileRegistry extends RegistryClient {
     return await Promise.resolve({
       bytes,
       descriptor,
+      isPublic: true,
       parsed: parseManifest(bytes, descriptor.mediaType, digest),
     });
   }
