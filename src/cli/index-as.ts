@@ -2,7 +2,7 @@
 import { CofaError } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from '../registry/client.ts';
 import { parseReference, type Reference } from '../registry/reference.ts';
-import type { Sidecar } from '../registry/sidecars.ts';
+import type { Sidecar } from '../registry/sidecar-format.ts';
 
 export interface NamedCopy {
   ref: string;
@@ -37,7 +37,7 @@ export async function pushFor(
   image: ResolvedImage,
   { sidecar, copy, signal }: { sidecar: Sidecar; copy: string | undefined; signal: AbortSignal },
 ): Promise<{ descriptor: Descriptor; size: number; named: NamedCopy | undefined }> {
-  const { pushNamedSidecar, pushSidecar } = await import('../registry/sidecars.ts');
+  const { pushNamedSidecar, pushSidecar } = await import('../registry/push-sidecar.ts');
   const { reference } = image;
   let descriptor: Descriptor;
   let named: NamedCopy | undefined;

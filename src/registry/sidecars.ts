@@ -1,50 +1,19 @@
-/**
- * The sidecar of an image in the registry: an OCI artifact (image-spec v1.1, "Guidelines for Artifact Usage") beside
- * the image, which it never touches.
- *
- *     manifest   artifactType application/vnd.cofa.sidecar.v1, subject = the image's manifest,
- *                config = the empty descriptor, annotation io.cofa.revision; no subject where the image names it
- *                (named-sidecar.ts)
- *       flat     application/vnd.cofa.flat.v1.erofs+zstd    once
- *       spans    application/vnd.cofa.spans.v1+zstd         \ for each layer of the image, found by the annotations
- *       toc      application/vnd.cofa.toc.v1+zstd           / io.cofa.layer.diffid and io.cofa.layer.blob
- *       hints    application/vnd.cofa.hints.v1+zstd         at most once; named by the manifest's annotation io.cofa.hints
- *
- * Small blobs that a start needs are also in their descriptors (`data`), which saves the start a request each.
- *
- * Compressed blobs name their uncompressed size in `io.cofa.size`, so that a reader never unpacks more. A reader
- * ignores blobs of other types: later versions may add some that this one can do without. Layers that occur several
- * times in an image are described once. The sidecar has no date: the same input gives the same bytes.
- *
- * An image may have several sidecars. `io.cofa.revision` counts changes in what the builder makes of the same image. A
- * reader takes the highest revision, of equal ones one with hints, of these the lowest digest, so all nodes choose
- * alike. It skips malformed ones with a reason. In the fallback list of referrers a push replaces the sidecars of its
- * own and earlier revisions (same artifact type, marked by that annotation). Where the registry keeps the list, older
- * sidecars stay, since only their owner may delete them.
- */
-import { availableParallelism } from 'node:os';
+/** Finds the sidecars of an image in its registry (sidecar-format.ts), and reads their parts. */
 import { promisify } from 'node:util';
-import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
+import { constants, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
-import { digestOf } from '../digest/digest.ts';
 import { MAX_HINTS } from '../image/hints/hints.ts';
 import { ByteBudget } from './byte-budget.ts';
 import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
 import { countOf, MEDIA_TYPES } from './manifest.ts';
-import { namedSidecar, namingManifest, SIDECAR_ARTIFACT } from './named-sidecar.ts';
+import { namedSidecar } from './named-sidecar.ts';
 import { printable } from './printable.ts';
 import { throwIfAborted } from './retry.ts';
+import { ANNOTATIONS, blobBytes, hasHints, revisionOf, SIDECAR_TYPES } from './sidecar-format.ts';
 import { MAX_BODY, type PartKind, sizeProblem } from './sidecar-limits.ts';
 
-/** What the indexer makes of an image; uncompressed. */
-export interface Sidecar {
-  /** The flat image's EROFS metadata. */
-  flat: Buffer;
-  /** One for each layer of the image, lowest first; `spans` and `toc` are encoded. */
-  layers: Array<{ diffId: string; blobDigest: string; spans: Buffer; toc: Buffer }>;
-  /** The blocks that its start is likely to read, encoded (src/image/hints/hints.ts); undefined: none are known. */
-  hints?: Buffer | undefined;
-}
+export { pushNamedSidecar, pushSidecar } from './push-sidecar.ts';
+export { SIDECAR_REVISION, SIDECAR_TYPES, type Sidecar } from './sidecar-format.ts';
 
 /** Names a part of a sidecar. `layer` counts the image's layers from the lowest. */
 export type SidecarPartName = { kind: 'flat' } | { kind: 'spans' | 'toc'; layer: number };
@@ -79,184 +48,16 @@ export interface SkippedSidecar {
   reason: string;
 }
 
-export const SIDECAR_TYPES = {
-  artifact: SIDECAR_ARTIFACT,
-  flat: 'application/vnd.cofa.flat.v1.erofs+zstd',
-  spans: 'application/vnd.cofa.spans.v1+zstd',
-  toc: 'application/vnd.cofa.toc.v1+zstd',
-  hints: 'application/vnd.cofa.hints.v1+zstd',
-} as const;
-
-/** Counts changes of the builder's output for the same image; see above. */
-export const SIDECAR_REVISION = 1;
-
-const ANNOTATIONS = {
-  diffId: 'io.cofa.layer.diffid',
-  blob: 'io.cofa.layer.blob',
-  size: 'io.cofa.size',
-  revision: 'io.cofa.revision',
-  hints: 'io.cofa.hints',
-} as const;
-
 /** Candidates that are tried; any account that may push can add some. */
 const MAX_CANDIDATES = 16;
-/** Largest packed blob that its descriptor carries as well, bytes: a request costs a registry more than these. */
-const MOST_EMBEDDED = 1_024;
-/** zstd's. Level 19 makes a sidecar 9 % smaller, and would take a fifth of all the time of indexing. */
-const LEVEL = 12;
 /**
  * Bytes of parts that this process holds packed and unpacked at a time, but for those that leave a handle. A part that is
  * larger comes alone.
  */
 const FETCHED = new ByteBudget(128 << 20);
 const UNPACKED = new ByteBudget(64 << 20);
-/** Blobs compressed and sent at a time; each of zstd's contexts takes some 20 MB at this level. */
-const PARALLEL = Math.min(4, availableParallelism());
 
-/** `{}`, the configuration of artifacts that have none (image-spec, "Guidance for an Empty Descriptor"). */
-const EMPTY = Buffer.from('{}');
-
-const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
-
-/**
- * Pushes the sidecar of an image to the image's repository and makes it a referrer of the image's manifest. Returns
- * the descriptor of its manifest. The same sidecar again changes nothing.
- */
-export async function pushSidecar(
-  client: RegistryClient,
-  image: ResolvedImage,
-  sidecar: Sidecar,
-  signal?: AbortSignal,
-): Promise<Descriptor> {
-  const { mediaType, digest, size } = image.descriptor;
-  const manifest = await pushParts(client, image, sidecar, { mediaType, digest, size }, signal);
-  return await client.pushManifest(image.reference, manifest, MEDIA_TYPES.ociManifest, undefined, {
-    replaces: (entry) =>
-      entry.artifactType === SIDECAR_TYPES.artifact && within(revisionOf(entry), 1, SIDECAR_REVISION),
-    ...(signal === undefined ? {} : { signal }),
-  });
-}
-
-/**
- * Pushes a copy of the image's manifest that names this sidecar (named-sidecar.ts) under a tag of the same repository, and
- * the sidecar. Returns the descriptors of both manifests. Error: `unsupported` for layers without a type in OCI's form.
- */
-export async function pushNamedSidecar(
-  client: RegistryClient,
-  image: ResolvedImage,
-  sidecar: Sidecar,
-  tag: string,
-  signal?: AbortSignal,
-): Promise<{ image: Descriptor; sidecar: Descriptor }> {
-  const source = image.reference;
-  const own = await pushParts(client, image, sidecar, undefined, signal);
-  const naming = namingManifest(image, digestOf(own));
-  const options = signal === undefined ? {} : { signal };
-  // Before the image that names it.
-  const pushed = await client.pushManifest(source, own, MEDIA_TYPES.ociManifest, naming.sidecarTag, options);
-  return {
-    sidecar: pushed,
-    image: await client.pushManifest(source, naming.bytes, naming.mediaType, tag, options),
-  };
-}
-
-/** Pushes the blobs of a sidecar. Returns its manifest, which is not pushed. */
-async function pushParts(
-  client: RegistryClient,
-  image: ResolvedImage,
-  sidecar: Sidecar,
-  subject: Descriptor | undefined,
-  signal: AbortSignal | undefined,
-): Promise<Buffer> {
-  const source = image.reference;
-  checkDescribes(sidecar, image);
-  const blobs = await inParallel(
-    sidecarParts(sidecar, image).map((part) => () => pushPart(client, source, part, signal)),
-    PARALLEL,
-  );
-  const config = await client.pushBlob(source, EMPTY, MEDIA_TYPES.ociEmpty, signal);
-  return Buffer.from(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: MEDIA_TYPES.ociManifest,
-      artifactType: SIDECAR_TYPES.artifact,
-      config,
-      layers: blobs,
-      ...(subject === undefined ? {} : { subject }),
-      annotations: {
-        [ANNOTATIONS.revision]: `${SIDECAR_REVISION}`,
-        ...(sidecar.hints === undefined ? {} : { [ANNOTATIONS.hints]: HINTS_VERSION }),
-      },
-    }),
-  );
-}
-
-/** Error: `invalid-argument` for a sidecar of other layers. */
-function checkDescribes({ layers }: Sidecar, image: ResolvedImage): void {
-  const isSame = image.layers.every(
-    ({ diffId, blob }, i) => layers[i]?.diffId === diffId && layers[i]?.blobDigest === blob.digest,
-  );
-  if (!isSame || layers.length !== image.layers.length)
-    throw new CofaError(
-      'invalid-argument',
-      `the sidecar does not describe the layers of ${image.reference.text}`,
-    );
-}
-
-/** One blob of a sidecar, not yet compressed. */
-interface SidecarPart {
-  kind: PartKind | 'hints';
-  /** Bytes of the layers' blobs that it describes. */
-  described: number;
-  bytes: Buffer;
-  mediaType: string;
-  annotations: Record<string, string>;
-}
-
-/** The blobs of a sidecar in their order; each layer once. */
-function sidecarParts(sidecar: Sidecar, image: ResolvedImage): SidecarPart[] {
-  const parts: SidecarPart[] = [];
-  const add = (kind: SidecarPart['kind'], bytes: Buffer, described: number, annotations = {}) =>
-    parts.push({ kind, bytes, described, mediaType: SIDECAR_TYPES[kind], annotations });
-  add('flat', sidecar.flat, blobBytes(image));
-  const described = new Set<string>();
-  for (const [i, { diffId, blobDigest, spans, toc }] of sidecar.layers.entries()) {
-    const key = `${diffId} ${blobDigest}`;
-    if (described.has(key)) continue;
-    described.add(key);
-    const annotations = { [ANNOTATIONS.diffId]: diffId, [ANNOTATIONS.blob]: blobDigest };
-    const size = image.layers[i]?.blob.size ?? 0;
-    add('spans', spans, size, annotations);
-    add('toc', toc, size, annotations);
-  }
-  if (sidecar.hints !== undefined) add('hints', sidecar.hints, 0);
-  return parts;
-}
-
-/** Compresses and pushes a part. A small one that a start needs is also in its descriptor. Error: `unsupported`. */
-async function pushPart(
-  client: RegistryClient,
-  source: ResolvedImage['reference'],
-  { kind, described, bytes, mediaType, annotations }: SidecarPart,
-  signal: AbortSignal | undefined,
-): Promise<Descriptor> {
-  const body = await pack(bytes);
-  const sizes = { packed: body.length, unpacked: bytes.length };
-  const problem = kind === 'hints' ? undefined : sizeProblem(kind, sizes, described);
-  if (problem !== undefined)
-    throw new CofaError(
-      'unsupported',
-      `no node would take the sidecar of ${source.text}: its ${mediaType} ${problem}`,
-    );
-  const descriptor = await client.pushBlob(source, body, mediaType, signal);
-  const isCarried = mediaType !== SIDECAR_TYPES.toc && body.length <= MOST_EMBEDDED;
-  return {
-    ...descriptor,
-    ...(isCarried ? { data: body.toString('base64') } : {}),
-    annotations: { ...annotations, [ANNOTATIONS.size]: `${bytes.length}` },
-  };
-}
 
 /**
  * The sidecar of an image, or undefined where the registry has no usable one. Fetches only its manifest. Reports
@@ -316,25 +117,6 @@ export async function* sidecarsOf(
     const handle = candidate.digest === named ? undefined : await open(candidate);
     if (handle !== undefined) yield handle;
   }
-}
-
-/** Runs the work, `limit` pieces at a time; results in order. After a failure it begins no further piece. */
-async function inParallel<T>(work: ReadonlyArray<() => Promise<T>>, limit: number): Promise<T[]> {
-  const results: T[] = [];
-  let next = 0;
-  let failed = false;
-  const lane = async () => {
-    for (let i = next++; i < work.length && !failed; i = next++) {
-      try {
-        results[i] = await (work[i] as () => Promise<T>)();
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: limit }, lane));
-  return results;
 }
 
 async function openSidecar(
@@ -433,21 +215,6 @@ function checkParts(
   return { flat, layers };
 }
 
-const blobBytes = ({ layers }: ResolvedImage): number => layers.reduce((sum, { blob }) => sum + blob.size, 0);
-
-/** The same bytes and the same zstd give the same result. */
-async function pack(bytes: Buffer): Promise<Buffer> {
-  return await compress(bytes, {
-    params: {
-      [constants.ZSTD_c_compressionLevel]: LEVEL,
-      [constants.ZSTD_c_contentSizeFlag]: 1,
-      // The blob's digest is the checksum.
-      [constants.ZSTD_c_checksumFlag]: 0,
-    },
-    pledgedSrcSize: bytes.length,
-  });
-}
-
 /** Unpacks to exactly `size` bytes and never more. */
 async function unpack(body: Buffer, size: number, part: Descriptor): Promise<Buffer> {
   let bytes: Buffer;
@@ -478,17 +245,6 @@ function unpackedSize(part: Descriptor, sidecar: Descriptor): number {
   if (size === undefined || size > MAX_BODY)
     throw wrong(sidecar, `its blob ${part.digest} does not say a usable size`);
   return size;
-}
-
-const HINTS_VERSION = '1';
-const hasHints = (entry: Descriptor): boolean => entry.annotations?.[ANNOTATIONS.hints] === HINTS_VERSION;
-
-function revisionOf(entry: Descriptor): number | undefined {
-  return countOf(entry.annotations?.[ANNOTATIONS.revision]);
-}
-
-function within(value: number | undefined, lowest: number, highest: number): boolean {
-  return value !== undefined && value >= lowest && value <= highest;
 }
 
 function wrong(descriptor: Descriptor, why: string): CofaError {
