@@ -13,7 +13,7 @@
  *     cofa.v1.<node>.<e>.front.notice         front end → supervisor
  *     cofa.v1.<node>.<e>.worker.hello         fetcher → front end: alive, with its slots      (schemas/fetch.ts)
  *     cofa.v1.<node>.<e>.worker.ask           front end → fetchers: say hello
- *     cofa.v1.<node>.<e>.worker.job.<fetcher>  front end → one fetcher
+ *     cofa.v1.<node>.<e>.worker.job.<fetcher> front end → one fetcher
  *     cofa.v1.<node>.<e>.worker.completion    fetcher → front end
  *
  * Who may use which of them: src/bus/roles.ts.

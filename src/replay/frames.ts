@@ -76,8 +76,8 @@ export function decodeFrame(frame: Buffer): RawRecord[] {
   const reader = new ByteReader(frame, fault);
   const count = reader.number();
   const subjectCount = reader.number();
-  // Each takes a byte at least.
-  if (count > frame.length || subjectCount > frame.length) throw fault('it counts more than it holds');
+  // What a few KB of zstd unpack to may count twenty million.
+  if (count > FRAME_RECORDS || subjectCount > count) throw fault('it counts more than a frame holds');
   const subjects: string[] = [];
   for (let index = 0; index < subjectCount; index++)
     subjects.push(reader.bytes(reader.number()).toString('utf8'));

@@ -27,8 +27,8 @@ import type { FrameLoader } from './timeline.ts';
 export const LOG_FORMAT = 1;
 const MAGIC = Buffer.from('cofa-log');
 const SECTION_HEAD = 13;
-/** Bytes of a state: 2^26 blocks are 8 MiB of bits. */
-const MAX_STATE_BYTES = 2 ** 30;
+/** Bytes of a state: 2^26 blocks are 8 MiB of bits. It is unpacked to a byte for each bit. */
+const MAX_STATE_BYTES = 2 ** 26;
 
 const packr = new Packr({
   useRecords: false,

@@ -21,3 +21,18 @@ describe('a table of contents', () => {
     expect(grown).toBeLessThan(16 * MIB);
   });
 });
+
+describe('a frame of an exported log', () => {
+  const bombs = new URL('frame-bombs.ts', import.meta.url);
+
+  test.each(['records', 'subjects'])(
+    'with more %s than a frame has is refused before it takes memory',
+    (name) => {
+      const { outcome, grown } = costOf(bombs, name);
+      expect(outcome).toBe(
+        'integrity: a frame of the event log is damaged: it counts more than a frame holds',
+      );
+      expect(grown).toBeLessThan(16 * MIB);
+    },
+  );
+});
