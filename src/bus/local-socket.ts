@@ -34,6 +34,10 @@ export async function serveLocal(
     socket.setEncoding('utf8').setTimeout(PATIENCE_MS, () => socket.destroy());
     // A caller that leaves is its own business.
     socket.on('error', () => {});
+    socket.on('end', () => {
+      // It has nothing more to say, and that was no question.
+      if (!isAsked) socket.destroy();
+    });
     socket.on('data', (text: string) => {
       if (isAsked) return;
       question += text;

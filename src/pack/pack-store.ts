@@ -145,8 +145,7 @@ export class PackStore {
     const info = await this.#info(nameOf(manifest, start, 'starts'));
     if (info === undefined) return [];
     try {
-      const bytes = await wholeObject(await this.#bus(), info, MAX_RECORDINGS_BYTES);
-      return Recordings.parse(decode(bytes)).starts;
+      return parseRecordings(await wholeObject(await this.#bus(), info, MAX_RECORDINGS_BYTES));
     } catch (error) {
       if (error instanceof CofaError && error.code !== 'integrity') throw error;
       return [];
@@ -174,18 +173,7 @@ export class PackStore {
   async files(name: string): Promise<StartFiles> {
     const info = await this.#info(name);
     if (info === undefined) throw new CofaError('not-found', `${name} is gone from the startup packs`);
-    const bytes = await wholeObject(await this.#bus(), info, MAX_FILES_BYTES);
-    try {
-      const raw = await decompress(bytes, { maxOutputLength: MAX_FILES_UNPACKED });
-      const { devices, runs, pieces } = Files.parse(decode(raw));
-      return {
-        devices,
-        runs,
-        pieces: pieces.map((of) => of.map(([path, size, at, from, to]) => ({ path, size, at, from, to }))),
-      };
-    } catch (cause) {
-      throw new CofaError('integrity', `${name} of the startup packs is malformed`, { cause });
-    }
+    return await parseFiles(await wholeObject(await this.#bus(), info, MAX_FILES_BYTES));
   }
 
   /** Keeps the files of a start in place of those of the start before; not where they are too large to be of use. */
@@ -231,6 +219,30 @@ export class PackStore {
         throw new CofaError('unavailable', `NATS does not keep startup packs: ${text}`, { cause });
       });
     return this.#store;
+  }
+}
+
+/** What `remember` has written. Error `integrity` for anything else. */
+export function parseRecordings(bytes: Uint8Array): StartSet[] {
+  try {
+    return Recordings.parse(decode(bytes)).starts;
+  } catch (cause) {
+    throw new CofaError('integrity', 'recordings of the startup packs are malformed', { cause });
+  }
+}
+
+/** What `rememberFiles` has written. Error `integrity` for anything else. */
+export async function parseFiles(bytes: Uint8Array): Promise<StartFiles> {
+  try {
+    const raw = await decompress(bytes, { maxOutputLength: MAX_FILES_UNPACKED });
+    const { devices, runs, pieces } = Files.parse(decode(raw));
+    return {
+      devices,
+      runs,
+      pieces: pieces.map((of) => of.map(([path, size, at, from, to]) => ({ path, size, at, from, to }))),
+    };
+  } catch (cause) {
+    throw new CofaError('integrity', 'notes of the startup packs are malformed', { cause });
   }
 }
 

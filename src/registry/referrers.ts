@@ -20,12 +20,14 @@ import {
   parseManifest,
   parseObject,
 } from './manifest.ts';
+import { nextLink } from './link.ts';
 import { putManifest } from './pusher.ts';
 import { backoffMs } from './retry.ts';
 import { discard, header, readBody, type Reply, resolveLocation } from './transport.ts';
 
-/** Pages of the API that are read; each may be as large as a manifest. */
+/** Pages of the API that are read; each may be as large as a manifest, all together as four. */
 const MAX_PAGES = 50;
+const MAX_BYTES = 4 * MAX_MANIFEST;
 const MAX_REFERRERS = 10_000;
 const MAX_UPDATES = 8;
 
@@ -104,8 +106,9 @@ async function fromApi(
   const query = artifactType === undefined ? '' : `?artifactType=${encodeURIComponent(artifactType)}`;
   let target: string | URL | undefined = `/v2/${repository}/referrers/${digest}${query}`;
   const found: Descriptor[] = [];
+  let bytes = 0;
   for (let page = 0; target !== undefined; page++) {
-    if (page === MAX_PAGES || found.length > MAX_REFERRERS) {
+    if (page === MAX_PAGES || found.length > MAX_REFERRERS || bytes > MAX_BYTES) {
       throw new CofaError('unsupported', `${registry} lists too many referrers of ${repository}@${digest}`);
     }
     const asked: string | URL = target;
@@ -134,6 +137,7 @@ async function fromApi(
     if (body === undefined || (page === 0 && type !== MEDIA_TYPES.ociIndex && type !== 'application/json')) {
       return undefined;
     }
+    bytes += body.length;
     const parsed = parseManifest(body, MEDIA_TYPES.ociIndex, what);
     if (parsed.kind !== 'index')
       throw new CofaError('integrity', `${what}: ${registry} answers without an index`);
@@ -208,10 +212,9 @@ function withEntry(
 
 /** The next page by the Link header (RFC 8288), which must lie on the same registry. */
 function nextPage(reply: Reply): URL | undefined {
-  const text = header(reply, 'link');
-  const match = /<([^<>]{1,4096})>\s*;[^,]*\brel\s*=\s*"?next"?/i.exec((text ?? '').slice(0, 8192));
-  if (match?.[1] === undefined) return undefined;
-  const url = resolveLocation(match[1], reply.url);
+  const target = nextLink(header(reply, 'link'));
+  if (target === undefined) return undefined;
+  const url = resolveLocation(target, reply.url);
   if (url.origin !== reply.url.origin) {
     throw new CofaError(
       'unsupported',

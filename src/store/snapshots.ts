@@ -25,7 +25,9 @@ const MAX_BYTES = 256 << 20;
 /** Bytes of a part at most: NATS takes 1 MiB in a message by default, and answers with base64. */
 const PART_BYTES = 512 << 10;
 /** Bytes of a body at most, so that a damaged one cannot take all memory. */
-const MAX_BODY = 1 << 30;
+const MAX_BODY = 1 << 27;
+/** Parts of a snapshot: those of so many bytes, where NATS takes messages of 64 KiB. */
+const MAX_PARTS = 4_096;
 const TIMEOUT_MS = 10_000;
 
 export const prepareSnapshots = (bus: NatsConnection): Promise<void> =>
@@ -142,6 +144,7 @@ export async function readSnapshot(bus: NatsConnection, names: Subjects, seq: nu
     return decodePart(message.data);
   };
   const first = await part(0);
+  if (first.parts > MAX_PARTS) throw new CofaError('integrity', `it says that it has ${first.parts} parts`);
   const rest = await Promise.all(
     Array.from({ length: Math.max(0, first.parts - 1) }, (_, at) => part(at + 1)),
   );
