@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import { copyFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { main } from '../../src/cli/program.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
@@ -11,6 +13,7 @@ import { halfRandom, pushSmallImage, type SmallImage } from '../index/small-imag
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 
+const run = promisify(execFile);
 const cleanup = new Cleanup();
 let registry: RegistryServer;
 let folder: string;
@@ -225,6 +228,11 @@ describe('cofa index --as', () => {
     expect(copy.sidecars).toMatchObject([{ digest: result.sidecar, signed: 'unsigned' }]);
     expect(await json('inspect', '--keys', keys, image.ref)).toEqual(before);
     expect(await json('index', as)).toMatchObject({ indexed: false, sidecar: result.sidecar });
+    // Other clients take it as any image.
+    const target = at(`copy-${number}`);
+    await run('skopeo', ['copy', '--src-tls-verify=false', `docker://${as}`, `oci:${target}:copied`]);
+    const { manifests } = JSON.parse(readFileSync(join(target, 'index.json'), 'utf8'));
+    expect(manifests).toMatchObject([{ digest: result.as.manifest }]);
   });
 
   it.each([
