@@ -58,10 +58,9 @@ export class Resolver {
     const pinned = this.#pinned(reference);
     if (pinned !== undefined) return pinned;
     const known = [...this.#options.images.all()].filter(({ resolved }) => resolved.ref === reference.text);
+    let image: ResolvedImage;
     try {
-      const image = await (this.#expected.take(keyOf(wanted)) ?? this.#ask(reference, wanted));
-      await this.#admit(image);
-      return image;
+      image = await (this.#expected.take(keyOf(wanted)) ?? this.#ask(reference, wanted));
     } catch (error) {
       const latest = known.findLast(({ prepared }) => prepared !== undefined);
       if (latest === undefined || toErrorRecord(error).code !== 'unavailable') throw error;
@@ -69,6 +68,9 @@ export class Resolver {
       this.#options.log.warn({ ref: wanted.text, error }, sentence);
       return latest;
     }
+    // A registry that answers this and not what admission asks is not away.
+    await this.#admit(image);
+    return image;
   }
 
   /**
