@@ -17,6 +17,7 @@ import {
   checkUser,
   type Check,
 } from '../../src/cli/doctor-checks.ts';
+import { checkKeys } from '../../src/cli/doctor-keys.ts';
 import { Cleanup, listMounts } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
@@ -36,6 +37,8 @@ describe('what doctor makes of what it finds', () => {
     ['a container without /dev/fuse', checkFuse('ENOENT', new Set(['fuse'])), 'fail'],
     ['a kernel without FUSE', checkFuse(undefined, new Set(['ext4'])), 'fail'],
     ['no fusectl', checkFusectl(false), 'warn'],
+    ['no keys', checkKeys({ keys: [], problems: [] }), 'ok'],
+    ['a broken key', checkKeys({ keys: [], problems: [{ path: 'a', message: 'a is no key' }] }), 'warn'],
     ['no loop', checkLoop(false), 'fail'],
     ['no nats-server', checkNats(undefined), 'warn'],
     ['no runc', checkRunc(undefined), 'warn'],
