@@ -7,6 +7,7 @@
 import { isDigest } from '../../schemas/digest.ts';
 import { digestOf } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import { shapeProblem } from './json-shape.ts';
 import { printable } from './printable.ts';
 import type { Platform } from './platform.ts';
 import type { Reference } from './reference.ts';
@@ -207,6 +208,8 @@ export function parseConfig(bytes: Buffer, layerCount: number, where: string): I
 
 /** Parses JSON that has to be an object. */
 export function parseObject(bytes: Buffer, where: string): Record<string, unknown> {
+  const problem = shapeProblem(bytes);
+  if (problem !== undefined) throw malformed(where, problem);
   let document: unknown;
   try {
     document = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));

@@ -22,10 +22,10 @@ export interface PartSize {
 }
 
 /**
- * Largest blob of a sidecar, packed or unpacked, in bytes. The metadata of 200,000 files take some 40 MB; with ten
- * times that a node would be busy for a minute, and its memory full.
+ * Largest blob of a sidecar, packed or unpacked, in bytes: as large as flat metadata can be (erofs-format.ts). Those of
+ * 200,000 files take some 40 MB, and the span table of a layer of 50 GB some 200.
  */
-export const MAX_BODY: number = 512 * 1024 * 1024;
+export const MAX_BODY: number = 256 * 1024 * 1024;
 
 interface Bounds {
   /** Bytes that any part of the kind may have. */

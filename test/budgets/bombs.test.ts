@@ -22,6 +22,19 @@ describe('a table of contents', () => {
   });
 });
 
+describe('a manifest', () => {
+  const bombs = new URL('manifest-bombs.ts', import.meta.url);
+
+  test.each([
+    ['deep', 'it nests deeper than 64 levels'],
+    ['wide', 'it has more than 400000 values'],
+  ])('that is too %s is refused before it is parsed', (name, why) => {
+    const { outcome, grown } = costOf(bombs, name);
+    expect(outcome).toBe(`integrity: x: ${why}`);
+    expect(grown).toBeLessThan(16 * MIB);
+  });
+});
+
 describe('a frame of an exported log', () => {
   const bombs = new URL('frame-bombs.ts', import.meta.url);
 
