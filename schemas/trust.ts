@@ -10,6 +10,9 @@
 export const TRUST_POLICIES = ['registry', 'signed', 'own', 'never'] as const;
 export type TrustPolicy = (typeof TRUST_POLICIES)[number];
 
+/** Of an engine that is told nothing else. */
+export const DEFAULT_TRUST: TrustPolicy = 'signed';
+
 /** What users and old events may say: `always` was the word for `registry`. */
 export const TRUST_WORDS = ['always', ...TRUST_POLICIES] as const;
 export type TrustWord = (typeof TRUST_WORDS)[number];

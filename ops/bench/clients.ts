@@ -87,7 +87,7 @@ async function onFreshNode<T>(
     const cofa = (...args: string[]) => timed(COFA, ['--root', root, ...args]);
     let config = '';
     if (onCofa) {
-      await cofa('up', '--snapshotter');
+      await cofa('up', '--snapshotter', '--trust', 'registry');
       cleanup.defer(() => cofa('down', '--force'));
       await untilAnswered(`${root}/run/snapshotter.sock`, 60_000);
     }

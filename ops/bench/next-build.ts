@@ -99,6 +99,8 @@ async function main(): Promise<void> {
         await cofa(
           'up',
           '--no-snapshotter',
+          '--trust',
+          'registry',
           '--nats',
           nats.url,
           '--node',

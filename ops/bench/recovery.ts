@@ -88,7 +88,9 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
 /** `cofa up`, and a look whether everything is back. */
 async function up({ root, mounts }: RecoveryOptions): Promise<number> {
   const since = performance.now();
-  const result = await runCofa(['--root', root, 'up', '--node', NODE, '--json'], { timeoutMs: 300_000 });
+  const result = await runCofa(['--root', root, 'up', '--node', NODE, '--trust', 'registry', '--json'], {
+    timeoutMs: 300_000,
+  });
   const ms = performance.now() - since;
   if (result.code !== 0) throw new Error(`cofa up: ${result.stdout}${result.stderr}`);
   const client = await connectEngine(root);

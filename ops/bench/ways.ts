@@ -146,7 +146,9 @@ export async function onFreshEngine<T>(
         if (!String(error).includes(`ended with ${NO_ENGINE}`)) throw error;
       }),
     );
-    await cofa('up', '--no-snapshotter', ...up);
+    // The word for policy registry that every version knows: no bench but the demo signs.
+    const trust = up.includes('--keys') ? [] : ['--trust', 'always'];
+    await cofa('up', '--no-snapshotter', ...trust, ...up);
     await sleep(CALM_MS);
     return await work(cofa, root);
   } finally {

@@ -1,8 +1,8 @@
 /** `cofa mount REF DIR` */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { TRUST_POLICIES } from '../../schemas/trust.ts';
-import { type Context, examples, oneOf } from './context.ts';
+import { type Context, examples } from './context.ts';
+import { TRUST_HELP, trustOption } from './trust-option.ts';
 import { withEngine } from './engine.ts';
 import { type ImageOptions, imageRequest } from './image-request.ts';
 import { PREFETCH_HELP, prefetchOption } from './prefetch-option.ts';
@@ -22,11 +22,7 @@ export function define(command: Command, context: Context): void {
     .option('--platform <os/arch>', 'another platform than the node’s')
     .option('--prefetch <on|off|rate>', PREFETCH_HELP, prefetchOption)
     .option('--no-prefetch', 'fetch nothing that is not read')
-    .option(
-      '--trust <policy>',
-      'sidecars to use before this node has proven them: always, own or never (default: as cofa up says)',
-      oneOf('--trust', TRUST_POLICIES),
-    )
+    .option('--trust <policy>', `${TRUST_HELP} (default: as cofa up says)`, trustOption)
     .option('--suid', 'its setuid programs get their rights (default: they are ordinary programs)')
     .option('--dev', 'its device files open devices of the node (default: they open nothing)')
     .action(async (ref: string, dir: string, options: ImageOptions & MountFlags) => {

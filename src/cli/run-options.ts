@@ -1,7 +1,8 @@
 /** The options of `cofa run`, declared once: for commander (run.ts), and for a line that needs no commander (plain-line.ts). */
-import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
+import type { TrustPolicy } from '../../schemas/trust.ts';
 import { checkName, NETWORKS, type Network } from '../container/options.ts';
 import { type OptionWords, oneOf } from './context.ts';
+import { trustOption } from './trust-option.ts';
 import { PREFETCH_HELP, type Prefetch, prefetchOption } from './prefetch-option.ts';
 
 /** What the options say, as commander hands it over. */
@@ -54,5 +55,5 @@ export const RUN_OPTIONS: readonly OptionWords[] = [
   { flags: '--platform <os/arch>', about: 'another platform than the node’s' },
   { flags: '--prefetch <on|off|rate>', about: PREFETCH_HELP, parse: prefetchOption },
   { flags: '--no-prefetch', about: 'fetch nothing that is not read' },
-  { flags: '--trust <policy>', about: 'as for cofa mount', parse: oneOf('--trust', TRUST_POLICIES) },
+  { flags: '--trust <policy>', about: 'as for cofa mount', parse: trustOption },
 ];

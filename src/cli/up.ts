@@ -4,13 +4,14 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
-import { type TrustPolicy, TRUST_POLICIES } from '../../schemas/trust.ts';
+import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
 import { checkNats, type NatsOptions, warnOfNats } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
+import { TRUST_HELP, trustOption } from './trust-option.ts';
 import {
   addRegistryOptions,
   registryArguments,
@@ -104,12 +105,7 @@ export function define(command: Command, context: Context): void {
       path,
     )
     .option('--image-credential-provider-bin-dir <dir>', 'where these programs are', path)
-    .option(
-      '--trust <policy>',
-      'sidecars to use before this node has proven them: always, own or never',
-      oneOf('--trust', TRUST_POLICIES),
-      'registry',
-    )
+    .option('--trust <policy>', TRUST_HELP, trustOption, DEFAULT_TRUST)
     .option('--keys <dir>', 'keys that may vouch for sidecars: cofa trust', path, DEFAULT_KEYS)
     .option(
       '--no-rehearsal',

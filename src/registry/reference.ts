@@ -38,6 +38,9 @@ const REPOSITORY = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:[.
 const TAG = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/;
 const DIGEST = /^[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}$/;
 
+/** The host as references name it, for the one that is asked. */
+export const domainOf = (registry: string): string => (registry === DOCKER_HUB ? 'docker.io' : registry);
+
 /**
  * Reads a reference and fills in docker's defaults: the host `docker.io`, its `library/` for names of one part,
  * the tag `latest`. Throws CofaError: `invalid-argument` where the text breaks the grammar, `unsupported` for a

@@ -48,7 +48,7 @@ beforeAll(async () => {
   plain = await make('plain');
   await cofa(['index', prepared.ref]);
   cleanup.defer(() => cofa(['down', '--force']));
-  expect(await cofa(['up', '--node', 'cli-test'])).toMatchObject({ code: 0 });
+  expect(await cofa(['up', '--node', 'cli-test', '--trust', 'registry'])).toMatchObject({ code: 0 });
 });
 afterEach(() => {
   for (const child of started.splice(0)) if (child.exitCode === null) child.kill('SIGKILL');
@@ -310,7 +310,7 @@ describe('the engine from the command line', () => {
     expect(mountsBelow(root)).toEqual([]);
     expect((await cofa(['down'])).code).toBe(9);
     const before = registry.requests().length;
-    expect((await cofa(['up', '--node', 'cli-test'])).code).toBe(0);
+    expect((await cofa(['up', '--node', 'cli-test', '--trust', 'registry'])).code).toBe(0);
     expect(await cofa(['run', '-q', plain.ref])).toEqual({ code: 0, out: 'hello\n', err: '' });
     // All of it lies on the node already.
     const blobs = plain.layers.map((layer) => layer.digest);

@@ -213,6 +213,7 @@ export const ROWS: readonly Row[] = [
       'src/pack',
       'src/process',
       'src/registry',
+      'src/signature',
       'src/store',
     ],
   },

@@ -66,6 +66,7 @@ function start(): Promise<void> {
     logLevel: 'silent',
     registry: {},
     rehearses: false,
+    trust: 'registry' as const,
   };
   const one = runSupervisor(options, ports);
   running.push(one);

@@ -76,6 +76,8 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
   args.push('--workers', String(options.workers ?? 2));
   args.push('--read-deadline', String((options.readDeadlineMs ?? 30_000) / 1000), ...(options.args ?? []));
   if (options.rehearses !== true) args.push('--no-rehearsal');
+  // Tests of other things prepare images without signing them.
+  if (options.args?.includes('--trust') !== true) args.push('--trust', 'registry');
   const command = ['--pdeathsig', 'TERM', '--', ...(options.through ?? []), process.execPath, MAIN, ...args];
   const child = spawn('setpriv', command, { stdio: ['ignore', log, log], env });
   closeSync(log);

@@ -28,7 +28,7 @@ import type { Devices } from '../layers/devices.ts';
 import { type AttachedImage, Attachment, type AttachmentOptions } from './attachment.ts';
 import type { Preparation, PreparationOrder, Terms } from './preparation.ts';
 import type { Refutations, Refuted } from './refutations.ts';
-import type { Signers } from './sidecar-choice.ts';
+import type { Keys } from './keys.ts';
 import { ImageStart } from './start.ts';
 import type { Startups } from './startups.ts';
 
@@ -45,10 +45,8 @@ export interface ImageContext extends AttachmentOptions {
   sameLayers: (image: Image) => string | undefined;
   /** Digests of sidecars that this node has refuted for any image. */
   refutedSidecars: () => ReadonlySet<string>;
-  /** `key:<fingerprint>` of the operator's keys that may sign for a repository (`registry/repository`) now. */
-  keysFor: (repository: string) => ReadonlySet<string>;
-  /** Looks for signatures of these keys. */
-  signers: Signers;
+  /** The operator's keys. */
+  keys: Keys;
 }
 
 /** Generations that there have been, of all images. */
@@ -226,8 +224,8 @@ export class Image {
   accepts(policy: TrustPolicy, listed: ReadonlySet<string>): boolean {
     const { prepared, proof, roots } = this;
     if (prepared === undefined || roots === undefined) return false;
-    const { refutedSidecars, keysFor } = this.#context;
-    const evidence: Evidence = { listed, keys: keysFor(this.repository), refuted: refutedSidecars() };
+    const { refutedSidecars, keys } = this.#context;
+    const evidence: Evidence = { listed, keys: keys.namesFor(this.resolved), refuted: refutedSidecars() };
     const { sidecar, vouched } = prepared;
     return accepts(policy, { proof, roots, sidecar, vouched }, evidence);
   }
@@ -348,11 +346,11 @@ export class Image {
   }
 
   #terms(): Terms {
-    const { sameLayers, refutedSidecars, keysFor, signers } = this.#context;
+    const { sameLayers, refutedSidecars, keys } = this.#context;
     const { trust: policy, refuted } = this;
     return {
       policy,
-      signers: keysFor(this.repository).size > 0 ? signers : undefined,
+      signers: keys.namesFor(this.resolved).size > 0 ? keys : undefined,
       known: sameLayers(this),
       isRefuted: refuted !== undefined,
       refuted: { flat: refuted?.flat, sidecars: refutedSidecars() },

@@ -6,7 +6,7 @@ import { renameSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ImageDevice, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
-import { isRefused } from '../../../actors/trust.ts';
+import { isRefused, policyFor } from '../../../actors/trust.ts';
 import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
@@ -209,7 +209,7 @@ export class Images {
    */
   async suited(image: Image, trust?: TrustPolicy): Promise<Image> {
     const policy = trust ?? this.#options.trust;
-    const listed = await listedFor(policy, this.#options.layout);
+    const listed = await this.#listed(policy);
     let newest = newestOf(image);
     if (isRefused(policy, newest.refuted !== undefined)) {
       if (!(await this.#isPutRight(newest))) throw refusal(newest);
@@ -218,22 +218,28 @@ export class Images {
     return newest.claim(policy, listed) ? newest : this.#succeed(newest, policy);
   }
 
+  /** The sidecars that the operator lists; the keys are those of now as well. */
+  async #listed(policy: TrustPolicy): Promise<ReadonlySet<string>> {
+    const { layout, keys } = this.#options;
+    const [listed] = await Promise.all([listedFor(policy, layout), keys.refresh()]);
+    return listed;
+  }
+
   /** Whether a mount of this policy may use it as it is. */
   async mayUse(image: Image, trust?: TrustPolicy): Promise<boolean> {
     const policy = trust ?? this.#options.trust;
-    const listed = await listedFor(policy, this.#options.layout);
-    return image.accepts(policy, listed);
+    return image.accepts(policy, await this.#listed(policy));
   }
 
   /**
    * Whether it can be mounted under the engine's policy without its layers being read first: it was prepared here or by
-   * others, and that was not refuted.
+   * others, and that was not refuted. `isPinned`: the user's reference names a digest.
    */
-  async isPrepared(image: Image): Promise<boolean> {
-    const { trust } = this.#options;
+  async isPrepared(image: Image, isPinned = false): Promise<boolean> {
+    const trust = policyFor(this.#options.trust, isPinned);
+    await this.#options.keys.refresh();
     if (isRefused(trust, image.refuted !== undefined)) return false;
-    if (image.prepared !== undefined)
-      return image.accepts(trust, await listedFor(trust, this.#options.layout));
+    if (image.prepared !== undefined) return image.accepts(trust, await this.#listed(trust));
     return await image.hasSidecarFor(trust);
   }
 

@@ -200,7 +200,7 @@ export class Mounts {
       config: image.resolved.config,
       configPath: this.#options.layout.config(manifest),
       origin: image.prepared?.origin ?? 'sidecar',
-      trust: image.proof ?? 'unproven',
+      trust: image.standing ?? 'unproven',
       ...(container === undefined ? {} : { container }),
       state: state === 'requested' || state === 'unmounted' ? 'mounting' : (state as MountReply['state']),
     };

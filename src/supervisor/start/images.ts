@@ -4,11 +4,14 @@ import type { Logger } from 'pino';
 import type { Conditions } from '../../process/conditions.ts';
 import type { RegistrySettings } from '../../process/settings.ts';
 import { RegistryClient } from '../../registry/client.ts';
+import { DEFAULT_KEYS } from '../../signature/key-directory.ts';
+import { DEFAULT_TRUST } from '../../../schemas/trust.ts';
 import type { Layout } from '../../store/layout.ts';
 import { type End, within } from '../end.ts';
 import { Chains } from '../images/chains.ts';
 import { Images } from '../images/images.ts';
 import { Indexers } from '../images/indexers.ts';
+import { Keys } from '../images/keys.ts';
 import { Roots } from '../images/roots.ts';
 import { Startups } from '../images/startups.ts';
 import { Trust } from '../images/trust.ts';
@@ -66,8 +69,7 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     label: given.label,
     leftovers: given.leftovers,
     trust: options.trust ?? DEFAULT_TRUST,
-    keysFor: () => new Set(),
-    signers: { signerOf: async () => undefined },
+    keys: new Keys({ directory: options.keys ?? DEFAULT_KEYS, registry, conditions, log }),
     completeLayers,
   });
   devices.direct.subscribe((layer) => void images.changedDirect(layer));

@@ -1,0 +1,17 @@
+/** `--trust`: a policy by its name (schemas/trust.ts). `always`, its older word, is `registry`. */
+import {
+  policyNamed,
+  TRUST_POLICIES,
+  TRUST_WORDS,
+  type TrustPolicy,
+  type TrustWord,
+} from '../../schemas/trust.ts';
+import { oneOf } from './context.ts';
+
+export const TRUST_HELP = `who may vouch for a sidecar before this node has proven it: ${TRUST_POLICIES.join(', ')}`;
+
+/** Error `invalid-argument` for another word. */
+export function trustOption(text: string): TrustPolicy {
+  const known = (TRUST_WORDS as readonly string[]).includes(text);
+  return known ? policyNamed(text as TrustWord) : (oneOf('--trust', TRUST_POLICIES)(text) as TrustPolicy);
+}

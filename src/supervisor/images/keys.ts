@@ -1,0 +1,65 @@
+/**
+ * The operator's keys, as the supervisor uses them: which of them may vouch for a repository now, and which of them has signed
+ * a sidecar. The folder is read before each choice, so a key counts as long as its file is there.
+ */
+import type { Logger } from 'pino';
+import type { Conditions } from '../../process/conditions.ts';
+import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
+import { domainOf } from '../../registry/reference.ts';
+import type { SidecarHandle } from '../../registry/sidecars.ts';
+import { signaturesOf } from '../../signature/find.ts';
+import { type KeySet, readKeys } from '../../signature/key-directory.ts';
+import { mayVouchFor, type TrustedKey } from '../../signature/keys.ts';
+import type { Signers } from './sidecar-choice.ts';
+
+export interface KeysOptions {
+  /** Folder of the keys. */
+  directory: string;
+  registry: RegistryClient;
+  conditions: Conditions;
+  log: Logger;
+}
+
+/** As the event `image.prepared` names a key that has vouched. */
+const nameOf = ({ fingerprint }: TrustedKey): string => `key:${fingerprint}`;
+
+export class Keys implements Signers {
+  readonly #options: KeysOptions;
+  #set: KeySet = { keys: [], problems: [] };
+  /** Paths of files whose problem is a condition. */
+  #told = new Set<string>();
+
+  constructor(options: KeysOptions) {
+    this.#options = options;
+  }
+
+  /** Reads the folder again. Files that are no key are conditions of the engine until they are put right. */
+  async refresh(): Promise<void> {
+    const { directory, conditions } = this.#options;
+    const set = await readKeys(directory);
+    this.#set = set;
+    const told = new Set(set.problems.map(({ path }) => path));
+    for (const { path, message } of set.problems) conditions.set(`key:${path}`, message);
+    for (const path of this.#told) if (!told.has(path)) conditions.clear(`key:${path}`);
+    this.#told = told;
+  }
+
+  /** Keys that may vouch for what lies in a repository, as of the last refresh; `registry`: the host that is asked. */
+  namesFor({ registry, repository }: { registry: string; repository: string }): ReadonlySet<string> {
+    const place = { domain: domainOf(registry), repository };
+    return new Set(this.#set.keys.filter((key) => mayVouchFor(key, place)).map(nameOf));
+  }
+
+  async signerOf(image: ResolvedImage, sidecar: SidecarHandle['descriptor']): Promise<string | undefined> {
+    const { registry, log } = this.#options;
+    const { keys, refused } = await signaturesOf(registry, image.reference, sidecar.digest, this.#set.keys);
+    const [signer] = keys;
+    if (signer !== undefined) return nameOf(signer);
+    if (refused.length > 0)
+      log.warn(
+        { image: image.reference.text, sidecar: sidecar.digest, refused },
+        'signatures that do not count',
+      );
+    return undefined;
+  }
+}
