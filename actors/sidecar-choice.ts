@@ -47,11 +47,13 @@ export function voucherOf(
   return policy === 'registry' ? undefined : false;
 }
 
-/** Whether none can be taken, so that the registry need not be asked for them. */
-export function isHopeless({ policy, listed, hasKeys, known }: ChoiceFacts): boolean {
-  if (policy === 'registry') return false;
-  if (policy === 'never') return true;
-  return listed.size === 0 && known === undefined && !asksForSigner({ policy, hasKeys });
+/**
+ * Whether none can be taken, so that the registry need not be asked for them. Under `signed` it is asked all the same: a user
+ * who has prepared an image wants to know why that is of no use.
+ */
+export function isHopeless({ policy, listed, known }: ChoiceFacts): boolean {
+  if (policy === 'own') return listed.size === 0 && known === undefined;
+  return policy === 'never';
 }
 
 /** Whether it matters who has signed a sidecar. */

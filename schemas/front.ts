@@ -3,21 +3,27 @@ import type { CacheStatus, LayerStatus } from './api.ts';
 import type { ErrorCode } from './errors.ts';
 import type { BlobSource, BlockPair, JobLayer, PackSource, StartRun } from './fetch.ts';
 
+/** Where a layer's blocks may come from, as an image names it. */
+export interface Supply {
+  source: BlobSource;
+  /** Digest of the span table, which names it in the store; absent: that of the blob does. */
+  table?: string;
+}
+
 /**
  * `front.open`: serve this layer's device below the FUSE mount. Idempotent.
  *
  * In this and all other messages of this page `diffId` is the layer's *id*: its block root, or the diffID of a layer that has
  * none. The word is that of engines whose layers had no roots: a supervisor may be older than its front end (`cofa upgrade`).
  */
-export interface OpenLayer {
+export interface OpenLayer extends Supply {
   diffId: string;
   /** What the device must hash to when it is whole; absent: its id. */
   content?: string;
-  /** Digest of the span table, which names it in the store; absent: that of the blob does. */
-  table?: string;
   /** raw bytes */
   size: number;
-  source: BlobSource;
+  /** What further images that have the layer name. */
+  others?: readonly Supply[];
   /** Fetch what is absent in the background. */
   prefetch: boolean;
   /** No faster than this, bytes per second for each image that wants it, all its layers together; absent: no limit. */

@@ -4,7 +4,6 @@ import type { Logger } from 'pino';
 import { LAYER_LIMITS, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf } from '../../schemas/events.ts';
-import type { BlobSource } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
 import type { SpanTable } from '../image/span-table.ts';
@@ -13,6 +12,7 @@ import type { LayerLog } from '../store/layer-log.ts';
 import type { FetchPool } from './fetch-pool.ts';
 import type { LayerHost } from './layer-host.ts';
 import type { SpanUse } from './span-use.ts';
+import type { Supplies } from './supplies.ts';
 
 export interface LayerHostOptions {
   layer: OpenedLayer;
@@ -33,10 +33,9 @@ export interface OpenedLayer {
   diffId: string;
   /** What its device hashes to when it is whole. */
   content: string;
+  /** Of the image that was first: it says how reads and prefetch are cut into spans. */
   table: SpanTable;
-  /** Digest of the table, which names it in the store; undefined: the blob's names it. */
-  tableName: string | undefined;
-  source: BlobSource;
+  supplies: Supplies;
   /** The device, open for reading and writing. The host closes it. */
   file: FileHandle;
   /** The kernel reads the device file itself. */

@@ -3,6 +3,7 @@ import type { LayerEffect } from '../../actors/layer.ts';
 import { type BlockRun, blockRun, type SpanRun } from '../../actors/ranges.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { FetchOrder } from '../../schemas/fetch.ts';
+import type { Supply } from '../../schemas/front.ts';
 import { deviceSize } from '../store/device.ts';
 import type { JobListener } from './fetch-pool.ts';
 import type { LayerCore } from './layer-core.ts';
@@ -16,6 +17,11 @@ interface Running {
   runs: readonly SpanRun[];
   /** Compressed bytes so far. */
   bytes: number;
+  order: Omit<FetchOrder, 'source' | 'table'>;
+  /** What it is fetched by. */
+  supply: Supply;
+  /** Supplies that were tried before. */
+  tries: number;
 }
 
 export class LayerFetches {
@@ -32,15 +38,21 @@ export class LayerFetches {
   }
 
   start({ job, runs, blocks, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
-    const { layer, pool } = this.#core.options;
-    const running: Running = { job, pool: 0, runs, bytes: 0 };
+    const { diffId, supplies } = this.#core.options.layer;
+    const order = { kind: 'fetch', class: kind, layer: diffId, runs: blocks } as const;
+    const running: Running = { job, pool: 0, runs, bytes: 0, order, supply: supplies.current, tries: 0 };
     // Before it is submitted: one that is refused ends within the call.
     this.#running.set(job, running);
     this.#trace.fetching(job, runs);
-    const { diffId, source, table, tableName } = layer;
-    const named = tableName === undefined ? {} : { table: tableName };
-    const order: FetchOrder = { kind: 'fetch', class: kind, layer: diffId, runs: blocks, source, ...named };
-    const rest = kind === 'prefetch' && soon !== true ? { rest: deviceSize(table.rawSize) } : {};
+    this.#submit(running, kind === 'prefetch' && soon !== true);
+  }
+
+  #submit(running: Running, isRest: boolean): void {
+    const { layer, pool } = this.#core.options;
+    running.supply = layer.supplies.current;
+    const { source, table } = running.supply;
+    const order: FetchOrder = { ...running.order, source, ...(table === undefined ? {} : { table }) };
+    const rest = isRest ? { rest: deviceSize(layer.table.rawSize) } : {};
     running.pool = pool.submit(order, this.#listenerOf(running), rest);
   }
 
@@ -78,12 +90,26 @@ export class LayerFetches {
       end: (bytes, failure, timing) => {
         running.bytes += bytes;
         this.#count(bytes);
-        this.#running.delete(running.job);
         this.#writer.flushSoon();
+        if (failure !== undefined && this.#triesAnother(running, failure)) return;
+        this.#running.delete(running.job);
         if (failure === undefined) this.#done(running, timing);
         else this.#failed(running, failure, timing);
       },
     };
+  }
+
+  /** What failed for good by one image's blob and table may come by another's. */
+  #triesAnother(running: Running, { error, retryable }: { error: ErrorRecord; retryable: boolean }): boolean {
+    const { layer, log } = this.#core.options;
+    const { supplies } = layer;
+    supplies.failed(running.supply);
+    if (retryable || ++running.tries >= supplies.size || this.#core.isClosed) return false;
+    if (this.#running.get(running.job) !== running) return false;
+    const { code, message } = error;
+    log.warn({ layer: this.#core.diffId, code, message }, 'fetched again by what another image names');
+    this.#submit(running, false);
+    return true;
   }
 
   #done(running: Running, timing: JobTiming): void {

@@ -10,7 +10,7 @@ import { presentRanges } from '../../actors/node-state.ts';
 import type { Budgets } from '../../actors/pace.ts';
 import { type BlockRun, blockRun, blocksOf, type SpanRun } from '../../actors/ranges.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
-import type { FrontLayer } from '../../schemas/front.ts';
+import type { FrontLayer, Supply } from '../../schemas/front.ts';
 import { BLOCK_PRESENT, type DeviceFile, inodeOf } from '../fuse/transport.ts';
 import type { Timer } from '../process/ports.ts';
 import { deviceSize } from '../store/device.ts';
@@ -128,7 +128,7 @@ export class LayerHost {
     this.#trace.readEnded(id, errno);
     if (errno !== 0) this.#writer.flushSoon();
     const { pool, layer } = this.#core.options;
-    if (reason !== undefined) pool.readFailed(layer.source.registry, reason);
+    if (reason !== undefined) pool.readFailed(layer.supplies.current.source.registry, reason);
     answer?.(errno, reason);
   }
 
@@ -190,6 +190,11 @@ export class LayerHost {
   }
 
   // ── Prefetch ──
+
+  /** Where its blocks may come from by now. */
+  supply(list: readonly [Supply, ...Supply[]]): void {
+    this.#core.options.layer.supplies.replace(list);
+  }
 
   /** Fetch ahead of the readers, near what they wait for. */
   readahead(on: boolean): void {

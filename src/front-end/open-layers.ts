@@ -8,12 +8,20 @@ import type { LayerFacts } from '../../actors/node-state.ts';
 import { Budgets } from '../../actors/pace.ts';
 import { pairsOf } from '../../actors/ranges.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { CloseLayer, FrontNotice, FrontStatus, OpenLayer, OpenLayerReply } from '../../schemas/front.ts';
+import type {
+  CloseLayer,
+  FrontNotice,
+  FrontStatus,
+  OpenLayer,
+  OpenLayerReply,
+  Supply,
+} from '../../schemas/front.ts';
 import type { FuseTransport } from '../fuse/transport.ts';
 import { SpanTable } from '../image/span-table.ts';
 import type { Clock } from '../process/ports.ts';
 import { openDevice } from '../store/device.ts';
-import type { LayerLog } from '../store/layer-log.ts';
+import { defined } from '../../schemas/defined.ts';
+import type { LayerLog, NewLayerEvent } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { CacheHost } from './cache-host.ts';
 import { blocksInHoles, trimAbsent } from './device-holes.ts';
@@ -23,6 +31,7 @@ import type { LayerTable } from './layer-table.ts';
 import type { Rest } from './rest.ts';
 import type { Scrubber } from './scrubber.ts';
 import type { Starts } from './starts.ts';
+import { Supplies } from './supplies.ts';
 
 export interface OpenLayersOptions {
   /** Name of this front end. */
@@ -73,6 +82,7 @@ export class OpenLayers {
       opening.catch(() => layers.all.delete(diffId));
     }
     const layer = await opening;
+    await this.#supply(layer, request);
     if (request.direct === true) layer.pin();
     else layer.announce();
     this.#budgets.set(diffId, request.limits ?? [], clock.now());
@@ -145,25 +155,43 @@ export class OpenLayers {
     }
   }
 
+  /** Every table is looked at before it is used: one of another layer is none of this one's. */
+  async #supply(layer: LayerHost, request: OpenLayer): Promise<void> {
+    const { layout, facts, log } = this.#options;
+    const { diffId } = request;
+    const isRight = async (one: Supply) => {
+      try {
+        const bytes = await readFile(layout.spans(one.table ?? one.source.digest));
+        refuseOther(SpanTable.decode(bytes), { ...request, ...one });
+        return true;
+      } catch (error) {
+        log.warn({ layer: diffId, source: one.source, error }, 'a span table that cannot be used');
+        return false;
+      }
+    };
+    const others = [];
+    for (const one of request.others ?? []) if (await isRight(one)) others.push(one);
+    layer.supply([supplyOf(request), ...others]);
+    // A scrub compares with the table that the log names: its image must be one of those.
+    const known = facts.layers.get(diffId);
+    if (known === undefined || (known.blob === request.source.digest && known.table === request.table))
+      return;
+    const { blockSize, blockCount } = known;
+    await facts.append(diffId, openedBy(request, { blockSize, blockCount }));
+  }
+
   /** Tells the log what it does not know of the device, and frees what it says is absent. */
   async #agreeWithLog(
-    { diffId, content, size, source, built, table: tableName }: OpenLayer,
+    request: OpenLayer,
     table: SpanTable,
     file: FileHandle,
     created: boolean,
   ): Promise<void> {
     const { facts, log } = this.#options;
+    const { diffId, size, source, built } = request;
     const known = facts.layers.get(diffId);
-    const isSame = known?.blob === source.digest && known.table === tableName && known.size === size;
-    if (!isSame) {
-      const { blockSize, blockCount } = table;
-      const blob = source.digest;
-      const named = {
-        ...(content === undefined ? {} : { diffId: content }),
-        ...(tableName === undefined ? {} : { table: tableName }),
-      };
-      await facts.append(diffId, { type: 'layer.opened', size, blockSize, blockCount, blob, ...named });
-    }
+    const isSame = known?.blob === source.digest && known.table === request.table && known.size === size;
+    if (!isSame) await facts.append(diffId, openedBy(request, table));
     if (created && (known?.presentCount ?? 0) > 0) {
       const message = 'the device file was not there any more';
       await facts.append(diffId, { type: 'layer.dropped', reason: 'device-lost', message });
@@ -185,11 +213,11 @@ export class OpenLayers {
   }
 
   #hostOf(request: OpenLayer, table: SpanTable, file: FileHandle): LayerHost {
-    const { diffId, content = diffId, source, direct = false, table: tableName } = request;
+    const { diffId, content = diffId, direct = false } = request;
     const { facts, pool, cache, scrubber, starts, transport, clock, log } = this.#options;
     const { readDeadlineMs, onLogged, notify } = this.#options;
     return new LayerHost({
-      layer: { diffId, content, table, tableName, source, file, direct },
+      layer: { diffId, content, table, supplies: new Supplies(supplyOf(request)), file, direct },
       facts,
       pool,
       cache: { use: cache.useOf(diffId, table), fetched: this.#fetched, onFetch: cache.onFetch },
@@ -226,6 +254,25 @@ export class OpenLayers {
     const { hits, misses, errors } = this.#options.transport.counters(layer.device.inode);
     return { hits: past.hits + hits, misses: past.misses + misses, errors: past.errors + errors };
   }
+}
+
+const supplyOf = ({ source, table }: Supply): Supply =>
+  table === undefined ? { source } : { source, table };
+
+/** What the log is told of it. */
+function openedBy(
+  { content, size, source, table }: OpenLayer,
+  { blockSize, blockCount }: Pick<SpanTable, 'blockSize' | 'blockCount'>,
+): NewLayerEvent {
+  return defined({
+    type: 'layer.opened' as const,
+    size,
+    blockSize,
+    blockCount,
+    blob: source.digest,
+    diffId: content,
+    table,
+  });
 }
 
 /**

@@ -15,6 +15,7 @@ import { createLog } from '../process/log.ts';
 import { type RehearsalLayer, rehearsalLayer } from '../process/rehearsal/layer.ts';
 import { type Rehearsal, repeat } from '../process/rehearsal/rounds.ts';
 import { SpanUse } from './span-use.ts';
+import { Supplies } from './supplies.ts';
 import { Starts } from './starts.ts';
 
 /** As many blocks as some hundred messages of fetchers tell of. */
@@ -77,7 +78,14 @@ async function openHost(
   await facts.append(digest, { type: 'layer.opened', size, blockSize, blockCount, blob: digest });
   const source = { registry: 'rehearsal', repository: 'rehearsal', digest, size };
   return new LayerHost({
-    layer: { diffId: digest, content: digest, table, tableName: undefined, source, file, direct: false },
+    layer: {
+      diffId: digest,
+      content: digest,
+      table,
+      supplies: new Supplies({ source }),
+      file,
+      direct: false,
+    },
     facts,
     pool,
     cache: { use: new SpanUse(table), fetched: new Map(), onFetch: () => {} },

@@ -36,7 +36,7 @@ describe('the registry is not asked for sidecars', () => {
     ['but under own with a list', { policy: 'own', listed: new Set(['a']) }, false],
     ['but under own for what this node has proven', { policy: 'own', known: 'f' }, false],
     ['but under registry', {}, false],
-    ['under signed without keys', { policy: 'signed' }, true],
+    ['but under signed, to say that it has no keys', { policy: 'signed' }, false],
     ['but under signed with a key', { policy: 'signed', hasKeys: true }, false],
   ])('%s', (_, change, isTrue) => {
     expect(isHopeless({ ...facts, ...change })).toBe(isTrue);

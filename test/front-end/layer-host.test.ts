@@ -8,6 +8,7 @@ import type { NewEvent } from '../../schemas/events.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { FetchPool } from '../../src/front-end/fetch-pool.ts';
 import { LayerHost } from '../../src/front-end/layer-host.ts';
+import { Supplies } from '../../src/front-end/supplies.ts';
 import { SpanUse } from '../../src/front-end/span-use.ts';
 import { realPorts } from '../../src/process/ports.ts';
 import type { SpanTable } from '../../src/image/span-table.ts';
@@ -71,8 +72,7 @@ beforeEach(async () => {
       diffId,
       content: diffId,
       table,
-      tableName: undefined,
-      source,
+      supplies: new Supplies({ source }),
       file: await open(path, 'r+'),
       direct: false,
     },

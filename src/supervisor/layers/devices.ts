@@ -62,7 +62,8 @@ export class Devices {
     const known = this.#attached.get(diffId);
     if (known !== undefined) {
       known.users += 1;
-      this.setRate(diffId, user, rate);
+      const isNew = [known.supply(user, demand), known.setRate(user, rate)].includes(true);
+      if (isNew) this.#tellAgain(known);
       return known.loop;
     }
     // What the front end is told of this one comes after all that it was told of the one before.
@@ -72,6 +73,7 @@ export class Devices {
       isWanted: (one) => this.#isWanted(one),
       onDirect: (changed) => this.direct.publish(changed),
     });
+    layer.supply(user, demand);
     layer.setRate(user, rate);
     this.#attached.set(diffId, layer);
     try {
@@ -85,12 +87,18 @@ export class Devices {
   /** How fast the rest of the layer may come for this user; the front end hears of it as soon as it can. */
   setRate(diffId: string, user: string, rate: number): void {
     const layer = this.#attached.get(diffId);
-    if (layer?.setRate(user, rate) !== true) return;
-    // It hears the rates of that moment.
+    if (layer?.setRate(user, rate) === true) this.#tellAgain(layer);
+  }
+
+  /** It hears what is so at that moment. */
+  #tellAgain(layer: AttachedLayer): void {
     void layer.loop
       .then(() => this.#openAgain(layer))
       .catch((error: unknown) =>
-        this.#options.log.warn({ diffId, error }, 'the front end did not hear of a limit'),
+        this.#options.log.warn(
+          { layer: layer.demand.diffId, error },
+          'the front end did not hear of a limit, or of a further source',
+        ),
       );
   }
 
@@ -100,7 +108,8 @@ export class Devices {
     if (layer === undefined) return;
     layer.users -= 1;
     if (layer.users > 0) {
-      this.setRate(diffId, user, 0);
+      const isOther = [layer.supply(user, undefined), layer.setRate(user, 0)].includes(true);
+      if (isOther) this.#tellAgain(layer);
       return;
     }
     this.#attached.delete(diffId);
