@@ -50,11 +50,13 @@ export class Chains {
     const { chain, ref, manifest } = order;
     const named = ref === undefined ? undefined : await this.#admitted(ref, manifest);
     const found = named === undefined ? undefined : within(named, chain);
-    if (named !== undefined && found !== undefined && (await this.#isPrepared(named))) return found;
+    // What a user has pinned by digest is not shown on the word of a client that may merely push.
+    const isPinned = ref !== undefined && parseReference(ref).digest !== undefined;
+    if (named !== undefined && found !== undefined && (await this.#isPrepared(named, isPinned))) return found;
     for (const image of Array.from(this.#images.all())) {
       if (image === named || image.prepared === undefined || image.resolved.chain !== undefined) continue;
       const other = within(image, chain);
-      if (other === undefined || !(await this.#images.isPrepared(image))) continue;
+      if (other === undefined || !(await this.#images.isPrepared(image, isPinned))) continue;
       if (found !== undefined || (await this.#images.access.isPublic(image.resolved))) return other;
     }
     return undefined;
@@ -130,16 +132,17 @@ export class Chains {
     return await asked;
   }
 
-  async #isPrepared(image: Image): Promise<boolean> {
-    const since = this.#unprepared.get(image.manifest);
+  async #isPrepared(image: Image, isPinned: boolean): Promise<boolean> {
+    const key = `${image.manifest} ${isPinned ? 'pinned' : ''}`;
+    const since = this.#unprepared.get(key);
     if (since !== undefined && this.#now() - since < BELIEVE_MS) return false;
     try {
-      if (await this.#images.isPrepared(image)) return true;
+      if (await this.#images.isPrepared(image, isPinned)) return true;
     } catch (error) {
       this.#log.warn({ image: image.resolved.ref, error: toErrorRecord(error) }, 'no word about a sidecar');
     }
     if (this.#unprepared.size >= MOST_REMEMBERED) this.#unprepared.clear();
-    this.#unprepared.set(image.manifest, this.#now());
+    this.#unprepared.set(key, this.#now());
     return false;
   }
 }

@@ -19,7 +19,7 @@ import type { Devices } from '../layers/devices.ts';
 import type { FrontCaller } from '../layers/front-caller.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
-import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
+import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
 
