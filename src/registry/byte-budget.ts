@@ -17,17 +17,17 @@ export class ByteBudget {
     return this.#free;
   }
 
-  /** Does the work when there is room for so many bytes, and takes them back when its promise settles. Throws the signal's reason. */
-  async use<T>(bytes: number, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  /** Resolves when there is room for so many bytes, with a function that gives them back. Throws the signal's reason. */
+  async lease(bytes: number, signal?: AbortSignal): Promise<() => void> {
     const wanted = Math.min(bytes, this.#total);
     await this.#take(wanted, signal);
-    try {
-      signal?.throwIfAborted();
-      return await work();
-    } finally {
+    const release = () => {
       this.#free += wanted;
       this.#next();
-    }
+    };
+    if (signal?.aborted === true) release();
+    signal?.throwIfAborted();
+    return release;
   }
 
   async #take(bytes: number, signal: AbortSignal | undefined): Promise<void> {
@@ -40,7 +40,7 @@ export class ByteBudget {
     const entry = { bytes, begin: resolve };
     const leave = () => {
       const at = this.#waiting.indexOf(entry);
-      // Its turn has come in the same moment: `use` gives the bytes back.
+      // Its turn has come in the same moment: `lease` gives the bytes back.
       if (at < 0) return;
       this.#waiting.splice(at, 1);
       reject(signal?.reason);

@@ -3,12 +3,12 @@ import { promisify } from 'node:util';
 import { constants, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { MAX_HINTS } from '../image/hints/hints.ts';
-import { ByteBudget } from './byte-budget.ts';
 import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
 import { countOf, MEDIA_TYPES } from './manifest.ts';
 import { namedSidecar } from './named-sidecar.ts';
 import { printable } from './printable.ts';
 import { throwIfAborted } from './retry.ts';
+import { withinBudgets } from './sidecar-budgets.ts';
 import { ANNOTATIONS, blobBytes, hasHints, revisionOf, SIDECAR_TYPES } from './sidecar-format.ts';
 import { MAX_BODY, type PartKind, sizeProblem } from './sidecar-limits.ts';
 
@@ -30,8 +30,9 @@ export interface SidecarHandle {
   /** Bytes of all its blobs in the registry. */
   size: number;
   /**
-   * Fetches a part and hands its bytes to `work`, which must not keep them. The parts that a process holds so share a
-   * budget of 64 MiB: what does not fit waits until other work has ended.
+   * Fetches a part and hands its bytes to `work`, which must not keep them: what a process holds so has a budget
+   * (sidecar-budgets.ts), and what does not fit waits until other work has ended. Work with flat metadata may wait for
+   * tables, work with a table for no other part.
    */
   use<T>(part: SidecarPartName, work: (bytes: Buffer) => Promise<T>, signal?: AbortSignal): Promise<T>;
   flat(signal?: AbortSignal): Promise<Buffer>;
@@ -50,12 +51,6 @@ export interface SkippedSidecar {
 
 /** Candidates that are tried; any account that may push can add some. */
 const MAX_CANDIDATES = 16;
-/**
- * Bytes of parts that this process holds packed and unpacked at a time, but for those that leave a handle. A part that is
- * larger comes alone.
- */
-const FETCHED = new ByteBudget(128 << 20);
-const UNPACKED = new ByteBudget(64 << 20);
 
 const decompress = promisify(zstdDecompress);
 
@@ -129,15 +124,26 @@ async function openSidecar(
   const { descriptor, parsed } = await client.manifest(source, candidate.digest, signal);
   if (parsed.kind !== 'manifest') throw wrong(descriptor, 'it is an index');
   const parts = checkParts(descriptor, parsed.manifest, image);
-  const use = async <T>(part: Descriptor, work: (bytes: Buffer) => Promise<T>, signal?: AbortSignal) => {
+  const use = async <T>(
+    kind: PartKind | 'hints',
+    part: Descriptor,
+    work: (bytes: Buffer) => Promise<T>,
+    signal?: AbortSignal,
+  ) => {
     const size = unpackedSize(part, descriptor);
-    const fetched = async () => {
-      const body = await client.blob(source, part, signal, MAX_BODY);
-      return await UNPACKED.use(size, async () => await work(await unpack(body, size, part)), signal);
-    };
-    return await FETCHED.use(part.size, fetched, signal);
+    return await withinBudgets({
+      registry: source.registry,
+      kind,
+      packed: part.size,
+      unpacked: size,
+      fetch: () => client.blob(source, part, signal, MAX_BODY),
+      unpack: (body) => unpack(body, size, part),
+      work,
+      signal,
+    });
   };
-  const fetch = (part: Descriptor, signal?: AbortSignal) => use(part, async (bytes) => bytes, signal);
+  const fetch = (kind: PartKind | 'hints', part: Descriptor, signal?: AbortSignal) =>
+    use(kind, part, async (bytes) => bytes, signal);
   const partOf = (layer: number) => {
     const part = parts.layers[layer];
     if (part === undefined) throw new CofaError('invalid-argument', `${source.text} has no layer ${layer}`);
@@ -148,16 +154,16 @@ async function openSidecar(
     revision: countOf(parsed.manifest.annotations?.[ANNOTATIONS.revision]),
     size: parsed.manifest.layers.reduce((sum, { size }) => sum + size, 0),
     use: async (name, work, signal) =>
-      await use(name.kind === 'flat' ? parts.flat : partOf(name.layer)[name.kind], work, signal),
-    flat: (signal) => fetch(parts.flat, signal),
-    spans: async (layer, signal) => await fetch(partOf(layer).spans, signal),
-    toc: async (layer, signal) => await fetch(partOf(layer).toc, signal),
+      await use(name.kind, name.kind === 'flat' ? parts.flat : partOf(name.layer)[name.kind], work, signal),
+    flat: (signal) => fetch('flat', parts.flat, signal),
+    spans: async (layer, signal) => await fetch('spans', partOf(layer).spans, signal),
+    toc: async (layer, signal) => await fetch('toc', partOf(layer).toc, signal),
     hints: async (signal) => {
       const part = parsed.manifest.layers.find(({ mediaType }) => mediaType === SIDECAR_TYPES.hints);
       if (part === undefined) return undefined;
       if (part.size > MAX_HINTS || unpackedSize(part, descriptor) > MAX_HINTS)
         throw wrong(descriptor, `its hints have more than ${MAX_HINTS} bytes`);
-      return await fetch(part, signal);
+      return await fetch('hints', part, signal);
     },
   };
 }

@@ -23,14 +23,16 @@ test('work never holds more than the budget, all of it gets its turn, and all by
           control.abort(new Error('given up'));
         })();
         const work = async () => {
+          const release = await budget.lease(bytes, control.signal);
           held += Math.min(bytes, 100);
           expect(held).toBeLessThanOrEqual(100);
           for (let i = 0; i < turns; i++) await turn();
           held -= Math.min(bytes, 100);
+          release();
           if (fails) throw new Error('failed');
           return bytes;
         };
-        const outcome = await budget.use(bytes, work, control.signal).catch((error: Error) => error.message);
+        const outcome = await work().catch((error: Error) => error.message);
         if (outcome === 'given up') expect(abortAfter).toBeDefined();
         else expect(outcome).toBe(fails ? 'failed' : bytes);
         await abort;
