@@ -11,6 +11,8 @@ import type { Random } from '../random.ts';
 export const HOLE = 0;
 export const RIGHT = 1;
 export const GARBAGE = 2;
+/** As an attacker's span table says, and not as the layer has it. */
+export const FORGED = 3;
 
 export class SimFile {
   readonly number: number;

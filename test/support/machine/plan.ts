@@ -14,6 +14,12 @@ export interface Plan {
   indexed: boolean[];
   /** Images with a well-formed sidecar that is not the image's: two files changed places, or a layer is hidden. */
   forged: Array<'swapped' | 'hiding' | undefined>;
+  /** Layers with span tables of an attacker: other states, so another root and bytes of his. */
+  attacked: number[];
+  /** Images that have a sidecar of his beside their own; whether the registry prefers it. */
+  besides: Array<'preferred' | 'behind' | undefined>;
+  /** He has an image that gives the diffID of an attacked layer to a blob of his; `larger`: of another size. */
+  poisons: 'same size' | 'larger' | undefined;
   /** Of the engine and of mounts; undefined: mounts name none. */
   trust: TrustPolicy;
   mountTrust: number;
@@ -87,7 +93,7 @@ export function drawPlan(random: Random): Plan {
     images,
     indexed: images.map(() => random.chance(0.85)),
     forged: images.map(() => sometimes(random.pick(['swapped', 'hiding'] as const), undefined, 0.3)),
-    trust: random.pick(['registry', 'registry', 'own', 'never'] as const),
+    trust: random.pick(['registry', 'registry', 'signed', 'own', 'never'] as const),
     mountTrust: random.pick([0, 0, 0.3]),
     listed: random.chance(0.5),
     rebuildDies: sometimes(0.3, 0, 0.3),
@@ -126,7 +132,23 @@ export function drawPlan(random: Random): Plan {
     faultsEndMs: random.int(6_000, 20_000),
     rotMs: sometimes(random.int(1_000, 6_000), never, 0.3),
     scrubMs: sometimes(random.int(1_500, 6_000), never, 0.4),
+    ...drawAttack(random, layers, images),
   };
+}
+
+/** In half of the seeds there is no attacker. */
+function drawAttack(
+  random: Random,
+  layers: Plan['layers'],
+  images: Plan['images'],
+): Pick<Plan, 'attacked' | 'besides' | 'poisons'> {
+  const attacked = random.chance(0.5) ? layers.map((_, at) => at).filter(() => random.chance(0.5)) : [];
+  const beside = (image: number[]) =>
+    image.some((layer) => attacked.includes(layer)) && random.chance(0.7)
+      ? random.pick(['preferred', 'behind'] as const)
+      : undefined;
+  const poisons = random.pick(['same size', 'larger', undefined] as const);
+  return { attacked, besides: images.map(beside), poisons: attacked.length === 0 ? undefined : poisons };
 }
 
 /** The plan once the faults are over. */

@@ -10,6 +10,7 @@ export const SABOTAGES = [
   'forget-log-sync',
   'blind-scrub',
   'blind-proof',
+  'shared-device',
 ] as const;
 
 export type Sabotage = (typeof SABOTAGES)[number];

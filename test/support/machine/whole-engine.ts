@@ -9,6 +9,7 @@
  * - one front end does not fetch the same span twice at once;
  * - flat metadata are called verified only when they are those of the layers, and refuted only when they are not; no
  *   mount requested after a refutation has refuted metadata, and none that does not trust sidecars ever has others;
+ * - what root-rules.ts says of block roots;
  * - every thrown error has a handler.
  *
  * When the faults end everything must recover: the engine runs, each acknowledged mount is there once and every byte of
@@ -22,13 +23,14 @@ import type { CofaEvent } from '../../../schemas/events.ts';
 import { TRUST_POLICIES, type TrustPolicy } from '../../../schemas/trust.ts';
 import { STREAM, subjects } from '../../../schemas/subjects.ts';
 import { decode } from './wire.ts';
-import { GARBAGE, HOLE, RIGHT, type SimFile } from './disk.ts';
+import { FORGED, GARBAGE, HOLE, RIGHT, type SimFile } from './disk.ts';
 import type { Loop, SimMount } from './kernel.ts';
 import { currentProcess, type SimProcess } from './machine.ts';
 import { NatsStore, SimConnection, type StoredMessage } from './nats.ts';
 import { healed } from './plan.ts';
 import type { Sabotage } from './sabotage.ts';
 import type { RunSupervisor } from './programs.ts';
+import { RootRules } from './root-rules.ts';
 import { digestOf, type SimImage, World } from './world.ts';
 
 export interface EngineOutcome {
@@ -108,10 +110,12 @@ class WholeEngine {
   readonly #refuted = new Set<string>();
   /** Mounts by id, with the metadata they must not have: those refuted before their request. */
   readonly #forbidden = new Map<string, { dir: string; flats: ReadonlySet<string | undefined> }>();
+  readonly #roots: RootRules;
   #unhandled: unknown;
 
   constructor(seed: number, runSupervisor: RunSupervisor, options: EngineOptions) {
     this.#world = new World(seed, options);
+    this.#roots = new RootRules(this.#world);
     this.#isLoud = options.onTrace !== undefined;
     this.#runSupervisor = runSupervisor;
     for (let at = 0; at < this.#world.plan.dirs; at++)
@@ -168,7 +172,8 @@ class WholeEngine {
   #listSidecars(): void {
     const { disk, images } = this.#world;
     const list = disk.create(`${ROOT}/trusted-sidecars`);
-    list.content = Buffer.from(images.map(({ sidecar }) => `${sidecar}\n`).join(''));
+    const known = images.filter(({ isAttackers }) => isAttackers !== true);
+    list.content = Buffer.from(known.map(({ sidecar }) => `${sidecar}\n`).join(''));
     list.size = list.content.length;
     list.sync();
   }
@@ -363,6 +368,7 @@ class WholeEngine {
     const machine = this.#machine;
     const { disk, kernel, stores, servers } = this.#world;
     machine.meet('power cuts');
+    this.#roots.forget();
     this.#world.disturbedAt = machine.now;
     this.#supervisorDiedAt = machine.now;
     machine.cutPower();
@@ -637,7 +643,10 @@ class WholeEngine {
     const isForged = image.isIndexed && !image.offered.equals(image.flat);
     const met = this.#machine.met['wrong bytes'] ?? 0;
     this.#machine.check(
-      met > 0 || this.#world.plan.wrongBytes > 0 || (isForged && trust !== 'never' && trust !== 'own'),
+      image.isAttackers === true ||
+        met > 0 ||
+        this.#world.plan.wrongBytes > 0 ||
+        (isForged && trust !== 'never' && trust !== 'own'),
       () => `${image.ref} was refused with integrity, trust ${trust}`,
     );
   }
@@ -696,7 +705,7 @@ class WholeEngine {
         const isRotten = (tag: number, at: number) =>
           tag === GARBAGE && this.#world.isRotten(file, first + at, read.startedAt);
         const wrong = (tags ?? new Uint8Array([HOLE])).findIndex(
-          (tag, at) => tag !== RIGHT && !isRotten(tag, at),
+          (tag, at) => tag !== this.#checked(loop) && !isRotten(tag, at),
         );
         if (tags?.some(isRotten) === true) machine.meet('reads of what has rotted');
         machine.check(
@@ -706,7 +715,7 @@ class WholeEngine {
       } else {
         machine.meet('reads failed');
         machine.check(
-          this.#hasCause(read),
+          this.#hasCause(read) || this.#roots.isForged(loop),
           () => `read ${id} of ${read.what} failed without a cause: ${errno}`,
         );
       }
@@ -718,6 +727,11 @@ class WholeEngine {
       });
       done(errno === undefined);
     });
+  }
+
+  /** Bytes of a forged layer are its author's. Rules of their own say whose mounts may have it. */
+  #checked(loop: Loop): number {
+    return this.#roots.isForged(loop) ? FORGED : RIGHT;
   }
 
   #fileBehind({ backing }: Loop): SimFile | undefined {
@@ -766,6 +780,8 @@ class WholeEngine {
   /** Of mounts that were acknowledged to a user. */
   #checkTrust(): void {
     for (const [dir, { state, image, trust }] of this.#expected) {
+      if (state === 'mounted' && !this.#world.plan.two)
+        this.#roots.checkTrusting(this.#world.kernel.find(dir), trust);
       if (state !== 'mounted' || trust !== 'never' || image === undefined || this.#world.plan.two) continue;
       const flat = flatOf(this.#world.kernel.find(dir));
       this.#machine.check(
@@ -802,6 +818,7 @@ class WholeEngine {
     machine.trace(`event ${event.type}`);
     machine.meet(`log: ${event.type}`);
     const id = subject.slice(subject.lastIndexOf('.') + 1);
+    this.#roots.onAppend(subject, event);
     if (event.type === 'image.verified' || event.type === 'image.refuted') {
       const image = this.#world.images.find(({ manifest }) => manifest.endsWith(id));
       const isRight = image !== undefined && event.flat === digestOf(image.flat);
@@ -830,7 +847,7 @@ class WholeEngine {
     for (const [first, count] of event.ranges)
       for (let block = first; block < first + count; block++)
         machine.check(
-          file?.durable.blocks?.[block] === RIGHT ||
+          file?.durable.blocks?.[block] === this.#world.checked(`sha256:${id}`) ||
             this.#world.isRotten(file, block, Number.NEGATIVE_INFINITY),
           () => `block ${block} of ${subject} is in the log and not synced`,
         );
@@ -890,6 +907,8 @@ class WholeEngine {
     const known = new Map(status.mounts.map(({ dir, state, ref }) => [dir, { state, ref }]));
     for (const [dir, { state, image }] of this.#expected) {
       const there = known.get(dir);
+      // What the attacker's own image is made of is gone when its table is known to be wrong.
+      if (image?.isAttackers === true) continue;
       if (state === 'mounted' && (there?.state !== 'mounted' || there.ref !== image?.ref))
         wrong.push(
           `${dir} was acknowledged with ${image?.ref} and is ${there?.state ?? 'unknown'} with ${there?.ref}`,
@@ -939,7 +958,10 @@ class WholeEngine {
     // The front end remembers for a moment that bytes came wrong, or none at all (actors/stall.ts).
     await this.#until(machine.now + LAYER_LIMITS.stallMs + 1_000, () => false);
     for (const mount of this.#world.kernel.mounts.filter((one) => this.#isOfLiving(one))) {
-      for (const [at, { size }] of mount.devices.entries()) {
+      for (const [at, loop] of mount.devices.entries()) {
+        const { size } = loop;
+        // Who believes an attacker gets all but the last block.
+        if (this.#roots.isForged(loop)) continue;
         for (let block = 0; block < size / 65_536; block += 2) {
           asked += 1;
           this.#read(mount, at, block, Math.min(block + 1, size / 65_536 - 1), (ok) => {
@@ -1026,7 +1048,7 @@ class WholeEngine {
       const file = this.#world.device(ROOT, diffId);
       for (const [block, bit] of present.entries())
         machine.check(
-          bit === 0 || file?.blocks?.[block] === RIGHT,
+          bit === 0 || file?.blocks?.[block] === this.#world.checked(diffId),
           () => `the log has block ${block} of ${diffId} present, and it is not right`,
         );
     }

@@ -4,7 +4,9 @@ import { CofaError } from '../../../schemas/errors.ts';
 import type { FetchJob, Job } from '../../../schemas/fetch.ts';
 import type { LocalHandler } from '../../../src/bus/local-socket.ts';
 import { decode, encode } from './wire.ts';
-import { BLOCK, GARBAGE, RIGHT, SimDisk, type SimFile } from './disk.ts';
+import { BLOCK, FORGED, GARBAGE, RIGHT, SimDisk, type SimFile } from './disk.ts';
+import { besideOf, forgeryOf, poisonedBy } from './forgeries.ts';
+import { digest, flatOf } from './names.ts';
 import { Kernel } from './kernel.ts';
 import { currentProcess, Machine, type SimProcess } from './machine.ts';
 import { NatsServer, NatsStore } from './nats.ts';
@@ -20,6 +22,8 @@ export interface SimLayer {
   spans: number[];
   blockCount: number;
   size: number;
+  /** What an attacker's table says of the layer: his bytes pass its checks, but for the last block. */
+  isForged?: boolean;
 }
 
 export interface SimImage {
@@ -32,6 +36,10 @@ export interface SimImage {
   /** The metadata in the sidecar. */
   offered: Buffer;
   sidecar: string;
+  /** A sidecar of an attacker's beside it: genuine metadata, and tables of his where `layers` are forged. */
+  beside?: { digest: string; layers: SimLayer[]; isPreferred: boolean } | undefined;
+  /** It is the attacker's own: its blobs are not what its config says. */
+  isAttackers?: true;
 }
 
 /** A block that has gone bad on the disk. */
@@ -67,6 +75,8 @@ export class World {
   plan: Plan;
   readonly sabotage: Sabotage | undefined;
   readonly layers: SimLayer[];
+  /** What an attacker's tables say of layers. */
+  readonly forgeries: SimLayer[];
   readonly images: SimImage[];
   readonly servers = new Map<string, NatsServer>();
   readonly stores = new Map<string, NatsStore>();
@@ -112,11 +122,10 @@ export class World {
         size: blockCount * BLOCK,
       };
     });
-    this.images = this.plan.images.map((layers, at) => {
+    this.forgeries = this.plan.attacked.map((at) => forgeryOf(this.layers[at] as SimLayer));
+    const honest = this.plan.images.map((layers, at): SimImage => {
       const mine = layers.map((index) => this.layers[index] as SimLayer);
-      const flat = Buffer.from(
-        JSON.stringify({ devices: mine.map(({ diffId, size }) => ({ diffId, size })) }),
-      );
+      const flat = flatOf(mine);
       const ref = `registry.sim:5000/image${at}:1`;
       return {
         ref,
@@ -126,8 +135,11 @@ export class World {
         flat,
         offered: offeredBy(flat, this.plan.forged[at]),
         sidecar: digest(`sidecar ${ref}`),
+        beside: besideOf(mine, this.forgeries, this.plan.besides[at], ref),
       };
     });
+    this.images = [...honest, ...poisonedBy(this.plan, this.forgeries)];
+    for (const image of this.images) if (image.isAttackers === true) this.forgeries.push(...image.layers);
     makePresent(this);
   }
 
@@ -174,9 +186,16 @@ export class World {
 
   /** By its id or its diffID. */
   layer(diffId: string): SimLayer {
-    const found = this.layers.find((layer) => layer.diffId === diffId || layer.root === diffId);
+    const found =
+      this.forgeries.find(({ root }) => root === diffId) ??
+      this.layers.find((layer) => layer.diffId === diffId || layer.root === diffId);
     if (found === undefined) throw new CofaError('not-found', `no layer ${diffId}`);
     return found;
+  }
+
+  /** What a block holds that passed the check of the layer's table. `id`: the layer's. */
+  checked(id: string): number {
+    return this.layer(id).isForged === true ? FORGED : RIGHT;
   }
 
   /** The server at a URL, made when a process serves there for the first time. */
@@ -275,6 +294,7 @@ function offeredBy(flat: Buffer, forged: Plan['forged'][number]): Buffer {
   );
 }
 
+export { digest } from './names.ts';
+
 export const digestOf = (bytes: Uint8Array): string =>
   `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
-export const digest = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;

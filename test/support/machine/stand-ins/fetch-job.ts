@@ -1,15 +1,18 @@
 /** Stand-in for src/fetch/fetch-job.ts: blocks come one after the other, verified; some requests fail. */
 import { CofaError } from '../../../../schemas/errors.ts';
 import type { FetchJob } from '../../../../schemas/fetch.ts';
-import { RIGHT } from '../disk.ts';
+import { FORGED, RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
+import type { SpanTable } from './span-table.ts';
 import { request } from './registry-client.ts';
 
 export * from '../../../../src/fetch/fetch-job.ts';
 
 interface Context {
   layout: { root: string };
+  /** The engine's own, of simulated tables. */
+  tables: { of(name: string, layer: string): Promise<unknown> };
   signal: AbortSignal;
   gate: { readonly opening: Promise<void> | undefined };
   onBlocks(firstBlock: number, count: number, bytes: number): void;
@@ -24,8 +27,11 @@ export async function runFetch(job: FetchJob, context: Context): Promise<number>
   }
 }
 
-async function fetchBlocks(job: FetchJob, { layout, signal, gate, onBlocks }: Context): Promise<number> {
+async function fetchBlocks(job: FetchJob, context: Context): Promise<number> {
+  const { layout, signal, gate, tables, onBlocks } = context;
   const { random } = machine();
+  const { isForged, blockCount } = (await tables.of(job.table ?? job.source.digest, job.layer)) as SpanTable;
+  const tag = isForged ? FORGED : RIGHT;
   await request('layer blob', signal);
   for (const [first, count] of job.runs) {
     const end = first + count;
@@ -40,9 +46,14 @@ async function fetchBlocks(job: FetchJob, { layout, signal, gate, onBlocks }: Co
       }
       const file = world().device(layout.root, job.layer);
       if (file?.blocks === undefined) throw new CofaError('internal', 'the device file is not there');
-      if (world().isDiskFull && file.blocks[block] !== RIGHT)
+      if (isForged && block === blockCount - 1) {
+        machine().meet('last blocks that no attacker can forge');
+        throw new CofaError('integrity', 'the last block is not what the span table says');
+      }
+      if (world().isDiskFull && file.blocks[block] !== tag)
         throw new CofaError('no-space', 'the disk is full');
-      file.blocks[block] = RIGHT;
+      if (tag === FORGED) machine().meet('blocks forged');
+      file.blocks[block] = tag;
       if (random.chance(0.3) || block === end - 1) {
         onBlocks(reported, block + 1 - reported, block + 1 - reported);
         reported = block + 1;

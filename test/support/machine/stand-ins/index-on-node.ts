@@ -1,4 +1,5 @@
 /** Stand-in for src/supervisor/images/index-on-node.ts: all layers stream into their devices, and everything is synced. */
+import { CofaError } from '../../../../schemas/errors.ts';
 import type { ResolvedImage } from '../../../../src/registry/client.ts';
 import { hexOf } from '../../../../schemas/digest.ts';
 import { type Layout, writeWhole } from '../../../../src/store/layout.ts';
@@ -18,6 +19,10 @@ export async function indexOnNode(options: {
   image: ResolvedImage;
 }): Promise<unknown> {
   const { layout, manifest, image } = options;
+  if (world().images.find((one) => one.manifest === manifest)?.isAttackers === true) {
+    await request('layer blob');
+    throw new CofaError('integrity', 'the tar is not what the config says');
+  }
   machine().meet('indexed on the node');
   const devices = await Promise.all(
     image.layers.map(async ({ diffId, blob }) => {

@@ -23,6 +23,7 @@ export async function rebuild(
 ): Promise<Rebuilt> {
   const { random } = machine();
   machine().meet('rebuilds');
+  const isAttackers = world().images.find((one) => one.manifest === manifest)?.isAttackers === true;
   const dies = random.chance(world().plan.rebuildDies);
   for (const { diffId } of layers) {
     const layer = world().layer(diffId);
@@ -42,6 +43,8 @@ export async function rebuild(
       machine().meet('rebuilds whose layers went');
       throw new CofaError('integrity', `the device of layer ${diffId} is another one`);
     }
+    // No table here is of his blob, which has to be read.
+    if (isAttackers) throw new CofaError('integrity', 'the tar is not what the config says');
     await writeWhole(layout.spans(tableOf(layer)), encodeTable(layer));
   }
   const image = world().images.find((one) => hexOf(one.manifest) === hexOf(manifest));

@@ -1,6 +1,5 @@
 /** Stand-in for src/fetch/scrub-job.ts: what the disk has of a block is its tag. */
 import type { BlockCheck } from '../../../../src/fetch/scrub-job.ts';
-import { RIGHT } from '../disk.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
 
@@ -22,7 +21,7 @@ export async function checkBlocks(
       signal.throwIfAborted();
       const tag = world().device(layout.root, layer)?.blocks?.[block];
       machine().meet('blocks compared');
-      if (tag === RIGHT) continue;
+      if (tag === world().checked(layer)) continue;
       if (world().sabotage === 'blind-scrub' && machine().random.chance(0.3)) continue;
       machine().meet('blocks found damaged');
       const last = bad.at(-1);

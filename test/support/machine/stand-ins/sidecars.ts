@@ -16,17 +16,22 @@ export async function findSidecar(
   await request('referrers');
   const found = world().images.find(({ manifest }) => manifest === image.descriptor.digest);
   if (found?.isIndexed !== true) return undefined;
+  return handleOf(found.sidecar, found.offered, cut(found));
+}
+
+/** `layers`: what its span tables say. */
+function handleOf(sidecar: string, offered: Buffer, layers: readonly SimLayer[]): SidecarHandle {
   const blob = async (bytes: Buffer): Promise<Buffer> => {
     await request('sidecar blob');
     // Bodies are compared with their digests.
     if (machine().random.chance(world().plan.wrongBytes)) throw new CofaError('integrity', 'wrong bytes');
     return bytes;
   };
-  const flat = () => blob(found.offered);
-  const spans = (layer: number) => blob(encodeTable(cutFor(found, found.layers[layer] as SimLayer)));
+  const flat = () => blob(offered);
+  const spans = (layer: number) => blob(encodeTable(layers[layer] as SimLayer));
   const toc = () => blob(Buffer.alloc(0));
   return {
-    descriptor: { mediaType: 'sidecar', digest: found.sidecar, size: 1 },
+    descriptor: { mediaType: 'sidecar', digest: sidecar, size: 1 },
     revision: SIDECAR_REVISION,
     size: 1,
     use: async (part, work) =>
@@ -41,12 +46,17 @@ export async function findSidecar(
 }
 
 /** Every other image has cut spans: layers that images have in common come with two tables. */
-function cutFor(image: SimImage, layer: SimLayer): SimLayer {
-  if (world().images.indexOf(image) % 2 === 0) return layer;
-  return { ...layer, spans: layer.spans.flatMap((blocks) => (blocks > 1 ? [1, blocks - 1] : [blocks])) };
+function cut(image: SimImage): SimLayer[] {
+  if (world().images.indexOf(image) % 2 === 0) return image.layers;
+  const halves = (blocks: number) => (blocks > 1 ? [1, blocks - 1] : [blocks]);
+  return image.layers.map((layer) => ({ ...layer, spans: layer.spans.flatMap(halves) }));
 }
 
 export async function* sidecarsOf(client: unknown, image: ResolvedImage): AsyncIterable<SidecarHandle> {
-  const found = await findSidecar(client, image);
-  if (found !== undefined) yield found;
+  const own = await findSidecar(client, image);
+  const { beside, flat } = world().images.find(({ manifest }) => manifest === image.descriptor.digest) ?? {};
+  const forged =
+    beside === undefined || flat === undefined ? [] : [handleOf(beside.digest, flat, beside.layers)];
+  const honest = own === undefined ? [] : [own];
+  yield* beside?.isPreferred === true ? [...forged, ...honest] : [...honest, ...forged];
 }

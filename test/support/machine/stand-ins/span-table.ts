@@ -1,7 +1,7 @@
 /** Stand-in for src/image/span-table.ts: the geometry of a simulated layer, as JSON. */
 import { CofaError } from '../../../../schemas/errors.ts';
 import { BLOCK } from '../disk.ts';
-import type { SimLayer } from '../world.ts';
+import { type SimLayer, world } from '../world.ts';
 
 export * from '../../../../src/image/span-table.ts';
 
@@ -17,6 +17,8 @@ export class SpanTable {
   readonly blockSize = BLOCK;
   readonly blockCount: number;
   readonly spanCount: number;
+  /** It is an attacker's: what passes its checks is not the layer. */
+  readonly isForged: boolean;
   readonly #first: number[] = [];
   readonly #span: number[] = [];
 
@@ -34,9 +36,10 @@ export class SpanTable {
     }
   }
 
-  private constructor({ diffId, root, blob, size, spans }: SimLayer) {
+  private constructor({ diffId, root, blob, size, spans, isForged = false }: SimLayer) {
     this.diffId = diffId;
-    this.root = root;
+    this.root = world().sabotage === 'shared-device' ? world().layer(diffId).root : root;
+    this.isForged = isForged;
     this.blobDigest = blob;
     this.blobSize = size;
     this.rawSize = size;
