@@ -60,7 +60,8 @@ export async function prepareChain(
         if (known === undefined) {
           toc = join(layout.image(chain), `toc-${at}`);
           drafts.push(toc);
-          await writeWhole(toc, await tables(order).toc(at));
+          const draft = toc;
+          await tables(order).use({ kind: 'toc', layer: at }, (bytes) => writeWhole(draft, bytes));
         }
         return { diffId, size: device.size, toc, device };
       }),
@@ -117,11 +118,12 @@ async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
     );
     if (isHere) return device;
   }
-  const bytes = await tables(order).spans(at);
-  const { root, rawSize: size } = SpanTable.of(bytes, layer);
-  const table = digestOf(bytes);
-  await writeWhole(layout.spans(table), bytes);
-  return { diffId, size, spans: blob.digest, root, table };
+  return await tables(order).use({ kind: 'spans', layer: at }, async (bytes) => {
+    const { root, rawSize: size } = SpanTable.of(bytes, layer);
+    const table = digestOf(bytes);
+    await writeWhole(layout.spans(table), bytes);
+    return { diffId, size, spans: blob.digest, root, table };
+  });
 }
 
 function flatten(order: ToFlattener): Promise<{ flat: string; devices: number[] }> {

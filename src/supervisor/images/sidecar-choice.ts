@@ -157,32 +157,65 @@ function refuseFor(reason: string | undefined): void {
   if (reason !== undefined) throw new CofaError('integrity', reason);
 }
 
-/** Takes flat metadata and span tables into the store; both are checked before anything uses them. */
+/**
+ * Takes flat metadata and span tables into the store; both are checked before anything uses them. One table after the other
+ * as far as they are large: what a process holds of them has a budget (src/registry/sidecar-budgets.ts).
+ */
 async function takeWhole(
   options: ChoiceOptions,
   sidecar: SidecarHandle,
   check: Check,
 ): Promise<PreparedEvent> {
-  const { layout, manifest, image, onFetched } = options;
-  const parts = Promise.all(image.layers.map((_, layer) => sidecar.spans(layer)));
-  // It is waited for below.
-  parts.catch(() => {});
-  const metadata = await sidecar.flat();
-  const hints = readHints(sidecar, options.onPassed);
-  const [{ devices }, tables] = await Promise.all([
-    checkFlatAside(metadata),
-    parts.then((all) => {
-      onFetched?.();
-      return all;
-    }),
-  ]);
-  const used = devices.map((device) => usedLayer(image, device, tables));
+  const tables = takeTables(options, sidecar);
+  // They are waited for below.
+  tables.catch(() => {});
+  return await sidecar.use({ kind: 'flat' }, (metadata) =>
+    takeFlat(options, sidecar, { metadata, tables }, check),
+  );
+}
+
+/** A table lies in the store under its own digest: one that nothing names in the end is swept up. */
+interface StoredTable {
+  /** Bytes of the layer's tar. */
+  size: number;
+  root: string;
+  table: string;
+}
+
+/** In the order of the image's layers. Error `integrity` for a table that is another layer's. */
+async function takeTables(
+  { layout, image, onFetched }: ChoiceOptions,
+  sidecar: SidecarHandle,
+): Promise<StoredTable[]> {
+  let coming = image.layers.length;
+  if (coming === 0) onFetched?.();
+  const take = async (layer: ResolvedImage['layers'][number], bytes: Buffer): Promise<StoredTable> => {
+    coming -= 1;
+    if (coming === 0) onFetched?.();
+    const { rawSize: size, root } = SpanTable.of(bytes, layer);
+    const table = digestOf(bytes);
+    await writeWhole(layout.spans(table), bytes);
+    return { size, root, table };
+  };
+  return await Promise.all(
+    image.layers.map((layer, at) => sidecar.use({ kind: 'spans', layer: at }, (bytes) => take(layer, bytes))),
+  );
+}
+
+async function takeFlat(
+  { layout, manifest, image, onPassed }: ChoiceOptions,
+  sidecar: SidecarHandle,
+  { metadata, tables }: { metadata: Buffer; tables: Promise<StoredTable[]> },
+  check: Check,
+): Promise<PreparedEvent> {
+  const hints = readHints(sidecar, onPassed);
+  const [checked, stored] = await Promise.all([checkFlatAside(metadata), tables]);
+  const devices = checked.devices.map((device) => usedLayer(image, device, stored));
   const flat = digestOf(metadata);
-  const vouched = await check({ flat, roots: used.map(({ named }) => named) });
+  const vouched = await check({ flat, roots: devices });
   await Promise.all([
     writeWhole(layout.flat(manifest), metadata),
     hints.then((found) => keepHints(layout, manifest, found)),
-    ...used.map(({ named, bytes }) => writeWhole(layout.spans(named.table), bytes)),
   ]);
   return {
     type: 'image.prepared',
@@ -190,33 +223,30 @@ async function takeWhole(
     sidecar: sidecar.descriptor.digest,
     ...(sidecar.revision === undefined ? {} : { revision: sidecar.revision }),
     flat,
-    devices: used.map(({ named }) => named),
+    devices,
     ...(vouched === undefined ? {} : { vouched }),
   };
 }
 
-type NamedDevice = ImageDevice & { root: string; table: string };
-
-/** A layer that the flat image has file data in, with its span table. Error `integrity`. */
+/** A layer that the flat image has file data in. Error `integrity`. */
 function usedLayer(
   { reference, layers }: ResolvedImage,
   device: { diffId: string; size: number },
-  tables: readonly Buffer[],
-): { named: NamedDevice; bytes: Buffer } {
+  tables: readonly StoredTable[],
+): ImageDevice & StoredTable {
   const at = layers.findIndex((layer) => layer.diffId === device.diffId);
   const layer = layers[at];
-  const bytes = tables[at];
-  if (layer === undefined || bytes === undefined) {
+  const table = tables[at];
+  if (layer === undefined || table === undefined) {
     throw new CofaError(
       'integrity',
       `the sidecar's flat image uses ${device.diffId}, no layer of ${reference.text}`,
     );
   }
   const { diffId, blob } = layer;
-  const { rawSize: size, root } = SpanTable.of(bytes, layer);
-  if (device.size < size || device.size - size >= 512)
+  if (device.size < table.size || device.size - table.size >= 512)
     throw new CofaError('integrity', `the sidecar gives layer ${diffId} two different sizes`);
-  return { named: { diffId, size, spans: blob.digest, root, table: digestOf(bytes) }, bytes };
+  return { diffId, spans: blob.digest, ...table };
 }
 
 /**
