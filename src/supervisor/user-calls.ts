@@ -9,7 +9,7 @@ import type { AcceptedOf, Operation, Status } from '../../schemas/api.ts';
 import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
 import type { RightsFile, UserRights } from '../../schemas/rights.ts';
 import { policyNamed, type TrustPolicy } from '../../schemas/trust.ts';
-import { parseReference } from '../registry/reference.ts';
+import { parseReference, type Reference } from '../registry/reference.ts';
 
 export interface UserCallsOptions {
   users: RightsFile['users'];
@@ -79,13 +79,13 @@ function wishOf(operation: Operation, request: AnyRequest): Wish {
     AcceptedOf<'mount'> & AcceptedOf<'unmount'> & AcceptedOf<'scrub'> & AcceptedOf<'chain'>
   >;
   const { ref, dir, trust } = said;
-  const isId = ref !== undefined && IMAGE_ID.test(ref);
+  const image = ref === undefined || IMAGE_ID.test(ref) ? undefined : parseReference(ref);
   return {
     operation,
     dir,
     trust: trust === undefined ? undefined : policyNamed(trust),
-    image: ref === undefined || isId ? undefined : parseReference(ref),
-    anyImage: isId || (ref === undefined && ABOUT_IMAGES.has(operation)),
+    image,
+    anyImage: mayTouchAny(operation, ref, image),
     internal: Object.entries(request).some(([word, value]) => !WORDS.has(word) && saysMore(value)),
   };
 }
@@ -95,16 +95,26 @@ function wishOf(operation: Operation, request: AnyRequest): Wish {
  * devices of an image.
  */
 const WORDS = new Set(
-  'ref dir platform prefetch prefetchLimit trust layers start program chain manifest'
+  'ref dir nosymlinks platform prefetch prefetchLimit trust layers start program chain manifest'
     .concat(' all dryRun keepBytes layer repair bytesPerSecond force')
     .split(' '),
 );
 const saysMore = (value: unknown): boolean => value !== undefined && value !== false;
 
-/** `remove` and `scrub` take digits of a digest for an image's name. */
+/** Digits of a digest, which `remove` and `scrub` take for an image's name. */
 const IMAGE_ID = /^(sha256:)?[0-9a-f]{6,64}$/;
-/** They touch images also where they name none. */
-const ABOUT_IMAGES = new Set<Operation>(['chain', 'prune', 'scrub', 'scrub-stop']);
+/** They touch images also where they name none; `chain` names one by its layers. */
+const ABOUT_IMAGES = new Set<Operation>(['chain', 'prune', 'remove', 'scrub', 'scrub-stop']);
+
+/**
+ * Whether the request may mean an image that its reference does not name. A mount is asked of the named repository; the others
+ * take what the node has by its digest alone.
+ */
+function mayTouchAny(operation: Operation, ref: string | undefined, image: Reference | undefined): boolean {
+  if (ref !== undefined && image === undefined) return true;
+  if (!ABOUT_IMAGES.has(operation)) return false;
+  return operation === 'chain' || image === undefined || image.digest !== undefined;
+}
 
 /**
  * Who owns a folder can put a symbolic link below it. Error `invalid-argument` where the part of the path that is there has

@@ -55,6 +55,7 @@ const handlers = {
     return { mounted: true };
   },
   unmount: async (request: unknown) => called.push(request),
+  remove: async () => ({}),
   down: async () => called.push('down'),
   'scrub-stop': () => new Promise(() => {}),
 } as unknown as Handlers;
@@ -65,7 +66,7 @@ beforeAll(async () => {
   const layout = new Layout(folder);
   await layout.prepare();
   const mine = {
-    operations: ['mount', 'unmount', 'status'],
+    operations: ['mount', 'unmount', 'status', 'remove'],
     dirs: [join(folder, 'mine')],
     images: ['docker.io/library/debian'],
     seconds: 2,
@@ -169,6 +170,13 @@ test('it has its answer only in an inbox of its own, and sees no other progress'
   await bus.ci.request(names.userApi('ci', 'mount'), request, { timeout: 2_000, headers: head });
   await Promise.all([bus.api.flush(), bus.other.flush(), bus.ci.flush()]);
   expect(heard).toEqual([`ci ${names.progress('T', 'ci')}`]);
+});
+
+test('an image that another name or an id may mean is not removed', async () => {
+  expect(await call('ci', 'remove', { ref: 'debian:12' })).toBe('ok');
+  const digest = 'ab'.repeat(32);
+  for (const ref of [`debian@sha256:${digest}`, `sha256:${digest}`, 'abcdef', 'alpine'])
+    expect(await call('ci', 'remove', { ref }), ref).toBe('forbidden');
 });
 
 test('status shows its own mounts and images alone', async () => {
