@@ -11,6 +11,8 @@ export interface ChoiceFacts {
   policy: TrustPolicy;
   /** Sidecars that the operator lists in ROOT/trusted-sidecars. */
   listed: ReadonlySet<string>;
+  /** Digest of the sidecar that the image's own manifest names; undefined: it names none. */
+  named: string | undefined;
   /** Whether the operator has keys that may sign for the image's repository. */
   hasKeys: boolean;
   /** Digest of the flat metadata that this node has proven for the same layers; undefined: none. */
@@ -37,12 +39,17 @@ export interface SidecarContents {
   signer: string | undefined;
 }
 
+/** What `image.prepared` says where the image's own manifest names the sidecar. */
+const IMAGE = 'image';
+
 /** Who vouches for the sidecar, as the event `image.prepared` says it; undefined: its pusher. False: no one does. */
 export function voucherOf(
-  { policy, listed }: ChoiceFacts,
+  { policy, listed, named }: ChoiceFacts,
   { digest, signer }: Pick<SidecarContents, 'digest' | 'signer'>,
 ): string | false | undefined {
   if (policy !== 'never' && listed.has(digest)) return 'list';
+  // To change what the manifest names takes another manifest, and that is another image.
+  if (policy === 'signed' && digest === named) return IMAGE;
   if (policy === 'signed' && signer !== undefined) return signer;
   return policy === 'registry' ? undefined : false;
 }

@@ -55,7 +55,8 @@ export function accepts(policy: TrustPolicy, candidate: Candidate, evidence: Evi
   if (evidence.refuted.has(sidecar)) return false;
   if (policy === 'registry') return true;
   if (policy === 'never') return false;
-  return evidence.listed.has(sidecar) || (policy === 'signed' && evidence.keys.has(vouched));
+  if (evidence.listed.has(sidecar)) return true;
+  return policy === 'signed' && (vouched === 'image' || evidence.keys.has(vouched));
 }
 
 /** One generation of an image, as a mount finds it: with one flat image, or about to get one. */

@@ -3,7 +3,7 @@
  * policy takes, every looser one takes too.
  *
  *     registry   every client that may push to the repository
- *     signed     keys of the operator, the list of the operator, and what this node has proven
+ *     signed     keys of the operator, the image's own manifest, the list of the operator, and what this node has proven
  *     own        the list of the operator, and what this node has proven
  *     never      what this node has proven
  */

@@ -14,6 +14,7 @@ import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
 const facts: ChoiceFacts = {
   policy: 'registry',
   listed: new Set(),
+  named: undefined,
   hasKeys: false,
   roots: new Map(),
   known: undefined,
@@ -110,6 +111,9 @@ test('who vouches: the list, a key, or whoever may push, as the policy says', ()
     voucherOf({ ...facts, policy, listed: new Set(listed) }, signed);
   expect(TRUST_POLICIES.map((policy) => word(policy))).toEqual([undefined, 'key:k', false, false]);
   expect(TRUST_POLICIES.map((policy) => word(policy, ['a']))).toEqual(['list', 'list', 'list', false]);
+  const named = (policy: TrustPolicy) =>
+    voucherOf({ ...facts, policy, named: 'a' }, { ...signed, signer: undefined });
+  expect(TRUST_POLICIES.map(named)).toEqual([undefined, 'image', false, false]);
   const bare = { ...facts, policy: 'signed' as const, hasKeys: true };
   expect(passedFor(bare, sidecar)).toContain('no key of this node has signed it');
   expect(passedFor(bare, { ...sidecar, signer: 'key:k' })).toBeUndefined();

@@ -60,6 +60,8 @@ describe('a mount may use a flat image', () => {
     const candidate = { ...known, roots: 'unknown', vouched: 'key:k' } as const;
     expect(accepts('signed', candidate, { ...none, keys: new Set(['key:k']) })).toBe(true);
     expect(accepts('signed', candidate, { ...none, keys: new Set(['key:l']) })).toBe(false);
+    expect(accepts('signed', { ...candidate, vouched: 'image' }, none)).toBe(true);
+    expect(accepts('own', { ...candidate, vouched: 'image' }, none)).toBe(false);
   });
 
   test('on the word of the registry alone where the reference does not name a digest', () => {

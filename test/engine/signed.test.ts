@@ -81,6 +81,17 @@ describe('policy signed', () => {
     await expectRight(second.dir, image);
   });
 
+  it('takes a sidecar that the manifest of the image names, without a key', async () => {
+    const image = await push('plain');
+    const copy = image.ref.replace('/plain:', '/plain:cofa-');
+    await cofa('index', '--as', copy, image.ref);
+    const mounted = await mount(copy);
+    expect(mounted).toMatchObject({ origin: 'sidecar' });
+    await expectRight(mounted.dir, image);
+    // The image that names none is as before.
+    expect((await mount(image.ref)).origin).toBe('node');
+  });
+
   it('passes over what another key has signed, and what this key may not vouch for', async () => {
     const image = await push('foreign');
     await cofa('key', 'create', '--out', join(directory, 'foreign'), '--quiet');

@@ -23,6 +23,7 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import { SpanTable } from '../../image/span-table.ts';
 import { checkFlatAside } from '../../index/check-flat.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
+import { namedSidecar } from '../../registry/named-sidecar.ts';
 import { SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '../../registry/sidecars.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
@@ -146,7 +147,8 @@ async function factsOf(options: ChoiceOptions): Promise<ChoiceFacts> {
   const { policy, layout, known, roots, refuted, signers } = options;
   const listed = await listedFor(policy, layout);
   const hasKeys = signers !== undefined;
-  return { policy, listed, hasKeys, known, roots, refuted, revision: SIDECAR_REVISION };
+  const named = namedSidecar(options.image.manifest);
+  return { policy, listed, named, hasKeys, known, roots, refuted, revision: SIDECAR_REVISION };
 }
 
 /** The sidecars that a policy takes because the operator lists them. */
