@@ -178,15 +178,27 @@ class Stopwatch {
   }
 }
 
+/** Tables that are kept, and bytes of all of them; the one used last stays in any case. */
+const MOST_TABLES = 64;
+const MOST_TABLE_BYTES = 64 << 20;
+
 /** The span tables of a store, read once and kept while they are in use lately. */
 export class SpanTables {
   readonly #layout: Layout;
-  readonly #limit: number;
-  readonly #tables = new Map<string, Promise<SpanTable>>();
+  readonly #mostBytes: number;
+  /** The one used last at the end. `bytes`: 0 until it is here. */
+  readonly #tables = new Map<string, { table: Promise<SpanTable>; bytes: number }>();
 
-  constructor(layout: Layout, limit = 64) {
+  constructor(layout: Layout, mostBytes = MOST_TABLE_BYTES) {
     this.#layout = layout;
-    this.#limit = limit;
+    this.#mostBytes = mostBytes;
+  }
+
+  /** Bytes of the tables that are kept. */
+  get bytes(): number {
+    let sum = 0;
+    for (const { bytes } of this.#tables.values()) sum += bytes;
+    return sum;
   }
 
   /**
@@ -205,20 +217,32 @@ export class SpanTables {
     if (known !== undefined) {
       this.#tables.delete(name);
       this.#tables.set(name, known);
-      return known;
+      return known.table;
     }
-    const table = readFile(this.#layout.spans(name)).then(
-      (bytes) => SpanTable.decode(bytes),
-      (cause: unknown) => {
-        throw new CofaError('integrity', `the span table ${name} is not in the store`, { cause });
+    const stored = this.#read(name);
+    const kept = { table: stored.then((bytes) => SpanTable.decode(bytes)), bytes: 0 };
+    this.#tables.set(name, kept);
+    Promise.all([stored, kept.table]).then(
+      ([{ length }]) => {
+        kept.bytes = length;
+        this.#trim();
       },
+      () => this.#tables.delete(name),
     );
-    this.#tables.set(name, table);
-    table.catch(() => this.#tables.delete(name));
-    if (this.#tables.size > this.#limit) {
-      const oldest = this.#tables.keys().next().value;
-      if (oldest !== undefined) this.#tables.delete(oldest);
+    return kept.table;
+  }
+
+  async #read(name: string): Promise<Buffer> {
+    return await readFile(this.#layout.spans(name)).catch((cause: unknown) => {
+      throw new CofaError('integrity', `the span table ${name} is not in the store`, { cause });
+    });
+  }
+
+  #trim(): void {
+    for (const name of this.#tables.keys()) {
+      const { size } = this.#tables;
+      if (size === 1 || (size <= MOST_TABLES && this.bytes <= this.#mostBytes)) return;
+      this.#tables.delete(name);
     }
-    return table;
   }
 }
