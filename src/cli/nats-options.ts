@@ -10,6 +10,20 @@ export interface NatsOptions {
   apiUsers?: string;
 }
 
+/** In the environment the URL may have a password: a command line can be read by every user of the machine. */
+const VARIABLE = 'COFA_NATS';
+
+/** Takes the environment's URL where no option has one. The environment then has it no more: other processes need none. */
+export function takeNatsUrl(options: NatsOptions): void {
+  const url = process.env[VARIABLE] ?? '';
+  delete process.env[VARIABLE];
+  if (url !== '') options.nats ??= url;
+}
+
+/** The environment of an engine that is to take this NATS. */
+export const withNatsUrl = (url: string | undefined): NodeJS.ProcessEnv =>
+  url === undefined ? process.env : { ...process.env, [VARIABLE]: url };
+
 /** Tells the user where passwords and messages are in clear. */
 export async function warnOfNats({ nats, natsCa: ca }: NatsOptions, context: Context): Promise<void> {
   if (nats === undefined) return;

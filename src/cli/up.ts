@@ -7,7 +7,7 @@ import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../
 import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
-import { checkNats, type NatsOptions, warnOfNats } from './nats-options.ts';
+import { checkNats, type NatsOptions, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption, oneOf } from './context.ts';
@@ -47,7 +47,10 @@ const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'
 export function define(command: Command, context: Context): void {
   addRegistryOptions(command)
     .description('Start the engine. It goes on in the background; this command ends when it is ready.')
-    .option('--nats <url>', 'use this NATS (with JetStream) instead of a private nats-server')
+    .option(
+      '--nats <url>',
+      'use this NATS (with JetStream) instead of a private nats-server (or: $COFA_NATS)',
+    )
     .option(
       '--nats-users <file>',
       'users of this node on that NATS, one for each role: cofa nats-config makes it',
@@ -126,6 +129,7 @@ export function define(command: Command, context: Context): void {
       // What is wrong is said before anything is started.
       imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
       credentialProviders(options);
+      takeNatsUrl(options);
       checkNats(options);
       await warnOfNats(options, context);
       if (options.foreground === true) await stay(options, context);
@@ -256,6 +260,7 @@ async function startInBackground(options: UpOptions, context: Context): Promise<
       {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],
+        env: withNatsUrl(options.nats),
       },
     );
   } finally {
@@ -282,7 +287,6 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   args.push('--hang-deadline', String(options.hangDeadline));
   args.push('--trust', options.trust, '--keys', options.keys);
   if (!options.rehearsal) args.push('--no-rehearsal');
-  if (options.nats !== undefined) args.push('--nats', options.nats);
   if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
   if (options.natsCa !== undefined) args.push('--nats-ca', options.natsCa);
   if (options.apiUsers !== undefined) args.push('--api-users', options.apiUsers);
