@@ -16,9 +16,17 @@ import { BLOCK_SIZE, type Compression } from '../../src/image/span-table.ts';
 import type { ResolvedImage } from '../../src/registry/client.ts';
 import { pushSidecar, type Sidecar } from '../../src/registry/sidecars.ts';
 import { layerTar } from '../image/layer-blobs.ts';
+import { TarBytes } from '../images/tar-bytes.ts';
 import { type GenuineLayer, genuineLayer, rewritten } from '../support/attacker/layer.ts';
 import { HostileRegistry } from '../support/attacker/registry.ts';
-import { flatOfSizes, forgedHints, honestSidecar, packOf, withTables } from '../support/attacker/sidecars.ts';
+import {
+  flatOfSizes,
+  flatWithSwapped,
+  forgedHints,
+  honestSidecar,
+  packOf,
+  withTables,
+} from '../support/attacker/sidecars.ts';
 import { type Forgery, type ForgeryKind, forge } from '../support/attacker/tables.ts';
 import { Random } from '../support/random.ts';
 import { type Device, Node, type Prepared } from './node.ts';
@@ -47,9 +55,18 @@ export async function layersToAttack(): Promise<GenuineLayer[]> {
     ['gzip', 4 * BLOCK_SIZE - 1536],
   ];
   return await Promise.all(
-    sizes.map(([compression, size], seed) => genuineLayer(layerTar(seed + 1, size), compression)),
+    sizes.map(([compression, size], seed) => {
+      // Two files, so that they can change places.
+      const data = layerTar(seed + 1, size - OTHER);
+      const other = Buffer.alloc(OTHER - 4 * 512, 'other ');
+      const tar = new TarBytes().file(`file-${seed}`, data).file(`other-${seed}`, other);
+      return genuineLayer(tar.bytes(), compression);
+    }),
   );
 }
+
+/** Bytes of a layer's second file, and of all headers. */
+const OTHER = 8_192;
 
 const POLICIES: readonly TrustPolicy[] = ['registry', 'registry', 'registry', 'signed', 'own', 'never'];
 const TIGHT: ReadonlySet<TrustPolicy> = new Set(['signed', 'own', 'never']);
@@ -88,6 +105,7 @@ class World {
   readonly #layers: readonly GenuineLayer[];
   readonly #targets: Target[] = [];
   readonly #forgeries: Array<{ layer: GenuineLayer; forgery: Forgery }> = [];
+  readonly #flats = new Map<string, string>();
   /** Honest sidecars that the operator lists, by the image's manifest. */
   readonly #listed = new Map<string, string>();
 
@@ -164,9 +182,13 @@ class World {
   #forgedSidecar(layers: readonly GenuineLayer[], at: number, { table }: Forgery): Sidecar {
     const sidecar = withTables(honestSidecar(layers), new Map([[at, table]]));
     const diffIds = layers.map(({ diffId }) => diffId);
+    const isSwapped = this.#random.chance(0.15);
+    const flat = isSwapped
+      ? flatWithSwapped(layers, at)
+      : flatOfSizes(layers, new Map([[at, table.rawSize]]));
     return {
       ...sidecar,
-      flat: flatOfSizes(layers, new Map([[at, table.rawSize]])),
+      flat,
       ...(this.#random.chance(0.5) ? { hints: forgedHints(diffIds, this.#random) } : {}),
     };
   }
@@ -258,6 +280,14 @@ class World {
 
   // ── The rules ──
 
+  /** Digest of the metadata that the layers give. */
+  #flatOf(layers: readonly GenuineLayer[]): string {
+    const key = layers.map(({ diffId }) => diffId).join();
+    const known = this.#flats.get(key) ?? digestOf(honestSidecar(layers).flat);
+    this.#flats.set(key, known);
+    return known;
+  }
+
   #genuineOf({ root }: Device): GenuineLayer | undefined {
     return this.#layers.find(({ spans }) => spans.root === root);
   }
@@ -269,14 +299,19 @@ class World {
       if (proven !== undefined && proven !== spans.root) throw new Error('proven: a forged root');
       if (refuted.includes(spans.root)) throw new Error('proven: the genuine root is refuted');
     }
-    for (const { prepared } of this.#targets) {
-      if (prepared !== undefined) this.#checkVouched(prepared);
+    for (const { prepared, layers } of this.#targets) {
+      if (prepared !== undefined) this.#checkVouched(prepared, layers);
     }
   }
 
-  #checkVouched({ by, policy }: { by: Prepared; policy: TrustPolicy }): void {
+  #checkVouched(
+    { by, policy }: { by: Prepared; policy: TrustPolicy },
+    layers: readonly GenuineLayer[],
+  ): void {
     const isForged = by.devices.some((device) => this.#genuineOf(device) === undefined);
-    if (isForged && TIGHT.has(policy)) throw new Error(`vouched: ${policy} took a forged root`);
+    if (!TIGHT.has(policy)) return;
+    if (isForged) throw new Error(`vouched: ${policy} took a forged root`);
+    if (by.flat !== this.#flatOf(layers)) throw new Error(`vouched: ${policy} took forged metadata`);
   }
 
   /** What readers of the image are served. */

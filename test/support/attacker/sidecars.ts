@@ -49,18 +49,11 @@ export function flatOfSizes(layers: readonly GenuineLayer[], sizes: ReadonlyMap<
   return flatOf(layers, tocs, sizes);
 }
 
-/** Flat metadata in which two files of a layer have each other's bytes; the first one is setuid. */
-export function flatWithSwapped(
-  layers: readonly GenuineLayer[],
-  [layer, path, other]: readonly [layer: number, path: string, other: string],
-): Buffer {
+/** Flat metadata in which the first two files of a layer have each other's bytes; the first one is setuid. */
+export function flatWithSwapped(layers: readonly GenuineLayer[], layer: number): Buffer {
   const tocs = layers.map(({ toc }) => ({ entries: toc.entries.map((entry) => ({ ...entry })) }));
-  const named = (name: string) => {
-    const entry = tocs[layer]?.entries.find((one) => one.path.toString() === name);
-    if (entry === undefined) throw new Error(`the layer has no ${name}`);
-    return entry;
-  };
-  const [first, second] = [named(path), named(other)];
+  const [first, second] = tocs[layer]?.entries.filter(({ type }) => type === 'file') ?? [];
+  if (first === undefined || second === undefined) throw new Error('the layer has no two files');
   [first.extents, second.extents] = [second.extents, first.extents];
   [first.size, second.size] = [second.size, first.size];
   first.mode = 0o4777;
