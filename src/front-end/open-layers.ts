@@ -32,6 +32,7 @@ import type { Rest } from './rest.ts';
 import type { Scrubber } from './scrubber.ts';
 import type { Starts } from './starts.ts';
 import { Supplies } from './supplies.ts';
+import { TableRoom } from './table-room.ts';
 
 export interface OpenLayersOptions {
   /** Name of this front end. */
@@ -62,6 +63,7 @@ interface Reads {
 export class OpenLayers {
   readonly #options: OpenLayersOptions;
   readonly #budgets = new Budgets();
+  readonly #room = new TableRoom();
   /** Compressed bytes that each layer has cost since this process began; kept while the layer is closed. */
   readonly #fetched = new Map<string, number>();
   /** Reads of layers that have been closed since. */
@@ -107,6 +109,7 @@ export class OpenLayers {
     this.#pastReads.set(diffId, this.#readsOf(diffId, layer));
     transport.remove(layer.device.inode);
     layers.remove(diffId, layer);
+    this.#room.give(diffId);
     await cache.whileIdle(diffId, () => layer.close());
   }
 
@@ -139,9 +142,14 @@ export class OpenLayers {
   async #openNow(request: OpenLayer): Promise<LayerHost> {
     const { layout, layers, cache, transport } = this.#options;
     const { diffId, size, source } = request;
-    const table = SpanTable.decode(await readFile(layout.spans(request.table ?? source.digest)));
+    const stored = await readFile(layout.spans(request.table ?? source.digest));
+    const table = SpanTable.decode(stored);
     refuseOther(table, request);
-    const { file, created } = await openDevice(layout.device(diffId), size);
+    this.#room.take(diffId, stored.length);
+    const { file, created } = await openDevice(layout.device(diffId), size).catch((error: unknown) => {
+      this.#room.give(diffId);
+      throw error;
+    });
     try {
       await this.#agreeWithLog(request, table, file, created);
       const layer = this.#hostOf(request, table, file);
@@ -150,6 +158,7 @@ export class OpenLayers {
       transport.add(layer.device);
       return layer;
     } catch (error) {
+      this.#room.give(diffId);
       await file.close();
       throw error;
     }
