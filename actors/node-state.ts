@@ -83,6 +83,8 @@ export interface MountFacts {
   /** Flags of the mount, mount(8); undefined: without. */
   nosuid?: true | undefined;
   nodev?: true | undefined;
+  /** No part of the path may be a symbolic link; undefined: root may have made some. */
+  nosymlinks?: true | undefined;
   /** The folder was made for the mount. */
   made?: true | undefined;
   state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
@@ -333,9 +335,9 @@ const FOLD: Fold = {
   },
 
   'mount.requested': ({ mounts }, id, event) => {
-    const { dir, ref, manifest, prefetch, prefetchLimit, container, nosuid, nodev, made } = event;
+    const { dir, ref, manifest, prefetch, prefetchLimit, container, nosuid, nodev, nosymlinks, made } = event;
     const trust = event.trust && policyNamed(event.trust);
-    const options = { prefetch, prefetchLimit, container, trust, nosuid, nodev, made };
+    const options = { prefetch, prefetchLimit, container, trust, nosuid, nodev, nosymlinks, made };
     mounts.set(id, { id, dir, ref, manifest, ...options, state: 'requested' });
   },
   'mount.mounted': ({ mounts }, id) => {

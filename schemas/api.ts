@@ -57,6 +57,10 @@ export const MountRequest = z.strictObject({
       'setuid and setgid bits and file capabilities of the image count for programs started from the mount',
     ),
   dev: z.boolean().default(false).describe('device files of the image open devices of the node'),
+  noSymlinks: z
+    .boolean()
+    .default(false)
+    .describe("refuse a directory whose path has a symbolic link; root's own links are followed by default"),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
   overlay: z

@@ -219,6 +219,10 @@ const shapes = {
       .optional()
       .describe('setuid programs of the mount are ordinary ones; absent: they are not'),
     nodev: z.literal(true).optional().describe('device files of the mount open nothing; absent: they do'),
+    nosymlinks: z
+      .literal(true)
+      .optional()
+      .describe('no part of the path may be a symbolic link; absent: root may have made some'),
     made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
   },
   'mount.mounted': {},

@@ -3,7 +3,8 @@
  * into ROOT/run/endpoint.json and into `status`; a client compares it with its own before it calls.
  *
  *     1   cofa 0.1.0, whose engines do not say it
- *     2   the operations `expect` and `admit`; `overlay`, `program`, `suid` and `dev` of `mount`; `overlay` and `discard` of `unmount`
+ *     2   the operations `expect` and `admit`; `overlay`, `program`, `suid`, `dev` and `noSymlinks` of `mount`;
+ *         `overlay` and `discard` of `unmount`
  *
  * A change that adds an operation, or a word to a request, raises the version, and says below what a client does without it.
  */
@@ -31,6 +32,7 @@ export const ADDITIONS: Readonly<Record<string, Addition>> = {
   // Mounts of protocol 1 have both.
   'mount.suid': { since: 2, otherwise: 'leave-out' },
   'mount.dev': { since: 2, otherwise: 'leave-out' },
+  'mount.noSymlinks': { since: 2, otherwise: 'refuse' },
   'unmount.overlay': { since: 2, otherwise: 'refuse' },
   'unmount.discard': { since: 2, otherwise: 'leave-out' },
 };

@@ -64,7 +64,12 @@ async function withTinyImage<T>(base: string, use: (file: string) => Promise<T>)
     undo.push(() => detachLoop(flat));
     const device = await attachLoop(join(base, 'device'), { directIo: true, readOnly: true, label });
     undo.push(() => detachLoop(device));
-    await mountErofs({ metadata: flat, devices: [device], target: join(base, 'mnt') });
+    await mountErofs({
+      metadata: flat,
+      devices: [device],
+      target: join(base, 'mnt'),
+      lookup: { links: 'ours' },
+    });
     undo.push(() => unmount(join(base, 'mnt')));
     return await use(join(base, 'mnt/tiny'));
   } finally {

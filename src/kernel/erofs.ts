@@ -1,17 +1,20 @@
 /** Mounts a flat image: EROFS metadata on one loop device, file data on others (fs/erofs/super.c). */
 import { open } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
+import type { Lookup } from './directory.ts';
 import { offLoop } from './libc.ts';
 import type { LoopDevice } from './loop.ts';
-import { MS, mount } from './mount.ts';
+import { ATTRIBUTE, mountAt } from './mount-at.ts';
 import { willNeedPages } from './page-cache.ts';
 
 export interface ErofsMount {
   metadata: LoopDevice;
   /** In the order of the image's device slots. */
   devices: LoopDevice[];
-  /** An existing folder. */
+  /** An existing directory. */
   target: string;
+  /** How its path is followed; without any link by default. */
+  lookup?: Lookup;
   /** Setuid and setgid bits and file capabilities count. */
   suid?: boolean;
   /** Device files open devices. */
@@ -23,15 +26,17 @@ export interface ErofsMount {
  * it returns. Errors: `environment` when the kernel lacks EROFS, `unsupported` for an image that it refuses.
  */
 export async function mountErofs(options: ErofsMount): Promise<void> {
-  const { metadata, devices, target, suid = false, dev = false } = options;
+  const { metadata, devices, target, lookup = { links: 'none' }, suid = false, dev = false } = options;
   if (devices.length > MAX_DEVICES)
     throw new CofaError('unsupported', `an image of ${devices.length} layers; ${MAX_DEVICES} can be mounted`);
-  await mount({
+  const { RDONLY, NOATIME, NOSUID, NODEV } = ATTRIBUTE;
+  await mountAt({
     source: metadata.path,
-    target,
     type: 'erofs',
-    flags: MS.RDONLY | MS.NOATIME | (suid ? 0 : MS.NOSUID) | (dev ? 0 : MS.NODEV),
-    data: devices.map((device) => `device=${device.path}`).join(','),
+    options: devices.map((device) => `device=${device.path}`),
+    attributes: RDONLY | NOATIME | (suid ? 0 : NOSUID) | (dev ? 0 : NODEV),
+    target,
+    lookup,
   });
   await loadMetadata(metadata);
 }
@@ -58,5 +63,5 @@ async function loadMetadata({ path }: LoopDevice): Promise<void> {
 /** Bytes: the metadata of some 60,000 files. A mount of a larger image seldom needs more than that. */
 const LOADED_METADATA = 8 << 20;
 
-/** mount(2) takes 4095 bytes of options, and one device costs up to 20 of them. */
+/** More than any image has: docker's have 127 at most. */
 const MAX_DEVICES = 200;

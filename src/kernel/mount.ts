@@ -3,11 +3,13 @@ import { constants, readFileSync, realpathSync } from 'node:fs';
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
+import { openDirectory } from './directory.ts';
 import { explain, isErrno } from './errno.ts';
 import { call, callOffLoop, declare, offLoop } from './libc.ts';
 import { type MountEntry, parseMountinfo } from './mountinfo.ts';
 import { describeUsers } from './users.ts';
 
+export { listDirectory, type Lookup, makeDirectory, removeDirectory } from './directory.ts';
 export type { MountEntry } from './mountinfo.ts';
 
 /** Flags of mount(2), linux/mount.h. */
@@ -78,6 +80,44 @@ export function unmountSync(target: string, options: UnmountOptions = {}): void 
     call('umount2', libcUmount2, target, unmountFlags(options));
   } catch (error) {
     throw explainUnmount(error, target);
+  }
+}
+
+/**
+ * Unmounts this very mount, also where others may write above its mount point: a path would lead elsewhere by a link that was put
+ * there since the lookup. Errors: `busy`, `not-found` where it is not there, topmost at its mount point.
+ */
+export async function unmountEntry(entry: MountEntry, options: UnmountOptions = {}): Promise<void> {
+  const { mountPoint } = entry;
+  const parent = await openDirectory(dirname(mountPoint), { links: 'none' });
+  try {
+    // A mount point cannot be renamed or removed, so the name stays this mount's as long as the mount is there.
+    const path = `${parent.self}/${basename(mountPoint)}`;
+    if ((await idAt(path)) !== entry.id)
+      throw new CofaError('not-found', `${mountPoint} is not mounted any more`);
+    await callOffLoop('umount2', libcUmount2, path, unmountFlags(options));
+  } catch (error) {
+    const users = isErrno(error, 'EBUSY') ? await describeUsers(mountPoint) : '';
+    throw explainUnmount(error, mountPoint, users);
+  } finally {
+    parent.close();
+  }
+}
+
+/** Id of the mount that a path leads to, without the last link; undefined: to none. */
+async function idAt(path: string): Promise<number | undefined> {
+  let handle: FileHandle;
+  try {
+    handle = await offLoop(() => open(path, O_PATH | constants.O_NOFOLLOW));
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return undefined;
+    throw error;
+  }
+  try {
+    const info = await readFile(`/proc/self/fdinfo/${handle.fd}`, 'latin1');
+    return Number(/^mnt_id:\s*(\d+)$/m.exec(info)?.[1]);
+  } finally {
+    await offLoop(() => handle.close());
   }
 }
 

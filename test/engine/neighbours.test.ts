@@ -1,6 +1,6 @@
 /** What local users and containers get of images that this node has mounted: a real engine, docker's registry. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { chmodSync, copyFileSync, lchownSync, mkdirSync, readdirSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { makeBase, makeClientImage, push } from '../clients/images.ts';
@@ -93,6 +93,23 @@ test('a local user reaches nothing below the root, though others made it', async
   await engine.client.call('unmount', { dir });
   const open = readdirSync(root).filter((name) => (statSync(join(root, name)).mode & 0o077) !== 0);
   expect(open).toEqual([]);
+});
+
+test('a mount follows a link that only root can have made, and none where the request says so', async () => {
+  const [real, link] = [join(directory, 'real'), join(directory, 'link')];
+  mkdirSync(real);
+  symlinkSync(real, link);
+  const dir = join(link, 'inner');
+  await cofa('mount', ref, dir);
+  expect(seenAt(join(real, 'inner')).user).toBe(String(NOBODY));
+  await cofa('unmount', dir);
+  expect(readdirSync(real)).toEqual([]);
+  const refused = { code: 'conflict', message: `${dir} leads through a symbolic link: link` };
+  await expect(engine.client.call('mount', { ref, dir, noSymlinks: true })).rejects.toMatchObject(refused);
+  lchownSync(link, NOBODY, NOBODY);
+  await expect(engine.client.call('mount', { ref, dir })).rejects.toMatchObject(refused);
+  const { mounts } = await engine.status();
+  expect(mounts.filter((one) => one.dir === dir)).toEqual([]);
 });
 
 test('an engine does not start in a folder that others may write', async () => {

@@ -2,7 +2,7 @@
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import { dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
-import { detachMount, listMounts, unmount } from '../../kernel/mount.ts';
+import { detachMount, listMounts, unmountEntry } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { MountActor } from './mount-actor.ts';
@@ -31,7 +31,8 @@ export async function detachAll(
     const { dir } = actor.request;
     const isComplete = actor.image.isDirect();
     try {
-      if (actor.standing !== undefined) await unmount(dir, { lazy: force && !isComplete });
+      const there = actor.standing;
+      if (there !== undefined) await unmountEntry(there, { lazy: force && !isComplete });
     } catch (error) {
       if (toErrorRecord(error).code === 'busy') {
         if (!isComplete) busy.push(dir);

@@ -2,20 +2,19 @@
  * One mount: an actor (actors/mount.ts) whose effects are here. Mounting: the image's devices, the file system, the fact in
  * the log, and what stands on the mount. Unmounting is the way back. The log has each change before a caller hears of it.
  */
-import { mkdir, rmdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { mountMachine } from '../../../actors/mount.ts';
 import type { MountFacts } from '../../../actors/node-state.ts';
 import { type Return, returnOf } from '../../../actors/restore.ts';
 import { CofaError, type ErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import { mountErofs } from '../../kernel/erofs.ts';
-import { detachMount, findMount, type MountEntry, unmount } from '../../kernel/mount.ts';
+import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { AttachedImage } from '../images/attachment.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
-import { prepareDirectory } from './directory.ts';
+import { lookupOf, makeFor, prepareDirectory, removeMade } from './directory.ts';
 import type { Failures } from './failures.ts';
 import { mountOn, type Owner, takeAway, unmountEarlier } from './standing.ts';
 
@@ -113,11 +112,18 @@ export class MountActor {
       this.restored = returnOf(there, metadata.path);
       if (this.restored === 'kept') return;
       if (this.restored === 'replaced' && there !== undefined) await takeAway(there, owner);
-      await prepareDirectory(dir).catch((error: unknown) => {
+      await prepareDirectory(this.request).catch((error: unknown) => {
         log.warn({ mount: id, dir, error }, 'mount point is not as it was left');
       });
     }
-    await mountErofs({ metadata, devices, target: dir, suid: !nosuid, dev: !nodev });
+    await mountErofs({
+      metadata,
+      devices,
+      target: dir,
+      lookup: lookupOf(this.request),
+      suid: !nosuid,
+      dev: !nodev,
+    });
   }
 
   /**
@@ -154,7 +160,7 @@ export class MountActor {
 
   async #mount(): Promise<void> {
     const { failures } = this.#context;
-    const { id, dir } = this.request;
+    const { id } = this.request;
     try {
       await this.mountErofs();
       await this.#tell();
@@ -165,7 +171,7 @@ export class MountActor {
       await this.image.release(id).catch(() => {});
       if (!this.restoring) {
         // Before the log forgets that it was made.
-        if (this.madeDir) await rmdir(dir).catch(() => {});
+        if (this.madeDir) await removeMade(this.request);
         await failures.tell(this.request, failure);
       }
       this.host.send({ type: 'FAILED', error: failure });
@@ -199,10 +205,11 @@ export class MountActor {
     try {
       // Gone already when a user has called umount(8). Where it did not come back, an earlier engine may have left one.
       if (this.#before === 'mounted') {
-        if (this.standing !== undefined) await unmount(dir);
+        const there = this.standing;
+        if (there !== undefined) await unmountEntry(there);
       } else await unmountEarlier(dir, owner);
       isGone = true;
-      if (this.madeDir) await rmdir(dir).catch(() => {});
+      if (this.madeDir) await removeMade(this.request);
       await live.append(id, { type: 'mount.unmounted' });
     } catch (error) {
       this.error = toErrorRecord(error);
@@ -230,7 +237,7 @@ export class MountActor {
     try {
       // Another engine owns the mount now, and may have it back already.
       if (this.#context.owner.isFenced || findMount(dir) !== undefined) return false;
-      if (this.madeDir) await mkdir(dir, { recursive: true });
+      if (this.madeDir) await makeFor(this.request);
       await this.mountErofs();
       return true;
     } catch {

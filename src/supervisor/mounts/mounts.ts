@@ -3,7 +3,6 @@
  * anything happens, and what has happened before a caller hears of it; after a restart it says which mounts to bring back
  * (restore.ts).
  */
-import { mkdir, rmdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { AcceptedOf, Mount as MountReply, Progress } from '../../../schemas/api.ts';
@@ -18,7 +17,7 @@ import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
-import { cleanPath, isMissing } from './directory.ts';
+import { cleanPath, isMissing, makeFor, removeMade } from './directory.ts';
 import { abandon, detachAll } from './end.ts';
 import { Failures } from './failures.ts';
 import {
@@ -100,7 +99,7 @@ export class Mounts {
       this.#mounts.delete(dir);
       // A caller that was interrupted may wait for this mount in order to unmount it.
       if (actor.host.state === 'requested') actor.host.send({ type: 'FAILED', error: toErrorRecord(error) });
-      if (actor.madeDir) await rmdir(dir).catch(() => {});
+      if (actor.madeDir) await removeMade(actor.request);
       throw error;
     } finally {
       image.progress.delete(onProgress);
@@ -133,10 +132,10 @@ export class Mounts {
     // At no time does the log have two mounts of one directory: a start that knows of no success takes what is there away.
     await this.#failures.tellAllAt(dir);
     // First the fact, then the folder: a crash in between leaves none that the log does not know.
-    actor.madeDir = await isMissing(dir);
+    actor.madeDir = await isMissing(request);
     try {
       await this.#options.live.append(id, requestedBy(request, asked, actor.madeDir));
-      if (actor.madeDir) await mkdir(dir, { recursive: true });
+      if (actor.madeDir) await makeFor(request);
     } catch (error) {
       this.#failures.withdraw(request, toErrorRecord(error));
       throw error;
@@ -256,8 +255,9 @@ export class Mounts {
 }
 
 /** What the log keeps of a request, for as long as the mount lives. */
-function keptOf({ prefetch, prefetchLimit, container, suid, dev }: AcceptedOf<'mount'>) {
-  const flags = { nosuid: suid ? undefined : (true as const), nodev: dev ? undefined : (true as const) };
+function keptOf({ prefetch, prefetchLimit, container, suid, dev, noSymlinks }: AcceptedOf<'mount'>) {
+  const flag = (isSet: boolean) => (isSet ? (true as const) : undefined);
+  const flags = { nosuid: flag(!suid), nodev: flag(!dev), nosymlinks: flag(noSymlinks) };
   return { prefetch, prefetchLimit, container, ...flags };
 }
 

@@ -1,14 +1,17 @@
 /** Where there are or were mounts, as far as the log still tells. */
-import { rmdir } from 'node:fs/promises';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import type { EventLog } from '../../store/event-log.ts';
+import { type Place, removeMade } from './directory.ts';
 
-/** By directory: whether it was made for the last of them. */
-export async function pastMounts(events: EventLog, names: Subjects): Promise<Map<string, boolean>> {
-  const made = new Map<string, boolean>();
+/** By directory: what the last of them said of it. */
+export async function pastMounts(
+  events: EventLog,
+  names: Subjects,
+): Promise<Map<string, Place & { made?: true | undefined }>> {
+  const past = new Map<string, Place & { made?: true | undefined }>();
   for await (const { event } of events.read(names.eventsOf('mount')))
-    if (event.type === 'mount.requested') made.set(event.dir, event.made === true);
-  return made;
+    if (event.type === 'mount.requested') past.set(event.dir, event);
+  return past;
 }
 
 /** Removes those of the folders, where mounts have ended, that were made for them. */
@@ -17,6 +20,9 @@ export async function removeFolders(
   events: EventLog,
   names: Subjects,
 ): Promise<void> {
-  const made = await pastMounts(events, names);
-  for (const dir of dirs) if (made.get(dir) === true) await rmdir(dir).catch(() => {});
+  const past = await pastMounts(events, names);
+  for (const dir of dirs) {
+    const place = past.get(dir);
+    if (place?.made === true) await removeMade(place);
+  }
 }

@@ -5,12 +5,12 @@
  * it; else it is mounted anew, and what was there is detached: those who use that keep it, new users get the new mount. One
  * that fails stays in the log and is tried again: it was promised, and what is in its way may pass.
  */
-import { rmdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MountFacts } from '../../../actors/node-state.ts';
 import { fateOf, isTakenAway, nextTry, pauseAfterTries, type Return } from '../../../actors/restore.ts';
 import { findMount } from '../../kernel/mount.ts';
 import type { Image } from '../images/image.ts';
+import { removeMade } from './directory.ts';
 import type { MountActor, MountContext } from './mount-actor.ts';
 import { takeAway } from './standing.ts';
 
@@ -87,12 +87,13 @@ async function tryAgain(actor: MountActor, { isThere, onRestored }: RestoreOptio
 }
 
 /** The engine ended before the mount was there. */
-async function giveUp({ id, dir, made }: MountFacts, options: RestoreOptions): Promise<void> {
+async function giveUp(facts: MountFacts, options: RestoreOptions): Promise<void> {
+  const { id, dir, made } = facts;
   const { live, owner, failures } = options;
   const there = findMount(dir);
   if (there !== undefined && isTakenAway(there, dir, live.state.mounts.values()))
     await takeAway(there, owner).catch(() => {});
-  if (made === true) await rmdir(dir).catch(() => {});
+  if (made === true) await removeMade(facts);
   const message = 'the engine ended before it was mounted';
   await failures.tell({ id, dir }, { code: 'unavailable', message });
 }

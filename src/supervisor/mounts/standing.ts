@@ -4,7 +4,7 @@
  * engine is seen to own the node, and then only the very mount that was looked up before.
  */
 import { CofaError } from '../../../schemas/errors.ts';
-import { detachMount, findMount, type MountEntry, unmount } from '../../kernel/mount.ts';
+import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
 
 /** Whose the node is; src/supervisor/log/ownership.ts. */
 export interface Owner {
@@ -35,7 +35,7 @@ export async function unmountEarlier(dir: string, owner: Owner): Promise<void> {
   const now = findMount(dir);
   if (now === undefined) return;
   if (now.id !== there.id || now.source !== there.source) throw replaced(there);
-  await unmount(dir);
+  await unmountEntry(now);
 }
 
 const replaced = ({ mountPoint }: MountEntry): CofaError =>

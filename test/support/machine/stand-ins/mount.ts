@@ -1,4 +1,6 @@
-/** Stand-in for src/kernel/mount.ts. */
+/** Stand-in for src/kernel/mount.ts. The simulated machine has no symbolic links. */
+import { mkdir, readdir, rmdir } from 'node:fs/promises';
+import { CofaError } from '../../../../schemas/errors.ts';
 import type { MountEntry, UnmountOptions } from '../../../../src/kernel/mount.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
@@ -40,6 +42,9 @@ export async function unmount(target: string, options: UnmountOptions = {}): Pro
   }
 }
 
+export const unmountEntry = (entry: MountEntry, options: UnmountOptions = {}): Promise<void> =>
+  unmount(entry.mountPoint, options);
+
 export async function detachMount(entry: MountEntry): Promise<boolean> {
   try {
     return await machine().call(2, () => {
@@ -60,3 +65,20 @@ export function unmountSync(target: string, options: UnmountOptions = {}): void 
     throw explained(error);
   }
 }
+
+export async function listDirectory(path: string): Promise<string[] | undefined> {
+  try {
+    return await readdir(path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return undefined;
+    if (code === 'ENOTDIR') throw new CofaError('conflict', `${path} is not a directory`);
+    throw error;
+  }
+}
+
+export async function makeDirectory(path: string): Promise<void> {
+  await mkdir(path, { recursive: true });
+}
+
+export const removeDirectory = (path: string): Promise<void> => rmdir(path);
