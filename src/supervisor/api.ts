@@ -135,8 +135,8 @@ class NatsApi {
     if (userCalls === undefined) throw new CofaError('forbidden', 'this engine has no users with rights');
     // The schema's type is that of the operation.
     const request = validate(operation, body) as AcceptedOf<Operation>;
-    return await userCalls.run(user, operation, request, () =>
-      handle(handlers, operation, request, onProgress),
+    return await userCalls.run(user, operation, request, (allowed) =>
+      handle(handlers, operation, allowed as AcceptedOf<Operation>, onProgress),
     );
   }
 

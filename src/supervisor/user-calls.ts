@@ -39,7 +39,7 @@ export class UserCalls {
   }
 
   /**
-   * Runs a checked request where its user may make it. Errors: `forbidden`, `invalid-argument` (a path that is not written
+   * Runs a checked request where its user may make it; `run` gets it as tight as the user's rights are. Errors: `forbidden`, `invalid-argument` (a path that is not written
    * plainly, or has a symbolic link in it), `busy` (too many calls, too many mounts); those of `run`. A call counts until its
    * work has ended, also where its caller has heard of a `timeout`.
    */
@@ -47,7 +47,7 @@ export class UserCalls {
     user: string,
     operation: Operation,
     request: AnyRequest,
-    run: () => Promise<unknown>,
+    run: (request: AnyRequest) => Promise<unknown>,
   ): Promise<unknown> {
     const rights = this.#rightsOf(user);
     const wish = wishOf(operation, request);
@@ -58,7 +58,7 @@ export class UserCalls {
     this.#running.set(user, calls + 1);
     try {
       if (operation === 'mount' && wish.dir !== undefined) await refuseLinks(wish.dir);
-      const result = await run();
+      const result = await run(tightened(operation, request));
       return operation === 'status' ? visible(rights, result as Status) : result;
     } finally {
       this.#running.set(user, (this.#running.get(user) ?? 1) - 1);
@@ -95,7 +95,7 @@ function wishOf(operation: Operation, request: AnyRequest): Wish {
  * devices of an image.
  */
 const WORDS = new Set(
-  'ref dir nosymlinks platform prefetch prefetchLimit trust layers start program chain manifest'
+  'ref dir noSymlinks platform prefetch prefetchLimit trust layers start program chain manifest'
     .concat(' all dryRun keepBytes layer repair bytesPerSecond force')
     .split(' '),
 );
@@ -115,6 +115,10 @@ function mayTouchAny(operation: Operation, ref: string | undefined, image: Refer
   if (!ABOUT_IMAGES.has(operation)) return false;
   return operation === 'chain' || image === undefined || image.digest !== undefined;
 }
+
+/** No link is followed when it is mounted, or comes back after a restart: a look before is out of date by then. */
+const tightened = (operation: Operation, request: AnyRequest): AnyRequest =>
+  operation === 'mount' ? { ...(request as AcceptedOf<'mount'>), noSymlinks: true } : request;
 
 /**
  * Who owns a folder can put a symbolic link below it. Error `invalid-argument` where the part of the path that is there has
