@@ -28,12 +28,17 @@ export function besideOf(
 }
 
 /** His own image, if there is one. */
-export function poisonedBy({ poisons }: Plan, [base]: readonly SimLayer[]): SimImage[] {
+export function poisonedBy(
+  { poisons }: Plan,
+  [base]: readonly SimLayer[],
+  layers: readonly SimLayer[],
+): SimImage[] {
   if (poisons === undefined || base === undefined) return [];
+  const genuine = { root: layers.find(({ diffId }) => diffId === base.diffId)?.root ?? '', isForged: false };
   const more = poisons === 'larger' ? 1 : 0;
   const layer: SimLayer = {
     ...base,
-    root: digest(`poisoned root of ${base.diffId}`),
+    ...(poisons === 'denies' ? genuine : { root: digest(`poisoned root of ${base.diffId}`) }),
     blob: digest(`poisoned blob of ${base.diffId}`),
     spans: more === 0 ? base.spans : [...base.spans, more],
     blockCount: base.blockCount + more,

@@ -18,8 +18,11 @@ export interface Plan {
   attacked: number[];
   /** Images that have a sidecar of his beside their own; whether the registry prefers it. */
   besides: Array<'preferred' | 'behind' | undefined>;
-  /** He has an image that gives the diffID of an attacked layer to a blob of his; `larger`: of another size. */
-  poisons: 'same size' | 'larger' | undefined;
+  /**
+   * He has an image that gives the diffID of an attacked layer to a blob of his; `larger`: of another size; `denies`: with
+   * genuine states, which his blob does not lead to.
+   */
+  poisons: 'same size' | 'larger' | 'denies' | undefined;
   /** Of the engine and of mounts; undefined: mounts name none. */
   trust: TrustPolicy;
   mountTrust: number;
@@ -147,7 +150,7 @@ function drawAttack(
     image.some((layer) => attacked.includes(layer)) && random.chance(0.7)
       ? random.pick(['preferred', 'behind'] as const)
       : undefined;
-  const poisons = random.pick(['same size', 'larger', undefined] as const);
+  const poisons = random.pick(['same size', 'larger', 'denies', undefined] as const);
   return { attacked, besides: images.map(beside), poisons: attacked.length === 0 ? undefined : poisons };
 }
 

@@ -17,6 +17,8 @@ const DECIDED_MS = 5_000;
 
 export class RootRules {
   readonly #world: World;
+  /** Manifests of the attacker's images, hex. */
+  readonly #own: readonly string[];
   /** When the log called the layer's root proven, by diffID. */
   readonly #proven = new Map<string, number>();
   /** Mounts by id, with the diffIDs whose roots were proven when they were asked for. */
@@ -24,6 +26,8 @@ export class RootRules {
 
   constructor(world: World) {
     this.#world = world;
+    const own = world.images.filter(({ isAttackers }) => isAttackers === true);
+    this.#own = own.map(({ manifest }) => hexOf(manifest));
   }
 
   /** Of a layer device. */
@@ -34,6 +38,18 @@ export class RootRules {
 
   isForged(loop: Loop): boolean {
     return this.#world.forgeries.some(({ root }) => root === this.layerOf(loop));
+  }
+
+  /** Whether the image is the attacker's own. */
+  isAttackers({ metadata }: SimMount): boolean {
+    const backing = metadata?.backing;
+    return backing?.kind === 'disk' && this.#own.some((manifest) => backing.path.includes(manifest));
+  }
+
+  /** Whether the attacker may let a read fail, for a moment at least: what he denied is remembered that long. */
+  isDenied(mount: SimMount, loop: Loop): boolean {
+    if (this.isForged(loop) || this.isAttackers(mount)) return true;
+    return (this.#world.machine.met['blobs that lead to no state of theirs'] ?? 0) > 0;
   }
 
   /** The power was cut: the log may have lost what it said last. */

@@ -715,7 +715,7 @@ class WholeEngine {
       } else {
         machine.meet('reads failed');
         machine.check(
-          this.#hasCause(read) || this.#roots.isForged(loop),
+          this.#hasCause(read) || this.#roots.isDenied(mount, loop),
           () => `read ${id} of ${read.what} failed without a cause: ${errno}`,
         );
       }
@@ -960,8 +960,8 @@ class WholeEngine {
     for (const mount of this.#world.kernel.mounts.filter((one) => this.#isOfLiving(one))) {
       for (const [at, loop] of mount.devices.entries()) {
         const { size } = loop;
-        // Who believes an attacker gets all but the last block.
-        if (this.#roots.isForged(loop)) continue;
+        // Who believes an attacker gets what he has.
+        if (this.#roots.isForged(loop) || this.#roots.isAttackers(mount)) continue;
         for (let block = 0; block < size / 65_536; block += 2) {
           asked += 1;
           this.#read(mount, at, block, Math.min(block + 1, size / 65_536 - 1), (ok) => {

@@ -138,8 +138,9 @@ export class World {
         beside: besideOf(mine, this.forgeries, this.plan.besides[at], ref),
       };
     });
-    this.images = [...honest, ...poisonedBy(this.plan, this.forgeries)];
-    for (const image of this.images) if (image.isAttackers === true) this.forgeries.push(...image.layers);
+    this.images = [...honest, ...poisonedBy(this.plan, this.forgeries, this.layers)];
+    for (const { isAttackers, layers } of this.images)
+      if (isAttackers === true) this.forgeries.push(...layers.filter(({ isForged }) => isForged === true));
     makePresent(this);
   }
 

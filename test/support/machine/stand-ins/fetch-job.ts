@@ -30,7 +30,10 @@ export async function runFetch(job: FetchJob, context: Context): Promise<number>
 async function fetchBlocks(job: FetchJob, context: Context): Promise<number> {
   const { layout, signal, gate, tables, onBlocks } = context;
   const { random } = machine();
-  const { isForged, blockCount } = (await tables.of(job.table ?? job.source.digest, job.layer)) as SpanTable;
+  const { isForged, blockCount, blobDigest } = (await tables.of(
+    job.table ?? job.source.digest,
+    job.layer,
+  )) as SpanTable;
   const tag = isForged ? FORGED : RIGHT;
   await request('layer blob', signal);
   for (const [first, count] of job.runs) {
@@ -46,6 +49,10 @@ async function fetchBlocks(job: FetchJob, context: Context): Promise<number> {
       }
       const file = world().device(layout.root, job.layer);
       if (file?.blocks === undefined) throw new CofaError('internal', 'the device file is not there');
+      if (!isForged && blobDigest !== world().layer(job.layer).blob) {
+        machine().meet('blobs that lead to no state of theirs');
+        throw new CofaError('integrity', 'the blob is not what the span table says');
+      }
       if (isForged && block === blockCount - 1) {
         machine().meet('last blocks that no attacker can forge');
         throw new CofaError('integrity', 'the last block is not what the span table says');
