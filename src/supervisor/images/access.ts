@@ -45,7 +45,7 @@ const ASK_MS = 5_000;
 /** The image's own registry has longer, ms. */
 const OWN_MS = 60_000;
 /** To read a layer to its end, ms. */
-const READ_MS = 3_600_000;
+const READ_MS = 600_000;
 /** Other images with the same layer that are asked about; with more the layer is read. */
 const MOST_ASKED = 16;
 const MOST_REMEMBERED = 4_096;

@@ -133,6 +133,7 @@ export class Chains {
   }
 
   async #isPrepared(image: Image, isPinned: boolean): Promise<boolean> {
+    if (image.prepared !== undefined) return await this.#images.isPrepared(image, isPinned);
     const key = `${image.manifest} ${isPinned ? 'pinned' : ''}`;
     const since = this.#unprepared.get(key);
     if (since !== undefined && this.#now() - since < BELIEVE_MS) return false;

@@ -10,7 +10,6 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { parseReference, type Reference } from '../../registry/reference.ts';
 import { startReferrers } from '../../registry/start-referrers.ts';
-import type { LiveFold } from '../../store/live-fold.ts';
 import { Access, isSameRepository } from './access.ts';
 import { Expected } from './expected.ts';
 import type { Image } from './image.ts';
@@ -18,7 +17,6 @@ import type { Image } from './image.ts';
 export interface ResolverOptions {
   registry: RegistryClient;
   log: Logger;
-  live: Pick<LiveFold, 'state'>;
   /** Images that are known. */
   images: { get(manifest: string): Image | undefined; all(): Iterable<Image> };
 }
@@ -44,7 +42,7 @@ export class Resolver {
     this.access = new Access({
       ...options,
       claims: () => claimsOf(options.images),
-      rawSize: (diffId) => options.live.state.layers.get(diffId)?.size,
+      rawSize: (diffId) => rawSizeOf(options.images, diffId),
       now: Date.now,
     });
   }
@@ -121,6 +119,16 @@ export class Resolver {
 
 function* claimsOf(images: ResolverOptions['images']): Generator<Image['resolved']> {
   for (const { resolved } of images.all()) yield resolved;
+}
+
+/** As the images that have a device of the layer say. */
+function rawSizeOf(images: ResolverOptions['images'], diffId: string): number | undefined {
+  let most: number | undefined;
+  for (const { prepared } of images.all()) {
+    for (const device of prepared?.devices ?? [])
+      if (device.diffId === diffId) most = Math.max(most ?? 0, device.size);
+  }
+  return most;
 }
 
 const keyOf = ({ text, platform, policy }: Wanted): string => JSON.stringify([text, platform, policy]);
