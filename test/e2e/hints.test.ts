@@ -6,10 +6,10 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connectEngine } from '../../src/client/client.ts';
-import { SpanTable } from '../../src/image/span-table.ts';
 import { extentsOf } from '../../src/image/file-paths.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { elf } from '../image/hints/elf-writer.ts';
+import { spanTableOf } from '../faults/fault-image.ts';
 import { pushSmallImage, type SmallImage, halfRandom } from '../index/small-image.ts';
 import { Cleanup } from '../support/temp.ts';
 import {
@@ -116,7 +116,7 @@ async function spansOf(engine: Engine, paths: string[]): Promise<number[]> {
   const { layers } = JSON.parse(await readFile(layout.manifest(manifest), 'utf8')) as {
     layers: Array<{ digest: string }>;
   };
-  const table = SpanTable.decode(await readFile(layout.spans(layers[0]?.digest ?? '')));
+  const table = await spanTableOf(engine.root, layers[0]?.digest ?? '');
   return paths.map((path) => {
     const piece = pieces.find((one) => one.path === path);
     if (piece === undefined) throw new Error(`${path} lies in no layer`);

@@ -1,6 +1,6 @@
 /** Images of a few MB for the fault scenarios, and readers that say what they got piece by piece. */
 import { spawn } from 'node:child_process';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type ImageLayout, layoutLayers, pushLayout } from '../../ops/images/layout.ts';
 import { SpanTable } from '../../src/image/span-table.ts';
@@ -82,7 +82,12 @@ export function offsetInTar(tar: Buffer, content: Buffer): number {
 
 /** The span table that an engine took for a blob. */
 export async function spanTableOf(root: string, blob: string): Promise<SpanTable> {
-  return SpanTable.decode(await readFile(new Layout(root).spans(blob)));
+  const folder = new Layout(root).in('spans');
+  for (const name of await readdir(folder)) {
+    const table = SpanTable.decode(await readFile(join(folder, name)));
+    if (table.blobDigest === blob) return table;
+  }
+  throw new Error(`no span table of ${blob}`);
 }
 
 /** What one reader saw of each piece: `ok`, `wrong`, `short` or the errno's name. */
