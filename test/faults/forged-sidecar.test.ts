@@ -15,6 +15,8 @@ import {
   overOtherBytes,
   ownLayer,
   resized,
+  spansAstray,
+  statesOf,
   throughWindow,
 } from '../support/attacker/tables.ts';
 import { type Engine, eventually, imageOf, startEngine } from '../support/engine.ts';
@@ -98,7 +100,7 @@ describe('a forged span table in a sidecar that no one vouches for', () => {
   it('over the genuine blob, through the window of a checkpoint: readers get the layer', async () => {
     const image = await push('window', [base(10)]);
     await pushForged(client, image, window);
-    expect(await outcomes(await mount(image.ref, 'signed'), image)).toEqual(new Set(['ok']));
+    expect(await outcomes(await mount(image.ref), image)).toEqual(new Set(['ok']));
   });
 
   it('with other bytes under the blob’s digest, the image pinned: no byte of them is read', async () => {
@@ -153,6 +155,32 @@ describe('an image that gives another one’s diffID to a layer of its own', () 
     await mount(poisoned, LAX);
     expect(await outcomes(await mount(honest.ref, LAX), honest)).toEqual(new Set(['ok']));
   });
+});
+
+describe('an image whose table has the genuine states of another one’s layer', () => {
+  it.each(['spans', 'a blob of his own'] as const)(
+    'and %s that do not lead to them: no denial',
+    async (what) => {
+      const name = what === 'spans' ? 'broken-spans' : 'broken-blob';
+      const honest = await push(name, [base(what === 'spans' ? 70 : 80), { 'top/file': prose(100_000, 71) }]);
+      expect((await engine.cli(['index', honest.ref])).code).toBe(0);
+      const [genuine] = (await layersOf(honest)) as [GenuineLayer];
+      const random = new Random(9);
+      let forgery: Forgery | undefined;
+      while (forgery === undefined)
+        forgery =
+          what === 'spans'
+            ? spansAstray(genuine, random)
+            : await ownLayer(genuine, rewritten(genuine, random), statesOf(genuine.tar));
+      const ref = `${registry.host}/${name}-attack:1`;
+      await mount(
+        await pushPoisoned(join(directory, ref.split('/')[1] ?? ''), client, ref, genuine, forgery),
+        LAX,
+      );
+      const seen = await mount(honest.ref, LAX);
+      expect(await outcomes(seen, honest)).toEqual(new Set(['ok']));
+    },
+  );
 });
 
 describe('what the node has proven', () => {
