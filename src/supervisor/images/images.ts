@@ -9,7 +9,7 @@ import { type ImageDevice, layerIdOf, rootsOfImage } from '../../../actors/devic
 import { isRefused, policyFor } from '../../../actors/trust.ts';
 import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
-import type { NewEvent } from '../../../schemas/events.ts';
+import type { EventOf, NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
@@ -271,12 +271,18 @@ export class Images {
 
   // ── What is proven ──
 
-  /** Layers that images have, with span tables whose block root is proven. */
+  /**
+   * Layers that images have, with span tables whose block root is proven. A root says nothing of a table's spans: those that
+   * this node has made, or that came with a voucher, are the first.
+   */
   knownDevices(): ImageDevice[] {
     const { state } = this.#options.live;
+    const rank = ({ origin, vouched }: EventOf<'image.prepared'>): number =>
+      origin === 'node' ? 0 : vouched === undefined ? 2 : 1;
     return [...this.all()]
       .flatMap((image) => [...image.generations()])
       .flatMap(({ prepared }) => (prepared === undefined ? [] : [prepared]))
+      .sort((a, b) => rank(a) - rank(b))
       .flatMap(({ origin, devices }) =>
         devices.filter((device) => rootsOfImage({ origin, devices: [device] }, state) === 'proven'),
       );
