@@ -2,7 +2,7 @@
 import { readFile, rm } from 'node:fs/promises';
 import type { StartSet } from '../../../actors/start-set.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
-import type { JobLayer } from '../../../schemas/fetch.ts';
+import { type JobLayer, layerOf } from '../../../schemas/fetch.ts';
 import { decodeHints, startOf } from '../../image/hints/hints.ts';
 import { DEFAULT_START } from '../../pack/pack-store.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
@@ -32,7 +32,7 @@ export async function keepHints(layout: Layout, image: string, hints: Buffer | u
 }
 
 /**
- * What a start is likely to read; undefined where nothing is known. `program`: first word of its command, where that is
+ * What a start is likely to read, by the ids of its layers; undefined where nothing is known. `program`: first word of its command, where that is
  * not the image's own.
  */
 export async function hintsFor(
@@ -43,7 +43,10 @@ export async function hintsFor(
   try {
     const hints = decodeHints(await readFile(layout.hints(image)));
     const command = start.start === DEFAULT_START ? 'default' : { program: start.program ?? '' };
-    return startOf(hints, command, new Set(start.layers.map(({ diffId }) => diffId)));
+    // Hints name layers by diffID, the front end by id.
+    const ids = new Map(start.layers.map((layer) => [layer.diffId, layerOf(layer)]));
+    const found = startOf(hints, command, new Set(ids.keys()));
+    return found && { ...found, devices: found.devices.map((diffId) => ids.get(diffId) ?? diffId) };
   } catch {
     // There are none, as a rule; damaged ones would have made the start faster, no more.
     return undefined;
