@@ -410,8 +410,14 @@ function patchFiles(fs: Functions, promises: Functions): void {
     promises,
     'readlink',
     (real) =>
-      ((path: string) =>
-        isNowhere(path) ? machine().call(CALL_MS, () => linkOf(path)) : real(path as never)) as never,
+      ((path: string) => {
+        if (isNowhere(path)) return machine().call(CALL_MS, () => linkOf(path));
+        if (!isSimulated(path)) return real(path as never);
+        // No file of the simulated disk is a link.
+        return machine().call(CALL_MS, () => {
+          throw new Errno('ENOENT', path);
+        });
+      }) as never,
   );
   for (const [name, simulated] of Object.entries(inPromises))
     replace(

@@ -327,6 +327,8 @@ class WholeEngine {
         workers: plan.workers,
         readDeadlineMs: plan.readDeadlineMs,
         hangMs: 3_000,
+        // On the simulated disk, where no key is: a read of the real one takes as long as it likes.
+        keys: '/sim/keys',
         trust: machine.random.chance(0.2) ? machine.random.pick(TRUST_POLICIES) : plan.trust,
         logLimit: plan.logLimit,
         ...(plan.cacheShare === undefined
