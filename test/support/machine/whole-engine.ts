@@ -985,6 +985,10 @@ class WholeEngine {
     // Unread blocks are still absent, and evicted ones put proofs off.
     if (plan.cacheShare !== undefined || plan.two) return;
     const end = machine.now + PATIENCE_MS;
+    // An image whose blobs are not what its config says can be whole by those of another one; its own prove nothing.
+    const attackers = new Set(
+      this.#world.images.filter(({ isAttackers }) => isAttackers).map(({ manifest }) => manifest),
+    );
     for (;;) {
       const status = await this.#status();
       const mounted = new Set(status?.mounts.map(({ manifest }) => manifest));
@@ -992,6 +996,7 @@ class WholeEngine {
         ({ trust, layers, manifest }) =>
           trust === 'unproven' &&
           mounted.has(manifest) &&
+          !attackers.has(manifest) &&
           layers.every(({ state }) => state === 'complete' || state === 'handed-over'),
       );
       if (status !== undefined && open === undefined) return;
