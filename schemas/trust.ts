@@ -19,6 +19,6 @@ export type TrustWord = (typeof TRUST_WORDS)[number];
 
 export const policyNamed = (word: TrustWord): TrustPolicy => (word === 'always' ? 'registry' : word);
 
-/** Whether `a` believes no sidecar that `b` would not: a request may ask for such a policy whatever the engine's is. */
+/** Whether `a` believes no sidecar that `b` would not. A request may ask for a policy `a` of an engine whose policy is `b`. */
 export const isTighterOrEqual = (a: TrustPolicy, b: TrustPolicy): boolean =>
   TRUST_POLICIES.indexOf(a) >= TRUST_POLICIES.indexOf(b);

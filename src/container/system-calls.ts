@@ -1,5 +1,5 @@
 /**
- * The system calls that a container may make whatever their arguments: those of the kernel's headers (asm/unistd.h of
+ * The system calls that a container may make with any arguments: those of the kernel's headers (asm/unistd.h of
  * x86-64, i386 and arm64; Linux 6.1, and what 6.2 to 6.13 added) without what docker refuses ("Significant syscalls
  * blocked by Docker's default profile" in its manual). The answers are those of docker's own profile as of 2026-05-06
  * (moby/profiles, seccomp/default.json at 3c28324) for the capabilities that a container has here. Names that an

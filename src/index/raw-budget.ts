@@ -1,6 +1,6 @@
 /**
- * What an image may write of the disk while a node indexes it. Its devices are whole then, whatever a container reads of
- * them, and no event tells the cache of them before they are proven. So the threads that write them count together: a
+ * What an image may write of the disk while a node indexes it. The indexer writes each device whole, also where a container
+ * reads little of it, and no event tells the cache of them before they are proven. So the threads that write them count together: a
  * few KB of gzip or zstd may be all that fills a disk.
  *
  * The cache sees the same bytes as files that grow (src/front-end/cache-sizes.ts) and evicts what it can to make room.

@@ -31,7 +31,7 @@ export class Directory {
     this.fd = fd;
   }
 
-  /** A path that is this very directory, whatever becomes of its name. */
+  /** A path that leads to this directory, also after it was renamed or something was mounted over its name. */
   get self(): string {
     return `/proc/self/fd/${this.fd}`;
   }

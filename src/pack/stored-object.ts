@@ -1,7 +1,7 @@
 /**
  * Reads an object of NATS's object store (ADR-20 of nats-architecture-and-design), and no faster than its reader takes it.
- * The client's own `get` takes whatever comes into memory at once, however slow its reader is and however much there is:
- * what the object says of its size wrote the one who put it there.
+ * The client's own `get` keeps all pieces that come in memory, also while its reader is slow. The size that the object names
+ * bounds nothing: the client that put the object wrote it.
  *
  * Here the answer to the server's flow control stands in the same queue as the pieces. So the server goes on only when the
  * reader has come to it, and at most one of its windows waits here.
