@@ -10,6 +10,17 @@ export interface Supply {
   table?: string;
 }
 
+/** The supply in a message or a job that has one. */
+export const supplyOf = ({ source, table }: Supply): Supply =>
+  table === undefined ? { source } : { source, table };
+
+/** Tells supplies apart. */
+export const supplyKey = ({ source, table }: Supply): string =>
+  JSON.stringify([source.registry, source.repository, source.digest, table]);
+
+/** Name of its span table in the store. */
+export const tableOfSupply = ({ source, table }: Supply): string => table ?? source.digest;
+
 /**
  * `front.open`: serve this layer's device below the FUSE mount. Idempotent.
  *

@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { blockRuns } from '../../actors/ranges.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { FetchJob, FetchTimes } from '../../schemas/fetch.ts';
+import { tableOfSupply } from '../../schemas/front.ts';
 import { decodeSpans } from '../image/decode-span.ts';
 import { SpanTable } from '../image/span-table.ts';
 import type { RegistryClient } from '../registry/client.ts';
@@ -34,7 +35,7 @@ export interface FetchContext {
  * Errors: `integrity` (bytes are not what the span table says), `no-space`, those of the registry client.
  */
 export async function runFetch(job: FetchJob, context: FetchContext): Promise<number> {
-  const table = await context.tables.of(job.table ?? job.source.digest, job.layer);
+  const table = await context.tables.of(tableOfSupply(job), job.layer);
   const device = openSync(context.layout.device(job.layer), 'r+');
   const room = new DiskRoom(context.layout.root);
   let bytes = 0;

@@ -191,6 +191,10 @@ export class LayerHost {
 
   // ── Prefetch ──
 
+  hasSupply(supply: Supply): boolean {
+    return this.#core.options.layer.supplies.has(supply);
+  }
+
   /** Where its blocks may come from by now. */
   supply(list: readonly [Supply, ...Supply[]]): void {
     this.#core.options.layer.supplies.replace(list);

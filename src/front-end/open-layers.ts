@@ -8,13 +8,15 @@ import type { LayerFacts } from '../../actors/node-state.ts';
 import { Budgets } from '../../actors/pace.ts';
 import { pairsOf } from '../../actors/ranges.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type {
-  CloseLayer,
-  FrontNotice,
-  FrontStatus,
-  OpenLayer,
-  OpenLayerReply,
-  Supply,
+import {
+  type CloseLayer,
+  type FrontNotice,
+  type FrontStatus,
+  type OpenLayer,
+  type OpenLayerReply,
+  type Supply,
+  supplyOf,
+  tableOfSupply,
 } from '../../schemas/front.ts';
 import type { FuseTransport } from '../fuse/transport.ts';
 import { SpanTable } from '../image/span-table.ts';
@@ -141,8 +143,8 @@ export class OpenLayers {
 
   async #openNow(request: OpenLayer): Promise<LayerHost> {
     const { layout, layers, cache, transport } = this.#options;
-    const { diffId, size, source } = request;
-    const stored = await readFile(layout.spans(request.table ?? source.digest));
+    const { diffId, size } = request;
+    const stored = await readFile(layout.spans(tableOfSupply(request)));
     const table = SpanTable.decode(stored);
     refuseOther(table, request);
     this.#room.take(diffId, stored.length);
@@ -170,7 +172,7 @@ export class OpenLayers {
     const { diffId } = request;
     const isRight = async (one: Supply) => {
       try {
-        const bytes = await readFile(layout.spans(one.table ?? one.source.digest));
+        const bytes = await readFile(layout.spans(tableOfSupply(one)));
         refuseOther(SpanTable.decode(bytes), { ...request, ...one });
         return true;
       } catch (error) {
@@ -179,7 +181,9 @@ export class OpenLayers {
       }
     };
     const others = [];
-    for (const one of request.others ?? []) if (await isRight(one)) others.push(one);
+    // An open layer is opened again with each change of a rate: what was looked at then is right.
+    for (const one of request.others ?? [])
+      if (layer.hasSupply(one) || (await isRight(one))) others.push(one);
     layer.supply([supplyOf(request), ...others]);
     // A scrub compares with the table that the log names: its image must be one of those.
     const known = facts.layers.get(diffId);
@@ -264,9 +268,6 @@ export class OpenLayers {
     return { hits: past.hits + hits, misses: past.misses + misses, errors: past.errors + errors };
   }
 }
-
-const supplyOf = ({ source, table }: Supply): Supply =>
-  table === undefined ? { source } : { source, table };
 
 /** What the log is told of it. */
 function openedBy(

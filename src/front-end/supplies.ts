@@ -4,10 +4,7 @@
  * but one may lead nowhere: spans that decode to other bytes, a blob that is not there. Then the next one is used. So an image
  * that shares a layer can cost the others time, and nothing else.
  */
-import type { Supply } from '../../schemas/front.ts';
-
-const keyOf = ({ source, table }: Supply): string =>
-  JSON.stringify([source.registry, source.repository, source.digest, table]);
+import { type Supply, supplyKey } from '../../schemas/front.ts';
 
 export class Supplies {
   #list: readonly [Supply, ...Supply[]];
@@ -26,18 +23,22 @@ export class Supplies {
     return this.#list[this.#at] ?? this.#list[0];
   }
 
+  has(supply: Supply): boolean {
+    return this.#list.some((one) => supplyKey(one) === supplyKey(supply));
+  }
+
   /** Those that the layer's images name by now; the one that is used stays so if it is among them. */
   replace(list: readonly [Supply, ...Supply[]]): void {
-    const key = keyOf(this.current);
+    const key = supplyKey(this.current);
     this.#list = list;
     this.#at = Math.max(
       0,
-      list.findIndex((one) => keyOf(one) === key),
+      list.findIndex((one) => supplyKey(one) === key),
     );
   }
 
   /** A fetch by `used` failed: another one is used from now on, unless one is already. */
   failed(used: Supply): void {
-    if (keyOf(used) === keyOf(this.current)) this.#at = (this.#at + 1) % this.#list.length;
+    if (supplyKey(used) === supplyKey(this.current)) this.#at = (this.#at + 1) % this.#list.length;
   }
 }

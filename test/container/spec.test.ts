@@ -14,24 +14,10 @@ import { overlayData } from '../../src/container/overlay.ts';
 import { stopSignalOf } from '../../src/container/signals.ts';
 import { buildSpec, commandOf, environmentOf, type HostFacts } from '../../src/container/spec.ts';
 import { startErrorOf } from '../../src/container/command.ts';
+import { PLAIN } from './plain.ts';
 
 const config = (object: unknown) => parseImageConfig(Buffer.from(JSON.stringify({ config: object })));
-const options = (more: Partial<RunOptions> = {}): RunOptions => ({
-  args: [],
-  entrypoint: undefined,
-  env: [],
-  workdir: undefined,
-  user: undefined,
-  hostname: undefined,
-  network: 'host',
-  volumes: [],
-  tty: false,
-  interactive: false,
-  readOnly: false,
-  noNewPrivileges: false,
-  unconfined: false,
-  ...more,
-});
+const options = (more: Partial<RunOptions> = {}): RunOptions => ({ ...PLAIN, ...more });
 const host: HostFacts = {
   hostname: 'node1',
   env: {},

@@ -237,9 +237,9 @@ export class Images {
    */
   async isPrepared(image: Image, isPinned = false): Promise<boolean> {
     const trust = policyFor(this.#options.trust, isPinned);
-    await this.#options.keys.refresh();
     if (isRefused(trust, image.refuted !== undefined)) return false;
-    if (image.prepared !== undefined) return image.accepts(trust, await this.#listed(trust));
+    const listed = await this.#listed(trust);
+    if (image.prepared !== undefined) return image.accepts(trust, listed);
     return await image.hasSidecarFor(trust);
   }
 

@@ -12,7 +12,13 @@ import type { Logger } from 'pino';
 import { isWhole } from '../../../actors/layer-life.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { BlobSource } from '../../../schemas/fetch.ts';
-import type { OpenLayer, OpenLayerReply, Supply } from '../../../schemas/front.ts';
+import {
+  type OpenLayer,
+  type OpenLayerReply,
+  type Supply,
+  supplyKey,
+  supplyOf,
+} from '../../../schemas/front.ts';
 import { attachLoop, backingFileOf, changeBacking, dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
 import { hexOf } from '../../../schemas/digest.ts';
 import type { Layout } from '../../store/layout.ts';
@@ -54,8 +60,8 @@ export class AttachedLayer {
   readonly #options: AttachedLayerOptions;
   /** By user: bytes per second of the rest of the layer that it wants in the background; Infinity: no limit. */
   readonly #rates = new Map<string, number>();
-  /** By user, under a key: images may name the same. */
-  readonly #supplies = new Map<string, readonly [key: string, Supply]>();
+  /** By user: images may name the same. */
+  readonly #supplies = new Map<string, Supply>();
   /** Further loops of the layer, under file systems that an earlier engine left: the last user of each detaches it. */
   #others: LoopDevice[] = [];
   #isLost = false;
@@ -90,11 +96,11 @@ export class AttachedLayer {
 
   /** What a user's image names as the place of the layer's blocks; undefined: it has it no longer. Returns whether that is a change. */
   supply(user: string, demand: LayerDemand | undefined): boolean {
-    const before = [...new Map(this.#supplies.values()).keys()];
+    const keys = () => [...this.#distinct.keys()].join();
+    const before = keys();
     if (demand === undefined) this.#supplies.delete(user);
-    else if (this.#supplies.size < MOST_SUPPLIES) this.#supplies.set(user, suppliedBy(demand));
-    const after = [...new Map(this.#supplies.values()).keys()];
-    return before.join() !== after.join();
+    else if (this.#supplies.size < MOST_SUPPLIES) this.#supplies.set(user, supplyOf(demand));
+    return before !== keys();
   }
 
   /** Returns whether that is a change. 0: the user wants nothing in the background. */
@@ -108,7 +114,7 @@ export class AttachedLayer {
   /** Has a front end serve it, as things are when it answers. Undefined: no image used the layer any more before that. */
   open(isWanted: () => boolean): Promise<OpenLayerReply | undefined> {
     const request = (): OpenLayer => {
-      const [first, ...others] = [...new Map(this.#supplies.values()).values()];
+      const [first, ...others] = this.#distinct.values();
       const supplied = { ...this.demand, ...first, ...(others.length === 0 ? {} : { others }) };
       return { ...supplied, ...pacing(this.#rates), direct: this.#isPinned };
     };
@@ -152,6 +158,10 @@ export class AttachedLayer {
     return this.#change('a loop cannot be repaired', async (loop) => {
       if (!this.#isDirect) await this.#move(loop, join(this.#options.layout.devices(), name));
     });
+  }
+
+  get #distinct(): Map<string, Supply> {
+    return new Map(Array.from(this.#supplies.values(), (supply) => [supplyKey(supply), supply]));
   }
 
   get #deviceFile(): string {
@@ -237,11 +247,6 @@ export class AttachedLayer {
 
 /** Images that a layer remembers what they name; it is shared by more of them all the same. */
 const MOST_SUPPLIES = 16;
-
-function suppliedBy({ source, table }: LayerDemand): readonly [key: string, Supply] {
-  const supply = table === undefined ? { source } : { source, table };
-  return [JSON.stringify([source.registry, source.repository, source.digest, table]), supply];
-}
 
 /** One user without a limit is enough for there to be none. */
 function pacing(rates: ReadonlyMap<string, number>): Pick<OpenLayer, 'prefetch' | 'limits'> {
