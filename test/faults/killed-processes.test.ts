@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
 import { EXPENDABLE } from '../../src/kernel/oom-score.ts';
-import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
+import { type Engine, eventually, imageOf, mountImage, startEngine, untilWell } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup, mountsBelow } from '../support/temp.ts';
@@ -100,7 +100,7 @@ describe('a process of the engine killed during reads', () => {
     const fetchers = status.processes.filter(({ role }) => role === 'fetcher');
     expect(fetchers.map(({ restarts }) => restarts)).toEqual([1, 1]);
     expect(fetchers.map(({ pid }) => pid)).not.toContain(before['fetcher-0']);
-    expect(status.degraded).toEqual([]);
+    await untilWell(scene.engine);
   });
 
   it.runIf(resends)('the front end, three times: no read fails, none is wrong', async () => {

@@ -5,7 +5,7 @@ import { subjects } from '../../schemas/subjects.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { busOf, readSettings } from '../../src/process/settings.ts';
 import { EventLog, readLog } from '../../src/store/event-log.ts';
-import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
+import { type Engine, eventually, imageOf, mountImage, startEngine, untilWell } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from './fault-image.ts';
@@ -73,7 +73,7 @@ describe('a log beyond its limit', () => {
     await first.stop();
 
     const second = await start();
-    expect((await second.status()).degraded).toEqual([]);
+    await untilWell(second);
     expect((await second.status()).mounts).toMatchObject([{ dir, state: 'mounted' }]);
     expect((await imageOf(second, image.ref)).blocks).toEqual(before);
     expect(new Set(await readPieces(join(dir, 'lib/prose'), content, { exact: true }))).toEqual(

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, describe, expect, it } from 'vitest';
 import { prose } from '../images/nasty.ts';
-import { startEngine } from '../support/engine.ts';
+import { startEngine, untilWell } from '../support/engine.ts';
 import { Cleanup, listMounts } from '../support/temp.ts';
 
 /** The log of that root has its mount here. */
@@ -22,8 +22,8 @@ describe('a root of version 0.1.0', () => {
     const engine = await startEngine({ root, args: ['--node', 'relic'] });
     cleanup.defer(() => engine.stop());
 
-    const { mounts, images, degraded } = await engine.status();
-    expect(degraded).toEqual([]);
+    await untilWell(engine);
+    const { mounts, images } = await engine.status();
     expect(mounts).toMatchObject([{ dir: DIR, state: 'mounted', origin: 'sidecar', trust: 'proven' }]);
     expect(images).toMatchObject([
       { state: 'ready', blocks: { absent: 0, fetching: 0 }, bytes: { fetched: 0 } },

@@ -8,7 +8,7 @@ import { existsSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
+import { type Engine, eventually, imageOf, mountImage, startEngine, untilWell } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { listLoops } from '../../src/kernel/loop.ts';
@@ -200,7 +200,7 @@ describe('recovery', () => {
     const again = await up(root);
     expect(await loopsOf(root)).toHaveLength(2 * before.length);
     for (const path of [container.rootfs, dir]) expect(await readAll(path)).toMatchObject({ failures: [] });
-    expect((await again.status()).degraded).toEqual([]);
+    await untilWell(again);
     await run('umount', ['-l', container.rootfs]);
     const file = await readFile(join(dir, 'lib/small-0'));
     expect(file).toEqual(image.files.get('lib/small-0'));

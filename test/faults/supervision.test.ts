@@ -7,7 +7,15 @@ import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
 import { abortConnection, connectionOf } from '../../src/fuse/connection.ts';
-import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
+import {
+  type Engine,
+  errorOf,
+  eventually,
+  imageOf,
+  mountImage,
+  startEngine,
+  untilWell,
+} from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup, listMounts } from '../support/temp.ts';
@@ -158,7 +166,7 @@ describe('a front end that does not start', () => {
       await mend();
       await eventually('it is ready again', async () => (await engine.status()).ready, 60_000);
       expect(await readOne(dir, from)).toBe('ok');
-      expect((await engine.status()).degraded).toEqual([]);
+      await untilWell(engine);
     }
   });
 });
@@ -190,7 +198,7 @@ describe('upgrade', () => {
     expect(await reading).toMatchObject({ failures: [] });
     expect((await imageOf(engine, image.ref)).reads.errors).toBe(0);
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
-    expect((await engine.status()).degraded).toEqual([]);
+    await untilWell(engine);
   });
 });
 
@@ -207,7 +215,7 @@ describe('a FUSE connection that an administrator aborts', () => {
     await eventually('all is right again', async () => (await readAll(dir)).failures.length === 0);
     expect(listMounts().findLast(({ point }) => point === dir)).toEqual(mount);
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
-    expect((await engine.status()).degraded).toEqual([]);
+    await untilWell(engine);
   });
 });
 

@@ -185,6 +185,17 @@ export async function eventually<T>(
   throw new Error(`did not come about: ${what}`, { cause: last });
 }
 
+/** Waits until nothing is degraded: processes that have just started may take some seconds until they have joined. */
+export async function untilWell(engine: Engine): Promise<void> {
+  let degraded: unknown;
+  await eventually('nothing is degraded', async () => {
+    degraded = (await engine.status()).degraded;
+    return Array.isArray(degraded) && degraded.length === 0;
+  }).catch((cause: unknown) => {
+    throw new Error(`degraded for good: ${JSON.stringify(degraded)}`, { cause });
+  });
+}
+
 async function untilReady(root: string, child: ChildProcess): Promise<EngineClient> {
   let last: unknown = 'no answer';
   for (const end = performance.now() + 60_000; performance.now() < end; await sleep(50)) {
