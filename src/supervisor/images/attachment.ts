@@ -83,7 +83,7 @@ export class Attachment {
 
   /** Attaches all of them, or none. Errors: those of `Devices.acquire` and of loop devices. */
   async attach(order: AttachOrder): Promise<void> {
-    const { devices, leftovers } = this.#options;
+    const { devices, leftovers, log } = this.#options;
     const taken: string[] = [];
     const wanted = order.prepared.devices.map(async (device) => {
       const loop = await devices.acquire(demandOf(order, device), this.#user, this.#rate);
@@ -97,8 +97,15 @@ export class Attachment {
     const failure = results.find((result) => result.status === 'rejected');
     if (failure !== undefined) {
       const [first] = results;
-      if (first?.status === 'fulfilled') await detachLoop(first.value);
-      await Promise.allSettled(taken.map((id) => devices.release(id, this.#user)));
+      const cleared = await Promise.allSettled([
+        ...(first?.status === 'fulfilled' ? [detachLoop(first.value)] : []),
+        ...taken.map((id) => devices.release(id, this.#user)),
+      ]);
+      // What went wrong first is what the mount fails for; the kernel detaches a loop that is in use with its last user.
+      for (const left of cleared) {
+        if (left.status === 'rejected')
+          log.warn({ image: order.resolved.ref, error: left.reason }, 'a loop device is still in use');
+      }
       throw failure.reason;
     }
     this.#loops = { metadata: await metadata, devices: await Promise.all(wanted) };
