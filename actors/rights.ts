@@ -5,7 +5,7 @@
  */
 import type { Operation } from '../schemas/api.ts';
 import type { ErrorRecord } from '../schemas/errors.ts';
-import { isCanonicalPath, type UserRights } from '../schemas/rights.ts';
+import { isCanonicalPath, isOfServices, type UserRights } from '../schemas/rights.ts';
 import { isTighterOrEqual, type TrustPolicy } from '../schemas/trust.ts';
 
 /** What a request touches. */
@@ -48,7 +48,8 @@ export function refusal(rights: UserRights, wish: Wish, facts: RightsFacts): Err
 
 function forbidden(rights: UserRights, wish: Wish, policy: TrustPolicy): ErrorRecord | undefined {
   const { operation, dir, image, trust } = wish;
-  if (!rights.operations.includes(operation)) return refuse(`you may not call ${operation}`);
+  if (isOfServices(operation) || !rights.operations.includes(operation))
+    return refuse(`you may not call ${operation}`);
   if (wish.internal === true) return refuse(`${operation} has words that are root's: containers, suid, dev`);
   if (dir !== undefined && !isCanonicalPath(dir))
     return refuse(`${operation}: a path without "..", "//" and trailing "/"`, 'invalid-argument');

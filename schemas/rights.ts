@@ -9,8 +9,20 @@ import { TRUST_POLICIES } from './trust.ts';
 /** A token of a NATS subject, and part of a file's name. */
 export const USER_NAME = /^[a-z0-9][a-z0-9-]{0,31}$/;
 
+type OperationName = keyof typeof OPERATIONS;
+
+/**
+ * Of the image service alone: the engine believes it what a client has pulled. A user could claim any layer for a repository
+ * of its own.
+ */
+export const isOfServices = (operation: OperationName): operation is 'admit' => operation === 'admit';
+
+const OF_USERS = (Object.keys(OPERATIONS) as OperationName[]).filter(
+  (operation): operation is Exclude<OperationName, 'admit'> => !isOfServices(operation),
+);
+
 /** Beside the operations: to watch the node's events as they come. */
-export const RIGHTS = [...(Object.keys(OPERATIONS) as Array<keyof typeof OPERATIONS>), 'events'] as const;
+export const RIGHTS = [...OF_USERS, 'events'] as const;
 
 /** One writing for each path: no `.`, `..`, doubled or trailing slashes. */
 export const isCanonicalPath = (path: string): boolean =>
@@ -34,9 +46,11 @@ const imagePrefix = z
     'must begin with its registry, such as docker.io',
   );
 
+const ADMIT = 'admit is the image service\'s: take it out of "operations"';
+
 export const UserRights = z.strictObject({
   operations: z
-    .array(z.enum(RIGHTS))
+    .array(z.enum(RIGHTS, { error: ({ input }) => (input === 'admit' ? ADMIT : undefined) }))
     .min(1)
     .max(64)
     .describe('operations that the user may call; events: watch the log'),

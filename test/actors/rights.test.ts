@@ -27,6 +27,15 @@ const mount = (dir: string, ref = 'debian:12', more: Partial<Wish> = {}): Wish =
 const judged = (wish: Wish, more: object = {}, now: Partial<RightsFacts> = {}) =>
   refusal(rights(more), wish, facts(now))?.code;
 
+describe('what is not for users', () => {
+  test('the file cannot give `admit`, which believes its caller what a client has pulled', () => {
+    const { error } = UserRights.safeParse({ operations: ['mount', 'admit'], images: ['*'] });
+    expect(error?.issues[0]?.message).toContain("admit is the image service's");
+    const forged = { ...rights({ images: ['*'] }), operations: ['admit'] } as unknown as UserRights;
+    expect(refusal(forged, { operation: 'admit' }, facts())?.code).toBe('forbidden');
+  });
+});
+
 describe('where a user may mount', () => {
   test('below its folders, and nowhere else', () => {
     expect(judged(mount('/mnt/ci/a'))).toBeUndefined();
