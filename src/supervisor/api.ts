@@ -17,7 +17,7 @@ import { PROTOCOL } from '../../schemas/protocol.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
-import { userInboxOf } from '../bus/roles.ts';
+import { inboxOf, userInboxOf } from '../bus/roles.ts';
 import { deadlineOf, withinDeadline } from './deadlines.ts';
 import type { UserCalls } from './user-calls.ts';
 
@@ -31,8 +31,13 @@ export type Handler<O extends Operation> = (
 export type Handlers = { [O in Operation]: Handler<O> };
 
 const NAMES = Object.keys(OPERATIONS) as Operation[];
-/** Calls that may run side by side; further ones are refused rather than kept. */
+/**
+ * Calls that may run side by side; further ones are refused rather than kept. The snapshotter has as many for itself: clients
+ * with the user `api` that hold all of theirs keep no container from starting.
+ */
 const MOST_CALLS = 1_000;
+/** Bytes of a request of a user with limited rights. */
+const MOST_OF_USER = 64 * 1024;
 const MSGPACK = 'application/msgpack';
 
 // ── Over NATS ──
@@ -81,9 +86,12 @@ const isOperation = (text: string): text is Operation => Object.hasOwn(OPERATION
 const mayReplyTo = (subject: string | undefined): boolean =>
   subject !== undefined && subject !== '' && !/^(cofa\.|\$)/.test(subject);
 
+/** A client that names another's inbox hears no answer. */
+const isOfSnapshotter = ({ reply }: Msg): boolean => reply?.startsWith(`${inboxOf('snapshotter')}.`) === true;
+
 class NatsApi {
   readonly #options: NatsApiOptions;
-  #running = 0;
+  readonly #running = { snapshotter: 0, others: 0 };
 
   constructor(options: NatsApiOptions) {
     this.#options = options;
@@ -96,14 +104,16 @@ class NatsApi {
       void this.#answer(operation, message, user);
       return;
     }
-    if (this.#running >= MOST_CALLS) {
-      const error = { code: 'busy', message: `${this.#running} calls are running` };
+    const running = this.#running;
+    const who = isOfSnapshotter(message) ? 'snapshotter' : 'others';
+    if (running[who] >= MOST_CALLS) {
+      const error = { code: 'busy', message: `${running[who]} calls are running` };
       respond(message, { ok: false, error });
       return;
     }
-    this.#running += 1;
+    running[who] += 1;
     void this.#answer(operation, message).finally(() => {
-      this.#running -= 1;
+      running[who] -= 1;
     });
   }
 
@@ -129,6 +139,8 @@ class NatsApi {
 
   async #carryOut(operation: Operation, message: Msg, user: string | undefined): Promise<unknown> {
     const { handlers, userCalls } = this.#options;
+    if (user !== undefined && message.data.length > MOST_OF_USER)
+      throw new CofaError('invalid-argument', `a request has ${MOST_OF_USER} bytes at most`);
     const body = bodyOf(operation, message);
     const onProgress = this.#progress(message, user);
     if (user === undefined) return await carryOut(handlers, operation, body, onProgress);

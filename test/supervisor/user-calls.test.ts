@@ -18,7 +18,7 @@ import { Cleanup } from '../support/temp.ts';
 const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
 const names = subjects('node');
-const bus = {} as Record<'ci' | 'other' | 'api', NatsConnection>;
+const bus = {} as Record<'ci' | 'other' | 'api' | 'snapshotter', NatsConnection>;
 let folder: string;
 let inboxOf: Record<string, string>;
 /** What handlers were called with. */
@@ -96,6 +96,7 @@ beforeAll(async () => {
   for (const name of ['ci', 'other'] as const)
     bus[name] = await open(nats.apiUsers[name] as (typeof nats.users)['api']);
   bus.api = await open(nats.users.api);
+  bus.snapshotter = await open(nats.users.snapshotter);
 });
 
 const call = async (
@@ -203,6 +204,35 @@ test('a call that does not end in time is a timeout, and counts until its work h
   // Those with all rights have deadlines as well.
   const answer = await bus.api.request(names.api('scrub-stop'), '{}', { timeout: 4_000 });
   expect(answer.json<Reply>()).toMatchObject({ ok: false, error: { code: 'timeout' } });
+});
+
+test('a request that is too large is refused before it is read', async () => {
+  expect(await call('ci', 'status', { ref: 'x'.repeat(70_000) })).toBe('invalid-argument');
+  const answer = await bus.ci.request(names.userApi('ci', 'status'), 'x'.repeat(70_000), { timeout: 2_000 });
+  expect(answer.json<{ error: unknown }>().error).toMatchObject({
+    message: expect.stringContaining('bytes'),
+  });
+});
+
+test('a client that holds all calls of `api` does not lock the snapshotter out', async () => {
+  let end = () => {};
+  slow = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  const request = JSON.stringify({ ref: 'debian:slow', dir: dir() });
+  const held = Array.from({ length: 1_000 }, () =>
+    bus.api.request(names.api('mount'), request, { timeout: 20_000 }),
+  );
+  const status = async (user: 'api' | 'snapshotter') => {
+    const answer = await bus[user].request(names.api('status'), '{}', { timeout: 2_000 });
+    const reply = answer.json<Reply>();
+    return reply.ok ? 'ok' : reply.error.code;
+  };
+  await expect.poll(() => status('api')).toBe('busy');
+  expect(await status('snapshotter')).toBe('ok');
+  end();
+  await Promise.all(held);
+  expect(await status('api')).toBe('ok');
 });
 
 test('calls that hang take no place of others', async () => {
