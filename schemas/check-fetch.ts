@@ -7,7 +7,23 @@
  */
 import { isDigest } from './digest.ts';
 import type { Completion, FetcherHello, Job, JobWord, PackCompletion, RecordOrder } from './fetch.ts';
-import { arrayOf, objectOf, oneOf, type Predicate, tupleOf } from './predicate.ts';
+import { type Predicate, tupleOf } from './predicate.ts';
+import {
+  amount,
+  count,
+  fields,
+  flag,
+  isKind,
+  kindOf,
+  list,
+  MAX_NAME,
+  maybe,
+  name,
+  oneOf,
+  only,
+  sentence,
+  text,
+} from './shapes.ts';
 
 /** Runs of one message: NATS takes fewer. */
 const MAX_RUNS = 2 ** 18;
@@ -20,72 +36,62 @@ const MAX_START_BLOCKS = 2 ** 20;
 const MAX_LAYERS = 4_096;
 /** Layers and runs of a report: fetchers tell of 16 pieces at a time. */
 const MAX_MORE = 1_024;
-const MAX_NAME = 256;
-const MAX_TEXT = 1 << 16;
 
-const text =
-  (longest: number): Predicate =>
-  (value) =>
-    typeof value === 'string' && value.length <= longest;
-const count =
-  (least: number, most = Number.MAX_SAFE_INTEGER): Predicate =>
-  (value) =>
-    Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
-const list = (item: Predicate, most: number): Predicate => {
-  const isList = arrayOf(item);
-  return (value) => isList(value) && (value as unknown[]).length <= most;
-};
-const maybe =
-  (inner: Predicate): Predicate =>
-  (value) =>
-    value === undefined || inner(value);
-const fields = (of: Readonly<Record<string, Predicate>>): Predicate => objectOf(Object.entries(of));
-const only = (value: unknown): Predicate => oneOf([value]);
-const flag: Predicate = (value) => typeof value === 'boolean';
-
-const name = text(MAX_NAME);
 const bytes = count(0);
-const block = count(0, MAX_BLOCK);
+export const block = count(0, MAX_BLOCK);
 const blocks = count(1, MAX_BLOCKS);
-const pairs = list(tupleOf([block, blocks]), MAX_RUNS);
-const starts = list(tupleOf([count(0, MAX_LAYERS), block, blocks]), MAX_RUNS);
-const set = fields({ devices: list(isDigest, MAX_LAYERS), runs: starts });
-const layers = list(fields({ diffId: isDigest, blob: isDigest }), MAX_LAYERS);
+export const blockPairs = list(tupleOf([block, blocks]), MAX_RUNS);
+export const startRuns = list(tupleOf([count(0, MAX_LAYERS), block, blocks]), MAX_RUNS);
+/** Devices or layers that runs count. */
+export const deviceNames = list(isDigest, MAX_LAYERS);
+const set = fields({ devices: deviceNames, runs: startRuns });
+export const jobLayers = list(
+  fields({ diffId: isDigest, blob: isDigest, layer: maybe(name), table: maybe(isDigest) }),
+  MAX_LAYERS,
+);
 const blob = { registry: name, repository: name, digest: isDigest, size: bytes };
+export const blobSource = fields(blob);
 /** `layer`: id of the layer; empty: the job concerns several. */
 const head = { v: only(1), job: count(1), front: name, layer: name };
 
 const MESSAGES: Readonly<Record<string, Predicate>> = {
-  fetch: fields({ ...head, class: oneOf(['demand', 'prefetch']), runs: pairs, source: fields(blob) }),
-  verify: fields({ ...head, size: bytes }),
-  scrub: fields({ ...head, blob: isDigest, ranges: pairs }),
+  fetch: fields({
+    ...head,
+    class: oneOf(['demand', 'prefetch']),
+    runs: blockPairs,
+    source: blobSource,
+    table: maybe(isDigest),
+  }),
+  verify: fields({ ...head, size: bytes, diffId: maybe(isDigest) }),
+  scrub: fields({ ...head, blob: isDigest, table: maybe(isDigest), ranges: blockPairs }),
   record: fields({
     ...head,
     manifest: isDigest,
     start: name,
     repository: text(2 * MAX_NAME),
-    layers,
+    layers: jobLayers,
     set,
     brought: maybe(set),
   }),
-  pack: fields({ ...head, manifest: isDigest, layers, held: maybe(only(true)) }),
+  pack: fields({ ...head, manifest: isDigest, layers: jobLayers, held: maybe(only(true)) }),
   stop: fields(head),
-  hold: fields({ ...head, ms: (value) => Number.isFinite(value) && (value as number) >= 0 }),
+  hold: fields({ ...head, ms: amount }),
 };
 const PACKS: Readonly<Record<string, Predicate>> = {
   nats: fields({ name, size: bytes }),
   files: fields({ name, size: bytes }),
-  registry: fields(blob),
+  registry: blobSource,
 };
 
-const answer = { ...head, worker: name };
+const fetcher = { worker: name };
+const answer = { ...head, ...fetcher };
 const end = fields({
   ...answer,
   bytes,
-  error: maybe(fields({ code: name, message: text(MAX_TEXT), hint: maybe(text(MAX_TEXT)) })),
+  error: maybe(fields({ code: name, message: sentence, hint: maybe(sentence) })),
   retryable: maybe(flag),
   times: maybe(fields({ firstByteUs: bytes, fetchUs: bytes, decodeUs: bytes, writeUs: bytes })),
-  bad: maybe(pairs),
+  bad: maybe(blockPairs),
 });
 const COMPLETIONS: Readonly<Record<string, Predicate>> = {
   blocks: fields({
@@ -95,25 +101,18 @@ const COMPLETIONS: Readonly<Record<string, Predicate>> = {
     bytes,
     more: maybe(list(tupleOf([name, block, blocks]), MAX_MORE)),
   }),
-  pack: fields({ ...answer, devices: list(name, MAX_LAYERS), runs: starts }),
+  pack: fields({ ...answer, devices: list(name, MAX_LAYERS), runs: startRuns }),
   done: end,
   failed: end,
 };
 const HELLO = fields({
   v: only(1),
-  worker: name,
+  ...fetcher,
   pid: count(1),
   slots: count(0, 4_096),
   leaving: maybe(flag),
   back: maybe(flag),
 });
-
-const kindOf = (value: unknown): unknown => (value as { kind?: unknown } | null | undefined)?.kind;
-
-const isKind = (kinds: Readonly<Record<string, Predicate>>, value: unknown): boolean => {
-  const kind = kindOf(value);
-  return typeof kind === 'string' && Object.hasOwn(kinds, kind) && kinds[kind]?.(value) === true;
-};
 
 /** What a fetcher takes. */
 export function isJob(value: unknown): value is Job | JobWord {
@@ -121,8 +120,10 @@ export function isJob(value: unknown): value is Job | JobWord {
   const kind = kindOf(value);
   if (kind === 'record') return blocksIn((value as RecordOrder).set.runs) <= MAX_START_BLOCKS;
   if (kind !== 'pack') return true;
-  return isKind(PACKS, (value as { pack?: unknown }).pack);
+  return isPackSource((value as { pack?: unknown }).pack);
 }
+
+export const isPackSource: Predicate = (value) => isKind(PACKS, value);
 
 /** What a front end takes of a job. */
 export function isCompletion(value: unknown): value is Completion {

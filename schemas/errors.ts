@@ -83,15 +83,47 @@ export function toErrorRecord(error: unknown): ErrorRecord {
   }
 }
 
-export function fromErrorRecord(record: ErrorRecord): CofaError {
-  return new CofaError(record.code, record.message, record.hint === undefined ? {} : { hint: record.hint });
+/** A code that this cofa does not know is one of a later version: `internal`. */
+export function fromErrorRecord({ code, message, hint }: ErrorRecord): CofaError {
+  const known = Object.hasOwn(ERROR_KINDS, code) ? code : 'internal';
+  return new CofaError(known, message, hint === undefined ? {} : { hint });
+}
+
+/** Whether it is a record, of whatever code. */
+export function isErrorRecord(value: unknown): value is ErrorRecord {
+  const { code, message, hint } = (value ?? {}) as Partial<Record<keyof ErrorRecord, unknown>>;
+  return (
+    typeof code === 'string' &&
+    typeof message === 'string' &&
+    (hint === undefined || typeof hint === 'string')
+  );
 }
 
 /** An answer as it crosses a process border. */
 export type Reply<Result = unknown> = { ok: true; result: Result } | { ok: false; error: ErrorRecord };
 
-/** What was answered; throws the error where it is one. */
+export function isReply(value: unknown): value is Reply {
+  const { ok, error } = (value ?? {}) as { ok?: unknown; error?: unknown };
+  return ok === true || (ok === false && isErrorRecord(error));
+}
+
+/** What was answered; throws the error where it is one. Error `internal`: what came is no answer. */
 export function resultOf<Result>(reply: Reply<Result>): Result {
+  if (!isReply(reply)) throw new CofaError('internal', 'what came as an answer is none');
   if (!reply.ok) throw fromErrorRecord(reply.error);
   return reply.result;
 }
+
+/** The result, once it has the shape that the caller relies on. `what`: for the message, such as a subject. */
+export function checkedResult<Result>(
+  reply: unknown,
+  isResult: (value: unknown) => value is Result,
+  what: string,
+): Result {
+  const result = resultOf(reply as Reply);
+  if (isResult(result)) return result;
+  throw new CofaError('internal', `the answer to ${what} has another shape`, { hint: SAME_VERSION });
+}
+
+/** Of a message that no process of this version sends. */
+export const SAME_VERSION = 'processes of two versions of cofa? cofa down, then cofa up';

@@ -3,7 +3,8 @@ import { errors, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/na
 import { connect } from '@nats-io/transport-node';
 import { Packr } from 'msgpackr';
 import { defined } from '../../schemas/defined.ts';
-import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, checkedResult, type Reply, SAME_VERSION, toErrorRecord } from '../../schemas/errors.ts';
+import type { Shape } from '../../schemas/shapes.ts';
 import { tlsOf } from './tls.ts';
 
 export interface BusAddress {
@@ -100,11 +101,15 @@ export function decodeIfSound(bytes: Uint8Array): unknown {
 }
 export const decode = <T>(bytes: Uint8Array): T => packr.unpack(bytes) as T;
 
-/** Calls another process of the engine; its error comes back with the code it had. */
+/**
+ * Calls another process of the engine; its error comes back with the code it had. Errors also: `unavailable` where no answer
+ * comes in time; `internal` where what comes is no answer, or has another shape than `isResult` says.
+ */
 export async function ask<Result>(
   bus: NatsConnection,
   subject: string,
   request: unknown,
+  isResult: Shape<Result>,
   timeoutMs = 30_000,
 ): Promise<Result> {
   const message = await bus
@@ -113,26 +118,36 @@ export async function ask<Result>(
       const text = cause instanceof Error ? cause.message : String(cause);
       throw new CofaError('unavailable', `no answer on ${subject}: ${text}`, { cause });
     });
-  return resultOf(decode<Reply<Result>>(message.data));
+  return checkedResult(decodeIfSound(message.data), isResult, subject);
 }
 
-/** Answers `ask`; what the handler throws goes back as an error record. */
+/** Answers `ask`; what the handler throws goes back as an error record. It sees requests of its shape alone. */
 export function serve<Request>(
   bus: NatsConnection,
   subject: string,
+  isRequest: Shape<Request>,
   handler: (request: Request) => unknown | Promise<unknown>,
 ): void {
   bus.subscribe(subject, {
     callback: (error, message) => {
-      if (error === null) void reply(message, handler);
+      if (error === null) void reply(message, isRequest, handler);
     },
   });
 }
 
-async function reply<Request>(message: Msg, handler: (request: Request) => unknown | Promise<unknown>) {
+async function reply<Request>(
+  message: Msg,
+  isRequest: Shape<Request>,
+  handler: (request: Request) => unknown | Promise<unknown>,
+) {
   let body: Reply;
   try {
-    body = { ok: true, result: (await handler(decode<Request>(message.data))) ?? null };
+    const request = decodeIfSound(message.data);
+    if (!isRequest(request))
+      throw new CofaError('internal', `the question on ${message.subject} has another shape`, {
+        hint: SAME_VERSION,
+      });
+    body = { ok: true, result: (await handler(request)) ?? null };
   } catch (error) {
     body = { ok: false, error: toErrorRecord(error) };
   }

@@ -9,7 +9,8 @@
  */
 import { rmSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
-import { CofaError, type Reply, resultOf, toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, checkedResult, isReply, type Reply, toErrorRecord } from '../../schemas/errors.ts';
+import type { Shape } from '../../schemas/shapes.ts';
 
 /** Connections at once; further ones are closed. */
 const MOST_CALLS = 1_000;
@@ -101,12 +102,13 @@ export interface LocalCall {
 
 /**
  * Asks the process behind a socket and gives its result, or throws its error. `call`: with a request. Errors: those of
- * `askSocket`; `timeout` after `timeoutMs`.
+ * `askSocket`; `timeout` after `timeoutMs`; `internal` where the result has another shape than `isResult` says.
  */
 export async function askLocal<Result>(
   path: string,
   question: string,
   timeoutMs: number,
+  isResult: Shape<Result>,
   call: LocalCall = {},
 ): Promise<Result> {
   const stop = new AbortController();
@@ -118,7 +120,8 @@ export async function askLocal<Result>(
     timeoutMs,
   );
   try {
-    return resultOf(await askSocket<Result>(path, question, { ...call, signal: stop.signal }));
+    const reply = await askSocket(path, question, { ...call, signal: stop.signal });
+    return checkedResult(reply, isResult, `${question} on ${path}`);
   } finally {
     clearTimeout(timer);
     call.signal?.removeEventListener('abort', leave);
@@ -130,11 +133,7 @@ export async function askLocal<Result>(
  * `unavailable` when a call broke off, so that the caller cannot know whether it was carried out; `internal` when the answer
  * is too long; the signal's reason.
  */
-export async function askSocket<Result>(
-  path: string,
-  question: string,
-  call: LocalCall = {},
-): Promise<Reply<Result>> {
+export async function askSocket(path: string, question: string, call: LocalCall = {}): Promise<Reply> {
   const text = await new Promise<string>((resolve, reject) => {
     const { signal } = call;
     if (signal?.aborted === true) {
@@ -170,11 +169,18 @@ export async function askSocket<Result>(
       resolve(received);
     });
   });
+  const reply = parsedIfSound(text);
+  // It ended in the middle of its answer, or another program listens there.
+  if (!isReply(reply)) throw broken(path, call, undefined);
+  return reply;
+}
+
+/** What the text says; undefined where it is no JSON. */
+export function parsedIfSound(text: string): unknown {
   try {
-    return JSON.parse(text) as Reply<Result>;
-  } catch (cause) {
-    // It ended in the middle of its answer.
-    throw broken(path, call, cause);
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
 }
 
@@ -191,8 +197,8 @@ const broken = (path: string, call: LocalCall, cause: unknown) =>
 function takeProgress(received: string, onProgress: LocalCall['onProgress']): string {
   let from = 0;
   for (let end = received.indexOf('\n'); end >= 0; end = received.indexOf('\n', from)) {
-    const line = JSON.parse(received.slice(from, end)) as { progress: unknown };
-    onProgress?.(line.progress);
+    const line = parsedIfSound(received.slice(from, end)) as { progress?: unknown } | null | undefined;
+    if (line?.progress !== undefined) onProgress?.(line.progress);
     from = end + 1;
   }
   return received.slice(from);

@@ -1,9 +1,11 @@
 /** Calls over NATS: a request on the operation's subject, progress on a subject of the call's own. */
 import { createInbox, errors, headers, type NatsConnection } from '@nats-io/nats-core';
-import type { Operation, Progress } from '../../schemas/api.ts';
-import { CofaError, type Reply } from '../../schemas/errors.ts';
+import type { Operation } from '../../schemas/api.ts';
+import { isProgress } from '../../schemas/check-progress.ts';
+import { CofaError, isReply } from '../../schemas/errors.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { abortable } from '../bus/abortable.ts';
+import { parsedIfSound } from '../bus/local-socket.ts';
 import type { Terms, Transport } from './call.ts';
 
 /** So long NATS keeps a call for which its caller does not wait any more, ms. */
@@ -20,7 +22,9 @@ export function overNats(bus: NatsConnection, names: Subjects): Transport {
           timeout: limitMs + KEPT_MS,
           headers: head,
         });
-        return (await abortable(asked, signal)).json<Reply>();
+        const reply = parsedIfSound((await abortable(asked, signal)).string());
+        if (isReply(reply)) return reply;
+        throw new CofaError('internal', `what answered ${operation} is no engine`);
       } catch (error) {
         throw failureOf(error, operation);
       } finally {
@@ -41,7 +45,8 @@ function hear(
   head.set('Cofa-Progress', token);
   return bus.subscribe(names.progress(token), {
     callback: (error, message) => {
-      if (error === null) onProgress(message.json<Progress>());
+      const progress = error === null ? parsedIfSound(message.string()) : undefined;
+      if (isProgress(progress)) onProgress(progress);
     },
   });
 }

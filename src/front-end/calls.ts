@@ -1,5 +1,6 @@
 /** What the front end answers: one handler for each question of schemas/front.ts. */
 import type { NatsConnection } from '@nats-io/nats-core';
+import { isFrontRequest } from '../../schemas/check-front.ts';
 import type { FrontCall, FrontHandlers, FrontStatus } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { serve } from '../bus/connection.ts';
@@ -71,11 +72,15 @@ export function frontCalls(parts: CallsOptions): FrontHandlers {
 
 /** Answers the questions that come over NATS. */
 export function serveCalls(bus: NatsConnection, names: Subjects, handlers: FrontHandlers): void {
-  for (const call of Object.keys(handlers) as FrontCall[]) {
-    const handler: (request: never) => unknown = handlers[call];
-    serve(bus, names.front(call), handler);
-  }
+  for (const call of Object.keys(handlers) as FrontCall[]) serveCall(bus, names, handlers, call);
 }
+
+const serveCall = <Call extends FrontCall>(
+  bus: NatsConnection,
+  names: Subjects,
+  handlers: FrontHandlers,
+  call: Call,
+): void => serve(bus, names.front(call), isFrontRequest(call), handlers[call]);
 
 async function statusOf({ layers, pool, cache, conditions }: CallsOptions): Promise<FrontStatus> {
   const served = await layers.status();

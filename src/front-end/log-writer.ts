@@ -3,6 +3,7 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import { foldEvent, idOf } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
+import { isNothing } from '../../schemas/shapes.ts';
 import { ask } from '../bus/connection.ts';
 import type { EngineSettings } from '../process/settings.ts';
 import type { Ports } from '../process/ports.ts';
@@ -45,7 +46,7 @@ export class LogWriter {
       epoch: settings.epoch,
       // An append of the front end before this one, which landed late.
       onMissed: (record) => this.#foldRecord(record),
-      onFull: () => ask(bus, names.room, {}, ROOM_MS),
+      onFull: () => ask(bus, names.room, {}, isNothing, ROOM_MS),
       onStored: (record) => {
         this.#foldRecord(record);
         const { subject, event } = record;

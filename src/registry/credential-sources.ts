@@ -7,6 +7,7 @@
  * Every process that reads from registries looks for itself when a registry asks who it is. Between processes
  * credentials travel only over the desk's unix socket, for root alone: never over NATS, and into no file.
  */
+import { fields, list, maybe, name, sentence, type Shape, text } from '../../schemas/shapes.ts';
 import { askLocal } from '../bus/local-socket.ts';
 import { type Credentials, type CredentialSettings, readCredentials } from './credentials.ts';
 
@@ -28,6 +29,20 @@ export interface CredentialSources extends CredentialSettings {
 
 /** A provider may have to ask a service of its cloud; the desk ends one that takes longer. */
 const DESK_MS = 90_000;
+
+/** Letters of a password or token. */
+const MAX_SECRET = 1 << 16;
+const areCredentials = list(
+  fields({
+    username: text(MAX_SECRET),
+    password: text(MAX_SECRET),
+    identityToken: maybe(text(MAX_SECRET)),
+    registryToken: maybe(text(MAX_SECRET)),
+    source: sentence,
+    repository: maybe(name),
+  }),
+  1_024,
+) as Shape<Credentials[]>;
 
 /** Errors: `unauthorized` as for `readCredentials`, where the desk has nothing either. */
 export async function findCredentials(
@@ -54,7 +69,7 @@ async function askDesk(
 ): Promise<Credentials[]> {
   if (credentialSocket === undefined) return [];
   try {
-    return await askLocal<Credentials[]>(credentialSocket, 'find', DESK_MS, { request: question, signal });
+    return await askLocal(credentialSocket, 'find', DESK_MS, areCredentials, { request: question, signal });
   } catch (error) {
     if (signal?.aborted === true) throw error;
     // The supervisor restarts.

@@ -21,6 +21,7 @@ import {
 import { connect } from 'node:net';
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../schemas/errors.ts';
+import { count, fields, isNothing, type Shape } from '../../schemas/shapes.ts';
 import { askLocal } from '../bus/local-socket.ts';
 import type { CredentialOffer } from '../registry/credential-desk.ts';
 import { parseReference } from '../registry/reference.ts';
@@ -40,6 +41,7 @@ const PULL = /^\/runtime\.v1(?:alpha2)?\.ImageService\/PullImage$/;
 /** As the kubelet sends at most. */
 const MAX_MESSAGE = 16 * 1024 * 1024;
 const DESK_MS = 10_000;
+const isPull = fields({ pull: count(1) }) as Shape<{ pull: number }>;
 /** gRPC's codes. */
 const PERMISSION_DENIED = '7';
 const UNAVAILABLE = '14';
@@ -158,7 +160,7 @@ export class ImageService {
     try {
       const offer = offerOf(body);
       if (offer === undefined) return undefined;
-      return (await askLocal<{ pull: number }>(desk, 'offer', DESK_MS, { request: offer })).pull;
+      return (await askLocal(desk, 'offer', DESK_MS, isPull, { request: offer })).pull;
     } catch (error) {
       log.warn({ error: toErrorRecord(error) }, 'the credentials of a pull did not reach the engine');
       return undefined;
@@ -168,9 +170,11 @@ export class ImageService {
   async #settle(pull: number | undefined, isPulled: boolean): Promise<void> {
     if (pull === undefined) return;
     const { desk, log } = this.#options;
-    await askLocal(desk, 'settle', DESK_MS, { request: { pull, isPulled } }).catch((error: unknown) => {
-      log.warn({ error: toErrorRecord(error) }, 'the engine did not hear how a pull ended');
-    });
+    await askLocal(desk, 'settle', DESK_MS, isNothing, { request: { pull, isPulled } }).catch(
+      (error: unknown) => {
+        log.warn({ error: toErrorRecord(error) }, 'the engine did not hear how a pull ended');
+      },
+    );
   }
 
   #forward(

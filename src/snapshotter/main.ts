@@ -11,6 +11,7 @@ import { idOf } from '../../actors/node-state.ts';
 import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { type Subjects, subjects } from '../../schemas/subjects.ts';
+import { isNothing } from '../../schemas/shapes.ts';
 import { ask, connectBus } from '../bus/connection.ts';
 import { type CallEngine, callOver } from '../client/call.ts';
 import { overNats } from '../client/over-nats.ts';
@@ -123,7 +124,7 @@ async function openSnapshotLog(
   const table = new SnapshotTable(fold.state.snapshots);
   const events = new EventLog(bus, clock.wallMs, {
     epoch,
-    onFull: () => ask(bus, names.room, {}, ROOM_MS),
+    onFull: () => ask(bus, names.room, {}, isNothing, ROOM_MS),
     // An append of the snapshotter before this one, which landed late.
     onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
     ...(natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(natsFiles).sync }),

@@ -1,6 +1,6 @@
 /** Notices of the front end, each to the part that acts on it. */
 import type { NatsConnection } from '@nats-io/nats-core';
-import { isDigest } from '../../schemas/digest.ts';
+import { isFrontNotice } from '../../schemas/check-front.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { decodeIfSound } from '../bus/connection.ts';
@@ -15,19 +15,10 @@ export function routeNotices(bus: NatsConnection, names: Subjects, handlers: Not
   bus.subscribe(names.notice, {
     callback: (error, message) => {
       if (error !== null) return;
-      const notice = decodeIfSound(message.data) as Partial<FrontNotice> | null | undefined;
-      if (isNotice(notice, handlers)) route(notice, handlers);
+      const notice = decodeIfSound(message.data);
+      if (isFrontNotice(notice)) route(notice, handlers);
     },
   });
-}
-
-function isNotice(
-  notice: Partial<FrontNotice> | null | undefined,
-  handlers: NoticeHandlers,
-): notice is FrontNotice {
-  const { kind, diffId } = notice ?? {};
-  if (typeof kind !== 'string' || !Object.hasOwn(handlers, kind) || !isDigest(diffId)) return false;
-  return kind !== 'corrupt' || typeof (notice as { message?: unknown }).message === 'string';
 }
 
 function route(notice: FrontNotice, handlers: NoticeHandlers): void {

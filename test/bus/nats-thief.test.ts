@@ -14,6 +14,7 @@ import { makeIdentity } from '../../src/process/nats-identity.ts';
 import { type RunningNats, startNats } from '../../src/process/nats-server.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { Cleanup } from '../support/temp.ts';
+import { anything } from '../support/anything.ts';
 
 const cleanup = new Cleanup();
 afterEach(() => cleanup.run());
@@ -119,7 +120,7 @@ test.each(Object.entries(thieves))(
     const { supervisor } = nats.users;
     const bus = await open(supervisor, true);
     const believed: unknown[] = [];
-    serve(bus, SUBJECT, (request) => believed.push(request));
+    serve(bus, SUBJECT, anything, (request) => believed.push(request));
     await bus.flush();
     await nats.child.stop();
 
@@ -165,9 +166,9 @@ test('who listens on loopback sees no password, and nothing of what is said', as
   await expect.poll(() => seen.length, { timeout: 10_000 }).toBeGreaterThan(0);
 
   const served = await open(nats.users['front-end']);
-  serve(served, SUBJECT, () => SECRET);
+  serve(served, SUBJECT, anything, () => SECRET);
   await served.flush();
-  expect(await ask(await open(nats.users.supervisor), SUBJECT, SECRET)).toBe(SECRET);
+  expect(await ask(await open(nats.users.supervisor), SUBJECT, SECRET, anything)).toBe(SECRET);
   // The greeting is in clear: the sniffer works.
   await expect.poll(() => seen.includes('max_payload'), { timeout: 10_000 }).toBe(true);
   await sleep(200);

@@ -21,6 +21,7 @@ import { streamFolder } from '../../src/store/nats-files.ts';
 import { loadNode, prepareSnapshots, writeSnapshot } from '../../src/store/snapshots.ts';
 import { startNats as startForeign } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
+import { anything } from '../support/anything.ts';
 
 const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
@@ -116,8 +117,8 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
     });
 
     test('front end and supervisor, front end and fetcher, everybody and the API', async () => {
-      serve(buses['front-end'], names.front('status'), () => 'served');
-      serve(buses.supervisor, names.room, () => 'room');
+      serve(buses['front-end'], names.front('status'), anything, () => 'served');
+      serve(buses.supervisor, names.room, anything, () => 'room');
       const notices = await heard('supervisor', names.notice);
       const jobs = await heard('fetcher', names.job('fetcher-0'));
       const asked = await heard('fetcher', names.whoIsThere);
@@ -127,9 +128,9 @@ describe.each(Object.entries(servers))('%s', (_, startServer) => {
         callback: (_, call) => void call.respond('{"ok":true}'),
       });
       await settle('front-end', 'supervisor');
-      expect(await ask(buses.supervisor, names.front('status'), {})).toBe('served');
+      expect(await ask(buses.supervisor, names.front('status'), {}, anything)).toBe('served');
       for (const role of ['front-end', 'snapshotter'] as const)
-        expect(await ask(buses[role], names.room, {})).toBe('room');
+        expect(await ask(buses[role], names.room, {}, anything)).toBe('room');
       for (const role of ['api', 'snapshotter'] as const)
         expect((await buses[role].request(names.api('status'), '{}')).string()).toBe('{"ok":true}');
       buses['front-end'].publish(names.notice);

@@ -12,6 +12,7 @@ import { connectEngine } from '../../src/client/client.ts';
 import { askLocal, serveLocal } from '../../src/bus/local-socket.ts';
 import { busAway, type Handlers, localApi } from '../../src/supervisor/api.ts';
 import { Cleanup } from '../support/temp.ts';
+import { anything } from '../support/anything.ts';
 
 const digest = `sha256:${'0'.repeat(64)}`;
 const mounted = (dir: string): Mount => ({
@@ -97,10 +98,12 @@ describe('API over the socket', () => {
     });
     const path = join(root, 'run/supervisor.sock');
     const request = { ref: 'r'.repeat(40_000), dir: '/d' };
-    await expect(askLocal(path, 'mount', 5_000, { request })).rejects.toMatchObject({
+    await expect(askLocal(path, 'mount', 5_000, anything, { request })).rejects.toMatchObject({
       code: 'invalid-argument',
     });
-    await expect(askLocal(path, 'constructor', 5_000)).rejects.toMatchObject({ code: 'invalid-argument' });
+    await expect(askLocal(path, 'constructor', 5_000, anything)).rejects.toMatchObject({
+      code: 'invalid-argument',
+    });
   });
 
   test('a caller that is interrupted leaves; the call goes on', async () => {
@@ -143,7 +146,7 @@ describe('API over the socket', () => {
     });
     const path = join(root, 'run/broken.sock');
     await new Promise<void>((resolve) => server?.listen(path, resolve));
-    await expect(askLocal(path, 'mount', 5_000, { request: {} })).rejects.toMatchObject({
+    await expect(askLocal(path, 'mount', 5_000, anything, { request: {} })).rejects.toMatchObject({
       code: 'unavailable',
     });
     expect(calls).toBe(1);

@@ -19,6 +19,7 @@ import { eventually } from '../support/engine.ts';
 import { countedClock, openDescriptors, SelfInTest, TransportInTest } from '../support/in-process.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
+import { anything } from '../support/anything.ts';
 
 const tidying = { worked: () => {}, now: () => {} };
 
@@ -152,7 +153,9 @@ test('it opens a layer, fetches what a reader waits for, closes it, stops, and l
   expect([timers(), fetcherTimers()]).toEqual([0, 0]);
   expect(existsSync(layout.socket('front-end'))).toBe(false);
   await eventually('descriptors are closed', async () => openDescriptors() <= descriptors);
-  await expect(ask(bus, names.front('status'), {}, 500)).rejects.toMatchObject({ code: 'unavailable' });
+  await expect(ask(bus, names.front('status'), {}, anything, 500)).rejects.toMatchObject({
+    code: 'unavailable',
+  });
 });
 
 test('one that takes over knows what the one before it wrote last, and serves only then', async () => {

@@ -3,6 +3,7 @@
  * a front end answers. So a client that mounts an image meanwhile waits a moment and notices nothing.
  */
 import type { NatsConnection } from '@nats-io/nats-core';
+import { isFrontReply } from '../../../schemas/check-front.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { FrontCall, FrontReply, FrontRequest } from '../../../schemas/front.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
@@ -35,7 +36,7 @@ export class FrontCaller {
     request: FrontRequest<Call>,
     timeoutMs?: number,
   ): Promise<FrontReply<Call>> {
-    return ask<FrontReply<Call>>(this.#bus, this.#names.front(call), request, timeoutMs);
+    return ask(this.#bus, this.#names.front(call), request, isFrontReply(call), timeoutMs);
   }
 
   /** Asks the front end that is there, or the next one. Errors: its own, `unavailable` when none answers for long. */

@@ -2,6 +2,7 @@
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { Subjects } from '../../../schemas/subjects.ts';
+import { isEmpty } from '../../../schemas/check-front.ts';
 import { serve } from '../../bus/connection.ts';
 import { EventLog, type LogRecord } from '../../store/event-log.ts';
 import { LiveFold } from '../../store/live-fold.ts';
@@ -70,6 +71,6 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
   events.rememberAll(names, live.place);
   for (const record of early) live.take(record);
   take = live.take;
-  serve(bus, names.room, () => kept.keeper.makeRoom());
+  serve(bus, names.room, isEmpty, () => kept.keeper.makeRoom());
   return { events, owner, live, keeper: kept.keeper };
 }

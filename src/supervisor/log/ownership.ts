@@ -13,6 +13,7 @@ import { errors, type NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { EventOf } from '../../../schemas/events.ts';
+import { count, fields, name, type Shape, text } from '../../../schemas/shapes.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import type { EventLog } from '../../store/event-log.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
@@ -122,9 +123,13 @@ export async function rootId(layout: Layout): Promise<string> {
   return id;
 }
 
+const isPresence = fields({ host: name, pid: count(1), folder: text(4_096) }) as Shape<Presence>;
+
 async function askPresence(bus: NatsConnection, subject: string, log: Logger): Promise<Presence | undefined> {
   try {
-    return (await bus.request(subject, '', { timeout: ANSWER_MS })).json<Presence>();
+    const presence = (await bus.request(subject, '', { timeout: ANSWER_MS })).json<unknown>();
+    if (!isPresence(presence)) throw new Error('what answers is no engine');
+    return presence;
   } catch (error) {
     const cause = error instanceof errors.RequestError ? (error.cause ?? error) : error;
     if (cause instanceof errors.NoRespondersError) return undefined;

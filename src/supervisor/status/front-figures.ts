@@ -1,5 +1,6 @@
 /** What the front end says of layers, fetchers and cache. */
 import { isWhole } from '../../../actors/layer-life.ts';
+import { isFrontReply } from '../../../schemas/check-front.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import type { FrontStatus } from '../../../schemas/front.ts';
@@ -30,7 +31,7 @@ export class FrontFigures {
   /** By its socket, since NATS may be away; a front end that is just being started has none. Error `unavailable`. */
   async now(): Promise<FrontStatus> {
     try {
-      return await askLocal<FrontStatus>(this.#layout.socket('front-end'), 'status', ANSWER_MS);
+      return await askLocal(this.#layout.socket('front-end'), 'status', ANSWER_MS, isFrontReply('status'));
     } catch {
       return await this.#front.once('status', {}, ANSWER_MS);
     }

@@ -223,6 +223,10 @@ function fakeListener(): unknown {
 
 // ── Files ──
 
+/** What it takes on the disk, in sectors of 512 bytes: `st_blocks`. */
+const sectorsOf = ({ size, blocks }: SimFile): number =>
+  blocks === undefined ? Math.ceil(size / 512) : (blocks.filter((tag) => tag !== 0).length * BLOCK) / 512;
+
 function patchFiles(fs: Functions, promises: Functions): void {
   const disk = () => world().disk;
   /** The folder above must exist. */
@@ -291,10 +295,9 @@ function patchFiles(fs: Functions, promises: Functions): void {
     const found = disk().get(path);
     if (found === undefined) throw new Errno('ENOENT', path);
     const size = found === 'folder' ? 4096 : found.size;
-    const kept = found === 'folder' ? 0 : (found.blocks?.filter((tag) => tag !== 0).length ?? 0);
     return {
       size,
-      blocks: found !== 'folder' && found.blocks !== undefined ? (kept * BLOCK) / 512 : Math.ceil(size / 512),
+      blocks: found === 'folder' ? 8 : sectorsOf(found),
       ino: found === 'folder' ? 1 : found.number,
       dev: 1,
       uid: 0,
@@ -315,7 +318,7 @@ function patchFiles(fs: Functions, promises: Functions): void {
       path,
       file,
       close: () => call(() => undefined, 0.1),
-      stat: () => call(() => ({ size: file.size })),
+      stat: () => call(() => ({ size: file.size, blocks: sectorsOf(file) })),
       sync,
       datasync: sync,
       truncate: (size: number) =>
@@ -487,8 +490,7 @@ function patchFiles(fs: Functions, promises: Functions): void {
       ((fd: number) => {
         if (currentProcess() === undefined) return real(fd as never);
         const file = world().behind(fd) as SimFile;
-        const kept = file.blocks?.filter((tag) => tag !== 0).length ?? 0;
-        return { size: file.size, blocks: (kept * BLOCK) / 512, ino: file.number, dev: 1 };
+        return { size: file.size, blocks: sectorsOf(file), ino: file.number, dev: 1 };
       }) as never,
   );
   replace(

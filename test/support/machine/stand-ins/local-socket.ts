@@ -1,5 +1,6 @@
 /** Stand-in for src/bus/local-socket.ts. */
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../../schemas/errors.ts';
+import type { Shape } from '../../../../schemas/shapes.ts';
 import { currentProcess, machine, type SimProcess } from '../machine.ts';
 import { type LocalHandlers, world } from '../world.ts';
 
@@ -12,7 +13,12 @@ export async function serveLocal(path: string, handlers: LocalHandlers): Promise
   return { close: () => world().sockets.delete(path) };
 }
 
-export async function askLocal<Result>(path: string, question: string, timeoutMs: number): Promise<Result> {
+export async function askLocal<Result>(
+  path: string,
+  question: string,
+  timeoutMs: number,
+  isResult: Shape<Result>,
+): Promise<Result> {
   await machine().sleep(0.5);
   const caller = currentProcess() as SimProcess;
   const served = world().sockets.get(path);
@@ -26,7 +32,13 @@ export async function askLocal<Result>(path: string, question: string, timeoutMs
     );
     served.process.enter(() => {
       void (async () => served.handlers[question]?.(undefined, () => {}))().then(
-        (value) => end(() => resolve(JSON.parse(JSON.stringify(value ?? null)) as Result)),
+        (value) => {
+          const result: unknown = JSON.parse(JSON.stringify(value ?? null));
+          end(() => {
+            if (isResult(result)) resolve(result);
+            else reject(new CofaError('internal', `the answer to ${question} on ${path} has another shape`));
+          });
+        },
         (error: unknown) => end(() => reject(fromErrorRecord(toErrorRecord(error)))),
       );
     });
