@@ -71,13 +71,37 @@ export const asksForSigner = ({ policy, hasKeys }: Pick<ChoiceFacts, 'policy' | 
 export const isUsable = (facts: ChoiceFacts, digest: string, signer: string | undefined): boolean =>
   voucherOf(facts, { digest, signer }) !== false && !facts.refuted.sidecars.has(digest);
 
-/** Why the sidecar is passed over before any of it is fetched; undefined: it is fetched. */
-export function passedBefore(facts: ChoiceFacts, digest: string): string | undefined {
+/**
+ * Why the sidecar is passed over before any of it is fetched; undefined: it is fetched. `signer`: who has signed it; false: no
+ * one has; undefined: that is not known yet.
+ */
+export function passedBefore(
+  facts: ChoiceFacts,
+  digest: string,
+  signer?: string | false,
+): string | undefined {
   if (facts.refuted.sidecars.has(digest)) return 'it was refuted by the layers';
   // What it has may be what this node has proven.
-  if (facts.known !== undefined || asksForSigner(facts)) return undefined;
-  return voucherOf(facts, { digest, signer: undefined }) === false ? notVouched(facts) : undefined;
+  if (facts.known !== undefined) return undefined;
+  if (signer === undefined && asksForSigner(facts)) return undefined;
+  return voucherOf(facts, { digest, signer: signer || undefined }) === false ? notVouched(facts) : undefined;
 }
+
+/**
+ * Which of several sidecars are looked at first, wherever the registry lists them: those that are vouched for, as far as their
+ * digests and `signers` tell. A client that may push can add any number of others.
+ */
+export const comeFirst = (
+  facts: ChoiceFacts,
+  digests: readonly string[],
+  signers: ReadonlyMap<string, string | false>,
+): ReadonlySet<string> =>
+  new Set(
+    digests.filter((digest) => {
+      const voucher = voucherOf(facts, { digest, signer: signers.get(digest) || undefined });
+      return voucher !== false && voucher !== undefined;
+    }),
+  );
 
 /** Why it is passed over for what it holds; undefined: it is taken. */
 export function passedFor(facts: ChoiceFacts, sidecar: SidecarContents): string | undefined {

@@ -66,12 +66,16 @@ export class Signer {
     image: ResolvedImage,
     signal: AbortSignal,
   ): Promise<SidecarHandle | undefined> {
-    const [{ sidecarsOf }, { signaturesOf }] = await Promise.all([
+    const [{ sidecarsOf }, { signaturesOf }, { signedFirst }] = await Promise.all([
       import('../registry/sidecars.ts'),
       import('../signature/find.ts'),
+      import('../signature/among.ts'),
     ]);
     const keys = [this.#own, ...this.#trusted];
-    for await (const handle of sidecarsOf(client, image, signal)) {
+    const named = this.#sidecar;
+    const prefer =
+      named === undefined ? signedFirst(client, image.reference, keys, signal) : async () => new Set([named]);
+    for await (const handle of sidecarsOf(client, image, signal, undefined, prefer)) {
       const { digest } = handle.descriptor;
       if (this.#sidecar === undefined) {
         const found = await signaturesOf(client, image.reference, digest, keys, { signal });

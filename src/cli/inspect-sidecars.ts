@@ -32,12 +32,15 @@ export async function findSidecars(
   keys: readonly TrustedKey[],
   signal: AbortSignal,
 ): Promise<FoundSidecars> {
-  const [{ sidecarsOf }, { signaturesOf, stateOf }] = await Promise.all([
+  const [{ sidecarsOf }, { signaturesOf, stateOf }, { signedFirst }] = await Promise.all([
     import('../registry/sidecars.ts'),
     import('../signature/find.ts'),
+    import('../signature/among.ts'),
   ]);
   const found: FoundSidecars = { first: undefined, views: [], skipped: [] };
-  for await (const handle of sidecarsOf(client, image, signal, (one) => found.skipped.push(one))) {
+  const prefer = signedFirst(client, image.reference, keys, signal);
+  const skip = (one: SkippedSidecar) => found.skipped.push(one);
+  for await (const handle of sidecarsOf(client, image, signal, skip, prefer)) {
     const { digest } = handle.descriptor;
     const signatures = await signaturesOf(client, image.reference, digest, keys, { signal, all: true });
     found.first ??= handle;

@@ -49,8 +49,14 @@ export interface SkippedSidecar {
   reason: string;
 }
 
-/** Candidates that are tried; any account that may push can add some. */
+/** Candidates that are tried; any account that may push can add some. As many that the caller prefers come before them. */
 const MAX_CANDIDATES = 16;
+
+/**
+ * Digests of the candidates that come first, wherever they stand in the list; asked where there are several. `candidates`:
+ * in the order in which they are tried otherwise.
+ */
+export type Prefer = (candidates: readonly Descriptor[]) => Promise<ReadonlySet<string>>;
 
 const decompress = promisify(zstdDecompress);
 
@@ -70,13 +76,14 @@ export async function findSidecar(
 
 /**
  * All usable sidecars of an image, the preferred one first, for a caller that may find fault with the contents of one. One
- * that the image's manifest names comes before those that the registry lists.
+ * that the image's manifest names comes before those that the registry lists; of these, those that `prefer` names.
  */
 export async function* sidecarsOf(
   client: RegistryClient,
   image: ResolvedImage,
   signal?: AbortSignal,
   onSkipped?: (skipped: SkippedSidecar) => void,
+  prefer?: Prefer,
 ): AsyncGenerator<SidecarHandle, void, undefined> {
   const open = async (candidate: Descriptor): Promise<SidecarHandle | undefined> => {
     try {
@@ -98,21 +105,23 @@ export async function* sidecarsOf(
   const { digest } = image.descriptor;
   const all = await client.referrers(image.reference, digest, SIDECAR_TYPES.artifact, signal);
   const unique = [...new Map(all.map((entry) => [entry.digest, entry])).values()];
-  const sorted = unique.sort(
-    (a, b) =>
-      (revisionOf(b) ?? 0) - (revisionOf(a) ?? 0) ||
-      Number(hasHints(b)) - Number(hasHints(a)) ||
-      (a.digest < b.digest ? -1 : 1),
-  );
-  for (const [i, candidate] of sorted.entries()) {
-    if (i >= MAX_CANDIDATES) {
-      onSkipped?.({ descriptor: candidate, reason: `only ${MAX_CANDIDATES} candidates are looked at` });
-      return;
-    }
-    const handle = candidate.digest === named ? undefined : await open(candidate);
+  const sorted = unique.filter((entry) => entry.digest !== named).sort(byPreference);
+  const chosen = sorted.length > 1 ? await prefer?.(sorted) : undefined;
+  const first = sorted.filter((entry) => chosen?.has(entry.digest)).slice(0, MAX_CANDIDATES);
+  const others = sorted.filter((entry) => !first.includes(entry));
+  for (const candidate of [...first, ...others.slice(0, MAX_CANDIDATES)]) {
+    const handle = await open(candidate);
     if (handle !== undefined) yield handle;
   }
+  const [left] = others.slice(MAX_CANDIDATES);
+  const reason = `only ${MAX_CANDIDATES} of ${others.length} candidates are looked at`;
+  if (left !== undefined) onSkipped?.({ descriptor: left, reason });
 }
+
+const byPreference = (a: Descriptor, b: Descriptor): number =>
+  (revisionOf(b) ?? 0) - (revisionOf(a) ?? 0) ||
+  Number(hasHints(b)) - Number(hasHints(a)) ||
+  (a.digest < b.digest ? -1 : 1);
 
 async function openSidecar(
   client: RegistryClient,

@@ -146,18 +146,31 @@ describe.each([
     expect(await find([outside])).toMatchObject({ names: [], state: 'out-of-scope' });
     expect(await find([outside, within])).toMatchObject({ names: ['ours'] });
   });
+});
 
-  it('of a flood some are looked at, and the search ends', async () => {
-    for (let i = 0; i < 20; i++) await pushBundle(Buffer.from(JSON.stringify({ i })));
+describe('of a flood', () => {
+  beforeEach(() => start(100));
+
+  it('some are looked at, and the search ends; 60 foreign ones hide none', async () => {
+    const flood = async (from: number, to: number) => {
+      for (let i = from; i < to; i++) await pushBundle(Buffer.from(JSON.stringify({ i })));
+    };
+    await flood(0, 60);
+    await pushBundle(makeBundle(sidecar.digest, ours.signing));
+    expect(await find()).toMatchObject({ names: ['ours'] });
+    registry.manifests.clear();
+    await flood(60, 70);
+    expect(await find()).toMatchObject({ names: [] });
+    await flood(70, 140);
     const { refused, names } = await find();
     expect(names).toEqual([]);
-    expect(refused.length).toBe(17);
-    expect(registry.requests.length).toBeLessThan(60);
+    expect(refused.length).toBe(65);
+    expect(registry.requests.length).toBeLessThan(200);
   });
 
-  it('of a flood in the list itself some are looked at, without a request', async () => {
+  it('in the list itself some are looked at, without a request', async () => {
     const { mediaType, digest, size } = sidecar;
-    for (let i = 0; i < 50; i++)
+    for (let i = 0; i < 270; i++)
       await push({
         artifactType: BUNDLE,
         layers: [],
@@ -166,7 +179,7 @@ describe.each([
       });
     const { refused, names } = await find();
     expect(names).toEqual([]);
-    expect(refused.length).toBe(33);
+    expect(refused.length).toBe(257);
     expect(registry.requests.filter(({ url }) => /manifests.sha256:/.test(url))).toEqual([]);
   });
 });

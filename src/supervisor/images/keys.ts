@@ -7,6 +7,7 @@ import type { Conditions } from '../../process/conditions.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { domainOf } from '../../registry/reference.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
+import { signaturesAmong } from '../../signature/among.ts';
 import { signaturesOf } from '../../signature/find.ts';
 import { type KeySet, readKeys } from '../../signature/key-directory.ts';
 import { mayVouchFor, type TrustedKey } from '../../signature/keys.ts';
@@ -48,6 +49,24 @@ export class Keys implements Signers {
   namesFor({ registry, repository }: { registry: string; repository: string }): ReadonlySet<string> {
     const place = { domain: domainOf(registry), repository };
     return new Set(this.#set.keys.filter((key) => mayVouchFor(key, place)).map(nameOf));
+  }
+
+  async signersAmong(
+    image: ResolvedImage,
+    digests: readonly string[],
+  ): Promise<ReadonlyMap<string, string | false>> {
+    const { registry } = this.#options;
+    const found = await signaturesAmong(registry, image.reference, digests, this.#set.keys);
+    return new Map(
+      [...found].map(
+        ([
+          digest,
+          {
+            keys: [signer],
+          },
+        ]) => [digest, signer === undefined ? false : nameOf(signer)],
+      ),
+    );
   }
 
   async signerOf(image: ResolvedImage, sidecar: SidecarHandle['descriptor']): Promise<string | undefined> {

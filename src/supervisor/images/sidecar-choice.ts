@@ -9,6 +9,7 @@ import type { ImageDevice } from '../../../actors/device.ts';
 import {
   asksForSigner,
   type ChoiceFacts,
+  comeFirst,
   endsChoice,
   isHopeless,
   isUsable,
@@ -24,7 +25,7 @@ import { SpanTable } from '../../image/span-table.ts';
 import { checkFlatAside } from '../../index/check-flat.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { namedSidecar } from '../../registry/named-sidecar.ts';
-import { SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '../../registry/sidecars.ts';
+import { type Prefer, SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '../../registry/sidecars.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
 
@@ -62,6 +63,11 @@ export interface ChoiceOptions {
 export interface Signers {
   /** `key:<fingerprint>` of a key that has signed the sidecar; undefined: none has. Errors: those of the registry. */
   signerOf(image: ResolvedImage, sidecar: SidecarHandle['descriptor']): Promise<string | undefined>;
+  /** The same of several, as far as it is known (src/signature/among.ts); false: none has. Throws nothing. */
+  signersAmong(
+    image: ResolvedImage,
+    digests: readonly string[],
+  ): Promise<ReadonlyMap<string, string | false>>;
 }
 
 /** Refuses a sidecar for what it holds, error `integrity`, or resolves with who vouches, as `image.prepared` says it. */
@@ -89,14 +95,14 @@ export async function chooseSidecar(
   };
   const none = { prepared: undefined, proven: false, passed };
   if (isHopeless(facts)) return none;
+  const vouched = new Vouched(options, facts);
+  const skip: OnSkipped = ({ descriptor, reason }) => pass(descriptor.digest, reason);
   try {
-    for await (const sidecar of sidecarsOf(registry, image, undefined, ({ descriptor, reason }) =>
-      pass(descriptor.digest, reason),
-    )) {
+    for await (const sidecar of sidecarsOf(registry, image, undefined, skip, vouched.prefer)) {
       const { digest } = sidecar.descriptor;
       try {
-        refuseFor(passedBefore(facts, digest));
-        const taken = await take(sidecar, checkOf(options, facts, sidecar));
+        refuseFor(passedBefore(facts, digest, vouched.signers.get(digest)));
+        const taken = await take(sidecar, checkOf(facts, sidecar, vouched));
         const prepared = passed.length === 0 ? taken : { ...taken, passed };
         return { prepared, proven: prepared.flat === facts.known, passed };
       } catch (error) {
@@ -113,12 +119,43 @@ export async function chooseSidecar(
   return none;
 }
 
+/** Who has signed the sidecars of an image that has several: asked before any of them is fetched. */
+class Vouched {
+  /** By digest, of those that were asked for; false: no key has. */
+  signers: ReadonlyMap<string, string | false> = new Map();
+  readonly #options: ChoiceOptions;
+  readonly #facts: ChoiceFacts;
+
+  constructor(options: ChoiceOptions, facts: ChoiceFacts) {
+    this.#options = options;
+    this.#facts = facts;
+  }
+
+  readonly prefer: Prefer = async (candidates) => {
+    const { image, signers } = this.#options;
+    const digests = candidates.map(({ digest }) => digest);
+    if (signers !== undefined && asksForSigner(this.#facts))
+      this.signers = await signers.signersAmong(image, digests);
+    return comeFirst(this.#facts, digests, this.signers);
+  };
+
+  /** Of one of them. Errors: those of the registry. */
+  async signerOf(sidecar: SidecarHandle['descriptor']): Promise<string | undefined> {
+    const { image, signers } = this.#options;
+    if (!asksForSigner(this.#facts)) return undefined;
+    const known = this.signers.get(sidecar.digest);
+    return known === undefined ? await signers?.signerOf(image, sidecar) : known || undefined;
+  }
+}
+
+type OnSkipped = NonNullable<Parameters<typeof sidecarsOf>[3]>;
+
 /** Looks for who has signed the sidecar while its bytes come. */
-function checkOf({ signers, image }: ChoiceOptions, facts: ChoiceFacts, sidecar: SidecarHandle): Check {
+function checkOf(facts: ChoiceFacts, sidecar: SidecarHandle, vouched: Vouched): Check {
   const { descriptor, revision } = sidecar;
-  const asked = asksForSigner(facts) ? signers?.signerOf(image, descriptor) : undefined;
+  const asked = vouched.signerOf(descriptor);
   // Its error is the check's.
-  asked?.catch(() => {});
+  asked.catch(() => {});
   return async ({ flat, roots }) => {
     const contents = { digest: descriptor.digest, flat, revision, roots };
     // What this node has proven, and what the operator lists, needs no signature.
@@ -134,10 +171,11 @@ export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean>
   // What this node has proven may be in any of them: without their contents that says nothing.
   const facts = { ...(await factsOf(options)), known: undefined };
   if (isHopeless(facts)) return false;
-  const { registry, image, signers } = options;
-  for await (const { descriptor } of sidecarsOf(registry, image)) {
+  const { registry, image } = options;
+  const vouched = new Vouched(options, facts);
+  for await (const { descriptor } of sidecarsOf(registry, image, undefined, undefined, vouched.prefer)) {
     if (isUsable(facts, descriptor.digest, undefined)) return true;
-    const signer = asksForSigner(facts) ? await signers?.signerOf(image, descriptor) : undefined;
+    const signer = await vouched.signerOf(descriptor);
     if (signer !== undefined && isUsable(facts, descriptor.digest, signer)) return true;
   }
   return false;

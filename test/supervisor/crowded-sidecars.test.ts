@@ -1,0 +1,113 @@
+/** A client that may push puts any number of sidecars beside an image. */
+import { join } from 'node:path';
+import { writeFile } from 'node:fs/promises';
+import pino from 'pino';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Conditions } from '../../src/process/conditions.ts';
+import { type Descriptor, RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
+import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
+import { parseReference } from '../../src/registry/reference.ts';
+import { pushSidecar } from '../../src/registry/sidecars.ts';
+import { attachSignature } from '../../src/signature/sign.ts';
+import { Layout } from '../../src/store/layout.ts';
+import { Keys } from '../../src/supervisor/images/keys.ts';
+import { chooseSidecar, hasUsableSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
+import { pushImage, sampleImage } from '../registry/sample-image.ts';
+import { digest, pair } from '../signature/support.ts';
+import { startFaultRegistry } from '../support/fault-registry.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+const ours = pair('ours');
+const foreign = pair('foreign');
+const log = pino({ level: 'silent' });
+
+describe.each([
+  ['the referrers API', 100],
+  ['the fallback tag', undefined],
+])('40 foreign sidecars of a higher revision, by %s', (_, page) => {
+  let client: RegistryClient;
+  let image: ResolvedImage;
+  let signed: Descriptor;
+  let folder: string;
+  let asked: readonly { url: string }[];
+
+  beforeAll(async () => {
+    folder = await cleanup.tempDir('crowded');
+    await new Layout(folder).prepare();
+    await writeFile(join(folder, 'ours.pub'), ours.publicPem);
+    const registry = await startFaultRegistry(page === undefined ? {} : { referrersPage: page });
+    cleanup.defer(() => registry.stop());
+    asked = registry.requests;
+    client = new RegistryClient({ environment: {}, dockerConfig: '/nonexistent', retry: { attempts: 1 } });
+    cleanup.defer(() => client.close());
+    const source = { registry: registry.host, repository: 'team/app' };
+    await pushImage(
+      client,
+      source,
+      sampleImage([100], { platform: { os: 'linux', architecture: 'amd64' } }),
+      'v1',
+    );
+    const reference = parseReference(`${registry.host}/team/app:v1`);
+    image = await client.resolve(reference, { platform: 'linux/amd64' });
+    signed = await pushSidecar(client, image, {
+      flat: Buffer.from('flat'),
+      layers: image.layers.map(({ blob, diffId }) => ({
+        diffId,
+        blobDigest: blob.digest,
+        spans: Buffer.from('spans'),
+        toc: Buffer.from('toc'),
+      })),
+    });
+    await attachSignature(client, reference, signed, ours.signing, { now: new Date(0) });
+    const stored = registry.manifests.get(`team/app@${signed.digest}`);
+    const manifest = JSON.parse(stored?.bytes.toString() ?? '');
+    for (let n = 0; n < 40; n++) {
+      manifest.annotations['io.cofa.revision'] = `${900 + n}`;
+      const bytes = Buffer.from(JSON.stringify(manifest));
+      const other = await client.pushManifest(reference, bytes, MEDIA_TYPES.ociManifest);
+      if (n < 5) await attachSignature(client, reference, other, foreign.signing, { now: new Date(0) });
+    }
+  });
+
+  async function options() {
+    const keys = new Keys({ directory: folder, registry: client, conditions: new Conditions(log), log });
+    await keys.refresh();
+    return {
+      layout: new Layout(folder),
+      registry: client,
+      manifest: image.descriptor.digest,
+      image,
+      policy: 'signed' as const,
+      known: undefined,
+      roots: new Map(),
+      signers: keys,
+      refuted: { flat: undefined, sidecars: new Set<string>() },
+      onPassed: () => {},
+    };
+  }
+
+  it('do not hide the one that is signed', async () => {
+    const choice = await chooseSidecar(await options(), async (sidecar, check) => {
+      const vouched = await check({ flat: digest('f'), roots: [] });
+      const { digest: name } = sidecar.descriptor;
+      return {
+        type: 'image.prepared',
+        origin: 'sidecar',
+        sidecar: name,
+        flat: digest('f'),
+        devices: [],
+        vouched,
+      };
+    });
+    expect(choice.prepared).toMatchObject({
+      sidecar: signed.digest,
+      vouched: `key:${ours.trusted.fingerprint}`,
+    });
+    // None of the others was fetched.
+    expect(choice.passed).toEqual([]);
+    expect(await hasUsableSidecar(await options())).toBe(true);
+    expect(asked.length).toBeLessThan(1_000);
+  });
+});
