@@ -3,7 +3,13 @@ import type { ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { CofaError, type ErrorRecord, fromErrorRecord, toErrorRecord } from '../../schemas/errors.ts';
+import {
+  CofaError,
+  type ErrorRecord,
+  fromErrorRecord,
+  isErrorRecord,
+  toErrorRecord,
+} from '../../schemas/errors.ts';
 import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
 import { byteOption } from './byte-option.ts';
@@ -327,8 +333,8 @@ async function untilReady(
 ): Promise<Ready> {
   let failed: ErrorRecord | undefined;
   let ended: string | undefined;
-  child.on('message', (message: { failed?: ErrorRecord }) => {
-    failed = message.failed;
+  child.on('message', (message: { failed?: unknown } | null) => {
+    if (isErrorRecord(message?.failed)) failed = message.failed;
   });
   child.on('error', (error) => {
     ended = error.message;

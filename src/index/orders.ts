@@ -1,13 +1,30 @@
 /**
- * What the supervisor orders from the indexer's processes, and what they answer. Both ends are checked against these types;
- * neither program imports the other.
+ * What the supervisor orders from the indexer's processes, and what they answer: a dialogue for each (src/process/forked.ts). Both
+ * ends are checked against these types and look whether what comes has their shape; neither program imports the other.
  */
 import type { ImageDevice } from '../../actors/device.ts';
 import type { Progress } from '../../schemas/api.ts';
-import type { ErrorRecord } from '../../schemas/errors.ts';
+import { isProgress } from '../../schemas/check-progress.ts';
+import { isDigest } from '../../schemas/digest.ts';
+import { count, fields, flag, list, maybe, name, sentence, type Shape, text } from '../../schemas/shapes.ts';
 import type { ResolvedImage } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
 import type { RebuildOrder } from './rebuild-flat.ts';
+
+/** Layers of an image. */
+const MAX_LAYERS = 4_096;
+/** Layers that the images of a node have. */
+const MAX_KNOWN = 2 ** 18;
+const PATH = text(4_096);
+
+const bytes = count(0);
+const device = fields({
+  diffId: isDigest,
+  size: bytes,
+  spans: isDigest,
+  root: maybe(isDigest),
+  table: maybe(isDigest),
+});
 
 /** src/indexer/main.ts indexes one image. */
 export interface ToIndexer {
@@ -22,10 +39,22 @@ export interface NodeIndex {
   devices: ImageDevice[];
 }
 
-export type FromIndexer =
-  | { kind: 'progress'; progress: Progress }
-  | { kind: 'done'; index: NodeIndex }
-  | { kind: 'failed'; error: ErrorRecord };
+const blob = fields({ digest: isDigest, size: bytes });
+const index = { flat: isDigest, devices: list(device, MAX_LAYERS) };
+
+/** The notes are progress. */
+export const INDEXING = {
+  isOrder: fields({
+    root: PATH,
+    manifest: isDigest,
+    image: fields({
+      reference: fields({ registry: name, repository: name }),
+      layers: list(fields({ diffId: isDigest, blob }), MAX_LAYERS),
+    }),
+  }) as Shape<ToIndexer>,
+  isNote: isProgress satisfies Shape<Progress>,
+  isResult: fields(index) as Shape<NodeIndex>,
+};
 
 /** src/indexer/flattener.ts builds one flat image from tables of contents. */
 export interface ToFlattener {
@@ -35,9 +64,25 @@ export interface ToFlattener {
   layers: Array<{ diffId: string; size: number; toc: string }>;
 }
 
-export type FromFlattener =
-  /** `flat`: digest of the metadata; `devices`: indexes of the layers that it needs. */
-  { kind: 'done'; flat: string; devices: number[] } | { kind: 'failed'; error: ErrorRecord };
+export interface Flattened {
+  /** Digest of the metadata. */
+  flat: string;
+  /** Indexes of the layers that it needs. */
+  devices: number[];
+}
+
+/** There are no notes: it takes seconds. */
+export const FLATTENING = {
+  isOrder: fields({
+    target: PATH,
+    layers: list(fields({ diffId: isDigest, size: bytes, toc: PATH }), MAX_LAYERS),
+  }) as Shape<ToFlattener>,
+  isNote: (_value: unknown): _value is never => false,
+  isResult: fields({
+    flat: isDigest,
+    devices: list(count(0, MAX_LAYERS), MAX_LAYERS),
+  }) as Shape<Flattened>,
+};
 
 /** src/indexer/rebuilder.ts rebuilds one flat image from its layers. */
 export interface RebuilderOrder extends RebuildOrder {
@@ -53,6 +98,22 @@ export interface Rebuilt extends NodeIndex {
   /** File of the rebuilt metadata where they are others, synced: `rebuiltPath`. */
   path: string;
 }
+
+/** The notes are bytes of layers that were read. */
+export const REBUILDING = {
+  isOrder: fields({
+    root: PATH,
+    manifest: isDigest,
+    expected: maybe(isDigest),
+    source: fields({ registry: name, repository: name }),
+    layers: list(fields({ diffId: isDigest, blob: isDigest, blobSize: bytes }), MAX_LAYERS),
+    local: list(fields({ diffId: isDigest, layer: isDigest, size: bytes }), MAX_KNOWN),
+    known: list(device, MAX_KNOWN),
+    cached: flag,
+  }) as Shape<RebuilderOrder>,
+  isNote: bytes as Shape<number>,
+  isResult: fields({ ...index, difference: maybe(sentence), path: PATH }) as Shape<Rebuilt>,
+};
 
 /**
  * Where a rebuild leaves metadata that differ from those in use. The supervisor uses or removes the file, also after a

@@ -6,12 +6,12 @@
  */
 import { availableParallelism } from 'node:os';
 import { digestOf } from '../digest/digest.ts';
-import { toErrorRecord } from '../../schemas/errors.ts';
+import type { Progress } from '../../schemas/api.ts';
 import { indexImage } from '../index/index-image.ts';
-import type { FromIndexer, NodeIndex, ToIndexer } from '../index/orders.ts';
+import { INDEXING, type NodeIndex, type ToIndexer } from '../index/orders.ts';
 import { rawBudget } from '../index/raw-budget.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
-import { type OrderChannel, orderChannel } from '../process/forked.ts';
+import { answerOrder, type OrderChannel, orderChannel } from '../process/forked.ts';
 import { giveHeapRoom, INDEXING_ROOM_PERCENT, Tidying } from '../process/heap.ts';
 import { readSettings } from '../process/settings.ts';
 import { diskReserve } from '../store/disk-room.ts';
@@ -27,24 +27,15 @@ export interface IndexerPorts {
 /** Answers the one order of the channel. `rehearseIn`: state of the engine, where there is time for a rehearsal before. */
 export async function runIndexer(
   rehearseIn: string | undefined,
-  channel: OrderChannel<ToIndexer, FromIndexer>,
+  channel: OrderChannel,
   ports: IndexerPorts,
 ): Promise<void> {
   const pool = rehearseIn === undefined ? undefined : rehearseUntilOrder(rehearseIn, channel, ports);
-  const order = await channel.order;
-  const answer = indexForNode(order, pool, channel, ports).then(
-    (index): FromIndexer => ({ kind: 'done', index }),
-    (error: unknown): FromIndexer => ({ kind: 'failed', error: toErrorRecord(error) }),
-  );
-  await channel.say(await answer);
+  await answerOrder(INDEXING, channel, (order, note) => indexForNode(order, pool, note, ports));
 }
 
 /** Rehearses in the background, and returns the threads that are warm by that. */
-function rehearseUntilOrder(
-  root: string,
-  { order }: OrderChannel<ToIndexer, FromIndexer>,
-  ports: IndexerPorts,
-): ThreadPool {
+function rehearseUntilOrder(root: string, { order }: OrderChannel, ports: IndexerPorts): ThreadPool {
   const threads = availableParallelism();
   const pool = new ThreadPool(threads);
   const working = new AbortController();
@@ -68,7 +59,7 @@ function rehearseUntilOrder(
 async function indexForNode(
   { root, manifest, image }: ToIndexer,
   pool: ThreadPool | undefined,
-  channel: OrderChannel<ToIndexer, FromIndexer>,
+  onProgress: (progress: Progress) => void,
   ports: IndexerPorts,
 ): Promise<NodeIndex> {
   const layout = new Layout(root);
@@ -87,7 +78,7 @@ async function indexForNode(
         writeWhole(layout.toc(layer.diffId), layer.toc),
       ]);
     },
-    onProgress: (progress) => void channel.say({ kind: 'progress', progress }),
+    onProgress,
   });
   await writeWhole(layout.flat(manifest), indexed.flat);
   return {

@@ -4,7 +4,7 @@
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { digestOf } from '../digest/digest.ts';
-import { type RebuilderOrder, type Rebuilt, rebuiltPath } from '../index/orders.ts';
+import { REBUILDING, type RebuilderOrder, type Rebuilt, rebuiltPath } from '../index/orders.ts';
 import { rebuildFlat } from '../index/rebuild-flat.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
@@ -53,4 +53,4 @@ function differenceOf(inUse: Buffer, rebuilt: Buffer): string {
   return `${sizes}first other byte at ${at}`;
 }
 
-if (import.meta.main) await serveForked(rebuild);
+if (import.meta.main) await serveForked(REBUILDING, rebuild);

@@ -9,7 +9,7 @@ import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
 import { ActorHost } from './actor-host.ts';
-import type { FromChild, ToChild } from './parent-link.ts';
+import { fromChild, type ToChild } from './parent-link.ts';
 import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
 
 /** As `spawn` of node:child_process. */
@@ -243,7 +243,10 @@ export class Child {
     let missed = 0;
     let troubled = 0;
     let starting = 0;
-    child.on('message', (message: FromChild) => {
+    child.on('message', (said: unknown) => {
+      const message = fromChild(said);
+      if (message === 'none') this.kill('it said what it may not say');
+      if (message === 'none' || message === undefined) return;
       hasSpoken = true;
       if (message.kind === 'loaded') {
         if (onLoaded === undefined) this.send({ kind: 'begin' });

@@ -1,8 +1,11 @@
 /**
  * What the supervisor and its Node processes say to each other past NATS, over the IPC channel of spawn: signs of life,
  * and when a front end may begin. A process that lives and does not answer shows here whatever NATS is doing; and the
- * channel's end tells it that the supervisor is gone.
+ * channel's end tells it that the supervisor is gone. Each end looks at what comes: a kind that it does not know is one of a
+ * later version (`cofa upgrade`), and passed over.
  */
+import { count, fields, isKind, kindOf, maybe, sentence } from '../../schemas/shapes.ts';
+
 export type ToChild =
   | { kind: 'ping'; beat: number }
   /** The descriptor is the front end's from now on. */
@@ -18,10 +21,28 @@ export type FromChild =
   /** It has begun, and can be called. */
   | { kind: 'ready' };
 
+const TO_CHILD = { ping: fields({ beat: count(0) }), begin: fields({}), retire: fields({}) };
+const FROM_CHILD = {
+  pong: fields({ beat: count(0), trouble: maybe(sentence) }),
+  loaded: fields({}),
+  ready: fields({}),
+};
+
+/** What a child does with it; undefined: nothing. */
+export const toChild = (value: unknown): ToChild | undefined =>
+  isKind(TO_CHILD, value) ? (value as ToChild) : undefined;
+
+/** What the supervisor does with it; undefined: nothing; `none`: no version says that. */
+export function fromChild(value: unknown): FromChild | 'none' | undefined {
+  if (isKind(FROM_CHILD, value)) return value as FromChild;
+  const kind = kindOf(value);
+  return typeof kind === 'string' && !Object.hasOwn(FROM_CHILD, kind) ? undefined : 'none';
+}
+
 /** The child's end of the channel. */
 export interface ParentChannel {
   send(message: FromChild): void;
-  onMessage(take: (message: ToChild) => void): void;
+  onMessage(take: (message: unknown) => void): void;
   /** The supervisor has ended. */
   onGone(gone: () => void): void;
 }
@@ -45,7 +66,9 @@ export interface ParentLink {
 export function linkToParent(channel: ParentChannel | undefined, options: ParentLinkOptions): ParentLink {
   const begun = Promise.withResolvers<void>();
   let troubleOf: () => string | undefined = () => undefined;
-  channel?.onMessage((message) => {
+  channel?.onMessage((said) => {
+    const message = toChild(said);
+    if (message === undefined) return;
     if (message.kind === 'ping') {
       const trouble = troubleOf();
       channel.send({ kind: 'pong', beat: message.beat, ...(trouble === undefined ? {} : { trouble }) });

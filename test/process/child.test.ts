@@ -4,6 +4,7 @@ import { EventEmitter } from 'node:events';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Child, type ChildOptions } from '../../src/process/child.ts';
+import { linkToParent } from '../../src/process/parent-link.ts';
 import { HandClock } from '../support/hand-clock.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -101,7 +102,7 @@ describe('a process that lives and does not answer', () => {
     present().says('ready');
     for (let round = 0; round < 10; round++) {
       clock.turn(0.9 * HANG_MS);
-      present().says('pong');
+      present().says('pong', { beat: 1 });
     }
     expect(present().got).not.toContain('SIGKILL');
   });
@@ -125,7 +126,7 @@ describe('a process that lives and does not answer', () => {
   test('is killed as well when it says again and again that something in it stands still', () => {
     childOf().start();
     present().says('ready');
-    for (let beat = 0; beat < 6; beat++) present().says('pong', { trouble: 'its log stands still' });
+    for (let beat = 0; beat < 6; beat++) present().says('pong', { beat, trouble: 'its log stands still' });
     expect(present().got).toContain('SIGKILL');
   });
 });
@@ -169,4 +170,54 @@ test('one that cannot be started is tried again', async () => {
   refuses = false;
   clock.turn(20);
   expect(spawned).toHaveLength(1);
+});
+
+test('what no process of cofa says ends it, and is not believed; a word of a later version is passed over', () => {
+  const child = childOf();
+  child.start();
+  present().says('loaded');
+  present().says('of-tomorrow', { more: 1 });
+  expect(present().got).toEqual(['begin']);
+  for (const said of [
+    undefined,
+    'ready',
+    7,
+    [],
+    { kind: 'pong', beat: -1 },
+    { kind: 'pong', beat: 1, trouble: {} },
+  ]) {
+    present().got.length = 0;
+    present().emit('message', said);
+    expect(present().got).toEqual(['SIGKILL']);
+  }
+  expect(child.state).toBe('starting');
+  present().ends(null, 'SIGKILL');
+  expect(child.status().lastEnd?.reason).toBe('killed by SIGKILL: it said what it may not say');
+});
+
+test('a child does what its parent may say, and nothing else', () => {
+  const takes: Array<(message: unknown) => void> = [];
+  const sent: unknown[] = [];
+  let retired = 0;
+  linkToParent(
+    {
+      send: (message) => void sent.push(message),
+      onMessage: (take) => void takes.push(take),
+      onGone: () => {},
+    },
+    { onOrphaned: () => {}, onRetire: () => void (retired += 1) },
+  );
+  const hear = (message: unknown) => takes.forEach((take) => take(message));
+  for (const said of [
+    undefined,
+    'retire',
+    { kind: 'ping', beat: 'x' },
+    { kind: 'of-tomorrow' },
+    { kind: 'toString' },
+  ])
+    hear(said);
+  expect([sent, retired]).toEqual([[], 0]);
+  hear({ kind: 'ping', beat: 3 });
+  hear({ kind: 'retire' });
+  expect([sent, retired]).toEqual([[{ kind: 'pong', beat: 3 }], 1]);
 });

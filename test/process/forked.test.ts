@@ -3,13 +3,13 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { EXPENDABLE } from '../../src/kernel/oom-score.ts';
 import { runForked } from '../../src/process/forked.ts';
-import type { Work } from './forked-work.ts';
+import { DIALOGUE, type Work } from './forked-work.ts';
 
 const program = new URL('./forked-work.ts', import.meta.url);
 const run = (
   work: Work,
   options: { nice?: number; signal?: AbortSignal; silenceMs?: number; onNote?: (pid: number) => void } = {},
-) => runForked<Work, number, object>(work, { program, what: 'the work', silenceMs: 30_000, ...options });
+) => runForked(DIALOGUE, work, { program, what: 'the work', heapMiB: 256, silenceMs: 30_000, ...options });
 
 /** Nice values of all threads of a process: field 19 of proc_pid_stat(5). */
 const nicesOf = (pid: number): number[] =>
@@ -39,6 +39,29 @@ describe('work in a process of its own', () => {
 
   test('fails when the process is killed', async () => {
     await expect(run('die')).rejects.toMatchObject({ code: 'internal' });
+  });
+
+  test.each(['other note', 'other result', 'no message'] as const)(
+    'with %s is not believed, and the process ends',
+    async (what) => {
+      const started = Promise.withResolvers<number>();
+      const work = run(what, { onNote: started.resolve });
+      work.catch(() => {});
+      const pid = await started.promise;
+      await expect(work).rejects.toMatchObject({
+        code: 'internal',
+        message: 'the work said what it may not say',
+        hint: expect.stringContaining('cofa down'),
+      });
+      await expect.poll(() => readdirSync('/proc').includes(String(pid)), { timeout: 5_000 }).toBe(false);
+    },
+  );
+
+  test('that is no order is refused by the process', async () => {
+    await expect(run('sing' as Work)).rejects.toMatchObject({
+      code: 'internal',
+      message: 'what was ordered is no order',
+    });
   });
 
   test('fails when the process falls silent, and the process ends', async () => {

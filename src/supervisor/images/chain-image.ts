@@ -2,19 +2,17 @@
  * The flat image of the lowest layers of an image, built from their tables of contents: for snapshots that stand on
  * layers which several images share, or on an image from which another was built.
  */
-import { fork } from 'node:child_process';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type ImageDevice, tableNameOf } from '../../../actors/device.ts';
 import { digestOf } from '../../digest/digest.ts';
-import { CofaError, fromErrorRecord } from '../../../schemas/errors.ts';
+import { CofaError } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import { SpanTable } from '../../image/span-table.ts';
-import type { FromFlattener, ToFlattener } from '../../index/orders.ts';
+import { FLATTENING, type Flattened, type ToFlattener } from '../../index/orders.ts';
+import { runForked } from '../../process/forked.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
-import { makeExpendable } from '../../kernel/oom-score.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
 import type { Check } from './sidecar-choice.ts';
@@ -126,26 +124,10 @@ async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
   });
 }
 
-function flatten(order: ToFlattener): Promise<{ flat: string; devices: number[] }> {
-  const child = fork(fileURLToPath(new URL('../../indexer/flattener.ts', import.meta.url)), {
-    execArgv: [`--max-old-space-size=${HEAP_MIB}`],
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+const flatten = (order: ToFlattener): Promise<Flattened> =>
+  runForked(FLATTENING, order, {
+    program: new URL('../../indexer/flattener.ts', import.meta.url),
+    what: 'the process that builds a flat image',
+    heapMiB: HEAP_MIB,
+    silenceMs: BUILD_MS,
   });
-  makeExpendable(child.pid);
-  return new Promise<{ flat: string; devices: number[] }>((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reject(new CofaError('timeout', 'building a flat image took too long'));
-      child.kill('SIGKILL');
-    }, BUILD_MS);
-    child.on('message', (message: FromFlattener) => {
-      if (message.kind === 'done') resolve(message);
-      else reject(fromErrorRecord(message.error));
-    });
-    child.once('error', reject);
-    child.once('exit', (code, signal) => {
-      clearTimeout(timer);
-      reject(new CofaError('internal', `the process that builds a flat image ended (${signal ?? code})`));
-    });
-    child.send(order);
-  });
-}

@@ -4,8 +4,9 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import type { Progress } from '../../../schemas/api.ts';
-import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
-import type { FromIndexer, NodeIndex, ToIndexer } from '../../index/orders.ts';
+import { toErrorRecord } from '../../../schemas/errors.ts';
+import { INDEXING, type NodeIndex } from '../../index/orders.ts';
+import { askForked } from '../../process/forked.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { Indexers } from './indexers.ts';
@@ -41,32 +42,19 @@ interface IndexOnNodeOptions {
   onProgress: (progress: Progress) => void;
 }
 
-function run(child: ChildProcess, options: IndexOnNodeOptions, onSign: () => void): Promise<NodeIndex> {
-  return new Promise<NodeIndex>((resolve, reject) => {
-    let silence: NodeJS.Timeout | undefined;
-    const alive = () => {
-      clearTimeout(silence);
-      silence = setTimeout(() => {
-        reject(new CofaError('timeout', `indexing ${options.image.reference.text} came to a halt`));
-        child.kill('SIGKILL');
-      }, SILENCE_MS);
-    };
-    alive();
-    child.on('message', (message: FromIndexer) => {
-      alive();
-      onSign();
-      if (message.kind === 'progress') options.onProgress(message.progress);
-      else if (message.kind === 'done') resolve(message.index);
-      else reject(fromErrorRecord(message.error));
-    });
-    child.once('error', reject);
-    child.once('exit', (code, signal) => {
-      clearTimeout(silence);
-      reject(
-        new CofaError('internal', `the indexer of ${options.image.reference.text} ended (${signal ?? code})`),
-      );
-    });
-    const { image, manifest, layout } = options;
-    child.send({ root: layout.root, manifest, image } satisfies ToIndexer);
-  });
-}
+const run = (
+  child: ChildProcess,
+  { image, manifest, layout, onProgress }: IndexOnNodeOptions,
+  onSign: () => void,
+): Promise<NodeIndex> =>
+  askForked(
+    child,
+    INDEXING,
+    { root: layout.root, manifest, image },
+    {
+      what: `the indexer of ${image.reference.text}`,
+      silenceMs: SILENCE_MS,
+      onNote: onProgress,
+      onSign,
+    },
+  );

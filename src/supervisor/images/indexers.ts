@@ -3,9 +3,8 @@
  * an image that nobody prepared streams at once, through code that is compiled. It takes some 100 MB, so it is not kept for ever: it ends
  * after a while, and when it turns out that the node's images need none. Its end is no failure, and nobody waits for it.
  */
-import { type ChildProcess, fork } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { makeExpendable } from '../../kernel/oom-score.ts';
+import type { ChildProcess } from 'node:child_process';
+import { startForked } from '../../process/forked.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 
 /** One that nobody needed ends after this, ms. */
@@ -14,7 +13,7 @@ const AT_HAND_MS = 600_000;
 /** As of a rebuild (rebuild.ts): a table of a million entries takes some 1.5 GB. */
 const HEAP_MIB = 3_072;
 
-const PROGRAM = fileURLToPath(new URL('../../indexer/main.ts', import.meta.url));
+const PROGRAM = new URL('../../indexer/main.ts', import.meta.url);
 
 export class Indexers {
   readonly #root: string;
@@ -85,12 +84,5 @@ export class Indexers {
   }
 }
 
-function start(args: string[]): ChildProcess {
-  const child = fork(PROGRAM, args, {
-    serialization: 'advanced',
-    execArgv: [...NODE_FLAGS, `--max-old-space-size=${HEAP_MIB}`],
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
-  makeExpendable(child.pid);
-  return child;
-}
+const start = (args: string[]): ChildProcess =>
+  startForked({ program: PROGRAM, args, heapMiB: HEAP_MIB, flags: NODE_FLAGS });

@@ -1,5 +1,5 @@
 /** Rebuilds a flat image in a process of its own; the supervisor's side of rebuilder.ts. */
-import type { RebuilderOrder, Rebuilt } from '../../index/orders.ts';
+import { REBUILDING, type Rebuilt } from '../../index/orders.ts';
 import type { RebuildOrder } from '../../index/rebuild-flat.ts';
 import type { Layout } from '../../store/layout.ts';
 import { runForked } from '../../process/forked.ts';
@@ -28,15 +28,16 @@ export function rebuild(
     signal?: AbortSignal | undefined;
   },
 ): Promise<Rebuilt> {
-  return runForked<RebuilderOrder, number, Rebuilt>(
+  return runForked(
+    REBUILDING,
     { ...order, root: layout.root, manifest, expected: options.expected },
     {
       program: new URL('../../indexer/rebuilder.ts', import.meta.url),
       what: `the rebuild of the flat image of ${manifest}`,
       silenceMs: options.expected === undefined ? SILENCE_MS : BACKGROUND_SILENCE_MS,
       heapMiB: HEAP_MIB,
-      ...(options.expected === undefined ? {} : { nice: NICE }),
-      ...(options.onBytes === undefined ? {} : { onNote: options.onBytes }),
+      nice: options.expected === undefined ? undefined : NICE,
+      onNote: options.onBytes,
       signal: options.signal,
     },
   );
