@@ -17,7 +17,7 @@ import { ZstdDecoder } from './zstd.ts';
  * bytes for each 64 KiB, and some KB for each MiB of gzip).
  *
  * Errors: CofaError('integrity') where the blob is cut short, corrupt or not what `expect` says; 'unsupported' for
- * other compressions, zstd windows above 128 MiB and a tar of more than `mostRaw` bytes; what TocBuilder and `onRaw` throw; the reason of `signal`.
+ * other compressions, zstd windows above 128 MiB and a tar of more than `mostRaw` bytes or `mostMembersIn` members; what TocBuilder and `onRaw` throw; the reason of `signal`.
  */
 export async function indexLayer(
   blob: AsyncIterable<Uint8Array>,
@@ -65,6 +65,14 @@ export interface IndexOptions {
  */
 export const mostRaw = (blobSize: number): number => ALWAYS_RAW + LARGEST_RATIO * blobSize;
 
+/**
+ * Members that it has at most: names that differ take more than a byte each, however well they compress. Half a million times the
+ * same header is 27 KB of zstd, and its entries some 300 MB of memory.
+ */
+export const mostMembersIn = (blobSize: number): number => ALWAYS_MEMBERS + blobSize;
+
+const ALWAYS_MEMBERS = 1 << 16;
+
 /** Of gzip: 258 bytes in two bits (zlib's technical details, "Maximum Compression Factor"). */
 const LARGEST_RATIO = 1032;
 const ALWAYS_RAW = 256 << 20;
@@ -74,7 +82,7 @@ class LayerScan {
   /** Of the blob; not used for a plain tar, whose digest is its diffID. */
   readonly #hash = new Digest();
   readonly #states = new BlockStates();
-  readonly #toc = new TocBuilder();
+  readonly #toc: TocBuilder;
   #compression: Compression = 'none';
   #scanner: SpanScanner | undefined;
   /** The first bytes, until there are enough to see the compression. */
@@ -85,7 +93,9 @@ class LayerScan {
 
   constructor(options: IndexOptions) {
     this.#options = options;
-    this.#mostRaw = mostRaw(options.expect?.size ?? Number.POSITIVE_INFINITY);
+    const blobSize = options.expect?.size ?? Number.POSITIVE_INFINITY;
+    this.#mostRaw = mostRaw(blobSize);
+    this.#toc = new TocBuilder(mostMembersIn(blobSize));
   }
 
   async push(chunk: Uint8Array): Promise<void> {

@@ -32,13 +32,16 @@ export class TocBuilder {
   readonly #reader: TarReader;
   readonly #entries: TocEntry[] = [];
   readonly #aufs = new AufsLinks();
+  readonly #most: number;
   #members = 0;
   #extents = 0;
   #textBytes = 0;
   #patchBytes = 0;
   #toc: Toc | undefined;
 
-  constructor() {
+  /** `mostMembers`: a tar with more is refused. */
+  constructor(mostMembers: number = MAX_ENTRIES) {
+    this.#most = Math.min(mostMembers, MAX_ENTRIES);
     this.#reader = new TarReader((member) => this.#take(member));
   }
 
@@ -55,8 +58,8 @@ export class TocBuilder {
   }
 
   #take(member: TarMember): readonly Capture[] {
-    if (++this.#members > MAX_ENTRIES) {
-      throw this.#reader.fault(`more than ${MAX_ENTRIES} members`, 'unsupported');
+    if (++this.#members > this.#most) {
+      throw this.#reader.fault(`more than ${this.#most} members`, 'unsupported');
     }
     // A whiteout's own name may be four bytes longer than Linux allows: no file of that name is made.
     const name = classify(normalisePath(member.name));

@@ -22,6 +22,23 @@ describe('a table of contents', () => {
   });
 });
 
+describe('a layer of zstd that a node indexes', () => {
+  const bombs = new URL('layer-bombs.ts', import.meta.url);
+
+  test.each([
+    ['zeros', 'unsupported', 'it unpacks to more than 541575928 bytes, from 264671', 24],
+    ['members', 'unsupported', 'more than 92832 members', 128],
+    ['window', 'unsupported', 'zstd data with a window of more than 128 MiB', 24],
+  ])('that is a bomb of %s is given up, in memory and time of a real layer', (name, code, why, mib) => {
+    const { outcome, grown, ms } = costOf(bombs, name);
+    expect(outcome).toContain(`${code}: layer sha256:`);
+    expect(outcome).toContain(why);
+    expect(grown).toBeLessThan(mib * MIB);
+    // Processor time: half a GiB of zeros are hashed in 0.6 s.
+    expect(ms).toBeLessThan(5_000);
+  });
+});
+
 describe('a manifest', () => {
   const bombs = new URL('manifest-bombs.ts', import.meta.url);
 

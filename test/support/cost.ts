@@ -15,6 +15,8 @@ export interface Cost {
   outcome: string;
   /** Bytes by which the most memory that the process has held grew while it worked. */
   grown: number;
+  /** Processor time that the work took, ms. */
+  ms: number;
 }
 
 /** A process that works longer is ended, ms: such a bomb takes all the time there is. */
@@ -38,6 +40,7 @@ if (import.meta.main) {
   const works = (await import(module)) as Record<string, Work>;
   const work = await (works[name] as Work)();
   const before = mostHeld();
+  const began = process.cpuUsage();
   let outcome: string;
   try {
     outcome = String(await work());
@@ -45,5 +48,7 @@ if (import.meta.main) {
     const { code, message } = toErrorRecord(error);
     outcome = `${code}: ${message}`;
   }
-  console.log(JSON.stringify({ outcome, grown: mostHeld() - before } satisfies Cost));
+  const { user, system } = process.cpuUsage(began);
+  const cost: Cost = { outcome, grown: mostHeld() - before, ms: Math.round((user + system) / 1000) };
+  console.log(JSON.stringify(cost));
 }
