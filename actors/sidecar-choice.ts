@@ -13,7 +13,7 @@ export interface ChoiceFacts {
   listed: ReadonlySet<string>;
   /** Digest of the sidecar that the image's own manifest names; undefined: it names none. */
   named: string | undefined;
-  /** Whether the operator has keys that may sign for the image's repository. */
+  /** Whether the operator trusts keys or identities that may sign for the image's repository. */
   hasKeys: boolean;
   /** Digest of the flat metadata that this node has proven for the same layers; undefined: none. */
   known: string | undefined;
@@ -35,7 +35,7 @@ export interface SidecarContents {
   revision: number | undefined;
   /** Of its span tables: those of the layers that the image has file data in. */
   roots: ReadonlyArray<{ diffId: string; root: string }>;
-  /** `key:<fingerprint>` of the operator's key that has signed it; undefined: none has. */
+  /** The operator's key or identity that has signed it, as `image.prepared` names it; undefined: none has. */
   signer: string | undefined;
 }
 
@@ -119,7 +119,7 @@ export function passedFor(facts: ChoiceFacts, sidecar: SidecarContents): string 
 
 const notVouched = ({ policy, hasKeys }: ChoiceFacts): string =>
   policy === 'signed'
-    ? `no one vouches for it: ${hasKeys ? 'no key of this node has signed it' : 'this node has no keys (cofa trust add)'}, and trusted-sidecars does not name it`
+    ? `no one vouches for it: ${hasKeys ? 'no key of this node has signed it, and no identity' : 'this node has no keys (cofa trust add)'}, and trusted-sidecars does not name it`
     : `policy ${policy}: this node has not proven it, and trusted-sidecars does not name it`;
 
 /** Whether a sidecar that failed with this code ends the choice: no other one would do either. */

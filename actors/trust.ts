@@ -26,7 +26,7 @@ export interface Candidate {
 export interface Evidence {
   /** Sidecars that the operator lists. */
   listed: ReadonlySet<string>;
-  /** `key:<fingerprint>` of the keys that may vouch for images of its repository now. */
+  /** The keys and identities that may vouch for images of its repository now, as `image.prepared` names them. */
   keys: ReadonlySet<string>;
   /** Sidecars that this node has refuted for any image. */
   refuted: ReadonlySet<string>;

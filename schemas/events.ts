@@ -105,7 +105,7 @@ const shapes = {
     vouched: text
       .optional()
       .describe(
-        'who vouched for the sidecar: `key:<fingerprint>`, `list`, `image`; absent: the node, or the client that pushed it',
+        'who vouched for the sidecar: `key:<fingerprint>`, `identity:<digest of its rule and CA>`, `list`, `image`; absent: the node, or the client that pushed it',
       ),
     passed: list(z.strictObject({ sidecar: digest, reason: text }))
       .optional()

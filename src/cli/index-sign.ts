@@ -9,7 +9,7 @@ import { isDigest } from '../../schemas/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { Descriptor, RegistryClient, ResolvedImage } from '../registry/client.ts';
 import type { SidecarHandle } from '../registry/sidecars.ts';
-import type { TrustedKey } from '../signature/keys.ts';
+import type { Trusted, TrustedKey } from '../signature/keys.ts';
 import type { SigningKey } from '../signature/private-key.ts';
 import type { Context } from './context.ts';
 import { readSigningKey } from './signing-key.ts';
@@ -39,18 +39,18 @@ export async function signerOf(options: SignOptions, context: Context): Promise<
   if (sidecar !== undefined && !isDigest(sidecar))
     throw new CofaError('invalid-argument', `--sidecar: ${JSON.stringify(sidecar)} is not a sha256 digest`);
   if (sign === undefined) return undefined;
-  const { readKeys } = await import('../signature/key-directory.ts');
+  const { readKeys, trustedOf } = await import('../signature/key-directory.ts');
   const key = await readSigningKey(sign, context);
-  return new Signer(key, (await readKeys(resolve(keys))).keys, sidecar);
+  return new Signer(key, trustedOf(await readKeys(resolve(keys))), sidecar);
 }
 
 export class Signer {
   readonly #key: SigningKey;
   readonly #own: TrustedKey;
-  readonly #trusted: readonly TrustedKey[];
+  readonly #trusted: readonly Trusted[];
   readonly #sidecar: string | undefined;
 
-  constructor(key: SigningKey, trusted: readonly TrustedKey[], sidecar: string | undefined) {
+  constructor(key: SigningKey, trusted: readonly Trusted[], sidecar: string | undefined) {
     this.#key = key;
     this.#own = { ...key.publicKey, name: 'the signing key', scope: undefined };
     this.#trusted = trusted;
@@ -79,7 +79,7 @@ export class Signer {
       const { digest } = handle.descriptor;
       if (this.#sidecar === undefined) {
         const found = await signaturesOf(client, image.reference, digest, keys, { signal });
-        if (found.keys.length > 0) return handle;
+        if (found.signers.length > 0) return handle;
       } else if (digest === this.#sidecar) return handle;
     }
     if (this.#sidecar === undefined) return undefined;
@@ -101,7 +101,7 @@ export class Signer {
     ]);
     const { fingerprint } = this.#own;
     const found = await signaturesOf(client, image.reference, sidecar.digest, [this.#own], { signal });
-    if (found.keys.length > 0) return { fingerprint, signature: undefined };
+    if (found.signers.length > 0) return { fingerprint, signature: undefined };
     const now = new Date();
     const { digest } = await attachSignature(client, image.reference, sidecar, this.#key, { now, signal });
     return { fingerprint, signature: digest };

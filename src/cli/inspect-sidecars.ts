@@ -1,7 +1,7 @@
 /** Who vouches for the sidecars of an image, as `cofa inspect` shows it. */
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import type { SidecarHandle, SkippedSidecar } from '../registry/sidecars.ts';
-import type { TrustedKey } from '../signature/keys.ts';
+import type { Trusted } from '../signature/keys.ts';
 import type { SignatureState } from '../signature/find.ts';
 import { formatBytes, renderTable } from '../terminal/table.ts';
 
@@ -13,6 +13,8 @@ export interface SidecarView {
   signed: SignatureState;
   /** Names of the trusted keys that vouch for it. */
   keys: string[];
+  /** The trusted identities that do. `name`: of the rule. */
+  identities: Array<{ name: string; issuer: string; subject: string }>;
   /** Why other signatures vouch for nothing, a sentence each. */
   refused: string[];
 }
@@ -29,7 +31,7 @@ export interface FoundSidecars {
 export async function findSidecars(
   client: RegistryClient,
   image: ResolvedImage,
-  keys: readonly TrustedKey[],
+  trusted: readonly Trusted[],
   signal: AbortSignal,
 ): Promise<FoundSidecars> {
   const [{ sidecarsOf }, { signaturesOf, stateOf }, { signedFirst }] = await Promise.all([
@@ -38,29 +40,38 @@ export async function findSidecars(
     import('../signature/among.ts'),
   ]);
   const found: FoundSidecars = { first: undefined, views: [], skipped: [] };
-  const prefer = signedFirst(client, image.reference, keys, signal);
+  const prefer = signedFirst(client, image.reference, trusted, signal);
   const skip = (one: SkippedSidecar) => found.skipped.push(one);
   for await (const handle of sidecarsOf(client, image, signal, skip, prefer)) {
     const { digest } = handle.descriptor;
-    const signatures = await signaturesOf(client, image.reference, digest, keys, { signal, all: true });
+    const signatures = await signaturesOf(client, image.reference, digest, trusted, { signal, all: true });
     found.first ??= handle;
     found.views.push({
       digest,
       size: handle.size,
       revision: handle.revision ?? null,
       signed: stateOf(signatures),
-      keys: signatures.keys.map(({ name }) => name),
+      keys: signatures.signers.flatMap(({ by, identity }) => (identity === undefined ? [by.name] : [])),
+      identities: signatures.signers.flatMap(({ by, identity }) =>
+        identity === undefined ? [] : [{ name: by.name, ...identity }],
+      ),
       refused: signatures.refused.map(({ why }) => why),
     });
   }
   return found;
 }
 
-export function vouchedText({ signed, keys }: Pick<SidecarView, 'signed' | 'keys'>): string {
-  if (signed === 'signed') return keys.join(', ');
+export function vouchedText({
+  signed,
+  keys,
+  identities,
+}: Pick<SidecarView, 'signed' | 'keys' | 'identities'>): string {
+  const named = identities.map(({ name, issuer, subject }) => `${name} (${subject} of ${issuer})`);
+  if (signed === 'signed') return [...keys, ...named].join(', ');
   return {
     unsigned: 'no key: unsigned',
     'unknown-key': 'no key: signed by an unknown key',
+    'unknown-identity': 'no identity: signed by one that is not trusted',
     'out-of-scope': 'no key: signed by one that may not vouch for this repository',
   }[signed];
 }

@@ -56,11 +56,11 @@ export function define(command: Command, context: Context): void {
           parseReference(ref),
           defined({ signal, platform: options.platform }),
         );
-        const { readKeys } = await import('../signature/key-directory.ts');
+        const { readKeys, trustedOf } = await import('../signature/key-directory.ts');
         const view = viewOf(image);
-        const { keys, problems } = await readKeys(resolve(options.keys));
-        for (const { message } of problems) context.output.warn(message);
-        const { first: sidecar, views, skipped } = await findSidecars(client, image, keys, signal);
+        const set = await readKeys(resolve(options.keys));
+        for (const { message } of set.problems) context.output.warn(message);
+        const { first: sidecar, views, skipped } = await findSidecars(client, image, trustedOf(set), signal);
         for (const { reason } of skipped) context.output.note(reason);
         view.sidecars = views;
         if (sidecar !== undefined) {

@@ -12,22 +12,25 @@ import type { Descriptor, RegistryClient } from '../registry/client.ts';
 import { RequestFailure } from '../registry/failure.ts';
 import type { Reference } from '../registry/reference.ts';
 import { BUNDLE, MAX_SIGNATURE, SIMPLE, SIMPLE_SIGNATURE } from './formats.ts';
-import { mayVouchFor, type TrustedKey } from './keys.ts';
-import { type Refusal, type Verdict, verifyBundle, verifySimple } from './verify.ts';
+import { isIdentity, mayVouchFor, type Trusted, type TrustedKey } from './keys.ts';
+import { judgeBundle, type Refusal, verifySimple, type Vouching, vouchingOf } from './verify.ts';
 
 /** Annotation of a signature's manifest, and so of its entry in a list of referrers: the bundle, as JSON. */
 export const CARRIED = 'io.cofa.bundle';
 
 export interface Signatures {
-  /** Trusted keys that signed it and may vouch for this repository; the first one alone unless `all` was asked for. */
-  keys: readonly TrustedKey[];
+  /**
+   * Trusted keys and identities that signed it and may vouch for this repository; the first one alone unless `all` was asked
+   * for.
+   */
+  signers: readonly Vouching[];
   /** Those that were looked at and vouch for nothing. */
   refused: ReadonlyArray<{ refusal: Refusal | 'unreadable'; why: string }>;
 }
 
 export interface FindOptions {
   signal?: AbortSignal | undefined;
-  /** Looks at every signature and at the registry even without keys; by default the first that vouches is enough. */
+  /** Looks at every signature, and at the registry even where no one is trusted; by default the first that vouches is enough. */
   all?: boolean;
   /** The search ends after this time, ms, however slowly the registry answers; 30 s by default. */
   limitMs?: number;
@@ -39,55 +42,59 @@ const LIMIT_MS = 30_000;
 /** Signatures that are fetched, of each format. */
 const MAX_FETCHED = 64;
 const AT_ONCE = 8;
+/** Signatures with a certificate: each takes some milliseconds. */
+const MAX_CERTIFICATES = 64;
 /** Bytes of a signature's manifest, as its entry says; cosign's have less than 1 KB. */
 const MAX_MANIFEST = 64 * 1024;
 
 /**
- * Which trusted keys have signed a manifest. `reference` names its repository, `digest` the manifest. Throws what the
- * registry client throws where the registry cannot be asked and no key vouches, `timeout`, and the signal's reason.
+ * Which trusted keys and identities have signed a manifest. `reference` names its repository, `digest` the manifest. Throws what the
+ * registry client throws where the registry cannot be asked and no one vouches, `timeout`, and the signal's reason.
  */
 export async function signaturesOf(
   client: RegistryClient,
   reference: Reference,
   digest: string,
-  keys: readonly TrustedKey[],
+  trusted: readonly Trusted[],
   options: FindOptions = {},
 ): Promise<Signatures> {
-  if (keys.length === 0 && options.all !== true) return { keys: [], refused: [] };
-  return await new Search(client, reference, digest, keys, options).run();
+  if (trusted.length === 0 && options.all !== true) return { signers: [], refused: [] };
+  return await new Search(client, reference, digest, trusted, options).run();
 }
 
 /**
  * In one word what was found:
  *
- *     signed        a trusted key vouches for it
- *     out-of-scope  a trusted key signed it, and may not vouch for this repository
- *     unknown-key   it is signed, by no trusted key
- *     unsigned      no signature of it could be read
+ *     signed            a trusted key or identity vouches for it
+ *     out-of-scope      one signed it, and may not vouch for this repository
+ *     unknown-identity  it is signed with a certificate, by no trusted identity
+ *     unknown-key       it is signed, by no trusted key
+ *     unsigned          no signature of it could be read
  */
-export type SignatureState = 'signed' | 'out-of-scope' | 'unknown-key' | 'unsigned';
+export type SignatureState = 'signed' | 'out-of-scope' | 'unknown-identity' | 'unknown-key' | 'unsigned';
 
-export function stateOf({ keys, refused }: Signatures): SignatureState {
-  if (keys.length > 0) return 'signed';
-  const first = (['out-of-scope', 'unknown-key'] as const).find((one) =>
+export function stateOf({ signers, refused }: Signatures): SignatureState {
+  if (signers.length > 0) return 'signed';
+  const first = (['out-of-scope', 'unknown-identity', 'unknown-key'] as const).find((one) =>
     refused.some(({ refusal }) => refusal === one),
   );
   return first ?? 'unsigned';
 }
 
-/** One search; it ends with the first key that vouches unless all are wanted. */
+/** One search; it ends with the first that vouches unless all are wanted. */
 class Search {
   readonly #client: RegistryClient;
   readonly #reference: Reference;
   readonly #digest: string;
-  readonly #inScope: TrustedKey[];
-  readonly #outOfScope: TrustedKey[];
+  /** Those that may vouch for the repository first. */
+  readonly #trusted: Trusted[];
   readonly #all: boolean;
   readonly #stop = new AbortController();
   readonly #outer: AbortSignal | undefined;
   readonly #late: AbortSignal;
   readonly #signal: AbortSignal;
-  readonly #found = new Map<string, TrustedKey>();
+  readonly #found = new Map<string, Vouching>();
+  #certificates = 0;
   readonly #refused: Array<{ refusal: Refusal | 'unreadable'; why: string }> = [];
   /** Of the registry; it says nothing about signatures. */
   #failure: unknown;
@@ -96,14 +103,14 @@ class Search {
     client: RegistryClient,
     reference: Reference,
     digest: string,
-    keys: readonly TrustedKey[],
+    trusted: readonly Trusted[],
     { signal, all = false, limitMs = LIMIT_MS }: FindOptions,
   ) {
     this.#client = client;
     this.#reference = reference;
     this.#digest = digest;
-    this.#inScope = keys.filter((key) => mayVouchFor(key, reference));
-    this.#outOfScope = keys.filter((key) => !mayVouchFor(key, reference));
+    const mayVouch = (one: Trusted) => mayVouchFor(one, reference);
+    this.#trusted = [...trusted.filter(mayVouch), ...trusted.filter((one) => !mayVouch(one))];
     this.#all = all;
     this.#outer = signal;
     this.#late = AbortSignal.timeout(limitMs);
@@ -126,12 +133,11 @@ class Search {
       );
     }
     if (this.#found.size === 0 && this.#failure !== undefined) throw this.#failure;
-    return { keys: [...this.#found.values()], refused: this.#refused };
+    return { signers: [...this.#found.values()], refused: this.#refused };
   }
 
   async #newOnes(): Promise<void> {
-    const digest = this.#digest;
-    const list = await this.#client.referrers(this.#reference, digest, undefined, this.#signal);
+    const list = await this.#client.referrers(this.#reference, this.#digest, undefined, this.#signal);
     const unique = new Map(list.map((entry) => [entry.digest, entry]));
     const bundles = [...unique.values()].filter(({ artifactType }) => artifactType === BUNDLE);
     const isCarried = ({ annotations }: Descriptor) => annotations?.[CARRIED] !== undefined;
@@ -141,7 +147,7 @@ class Search {
       const bytes = Buffer.from(entry.annotations?.[CARRIED] ?? '');
       // Each may take a millisecond, and other work waits.
       await setImmediate();
-      this.#judge(entry.digest, (keys) => verifyBundle(bytes, digest, keys));
+      this.#take(entry.digest, await this.#judgeBundle(bytes));
     }
     const others = this.#atMost(
       bundles.filter((entry) => !isCarried(entry)),
@@ -160,7 +166,7 @@ class Search {
         : undefined;
     if (layer === undefined) return this.#refuse(entry.digest, 'malformed', 'it has no bundle');
     const bytes = await this.#client.blob(this.#reference, layer, this.#signal, MAX_SIGNATURE);
-    this.#judge(entry.digest, (keys) => verifyBundle(bytes, this.#digest, keys));
+    this.#take(entry.digest, await this.#judgeBundle(bytes));
   }
 
   async #oldOnes(): Promise<void> {
@@ -176,10 +182,12 @@ class Search {
     const layers = fetched.parsed.manifest.layers.filter(
       ({ mediaType, annotations }) => mediaType === SIMPLE && annotations?.[SIMPLE_SIGNATURE] !== undefined,
     );
+    const keys = this.#trusted.filter((one): one is TrustedKey => !isIdentity(one));
     await this.#each(this.#atMost(layers, MAX_FETCHED), async (layer) => {
       const claim = await this.#client.blob(this.#reference, layer, this.#signal, MAX_SIGNATURE);
       const signature = layer.annotations?.[SIMPLE_SIGNATURE] ?? '';
-      this.#judge(layer.digest, (keys) => verifySimple(claim, signature, this.#digest, keys));
+      const verdict = verifySimple(claim, signature, this.#digest, keys);
+      this.#take(layer.digest, 'key' in verdict ? vouchingOf(verdict.key) : verdict);
     });
   }
 
@@ -187,17 +195,31 @@ class Search {
     return this.#signal.aborted;
   }
 
-  #judge(what: string, verify: (keys: readonly TrustedKey[]) => Verdict): void {
-    const verdict = verify(this.#inScope);
-    if ('key' in verdict) {
-      this.#found.set(verdict.key.name, verdict.key);
-      if (!this.#all) this.#stop.abort();
-      return;
+  async #judgeBundle(bytes: Uint8Array): ReturnType<typeof judgeBundle> {
+    const keyed = await judgeBundle(
+      bytes,
+      this.#digest,
+      this.#trusted.filter((one) => !isIdentity(one)),
+    );
+    if ('by' in keyed || keyed.refusal !== 'unknown-identity' || !this.#trusted.some(isIdentity))
+      return keyed;
+    this.#certificates += 1;
+    if (this.#certificates > MAX_CERTIFICATES) {
+      const why = `only ${MAX_CERTIFICATES} signatures with certificates are looked at`;
+      return { refusal: 'unknown-identity', why };
     }
-    const elsewhere = verdict.refusal === 'unknown-key' ? verify(this.#outOfScope) : verdict;
-    if ('key' in elsewhere)
-      this.#refuse(what, 'out-of-scope', `key ${elsewhere.key.name} may not vouch for this repository`);
-    else this.#refuse(what, elsewhere.refusal, elsewhere.why);
+    return await judgeBundle(bytes, this.#digest, this.#trusted.filter(isIdentity));
+  }
+
+  #take(what: string, verdict: Awaited<ReturnType<typeof judgeBundle>>): void {
+    if ('refusal' in verdict) return this.#refuse(what, verdict.refusal, verdict.why);
+    const { by, voucher } = verdict;
+    if (!mayVouchFor(by, this.#reference)) {
+      const kind = isIdentity(by) ? 'identity' : 'key';
+      return this.#refuse(what, 'out-of-scope', `${kind} ${by.name} may not vouch for this repository`);
+    }
+    this.#found.set(voucher, verdict);
+    if (!this.#all) this.#stop.abort();
   }
 
   #refuse(what: string, refusal: Refusal | 'unreadable', why: string): void {

@@ -43,11 +43,12 @@ const base64 = z
     return z.NEVER;
   });
 
-/** Fields that it does not name are for others: certificates, entries of logs. */
+/** Fields that it does not name are for others: entries of logs, timestamps (keyless.ts). */
 export const bundleSchema = z.object({
   mediaType: z.literal(BUNDLE),
   verificationMaterial: z.object({
     publicKey: z.object({ hint: z.string().max(1024).optional() }).optional(),
+    certificate: z.object({}).optional(),
   }),
   dsseEnvelope: z.object({
     payload: base64,
@@ -72,14 +73,7 @@ export const simpleSchema = z.object({
 
 /** Reads JSON of a known shape. Error `integrity` where it is another one, or larger than a signature. */
 export function readJson<T>(bytes: Uint8Array, schema: z.ZodType<T>, what: string): T {
-  if (bytes.length > MAX_SIGNATURE)
-    throw new CofaError('integrity', `${what} has ${bytes.length} bytes; the limit is ${MAX_SIGNATURE}`);
-  let document: unknown;
-  try {
-    document = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
-  } catch (cause) {
-    throw new CofaError('integrity', `${what} is not JSON`, { cause });
-  }
+  const document = parseJson(bytes, what);
   const read = schema.safeParse(document);
   if (read.success) return read.data;
   const at = read.error.issues[0]?.path.map(String).join('.') ?? '';
@@ -87,6 +81,17 @@ export function readJson<T>(bytes: Uint8Array, schema: z.ZodType<T>, what: strin
     'integrity',
     `${what} is not one of cosign's: ${at.slice(0, 100) || 'its form'} is wrong`,
   );
+}
+
+/** Error `integrity` for what is no JSON, or larger than a signature. */
+export function parseJson(bytes: Uint8Array, what: string): unknown {
+  if (bytes.length > MAX_SIGNATURE)
+    throw new CofaError('integrity', `${what} has ${bytes.length} bytes; the limit is ${MAX_SIGNATURE}`);
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch (cause) {
+    throw new CofaError('integrity', `${what} is not JSON`, { cause });
+  }
 }
 
 /** The bytes that a DSSE signature covers (dsse, protocol.md, "PAE"). */

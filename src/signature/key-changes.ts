@@ -1,12 +1,14 @@
 /**
- * Adds keys to the folder of trusted ones, and takes them away (key-directory.ts). An engine reads the folder at each use, so
- * it sees a key whole, with its scope, or not at all.
+ * Adds keys and identities to the folder of trusted ones, and takes them away (key-directory.ts). An engine reads the folder at
+ * each use, so it sees one whole, with its scope, or not at all.
  */
-import { link, lstat, mkdir, rename, unlink, writeFile } from 'node:fs/promises';
+import { link, lstat, mkdir, readFile, rename, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
+import { DEFAULT_ROOT, type TrustedIdentity } from './identities.ts';
 import { KEY_NAME, readKeys } from './key-directory.ts';
 import { parsePublicKey, parseScope, type TrustedKey } from './keys.ts';
+import { parseIdentity, parseRoot } from './parse-identity.ts';
 
 export interface NewKey {
   name: string;
@@ -20,14 +22,9 @@ export interface NewKey {
  * where the name or the key is there already.
  */
 export async function addKey(directory: string, { name, pem, scope }: NewKey): Promise<TrustedKey> {
-  if (!KEY_NAME.test(name)) {
-    throw new CofaError('invalid-argument', `${JSON.stringify(name)} is no name of a key`, {
-      hint: 'letters, digits, dots, - and _, at most 64: --name NAME',
-    });
-  }
+  checkName(name);
   const key = parsePublicKey(pem, `the key ${name}`);
-  const scopeText = scope === undefined ? undefined : `${scope.join('\n')}\n`;
-  const parsedScope = scopeText === undefined ? undefined : parseScope(scopeText, '--scope');
+  const parsedScope = scope && parseScope(textOf(scope), '--scope');
   const { keys } = await readKeys(directory);
   const same = keys.find((other) => other.fingerprint === key.fingerprint);
   if (same !== undefined) {
@@ -35,44 +32,121 @@ export async function addKey(directory: string, { name, pem, scope }: NewKey): P
       hint: `to change its name or scope, first: cofa trust rm ${same.name}`,
     });
   }
-  const path = join(directory, `${name}.pub`);
-  const drafts = [
-    join(directory, `.${name}.pub.${process.pid}`),
-    join(directory, `.${name}.scope.${process.pid}`),
-  ];
-  const [keyDraft, scopeDraft] = drafts as [string, string];
-  await mkdir(directory, { recursive: true, mode: 0o755 });
-  try {
-    await writeFile(keyDraft, key.key.export({ type: 'spki', format: 'pem' }), { mode: 0o644 });
-    if (await exists(path)) throw taken(path);
-    // The scope is there before its key: without it, the key would vouch for everything.
-    if (scopeText !== undefined) {
-      await writeFile(scopeDraft, scopeText, { mode: 0o644 });
-      await rename(scopeDraft, join(directory, `${name}.scope`));
-    } else await unlink(join(directory, `${name}.scope`)).catch(ignoreMissing);
-    // Unlike a rename it replaces nothing.
-    await link(keyDraft, path).catch((error: NodeJS.ErrnoException) => {
-      throw error.code === 'EEXIST' ? taken(path) : error;
-    });
-  } finally {
-    for (const draft of drafts) await unlink(draft).catch(ignoreMissing);
-  }
+  const text = key.key.export({ type: 'spki', format: 'pem' }).toString();
+  await add(directory, { name, file: `${name}.pub`, text, scope });
   return { ...key, name, scope: parsedScope };
 }
 
-/** Takes a key away, also one that is broken. Error: `not-found`. */
-export async function removeKey(directory: string, name: string): Promise<void> {
-  const path = join(directory, `${name}.pub`);
+export interface NewIdentity {
+  name: string;
+  /** As in the file (identities.ts): one of each two. */
+  issuer?: string | undefined;
+  issuerPattern?: string | undefined;
+  subject?: string | undefined;
+  subjectPattern?: string | undefined;
+  /** Contents of a trusted_root.json; undefined: the folder's own counts. */
+  root: string | undefined;
+  scope: readonly string[] | undefined;
+}
+
+/**
+ * Adds a rule for identities, with its trust root; makes the folder where there is none. Errors: `invalid-argument` for a bad
+ * name, rule, root or scope, `not-found` without a trust root, `conflict` where the name is there already.
+ */
+export async function addIdentity(directory: string, added: NewIdentity): Promise<TrustedIdentity> {
+  const { name, root, scope, ...rule } = added;
+  checkName(name);
+  const rootName = root === undefined ? DEFAULT_ROOT : `${name}.json`;
+  const text = `${JSON.stringify({ ...rule, root: rootName }, null, 2)}\n`;
+  const { issuer, subject } = parseIdentity(text, `the identity ${name}`);
+  const path = join(directory, rootName);
+  const rootText = root ?? (await readFile(path, 'utf8').catch(() => undefined));
+  if (rootText === undefined) {
+    throw new CofaError('not-found', `there is no trust root ${path}`, {
+      hint: 'give one: cofa trust add trusted_root.json --issuer …; cosign trusted-root create makes it',
+    });
+  }
+  const parsedRoot = parseRoot(rootText, root === undefined ? path : 'the trust root');
+  const { rootProblem } = await import('./keyless.ts');
+  const problem = rootProblem(parsedRoot);
+  if (problem !== undefined) throw new CofaError('invalid-argument', problem);
+  const parsedScope = scope && parseScope(textOf(scope), '--scope');
+  if (await exists(join(directory, `${name}.pub`))) throw taken(join(directory, `${name}.pub`));
+  await add(directory, { name, file: `${name}.identity`, text, scope, root });
+  return { kind: 'identity', name, issuer, subject, root: { ...parsedRoot, path }, scope: parsedScope };
+}
+
+function checkName(name: string): void {
+  if (KEY_NAME.test(name)) return;
+  throw new CofaError('invalid-argument', `${JSON.stringify(name)} is no name of a key or an identity`, {
+    hint: 'letters, digits, dots, - and _, at most 64: --name NAME',
+  });
+}
+
+const textOf = (scope: readonly string[]): string => `${scope.join('\n')}\n`;
+
+/** Writes the file of a key or an identity, after its scope and its trust root. Error `conflict` where it is there. */
+async function add(
+  directory: string,
+  added: {
+    name: string;
+    file: string;
+    text: string;
+    scope: readonly string[] | undefined;
+    root?: string | undefined;
+  },
+): Promise<void> {
+  const { name, file, text, scope, root } = added;
+  const path = join(directory, file);
+  const draftOf = (of: string) => join(directory, `.${of}.${process.pid}`);
+  const draft = draftOf(file);
+  await mkdir(directory, { recursive: true, mode: 0o755 });
   try {
-    if (!KEY_NAME.test(name)) throw Object.assign(new Error(), { code: 'ENOENT' });
-    await unlink(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    throw new CofaError('not-found', `${directory} has no key ${JSON.stringify(name)}`, {
+    await writeFile(draft, text, { mode: 0o644 });
+    if (await exists(path)) throw taken(path);
+    // The scope is there first: without it, the key would vouch for everything.
+    for (const [own, content] of [
+      [`${name}.scope`, scope && textOf(scope)],
+      [`${name}.json`, root],
+    ] as const) {
+      if (content === undefined) {
+        if (own.endsWith('.scope')) await unlink(join(directory, own)).catch(ignoreMissing);
+        continue;
+      }
+      await writeFile(draftOf(own), content, { mode: 0o644 });
+      await rename(draftOf(own), join(directory, own));
+    }
+    // Unlike a rename it replaces nothing.
+    await link(draft, path).catch((error: NodeJS.ErrnoException) => {
+      throw error.code === 'EEXIST' ? taken(path) : error;
+    });
+  } finally {
+    for (const of of [file, `${name}.scope`, `${name}.json`]) await unlink(draftOf(of)).catch(ignoreMissing);
+  }
+}
+
+/** Takes a key or an identity away, also one that is broken, and its own trust root. Error: `not-found`. */
+export async function removeKey(directory: string, name: string): Promise<void> {
+  const wasKey = await remove(directory, name, '.pub');
+  const wasIdentity = await remove(directory, name, '.identity');
+  if (!wasKey && !wasIdentity) {
+    throw new CofaError('not-found', `${directory} has no key or identity ${JSON.stringify(name)}`, {
       hint: 'cofa trust ls shows what it has',
     });
   }
-  await unlink(join(directory, `${name}.scope`)).catch(ignoreMissing);
+  await remove(directory, name, '.scope');
+  if (wasIdentity) await remove(directory, name, '.json');
+}
+
+async function remove(directory: string, name: string, end: string): Promise<boolean> {
+  if (!KEY_NAME.test(name) || `${name}${end}` === DEFAULT_ROOT) return false;
+  try {
+    await unlink(join(directory, `${name}${end}`));
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
 }
 
 const exists = (path: string): Promise<boolean> =>

@@ -5,6 +5,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { CofaError } from '../../schemas/errors.ts';
 import { digestOf } from '../digest/digest.ts';
+import type { TrustedIdentity } from './identities.ts';
 
 export type KeyKind = 'ECDSA P-256' | 'Ed25519';
 
@@ -22,6 +23,11 @@ export interface TrustedKey extends PublicKey {
   /** `HOST`, or `HOST/PATH`: repositories that it may vouch for. Undefined: all. Empty: none. */
   scope: readonly string[] | undefined;
 }
+
+/** Who may vouch for sidecars on this machine. */
+export type Trusted = TrustedKey | TrustedIdentity;
+
+export const isIdentity = (one: Trusted): one is TrustedIdentity => one.kind === 'identity';
 
 /** Which repository a sidecar lies in: as references name it (`docker.io`, not the host that serves it). */
 export interface Repository {
@@ -111,7 +117,7 @@ export function parseScope(text: string, where: string): string[] {
   return entries;
 }
 
-/** Whether a key may vouch for what lies in a repository. `HOST/a` covers `HOST/a` and `HOST/a/b`, not `HOST/ab`. */
+/** Whether a key or an identity may vouch for what lies in a repository. `HOST/a` covers `HOST/a` and `HOST/a/b`, not `HOST/ab`. */
 export function mayVouchFor(
   { scope }: Pick<TrustedKey, 'scope'>,
   { domain, repository }: Repository,
@@ -119,3 +125,6 @@ export function mayVouchFor(
   const name = `${domain}/${repository}`;
   return scope?.some((entry) => name === entry || name.startsWith(`${entry}/`)) ?? true;
 }
+
+/** What the log calls a key that has vouched. */
+export const voucherOfKey = ({ fingerprint }: PublicKey): string => `key:${fingerprint}`;

@@ -237,14 +237,22 @@ describe('pages', () => {
       spans: 115,
     });
     view.sidecar = { digest: 'sha256:ee', size: 500_000, flat: 900_000, files: 6000, devices: 1 };
-    const sidecar = { size: 500_000, revision: 1, refused: [] };
+    const sidecar = { size: 500_000, revision: 1, identities: [], refused: [] };
     view.sidecars = [
-      { ...sidecar, digest: 'sha256:ee', signed: 'signed', keys: ['release', 'ci'] },
+      {
+        ...sidecar,
+        digest: 'sha256:ee',
+        signed: 'signed',
+        keys: ['release', 'ci'],
+        identities: [{ name: 'builds', issuer: 'https://issuer.example', subject: 'dev@team.example' }],
+      },
       { ...sidecar, digest: 'sha256:ff', signed: 'out-of-scope', keys: [] },
     ];
     const text = renderImage(view);
     expect(text).toMatch(/^sidecar +sha256:ee, 500 kB = 1\.0 % of the image$/m);
-    expect(text).toMatch(/^vouched for by +release, ci$/m);
+    expect(text).toMatch(
+      /^vouched for by +release, ci, builds \(dev@team\.example of https:\/\/issuer\.example\)$/m,
+    );
     expect(text).toMatch(
       /^sha256:ff +500 kB +no key: signed by one that may not vouch for this repository$/m,
     );

@@ -10,6 +10,7 @@ import { parseReference } from '../../src/registry/reference.ts';
 import { pushSidecar } from '../../src/registry/sidecars.ts';
 import type { Sink } from '../../src/terminal/output.ts';
 import { halfRandom, pushSmallImage, type SmallImage } from '../index/small-image.ts';
+import { attachBundle, ISSUER, signKeyless, startSigstore, SUBJECT } from '../signature/sigstore.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -99,7 +100,11 @@ describe('cofa key and cofa trust', () => {
     const options = scope.flatMap((one) => ['--scope', one]);
     const entry = { name: 'team', kind: 'ECDSA P-256', fingerprint, scope };
     expect(await json('trust', 'add', at('team.pub'), ...options, '--keys', keys)).toEqual(entry);
-    expect(await json('trust', 'ls', '--keys', keys)).toEqual({ keys: [entry], problems: [] });
+    expect(await json('trust', 'ls', '--keys', keys)).toEqual({
+      keys: [entry],
+      identities: [],
+      problems: [],
+    });
     expect(await cofa('trust', 'add', at('team.pub'), '--name', 'again', '--keys', keys)).toBe(7);
     expect(err).toMatch(/trusted already, as team/);
     await create('other');
@@ -116,12 +121,45 @@ describe('cofa key and cofa trust', () => {
     expect(await cofa('trust', 'rm', '../team', '--keys', keys)).toBe(3);
   });
 
+  it('adds an identity with its trust root, says who has signed without a key, and takes it away', async () => {
+    const sigstore = await startSigstore();
+    await writeFile(at('root.json'), JSON.stringify(sigstore.root));
+    const options = ['--issuer', ISSUER, '--identity', SUBJECT, '--keys', keys];
+    expect(await cofa('trust', 'add', ...options, '--name', 'ci')).toBe(3);
+    expect(err).toMatch(/there is no trust root .*trusted_root\.json/);
+    expect(await cofa('trust', 'add', at('root.json'), ...options)).toBe(2);
+    const entry = await json('trust', 'add', at('root.json'), ...options, '--name', 'ci');
+    expect(entry).toMatchObject({ name: 'ci', kind: 'identity', issuer: ISSUER, subject: SUBJECT });
+    expect((await json('trust', 'ls', '--keys', keys)).identities).toEqual([entry]);
+    expect(await cofa('trust', 'add', at('root.json'), ...options, '--name', 'ci')).toBe(7);
+
+    await cofa('index', image.ref);
+    const { digest } = (await json('inspect', image.ref, '--keys', keys)).sidecars[0];
+    const client = new RegistryClient({ environment: {}, dockerConfig: at('none') });
+    cleanup.defer(() => client.close());
+    const reference = parseReference(image.ref);
+    const { descriptor } = await client.manifest(reference, digest);
+    await attachBundle(client, reference, descriptor, await signKeyless(sigstore, digest));
+    expect((await json('inspect', image.ref, '--keys', keys)).sidecars[0]).toMatchObject({
+      signed: 'signed',
+      keys: [],
+      identities: [{ name: 'ci', issuer: ISSUER, subject: SUBJECT }],
+    });
+    expect(await cofa('trust', 'rm', 'ci', '--keys', keys)).toBe(0);
+    expect(await readdir(keys)).toEqual([]);
+    expect((await json('inspect', image.ref, '--keys', keys)).sidecars[0].signed).toBe('unknown-identity');
+  });
+
   it('never trusts a private key, nor a file that is none', async () => {
     await create('mine');
     expect(await cofa('trust', 'add', at('mine.key'), '--keys', keys)).toBe(2);
     expect(err).toMatch(/holds a private key/);
     expect(await cofa('trust', 'add', at('none.pub'), '--keys', keys)).toBe(3);
-    expect(await json('trust', 'ls', '--keys', keys)).toEqual({ keys: [], problems: [] });
+    expect(await json('trust', 'ls', '--keys', keys)).toEqual({
+      keys: [],
+      identities: [],
+      problems: [],
+    });
     await writeFile(at('bad.pub'), 'hello');
     expect(await cofa('trust', 'add', at('bad.pub'), '--keys', keys)).toBe(2);
   });

@@ -95,7 +95,7 @@ describe.skipIf(program === undefined).each<[string, () => Promise<{ host: strin
     keys: TrustedKey[],
   ) => {
     const found = await signaturesOf(client, reference, signed.digest, keys, { all: true });
-    return [stateOf(found), ...found.keys.map(({ name }) => name)];
+    return [stateOf(found), ...found.signers.map(({ by }) => by.name)];
   };
   const attach = ({ reference, signed }: { reference: Reference; signed: Descriptor }, { signing }: Pair) =>
     attachSignature(client, reference, signed, signing, { now: new Date() });

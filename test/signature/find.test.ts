@@ -72,7 +72,7 @@ async function pushOld(...signed: Array<{ digest: string; key: SigningKey }>): P
 const find = async (keys: TrustedKey[] = [ours.trusted, second.trusted], options?: FindOptions) => {
   registry.requests.length = 0;
   const found = await signaturesOf(client, reference, sidecar.digest, keys, options);
-  return { names: found.keys.map(({ name }) => name), state: stateOf(found), refused: found.refused };
+  return { names: found.signers.map(({ by }) => by.name), state: stateOf(found), refused: found.refused };
 };
 
 afterEach(async () => {

@@ -23,7 +23,7 @@ const read = async () => {
 
 describe('the folder of keys', () => {
   it('that is not there has no keys and no fault; one that cannot be read says so', async () => {
-    expect(await readKeys(join(folder, 'none'))).toEqual({ keys: [], problems: [] });
+    expect(await readKeys(join(folder, 'none'))).toEqual({ keys: [], identities: [], problems: [] });
     await write('file', '');
     const { keys, problems } = await readKeys(join(folder, 'file'));
     expect(keys).toEqual([]);
@@ -59,7 +59,7 @@ describe('the folder of keys', () => {
     expect(names).toEqual(['good']);
     const said = problems.map((message) => message.replaceAll(`${folder}/`, '')).sort();
     expect(said).toEqual([
-      'README is not looked at: keys are NAME.pub, their scopes NAME.scope',
+      'README is not looked at: keys are NAME.pub, identities NAME.identity, scopes NAME.scope',
       "a key does not count: ENOENT: no such file or directory, open 'lost.pub'",
       'a key does not count: every user may write open.pub',
       'a key does not count: folder.pub is not a file',
@@ -113,5 +113,52 @@ describe('the folder of keys', () => {
     await exchanged;
     await rm(join(folder, '..data'));
     expect((await read()).names).toEqual([]);
+  });
+});
+
+describe('the identities in it', () => {
+  const rule = { issuer: 'https://issuer.example', subjectPattern: '.*@team\\.example' };
+  const root = JSON.stringify({
+    mediaType: 'application/vnd.dev.sigstore.trustedroot+json;version=0.1',
+    certificateAuthorities: [{ certChain: { certificates: [{ rawBytes: 'AAAA' }] } }],
+  });
+
+  it('count with their trust root, each with its scope, beside keys', async () => {
+    await write('one.pub', one.publicPem);
+    await write('ci.identity', JSON.stringify(rule));
+    await write('trusted_root.json', root);
+    await write('own.identity', JSON.stringify({ ...rule, root: 'own.json' }));
+    await write('own.scope', 'registry.example/team');
+    await write('own.json', root);
+    const { keys, identities, problems } = await readKeys(folder);
+    expect(problems).toEqual([]);
+    expect([...keys, ...identities].map(({ name, scope }) => [name, scope])).toEqual([
+      ['one', undefined],
+      ['ci', undefined],
+      ['own', ['registry.example/team']],
+    ]);
+    expect(identities[0]?.subject.matches('dev@team.example')).toBe(true);
+    expect(identities[0]?.subject.matches('dev@team.example.evil')).toBe(false);
+  });
+
+  it('that are broken, have no trust root, or the name of a key are named, and the others count', async () => {
+    await write('trusted_root.json', root);
+    await write('good.identity', JSON.stringify(rule));
+    await write('loose.identity', JSON.stringify({ ...rule, subjectPattern: '(' }));
+    await write('lost.identity', JSON.stringify({ ...rule, root: 'lost.json' }));
+    await write('odd.identity', JSON.stringify({ ...rule, root: 'odd.json' }));
+    await write('odd.json', '{"mediaType":"image"}');
+    await write('one.pub', one.publicPem);
+    await write('one.identity', JSON.stringify(rule));
+    await write('stray.json', root);
+    const { identities, problems } = await readKeys(folder);
+    expect(identities.map(({ name }) => name)).toEqual(['good']);
+    expect(problems.map(({ path }) => path.slice(folder.length + 1))).toEqual([
+      'loose.identity',
+      'lost.identity',
+      'odd.identity',
+      'one.identity',
+      'stray.json',
+    ]);
   });
 });

@@ -1,18 +1,24 @@
 /** A client that may push puts any number of sidecars beside an image. */
 import { join } from 'node:path';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import pino from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Conditions } from '../../src/process/conditions.ts';
 import { type Descriptor, RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import { parseReference } from '../../src/registry/reference.ts';
-import { pushSidecar } from '../../src/registry/sidecars.ts';
+import { pushSidecar, type SidecarHandle } from '../../src/registry/sidecars.ts';
 import { attachSignature } from '../../src/signature/sign.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { Keys } from '../../src/supervisor/images/keys.ts';
-import { chooseSidecar, hasUsableSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
+import {
+  type Check,
+  chooseSidecar,
+  hasUsableSidecar,
+  type PreparedEvent,
+} from '../../src/supervisor/images/sidecar-choice.ts';
 import { pushImage, sampleImage } from '../registry/sample-image.ts';
+import { attachBundle, ISSUER, signKeyless, startSigstore, SUBJECT } from '../signature/sigstore.ts';
 import { digest, pair } from '../signature/support.ts';
 import { startFaultRegistry } from '../support/fault-registry.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -22,6 +28,20 @@ afterAll(() => cleanup.run());
 const ours = pair('ours');
 const foreign = pair('foreign');
 const log = pino({ level: 'silent' });
+
+/** Believes what a sidecar holds, where it is vouched for. */
+const take = async (sidecar: SidecarHandle, check: Check): Promise<PreparedEvent> => {
+  const vouched = await check({ flat: digest('f'), roots: [] });
+  const { digest: name } = sidecar.descriptor;
+  return {
+    type: 'image.prepared',
+    origin: 'sidecar',
+    sidecar: name,
+    flat: digest('f'),
+    devices: [],
+    ...(vouched === undefined ? {} : { vouched }),
+  };
+};
 
 describe.each([
   ['the referrers API', 100],
@@ -71,8 +91,8 @@ describe.each([
     }
   });
 
-  async function options() {
-    const keys = new Keys({ directory: folder, registry: client, conditions: new Conditions(log), log });
+  async function options(directory = folder) {
+    const keys = new Keys({ directory, registry: client, conditions: new Conditions(log), log });
     await keys.refresh();
     return {
       layout: new Layout(folder),
@@ -89,18 +109,7 @@ describe.each([
   }
 
   it('do not hide the one that is signed', async () => {
-    const choice = await chooseSidecar(await options(), async (sidecar, check) => {
-      const vouched = await check({ flat: digest('f'), roots: [] });
-      const { digest: name } = sidecar.descriptor;
-      return {
-        type: 'image.prepared',
-        origin: 'sidecar',
-        sidecar: name,
-        flat: digest('f'),
-        devices: [],
-        vouched,
-      };
-    });
+    const choice = await chooseSidecar(await options(), take);
     expect(choice.prepared).toMatchObject({
       sidecar: signed.digest,
       vouched: `key:${ours.trusted.fingerprint}`,
@@ -109,5 +118,24 @@ describe.each([
     expect(choice.passed).toEqual([]);
     expect(await hasUsableSidecar(await options())).toBe(true);
     expect(asked.length).toBeLessThan(1_000);
+  });
+
+  it('nor one that an identity has signed, as long as its rule is there', async () => {
+    const sigstore = await startSigstore();
+    const rules = await cleanup.tempDir('rules');
+    await writeFile(join(rules, 'trusted_root.json'), JSON.stringify(sigstore.root));
+    await writeFile(join(rules, 'ci.identity'), JSON.stringify({ issuer: ISSUER, subject: SUBJECT }));
+    const bundle = await signKeyless(sigstore, signed.digest);
+    await attachBundle(client, image.reference, signed, bundle);
+    const given = await options(rules);
+    const { prepared } = await chooseSidecar(given, take);
+    expect(prepared).toMatchObject({ sidecar: signed.digest, vouched: expect.stringMatching(/^identity:/) });
+    const { registry, repository } = image.reference;
+    const now = () => [...given.signers.namesFor({ registry, repository })];
+    expect(now()).toEqual([prepared?.vouched]);
+    await rm(join(rules, 'ci.identity'));
+    await given.signers.refresh();
+    expect(now()).toEqual([]);
+    expect((await chooseSidecar(await options(rules), take)).prepared).toBeUndefined();
   });
 });

@@ -1,6 +1,6 @@
 /**
- * The operator's keys, as the supervisor uses them: which of them may vouch for a repository now, and which of them has signed
- * a sidecar. The folder is read before each choice, so a key counts as long as its file is there.
+ * The operator's keys and identities, as the supervisor uses them: which of them may vouch for a repository now, and which of
+ * them has signed a sidecar. The folder is read before each choice, so a key counts as long as its file is there.
  */
 import type { Logger } from 'pino';
 import type { Conditions } from '../../process/conditions.ts';
@@ -9,8 +9,9 @@ import { domainOf } from '../../registry/reference.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
 import { signaturesAmong } from '../../signature/among.ts';
 import { signaturesOf } from '../../signature/find.ts';
-import { type KeySet, readKeys } from '../../signature/key-directory.ts';
-import { mayVouchFor, type TrustedKey } from '../../signature/keys.ts';
+import { type KeySet, readKeys, trustedOf } from '../../signature/key-directory.ts';
+import { voucherOfIdentity } from '../../signature/identities.ts';
+import { isIdentity, mayVouchFor, type Trusted, voucherOfKey } from '../../signature/keys.ts';
 import type { Signers } from './sidecar-choice.ts';
 
 export interface KeysOptions {
@@ -21,12 +22,13 @@ export interface KeysOptions {
   log: Logger;
 }
 
-/** As the event `image.prepared` names a key that has vouched. */
-const nameOf = ({ fingerprint }: TrustedKey): string => `key:${fingerprint}`;
+/** How the event `image.prepared` may name one that has vouched: an identity by each CA that can have said so. */
+const vouchersOf = (one: Trusted): string[] =>
+  isIdentity(one) ? one.root.anchors.map((anchor) => voucherOfIdentity(one, anchor)) : [voucherOfKey(one)];
 
 export class Keys implements Signers {
   readonly #options: KeysOptions;
-  #set: KeySet = { keys: [], problems: [] };
+  #set: KeySet = { keys: [], identities: [], problems: [] };
   /** Paths of files whose problem is a condition. */
   #told = new Set<string>();
 
@@ -45,10 +47,14 @@ export class Keys implements Signers {
     this.#told = told;
   }
 
-  /** Keys that may vouch for what lies in a repository, as of the last refresh; `registry`: the host that is asked. */
+  /** Who may vouch for what lies in a repository, as of the last refresh; `registry`: the host that is asked. */
   namesFor({ registry, repository }: { registry: string; repository: string }): ReadonlySet<string> {
     const place = { domain: domainOf(registry), repository };
-    return new Set(this.#set.keys.filter((key) => mayVouchFor(key, place)).map(nameOf));
+    return new Set(
+      trustedOf(this.#set)
+        .filter((one) => mayVouchFor(one, place))
+        .flatMap(vouchersOf),
+    );
   }
 
   async signersAmong(
@@ -56,24 +62,16 @@ export class Keys implements Signers {
     digests: readonly string[],
   ): Promise<ReadonlyMap<string, string | false>> {
     const { registry } = this.#options;
-    const found = await signaturesAmong(registry, image.reference, digests, this.#set.keys);
-    return new Map(
-      [...found].map(
-        ([
-          digest,
-          {
-            keys: [signer],
-          },
-        ]) => [digest, signer === undefined ? false : nameOf(signer)],
-      ),
-    );
+    const found = await signaturesAmong(registry, image.reference, digests, trustedOf(this.#set));
+    return new Map([...found].map(([digest, { signers }]) => [digest, signers[0]?.voucher ?? false]));
   }
 
   async signerOf(image: ResolvedImage, sidecar: SidecarHandle['descriptor']): Promise<string | undefined> {
     const { registry, log } = this.#options;
-    const { keys, refused } = await signaturesOf(registry, image.reference, sidecar.digest, this.#set.keys);
-    const [signer] = keys;
-    if (signer !== undefined) return nameOf(signer);
+    const trusted = trustedOf(this.#set);
+    const { signers, refused } = await signaturesOf(registry, image.reference, sidecar.digest, trusted);
+    const [signer] = signers;
+    if (signer !== undefined) return signer.voucher;
     if (refused.length > 0)
       log.warn(
         { image: image.reference.text, sidecar: sidecar.digest, refused },

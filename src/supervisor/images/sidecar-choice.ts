@@ -49,7 +49,7 @@ export interface ChoiceOptions {
   known: string | undefined;
   /** What is known of block roots, by diffID; live. */
   roots: ChoiceFacts['roots'];
-  /** Undefined: the operator has no keys that may sign for the image's repository. */
+  /** Undefined: the operator trusts no key or identity that may sign for the image's repository. */
   signers: Signers | undefined;
   /** What was refuted before. */
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
@@ -59,9 +59,9 @@ export interface ChoiceOptions {
   onPassed: (sentence: string) => void;
 }
 
-/** The operator's keys. */
+/** The operator's keys and identities. */
 export interface Signers {
-  /** `key:<fingerprint>` of a key that has signed the sidecar; undefined: none has. Errors: those of the registry. */
+  /** Which one has signed the sidecar, as `image.prepared` names it; undefined: none has. Errors: those of the registry. */
   signerOf(image: ResolvedImage, sidecar: SidecarHandle['descriptor']): Promise<string | undefined>;
   /** The same of several, as far as it is known (src/signature/among.ts); false: none has. Throws nothing. */
   signersAmong(
