@@ -12,6 +12,16 @@ export interface Goal {
   met: boolean;
 }
 
+export interface LinkRate {
+  bitsPerSecond: number | undefined;
+  rttMs: number;
+}
+
+/** Bytes at the link's rate, and three round trips, ms. */
+export function linkAlone(bytes: number, { bitsPerSecond, rttMs }: LinkRate): number {
+  return (bitsPerSecond === undefined ? 0 : (bytes * 8_000) / bitsPerSecond) + 3 * rttMs;
+}
+
 /** By way, for each of its cold starts: how much longer it took than a warm one on overlayfs (its median), ms. */
 export function addedDelays(ways: Starts['ways']): Record<string, number[]> {
   const base = warmOn(ways, 'containerd');
@@ -28,7 +38,7 @@ export function warmOn(ways: Starts['ways'], name: string): number {
 /** Ways that were not measured have no goals here. */
 export function startGoals(
   { ways, imageBytes, sidecarBytes, packBytes, readBytes, startBytes }: Starts,
-  link: { bitsPerSecond: number | undefined; rttMs: number },
+  link: LinkRate,
 ): Goal[] {
   const goals: Goal[] = [];
   const share = (id: string, measure: string, part: number, most: number) => {
@@ -58,9 +68,7 @@ export function startGoals(
       .toSorted((a, b) => a.ms - b.ms)[0];
   const optimized = best('optimized');
   const unoptimized = best('unoptimized');
-  /** Bytes at the link's rate, and three round trips, ms. */
-  const limit = (bytes: number) =>
-    (link.bitsPerSecond === undefined ? 0 : (bytes * 8_000) / link.bitsPerSecond) + 3 * link.rttMs;
+  const limit = (bytes: number) => linkAlone(bytes, link);
   if (containerd !== undefined && pack !== undefined)
     goals.push(atLeast('P1', 'added delay with pack: containerd / cofa', containerd / pack, 20));
   if (optimized !== undefined && pack !== undefined)

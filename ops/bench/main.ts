@@ -6,10 +6,13 @@ import { parseArgs } from 'node:util';
 import { parseReference } from '../../src/registry/reference.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
-import { REAL_IMAGES, realImage } from '../images/debian.ts';
+import { IMAGES, REAL_IMAGES, realImage } from '../images/debian.ts';
 import { type ImageLayout, layoutLayers, pushLayout } from '../images/layout.ts';
 import { pulledImage } from '../images/pulled.ts';
+import { STRANGERS } from '../images/strangers.ts';
 import { demandWaits } from './background.ts';
+import { clientWays } from './client-ways.ts';
+import { currentContainerd } from './current-containerd.ts';
 import { fileTimes } from './files.ts';
 import { fuseReads } from './fuse.ts';
 import { indexCost } from './index-cost.ts';
@@ -22,7 +25,7 @@ import { merged, noResults, type Results } from './results.ts';
 import { measureScale, SCALES } from './scale.ts';
 import { stargzWays } from './stargz.ts';
 import { readWhole } from './whole.ts';
-import { measureStarts } from './starts.ts';
+import { measureStarts, type Starts } from './starts.ts';
 import { goalsOf, markdown, tablesOf } from './tables.ts';
 import {
   type BenchImage,
@@ -35,13 +38,26 @@ import {
   type Way,
 } from './ways.ts';
 
-const PARTS = ['start', 'whole', 'background', 'files', 'index', 'fuse', 'memory', 'scale'] as const;
+const PARTS = [
+  'start',
+  'strangers',
+  'whole',
+  'background',
+  'files',
+  'index',
+  'fuse',
+  'memory',
+  'scale',
+] as const;
 type Part = (typeof PARTS)[number];
 
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: PARTS.join(',') },
-    image: { type: 'string', default: REAL_IMAGES.join(',') },
+    image: { type: 'string' },
+    'held-out': { type: 'boolean' },
+    ways: { type: 'string' },
+    clients: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '5' },
     rate: { type: 'string', default: '1G' },
     rtt: { type: 'string', default: '5' },
@@ -55,7 +71,7 @@ const { values } = parseArgs({
   allowNegative: true,
 });
 const parts = listed('--only', values.only, PARTS);
-const names = values.image.split(',').map(imageName);
+const names: readonly string[] = values.image?.split(',').map(imageName) ?? REAL_IMAGES;
 const rounds = whole('--rounds', values.rounds);
 const mounts = whole('--mounts', values.mounts);
 const containers = whole('--containers', values.containers);
@@ -63,8 +79,6 @@ const link: Link = { rate: rate('--rate', values.rate), rttMs: Number(values.rtt
 const rates = values.rates.split(',');
 for (const one of rates) rate('--rates', one);
 const largeBytes = rate('--large', values.large);
-const peers = values.peers ? [...stargzWays(), ...nydusWays()] : [];
-const ways: Way[] = [CONTAINERD, UNPREPARED, NO_PACK, PACK, ...peers];
 const cleanup = new Cleanup();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.once(signal, () => {
@@ -99,6 +113,7 @@ async function main(): Promise<void> {
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   for (const name of names) await ofImage(name, registry.host);
+  if (parts.includes('strangers')) await strangers(registry.host);
   if (parts.includes('fuse')) results.fuse = await fuseReads(rounds, say);
   await store();
   if (parts.includes('memory')) {
@@ -119,7 +134,7 @@ async function main(): Promise<void> {
 
 /** A benchmark image by name, or an image of any registry. */
 async function opened(name: string): Promise<{ image: BenchImage; layout: ImageLayout }> {
-  const own = REAL_IMAGES.find((one) => one === name);
+  const own = IMAGES.find((one) => one === name);
   const layout =
     own === undefined
       ? await pulledImage(name, await cleanup.tempDir('pulled'), say)
@@ -145,7 +160,7 @@ async function ofImage(given: string, registry: string): Promise<void> {
   }
   if (!perImage.some((part) => part !== 'index' && parts.includes(part))) return;
   const at = await prepare(image, registry, push);
-  if (parts.includes('start')) await starts(image, at);
+  if (parts.includes('start')) await keep(results.starts, await starts(image, at));
   if (parts.includes('whole')) {
     for (const one of rates) {
       const options = { ways: [CONTAINERD, UNPREPARED, PACK], rate: one, rounds, say };
@@ -162,13 +177,43 @@ async function ofImage(given: string, registry: string): Promise<void> {
     await keep(results.files, { image: name, times: await fileTimes(at, rounds, say) });
 }
 
-async function starts(image: BenchImage, at: Repositories): Promise<void> {
+async function starts(image: BenchImage, at: Repositories): Promise<Starts> {
+  const ways = await chosenWays();
   for (const way of ways) {
     if (way.prepare === undefined) continue;
     say(`preparing ${image.name}: ${way.name}`);
     await way.prepare(image, at);
   }
-  await keep(results.starts, await measureStarts(image, at, { ways, link, rounds, say }));
+  return await measureStarts(image, at, { ways, link, rounds, say });
+}
+
+/** Both halves or one of them; of these the images that `--image` names. */
+async function strangers(registry: string): Promise<void> {
+  const half = values['held-out'];
+  const chosen = STRANGERS.filter(
+    ({ name, heldOut }) =>
+      (half === undefined || heldOut === half) && (values.image === undefined || names.includes(name)),
+  );
+  if (chosen.length === 0) say(`no stranger is named ${names.join(', ')} in that half`);
+  results.strangers = [];
+  for (const { name, heldOut } of chosen) {
+    say(`preparing ${name}`);
+    const { image, layout } = await opened(name);
+    const at = await prepare(image, registry, async (repository) => {
+      await pushLayout(layout, registry, repository, 'latest');
+    });
+    await keep(results.strangers, { heldOut, ...(await starts(image, at)) });
+  }
+}
+
+/** All ways, or those whose names have a part that `--ways` gives. */
+async function chosenWays(): Promise<Way[]> {
+  const current = await currentContainerd(say);
+  const peers = values.peers ? [...stargzWays(), ...nydusWays()] : [];
+  const clients = values.clients ? Object.values(await clientWays(say)) : [];
+  const all: Way[] = [CONTAINERD, ...current, UNPREPARED, NO_PACK, PACK, ...clients, ...peers];
+  const wanted = values.ways?.split(';').map((one) => one.trim());
+  return wanted === undefined ? all : all.filter(({ name }) => wanted.includes(name));
 }
 
 async function keep<T>(list: T[], item: T): Promise<void> {
@@ -208,7 +253,7 @@ function listed<T extends string>(option: string, text: string, known: readonly 
 
 /** A name of our own, or a reference: what has a host or a tag. */
 function imageName(text: string): string {
-  if ((REAL_IMAGES as readonly string[]).includes(text)) return text;
+  if (IMAGES.includes(text)) return text;
   if (!/[/:@]/.test(text)) wrong(`--image does not know ${text}`);
   return checked(() => parseReference(text)).text;
 }

@@ -56,7 +56,8 @@ export function plotStarts(starts: readonly Starts[], caption: string): string {
     y += HEAD;
     for (const { name, peer, delays } of rows) {
       const middle = y + ROW / 2;
-      const colour = peer === undefined ? COLOURS[name === 'containerd' ? name : 'cofa'] : COLOURS.peer;
+      const colour =
+        peer === undefined ? COLOURS[name.startsWith('containerd') ? 'containerd' : 'cofa'] : COLOURS.peer;
       const [least, most] = [x(Math.min(...delays)), x(Math.max(...delays))];
       parts.push(text(LEFT - 12, middle + 4, name, 'text-anchor="end"'));
       parts.push(`<path d="M${least} ${middle}H${most}" stroke="${colour}" stroke-width="3" opacity="0.4"/>`);

@@ -5,6 +5,7 @@ import type { IndexCost } from './index-cost.ts';
 import type { Memory } from './memory.ts';
 import type { Scale } from './scale.ts';
 import type { Starts } from './starts.ts';
+import type { StrangerStarts } from './strangers.ts';
 import type { Waits } from './background.ts';
 import type { Whole } from './whole.ts';
 
@@ -13,6 +14,8 @@ export interface Results {
   /** `rate` as it was given, bits a second. */
   link: { rate: string; rttMs: number };
   starts: Starts[];
+  /** Absent in results of earlier versions. */
+  strangers?: StrangerStarts[];
   files: Array<{ image: string; times: FileTimes[] }>;
   index: Array<{ image: string; imageBytes: number } & IndexCost>;
   whole: Array<{ image: string } & Whole>;
@@ -24,6 +27,20 @@ export interface Results {
 
 export function noResults(machine: Results['machine'], link: Results['link']): Results {
   return { machine, link, starts: [], files: [], index: [], whole: [], background: [], scale: [] };
+}
+
+/** A way that only the earlier run measured stays: strangers are measured way by way, too. */
+function withEarlierWays(
+  earlier: readonly StrangerStarts[] = [],
+  later: readonly StrangerStarts[] = [],
+): StrangerStarts[] {
+  const images = new Map(earlier.map((one) => [one.image, one]));
+  for (const one of later) {
+    const known = images.get(one.image)?.ways ?? [];
+    const kept = known.filter(({ name }) => !one.ways.some((way) => way.name === name));
+    images.set(one.image, { ...one, ways: [...kept, ...one.ways] });
+  }
+  return [...images.values()];
 }
 
 /**
@@ -49,6 +66,7 @@ export function merged(earlier: Results, later: Results): Results {
     machine: later.machine,
     link: later.link,
     starts: lists(({ starts }) => starts, byImage),
+    strangers: withEarlierWays(earlier.strangers, later.strangers),
     files: lists(({ files }) => files, byImage),
     index: lists(({ index }) => index, byImage),
     whole: lists(

@@ -15,6 +15,7 @@ import {
 import { median, percentile } from './measure.ts';
 import { parseRate } from './relay.ts';
 import type { Results } from './results.ts';
+import { strangerGoals, strangerTables } from './strangers.ts';
 
 export interface Table {
   title: string;
@@ -30,6 +31,7 @@ export function tablesOf(results: Results): Table[] {
       title: `Start of ${starts.image} (${mb(starts.imageBytes)} MB), ${at}`,
       rows: startRows(starts),
     })),
+    ...strangerTables(results.strangers ?? [], rateOf(link)),
     ...results.whole.map((whole) => ({
       title: `${whole.image}: cold start, then all of it read (${mb(whole.read)} MB of files), ${whole.rate}bit/s`,
       rows: wholeRows(whole),
@@ -89,11 +91,12 @@ export function tablesOf(results: Results): Table[] {
 }
 
 export function goalsOf(results: Results): Array<Goal & { of: string }> {
-  const link = { bitsPerSecond: parseRate(results.link.rate), rttMs: results.link.rttMs };
+  const link = rateOf(results.link);
   const of = (image: string, goals: Goal[]) => goals.map((goal) => ({ ...goal, of: image }));
   const { fuse, memory } = results;
   return sorted([
     ...results.starts.flatMap((starts) => of(starts.image, startGoals(starts, link))),
+    ...of('held out', strangerGoals(results.strangers ?? [], link)),
     ...results.whole.flatMap((whole) => of(whole.image, wholeGoals([whole]))),
     ...results.background.flatMap((waits) => of(waits.image, waitGoals(waits))),
     ...results.files.flatMap(({ image, times }) => of(image, fileGoals(times.map((one) => ({ ...one }))))),
@@ -102,6 +105,8 @@ export function goalsOf(results: Results): Array<Goal & { of: string }> {
     ...(memory === undefined ? [] : of('demo', [memoryGoal(memory.count, memory.pss)])),
   ]);
 }
+
+const rateOf = ({ rate, rttMs }: Results['link']) => ({ bitsPerSecond: parseRate(rate), rttMs });
 
 export function markdown(tables: readonly Table[]): string {
   const one = ({ title, rows }: Table) => {

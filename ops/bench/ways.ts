@@ -6,7 +6,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startContainerd } from '../../test/support/services.ts';
+import { type Containerd, type ContainerdOptions, startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { COFA, type Start, throughLink, timed } from './measure.ts';
 import { bytesInLayers } from './start-set.ts';
@@ -73,7 +73,8 @@ export interface Way {
   ): Promise<T>;
 }
 
-export const CONTAINERD: Way = { name: 'containerd', onFreshNode: withContainerd };
+/** As Debian has it, as it comes. */
+export const CONTAINERD: Way = withContainerd('containerd');
 export const UNPREPARED: Way = withCofa('cofa, unprepared', 'plain');
 export const NO_PACK: Way = withCofa('cofa, no pack', 'indexed');
 export const PACK: Way = withCofa('cofa, pack', 'packed');
@@ -164,42 +165,57 @@ export function after(beforeMs: number, ran: Ran): Ran {
 /** A slow link may take long for a large image, ms. */
 export const PULL_LIMIT_MS = 3_600_000;
 
-async function withContainerd<T>(
-  _image: BenchImage,
-  at: Repositories,
-  host: string,
-  work: (node: FreshNode) => Promise<T>,
-): Promise<T> {
-  const containerd = await startContainerd();
-  try {
-    await sleep(CALM_MS);
-    const ref = `${host}/${at.plain}:latest`;
-    const run = (...command: string[]) =>
-      timed(
-        'ctr',
-        [
-          ['--address', containerd.socket, '--namespace', 'cofa-test', 'run', '--rm'],
-          ['--snapshotter', 'overlayfs', ref, 'bench', ...command],
-        ].flat(),
-      );
-    return await work({
-      start: async () => {
-        const began = performance.now();
-        await containerd.ctr(['images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', ref], {
-          timeoutMs: PULL_LIMIT_MS,
-        });
-        return after(performance.now() - began, await run());
-      },
-      warm: async () => {
-        // As many containers before it as cofa's has: files that were just removed cost the next ones on some disks.
-        await run();
-        return await run();
-      },
-      shell: (line) => run('sh', '-c', line),
-    });
-  } finally {
-    await containerd.stop();
-  }
+/** Pull and run by a containerd of its own, which unpacks into `snapshotter` (overlayfs). */
+export function withContainerd(
+  name: string,
+  { snapshotter = 'overlayfs', ...options }: ContainerdOptions & { snapshotter?: string } = {},
+): Way {
+  return {
+    name,
+    onFreshNode: async (_image, at, host, work) => {
+      const containerd = await startContainerd(options);
+      try {
+        await sleep(CALM_MS);
+        return await work(
+          containerdNode(containerd, snapshotter, `${host}/${at.plain}:latest`, options.path),
+        );
+      } finally {
+        await containerd.stop();
+      }
+    },
+  };
+}
+
+function containerdNode(
+  containerd: Containerd,
+  snapshotter: string,
+  ref: string,
+  path: string | undefined,
+): FreshNode {
+  const run = (...command: string[]) =>
+    timed(
+      'ctr',
+      [
+        ['--address', containerd.socket, '--namespace', 'cofa-test', 'run', '--rm'],
+        ['--snapshotter', snapshotter, ref, 'bench', ...command],
+      ].flat(),
+      path === undefined ? {} : { PATH: path },
+    );
+  return {
+    start: async () => {
+      const began = performance.now();
+      await containerd.ctr(['images', 'pull', '--plain-http', '--snapshotter', snapshotter, ref], {
+        timeoutMs: PULL_LIMIT_MS,
+      });
+      return after(performance.now() - began, await run());
+    },
+    warm: async () => {
+      // As many containers before it as cofa's has: files that were just removed cost the next ones on some disks.
+      await run();
+      return await run();
+    },
+    shell: (line) => run('sh', '-c', line),
+  };
 }
 
 /** `program`: the `cofa` of another checkout. */

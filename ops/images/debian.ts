@@ -18,6 +18,7 @@ import { promisify } from 'node:util';
 import { acquireSettings, RELEASE, releaseSources } from './apt.ts';
 import { describeLayer, type ImageLayout, type LayerFile, openLayout, writeLayout } from './layout.ts';
 import { type LayerStep, RECIPES, type Recipe } from './recipes.ts';
+import { STRANGERS } from './strangers.ts';
 
 export interface BuildOptions {
   /** Where images are kept; $COFA_CACHE, else /var/cache/cofa/images. */
@@ -33,13 +34,19 @@ const BUILDER_VERSION = 1;
 export const REAL_IMAGES = ['demo', 'node', 'java', 'postgres', 'tensorflow'] as const;
 export type RealImage = (typeof REAL_IMAGES)[number];
 
-/** Builds an image, or opens it where it has been built before. Only one build runs on a machine at a time. */
-export async function realImage(name: RealImage, options: BuildOptions = {}): Promise<ImageLayout> {
-  const recipe = RECIPES.find((candidate) => candidate.name === name);
+/** Every image that can be built: those, and the benchmarks' strangers. */
+export const IMAGES: readonly string[] = [...RECIPES, ...STRANGERS].map(({ name }) => name);
+
+/**
+ * Builds an image of `IMAGES`, or opens it where it has been built before. Only one build runs on a machine at a time.
+ */
+export async function realImage(name: string, options: BuildOptions = {}): Promise<ImageLayout> {
+  const recipe = [...RECIPES, ...STRANGERS].find((candidate) => candidate.name === name);
   if (recipe === undefined) throw new Error(`no recipe for an image named ${name}`);
   const cache = options.cache ?? process.env.COFA_CACHE ?? '/var/cache/cofa/images';
   const progress = options.onProgress ?? (() => {});
-  const directory = join(cache, `${name}-${fingerprint(recipe)}`);
+  const { steps, config } = recipe;
+  const directory = join(cache, `${name}-${fingerprint({ name, steps, config })}`);
   const known = await openLayout(directory);
   if (known !== undefined) return known;
   if (process.getuid?.() !== 0) throw new Error('building images needs root: they hold files of all owners');
@@ -177,7 +184,11 @@ async function runStep(
     lines.push(
       `mkdir -p '${place.scratch}/lists/partial'`,
       `[ -e '${place.scratch}/lists/done' ] || { apt-get -qq update && touch '${place.scratch}/lists/done'; }`,
+      // Packages must not start their services here (Debian policy 9.3.3.1).
+      `printf '#!/bin/sh\\nexit 101\\n' > '${merged}/usr/sbin/policy-rc.d'`,
+      `chmod 755 '${merged}/usr/sbin/policy-rc.d'`,
       `apt-get -qq -y install ${step.packages.join(' ')}`,
+      `rm '${merged}/usr/sbin/policy-rc.d'`,
     );
   }
   if (step.wheels !== undefined) lines.push(...wheelLines(merged, step.wheels));

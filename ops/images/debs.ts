@@ -7,7 +7,7 @@ import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readdir, rename, writeFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { acquireSettings, RELEASE, sourcesOf } from './apt.ts';
 
@@ -28,9 +28,15 @@ export const NEWER_DOCKER = {
 /** containerd 2, of the Debian release after that one. */
 export const NEWEST_CONTAINERD = { release: 'forky', packages: ['containerd'] };
 
+interface Debs {
+  release: string;
+  packages: readonly string[];
+}
+
 /** The runc of that release, with its C library. */
-const NEWEST_RUNC = { release: 'forky', packages: ['runc', 'libc6', 'libseccomp2'] };
-const PATCHELF = { release: RELEASE, packages: ['patchelf'] };
+const NEWEST_RUNC: Debs = { release: 'forky', packages: ['runc', 'libc6', 'libseccomp2'] };
+const NEWER_EROFS: Debs = { release: 'trixie', packages: ['erofs-utils', 'libc6'] };
+const PATCHELF: Debs = { release: RELEASE, packages: ['patchelf'] };
 
 export interface Unpacked {
   /** The packages' files as below `/`. */
@@ -54,32 +60,40 @@ const run = promisify(execFile);
 
 /**
  * Folder with the runc of the Debian release of containerd 2: it mounts files into user namespaces, which that of
- * Debian 12 does not. It uses the C library that lies beside it.
+ * Debian 12 does not.
  */
 export async function newestRunc(options: UnpackOptions = {}): Promise<string> {
-  const [{ root }, { path }] = [
-    await unpackedDebs(NEWEST_RUNC, options),
-    await unpackedDebs(PATCHELF, options),
-  ];
+  return await withOwnLibrary(NEWEST_RUNC, 'usr/sbin/runc', options);
+}
+
+/** Folder with a mkfs.erofs that reads tar, as containerd's EROFS differ wants; that of Debian 12 does not. */
+export async function newerErofs(options: UnpackOptions = {}): Promise<string> {
+  return await withOwnLibrary(NEWER_EROFS, 'usr/bin/mkfs.erofs', options);
+}
+
+/** Folder with a program of packages that hold its C library, too; it is made to use that one. */
+async function withOwnLibrary(debs: Debs, program: string, options: UnpackOptions): Promise<string> {
+  const [{ root }, { path }] = [await unpackedDebs(debs, options), await unpackedDebs(PATCHELF, options)];
   const folder = join(root, 'own');
-  if (existsSync(join(folder, 'runc'))) return folder;
+  const name = basename(program);
+  if (existsSync(join(folder, name))) return folder;
   const [library] = (await readdir(join(root, 'usr/lib')))
-    .map((name) => join(root, 'usr/lib', name))
+    .map((one) => join(root, 'usr/lib', one))
     .filter((one) => existsSync(join(one, 'libc.so.6')));
-  const loader = library && (await readdir(library)).find((name) => name.startsWith('ld-linux'));
+  const loader = library && (await readdir(library)).find((one) => one.startsWith('ld-linux'));
   if (library === undefined || loader === undefined) throw new Error(`no C library below ${root}`);
   await mkdir(folder, { recursive: true });
-  const draft = join(folder, `runc-${process.pid}`);
-  await copyFile(join(root, 'usr/sbin/runc'), draft);
+  const draft = join(folder, `${name}-${process.pid}`);
+  await copyFile(join(root, program), draft);
   const args = ['--set-interpreter', join(library, loader), '--set-rpath', library, draft];
   await run('patchelf', args, { env: { ...process.env, PATH: path } });
-  await rename(draft, join(folder, 'runc'));
+  await rename(draft, join(folder, name));
   return folder;
 }
 
 /** Fetches and unpacks the packages, or opens those that the cache has. */
 export async function unpackedDebs(
-  { release, packages }: { release: string; packages: readonly string[] },
+  { release, packages }: Debs,
   options: UnpackOptions = {},
 ): Promise<Unpacked> {
   const cache = options.cache ?? process.env.COFA_CACHE ?? '/var/cache/cofa/images';
