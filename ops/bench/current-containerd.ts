@@ -17,6 +17,7 @@ const MODULE = 'github.com/containerd/containerd/v2';
 
 export const TUNED_NAME = 'containerd 2.4, tuned';
 const EROFS_NAME = 'containerd 2.4, EROFS';
+export const CURRENT_NAMES = [TUNED_NAME, EROFS_NAME];
 
 /** 4 layers unpacked at once (overlayfs can `rebase`), each fetched in ranges of 8 MiB by as many requests as wanted. */
 const TUNED = [

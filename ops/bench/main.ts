@@ -12,7 +12,7 @@ import { pulledImage } from '../images/pulled.ts';
 import { STRANGERS } from '../images/strangers.ts';
 import { demandWaits } from './background.ts';
 import { clientWays } from './client-ways.ts';
-import { currentContainerd } from './current-containerd.ts';
+import { CURRENT_NAMES, currentContainerd } from './current-containerd.ts';
 import { fileTimes } from './files.ts';
 import { fuseReads } from './fuse.ts';
 import { indexCost } from './index-cost.ts';
@@ -208,12 +208,13 @@ async function strangers(registry: string): Promise<void> {
 
 /** All ways, or those whose names have a part that `--ways` gives. */
 async function chosenWays(): Promise<Way[]> {
-  const current = await currentContainerd(say);
+  const wanted = values.ways?.split(';').map((one) => one.trim());
+  const isWanted = (name: string) => wanted?.includes(name) ?? true;
+  const current = CURRENT_NAMES.some(isWanted) ? await currentContainerd(say) : [];
   const peers = values.peers ? [...stargzWays(), ...nydusWays()] : [];
   const clients = values.clients ? Object.values(await clientWays(say)) : [];
   const all: Way[] = [CONTAINERD, ...current, UNPREPARED, NO_PACK, PACK, ...clients, ...peers];
-  const wanted = values.ways?.split(';').map((one) => one.trim());
-  return wanted === undefined ? all : all.filter(({ name }) => wanted.includes(name));
+  return all.filter(({ name }) => isWanted(name));
 }
 
 async function keep<T>(list: T[], item: T): Promise<void> {

@@ -17,7 +17,8 @@ export const SEEN: readonly Sketch[] = [
 int main() {
   std::map<std::string, int> seen;
   std::string text = "one two three two one two";
-  for (std::sregex_iterator it(text.begin(), text.end(), std::regex("[a-z]+")), end; it != end; ++it) seen[it->str()]++;
+  std::regex words("[a-z]+");
+  for (std::sregex_iterator it(text.begin(), text.end(), words), end; it != end; ++it) seen[it->str()]++;
   std::vector<std::pair<int, std::string>> order;
   for (const auto &[word, count] : seen) order.emplace_back(count, word);
   std::sort(order.rbegin(), order.rend());
