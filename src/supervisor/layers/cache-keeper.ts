@@ -49,7 +49,8 @@ export class CacheKeeper {
   readonly #options: CacheKeeperOptions;
   readonly #sweeper: Sweeper;
   readonly #timers: Timer[] = [];
-  #said = '';
+  /** What the front end was told last is made of this. */
+  #said: readonly unknown[] = [];
   #repeats = 0;
   #isStopped = false;
   #again: Timer | undefined;
@@ -173,20 +174,26 @@ export class CacheKeeper {
     return await front.once('collect', order, SHRINK_MS);
   }
 
+  /** Each second, so it compares what the needs are made of, and makes them only to be sent. */
   async #sayNeeds(): Promise<void> {
     const mounted = this.#mounted();
-    const needs: CacheNeeds = { mounts: [], images: [] };
-    for (const image of this.#options.images.all()) {
-      const isMounted = image.isInUse || mounted.has(image.manifest);
-      needs[isMounted ? 'mounts' : 'images'].push(...layersOf(image));
-    }
-    const text = JSON.stringify(needs);
+    const images = Array.from(this.#options.images.all(), (image) => ({
+      image,
+      prepared: image.prepared,
+      isMounted: image.isInUse || mounted.has(image.manifest),
+    }));
+    const now = images.flatMap(({ image, prepared, isMounted }) => [image, prepared, isMounted]);
     this.#repeats += 1;
-    if (text === this.#said && this.#repeats < NEEDS_AGAIN) return;
+    if (isSame(now, this.#said) && this.#repeats < NEEDS_AGAIN) return;
     this.#repeats = 0;
+    const needs: CacheNeeds = { mounts: [], images: [] };
+    for (const { image, isMounted } of images) {
+      const list = isMounted ? needs.mounts : needs.images;
+      list.push(...layersOf(image));
+    }
     const { front, log } = this.#options;
     await front.once('needs', needs, NEEDS_MS).then(
-      () => (this.#said = text),
+      () => (this.#said = now),
       (error: unknown) => log.debug({ error }, 'the front end was not told what is needed'),
     );
   }
@@ -218,6 +225,9 @@ export class CacheKeeper {
     this.#tidySoon();
   }
 }
+
+const isSame = (now: readonly unknown[], before: readonly unknown[]): boolean =>
+  now.length === before.length && now.every((one, at) => one === before[at]);
 
 /** Of a front end that has not been asked yet. */
 export const NO_CACHE: CacheStatus = {

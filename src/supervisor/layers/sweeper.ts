@@ -5,7 +5,6 @@
  */
 import { renameSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { layerIdOf, tableNameOf } from '../../../actors/device.ts';
 import { hexOf } from '../../../schemas/digest.ts';
@@ -23,10 +22,16 @@ export interface SweeperOptions {
 
 /** A file or folder that is being removed bears this ending until it is gone. */
 const REMOVED = '.going';
+/** Files that go between two looks at the images. */
+const AT_ONCE = 64;
+
+const isOurs = (name: string): boolean =>
+  /^[0-9a-f]{64}$/.test(name) || name.endsWith('.draft') || name.endsWith(REMOVED);
 
 export class Sweeper {
   readonly #options: SweeperOptions;
   #isStopped = false;
+  #hasNoDrafts = false;
 
   constructor(options: SweeperOptions) {
     this.#options = options;
@@ -42,32 +47,42 @@ export class Sweeper {
    */
   async sweep(): Promise<boolean> {
     const uses = await this.#options.front.once('uses', {});
-    const known = new Set(uses.map(({ diffId }) => hexOf(diffId)));
-    const has = (pick: (image: Image) => readonly string[]) =>
+    const known = uses.map(({ diffId }) => hexOf(diffId));
+    const has = (pick: (image: Image) => readonly string[]) => () =>
       new Set([...this.#options.images.all()].flatMap((image) => pick(image).map(hexOf)));
+    const hasLayer = has(preparedLayers);
     return (
-      (await this.#sweepFolder('images', () => has((image) => [image.manifest]))) &&
-      (await this.#sweepFolder('spans', () => has(tablesOf))) &&
-      (await this.#sweepFolder('tocs', () => has(layersOf))) &&
-      (await this.#sweepFolder('layers', () => new Set([...has(preparedLayers), ...known])))
+      (await this.#sweepFolder(
+        'images',
+        has((image) => [image.manifest]),
+      )) &&
+      (await this.#sweepFolder('spans', has(tablesOf))) &&
+      (await this.#sweepFolder('tocs', has(layersOf))) &&
+      (await this.#sweepFolder('layers', () => new Set([...hasLayer(), ...known]))) &&
+      (await this.#sweepDrafts())
     );
   }
 
-  /** Looked at again before each step: another image may come at any time. */
   get #isHeldUp(): boolean {
     return this.#isStopped || [...this.#options.images.all()].some((image) => image.isPreparing);
   }
 
-  /** `kept`: names in it that stay, as of now. */
+  /**
+   * `kept`: names in it that stay, as of now. That takes a look at every image, so it is asked once for all names that may
+   * go, and again for each few of them: another image may come while files are removed.
+   */
   async #sweepFolder(folder: string, kept: () => ReadonlySet<string>): Promise<boolean> {
     const { layout } = this.#options;
-    for (const name of await readdir(layout.in(folder)).catch(() => [])) {
-      const isOurs = /^[0-9a-f]{64}$/.test(name) || name.endsWith('.draft') || name.endsWith(REMOVED);
-      if (!isOurs) continue;
+    const names = (await readdir(layout.in(folder)).catch(() => [])).filter(isOurs);
+    if (this.#isHeldUp) return false;
+    let stays = kept();
+    const strays = names.filter((name) => !stays.has(name));
+    for (let at = 0; at < strays.length; at += AT_ONCE) {
+      if (at > 0) stays = kept();
       if (this.#isHeldUp) return false;
-      const path = layout.in(folder, name);
-      if (!kept().has(name)) await this.#remove(path);
-      else if (folder === 'layers') await this.#removeDrafts(path);
+      const going = strays.slice(at, at + AT_ONCE).filter((name) => !stays.has(name));
+      // In the same turn as the look at the images, so that one that comes now finds nothing half.
+      await Promise.all(going.map((name) => this.#remove(layout.in(folder, name))));
     }
     return true;
   }
@@ -76,7 +91,6 @@ export class Sweeper {
     const { log } = this.#options;
     const removed = path.endsWith(REMOVED) ? path : `${path}${REMOVED}`;
     try {
-      // At once, so that an image that comes now finds nothing half.
       if (removed !== path) renameSync(path, removed);
       await rm(removed, { recursive: true, force: true });
       log.info({ path }, 'a file that belongs to nothing was removed');
@@ -85,10 +99,19 @@ export class Sweeper {
     }
   }
 
-  /** Drafts of an indexer that was killed, beside a device that is in use. */
-  async #removeDrafts(folder: string): Promise<void> {
-    for (const name of await readdir(folder).catch(() => []))
-      if (name.endsWith('.draft') && !this.#isHeldUp) await rm(join(folder, name), { force: true });
+  /** Drafts beside devices, where an older cofa wrote them: none comes after the first sweep. */
+  async #sweepDrafts(): Promise<boolean> {
+    const { layout } = this.#options;
+    if (this.#hasNoDrafts) return true;
+    for (const folder of await readdir(layout.in('layers')).catch(() => [])) {
+      const names = await readdir(layout.in('layers', folder)).catch(() => []);
+      const drafts = names.filter((name) => name.endsWith('.draft'));
+      if (drafts.length === 0) continue;
+      if (this.#isHeldUp) return false;
+      for (const name of drafts) await rm(layout.in('layers', folder, name), { force: true });
+    }
+    this.#hasNoDrafts = true;
+    return true;
   }
 }
 
