@@ -3,8 +3,8 @@ import type { Fault } from './erofs-claims.ts';
 import { BLOCK, DIRENT, ENTRY, MAX_NAME_BYTES } from './erofs-format.ts';
 import type { Words } from './erofs-words.ts';
 
-/** `name` in latin1, `type` one of FT_*. */
-export type Visit = (name: string, nid: number, type: number) => void;
+/** The name is the image's bytes [nameAt, nameEnd), `type` one of FT_*. */
+export type Visit = (nameAt: number, nameEnd: number, nid: number, type: number) => void;
 
 /** Where a directory's contents lie; all of it has been claimed. */
 export interface Contents {
@@ -26,7 +26,8 @@ export function readEntries(
 ): void {
   const { image } = words;
   const blocks = Math.ceil(size / BLOCK);
-  let before = '';
+  let beforeAt = 0;
+  let beforeEnd = 0;
   for (let block = 0; block < blocks; block++) {
     const isLast = block + 1 === blocks;
     const start = isLast && tailAt >= 0 ? tailAt : at + block * BLOCK;
@@ -50,12 +51,14 @@ export function readEntries(
         words.u32(entry + ENTRY.nid + 4) === 0 &&
         image[entry + ENTRY.type + 1] === 0;
       if (!isGood) throw fault(`${what} has an entry of unknown form`);
-      const name = image.toString('latin1', start + nameAt, start + nameEnd);
-      if (name.includes('/') || name.includes('\0'))
-        throw fault(`${what} has the name ${JSON.stringify(name)}`);
-      if (name <= before) throw fault(`${what} has the name ${JSON.stringify(name)} out of order`);
-      visit(name, words.u32(entry + ENTRY.nid), type);
-      before = name;
+      const from = start + nameAt;
+      const to = start + nameEnd;
+      if (!isName(image, from, to)) throw fault(`${what} has the name ${shown(image, from, to)}`);
+      if (!rises(image, beforeAt, beforeEnd, from, to))
+        throw fault(`${what} has the name ${shown(image, from, to)} out of order`);
+      visit(from, to, words.u32(entry + ENTRY.nid), type);
+      beforeAt = from;
+      beforeEnd = to;
       nameAt = nameEnd;
     }
     // The size of a directory says where its last name ends.
@@ -67,6 +70,27 @@ export function readEntries(
     }
   }
 }
+
+/** A name as messages show it. */
+export const shown = (image: Buffer, from: number, to: number): string =>
+  JSON.stringify(image.toString('latin1', from, to));
+
+function isName(image: Buffer, from: number, to: number): boolean {
+  for (let at = from; at < to; at++) if (image[at] === SLASH || image[at] === 0) return false;
+  return true;
+}
+
+/** Whether the bytes [from, to) come after [beforeAt, beforeEnd), which may be none. */
+function rises(image: Buffer, beforeAt: number, beforeEnd: number, from: number, to: number): boolean {
+  const shorter = Math.min(beforeEnd - beforeAt, to - from);
+  for (let at = 0; at < shorter; at++) {
+    const difference = (image[from + at] as number) - (image[beforeAt + at] as number);
+    if (difference !== 0) return difference > 0;
+  }
+  return to - from > beforeEnd - beforeAt;
+}
+
+const SLASH = 0x2f;
 
 /** The last name of a block ends at a NUL or with the block. */
 function endOfLastName(image: Buffer, start: number, nameAt: number, length: number): number {

@@ -1,8 +1,10 @@
 /** Strict reading of extended attributes, for erofs-check.ts; what erofs-xattrs.ts writes and nothing else. */
 import {
+  INODE_SIZE,
   type InodeKind,
   MAX_INLINE_XATTRS,
   MAX_NAME_BYTES,
+  NID_UNIT,
   roundUp,
   XATTR_ENTRY,
   XATTR_HEADER,
@@ -31,9 +33,11 @@ export class XattrReader {
     this.#fault = fault;
   }
 
-  /** Checks what stands behind an inode and returns how many bytes it takes. `count`: the inode's own count. */
-  read(at: number, count: number, kind: InodeKind, what: string): number {
+  /** Checks what stands behind the inode at byte `inode` and returns how many bytes it takes. `count`: the inode's own count. */
+  read(inode: number, count: number, kind: InodeKind): number {
     if (count === 0) return 0;
+    const at = inode + INODE_SIZE;
+    const what = `inode ${inode / NID_UNIT}`;
     const size = XATTR_HEADER + 4 * (count - 1);
     if (count === 1 || size > MAX_INLINE_XATTRS) throw this.#fault(`${what} has ${size} bytes of xattrs`);
     this.#claims.claim(at, size);

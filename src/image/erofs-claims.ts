@@ -1,66 +1,70 @@
 /**
- * Which bytes of an image belong to which part, so that in the end no byte belongs to two parts and none is left over.
+ * Which words of an image belong to a part, so that in the end no byte belongs to two parts and none is left over. Parts
+ * begin at multiples of 4, so a part has all of its last word: bytes behind its end belong to nothing, and are zero.
  */
 import type { Words } from './erofs-words.ts';
 
 export type Fault = (what: string) => Error;
 
 export class Claims {
-  readonly #size: number;
+  readonly #words: Words;
   readonly #fault: Fault;
-  /** Start / 4 in the upper 27 bits of the 53 that a double keeps, the number of the claim in the lower 26. */
-  #starts = new Float64Array(1024);
-  #lengths = new Uint32Array(1024);
-  #count = 0;
-  #bytes = 0;
+  /** One bit a word: it belongs to a part. */
+  readonly #taken: Int32Array;
 
-  /** For an image of `size` bytes, at most MAX_IMAGE. */
-  constructor(size: number, fault: Fault) {
-    this.#size = size;
+  /** For an image whose size is a multiple of 128 bytes. */
+  constructor(words: Words, fault: Fault) {
+    this.#words = words;
     this.#fault = fault;
+    this.#taken = new Int32Array(words.image.length / GROUP);
   }
 
   /**
-   * Call before reading the part: this also bounds the work that overlapping parts can cause. `at`: a multiple of 4.
+   * Call before reading the part: no byte is claimed twice, so claims also bound the work that overlapping parts can
+   * cause. `at`: a multiple of 4. Throws where another part has some of it.
    */
   claim(at: number, length: number): void {
     if (length === 0) return;
-    if (at + length > this.#size) throw this.#fault(`a part of it at byte ${at} reaches beyond its end`);
-    this.#bytes += length;
-    // checkRest finds overlaps; until then they must not multiply the work.
-    if (this.#bytes > this.#size) throw this.#fault('parts of it overlap');
-    if (this.#count === this.#starts.length) this.#grow();
-    this.#starts[this.#count] = (at / 4) * 2 ** 26 + this.#count;
-    this.#lengths[this.#count] = length;
-    this.#count++;
-  }
-
-  /** Throws where two claims overlap, and where a byte outside of all claims is not zero. */
-  checkRest(words: Words): void {
-    const starts = this.#starts.subarray(0, this.#count).sort();
-    let end = 0;
-    for (const packed of starts) {
-      const index = packed % 2 ** 26;
-      const at = ((packed - index) / 2 ** 26) * 4;
-      if (at < end) throw this.#fault(`parts of it overlap at byte ${at}`);
-      this.#checkGap(words, end, at);
-      end = at + (this.#lengths[index] as number);
+    const end = at + length;
+    if (end > this.#words.image.length)
+      throw this.#fault(`a part of it at byte ${at} reaches beyond its end`);
+    if ((end & 3) !== 0 && !this.#words.isZero(end, (end | 3) + 1)) throw this.#leftOver(end, (end | 3) + 1);
+    const first = at >> 2;
+    const last = (end - 1) >> 2;
+    const lastGroup = last >> 5;
+    let mask = -1 << (first & 31);
+    for (let group = first >> 5; group < lastGroup; group++) {
+      this.#take(group, mask, at);
+      mask = -1;
     }
-    this.#checkGap(words, end, this.#size);
+    this.#take(lastGroup, mask & (-1 >>> (31 - (last & 31))), at);
   }
 
-  #checkGap(words: Words, from: number, to: number): void {
-    if (words.isZero(from, to)) return;
-    const at = words.image.subarray(from, to).findIndex((byte) => byte !== 0) + from;
-    throw this.#fault(`it holds something at byte ${at} that belongs to nothing`);
+  /** Throws where a byte outside of all claims is not zero. */
+  checkRest(): void {
+    const words = this.#words;
+    const taken = this.#taken;
+    for (let group = 0; group < taken.length; group++) {
+      const bits = taken[group] as number;
+      if (bits === -1) continue;
+      for (let word = 0; word < 32; word++) {
+        const at = group * GROUP + word * 4;
+        if (((bits >> word) & 1) === 0 && words.u32(at) !== 0) throw this.#leftOver(at, at + 4);
+      }
+    }
   }
 
-  #grow(): void {
-    const starts = new Float64Array(2 * this.#starts.length);
-    starts.set(this.#starts);
-    this.#starts = starts;
-    const lengths = new Uint32Array(2 * this.#lengths.length);
-    lengths.set(this.#lengths);
-    this.#lengths = lengths;
+  #take(group: number, mask: number, at: number): void {
+    const bits = this.#taken[group] as number;
+    if ((bits & mask) !== 0) throw this.#fault(`parts of it overlap at byte ${at} or behind it`);
+    this.#taken[group] = bits | mask;
+  }
+
+  #leftOver(from: number, to: number): Error {
+    const at = this.#words.image.subarray(from, to).findIndex((byte) => byte !== 0) + from;
+    return this.#fault(`it holds something at byte ${at} that belongs to nothing`);
   }
 }
+
+/** Bytes that 32 bits stand for. */
+const GROUP = 128;

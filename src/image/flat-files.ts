@@ -193,7 +193,8 @@ export function visitEntries(
     contents,
     'a directory',
     (what) => new Error(what) as never,
-    (name, nid) => {
+    (nameAt, nameEnd, nid) => {
+      const name = words.image.toString('latin1', nameAt, nameEnd);
       if (name !== '.' && name !== '..') visit(name, nid);
     },
   );
