@@ -23,6 +23,7 @@ const LOOK_MS = 500;
 /** bytes; RSS counts what processes share once for each, PSS once in all. */
 export interface ProcessMemory {
   name: string;
+  pid: number;
   rss: number;
   pss: number;
 }
@@ -108,7 +109,7 @@ export async function memoryOf(cofa: Cofa): Promise<ProcessMemory[]> {
   const { processes } = JSON.parse((await cofa('status', '--json')).output) as {
     processes: Array<{ name: string; pid: number }>;
   };
-  return processes.map(({ name, pid }) => ({ name, ...memoryOfProcess(pid) }));
+  return processes.map(({ name, pid }) => ({ name, pid, ...memoryOfProcess(pid) }));
 }
 
 /** Looks again and again during the work. */

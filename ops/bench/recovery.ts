@@ -9,26 +9,14 @@
  * stays, and the next run with the same numbers uses it again.
  */
 import { execFile } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
-import { connectBus } from '../../src/bus/connection.ts';
 import { connectEngine } from '../../src/client/client.ts';
-import { startNats } from '../../src/process/nats-server.ts';
-import { rootId } from '../../src/supervisor/log/ownership.ts';
-import { buildFlat } from '../../src/image/erofs.ts';
-import { indexLayer } from '../../src/image/index-layer.ts';
-import { deviceSize } from '../../src/store/device.ts';
-import { EventLog } from '../../src/store/event-log.ts';
-import { hexOf } from '../../schemas/digest.ts';
-import { Layout, writeWhole } from '../../src/store/layout.ts';
-import { subjects } from '../../schemas/subjects.ts';
 import { Cleanup, mountsBelow } from '../../test/support/temp.ts';
 import { runCofa } from '../../test/support/engine.ts';
-import { seededRandom } from '../../test/support/readers.ts';
+import { makeRoot } from './made-up.ts';
 
 export interface RecoveryOptions {
   mounts: number;
@@ -51,8 +39,6 @@ export interface Recovery {
 }
 
 const NODE = 'recovery';
-const BLOCK = 65_536;
-const ZEROS = Buffer.alloc(16 * BLOCK);
 const run = promisify(execFile);
 
 export async function measureRecovery(options: RecoveryOptions): Promise<Recovery> {
@@ -62,7 +48,7 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
   const wanted = JSON.stringify({ mounts, blocks, events });
   if (!existsSync(made) || readFileSync(made, 'utf8') !== wanted) {
     if (existsSync(made)) throw new Error(`${root} was made with other numbers`);
-    await makeRoot(options);
+    await makeRoot({ ...options, node: NODE, images: mounts, layers: 1 });
     writeFileSync(made, wanted);
   }
   const result: Recovery = { killedMs: [], rebootMs: [], rssBytes: 0 };
@@ -140,137 +126,6 @@ function backingOf(name: string): string {
     return '';
   }
 }
-
-/** A root as a killed engine leaves it. */
-async function makeRoot(options: RecoveryOptions): Promise<void> {
-  const { root, mounts, blocks, onProgress } = options;
-  const layout = new Layout(root);
-  await layout.prepare();
-  const { address, child } = await startNats(layout);
-  const bus = await connectBus(address, { name: 'recovery' });
-  try {
-    await EventLog.prepare(bus, { maxBytes: 1 << 30 });
-    const log = new EventLog(bus, Date.now);
-    const names = subjects(NODE);
-    await log.claim(names.event('engine', 'main'), {
-      type: 'engine.started',
-      pid: process.pid,
-      version: '0',
-      transport: 'kernel',
-      root: await rootId(layout),
-    });
-    for (let number = 0; number < mounts; number++) {
-      onProgress(`image ${number + 1} of ${mounts}`);
-      const head = firstBlock(number, blocks);
-      const { diffId, rawSize, toc, spans } = await indexLayer(layer(head, blocks));
-      await writeWhole(layout.spans(diffId), spans.encode());
-      await mkdir(join(layout.device(diffId), '..'), { recursive: true });
-      const present = Array.from({ length: options.events }, (_, at) =>
-        someBlocks(number * 1e4 + at, options.events, spans.blockCount),
-      );
-      await writeDevice(layout.device(diffId), head, deviceSize(rawSize), present.flat());
-      const flat = buildFlat([toc], [{ diffId, size: rawSize }]).metadata;
-      const [manifest, config] = [digestOf(`manifest ${number}`), digestOf(`config ${number}`)];
-      await writeWhole(layout.flat(manifest), flat);
-      await writeWhole(layout.config(manifest), Buffer.from('{}'));
-      await writeWhole(layout.manifest(manifest), Buffer.from('{}'));
-      const ref = `localhost:5000/image-${number}:1`;
-      const image = names.event('image', hexOf(manifest));
-      await log.append(image, {
-        type: 'image.resolved',
-        ref,
-        registry: 'localhost:5000',
-        repository: `image-${number}`,
-        manifest,
-        config,
-        layers: [
-          { diffId, blob: diffId, blobSize: rawSize, mediaType: 'application/vnd.oci.image.layer.v1.tar' },
-        ],
-      });
-      await log.append(image, {
-        type: 'image.prepared',
-        origin: 'sidecar',
-        flat: digestOf(flat),
-        devices: [{ diffId, size: rawSize, spans: diffId }],
-      });
-      const { blockCount } = spans;
-      const subject = names.event('layer', hexOf(diffId));
-      await log.append(subject, {
-        type: 'layer.opened',
-        size: rawSize,
-        blockSize: BLOCK,
-        blockCount,
-        blob: diffId,
-      });
-      const told = present.map((ranges) => log.append(subject, { type: 'layer.blocks', ranges }));
-      await Promise.all(told);
-      const id = String(number).padStart(16, '0');
-      const dir = join(root, 'mnt', String(number));
-      await mkdir(dir, { recursive: true });
-      const mount = names.event('mount', id);
-      await log.append(mount, { type: 'mount.requested', id, dir, ref, manifest, prefetch: false });
-      await log.append(mount, { type: 'mount.mounted' });
-    }
-  } finally {
-    await bus.close();
-    await child.stop();
-  }
-}
-
-/** Written, not allocated: a start looks for blocks of the log that lie in holes of the file. */
-async function writeDevice(
-  path: string,
-  head: Buffer,
-  size: number,
-  ranges: Array<[number, number]>,
-): Promise<void> {
-  const file = await open(path, 'w');
-  try {
-    await file.truncate(size);
-    for (const [first, count] of ranges) {
-      const length = Math.min(count * BLOCK, size - first * BLOCK);
-      await file.write(ZEROS.subarray(0, length), 0, null, first * BLOCK);
-      if (first === 0) await file.write(head, 0, null, 0);
-    }
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
-/** Half of the blocks by all events together, in runs of 16 or so. */
-function someBlocks(seed: number, events: number, blockCount: number): Array<[number, number]> {
-  const random = seededRandom(seed);
-  const runs = Math.max(1, Math.round(blockCount / 2 / 16 / events));
-  return Array.from({ length: runs }, (): [number, number] => {
-    const first = random(blockCount);
-    return [first, Math.min(16, blockCount - first)];
-  });
-}
-
-/** A plain tar of one file, so many blocks in all; only its beginning is its own. */
-async function* layer(head: Buffer, blocks: number): AsyncIterable<Uint8Array> {
-  yield head;
-  for (let left = blocks - 1; left > 0; left -= 16) yield ZEROS.subarray(0, Math.min(left, 16) * BLOCK);
-}
-
-function firstBlock(number: number, blocks: number): Buffer {
-  const size = blocks * BLOCK - 512 - 1024;
-  const head = Buffer.alloc(BLOCK);
-  head.write('data', 0);
-  head.write('0000644\x000000000\x000000000\0', 100);
-  head.write(`${size.toString(8).padStart(11, '0')}\0`, 124);
-  head.write('00000000000\0', 136);
-  head.write('        0', 148);
-  head.write('ustar\x0000', 257);
-  const sum = head.subarray(0, 512).reduce((total, byte) => total + byte, 0);
-  head.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
-  head.write(`image ${number}`, 512);
-  return head;
-}
-
-const digestOf = (bytes: Uint8Array | string): string =>
-  `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 
 if (import.meta.main) {
   const { values } = parseArgs({
