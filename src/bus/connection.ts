@@ -5,6 +5,7 @@ import { Packr } from 'msgpackr';
 import { defined } from '../../schemas/defined.ts';
 import { CofaError, checkedResult, type Reply, SAME_VERSION, toErrorRecord } from '../../schemas/errors.ts';
 import type { Shape } from '../../schemas/shapes.ts';
+import { holdsAtMost } from './msgpack-values.ts';
 import { tlsOf } from './tls.ts';
 
 export interface BusAddress {
@@ -91,9 +92,15 @@ const packr = new Packr({
 });
 
 export const encode = (value: unknown): Buffer => packr.pack(value);
-/** What the bytes say; undefined where they are no msgpack. */
-export function decodeIfSound(bytes: Uint8Array): unknown {
+/** Values of the largest message, a pack's runs: some 50 MiB of memory at the worst. */
+export const MOST_VALUES: number = 5 << 18;
+/** So few bytes hold no more than that can take, and are not looked through. */
+const SMALL_BYTES = 64 << 10;
+
+/** What the bytes say; undefined where they are no msgpack, or hold more than `most` values. */
+export function decodeIfSound(bytes: Uint8Array, most: number = MOST_VALUES): unknown {
   try {
+    if (bytes.length > SMALL_BYTES && !holdsAtMost(bytes, most)) return undefined;
     return packr.unpack(bytes);
   } catch {
     return undefined;

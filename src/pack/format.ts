@@ -19,7 +19,7 @@ import { z } from 'zod';
 import { DIGEST } from '../../schemas/digest.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import { decode, encode } from '../bus/connection.ts';
+import { decodeIfSound, encode } from '../bus/connection.ts';
 import { Unzstd } from '../image/libzstd.ts';
 import { addressOf, NativeBuffer } from '../image/native.ts';
 
@@ -30,7 +30,8 @@ const MAX_HEADER = 16 << 20;
 export const MAX_PACKED_BYTES: number = MAX_PACK_BYTES + MAX_HEADER + (1 << 20);
 /** Of its window, which the decoder takes at once: level 6 has one of 2 MiB. */
 const MAX_WINDOW_LOG = 23;
-const MAX_RUNS = 1 << 20;
+/** One for each block of a pack that a node makes would be 16,384. */
+const MAX_RUNS = 1 << 18;
 const MAGIC = Buffer.from('COFAPACK');
 const VERSION = 1;
 const PREFIX = 16;
@@ -139,7 +140,7 @@ export async function decodePack(
 function parseHeader(bytes: Buffer): PackHeader {
   let fields: z.output<typeof Header>;
   try {
-    fields = Header.parse(decode(bytes));
+    fields = Header.parse(decodeIfSound(bytes));
   } catch (cause) {
     throw bad('its header is malformed', cause);
   }

@@ -20,7 +20,7 @@ import type { StartFiles } from '../../actors/start-files.ts';
 import { firstBlocks, MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
-import { decode, encode } from '../bus/connection.ts';
+import { decodeIfSound, encode } from '../bus/connection.ts';
 import { hexOf } from '../../schemas/digest.ts';
 import { MAX_PACKED_BYTES } from './format.ts';
 import { readObject, wholeObject } from './stored-object.ts';
@@ -42,7 +42,9 @@ const MAX_START_BLOCKS = 1 << 16;
 /** Longest wait for an answer, ms: a later one is of no use to a start. */
 const LOOKUP_MS = 1_000;
 
-/** Bytes of the notes about files, as stored and unpacked. What they decode to takes ten times as much. */
+/** Values of either: some 100 MiB of memory at the worst, in a fetcher. */
+const MOST_RECORDED = 5 << 19;
+/** Bytes of the notes about files, as stored and unpacked. */
 const MAX_FILES_BYTES = 8 << 20;
 const MAX_FILES_UNPACKED = 16 << 20;
 const MAX_PIECES = 1 << 18;
@@ -225,7 +227,7 @@ export class PackStore {
 /** What `remember` has written. Error `integrity` for anything else. */
 export function parseRecordings(bytes: Uint8Array): StartSet[] {
   try {
-    return Recordings.parse(decode(bytes)).starts;
+    return Recordings.parse(decodeIfSound(bytes, MOST_RECORDED)).starts;
   } catch (cause) {
     throw new CofaError('integrity', 'recordings of the startup packs are malformed', { cause });
   }
@@ -235,7 +237,7 @@ export function parseRecordings(bytes: Uint8Array): StartSet[] {
 export async function parseFiles(bytes: Uint8Array): Promise<StartFiles> {
   try {
     const raw = await decompress(bytes, { maxOutputLength: MAX_FILES_UNPACKED });
-    const { devices, runs, pieces } = Files.parse(decode(raw));
+    const { devices, runs, pieces } = Files.parse(decodeIfSound(raw, MOST_RECORDED));
     return {
       devices,
       runs,

@@ -39,6 +39,8 @@ const MOST_CALLS = 1_000;
 /** Bytes of a request of a user with limited rights. */
 const MOST_OF_USER = 64 * 1024;
 const MSGPACK = 'application/msgpack';
+/** Bytes of a request over NATS, which carries eight megabytes: `admit` of 1,024 layers has 220 KB. */
+const LARGEST_REQUEST = 512 << 10;
 
 // ── Over NATS ──
 
@@ -235,7 +237,13 @@ function note(log: Logger, operation: Operation, error: unknown): void {
 }
 
 function bodyOf(operation: Operation, message: Msg): unknown {
-  if (message.data.length === 0) return {};
+  const { length } = message.data;
+  if (length === 0) return {};
+  if (length > LARGEST_REQUEST)
+    throw new CofaError(
+      'invalid-argument',
+      `the ${operation} request has ${length} bytes; ${LARGEST_REQUEST} are read`,
+    );
   try {
     return isMsgpack(message) ? decode(message.data) : message.json();
   } catch (cause) {

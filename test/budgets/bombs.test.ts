@@ -39,6 +39,22 @@ describe('a layer of zstd that a node indexes', () => {
   });
 });
 
+describe('msgpack of millions of values', () => {
+  const bombs = new URL('message-bombs.ts', import.meta.url);
+
+  test.each([
+    ['message', 'undefined', 8],
+    ['header', 'integrity: the startup pack is not usable: its header is malformed', 48],
+    ['recordings', 'integrity: recordings of the startup packs are malformed', 8],
+    ['files', 'integrity: notes of the startup packs are malformed', 48],
+  ])('that come as a %s are not made', (name, expected, mib) => {
+    const { outcome, grown, ms } = costOf(bombs, name);
+    expect(outcome).toBe(expected);
+    expect(grown).toBeLessThan(mib * MIB);
+    expect(ms).toBeLessThan(2_000);
+  });
+});
+
 describe('a manifest', () => {
   const bombs = new URL('manifest-bombs.ts', import.meta.url);
 

@@ -66,6 +66,24 @@ describe('API over NATS', () => {
     expect(await call('mount', { ref: 'r', dir: '/d' })).toEqual({ ok: true, result: mounted('/d', true) });
   });
 
+  test('a request that is larger than any is refused before it is read', async () => {
+    const request = { ref: 'r', dir: `/${'d'.repeat(600_000)}` };
+    for (const type of ['application/msgpack', 'application/json']) {
+      const head = headers();
+      head.set('Content-Type', type);
+      const isMsgpack = type.endsWith('msgpack');
+      const body = isMsgpack ? encode(request) : JSON.stringify(request);
+      const reply = await bus.request(names.api('mount'), body, { timeout: 5_000, headers: head });
+      expect(isMsgpack ? decode(reply.data) : reply.json()).toMatchObject({
+        ok: false,
+        error: {
+          code: 'invalid-argument',
+          message: expect.stringMatching(/has 6\d{5} bytes; 524288 are read/),
+        },
+      });
+    }
+  });
+
   test('msgpack by header, in both directions', async () => {
     const head = headers();
     head.set('Content-Type', 'application/msgpack');

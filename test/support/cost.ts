@@ -20,7 +20,7 @@ export interface Cost {
 }
 
 /** A process that works longer is ended, ms: such a bomb takes all the time there is. */
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 120_000;
 
 /** `module`: URL of a module of work; `name`: one of its exports. Throws where the process dies of it. */
 export function costOf(module: URL, name: string): Cost {
