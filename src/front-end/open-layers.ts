@@ -204,7 +204,8 @@ export class OpenLayers {
     const { diffId, size, source, built } = request;
     const known = facts.layers.get(diffId);
     const isSame = known?.blob === source.digest && known.table === request.table && known.size === size;
-    if (!isSame) await facts.append(diffId, openedBy(request, table));
+    // Reads of the layer begin with a mount, and that is durable when its caller hears of it.
+    if (!isSame) await facts.append(diffId, openedBy(request, table), { early: true });
     if (created && (known?.presentCount ?? 0) > 0) {
       const message = 'the device file was not there any more';
       await facts.append(diffId, { type: 'layer.dropped', reason: 'device-lost', message });

@@ -74,6 +74,16 @@ export interface EventLogOptions {
   onStored?: (record: LogRecord) => void;
 }
 
+export interface AppendOptions {
+  /** An append that has no answer after this, ms, fails with `unavailable`. */
+  timeoutMs?: number;
+  /**
+   * The fact only leads to another one, before which no caller is promised anything: it is durable when that is, since a
+   * sync covers all that was acknowledged before. A power cut in between may take it, with everything that it led to.
+   */
+  early?: boolean;
+}
+
 /** JetStream's error codes (nats-server, server/errors.json). */
 const WRONG_LAST_SEQUENCE = 10071;
 const STORE_FAILED = 10077;
@@ -166,14 +176,14 @@ export class EventLog {
   }
 
   /**
-   * Appends one fact; it is durable when this returns, except for blocks and traces. Errors: `conflict` when another
+   * Appends one fact; it is durable when this returns, except for blocks and traces, and where it comes `early`. Errors: `conflict` when another
    * engine has taken over, or another writer was faster; `unavailable` when NATS did not take it within `timeoutMs`,
    * which may come about all the same when NATS is back; `invalid-argument` for a fact that is not what its type says; `busy` when too many wait; `not-running` after `drain`.
    */
   async append<T extends EventType>(
     subject: string,
     event: NewEvent<T>,
-    options: { timeoutMs?: number } = {},
+    options: AppendOptions = {},
   ): Promise<LogRecord<EventOf<T>>> {
     if (this.#fence !== undefined) throw this.#fence;
     if (this.#closed) throw new CofaError('not-running', 'the event log is closed');
@@ -187,7 +197,7 @@ export class EventLog {
       this.#gate.run(() => {
         // A long queue is no reason to fail while NATS answers; a NATS that is away fails all who wait.
         const deadline = Math.max(called, this.#answeredAt) + patience;
-        return this.#append(subject, event, deadline);
+        return this.#append(subject, event, deadline, options.early === true);
       }),
     );
     const tail = mine.then(
@@ -268,6 +278,7 @@ export class EventLog {
     subject: string,
     event: NewEvent<T>,
     deadline: number,
+    isEarly: boolean,
   ): Promise<LogRecord<EventOf<T>>> {
     const record = recordOf(event, this.#now());
     refuseFlawed(subject, record);
@@ -284,9 +295,10 @@ export class EventLog {
     if (!BULK.has(event.type)) {
       if (this.#epoch !== undefined && this.#options.alone !== true)
         await this.#untilConfirmed(subject, deadline);
-      await this.#sync?.run().catch((cause: unknown) => {
-        throw storeError(cause);
-      });
+      if (!isEarly)
+        await this.#sync?.run().catch((cause: unknown) => {
+          throw storeError(cause);
+        });
     }
     return stored;
   }

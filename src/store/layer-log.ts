@@ -2,7 +2,7 @@
 import { foldLayer, type LayerFacts } from '../../actors/node-state.ts';
 import type { EventOf, LayerEventType, NewEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
-import type { EventLog } from './event-log.ts';
+import type { AppendOptions, EventLog } from './event-log.ts';
 import { hexOf } from '../../schemas/digest.ts';
 
 /** A fact about a layer, without `v` and `at`. */
@@ -11,8 +11,8 @@ export type NewLayerEvent = NewEvent<LayerEventType>;
 export interface LayerLog {
   /** By diffID; folded on in place, so look again after each `await`. */
   readonly layers: ReadonlyMap<string, LayerFacts>;
-  /** Resolves when the fact is in the log and in `layers`. Errors: those of `EventLog.append`. */
-  append(diffId: string, event: NewLayerEvent): Promise<void>;
+  /** Resolves when the fact is in the log and in `layers`; `early` as there. Errors: those of `EventLog.append`. */
+  append(diffId: string, event: NewLayerEvent, options?: Pick<AppendOptions, 'early'>): Promise<void>;
 }
 
 /** Appends to a node's log. `layers`: where the `onStored` of `events` folds what the log has taken. */
@@ -22,8 +22,8 @@ export const layerLog = (
   layers: ReadonlyMap<string, LayerFacts>,
 ): LayerLog => ({
   layers,
-  append: async (diffId, event) => {
-    await events.append(names.event('layer', hexOf(diffId)), event);
+  append: async (diffId, event, options) => {
+    await events.append(names.event('layer', hexOf(diffId)), event, options);
   },
 });
 

@@ -123,12 +123,19 @@ let drafts = 0;
 /** What is smaller may take of the log's room, bytes: an engine has to come up on a full disk as well. */
 const SMALL_FILE = 64 * 1024;
 
+/** Takes room for a file of so many bytes. Error `no-space` where it would take the log's. */
+export function roomFor(path: string, bytes: number): void {
+  if (bytes > SMALL_FILE) new DiskRoom(dirname(path)).take(bytes);
+}
+
+/** A name for the file while it is written: two images that share a layer may both be at it. */
+export const draftOf = (path: string): string => `${path}.${process.pid}.${++drafts}.draft`;
+
 /** Writes a file so that it is there whole and synced, or not at all. Error `no-space` also where it would take the log's room. */
 export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  if (bytes.length > SMALL_FILE) new DiskRoom(dirname(path)).take(bytes.length);
-  // Two images that share a layer may both be at it.
-  const draft = `${path}.${process.pid}.${++drafts}.draft`;
+  roomFor(path, bytes.length);
+  const draft = draftOf(path);
   try {
     const file = await open(draft, 'w', 0o600);
     try {

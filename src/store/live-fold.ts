@@ -25,7 +25,7 @@ import type { NodeState } from '../../actors/node-state.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EventOf, EventType, NewEvent } from '../../schemas/events.ts';
 import type { EventKind, Subjects } from '../../schemas/subjects.ts';
-import type { EventLog } from './event-log.ts';
+import type { AppendOptions, EventLog } from './event-log.ts';
 import type { LogRecord, ReadRecord } from './log-reader.ts';
 import type { NodeFold } from './node-fold.ts';
 
@@ -67,11 +67,15 @@ export class LiveFold {
 
   /**
    * Appends a fact about the aggregate of this id (hex digits of a digest, a mount's id, or `main`), and folds it. Resolves
-   * with what is stored when that is durable and folded. Errors: those of `EventLog.append`; the fact may be in the log and
+   * with what is stored when that is durable, unless it comes `early`, and folded. Errors: those of `EventLog.append`; the fact may be in the log and
    * in the state all the same, where NATS did not say.
    */
-  async append<T extends EventType>(id: string, event: NewEvent<T>): Promise<LogRecord<EventOf<T>>> {
-    return await this.#events.append(this.#names.event(kindOf(event.type), id), event);
+  async append<T extends EventType>(
+    id: string,
+    event: NewEvent<T>,
+    options?: Pick<AppendOptions, 'early'>,
+  ): Promise<LogRecord<EventOf<T>>> {
+    return await this.#events.append(this.#names.event(kindOf(event.type), id), event, options);
   }
 
   /** Calls the listener after each event, own and foreign, until the returned function is called. */

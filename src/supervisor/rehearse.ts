@@ -8,6 +8,7 @@ import { parseReference } from '../registry/reference.ts';
 import { startReferrers } from '../registry/start-referrers.ts';
 import { ActorHost } from '../process/actor-host.ts';
 import { type Rehearsal, rehearse } from '../process/rehearsal/rehearsal.ts';
+import { LaterSync } from '../store/later-sync.ts';
 import { chooseSidecar } from './images/sidecar-choice.ts';
 
 /** Throws what goes wrong in it. */
@@ -17,10 +18,12 @@ export async function rehearseStart(rehearsal: Rehearsal): Promise<void> {
     const resolved = await image.client.resolve(reference, {
       referrers: { wanted: () => true, blobsOf: startReferrers },
     });
+    const files = new LaterSync();
     const [pack, { passed }] = await Promise.all([
       findPack(image.client, resolved, [DEFAULT_START]),
       chooseSidecar({
         layout,
+        files,
         registry: image.client,
         manifest: image.manifest,
         image: resolved,
@@ -32,6 +35,7 @@ export async function rehearseStart(rehearsal: Rehearsal): Promise<void> {
         onPassed: () => {},
       }),
     ]);
+    await files.synced();
     if (pack === undefined || passed.length > 0)
       throw new Error(`the image of the rehearsal is not as it should be: ${passed[0]?.reason ?? 'no pack'}`);
     const nothing = () => {};

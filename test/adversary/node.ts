@@ -20,6 +20,7 @@ import { indexLayer } from '../../src/image/index-layer.ts';
 import { BLOCK_SIZE } from '../../src/image/span-table.ts';
 import type { ResolvedImage } from '../../src/registry/client.ts';
 import { hashDevice, openDevice } from '../../src/store/device.ts';
+import { LaterSync } from '../../src/store/later-sync.ts';
 import { Layout, writeWhole } from '../../src/store/layout.ts';
 import { resolvedBy } from '../../src/supervisor/images/resolver.ts';
 import { chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
@@ -176,6 +177,7 @@ export class Node {
     const { layout, registry, state } = this;
     const { prepared } = await chooseSidecar({
       layout,
+      files: new LaterSync(),
       registry,
       manifest: image.descriptor.digest,
       image,

@@ -9,6 +9,7 @@ import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { pushSidecar, type SidecarHandle } from '../../src/registry/sidecars.ts';
 import { attachSignature } from '../../src/signature/sign.ts';
+import { LaterSync } from '../../src/store/later-sync.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { Keys } from '../../src/supervisor/images/keys.ts';
 import {
@@ -96,6 +97,7 @@ describe.each([
     await keys.refresh();
     return {
       layout: new Layout(folder),
+      files: new LaterSync(),
       registry: client,
       manifest: image.descriptor.digest,
       image,

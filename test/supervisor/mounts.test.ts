@@ -4,7 +4,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { MountFacts } from '../../actors/node-state.ts';
 import { OPERATIONS } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -29,6 +29,8 @@ let log: Log;
 
 /** Resolves when the image's devices are detached. */
 let releasing: Promise<void>;
+/** Resolves when the log has the image. */
+let recorded: Promise<void>;
 
 /** Says who owns the node when it is asked. */
 class Log {
@@ -75,6 +77,7 @@ beforeEach(async () => {
   });
   log = new Log();
   releasing = Promise.resolve();
+  recorded = Promise.resolve();
   // What is tried again later comes to nothing.
   cleanup.defer(() => {
     log.isFenced = true;
@@ -106,6 +109,7 @@ function engine(mounts: readonly MountFacts[] = []): Mounts {
     proof: 'unproven',
     attached,
     use: async () => attached,
+    recorded: () => recorded,
     release: () => releasing,
     isDirect: () => true,
     hasLost: () => false,
@@ -145,6 +149,30 @@ async function started(state: MountFacts['state']) {
 const unknown = () => {
   throw new CofaError('unavailable', 'NATS is away');
 };
+
+describe('an image that the log does not have yet', () => {
+  const mounted = () => log.appended.includes('mount.mounted');
+
+  test('is mounted meanwhile, and its caller hears of the mount when the log has both', async () => {
+    const telling = Promise.withResolvers<void>();
+    recorded = telling.promise;
+    const mount = engine().mount(orderOf());
+    await vi.waitFor(() => expect(isMounted(dir)).toBe(true));
+    expect(mounted()).toBe(false);
+    telling.resolve();
+    expect(await mount).toMatchObject({ state: 'mounted' });
+    expect(mounted()).toBe(true);
+  });
+
+  test('is unmounted where the log does not take it', async () => {
+    recorded = Promise.reject(new CofaError('no-space', 'the disk did not take the flat image'));
+    recorded.catch(() => {});
+    const mount = engine().mount(orderOf());
+    await expect(mount).rejects.toMatchObject({ code: 'no-space' });
+    expect(isMounted(dir)).toBe(false);
+    expect(mounted()).toBe(false);
+  });
+});
 
 describe('a mount of another engine, where this one is to bring its own back', () => {
   test('is unmounted when the log says that this one owns the node', async () => {

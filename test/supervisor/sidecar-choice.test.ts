@@ -4,6 +4,7 @@ import { serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
 import { chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
+import { LaterSync } from '../../src/store/later-sync.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -39,6 +40,7 @@ async function choose(refuted?: string) {
   cleanup.defer(() => registry.close());
   const { prepared } = await chooseSidecar({
     layout,
+    files: new LaterSync(),
     registry,
     manifest: image.manifest,
     image: await registry.resolve(parseReference(image.ref)),

@@ -13,12 +13,15 @@ import { FLATTENING, type Flattened, type ToFlattener } from '../../index/orders
 import { runForked } from '../../process/forked.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
-import { type Layout, writeWhole } from '../../store/layout.ts';
+import type { LaterSync } from '../../store/later-sync.ts';
+import type { Layout } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
 import type { Check } from './sidecar-choice.ts';
 
 export interface ChainOrder {
   layout: Layout;
+  /** Takes what is written. */
+  files: LaterSync;
   /** ChainID of the layers; names the flat image in the store. */
   chain: string;
   /** The whole image. */
@@ -46,7 +49,7 @@ export async function prepareChain(
   order: ChainOrder,
   check: Check = async () => undefined,
 ): Promise<NewEvent & { type: 'image.prepared' }> {
-  const { layout, chain, image, sidecar } = order;
+  const { layout, files, chain, image, sidecar } = order;
   const drafts: string[] = [];
   try {
     const layers = await Promise.all(
@@ -59,14 +62,14 @@ export async function prepareChain(
           toc = join(layout.image(chain), `toc-${at}`);
           drafts.push(toc);
           const draft = toc;
-          await tables(order).use({ kind: 'toc', layer: at }, (bytes) => writeWhole(draft, bytes));
+          await tables(order).use({ kind: 'toc', layer: at }, (bytes) => files.write(draft, bytes));
         }
         return { diffId, size: device.size, toc, device };
       }),
     );
     // Who has fewer layers runs something else, or is about to get the others.
     if (sidecar !== undefined && layers.length === image.layers.length)
-      await keepHints(layout, chain, await readHints(sidecar, order.onFailed));
+      await keepHints({ layout, files }, chain, await readHints(sidecar, order.onFailed));
     const built = await flatten({
       target: layout.flat(chain),
       layers: layers.map(({ diffId, size, toc }) => ({ diffId, size, toc })),
@@ -105,7 +108,7 @@ const rootsOf = (devices: readonly ImageDevice[]): Array<{ diffId: string; root:
 
 /** A layer's span table is in the store when this resolves: one that is proven, else the sidecar's. */
 async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
-  const { layout, image, known } = order;
+  const { layout, files, image, known } = order;
   const layer = image.layers[at] as ResolvedImage['layers'][number];
   const { diffId, blob } = layer;
   for (const device of known) {
@@ -119,7 +122,7 @@ async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
   return await tables(order).use({ kind: 'spans', layer: at }, async (bytes) => {
     const { root, rawSize: size } = SpanTable.of(bytes, layer);
     const table = digestOf(bytes);
-    await writeWhole(layout.spans(table), bytes);
+    await files.write(layout.spans(table), bytes);
     return { diffId, size, spans: blob.digest, root, table };
   });
 }

@@ -6,7 +6,8 @@ import { type JobLayer, layerOf } from '../../../schemas/fetch.ts';
 import { decodeHints, startOf } from '../../image/hints/hints.ts';
 import { DEFAULT_START } from '../../pack/pack-store.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
-import { type Layout, writeWhole } from '../../store/layout.ts';
+import type { LaterSync } from '../../store/later-sync.ts';
+import type { Layout } from '../../store/layout.ts';
 
 /** The sidecar's hints, if it has some that can be read: an image is prepared without them as well, and `onFailed` is told why. */
 export async function readHints(
@@ -26,9 +27,13 @@ export async function readHints(
 }
 
 /** Keeps them for an image, in place of those that it had. */
-export async function keepHints(layout: Layout, image: string, hints: Buffer | undefined): Promise<void> {
+export async function keepHints(
+  { layout, files }: { layout: Layout; files: LaterSync },
+  image: string,
+  hints: Buffer | undefined,
+): Promise<void> {
   if (hints === undefined) await rm(layout.hints(image), { force: true });
-  else await writeWhole(layout.hints(image), hints);
+  else await files.write(layout.hints(image), hints);
 }
 
 /**

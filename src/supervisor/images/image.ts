@@ -16,7 +16,7 @@ import { type ImageFacts, type Proof, proofOf, type RootStanding } from '../../.
 import { accepts, claim, type Evidence, isStricter, isWrong } from '../../../actors/trust.ts';
 import type { Progress } from '../../../schemas/api.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
-import type { EventOf } from '../../../schemas/events.ts';
+import { EVENT_VERSION, type EventOf } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
@@ -26,7 +26,8 @@ import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { Devices } from '../layers/devices.ts';
 import { type AttachedImage, Attachment, type AttachmentOptions } from './attachment.ts';
-import type { Preparation, PreparationOrder, Terms } from './preparation.ts';
+import type { Made, Preparation, PreparationOrder, Terms } from './preparation.ts';
+import { Recording } from './recording.ts';
 import type { Refutations, Refuted } from './refutations.ts';
 import type { Keys } from './keys.ts';
 import { ImageStart } from './start.ts';
@@ -78,6 +79,8 @@ export class Image {
   #image: ResolvedImage | undefined;
   /** Every block of every device was written a moment ago, and the log does not say so yet. */
   #isBuilt = false;
+  /** The log hears of `prepared`; undefined: it has told this process of it. */
+  #recording: Recording | undefined;
 
   constructor(
     context: ImageContext,
@@ -153,6 +156,14 @@ export class Image {
   hasLost(): boolean {
     const { devices } = this.#context;
     return this.prepared?.devices.some((device) => devices.isLost(layerIdOf(device))) ?? false;
+  }
+
+  /**
+   * Resolves when the log has this generation's flat image: before that no caller is told that it is mounted, and nothing is said
+   * of it in the log. Errors: those of the disk and the log.
+   */
+  async recorded(): Promise<void> {
+    await this.#recording?.done();
   }
 
   // ── Mounts use it ──
@@ -242,7 +253,10 @@ export class Image {
       trust: this.trust,
       isEarlierAccepted: before?.prepared === undefined ? undefined : before.accepts(policy, listed),
     });
-    if (decision === 'go-back') this.prepared = before?.prepared;
+    if (decision === 'go-back') {
+      this.prepared = before?.prepared;
+      this.#recording = before && before.#recording;
+    }
     if (decision === 'go-back' || decision === 'prepare') this.trust = policy;
     return decision !== 'succeed';
   }
@@ -314,11 +328,16 @@ export class Image {
     await this.#predecessor?.settled();
     if (this.prepared !== undefined && (await preparation.isInStore(manifest, this.prepared))) return;
     try {
-      const { prepared, isProven, isBuilt } = await this.#make();
-      const { event } = await live.append(id, prepared);
-      this.prepared = event;
+      const made = await this.#make();
+      const { prepared, isProven, isBuilt } = made;
+      const recording = new Recording(() => this.#record(made));
+      recording.begin();
+      const { flat, sidecar } = prepared;
+      // What is proven counts as that once the log says so.
+      if (sidecar === undefined || isProven) await recording.done();
+      this.prepared = { v: EVENT_VERSION, at: Date.now(), ...prepared };
+      this.#recording = recording;
       this.#isBuilt ||= isBuilt;
-      const { flat, sidecar } = event;
       if (isProven && sidecar !== undefined) await live.append(id, { type: 'image.verified', flat, sidecar });
     } catch (error) {
       const { code, message } = toErrorRecord(error);
@@ -327,7 +346,14 @@ export class Image {
     }
   }
 
-  async #make() {
+  /** The log has the newest generation alone. Errors: those of the disk and the log. */
+  async #record({ prepared, files }: Made): Promise<void> {
+    await Promise.all([files.synced(), this.#predecessor?.recorded().catch(() => {})]);
+    if (this.removed || this.successor?.prepared !== undefined) return;
+    await this.#context.live.append(hexOf(this.manifest), prepared, { early: true });
+  }
+
+  async #make(): Promise<Made> {
     return await this.#context.preparation.make(
       this.#order(),
       () => this.#fromRegistry(),

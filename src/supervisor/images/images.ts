@@ -169,7 +169,8 @@ export class Images {
 
   /** `id`: the manifest, or the ChainID of an image of some of its layers. */
   async #add(id: string, event: NewEvent<'image.resolved'>): Promise<Image> {
-    await this.#options.live.append(hexOf(id), event);
+    // A power cut may take it, with all that stands on it: no caller has heard of that then.
+    await this.#options.live.append(hexOf(id), event, { early: true });
     const image = this.get(id);
     if (image === undefined)
       throw new CofaError('conflict', `image ${event.ref} was removed meanwhile`, { hint: 'try again' });
@@ -305,6 +306,7 @@ export class Images {
     if (prepared === undefined) return;
     const { flat, sidecar } = prepared;
     const event = { type: 'image.verified', flat, ...(sidecar === undefined ? {} : { sidecar }) } as const;
+    await image.recorded();
     await this.#options.live.append(hexOf(image.manifest), event);
   }
 
@@ -323,6 +325,7 @@ export class Images {
     for (;;) {
       signal.throwIfAborted();
       try {
+        await image.recorded();
         await live.append(hexOf(manifest), { type: 'image.refuted', flat, ...named, message });
         this.#refutations.told(manifest, refuted);
         return;
@@ -340,6 +343,7 @@ export class Images {
     const isOver = () => image.successor !== undefined || image.removal.aborted;
     // A mount may have asked for another flat image meanwhile.
     if (isOver()) return;
+    await image.recorded();
     const { event: prepared } = await live.append(id, preparedBy(built));
     await live.append(id, { type: 'image.verified', flat: prepared.flat });
     await image.settled();

@@ -15,7 +15,8 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import { SpanTable } from '../../image/span-table.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
-import { type Layout, writeWhole } from '../../store/layout.ts';
+import { LaterSync } from '../../store/later-sync.ts';
+import type { Layout } from '../../store/layout.ts';
 import { prepareChain } from './chain-image.ts';
 import { indexOnNode } from './index-on-node.ts';
 import type { Indexers } from './indexers.ts';
@@ -65,6 +66,8 @@ export interface Made {
   isProven: boolean;
   /** Every block of every device was written when it was indexed here. */
   isBuilt: boolean;
+  /** Its files, which the disk may still be taking: the log hears of the flat image when they are synced. */
+  files: LaterSync;
 }
 
 /** The indexers of images that are not prepared are kept at hand for so long, ms: the container has begun by then, and its reads are over. */
@@ -80,7 +83,7 @@ export class Preparation {
   }
 
   /**
-   * All files of the flat image are in the store when it resolves. `fromRegistry`: asks what the registry says of the image,
+   * All files of the flat image are in the store when it resolves, whole; `files` says when they are synced. `fromRegistry`: asks what the registry says of the image,
    * or gives what is known; `onImage` is told of that, and `fetched` resolves when the bytes of a sidecar are here. Errors:
    * the registry's, those of indexing.
    */
@@ -92,7 +95,7 @@ export class Preparation {
     const { policy, isRefuted } = order.terms();
     if (buildsFromLayersFirst(policy, isRefuted)) {
       const prepared = await this.#fromLayersHere(order);
-      if (prepared !== undefined) return { prepared, isProven: true, isBuilt: false };
+      if (prepared !== undefined) return { prepared, isProven: true, isBuilt: false, files: new LaterSync() };
     }
     const image = await fromRegistry();
     const fetched = Promise.withResolvers<void>();
@@ -102,7 +105,7 @@ export class Preparation {
 
   /** Whether the policy takes one of the sidecars in the registry; their contents are not looked at. */
   async hasSidecar(order: PreparationOrder, image: ResolvedImage): Promise<boolean> {
-    return await hasUsableSidecar(this.#choice(order, image));
+    return await hasUsableSidecar(this.#choice(order, image, new LaterSync()));
   }
 
   /** Whether the store has all files of this flat image. */
@@ -126,15 +129,16 @@ export class Preparation {
     const { layout, indexers } = this.#options;
     const { manifest, report } = order;
     const { chain, layers } = order.resolved;
+    const files = new LaterSync();
     const written = Promise.all([
-      writeWhole(layout.config(manifest), image.config),
-      writeWhole(layout.manifest(manifest), image.manifestBytes),
+      files.write(layout.config(manifest), image.config),
+      files.write(layout.manifest(manifest), image.manifestBytes),
     ]);
     written.catch(() => {});
     report({ phase: 'sidecar' });
-    const choice = { ...this.#choice(order, image), onFetched };
+    const choice = { ...this.#choice(order, image, files), onFetched };
     const known = this.#options.knownDevices();
-    const chainOrder = { layout, image, layers: layers.length, known, onFailed: choice.onPassed };
+    const chainOrder = { layout, files, image, layers: layers.length, known, onFailed: choice.onPassed };
     const { prepared, proven, passed } =
       chain === undefined
         ? await chooseSidecar(choice)
@@ -146,7 +150,7 @@ export class Preparation {
       // Images are prepared here: an indexer for those that are not would hold memory for nothing.
       // To take down what it has costs ten milliseconds, which the start needs.
       indexers.dismiss(AFTER_START_MS);
-      return { prepared, isProven: proven, isBuilt: false };
+      return { prepared, isProven: proven, isBuilt: false, files };
     }
     // Under policy registry the layers here were not looked at yet.
     const here = chain === undefined ? await this.#fromLayersHere(order) : undefined;
@@ -159,10 +163,11 @@ export class Preparation {
       prepared: passed.length === 0 ? own : { ...own, passed },
       isProven: true,
       isBuilt: chain === undefined && here === undefined,
+      files,
     };
   }
 
-  #choice(order: PreparationOrder, image: ResolvedImage): ChoiceOptions {
+  #choice(order: PreparationOrder, image: ResolvedImage, files: LaterSync): ChoiceOptions {
     const { layout, registry, log, roots } = this.#options;
     const { manifest, report } = order;
     const { policy, known, refuted, signers } = order.terms();
@@ -170,7 +175,7 @@ export class Preparation {
       log.warn({ image: image.reference.text }, remark);
       report({ phase: 'sidecar', remark });
     };
-    return { layout, registry, manifest, image, policy, known, roots, signers, refuted, onPassed };
+    return { layout, files, registry, manifest, image, policy, known, roots, signers, refuted, onPassed };
   }
 
   /** Every layer that has something of the image lies here whole: its flat image is built from them, without a registry. */

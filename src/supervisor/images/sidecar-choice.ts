@@ -26,7 +26,8 @@ import { checkFlatAside } from '../../index/check-flat.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { namedSidecar } from '../../registry/named-sidecar.ts';
 import { type Prefer, SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '../../registry/sidecars.ts';
-import { type Layout, writeWhole } from '../../store/layout.ts';
+import type { LaterSync } from '../../store/later-sync.ts';
+import type { Layout } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
 
 export type PreparedEvent = NewEvent & { type: 'image.prepared' };
@@ -41,6 +42,8 @@ export interface SidecarChoice {
 
 export interface ChoiceOptions {
   layout: Layout;
+  /** Takes what is written. */
+  files: LaterSync;
   registry: RegistryClient;
   manifest: string;
   image: ResolvedImage;
@@ -78,8 +81,8 @@ const MAX_REASON = 500;
 const MAX_LIST = 1 << 20;
 
 /**
- * Finds, fetches and stores; flat metadata and span tables lie in the store when it resolves with a `prepared`. `take`
- * makes of a sidecar what is mounted: by default what it says itself.
+ * Finds, fetches and stores; flat metadata and span tables lie in the store when it resolves with a `prepared`, and are synced
+ * when `files` are. `take` makes of a sidecar what is mounted: by default what it says itself.
  */
 export async function chooseSidecar(
   options: ChoiceOptions,
@@ -224,7 +227,7 @@ interface StoredTable {
 
 /** In the order of the image's layers. Error `integrity` for a table that is another layer's. */
 async function takeTables(
-  { layout, image, onFetched }: ChoiceOptions,
+  { layout, files, image, onFetched }: ChoiceOptions,
   sidecar: SidecarHandle,
 ): Promise<StoredTable[]> {
   let coming = image.layers.length;
@@ -234,7 +237,7 @@ async function takeTables(
     if (coming === 0) onFetched?.();
     const { rawSize: size, root } = SpanTable.of(bytes, layer);
     const table = digestOf(bytes);
-    await writeWhole(layout.spans(table), bytes);
+    await files.write(layout.spans(table), bytes);
     return { size, root, table };
   };
   return await Promise.all(
@@ -243,7 +246,7 @@ async function takeTables(
 }
 
 async function takeFlat(
-  { layout, manifest, image, onPassed }: ChoiceOptions,
+  { layout, files, manifest, image, onPassed }: ChoiceOptions,
   sidecar: SidecarHandle,
   { metadata, tables }: { metadata: Buffer; tables: Promise<StoredTable[]> },
   check: Check,
@@ -254,8 +257,8 @@ async function takeFlat(
   const flat = digestOf(metadata);
   const vouched = await check({ flat, roots: devices });
   await Promise.all([
-    writeWhole(layout.flat(manifest), metadata),
-    hints.then((found) => keepHints(layout, manifest, found)),
+    files.write(layout.flat(manifest), metadata),
+    hints.then((found) => keepHints({ layout, files }, manifest, found)),
   ]);
   return {
     type: 'image.prepared',

@@ -186,7 +186,9 @@ export class MountActor {
     try {
       // After a crash the log says so already.
       const isTold = this.restoring && live.state.mounts.get(id)?.state === 'mounted';
-      const told = isTold ? undefined : live.append(id, { type: 'mount.mounted' });
+      const told = this.image.recorded().then(async () => {
+        if (!isTold) await live.append(id, { type: 'mount.mounted' });
+      });
       const done = await Promise.allSettled([above?.mount(), told]);
       for (const one of done) if (one.status === 'rejected') throw one.reason;
     } catch (error) {

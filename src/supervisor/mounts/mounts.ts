@@ -131,10 +131,11 @@ export class Mounts {
     const { id, dir } = request;
     // At no time does the log have two mounts of one directory: a start that knows of no success takes what is there away.
     await this.#failures.tellAllAt(dir);
-    // First the fact, then the folder: a crash in between leaves none that the log does not know.
+    // First the fact, then the folder: a crash in between leaves none that the log does not know. A power cut may: with the
+    // mount in the kernel, and no caller has heard of it.
     actor.madeDir = await isMissing(request);
     try {
-      await this.#options.live.append(id, requestedBy(request, asked, actor.madeDir));
+      await this.#options.live.append(id, requestedBy(request, asked, actor.madeDir), { early: true });
       if (actor.madeDir) await makeFor(request);
     } catch (error) {
       this.#failures.withdraw(request, toErrorRecord(error));

@@ -1,0 +1,48 @@
+/**
+ * Files that other processes may use at once, and that a fact of the log speaks of later: the disk takes them meanwhile. So what
+ * needs a file does not wait for the disk, which on a busy node takes longer than all else in a start.
+ */
+import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { draftOf, roomFor } from './layout.ts';
+
+export class LaterSync {
+  readonly #syncs: Array<Promise<void>> = [];
+
+  /**
+   * Resolves when the file is there whole under its name; a power cut before `synced` may leave it torn. Error `no-space` also
+   * where it would take the log's room.
+   */
+  async write(path: string, bytes: Uint8Array): Promise<void> {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    roomFor(path, bytes.length);
+    const draft = draftOf(path);
+    const file = await open(draft, 'w', 0o600);
+    try {
+      await file.writeFile(bytes);
+      await rename(draft, path);
+    } catch (error) {
+      await file.close();
+      await rm(draft, { force: true });
+      throw error;
+    }
+    const sync = syncAndClose(file);
+    // Who waits for `synced` hears of it.
+    sync.catch(() => {});
+    this.#syncs.push(sync);
+  }
+
+  /** Resolves when all that was written before the call is on the disk. Errors: the disk's. */
+  async synced(): Promise<void> {
+    await Promise.all(this.#syncs);
+  }
+}
+
+/** A sync of a file makes the names before it durable as well, on the file systems that a node has (ext4, xfs, btrfs). */
+async function syncAndClose(file: FileHandle): Promise<void> {
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
