@@ -143,6 +143,11 @@ export class Child {
     this.#process?.kill('SIGKILL');
   }
 
+  /** Tells it to read its configuration again; one that is starting reads it in any case. */
+  reload(): void {
+    this.#process?.kill('SIGHUP');
+  }
+
   send(message: ToChild): void {
     if (this.#process?.connected === true) this.#process.send(message, () => {});
   }

@@ -37,6 +37,8 @@ export interface RunningNats {
   /** Users of the API with limited rights, by name. */
   apiUsers: Record<string, BusAddress>;
   child: Child;
+  /** From now on these are the users with limited rights: known ones keep their password, others lose their connection. */
+  setRights(rights: RightsFile['users']): Promise<Record<string, BusAddress>>;
   /** Bytes at the end of the log that were no events, as after a power cut; they are cut off. */
   repaired: number;
 }
@@ -69,10 +71,11 @@ export async function startNats(
   await endPredecessor(pidFile, config);
   await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
-  await writeWhole(
-    config,
-    Buffer.from(configText({ layout, port, logins: loginsOf(users, apiUsers, rights), pidFile, identity })),
-  );
+  const configure = async (limited: Record<string, BusAddress>, now: RightsFile['users']) => {
+    const logins = loginsOf(users, limited, now);
+    await writeWhole(config, Buffer.from(configText({ layout, port, logins, pidFile, identity })));
+  };
+  await configure(apiUsers, rights);
   const child = new Child({
     role: 'nats-server',
     name: 'nats-server',
@@ -97,7 +100,14 @@ export async function startNats(
       hint: `see ${layout.log('nats-server')}`,
     });
   }
-  return { address, users, apiUsers, child, repaired };
+  let known = apiUsers;
+  const setRights: RunningNats['setRights'] = async (now) => {
+    known = apiUsersAt(server, now, known);
+    await configure(known, now);
+    child.reload();
+    return known;
+  };
+  return { address, users, apiUsers, child, setRights, repaired };
 }
 
 function configText(of: {
@@ -153,11 +163,21 @@ function loginsOf(
 type ServerAddress = Pick<BusAddress, 'url' | 'certificate'>;
 const newPassword = (): string => randomBytes(24).toString('hex');
 
-const apiUsersAt = (server: ServerAddress, rights: RightsFile['users']): Record<string, BusAddress> =>
+/** `known`: those that keep their passwords. */
+const apiUsersAt = (
+  server: ServerAddress,
+  rights: RightsFile['users'],
+  known: Record<string, BusAddress> = {},
+): Record<string, BusAddress> =>
   Object.fromEntries(
     Object.keys(rights).map((name) => [
       name,
-      { ...server, user: `api-${name}`, pass: newPassword(), inbox: userInboxOf(name) },
+      (Object.hasOwn(known, name) ? known[name] : undefined) ?? {
+        ...server,
+        user: `api-${name}`,
+        pass: newPassword(),
+        inbox: userInboxOf(name),
+      },
     ]),
   );
 

@@ -68,7 +68,7 @@ export function serveApi(options: NatsApiOptions): void {
       },
     });
   }
-  if (userCalls === undefined || userCalls.names.length === 0) return;
+  if (userCalls === undefined) return;
   bus.subscribe(names.allUserCalls, {
     callback: (error, message) => {
       const [user = '', operation = ''] = message.subject.split('.').slice(-2);
@@ -123,7 +123,7 @@ class NatsApi {
     const { log, mayAnswer = async () => true, deadline = deadlineOf } = this.#options;
     if (!(await mayAnswer())) return;
     try {
-      const limit = user === undefined ? Number.POSITIVE_INFINITY : this.#limitOf(user);
+      const limit = user === undefined ? Number.POSITIVE_INFINITY : await this.#limitOf(user);
       const work = this.#carryOut(operation, message, user);
       const result = await withinDeadline(operation, Math.min(deadline(operation), limit), work);
       respond(message, { ok: true, result });
@@ -135,8 +135,8 @@ class NatsApi {
     }
   }
 
-  #limitOf(user: string): number {
-    return this.#options.userCalls?.deadlineOf(user) ?? 0;
+  async #limitOf(user: string): Promise<number> {
+    return (await this.#options.userCalls?.deadlineOf(user)) ?? 0;
   }
 
   async #carryOut(operation: Operation, message: Msg, user: string | undefined): Promise<unknown> {

@@ -12,7 +12,8 @@ import { policyNamed, type TrustPolicy } from '../../schemas/trust.ts';
 import { parseReference, type Reference } from '../registry/reference.ts';
 
 export interface UserCallsOptions {
-  users: RightsFile['users'];
+  /** The users' rights as they are now. */
+  users: () => Promise<RightsFile['users']>;
   /** The engine's. */
   policy: TrustPolicy;
   /** Where mounts are. */
@@ -29,13 +30,9 @@ export class UserCalls {
     this.#options = options;
   }
 
-  get names(): readonly string[] {
-    return Object.keys(this.#options.users);
-  }
-
-  /** How long a call of the user may take in all, ms. */
-  deadlineOf(user: string): number {
-    return this.#rightsOf(user).seconds * 1000;
+  /** How long a call of the user may take in all, ms. Error `forbidden`: it has no rights, or no longer. */
+  async deadlineOf(user: string): Promise<number> {
+    return (await this.#rightsOf(user)).seconds * 1000;
   }
 
   /**
@@ -49,7 +46,7 @@ export class UserCalls {
     request: AnyRequest,
     run: (request: AnyRequest) => Promise<unknown>,
   ): Promise<unknown> {
-    const rights = this.#rightsOf(user);
+    const rights = await this.#rightsOf(user);
     const wish = wishOf(operation, request);
     const calls = this.#running.get(user) ?? 0;
     const { policy, dirs } = this.#options;
@@ -65,8 +62,8 @@ export class UserCalls {
     }
   }
 
-  #rightsOf(user: string): UserRights {
-    const { users } = this.#options;
+  async #rightsOf(user: string): Promise<UserRights> {
+    const users = await this.#options.users();
     const rights = Object.hasOwn(users, user) ? users[user] : undefined;
     if (rights === undefined) throw new CofaError('forbidden', `this engine knows no user ${user}`);
     return rights;

@@ -57,16 +57,17 @@ const logOf = (baseUrl: string, publicKey: Buffer): Log => ({
   logId: { keyId: createHash('sha256').update(publicKey).digest('base64') },
 });
 
-export async function startSigstore(host = 'sigstore.example'): Promise<Sigstore> {
+/** `then`: what its clocks say. */
+export async function startSigstore(host = 'sigstore.example', then = THEN): Promise<Sigstore> {
   const pair = () => generateKeyPairSync('ec', { namedCurve: 'P-256' });
-  const ctlog = await initializeCTLog(pair(), THEN);
-  const ca = await initializeCA(pair(), ctlog, THEN);
+  const ctlog = await initializeCTLog(pair(), then);
+  const ca = await initializeCA(pair(), ctlog, then);
   const logPair = pair();
-  const tlog = await initializeTLog(`https://rekor.${host}`, logPair, THEN);
+  const tlog = await initializeTLog(`https://rekor.${host}`, logPair, then);
   const laterLog = await initializeTLog(
     `https://rekor.${host}`,
     logPair,
-    new Date(THEN.getTime() + 3_600_000),
+    new Date(then.getTime() + 3_600_000),
   );
   const root: TrustedRootJson = {
     mediaType: 'application/vnd.dev.sigstore.trustedroot+json;version=0.1',

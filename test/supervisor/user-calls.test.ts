@@ -84,7 +84,7 @@ beforeAll(async () => {
     cleanup.defer(() => opened.close());
     return opened;
   };
-  const userCalls = new UserCalls({ users, policy: 'own', dirs: () => [] });
+  const userCalls = new UserCalls({ users: async () => users, policy: 'own', dirs: () => [] });
   serveApi({
     bus: await open(nats.users.supervisor),
     names,

@@ -1,5 +1,6 @@
 /** Opens the engine's doors: the API over NATS and on the socket, signals, and the file by which commands find the engine. */
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import type { ProcessStatus } from '../../../schemas/api.ts';
@@ -20,6 +21,7 @@ import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
 import { UserCalls } from '../user-calls.ts';
+import { UserRights } from '../user-rights.ts';
 import { followLog } from './log.ts';
 import type { LimitedUsers } from './nats.ts';
 
@@ -68,13 +70,16 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
 
 /** Answers every operation, on both ways. A socket that cannot be opened is no reason not to start. */
 async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise<void> {
-  const { options, bus, names, users, limited, layout, owner, conditions, mounts, log, end } = given;
+  const { options, bus, names, users, layout, owner, conditions, mounts, log, end } = given;
   const { mayAnswer } = owner;
-  const userCalls = new UserCalls({
-    users: limited.rights,
-    policy: options.trust ?? DEFAULT_TRUST,
-    dirs: () => mounts.list().map(({ dir }) => dir),
-  });
+  const rights = followRights(given);
+  const userCalls =
+    rights &&
+    new UserCalls({
+      users: () => rights.now(),
+      policy: options.trust ?? DEFAULT_TRUST,
+      dirs: () => mounts.list().map(({ dir }) => dir),
+    });
   serveApi({ bus, names, handlers, log, mayAnswer, userCalls });
   const away = () => (conditions.has('nats') ? busAway(users.supervisor.url) : undefined);
   try {
@@ -85,18 +90,46 @@ async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise
   }
 }
 
-/** The engine's endpoint, and before it one for each user with limited rights, in a folder of this start. */
-async function writeEndpoint(given: DoorsOptions): Promise<void> {
-  const { options, users, limited, names, layout, end, ports } = given;
-  const spoken = { v: 1, version: version(), protocol: PROTOCOL, oldestProtocol: OLDEST_PROTOCOL } as const;
-  await rm(layout.in('run/api'), { recursive: true, force: true });
-  for (const [user, nats] of Object.entries(limited.addresses)) {
+/** Undefined where there is no file of users with limited rights. */
+function followRights(given: DoorsOptions): UserRights | undefined {
+  const { options, limited, conditions, ports, end } = given;
+  if (options.apiUsers === undefined) return undefined;
+  const rights = new UserRights({
+    path: options.apiUsers,
+    first: limited.rights,
+    apply: async (now) => await writeUsers(given, (await limited.setRights?.(now)) ?? {}),
+    conditions,
+    clock: ports.clock,
+  });
+  end.at('connections', () => rights.close());
+  return rights;
+}
+
+const spoken = () =>
+  ({ v: 1, version: version(), protocol: PROTOCOL, oldestProtocol: OLDEST_PROTOCOL }) as const;
+
+/** One file for each user with limited rights, and none for others. */
+async function writeUsers(
+  { options, names, layout }: DoorsOptions,
+  addresses: LimitedUsers['addresses'],
+): Promise<void> {
+  const folder = layout.in('run/api');
+  const files = new Set(Object.keys(addresses).map((user) => `${user}.json`));
+  for (const file of await readdir(folder).catch(() => []))
+    if (!files.has(file)) await rm(join(folder, file), { force: true });
+  for (const [user, nats] of Object.entries(addresses)) {
     const calls = names.userApi(user, '');
-    const own = { ...spoken, node: options.node, user, nats, calls, progress: names.progress('', user) };
+    const own = { ...spoken(), node: options.node, user, nats, calls, progress: names.progress('', user) };
     await writeWhole(layout.in('run/api', `${user}.json`), Buffer.from(JSON.stringify(own, null, 2)));
   }
+}
+
+/** The engine's endpoint, and before it one for each user with limited rights. */
+async function writeEndpoint(given: DoorsOptions): Promise<void> {
+  const { options, users, limited, layout, end, ports } = given;
+  await writeUsers(given, limited.addresses);
   const endpoint = {
-    ...spoken,
+    ...spoken(),
     node: options.node,
     pid: ports.self.pid,
     nats: users.api,

@@ -28,6 +28,8 @@ export interface LimitedUsers {
   rights: RightsFile['users'];
   /** How each reaches NATS. */
   addresses: Record<string, BusAddress>;
+  /** Tells NATS of others, where the engine can; gives their addresses. Errors: those of a start. */
+  setRights?: (rights: RightsFile['users']) => Promise<Record<string, BusAddress>>;
 }
 
 export interface PrivateNatsOptions {
@@ -73,7 +75,7 @@ async function privateNats(given: PrivateNatsOptions, rights: RightsFile['users'
   );
   return {
     users: nats.users,
-    limited: { rights, addresses: nats.apiUsers },
+    limited: { rights, addresses: nats.apiUsers, setRights: nats.setRights },
     natsProcesses: () => [nats.child.status()],
   };
 }
@@ -97,7 +99,10 @@ export async function operatorsNats(given: {
     const known = await readNodeUsers(file);
     const users = usersOn(address, node, known);
     const addresses = apiUsersOn(address, known, Object.keys(rights));
-    return { users, limited: { rights, addresses }, natsProcesses };
+    // Whom the operator's server knows stands in the node's file, which `cofa nats-config` writes.
+    const setRights = async (now: RightsFile['users']) =>
+      apiUsersOn(address, await readNodeUsers(file), Object.keys(now));
+    return { users, limited: { rights, addresses, setRights }, natsProcesses };
   }
   if (Object.keys(rights).length > 0) {
     throw new CofaError('invalid-argument', '--api-users takes a NATS that tells users apart', {
