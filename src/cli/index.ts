@@ -92,19 +92,18 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
         return;
       }
     }
-    const [{ showOn }, { giveHeapRoom, INDEXING_ROOM_PERCENT }, { findHints }, { cutForHints }] =
-      await Promise.all([
-        import('./engine-progress.ts'),
-        import('../process/heap.ts'),
-        import('../index/image-hints.ts'),
-        import('../index/cut-for-hints.ts'),
-      ]);
+    const [{ showOn }, { giveIndexingRoom }, { findHints }, { cutForHints }] = await Promise.all([
+      import('./engine-progress.ts'),
+      import('../process/heap.ts'),
+      import('../index/image-hints.ts'),
+      import('../index/cut-for-hints.ts'),
+    ]);
     let indexed = await indexImage(
       defined({
         image,
         registry,
         signal,
-        onBegun: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
+        onBegun: () => giveIndexingRoom(),
         onProgress: showOn(view, (text) => context.output.warn(text)),
         threads: options.threads,
       }),

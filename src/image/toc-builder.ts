@@ -31,6 +31,9 @@ import type { Mtime, Toc, TocEntry, Xattr } from './toc.ts';
 export class TocBuilder {
   readonly #reader: TarReader;
   readonly #entries: TocEntry[] = [];
+  readonly #give: (entry: TocEntry) => void;
+  /** The last one: its patches are filled until the next member begins. */
+  #open: TocEntry | undefined;
   readonly #aufs = new AufsLinks();
   readonly #most: number;
   #members = 0;
@@ -39,8 +42,12 @@ export class TocBuilder {
   #patchBytes = 0;
   #toc: Toc | undefined;
 
-  /** `mostMembers`: a tar with more is refused. */
-  constructor(mostMembers: number = MAX_ENTRIES) {
+  /**
+   * `mostMembers`: a tar with more is refused. `give` gets the entries in order, each when it is whole; without it they are
+   * in the table that `finish` returns.
+   */
+  constructor(mostMembers: number = MAX_ENTRIES, give?: (entry: TocEntry) => void) {
+    this.#give = give ?? ((entry) => this.#entries.push(entry));
     this.#most = Math.min(mostMembers, MAX_ENTRIES);
     this.#reader = new TarReader((member) => this.#take(member));
   }
@@ -53,6 +60,7 @@ export class TocBuilder {
   /** Call after the last byte. */
   finish(): Toc {
     this.#reader.finish();
+    this.#pass();
     this.#toc ??= { entries: this.#entries };
     return this.#toc;
   }
@@ -67,7 +75,7 @@ export class TocBuilder {
     switch (name.kind) {
       case 'whiteout':
       case 'opaque':
-        this.#entries.push(bare(name.kind, path));
+        this.#pass(bare(name.kind, path));
         return NOTHING;
       case 'bad':
         throw this.#reader.fault('a whiteout that names nothing to remove');
@@ -89,8 +97,14 @@ export class TocBuilder {
     }
     const real = this.#aufs.resolve(entry);
     if (real === undefined) throw this.#reader.fault('a hard link to an AUFS file that is not there');
-    this.#entries.push(real);
+    this.#pass(real);
     return captures;
+  }
+
+  /** `next`: the entry behind the last one, which is whole now. */
+  #pass(next?: TocEntry): void {
+    if (this.#open !== undefined) this.#give(this.#open);
+    this.#open = next;
   }
 
   #entry(

@@ -23,7 +23,7 @@ import { promisify } from 'node:util';
 import { parentPort } from 'node:worker_threads';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { indexLayer } from '../image/index-layer.ts';
-import { encodeToc } from '../image/toc-codec.ts';
+import { TocWriter } from '../image/toc-codec.ts';
 import { beginWriteBack } from '../kernel/write-back.ts';
 import { deviceSize } from '../store/device.ts';
 import { DiskRoom, writeAll } from '../store/disk-room.ts';
@@ -68,17 +68,19 @@ async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: Abort
   const layout = job.store === undefined ? undefined : new Layout(job.store);
   const token = randomBytes(6).toString('hex');
   const draft = layout && new DeviceDraft(layout.deviceDraft(job.diffId, token), job.budget);
+  const toc = new TocWriter();
   try {
     const index = await indexLayer(blob, {
       expect: { digest: job.blob.digest, size: job.blob.size, diffId: job.diffId },
       signal,
+      onEntry: (entry) => toc.add(entry),
       ...(draft === undefined
         ? {}
         : { onRaw: (offset: number, bytes: Buffer) => draft.write(offset, bytes) }),
     });
     const { rawSize, diffId, compression, blobDigest, blobSize, spans } = index;
     // The flat image waits for these first; the thread does the rest while the main thread builds it.
-    send({ id, kind: 'contents', contents: { rawSize, toc: encodeToc(index.toc) } });
+    send({ id, kind: 'contents', contents: { rawSize, toc: toc.finish() } });
     // The indexer has compared the whole tar with its diffID; only now may the device bear its name.
     if (layout !== undefined) await draft?.publish(layout.device(spans.root), rawSize);
     return {

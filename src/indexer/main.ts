@@ -12,7 +12,7 @@ import { INDEXING, type NodeIndex, type ToIndexer } from '../index/orders.ts';
 import { rawBudget } from '../index/raw-budget.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
 import { answerOrder, type OrderChannel, orderChannel } from '../process/forked.ts';
-import { giveHeapRoom, INDEXING_ROOM_PERCENT, Tidying } from '../process/heap.ts';
+import { giveIndexingRoom, Tidying } from '../process/heap.ts';
 import { readSettings } from '../process/settings.ts';
 import { diskReserve } from '../store/disk-room.ts';
 import { Layout, writeWhole } from '../store/layout.ts';
@@ -95,7 +95,7 @@ async function indexForNode(
 if (import.meta.main) {
   const [mode, root] = process.argv.slice(2);
   await runIndexer(mode === 'rehearse' ? root : undefined, orderChannel(), {
-    giveHeapRoom: () => giveHeapRoom(INDEXING_ROOM_PERCENT),
+    giveHeapRoom: giveIndexingRoom,
     tidy: () => new Tidying().now(),
   });
   process.exit(0);

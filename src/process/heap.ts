@@ -16,7 +16,7 @@ const ROOM_PERCENT = 100;
  * While an image streams through an indexer: the most that V8 takes by itself. Network buffers count, and would have the old
  * generation marked again and again. Such a process ends with its image.
  */
-export const INDEXING_ROOM_PERCENT = 300;
+const INDEXING_ROOM_PERCENT = 300;
 /** Work is over when there was none for so long, ms. */
 const CALM_MS = 2_000;
 /** Less is not worth a collection of 10 to 20 ms, bytes. */
@@ -27,6 +27,15 @@ const LARGE_BYTES = 128 << 20;
 /** From now on, and whatever is loaded later, in all threads. To be called by each process once. */
 export function giveHeapRoom(percent = ROOM_PERCENT): void {
   setFlagsFromString(`--heap-growing-percent=${percent}`);
+}
+
+/**
+ * For a process through which an image streams, once its threads are at work. The young generation stays as it is: V8 doubles
+ * it up to 16 MiB a half while the flat image of 60,000 files is built, which is 100 MB more of memory and no faster.
+ */
+export function giveIndexingRoom(): void {
+  giveHeapRoom(INDEXING_ROOM_PERCENT);
+  setFlagsFromString('--semi-space-growth-factor=1');
 }
 
 export interface Heap {

@@ -7,6 +7,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import type { Fragment } from '../../src/image/sparse.ts';
 import { TarReader } from '../../src/image/tar.ts';
 import type { TarMember } from '../../src/image/tar.ts';
+import { encodeToc, TocWriter } from '../../src/image/toc-codec.ts';
 import { TocBuilder } from '../../src/image/toc.ts';
 import type { TocEntry } from '../../src/image/toc.ts';
 import { contentOf, tocOf } from './layer-tree.ts';
@@ -739,15 +740,21 @@ describe('any bytes', () => {
         fc.array(fc.integer({ min: 1, max: 1500 }), { minLength: 1, maxLength: 20 }),
         (sample, steps) => {
           const builder = new TocBuilder();
+          const writer = new TocWriter();
+          const giving = new TocBuilder(undefined, (entry) => writer.add(entry));
           for (let at = 0, i = 0; at < sample.length; i++) {
             const step = steps[i % steps.length] ?? 1;
             // A copy that is spoiled afterwards: nothing of a chunk may be kept.
             const chunk = Buffer.from(sample.subarray(at, at + step));
             builder.push(chunk);
+            giving.push(chunk);
             chunk.fill(0xaa);
             at += step;
           }
           expect(builder.finish()).toEqual(tocOf(sample));
+          // Entries that are given one by one are whole, patches and all.
+          expect(giving.finish()).toEqual({ entries: [] });
+          expect(writer.finish()).toEqual(encodeToc(tocOf(sample)));
         },
       ),
       { numRuns: 300 },
