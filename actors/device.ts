@@ -15,6 +15,15 @@ export const layerIdOf = ({ root, diffId }: Pick<ImageDevice, 'root' | 'diffId'>
 /** Name of the layer's span table in the store. */
 export const tableNameOf = ({ table, spans }: Pick<ImageDevice, 'table' | 'spans'>): string => table ?? spans;
 
+/**
+ * Whether no one has vouched for the layer's span table. Where its block root is proven it gives no wrong byte all the same,
+ * but its spans may lead nowhere.
+ */
+export const isPushed = (
+  { origin, vouched }: Pick<EventOf<'image.prepared'>, 'origin' | 'vouched'>,
+  { pushed }: ImageDevice,
+): boolean => pushed === true || (origin === 'sidecar' && vouched === undefined);
+
 /** As jobs that concern several layers name it. */
 export const jobLayerOf = ({ diffId, spans, root, table }: ImageDevice): JobLayer => ({
   diffId,

@@ -5,7 +5,6 @@
  */
 import type { TrustPolicy } from '../schemas/trust.ts';
 import { type RootFacts, standingOf } from './node-state.ts';
-import { worstOf } from './trust.ts';
 
 export interface ChoiceFacts {
   policy: TrustPolicy;
@@ -15,7 +14,7 @@ export interface ChoiceFacts {
   named: string | undefined;
   /** Whether the operator trusts keys or identities that may sign for the image's repository. */
   hasKeys: boolean;
-  /** Digest of the flat metadata that this node has proven for the same layers; undefined: none. */
+  /** Digest of the flat metadata that this node has proven for the same layers; undefined: none. It vouches for no sidecar. */
   known: string | undefined;
   /** What is known of block roots, by diffID. */
   roots: ReadonlyMap<string, RootFacts>;
@@ -58,10 +57,8 @@ export function voucherOf(
  * Whether none can be taken, so that the registry need not be asked for them. Under `signed` it is asked all the same: a user
  * who has prepared an image wants to know why that is of no use.
  */
-export function isHopeless({ policy, listed, known }: ChoiceFacts): boolean {
-  if (policy === 'own') return listed.size === 0 && known === undefined;
-  return policy === 'never';
-}
+export const isHopeless = ({ policy, listed }: ChoiceFacts): boolean =>
+  policy === 'never' || (policy === 'own' && listed.size === 0);
 
 /** Whether it matters who has signed a sidecar. */
 export const asksForSigner = ({ policy, hasKeys }: Pick<ChoiceFacts, 'policy' | 'hasKeys'>): boolean =>
@@ -81,8 +78,6 @@ export function passedBefore(
   signer?: string | false,
 ): string | undefined {
   if (facts.refuted.sidecars.has(digest)) return 'it was refuted by the layers';
-  // What it has may be what this node has proven.
-  if (facts.known !== undefined) return undefined;
   if (signer === undefined && asksForSigner(facts)) return undefined;
   return voucherOf(facts, { digest, signer: signer || undefined }) === false ? notVouched(facts) : undefined;
 }
@@ -103,14 +98,16 @@ export const comeFirst = (
     }),
   );
 
-/** Why it is passed over for what it holds; undefined: it is taken. */
+/**
+ * Why it is passed over for what it holds; undefined: it is taken. Metadata and roots that this node has proven vouch for none:
+ * the spans beside them could still lead nowhere, and what is proven the node takes from its own store.
+ */
 export function passedFor(facts: ChoiceFacts, sidecar: SidecarContents): string | undefined {
   const { known, refuted, revision, roots } = facts;
   const standings = sidecar.roots.map(({ diffId, root }) => standingOf(roots, diffId, root));
   if (standings.includes('other'))
     return "one of its span tables is not the layer's: this node knows another block root";
   if (refuted.flat === sidecar.flat) return 'its flat metadata were refuted by the layers';
-  if (sidecar.flat === known && worstOf(standings) === 'proven') return undefined;
   if (voucherOf(facts, sidecar) === false) return notVouched(facts);
   if (known !== undefined && sidecar.flat !== known && (sidecar.revision ?? 1) === revision)
     return 'its flat metadata are not those that this node has built from the same layers';
@@ -120,7 +117,7 @@ export function passedFor(facts: ChoiceFacts, sidecar: SidecarContents): string 
 const notVouched = ({ policy, hasKeys }: ChoiceFacts): string =>
   policy === 'signed'
     ? `no one vouches for it: ${hasKeys ? 'no key of this node has signed it, and no identity' : 'this node has no keys (cofa trust add)'}, and trusted-sidecars does not name it`
-    : `policy ${policy}: this node has not proven it, and trusted-sidecars does not name it`;
+    : `policy ${policy}: trusted-sidecars does not name it`;
 
 /** Whether a sidecar that failed with this code ends the choice: no other one would do either. */
 export const endsChoice = (code: string): boolean => FATAL.has(code);

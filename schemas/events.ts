@@ -100,6 +100,12 @@ const shapes = {
         table: digest
           .optional()
           .describe('digest of the span table, and its name in the store; absent: the blob digest names it'),
+        pushed: z
+          .literal(true)
+          .optional()
+          .describe(
+            'the span table came from a client that may push, and no one vouched for it: its spans may lead nowhere',
+          ),
       }),
     ),
     vouched: text

@@ -33,9 +33,8 @@ const proven = new Map([['d', { proven: 'r', refuted: [], at: 0 }]]);
 describe('the registry is not asked for sidecars', () => {
   test.each<[string, Partial<ChoiceFacts>, boolean]>([
     ['under never, whatever is known', { policy: 'never', known: 'f', listed: new Set(['a']) }, true],
-    ['under own with an empty list and nothing proven', { policy: 'own' }, true],
+    ['under own with an empty list, whatever is known', { policy: 'own', known: 'f' }, true],
     ['but under own with a list', { policy: 'own', listed: new Set(['a']) }, false],
-    ['but under own for what this node has proven', { policy: 'own', known: 'f' }, false],
     ['but under registry', {}, false],
     ['but under signed, to say that it has no keys', { policy: 'signed' }, false],
     ['but under signed with a key', { policy: 'signed', hasKeys: true }, false],
@@ -52,11 +51,11 @@ describe('a sidecar is passed over before it is fetched', () => {
     expect(passedBefore({ ...facts, refuted }, 'b')).toBeUndefined();
   });
 
-  test('when it is not listed, and nothing is proven that it could hold', () => {
+  test('when it is not listed, whatever is proven', () => {
     const own = { ...facts, policy: 'own' as const, listed: new Set(['b']) };
     expect(passedBefore(own, 'a')).toContain('trusted-sidecars does not name it');
     expect(passedBefore(own, 'b')).toBeUndefined();
-    expect(passedBefore({ ...own, known: 'f' }, 'a')).toBeUndefined();
+    expect(passedBefore({ ...own, known: 'f' }, 'a')).toContain('trusted-sidecars does not name it');
     expect([isUsable(own, 'a', 'key:k'), isUsable(own, 'b', undefined)]).toEqual([false, true]);
   });
 });
@@ -73,10 +72,11 @@ describe('a sidecar is passed over for its flat metadata', () => {
     expect(passedFor({ ...facts, known: 'f' }, sidecar)).toBeUndefined();
   });
 
-  test('when they are not what is proven, and the list does not name the sidecar', () => {
-    const own = { ...facts, policy: 'own' as const, known: 'g' };
-    expect(passedFor(own, sidecar)).toContain('trusted-sidecars');
-    expect(passedFor({ ...own, known: 'f', roots: proven }, sidecar)).toBeUndefined();
+  test('when the list does not name the sidecar, also where they and the roots are proven: its spans are not', () => {
+    const own = { ...facts, policy: 'own' as const, roots: proven };
+    for (const known of ['f', 'g'])
+      expect(passedFor({ ...own, known }, sidecar)).toContain('trusted-sidecars');
+    expect(passedFor({ ...own, known: 'f', listed: new Set(['a']) }, sidecar)).toBeUndefined();
   });
 });
 
@@ -99,9 +99,9 @@ describe('a sidecar is passed over for its span tables', () => {
 
   test('when its metadata are proven, its roots are not, and no one vouches for it', () => {
     const own = { ...facts, policy: 'own' as const, known: 'f' };
-    expect(passedFor(own, sidecar)).toContain('has not proven it');
+    expect(passedFor(own, sidecar)).toContain('does not name it');
     expect(passedFor({ ...own, listed: new Set(['a']) }, sidecar)).toBeUndefined();
-    expect(passedFor({ ...own, policy: 'never' }, sidecar)).toContain('has not proven it');
+    expect(passedFor({ ...own, policy: 'never' }, sidecar)).toContain('does not name it');
   });
 });
 

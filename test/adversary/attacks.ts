@@ -249,7 +249,7 @@ class World {
       this.outcome.forged += came.length;
       return;
     }
-    const isHonest = target.prepared?.by.sidecar === this.#listed.get(target.image.descriptor.digest);
+    const isHonest = TIGHT.has(target.prepared?.policy ?? 'registry');
     if (!isHonest || target.isAttackers || this.#registry.lies.has(genuine.blobDigest)) return;
     const wanted = runs.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at));
     if (wanted.some((block) => !came.includes(block)))

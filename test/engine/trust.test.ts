@@ -133,8 +133,10 @@ describe('an honest sidecar', () => {
 
     // Another image of the same layers needs no second proof, under any policy.
     const [twin, second] = [await pushTwin('twin'), newDir()];
-    expect(await mount(twin, second, 'own')).toMatchObject({ origin: 'sidecar', trust: 'proven' });
-    expect(await verified()).toBe(2);
+    expect(await mount(twin, second, 'own')).toMatchObject({ origin: 'node', trust: 'proven' });
+    expect(await verified()).toBe(1);
+    const told = (await engine.cli(['events', '--json', '--since-start', '--no-follow'])).stdout;
+    expect(told.split('\n').findLast((line) => line.includes('"image.prepared"'))).toContain('"pushed":true');
     expect(readFileSync(join(second, 'app/data')).equals(noise(200_000, 3))).toBe(true);
   });
 });

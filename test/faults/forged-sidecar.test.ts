@@ -198,7 +198,7 @@ describe('what the node has proven', () => {
     expect((await engine.cli(['prune', '--all'])).code).toBe(0);
     expect((await engine.cli(['unmount', first.dir])).code).toBe(0);
     await restart();
-    for (const trust of ['own', LAX]) {
+    for (const trust of [LAX, 'own']) {
       const mounted = await mount(twin.ref, trust);
       expect(await outcomes(mounted, image)).toEqual(new Set(['ok']));
       expect((await engine.cli(['unmount', mounted.dir])).code).toBe(0);
@@ -206,6 +206,33 @@ describe('what the node has proven', () => {
     expect((await imageOf(engine, twin.ref)).passed).toEqual([
       { sidecar: digest, reason: expect.stringContaining('block root') },
     ]);
+  });
+
+  it('vouches for no table: a sidecar with genuine metadata and states, and broken spans, denies no one', async () => {
+    const image = await push('known', [base(90)]);
+    expect((await engine.cli(['index', image.ref])).code).toBe(0);
+    const first = await mount(image.ref, LAX);
+    expect(await outcomes(first, image)).toEqual(new Set(['ok']));
+    const trustOf = async () => (await engine.status()).mounts.find(({ dir }) => dir === first.dir)?.trust;
+    await eventually('proven', async () => (await trustOf()) === 'proven', PROOF_MS);
+    const twin = await pushTwin(join(directory, 'known-twin'), image, `${registry.host}/known-twin:1`);
+    const random = new Random(11);
+    await pushForged(client, twin, (layer) => {
+      let made: Forgery | undefined;
+      while (made === undefined) made = spansAstray(layer, random);
+      return made;
+    });
+    expect((await engine.cli(['unmount', first.dir])).code).toBe(0);
+    expect((await engine.cli(['prune', '--all'])).code).toBe(0);
+    await restart();
+    for (const trust of ['own', 'signed']) {
+      const mounted = await mount(twin.ref, trust);
+      expect(mounted.origin).toBe('node');
+      // The first one's layers are written where they are indexed, the second one's blocks are fetched.
+      expect(await outcomes(mounted, image)).toEqual(new Set(['ok']));
+      expect((await engine.cli(['unmount', mounted.dir])).code).toBe(0);
+      expect((await engine.cli(['prune', '--all'])).code).toBe(0);
+    }
   });
 });
 

@@ -106,13 +106,17 @@ function tables({ image, sidecar }: ChainOrder): SidecarHandle {
 const rootsOf = (devices: readonly ImageDevice[]): Array<{ diffId: string; root: string }> =>
   devices.flatMap(({ diffId, root }) => (root === undefined ? [] : [{ diffId, root }]));
 
-/** A layer's span table is in the store when this resolves: one that is proven, else the sidecar's. */
+/**
+ * A layer's span table is in the store when this resolves: one that the node has made or that came with a voucher, else the
+ * sidecar's, else one of a proven block root.
+ */
 async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
   const { layout, files, image, known } = order;
   const layer = image.layers[at] as ResolvedImage['layers'][number];
   const { diffId, blob } = layer;
   for (const device of known) {
     if (device.diffId !== diffId || device.spans !== blob.digest) continue;
+    if (device.pushed === true && order.sidecar !== undefined) continue;
     const isHere = await readFile(layout.spans(tableNameOf(device))).then(
       (bytes) => SpanTable.of(bytes, layer).rawSize === device.size,
       () => false,

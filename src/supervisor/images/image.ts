@@ -27,6 +27,7 @@ import type { LiveFold } from '../../store/live-fold.ts';
 import type { Devices } from '../layers/devices.ts';
 import { type AttachedImage, Attachment, type AttachmentOptions } from './attachment.ts';
 import type { Made, Preparation, PreparationOrder, Terms } from './preparation.ts';
+import type { Same } from './proven.ts';
 import { Recording } from './recording.ts';
 import type { Refutations, Refuted } from './refutations.ts';
 import type { Keys } from './keys.ts';
@@ -42,8 +43,8 @@ export interface ImageContext extends AttachmentOptions {
   startups: Startups;
   preparation: Preparation;
   refutations: Refutations;
-  /** Digest of flat metadata that this node has proven for an image of the same layers. */
-  sameLayers: (image: Image) => string | undefined;
+  /** Flat images of the same layers that this node has proven. */
+  sameLayers: (image: Image) => Iterable<Same>;
   /** Digests of sidecars that this node has refuted for any image. */
   refutedSidecars: () => ReadonlySet<string>;
   /** The operator's keys. */
@@ -374,10 +375,12 @@ export class Image {
   #terms(): Terms {
     const { sameLayers, refutedSidecars, keys } = this.#context;
     const { trust: policy, refuted } = this;
+    const same = Array.from(sameLayers(this));
     return {
       policy,
       signers: keys.namesFor(this.resolved).size > 0 ? keys : undefined,
-      known: sameLayers(this),
+      same,
+      known: same[0]?.prepared.flat,
       isRefuted: refuted !== undefined,
       refuted: { flat: refuted?.flat, sidecars: refutedSidecars() },
     };

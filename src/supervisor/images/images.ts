@@ -5,15 +5,15 @@
 import { renameSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ImageDevice, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
+import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import { isRefused, policyFor } from '../../../actors/trust.ts';
 import type { CompleteLayers } from '../../index/rebuild-flat.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
-import type { EventOf, NewEvent } from '../../../schemas/events.ts';
+import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
-import { findSidecar, SIDECAR_REVISION } from '../../registry/sidecars.ts';
+import { findSidecar } from '../../registry/sidecars.ts';
 import { digestOf } from '../../digest/digest.ts';
 import { idOf } from '../../../actors/node-state.ts';
 import { hexOf } from '../../../schemas/digest.ts';
@@ -22,6 +22,7 @@ import type { Access } from './access.ts';
 import { Image, type ImageContext } from './image.ts';
 import type { Indexers } from './indexers.ts';
 import { Preparation, preparedBy } from './preparation.ts';
+import { knownDevices, provenLike } from './proven.ts';
 import type { Rebuilt } from '../../index/orders.ts';
 import { Refutations } from './refutations.ts';
 import { Resolver, resolvedBy } from './resolver.ts';
@@ -56,10 +57,10 @@ export class Images {
       preparation: new Preparation({
         ...options,
         knownDevices: () => this.knownDevices(),
-        roots: options.live.state.roots,
+        state: options.live.state,
       }),
       refutations: this.#refutations,
-      sameLayers: (image) => this.provenFlat(image),
+      sameLayers: (image) => provenLike(this.all(), image),
       refutedSidecars: () => this.#refutedSidecars(),
     };
     this.#resolver = new Resolver({ ...options, images: this });
@@ -272,32 +273,14 @@ export class Images {
 
   // ── What is proven ──
 
-  /**
-   * Layers that images have, with span tables whose block root is proven. A root says nothing of a table's spans: those that
-   * this node has made, or that came with a voucher, are the first.
-   */
+  /** Layers that images have, with span tables whose block root is proven, the best tables first. */
   knownDevices(): ImageDevice[] {
-    const { state } = this.#options.live;
-    const rank = ({ origin, vouched }: EventOf<'image.prepared'>): number =>
-      origin === 'node' ? 0 : vouched === undefined ? 2 : 1;
-    return [...this.all()]
-      .flatMap((image) => [...image.generations()])
-      .flatMap(({ prepared }) => (prepared === undefined ? [] : [prepared]))
-      .sort((a, b) => rank(a) - rank(b))
-      .flatMap(({ origin, devices }) =>
-        devices.filter((device) => rootsOfImage({ origin, devices: [device] }, state) === 'proven'),
-      );
+    return knownDevices(this.all(), this.#options.live.state);
   }
 
   /** Digest of flat metadata that this node has proven for the image's layers by the builder's present revision. */
   provenFlat(image: Image): string | undefined {
-    const chain = chainOf(image);
-    for (const other of this.all()) {
-      const { prepared } = other;
-      const isOurs = (prepared?.revision ?? 1) === SIDECAR_REVISION;
-      if (other.proof === 'proven' && isOurs && chainOf(other) === chain) return prepared?.flat;
-    }
-    return undefined;
+    return provenLike(this.all(), image).next().value?.prepared.flat;
   }
 
   /** The flat metadata in use are those of the layers. */
@@ -386,8 +369,6 @@ function newestOf(image: Image): Image {
   while (newest.successor !== undefined) newest = newest.successor;
   return newest;
 }
-
-const chainOf = (image: Image): string => image.resolved.layers.map(({ diffId }) => diffId).join();
 
 const refusal = (image: Image): CofaError =>
   new CofaError(

@@ -20,6 +20,7 @@ import type { Layout } from '../../store/layout.ts';
 import { prepareChain } from './chain-image.ts';
 import { indexOnNode } from './index-on-node.ts';
 import type { Indexers } from './indexers.ts';
+import { devicesFor, type Same, type State } from './proven.ts';
 import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
 import { rebuild } from './rebuild.ts';
 import { type ChoiceOptions, chooseSidecar, hasUsableSidecar, type PreparedEvent } from './sidecar-choice.ts';
@@ -33,14 +34,16 @@ export interface PreparationOptions {
   completeLayers: () => Promise<CompleteLayers>;
   /** Layers that images of this node have, with span tables whose block root is proven. */
   knownDevices: () => ImageDevice[];
-  /** What is known of block roots, by diffID; live. */
-  roots: ChoiceOptions['roots'];
+  /** What is known of layers and their block roots; live. */
+  state: State;
 }
 
 /** What may be used. */
 export interface Terms {
   policy: TrustPolicy;
-  /** Digest of flat metadata that this node has proven for the same layers; undefined: none. */
+  /** Flat images of the same layers that this node has proven. */
+  same: readonly Same[];
+  /** Digest of the flat metadata of these; undefined: there are none. */
   known: string | undefined;
   /** The operator's keys for the image's repository; undefined: there are none. */
   signers: ChoiceOptions['signers'];
@@ -94,7 +97,7 @@ export class Preparation {
   ): Promise<Made> {
     const { policy, isRefuted } = order.terms();
     if (buildsFromLayersFirst(policy, isRefuted)) {
-      const prepared = await this.#fromLayersHere(order);
+      const prepared = await this.#fromStore(order);
       if (prepared !== undefined) return { prepared, isProven: true, isBuilt: false, files: new LaterSync() };
     }
     const image = await fromRegistry();
@@ -152,8 +155,8 @@ export class Preparation {
       indexers.dismiss(AFTER_START_MS);
       return { prepared, isProven: proven, isBuilt: false, files };
     }
-    // Under policy registry the layers here were not looked at yet.
-    const here = chain === undefined ? await this.#fromLayersHere(order) : undefined;
+    // Under policies that look at sidecars first the store was not looked at yet.
+    const here = await this.#fromStore(order);
     const own =
       here ??
       (chain === undefined
@@ -168,14 +171,43 @@ export class Preparation {
   }
 
   #choice(order: PreparationOrder, image: ResolvedImage, files: LaterSync): ChoiceOptions {
-    const { layout, registry, log, roots } = this.#options;
+    const { layout, registry, log, state } = this.#options;
     const { manifest, report } = order;
     const { policy, known, refuted, signers } = order.terms();
     const onPassed = (remark: string) => {
       log.warn({ image: image.reference.text }, remark);
       report({ phase: 'sidecar', remark });
     };
+    const { roots } = state;
     return { layout, files, registry, manifest, image, policy, known, roots, signers, refuted, onPassed };
+  }
+
+  /** What the node has proven is used, without a registry and whatever lies in it. */
+  async #fromStore(order: PreparationOrder): Promise<PreparedEvent | undefined> {
+    const same = await this.#fromSame(order);
+    if (same !== undefined || order.resolved.chain !== undefined) return same;
+    return await this.#fromLayersHere(order);
+  }
+
+  /** The flat image of another image with the same layers, and its tables. */
+  async #fromSame(order: PreparationOrder): Promise<PreparedEvent | undefined> {
+    const { layout, state } = this.#options;
+    const { manifest, resolved } = order;
+    for (const { manifest: other, prepared } of order.terms().same) {
+      const devices = devicesFor(prepared, resolved.layers, state);
+      if (devices === undefined || !(await this.isInStore(other, prepared))) continue;
+      try {
+        await readFile(layout.config(manifest));
+        const metadata = await readFile(layout.flat(other));
+        // Another generation may have put another one there since.
+        if (digestOf(metadata) !== prepared.flat) continue;
+        await writeWhole(layout.flat(manifest), metadata);
+        return preparedBy({ flat: prepared.flat, devices });
+      } catch {
+        // It was removed meanwhile.
+      }
+    }
+    return undefined;
   }
 
   /** Every layer that has something of the image lies here whole: its flat image is built from them, without a registry. */

@@ -161,7 +161,7 @@ function checkOf(facts: ChoiceFacts, sidecar: SidecarHandle, vouched: Vouched): 
   asked.catch(() => {});
   return async ({ flat, roots }) => {
     const contents = { digest: descriptor.digest, flat, revision, roots };
-    // What this node has proven, and what the operator lists, needs no signature.
+    // What the operator lists, or the image names, needs no signature.
     const isFine = passedFor(facts, { ...contents, signer: undefined }) === undefined;
     const whole = { ...contents, signer: isFine ? undefined : await asked };
     refuseFor(passedFor(facts, whole));
@@ -171,8 +171,7 @@ function checkOf(facts: ChoiceFacts, sidecar: SidecarHandle, vouched: Vouched): 
 
 /** Whether the policy takes a sidecar that the registry has; its contents are not looked at. */
 export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean> {
-  // What this node has proven may be in any of them: without their contents that says nothing.
-  const facts = { ...(await factsOf(options)), known: undefined };
+  const facts = await factsOf(options);
   if (isHopeless(facts)) return false;
   const { registry, image } = options;
   const vouched = new Vouched(options, facts);
