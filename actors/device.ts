@@ -22,7 +22,24 @@ export const tableNameOf = ({ table, spans }: Pick<ImageDevice, 'table' | 'spans
 export const isPushed = (
   { origin, vouched }: Pick<EventOf<'image.prepared'>, 'origin' | 'vouched'>,
   { pushed }: ImageDevice,
-): boolean => pushed === true || (origin === 'sidecar' && vouched === undefined);
+): boolean => pushed ?? (origin === 'sidecar' && vouched === undefined);
+
+/**
+ * The flat image with a span table that the node has made for one of its layers; undefined where it has that already, or has
+ * no such layer.
+ */
+export function withTable<P extends Pick<EventOf<'image.prepared'>, 'devices'>>(
+  prepared: P,
+  made: ImageDevice,
+): P | undefined {
+  const isOther = ({ diffId, spans, table }: ImageDevice): boolean =>
+    diffId === made.diffId && spans === made.spans && table !== made.table;
+  if (!prepared.devices.some(isOther)) return undefined;
+  const devices = prepared.devices.map((device) =>
+    isOther(device) ? { ...device, table: made.table, pushed: false } : device,
+  );
+  return { ...prepared, devices };
+}
 
 /** As jobs that concern several layers name it. */
 export const jobLayerOf = ({ diffId, spans, root, table }: ImageDevice): JobLayer => ({

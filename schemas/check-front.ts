@@ -105,6 +105,7 @@ const CALLS: { readonly [Call in FrontCall]: { request: Predicate; reply: Predic
   'handed-over': handedOver,
   'take-back': { request: fields(layer), reply: isNothing },
   'taken-back': handedOver,
+  'given-up': { request: fields(layer), reply: isNothing },
   needs: { request: fields({ mounts: layers, images: layers }), reply: isNothing },
   uses: { request: fields({}), reply: list(fields({ ...layer, bytes: figure, idleMs: figure }), MAX_MANY) },
   shrink: { request: fields({ keep: amount, dryRun: flag }), reply: figure },
@@ -157,6 +158,7 @@ const NOTICES: { readonly [Kind in FrontNotice['kind']]: Predicate } = {
   whole: fields(layer),
   complete: fields(layer),
   'take-back': fields(layer),
+  astray: fields(layer),
   checked: fields(layer),
   corrupt: fields({ ...layer, message: sentence }),
 };

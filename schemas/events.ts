@@ -101,10 +101,10 @@ const shapes = {
           .optional()
           .describe('digest of the span table, and its name in the store; absent: the blob digest names it'),
         pushed: z
-          .literal(true)
+          .boolean()
           .optional()
           .describe(
-            'the span table came from a client that may push, and no one vouched for it: its spans may lead nowhere',
+            'whether the span table is that of a client that may push, and no one vouched for it: its spans may lead nowhere; absent: as origin and `vouched` say',
           ),
       }),
     ),

@@ -93,6 +93,11 @@ export interface HandedOverReply {
   state: LayerStatus['state'];
 }
 
+/** `front.given-up`: no better span table can be made for the layer than those by which its blocks do not come. */
+export interface GivenUp {
+  diffId: string;
+}
+
 /** `front.needs`: the layers of mounts, and those of images that are known. */
 export interface CacheNeeds {
   mounts: string[];
@@ -203,6 +208,7 @@ export interface FrontCalls {
   'handed-over': { request: HandedOver; reply: HandedOverReply };
   'take-back': { request: HandedOver; reply: void };
   'taken-back': { request: HandedOver; reply: HandedOverReply };
+  'given-up': { request: GivenUp; reply: void };
   needs: { request: CacheNeeds; reply: void };
   uses: { request: Empty; reply: LayerUse[] };
   shrink: { request: Shrink; reply: number };
@@ -235,6 +241,8 @@ export type FrontNotice =
   | { kind: 'complete'; diffId: string }
   /** Bytes of a handed-over device have to go: take it back. */
   | { kind: 'take-back'; diffId: string }
+  /** Blocks of it are not what they should be, whichever of its images' span tables they are fetched by. */
+  | { kind: 'astray'; diffId: string }
   /** Its blocks that were in doubt have been compared. */
   | { kind: 'checked'; diffId: string }
   | { kind: 'corrupt'; diffId: string; message: string };

@@ -52,6 +52,7 @@ export function frontCalls(parts: CallsOptions): FrontHandlers {
       layer?.takenBack();
       return { state: layer?.state ?? 'lazy' };
     },
+    'given-up': async ({ diffId }) => (await layers.find(diffId))?.givenUp(),
     needs: (needs) => void (cache.needs = needs),
     uses: () => cache.layerUses(),
     shrink: (order) => cache.shrink(order),

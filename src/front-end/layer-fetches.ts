@@ -5,6 +5,7 @@ import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { FetchOrder } from '../../schemas/fetch.ts';
 import type { Supply } from '../../schemas/front.ts';
 import { deviceSize } from '../store/device.ts';
+import { Astray } from './astray.ts';
 import type { JobListener } from './fetch-pool.ts';
 import type { LayerCore } from './layer-core.ts';
 import type { LayerWriter } from './layer-writer.ts';
@@ -28,6 +29,7 @@ export class LayerFetches {
   readonly #core: LayerCore;
   readonly #writer: LayerWriter;
   readonly #trace: Trace;
+  readonly #astray: Astray;
   /** By the actor's number. */
   readonly #running = new Map<number, Running>();
 
@@ -35,6 +37,18 @@ export class LayerFetches {
     this.#core = core;
     this.#writer = writer;
     this.#trace = trace;
+    const { on } = core.options;
+    this.#astray = new Astray(() => on.notify({ kind: 'astray', diffId: core.diffId }));
+  }
+
+  /** Where blocks may come from by now. */
+  supply(list: readonly [Supply, ...Supply[]]): void {
+    if (this.#core.options.layer.supplies.replace(list)) this.#astray.supplied();
+  }
+
+  /** No table can be made that is better than those that failed. */
+  givenUp(): void {
+    this.#astray.givenUp(this.#core.now());
   }
 
   start({ job, runs, blocks, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
@@ -131,7 +145,9 @@ export class LayerFetches {
     this.#trace.jobEnded(running, timing, `${code}: ${message}`);
     log.warn({ layer: this.#core.diffId, code, message }, 'fetch failed');
     const { job } = running;
-    this.#core.send({ type: 'job.failed', job, code, message, retryable, now: this.#core.now() });
+    const now = this.#core.now();
+    const mayComeYet = retryable || (code === 'integrity' && this.#astray.failed(now));
+    this.#core.send({ type: 'job.failed', job, code, message, retryable: mayComeYet, now });
   }
 
   #count(bytes: number): void {

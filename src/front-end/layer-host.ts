@@ -197,7 +197,12 @@ export class LayerHost {
 
   /** Where its blocks may come from by now. */
   supply(list: readonly [Supply, ...Supply[]]): void {
-    this.#core.options.layer.supplies.replace(list);
+    this.#fetches.supply(list);
+  }
+
+  /** No better table can be made: reads of blocks that do not come fail. */
+  givenUp(): void {
+    this.#fetches.givenUp();
   }
 
   /** Fetch ahead of the readers, near what they wait for. */

@@ -7,9 +7,9 @@ import type { Progress } from '../../schemas/api.ts';
 import { isProgress } from '../../schemas/check-progress.ts';
 import { isDigest } from '../../schemas/digest.ts';
 import { count, fields, flag, list, maybe, name, sentence, type Shape, text } from '../../schemas/shapes.ts';
-import type { ResolvedImage } from '../registry/client.ts';
+import type { ResolvedImage, Source } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
-import type { RebuildOrder } from './rebuild-flat.ts';
+import type { RebuildLayer, RebuildOrder } from './rebuild-flat.ts';
 
 /** Layers of an image. */
 const MAX_LAYERS = 4_096;
@@ -24,7 +24,12 @@ const device = fields({
   spans: isDigest,
   root: maybe(isDigest),
   table: maybe(isDigest),
+  pushed: maybe(flag),
 });
+
+/** Where blobs are. */
+const SOURCE = fields({ registry: name, repository: name });
+const LAYER = fields({ diffId: isDigest, blob: isDigest, blobSize: bytes });
 
 /** src/indexer/main.ts indexes one image. */
 export interface ToIndexer {
@@ -84,6 +89,20 @@ export const FLATTENING = {
   }) as Shape<Flattened>,
 };
 
+/** src/indexer/table-maker.ts makes the span table of one layer, and leaves it in the store. */
+export interface TableOrder {
+  root: string;
+  source: Source;
+  layer: RebuildLayer;
+}
+
+/** The notes are bytes of the blob that have come. */
+export const MAKING_TABLE = {
+  isOrder: fields({ root: PATH, source: SOURCE, layer: LAYER }) as Shape<TableOrder>,
+  isNote: bytes as Shape<number>,
+  isResult: device as Shape<ImageDevice>,
+};
+
 /** src/indexer/rebuilder.ts rebuilds one flat image from its layers. */
 export interface RebuilderOrder extends RebuildOrder {
   root: string;
@@ -105,8 +124,8 @@ export const REBUILDING = {
     root: PATH,
     manifest: isDigest,
     expected: maybe(isDigest),
-    source: fields({ registry: name, repository: name }),
-    layers: list(fields({ diffId: isDigest, blob: isDigest, blobSize: bytes }), MAX_LAYERS),
+    source: SOURCE,
+    layers: list(LAYER, MAX_LAYERS),
     local: list(fields({ diffId: isDigest, layer: isDigest, size: bytes }), MAX_KNOWN),
     known: list(device, MAX_KNOWN),
     cached: flag,

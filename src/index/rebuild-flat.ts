@@ -85,7 +85,8 @@ export async function rebuildFlat(
   }
 }
 
-type RebuildLayer = RebuildOrder['layers'][number];
+/** A layer of an image: its blob is of `blobSize` bytes. */
+export type RebuildLayer = RebuildOrder['layers'][number];
 type RebuildContext = Parameters<typeof rebuildFlat>[1];
 
 /** What is known of a layer. */
@@ -117,11 +118,28 @@ async function partOf(
 }
 
 async function streamed(
-  { diffId, blob, blobSize }: RebuildLayer,
+  layer: RebuildLayer,
   { source }: RebuildOrder,
-  { layout, registry }: RebuildContext,
+  context: RebuildContext,
   count: (bytes: number) => void,
 ): Promise<Part> {
+  const { toc, device } = await indexed(layer, source, context, count);
+  return { toc, size: device.size, device };
+}
+
+/**
+ * The layer, with a span table that is made from its blob in the registry, and lies in the store. `count`: called with the
+ * compressed bytes that came. Errors: those of the registry, `integrity` where the blob does not give the layer.
+ */
+export const indexedFrom = async (...order: Parameters<typeof indexed>): Promise<ImageDevice> =>
+  (await indexed(...order)).device;
+
+async function indexed(
+  { diffId, blob, blobSize }: RebuildLayer,
+  source: Source,
+  { layout, registry }: Pick<RebuildContext, 'layout' | 'registry'>,
+  count: (bytes: number) => void,
+): Promise<{ toc: Toc; device: ImageDevice }> {
   const stream = registry.blobStream(source, { digest: blob, size: blobSize });
   const expect = { digest: blob, size: blobSize, diffId };
   const { toc, spans, rawSize: size } = await indexLayer(counted(stream, count), { expect });
@@ -129,7 +147,7 @@ async function streamed(
   const table = digestOf(bytes);
   await writeWhole(layout.spans(table), bytes);
   await writeWhole(layout.toc(diffId), encodeToc(toc));
-  return { toc, size, device: { diffId, size, spans: blob, root: spans.root, table } };
+  return { toc, device: { diffId, size, spans: blob, root: spans.root, table } };
 }
 
 /** Where the data of the last file end. */

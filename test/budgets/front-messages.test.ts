@@ -48,6 +48,7 @@ const SOUND: { [Call in FrontCall]: { request: FrontRequest<Call>; reply: FrontR
   'handed-over': { request: { diffId: digest }, reply: { state: 'complete' } },
   'take-back': { request: { diffId: digest }, reply: null },
   'taken-back': { request: { diffId: digest }, reply: { state: 'lazy' } },
+  'given-up': { request: { diffId: digest }, reply: null },
   needs: { request: { mounts: [digest], images: [other] }, reply: null },
   uses: { request: {}, reply: [{ diffId: digest, bytes: 5, idleMs: 1_000 }] },
   shrink: { request: { keep: 0, dryRun: true }, reply: 7 },

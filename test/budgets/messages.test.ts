@@ -185,6 +185,7 @@ test('no notice ends a supervisor', () => {
     whole: hear,
     complete: hear,
     'take-back': hear,
+    astray: hear,
     checked: hear,
     corrupt: hear,
   });

@@ -85,6 +85,12 @@ const window = (layer: GenuineLayer) => {
   while (made === undefined) made = throughWindow(layer, random);
   return made;
 };
+const astray = (layer: GenuineLayer) => {
+  const random = new Random(11);
+  let made: Forgery | undefined;
+  while (made === undefined) made = spansAstray(layer, random);
+  return made;
+};
 const otherBytes = (layer: GenuineLayer) => overOtherBytes(layer, rewritten(layer, new Random(6)));
 
 /** The registry, or a mirror of it, gives other bytes for the blob until the end of the test. */
@@ -184,6 +190,24 @@ describe('an image whose table has the genuine states of another one’s layer',
   );
 });
 
+describe('a sidecar with genuine states and spans that lead nowhere, which a mount believes', () => {
+  it('costs its readers a moment: the node makes a table of its own, and keeps it', async () => {
+    const image = await push('mended', [base(100)]);
+    await pushForged(client, image, astray);
+    const first = await mount(image.ref, LAX);
+    expect(first.origin).toBe('sidecar');
+    expect(await outcomes(first, image)).toEqual(new Set(['ok']));
+    expect((await engine.cli(['unmount', first.dir])).code).toBe(0);
+    expect((await engine.cli(['prune', '--all'])).code).toBe(0);
+    await restart();
+    const before = await engine.status();
+    expect(await outcomes(await mount(image.ref, LAX), image)).toEqual(new Set(['ok']));
+    expect(before.images[0]?.layers[0]?.bytes.present).toBe(0);
+    const { stdout } = await engine.cli(['events', '--json', '--no-follow']);
+    expect(stdout.match(/"pushed":false/g)).toHaveLength(1);
+  });
+});
+
 describe('what the node has proven', () => {
   it('is not undone by genuine metadata with a forged table, under no policy', async () => {
     const image = await push('proven', [base(60)]);
@@ -216,12 +240,7 @@ describe('what the node has proven', () => {
     const trustOf = async () => (await engine.status()).mounts.find(({ dir }) => dir === first.dir)?.trust;
     await eventually('proven', async () => (await trustOf()) === 'proven', PROOF_MS);
     const twin = await pushTwin(join(directory, 'known-twin'), image, `${registry.host}/known-twin:1`);
-    const random = new Random(11);
-    await pushForged(client, twin, (layer) => {
-      let made: Forgery | undefined;
-      while (made === undefined) made = spansAstray(layer, random);
-      return made;
-    });
+    await pushForged(client, twin, astray);
     expect((await engine.cli(['unmount', first.dir])).code).toBe(0);
     expect((await engine.cli(['prune', '--all'])).code).toBe(0);
     await restart();

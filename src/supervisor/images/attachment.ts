@@ -114,6 +114,12 @@ export class Attachment {
     this.#tellRate();
   }
 
+  /** The image names another span table for a layer that is attached. */
+  supply(resolved: EventOf<'image.resolved'>, device: ImageDevice): void {
+    if (this.#loops !== undefined && this.#layers.includes(layerIdOf(device)))
+      this.#options.devices.supply(layerDemand(resolved, device), this.#user);
+  }
+
   /** Lets go of what is attached. A loop that is still in use goes with its last user. */
   async detach(ref: string): Promise<void> {
     const loops = this.#loops;

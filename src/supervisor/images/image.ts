@@ -11,7 +11,7 @@
  */
 import type { Logger } from 'pino';
 import { imageMachine } from '../../../actors/image.ts';
-import { jobLayerOf, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
+import { type ImageDevice, jobLayerOf, layerIdOf, rootsOfImage, withTable } from '../../../actors/device.ts';
 import { type ImageFacts, type Proof, proofOf, type RootStanding } from '../../../actors/node-state.ts';
 import { accepts, claim, type Evidence, isStricter, isWrong } from '../../../actors/trust.ts';
 import type { Progress } from '../../../schemas/api.ts';
@@ -68,6 +68,8 @@ export class Image {
   #predecessor: Image | undefined;
   /** Its layers are being read for a proof, and its files may be written. */
   isProving = false;
+  /** A span table is being made for one of its layers. */
+  isMending = false;
   /** Its files are about to go: nothing may use it any more. */
   removed = false;
   readonly host: ActorHost<typeof imageMachine>;
@@ -215,7 +217,8 @@ export class Image {
 
   /** Whether its files are being made. */
   get isPreparing(): boolean {
-    return this.host.state === 'preparing' || this.isProving || this.#predecessor?.isPreparing === true;
+    if (this.host.state === 'preparing' || this.isProving || this.isMending) return true;
+    return this.#predecessor?.isPreparing === true;
   }
 
   /** Resolves when the flat image in the store may be replaced: nothing is being made of it at the moment. */
@@ -272,6 +275,28 @@ export class Image {
     const image = await this.#fromRegistry();
     const terms = { ...this.#terms(), policy };
     return await this.#context.preparation.hasSidecar({ ...this.#order(), terms: () => terms }, image);
+  }
+
+  /**
+   * The node has made a span table for one of the layers: blocks come by that from now on, also after a restart. Returns whether
+   * the image had another one. Errors: those of the log.
+   */
+  async retable(made: ImageDevice): Promise<boolean> {
+    const { prepared: before, facts } = this;
+    const mended = before && withTable(before, made);
+    if (mended === undefined) return false;
+    this.prepared = mended;
+    this.#supply();
+    const { v: _v, at: _at, ...event } = mended;
+    // The log knows the flat image of the newest generation alone.
+    if (this.successor === undefined && !this.removed && facts.prepared?.flat === mended.flat)
+      await this.#context.live.append(hexOf(this.manifest), event);
+    return true;
+  }
+
+  /** Says where blocks come from by now. */
+  #supply(): void {
+    for (const device of this.prepared?.devices ?? []) this.#attachment.supply(this.resolved, device);
   }
 
   // ── Generations and the end ──
@@ -401,6 +426,8 @@ export class Image {
       throw new CofaError('internal', `image ${manifest} is attached before it is prepared`);
     this.#report({ phase: 'mount' });
     await this.#attachment.attach({ manifest, resolved, prepared, isBuilt: this.#isBuilt });
+    // A table may have been made anew meanwhile.
+    this.#supply();
     // From here on the log says which blocks there are.
     this.#isBuilt = false;
     await this.setReadAhead();

@@ -1,5 +1,6 @@
-/** Rebuilds a flat image in a process of its own; the supervisor's side of rebuilder.ts. */
-import { REBUILDING, type Rebuilt } from '../../index/orders.ts';
+/** Rebuilds a flat image, or one span table, in a process of its own; the supervisor's side of rebuilder.ts and table-maker.ts. */
+import type { ImageDevice } from '../../../actors/device.ts';
+import { MAKING_TABLE, REBUILDING, type Rebuilt, type TableOrder } from '../../index/orders.ts';
 import type { RebuildOrder } from '../../index/rebuild-flat.ts';
 import type { Layout } from '../../store/layout.ts';
 import { runForked } from '../../process/forked.ts';
@@ -39,6 +40,28 @@ export function rebuild(
       nice: options.expected === undefined ? undefined : NICE,
       onNote: options.onBytes,
       signal: options.signal,
+    },
+  );
+}
+
+/**
+ * The layer, with a span table that the node makes from its blob; the table lies in the store when this resolves. Errors: those
+ * of the registry, `integrity` where the blob does not give the layer, `internal` when the process dies.
+ */
+export function makeTable(
+  layout: Layout,
+  order: Omit<TableOrder, 'root'>,
+  signal: AbortSignal,
+): Promise<ImageDevice> {
+  return runForked(
+    MAKING_TABLE,
+    { ...order, root: layout.root },
+    {
+      program: new URL('../../indexer/table-maker.ts', import.meta.url),
+      what: `the span table of ${order.layer.diffId}`,
+      silenceMs: SILENCE_MS,
+      heapMiB: HEAP_MIB,
+      signal,
     },
   );
 }

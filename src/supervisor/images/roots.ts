@@ -49,6 +49,11 @@ export class Roots {
     for (const { diffId, root } of devices) if (root !== undefined) this.#tell('root.proven', diffId, root);
   }
 
+  /** The node has read the layer from its blob. */
+  prove(diffId: string, root: string): void {
+    this.#tell('root.proven', diffId, root);
+  }
+
   #tell(type: 'root.proven' | 'root.refuted', diffId: string, root: string): void {
     const key = `${type} ${diffId} ${root}`;
     const standing = standingOf(this.#live.state.roots, diffId, root);

@@ -84,6 +84,12 @@ export class Devices {
     }
   }
 
+  /** The user's image names another span table, or another place, for a layer that it has acquired. */
+  supply(demand: LayerDemand, user: string): void {
+    const layer = this.#attached.get(demand.diffId);
+    if (layer?.supply(user, demand) === true) this.#tellAgain(layer);
+  }
+
   /** How fast the rest of the layer may come for this user; the front end hears of it as soon as it can. */
   setRate(diffId: string, user: string, rate: number): void {
     const layer = this.#attached.get(diffId);

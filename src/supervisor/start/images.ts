@@ -12,6 +12,7 @@ import { Chains } from '../images/chains.ts';
 import { Images } from '../images/images.ts';
 import { Indexers } from '../images/indexers.ts';
 import { Keys } from '../images/keys.ts';
+import { NewTables } from '../images/new-tables.ts';
 import { Roots } from '../images/roots.ts';
 import { Startups } from '../images/startups.ts';
 import { Trust } from '../images/trust.ts';
@@ -31,6 +32,7 @@ export interface ImageParts {
   images: Images;
   chains: Chains;
   trust: Trust;
+  newTables: NewTables;
 }
 
 export interface ImagePartsOptions {
@@ -73,7 +75,8 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     completeLayers,
   });
   devices.direct.subscribe((layer) => void images.changedDirect(layer));
-  new Roots({ live: given.live, log }).begin();
+  const roots = new Roots({ live: given.live, log });
+  roots.begin();
   const chains = new Chains({ images, log, now: () => ports.clock.wallMs() });
   const now = () => ports.clock.now();
   const trust = new Trust({ layout, log, images, conditions, completeLayers, now });
@@ -83,5 +86,7 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     replaced: () => void trust.close(),
     failed: () => trust.close(),
   });
-  return { indexers, images, chains, trust };
+  const newTables = new NewTables({ layout, log, images, roots, front: given.front, now });
+  end.at('background', () => newTables.close());
+  return { indexers, images, chains, trust, newTables };
 }

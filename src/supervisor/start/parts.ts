@@ -24,6 +24,7 @@ export function makeParts(
     whole: () => imageParts.trust.poke(),
     complete: ({ diffId }) => devices.handOver(diffId),
     'take-back': ({ diffId }) => devices.takeBack(diffId),
+    astray: ({ diffId }) => imageParts.newTables.make(diffId),
     checked: ({ diffId }) => doubts.compared(diffId),
     corrupt: ({ diffId, message }) => conditions.set(`corrupt:${diffId}`, message),
   });

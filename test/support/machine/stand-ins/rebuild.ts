@@ -1,8 +1,9 @@
 /**
  * Stand-in for src/supervisor/images/rebuild.ts: the process reads each layer, from its device or from the registry,
- * and gives the layers' metadata, or dies.
+ * and gives the layers' metadata, or a table, or dies.
  */
-import { type Rebuilt, rebuiltPath } from '../../../../src/index/orders.ts';
+import type { ImageDevice } from '../../../../actors/device.ts';
+import { type Rebuilt, rebuiltPath, type TableOrder } from '../../../../src/index/orders.ts';
 import { CofaError } from '../../../../schemas/errors.ts';
 import type { RebuildOrder } from '../../../../src/index/rebuild-flat.ts';
 import { hexOf } from '../../../../schemas/digest.ts';
@@ -62,6 +63,27 @@ export async function rebuild(
     difference: isSame ? undefined : 'other bytes',
     path,
   };
+}
+
+/** The process reads the layer's blob, and makes the table that the layer has; of an attacker's blob it finds that. */
+export async function makeTable(
+  layout: Layout,
+  { layer }: Omit<TableOrder, 'root'>,
+  signal: AbortSignal,
+): Promise<ImageDevice> {
+  machine().meet('tables made anew');
+  const dies = machine().random.chance(world().plan.rebuildDies);
+  const genuine = world().layers.find(({ diffId }) => diffId === layer.diffId);
+  await request('layer blob', signal);
+  for (let block = 0; block < (genuine?.blockCount ?? 0); block++) {
+    await machine().sleep(world().plan.blockMs);
+    signal.throwIfAborted();
+    if (dies && machine().random.chance(0.3)) throw new CofaError('internal', 'the process ended early');
+  }
+  if (genuine?.blob !== layer.blob) throw new CofaError('integrity', 'the tar is not what the config says');
+  await writeWhole(layout.spans(tableOf(genuine)), encodeTable(genuine));
+  const { diffId, size, blob: spans, root } = genuine;
+  return { diffId, size, spans, root, table: tableOf(genuine) };
 }
 
 const tableOf = (layer: SimLayer): string => digestOf(encodeTable(layer));
