@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest';
+import { trustOption } from '../../src/cli/trust-option.ts';
+import { OPERATIONS } from '../../schemas/api.ts';
 import { DEFAULT_TRUST, isTighterOrEqual, policyNamed, TRUST_POLICIES } from '../../schemas/trust.ts';
 
 test('policies have one order: a policy is as tight as itself, and of two one is the tighter', () => {
@@ -12,4 +14,10 @@ test('policies have one order: a policy is as tight as itself, and of two one is
 test('an engine that is told nothing believes no client that may merely push; `always` is still understood', () => {
   expect(DEFAULT_TRUST).toBe('signed');
   expect(policyNamed('always')).toBe('registry');
+});
+
+test('a word that is no policy is refused with the words that are, by options and by the API', () => {
+  expect(() => trustOption('fleet')).toThrow('--trust: "fleet" is not one of registry, signed, own, never');
+  const { error } = OPERATIONS.mount.request.safeParse({ ref: 'image', dir: '/dir', trust: 'fleet' });
+  for (const policy of TRUST_POLICIES) expect(error?.issues[0]?.message).toContain(`"${policy}"`);
 });

@@ -1,7 +1,7 @@
 /** What it takes to use a sidecar, in its order. */
 import { afterAll, expect, it } from 'vitest';
 import { serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
-import { chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
+import { type ChoiceOptions, chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { LaterSync } from '../../src/store/later-sync.ts';
@@ -33,12 +33,12 @@ await layout.prepare();
 const image = await serveRehearsalImage(layout);
 cleanup.defer(() => image.close());
 
-async function choose(refuted?: string) {
+async function choose(refuted?: string, change: Partial<ChoiceOptions> = {}) {
   const seen: string[] = [];
   const passed: string[] = [];
   const registry = new Watched(seen);
   cleanup.defer(() => registry.close());
-  const { prepared } = await chooseSidecar({
+  const { prepared, plan } = await chooseSidecar({
     layout,
     files: new LaterSync(),
     registry,
@@ -51,8 +51,9 @@ async function choose(refuted?: string) {
     refuted: { flat: refuted, sidecars: new Set() },
     onFetched: () => seen.push('fetched'),
     onPassed: (sentence) => passed.push(sentence),
+    ...change,
   });
-  return { seen, prepared, passed };
+  return { seen, prepared, passed, plan };
 }
 
 it('all of its parts are asked for at once, and who waits for them hears when the last has come', async () => {
@@ -66,4 +67,13 @@ it('one whose flat metadata were refuted is passed over, whatever becomes of its
   const again = await choose(prepared?.flat);
   expect(again.prepared).toBeUndefined();
   expect(again.passed).toEqual([expect.stringContaining('its flat metadata were refuted')]);
+});
+
+it('one that no one vouches for is passed over before it is fetched, and is a plan unless it was refuted', async () => {
+  const { seen, prepared, plan } = await choose(undefined, { policy: 'signed' });
+  expect([seen, prepared]).toEqual([[], undefined]);
+  const digest = plan?.descriptor.digest ?? '';
+  expect(digest).toMatch(/^sha256:/);
+  const refuted = { flat: undefined, sidecars: new Set([digest]) };
+  expect((await choose(undefined, { policy: 'signed', refuted })).plan).toBeUndefined();
 });

@@ -1,4 +1,8 @@
-/** The hints of an image on a node: kept when it is prepared, used for starts that have no startup pack. */
+/**
+ * The hints of an image on a node: kept when it is prepared, used for starts that have no startup pack. They say in which order
+ * absent blocks are fetched, and nothing else: so an image that the node indexes by itself keeps those of a sidecar that no one
+ * vouches for. Forged ones cost the bytes of blocks of that image that no process reads.
+ */
 import { readFile, rm } from 'node:fs/promises';
 import type { StartSet } from '../../../actors/start-set.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
@@ -7,7 +11,7 @@ import { decodeHints, startOf } from '../../image/hints/hints.ts';
 import { DEFAULT_START } from '../../pack/pack-store.ts';
 import type { SidecarHandle } from '../../registry/sidecars.ts';
 import type { LaterSync } from '../../store/later-sync.ts';
-import type { Layout } from '../../store/layout.ts';
+import { type Layout, writeWhole } from '../../store/layout.ts';
 
 /** The sidecar's hints, if it has some that can be read: an image is prepared without them as well, and `onFailed` is told why. */
 export async function readHints(
@@ -23,6 +27,24 @@ export async function readHints(
       `the hints of sidecar ${sidecar.descriptor.digest} are not used: ${toErrorRecord(error).message}`,
     );
     return undefined;
+  }
+}
+
+/**
+ * Keeps the hints of a sidecar that was passed over, if it has some. No mount waits for that; a failure is told and
+ * concerns the hints alone. `signal`: the image is removed.
+ */
+export async function keepPlan(
+  layout: Layout,
+  image: string,
+  plan: SidecarHandle,
+  { signal, onFailed }: { signal: AbortSignal; onFailed: (sentence: string) => void },
+): Promise<void> {
+  try {
+    const hints = await readHints(plan, onFailed);
+    if (hints !== undefined && !signal.aborted) await writeWhole(layout.hints(image), hints);
+  } catch (error) {
+    onFailed(`the hints of sidecar ${plan.descriptor.digest} were not kept: ${toErrorRecord(error).message}`);
   }
 }
 

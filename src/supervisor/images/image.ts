@@ -394,6 +394,7 @@ export class Image {
       terms: () => this.#terms(),
       earlierDevices: this.#predecessor?.prepared?.devices,
       report: (progress) => this.#report(progress),
+      removal: this.removal,
     };
   }
 

@@ -16,8 +16,9 @@ import { SpanTable } from '../../image/span-table.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
 import { LaterSync } from '../../store/later-sync.ts';
-import type { Layout } from '../../store/layout.ts';
+import { type Layout, writeWhole } from '../../store/layout.ts';
 import { prepareChain } from './chain-image.ts';
+import { keepPlan } from './hints.ts';
 import { indexOnNode } from './index-on-node.ts';
 import type { Indexers } from './indexers.ts';
 import { devicesFor, type Same, type State } from './proven.ts';
@@ -61,6 +62,8 @@ export interface PreparationOrder {
   /** Devices of the flat image that this one replaces; undefined: it is the first. */
   earlierDevices: ReadonlyArray<{ diffId: string }> | undefined;
   report: (progress: Progress) => void;
+  /** Aborted when the image has been removed. */
+  removal: AbortSignal;
 }
 
 export interface Made {
@@ -142,7 +145,7 @@ export class Preparation {
     const choice = { ...this.#choice(order, image, files), onFetched };
     const known = this.#options.knownDevices();
     const chainOrder = { layout, files, image, layers: layers.length, known, onFailed: choice.onPassed };
-    const { prepared, proven, passed } =
+    const { prepared, proven, passed, plan } =
       chain === undefined
         ? await chooseSidecar(choice)
         : await chooseSidecar(choice, (sidecar, check) =>
@@ -157,6 +160,8 @@ export class Preparation {
     }
     // Under policies that look at sidecars first the store was not looked at yet.
     const here = await this.#fromStore(order);
+    const signal = order.removal;
+    if (plan !== undefined) void keepPlan(layout, manifest, plan, { signal, onFailed: choice.onPassed });
     const own =
       here ??
       (chain === undefined

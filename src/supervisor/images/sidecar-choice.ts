@@ -38,6 +38,8 @@ export interface SidecarChoice {
   /** Whether the flat metadata are those that this node has proven for the same layers. */
   proven: boolean;
   passed: Array<{ sidecar: string; reason: string }>;
+  /** The first that was passed over and not refuted: its hints may be used all the same (hints.ts). */
+  plan: SidecarHandle | undefined;
 }
 
 export interface ChoiceOptions {
@@ -96,8 +98,9 @@ export async function chooseSidecar(
     passed.push({ sidecar, reason: reason.slice(0, MAX_REASON) });
     options.onPassed(`sidecar ${sidecar} of ${image.reference.text} is not used: ${reason}`);
   };
-  const none = { prepared: undefined, proven: false, passed };
-  if (isHopeless(facts)) return none;
+  let plan: SidecarHandle | undefined;
+  const none = () => ({ prepared: undefined, proven: false, passed, plan });
+  if (isHopeless(facts)) return none();
   const vouched = new Vouched(options, facts);
   const skip: OnSkipped = ({ descriptor, reason }) => pass(descriptor.digest, reason);
   try {
@@ -107,11 +110,12 @@ export async function chooseSidecar(
         refuseFor(passedBefore(facts, digest, vouched.signers.get(digest)));
         const taken = await take(sidecar, checkOf(facts, sidecar, vouched));
         const prepared = passed.length === 0 ? taken : { ...taken, passed };
-        return { prepared, proven: prepared.flat === facts.known, passed };
+        return { prepared, proven: prepared.flat === facts.known, passed, plan };
       } catch (error) {
         const { code, message } = toErrorRecord(error);
         if (endsChoice(code)) throw error;
         pass(digest, message);
+        if (!facts.refuted.sidecars.has(digest)) plan ??= sidecar;
       }
     }
   } catch (error) {
@@ -119,7 +123,7 @@ export async function chooseSidecar(
     if (endsChoice(code)) throw error;
     options.onPassed(`the sidecars of ${image.reference.text} cannot be listed: ${message}`);
   }
-  return none;
+  return none();
 }
 
 /** Who has signed the sidecars of an image that has several: asked before any of them is fetched. */
