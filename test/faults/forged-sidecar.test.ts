@@ -197,12 +197,8 @@ describe('a sidecar with genuine states and spans that lead nowhere, which a mou
     const first = await mount(image.ref, LAX);
     expect(first.origin).toBe('sidecar');
     expect(await outcomes(first, image)).toEqual(new Set(['ok']));
-    expect((await engine.cli(['unmount', first.dir])).code).toBe(0);
-    expect((await engine.cli(['prune', '--all'])).code).toBe(0);
-    await restart();
-    const before = await engine.status();
-    expect(await outcomes(await mount(image.ref, LAX), image)).toEqual(new Set(['ok']));
-    expect(before.images[0]?.layers[0]?.bytes.present).toBe(0);
+    await evictAll(image);
+    expect(await outcomes(first, image)).toEqual(new Set(['ok']));
     const { stdout } = await engine.cli(['events', '--json', '--no-follow']);
     expect(stdout.match(/"pushed":false/g)).toHaveLength(1);
   });
@@ -241,19 +237,23 @@ describe('what the node has proven', () => {
     await eventually('proven', async () => (await trustOf()) === 'proven', PROOF_MS);
     const twin = await pushTwin(join(directory, 'known-twin'), image, `${registry.host}/known-twin:1`);
     await pushForged(client, twin, astray);
+    await evictAll(image);
     expect((await engine.cli(['unmount', first.dir])).code).toBe(0);
-    expect((await engine.cli(['prune', '--all'])).code).toBe(0);
-    await restart();
-    for (const trust of ['own', 'signed']) {
-      const mounted = await mount(twin.ref, trust);
-      expect(mounted.origin).toBe('node');
-      // The first one's layers are written where they are indexed, the second one's blocks are fetched.
-      expect(await outcomes(mounted, image)).toEqual(new Set(['ok']));
-      expect((await engine.cli(['unmount', mounted.dir])).code).toBe(0);
-      expect((await engine.cli(['prune', '--all'])).code).toBe(0);
-    }
+    const mounted = await mount(twin.ref, 'own');
+    expect(await outcomes(mounted, image)).toEqual(new Set(['ok']));
+    expect(mounted.origin).toBe('node');
+    // Blocks are fetched by the table that the node has made.
+    await evictAll(twin);
+    expect(await outcomes(mounted, image)).toEqual(new Set(['ok']));
   });
 });
+
+/** All blocks of a mounted image go: an engine that has just started knows of no block that a start has read. */
+async function evictAll({ ref }: FaultImage): Promise<void> {
+  await restart();
+  expect((await engine.cli(['prune', '--all'])).code).toBe(0);
+  expect((await imageOf(engine, ref)).layers.map(({ bytes }) => bytes.present)).toEqual([0]);
+}
 
 async function restart(): Promise<void> {
   await engine.stop();
