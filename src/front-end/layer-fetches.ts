@@ -1,6 +1,6 @@
 /** Jobs of one layer on their way: from the actor's `fetch` to the pool, and from the pool's answers to the actor. */
 import type { LayerEffect } from '../../actors/layer.ts';
-import { type BlockRun, blockRun, type SpanRun } from '../../actors/ranges.ts';
+import { type BlockRun, blockRun, sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { FetchOrder } from '../../schemas/fetch.ts';
 import type { Supply } from '../../schemas/front.ts';
@@ -146,7 +146,9 @@ export class LayerFetches {
     log.warn({ layer: this.#core.diffId, code, message }, 'fetch failed');
     const { job } = running;
     const now = this.#core.now();
-    const mayComeYet = retryable || (code === 'integrity' && this.#astray.failed(now));
+    // Of several spans it is not known which one is bad: each is tried alone before.
+    const isBad = code === 'integrity' && sizeOf(running.runs) === 1;
+    const mayComeYet = retryable || (isBad && this.#astray.failed(now));
     this.#core.send({ type: 'job.failed', job, code, message, retryable: mayComeYet, now });
   }
 
