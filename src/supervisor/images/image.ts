@@ -288,8 +288,10 @@ export class Image {
     this.prepared = mended;
     this.#supply();
     const { v: _v, at: _at, ...event } = mended;
-    // The log knows the flat image of the newest generation alone.
-    if (this.successor === undefined && !this.removed && facts.prepared?.flat === mended.flat)
+    await this.recorded();
+    // The log knows the flat image of the newest generation alone; a later table brings this one along.
+    const isNewest = this.successor === undefined && this.prepared === mended && !this.removed;
+    if (isNewest && facts.prepared?.flat === mended.flat)
       await this.#context.live.append(hexOf(this.manifest), event);
     return true;
   }
