@@ -5,7 +5,7 @@
  *
  * @sigstore/verify checks certificates, their log, the entry, the time and the signature. What it leaves to its caller is here:
  * what was signed (verify.ts), who may sign, and which of its checks the trust root makes necessary. This module loads some
- * hundred others, so it is imported where a bundle with a certificate meets a rule, and not before.
+ * sixty others, so it is imported where a bundle with a certificate meets a rule, and not before.
  */
 import { X509Certificate } from 'node:crypto';
 import { bundleFromJSON } from '@sigstore/bundle';
