@@ -1,5 +1,8 @@
+import { crc32 } from 'node:zlib';
 import { CofaError } from '../../schemas/errors.ts';
 import type { Checkpoint, Header, LayerDecoder } from './layer-decoder.ts';
+import { FastStretch } from './fast-stretch.ts';
+import { type GzipState, MAX_HEADER, place, restore, storedHeader, WINDOW_SIZE } from './gzip-restart.ts';
 import { Inflate } from './libz.ts';
 import { NativeBuffer } from './native.ts';
 
@@ -15,6 +18,9 @@ import { NativeBuffer } from './native.ts';
  * decoder reads the header, then continues at the very bit where the code for the wanted byte begins. In a stored block
  * the header is made up: a stored block of what was left of the old one.
  *
+ * Where the caller needs checkpoints at known places only, ISA-L decodes the blocks between these (fast-stretch.ts). All
+ * that comes out is what zlib alone would give: bytes, checkpoints, errors.
+ *
  * It ignores bytes behind the last member that do not begin another one, as gunzip does: padding and signatures lie
  * there. (Go's reader, and so containerd without an external decompressor, refuses them.)
  */
@@ -22,18 +28,25 @@ export class GzipDecoder implements LayerDecoder {
   readonly checkpointsAnywhere = true;
   readonly #inflate: Inflate;
   readonly #track: boolean;
-  readonly #primeBits: number;
-  #state: 'prime' | 'raw' | 'trailer' | 'between' | 'half-magic' | 'member' | 'garbage';
+  #primeBits: number;
+  #state: 'prime' | 'raw' | 'fast' | 'trailer' | 'between' | 'half-magic' | 'member' | 'garbage';
   #source: NativeBuffer | undefined;
   #at = 0;
   #end = 0;
   #consumed = 0;
   /** `consumed` when something was written last. */
   #written = 0;
-  /** Raw bytes of this member. */
+  /** Raw bytes of this member, and of all. */
   #produced = 0;
-  /** Bytes of a trailer that are still to be skipped. */
+  #total = 0;
+  /** Bytes of a trailer that are still to be read; those that were. */
   #trailer = 0;
+  readonly #tail = Buffer.alloc(TRAILER_SIZE);
+  /** CRC-32 of the member so far, where zlib does not keep it; undefined also where nothing does. */
+  #crc: number | undefined;
+  #fast: FastStretch | undefined;
+  /** zlib takes over at this bit, before a block, and has not begun. */
+  #resumed: number | undefined;
   /** Bytes of the block header that the decoder is reading, or has read last. */
   readonly #header = Buffer.alloc(MAX_HEADER);
   #headerSize = 0;
@@ -42,9 +55,13 @@ export class GzipDecoder implements LayerDecoder {
   #headerEnd = 0;
   #inHeader = false;
 
-  /** `track`: the caller will use checkpoint(). */
-  constructor(options: { track?: boolean; from?: GzipState } = {}) {
+  /**
+   * `track`: the caller will use checkpoint(). `marks`: from the start, and at multiples of so many raw bytes only;
+   * run()'s target then has the last WINDOW_SIZE raw bytes in front of `start`, its source the last bytes read.
+   */
+  constructor(options: { track?: boolean; from?: GzipState; marks?: number } = {}) {
     this.#track = options.track ?? false;
+    if (options.marks !== undefined) this.#fast = FastStretch.create(options.marks);
     this.#primeBits = options.from?.bits ?? 0;
     this.#state = options.from === undefined ? 'member' : this.#primeBits > 0 ? 'prime' : 'raw';
     this.#inflate = new Inflate(options.from === undefined ? 'gzip' : 'raw');
@@ -89,29 +106,18 @@ export class GzipDecoder implements LayerDecoder {
   }
 
   run(target: NativeBuffer, start: number, end: number): number {
-    while (!this.#inBlock()) {
+    while (!this.#inBlock() && this.#state !== 'fast') {
       if (this.#at === this.#end) return 0;
       this.#step();
     }
-    const inflate = this.#inflate;
-    const available = this.#end - this.#at;
-    inflate.input((this.#source?.address ?? 0n) + BigInt(this.#at), available);
-    let taken = 0;
-    let written = 0;
-    try {
-      written = inflate.run(target.address + BigInt(start), end - start, this.#track);
-    } finally {
-      taken = available - inflate.available;
-      if (this.#track) this.#followHeader(taken);
-      this.#take(taken);
-    }
-    this.#produced += written;
-    if (written > 0) this.#written = this.#consumed;
-    if (inflate.ended) this.#endMember();
-    return written;
+    if (this.#fast !== undefined && this.#beginFast(this.#fast, target, start))
+      return this.#runFast(this.#fast, target, start, end);
+    return this.#runZlib(target, start, end);
   }
 
   checkpoint(): Checkpoint | undefined {
+    if (this.#resumed !== undefined)
+      return { ...place(this.#resumed), back: 0, reach: Math.min(this.#produced, WINDOW_SIZE) };
     if (!this.#track || !this.#inBlock()) return undefined;
     const { atBlock, bits } = this.#inflate;
     const bit = this.#consumed * 8 - bits;
@@ -131,6 +137,129 @@ export class GzipDecoder implements LayerDecoder {
     this.#source = undefined;
   }
 
+  #runZlib(target: NativeBuffer, start: number, end: number): number {
+    const inflate = this.#inflate;
+    const available = this.#end - this.#at;
+    inflate.input((this.#source?.address ?? 0n) + BigInt(this.#at), available);
+    let taken = 0;
+    let written = 0;
+    try {
+      written = inflate.run(target.address + BigInt(start), end - start, this.#track);
+    } finally {
+      taken = available - inflate.available;
+      if (this.#track) this.#followHeader(taken);
+      this.#take(taken);
+    }
+    this.#resumed = undefined;
+    this.#count(target, start, written);
+    if (written > 0) this.#written = this.#consumed;
+    if (inflate.ended) this.#endMember();
+    return written;
+  }
+
+  /** Whether ISA-L is to decode what follows, or does so already. */
+  #beginFast(fast: FastStretch, target: NativeBuffer, start: number): boolean {
+    if (this.#state === 'fast') return true;
+    const { atBlock, bits, check } = this.#inflate;
+    if (this.#resumed !== undefined || !atBlock || !fast.isWorth(this.#total)) return false;
+    if (this.#state === 'member') this.#crc = check;
+    const last = this.#source?.bytes[this.#at - 1] ?? 0;
+    const reach = Math.min(this.#produced, WINDOW_SIZE);
+    fast.begin({
+      window: target.bytes.subarray(start - reach, start),
+      bits,
+      value: bits === 0 ? 0 : last >> (8 - bits),
+      consumed: this.#consumed,
+      produced: this.#produced,
+    });
+    this.#inHeader = false;
+    this.#state = 'fast';
+    return true;
+  }
+
+  #runFast(fast: FastStretch, target: NativeBuffer, start: number, end: number): number {
+    const { isal } = fast;
+    const input = { source: this.#source as NativeBuffer, at: this.#at, end: this.#end };
+    let ran: { written: number; taken: number };
+    try {
+      ran = fast.run(this.#total, input, target, start, end);
+    } catch (error) {
+      // What is corrupt, and where, is zlib's to say.
+      fast.giveUp();
+      if (!this.#rewind(fast)) throw error;
+      return 0;
+    }
+    const { written, taken } = ran;
+    this.#take(taken);
+    this.#count(target, start, written);
+    if (written > 0) this.#written = this.#consumed - (isal.bits >>> 3);
+    if (isal.ended) {
+      this.#take(-(isal.bits >>> 3));
+      this.#endMember();
+    } else if (isal.atBlock) this.#resume(isal.bits, target, start + written);
+    else if (fast.isMissed(this.#total, written)) this.#rewind(fast);
+    return written;
+  }
+
+  /**
+   * In the middle of a block zlib decodes the stretch once more, and goes on from here as if it had decoded all. False
+   * where it cannot: then the mark has no checkpoint.
+   */
+  #rewind(fast: FastStretch): boolean {
+    const { kept, from } = fast;
+    const [source, at, end, consumed, written, crc] = [
+      this.#source,
+      this.#at,
+      this.#end,
+      this.#consumed,
+      this.#written,
+      this.#crc,
+    ];
+    const [produced, total] = [this.#produced, this.#total];
+    this.#inflate.reset('raw');
+    if (from.window.length > 0) this.#inflate.dictionary(from.window);
+    if (from.bits > 0) this.#inflate.prime(from.bits, from.value);
+    this.#beginHeader(from.bits);
+    this.#header[0] = from.value << (8 - from.bits);
+    this.#state = 'raw';
+    this.input(kept, 0, fast.keptSize);
+    this.#consumed = from.consumed;
+    this.#produced = from.produced;
+    this.#crc = undefined;
+    while (this.#produced < produced && this.#at < this.#end)
+      this.#runZlib(SCRATCH, 0, Math.min(SCRATCH.bytes.length, produced - this.#produced));
+    const unread = this.#end - this.#at;
+    this.#crc = crc;
+    this.#total = total;
+    if (this.#produced === produced && unread <= at) {
+      this.input(source as NativeBuffer, at - unread, end as number);
+      return true;
+    }
+    // Thousands of empty blocks lie between what was written and what was read: ISA-L goes on.
+    [this.#source, this.#at, this.#end, this.#consumed, this.#written] = [source, at, end, consumed, written];
+    this.#produced = produced;
+    this.#inHeader = false;
+    this.#state = 'fast';
+    return false;
+  }
+
+  /** zlib goes on where ISA-L stopped: before a block, whose first bit it has read with `bits` - 1 others. */
+  #resume(bits: number, target: NativeBuffer, end: number): void {
+    this.#resumed = this.#consumed * 8 - bits;
+    this.#take(-Math.ceil(bits / 8));
+    this.#primeBits = bits % 8;
+    this.#state = this.#primeBits > 0 ? 'prime' : 'raw';
+    this.#inflate.reset('raw');
+    this.#inflate.dictionary(target.bytes.subarray(end - Math.min(this.#produced, WINDOW_SIZE), end));
+    this.#beginHeader(this.#primeBits);
+  }
+
+  #count(target: NativeBuffer, start: number, written: number): void {
+    this.#produced += written;
+    this.#total += written;
+    if (this.#crc !== undefined) this.#crc = crc32(target.bytes.subarray(start, start + written), this.#crc);
+  }
+
   /** Whether zlib reads the input: in a member's header, data or trailer. */
   #inBlock(): boolean {
     return this.#state === 'member' || this.#state === 'raw';
@@ -139,7 +268,7 @@ export class GzipDecoder implements LayerDecoder {
   #endMember(): void {
     this.#inHeader = false;
     this.#trailer = TRAILER_SIZE;
-    this.#state = this.#state === 'raw' ? 'trailer' : 'between';
+    this.#state = this.#state === 'member' ? 'between' : 'trailer';
   }
 
   /** One move outside of deflate data; at least one input byte is there. */
@@ -153,10 +282,12 @@ export class GzipDecoder implements LayerDecoder {
         this.#state = 'raw';
         break;
       case 'trailer': {
-        const skipped = Math.min(this.#trailer, this.#end - this.#at);
-        this.#take(skipped);
-        this.#trailer -= skipped;
-        if (this.#trailer === 0) this.#state = 'between';
+        // One of its two words.
+        const read = Math.min(((this.#trailer - 1) % 4) + 1, this.#end - this.#at);
+        this.#source?.bytes.copy(this.#tail, TRAILER_SIZE - this.#trailer, this.#at, this.#at + read);
+        this.#take(read);
+        this.#trailer -= read;
+        if (this.#trailer % 4 === 0) this.#checkTrailer();
         break;
       }
       case 'between':
@@ -170,6 +301,18 @@ export class GzipDecoder implements LayerDecoder {
       default:
         this.#take(this.#end - this.#at);
     }
+  }
+
+  /** As zlib does where it has seen the whole member. */
+  #checkTrailer(): void {
+    const isOver = this.#trailer === 0;
+    if (this.#crc !== undefined && !isOver && this.#tail.readUInt32LE(0) !== this.#crc)
+      throw new CofaError('integrity', 'corrupt gzip data (incorrect data check)');
+    if (this.#crc !== undefined && isOver && this.#tail.readUInt32LE(4) !== this.#produced % 2 ** 32)
+      throw new CofaError('integrity', 'corrupt gzip data (incorrect length check)');
+    if (!isOver) return;
+    this.#state = 'between';
+    this.#crc = undefined;
   }
 
   #beginMember(): void {
@@ -222,60 +365,10 @@ export class GzipDecoder implements LayerDecoder {
   }
 }
 
-/** What a decoder must know to start at a checkpoint, apart from the data. */
-export interface GzipState {
-  bits: number;
-  header?: Header | undefined;
-  window?: Buffer | undefined;
-}
-
-/** Brings a fresh raw stream to a checkpoint; the caller then primes it with the first `bits` bits, if any. */
-export function restore(inflate: Inflate, state: GzipState): void {
-  if (state.window !== undefined) inflate.dictionary(state.window);
-  if (state.header === undefined) return;
-  const { bytes, length } = state.header;
-  const input = new NativeBuffer(MAX_HEADER);
-  bytes.copy(input.bytes, 0, 0, MAX_HEADER);
-  const whole = length >>> 3;
-  inflate.input(input.address, whole);
-  // a header writes nothing; a forged one that would has no room for it
-  let written = inflate.run(input.address, 0, true);
-  if (length % 8 > 0) {
-    inflate.prime(length % 8, bytes[whole] as number);
-    written += inflate.run(input.address, 0, true);
-  }
-  if (written !== 0 || !inflate.behindHeader || inflate.bits !== 0 || inflate.available !== 0) {
-    throw new CofaError('integrity', 'span table: not the header of a deflate block', {
-      hint: 'index the image again',
-    });
-  }
-}
-
-/** Deflate refers back by at most this many bytes (RFC 1951 §2). */
-export const WINDOW_SIZE = 32_768;
-
-/**
- * Bytes that the longest block header takes (RFC 1951 §3.2.7), with partial bytes at both ends: 17 bits, 19 lengths of
- * 3 bits, 320 code lengths of at most 14 bits each: 4,554 bits.
- */
-export const MAX_HEADER = 576;
-
 /** CRC-32 and length. */
 const TRAILER_SIZE = 8;
 const MAGIC = [0x1f, 0x8b] as const;
+/** Takes what is decoded once more. */
+const SCRATCH = new NativeBuffer(65_536);
 const firstMagicByte = new NativeBuffer(1);
 firstMagicByte.bytes[0] = MAGIC[0];
-
-/** The byte that holds a bit, and how many bits of it are from there on (0: all). */
-function place(bit: number): { start: number; bits: number } {
-  return { start: Math.floor(bit / 8), bits: (8 - (bit % 8)) % 8 };
-}
-
-/** RFC 1951 §3.2.4: final flag, type 00, padding, length, its complement. */
-function storedHeader(length: number, last: boolean): Header {
-  const bytes = Buffer.alloc(5);
-  bytes[0] = last ? 1 : 0;
-  bytes.writeUInt16LE(length, 1);
-  bytes.writeUInt16LE(length ^ 0xffff, 3);
-  return { bytes, length: 40 };
-}

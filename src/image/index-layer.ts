@@ -6,7 +6,7 @@ import { GzipDecoder } from './gzip.ts';
 import { detectCompression, type LayerDecoder, MAGIC_SIZE } from './layer-decoder.ts';
 import { PlainDecoder } from './plain.ts';
 import { SpanScanner } from './span-scan.ts';
-import { type Compression, SpanTable } from './span-table.ts';
+import { type Compression, SPAN_SIZE, SpanTable } from './span-table.ts';
 import { TocBuilder } from './toc-builder.ts';
 import type { Toc, TocEntry } from './toc.ts';
 import { ZstdDecoder } from './zstd.ts';
@@ -196,7 +196,7 @@ class LayerScan {
 function openDecoder(compression: Compression): LayerDecoder {
   switch (compression) {
     case 'gzip':
-      return new GzipDecoder({ track: true });
+      return new GzipDecoder({ track: true, marks: SPAN_SIZE });
     case 'zstd':
       return new ZstdDecoder();
     case 'none':

@@ -48,6 +48,11 @@ export class Inflate {
     return this.#stream.view.getUint32(8, HOST_LITTLE);
   }
 
+  /** 'gzip': CRC-32 of the member's bytes so far. */
+  get check(): number {
+    return Number(this.#stream.view.getBigUint64(96, HOST_LITTLE));
+  }
+
   /** Compressed bytes to read next; their memory must stay as it is until they are consumed. */
   input(address: bigint, length: number): void {
     this.#stream.view.setBigUint64(0, address, HOST_LITTLE);

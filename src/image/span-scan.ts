@@ -1,5 +1,5 @@
 import { CofaError } from '../../schemas/errors.ts';
-import { WINDOW_SIZE } from './gzip.ts';
+import { WINDOW_SIZE } from './gzip-restart.ts';
 import type { Checkpoint, LayerDecoder } from './layer-decoder.ts';
 import { NativeBuffer } from './native.ts';
 import { SPAN_BLOCKS, SPAN_SIZE, type SpanRecord } from './span-table.ts';

@@ -1,6 +1,6 @@
 import { CofaError } from '../../schemas/errors.ts';
 import { Digest } from '../digest/digest.ts';
-import { type GzipState, MAX_HEADER } from './gzip.ts';
+import { type GzipState, MAX_HEADER } from './gzip-restart.ts';
 import type { Header as BlockHeader } from './layer-decoder.ts';
 import { INITIAL_STATE, Sha256, STATE_SIZE } from './sha256.ts';
 import { MAX_PACKED_WINDOW, unpackWindow } from './window.ts';

@@ -1,5 +1,5 @@
 import { CofaError } from '../../schemas/errors.ts';
-import { type GzipState, restore, WINDOW_SIZE } from './gzip.ts';
+import { type GzipState, restore, WINDOW_SIZE } from './gzip-restart.ts';
 import type { Header } from './layer-decoder.ts';
 import { Inflate } from './libz.ts';
 import { NativeBuffer } from './native.ts';
