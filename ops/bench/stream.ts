@@ -19,7 +19,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
-import type { FromIndexer, ToIndexer } from '../../src/index/orders.ts';
+import type { ToIndexer } from '../../src/index/orders.ts';
 import { NODE_FLAGS } from '../../src/process/node-flags.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
@@ -153,9 +153,9 @@ async function indexing(checkout: string, image: ResolvedImage): Promise<Run> {
   const before = await cpuOf(child);
   const began = performance.now();
   let cpuMs = 0;
-  const answer = await new Promise<FromIndexer>((done, failed) => {
-    child.on('message', (message: FromIndexer) => {
-      if (message.kind === 'progress') return;
+  const answer = await new Promise<{ kind: string }>((done, failed) => {
+    child.on('message', (message: { kind: string }) => {
+      if (message.kind !== 'done' && message.kind !== 'failed') return;
       done(message);
     });
     child.once('exit', (code) => failed(new Error(`the indexer ended with ${code}`)));
