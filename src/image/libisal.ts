@@ -69,7 +69,7 @@ export class IsalInflate {
   }
 
   /**
-   * Inflates into the target's bytes [start, end); with `stop` it looks for the next block's begin and goes no further,
+   * Inflates into the target's bytes [start, end); with `stop` it looks for the next block's begin and stops there,
    * until `begin`. Returns the bytes written, which may be none although there is more: then it has read some of the
    * input. Throws CofaError('integrity').
    */
