@@ -45,11 +45,10 @@ export class Claims {
     const words = this.#words;
     const taken = this.#taken;
     for (let group = 0; group < taken.length; group++) {
-      const bits = taken[group] as number;
-      if (bits === -1) continue;
-      for (let word = 0; word < 32; word++) {
-        const at = group * GROUP + word * 4;
-        if (((bits >> word) & 1) === 0 && words.u32(at) !== 0) throw this.#leftOver(at, at + 4);
+      // A bit for each word that belongs to nothing; each round takes the lowest.
+      for (let free = ~(taken[group] as number); free !== 0; free &= free - 1) {
+        const at = group * GROUP + (31 - Math.clz32(free & -free)) * 4;
+        if (words.u32(at) !== 0) throw this.#leftOver(at, at + 4);
       }
     }
   }
