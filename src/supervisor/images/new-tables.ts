@@ -12,15 +12,15 @@
 import type { Logger } from 'pino';
 import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import { pauseAfterFailures } from '../../../actors/trust.ts';
-import type { Layout } from '../../store/layout.ts';
+import type { TableOrder } from '../../index/orders.ts';
 import type { FrontCaller } from '../layers/front-caller.ts';
 import type { Image } from './image.ts';
 import type { Images } from './images.ts';
-import { makeTable } from './rebuild.ts';
 import type { Roots } from './roots.ts';
 
 export interface NewTablesOptions {
-  layout: Layout;
+  /** Makes a table of a blob, and leaves it in the store: rebuild.ts. */
+  makeTable: (order: Omit<TableOrder, 'root'>, signal: AbortSignal) => Promise<ImageDevice>;
   log: Logger;
   images: Pick<Images, 'all'>;
   roots: Pick<Roots, 'prove'>;
@@ -119,12 +119,12 @@ export class NewTables {
 
   /** Undefined where the blob cannot be had, or is another layer. */
   async #read(image: Image, { diffId, spans: blob }: ImageDevice): Promise<ImageDevice | undefined> {
-    const { layout, log, roots } = this.#options;
+    const { makeTable, log, roots } = this.#options;
     const { registry, repository, layers } = image.resolved;
     const layer = layers.find((one) => one.diffId === diffId && one.blob === blob);
     if (layer === undefined) return undefined;
     try {
-      const made = await makeTable(layout, { source: { registry, repository }, layer }, this.#stop.signal);
+      const made = await makeTable({ source: { registry, repository }, layer }, this.#stop.signal);
       if (made.root !== undefined) roots.prove(diffId, made.root);
       return made;
     } catch (error) {

@@ -13,6 +13,7 @@ import { Images } from '../images/images.ts';
 import { Indexers } from '../images/indexers.ts';
 import { Keys } from '../images/keys.ts';
 import { NewTables } from '../images/new-tables.ts';
+import { makeTable } from '../images/rebuild.ts';
 import { Roots } from '../images/roots.ts';
 import { Startups } from '../images/startups.ts';
 import { Trust } from '../images/trust.ts';
@@ -86,7 +87,14 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     replaced: () => void trust.close(),
     failed: () => trust.close(),
   });
-  const newTables = new NewTables({ layout, log, images, roots, front: given.front, now });
+  const newTables = new NewTables({
+    makeTable: (order, signal) => makeTable(layout, order, signal),
+    log,
+    images,
+    roots,
+    front: given.front,
+    now,
+  });
   end.at('background', () => newTables.close());
   return { indexers, images, chains, trust, newTables };
 }
