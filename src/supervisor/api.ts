@@ -103,7 +103,8 @@ class NatsApi {
   take(operation: Operation, message: Msg, user?: string): void {
     if (user !== undefined) {
       // They have a number of calls each, and take no place of others.
-      void this.#answer(operation, message, user);
+      if (this.#options.userCalls?.isInPace(user) === true) void this.#answer(operation, message, user);
+      else respond(message, { ok: false, error: { code: 'busy', message: 'too many requests a second' } });
       return;
     }
     const running = this.#running;
@@ -130,7 +131,7 @@ class NatsApi {
     } catch (error) {
       // An engine that has been replaced meanwhile leaves the answer to its successor.
       if (!(await mayAnswer())) return;
-      note(log, operation, error);
+      if (user === undefined || this.#options.userCalls?.mayNote(user) === true) note(log, operation, error);
       respond(message, { ok: false, error: toErrorRecord(error) });
     }
   }

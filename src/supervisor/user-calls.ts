@@ -18,16 +18,51 @@ export interface UserCallsOptions {
   policy: TrustPolicy;
   /** Where mounts are. */
   dirs: () => readonly string[];
+  /** Monotonic, ms. */
+  now: () => number;
 }
+
+/** Requests of a user in a second; more are refused before they are read. */
+const MOST_A_SECOND = 100;
+const SECOND_MS = 1_000;
+/** Users that are counted. */
+const MOST_USERS = 1_000;
 
 type AnyRequest = { [O in Operation]: AcceptedOf<O> }[Operation];
 
 export class UserCalls {
   readonly #options: UserCallsOptions;
   readonly #running = new Map<string, number>();
+  /** Of each user: the second that runs, its requests, and whether the log has heard of one that failed. */
+  readonly #seconds = new Map<string, { from: number; requests: number; isNoted: boolean }>();
 
   constructor(options: UserCallsOptions) {
     this.#options = options;
+  }
+
+  /** Counts a request. False: it is one too many in this second. */
+  isInPace(user: string): boolean {
+    const second = this.#secondOf(user);
+    second.requests += 1;
+    return second.requests <= MOST_A_SECOND;
+  }
+
+  /** Whether the log hears of a call that failed: a user who is refused again and again must not fill the disk. */
+  mayNote(user: string): boolean {
+    const second = this.#secondOf(user);
+    if (second.isNoted) return false;
+    second.isNoted = true;
+    return true;
+  }
+
+  #secondOf(user: string) {
+    const now = this.#options.now();
+    const known = this.#seconds.get(user);
+    if (known !== undefined && now - known.from < SECOND_MS) return known;
+    if (this.#seconds.size >= MOST_USERS) this.#seconds.clear();
+    const next = { from: now, requests: 0, isNoted: false };
+    this.#seconds.set(user, next);
+    return next;
   }
 
   /** How long a call of the user may take in all, ms. Error `forbidden`: it has no rights, or no longer. */

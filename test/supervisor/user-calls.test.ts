@@ -30,6 +30,8 @@ const held = new Promise<void>((resolve) => {
 });
 
 let slow = Promise.resolve();
+/** Of the log. */
+let lines = 0;
 
 const STATUS = {
   mounts: [{ dir: 'OWN' }, { dir: '/mnt/foreign/a' }],
@@ -84,12 +86,17 @@ beforeAll(async () => {
     cleanup.defer(() => opened.close());
     return opened;
   };
-  const userCalls = new UserCalls({ users: async () => users, policy: 'own', dirs: () => [] });
+  const userCalls = new UserCalls({
+    users: async () => users,
+    policy: 'own',
+    dirs: () => [],
+    now: () => performance.now(),
+  });
   serveApi({
     bus: await open(nats.users.supervisor),
     names,
     handlers,
-    log: pino({ level: 'silent' }),
+    log: pino({}, { write: () => (lines += 1) }),
     userCalls,
     deadline: (operation) => (operation === 'scrub-stop' ? 100 : 60_000),
   });
@@ -235,14 +242,33 @@ test('a client that holds all calls of `api` does not lock the snapshotter out',
   expect(await status('api')).toBe('ok');
 });
 
+test('a flood of refused requests fills no log, and other users are answered', async () => {
+  lines = 0;
+  const began = performance.now();
+  const request = JSON.stringify({ ref: 'debian', dir: '/usr/local/sbin' });
+  const flood = Array.from({ length: 2_000 }, async () => {
+    const answer = await bus.ci.request(names.userApi('ci', 'mount'), request, { timeout: 10_000 });
+    return answer.json<{ error: { code: string } }>().error.code;
+  });
+  const free = await bus.snapshotter.request(names.api('status'), '{}', { timeout: 5_000 });
+  expect(free.json<Reply>().ok).toBe(true);
+  const codes = await Promise.all(flood);
+  const seconds = Math.ceil((performance.now() - began) / 1000) + 1;
+  expect(codes.filter((code) => code !== 'busy').length).toBeLessThanOrEqual(100 * seconds);
+  expect(lines).toBeLessThanOrEqual(seconds);
+  await expect.poll(() => call('ci', 'status', {}), { timeout: 3_000 }).toBe('ok');
+});
+
 test('calls that hang take no place of others', async () => {
   const hanging = [1, 2].map((n) => call('ci', 'mount', { ref: 'debian:held', dir: `${dir()}${n}` }));
   await expect
     .poll(() => called.filter((one) => (one as { ref?: string }).ref === 'debian:held').length)
     .toBe(2);
   expect(await call('ci', 'mount', { ref: 'debian', dir: dir() })).toBe('busy');
-  const free = await bus.api.request(names.api('status'), '{}', { timeout: 2_000 });
-  expect(free.json<Reply>().ok).toBe(true);
+  for (const by of [bus.api, bus.snapshotter]) {
+    const free = await by.request(names.api('status'), '{}', { timeout: 2_000 });
+    expect(free.json<Reply>().ok).toBe(true);
+  }
   release();
   expect(await Promise.all(hanging)).toEqual(['ok', 'ok']);
   expect(await call('ci', 'mount', { ref: 'debian', dir: dir() })).toBe('ok');

@@ -80,7 +80,12 @@ beforeAll(async () => {
       await held;
     },
   } as unknown as Handlers;
-  const userCalls = new UserCalls({ users: () => rights.now(), policy: 'own', dirs: () => [] });
+  const userCalls = new UserCalls({
+    users: () => rights.now(),
+    policy: 'own',
+    dirs: () => [],
+    now: () => performance.now(),
+  });
   serveApi({ bus, names, handlers, log, userCalls });
 });
 

@@ -70,7 +70,7 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
 
 /** Answers every operation, on both ways. A socket that cannot be opened is no reason not to start. */
 async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise<void> {
-  const { options, bus, names, users, layout, owner, conditions, mounts, log, end } = given;
+  const { options, bus, names, users, layout, ports, owner, conditions, mounts, log, end } = given;
   const { mayAnswer } = owner;
   const rights = followRights(given);
   const userCalls =
@@ -79,6 +79,7 @@ async function serveOperations(given: DoorsOptions, handlers: Handlers): Promise
       users: () => rights.now(),
       policy: options.trust ?? DEFAULT_TRUST,
       dirs: () => mounts.list().map(({ dir }) => dir),
+      now: ports.clock.now,
     });
   serveApi({ bus, names, handlers, log, mayAnswer, userCalls });
   const away = () => (conditions.has('nats') ? busAway(users.supervisor.url) : undefined);
