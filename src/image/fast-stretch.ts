@@ -3,8 +3,8 @@ import { NativeBuffer } from './native.ts';
 
 /**
  * Where ISA-L decodes between two marks: from a block's begin behind the one to a block's begin before the other. How
- * far before is a guess at the size of blocks, which grows where it was too small. Where that is too far, zlib alone
- * decodes the rest of the layer.
+ * far before is a guess at the size of blocks: it doubles where none began in time, and shrinks again with each mark.
+ * Where it is too far, zlib alone decodes for some MiB.
  *
  * Compressed bytes of the stretch are kept: at a mark in the middle of a block zlib has to decode them again.
  */
@@ -66,8 +66,13 @@ export class FastStretch {
   isMissed(offset: number, written: number): boolean {
     const isFull = this.keptSize === MOST_KEPT;
     if (!isFull && (written === 0 || offset % this.#marks !== 0)) return false;
-    this.#before *= 2;
+    this.#before = Math.min(2 * this.#before, this.#marks);
     return true;
+  }
+
+  /** Bytes up to this raw offset have been decoded, by whichever. */
+  passed(offset: number): void {
+    if (offset % this.#marks === 0) this.#before = Math.max(FIRST_BEFORE, Math.floor(this.#before * SHRINKS));
   }
 
   /** zlib is to decode the rest of the layer. */
@@ -99,5 +104,7 @@ const NOWHERE: StretchStart = { window: Buffer.alloc(0), bits: 0, value: 0, cons
 const FIRST_BEFORE = 131_072;
 const MOST_BEFORE = 524_288;
 const LEAST_STRETCH = 65_536;
+/** It is halved by ten marks and a bit: one that has to be decoded twice costs as much as these with twice the distance. */
+const SHRINKS = 15 / 16;
 /** Compressed bytes: those of 1 MiB that does not compress, and of what ISA-L decodes ahead. */
 const MOST_KEPT = (1 << 20) + 131_072;

@@ -257,6 +257,7 @@ export class GzipDecoder implements LayerDecoder {
   #count(target: NativeBuffer, start: number, written: number): void {
     this.#produced += written;
     this.#total += written;
+    if (written > 0) this.#fast?.passed(this.#total);
     if (this.#crc !== undefined) this.#crc = crc32(target.bytes.subarray(start, start + written), this.#crc);
   }
 
