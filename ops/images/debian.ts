@@ -92,10 +92,14 @@ async function buildImage(recipe: Recipe, place: Workplace): Promise<ImageLayout
     place.progress(`${recipe.name}: layer ${index + 2} of ${recipe.steps.length + 1}, ${step.title}`);
     const upper = join(place.scratch, `layer${index + 2}`);
     await runStep(place, sources, step, lowers, upper);
-    await convertWhiteouts(upper);
+    // The next step needs overlayfs's own marks: it converts a copy, of links.
+    const converted = join(place.scratch, 'converted');
+    await run('cp', ['-al', upper, converted]);
+    await convertWhiteouts(converted);
     layers.push(
-      await packLayer(upper, join(place.scratch, `layer${index + 2}.tar.gz`), step.writer, step.title),
+      await packLayer(converted, join(place.scratch, `layer${index + 2}.tar.gz`), step.writer, step.title),
     );
+    await run('rm', ['-rf', '--one-file-system', '--', converted]);
     lowers.unshift(upper);
   }
   place.progress(`${recipe.name}: ${layers.length} layers, ${mebibytes(layers)} MiB compressed`);
