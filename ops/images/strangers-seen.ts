@@ -102,7 +102,7 @@ sub total {
 __PACKAGE__->meta->make_immutable;
 package main;
 use Mojolicious::Lite -signatures;
-get '/' => sub ($c) { $c->stash(total => Counter->new->total); $c->render(inline => "perl says <%= $total %>\\n") };
+get '/' => sub ($c) { $c->stash(total => Counter->new->total); $c->render(inline => 'perl says <%= $total %>') };
 app->secrets(['of no use'])->log->level('warn');
 app->start;`,
     },
