@@ -160,7 +160,7 @@ export class TocBuilder {
     entry.size = size;
     if (fragments === undefined) {
       if (size > 0) this.#countExtents(1);
-      if (size > 0) entry.extents.push({ fileOffset: 0, deviceOffset: dataOffset, length: size });
+      if (size > 0) entry.extents = [{ fileOffset: 0, deviceOffset: dataOffset, length: size }];
       return NOTHING;
     }
     this.#countExtents(fragments.length);

@@ -70,11 +70,11 @@ export interface TocEntry {
   major: number;
   minor: number;
   /** Sorted by the bytes of the name; names differ. */
-  xattrs: Xattr[];
+  xattrs: readonly Xattr[];
   /** Sorted by fileOffset; apart from each other and from the patches. Bytes that neither covers are a hole. */
-  extents: Extent[];
+  extents: readonly Extent[];
   /** Sorted by fileOffset; normally none. */
-  patches: Patch[];
+  patches: readonly Patch[];
 }
 
 export interface Toc {

@@ -422,11 +422,11 @@ describe('a mounted flat image', () => {
         const kind = random(3);
         if (kind === 0) parts.push(Buffer.alloc(length));
         else if (kind === 1) {
-          made.extents.push({ fileOffset: at, deviceOffset: from, length });
+          made.extents = [...made.extents, { fileOffset: at, deviceOffset: from, length }];
           parts.push(device.subarray(from, from + length));
         } else {
           const bytes = randomBytes(length);
-          made.patches.push({ fileOffset: at, bytes });
+          made.patches = [...made.patches, { fileOffset: at, bytes }];
           parts.push(bytes);
         }
         at += length;
