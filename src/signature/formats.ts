@@ -31,6 +31,9 @@ export const SIMPLE_CLAIM = 'cosign container image signature';
  */
 export const MAX_SIGNATURE = 64 * 1024;
 
+/** Entries of logs, and timestamps, of one bundle. */
+const MAX_PROOFS = 4;
+
 /** Base64 in its one canonical form, since Node takes any text. */
 const base64 = z
   .string()
@@ -49,6 +52,11 @@ export const bundleSchema = z.object({
   verificationMaterial: z.object({
     publicKey: z.object({ hint: z.string().max(1024).optional() }).optional(),
     certificate: z.object({}).optional(),
+    // Each is verified, and compared with the others: signers have one or two.
+    tlogEntries: z.array(z.unknown()).max(MAX_PROOFS).nullish(),
+    timestampVerificationData: z
+      .object({ rfc3161Timestamps: z.array(z.unknown()).max(MAX_PROOFS).nullish() })
+      .nullish(),
   }),
   dsseEnvelope: z.object({
     payload: base64,

@@ -197,6 +197,23 @@ describe('refused is', () => {
     }
   });
 
+  it('one with so many entries of logs that to look at them would keep the engine busy', async () => {
+    const bundle = await changed(({ verificationMaterial: { tlogEntries: all } }) => {
+      const [first] = all;
+      for (let n = 1; first !== undefined && n < 110; n++)
+        all.push({
+          ...first,
+          canonicalizedBody: 'e30=',
+          inclusionProof: { ...(first['inclusionProof'] as object), checkpoint: { envelope: 'x' } },
+          integratedTime: `${Number(first['integratedTime']) + n}`,
+        });
+    });
+    expect(JSON.stringify(bundle).length).toBeLessThan(60_000);
+    const began = performance.now();
+    expect(await why(bundle)).toContain('tlogEntries is wrong');
+    expect(performance.now() - began).toBeLessThan(300);
+  });
+
   it('every certificate where no rule is', async () => {
     expect(await judge(await signed())).toMatchObject({ refusal: 'unknown-identity' });
   });

@@ -71,7 +71,13 @@ export class Keys implements Signers {
     const trusted = trustedOf(this.#set);
     const { signers, refused } = await signaturesOf(registry, image.reference, sidecar.digest, trusted);
     const [signer] = signers;
-    if (signer !== undefined) return signer.voucher;
+    if (signer !== undefined) {
+      const { by, identity, voucher } = signer;
+      // The log of events names the rule alone.
+      if (identity !== undefined)
+        log.info({ sidecar: sidecar.digest, rule: by.name, ...identity }, 'an identity vouches');
+      return voucher;
+    }
     if (refused.length > 0)
       log.warn(
         { image: image.reference.text, sidecar: sidecar.digest, refused },
