@@ -6,7 +6,19 @@ import type { ImageDevice } from '../../actors/device.ts';
 import type { Progress } from '../../schemas/api.ts';
 import { isProgress } from '../../schemas/check-progress.ts';
 import { isDigest } from '../../schemas/digest.ts';
-import { count, fields, flag, list, maybe, name, sentence, type Shape, text } from '../../schemas/shapes.ts';
+import {
+  count,
+  fields,
+  flag,
+  list,
+  maybe,
+  name,
+  oneOf,
+  only,
+  sentence,
+  type Shape,
+  text,
+} from '../../schemas/shapes.ts';
 import type { ResolvedImage, Source } from '../registry/client.ts';
 import type { Layout } from '../store/layout.ts';
 import type { RebuildLayer, RebuildOrder } from './rebuild-flat.ts';
@@ -101,6 +113,51 @@ export const MAKING_TABLE = {
   isOrder: fields({ root: PATH, source: SOURCE, layer: LAYER }) as Shape<TableOrder>,
   isNote: bytes as Shape<number>,
   isResult: device as Shape<ImageDevice>,
+};
+
+/** src/indexer/unpacker.ts unpacks one part of a sidecar, and writes it into the store when it is sound. */
+export interface ToUnpacker {
+  /** File that has the part as it lies in the registry. */
+  packed: string;
+  /** Bytes that it unpacks to. */
+  size: number;
+  /** For messages. */
+  blob: { digest: string; mediaType: string };
+  part: /** `target`: file that takes it. */
+    | { kind: 'flat' | 'toc'; target: string }
+    /** `store`: root of the store that takes it, by its own digest. */
+    | { kind: 'spans'; store: string; layer: { diffId: string; blob: { digest: string; size: number } } };
+}
+
+export interface Unpacked {
+  digest: string;
+  /** Of flat metadata: the layers that it has file data in, and the bytes of their devices. */
+  devices?: Array<{ diffId: string; size: number }>;
+  /** Of a span table. */
+  table?: { rawSize: number; root: string };
+}
+
+const WRITTEN = fields({ kind: oneOf(['flat', 'toc']), target: PATH });
+const STORED = fields({
+  kind: only('spans'),
+  store: PATH,
+  layer: fields({ diffId: isDigest, blob }),
+});
+
+/** There are no notes: it takes seconds. */
+export const UNPACKING = {
+  isOrder: fields({
+    packed: PATH,
+    size: bytes,
+    blob: fields({ digest: isDigest, mediaType: sentence }),
+    part: (value: unknown) => WRITTEN(value) || STORED(value),
+  }) as Shape<ToUnpacker>,
+  isNote: (_value: unknown): _value is never => false,
+  isResult: fields({
+    digest: isDigest,
+    devices: maybe(list(fields({ diffId: isDigest, size: bytes }), MAX_LAYERS)),
+    table: maybe(fields({ rawSize: bytes, root: isDigest })),
+  }) as Shape<Unpacked>,
 };
 
 /** src/indexer/rebuilder.ts rebuilds one flat image from its layers. */

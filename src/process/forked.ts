@@ -11,6 +11,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { limitMemory } from '../kernel/memory-limit.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
 import {
   CofaError,
@@ -41,6 +42,8 @@ export interface ForkOptions {
   args?: readonly string[];
   /** Bounds the heap of each of its threads, MiB. */
   heapMiB: number;
+  /** Bounds all its memory, buffers and threads included, MiB; absent: nothing does but its heap. */
+  memoryMiB?: number;
   /** Of node. */
   flags?: readonly string[];
   /** Its priority, 19 is the lowest; absent: as this process. */
@@ -72,13 +75,15 @@ export async function runForked<Order, Note, Result>(
 }
 
 /** A process that waits for its order. The kernel ends it rather than others when memory runs out. */
-export function startForked({ program, args = [], heapMiB, flags = [], nice }: ForkOptions): ChildProcess {
+export function startForked(options: ForkOptions): ChildProcess {
+  const { program, args = [], heapMiB, memoryMiB, flags = [], nice } = options;
   const child = fork(fileURLToPath(program), args, {
     serialization: 'advanced',
     execArgv: [...flags, `--max-old-space-size=${heapMiB}`],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   makeExpendable(child.pid);
+  if (memoryMiB !== undefined) limitMemory(child.pid, memoryMiB);
   // At once: threads that it starts later begin with the priority of the first one.
   if (nice !== undefined && child.pid !== undefined) lower(child.pid, nice);
   return child;

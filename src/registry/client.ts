@@ -101,7 +101,7 @@ const MOST_AHEAD = 64;
 /** Referrers of one image whose manifests are fetched ahead; any account that may push can add some. */
 const MOST_FOLLOWED = 4;
 /** Bytes of one referrer's blobs that are fetched ahead: an image of 30,000 files has 2 MB. */
-const MOST_AHEAD_BYTES = 16 * 1024 * 1024;
+export const MOST_AHEAD_BYTES: number = 16 * 1024 * 1024;
 const aheadKey = (source: Source, digest: string) => `${source.registry}/${source.repository}@${digest}`;
 
 /** Which of an image's referrers are fetched ahead, beside their list. */

@@ -1,16 +1,22 @@
 /** Finds the sidecars of an image in its registry (sidecar-format.ts), and reads their parts. */
-import { promisify } from 'node:util';
-import { constants, zstdDecompress } from 'node:zlib';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { MAX_HINTS } from '../image/hints/hints.ts';
-import type { Descriptor, ImageManifest, RegistryClient, ResolvedImage } from './client.ts';
+import {
+  type Descriptor,
+  type ImageManifest,
+  MOST_AHEAD_BYTES,
+  type RegistryClient,
+  type ResolvedImage,
+  type Source,
+} from './client.ts';
 import { countOf, MEDIA_TYPES } from './manifest.ts';
 import { namedSidecar } from './named-sidecar.ts';
 import { printable } from './printable.ts';
 import { throwIfAborted } from './retry.ts';
 import { withinBudgets } from './sidecar-budgets.ts';
 import { ANNOTATIONS, blobBytes, hasHints, revisionOf, SIDECAR_TYPES } from './sidecar-format.ts';
-import { MAX_BODY, type PartKind, sizeProblem } from './sidecar-limits.ts';
+import { MAX_BODY, type PartKind, type PartSize, sizeProblem } from './sidecar-limits.ts';
+import { unpackPart } from './unpack-part.ts';
 
 export { pushNamedSidecar, pushSidecar } from './push-sidecar.ts';
 export { SIDECAR_REVISION, SIDECAR_TYPES, type Sidecar } from './sidecar-format.ts';
@@ -35,6 +41,10 @@ export interface SidecarHandle {
    * tables, work with a table for no other part.
    */
   use<T>(part: SidecarPartName, work: (bytes: Buffer) => Promise<T>, signal?: AbortSignal): Promise<T>;
+  /** Bytes of a part, and the blob that it is. */
+  sizeOf(part: SidecarPartName): PartSize & { blob: { digest: string; mediaType: string } };
+  /** A part as it lies in the registry: for one that is too large for `use`. Error `integrity` at its end. */
+  packed(part: SidecarPartName, signal?: AbortSignal): AsyncIterable<Buffer>;
   flat(signal?: AbortSignal): Promise<Buffer>;
   /** `layer` counts the image's layers from the lowest. */
   spans(layer: number, signal?: AbortSignal): Promise<Buffer>;
@@ -57,8 +67,6 @@ const MAX_CANDIDATES = 16;
  * in the order in which they are tried otherwise.
  */
 export type Prefer = (candidates: readonly Descriptor[]) => Promise<ReadonlySet<string>>;
-
-const decompress = promisify(zstdDecompress);
 
 /**
  * The sidecar of an image, or undefined where the registry has no usable one. Fetches only its manifest. Reports
@@ -146,7 +154,7 @@ async function openSidecar(
       packed: part.size,
       unpacked: size,
       fetch: () => client.blob(source, part, signal, MAX_BODY),
-      unpack: (body) => unpack(body, size, part),
+      unpack: (body) => unpackPart(body, size, part),
       work,
       signal,
     });
@@ -158,12 +166,18 @@ async function openSidecar(
     if (part === undefined) throw new CofaError('invalid-argument', `${source.text} has no layer ${layer}`);
     return part;
   };
+  const named = (name: SidecarPartName): Descriptor =>
+    name.kind === 'flat' ? parts.flat : partOf(name.layer)[name.kind];
   return {
     descriptor: { ...candidate, ...descriptor },
     revision: countOf(parsed.manifest.annotations?.[ANNOTATIONS.revision]),
     size: parsed.manifest.layers.reduce((sum, { size }) => sum + size, 0),
-    use: async (name, work, signal) =>
-      await use(name.kind, name.kind === 'flat' ? parts.flat : partOf(name.layer)[name.kind], work, signal),
+    use: async (name, work, signal) => await use(name.kind, named(name), work, signal),
+    sizeOf: (name) => {
+      const { digest, mediaType, size } = named(name);
+      return { packed: size, unpacked: unpackedSize(named(name), descriptor), blob: { digest, mediaType } };
+    },
+    packed: (name, signal) => packedPart(client, source, named(name), signal),
     flat: (signal) => fetch('flat', parts.flat, signal),
     spans: async (layer, signal) => await fetch('spans', partOf(layer).spans, signal),
     toc: async (layer, signal) => await fetch('toc', partOf(layer).toc, signal),
@@ -175,6 +189,17 @@ async function openSidecar(
       return await fetch('hints', part, signal);
     },
   };
+}
+
+/** One that may have been fetched ahead is taken whole: it would come twice. */
+async function* packedPart(
+  client: RegistryClient,
+  source: Source,
+  part: Descriptor,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Buffer, void, undefined> {
+  if (part.size <= MOST_AHEAD_BYTES) yield await client.blob(source, part, signal, MOST_AHEAD_BYTES);
+  else yield* client.blobStream(source, part, signal);
 }
 
 /** Checks a sidecar's manifest against the image and finds the part for each layer. */
@@ -228,31 +253,6 @@ function checkParts(
     checkSize('toc', toc, size);
   }
   return { flat, layers };
-}
-
-/** Unpacks to exactly `size` bytes and never more. */
-async function unpack(body: Buffer, size: number, part: Descriptor): Promise<Buffer> {
-  let bytes: Buffer;
-  try {
-    // One byte more than promised shows as an error, a terabyte is never unpacked.
-    bytes = await decompress(body, {
-      maxOutputLength: size + 1,
-      // In one piece: joining several takes the same again.
-      chunkSize: Math.max(64, size + 1),
-      params: { [constants.ZSTD_d_windowLogMax]: 27 },
-    });
-  } catch (cause) {
-    const isLarger = (cause as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE';
-    const why = isLarger ? `it unpacks to more than ${size} bytes` : 'it is not valid zstd';
-    throw new CofaError('integrity', `blob ${part.digest} (${part.mediaType}): ${why}`, { cause });
-  }
-  if (bytes.length !== size) {
-    throw new CofaError(
-      'integrity',
-      `blob ${part.digest} (${part.mediaType}): ${bytes.length} bytes instead of ${size}`,
-    );
-  }
-  return bytes;
 }
 
 function unpackedSize(part: Descriptor, sidecar: Descriptor): number {

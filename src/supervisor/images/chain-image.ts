@@ -5,7 +5,6 @@
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ImageDevice, tableNameOf } from '../../../actors/device.ts';
-import { digestOf } from '../../digest/digest.ts';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import { SpanTable } from '../../image/span-table.ts';
@@ -16,7 +15,9 @@ import type { SidecarHandle } from '../../registry/sidecars.ts';
 import type { LaterSync } from '../../store/later-sync.ts';
 import type { Layout } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
+import { isLarge, takeLarge } from './large-part.ts';
 import type { Check } from './sidecar-choice.ts';
+import { takeTable } from './tables.ts';
 
 export interface ChainOrder {
   layout: Layout;
@@ -38,6 +39,8 @@ export interface ChainOrder {
 
 /** Heap of the process that builds, MiB: a table of a million entries takes some 1.5 GB. */
 const HEAP_MIB = 3_072;
+/** All of its memory: the heap, and the metadata that it makes. */
+const MEMORY_MIB = 4_096;
 /** The process that builds is given so long, ms: 200,000 files take two seconds. */
 const BUILD_MS = 120_000;
 
@@ -62,7 +65,7 @@ export async function prepareChain(
           toc = join(layout.image(chain), `toc-${at}`);
           drafts.push(toc);
           const draft = toc;
-          await tables(order).use({ kind: 'toc', layer: at }, (bytes) => files.write(draft, bytes));
+          await takeToc(order, at, draft);
         }
         return { diffId, size: device.size, toc, device };
       }),
@@ -88,6 +91,14 @@ export async function prepareChain(
   } finally {
     for (const draft of drafts) await rm(draft, { force: true });
   }
+}
+
+async function takeToc(order: ChainOrder, layer: number, target: string): Promise<void> {
+  const { layout, files } = order;
+  const sidecar = tables(order);
+  const part = { kind: 'toc', layer } as const;
+  if (isLarge(sidecar, part)) await takeLarge(layout, sidecar, part, { kind: 'toc', target });
+  else await sidecar.use(part, (bytes) => files.write(target, bytes));
 }
 
 function tables({ image, sidecar }: ChainOrder): SidecarHandle {
@@ -123,12 +134,8 @@ async function deviceOf(order: ChainOrder, at: number): Promise<ImageDevice> {
     );
     if (isHere) return device;
   }
-  return await tables(order).use({ kind: 'spans', layer: at }, async (bytes) => {
-    const { root, rawSize: size } = SpanTable.of(bytes, layer);
-    const table = digestOf(bytes);
-    await files.write(layout.spans(table), bytes);
-    return { diffId, size, spans: blob.digest, root, table };
-  });
+  const taken = await takeTable({ layout, files, image, sidecar: tables(order) }, at);
+  return { diffId, spans: blob.digest, ...taken };
 }
 
 const flatten = (order: ToFlattener): Promise<Flattened> =>
@@ -136,5 +143,6 @@ const flatten = (order: ToFlattener): Promise<Flattened> =>
     program: new URL('../../indexer/flattener.ts', import.meta.url),
     what: 'the process that builds a flat image',
     heapMiB: HEAP_MIB,
+    memoryMiB: MEMORY_MIB,
     silenceMs: BUILD_MS,
   });

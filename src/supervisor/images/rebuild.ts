@@ -13,6 +13,8 @@ const BACKGROUND_SILENCE_MS = 900_000;
 const NICE = 19;
 /** A table of a million entries takes some 1.5 GB. */
 const HEAP_MIB = 3_072;
+/** All of its memory: the heap, and the metadata that it makes. */
+const MEMORY_MIB = 4_096;
 
 /** It settles when the process has ended. Errors: those of rebuildFlat, `internal` when the process dies, such as for want of memory. */
 export function rebuild(
@@ -37,6 +39,7 @@ export function rebuild(
       what: `the rebuild of the flat image of ${manifest}`,
       silenceMs: options.expected === undefined ? SILENCE_MS : BACKGROUND_SILENCE_MS,
       heapMiB: HEAP_MIB,
+      memoryMiB: MEMORY_MIB,
       nice: options.expected === undefined ? undefined : NICE,
       onNote: options.onBytes,
       signal: options.signal,

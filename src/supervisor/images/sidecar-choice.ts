@@ -2,7 +2,7 @@
  * Looks for the sidecar that an image is mounted with, and takes it into the store. Which one: actors/sidecar-choice.ts. Each
  * is parsed strictly, and one that cannot be used is passed over with a reason.
  */
-import { readFile } from 'node:fs/promises';
+import { readFile, rename, rm } from 'node:fs/promises';
 import { digestOf } from '../../digest/digest.ts';
 import { isDigest } from '../../../schemas/digest.ts';
 import type { ImageDevice } from '../../../actors/device.ts';
@@ -21,7 +21,6 @@ import {
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
-import { SpanTable } from '../../image/span-table.ts';
 import { checkFlatAside } from '../../index/check-flat.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { namedSidecar } from '../../registry/named-sidecar.ts';
@@ -29,6 +28,8 @@ import { type Prefer, SIDECAR_REVISION, type SidecarHandle, sidecarsOf } from '.
 import type { LaterSync } from '../../store/later-sync.ts';
 import type { Layout } from '../../store/layout.ts';
 import { keepHints, readHints } from './hints.ts';
+import { isLarge, takeLarge } from './large-part.ts';
+import { type StoredTable, takeTable } from './tables.ts';
 
 export type PreparedEvent = NewEvent & { type: 'image.prepared' };
 
@@ -215,17 +216,7 @@ async function takeWhole(
   const tables = takeTables(options, sidecar);
   // They are waited for below.
   tables.catch(() => {});
-  return await sidecar.use({ kind: 'flat' }, (metadata) =>
-    takeFlat(options, sidecar, { metadata, tables }, check),
-  );
-}
-
-/** A table lies in the store under its own digest: one that nothing names in the end is swept up. */
-interface StoredTable {
-  /** Bytes of the layer's tar. */
-  size: number;
-  root: string;
-  table: string;
+  return await soundFlat(options, sidecar, (sound) => takeFlat(options, sidecar, { sound, tables }, check));
 }
 
 /** In the order of the image's layers. Error `integrity` for a table that is another layer's. */
@@ -235,34 +226,66 @@ async function takeTables(
 ): Promise<StoredTable[]> {
   let coming = image.layers.length;
   if (coming === 0) onFetched?.();
-  const take = async (layer: ResolvedImage['layers'][number], bytes: Buffer): Promise<StoredTable> => {
+  const came = () => {
     coming -= 1;
     if (coming === 0) onFetched?.();
-    const { rawSize: size, root } = SpanTable.of(bytes, layer);
-    const table = digestOf(bytes);
-    await files.write(layout.spans(table), bytes);
-    return { size, root, table };
   };
   return await Promise.all(
-    image.layers.map((layer, at) => sidecar.use({ kind: 'spans', layer: at }, (bytes) => take(layer, bytes))),
+    image.layers.map((_, at) => takeTable({ layout, files, image, sidecar }, at, came)),
   );
+}
+
+/** Flat metadata that are sound. */
+interface SoundFlat {
+  digest: string;
+  devices: ReadonlyArray<{ diffId: string; size: number }>;
+  /** Puts them in their place in the store. */
+  store: () => Promise<void>;
+}
+
+/** What is large does not come into this process. */
+async function soundFlat<T>(
+  { layout, files, manifest }: ChoiceOptions,
+  sidecar: SidecarHandle,
+  work: (flat: Promise<SoundFlat>) => Promise<T>,
+): Promise<T> {
+  const path = layout.flat(manifest);
+  if (!isLarge(sidecar, { kind: 'flat' }))
+    return await sidecar.use({ kind: 'flat' }, (metadata) => {
+      const sound = async (): Promise<SoundFlat> => ({
+        devices: (await checkFlatAside(metadata)).devices,
+        digest: digestOf(metadata),
+        store: () => files.write(path, metadata),
+      });
+      return work(sound());
+    });
+  const target = `${path}.${sidecar.descriptor.digest.slice('sha256:'.length)}.draft`;
+  const large = async (): Promise<SoundFlat> => {
+    const order = { kind: 'flat', target } as const;
+    const { digest, devices = [] } = await takeLarge(layout, sidecar, { kind: 'flat' }, order);
+    return { digest, devices, store: () => rename(target, path) };
+  };
+  const sound = large();
+  try {
+    return await work(sound);
+  } finally {
+    // Its process may still be about to write it.
+    await sound.catch(() => {});
+    await rm(target, { force: true });
+  }
 }
 
 async function takeFlat(
   { layout, files, manifest, image, onPassed }: ChoiceOptions,
   sidecar: SidecarHandle,
-  { metadata, tables }: { metadata: Buffer; tables: Promise<StoredTable[]> },
+  { sound, tables }: { sound: Promise<SoundFlat>; tables: Promise<StoredTable[]> },
   check: Check,
 ): Promise<PreparedEvent> {
   const hints = readHints(sidecar, onPassed);
-  const [checked, stored] = await Promise.all([checkFlatAside(metadata), tables]);
-  const devices = checked.devices.map((device) => usedLayer(image, device, stored));
-  const flat = digestOf(metadata);
+  const [{ digest: flat, devices: used, store }, stored] = await Promise.all([sound, tables]);
+  const devices = used.map((device) => usedLayer(image, device, stored));
   const vouched = await check({ flat, roots: devices });
-  await Promise.all([
-    files.write(layout.flat(manifest), metadata),
-    hints.then((found) => keepHints({ layout, files }, manifest, found)),
-  ]);
+  await Promise.all([store(), hints.then((found) => keepHints({ layout, files }, manifest, found))]);
   return {
     type: 'image.prepared',
     origin: 'sidecar',

@@ -38,6 +38,10 @@ function handleOf(sidecar: string, offered: Buffer, layers: readonly SimLayer[])
       await work(
         part.kind === 'flat' ? await flat() : part.kind === 'toc' ? await toc() : await spans(part.layer),
       ),
+    sizeOf: () => ({ packed: 1, unpacked: 1, blob: { digest: sidecar, mediaType: 'sidecar' } }),
+    packed: () => {
+      throw new Error('no part is large');
+    },
     flat,
     spans,
     toc,
