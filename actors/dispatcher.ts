@@ -15,6 +15,9 @@
  * `holdMs`, and then for `breathMs` at least: readers who come one after the other slow the job down, and do not stop it. A message
  * that gets lost does no harm: a fetcher holds no job for longer than the message said.
  *
+ * **While the machine is busy with others** (`busy`; actors/idle-work.ts says when) none of these jobs is sent, and those that run
+ * hold. One that has a connection to a registry goes on after `holdFetchMs`, since a registry may close what rests for long.
+ *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
  * goes to another after `jobSilenceMs`, the late one is told to stop, and the first that is done ends the job. Both
  * write the same verified bytes to the same place, so this costs bandwidth and nothing else.
@@ -29,6 +32,7 @@
  */
 import { setup } from 'xstate';
 import type { JobClass } from '../schemas/fetch.ts';
+import type { FetcherLoad } from './fetcher-priority.ts';
 import { BackgroundQueue } from './background-queue.ts';
 import { DemandQueue } from './demand-queue.ts';
 import { compileTable } from './table.ts';
@@ -57,6 +61,8 @@ export type DispatcherEvent =
   | { type: 'job.progress'; job: number; fetcher: string; now: number }
   /** `ok` false: the fetcher gave it up. Whether it is tried again is for the layer to say, as a new job. */
   | { type: 'job.ended'; job: number; fetcher: string; ok: boolean; now: number }
+  /** The machine has other things to do, or no longer. */
+  | { type: 'busy'; isBusy: boolean; now: number }
   | { type: 'tick'; now: number };
 
 export type DispatcherEffect =
@@ -92,6 +98,9 @@ export interface DispatcherLimits {
   /** How long the rest of the images holds at a time while a reader waits, and how long it goes on at the least between, ms. */
   holdMs: number;
   breathMs: number;
+  /** How often fetchers are told that the machine is busy, and how long a fetch holds for that, ms. */
+  busyWordMs: number;
+  holdFetchMs: number;
 }
 
 export const DISPATCHER_LIMITS: DispatcherLimits = {
@@ -107,6 +116,8 @@ export const DISPATCHER_LIMITS: DispatcherLimits = {
   demandAroundMs: 500,
   holdMs: 50,
   breathMs: 5,
+  busyWordMs: 1_000,
+  holdFetchMs: 10_000,
 };
 
 type JobState = 'queued' | 'running' | 'over';
@@ -137,8 +148,8 @@ interface Assignment {
   kind: JobKind;
   /** When its silence has lasted too long, ms. */
   silentAt: number;
-  /** Its fetcher was told to let it rest. */
-  isHeld: boolean;
+  /** Its fetcher was told to let it rest, last at this time, ms; undefined: it may go on. */
+  heldAt: number | undefined;
 }
 
 type JobKind = 'demand' | 'soon' | 'rest';
@@ -177,6 +188,10 @@ export class Dispatcher {
   #heldSince: number | undefined;
   /** It does not hold before this. */
   #breathesUntil = Number.NEGATIVE_INFINITY;
+  /** Since when the machine is busy with others; undefined: it is not. */
+  #busySince: number | undefined;
+  /** When fetchers are told so again. */
+  #busyWordAt = 0;
   readonly #fetchers = new Map<string, Fetcher>();
   readonly #waits = new TimerQueue<Entry>();
   readonly #silences = new TimerQueue<Assignment>();
@@ -196,6 +211,7 @@ export class Dispatcher {
     this.#goOn(effects);
     this.#assign(effects);
     this.#hold(effects);
+    this.#holdWhileBusy(effects);
     return effects;
   }
 
@@ -209,6 +225,7 @@ export class Dispatcher {
       this.#heartbeats.next,
       isKept ? quietAt : Number.POSITIVE_INFINITY,
       this.#nextHold,
+      this.#busySince !== undefined && this.#slots.rest > 0 ? this.#busyWordAt : Number.POSITIVE_INFINITY,
     );
   }
 
@@ -233,6 +250,21 @@ export class Dispatcher {
       })),
       queued: { demand: this.#demand.size, prefetch: this.#soon.size + this.#rest.size },
     };
+  }
+
+  /** Whether jobs of the rest wait or run. */
+  get hasRest(): boolean {
+    return this.#rest.size > 0 || this.#slots.rest > 0;
+  }
+
+  /** What the fetcher runs. */
+  loadOf(name: string): FetcherLoad {
+    let load: FetcherLoad = 'none';
+    for (const { kind } of this.#fetchers.get(name)?.running.values() ?? []) {
+      if (kind !== 'rest') return 'reader';
+      load = 'rest';
+    }
+    return load;
   }
 
   /** Whether the job is this fetcher's. A failure that another one reports says nothing about the job. */
@@ -269,6 +301,9 @@ export class Dispatcher {
       }
       case 'job.ended':
         this.#ended(event, effects);
+        return;
+      case 'busy':
+        this.#setBusy(event.isBusy, effects);
         return;
       case 'tick':
         return;
@@ -468,23 +503,46 @@ export class Dispatcher {
 
   get #mayFetchRest(): boolean {
     const isAround = this.#slots.demand > 0 || this.#clock - this.#demandAt < this.#limits.demandAroundMs;
-    return this.#heldSince === undefined && (!isAround || this.#slots.rest === 0);
+    if (this.#heldSince !== undefined || this.#busySince !== undefined) return false;
+    return !isAround || this.#slots.rest === 0;
   }
 
   /** A reader began to wait a moment ago, and the rest is in its way. Of demand that takes long the link has room beside it. */
   get #mayHold(): boolean {
-    return (
-      this.#slots.demand > 0 && this.#slots.rest > 0 && this.#clock < this.#askedAt + this.#limits.holdMs
-    );
+    if (this.#busySince !== undefined || this.#slots.demand === 0 || this.#slots.rest === 0) return false;
+    return this.#clock < this.#askedAt + this.#limits.holdMs;
   }
 
   #hold(effects: DispatcherEffect[]): void {
     if (this.#heldSince !== undefined || !this.#mayHold || this.#clock < this.#breathesUntil) return;
     this.#heldSince = this.#clock;
+    for (const assignment of this.#restRunning()) this.#holdOne(assignment, this.#limits.holdMs, effects);
+  }
+
+  #holdOne(assignment: Assignment, ms: number, effects: DispatcherEffect[]): void {
+    this.#excuse(assignment);
+    assignment.heldAt = this.#clock;
+    effects.push({ type: 'hold', job: assignment.job, fetcher: assignment.fetcher.name, ms });
+  }
+
+  #setBusy(isBusy: boolean, effects: DispatcherEffect[]): void {
+    if (isBusy === (this.#busySince !== undefined)) return;
+    this.#busySince = isBusy ? this.#clock : undefined;
+    this.#busyWordAt = this.#clock;
+    // It holds for the one reason or for the other.
+    this.#heldSince = undefined;
+    if (!isBusy) for (const assignment of this.#restRunning()) this.#letGoOn(assignment, effects);
+  }
+
+  /** In time before the fetchers' last word ends. */
+  #holdWhileBusy(effects: DispatcherEffect[]): void {
+    if (this.#busySince === undefined || this.#clock < this.#busyWordAt) return;
+    const { busyWordMs, holdFetchMs } = this.#limits;
+    this.#busyWordAt = this.#clock + busyWordMs;
     for (const assignment of this.#restRunning()) {
-      assignment.isHeld = true;
-      const { job, fetcher } = assignment;
-      effects.push({ type: 'hold', job, fetcher: fetcher.name, ms: this.#limits.holdMs });
+      const hasConnection = assignment.source !== '';
+      if (hasConnection && this.#clock - this.#busySince >= holdFetchMs) this.#letGoOn(assignment, effects);
+      else this.#holdOne(assignment, 2 * busyWordMs, effects);
     }
   }
 
@@ -498,11 +556,16 @@ export class Dispatcher {
   }
 
   #letGoOn(assignment: Assignment, effects: DispatcherEffect[]): void {
-    if (!assignment.isHeld || this.#heldSince === undefined) return;
-    assignment.isHeld = false;
-    // It was told to be silent.
-    this.#expectWord(assignment, assignment.silentAt + this.#clock - this.#heldSince);
+    if (assignment.heldAt === undefined) return;
+    this.#excuse(assignment);
+    assignment.heldAt = undefined;
     effects.push({ type: 'go-on', job: assignment.job, fetcher: assignment.fetcher.name });
+  }
+
+  /** It was told to be silent: that time does not count. */
+  #excuse(assignment: Assignment): void {
+    if (assignment.heldAt !== undefined)
+      this.#expectWord(assignment, assignment.silentAt + this.#clock - assignment.heldAt);
   }
 
   #expectWord(assignment: Assignment, by: number): void {
@@ -557,7 +620,7 @@ export class Dispatcher {
       fetcher,
       kind,
       silentAt: 0,
-      isHeld: false,
+      heldAt: undefined,
     };
     this.#slots[kind] += 1;
     if (kind === 'demand') this.#askedAt = this.#clock;
@@ -647,7 +710,8 @@ export class Dispatcher {
     );
     for (const job of this.#jobs.values())
       check(
-        job.assignment?.isHeld !== true || (job.assignment.kind === 'rest' && this.#heldSince !== undefined),
+        job.assignment?.heldAt === undefined ||
+          (job.assignment.kind === 'rest' && (this.#heldSince ?? this.#busySince) !== undefined),
         () => `job ${job.job} holds for ever, or a reader waits for it`,
       );
     return wrong;

@@ -113,14 +113,14 @@ export class JobRunner {
     const spent = job.kind === 'fetch' ? { times } : {};
     try {
       if (job.kind === 'scrub') {
-        const bad = await this.#scrub(job, signal);
+        const bad = await this.#scrub(job, { signal, gate });
         this.#end(key, { ...head, kind: 'done', bytes: 0, bad });
         return;
       }
       const bytes =
         job.kind === 'fetch'
           ? await this.#fetchTwice(job, head, times, { signal, gate })
-          : await this.#runOther(job, head, signal, released);
+          : await this.#runOther(job, head, { signal, gate }, released);
       this.#end(key, { ...head, ...spent, kind: 'done', bytes });
     } catch (error) {
       const record = toErrorRecord(error);
@@ -167,10 +167,10 @@ export class JobRunner {
   async #runOther(
     job: VerifyJob | PackJob | RecordJob,
     head: CompletionHead,
-    signal: AbortSignal,
+    { signal, gate }: Control,
     released: Promise<PackJob>,
   ): Promise<number> {
-    if (job.kind === 'verify') return await this.#verify(job, signal);
+    if (job.kind === 'verify') return await this.#verify(job, { signal, gate });
     const { layout, registry, packs, complete } = this.#options;
     const context = { layout, packs, registry, tables: this.#tables, signal };
     const { bringPack, recordStart } = await import('./start-jobs.ts');
@@ -189,13 +189,16 @@ export class JobRunner {
     );
   }
 
-  async #scrub(job: ScrubJob, signal: AbortSignal): Promise<BlockRun[]> {
-    return await checkBlocks(job, { layout: this.#options.layout, tables: this.#tables, signal });
+  async #scrub(job: ScrubJob, control: Control): Promise<BlockRun[]> {
+    return await checkBlocks(job, { layout: this.#options.layout, tables: this.#tables, ...control });
   }
 
-  async #verify(job: VerifyJob, signal: AbortSignal): Promise<number> {
+  async #verify(job: VerifyJob, { signal, gate }: Control): Promise<number> {
     const { layer, size, diffId = layer } = job;
-    const found = await hashDevice(this.#options.layout.device(layer), size, signal);
+    const found = await hashDevice(this.#options.layout.device(layer), size, {
+      signal,
+      turn: () => gate.opening,
+    });
     if (found !== diffId) throw new CofaError('integrity', `layer ${diffId} hashes to ${found}`);
     return 0;
   }

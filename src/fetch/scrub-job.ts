@@ -14,6 +14,7 @@ import { dropPages } from '../kernel/page-cache.ts';
 import { deviceSize } from '../store/device.ts';
 import type { Layout } from '../store/layout.ts';
 import type { SpanTables } from './fetch-job.ts';
+import type { Gate } from './gate.ts';
 
 /** Read at once; hashing them takes half a millisecond, after which others have a turn. */
 const CHUNK_BLOCKS = 16;
@@ -31,6 +32,8 @@ export interface ScrubContext {
   layout: Layout;
   tables: SpanTables;
   signal: AbortSignal;
+  /** While it is shut nothing is read; absent: it never is. */
+  gate?: Gate;
 }
 
 /**
@@ -45,6 +48,7 @@ export async function checkBlocks(job: BlockCheck, context: ScrubContext): Promi
   try {
     for (const [first, count] of blockRuns(job.ranges)) {
       for (let block = first; block < first + count; block += CHUNK_BLOCKS) {
+        await context.gate?.opening;
         context.signal.throwIfAborted();
         const blocks = Math.min(CHUNK_BLOCKS, first + count - block);
         const right = device === undefined ? [] : await rightBlocks(device, table, block, blocks, buffer);

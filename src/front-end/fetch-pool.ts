@@ -28,6 +28,7 @@ import { decodeIfSound, encode } from '../bus/connection.ts';
 import type { Conditions } from '../process/conditions.ts';
 import type { Clock, Timer } from '../process/ports.ts';
 import { FetchConditions } from './fetch-conditions.ts';
+import { FetcherUrgency, type Machine } from './fetcher-urgency.ts';
 import type { MakeOwnFetcher, OwnFetcher } from './local-fetcher.ts';
 import type { JobTiming } from './trace.ts';
 
@@ -86,6 +87,7 @@ export class FetchPool {
   readonly #local: OwnFetcher;
   readonly #conditions: Conditions;
   readonly #found: FetchConditions;
+  readonly #urgency: FetcherUrgency;
   #next = 1;
   /** NATS is away. */
   #cut = false;
@@ -106,6 +108,7 @@ export class FetchPool {
     root: string;
     conditions: Conditions;
     ownFetcher: MakeOwnFetcher;
+    machine: Machine;
   }) {
     this.#bus = options.bus;
     this.#names = options.names;
@@ -113,6 +116,7 @@ export class FetchPool {
     this.#clock = options.clock;
     this.#log = options.log;
     this.#dispatcher = new Dispatcher();
+    this.#urgency = new FetcherUrgency(options.machine, this.#dispatcher);
     this.#conditions = options.conditions;
     this.#found = new FetchConditions(options.conditions, options.root);
     this.#local = options.ownFetcher({
@@ -202,6 +206,7 @@ export class FetchPool {
 
   close(): void {
     this.#isClosed = true;
+    this.#urgency.close();
     this.#tick.cancel();
     this.#wake?.cancel();
     this.#local.close();
@@ -232,6 +237,8 @@ export class FetchPool {
   #onTick(now: number): void {
     this.#handle({ type: 'tick', now });
     this.#found.tick(now);
+    const isBusy = this.#urgency.look(now);
+    this.#handle({ type: 'busy', isBusy, now });
     const { fetchers } = this.#dispatcher.status();
     const local = fetchers.find(({ fetcher }) => fetcher === LOCAL);
     const hasOthers = fetchers.some(({ fetcher, slots }) => fetcher !== LOCAL && slots > 0);
@@ -286,6 +293,7 @@ export class FetchPool {
     if (known !== undefined && known.pid !== pid)
       this.#handle({ type: 'fetcher.lost', fetcher, now: this.#clock.now() });
     this.#pids.set(fetcher, { pid, slots });
+    this.#urgency.heard(fetcher, pid, this.#clock.now());
     // One that leaves ends what it has and takes nothing more.
     this.#handle({
       type: 'fetcher.hello',
@@ -355,7 +363,12 @@ export class FetchPool {
   }
 
   #handle(event: DispatcherEvent): void {
-    for (const effect of this.#dispatcher.handle(event)) this.#run(effect);
+    const effects = this.#dispatcher.handle(event);
+    if (event.type === 'job.progress' || event.type === 'job.ended')
+      this.#urgency.heardOf(event.fetcher, event.now);
+    // Before it hears of what a reader waits for.
+    this.#urgency.raise(event.now);
+    for (const effect of effects) this.#run(effect);
     this.#wakeInTime();
   }
 

@@ -61,6 +61,8 @@ export class LayerWhole {
           else this.#verifyLater(turn);
         },
       },
+      // Readers are answered meanwhile.
+      { rest: 0 },
     );
   }
 

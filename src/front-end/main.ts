@@ -10,6 +10,8 @@ import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { connectBus } from '../bus/connection.ts';
 import { serveLocal } from '../bus/local-socket.ts';
+import { readPressure } from '../kernel/pressure.ts';
+import { setProcessPriority } from '../kernel/priority.ts';
 import type { ColdRead, FuseTransport } from '../fuse/transport.ts';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { linkToParent, type ParentLink } from '../process/parent-link.ts';
@@ -20,6 +22,7 @@ import { busOf } from '../process/settings.ts';
 import type { Layout } from '../store/layout.ts';
 import { frontCalls, serveCalls } from './calls.ts';
 import { loadTransport, type LoadTransport, type StandbyTransport } from './devices.ts';
+import type { Machine } from './fetcher-urgency.ts';
 import { LayerTable } from './layer-table.ts';
 import { LocalFetcher, type MakeOwnFetcher } from './local-fetcher.ts';
 import { LogWriter } from './log-writer.ts';
@@ -34,6 +37,8 @@ export interface FrontEndPorts extends Ports {
   loadTransport: LoadTransport;
   /** For when NATS is away or no fetcher lives. */
   ownFetcher: MakeOwnFetcher;
+  /** How busy the machine is, and how urgent its processes. */
+  machine: Machine;
   /** Goes through a start when there is nothing to do; absent: no rehearsal. */
   rehearse?: RunRehearsal;
 }
@@ -62,7 +67,7 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   const { settings, names, layout, log } = base;
   const bus = await connectBus(busOf(settings, 'front-end'), { name: 'cofa-front-end' });
   const writer = await LogWriter.open({ bus, names, settings, clock });
-  const fetching = startFetching(base, bus, layers, ports.ownFetcher);
+  const fetching = startFetching(base, bus, layers, ports);
 
   const cold = coldReads(layers, fetching.rest, tidying);
   const standby = await ports.loadTransport({ settings, layout, cold });
@@ -184,6 +189,7 @@ if (import.meta.main) {
     tidying: new Tidying(),
     loadTransport,
     ownFetcher: (options) => new LocalFetcher(options),
+    machine: { pressure: () => readPressure(), setPriority: setProcessPriority },
     rehearse,
   });
 }

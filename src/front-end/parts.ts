@@ -14,6 +14,7 @@ import { type EngineSettings, readSettings } from '../process/settings.ts';
 import { Layout } from '../store/layout.ts';
 import { CacheHost } from './cache-host.ts';
 import { FetchPool } from './fetch-pool.ts';
+import type { Machine } from './fetcher-urgency.ts';
 import type { LayerTable } from './layer-table.ts';
 import type { MakeOwnFetcher } from './local-fetcher.ts';
 import type { LogWriter } from './log-writer.ts';
@@ -65,11 +66,11 @@ export function startFetching(
   base: Base,
   bus: NatsConnection,
   layers: LayerTable,
-  ownFetcher: MakeOwnFetcher,
+  { ownFetcher, machine }: { ownFetcher: MakeOwnFetcher; machine: Machine },
 ): Fetching {
   const { root, front, names, log, conditions, clock, settings } = base;
   const { now } = clock;
-  const pool = new FetchPool({ bus, names, front, clock, log, root, conditions, ownFetcher });
+  const pool = new FetchPool({ bus, names, front, clock, log, root, conditions, ownFetcher, machine });
   const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log });
   const rest = new Rest({ clock, layers, starts });
   return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };

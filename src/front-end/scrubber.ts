@@ -313,6 +313,7 @@ export class Scrubber {
             else resolve(blockRuns(bad ?? []));
           },
         },
+        { rest: 0 },
       );
     });
   }

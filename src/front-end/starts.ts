@@ -325,13 +325,14 @@ export class Starts {
     if (!isIdle && now - next.at < IDLE_LIMIT_MS) return;
     this.#recorded.shift();
     const { pool, log } = this.#options;
-    pool.submit(next.job, {
+    const listener = {
       blocks: () => {},
-      end: (_, failure) => {
+      end: (_bytes: number, failure: { error: unknown } | undefined) => {
         if (failure !== undefined)
           log.warn({ manifest: next.job.manifest, error: failure.error }, 'no startup pack was made');
       },
-    });
+    };
+    pool.submit(next.job, listener, { rest: 0 });
   }
 }
 

@@ -55,6 +55,8 @@ export interface ChildOptions {
   ports: ChildPorts;
   /** When memory runs out the kernel ends it rather than others (src/kernel/oom-score.ts). */
   isExpendable?: boolean;
+  /** A session of its own, whose group the kernel can give another share of the processors (src/kernel/priority.ts). */
+  ownSession?: boolean;
   onStart?: (pid: number) => void;
   onExit?: (end: ProcessEnd & { pid: number }) => void;
   /** Too many short lives in a row: it is tried now and then only. */
@@ -190,7 +192,8 @@ export class Child {
   }
 
   #spawn(): void {
-    const { command, args, env, log, descriptors, link, ports, deathSignal = 'KILL' } = this.#options;
+    const { command, args, env, log, descriptors, link, ports, ownSession = false } = this.#options;
+    const { deathSignal = 'KILL' } = this.#options;
     let child: ChildProcess;
     let output: number | undefined;
     try {
@@ -200,6 +203,7 @@ export class Child {
       child = ports.spawn('setpriv', ['--pdeathsig', deathSignal, '--', command, ...args], {
         stdio: ['ignore', output, output, ...own],
         env: env ?? process.env,
+        detached: ownSession,
       });
     } catch (error) {
       // No descriptors, no memory: one more short life.

@@ -47,13 +47,21 @@ export async function openDevice(
   }
 }
 
-/** sha256 of the first `rawSize` bytes of a device, `sha256:…`: what the image config calls the diffID. */
-export async function hashDevice(path: string, rawSize: number, signal?: AbortSignal): Promise<string> {
+/**
+ * sha256 of the first `rawSize` bytes of a device, `sha256:…`: what the image config calls the diffID. `turn`: settles when the
+ * next MiB may be read; undefined: now.
+ */
+export async function hashDevice(
+  path: string,
+  rawSize: number,
+  { signal, turn }: { signal?: AbortSignal; turn?: () => Promise<void> | undefined } = {},
+): Promise<string> {
   const file = await open(path, 'r');
   try {
     const hash = new Digest();
     const buffer = Buffer.allocUnsafe(1 << 20);
     for (let at = 0; at < rawSize; ) {
+      await turn?.();
       signal?.throwIfAborted();
       const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, rawSize - at), at);
       if (bytesRead === 0) throw new CofaError('integrity', `${path} ends after ${at} of ${rawSize} bytes`);

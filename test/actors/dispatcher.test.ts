@@ -138,6 +138,65 @@ describe('prefetch leaves slots free', () => {
   });
 });
 
+describe('a machine that is busy with others', () => {
+  const busy = (pool: Bench, isBusy: boolean) => pool.send({ type: 'busy', isBusy });
+
+  test('no rest is sent, what runs holds as long as that lasts, and readers are served as ever', () => {
+    const pool = new Bench({ busyWordMs: 1_000, holdFetchMs: 60_000 });
+    pool.hello('w', 4);
+    pool.rest(1);
+    expect(busy(pool, true)).toEqual([hold(1, 'w', 2_000)]);
+    expect(pool.rest(2)).toEqual([]);
+    expect(pool.submit(3)).toEqual([send(3, 'w')]);
+    expect(pool.dispatcher.loadOf('w')).toBe('reader');
+    expect(pool.ended(3, 'w')).toEqual([]);
+    expect(pool.dispatcher.loadOf('w')).toBe('rest');
+    expect(pool.wait(999)).toEqual([]);
+    pool.hello('w', 4);
+    expect(pool.wait(1)).toEqual([hold(1, 'w', 2_000)]);
+    expect(busy(pool, false)).toEqual([goOn(1, 'w'), send(2, 'w')]);
+  });
+
+  test('a job that holds is not taken for silent, and one that a reader needs goes on', () => {
+    const pool = new Bench({ busyWordMs: 1_000, holdFetchMs: 600_000, jobSilenceMs: 5_000 });
+    pool.hello('w', 4);
+    pool.rest(1);
+    pool.rest(2);
+    busy(pool, true);
+    for (let at = 0; at < 20; at++) {
+      pool.hello('w', 4);
+      expect(pool.wait(1_000)).toEqual([hold(1, 'w', 2_000), hold(2, 'w', 2_000)]);
+    }
+    expect(pool.send({ type: 'promote', job: 1 })).toEqual([goOn(1, 'w')]);
+    expect(pool.ended(1, 'w')).toEqual([]);
+    expect(busy(pool, false)).toEqual([goOn(2, 'w')]);
+  });
+
+  test('a job with a connection to a registry goes on after a while, one without does not', () => {
+    const pool = new Bench({ busyWordMs: 1_000, holdFetchMs: 2_000 });
+    pool.hello('w', 4);
+    pool.send({ type: 'submit', job: 1, class: 'prefetch', layer: 'a', source: 'registry', rest: 1 });
+    pool.rest(2);
+    busy(pool, true);
+    pool.wait(1_000);
+    pool.hello('w', 4);
+    expect(pool.wait(1_000)).toEqual([goOn(1, 'w'), hold(2, 'w', 2_000)]);
+    pool.hello('w', 4);
+    expect(pool.wait(1_000)).toEqual([hold(2, 'w', 2_000)]);
+  });
+
+  test('a hold for a reader becomes one for others', () => {
+    const pool = new Bench();
+    pool.hello('w', 4);
+    pool.rest(1);
+    expect(pool.submit(2)).toEqual([send(2, 'w'), hold(1, 'w', 50)]);
+    expect(busy(pool, true)).toEqual([hold(1, 'w', 2_000)]);
+    expect(pool.wait(60)).toEqual([]);
+    expect(pool.ended(2, 'w')).toEqual([]);
+    expect(busy(pool, false)).toEqual([goOn(1, 'w')]);
+  });
+});
+
 describe('the rest of the images', () => {
   test('takes free slots where no reader waits, the smallest layer first, layers of one size in turns', () => {
     const pool = new Bench();

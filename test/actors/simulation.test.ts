@@ -46,6 +46,8 @@ describe('layers and dispatcher in a world of faults', () => {
       'demand jobs',
       'prefetch jobs',
       'prefetch at a pace',
+      'idle work: held',
+      'idle work: aged',
       'promoted',
       'retries',
       'late blocks',

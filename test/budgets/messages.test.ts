@@ -155,6 +155,7 @@ test('no message ends a front end, and none is waited for', () => {
     root: '/nonexistent',
     conditions: new Conditions(createLog('test', 'silent')),
     ownFetcher: () => ({ send: () => {}, close: () => {} }),
+    machine: { pressure: () => undefined, setPriority: () => {} },
   });
   try {
     const source = { registry: 'r', repository: 'r', digest: `sha256:${'0'.repeat(64)}`, size: 1 };

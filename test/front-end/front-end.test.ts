@@ -95,6 +95,7 @@ function startFront(): Started {
       return transport.standby;
     },
     ownFetcher: () => ({ send: () => {}, close: () => {} }),
+    machine: { pressure: () => undefined, setPriority: () => {} },
   });
   return { front, self, transport: () => transport as TransportInTest, timers: running };
 }

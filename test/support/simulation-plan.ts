@@ -26,6 +26,8 @@ export interface Plan {
   readBlocks: number;
   burst: number;
   flushEveryMs: number;
+  /** Others begin, and cease, to want the machine this often. Whether they do when the faults end, they do from then on. */
+  busyMs: number;
   /** Per message between front end and fetchers. */
   lose: number;
   double: number;
@@ -96,6 +98,8 @@ export function drawPlan(random: Random): Plan {
       demandAroundMs: random.int(0, 300),
       holdMs: random.int(0, 60),
       breathMs: random.int(0, 30),
+      busyWordMs: random.int(20, 100),
+      holdFetchMs: random.int(0, 500),
     },
     fetchers: Array.from({ length: random.int(1, 4) }, () => random.int(1, 4)),
     prefetch: random.chance(0.6),
@@ -122,6 +126,7 @@ export function drawPlan(random: Random): Plan {
     handOver: random.chance(0.5),
     packMs: sometimes(random.int(100, 1_500), never),
     togglePrefetchMs: sometimes(random.int(200, 2_000), never, 0.2),
+    busyMs: sometimes(random.int(100, 2_000), never),
     pace: drawPace(random),
     paceMs: sometimes(random.int(100, 2_000), never),
     faultsEndMs: random.int(1_500, 5_000),
@@ -147,6 +152,7 @@ export function healed(plan: Plan): Plan {
     hang: 0,
     appendFails: 0,
     appendMs: 3,
+    busyMs: never,
     fetcherCrashMs: never,
     frontCrashMs: never,
     powerCutMs: never,

@@ -15,6 +15,7 @@
  */
 import { BURST_MS, Budgets } from '../../actors/pace.ts';
 import { Dispatcher, type DispatcherEffect, type DispatcherEvent } from '../../actors/dispatcher.ts';
+import { IdleWork } from '../../actors/idle-work.ts';
 import { LayerActor, type LayerEffect, type LayerEvent, type ReadFailure } from '../../actors/layer.ts';
 import { type BlockRun, blockRun, blocksOf, type SpanRun, spansOf } from '../../actors/ranges.ts';
 import { geometryOf } from './geometry.ts';
@@ -46,6 +47,10 @@ export interface Outcome {
   /** What the seed met: jobs, retries, restarts, evicted blocks, late blocks… */
   met: Record<string, number>;
 }
+
+/** How often the front end looks at the machine, ms, and limits that a seed lives to see. */
+const LOOK_MS = 30;
+const IDLE_LIMITS = { lookMs: 20, settleMs: 10, trustMs: 50, trustMaxMs: 200, ageMs: 400, turnMs: 300 };
 
 export class Violation extends Error {}
 
@@ -146,6 +151,10 @@ class Simulation {
   #served = 0;
   #failed = 0;
 
+  /** Others want the machine at present, and for how long tasks have waited in all, ms. */
+  #othersAreBusy = false;
+  readonly #waited = { at: 0, cpuMs: 0, ioMs: 0 };
+
   constructor(seed: number, sabotage: Sabotage | undefined, onTrace: ((line: string) => void) | undefined) {
     this.#seed = seed;
     this.#sabotage = sabotage;
@@ -187,6 +196,12 @@ class Simulation {
     this.#every(
       () => this.#plan.togglePrefetchMs,
       () => this.#prefetch(this.#random.chance(0.5)),
+    );
+    this.#every(
+      () => this.#plan.busyMs,
+      () => {
+        this.#othersAreBusy = !this.#othersAreBusy;
+      },
     );
     this.#every(
       () => this.#plan.paceMs,
@@ -352,6 +367,12 @@ class Simulation {
         for (const layer of this.#layers) this.#flush(layer);
       },
     );
+    const idleWork = new IdleWork(IDLE_LIMITS);
+    this.#every_(
+      () => LOOK_MS,
+      front,
+      () => this.#lookAround(idleWork),
+    );
     this.#budgets = new Budgets();
     this.#spent.fastest = 0;
     this.#pace(this.#plan.pace);
@@ -369,6 +390,17 @@ class Simulation {
       run();
       this.#every_(meanMs, front, run);
     });
+  }
+
+  /** Tasks wait while others want the machine, and sometimes for the rest itself. */
+  #lookAround(idleWork: IdleWork): void {
+    const waited = this.#waited;
+    const isOwn = this.#dispatcher.hasRest && idleWork.state !== 'held' && this.#random.chance(0.3);
+    if (this.#othersAreBusy || isOwn) waited.cpuMs += this.#now - waited.at;
+    waited.at = this.#now;
+    const state = idleWork.look(this.#now, this.#dispatcher.hasRest, { ...waited });
+    if (state !== 'free') this.#meet(`idle work: ${state}`);
+    this.#dispatch({ type: 'busy', isBusy: state === 'held', now: this.#now });
   }
 
   #prefetch(on: boolean): void {

@@ -33,6 +33,7 @@ export class Fetchers {
         args: [...NODE_FLAGS, PROGRAM, layout.root, name, label],
         log: layout.log(name),
         isExpendable: true,
+        ownSession: true,
         link: { hangMs, onReady: () => conditions.clear(name) },
         ports,
         onGiveUp: () => conditions.set(name, `${name} does not start; see ${layout.log(name)}`),

@@ -121,6 +121,12 @@ export type RunSupervisor = (options: SupervisorOptions) => Promise<void>;
 /** The heap is one of all simulated processes, and of the simulation. */
 const tidying = { worked: () => {}, now: () => {} };
 
+/** Others want the processor for three seconds of each ten. */
+const pressureAt = (ms: number) => ({
+  cpuMs: Math.floor(ms / 10_000) * 3_000 + Math.min(ms % 10_000, 3_000),
+  ioMs: 0,
+});
+
 /**
  * Loads the programs, once for all runs: they keep nothing outside of the call that starts them. Returns what runs a
  * supervisor. None of them rehearses: here no code is any faster the second time.
@@ -143,6 +149,7 @@ export async function loadPrograms(): Promise<RunSupervisor> {
       tidying,
       loadTransport,
       ownFetcher: (options) => new LocalFetcher(options),
+      machine: { pressure: () => pressureAt(realPorts().clock.now()), setPriority: () => {} },
     }),
   );
   programs.set('fetcher/main.ts', ([root = '', name = '']) =>

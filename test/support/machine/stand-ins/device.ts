@@ -5,7 +5,11 @@ import { digest, world } from '../world.ts';
 
 export * from '../../../../src/store/device.ts';
 
-export async function hashDevice(path: string, _size: number, signal?: AbortSignal): Promise<string> {
+export async function hashDevice(
+  path: string,
+  _size: number,
+  { signal }: { signal?: AbortSignal } = {},
+): Promise<string> {
   await machine().sleep(5 + machine().random.int(0, 40));
   signal?.throwIfAborted();
   const hex = /layers\/([0-9a-f]{64})\//.exec(path)?.[1] ?? '';

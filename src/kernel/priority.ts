@@ -1,0 +1,120 @@
+/**
+ * How urgent the kernel takes a process of the engine. Linux schedules threads, so all of a process get the same: those of
+ * V8 and of libuv's pool as well, which its first thread waits for. Threads that begin later inherit from the one that starts
+ * them.
+ *
+ *     normal  as this process
+ *     low     ten steps of nice(2) below it: it gets a tenth of a processor that others want
+ *     idle    SCHED_IDLE: what others leave; any other task that wakes up has the processor at once. The disk: ioprio's class "idle"
+ *
+ * A process that leads its session is a group of its own where the kernel groups by sessions (sched(7), "autogroup");
+ * a priority counts only within the group, so the group's is set as well.
+ */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
+import { call, declare, type ForeignFunction } from './libc.ts';
+
+export type Priority = 'normal' | 'low' | 'idle';
+
+/** Numbers of system calls; musl has no function for one of them, and glibc none for the other (asm/unistd.h). */
+const NUMBERS: Partial<Record<string, { scheduler: number; disk: number }>> = {
+  x64: { scheduler: 144, disk: 251 },
+  arm64: { scheduler: 119, disk: 30 },
+};
+
+/** linux/sched.h */
+const SCHED_OTHER = 0;
+const SCHED_IDLE = 5;
+/** linux/ioprio.h: the class in the upper three of 16 bits. 0: as the processor's priority says. */
+const IOPRIO_WHO_PROCESS = 1;
+const DISK = { normal: 0, low: (2 << 13) | 7, idle: 3 << 13 };
+/** linux/capability.h: without it nothing that was lowered can be raised again. */
+const CAP_SYS_NICE = 23n;
+const LOW_STEPS = 10;
+const LAST_NICE = 19;
+/** A process starts few threads while the others are looked at. */
+const LOOKS = 3;
+
+let calls: { scheduler: ForeignFunction; disk: ForeignFunction; nice: ForeignFunction } | undefined;
+
+/**
+ * Gives every thread of the process, and the group of its session where it leads one, this priority. Returns false where
+ * nothing was changed: the process has ended, or this one could not raise it again.
+ */
+export function setProcessPriority(pid: number, priority: Priority): boolean {
+  const number = NUMBERS[process.arch];
+  if (number === undefined || !mayRaise()) return false;
+  calls ??= {
+    scheduler: declare('syscall', ['long', 'long', 'long', 'void *'], 'int64'),
+    disk: declare('syscall', ['long', 'long', 'long', 'long'], 'int64'),
+    nice: declare('setpriority', ['int', 'int', 'int']),
+  };
+  const { scheduler, disk, nice } = calls;
+  const base = getPriority();
+  const steps = priority === 'low' ? Math.min(LAST_NICE, base + LOW_STEPS) : base;
+  const seen = new Set<string>();
+  for (let look = 0; look < LOOKS; look++) {
+    const fresh = threadsOf(pid).filter((thread) => !seen.has(thread));
+    if (fresh.length === 0) break;
+    for (const thread of fresh) {
+      seen.add(thread);
+      const tid = Number(thread);
+      try {
+        const policy = priority === 'idle' ? SCHED_IDLE : SCHED_OTHER;
+        call('sched_setscheduler', scheduler, number.scheduler, tid, policy, Buffer.alloc(4));
+        call('setpriority', nice, 0, tid, steps);
+        call('ioprio_set', disk, number.disk, IOPRIO_WHO_PROCESS, tid, DISK[priority]);
+      } catch {
+        // The thread has ended.
+      }
+    }
+  }
+  if (seen.size > 0) setGroup(pid, priority);
+  return seen.size > 0;
+}
+
+/** Whether this process may raise what it has lowered. */
+export function mayRaise(): boolean {
+  const [, capabilities = '0'] = /^CapEff:\s*([0-9a-f]+)/m.exec(read('/proc/self/status')) ?? [];
+  return ((BigInt(`0x${capabilities}`) >> CAP_SYS_NICE) & 1n) === 1n;
+}
+
+/** The scheduler's policy of a thread, as /proc/PID/stat says (field 41); undefined where there is none. */
+export function policyOf(pid: number, tid = pid): Priority | 'other' | undefined {
+  const stat = read(`/proc/${pid}/task/${tid}/stat`);
+  if (stat === '') return undefined;
+  const fields = fieldsOf(stat);
+  if (Number(fields[38]) === SCHED_IDLE) return 'idle';
+  if (Number(fields[38]) !== SCHED_OTHER) return 'other';
+  return Number(fields[16]) > getPriority() ? 'low' : 'normal';
+}
+
+function setGroup(pid: number, priority: Priority): void {
+  // Field 6: the session. Another's group has other processes as well.
+  if (Number(fieldsOf(read(`/proc/${pid}/stat`))[3]) !== pid) return;
+  const nice = priority === 'idle' ? LAST_NICE : priority === 'low' ? LOW_STEPS : 0;
+  try {
+    writeFileSync(`/proc/${pid}/autogroup`, `${nice}`);
+  } catch {
+    // A kernel that does not group by sessions.
+  }
+}
+
+/** Of /proc/PID/stat, from field 3 on: the name before it may hold anything. */
+const fieldsOf = (stat: string): string[] => stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+
+function threadsOf(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return [];
+  }
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch {
+    return '';
+  }
+}
