@@ -257,14 +257,17 @@ export class Dispatcher {
     return this.#rest.size > 0 || this.#slots.rest > 0;
   }
 
-  /** What the fetcher runs. */
+  /** What the fetcher is needed for. Where a reader waits that is every fetcher: another one may have locked what it needs. */
   loadOf(name: string): FetcherLoad {
-    let load: FetcherLoad = 'none';
-    for (const { kind } of this.#fetchers.get(name)?.running.values() ?? []) {
-      if (kind !== 'rest') return 'reader';
-      load = 'rest';
-    }
-    return load;
+    if (this.hasReaders) return 'reader';
+    const running = [...(this.#fetchers.get(name)?.running.values() ?? [])];
+    if (running.length === 0) return 'none';
+    return running.some(({ heldAt }) => heldAt === undefined) ? 'rest' : 'held';
+  }
+
+  /** Whether readers wait, or are likely to soon for what is being fetched. */
+  get hasReaders(): boolean {
+    return this.#demand.size > 0 || this.#slots.demand > 0 || this.#slots.soon > 0;
   }
 
   /** Whether the job is this fetcher's. A failure that another one reports says nothing about the job. */

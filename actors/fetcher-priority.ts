@@ -1,8 +1,8 @@
 /**
- * How urgent each fetcher process is. A fetcher has a job that a reader waits for, or work that no reader waits for, or both,
- * and the kernel knows processes alone: so one that a reader waits for is as urgent as the front end, whatever else it has. It is
- * raised before it is told of the job, by the front end: what is at idle priority may not even notice that it has become
- * urgent.
+ * How urgent each fetcher process is. A fetcher at work that no reader waits for is lowered. When a reader waits, all are raised: the
+ * one that gets the job, and those that may have been stopped while they had locked what the job needs, such as the device's
+ * file in the kernel. The front end raises them before it tells of the job: a process at idle priority may not even notice
+ * that it has become urgent. One whose jobs all hold is raised as well: it does nothing, but for leaving what it had locked.
  *
  * It is lowered when no reader has waited for `calmMs`: readers come one after the other. One that says nothing for `starvedMs`
  * although it lives, since others take every processor, is raised until it is heard of: a fetcher that falls silent is lost.
@@ -19,8 +19,8 @@ export const FETCHER_PRIORITY: FetcherPriorityLimits = { calmMs: 300, starvedMs:
 /** `low`: its work has been held for so long that it is to go on beside others. */
 export type FetcherPriority = 'normal' | 'low' | 'idle';
 
-/** What a fetcher runs: `reader`: also something that a reader waits for, or is likely to soon; `rest`: nothing of that kind. */
-export type FetcherLoad = 'reader' | 'rest' | 'none';
+/** `reader`: a reader waits. `rest`: it is at work that no reader waits for. `held`: all of that work rests. */
+export type FetcherLoad = 'reader' | 'rest' | 'held' | 'none';
 
 interface Known {
   priority: FetcherPriority;

@@ -79,6 +79,7 @@ class Rows {
     const of = this.#rows.get(row) ?? new Map<string, number[]>();
     this.#rows.set(row, of);
     of.set(program, [...(of.get(program) ?? []), value]);
+    say(`${program}: ${row}: ${value.toFixed(2)}`);
   }
 
   print(title: string): void {
@@ -209,15 +210,13 @@ async function stranger(): Promise<number> {
   return performance.now() - began;
 }
 
+/** Share of all blocks of all images. */
 async function absentOf(cofa: Cofa): Promise<number> {
   const { images } = JSON.parse((await cofa('status', '--json')).output) as {
-    images: Array<{
-      layers: Array<{ size: number; presentBytes?: number; present?: number; blocks?: number }>;
-    }>;
+    images: Array<{ blocks: { absent: number; present: number } }>;
   };
-  const layers = images.flatMap((image) => image.layers);
-  const shares = layers.map(({ present = 0, blocks = 1 }) => 1 - present / blocks);
-  return shares.reduce((sum, share) => sum + share, 0) / Math.max(1, shares.length);
+  const sum = (of: 'absent' | 'present') => images.reduce((all, { blocks }) => all + blocks[of], 0);
+  return sum('absent') / (sum('absent') + sum('present'));
 }
 
 async function main(cleanup: Cleanup): Promise<void> {

@@ -44,7 +44,11 @@ export async function runFetcher(
   ports: FetcherPorts,
 ): Promise<Fetcher> {
   const { clock, self, tidying } = ports;
-  const link = linkToParent(self.parent, { onOrphaned: () => self.exit(1) });
+  const hushed = new AbortController();
+  const link = linkToParent(self.parent, {
+    onOrphaned: () => self.exit(1),
+    onWork: () => hushed.abort(),
+  });
 
   const settings = await readSettings(root);
   const log = createLog(name, settings.logLevel);
@@ -53,7 +57,13 @@ export async function runFetcher(
 
   const packs = busOnDemand(busOf(settings, 'packs'), `${name}-packs`);
   const registry = new RegistryClient({ ...registryOptions(settings), log });
-  const rehearsal = new IdleRehearsal({ clock, tidying, log, slower: 'the first fetches' });
+  const rehearsal = new IdleRehearsal({
+    clock,
+    tidying,
+    log,
+    slower: 'the first fetches',
+    hushed: hushed.signal,
+  });
   const runner = new JobRunner({
     name,
     layout: new Layout(root),

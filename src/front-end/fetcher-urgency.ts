@@ -12,14 +12,14 @@ export interface Machine {
 
 export class FetcherUrgency {
   readonly #machine: Machine;
-  readonly #dispatcher: Pick<Dispatcher, 'hasRest' | 'loadOf'>;
+  readonly #dispatcher: Pick<Dispatcher, 'hasRest' | 'hasReaders' | 'loadOf'>;
   readonly #priorities = new FetcherPriorities();
   readonly #idleWork = new IdleWork();
   readonly #pids = new Map<string, number>();
   /** Fetchers that were lowered. */
   readonly #lowered = new Set<string>();
 
-  constructor(machine: Machine, dispatcher: Pick<Dispatcher, 'hasRest' | 'loadOf'>) {
+  constructor(machine: Machine, dispatcher: Pick<Dispatcher, 'hasRest' | 'hasReaders' | 'loadOf'>) {
     this.#machine = machine;
     this.#dispatcher = dispatcher;
   }
@@ -38,11 +38,11 @@ export class FetcherUrgency {
     this.#priorities.heard(fetcher, now);
   }
 
-  /** Raises whichever fetcher a reader needs by now. */
+  /** Raises all fetchers where a reader waits. */
   raise(now: number): void {
+    if (this.#lowered.size === 0 || !this.#dispatcher.hasReaders) return;
     for (const fetcher of this.#lowered)
-      if (this.#dispatcher.loadOf(fetcher) === 'reader' && this.#priorities.needed(fetcher, now))
-        this.#set(fetcher, 'normal');
+      if (this.#priorities.needed(fetcher, now)) this.#set(fetcher, 'normal');
   }
 
   /** Now and then. Returns whether the machine is busy with others. */

@@ -61,7 +61,12 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   const { clock, self, tidying } = ports;
   const layers = new LayerTable();
   const shutdown = new Shutdown(self, clock, layers);
-  const link = linkToParent(self.parent, { onOrphaned: shutdown.die, onRetire: shutdown.retire });
+  const hushed = new AbortController();
+  const link = linkToParent(self.parent, {
+    onOrphaned: shutdown.die,
+    onRetire: shutdown.retire,
+    onWork: () => hushed.abort(),
+  });
 
   const base = await readBase(root, ports);
   const { settings, names, layout, log } = base;
@@ -75,7 +80,13 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   const transport = await beginInTurn(link, clock, writer, standby);
 
   const serving = serveLayers(base, { ...fetching, bus, layers, writer, transport });
-  const rehearsal = new IdleRehearsal({ clock, tidying, log, slower: 'the first start' });
+  const rehearsal = new IdleRehearsal({
+    clock,
+    tidying,
+    log,
+    slower: 'the first start',
+    hushed: hushed.signal,
+  });
   const { front, conditions } = base;
   const handlers = frontCalls({
     ...fetching,

@@ -10,6 +10,8 @@ export type ToChild =
   | { kind: 'ping'; beat: number }
   /** The descriptor is the front end's from now on. */
   | { kind: 'begin' }
+  /** A client wants something: no rehearsal is to be in its way. */
+  | { kind: 'work' }
   /** Another front end takes over: bring what has come into the log, and end. */
   | { kind: 'retire' };
 
@@ -51,6 +53,8 @@ export interface ParentLinkOptions {
   /** The supervisor has ended. */
   onOrphaned: () => void;
   onRetire?: () => void;
+  /** A client wants something. */
+  onWork?: () => void;
 }
 
 export interface ParentLink {
@@ -73,6 +77,7 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
       const trouble = troubleOf();
       channel.send({ kind: 'pong', beat: message.beat, ...(trouble === undefined ? {} : { trouble }) });
     } else if (message.kind === 'begin') begun.resolve();
+    else if (message.kind === 'work') options.onWork?.();
     else options.onRetire?.();
   });
   channel?.onGone(options.onOrphaned);

@@ -104,7 +104,7 @@ async function start(given: Given): Promise<void> {
   void parts.cache.begin();
 
   const snapshotter = makeSnapshotter(base);
-  const idle = new IdleWork({ ...base, ...parts });
+  const idle = new IdleWork({ ...base, ...servers, ...parts });
   // Now commands may come.
   await stages.run('doors', () =>
     openDoors({ ...reached, ...servers, ...node, ...parts, snapshotter, idle }),

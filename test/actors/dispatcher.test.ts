@@ -150,11 +150,12 @@ describe('a machine that is busy with others', () => {
     expect(pool.submit(3)).toEqual([send(3, 'w')]);
     expect(pool.dispatcher.loadOf('w')).toBe('reader');
     expect(pool.ended(3, 'w')).toEqual([]);
-    expect(pool.dispatcher.loadOf('w')).toBe('rest');
+    expect(pool.dispatcher.loadOf('w')).toBe('held');
     expect(pool.wait(999)).toEqual([]);
     pool.hello('w', 4);
     expect(pool.wait(1)).toEqual([hold(1, 'w', 2_000)]);
     expect(busy(pool, false)).toEqual([goOn(1, 'w'), send(2, 'w')]);
+    expect(pool.dispatcher.loadOf('w')).toBe('rest');
   });
 
   test('a job that holds is not taken for silent, and one that a reader needs goes on', () => {

@@ -23,13 +23,15 @@ test('it is lowered when no reader has needed it for a while, and raised at once
   expect(look(2 * calmMs + 2, 'rest')).toEqual(['idle']);
 });
 
-test('one that has nothing to do is as others, and so is one that a reader needs', () => {
+test('one that has nothing to do is as others, and so is one that holds, or that a reader needs', () => {
   const { priorities, look } = fetcher();
   expect(look(calmMs, 'rest')).toEqual(['idle']);
   expect(look(calmMs + 1, 'none')).toEqual(['normal']);
   priorities.heard('a', 10_000);
   expect(look(10_000, 'rest')).toEqual(['idle']);
   expect(look(10_001, 'reader')).toEqual(['normal']);
+  expect(look(11_000, 'rest')).toEqual(['idle']);
+  expect(look(11_001, 'held')).toEqual(['normal']);
 });
 
 test('one that others starve is raised until it is heard of', () => {

@@ -11,6 +11,7 @@ import { ThreadPool } from '../../src/index/thread-pool.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { CacheSizes } from '../../src/front-end/cache-sizes.ts';
+import { policyOf } from '../../src/kernel/priority.ts';
 import { realPorts } from '../../src/process/ports.ts';
 import { treeBytes } from '../../src/store/disk-use.ts';
 import type { LayerLog } from '../../src/store/layer-log.ts';
@@ -80,8 +81,10 @@ test('answers as a new one does, also before its rehearsal is over', async () =>
   const { layout, indexers } = await node();
   indexers.prepare();
   const pid = await atHand(layout.root);
+  expect(policyOf(pid)).toBe('idle');
   const child = indexers.take();
   expect(child?.pid).toBe(pid);
+  expect(policyOf(pid)).toBe('normal');
   expect(await index(layout, { take: () => child } as Pick<Indexers, 'take'> as Indexers)).toEqual(expected);
   for (const tar of small.tars)
     expect((await readFile(layout.device(rootOf(tar)))).subarray(0, tar.length)).toEqual(tar);

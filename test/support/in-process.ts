@@ -76,7 +76,7 @@ export class SelfInTest implements ChildSelf {
   }
 
   /** As the supervisor says it. */
-  tell(kind: 'begin' | 'retire'): void {
+  tell(kind: 'begin' | 'retire' | 'work'): void {
     for (const take of this.#listeners) take({ kind });
   }
 

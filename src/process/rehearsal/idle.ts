@@ -13,6 +13,8 @@ export interface IdleRehearsalOptions {
   log: Logger;
   /** For the log, where it fails: what will be slower. */
   slower: string;
+  /** Aborted when a client wants something of the engine: the rehearsal would be in its way. */
+  hushed?: AbortSignal;
 }
 
 export class IdleRehearsal {
@@ -22,6 +24,9 @@ export class IdleRehearsal {
 
   constructor(options: IdleRehearsalOptions) {
     this.#options = options;
+    const { hushed } = options;
+    if (hushed?.aborted === true) this.workCame();
+    else hushed?.addEventListener('abort', this.workCame, { once: true });
   }
 
   /**

@@ -1,14 +1,14 @@
 /** Repeats a part of a start in a process that has nothing else to do; see rehearsal.ts. */
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { rehearsalPause } from '../../../actors/rehearsal-pace.ts';
+import { readPressure } from '../../kernel/pressure.ts';
 import { Layout } from '../../store/layout.ts';
 
 /** V8 has compiled what matters by then. */
 const ROUNDS = 12;
 /** From the start of the process, ms: an engine that has just begun may have something to do at once. */
 const CALM_MS = 1_000;
-/** Pause between two rounds, ms: others have the processor as well. */
-const PAUSE_MS = 10;
 
 export interface Rehearsal {
   /** State of the engine. */
@@ -30,9 +30,24 @@ export async function repeat(
   try {
     for (let n = 0; n < ROUNDS && !signal.aborted; n++) {
       await round(layout);
-      await sleep(PAUSE_MS, undefined, { ref: false });
+      await pause(signal);
     }
   } finally {
     await rm(layout.root, { recursive: true, force: true });
+  }
+}
+
+/** Others have the processor as well, and for longer where they wait for it. */
+async function pause(signal: AbortSignal): Promise<void> {
+  let paused = 0;
+  let waitedMs: number | undefined;
+  for (;;) {
+    const ms = rehearsalPause(paused, waitedMs);
+    if (ms === 0 || signal.aborted) return;
+    const before = readPressure();
+    await sleep(ms, undefined, { ref: false, signal }).catch(() => {});
+    paused += ms;
+    const after = readPressure();
+    waitedMs = before === undefined || after === undefined ? undefined : after.cpuMs - before.cpuMs;
   }
 }

@@ -1,9 +1,11 @@
 /**
  * The processes that index images for the node (src/indexer/main.ts). One may be at hand: loaded, its threads started, and rehearsed, so that
  * an image that nobody prepared streams at once, through code that is compiled. It takes some 100 MB, so it is not kept for ever: it ends
- * after a while, and when it turns out that the node's images need none. Its end is no failure, and nobody waits for it.
+ * after a while, and when it turns out that the node's images need none. Its end is no failure, and nobody waits for it. Until it is
+ * taken it runs at idle priority.
  */
 import type { ChildProcess } from 'node:child_process';
+import { setProcessPriority } from '../../kernel/priority.ts';
 import { startForked } from '../../process/forked.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 
@@ -40,6 +42,8 @@ export class Indexers {
     this.#timer = setTimeout(() => this.dismiss(), AT_HAND_MS).unref();
     if (this.#waiting !== undefined) return;
     const child = start(['rehearse', this.#root]);
+    // At once: threads that it starts later begin with the priority of the first one.
+    if (child.pid !== undefined) setProcessPriority(child.pid, 'idle');
     // The engine does not live on because of it.
     child.unref();
     child.channel?.unref();
@@ -57,6 +61,8 @@ export class Indexers {
     this.#waiting = undefined;
     clearTimeout(this.#timer);
     if (child?.connected !== true) return undefined;
+    // Before it hears of its order, which it may not at idle priority.
+    if (child.pid !== undefined) setProcessPriority(child.pid, 'normal');
     child.ref();
     child.channel?.ref();
     return child;
@@ -85,4 +91,4 @@ export class Indexers {
 }
 
 const start = (args: string[]): ChildProcess =>
-  startForked({ program: PROGRAM, args, heapMiB: HEAP_MIB, flags: NODE_FLAGS });
+  startForked({ program: PROGRAM, args, heapMiB: HEAP_MIB, flags: NODE_FLAGS, ownSession: true });

@@ -60,6 +60,11 @@ export class Fetchers {
     await Promise.all(this.#children.map((child) => child.stop()));
   }
 
+  /** A client wants something: they cease to rehearse. */
+  workCame(): void {
+    for (const child of this.#children) child.send({ kind: 'work' });
+  }
+
   status(): ProcessStatus[] {
     return this.#children.map((child) => child.status());
   }

@@ -83,6 +83,11 @@ export class FrontEnds {
   }
 
   /** Whether the kernel can have what was in flight sent again to a successor. */
+  /** A client wants something: it ceases to rehearse. */
+  workCame(): void {
+    this.#current.send({ kind: 'work' });
+  }
+
   get resend(): boolean {
     return this.#mount.resend;
   }

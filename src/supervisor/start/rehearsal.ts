@@ -6,6 +6,8 @@ import type { Logger } from 'pino';
 import { IdleRehearsal } from '../../process/rehearsal/idle.ts';
 import type { End } from '../end.ts';
 import type { Indexers } from '../images/indexers.ts';
+import type { Fetchers } from '../processes/fetchers.ts';
+import type { FrontEnds } from '../processes/front-ends.ts';
 import type { SupervisorPorts } from '../ports.ts';
 
 /** A rehearsal that is broken off has this long, ms. */
@@ -16,6 +18,8 @@ export class IdleWork {
   readonly #ports: Pick<SupervisorPorts, 'tidying' | 'rehearse'>;
   readonly #indexers: Indexers;
   readonly #rehearsal: IdleRehearsal;
+  /** Ends the other processes' rehearsals. */
+  readonly #hush: () => void;
 
   constructor(given: {
     options: { root: string };
@@ -23,8 +27,14 @@ export class IdleWork {
     indexers: Indexers;
     end: End;
     ports: Pick<SupervisorPorts, 'clock' | 'tidying' | 'rehearse'>;
+    fronts: Pick<FrontEnds, 'workCame'>;
+    fetchers: Pick<Fetchers, 'workCame'>;
   }) {
-    const { options, log, indexers, end, ports } = given;
+    const { options, log, indexers, end, ports, fronts, fetchers } = given;
+    this.#hush = () => {
+      fronts.workCame();
+      fetchers.workCame();
+    };
     this.#root = options.root;
     this.#ports = ports;
     this.#indexers = indexers;
@@ -47,6 +57,7 @@ export class IdleWork {
 
   /** A client wants an image, or the engine ends. */
   stop(): void {
+    if (!this.#rehearsal.hasWork) this.#hush();
     this.#rehearsal.workCame();
   }
 
