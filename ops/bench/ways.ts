@@ -113,7 +113,7 @@ export async function pushPack(ref: string): Promise<number> {
     // From an image that the node does not have: reads that the kernel answers itself are not recorded.
     await cofa('run', ref);
     let bytes = 0;
-    for (let tries = 0; tries < 120 && bytes === 0; tries++) {
+    for (let tries = 0; tries < 500 && bytes === 0; tries++) {
       const { output } = await cofa('pack', 'ls', '--json');
       bytes = (JSON.parse(output) as { packs: Array<{ size: number }> }).packs[0]?.size ?? 0;
       if (bytes === 0) await sleep(500);

@@ -45,6 +45,7 @@ interface UpOptions extends RegistryFlags, NatsOptions {
   trust: TrustPolicy;
   keys: string;
   rehearsal: boolean;
+  defer: boolean;
   wait: number;
 }
 
@@ -119,6 +120,10 @@ export function define(command: Command, context: Context): void {
     .option(
       '--no-rehearsal',
       'leave idle processors and memory alone: the first starts are slower, and those of unprepared images',
+    )
+    .option(
+      '--no-defer',
+      'do what no reader waits for at once, as urgently as all else: the rest of images, hashing, scrubs',
     )
     .option(
       '--wait <s>',
@@ -198,6 +203,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       trust: options.trust,
       keys: options.keys,
       rehearses: options.rehearsal,
+      defers: options.defer,
     });
   } catch (error) {
     // The `cofa up` that started this one in the background tells its user.
@@ -293,6 +299,7 @@ function foregroundArgs(options: UpOptions, root: string): string[] {
   args.push('--hang-deadline', String(options.hangDeadline));
   args.push('--trust', options.trust, '--keys', options.keys);
   if (!options.rehearsal) args.push('--no-rehearsal');
+  if (!options.defer) args.push('--no-defer');
   if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
   if (options.natsCa !== undefined) args.push('--nats-ca', options.natsCa);
   if (options.apiUsers !== undefined) args.push('--api-users', options.apiUsers);

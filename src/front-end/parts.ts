@@ -61,6 +61,9 @@ export interface Fetching {
   health: BusHealth;
 }
 
+/** Work that no reader waits for is as urgent as all else. */
+const UNTOUCHED: Machine = { pressure: () => undefined, setPriority: () => {} };
+
 /** What asks fetchers for blocks: the pool, the packs of starts, and the rest of images. */
 export function startFetching(
   base: Base,
@@ -70,7 +73,17 @@ export function startFetching(
 ): Fetching {
   const { root, front, names, log, conditions, clock, settings } = base;
   const { now } = clock;
-  const pool = new FetchPool({ bus, names, front, clock, log, root, conditions, ownFetcher, machine });
+  const pool = new FetchPool({
+    bus,
+    names,
+    front,
+    clock,
+    log,
+    root,
+    conditions,
+    ownFetcher,
+    machine: settings.defers === false ? UNTOUCHED : machine,
+  });
   const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log });
   const rest = new Rest({ clock, layers, starts });
   return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };

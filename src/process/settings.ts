@@ -26,6 +26,8 @@ export interface EngineSettings {
   cacheLimit?: number | undefined;
   /** Whether they rehearse starts while there is nothing to do; absent: they do. */
   rehearses?: boolean;
+  /** Whether work that no reader waits for gives way to others; absent: it does. */
+  defers?: boolean;
   logLevel: string;
   registry: RegistrySettings;
 }

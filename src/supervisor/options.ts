@@ -41,4 +41,6 @@ export interface SupervisorOptions {
   keys?: string | undefined;
   /** Whether processes that have nothing to do yet rehearse starts (rehearse.ts); by default they do. */
   rehearses?: boolean | undefined;
+  /** Whether work that no reader waits for runs at idle priority and rests on a busy machine; by default it does. */
+  defers?: boolean | undefined;
 }

@@ -44,7 +44,7 @@ export async function startEngine(
     up: async (more = args) => {
       // Tests of other things prepare images without signing them.
       const trust = more.includes('--trust') ? [] : ['--trust', 'registry'];
-      await cofa(['up', ...(rehearses ? [] : ['--no-rehearsal']), ...trust, ...more]);
+      await cofa(['up', '--no-defer', ...(rehearses ? [] : ['--no-rehearsal']), ...trust, ...more]);
     },
     down: async () => {
       await cofa(['down', '--force']);

@@ -27,7 +27,7 @@ beforeAll(async () => {
   directory = await cleanup.tempDir('idle');
   registry = await startRegistry();
   cleanup.defer(() => registry.stop());
-  engine = await startEngine({ root: join(directory, 'root') });
+  engine = await startEngine({ root: join(directory, 'root'), defers: true });
   cleanup.defer(() => engine.stop());
 });
 afterAll(() => cleanup.run());

@@ -23,6 +23,8 @@ export interface EngineOptions {
   readDeadlineMs?: number;
   /** Rehearses starts, as an engine does by default: seconds of processor time. */
   rehearses?: boolean;
+  /** Work that no reader waits for gives way to others; by default it does not, since tests wait for it. */
+  defers?: boolean;
   /** Begins the engine's command line: a program that becomes the rest of it. */
   through?: string[];
   /** Further arguments of `cofa up`. */
@@ -76,6 +78,7 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
   args.push('--workers', String(options.workers ?? 2));
   args.push('--read-deadline', String((options.readDeadlineMs ?? 30_000) / 1000), ...(options.args ?? []));
   if (options.rehearses !== true) args.push('--no-rehearsal');
+  if (options.defers !== true) args.push('--no-defer');
   // Tests of other things prepare images without signing them.
   if (options.args?.includes('--trust') !== true) args.push('--trust', 'registry');
   const command = ['--pdeathsig', 'TERM', '--', ...(options.through ?? []), process.execPath, MAIN, ...args];

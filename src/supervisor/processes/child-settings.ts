@@ -33,5 +33,6 @@ export function childSettings(given: {
     registry,
     cacheLimit: options.cacheLimit,
     rehearses: options.rehearses !== false,
+    defers: options.defers !== false,
   };
 }
