@@ -11,7 +11,7 @@ import type { Logger } from 'pino';
 import { connectBus } from '../bus/connection.ts';
 import { serveLocal } from '../bus/local-socket.ts';
 import { readPressure } from '../kernel/pressure.ts';
-import { setProcessPriority } from '../kernel/priority.ts';
+import { isSibling, setProcessPriority } from '../kernel/priority.ts';
 import type { ColdRead, FuseTransport } from '../fuse/transport.ts';
 import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { linkToParent, type ParentLink } from '../process/parent-link.ts';
@@ -200,7 +200,11 @@ if (import.meta.main) {
     tidying: new Tidying(),
     loadTransport,
     ownFetcher: (options) => new LocalFetcher(options),
-    machine: { pressure: () => readPressure(), setPriority: setProcessPriority },
+    machine: {
+      pressure: () => readPressure(),
+      // Fetchers say their numbers themselves.
+      setPriority: (pid, priority) => void (isSibling(pid) && setProcessPriority(pid, priority)),
+    },
     rehearse,
   });
 }

@@ -89,6 +89,11 @@ export function policyOf(pid: number, tid = pid): Priority | 'other' | undefined
   return Number(fields[16]) > getPriority() ? 'low' : 'normal';
 }
 
+/** Whether the process was started by the one that started this one: a number that comes in a message may be any process's. */
+export function isSibling(pid: number): boolean {
+  return Number(fieldsOf(read(`/proc/${pid}/stat`))[1]) === process.ppid;
+}
+
 function setGroup(pid: number, priority: Priority): void {
   // Field 6: the session. Another's group has other processes as well.
   if (Number(fieldsOf(read(`/proc/${pid}/stat`))[3]) !== pid) return;

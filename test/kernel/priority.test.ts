@@ -5,7 +5,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { readPressure } from '../../src/kernel/pressure.ts';
-import { policyOf, type Priority, setProcessPriority } from '../../src/kernel/priority.ts';
+import { isSibling, policyOf, type Priority, setProcessPriority } from '../../src/kernel/priority.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
@@ -45,6 +45,12 @@ test('every thread of a process is lowered and raised, and a thread that starts 
   is('idle');
   expect(setProcessPriority(pid, 'normal')).toBe(true);
   is('normal');
+});
+
+test('only a process of the same parent is a sibling', async () => {
+  const { pid } = await startNode();
+  expect(isSibling(process.pid)).toBe(true);
+  expect([pid, process.ppid, 1].map(isSibling)).toEqual([false, false, false]);
 });
 
 test('a process that has ended is passed over', async () => {
