@@ -48,6 +48,8 @@ export interface ForkOptions {
   flags?: readonly string[];
   /** Its priority, 19 is the lowest; absent: as this process. */
   nice?: number | undefined;
+  /** A session of its own, whose group the kernel can give another share of the processors (src/kernel/priority.ts). */
+  ownSession?: boolean;
 }
 
 export interface AskOptions<Note> {
@@ -76,11 +78,12 @@ export async function runForked<Order, Note, Result>(
 
 /** A process that waits for its order. The kernel ends it rather than others when memory runs out. */
 export function startForked(options: ForkOptions): ChildProcess {
-  const { program, args = [], heapMiB, memoryMiB, flags = [], nice } = options;
+  const { program, args = [], heapMiB, memoryMiB, flags = [], nice, ownSession = false } = options;
   const child = fork(fileURLToPath(program), args, {
     serialization: 'advanced',
     execArgv: [...flags, `--max-old-space-size=${heapMiB}`],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    detached: ownSession,
   });
   makeExpendable(child.pid);
   if (memoryMiB !== undefined) limitMemory(child.pid, memoryMiB);

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { pushImage } from '../faults/fault-image.ts';
 import { noise } from '../images/nasty.ts';
-import { type Engine, eventually, imageOf, startEngine } from '../support/engine.ts';
+import { type Engine, imageOf, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 
