@@ -1,4 +1,3 @@
-import { crc32 } from 'node:zlib';
 import { CofaError } from '../../schemas/errors.ts';
 import type { Checkpoint, Header, LayerDecoder } from './layer-decoder.ts';
 import { FastStretch } from './fast-stretch.ts';
@@ -258,7 +257,8 @@ export class GzipDecoder implements LayerDecoder {
     this.#produced += written;
     this.#total += written;
     if (written > 0) this.#fast?.passed(this.#total);
-    if (this.#crc !== undefined) this.#crc = crc32(target.bytes.subarray(start, start + written), this.#crc);
+    if (this.#crc !== undefined)
+      this.#crc = this.#fast?.isal.crc32(target.bytes.subarray(start, start + written), this.#crc);
   }
 
   /** Whether zlib reads the input: in a member's header, data or trailer. */

@@ -1,4 +1,4 @@
-import { deflateRawSync } from 'node:zlib';
+import { crc32, deflateRawSync } from 'node:zlib';
 import { CofaError } from '../../schemas/errors.ts';
 import { Inflate } from './libz.ts';
 import { bindLibrary, HOST_LITTLE, NativeBuffer } from './native.ts';
@@ -89,6 +89,11 @@ export class IsalInflate {
     return length === 0 ? 0 : this.#call(target.address + BigInt(start), length);
   }
 
+  /** CRC-32 as gzip has it, of the bytes behind those that `value` is of: ten times as fast as zlib's. */
+  crc32(bytes: Uint8Array, value: number): number {
+    return this.#isal.crc32_gzip_refl(value, bytes, bytes.length);
+  }
+
   get #blockState(): number {
     return this.#state.view.getUint32(21_160, HOST_LITTLE);
   }
@@ -146,6 +151,7 @@ const REASONS: Partial<Record<number, string>> = {
 };
 
 type Libisal = {
+  crc32_gzip_refl(value: number, bytes: Uint8Array, length: number): number;
   isal_inflate_init(state: bigint): void;
   isal_inflate_set_dict(state: bigint, dictionary: Uint8Array, length: number): number;
   isal_inflate(state: bigint): number;
@@ -165,6 +171,7 @@ function open(): Libisal | null {
       file: 'libisal.so.2',
       debianPackage: 'libisal2',
       prototypes: {
+        crc32_gzip_refl: 'uint32_t crc32_gzip_refl(uint32_t value, const void *bytes, uint64_t length)',
         isal_inflate_init: 'void isal_inflate_init(void *state)',
         isal_inflate_set_dict:
           'int isal_inflate_set_dict(void *state, const void *dictionary, unsigned int length)',
@@ -206,7 +213,8 @@ function stopsAtBlocks(isal: IsalInflate): boolean {
   } finally {
     zlib.close();
   }
-  return written === SAMPLE && target.bytes.equals(plain);
+  const sum = isal.crc32(plain.subarray(1000), isal.crc32(plain.subarray(0, 1000), 0));
+  return written === SAMPLE && target.bytes.equals(plain) && sum === crc32(plain);
 }
 
 /** Bytes in which zlib's level 1 makes several blocks. */
