@@ -59,7 +59,17 @@ export interface IndexOptions {
   onEntry?: (entry: TocEntry) => void;
   /** Called with each chunk of the blob: bytes read so far. */
   onProgress?: (compressedBytes: number) => void;
+  /** Hashes the raw bytes elsewhere while the next ones are decoded; this thread does by default. */
+  hashBeside?: BesideHash | undefined;
   signal?: AbortSignal;
+}
+
+/** BlockStates in another thread. It gets bytes in shared memory, each when `update` of those before has been called. */
+export interface BesideHash {
+  /** Settles when the bytes have been hashed. */
+  update(bytes: Buffer): Promise<void>;
+  /** Call once, after the last bytes. */
+  finish(): Promise<{ diffId: string; states: Buffer }>;
 }
 
 /**
@@ -76,6 +86,9 @@ export const mostMembersIn = (blobSize: number): number => ALWAYS_MEMBERS + blob
 
 const ALWAYS_MEMBERS = 1 << 16;
 
+/** Segments of 256 KiB that may wait for their hash: what is decoded between two turns of the event loop. */
+const BESIDE_SEGMENTS = 16;
+
 /** Of gzip: 258 bytes in two bits (zlib's technical details, "Maximum Compression Factor"). */
 const LARGEST_RATIO = 1032;
 const ALWAYS_RAW = 256 << 20;
@@ -84,7 +97,7 @@ class LayerScan {
   readonly #options: IndexOptions;
   /** Of the blob; not used for a plain tar, whose digest is its diffID. */
   readonly #hash = new Digest();
-  readonly #states = new BlockStates();
+  readonly #states: BlockStates | BesideHash;
   readonly #toc: TocBuilder;
   #compression: Compression = 'none';
   #scanner: SpanScanner | undefined;
@@ -96,6 +109,7 @@ class LayerScan {
 
   constructor(options: IndexOptions) {
     this.#options = options;
+    this.#states = options.hashBeside ?? new BlockStates();
     const blobSize = options.expect?.size ?? Number.POSITIVE_INFINITY;
     this.#mostRaw = mostRaw(blobSize);
     this.#toc = new TocBuilder(mostMembersIn(blobSize), options.onEntry);
@@ -124,7 +138,7 @@ class LayerScan {
       throw new CofaError('integrity', `the blob ends after ${this.#blobSize} of ${expect.size} bytes`);
     }
     const spans = await scanner.finish();
-    const { diffId, states } = this.#states.finish();
+    const { diffId, states } = await this.#states.finish();
     const compression = this.#compression;
     const blobDigest = compression === 'none' ? diffId : this.#hash.end();
     if (expect?.digest !== undefined && blobDigest !== expect.digest) {
@@ -161,6 +175,7 @@ class LayerScan {
     this.#compression = detectCompression(head);
     this.#scanner = new SpanScanner(openDecoder(this.#compression), {
       onRaw: (bytes) => this.#takeRaw(bytes),
+      ...(this.#options.hashBeside !== undefined && { ahead: BESIDE_SEGMENTS }),
       pause: async () => {
         await pause();
         this.#options.signal?.throwIfAborted();
@@ -187,9 +202,11 @@ class LayerScan {
     const offset = this.#rawSize;
     this.#rawSize += bytes.length;
     if (this.#rawSize > this.#mostRaw) throw this.#tooLarge();
-    this.#states.update(bytes);
+    const hashed = this.#states.update(bytes);
     this.#toc.push(bytes);
-    return this.#options.onRaw?.(offset, bytes);
+    const taken = this.#options.onRaw?.(offset, bytes);
+    if (hashed === undefined || taken === undefined) return hashed ?? taken;
+    return Promise.all([hashed, taken]).then(() => {});
   }
 }
 

@@ -50,14 +50,20 @@ export class NativeBuffer {
   readonly bytes: Buffer;
   readonly view: DataView;
 
-  /** Zeroed, unless `cleared` is false: then its content is whatever was there before. */
-  constructor(size: number, cleared = true) {
-    const store = cleared ? new ArrayBuffer(size) : Buffer.allocUnsafeSlow(size).buffer;
+  /**
+   * Zeroed, unless `cleared` is false: then its content is whatever was there before. `shared`: other threads may have
+   * it, too.
+   */
+  constructor(size: number, cleared = true, shared = false) {
+    const store = shared ? new SharedArrayBuffer(size) : storeOf(size, cleared);
     this.address = koffi.address(store);
     this.bytes = Buffer.from(store);
     this.view = new DataView(store);
   }
 }
+
+const storeOf = (size: number, cleared: boolean) =>
+  cleared ? new ArrayBuffer(size) : Buffer.allocUnsafeSlow(size).buffer;
 
 /** The address of these bytes, for one call into native code: the caller must hold them until it has returned. */
 export function addressOf(bytes: Uint8Array): bigint {

@@ -22,7 +22,10 @@ export class SpanScanner {
   readonly #decoder: LayerDecoder;
   readonly #options: ScanOptions;
   readonly #in = new NativeBuffer(IN_SIZE);
-  readonly #out = new NativeBuffer(HISTORY + SEGMENT);
+  /** Raw bytes; while onRaw has those of one buffer, the next is filled. */
+  readonly #outs: OutBuffer[];
+  #outAt = 0;
+  #out: NativeBuffer;
   readonly #spans: SpanRecord[] = [];
   #tracer: WindowTracer | undefined;
   /** Offset in the blob of the compressed buffer's first byte. */
@@ -45,6 +48,12 @@ export class SpanScanner {
   constructor(decoder: LayerDecoder, options: ScanOptions) {
     this.#decoder = decoder;
     this.#options = options;
+    const { ahead = 0 } = options;
+    this.#outs = Array.from({ length: 1 + ahead }, () => ({
+      buffer: new NativeBuffer(HISTORY + SEGMENT, true, ahead > 0),
+      free: undefined,
+    }));
+    this.#out = (this.#outs[0] as OutBuffer).buffer;
   }
 
   /** Raw bytes decoded so far. */
@@ -74,6 +83,7 @@ export class SpanScanner {
       );
     }
     await this.#flush();
+    for (const { free } of this.#outs) await free;
     this.#settle(true);
     const last = this.#spans.at(-1);
     if (last !== undefined) last.inEnd = this.#decoder.needed;
@@ -190,16 +200,36 @@ export class SpanScanner {
     const { bytes } = this.#out;
     if (this.#outFill > HISTORY) {
       const taken = this.#options.onRaw(bytes.subarray(HISTORY, this.#outFill));
-      if (taken !== undefined) await taken;
+      if (taken !== undefined) await this.#nextOut(taken);
     }
-    bytes.copyWithin(0, this.#outFill - HISTORY, this.#outFill);
+    bytes.copy(this.#out.bytes, 0, this.#outFill - HISTORY, this.#outFill);
     this.#outFill = HISTORY;
   }
+
+  /** Leaves this buffer to onRaw, and goes on with the one that it has had the longest. */
+  async #nextOut(taken: Promise<void>): Promise<void> {
+    // The turn of this buffer, or the end, throws it.
+    taken.catch(() => {});
+    (this.#outs[this.#outAt] as OutBuffer).free = taken;
+    this.#outAt = (this.#outAt + 1) % this.#outs.length;
+    const next = this.#outs[this.#outAt] as OutBuffer;
+    await next.free;
+    next.free = undefined;
+    this.#out = next.buffer;
+  }
+}
+
+interface OutBuffer {
+  buffer: NativeBuffer;
+  /** Settles when onRaw has no more use for it. */
+  free: Promise<void> | undefined;
 }
 
 export interface ScanOptions {
   /** Gets all raw bytes in order, in segments of 256 KiB; they are overwritten when the promise has settled. */
   onRaw: (bytes: Buffer) => void | Promise<void>;
+  /** So many further segments may be with onRaw while the next is decoded; they then lie in shared memory. */
+  ahead?: number | undefined;
   /** Gives the event loop a turn; may throw to end the scan. */
   pause: () => Promise<void>;
 }

@@ -62,12 +62,14 @@ export async function indexImage(options: IndexImageOptions): Promise<IndexedIma
       .toSorted((a, b) => b.blob.size - a.blob.size)
       .map((layer) => [keyOf(layer), layer] as const),
   );
-  const threads = Math.max(1, Math.min(options.threads ?? availableParallelism(), unique.size));
-  const pool = options.pool ?? new ThreadPool(threads);
+  const most = options.threads ?? availableParallelism();
+  const threads = Math.max(1, Math.min(most, unique.size));
+  const lone = loneOf([...unique.values()]);
+  const pool = options.pool ?? new ThreadPool(lone === undefined ? threads : Math.min(most, threads + 1));
   const { RegistryClient } = await import('../registry/client.ts');
   const registry = new RegistryClient(options.registry);
   try {
-    return await new ImagePass(options, { unique, threads, pool, registry }).run();
+    return await new ImagePass(options, { unique, threads, pool, registry, lone }).run();
   } finally {
     // No job runs any more. To free what the threads hold takes as long as the rest of the end, so nothing waits for
     // it.
@@ -82,6 +84,7 @@ interface PassParts {
   threads: number;
   pool: ThreadPool;
   registry: RegistryClient;
+  lone: Layer | undefined;
 }
 
 /** One pass over the layers of one image. A failure stops the other layers: their bytes would be thrown away. */
@@ -164,9 +167,10 @@ class ImagePass {
     const { store, onLayer } = this.#options;
     this.#report(key, blob, 0);
     const endTurn = await (blob.size <= SMALL ? this.#small : this.#large).next();
+    const hashBeside = blob.digest === this.#parts.lone?.blob.digest;
     try {
       const layer = await this.#parts.pool.run(
-        { blob, diffId, ...(store === undefined ? {} : { store }), budget: this.#options.budget },
+        { blob, diffId, ...(store === undefined ? {} : { store }), budget: this.#options.budget, hashBeside },
         this.#open(blob),
         {
           onProgress: (done) => this.#report(key, blob, done),
@@ -211,6 +215,18 @@ type Layer = ResolvedImage['layers'][number];
  */
 const SMALL = 262_144;
 const SMALL_AT_ONCE = 16;
+
+/** The layer, if there is one, that takes so much longer than all others that a thread is idle meanwhile. */
+function loneOf(largestFirst: readonly Layer[]): Layer | undefined {
+  const [largest, ...others] = largestFirst;
+  const rest = others.reduce((sum, { blob }) => sum + blob.size, 0);
+  return largest !== undefined && largest.blob.size >= LEAST_LONE && rest < largest.blob.size / 4
+    ? largest
+    : undefined;
+}
+
+/** Bytes from which a second thread, where it has to be started, saves more than it costs. */
+const LEAST_LONE = 8 << 20;
 
 const keyOf = ({ blob, diffId }: Layer): string => `${blob.digest}/${diffId}`;
 

@@ -1,4 +1,5 @@
 /** What the main thread orders from the threads that index layers, and their answers; plain data, copied or moved. */
+import type { MessagePort } from 'node:worker_threads';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import type { RegistryClientOptions } from '../registry/client.ts';
 import type { RawBudget } from './raw-budget.ts';
@@ -17,6 +18,8 @@ export interface LayerJob {
   store?: string;
   /** What the device counts against; undefined: the disk alone bounds it. */
   budget?: RawBudget | undefined;
+  /** A thread that is idle is to hash for this one: the layer takes longer than all others together. */
+  hashBeside?: boolean;
 }
 
 /** What the flat image needs of a layer: known and verified before the layer's device is on the disk. */
@@ -44,9 +47,13 @@ export interface IndexedLayer extends LayerContents {
 /** What the thread adds when the layer's device is on the disk. */
 export type Rest = Omit<IndexedLayer, keyof LayerContents>;
 
-/** `bytes`: compressed ones, moved; `end`: no more follow. */
+/**
+ * `bytes`: compressed ones, moved; `end`: no more follow. `beside`: who hashes for it; `hash`: for whom to hash
+ * (hash-beside.ts).
+ */
 export type ToThread =
-  | { id: number; job: LayerJob }
+  | { id: number; job: LayerJob; beside?: MessagePort | undefined }
+  | { hash: MessagePort }
   | { id: number; bytes: Uint8Array<SharedArrayBuffer> }
   | { id: number; end: true }
   | { id: number; abort: true };

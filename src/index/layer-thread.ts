@@ -28,6 +28,7 @@ import { beginWriteBack } from '../kernel/write-back.ts';
 import { deviceSize } from '../store/device.ts';
 import { DiskRoom, writeAll } from '../store/disk-room.ts';
 import { Layout } from '../store/layout.ts';
+import { HashBeside, hashFor } from './hash-beside.ts';
 import type { FromThread, LayerJob, Rest, ToThread } from './layer-job.ts';
 import type { Piece } from './pieces.ts';
 import { type RawBudget, takeRaw } from './raw-budget.ts';
@@ -37,8 +38,12 @@ if (port === null) throw new Error('layer-thread.ts runs in a worker thread');
 const running = new Map<number, { control: AbortController; blob: Incoming }>();
 
 port.on('message', (message: ToThread) => {
+  if ('hash' in message) {
+    hashFor(message.hash);
+    return;
+  }
   const { id } = message;
-  if ('job' in message) void answer(id, message.job);
+  if ('job' in message) void answer(id, message.job, message.beside && new HashBeside(message.beside));
   else if ('bytes' in message) running.get(id)?.blob.push(message.bytes);
   else if ('end' in message) running.get(id)?.blob.push(undefined);
   else stop(id);
@@ -51,20 +56,26 @@ function stop(id: number): void {
   job?.blob.push(undefined);
 }
 
-async function answer(id: number, job: LayerJob): Promise<void> {
+async function answer(id: number, job: LayerJob, hashBeside?: HashBeside): Promise<void> {
   const control = new AbortController();
   const blob = new Incoming((bytes) => send({ id, kind: 'taken', bytes }));
   running.set(id, { control, blob });
   try {
-    send({ id, kind: 'done', rest: await indexOne(id, job, blob, control.signal) });
+    send({ id, kind: 'done', rest: await indexOne(id, job, blob, { signal: control.signal, hashBeside }) });
   } catch (error) {
     send({ id, kind: 'failed', error: toErrorRecord(error) });
   } finally {
+    hashBeside?.close();
     running.delete(id);
   }
 }
 
-async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: AbortSignal): Promise<Rest> {
+async function indexOne(
+  id: number,
+  job: LayerJob,
+  blob: Incoming,
+  parts: { signal: AbortSignal; hashBeside: HashBeside | undefined },
+): Promise<Rest> {
   const layout = job.store === undefined ? undefined : new Layout(job.store);
   const token = randomBytes(6).toString('hex');
   const draft = layout && new DeviceDraft(layout.deviceDraft(job.diffId, token), job.budget);
@@ -72,7 +83,7 @@ async function indexOne(id: number, job: LayerJob, blob: Incoming, signal: Abort
   try {
     const index = await indexLayer(blob, {
       expect: { digest: job.blob.digest, size: job.blob.size, diffId: job.diffId },
-      signal,
+      ...parts,
       onEntry: (entry) => toc.add(entry),
       ...(draft === undefined
         ? {}

@@ -1,5 +1,5 @@
 /** The threads of layer-thread.ts: each reads one layer at a time, and may still write the one before to the disk. */
-import { Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { CofaError, fromErrorRecord } from '../../schemas/errors.ts';
 import type { FromThread, IndexedLayer, LayerContents, LayerJob, ToThread } from './layer-job.ts';
 import type { Piece, Pieces } from './pieces.ts';
@@ -56,7 +56,8 @@ export class ThreadPool {
       signal?.addEventListener('abort', abort, { once: true });
       return await new Promise<IndexedLayer>((resolve, reject) => {
         pending.set(id, { ...options, source, done: 0, contents: undefined, resolve, reject });
-        worker.postMessage({ id, job } satisfies ToThread, []);
+        const beside = job.hashBeside === true ? this.#hashPort() : undefined;
+        worker.postMessage({ id, job, beside } satisfies ToThread, beside === undefined ? [] : [beside]);
         feed(worker, id, source).catch((error: unknown) => {
           const job = pending.get(id);
           // The job has ended, and that closed its source.
@@ -82,6 +83,15 @@ export class ThreadPool {
     this.#closed = true;
     for (const waiting of this.#queue.splice(0)) waiting(undefined);
     await Promise.all([...this.#all].map((thread) => thread.worker.terminate()));
+  }
+
+  /** The way to an idle thread, which then hashes for another one; undefined where none is. It remains free for jobs. */
+  #hashPort(): MessagePort | undefined {
+    const idle = this.#idle.at(-1);
+    if (idle === undefined) return undefined;
+    const { port1, port2 } = new MessageChannel();
+    idle.worker.postMessage({ hash: port2 } satisfies ToThread, [port2]);
+    return port1;
   }
 
   async #take(): Promise<Thread> {
