@@ -89,7 +89,7 @@ export class CacheHost {
     this.#options = options;
     this.#sizes = new CacheSizes(options);
     this.#closed = new ClosedLayers(options, this.#sizes);
-    this.#loops = new LoopReads(options.layout, options.opened, () => this.#tick());
+    this.#loops = new LoopReads(options, () => this.#tick());
     this.#timers.push(options.clock.every(TICK_MS, () => this.#turnClocks()));
   }
 
@@ -282,7 +282,6 @@ export class CacheHost {
     if (this.#options.conditions.has('nats')) return;
     for (let round = 0; round < MOST_ROUNDS && !this.#stopped; round++) {
       await this.#sizes.measure();
-      await this.#loops.look();
       const use = this.#use();
       const pressure = cachePressure(use, this.#limits, this.#prefetching);
       this.#turnPrefetch(pressure.prefetch && !this.#isFull);
@@ -291,6 +290,7 @@ export class CacheHost {
       const ofMounted = Math.max(pressure.ofMounted, atLeast);
       const urgency = this.#isFull ? 'flooded' : pressure.urgency;
       this.#isFull = false;
+      await this.#loops.look(need > 0);
       if (need === 0) {
         this.#options.conditions.clear('cache');
         this.#offer();
