@@ -1,6 +1,6 @@
 /**
  * Large parts of a sidecar, which this process does not unpack: a process of its own does, with a limit, which the kernel ends
- * first when memory runs out. It takes some 60 ms to start, so parts of ordinary images stay here.
+ * first when memory runs out. It takes some 70 ms of a processor to start, so parts of ordinary images stay here.
  *
  *     registry ─ stream ─▶ draft (packed) ─▶ unpacker: unpack, parse, write ─▶ store
  *
