@@ -18,6 +18,9 @@
  * **While the machine is busy with others** (`busy`; actors/idle-work.ts says when) none of these jobs is sent, and those that run
  * hold. One that has a connection to a registry goes on after `holdFetchMs`, since a registry may close what rests for long.
  *
+ * **What lies ahead of a reader in order** comes in long ranges, many at once (in-order.ts), and would be in the way of others: such jobs
+ * hold in the same way while a reader of another layer waits. His own waits do not hold them, nor those of another one in order.
+ *
  * **A job has at most one fetcher**, as far as one can know: a fetcher that fell silent may still be at work. Its job
  * goes to another after `jobSilenceMs`, the late one is told to stop, and the first that is done ends the job. Both
  * write the same verified bytes to the same place, so this costs bandwidth and nothing else.
@@ -51,6 +54,8 @@ export type DispatcherEvent =
       silenceMs?: number;
       /** The rest of an image, of a layer with so many bytes; undefined: wanted sooner than that. */
       rest?: number;
+      /** Of a window ahead of a reader in order. */
+      ahead?: true;
       now: number;
     }
   | { type: 'promote'; job: number; now: number }
@@ -144,15 +149,17 @@ interface Assignment {
   readonly job: number;
   readonly source: string;
   readonly fetcher: Fetcher;
-  /** What it is for by now; `rest`: no reader waits for it, or is likely to want it soon. */
+  /** What it is for by now; `rest`: no reader waits for it, or is likely to want it soon; `ahead`: one in order will. */
   kind: JobKind;
   /** When its silence has lasted too long, ms. */
   silentAt: number;
   /** Its fetcher was told to let it rest, last at this time, ms; undefined: it may go on. */
   heldAt: number | undefined;
+  readonly layer: string;
+  readonly isAhead: boolean;
 }
 
-type JobKind = 'demand' | 'soon' | 'rest';
+type JobKind = 'demand' | 'soon' | 'ahead' | 'rest';
 
 interface Entry {
   readonly job: number;
@@ -160,6 +167,7 @@ interface Entry {
   readonly layer: string;
   readonly source: string;
   readonly isRest: boolean;
+  readonly isAhead: boolean;
   /** Of the layer, as far as that says when its turn is. */
   readonly size: number;
   readonly silenceMs: number;
@@ -178,9 +186,10 @@ export class Dispatcher {
   readonly #byClass = { demand: 0, prefetch: 0 };
   readonly #demand = new DemandQueue<Entry>();
   readonly #soon = new BackgroundQueue<Entry>();
+  readonly #ahead = new BackgroundQueue<Entry>();
   readonly #rest = new BackgroundQueue<Entry>();
   /** Slots by what they are taken for. */
-  readonly #slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
+  readonly #slots: Record<JobKind, number> = { demand: 0, soon: 0, ahead: 0, rest: 0 };
   /** When demand was fetched last, and when it was sent last, ms. */
   #demandAt = Number.NEGATIVE_INFINITY;
   #askedAt = Number.NEGATIVE_INFINITY;
@@ -248,7 +257,7 @@ export class Dispatcher {
         slots,
         running: running.size,
       })),
-      queued: { demand: this.#demand.size, prefetch: this.#soon.size + this.#rest.size },
+      queued: { demand: this.#demand.size, prefetch: this.#prefetchWaiting },
     };
   }
 
@@ -267,7 +276,11 @@ export class Dispatcher {
 
   /** Whether readers wait, or are likely to soon for what is being fetched. */
   get hasReaders(): boolean {
-    return this.#demand.size > 0 || this.#slots.demand > 0 || this.#slots.soon > 0;
+    return this.#demand.size > 0 || this.#slots.demand > 0 || this.#slots.soon + this.#slots.ahead > 0;
+  }
+
+  get #prefetchWaiting(): number {
+    return this.#soon.size + this.#ahead.size + this.#rest.size;
   }
 
   /** Whether the job is this fetcher's. A failure that another one reports says nothing about the job. */
@@ -331,6 +344,7 @@ export class Dispatcher {
       layer: event.layer,
       source: event.source ?? '',
       isRest: event.rest !== undefined,
+      isAhead: event.ahead === true,
       size: event.rest ?? 0,
       silenceMs: event.silenceMs ?? this.#limits.jobSilenceMs,
       state: 'queued',
@@ -411,7 +425,12 @@ export class Dispatcher {
 
   #queueOf(job: Entry): DemandQueue<Entry> | BackgroundQueue<Entry> {
     if (job.class === 'demand') return this.#demand;
-    return job.isRest ? this.#rest : this.#soon;
+    return this.#backgroundOf(job);
+  }
+
+  #backgroundOf(job: Entry): BackgroundQueue<Entry> {
+    if (job.isRest) return this.#rest;
+    return job.isAhead ? this.#ahead : this.#soon;
   }
 
   // ── Fetchers ──
@@ -480,7 +499,7 @@ export class Dispatcher {
   // ── Who gets what ──
 
   #assign(effects: DispatcherEffect[]): void {
-    if (this.#demand.size + this.#soon.size + this.#rest.size === 0) return;
+    if (this.#demand.size + this.#prefetchWaiting === 0) return;
     let slots = 0;
     for (const fetcher of this.#fetchers.values()) slots += fetcher.slots;
     for (let job = this.#demand.next(slots); job !== undefined; job = this.#demand.next(slots)) {
@@ -496,12 +515,20 @@ export class Dispatcher {
     for (const fetcher of this.#fetchers.values()) free += Math.max(0, fetcher.slots - fetcher.running.size);
     const kept = slots <= 1 ? 0 : Math.max(1, Math.ceil(slots * this.#limits.demandShare));
     for (; free > kept; free--) {
-      const job = this.#soon.next() ?? (this.#mayFetchRest ? this.#rest.next() : undefined);
+      const job = this.#nextBackground();
       const fetcher = job === undefined ? undefined : this.#freest(job, 1);
       if (job === undefined || fetcher === undefined) return;
-      (job.isRest ? this.#rest : this.#soon).taken(job.layer);
+      this.#backgroundOf(job).taken(job.layer);
       this.#send(job, fetcher, effects);
     }
+  }
+
+  #nextBackground(): Entry | undefined {
+    return (
+      this.#soon.next() ??
+      (this.#heldSince === undefined ? this.#ahead.next() : undefined) ??
+      (this.#mayFetchRest ? this.#rest.next() : undefined)
+    );
   }
 
   get #mayFetchRest(): boolean {
@@ -510,16 +537,17 @@ export class Dispatcher {
     return !isAround || this.#slots.rest === 0;
   }
 
-  /** A reader began to wait a moment ago, and the rest is in its way. Of demand that takes long the link has room beside it. */
+  /** A reader began to wait a moment ago, and jobs are in its way. Of demand that takes long the link has room beside it. */
   get #mayHold(): boolean {
-    if (this.#busySince !== undefined || this.#slots.demand === 0 || this.#slots.rest === 0) return false;
-    return this.#clock < this.#askedAt + this.#limits.holdMs;
+    if (this.#busySince !== undefined || this.#slots.demand === 0) return false;
+    if (this.#clock >= this.#askedAt + this.#limits.holdMs) return false;
+    return this.#inTheWay().next().done !== true;
   }
 
   #hold(effects: DispatcherEffect[]): void {
     if (this.#heldSince !== undefined || !this.#mayHold || this.#clock < this.#breathesUntil) return;
     this.#heldSince = this.#clock;
-    for (const assignment of this.#restRunning()) this.#holdOne(assignment, this.#limits.holdMs, effects);
+    for (const assignment of this.#inTheWay()) this.#holdOne(assignment, this.#limits.holdMs, effects);
   }
 
   #holdOne(assignment: Assignment, ms: number, effects: DispatcherEffect[]): void {
@@ -534,7 +562,8 @@ export class Dispatcher {
     this.#busyWordAt = this.#clock;
     // It holds for the one reason or for the other.
     this.#heldSince = undefined;
-    if (!isBusy) for (const assignment of this.#restRunning()) this.#letGoOn(assignment, effects);
+    for (const assignment of this.#assignments())
+      if (!isBusy || assignment.kind !== 'rest') this.#letGoOn(assignment, effects);
   }
 
   /** In time before the fetchers' last word ends. */
@@ -553,7 +582,7 @@ export class Dispatcher {
     const { holdMs, breathMs } = this.#limits;
     if (this.#heldSince === undefined) return;
     if (this.#slots.demand > 0 && this.#clock < this.#heldSince + holdMs) return;
-    for (const assignment of this.#restRunning()) this.#letGoOn(assignment, effects);
+    for (const assignment of this.#assignments()) this.#letGoOn(assignment, effects);
     this.#heldSince = undefined;
     this.#breathesUntil = this.#clock + breathMs;
   }
@@ -576,12 +605,28 @@ export class Dispatcher {
     this.#silences.set(assignment, by);
   }
 
+  /** Running jobs that are to hold for a reader who waits: the rest, and what lies ahead of readers of other layers. */
+  *#inTheWay(): IterableIterator<Assignment> {
+    if (this.#slots.rest + this.#slots.ahead === 0) return;
+    const waiting = new Set<string>();
+    for (const { kind, isAhead, layer } of this.#assignments())
+      if (kind === 'demand' && !isAhead) waiting.add(layer);
+    for (const assignment of this.#assignments()) {
+      const { kind, layer } = assignment;
+      const isOther = waiting.size > (waiting.has(layer) ? 1 : 0);
+      if (kind === 'rest' || (kind === 'ahead' && isOther)) yield assignment;
+    }
+  }
+
   *#restRunning(): IterableIterator<Assignment> {
-    if (this.#slots.rest === 0) return;
+    for (const assignment of this.#assignments()) if (assignment.kind === 'rest') yield assignment;
+  }
+
+  /** Slots whose job is still this fetcher's. */
+  *#assignments(): IterableIterator<Assignment> {
     for (const fetcher of this.#fetchers.values())
       for (const assignment of fetcher.running.values())
-        if (assignment.kind === 'rest' && this.#jobs.get(assignment.job)?.assignment === assignment)
-          yield assignment;
+        if (this.#jobs.get(assignment.job)?.assignment === assignment) yield assignment;
   }
 
   /** All slots are taken, maybe by jobs of one registry that will never end well: others get a few all the same. */
@@ -616,12 +661,14 @@ export class Dispatcher {
   #send(job: Entry, fetcher: Fetcher, effects: DispatcherEffect[]): void {
     this.#dequeue(job);
     if (!move(job, 'SEND')) return;
-    const kind: JobKind = job.class === 'demand' ? 'demand' : job.isRest ? 'rest' : 'soon';
+    const kind = kindOf(job);
     const assignment: Assignment = {
       job: job.job,
       source: job.source,
       fetcher,
       kind,
+      layer: job.layer,
+      isAhead: job.isAhead,
       silentAt: 0,
       heldAt: undefined,
     };
@@ -646,12 +693,12 @@ export class Dispatcher {
       check(!queued.has(job), () => `job ${job.job} is queued twice`);
       queued.set(job, 'demand');
     }
-    for (const queue of [this.#soon, this.#rest]) {
+    for (const queue of [this.#soon, this.#ahead, this.#rest]) {
       const jobs = [...queue];
       check(jobs.length === queue.size, () => 'queued prefetch is miscounted');
       for (const job of jobs) {
         check(!queued.has(job), () => `job ${job.job} is queued twice`);
-        check(job.isRest === (queue === this.#rest), () => `job ${job.job} is in the wrong queue`);
+        check(queue === this.#backgroundOf(job), () => `job ${job.job} is in the wrong queue`);
         queued.set(job, 'prefetch');
       }
     }
@@ -692,10 +739,10 @@ export class Dispatcher {
       () => 'jobs are miscounted',
     );
     check(this.#jobs.size <= this.#limits.maxDemand + this.#limits.maxPrefetch, () => 'too many jobs');
-    const slots: Record<JobKind, number> = { demand: 0, soon: 0, rest: 0 };
+    const slots: Record<JobKind, number> = { demand: 0, soon: 0, ahead: 0, rest: 0 };
     for (const { running: assigned } of this.#fetchers.values())
       for (const { kind } of assigned.values()) slots[kind] += 1;
-    for (const kind of ['demand', 'soon', 'rest'] as const)
+    for (const kind of ['demand', 'soon', 'ahead', 'rest'] as const)
       check(slots[kind] === this.#slots[kind], () => `slots taken for ${kind} are miscounted`);
     let taken = 0;
     for (const fetcher of this.#fetchers.values()) {
@@ -714,7 +761,7 @@ export class Dispatcher {
     for (const job of this.#jobs.values())
       check(
         job.assignment?.heldAt === undefined ||
-          (job.assignment.kind === 'rest' && (this.#heldSince ?? this.#busySince) !== undefined),
+          (HOLDING.has(job.assignment.kind) && (this.#heldSince ?? this.#busySince) !== undefined),
         () => `job ${job.job} holds for ever, or a reader waits for it`,
       );
     return wrong;
@@ -731,4 +778,13 @@ function move(job: Entry, event: JobStep): boolean {
   if (next === undefined) return false;
   job.state = next;
   return true;
+}
+
+/** Jobs that a fetcher may be told to hold. */
+const HOLDING: ReadonlySet<JobKind> = new Set<JobKind>(['ahead', 'rest']);
+
+function kindOf({ class: kind, isRest, isAhead }: Entry): JobKind {
+  if (kind === 'demand') return 'demand';
+  if (isRest) return 'rest';
+  return isAhead ? 'ahead' : 'soon';
 }

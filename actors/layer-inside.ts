@@ -111,6 +111,7 @@ export class LayerInside {
       aroundMs: this.limits.prefetchAroundMs,
       inFlight: this.limits.prefetchInFlight,
       aimedInFlight: this.limits.aimedInFlight,
+      inOrderInFlight: this.limits.inOrderInFlight,
       aimedBlocks: this.limits.aimedBlocks,
       aimedRuns: this.limits.aimedRuns,
       alongBlocks: this.limits.alongBlocks,

@@ -1,9 +1,9 @@
 /** Jobs of a layer: which spans get one, what comes of it, and when a span is tried again. */
-import type { JobClass } from '../schemas/fetch.ts';
+import type { FetchTimes, JobClass } from '../schemas/fetch.ts';
 import { BlockEvent } from './block.ts';
 import type { FetchOwner, LayerInside } from './layer-inside.ts';
 import type { LayerEvent, ReadFailure } from './layer-protocol.ts';
-import type { SpanChoice } from './prefetch.ts';
+import type { Batch, SpanChoice } from './prefetch.ts';
 import {
   type BlockRun,
   blockRun,
@@ -56,7 +56,7 @@ export class LayerJobs {
     for (;;) {
       const batch = prefetcher.next(clock, this.#inside.prefetchRunning, this.#choice);
       if (batch === undefined) return;
-      this.#fetch(batch.runs, 'prefetch', batch.soon);
+      this.#fetch(batch.runs, 'prefetch', batch);
     }
   }
 
@@ -105,7 +105,11 @@ export class LayerJobs {
     return false;
   }
 
-  #fetch(runs: readonly SpanRun[], kind: JobClass, soon?: true): void {
+  #fetch(
+    runs: readonly SpanRun[],
+    kind: JobClass,
+    { soon, ahead }: Pick<Batch, 'soon' | 'ahead'> = {},
+  ): void {
     const { jobs, jobSilence, owners, blocks, counters, limits, clock } = this.#inside;
     const job: FetchOwner = { kind: 'fetch', number: this.#inside.nextJob++, class: kind, runs };
     jobs.set(job.number, job);
@@ -123,6 +127,7 @@ export class LayerJobs {
       blocks: runs.map((run) => blocks.blocksOf(run)),
       class: kind,
       ...(soon === undefined ? {} : { soon }),
+      ...(ahead === undefined ? {} : { ahead }),
     });
   }
 
@@ -151,11 +156,17 @@ export class LayerJobs {
     const { jobs, prefetcher, blocks } = this.#inside;
     const job = jobs.get(number);
     if (job === undefined) return;
-    if (times !== undefined && job.class === 'demand')
-      prefetcher.readahead.observe(times.firstByteUs, times.fetchUs);
+    if (times !== undefined) this.#observe(job, times);
     for (const run of job.runs) this.#inside.fill(blocks.blocksOf(run), BlockEvent.FETCHED, true);
     this.release(job);
     prefetcher.succeeded();
+  }
+
+  #observe(job: FetchOwner, { firstByteUs, fetchUs }: Pick<FetchTimes, 'firstByteUs' | 'fetchUs'>): void {
+    const { prefetcher, blocks } = this.#inside;
+    const { readahead } = prefetcher;
+    if (job.class === 'demand') readahead.observe(firstByteUs, fetchUs);
+    readahead.inOrder.observe(sizeOf(job.runs.map((run) => blocks.blocksOf(run))), fetchUs / 1_000);
   }
 
   failed(number: number, retryable: boolean, reason: ReadFailure): void {

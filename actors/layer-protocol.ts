@@ -21,6 +21,8 @@ export interface LayerLimits {
   prefetchInFlight: number;
   /** The same while there are spans that a start is likely to read soon. */
   aimedInFlight: number;
+  /** The same ahead of readers that read in order. */
+  inOrderInFlight: number;
   /** Of one job of such spans: blocks, runs of spans, and blocks of a span between two of them that is fetched along. */
   aimedBlocks: number;
   aimedRuns: number;
@@ -57,6 +59,7 @@ export const LAYER_LIMITS: LayerLimits = {
   prefetchAroundMs: 1_000,
   prefetchInFlight: 2,
   aimedInFlight: 4,
+  inOrderInFlight: 4,
   aimedBlocks: 64,
   aimedRuns: 16,
   alongBlocks: 32,
@@ -147,7 +150,7 @@ export type LayerEffect =
   | { type: 'answer'; id: number; errno: number; reason?: ReadFailure }
   /** The read misses blocks of these spans, and is answered or refused by an `answer`: what a trace wants to know. */
   | { type: 'missed'; id: number; spans: readonly number[] }
-  /** `runs`: ascending, no two adjacent; `blocks`: of each. `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. */
+  /** `runs`: ascending, no two adjacent; `blocks`: of each. `soon`: of prefetch, what readers are likely to want next; absent: the rest of the layer, which has time. `ahead`: of it, what lies ahead of a reader in order. */
   | {
       type: 'fetch';
       job: number;
@@ -155,6 +158,7 @@ export type LayerEffect =
       blocks: readonly BlockRun[];
       class: JobClass;
       soon?: true;
+      ahead?: true;
     }
   /** A read waits for a job that was submitted as prefetch. */
   | { type: 'promote'; job: number }

@@ -16,6 +16,8 @@ export interface PrefetchLimits {
   /** Jobs at once, and as long as there are spans that a reader is likely to want soon. */
   inFlight: number;
   aimedInFlight: number;
+  /** Jobs at once ahead of readers that read in order. */
+  inOrderInFlight: number;
   /** Of one job of such spans: blocks, runs of spans, and blocks of a span between two of them that is fetched along. */
   aimedBlocks: number;
   aimedRuns: number;
@@ -35,6 +37,8 @@ export interface Batch {
   runs: readonly SpanRun[];
   /** Readers are likely to want it next; absent: it is their turn in order. */
   soon?: true;
+  /** It lies ahead of a reader in order. */
+  ahead?: true;
 }
 
 /** `free`: absent, without a job or a pause. `alone`: must not share a job with others. */
@@ -60,7 +64,7 @@ export class Prefetcher {
   readonly readahead: Readahead;
 
   constructor(spanCount: number, sizeOf: (span: number) => number, limits: PrefetchLimits) {
-    this.readahead = new Readahead(spanCount);
+    this.readahead = new Readahead(spanCount, sizeOf);
     this.#spanCount = spanCount;
     this.#sizeOf = sizeOf;
     this.#limits = limits;
@@ -75,6 +79,7 @@ export class Prefetcher {
     const isLeft = (this.#on && this.#cursor < this.#spanCount) || this.readahead.isWaiting;
     const waits =
       (isLeft && running < this.#limits.inFlight) ||
+      (this.readahead.inOrder.isWaiting && running < this.#limits.inOrderInFlight) ||
       (this.#aimed.length > 0 && running < this.#limits.aimedInFlight);
     const at = this.#readyAt;
     return waits && at > now ? at : Number.POSITIVE_INFINITY;
@@ -130,7 +135,10 @@ export class Prefetcher {
   next(now: number, running: number, choice: SpanChoice): Batch | undefined {
     if (now < this.#readyAt) return undefined;
     const aimed = running < this.#limits.aimedInFlight ? this.#nextAimed(choice) : undefined;
-    const batch = aimed ?? (running < this.#limits.inFlight ? this.#nextUnaimed(now, choice) : undefined);
+    const batch =
+      aimed ??
+      (running < this.#limits.inOrderInFlight ? this.#nextInOrder(choice) : undefined) ??
+      (running < this.#limits.inFlight ? this.#nextUnaimed(now, choice) : undefined);
     this.#pay(batch?.runs ?? [], now);
     return batch;
   }
@@ -153,6 +161,11 @@ export class Prefetcher {
 
   #pay(runs: readonly SpanRun[], now: number): void {
     for (const run of runs) this.pace?.take(run, now);
+  }
+
+  #nextInOrder({ free, alone }: SpanChoice): Batch | undefined {
+    const run = this.readahead.inOrder.next((span) => free(span) && !alone(span));
+    return run === undefined ? undefined : { runs: [run], soon: true, ahead: true };
   }
 
   #nextUnaimed(now: number, { free, alone }: SpanChoice): Batch | undefined {

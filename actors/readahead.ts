@@ -6,9 +6,9 @@
  * Where a start was foretold, a span that is demanded all the same is most often one of its kind: nothing is fetched around it
  * before two others of its neighbourhood were.
  *
- * Once all of the layer is being fetched anyway, only a reader that reads on from where it was is worth more than its turn: what lies
- * near a place at random is not, and would be in the way of the reader that waits for the next one. Such a reader gets a window that doubles
- * each time it comes to its second half, or up to `gap` spans behind its end.
+ * A reader that reads on is known after some spans, and then what lies ahead of it is no guess (in-order.ts). Once all of the layer
+ * is being fetched anyway, only such a reader is worth more than its turn: what lies near a place at random is not, and would be in
+ * the way of the reader that waits for the next one.
  *
  * What is suggested is fetched by the prefetcher when nothing better is to be done, the latest suggestion first.
  *
@@ -16,6 +16,7 @@
  * between, and fetching ahead delays no reader. Where it is the bytes that take time, it would delay those that
  * a reader waits for, so it rests.
  */
+import { InOrder, type Trust } from './in-order.ts';
 import { type SpanRun, spanRun } from './ranges.ts';
 
 export interface ReadaheadLimits {
@@ -25,29 +26,27 @@ export interface ReadaheadLimits {
   reach: number;
   /** Suggestions that wait; older ones are forgotten. */
   most: number;
-  /** Readers that are followed while all of the layer is fetched, and spans that one may leave out. */
-  runs: number;
-  gap: number;
-}
-
-/** A reader that reads on: where it was last, and the window ahead of it. */
-interface Run {
-  at: number;
-  end: number;
-  length: number;
+  /** Who counts as a reader in order: in a start, and once all of the layer is fetched anyway. */
+  inStart: Trust;
+  inRest: Trust;
 }
 
 /** Weight of the newest observation. */
 const NEWEST = 0.25;
 
-export const READAHEAD_LIMITS: ReadaheadLimits = { neighbourhood: 8, reach: 16, most: 64, runs: 8, gap: 2 };
+export const READAHEAD_LIMITS: ReadaheadLimits = {
+  neighbourhood: 8,
+  reach: 16,
+  most: 64,
+  inStart: { patience: 8, share: 0.5 },
+  inRest: { patience: 1, share: Number.POSITIVE_INFINITY },
+};
 
 export class Readahead {
   readonly #limits: ReadaheadLimits;
   readonly #spanCount: number;
   readonly #demanded = new Set<number>();
-  /** The one that was heard of last comes last. */
-  #runs: Run[] = [];
+  readonly inOrder: InOrder;
   /** Latest last. */
   #suggested: number[] = [];
   #on = false;
@@ -57,7 +56,9 @@ export class Readahead {
   #firstByteUs = 0;
   #transferUs = 0;
 
-  constructor(spanCount: number, limits: Partial<ReadaheadLimits> = {}) {
+  /** `sizeOf`: blocks of a span. */
+  constructor(spanCount: number, sizeOf: (span: number) => number, limits: Partial<ReadaheadLimits> = {}) {
+    this.inOrder = new InOrder(spanCount, sizeOf);
     this.#spanCount = spanCount;
     this.#limits = { ...READAHEAD_LIMITS, ...limits };
   }
@@ -66,13 +67,13 @@ export class Readahead {
     this.#on = on;
     this.isForetold &&= on;
     this.#suggested = [];
-    this.#runs = [];
+    this.inOrder.forget();
     this.#demanded.clear();
   }
 
   /** Whether something is suggested that has not been taken, and the link has room for it. */
   get isWaiting(): boolean {
-    return this.#suggested.length > 0 && this.hasRoom;
+    return this.inOrder.isWaiting || (this.#suggested.length > 0 && this.hasRoom);
   }
 
   /** A fetch has ended that a reader waited for. Times in µs, from the request on. */
@@ -93,24 +94,9 @@ export class Readahead {
     if (!this.#on) return;
     const isNew = !this.#demanded.has(span);
     this.#demanded.add(span);
-    if (isAllFetched) this.#follow(span);
-    else if (isNew) this.#lookAround(span);
-  }
-
-  #follow(span: number): void {
-    const { reach, runs, gap } = this.#limits;
-    const known = this.#runs.find(({ at, end }) => span >= at && span <= end + gap);
-    const run = known ?? { at: span, end: span + 1, length: 0 };
-    this.#runs = [...this.#runs.filter((other) => other !== run), run].slice(-runs);
-    if (span === run.at) return;
-    run.at = span;
-    if (span < run.end - run.length / 2) return;
-    run.length = Math.min(Math.max(run.length * 2, 2), reach);
-    const from = Math.max(run.end, span + 1);
-    run.end = from + run.length;
-    const spans: number[] = [];
-    for (let next = Math.min(run.end, this.#spanCount) - 1; next >= from; next--) spans.push(next);
-    this.#suggest(spans);
+    const { inStart, inRest } = this.#limits;
+    const isInOrder = this.inOrder.demanded(span, isAllFetched ? inRest : inStart);
+    if (isNew && !isInOrder && !isAllFetched) this.#lookAround(span);
   }
 
   #lookAround(span: number): void {
@@ -126,6 +112,7 @@ export class Readahead {
       if (span + distance < this.#spanCount) spans.push(span + distance);
     }
     this.#suggest(spans);
+    this.inOrder.reaches(span, span + ahead + 1);
   }
 
   /** The one that is wanted first comes last. */

@@ -149,9 +149,13 @@ export class FetchPool {
 
   /**
    * Queues a job; its number names it in `promote` and `cancel`. `rest`: it has time until nothing else is to be done, and
-   * its layer has so many bytes.
+   * its layer has so many bytes. `ahead`: it lies ahead of a reader in order.
    */
-  submit(order: JobOrder, listener: JobListener, { rest }: { rest?: number } = {}): number {
+  submit(
+    order: JobOrder,
+    listener: JobListener,
+    { rest, ahead }: { rest?: number; ahead?: true } = {},
+  ): number {
     const number = this.#next++;
     const job: Job = { v: 1, job: number, front: this.#front, ...order };
     const kind = classOf(order);
@@ -164,6 +168,7 @@ export class FetchPool {
       layer: order.layer,
       ...(order.kind === 'fetch' ? { source: order.source.registry } : {}),
       ...(rest === undefined ? {} : { rest }),
+      ...(ahead === undefined ? {} : { ahead }),
       now: this.#clock.now(),
     } as const;
     // A hash over a whole device reports nothing until it is done.

@@ -51,23 +51,25 @@ export class LayerFetches {
     this.#astray.givenUp(this.#core.now());
   }
 
-  start({ job, runs, blocks, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
+  start({ job, runs, blocks, class: kind, soon, ahead }: LayerEffect & { type: 'fetch' }): void {
     const { diffId, supplies } = this.#core.options.layer;
     const order = { kind: 'fetch', class: kind, layer: diffId, runs: blocks } as const;
     const running: Running = { job, pool: 0, runs, bytes: 0, order, supply: supplies.current, tries: 0 };
     // Before it is submitted: one that is refused ends within the call.
     this.#running.set(job, running);
     this.#trace.fetching(job, runs);
-    this.#submit(running, kind === 'prefetch' && soon !== true);
+    const isRest = kind === 'prefetch' && soon !== true;
+    this.#submit(running, isRest ? 'rest' : ahead === true ? 'ahead' : 'soon');
   }
 
-  #submit(running: Running, isRest: boolean): void {
+  #submit(running: Running, use: 'rest' | 'ahead' | 'soon'): void {
     const { layer, pool } = this.#core.options;
     running.supply = layer.supplies.current;
     const { source, table } = running.supply;
     const order: FetchOrder = { ...running.order, source, ...(table === undefined ? {} : { table }) };
-    const rest = isRest ? { rest: deviceSize(layer.table.rawSize) } : {};
-    running.pool = pool.submit(order, this.#listenerOf(running), rest);
+    const rest = deviceSize(layer.table.rawSize);
+    const how = use === 'rest' ? { rest } : use === 'ahead' ? { ahead: true as const } : {};
+    running.pool = pool.submit(order, this.#listenerOf(running), how);
   }
 
   /** A read waits for a job that was submitted as prefetch. */
@@ -122,7 +124,7 @@ export class LayerFetches {
     if (this.#running.get(running.job) !== running) return false;
     const { code, message } = error;
     log.warn({ layer: this.#core.diffId, code, message }, 'fetched again by what another image names');
-    this.#submit(running, false);
+    this.#submit(running, 'soon');
     return true;
   }
 

@@ -5,7 +5,7 @@ import type { NativeBuffer } from './native.ts';
 export class PlainDecoder implements LayerDecoder {
   readonly checkpointsAnywhere = true;
   readonly complete = true;
-  #source: NativeBuffer | undefined;
+  #source: Uint8Array | undefined;
   #at = 0;
   #end = 0;
   #consumed = 0;
@@ -23,14 +23,20 @@ export class PlainDecoder implements LayerDecoder {
   }
 
   input(source: NativeBuffer, start: number, end: number): void {
-    this.#source = source;
-    this.#at = start;
-    this.#end = end;
+    this.inputBytes(source.bytes.subarray(start, end));
+  }
+
+  /** As `input`, for bytes that no native code reads. */
+  inputBytes(bytes: Uint8Array): void {
+    this.#source = bytes;
+    this.#at = 0;
+    this.#end = bytes.length;
   }
 
   run(target: NativeBuffer, start: number, end: number): number {
     const count = Math.min(this.#end - this.#at, end - start);
-    this.#source?.bytes.copy(target.bytes, start, this.#at, this.#at + count);
+    if (this.#source !== undefined)
+      target.bytes.set(this.#source.subarray(this.#at, this.#at + count), start);
     this.#at += count;
     this.#consumed += count;
     return count;

@@ -32,6 +32,10 @@ class Bench {
     return this.send({ type: 'submit', job, class: 'prefetch', layer, rest: size });
   }
 
+  ahead(job: number, layer = 'a'): DispatcherEffect[] {
+    return this.send({ type: 'submit', job, class: 'prefetch', layer, ahead: true });
+  }
+
   from(source: string, ...jobs: number[]): DispatcherEffect[] {
     return jobs.flatMap((job) => this.send({ type: 'submit', job, class: 'demand', layer: source, source }));
   }
@@ -302,6 +306,45 @@ describe('the rest of the images', () => {
     expect(pool.ended(2, 'w')).toEqual([goOn(1, 'w')]);
     expect(pool.wait(49)).toEqual([]);
     expect(pool.wait(1)).toEqual([stop(1, 'w'), send(1, 'w')]);
+  });
+});
+
+describe('what lies ahead of a reader in order', () => {
+  test('pauses while a reader of another layer waits, and none of it begins meanwhile', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    pool.hello('w', 8);
+    for (const job of [1, 2]) expect(pool.ahead(job, 'model')).toEqual([send(job, 'w')]);
+    expect(pool.submit(3, 'demand', 'start')).toEqual([send(3, 'w'), hold(1, 'w', 50), hold(2, 'w', 50)]);
+    expect(pool.ahead(4, 'model')).toEqual([]);
+    // What a start is likely to read next has nothing to wait for.
+    expect(pool.submit(5, 'prefetch', 'start')).toEqual([send(5, 'w')]);
+    expect(pool.ended(3, 'w')).toEqual([goOn(1, 'w'), goOn(2, 'w'), send(4, 'w')]);
+  });
+
+  test('does not pause for that reader himself, nor for another one in order', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    pool.hello('w', 8);
+    for (const job of [1, 2]) pool.ahead(job, 'model');
+    for (const job of [3, 4]) pool.ahead(job, 'other');
+    expect(pool.send({ type: 'promote', job: 1 })).toEqual([]);
+    expect(pool.send({ type: 'promote', job: 3 })).toEqual([]);
+    expect(pool.submit(5, 'demand', 'model')).toEqual([send(5, 'w'), hold(4, 'w', 50)]);
+  });
+
+  test('a machine that is busy with others holds the rest and not what a reader is about to read', () => {
+    const pool = new Bench({ holdMs: 50, breathMs: 10 });
+    pool.hello('w', 8);
+    pool.ahead(1, 'model');
+    expect(pool.submit(2, 'demand', 'start')).toEqual([send(2, 'w'), hold(1, 'w', 50)]);
+    expect(pool.send({ type: 'busy', isBusy: true })).toEqual([goOn(1, 'w')]);
+  });
+
+  test('comes behind what a start is likely to read, before the rest of the images', () => {
+    const pool = new Bench();
+    pool.rest(1);
+    pool.ahead(2);
+    pool.submit(3, 'prefetch');
+    expect(sentJobs(pool.hello('w', 4))).toEqual([3, 2, 1]);
   });
 });
 

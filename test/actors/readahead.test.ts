@@ -8,7 +8,7 @@ import { blockRun, spansOf } from '../../actors/ranges.ts';
 
 const any = () => true;
 function suggestions(demanded: number[], spanCount = 100, free: (span: number) => boolean = any): number[] {
-  const readahead = new Readahead(spanCount);
+  const readahead = new Readahead(spanCount, () => 16);
   readahead.turn(true);
   readahead.observe(10, 12);
   for (const span of demanded) readahead.demanded(span);
@@ -28,7 +28,7 @@ describe('fetching ahead', () => {
   });
 
   test('where hints cover a start nothing is read ahead of the first two demands of a neighbourhood, until that is over', () => {
-    const readahead = new Readahead(100);
+    const readahead = new Readahead(100, () => 16);
     readahead.turn(true);
     readahead.observe(10, 12);
     readahead.isForetold = true;
@@ -48,7 +48,7 @@ describe('fetching ahead', () => {
   });
 
   test('rests where the bytes take longer than the way, or nothing is known of the link yet', () => {
-    const readahead = new Readahead(100);
+    const readahead = new Readahead(100, () => 16);
     readahead.turn(true);
     readahead.demanded(50);
     expect(readahead.next(2, any)).toBeUndefined();
@@ -66,38 +66,9 @@ describe('fetching ahead', () => {
         2000,
       ).length,
     ).toBe(50);
-    const off = new Readahead(10);
+    const off = new Readahead(10, () => 16);
     off.demanded(3);
     expect(off.next(2, any)).toBeUndefined();
-  });
-
-  test('where all is fetched anyway, only for who reads on: his window doubles as he comes to its end', () => {
-    const readahead = new Readahead(1_000);
-    readahead.turn(true);
-    readahead.observe(10, 12);
-    const taken = new Set<number>();
-    const free = (span: number) => !taken.has(span);
-    const ahead = (demanded: number) => {
-      readahead.demanded(demanded, true);
-      const spans: number[] = [];
-      for (let next = readahead.next(99, free); next !== undefined; next = readahead.next(99, free))
-        for (const span of spansOf([next])) {
-          spans.push(span);
-          taken.add(span);
-        }
-      return spans;
-    };
-    const upTo = (from: number, to: number) => Array.from({ length: to - from }, (_, at) => from + at);
-    for (const span of [500, 300, 320, 304, 500]) expect(ahead(span)).toEqual([]);
-    expect(ahead(501)).toEqual([502, 503]);
-    expect(ahead(700)).toEqual([]);
-    // The window is all there: he waits next for what lies behind it.
-    expect(ahead(504)).toEqual(upTo(505, 509));
-    // He has come up with it: further spans are asked for while the last ones come.
-    expect(ahead(505)).toEqual([]);
-    expect(ahead(507)).toEqual(upTo(509, 517));
-    expect(ahead(519)).toEqual(upTo(520, 536));
-    expect(ahead(536)).toEqual(upTo(537, 553));
   });
 
   test('whatever is demanded: inside, bounded, and never what was not near a demand', () => {

@@ -49,6 +49,7 @@ describe('layers and dispatcher in a world of faults', () => {
       'idle work: held',
       'idle work: aged',
       'promoted',
+      'ranges ahead of readers in order',
       'retries',
       'late blocks',
       'complete',

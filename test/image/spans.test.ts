@@ -216,6 +216,36 @@ test('random damage to a span: each block that comes out is right, and the fault
   expect(reported).toBeGreaterThan(100);
 });
 
+test('in batches: the same blocks, in as much memory, and before a fault all that are right', async () => {
+  const raw = layerTar(17, 2_500_000);
+  const end = Math.ceil(raw.length / BLOCK_SIZE);
+  for (const blob of [raw, gzipSync(raw)]) {
+    const { spans } = await indexLayer(inPieces(blob));
+    const { blockCount, firstBlock, inStart, inEnd } = spans.span(1);
+    const stores = new Set<ArrayBufferLike>();
+    const batches: Array<[block: number, bytes: Buffer]> = [];
+    const take = (block: number, bytes: Buffer) => {
+      stores.add(bytes.buffer);
+      batches.push([block, Buffer.from(bytes)]);
+    };
+    const all = blob.subarray(spans.span(0).inStart);
+    await decodeSpans(spans, 0, spans.spanCount, inPieces(all, 17), take, undefined, 3);
+    expect(Buffer.concat(batches.map(([, bytes]) => bytes)).equals(raw)).toBe(true);
+    expect(batches.map(([block]) => block)).toEqual(
+      Array.from({ length: Math.ceil(end / 3) }, (_, at) => at * 3),
+    );
+    expect(stores.size).toBe(1);
+
+    // The last block of the span is wrong; those before it in its batch are not.
+    batches.length = 0;
+    const cut = blob.subarray(inStart, inEnd - 100);
+    await expect(decodeSpans(spans, 1, 1, inPieces(cut, 17), take, undefined, 4)).rejects.toThrow(CofaError);
+    const came = Buffer.concat(batches.map(([, bytes]) => bytes));
+    expect(came.length).toBe((blockCount - 1) * BLOCK_SIZE);
+    expect(came.equals(raw.subarray(firstBlock * BLOCK_SIZE).subarray(0, came.length))).toBe(true);
+  }
+});
+
 test('decoding stops reading the body when its blocks are out, and stops where the receiver fails or aborts', async () => {
   const raw = layerTar(15, 3 * MIB);
   const blob = gzipSync(raw);

@@ -73,6 +73,8 @@ interface Read {
 /** A layer device: what outlives the front end, then what its present actor has. */
 interface SimLayer {
   index: number;
+  /** Where a reader in order goes on, a block. */
+  place: number;
   spans: number[];
   geometry: ReturnType<typeof geometryOf>;
   disk: SimDisk;
@@ -321,6 +323,7 @@ class Simulation {
       wakeAt: Number.POSITIVE_INFINITY,
       corrupt: false,
       isStalled: false,
+      place: 0,
       pack: [],
       packs: new Set(),
     };
@@ -405,7 +408,8 @@ class Simulation {
 
   #prefetch(on: boolean): void {
     if (!this.#isUp) return;
-    for (const layer of this.#layers) this.#send(layer, { type: 'prefetch', on, now: this.#now });
+    for (const layer of this.#layers)
+      for (const type of ['readahead', 'prefetch'] as const) this.#send(layer, { type, on, now: this.#now });
   }
 
   /** For all layers together. */
@@ -561,11 +565,11 @@ class Simulation {
   #readSome(): void {
     for (let count = this.#random.int(1, this.#plan.burst); count > 0; count--) {
       const layer = this.#random.pick(this.#layers);
-      const first = this.#random.int(0, layer.geometry.blockCount - 1);
-      const last = Math.min(
-        first + this.#random.int(0, this.#plan.readBlocks - 1),
-        layer.geometry.blockCount - 1,
-      );
+      const { blockCount } = layer.geometry;
+      // Some read on from where the last one was.
+      const first = this.#random.chance(0.3) ? layer.place : this.#random.int(0, blockCount - 1);
+      const last = Math.min(first + this.#random.int(0, this.#plan.readBlocks - 1), blockCount - 1);
+      layer.place = (last + 1) % blockCount;
       if (this.#reads.size < 200) this.#ask(layer, first, last);
     }
   }
@@ -618,7 +622,7 @@ class Simulation {
 
   // ── Jobs ──
 
-  #submit(layer: SimLayer, { job, runs, class: kind, soon }: LayerEffect & { type: 'fetch' }): void {
+  #submit(layer: SimLayer, { job, runs, class: kind, soon, ahead }: LayerEffect & { type: 'fetch' }): void {
     const spans = new Set(spansOf(runs));
     for (const [number, other] of layer.jobs) {
       const isApart = [...spansOf(other.runs)].every((span) => !spans.has(span));
@@ -640,7 +644,9 @@ class Simulation {
     const said = this.#sabotage === 'prefetch-first' ? 'demand' : kind;
     const rest = kind === 'prefetch' && soon !== true ? { rest: layer.spans.length } : {};
     const asked = { type: 'submit', job: pool, class: said, layer: String(layer.index) } as const;
-    this.#dispatch({ ...asked, ...rest, now: this.#now });
+    const isAhead = ahead === undefined ? {} : { ahead };
+    if (ahead !== undefined) this.#meet('ranges ahead of readers in order');
+    this.#dispatch({ ...asked, ...rest, ...isAhead, now: this.#now });
   }
 
   /** An input that comes up while effects run waits for its turn: effects of two inputs never mix. */
