@@ -32,7 +32,9 @@ int main() {
     name: 'tomcat',
     does: 'starts Tomcat, which compiles a page of JSP, and asks for it',
     packages: [['ca-certificates', 'curl'], ['tomcat10-user']],
-    setup: 'tomcat10-instance-create /app/tomcat\nmkdir -p /app/tomcat/webapps/ROOT',
+    // Where a client of containerd brings no names of hosts, Tomcat finds its own.
+    setup:
+      'tomcat10-instance-create /app/tomcat\nmkdir -p /app/tomcat/webapps/ROOT\necho 127.0.0.1 localhost > /etc/hosts',
     files: {
       '/app/tomcat/webapps/ROOT/index.jsp': `
 <%@ page import="java.util.stream.*" %>
@@ -135,7 +137,9 @@ IO.puts("elixir says #{Counter.add(0)} #{Base.encode16(:crypto.hash(:sha256, "x"
     does: 'a server of Go: starts etcd, puts a key and gets it',
     packages: [['ca-certificates'], ['etcd-server', 'etcd-client']],
     files: {
-      '/app/once.sh': sh(`etcd --data-dir /tmp/etcd --log-level error >/tmp/log 2>&1 &
+      '/app/once.sh': sh(`client=http://127.0.0.1:2379 peer=http://127.0.0.1:2380
+etcd --data-dir /tmp/etcd --logger zap --log-level error --listen-client-urls $client --advertise-client-urls $client \\
+  --listen-peer-urls $peer --initial-advertise-peer-urls $peer --initial-cluster default=$peer >/tmp/log 2>&1 &
 await etcdctl --dial-timeout=200ms put greeting 'etcd says hello'
 etcdctl get greeting --print-value-only
 kill $!
