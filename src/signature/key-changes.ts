@@ -98,7 +98,7 @@ async function add(
 ): Promise<void> {
   const { name, file, text, scope, root } = added;
   const path = join(directory, file);
-  const draftOf = (of: string) => join(directory, `.${of}.${process.pid}`);
+  const draftOf = (own: string) => join(directory, `.${own}.${process.pid}`);
   const draft = draftOf(file);
   await mkdir(directory, { recursive: true, mode: 0o755 });
   try {
@@ -121,7 +121,8 @@ async function add(
       throw error.code === 'EEXIST' ? taken(path) : error;
     });
   } finally {
-    for (const of of [file, `${name}.scope`, `${name}.json`]) await unlink(draftOf(of)).catch(ignoreMissing);
+    for (const own of [file, `${name}.scope`, `${name}.json`])
+      await unlink(draftOf(own)).catch(ignoreMissing);
   }
 }
 
