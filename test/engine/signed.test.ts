@@ -1,9 +1,13 @@
 /** Who vouches for a sidecar: an engine of the default policy, the operator's keys, and references that name a digest. */
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { Mount } from '../../schemas/api.ts';
+import { RegistryClient } from '../../src/registry/client.ts';
+import { parseReference } from '../../src/registry/reference.ts';
 import { type FaultImage, pushImage } from '../faults/fault-image.ts';
 import { noise } from '../images/nasty.ts';
+import { attachBundle, ISSUER, signKeyless, startSigstore } from '../signature/sigstore.ts';
 import { type Engine, imageOf, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -79,6 +83,29 @@ describe('policy signed', () => {
     expect(second.origin).toBe('node');
     await expectRight(first.dir, image);
     await expectRight(second.dir, image);
+  });
+
+  it('takes what an identity has signed without a key, as long as its rule is there', async () => {
+    const image = await push('keyless');
+    await cofa('index', image.ref);
+    const sigstore = await startSigstore();
+    const client = new RegistryClient({ environment: {}, dockerConfig: join(directory, 'none') });
+    cleanup.defer(() => client.close());
+    const reference = parseReference(image.ref);
+    const [found] = JSON.parse(await cofa('inspect', '--json', image.ref)).sidecars as Array<{
+      digest: string;
+    }>;
+    const { descriptor } = await client.manifest(reference, found?.digest ?? '');
+    await attachBundle(client, reference, descriptor, await signKeyless(sigstore, descriptor.digest));
+    const root = join(directory, 'trusted_root.json');
+    await writeFile(root, JSON.stringify(sigstore.root));
+    const rule = ['--issuer', ISSUER, '--identity-pattern', 'https://code\\.example/team/.*'];
+    await cofa('trust', 'add', root, '--name', 'ci', ...rule, '--keys', keysDir());
+    const first = await mount(image.ref, '--no-prefetch');
+    expect(first).toMatchObject({ origin: 'sidecar', trust: 'unproven' });
+    await cofa('trust', 'rm', 'ci', '--keys', keysDir());
+    expect((await mount(image.ref)).origin).toBe('node');
+    await expectRight(first.dir, image);
   });
 
   it('takes a sidecar that the manifest of the image names, without a key', async () => {
