@@ -21,6 +21,8 @@ export interface IdleWorkLimits {
   /** Work that has been held for so long more than it went on, ms, has waited enough, and goes on for so long, ms. */
   ageMs: number;
   turnMs: number;
+  /** What counts of the time in which it goes on under pressure: it may starve, or be the one that presses. */
+  starvedShare: number;
 }
 
 export const IDLE_WORK: IdleWorkLimits = {
@@ -29,7 +31,8 @@ export const IDLE_WORK: IdleWorkLimits = {
   settleMs: 100,
   trustMs: 1_000,
   trustMaxMs: 8_000,
-  ageMs: 120_000,
+  ageMs: 30_000,
+  starvedShare: 1 / 8,
   turnMs: 30_000,
 };
 
@@ -71,7 +74,7 @@ export class IdleWork {
       this.#lookedAt = now;
       return this.#state;
     }
-    const { ageMs, turnMs } = this.#limits;
+    const { ageMs, turnMs, starvedShare } = this.#limits;
     const ms = now - this.#since;
     if (this.#state === 'aged') {
       this.#lookedAt = now;
@@ -81,7 +84,8 @@ export class IdleWork {
     const isBusy = this.#isBusy(now, waited);
     const sinceMs = Math.max(0, now - this.#lookedAt);
     this.#lookedAt = now;
-    if (this.#state === 'held' || isBusy === true) this.#deferredMs += sinceMs;
+    if (this.#state === 'held') this.#deferredMs += sinceMs;
+    else if (isBusy === true) this.#deferredMs += sinceMs * starvedShare;
     else if (isBusy === false) this.#deferredMs = Math.max(0, this.#deferredMs - sinceMs);
     if (this.#deferredMs >= ageMs) {
       this.#turnTo('aged', now);

@@ -1,6 +1,7 @@
 /**
  * Pauses between the rounds of a rehearsal: while other tasks wait for a processor the next round has time, up to a limit.
- * Several processes rehearse at once, and pause for each other as well. Figures come in with each call.
+ * Several processes rehearse at once, and pause for each other as well. The limit is short: a start that comes before the end
+ * of the rehearsals pays more for that than for their company. Figures come in with each call.
  */
 export interface RehearsalPaceLimits {
   /** Pause behind each round, ms. */
@@ -11,7 +12,7 @@ export interface RehearsalPaceLimits {
   limitMs: number;
 }
 
-export const REHEARSAL_PACE: RehearsalPaceLimits = { pauseMs: 50, share: 0.15, limitMs: 300 };
+export const REHEARSAL_PACE: RehearsalPaceLimits = { pauseMs: 10, share: 0.15, limitMs: 50 };
 
 /**
  * How long the pause is that follows pauses of `pausedMs` since the last round, ms; 0: the next round may begin. `waitedMs`: how

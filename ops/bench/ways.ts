@@ -107,20 +107,24 @@ export async function prepare(
   return at;
 }
 
-/** Starts the image on a node of its own and pushes the pack of that start beside the image; returns its bytes. */
+/** Starts the image on a node of its own, which makes packs at once, and pushes the pack of that start beside the image; returns its bytes. */
 export async function pushPack(ref: string): Promise<number> {
-  return await onFreshEngine(async (cofa) => {
-    // From an image that the node does not have: reads that the kernel answers itself are not recorded.
-    await cofa('run', ref);
-    let bytes = 0;
-    for (let tries = 0; tries < 500 && bytes === 0; tries++) {
-      const { output } = await cofa('pack', 'ls', '--json');
-      bytes = (JSON.parse(output) as { packs: Array<{ size: number }> }).packs[0]?.size ?? 0;
-      if (bytes === 0) await sleep(500);
-    }
-    await cofa('pack', 'push', ref);
-    return bytes;
-  });
+  return await onFreshEngine(
+    async (cofa) => {
+      // From an image that the node does not have: reads that the kernel answers itself are not recorded.
+      await cofa('run', ref);
+      let bytes = 0;
+      for (let tries = 0; tries < 120 && bytes === 0; tries++) {
+        const { output } = await cofa('pack', 'ls', '--json');
+        bytes = (JSON.parse(output) as { packs: Array<{ size: number }> }).packs[0]?.size ?? 0;
+        if (bytes === 0) await sleep(500);
+      }
+      await cofa('pack', 'push', ref);
+      return bytes;
+    },
+    COFA,
+    ['--no-defer'],
+  );
 }
 
 /** Daemons have been up for so long, ms, before something starts: an engine rehearses starts meanwhile. */

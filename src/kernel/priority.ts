@@ -4,7 +4,7 @@
  * them.
  *
  *     normal  as this process
- *     low     ten steps of nice(2) below it: it gets a tenth of a processor that others want
+ *     low     seven steps of nice(2) below it: it gets a sixth of a processor that one other task wants
  *     idle    SCHED_IDLE: what others leave; any other task that wakes up has the processor at once. The disk: ioprio's class "idle"
  *
  * A process that leads its session is a group of its own where the kernel groups by sessions (sched(7), "autogroup");
@@ -30,7 +30,7 @@ const IOPRIO_WHO_PROCESS = 1;
 const DISK = { normal: 0, low: (2 << 13) | 7, idle: 3 << 13 };
 /** linux/capability.h: without it nothing that was lowered can be raised again. */
 const CAP_SYS_NICE = 23n;
-const LOW_STEPS = 10;
+const LOW_STEPS = 7;
 const LAST_NICE = 19;
 /** A process starts few threads while the others are looked at. */
 const LOOKS = 3;
