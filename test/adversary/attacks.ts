@@ -11,6 +11,8 @@ import { join } from 'node:path';
 import { standingOf } from '../../actors/node-state.ts';
 import type { BlockPair } from '../../schemas/fetch.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
+import type { Descriptor } from '../../src/registry/client.ts';
+import { attachSignature } from '../../src/signature/sign.ts';
 import { digestOf } from '../../src/digest/digest.ts';
 import { BLOCK_SIZE, type Compression } from '../../src/image/span-table.ts';
 import type { ResolvedImage } from '../../src/registry/client.ts';
@@ -25,9 +27,11 @@ import {
   forgedHints,
   honestSidecar,
   packOf,
+  replaySignature,
   withTables,
 } from '../support/attacker/sidecars.ts';
 import { type Forgery, type ForgeryKind, forge } from '../support/attacker/tables.ts';
+import { type Pair, pair } from '../signature/support.ts';
 import { Random } from '../support/random.ts';
 import { type Device, Node, type Prepared } from './node.ts';
 
@@ -67,6 +71,9 @@ export async function layersToAttack(): Promise<GenuineLayer[]> {
 
 /** Bytes of a layer's second file, and of all headers. */
 const OTHER = 8_192;
+
+const OPERATOR = pair('operator');
+const STRANGER = pair('stranger');
 
 const POLICIES: readonly TrustPolicy[] = ['registry', 'registry', 'registry', 'signed', 'own', 'never'];
 const TIGHT: ReadonlySet<TrustPolicy> = new Set(['signed', 'own', 'never']);
@@ -108,11 +115,15 @@ class World {
   readonly #flats = new Map<string, string>();
   /** Honest sidecars that the operator lists, by the image's manifest. */
   readonly #listed = new Map<string, string>();
+  /** Images whose honest sidecar the operator has signed, by manifest. */
+  readonly #signed = new Set<string>();
+  /** Manifests of the operator's signatures, which lie in the registry for all to see. */
+  readonly #signatures: Buffer[] = [];
 
   private constructor(random: Random, root: string, layers: readonly GenuineLayer[]) {
     this.#random = random;
     this.#layers = layers;
-    this.#node = new Node(root, this.#registry);
+    this.#node = new Node(root, this.#registry, OPERATOR.trusted);
   }
 
   static async draw(random: Random, root: string, pool: readonly GenuineLayer[]): Promise<World> {
@@ -167,15 +178,34 @@ class World {
   }
 
   async #pushHonest({ image, layers }: Target): Promise<void> {
-    const { digest } = await pushSidecar(this.#registry, image, honestSidecar(layers));
-    if (this.#random.chance(0.6)) this.#listed.set(image.descriptor.digest, digest);
+    const pushed = await pushSidecar(this.#registry, image, honestSidecar(layers));
+    if (this.#random.chance(0.6)) this.#listed.set(image.descriptor.digest, pushed.digest);
+    if (this.#random.chance(0.5)) await this.#sign(image, pushed, OPERATOR);
+  }
+
+  async #sign(image: ResolvedImage, sidecar: Descriptor, by: Pair): Promise<void> {
+    const { digest } = await attachSignature(this.#registry, image.reference, sidecar, by.signing, {
+      now: new Date(0),
+    });
+    if (by !== OPERATOR) return;
+    this.#signed.add(image.descriptor.digest);
+    this.#signatures.push((await this.#registry.manifest(image.reference, digest)).bytes);
   }
 
   async #pushForged(
     { image, layers }: Target,
     { layer, forgery }: { layer: GenuineLayer; forgery: Forgery },
   ) {
-    await pushSidecar(this.#registry, image, this.#forgedSidecar(layers, layers.indexOf(layer), forgery));
+    const forged = this.#forgedSidecar(layers, layers.indexOf(layer), forgery);
+    await this.#feignSignature(image, await pushSidecar(this.#registry, image, forged));
+  }
+
+  /** He has keys that no operator trusts, and every signature that he has seen. */
+  async #feignSignature(image: ResolvedImage, sidecar: Descriptor): Promise<void> {
+    if (this.#random.chance(0.2)) await this.#sign(image, sidecar, STRANGER);
+    if (this.#signatures.length === 0 || !this.#random.chance(0.4)) return;
+    const signature = this.#random.pick(this.#signatures);
+    await replaySignature(this.#registry, image.reference, signature, sidecar);
   }
 
   /** Flat metadata, hints and names that fit the forged table, as far as he can make them. */
@@ -199,7 +229,8 @@ class World {
     const base = { ...layer, blob: isOwn ? forgery.blob : layer.blob, diffId: forgery.table.diffId };
     const named = { ...base, blobDigest: digestOf(base.blob) };
     const image = await this.#registry.pushImage(`attack-${this.#targets.length}`, [base]);
-    await pushSidecar(this.#registry, image, this.#forgedSidecar([named], 0, forgery));
+    const pushed = await pushSidecar(this.#registry, image, this.#forgedSidecar([named], 0, forgery));
+    await this.#feignSignature(image, pushed);
     this.#targets.push({ image, layers: [layer], isAttackers: true });
   }
 
@@ -223,10 +254,15 @@ class World {
 
   async #prepare(target: Target): Promise<void> {
     const policy = this.#random.pick(POLICIES);
-    const isListed = this.#listed.has(target.image.descriptor.digest);
+    const { digest } = target.image.descriptor;
+    const isVouched =
+      (TIGHT.has(policy) && policy !== 'never' && this.#listed.has(digest)) ||
+      (policy === 'signed' && this.#signed.has(digest));
+    // It builds the flat image in a process of its own, which takes longer than all else.
+    const asChain = this.#random.chance(0.005);
     const isTold = this.#registry.lies.size === 0;
     try {
-      const by = await this.#node.prepare(target.image, policy);
+      const by = await this.#node.prepare(target.image, policy, asChain);
       target.prepared = { by, policy };
       if (by.devices.some((device) => this.#genuineOf(device) === undefined)) this.outcome.believed += 1;
       const standings = by.devices.map(({ diffId, root = '' }) =>
@@ -235,8 +271,7 @@ class World {
       if (standings.includes('other')) throw new Error('proven: a root that the node knows to be wrong');
     } catch (error) {
       if (String(error).includes('proven:')) throw error;
-      const mayFail =
-        target.isAttackers || (!isTold && !(isListed && TIGHT.has(policy) && policy !== 'never'));
+      const mayFail = target.isAttackers || (!isTold && !isVouched);
       if (!mayFail) throw new Error(`served: ${policy}: ${String(error)}`, { cause: error });
     }
   }

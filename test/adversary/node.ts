@@ -10,6 +10,7 @@ import { hexOf } from '../../schemas/digest.ts';
 import type { CofaEvent, EventOf, NewEvent } from '../../schemas/events.ts';
 import type { BlockPair, FetchJob, JobLayer, ScrubJob } from '../../schemas/fetch.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
+import { chainIds } from '../../src/digest/chain-id.ts';
 import { digestOf } from '../../src/digest/digest.ts';
 import { noTimes, runFetch, SpanTables } from '../../src/fetch/fetch-job.ts';
 import { Gate } from '../../src/fetch/gate.ts';
@@ -19,11 +20,19 @@ import { buildFlat } from '../../src/image/erofs.ts';
 import { indexLayer } from '../../src/image/index-layer.ts';
 import { BLOCK_SIZE } from '../../src/image/span-table.ts';
 import type { ResolvedImage } from '../../src/registry/client.ts';
+import { signaturesAmong } from '../../src/signature/among.ts';
+import { signaturesOf } from '../../src/signature/find.ts';
+import type { TrustedKey } from '../../src/signature/keys.ts';
 import { hashDevice, openDevice } from '../../src/store/device.ts';
 import { LaterSync } from '../../src/store/later-sync.ts';
 import { Layout, writeWhole } from '../../src/store/layout.ts';
 import { resolvedBy } from '../../src/supervisor/images/resolver.ts';
-import { chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
+import { prepareChain } from '../../src/supervisor/images/chain-image.ts';
+import {
+  type ChoiceOptions,
+  chooseSidecar,
+  type Signers,
+} from '../../src/supervisor/images/sidecar-choice.ts';
 import { whole } from '../support/attacker/layer.ts';
 import type { HostileRegistry } from '../support/attacker/registry.ts';
 
@@ -39,7 +48,11 @@ export class Node {
   #tables: SpanTables;
   #at = 0;
 
-  constructor(root: string, registry: HostileRegistry) {
+  readonly #key: TrustedKey;
+
+  /** `key`: the operator's, whose signatures vouch for sidecars. */
+  constructor(root: string, registry: HostileRegistry, key: TrustedKey) {
+    this.#key = key;
     this.layout = new Layout(root);
     this.registry = registry;
     this.#tables = new SpanTables(this.layout);
@@ -52,10 +65,12 @@ export class Node {
   }
 
   /** What a mount of this policy uses: a sidecar that it takes, else what the node makes of the layers. Error: the registry lies. */
-  async prepare(image: ResolvedImage, policy: TrustPolicy): Promise<Prepared> {
-    const { digest } = image.descriptor;
+  async prepare(image: ResolvedImage, policy: TrustPolicy, asChain = false): Promise<Prepared> {
+    // A snapshotter asks for the chain of the image's layers.
+    const chain = asChain ? chainIds(image.layers.map(({ diffId }) => diffId)).at(-1) : undefined;
+    const digest = chain ?? image.descriptor.digest;
     if (!this.state.images.has(digest)) this.#say(digest, resolvedBy(image));
-    const prepared = (await this.#choose(image, policy)) ?? (await this.#index(image));
+    const prepared = (await this.#choose(image, policy, chain)) ?? (await this.#index(image));
     this.#say(digest, prepared);
     for (const device of prepared.devices) await this.#open(device);
     if (prepared.origin === 'node')
@@ -173,23 +188,41 @@ export class Node {
     await rm(this.layout.root, { recursive: true, force: true });
   }
 
-  async #choose(image: ResolvedImage, policy: TrustPolicy): Promise<NewEvent<'image.prepared'> | undefined> {
+  async #choose(
+    image: ResolvedImage,
+    policy: TrustPolicy,
+    chain: string | undefined,
+  ): Promise<NewEvent<'image.prepared'> | undefined> {
     const { layout, registry, state } = this;
-    const { prepared } = await chooseSidecar({
+    const files = new LaterSync();
+    const options: ChoiceOptions = {
       layout,
-      files: new LaterSync(),
+      files,
       registry,
-      manifest: image.descriptor.digest,
+      manifest: chain ?? image.descriptor.digest,
       image,
       policy,
       known: this.#known(image),
       roots: state.roots,
-      signers: undefined,
+      signers: this.#signers,
       refuted: { flat: undefined, sidecars: new Set() },
       onPassed: () => {},
-    });
-    return prepared;
+    };
+    if (chain === undefined) return (await chooseSidecar(options)).prepared;
+    const order = { layout, files, chain, image, layers: image.layers.length, known: [], onFailed: () => {} };
+    return (await chooseSidecar(options, (sidecar, check) => prepareChain({ ...order, sidecar }, check)))
+      .prepared;
   }
+
+  /** As src/supervisor/images/keys.ts does, of the one key that the operator trusts. */
+  readonly #signers: Signers = {
+    signersAmong: async (image, digests) => {
+      const found = await signaturesAmong(this.registry, image.reference, digests, [this.#key]);
+      return new Map([...found].map(([digest, { signers }]) => [digest, signers[0]?.voucher ?? false]));
+    },
+    signerOf: async (image, { digest }) =>
+      (await signaturesOf(this.registry, image.reference, digest, [this.#key])).signers[0]?.voucher,
+  };
 
   /** Flat metadata that the node has made of the same layers. */
   #known(image: ResolvedImage): string | undefined {

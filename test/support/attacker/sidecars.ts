@@ -6,6 +6,8 @@ import { BLOCK_SIZE } from '../../../src/image/span-table.ts';
 import type { Toc } from '../../../src/image/toc.ts';
 import { encodeToc } from '../../../src/image/toc-codec.ts';
 import { encodePack } from '../../../src/pack/format.ts';
+import type { Descriptor, RegistryClient, Source } from '../../../src/registry/client.ts';
+import { MEDIA_TYPES } from '../../../src/registry/manifest.ts';
 import type { Sidecar } from '../../../src/registry/sidecars.ts';
 import type { Random } from '../random.ts';
 import type { GenuineLayer } from './layer.ts';
@@ -67,6 +69,22 @@ function flatOf(
 ): Buffer {
   const devices = layers.map(({ diffId, rawSize }, index) => ({ diffId, size: sizes.get(index) ?? rawSize }));
   return buildFlat(tocs, devices).metadata;
+}
+
+/**
+ * A signature of one manifest beside another one: the bundle is the operator's own, and genuine. `signature`: the manifest
+ * that carries it.
+ */
+export async function replaySignature(
+  registry: RegistryClient,
+  source: Source,
+  signature: Buffer,
+  subject: Descriptor,
+): Promise<void> {
+  const { mediaType, digest, size } = subject;
+  const manifest = JSON.parse(signature.toString()) as object;
+  const bytes = Buffer.from(JSON.stringify({ ...manifest, subject: { mediaType, digest, size } }));
+  await registry.pushManifest(source, bytes, MEDIA_TYPES.ociManifest);
 }
 
 /** Hints that name blocks of these layers, some of which no layer has, and a layer of another image. */
