@@ -207,9 +207,10 @@ print("scikit-learn says", round(float(score), 1), len(table.groupby("class").me
         sh(`for program in xfwm4 xfce4-panel xfdesktop thunar; do $program >/tmp/$program.log 2>&1 & done
 for window in xfce4-panel Desktop Thunar; do await sh -c "wmctrl -lx | grep -i $window"; done
 echo "the desktop shows $(wmctrl -l | wc -l) windows"`),
-      '/app/once.sh': sh(`Xvfb :9 -screen 0 1280x800x24 -nolisten tcp >/tmp/xvfb.log 2>&1 &
+      '/app/once.sh': sh(`mkdir -p -m 1777 /tmp/.X11-unix
+Xvfb :9 -screen 0 1280x800x24 -nolisten tcp >/tmp/xvfb.log 2>&1 &
 export DISPLAY=:9
-await wmctrl -d
+await test -S /tmp/.X11-unix/X9
 dbus-run-session -- sh /app/session.sh
 kill $!
 wait || true`),
