@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { pushImage } from '../faults/fault-image.ts';
@@ -12,6 +11,8 @@ import { type RegistryServer, startRegistry } from '../support/registry-server.t
 import { Cleanup } from '../support/temp.ts';
 
 const MIB = 2 ** 20;
+/** Other tests run beside this one: they keep the other processors. */
+const ONE_PROCESSOR = ['taskset', '-c', '0'];
 const FILES = 12;
 const FILE_BYTES = 12 * MIB;
 /** A reader waits for milliseconds of work, of which others leave a third. At idle priority it would wait for 17 s, ms. */
@@ -27,16 +28,20 @@ beforeAll(async () => {
   directory = await cleanup.tempDir('idle');
   registry = await startRegistry();
   cleanup.defer(() => registry.stop());
-  engine = await startEngine({ root: join(directory, 'root'), defers: true });
+  engine = await startEngine({ root: join(directory, 'root'), defers: true, through: ONE_PROCESSOR });
   cleanup.defer(() => engine.stop());
 });
 afterAll(() => cleanup.run());
 
-/** Takes every processor twice, each process in a session of its own. */
-function takeProcessors(): () => void {
+/** Takes the engine's processor with processes that have a session each. */
+function takeProcessor(): () => void {
   const hogs = Array.from(
-    { length: 2 * availableParallelism() },
-    (): ChildProcess => spawn('sh', ['-c', 'while :; do :; done'], { stdio: 'ignore', detached: true }),
+    { length: 3 },
+    (): ChildProcess =>
+      spawn('taskset', [...ONE_PROCESSOR.slice(1), 'sh', '-c', 'while :; do :; done'], {
+        stdio: 'ignore',
+        detached: true,
+      }),
   );
   const release = () => {
     for (const hog of hogs) hog.kill('SIGKILL');
@@ -68,7 +73,7 @@ test('readers are served, and the rest rests', async () => {
   mkdirSync(dir);
   const absent = async () =>
     (await imageOf(engine, ref)).layers.reduce((sum, { blocks }) => sum + blocks.absent, 0);
-  const release = takeProcessors();
+  const release = takeProcessor();
   expect((await engine.cli(['mount', ref, dir])).code).toBe(0);
   const all = await absent();
   const waits: number[] = [];
