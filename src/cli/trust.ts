@@ -74,8 +74,8 @@ export function define(command: Command, context: Context): void {
     ['cofa trust add release.pub', 'it may vouch for every image'],
     ['cofa trust add team.pub --scope registry.example/team', 'for these alone'],
     [
-      'cofa trust add trusted_root.json --name ci --issuer https://token.actions.githubusercontent.com --identity-pattern "https://github.com/team/.*"',
-      'workflows that sign without a key',
+      'cofa trust add root.json --issuer https://id.example --identity ci@team.example',
+      'signs without a key',
     ],
     ['cofa trust ls', ''],
     ['cofa trust rm release', ''],
