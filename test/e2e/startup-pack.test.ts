@@ -57,7 +57,7 @@ describe('a startup pack', () => {
     const first = await startEngine(cleanup, ['--nats', nats.url, '--node', 'one']);
     await first.cofa(['index', reference]);
     const cold = await coldStart(first);
-    expect(cold.jobs).toBeGreaterThan(20);
+    expect(cold.jobs).toBeGreaterThan(10);
     const store = new PackStore(async () => bus);
     await until(
       async () => (await store.list()).length > 0,

@@ -171,7 +171,9 @@ test('its base is shared with an image of the same account, for the price of a q
   const [base] = secret.blobs;
   const before = honest.requests.length;
   await pulled(sister);
-  const asked = honest.requests.slice(before).filter(({ url }) => url.endsWith(base?.digest as string));
+  // The rest of the base may still be on its way, by the first image's name.
+  const name = `/a/sister/blobs/${base?.digest}`;
+  const asked = honest.requests.slice(before).filter(({ url }) => url.endsWith(name));
   expect(asked.map(({ method }) => method)).toEqual(['HEAD']);
 });
 
