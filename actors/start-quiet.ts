@@ -45,6 +45,11 @@ export class StartQuiet {
     this.#waiting.delete(layer);
   }
 
+  /** The layers whose start is not over. */
+  get waiting(): string[] {
+    return [...this.#waiting.keys()];
+  }
+
   /** The layers whose start is over: their rest is to come. Each is named once. */
   look(now: number, { lastFirstRead, isBringing }: StartSigns): string[] {
     if (isBringing) return [];

@@ -1,6 +1,7 @@
 /** What the parts of a layer host (layer-host.ts) share: the actor, and what they need of the front end around it. */
 import type { FileHandle } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import type { FetchCost } from '../../actors/one-stream.ts';
 import { LAYER_LIMITS, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf } from '../../schemas/events.ts';
@@ -68,6 +69,8 @@ export interface LayerListener {
   mismatch: (layer: LayerHost) => Promise<boolean>;
   /** Whether the front end has to go on seeing the layer's reads: then it is not handed over yet. */
   isWatched: () => boolean;
+  /** A fetch has ended well. */
+  fetched: (cost: FetchCost) => void;
 }
 
 export type EvictionReason = EventOf<'layer.evicted'>['reason'];

@@ -132,6 +132,7 @@ export class LayerFetches {
     this.#trace.jobEnded(running, timing, undefined);
     const { times } = timing;
     const spent = times === undefined ? {} : { times };
+    if (times !== undefined) this.#core.options.on.fetched({ bytes: running.bytes, ...times });
     this.#core.send({ type: 'job.done', job: running.job, now: this.#core.now(), ...spent });
   }
 

@@ -293,6 +293,21 @@ export class LayerHost {
     return this.#core.options.cache.use;
   }
 
+  get blockCount(): number {
+    return this.#core.actor.blockCount;
+  }
+
+  /** Whether a read waits for a block. */
+  get isWaitedFor(): boolean {
+    return this.#answers.size > 0;
+  }
+
+  /** Compressed bytes of the blocks that are neither present nor on their way, where all blocks were alike. */
+  get absentBytes(): number {
+    const { blobSize, blockCount } = this.#core.options.layer.table;
+    return Math.ceil((this.#core.actor.counts.absent / Math.max(1, blockCount)) * blobSize);
+  }
+
   /** Bytes of the blocks that are present, and of those on their way. */
   get blockBytes(): number {
     const { present, fetching } = this.#core.actor.counts;

@@ -228,7 +228,7 @@ export class OpenLayers {
 
   #hostOf(request: OpenLayer, table: SpanTable, file: FileHandle): LayerHost {
     const { diffId, content = diffId, direct = false } = request;
-    const { facts, pool, cache, scrubber, starts, transport, clock, log } = this.#options;
+    const { facts, pool, cache, scrubber, starts, rest, transport, clock, log } = this.#options;
     const { readDeadlineMs, onLogged, notify } = this.#options;
     return new LayerHost({
       layer: { diffId, content, table, supplies: new Supplies(supplyOf(request)), file, direct },
@@ -241,6 +241,7 @@ export class OpenLayers {
         logged: onLogged,
         mismatch: (layer) => scrubber.mismatch(diffId, layer),
         isWatched: () => starts.isRecording(diffId),
+        fetched: rest.fetched,
       },
       clock,
       log,

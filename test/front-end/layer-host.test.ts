@@ -88,6 +88,7 @@ beforeEach(async () => {
       logged: () => {},
       mismatch: async () => false,
       isWatched: () => isWatched,
+      fetched: () => {},
     },
     clock: realPorts().clock,
     log: pino({ level: 'silent' }),
