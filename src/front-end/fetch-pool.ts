@@ -272,6 +272,11 @@ export class FetchPool {
     else this.#bus.publish(this.#names.job(fetcher), encode(message));
   }
 
+  /** How many fetchers take jobs, or end what they have. */
+  get fetchers(): number {
+    return this.#dispatcher.status().fetchers.length;
+  }
+
   status(): {
     workers: Array<{ name: string; pid: number; slots: number; running: number }>;
     queued: { demand: number; prefetch: number };

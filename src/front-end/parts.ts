@@ -85,7 +85,7 @@ export function startFetching(
     machine: settings.defers === false ? UNTOUCHED : machine,
   });
   const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log });
-  const rest = new Rest({ clock, layers, starts, fetchers: () => pool.status().workers.length });
+  const rest = new Rest({ clock, layers, starts, fetchers: () => pool.fetchers });
   return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };
 }
 
