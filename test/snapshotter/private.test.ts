@@ -10,7 +10,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Mount } from '../../src/containerd/generated/containerd/types/mount_pb.ts';
 import { type FaultImage, type Files, pushImage } from '../faults/fault-image.ts';
 import { noise, prose } from '../images/nasty.ts';
-import { type Engine, runCofa, startEngine } from '../support/engine.ts';
+import { type Engine, eventually, runCofa, startEngine } from '../support/engine.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { claimEverything, dockerConfigOf, forgeImage, keepApart } from '../support/private-registry.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -60,7 +60,13 @@ beforeAll(async () => {
   cleanup.defer(() => client.close());
   // A first pull of the secret image, with the right account, and all of its bytes.
   await pulled(secret);
-  await inside(await client.view('first', chainsOf(secret)[1]), work, showsSecret);
+  await inside(await client.view('first', chainsOf(secret)[1]), work, async (root) => {
+    await showsSecret(root);
+    // What comes later would be taken for what a pull asks for.
+    await eventually('the rest is here', async () =>
+      (await engine.status()).images.every(({ blocks }) => blocks.absent + blocks.fetching === 0),
+    );
+  });
   await client.remove('first');
 }, 120_000);
 afterAll(() => cleanup.run());
