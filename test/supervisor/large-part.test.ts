@@ -16,6 +16,7 @@ import { layerTar } from '../image/layer-blobs.ts';
 import { type GenuineLayer, genuineLayer } from '../support/attacker/layer.ts';
 import { HostileRegistry } from '../support/attacker/registry.ts';
 import { honestSidecar } from '../support/attacker/sidecars.ts';
+import { entry } from '../image/toc-entries.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
@@ -28,21 +29,6 @@ let sidecar: Sidecar;
 
 /** Empty files of long names, in folders of a thousand. */
 function manyFiles(count: number): TocEntry[] {
-  const entry = (path: string, type: 'file' | 'dir'): TocEntry => ({
-    path: Buffer.from(path),
-    type,
-    mode: type === 'dir' ? 0o755 : 0o644,
-    uid: 0,
-    gid: 0,
-    mtime: { sec: 1, nsec: 0 },
-    size: 0,
-    link: Buffer.alloc(0),
-    major: 0,
-    minor: 0,
-    xattrs: [],
-    extents: [],
-    patches: [],
-  });
   return Array.from({ length: count / 1_000 }, (_, folder) => [
     entry(`d${folder}`, 'dir'),
     ...Array.from({ length: 1_000 }, (_, file) => entry(`d${folder}/${'n'.repeat(240)}${file}`, 'file')),
