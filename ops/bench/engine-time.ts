@@ -1,5 +1,6 @@
 /** Processor time of an engine's processes, by what their threads do. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
+import { readProc, statFields, threadsOf } from '../../src/kernel/proc.ts';
 
 /** Seconds of processor time, by process; of a Node process by kind of thread, such as `fetcher-0 V8Worker`. */
 export type EngineTime = Map<string, number>;
@@ -12,13 +13,13 @@ export function engineTime(root: string): EngineTime {
   const times: EngineTime = new Map();
   for (const pid of readdirSync('/proc')) {
     if (!/^\d+$/.test(pid)) continue;
-    const name = roleOf(read(`/proc/${pid}/cmdline`), root);
+    const name = roleOf(readProc(`/proc/${pid}/cmdline`), root);
     if (name === undefined) continue;
     for (const tid of threadsOf(pid)) {
-      const stat = read(`/proc/${pid}/task/${tid}/stat`);
+      const stat = readProc(`/proc/${pid}/task/${tid}/stat`);
       const [, thread = ''] = /\((.*)\)/.exec(stat) ?? [];
       // Behind the name: state is field 3, utime 14, stime 15.
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const fields = statFields(stat);
       const seconds = (Number(fields[11]) + Number(fields[12])) / TICKS;
       const kind = tid === pid ? 'main' : thread.replaceAll(/[-_ ]?\d+$/g, '');
       const key = `${name} ${kind}`;
@@ -51,20 +52,4 @@ function roleOf(commandLine: string, root: string): string | undefined {
   const folder = /\/src\/([a-z-]+)\//.exec(program)?.[1] ?? '';
   if (folder === 'cli') return words.includes('--foreground') ? 'supervisor' : 'client';
   return words.find((word) => /^fetcher-\d+$/.test(word)) ?? folder;
-}
-
-function threadsOf(pid: string): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/task`);
-  } catch {
-    return [];
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return '';
-  }
 }

@@ -19,6 +19,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { statFields } from '../../src/kernel/proc.ts';
 import type { ToIndexer } from '../../src/index/orders.ts';
 import { NODE_FLAGS } from '../../src/process/node-flags.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
@@ -183,7 +184,7 @@ async function poll(child: ChildProcess, note: (ms: number) => void): Promise<vo
 /** ms. */
 async function cpuOf({ pid }: ChildProcess): Promise<number> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const fields = statFields(stat);
   const ms = ((Number(fields[11]) + Number(fields[12])) * 1000) / TICKS;
   if (fields[0] === 'Z') throw new Error('it has ended');
   return ms;

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { statFields } from '../kernel/proc.ts';
 import type { HostFacts } from './spec.ts';
 import { terminalSize } from './terminal.ts';
 
@@ -42,7 +43,7 @@ export function identify(pid: number): ProcessIdentity | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     // The name in parentheses may hold spaces and parentheses itself.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const fields = statFields(stat);
     const [state, start] = [fields[0], fields[19]];
     if (start === undefined || state === 'Z' || state === 'X') return undefined;
     return { pid, start, boot: readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim() };

@@ -10,9 +10,10 @@
  * A process that leads its session is a group of its own where the kernel groups by sessions (sched(7), "autogroup");
  * a priority counts only within the group, so the group's is set as well.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { getPriority } from 'node:os';
 import { call, declare, type ForeignFunction } from './libc.ts';
+import { readProc, statFields, threadsOf } from './proc.ts';
 
 export type Priority = 'normal' | 'low' | 'idle';
 
@@ -75,15 +76,15 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
 
 /** Whether this process may raise what it has lowered. */
 export function mayRaise(): boolean {
-  const [, capabilities = '0'] = /^CapEff:\s*([0-9a-f]+)/m.exec(read('/proc/self/status')) ?? [];
+  const [, capabilities = '0'] = /^CapEff:\s*([0-9a-f]+)/m.exec(readProc('/proc/self/status')) ?? [];
   return ((BigInt(`0x${capabilities}`) >> CAP_SYS_NICE) & 1n) === 1n;
 }
 
 /** The scheduler's policy of a thread, as /proc/PID/stat says (field 41); undefined where there is none. */
 export function policyOf(pid: number, tid = pid): Priority | 'other' | undefined {
-  const stat = read(`/proc/${pid}/task/${tid}/stat`);
+  const stat = readProc(`/proc/${pid}/task/${tid}/stat`);
   if (stat === '') return undefined;
-  const fields = fieldsOf(stat);
+  const fields = statFields(stat);
   if (Number(fields[38]) === SCHED_IDLE) return 'idle';
   if (Number(fields[38]) !== SCHED_OTHER) return 'other';
   return Number(fields[16]) > getPriority() ? 'low' : 'normal';
@@ -91,35 +92,16 @@ export function policyOf(pid: number, tid = pid): Priority | 'other' | undefined
 
 /** Whether the process was started by the one that started this one: a number that comes in a message may be any process's. */
 export function isSibling(pid: number): boolean {
-  return Number(fieldsOf(read(`/proc/${pid}/stat`))[1]) === process.ppid;
+  return Number(statFields(readProc(`/proc/${pid}/stat`))[1]) === process.ppid;
 }
 
 function setGroup(pid: number, priority: Priority): void {
   // Field 6: the session. Another's group has other processes as well.
-  if (Number(fieldsOf(read(`/proc/${pid}/stat`))[3]) !== pid) return;
+  if (Number(statFields(readProc(`/proc/${pid}/stat`))[3]) !== pid) return;
   const nice = priority === 'idle' ? LAST_NICE : priority === 'low' ? LOW_STEPS : 0;
   try {
     writeFileSync(`/proc/${pid}/autogroup`, `${nice}`);
   } catch {
     // A kernel that does not group by sessions.
-  }
-}
-
-/** Of /proc/PID/stat, from field 3 on: the name before it may hold anything. */
-const fieldsOf = (stat: string): string[] => stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-
-function threadsOf(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/task`);
-  } catch {
-    return [];
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return '';
   }
 }

@@ -2,9 +2,8 @@
  * Files that other processes may use at once, and that a fact of the log speaks of later: the disk takes them meanwhile. So what
  * needs a file does not wait for the disk, which on a busy node takes longer than all else in a start.
  */
-import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { draftOf, roomFor } from './layout.ts';
+import type { FileHandle } from 'node:fs/promises';
+import { placeFile } from './layout.ts';
 
 export class LaterSync {
   readonly #syncs: Array<Promise<void>> = [];
@@ -14,18 +13,7 @@ export class LaterSync {
    * where it would take the log's room.
    */
   async write(path: string, bytes: Uint8Array): Promise<void> {
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-    roomFor(path, bytes.length);
-    const draft = draftOf(path);
-    const file = await open(draft, 'w', 0o600);
-    try {
-      await file.writeFile(bytes);
-      await rename(draft, path);
-    } catch (error) {
-      await file.close();
-      await rm(draft, { force: true });
-      throw error;
-    }
+    const file = await placeFile(path, bytes, async () => {});
     const sync = syncAndClose(file);
     // Who waits for `synced` hears of it.
     sync.catch(() => {});

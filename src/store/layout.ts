@@ -20,7 +20,7 @@
  * (hex digits only in the names: `sha256:` is left out. Images that a cofa without block roots has prepared have devices
  * that bear the diffID, and span tables that bear the blob's digest.)
  */
-import { chmod, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { chmod, type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { hexOf } from '../../schemas/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -123,29 +123,34 @@ let drafts = 0;
 /** What is smaller may take of the log's room, bytes: an engine has to come up on a full disk as well. */
 const SMALL_FILE = 64 * 1024;
 
-/** Takes room for a file of so many bytes. Error `no-space` where it would take the log's. */
-export function roomFor(path: string, bytes: number): void {
-  if (bytes > SMALL_FILE) new DiskRoom(dirname(path)).take(bytes);
-}
-
-/** A name for the file while it is written: two images that share a layer may both be at it. */
-export const draftOf = (path: string): string => `${path}.${process.pid}.${++drafts}.draft`;
-
 /** Writes a file so that it is there whole and synced, or not at all. Error `no-space` also where it would take the log's room. */
 export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  const file = await placeFile(path, bytes, (draft) => draft.sync());
+  await file.close();
+}
+
+/**
+ * Writes a file under the name of a draft and gives it its own when `ready` has resolved; the caller closes it. On an error there
+ * is no file. Error `no-space` also where it would take the log's room.
+ */
+export async function placeFile(
+  path: string,
+  bytes: Uint8Array,
+  ready: (draft: FileHandle) => Promise<void>,
+): Promise<FileHandle> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  roomFor(path, bytes.length);
-  const draft = draftOf(path);
+  if (bytes.length > SMALL_FILE) new DiskRoom(dirname(path)).take(bytes.length);
+  // Two images that share a layer may both be at it.
+  const draft = `${path}.${process.pid}.${++drafts}.draft`;
+  let file: FileHandle | undefined;
   try {
-    const file = await open(draft, 'w', 0o600);
-    try {
-      await file.writeFile(bytes);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    file = await open(draft, 'w', 0o600);
+    await file.writeFile(bytes);
+    await ready(file);
     await rename(draft, path);
+    return file;
   } catch (error) {
+    await file?.close();
     await rm(draft, { force: true });
     throw error;
   }
