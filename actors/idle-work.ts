@@ -4,7 +4,7 @@
  * others' before a look at the machine without it.
  *
  *     free ─pressure→ held ─no pressure→ free, and trusted for a while: that was the work's own
- *                       └─ageMs of holding→ aged: a turn of turnMs, at a low priority, whatever the pressure
+ *                       └─ageMs of holding→ aged: works for turnMs at a low priority, also under pressure
  *
  * Time and figures come in with each call. A machine that has no figures is never busy.
  */

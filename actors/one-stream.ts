@@ -8,7 +8,7 @@
  * the price the time that the absent bytes would take in one stream. With the whole price as the limit no start takes longer
  * than twice what the better way takes, and with half of it than one and a half times as long as the stream alone.
  *
- * The price is what the start's own fetches say of link and processors. Time comes in with each call.
+ * The price follows from what all fetches so far say of link and processors. Time comes in with each call.
  */
 export interface OneStreamLimits {
   /** Of the price that the rents may come to. */

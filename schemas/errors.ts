@@ -89,7 +89,7 @@ export function fromErrorRecord({ code, message, hint }: ErrorRecord): CofaError
   return new CofaError(known, message, hint === undefined ? {} : { hint });
 }
 
-/** Whether it is a record, of whatever code. */
+/** Whether a value has the shape of a record; its code may be one that this cofa does not know. */
 export function isErrorRecord(value: unknown): value is ErrorRecord {
   const { code, message, hint } = (value ?? {}) as Partial<Record<keyof ErrorRecord, unknown>>;
   return (

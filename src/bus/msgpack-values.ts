@@ -35,7 +35,7 @@ function sizeAt(view: DataView, at: number): number {
   return fixed + length;
 }
 
-/** Of 0xc0 to 0xdf: bytes that each has whatever its length. */
+/** Bytes of the head of a value that begins with 0xc0 to 0xdf: type, length and what every value of the type has. */
 const FIXED = [
   1, 1, 1, 1, 2, 3, 5, 3, 4, 6, 5, 9, 2, 3, 5, 9, 2, 3, 5, 9, 3, 4, 6, 10, 18, 2, 3, 5, 3, 5, 3, 5,
 ];

@@ -51,8 +51,8 @@ export class NativeBuffer {
   readonly view: DataView;
 
   /**
-   * Zeroed, unless `cleared` is false: then its content is whatever was there before. `shared`: other threads may have
-   * it, too.
+   * Zeroed, unless `cleared` is false: then it holds bytes of an earlier user. `shared`: other threads may use it,
+   * too.
    */
   constructor(size: number, cleared = true, shared = false) {
     const store = shared ? new SharedArrayBuffer(size) : storeOf(size, cleared);

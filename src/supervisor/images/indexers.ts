@@ -1,7 +1,7 @@
 /**
  * The processes that index images for the node (src/indexer/main.ts). One may be at hand: loaded, its threads started, and rehearsed, so that
  * an image that nobody prepared streams at once, through code that is compiled. It takes some 100 MB, so it is not kept for ever: it ends
- * after a while, and when it turns out that the node's images need none. Its end is no failure, and nobody waits for it. Until it is
+ * after a while, and when it turns out that the node's images need none. Its end is no failure, and no mount waits for it. Until it is
  * taken it runs at idle priority.
  */
 import type { ChildProcess } from 'node:child_process';

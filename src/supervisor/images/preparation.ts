@@ -187,7 +187,7 @@ export class Preparation {
     return { layout, files, registry, manifest, image, policy, known, roots, signers, refuted, onPassed };
   }
 
-  /** What the node has proven is used, without a registry and whatever lies in it. */
+  /** Takes what the node has proven, and asks no registry. */
   async #fromStore(order: PreparationOrder): Promise<PreparedEvent | undefined> {
     const same = await this.#fromSame(order);
     if (same !== undefined || order.resolved.chain !== undefined) return same;
