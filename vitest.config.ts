@@ -41,6 +41,8 @@ export default defineConfig(({ mode }) => ({
     exclude: mode === 'fast' ? [...configDefaults.exclude, ...WHOLE] : configDefaults.exclude,
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/after-file.ts'],
+    // The settings of the machine (src/cli/config-file.ts) are no test's.
+    env: { COFA_CONFIG: '/dev/null' },
     pool: 'forks',
     maxWorkers: 2,
     testTimeout: 120_000,

@@ -19,6 +19,13 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry('down', '', 'stop the engine; mounts come back with it', ENGINE, () => import('./down.ts')),
   entry('upgrade', '', 'swap its processes for new ones under load', ENGINE, () => import('./upgrade.ts')),
   entry(
+    'config',
+    '<command>',
+    'show or check the settings of up in a file',
+    ENGINE,
+    () => import('./config.ts'),
+  ),
+  entry(
     'status',
     '',
     'show the engine: processes, images, blocks, hit rate',

@@ -20,6 +20,12 @@ export interface OptionWords {
   about: string;
   /** Makes of the word, and of what the option said before, what it says now. Throws where the word is wrong. */
   parse?: (value: string, before: unknown) => unknown;
+  /** What it says where it is not given. */
+  fallback?: string | number | boolean;
+  /** The words that `parse` takes: for completions. */
+  choices?: readonly string[];
+  /** Left out of the help. */
+  hidden?: boolean;
 }
 
 /** Every command takes these, before and behind its name. */
@@ -31,9 +37,11 @@ export const GLOBAL_OPTIONS: readonly OptionWords[] = [
 
 /** Declares options on a command. */
 export function addOptions(command: Command, options: readonly OptionWords[]): void {
-  for (const { flags, about, parse } of options) {
-    if (parse === undefined) command.option(flags, about);
-    else command.option<unknown>(flags, about, parse);
+  for (const { flags, about, parse, fallback, hidden = false } of options) {
+    const option = command.createOption(flags, about).hideHelp(hidden);
+    if (fallback !== undefined) option.default(fallback);
+    if (parse !== undefined) option.argParser<unknown>(parse);
+    command.addOption(option);
   }
 }
 

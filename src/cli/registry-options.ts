@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import { addOptions } from './context.ts';
 
 export interface RegistryFlags {
   insecureRegistry?: string[];
@@ -20,21 +21,33 @@ export interface RegistryChoice {
 /** Beside the folders that are given. */
 const DEFAULT_CERTS = '/etc/cofa/certs.d';
 
+export const REGISTRY_OPTIONS = [
+  {
+    flags: '--insecure-registry <host>',
+    about: 'HOST[:PORT] whose certificate is not checked, and that may speak plain HTTP; again for another',
+    parse: collect(host),
+    kind: 'strings',
+    sample: '["registry.example:5000"]',
+  },
+  {
+    flags: '--certs-dir <dir>',
+    about: "certificates in the layout of docker's certs.d, beside those of /etc; again for another",
+    parse: collect((path) => resolve(path)),
+    kind: 'paths',
+    sample: '["/srv/certs.d"]',
+  },
+  {
+    flags: '--docker-config <path>',
+    about: "docker's config.json, or its folder, for credentials",
+    parse: (path: string) => resolve(path),
+    kind: 'path',
+    sample: '"/root/.docker"',
+  },
+] as const;
+
 export function addRegistryOptions(command: Command): Command {
-  return command
-    .option(
-      '--insecure-registry <host>',
-      'HOST[:PORT] whose certificate is not checked, and that may speak plain HTTP; again for another',
-      collect(host),
-    )
-    .option(
-      '--certs-dir <dir>',
-      "certificates in the layout of docker's certs.d, beside those of /etc; again for another",
-      collect((path) => resolve(path)),
-    )
-    .option('--docker-config <path>', "docker's config.json, or its folder, for credentials", (path) =>
-      resolve(path),
-    );
+  addOptions(command, REGISTRY_OPTIONS);
+  return command;
 }
 
 export function registryChoice(flags: RegistryFlags): RegistryChoice {
@@ -43,17 +56,8 @@ export function registryChoice(flags: RegistryFlags): RegistryChoice {
   return defined({ insecure: insecureRegistry, certDirs, dockerConfig });
 }
 
-/** The flags as arguments again. */
-export function registryArguments(flags: RegistryFlags): string[] {
-  return [
-    ...(flags.insecureRegistry ?? []).flatMap((one) => ['--insecure-registry', one]),
-    ...(flags.certsDir ?? []).flatMap((one) => ['--certs-dir', one]),
-    ...(flags.dockerConfig === undefined ? [] : ['--docker-config', flags.dockerConfig]),
-  ];
-}
-
-function collect(parse: (text: string) => string): (text: string, before?: string[]) => string[] {
-  return (text, before = []) => [...before, parse(text)];
+function collect(parse: (text: string) => string): (text: string, before: unknown) => string[] {
+  return (text, before) => [...(Array.isArray(before) ? (before as string[]) : []), parse(text)];
 }
 
 function host(text: string): string {

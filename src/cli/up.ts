@@ -10,142 +10,37 @@ import {
   isErrorRecord,
   toErrorRecord,
 } from '../../schemas/errors.ts';
-import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
-import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
-import { byteOption } from './byte-option.ts';
-import { checkNats, type NatsOptions, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
+import { fillFromFile } from './config-file.ts';
+import { addOptions, type Context, examples } from './context.ts';
+import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
-import { DEFAULT_KEYS } from '../signature/key-directory.ts';
-import { type Context, examples, numberOption, oneOf } from './context.ts';
-import { TRUST_HELP, trustOption } from './trust-option.ts';
-import {
-  addRegistryOptions,
-  registryArguments,
-  registryChoice,
-  type RegistryFlags,
-} from './registry-options.ts';
-
-interface UpOptions extends RegistryFlags, NatsOptions {
-  foreground?: boolean;
-  workers?: number;
-  transport: 'kernel' | 'fuse-native';
-  readDeadline: number;
-  hangDeadline: number;
-  logLimit?: number;
-  node?: string;
-  logLevel: string;
-  /** False: none; true: at its default path. */
-  snapshotter?: string | boolean;
-  imageService?: string | boolean;
-  prepare: PreparePolicy;
-  containerd: string;
-  imageCredentialProviderConfig?: string;
-  imageCredentialProviderBinDir?: string;
-  cacheLimit?: number;
-  trust: TrustPolicy;
-  keys: string;
-  rehearsal: boolean;
-  defer: boolean;
-  wait: number;
-}
-
-const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+import { registryChoice } from './registry-options.ts';
+import { CONTAINERD_SOCKET, nodeName, UP_OPTIONS, type UpOptions, upArguments } from './up-options.ts';
 
 export function define(command: Command, context: Context): void {
-  addRegistryOptions(command)
-    .description('Start the engine. It goes on in the background; this command ends when it is ready.')
-    .option(
-      '--nats <url>',
-      'use this NATS (with JetStream) instead of a private nats-server (or: $COFA_NATS)',
-    )
-    .option(
-      '--nats-users <file>',
-      'users of this node on that NATS, one for each role: cofa nats-config makes it',
-      path,
-    )
-    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS', path)
-    .option('--api-users <file>', 'users of the API who may do what this file says, and no more', path)
-    .option('--foreground', 'stay, and log to the terminal')
-    .option('--workers <n>', 'fetcher processes (default: one a core)', count('--workers', 256))
-    .option(
-      '--transport <name>',
-      'how reads reach the engine: kernel or fuse-native',
-      oneOf('--transport', ['kernel', 'fuse-native']),
-      'kernel',
-    )
-    .option(
-      '--read-deadline <s>',
-      'a read that waits longer fails with EIO',
-      numberOption('--read-deadline', { min: 0.1, max: 3600, integer: false }),
-      30,
-    )
-    .option(
-      '--hang-deadline <s>',
-      'a process of the engine that does not answer for so long is started again',
-      numberOption('--hang-deadline', { min: 1, max: 3600, integer: false }),
-      10,
-    )
-    .option('--log-limit <size>', 'event log that is kept, about, such as 64M or 1G (default: 256M)', logSize)
-    .option(
-      '--cache-limit <bytes>',
-      'layers may take so much of the disk, such as 20G (default: what the disk has, less 5 %, at most 2 GiB)',
-      byteOption('--cache-limit'),
-    )
-    .option('--node <name>', 'name of this node on NATS (default: the hostname)', nodeName)
-    .option('--log-level <level>', LOG_LEVELS.join(', '), oneOf('--log-level', LOG_LEVELS), 'info')
-    .option(
-      '--snapshotter [socket]',
-      'serve containerd at this socket (default: ROOT/run/snapshotter.sock, where containerd runs)',
-    )
-    .option('--no-snapshotter', 'do not serve containerd')
-    .option(
-      '--prepare <who>',
-      'who prepares an image without a sidecar that containerd pulls: containerd, by unpacking it, or this node (local)',
-      oneOf('--prepare', PREPARE_POLICIES),
-      'containerd',
-    )
-    .option(
-      '--image-service [socket]',
-      'serve a kubelet as its image service, to learn the credentials of its pulls (default: ROOT/run/image-service.sock)',
-    )
-    .option('--containerd <socket>', 'whose image service that is', path, CONTAINERD_SOCKET)
-    .option(
-      '--image-credential-provider-config <file>',
-      "the kubelet's configuration of credential providers, which cofa is to run, too",
-      path,
-    )
-    .option('--image-credential-provider-bin-dir <dir>', 'where these programs are', path)
-    .option('--trust <policy>', TRUST_HELP, trustOption, DEFAULT_TRUST)
-    .option('--keys <dir>', 'keys that may vouch for sidecars: cofa trust', path, DEFAULT_KEYS)
-    .option(
-      '--no-rehearsal',
-      'leave idle processors and memory alone: the first starts are slower, and those of unprepared images',
-    )
-    .option(
-      '--no-defer',
-      'do what no reader waits for at once, as urgently as all else: the rest of images, hashing, scrubs',
-    )
-    .option(
-      '--wait <s>',
-      'wait so long for the engine',
-      numberOption('--wait', { min: 1, max: 3600, integer: false }),
-      60,
-    )
-    .action(async (options: UpOptions) => {
-      if (process.getuid?.() !== 0) {
-        throw new CofaError('environment', 'cofa up mounts file systems, which only root may', {
-          hint: 'sudo cofa up',
-        });
-      }
-      // What is wrong is said before anything is started.
-      imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
-      credentialProviders(options);
-      takeNatsUrl(options);
-      checkNats(options);
-      await warnOfNats(options, context);
-      if (options.foreground === true) await stay(options, context);
-      else await startInBackground(options, context);
-    });
+  command.description('Start the engine. It goes on in the background; this command ends when it is ready.');
+  addOptions(command, UP_OPTIONS);
+  command.action(async (options: UpOptions) => {
+    if (process.getuid?.() !== 0) {
+      throw new CofaError('environment', 'cofa up mounts file systems, which only root may', {
+        hint: 'sudo cofa up',
+      });
+    }
+    // What is wrong is said before anything is started.
+    takeNatsUrl(options);
+    await fillFromFile(command, options);
+    imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
+    credentialProviders(options);
+    checkNats(options);
+    await warnOfNats(options, context);
+    if (options.foreground === true) await stay(options, context);
+    else await startInBackground(options, upArguments(options), context);
+  });
+  command.addHelpText(
+    'after',
+    `
+/etc/cofa/config.toml may say the same, for each start: cofa config default, man cofa-config.toml`,
+  );
   examples(command, [
     ['cofa up', 'state in /var/lib/cofa'],
     ['cofa up --root /srv/cofa', 'state elsewhere'],
@@ -213,15 +108,10 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
   }
 }
 
-/** Where containerd runs on this machine; then the snapshotter is on without being asked for. */
-const CONTAINERD_SOCKET = '/run/containerd/containerd.sock';
-
 function snapshotterSocket(option: string | boolean | undefined, root: string): string | undefined {
   if (option === false || (option === undefined && !existsSync(CONTAINERD_SOCKET))) return undefined;
   return resolve(typeof option === 'string' ? option : join(root, 'run/snapshotter.sock'));
 }
-
-const path = (text: string): string => resolve(text);
 
 function imageService(
   { imageService: option, containerd }: UpOptions,
@@ -254,7 +144,11 @@ function credentialProviders({
   return { config, programs };
 }
 
-async function startInBackground(options: UpOptions, context: Context): Promise<void> {
+async function startInBackground(
+  options: UpOptions,
+  args: readonly string[],
+  context: Context,
+): Promise<void> {
   const [{ spawn }, { mkdir, open }] = await Promise.all([
     import('node:child_process'),
     import('node:fs/promises'),
@@ -268,7 +162,16 @@ async function startInBackground(options: UpOptions, context: Context): Promise<
   try {
     child = spawn(
       process.execPath,
-      [...process.execArgv, ...NODE_FLAGS, process.argv[1] as string, ...foregroundArgs(options, root)],
+      [
+        ...process.execArgv,
+        ...NODE_FLAGS,
+        process.argv[1] as string,
+        'up',
+        '--foreground',
+        '--root',
+        root,
+        ...args,
+      ],
       {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],
@@ -291,37 +194,6 @@ async function startInBackground(options: UpOptions, context: Context): Promise<
   context.output.data(result, () =>
     context.output.quiet ? '' : `the engine runs: pid ${ready.pid}, root ${root} (ready after ${seconds} s)`,
   );
-}
-
-function foregroundArgs(options: UpOptions, root: string): string[] {
-  const args = ['up', '--foreground', '--root', root, '--transport', options.transport];
-  args.push('--read-deadline', String(options.readDeadline), '--log-level', options.logLevel);
-  args.push('--hang-deadline', String(options.hangDeadline));
-  args.push('--trust', options.trust, '--keys', options.keys);
-  if (!options.rehearsal) args.push('--no-rehearsal');
-  if (!options.defer) args.push('--no-defer');
-  if (options.natsUsers !== undefined) args.push('--nats-users', options.natsUsers);
-  if (options.natsCa !== undefined) args.push('--nats-ca', options.natsCa);
-  if (options.apiUsers !== undefined) args.push('--api-users', options.apiUsers);
-  if (options.workers !== undefined) args.push('--workers', String(options.workers));
-  if (options.logLimit !== undefined) args.push('--log-limit', String(options.logLimit));
-  if (options.cacheLimit !== undefined) args.push('--cache-limit', String(options.cacheLimit));
-  if (options.node !== undefined) args.push('--node', options.node);
-  if (options.snapshotter === false) args.push('--no-snapshotter');
-  else if (options.snapshotter !== undefined)
-    args.push(options.snapshotter === true ? '--snapshotter' : `--snapshotter=${options.snapshotter}`);
-  args.push('--prepare', options.prepare);
-  if (options.imageService !== undefined && options.imageService !== false) {
-    const { imageService: socket, containerd } = options;
-    args.push(socket === true ? '--image-service' : `--image-service=${socket}`, '--containerd', containerd);
-  }
-  const providers = credentialProviders(options);
-  if (providers !== undefined) {
-    args.push('--image-credential-provider-config', providers.config);
-    args.push('--image-credential-provider-bin-dir', providers.programs);
-  }
-  args.push(...registryArguments(options));
-  return args;
 }
 
 interface Ready {
@@ -397,34 +269,4 @@ async function lastWords(logFile: string): Promise<string> {
   } catch {
     return `: ${line.slice(0, 300)}`;
   }
-}
-
-/** Bytes, with `K`, `M` or `G` for powers of 1024; the log needs 1 MiB at least. */
-function logSize(text: string): number {
-  const [, digits, unit = ''] = /^(\d{1,15})([KMG]?)(?:i?B)?$/i.exec(text) ?? [];
-  const bytes = Number(digits) * 1024 ** ' KMG'.indexOf(unit.toUpperCase() || ' ');
-  if (digits === undefined || bytes < 2 ** 20 || bytes > 2 ** 40) {
-    throw new CofaError(
-      'invalid-argument',
-      `--log-limit: ${JSON.stringify(text)} is not a size from 1M to 1024G`,
-      {
-        hint: 'bytes, or with K, M or G behind: --log-limit 256M',
-      },
-    );
-  }
-  return bytes;
-}
-
-/** One token of a NATS subject. */
-function nodeName(text: string): string {
-  if (!/^[A-Za-z0-9_-]{1,64}$/.test(text)) {
-    throw new CofaError('invalid-argument', `--node: ${JSON.stringify(text)} is not allowed`, {
-      hint: 'letters, digits, _ and -, at most 64',
-    });
-  }
-  return text;
-}
-
-function count(name: string, max: number): (text: string) => number {
-  return numberOption(name, { min: 1, max, integer: true });
 }

@@ -70,7 +70,8 @@ const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
 /** Starts an engine and waits until it answers. Throws with its log when it does not. */
 export async function startEngine(options: EngineOptions = {}): Promise<Engine> {
   const root = options.root ?? (await tempDir('engine'));
-  const env = { ...process.env, ...options.env, COFA_ROOT: root };
+  // The machine's own settings are no test's.
+  const env = { ...process.env, COFA_CONFIG: '/dev/null', ...options.env, COFA_ROOT: root };
   mkdirSync(join(root, 'log'), { recursive: true });
   const logFile = join(root, 'log/supervisor.log');
   const log = openSync(logFile, 'a');
