@@ -1,4 +1,4 @@
-/** `node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--containerd 1.6|1.7|2] [--seed N]`: see test/support/client-churn.ts. */
+/** `node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--seed N]`: see test/support/client-churn.ts. */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { clientChurn } from '../test/support/client-churn.ts';

@@ -1,4 +1,4 @@
-/** `node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2] [--snapshotter overlayfs]`: see test/support/many-pods.ts. */
+/** `node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--snapshotter overlayfs]`: see test/support/many-pods.ts. */
 import { parseArgs } from 'node:util';
 import { manyPods } from '../test/support/many-pods.ts';
 import { containerdPath } from './images/debs.ts';

@@ -156,7 +156,9 @@ export const CacheStatus = z.strictObject({
 export const ImageStatus = z.strictObject({
   ref: z.string(),
   manifest: z.string(),
-  state: z.enum(['resolving', 'indexing', 'ready', 'failed']),
+  state: z
+    .enum(['unprepared', 'indexing', 'ready', 'failed'])
+    .describe('unprepared: a client has named it, nothing has been mounted, and nothing of it is here'),
   origin: z.enum(['sidecar', 'node']).optional(),
   trust: TrustState.optional(),
   /** Sidecars in the registry that were not used. */

@@ -9,11 +9,8 @@
 import { appendFile } from 'node:fs/promises';
 import { delimiter } from 'node:path';
 import { newerErofs } from '../images/debs.ts';
-import { builtWithGo } from '../images/go-programs.ts';
+import { builtJudge } from '../images/judges.ts';
 import { withContainerd, type Way } from './ways.ts';
-
-const CURRENT_VERSION = 'v2.4.2';
-const MODULE = 'github.com/containerd/containerd/v2';
 
 export const TUNED_NAME = 'containerd 2.4, tuned';
 const EROFS_NAME = 'containerd 2.4, EROFS';
@@ -42,14 +39,7 @@ const EROFS = [
 
 /** The two ways, or none where it cannot be built: `say` hears why. */
 export async function currentContainerd(say: (line: string) => void): Promise<Way[]> {
-  const folder = await builtWithGo(
-    {
-      name: 'containerd',
-      version: CURRENT_VERSION,
-      packages: ['containerd', 'ctr', 'containerd-shim-runc-v2'].map((name) => `${MODULE}/cmd/${name}`),
-    },
-    { onProgress: say },
-  );
+  const folder = await builtJudge('containerd-2.4', { onProgress: say });
   if (folder === undefined) return [];
   const erofs = await newerErofs({ onProgress: say });
   const way = (name: string, snapshotter: string, settings: string) =>

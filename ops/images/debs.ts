@@ -10,6 +10,7 @@ import { copyFile, mkdir, mkdtemp, readdir, rename, writeFile } from 'node:fs/pr
 import { basename, delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { acquireSettings, RELEASE, sourcesOf } from './apt.ts';
+import { judgeAtHand } from './judges.ts';
 
 export interface UnpackOptions {
   /** Where they are kept; $COFA_CACHE, else /var/cache/cofa/images. */
@@ -45,15 +46,35 @@ export interface Unpacked {
   path: string;
 }
 
-/** The programs of a containerd, as a PATH: `1.6` is this machine's own, and undefined. Throws for other names. */
+/** Versions of containerd that `containerdPath` knows: 1.6 to 2.1 are Debian's, newer ones are built (judges.ts). */
+export const CONTAINERD_VERSIONS = ['1.6', '1.7', '2.1', '2.2', '2.3', '2.4'] as const;
+export type ContainerdVersion = (typeof CONTAINERD_VERSIONS)[number];
+
+/** Whether this machine has it, or can fetch it; `onProgress` hears why not. */
+export function hasContainerd(version: ContainerdVersion, options: UnpackOptions = {}): boolean {
+  return isBuilt(version) ? judgeAtHand(`containerd-${version}`, options) !== undefined : true;
+}
+
+const isBuilt = (version: ContainerdVersion) => version === '2.2' || version === '2.3' || version === '2.4';
+
+/**
+ * The programs of a containerd, as a PATH: `1.6` is this machine's own, and undefined. That of 2 has a runc of its own:
+ * Debian 12's cannot mount files into user namespaces, which pods need. Throws where it is not there, and for other names.
+ */
 export async function containerdPath(
   version: string,
   options: UnpackOptions = {},
 ): Promise<string | undefined> {
   if (version === '1.6') return undefined;
-  const packages = { '1.7': NEWER_DOCKER, '2': NEWEST_CONTAINERD }[version];
-  if (packages === undefined) throw new Error(`containerd is 1.6, 1.7 or 2 here, not ${version}`);
-  return (await unpackedDebs(packages, options)).path;
+  if (version === '1.7') return (await unpackedDebs(NEWER_DOCKER, options)).path;
+  const runc = await newestRunc(options);
+  if (version === '2.1') return [runc, (await unpackedDebs(NEWEST_CONTAINERD, options)).path].join(delimiter);
+  const known = CONTAINERD_VERSIONS.find((one) => one === version);
+  if (known === undefined || !isBuilt(known))
+    throw new Error(`containerd is ${CONTAINERD_VERSIONS.join(', ')} here, not ${version}`);
+  const folder = judgeAtHand(`containerd-${known}`, options);
+  if (folder === undefined) throw new Error(`containerd ${version} has not been built: ./ops/judges`);
+  return [runc, folder, process.env.PATH].join(delimiter);
 }
 
 const run = promisify(execFile);

@@ -4,8 +4,9 @@
  */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 
 export interface GoPrograms {
@@ -14,6 +15,8 @@ export interface GoPrograms {
   version: string;
   /** Go packages of one module; the last part of each is the name of its program. */
   packages: readonly string[];
+  /** Packages that are nothing but tests: folders of a module, each of which becomes a program of its last part's name. */
+  suites?: { module: string; folders: readonly string[] };
 }
 
 export interface GoOptions {
@@ -30,17 +33,35 @@ export const BUILD_MS = 30 * 60_000;
 const GO = '/usr/local/go/bin';
 const run = promisify(execFile);
 
+const goEnvironment = () => ({ ...process.env, PATH: `${process.env.PATH}${delimiter}${GO}` });
+
+/** Whether Go is at hand. */
+export async function hasGo(): Promise<boolean> {
+  return await run('go', ['version'], { env: goEnvironment() }).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Folder of the programs where they were built before. */
+export function goFolder({ name, version }: GoPrograms, cache = cacheFolder()): string | undefined {
+  const folder = join(cache, `${name}-${version}`);
+  return existsSync(folder) ? folder : undefined;
+}
+
+const cacheFolder = (): string => process.env.COFA_CACHE ?? '/var/cache/cofa/images';
+
 /** Folder of the programs; undefined where there is no Go, or the build fails: `onProgress` hears why. */
 export async function builtWithGo(
-  { name, version, packages }: GoPrograms,
-  { cache, onProgress = () => {} }: GoOptions = {},
+  programs: GoPrograms,
+  { cache: kept = cacheFolder(), onProgress = () => {} }: GoOptions = {},
 ): Promise<string | undefined> {
-  const kept = cache ?? process.env.COFA_CACHE ?? '/var/cache/cofa/images';
+  const { name, version } = programs;
+  const there = goFolder(programs, kept);
+  if (there !== undefined) return there;
   const folder = join(kept, `${name}-${version}`);
-  if (existsSync(folder)) return folder;
-  const env = { ...process.env, PATH: `${process.env.PATH}${delimiter}${GO}` };
-  const hasGo = await run('go', ['version'], { env }).catch(() => undefined);
-  if (hasGo === undefined) {
+  const env = goEnvironment();
+  if (!(await hasGo())) {
     onProgress(`no ${name} ${version}: it is built with Go, and this machine has none`);
     return undefined;
   }
@@ -48,12 +69,7 @@ export async function builtWithGo(
   await mkdir(kept, { recursive: true });
   const draft = await mkdtemp(join(kept, 'go-'));
   try {
-    const sources = packages.map((one) => `${one}@${version}`);
-    await run('nice', ['go', 'install', ...sources], {
-      env: { ...env, GOBIN: draft },
-      timeout: BUILD_MS,
-      maxBuffer: 64 << 20,
-    });
+    await build(programs, draft, env);
     // Of two builds at the same time either is as good.
     await rename(draft, folder).catch((error: unknown) => {
       if (!existsSync(folder)) throw error;
@@ -65,5 +81,32 @@ export async function builtWithGo(
     return undefined;
   } finally {
     await rm(draft, { recursive: true, force: true });
+  }
+}
+
+async function build(
+  { version, packages, suites }: GoPrograms,
+  into: string,
+  env: NodeJS.ProcessEnv,
+): Promise<void> {
+  const limits = { timeout: BUILD_MS, maxBuffer: 64 << 20 };
+  const sources = packages.map((one) => `${one}@${version}`);
+  if (sources.length > 0)
+    await run('nice', ['go', 'install', ...sources], { ...limits, env: { ...env, GOBIN: into } });
+  if (suites === undefined) return;
+  const download = ['mod', 'download', '-json', `${suites.module}@${version}`];
+  const { stdout } = await run('go', download, { ...limits, env, cwd: into });
+  const { Dir } = JSON.parse(stdout) as { Dir: string };
+  // Where Go keeps modules nothing may be written.
+  const copy = await mkdtemp(join(tmpdir(), 'cofa-go-'));
+  try {
+    await cp(Dir, copy, { recursive: true });
+    await run('chmod', ['-R', 'u+w', copy]);
+    for (const folder of suites.folders) {
+      const program = join(into, basename(folder));
+      await run('nice', ['go', 'test', '-c', '-o', program, `./${folder}`], { ...limits, env, cwd: copy });
+    }
+  } finally {
+    await rm(copy, { recursive: true, force: true });
   }
 }

@@ -3,10 +3,11 @@ import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import { connectContainerd, findSocket, isCode } from '../containerd/client.ts';
-import { DEFAULT_PATHS, saysMapsIds, UNIT_MARK } from '../install/plans.ts';
+import { DEFAULT_PATHS, exportedRoot, hasCri, saysMapsIds, UNIT_MARK } from '../install/plans.ts';
 import { isEdited } from '../install/toml-edit.ts';
 import { type Check, existingParent } from './doctor-checks.ts';
 import { findKubelet, imageEndpointOf } from './kubelet.ts';
+import { DEFAULT_ROOT } from './context.ts';
 import { untilAnswered } from './service.ts';
 
 /** What was found; undefined where there is nothing to say. */
@@ -15,6 +16,8 @@ export interface Found {
   containerd: string | undefined;
   docker: string | undefined;
   unit: string | undefined;
+  /** The engine's. */
+  root: string;
   /** cofa's socket for containerd. */
   socket: string;
   /** What a running containerd says of cofa. */
@@ -50,6 +53,7 @@ export async function checkInstalls(root: string): Promise<Check[]> {
     containerd,
     docker,
     unit,
+    root,
     socket,
     running,
     enabled: await enabledState(unit),
@@ -65,6 +69,7 @@ export async function checkInstalls(root: string): Promise<Check[]> {
 export function judgeInstalls(found: Found): Check[] {
   return [
     checkContainerd(found),
+    checkImageDisk(found),
     checkUserNamespaces(found),
     checkImageService(found),
     checkDocker(found),
@@ -110,6 +115,24 @@ function checkContainerd({ containerd, socket, running }: Found): Check | undefi
         fix: 'systemctl start containerd',
       };
   }
+}
+
+/** A kubelet alone asks for it. */
+function checkImageDisk({ containerd, root }: Found): Check | undefined {
+  if (containerd === undefined || !hasCri(containerd)) return undefined;
+  const name = 'disk of images';
+  const told = exportedRoot(containerd);
+  if (told === root) return { name, state: 'ok', found: `the kubelet measures that of ${root}` };
+  return {
+    name,
+    state: 'warn',
+    found:
+      told === undefined
+        ? 'containerd does not tell the kubelet where images are'
+        : `the kubelet looks for images at ${told}; this engine has them at ${root}`,
+    means: 'it has no figures of that disk: it removes no images and evicts no pods when the disk fills',
+    fix: `cofa${root === DEFAULT_ROOT ? '' : ` --root ${root}`} install k8s, then restart containerd and the kubelet`,
+  };
 }
 
 function checkUserNamespaces({ containerd, mapsIds }: Found): Check | undefined {

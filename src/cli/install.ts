@@ -65,6 +65,7 @@ async function install(target: string, flags: InstallFlags, context: Context): P
     target: target as Target,
     paths: pathsOf(flags),
     read,
+    root,
     socket,
     unit,
     daemonset,

@@ -2,6 +2,7 @@
  * What `cofa install` writes, and how `cofa uninstall` takes it back: new contents of files from their old ones. This
  * file only decides; src/cli/install.ts reads the files, lets containerd check them, and writes.
  */
+import { dirname } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import {
   applyEdits,
@@ -48,6 +49,8 @@ export interface InstallOrder {
   target: Target;
   paths: Paths;
   read: ReadFile;
+  /** The engine's. */
+  root: string;
   /** Where containerd finds cofa's snapshotter. */
   socket: string;
   /** The service's text. */
@@ -68,6 +71,7 @@ export function planInstall(order: InstallOrder): FileChange[] {
     target,
     paths,
     read,
+    root,
     socket,
     unit,
     daemonset = false,
@@ -84,7 +88,9 @@ export function planInstall(order: InstallOrder): FileChange[] {
   const kubernetes = target === 'k8s' || hasCri(containerd ?? '');
   change(
     paths.containerd,
-    containerdConfig(containerd, socket, {
+    containerdConfig(containerd, {
+      root,
+      socket,
       kubernetes,
       isTransfer: containerdMajor >= 2,
       mapsIds,
@@ -120,10 +126,10 @@ export function planUninstall(order: {
     if (all || targets.includes('containerd')) {
       change(paths.containerd, containerd, withoutNew(revertEdits(containerd)), 'containerd forgets cofa');
     } else if (targets.includes('k8s') && hasCri(containerd)) {
-      const socket = /address = "([^"]*)"/.exec(
-        containerd.slice(containerd.indexOf('[proxy_plugins.cofa]')),
-      )?.[1];
-      const without = containerdConfig(revertEdits(containerd), socket ?? '', {
+      const socket = stringValue(containerd, PLUGIN, 'address') ?? '';
+      const without = containerdConfig(revertEdits(containerd), {
+        root: exportedRoot(containerd) ?? dirname(dirname(socket)),
+        socket,
         kubernetes: false,
         bootstrap: false,
         isTransfer: containerd.includes(UNPACK) && !revertEdits(containerd).includes(UNPACK),
@@ -154,30 +160,48 @@ export const UNIT_MARK = '# Written by cofa install.';
 
 /** Key of containerd's transfer service. */
 const UNPACK = 'unpack_config';
-/** A capability of a snapshotter, by which containerd gives it the ids of a container's user namespace. */
-const REMAP_IDS = '["remap-ids"]';
+/** Where containerd reads what it has to know of cofa. */
+const PLUGIN = ['proxy_plugins', 'cofa'];
+const EXPORTS = [...PLUGIN, 'exports'];
+/** Layers can be unpacked side by side, before it is known what they stand on (src/snapshotter/rebase.ts). */
+const REBASE = '"rebase"';
+/** containerd gives the ids of a container's user namespace, and images are mounted with them. */
+const REMAP_IDS = '"remap-ids"';
 const NEW_FILE = '# cofa install: new file';
 
 function containerdConfig(
   text: string | undefined,
-  socket: string,
-  o: { kubernetes: boolean; bootstrap: boolean; isTransfer: boolean; mapsIds: boolean },
+  o: {
+    root: string;
+    socket: string;
+    kubernetes: boolean;
+    bootstrap: boolean;
+    isTransfer: boolean;
+    mapsIds: boolean;
+  },
 ): string {
-  const { kubernetes, bootstrap, isTransfer, mapsIds } = o;
+  const { root, socket, kubernetes, bootstrap, isTransfer, mapsIds } = o;
   const original =
     text === undefined || text.trim() === '' ? `${NEW_FILE}\nversion = 2\n` : revertEdits(text);
   const edits: TableEdit[] = [
     {
-      table: ['proxy_plugins', 'cofa'],
+      table: PLUGIN,
       keys: {
         type: '"snapshot"',
         address: JSON.stringify(socket),
-        // Without it containerd copies images for user namespaces.
-        ...(mapsIds ? { capabilities: REMAP_IDS } : {}),
+        // Without remap-ids containerd copies images for user namespaces.
+        capabilities: `[${[REBASE, ...(mapsIds ? [REMAP_IDS] : [])].join(', ')}]`,
       },
     },
-    // containerd 2 reads it: ctr and other clients that pull through it then say which image they pull.
-    { table: ['proxy_plugins', 'cofa', 'exports'], keys: { enable_remote_snapshot_annotations: '"true"' } },
+    {
+      table: EXPORTS,
+      keys: {
+        // On whose disk images are: a kubelet measures that one, and containerd names no other folder of ours.
+        root: JSON.stringify(root),
+        // containerd 2 reads it: ctr and other clients that pull through it then say which image they pull.
+        enable_remote_snapshot_annotations: '"true"',
+      },
+    },
   ];
   const version = topLevelValue(original, 'version');
   // containerd 2 unpacks what ctr and other clients pull only for the snapshotters that its transfer service lists.
@@ -200,7 +224,15 @@ function containerdConfig(
 
 /** Whether an installed configuration tells containerd that cofa mounts layers with other ids. */
 export const saysMapsIds = (text: string): boolean =>
-  isEdited(text) && tableValue(text, ['proxy_plugins', 'cofa'], 'capabilities') === REMAP_IDS;
+  isEdited(text) && (tableValue(text, PLUGIN, 'capabilities') ?? '').includes(REMAP_IDS);
+
+/** The folder that an installed configuration names for the disk of images; undefined where it names none. */
+export const exportedRoot = (text: string): string | undefined => stringValue(text, EXPORTS, 'root');
+
+function stringValue(text: string, table: readonly string[], key: string): string | undefined {
+  const [literal] = /^"(?:[^"\\]|\\.)*"$/.exec(tableValue(text, table, key) ?? '') ?? [];
+  return literal === undefined ? undefined : (JSON.parse(literal) as string);
+}
 
 /** A configuration that only containerd 2 reads. */
 const isNew = (version: string | undefined): boolean => version === '3' || version === '4';
@@ -251,7 +283,7 @@ function bootstrapHandler(original: string, criTable: readonly string[]): TableE
 const hasBootstrap = (text: string): boolean => isEdited(text) && text.includes(`.${BOOTSTRAP}]`);
 
 /** Whether an earlier install put pods on cofa. */
-const hasCri = (text: string): boolean =>
+export const hasCri = (text: string): boolean =>
   /^\s*snapshotter = "cofa"(?: # cofa install.*)?$/m.test(text) && isEdited(text);
 
 const withoutNew = (text: string): string | undefined =>

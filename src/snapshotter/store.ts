@@ -38,6 +38,7 @@ import { type DiskUsage, diskUsage } from './disk-usage.ts';
 import { type Fields, FilterError, parseFilters } from './filters.ts';
 import type { FlatMounts } from './flat-mounts.ts';
 import type { MappedHold, MappedMounts } from './mapped-mounts.ts';
+import { completeFolders, isUnpackedAlone } from './rebase.ts';
 
 export interface SnapshotStoreOptions {
   /** ROOT/snapshots */
@@ -142,7 +143,9 @@ export class SnapshotStore {
   async commit(name: string, order: NewSnapshot): Promise<void> {
     const { table, now } = this.#options;
     const { key, parent, labels } = order;
-    const { id, kind } = table.stat(key);
+    const active = table.stat(key);
+    const { id, kind } = active;
+    if (parent !== '' && isUnpackedAlone(active)) await this.#completeFolders(id, parent);
     const usage = kind === 'committed' ? { size: 0, inodes: 0 } : await diskUsage(this.#folder(id));
     await this.#serially(() => this.#record(table.commit({ name, key, parent, labels, time: now(), usage })));
     this.#letGo(id);
@@ -236,8 +239,23 @@ export class SnapshotStore {
     return this.#mountsOf(key);
   }
 
+  /** What was unpacked alone gets what it lacks of the layers that it is put upon. */
+  async #completeFolders(id: string, parent: string): Promise<void> {
+    const { table, flats } = this.#options;
+    const { folders, flat } = table.below(parent);
+    const hold = flat === undefined ? undefined : await flats.hold(flat);
+    try {
+      const lowers = folders.map((lower) => this.#folder(lower));
+      await completeFolders(this.#folder(id), hold === undefined ? lowers : [...lowers, hold.dir]);
+    } finally {
+      hold?.release();
+    }
+  }
+
   #mountsOf(key: string): SnapshotMount[] {
     const { snapshot, folders, flat } = this.#options.table.parts(key);
+    if (isUnpackedAlone(snapshot))
+      return [{ type: 'overlay', source: 'overlay', options: [`upperdir=${this.#folder(snapshot.id)}`] }];
     const maps = this.#mapsOf(snapshot.labels, snapshot.parent);
     const lowers = folders.map((id) => this.#lowerFolder(id, maps));
     if (flat !== undefined) lowers.push(this.#flatFolder(flat, maps));

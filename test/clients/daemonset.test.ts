@@ -8,7 +8,7 @@ import { closeSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath } from '../../ops/images/debs.ts';
+import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { eventually, runCofa, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -84,7 +84,12 @@ describe('the manifests', () => {
   });
 });
 
-describe.each(['1.7', '2'] as const)('the DaemonSet’s container, containerd %s', (version) => {
+const VERSIONS = [
+  '1.7',
+  hasContainerd('2.4', { onProgress: (line) => console.log(line) }) ? '2.4' : '2.1',
+] as const;
+
+describe.each(VERSIONS)('the DaemonSet’s container, containerd %s', (version) => {
   const cleanup = new Cleanup();
   const refs: Record<string, string> = {};
   let work: string;
@@ -125,7 +130,7 @@ describe.each(['1.7', '2'] as const)('the DaemonSet’s container, containerd %s
     const path = (await containerdPath(version)) as string;
     containerd = await startContainerd({
       path,
-      configVersion: version === '2' ? 3 : 2,
+      configVersion: version === '1.7' ? 2 : 3,
       configure: async (file) => {
         const args = ['--root', root, 'install', 'k8s', '--daemonset', '--containerd-config', file];
         expect(await runCofa(args, { env: { PATH: path } })).toMatchObject({ code: 0, stderr: '' });

@@ -117,6 +117,11 @@ async function compress(file: string) {
   const tar = await readFile(`${file}.tar`);
   const blob = gzipSync(tar);
   await writeFile(file, blob);
+  return compressed(file, tar, blob);
+}
+
+/** A layer of a layout, whose blob is in `file`. */
+export function compressed(file: string, tar: Buffer, blob: Buffer) {
   return {
     file,
     compression: 'gzip' as const,

@@ -77,7 +77,9 @@ describe('install', () => {
     expect(text).toContain('address = "/srv/co fa/run/snapshotter.sock"');
     expect(text).toContain('snapshotter = "cofa"');
     expect(text).toContain('disable_snapshot_annotations = false');
-    expect(get(files.toml)).toContain('capabilities = ["remap-ids"]');
+    expect(get(files.toml)).toContain('capabilities = ["rebase", "remap-ids"]');
+    // A kubelet measures the disk of this folder.
+    expect(get(files.toml)).toMatch(/\[proxy_plugins\.cofa\.exports\]\n {2}root = "\/srv\/co fa"\n/);
     if (before === DEBIAN) expect(text).toContain('bin_dir = "/usr/lib/cni"');
     if (before !== undefined) expect(statSync(files.toml).mode & 0o777).toBe(0o640);
 
@@ -90,7 +92,8 @@ describe('install', () => {
     expect((await cofa('uninstall', 'k8s')).code).toBe(0);
     expect((await dump()).text).not.toContain('snapshotter = "cofa"');
     expect((await dump()).text).toContain('[proxy_plugins.cofa]');
-    expect(get(files.toml)).toContain('capabilities = ["remap-ids"]');
+    expect(get(files.toml)).toContain('capabilities = ["rebase", "remap-ids"]');
+    expect(get(files.toml)).toContain('root = "/srv/co fa"');
     expect((await cofa('uninstall')).code).toBe(0);
     expect(all()).toEqual([before, undefined, undefined]);
     expect((await cofa('uninstall')).stdout).toContain('nothing to do');
@@ -122,7 +125,8 @@ describe('install', () => {
       expect(await install('install')).toMatchObject({ code: 0, stderr: '' });
       const text = (await containerd2('--config', files.toml, 'config', 'dump')).replaceAll('"', "'");
       expect(text).toContain("enable_remote_snapshot_annotations = 'true'");
-      expect(text).toContain("capabilities = ['remap-ids']");
+      expect(text).toMatch(/capabilities = \['rebase', 'remap-ids'\]/);
+      expect(text).toContain("root = '/srv/co fa'");
       expect(text).toMatch(
         /\[plugins\.'io\.containerd\.cri\.v1\.images'\]\n\s+snapshotter = 'cofa'\n\s+disable_snapshot_annotations = false/,
       );
@@ -264,20 +268,32 @@ describe('install', () => {
 });
 
 describe('doctor', () => {
-  const installed = `${DEBIAN}# cofa install: begin\n[proxy_plugins.cofa]\n  address = "/s"\n  capabilities = ["remap-ids"]\n# cofa install: end\n`;
+  const installed = [
+    `${DEBIAN}# cofa install: begin`,
+    '[proxy_plugins.cofa]',
+    '  address = "/s"',
+    '  capabilities = ["rebase", "remap-ids"]',
+    '[proxy_plugins.cofa.exports]',
+    '  root = "/r"',
+    '[plugins."io.containerd.grpc.v1.cri".containerd]',
+    '  snapshotter = "cofa"',
+    '# cofa install: end',
+    '',
+  ].join('\n');
   const docker = '{"storage-driver":"cofa","features":{"containerd-snapshotter":true}}';
   const unit = '# Written by cofa install.\n';
   const good: Found = {
     containerd: installed,
     docker,
     unit,
+    root: '/r',
     socket: '/s',
     running: 'loaded',
     enabled: 'enabled',
     mapsIds: true,
     images: { socket: '/r/image-service.sock', isAnswered: true, kubelet: '/r/image-service.sock' },
   };
-  const unmapped = installed.replace(/.*remap-ids.*\n/, '');
+  const unmapped = installed.replace(', "remap-ids"', '');
   const images = (found: Partial<Found['images']>) => ({ images: { ...good.images, ...found } });
   const says = (found: Partial<Found>) =>
     judgeInstalls({ ...good, ...found }).map(({ name, state, fix }) =>
@@ -294,7 +310,24 @@ describe('doctor', () => {
     [
       'all is well',
       {},
-      ['containerd ok', 'user namespaces ok', 'image service ok', 'docker ok', 'service ok'],
+      [
+        'containerd ok',
+        'disk of images ok',
+        'user namespaces ok',
+        'image service ok',
+        'docker ok',
+        'service ok',
+      ],
+    ],
+    [
+      'a kubelet that finds no disk of images, as after an install of 0.1.0',
+      { containerd: installed.replace('  root = "/r"\n', '') },
+      [expect.stringMatching(/^disk of images warn cofa --root \/r install k8s, /)],
+    ],
+    [
+      'a kubelet that measures another root',
+      { root: '/other' },
+      [expect.stringMatching(/^disk of images warn cofa --root \/other install k8s, /)],
     ],
     ['an install of before', { containerd: unmapped }, ['user namespaces warn cofa install containerd']],
     ['a disk that maps no ids', { containerd: unmapped, mapsIds: false }, ['user namespaces ok']],

@@ -57,7 +57,7 @@ describe('an image in status', () => {
   });
 
   test.each([
-    ['known', undefined, 'resolving'],
+    ['known', undefined, 'unprepared'],
     ['preparing', undefined, 'indexing'],
     ['attached', prepared('a'), 'ready'],
     ['failed', prepared('a'), 'failed'],

@@ -42,7 +42,7 @@ export function imageStatus(images: Iterable<ShownImage>, layers: readonly Layer
 function stateOf({ host, prepared }: ShownImage): ImageStatus['state'] {
   if (host.state === 'failed') return 'failed';
   if (prepared !== undefined) return 'ready';
-  return host.state === 'preparing' ? 'indexing' : 'resolving';
+  return host.state === 'preparing' ? 'indexing' : 'unprepared';
 }
 
 function sumOf(layers: readonly LayerFigures[]): Pick<ImageStatus, 'blocks' | 'bytes' | 'reads'> {

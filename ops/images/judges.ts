@@ -1,0 +1,41 @@
+/**
+ * Judges: programs that others wrote and that say whether cofa is right, in versions that Debian does not have. Built with
+ * Go where it is at hand, once a machine (go-programs.ts); `ops/judges` builds them, tests and benchmarks use those that
+ * are there.
+ */
+import { builtWithGo, type GoOptions, type GoPrograms, goFolder } from './go-programs.ts';
+
+const CONTAINERD = 'github.com/containerd/containerd/v2';
+
+const containerd = (version: string): GoPrograms => ({
+  name: 'containerd',
+  version,
+  packages: ['containerd', 'ctr', 'containerd-shim-runc-v2'].map((name) => `${CONTAINERD}/cmd/${name}`),
+});
+
+/** containerd of each supported branch, and the suite of the kubelet's interface. */
+export const JUDGES = {
+  'containerd-2.2': containerd('v2.2.9'),
+  'containerd-2.3': containerd('v2.3.7'),
+  'containerd-2.4': containerd('v2.4.2'),
+  critest: {
+    name: 'critest',
+    version: 'v1.37.0',
+    packages: [],
+    suites: { module: 'sigs.k8s.io/cri-tools', folders: ['cmd/critest'] },
+  },
+} as const satisfies Record<string, GoPrograms>;
+
+export type Judge = keyof typeof JUDGES;
+
+/** Builds it where it is not there. Folder of its programs; undefined where that cannot be: `onProgress` hears why. */
+export async function builtJudge(judge: Judge, options: GoOptions = {}): Promise<string | undefined> {
+  return await builtWithGo(JUDGES[judge], options);
+}
+
+/** Folder of its programs where it was built before; undefined where it was not: `onProgress` hears how to. */
+export function judgeAtHand(judge: Judge, { cache, onProgress }: GoOptions = {}): string | undefined {
+  const folder = goFolder(JUDGES[judge], cache);
+  if (folder === undefined) onProgress?.(`no ${judge} here: ./ops/judges ${judge} builds it, with Go`);
+  return folder;
+}
