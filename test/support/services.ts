@@ -204,7 +204,8 @@ function containerdConfig({
     if (network !== undefined) {
       lines.push(
         `[plugins."${isOld ? 'io.containerd.grpc.v1.cri' : 'io.containerd.cri.v1.runtime'}".cni]`,
-        `  bin_dir = ${quoted(network.programs)}`,
+        // 2.4 knows the second word alone.
+        isOld ? `  bin_dir = ${quoted(network.programs)}` : `  bin_dirs = [${quoted(network.programs)}]`,
         `  conf_dir = ${quoted(network.configs)}`,
       );
     }
