@@ -11,7 +11,7 @@ import type { Job, JobWord } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busOnDemand, connectBus, decodeIfSound, encode } from '../bus/connection.ts';
 import { JobRunner } from '../fetch/job-runner.ts';
-import { giveHeapRoom, Tidying } from '../process/heap.ts';
+import { giveHeapRoom, giveStreamRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
@@ -26,6 +26,8 @@ export interface FetcherPorts extends Ports {
   self: ChildSelf;
   /** Collects garbage in the pauses of the process. */
   tidying: Pick<Tidying, 'worked' | 'now'>;
+  /** An image streams through from now on. */
+  giveStreamRoom: () => void;
   /** Goes through jobs when there is nothing to do; absent: no rehearsal. */
   rehearse?: RunRehearsal;
 }
@@ -78,6 +80,7 @@ export async function runFetcher(
   takeJobs(bus, names.job(name), log, (job) => {
     rehearsal.workCame();
     tidying.worked();
+    if (isLong(job)) ports.giveStreamRoom();
     runner.take(job);
   });
   const { slots } = settings;
@@ -118,6 +121,12 @@ function takeJobs(
   });
 }
 
+/** Blocks of a fetch that is more than a reader waits for at once. */
+const LONG_BLOCKS = 32;
+
+const isLong = (job: Job | JobWord): boolean =>
+  job.kind === 'fetch' && job.runs.reduce((sum, [, count]) => sum + count, 0) >= LONG_BLOCKS;
+
 function once<T>(run: () => Promise<T>): () => Promise<T> {
   let running: Promise<T> | undefined;
   return () => (running ??= run());
@@ -138,6 +147,7 @@ if (import.meta.main) {
     self: realChildSelf(),
     ...realPorts(),
     tidying: new Tidying(),
+    giveStreamRoom,
     rehearse,
   });
 }

@@ -13,10 +13,10 @@ import { runInNewContext } from 'node:vm';
  */
 const ROOM_PERCENT = 100;
 /**
- * While an image streams through an indexer: the most that V8 takes by itself. Network buffers count, and would have the old
- * generation marked again and again. Such a process ends with its image.
+ * While an image streams through a process: the most that V8 takes by itself. Network buffers count, and would have the old
+ * generation marked again and again, 60 times a GB, although they die young.
  */
-const INDEXING_ROOM_PERCENT = 300;
+const STREAM_ROOM_PERCENT = 300;
 /** Work is over when there was none for so long, ms. */
 const CALM_MS = 2_000;
 /** Less is not worth a collection of 10 to 20 ms, bytes. */
@@ -24,17 +24,22 @@ const WORTH_BYTES = 2 << 20;
 /** In larger heaps V8 goes on in small steps by itself: all at once would take too long, bytes. */
 const LARGE_BYTES = 128 << 20;
 
-/** From now on, and whatever is loaded later, in all threads. To be called by each process once. */
+/** From now on, and whatever is loaded later, in all threads. */
 export function giveHeapRoom(percent = ROOM_PERCENT): void {
   setFlagsFromString(`--heap-growing-percent=${percent}`);
 }
 
+/** For a process through which much of an image streams, once it has loaded what it is likely to need. */
+export function giveStreamRoom(): void {
+  giveHeapRoom(STREAM_ROOM_PERCENT);
+}
+
 /**
- * For a process through which an image streams, once its threads are at work. The young generation stays as it is: V8 doubles
+ * For a process through which an image streams once, and that ends with it, when its threads are at work. The young generation stays as it is: V8 doubles
  * it up to 16 MiB a half while the flat image of 60,000 files is built, which is 100 MB more of memory and no faster.
  */
 export function giveIndexingRoom(): void {
-  giveHeapRoom(INDEXING_ROOM_PERCENT);
+  giveStreamRoom();
   setFlagsFromString('--semi-space-growth-factor=1');
 }
 

@@ -108,6 +108,7 @@ async function startFetcher(): Promise<{ fetcher: Fetcher; timers: () => number 
     clock,
     self,
     tidying,
+    giveStreamRoom: () => {},
   });
   await self.hears('loaded');
   self.tell('begin');

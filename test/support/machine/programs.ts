@@ -153,7 +153,7 @@ export async function loadPrograms(): Promise<RunSupervisor> {
     }),
   );
   programs.set('fetcher/main.ts', ([root = '', name = '']) =>
-    runFetcher([root, name], { ...realPorts(), self: realChildSelf(), tidying }),
+    runFetcher([root, name], { ...realPorts(), self: realChildSelf(), tidying, giveStreamRoom: () => {} }),
   );
   return (options) => {
     const { rehearse: _, ...ports } = realSupervisorPorts();
