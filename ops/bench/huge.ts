@@ -10,7 +10,7 @@
  * whole machine, the registry's share beside it. `--jumps`: so many reads of 4 KiB at random places on a fresh node
  * instead, one after the other: their times, and what crossed the link for each.
  */
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { statFields } from '../../src/kernel/proc.ts';
@@ -63,6 +63,8 @@ interface Reading {
   parts: Record<string, number>;
   /** That crossed the link. */
   bytes: number;
+  /** That the registry answered. */
+  requests: number;
 }
 
 interface At {
@@ -71,7 +73,8 @@ interface At {
   pid: number;
   repository: string;
   digest: string;
-  /** Bytes of all its answers so far. */
+  /** Its answers so far, and their bytes. */
+  answers: () => number;
   sent: () => number;
 }
 
@@ -104,6 +107,7 @@ async function near<T>(at: At, work: (host: string, came: () => number) => Promi
 /** Runs `read` between two looks at the processors. */
 async function watched(at: At, pids: Record<string, number>, read: () => Promise<unknown>) {
   const before = { machine: await busyOf(), registry: await cpuOf(at.pid), parts: await cpuOfAll(pids) };
+  const answers = at.answers();
   const began = performance.now();
   await read();
   const readS = (performance.now() - began) / 1000;
@@ -113,6 +117,7 @@ async function watched(at: At, pids: Record<string, number>, read: () => Promise
     readS,
     machineS: (await busyOf()) - before.machine,
     registryS: (await cpuOf(at.pid)) - before.registry,
+    requests: at.answers() - answers,
     parts,
   };
 }
@@ -143,9 +148,10 @@ async function byCofa(at: At, program: string): Promise<Reading> {
       const { totalMs } = await cofa('mount', `${host}/${at.repository}:latest`, dir);
       const file = join(dir, HUGE_FILE);
       const found = await watched(at, pids, async () => {
-        const { output } = await timed('sh', ['-c', 'cat "$1" | wc -c', 'sh', file]);
-        if (Number(output) !== BYTES) throw new Error(`the file has ${output} bytes`);
+        await timed('sh', ['-c', 'cat "$1" >/dev/null', 'sh', file]);
       });
+      const { size } = await stat(file);
+      if (size !== BYTES) throw new Error(`the file has ${size} bytes`);
       await cofa('unmount', dir);
       return { mountS: totalMs / 1000, bytes: came() - before, ...found };
     }, program),
@@ -210,7 +216,7 @@ function tableOf(rounds: ReadonlyArray<Map<string, Reading>>): string[][] {
   const of = (name: string) => rounds.flatMap((round) => round.get(name) ?? []);
   const parts = [...new Set(names.flatMap((name) => of(name).flatMap(({ parts }) => Object.keys(parts))))];
   const number = (name: string, get: (reading: Reading) => number) => median(of(name).map(get)).toFixed(2);
-  const head = ['', 'mount s', 'read s', 'of curl', 'MB', 'CPU s', 'registry', ...parts];
+  const head = ['', 'mount s', 'read s', 'of curl', 'MB', 'requests', 'CPU s', 'registry', ...parts];
   return [
     head,
     ...names.map((name) => [
@@ -221,6 +227,7 @@ function tableOf(rounds: ReadonlyArray<Map<string, Reading>>): string[][] {
         2,
       ),
       (median(of(name).map(({ bytes }) => bytes)) / 1e6).toFixed(0),
+      median(of(name).map(({ requests }) => requests)).toFixed(0),
       number(name, ({ machineS }) => machineS),
       number(name, ({ registryS }) => registryS),
       ...parts.map((part) => number(name, ({ parts: of }) => of[part] ?? 0)),
@@ -276,8 +283,9 @@ try {
     await timed(COFA, ['--json', 'index', `${registry.host}/${repository}:latest`]);
     const [layer] = await layoutLayers(layout);
     if (layer === undefined) throw new Error('an image without a layer');
+    const answers = () => registry.requests().length;
     const sent = () => registry.requests().reduce((sum, { bytes }) => sum + bytes, 0);
-    const at = { host: registry.host, pid: registry.pid, repository, digest: layer.digest, sent };
+    const at = { host: registry.host, pid: registry.pid, repository, digest: layer.digest, answers, sent };
     const title = `${(BYTES / 1e9).toFixed(2)} GB, ${kind}, ${(layer.size / 1e9).toFixed(2)} GB in the registry`;
     await measure(at, directory, title);
   }

@@ -4,7 +4,8 @@
  * them.
  *
  *     normal  as this process
- *     low     seven steps of nice(2) below it: it gets a sixth of a processor that one other task wants
+ *     low     twelve steps of nice(2) below it: it gets 6 % of a processor that one other task wants, so that task is slowed by
+ *             1.07 (sched_prio_to_weight in kernel/sched/core.c: 70 beside 1024)
  *     idle    SCHED_IDLE: what others leave; any other task that wakes up has the processor at once. The disk: ioprio's class "idle"
  *
  * A process that leads its session is a group of its own where the kernel groups by sessions (sched(7), "autogroup");
@@ -31,7 +32,7 @@ const IOPRIO_WHO_PROCESS = 1;
 const DISK = { normal: 0, low: (2 << 13) | 7, idle: 3 << 13 };
 /** linux/capability.h: without it nothing that was lowered can be raised again. */
 const CAP_SYS_NICE = 23n;
-const LOW_STEPS = 7;
+const LOW_STEPS = 12;
 const LAST_NICE = 19;
 /** A process starts few threads while the others are looked at. */
 const LOOKS = 3;
@@ -96,9 +97,13 @@ export function isSibling(pid: number): boolean {
 }
 
 function setGroup(pid: number, priority: Priority): void {
+  setGroupNice(pid, priority === 'idle' ? LAST_NICE : priority === 'low' ? LOW_STEPS : 0);
+}
+
+/** Gives the group of the session that the process leads this priority beside other sessions; changes nothing where it leads none. */
+export function setGroupNice(pid: number, nice: number): void {
   // Field 6: the session. Another's group has other processes as well.
   if (Number(statFields(readProc(`/proc/${pid}/stat`))[3]) !== pid) return;
-  const nice = priority === 'idle' ? LAST_NICE : priority === 'low' ? LOW_STEPS : 0;
   try {
     writeFileSync(`/proc/${pid}/autogroup`, `${nice}`);
   } catch {

@@ -13,6 +13,7 @@ import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { limitMemory } from '../kernel/memory-limit.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
+import { setGroupNice } from '../kernel/priority.ts';
 import {
   CofaError,
   type ErrorRecord,
@@ -46,7 +47,7 @@ export interface ForkOptions {
   memoryMiB?: number;
   /** Of node. */
   flags?: readonly string[];
-  /** Its priority, 19 is the lowest; absent: as this process. */
+  /** Its priority, 19 is the lowest, and that of its session where it has one of its own; absent: as this process. */
   nice?: number | undefined;
   /** A session of its own, whose group the kernel can give another share of the processors (src/kernel/priority.ts). */
   ownSession?: boolean;
@@ -162,6 +163,7 @@ function isMessage<Order, Note, Result>(
 function lower(pid: number, nice: number): void {
   try {
     setPriority(pid, nice);
+    setGroupNice(pid, nice);
   } catch {
     // It has ended already, and says so itself.
   }

@@ -1,5 +1,5 @@
 /** Work in a process of its own: whatever becomes of the process, its parent hears of it and goes on. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { EXPENDABLE } from '../../src/kernel/oom-score.ts';
 import { runForked } from '../../src/process/forked.ts';
@@ -8,7 +8,13 @@ import { DIALOGUE, type Work } from './forked-work.ts';
 const program = new URL('./forked-work.ts', import.meta.url);
 const run = (
   work: Work,
-  options: { nice?: number; signal?: AbortSignal; silenceMs?: number; onNote?: (pid: number) => void } = {},
+  options: {
+    nice?: number;
+    ownSession?: boolean;
+    signal?: AbortSignal;
+    silenceMs?: number;
+    onNote?: (pid: number) => void;
+  } = {},
 ) => runForked(DIALOGUE, work, { program, what: 'the work', heapMiB: 256, silenceMs: 30_000, ...options });
 
 /** Nice values of all threads of a process: field 19 of proc_pid_stat(5). */
@@ -27,6 +33,21 @@ describe('work in a process of its own', () => {
     stop.abort(new Error('enough'));
     await expect(work).rejects.toThrow('enough');
     expect(await run('answer')).toMatchObject({ nice: 0 });
+  });
+
+  test('of the lowest priority has that beside other sessions as well, where the kernel groups by sessions', async ({
+    skip,
+  }) => {
+    const groupOf = (pid: number) => readFileSync(`/proc/${pid}/autogroup`, 'latin1').trim();
+    if (!existsSync('/proc/self/autogroup')) skip('the kernel does not group by sessions');
+    const stop = new AbortController();
+    const started = Promise.withResolvers<number>();
+    const options = { nice: 19, ownSession: true, onNote: started.resolve, signal: stop.signal };
+    const work = run('sleep', options);
+    expect(groupOf(await started.promise)).toMatch(/ nice 19$/);
+    expect(groupOf(process.pid)).not.toMatch(/ nice 19$/);
+    stop.abort(new Error('enough'));
+    await expect(work).rejects.toThrow('enough');
   });
 
   test('is what the kernel ends when memory runs out, whatever this process is worth to it', async () => {

@@ -41,6 +41,8 @@ export function rebuild(
       heapMiB: HEAP_MIB,
       memoryMiB: MEMORY_MIB,
       nice: options.expected === undefined ? undefined : NICE,
+      // Where the kernel groups by sessions, what it has beside other programs is its group's.
+      ownSession: options.expected !== undefined,
       onNote: options.onBytes,
       signal: options.signal,
     },
