@@ -77,6 +77,12 @@ export class InOrder {
     return this.#runs.some(({ next, end }) => next < end);
   }
 
+  /** Blocks of a range ahead of the reader who was heard of last; 0: he has no window. */
+  get rangeBlocks(): number {
+    const { length = 0 } = this.#runs.at(-1) ?? {};
+    return length === 0 ? 0 : this.#rangeOf(length);
+  }
+
   /** A range of so many blocks has come in this time, ms; `ranges` of them come at once. */
   observe(blocks: number, ms: number): void {
     this.#perSecond = (blocks * this.#limits.ranges * 1_000) / Math.max(ms, 1);
@@ -109,8 +115,7 @@ export class InOrder {
     for (const run of this.#runs.toReversed()) {
       while (run.next < run.end && !free(run.next)) run.next += 1;
       if (run.next >= run.end) continue;
-      const { ranges, range } = this.#limits;
-      const most = Math.max(run.length / ranges, range);
+      const most = this.#rangeOf(run.length);
       const first = run.next++;
       let blocks = this.#sizeOf(first);
       while (run.next < run.end && free(run.next) && blocks + this.#sizeOf(run.next) <= most)
@@ -118,6 +123,10 @@ export class InOrder {
       return spanRun(first, run.next - first);
     }
     return undefined;
+  }
+
+  #rangeOf(window: number): number {
+    return Math.max(window / this.#limits.ranges, this.#limits.range);
   }
 
   #widen(run: Run, share: number): void {

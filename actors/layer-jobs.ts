@@ -30,7 +30,7 @@ export class LayerJobs {
    * likely to read next in the layer is fetched in the same job, since a request costs more than that.
    */
   demand(spans: readonly number[], along = false): void {
-    const { owners, retries, limits } = this.#inside;
+    const { owners, retries, limits, prefetcher } = this.#inside;
     let first = 0;
     let count = 0;
     const start = (alone = false) => {
@@ -39,7 +39,10 @@ export class LayerJobs {
     };
     for (const span of spans) {
       const owner = owners.get(span);
-      if (owner?.kind === 'fetch') this.#promote(owner);
+      if (owner?.kind === 'fetch') {
+        this.#promote(owner);
+        prefetcher.comesWith(span, owner.runs);
+      }
       if (owner !== undefined || retries.isPaused(span)) continue;
       const alone = retries.isSuspect(span);
       if (alone || span !== first + count || count >= limits.demandBatchSpans) start();
@@ -60,13 +63,13 @@ export class LayerJobs {
     }
   }
 
-  /** A start is likely to read these blocks soon. */
-  aim(runs: readonly BlockRun[]): void {
+  /** A start is likely to read these blocks soon. `isAll`: they are what is left of the layer. */
+  aim(runs: readonly BlockRun[], isAll: boolean): void {
     const { blocks, prefetcher } = this.#inside;
     const spans = new Set<number>();
     for (const block of blocksOf(this.#inside.inside(runs)))
       if (!blocks.isPresent(block)) spans.add(blocks.spanOf(block));
-    prefetcher.aim([...spans]);
+    prefetcher.aim([...spans], isAll);
   }
 
   #demandRun(run: SpanRun, along: boolean): void {

@@ -96,8 +96,11 @@ export type LayerEvent =
   | { type: 'pace'; pace: PrefetchPace | undefined; now: number }
   /** Fetch ahead of the readers: what lies near the spans that they wait for. Off: what was aimed at is forgotten, too. */
   | { type: 'readahead'; on: boolean; now: number }
-  /** A start is likely to read these soon, in this order: they are fetched before any other prefetch. */
-  | { type: 'aim'; ranges: readonly BlockRun[]; now: number }
+  /**
+   * A start is likely to read these soon, in this order: they are fetched before any other prefetch. `all`: they are what is left
+   * of the layer, and what lies ahead of a reader in order is fetched before them.
+   */
+  | { type: 'aim'; ranges: readonly BlockRun[]; all?: true; now: number }
   /**
    * A startup pack is about to bring these blocks: a read that misses one waits for the pack. Answered by `promised` with the job
    * number under which its blocks come (`blocks.fetched`); not answered where the pack is of no use.

@@ -157,7 +157,7 @@ export class LayerActor {
       case 'readahead':
         return this.#steerPrefetch(event);
       case 'aim':
-        return this.#jobs.aim(event.ranges);
+        return this.#jobs.aim(event.ranges, event.all === true);
       case 'promise':
         return this.#packs.promise(event);
       case 'promise.heard':

@@ -61,6 +61,8 @@ export class Prefetcher {
   pace: PrefetchPace | undefined;
   /** Spans that come first, the next one last. */
   #aimed: number[] = [];
+  /** They are all that is left. */
+  #isAllAimed = false;
   readonly readahead: Readahead;
 
   constructor(spanCount: number, sizeOf: (span: number) => number, limits: PrefetchLimits) {
@@ -98,9 +100,13 @@ export class Prefetcher {
     this.#notBefore = 0;
   }
 
-  /** Spans that a reader is likely to want soon, in this order, behind those that were named before. */
-  aim(spans: readonly number[]): void {
+  /**
+   * Spans that a reader is likely to want soon, in this order, behind those that were named before. `isAll`: they are what is left
+   * of the layer: it comes anyway, and what lies ahead of a reader in order comes first.
+   */
+  aim(spans: readonly number[], isAll = false): void {
     this.readahead.isForetold ||= spans.length > 0;
+    this.#isAllAimed ||= isAll;
     const known = new Set(this.#aimed);
     this.#aimed = [...spans.filter((span) => !known.has(span)).toReversed(), ...this.#aimed];
   }
@@ -108,12 +114,19 @@ export class Prefetcher {
   /** A reader waits for the span. */
   demanded(span: number, now: number): void {
     this.#waitedAt = now;
-    this.readahead.demanded(span, this.#on);
+    this.readahead.demanded(span, this.#on || this.#isAllAimed);
+  }
+
+  /** The span that a reader waits for comes with these: he may be heard of next behind them. */
+  comesWith(span: number, runs: readonly SpanRun[]): void {
+    for (const [first, count] of runs)
+      if (span >= first && span < first + count) this.readahead.inOrder.reaches(span, first + count);
   }
 
   /** No reader is likely to want anything any more. */
   forgetAim(): void {
     this.#aimed = [];
+    this.#isAllAimed = false;
   }
 
   succeeded(): void {
@@ -134,11 +147,12 @@ export class Prefetcher {
   /** The next spans to fetch, if it is time. `running`: prefetch jobs under way. */
   next(now: number, running: number, choice: SpanChoice): Batch | undefined {
     if (now < this.#readyAt) return undefined;
-    const aimed = running < this.#limits.aimedInFlight ? this.#nextAimed(choice) : undefined;
+    const { aimedInFlight, inOrderInFlight, inFlight } = this.#limits;
+    const aimed = () => (running < aimedInFlight ? this.#nextAimed(choice) : undefined);
+    const inOrder = () => (running < inOrderInFlight ? this.#nextInOrder(choice) : undefined);
     const batch =
-      aimed ??
-      (running < this.#limits.inOrderInFlight ? this.#nextInOrder(choice) : undefined) ??
-      (running < this.#limits.inFlight ? this.#nextUnaimed(now, choice) : undefined);
+      (this.#isAllAimed ? (inOrder() ?? aimed()) : (aimed() ?? inOrder())) ??
+      (running < inFlight ? this.#nextUnaimed(now, choice) : undefined);
     this.#pay(batch?.runs ?? [], now);
     return batch;
   }
@@ -190,7 +204,9 @@ export class Prefetcher {
    */
   #nextAimed({ free, alone }: SpanChoice): Batch | undefined {
     const runs: SpanRun[] = [];
-    let left = this.#limits.aimedBlocks;
+    const { aimedBlocks } = this.#limits;
+    // What is aimed at lies where a window goes on: as long a range for the same reason.
+    let left = this.#isAllAimed ? Math.max(aimedBlocks, this.readahead.inOrder.rangeBlocks) : aimedBlocks;
     while (runs.length < this.#limits.aimedRuns) {
       const first = this.#aimed.pop();
       if (first === undefined) break;

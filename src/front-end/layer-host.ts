@@ -243,8 +243,17 @@ export class LayerHost {
 
   /** A start is likely to read these soon; no more than a wish. */
   aim(ranges: readonly BlockRun[]): void {
+    this.#aim({ ranges });
+  }
+
+  /** A start is likely to read all of it; no more than a wish. */
+  aimAtAll(): void {
+    this.#aim({ ranges: [blockRun(0, this.blockCount)], all: true });
+  }
+
+  #aim(at: { ranges: readonly BlockRun[]; all?: true }): void {
     if (!this.#readsAhead || this.#isHeld) return;
-    this.#core.send({ type: 'aim', ranges, now: this.#core.now() });
+    this.#core.send({ type: 'aim', ...at, now: this.#core.now() });
   }
 
   /** Whether one of these blocks is absent. */

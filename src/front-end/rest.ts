@@ -3,7 +3,6 @@
  * need most of it: actors/one-stream.ts.
  */
 import { type FetchCost, OneStream } from '../../actors/one-stream.ts';
-import { blockRun } from '../../actors/ranges.ts';
 import { StartQuiet } from '../../actors/start-quiet.ts';
 import type { Clock, Timer } from '../process/ports.ts';
 import type { LayerHost } from './layer-host.ts';
@@ -80,9 +79,7 @@ export class Rest {
       if (layer === undefined) return [];
       return [{ layer: diffId, isWaitedFor: layer.isWaitedFor, absentBytes: layer.absentBytes }];
     });
-    for (const diffId of this.#stream.look(clock.now(), starting, fetchers())) {
-      const layer = layers.opened.get(diffId);
-      layer?.aim([blockRun(0, layer.blockCount)]);
-    }
+    for (const diffId of this.#stream.look(clock.now(), starting, fetchers()))
+      layers.opened.get(diffId)?.aimAtAll();
   }
 }

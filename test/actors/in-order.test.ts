@@ -129,4 +129,43 @@ describe('a reader in order', () => {
     expect(atMost).toBeLessThanOrEqual(6);
     expect(demanded).toBeLessThan(30);
   });
+
+  test('of a layer that comes as a whole gets it in as long ranges as one of a layer whose rest comes', () => {
+    const ranges = (begin: LayerEvent[]): number[] => {
+      const actor = new LayerActor(evenGeometry(1_000, 16), new Uint8Array(new SharedArrayBuffer(16_000)));
+      const jobs = new Map<number, number>();
+      const sizes: number[] = [];
+      const send = (event: LayerEvent): void => {
+        for (const effect of actor.handle(event)) {
+          if (effect.type !== 'fetch') continue;
+          jobs.set(effect.job, sizeOf(effect.blocks));
+          sizes.push(sizeOf(effect.blocks));
+        }
+      };
+      for (const event of begin) send(event);
+      for (let span = 0; span < 1_000; span++) {
+        send({ type: 'read', id: span, blocks: blockRun(span * 16, 16), now: span });
+        while (actor.load.reads > 0) {
+          const [job] = jobs.keys();
+          if (job === undefined) throw new Error('a read waits for nothing');
+          const blocks = jobs.get(job) ?? 0;
+          jobs.delete(job);
+          send({ type: 'job.done', job, now: span, times: { firstByteUs: 2_000, fetchUs: blocks * 1_000 } });
+        }
+      }
+      return sizes;
+    };
+    const now = 0;
+    const readahead: LayerEvent = { type: 'readahead', on: true, now };
+    const rest = ranges([readahead, { type: 'prefetch', on: true, now }]);
+    const all = ranges([readahead, { type: 'aim', ranges: [blockRun(0, 16_000)], all: true, now }]);
+    expect(all.length).toBeLessThanOrEqual(rest.length);
+    expect(median(all)).toBe(256);
+    // Of a start that is foretold what is aimed at comes first, in jobs that leave the link to others soon.
+    const foretold = ranges([readahead, { type: 'aim', ranges: [blockRun(0, 16_000)], now }]);
+    expect(median(foretold)).toBe(64);
+  });
 });
+
+const median = (values: number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
