@@ -24,6 +24,20 @@ export async function runCommandLine(argv: readonly string[], context: Context):
  * code is not needed.
  */
 export async function buildProgram(argv: readonly string[], context: Context): Promise<Command> {
+  const wanted = new Set(helpTopicOf(argv));
+  return await programOf(entriesFor(argv), (name) => wanted.has(name), context);
+}
+
+/** The program with the options of every command: for what describes them all. */
+export async function buildWholeProgram(context: Context): Promise<Command> {
+  return await programOf(COMMANDS, () => true, context);
+}
+
+async function programOf(
+  entries: readonly CommandEntry[],
+  loads: (name: string) => boolean,
+  context: Context,
+): Promise<Command> {
   const program = new Command('cofa');
   program
     .description('Copy On First Access: starts containers before their image has arrived.')
@@ -55,8 +69,7 @@ export async function buildProgram(argv: readonly string[], context: Context): P
   program.addHelpText('after', 'More: cofa help COMMAND, cofa help exit-codes, cofa COMMAND --help');
   program.hook('preAction', (_, command) => context.configure(command.optsWithGlobals<GlobalOptions>()));
 
-  const wanted = new Set(helpTopicOf(argv));
-  for (const entry of entriesFor(argv)) await addCommand(program, entry, wanted.has(entry.name), context);
+  for (const entry of entries) await addCommand(program, entry, loads(entry.name), context);
   program
     .command('help [topic]')
     .helpGroup('Engine:')

@@ -56,6 +56,13 @@ export const COMMANDS: readonly CommandEntry[] = [
     () => import('./uninstall.ts'),
   ),
   entry(
+    'completion',
+    '<shell>',
+    'print what completes cofa in bash, zsh or fish',
+    ENGINE,
+    () => import('./completion.ts'),
+  ),
+  entry(
     'nats-config',
     '<node...>',
     'make users for nodes that share a NATS',

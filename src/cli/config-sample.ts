@@ -19,7 +19,7 @@ export function configWords(): ConfigWords[] {
   return [...CONFIG_KEYS].map(([key, words]) => ({
     key,
     about: aboutOf(words),
-    takes: words.choices?.map((one) => JSON.stringify(one)).join(', ') ?? TAKES[words.kind],
+    takes: words.parse?.choices?.map((one) => JSON.stringify(one)).join(', ') ?? TAKES[words.kind],
     line: `${key} = ${sampleOf(words)}`,
     fallback: words.fallback === undefined ? undefined : JSON.stringify(words.fallback),
   }));

@@ -13,17 +13,21 @@ export interface GlobalOptions {
   quiet?: boolean;
 }
 
+/** Reads an option's word. `choices`: the only words that it takes, for completions. */
+export interface Parse {
+  (value: string, before: unknown): unknown;
+  choices?: readonly string[];
+}
+
 /** How an option is declared: to commander, and to plain-line.ts. */
 export interface OptionWords {
   /** As commander writes them: short and long form, and its value. */
   flags: string;
   about: string;
   /** Makes of the word, and of what the option said before, what it says now. Throws where the word is wrong. */
-  parse?: (value: string, before: unknown) => unknown;
+  parse?: Parse;
   /** What it says where it is not given. */
   fallback?: string | number | boolean;
-  /** The words that `parse` takes: for completions. */
-  choices?: readonly string[];
   /** Left out of the help. */
   hidden?: boolean;
 }
@@ -141,12 +145,16 @@ export function numberOption(
 }
 
 /** One of a few words in an option. Error: `invalid-argument` naming the option. */
-export function oneOf(name: string, allowed: readonly string[]): (text: string) => string {
-  return (text) => {
+export function oneOf(
+  name: string,
+  allowed: readonly string[],
+): ((text: string) => string) & { choices: readonly string[] } {
+  const parse = (text: string) => {
     if (allowed.includes(text)) return text;
     throw new CofaError(
       'invalid-argument',
       `${name}: ${JSON.stringify(text)} is not one of ${allowed.join(', ')}`,
     );
   };
+  return Object.assign(parse, { choices: allowed });
 }

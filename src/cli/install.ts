@@ -6,8 +6,15 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Command, Option } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
-import { DEFAULT_PATHS, type FileChange, type Paths, type ReadFile, type Target } from '../install/plans.ts';
-import { type Context, examples } from './context.ts';
+import {
+  DEFAULT_PATHS,
+  type FileChange,
+  type Paths,
+  type ReadFile,
+  type Target,
+  TARGETS,
+} from '../install/plans.ts';
+import { type Context, examples, oneOf } from './context.ts';
 
 export interface InstallFlags {
   containerdConfig: string;
@@ -25,7 +32,7 @@ export function define(command: Command, context: Context): void {
     .description(
       'Change the configuration of containerd, docker or a Kubernetes node so that it starts images by cofa, and add a service for the engine. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
     )
-    .argument('<target>', 'containerd, docker or k8s')
+    .argument('<target>', 'containerd, docker or k8s', oneOf('target', TARGETS))
     .option(
       '--daemonset',
       'k8s: the engine is a pod (ops/kubernetes), so there is no service, and that pod gets a runtime class of its own',
@@ -50,10 +57,7 @@ export function addFlags(command: Command): Command {
 }
 
 async function install(target: string, flags: InstallFlags, context: Context): Promise<void> {
-  const { planInstall, TARGETS } = await import('../install/plans.ts');
-  if (!TARGETS.includes(target as Target)) {
-    throw new CofaError('invalid-argument', `${JSON.stringify(target)} is not one of ${TARGETS.join(', ')}`);
-  }
+  const { planInstall } = await import('../install/plans.ts');
   const { daemonset = false } = flags;
   if (daemonset && target !== 'k8s')
     throw new CofaError('invalid-argument', '--daemonset is for Kubernetes: cofa install k8s --daemonset');

@@ -10,8 +10,13 @@ import { oneOf } from './context.ts';
 
 export const TRUST_HELP = `who may vouch for a sidecar before this node has proven it: ${TRUST_POLICIES.join(', ')}`;
 
+const oneOfThem = oneOf('--trust', TRUST_POLICIES);
+
 /** Error `invalid-argument` for another word. */
-export function trustOption(text: string): TrustPolicy {
-  const known = (TRUST_WORDS as readonly string[]).includes(text);
-  return known ? policyNamed(text as TrustWord) : (oneOf('--trust', TRUST_POLICIES)(text) as TrustPolicy);
-}
+export const trustOption = Object.assign(
+  (text: string): TrustPolicy => {
+    const known = (TRUST_WORDS as readonly string[]).includes(text);
+    return known ? policyNamed(text as TrustWord) : (oneOfThem(text) as TrustPolicy);
+  },
+  { choices: TRUST_POLICIES },
+);

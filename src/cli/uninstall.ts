@@ -1,23 +1,23 @@
 /** `cofa uninstall`: takes back what `cofa install` has written. */
 import type { Command } from 'commander';
-import { CofaError } from '../../schemas/errors.ts';
-import type { Target } from '../install/plans.ts';
-import { type Context, examples } from './context.ts';
+import { type Target, TARGETS } from '../install/plans.ts';
+import { type Context, examples, oneOf } from './context.ts';
 import { addFlags, carryOut, type InstallFlags, pathsOf, read } from './install.ts';
+
+const target = oneOf('target', TARGETS);
+const targetsOf = Object.assign(
+  (text: string, before: string[] = []): string[] => [...before, target(text)],
+  { choices: TARGETS },
+);
 
 export function define(command: Command, context: Context): void {
   addFlags(command)
     .description(
       'Take back what cofa install has written. Other settings in the same files stay. Nothing is restarted.',
     )
-    .argument('[target...]', 'containerd, docker, k8s; all of them, and the service, without one')
+    .argument('[target...]', 'containerd, docker, k8s; all of them, and the service, without one', targetsOf)
     .action(async (targets: string[], flags: InstallFlags) => {
-      const { planUninstall, TARGETS } = await import('../install/plans.ts');
-      const unknown = targets.find((target) => !TARGETS.includes(target as Target));
-      if (unknown !== undefined) {
-        const known = TARGETS.join(', ');
-        throw new CofaError('invalid-argument', `${JSON.stringify(unknown)} is not one of ${known}`);
-      }
+      const { planUninstall } = await import('../install/plans.ts');
       const paths = pathsOf(flags);
       const changes = planUninstall({ targets: targets as Target[], paths, read });
       const changed = (path: string | undefined) => changes.some((change) => change.path === path);

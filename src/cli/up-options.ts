@@ -6,7 +6,7 @@ import { resolve } from 'node:path';
 import { Option } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import { PREPARE_POLICIES, type PreparePolicy } from '../../schemas/prepare.ts';
-import { DEFAULT_TRUST, TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
+import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { byteOption } from './byte-option.ts';
 import { numberOption, type OptionWords, oneOf } from './context.ts';
@@ -105,7 +105,6 @@ export const UP_OPTIONS: readonly UpOption[] = [
     flags: '--transport <name>',
     about: 'how reads reach the engine: kernel or fuse-native',
     parse: oneOf('--transport', TRANSPORTS),
-    choices: TRANSPORTS,
     fallback: 'kernel',
     kind: 'string',
   },
@@ -149,7 +148,6 @@ export const UP_OPTIONS: readonly UpOption[] = [
     flags: '--log-level <level>',
     about: LOG_LEVELS.join(', '),
     parse: oneOf('--log-level', LOG_LEVELS),
-    choices: LOG_LEVELS,
     fallback: 'info',
     kind: 'string',
   },
@@ -165,7 +163,6 @@ export const UP_OPTIONS: readonly UpOption[] = [
     about:
       'who prepares an image without a sidecar that containerd pulls: containerd, by unpacking it, or this node (local)',
     parse: oneOf('--prepare', PREPARE_POLICIES),
-    choices: PREPARE_POLICIES,
     fallback: 'containerd',
     kind: 'string',
   },
@@ -201,7 +198,6 @@ export const UP_OPTIONS: readonly UpOption[] = [
     flags: '--trust <policy>',
     about: TRUST_HELP,
     parse: trustOption,
-    choices: TRUST_POLICIES,
     fallback: DEFAULT_TRUST,
     kind: 'string',
   },
