@@ -1,6 +1,7 @@
 /** The blocks that a start reads, as its startup pack names them. */
+import type { StartSet } from '../../actors/start-set.ts';
 import { decodePack, type PackHeader } from '../../src/pack/format.ts';
-import { RegistryClient } from '../../src/registry/client.ts';
+import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { findPack } from '../../src/registry/packs.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { findSidecar } from '../../src/registry/sidecars.ts';
@@ -33,6 +34,14 @@ export async function bytesInLayers(ref: string): Promise<number> {
   } finally {
     await client.close();
   }
+}
+
+/** What the image's pack says that a start reads. */
+export async function startOfPack(client: RegistryClient, image: ResolvedImage): Promise<StartSet> {
+  const pack = await findPack(client, image, ['default']);
+  if (pack === undefined) throw new Error(`${image.reference.text} has no pack`);
+  const { devices, runs } = await headerOf(client.blobRange(image.reference, pack.blob, 0, pack.blob.size));
+  return { devices, runs };
 }
 
 async function headerOf(body: AsyncIterable<Uint8Array>): Promise<PackHeader> {

@@ -108,6 +108,21 @@ export class FlatFiles {
     return [...(this.#folder(found.nid)?.keys() ?? [])];
   }
 
+  /** Of everything that is no folder, a folder's own before those below it; symlinks are not followed. */
+  *paths(): IterableIterator<string> {
+    const seen = new Set<number>();
+    const pending = [{ nid: this.#root, path: '' }];
+    for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
+      if (seen.has(next.nid)) continue;
+      seen.add(next.nid);
+      for (const [name, nid] of this.#folder(next.nid) ?? []) {
+        const path = `${next.path}/${name}`;
+        if (inodeAt(this.#image, nid).kind === KINDS.dir.mode) pending.push({ nid, path });
+        else yield path;
+      }
+    }
+  }
+
   /** Where the file's data lie, in order; holes are left out. */
   *extents(file: FoundFile): IterableIterator<FileExtent> {
     if (file.kind === 'file') yield* extentsAt(this.#image, inodeAt(this.#image, file.nid));

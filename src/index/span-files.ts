@@ -42,6 +42,10 @@ export class SpanFiles implements ImageFiles {
     return this.flat.list(path);
   }
 
+  paths(): Iterable<string> {
+    return this.flat.paths();
+  }
+
   /** Zeros where the file has holes. Errors: those of the registry, `integrity`; EnoughHints. */
   async read(file: FoundFile, at: number, length: number): Promise<Buffer> {
     const bytes = Buffer.alloc(Math.max(0, Math.min(length, file.size - at)));

@@ -55,6 +55,14 @@ describe('a path', () => {
     expect(files.find(path)?.path).toBe(real);
   });
 
+  test('is listed with all others but those of folders', () => {
+    const all = [...files.paths()];
+    expect(all).toHaveLength(new Set(all).size);
+    expect(all).toHaveLength(313);
+    expect(all).toEqual(expect.arrayContaining(['/usr/bin/tool', '/bin', '/loop', '/fifo', '/many/name-7']));
+    expect(all).not.toContain('/many');
+  });
+
   test.each(['/loop', '/ping', '/gone', '/etc/note/below', '/usr/none', `/${'loop/'.repeat(5_000)}`])(
     '%s leads nowhere',
     (path) => {

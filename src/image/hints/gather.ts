@@ -11,6 +11,7 @@
 import {
   EnoughHints,
   type FoundFile,
+  folderOf,
   HINT_LIMITS,
   type HintLimits,
   HintSearch,
@@ -18,12 +19,14 @@ import {
   nameOf,
   type Wanted,
 } from './image-files.ts';
-import { isJava, runJava, startJava } from './java.ts';
+import { helpersOf } from './helpers.ts';
+import { isJava, runJava, startJava, wantArchivesBeside } from './java.ts';
 import { Libraries } from './libraries.ts';
+import { NamedFiles } from './named.ts';
 import { isNode, NodeProgram } from './node.ts';
 import { startInitdb } from './postgres.ts';
 import { isPython, Python } from './python.ts';
-import { commandsOf } from './shell-source.ts';
+import { scriptOf } from './shell-source.ts';
 
 /** Of an image's configuration. */
 export interface HintCommand {
@@ -45,8 +48,11 @@ const MOST_PATH = 64;
 /** Programs that start programs. */
 const MOST_DEPTH = 6;
 const MOST_PROGRAMS = 48;
+const MOST_RUNS = 512;
 const MOST_SCRIPT = 256 * 1024;
 const MOST_HEAD = 256;
+/** Files beside the command, and arguments of a program. */
+const MOST_TEXTS = 64;
 /** The runtime reads them when it starts the container, for the user that it runs as. */
 const FIRST_FILES = ['/etc/passwd', '/etc/group'];
 const SHELLS = new Set(['sh', 'bash', 'dash', 'ash', 'ksh', 'zsh']);
@@ -69,6 +75,7 @@ export async function gatherHints(
   const gatherer = new Gatherer(search, command);
   try {
     await gatherer.run([...command.entrypoint, ...command.cmd], 0, true);
+    await gatherer.followFolder();
     gatherer.libraries.finish();
   } catch (error) {
     if (!(error instanceof EnoughHints)) throw error;
@@ -78,11 +85,16 @@ export async function gatherHints(
 
 class Gatherer {
   readonly libraries: Libraries;
+  readonly #named: NamedFiles;
   readonly #search: HintSearch;
   readonly #environment: ReadonlyMap<string, string>;
   readonly #folder: string;
   #path: string[];
-  #programs = 0;
+  /** Those that were run, and with which words. */
+  readonly #programs = new Set<string>();
+  readonly #runs = new Set<string>();
+  /** The script whose lines are being read. */
+  #script: FoundFile | undefined;
   /** Interpreters that have been started, by their path. */
   readonly #pythons = new Map<string, Python>();
   #node: NodeProgram | undefined;
@@ -97,6 +109,7 @@ class Gatherer {
     ]);
     this.#environment = new Map(pairs);
     this.libraries = new Libraries(search, this.#environment);
+    this.#named = new NamedFiles(search, this.libraries);
     this.#path = (this.#environment.get('PATH') ?? DEFAULT_PATH).split(':').slice(0, MOST_PATH);
     for (const path of FIRST_FILES) search.wantPath(path);
     const locale = ['LC_ALL', 'LC_CTYPE', 'LANG'].map((name) => this.#environment.get(name) ?? '').join();
@@ -108,9 +121,9 @@ class Gatherer {
    */
   async run(words: readonly string[], depth: number, isNamed: boolean): Promise<void> {
     const [name, ...args] = words;
-    if (name === undefined || depth > MOST_DEPTH || ++this.#programs > MOST_PROGRAMS) return;
+    if (name === undefined || depth > MOST_DEPTH) return;
     const found = this.#program(name);
-    if (found === undefined) return;
+    if (found === undefined || !this.#isNew(found.file, args)) return;
     const { file, path } = found;
     const before = this.#search.program;
     if (isNamed) this.#search.program = name;
@@ -159,6 +172,7 @@ class Gatherer {
       if (lib === undefined) return;
       this.#javas.set(file.path, lib);
       this.#search.program = '';
+      if (this.#script !== undefined) wantArchivesBeside(this.#search, this.#script);
       await runJava(this.#search, this.libraries, lib, args, this.#folder);
     } else if (SHELLS.has(called) || SHELLS.has(real)) {
       await this.#runShell(args, depth);
@@ -171,33 +185,97 @@ class Gatherer {
       const folder = path.slice(0, path.lastIndexOf('/'));
       for (const other of OTHERS[called] ?? []) await this.run([`${folder}/${other}`], depth + 1, false);
       if (called === 'initdb') await startInitdb(this.#search, file);
+      await this.#runHelpers(file, depth);
+      await this.#follow(args);
     }
+  }
+
+  /** Programs that it names, and texts among its arguments: of these nothing else is known. */
+  async #runHelpers(program: FoundFile, depth: number): Promise<void> {
+    const helpers = await helpersOf(this.#search, program, (name) => this.#program(name)?.path);
+    for (const path of helpers) await this.run([path], depth + 1, false);
+  }
+
+  /** Texts among the arguments of a program that nothing is known of, and what these name. */
+  async #follow(args: readonly string[]): Promise<void> {
+    for (const word of args.slice(0, MOST_TEXTS)) {
+      if (word.startsWith('-') || word === '') continue;
+      const file = this.#search.files.find(word.startsWith('/') ? word : `${this.#folder}/${word}`);
+      if (file?.kind !== 'file' || file.size > MOST_SCRIPT) continue;
+      this.#search.program = '';
+      await this.#named.follow(file);
+    }
+  }
+
+  /** What lies beside the command, and what it names, where that is little. */
+  async followFolder(): Promise<void> {
+    if (this.#folder === '/') return;
+    const files = this.#search.files
+      .list(this.#folder)
+      .slice(0, MOST_TEXTS)
+      .map((name) => this.#search.files.find(`${this.#folder}/${name}`))
+      .filter((file) => file?.kind === 'file');
+    if (files.reduce((sum, file) => sum + (file?.size ?? 0), 0) > MOST_SCRIPT) return;
+    this.#search.program = '';
+    for (const file of files) if (file !== undefined) await this.#named.follow(file);
   }
 
   /** `args`: behind the shell's name. */
   async #runShell(args: readonly string[], depth: number): Promise<void> {
-    let text: string | undefined;
-    let rest: readonly string[] = [];
-    for (let at = 0; at < args.length && text === undefined; at++) {
+    for (let at = 0; at < args.length; at++) {
       const word = args[at] as string;
       if (/^-[a-z]*c[a-z]*$/.test(word)) {
-        text = args[at + 1] ?? '';
-        rest = args.slice(at + 3);
-      } else if (!word.startsWith('-') && !word.startsWith('+')) {
-        const file = this.#search.files.find(word.startsWith('/') ? word : `${this.#folder}/${word}`);
-        if (file?.kind !== 'file') return;
-        this.#search.want(file);
-        text = await this.#search.text(file, MOST_SCRIPT);
-        rest = args.slice(at + 1);
+        await this.#runLines(args[at + 1] ?? '', undefined, args.slice(at + 3), depth);
+        return;
       }
+      if (word.startsWith('-') || word.startsWith('+')) continue;
+      const path = word.startsWith('/') ? word : `${this.#folder}/${word}`;
+      await this.#runScript(path, args.slice(at + 1), depth);
+      return;
     }
-    if (text === undefined) return;
-    const { commands, path } = commandsOf(text);
-    const before = this.#path;
-    this.#path = [...path, ...before].slice(0, MOST_PATH);
+  }
+
+  async #runScript(path: string, rest: readonly string[], depth: number): Promise<void> {
+    const file = this.#search.files.find(path);
+    if (file?.kind !== 'file') return;
+    this.#search.want(file);
+    const text = await this.#search.text(file, MOST_SCRIPT);
+    if (text !== undefined) await this.#runLines(text, file, rest, depth);
+  }
+
+  /** `script`: the file that the lines stand in; `rest`: the arguments that it was given. */
+  async #runLines(
+    text: string,
+    script: FoundFile | undefined,
+    rest: readonly string[],
+    depth: number,
+  ): Promise<void> {
+    const { commands, path, mentioned, sourced } = scriptOf(text);
+    const before = [this.#path, this.#script] as const;
+    this.#path = [...path, ...this.#path].slice(0, MOST_PATH);
+    this.#script = script ?? this.#script;
+    for (const name of sourced) await this.#source(name, rest, depth + 1);
     for (const { words, isArguments } of commands)
       await this.run(isArguments ? [...words, ...rest] : words, depth + 1, isArguments && words.length === 0);
-    this.#path = before;
+    for (const name of mentioned) await this.run([name], depth + 1, false);
+    [this.#path, this.#script] = before;
+  }
+
+  /** A script that another one reads into itself lies beside it where only its name is known. */
+  async #source(name: string, rest: readonly string[], depth: number): Promise<void> {
+    if (depth > MOST_DEPTH) return;
+    const beside = this.#script === undefined ? this.#folder : folderOf(this.#script.path);
+    await this.#runScript(name.startsWith('/') ? name : `${beside}/${name}`, rest, depth);
+  }
+
+  /** Whether that was not run before; a bound for all that is run. */
+  #isNew(file: FoundFile, args: readonly string[]): boolean {
+    const run = [file.path, ...args].join('\0');
+    if (this.#runs.has(run) || this.#runs.size >= MOST_RUNS) return false;
+    if (!this.#programs.has(file.path) && this.#programs.size >= MOST_PROGRAMS) return false;
+    this.#programs.add(file.path);
+    this.#runs.add(run);
+    return true;
   }
 
   #isProgram(words: readonly string[], at: number): boolean {

@@ -11,6 +11,8 @@ export interface ImageFiles {
   find(path: string): FoundFile | undefined;
   /** Names in a folder; none where it is no folder. */
   list(path: string): readonly string[];
+  /** Of everything that is no folder, symlinks among them. */
+  paths(): Iterable<string>;
   /** As many bytes as there are from `at` on, `length` at most. */
   read(file: FoundFile, at: number, length: number): Promise<Buffer>;
 }

@@ -70,6 +70,12 @@ export async function runJava(
   for (const name of LATER_FILES) search.wantPath(`${lib}/${name}`);
 }
 
+/** Scripts that start programs of Java lie in a folder `bin`, and the archives beside them or in `lib` beside that. */
+export function wantArchivesBeside(search: HintSearch, script: FoundFile): void {
+  const bin = folderOf(script.path);
+  for (const folder of [bin, `${folderOf(bin)}/lib`]) wantArchives(search, `${folder}/*`);
+}
+
 const pathIn = (folder: string, path: string): string => (path.startsWith('/') ? path : `${folder}/${path}`);
 
 async function loadPath(search: HintSearch, libraries: Libraries, path: string): Promise<void> {

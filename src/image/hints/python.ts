@@ -52,7 +52,12 @@ const NAMED_IN_CODE = [
   'random',
 ];
 const MOST_COMPILED = 4 << 20;
+/** A name with dots among them is most often one of a module. */
+const DOTTED = /\0([A-Za-z_]\w{0,60}(?:\.[A-Za-z_]\w{0,60}){1,6})(?=\0)/g;
+const MOST_DOTTED = 256;
 const MOST_MODULES = 4_000;
+/** Those that are not there among them. */
+const MOST_NAMES = 40_000;
 const MOST_SOURCE = 1 << 20;
 const MOST_DEPTH = 200;
 const MOST_PTH = 64;
@@ -78,6 +83,7 @@ export class Python {
   readonly #environment: ReadonlyMap<string, string>;
   readonly #modules = new Map<string, Promise<Module | undefined>>();
   readonly #names = new Map<string, ReadonlySet<string>>();
+  #found = 0;
   #folders: string[] = [];
   #tag = '';
 
@@ -219,12 +225,14 @@ export class Python {
       const known = this.#modules.get(full);
       if (known !== undefined) module = await known;
       else {
-        if (this.#modules.size >= MOST_MODULES || depth > MOST_DEPTH) return undefined;
+        if (this.#modules.size >= MOST_NAMES || this.#found >= MOST_MODULES || depth > MOST_DEPTH)
+          return undefined;
         const folders = count === 1 ? this.#folders : (above?.folders ?? []);
         const found = this.#find(full, parts[count - 1] as string, folders);
         // Noted before its own imports are followed: modules may import each other.
         this.#modules.set(full, Promise.resolve(found?.module));
         module = found?.module;
+        if (found !== undefined) this.#found += 1;
         if (found !== undefined) await this.#take(found.module, found.file, depth);
       }
       if (module === undefined) return undefined;
@@ -251,6 +259,7 @@ export class Python {
     const bytes = await this.#search.read(file, 0, file.size);
     for (const name of NAMED_IN_CODE)
       if (bytes.includes(`\0${name}\0`, 0, 'latin1')) await this.#import(name, depth + 1);
+    for (const name of dottedNames(bytes)) await this.#import(name, depth + 1);
   }
 
   /** `file`: what is read of it. */
@@ -316,4 +325,13 @@ export class Python {
     }
     return names;
   }
+}
+
+function dottedNames(bytes: Buffer): Set<string> {
+  const names = new Set<string>();
+  for (const [, name = ''] of bytes.toString('latin1').matchAll(DOTTED)) {
+    if (names.size >= MOST_DOTTED) break;
+    names.add(name);
+  }
+  return names;
 }

@@ -10,7 +10,23 @@ export interface ShellCommand {
   isArguments: boolean;
 }
 
+/** What a script says of other files. */
+export interface ShellScript {
+  commands: ShellCommand[];
+  /** What it prepends to PATH. */
+  path: string[];
+  /** Programs that it looks for, or runs from a folder that a variable names: `command -v java`, `"$HOME_OF_JAVA"/bin/java`. */
+  mentioned: string[];
+  /** Names of scripts that it reads into itself, without their folders where these are not literal. */
+  sourced: string[];
+}
+
 const MOST_COMMANDS = 256;
+const MOST_MENTIONED = 64;
+const MOST_LINE = 1_000;
+const MENTIONED =
+  /(?:\$\{?\w+\}?"?(?:\/[\w.-]+)*\/s?bin\/|\b(?:which|command\s+-[vV]|type\s+-p|hash)\s+"?)([A-Za-z][\w.+-]*)/g;
+const SOURCED = /^\s*(?:\[[^\]]*\]\s*&&\s*)?(?:\.|source)\s+(.+?)\s*(?:[;&|#].*)?$/;
 const MOST_WORDS = 32;
 const KEYWORDS = new Set(
   'if then else elif fi for while until do done case esac in { } ! [ [[ ]] test : . source cd set unset shift export readonly local eval trap exit return read echo printf true false wait umask ulimit times type alias hash getopts let declare function continue break'.split(
@@ -34,10 +50,9 @@ const BEFORE = new Set([
   'time',
 ]);
 
-/** Also returns what the script prepends to PATH. */
-export function commandsOf(source: string): { commands: ShellCommand[]; path: string[] } {
-  const commands: ShellCommand[] = [];
-  const path: string[] = [];
+export function scriptOf(source: string): ShellScript {
+  const script: ShellScript = { commands: [], path: [], mentioned: [], sourced: [] };
+  const { commands, path } = script;
   const text = source.replaceAll(/\\\r?\n/g, ' ');
   let here: string | undefined;
   for (const line of text.split('\n')) {
@@ -46,9 +61,10 @@ export function commandsOf(source: string): { commands: ShellCommand[]; path: st
       continue;
     }
     if (/^\s*#/.test(line)) continue;
+    note(script, line.slice(0, MOST_LINE));
     here = /<<-?\s*['"]?(\w+)['"]?/.exec(line)?.[1];
     for (const part of line.split(/;|&&|\|\|?|\$\(|`|\)|&/)) {
-      if (commands.length >= MOST_COMMANDS) return { commands, path };
+      if (commands.length >= MOST_COMMANDS) return script;
       const words = wordsOf(part);
       while (words.length > 0) {
         const [first = ''] = words;
@@ -67,7 +83,19 @@ export function commandsOf(source: string): { commands: ShellCommand[]; path: st
       }
     }
   }
-  return { commands, path };
+  return script;
+}
+
+function note({ mentioned, sourced }: ShellScript, line: string): void {
+  const read = SOURCED.exec(line)?.[1]?.replaceAll(/["']/g, '');
+  if (read === undefined) {
+    for (const [, name = ''] of line.matchAll(MENTIONED))
+      if (mentioned.length < MOST_MENTIONED && !mentioned.includes(name)) mentioned.push(name);
+    return;
+  }
+  if (sourced.length >= MOST_MENTIONED) return;
+  const name = /[$`]/.test(read) ? read.slice(read.lastIndexOf('/') + 1) : (read.split(/\s/, 1)[0] as string);
+  if (/^[\w./+-]+$/.test(name)) sourced.push(name);
 }
 
 /** Words without their quotes; a comment ends them. */

@@ -244,6 +244,7 @@ test('a search ends at its limits, and what it has found counts', async () => {
 
 /** The files of this machine. */
 const hostFiles: ImageFiles = {
+  paths: () => [],
   find: (path) => {
     try {
       const real = realpathSync(path);

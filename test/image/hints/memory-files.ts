@@ -54,6 +54,10 @@ export class MemoryFiles implements ImageFiles {
     return [...(this.#folders.get(this.find(path)?.path ?? '') ?? [])].sort();
   }
 
+  paths(): string[] {
+    return Object.keys(this.#tree);
+  }
+
   async read(file: FoundFile, at: number, length: number): Promise<Buffer> {
     this.reads.push({ path: file.path, at, length });
     return this.#bytes(file.path)?.subarray(at, at + length) ?? Buffer.alloc(0);

@@ -3,9 +3,10 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { gatherHints, type HintCommand } from '../../../src/image/hints/gather.ts';
 import { HINT_LIMITS } from '../../../src/image/hints/image-files.ts';
+import { namesIn } from '../../../src/image/hints/names-in-text.ts';
 import { parsePackage, requiredBy } from '../../../src/image/hints/node.ts';
 import { importsOf } from '../../../src/image/hints/python-source.ts';
-import { commandsOf } from '../../../src/image/hints/shell-source.ts';
+import { scriptOf } from '../../../src/image/hints/shell-source.ts';
 import { elf } from './elf-writer.ts';
 import { MemoryFiles, type MemoryTree } from './memory-files.ts';
 
@@ -197,7 +198,7 @@ describe('a shell script', () => {
       'exec python3 -m \\',
       '  app "$@"',
     ].join('\n');
-    expect(commandsOf(script)).toEqual({
+    expect(scriptOf(script)).toMatchObject({
       path: ['/opt/pg/bin'],
       commands: [
         { words: ['initdb', '--no-sync', '--auth=trust'], isArguments: false },
@@ -210,17 +211,204 @@ describe('a shell script', () => {
     });
   });
 
+  test('mentions programs that it looks for, and reads other scripts into itself', () => {
+    const script = [
+      'RUN="$HOME_OF_IT"/bin/java',
+      'other=`which perl 2>/dev/null`',
+      'if command -v "ruby" >/dev/null; then :; fi',
+      '[ -r "$BASE/bin/env.sh" ] && . "$BASE/bin/env.sh"',
+      '. ./lib.sh; x',
+      'source $1',
+    ].join('\n');
+    expect(scriptOf(script)).toMatchObject({
+      mentioned: ['java', 'perl', 'ruby'],
+      sourced: ['env.sh', './lib.sh'],
+    });
+  });
+
+  test('that reads another one into itself runs what that names, and a program from a folder of a variable', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/sh': program(),
+      '/opt/x/bin/run.sh': '#!/bin/sh\n. "$BASE"/bin/more.sh\nexec "$WHERE"/bin/tool\n',
+      '/opt/x/bin/more.sh': 'other\n',
+      '/bin/tool': program(),
+      '/bin/other': program(),
+    };
+    const found = await paths(tree, command(['/opt/x/bin/run.sh']));
+    expect(found).toEqual(expect.arrayContaining(['/opt/x/bin/more.sh', '/bin/other', '/bin/tool']));
+  });
+
+  test('of many commands leaves room for those behind it: none counts twice, or where it is not there', async () => {
+    const many = Array.from({ length: 200 }, (_, i) => `none-${i}\necho-program ${i % 3}\n`).join('');
+    const tree = {
+      ...LOADER,
+      '/bin/sh': program(),
+      '/bin/first': `#!/bin/sh\n${many}`,
+      '/bin/echo-program': program(),
+      '/bin/last': program(),
+    };
+    expect(await paths(tree, command(['sh', '-c', 'first; last']))).toContain('/bin/last');
+  });
+
   test('of any text is read without an error, in a time that grows with it', () => {
     fc.assert(
       fc.property(fc.string({ maxLength: 300 }), (text) => {
-        expect(commandsOf(text).commands.length).toBeLessThanOrEqual(256);
+        expect(scriptOf(text).commands.length).toBeLessThanOrEqual(256);
       }),
     );
-    for (const part of ['"', "'", '$(', '`', '<<', 'a\\\n', '((((']) commandsOf(part.repeat(100_000));
+    for (const part of ['"', "'", '$(', '`', '<<', 'a\\\n', '((((', '. ', '/bin/', '$X/bin '])
+      scriptOf(part.repeat(100_000));
+  });
+});
+
+describe('a program that nothing is known of', () => {
+  test('starts those that it names below a folder that it names, and in PATH what looks like no word', async () => {
+    const names = (...strings: string[]) => Buffer.from(`\0${strings.join('\0')}\0`);
+    const tree = {
+      ...LOADER,
+      '/bin/drive': elf({
+        interpreter: '/lib/ld.so',
+        body: names('/usr/lib/parts/', 'one', 'sort', 'ld.x', 'libx.so.1'),
+      }),
+      '/usr/lib/parts/arch/bin/one': program(),
+      '/usr/lib/parts/arch/bin/two': program(),
+      '/usr/lib/elsewhere/bin/one': program(),
+      '/bin/sort': program(),
+      '/bin/ld.x': program(),
+      '/bin/libx.so.1': program(),
+    };
+    const found = await paths(tree, command(['drive']));
+    expect(found.filter((path) => !path.startsWith('/lib/'))).toEqual([
+      '/bin/drive',
+      '/usr/lib/parts/arch/bin/one',
+      '/bin/ld.x',
+    ]);
+  });
+
+  test('reads the texts among its arguments and what these name, with their compiled parts', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/tool': program(),
+      '/app/main.pl': 'use Web::App;\n  use Data::List qw(first);\nuse Gone;\n__END__\nuse Never;\n',
+      '/usr/share/lib/Web/App.pm': '=head1 Use\n\nuse Never;\n\n=cut\nrequire "more.pl";\n',
+      '/usr/share/lib/Web/more.pl': 'sub f {\n    require Never;\n}\n',
+      '/usr/lib/Data/List.pm': '#',
+      '/usr/lib/auto/Data/List/List.so': elf({ needed: ['liblist.so'] }),
+      '/lib/liblist.so': elf({}),
+      '/usr/share/lib/Never.pm': '#',
+    };
+    const found = await paths(tree, command(['tool', '-x', 'main.pl'], { folder: '/app' }));
+    expect(found.filter((path) => !Object.keys(LOADER).includes(path) && path !== '/bin/tool')).toEqual([
+      '/app/main.pl',
+      '/usr/lib/auto/Data/List/List.so',
+      '/lib/liblist.so',
+      '/usr/share/lib/Web/App.pm',
+      '/usr/share/lib/Web/more.pl',
+      '/usr/lib/Data/List.pm',
+    ]);
+  });
+
+  test('follows what lies beside the command where that is little', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/build': program(),
+      '/app/main.cc': '#include <vector>\n#include "own.h"\n',
+      '/app/own.h': '#',
+      '/usr/include/c++/vector': '#include <bits/stl_vector.h>\n',
+      '/usr/include/c++/bits/stl_vector.h': '#',
+    };
+    const own = [
+      '/app/main.cc',
+      '/app/own.h',
+      '/usr/include/c++/vector',
+      '/usr/include/c++/bits/stl_vector.h',
+    ];
+    const built = command(['build'], { folder: '/app' });
+    expect(await paths(tree, built)).toEqual(expect.arrayContaining(own));
+    const large = { ...tree, '/app/data': 'x'.repeat(300_000) };
+    expect(await paths(large, built)).not.toContain('/app/own.h');
+  });
+
+  test('takes a name for a file only where it can mean no other one', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/tool': program(),
+      '/app/main.rb': "require 'json'\nrequire 'a/b'\nautoload :DeepThing\n",
+      ...Object.fromEntries(Array.from({ length: 5 }, (_, i) => [`/gems/${i}/json.rb`, '#'])),
+      '/gems/1/a/b.rb': '#',
+      '/gems/2/x/a/b.rb': '#',
+      '/app/main/deep_thing.rb': '#',
+      '/gems/1/b.py': '#',
+    };
+    const found = await paths(tree, command(['tool', 'main.rb'], { folder: '/app' }));
+    expect(found.filter((path) => /\.(?:rb|py)$/.test(path))).toEqual([
+      '/app/main.rb',
+      '/gems/1/a/b.rb',
+      '/app/main/deep_thing.rb',
+    ]);
+  });
+
+  test('names in any text are found without an error, in a time that grows with it', () => {
+    fc.assert(
+      fc.property(fc.string({ maxLength: 300 }), (text) => {
+        expect(namesIn(`use ${text}`).length).toBeLessThanOrEqual(1_000);
+      }),
+    );
+    for (const part of ['use ', 'a::', '"', '<', "use '", '= ', 'use a b '])
+      namesIn(`use ${part.repeat(100_000)}\n`.repeat(3));
+  });
+});
+
+describe('a program of Java', () => {
+  test('that a script starts has its archives beside the script, or in lib', async () => {
+    const tree = {
+      ...LOADER,
+      '/bin/sh': program(),
+      '/usr/lib/jvm/bin/java': program(),
+      '/usr/lib/jvm/lib/modules': 'modules',
+      '/bin/java': { link: '/usr/lib/jvm/bin/java' },
+      '/opt/app/bin/run.sh': '#!/bin/sh\nexec "$JAVA_HOME"/bin/java -cp "$CP" Main\n',
+      '/opt/app/bin/boot.jar': 'PK',
+      '/opt/app/lib/core.jar': { link: '/usr/share/java/core.jar' },
+      '/usr/share/java/core.jar': 'PK',
+      '/opt/other/lib/other.jar': 'PK',
+    };
+    const found = await paths(tree, command(['/opt/app/bin/run.sh']));
+    expect(found.filter((path) => path.endsWith('.jar'))).toEqual([
+      '/opt/app/bin/boot.jar',
+      '/usr/share/java/core.jar',
+    ]);
   });
 });
 
 describe('a Python program', () => {
+  test('imports modules that a compiled one names with dots, and looks for no others', async () => {
+    const home = '/usr/lib/python3.11';
+    const so = (...names: string[]) => elf({ body: Buffer.from(`\0${names.join('\0')}\0`) });
+    const tree = {
+      ...LOADER,
+      '/usr/bin/python3.11': program(),
+      [`${home}/os.py`]: '#',
+      [`${home}/pack/__init__.py`]: '#',
+      [`${home}/pack/main.cpython-311-x86_64-linux-gnu.so`]: so('pack.deep.one', 'pack.none', 'alone'),
+      [`${home}/pack/deep/__init__.py`]: '#',
+      [`${home}/pack/deep/one.cpython-311-x86_64-linux-gnu.so`]: so('pack.main'),
+      [`${home}/pack/deep/two.py`]: '#',
+      [`${home}/alone.py`]: '#',
+    };
+    const found = await paths(tree, command(['python3.11', '-c', 'import pack.main']));
+    expect(
+      found.filter((path) => path.startsWith(`${home}/pack`)).map((path) => path.slice(home.length)),
+    ).toEqual([
+      '/pack/__init__.py',
+      '/pack/main.cpython-311-x86_64-linux-gnu.so',
+      '/pack/deep/__init__.py',
+      '/pack/deep/one.cpython-311-x86_64-linux-gnu.so',
+    ]);
+    expect(found).not.toContain(`${home}/alone.py`);
+  });
+
   test('imports what stands outside of functions, on this system, at run time', () => {
     const source = [
       '"""import docs',
