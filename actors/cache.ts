@@ -4,7 +4,8 @@
  *
  * **How much**: `cachePressure`. Between two marks nothing happens; above the upper one spans go until the lower one is
  * reached, so that work comes in portions. Spans that are on their way count as if they were there: the room is made
- * before they arrive. Prefetch never causes an eviction: it pauses below the marks.
+ * before they arrive. Prefetch never causes an eviction: it pauses below the marks. What lies ahead of a reader in order may, up to
+ * `windowOf`.
  *
  * A disk that runs low counts like a limit, with one difference: mounted images give no more than the cache has grown by since
  * then, so that it does not grow. What others fill costs them nothing: the room would be others' again, and a container would miss
@@ -113,6 +114,16 @@ export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: b
     prefetch: use.used <= limit * share && (reserve === 0 || use.free >= roomNeeded),
   };
 }
+
+/**
+ * Bytes that may be fetched ahead of a reader in order while the cache has no room for prefetch: he reads them in a moment, and
+ * what he has read goes for them.
+ */
+export const windowOf = ({ limit }: CacheLimits): number => Math.min(MOST_WINDOW, limit * WINDOW_SHARE);
+
+const MOST_WINDOW = 8 * 2 ** 20;
+/** There may be many such readers. */
+const WINDOW_SHARE = 1 / 32;
 
 export const isDiskLow = (free: number, { reserve }: CacheLimits): boolean => free < reserve;
 

@@ -60,6 +60,8 @@ export class InOrder {
   #runs: Run[] = [];
   /** What the link brings in a second, blocks. */
   #perSecond: number;
+  /** Blocks of a window, where it is to be smaller than the limits say; less than a first window: there is none. */
+  most: number | undefined;
 
   constructor(spanCount: number, sizeOf: (span: number) => number, limits: Partial<InOrderLimits> = {}) {
     this.#limits = { ...IN_ORDER_LIMITS, ...limits };
@@ -130,7 +132,9 @@ export class InOrder {
   }
 
   #widen(run: Run, share: number): void {
-    const { first, most } = this.#limits;
+    const { first } = this.#limits;
+    const most = Math.min(this.#limits.most, this.most ?? Number.POSITIVE_INFINITY);
+    if (most < first) return;
     if (run.length > 0 && this.#blocksIn(run.at, run.end) > run.length / 2) return;
     const earned = share * this.#blocksIn(run.from, run.at + 1);
     const limit = Math.min(Math.max(Math.min(earned, this.#perSecond), first), most);

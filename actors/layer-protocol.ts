@@ -94,8 +94,11 @@ export type LayerEvent =
   | { type: 'prefetch'; on: boolean; now: number }
   /** How fast prefetch may be; undefined: as fast as it can. */
   | { type: 'pace'; pace: PrefetchPace | undefined; now: number }
-  /** Fetch ahead of the readers: what lies near the spans that they wait for. Off: what was aimed at is forgotten, too. */
-  | { type: 'readahead'; on: boolean; now: number }
+  /**
+   * Fetch ahead of the readers: what lies near the spans that they wait for. Off: what was aimed at is forgotten, too.
+   * `window`: only ahead of readers in order, so many blocks at most, for the cache has no room for more.
+   */
+  | { type: 'readahead'; on: boolean; window?: number; now: number }
   /**
    * A start is likely to read these soon, in this order: they are fetched before any other prefetch. `all`: they are what is left
    * of the layer, and what lies ahead of a reader in order is fetched before them.

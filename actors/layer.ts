@@ -209,8 +209,8 @@ export class LayerActor {
     if (event.type === 'prefetch') prefetcher.turn(event.on);
     else if (event.type === 'pace') prefetcher.pace = event.pace;
     else {
-      prefetcher.readahead.turn(event.on);
-      if (!event.on) prefetcher.forgetAim();
+      prefetcher.readahead.turn(event.on, event.window);
+      if (!event.on || event.window !== undefined) prefetcher.forgetAim();
     }
   }
 

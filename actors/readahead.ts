@@ -50,6 +50,8 @@ export class Readahead {
   /** Latest last. */
   #suggested: number[] = [];
   #on = false;
+  /** Only readers in order have something fetched ahead. */
+  #isNarrow = false;
   /** What a start is likely to read is known, and fetched without suggestions. */
   isForetold = false;
   /** Of the latest demands, older ones counting less: time to the first byte, and from there to the last one, µs. */
@@ -63,8 +65,11 @@ export class Readahead {
     this.#limits = { ...READAHEAD_LIMITS, ...limits };
   }
 
-  turn(on: boolean): void {
+  /** `window`: only ahead of readers in order, so many blocks at most. */
+  turn(on: boolean, window?: number): void {
     this.#on = on;
+    this.#isNarrow = window !== undefined;
+    this.inOrder.most = window;
     this.isForetold &&= on;
     this.#suggested = [];
     this.inOrder.forget();
@@ -96,7 +101,7 @@ export class Readahead {
     this.#demanded.add(span);
     const { inStart, inRest } = this.#limits;
     const isInOrder = this.inOrder.demanded(span, isAllFetched ? inRest : inStart);
-    if (isNew && !isInOrder && !isAllFetched) this.#lookAround(span);
+    if (isNew && !isInOrder && !isAllFetched && !this.#isNarrow) this.#lookAround(span);
   }
 
   #lookAround(span: number): void {

@@ -16,6 +16,7 @@ import {
   type EvictionPlan,
   planEviction,
   TICK_MS,
+  windowOf,
 } from '../../actors/cache.ts';
 import type { BlockRun } from '../../actors/ranges.ts';
 import type { CacheStatus } from '../../schemas/api.ts';
@@ -123,7 +124,7 @@ export class CacheHost {
     this.#sizes.forgetClosed(diffId);
     // One that a new front end opens again was started long ago.
     if (this.#timers.length > 1) this.#starts.set(layer, this.#tick());
-    if (!this.#prefetching) layer.holdPrefetch(true);
+    if (!this.#prefetching) layer.holdPrefetch(windowOf(this.#limits));
   }
 
   /** The layer is about to be closed. */
@@ -331,7 +332,8 @@ export class CacheHost {
   #turnPrefetch(on: boolean): void {
     if (on === this.#prefetching) return;
     this.#prefetching = on;
-    for (const layer of this.#options.opened.values()) layer.holdPrefetch(!on);
+    const heldTo = on ? undefined : windowOf(this.#limits);
+    for (const layer of this.#options.opened.values()) layer.holdPrefetch(heldTo);
   }
 
   async #carryOut({ evict, takeBack }: EvictionPlan, reason: EvictionReason): Promise<number> {

@@ -47,7 +47,8 @@ export class LayerHost {
   readonly #answers = new Map<number, Answer>();
   #nextRead = 1;
   #wantsRest = false;
-  #isHeld = false;
+  /** Bytes that may be fetched ahead of a reader in order, while the cache has no room for prefetch. */
+  #heldTo: number | undefined;
   #readsAhead = false;
   #prefetches = false;
   #timer: Timer | undefined;
@@ -208,7 +209,9 @@ export class LayerHost {
   /** Fetch ahead of the readers, near what they wait for. */
   readahead(on: boolean): void {
     this.#readsAhead = on;
-    this.#core.send({ type: 'readahead', on: on && !this.#isHeld, now: this.#core.now() });
+    const now = this.#core.now();
+    const window = this.#heldTo === undefined ? {} : { window: Math.floor(this.#heldTo / this.device.blockSize) };
+    this.#core.send({ type: 'readahead', on, ...window, now });
   }
 
   /** How fast prefetch may be. */
@@ -225,15 +228,15 @@ export class LayerHost {
     this.#turnPrefetch();
   }
 
-  /** The cache has no room for prefetch. */
-  holdPrefetch(held: boolean): void {
-    this.#isHeld = held;
+  /** The cache has no room for prefetch, but for so many bytes ahead of a reader in order; undefined: it has. */
+  holdPrefetch(heldTo: number | undefined): void {
+    this.#heldTo = heldTo;
     this.#turnPrefetch();
     if (this.#readsAhead) this.readahead(true);
   }
 
   #turnPrefetch(): void {
-    const on = this.#wantsRest && !this.#isHeld;
+    const on = this.#wantsRest && this.#heldTo === undefined;
     if (on === this.#prefetches) return;
     this.#prefetches = on;
     this.#core.send({ type: 'prefetch', on, now: this.#core.now() });
@@ -252,7 +255,7 @@ export class LayerHost {
   }
 
   #aim(at: { ranges: readonly BlockRun[]; all?: true }): void {
-    if (!this.#readsAhead || this.#isHeld) return;
+    if (!this.#readsAhead || this.#heldTo !== undefined) return;
     this.#core.send({ type: 'aim', ...at, now: this.#core.now() });
   }
 

@@ -130,6 +130,30 @@ describe('a reader in order', () => {
     expect(demanded).toBeLessThan(30);
   });
 
+  test('gets a small window, and others nothing ahead, while the cache has no room for more', () => {
+    const farthest = (window: number): number => {
+      const readahead = new Readahead(1_000, () => 16);
+      readahead.turn(true, window);
+      const taken = new Set<number>();
+      const distances = upTo(0, 400).map((span) => {
+        taken.add(span);
+        readahead.demanded(span);
+        const next = () => readahead.inOrder.next((other) => !taken.has(other));
+        for (let range = next(); range !== undefined; range = next())
+          for (const ahead of spansOf([range])) taken.add(ahead);
+        return Math.max(...taken) - span;
+      });
+      return Math.max(...distances);
+    };
+    expect(farthest(128)).toBe(8);
+    expect(farthest(31)).toBe(0);
+    const readahead = new Readahead(1_000, () => 16);
+    readahead.turn(true, 128);
+    readahead.observe(10, 12);
+    for (const span of [500, 502, 504, 501, 300, 700]) readahead.demanded(span);
+    expect(readahead.isWaiting).toBe(false);
+  });
+
   test('of a layer that comes as a whole gets it in as long ranges as one of a layer whose rest comes', () => {
     const ranges = (begin: LayerEvent[]): number[] => {
       const actor = new LayerActor(evenGeometry(1_000, 16), new Uint8Array(new SharedArrayBuffer(16_000)));

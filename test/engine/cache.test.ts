@@ -11,6 +11,7 @@ import { emptyNode, foldEvent, idOf, type NodeState } from '../../actors/node-st
 import type { PruneReply } from '../../schemas/api.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
+import { noise } from '../images/nasty.ts';
 import { rootOf } from '../support/roots.ts';
 import { type Engine, errorOf, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
@@ -146,6 +147,42 @@ describe('a cache of a tenth of what is read', () => {
       expect(await readPastCache(dir, images[at] as FaultImage)).toEqual([]);
     for (const dir of dirs) expect((await second.cli(['unmount', dir])).code).toBe(0);
     await second.stop();
+  });
+});
+
+describe('a file that is larger than the cache', () => {
+  it('comes in windows ahead of who reads it in order, and goes behind him', {
+    timeout: 180_000,
+  }, async () => {
+    const limit = 64 * MIB;
+    const content = noise(128 * MIB, 9_400);
+    const where = join(directory, 'large');
+    const { ref } = await pushImage(where, registry.host, 'large', [{ model: content }], 'plain');
+    const engine = await startEngine({ args: ['--cache-limit', '64MiB'] });
+    cleanup.defer(() => engine.stop());
+    expect((await engine.cli(['index', ref])).code).toBe(0);
+    const dir = join(directory, 'in-order');
+    await mountImage(engine, ref, dir, { prefetch: true });
+    await eventually('prefetch has filled what it may', async () => {
+      const { cache } = await engine.status();
+      return !cache.prefetch && cache.usedBytes > limit / 2;
+    });
+    const absent = (await imageOf(engine, ref)).layers.reduce((sum, { blocks }) => sum + blocks.absent, 0);
+    const before = registry.requests().length;
+    let most = 0;
+    let isReading = true;
+    const watched = (async () => {
+      for (; isReading; await sleep(50)) most = Math.max(most, await deviceBytes(engine.root));
+    })();
+    const found = await readFile(join(dir, 'model')).finally(() => (isReading = false));
+    await watched;
+    expect(found.equals(content)).toBe(true);
+    const requests = registry.requests().length - before;
+    console.log(`${requests} requests for ${absent / 16} spans, at most ${(most / MIB).toFixed(1)} MiB`);
+    // Span by span there were as many requests as spans.
+    expect(requests).toBeLessThan((absent / 16) * 0.8);
+    expect((await engine.status()).cache.evictedBytes).toBeGreaterThan(48 * MIB);
+    expect(most).toBeLessThan(limit + 40 * MIB);
   });
 });
 
