@@ -14,8 +14,14 @@ import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Gate } from './gate.ts';
 
-/** Blocks reported together, so that a reader of a long span's beginning does not wait for its end. */
+/** Blocks reported together, so that a reader of a long span's beginning does not wait for its end; and of a long job. */
 const REPORT_BLOCKS = 16;
+const LONG_REPORT_BLOCKS = 32;
+/**
+ * A job of more blocks is one of several ranges ahead of a reader in order. What it writes waits in a thread of libuv, so that a
+ * file or a disk that is busy does not stop the other jobs of this process.
+ */
+const LONG_BLOCKS = 64;
 /** Blocks written together. The page cache takes writes of 1 MiB in pages of that size, for which the kernel may have to look long. */
 const WRITE_BLOCKS = 4;
 
@@ -43,6 +49,8 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
   let bytes = 0;
   let from = 0;
   let count = 0;
+  const isLong = blockRuns(job.runs).reduce((sum, [, blocks]) => sum + blocks, 0) > LONG_BLOCKS;
+  const reportBlocks = isLong ? LONG_REPORT_BLOCKS : REPORT_BLOCKS;
   const watch = new Stopwatch(context.times);
   const report = () => {
     if (count === 0) return;
@@ -74,19 +82,24 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
       try {
         for (const run of runs) {
           const part = new Part(body, run.inEnd - run.inStart);
-          const take = (block: number, data: Buffer) => {
-            // The table has longer spans than the one that was asked by.
-            const first = Math.max(block, run.firstBlock);
-            const end = Math.min(block + Math.ceil(data.length / table.blockSize), run.endBlock);
-            if (first >= end) return;
-            const wanted = data.subarray((first - block) * table.blockSize, (end - block) * table.blockSize);
-            watch.turnTo('writeUs');
-            room.write(device, wanted, first * table.blockSize);
+          const written = (first: number, end: number) => {
             watch.turnTo('decodeUs');
             if (count > 0 && first !== from + count) report();
             if (count === 0) from = first;
             count += end - first;
-            if (count >= REPORT_BLOCKS) report();
+            if (count >= reportBlocks) report();
+          };
+          const take = (block: number, data: Buffer) => {
+            // The table has longer spans than the one that was asked by.
+            const first = Math.max(block, run.firstBlock);
+            const end = Math.min(block + Math.ceil(data.length / table.blockSize), run.endBlock);
+            if (first >= end) return undefined;
+            const wanted = data.subarray((first - block) * table.blockSize, (end - block) * table.blockSize);
+            watch.turnTo('writeUs');
+            const at = first * table.blockSize;
+            if (isLong) return room.writeAside(device, wanted, at).then(() => written(first, end));
+            room.write(device, wanted, at);
+            return written(first, end);
           };
           const { firstSpan, spanCount } = run;
           await decodeSpans(table, firstSpan, spanCount, part, take, context.signal, WRITE_BLOCKS);

@@ -6,7 +6,7 @@
  * This is the last bar. The cache begins to make room much earlier (actors/cache.ts), but cannot where everything that is
  * there was read just now, or where others fill the disk.
  */
-import { statfsSync, writeSync } from 'node:fs';
+import { statfsSync, write, writeSync } from 'node:fs';
 import { CofaError } from '../../schemas/errors.ts';
 
 /** The log's, bytes: some thousand events. */
@@ -60,6 +60,21 @@ export class DiskRoom {
     this.take(bytes.length);
     writeAll(fd, bytes, position);
   }
+
+  /** As `write`, in a thread of libuv's pool. Neither the bytes nor the descriptor may go before it has settled. */
+  async writeAside(fd: number, bytes: Buffer, position: number): Promise<void> {
+    this.take(bytes.length);
+    for (let at = 0; at < bytes.length; ) at += await writeOnce(fd, bytes.subarray(at), position + at);
+  }
+}
+
+function writeOnce(fd: number, bytes: Buffer, position: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    write(fd, bytes, 0, bytes.length, position, (error, count) => {
+      if (error === null) resolve(count);
+      else reject(error);
+    });
+  });
 }
 
 /** pwrite(2) until all of it is written. */
