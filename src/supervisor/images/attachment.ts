@@ -16,6 +16,7 @@ import { setReadAhead } from '../../kernel/read-ahead.ts';
 import type { Layout } from '../../store/layout.ts';
 import { type Devices, type LayerDemand, layerDemand } from '../layers/devices.ts';
 import { flatLabel, type Leftovers } from '../mounts/leftovers.ts';
+import { readAheadOf } from './read-ahead.ts';
 
 export interface AttachmentOptions {
   layout: Layout;
@@ -39,13 +40,6 @@ export interface AttachOrder {
   prepared: EventOf<'image.prepared'>;
   isBuilt: boolean;
 }
-
-/**
- * How far the kernel reads ahead in files of an image that is whole, and of one that is not, KiB. In a file that is mapped it
- * reads as much around each page that is missing (do_sync_mmap_readahead in mm/filemap.c): what no process wants of that costs
- * next to nothing where it lies on the node, and else is fetched, decoded and learned by startup packs as well.
- */
-const READ_AHEAD = { whole: 1024, part: 128 };
 
 export class Attachment {
   readonly #options: AttachmentOptions;
@@ -138,14 +132,18 @@ export class Attachment {
   }
 
   /** As far as is right for what of the image is on the node now. `isWhole`: all of it. */
-  async setReadAhead(ref: string, isWhole: () => boolean): Promise<void> {
+  async setReadAhead(
+    { manifest, resolved, prepared }: Omit<AttachOrder, 'isBuilt'>,
+    isWhole: () => boolean,
+  ): Promise<void> {
     this.#readAheadSet = this.#readAheadSet.then(async () => {
       const loops = this.#loops;
       if (loops === undefined) return;
       try {
-        await setReadAhead(loops.metadata, isWhole() ? READ_AHEAD.whole : READ_AHEAD.part);
+        const flat = this.#options.layout.flat(manifest);
+        await setReadAhead(loops.metadata, await readAheadOf(flat, prepared, isWhole()));
       } catch (error) {
-        this.#options.log.warn({ image: ref, error }, 'reads ahead as the kernel chooses');
+        this.#options.log.warn({ image: resolved.ref, error }, 'reads ahead as the kernel chooses');
       }
     });
     await this.#readAheadSet;

@@ -230,7 +230,9 @@ export class Image {
 
   /** As far as is right for what of the image is on the node now. */
   async setReadAhead(): Promise<void> {
-    await this.#attachment.setReadAhead(this.resolved.ref, () => this.isDirect());
+    const { manifest, resolved, prepared } = this;
+    if (prepared !== undefined)
+      await this.#attachment.setReadAhead({ manifest, resolved, prepared }, () => this.isDirect());
   }
 
   // ── Trust ──
