@@ -1,5 +1,6 @@
 /** Processor time of an engine's processes, by what their threads do. */
 import { readdirSync } from 'node:fs';
+import { policyOf } from '../../src/kernel/priority.ts';
 import { readProc, statFields, threadsOf } from '../../src/kernel/proc.ts';
 
 /** Seconds of processor time, by process; of a Node process by kind of thread, such as `fetcher-0 V8Worker`. */
@@ -42,6 +43,49 @@ export function byProcess(times: EngineTime): EngineTime {
     all.set(process, (all.get(process) ?? 0) + seconds);
   }
   return all;
+}
+
+/**
+ * Processor time of an engine's processes by the priority that their threads have, as often as it is looked at: a change between
+ * two looks is not seen.
+ */
+export class TimeByPriority {
+  readonly #root: string;
+  readonly #seconds: EngineTime = new Map();
+  /** By thread, of the last look. */
+  #last = new Map<string, number>();
+
+  constructor(root: string) {
+    this.#root = root;
+    this.look();
+    this.#seconds.clear();
+  }
+
+  /** By process and priority, such as `fetcher-0 idle`. */
+  get seconds(): EngineTime {
+    return this.#seconds;
+  }
+
+  look(): void {
+    const last = new Map<string, number>();
+    for (const pid of readdirSync('/proc')) {
+      if (!/^\d+$/.test(pid)) continue;
+      const name = roleOf(readProc(`/proc/${pid}/cmdline`), this.#root);
+      if (name === undefined) continue;
+      for (const tid of threadsOf(pid)) {
+        // Time on a processor, ns (Documentation/scheduler/sched-stats.rst).
+        const [ns = ''] = readProc(`/proc/${pid}/task/${tid}/schedstat`).split(' ');
+        const seconds = Number(ns) / 1e9;
+        const priority = policyOf(Number(pid), Number(tid));
+        if (ns === '' || priority === undefined) continue;
+        const key = `${name} ${priority}`;
+        const gone = seconds - (this.#last.get(tid) ?? 0);
+        this.#seconds.set(key, (this.#seconds.get(key) ?? 0) + gone);
+        last.set(tid, seconds);
+      }
+    }
+    this.#last = last;
+  }
 }
 
 function roleOf(commandLine: string, root: string): string | undefined {

@@ -3,11 +3,12 @@
  * same blob to the disk, and, on request, beside another checkout and containerd's pull and reading.
  *
  *     node ops/bench/huge.ts [--bytes 1G] [--kinds none,gzip,zstd] [--rounds 3] [--against CHECKOUT] [--pull]
- *                            [--rate RATE] [--rtt MS] [--jumps N] [--cache DIRECTORY]
+ *                            [--rate RATE] [--rtt MS] [--mapped] [--jumps N] [--cache DIRECTORY]
  *
  * Every round is interleaved: curl, this checkout, the other one, containerd. Page cache and every local byte are gone
  * before each. The mount is not part of the reading; its time has a column of its own. Processor time is that of the
- * whole machine, the registry's share beside it. `--jumps`: so many reads of 4 KiB at random places on a fresh node
+ * whole machine, the registry's share beside it. `--mapped`: cofa's reader maps the file and touches each page in order, as
+ * loaders of safetensors do. `--jumps`: so many reads of 4 KiB at random places on a fresh node
  * instead, one after the other: their times, and what crossed the link for each.
  */
 import { mkdir, readFile, rm, stat } from 'node:fs/promises';
@@ -32,6 +33,7 @@ const { values } = parseArgs({
     pull: { type: 'boolean', default: false },
     rate: { type: 'string' },
     rtt: { type: 'string', default: '0' },
+    mapped: { type: 'boolean', default: false },
     jumps: { type: 'string', default: '0' },
     cache: { type: 'string' },
     help: { type: 'boolean', short: 'h', default: false },
@@ -40,7 +42,7 @@ const { values } = parseArgs({
 if (values.help) {
   console.log(
     'node ops/bench/huge.ts [--bytes 1G] [--kinds none,gzip,zstd] [--rounds 3] [--against CHECKOUT] [--pull]\n' +
-      '                       [--rate RATE] [--rtt MS] [--jumps N] [--cache DIRECTORY]',
+      '                       [--rate RATE] [--rtt MS] [--mapped] [--jumps N] [--cache DIRECTORY]',
   );
   process.exit(0);
 }
@@ -122,6 +124,16 @@ async function watched(at: At, pids: Record<string, number>, read: () => Promise
   };
 }
 
+const CAT = 'cat "$1" >/dev/null';
+/** One byte of each page. */
+const MAPPED = `
+import mmap, sys
+with open(sys.argv[1], 'rb') as file:
+    pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    for at in range(0, len(pages), 1 << 24):
+        pages[at:at + (1 << 24):4096]
+`;
+
 async function byCurl(at: At, directory: string): Promise<Reading> {
   return await near(at, async (host, came) => {
     await dropCaches();
@@ -148,7 +160,7 @@ async function byCofa(at: At, program: string): Promise<Reading> {
       const { totalMs } = await cofa('mount', `${host}/${at.repository}:latest`, dir);
       const file = join(dir, HUGE_FILE);
       const found = await watched(at, pids, async () => {
-        await timed('sh', ['-c', 'cat "$1" >/dev/null', 'sh', file]);
+        await (values.mapped ? timed('python3', ['-c', MAPPED, file]) : timed('sh', ['-c', CAT, 'sh', file]));
       });
       const { size } = await stat(file);
       if (size !== BYTES) throw new Error(`the file has ${size} bytes`);
@@ -172,7 +184,7 @@ async function byContainerd(at: At): Promise<Reading> {
           timeoutMs: PULL_LIMIT_MS,
         });
         await containerd.ctr(['images', 'mount', '--snapshotter', 'overlayfs', ref, dir]);
-        await timed('sh', ['-c', 'cat "$1" >/dev/null', 'sh', join(dir, HUGE_FILE)]);
+        await timed('sh', ['-c', CAT, 'sh', join(dir, HUGE_FILE)]);
       });
       await containerd.ctr(['images', 'unmount', dir]);
       return { mountS: 0, bytes: came() - before, ...found };

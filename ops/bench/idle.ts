@@ -1,12 +1,13 @@
 /**
- * Is what no reader waits for felt by others? Three measurements, of this checkout and of another one in turns:
+ * Is what no reader waits for felt by others? Four measurements, of this checkout and of another one in turns:
  *
  *   processes  processor time of each process in the first seconds of an engine that has nothing to do
+ *   rest       processor time by process and priority while a large image is fetched, hashed and proven, and how long that takes
  *   early      a start with a pack soon after `cofa up`, and late after it: what rehearsals cost a start
  *   beside     containers of an image that is all local, and work that has nothing to do with cofa, on a node that fetches,
  *              hashes and proves another image meanwhile, and on the same node before
  *
- *     node ops/bench/idle.ts [--only early,beside] [--against CHECKOUT] [--rounds 3] [--containers 8] [--large 1G]
+ *     node ops/bench/idle.ts [--only rest,beside] [--against CHECKOUT] [--rounds 3] [--containers 8] [--large 1G]
  *
  * CHECKOUT is another work tree with its dependencies installed. Prints medians, and the medians of each round's ratios.
  */
@@ -21,12 +22,12 @@ import { Cleanup } from '../../test/support/temp.ts';
 import { realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
 import { syntheticImage } from '../images/synthetic.ts';
-import { byProcess, engineTime, type EngineTime, timeBetween } from './engine-time.ts';
+import { byProcess, engineTime, type EngineTime, TimeByPriority, timeBetween } from './engine-time.ts';
 import { COFA, dropCaches, median, onLink, textTable, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { CALM_MS, type Cofa, onFreshEngine, prepare, type Repositories, untilWhole } from './ways.ts';
 
-const PARTS = ['processes', 'early', 'beside'] as const;
+const PARTS = ['processes', 'rest', 'early', 'beside'] as const;
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: PARTS.join(',') },
@@ -39,7 +40,7 @@ const { values } = parseArgs({
 });
 if (values.help === true) {
   console.log(
-    'node ops/bench/idle.ts [--only processes,early,beside] [--against CHECKOUT] [--rounds 3] [--containers 8] [--large 1G]',
+    'node ops/bench/idle.ts [--only processes,rest,early,beside] [--against CHECKOUT] [--rounds 3] [--containers 8] [--large 1G]',
   );
   process.exit(0);
 }
@@ -52,6 +53,8 @@ const EARLY_MS = 5_000;
 const LATE_MS = 20_000;
 /** What is fetched beside has begun by then, ms. */
 const BEGUN_MS = 1_500;
+/** Priorities are looked at so often, ms. */
+const SAMPLE_MS = 50;
 /** Files of the synthetic image, bytes, and its layers. */
 const FILE_BYTES = 262_144;
 const LAYERS = 4;
@@ -120,6 +123,30 @@ function addTimes(rows: Rows, program: string, times: EngineTime, prefix: string
     sum += seconds;
   }
   rows.add(`${prefix}all, s`, program, sum);
+}
+
+// ── rest ──
+
+async function rest(rows: Rows, registry: string, large: string): Promise<void> {
+  await inTurns(async ({ name, cofa: program }) => {
+    await onFreshEngine(async (cofa, root) => {
+      const dir = join(root, 'large');
+      await mkdir(dir);
+      await sleep(LATE_MS - CALM_MS);
+      const times = new TimeByPriority(root);
+      const timer = setInterval(() => times.look(), SAMPLE_MS);
+      const began = performance.now();
+      try {
+        await cofa('mount', `${registry}/${large}:latest`, dir);
+        await untilWhole(cofa);
+      } finally {
+        clearInterval(timer);
+      }
+      rows.add('whole after, s', name, (performance.now() - began) / 1000);
+      for (const [of, seconds] of times.seconds) rows.add(`${of}, s`, name, seconds);
+      await cofa('unmount', dir);
+    }, program);
+  });
 }
 
 // ── early ──
@@ -233,27 +260,32 @@ async function main(cleanup: Cleanup): Promise<void> {
   const parts = values.only.split(',');
   say(programs.map(({ name, cofa }) => `${name}: ${cofa}`).join(', '));
   const tables = new Map(PARTS.map((part) => [part, new Rows()]));
+  const print = () => {
+    for (const [part, rows] of tables) if (parts.includes(part)) rows.print(part);
+  };
   const rowsOf = (part: (typeof PARTS)[number]) => tables.get(part) ?? new Rows();
   if (parts.includes('processes')) await processes(rowsOf('processes'));
-  if (parts.includes('early') || parts.includes('beside')) {
+  if (parts.some((part) => part !== 'processes')) {
     const registry = await startRegistry();
     cleanup.defer(() => registry.stop());
+    if (parts.includes('rest') || parts.includes('beside')) {
+      const filesPerLayer = Math.ceil(parseRate(values.large) / LAYERS / FILE_BYTES);
+      const size = { layers: LAYERS, filesPerLayer, fileBytes: FILE_BYTES };
+      const large = await syntheticImage(await cleanup.tempDir('large'), size, say);
+      await pushLayout(large, registry.host, 'large', 'latest');
+      await timed(COFA, ['--json', 'index', `${registry.host}/large:latest`]);
+    }
+    if (parts.includes('rest')) await rest(rowsOf('rest'), registry.host, 'large');
+    if (!parts.includes('early') && !parts.includes('beside')) return print();
     const layout = await realImage('demo', { onProgress: say });
     const bytes = (await layoutLayers(layout)).reduce((sum, { size }) => sum + size, 0);
     const at = await prepare({ name: 'demo', bytes }, registry.host, async (repository) => {
       await pushLayout(layout, registry.host, repository, 'latest');
     });
     if (parts.includes('early')) await early(rowsOf('early'), at);
-    if (parts.includes('beside')) {
-      const filesPerLayer = Math.ceil(parseRate(values.large) / LAYERS / FILE_BYTES);
-      const size = { layers: LAYERS, filesPerLayer, fileBytes: FILE_BYTES };
-      const large = await syntheticImage(await cleanup.tempDir('large'), size, say);
-      await pushLayout(large, registry.host, 'large', 'latest');
-      await timed(COFA, ['--json', 'index', `${registry.host}/large:latest`]);
-      await beside(rowsOf('beside'), at, 'large');
-    }
+    if (parts.includes('beside')) await beside(rowsOf('beside'), at, 'large');
   }
-  for (const [part, rows] of tables) if (parts.includes(part)) rows.print(part);
+  print();
 }
 
 const cleanup = new Cleanup();
