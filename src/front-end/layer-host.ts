@@ -210,7 +210,8 @@ export class LayerHost {
   readahead(on: boolean): void {
     this.#readsAhead = on;
     const now = this.#core.now();
-    const window = this.#heldTo === undefined ? {} : { window: Math.floor(this.#heldTo / this.device.blockSize) };
+    const window =
+      this.#heldTo === undefined ? {} : { window: Math.floor(this.#heldTo / this.device.blockSize) };
     this.#core.send({ type: 'readahead', on, ...window, now });
   }
 
