@@ -117,7 +117,7 @@ export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: b
 
 /**
  * Bytes that may be fetched ahead of a reader in order while the cache has no room for prefetch: he reads them in a moment, and
- * what he has read goes for them.
+ * what he has read is evicted for them.
  */
 export const windowOf = ({ limit }: CacheLimits): number => Math.min(MOST_WINDOW, limit * WINDOW_SHARE);
 
