@@ -8,7 +8,7 @@
  * the price the time that the absent bytes would take in one stream. With the whole price as the limit no start takes longer
  * than twice what the better way takes, and with half of it than one and a half times as long as the stream alone.
  *
- * The price follows from what all fetches so far say of link and processors. Time comes in with each call.
+ * The price follows from what fetches so far say of link and processors, the latest ones most. Time comes in with each call.
  */
 export interface OneStreamLimits {
   /** Of the price that the rents may come to. */
@@ -17,6 +17,8 @@ export interface OneStreamLimits {
   leastMs: number;
   /** What was fetched before says something about the price from so many bytes on, compressed. */
   leastBytes: number;
+  /** A fetch counts half as much when so many bytes have come since, compressed: links and processors change. */
+  halfBytes: number;
   /** A look that comes later than so, ms, counts as so much: what happened since is not known. */
   longestLookMs: number;
 }
@@ -25,6 +27,7 @@ export const ONE_STREAM: OneStreamLimits = {
   share: 0.5,
   leastMs: 500,
   leastBytes: 2 << 20,
+  halfBytes: 64 << 20,
   longestLookMs: 250,
 };
 
@@ -48,6 +51,7 @@ export interface FetchCost {
 
 export class OneStream {
   readonly #limits: OneStreamLimits;
+  /** Of fetches, older ones counting less. */
   #bytes = 0;
   #transferUs = 0;
   #decodeUs = 0;
@@ -65,9 +69,10 @@ export class OneStream {
 
   /** A fetch has ended well. */
   fetched({ bytes, firstByteUs, fetchUs, decodeUs }: FetchCost): void {
-    this.#bytes += bytes;
-    this.#transferUs += Math.max(0, fetchUs - firstByteUs);
-    this.#decodeUs += decodeUs;
+    const kept = 2 ** (-bytes / this.#limits.halfBytes);
+    this.#bytes = this.#bytes * kept + bytes;
+    this.#transferUs = this.#transferUs * kept + Math.max(0, fetchUs - firstByteUs);
+    this.#decodeUs = this.#decodeUs * kept + decodeUs;
   }
 
   /**

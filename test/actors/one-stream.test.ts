@@ -40,6 +40,15 @@ describe('a start comes in one stream', () => {
     expect(streamedAt(known(), () => [layer('a', true, 1)])?.now).toBeGreaterThanOrEqual(ONE_STREAM.leastMs);
   });
 
+  it('sooner again when a slow link has become fast, although most of what came was slow', () => {
+    const stream = new OneStream();
+    const slow = { bytes: 8 * MB, firstByteUs: 5_000, fetchUs: 2_005_000, decodeUs: 160_000 };
+    for (let count = 0; count < 100; count++) stream.fetched(slow);
+    for (let count = 0; count < 80; count++) stream.fetched({ ...slow, fetchUs: 85_000 });
+    const { share } = ONE_STREAM;
+    expect(streamedAt(stream, () => [layer('a', true, 300)])?.now).toBeLessThanOrEqual(share * 3_200);
+  });
+
   it('never while readers wait for little, or before anything is known of the link', () => {
     expect(streamedAt(known(), (now) => [layer('a', now < 1_000, 300)])).toBeUndefined();
     expect(streamedAt(new OneStream(), () => [layer('a', true, 300)])).toBeUndefined();
