@@ -93,6 +93,8 @@ class Gatherer {
   /** Those that were run, and with which words. */
   readonly #programs = new Set<string>();
   readonly #runs = new Set<string>();
+  /** As scripts know them. */
+  readonly #variables: Map<string, string>;
   /** The script whose lines are being read. */
   #script: FoundFile | undefined;
   /** Interpreters that have been started, by their path. */
@@ -108,6 +110,7 @@ class Gatherer {
       one.slice(one.indexOf('=') + 1),
     ]);
     this.#environment = new Map(pairs);
+    this.#variables = new Map(pairs);
     this.libraries = new Libraries(search, this.#environment);
     this.#named = new NamedFiles(search, this.libraries);
     this.#path = (this.#environment.get('PATH') ?? DEFAULT_PATH).split(':').slice(0, MOST_PATH);
@@ -250,11 +253,12 @@ class Gatherer {
     rest: readonly string[],
     depth: number,
   ): Promise<void> {
-    const { commands, path, mentioned, sourced } = scriptOf(text);
     const before = [this.#path, this.#script] as const;
-    this.#path = [...path, ...this.#path].slice(0, MOST_PATH);
     this.#script = script ?? this.#script;
-    for (const name of sourced) await this.#source(name, rest, depth + 1);
+    for (const name of scriptOf(text, this.#variables).sourced) await this.#source(name, rest, depth + 1);
+    // Again: those have set variables.
+    const { commands, path, mentioned } = scriptOf(text, this.#variables);
+    this.#path = [...path, ...this.#path].slice(0, MOST_PATH);
     for (const { words, isArguments } of commands)
       await this.run(isArguments ? [...words, ...rest] : words, depth + 1, isArguments && words.length === 0);
     for (const name of mentioned) await this.run([name], depth + 1, false);

@@ -4,9 +4,10 @@
  * words, so a name counts
  *
  *     below a folder that the program names as well      /usr/lib/gcc/ and cc1plus
+ *     in its own folder where that is not in PATH          erlexec and beam(.smp)
  *     in PATH where no word looks like it                  g++, gcc-12, ld.bfd
  */
-import { type FoundFile, type HintSearch, nameOf } from './image-files.ts';
+import { type FoundFile, folderOf, type HintSearch, nameOf } from './image-files.ts';
 
 /** Larger ones are interpreters and servers, whose strings are many. */
 const MOST_PROGRAM = 2 << 20;
@@ -38,8 +39,10 @@ export async function helpersOf(
   }
   const names = [...strings].filter((one) => NAME.test(one) && !LIBRARY.test(one));
   const folders = [...strings].filter((one) => FOLDER.test(one)).slice(0, MOST_FOLDERS);
-  const below = programsBelow(search, folders);
-  const own = nameOf(program.path);
+  const [own, home] = [nameOf(program.path), folderOf(program.path)];
+  const same = inPath(own);
+  const isPrivate = same === undefined || search.files.find(same)?.path !== program.path;
+  const below = programsBelow(search, isPrivate ? [home, ...folders] : folders);
   const found = new Set<string>();
   /** Of large ones, which are most often alternatives, the largest. */
   let largest: { path: string; size: number } | undefined;
@@ -68,7 +71,10 @@ function programsBelow(search: HintSearch, folders: readonly string[]): Map<stri
           const path = `${folder}/${name}`;
           const file = search.files.find(path);
           if (file?.kind === 'dir') below.push(path);
-          else if (file?.kind === 'file' && file.isExecutable && !found.has(name)) found.set(name, path);
+          else if (file?.kind === 'file' && file.isExecutable) {
+            for (const called of [name, name.replace(/\.[^.]*$/, '')])
+              if (!found.has(called)) found.set(called, path);
+          }
         }
       }
       level = below;

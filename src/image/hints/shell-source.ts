@@ -24,6 +24,10 @@ export interface ShellScript {
 const MOST_COMMANDS = 256;
 const MOST_MENTIONED = 64;
 const MOST_LINE = 1_000;
+const MOST_VARIABLES = 512;
+const MOST_VALUE = 4_096;
+const ASSIGNMENT = /^(\w+)=(.*)$/;
+const VARIABLE = /\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::?[-=]([^{}$`]*))?\})/g;
 const MENTIONED =
   /(?:\$\{?\w+\}?"?(?:\/[\w.-]+)*\/s?bin\/|\b(?:which|command\s+-[vV]|type\s+-p|hash)\s+"?)([A-Za-z][\w.+-]*)/g;
 const SOURCED = /^\s*(?:\[[^\]]*\]\s*&&\s*)?(?:\.|source)\s+(.+?)\s*(?:[;&|#].*)?$/;
@@ -48,9 +52,17 @@ const BEFORE = new Set([
   'elif',
   '{',
   'time',
+  'eval',
+  'export',
+  'readonly',
+  'local',
 ]);
 
-export function scriptOf(source: string): ShellScript {
+/**
+ * `variables`: what is known of them, those of the image's configuration among them. Assignments of literal values are added in
+ * their order.
+ */
+export function scriptOf(source: string, variables: Map<string, string> = new Map()): ShellScript {
   const script: ShellScript = { commands: [], path: [], mentioned: [], sourced: [] };
   const { commands, path } = script;
   const text = source.replaceAll(/\\\r?\n/g, ' ');
@@ -65,14 +77,18 @@ export function scriptOf(source: string): ShellScript {
     here = /<<-?\s*['"]?(\w+)['"]?/.exec(line)?.[1];
     for (const part of line.split(/;|&&|\|\|?|\$\(|`|\)|&/)) {
       if (commands.length >= MOST_COMMANDS) return script;
-      const words = wordsOf(part);
+      const words = wordsOf(part).map((word) => expanded(word, variables));
       while (words.length > 0) {
         const [first = ''] = words;
-        const assigned = /^(?:export=)?PATH=(.*)$/.exec(first)?.[1];
-        if (assigned !== undefined) path.push(...assigned.split(':').filter((one) => /^\/[^$]*$/.test(one)));
-        if (!BEFORE.has(first) && !/^\w+=/.test(first) && first !== 'export') break;
+        const [, name = '', value = ''] = ASSIGNMENT.exec(first) ?? [];
+        if (name === 'PATH') path.push(...value.split(':').filter((one) => /^\/[^$]*$/.test(one)));
+        else if (name !== '' && !isComputed(line, name))
+          assign(variables, name, value, line.startsWith(name));
+        if (!BEFORE.has(first) && name === '') break;
         words.shift();
       }
+      // `set -- program …`: the script becomes that in the end
+      if (words[0] === 'set' && words[1] === '--') words.splice(0, 2);
       const [first] = words;
       if (first === undefined || KEYWORDS.has(first)) continue;
       if (first === '$@' || first === '${@}') commands.push({ words: [], isArguments: true });
@@ -84,6 +100,29 @@ export function scriptOf(source: string): ShellScript {
     }
   }
   return script;
+}
+
+/** What a command says is not known: the line was split there. */
+function isComputed(line: string, name: string): boolean {
+  const from = line.indexOf(`${name}=`) + name.length + 1;
+  return /^["']?(?:\$\(|`)/.test(line.slice(from, from + 3));
+}
+
+/** `isCertain`: it is not part of a branch, which may not be taken where the variable has a value. */
+function assign(variables: Map<string, string>, name: string, value: string, isCertain: boolean): void {
+  if (/[$`*]/.test(value) || value.length > MOST_VALUE) return;
+  const isKnown = variables.has(name);
+  if (isKnown ? isCertain : variables.size < MOST_VARIABLES) variables.set(name, value);
+}
+
+/** `$NAME`, `${NAME}` and `${NAME:-value}` where they are known; others stay as they are. */
+function expanded(word: string, variables: ReadonlyMap<string, string>): string {
+  if (!word.includes('$')) return word;
+  const whole = word.replaceAll(VARIABLE, (as, plain?: string, braced?: string, otherwise?: string) => {
+    const value = variables.get(plain ?? braced ?? '');
+    return value === undefined || (value === '' && otherwise !== undefined) ? (otherwise ?? as) : value;
+  });
+  return whole.length > MOST_VALUE ? word : whole;
 }
 
 function note({ mentioned, sourced }: ShellScript, line: string): void {
@@ -103,7 +142,7 @@ function wordsOf(text: string): string[] {
   const words: string[] = [];
   for (const match of text.matchAll(/(?:[^\s"'#]|"[^"]*"|'[^']*'|(?<=\S)#)+|#/g)) {
     if (match[0] === '#' || words.length >= MOST_WORDS * 2) break;
-    words.push(match[0].replaceAll(/["']/g, ''));
+    words.push(match[0].replaceAll(/["'\\]/g, ''));
   }
   return words;
 }

@@ -226,6 +226,30 @@ describe('a shell script', () => {
     });
   });
 
+  test('knows its variables: literal ones, those of the image, and not what a branch may set', () => {
+    const variables = new Map([['HOME_OF_IT', '/opt/it']]);
+    const script = [
+      'EXEC="tool"',
+      'if windows; then EXEC=wtool; fi',
+      'DIR="$HOME_OF_IT/bin"',
+      'GONE=$(find x)',
+      '"$DIR/$EXEC" "${MODE:-fast}" $GONE x',
+      'set -- "$NONE$EXEC" -a "$@"',
+      'eval exec "\\"$DIR\\""/other',
+    ].join('\n');
+    const { commands } = scriptOf(script, variables);
+    expect(commands.map(({ words }) => words.join(' '))).toEqual([
+      'windows',
+      'find x',
+      '/opt/it/bin/tool fast',
+      '/opt/it/bin/other',
+    ]);
+    const empty = scriptOf('NONE=\nEXEC=tool\nset -- "$NONE$EXEC" -a "$@"\n');
+    expect(empty.commands).toEqual([{ words: ['tool', '-a'], isArguments: true }]);
+    const many = Array.from({ length: 2_000 }, (_, i) => `A${i}=\${A${i - 1}}\${A${i - 1}}x`).join('\n');
+    expect(scriptOf(`A-1=x\nA=${'x'.repeat(5_000)}\n${many}\n$A`).commands).toEqual([]);
+  });
+
   test('that reads another one into itself runs what that names, and a program from a folder of a variable', async () => {
     const tree = {
       ...LOADER,
@@ -263,7 +287,7 @@ describe('a shell script', () => {
 });
 
 describe('a program that nothing is known of', () => {
-  test('starts those that it names below a folder that it names, and in PATH what looks like no word', async () => {
+  test('starts those that it names below a folder that it names or in its own, and in PATH what looks like no word', async () => {
     const names = (...strings: string[]) => Buffer.from(`\0${strings.join('\0')}\0`);
     const tree = {
       ...LOADER,
@@ -271,9 +295,10 @@ describe('a program that nothing is known of', () => {
         interpreter: '/lib/ld.so',
         body: names('/usr/lib/parts/', 'one', 'sort', 'ld.x', 'libx.so.1'),
       }),
-      '/usr/lib/parts/arch/bin/one': program(),
+      '/usr/lib/parts/arch/bin/one': elf({ interpreter: '/lib/ld.so', body: names('part', 'drive') }),
       '/usr/lib/parts/arch/bin/two': program(),
       '/usr/lib/elsewhere/bin/one': program(),
+      '/usr/lib/parts/arch/bin/part.fast': program(),
       '/bin/sort': program(),
       '/bin/ld.x': program(),
       '/bin/libx.so.1': program(),
@@ -282,6 +307,7 @@ describe('a program that nothing is known of', () => {
     expect(found.filter((path) => !path.startsWith('/lib/'))).toEqual([
       '/bin/drive',
       '/usr/lib/parts/arch/bin/one',
+      '/usr/lib/parts/arch/bin/part.fast',
       '/bin/ld.x',
     ]);
   });
