@@ -6,11 +6,16 @@
  *     free ─pressure→ held ─no pressure→ free, and trusted for a while: that was the work's own
  *                       └─ageMs of holding→ aged: works for turnMs at a low priority, also under pressure
  *
+ * While it is trusted, pressure that is clearly more than its own is others' all the same. Priorities alone do not do: work at idle
+ * priority in one cgroup gets as much as work at normal priority in another one.
+ *
  * Time and figures come in with each call. A machine that has no figures is never busy.
  */
 export interface IdleWorkLimits {
   /** Share of time in which tasks waited, from which on the machine is busy. */
   share: number;
+  /** So much above the share that the work makes itself, others wait as well. */
+  more: number;
   /** A look takes at least so long, ms: a moment says little. */
   lookMs: number;
   /** So long after it was told to hold the work may still be at it, ms. */
@@ -27,10 +32,11 @@ export interface IdleWorkLimits {
 
 export const IDLE_WORK: IdleWorkLimits = {
   share: 0.15,
-  lookMs: 200,
+  more: 0.2,
+  lookMs: 100,
   settleMs: 100,
   trustMs: 1_000,
-  trustMaxMs: 8_000,
+  trustMaxMs: 4_000,
   ageMs: 30_000,
   starvedShare: 1 / 8,
   turnMs: 30_000,
@@ -55,6 +61,9 @@ export class IdleWork {
   #deferredMs = 0;
   #lookedAt = 0;
   #trustedUntil = Number.NEGATIVE_INFINITY;
+  /** Share of the time in which tasks waited when it was held last, and what of that is known to be its own. */
+  #heldAtShare = 0;
+  #ownShare = 0;
   #trustMs: number;
 
   constructor(limits: Partial<IdleWorkLimits> = {}) {
@@ -81,7 +90,8 @@ export class IdleWork {
       if (ms >= turnMs) this.#turnTo('free', now);
       return this.#state;
     }
-    const isBusy = this.#isBusy(now, waited);
+    const pressure = this.#shareSince(now, waited);
+    const isBusy = pressure === undefined ? undefined : pressure >= this.#limits.share;
     const sinceMs = Math.max(0, now - this.#lookedAt);
     this.#lookedAt = now;
     if (this.#state === 'held') this.#deferredMs += sinceMs;
@@ -90,7 +100,8 @@ export class IdleWork {
     if (this.#deferredMs >= ageMs) {
       this.#turnTo('aged', now);
       this.#deferredMs = 0;
-    } else if (isBusy === true && this.#state === 'free' && now >= this.#trustedUntil) this.#hold(now);
+    } else if (pressure !== undefined && this.#state === 'free' && this.#isOthers(pressure, now))
+      this.#hold(pressure, now);
     else if (isBusy === false && this.#state === 'held') this.#letGo(now, ms);
     return this.#state;
   }
@@ -101,9 +112,14 @@ export class IdleWork {
     this.#from = undefined;
   }
 
-  /** Undefined: it is too early to say. */
-  #isBusy(now: number, waited: Waited): boolean | undefined {
-    const { lookMs, settleMs, share } = this.#limits;
+  #isOthers(pressure: number, now: number): boolean {
+    const { share, more } = this.#limits;
+    return pressure >= (now < this.#trustedUntil ? Math.max(share, this.#ownShare + more) : share);
+  }
+
+  /** Share of the time in which tasks waited since the last look. Undefined: it is too early to say. */
+  #shareSince(now: number, waited: Waited): number | undefined {
+    const { lookMs, settleMs } = this.#limits;
     const from = this.#from;
     // What is counted from here on happened without the work.
     const isSettling = this.#state === 'held' && now - this.#since < settleMs;
@@ -115,10 +131,11 @@ export class IdleWork {
     if (ms < lookMs) return undefined;
     this.#from = { at: now, waited };
     const waitedMs = Math.max(waited.cpuMs - from.waited.cpuMs, waited.ioMs - from.waited.ioMs);
-    return waitedMs >= share * ms;
+    return waitedMs / ms;
   }
 
-  #hold(now: number): void {
+  #hold(pressure: number, now: number): void {
+    this.#heldAtShare = pressure;
     // Long after the last doubt there is a new reason.
     if (now - this.#trustedUntil > this.#limits.trustMaxMs) this.#trustMs = this.#limits.trustMs;
     this.#turnTo('held', now);
@@ -130,6 +147,7 @@ export class IdleWork {
     // The first look without the work found a machine that is not busy: the pressure was the work's own.
     const wasOwn = heldMs < 3 * lookMs + 2 * settleMs;
     this.#trustedUntil = wasOwn ? now + this.#trustMs : now;
+    if (wasOwn) this.#ownShare = this.#heldAtShare;
     this.#trustMs = wasOwn ? Math.min(trustMaxMs, this.#trustMs * 2) : trustMs;
   }
 }

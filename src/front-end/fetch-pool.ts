@@ -60,6 +60,7 @@ interface PoolJob {
 }
 
 const TICK_MS = 250;
+const LOOK_MS = 100;
 /** Bytes per ms that a device is read with at the least while it is hashed. */
 const SLOW_DISK = 10_000;
 /** Making a startup pack reports nothing until it is done either. */
@@ -83,6 +84,7 @@ export class FetchPool {
   readonly #late = new Map<number, JobListener>();
   readonly #pids = new Map<string, { pid: number; slots: number }>();
   readonly #tick: Timer;
+  readonly #look: Timer;
   readonly #log: Logger;
   readonly #local: OwnFetcher;
   readonly #conditions: Conditions;
@@ -145,6 +147,7 @@ export class FetchPool {
     });
     this.#bus.publish(this.#names.whoIsThere);
     this.#tick = this.#clock.every(TICK_MS, () => this.#onTick(this.#clock.now()));
+    this.#look = this.#clock.every(LOOK_MS, () => this.#lookAround(this.#clock.now()));
   }
 
   /**
@@ -213,6 +216,7 @@ export class FetchPool {
     this.#isClosed = true;
     this.#urgency.close();
     this.#tick.cancel();
+    this.#look.cancel();
     this.#wake?.cancel();
     this.#local.close();
   }
@@ -242,8 +246,6 @@ export class FetchPool {
   #onTick(now: number): void {
     this.#handle({ type: 'tick', now });
     this.#found.tick(now);
-    const isBusy = this.#urgency.look(now);
-    this.#handle({ type: 'busy', isBusy, now });
     const { fetchers } = this.#dispatcher.status();
     const local = fetchers.find(({ fetcher }) => fetcher === LOCAL);
     const hasOthers = fetchers.some(({ fetcher, slots }) => fetcher !== LOCAL && slots > 0);
@@ -263,6 +265,12 @@ export class FetchPool {
       // It ends what it has.
       this.#handle({ type: 'fetcher.hello', fetcher: LOCAL, slots: 0, now });
     else if (local !== undefined) this.#handle({ type: 'fetcher.lost', fetcher: LOCAL, now });
+  }
+
+  /** Whether work that no reader waits for is in the way of others. */
+  #lookAround(now: number): void {
+    const isBusy = this.#urgency.look(now);
+    this.#handle({ type: 'busy', isBusy, now });
   }
 
   #send(fetcher: string, message: Job | JobWord): void {

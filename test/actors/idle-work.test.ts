@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { IDLE_WORK, IdleWork } from '../../actors/idle-work.ts';
 
-const LOOK_MS = 250;
+const LOOK_MS = 100;
 
 /** A machine whose tasks wait for a share of the time: others' always, the work's own while it runs. */
 function machine(share: { others: number; own?: number }) {
@@ -24,7 +24,7 @@ function machine(share: { others: number; own?: number }) {
   return { share, look, over };
 }
 
-test('it holds within half a second after others begin to wait, and goes on within a second after they cease', () => {
+test('it holds within a quarter of a second after others begin to wait, and goes on within a second after they cease', () => {
   const { share, over } = machine({ others: 0 });
   expect(over(5_000)).toEqual({ free: 1, held: 0, aged: 0 });
   share.others = 0.8;
@@ -41,7 +41,15 @@ test('pressure that the work makes itself slows it by an eighth at most', () => 
   expect(over(40_000).free).toBeGreaterThan(0.875);
 });
 
-test('others are noticed within the longest time of trust', () => {
+test('others are noticed as soon where the work makes some pressure itself', () => {
+  const { share, over } = machine({ others: 0, own: 0.4 });
+  expect(over(60_000).free).toBeGreaterThan(0.875);
+  share.others = 0.5;
+  over(3 * LOOK_MS);
+  expect(over(10_000).held).toBe(1);
+});
+
+test('others are noticed within the longest time of trust where it makes all of it', () => {
   const { share, over } = machine({ others: 0, own: 0.9 });
   over(60_000);
   share.others = 0.9;
