@@ -11,6 +11,8 @@
  * then, so that it does not grow. What others fill costs them nothing: the room would be others' again, and a container would miss
  * what it had.
  *
+ * A spare room that is wanted on the disk costs what no mount uses, alone.
+ *
  * **What**: `planEviction`. By rank first, within a rank the span that was used longest ago:
  *
  *     0  layers that no image on the node names
@@ -40,6 +42,11 @@ export interface CacheLimits {
   limit: number;
   /** Bytes of the disk that are to stay free. */
   reserve: number;
+  /**
+   * Bytes of the disk: with less free, what no mount uses leaves, and nothing is fetched ahead. More than the reserve where
+   * others would remove images then that are more than a cache, such as a kubelet.
+   */
+  spare: number;
   /** Shares of the limit: eviction begins, ends, prefetch pauses, goes on. */
   high: number;
   low: number;
@@ -63,6 +70,7 @@ export const TICK_MS = 100;
 export const CACHE_LIMITS: CacheLimits = {
   limit: Number.POSITIVE_INFINITY,
   reserve: 0,
+  spare: 0,
   high: 0.95,
   low: 0.9,
   prefetchOff: 0.85,
@@ -96,14 +104,15 @@ export interface CachePressure {
 
 /** How much has to go. `prefetching`: what this function said last. */
 export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: boolean): CachePressure {
-  const { limit, reserve, high, low, prefetchOff, prefetchOn } = limits;
+  const { limit, reserve, spare, high, low, prefetchOff, prefetchOn } = limits;
   const slack = Math.max(limits.slack, limit * limits.slackShare);
   const overLimit = use.used > limit * high ? use.used - limit * low : 0;
   const overDisk = isDiskLow(use.free, limits) ? reserve * 1.25 - use.free : 0;
+  const overSpare = use.free < spare ? spare * SPARE_ROOM - use.free : 0;
   const share = prefetching ? prefetchOff : prefetchOn;
-  const roomNeeded = reserve * (prefetching ? 1.5 : 2);
+  const roomNeeded = Math.max(reserve * (prefetching ? 1.5 : 2), spare * (prefetching ? 1 : SPARE_ROOM));
   return {
-    need: Math.ceil(Math.max(overLimit, overDisk, 0)),
+    need: Math.ceil(Math.max(overLimit, overDisk, overSpare, 0)),
     ofMounted: Math.ceil(Math.max(overLimit, Math.min(overDisk, use.grown), 0)),
     urgency:
       use.used > limit + slack || use.free < reserve / 4
@@ -111,7 +120,7 @@ export function cachePressure(use: CacheUse, limits: CacheLimits, prefetching: b
         : use.used > limit || use.free < reserve / 2
           ? 'urgent'
           : 'calm',
-    prefetch: use.used <= limit * share && (reserve === 0 || use.free >= roomNeeded),
+    prefetch: use.used <= limit * share && (roomNeeded === 0 || use.free >= roomNeeded),
   };
 }
 
@@ -124,6 +133,9 @@ export const windowOf = ({ limit }: CacheLimits): number => Math.min(MOST_WINDOW
 const MOST_WINDOW = 8 * 2 ** 20;
 /** There may be many such readers. */
 const WINDOW_SHARE = 1 / 32;
+
+/** What no mount uses leaves until so much more than the spare room is free: in portions. */
+const SPARE_ROOM = 1.05;
 
 export const isDiskLow = (free: number, { reserve }: CacheLimits): boolean => free < reserve;
 
@@ -170,6 +182,7 @@ export function planEviction(
   const protectedFrom = startupMark(layers, limits);
   const ranks: Ranked[] = Array.from({ length: RANKS }, () => ({ layer: [], span: [], use: [] }));
   for (const [index, layer] of layers.entries()) {
+    if (layer.need === 'mount' && ofMounted <= 0) continue;
     // A device that was handed over or taken back just now stays as it is.
     if (layer.direct && layer.since > now - pause) continue;
     for (let span = 0; span < layer.present.length; span++) {

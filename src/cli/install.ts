@@ -204,14 +204,16 @@ async function containerdMajor(): Promise<number | undefined> {
   return major === undefined ? undefined : Number(major);
 }
 
-async function unitText(root: string): Promise<string> {
+/** The text of the service, by further options of `cofa up`. */
+async function unitText(root: string): Promise<(options: string) => string> {
   const template = await readFile(join(CHECKOUT, 'ops/systemd/cofa.service'), 'utf8');
   const values: Record<string, string> = {
     COFA: unitWord(join(CHECKOUT, 'ops/cofa')),
     ROOT: unitWord(root),
     CHECKOUT: resolve(CHECKOUT),
   };
-  return template.replace(/@([A-Z]+)@/g, (whole, name: string) => values[name] ?? whole);
+  const text = template.replace(/@([A-Z]+)@/g, (whole, name: string) => values[name] ?? whole);
+  return (options) => text.replace(/^ExecStart=.*$/m, (line) => line + options);
 }
 
 /** As systemd reads a word of a command: `%` is doubled, and what has blanks is quoted. */

@@ -33,6 +33,7 @@ export interface UpOptions extends RegistryFlags, NatsOptions {
   imageCredentialProviderConfig?: string;
   imageCredentialProviderBinDir?: string;
   cacheLimit?: number;
+  keepFree: number;
   trust: TrustPolicy;
   keys: string;
   rehearsal: boolean;
@@ -136,6 +137,14 @@ export const UP_OPTIONS: readonly UpOption[] = [
     parse: byteOption('--cache-limit'),
     kind: 'size',
     sample: '"20G"',
+  },
+  {
+    flags: '--keep-free <percent>',
+    about:
+      'of the disk: with less free, images that nothing runs from leave it, and nothing is fetched ahead',
+    parse: numberOption('--keep-free', { min: 0, max: 90, integer: false }),
+    fallback: 0,
+    kind: 'number',
   },
   {
     flags: '--node <name>',

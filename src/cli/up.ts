@@ -81,6 +81,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       transport: options.transport,
       workers: options.workers,
       cacheLimit: options.cacheLimit,
+      keepFree: options.keepFree,
       readDeadlineMs: Math.round(options.readDeadline * 1000),
       hangMs: Math.round(options.hangDeadline * 1000),
       logLimit: options.logLimit,

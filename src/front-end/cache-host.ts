@@ -22,7 +22,7 @@ import type { BlockRun } from '../../actors/ranges.ts';
 import type { CacheStatus } from '../../schemas/api.ts';
 import { type ErrorCode, toErrorRecord } from '../../schemas/errors.ts';
 import type { CacheNeeds, CollectReply, FrontNotice, LayerUse } from '../../schemas/front.ts';
-import { diskReserve } from '../store/disk-room.ts';
+import { diskBytes, diskReserve } from '../store/disk-room.ts';
 import type { LayerLog } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Conditions } from '../process/conditions.ts';
@@ -39,6 +39,8 @@ export interface CacheHostOptions {
   layout: Layout;
   /** Bytes; undefined: what the disk has. */
   limit: number | undefined;
+  /** Percent of the disk: with less free, what no mount uses leaves; 0: the reserve alone counts. */
+  keepFree: number;
   facts: LayerLog;
   /** Layers that are open. */
   opened: ReadonlyMap<string, LayerHost>;
@@ -97,9 +99,9 @@ export class CacheHost {
   /** Every layer that the kernel knows is open again: from now on something may go. */
   async start(): Promise<void> {
     if (this.#timers.length > 1 || this.#stopped) return;
-    const limit = this.#options.limit ?? Number.POSITIVE_INFINITY;
-    const reserve = diskReserve(this.#options.layout.root);
-    this.#limits = { ...CACHE_LIMITS, limit, reserve };
+    const { limit = Number.POSITIVE_INFINITY, keepFree, layout } = this.#options;
+    const reserve = diskReserve(layout.root);
+    this.#limits = { ...CACHE_LIMITS, limit, reserve, spare: (diskBytes(layout.root) * keepFree) / 100 };
     this.#timers.push(this.#options.clock.every(LOOK_MS, () => void this.look()));
   }
 

@@ -111,7 +111,12 @@ export function serveLayers(
   const notify = (notice: FrontNotice) => bus.publish(names.notice, encode(notice));
   const isInUse = (diffId: string) => layers.isInUse(diffId);
   const shared = { layout, facts, opened: layers.opened, conditions, log, clock, notify };
-  const cache = new CacheHost({ ...shared, limit: settings.cacheLimit, isInUse });
+  const cache = new CacheHost({
+    ...shared,
+    limit: settings.cacheLimit,
+    keepFree: settings.keepFree ?? 0,
+    isInUse,
+  });
   const scrubber = new Scrubber({ ...shared, pool, cache });
   writer.watch(scrubber.onStored);
   const open = new OpenLayers({

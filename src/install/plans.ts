@@ -53,8 +53,8 @@ export interface InstallOrder {
   root: string;
   /** Where containerd finds cofa's snapshotter. */
   socket: string;
-  /** The service's text. */
-  unit: string;
+  /** The service's text, with further options of `cofa up`. */
+  unit: (options: string) => string;
   /** Of containerd's version, where it is known: 2 for 2.1. */
   containerdMajor?: number | undefined;
   /** Layers can be mounted with the ids of user namespaces here (actors/id-maps.ts). */
@@ -104,7 +104,8 @@ export function planInstall(order: InstallOrder): FileChange[] {
     if (before !== undefined && before !== after) change(backupOf(paths.docker), before, 'as it was before');
     change(paths.docker, after, 'docker keeps its images in containerd, on cofa');
   }
-  if (paths.unit !== undefined) change(paths.unit, unit, 'the engine runs as a service');
+  if (paths.unit !== undefined)
+    change(paths.unit, unit(kubernetes ? KUBELET_OPTIONS : ''), 'the engine runs as a service');
   return changes;
 }
 
@@ -155,6 +156,12 @@ export function planUninstall(order: {
 
 /** Stands in the service that `cofa install` writes; a service without it is not cofa's. */
 export const UNIT_MARK = '# Written by cofa install.';
+
+/**
+ * A kubelet removes images when 15 % of their disk are left, and evicts pods where that does not help. What the cache holds
+ * of images that nothing runs from leaves before.
+ */
+const KUBELET_OPTIONS = ' --keep-free 20';
 
 // --- containerd ---------------------------------------------------------------------------------------------------
 

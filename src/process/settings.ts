@@ -24,6 +24,8 @@ export interface EngineSettings {
   readDeadlineMs: number;
   /** Bytes that the cache may take; absent: what the disk has. */
   cacheLimit?: number | undefined;
+  /** Percent of the disk that layers of images that nothing mounts leave free; absent: none. */
+  keepFree?: number;
   /** Whether they rehearse starts while there is nothing to do; absent: they do. */
   rehearses?: boolean;
   /** Whether work that no reader waits for gives way to others; absent: it does. */

@@ -79,6 +79,12 @@ export class FlatMounts {
     if (entry.users === 0) this.#linger(chain, this.#options.dirOf(chain), entry);
   }
 
+  /** The chain's image has been removed: where nothing stands on it, it need not wait for a start that comes. */
+  dismiss(chain: string): void {
+    const entry = this.#entries.get(chain);
+    if (entry?.users === 0) this.#linger(chain, this.#options.dirOf(chain), entry, 0);
+  }
+
   #entry(chain: string): Entry {
     let entry = this.#entries.get(chain);
     if (entry === undefined) {
@@ -88,7 +94,7 @@ export class FlatMounts {
     return entry;
   }
 
-  #linger(chain: string, dir: string, entry: Entry): void {
+  #linger(chain: string, dir: string, entry: Entry, forMs = this.#options.lingerMs): void {
     clearTimeout(entry.timer);
     entry.timer = setTimeout(() => {
       entry.tail = entry.tail.then(async () => {
@@ -103,6 +109,6 @@ export class FlatMounts {
         if (entry.mounted) this.#linger(chain, dir, entry);
         else this.#entries.delete(chain);
       });
-    }, this.#options.lingerMs);
+    }, forMs);
   }
 }

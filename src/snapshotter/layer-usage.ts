@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import type { Status } from '../../schemas/api.ts';
 import type { Layout } from '../store/layout.ts';
+import type { DiskUsage } from './disk-usage.ts';
 
 export interface LayerUsageOptions {
   layout: Layout;
@@ -23,12 +24,13 @@ export class LayerUsage {
     this.#options = options;
   }
 
-  /** Bytes of all devices of a diffID; 0 where there is none. Errors: those of the engine's `status`. */
-  async of(diffId: string): Promise<number> {
+  /** Of all devices of a diffID, each of which is one file. Errors: those of the engine's `status`. */
+  async of(diffId: string): Promise<DiskUsage> {
     const { layout } = this.#options;
     const roots = (await this.#known()).get(diffId) ?? [];
-    const sizes = [diffId, ...roots].map((layer) => bytesOnDisk(layout.device(layer)));
-    return (await Promise.all(sizes)).reduce((sum, bytes) => sum + bytes, 0);
+    const files = await Promise.all([diffId, ...roots].map((layer) => bytesOnDisk(layout.device(layer))));
+    const there = files.filter((bytes) => bytes !== undefined);
+    return { size: there.reduce((sum, bytes) => sum + bytes, 0), inodes: there.length };
   }
 
   #known(): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
@@ -49,9 +51,9 @@ export class LayerUsage {
   }
 }
 
-/** Bytes that a file takes; 0 where there is none. */
-const bytesOnDisk = (path: string): Promise<number> =>
+/** Bytes that a file takes; undefined where there is none. */
+const bytesOnDisk = (path: string): Promise<number | undefined> =>
   stat(path).then(
     ({ blocks }) => blocks * 512,
-    () => 0,
+    () => undefined,
   );

@@ -50,8 +50,8 @@ export interface SnapshotStoreOptions {
   append: (id: string, event: Decision['event']) => Promise<SnapshotEvent>;
   /** The flat layer that has what a client wants to unpack, if there is one. */
   cover: (wanted: WantedLayer) => Promise<FlatLayer | undefined>;
-  /** Bytes that a layer's device takes on this node's disk. */
-  deviceUsage: (diffId: string) => Promise<number>;
+  /** What a layer's devices take on this node's disk. */
+  deviceUsage: (diffId: string) => Promise<DiskUsage>;
   now: () => Moment;
   /** Letters and digits that never come again. */
   newId: () => string;
@@ -161,13 +161,22 @@ export class SnapshotStore {
     this.#letGo(id);
     // The snapshot is gone whatever becomes of its folder.
     if (flat === undefined) await this.#removeFolder(id);
+    // A kubelet that removes an image wants its room now.
+    else if (!this.#isElsewhere(flat)) this.#options.flats.dismiss(flat.chain);
   }
 
+  /** What it takes on this disk now. Of a lazy layer that is what has arrived: bytes that are not here take no room. */
   async usage(name: string): Promise<DiskUsage> {
     const { id, kind, usage, flat } = this.#options.table.stat(name);
     if (kind === 'active') return diskUsage(this.#folder(id));
     if (flat === undefined) return usage;
-    return { size: await this.#options.deviceUsage(flat.diffId), inodes: 0 };
+    return await this.#options.deviceUsage(flat.diffId);
+  }
+
+  /** Whether another snapshot is the same flat layer, in another namespace for example. */
+  #isElsewhere({ chain }: FlatLayer): boolean {
+    for (const { flat } of this.#options.table.all()) if (flat?.chain === chain) return true;
+    return false;
   }
 
   /** Those that any of the filters matches. */

@@ -21,9 +21,12 @@ const RESERVE_SHARE = 0.05;
 const RESERVE_MAX = 2 * 2 ** 30;
 
 /** Bytes of the disk of `path` that the cache leaves to others. */
-export function diskReserve(path: string): number {
+export const diskReserve = (path: string): number => Math.min(diskBytes(path) * RESERVE_SHARE, RESERVE_MAX);
+
+/** Bytes of the disk of `path`, used or free. */
+export function diskBytes(path: string): number {
   const { blocks, bsize } = statfsSync(path);
-  return Math.min(blocks * bsize * RESERVE_SHARE, RESERVE_MAX);
+  return blocks * bsize;
 }
 
 /** The room that one writer has on the disk of `path`, which has to be there. */

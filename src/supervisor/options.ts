@@ -35,6 +35,8 @@ export interface SupervisorOptions {
   registry: RegistrySettings;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
+  /** Percent of the disk that layers of images that nothing mounts leave free; without, none. */
+  keepFree?: number | undefined;
   /** Which sidecars may be used before they are proven; `DEFAULT_TRUST` without. */
   trust?: TrustPolicy | undefined;
   /** Folder of the keys that may vouch for sidecars (src/signature/key-directory.ts). */

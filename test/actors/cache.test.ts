@@ -53,6 +53,20 @@ describe('how much is evicted', () => {
     expect([at(49), at(49, 30), at(49, 300)].map(({ ofMounted }) => ofMounted)).toEqual([0, 30, 76]);
   });
 
+  test('with less free than a kubelet wants, what is not mounted leaves, and nothing is fetched ahead', () => {
+    const kubelet = { ...CACHE_LIMITS, reserve: 100, spare: 400 };
+    const at = (free: number, before = true) =>
+      cachePressure({ used: 500, free, grown: 50 }, kubelet, before);
+    expect(at(400)).toMatchObject({ need: 0, prefetch: true });
+    expect(at(399)).toMatchObject({ need: 21, ofMounted: 0, urgency: 'calm', prefetch: false });
+    // It leaves in portions, and prefetch goes on when there is some room.
+    expect([at(419, false), at(420, false)].map(({ prefetch }) => prefetch)).toEqual([false, true]);
+    // Below the reserve all is as ever.
+    expect(at(90)).toMatchObject({ need: 330, ofMounted: 35 });
+    const layers = [layer('mounted', [1, 2]), layer('image', [1, 2], { need: 'image' })];
+    expect([...plan(layers, 4, 'calm', 0).evict.keys()]).toEqual(['image']);
+  });
+
   test('prefetch ends before anything has to be evicted, and begins again further down', () => {
     const on = (used: number, before: boolean) =>
       cachePressure({ used: used * MIB, free: 1e12, grown: 0 }, limits, before).prefetch;

@@ -31,6 +31,7 @@ interface PodSpec {
   automountServiceAccountToken: boolean;
   containers: Array<{
     command: string[];
+    args?: string[];
     env: Array<{ name: string; value: string }>;
     securityContext: { privileged?: boolean };
     volumeMounts: VolumeMount[];
@@ -232,7 +233,13 @@ const NAME = `cofa-ds-${process.pid}`;
 
 /** What containerd's CRI plugin makes of the pod's first container, for `runc`; `root` stands for its path of the state. */
 function specOf({ containers, volumes }: PodSpec, root: string): object {
-  const { command, env, securityContext, volumeMounts } = containers[0] as PodSpec['containers'][number];
+  const {
+    command,
+    args: more = [],
+    env,
+    securityContext,
+    volumeMounts,
+  } = containers[0] as PodSpec['containers'][number];
   const state = env.find(({ name }) => name === 'COFA_ROOT')?.value as string;
   const inTest = (path: string) => (path === state ? root : path);
   expect(securityContext.privileged).toBe(true);
@@ -260,7 +267,7 @@ function specOf({ containers, volumes }: PodSpec, root: string): object {
       terminal: false,
       user: { uid: 0, gid: 0 },
       // Its images are not signed.
-      args: [...(command as string[]), '--trust', 'registry'],
+      args: [...(command as string[]), ...more, '--trust', 'registry'],
       env: [
         'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
         'HOME=/root',

@@ -85,7 +85,12 @@ export async function makeClientImage(
   work: string,
   base: string,
   name: string,
-  o: { big: number; said: string; config?: ImageConfig },
+  o: {
+    big: number;
+    said: string;
+    config?: ImageConfig /** What `/own` holds, where there is to be one. */;
+    own?: string;
+  },
 ): Promise<ClientImage> {
   const folder = join(work, `image-${name}`);
   const [second, third] = [join(folder, '2'), join(folder, '3')];
@@ -93,6 +98,7 @@ export async function makeClientImage(
   await writeFile(join(second, 'data/big'), noise(BIG, o.big));
   await mkdir(join(third, 'bin'), { recursive: true });
   await writeFile(join(third, 'said'), `${o.said}\n`);
+  if (o.own !== undefined) await writeFile(join(third, 'own'), o.own);
   await writeFile(join(third, 'bin/say'), '#!/bin/sh\ncat /said\n', { mode: 0o755 });
   // Runs until it is told to end, and says when it was.
   const wait = '#!/bin/sh\ntrap "echo ended; exit 0" TERM\ncat /said\nwhile :; do sleep 0.1; done\n';

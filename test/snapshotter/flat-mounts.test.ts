@@ -26,6 +26,18 @@ function bed(lingerMs: number, calls: string[] = []) {
   return { flats, calls, fail: (error?: Error) => (failing = error) };
 }
 
+test('one whose image was removed is unmounted at once, unless it is in use', async () => {
+  const { flats, calls } = bed(60_000);
+  const hold = await flats.hold(flat('a'));
+  flats.dismiss('a');
+  flats.dismiss('unknown');
+  await sleep(30);
+  expect(calls).toEqual(['+a']);
+  hold.release();
+  flats.dismiss('a');
+  await expect.poll(() => calls).toEqual(['+a', '-a']);
+});
+
 test('one mount for many users, unmounted a while after the last', async () => {
   const { flats, calls } = bed(30);
   const holds = await Promise.all([1, 2, 3].map(() => flats.hold(flat('a'))));

@@ -90,6 +90,8 @@ export interface ContainerdOptions {
   sandboxImage?: string;
   /** Pods that are not on the host's network get an empty one, from a plugin of CNI that does nothing. */
   emptyNetwork?: boolean;
+  /** With the CRI plugin, of configuration 3: seconds between two looks at what snapshots take. */
+  statsPeriod?: number;
   /** A folder for its state that `stop` leaves alone, so that another containerd can continue with it. */
   directory?: string;
 }
@@ -160,7 +162,8 @@ function containerdConfig({
   sandboxImage,
   network,
   configVersion: version = 2,
-}: Pick<ContainerdOptions, 'sandboxImage' | 'configVersion'> & {
+  statsPeriod,
+}: Pick<ContainerdOptions, 'sandboxImage' | 'configVersion' | 'statsPeriod'> & {
   directory: string;
   socket: string;
   network: Network | undefined;
@@ -189,6 +192,9 @@ function containerdConfig({
       ...(isOld
         ? ['[plugins."io.containerd.grpc.v1.cri"]', `  sandbox_image = ${quoted(sandboxImage)}`]
         : [
+            ...(statsPeriod === undefined
+              ? []
+              : ['[plugins."io.containerd.cri.v1.images"]', `  stats_collect_period = ${statsPeriod}`]),
             '[plugins."io.containerd.cri.v1.images".pinned_images]',
             `  sandbox = ${quoted(sandboxImage)}`,
             '[plugins."io.containerd.cri.v1.runtime"]',

@@ -32,6 +32,7 @@ export function childSettings(given: {
     logLevel: options.logLevel,
     registry,
     cacheLimit: options.cacheLimit,
+    keepFree: options.keepFree ?? 0,
     rehearses: options.rehearses !== false,
     defers: options.defers !== false,
   };
