@@ -10,11 +10,12 @@ import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { byteOption } from './byte-option.ts';
 import { numberOption, type OptionWords, oneOf } from './context.ts';
+import { METRICS_OPTIONS, type MetricsFlags } from './metrics-options.ts';
 import type { NatsOptions } from './nats-options.ts';
 import { REGISTRY_OPTIONS, type RegistryFlags } from './registry-options.ts';
 import { TRUST_HELP, trustOption } from './trust-option.ts';
 
-export interface UpOptions extends RegistryFlags, NatsOptions {
+export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags {
   foreground?: boolean;
   /** False: none. */
   config?: string | boolean;
@@ -203,6 +204,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
     kind: 'path',
     sample: '"/usr/libexec/kubernetes/credential-providers"',
   },
+  ...METRICS_OPTIONS,
   {
     flags: '--trust <policy>',
     about: TRUST_HELP,

@@ -12,6 +12,7 @@ import {
 } from '../../schemas/errors.ts';
 import { fillFromFile } from './config-file.ts';
 import { addOptions, type Context, examples } from './context.ts';
+import { metricsChoice } from './metrics-options.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { registryChoice } from './registry-options.ts';
@@ -31,6 +32,7 @@ export function define(command: Command, context: Context): void {
     await fillFromFile(command, options);
     imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
     credentialProviders(options);
+    metricsChoice(options);
     checkNats(options);
     await warnOfNats(options, context);
     if (options.foreground === true) await stay(options, context);
@@ -96,6 +98,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
             },
       credentialProviders: credentialProviders(options),
       registry: registryChoice(options),
+      metrics: metricsChoice(options),
       trust: options.trust,
       keys: options.keys,
       rehearses: options.rehearsal,

@@ -11,6 +11,7 @@ import type { Job, JobWord } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { busOnDemand, connectBus, decodeIfSound, encode } from '../bus/connection.ts';
 import { JobRunner } from '../fetch/job-runner.ts';
+import { countsFor, registryWatch } from '../process/counted.ts';
 import { giveHeapRoom, giveStreamRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
@@ -58,7 +59,8 @@ export async function runFetcher(
   const bus = await connectBus(busOf(settings, 'fetcher'), { name });
 
   const packs = busOnDemand(busOf(settings, 'packs'), `${name}-packs`);
-  const registry = new RegistryClient({ ...registryOptions(settings), log });
+  const counts = countsFor(link);
+  const registry = new RegistryClient({ ...registryOptions(settings), log, watch: registryWatch(counts) });
   const rehearsal = new IdleRehearsal({
     clock,
     tidying,

@@ -2,6 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import type { FetchCost } from '../../actors/one-stream.ts';
+import type { Counts } from '../../actors/counts.ts';
 import { LAYER_LIMITS, LayerActor, type LayerEffect, type LayerEvent } from '../../actors/layer.ts';
 import type { ErrorCode } from '../../schemas/errors.ts';
 import type { EventOf } from '../../schemas/events.ts';
@@ -26,6 +27,8 @@ export interface LayerHostOptions {
   clock: Clock;
   log: Logger;
   readDeadlineMs: number;
+  /** What reads and fetches are counted in; absent: they are not. */
+  counts?: Counts;
 }
 
 /** Which layer it is, and the files that it lies in. */

@@ -23,7 +23,12 @@ interface Running {
   supply: Supply;
   /** Supplies that were tried before. */
   tries: number;
+  /** What its bytes count as. */
+  counted: FetchedAs;
 }
+
+/** Why bytes came: a reader waits, a hint or readahead says that one will, a startup pack brings them, or the rest is due. */
+type FetchedAs = 'demand' | 'hint' | 'pack' | 'rest';
 
 export class LayerFetches {
   readonly #core: LayerCore;
@@ -54,11 +59,13 @@ export class LayerFetches {
   start({ job, runs, blocks, class: kind, soon, ahead }: LayerEffect & { type: 'fetch' }): void {
     const { diffId, supplies } = this.#core.options.layer;
     const order = { kind: 'fetch', class: kind, layer: diffId, runs: blocks } as const;
-    const running: Running = { job, pool: 0, runs, bytes: 0, order, supply: supplies.current, tries: 0 };
+    const isRest = kind === 'prefetch' && soon !== true;
+    const counted = kind === 'demand' ? kind : isRest ? 'rest' : 'hint';
+    const supply = supplies.current;
+    const running: Running = { job, pool: 0, runs, bytes: 0, order, supply, tries: 0, counted };
     // Before it is submitted: one that is refused ends within the call.
     this.#running.set(job, running);
     this.#trace.fetching(job, runs);
-    const isRest = kind === 'prefetch' && soon !== true;
     this.#submit(running, isRest ? 'rest' : ahead === true ? 'ahead' : 'soon');
   }
 
@@ -75,7 +82,9 @@ export class LayerFetches {
   /** A read waits for a job that was submitted as prefetch. */
   promote(number: number): void {
     const running = this.#running.get(number);
-    if (running !== undefined) this.#core.options.pool.promote(running.pool);
+    if (running === undefined) return;
+    running.counted = 'demand';
+    this.#core.options.pool.promote(running.pool);
   }
 
   cancel(number: number): void {
@@ -84,12 +93,13 @@ export class LayerFetches {
     this.#running.delete(number);
     const timing = this.#core.options.pool.cancel(running.pool);
     if (timing !== undefined) this.#trace.jobEnded(running, timing, 'timeout: given up');
+    this.#core.options.counts?.add('fetch_failures_total', 1, 'timeout');
     this.#writer.flushSoon();
   }
 
   /** Blocks are verified and written, of a job or of a startup pack. `bytes`: compressed ones that came for them. */
-  arrived(job: number, blocks: BlockRun, bytes: number): void {
-    this.#count(bytes);
+  arrived(job: number, blocks: BlockRun, bytes: number, as: FetchedAs = 'pack'): void {
+    this.#count(bytes, as);
     // A fetcher does not say so; what else does must not reach the states, which have no such blocks.
     if (blocks[0] + blocks[1] > this.#core.options.layer.table.blockCount) return;
     this.#core.options.cache.use.arrived(blocks);
@@ -101,11 +111,11 @@ export class LayerFetches {
     return {
       blocks: (first, count, bytes) => {
         running.bytes += bytes;
-        this.arrived(running.job, blockRun(first, count), bytes);
+        this.arrived(running.job, blockRun(first, count), bytes, running.counted);
       },
       end: (bytes, failure, timing) => {
         running.bytes += bytes;
-        this.#count(bytes);
+        this.#count(bytes, running.counted);
         this.#writer.flushSoon();
         if (failure !== undefined && this.#triesAnother(running, failure)) return;
         this.#running.delete(running.job);
@@ -130,7 +140,8 @@ export class LayerFetches {
 
   #done(running: Running, timing: JobTiming): void {
     this.#trace.jobEnded(running, timing, undefined);
-    const { times } = timing;
+    const { times, queuedAt, endedAt } = timing;
+    this.#core.options.counts?.observe('fetch_seconds', (endedAt - queuedAt) / 1000, running.counted);
     const spent = times === undefined ? {} : { times };
     if (times !== undefined) this.#core.options.on.fetched({ bytes: running.bytes, ...times });
     this.#core.send({ type: 'job.done', job: running.job, now: this.#core.now(), ...spent });
@@ -141,8 +152,10 @@ export class LayerFetches {
     { error, retryable }: { error: ErrorRecord; retryable: boolean },
     timing: JobTiming,
   ): void {
-    const { cache, log } = this.#core.options;
+    const { cache, counts, log } = this.#core.options;
     const { code, message } = error;
+    counts?.add('fetch_failures_total', 1, code);
+    if (code === 'integrity') counts?.add('integrity_failures_total', 1, 'block');
     // Prefetch evicts nothing.
     if (timing.class === 'demand') cache.onFetch(code);
     this.#trace.jobEnded(running, timing, `${code}: ${message}`);
@@ -155,8 +168,10 @@ export class LayerFetches {
     this.#core.send({ type: 'job.failed', job, code, message, retryable: mayComeYet, now });
   }
 
-  #count(bytes: number): void {
-    const { fetched } = this.#core.options.cache;
+  #count(bytes: number, as: FetchedAs): void {
+    const { cache, counts } = this.#core.options;
+    const { fetched } = cache;
+    if (bytes > 0) counts?.add('fetched_bytes_total', bytes, as);
     fetched.set(this.#core.diffId, (fetched.get(this.#core.diffId) ?? 0) + bytes);
   }
 }

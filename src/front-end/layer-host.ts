@@ -93,7 +93,7 @@ export class LayerHost {
     const blocks = blockRun(first, Math.min(end, this.#core.actor.blockCount) - first);
     const id = this.#nextRead++;
     this.#trace.readStarted(id, blocks);
-    this.#read(id, blocks, answer);
+    this.#read(id, blocks, this.#counted(answer));
     this.#trace.readQueued(id);
   };
 
@@ -116,6 +116,18 @@ export class LayerHost {
     await Promise.all(Array.from({ length: FETCHES_AT_ONCE }, run));
     await this.#writer.flush();
     return failure;
+  }
+
+  /** A reader's answer, with the time that it waited. */
+  #counted(answer: (errno: number) => void): Answer {
+    const { counts } = this.#core.options;
+    if (counts === undefined) return answer;
+    const since = this.#core.now();
+    return (errno) => {
+      const outcome = errno === 0 ? 'data' : 'failed';
+      counts.observe('read_wait_seconds', (this.#core.now() - since) / 1000, outcome);
+      answer(errno);
+    };
   }
 
   #read(id: number, blocks: BlockRun, answer: Answer): void {
@@ -313,6 +325,16 @@ export class LayerHost {
   /** Whether a read waits for a block. */
   get isWaitedFor(): boolean {
     return this.#answers.size > 0;
+  }
+
+  /** Reads that wait, those of scrubs and repairs included. */
+  get waiting(): number {
+    return this.#answers.size;
+  }
+
+  /** How long the oldest blocks have been here that the log does not have, ms; 0: it has all. */
+  get logLagMs(): number {
+    return this.#writer.lagMs;
   }
 
   /** Compressed bytes of the blocks that are neither present nor on their way, where all blocks were alike. */

@@ -21,6 +21,9 @@ export class LayerWriter {
   #turn: Promise<void> = Promise.resolve();
   /** Damaged blocks that are absent here; the log has not taken their eviction yet. */
   readonly #unsaid: BlockSet;
+  /** Since when something waits for a flush, and for the one that runs; monotonic, ms. */
+  #dueSince: number | undefined;
+  #flushingSince: number | undefined;
 
   constructor(core: LayerCore, trace: Trace) {
     this.#core = core;
@@ -48,9 +51,16 @@ export class LayerWriter {
     return this.inTurn(() => this.#flushOnce());
   }
 
+  /** How long something has waited for the log, ms; 0: nothing does. */
+  get lagMs(): number {
+    const since = this.#flushingSince ?? this.#dueSince;
+    return since === undefined ? 0 : Math.max(0, this.#core.now() - since);
+  }
+
   /** A flush within so many ms. */
   flushSoon(ms = FLUSH_MS): void {
     if (this.#core.isClosed) return;
+    this.#dueSince ??= this.#core.now();
     this.#timer ??= this.#core.options.clock.after(ms, () => {
       this.#timer = undefined;
       this.flush().catch((error: unknown) => {
@@ -105,6 +115,20 @@ export class LayerWriter {
   }
 
   async #flushOnce(): Promise<void> {
+    this.#flushingSince = this.#dueSince;
+    this.#dueSince = undefined;
+    try {
+      await this.#bringAll();
+    } catch (error) {
+      // It waits on since then.
+      this.#dueSince = this.#flushingSince ?? this.#dueSince;
+      throw error;
+    } finally {
+      this.#flushingSince = undefined;
+    }
+  }
+
+  async #bringAll(): Promise<void> {
     // First: blocks that have come in the place of damaged ones are named below.
     await this.#sayDamaged();
     const appends = this.#core.take({ type: 'flush', now: this.#core.now() }, 'append');

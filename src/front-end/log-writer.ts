@@ -1,10 +1,12 @@
 /** The front end's part of the event log: the facts about layers, and the one door through which it adds to them. */
 import type { NatsConnection } from '@nats-io/nats-core';
+import type { Counts } from '../../actors/counts.ts';
 import { foldEvent, idOf } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
 import { isNothing } from '../../schemas/shapes.ts';
 import { ask } from '../bus/connection.ts';
+import { appendWatch } from '../process/counted.ts';
 import type { EngineSettings } from '../process/settings.ts';
 import type { Ports } from '../process/ports.ts';
 import { EventLog, type LogRecord } from '../store/event-log.ts';
@@ -21,6 +23,8 @@ export interface LogWriterOptions {
   names: Subjects;
   settings: Pick<EngineSettings, 'epoch' | 'natsFiles'>;
   clock: Ports['clock'];
+  /** Appends are counted here. */
+  counts?: Counts;
 }
 
 export class LogWriter {
@@ -37,7 +41,7 @@ export class LogWriter {
     return new LogWriter(options, fold);
   }
 
-  private constructor({ bus, names, settings, clock }: LogWriterOptions, fold: NodeFold) {
+  private constructor({ bus, names, settings, clock, counts }: LogWriterOptions, fold: NodeFold) {
     this.#bus = bus;
     this.#names = names;
     this.#fold = fold;
@@ -52,6 +56,7 @@ export class LogWriter {
         const { subject, event } = record;
         for (const watch of this.#watchers) watch(`sha256:${idOf(subject)}`, event);
       },
+      ...(counts === undefined ? {} : { onEnded: appendWatch(counts) }),
       ...(this.#files === undefined ? {} : { alone: true, sync: this.#files.sync }),
     });
     this.#events.rememberAll(names, fold);
@@ -66,6 +71,11 @@ export class LogWriter {
   /** What the log says of layers, and the door through which more is said. */
   layerLog(): LayerLog {
     return layerLog(this.#events, this.#names, this.#fold.state.layers);
+  }
+
+  /** Events that wait for the log. */
+  get waiting(): number {
+    return this.#events.waiting;
   }
 
   /** Calls `watcher` with each record of this process when it is in the log. */

@@ -26,6 +26,7 @@ import type { Machine } from './fetcher-urgency.ts';
 import { LayerTable } from './layer-table.ts';
 import { LocalFetcher, type MakeOwnFetcher } from './local-fetcher.ts';
 import { LogWriter } from './log-writer.ts';
+import { FrontMetrics } from './metrics.ts';
 import { type Fetching, readBase, serveLayers, type Serving, startFetching } from './parts.ts';
 import type { Rest } from './rest.ts';
 import { Shutdown, type StopStep } from './shutdown.ts';
@@ -69,9 +70,9 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   });
 
   const base = await readBase(root, ports);
-  const { settings, names, layout, log } = base;
+  const { settings, names, layout, log, counts } = base;
   const bus = await connectBus(busOf(settings, 'front-end'), { name: 'cofa-front-end' });
-  const writer = await LogWriter.open({ bus, names, settings, clock });
+  const writer = await LogWriter.open({ bus, names, settings, clock, counts });
   const fetching = startFetching(base, bus, layers, ports);
 
   const cold = coldReads(layers, fetching.rest, tidying);
@@ -80,6 +81,12 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
   const transport = await beginInTurn(link, clock, writer, standby);
 
   const serving = serveLayers(base, { ...fetching, bus, layers, writer, transport });
+  const metrics = new FrontMetrics({ ...base, ...fetching, ...serving, layers, writer, transport });
+  link.countBy(() => metrics.samples());
+  link.watch(() => {
+    metrics.look();
+    return standby.trouble();
+  });
   const rehearsal = new IdleRehearsal({
     clock,
     tidying,

@@ -4,6 +4,7 @@
  */
 import { type FileHandle, readFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import type { Counts } from '../../actors/counts.ts';
 import type { LayerFacts } from '../../actors/node-state.ts';
 import { Budgets } from '../../actors/pace.ts';
 import { pairsOf } from '../../actors/ranges.ts';
@@ -51,6 +52,7 @@ export interface OpenLayersOptions {
   clock: Clock;
   log: Logger;
   readDeadlineMs: number;
+  counts: Counts;
   /** An append has ended, undefined: well. */
   onLogged: (error: unknown) => void;
   notify: (notice: FrontNotice) => void;
@@ -229,7 +231,7 @@ export class OpenLayers {
   #hostOf(request: OpenLayer, table: SpanTable, file: FileHandle): LayerHost {
     const { diffId, content = diffId, direct = false } = request;
     const { facts, pool, cache, scrubber, starts, rest, transport, clock, log } = this.#options;
-    const { readDeadlineMs, onLogged, notify } = this.#options;
+    const { readDeadlineMs, onLogged, notify, counts } = this.#options;
     return new LayerHost({
       layer: { diffId, content, table, supplies: new Supplies(supplyOf(request)), file, direct },
       facts,
@@ -246,6 +248,7 @@ export class OpenLayers {
       clock,
       log,
       readDeadlineMs,
+      counts,
     });
   }
 

@@ -1,6 +1,7 @@
 /** What a front end is made of, by the stages of its start (main.ts). */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import { Counts } from '../../actors/counts.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import { type Subjects, subjects } from '../../schemas/subjects.ts';
@@ -25,6 +26,8 @@ import { Starts } from './starts.ts';
 
 /** What is the same for all parts. */
 export interface Base {
+  /** What this process counts for metrics. */
+  counts: Counts;
   root: string;
   /** Name of this front end. */
   front: string;
@@ -43,6 +46,7 @@ export async function readBase(root: string, { clock, random }: Ports): Promise<
   const names = subjects(settings.node, settings.epoch);
   const conditions = new Conditions(log, clock.wallMs);
   return {
+    counts: new Counts(),
     root,
     front: random.hex(8),
     settings,
@@ -71,7 +75,7 @@ export function startFetching(
   layers: LayerTable,
   { ownFetcher, machine }: { ownFetcher: MakeOwnFetcher; machine: Machine },
 ): Fetching {
-  const { root, front, names, log, conditions, clock, settings } = base;
+  const { counts, root, front, names, log, conditions, clock, settings } = base;
   const { now } = clock;
   const pool = new FetchPool({
     bus,
@@ -84,7 +88,7 @@ export function startFetching(
     ownFetcher,
     machine: settings.defers === false ? UNTOUCHED : machine,
   });
-  const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log });
+  const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log, counts });
   const rest = new Rest({ clock, layers, starts, fetchers: () => pool.fetchers });
   return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };
 }
@@ -105,7 +109,7 @@ export function serveLayers(
     transport: FuseTransport;
   },
 ): Serving {
-  const { front, settings, layout, names, log, conditions, clock } = base;
+  const { counts, front, settings, layout, names, log, conditions, clock } = base;
   const { bus, layers, writer, pool, starts, rest, transport, health } = parts;
   const facts = writer.layerLog();
   const notify = (notice: FrontNotice) => bus.publish(names.notice, encode(notice));
@@ -132,6 +136,7 @@ export function serveLayers(
     transport,
     clock,
     log,
+    counts,
     readDeadlineMs: settings.readDeadlineMs,
     onLogged: sayLogTrouble(conditions, health),
     notify,

@@ -5,6 +5,7 @@
 import type { Logger } from 'pino';
 import { type BlockRun, blockRuns } from '../../actors/ranges.ts';
 import { isWhole } from '../../actors/layer-life.ts';
+import type { Counts } from '../../actors/counts.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { StartWatch } from '../../actors/start-watch.ts';
 import type { LayerStatus } from '../../schemas/api.ts';
@@ -74,6 +75,8 @@ export class Starts {
     layer(diffId: string): StartLayer | undefined;
     now: () => number;
     log: Logger;
+    /** Starts that are over are counted here. */
+    counts?: Counts | undefined;
   };
   readonly #clock = new Int32Array(new SharedArrayBuffer(8));
   readonly #recordings = new Map<string, Recording>();
@@ -94,6 +97,7 @@ export class Starts {
     layer(diffId: string): StartLayer | undefined;
     now: () => number;
     log: Logger;
+    counts?: Counts | undefined;
   }) {
     this.#options = options;
   }
@@ -296,6 +300,9 @@ export class Starts {
     const { manifest, start, repository, layers } = order;
     this.#options.log.info({ manifest, start, blocks: found.length, ms: watch.lasted }, 'start recorded');
     if (runs.length === 0) return;
+    const ahead =
+      order.pack?.kind === 'files' ? 'files' : order.pack ? 'pack' : order.hints ? 'hints' : 'nothing';
+    this.#options.counts?.observe('start_reads_seconds', watch.lasted / 1000, ahead);
     const set: StartSet = { devices, runs };
     const brought = this.#brought.get(keyOf(order));
     this.#recorded.push({

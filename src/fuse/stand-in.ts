@@ -18,6 +18,8 @@ const MOST_AT_ONCE = 2_000;
 export interface StandIn {
   /** Requests answered so far. */
   readonly answered: number;
+  /** Of them reads, which have failed. */
+  readonly reads: number;
   /** Ends the stand-in: a front end serves from now on. */
   stop(): void;
 }
@@ -31,6 +33,7 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
   const request = Buffer.alloc(REQUEST_ROOM);
   const reply = Buffer.alloc(OUT.size);
   let answered = 0;
+  let reads = 0;
   const answer = () => {
     for (let i = 0; i < MOST_AT_ONCE; i++) {
       try {
@@ -39,7 +42,8 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
         if (isErrno(error, 'ENOENT', 'EINTR')) continue;
         return; // EAGAIN: nothing waits. ENODEV: the mount was detached or aborted
       }
-      const errno = answerTo(request.readUInt32LE(IN.opcode));
+      const opcode = request.readUInt32LE(IN.opcode);
+      const errno = answerTo(opcode);
       if (errno === undefined) continue;
       reply.writeUInt32LE(OUT.size, OUT.length);
       reply.writeInt32LE(-errno, OUT.error);
@@ -47,6 +51,7 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
       try {
         writeSync(fd, reply);
         answered += 1;
+        if (opcode === OP.READ) reads += 1;
       } catch {
         // The reader was killed, or the mount detached.
       }
@@ -62,6 +67,9 @@ export function startStandIn(session: { fd: number; resend: boolean }): StandIn 
   return {
     get answered() {
       return answered;
+    },
+    get reads() {
+      return reads;
     },
     stop: () => {
       clearInterval(timer);

@@ -9,6 +9,7 @@ import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
 import { ActorHost } from './actor-host.ts';
+import type { Sample } from '../../schemas/metrics.ts';
 import { fromChild, type ToChild } from './parent-link.ts';
 import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
 
@@ -63,6 +64,14 @@ export interface ChildOptions {
   onGiveUp?: () => void;
 }
 
+/** What a process has counted since it began; without `samples` it did not say so in time. */
+export interface Counted {
+  role: ProcessStatus['role'];
+  name: string;
+  pid: number;
+  samples?: readonly Sample[];
+}
+
 export interface LinkOptions {
   /** A process that does not answer for this long is killed, ms. */
   hangMs: number;
@@ -95,6 +104,9 @@ export class Child {
   #farewell: ToChild | undefined;
   /** Starts in a row that took too long. A busy machine has no use for one that is cut off at the same place again. */
   #lateStarts = 0;
+  /** Questions for its counts, by number. */
+  readonly #asked = new Map<number, (samples: readonly Sample[] | undefined) => void>();
+  #nextAsk = 1;
 
   constructor(options: ChildOptions) {
     this.#options = options;
@@ -152,6 +164,22 @@ export class Child {
 
   send(message: ToChild): void {
     if (this.#process?.connected === true) this.#process.send(message, () => {});
+  }
+
+  /** Asks it what it has counted; waits so long, ms. Undefined: it does not run, or has no link. */
+  async counted(patienceMs: number): Promise<Counted | undefined> {
+    const { role, name, link } = this.#options;
+    const pid = this.#process?.pid;
+    if (pid === undefined || link === undefined || this.state !== 'running') return undefined;
+    const ask = this.#nextAsk++;
+    const { promise, resolve } = Promise.withResolvers<readonly Sample[] | undefined>();
+    this.#asked.set(ask, resolve);
+    const timer = this.#clock.after(patienceMs, () => resolve(undefined));
+    this.send({ kind: 'count', ask });
+    const samples = await promise;
+    timer.cancel();
+    this.#asked.delete(ask);
+    return { role, name, pid, ...(samples === undefined ? {} : { samples }) };
   }
 
   /**
@@ -266,6 +294,10 @@ export class Child {
         this.#lateStarts = 0;
         this.#send({ type: 'READY' });
         onReady?.();
+        return;
+      }
+      if (message.kind === 'counted') {
+        this.#asked.get(message.ask)?.(message.samples);
         return;
       }
       missed = 0;

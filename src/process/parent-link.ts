@@ -4,6 +4,8 @@
  * channel's end tells it that the supervisor is gone. Each end looks at what comes: a kind that it does not know is one of a
  * later version (`cofa upgrade`), and passed over.
  */
+import { isSamples, type Sample } from '../../schemas/metrics.ts';
+import type { Predicate } from '../../schemas/predicate.ts';
 import { count, fields, isKind, kindOf, maybe, sentence } from '../../schemas/shapes.ts';
 
 export type ToChild =
@@ -12,20 +14,31 @@ export type ToChild =
   | { kind: 'begin' }
   /** A client wants something: no rehearsal is to be in its way. */
   | { kind: 'work' }
+  /** A client asks for metrics: say what has been counted. */
+  | { kind: 'count'; ask: number }
   /** Another front end takes over: bring what has come into the log, and end. */
   | { kind: 'retire' };
 
 export type FromChild =
   /** `trouble`: it answers, but says itself that something in it stands still. */
   | { kind: 'pong'; beat: number; trouble?: string }
+  /** What it has counted since it began. */
+  | { kind: 'counted'; ask: number; samples: readonly Sample[] }
   /** It has what it needs, and may begin. */
   | { kind: 'loaded' }
   /** It has begun, and can be called. */
   | { kind: 'ready' };
 
-const TO_CHILD = { ping: fields({ beat: count(0) }), begin: fields({}), retire: fields({}) };
-const FROM_CHILD = {
+const TO_CHILD: Readonly<Record<ToChild['kind'], Predicate>> = {
+  ping: fields({ beat: count(0) }),
+  begin: fields({}),
+  work: fields({}),
+  count: fields({ ask: count(0) }),
+  retire: fields({}),
+};
+const FROM_CHILD: Readonly<Record<FromChild['kind'], Predicate>> = {
   pong: fields({ beat: count(0), trouble: maybe(sentence) }),
+  counted: fields({ ask: count(0), samples: isSamples }),
   loaded: fields({}),
   ready: fields({}),
 };
@@ -60,6 +73,8 @@ export interface ParentLinkOptions {
 export interface ParentLink {
   /** `trouble` says what stands still in this process, if anything; it is asked at each sign of life. */
   watch(trouble: () => string | undefined): void;
+  /** What this process has counted; asked when a client asks for metrics. One that says none has counted nothing. */
+  countBy(samples: () => readonly Sample[] | Promise<readonly Sample[]>): void;
   /** Says that this process is loaded, and resolves when it may begin. */
   begin(): Promise<void>;
   /** Says that this process can be called. */
@@ -70,6 +85,8 @@ export interface ParentLink {
 export function linkToParent(channel: ParentChannel | undefined, options: ParentLinkOptions): ParentLink {
   const begun = Promise.withResolvers<void>();
   let troubleOf: () => string | undefined = () => undefined;
+  let samplesOf: () => readonly Sample[] | Promise<readonly Sample[]> = () => [];
+  const say = async (ask: number) => channel?.send({ kind: 'counted', ask, samples: await samplesOf() });
   channel?.onMessage((said) => {
     const message = toChild(said);
     if (message === undefined) return;
@@ -78,11 +95,14 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
       channel.send({ kind: 'pong', beat: message.beat, ...(trouble === undefined ? {} : { trouble }) });
     } else if (message.kind === 'begin') begun.resolve();
     else if (message.kind === 'work') options.onWork?.();
+    // Figures that cannot be had are missing; the process is none the worse.
+    else if (message.kind === 'count') void say(message.ask).catch(() => {});
     else options.onRetire?.();
   });
   channel?.onGone(options.onOrphaned);
   return {
     watch: (trouble) => void (troubleOf = trouble),
+    countBy: (samples) => void (samplesOf = samples),
     begin: () => {
       if (channel === undefined) begun.resolve();
       else channel.send({ kind: 'loaded' });

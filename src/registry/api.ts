@@ -3,7 +3,7 @@
  * means. One call is one attempt, apart from the answer to a challenge; retry.ts repeats it.
  */
 import { CofaError } from '../../schemas/errors.ts';
-import { Authenticator, type Scope } from './auth.ts';
+import { Authenticator, type Renewal, type Scope } from './auth.ts';
 import { readCertificates } from './certificates.ts';
 import type { CookieJar } from './cookies.ts';
 import type { CredentialSources } from './credential-sources.ts';
@@ -62,6 +62,8 @@ export interface ApiSettings {
   retry: RetrySettings;
   ambient: Ambient;
   log: RegistryLog;
+  /** Told of each token or password that was asked for. */
+  onRenewal?: ((outcome: Renewal) => void) | undefined;
 }
 
 /** Refusals of one request that get an answer: each answer may be other credentials. */
@@ -77,7 +79,12 @@ export class RegistryApi {
   constructor(settings: ApiSettings) {
     this.settings = settings;
     this.#transport = new Transport(settings.transport);
-    this.#auth = new Authenticator(this.#transport, settings.credentials, settings.ambient);
+    this.#auth = new Authenticator(
+      this.#transport,
+      settings.credentials,
+      settings.ambient,
+      settings.onRenewal,
+    );
     const none = { ...settings.credentials, none: true };
     this.#anonymous = new Authenticator(this.#transport, none, settings.ambient);
   }

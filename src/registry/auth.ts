@@ -57,13 +57,23 @@ interface RegistryState {
   who: string;
 }
 
+/** How asking for a token or a password ended; `refused`: there is no other one. */
+export type Renewal = 'done' | 'refused' | 'failed';
+
 export class Authenticator {
   readonly #transport: Transport;
   readonly #sources: CredentialSources;
   readonly #ambient: Ambient;
+  readonly #onRenewal: ((outcome: Renewal) => void) | undefined;
   readonly #states = new Map<string, RegistryState>();
 
-  constructor(transport: Transport, sources: CredentialSources, ambient: Ambient) {
+  constructor(
+    transport: Transport,
+    sources: CredentialSources,
+    ambient: Ambient,
+    onRenewal?: (outcome: Renewal) => void,
+  ) {
+    this.#onRenewal = onRenewal;
     this.#transport = transport;
     this.#sources = sources;
     this.#ambient = ambient;
@@ -105,7 +115,8 @@ export class Authenticator {
     const challenge = chooseChallenge(reply.headers['www-authenticate']) ?? state.challenge;
     if (challenge === undefined) return undefined;
     state.challenge = challenge;
-    if (challenge.scheme === 'basic') return await this.#basic(registry, state, scope, refused, signal);
+    if (challenge.scheme === 'basic')
+      return await this.#told(this.#basic(registry, state, scope, refused, signal));
     const key = scopeText(scope);
     const known = state.tokens.get(key);
     // Another request got a new one while this request was on its way with the old.
@@ -142,6 +153,18 @@ export class Authenticator {
           ? `log in: docker login${name}; or the repository does not exist`
           : `log in again: docker login${name}; or the account lacks the right, or the repository does not exist`,
     };
+  }
+
+  /** Passes `asked` on, and tells how it ended. */
+  async #told<T>(asked: Promise<T | undefined>): Promise<T | undefined> {
+    try {
+      const found = await asked;
+      this.#onRenewal?.(found === undefined ? 'refused' : 'done');
+      return found;
+    } catch (error) {
+      this.#onRenewal?.('failed');
+      throw error;
+    }
   }
 
   #state(registry: string): RegistryState {
@@ -202,9 +225,8 @@ export class Authenticator {
     const key = `${skip} ${scopeText(scope)}`;
     let pending = state.pending.get(key);
     if (pending === undefined) {
-      pending = this.#requestToken(registry, state, challenge, origin, scope, skip).finally(() =>
-        state.pending.delete(key),
-      );
+      const asked = this.#told(this.#requestToken(registry, state, challenge, origin, scope, skip));
+      pending = asked.finally(() => state.pending.delete(key));
       state.pending.set(key, pending);
       // Waiting callers see the error. When all of them have left, its rejection must not crash the process.
       pending.catch(() => {});

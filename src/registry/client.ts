@@ -29,6 +29,7 @@ import {
   parseManifest,
   type ResolvedImage,
 } from './manifest.ts';
+import type { Renewal } from './auth.ts';
 import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
 import { namedSidecar, SIDECAR_ARTIFACT } from './named-sidecar.ts';
 import { pushBlob, putManifest } from './pusher.ts';
@@ -67,6 +68,16 @@ export interface RegistryClientOptions {
   environment?: Readonly<Record<string, string | undefined>>;
   ambient?: Ambient;
   log?: RegistryLog;
+  /** Told of each request, for metrics. */
+  watch?: RegistryWatch | undefined;
+}
+
+/** What is told of the traffic with registries. */
+export interface RegistryWatch {
+  /** An answer began after so many seconds, with this status; `error`: none came. */
+  answered: (code: string, seconds: number) => void;
+  /** A token or a password was asked for. `refused`: there is no better one. */
+  renewed: (outcome: Renewal) => void;
 }
 
 export interface Timeouts {
@@ -136,6 +147,7 @@ export class RegistryClient {
         headersTimeoutMs: timeouts.headersMs,
         bodyTimeoutMs: timeouts.bodyMs,
         environment,
+        onAnswer: options.watch?.answered,
       },
       credentials: {
         dockerConfig: options.dockerConfig,
@@ -146,6 +158,7 @@ export class RegistryClient {
       retry: { ...DEFAULT_RETRY, ...options.retry },
       ambient: options.ambient ?? realAmbient,
       log: options.log ?? { debug: () => {}, warn: () => {} },
+      onRenewal: options.watch?.renewed,
     });
     this.#blobs = new BlobReader(this.#api);
     this.#now = (options.ambient ?? realAmbient).now;

@@ -35,6 +35,8 @@ export interface TransportSettings {
   bodyTimeoutMs: number;
   /** `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are read from here, in upper or lower case. */
   environment: Readonly<Record<string, string | undefined>>;
+  /** An answer began after so many seconds, with this status; `error`: none came. */
+  onAnswer?: ((code: string, seconds: number) => void) | undefined;
 }
 
 export interface SendRequest {
@@ -137,6 +139,7 @@ export class Transport {
     if (!crossed && request.authorization !== undefined) headers['authorization'] = request.authorization;
     const cookies = request.cookies?.header(url);
     if (cookies !== undefined) headers['cookie'] = cookies;
+    const since = performance.now();
     try {
       const {
         statusCode,
@@ -153,11 +156,17 @@ export class Transport {
       });
       // An error of a body that no caller reads any more must not end the process.
       body.on('error', () => {});
+      this.#watch(String(statusCode), since);
       return { status: statusCode, headers: answer, body };
     } catch (error) {
       throwIfAborted(signal);
+      this.#watch('error', since);
       throw networkFailure(error, url);
     }
+  }
+
+  #watch(code: string, since: number): void {
+    this.#settings.onAnswer?.(code, (performance.now() - since) / 1000);
   }
 
   #lane(url: URL, signal: AbortSignal | undefined): Promise<Lane> {

@@ -8,6 +8,7 @@ import { mkdir } from 'node:fs/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { idOf } from '../../actors/node-state.ts';
+import type { Counts } from '../../actors/counts.ts';
 import { SnapshotTable, type SnapshotEvent } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { type Subjects, subjects } from '../../schemas/subjects.ts';
@@ -16,6 +17,7 @@ import { ask, connectBus } from '../bus/connection.ts';
 import { type CallEngine, callOver } from '../client/call.ts';
 import { overNats } from '../client/over-nats.ts';
 import { wallClock } from '../kernel/clock.ts';
+import { appendWatch, countsFor } from '../process/counted.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
@@ -62,7 +64,8 @@ export async function runSnapshotter(
   const layout = new Layout(root);
   const names = subjects(settings.node);
   const bus = await connectBus(busOf(settings, 'snapshotter'), { name: 'cofa-snapshotter' });
-  const { table, append } = await openSnapshotLog(bus, names, settings, ports);
+  const counts = countsFor(link);
+  const { table, append } = await openSnapshotLog(bus, names, settings, { ...ports, counts });
   const { prepare } = options;
   const call = callOver(overNats(bus, names));
   const usage = new LayerUsage({ layout, status: () => call('status', {}), now: ports.clock.now });
@@ -118,7 +121,7 @@ async function openSnapshotLog(
   bus: NatsConnection,
   names: Subjects,
   { epoch, natsFiles }: EngineSettings,
-  { clock }: Ports,
+  { clock, counts }: Ports & { counts: Counts },
 ): Promise<Pick<SnapshotStoreOptions, 'table' | 'append'>> {
   const { fold } = await loadNode(bus, names);
   const table = new SnapshotTable(fold.state.snapshots);
@@ -127,6 +130,7 @@ async function openSnapshotLog(
     onFull: () => ask(bus, names.room, {}, isNothing, ROOM_MS),
     // An append of the snapshotter before this one, which landed late.
     onMissed: ({ subject, event }) => table.apply(idOf(subject), event as SnapshotEvent),
+    onEnded: appendWatch(counts),
     ...(natsFiles === undefined ? {} : { alone: true, sync: new LogFiles(natsFiles).sync }),
   });
   events.rememberAll(names, fold);

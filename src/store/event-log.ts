@@ -72,6 +72,8 @@ export interface EventLogOptions {
    * since the record could not be synced or confirmed. With `onMissed`: every record of a subject, in the log's order.
    */
   onStored?: (record: LogRecord) => void;
+  /** An append has ended, after so many ms; `error`: undefined where it is stored. */
+  onEnded?: (ms: number, error: unknown) => void;
 }
 
 export interface AppendOptions {
@@ -205,12 +207,22 @@ export class EventLog {
       () => {},
     );
     this.#tails.set(subject, tail);
+    let failure: unknown;
     try {
       return await mine;
+    } catch (error) {
+      failure = error ?? 'failed';
+      throw error;
     } finally {
       this.#waiting -= 1;
+      this.#options.onEnded?.(performance.now() - called, failure);
       if (this.#tails.get(subject) === tail) this.#tails.delete(subject);
     }
+  }
+
+  /** Appends that have not ended. */
+  get waiting(): number {
+    return this.#waiting;
   }
 
   /** Takes no further events and waits for those under way, at most `timeoutMs`. Returns how many are left. */

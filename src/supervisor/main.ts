@@ -11,6 +11,7 @@
  * Each stage lies in src/supervisor/start/ and takes what it needs of the stages before. What it opens it registers with the
  * end (end.ts), which closes it in the one order there is, also where the start does not come to its end.
  */
+import { Counts } from '../../actors/counts.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { Conditions } from '../process/conditions.ts';
 import { createLog } from '../process/log.ts';
@@ -69,6 +70,7 @@ async function start(given: Given): Promise<void> {
     layout: new Layout(options.root),
     label: labelOf(options.root),
     conditions: new Conditions(log),
+    counts: new Counts(),
     watch: watchProcesses({ facts, log, end }),
     startedAt: new Date(ports.clock.wallMs()),
   };

@@ -1,4 +1,5 @@
 /** What an engine is started with: the settings of `cofa up`. */
+import type { MetricsSettings } from '../metrics/address.ts';
 import type { ProviderSettings } from '../registry/credential-providers.ts';
 import type { RegistrySettings } from '../process/settings.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
@@ -33,6 +34,8 @@ export interface SupervisorOptions {
   /** The kubelet's credential providers, to be run by this engine as well. */
   credentialProviders?: ProviderSettings | undefined;
   registry: RegistrySettings;
+  /** Where metrics are served; nowhere without. */
+  metrics?: MetricsSettings | undefined;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
   /** Percent of the disk that layers of images that nothing mounts leave free; without, none. */

@@ -51,6 +51,12 @@ export const ROWS: readonly Row[] = [
     is: 'what cofa writes into other configurations',
     imports: ['schemas'],
   },
+  {
+    folder: 'src/metrics',
+    kind: 'library',
+    is: 'the door for Prometheus, and the text that it reads',
+    imports: ['schemas'],
+  },
   { folder: 'src/kernel', kind: 'library', is: 'system calls and /proc', imports: ['schemas', 'actors'] },
   { folder: 'src/bus', kind: 'library', is: 'NATS and local sockets', imports: ['schemas'] },
   {
@@ -210,6 +216,7 @@ export const ROWS: readonly Row[] = [
       'src/image',
       'src/index',
       'src/kernel',
+      'src/metrics',
       'src/pack',
       'src/process',
       'src/registry',
@@ -231,6 +238,7 @@ export const ROWS: readonly Row[] = [
       'src/index',
       'src/install',
       'src/kernel',
+      'src/metrics',
       'src/pack',
       'src/process',
       'src/registry',

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { isEmpty } from '../../../schemas/check-front.ts';
 import { serve } from '../../bus/connection.ts';
-import { EventLog, type LogRecord } from '../../store/event-log.ts';
+import { EventLog, type EventLogOptions, type LogRecord } from '../../store/event-log.ts';
 import { LiveFold } from '../../store/live-fold.ts';
 import { LogFiles } from '../../store/log-files.ts';
 import { loadNode, prepareSnapshots } from '../../store/snapshots.ts';
@@ -21,6 +21,8 @@ export interface NodeLogOptions extends Omit<OwnershipOptions, 'events'> {
   files: string | undefined;
   conditions: Conditions;
   log: Logger;
+  /** Of `EventLog`: an append has ended. */
+  onEnded?: EventLogOptions['onEnded'];
   /** Called when the node is this engine's, before its log is read. */
   onOwned?: (epoch: number) => void;
 }
@@ -57,6 +59,7 @@ export async function openNodeLog(options: NodeLogOptions): Promise<NodeLog> {
   let take = (record: LogRecord): void => void early.push(record);
   const events: EventLog = new EventLog(bus, Date.now, {
     ...(files === undefined ? {} : { alone: true, sync: files.sync }),
+    ...(options.onEnded === undefined ? {} : { onEnded: options.onEnded }),
     onStored: (record) => take(record),
     // An append of this engine whose acknowledgement was lost.
     onMissed: (record) => take(record),

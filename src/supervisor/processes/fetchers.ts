@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import type { ProcessStatus } from '../../../schemas/api.ts';
 import type { Layout } from '../../store/layout.ts';
-import { Child, type ChildOptions, type ChildPorts } from '../../process/child.ts';
+import { Child, type Counted, type ChildOptions, type ChildPorts } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 
@@ -63,6 +63,11 @@ export class Fetchers {
   /** A client wants something: they cease to rehearse. */
   workCame(): void {
     for (const child of this.#children) child.send({ kind: 'work' });
+  }
+
+  /** What each has counted. */
+  counted(patienceMs: number): Array<Promise<Counted | undefined>> {
+    return this.#children.map((child) => child.counted(patienceMs));
   }
 
   status(): ProcessStatus[] {

@@ -18,7 +18,7 @@ import type { ProcessStatus } from '../../../schemas/api.ts';
 import { CofaError } from '../../../schemas/errors.ts';
 import { findMount, unmount } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
-import { Child, type ChildOptions, type ChildPorts, describeEnd } from '../../process/child.ts';
+import { Child, type Counted, type ChildOptions, type ChildPorts, describeEnd } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Timer } from '../../process/ports.ts';
 import { within } from '../end.ts';
@@ -82,12 +82,22 @@ export class FrontEnds {
     this.#current = this.#newChild();
   }
 
-  /** Whether the kernel can have what was in flight sent again to a successor. */
   /** A client wants something: it ceases to rehearse. */
   workCame(): void {
     this.#current.send({ kind: 'work' });
   }
 
+  /** Reads that failed since no front end served. */
+  get failedReads(): number {
+    return this.#mount.failedReads;
+  }
+
+  /** What the one that serves has counted. */
+  counted(patienceMs: number): Promise<Counted | undefined> {
+    return this.#current.counted(patienceMs);
+  }
+
+  /** Whether the kernel can have what was in flight sent again to a successor. */
   get resend(): boolean {
     return this.#mount.resend;
   }

@@ -21,6 +21,8 @@ export class FuseMount {
   #session: FuseSession | undefined;
   #guard: Guard | undefined;
   #standIn: StandIn | undefined;
+  /** Reads that stand-ins of before have answered. */
+  #failedReads = 0;
   /** Its connection was aborted. */
   #isCut = false;
   /** It is a new one since the loops were attached. */
@@ -92,6 +94,11 @@ export class FuseMount {
     return this.#standIn !== undefined;
   }
 
+  /** Reads that the supervisor has answered with EIO. */
+  get failedReads(): number {
+    return this.#failedReads + (this.#standIn?.reads ?? 0);
+  }
+
   /** Answers EIO to what waits and to what comes, until a front end begins. Where that fails the mount is made anew. */
   standIn(): void {
     if (this.#session === undefined || this.#standIn !== undefined || this.#isClosed) return;
@@ -106,6 +113,7 @@ export class FuseMount {
   endStandIn(): void {
     if (this.#standIn === undefined) return;
     this.#options.log.info({ answered: this.#standIn.answered }, 'a front end begins: EIO is over');
+    this.#failedReads += this.#standIn.reads;
     this.#standIn.stop();
     this.#standIn = undefined;
   }

@@ -3,6 +3,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import type { ProcessStatus } from '../../../schemas/api.ts';
 import { OLDEST_PROTOCOL, PROTOCOL } from '../../../schemas/protocol.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
@@ -18,11 +19,14 @@ import type { End } from '../end.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import { type OperationsParts, operations } from '../operations.ts';
 import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
+import type { Fetchers } from '../processes/fetchers.ts';
+import type { FrontEnds } from '../processes/front-ends.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
 import { UserCalls } from '../user-calls.ts';
 import { UserRights } from '../user-rights.ts';
 import { followLog } from './log.ts';
+import { serveMetrics } from './metrics.ts';
 import type { LimitedUsers } from './nats.ts';
 
 export interface DoorsOptions
@@ -36,9 +40,13 @@ export interface DoorsOptions
   layout: Layout;
   natsProcesses: () => ProcessStatus[];
   snapshotter: Child | undefined;
-  fronts: OperationsParts['fronts'] & StatusSources['fronts'] & { status(): ProcessStatus[] };
-  fetchers: OperationsParts['fetchers'] & { status(): ProcessStatus[] };
+  fronts: OperationsParts['fronts'] &
+    StatusSources['fronts'] &
+    Pick<FrontEnds, 'status' | 'counted' | 'failedReads'>;
+  fetchers: OperationsParts['fetchers'] & Pick<Fetchers, 'status' | 'counted'>;
   owner: NodeLog['owner'];
+  counts: Counts;
+  events: NodeLog['events'];
   live: NodeLog['live'];
   keeper: NodeLog['keeper'];
   conditions: Conditions;
@@ -63,6 +71,7 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
   ];
   const status = statusOf({ ...given, children, natsUrl: users.supervisor.url });
   followLog(given);
+  serveMetrics({ ...given, children });
   await serveOperations(given, operations({ ...given, status }));
   end.obeySignals(() => mounts.detachAll(true));
   await writeEndpoint(given);

@@ -1,7 +1,9 @@
 /** The parts that know images: prepared, attached, proven. */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import type { Conditions } from '../../process/conditions.ts';
+import { registryWatch } from '../../process/counted.ts';
 import type { RegistrySettings } from '../../process/settings.ts';
 import { RegistryClient } from '../../registry/client.ts';
 import { DEFAULT_KEYS } from '../../signature/key-directory.ts';
@@ -38,6 +40,8 @@ export interface ImageParts {
 
 export interface ImagePartsOptions {
   options: SupervisorOptions;
+  /** Requests to registries are counted here. */
+  counts: Counts;
   front: FrontCaller;
   packs: () => Promise<NatsConnection>;
   layout: Layout;
@@ -56,7 +60,7 @@ export interface ImagePartsOptions {
 export function makeImages(given: ImagePartsOptions): ImageParts {
   const { options, layout, log, end, ports, devices, conditions } = given;
   const completeLayers = () => given.figures.completeLayers();
-  const registry = new RegistryClient({ ...given.registrySettings, log });
+  const registry = new RegistryClient({ ...given.registrySettings, log, watch: registryWatch(given.counts) });
   end.at('connections', () => registry.close());
   const indexers = new Indexers(options.root, options.rehearses !== false);
   end.at('background', () => indexers.close());

@@ -1,9 +1,11 @@
 /** The node's event log, in two stages: the node becomes this engine's; the log is read. */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { version } from '../../client/version.ts';
 import type { Conditions } from '../../process/conditions.ts';
+import { appendWatch } from '../../process/counted.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
 import { type NodeLog, openNodeLog } from '../log/node-log.ts';
@@ -23,6 +25,8 @@ export interface OpeningLog {
 /** Errors of both: those of `openNodeLog`. */
 export function openLog(given: {
   options: SupervisorOptions;
+  /** Appends are counted here. */
+  counts: Counts;
   bus: NatsConnection;
   names: Subjects;
   layout: Layout;
@@ -31,7 +35,7 @@ export function openLog(given: {
   end: End;
   ports: SupervisorPorts;
 }): OpeningLog {
-  const { options, bus, names, layout, conditions, log, end, ports } = given;
+  const { options, counts, bus, names, layout, conditions, log, end, ports } = given;
   const { root: folder, node, transport, nats, logLimit: limit } = options;
   const { pid, host } = ports.self;
   const owned = Promise.withResolvers<number>();
@@ -41,6 +45,7 @@ export function openLog(given: {
       names,
       node,
       onOwned: owned.resolve,
+      onEnded: appendWatch(counts),
       limit,
       files: nats === undefined ? layout.in('nats') : undefined,
       conditions,

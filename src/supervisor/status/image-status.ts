@@ -39,7 +39,8 @@ export function imageStatus(images: Iterable<ShownImage>, layers: readonly Layer
   });
 }
 
-function stateOf({ host, prepared }: ShownImage): ImageStatus['state'] {
+/** Of an image, in a word. */
+export function stateOf({ host, prepared }: Pick<ShownImage, 'host' | 'prepared'>): ImageStatus['state'] {
   if (host.state === 'failed') return 'failed';
   if (prepared !== undefined) return 'ready';
   return host.state === 'preparing' ? 'indexing' : 'unprepared';

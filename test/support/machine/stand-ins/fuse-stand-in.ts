@@ -27,6 +27,9 @@ export function startStandIn(session: { fd: number }): StandIn {
     get answered() {
       return answered;
     },
+    get reads() {
+      return answered;
+    },
     stop: () => connection.unserve(server),
   };
 }

@@ -1,0 +1,121 @@
+/**
+ * How long the phases of each mount took, from the events as they come: the same phases as `cofa replay why --start` tells
+ * (src/replay/start-phases.ts). Layers are opened by another process, whose events may come after the mount is ready: a
+ * start is told some time after it.
+ */
+import type { CofaEvent } from '../schemas/events.ts';
+
+export type StartPhase = 'resolve' | 'prepare' | 'attach' | 'mount';
+/** `before`: an earlier mount had prepared the image. */
+export type PreparedBy = 'before' | 'sidecar' | 'node';
+
+export interface StartTimes {
+  prepared: PreparedBy;
+  /** Seconds. */
+  phases: ReadonlyArray<readonly [StartPhase, number]>;
+}
+
+interface Pending {
+  manifest: string;
+  asked: number | undefined;
+  requestedAt: number;
+  prepared: PreparedBy;
+  preparedAt: number | undefined;
+  /** When each layer was opened that was opened meanwhile. */
+  openedAt: Map<string, number>;
+  mountedAt: number | undefined;
+}
+
+/** Events of other processes are waited for so long after the mount was ready, ms. */
+const SETTLE_MS = 1_000;
+/** Mounts that are followed at once, and layers of each. */
+const MOST_MOUNTS = 1_000;
+const MOST_LAYERS = 1_024;
+
+export class StartWatcher {
+  readonly #layersOf: (manifest: string) => ReadonlySet<string>;
+  readonly #pending = new Map<string, Pending>();
+
+  /** `layersOf`: ids of the layers of an image, by its id. */
+  constructor(layersOf: (manifest: string) => ReadonlySet<string>) {
+    this.#layersOf = layersOf;
+  }
+
+  /** `id`: of the event's subject. */
+  take(id: string, event: CofaEvent): void {
+    switch (event.type) {
+      case 'mount.requested': {
+        const { manifest, asked, at } = event;
+        if (this.#pending.size >= MOST_MOUNTS)
+          this.#pending.delete(this.#pending.keys().next().value as string);
+        const none = { preparedAt: undefined, mountedAt: undefined };
+        const requestedAt = at;
+        this.#pending.set(id, {
+          manifest,
+          asked,
+          requestedAt,
+          prepared: 'before',
+          ...none,
+          openedAt: new Map(),
+        });
+        return;
+      }
+      case 'image.prepared':
+        for (const start of this.#waiting())
+          if (start.manifest === `sha256:${id}`) {
+            start.prepared = event.origin;
+            start.preparedAt = event.at;
+          }
+        return;
+      case 'layer.opened':
+        for (const start of this.#pending.values())
+          if (start.openedAt.size < MOST_LAYERS) start.openedAt.set(`sha256:${id}`, event.at);
+        return;
+      case 'mount.mounted': {
+        const start = this.#pending.get(id);
+        if (start !== undefined) start.mountedAt = event.at;
+        return;
+      }
+      case 'mount.failed':
+      case 'mount.unmounted':
+        if (this.#pending.get(id)?.mountedAt === undefined) this.#pending.delete(id);
+    }
+  }
+
+  /** Starts that are told from now on; each once. `now`: by the clock of the events, ms. */
+  settled(now: number): StartTimes[] {
+    const all: StartTimes[] = [];
+    for (const [id, start] of this.#pending) {
+      if (start.mountedAt === undefined || now - start.mountedAt < SETTLE_MS) continue;
+      this.#pending.delete(id);
+      all.push(this.#timesOf(start, start.mountedAt));
+    }
+    return all;
+  }
+
+  *#waiting(): IterableIterator<Pending> {
+    for (const start of this.#pending.values()) if (start.mountedAt === undefined) yield start;
+  }
+
+  #timesOf(
+    { manifest, asked, requestedAt, prepared, preparedAt, openedAt }: Pending,
+    mountedAt: number,
+  ): StartTimes {
+    const layers = this.#layersOf(manifest);
+    let lastOpened = 0;
+    for (const [layer, at] of openedAt)
+      if (layers.has(layer) && at <= mountedAt) lastOpened = Math.max(lastOpened, at);
+    const readyAt = preparedAt ?? requestedAt;
+    const attachedAt = Math.min(Math.max(lastOpened, readyAt), mountedAt);
+    const seconds = (from: number, to: number) => Math.max(0, to - from) / 1000;
+    return {
+      prepared,
+      phases: [
+        ...(asked === undefined ? [] : [['resolve', seconds(asked, requestedAt)] as const]),
+        ['prepare', seconds(requestedAt, readyAt)],
+        ['attach', seconds(readyAt, attachedAt)],
+        ['mount', seconds(attachedAt, mountedAt)],
+      ],
+    };
+  }
+}

@@ -1,0 +1,226 @@
+/**
+ * The metrics that `cofa up --metrics` offers, by name without the prefix `cofa_`: type, labels, buckets, and a sentence for
+ * people. docs/metrics.md has the same table; a test compares the two. Names and units follow Prometheus' conventions
+ * (base units, `_total` for counters). A name, its type and its labels are an interface: boards and alarms rely on them.
+ */
+import { amount, fields, figure, list, name as word, type Shape } from './shapes.ts';
+
+export interface Family {
+  type: 'counter' | 'gauge' | 'histogram';
+  help: string;
+  labels?: readonly string[];
+  /** Upper bounds of a histogram's buckets, ascending; the last one, infinity, is not named. */
+  buckets?: readonly number[];
+}
+
+/** Seconds that a start's phase takes. */
+const START = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+/** Seconds that a read waits: up to its deadline. */
+const WAIT = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+/** Seconds until a registry begins to answer, or NATS has stored an event. */
+const ANSWER = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+
+const families = {
+  build_info: {
+    type: 'gauge',
+    help: 'Always 1: the version of the engine, its node and its transport.',
+    labels: ['version', 'node', 'transport'],
+  },
+  engine_start_time_seconds: { type: 'gauge', help: 'When the engine started, in seconds since the epoch.' },
+  engine_ready: {
+    type: 'gauge',
+    help: '1 while a front end serves: reads of what has not arrived need not wait for one.',
+  },
+  engine_degraded_conditions: {
+    type: 'gauge',
+    help: 'What is wrong at the moment: the degraded lines of cofa status.',
+  },
+  scrape_missing_processes: {
+    type: 'gauge',
+    help: 'Processes whose figures are those of an earlier scrape, since they did not answer this one.',
+  },
+
+  processes: {
+    type: 'gauge',
+    help: 'Processes of the engine by role and state.',
+    labels: ['role', 'state'],
+  },
+  process_restarts_total: {
+    type: 'counter',
+    help: 'How often the supervisor started a process again.',
+    labels: ['process'],
+  },
+  process_resident_memory_bytes: {
+    type: 'gauge',
+    help: 'Resident memory of each process.',
+    labels: ['process'],
+  },
+  process_cpu_seconds_total: {
+    type: 'counter',
+    help: 'Processor time, user and system, of the present process of this name.',
+    labels: ['process'],
+  },
+
+  start_phase_seconds: {
+    type: 'histogram',
+    help: 'Time of each phase of a mount that became ready, by how its image was prepared.',
+    labels: ['phase', 'prepared'],
+    buckets: START,
+  },
+  start_reads_seconds: {
+    type: 'histogram',
+    help: 'From the first read of a recorded start to its last first read of a block, by what was brought ahead of it.',
+    labels: ['ahead'],
+    buckets: START,
+  },
+  mounts: { type: 'gauge', help: 'Mounts by state.', labels: ['state'] },
+  mount_failures_total: { type: 'counter', help: 'Mounts that failed, by error code.', labels: ['code'] },
+  images: { type: 'gauge', help: 'Images of the node by state.', labels: ['state'] },
+  images_prepared_total: {
+    type: 'counter',
+    help: 'Images that were prepared, by origin.',
+    labels: ['origin'],
+  },
+  lazy_pulls_total: {
+    type: 'counter',
+    help: 'Images that containerd pulled of which no layer was downloaded.',
+  },
+  lazy_pull_layers_total: { type: 'counter', help: 'Layers that containerd was told not to download.' },
+  lazy_pull_bytes_total: { type: 'counter', help: 'Compressed bytes of these layers.' },
+
+  reads_total: {
+    type: 'counter',
+    help: 'Reads of layer devices that reached the engine, by outcome: hit (all blocks present), waited (answered after a fetch), failed.',
+    labels: ['outcome'],
+  },
+  read_bytes_total: { type: 'counter', help: 'Bytes with which reads were answered.' },
+  read_wait_seconds: {
+    type: 'histogram',
+    help: 'Time that reads of absent blocks waited, by outcome.',
+    labels: ['outcome'],
+    buckets: WAIT,
+  },
+  reads_failed_last_5m: {
+    type: 'gauge',
+    help: 'Reads that failed in the last five minutes: for alarms.',
+  },
+
+  fetched_bytes_total: {
+    type: 'counter',
+    help: 'Compressed bytes that came from registries or packs, by class: demand, hint (hints and readahead), pack, rest.',
+    labels: ['class'],
+  },
+  fetch_seconds: {
+    type: 'histogram',
+    help: 'From the queue to the end of a fetch that ended well, by class.',
+    labels: ['class'],
+    buckets: ANSWER,
+  },
+  fetch_failures_total: {
+    type: 'counter',
+    help: 'Fetches that failed or were given up, by error code.',
+    labels: ['code'],
+  },
+  queued_jobs: { type: 'gauge', help: 'Jobs that wait for a fetcher, by class.', labels: ['class'] },
+  running_jobs: { type: 'gauge', help: 'Jobs that fetchers have.' },
+  fetcher_slots: { type: 'gauge', help: 'Jobs that all fetchers may have at once.' },
+  waiting_reads: { type: 'gauge', help: 'Reads that wait for a fetch at the moment.' },
+  blocks: { type: 'gauge', help: 'Blocks of open layers by state.', labels: ['state'] },
+  layers: { type: 'gauge', help: 'Open layers by state.', labels: ['state'] },
+
+  registry_requests_total: {
+    type: 'counter',
+    help: 'Requests to registries, redirects included, by status; error: no answer came.',
+    labels: ['code'],
+  },
+  registry_request_seconds: {
+    type: 'histogram',
+    help: 'From a request to a registry to the beginning of its answer.',
+    buckets: ANSWER,
+  },
+  registry_credential_renewals_total: {
+    type: 'counter',
+    help: 'Tokens and passwords that were asked for, by outcome: done, refused (there was no better one), failed.',
+    labels: ['outcome'],
+  },
+
+  cache_used_bytes: { type: 'gauge', help: 'What the cache takes on the disk, metadata included.' },
+  cache_metadata_bytes: { type: 'gauge', help: 'Of them: flat images, span tables, tables of contents.' },
+  cache_limit_bytes: { type: 'gauge', help: 'What the cache may take; absent without --cache-limit.' },
+  cache_disk_free_bytes: { type: 'gauge', help: 'Free bytes of the disk of the root.' },
+  cache_disk_reserve_bytes: { type: 'gauge', help: 'Bytes of the disk that are to stay free.' },
+  cache_prefetch_allowed: { type: 'gauge', help: '1 while there is room for what no reader waits for.' },
+  evicted_bytes_total: { type: 'counter', help: 'Bytes that evictions gave back to the disk.' },
+  evicted_blocks_total: {
+    type: 'counter',
+    help: 'Blocks that became absent again, by reason.',
+    labels: ['reason'],
+  },
+
+  integrity_failures_total: {
+    type: 'counter',
+    help: 'What was not what it should be: block (fetched bytes), layer (a whole device), metadata (a flat image), table (a span table).',
+    labels: ['what'],
+  },
+  scrubs_total: { type: 'counter', help: 'Layers that were scrubbed.' },
+  scrub_blocks_total: {
+    type: 'counter',
+    help: 'Blocks of scrubs, by result: compared, and of these bad, repaired, kept (bad and still served).',
+    labels: ['result'],
+  },
+
+  log_events_total: { type: 'counter', help: "Events of this node since its log began, every process's." },
+  log_bytes: { type: 'gauge', help: 'What the log holds of this node.' },
+  log_limit_bytes: { type: 'gauge', help: 'Beyond it the oldest events are removed.' },
+  log_append_seconds: {
+    type: 'histogram',
+    help: 'Time until the log had taken an event.',
+    buckets: ANSWER,
+  },
+  log_append_failures_total: { type: 'counter', help: 'Events that the log did not take.' },
+  log_waiting_appends: { type: 'gauge', help: 'Events that wait for the log.' },
+  log_lag_seconds: {
+    type: 'gauge',
+    help: 'How long the oldest blocks have been here that the log does not have.',
+  },
+  nats_connected: { type: 'gauge', help: '1 while NATS can be reached, by process.', labels: ['process'] },
+
+  image_size_bytes: { type: 'gauge', help: 'Uncompressed size of the N largest images.', labels: ['image'] },
+  image_present_bytes: { type: 'gauge', help: 'What has arrived of them.', labels: ['image'] },
+  image_fetched_bytes: {
+    type: 'gauge',
+    help: 'Compressed bytes that came of them since the front end started.',
+    labels: ['image'],
+  },
+} as const satisfies Record<string, Family>;
+
+export type MetricName = keyof typeof families;
+export const METRICS: Readonly<Record<MetricName, Family>> = families;
+
+/** Only with `--metrics-images`. */
+export const IMAGE_METRICS: readonly MetricName[] = [
+  'image_size_bytes',
+  'image_present_bytes',
+  'image_fetched_bytes',
+];
+
+export const PREFIX = 'cofa_';
+
+/**
+ * One series of a family: its labels' values in the order of the table, then the number; of a histogram how many
+ * observations each bucket has (not cumulated, infinity last), then their sum.
+ */
+export type Sample = readonly [name: string, labels: readonly string[], values: readonly number[]];
+
+/** Samples of one process at most. */
+export const MOST_SAMPLES = 2_000;
+
+const isTriple = fields({
+  0: word,
+  1: list(word, 8),
+  2: list((value) => figure(value) && amount(value), 64),
+  length: (value) => value === 3,
+});
+/** Whether a process says samples. Names of a later version are let through: the reader passes over them. */
+export const isSamples: Shape<readonly Sample[]> = (value): value is readonly Sample[] =>
+  list((sample) => Array.isArray(sample) && isTriple(sample), MOST_SAMPLES)(value);

@@ -1,0 +1,225 @@
+/**
+ * The door at which Prometheus asks. It listens in the supervisor, so that it costs no memory of its own, and nothing where it is
+ * off; so it must not be able to hurt it, whoever comes:
+ *
+ *     /metrics   the text; one at a time is made, those who come meanwhile get the same one
+ *     /healthz   200 while the engine answers reads, else 503
+ *     else       404; no method but GET and HEAD, no body
+ *
+ * Connections, heads, time and answers are bounded. A text is at most a second old: a flood of scrapes costs one a second.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { lstatSync, rmSync } from 'node:fs';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
+import { isIP, type Socket } from 'node:net';
+import { CofaError } from '../../schemas/errors.ts';
+import { isLoopbackHost, type MetricsSettings, readLogin, readTls } from './address.ts';
+
+/** Connections at once; further ones are closed. */
+const MOST_CONNECTIONS = 16;
+/** Bytes of a request's head. */
+const LARGEST_HEAD = 8_192;
+/** A request has to be here in this time, and its answer taken, ms. */
+const REQUEST_MS = 5_000;
+const ANSWER_MS = 10_000;
+/** A connection lives no longer, ms: Prometheus opens another. */
+const LIFE_MS = 120_000;
+/** A connection that asks nothing more is closed, ms. */
+const IDLE_MS = 10_000;
+/** A text is not made anew within this time, ms. */
+const FRESH_MS = 1_000;
+/** A wrong login is answered after this, ms. */
+const REFUSAL_MS = 300;
+
+export interface MetricsSource {
+  /** The text, and its type. It is called once at a time. */
+  metrics: () => Promise<{ type: string; text: string }>;
+  isHealthy: () => boolean;
+}
+
+export interface MetricsDoor {
+  close(): Promise<void>;
+}
+
+/** Errors: those of listen(2) (`EADDRINUSE` and the like), `invalid-argument` for files that are not what they should be. */
+export async function openMetricsDoor(
+  { address, tls, auth }: MetricsSettings,
+  source: MetricsSource,
+): Promise<MetricsDoor> {
+  const isNamed = 'socket' in address || !isLoopbackHost(address.host);
+  const answer = answerWith({
+    source: shared(source),
+    login:
+      auth === undefined ? undefined : digestOf(`Basic ${Buffer.from(readLogin(auth)).toString('base64')}`),
+    // A page in a browser of this machine could have its own name lead here, and read the answer.
+    takesNames: isNamed || auth !== undefined,
+  });
+  const limits = {
+    maxHeaderSize: LARGEST_HEAD,
+    headersTimeout: REQUEST_MS,
+    requestTimeout: REQUEST_MS,
+    connectionsCheckingInterval: 1_000,
+    keepAliveTimeout: IDLE_MS,
+    requireHostHeader: true,
+    insecureHTTPParser: false,
+  };
+  const server =
+    tls === undefined ? createServer(limits, answer) : await secureServer(limits, readTls(tls), answer);
+  server.maxConnections = MOST_CONNECTIONS;
+  server.maxHeadersCount = 50;
+  const sockets = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    const life = setTimeout(() => socket.destroy(), LIFE_MS).unref();
+    socket.once('close', () => {
+      clearTimeout(life);
+      sockets.delete(socket);
+    });
+  });
+  server.on('clientError', (_error, socket) => socket.destroy());
+  await listen(server, address);
+  server.unref();
+  return {
+    close: async () => {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const socket of sockets) socket.destroy();
+      await closed;
+    },
+  };
+}
+
+async function secureServer(
+  limits: Parameters<typeof createServer>[0] & object,
+  files: { cert: string; key: string },
+  answer: RequestListener,
+): Promise<Server> {
+  const { createServer: createSecure } = await import('node:https');
+  return createSecure({ ...limits, ...files, minVersion: 'TLSv1.2', handshakeTimeout: REQUEST_MS }, answer);
+}
+
+function listen(server: Server, address: MetricsSettings['address']): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    const listening = () => {
+      server.removeListener('error', reject);
+      // Such as a file table that is full: the next connection may fare better.
+      server.on('error', () => {});
+      resolve();
+    };
+    if ('host' in address) {
+      server.listen(address.port, address.host, listening);
+      return;
+    }
+    removeSocket(address.socket);
+    // The socket is made in this call, for its owner alone.
+    const mask = process.umask(0o177);
+    server.listen(address.socket, listening);
+    process.umask(mask);
+  });
+}
+
+/** Error `conflict` where something else lies there. */
+function removeSocket(path: string): void {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isSocket()) throw new CofaError('conflict', `${path} is no socket, and is left alone`);
+  rmSync(path, { force: true });
+}
+
+/** One text at a time, for all who wait; and for a moment the same one. */
+function shared({ metrics, isHealthy }: MetricsSource): MetricsSource {
+  let last: { at: number; answer: ReturnType<MetricsSource['metrics']> } | undefined;
+  let isRunning = false;
+  return {
+    isHealthy,
+    metrics: () => {
+      const now = performance.now();
+      if (last !== undefined && (isRunning || now - last.at < FRESH_MS)) return last.answer;
+      isRunning = true;
+      const answer = metrics().finally(() => (isRunning = false));
+      last = { at: now, answer };
+      return answer;
+    },
+  };
+}
+
+interface Answering {
+  source: MetricsSource;
+  /** Of the header that a client must send. */
+  login: Buffer | undefined;
+  takesNames: boolean;
+}
+
+function answerWith({ source, login, takesNames }: Answering): RequestListener {
+  return (request, response) => {
+    const late = setTimeout(() => request.socket.destroy(), ANSWER_MS).unref();
+    response.once('close', () => clearTimeout(late));
+    const say = (status: number, text: string, more: Record<string, string> = {}) =>
+      reply(request, response, status, text, more);
+    const flaw = flawOf(request, takesNames);
+    if (flaw !== undefined) return say(...flaw);
+    const { url = '' } = request;
+    const path = url.split('?', 1)[0];
+    if (path === '/healthz') {
+      const isHealthy = source.isHealthy();
+      return say(isHealthy ? 200 : 503, isHealthy ? 'ok\n' : 'no front end serves\n');
+    }
+    if (path !== '/metrics') return say(404, 'not found: /metrics and /healthz are here\n');
+    if (login !== undefined && !timingSafeEqual(login, digestOf(request.headers.authorization ?? ''))) {
+      setTimeout(
+        () => say(401, 'log in\n', { 'www-authenticate': 'Basic realm="cofa metrics"' }),
+        REFUSAL_MS,
+      ).unref();
+      return;
+    }
+    void source.metrics().then(
+      ({ type, text }) => say(200, text, { 'content-type': type }),
+      () => say(503, 'no figures at the moment\n'),
+    );
+  };
+}
+
+/** Why a request is refused, whatever it asks for. */
+function flawOf(request: IncomingMessage, takesNames: boolean): [number, string] | undefined {
+  const { method, headers } = request;
+  if (method !== 'GET' && method !== 'HEAD') return [405, 'GET or HEAD\n'];
+  const length = headers['content-length'];
+  if (headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0'))
+    return [413, 'a request has no body here\n'];
+  if (takesNames || isOwnName(headers.host ?? '')) return undefined;
+  return [421, 'ask by an address, or localhost\n'];
+}
+
+function isOwnName(host: string): boolean {
+  const name = host.replace(/:\d*$/, '').replace(/^\[(.*)\]$/, '$1');
+  return isIP(name) !== 0 || name.toLowerCase() === 'localhost';
+}
+
+const digestOf = (text: string): Buffer => createHash('sha256').update(text).digest();
+
+function reply(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  text: string,
+  more: Record<string, string>,
+): void {
+  if (response.destroyed || response.headersSent) return;
+  const body = Buffer.from(text);
+  response.writeHead(status, {
+    'content-type': 'text/plain; charset=utf-8',
+    'content-length': body.length,
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    // What follows a refused request on its connection is not read.
+    ...(status === 200 ? {} : { connection: 'close' }),
+    ...more,
+  });
+  response.end(request.method === 'HEAD' ? undefined : body);
+}
