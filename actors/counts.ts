@@ -1,9 +1,9 @@
 /**
  * What a process counts of itself for metrics (schemas/metrics.ts). The counts lie where things happen, are plain numbers, and
- * are taken when a client asks for them: no message goes out when something is counted. A label's values are bounded here,
+ * are taken when a client asks for them: counting sends no message. A label's values are bounded here,
  * whatever a registry answers: series beyond the bound are counted under `other`.
  */
-import { type Family, METRICS, type MetricName, type Sample } from '../schemas/metrics.ts';
+import { type Family, knownLabels, METRICS, type MetricName, type Sample } from '../schemas/metrics.ts';
 
 /** Series of one family. */
 const MOST_SERIES = 60;
@@ -114,6 +114,12 @@ function addTo(sum: Map<string, Sample>, [name, labels, values]: Sample): void {
     known === undefined ? values : values.map((value, at) => value + (known[2][at] ?? 0)),
   ]);
 }
+
+/** 0 of each series that a client hears of from the beginning. */
+export const zeroSamples = (): Sample[] =>
+  Object.entries(METRICS).flatMap(([name, family]) =>
+    knownLabels(family).map((labels): Sample => [name, labels, emptyOf(family)]),
+  );
 
 /** Time is divided into slots of so many ms. */
 const SLOT_MS = 10_000;

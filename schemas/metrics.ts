@@ -3,12 +3,14 @@
  * people. docs/metrics.md has the same table; a test compares the two. Names and units follow Prometheus' conventions
  * (base units, `_total` for counters). A name, its type and its labels are an interface: boards and alarms rely on them.
  */
-import { amount, fields, figure, list, name as word, type Shape } from './shapes.ts';
+import { amount, list, name as word, type Shape } from './shapes.ts';
 
 export interface Family {
   type: 'counter' | 'gauge' | 'histogram';
   help: string;
   labels?: readonly string[];
+  /** Values of its one label that are told from the first scrape on, 0 or not: an alarm on an increase needs the 0 before it. */
+  known?: readonly string[];
   /** Upper bounds of a histogram's buckets, ascending; the last one, infinity, is not named. */
   buckets?: readonly number[];
 }
@@ -71,15 +73,32 @@ const families = {
     type: 'histogram',
     help: 'From the first read of a recorded start to its last first read of a block, by what was brought ahead of it.',
     labels: ['ahead'],
+    known: ['pack', 'files', 'hints', 'nothing'],
     buckets: START,
   },
-  mounts: { type: 'gauge', help: 'Mounts by state.', labels: ['state'] },
-  mount_failures_total: { type: 'counter', help: 'Mounts that failed, by error code.', labels: ['code'] },
-  images: { type: 'gauge', help: 'Images of the node by state.', labels: ['state'] },
+  mounts: {
+    type: 'gauge',
+    help: 'Mounts by state.',
+    labels: ['state'],
+    known: ['mounting', 'mounted', 'unmounting', 'detached', 'failed'],
+  },
+  mount_failures_total: {
+    type: 'counter',
+    help: 'Mounts that failed, by error code.',
+    labels: ['code'],
+    known: ['unavailable', 'unauthorized', 'not-found', 'timeout', 'integrity'],
+  },
+  images: {
+    type: 'gauge',
+    help: 'Images of the node by state.',
+    labels: ['state'],
+    known: ['resolving', 'indexing', 'ready', 'failed'],
+  },
   images_prepared_total: {
     type: 'counter',
     help: 'Images that were prepared, by origin.',
     labels: ['origin'],
+    known: ['sidecar', 'node'],
   },
   lazy_pulls_total: {
     type: 'counter',
@@ -92,12 +111,14 @@ const families = {
     type: 'counter',
     help: 'Reads of layer devices that reached the engine, by outcome: hit (all blocks present), waited (answered after a fetch), failed.',
     labels: ['outcome'],
+    known: ['hit', 'waited', 'failed'],
   },
   read_bytes_total: { type: 'counter', help: 'Bytes with which reads were answered.' },
   read_wait_seconds: {
     type: 'histogram',
     help: 'Time that reads of absent blocks waited, by outcome.',
     labels: ['outcome'],
+    known: ['data', 'failed'],
     buckets: WAIT,
   },
   reads_failed_last_5m: {
@@ -109,17 +130,20 @@ const families = {
     type: 'counter',
     help: 'Compressed bytes that came from registries or packs, by class: demand, hint (hints and readahead), pack, rest.',
     labels: ['class'],
+    known: ['demand', 'hint', 'pack', 'rest'],
   },
   fetch_seconds: {
     type: 'histogram',
     help: 'From the queue to the end of a fetch that ended well, by class.',
     labels: ['class'],
+    known: ['demand', 'hint', 'rest'],
     buckets: ANSWER,
   },
   fetch_failures_total: {
     type: 'counter',
     help: 'Fetches that failed or were given up, by error code.',
     labels: ['code'],
+    known: ['unavailable', 'unauthorized', 'timeout', 'integrity', 'no-space'],
   },
   queued_jobs: { type: 'gauge', help: 'Jobs that wait for a fetcher, by class.', labels: ['class'] },
   running_jobs: { type: 'gauge', help: 'Jobs that fetchers have.' },
@@ -132,6 +156,7 @@ const families = {
     type: 'counter',
     help: 'Requests to registries, redirects included, by status; error: no answer came.',
     labels: ['code'],
+    known: ['200', '206', '401', '404', '429', '500', '503', 'error'],
   },
   registry_request_seconds: {
     type: 'histogram',
@@ -142,6 +167,7 @@ const families = {
     type: 'counter',
     help: 'Tokens and passwords that were asked for, by outcome: done, refused (there was no better one), failed.',
     labels: ['outcome'],
+    known: ['done', 'refused', 'failed'],
   },
 
   cache_used_bytes: { type: 'gauge', help: 'What the cache takes on the disk, metadata included.' },
@@ -155,18 +181,21 @@ const families = {
     type: 'counter',
     help: 'Blocks that became absent again, by reason.',
     labels: ['reason'],
+    known: ['limit', 'prune', 'scrub', 'lost'],
   },
 
   integrity_failures_total: {
     type: 'counter',
     help: 'What was not what it should be: block (fetched bytes), layer (a whole device), metadata (a flat image), table (a span table).',
     labels: ['what'],
+    known: ['block', 'layer', 'metadata', 'table'],
   },
   scrubs_total: { type: 'counter', help: 'Layers that were scrubbed.' },
   scrub_blocks_total: {
     type: 'counter',
     help: 'Blocks of scrubs, by result: compared, and of these bad, repaired, kept (bad and still served).',
     labels: ['result'],
+    known: ['compared', 'bad', 'repaired', 'kept'],
   },
 
   log_events_total: { type: 'counter', help: "Events of this node since its log began, every process's." },
@@ -194,6 +223,12 @@ const families = {
   },
 } as const satisfies Record<string, Family>;
 
+/** Series of a family that are told from the first scrape on; none of what has yet to be found out. */
+export const knownLabels = ({ type, labels = [], known }: Family): ReadonlyArray<readonly string[]> => {
+  if (known !== undefined) return known.map((value) => [value]);
+  return labels.length === 0 && type !== 'gauge' ? [[]] : [];
+};
+
 export type MetricName = keyof typeof families;
 export const METRICS: Readonly<Record<MetricName, Family>> = families;
 
@@ -215,12 +250,10 @@ export type Sample = readonly [name: string, labels: readonly string[], values: 
 /** Samples of one process at most. */
 export const MOST_SAMPLES = 2_000;
 
-const isTriple = fields({
-  0: word,
-  1: list(word, 8),
-  2: list((value) => figure(value) && amount(value), 64),
-  length: (value) => value === 3,
-});
+const isLabels = list(word, 8);
+const isValues = list(amount, 64);
+const isSample = (value: unknown): boolean =>
+  Array.isArray(value) && value.length === 3 && word(value[0]) && isLabels(value[1]) && isValues(value[2]);
 /** Whether a process says samples. Names of a later version are let through: the reader passes over them. */
 export const isSamples: Shape<readonly Sample[]> = (value): value is readonly Sample[] =>
-  list((sample) => Array.isArray(sample) && isTriple(sample), MOST_SAMPLES)(value);
+  list(isSample, MOST_SAMPLES)(value);

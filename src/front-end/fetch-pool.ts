@@ -301,6 +301,13 @@ export class FetchPool {
     };
   }
 
+  /** For metrics: what waits, what fetchers have, and what they may have at once. */
+  load(): { queued: { demand: number; prefetch: number }; running: number; slots: number } {
+    const { fetchers, queued } = this.#dispatcher.status();
+    const sum = (of: 'running' | 'slots') => fetchers.reduce((total, fetcher) => total + fetcher[of], 0);
+    return { queued, running: sum('running'), slots: sum('slots') };
+  }
+
   #passOver({ subject, data }: Msg): void {
     this.#log.warn({ subject, bytes: data.length }, 'a message that no fetcher sends was passed over');
   }

@@ -16,7 +16,7 @@ export interface FrontMetricsOptions {
   counts: Counts;
   transport: Pick<FuseTransport, 'counters'>;
   layers: Pick<LayerTable, 'opened'>;
-  pool: Pick<FetchPool, 'status'>;
+  pool: Pick<FetchPool, 'load'>;
   cache: Pick<CacheHost, 'status'>;
   writer: Pick<LogWriter, 'waiting'>;
   health: Pick<BusHealth, 'isAway'>;
@@ -70,13 +70,12 @@ export class FrontMetrics {
   }
 
   #work(): Sample[] {
-    const { workers, queued } = this.#options.pool.status();
-    const sum = (of: 'running' | 'slots') => workers.reduce((total, worker) => total + worker[of], 0);
+    const { queued, running, slots } = this.#options.pool.load();
     return [
       one('queued_jobs', queued.demand, 'demand'),
       one('queued_jobs', queued.prefetch, 'prefetch'),
-      one('running_jobs', sum('running')),
-      one('fetcher_slots', sum('slots')),
+      one('running_jobs', running),
+      one('fetcher_slots', slots),
     ];
   }
 

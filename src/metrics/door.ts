@@ -1,6 +1,6 @@
 /**
  * The door at which Prometheus asks. It listens in the supervisor, so that it costs no memory of its own, and nothing where it is
- * off; so it must not be able to hurt it, whoever comes:
+ * off; so no client may hurt it:
  *
  *     /metrics   the text; one at a time is made, those who come meanwhile get the same one
  *     /healthz   200 while the engine answers reads, else 503

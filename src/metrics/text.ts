@@ -31,8 +31,8 @@ export class MetricsText {
 type Values = MetricObjectWithValues<MetricValueWithName<string>>;
 
 /**
- * A metric of the library whose values were counted elsewhere: the library's own classes count by themselves, and say 0 of what
- * nobody has told them.
+ * A metric of the library whose values were counted elsewhere: the library's own classes count by themselves, and say 0 of
+ * what they have not heard of.
  */
 class FilledMetric extends Gauge<string> {
   readonly #name: string;

@@ -221,3 +221,61 @@ test('a child does what its parent may say, and nothing else', () => {
   hear({ kind: 'retire' });
   expect([sent, retired]).toEqual([[{ kind: 'pong', beat: 3 }], 1]);
 });
+
+test('a client that wants something is heard by a child that rehearses', () => {
+  let heard = 0;
+  let say: (message: unknown) => void = () => {};
+  const channel = {
+    send: () => {},
+    onMessage: (take: (message: unknown) => void) => void (say = take),
+    onGone: () => {},
+  };
+  linkToParent(channel, { onOrphaned: () => {}, onWork: () => (heard += 1) });
+  say({ kind: 'work' });
+  expect(heard).toBe(1);
+});
+
+describe('counts', () => {
+  const sample = ['registry_requests_total', ['200'], [4]] as const;
+
+  test('a child says what it has counted when it is asked', async () => {
+    const sent: unknown[] = [];
+    let say: (message: unknown) => void = () => {};
+    const channel = {
+      send: (message: unknown) => void sent.push(message),
+      onMessage: (take: (message: unknown) => void) => void (say = take),
+      onGone: () => {},
+    };
+    const link = linkToParent(channel, { onOrphaned: () => {} });
+    link.countBy(async () => [sample]);
+    say({ kind: 'count', ask: 7 });
+    await expect.poll(() => sent).toEqual([{ kind: 'counted', ask: 7, samples: [sample] }]);
+  });
+
+  test('one that does not answer in time has none, and lives on', async () => {
+    const child = childOf();
+    child.start();
+    present().says('loaded');
+    present().says('ready');
+    const first = child.counted(1_000);
+    expect(present().got.at(-1)).toBe('count');
+    clock.turn(1_000);
+    expect(await first).toEqual({ role: 'fetcher', name: 'fetcher-0', pid: 1 });
+    const second = child.counted(1_000);
+    // The late answer is another question's.
+    present().says('counted', { ask: 1, samples: [] });
+    present().says('counted', { ask: 2, samples: [sample] });
+    expect((await second)?.samples).toEqual([sample]);
+    expect(child.state).toBe('running');
+  });
+
+  test('one whose answer is no list of samples is killed', async () => {
+    const child = childOf();
+    child.start();
+    present().says('loaded');
+    present().says('ready');
+    void child.counted(1_000);
+    present().says('counted', { ask: 1, samples: [['reads_total', ['hit'], [Number.NaN]]] });
+    expect(present().got).toContain('SIGKILL');
+  });
+});

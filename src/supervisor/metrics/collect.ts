@@ -1,5 +1,5 @@
 /** Gathers what the processes of the engine say of themselves, and what the supervisor knows, into the samples of one scrape. */
-import { Carried, type Counts } from '../../../actors/counts.ts';
+import { Carried, type Counts, zeroSamples } from '../../../actors/counts.ts';
 import type { ProcessStatus } from '../../../schemas/api.ts';
 import type { MetricName, Sample } from '../../../schemas/metrics.ts';
 import { version } from '../../client/version.ts';
@@ -42,10 +42,6 @@ export interface CollectorSources {
 const ANSWER_MS = 1_500;
 /** Of proc(5): ticks a second; on Linux always 100 for programs. */
 const TICKS = 100;
-const STATES = {
-  mounts: ['mounting', 'mounted', 'unmounting', 'detached', 'failed'],
-  images: ['resolving', 'indexing', 'ready', 'failed'],
-} as const;
 
 export class Collector {
   readonly #sources: CollectorSources;
@@ -66,6 +62,7 @@ export class Collector {
     this.#failed.answered(fronts.failedReads, now);
     const heard = this.#carried.samples().filter(([name]) => name !== 'reads_failed_last_5m');
     return summed([
+      ...zeroSamples(),
       ...heard,
       one('reads_total', fronts.failedReads, 'failed'),
       one('reads_failed_last_5m', this.#failed.sum(now)),
@@ -138,9 +135,7 @@ export class Collector {
   #states(): Sample[] {
     const { mounts, images } = this.#sources;
     return [
-      ...STATES.mounts.map((state) => one('mounts', 0, state)),
       ...mounts.list().map(({ state }) => one('mounts', 1, state)),
-      ...STATES.images.map((state) => one('images', 0, state)),
       ...Array.from(images.all(), (image) => one('images', 1, stateOf(image))),
     ];
   }
