@@ -15,8 +15,9 @@ import {
   TARGETS,
 } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
+import { addMonitoringFlags, type MonitoringFlags } from './install-monitoring.ts';
 
-export interface InstallFlags {
+export interface InstallFlags extends MonitoringFlags {
   containerdConfig: string;
   daemonJson: string;
   /** False: none. */
@@ -25,30 +26,35 @@ export interface InstallFlags {
   daemonset?: boolean;
 }
 
+/** What `cofa install` can be asked for. */
+export const ALL_TARGETS = [...TARGETS, 'monitoring'];
+
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 
 export function define(command: Command, context: Context): void {
   addFlags(command)
     .description(
-      'Change the configuration of containerd, docker or a Kubernetes node so that it starts images by cofa, and add a service for the engine. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
+      'Change the configuration of containerd, docker or a Kubernetes node so that it starts images by cofa, and add a service for the engine; or that of Prometheus and Grafana, so that they show it. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
     )
-    .argument('<target>', 'containerd, docker or k8s', oneOf('target', TARGETS))
+    .argument('<target>', 'containerd, docker, k8s or monitoring', oneOf('target', ALL_TARGETS))
     .option(
       '--daemonset',
       'k8s: the engine is a pod (ops/kubernetes), so there is no service, and that pod gets a runtime class of its own',
     )
+    .option('--metrics-target <host:port>', 'monitoring: where Prometheus finds the engine', '127.0.0.1:9464')
     .action((target: string, options: InstallFlags) => install(target, options, context));
   examples(command, [
     ['cofa install containerd --dry-run', 'only show the lines'],
     ['cofa install docker', 'docker 26, with its containerd image store'],
     ['cofa install k8s', 'on each node'],
     ['cofa install k8s --daemonset', 'on each node, where the engine is a pod'],
+    ['cofa install monitoring --dry-run', 'Prometheus scrapes the engine; alarms, and boards for Grafana'],
     ['cofa uninstall', 'takes all of it back'],
   ]);
 }
 
 export function addFlags(command: Command): Command {
-  return command
+  return addMonitoringFlags(command)
     .option('-n, --dry-run', 'write nothing, show what would be written')
     .option('--containerd-config <file>', 'containerd’s configuration', DEFAULT_PATHS.containerd)
     .option('--daemon-json <file>', 'dockerd’s configuration', DEFAULT_PATHS.docker)
@@ -57,6 +63,11 @@ export function addFlags(command: Command): Command {
 }
 
 async function install(target: string, flags: InstallFlags, context: Context): Promise<void> {
+  if (target === 'monitoring') {
+    const { monitoringChanges } = await import('./install-monitoring.ts');
+    const { changes, next } = await monitoringChanges(flags, read);
+    return await carryOut(changes, flags.dryRun === true, next, context);
+  }
   const { planInstall } = await import('../install/plans.ts');
   const { daemonset = false } = flags;
   if (daemonset && target !== 'k8s')

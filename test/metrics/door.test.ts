@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { chmodSync, existsSync, statSync, writeFileSync } from 'node:fs';
 import { request as ask, type RequestOptions } from 'node:http';
 import { request as askSecurely } from 'node:https';
-import { createConnection, createServer, type Socket } from 'node:net';
+import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -11,6 +11,7 @@ import { metricsChoice } from '../../src/cli/metrics-options.ts';
 import type { MetricsSettings } from '../../src/metrics/address.ts';
 import { type MetricsDoor, openMetricsDoor } from '../../src/metrics/door.ts';
 import { MetricsText } from '../../src/metrics/text.ts';
+import { freePort } from '../support/ports.ts';
 import { runCommand } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -46,14 +47,6 @@ async function open(more: Partial<MetricsSettings> = {}): Promise<void> {
       return { type: 'text/plain; version=0.0.4', text: TEXT };
     },
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 interface Answer {
