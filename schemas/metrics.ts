@@ -92,7 +92,7 @@ const families = {
     type: 'gauge',
     help: 'Images of the node by state.',
     labels: ['state'],
-    known: ['resolving', 'indexing', 'ready', 'failed'],
+    known: ['unprepared', 'resolving', 'indexing', 'ready', 'failed'],
   },
   images_prepared_total: {
     type: 'counter',
