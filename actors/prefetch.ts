@@ -117,8 +117,12 @@ export class Prefetcher {
     this.readahead.demanded(span, this.#on || this.#isAllAimed);
   }
 
-  /** The span that a reader waits for comes with these: he may be heard of next behind them. */
+  /**
+   * The span that a reader waits for comes with these: he may be heard of next behind them. Not in a start, of which jobs for
+   * what it is likely to read say nothing of how it reads.
+   */
   comesWith(span: number, runs: readonly SpanRun[]): void {
+    if (!this.#on && !this.#isAllAimed) return;
     for (const [first, count] of runs)
       if (span >= first && span < first + count) this.readahead.inOrder.reaches(span, first + count);
   }

@@ -138,7 +138,8 @@ async function rest(rows: Rows, registry: string, large: string): Promise<void> 
       const began = performance.now();
       try {
         await cofa('mount', `${registry}/${large}:latest`, dir);
-        await untilWhole(cofa);
+        // Each look is a process of its own.
+        await untilWhole(cofa, { everyMs: 3_000 });
       } finally {
         clearInterval(timer);
       }
