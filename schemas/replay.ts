@@ -217,6 +217,19 @@ export const WhyStart = z.object({
   criticalUs: us.describe('sum of the waits on it'),
 });
 
+/** `replay export` */
+export const TraceExport = z.strictObject({
+  file: z.string(),
+  format: z
+    .literal('perfetto')
+    .describe("Chrome's Trace Event Format, which Perfetto, chrome://tracing and speedscope open"),
+  entries: z.int().min(0).describe('of `traceEvents`'),
+  bytes: z.int().min(0).describe('of the file'),
+  fromTime: z.iso.datetime(),
+  toTime: z.iso.datetime(),
+  mount: z.string().optional().describe('id of the mount whose start it is'),
+});
+
 /** `events export` */
 export const ExportResult = z.object({
   file: z.string(),
@@ -237,6 +250,7 @@ export const REPLAY_SCHEMAS = {
   'replay.why-read': WhyRead,
   'replay.why-start': WhyStart,
   'events.export': ExportResult,
+  'replay.export': TraceExport,
 } as const;
 
 export type ReplayImage = z.output<typeof ReplayImage>;

@@ -10,6 +10,17 @@ interface WhyOptions extends SourceOptions {
   top?: number;
 }
 
+/** Which part of which log. */
+export function addLogOptions(command: Command): Command {
+  return command
+    .option('--from <moment>', 'begin with this sequence or time')
+    .option('--to <moment>', 'end with this sequence or time')
+    .option('--partial', 'of a damaged file take what is whole')
+    .option('--nats <url>', "the engine's own NATS, when it does not run and was started with --nats")
+    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS')
+    .option('--node <name>', 'whose log, when several nodes share that NATS');
+}
+
 export function defineWhy(command: Command, context: Context): void {
   command
     .summary('say what a read or a start waited for')
@@ -23,42 +34,36 @@ export function defineWhy(command: Command, context: Context): void {
       '--top <n>',
       'entries of each list',
       numberOption('--top', { min: 1, max: 10_000, integer: true }),
-    )
-    .option('--from <moment>', 'begin with this sequence or time')
-    .option('--to <moment>', 'end with this sequence or time')
-    .option('--partial', 'of a damaged file take what is whole')
-    .option('--nats <url>', "the engine's own NATS, when it does not run and was started with --nats")
-    .option('--nats-ca <file>', 'authority that has signed the certificate of that NATS')
-    .option('--node <name>', 'whose log, when several nodes share that NATS')
-    .action(async (file: string | undefined, options: WhyOptions) => {
-      const { read, mount, start } = options;
-      const asked = [read, mount, start].filter((one) => one !== undefined).length;
-      if (asked !== 1)
-        throw new CofaError('invalid-argument', 'say one of --read, --mount, --start', {
-          hint: 'such as: cofa replay why --start',
-        });
-      const { load } = await import('./replay.ts');
-      const { mount: _, ...source } = options;
-      const loaded = await load(context, file, source);
-      try {
-        const { log } = loaded;
-        for (const note of log.notes) context.output.note(note);
-        const text = await import('../replay/why-text.ts');
-        if (read !== undefined) {
-          const { explainRead, findRead, slowestRead } = await import('../replay/why-read.ts');
-          const why = explainRead(log, read === 'slowest' ? slowestRead(log) : findRead(log, read));
-          context.output.data(why, () => text.renderWhyRead(why, 100).join('\n'));
-          return;
-        }
-        const { findMount } = await import('../replay/start-phases.ts');
-        const { explainStart } = await import('../replay/why-start.ts');
-        const top = options.top ?? 10;
-        const why = explainStart(log, findMount(log, mount), { top });
-        context.output.data(why, () => text.renderWhyStart(why, 100).join('\n'));
-      } finally {
-        await loaded.close();
+    );
+  addLogOptions(command).action(async (file: string | undefined, options: WhyOptions) => {
+    const { read, mount, start } = options;
+    const asked = [read, mount, start].filter((one) => one !== undefined).length;
+    if (asked !== 1)
+      throw new CofaError('invalid-argument', 'say one of --read, --mount, --start', {
+        hint: 'such as: cofa replay why --start',
+      });
+    const { load } = await import('./replay.ts');
+    const { mount: _, ...source } = options;
+    const loaded = await load(context, file, source);
+    try {
+      const { log } = loaded;
+      for (const note of log.notes) context.output.note(note);
+      const text = await import('../replay/why-text.ts');
+      if (read !== undefined) {
+        const { explainRead, findRead, slowestRead } = await import('../replay/why-read.ts');
+        const why = explainRead(log, read === 'slowest' ? slowestRead(log) : findRead(log, read));
+        context.output.data(why, () => text.renderWhyRead(why, 100).join('\n'));
+        return;
       }
-    });
+      const { findMount } = await import('../replay/start-phases.ts');
+      const { explainStart } = await import('../replay/why-start.ts');
+      const top = options.top ?? 10;
+      const why = explainStart(log, findMount(log, mount), { top });
+      context.output.data(why, () => text.renderWhyStart(why, 100).join('\n'));
+    } finally {
+      await loaded.close();
+    }
+  });
   examples(command, [
     ['cofa replay why --read slowest', 'of the running engine'],
     ['cofa replay why start.cofa-log --mount /mnt/demo', 'of an exported log'],

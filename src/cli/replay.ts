@@ -8,6 +8,7 @@ import type { ReplayLog } from '../replay/replay-log.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { renderEvent } from './events.ts';
 import { logSource } from './log-source.ts';
+import { defineTraceExport } from './replay-export.ts';
 import { defineWhy } from './replay-why.ts';
 
 export interface SourceOptions {
@@ -98,9 +99,11 @@ Exit codes: 3 when no event fulfils --break, and the usual ones (cofa help exit-
     ['cofa replay --diff 120 340', 'what changed between two sequences'],
     ["cofa replay --break 'read > 100ms'", 'the first slow read'],
     ['cofa replay why --read slowest', 'what it waited for'],
+    ['cofa replay export --start --perfetto start.json', 'the last start, for ui.perfetto.dev'],
   ]);
   command.enablePositionalOptions();
   defineWhy(command.command('why [file]'), context);
+  defineTraceExport(command.command('export [file]'), context);
 }
 
 export function addSourceOptions(command: Command): void {

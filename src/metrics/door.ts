@@ -25,9 +25,15 @@ import { isLoopbackHost, type MetricsSettings, readLogin, readTls } from './addr
 const MOST_CONNECTIONS = 16;
 /** Bytes of a request's head. */
 const LARGEST_HEAD = 8_192;
-/** A request has to be here in this time, and its answer taken, ms. */
-const REQUEST_MS = 5_000;
-const ANSWER_MS = 10_000;
+/** What a client may take of time, ms. */
+export interface DoorTimes {
+  /** Until its request is here. */
+  request: number;
+  /** Until it has taken its answer. */
+  answer: number;
+}
+
+const TIMES: DoorTimes = { request: 5_000, answer: 10_000 };
 /** A connection lives no longer, ms: Prometheus opens another. */
 const LIFE_MS = 120_000;
 /** A connection that asks nothing more is closed, ms. */
@@ -51,10 +57,12 @@ export interface MetricsDoor {
 export async function openMetricsDoor(
   { address, tls, auth }: MetricsSettings,
   source: MetricsSource,
+  times: DoorTimes = TIMES,
 ): Promise<MetricsDoor> {
   const isNamed = 'socket' in address || !isLoopbackHost(address.host);
   const answer = answerWith({
     source: shared(source),
+    answerMs: times.answer,
     login:
       auth === undefined ? undefined : digestOf(`Basic ${Buffer.from(readLogin(auth)).toString('base64')}`),
     // A page in a browser of this machine could have its own name lead here, and read the answer.
@@ -62,9 +70,9 @@ export async function openMetricsDoor(
   });
   const limits = {
     maxHeaderSize: LARGEST_HEAD,
-    headersTimeout: REQUEST_MS,
-    requestTimeout: REQUEST_MS,
-    connectionsCheckingInterval: 1_000,
+    headersTimeout: times.request,
+    requestTimeout: times.request,
+    connectionsCheckingInterval: times.request / 5,
     keepAliveTimeout: IDLE_MS,
     requireHostHeader: true,
     insecureHTTPParser: false,
@@ -100,7 +108,10 @@ async function secureServer(
   answer: RequestListener,
 ): Promise<Server> {
   const { createServer: createSecure } = await import('node:https');
-  return createSecure({ ...limits, ...files, minVersion: 'TLSv1.2', handshakeTimeout: REQUEST_MS }, answer);
+  return createSecure(
+    { ...limits, ...files, minVersion: 'TLSv1.2', handshakeTimeout: TIMES.request },
+    answer,
+  );
 }
 
 function listen(server: Server, address: MetricsSettings['address']): Promise<void> {
@@ -151,14 +162,16 @@ function shared({ metrics, isHealthy }: MetricsSource): MetricsSource {
 
 interface Answering {
   source: MetricsSource;
+  /** An answer that is not taken in this time ends with its connection. */
+  answerMs: number;
   /** Of the header that a client must send. */
   login: Buffer | undefined;
   takesNames: boolean;
 }
 
-function answerWith({ source, login, takesNames }: Answering): RequestListener {
+function answerWith({ source, answerMs, login, takesNames }: Answering): RequestListener {
   return (request, response) => {
-    const late = setTimeout(() => request.socket.destroy(), ANSWER_MS).unref();
+    const late = setTimeout(() => request.socket.destroy(), answerMs).unref();
     response.once('close', () => clearTimeout(late));
     const say = (status: number, text: string, more: Record<string, string> = {}) =>
       reply(request, response, status, text, more);

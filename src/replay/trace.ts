@@ -88,7 +88,7 @@ export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>
         span: numberOf(job.span),
         spans: Math.max(1, numberOf(job.spans)),
         runs: Array.isArray(job.runs) ? (job.runs as unknown[]).flatMap(runOf) : undefined,
-        worker: typeof job.worker === 'string' ? job.worker : '',
+        worker: textOf(job.worker),
         queuedAt: job.queuedAt,
         sentUs: numberOf(job.sentUs),
         firstByteUs: numberOf(job.firstByteUs),
@@ -114,6 +114,8 @@ function listOf(value: unknown): Array<Record<string, unknown>> {
     ? value.filter((one): one is Record<string, unknown> => typeof one === 'object' && one !== null)
     : [];
 }
+
+const textOf = (value: unknown): string => (typeof value === 'string' ? value : '');
 
 const numberOf = (value: unknown): number =>
   typeof value === 'number' && Number.isFinite(value) ? Math.max(0, value) : 0;

@@ -117,7 +117,7 @@ function describeJob(job: TracedJob, read: TracedRead): WhyJob {
 }
 
 /** The steps of a fetch, from its own beginning on. */
-function partsOf(job: TracedJob): WhyStep[] {
+export function partsOf(job: TracedJob): WhyStep[] {
   const firstByte = Math.min(job.firstByteUs, job.fetchUs);
   const known = job.sentUs + job.fetchUs + job.decodeUs + job.writeUs;
   const parts: Array<[WhyStep['step'], number]> = [

@@ -16,6 +16,8 @@ import { runCommand } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const all = new Cleanup();
+/** Shorter than an engine's: the tests are about the end of a time, not about its length. */
+const TIMES = { request: 1_000, answer: 2_000 };
 const TEXT = 'cofa_engine_ready 1\n';
 let folder: string;
 let port: number;
@@ -39,14 +41,18 @@ afterAll(() => all.run());
 
 async function open(more: Partial<MetricsSettings> = {}): Promise<void> {
   const settings = { address: { host: '127.0.0.1', port }, images: 0, ...more };
-  door = await openMetricsDoor(settings, {
-    isHealthy: () => true,
-    metrics: async () => {
-      made += 1;
-      await holds;
-      return { type: 'text/plain; version=0.0.4', text: TEXT };
+  door = await openMetricsDoor(
+    settings,
+    {
+      isHealthy: () => true,
+      metrics: async () => {
+        made += 1;
+        await holds;
+        return { type: 'text/plain; version=0.0.4', text: TEXT };
+      },
     },
-  });
+    TIMES,
+  );
 }
 
 interface Answer {
@@ -175,6 +181,7 @@ test('clients that take their answers a byte at a time do not keep the door for 
   door = await openMetricsDoor(
     { address: { host: '127.0.0.1', port }, images: 0 },
     { isHealthy: () => true, metrics: async () => ({ type: 'text/plain', text: large }) },
+    TIMES,
   );
   const slow = Array.from({ length: 16 }, () => {
     const socket = createConnection(port, '127.0.0.1');

@@ -1,0 +1,256 @@
+/**
+ * A start, or a stretch of the log, as a trace that https://ui.perfetto.dev, chrome://tracing and speedscope open: Chrome's Trace
+ * Event Format, "JSON Object Format" (Google's document "Trace Event Format", mirrored in catapult's docs). Times are µs
+ * since the beginning of the trace.
+ *
+ *     process 1   mounts     a slice a mount, and in it the phases of its start
+ *     process 2   reads      those that waited; an arrow comes from each fetch that they waited for
+ *     process 3   fetches    by fetcher, with their steps: queue, first byte, transfer, verify, write
+ *     process 4   events     one mark an event of the log
+ *
+ * Slices of one thread may lie in one another and must not cross: what crosses gets a thread (a lane) of its own.
+ */
+import { type MountStory, mountsOf, phasesOf } from './start-phases.ts';
+import type { ReplayLog } from './replay-log.ts';
+import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
+import { jobsOf, partsOf } from './why-read.ts';
+
+/** One entry of `traceEvents`. */
+export type TraceEvent =
+  | { ph: 'M'; name: 'process_name' | 'thread_name'; pid: number; tid: number; args: { name: string } }
+  | { ph: 'M'; name: 'process_sort_index'; pid: number; tid: number; args: { sort_index: number } }
+  | { ph: 'X'; name: string; cat: string; pid: number; tid: number; ts: number; dur: number; args: Args }
+  | { ph: 'i'; name: string; cat: string; pid: number; tid: number; ts: number; s: 't'; args: Args }
+  | { ph: 's' | 'f'; name: string; cat: string; id: number; pid: number; tid: number; ts: number; bp?: 'e' };
+
+type Args = Record<string, string | number | boolean | readonly string[]>;
+
+/** Part of a log by time, ms since the epoch, both included. */
+export interface Stretch {
+  from: number;
+  to: number;
+}
+
+const MOUNTS = 1;
+const READS = 2;
+const FETCHES = 3;
+const EVENTS = 4;
+const NAMES = { [MOUNTS]: 'mounts', [READS]: 'reads that waited', [FETCHES]: 'fetches', [EVENTS]: 'log' };
+/** Paths that a read names. */
+const MOST_PATHS = 8;
+
+/** All of the log. */
+export function wholeOf(log: ReplayLog): Stretch {
+  const { timeline, count } = log;
+  let [from, to] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (let index = 0; index < count; index++) {
+    from = Math.min(from, timeline.timeAt(index));
+    to = Math.max(to, timeline.timeAt(index));
+  }
+  for (const { from: first, to: last } of log.traces.spans()) {
+    from = Math.min(from, first);
+    to = Math.max(to, last);
+  }
+  return count === 0 ? { from: 0, to: 0 } : { from, to };
+}
+
+/** The entries of a stretch. What began before it is left out. */
+export function* traceEvents(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
+  const us = (at: number) => Math.max(0, Math.round((at - stretch.from) * 1000));
+  for (const [pid, name] of Object.entries(NAMES)) {
+    const own = { ph: 'M', pid: Number(pid), tid: 0 } as const;
+    yield { ...own, name: 'process_name', args: { name } };
+    yield { ...own, name: 'process_sort_index', args: { sort_index: Number(pid) } };
+  }
+  yield* mountEvents(log, stretch, us);
+  const { reads, jobs } = tracesOf(log, stretch);
+  const placed = new Map<TracedJob, Placed>();
+  yield* fetchEvents(jobs, us, placed);
+  yield* readEvents(log, reads, us, placed);
+  yield* logEvents(log, stretch, us);
+}
+
+type ToUs = (at: number) => number;
+
+const isIn = ({ from, to }: Stretch, at: number): boolean => at >= from && at <= to;
+
+// ── Mounts ──
+
+function* mountEvents(log: ReplayLog, stretch: Stretch, us: ToUs): IterableIterator<TraceEvent> {
+  const lanes = new Lanes();
+  const slices: Array<{ mount: MountStory; from: number; to: number }> = [];
+  for (const mount of mountsOf(log)) {
+    if (mount.mountedAt === undefined) continue;
+    const [first] = phasesOf(log, mount, mount.mountedAt);
+    const from = Math.min(first?.at ?? mount.requestedAt, mount.requestedAt);
+    if (isIn(stretch, from)) slices.push({ mount, from, to: mount.mountedAt });
+  }
+  slices.sort((a, b) => a.from - b.from);
+  for (const { mount, from, to } of slices) {
+    const tid = lanes.take(us(from), us(to));
+    yield* lanes.named(MOUNTS, tid, `mount ${tid}`);
+    const own = { ph: 'X', cat: 'start', pid: MOUNTS, tid } as const;
+    const args = { mount: mount.id, ref: mount.ref, manifest: mount.manifest, dir: mount.dir };
+    yield { ...own, name: mount.ref, ts: us(from), dur: us(to) - us(from), args };
+    for (const { phase, at, end, what } of phasesOf(log, mount, to)) {
+      const ts = Math.max(us(at), us(from));
+      yield { ...own, name: phase, ts, dur: Math.max(0, Math.min(us(end), us(to)) - ts), args: { what } };
+    }
+  }
+}
+
+// ── Reads and fetches ──
+
+function tracesOf(log: ReplayLog, stretch: Stretch): { reads: TracedRead[]; jobs: TracedJob[] } {
+  const reads: TracedRead[] = [];
+  const jobs: TracedJob[] = [];
+  for (const index of log.traces.all()) {
+    const trace = traceOf(log.timeline.eventAt(index));
+    reads.push(...trace.reads.filter(({ at }) => isIn(stretch, at)));
+    jobs.push(...trace.jobs.filter(({ queuedAt }) => isIn(stretch, queuedAt)));
+  }
+  reads.sort((a, b) => a.at - b.at);
+  jobs.sort((a, b) => a.queuedAt - b.queuedAt);
+  return { reads, jobs };
+}
+
+interface Placed {
+  tid: number;
+  ts: number;
+  end: number;
+}
+
+function* fetchEvents(
+  jobs: readonly TracedJob[],
+  us: ToUs,
+  placed: Map<TracedJob, Placed>,
+): IterableIterator<TraceEvent> {
+  const lanes = new Lanes();
+  for (const job of jobs) {
+    const ts = us(job.queuedAt);
+    const end = ts + job.totalUs;
+    const fetcher = job.worker || 'no fetcher';
+    const tid = lanes.take(ts, end, fetcher);
+    yield* lanes.named(FETCHES, tid, fetcher);
+    placed.set(job, { tid, ts, end });
+    const own = { ph: 'X', cat: 'fetch', pid: FETCHES, tid } as const;
+    const { layer, span, spans, bytes, error } = job;
+    const args = { layer, job: job.job, span, spans, bytes, ...(error === undefined ? {} : { error }) };
+    yield {
+      ...own,
+      name: `${job.class} ${spans === 1 ? `span ${span}` : `${spans} spans`}`,
+      ts,
+      dur: job.totalUs,
+      args,
+    };
+    for (const { step, startUs, us: dur } of partsOf(job)) {
+      const began = Math.min(ts + startUs, end);
+      yield { ...own, name: step, ts: began, dur: Math.min(dur, end - began), args: {} };
+    }
+  }
+}
+
+function* readEvents(
+  log: ReplayLog,
+  reads: readonly TracedRead[],
+  us: ToUs,
+  placed: ReadonlyMap<TracedJob, Placed>,
+): IterableIterator<TraceEvent> {
+  const lanes = new Lanes();
+  const byNumber = new Map<string, TracedJob[]>();
+  for (const job of placed.keys()) {
+    const key = `${job.layer} ${job.job}`;
+    byNumber.set(key, [...(byNumber.get(key) ?? []), job]);
+  }
+  let flow = 0;
+  for (const read of reads) {
+    const ts = us(read.at);
+    const end = ts + Math.round(read.us);
+    const tid = lanes.take(ts, end);
+    yield* lanes.named(READS, tid, `reads ${tid}`);
+    const paths = pathsOf(log, read);
+    const { id, layer, block, blocks, errno } = read;
+    const name = paths[0] ?? `${layer.slice(7, 15)} block ${block}`;
+    const args = { id, layer, block, blocks, errno, ...(paths.length === 0 ? {} : { paths }) };
+    yield {
+      ph: 'X',
+      name,
+      cat: errno === 0 ? 'read' : 'read,failed',
+      pid: READS,
+      tid,
+      ts,
+      dur: end - ts,
+      args,
+    };
+    const mine = jobsOf(
+      read,
+      read.jobs.flatMap((job) => byNumber.get(`${layer} ${job}`) ?? []),
+    );
+    for (const job of mine) {
+      const from = placed.get(job);
+      // An arrow leads from a moment to one that is not before it, and both lie in their slices.
+      if (from === undefined || from.end > end || from.end < ts) continue;
+      flow += 1;
+      const own = { name: 'waited for', cat: 'wait', id: flow } as const;
+      const left = Math.max(from.ts, from.end - 1);
+      yield { ...own, ph: 's', pid: FETCHES, tid: from.tid, ts: left };
+      yield {
+        ...own,
+        ph: 'f',
+        bp: 'e',
+        pid: READS,
+        tid,
+        ts: Math.min(Math.max(left, ts), Math.max(ts, end - 1)),
+      };
+    }
+  }
+}
+
+function pathsOf(log: ReplayLog, { layer, block, blocks }: TracedRead): string[] {
+  const paths = new Set<string>();
+  for (let at = block; at < block + Math.min(blocks, 256) && paths.size < MOST_PATHS; at++)
+    for (const path of log.pathsOf(layer, at)) paths.add(path);
+  return [...paths].slice(0, MOST_PATHS);
+}
+
+// ── Events ──
+
+function* logEvents(log: ReplayLog, stretch: Stretch, us: ToUs): IterableIterator<TraceEvent> {
+  const { timeline, count } = log;
+  for (let index = 0; index < count; index++) {
+    const [at, type] = [timeline.timeAt(index), timeline.typeAt(index)];
+    // Traces are the slices above.
+    if (type === 'layer.trace' || !isIn(stretch, at)) continue;
+    const own = { pid: EVENTS, tid: 1, cat: timeline.kindAt(index) };
+    yield {
+      ...own,
+      ph: 'i',
+      s: 't',
+      name: type,
+      ts: us(at),
+      args: { seq: timeline.seqAt(index), id: timeline.idAt(index) },
+    };
+  }
+}
+
+/** Threads of one process, so that slices of one thread do not cross. */
+class Lanes {
+  /** Of each lane: who has it, and until when. */
+  readonly #lanes: Array<{ of: string; free: number }> = [];
+  readonly #named = new Set<number>();
+
+  /** The lane of a slice; slices come in the order of their beginnings. `of`: lanes of its own for each. */
+  take(from: number, to: number, of = ''): number {
+    let lane = this.#lanes.findIndex((one) => one.of === of && one.free <= from);
+    if (lane < 0) lane = this.#lanes.push({ of, free: 0 }) - 1;
+    // A slice without length still takes its place.
+    this.#lanes[lane] = { of, free: Math.max(to, from + 1) };
+    return lane + 1;
+  }
+
+  *named(pid: number, tid: number, name: string): IterableIterator<TraceEvent> {
+    if (this.#named.has(tid)) return;
+    this.#named.add(tid);
+    yield { ph: 'M', name: 'thread_name', pid, tid, args: { name } };
+  }
+}

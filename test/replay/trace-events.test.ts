@@ -1,0 +1,182 @@
+/**
+ * Traces for Perfetto: each entry is what Chrome's Trace Event Format says of its phase, slices of a thread nest, arrows begin
+ * and end in slices, and the numbers are those of `cofa replay why`.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { z } from 'zod';
+import { TraceExport } from '../../schemas/replay.ts';
+import { findMount } from '../../src/replay/start-phases.ts';
+import { type TraceEvent, traceEvents, wholeOf } from '../../src/replay/trace-events.ts';
+import { explainStart } from '../../src/replay/why-start.ts';
+import { errorOf, runCofa } from '../support/engine.ts';
+import { Cleanup } from '../support/temp.ts';
+import { logOf, MOUNT, sampleRecords, START } from './sample-log.ts';
+import { syntheticRecords } from './synthetic-log.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+const FIXTURE = join(import.meta.dirname, '../fixtures/replay/start-v1.cofa-log');
+
+/** "Trace Event Format", its common fields and those of each phase that is used here. Times are µs. */
+const number = z.int().min(0);
+const common = { name: z.string().min(1), pid: number, tid: number };
+const args = z.record(z.string(), z.unknown());
+const ENTRY = z.discriminatedUnion('ph', [
+  z.strictObject({ ph: z.literal('M'), ...common, args }),
+  z.strictObject({ ph: z.literal('X'), cat: z.string(), ...common, ts: number, dur: number, args }),
+  z.strictObject({
+    ph: z.literal('i'),
+    cat: z.string(),
+    ...common,
+    ts: number,
+    s: z.enum(['g', 'p', 't']),
+    args,
+  }),
+  z.strictObject({ ph: z.literal('s'), cat: z.string(), ...common, ts: number, id: number }),
+  z.strictObject({
+    ph: z.literal('f'),
+    cat: z.string(),
+    ...common,
+    ts: number,
+    id: number,
+    bp: z.literal('e'),
+  }),
+]);
+const FILE = z.strictObject({
+  displayTimeUnit: z.enum(['ms', 'ns']),
+  otherData: args,
+  traceEvents: z.array(ENTRY),
+});
+
+type Slice = TraceEvent & { ph: 'X' };
+
+/** Sentences about every rule of the format that the entries break. */
+function flawsOf(events: readonly TraceEvent[]): string[] {
+  const flaws: string[] = [];
+  for (const event of events) {
+    const { success, error } = ENTRY.safeParse(event);
+    if (!success) flaws.push(`${JSON.stringify(event)}: ${z.prettifyError(error)}`);
+  }
+  const threads = new Map<string, Slice[]>();
+  const named = new Set<string>();
+  for (const event of events) {
+    const thread = `${event.pid}/${event.tid}`;
+    if (event.ph === 'M' && event.name === 'thread_name') named.add(thread);
+    if (event.ph === 'X') threads.set(thread, [...(threads.get(thread) ?? []), event]);
+  }
+  for (const [thread, slices] of threads) {
+    if (!named.has(thread)) flaws.push(`thread ${thread} has no name`);
+    const open: number[] = [];
+    for (const { name, ts, dur } of slices.toSorted((a, b) => a.ts - b.ts || b.dur - a.dur)) {
+      while (open.length > 0 && (open.at(-1) as number) <= ts) open.pop();
+      const end = open.at(-1);
+      if (end !== undefined && ts + dur > end)
+        flaws.push(`${name} of thread ${thread} crosses the one around it`);
+      open.push(ts + dur);
+    }
+  }
+  const flows = new Map<number, Array<TraceEvent & { ph: 's' | 'f' }>>();
+  for (const event of events)
+    if (event.ph === 's' || event.ph === 'f') flows.set(event.id, [...(flows.get(event.id) ?? []), event]);
+  for (const [id, ends] of flows) {
+    const [from, to] = ends;
+    if (ends.length !== 2 || from?.ph !== 's' || to?.ph !== 'f') flaws.push(`arrow ${id} has not two ends`);
+    else if (to.ts < from.ts) flaws.push(`arrow ${id} leads back in time`);
+    for (const { pid, tid, ts } of ends) {
+      const around = threads
+        .get(`${pid}/${tid}`)
+        ?.some((slice) => slice.ts <= ts && ts <= slice.ts + slice.dur);
+      if (around !== true) flaws.push(`arrow ${id} has an end in no slice`);
+    }
+  }
+  return flaws;
+}
+
+const slices = (events: readonly TraceEvent[], cat: string): Slice[] =>
+  events.filter((event): event is Slice => event.ph === 'X' && event.cat.startsWith(cat));
+
+test('the sample: phases, reads with arrows from their fetches, and events', () => {
+  const log = logOf(sampleRecords());
+  const events = [...traceEvents(log, wholeOf(log))];
+  expect(flawsOf(events)).toEqual([]);
+  const why = explainStart(log, findMount(log, MOUNT));
+  const phases = slices(events, 'start').filter(({ name }) => ['prepare', 'attach', 'mount'].includes(name));
+  expect(phases.map(({ name, dur }) => [name, dur])).toEqual(
+    why.phases
+      .filter(({ phase }) => !['resolve', 'reads'].includes(phase))
+      .map(({ phase, us }) => [phase, us]),
+  );
+  expect(slices(events, 'read')).toHaveLength(6);
+  expect(slices(events, 'read,failed')).toHaveLength(1);
+  expect(slices(events, 'read').map(({ args }) => args.id)).toEqual(
+    expect.arrayContaining(why.slowest.map(({ id }) => id)),
+  );
+  // The first read waited for the first fetch, whose steps add up.
+  const fetch = slices(events, 'fetch').find(({ args }) => args.job === 1);
+  expect(fetch).toMatchObject({ name: 'demand span 0', dur: 40_000 });
+  const steps = slices(events, 'fetch').filter(
+    ({ tid, ts, args }) =>
+      tid === fetch?.tid && ts >= fetch.ts && ts < fetch.ts + fetch.dur && args.job === undefined,
+  );
+  expect(steps.map(({ name }) => name)).toEqual([
+    'queue',
+    'first-byte',
+    'transfer',
+    'verify',
+    'write',
+    'other',
+  ]);
+  expect(steps.reduce((sum, { dur }) => sum + dur, 0)).toBe(40_000);
+  expect(events.filter(({ ph }) => ph === 's').length).toBeGreaterThanOrEqual(3);
+  expect(events.filter(({ ph }) => ph === 'i')).toHaveLength(log.count - log.traces.count);
+});
+
+test('a stretch has nothing that began before or after it', () => {
+  const log = logOf(sampleRecords());
+  const events = [...traceEvents(log, { from: START + 400, to: START + 700 })];
+  expect(flawsOf(events)).toEqual([]);
+  expect(slices(events, 'start')).toEqual([]);
+  expect(slices(events, 'read')).toHaveLength(3);
+  expect(Math.max(...events.flatMap((event) => ('ts' in event ? [event.ts] : [])))).toBeLessThanOrEqual(
+    320_000,
+  );
+});
+
+test.each([1, 2, 3])('twenty thousand events at random (seed %i) keep to the format', (seed) => {
+  const log = logOf([...syntheticRecords(20_000, seed)]);
+  const events = [...traceEvents(log, wholeOf(log))];
+  expect(flawsOf(events).slice(0, 5)).toEqual([]);
+  expect(slices(events, 'read').length).toBeGreaterThan(1_000);
+});
+
+test('a start of a stored log of version 0.1.0, by the command: a whole file, or none', async () => {
+  const out = join(await cleanup.tempDir('trace'), 'start.json');
+  const done = await runCofa(['replay', 'export', FIXTURE, '--start', '--perfetto', out, '--json']);
+  expect(done).toMatchObject({ code: 0 });
+  const said = TraceExport.parse(JSON.parse(done.stdout));
+  const text = readFileSync(out, 'utf8');
+  const { traceEvents: events } = FILE.parse(JSON.parse(text));
+  expect(said).toMatchObject({ entries: events.length, bytes: text.length });
+  expect(flawsOf(events as TraceEvent[])).toEqual([]);
+  const why = JSON.parse((await runCofa(['replay', 'why', FIXTURE, '--start', '--json'])).stdout) as {
+    mount: string;
+    us: number;
+  };
+  expect(said.mount).toBe(why.mount);
+  expect(Date.parse(said.toTime) - Date.parse(said.fromTime)).toBeCloseTo(why.us / 1000, -1);
+
+  const again = await runCofa(['replay', 'export', FIXTURE, '--perfetto', out, '--json']);
+  expect(errorOf(again)).toMatchObject({ code: 'conflict' });
+  expect(readFileSync(out, 'utf8')).toBe(text);
+  expect((await runCofa(['replay', 'export', FIXTURE, '--perfetto', out, '--force'])).stdout).toContain(
+    'ui.perfetto.dev',
+  );
+  expect((await runCofa(['replay', 'export', FIXTURE])).code).toBe(2);
+  const bad = join(out, '../bad.cofa-log');
+  writeFileSync(bad, 'no log');
+  const broken = join(out, '../none.json');
+  expect((await runCofa(['replay', 'export', bad, '--perfetto', broken])).code).not.toBe(0);
+  expect(existsSync(broken)).toBe(false);
+});
