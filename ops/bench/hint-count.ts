@@ -22,8 +22,8 @@ export interface Counted {
   vain: Blocks;
   /** Read, and not named. */
   missed: Blocks;
-  /** Jobs that a reader waits for since no hint named their blocks, and what they and what is read ahead of them bring. */
-  asked: { jobs: number; bytes: number };
+  /** Blocks that no hint named and for which a reader waits, one a job, and what such jobs and those ahead of them bring. */
+  asked: { blocks: Block[]; bytes: number };
   /** Of everything that the start fetches: spans are fetched as a whole, and cut where hints begin and end. */
   fetchedBytes: number;
 }
@@ -47,11 +47,11 @@ export function countHints(named: StartSet, read: StartSet, tables: ReadonlyMap<
     bytes: blocks.reduce((sum, { diffId, block }) => sum + (layers.get(diffId) as Layer).bytesOf(block), 0),
   });
   const [allRead, allNamed] = [all(read), all(named)];
-  const asked = { jobs: 0, bytes: 0 };
+  const asked: Counted['asked'] = { blocks: [], bytes: 0 };
   for (const { diffId, block } of allRead) {
     const bytes = (layers.get(diffId) as Layer).demand(block);
     if (bytes === 0) continue;
-    asked.jobs += 1;
+    asked.blocks.push({ diffId, block });
     asked.bytes += bytes;
   }
   return {

@@ -5,7 +5,7 @@
  *     node ops/bench/hints.ts NAME…          gathers hints of images that were recorded, and compares
  *
  *     --dir DIR     where recordings lie (default /var/cache/cofa/hints)
- *     --files       also lists the files that hints miss, and those that they name in vain, largest first
+ *     --files       also lists the files for which readers wait, those that hints miss, and those that they name in vain, largest first
  *
  * Without names: all strangers that are not held out, as far as they were recorded.
  */
@@ -29,7 +29,7 @@ import { realImage } from '../images/debian.ts';
 import { blobPath, pushLayout } from '../images/layout.ts';
 import { STRANGERS } from '../images/strangers.ts';
 import { type Counted, countHints } from './hint-count.ts';
-import { COFA, textTable, timed } from './measure.ts';
+import { COFA, interrupt, textTable, timed } from './measure.ts';
 import { startOfPack } from './start-set.ts';
 import { pushPack } from './ways.ts';
 
@@ -154,7 +154,7 @@ function cellsOf({ read, named, vain, missed, asked, fetchedBytes }: Counted): s
     mb(vain.bytes),
     `${missed.blocks.length}`,
     mb(missed.bytes),
-    `${asked.jobs}`,
+    `${asked.blocks.length}`,
     mb(asked.bytes),
     mb(fetchedBytes),
     `${(fetchedBytes / read.bytes).toFixed(2)}x`,
@@ -162,9 +162,10 @@ function cellsOf({ read, named, vain, missed, asked, fetchedBytes }: Counted): s
 }
 
 /** Blocks that hold parts of several files count for each. */
-async function tellFiles(flat: Buffer, { missed, vain }: Counted): Promise<void> {
+async function tellFiles(flat: Buffer, { asked, missed, vain }: Counted): Promise<void> {
   const extents = extentsOf(flat);
   for (const [title, blocks] of [
+    ['asked for', asked.blocks],
     ['missed', missed.blocks],
     ['in vain', vain.blocks],
   ] as const) {
@@ -185,6 +186,7 @@ async function tellFiles(flat: Buffer, { missed, vain }: Counted): Promise<void>
   }
 }
 
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, interrupt);
 if (isRecording) await record(given.length > 0 ? given : seen);
 else
   await count(

@@ -55,6 +55,13 @@ const MOST_HEAD = 256;
 const MOST_TEXTS = 64;
 /** The runtime reads them when it starts the container, for the user that it runs as. */
 const FIRST_FILES = ['/etc/passwd', '/etc/group'];
+/** The C library reads them for programs of any kind: names of users and hosts, the time, with UTF-8 tables of characters. */
+const C_FILES = ['/etc/nsswitch.conf', '/etc/host.conf', '/etc/localtime'];
+const UTF8_FILES = [
+  '/usr/lib/locale/C.utf8/LC_CTYPE',
+  '/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache',
+  '/usr/lib/aarch64-linux-gnu/gconv/gconv-modules.cache',
+];
 const SHELLS = new Set(['sh', 'bash', 'dash', 'ash', 'ksh', 'zsh']);
 /** Programs that run the program named by their arguments. */
 const WRAPPERS = new Set(
@@ -116,7 +123,8 @@ class Gatherer {
     this.#path = (this.#environment.get('PATH') ?? DEFAULT_PATH).split(':').slice(0, MOST_PATH);
     for (const path of FIRST_FILES) search.wantPath(path);
     const locale = ['LC_ALL', 'LC_CTYPE', 'LANG'].map((name) => this.#environment.get(name) ?? '').join();
-    if (/utf-?8/i.test(locale)) search.wantPath('/usr/lib/locale/C.utf8/LC_CTYPE');
+    if (/utf-?8/i.test(locale)) for (const path of UTF8_FILES) search.wantPath(path);
+    for (const path of C_FILES) search.wantPath(path);
   }
 
   /**

@@ -33,6 +33,9 @@ const AROUND = 64 << 10;
 /** Of libraries that the program itself is linked with a process reads nearly all in the end, up to this size. */
 const WHOLE_LATER = 48 << 20;
 
+/** Libraries, and what they read when they are loaded. */
+const READ_BY = [['libcrypto.so', '/etc/ssl/openssl.cnf']] as const;
+
 interface Loaded {
   file: FoundFile;
   elf: Elf;
@@ -94,6 +97,8 @@ export class Libraries {
   }
 
   async #wantLibrary(file: FoundFile, elf: Elf, isDirect: boolean): Promise<void> {
+    for (const [library, path] of READ_BY)
+      if (nameOf(file.path).startsWith(library)) this.#search.wantPath(path);
     if (file.size <= SMALL) {
       this.#search.want(file);
       return;

@@ -142,6 +142,24 @@ describe('a command', () => {
     ]);
   });
 
+  test('reads what the C library reads for it, and what a library reads when it is loaded', async () => {
+    const first = ['/etc/passwd', '/etc/nsswitch.conf', '/etc/localtime'];
+    const gconv = '/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache';
+    const tree = {
+      ...LOADER,
+      ...Object.fromEntries([...first, gconv, '/etc/ssl/openssl.cnf'].map((path) => [path, '#'])),
+      '/bin/plain': program(),
+      '/bin/tls': elf({ interpreter: '/lib/ld.so', needed: ['libcrypto.so.3'] }),
+      '/lib/libcrypto.so.3': elf({}),
+    };
+    const plain = await paths(tree, command(['plain']));
+    expect(plain).toEqual(expect.arrayContaining(first));
+    expect(plain).not.toContain('/etc/ssl/openssl.cnf');
+    expect(plain).not.toContain(gconv);
+    const found = await paths(tree, command(['tls'], { env: ['LANG=C.UTF-8'] }));
+    expect(found).toEqual(expect.arrayContaining([...first, gconv, '/etc/ssl/openssl.cnf']));
+  });
+
   test('that runs itself comes to an end', async () => {
     const tree = { '/bin/a': '#!/bin/b\n', '/bin/b': '#!/bin/a\n', '/bin/c': 'c; c; c\n' };
     expect(await paths(tree, command(['/bin/a']))).toEqual(['/bin/a', '/bin/b']);
