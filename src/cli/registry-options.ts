@@ -3,11 +3,13 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import { CONTAINERD_HOSTS } from '../registry/hosts.ts';
 import { addOptions } from './context.ts';
 
 export interface RegistryFlags {
   insecureRegistry?: string[];
   certsDir?: string[];
+  hostsDir?: string[];
   dockerConfig?: string;
 }
 
@@ -15,6 +17,7 @@ export interface RegistryFlags {
 export interface RegistryChoice {
   insecure?: string[];
   certDirs?: string[];
+  hostDirs?: string[];
   dockerConfig?: string;
 }
 
@@ -37,6 +40,13 @@ export const REGISTRY_OPTIONS = [
     sample: '["/srv/certs.d"]',
   },
   {
+    flags: '--hosts-dir <dir>',
+    about: "mirrors in containerd's hosts.toml, before those of /etc/containerd/certs.d; again for another",
+    parse: collect((path) => resolve(path)),
+    kind: 'paths',
+    sample: '["/srv/hosts"]',
+  },
+  {
     flags: '--docker-config <path>',
     about: "docker's config.json, or its folder, for credentials",
     parse: (path: string) => resolve(path),
@@ -51,9 +61,10 @@ export function addRegistryOptions(command: Command): Command {
 }
 
 export function registryChoice(flags: RegistryFlags): RegistryChoice {
-  const { insecureRegistry, certsDir, dockerConfig } = flags;
+  const { insecureRegistry, certsDir, hostsDir, dockerConfig } = flags;
   const certDirs = certsDir && [...certsDir, DEFAULT_CERTS];
-  return defined({ insecure: insecureRegistry, certDirs, dockerConfig });
+  const hostDirs = hostsDir && [...hostsDir, CONTAINERD_HOSTS];
+  return defined({ insecure: insecureRegistry, certDirs, hostDirs, dockerConfig });
 }
 
 function collect(parse: (text: string) => string): (text: string, before: unknown) => string[] {

@@ -137,7 +137,7 @@ export class JobRunner {
     this.#options.complete(completion);
   }
 
-  /** Wrong bytes may have been spoilt on their way: they get one more try before the reader hears of them. */
+  /** Wrong bytes may have been spoilt on their way, or by a mirror: they get one more try before the reader hears of them. */
   async #fetchTwice(
     job: FetchJob,
     head: CompletionHead,
@@ -160,6 +160,7 @@ export class JobRunner {
       return await once();
     } catch (error) {
       if (toErrorRecord(error).code !== 'integrity') throw error;
+      registry.doubt(job.source, job.source);
       return await once();
     }
   }

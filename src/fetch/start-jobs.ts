@@ -102,9 +102,7 @@ export async function bringPack(
       },
     });
   } catch (error) {
-    // It would fail every start from now on. That of a registry is its owner's.
-    if (job.pack.kind === 'nats' && error instanceof CofaError && error.code === 'integrity')
-      await new PackStore(context.packs).discard(job.pack.name).catch(() => {});
+    if (error instanceof CofaError && error.code === 'integrity') await discredit(job.pack, context);
     throw error;
   } finally {
     // What came before an error is verified and written: it stays.
@@ -113,6 +111,12 @@ export async function bringPack(
     if (source instanceof Ahead) source.close();
   }
   return bytes;
+}
+
+/** A pack is not what it should be, and would fail every start from now on. That of a registry is its owner's. */
+async function discredit(pack: Exclude<PackSource, { kind: 'files' }>, { packs, registry }: StartContext) {
+  if (pack.kind === 'nats') await new PackStore(packs).discard(pack.name).catch(() => {});
+  else registry.doubt(pack, pack);
 }
 
 /** What a start is likely to read, as another image of the repository did. */

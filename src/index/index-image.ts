@@ -12,6 +12,7 @@
  */
 import { availableParallelism } from 'node:os';
 import type { Progress } from '../../schemas/api.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import type { FlatImage } from '../image/erofs.ts';
 import type { Toc } from '../image/toc.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
@@ -168,8 +169,8 @@ class ImagePass {
     this.#report(key, blob, 0);
     const endTurn = await (blob.size <= SMALL ? this.#small : this.#large).next();
     const hashBeside = blob.digest === this.#parts.lone?.blob.digest;
-    try {
-      const layer = await this.#parts.pool.run(
+    const run = () =>
+      this.#parts.pool.run(
         { blob, diffId, ...(store === undefined ? {} : { store }), budget: this.#options.budget, hashBeside },
         this.#open(blob),
         {
@@ -181,6 +182,13 @@ class ImagePass {
           signal: this.#signal,
         },
       );
+    try {
+      const layer = await run().catch((error: unknown) => {
+        // Where a mirror sent other bytes, the next host is asked.
+        const isWrong = toErrorRecord(error).code === 'integrity';
+        if (!isWrong || !this.#parts.registry.doubt(this.#options.image.reference, blob)) throw error;
+        return run();
+      });
       await onLayer?.(layer);
       return layer;
     } finally {

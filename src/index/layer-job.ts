@@ -7,7 +7,7 @@ import type { RawBudget } from './raw-budget.ts';
 /** Settings of the registry client that brings the layers. */
 export type RegistrySettings = Pick<
   RegistryClientOptions,
-  'dockerConfig' | 'certDirs' | 'insecure' | 'retry' | 'timeouts' | 'connections'
+  'dockerConfig' | 'certDirs' | 'hostDirs' | 'insecure' | 'retry' | 'timeouts' | 'connections'
 >;
 
 /** Index one layer, whose compressed bytes follow. */

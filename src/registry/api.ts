@@ -1,26 +1,28 @@
 /**
- * Requests to the API of a registry (OCI distribution-spec v1.1): where it is reached, as whom, and what a status
+ * Requests to the API of a registry (OCI distribution-spec v1.1): where it is asked, as whom, and what a status
  * means. One call is one attempt, apart from the answer to a challenge; retry.ts repeats it.
  */
-import { CofaError } from '../../schemas/errors.ts';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import { Authenticator, type Renewal, type Scope } from './auth.ts';
-import { readCertificates } from './certificates.ts';
 import type { CookieJar } from './cookies.ts';
 import type { CredentialSources } from './credential-sources.ts';
-import { RequestFailure, statusFailure } from './failure.ts';
-import { isLoopback } from './reference.ts';
+import { type Endpoint, Endpoints, urlAt } from './endpoints.ts';
+import { isRetryableStatus, RequestFailure, statusFailure } from './failure.ts';
+import type { Capability } from './hosts-toml.ts';
 import {
   type Ambient,
   parseRetryAfter,
   type RetryContext,
   type RetrySettings,
   retrying,
-  waitFor,
+  throwIfAborted,
 } from './retry.ts';
 import { discard, header, readText, type Reply, Transport, type TransportSettings } from './transport.ts';
 
 /** A repository and where it is. */
 export interface Source {
+  /** Only the registry itself may answer, none of its mirrors: where the answer says who may read. */
+  direct?: true;
   /** `HOST[:PORT]` */
   registry: string;
   repository: string;
@@ -44,6 +46,13 @@ export interface ApiRequest {
   /** As a client that has no credentials. */
   anonymous?: boolean;
   headersTimeoutMs?: number | undefined;
+  /**
+   * What a host must be allowed to be asked for this, by hosts.toml; mirrors are asked only for requests that say it. Without it
+   * the registry itself answers: whether an account has a right, uploads.
+   */
+  need?: readonly Capability[] | undefined;
+  /** Statuses of a mirror that the caller takes; after any other the next host is asked. 200 and 206 by default. */
+  mirrorExpect?: readonly number[];
   /** Statuses that the caller handles (401 and 403 only after an answered challenge); others are thrown as failures. */
   expect: readonly number[];
   /** What the request is for, in words for errors: "blob sha256:…". */
@@ -54,10 +63,14 @@ export interface ApiRequest {
 export interface ApiReply extends Reply {
   /** The answer was given to a request without credentials. */
   isAnonymous: boolean;
+  /** The mirror that gave it; undefined: the registry. */
+  mirror: string | undefined;
 }
 
 export interface ApiSettings {
   transport: TransportSettings;
+  /** Folders with `hosts.toml`s. */
+  hostDirs: readonly string[];
   credentials: CredentialSources;
   retry: RetrySettings;
   ambient: Ambient;
@@ -68,17 +81,19 @@ export interface ApiSettings {
 
 /** Refusals of one request that get an answer: each answer may be other credentials. */
 const MAX_REFUSALS = 6;
+const MIRROR_EXPECT: readonly number[] = [200, 206];
 
 export class RegistryApi {
   readonly settings: ApiSettings;
   readonly #transport: Transport;
   readonly #auth: Authenticator;
   readonly #anonymous: Authenticator;
-  readonly #origins = new Map<string, Promise<URL>>();
+  readonly #endpoints: Endpoints;
 
   constructor(settings: ApiSettings) {
     this.settings = settings;
     this.#transport = new Transport(settings.transport);
+    this.#endpoints = new Endpoints(this.#transport, settings);
     this.#auth = new Authenticator(
       this.#transport,
       settings.credentials,
@@ -89,30 +104,88 @@ export class RegistryApi {
     this.#anonymous = new Authenticator(this.#transport, none, settings.ambient);
   }
 
-  /** Sends one request and answers the registry's challenge where it makes one. The reply has an expected status. */
+  /**
+   * Sends one request, to the mirrors that may answer it and then to the registry, and answers challenges. The reply has an
+   * expected status.
+   */
   async request(request: ApiRequest): Promise<ApiReply> {
-    const { registry, scope, signal, target } = request;
+    const { registry, signal, need = [] } = request;
     const auth = request.anonymous === true ? this.#anonymous : this.#auth;
-    const origin = await this.#origin(registry, signal);
-    const url = typeof target === 'string' ? new URL(target, origin) : target;
+    const answer = need.length === 0 ? undefined : await this.#ofMirrors(request, need);
+    if (answer !== undefined) return answer;
+    const endpoint = await this.#endpoints.ofRegistry(registry, need, signal);
+    const { reply, sent } = await this.#ask(endpoint, request, auth);
+    if (request.expect.includes(reply.status))
+      return { ...reply, isAnonymous: auth.isAnonymous(endpoint.registry, sent), mirror: undefined };
+    throw await this.#failure(request, reply, endpoint, auth);
+  }
+
+  /** A mirror sent bytes that are not what their digest says, or broke off: it is not asked for a while. */
+  blame(mirror: string, reason: 'wrong' | 'broken'): void {
+    const { health } = this.#endpoints;
+    if (reason === 'wrong') health.lied(mirror);
+    else if (!health.failed(mirror)) return;
+    this.settings.log.warn({ mirror, reason }, 'a mirror is left out for a while');
+  }
+
+  /** The answer of the first mirror that has one; undefined where none has. */
+  async #ofMirrors(request: ApiRequest, need: readonly Capability[]): Promise<ApiReply | undefined> {
+    const { registry, signal, target } = request;
+    const { health } = this.#endpoints;
+    // An address that a host gave is that host's.
+    if (typeof target !== 'string') return undefined;
+    for (const endpoint of await this.#endpoints.mirrorsOf(registry, need)) {
+      const mirror = endpoint.origin.origin;
+      if (!health.isAsked(mirror, target)) continue;
+      try {
+        const { reply } = await this.#ask(endpoint, request, this.#auth);
+        if ((request.mirrorExpect ?? MIRROR_EXPECT).includes(reply.status)) {
+          health.worked(mirror);
+          // What a mirror gives to all is not for that public in the registry.
+          return { ...reply, isAnonymous: false, mirror };
+        }
+        await discard(reply.body);
+        if (isRetryableStatus(reply.status)) this.blame(mirror, 'broken');
+        else health.lacks(mirror, target);
+      } catch (error) {
+        throwIfAborted(signal);
+        const { code, message } = toErrorRecord(error);
+        this.settings.log.debug({ mirror, code, reason: message }, 'a mirror does not answer');
+        if (code === 'unauthorized') health.lacks(mirror, target);
+        else this.blame(mirror, 'broken');
+      }
+    }
+    return undefined;
+  }
+
+  /** Sends one request to one host and answers its challenges, whatever the reply. */
+  async #ask(
+    endpoint: Endpoint,
+    request: ApiRequest,
+    auth: Authenticator,
+  ): Promise<{ reply: Reply; sent: string | undefined }> {
+    const { scope, signal, target } = request;
+    const { registry, origin, reach } = endpoint;
+    const url = typeof target === 'string' ? urlAt(endpoint, target) : target;
+    const isOwn = url.origin === origin.origin;
     const send = (authorization: string | undefined) =>
       this.#transport.send({
         method: request.method,
         url,
         ...(request.headers === undefined ? {} : { headers: request.headers }),
         // An upload may continue on another host, which must not learn our credentials.
-        authorization: url.origin === origin.origin ? authorization : undefined,
+        authorization: isOwn ? authorization : undefined,
+        reach: isOwn ? reach : undefined,
         body: request.body,
         cookies: request.cookies,
-        headersTimeoutMs: request.headersTimeoutMs,
+        headersTimeoutMs: request.headersTimeoutMs ?? endpoint.headersTimeoutMs,
         signal,
       });
     let sent = await auth.current(registry, origin, scope, signal);
     let reply = await send(sent);
     for (const refused: Array<string | undefined> = []; refused.length < MAX_REFUSALS; ) {
       const isRefusal = reply.status === 401 || (reply.status === 403 && sent !== undefined);
-      const isOurs = !reply.crossed && url.origin === origin.origin;
-      if (!isRefusal || !isOurs || request.expect.includes(reply.status)) break;
+      if (!isRefusal || reply.crossed || !isOwn || request.expect.includes(reply.status)) break;
       refused.push(sent);
       const { body } = reply;
       const better = await auth
@@ -126,9 +199,7 @@ export class RegistryApi {
       sent = better;
       reply = await send(better);
     }
-    if (request.expect.includes(reply.status))
-      return { ...reply, isAnonymous: auth.isAnonymous(registry, sent) };
-    throw await this.#failure(request, reply, auth);
+    return { reply, sent };
   }
 
   /** Requests an address from an earlier redirect, such as that of a blob on another host, without authorization. */
@@ -164,7 +235,12 @@ export class RegistryApi {
     await this.#transport.close();
   }
 
-  async #failure(request: ApiRequest, reply: Reply, auth: Authenticator): Promise<RequestFailure> {
+  async #failure(
+    request: ApiRequest,
+    reply: Reply,
+    endpoint: Endpoint,
+    auth: Authenticator,
+  ): Promise<RequestFailure> {
     const { status } = reply;
     const body = request.method === 'HEAD' ? '' : await readText(reply);
     reply.body.destroy();
@@ -175,60 +251,10 @@ export class RegistryApi {
       what: request.what,
       body,
       retryAfterMs: parseRetryAfter(header(reply, 'retry-after'), this.settings.ambient.now()),
-      ...(refused && !reply.crossed ? { refused: auth.refusal(request.registry) } : {}),
+      ...(refused && !reply.crossed ? { refused: auth.refusal(endpoint.registry) } : {}),
     });
     if (!refused || !reply.crossed) return failure;
     // The registry sent us there with an address that was valid for a moment; a new one may be better.
     return new RequestFailure('unavailable', failure.message, { cause: failure, retryable: true, status });
-  }
-
-  /** The address of a registry: `https://HOST` or `http://HOST`. */
-  #origin(registry: string, signal: AbortSignal | undefined): Promise<URL> {
-    let origin = this.#origins.get(registry);
-    if (origin === undefined) {
-      origin = this.#findOrigin(registry);
-      this.#origins.set(registry, origin);
-      origin.catch(() => this.#origins.delete(registry));
-    }
-    return waitFor(origin, signal);
-  }
-
-  /**
-   * Registries on loopback speak plain HTTP, all others HTTPS, as with docker. Where that is not certain (a loopback
-   * registry with certificates, one that is listed as insecure) this tries HTTPS first, without any credentials.
-   */
-  async #findOrigin(registry: string): Promise<URL> {
-    const { certDirs, insecure } = this.settings.transport;
-    const https = parseOrigin('https', registry);
-    const loopback = isLoopback(registry);
-    const listed = insecure.includes(registry);
-    if (!loopback && !listed) return https;
-    const http = parseOrigin('http', registry);
-    if (loopback && !listed) {
-      const { fingerprint } = await readCertificates(certDirs, [registry]);
-      if (fingerprint === '') return http;
-    }
-    try {
-      const reply = await this.#transport.send({
-        method: 'GET',
-        url: new URL('/v2/', https),
-        redirects: 'none',
-      });
-      reply.body.destroy();
-      return https;
-    } catch (error) {
-      if (!(error instanceof RequestFailure)) throw error;
-      const noTls = error.reason === 'plain-http' || (error.reason === 'refused' && https.port === '');
-      if (!noTls) throw error;
-      return http;
-    }
-  }
-}
-
-function parseOrigin(scheme: 'http' | 'https', registry: string): URL {
-  try {
-    return new URL(`${scheme}://${registry}`);
-  } catch (cause) {
-    throw new CofaError('invalid-argument', `"${registry}" is not the address of a registry`, { cause });
   }
 }

@@ -53,15 +53,17 @@ const LOCATION_MS = 60_000;
 const MAX_LOCATIONS = 1024;
 /** Requests at once where each range is a request of its own. */
 const SIDE_BY_SIDE = 3;
-/** Statuses of a registry that does not understand several ranges; it may understand a single one. */
 /** Of a blob that is read as a whole, with all attempts and the waits between them. */
 const WHOLE_PACE: Pace = { graceMs: 300_000, bytesPerSecond: 8 * 1024 };
+/** Statuses of a registry that does not understand several ranges; it may understand a single one. */
 const NO_SEVERAL: readonly number[] = [400, 416, 501];
 
 export class BlobReader {
   readonly #api: RegistryApi;
   /** By source and digest, oldest first. */
-  readonly #locations = new Map<string, { url: URL; until: number }>();
+  readonly #locations = new Map<string, { url: URL; mirror: string | undefined; until: number }>();
+  /** Which mirrors brought bytes of a blob, by source and digest, oldest first. */
+  readonly #mirrors = new Map<string, Set<string>>();
   readonly #warned = new Set<string>();
   /** Registries that answer with one range at a time. */
   readonly #single = new Set<string>();
@@ -83,11 +85,13 @@ export class BlobReader {
     let position = start;
     while (position < end) {
       const before = position;
+      let mirror: string | undefined;
       try {
         // A whole blob is requested without Range: proxies cache that.
         const isPart = position > 0 || end < blob.size;
         const range = isPart ? `bytes=${position}-${end - 1}` : undefined;
         const reply = await this.#open(source, blob, range, [], signal);
+        mirror = reply.mirror;
         for await (const chunk of this.#body(source, blob, reply, position, end, signal)) {
           position += chunk.length;
           yield chunk;
@@ -100,6 +104,7 @@ export class BlobReader {
       } catch (error) {
         // The storage address may be at fault: the next attempt asks the registry again.
         this.#locations.delete(locationKey(source, blob));
+        if (this.#blame(mirror, error, signal) && isIntegrity(error)) continue;
         if (position - before >= PROGRESS_BYTES) retries.progressed();
         await retries.failed(error).catch((last: unknown) => {
           throw withPosition(last, blob, position);
@@ -144,6 +149,43 @@ export class BlobReader {
     blob: BlobName,
     signal?: AbortSignal,
   ): AsyncGenerator<Buffer, void, undefined> {
+    try {
+      yield* this.#checked(source, blob, signal);
+    } catch (error) {
+      if (isIntegrity(error)) this.doubt(source, blob);
+      throw error;
+    }
+  }
+
+  /** A whole blob in memory, checked. Refuses blobs of more than `limit` bytes before it asks for them. */
+  async whole(source: Source, blob: BlobName, limit: number, signal?: AbortSignal): Promise<Buffer> {
+    checkName(blob);
+    if (blob.size > limit) {
+      throw new CofaError(
+        'unsupported',
+        `blob ${blob.digest} has ${blob.size} bytes, more than the ${limit} that are read at once`,
+      );
+    }
+    const read = async () => {
+      const chunks: Buffer[] = [];
+      const pieces = paced(this.#checked(source, blob, signal), `blob ${blob.digest}`, WHOLE_PACE);
+      for await (const chunk of pieces) chunks.push(chunk);
+      return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
+    };
+    try {
+      return await read();
+    } catch (error) {
+      // Where a mirror sent other bytes, the next host is asked.
+      if (!isIntegrity(error) || !this.doubt(source, blob)) throw error;
+      return await read();
+    }
+  }
+
+  async *#checked(
+    source: Source,
+    blob: BlobName,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Buffer, void, undefined> {
     const hash = new Digest();
     for await (const chunk of this.range(source, blob, 0, blob.size, signal)) {
       hash.update(chunk);
@@ -159,21 +201,6 @@ export class BlobReader {
         },
       );
     }
-  }
-
-  /** A whole blob in memory, checked. Refuses blobs of more than `limit` bytes before it asks for them. */
-  async whole(source: Source, blob: BlobName, limit: number, signal?: AbortSignal): Promise<Buffer> {
-    checkName(blob);
-    if (blob.size > limit) {
-      throw new CofaError(
-        'unsupported',
-        `blob ${blob.digest} has ${blob.size} bytes, more than the ${limit} that are read at once`,
-      );
-    }
-    const chunks: Buffer[] = [];
-    const pieces = paced(this.stream(source, blob, signal), `blob ${blob.digest}`, WHOLE_PACE);
-    for await (const chunk of pieces) chunks.push(chunk);
-    return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
   }
 
   /** As many of the ranges as one answer brings, from the first on; the rest stays in `left`. */
@@ -244,7 +271,7 @@ export class BlobReader {
     range: string | undefined,
     allowed: readonly number[],
     signal: AbortSignal | undefined,
-  ): Promise<Reply> {
+  ): Promise<BlobReply> {
     const headers: Record<string, string> = { accept: '*/*', 'accept-encoding': 'identity' };
     if (range !== undefined) headers['range'] = range;
     const key = locationKey(source, blob);
@@ -256,6 +283,8 @@ export class BlobReader {
       target: `/v2/${source.repository}/blobs/${blob.digest}`,
       scope: { repository: source.repository, push: false },
       headers,
+      need: source.direct === true ? undefined : ['pull'],
+      mirrorExpect: [200, 206, ...allowed],
       expect: [200, 206, 416, ...allowed],
       what: `blob ${blob.digest} of ${source.repository}`,
       signal,
@@ -270,7 +299,8 @@ export class BlobReader {
         },
       );
     }
-    if (reply.crossed) this.#remember(key, reply.url);
+    if (reply.crossed) this.#remember(key, reply.url, reply.mirror);
+    this.#noteMirror(key, reply.mirror);
     return reply;
   }
 
@@ -278,13 +308,13 @@ export class BlobReader {
     key: string,
     headers: Record<string, string>,
     signal: AbortSignal | undefined,
-  ): Promise<Reply | undefined> {
+  ): Promise<BlobReply | undefined> {
     const known = this.#locations.get(key);
     if (known === undefined) return undefined;
     if (known.until > this.#api.settings.ambient.now()) {
       try {
         const reply = await this.#api.requestDirect(known.url, headers, signal);
-        if (reply.status === 200 || reply.status === 206) return reply;
+        if (reply.status === 200 || reply.status === 206) return { ...reply, mirror: known.mirror };
         await discard(reply.body);
       } catch (error) {
         // In any of these cases the registry knows a better address, or says what is wrong.
@@ -295,8 +325,33 @@ export class BlobReader {
     return undefined;
   }
 
-  #remember(key: string, url: URL): void {
-    this.#locations.set(key, { url, until: this.#api.settings.ambient.now() + LOCATION_MS });
+  /** The bytes of a blob are wrong: mirrors that brought any of them are not asked for a while. True where one did. */
+  doubt(source: Source, blob: Pick<BlobName, 'digest'>): boolean {
+    const key = locationKey(source, blob);
+    this.#locations.delete(key);
+    const mirrors = this.#mirrors.get(key);
+    this.#mirrors.delete(key);
+    for (const mirror of mirrors ?? []) this.#api.blame(mirror, 'wrong');
+    return mirrors !== undefined;
+  }
+
+  #noteMirror(key: string, mirror: string | undefined): void {
+    if (mirror === undefined) return;
+    const mirrors = this.#mirrors.get(key) ?? new Set();
+    this.#mirrors.delete(key);
+    this.#mirrors.set(key, mirrors.add(mirror));
+    if (this.#mirrors.size > MAX_LOCATIONS) this.#mirrors.delete(this.#mirrors.keys().next().value as string);
+  }
+
+  /** Notes that a mirror's answer broke off or was no answer to what was asked; true where it was a mirror's. */
+  #blame(mirror: string | undefined, error: unknown, signal: AbortSignal | undefined): boolean {
+    if (mirror === undefined || signal?.aborted === true) return false;
+    this.#api.blame(mirror, isIntegrity(error) ? 'wrong' : 'broken');
+    return true;
+  }
+
+  #remember(key: string, url: URL, mirror: string | undefined): void {
+    this.#locations.set(key, { url, mirror, until: this.#api.settings.ambient.now() + LOCATION_MS });
     if (this.#locations.size > MAX_LOCATIONS) {
       this.#locations.delete(this.#locations.keys().next().value as string);
     }
@@ -361,6 +416,11 @@ export class BlobReader {
   }
 }
 
+/** `mirror`: the one that gave it; undefined: the registry. */
+type BlobReply = Reply & { mirror: string | undefined };
+
+const isIntegrity = (error: unknown): boolean => error instanceof CofaError && error.code === 'integrity';
+
 type Step = IteratorResult<Buffer, void>;
 
 function checkRange(blob: BlobName, start: number, end: number): void {
@@ -384,8 +444,8 @@ function withPosition(error: unknown, blob: BlobName, position: number): unknown
   });
 }
 
-function locationKey(source: Source, blob: BlobName): string {
-  return `${source.registry}/${source.repository}@${blob.digest}`;
+function locationKey(source: Source, blob: Pick<BlobName, 'digest'>): string {
+  return `${source.registry}/${source.repository}@${blob.digest}${source.direct === true ? ' direct' : ''}`;
 }
 
 function checkName(blob: BlobName): void {

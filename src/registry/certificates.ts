@@ -31,13 +31,29 @@ export async function readCertificates(
 ): Promise<HostCertificates> {
   const found: HostCertificates = { authorities: [], clients: [], fingerprint: '' };
   for (const directory of certDirs) {
-    for (const name of names) {
+    for (const name of names.flatMap(spellings)) {
       // A host has no slash (an IPv6 address its colons), so this cannot leave the folder; ".." is no host.
       if (name.includes('/') || name.startsWith('.')) continue;
       await readFolder(join(directory, name), found);
     }
   }
   return found;
+}
+
+/** Of `HOST:PORT`; containerd writes it as `HOST_PORT_`, too. */
+function spellings(name: string): string[] {
+  const port = /:(\d+)$/.exec(name);
+  return port === null ? [name] : [name, `${name.slice(0, port.index)}_${port[1]}_`];
+}
+
+/** Adds files that a configuration names: CAs, and certificates with their keys. Error `environment`. */
+export async function addCertificates(
+  found: HostCertificates,
+  files: { ca: readonly string[]; client: ReadonlyArray<readonly [certificate: string, key: string]> },
+): Promise<void> {
+  for (const path of files.ca) found.authorities.push(await readPem(path, found));
+  for (const [certificate, key] of files.client)
+    found.clients.push({ certificate: await readPem(certificate, found), key: await readPem(key, found) });
 }
 
 /**

@@ -10,7 +10,8 @@
  *       blob-reader.ts        unbroken byte ranges over cuts, redirects, registries without ranges
  *       referrers.ts          the referrers API or its fallback by tag
  *       pusher.ts             uploads
- *     RegistryApi (api.ts)    where a registry is, answers to challenges (auth.ts), statuses as errors, retries
+ *     RegistryApi (api.ts)    answers to challenges (auth.ts), statuses as errors, retries
+ *       endpoints.ts          where a registry is, and the mirrors that hosts.toml puts before it
  *     Transport               connections, TLS, proxies, time limits, redirects
  *
  * Errors are CofaError: `not-found`, `unauthorized`, `unavailable` (down, unknown host, overloaded after all retries),
@@ -30,6 +31,7 @@ import {
   type ResolvedImage,
 } from './manifest.ts';
 import type { Renewal } from './auth.ts';
+import { CONTAINERD_HOSTS } from './hosts.ts';
 import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
 import { namedSidecar, SIDECAR_ARTIFACT } from './named-sidecar.ts';
 import { pushBlob, putManifest } from './pusher.ts';
@@ -57,6 +59,11 @@ export interface RegistryClientOptions {
    * Folders in the layout of docker's certs.d; by default /etc/cofa/certs.d. The client also reads /etc/docker/certs.d.
    */
   certDirs?: readonly string[];
+  /**
+   * Folders with `hosts.toml`s, as containerd has them; by default /etc/containerd/certs.d. Certificates that lie beside them
+   * count as those of certs.d do.
+   */
+  hostDirs?: readonly string[];
   /** Registries (`HOST[:PORT]`) whose certificate is not checked and that may speak plain HTTP. */
   insecure?: readonly string[];
   retry?: Partial<RetrySettings>;
@@ -138,9 +145,10 @@ export class RegistryClient {
   constructor(options: RegistryClientOptions = {}) {
     const timeouts = { ...DEFAULT_TIMEOUTS, ...options.timeouts };
     const environment = options.environment ?? process.env;
+    const { hostDirs = [CONTAINERD_HOSTS] } = options;
     this.#api = new RegistryApi({
       transport: {
-        certDirs: [...new Set([...(options.certDirs ?? ['/etc/cofa/certs.d']), DOCKER_CERTS])],
+        certDirs: [...new Set([...(options.certDirs ?? ['/etc/cofa/certs.d']), ...hostDirs, DOCKER_CERTS])],
         insecure: options.insecure ?? [],
         connections: options.connections ?? DEFAULT_CONNECTIONS,
         connectTimeoutMs: timeouts.connectMs,
@@ -149,6 +157,7 @@ export class RegistryClient {
         environment,
         onAnswer: options.watch?.answered,
       },
+      hostDirs,
       credentials: {
         dockerConfig: options.dockerConfig,
         helperTimeoutMs: timeouts.helperMs,
@@ -263,6 +272,14 @@ export class RegistryClient {
     signal?: AbortSignal,
   ): AsyncGenerator<Buffer, void, undefined> {
     return this.#blobs.ranges(source, blob, ranges, signal);
+  }
+
+  /**
+   * What came of a blob was not what it should be: mirrors that brought any of it are left out for a while. True where one did, so
+   * that asking again is worth it.
+   */
+  doubt(source: Source, blob: Pick<BlobName, 'digest'>): boolean {
+    return this.#blobs.doubt(source, blob);
   }
 
   /** Whether the registry gives a manifest, by digest, to a client without credentials. Errors: the registry's. */

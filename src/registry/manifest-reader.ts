@@ -60,6 +60,7 @@ export async function fetchManifest(
   const { registry, repository } = source;
   const name = isDigest(tagOrDigest) ? `${repository}@${tagOrDigest}` : `${repository}:${tagOrDigest}`;
   const what = `manifest ${name}`;
+  const isDirect = options.push === true || source.direct === true;
   return await api.retry(what, signal, async () => {
     const reply = await api.request({
       registry,
@@ -67,20 +68,26 @@ export async function fetchManifest(
       target: `/v2/${repository}/manifests/${tagOrDigest}`,
       scope: { repository, push: options.push ?? false },
       headers: { accept: ACCEPT },
+      // A mirror may say what a tag means only where hosts.toml lets it; what a digest means is proven.
+      need: isDirect ? undefined : isDigest(tagOrDigest) ? ['pull'] : ['pull', 'resolve'],
       expect: [200],
       what,
       signal,
     });
-    const bytes = await readBody(reply, MAX_MANIFEST, what, signal);
+    const { mirror } = reply;
+    const bytes = await readBody(reply, MAX_MANIFEST, what, signal).catch((error: unknown) => {
+      if (mirror !== undefined && signal?.aborted !== true) api.blame(mirror, 'broken');
+      throw error;
+    });
     const digest = digestOf(bytes);
     const promised = isDigest(tagOrDigest) ? tagOrDigest : header(reply, 'docker-content-digest');
     if (isDigest(promised) && promised !== digest) {
-      throw new CofaError(
+      if (mirror !== undefined) api.blame(mirror, 'wrong');
+      throw new RequestFailure(
         'integrity',
-        `${registry} sends a ${what} whose digest is ${digest}, not ${promised}`,
-        {
-          hint: 'it was changed on the way or in the registry',
-        },
+        `${mirror ?? registry} sends a ${what} whose digest is ${digest}, not ${promised}`,
+        // The next host may have the right one.
+        { hint: 'it was changed on the way or in the registry', retryable: mirror !== undefined },
       );
     }
     const parsed = parseManifest(bytes, header(reply, 'content-type'), `${registry}/${name}`);

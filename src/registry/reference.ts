@@ -41,6 +41,9 @@ const DIGEST = /^[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]
 /** The host as references name it, for the one that is asked. */
 export const domainOf = (registry: string): string => (registry === DOCKER_HUB ? 'docker.io' : registry);
 
+/** The host that is asked, for the one that references name. */
+export const hostOf = (domain: string): string => (domain === 'docker.io' ? DOCKER_HUB : domain);
+
 /**
  * Reads a reference and fills in docker's defaults: the host `docker.io`, its `library/` for names of one part,
  * the tag `latest`. Throws CofaError: `invalid-argument` where the text breaks the grammar, `unsupported` for a
@@ -70,7 +73,7 @@ export function parseReference(text: string): Reference {
   if (digest !== undefined) checkDigest(text, digest);
 
   const reference: Reference = {
-    registry: domain === 'docker.io' ? DOCKER_HUB : domain,
+    registry: hostOf(domain),
     domain,
     repository,
     text: '',

@@ -119,6 +119,7 @@ async function fromApi(
         target: asked,
         scope: { repository, push: false },
         headers: { accept: MEDIA_TYPES.ociIndex },
+        need: source.direct === true ? undefined : ['referrers'],
         // Registries without the API give the same answer as to any path that they do not know; some deny the path to a
         // token that is valid for everything else.
         expect: page === 0 ? [200, 400, 401, 403, 404, 405, 406, 501] : [200],

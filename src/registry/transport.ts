@@ -13,7 +13,7 @@ import { Buffer } from 'node:buffer';
 import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
 import { CofaError } from '../../schemas/errors.ts';
-import { readCertificates, secureContext } from './certificates.ts';
+import { addCertificates, readCertificates, secureContext } from './certificates.ts';
 import type { CookieJar } from './cookies.ts';
 import { networkFailure, RequestFailure } from './failure.ts';
 import { printable } from './printable.ts';
@@ -50,7 +50,21 @@ export interface SendRequest {
   redirects?: 'follow' | 'none';
   /** Replaces the setting, such as for an upload that the registry takes a while to store. */
   headersTimeoutMs?: number | undefined;
+  /** How this host is reached; the hosts of a redirect are reached as any other. */
+  reach?: Reach | undefined;
   signal?: AbortSignal | undefined;
+}
+
+/** How one host is reached, where a configuration says so (hosts-toml.ts). */
+export interface Reach {
+  /** Of two with the same origin and key, connections are shared. */
+  key: string;
+  ca: readonly string[];
+  client: ReadonlyArray<readonly [certificate: string, key: string]>;
+  skipVerify: boolean;
+  connectTimeoutMs: number | undefined;
+  /** Sent to this host alone. */
+  headers: Readonly<Record<string, string>>;
 }
 
 export interface Reply {
@@ -71,7 +85,7 @@ const KEEP_ALIVE_MS = 30_000;
 
 export class Transport {
   readonly #settings: TransportSettings;
-  /** By origin, least recently used first. */
+  /** By origin and way to reach it, least recently used first. */
   readonly #lanes = new Map<string, Promise<Lane>>();
   #closed = false;
 
@@ -84,7 +98,8 @@ export class Transport {
     let { url } = request;
     let crossed = false;
     for (let hops = 0; ; hops++) {
-      const reply = await this.#exchange({ ...request, url }, crossed);
+      const reach = crossed ? undefined : request.reach;
+      const reply = await this.#exchange({ ...request, url, reach }, crossed);
       request.cookies?.store(url, reply.headers['set-cookie']);
       const location = redirectTarget(reply, request);
       if (location === undefined) return { ...reply, url, crossed };
@@ -115,17 +130,17 @@ export class Transport {
     request: SendRequest,
     crossed: boolean,
   ): Promise<Pick<Reply, 'status' | 'headers' | 'body'>> {
-    const { url, signal } = request;
-    const lane = await this.#lane(url, signal);
+    const { url, reach, signal } = request;
+    const lane = await this.#lane(url, reach, signal);
     try {
       return await this.#exchangeOn(lane, request, crossed);
     } catch (error) {
       if (!(error instanceof RequestFailure) || error.reason !== 'certificate') throw error;
       // An administrator may just have put the CA there, or renewed it: look again before giving up.
-      const current = await readCertificates(this.#settings.certDirs, hostNames(url));
+      const current = await certificatesOf(url, reach, this.#settings);
       if (current.fingerprint === lane.fingerprint) throw error;
-      this.#drop(url.origin, lane);
-      return await this.#exchangeOn(await this.#lane(url, signal), request, crossed);
+      this.#drop(laneKey(url, reach), lane);
+      return await this.#exchangeOn(await this.#lane(url, reach, signal), request, crossed);
     }
   }
 
@@ -135,7 +150,7 @@ export class Transport {
     crossed: boolean,
   ): Promise<Pick<Reply, 'status' | 'headers' | 'body'>> {
     const { url, signal } = request;
-    const headers: Record<string, string> = { 'user-agent': 'cofa', ...request.headers };
+    const headers: Record<string, string> = { 'user-agent': 'cofa', ...request.headers, ...request.reach?.headers };
     if (!crossed && request.authorization !== undefined) headers['authorization'] = request.authorization;
     const cookies = request.cookies?.header(url);
     if (cookies !== undefined) headers['cookie'] = cookies;
@@ -169,20 +184,20 @@ export class Transport {
     this.#settings.onAnswer?.(code, (performance.now() - since) / 1000);
   }
 
-  #lane(url: URL, signal: AbortSignal | undefined): Promise<Lane> {
+  #lane(url: URL, reach: Reach | undefined, signal: AbortSignal | undefined): Promise<Lane> {
     if (this.#closed) throw new CofaError('unavailable', 'the registry client is closed');
-    const { origin } = url;
-    let lane = this.#lanes.get(origin);
+    const key = laneKey(url, reach);
+    let lane = this.#lanes.get(key);
     if (lane === undefined) {
-      lane = openLane(url, this.#settings);
+      lane = openLane(url, reach, this.#settings);
       const opening = lane;
       // A broken certificate file can be mended: do not remember the failure.
       opening.catch(() => {
-        if (this.#lanes.get(origin) === opening) this.#lanes.delete(origin);
+        if (this.#lanes.get(key) === opening) this.#lanes.delete(key);
       });
     }
-    this.#lanes.delete(origin);
-    this.#lanes.set(origin, lane);
+    this.#lanes.delete(key);
+    this.#lanes.set(key, lane);
     if (this.#lanes.size > MAX_ORIGINS) {
       const [oldest, unused] = this.#lanes.entries().next().value as [string, Promise<Lane>];
       this.#lanes.delete(oldest);
@@ -194,14 +209,14 @@ export class Transport {
     return waitFor(lane, signal);
   }
 
-  #drop(origin: string, lane: Lane): void {
-    void this.#lanes.get(origin)?.then(
+  #drop(key: string, lane: Lane): void {
+    void this.#lanes.get(key)?.then(
       (current) => {
-        if (current === lane) this.#lanes.delete(origin);
+        if (current === lane) this.#lanes.delete(key);
       },
       () => {},
     );
-    this.#lanes.delete(origin);
+    this.#lanes.delete(key);
     lane.dispatcher.close().catch(() => {});
   }
 }
@@ -342,7 +357,16 @@ interface Lane {
   fingerprint: string;
 }
 
-async function openLane(url: URL, settings: TransportSettings): Promise<Lane> {
+const laneKey = (url: URL, reach: Reach | undefined): string =>
+  reach === undefined ? url.origin : `${url.origin} ${reach.key}`;
+
+async function certificatesOf(url: URL, reach: Reach | undefined, settings: TransportSettings) {
+  const certificates = await readCertificates(settings.certDirs, hostNames(url));
+  if (reach !== undefined) await addCertificates(certificates, reach);
+  return certificates;
+}
+
+async function openLane(url: URL, reach: Reach | undefined, settings: TransportSettings): Promise<Lane> {
   const { host, protocol, origin } = url;
   const proxy = proxyFor(url, settings.environment);
   const common = {
@@ -356,18 +380,18 @@ async function openLane(url: URL, settings: TransportSettings): Promise<Lane> {
   let fingerprint = '';
   let security = {};
   if (protocol === 'https:') {
-    const certificates = await readCertificates(settings.certDirs, hostNames(url));
+    const certificates = await certificatesOf(url, reach, settings);
     fingerprint = certificates.fingerprint;
-    security = {
-      secureContext: secureContext(certificates),
-      rejectUnauthorized: !hostNames(url).some((name) => settings.insecure.includes(name)),
-    };
+    const isUnchecked =
+      reach?.skipVerify === true || hostNames(url).some((name) => settings.insecure.includes(name));
+    security = { secureContext: secureContext(certificates), rejectUnauthorized: !isUnchecked };
   }
+  const timeout = reach?.connectTimeoutMs ?? settings.connectTimeoutMs;
   if (proxy !== undefined) {
-    const requestTls = { ...security, timeout: settings.connectTimeoutMs };
+    const requestTls = { ...security, timeout };
     return { dispatcher: proxyAgent({ ...common, uri: proxy, requestTls }), fingerprint };
   }
-  const connect = { ...security, timeout: settings.connectTimeoutMs, allowH2: false };
+  const connect = { ...security, timeout, allowH2: false };
   if (host === '') throw new CofaError('invalid-argument', `${origin} has no host`);
   return { dispatcher: new Pool(origin, { ...common, connect }), fingerprint };
 }

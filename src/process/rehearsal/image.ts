@@ -135,7 +135,12 @@ export async function serveRehearsalImage(layout: Layout): Promise<RehearsalImag
   });
   const registry = `127.0.0.1:${(server.address() as AddressInfo).port}`;
   // Nobody's credentials, helpers and proxies have to do with it.
-  const client = new RegistryClient({ dockerConfig: layout.in('none'), certDirs: [], environment: {} });
+  const client = new RegistryClient({
+    dockerConfig: layout.in('none'),
+    certDirs: [],
+    hostDirs: [],
+    environment: {},
+  });
   return {
     ref: `${registry}/rehearsal:latest`,
     registry,

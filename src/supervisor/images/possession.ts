@@ -25,7 +25,9 @@ export async function holdsLayer(
   const hash = new Digest();
   let left = Math.max(rawSize, blob.size * MOST_RATIO);
   try {
-    for await (const raw of await decompressed(registry.blobStream(source, blob, signal))) {
+    for await (const raw of await decompressed(
+      registry.blobStream({ ...source, direct: true }, blob, signal),
+    )) {
       left -= raw.length;
       if (left < 0) return false;
       hash.update(raw);

@@ -1,0 +1,363 @@
+/** Mirrors of hosts.toml between a client and its registry: what they are asked, what is believed, and what they cost. */
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { digestOf } from '../../src/digest/digest.ts';
+import { RegistryClient, type RegistryClientOptions } from '../../src/registry/client.ts';
+import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
+import {
+  type FaultRegistry,
+  type FaultRegistryOptions,
+  startFaultRegistry,
+} from '../support/fault-registry.ts';
+import { freePort, makeCertificates } from '../support/registry-server.ts';
+import { collect } from './sample-image.ts';
+
+const BYTES = randomBytes(300_000);
+const BLOB = { digest: digestOf(BYTES), size: BYTES.length };
+const CONFIG = Buffer.from('{}');
+const MANIFEST = Buffer.from(
+  JSON.stringify({
+    schemaVersion: 2,
+    mediaType: MEDIA_TYPES.ociManifest,
+    config: { mediaType: MEDIA_TYPES.ociConfig, digest: digestOf(CONFIG), size: CONFIG.length },
+    layers: [],
+  }),
+);
+
+let folder: string;
+let now: number;
+let warnings: Array<{ fields: object; message: string }>;
+let running: FaultRegistry[];
+let clients: RegistryClient[];
+let origin: FaultRegistry;
+
+/** A host that has all that the tests ask for. */
+async function start(options: FaultRegistryOptions = {}): Promise<FaultRegistry> {
+  const registry = await startFaultRegistry(options);
+  running.push(registry);
+  registry.addBlob(BYTES);
+  registry.addManifest('team/app', MANIFEST, MEDIA_TYPES.ociManifest, '1');
+  return registry;
+}
+
+/** Puts a hosts.toml for the origin, or for `name`. */
+function hosts(toml: string, name = origin.host): string {
+  mkdirSync(join(folder, 'hosts', name), { recursive: true });
+  const file = join(folder, 'hosts', name, 'hosts.toml');
+  writeFileSync(file, toml);
+  return file;
+}
+
+const mirrorOf = (host: FaultRegistry, more = '') => `[host."${host.origin}"]\n${more}\n`;
+
+function open(options: RegistryClientOptions = {}): RegistryClient {
+  const client = new RegistryClient({
+    dockerConfig: join(folder, 'docker'),
+    certDirs: [join(folder, 'certs.d')],
+    hostDirs: [join(folder, 'hosts')],
+    environment: {},
+    retry: { attempts: 3, baseMs: 1, maxMs: 1 },
+    ambient: { now: () => now, sleep: async () => {}, random: () => 0.5 },
+    log: {
+      debug: () => {},
+      warn: (fields, message) => void warnings.push({ fields, message }),
+    },
+    ...options,
+  });
+  clients.push(client);
+  return client;
+}
+
+const source = () => ({ registry: origin.host, repository: 'team/app' });
+const range = (client: RegistryClient, start: number, end: number) =>
+  collect(client.blobRange(source(), BLOB, start, end));
+const asked = ({ requests }: FaultRegistry) =>
+  requests.map(({ method, url }) => `${method} ${url.split('?')[0]}`);
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'cofa-mirrors-'));
+  [now, warnings, running, clients] = [1_000_000, [], [], []];
+  origin = await start();
+});
+
+afterEach(async () => {
+  for (const client of clients) await client.close();
+  for (const one of running) await one.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+describe('what a mirror is asked', () => {
+  test('blobs and manifests by digest, told whose they are, with headers that no other host sees', async () => {
+    const mirror = await start();
+    hosts(mirrorOf(mirror, `capabilities = ["pull"]\n[host."${mirror.origin}".header]\nx-key = "secret"`));
+    const client = open();
+    expect(await range(client, 10, 20)).toEqual(BYTES.subarray(10, 20));
+    await client.manifest(source(), digestOf(MANIFEST));
+    expect(mirror.requests.map(({ url }) => new URL(url, 'http://x').searchParams.get('ns'))).toEqual([
+      origin.host,
+      origin.host,
+    ]);
+    expect(mirror.requests.map(({ headers }) => headers['x-key'])).toEqual(['secret', 'secret']);
+    expect(origin.requests).toEqual([]);
+    // A tag is what the registry says: the mirror may not.
+    await client.manifest(source(), '1');
+    expect(asked(origin)).toEqual(['GET /v2/team/app/manifests/1']);
+    expect(origin.requests[0]?.headers['x-key']).toBeUndefined();
+    expect(origin.requests[0]?.url).not.toContain('ns=');
+  });
+
+  test('headers stay with the mirror where it redirects', async () => {
+    const [mirror, storage] = [await start(), await start()];
+    mirror.fault = ({ response, path }) => {
+      response.writeHead(307, { location: `${storage.origin}${path}` }).end();
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror, `[host."${mirror.origin}".header]\nauthorization = "Bearer of-the-mirror"`));
+    expect(await range(open(), 0, 5)).toEqual(BYTES.subarray(0, 5));
+    expect(mirror.requests[0]?.headers.authorization).toBe('Bearer of-the-mirror');
+    expect(storage.requests[0]?.headers.authorization).toBeUndefined();
+  });
+
+  test('in the order of the file, each with its own path', async () => {
+    const [empty, second] = [await start(), await start()];
+    empty.blobs.clear();
+    second.fault = ({ request, path }) => {
+      expect(path).toMatch(/^\/cache\/x\//);
+      request.url = path.replace('/cache/x', '/v2');
+      return 'pass';
+    };
+    hosts(
+      `[host."${empty.origin}"]\n[host."${second.origin}/cache/x"]\noverride_path = true\ncapabilities = ["pull", "resolve"]\n`,
+    );
+    // The test's registry routes by the path of `call`, so it answers 404 itself: what counts is who was asked what.
+    await range(open(), 0, 5);
+    expect(asked(empty)).toEqual([`GET /v2/team/app/blobs/${BLOB.digest}`]);
+    expect(asked(second)).toEqual([`GET /cache/x/team/app/blobs/${BLOB.digest}`]);
+    expect(asked(origin)).toEqual([`GET /v2/team/app/blobs/${BLOB.digest}`]);
+  });
+
+  test('never who may read what, nor an upload; what it gives to all is not for that public', async () => {
+    const mirror = await start();
+    hosts(mirrorOf(mirror));
+    // The registry gives nothing to clients without credentials.
+    origin.fault = ({ response }) => {
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+      return 'handled';
+    };
+    const client = open();
+    const signal = AbortSignal.timeout(5_000);
+    expect((await client.manifest(source(), digestOf(MANIFEST))).isPublic).toBe(false);
+    const before = mirror.requests.length;
+    expect(await client.isPublic(source(), digestOf(MANIFEST), signal)).toBe(false);
+    expect(await client.hasBlob(source(), BLOB.digest, signal)).toBe(false);
+    await expect(client.ping(origin.host)).rejects.toMatchObject({ code: 'unauthorized' });
+    await expect(client.pushBlob(source(), BYTES, 'x')).rejects.toMatchObject({ code: 'unauthorized' });
+    await expect(collect(client.blobStream({ ...source(), direct: true }, BLOB))).rejects.toMatchObject({
+      code: 'unauthorized',
+    });
+    expect(mirror.requests.length).toBe(before);
+  });
+
+  test('a mirror that wants credentials gets its own, never those of the registry', async () => {
+    const mirror = await start();
+    mirror.fault = ({ request, response }) => {
+      const wants = `Basic ${Buffer.from('m:mirror').toString('base64')}`;
+      if (request.headers.authorization === wants) return 'pass';
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror));
+    mkdirSync(join(folder, 'docker'));
+    const auths = { [origin.host]: { auth: Buffer.from('o:origin').toString('base64') } };
+    const config = join(folder, 'docker/config.json');
+    writeFileSync(config, JSON.stringify({ auths }));
+    expect(await range(open(), 0, 5)).toEqual(BYTES.subarray(0, 5));
+    expect(mirror.requests.map(({ headers }) => headers.authorization)).toEqual([undefined]);
+    expect(asked(origin)).toHaveLength(1);
+    writeFileSync(
+      config,
+      JSON.stringify({
+        auths: { ...auths, [mirror.host]: { auth: Buffer.from('m:mirror').toString('base64') } },
+      }),
+    );
+    expect(await range(open(), 0, 5)).toEqual(BYTES.subarray(0, 5));
+    expect(asked(origin)).toHaveLength(1);
+  });
+});
+
+describe('a mirror that does not serve', () => {
+  test('that is gone costs one attempt, and is asked again after a while', async () => {
+    const port = await freePort();
+    hosts(`[host."http://127.0.0.1:${port}"]\n`);
+    const client = open();
+    for (let at = 0; at < 3; at++) expect(await range(client, at, at + 5)).toHaveLength(5);
+    expect(warnings.map(({ message }) => message)).toEqual(['a mirror is left out for a while']);
+    const mirror = await start();
+    hosts(mirrorOf(mirror));
+    now += 60_000;
+    await range(client, 0, 5);
+    expect(mirror.requests).toHaveLength(1);
+  });
+
+  test('that lacks a blob is asked once for all its ranges', async () => {
+    const mirror = await start();
+    mirror.blobs.clear();
+    hosts(mirrorOf(mirror));
+    const client = open();
+    for (let at = 0; at < 5; at++) await range(client, at * 10, at * 10 + 5);
+    expect(mirror.requests).toHaveLength(1);
+    expect(origin.requests).toHaveLength(5);
+    // A pull-through cache may have it by now; and it is not left out for other blobs.
+    mirror.addBlob(BYTES);
+    now += 60_000;
+    await range(client, 0, 5);
+    expect(origin.requests).toHaveLength(5);
+  });
+
+  test.each([
+    ['500', 500],
+    ['429', 429],
+    ['403', 403],
+  ])('that answers %s is passed over', async (_, status) => {
+    const mirror = await start();
+    mirror.fault = ({ response }) => {
+      response.writeHead(status).end('no');
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror));
+    expect(await open().blob(source(), BLOB)).toEqual(BYTES);
+  });
+
+  test('that breaks off in the middle: the registry goes on where it ended', async () => {
+    const mirror = await start();
+    mirror.fault = ({ response }) => {
+      response.writeHead(200, { 'content-length': BYTES.length });
+      response.write(BYTES.subarray(0, 100_000), () => response.socket?.destroy());
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror));
+    expect(await collect(open().blobRange(source(), BLOB, 0, BLOB.size))).toEqual(BYTES);
+    expect(mirror.requests).toHaveLength(1);
+    expect(origin.requests[0]?.headers.range).toMatch(/^bytes=\d+-299999$/);
+  });
+
+  test('that takes a connection and says nothing holds a reader for seconds, not for the registry’s limit', async () => {
+    const mirror = await start();
+    mirror.fault = () => 'handled';
+    hosts(mirrorOf(mirror));
+    const client = open({ timeouts: { headersMs: 300 } });
+    expect(await range(client, 0, 5)).toEqual(BYTES.subarray(0, 5));
+  });
+});
+
+describe('a mirror that lies', () => {
+  const flipped = Buffer.from(BYTES);
+  flipped[150_000] = (flipped[150_000] as number) ^ 1;
+  const lying = async () => {
+    const mirror = await start();
+    mirror.blobs.set(BLOB.digest, flipped);
+    hosts(mirrorOf(mirror));
+    return mirror;
+  };
+
+  test('a whole blob: the registry is asked, and the mirror left out for an hour', async () => {
+    const mirror = await lying();
+    const client = open();
+    expect(await client.blob(source(), BLOB)).toEqual(BYTES);
+    now += 1_800_000;
+    await client.blob(source(), BLOB);
+    expect(mirror.requests).toHaveLength(1);
+    expect(warnings).toMatchObject([{ fields: { mirror: mirror.origin, reason: 'wrong' } }]);
+  });
+
+  test('a part, which its reader finds wrong: no mirror brings the next one', async () => {
+    const mirror = await lying();
+    const client = open();
+    expect(await range(client, 149_999, 150_001)).not.toEqual(BYTES.subarray(149_999, 150_001));
+    expect(client.doubt(source(), BLOB)).toBe(true);
+    expect(await range(client, 149_999, 150_001)).toEqual(BYTES.subarray(149_999, 150_001));
+    expect(mirror.requests).toHaveLength(1);
+    // The registry's own bytes are wrong for good.
+    expect(client.doubt(source(), BLOB)).toBe(false);
+  });
+
+  test('another size, another range, another manifest', async () => {
+    const mirror = await start();
+    mirror.fault = ({ response, path }) => {
+      if (path.includes('/manifests/'))
+        response.writeHead(200, { 'content-type': MEDIA_TYPES.ociManifest }).end('{}');
+      else
+        response
+          .writeHead(206, { 'content-range': `bytes 0-4/${BYTES.length - 1}`, 'content-length': 5 })
+          .end('wrong');
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror));
+    expect(await range(open(), 10, 15)).toEqual(BYTES.subarray(10, 15));
+    expect((await open().manifest(source(), digestOf(MANIFEST))).bytes).toEqual(MANIFEST);
+  });
+});
+
+describe('the file', () => {
+  test('changes while a client runs, and a broken one is passed over with a warning', async () => {
+    const mirror = await start();
+    const file = hosts('nonsense = [');
+    const client = open();
+    await range(client, 0, 5);
+    await range(client, 5, 10);
+    expect(warnings).toMatchObject([{ fields: { file }, message: 'a hosts.toml is passed over' }]);
+    hosts(mirrorOf(mirror));
+    utimesSync(file, 1, 1);
+    now += 20_000;
+    await range(client, 0, 5);
+    expect(mirror.requests).toHaveLength(1);
+    rmSync(file);
+    now += 20_000;
+    await range(client, 0, 5);
+    expect(mirror.requests).toHaveLength(1);
+  });
+
+  test.each([
+    ['HOST_PORT_', () => origin.host.replace(/:(\d+)$/, '_$1_')],
+    ['_default', () => '_default'],
+  ])('is found in %s', async (_, name) => {
+    const mirror = await start();
+    hosts(mirrorOf(mirror), name());
+    await range(open(), 0, 5);
+    expect(mirror.requests).toHaveLength(1);
+  });
+
+  test('a server of its own stands for the registry, and one without `pull` is not asked', async () => {
+    const server = await start();
+    hosts(`server = "${server.origin}"\n`);
+    await range(open(), 0, 5);
+    expect([server.requests.length, origin.requests.length]).toEqual([1, 0]);
+    hosts(`server = "${server.origin}"\ncapabilities = ["push"]\n`);
+    await expect(range(open(), 0, 5)).rejects.toMatchObject({
+      code: 'unavailable',
+      hint: expect.stringContaining('capabilities'),
+    });
+  });
+
+  test('says how TLS is checked: by a CA, a client certificate, or not at all', async () => {
+    const certificates = join(folder, 'ca');
+    mkdirSync(certificates);
+    await makeCertificates(certificates);
+    const closed = await start({ certificates, clientCertificates: true });
+    const tried = async (settings: string) => {
+      const before = closed.requests.length;
+      hosts(mirrorOf(closed, settings));
+      await range(open(), 0, 5);
+      return closed.requests.length - before;
+    };
+    const client = `client = [["${certificates}/client.cert", "${certificates}/client.key"]]`;
+    expect(await tried('')).toBe(0);
+    expect(await tried(`ca = "${certificates}/ca.crt"`)).toBe(0);
+    expect(await tried(`ca = "../../ca/ca.crt"\n${client}`)).toBe(1);
+    expect(await tried(`skip_verify = true\n${client}`)).toBe(1);
+    expect(await tried(client)).toBe(0);
+  });
+});
