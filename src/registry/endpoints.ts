@@ -1,7 +1,7 @@
 /**
  * Where a registry is asked: at its mirrors, as `hosts.toml` names them (hosts.ts), and at its own address.
  *
- * What a mirror may answer is what a digest proves, and what its capabilities allow. Whoever may read what is decided by the
+ * What a mirror may answer is what a digest proves, and what its capabilities allow. Who may read what is decided by the
  * registry itself: such requests name no capability, so no mirror ever sees them. Each host is a registry of its own for
  * credentials: a mirror never gets those of the registry that it stands before.
  */

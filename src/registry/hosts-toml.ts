@@ -1,5 +1,5 @@
 /**
- * The text of a `hosts.toml`: where a registry's contents may be had, as containerd reads it (containerd's docs/hosts.md and
+ * The text of a `hosts.toml`: where a registry's contents may be had, as containerd reads it (its page "Registry Configuration" and
  * core/remotes/docker/config/hosts.go). Each `[host."URL"]` is tried in the file's order, `server` is last.
  *
  * This file loads the TOML parser, so it is imported only where such a file is there.

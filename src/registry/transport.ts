@@ -150,7 +150,11 @@ export class Transport {
     crossed: boolean,
   ): Promise<Pick<Reply, 'status' | 'headers' | 'body'>> {
     const { url, signal } = request;
-    const headers: Record<string, string> = { 'user-agent': 'cofa', ...request.headers, ...request.reach?.headers };
+    const headers: Record<string, string> = {
+      'user-agent': 'cofa',
+      ...request.headers,
+      ...request.reach?.headers,
+    };
     if (!crossed && request.authorization !== undefined) headers['authorization'] = request.authorization;
     const cookies = request.cookies?.header(url);
     if (cookies !== undefined) headers['cookie'] = cookies;

@@ -18,6 +18,8 @@ export interface RegistryOptions {
   auth?: { user: string; password: string };
   /** Serve HTTPS with a certificate for 127.0.0.1 and localhost under a CA of its own (see `certDir`). */
   tls?: boolean;
+  /** Be a pull-through cache of this registry (`http://HOST:PORT`). */
+  cacheOf?: string;
   /** Storage folder that outlives the registry; by default a temporary one that `stop` removes. */
   storage?: string;
   /** Port to listen on, such as that of a registry that was killed before; by default a free one. */
@@ -226,6 +228,7 @@ function configuration(directory: string, host: string, options: RegistryOptions
       `    key: ${join(directory, 'server.key')}`,
     );
   }
+  if (options.cacheOf !== undefined) lines.push('proxy:', `  remoteurl: ${options.cacheOf}`);
   if (options.auth !== undefined) {
     lines.push('auth:', `  htpasswd: {realm: test, path: ${JSON.stringify(join(directory, 'htpasswd'))}}`);
   }
