@@ -375,4 +375,9 @@ export interface Progress {
   total?: number;
   /** A sentence for the user, such as why a sidecar is not used. */
   remark?: string;
+  /**
+   * The root of a container of `cofa run` is mounted, and the log is being told of it. Its files may be read; the call's answer
+   * says that the mount is there to stay. Path of the image's configuration on the node.
+   */
+  config?: string;
 }

@@ -10,4 +10,5 @@ export const isProgress = fields({
   done: maybe(amount),
   total: maybe(amount),
   remark: maybe(sentence),
+  config: maybe(sentence),
 }) as Shape<Progress>;

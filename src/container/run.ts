@@ -19,7 +19,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { hostname, constants as os } from 'node:os';
-import type { Mount, Progress, RequestOf } from '../../schemas/api.ts';
+import type { Progress, RequestOf } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CallEngine, sent } from '../client/call.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
@@ -134,25 +134,18 @@ class Container {
     const { options } = this.#request;
     const folder = this.#folder;
     this.#mountAsked = true;
-    const mounting = this.#mount(signals);
-    mounting.catch(() => {});
+    const standing = Promise.withResolvers<string>();
+    const mounting = this.#mount(signals, standing.resolve);
+    mounting.catch(standing.reject);
+    standing.promise.catch(() => {});
     // The request is on its way before anything else begins.
     await sent();
-    // The steps that need no image run while the engine works.
-    const [mounted, host, files] = await settleAll([
-      mounting,
-      hostFacts(options.tty),
-      prepareEtc(folder, options),
-    ]);
-    this.#mounted = true;
-    this.#overlaid = mounted.overlay === true;
-    this.#deps.onMounted?.();
+    // The steps that need no image run while the engine works, and those that read it while the engine tells the log.
+    const host = hostFacts(options.tty);
+    const files = prepareEtc(folder, options);
+    const configuring = Promise.all([standing.promise, host, files]).then((all) => this.#configure(...all));
+    const [, { spec, stopSignal }] = await settleAll([mounting, configuring, host, files]);
     throwIfStopped(signals);
-    if (!this.#overlaid) {
-      const { mountRoot } = await import('./overlay.ts');
-      await mountRoot(folder, { temporary: !this.#request.keep });
-    }
-    const { spec, stopSignal } = await this.#configure(mounted, host, files);
     writeFileSync(folder.config, JSON.stringify(spec), { mode: 0o600 });
     throwIfStopped(signals);
     this.#runcStarted = true;
@@ -168,9 +161,10 @@ class Container {
 
   /**
    * Mounts the image, and the overlay on it: the engine has loaded the code for that, and `cofa run` would have to. The
-   * answer says whether there is an overlay; engines of protocol 1 mount none.
+   * answer says whether there is an overlay; engines of protocol 1 mount none. `onStanding` gets the path of the image's
+   * configuration when the container's root can be read.
    */
-  async #mount(signals: SignalRelay): Promise<Mount> {
+  async #mount(signals: SignalRelay, onStanding: (configPath: string) => void): Promise<void> {
     const { options, keep, image } = this.#request;
     const folder = this.#folder;
     // One empty word stands for no program.
@@ -183,8 +177,19 @@ class Container {
       program: program === '' ? undefined : program,
       overlay: keep ? 'kept' : 'temporary',
     };
-    const { onProgress } = this.#deps;
-    return await this.#deps.engine.call('mount', request, { signal: signals.early, onProgress });
+    const onProgress = (progress: Progress) => {
+      if (progress.config !== undefined) onStanding(progress.config);
+      this.#deps.onProgress?.(progress);
+    };
+    const mounted = await this.#deps.engine.call('mount', request, { signal: signals.early, onProgress });
+    this.#mounted = true;
+    this.#overlaid = mounted.overlay === true;
+    this.#deps.onMounted?.();
+    if (!this.#overlaid) {
+      const { mountRoot } = await import('./overlay.ts');
+      await mountRoot(folder, { temporary: !keep });
+    }
+    onStanding(mounted.configPath);
   }
 
   /** Undoes `run` after any step. `exit`: the container's exit code, undefined when it never ran to its end. */
@@ -264,13 +269,13 @@ class Container {
   }
 
   async #configure(
-    mounted: Mount,
+    configPath: string,
     host: HostFacts,
     files: Array<{ source: string; target: string }>,
   ): Promise<{ spec: Spec; stopSignal: NodeJS.Signals | undefined }> {
     const { options } = this.#request;
     const folder = this.#folder;
-    const config = parseImageConfig(readFileSync(mounted.configPath));
+    const config = parseImageConfig(readFileSync(configPath));
     const wanted = options.user ?? config.user;
     const specFor = (user: ContainerUser) =>
       buildSpec({

@@ -6,7 +6,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { openDirectory } from './directory.ts';
 import { explain, isErrno } from './errno.ts';
 import { call, callOffLoop, declare, offLoop } from './libc.ts';
-import { type MountEntry, parseMountinfo } from './mountinfo.ts';
+import { type MountEntry, parseMountinfo, topmostAt } from './mountinfo.ts';
 import { describeUsers } from './users.ts';
 
 export { listDirectory, type Lookup, makeDirectory, removeDirectory } from './directory.ts';
@@ -161,8 +161,7 @@ export function listMounts(): MountEntry[] {
  * itself would wait for a FUSE server that may have ended.
  */
 export function findMount(target: string): MountEntry | undefined {
-  const path = mountPointOf(target);
-  return listMounts().findLast((entry) => entry.mountPoint === path);
+  return topmostAt(readFileSync('/proc/self/mountinfo'), mountPointOf(target));
 }
 
 export function isMounted(target: string): boolean {

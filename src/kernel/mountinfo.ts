@@ -30,6 +30,27 @@ export function parseMountinfo(text: string | Buffer): MountEntry[] {
 }
 
 /**
+ * The topmost mount at this path: of several at one mount point the last. Takes apart its line alone, since a node has
+ * hundreds of mounts.
+ */
+export function topmostAt(text: Buffer, mountPoint: string): MountEntry | undefined {
+  // The kernel may write these as octal digits.
+  if (/[\s\\#]/.test(mountPoint))
+    return parseMountinfo(text).findLast((entry) => entry.mountPoint === mountPoint);
+  const field = Buffer.from(` ${mountPoint} `);
+  for (let at = text.lastIndexOf(field); at > 0; at = text.lastIndexOf(field, at - 1)) {
+    const end = text.indexOf(LINE_FEED, at);
+    const line = text.toString('latin1', text.lastIndexOf(LINE_FEED, at) + 1, end < 0 ? text.length : end);
+    const entry = parseLine(line);
+    // Other fields may read the same.
+    if (entry?.mountPoint === mountPoint) return entry;
+  }
+  return undefined;
+}
+
+const LINE_FEED = 0x0a;
+
+/**
  * 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
  * id parent device root mount-point options tags… - type source super-options
  */

@@ -1,6 +1,7 @@
 /** Runs one container with the fake engine: `driver.ts JSON`. A process of its own, since signals and output are. */
+import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { StartError } from '../../src/container/command.ts';
 import type { RunOptions } from '../../src/container/options.ts';
 import { runContainer } from '../../src/container/run.ts';
@@ -16,6 +17,8 @@ export interface DriverInput {
   keep?: boolean;
   /** The mount takes so long, in ms. */
   slowMount?: number;
+  /** The engine says that the image stands, and then answers, or fails to tell the log. */
+  standing?: 'answers' | 'fails';
   /** The engine answers so many unmounts with `busy` first. */
   busyUnmounts?: number;
   options: RunOptions;
@@ -33,6 +36,13 @@ if (input.slowMount !== undefined) {
     });
   };
 }
+const STANDING_MS = 300;
+if (input.standing !== undefined)
+  engine.onStanding = async (folder) => {
+    await sleep(STANDING_MS);
+    process.stderr.write(`started before the answer: ${existsSync(folder.config)}\n`);
+    if (input.standing === 'fails') throw new CofaError('unavailable', 'the log is away');
+  };
 try {
   process.exitCode = await runContainer(
     {

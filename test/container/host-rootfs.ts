@@ -4,11 +4,13 @@
  */
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, realpath, symlink, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import type { Mount } from '../../schemas/api.ts';
+import type { Mount, Progress } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { EngineClient } from '../../src/client/client.ts';
+import { mountRoot, unmountOverlay } from '../../src/container/overlay.ts';
+import { ContainerFolder } from '../../src/container/record.ts';
 import { MS, mount, unmount } from '../../src/kernel/mount.ts';
 
 const PROGRAMS = [
@@ -74,6 +76,8 @@ export interface FakeEngine extends Pick<EngineClient, 'call'> {
   busyUnmounts: number;
   /** What the next mounts do instead of mounting. */
   onMount: ((signal: AbortSignal | undefined) => Promise<void>) | undefined;
+  /** Overlays the image, says that it stands, and does this before it answers; an error takes the mount away. */
+  onStanding: ((folder: ContainerFolder) => Promise<void>) | undefined;
 }
 
 /** An engine that knows one image: the folder `rootfs` with that configuration. */
@@ -85,16 +89,30 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
     calls: [],
     busyUnmounts: 0,
     onMount: undefined,
+    onStanding: undefined,
     call: (async (
       operation: string,
       request: { ref: string; dir: string },
-      options?: { signal?: AbortSignal },
+      options?: { signal?: AbortSignal; onProgress?: (progress: Progress) => void },
     ) => {
       engine.calls.push(operation);
       if (operation === 'mount') {
         await engine.onMount?.(options?.signal);
         await mount({ source: rootfs, target: request.dir, type: '', flags: MS.BIND });
         mounted.add(request.dir);
+        const folder = folderOf(request.dir);
+        if (engine.onStanding !== undefined) {
+          await mountRoot(folder, { temporary: true });
+          options?.onProgress?.({ phase: 'mount', config: configPath });
+          try {
+            await engine.onStanding(folder);
+          } catch (error) {
+            await unmountOverlay(folder.rootfs);
+            await unmount(request.dir);
+            mounted.delete(request.dir);
+            throw error;
+          }
+        }
         const digest = `sha256:${'0'.repeat(64)}`;
         const reply: Mount = {
           id: 'm1',
@@ -102,7 +120,9 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
           ref: request.ref,
           manifest: digest,
           config: digest,
-          configPath,
+          // What stands is read before this answer.
+          configPath: engine.onStanding === undefined ? configPath : '/nowhere',
+          ...(engine.onStanding === undefined ? {} : { overlay: true }),
           origin: 'node',
           trust: 'proven',
           state: 'mounted',
@@ -113,6 +133,7 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
         if (engine.busyUnmounts-- > 0) throw new CofaError('busy', 'it is mounting');
         if (!mounted.delete(request.dir))
           throw new CofaError('not-found', `nothing is mounted at ${request.dir}`);
+        if (engine.onStanding !== undefined) await unmountOverlay(folderOf(request.dir).rootfs);
         await unmount(request.dir);
         return { id: 'm1', dir: request.dir };
       }
@@ -121,5 +142,8 @@ export async function fakeEngine(directory: string, rootfs: string, config: Fake
   };
   return engine;
 }
+
+/** ROOT/containers/NAME/image is where a container has its image. */
+const folderOf = (dir: string) => new ContainerFolder(resolve(dir, '../../..'), basename(dirname(dir)));
 
 const run = promisify(execFile);

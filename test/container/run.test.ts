@@ -271,6 +271,34 @@ describe('a container from a folder', () => {
   });
 });
 
+describe('an image that stands while the engine tells the log', () => {
+  it('is read meanwhile, and its container starts after the answer', async () => {
+    const result = await runOnce(
+      { args: ['cat', '/etc/hostname'], hostname: 'h1' },
+      {},
+      { standing: 'answers' },
+    );
+    expect(result.stdout).toBe('h1\n');
+    expect(result.stderr).toBe('started before the answer: false\ncalls: mount unmount\n');
+    expect(result.code).toBe(0);
+    expect(leftovers()).toEqual([]);
+  });
+
+  it('fails with the log, whatever was found in it', async () => {
+    const result = await runOnce({ args: ['nosuch'] }, {}, { standing: 'fails' });
+    expect(result.stderr).toContain('unavailable: the log is away');
+    expect(result.code).toBe(125);
+    expect(leftovers()).toEqual([]);
+  });
+
+  it('is taken away where it has no such command', async () => {
+    const result = await runOnce({ args: ['nosuch'] }, {}, { standing: 'answers' });
+    expect(result.stderr).toMatch(/not-found: the image has no command/);
+    expect(result.code).toBe(127);
+    expect(leftovers()).toEqual([]);
+  });
+});
+
 describe('a container that does not start', () => {
   it('127: the command is not in the image', async () => {
     for (const args of [['nosuch'], ['/bin/nosuch'], ['./sh']]) {

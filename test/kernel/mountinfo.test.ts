@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { parseMountinfo } from '../../src/kernel/mountinfo.ts';
+import { parseMountinfo, topmostAt } from '../../src/kernel/mountinfo.ts';
 
 test('mountinfo: a line with tags, one without, one with an empty source', () => {
   const [tagged, plain, bare] = parseMountinfo(
@@ -56,4 +56,28 @@ test('mountinfo: every line of this machine is understood', () => {
   const entries = parseMountinfo(text);
   expect(entries.length).toBe(text.toString().trimEnd().split('\n').length);
   expect(entries.some((entry) => entry.mountPoint === '/proc' && entry.type === 'proc')).toBe(true);
+});
+
+test('mountinfo: the topmost mount at a path is the last whose mount point it is, whatever other fields say', () => {
+  const paths = ['/', '/a', '/a b', '/a#', '/é', '/a\\040b', '/a/b', 'ro', '-'];
+  const escaped = (path: string) =>
+    Buffer.from(path)
+      .toString('latin1')
+      .replace(/[ \t\n\\#]/g, (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`);
+  fc.assert(
+    fc.property(
+      fc.array(fc.record({ root: fc.constantFrom(...paths), point: fc.constantFrom(...paths) })),
+      fc.constantFrom(...paths),
+      fc.boolean(),
+      (mounts, wanted, isCut) => {
+        const lines = mounts.map(
+          ({ root, point }, id) =>
+            `${id} 1 0:3 ${escaped(root)} ${escaped(point)} ro - tmpfs ${escaped(root)} rw`,
+        );
+        const text = Buffer.from(lines.join('\n') + (isCut ? '' : '\n'), 'latin1');
+        const expected = parseMountinfo(text).findLast(({ mountPoint }) => mountPoint === wanted);
+        expect(topmostAt(text, wanted)).toEqual(expected);
+      },
+    ),
+  );
 });

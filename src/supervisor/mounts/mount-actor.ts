@@ -7,7 +7,7 @@ import { mountMachine } from '../../../actors/mount.ts';
 import type { MountFacts } from '../../../actors/node-state.ts';
 import { type Return, returnOf } from '../../../actors/restore.ts';
 import { CofaError, type ErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
-import { mountErofs } from '../../kernel/erofs.ts';
+import { loadMetadata, mountErofs } from '../../kernel/erofs.ts';
 import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
@@ -66,6 +66,8 @@ export class MountActor {
   released: Promise<void> = Promise.resolve();
   readonly #context: MountContext;
   readonly #extras: MountExtras;
+  /** The kernel reads the flat metadata ahead; never rejects. */
+  #loaded: Promise<void> = Promise.resolve();
   /** Its state when it was to be unmounted: a failure of that leads back there. */
   #before = 'mounted';
 
@@ -124,6 +126,7 @@ export class MountActor {
       suid: !nosuid,
       dev: !nodev,
     });
+    this.#loaded = loadMetadata(metadata);
   }
 
   /**
@@ -189,7 +192,7 @@ export class MountActor {
       const told = this.image.recorded().then(async () => {
         if (!isTold) await live.append(id, { type: 'mount.mounted' });
       });
-      const done = await Promise.allSettled([above?.mount(), told]);
+      const done = await Promise.allSettled([above?.mount(), told, this.#loaded]);
       for (const one of done) if (one.status === 'rejected') throw one.reason;
     } catch (error) {
       await above?.unmount().catch(() => {});

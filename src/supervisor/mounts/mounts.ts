@@ -87,7 +87,12 @@ export class Mounts {
     this.#refuseTaken(dir);
     const own = { id: this.#options.newId(), dir, ref: image.resolved.ref, manifest: image.manifest };
     const trust = this.#trustOf(order);
-    const actor = this.#create({ ...own, ...keptOf(request), trust }, image, { start, program, above });
+    const config = this.#options.layout.config(own.manifest);
+    const told = above && {
+      ...above,
+      mount: () => above.mount().then(() => onProgress({ phase: 'mount', config })),
+    };
+    const actor = this.#create({ ...own, ...keptOf(request), trust }, image, { start, program, above: told });
     image.progress.add(onProgress);
     try {
       await this.#request(actor, asked);
