@@ -5,16 +5,10 @@
 import type { Logger } from 'pino';
 import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import type { EventOf } from '../../../schemas/events.ts';
-import {
-  attachLoop,
-  backingFileOf,
-  detachLoop,
-  type LoopDevice,
-  type LoopStatus,
-} from '../../kernel/loop.ts';
-import { setReadAhead } from '../../kernel/read-ahead.ts';
+import { backingFileOf, type LoopDevice, type LoopStatus } from '../../kernel/loop.ts';
 import type { Layout } from '../../store/layout.ts';
 import { type Devices, type LayerDemand, layerDemand } from '../layers/devices.ts';
+import { KERNEL, type MountKernel } from '../mounts/kernel.ts';
 import { flatLabel, type Leftovers } from '../mounts/leftovers.ts';
 import { readAheadOf } from './read-ahead.ts';
 
@@ -26,6 +20,7 @@ export interface AttachmentOptions {
   label: string;
   /** Loops of an earlier engine. */
   leftovers: Leftovers;
+  kernel?: MountKernel | undefined;
 }
 
 export interface AttachedImage {
@@ -43,6 +38,7 @@ export interface AttachOrder {
 
 export class Attachment {
   readonly #options: AttachmentOptions;
+  readonly #kernel: MountKernel;
   /** Names the image to the devices: there may be another one of the same manifest. */
   readonly #user: string;
   #loops: AttachedImage | undefined;
@@ -55,6 +51,7 @@ export class Attachment {
 
   constructor(options: AttachmentOptions, user: string) {
     this.#options = options;
+    this.#kernel = options.kernel ?? KERNEL;
     this.#user = user;
   }
 
@@ -92,7 +89,7 @@ export class Attachment {
     if (failure !== undefined) {
       const [first] = results;
       const cleared = await Promise.allSettled([
-        ...(first?.status === 'fulfilled' ? [detachLoop(first.value)] : []),
+        ...(first?.status === 'fulfilled' ? [this.#kernel.detachLoop(first.value)] : []),
         ...taken.map((id) => devices.release(id, this.#user)),
       ]);
       // What went wrong first is what the mount fails for; the kernel detaches a loop that is in use with its last user.
@@ -122,7 +119,7 @@ export class Attachment {
     // A loop that something still holds, such as a copy of the mount in another mount namespace, is no reason to keep the
     // others.
     const gone = await Promise.allSettled([
-      detachLoop(loops.metadata),
+      this.#kernel.detachLoop(loops.metadata),
       ...this.#layers.map((id) => this.#options.devices.release(id, this.#user)),
     ]);
     for (const result of gone) {
@@ -141,7 +138,7 @@ export class Attachment {
       if (loops === undefined) return;
       try {
         const flat = this.#options.layout.flat(manifest);
-        await setReadAhead(loops.metadata, await readAheadOf(flat, prepared, isWhole()));
+        await this.#kernel.setReadAhead(loops.metadata, await readAheadOf(flat, prepared, isWhole()));
       } catch (error) {
         this.#options.log.warn({ image: resolved.ref, error }, 'reads ahead as the kernel chooses');
       }
@@ -177,7 +174,7 @@ export class Attachment {
       else rest.push(loop);
     }
     leftovers.giveBack(label, rest);
-    return best ?? (await attachLoop(file, { directIo: false, readOnly: true, label }));
+    return best ?? (await this.#kernel.attachLoop(file, { directIo: false, readOnly: true, label }));
   }
 }
 

@@ -7,20 +7,20 @@ import type { Logger } from 'pino';
 import type { StartSet } from '../../../actors/start-set.ts';
 import type { JobLayer, PackSource } from '../../../schemas/fetch.ts';
 import type { BeginStart } from '../../../schemas/front.ts';
-import type { FrontCaller } from '../layers/front-caller.ts';
+import type { FrontCalls } from '../layers/front-caller.ts';
 import { DEFAULT_START, PackStore } from '../../pack/pack-store.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { findPack } from '../../registry/packs.ts';
 
 export class Startups {
-  readonly #front: FrontCaller;
+  readonly #front: FrontCalls;
   readonly #registry: RegistryClient;
   readonly #log: Logger;
   readonly #store: PackStore;
 
   /** `packs`: gives a connection to where startup packs lie. */
   constructor(options: {
-    front: FrontCaller;
+    front: FrontCalls;
     packs: () => Promise<NatsConnection>;
     registry: RegistryClient;
     log: Logger;

@@ -19,11 +19,12 @@ import {
   supplyKey,
   supplyOf,
 } from '../../../schemas/front.ts';
-import { attachLoop, backingFileOf, changeBacking, dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
+import { backingFileOf, changeBacking, dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
 import { hexOf } from '../../../schemas/digest.ts';
 import type { Layout } from '../../store/layout.ts';
+import { KERNEL, type MountKernel } from '../mounts/kernel.ts';
 import { layerLabel, type Leftovers } from '../mounts/leftovers.ts';
-import type { FrontCaller } from './front-caller.ts';
+import type { FrontCalls } from './front-caller.ts';
 
 export interface LayerDemand {
   /** The layer's id, as in schemas/front.ts. */
@@ -39,12 +40,13 @@ export interface LayerDemand {
 }
 
 export interface AttachedLayerOptions {
-  front: FrontCaller;
+  front: FrontCalls;
   layout: Layout;
   /** Begins the label of the loop. */
   label: string;
   log: Logger;
   leftovers: Leftovers;
+  kernel?: MountKernel | undefined;
   /** Whether an image uses it still. */
   isWanted: (layer: AttachedLayer) => boolean;
   /** The kernel reads it by itself from now on, or does no longer. */
@@ -181,13 +183,14 @@ export class AttachedLayer {
   }
 
   async #attach(): Promise<LoopDevice> {
-    const { layout, label: engine } = this.#options;
+    const { layout, label: engine, kernel = KERNEL } = this.#options;
     const opened = (await this.open(() => true)) as OpenLayerReply;
     this.#isDirect = isWhole(opened.state) && (await this.#mayHandOver());
     const file = this.#isDirect ? this.#deviceFile : join(layout.devices(), opened.name);
     const label = layerLabel(engine, this.demand.diffId);
     return (
-      (await this.#adopt(label, file)) ?? (await attachLoop(file, { directIo: true, readOnly: true, label }))
+      (await this.#adopt(label, file)) ??
+      (await kernel.attachLoop(file, { directIo: true, readOnly: true, label }))
     );
   }
 

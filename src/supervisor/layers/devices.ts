@@ -7,12 +7,13 @@ import type { Logger } from 'pino';
 import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import type { EventOf } from '../../../schemas/events.ts';
 import type { OpenLayerReply } from '../../../schemas/front.ts';
-import { detachLoop, type LoopDevice } from '../../kernel/loop.ts';
+import type { LoopDevice } from '../../kernel/loop.ts';
 import type { Layout } from '../../store/layout.ts';
+import { KERNEL, type MountKernel } from '../mounts/kernel.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
 import { Topic } from '../topic.ts';
 import { AttachedLayer, type LayerDemand } from './attached-layer.ts';
-import type { FrontCaller } from './front-caller.ts';
+import type { FrontCalls } from './front-caller.ts';
 
 export type { LayerDemand } from './attached-layer.ts';
 
@@ -32,13 +33,14 @@ export function layerDemand(resolved: EventOf<'image.resolved'>, device: ImageDe
 }
 
 export interface DevicesOptions {
-  front: FrontCaller;
+  front: FrontCalls;
   layout: Layout;
   /** Begins the name of every loop of this engine, so that the next one finds them: its `leftovers`. */
   label: string;
   log: Logger;
   /** Loops of an earlier engine. */
   leftovers: Leftovers;
+  kernel?: MountKernel | undefined;
 }
 
 export class Devices {
@@ -125,7 +127,7 @@ export class Devices {
     if (this.#leaving.get(diffId) === settled) this.#leaving.delete(diffId);
     const loop = await layer.loop.catch(() => undefined);
     try {
-      if (loop !== undefined) await detachLoop(loop);
+      if (loop !== undefined) await (this.#options.kernel ?? KERNEL).detachLoop(loop);
     } finally {
       await this.#close(diffId);
     }

@@ -17,6 +17,9 @@ const AGAIN_MS = 5_000;
 /** Before the next try where none listens, ms. */
 const PAUSE_MS = 200;
 
+/** It, or what stands in its place. */
+export type FrontCalls = Pick<FrontCaller, 'once' | 'ask' | 'askWhile' | 'isReady'>;
+
 export class FrontCaller {
   readonly #bus: NatsConnection;
   readonly #names: Subjects;

@@ -43,6 +43,11 @@ export class Leftovers {
     }
   }
 
+  /** Of an engine that is the first. */
+  static none(layout: Layout): Leftovers {
+    return new Leftovers(layout, '', []);
+  }
+
   /** Looks for them; call it before the dead FUSE mount is detached. `engine`: how their labels begin. */
   static async find(layout: Layout, engine: string): Promise<Leftovers> {
     const devices = `${layout.devices()}/`;

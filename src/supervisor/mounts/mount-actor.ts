@@ -7,7 +7,6 @@ import { mountMachine } from '../../../actors/mount.ts';
 import type { MountFacts } from '../../../actors/node-state.ts';
 import { type Return, returnOf } from '../../../actors/restore.ts';
 import { CofaError, type ErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
-import { loadMetadata, mountErofs } from '../../kernel/erofs.ts';
 import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
@@ -16,6 +15,7 @@ import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
 import { lookupOf, makeFor, prepareDirectory, removeMade } from './directory.ts';
 import type { Failures } from './failures.ts';
+import { KERNEL, type MountKernel } from './kernel.ts';
 import { mountOn, type Owner, takeAway, unmountEarlier } from './standing.ts';
 
 /** What is mounted where, and how; does not change while the mount lives. */
@@ -34,6 +34,7 @@ export interface MountContext {
   owner: Owner;
   failures: Failures;
   log: Logger;
+  kernel?: MountKernel | undefined;
   /** It is out of the kernel and the log has that: the directory is free. */
   onUnmounted: (actor: MountActor) => void;
 }
@@ -104,7 +105,7 @@ export class MountActor {
 
   /** Mounts the file system, where a mount of an earlier engine does not do. Errors: those of the image and of mount(2). */
   async mountErofs(): Promise<void> {
-    const { owner, log } = this.#context;
+    const { owner, log, kernel = KERNEL } = this.#context;
     const { id, dir, nosuid = false, nodev = false } = this.request;
     const { metadata, devices } = await this.#useImage();
     // What is mounted there may be the new owner's.
@@ -118,7 +119,7 @@ export class MountActor {
         log.warn({ mount: id, dir, error }, 'mount point is not as it was left');
       });
     }
-    await mountErofs({
+    await kernel.mountErofs({
       metadata,
       devices,
       target: dir,
@@ -126,7 +127,7 @@ export class MountActor {
       suid: !nosuid,
       dev: !nodev,
     });
-    this.#loaded = loadMetadata(metadata);
+    this.#loaded = kernel.loadMetadata(metadata);
   }
 
   /**

@@ -20,6 +20,7 @@ import type { Images } from '../images/images.ts';
 import { cleanPath, isMissing, makeFor, removeMade } from './directory.ts';
 import { abandon, detachAll } from './end.ts';
 import { Failures } from './failures.ts';
+import type { MountKernel } from './kernel.ts';
 import {
   type Above,
   MountActor,
@@ -36,6 +37,7 @@ export interface MountsOptions {
   live: LiveFold;
   owner: Owner;
   images: Images;
+  kernel?: MountKernel | undefined;
   /** A fresh id of 16 hex digits. */
   newId: () => string;
   /** A mount that had not come back is there after all. */

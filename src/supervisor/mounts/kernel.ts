@@ -1,0 +1,14 @@
+/** What a mount asks of the kernel. A rehearsal puts others in its place (rehearse.ts). */
+import { loadMetadata, mountErofs } from '../../kernel/erofs.ts';
+import { attachLoop, detachLoop } from '../../kernel/loop.ts';
+import { setReadAhead } from '../../kernel/read-ahead.ts';
+
+export interface MountKernel {
+  attachLoop: typeof attachLoop;
+  detachLoop: typeof detachLoop;
+  setReadAhead: typeof setReadAhead;
+  mountErofs: typeof mountErofs;
+  loadMetadata: typeof loadMetadata;
+}
+
+export const KERNEL: MountKernel = { attachLoop, detachLoop, setReadAhead, mountErofs, loadMetadata };
