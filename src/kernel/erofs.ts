@@ -41,7 +41,7 @@ export async function mountErofs(options: ErofsMount): Promise<void> {
 }
 
 /**
- * Makes the kernel read the metadata now, for whoever has mounted them; never throws. By itself it asks for each page on first use, without reading ahead and in
+ * Makes the kernel read the metadata of a mount now; never throws. By itself it asks for each page on first use, without reading ahead and in
  * eight requests of one block (erofs_bread in fs/erofs/data.c); each request wakes a thread of the loop device and
  * waits for it. Call it after the mount: a mount that changes the block size drops the device's pages from the page
  * cache.
