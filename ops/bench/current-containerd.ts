@@ -8,6 +8,7 @@
  */
 import { appendFile } from 'node:fs/promises';
 import { delimiter } from 'node:path';
+import type { ContainerdOptions } from '../../test/support/services.ts';
 import { newerErofs } from '../images/debs.ts';
 import { builtJudge } from '../images/judges.ts';
 import { withContainerd, type Way } from './ways.ts';
@@ -39,15 +40,28 @@ const EROFS = [
 
 /** The two ways, or none where it cannot be built: `say` hears why. */
 export async function currentContainerd(say: (line: string) => void): Promise<Way[]> {
+  const options = await optionsOf(say);
+  if (options === undefined) return [];
+  return [
+    withContainerd(TUNED_NAME, { snapshotter: 'overlayfs', ...options(TUNED) }),
+    withContainerd(EROFS_NAME, { snapshotter: 'erofs', ...options(EROFS) }),
+  ];
+}
+
+/** How to start the tuned one; undefined where it cannot be built. */
+export async function tunedContainerd(say: (line: string) => void): Promise<ContainerdOptions | undefined> {
+  return (await optionsOf(say))?.(TUNED);
+}
+
+async function optionsOf(
+  say: (line: string) => void,
+): Promise<((settings: string) => ContainerdOptions) | undefined> {
   const folder = await builtJudge('containerd-2.4', { onProgress: say });
-  if (folder === undefined) return [];
+  if (folder === undefined) return undefined;
   const erofs = await newerErofs({ onProgress: say });
-  const way = (name: string, snapshotter: string, settings: string) =>
-    withContainerd(name, {
-      snapshotter,
-      path: [folder, erofs, process.env.PATH].join(delimiter),
-      configVersion: 3,
-      configure: (config) => appendFile(config, settings),
-    });
-  return [way(TUNED_NAME, 'overlayfs', TUNED), way(EROFS_NAME, 'erofs', EROFS)];
+  return (settings) => ({
+    path: [folder, erofs, process.env.PATH].join(delimiter),
+    configVersion: 3,
+    configure: (config) => appendFile(config, settings),
+  });
 }

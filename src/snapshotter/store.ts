@@ -34,6 +34,7 @@ import {
 } from '../../actors/snapshots.ts';
 import { copyNames, hostIds, type IdMaps, idMapsOf, isCopyFor, mapText } from '../../actors/id-maps.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import { removeSmallFolder } from '../kernel/small-folder.ts';
 import { type DiskUsage, diskUsage } from './disk-usage.ts';
 import { type Fields, FilterError, parseFilters } from './filters.ts';
 import type { FlatMounts } from './flat-mounts.ts';
@@ -373,9 +374,11 @@ export class SnapshotStore {
   }
 
   async #removeFolder(name: string): Promise<void> {
+    const folder = join(this.#options.dir, name);
+    if (await removeSmallFolder(folder)) return;
     try {
       // rm(1) takes names of any bytes, and does not leave the file system where something is mounted.
-      await promisify(execFile)('rm', ['-rf', '--one-file-system', '--', join(this.#options.dir, name)]);
+      await promisify(execFile)('rm', ['-rf', '--one-file-system', '--', folder]);
     } catch (error) {
       this.#options.log.warn({ folder: name, error }, 'a folder of a snapshot that has gone stays');
     }

@@ -4,6 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readProc, statFields } from '../../src/kernel/proc.ts';
 import { serveGrpc } from '../../src/snapshotter/server.ts';
 import { type Engine, startEngine } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -23,6 +24,9 @@ beforeAll(async () => {
   cleanup.defer(() => client.close());
 });
 afterAll(() => cleanup.run());
+
+/** Page faults of all child processes of a process that have ended: cminflt of proc(5). Each has some. */
+const faultsOfChildren = (pid: number) => Number(statFields(readProc(`/proc/${pid}/stat`))[8]);
 
 const folders = () => readdirSync(join(engine.root, 'snapshots'));
 
@@ -97,6 +101,22 @@ test('thousands of calls on one connection', async () => {
     await Promise.all(Array.from({ length: 20 }, () => client.walk()));
     await client.remove(key);
   }
+});
+
+test('the snapshot of a container that wrote little comes and goes without a process', async () => {
+  const pid = (await engine.pids()).snapshotter ?? 0;
+  const before = faultsOfChildren(pid);
+  const [mount] = await client.prepare('brief');
+  const upper = mount?.source as string;
+  mkdirSync(join(upper, 'etc'));
+  writeFileSync(Buffer.concat([Buffer.from(`${upper}/etc/`), Buffer.from([0xff, 0x0a])]), 'x');
+  await client.remove('brief');
+  expect(faultsOfChildren(pid)).toBe(before);
+  // More than that is removed as well.
+  const [large] = await client.prepare('large');
+  for (let n = 0; n < 200; n++) writeFileSync(join(large?.source as string, `${n}`), 'x');
+  await client.remove('large');
+  expect(folders()).toEqual([]);
 });
 
 test('Cleanup removes folders that no snapshot has, and no others', async () => {
