@@ -18,7 +18,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { untilAnswered } from '../../src/cli/service.ts';
 import { connectContainerd, type ContainerdClient } from '../../src/containerd/client.ts';
-import { readProc, statFields, threadsOf } from '../../src/kernel/proc.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { type Containerd, startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
@@ -27,6 +26,7 @@ import { layoutLayers, pushLayout } from '../images/layout.ts';
 import { syntheticImage } from '../images/synthetic.ts';
 import { COFA, median, textTable, timed } from './measure.ts';
 import { memoryOf } from './memory.ts';
+import { processSeconds } from './process-time.ts';
 import { CALM_MS, type Cofa } from './ways.ts';
 
 const { values } = parseArgs({
@@ -53,8 +53,6 @@ const rounds = Number(values.rounds);
 const say = (line: string) => console.error(`snapshots: ${line}`);
 
 const NAMESPACE = 'cofa-test';
-/** USER_HZ of every architecture that cofa runs on. */
-const TICKS = 100;
 /** System calls that `--strace` counts. */
 const COUNTED = ['fdatasync', 'fsync', 'execve', 'mount', 'umount2', 'futex', 'read', 'write', 'writev'];
 const COUNTED_ALSO = [
@@ -99,16 +97,6 @@ const SEQUENCES: Record<string, Sequence> = {
   },
 };
 
-/** Processor time of a process with all of its threads, and of its children that have ended, ms. */
-function cpuOf(pid: number): number {
-  let ns = 0;
-  for (const tid of threadsOf(pid))
-    ns += Number(readProc(`/proc/${pid}/task/${tid}/schedstat`).split(' ')[0]);
-  const fields = statFields(readProc(`/proc/${pid}/stat`));
-  // cutime and cstime.
-  return ns / 1e6 + ((Number(fields[13]) + Number(fields[14])) * 1000) / TICKS;
-}
-
 async function inParallel(sequence: Sequence, side: Side, times: number): Promise<number> {
   const began = performance.now();
   let left = times;
@@ -122,12 +110,12 @@ async function inParallel(sequence: Sequence, side: Side, times: number): Promis
 
 /** ms of each sequence: wall, and processor time by process. */
 async function measure(side: Side, sequence: Sequence): Promise<Map<string, number>> {
-  const before = side.processes.map(({ pid }) => cpuOf(pid));
+  const before = side.processes.map(({ pid }) => processSeconds(pid) * 1000);
   const wall = await inParallel(sequence, side, count);
   const rows = new Map([['wall', wall / count]]);
   let sum = 0;
   for (const [at, { name, pid }] of side.processes.entries()) {
-    const spent = (cpuOf(pid) - (before[at] ?? 0)) / count;
+    const spent = (processSeconds(pid) * 1000 - (before[at] ?? 0)) / count;
     rows.set(name, (rows.get(name) ?? 0) + spent);
     sum += spent;
   }
@@ -138,7 +126,7 @@ async function measure(side: Side, sequence: Sequence): Promise<Map<string, numb
 /** System calls of each sequence, by process. */
 async function countCalls(side: Side, sequence: Sequence, dir: string): Promise<Map<string, number>> {
   const tracers = side.processes.map(({ name, pid }) => {
-    const file = join(dir, `${name}.strace`);
+    const file = join(dir, `${pid}.strace`);
     const calls = [...COUNTED, ...COUNTED_ALSO].join(',');
     const args = ['-f', '-c', '-qq', '-e', `trace=${calls}`, '-o', file, '-p', `${pid}`];
     return { name, file, child: spawn('strace', args, { stdio: 'inherit' }) };

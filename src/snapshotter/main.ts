@@ -28,14 +28,16 @@ import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
 import { loadNode } from '../store/snapshots.ts';
+import { Snapshots } from '../containerd/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
 import { FlatMounts } from './flat-mounts.ts';
+import { grpcCalls } from './grpc-calls.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
 import { LayerUsage } from './layer-usage.ts';
 import { PullJudge } from './pull-judge.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
-import { serveGrpc, serveStreams } from './server.ts';
-import { serveSnapshots } from './service.ts';
+import { serveStreams } from './server.ts';
+import { snapshotCalls } from './service.ts';
 import { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
 
 /** A flat image that no snapshot needs stays mounted for so long, ms. */
@@ -144,7 +146,7 @@ async function serveContainerd(
   { socket, imageService }: SnapshotterOptions,
   { store, layout, call, log }: { store: SnapshotStore; layout: Layout; call: CallEngine; log: Logger },
 ): Promise<() => Promise<void>> {
-  const server = await serveGrpc(socket, (router) => serveSnapshots(router, store, log));
+  const server = await serveStreams(socket, grpcCalls(Snapshots, snapshotCalls(store, log)));
   if (imageService === undefined) return () => server.close(GRACE_MS);
   const { containerd } = imageService;
   const judge = new PullJudge({ containerd, call, log });

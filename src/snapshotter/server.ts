@@ -10,8 +10,6 @@ import {
 } from 'node:http2';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
-import type { ConnectRouter } from '@connectrpc/connect';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { CofaError } from '../../schemas/errors.ts';
 
 export interface GrpcServer {
@@ -21,25 +19,15 @@ export interface GrpcServer {
 
 /** Longest path of a unix socket, bytes (sun_path in sys/un.h). */
 const MAX_PATH = 107;
-/** As gRPC servers of containerd take them. */
-const MAX_MESSAGE = 16 * 1024 * 1024;
 /** What one connection may have in buffers, MB: two of the largest messages. Beyond it is closed. */
 const MAX_SESSION_MB = 32;
 /** Calls on one connection; further ones wait at the client. */
 const MAX_STREAMS = 256;
 
 /**
- * Listens on `path`, for root alone (0600). A socket on which no process answers is replaced. Errors: `conflict` when
- * one does, `invalid-argument` for a path that is too long.
+ * Listens on `path`, for root alone (0600); `take` gets each call as it comes on the wire. A socket on which no process
+ * answers is replaced. Errors: `conflict` when one does, `invalid-argument` for a path that is too long.
  */
-export async function serveGrpc(path: string, routes: (router: ConnectRouter) => void): Promise<GrpcServer> {
-  const options = { grpc: true, grpcWeb: false, connect: false };
-  const limits = { readMaxBytes: MAX_MESSAGE, writeMaxBytes: MAX_MESSAGE };
-  const server = createServer(SETTINGS, connectNodeAdapter({ routes, ...options, ...limits }));
-  return await serve(server, path);
-}
-
-/** The same for a server that takes the calls as they come on the wire. */
 export async function serveStreams(
   path: string,
   take: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,

@@ -1,7 +1,7 @@
 /** containerd's snapshots API (gRPC) over the store: converts and delegates. */
 import { create } from '@bufbuild/protobuf';
 import { type Timestamp, TimestampSchema } from '@bufbuild/protobuf/wkt';
-import { Code, ConnectError, type ConnectRouter } from '@connectrpc/connect';
+import { Code, ConnectError } from '@connectrpc/connect';
 import type { Logger } from 'pino';
 import {
   type Moment,
@@ -18,13 +18,14 @@ import {
 } from '../containerd/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
 import type { Mount } from '../containerd/generated/containerd/types/mount_pb.ts';
 import { MountSchema } from '../containerd/generated/containerd/types/mount_pb.ts';
+import type { Calls } from './grpc-calls.ts';
 import type { SnapshotMount, SnapshotStore } from './store.ts';
 
 /** Infos in one message of a list. */
 const LIST_CHUNK = 100;
 
-/** Adds the API's routes; `snapshotter` in requests is the name that containerd knows this one by, and is not looked at. */
-export function serveSnapshots(router: ConnectRouter, store: SnapshotStore, log: Logger): void {
+/** The API's methods; `snapshotter` in requests is the name that containerd knows this one by, and is not looked at. */
+export function snapshotCalls(store: SnapshotStore, log: Logger): Calls<typeof Snapshots> {
   const guarded = async <T>(operation: string, work: () => T | Promise<T>): Promise<T> => {
     try {
       return await work();
@@ -32,7 +33,7 @@ export function serveSnapshots(router: ConnectRouter, store: SnapshotStore, log:
       throw asConnectError(operation, error, log);
     }
   };
-  router.service(Snapshots, {
+  return {
     prepare: ({ key, parent, labels }) =>
       guarded('prepare', async () => ({ mounts: protoMounts(await store.prepare({ key, parent, labels })) })),
     view: ({ key, parent, labels }) =>
@@ -70,7 +71,7 @@ export function serveSnapshots(router: ConnectRouter, store: SnapshotStore, log:
         await store.cleanup();
         return {};
       }),
-  });
+  };
 }
 
 const KINDS = { active: Kind.ACTIVE, view: Kind.VIEW, committed: Kind.COMMITTED } as const;

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readProc, statFields } from '../../src/kernel/proc.ts';
-import { serveGrpc } from '../../src/snapshotter/server.ts';
+import { serveStreams } from '../../src/snapshotter/server.ts';
 import { type Engine, startEngine } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
 import { untilServed } from './served.ts';
@@ -145,8 +145,8 @@ test('an active snapshot takes what is written into it, each inode once', async 
 test('a socket with a server is left alone, one without is taken', async () => {
   const directory = await cleanup.tempDir('sock');
   const path = join(directory, 's.sock');
-  const first = await serveGrpc(path, () => {});
-  await expect(serveGrpc(path, () => {})).rejects.toMatchObject({ code: 'conflict' });
+  const first = await serveStreams(path, () => {});
+  await expect(serveStreams(path, () => {})).rejects.toMatchObject({ code: 'conflict' });
   await first.close(100);
   const stale = createServer();
   await new Promise<void>((resolve) => stale.listen(path, resolve));
@@ -154,10 +154,10 @@ test('a socket with a server is left alone, one without is taken', async () => {
   const fresh = join(directory, 'l.sock');
   writeFileSync(fresh, '');
   await new Promise((resolve) => stale.close(resolve));
-  const second = await serveGrpc(fresh, () => {});
+  const second = await serveStreams(fresh, () => {});
   expect(statSync(fresh).mode & 0o777).toBe(0o600);
   await second.close(100);
-  await expect(serveGrpc(join(directory, 'x'.repeat(120)), () => {})).rejects.toMatchObject({
+  await expect(serveStreams(join(directory, 'x'.repeat(120)), () => {})).rejects.toMatchObject({
     code: 'invalid-argument',
   });
 });
