@@ -234,6 +234,14 @@ export const ChainReply = z.strictObject({
       manifest: z.string(),
       layers: z.int().min(1).describe('the chain is so many layers of this image, from the lowest'),
       diffId: z.string().describe('of the uppermost of them'),
+      whole: z
+        .strictObject({
+          chain: z.string(),
+          layers: z.int().min(1),
+          diffId: z.string().describe('of its uppermost layer'),
+        })
+        .optional()
+        .describe('all layers of that image, where it is the one that was named: they can be mounted, too'),
     })
     .optional()
     .describe('absent: it must be unpacked'),

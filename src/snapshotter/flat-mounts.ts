@@ -26,6 +26,8 @@ export interface Hold {
 interface Entry {
   users: number;
   mounted: boolean;
+  /** It was mounted for a user who was likely to come. */
+  isAhead: boolean;
   /** Mounting and unmounting of one chain go one after the other. */
   tail: Promise<void>;
   timer: NodeJS.Timeout | undefined;
@@ -72,6 +74,23 @@ export class FlatMounts {
     return { dir, release };
   }
 
+  /**
+   * Mounts the chain for a user who is likely to come. Where none does it goes as it goes after its last one; where it cannot
+   * be mounted the next user hears why.
+   */
+  ahead(flat: FlatLayer): void {
+    const entry = this.#entry(flat.chain);
+    if (entry.isAhead || entry.mounted || entry.users > 0) return;
+    entry.isAhead = true;
+    this.hold(flat).then(
+      ({ release }) => release(),
+      (error: unknown) => {
+        const { chain } = flat;
+        this.#options.log.info({ chain, error: toErrorRecord(error) }, 'an image is not mounted ahead');
+      },
+    );
+  }
+
   /** Takes over one that an earlier life mounted; unmounts it after a while where no snapshot holds it. */
   adopt(chain: string): void {
     const entry = this.#entry(chain);
@@ -88,7 +107,7 @@ export class FlatMounts {
   #entry(chain: string): Entry {
     let entry = this.#entries.get(chain);
     if (entry === undefined) {
-      entry = { users: 0, mounted: false, tail: Promise.resolve(), timer: undefined };
+      entry = { users: 0, mounted: false, isAhead: false, tail: Promise.resolve(), timer: undefined };
       this.#entries.set(chain, entry);
     }
     return entry;

@@ -33,6 +33,12 @@ export interface ImageDoorOptions {
   log: Logger;
 }
 
+export interface Cover {
+  flat: FlatLayer;
+  /** Of all layers of the image that is being pulled. */
+  whole: FlatLayer | undefined;
+}
+
 const UNMOUNT_MS = 30_000;
 /** The engine may be starting when the snapshotter does, or be started again: so long a call waits for it, ms. */
 const PATIENCE_MS = 20_000;
@@ -52,10 +58,10 @@ export class ImageDoor {
   }
 
   /**
-   * The flat layer for a chain, where the image is one that can be mounted without its layers. When the engine cannot
-   * say, there is none: the client goes on and unpacks.
+   * The flat layer for a chain, where the image is one that can be mounted without its layers, and that of the whole image
+   * where the client pulls that. When the engine cannot say, there is none: the client goes on and unpacks.
    */
-  async cover({ target, labels }: WantedLayer): Promise<FlatLayer | undefined> {
+  async cover({ target, labels }: WantedLayer): Promise<Cover | undefined> {
     if (!DIGEST.test(target)) return undefined;
     const ref = labels[IMAGE_LABELS.ref];
     const label = labels[IMAGE_LABELS.manifest];
@@ -72,7 +78,9 @@ export class ImageDoor {
         await this.#prepareHere(ref, manifest);
         ({ flat } = await this.#call('chain', request, within(COVER_MS)));
       }
-      return flat === undefined ? undefined : { chain: target, ...flat };
+      if (flat === undefined) return undefined;
+      const { whole, ...layer } = flat;
+      return { flat: { chain: target, ...layer }, whole: whole && { ...layer, ...whole } };
     } catch (error) {
       this.#log.warn({ target, ref, error: toErrorRecord(error) }, 'the layer is left to be unpacked');
       return undefined;

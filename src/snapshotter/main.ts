@@ -91,7 +91,12 @@ export async function runSnapshotter(
     flats,
     mapped: new MappedMounts({ dir: layout.mapped(), show: showMapped, hide: hideMapped, log }),
     append,
-    cover: (wanted) => door.cover(wanted),
+    cover: async (wanted) => {
+      const { flat, whole } = (await door.cover(wanted)) ?? {};
+      // A pull is mostly followed by a start: the engine gets the image ready beside it.
+      if (whole !== undefined) flats.ahead(whole);
+      return flat;
+    },
     deviceUsage: (diffId) => usage.of(diffId),
     now: wallClock,
     newId: () => ports.random.hex(6),

@@ -80,6 +80,27 @@ test('a mount that fails is tried again by the next, and one that is busy is unm
   expect(calls).toEqual(['+a', '-a']);
 });
 
+test('one that was mounted ahead is there for its user, and goes where none comes', async () => {
+  const { flats, calls, fail } = bed(30);
+  flats.ahead(flat('a'));
+  flats.ahead(flat('a'));
+  const hold = await flats.hold(flat('a'));
+  flats.ahead(flat('b'));
+  await sleep(80);
+  expect(calls).toEqual(['+a', '+b', '-b']);
+  hold.release();
+  // One that cannot be mounted is not tried for each layer of a pull; its user tries.
+  fail(new Error('no registry'));
+  for (let layer = 0; layer < 3; layer++) flats.ahead(flat('c'));
+  await sleep(10);
+  fail();
+  flats.ahead(flat('c'));
+  await sleep(10);
+  expect(calls.filter((call) => call.endsWith('c'))).toEqual([]);
+  (await flats.hold(flat('c'))).release();
+  expect(calls.filter((call) => call.endsWith('c'))).toEqual(['+c']);
+});
+
 test('what an earlier life left is used, or unmounted', async () => {
   const { flats, calls } = bed(10);
   flats.adopt('a');

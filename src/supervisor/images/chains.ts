@@ -15,18 +15,20 @@ export interface FlatChain {
   manifest: string;
   layers: number;
   diffId: string;
+  /** The image was named, and is prepared: all of its layers. */
+  whole?: { chain: string; layers: number; diffId: string };
 }
 
-/** That an image has no sidecar is believed for so long, ms: a pull asks for each of its layers. */
+/** Whether a registry has a sidecar for an image is believed for so long, ms: a pull asks for each of its layers. */
 const BELIEVE_MS = 20_000;
-/** Images that are remembered to have none. */
+/** Images of which that is remembered. */
 const MOST_REMEMBERED = 1_000;
 
 export class Chains {
   readonly #images: Images;
   readonly #log: Logger;
   readonly #now: () => number;
-  readonly #unprepared = new Map<string, number>();
+  readonly #believed = new Map<string, { isPrepared: boolean; since: number }>();
   /** References that are being asked for. */
   readonly #asked = new Map<string, Promise<Image>>();
 
@@ -52,7 +54,8 @@ export class Chains {
     const found = named === undefined ? undefined : within(named, chain);
     // What a user has pinned by digest is not shown on the word of a client that may merely push.
     const isPinned = ref !== undefined && parseReference(ref).digest !== undefined;
-    if (named !== undefined && found !== undefined && (await this.#isPrepared(named, isPinned))) return found;
+    if (named !== undefined && found !== undefined && (await this.#isPrepared(named, isPinned)))
+      return { ...found, whole: wholeOf(named) };
     for (const image of Array.from(this.#images.all())) {
       if (image === named || image.prepared === undefined || image.resolved.chain !== undefined) continue;
       const other = within(image, chain);
@@ -132,19 +135,22 @@ export class Chains {
     return await asked;
   }
 
+  /** What is believed leads to an offer; the mount looks for itself. */
   async #isPrepared(image: Image, isPinned: boolean): Promise<boolean> {
-    if (image.prepared !== undefined) return await this.#images.isPrepared(image, isPinned);
+    if (image.prepared !== undefined || image.refuted !== undefined)
+      return await this.#images.isPrepared(image, isPinned);
     const key = `${image.manifest} ${isPinned ? 'pinned' : ''}`;
-    const since = this.#unprepared.get(key);
-    if (since !== undefined && this.#now() - since < BELIEVE_MS) return false;
+    const believed = this.#believed.get(key);
+    if (believed !== undefined && this.#now() - believed.since < BELIEVE_MS) return believed.isPrepared;
+    let isPrepared = false;
     try {
-      if (await this.#images.isPrepared(image, isPinned)) return true;
+      isPrepared = await this.#images.isPrepared(image, isPinned);
     } catch (error) {
       this.#log.warn({ image: image.resolved.ref, error: toErrorRecord(error) }, 'no word about a sidecar');
     }
-    if (this.#unprepared.size >= MOST_REMEMBERED) this.#unprepared.clear();
-    this.#unprepared.set(key, this.#now());
-    return false;
+    if (this.#believed.size >= MOST_REMEMBERED) this.#believed.clear();
+    this.#believed.set(key, { isPrepared, since: this.#now() });
+    return isPrepared;
   }
 }
 
@@ -154,6 +160,11 @@ function within(image: Image, chain: string): FlatChain | undefined {
   if (layer === undefined) return undefined;
   const { ref } = image.resolved;
   return { ref, manifest: image.manifest, layers: at + 1, diffId: layer.diffId };
+}
+
+function wholeOf(image: Image): NonNullable<FlatChain['whole']> {
+  const { layers } = image.resolved;
+  return { chain: chainsOf(image).at(-1) ?? '', layers: layers.length, diffId: layers.at(-1)?.diffId ?? '' };
 }
 
 const computed = new WeakMap<object, string[]>();
