@@ -13,8 +13,8 @@
  * Where a client's labels say that the container has other ids than the node, the lower ones are those of mapped-mounts.ts.
  *
  * Order: folders are made before the fact is appended and removed after it. A crash in between leaves folders that no
- * snapshot has; containerd's Cleanup removes them. Changes of the table go one after the
- * other (`#serially`); nothing slow is done inside.
+ * snapshot has; containerd's Cleanup removes them. Changes that have a snapshot in common
+ * go one after the other, from the decision until the log has the fact (turns.ts); the others share a sync of the log.
  */
 import { execFile } from 'node:child_process';
 import { chmod, chown, lstat, mkdir, readdir } from 'node:fs/promises';
@@ -40,6 +40,7 @@ import { type Fields, FilterError, parseFilters } from './filters.ts';
 import type { FlatMounts } from './flat-mounts.ts';
 import type { MappedHold, MappedMounts } from './mapped-mounts.ts';
 import { completeFolders, isUnpackedAlone } from './rebase.ts';
+import { Turns } from './turns.ts';
 
 export interface SnapshotStoreOptions {
   /** ROOT/snapshots */
@@ -97,7 +98,7 @@ export class SnapshotStore {
   readonly #holds = new Map<string, Promise<Below>>();
   /** Folders of snapshots that are not in the table yet. */
   readonly #making = new Set<string>();
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
 
   constructor(options: SnapshotStoreOptions) {
     this.#options = options;
@@ -118,7 +119,7 @@ export class SnapshotStore {
     paths: readonly string[],
   ): Promise<SnapshotFacts> {
     const { table, now } = this.#options;
-    return this.#serially(async () => {
+    return this.#turns.run({ alone: [name] }, async () => {
       await this.#record(table.update({ name, labels, paths, time: now() }));
       return table.stat(name);
     });
@@ -148,13 +149,16 @@ export class SnapshotStore {
     const { id, kind } = active;
     if (parent !== '' && isUnpackedAlone(active)) await this.#completeFolders(id, parent);
     const usage = kind === 'committed' ? { size: 0, inodes: 0 } : await diskUsage(this.#folder(id));
-    await this.#serially(() => this.#record(table.commit({ name, key, parent, labels, time: now(), usage })));
+    await this.#turns.run({ alone: [key, name], beside: [parent] }, () =>
+      this.#record(table.commit({ name, key, parent, labels, time: now(), usage })),
+    );
     this.#letGo(id);
   }
 
   async remove(name: string): Promise<void> {
     const { table } = this.#options;
-    const { id, flat } = await this.#serially(async () => {
+    const beside = [table.find(name)?.parent ?? ''];
+    const { id, flat } = await this.#turns.run({ alone: [name], beside }, async () => {
       const facts = table.stat(name);
       await this.#record(table.remove(name));
       return facts;
@@ -189,7 +193,7 @@ export class SnapshotStore {
   /** Removes folders that no snapshot has. */
   async cleanup(): Promise<void> {
     const { dir, table } = this.#options;
-    const names = await this.#serially(() => readdir(dir));
+    const names = await readdir(dir);
     for (const name of names) {
       if (!table.has(name) && !this.#making.has(name)) await this.#removeFolder(name);
     }
@@ -197,7 +201,7 @@ export class SnapshotStore {
 
   /** Waits for changes that are under way. */
   async settle(): Promise<void> {
-    await this.#serially(async () => {});
+    await this.#turns.settle();
   }
 
   /**
@@ -210,7 +214,7 @@ export class SnapshotStore {
     const flat = await cover({ target, labels: order.labels });
     if (flat === undefined) return;
     const { parent, labels } = order;
-    await this.#serially(async () => {
+    await this.#turns.run({ alone: [target], beside: [parent] }, async () => {
       const decision = table.adopt({ id: newId(), target, parent, labels, time: now(), flat });
       if (decision !== undefined) await this.#record(decision);
     });
@@ -237,7 +241,7 @@ export class SnapshotStore {
         lower: lower === undefined ? below.flatDir : this.#folder(lower),
       });
       // The parent may have gone meanwhile, and the key may have been taken.
-      await this.#serially(() => this.#record(decide()));
+      await this.#turns.run({ alone: [key], beside: [parent] }, () => this.#record(decide()));
     } catch (error) {
       below.release();
       await this.#removeFolder(id);
@@ -386,12 +390,6 @@ export class SnapshotStore {
 
   async #record({ id, event }: Decision): Promise<void> {
     this.#options.table.apply(id, await this.#options.append(id, event));
-  }
-
-  #serially<T>(work: () => Promise<T>): Promise<T> {
-    const mine = this.#tail.then(work);
-    this.#tail = mine.catch(() => {});
-    return mine;
   }
 
   #parse(filters: readonly string[]): (fields: Fields) => boolean {
