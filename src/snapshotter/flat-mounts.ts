@@ -75,8 +75,8 @@ export class FlatMounts {
   }
 
   /**
-   * Mounts the chain for a user who is likely to come. Where none does it goes as it goes after its last one; where it cannot
-   * be mounted the next user hears why.
+   * Mounts the chain for a user who is likely to come. Where none does it is unmounted after as long as without its last
+   * one; where it cannot be mounted the next user hears why.
    */
   ahead(flat: FlatLayer): void {
     const entry = this.#entry(flat.chain);

@@ -51,7 +51,7 @@ export function grpcCalls<Service extends DescService>(
     ]),
   );
   return (stream, headers) => {
-    // A client that goes away in the middle is no concern of the others.
+    // A client that leaves in the middle is no concern of the others.
     stream.on('error', () => {});
     const found = byPath.get(String(headers[':path']));
     whenWhole(stream, (body) => {
