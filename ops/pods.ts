@@ -1,5 +1,5 @@
 /**
- * `node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2|2.4] [--snapshotter cofa,overlayfs] [--rounds 1] [--new]`:
+ * `node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--snapshotter cofa,overlayfs] [--rounds 1] [--new]`:
  * see test/support/many-pods.ts. Several snapshotters take turns, and what they took is printed as a table. `--new`: with an
  * engine of the first second, that neither rehearses nor gives way. As JSON: `--json`.
  */

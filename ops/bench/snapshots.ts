@@ -5,7 +5,7 @@
  *   container   Prepare on an image, Mounts, Remove: what a container's start and end ask for
  *   layer       Prepare on nothing, Mounts, Commit, Remove: what a layer's unpacking asks for
  *
- *     node ops/bench/snapshots.ts [--count 200] [--at-once 1] [--rounds 3] [--strace] [--program COFA] [--containerd 1.6|1.7|2]
+ *     node ops/bench/snapshots.ts [--count 200] [--at-once 1] [--rounds 3] [--strace] [--program COFA] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4]
  *
  * `--strace` counts system calls of the same work instead, which takes longer. `--program` is the `cofa` of another checkout,
  * measured in turns with this one's.
@@ -43,7 +43,7 @@ const { values } = parseArgs({
 });
 if (values.help === true) {
   console.log(
-    'node ops/bench/snapshots.ts [--count 200] [--at-once 1] [--rounds 3] [--strace] [--program COFA] [--containerd 1.6|1.7|2]',
+    'node ops/bench/snapshots.ts [--count 200] [--at-once 1] [--rounds 3] [--strace] [--program COFA] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4]',
   );
   process.exit(0);
 }

@@ -76,7 +76,7 @@ test('containers that come at once wait for one sync of the log, not each for al
       return { v: EVENT_VERSION, at: 1, ...event } as SnapshotEvent;
     },
     cover: async () => undefined,
-    deviceUsage: async () => 0,
+    deviceUsage: async () => ({ size: 0, inodes: 0 }),
     now: () => ({ sec: 1, nsec: 0 }),
     newId: () => `id${++ids}`,
     log,
