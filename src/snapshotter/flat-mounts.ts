@@ -28,6 +28,8 @@ interface Entry {
   mounted: boolean;
   /** It was mounted for a user who was likely to come. */
   isAhead: boolean;
+  /** An unused one stays mounted for so long from now on, ms. */
+  lingerMs: number;
   /** Mounting and unmounting of one chain go one after the other. */
   tail: Promise<void>;
   timer: NodeJS.Timeout | undefined;
@@ -51,6 +53,7 @@ export class FlatMounts {
     const dir = this.#options.dirOf(chain);
     const entry = this.#entry(chain);
     entry.users += 1;
+    entry.lingerMs = this.#options.lingerMs;
     clearTimeout(entry.timer);
     const mounting = entry.tail.then(async () => {
       if (entry.mounted) return;
@@ -101,19 +104,28 @@ export class FlatMounts {
   /** The chain's image has been removed: where nothing stands on it, it need not wait for a start that comes. */
   dismiss(chain: string): void {
     const entry = this.#entries.get(chain);
-    if (entry?.users === 0) this.#linger(chain, this.#options.dirOf(chain), entry, 0);
+    if (entry === undefined) return;
+    entry.lingerMs = 0;
+    if (entry.users === 0) this.#linger(chain, this.#options.dirOf(chain), entry);
   }
 
   #entry(chain: string): Entry {
     let entry = this.#entries.get(chain);
     if (entry === undefined) {
-      entry = { users: 0, mounted: false, isAhead: false, tail: Promise.resolve(), timer: undefined };
+      entry = {
+        users: 0,
+        mounted: false,
+        isAhead: false,
+        lingerMs: this.#options.lingerMs,
+        tail: Promise.resolve(),
+        timer: undefined,
+      };
       this.#entries.set(chain, entry);
     }
     return entry;
   }
 
-  #linger(chain: string, dir: string, entry: Entry, forMs = this.#options.lingerMs): void {
+  #linger(chain: string, dir: string, entry: Entry): void {
     clearTimeout(entry.timer);
     entry.timer = setTimeout(() => {
       entry.tail = entry.tail.then(async () => {
@@ -125,9 +137,10 @@ export class FlatMounts {
           this.#options.log.info({ chain, error: toErrorRecord(error) }, 'a flat image stays mounted');
         }
         if (entry.users > 0) return;
+        entry.lingerMs = this.#options.lingerMs;
         if (entry.mounted) this.#linger(chain, dir, entry);
         else this.#entries.delete(chain);
       });
-    }, forMs);
+    }, entry.lingerMs);
   }
 }

@@ -3,6 +3,7 @@ import { pino } from 'pino';
 import { expect, test } from 'vitest';
 import type { FlatLayer } from '../../actors/snapshots.ts';
 import { FlatMounts } from '../../src/snapshotter/flat-mounts.ts';
+import { eventually } from '../support/engine.ts';
 
 const flat = (chain: string): FlatLayer => ({ chain, ref: 'r', manifest: 'm', layers: 1, diffId: 'd' });
 
@@ -99,6 +100,14 @@ test('one that was mounted ahead is there for its user, and goes where none come
   expect(calls.filter((call) => call.endsWith('c'))).toEqual([]);
   (await flats.hold(flat('c'))).release();
   expect(calls.filter((call) => call.endsWith('c'))).toEqual(['+c']);
+});
+
+test('one whose image was removed while it was mounted ahead is unmounted at once', async () => {
+  const { flats, calls } = bed(60_000);
+  flats.ahead(flat('a'));
+  flats.dismiss('a');
+  await eventually('it is unmounted', () => calls.includes('-a'));
+  expect(calls).toEqual(['+a', '-a']);
 });
 
 test('what an earlier life left is used, or unmounted', async () => {
