@@ -1,12 +1,12 @@
 /**
  * A current containerd that fetches layers in ranges and unpacks them side by side, as its documentation tunes it: each
- * layer is prepared without its parent (the capability `rebase`), and what it deletes has to be gone all the same.
+ * layer is prepared without its parent (the capability `rebase`), and what it deletes has to be gone all the same. COFA_CONTAINERD names another one, from 2.2 on.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
+import { CONTAINERD_VERSIONS, containerdPath, hasContainerd } from '../../ops/images/debs.ts';
 import { layoutLayers, writeLayout } from '../../ops/images/layout.ts';
 import { noise } from '../images/nasty.ts';
 import { TarBytes } from '../images/tar-bytes.ts';
@@ -17,7 +17,7 @@ import { type Containerd, runCommand, startContainerd } from '../support/service
 import { Cleanup } from '../support/temp.ts';
 import { compressed, index, makeBase, push } from './images.ts';
 
-const VERSION = '2.4';
+const VERSION = CONTAINERD_VERSIONS.find((one) => one === process.env.COFA_CONTAINERD) ?? '2.4';
 /** Of containerd's transfer service (plugins/transfer/plugin.go, `transferConfig`). */
 const TUNED = [
   '  max_concurrent_downloads = 8',

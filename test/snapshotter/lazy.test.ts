@@ -2,6 +2,7 @@
  * What containerd does when it pulls and runs a prepared image, call by call: no layer is unpacked,
  * no layer is fetched, and what a container sees is the image.
  */
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -79,6 +80,10 @@ function labelsOf(of: FaultImage, layer: number): Record<string, string> {
       .join(','),
   };
 }
+
+/** As containerd 2.4 finds out whether a snapshot was filled already (core/mount/mount.go, `ReadOnly`). */
+const isReadOnly = ({ type, options }: { type: string; options: string[] }) =>
+  options.includes('ro') || (type === 'overlay' && !options.some((option) => option.startsWith('upperdir=')));
 
 /** As containerd's metadata store looks for what the snapshotter says is there. */
 async function targetOf(chain: string, parent: string): Promise<string> {
@@ -204,6 +209,26 @@ describe('a prepared image', () => {
     await inside(await client.view('plain-view', three), work, (root) => expectSameTree(truth, root));
     await client.remove('plain-view');
     await client.remove(three);
+  });
+
+  test('is put below a layer that was unpacked alone (the capability rebase)', async () => {
+    const [, two, three] = chainsOf(plain) as [string, string, string];
+    const labels = { ...labelsOf(plain, 2), 'containerd.io/snapshot/parent-chain-id': two };
+    const mounts = await client.prepare('alone', '', labels);
+    const [, upper = ''] = /^upperdir=(.*)$/.exec(mounts[0]?.options[0] ?? '') ?? [];
+    // containerd's applier writes whiteouts as overlayfs has them where it finds an overlay, and mounts nothing.
+    expect(mounts).toMatchObject([{ type: 'overlay', options: [`upperdir=${upper}`] }]);
+    expect(mounts.filter(isReadOnly)).toEqual([]);
+    mkdirSync(join(upper, 'other'));
+    writeFileSync(join(upper, 'other/file'), PLAIN[2]?.['other/file'] as Buffer);
+    mkdirSync(join(upper, 'app'));
+    execFileSync('mknod', [join(upper, 'app/base'), 'c', '0', '0']);
+    await client.api.commit({ snapshotter: 'cofa', name: three, key: 'alone', parent: two, labels });
+    const truth = layOut('alone-truth', [...PLAIN, { 'app/.wh.base': Buffer.alloc(0) }]);
+    await inside(await client.view('alone-view', three), work, (root) => expectSameTree(truth, root));
+    const container = await client.prepare('alone-container', three);
+    expect(container.filter(isReadOnly)).toEqual([]);
+    for (const name of ['alone-container', 'alone-view', three]) await client.remove(name);
   });
 
   test('is unpacked when the registry or the image cannot be found', async () => {

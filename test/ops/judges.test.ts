@@ -1,0 +1,36 @@
+import { spawnSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { JUDGES, judgeAtHand } from '../../ops/images/judges.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+
+test('a judge that was not built is done without, and it is said how to have it', async () => {
+  const cache = await cleanup.tempDir('judges');
+  const said: string[] = [];
+  const onProgress = (line: string) => said.push(line);
+  expect(judgeAtHand('containerd-2.4', { cache, onProgress })).toBeUndefined();
+  expect(said).toEqual(['no containerd-2.4 here: ./ops/judges containerd-2.4 builds it, with Go']);
+  const folder = join(cache, `containerd-${JUDGES['containerd-2.4'].version}`);
+  mkdirSync(folder);
+  expect(judgeAtHand('containerd-2.4', { cache, onProgress })).toBe(folder);
+  expect(said).toHaveLength(1);
+});
+
+test('ops/judges lists what there is, and refuses names that it does not know', async () => {
+  const env = { ...process.env, COFA_CACHE: await cleanup.tempDir('judges-list') };
+  const judges = (...args: string[]) =>
+    spawnSync(join(import.meta.dirname, '../../ops/judges'), args, { env, encoding: 'utf8' });
+  const { status, stdout } = judges('--list');
+  expect({ status, lines: stdout.trim().split('\n') }).toEqual({
+    status: 0,
+    lines: Object.entries(JUDGES).map(([name, { version }]) => `${name}  ${version}  not built`),
+  });
+  expect(judges('nerdctl')).toMatchObject({
+    status: 2,
+    stderr: `judges: "nerdctl" is not one of ${Object.keys(JUDGES).join(', ')}\n`,
+  });
+});
