@@ -1,17 +1,21 @@
-/** containerd's API (gRPC on its unix socket), as `cofa pull` uses it. */
+/** containerd's API (gRPC on its unix socket), as cofa uses it. */
 import { existsSync } from 'node:fs';
 import { connect } from 'node:net';
 import { type Client, Code, ConnectError, createClient, type Interceptor } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { CofaError } from '../../schemas/errors.ts';
 import { Content } from './generated/containerd/services/content/v1/content_pb.ts';
+import { Events } from './generated/containerd/services/events/v1/events_pb.ts';
 import { Images } from './generated/containerd/services/images/v1/images_pb.ts';
+import { Introspection } from './generated/containerd/services/introspection/v1/introspection_pb.ts';
 import { Leases } from './generated/containerd/services/leases/v1/leases_pb.ts';
 import { Snapshots } from './generated/containerd/services/snapshots/v1/snapshots_pb.ts';
 
 export interface ContainerdClient {
   content: Client<typeof Content>;
+  events: Client<typeof Events>;
   images: Client<typeof Images>;
+  introspection: Client<typeof Introspection>;
   leases: Client<typeof Leases>;
   snapshots: Client<typeof Snapshots>;
   /** From now on what is made belongs to this lease: garbage collection leaves it alone while the lease lasts. */
@@ -53,7 +57,9 @@ export function connectContainerd(socket: string, namespace: string): Containerd
   });
   return {
     content: createClient(Content, transport),
+    events: createClient(Events, transport),
     images: createClient(Images, transport),
+    introspection: createClient(Introspection, transport),
     leases: createClient(Leases, transport),
     snapshots: createClient(Snapshots, transport),
     useLease: (id) => {

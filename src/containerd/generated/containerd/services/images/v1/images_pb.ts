@@ -22,7 +22,7 @@ import type { Message } from '@bufbuild/protobuf';
 export const file_containerd_services_images_v1_images: GenFile =
   /*@__PURE__*/
   fileDesc(
-    'Cipjb250YWluZXJkL3NlcnZpY2VzL2ltYWdlcy92MS9pbWFnZXMucHJvdG8SHWNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxIpQCCgVJbWFnZRIMCgRuYW1lGAEgASgJEkAKBmxhYmVscxgCIAMoCzIwLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkltYWdlLkxhYmVsc0VudHJ5EiwKBnRhcmdldBgDIAEoCzIcLmNvbnRhaW5lcmQudHlwZXMuRGVzY3JpcHRvchIuCgpjcmVhdGVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIh8KD0dldEltYWdlUmVxdWVzdBIMCgRuYW1lGAEgASgJIkcKEEdldEltYWdlUmVzcG9uc2USMwoFaW1hZ2UYASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSJJChJDcmVhdGVJbWFnZVJlcXVlc3QSMwoFaW1hZ2UYASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSJKChNDcmVhdGVJbWFnZVJlc3BvbnNlEjMKBWltYWdlGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuSW1hZ2UiegoSVXBkYXRlSW1hZ2VSZXF1ZXN0EjMKBWltYWdlGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuSW1hZ2USLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIkoKE1VwZGF0ZUltYWdlUmVzcG9uc2USMwoFaW1hZ2UYASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSIiChJEZWxldGVJbWFnZVJlcXVlc3QSDAoEbmFtZRgBIAEoCTKnAwoGSW1hZ2VzEmYKA0dldBIuLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkdldEltYWdlUmVxdWVzdBovLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkdldEltYWdlUmVzcG9uc2USbwoGQ3JlYXRlEjEuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuQ3JlYXRlSW1hZ2VSZXF1ZXN0GjIuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuQ3JlYXRlSW1hZ2VSZXNwb25zZRJvCgZVcGRhdGUSMS5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5VcGRhdGVJbWFnZVJlcXVlc3QaMi5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5VcGRhdGVJbWFnZVJlc3BvbnNlElMKBkRlbGV0ZRIxLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkRlbGV0ZUltYWdlUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eWIGcHJvdG8z',
+    'Cipjb250YWluZXJkL3NlcnZpY2VzL2ltYWdlcy92MS9pbWFnZXMucHJvdG8SHWNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxIpQCCgVJbWFnZRIMCgRuYW1lGAEgASgJEkAKBmxhYmVscxgCIAMoCzIwLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkltYWdlLkxhYmVsc0VudHJ5EiwKBnRhcmdldBgDIAEoCzIcLmNvbnRhaW5lcmQudHlwZXMuRGVzY3JpcHRvchIuCgpjcmVhdGVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIh8KD0dldEltYWdlUmVxdWVzdBIMCgRuYW1lGAEgASgJIkcKEEdldEltYWdlUmVzcG9uc2USMwoFaW1hZ2UYASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSIkChFMaXN0SW1hZ2VzUmVxdWVzdBIPCgdmaWx0ZXJzGAEgAygJIkoKEkxpc3RJbWFnZXNSZXNwb25zZRI0CgZpbWFnZXMYASADKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSJJChJDcmVhdGVJbWFnZVJlcXVlc3QSMwoFaW1hZ2UYASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSJKChNDcmVhdGVJbWFnZVJlc3BvbnNlEjMKBWltYWdlGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuSW1hZ2UiegoSVXBkYXRlSW1hZ2VSZXF1ZXN0EjMKBWltYWdlGAEgASgLMiQuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuSW1hZ2USLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIkoKE1VwZGF0ZUltYWdlUmVzcG9uc2USMwoFaW1hZ2UYASABKAsyJC5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5JbWFnZSIiChJEZWxldGVJbWFnZVJlcXVlc3QSDAoEbmFtZRgBIAEoCTKUBAoGSW1hZ2VzEmYKA0dldBIuLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkdldEltYWdlUmVxdWVzdBovLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkdldEltYWdlUmVzcG9uc2USawoETGlzdBIwLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkxpc3RJbWFnZXNSZXF1ZXN0GjEuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuTGlzdEltYWdlc1Jlc3BvbnNlEm8KBkNyZWF0ZRIxLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkNyZWF0ZUltYWdlUmVxdWVzdBoyLmNvbnRhaW5lcmQuc2VydmljZXMuaW1hZ2VzLnYxLkNyZWF0ZUltYWdlUmVzcG9uc2USbwoGVXBkYXRlEjEuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuVXBkYXRlSW1hZ2VSZXF1ZXN0GjIuY29udGFpbmVyZC5zZXJ2aWNlcy5pbWFnZXMudjEuVXBkYXRlSW1hZ2VSZXNwb25zZRJTCgZEZWxldGUSMS5jb250YWluZXJkLnNlcnZpY2VzLmltYWdlcy52MS5EZWxldGVJbWFnZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHliBnByb3RvMw',
     [
       file_google_protobuf_empty,
       file_google_protobuf_field_mask,
@@ -106,6 +106,42 @@ export const GetImageResponseSchema: GenMessage<GetImageResponse> =
   messageDesc(file_containerd_services_images_v1_images, 2);
 
 /**
+ * @generated from message containerd.services.images.v1.ListImagesRequest
+ */
+export type ListImagesRequest = Message<'containerd.services.images.v1.ListImagesRequest'> & {
+  /**
+   * @generated from field: repeated string filters = 1;
+   */
+  filters: string[];
+};
+
+/**
+ * Describes the message containerd.services.images.v1.ListImagesRequest.
+ * Use `create(ListImagesRequestSchema)` to create a new message.
+ */
+export const ListImagesRequestSchema: GenMessage<ListImagesRequest> =
+  /*@__PURE__*/
+  messageDesc(file_containerd_services_images_v1_images, 3);
+
+/**
+ * @generated from message containerd.services.images.v1.ListImagesResponse
+ */
+export type ListImagesResponse = Message<'containerd.services.images.v1.ListImagesResponse'> & {
+  /**
+   * @generated from field: repeated containerd.services.images.v1.Image images = 1;
+   */
+  images: Image[];
+};
+
+/**
+ * Describes the message containerd.services.images.v1.ListImagesResponse.
+ * Use `create(ListImagesResponseSchema)` to create a new message.
+ */
+export const ListImagesResponseSchema: GenMessage<ListImagesResponse> =
+  /*@__PURE__*/
+  messageDesc(file_containerd_services_images_v1_images, 4);
+
+/**
  * @generated from message containerd.services.images.v1.CreateImageRequest
  */
 export type CreateImageRequest = Message<'containerd.services.images.v1.CreateImageRequest'> & {
@@ -121,7 +157,7 @@ export type CreateImageRequest = Message<'containerd.services.images.v1.CreateIm
  */
 export const CreateImageRequestSchema: GenMessage<CreateImageRequest> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_images_v1_images, 3);
+  messageDesc(file_containerd_services_images_v1_images, 5);
 
 /**
  * @generated from message containerd.services.images.v1.CreateImageResponse
@@ -139,7 +175,7 @@ export type CreateImageResponse = Message<'containerd.services.images.v1.CreateI
  */
 export const CreateImageResponseSchema: GenMessage<CreateImageResponse> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_images_v1_images, 4);
+  messageDesc(file_containerd_services_images_v1_images, 6);
 
 /**
  * @generated from message containerd.services.images.v1.UpdateImageRequest
@@ -162,7 +198,7 @@ export type UpdateImageRequest = Message<'containerd.services.images.v1.UpdateIm
  */
 export const UpdateImageRequestSchema: GenMessage<UpdateImageRequest> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_images_v1_images, 5);
+  messageDesc(file_containerd_services_images_v1_images, 7);
 
 /**
  * @generated from message containerd.services.images.v1.UpdateImageResponse
@@ -180,7 +216,7 @@ export type UpdateImageResponse = Message<'containerd.services.images.v1.UpdateI
  */
 export const UpdateImageResponseSchema: GenMessage<UpdateImageResponse> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_images_v1_images, 6);
+  messageDesc(file_containerd_services_images_v1_images, 8);
 
 /**
  * @generated from message containerd.services.images.v1.DeleteImageRequest
@@ -198,7 +234,7 @@ export type DeleteImageRequest = Message<'containerd.services.images.v1.DeleteIm
  */
 export const DeleteImageRequestSchema: GenMessage<DeleteImageRequest> =
   /*@__PURE__*/
-  messageDesc(file_containerd_services_images_v1_images, 7);
+  messageDesc(file_containerd_services_images_v1_images, 9);
 
 /**
  * @generated from service containerd.services.images.v1.Images
@@ -211,6 +247,14 @@ export const Images: GenService<{
     methodKind: 'unary';
     input: typeof GetImageRequestSchema;
     output: typeof GetImageResponseSchema;
+  };
+  /**
+   * @generated from rpc containerd.services.images.v1.Images.List
+   */
+  list: {
+    methodKind: 'unary';
+    input: typeof ListImagesRequestSchema;
+    output: typeof ListImagesResponseSchema;
   };
   /**
    * @generated from rpc containerd.services.images.v1.Images.Create
