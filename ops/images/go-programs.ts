@@ -15,6 +15,10 @@ export interface GoPrograms {
   version: string;
   /** Go packages of one module; the last part of each is the name of its program. */
   packages: readonly string[];
+  /** Of `go install`. */
+  flags?: readonly string[];
+  /** Go alone: no C compiler, and no libraries of the machine. */
+  withoutC?: boolean;
   /** Packages that are nothing but tests: folders of a module, each of which becomes a program of its last part's name. */
   suites?: { module: string; folders: readonly string[] };
 }
@@ -85,14 +89,15 @@ export async function builtWithGo(
 }
 
 async function build(
-  { version, packages, suites }: GoPrograms,
+  { version, packages, suites, flags = [], withoutC = false }: GoPrograms,
   into: string,
-  env: NodeJS.ProcessEnv,
+  base: NodeJS.ProcessEnv,
 ): Promise<void> {
+  const env = withoutC ? { ...base, CGO_ENABLED: '0' } : base;
   const limits = { timeout: BUILD_MS, maxBuffer: 64 << 20 };
   const sources = packages.map((one) => `${one}@${version}`);
   if (sources.length > 0)
-    await run('nice', ['go', 'install', ...sources], { ...limits, env: { ...env, GOBIN: into } });
+    await run('nice', ['go', 'install', ...flags, ...sources], { ...limits, env: { ...env, GOBIN: into } });
   if (suites === undefined) return;
   const download = ['mod', 'download', '-json', `${suites.module}@${version}`];
   const { stdout } = await run('go', download, { ...limits, env, cwd: into });

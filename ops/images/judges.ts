@@ -13,11 +13,19 @@ const containerd = (version: string): GoPrograms => ({
   packages: ['containerd', 'ctr', 'containerd-shim-runc-v2'].map((name) => `${CONTAINERD}/cmd/${name}`),
 });
 
-/** containerd of each supported branch, and the suite of the kubelet's interface. */
+/** containerd of each supported branch, docker's newest daemon, and the suite of the kubelet's interface. */
 export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
   'containerd-2.3': containerd('v2.3.7'),
   'containerd-2.4': containerd('v2.4.2'),
+  // Modules of docker 29 have versions of their own.
+  'docker-29': {
+    name: 'dockerd',
+    version: 'v2.0.0-beta.24',
+    packages: ['github.com/moby/moby/v2/cmd/dockerd'],
+    flags: ['-tags', 'exclude_graphdriver_btrfs netgo osusergo'],
+    withoutC: true,
+  },
   critest: {
     name: 'critest',
     version: 'v1.37.0',
