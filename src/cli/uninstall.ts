@@ -1,5 +1,6 @@
 /** `cofa uninstall`: takes back what `cofa install` has written. */
 import type { Command } from 'commander';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import type { Target } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
 import { addFlags, ALL_TARGETS, carryOut, type InstallFlags, pathsOf, read } from './install.ts';
@@ -38,6 +39,9 @@ export function define(command: Command, context: Context): void {
       if (changed(paths.docker)) next.push('systemctl restart docker');
       if (changed(paths.unit)) next.push('systemctl disable --now cofa', 'systemctl daemon-reload');
       if (monitoring.length > 0) next.push('systemctl reload prometheus, systemctl restart grafana-server');
+      // While containerd and cofa still run together.
+      const isTold = targets.length === 0 || targets.includes('containerd') || targets.includes('docker');
+      if (isTold && flags.dryRun !== true && process.getuid?.() === 0) await forgetBlobs(context);
       await carryOut(changes, flags.dryRun === true, next, context);
     });
   examples(command, [
@@ -45,4 +49,33 @@ export function define(command: Command, context: Context): void {
     ['cofa uninstall docker', 'docker alone goes back to its own store'],
     ['cofa uninstall', 'everything'],
   ]);
+}
+
+/** Namespaces of docker, of ctr and nerdctl, of Kubernetes. */
+const NAMESPACES = ['moby', 'default', 'k8s.io'];
+
+/** Without cofa containerd would look for files that no longer are, and a pull would not fetch them. */
+async function forgetBlobs(context: Context): Promise<void> {
+  const [{ connectContainerd, findSocket }, { forgetLazy }] = await Promise.all([
+    import('../containerd/client.ts'),
+    import('../containerd/lazy-content.ts'),
+  ]);
+  let socket: string;
+  try {
+    socket = findSocket(undefined);
+  } catch {
+    return;
+  }
+  for (const namespace of NAMESPACES) {
+    const containerd = connectContainerd(socket, namespace);
+    try {
+      await forgetLazy(containerd);
+    } catch (error) {
+      context.output.warn(
+        `containerd keeps entries of layers that stay in the registry (namespace ${namespace}: ${toErrorRecord(error).message}); where a pull misses one, remove the image and pull it again`,
+      );
+    } finally {
+      containerd.close();
+    }
+  }
 }

@@ -30,6 +30,8 @@ export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags {
   snapshotter?: string | boolean;
   imageService?: string | boolean;
   prepare: PreparePolicy;
+  /** Names with commas, or `none`. */
+  lazyBlobs: string;
   containerd: string;
   imageCredentialProviderConfig?: string;
   imageCredentialProviderBinDir?: string;
@@ -185,10 +187,18 @@ export const UP_OPTIONS: readonly UpOption[] = [
   },
   {
     flags: '--containerd <socket>',
-    about: 'whose image service that is',
+    about: 'whose image service that is, and whose content (--lazy-blobs)',
     parse: path,
     fallback: CONTAINERD_SOCKET,
     kind: 'path',
+  },
+  {
+    flags: '--lazy-blobs <namespaces>',
+    about:
+      "containerd's namespaces, with commas, whose clients find layers that stay in the registry in its content store, as docker images, save and push want: moby is docker's, default that of ctr and nerdctl; or none",
+    parse: lazyBlobsOption,
+    fallback: 'moby',
+    kind: 'string',
   },
   {
     flags: '--image-credential-provider-config <file>',
@@ -291,4 +301,18 @@ export function nodeName(text: string): string {
     });
   }
   return text;
+}
+
+/** containerd's pkg/identifiers. */
+const NAMESPACE = /^(?=.{1,76}$)[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$/;
+
+function lazyBlobsOption(text: string): string {
+  const names = [...new Set(text.split(','))];
+  const wrong = names.find((name) => !NAMESPACE.test(name));
+  if (wrong === undefined) return names.join(',');
+  throw new CofaError(
+    'invalid-argument',
+    `--lazy-blobs: ${JSON.stringify(wrong)} is no namespace of containerd`,
+    { hint: 'docker has moby, ctr and nerdctl default: --lazy-blobs moby,default' },
+  );
 }

@@ -16,6 +16,7 @@ import { metricsChoice } from './metrics-options.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { registryChoice } from './registry-options.ts';
+import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import { CONTAINERD_SOCKET, nodeName, UP_OPTIONS, type UpOptions, upArguments } from './up-options.ts';
 
 export function define(command: Command, context: Context): void {
@@ -95,6 +96,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
               socket: snapshotter,
               imageService: imageService(options, context.root, snapshotter),
               prepare: options.prepare,
+              lazyBlobs: lazyBlobs(options),
             },
       credentialProviders: credentialProviders(options),
       registry: registryChoice(options),
@@ -115,6 +117,10 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
 function snapshotterSocket(option: string | boolean | undefined, root: string): string | undefined {
   if (option === false || (option === undefined && !existsSync(CONTAINERD_SOCKET))) return undefined;
   return resolve(typeof option === 'string' ? option : join(root, 'run/snapshotter.sock'));
+}
+
+function lazyBlobs({ lazyBlobs: names, containerd }: UpOptions): SnapshotterOptions['lazyBlobs'] {
+  return names === 'none' ? undefined : { containerd, namespaces: names.split(',') };
 }
 
 function imageService(

@@ -19,7 +19,8 @@ import {
   type WriteContentRequest,
   WriteContentRequestSchema,
 } from './generated/containerd/services/content/v1/content_pb.ts';
-import { IMAGE_LABELS } from './labels.ts';
+import { IMAGE_LABELS, sourceLabel } from './labels.ts';
+import { keepLazy, LAZY_LABEL } from './lazy-content.ts';
 import { type ContainerdClient, isCode } from './client.ts';
 
 export interface PullOrder {
@@ -66,8 +67,10 @@ export async function pullInto(order: PullOrder): Promise<Pulled> {
   await containerd.leases.create({ id: lease, labels: { 'containerd.io/gc.expire': expires } });
   containerd.useLease(lease);
   try {
-    const chain = await unfold(order);
-    const target = await describe(order, chain);
+    const chains = chainIds(image.layers.map(({ diffId }) => diffId));
+    // The snapshotter looks into the manifest, too.
+    const target = await describe(order, chains.at(-1) ?? '');
+    await unfold(order, chains);
     let fetchedLayers = 0;
     if (layers) for (const { blob } of image.layers) if (await fetchLayer(order, blob)) fetchedLayers += 1;
     const name = nameOf(reference);
@@ -86,13 +89,13 @@ export function nameOf({ domain, repository, tag, digest }: Reference): string {
   return `${name}:${tag ?? 'latest'}`;
 }
 
-/** Has a snapshot for each chain of layers; returns the name of the uppermost, empty for an image without layers. */
-async function unfold(order: PullOrder): Promise<string> {
+/** Has a snapshot for each chain of layers. */
+async function unfold(order: PullOrder, chains: readonly string[]): Promise<void> {
   const { image } = order;
   let parent = '';
   let undo: (() => Promise<void>) | undefined;
   try {
-    for (const [at, chain] of chainIds(image.layers.map(({ diffId }) => diffId)).entries()) {
+    for (const [at, chain] of chains.entries()) {
       if (!(await adopt(order, at, chain, parent))) {
         if (undo === undefined) undo = await order.prepareHere();
         if (!(await adopt(order, at, chain, parent))) {
@@ -106,7 +109,6 @@ async function unfold(order: PullOrder): Promise<string> {
   } finally {
     await undo?.();
   }
-  return parent;
 }
 
 /** Asks as an unpacker does; false when the layer would have to be unpacked. */
@@ -122,8 +124,8 @@ async function adopt(order: PullOrder, at: number, chain: string, parent: string
         [TARGET_LABEL]: chain,
         [IMAGE_LABELS.ref]: nameOf(reference),
         [IMAGE_LABELS.manifest]: image.descriptor.digest,
-        'containerd.io/snapshot/cri.layer-digest': image.layers[at]?.blob.digest ?? '',
-        'containerd.io/snapshot/cri.image-layers': layersFrom(image, at),
+        [IMAGE_LABELS.layer]: image.layers[at]?.blob.digest ?? '',
+        [IMAGE_LABELS.layers]: layersFrom(image, at),
       },
     });
   } catch (error) {
@@ -139,7 +141,7 @@ function layersFrom(image: ResolvedImage, at: number): string {
   let text = '';
   for (const { blob } of image.layers.slice(at)) {
     const longer = text === '' ? blob.digest : `${text},${blob.digest}`;
-    if (longer.length + 'containerd.io/snapshot/cri.image-layers'.length > MAX_LABEL) break;
+    if (longer.length + IMAGE_LABELS.layers.length > MAX_LABEL) break;
     text = longer;
   }
   return text;
@@ -179,7 +181,7 @@ async function store(
   bytes: Buffer,
   references: Record<string, string>,
 ): Promise<void> {
-  const labels = { ...sourceLabel(order), ...references };
+  const labels = { ...labelsOf(order), ...references };
   async function* once(): AsyncGenerator<Buffer> {
     yield bytes;
   }
@@ -188,18 +190,22 @@ async function store(
 
 /** True when it was not there before. */
 async function fetchLayer(order: PullOrder, blob: Descriptor): Promise<boolean> {
-  const { containerd, registry, reference, signal } = order;
+  const { containerd, registry, reference, signal, onBytes } = order;
   const known = await containerd.content.info({ digest: blob.digest }).catch(ignoreAbsent);
+  if ((known?.info?.labels[LAZY_LABEL] ?? '') !== '') {
+    const { digest, size } = blob;
+    await keepLazy(containerd, registry, { digest, size, source: reference }, { onBytes, signal });
+    return true;
+  }
   if (known !== undefined) return false;
   return await write(order, blob.digest, blob.size, registry.blobStream(reference, blob, signal), {
-    ...sourceLabel(order),
+    ...labelsOf(order),
   });
 }
 
-/** Where it can be had again: docker mounts layers from there when it pushes to another repository. */
-function sourceLabel({ reference }: PullOrder): Record<string, string> {
-  return { [`containerd.io/distribution.source.${reference.domain}`]: reference.repository };
-}
+const labelsOf = ({ reference }: PullOrder): Record<string, string> => ({
+  [sourceLabel(reference.domain)]: reference.repository,
+});
 
 /** containerd checks the digest. False when it was there already; it has the labels then as well. */
 async function write(

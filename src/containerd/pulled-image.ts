@@ -58,7 +58,8 @@ async function find(
   return { manifest: digest, layers };
 }
 
-async function read(
+/** A blob in memory. Errors: containerd's (ConnectError), `unsupported` for one of more than `limit` bytes. */
+export async function read(
   { content }: Pick<ContainerdClient, 'content'>,
   digest: string,
   limit: number,

@@ -18,8 +18,10 @@ export interface DeviceFile {
   name: string;
   /** `inodeOf(diffId)`: the same in every front end that ever serves the mount. */
   inode: number;
-  /** Bytes, a multiple of 512. */
+  /** Bytes, a multiple of 512 but where `anySize` is set. */
   size: number;
+  /** No loop device will stand on it: its size may be any. */
+  anySize?: true;
   /** The sparse device file, open for reading in this process. The transport opens it again for itself. */
   fd: number;
   /** Bytes, a power of two, at least 512. */
@@ -119,7 +121,7 @@ export function checkDeviceFile(file: DeviceFile): void {
   };
   if (!/^[0-9a-f]{64}$/.test(file.name)) fail('its name is not 64 hex digits');
   if (!Number.isSafeInteger(file.inode) || file.inode < 2) fail(`inode ${file.inode}`);
-  if (!Number.isSafeInteger(file.size) || file.size < 0 || file.size % 512 !== 0)
+  if (!Number.isSafeInteger(file.size) || file.size < 0 || (file.size % 512 !== 0 && file.anySize !== true))
     fail(`size ${file.size} is not a multiple of 512`);
   if (
     !Number.isSafeInteger(file.blockSize) ||

@@ -22,18 +22,21 @@ import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
 import { type ChildSelf, realChildSelf } from '../process/self.ts';
-import { busOf, type EngineSettings, readSettings } from '../process/settings.ts';
+import { busOf, type EngineSettings, readSettings, registryOptions } from '../process/settings.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
+import { RegistryClient } from '../registry/client.ts';
 import { EventLog } from '../store/event-log.ts';
 import { Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
 import { loadNode } from '../store/snapshots.ts';
 import { Snapshots } from '../containerd/generated/containerd/services/snapshots/v1/snapshots_pb.ts';
+import { BlobFiles } from './blob-files.ts';
 import { FlatMounts } from './flat-mounts.ts';
 import { grpcCalls } from './grpc-calls.ts';
 import { ImageDoor } from './image-door.ts';
 import { ImageService } from './image-service.ts';
 import { LayerUsage } from './layer-usage.ts';
+import { LazyBlobs } from './lazy-blobs.ts';
 import { PullJudge } from './pull-judge.ts';
 import { hideMapped, MappedMounts, showMapped } from './mapped-mounts.ts';
 import { serveStreams } from './server.ts';
@@ -85,6 +88,8 @@ export async function runSnapshotter(
     log,
   });
   await mkdir(layout.snapshots(), { recursive: true, mode: 0o700 });
+  const isFlat = (chain: string) => table.find(chain)?.flat !== undefined;
+  const blobs = showBlobs(options, { settings, layout, isFlat, log });
   const store = new SnapshotStore({
     dir: layout.snapshots(),
     table,
@@ -97,6 +102,7 @@ export async function runSnapshotter(
       if (whole !== undefined) flats.ahead(whole);
       return flat;
     },
+    ...(blobs === undefined ? {} : { adopted: blobs.show }),
     deviceUsage: (diffId) => usage.of(diffId),
     now: wallClock,
     newId: () => ports.random.hex(6),
@@ -109,6 +115,7 @@ export async function runSnapshotter(
     stopping ??= (async () => {
       await closeServers();
       await store.settle();
+      await blobs?.close();
       await Promise.race([bus.drain().catch(() => {}), ports.clock.sleep(GRACE_MS)]);
     })();
     return stopping;
@@ -144,6 +151,26 @@ async function openSnapshotLog(
   const append: SnapshotStoreOptions['append'] = async (id, event) =>
     (await events.append(names.event('snapshot', id), event)).event;
   return { table, append };
+}
+
+/** Layers that stay in the registry, in containerd's content store; undefined where no client wants them. */
+function showBlobs(
+  { lazyBlobs }: SnapshotterOptions,
+  given: { settings: EngineSettings; layout: Layout; isFlat: (chain: string) => boolean; log: Logger },
+): { show: NonNullable<SnapshotStoreOptions['adopted']>; close: () => Promise<void> } | undefined {
+  if (lazyBlobs === undefined) return undefined;
+  const { settings, layout, isFlat, log } = given;
+  const registry = new RegistryClient({ ...registryOptions(settings), log });
+  const files = new BlobFiles({ dir: layout.blobs(), scratch: layout.in('run'), registry, log });
+  const blobs = new LazyBlobs({ ...lazyBlobs, files, isFlat, log });
+  return {
+    show: (layer) => blobs.show(layer),
+    close: async () => {
+      await blobs.close();
+      await files.close();
+      await registry.close();
+    },
+  };
 }
 
 /** Listens for containerd, and for a kubelet where that is wanted. Returns what ends it, with the calls under way. */

@@ -52,6 +52,8 @@ export interface SnapshotStoreOptions {
   append: (id: string, event: Decision['event']) => Promise<SnapshotEvent>;
   /** The flat layer that has what a client wants to unpack, if there is one. */
   cover: (wanted: WantedLayer) => Promise<FlatLayer | undefined>;
+  /** A client need not unpack a layer; resolves when it may hear of it. */
+  adopted?: (layer: Pick<NewSnapshot, 'key' | 'labels'>) => Promise<void>;
   /** What a layer's devices take on this node's disk. */
   deviceUsage: (diffId: string) => Promise<DiskUsage>;
   now: () => Moment;
@@ -218,6 +220,7 @@ export class SnapshotStore {
       const decision = table.adopt({ id: newId(), target, parent, labels, time: now(), flat });
       if (decision !== undefined) await this.#record(decision);
     });
+    await this.#options.adopted?.(order);
     throw new SnapshotError('already-exists', `target snapshot ${JSON.stringify(target)} exists`);
   }
 

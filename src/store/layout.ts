@@ -12,6 +12,7 @@
  *     snapshots/<id>/         containerd's snapshots: fs/ (upper or lower folder), work/
  *     flats/<ChainID>         mount point of a flat image that snapshots stand on
  *     mapped/<maps>/<name>    the same, and snapshots/, with the ids of a user namespace
+ *     blobs/                  FUSE mount of layers' blobs that containerd's content store links to
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
@@ -57,6 +58,7 @@ export class Layout {
   flats = (): string => this.in('flats');
   flatMount = (chain: string): string => this.in('flats', hexOf(chain));
   mapped = (): string => this.in('mapped');
+  blobs = (): string => this.in('blobs');
   trustedSidecars = (): string => this.in('trusted-sidecars');
   /** What containers left that have ended, until it is gone. */
   discarded = (): string => this.in('discarded');

@@ -194,6 +194,8 @@ export const ROWS: readonly Row[] = [
       'src/client',
       'src/containerd',
       'src/digest',
+      // Blobs that are read as files.
+      'src/fuse',
       'src/kernel',
       'src/process',
       'src/registry',
