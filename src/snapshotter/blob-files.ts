@@ -19,6 +19,7 @@ import { hexOf } from '../../schemas/digest.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import type { LazyBlob } from '../containerd/lazy-content.ts';
 import { type KernelTransport, kernelTransport } from '../fuse/kernel-transport.ts';
+import { clearDeadMount } from '../fuse/connection.ts';
 import { type FuseSession, openFuseSession } from '../fuse/session.ts';
 import { BLOCK_ABSENT, BLOCK_PRESENT, type ColdRead, inodeOf } from '../fuse/transport.ts';
 import type { RegistryClient } from '../registry/client.ts';
@@ -71,8 +72,14 @@ export class BlobFiles {
   #running = 0;
   readonly #queue: Array<() => void> = [];
 
+  /** The mount of a process that was killed is gone. */
+  readonly #tidied: Promise<void>;
+
   constructor(options: BlobFilesOptions) {
     this.#options = options;
+    this.#tidied = clearDeadMount(options.dir).catch((error: unknown) =>
+      options.log.warn({ error }, 'blobs of another process are mounted'),
+    );
   }
 
   /** Path of a blob's file. */
@@ -134,6 +141,7 @@ export class BlobFiles {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     this.#leaving.abort();
+    await this.#tidied;
     const mount = await this.#mount?.catch(() => undefined);
     if (mount === undefined) return;
     await mount.transport.stop();
@@ -157,6 +165,7 @@ export class BlobFiles {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     }
+    await this.#tidied;
     const session = await openFuseSession(dir);
     const transport = kernelTransport({ fd: session.fd, resend: false, cold: this.#cold, threads: 1 });
     void transport.ended.then((error) => {

@@ -1,5 +1,6 @@
 /** The process that serves containerd (src/snapshotter/main.ts). */
 import { fileURLToPath } from 'node:url';
+import { clearDeadMount } from '../../fuse/connection.ts';
 import { Child, type ChildPorts } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Layout } from '../../store/layout.ts';
@@ -36,6 +37,10 @@ export function makeSnapshotter(given: {
       conditions.set('snapshotter', sentence);
     },
   });
-  end.at('snapshotter', () => child.stop());
+  end.at('snapshotter', async () => {
+    await child.stop();
+    // One that was killed leaves it behind; one that is alive is another engine's.
+    await clearDeadMount(layout.blobs()).catch(() => {});
+  });
   return child;
 }
