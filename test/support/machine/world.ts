@@ -183,6 +183,8 @@ export class World {
   /** A line that a process writes into its log. */
   say(process: SimProcess, line: string): void {
     this.#onSay?.(`${this.machine.now.toFixed(2)} ${process.name} says ${line.trimEnd()}`);
+    // A stand-in lacks what its module has; or the engine is wrong.
+    this.machine.check(!line.includes('is not a function'), () => `${process.name} says ${line.trimEnd()}`);
   }
 
   /** By its id or its diffID. */

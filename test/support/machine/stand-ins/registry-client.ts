@@ -61,6 +61,11 @@ export class RegistryClient {
     return true;
   }
 
+  /** There are no mirrors. */
+  doubt(): boolean {
+    return false;
+  }
+
   close(): Promise<void> {
     return Promise.resolve();
   }
