@@ -28,7 +28,7 @@ Columns:
   STATE    of a process: starting, running, restarting (it ended; a pause), failed (ended too often: tried now and then)
   FOR      how long the state has lasted
   LAST END how the process before this one ended, and why
-  STATE    of an image: ready, indexing, failed; unprepared (pulled by a client, without a sidecar: cofa has nothing of it)
+  STATE    of an image: ready, indexing, failed; unprepared (a client pulled it; no sidecar, and nothing of it here)
   INDEX    sidecar: it came from the registry; node: there was none, this node built it
   TRUST    proven: this node has built it from the layers too, or alone; refuted: they give something else
   PRESENT  share of the uncompressed bytes that are on this node

@@ -156,6 +156,8 @@ describe('while others fill the disk', () => {
     await eventually(
       'less of the idle image',
       async () => ((await present('idle')) as number) < idle - 2 * MIB,
+      // The image stays mounted for half a minute after its pull, for a start that may come.
+      60_000,
     );
     expect(await present('running')).toBeGreaterThanOrEqual(kept);
     expect(await cri.exec(running.container, 'cat', '/own')).toEqual({
