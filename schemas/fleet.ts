@@ -1,0 +1,237 @@
+/**
+ * What members of a fleet say to each other. A fleet is engines, and fetchers without an engine, that share a NATS and a
+ * fleet's name. Its members announce themselves in a bucket of JetStream's key-value store; questions, answers and
+ * completions are messages on NATS (msgpack); the bytes go from member to member over TLS.
+ *
+ *     bucket cofa-fleet      <fleet>.<zone>.<member>                      a Member, as JSON
+ *     cofa.fleet.v1.<fleet>.ask.<to>.<from>                               FleetAsk → FleetAnswer
+ *     cofa.fleet.v1.<fleet>.done.<to>.<from>                              FleetDone
+ *     cofa.fleet.v1.<fleet>.hold.<to>.<from>                              FleetHold
+ *     cofa.fleet.v1.<fleet>.wrong.<to>.<from>                             FleetWrong
+ *     https://<address>/v1/piece/<digest>/<index>                         the bytes of a piece
+ *
+ * The last token of a subject is the sender: NATS lets a member publish under its own name alone, so what a message says
+ * about its sender needs no proof. **No message has credentials.** A token goes on the TLS connection whose other end has
+ * the certificate that the home announced, with the one request that needs it.
+ *
+ * Each side looks at what it gets before it uses it (check-fleet.ts).
+ */
+import type { BlobSource, JobClass } from './fetch.ts';
+
+/** A piece: an aligned range of a blob's compressed bytes, the unit of exchange. The last one of a blob is shorter. */
+export const PIECE_BYTES = 1 << 20;
+/** Neighbouring pieces that have the same homes: who shows a right there need not show it at another home for each piece. */
+export const GROUP_PIECES = 8;
+/** Pieces of one message. */
+export const MAX_ASKED = 64;
+/** Members of which a member takes notice. */
+export const MAX_MEMBERS = 20_000;
+/** Other members that an answer names. */
+export const MAX_TRY = 4;
+export const MAX_WEIGHT = 1_000;
+
+export const FLEET_BUCKET = 'cofa-fleet';
+/** A fleet's name and a zone's: one token of a subject, of a key of the bucket. A member's is its node's (NODE_NAME). */
+export const FLEET_TOKEN = /^[A-Za-z0-9_-]{1,64}$/;
+
+/** `node`: an engine. `fetcher`: a cache and fetcher without mounts (`cofa fetcher`). */
+export type MemberRole = 'node' | 'fetcher';
+
+/** What a member announces, at its start and each `everyMs` from then on. */
+export interface Member {
+  v: 1;
+  fleet: string;
+  /** The node's name. */
+  id: string;
+  /** Members of a zone are near each other. */
+  zone: string;
+  /** `host:port` of its TLS server; IPv6 in brackets. */
+  address: string;
+  /** SHA-256 of its TLS certificate, as Node writes it: `AB:CD:…`. */
+  fingerprint: string;
+  role: MemberRole;
+  /** How much of the fleet's pieces it takes, in proportion to others; 0: it is a home of none. */
+  weight: number;
+  /** Version of cofa. */
+  version: string;
+  /** Random; another one after each start. */
+  life: string;
+  /** When it started, ms since 1970 by its own clock: for people. No decision uses it. */
+  since: number;
+  /** How often it announces itself, ms: one of which nothing is heard for several times as long is gone. */
+  everyMs: number;
+  /** Set by a clean stop. */
+  leaving?: boolean;
+}
+
+/** Bytes of a blob by its place; `index` counts pieces from 0. */
+export interface Piece {
+  digest: string;
+  index: number;
+}
+
+/** Pieces of a blob of so many bytes. */
+export const piecesIn = (size: number): number => Math.ceil(size / PIECE_BYTES);
+
+/** Where a piece lies in its blob of `size` bytes: `[from, to)`. */
+export const bytesOfPiece = (index: number, size: number): [from: number, to: number] => [
+  index * PIECE_BYTES,
+  Math.min((index + 1) * PIECE_BYTES, size),
+];
+
+/** The pieces that the bytes `[from, to)` lie in: `[first, count]`. */
+export function piecesOfBytes(from: number, to: number): [first: number, count: number] {
+  const first = Math.floor(from / PIECE_BYTES);
+  return [first, to > from ? Math.floor((to - 1) / PIECE_BYTES) - first + 1 : 0];
+}
+
+/**
+ * To a home, or to a member that holds pieces: what of these is there? A home that lacks a piece sees to it that one member
+ * fetches it. Asking is also what makes one wait for it: `coming` is followed by a FleetDone.
+ */
+export interface FleetAsk {
+  v: 1;
+  /** Unique among those of the asking member's life. */
+  ask: number;
+  /** Its `life`. */
+  life: string;
+  class: JobClass;
+  /** The asker could come with a token of its own pull, which lets the home fetch. */
+  token: boolean;
+  source: BlobSource;
+  /** Indexes, rising. */
+  pieces: readonly number[];
+  /** Answers a challenge of this member. */
+  proof?: FleetProof;
+}
+
+/** The asker has read from the registry what the challenge named. */
+export interface FleetProof {
+  nonce: string;
+  /** `proofText` of the nonce, the asker's id and the bytes, SHA-256 in hex. */
+  hash: string;
+}
+
+/** Read these bytes of the blob from the registry, with your own right, and show that you did. */
+export interface FleetChallenge {
+  nonce: string;
+  /** Bytes of the blob, `[from, to)`. */
+  from: number;
+  to: number;
+}
+
+/**
+ * - `have`: come for it.
+ * - `coming`: a FleetDone follows.
+ * - `bring`: come for it with a token: no right of yours is known here, or there is no other way to fetch it.
+ * - `prove`: the answer's `challenge` first, then ask again.
+ * - `fetch`: fetch it from the registry, and say so by a FleetHold. Others wait for you meanwhile, for so long at most.
+ * - `busy`: not before `ms`; ask another home, or the registry.
+ * - `none`: neither here nor this member's to fetch.
+ */
+export type PieceState = 'have' | 'coming' | 'bring' | 'prove' | 'fetch' | 'busy' | 'none';
+
+export interface PieceAnswer {
+  index: number;
+  state: PieceState;
+  /** Members that hold it and have uploads to spare, the better ones first. */
+  try?: readonly string[];
+  /** With `busy` and `fetch`. */
+  ms?: number;
+}
+
+export interface FleetAnswer {
+  v: 1;
+  ask: number;
+  /** The answering member's `life`. */
+  life: string;
+  /** One for each piece that was asked for. */
+  pieces: readonly PieceAnswer[];
+  challenge?: FleetChallenge;
+}
+
+/** To one who was told `coming`: these are here now; those will not come from here, so ask again or elsewhere. */
+export interface FleetDone {
+  v: 1;
+  life: string;
+  registry: string;
+  digest: string;
+  have: readonly number[];
+  failed: readonly number[];
+}
+
+/** To the homes of these pieces: this member holds them, verified as far as it has decoded them. The home may come for them, and send others. */
+export interface FleetHold {
+  v: 1;
+  life: string;
+  source: BlobSource;
+  pieces: readonly number[];
+  /** It could not fetch these, which it had been told to: another member may. */
+  failed?: readonly number[];
+}
+
+/** To a member whose bytes did not verify. One that had them from another member leaves that one out. */
+export interface FleetWrong {
+  v: 1;
+  life: string;
+  registry: string;
+  digest: string;
+  index: number;
+  /** SHA-256 of what came, in hex: the member may still have the very bytes, or they were changed on the way. */
+  hash: string;
+}
+
+/** Names of the headers with which the bytes of a piece are asked for. */
+export const PIECE_HEADERS = {
+  registry: 'x-cofa-registry',
+  repository: 'x-cofa-repository',
+  /** Bytes of the blob. */
+  size: 'x-cofa-size',
+  class: 'x-cofa-class',
+  /** The registry's token of the asker's own pull, as it stands behind `Bearer`; for this request alone. */
+  token: 'x-cofa-token',
+  /** Of the answer: where the bytes came from, `registry` or the member that offered them. */
+  from: 'x-cofa-from',
+} as const;
+
+/** HTTP's status for what a member says instead of bytes (200). The body of 202 to 503 is a FleetAnswer of one piece, as JSON. */
+export const PIECE_STATUS: Readonly<Record<Exclude<PieceState, 'have'>, number>> = {
+  coming: 202,
+  bring: 401,
+  prove: 403,
+  none: 404,
+  fetch: 409,
+  busy: 503,
+};
+
+export interface FleetSubjects {
+  /** Of a message to another member. */
+  to(kind: FleetMessage, member: string): string;
+  /** Everything of a kind that is sent to this member; the last token is the sender. */
+  mine(kind: FleetMessage): string;
+  /** Key of this member in the bucket. */
+  readonly key: string;
+  /** Keys of a zone's members; without a zone: of all. */
+  keys(zone?: string): string;
+}
+
+export type FleetMessage = 'ask' | 'done' | 'hold' | 'wrong';
+
+/** Error: RangeError for a name that is no single token. */
+export function fleetSubjects(fleet: string, zone: string, self: string): FleetSubjects {
+  for (const token of [fleet, zone, self])
+    if (!FLEET_TOKEN.test(token))
+      throw new RangeError(
+        `fleet, zone and member are each one word of ${FLEET_TOKEN}, not ${JSON.stringify(token)}`,
+      );
+  const base = `cofa.fleet.v1.${fleet}`;
+  return {
+    to: (kind, member) => `${base}.${kind}.${member}.${self}`,
+    mine: (kind) => `${base}.${kind}.${self}.*`,
+    key: `${fleet}.${zone}.${self}`,
+    keys: (of = '*') => `${fleet}.${of}.*`,
+  };
+}
+
+/** The sender of a message, by its subject. */
+export const senderOf = (subject: string): string => subject.slice(subject.lastIndexOf('.') + 1);

@@ -1,0 +1,77 @@
+/** Where pieces have their homes. */
+import { describe, expect, test } from 'vitest';
+import { Placement, type Placed } from '../../actors/fleet-placement.ts';
+import { GROUP_PIECES } from '../../schemas/fleet.ts';
+
+const digest = (n: number) => `sha256:${n.toString(16).padStart(64, '0')}`;
+const member = (id: string, weight = 1, zone = 'a', role: Placed['role'] = 'node'): Placed => ({
+  id,
+  zone,
+  weight,
+  role,
+});
+const members = (count: number) => Array.from({ length: count }, (_, at) => member(`node-${at}`));
+const PIECES = Array.from({ length: 20_000 }, (_, n) => ({ digest: digest(n), index: 0 }));
+
+function shares(placement: Placement): Map<string, number> {
+  const homes = new Map<string, number>();
+  for (const piece of PIECES)
+    for (const home of placement.homes(piece, 'a')) homes.set(home, (homes.get(home) ?? 0) + 1);
+  return homes;
+}
+
+describe('homes of pieces', () => {
+  test('the order in which members became known makes no difference', () => {
+    const there = new Placement(members(50));
+    const back = new Placement(members(50).reverse());
+    for (const piece of PIECES.slice(0, 500)) expect(back.homes(piece, 'a')).toEqual(there.homes(piece, 'a'));
+  });
+
+  test('there are two of them, and each member has its share of all, within a tenth', () => {
+    const homes = shares(new Placement(members(10)));
+    expect([...homes.values()].reduce((sum, count) => sum + count, 0)).toBe(2 * PIECES.length);
+    for (const count of homes.values()) expect(Math.abs(count - 4_000)).toBeLessThan(400);
+  });
+
+  test('a member of threefold weight is the first home of three times as many', () => {
+    const placement = new Placement([member('big', 3), ...members(9)]);
+    const first = PIECES.filter((piece) => placement.homes(piece, 'a')[0] === 'big').length;
+    expect(Math.abs(first / PIECES.length - 3 / 12)).toBeLessThan(0.02);
+  });
+
+  test('when a member leaves, only the pieces it was a home of get another one, and the other home stays', () => {
+    const before = new Placement(members(20));
+    const after = new Placement(members(20).filter(({ id }) => id !== 'node-7'));
+    for (const piece of PIECES.slice(0, 5_000)) {
+      const stay = before.homes(piece, 'a').filter((home) => home !== 'node-7');
+      expect(after.homes(piece, 'a').slice(0, stay.length)).toEqual(stay);
+    }
+  });
+
+  test('neighbouring pieces share homes, so that a right is shown once for them', () => {
+    const placement = new Placement(members(20));
+    const homesOf = (index: number) => placement.homes({ digest: digest(1), index }, 'a');
+    for (let index = 0; index < GROUP_PIECES; index++) expect(homesOf(index)).toEqual(homesOf(0));
+    expect(
+      new Set(Array.from({ length: 8 }, (_, group) => homesOf(group * GROUP_PIECES).join())).size,
+    ).toBeGreaterThan(4);
+  });
+
+  test('a zone has homes of its own; members of no weight are none; where none is left there is none', () => {
+    const placement = new Placement([member('far', 1, 'b'), member('light', 0), member('near')]);
+    expect(placement.homes(PIECES[0] as never, 'a')).toEqual(['near']);
+    expect(placement.homes(PIECES[0] as never, 'b')).toEqual(['far']);
+    expect(placement.homes(PIECES[0] as never, 'c')).toEqual([]);
+  });
+
+  test('homes of all zones agree on the fetcher that they ask before the registry', () => {
+    const placement = new Placement([
+      ...members(5),
+      member('tier-1', 4, 'b', 'fetcher'),
+      member('tier-2', 4, 'c', 'fetcher'),
+    ]);
+    const tiers = PIECES.slice(0, 1_000).map((piece) => placement.tier(piece));
+    expect(new Set(tiers)).toEqual(new Set(['tier-1', 'tier-2']));
+    expect(new Placement(members(5)).tier(PIECES[0] as never)).toBeUndefined();
+  });
+});
