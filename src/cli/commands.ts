@@ -40,6 +40,13 @@ export const COMMANDS: readonly CommandEntry[] = [
     ENGINE,
     () => import('./replay.ts'),
   ),
+  entry(
+    'console',
+    '',
+    'serve a page that shows the node and its event log',
+    ENGINE,
+    () => import('./console.ts'),
+  ),
   entry('doctor', '', 'check what this machine has and lacks', ENGINE, () => import('./doctor.ts')),
   entry(
     'install',

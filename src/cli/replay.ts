@@ -5,6 +5,8 @@ import { CofaError } from '../../schemas/errors.ts';
 import type { ReplayEventLine } from '../../schemas/replay.ts';
 import type { LoadedLog } from '../replay/load.ts';
 import type { ReplayLog } from '../replay/replay-log.ts';
+import type { ListenFlags } from '../console/address.ts';
+import { addListenOptions, checkWebFlags } from './console-options.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { renderEvent } from './events.ts';
 import { logSource } from './log-source.ts';
@@ -22,7 +24,8 @@ export interface SourceOptions {
   partial?: boolean;
 }
 
-interface ReplayOptions extends SourceOptions {
+interface ReplayOptions extends SourceOptions, ListenFlags {
+  web?: boolean;
   at?: string;
   diff?: string[];
   events?: boolean;
@@ -41,6 +44,9 @@ export function define(command: Command, context: Context): void {
   addSourceOptions(command);
   command
     .option('--follow', 'the view goes on with what the running engine does')
+    .option('--web', 'as a page in a browser, as cofa console serves it');
+  addListenOptions(command);
+  command
     .optionsGroup('For scripts:')
     .option('--at <moment>', 'print the state at this moment')
     .option('--diff <moments...>', 'print what is different between two moments')
@@ -57,6 +63,18 @@ export function define(command: Command, context: Context): void {
       const modes = [options.at, moments, options.events ?? options.break].filter((one) => one !== undefined);
       if (modes.length > 1)
         throw new CofaError('invalid-argument', '--at, --diff and --events or --break exclude each other');
+      if (options.web === true && modes.length > 0)
+        throw new CofaError(
+          'invalid-argument',
+          '--web and --at, --diff, --events or --break exclude each other',
+        );
+      checkWebFlags(options.web === true, options);
+      if (options.web === true) {
+        const { serve } = await import('./console.ts');
+        const { image, mount, from, to, nats, natsCa, node, partial } = options;
+        await serve(context, path, options, defined({ image, mount, from, to, nats, natsCa, node, partial }));
+        return;
+      }
       if (modes.length === 0) {
         await view(context, path, options);
         return;
@@ -94,6 +112,7 @@ Exit codes: 3 when no event fulfils --break, and the usual ones (cofa help exit-
   examples(command, [
     ['cofa replay', 'the view; ? shows its keys'],
     ['cofa replay start.cofa-log', 'of an exported log, anywhere'],
+    ['cofa replay --web start.cofa-log', 'the same as a page in a browser'],
     ['cofa replay --from -10m --image app:1', 'the last ten minutes of one image'],
     ['cofa replay --json start.cofa-log --at end', 'the state at its end'],
     ['cofa replay --diff 120 340', 'what changed between two sequences'],

@@ -18,8 +18,8 @@ export interface MetricsSettings {
 
 const FORMS = 'PORT, 127.0.0.1:PORT, [::1]:PORT, or unix:/path/of/a/socket';
 
-/** Error `invalid-argument`. */
-export function metricsAddress(text: string): MetricsAddress {
+/** `option`: what the error names. Error `invalid-argument`. */
+export function metricsAddress(text: string, option = '--metrics'): MetricsAddress {
   const path = /^(?:unix:)?(\/.*)$/.exec(text)?.[1];
   if (path !== undefined) return { socket: resolve(path) };
   const [, host = '127.0.0.1', port] = /^(?:(.+):)?(\d{1,5})$/.exec(text) ?? [];
@@ -27,7 +27,7 @@ export function metricsAddress(text: string): MetricsAddress {
   const bare = host.replace(/^\[(.*)\]$/, '$1');
   const isAddress = isIPv4(bare) || isIPv6(bare);
   if (port === undefined || number < 1 || number > 65_535 || (!isAddress && bare !== 'localhost')) {
-    throw new CofaError('invalid-argument', `--metrics ${JSON.stringify(text)} is no address`, {
+    throw new CofaError('invalid-argument', `${option} ${JSON.stringify(text)} is no address`, {
       hint: FORMS,
     });
   }
@@ -51,16 +51,19 @@ export function checkMetrics(settings: MetricsSettings): void {
   if (tls !== undefined) readTls(tls);
 }
 
-/** Error `invalid-argument`. */
-export function readTls({ cert, key }: NonNullable<MetricsSettings['tls']>): { cert: string; key: string } {
-  return { cert: text('--metrics-cert', cert), key: secret('--metrics-key', key) };
+/** The texts of both files. `options`: what an error names. Error `invalid-argument`. */
+export function readTls(
+  { cert, key }: NonNullable<MetricsSettings['tls']>,
+  [ofCert, ofKey]: readonly [string, string] = ['--metrics-cert', '--metrics-key'],
+): { cert: string; key: string } {
+  return { cert: text(ofCert, cert), key: secret(ofKey, key) };
 }
 
-/** `USER:PASSWORD`, the first line of the file. Error `invalid-argument`. */
-export function readLogin(path: string): string {
-  const [line = ''] = secret('--metrics-auth', path).split(/\r?\n/);
+/** `USER:PASSWORD`, the first line of the file. `option`: what an error names. Error `invalid-argument`. */
+export function readLogin(path: string, option = '--metrics-auth'): string {
+  const [line = ''] = secret(option, path).split(/\r?\n/);
   if (/^[^:]+:.{8,}$/.test(line)) return line;
-  throw new CofaError('invalid-argument', `--metrics-auth ${path}: its first line is not USER:PASSWORD`, {
+  throw new CofaError('invalid-argument', `${option} ${path}: its first line is not USER:PASSWORD`, {
     hint: 'a password has eight characters or more',
   });
 }

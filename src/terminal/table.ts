@@ -1,5 +1,5 @@
 /** Tables, sizes and durations as people read them. */
-import { printable } from './output.ts';
+import { printable } from './printable.ts';
 
 /**
  * Columns side by side, two blanks apart. `right` names the columns that hold numbers. Values may come from outside;

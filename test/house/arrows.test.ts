@@ -15,7 +15,7 @@ interface Import {
 function importsOf(folder: string): Import[] {
   const files = readdirSync(join(TOP, folder), { recursive: true, encoding: 'utf8' });
   return files
-    .filter((name) => name.endsWith('.ts'))
+    .filter((name) => /\.tsx?$/.test(name))
     .flatMap((name) => {
       const file = join(folder, name);
       const text = withoutComments(readFileSync(join(TOP, file), 'utf8'));

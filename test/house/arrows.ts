@@ -138,6 +138,12 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas', 'actors', 'src/bus', 'src/client', 'src/image', 'src/store', 'src/terminal'],
   },
   {
+    folder: 'src/console',
+    kind: 'library',
+    is: 'the page that shows a node and its log, and the server of it',
+    imports: ['schemas', 'src/metrics', 'src/replay', 'src/terminal'],
+  },
+  {
     folder: 'src/process',
     kind: 'shared',
     is: 'what all programs share: parent link, settings, log, heap, rehearsal',
@@ -234,6 +240,7 @@ export const ROWS: readonly Row[] = [
       'schemas',
       'src/bus',
       'src/client',
+      'src/console',
       'src/container',
       'src/containerd',
       'src/image',
@@ -298,7 +305,10 @@ export function overridesOf(rows: readonly Row[]): Override[] {
         group: ['node:*'],
         message: `${folder} is pure: effects, time and I/O come in from outside`,
       });
-    return { files: [`${folder}/**/*.ts`], rules: { 'no-restricted-imports': ['error', { patterns }] } };
+    return {
+      files: [`${folder}/**/*.ts`, ...(folder === 'src/console' ? [`${folder}/**/*.tsx`] : [])],
+      rules: { 'no-restricted-imports': ['error', { patterns }] },
+    };
   });
 }
 

@@ -1,0 +1,26 @@
+/** Where one is: `#/view?words`. An address names all that one sees, so that it can be given to others. */
+import { signal } from '@preact/signals';
+
+export interface Place {
+  view: string;
+  words: URLSearchParams;
+}
+
+function read(): Place {
+  const [path = '', words = ''] = location.hash.replace(/^#\/?/, '').split('?', 2);
+  return { view: path.split('/')[0] ?? '', words: new URLSearchParams(words) };
+}
+
+export const place = signal<Place>(read());
+addEventListener('hashchange', () => (place.value = read()));
+
+export function addressOf(view: string, words: Record<string, string | number | undefined> = {}): string {
+  const given = Object.entries(words).filter(([, value]) => value !== undefined && value !== '');
+  const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  return `#/${view}${text === '' ? '' : `?${text}`}`;
+}
+
+/** Says in the address where one is, without a step in the history. */
+export function noteAddress(address: string): void {
+  if (location.hash !== address) history.replaceState(null, '', address);
+}

@@ -1,0 +1,82 @@
+/** The last starts of a log, with their times. Found from its end, so that the length of the log costs nothing. */
+import { defined } from '../../schemas/defined.ts';
+import type { StartSummary } from './documents.ts';
+import type { ReplayLog } from './replay-log.ts';
+import type { MountStory } from './start-phases.ts';
+import { explainStart } from './why-start.ts';
+
+/** Starts that are shown. */
+const MOST_STARTS = 10;
+/** Events that are looked through for them. */
+const MOST_EVENTS = 200_000;
+/** A start may still have reads that wait for so long after it was mounted, ms: it is explained anew. */
+const SETTLED_MS = 90_000;
+
+/** Of each log: what was found, up to which event, and the starts that do not change any more. */
+const known = new WeakMap<
+  ReplayLog,
+  { count: number; starts: StartSummary[]; done: Map<string, StartSummary> }
+>();
+
+/** The newest first. */
+export function recentStarts(log: ReplayLog, most = MOST_STARTS): StartSummary[] {
+  const before = known.get(log);
+  if (before?.count === log.count) return before.starts.slice(0, most);
+  const done = before?.done ?? new Map<string, StartSummary>();
+  const starts = storiesFromEnd(log, MOST_STARTS).map((story) => {
+    const ready = done.get(story.id);
+    if (ready !== undefined) return ready;
+    const summary = summaryOf(log, story);
+    if (summary.state === 'failed' || log.timeOf(log.count) - (story.mountedAt ?? Infinity) > SETTLED_MS)
+      done.set(story.id, summary);
+    return summary;
+  });
+  for (const id of done.keys()) if (!starts.some(({ mount }) => mount === id)) done.delete(id);
+  known.set(log, { count: log.count, starts, done });
+  return starts.slice(0, most);
+}
+
+/** The last mounts that were requested, and what became of them. */
+function storiesFromEnd(log: ReplayLog, most: number): MountStory[] {
+  const { timeline } = log;
+  const ends = new Map<string, { mountedAt?: number; failed?: string }>();
+  const stories: MountStory[] = [];
+  const first = Math.max(0, log.count - MOST_EVENTS);
+  for (let index = log.count - 1; index >= first && stories.length < most; index--) {
+    const type = timeline.typeAt(index);
+    if (type === 'mount.mounted') ends.set(timeline.idAt(index), { mountedAt: timeline.timeAt(index) });
+    else if (type === 'mount.failed')
+      ends.set(timeline.idAt(index), { failed: String(timeline.eventAt(index).data.message) });
+    else if (type === 'mount.requested') {
+      const { id, data, at } = timeline.eventAt(index);
+      const { mountedAt, failed } = ends.get(id) ?? {};
+      const story = { id, ref: String(data.ref), manifest: String(data.manifest), dir: String(data.dir) };
+      stories.push({ ...story, index, requestedAt: at, mountedAt, failed });
+    }
+  }
+  return stories;
+}
+
+function summaryOf(log: ReplayLog, story: MountStory): StartSummary {
+  const base = {
+    mount: story.id,
+    ref: story.ref,
+    dir: story.dir,
+    time: new Date(story.requestedAt).toISOString(),
+    seq: log.timeline.seqAt(story.index),
+  };
+  if (story.failed !== undefined) return { ...base, state: 'failed', phases: [], failure: story.failed };
+  if (story.mountedAt === undefined) return { ...base, state: 'starting', phases: [] };
+  const why = explainStart(log, story, { top: 1 });
+  const mounted = why.phases.filter(({ phase }) => phase !== 'reads').reduce((sum, { us }) => sum + us, 0);
+  return defined({
+    ...base,
+    time: why.time,
+    state: 'ready' as const,
+    mountMs: mounted / 1000,
+    startMs: why.us / 1000,
+    phases: why.phases.map(({ phase, us }) => ({ phase, us })),
+    reads: { count: why.reads.count, blockedUs: why.reads.blockedUs, failed: why.reads.failed },
+    bytes: why.bytes,
+  });
+}

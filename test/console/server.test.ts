@@ -1,0 +1,295 @@
+/** The console's server: who gets in, and that a client who means harm gets nothing, changes nothing and costs little. */
+import { chmodSync, writeFileSync } from 'node:fs';
+import { request as ask, type RequestOptions } from 'node:http';
+import { request as askSecurely } from 'node:https';
+import { createConnection } from 'node:net';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { byToken, judge } from '../../src/console/access.ts';
+import { listenSettings, type ListenSettings } from '../../src/console/address.ts';
+import type { PageFile } from '../../src/console/page.ts';
+import { number, route } from '../../src/console/route.ts';
+import { ROUTES } from '../../src/console/routes.ts';
+import { type ConsoleServer, openConsole } from '../../src/console/server.ts';
+import { Source } from '../../src/console/source.ts';
+import { logOf, sampleRecords } from '../replay/sample-log.ts';
+import { runCommand } from '../support/services.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+let folder = '';
+let server: ConsoleServer | undefined;
+beforeAll(async () => {
+  folder = await cleanup.tempDir('console');
+});
+afterEach(async () => {
+  await server?.close();
+  server = undefined;
+});
+afterAll(() => cleanup.run());
+
+const file = (type: string, text: string): PageFile => ({ type, bytes: new TextEncoder().encode(text) });
+const PAGE = new Map([
+  ['/index.html', file('text/html; charset=utf-8', '<!doctype html><title>cofa</title>')],
+  ['/assets/index-1.js', file('text/javascript; charset=utf-8', 'export {}')],
+]);
+
+const sourceOf = () => {
+  const log = logOf(sampleRecords());
+  return new Source({
+    loaded: { log, title: 'a log', checked: [], follow: undefined, close: async () => {} },
+  });
+};
+
+async function open(settings: Partial<ListenSettings> = {}): Promise<URL> {
+  server = await openConsole({ host: '127.0.0.1', port: 0, ...settings }, sourceOf(), PAGE);
+  return new URL(server.url);
+}
+
+interface Answer {
+  status: number;
+  headers: Record<string, string | string[] | undefined>;
+  text: string;
+}
+
+const get = (url: URL, path: string, options: RequestOptions & { ca?: string } = {}): Promise<Answer> =>
+  new Promise((resolve, reject) => {
+    const send = url.protocol === 'https:' ? askSecurely : ask;
+    const to = { host: url.hostname, port: url.port, path, agent: false, ...options };
+    const request = send(to, (response) => {
+      let text = '';
+      response.setEncoding('utf8');
+      response.on('data', (part) => (text += part));
+      response.on('end', () =>
+        resolve({ status: response.statusCode ?? 0, headers: response.headers, text }),
+      );
+      response.on('error', reject);
+    });
+    request.on('error', reject);
+    request.end();
+  });
+
+const withCookie = async (url: URL): Promise<{ headers: { cookie: string } }> => {
+  const { headers } = await get(url, `/${url.search}`);
+  const [cookie = ''] = String(headers['set-cookie']).split(';');
+  return { headers: { cookie } };
+};
+
+describe('on loopback', () => {
+  test('the token of the address becomes a cookie that scripts do not see, and leaves the address', async () => {
+    const url = await open();
+    const entered = await get(url, `/${url.search}`);
+    expect(entered.status).toBe(303);
+    expect(entered.headers.location).toBe('./');
+    expect(String(entered.headers['set-cookie'])).toMatch(/; HttpOnly; SameSite=Strict$/);
+    const page = await get(url, '/', await withCookie(url));
+    expect(page).toMatchObject({ status: 200, text: expect.stringContaining('<title>cofa') });
+    const node = await get(url, '/api/node', await withCookie(url));
+    expect(JSON.parse(node.text)).toMatchObject({ node: 'node-1', isLive: false });
+  });
+
+  test.each([
+    ['without a token', '/', {}],
+    ['with another token', '/?token=AAAA', {}],
+    ['with an empty token', '/?token=', {}],
+    ['with a cookie of another value', '/api/node', { cookie: 'cofa-console=1; x=2' }],
+    ['to the stream', '/api/stream', {}],
+    ['to a part of the page', '/assets/index-1.js', {}],
+  ])('a client %s gets nothing', async (_, path, headers) => {
+    const url = await open();
+    const answer = await get(url, path, { headers });
+    expect(answer.status).toBe(401);
+    expect(answer.headers['set-cookie']).toBeUndefined();
+    expect(answer.text).not.toMatch(/node-1|<title>/);
+  });
+
+  test('a page elsewhere whose name leads here gets nothing, and neither do its scripts', async () => {
+    const url = await open();
+    const { headers } = await withCookie(url);
+    expect((await get(url, '/api/node', { headers: { ...headers, host: 'evil.example' } })).status).toBe(421);
+    for (const site of ['cross-site', 'same-site'])
+      expect((await get(url, '/api/node', { headers: { ...headers, 'sec-fetch-site': site } })).status).toBe(
+        403,
+      );
+    expect(
+      (await get(url, '/api/node', { headers: { ...headers, 'sec-fetch-site': 'same-origin' } })).status,
+    ).toBe(200);
+  });
+
+  test('every answer forbids scripts of others, frames and sniffing', async () => {
+    const url = await open();
+    for (const path of ['/', '/api/node', '/none', '/assets/index-1.js']) {
+      const { headers } = await get(url, path, await withCookie(url));
+      const policy = String(headers['content-security-policy']);
+      expect(policy).toContain("default-src 'none'; script-src 'self';");
+      expect(policy).toContain("frame-ancestors 'none'");
+      expect(policy).not.toMatch(/unsafe|https?:|\*/);
+      expect(headers['x-content-type-options']).toBe('nosniff');
+      expect(headers['access-control-allow-origin']).toBeUndefined();
+    }
+  });
+
+  test.each([
+    '/../../../../etc/passwd',
+    '/assets/../../package.json',
+    '/assets/%2e%2e/%2e%2e/package.json',
+    '/assets/..%2f..%2fpackage.json',
+    '//etc/passwd',
+    '/sources.json',
+    '/api/../../package.json',
+  ])('no path leads to the disk: %s', async (path) => {
+    const url = await open();
+    const answer = await get(url, path, await withCookie(url));
+    expect([400, 404]).toContain(answer.status);
+    expect(answer.text).not.toMatch(/root:|"name"/);
+  });
+
+  test('only GET and HEAD, and no bodies', async () => {
+    const url = await open();
+    const { headers } = await withCookie(url);
+    for (const method of ['POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'])
+      expect((await get(url, '/api/node', { method, headers })).status).toBe(405);
+    expect((await get(url, '/api/node', { method: 'HEAD', headers })).text).toBe('');
+    const body = { ...headers, 'content-length': '5' };
+    expect((await get(url, '/api/node', { headers: body }).catch(() => ({ status: 413 }))).status).toBe(413);
+  });
+
+  test('of bytes that are no request the server thinks nothing, and answers on', async () => {
+    const url = await open();
+    for (const bytes of [
+      '\0\x01\x02\r\n\r\n',
+      'GET / HTTP/9\r\n\r\n',
+      `GET /${'a'.repeat(60_000)} HTTP/1.1\r\n\r\n`,
+    ]) {
+      await new Promise<void>((resolve) => {
+        const socket = createConnection(Number(url.port), '127.0.0.1');
+        socket.on('close', () => resolve());
+        socket.on('error', () => resolve());
+        socket.resume();
+        socket.end(bytes);
+      });
+    }
+    expect((await get(url, '/api/node', await withCookie(url))).status).toBe(200);
+  });
+
+  test('a query is as its schema says, or refused with the reason', async () => {
+    const url = await open();
+    const { headers } = await withCookie(url);
+    const answer = await get(url, '/api/node?what=1', { headers });
+    expect(answer.status).toBe(400);
+    expect(JSON.parse(answer.text)).toMatchObject({ code: 'invalid-argument' });
+    const words = route('x', z.strictObject({ count: number(1, 5) }), ({ title }, { count }) => ({
+      title,
+      count,
+    }));
+    await expect(words.answer(sourceOf(), { count: '3' }, { signal: AbortSignal.abort() })).resolves.toEqual({
+      title: 'a log',
+      count: 3,
+    });
+    for (const count of ['0', '6', '-1', '1e3', '', ' 3', '0x3', '9'.repeat(20)])
+      await expect(words.answer(sourceOf(), { count }, { signal: AbortSignal.abort() })).rejects.toThrow();
+  });
+
+  test('pages beyond the sixteenth get no stream, until one has left', async () => {
+    const url = await open();
+    const { headers } = await withCookie(url);
+    const hear = () =>
+      new Promise<{ status: number; leave: () => void }>((resolve, reject) => {
+        const request = ask({
+          host: url.hostname,
+          port: url.port,
+          path: '/api/stream',
+          agent: false,
+          headers,
+        });
+        request.on('response', (response) => {
+          response.resume();
+          resolve({ status: response.statusCode ?? 0, leave: () => request.destroy() });
+        });
+        request.on('error', reject);
+        request.end();
+      });
+    const open16 = await Promise.all(Array.from({ length: 16 }, hear));
+    expect(open16.map(({ status }) => status)).toEqual(open16.map(() => 200));
+    expect((await hear()).status).toBe(503);
+    open16[0]?.leave();
+    await expect.poll(async () => (await hear()).status).toBe(200);
+  });
+});
+
+describe('for others', () => {
+  test('an address that others reach takes TLS and a login', async () => {
+    expect(() => listenSettings({ listen: '0.0.0.0:8443' })).toThrow(/other machines reach this address/);
+    expect(() => listenSettings({ listen: '[::]:8443' })).toThrow(/other machines/);
+    expect(() => listenSettings({ listen: 'example.org:80' })).toThrow(/is no address/);
+    expect(() => listenSettings({ listen: 'unix:/tmp/x' })).toThrow(/opens no socket/);
+    expect(() => listenSettings({ cert: '/none' })).toThrow(/go together/);
+    expect(listenSettings({ listen: '8080' })).toEqual({ host: '127.0.0.1', port: 8080 });
+  });
+
+  test('by TLS, to those who log in; a key that others can read is refused', async () => {
+    const [cert, key, auth] = ['cert.pem', 'key.pem', 'login'].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const made = [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-days',
+      '2',
+    ];
+    await runCommand('openssl', [
+      ...made,
+      '-subj',
+      '/CN=localhost',
+      '-addext',
+      'subjectAltName=IP:127.0.0.1',
+      '-keyout',
+      key,
+      '-out',
+      cert,
+    ]);
+    writeFileSync(auth, 'ann:correct horse\n', { mode: 0o600 });
+    chmodSync(key, 0o644);
+    expect(() => listenSettings({ cert, key, auth })).toThrow(/--key .* can be read by others/);
+    chmodSync(key, 0o600);
+    const settings = listenSettings({ cert, key, auth });
+    const url = await open(settings);
+    expect(url.protocol).toBe('https:');
+    expect(url.search).toBe('');
+    const ca = settings.tls?.cert ?? '';
+    const login = (text: string) => ({ authorization: `Basic ${Buffer.from(text).toString('base64')}` });
+    const refused = await get(url, '/', { ca });
+    expect(refused.status).toBe(401);
+    expect(refused.headers['www-authenticate']).toMatch(/^Basic /);
+    expect((await get(url, '/api/node', { ca, headers: login('ann:wrong horse') })).status).toBe(401);
+    const right = await get(url, '/api/node', { ca, headers: login('ann:correct horse') });
+    expect(JSON.parse(right.text)).toMatchObject({ node: 'node-1' });
+    const plain = get(new URL(`http://127.0.0.1:${url.port}/`), '/', { headers: login('ann:correct horse') });
+    await expect(plain).rejects.toThrow();
+  });
+});
+
+test('tokens have 256 bits, and are told apart whatever their length', () => {
+  const access = byToken(1);
+  const other = byToken(1);
+  if (access.kind !== 'token' || other.kind !== 'token') throw new Error('no tokens');
+  expect(Buffer.from(access.token, 'base64url')).toHaveLength(32);
+  expect(access.token).not.toBe(other.token);
+  const shown = (token: string) => judge(access, { token, cookie: undefined, authorization: undefined });
+  expect(shown(access.token)).toBe('entering');
+  for (const wrong of [access.token.slice(1), `${access.token}A`, '', other.token])
+    expect(shown(wrong)).toBe('refused');
+});
+
+test('addresses of documents are told apart', () => {
+  const paths = ROUTES.map(({ path }) => path);
+  expect(new Set(paths).size).toBe(paths.length);
+});
