@@ -23,10 +23,12 @@ const ENTRY = join(HERE, 'program.ts');
 const MAIN = join(HERE, 'main.ts');
 /** Modules of a start that are imported when it needs them. */
 const OF_RUN = ['plain-line.ts', 'run-command.ts', '../container/run.ts'].map((name) => join(HERE, name));
+/** They are started by themselves as well. */
+const PROGRAMS = ['../supervisor/main.ts', '../console/build.ts'].map((name) => join(HERE, name));
 /** By the file's name, which ops/cofa knows: whether it holds a module that is imported when a command needs it. */
 const BUNDLES = {
   'run.cjs': (module: string) => OF_RUN.includes(module),
-  'cofa.cjs': (module: string) => module !== join(HERE, '../supervisor/main.ts'),
+  'cofa.cjs': (module: string) => !PROGRAMS.includes(module),
 };
 export type BundleName = keyof typeof BUNDLES;
 export const BUNDLE_NAMES = Object.keys(BUNDLES) as BundleName[];
