@@ -1,36 +1,89 @@
 /**
- * The machine's own apt settings, narrowed to one Debian release: images are built from what the machine is configured
- * to trust, mirrors, keys and proxies included.
+ * Where packages of a Debian release come from: the machine's own apt settings as far as they go, mirrors, keys and proxies
+ * included, and none of them is changed. In this order:
+ *
+ *     the machine's sources of that release
+ *     its sources of its own Debian release, with the other name in place of its own
+ *     Debian's mirror, where the machine has its keys: Ubuntu's package debian-archive-keyring
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The images' release. */
+/** The images' release: the same on every machine, so that figures and tests speak of the same images. */
 export const RELEASE = 'bookworm';
 
-/** Suites that count as the release. */
-const SUITES = new Set([RELEASE, `${RELEASE}-updates`, `${RELEASE}-security`, `${RELEASE}/updates`]);
+export interface AptSources {
+  /** One-line entries and deb822 stanzas (sources.list(5)). */
+  list: string;
+  sources: string;
+}
 
-/** The machine's sources of its own release, with the name of another one (such as trixie) put in its place. */
-export function sourcesOf(release: string, etc = '/etc/apt'): { list: string; sources: string } {
-  const { list, sources } = releaseSources(etc);
-  const renamed = (text: string) => text.replaceAll(new RegExp(`\\b${RELEASE}\\b`, 'g'), release);
-  // Comments, URIs and keys stay as they are.
+/** Files of a machine that are looked at. */
+export interface AptMachine {
+  /** `/etc/apt` */
+  etc?: string;
+  osRelease?: string;
+  keyring?: string;
+}
+
+/** The machine's own release, `bookworm`, where it is a Debian; undefined elsewhere. */
+export function ownRelease(osRelease = '/etc/os-release'): string | undefined {
+  const text = existsSync(osRelease) ? readFileSync(osRelease, 'utf8') : '';
+  const field = (name: string) => new RegExp(`^${name}="?([a-z0-9.-]+)"?$`, 'm').exec(text)?.[1];
+  return field('ID') === 'debian' ? field('VERSION_CODENAME') : undefined;
+}
+
+/** The sources of a release (see above). Throws where there is no way to it; the message says what to do. */
+export function sourcesOf(release: string, machine: AptMachine = {}): AptSources {
+  const { etc = '/etc/apt', osRelease, keyring = KEYRING } = machine;
+  const own = entriesOf(release, etc);
+  if (own !== undefined) return own;
+  const here = ownRelease(osRelease);
+  const others = here === undefined ? undefined : entriesOf(here, etc);
+  if (here !== undefined && others !== undefined) return renamed(others, here, release);
+  if (existsSync(keyring)) return { list: '', sources: stanzasOf(release, keyring) };
+  throw new Error(
+    `packages of Debian ${release} cannot be had: apt has no source of them on this machine, and there is no ${keyring} to ` +
+      'check Debian’s mirror with. The package debian-archive-keyring brings it',
+  );
+}
+
+/** Of the package debian-archive-keyring, which Debian and Ubuntu have. */
+const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
+
+const stanzasOf = (release: string, keyring: string): string =>
+  [
+    ['http://deb.debian.org/debian', `${release} ${release}-updates`],
+    ['http://deb.debian.org/debian-security', `${release}-security`],
+  ]
+    .map(([uri, suites]) =>
+      [
+        'Types: deb',
+        `URIs: ${uri}`,
+        `Suites: ${suites}`,
+        'Components: main',
+        `Signed-By: ${keyring}`,
+        '',
+      ].join('\n'),
+    )
+    .join('\n');
+
+/** Another release's name in the place of one; comments, URIs and keys stay as they are. */
+function renamed({ list, sources }: AptSources, from: string, to: string): AptSources {
+  const rename = (text: string) => text.replaceAll(new RegExp(`\\b${from}\\b`, 'g'), to);
   return {
     list: list.replace(
       /^(deb\s+(?:\[[^\]]*\]\s+)?\S+\s+)(\S+)/gm,
-      (_, head: string, suite: string) => head + renamed(suite),
+      (_, head: string, suite: string) => head + rename(suite),
     ),
-    sources: sources.replace(/^Suites:.*$/gim, renamed),
+    sources: sources.replace(/^Suites:.*$/gim, rename),
   };
 }
 
-/**
- * The release's part of /etc/apt/sources.list and sources.list.d, as one-line and as deb822 text (sources.list(5)).
- * Throws when the machine has no source for the release.
- */
-export function releaseSources(etc = '/etc/apt'): { list: string; sources: string } {
+/** The release's part of /etc/apt/sources.list and sources.list.d; undefined where there is none. */
+function entriesOf(release: string, etc: string): AptSources | undefined {
+  const suites = new Set([release, `${release}-updates`, `${release}-security`, `${release}/updates`]);
   const files = [join(etc, 'sources.list')];
   const parts = join(etc, 'sources.list.d');
   if (existsSync(parts)) for (const name of readdirSync(parts).toSorted()) files.push(join(parts, name));
@@ -38,15 +91,14 @@ export function releaseSources(etc = '/etc/apt'): { list: string; sources: strin
   const stanzas: string[] = [];
   for (const file of files) {
     if (!existsSync(file)) continue;
-    if (file.endsWith('.list')) lines.push(...oneLineEntries(readFileSync(file, 'utf8')));
-    if (file.endsWith('.sources')) stanzas.push(...deb822Entries(readFileSync(file, 'utf8')));
+    if (file.endsWith('.list')) lines.push(...oneLineEntries(readFileSync(file, 'utf8'), suites));
+    if (file.endsWith('.sources')) stanzas.push(...deb822Entries(readFileSync(file, 'utf8'), suites));
   }
-  if (lines.length + stanzas.length === 0)
-    throw new Error(
-      `apt has no source for Debian ${RELEASE} on this machine: the test images are made of its packages. ` +
-        `Add one to ${etc}/sources.list.d`,
-    );
-  return { list: lines.map((line) => `${line}\n`).join(''), sources: stanzas.join('\n\n') + '\n' };
+  // Updates alone have no packages to begin with.
+  const main = [...lines, ...stanzas].some((entry) => new RegExp(`(^|\\s)${release}(\\s|$)`).test(entry));
+  return main
+    ? { list: lines.map((line) => `${line}\n`).join(''), sources: `${stanzas.join('\n\n')}\n` }
+    : undefined;
 }
 
 /** How this machine's apt reaches its mirrors (proxies, retries, checks), as lines of apt.conf(5). */
@@ -57,20 +109,20 @@ export function acquireSettings(): string[] {
     .filter((line) => !line.endsWith(' "";'));
 }
 
-function oneLineEntries(text: string): string[] {
+function oneLineEntries(text: string, wanted: ReadonlySet<string>): string[] {
   return text
     .split('\n')
     .map((line) => line.replace(/#.*/, '').trim())
     .filter((line) => {
       const match = /^deb\s+(?:\[[^\]]*\]\s+)?\S+\s+(\S+)/.exec(line);
-      return match !== null && SUITES.has(match[1] as string);
+      return match !== null && wanted.has(match[1] as string);
     });
 }
 
-function deb822Entries(text: string): string[] {
+function deb822Entries(text: string, wanted: ReadonlySet<string>): string[] {
   const kept: string[] = [];
   for (const stanza of text.replace(/^#.*\n?/gm, '').split(/\n\s*\n/)) {
-    const suites = field(stanza, 'Suites').filter((suite) => SUITES.has(suite));
+    const suites = field(stanza, 'Suites').filter((suite) => wanted.has(suite));
     if (suites.length === 0 || !field(stanza, 'Types').includes('deb')) continue;
     if (field(stanza, 'Enabled')[0]?.toLowerCase() === 'no') continue;
     kept.push(

@@ -15,7 +15,7 @@ import { chmod, lstat, mkdir, mkdtemp, readdir, readFile, rename, unlink, writeF
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
-import { acquireSettings, RELEASE, releaseSources } from './apt.ts';
+import { acquireSettings, RELEASE, sourcesOf } from './apt.ts';
 import { describeLayer, type ImageLayout, type LayerFile, openLayout, writeLayout } from './layout.ts';
 import { type LayerStep, RECIPES, type Recipe } from './recipes.ts';
 import { STRANGERS } from './strangers.ts';
@@ -149,7 +149,7 @@ async function writeSources(scratch: string): Promise<Sources> {
   const directory = join(scratch, 'sources');
   await mkdir(directory);
   const files: string[] = [];
-  const { list, sources } = releaseSources();
+  const { list, sources } = sourcesOf(RELEASE);
   for (const [name, text] of [
     ['cofa.list', list],
     ['cofa.sources', sources],

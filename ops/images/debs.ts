@@ -9,7 +9,7 @@ import { existsSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readdir, rename, writeFile } from 'node:fs/promises';
 import { basename, delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
-import { acquireSettings, RELEASE, sourcesOf } from './apt.ts';
+import { acquireSettings, ownRelease, RELEASE, sourcesOf } from './apt.ts';
 import { judgeAtHand } from './judges.ts';
 
 export interface UnpackOptions {
@@ -25,6 +25,8 @@ export const NEWER_DOCKER = {
   // Without runc: it wants a newer libc, and plays no part in the tests.
   packages: ['docker.io', 'docker-cli', 'docker-buildx', 'docker-compose', 'containerd'],
 };
+
+const OLD_CONTAINERD: Debs = { release: 'bookworm', packages: ['containerd'] };
 
 /** containerd 2, of the Debian release after that one. */
 export const NEWEST_CONTAINERD = { release: 'forky', packages: ['containerd'] };
@@ -58,14 +60,15 @@ export function hasContainerd(version: ContainerdVersion, options: UnpackOptions
 const isBuilt = (version: ContainerdVersion) => version === '2.2' || version === '2.3' || version === '2.4';
 
 /**
- * The programs of a containerd, as a PATH: `1.6` is this machine's own, and undefined. That of 2 has a runc of its own:
+ * The programs of a containerd, as a PATH: `1.6` is Debian 12's: undefined on such a machine. That of 2 has a runc of its own:
  * Debian 12's cannot mount files into user namespaces, which pods need. Throws where it is not there, and for other names.
  */
 export async function containerdPath(
   version: string,
   options: UnpackOptions = {},
 ): Promise<string | undefined> {
-  if (version === '1.6') return undefined;
+  if (version === '1.6')
+    return ownRelease() === 'bookworm' ? undefined : (await unpackedDebs(OLD_CONTAINERD, options)).path;
   if (version === '1.7') return (await unpackedDebs(NEWER_DOCKER, options)).path;
   const runc = await newestRunc(options);
   if (version === '2.1') return [runc, (await unpackedDebs(NEWEST_CONTAINERD, options)).path].join(delimiter);
