@@ -35,11 +35,22 @@ const instant = z.number();
 const moment = z.strictObject({ sec: z.int(), nsec: z.int().min(0).max(999_999_999) });
 const labels = z.record(text, text);
 
+/** What a layer is that is no tar. */
+const LayerFileSchema = z.strictObject({
+  path: text.describe('in the image, relative to its root'),
+  mode: count.max(0o7777),
+  uid: count,
+  gid: count,
+  mtime: z.int().describe('s since the epoch'),
+});
+export type LayerFile = z.infer<typeof LayerFileSchema>;
+
 export const LayerSource = z.strictObject({
   diffId: digest,
   blob: digest.describe('digest of the layer as it lies in the registry'),
   blobSize: count.describe('bytes'),
   mediaType: text,
+  file: LayerFileSchema.optional().describe('the layer is this file, byte for byte; absent: a tar'),
 });
 
 const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter']);

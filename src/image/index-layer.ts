@@ -1,7 +1,9 @@
 import { setImmediate as pause } from 'node:timers/promises';
 import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import type { LayerFile } from '../../schemas/events.ts';
 import { BlockStates } from './block-states.ts';
+import { tocOfFile } from './file-toc.ts';
 import { GzipDecoder } from './gzip.ts';
 import { detectCompression, type LayerDecoder, MAGIC_SIZE } from './layer-decoder.ts';
 import { PlainDecoder } from './plain.ts';
@@ -51,6 +53,8 @@ export interface LayerIndex {
 export interface IndexOptions {
   /** What the manifest and the image config say about the layer; a difference is CofaError('integrity'). */
   expect?: { digest?: string; size?: number; diffId?: string };
+  /** The layer is this file, as it is; by default it is a tar, compressed or not. */
+  file?: LayerFile | undefined;
   /**
    * Gets every raw byte in order. The indexer overwrites the bytes once the call has returned or its promise settled.
    */
@@ -98,7 +102,8 @@ class LayerScan {
   /** Of the blob; not used for a plain tar, whose digest is its diffID. */
   readonly #hash = new Digest();
   readonly #states: BlockStates | BesideHash;
-  readonly #toc: TocBuilder;
+  /** Undefined: the layer is one file. */
+  readonly #toc: TocBuilder | undefined;
   #compression: Compression = 'none';
   #scanner: SpanScanner | undefined;
   /** The first bytes, until there are enough to see the compression. */
@@ -112,7 +117,8 @@ class LayerScan {
     this.#states = options.hashBeside ?? new BlockStates();
     const blobSize = options.expect?.size ?? Number.POSITIVE_INFINITY;
     this.#mostRaw = mostRaw(blobSize);
-    this.#toc = new TocBuilder(mostMembersIn(blobSize), options.onEntry);
+    this.#toc =
+      options.file === undefined ? new TocBuilder(mostMembersIn(blobSize), options.onEntry) : undefined;
   }
 
   async push(chunk: Uint8Array): Promise<void> {
@@ -151,7 +157,16 @@ class LayerScan {
       );
     }
     const layer = { diffId, blobDigest, blobSize: this.#blobSize, rawSize: this.#rawSize, compression };
-    return { ...layer, toc: this.#toc.finish(), spans: SpanTable.build({ ...layer, spans, states }) };
+    return { ...layer, toc: this.#contents(), spans: SpanTable.build({ ...layer, spans, states }) };
+  }
+
+  #contents(): Toc {
+    const { file, onEntry } = this.#options;
+    if (file === undefined) return (this.#toc as TocBuilder).finish();
+    const toc = tocOfFile(file, this.#rawSize);
+    if (onEntry === undefined) return toc;
+    for (const entry of toc.entries) onEntry(entry);
+    return { entries: [] };
   }
 
   close(): void {
@@ -172,7 +187,7 @@ class LayerScan {
   async #begin(): Promise<SpanScanner> {
     const head = this.#head;
     this.#head = Buffer.alloc(0);
-    this.#compression = detectCompression(head);
+    this.#compression = this.#options.file === undefined ? detectCompression(head) : 'none';
     this.#scanner = new SpanScanner(openDecoder(this.#compression), {
       onRaw: (bytes) => this.#takeRaw(bytes),
       ...(this.#options.hashBeside !== undefined && { ahead: BESIDE_SEGMENTS }),
@@ -203,7 +218,7 @@ class LayerScan {
     this.#rawSize += bytes.length;
     if (this.#rawSize > this.#mostRaw) throw this.#tooLarge();
     const hashed = this.#states.update(bytes);
-    this.#toc.push(bytes);
+    this.#toc?.push(bytes);
     const taken = this.#options.onRaw?.(offset, bytes);
     if (hashed === undefined || taken === undefined) return hashed ?? taken;
     return Promise.all([hashed, taken]).then(() => {});

@@ -31,8 +31,11 @@ const MAX_ID = 0xffffffff;
 
 const SECTOR = 512;
 
-/** Members of a tar of so many bytes, and pieces of their data, at most: each has a sector of its own. */
-export const mostMembers = (rawSize: number): number => Math.floor(rawSize / SECTOR);
+/**
+ * Members of a layer of so many bytes, and pieces of their data, at most: in a tar each has a sector of its own, and a layer that is
+ * one file has one.
+ */
+export const mostMembers = (rawSize: number): number => Math.max(1, Math.ceil(rawSize / SECTOR));
 
 /**
  * Whether an image's extended attribute of this name (latin1) reaches a container on `type`. The kernel or containerd
@@ -137,7 +140,7 @@ function fits(offset: Patch['fileOffset'], length: number, end: number, size: nu
 }
 
 function inDevice({ deviceOffset, length }: Extent): boolean {
-  return deviceOffset % SECTOR === 0 && deviceOffset >= SECTOR && Number.isSafeInteger(deviceOffset + length);
+  return deviceOffset % SECTOR === 0 && deviceOffset >= 0 && Number.isSafeInteger(deviceOffset + length);
 }
 
 function within(value: number, low: number, high: number): boolean {

@@ -164,14 +164,21 @@ class ImagePass {
   /**
    * Indexes one layer in its turn. The turn ends when the thread has read the layer: its device may still be written.
    */
-  async #index(key: string, { blob, diffId }: Layer): Promise<IndexedLayer> {
+  async #index(key: string, { blob, diffId, file }: Layer): Promise<IndexedLayer> {
     const { store, onLayer } = this.#options;
     this.#report(key, blob, 0);
     const endTurn = await (blob.size <= SMALL ? this.#small : this.#large).next();
     const hashBeside = blob.digest === this.#parts.lone?.blob.digest;
     const run = () =>
       this.#parts.pool.run(
-        { blob, diffId, ...(store === undefined ? {} : { store }), budget: this.#options.budget, hashBeside },
+        {
+          blob,
+          diffId,
+          file,
+          ...(store === undefined ? {} : { store }),
+          budget: this.#options.budget,
+          hashBeside,
+        },
         this.#open(blob),
         {
           onProgress: (done) => this.#report(key, blob, done),
@@ -236,7 +243,9 @@ function loneOf(largestFirst: readonly Layer[]): Layer | undefined {
 /** Bytes from which a second thread, where it has to be started, saves more than it costs. */
 const LEAST_LONE = 8 << 20;
 
-const keyOf = ({ blob, diffId }: Layer): string => `${blob.digest}/${diffId}`;
+/** The same bytes may be files of several names. */
+const keyOf = ({ blob, diffId, file }: Layer): string =>
+  `${blob.digest}/${diffId}/${file === undefined ? '' : JSON.stringify(file)}`;
 
 /** So many at a time, in the order in which they came. */
 class Turns {

@@ -1,6 +1,7 @@
 /** What the main thread orders from the threads that index layers, and their answers; plain data, copied or moved. */
 import type { MessagePort } from 'node:worker_threads';
 import type { ErrorRecord } from '../../schemas/errors.ts';
+import type { LayerFile } from '../../schemas/events.ts';
 import type { RegistryClientOptions } from '../registry/client.ts';
 import type { RawBudget } from './raw-budget.ts';
 
@@ -14,6 +15,8 @@ export type RegistrySettings = Pick<
 export interface LayerJob {
   blob: { digest: string; size: number };
   diffId: string;
+  /** The layer is this file, as it is; undefined: a tar. */
+  file?: LayerFile | undefined;
   /** Root of the store in which the layer device is to lie afterwards, whole and verified; undefined: the caller wants none. */
   store?: string;
   /** What the device counts against; undefined: the disk alone bounds it. */
@@ -24,7 +27,7 @@ export interface LayerJob {
 
 /** What the flat image needs of a layer: known and verified before the layer's device is on the disk. */
 export interface LayerContents {
-  /** Bytes of the uncompressed tar. */
+  /** Bytes of the layer, uncompressed. */
   rawSize: number;
   /** Encoded, uncompressed (toc-codec.ts). */
   toc: Buffer;

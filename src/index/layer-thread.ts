@@ -83,6 +83,7 @@ async function indexOne(
   try {
     const index = await indexLayer(blob, {
       expect: { digest: job.blob.digest, size: job.blob.size, diffId: job.diffId },
+      file: job.file,
       ...parts,
       onEntry: (entry) => toc.add(entry),
       ...(draft === undefined

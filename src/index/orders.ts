@@ -41,7 +41,8 @@ const device = fields({
 
 /** Where blobs are. */
 const SOURCE = fields({ registry: name, repository: name });
-const LAYER = fields({ diffId: isDigest, blob: isDigest, blobSize: bytes });
+const FILE = fields({ path: PATH, mode: bytes, uid: bytes, gid: bytes, mtime: Number.isSafeInteger });
+const LAYER = fields({ diffId: isDigest, blob: isDigest, blobSize: bytes, file: maybe(FILE) });
 
 /** src/indexer/main.ts indexes one image. */
 export interface ToIndexer {
@@ -66,7 +67,7 @@ export const INDEXING = {
     manifest: isDigest,
     image: fields({
       reference: fields({ registry: name, repository: name }),
-      layers: list(fields({ diffId: isDigest, blob }), MAX_LAYERS),
+      layers: list(fields({ diffId: isDigest, blob, file: maybe(FILE) }), MAX_LAYERS),
     }),
   }) as Shape<ToIndexer>,
   isNote: isProgress satisfies Shape<Progress>,

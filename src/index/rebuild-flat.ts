@@ -13,7 +13,9 @@ import { setImmediate as pause } from 'node:timers/promises';
 import { Digest, digestOf } from '../digest/digest.ts';
 import type { ImageDevice } from '../../actors/device.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import type { LayerFile } from '../../schemas/events.ts';
 import { buildFlat, type LayerDevice } from '../image/erofs.ts';
+import { tocOfFile } from '../image/file-toc.ts';
 import { indexLayer } from '../image/index-layer.ts';
 import { decodeToc, encodeToc } from '../image/toc-codec.ts';
 import { type Toc, TocBuilder } from '../image/toc.ts';
@@ -24,7 +26,7 @@ import { type Layout, writeWhole } from '../store/layout.ts';
 export interface RebuildOrder {
   source: Source;
   /** The image's, lowest first. */
-  layers: Array<{ diffId: string; blob: string; blobSize: number }>;
+  layers: Array<{ diffId: string; blob: string; blobSize: number; file?: LayerFile | undefined }>;
   /** Layers of which a device is whole. */
   local: LocalLayer[];
   /** Layers that images of this node have, with span tables whose block root is proven. */
@@ -69,24 +71,26 @@ export async function rebuildFlat(
   };
   const parts = new Map<string, Part>();
   for (const layer of order.layers)
-    if (!parts.has(layer.diffId)) parts.set(layer.diffId, await partOf(layer, order, context, count));
+    if (!parts.has(keyOf(layer))) parts.set(keyOf(layer), await partOf(layer, order, context, count));
   for (;;) {
-    const chain = order.layers.map(({ diffId }) => ({ diffId, ...(parts.get(diffId) as Part) }));
+    const chain = order.layers.map((layer) => ({ layer, ...(parts.get(keyOf(layer)) as Part) }));
     const { metadata, devices } = buildFlat(
       chain.map(({ toc }) => toc),
-      chain.map(({ diffId, size }): LayerDevice => ({ diffId, size })),
+      chain.map(({ layer: { diffId }, size }): LayerDevice => ({ diffId, size })),
     );
     const used = devices.map((at) => chain[at] as (typeof chain)[number]);
     const unknown = used.find(({ device }) => device === undefined);
     if (unknown === undefined) return { metadata, devices: used.flatMap(({ device }) => device ?? []) };
     // Its table of contents is here, and its span table is not.
-    const layer = order.layers.find(({ diffId }) => diffId === unknown.diffId) as RebuildLayer;
-    parts.set(layer.diffId, await streamed(layer, order, context, count));
+    parts.set(keyOf(unknown.layer), await streamed(unknown.layer, order, context, count));
   }
 }
 
 /** A layer of an image: its blob is of `blobSize` bytes. */
 export type RebuildLayer = RebuildOrder['layers'][number];
+/** The same bytes may be a tar, and files of several names. */
+const keyOf = ({ diffId, file }: RebuildLayer): string =>
+  file === undefined ? diffId : `${diffId} ${JSON.stringify(file)}`;
 type RebuildContext = Parameters<typeof rebuildFlat>[1];
 
 /** What is known of a layer. */
@@ -106,8 +110,10 @@ async function partOf(
   count: (bytes: number) => void,
 ): Promise<Part> {
   const { layout } = context;
-  const { diffId, blob } = layer;
+  const { diffId, blob, blobSize, file } = layer;
   const device = order.known.find((one) => one.diffId === diffId && one.spans === blob);
+  // The manifest says all of it.
+  if (file !== undefined) return { toc: tocOfFile(file, blobSize), size: blobSize, device };
   const local = order.local.find((one) => one.diffId === diffId);
   const stored = order.cached ? await storedToc(layout, diffId, device?.size ?? local?.size) : undefined;
   if (stored !== undefined) return { toc: stored, size: device?.size ?? endOf(stored), device };
@@ -135,18 +141,18 @@ export const indexedFrom = async (...order: Parameters<typeof indexed>): Promise
   (await indexed(...order)).device;
 
 async function indexed(
-  { diffId, blob, blobSize }: RebuildLayer,
+  { diffId, blob, blobSize, file }: RebuildLayer,
   source: Source,
   { layout, registry }: Pick<RebuildContext, 'layout' | 'registry'>,
   count: (bytes: number) => void,
 ): Promise<{ toc: Toc; device: ImageDevice }> {
   const stream = registry.blobStream(source, { digest: blob, size: blobSize });
   const expect = { digest: blob, size: blobSize, diffId };
-  const { toc, spans, rawSize: size } = await indexLayer(counted(stream, count), { expect });
+  const { toc, spans, rawSize: size } = await indexLayer(counted(stream, count), { expect, file });
   const bytes = spans.encode();
   const table = digestOf(bytes);
   await writeWhole(layout.spans(table), bytes);
-  await writeWhole(layout.toc(diffId), encodeToc(toc));
+  if (file === undefined) await writeWhole(layout.toc(diffId), encodeToc(toc));
   return { toc, device: { diffId, size, spans: blob, root: spans.root, table } };
 }
 

@@ -19,6 +19,7 @@ import {
   parseManifest,
   type ResolvedImage,
 } from './manifest.ts';
+import { isModel, MODEL_TYPES, modelLayers } from './model.ts';
 import { choosePlatform, formatPlatform, hostPlatform, type Platform, parsePlatform } from './platform.ts';
 import { printable } from './printable.ts';
 import type { Reference } from './reference.ts';
@@ -202,12 +203,15 @@ async function loadImage(
   if (parsed.kind !== 'manifest')
     throw new CofaError('internal', `${where}: an index where an image was expected`);
   const { manifest } = parsed;
-  checkIsImage(manifest, where);
+  const isFiles = isModel(manifest);
+  if (!isFiles) checkIsImage(manifest, where);
   context.onManifest(descriptor, manifest);
   const config =
     context.knownConfig(manifest.config.digest) ??
     (await blobs.whole(reference, manifest.config, MAX_CONFIG, signal));
-  const { platform, diffIds } = parseConfig(config, manifest.layers.length, `the configuration of ${where}`);
+  const { platform, layers } = isFiles
+    ? { platform: undefined, layers: modelLayers(manifest, config, where) }
+    : imageLayers(manifest, config, where);
   return {
     platform,
     resolved: {
@@ -218,16 +222,22 @@ async function loadImage(
       config,
       configDescriptor: manifest.config,
       isPublic,
-      layers: manifest.layers.map((blob, i) => ({ blob, diffId: diffIds[i] as string })),
+      layers,
     },
   };
+}
+
+function imageLayers({ layers }: ImageManifest, config: Buffer, where: string) {
+  const { platform, diffIds } = parseConfig(config, layers.length, `the configuration of ${where}`);
+  return { platform, layers: layers.map((blob, i) => ({ blob, diffId: diffIds[i] as string })) };
 }
 
 /** Attestations and other artifacts stand in indexes beside the images; they are for no platform. */
 function isImageEntry(entry: Descriptor): boolean {
   const { platform, annotations, mediaType, artifactType } = entry;
   if (platform?.os === 'unknown' || platform?.architecture === 'unknown') return false;
-  if (annotations?.['vnd.docker.reference.type'] !== undefined || artifactType !== undefined) return false;
+  if (annotations?.['vnd.docker.reference.type'] !== undefined) return false;
+  if (artifactType !== undefined && !MODEL_TYPES.has(artifactType)) return false;
   const types: string[] = [
     MEDIA_TYPES.ociManifest,
     MEDIA_TYPES.dockerManifest,

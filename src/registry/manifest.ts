@@ -7,6 +7,7 @@
 import { isDigest } from '../../schemas/digest.ts';
 import { digestOf } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
+import type { LayerFile } from '../../schemas/events.ts';
 import { shapeProblem } from './json-shape.ts';
 import { printable } from './printable.ts';
 import type { Platform } from './platform.ts';
@@ -51,8 +52,8 @@ export interface ResolvedImage {
   /** The image configuration, raw JSON. */
   config: Buffer;
   configDescriptor: Descriptor;
-  /** Lowest layer first. */
-  layers: Array<{ blob: Descriptor; diffId: string }>;
+  /** Lowest layer first. `file`: the layer is this file, as it is (model.ts). */
+  layers: Array<{ blob: Descriptor; diffId: string; file?: LayerFile }>;
   /** The registry gave the manifest to a request without credentials. */
   isPublic: boolean;
 }
@@ -320,7 +321,7 @@ function textOf(value: unknown): string {
   return typeof value === 'string' ? value : '';
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
+export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 

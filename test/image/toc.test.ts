@@ -358,7 +358,7 @@ describe('what is no entry is neither written nor read', () => {
     ['user xattrs of a symlink', { type: 'symlink', link: Buffer.from('a'), xattrs: user }],
     ['xattrs twice', { xattrs: [...user, ...user] }],
     ['an extent beyond the end', { size: 5, extents: [extent(0, 512, 6)] }],
-    ['an extent in the first header', { size: 5, extents: [extent(0, 0, 5)] }],
+    ['an extent before the layer', { size: 5, extents: [extent(0, -512, 5)] }],
     ['an unaligned extent', { size: 512, extents: [extent(0, 513, 512)] }],
     ['an unaligned file offset', { size: 600, extents: [extent(88, 512, 512)] }],
     ['a short extent in the middle', { size: 600, extents: [extent(0, 512, 88)] }],

@@ -118,7 +118,8 @@ export class Chains {
       );
     }
     if (layers === whole.resolved.layers.length) return whole;
-    const chain = chainsOf(whole)[layers - 1] as string;
+    const chain = chainsOf(whole)[layers - 1];
+    if (chain === undefined) throw new CofaError('invalid-argument', `${text} is no container image`);
     return await this.#images.ofChain(whole, layers, chain);
   }
 
@@ -172,6 +173,8 @@ const computed = new WeakMap<object, string[]>();
 /** ChainIDs of the image's layers, the lowest first. */
 function chainsOf(image: Image): string[] {
   const { layers } = image.resolved;
+  // No client has snapshots of files; a chain of the same diffIDs is one of tars.
+  if (layers.some(({ file }) => file !== undefined)) return [];
   let ids = computed.get(layers);
   if (ids === undefined) {
     ids = chainIds(layers.map(({ diffId }) => diffId));

@@ -72,4 +72,8 @@ const markedOf = (prepared: Prepared, device: ImageDevice): ImageDevice =>
 const isProven = ({ origin }: Prepared, device: ImageDevice, state: State): boolean =>
   rootsOfImage({ origin, devices: [device] }, state) === 'proven';
 
-const chainOf = (image: Image): string => image.resolved.layers.map(({ diffId }) => diffId).join();
+/** What the flat image is made of: the same bytes are another layer where they are a file, or the file has another name. */
+const chainOf = (image: Image): string =>
+  image.resolved.layers
+    .map(({ diffId, file }) => diffId + (file === undefined ? '' : JSON.stringify(file)))
+    .join();

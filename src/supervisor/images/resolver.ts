@@ -143,11 +143,12 @@ export function resolvedBy(image: ResolvedImage): NewEvent<'image.resolved'> {
     repository,
     manifest: image.descriptor.digest,
     config: image.configDescriptor.digest,
-    layers: image.layers.map(({ blob, diffId }) => ({
+    layers: image.layers.map(({ blob, diffId, file }) => ({
       diffId,
       blob: blob.digest,
       blobSize: blob.size,
       mediaType: blob.mediaType,
+      ...(file === undefined ? {} : { file }),
     })),
   };
 }
