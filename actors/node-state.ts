@@ -265,6 +265,8 @@ const FOLD: Fold = {
     state.trimmed = Math.max(state.trimmed, through);
   },
 
+  'engine.measured': () => {},
+
   'process.started': ({ processes }, _, { role, name, pid }) => {
     const before = processes.get(name);
     processes.set(name, { role, pid, starts: (before?.starts ?? 0) + 1, lastEnd: before?.lastEnd });

@@ -6,6 +6,7 @@
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
 import { ERROR_KINDS, type ErrorCode } from './errors.ts';
+import { Ran } from './ran.ts';
 import { TRUST_WORDS } from './trust.ts';
 
 /** An image as docker writes it: `debian`, `debian:12`, `localhost:5000/a/b@sha256:…`. */
@@ -61,6 +62,7 @@ export const MountRequest = z.strictObject({
     .boolean()
     .default(false)
     .describe("refuse a directory whose path has a symbolic link; root's own links are followed by default"),
+  began: z.number().min(0).optional().describe('when the calling program began, ms since the epoch'),
   /** Container id when `cofa run` owns the mount; such mounts are dropped when it ends. */
   container: z.string().max(128).optional(),
   overlay: z
@@ -103,6 +105,7 @@ export const ExpectReply = z.strictObject({});
 export const UnmountRequest = z.strictObject({
   dir: absolutePath,
   overlay: z.literal(true).optional().describe("first take the container's writable root away"),
+  ran: Ran.optional().describe('what ran in it'),
   discard: z
     .literal(true)
     .optional()

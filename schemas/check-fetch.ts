@@ -90,7 +90,9 @@ const end = fields({
   bytes,
   error: maybe(fields({ code: name, message: sentence, hint: maybe(sentence) })),
   retryable: maybe(flag),
-  times: maybe(fields({ firstByteUs: bytes, fetchUs: bytes, decodeUs: bytes, writeUs: bytes })),
+  times: maybe(
+    fields({ firstByteUs: bytes, lookupUs: maybe(bytes), fetchUs: bytes, decodeUs: bytes, writeUs: bytes }),
+  ),
   bad: maybe(blockPairs),
 });
 const COMPLETIONS: Readonly<Record<string, Predicate>> = {

@@ -12,6 +12,7 @@
  */
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
+import { Ran } from './ran.ts';
 import { TRUST_WORDS } from './trust.ts';
 
 /**
@@ -53,6 +54,10 @@ export const LayerSource = z.strictObject({
   file: LayerFileSchema.optional().describe('the layer is this file, byte for byte; absent: a tar'),
 });
 
+/** Why a block was fetched: a reader waited, a hint or readahead said that one would, a startup pack brought it, the rest was due. */
+export const ORIGINS = ['demand', 'hint', 'pack', 'rest'] as const;
+export type Origin = (typeof ORIGINS)[number];
+
 const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter']);
 
 const shapes = {
@@ -68,6 +73,30 @@ const shapes = {
     through: count.describe('events up to this sequence are being removed: a snapshot covers them'),
     snapshot: count.describe('sequence of that snapshot'),
     bytes: count.optional().describe("what the node's events up to `through` took; absent: not known"),
+  },
+
+  /** What the machine and the engine's processes did during starts. Says nothing of the state: the fold passes over it. */
+  'engine.measured': {
+    samples: list(
+      z.strictObject({
+        at: instant.describe('ms since the epoch'),
+        cpus: count.describe('processors of the machine'),
+        busyUs: count.describe('what all of them have worked since the machine started, for any program'),
+        stalledUs: z
+          .strictObject({ cpu: count, io: count, memory: count })
+          .optional()
+          .describe(
+            'time in which at least one task of the machine waited for it, since the machine started (/proc/pressure); absent: the kernel does not say',
+          ),
+        processes: list(
+          z.strictObject({
+            name: text,
+            cpuUs: count.describe('user and system time of all threads since the process started'),
+            waitUs: count.describe('time in which its main thread could have run and had no processor'),
+          }),
+        ),
+      }),
+    ),
   },
 
   'process.started': { role: processRole, name: text, pid: count },
@@ -186,13 +215,21 @@ const shapes = {
     jobs: list(
       z.strictObject({
         job: count.describe('number within the layer; begins again with each front end'),
-        class: z.enum(['demand', 'prefetch']),
+        class: z.enum(['demand', 'prefetch', 'pack']),
         span: count.describe('first span'),
         spans: count.describe('how many'),
         runs: runs.optional().describe('[first span, count] of each run, where they are not neighbours'),
+        blocks: runs
+          .optional()
+          .describe('[first block, count] that it was to bring, 200 at most; absent: not known'),
         worker: text.describe('fetcher that ended it; empty when none had it'),
         queuedAt: instant.describe('ms since the epoch'),
         sentUs: count.describe('from the queue to the fetcher, µs'),
+        lookupUs: count
+          .optional()
+          .describe(
+            'of the wait for the first byte: the name of the registry was looked up; absent: it was not',
+          ),
         firstByteUs: count.describe('from the start of the fetch to its first byte, µs'),
         fetchUs: count.describe('waiting for bytes of the registry, the first one included, µs'),
         decodeUs: count.describe('decoding and verifying, µs'),
@@ -202,6 +239,9 @@ const shapes = {
         error: text.optional().describe('code and message; absent: every block is there'),
       }),
     ),
+    came: list(z.tuple([count, count, z.enum(ORIGINS)]))
+      .optional()
+      .describe('[first block, count, why it was fetched] of what has come; absent: not known'),
     dropped: count.describe('entries that found no room in the batch'),
   },
   'layer.evicted': {
@@ -230,6 +270,9 @@ const shapes = {
       .describe('bytes per second that are fetched in the background; absent: no limit'),
     container: text.optional(),
     asked: instant.optional().describe('when the call came, ms since the epoch; absent: not known'),
+    began: instant
+      .optional()
+      .describe('when the program began that called, as it says, ms since the epoch; absent: it does not'),
     trust: z.enum(TRUST_WORDS).optional().describe("absent: the engine's policy"),
     nosuid: z
       .literal(true)
@@ -242,9 +285,23 @@ const shapes = {
       .describe('no part of the path may be a symbolic link; absent: root may have made some'),
     made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
   },
-  'mount.mounted': {},
+  'mount.mounted': {
+    steps: z
+      .strictObject({
+        resolved: instant.describe('the registry, or the node, had said what the name means'),
+        logged: instant.describe('the log had taken the request'),
+        prepared: instant.describe('flat metadata and span tables were in the store'),
+        attached: instant.describe('the devices were there'),
+        standing: instant.describe('the file system was mounted'),
+        lookupUs: count.optional().describe('the supervisor looked names of hosts up; absent: it did not'),
+      })
+      .optional()
+      .describe('when it had come how far, ms since the epoch; absent: it was brought back, or not known'),
+  },
   'mount.detached': { reason: z.enum(['engine-stopped', 'lost']) },
-  'mount.unmounted': {},
+  'mount.unmounted': {
+    ran: Ran.optional().describe('the container that had it, as its client says; absent: not known'),
+  },
   'mount.failed': { code: text, message: text },
 
   'snapshot.prepared': {

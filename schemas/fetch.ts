@@ -199,6 +199,8 @@ export interface EndCompletion extends CompletionHead {
 export interface FetchTimes {
   /** From the start to the first byte; 0 where none came. A part of `fetchUs`. */
   firstByteUs: number;
+  /** A part of `firstByteUs`: the name of the registry was looked up; absent: it was not. */
+  lookupUs?: number;
   /** Waiting for bytes of the registry. */
   fetchUs: number;
   /** Decoding and verifying. */

@@ -3,8 +3,8 @@
  * into ROOT/run/endpoint.json and into `status`; a client compares it with its own before it calls.
  *
  *     1   cofa 0.1.0, whose engines do not say it
- *     2   the operations `expect` and `admit`; `overlay`, `program`, `suid`, `dev` and `noSymlinks` of `mount`;
- *         `overlay` and `discard` of `unmount`
+ *     2   the operations `expect` and `admit`; `overlay`, `program`, `began`, `suid`, `dev` and `noSymlinks` of
+ *         `mount`; `overlay`, `discard` and `ran` of `unmount`
  *
  * A change that adds an operation, or a word to a request, raises the version, and says below what a client does without it.
  */
@@ -29,10 +29,12 @@ export const ADDITIONS: Readonly<Record<string, Addition>> = {
   admit: { since: 2, otherwise: 'refuse' },
   'mount.overlay': { since: 2, otherwise: 'leave-out' },
   'mount.program': { since: 2, otherwise: 'leave-out' },
+  'mount.began': { since: 2, otherwise: 'leave-out' },
   // Mounts of protocol 1 have both.
   'mount.suid': { since: 2, otherwise: 'leave-out' },
   'mount.dev': { since: 2, otherwise: 'leave-out' },
   'mount.noSymlinks': { since: 2, otherwise: 'refuse' },
   'unmount.overlay': { since: 2, otherwise: 'refuse' },
   'unmount.discard': { since: 2, otherwise: 'leave-out' },
+  'unmount.ran': { since: 2, otherwise: 'leave-out' },
 };

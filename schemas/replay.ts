@@ -3,6 +3,7 @@
  * be added.
  */
 import { z } from 'zod';
+import { ORIGINS } from './events.ts';
 
 const count = z.int().min(0);
 const seq = count.describe('sequence in the log; 0: before its first event');
@@ -117,15 +118,27 @@ export const ReplayEventLine = z.object({
     .describe('this cofa cannot say what it means; it changes no state'),
 });
 
+export const STEPS = [
+  'wait',
+  'queue',
+  'lookup',
+  'first-byte',
+  'transfer',
+  'verify',
+  'write',
+  'other',
+  'reply',
+] as const;
+
 const WhyStep = z.object({
-  step: z.enum(['wait', 'queue', 'first-byte', 'transfer', 'verify', 'write', 'other', 'reply']),
+  step: z.enum(STEPS),
   startUs: us.describe('from the arrival of the read; before it for a job that ran already: 0'),
   us,
 });
 
 export const WhyJob = z.object({
   job: z.int(),
-  class: z.enum(['demand', 'prefetch']),
+  class: z.enum(['demand', 'prefetch', 'pack']),
   span: count,
   spans: count,
   runs: runs.optional(),
@@ -151,6 +164,76 @@ export const WhyRead = z.object({
   jobs: z.array(WhyJob).describe('fetches that it waited for, the last to end first'),
   steps: z.array(WhyStep).describe('where the time went, from arrival to answer; they add up to `us`'),
   missing: count.describe('jobs that the log does not tell of'),
+});
+
+/** Where a moment of a start belongs. */
+export const START_PARTS = [
+  'client',
+  'resolve',
+  'log',
+  'prepare',
+  'attach',
+  'mount',
+  'record',
+  'container',
+  'reads',
+  'program',
+] as const;
+
+/** What made a start slower than it had to be. */
+export const CAUSES = [
+  'dns',
+  'registry',
+  'link',
+  'processor',
+  'disk',
+  'log',
+  'cache',
+  'sidecar',
+  'pack',
+] as const;
+
+const StartWall = z.object({
+  time: z.iso.datetime().describe('when the program that called began, or else the call came'),
+  us: us.describe("from there to the end of the container's program, or else to the last cold read"),
+  accountedUs: us.describe('of it: belongs to a part, and where reads waited to what they waited for'),
+  parts: z
+    .array(
+      z.object({
+        part: z.enum(START_PARTS),
+        us,
+        cpuUs: us.optional().describe('of the program and of runc: processor time'),
+        what: z.string(),
+      }),
+    )
+    .describe('without overlaps, in the order of a start'),
+  steps: z
+    .record(z.string(), us)
+    .describe('the part `reads` by what the reads waited for; wait: the log does not say'),
+  processes: z
+    .array(
+      z.object({ name: z.string(), cpuUs: us, waitUs: us.describe('could have run and had no processor') }),
+    )
+    .describe('of the engine, during the start; empty: not measured'),
+  machine: z
+    .object({
+      cpus: count,
+      busyUs: us.describe('processor time of all programs'),
+      othersUs: us.describe('of it: neither the engine nor the container'),
+      stalledUs: z
+        .object({ cpu: us, io: us, memory: us })
+        .optional()
+        .describe('time in which at least one task of the machine waited for it'),
+    })
+    .optional()
+    .describe('absent: not measured'),
+});
+
+const Faster = z.object({
+  cause: z.enum(CAUSES),
+  us: us.describe('of the start, that went there'),
+  savedUs: us.describe('estimate; those of several causes may be about the same time'),
+  text: z.string(),
 });
 
 /** `why --mount`, `why --start`: what a start was spent on. */
@@ -215,6 +298,119 @@ export const WhyStart = z.object({
     .array(z.object({ id: z.string(), startUs: us, us, gapUs: us.describe('without a wait before it') }))
     .describe('critical path: the waits that followed one another up to the last'),
   criticalUs: us.describe('sum of the waits on it'),
+  wall: StartWall,
+  faster: z.array(Faster).describe('what would have made it faster, the most first'),
+});
+
+const blockState = z.enum(['absent', 'fetching', 'present']);
+const origin = z
+  .enum(ORIGINS)
+  .describe(
+    'why it was fetched: a reader waited, a hint or readahead said that one would, a startup pack, the rest',
+  );
+
+/** The blocks of a layer at a moment. */
+export const BlockMapDocument = z.object({
+  layer: z.string(),
+  diffId: z.string(),
+  blockSize: count,
+  blockCount: count,
+  size: count.describe('uncompressed bytes'),
+  position,
+  began: z.iso.datetime().describe('of the first change that the log tells of'),
+  counts: z.object({ absent: count, fetching: count, present: count }),
+  runs: z
+    .array(z.tuple([count, count, blockState, origin.nullable(), z.number()]))
+    .describe('[first block, count, state, origin or null, ms since `began`], all blocks in order'),
+});
+
+/** One block of it. */
+export const BlockDocument = z.object({
+  layer: z.string(),
+  block: count,
+  offset: count.describe('bytes of the uncompressed layer'),
+  state: blockState,
+  origin: origin.optional(),
+  time: z.iso.datetime().optional().describe('when it came'),
+  paths: z.array(z.string()).describe('files that have bytes in it, where that can be found'),
+  reads: z
+    .array(z.object({ id: z.string(), time: z.iso.datetime(), us, errno: count }))
+    .describe('that waited'),
+  jobs: z.array(
+    z.object({
+      job: z.int(),
+      class: z.enum(['demand', 'prefetch', 'pack']),
+      worker: z.string(),
+      time: z.iso.datetime(),
+      us,
+      bytes: count.describe('compressed, of the whole job'),
+      error: z.string().optional(),
+    }),
+  ),
+});
+
+const barStep = z.object({ step: z.enum(STEPS), startUs: us, us });
+
+/** `why --waterfall`: a start on a time line. Times are µs since the beginning of `wall`. */
+export const Waterfall = z.object({
+  kind: z.literal('waterfall'),
+  mount: z.string(),
+  ref: z.string(),
+  time: z.iso.datetime(),
+  us,
+  path: z
+    .array(z.object({ part: z.enum(START_PARTS), startUs: us, us, read: z.string().optional() }))
+    .describe('critical path: each moment of the start belongs to one entry'),
+  phases: z.array(z.object({ part: z.enum(START_PARTS), startUs: us, us, what: z.string() })),
+  jobs: z.array(
+    z.object({
+      job: z.int(),
+      layer: z.string(),
+      class: z.enum(['demand', 'prefetch', 'pack']),
+      worker: z.string(),
+      startUs: z.number(),
+      us,
+      bytes: count,
+      waited: count.describe('reads that waited for it'),
+      error: z.string().optional(),
+      steps: z.array(barStep),
+    }),
+  ),
+  reads: z.array(
+    z.object({
+      id: z.string(),
+      layer: z.string(),
+      block: count,
+      blocks: count,
+      startUs: us,
+      us,
+      errno: count,
+      isCritical: z.boolean(),
+      paths: z.array(z.string()),
+    }),
+  ),
+  files: z.array(z.object({ path: z.string(), reads: count, waitedUs: us, startUs: us, us })),
+  processes: StartWall.shape.processes,
+  left: z
+    .object({ jobs: count, reads: count, files: count })
+    .describe('shorter ones that the lists leave out'),
+});
+
+const sideBySide = { aUs: us, bUs: us };
+
+/** `why --with`: two starts beside each other. */
+export const StartComparison = z.object({
+  kind: z.literal('comparison'),
+  a: z.object({ mount: z.string(), ref: z.string(), time: z.iso.datetime(), us }),
+  b: z.object({ mount: z.string(), ref: z.string(), time: z.iso.datetime(), us }),
+  parts: z.array(z.object({ part: z.enum(START_PARTS), ...sideBySide })),
+  steps: z.array(z.object({ step: z.string(), ...sideBySide })).describe('of the part `reads`'),
+  files: z
+    .array(z.object({ path: z.string(), ...sideBySide }))
+    .describe('waiting, the largest difference first'),
+  reads: z.object({ a: count, b: count }),
+  bytes: z.object({ a: count, b: count }).describe('compressed, that reads waited for'),
+  text: z.array(z.string()).describe('sentences'),
 });
 
 /** `replay export` */
@@ -249,6 +445,10 @@ export const REPLAY_SCHEMAS = {
   'replay.event': ReplayEventLine,
   'replay.why-read': WhyRead,
   'replay.why-start': WhyStart,
+  'replay.waterfall': Waterfall,
+  'replay.comparison': StartComparison,
+  'replay.block-map': BlockMapDocument,
+  'replay.block': BlockDocument,
   'events.export': ExportResult,
   'replay.export': TraceExport,
 } as const;
@@ -261,5 +461,12 @@ export type ReplayDiff = z.output<typeof ReplayDiff>;
 export type ReplayEventLine = z.output<typeof ReplayEventLine>;
 export type WhyRead = z.output<typeof WhyRead>;
 export type WhyStart = z.output<typeof WhyStart>;
+export type Waterfall = z.output<typeof Waterfall>;
+export type StartComparison = z.output<typeof StartComparison>;
+export type BlockMapDocument = z.output<typeof BlockMapDocument>;
+export type BlockDocument = z.output<typeof BlockDocument>;
+export type StartPart = (typeof START_PARTS)[number];
+export type StartWall = z.output<typeof StartWall>;
+export type Faster = z.output<typeof Faster>;
 export type WhyStep = z.output<typeof WhyStep>;
 export type WhyJob = z.output<typeof WhyJob>;

@@ -31,7 +31,8 @@ import { type RunOptions, startKey } from './options.ts';
 import { type ContainerFolder, type ContainerRecord, createFolder } from './record.ts';
 import { removeFolder } from './remove-folder.ts';
 import { readTextInRoot } from './rootfs.ts';
-import { Runc, startFailure } from './runc.ts';
+import { pidFileOf, Runc, startFailure } from './runc.ts';
+import { RunWatch } from './run-watch.ts';
 import { relaySignals, type SignalRelay, stopSignalOf } from './signals.ts';
 import { buildSpec, type HostFacts, type Spec } from './spec.ts';
 import { hasTerminal } from './terminal.ts';
@@ -108,6 +109,7 @@ class Container {
   readonly #runc: Runc;
   readonly #folder: ContainerFolder;
   readonly #record: ContainerRecord;
+  readonly #watch: RunWatch;
   #mountAsked = false;
   #mounted = false;
   /** The engine has mounted the overlay, too, and unmounts it at the end. */
@@ -128,6 +130,7 @@ class Container {
     this.#runc = runc;
     this.#folder = folder;
     this.#record = record;
+    this.#watch = new RunWatch(pidFileOf(folder.path));
   }
 
   async run(signals: SignalRelay): Promise<number> {
@@ -149,12 +152,13 @@ class Container {
     writeFileSync(folder.config, JSON.stringify(spec), { mode: 0o600 });
     throwIfStopped(signals);
     this.#runcStarted = true;
+    this.#watch.spawned();
     const child = this.#start();
     signals.deliverTo(
       (signal) => child.kill(signal === 'SIGTERM' ? (stopSignal ?? signal) : signal),
       () => void this.#runc.kill(folder.id, 'KILL'),
     );
-    const ending = ended(child);
+    const ending = ended(child).finally(() => this.#watch.ended());
     this.#deps.onRunning?.();
     return exitOf(await ending, folder, signals);
   }
@@ -175,6 +179,7 @@ class Container {
       container: folder.id,
       start: startKey(options),
       program: program === '' ? undefined : program,
+      began: performance.timeOrigin,
       overlay: keep ? 'kept' : 'temporary',
     };
     const onProgress = (progress: Progress) => {
@@ -184,6 +189,7 @@ class Container {
     const mounted = await this.#deps.engine.call('mount', request, { signal: signals.early, onProgress });
     this.#mounted = true;
     this.#overlaid = mounted.overlay === true;
+    this.#watch.answered();
     this.#deps.onMounted?.();
     if (!this.#overlaid) {
       const { mountRoot } = await import('./overlay.ts');
@@ -253,7 +259,8 @@ class Container {
    */
   async #unmountByEngine(isKept: boolean): Promise<boolean> {
     const discard = isKept ? undefined : true;
-    const request = { dir: this.#folder.image, overlay: true, discard } as const;
+    const ran = this.#watch.take();
+    const request = { dir: this.#folder.image, overlay: true, discard, ran } as const;
     try {
       const { discarded } = await this.#deps.engine.call('unmount', request, { timeoutMs: UNMOUNT_MS });
       this.#discarded = discarded === true;

@@ -40,7 +40,10 @@ export class Runc {
   run(id: string, bundle: string, o: { stdin: 'inherit' | 'ignore'; hold: number }): ChildProcess {
     return spawn(
       this.#program,
-      ['--root', this.#state, '--log', logOf(bundle), '--log-format', 'json', 'run', '--bundle', bundle, id],
+      [
+        ...['--root', this.#state, '--log', logOf(bundle), '--log-format', 'json'],
+        ...['run', '--bundle', bundle, '--pid-file', pidFileOf(bundle), id],
+      ],
       { stdio: [o.stdin, 'inherit', 'inherit', o.hold], detached: true },
     );
   }
@@ -85,5 +88,8 @@ export async function startFailure(bundle: string): Promise<string | undefined> 
   }
   return message;
 }
+
+/** runc writes it when the container's program begins. */
+export const pidFileOf = (bundle: string): string => join(bundle, 'pid');
 
 const logOf = (bundle: string) => join(bundle, 'runc.log');

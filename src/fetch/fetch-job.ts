@@ -10,6 +10,7 @@ import { tableOfSupply } from '../../schemas/front.ts';
 import { decodeSpans } from '../image/decode-span.ts';
 import { SpanTable } from '../image/span-table.ts';
 import type { RegistryClient } from '../registry/client.ts';
+import { nameLookups } from '../registry/name-lookups.ts';
 import { DiskRoom } from '../store/disk-room.ts';
 import type { Layout } from '../store/layout.ts';
 import type { Gate } from './gate.ts';
@@ -174,7 +175,8 @@ export const noTimes = (): FetchTimes => ({ firstByteUs: 0, fetchUs: 0, decodeUs
 class Stopwatch {
   readonly #times: FetchTimes;
   #part: 'fetchUs' | 'decodeUs' | 'writeUs' = 'fetchUs';
-  #since = performance.now();
+  readonly #begun = performance.now();
+  #since = this.#begun;
 
   constructor(times: FetchTimes) {
     this.#times = times;
@@ -182,7 +184,11 @@ class Stopwatch {
 
   turnTo(part: 'fetchUs' | 'decodeUs' | 'writeUs'): void {
     this.stop();
-    if (this.#times.firstByteUs === 0 && part === 'decodeUs') this.#times.firstByteUs = this.#times.fetchUs;
+    if (this.#times.firstByteUs === 0 && part === 'decodeUs') {
+      this.#times.firstByteUs = this.#times.fetchUs;
+      const lookupUs = Math.min(nameLookups.since(this.#begun), this.#times.firstByteUs);
+      if (lookupUs > 0) this.#times.lookupUs = lookupUs;
+    }
     this.#part = part;
   }
 

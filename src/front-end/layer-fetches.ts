@@ -2,6 +2,7 @@
 import type { LayerEffect } from '../../actors/layer.ts';
 import { type BlockRun, blockRun, sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
+import type { Origin } from '../../schemas/events.ts';
 import type { FetchOrder } from '../../schemas/fetch.ts';
 import type { Supply } from '../../schemas/front.ts';
 import { deviceSize } from '../store/device.ts';
@@ -24,11 +25,8 @@ interface Running {
   /** Supplies that were tried before. */
   tries: number;
   /** What its bytes count as. */
-  counted: FetchedAs;
+  counted: Origin;
 }
-
-/** Why bytes came: a reader waits, a hint or readahead says that one will, a startup pack brings them, or the rest is due. */
-type FetchedAs = 'demand' | 'hint' | 'pack' | 'rest';
 
 export class LayerFetches {
   readonly #core: LayerCore;
@@ -92,17 +90,20 @@ export class LayerFetches {
     if (running === undefined) return;
     this.#running.delete(number);
     const timing = this.#core.options.pool.cancel(running.pool);
-    if (timing !== undefined) this.#trace.jobEnded(running, timing, 'timeout: given up');
+    if (timing !== undefined)
+      this.#trace.jobEnded({ ...running, blocks: running.order.runs }, timing, 'timeout: given up');
     this.#core.options.counts?.add('fetch_failures_total', 1, 'timeout');
     this.#writer.flushSoon();
   }
 
   /** Blocks are verified and written, of a job or of a startup pack. `bytes`: compressed ones that came for them. */
-  arrived(job: number, blocks: BlockRun, bytes: number, as: FetchedAs = 'pack'): void {
+  arrived(job: number, blocks: BlockRun, bytes: number, as: Origin = 'pack'): void {
     this.#count(bytes, as);
     // A fetcher does not say so; what else does must not reach the states, which have no such blocks.
     if (blocks[0] + blocks[1] > this.#core.options.layer.table.blockCount) return;
     this.#core.options.cache.use.arrived(blocks);
+    this.#trace.arrived(blocks, as);
+    if (as === 'pack') this.#trace.packBrought(job, bytes);
     this.#core.send({ type: 'blocks.fetched', job, blocks, bytes, now: this.#core.now() });
     this.#writer.flushSoon();
   }
@@ -139,7 +140,7 @@ export class LayerFetches {
   }
 
   #done(running: Running, timing: JobTiming): void {
-    this.#trace.jobEnded(running, timing, undefined);
+    this.#trace.jobEnded({ ...running, blocks: running.order.runs }, timing, undefined);
     const { times, queuedAt, endedAt } = timing;
     this.#core.options.counts?.observe('fetch_seconds', (endedAt - queuedAt) / 1000, running.counted);
     const spent = times === undefined ? {} : { times };
@@ -158,7 +159,7 @@ export class LayerFetches {
     if (code === 'integrity') counts?.add('integrity_failures_total', 1, 'block');
     // Prefetch evicts nothing.
     if (timing.class === 'demand') cache.onFetch(code);
-    this.#trace.jobEnded(running, timing, `${code}: ${message}`);
+    this.#trace.jobEnded({ ...running, blocks: running.order.runs }, timing, `${code}: ${message}`);
     log.warn({ layer: this.#core.diffId, code, message }, 'fetch failed');
     const { job } = running;
     const now = this.#core.now();
@@ -168,7 +169,7 @@ export class LayerFetches {
     this.#core.send({ type: 'job.failed', job, code, message, retryable: mayComeYet, now });
   }
 
-  #count(bytes: number, as: FetchedAs): void {
+  #count(bytes: number, as: Origin): void {
     const { cache, counts } = this.#core.options;
     const { fetched } = cache;
     if (bytes > 0) counts?.add('fetched_bytes_total', bytes, as);

@@ -21,7 +21,7 @@ import { LayerFetches } from './layer-fetches.ts';
 import { LayerWhole } from './layer-whole.ts';
 import { LayerWriter } from './layer-writer.ts';
 import { presentIn, type SpanUse } from './span-use.ts';
-import { Trace } from './trace.ts';
+import { spanRunsOf, Trace } from './trace.ts';
 
 export type { EvictionReason, LayerHostOptions } from './layer-core.ts';
 
@@ -278,11 +278,17 @@ export class LayerHost {
     return false;
   }
 
-  /** A startup pack is about to bring these blocks. Returns the number for `arrived`; undefined: it is of no use here. */
-  promise(pack: number, ranges: readonly BlockRun[]): number | undefined {
+  /**
+   * A startup pack, asked for at `askedAt`, is about to bring these blocks. Returns the number for `arrived`; undefined: it is of
+   * no use here.
+   */
+  promise(pack: number, ranges: readonly BlockRun[], askedAt: number): number | undefined {
     this.use.markStartup(ranges);
     const now = this.#core.now();
-    return this.#core.take({ type: 'promise', pack, ranges, now }, 'promised').at(-1)?.job;
+    const job = this.#core.take({ type: 'promise', pack, ranges, now }, 'promised').at(-1)?.job;
+    const { table } = this.#core.options.layer;
+    if (job !== undefined) this.#trace.packBegan(job, ranges, spanRunsOf(ranges, table), askedAt);
+    return job;
   }
 
   /** Blocks of the startup pack are verified and written. `bytes`: compressed ones that came for them. */
@@ -297,6 +303,8 @@ export class LayerHost {
 
   promiseEnded(job: number): void {
     this.#core.send({ type: 'promise.ended', job, now: this.#core.now() });
+    this.#trace.packEnded(job);
+    this.#writer.flushSoon();
   }
 
   // ── What it is like ──

@@ -22,8 +22,8 @@ export interface StartLayer {
   readonly firstReads: Uint32Array;
   /** Whether one of these blocks is absent. */
   lacks(blocks: readonly BlockRun[]): boolean;
-  /** Tells the layer what is about to come; the job number for `arrived`, undefined where it is of no use. */
-  promise(pack: number, blocks: readonly BlockRun[]): number | undefined;
+  /** Tells the layer what is about to come, of a pack that was asked for then (monotonic, ms); the job number for `arrived`, undefined where it is of no use. */
+  promise(pack: number, blocks: readonly BlockRun[], askedAt: number): number | undefined;
   /** What is likely to be read soon: fetched before any other prefetch. */
   aim(blocks: readonly BlockRun[]): void;
   arrived(job: number, first: number, count: number, bytes: number): void;
@@ -222,7 +222,7 @@ export class Starts {
               layer.aim(mine);
               continue;
             }
-            const job = layer.promise(number, mine);
+            const job = layer.promise(number, mine, startedAt);
             if (job === undefined) continue;
             const known = promises.get(diffId);
             if (known === undefined) promises.set(diffId, [{ layer, job }]);

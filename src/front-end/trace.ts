@@ -3,9 +3,17 @@
  * finds its blocks present never comes here. Which jobs a read waited for is seen at its two ends: the jobs that had
  * its missing spans when it came, and the last ones when it was answered.
  */
-import { type BlockRun, pairsOf, sizeOf, type SpanRun } from '../../actors/ranges.ts';
-import type { NewEvent, TracedJob, TracedRead } from '../../schemas/events.ts';
-import type { FetchTimes, JobClass } from '../../schemas/fetch.ts';
+import {
+  type BlockRun,
+  cutAll,
+  joined,
+  pairsOf,
+  sizeOf,
+  type SpanRun,
+  spanRun,
+} from '../../actors/ranges.ts';
+import type { NewEvent, Origin, TracedJob, TracedRead } from '../../schemas/events.ts';
+import type { BlockPair, FetchTimes, JobClass } from '../../schemas/fetch.ts';
 
 export type TraceEvent = Extract<NewEvent, { type: 'layer.trace' }>;
 
@@ -23,6 +31,21 @@ export interface JobTiming {
   times: FetchTimes | undefined;
 }
 
+/** Runs of a fetch or a pack that are named. */
+const MOST_RUNS = 200;
+
+/** A startup pack on its way. Times in ms of the monotonic clock. */
+interface ComingPack {
+  blocks: readonly BlockRun[];
+  runs: readonly SpanRun[];
+  askedAt: number;
+  beganAt: number;
+  /** Compressed, of this layer. */
+  bytes: number;
+}
+
+type Came = [first: number, count: number, origin: Origin];
+
 interface WaitingRead {
   at: number;
   startedAt: number;
@@ -39,8 +62,10 @@ export class Trace {
   /** The last job of each span; 0: none yet. */
   readonly #jobOf: Uint32Array;
   readonly #waiting = new Map<number, WaitingRead>();
+  readonly #packs = new Map<number, ComingPack>();
   #reads: TracedRead[] = [];
   #jobs: TracedJob[] = [];
+  #came: Came[] = [];
   #dropped = 0;
 
   /** `now`: monotonic, ms. `epochMs`: the wall clock. `limit`: reads that are followed at once. */
@@ -52,7 +77,7 @@ export class Trace {
   }
 
   get isEmpty(): boolean {
-    return this.#reads.length + this.#jobs.length + this.#dropped === 0;
+    return this.#reads.length + this.#jobs.length + this.#came.length + this.#dropped === 0;
   }
 
   fetching(job: number, runs: readonly SpanRun[]): void {
@@ -101,12 +126,12 @@ export class Trace {
   }
 
   jobEnded(
-    job: { job: number; runs: readonly SpanRun[]; bytes: number },
+    job: { job: number; runs: readonly SpanRun[]; blocks?: readonly BlockPair[]; bytes: number },
     timing: JobTiming,
     error: string | undefined,
   ): void {
     if (!this.#hasRoom()) return;
-    const { firstByteUs = 0, fetchUs = 0, decodeUs = 0, writeUs = 0 } = timing.times ?? {};
+    const { firstByteUs = 0, lookupUs, fetchUs = 0, decodeUs = 0, writeUs = 0 } = timing.times ?? {};
     const us = (from: number, to: number) => Math.max(0, Math.round((to - from) * 1000));
     this.#jobs.push({
       job: job.job,
@@ -116,9 +141,11 @@ export class Trace {
       ...(job.runs.length > 1 && {
         runs: pairsOf(job.runs),
       }),
+      ...(job.blocks !== undefined && { blocks: pairsOf(job.blocks.slice(0, MOST_RUNS)) }),
       worker: timing.fetcher,
       queuedAt: Math.round(this.#epochMs() - (this.#now() - timing.queuedAt)),
       sentUs: timing.sentAt === undefined ? 0 : us(timing.queuedAt, timing.sentAt),
+      ...(lookupUs !== undefined && { lookupUs }),
       firstByteUs,
       fetchUs,
       decodeUs,
@@ -129,6 +156,53 @@ export class Trace {
     });
   }
 
+  /** Blocks have come. They are told with reads and jobs, and take no room of theirs. */
+  arrived([first, count]: BlockRun, origin: Origin): void {
+    const last = this.#came.at(-1);
+    if (last !== undefined && last[2] === origin && last[0] + last[1] === first) last[1] += count;
+    else if (this.#came.length < TRACE_ENTRIES) this.#came.push([first, count, origin]);
+    else this.#dropped += 1;
+  }
+
+  /** A startup pack that was asked for at `askedAt` (monotonic, ms) has begun to come, and promises these spans. */
+  packBegan(job: number, blocks: readonly BlockRun[], runs: readonly SpanRun[], askedAt: number): void {
+    this.fetching(job, runs);
+    this.#packs.set(job, { blocks, runs, askedAt, beganAt: this.#now(), bytes: 0 });
+  }
+
+  /** It has brought so many compressed bytes for this layer. */
+  packBrought(job: number, bytes: number): void {
+    const pack = this.#packs.get(job);
+    if (pack !== undefined) pack.bytes += bytes;
+  }
+
+  /** It brings nothing more. */
+  packEnded(job: number): void {
+    const pack = this.#packs.get(job);
+    this.#packs.delete(job);
+    if (pack === undefined || !this.#hasRoom()) return;
+    const { blocks, runs, askedAt, beganAt, bytes } = pack;
+    const us = (from: number, to: number) => Math.max(0, Math.round((to - from) * 1000));
+    const [firstByteUs, totalUs] = [us(askedAt, beganAt), us(askedAt, this.#now())];
+    this.#jobs.push({
+      job,
+      class: 'pack',
+      span: runs[0]?.[0] ?? 0,
+      spans: sizeOf(runs),
+      ...(runs.length > 1 && { runs: pairsOf(runs.slice(0, MOST_RUNS)) }),
+      blocks: pairsOf(blocks.slice(0, MOST_RUNS)),
+      worker: '',
+      queuedAt: Math.round(this.#epochMs() - (this.#now() - askedAt)),
+      sentUs: 0,
+      firstByteUs,
+      fetchUs: totalUs,
+      decodeUs: 0,
+      writeUs: 0,
+      totalUs,
+      bytes,
+    });
+  }
+
   /** Everything so far, for the log; undefined when there is nothing. */
   take(): TraceEvent | undefined {
     if (this.isEmpty) return undefined;
@@ -136,20 +210,25 @@ export class Trace {
       type: 'layer.trace',
       reads: this.#reads,
       jobs: this.#jobs,
+      ...(this.#came.length > 0 && { came: this.#came }),
       dropped: this.#dropped,
     };
     this.#reads = [];
     this.#jobs = [];
+    this.#came = [];
     this.#dropped = 0;
     return event;
   }
 
   /** The log did not take the event: its entries wait for the next try, before those that came since. */
-  putBack({ reads, jobs, dropped }: TraceEvent): void {
+  putBack({ reads, jobs, came = [], dropped }: TraceEvent): void {
     const room = Math.max(0, TRACE_ENTRIES - this.#reads.length - this.#jobs.length);
     const keptJobs = jobs.slice(0, room);
     const keptReads = reads.slice(0, room - keptJobs.length);
     this.#dropped += dropped + reads.length - keptReads.length + jobs.length - keptJobs.length;
+    const keptCame = came.slice(0, Math.max(0, TRACE_ENTRIES - this.#came.length));
+    this.#dropped += came.length - keptCame.length;
+    this.#came = [...keptCame, ...this.#came];
     this.#reads = [...keptReads, ...this.#reads];
     this.#jobs = [...keptJobs, ...this.#jobs];
   }
@@ -166,4 +245,24 @@ export class Trace {
     this.#dropped += 1;
     return false;
   }
+}
+
+/** The spans that have these blocks, ascending. */
+export function spanRunsOf(
+  blocks: readonly BlockRun[],
+  table: { readonly blockCount: number; spanOfBlock(block: number): number },
+): SpanRun[] {
+  const spans = cutAll(blocks, table.blockCount).map(([first, count]) => {
+    const from = table.spanOfBlock(first);
+    return spanRun(from, table.spanOfBlock(first + count - 1) - from + 1);
+  });
+  // Blocks of one span may lie in several runs.
+  const apart: SpanRun[] = [];
+  let end = 0;
+  for (const [first, count] of spans.sort(([a], [b]) => a - b)) {
+    const from = Math.max(first, end);
+    if (first + count > from) apart.push(spanRun(from, first + count - from));
+    end = Math.max(end, first + count);
+  }
+  return joined(apart);
 }

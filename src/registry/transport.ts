@@ -16,6 +16,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { addCertificates, readCertificates, secureContext } from './certificates.ts';
 import type { CookieJar } from './cookies.ts';
 import { networkFailure, RequestFailure } from './failure.ts';
+import { nameLookups } from './name-lookups.ts';
 import { printable } from './printable.ts';
 import { isLoopback } from './reference.ts';
 import { abortError, throwIfAborted, waitFor } from './retry.ts';
@@ -395,7 +396,7 @@ async function openLane(url: URL, reach: Reach | undefined, settings: TransportS
     const requestTls = { ...security, timeout };
     return { dispatcher: proxyAgent({ ...common, uri: proxy, requestTls }), fingerprint };
   }
-  const connect = { ...security, timeout, allowH2: false };
+  const connect = { ...security, timeout, allowH2: false, lookup: nameLookups.lookup };
   if (host === '') throw new CofaError('invalid-argument', `${origin} has no host`);
   return { dispatcher: new Pool(origin, { ...common, connect }), fingerprint };
 }

@@ -2,6 +2,7 @@
  * The content of `layer.trace` events: reads that waited, and the jobs that they waited for. Read leniently: a missing
  * or odd field is 0, an entry without its main fields is left out.
  */
+import { type Origin, ORIGINS } from '../../schemas/events.ts';
 import type { ReplayEvent } from './record.ts';
 
 /** A read of the kernel that found a block missing. */
@@ -25,16 +26,20 @@ export interface TracedRead {
 export interface TracedJob {
   layer: string;
   job: number;
-  class: 'demand' | 'prefetch';
+  class: 'demand' | 'prefetch' | 'pack';
   span: number;
   spans: number;
   /** [first span, count] of each run, where they are not neighbours. */
   runs: Array<[first: number, count: number]> | undefined;
+  /** [first block, count] that it was to bring; undefined: not known. */
+  blocks?: Array<[first: number, count: number]> | undefined;
   worker: string;
   /** ms since the epoch. */
   queuedAt: number;
   /** Queued → sent to a fetcher. */
   sentUs: number;
+  /** Of the wait for the first byte: its name was looked up. */
+  lookupUs: number;
   /** Sent → first byte of the registry's answer. */
   firstByteUs: number;
   /** All of the fetch, the wait for the first byte included. */
@@ -49,14 +54,18 @@ export interface TracedJob {
   error: string | undefined;
 }
 
+/** Blocks that have come, and why they were fetched. */
+export type Came = readonly [first: number, count: number, origin: Origin];
+
 export interface Trace {
   reads: TracedRead[];
   jobs: TracedJob[];
+  came: Came[];
   /** Entries that were left out because there were too many. */
   dropped: number;
 }
 
-const EMPTY: Trace = { reads: [], jobs: [], dropped: 0 };
+const EMPTY: Trace = { reads: [], jobs: [], came: [], dropped: 0 };
 
 /** The trace of an event; empty where it is none. */
 export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>): Trace {
@@ -84,13 +93,15 @@ export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>
       {
         layer,
         job: job.job,
-        class: job.class === 'prefetch' ? 'prefetch' : 'demand',
+        class: job.class === 'prefetch' || job.class === 'pack' ? job.class : 'demand',
         span: numberOf(job.span),
         spans: Math.max(1, numberOf(job.spans)),
         runs: Array.isArray(job.runs) ? (job.runs as unknown[]).flatMap(runOf) : undefined,
+        blocks: Array.isArray(job.blocks) ? (job.blocks as unknown[]).flatMap(runOf) : undefined,
         worker: textOf(job.worker),
         queuedAt: job.queuedAt,
         sentUs: numberOf(job.sentUs),
+        lookupUs: numberOf(job.lookupUs),
         firstByteUs: numberOf(job.firstByteUs),
         fetchUs: numberOf(job.fetchUs),
         decodeUs: numberOf(job.decodeUs),
@@ -101,8 +112,18 @@ export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>
       },
     ];
   });
-  return { reads, jobs, dropped: numberOf(event.data.dropped) };
+  const came = (Array.isArray(event.data.came) ? (event.data.came as unknown[]) : []).flatMap(cameOf);
+  return { reads, jobs, came, dropped: numberOf(event.data.dropped) };
 }
+
+function cameOf(value: unknown): Came[] {
+  const [first, count, origin] = Array.isArray(value) ? (value as unknown[]) : [];
+  return typeof first === 'number' && typeof count === 'number' && isOrigin(origin)
+    ? [[first, count, origin]]
+    : [];
+}
+
+const isOrigin = (value: unknown): value is Origin => (ORIGINS as readonly unknown[]).includes(value);
 
 function runOf(value: unknown): Array<[number, number]> {
   const [first, count] = Array.isArray(value) ? (value as unknown[]) : [];

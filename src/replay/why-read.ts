@@ -119,10 +119,12 @@ function describeJob(job: TracedJob, read: TracedRead): WhyJob {
 /** The steps of a fetch, from its own beginning on. */
 export function partsOf(job: TracedJob): WhyStep[] {
   const firstByte = Math.min(job.firstByteUs, job.fetchUs);
+  const lookup = Math.min(job.lookupUs, firstByte);
   const known = job.sentUs + job.fetchUs + job.decodeUs + job.writeUs;
   const parts: Array<[WhyStep['step'], number]> = [
     ['queue', job.sentUs],
-    ['first-byte', firstByte],
+    ['lookup', lookup],
+    ['first-byte', firstByte - lookup],
     ['transfer', job.fetchUs - firstByte],
     ['verify', job.decodeUs],
     ['write', job.writeUs],

@@ -7,7 +7,10 @@ import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { WhyStart } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
-import { layersOf, type MountStory, phasesOf } from './start-phases.ts';
+import { evictionsOf } from './evictions.ts';
+import { fasterOf } from './faster.ts';
+import { layersOf, type MountStory, originOf, pathsOfRead, type Phase, phasesOf } from './start-phases.ts';
+import { type StartStory, storyOf, wallOf } from './start-wall.ts';
 import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
 import { jobsNear, jobsOf, stepsOf } from './why-read.ts';
 
@@ -34,12 +37,9 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
         : `mount ${mount.id} failed: ${mount.failed}`,
     );
   }
-  const phases = phasesOf(log, mount, mount.mountedAt);
-  const startAt = phases[0]?.at ?? mount.requestedAt;
-  const layers = layersOf(log, mount.manifest);
-  const reads = readsOfStart(log, layers, startAt, mount.mountedAt, { quietMs, limitMs });
-  const lastAt = Math.max(mount.mountedAt, ...reads.list.map(endOf));
-  const jobs = jobsNear(log, startAt, lastAt).filter((job) => layers.has(job.layer));
+  const start = startOf(log, mount, mount.mountedAt, { quietMs, limitMs });
+  const { phases, startAt, layers, reads, lastAt, jobs, story } = start;
+  const wall = wallOf(log, story);
   const us = (at: number) => Math.max(0, Math.round((at - startAt) * 1000));
   const costs = costsOf(reads.list, jobs, log);
   const path = criticalPath(reads.list, mount.mountedAt);
@@ -74,7 +74,53 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
       gapUs: Math.round(gapMs * 1000),
     })),
     criticalUs: path.reduce((sum, { read }) => sum + read.us, 0),
+    wall,
+    faster: fasterOf({
+      wall,
+      ref: mount.ref,
+      origin: originOf(log, mount),
+      lookupUs: mount.steps?.lookupUs ?? 0,
+      jobs: jobs.filter((job) => job.error === undefined),
+      waitedBytes: costs.bytes,
+      ...evictionsOf(log, layers, startAt, story.to),
+    }),
   };
+}
+
+/** What of the log is about one start. Times in ms since the epoch. */
+export interface Start {
+  phases: Phase[];
+  startAt: number;
+  /** Ids of its layers. */
+  layers: ReadonlySet<string>;
+  reads: { list: TracedRead[]; dropped: number };
+  /** When the last of the reads was answered; that of the mount where there was none. */
+  lastAt: number;
+  /** Fetches of its layers in that time. */
+  jobs: TracedJob[];
+  story: StartStory;
+}
+
+/** The start of a mount that was ready at `mountedAt`. One whose container ended within the limit lasts until then. */
+export function startOf(
+  log: ReplayLog,
+  mount: MountStory,
+  mountedAt: number,
+  { quietMs = 500, limitMs = 60_000 }: Pick<StartOptions, 'quietMs' | 'limitMs'> = {},
+): Start {
+  const phases = phasesOf(log, mount, mountedAt);
+  const startAt = phases[0]?.at ?? mount.requestedAt;
+  const layers = layersOf(log, mount.manifest);
+  const ended = mount.ran?.ended;
+  const ranTo = ended !== undefined && ended - mountedAt <= limitMs ? ended : undefined;
+  const limits = { quietMs: ranTo === undefined ? quietMs : limitMs, limitMs };
+  const all = readsOfStart(log, layers, startAt, mountedAt, limits);
+  const list = ranTo === undefined ? all.list : all.list.filter(({ at }) => at <= ranTo);
+  const lastAt = list.reduce((last, read) => Math.max(last, endOf(read)), mountedAt);
+  const to = ranTo ?? lastAt;
+  const jobs = jobsNear(log, startAt, to).filter((job) => layers.has(job.layer));
+  const story = storyOf(log, { mount, mountedAt, to: Math.max(to, mountedAt) }, list, jobs);
+  return { phases, startAt, layers, reads: { ...all, list }, lastAt, jobs, story };
 }
 
 /** Counts of the reads that waited, and how long. */
@@ -107,7 +153,7 @@ function slowestOf(
       block: read.block,
       us: read.us,
       startUs: us(read.at),
-      paths: [...pathsOf(log, read)],
+      paths: [...pathsOfRead(log, read)],
     }));
 }
 
@@ -162,16 +208,6 @@ function percentile(ascending: readonly number[], share: number): number {
   return ascending[Math.min(ascending.length - 1, Math.ceil(share * ascending.length) - 1)] ?? 0;
 }
 
-function* pathsOf(log: ReplayLog, read: TracedRead): IterableIterator<string> {
-  const seen = new Set<string>();
-  for (let block = read.block; block < read.block + Math.min(read.blocks, 256); block++) {
-    for (const path of log.pathsOf(read.layer, block)) {
-      if (!seen.has(path)) yield path;
-      seen.add(path);
-    }
-  }
-}
-
 function costsOf(reads: readonly TracedRead[], jobs: readonly TracedJob[], log: ReplayLog) {
   const spans = new Map<TracedJob, { reads: number; waitedUs: number }>();
   const files = new Map<string, { reads: number; waitedUs: number }>();
@@ -184,7 +220,7 @@ function costsOf(reads: readonly TracedRead[], jobs: readonly TracedJob[], log: 
     const mine = jobsOf(read, jobs);
     for (const { step, us } of stepsOf(read, mine)) steps[step] = (steps[step] ?? 0) + us;
     for (const job of mine) add(spans, job, read.us);
-    for (const path of pathsOf(log, read)) add(files, path, read.us);
+    for (const path of pathsOfRead(log, read)) add(files, path, read.us);
   }
   const bySpan = [...spans]
     .sort(([, a], [, b]) => b.waitedUs - a.waitedUs)

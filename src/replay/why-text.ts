@@ -1,22 +1,14 @@
 /** Why a read or a start took so long, as lines of at most `width` columns. */
 import type { WhyJob, WhyRead, WhyStart, WhyStep } from '../../schemas/replay.ts';
 import { printable } from '../terminal/output.ts';
+import { formatUs } from './format.ts';
 import { formatBytes, formatShare, shortDigest } from '../terminal/table.ts';
-
-/** µs as `850 µs`, `12.3 ms`, `1.24 s`, `2 min 5 s`. */
-export function formatUs(us: number): string {
-  if (us < 1_000) return `${Math.round(us)} µs`;
-  if (us < 100_000) return `${(us / 1_000).toFixed(1)} ms`;
-  if (us < 1_000_000) return `${Math.round(us / 1_000)} ms`;
-  if (us < 60_000_000) return `${(us / 1_000_000).toFixed(2)} s`;
-  const seconds = Math.round(us / 1_000_000);
-  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
-}
 
 /** What a step is, for people. */
 export const STEP_TEXT: Record<WhyStep['step'], string> = {
   wait: 'before its fetch was asked for',
   queue: 'in the queue, for a fetcher',
+  lookup: "look up the registry's name",
   'first-byte': "request to the registry's first byte",
   transfer: 'the other bytes',
   verify: 'decode and verify',
@@ -70,6 +62,8 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
     '',
     ...phaseLines(why, width),
     '',
+    ...wallLines(why, width),
+    '',
     `${reads.count} reads waited ${formatUs(reads.waitedUs)} in all; for ${formatUs(reads.blockedUs)} at least one of them did`,
     `  median ${formatUs(reads.p50Us)}, 99 % within ${formatUs(reads.p99Us)}, longest ${formatUs(reads.maxUs)}${reads.failed > 0 ? `, ${reads.failed} failed` : ''}`,
     `  ${formatBytes(why.bytes)} fetched for them, ${formatBytes(why.prefetchedBytes)} in the background`,
@@ -104,6 +98,58 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
   for (const { path, reads: count, waitedUs } of why.files)
     lines.push(`  ${formatUs(waitedUs).padStart(9)}  ${String(count).padStart(4)} reads  ${printable(path)}`);
   return lines.map((line) => line.slice(0, width));
+}
+
+/** The whole start by part, what processes worked, and what would have made it faster. */
+function wallLines({ wall, faster }: WhyStart, width: number): string[] {
+  const { parts, steps, processes, machine } = wall;
+  const lines = [
+    `${formatUs(wall.us)} from the beginning of the command to the end of the start; ${formatShare(wall.accountedUs, wall.us)} of it is accounted for`,
+  ];
+  for (const { part, us, cpuUs, what } of parts) {
+    const cpu = cpuUs === undefined ? '' : `; ${formatUs(cpuUs)} of processor time with runc's`;
+    lines.push(
+      `  ${part.padEnd(10)} ${formatUs(us).padStart(9)} ${formatShare(us, wall.us).padStart(6)} ${what}${cpu}`,
+    );
+    if (part !== 'reads') continue;
+    for (const [step, length] of Object.entries(steps).sort(([, a], [, b]) => b - a))
+      lines.push(
+        `    ${step.padEnd(10)} ${formatUs(length).padStart(9)} ${formatShare(length, wall.us).padStart(6)} ${STEP_TEXT[step as WhyStep['step']] ?? ''}`,
+      );
+  }
+  if (machine !== undefined) {
+    const { cpus, busyUs, othersUs, stalledUs } = machine;
+    lines.push(
+      '',
+      `processors: ${cpus}, ${formatShare(busyUs, cpus * Math.max(1, wall.us))} busy, ${formatShare(othersUs, cpus * Math.max(1, wall.us))} for other programs`,
+    );
+    if (stalledUs !== undefined)
+      lines.push(
+        `  tasks of the machine waited for a processor ${formatUs(stalledUs.cpu)}, for the disk ${formatUs(stalledUs.io)}, for memory ${formatUs(stalledUs.memory)}`,
+      );
+    for (const { name, cpuUs, waitUs } of [...processes].sort((a, b) => b.cpuUs - a.cpuUs))
+      lines.push(
+        `  ${name.padEnd(14)} ${formatUs(cpuUs).padStart(9)} worked, ${formatUs(waitUs)} waited for a processor`,
+      );
+  }
+  if (faster.length > 0) lines.push('', 'what would have made it faster (estimates, each alone)');
+  for (const { savedUs, text } of faster)
+    lines.push(...wrapped(`- ${formatUs(savedUs)}: ${text}`, width - 2));
+  return lines;
+}
+
+/** Lines of at most so many columns, the first of them further left. */
+function wrapped(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of printable(text).split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > width - 2) {
+      lines.push(line);
+      line = word;
+    } else line = line === '' ? word : `${line} ${word}`;
+  }
+  lines.push(line);
+  return lines.map((one, index) => (index === 0 ? `  ${one}` : `    ${one}`));
 }
 
 function phaseLines(why: WhyStart, width: number): string[] {

@@ -14,6 +14,7 @@ import type { Discards } from './mounts/discards.ts';
 import type { Mounts } from './mounts/mounts.ts';
 import type { Fetchers } from './processes/fetchers.ts';
 import type { FrontEnds } from './processes/front-ends.ts';
+import type { UsageMeter } from './processes/usage-meter.ts';
 import type { IdleWork } from './start/rehearsal.ts';
 
 export interface OperationsParts {
@@ -29,6 +30,7 @@ export interface OperationsParts {
   fronts: Pick<FrontEnds, 'upgrade'>;
   fetchers: Pick<Fetchers, 'upgrade'>;
   idle: Pick<IdleWork, 'stop' | 'worked'>;
+  usage: Pick<UsageMeter, 'asked' | 'mounted' | 'ended'>;
   end: End;
 }
 
@@ -77,34 +79,37 @@ export function operations(parts: OperationsParts): Handlers {
   };
 }
 
-function mountWith({ options, mounts, chains, trust, idle }: OperationsParts): Handler<'mount'> {
+function mountWith({ options, mounts, chains, trust, idle, usage }: OperationsParts): Handler<'mount'> {
   return async (request, onProgress) => {
     const { ref, dir, layers, overlay, prefetch, prefetchLimit } = request;
     idle.stop();
     idle.worked();
+    usage.asked();
     if (prefetchLimit !== undefined && !prefetch)
       throw new CofaError('invalid-argument', 'prefetchLimit says how fast, and prefetch that there is none');
     const above = overlay === undefined ? undefined : rootOf(containerAt(options.root, dir), overlay);
     const image = layers === undefined ? undefined : await chains.image(ref, layers);
     const mounted = await mounts.mount({ request, image, above, onProgress }).finally(() => {
       idle.worked();
+      usage.mounted();
       trust.poke();
     });
     return above === undefined ? mounted : { ...mounted, overlay: true };
   };
 }
 
-function unmountWith({ options, mounts, discards, idle }: OperationsParts): Handler<'unmount'> {
-  return async ({ dir, overlay, discard }) => {
+function unmountWith({ options, mounts, discards, idle, usage }: OperationsParts): Handler<'unmount'> {
+  return async ({ dir, overlay, ran, discard }) => {
     idle.worked();
+    usage.ended();
     if (overlay === undefined) {
       if (discard === true)
         throw new CofaError('invalid-argument', 'discard is for containers: with overlay');
-      return await mounts.unmount(dir);
+      return await mounts.unmount(dir, { ran });
     }
     const folder = containerAt(options.root, dir);
-    if (discard === true) return await discards.discard(folder);
+    if (discard === true) return await discards.discard(folder, ran);
     await unmountFrom(folder);
-    return await mounts.unmount(dir);
+    return await mounts.unmount(dir, { ran });
   };
 }

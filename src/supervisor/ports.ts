@@ -1,16 +1,20 @@
 /** What the supervisor takes of the world beside its children's ports: its own process. */
 import { hostname } from 'node:os';
+import { machineUsage, processUsage } from '../kernel/usage.ts';
 import { realChildPorts } from '../process/child.ts';
 import { Tidying } from '../process/heap.ts';
 import type { NatsPorts } from '../process/nats-server.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
 import type { RunRehearsal } from '../process/rehearsal/idle.ts';
 import { realSelf, type Self } from '../process/self.ts';
+import type { UsagePort } from './processes/usage-meter.ts';
 
 export interface SupervisorPorts extends Ports, NatsPorts {
   self: SupervisorSelf;
   /** Collects garbage in the pauses of the process. */
   tidying: Pick<Tidying, 'worked' | 'now'>;
+  /** What is measured during starts; absent: nothing is. */
+  usage?: UsagePort;
   /** Goes through a start when there is nothing to do; absent: no rehearsal. */
   rehearse?: RunRehearsal;
 }
@@ -26,5 +30,6 @@ export const realSupervisorPorts = (): SupervisorPorts => ({
   ...realChildPorts(),
   self: { ...realSelf(), host: hostname() },
   tidying: new Tidying(),
+  usage: { machine: machineUsage, process: processUsage },
   rehearse: async (rehearsal) => await (await import('./rehearse.ts')).rehearseStart(rehearsal),
 });

@@ -29,6 +29,7 @@ const job = (number: number, queuedAt: number, parts: Partial<TracedJob>): Trace
   worker: 'fetcher-0',
   queuedAt: START + queuedAt,
   sentUs: 0,
+  lookupUs: 0,
   firstByteUs: 0,
   fetchUs: 0,
   decodeUs: 0,

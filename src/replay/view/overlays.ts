@@ -10,7 +10,8 @@ import { diffLines } from '../state-text.ts';
 import { type TracedRead, traceOf } from '../trace.ts';
 import { explainRead, findRead } from '../why-read.ts';
 import { explainStart } from '../why-start.ts';
-import { formatUs, renderWhyRead, renderWhyStart } from '../why-text.ts';
+import { formatUs } from '../format.ts';
+import { renderWhyRead, renderWhyStart } from '../why-text.ts';
 import type { Style } from './canvas.ts';
 import { blocksText, detailsOf } from './summary.ts';
 

@@ -9,7 +9,7 @@ import type { ReplayEvent } from '../record.ts';
 import { blockBar, shares } from '../state-text.ts';
 import type { TracedRead } from '../trace.ts';
 import { jobsNear, jobsOf, stepsOf } from '../why-read.ts';
-import { formatUs } from '../why-text.ts';
+import { formatUs } from '../format.ts';
 import type { Canvas, Style } from './canvas.ts';
 import type { Session } from './session.ts';
 import { blocksText, clockText, detailsOf, shortPath, styleOf, subjectOf, summaryOf } from './summary.ts';

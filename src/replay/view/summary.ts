@@ -7,7 +7,7 @@ import type { ReplayEvent } from '../record.ts';
 import { countBlocks } from '../state-document.ts';
 import { rangesText } from '../state-text.ts';
 import { traceOf } from '../trace.ts';
-import { formatUs } from '../why-text.ts';
+import { formatUs } from '../format.ts';
 import type { Style } from './canvas.ts';
 
 /** Whom the event is about, short: a directory, an image's name, digits of a layer. */

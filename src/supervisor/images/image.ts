@@ -171,6 +171,9 @@ export class Image {
 
   // ── Mounts use it ──
 
+  /** When its flat image was there, ms since the epoch; undefined: this process has not prepared it. */
+  preparedAt: number | undefined;
+
   /** Undefined while it is not attached. */
   get attached(): AttachedImage | undefined {
     return this.#attachment.loops;
@@ -356,7 +359,10 @@ export class Image {
     const { manifest } = this;
     const id = hexOf(manifest);
     await this.#predecessor?.settled();
-    if (this.prepared !== undefined && (await preparation.isInStore(manifest, this.prepared))) return;
+    if (this.prepared !== undefined && (await preparation.isInStore(manifest, this.prepared))) {
+      this.preparedAt = Date.now();
+      return;
+    }
     try {
       const made = await this.#make();
       const { prepared, isProven, isBuilt } = made;
@@ -365,7 +371,8 @@ export class Image {
       const { flat, sidecar } = prepared;
       // What is proven counts as that once the log says so.
       if (sidecar === undefined || isProven) await recording.done();
-      this.prepared = { v: EVENT_VERSION, at: Date.now(), ...prepared };
+      this.preparedAt = Date.now();
+      this.prepared = { v: EVENT_VERSION, at: this.preparedAt, ...prepared };
       this.#recording = recording;
       this.#isBuilt ||= isBuilt;
       if (isProven && sidecar !== undefined) await live.append(id, { type: 'image.verified', flat, sidecar });

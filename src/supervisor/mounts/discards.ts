@@ -10,6 +10,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { Ran } from '../../../schemas/ran.ts';
 import type { ContainerFolder } from '../../container/record.ts';
 import { mountsBelow, removeFolder } from '../../container/remove-folder.ts';
 import type { Conditions } from '../../process/conditions.ts';
@@ -36,9 +37,9 @@ export class Discards {
    * Unmounts a container that has ended. `discarded`: its folder is put away as well, and on its way out; where it could not be,
    * all else is as with an unmount. Errors: those of unmounting; nothing is put away then.
    */
-  async discard(folder: ContainerFolder): Promise<{ id: string; dir: string; discarded?: true }> {
+  async discard(folder: ContainerFolder, ran?: Ran): Promise<{ id: string; dir: string; discarded?: true }> {
     await unmountFrom(folder);
-    const { id, dir } = await this.#options.mounts.unmount(folder.image, { early: true });
+    const { id, dir } = await this.#options.mounts.unmount(folder.image, { early: true, ran });
     const away = this.#putAway(folder, id);
     if (away === undefined) return { id, dir };
     this.#remove(away, folder.id);

@@ -6,7 +6,9 @@ import type { Logger } from 'pino';
 import { mountMachine } from '../../../actors/mount.ts';
 import type { MountFacts } from '../../../actors/node-state.ts';
 import { type Return, returnOf } from '../../../actors/restore.ts';
+import { defined } from '../../../schemas/defined.ts';
 import { CofaError, type ErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
+import type { Ran } from '../../../schemas/ran.ts';
 import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
 import { ActorHost } from '../../process/actor-host.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
@@ -17,6 +19,7 @@ import { lookupOf, makeFor, prepareDirectory, removeMade } from './directory.ts'
 import type { Failures } from './failures.ts';
 import { KERNEL, type MountKernel } from './kernel.ts';
 import { mountOn, type Owner, takeAway, unmountEarlier } from './standing.ts';
+import type { StartSteps } from './start-steps.ts';
 
 /** What is mounted where, and how; does not change while the mount lives. */
 export type MountRequest = Readonly<Omit<MountFacts, 'state'>>;
@@ -46,6 +49,7 @@ export interface MountExtras {
   /** First word of that command; undefined: it is the image's own, or not known. */
   program?: string | undefined;
   above?: Above | undefined;
+  steps?: StartSteps | undefined;
 }
 
 /** An image that is not the right one when it is there is prepared again so often. */
@@ -71,6 +75,7 @@ export class MountActor {
   #loaded: Promise<void> = Promise.resolve();
   /** Its state when it was to be unmounted: a failure of that leads back there. */
   #before = 'mounted';
+  #ran: Ran | undefined;
 
   constructor(context: MountContext, request: MountRequest, image: Image, extras: MountExtras = {}) {
     this.#context = context;
@@ -84,6 +89,11 @@ export class MountActor {
     });
   }
 
+  /** When it had come how far; undefined: it is being brought back. */
+  get steps(): StartSteps | undefined {
+    return this.restoring ? undefined : this.#extras.steps;
+  }
+
   /** The mount at its directory, where it is the one that this engine made, and not another engine's or a user's. */
   get standing(): MountEntry | undefined {
     return mountOn(this.request.dir, this.image.attached?.metadata.path);
@@ -95,9 +105,10 @@ export class MountActor {
     await this.host.until('mounted', 'failed');
   }
 
-  /** Resolves when it is unmounted, or is what it was before; then `error` says why. */
-  async unmount(): Promise<void> {
+  /** Resolves when it is unmounted, or is what it was before; then `error` says why. `ran`: what its client ran in it. */
+  async unmount(ran?: Ran): Promise<void> {
     this.error = undefined;
+    this.#ran = ran;
     this.#before = this.host.state;
     this.host.send({ type: 'UNMOUNT' });
     await this.host.until('unmounted', 'mounted', 'detached', 'failed');
@@ -108,6 +119,7 @@ export class MountActor {
     const { owner, log, kernel = KERNEL } = this.#context;
     const { id, dir, nosuid = false, nodev = false } = this.request;
     const { metadata, devices } = await this.#useImage();
+    this.steps?.attached(this.image.preparedAt);
     // What is mounted there may be the new owner's.
     if (owner.isFenced) throw new CofaError('conflict', 'another engine owns the mount now');
     if (this.restoring) {
@@ -127,6 +139,7 @@ export class MountActor {
       suid: !nosuid,
       dev: !nodev,
     });
+    this.steps?.standing();
     this.#loaded = kernel.loadMetadata(metadata);
   }
 
@@ -191,7 +204,8 @@ export class MountActor {
       // After a crash the log says so already.
       const isTold = this.restoring && live.state.mounts.get(id)?.state === 'mounted';
       const told = this.image.recorded().then(async () => {
-        if (!isTold) await live.append(id, { type: 'mount.mounted' });
+        if (!isTold)
+          await live.append(id, defined({ type: 'mount.mounted' as const, steps: this.steps?.take() }));
       });
       const done = await Promise.allSettled([above?.mount(), told, this.#loaded]);
       for (const one of done) if (one.status === 'rejected') throw one.reason;
@@ -216,7 +230,7 @@ export class MountActor {
       } else await unmountEarlier(dir, owner);
       isGone = true;
       if (this.madeDir) await removeMade(this.request);
-      await live.append(id, { type: 'mount.unmounted' });
+      await live.append(id, defined({ type: 'mount.unmounted' as const, ran: this.#ran }));
     } catch (error) {
       // An append without an answer may be in the log: then a mount that came back would be none that the log knows.
       const isTold = isGone && live.state.mounts.get(id) === undefined && this.host.state === 'unmounting';

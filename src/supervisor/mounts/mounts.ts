@@ -10,6 +10,7 @@ import { policyFor } from '../../../actors/trust.ts';
 import { defined } from '../../../schemas/defined.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
+import type { Ran } from '../../../schemas/ran.ts';
 import { policyNamed, type TrustPolicy } from '../../../schemas/trust.ts';
 import { findMount } from '../../kernel/mount.ts';
 import { parseReference } from '../../registry/reference.ts';
@@ -30,6 +31,7 @@ import {
 } from './mount-actor.ts';
 import { bringBackAll, type Restored } from './restore.ts';
 import type { Owner } from './standing.ts';
+import { StartSteps } from './start-steps.ts';
 
 export interface MountsOptions {
   layout: Layout;
@@ -81,12 +83,14 @@ export class Mounts {
   /** Mounts an image at a directory. Errors: `conflict` when the directory is taken, those of the image. */
   async mount(order: MountOrder): Promise<MountReply> {
     const asked = Date.now();
+    const steps = new StartSteps();
     const { request, above, onProgress } = order;
     const { start, program } = request;
     const dir = cleanPath(request.dir);
     this.#refuseTaken(dir);
     const image = await this.#imageOf(order);
     this.#refuseTaken(dir);
+    steps.resolved();
     const own = { id: this.#options.newId(), dir, ref: image.resolved.ref, manifest: image.manifest };
     const trust = this.#trustOf(order);
     const config = this.#options.layout.config(own.manifest);
@@ -94,10 +98,16 @@ export class Mounts {
       ...above,
       mount: () => above.mount().then(() => onProgress({ phase: 'mount', config })),
     };
-    const actor = this.#create({ ...own, ...keptOf(request), trust }, image, { start, program, above: told });
+    const actor = this.#create({ ...own, ...keptOf(request), trust }, image, {
+      start,
+      program,
+      above: told,
+      steps,
+    });
     image.progress.add(onProgress);
     try {
-      await this.#request(actor, asked);
+      await this.#request(actor, { asked, began: request.began });
+      actor.steps?.logged();
       await actor.mount();
       if (actor.host.state === 'failed')
         throw fromErrorRecord(actor.error ?? { code: 'internal', message: 'mount failed' });
@@ -133,7 +143,7 @@ export class Mounts {
   }
 
   /** The log has the request, and the directory is there. */
-  async #request(actor: MountActor, asked: number): Promise<void> {
+  async #request(actor: MountActor, call: { asked: number; began: number | undefined }): Promise<void> {
     const { request } = actor;
     const { id, dir } = request;
     // At no time does the log have two mounts of one directory: a start that knows of no success takes what is there away.
@@ -142,7 +152,7 @@ export class Mounts {
     // mount in the kernel, and no caller has heard of it.
     actor.madeDir = await isMissing(request);
     try {
-      await this.#options.live.append(id, requestedBy(request, asked, actor.madeDir), { early: true });
+      await this.#options.live.append(id, requestedBy(request, call, actor.madeDir), { early: true });
       if (actor.madeDir) await makeFor(request);
     } catch (error) {
       this.#failures.withdraw(request, toErrorRecord(error));
@@ -156,7 +166,10 @@ export class Mounts {
    * `unavailable` also where nothing is mounted, when the log has a mount that failed and does not take that: the next
    * engine would bring it back.
    */
-  async unmount(path: string, { early = false } = {}): Promise<{ id: string; dir: string }> {
+  async unmount(
+    path: string,
+    { early = false, ran }: { early?: boolean; ran?: Ran | undefined } = {},
+  ): Promise<{ id: string; dir: string }> {
     const dir = cleanPath(path);
     if (!this.#mounts.has(dir)) await this.#failures.tellAllAt(dir);
     const actor = this.#mounts.get(dir);
@@ -172,7 +185,7 @@ export class Mounts {
     if (!['mounted', 'detached', 'failed'].includes(actor.host.state)) {
       throw new CofaError('busy', `the mount at ${dir} is ${actor.host.state}`);
     }
-    await actor.unmount();
+    await actor.unmount(ran);
     if (actor.error !== undefined) throw fromErrorRecord(actor.error);
     // `down` was faster: it stays in the log.
     if (actor.host.state !== 'unmounted')
@@ -270,6 +283,10 @@ function keptOf({ prefetch, prefetchLimit, container, suid, dev, noSymlinks }: A
 }
 
 /** `asked`: when the call came, ms since the epoch. */
-function requestedBy(request: MountRequest, asked: number, made: boolean): NewEvent<'mount.requested'> {
-  return defined({ type: 'mount.requested' as const, asked, ...request, made: made || undefined });
+function requestedBy(
+  request: MountRequest,
+  call: { asked: number; began: number | undefined },
+  made: boolean,
+): NewEvent<'mount.requested'> {
+  return defined({ type: 'mount.requested' as const, ...call, ...request, made: made || undefined });
 }

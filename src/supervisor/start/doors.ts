@@ -22,6 +22,7 @@ import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
 import type { Fetchers } from '../processes/fetchers.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
 import type { SupervisorPorts } from '../ports.ts';
+import { UsageMeter } from '../processes/usage-meter.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
 import { UserCalls } from '../user-calls.ts';
 import { UserRights } from '../user-rights.ts';
@@ -30,7 +31,7 @@ import { serveMetrics } from './metrics.ts';
 import type { LimitedUsers } from './nats.ts';
 
 export interface DoorsOptions
-  extends Omit<OperationsParts, 'status'>,
+  extends Omit<OperationsParts, 'status' | 'usage'>,
     Omit<StatusSources, 'children' | 'natsUrl'> {
   options: SupervisorOptions;
   bus: NatsConnection;
@@ -72,7 +73,9 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
   const status = statusOf({ ...given, children, natsUrl: users.supervisor.url });
   followLog(given);
   serveMetrics({ ...given, children });
-  await serveOperations(given, operations({ ...given, status }));
+  const usage = new UsageMeter({ ...given, children });
+  end.at('background', () => usage.close());
+  await serveOperations(given, operations({ ...given, status, usage }));
   end.obeySignals(() => mounts.detachAll(true));
   await writeEndpoint(given);
 }

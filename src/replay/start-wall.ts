@@ -1,0 +1,84 @@
+/** The wall time of a start by part, and what machine and processes worked meanwhile. */
+import { defined } from '../../schemas/defined.ts';
+import { START_PARTS, type StartPart, type StartWall } from '../../schemas/replay.ts';
+import type { ReplayLog } from './replay-log.ts';
+import { type Segment, segmentsOf, stretchesOf } from './start-parts.ts';
+import type { MountStory } from './start-phases.ts';
+import { usageBetween } from './start-usage.ts';
+import type { TracedJob, TracedRead } from './trace.ts';
+
+/** What of the time is about whom. */
+export const PART_TEXT: Record<StartPart, string> = {
+  client: 'the command, before it asked the engine',
+  resolve: 'what the name means: the registry, or the node',
+  log: 'the log takes the request',
+  prepare: 'flat metadata and span tables',
+  attach: 'devices',
+  mount: 'loop devices, flat file system',
+  record: 'the log and the disk take the mount; writable root',
+  container: 'runc sets the container up',
+  reads: 'at least one read waited',
+  program: 'programs, waiting for nothing of cofa',
+};
+
+export interface StartStory {
+  mount: MountStory;
+  mountedAt: number;
+  /** ms since the epoch */
+  from: number;
+  to: number;
+  segments: Segment[];
+}
+
+/** A start until `to` (ms since the epoch), as stretches that follow one another. */
+export function storyOf(
+  log: ReplayLog,
+  { mount, mountedAt, to }: { mount: MountStory; mountedAt: number; to: number },
+  reads: readonly TracedRead[],
+  jobs: readonly TracedJob[],
+): StartStory {
+  const stretches = stretchesOf(log, mount, mountedAt, to);
+  const from = stretches[0]?.from ?? mount.requestedAt;
+  const standing = mount.steps?.standing ?? mountedAt;
+  const segments = segmentsOf(stretches, reads, jobs, { origin: from, standing });
+  return { mount, mountedAt, from, to, segments };
+}
+
+export function wallOf(log: ReplayLog, story: StartStory): StartWall {
+  const { mount, from, to, segments } = story;
+  const { ran } = mount;
+  const sums = new Map<StartPart, number>();
+  const steps: Record<string, number> = {};
+  for (const { part, us, steps: list = [] } of segments) {
+    sums.set(part, (sums.get(part) ?? 0) + us);
+    for (const { step, us: length } of list) steps[step] = (steps[step] ?? 0) + length;
+  }
+  const usage = usageBetween(log, from, to);
+  const engineUs = usage?.processes.reduce((sum, { cpuUs }) => sum + cpuUs, 0) ?? 0;
+  const accounted = segments.reduce((sum, { us }) => sum + us, 0) - (steps['wait'] ?? 0);
+  return defined({
+    time: new Date(from).toISOString(),
+    us: Math.round((to - from) * 1000),
+    accountedUs: Math.max(0, accounted),
+    parts: START_PARTS.filter((part) => sums.has(part)).map((part) =>
+      defined({
+        part,
+        us: sums.get(part) ?? 0,
+        cpuUs: part === 'program' ? ran?.cpuUs : undefined,
+        what: part === 'program' && ran === undefined ? WITHOUT_RUN : PART_TEXT[part],
+      }),
+    ),
+    steps,
+    processes: usage?.processes ?? [],
+    machine:
+      usage &&
+      defined({
+        cpus: usage.cpus,
+        busyUs: usage.busyUs,
+        othersUs: Math.max(0, usage.busyUs - engineUs - (ran?.cpuUs ?? 0)),
+        stalledUs: usage.stalledUs,
+      }),
+  });
+}
+
+const WITHOUT_RUN = 'the container, if there is one: its runtime and programs';

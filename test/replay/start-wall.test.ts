@@ -1,0 +1,147 @@
+/**
+ * `cofa replay why` accounts for the wall time of real starts: of images that come in different ways, with programs that sleep,
+ * compute and read. The other side of each comparison is this process's clock, and what the program does is known.
+ */
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Relay, startRelay } from '../../ops/bench/relay.ts';
+import { type StartPart, WhyStart } from '../../schemas/replay.ts';
+import { type Engine, eventually, startEngine } from '../support/engine.ts';
+import { pushPrograms } from '../support/program-image.ts';
+import { startRegistry } from '../support/registry-server.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
+const RTT_MS = 10;
+/** Bits a second. */
+const RATE = 40e6;
+const FILES = 4;
+const FILE_BYTES = 2 << 20;
+let relay: Relay;
+let engine: Engine;
+const refs = { gzip: '', zstd: '', unprepared: '' };
+
+beforeAll(async () => {
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: RTT_MS, rate: RATE });
+  cleanup.defer(() => relay.stop());
+  engine = await startEngine();
+  cleanup.defer(() => engine.stop());
+  const sizes = { files: FILES, fileBytes: FILE_BYTES };
+  const push = async (name: string, variant: 'gzip' | 'zstd', seed: number) =>
+    await pushPrograms(await cleanup.tempDir(name), relay.host, name, { variant, seed, ...sizes });
+  refs.gzip = await push('gzip', 'gzip', 100);
+  refs.zstd = await push('zstd', 'zstd', 200);
+  refs.unprepared = await push('unprepared', 'gzip', 300);
+  for (const ref of [refs.gzip, refs.zstd]) expect((await engine.cli(['index', ref])).code).toBe(0);
+});
+afterAll(() => cleanup.run());
+
+interface Timed {
+  /** ms since the epoch: the command was started, the program said its first and its last word, the command had ended. */
+  spawned: number;
+  first: number;
+  last: number;
+  ended: number;
+}
+
+/** `cofa run REF sh -c SCRIPT`, by the clock of this process. */
+async function run(ref: string, script: string): Promise<Timed> {
+  const spawned = Date.now();
+  const words = ['run', '--no-prefetch', ref, '/bin/sh', '-c', `echo first; ${script}; echo last`];
+  const child = spawn(process.execPath, [MAIN, ...words], {
+    env: { ...process.env, COFA_CONFIG: '/dev/null', COFA_ROOT: engine.root },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let [text, errors, first, last] = ['', '', 0, 0];
+  child.stdout.on('data', (chunk) => {
+    text += chunk;
+    if (first === 0) first = Date.now();
+    if (text.includes('last\n') && last === 0) last = Date.now();
+  });
+  child.stderr.on('data', (chunk) => (errors += chunk));
+  const code = await new Promise((resolve) => child.once('close', resolve));
+  expect({ code, errors, text }).toMatchObject({ code: 0, text: expect.stringContaining('last') });
+  return { spawned, first, last, ended: Date.now() };
+}
+
+/** What the log says of the last start, when all of it is there. */
+async function why(): Promise<WhyStart> {
+  return await eventually('the start was measured', async () => {
+    const result = await engine.cli(['replay', 'why', '--start', '--json']);
+    expect(result).toMatchObject({ code: 0 });
+    const start = WhyStart.parse(JSON.parse(result.stdout));
+    return start.wall.machine === undefined ? undefined : start;
+  });
+}
+
+const partUs = ({ wall }: WhyStart, part: StartPart) => wall.parts.find((one) => one.part === part)?.us ?? 0;
+
+/** What holds of every start. */
+function expectAccounted(start: WhyStart, timed: Timed): void {
+  const { wall } = start;
+  const told = JSON.stringify(wall, undefined, 1);
+  const wallUs = (timed.last - timed.spawned) * 1000;
+  expect(wall.accountedUs / wallUs, told).toBeGreaterThanOrEqual(0.95);
+  // No moment counts twice: all parts together are no longer than the command ran.
+  const sum = wall.parts.reduce((all, { us }) => all + us, 0);
+  expect(sum, told).toBeLessThanOrEqual(wall.us);
+  expect(wall.us, told).toBeLessThanOrEqual((timed.ended - timed.spawned) * 1000);
+  const steps = Object.values(wall.steps).reduce((all, us) => all + us, 0);
+  expect(Math.abs(steps - partUs(start, 'reads')), told).toBeLessThan(1_000);
+  // The program's own time is the program's: it began when it said its first word.
+  const before = wall.parts.filter(({ part }) => part !== 'program' && part !== 'reads');
+  const beforeUs = before.reduce((all, { us }) => all + us, 0);
+  expect(beforeUs, told).toBeLessThanOrEqual((timed.first - timed.spawned + 20) * 1000);
+  const names = wall.processes.map(({ name }) => name);
+  expect(names).toEqual(expect.arrayContaining(['supervisor', 'front-end', 'fetcher-0', 'nats-server']));
+}
+
+describe('the wall time of a start is accounted for', () => {
+  const kinds = ['gzip', 'zstd', 'unprepared'] as const;
+  test.each(kinds)('%s, cold: a program that reads much', async (kind) => {
+    const timed = await run(refs[kind], 'cat /data/noise-0 /data/noise-1 > /dev/null');
+    const start = await why();
+    expectAccounted(start, timed);
+    // By the link alone 2 files of noise take so long.
+    const linkUs = ((2 * FILE_BYTES * 8) / RATE) * 1e6;
+    const waited = kind === 'unprepared' ? partUs(start, 'prepare') : partUs(start, 'reads');
+    expect(waited).toBeGreaterThan(linkUs * 0.7);
+    if (kind === 'unprepared') return;
+    expect((start.wall.steps['transfer'] ?? 0) + (start.wall.steps['first-byte'] ?? 0)).toBeGreaterThan(
+      linkUs * 0.5,
+    );
+  });
+
+  test('a program that sleeps takes time and no processor', async () => {
+    const timed = await run(refs.gzip, 'sleep 1.5');
+    const start = await why();
+    expectAccounted(start, timed);
+    expect(partUs(start, 'program')).toBeGreaterThan(1_480_000);
+    const program = start.wall.parts.find(({ part }) => part === 'program');
+    expect(program?.cpuUs).toBeLessThan(1_000_000);
+  });
+
+  test('a program that computes takes a processor', async () => {
+    const timed = await run(refs.zstd, `perl -e 'while ((times)[0] < 1.5) { $i++ }'`);
+    const start = await why();
+    expectAccounted(start, timed);
+    const program = start.wall.parts.find(({ part }) => part === 'program');
+    expect(program?.us).toBeGreaterThan(1_480_000);
+    expect(program?.cpuUs).toBeGreaterThan(1_480_000);
+  });
+
+  test('one that reads, sleeps and reads again: the sleep is the program’s, the reads are not', async () => {
+    const timed = await run(
+      refs.gzip,
+      'cat /data/noise-2 > /dev/null; sleep 1; cat /data/noise-3 > /dev/null',
+    );
+    const start = await why();
+    expectAccounted(start, timed);
+    expect(partUs(start, 'program')).toBeGreaterThan(980_000);
+    expect(start.reads.count).toBeGreaterThan(2);
+  });
+});
