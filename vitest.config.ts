@@ -25,7 +25,7 @@ const WHOLE = [
   'ops/{install,pulled-image,relay}',
   'pack/pack-store',
   'registry/{docker-registry,transport}',
-  'replay/{engine,live-log}',
+  'replay/{engine,live-log,slow-starts,start-wall}',
   'signature/cosign',
   'snapshotter/*',
   'store/{disk-room,event-log,event-log-faults,flawed-records,replay,snapshots,torn-log}',

@@ -340,7 +340,7 @@ export const BlockDocument = z.object({
     z.object({
       job: z.int(),
       class: z.enum(['demand', 'prefetch', 'pack']),
-      worker: z.string(),
+      fetcher: z.string(),
       time: z.iso.datetime(),
       us,
       bytes: count.describe('compressed, of the whole job'),
@@ -367,7 +367,7 @@ export const Waterfall = z.object({
       job: z.int(),
       layer: z.string(),
       class: z.enum(['demand', 'prefetch', 'pack']),
-      worker: z.string(),
+      fetcher: z.string(),
       startUs: z.number(),
       us,
       bytes: count,

@@ -22,7 +22,7 @@ export const TRACE_ENTRIES = 500;
 
 /** What the pool knows of a job that is over. Times in ms of the monotonic clock. */
 export interface JobTiming {
-  class: JobClass;
+  class: JobClass | 'pack';
   /** The one that had it last; empty when none had it. */
   fetcher: string;
   queuedAt: number;
@@ -139,7 +139,7 @@ export class Trace {
       span: job.runs[0]?.[0] ?? 0,
       spans: sizeOf(job.runs),
       ...(job.runs.length > 1 && {
-        runs: pairsOf(job.runs),
+        runs: pairsOf(job.runs.slice(0, MOST_RUNS)),
       }),
       ...(job.blocks !== undefined && { blocks: pairsOf(job.blocks.slice(0, MOST_RUNS)) }),
       worker: timing.fetcher,
@@ -180,27 +180,13 @@ export class Trace {
   packEnded(job: number): void {
     const pack = this.#packs.get(job);
     this.#packs.delete(job);
-    if (pack === undefined || !this.#hasRoom()) return;
-    const { blocks, runs, askedAt, beganAt, bytes } = pack;
-    const us = (from: number, to: number) => Math.max(0, Math.round((to - from) * 1000));
-    const [firstByteUs, totalUs] = [us(askedAt, beganAt), us(askedAt, this.#now())];
-    this.#jobs.push({
-      job,
-      class: 'pack',
-      span: runs[0]?.[0] ?? 0,
-      spans: sizeOf(runs),
-      ...(runs.length > 1 && { runs: pairsOf(runs.slice(0, MOST_RUNS)) }),
-      blocks: pairsOf(blocks.slice(0, MOST_RUNS)),
-      worker: '',
-      queuedAt: Math.round(this.#epochMs() - (this.#now() - askedAt)),
-      sentUs: 0,
-      firstByteUs,
-      fetchUs: totalUs,
-      decodeUs: 0,
-      writeUs: 0,
-      totalUs,
-      bytes,
-    });
+    if (pack === undefined) return;
+    const { beganAt, askedAt } = pack;
+    const us = (from: number, to: number) => Math.round((to - from) * 1000);
+    const now = this.#now();
+    const times = { firstByteUs: us(askedAt, beganAt), fetchUs: us(askedAt, now), decodeUs: 0, writeUs: 0 };
+    const timing = { queuedAt: askedAt, sentAt: askedAt, endedAt: now, times };
+    this.jobEnded({ job, ...pack }, { class: 'pack', fetcher: '', ...timing }, undefined);
   }
 
   /** Everything so far, for the log; undefined when there is nothing. */

@@ -222,7 +222,7 @@ export class BlockHistory {
         defined({
           job: job.job,
           class: job.class,
-          worker: job.worker,
+          fetcher: job.fetcher,
           time: new Date(job.queuedAt).toISOString(),
           us: job.totalUs,
           bytes: job.bytes,

@@ -86,7 +86,7 @@ const link: Rule = ({ wall, jobs }) => {
   const rate = transferUs === 0 ? Number.POSITIVE_INFINITY : bytes / transferUs;
   const us = wall.steps['transfer'] ?? 0;
   const savedUs = rate >= GOOD_RATE ? 0 : us * (1 - rate / GOOD_RATE);
-  const text = `Bytes came at ${formatBytes(Math.round(rate * 1e6))} a second and fetch, and reads waited ${formatUs(us)} for them. A link of 1 Gbit/s, or a mirror nearby, saves the most of that.`;
+  const text = `Bytes came at ${formatBytes(Math.round(rate * 1e6))} a second for each fetch, and reads waited ${formatUs(us)} for them. A link of 1 Gbit/s, or a mirror nearby, saves the most of that.`;
   return { cause: 'link', us, savedUs, text };
 };
 

@@ -129,7 +129,7 @@ function* fetchEvents(
   for (const job of jobs) {
     const ts = us(job.queuedAt);
     const end = ts + job.totalUs;
-    const fetcher = job.worker || 'no fetcher';
+    const fetcher = job.fetcher || 'no fetcher';
     const tid = lanes.take(ts, end, fetcher);
     yield* lanes.named(FETCHES, tid, fetcher);
     placed.set(job, { tid, ts, end });

@@ -33,7 +33,7 @@ export interface TracedJob {
   runs: Array<[first: number, count: number]> | undefined;
   /** [first block, count] that it was to bring; undefined: not known. */
   blocks?: Array<[first: number, count: number]> | undefined;
-  worker: string;
+  fetcher: string;
   /** ms since the epoch. */
   queuedAt: number;
   /** Queued → sent to a fetcher. */
@@ -98,7 +98,7 @@ export function traceOf(event: Pick<ReplayEvent, 'type' | 'seq' | 'id' | 'data'>
         spans: Math.max(1, numberOf(job.spans)),
         runs: Array.isArray(job.runs) ? (job.runs as unknown[]).flatMap(runOf) : undefined,
         blocks: Array.isArray(job.blocks) ? (job.blocks as unknown[]).flatMap(runOf) : undefined,
-        worker: textOf(job.worker),
+        fetcher: textOf(job.worker),
         queuedAt: job.queuedAt,
         sentUs: numberOf(job.sentUs),
         lookupUs: numberOf(job.lookupUs),

@@ -77,7 +77,7 @@ export function waterfallOf(
           job: job.job,
           layer: job.layer,
           class: job.class,
-          worker: job.worker,
+          fetcher: job.fetcher,
           startUs,
           us: job.totalUs,
           bytes: job.bytes,

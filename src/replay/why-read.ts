@@ -107,7 +107,7 @@ function describeJob(job: TracedJob, read: TracedRead): WhyJob {
     span: job.span,
     spans: job.spans,
     runs: job.runs,
-    worker: job.worker,
+    worker: job.fetcher,
     bytes: job.bytes,
     beganUs: Math.round(beganUs),
     totalUs: job.totalUs,

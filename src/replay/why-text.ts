@@ -60,8 +60,6 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
     `start of ${printable(why.ref)} at ${printable(why.dir)} (mount ${why.mount.slice(0, 16)}): ${formatUs(why.us)}`,
     `  from ${why.time}`,
     '',
-    ...phaseLines(why, width),
-    '',
     ...wallLines(why, width),
     '',
     `${reads.count} reads waited ${formatUs(reads.waitedUs)} in all; for ${formatUs(reads.blockedUs)} at least one of them did`,
@@ -150,18 +148,6 @@ function wrapped(text: string, width: number): string[] {
   }
   lines.push(line);
   return lines.map((one, index) => (index === 0 ? `  ${one}` : `    ${one}`));
-}
-
-function phaseLines(why: WhyStart, width: number): string[] {
-  const isWide = width >= 96;
-  const room = Math.max(10, Math.min(40, width - (isWide ? 70 : 29)));
-  const total = Math.max(1, why.us);
-  return why.phases.map(({ phase, startUs, us, what }) => {
-    const from = Math.min(room - 1, Math.floor((startUs / total) * room));
-    const length = us === 0 ? 0 : Math.max(1, Math.min(room - from, Math.round((us / total) * room)));
-    const bar = `${' '.repeat(from)}${'█'.repeat(length)}`.padEnd(room);
-    return `  ${phase.padEnd(8)} ${formatUs(us).padStart(9)} ${formatShare(us, total).padStart(6)} ${bar} ${isWide ? what : ''}`.trimEnd();
-  });
 }
 
 /** Runs of a fetch that are named. */

@@ -26,7 +26,7 @@ const job = (number: number, queuedAt: number, parts: Partial<TracedJob>): Trace
   span: 0,
   spans: 1,
   runs: undefined,
-  worker: 'fetcher-0',
+  fetcher: 'fetcher-0',
   queuedAt: START + queuedAt,
   sentUs: 0,
   lookupUs: 0,
