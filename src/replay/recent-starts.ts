@@ -2,7 +2,7 @@
 import { defined } from '../../schemas/defined.ts';
 import type { StartSummary } from './documents.ts';
 import type { ReplayLog } from './replay-log.ts';
-import type { MountStory } from './start-phases.ts';
+import { type MountStory, storyAt } from './start-phases.ts';
 import { explainStart } from './why-start.ts';
 
 /** Starts that are shown. */
@@ -39,21 +39,10 @@ export function recentStarts(log: ReplayLog, most = MOST_STARTS): StartSummary[]
 /** The last mounts that were requested, and what became of them. */
 function storiesFromEnd(log: ReplayLog, most: number): MountStory[] {
   const { timeline } = log;
-  const ends = new Map<string, { mountedAt?: number; failed?: string }>();
   const stories: MountStory[] = [];
   const first = Math.max(0, log.count - MOST_EVENTS);
-  for (let index = log.count - 1; index >= first && stories.length < most; index--) {
-    const type = timeline.typeAt(index);
-    if (type === 'mount.mounted') ends.set(timeline.idAt(index), { mountedAt: timeline.timeAt(index) });
-    else if (type === 'mount.failed')
-      ends.set(timeline.idAt(index), { failed: String(timeline.eventAt(index).data.message) });
-    else if (type === 'mount.requested') {
-      const { id, data, at } = timeline.eventAt(index);
-      const { mountedAt, failed } = ends.get(id) ?? {};
-      const story = { id, ref: String(data.ref), manifest: String(data.manifest), dir: String(data.dir) };
-      stories.push({ ...story, index, requestedAt: at, mountedAt, failed });
-    }
-  }
+  for (let index = log.count - 1; index >= first && stories.length < most; index--)
+    if (timeline.typeAt(index) === 'mount.requested') stories.push(storyAt(log, index));
   return stories;
 }
 
