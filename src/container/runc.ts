@@ -38,14 +38,12 @@ export class Runc {
    * container's; the container itself does not get it.
    */
   run(id: string, bundle: string, o: { stdin: 'inherit' | 'ignore'; hold: number }): ChildProcess {
-    return spawn(
-      this.#program,
-      [
-        ...['--root', this.#state, '--log', logOf(bundle), '--log-format', 'json'],
-        ...['run', '--bundle', bundle, '--pid-file', pidFileOf(bundle), id],
-      ],
-      { stdio: [o.stdin, 'inherit', 'inherit', o.hold], detached: true },
-    );
+    const logging = ['--log', logOf(bundle), '--log-format', 'json'];
+    const words = ['--root', this.#state, ...logging, 'run', '--bundle', bundle];
+    return spawn(this.#program, [...words, '--pid-file', pidFileOf(bundle), id], {
+      stdio: [o.stdin, 'inherit', 'inherit', o.hold],
+      detached: true,
+    });
   }
 
   /** Sends a signal to the first process of the container. */

@@ -26,7 +26,13 @@ describe('the blocks of a layer', () => {
     blocks: [[8, 4]],
     worker: 'fetcher-0',
     queuedAt: START + 100,
-    ...{ sentUs: 0, firstByteUs: 0, fetchUs: 0, decodeUs: 0, writeUs: 0, totalUs: 50_000, bytes: 1_000 },
+    sentUs: 0,
+    firstByteUs: 0,
+    fetchUs: 0,
+    decodeUs: 0,
+    writeUs: 0,
+    totalUs: 50_000,
+    bytes: 1_000,
   };
   const log = logOf([
     opened(32),
