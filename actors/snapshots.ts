@@ -10,6 +10,7 @@
  * rely on which of several possible errors comes first.
  */
 import type { EventOf, NewEvent } from '../schemas/events.ts';
+import type { TraceContext } from '../schemas/trace-context.ts';
 
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
@@ -61,6 +62,16 @@ export class SnapshotError extends Error {
     this.code = code;
   }
 }
+
+/** The call that wants a snapshot. */
+interface Asked {
+  /** When it came, ms since the epoch. */
+  at: number;
+  trace: TraceContext | undefined;
+}
+
+const askedIn = ({ asked }: { asked?: Asked | undefined }) =>
+  asked === undefined ? {} : { asked: asked.at, ...asked.trace };
 
 /** What was decided: a fact to append about the snapshot of this id. */
 export interface Decision {
@@ -172,6 +183,7 @@ export class SnapshotTable {
     parent: string;
     labels: Record<string, string>;
     time: Moment;
+    asked?: Asked | undefined;
   }): Decision {
     const { id, kind, key, parent, time } = order;
     checkName(key, 'key');
@@ -179,7 +191,8 @@ export class SnapshotTable {
     this.#checkParent(parent);
     if (this.#byName.has(key))
       throw new SnapshotError('already-exists', `snapshot ${quote(key)} already exists`);
-    return { id, event: { type: 'snapshot.prepared', kind, key, parent, labels, time } };
+    const facts = { type: 'snapshot.prepared' as const, kind, key, parent, labels, time };
+    return { id, event: { ...facts, ...askedIn(order) } };
   }
 
   /**
@@ -193,6 +206,7 @@ export class SnapshotTable {
     labels: Record<string, string>;
     time: Moment;
     flat: FlatLayer;
+    asked?: Asked | undefined;
   }): Decision | undefined {
     const { id, target, parent, time, flat } = order;
     if (this.findTarget(target, parent) !== undefined) return undefined;
@@ -201,10 +215,8 @@ export class SnapshotTable {
     // Another chain may have taken the name: the same layer on a parent that was unpacked, for example.
     const name = this.#byName.has(target) ? `${target} ${id}` : target;
     checkName(name, 'name');
-    return {
-      id,
-      event: { type: 'snapshot.committed', name, parent, labels, time, size: 0, inodes: 0, flat },
-    };
+    const facts = { type: 'snapshot.committed' as const, name, parent, labels, time, size: 0, inodes: 0 };
+    return { id, event: { ...facts, flat, ...askedIn(order) } };
   }
 
   /** The committed snapshot that stands for `target` on `parent`, as containerd looks for it. */

@@ -105,17 +105,41 @@ export class StartWatcher {
     let lastOpened = 0;
     for (const [layer, at] of openedAt)
       if (layers.has(layer) && at <= mountedAt) lastOpened = Math.max(lastOpened, at);
-    const readyAt = preparedAt ?? requestedAt;
-    const attachedAt = Math.min(Math.max(lastOpened, readyAt), mountedAt);
-    const seconds = (from: number, to: number) => Math.max(0, to - from) / 1000;
-    return {
-      prepared,
-      phases: [
-        ...(asked === undefined ? [] : [['resolve', seconds(asked, requestedAt)] as const]),
-        ['prepare', seconds(requestedAt, readyAt)],
-        ['attach', seconds(readyAt, attachedAt)],
-        ['mount', seconds(attachedAt, mountedAt)],
-      ],
-    };
+    const phases = phasesOfStart({ asked, requestedAt, preparedAt, openedAt: lastOpened, mountedAt });
+    return { prepared, phases: phases.map(({ phase, from, to }) => [phase, (to - from) / 1000]) };
   }
+}
+
+/** A phase between two moments, ms since the epoch. */
+export interface PhaseTimes {
+  phase: StartPhase;
+  from: number;
+  to: number;
+}
+
+/**
+ * The phases of a mount in order and without gaps, from the times of its events, ms since the epoch. `asked`: undefined where the log does
+ * not tell; `openedAt`: when the last of its layers was opened, 0 where all were open before.
+ */
+export function phasesOfStart(times: {
+  asked: number | undefined;
+  requestedAt: number;
+  preparedAt: number | undefined;
+  openedAt: number;
+  mountedAt: number;
+}): PhaseTimes[] {
+  const { asked, requestedAt, preparedAt, openedAt, mountedAt } = times;
+  const readyAt = preparedAt ?? requestedAt;
+  const attachedAt = Math.min(Math.max(openedAt, readyAt), mountedAt);
+  const phase = (name: StartPhase, from: number, to: number) => ({
+    phase: name,
+    from,
+    to: Math.max(from, to),
+  });
+  return [
+    ...(asked === undefined ? [] : [phase('resolve', asked, requestedAt)]),
+    phase('prepare', requestedAt, readyAt),
+    phase('attach', readyAt, attachedAt),
+    phase('mount', attachedAt, mountedAt),
+  ];
 }

@@ -5,6 +5,7 @@
  */
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
+import { traceFields } from './trace-fields.ts';
 import { ERROR_KINDS, type ErrorCode } from './errors.ts';
 import { Ran } from './ran.ts';
 import { TRUST_WORDS } from './trust.ts';
@@ -71,6 +72,7 @@ export const MountRequest = z.strictObject({
     .describe(
       "also mount the container's writable root; whether what is written there is thrown away in the end",
     ),
+  ...traceFields,
 });
 
 const TrustState = z

@@ -13,6 +13,7 @@
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
 import { Ran } from './ran.ts';
+import { traceFields } from './trace-fields.ts';
 import { TRUST_WORDS } from './trust.ts';
 
 /**
@@ -35,6 +36,7 @@ const instant = z.number();
 /** By the node's clock; containerd's clients compare these with their own. */
 const moment = z.strictObject({ sec: z.int(), nsec: z.int().min(0).max(999_999_999) });
 const labels = z.record(text, text);
+const asked = instant.optional().describe('when the call came, ms since the epoch; absent: not known');
 
 /** What a layer is that is no tar. */
 const LayerFileSchema = z.strictObject({
@@ -269,7 +271,7 @@ const shapes = {
       .optional()
       .describe('bytes per second that are fetched in the background; absent: no limit'),
     container: text.optional(),
-    asked: instant.optional().describe('when the call came, ms since the epoch; absent: not known'),
+    asked,
     began: instant
       .optional()
       .describe('when the program began that called, as it says, ms since the epoch; absent: it does not'),
@@ -284,6 +286,7 @@ const shapes = {
       .optional()
       .describe('no part of the path may be a symbolic link; absent: root may have made some'),
     made: z.literal(true).optional().describe('the folder was made for the mount, and goes with it'),
+    ...traceFields,
   },
   'mount.mounted': {
     steps: z
@@ -310,6 +313,8 @@ const shapes = {
     parent: text.describe('name of the committed snapshot below; empty: none'),
     labels,
     time: moment,
+    asked,
+    ...traceFields,
   },
   'snapshot.committed': {
     name: text,
@@ -328,6 +333,8 @@ const shapes = {
       })
       .optional()
       .describe('it was never unpacked: a flat image shows it and all below it'),
+    asked,
+    ...traceFields,
   },
   'snapshot.updated': { labels, time: moment },
   'snapshot.removed': {},

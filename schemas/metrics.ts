@@ -212,6 +212,12 @@ const families = {
     type: 'gauge',
     help: 'How long the oldest blocks have been here that the log does not have.',
   },
+  trace_spans_total: {
+    type: 'counter',
+    help: 'Spans for the OpenTelemetry collector: sent, rejected (by it), failed (it did not take them in time), dropped (too many waited).',
+    labels: ['fate'],
+    known: ['sent', 'rejected', 'failed', 'dropped'],
+  },
   nats_connected: { type: 'gauge', help: '1 while NATS can be reached, by process.', labels: ['process'] },
 
   image_size_bytes: { type: 'gauge', help: 'Uncompressed size of the N largest images.', labels: ['image'] },

@@ -413,8 +413,8 @@ export const StartComparison = z.object({
   text: z.array(z.string()).describe('sentences'),
 });
 
-/** `replay export` */
-export const TraceExport = z.strictObject({
+/** `replay export --perfetto` */
+export const PerfettoExport = z.strictObject({
   file: z.string(),
   format: z
     .literal('perfetto')
@@ -425,6 +425,19 @@ export const TraceExport = z.strictObject({
   toTime: z.iso.datetime(),
   mount: z.string().optional().describe('id of the mount whose start it is'),
 });
+
+/** `replay export --otlp` */
+export const OtlpExport = z.strictObject({
+  format: z.literal('otlp').describe("OpenTelemetry's protocol"),
+  file: z.string().optional().describe('the file: a request a line, in JSON'),
+  to: z.string().optional().describe('the collector'),
+  traces: z.int().min(0),
+  spans: z.int().min(0),
+  mount: z.string().optional().describe('id of the mount whose start it is'),
+});
+
+/** `replay export` */
+export const TraceExport = z.discriminatedUnion('format', [PerfettoExport, OtlpExport]);
 
 /** `events export` */
 export const ExportResult = z.object({

@@ -4,6 +4,7 @@ import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { type Context, examples } from './context.ts';
+import { callersTrace } from './image-request.ts';
 import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
 import { formatBytes, shortDigest } from '../terminal/table.ts';
 
@@ -63,7 +64,7 @@ async function pull(ref: string, options: PullOptions, context: Context): Promis
   const namespace = options.namespace ?? process.env.CONTAINERD_NAMESPACE ?? 'default';
   const view = new ProgressView(`pulling ${reference.text}`, context.output.progress);
   const registry = new RegistryClient(registryChoice(options));
-  const containerd = connectContainerd(socket, namespace);
+  const containerd = connectContainerd(socket, namespace, callersTrace());
   const { platform, snapshotter } = options;
   try {
     const image = await registry.resolve(reference, defined({ signal, platform }));
@@ -132,7 +133,7 @@ async function prepareHere(
       signal: context.signal(),
       timeoutMs: PREPARE_MS,
     };
-    await client.call('mount', { ref, dir, prefetch: false }, options);
+    await client.call('mount', { ref, dir, prefetch: false, ...callersTrace() }, options);
   } catch (error) {
     await undo().catch(() => {});
     throw error;

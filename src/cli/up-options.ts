@@ -13,9 +13,11 @@ import { numberOption, type OptionWords, oneOf } from './context.ts';
 import { METRICS_OPTIONS, type MetricsFlags } from './metrics-options.ts';
 import type { NatsOptions } from './nats-options.ts';
 import { REGISTRY_OPTIONS, type RegistryFlags } from './registry-options.ts';
+import { TRACES_OPTIONS } from './traces-options.ts';
+import type { TracesFlags } from '../traces/settings.ts';
 import { TRUST_HELP, trustOption } from './trust-option.ts';
 
-export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags {
+export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags, TracesFlags {
   foreground?: boolean;
   /** False: none. */
   config?: string | boolean;
@@ -215,6 +217,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
     sample: '"/usr/libexec/kubernetes/credential-providers"',
   },
   ...METRICS_OPTIONS,
+  ...TRACES_OPTIONS,
   {
     flags: '--trust <policy>',
     about: TRUST_HELP,

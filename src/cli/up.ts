@@ -13,6 +13,7 @@ import {
 import { fillFromFile } from './config-file.ts';
 import { addOptions, type Context, examples } from './context.ts';
 import { metricsChoice } from './metrics-options.ts';
+import { tracesChoice } from '../traces/settings.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { registryChoice } from './registry-options.ts';
@@ -34,6 +35,9 @@ export function define(command: Command, context: Context): void {
     imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
     credentialProviders(options);
     metricsChoice(options);
+    // The engine in the background is another `cofa up`, which has nobody to tell.
+    const { notes } = tracesSettings(options);
+    if (!process.connected) for (const note of notes) context.output.warn(note);
     checkNats(options);
     await warnOfNats(options, context);
     if (options.foreground === true) await stay(options, context);
@@ -101,6 +105,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       credentialProviders: credentialProviders(options),
       registry: registryChoice(options),
       metrics: metricsChoice(options),
+      traces: tracesSettings(options).settings,
       trust: options.trust,
       keys: options.keys,
       rehearses: options.rehearsal,
@@ -113,6 +118,9 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
     throw error;
   }
 }
+
+const tracesSettings = ({ traces, tracesProtocol, tracesHeaders, tracesCa, tracesSample }: UpOptions) =>
+  tracesChoice({ traces, tracesProtocol, tracesHeaders, tracesCa, tracesSample }, process.env);
 
 function snapshotterSocket(option: string | boolean | undefined, root: string): string | undefined {
   if (option === false || (option === undefined && !existsSync(CONTAINERD_SOCKET))) return undefined;

@@ -53,7 +53,7 @@ export interface RunRequest {
 /** What the user says of the image. */
 export type ImageRequest = Pick<
   RequestOf<'mount'>,
-  'ref' | 'platform' | 'prefetch' | 'prefetchLimit' | 'trust'
+  'ref' | 'platform' | 'prefetch' | 'prefetchLimit' | 'trust' | 'traceparent' | 'tracestate'
 >;
 
 export interface RunDependencies {

@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import { type Client, Code, ConnectError, createClient, type Interceptor } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { CofaError } from '../../schemas/errors.ts';
+import type { TraceContext } from '../../schemas/trace-context.ts';
 import { Content } from './generated/containerd/services/content/v1/content_pb.ts';
 import { Events } from './generated/containerd/services/events/v1/events_pb.ts';
 import { Images } from './generated/containerd/services/images/v1/images_pb.ts';
@@ -40,12 +41,14 @@ export function findSocket(given: string | undefined): string {
   });
 }
 
-export function connectContainerd(socket: string, namespace: string): ContainerdClient {
+/** `trace`: what the caller does, as its calls say it to containerd. */
+export function connectContainerd(socket: string, namespace: string, trace?: TraceContext): ContainerdClient {
   const nodeOptions = { createConnection: () => connect(socket) };
   const sessionManager = new Http2SessionManager('http://localhost', {}, nodeOptions);
   let lease: string | undefined;
   const headers: Interceptor = (next) => (request) => {
     request.header.set('containerd-namespace', namespace);
+    for (const [name, value] of Object.entries(trace ?? {})) request.header.set(name, String(value));
     if (lease !== undefined) request.header.set('containerd-lease', lease);
     return next(request);
   };

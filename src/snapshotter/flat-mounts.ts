@@ -6,11 +6,13 @@
 import type { Logger } from 'pino';
 import type { FlatLayer } from '../../actors/snapshots.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
+import type { TraceContext } from '../../schemas/trace-context.ts';
 
 export interface FlatMountsOptions {
   /** Where a chain's flat image is mounted. */
   dirOf: (chain: string) => string;
-  mount: (flat: FlatLayer, dir: string) => Promise<void>;
+  /** `trace`: of the call that wants it first. */
+  mount: (flat: FlatLayer, dir: string, trace: TraceContext | undefined) => Promise<void>;
   unmount: (dir: string) => Promise<void>;
   /** An unused one stays mounted for so long, ms. */
   lingerMs: number;
@@ -48,7 +50,7 @@ export class FlatMounts {
   }
 
   /** Mounts the chain where it is not; throws what the engine fails with. */
-  async hold(flat: FlatLayer): Promise<Hold> {
+  async hold(flat: FlatLayer, trace?: TraceContext): Promise<Hold> {
     const { chain } = flat;
     const dir = this.#options.dirOf(chain);
     const entry = this.#entry(chain);
@@ -57,7 +59,7 @@ export class FlatMounts {
     clearTimeout(entry.timer);
     const mounting = entry.tail.then(async () => {
       if (entry.mounted) return;
-      await this.#options.mount(flat, dir);
+      await this.#options.mount(flat, dir, trace);
       entry.mounted = true;
     });
     entry.tail = mounting.catch(() => {});
@@ -81,11 +83,11 @@ export class FlatMounts {
    * Mounts the chain for a user who is likely to come. Where none does it is unmounted after as long as without its last
    * one; where it cannot be mounted the next user hears why.
    */
-  ahead(flat: FlatLayer): void {
+  ahead(flat: FlatLayer, trace?: TraceContext): void {
     const entry = this.#entry(flat.chain);
     if (entry.isAhead || entry.mounted || entry.users > 0) return;
     entry.isAhead = true;
-    this.hold(flat).then(
+    this.hold(flat, trace).then(
       ({ release }) => release(),
       (error: unknown) => {
         const { chain } = flat;

@@ -21,28 +21,38 @@ import {
   toBinary,
 } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
+import { type TraceContext, traceContextOf } from '../../schemas/trace-context.ts';
+
+/** What a call says beside its message. */
+export interface Asked {
+  /** When it came, ms since the epoch. */
+  at: number;
+  /** What its client traces; undefined: it does not say. */
+  trace: TraceContext | undefined;
+}
 
 /** What answers the methods of a service. What is thrown and is no ConnectError becomes `unknown`. */
 export type Calls<Service extends DescService> = {
   [Name in keyof Service['method']]: Service['method'][Name] extends DescMethodUnary<infer I, infer O>
-    ? (request: MessageShape<I>) => Promise<MessageInitShape<O>>
+    ? (request: MessageShape<I>, asked: Asked) => Promise<MessageInitShape<O>>
     : Service['method'][Name] extends DescMethodServerStreaming<infer I, infer O>
-      ? (request: MessageShape<I>) => AsyncIterable<MessageInitShape<O>>
+      ? (request: MessageShape<I>, asked: Asked) => AsyncIterable<MessageInitShape<O>>
       : never;
 };
 
 type Answer = MessageInitShape<DescMessage>;
-type Call = (request: MessageShape<DescMessage>) => Promise<Answer> | AsyncIterable<Answer>;
+type Call = (request: MessageShape<DescMessage>, asked: Asked) => Promise<Answer> | AsyncIterable<Answer>;
 
 /** As gRPC servers of containerd take them, bytes. */
 const MAX_MESSAGE = 16 * 1024 * 1024;
 const PREFIX_BYTES = 5;
 const HEAD = { ':status': 200, 'content-type': 'application/grpc' };
 
-/** Takes the calls of one service. */
+/** Takes the calls of one service. `now`: ms since the epoch. */
 export function grpcCalls<Service extends DescService>(
   service: Service,
   calls: Calls<Service>,
+  now: () => number,
 ): (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void {
   const byPath = new Map(
     service.methods.map((method) => [
@@ -51,13 +61,14 @@ export function grpcCalls<Service extends DescService>(
     ]),
   );
   return (stream, headers) => {
+    const asked = { at: now(), trace: traceContextOf(headers.traceparent, headers.tracestate) };
     // A client that leaves in the middle is no concern of the others.
     stream.on('error', () => {});
     const found = byPath.get(String(headers[':path']));
     whenWhole(stream, (body) => {
       if (found === undefined) throw new ConnectError(`no method ${headers[':path']}`, Code.Unimplemented);
       const { method, call } = found;
-      return send(stream, method.output, call(parse(method.input, body)));
+      return send(stream, method.output, call(parse(method.input, body), asked));
     });
   };
 }

@@ -8,6 +8,7 @@ import type { Logger } from 'pino';
 import { DIGEST, hexOf } from '../../schemas/digest.ts';
 import type { FlatLayer } from '../../actors/snapshots.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { TraceContext } from '../../schemas/trace-context.ts';
 import type { PreparePolicy } from '../../schemas/prepare.ts';
 import { IMAGE_LABELS } from '../containerd/labels.ts';
 import { findMount } from '../kernel/mount.ts';
@@ -61,7 +62,7 @@ export class ImageDoor {
    * The flat layer for a chain, where the image is one that can be mounted without its layers, and that of the whole image
    * where the client pulls that. When the engine cannot say, there is none: the client goes on and unpacks.
    */
-  async cover({ target, labels }: WantedLayer): Promise<Cover | undefined> {
+  async cover({ target, labels, trace }: WantedLayer): Promise<Cover | undefined> {
     if (!DIGEST.test(target)) return undefined;
     const ref = labels[IMAGE_LABELS.ref];
     const label = labels[IMAGE_LABELS.manifest];
@@ -75,7 +76,7 @@ export class ImageDoor {
         ref !== undefined &&
         manifest !== undefined
       ) {
-        await this.#prepareHere(ref, manifest);
+        await this.#prepareHere(ref, manifest, trace);
         ({ flat } = await this.#call('chain', request, within(COVER_MS)));
       }
       if (flat === undefined) return undefined;
@@ -88,22 +89,22 @@ export class ImageDoor {
   }
 
   /** The engine prepares an image when it mounts it. Once snapshots stand on the image the mount has done its work. */
-  async #prepareHere(ref: string, manifest: string): Promise<void> {
+  async #prepareHere(ref: string, manifest: string, trace: TraceContext | undefined): Promise<void> {
     let preparing = this.#preparing.get(manifest);
     if (preparing === undefined) {
-      preparing = this.#mountForAWhile(ref, manifest).finally(() => this.#preparing.delete(manifest));
+      preparing = this.#mountForAWhile(ref, manifest, trace).finally(() => this.#preparing.delete(manifest));
       this.#preparing.set(manifest, preparing);
     }
     await preparing;
   }
 
-  async #mountForAWhile(ref: string, manifest: string): Promise<void> {
+  async #mountForAWhile(ref: string, manifest: string, trace: TraceContext | undefined): Promise<void> {
     const dir = join(this.#options.folder, `${PREPARE_DIR}${hexOf(manifest)}`);
     await mkdir(dir, { recursive: true });
     try {
       await this.#call(
         'mount',
-        { ref: `${nameOf(ref)}@${manifest}`, dir, prefetch: false },
+        { ref: `${nameOf(ref)}@${manifest}`, dir, prefetch: false, ...trace },
         within(PREPARE_MS),
       );
     } catch (error) {
@@ -124,12 +125,17 @@ export class ImageDoor {
     }
   }
 
-  async mount({ ref, manifest, layers }: FlatLayer, dir: string): Promise<void> {
+  /** `trace`: what a client does for whom it is mounted. */
+  async mount(
+    { ref, manifest, layers }: FlatLayer,
+    dir: string,
+    trace: TraceContext | undefined,
+  ): Promise<void> {
     try {
       await this.#call(
         'mount',
         // A view with one layer is a bind mount of it: a container's root, where setuid programs must work.
-        { ref: `${nameOf(ref)}@${manifest}`, layers, dir, prefetch: true, suid: true, dev: true },
+        { ref: `${nameOf(ref)}@${manifest}`, layers, dir, prefetch: true, suid: true, dev: true, ...trace },
         within(MOUNT_MS),
       );
     } catch (error) {

@@ -82,7 +82,7 @@ export async function runSnapshotter(
   });
   const flats = new FlatMounts({
     dirOf: layout.flatMount,
-    mount: (flat, dir) => door.mount(flat, dir),
+    mount: (flat, dir, trace) => door.mount(flat, dir, trace),
     unmount: (dir) => door.unmount(dir),
     lingerMs: LINGER_MS,
     log,
@@ -99,7 +99,7 @@ export async function runSnapshotter(
     cover: async (wanted) => {
       const { flat, whole } = (await door.cover(wanted)) ?? {};
       // A pull is mostly followed by a start: the engine gets the image ready beside it.
-      if (whole !== undefined) flats.ahead(whole);
+      if (whole !== undefined) flats.ahead(whole, wanted.trace);
       return flat;
     },
     ...(blobs === undefined ? {} : { adopted: blobs.show }),
@@ -108,7 +108,7 @@ export async function runSnapshotter(
     newId: () => ports.random.hex(6),
     log,
   });
-  const closeServers = await serveContainerd(options, { store, layout, call, log });
+  const closeServers = await serveContainerd(options, { store, layout, call, log, now: ports.clock.wallMs });
 
   let stopping: Promise<void> | undefined;
   const stop = (): Promise<void> => {
@@ -176,9 +176,10 @@ function showBlobs(
 /** Listens for containerd, and for a kubelet where that is wanted. Returns what ends it, with the calls under way. */
 async function serveContainerd(
   { socket, imageService }: SnapshotterOptions,
-  { store, layout, call, log }: { store: SnapshotStore; layout: Layout; call: CallEngine; log: Logger },
+  given: { store: SnapshotStore; layout: Layout; call: CallEngine; log: Logger; now: () => number },
 ): Promise<() => Promise<void>> {
-  const server = await serveStreams(socket, grpcCalls(Snapshots, snapshotCalls(store, log)));
+  const { store, layout, call, log, now } = given;
+  const server = await serveStreams(socket, grpcCalls(Snapshots, snapshotCalls(store, log), now));
   if (imageService === undefined) return () => server.close(GRACE_MS);
   const { containerd } = imageService;
   const judge = new PullJudge({ containerd, call, log });

@@ -34,10 +34,14 @@ export function snapshotCalls(store: SnapshotStore, log: Logger): Calls<typeof S
     }
   };
   return {
-    prepare: ({ key, parent, labels }) =>
-      guarded('prepare', async () => ({ mounts: protoMounts(await store.prepare({ key, parent, labels })) })),
-    view: ({ key, parent, labels }) =>
-      guarded('view', async () => ({ mounts: protoMounts(await store.view({ key, parent, labels })) })),
+    prepare: ({ key, parent, labels }, asked) =>
+      guarded('prepare', async () => ({
+        mounts: protoMounts(await store.prepare({ key, parent, labels, asked })),
+      })),
+    view: ({ key, parent, labels }, asked) =>
+      guarded('view', async () => ({
+        mounts: protoMounts(await store.view({ key, parent, labels, asked })),
+      })),
     mounts: ({ key }) => guarded('mounts', async () => ({ mounts: protoMounts(await store.mounts(key)) })),
     commit: ({ name, key, parent, labels }) =>
       guarded('commit', async () => {

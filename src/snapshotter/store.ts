@@ -34,10 +34,12 @@ import {
 } from '../../actors/snapshots.ts';
 import { copyNames, hostIds, type IdMaps, idMapsOf, isCopyFor, mapText } from '../../actors/id-maps.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
+import type { TraceContext } from '../../schemas/trace-context.ts';
 import { removeSmallFolder } from '../kernel/small-folder.ts';
 import { type DiskUsage, diskUsage } from './disk-usage.ts';
 import { type Fields, FilterError, parseFilters } from './filters.ts';
 import type { FlatMounts } from './flat-mounts.ts';
+import type { Asked } from './grpc-calls.ts';
 import type { MappedHold, MappedMounts } from './mapped-mounts.ts';
 import { completeFolders, isUnpackedAlone } from './rebase.ts';
 import { Turns } from './turns.ts';
@@ -67,6 +69,8 @@ export interface WantedLayer {
   /** ChainID. */
   target: string;
   labels: Readonly<Record<string, string>>;
+  /** Of the client's call. */
+  trace: TraceContext | undefined;
 }
 
 /** As mount(8) would be called. */
@@ -91,6 +95,8 @@ export interface NewSnapshot {
   key: string;
   parent: string;
   labels: Record<string, string>;
+  /** The call that wants it. */
+  asked?: Asked | undefined;
 }
 
 /** Every method throws SnapshotError for what the caller did wrong, and what the system fails with otherwise. */
@@ -213,11 +219,11 @@ export class SnapshotStore {
    */
   async #adopt(target: string, order: NewSnapshot): Promise<void> {
     const { table, cover, now, newId } = this.#options;
-    const flat = await cover({ target, labels: order.labels });
+    const { parent, labels, asked } = order;
+    const flat = await cover({ target, labels, trace: asked?.trace });
     if (flat === undefined) return;
-    const { parent, labels } = order;
     await this.#turns.run({ alone: [target], beside: [parent] }, async () => {
-      const decision = table.adopt({ id: newId(), target, parent, labels, time: now(), flat });
+      const decision = table.adopt({ id: newId(), target, parent, labels, time: now(), flat, asked });
       if (decision !== undefined) await this.#record(decision);
     });
     await this.#options.adopted?.(order);
@@ -226,14 +232,14 @@ export class SnapshotStore {
 
   async #create(kind: 'active' | 'view', order: NewSnapshot): Promise<SnapshotMount[]> {
     const { table, now, newId } = this.#options;
-    const { key, parent, labels } = order;
+    const { key, parent, labels, asked } = order;
     const id = newId();
     const maps = this.#mapsOf(labels, parent);
-    const decide = () => table.prepare({ id, kind, key, parent, labels, time: now() });
+    const decide = () => table.prepare({ id, kind, key, parent, labels, time: now(), asked });
     // What is wrong with the call is said before anything is mounted for it.
     decide();
     const { folders, flat } = table.below(parent);
-    const below = await this.#hold({ flat, hasFolders: folders.length > 0, maps });
+    const below = await this.#hold({ flat, hasFolders: folders.length > 0, maps, trace: asked?.trace });
     this.#making.add(id);
     try {
       const [lower] = folders;
@@ -314,13 +320,15 @@ export class SnapshotStore {
     flat,
     hasFolders,
     maps,
+    trace,
   }: {
     flat: FlatLayer | undefined;
     hasFolders: boolean;
     maps: IdMaps | undefined;
+    trace?: TraceContext | undefined;
   }): Promise<Below> {
     const { flats, mapped, dir } = this.#options;
-    const hold = flat === undefined ? undefined : await flats.hold(flat);
+    const hold = flat === undefined ? undefined : await flats.hold(flat, trace);
     const views: MappedHold[] = [];
     const release = () => {
       // The flat image can only go when nothing stands on it.

@@ -2,7 +2,7 @@
  * The engine's API over NATS and on the supervisor's socket: decodes, validates, calls, encodes. What an operation does stands in
  * operations.ts.
  */
-import { headers, type Msg, type NatsConnection } from '@nats-io/nats-core';
+import { headers, Match, type Msg, type NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import {
@@ -15,6 +15,7 @@ import {
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { PROTOCOL } from '../../schemas/protocol.ts';
 import type { Subjects } from '../../schemas/subjects.ts';
+import { traceContextOf } from '../../schemas/trace-context.ts';
 import { decode, encode, respond as send } from '../bus/connection.ts';
 import type { LocalHandler } from '../bus/local-socket.ts';
 import { inboxOf, userInboxOf } from '../bus/roles.ts';
@@ -144,7 +145,7 @@ class NatsApi {
     const { handlers, userCalls } = this.#options;
     if (user !== undefined && message.data.length > MOST_OF_USER)
       throw new CofaError('invalid-argument', `a request has ${MOST_OF_USER} bytes at most`);
-    const body = bodyOf(operation, message);
+    const body = withTraceOf(message, operation, bodyOf(operation, message));
     const onProgress = this.#progress(message, user);
     if (user === undefined) return await carryOut(handlers, operation, body, onProgress);
     if (userCalls === undefined) throw new CofaError('forbidden', 'this engine has no users with rights');
@@ -251,6 +252,14 @@ function bodyOf(operation: Operation, message: Msg): unknown {
     const encoding = isMsgpack(message) ? 'msgpack' : 'JSON';
     throw new CofaError('invalid-argument', `the ${operation} request is not ${encoding}`, { cause });
   }
+}
+
+/** The message's headers may name the caller's trace, where the request does not; the engine keeps that of what begins a start. */
+function withTraceOf({ headers: head }: Msg, operation: Operation, body: unknown): unknown {
+  if (operation !== 'mount' || head === undefined || typeof body !== 'object' || body === null) return body;
+  const header = (name: string) => head.get(name, Match.IgnoreCase);
+  const context = traceContextOf(header('traceparent'), header('tracestate'));
+  return context === undefined || 'traceparent' in body ? body : { ...body, ...context };
 }
 
 function validate(operation: Operation, body: unknown): unknown {

@@ -3,6 +3,7 @@ import type { MetricsSettings } from '../metrics/address.ts';
 import type { ProviderSettings } from '../registry/credential-providers.ts';
 import type { RegistrySettings } from '../process/settings.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
+import type { TracesSettings } from '../traces/settings.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 
 export const DEFAULT_TRUST: TrustPolicy = 'registry';
@@ -36,6 +37,8 @@ export interface SupervisorOptions {
   registry: RegistrySettings;
   /** Where metrics are served; nowhere without. */
   metrics?: MetricsSettings | undefined;
+  /** Where traces are sent; nowhere without. */
+  traces?: TracesSettings | undefined;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
   /** Percent of the disk that layers of images that nothing mounts leave free; without, none. */

@@ -87,6 +87,13 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas', 'src/bus', 'src/digest', 'src/image', 'src/kernel'],
   },
   {
+    folder: 'src/traces',
+    kind: 'library',
+    is: "spans for OpenTelemetry's collectors: settings, OTLP, sending",
+    // For the parts of undici.
+    imports: ['schemas', 'actors', 'src/registry'],
+  },
+  {
     folder: 'src/signature',
     kind: 'library',
     is: "signatures of sidecars, in cosign's formats, and the keys that operators trust",
@@ -135,7 +142,16 @@ export const ROWS: readonly Row[] = [
     folder: 'src/replay',
     kind: 'library',
     is: 'the event log as it was at any moment',
-    imports: ['schemas', 'actors', 'src/bus', 'src/client', 'src/image', 'src/store', 'src/terminal'],
+    imports: [
+      'schemas',
+      'actors',
+      'src/bus',
+      'src/client',
+      'src/digest',
+      'src/image',
+      'src/store',
+      'src/terminal',
+    ],
   },
   {
     folder: 'src/console',
@@ -230,6 +246,7 @@ export const ROWS: readonly Row[] = [
       'src/registry',
       'src/signature',
       'src/store',
+      'src/traces',
     ],
   },
   {
@@ -254,6 +271,7 @@ export const ROWS: readonly Row[] = [
       'src/replay',
       'src/signature',
       'src/store',
+      'src/traces',
       // `cofa up` becomes the supervisor: the only import of a program by another.
       'src/supervisor',
       'src/terminal',

@@ -6,7 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { z } from 'zod';
-import { TraceExport } from '../../schemas/replay.ts';
+import { PerfettoExport } from '../../schemas/replay.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
 import { type TraceEvent, traceEvents, wholeOf } from '../../src/replay/trace-events.ts';
 import { explainStart } from '../../src/replay/why-start.ts';
@@ -155,7 +155,7 @@ test('a start of a stored log of version 0.1.0, by the command: a whole file, or
   const out = join(await cleanup.tempDir('trace'), 'start.json');
   const done = await runCofa(['replay', 'export', FIXTURE, '--start', '--perfetto', out, '--json']);
   expect(done).toMatchObject({ code: 0 });
-  const said = TraceExport.parse(JSON.parse(done.stdout));
+  const said = PerfettoExport.parse(JSON.parse(done.stdout));
   const text = readFileSync(out, 'utf8');
   const { traceEvents: events } = FILE.parse(JSON.parse(text));
   expect(said).toMatchObject({ entries: events.length, bytes: text.length });

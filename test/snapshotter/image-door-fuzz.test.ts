@@ -79,7 +79,7 @@ test('whatever labels a layer has, the engine is asked what its API takes, or no
       const labels: Record<string, string> = {};
       if (ref !== null) labels[IMAGE_LABELS.ref] = ref;
       if (manifest !== null) labels[IMAGE_LABELS.manifest] = manifest;
-      expect(await door.cover({ target, labels })).toBeUndefined();
+      expect(await door.cover({ target, labels, trace: undefined })).toBeUndefined();
       for (const [, request] of asked as Array<[string, { chain: string; manifest?: string }]>) {
         expect(ChainRequest.shape.chain.safeParse(request.chain).success).toBe(true);
         expect(ChainRequest.shape.manifest.safeParse(request.manifest).success).toBe(true);

@@ -11,6 +11,7 @@ import { defined } from '../../../schemas/defined.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { Ran } from '../../../schemas/ran.ts';
+import { type TraceContext, traceContextOf } from '../../../schemas/trace-context.ts';
 import { policyNamed, type TrustPolicy } from '../../../schemas/trust.ts';
 import { findMount } from '../../kernel/mount.ts';
 import { parseReference } from '../../registry/reference.ts';
@@ -106,7 +107,8 @@ export class Mounts {
     });
     image.progress.add(onProgress);
     try {
-      await this.#request(actor, { asked, began: request.began });
+      const trace = traceContextOf(request.traceparent, request.tracestate);
+      await this.#request(actor, { asked, began: request.began, trace });
       actor.steps?.logged();
       await actor.mount();
       if (actor.host.state === 'failed')
@@ -143,7 +145,7 @@ export class Mounts {
   }
 
   /** The log has the request, and the directory is there. */
-  async #request(actor: MountActor, call: { asked: number; began: number | undefined }): Promise<void> {
+  async #request(actor: MountActor, call: Call): Promise<void> {
     const { request } = actor;
     const { id, dir } = request;
     // At no time does the log have two mounts of one directory: a start that knows of no success takes what is there away.
@@ -282,11 +284,25 @@ function keptOf({ prefetch, prefetchLimit, container, suid, dev, noSymlinks }: A
   return { prefetch, prefetchLimit, container, ...flags };
 }
 
-/** `asked`: when the call came, ms since the epoch. */
+/** What began a mount. */
+interface Call {
+  /** When it came, and when the program began that called, ms since the epoch. */
+  asked: number;
+  began: number | undefined;
+  /** What its caller traces. */
+  trace: TraceContext | undefined;
+}
+
 function requestedBy(
   request: MountRequest,
-  call: { asked: number; began: number | undefined },
+  { trace, ...call }: Call,
   made: boolean,
 ): NewEvent<'mount.requested'> {
-  return defined({ type: 'mount.requested' as const, ...call, ...request, made: made || undefined });
+  return defined({
+    type: 'mount.requested' as const,
+    ...call,
+    ...request,
+    ...trace,
+    made: made || undefined,
+  });
 }

@@ -29,6 +29,7 @@ import { UserRights } from '../user-rights.ts';
 import { followLog } from './log.ts';
 import { serveMetrics } from './metrics.ts';
 import type { LimitedUsers } from './nats.ts';
+import { sendTraces } from './traces.ts';
 
 export interface DoorsOptions
   extends Omit<OperationsParts, 'status' | 'usage'>,
@@ -73,6 +74,7 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
   const status = statusOf({ ...given, children, natsUrl: users.supervisor.url });
   followLog(given);
   serveMetrics({ ...given, children });
+  sendTraces(given);
   const usage = new UsageMeter({ ...given, children });
   end.at('background', () => usage.close());
   await serveOperations(given, operations({ ...given, status, usage }));
