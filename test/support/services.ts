@@ -92,6 +92,8 @@ export interface ContainerdOptions {
   emptyNetwork?: boolean;
   /** With the CRI plugin, of configuration 3: seconds between two looks at what snapshots take. */
   statsPeriod?: number;
+  /** Beside the test's own variables. */
+  env?: Record<string, string>;
   /** A folder for its state that `stop` leaves alone, so that another containerd can continue with it. */
   directory?: string;
 }
@@ -115,7 +117,7 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
     command: 'containerd',
     args: ['--config', config],
     directory,
-    env,
+    env: { ...options.env, ...env },
     keep: options.directory !== undefined,
     ready: () => answers(() => ctr(['version'], { timeoutMs: 5000 }), socket),
     // Shims outlive containerd on purpose; each names its containerd's socket in its command line.
