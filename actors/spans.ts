@@ -36,6 +36,9 @@ export interface SpanTree {
   spans: Span[];
 }
 
+/** Letters of a text from outside. */
+export const LONGEST = 512;
+
 /** A hash as hex digits, 32 at least: ids come from what the log says, not by chance. */
 export type HashOf = (text: string) => string;
 

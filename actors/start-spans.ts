@@ -7,18 +7,17 @@
  *       reads                    from the mount to the last read that waited
  *         read                   one that waited; linked to the fetches that it waited for
  *       fetch                    a job of a fetcher, by class
- *     pull                       snapshots that containerd need not unpack, from the first to the last layer
- *       layer
- *     prepare snapshot           where the client traces its call
+ *       container                from its runtime to its end, where `cofa run` ran it
+ *     pull, prepare snapshot     pull-spans.ts
  *
- * A start ends as `cofa replay why --start` says: at the first half second without a read that waits. What waits is told when it has
+ * A start ends as `cofa replay why --start` says: at the first half second without a read that waits, or with its container. What waits is told when it has
  * been answered. So a start is over for this fold when no read can come any more that belongs to it: by the time of the events, never by
  * that of the reader.
  */
 import type { CofaEvent, EventOf, TracedJob, TracedRead } from '../schemas/events.ts';
-import { contextIn, parentOf } from '../schemas/trace-context.ts';
-import type { HashOf, Span, SpanTree } from './spans.ts';
-import { TreeMaker } from './spans.ts';
+import { contextIn } from '../schemas/trace-context.ts';
+import { PullSpans, type SpansOptions } from './pull-spans.ts';
+import { LONGEST, type Span, type SpanTree, TreeMaker } from './spans.ts';
 import { phasesOfStart, type PreparedBy } from './start-times.ts';
 
 /** One event of a log. */
@@ -29,36 +28,18 @@ export interface SpanRecord {
   event: CofaEvent;
 }
 
-/** What is known of an image: ids that its layers have in the log, and how many it has. */
-export interface SpanImage {
-  layers: ReadonlySet<string>;
-  count: number;
-}
-
-export interface StartSpansOptions {
-  node: string;
-  /** By its manifest; asked while the log is at the event that is folded. */
-  imageOf: (manifest: string) => SpanImage | undefined;
-  hash: HashOf;
-}
-
 /** A pause without a waiting read that ends a start, and the longest one, ms: as in src/replay/why-start.ts. */
 const QUIET_MS = 500;
 const LIMIT_MS = 60_000;
 /** A read that came before the pause is answered, and told, within this, ms: its deadline (30 s), and a flush. */
 const LATE_MS = 32_000;
-/** A pull whose next layer does not come is over after this, ms. */
-const PULL_MS = 60_000;
 /** What is followed at once. */
 const MOST_STARTS = 1_000;
-const MOST_PULLS = 100;
 const MOST_LAYERS = 1_024;
 const MOST_ENTRIES = 50_000;
 /** Spans of a start: the longest ones. */
 const MOST_READS = 500;
 const MOST_FETCHES = 500;
-/** Letters of a text from outside. */
-const LONGEST = 512;
 
 interface Start {
   request: EventOf<'mount.requested'>;
@@ -69,11 +50,9 @@ interface Start {
   layers: ReadonlySet<string>;
   /** The last answer that is known. */
   busyUntil: number;
-}
-
-interface Pull {
-  seq: number;
-  layers: Array<EventOf<'snapshot.committed'>>;
+  steps: EventOf<'mount.mounted'>['steps'];
+  /** The run of the container that had it, when it is over. */
+  ran: EventOf<'mount.unmounted'>['ran'];
 }
 
 /** An entry of a trace, by the event that tells of it. */
@@ -84,16 +63,17 @@ interface Told<Entry> {
 }
 
 export class StartSpans {
-  readonly #options: StartSpansOptions;
+  readonly #options: SpansOptions;
   readonly #starts = new Map<string, Start>();
-  readonly #pulls = new Map<string, Pull>();
+  readonly #pulls: PullSpans;
   #reads: Array<Told<TracedRead>> = [];
   #jobs: Array<Told<TracedJob>> = [];
   /** Starts and entries that found no room. */
   #dropped = 0;
 
-  constructor(options: StartSpansOptions) {
+  constructor(options: SpansOptions) {
     this.#options = options;
+    this.#pulls = new PullSpans(options);
   }
 
   /** Folds an event. Returns what is over by its time, or by itself. */
@@ -119,23 +99,22 @@ export class StartSpans {
           if (openedAt.size < MOST_LAYERS) openedAt.set(`sha256:${id}`, event.at);
         break;
       case 'mount.mounted':
-        this.#mounted(id, event.at);
+        this.#mounted(id, event);
         break;
       case 'mount.failed':
         over.push(...this.#failed(id, event));
         break;
       case 'mount.unmounted':
-        // One that was mounted is told when its reads are.
-        if (this.#starts.get(id)?.mountedAt === undefined) this.#starts.delete(id);
+        this.#unmounted(id, event);
         break;
       case 'layer.trace':
         this.#traced(seq, `sha256:${id}`, event);
         break;
       case 'snapshot.prepared':
-        over.push(...this.#snapshot(id, event));
+        over.push(...this.#pulls.snapshot(id, event));
         break;
       case 'snapshot.committed':
-        over.push(...this.#layer(seq, event));
+        over.push(...this.#pulls.layer(seq, event));
     }
     return over;
   }
@@ -149,8 +128,7 @@ export class StartSpans {
       this.#starts.delete(id);
       over.push(this.#treeOf(id, start, mountedAt));
     }
-    for (const [manifest, pull] of this.#pulls)
-      if (now > (pull.layers.at(-1)?.at ?? 0) + PULL_MS) over.push(...this.#endPull(manifest, pull));
+    over.push(...this.#pulls.settled(now));
     if (over.length > 0) this.#forget();
     return over;
   }
@@ -178,16 +156,32 @@ export class StartSpans {
       mountedAt: undefined,
       layers: new Set(),
       busyUntil: Number.POSITIVE_INFINITY,
+      steps: undefined,
+      ran: undefined,
     });
   }
 
-  #mounted(id: string, at: number): void {
+  #mounted(id: string, { at, steps }: EventOf<'mount.mounted'>): void {
     const start = this.#starts.get(id);
     // A mount that comes back after a restart has been asked for in another engine's time.
     if (start === undefined || start.mountedAt !== undefined) return;
     start.mountedAt = at;
     start.busyUntil = at;
+    start.steps = steps;
     start.layers = this.#options.imageOf(start.request.manifest)?.layers ?? new Set();
+  }
+
+  /** One that was mounted is told when its reads are. */
+  #unmounted(id: string, { ran }: EventOf<'mount.unmounted'>): void {
+    const start = this.#starts.get(id);
+    if (start?.mountedAt === undefined) {
+      this.#starts.delete(id);
+      return;
+    }
+    const { mountedAt } = start;
+    // Another process says so.
+    if (ran !== undefined && ran.spawned >= mountedAt - LIMIT_MS && ran.ended >= ran.spawned)
+      if (ran.ended >= mountedAt && ran.ended <= mountedAt + LIMIT_MS) start.ran = ran;
   }
 
   #failed(id: string, { at, code, message }: EventOf<'mount.failed'>): SpanTree[] {
@@ -226,21 +220,21 @@ export class StartSpans {
   #treeOf(id: string, start: Start, mountedAt: number): SpanTree {
     const maker = this.#maker(id, start);
     const { asked, at: requestedAt } = start.request;
-    const { layers, preparedAt, prepared } = start;
+    const { layers, preparedAt, prepared, steps, ran } = start;
     let openedAt = 0;
     for (const [layer, at] of start.openedAt)
       if (layers.has(layer) && at <= mountedAt) openedAt = Math.max(openedAt, at);
-    const phases = phasesOfStart({ asked, requestedAt, preparedAt, openedAt, mountedAt });
+    const phases = phasesOfStart({ asked, requestedAt, preparedAt, openedAt, mountedAt, steps });
     const startedAt = phases[0]?.from ?? requestedAt;
-    const reads = this.#readsOf(layers, startedAt, mountedAt);
+    const reads = this.#readsOf(layers, { startedAt, mountedAt, endedAt: ran?.ended });
     const lastAt = reads.reduce((last, { entry }) => Math.max(last, endOfRead(entry)), mountedAt);
+    const to = ran?.ended ?? lastAt;
     const jobs = this.#jobs.filter(
-      ({ layer, entry }) =>
-        layers.has(layer) && entry.queuedAt <= lastAt + 1 && endOfJob(entry) >= startedAt - 1,
+      ({ layer, entry }) => layers.has(layer) && entry.queuedAt <= to + 1 && endOfJob(entry) >= startedAt - 1,
     );
     const root = maker.add('start', {
       ...startSpan(id, start),
-      to: lastAt,
+      to: Math.max(to, lastAt),
       attributes: {
         ...attributesOf(id, start),
         'cofa.prepared': prepared,
@@ -252,17 +246,21 @@ export class StartSpans {
     });
     for (const { phase, from, to } of phases) maker.add(phase, { parent: root, name: phase, from, to });
     const fetches = this.#addFetches(maker, root, jobs);
-    this.#addReads(maker, root, mountedAt, reads, fetches);
+    this.#addReads(maker, root, { mountedAt, lastAt, reads, fetches });
+    if (ran !== undefined) addContainer(maker, root, ran);
     return maker.tree;
   }
 
-  /** The reads that waited until the first pause, in the order of their arrival. */
-  #readsOf(layers: ReadonlySet<string>, startedAt: number, mountedAt: number): Array<Told<TracedRead>> {
+  /** The reads that waited until the first pause, or until the container ended, in the order of their arrival. */
+  #readsOf(
+    layers: ReadonlySet<string>,
+    { startedAt, mountedAt, endedAt }: { startedAt: number; mountedAt: number; endedAt: number | undefined },
+  ): Array<Told<TracedRead>> {
+    const last = endedAt ?? mountedAt + LIMIT_MS;
     const all = this.#reads
-      .filter(
-        ({ layer, entry }) => layers.has(layer) && entry.at >= startedAt && entry.at <= mountedAt + LIMIT_MS,
-      )
+      .filter(({ layer, entry }) => layers.has(layer) && entry.at >= startedAt && entry.at <= last)
       .sort((a, b) => a.entry.at - b.entry.at);
+    if (endedAt !== undefined) return all;
     let busyUntil = mountedAt;
     // Programs take their own time before their first read.
     const end = all.findIndex(({ entry }, place) => {
@@ -281,7 +279,7 @@ export class StartSpans {
     const spans = new Map<Told<TracedJob>, Span>();
     for (const told of longest(jobs, MOST_FETCHES, ({ totalUs }) => totalUs)) {
       const { layer, entry: job, key } = told;
-      const { queuedAt: from, sentUs, firstByteUs, fetchUs } = job;
+      const { queuedAt: from, sentUs, firstByteUs, fetchUs, worker: fetcher } = job;
       const sentAt = from + sentUs / 1000;
       const span = maker.add(key, {
         parent: root,
@@ -292,7 +290,7 @@ export class StartSpans {
         attributes: {
           'cofa.layer': layer,
           'cofa.class': job.class,
-          'cofa.fetcher': job.worker,
+          'cofa.fetcher': fetcher,
           'cofa.span': job.span,
           'cofa.spans': job.spans,
           'cofa.bytes': job.bytes,
@@ -315,13 +313,17 @@ export class StartSpans {
   #addReads(
     maker: TreeMaker,
     root: Span,
-    mountedAt: number,
-    reads: ReadonlyArray<Told<TracedRead>>,
-    fetches: ReadonlyMap<Told<TracedJob>, Span>,
+    given: {
+      mountedAt: number;
+      lastAt: number;
+      reads: ReadonlyArray<Told<TracedRead>>;
+      fetches: ReadonlyMap<Told<TracedJob>, Span>;
+    },
   ): void {
+    const { mountedAt, lastAt, reads, fetches } = given;
     if (reads.length === 0) return;
     const first = reads.reduce((least, { entry }) => Math.min(least, entry.at), mountedAt);
-    const all = maker.add('reads', { parent: root, name: 'reads', from: first, to: root.to });
+    const all = maker.add('reads', { parent: root, name: 'reads', from: first, to: lastAt });
     for (const { layer, entry: read, key } of longest(reads, MOST_READS, ({ us }) => us)) {
       const { at, block, blocks, errno } = read;
       maker.add(key, {
@@ -345,64 +347,6 @@ export class StartSpans {
     this.#jobs = this.#jobs.filter(({ entry }) => endOfJob(entry) >= oldest);
     if (this.#starts.size === 0) this.#dropped = 0;
   }
-
-  // ── containerd ──
-
-  #snapshot(id: string, event: EventOf<'snapshot.prepared'>): SpanTree[] {
-    const context = contextIn(event);
-    if (context === undefined) return [];
-    const maker = new TreeMaker(`${this.#options.node} snapshot ${id}`, context, this.#options.hash);
-    const { asked, at, key, kind } = event;
-    const attributes = { 'cofa.snapshot.key': key.slice(0, LONGEST), 'cofa.snapshot.kind': kind };
-    maker.add('prepare', { name: 'prepare snapshot', kind: 'server', from: asked ?? at, to: at, attributes });
-    return [maker.tree];
-  }
-
-  #layer(seq: number, event: EventOf<'snapshot.committed'>): SpanTree[] {
-    const { flat } = event;
-    if (flat === undefined) return [];
-    let pull = this.#pulls.get(flat.manifest);
-    if (pull === undefined) {
-      if (this.#pulls.size >= MOST_PULLS) return [];
-      this.#pulls.set(flat.manifest, (pull = { seq, layers: [] }));
-    }
-    if (pull.layers.length < MOST_LAYERS) pull.layers.push(event);
-    const isWhole = flat.layers === this.#options.imageOf(flat.manifest)?.count;
-    return isWhole ? this.#endPull(flat.manifest, pull) : [];
-  }
-
-  #endPull(manifest: string, { seq, layers }: Pull): SpanTree[] {
-    this.#pulls.delete(manifest);
-    const [first] = layers;
-    if (first === undefined) return [];
-    const context = layers.map(contextIn).find((one) => one !== undefined);
-    const maker = new TreeMaker(`${this.#options.node} pull ${seq}`, context, this.#options.hash);
-    const root = maker.add('pull', {
-      name: 'pull',
-      from: Math.min(...layers.map(({ asked, at }) => asked ?? at)),
-      to: Math.max(...layers.map(({ at }) => at)),
-      attributes: {
-        'cofa.image': first.flat?.ref.slice(0, LONGEST) ?? '',
-        'oci.manifest.digest': manifest,
-        'cofa.layers': layers.length,
-      },
-    });
-    for (const layer of layers) {
-      const { asked, at, flat } = layer;
-      const own = contextIn(layer);
-      const caller = own && parentOf(own);
-      maker.add(`layer ${flat?.chain}`, {
-        // Below the call that asked for it, where that is of the same trace.
-        ...(caller?.traceId === maker.tree.traceId ? { parentId: caller.spanId } : { parent: root }),
-        name: 'layer',
-        kind: 'server',
-        from: asked ?? at,
-        to: at,
-        attributes: { 'cofa.layer': flat?.diffId ?? '', 'cofa.chain': flat?.chain ?? '' },
-      });
-    }
-    return [maker.tree];
-  }
 }
 
 const endOfRead = ({ at, us }: TracedRead): number => at + us / 1000;
@@ -424,6 +368,18 @@ function longest<Entry>(
   if (all.length <= most) return all;
   const chosen = new Set([...all].sort((a, b) => usOf(b.entry) - usOf(a.entry)).slice(0, most));
   return all.filter((one) => chosen.has(one));
+}
+
+function addContainer(maker: TreeMaker, root: Span, ran: NonNullable<Start['ran']>): void {
+  const { spawned, program, ended, cpuUs } = ran;
+  maker.add('container', {
+    parent: root,
+    name: 'container',
+    from: spawned,
+    to: ended,
+    attributes: { 'cofa.cpu_us': cpuUs },
+    marks: program === undefined ? [] : [{ name: 'program', at: program }],
+  });
 }
 
 const startSpan = (id: string, start: Start) => ({

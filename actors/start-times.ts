@@ -3,7 +3,7 @@
  * (src/replay/start-phases.ts). Layers are opened by another process, whose events may come after the mount is ready: a
  * start is told some time after it.
  */
-import type { CofaEvent } from '../schemas/events.ts';
+import type { CofaEvent, EventOf } from '../schemas/events.ts';
 
 export type StartPhase = 'resolve' | 'prepare' | 'attach' | 'mount';
 /** `before`: an earlier mount had prepared the image. */
@@ -15,6 +15,9 @@ export interface StartTimes {
   phases: ReadonlyArray<readonly [StartPhase, number]>;
 }
 
+/** What the mount itself says of its steps; undefined: nothing. */
+type MountSteps = EventOf<'mount.mounted'>['steps'];
+
 interface Pending {
   manifest: string;
   asked: number | undefined;
@@ -24,6 +27,7 @@ interface Pending {
   /** When each layer was opened that was opened meanwhile. */
   openedAt: Map<string, number>;
   mountedAt: number | undefined;
+  steps: MountSteps;
 }
 
 /** Events of other processes are waited for so long after the mount was ready, ms. */
@@ -48,7 +52,7 @@ export class StartWatcher {
         const { manifest, asked, at } = event;
         if (this.#pending.size >= MOST_MOUNTS)
           this.#pending.delete(this.#pending.keys().next().value as string);
-        const none = { preparedAt: undefined, mountedAt: undefined };
+        const none = { preparedAt: undefined, mountedAt: undefined, steps: undefined };
         const requestedAt = at;
         this.#pending.set(id, {
           manifest,
@@ -73,7 +77,9 @@ export class StartWatcher {
         return;
       case 'mount.mounted': {
         const start = this.#pending.get(id);
-        if (start !== undefined) start.mountedAt = event.at;
+        if (start === undefined) return;
+        start.mountedAt = event.at;
+        start.steps = event.steps;
         return;
       }
       case 'mount.failed':
@@ -98,14 +104,15 @@ export class StartWatcher {
   }
 
   #timesOf(
-    { manifest, asked, requestedAt, prepared, preparedAt, openedAt }: Pending,
+    { manifest, asked, requestedAt, prepared, preparedAt, openedAt, steps }: Pending,
     mountedAt: number,
   ): StartTimes {
     const layers = this.#layersOf(manifest);
     let lastOpened = 0;
     for (const [layer, at] of openedAt)
       if (layers.has(layer) && at <= mountedAt) lastOpened = Math.max(lastOpened, at);
-    const phases = phasesOfStart({ asked, requestedAt, preparedAt, openedAt: lastOpened, mountedAt });
+    const times = { asked, requestedAt, preparedAt, openedAt: lastOpened, mountedAt, steps };
+    const phases = phasesOfStart(times);
     return { prepared, phases: phases.map(({ phase, from, to }) => [phase, (to - from) / 1000]) };
   }
 }
@@ -127,10 +134,13 @@ export function phasesOfStart(times: {
   preparedAt: number | undefined;
   openedAt: number;
   mountedAt: number;
+  steps: MountSteps;
 }): PhaseTimes[] {
-  const { asked, requestedAt, preparedAt, openedAt, mountedAt } = times;
-  const readyAt = preparedAt ?? requestedAt;
-  const attachedAt = Math.min(Math.max(openedAt, readyAt), mountedAt);
+  const { asked, requestedAt, preparedAt, openedAt, mountedAt, steps } = times;
+  const within = (at: number, from: number) => Math.min(Math.max(at, from), mountedAt);
+  // The log has `image.prepared` when the disk has the files, and the image is attached meanwhile.
+  const readyAt = within(steps?.prepared ?? preparedAt ?? requestedAt, requestedAt);
+  const attachedAt = within(steps?.attached ?? openedAt, readyAt);
   const phase = (name: StartPhase, from: number, to: number) => ({
     phase: name,
     from,

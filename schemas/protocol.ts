@@ -3,13 +3,12 @@
  * into ROOT/run/endpoint.json and into `status`; a client compares it with its own before it calls.
  *
  *     1   cofa 0.1.0, whose engines do not say it
- *     2   the operations `expect` and `admit`; `overlay`, `program`, `began`, `suid`, `dev` and `noSymlinks` of
- *         `mount`; `overlay`, `discard` and `ran` of `unmount`
- *     3   `traceparent` and `tracestate` of `mount`
+ *     2   the operations `expect` and `admit`; `overlay`, `program`, `began`, `suid`, `dev`, `noSymlinks`,
+ *         `traceparent` and `tracestate` of `mount`; `overlay`, `discard` and `ran` of `unmount`
  *
  * A change that adds an operation, or a word to a request, raises the version, and says below what a client does without it.
  */
-export const PROTOCOL = 3;
+export const PROTOCOL = 2;
 
 /** The oldest version whose clients this engine serves, and whose engines this client calls. */
 export const OLDEST_PROTOCOL = 1;
@@ -35,8 +34,8 @@ export const ADDITIONS: Readonly<Record<string, Addition>> = {
   'mount.suid': { since: 2, otherwise: 'leave-out' },
   'mount.dev': { since: 2, otherwise: 'leave-out' },
   'mount.noSymlinks': { since: 2, otherwise: 'refuse' },
-  'mount.traceparent': { since: 3, otherwise: 'leave-out' },
-  'mount.tracestate': { since: 3, otherwise: 'leave-out' },
+  'mount.traceparent': { since: 2, otherwise: 'leave-out' },
+  'mount.tracestate': { since: 2, otherwise: 'leave-out' },
   'unmount.overlay': { since: 2, otherwise: 'refuse' },
   'unmount.discard': { since: 2, otherwise: 'leave-out' },
   'unmount.ran': { since: 2, otherwise: 'leave-out' },

@@ -35,7 +35,7 @@ export function define(command: Command, context: Context): void {
     imageService(options, context.root, snapshotterSocket(options.snapshotter, context.root));
     credentialProviders(options);
     metricsChoice(options);
-    // The engine in the background is another `cofa up`, which has nobody to tell.
+    // The engine in the background is another `cofa up`; this one tells the user.
     const { notes } = tracesSettings(options);
     if (!process.connected) for (const note of notes) context.output.warn(note);
     checkNats(options);

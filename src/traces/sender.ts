@@ -222,7 +222,7 @@ class Final extends Error {
 
 type Pool = InstanceType<typeof import('undici').Pool>;
 
-/** undici is loaded when the first span goes. */
+/** undici is loaded for the first request. */
 async function openPool({ url, tls, timeoutMs }: TracesSettings): Promise<{ pool: Pool; path: string }> {
   const { Pool } = await import('../registry/undici-parts.ts');
   const { origin, pathname, search } = new URL(url);

@@ -19,15 +19,36 @@ const at = (ms: number, id: string, event: object): Given => ({
 const requested = (ms: number, more: object = {}) =>
   at(ms, 'm1', {
     type: 'mount.requested',
-    ...{ id: 'm1', dir: '/mnt', ref: 'app:1', manifest: MANIFEST, prefetch: false, asked: T + ms - 10 },
+    id: 'm1',
+    dir: '/mnt',
+    ref: 'app:1',
+    manifest: MANIFEST,
+    prefetch: false,
+    asked: T + ms - 10,
     ...more,
   });
 const read = (ms: number, us: number, jobs: number[] = [], block = 1): TracedRead => ({
-  ...{ at: T + ms, us, block, blocks: 1, errno: 0, jobs },
+  at: T + ms,
+  us,
+  block,
+  blocks: 1,
+  errno: 0,
+  jobs,
 });
 const job = (number: number, ms: number, totalUs: number): TracedJob => ({
-  ...{ job: number, class: 'demand', span: number, spans: 1, worker: 'fetcher-0', queuedAt: T + ms },
-  ...{ sentUs: 1_000, firstByteUs: 5_000, fetchUs: 9_000, decodeUs: 100, writeUs: 50, totalUs, bytes: 1_000 },
+  job: number,
+  class: 'demand',
+  span: number,
+  spans: 1,
+  worker: 'fetcher-0',
+  queuedAt: T + ms,
+  sentUs: 1_000,
+  firstByteUs: 5_000,
+  fetchUs: 9_000,
+  decodeUs: 100,
+  writeUs: 50,
+  totalUs,
+  bytes: 1_000,
 });
 const trace = (ms: number, reads: TracedRead[], jobs: TracedJob[] = [], layer = LAYER) =>
   at(ms, layer, { type: 'layer.trace', reads, jobs, dropped: 0 });
@@ -95,8 +116,12 @@ describe('a start', () => {
     ]);
     const [root] = trees[0]?.spans ?? [];
     expect(root?.attributes).toMatchObject({
-      ...{ 'cofa.mount': 'm1', 'cofa.image': 'app:1', 'cofa.prepared': 'sidecar' },
-      ...{ 'cofa.reads': 2, 'cofa.fetches': 2, 'cofa.fetched_bytes': 2_000 },
+      'cofa.mount': 'm1',
+      'cofa.image': 'app:1',
+      'cofa.prepared': 'sidecar',
+      'cofa.reads': 2,
+      'cofa.fetches': 2,
+      'cofa.fetched_bytes': 2_000,
     });
     const fetch = trees[0]?.spans.find(({ from }) => from === T + 51);
     expect(fetch?.marks).toEqual([
@@ -105,6 +130,32 @@ describe('a start', () => {
     ]);
     const links = trees[0]?.spans.find(({ name }) => name === 'read')?.links;
     expect(links?.map(({ spanId }) => spanId)).toEqual([fetch?.spanId]);
+  });
+
+  test('has the steps that the mount says, and lasts until its container ends', () => {
+    const steps = { resolved: T - 1, logged: T + 1, prepared: T + 12, attached: T + 22, standing: T + 35 };
+    const ran = { answered: T + 41, spawned: T + 45, program: T + 60, ended: T + 3_000, cpuUs: 7 };
+    const [tree] = treesOf([
+      ...START.slice(0, 3),
+      at(40, 'm1', { type: 'mount.mounted', steps }),
+      at(3_010, 'm1', { type: 'mount.unmounted', ran }),
+      trace(3_020, [read(50, 1_000), read(2_000, 1_000), read(3_005, 1_000)]),
+    ]);
+    expect(drawn(tree)).toEqual([
+      'start: -10-3000',
+      ' resolve: -10-0',
+      ' prepare: 0-12',
+      ' attach: 12-22',
+      ' mount: 22-40',
+      ' reads: 40-2001',
+      '  read: 50-51',
+      '  read: 2000-2001',
+      ' container: 45-3000',
+    ]);
+    expect(tree?.spans.at(-1)?.marks).toEqual([{ name: 'program', at: T + 60 }]);
+    const odd = { ...ran, spawned: T + 1e9, ended: 1 };
+    const unbelieved = [...START, at(3_010, 'm1', { type: 'mount.unmounted', ran: odd })];
+    expect(drawn(treesOf(unbelieved)[0])[0]).toBe('start: -10-40');
   });
 
   test('is the same whoever looks how often, and each time that the log is read', () => {
@@ -157,15 +208,13 @@ describe('containerd', () => {
   const committed = (ms: number, layers: number, more: object = {}) =>
     at(ms, `s${layers}`, {
       type: 'snapshot.committed',
-      ...{
-        name: 'x',
-        parent: '',
-        labels: {},
-        time: { sec: 0, nsec: 0 },
-        size: 0,
-        inodes: 0,
-        asked: T + ms - 5,
-      },
+      name: 'x',
+      parent: '',
+      labels: {},
+      time: { sec: 0, nsec: 0 },
+      size: 0,
+      inodes: 0,
+      asked: T + ms - 5,
       flat: {
         chain: `sha256:${layers}`,
         ref: 'app:1',
@@ -202,7 +251,12 @@ describe('containerd', () => {
     const prepared = (more: object) =>
       at(10, 's9', {
         type: 'snapshot.prepared',
-        ...{ kind: 'active', key: 'k', parent: 'p', labels: {}, time: { sec: 0, nsec: 0 }, asked: T + 2 },
+        kind: 'active',
+        key: 'k',
+        parent: 'p',
+        labels: {},
+        time: { sec: 0, nsec: 0 },
+        asked: T + 2,
         ...more,
       });
     expect(treesOf([prepared({})])).toEqual([]);

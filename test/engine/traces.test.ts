@@ -82,7 +82,7 @@ const startOf = (spans: readonly ReceivedSpan[], mount: string | undefined) =>
   spans.find((span) => span.name === 'start' && span.attributes['cofa.mount'] === mount);
 const childrenOf = (spans: readonly ReceivedSpan[], parent: ReceivedSpan | undefined) =>
   spans.filter(({ parentId }) => parentId === parent?.spanId);
-const byId = (spans: readonly ReceivedSpan[]) => [...spans].sort((a, b) => (a.spanId < b.spanId ? -1 : 1));
+const byId = (spans: readonly ReceivedSpan[]) => spans.toSorted((a, b) => (a.spanId < b.spanId ? -1 : 1));
 
 test('every request is as OTLP wants it, and compressed', () => {
   expect(collector.flaws).toEqual([]);
@@ -92,7 +92,8 @@ test('every request is as OTLP wants it, and compressed', () => {
   expect(new Set(ids).size).toBe(ids.length);
   for (const { resource } of collector.spans)
     expect(resource).toMatchObject({
-      ...{ 'service.name': 'cofa-test', 'service.instance.id': engine.client.endpoint.node },
+      'service.name': 'cofa-test',
+      'service.instance.id': engine.client.endpoint.node,
     });
 });
 
@@ -142,7 +143,10 @@ test('a start has the phases, the reads and the fetches that cofa replay why tel
 test('cofa run joins the trace of its environment, a call over NATS that of its header', () => {
   const run = collector.spans.filter(({ traceId }) => traceId === RUN.slice(3, 35));
   expect(run.find(({ name }) => name === 'start')).toMatchObject({
-    ...{ parentId: '00f067aa0ba902b7', traceState: 'vendor=1', kind: 2, flags: 0x301 },
+    parentId: '00f067aa0ba902b7',
+    traceState: 'vendor=1',
+    kind: 2,
+    flags: 0x301,
     attributes: { 'cofa.prepared': 'sidecar', 'container.id': expect.any(String) },
   });
   expect(run.map(({ name }) => name)).toEqual(

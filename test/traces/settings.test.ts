@@ -33,8 +33,14 @@ test('an address is a base, or where traces go; options win', () => {
 
 test('the variables say how, those of traces before those of all', () => {
   expect(settingsOf(BASE)).toMatchObject({
-    ...{ encoding: 'http/protobuf', headers: {}, isGzip: false, timeoutMs: 10_000, tls: {}, queue: 8_192 },
-    ...{ sampler: { name: 'parentbased_always_on' }, resource: { 'service.name': 'cofa' } },
+    encoding: 'http/protobuf',
+    headers: {},
+    isGzip: false,
+    timeoutMs: 10_000,
+    tls: {},
+    queue: 8_192,
+    sampler: { name: 'parentbased_always_on' },
+    resource: { 'service.name': 'cofa' },
   });
   const env = {
     ...BASE,
@@ -52,13 +58,11 @@ test('the variables say how, those of traces before those of all', () => {
   expect(tracesChoice({}, env)).toMatchObject({
     notes: [],
     settings: {
-      ...{
-        encoding: 'http/json',
-        headers: { 'api-key': 'a b', x: '1' },
-        isGzip: true,
-        timeoutMs: 500,
-        queue: 10,
-      },
+      encoding: 'http/json',
+      headers: { 'api-key': 'a b', x: '1' },
+      isGzip: true,
+      timeoutMs: 500,
+      queue: 10,
       sampler: { name: 'traceidratio', ratio: 0.5 },
       resource: { 'service.name': 'mine', 'deployment.environment.name': 'test,1' },
     },
