@@ -58,7 +58,7 @@ export function defineExport(command: Command, context: Context): void {
             progress.update('events', { label: `${events} events`, done: 0, total: undefined }),
         });
         progress.stop();
-        const { firstAt, lastAt, ...rest } = result;
+        const { firstAt, lastAt, cut: _, ...rest } = result;
         const data = defined({ ...rest, firstTime: timeOf(firstAt), lastTime: timeOf(lastAt) });
         context.output.data(data, () =>
           result.events === 0

@@ -15,6 +15,8 @@ export interface ExportOptions extends LoadOptions {
   replace?: boolean;
   /** File paths of blocks, where they can be found; stored for the blocks that traces name. */
   pathsOf?: PathsOf;
+  /** The file takes no more events when it has so many bytes, about. */
+  maxBytes?: number;
 }
 
 export interface ExportResult extends LogSummary {
@@ -24,6 +26,8 @@ export interface ExportResult extends LogSummary {
   bytes: number;
   /** Sequence that the state at its beginning belongs to; 0: it begins with nothing. */
   beginning: number;
+  /** Events of the end are left out: `maxBytes`. */
+  cut: boolean;
 }
 
 /** Blocks whose paths are stored at most. */
@@ -31,7 +35,7 @@ const MAX_PATHS = 200_000;
 
 /** Errors: `conflict` where FILE exists, `not-found` where no image or mount fits, those of the log. */
 export async function exportLog(live: LiveLog, file: string, options: ExportOptions): Promise<ExportResult> {
-  const { cutter } = await planLive(live, options);
+  const { cutter, records } = await planLive(live, options);
   const paths: BlockPaths = {};
   const known = new Set<string>();
   let writer: LogFileWriter | undefined;
@@ -56,14 +60,18 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
     });
   };
   let seen = 0;
+  let cut = false;
   const diffIds = new Map<string, string>();
   try {
     // An existing file is reported before the log is read.
     if (options.from === undefined) writer = await start();
-    for await (const raw of live.records(defined({ signal: options.signal }))) {
+    for await (const raw of live.records(defined({ ...records, signal: options.signal }))) {
+      if (cutter.isOver) break;
       if (++seen % 4096 === 0) options.onProgress?.(seen);
       if (!cutter.wants(raw)) continue;
       writer ??= await start();
+      cut = writer.bytes >= (options.maxBytes ?? Number.POSITIVE_INFINITY);
+      if (cut) break;
       const decoded = decodeRecord(raw.bytes);
       await writer.add(raw, decoded.at ?? 0);
       const id = raw.subject.slice(raw.subject.lastIndexOf('.') + 1);
@@ -81,6 +89,7 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
       node: live.node,
       bytes: writer.bytes,
       beginning: cutter.beginning().seq,
+      cut,
       ...summary,
     };
   } catch (error) {

@@ -31,6 +31,8 @@ export interface LiveLog {
 export interface RecordsOptions {
   kind?: 'image' | 'mount' | 'engine' | 'layer';
   fromSeq?: number;
+  /** Who owned the log at `fromSeq`; without, the owner at the last record that was read. */
+  epoch?: number;
   /**
    * Continues after the end, until the signal. Without it the records end with those stored at the time of the call.
    */
@@ -114,7 +116,7 @@ async function describe(
       const filter = o.kind === undefined ? names.allEvents : names.eventsOf(o.kind);
       const from = o.fromSeq ?? (beginning.from === undefined ? undefined : beginning.from.seq + 1);
       // Its last owner counts only for records behind those that were read.
-      const owner = o.fromSeq === undefined ? (beginning.from?.epoch ?? 0) : epoch;
+      const owner = o.epoch ?? (o.fromSeq === undefined ? (beginning.from?.epoch ?? 0) : epoch);
       const range = { from: from ?? ('start' as const), follow: o.follow === true, epoch: owner };
       for await (const { seq, subject, type, data } of readUnchecked(
         bus,

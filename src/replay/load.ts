@@ -4,7 +4,7 @@ import type { NodeState } from '../../actors/node-state.ts';
 import { digestOfNodeState } from '../store/node-codec.ts';
 import type { NodeFold } from '../store/node-fold.ts';
 import { copyState } from './checkpoints.ts';
-import type { LiveLog, LiveLogOptions } from './live-log.ts';
+import type { LiveLog, LiveLogOptions, RecordsOptions } from './live-log.ts';
 import { type LogFrame, LogFileReader } from './log-file.ts';
 import { type Moment, timeOfMoment } from './moments.ts';
 import { decodeRecord, foldRecord, partsOfSubject, type RawRecord } from './record.ts';
@@ -142,15 +142,16 @@ export async function loadLive(source: LiveLogOptions, options: LoadOptions = {}
   const { openLiveLog } = await import('./live-log.ts');
   const live = await openLiveLog(source);
   try {
-    const { selection, cutter } = await planLive(live, options);
+    const { selection, cutter, records } = await planLive(live, options);
     let log: ReplayLog | undefined;
     let seen = 0;
     const check = new SnapshotCheck(selection.isAll ? live.beginning.snapshots : []);
-    for await (const raw of live.records(defined({ signal: options.signal }))) {
+    for await (const raw of live.records(defined({ ...records, signal: options.signal }))) {
       if (++seen % 4096 === 0) {
         options.onProgress?.(seen);
         options.signal?.throwIfAborted();
       }
+      if (cutter.isOver) break;
       if (!cutter.wants(raw)) continue;
       log ??= new ReplayLog({ node: live.node, beginning: cutter.beginning() });
       log.append(raw);
@@ -211,9 +212,9 @@ class SnapshotCheck {
 export async function planLive(
   live: LiveLog,
   options: LoadOptions,
-): Promise<{ selection: Selection; cutter: Cutter; beginning: Beginning }> {
+): Promise<{ selection: Selection; cutter: Cutter; beginning: Beginning; records: RecordsOptions }> {
   const selection = new Selection(options);
-  const { from } = live.beginning;
+  const from = snapshotBefore(live, options) ?? live.beginning.from;
   const beginning: Beginning =
     from === undefined ? emptyBeginning() : { seq: from.seq, at: 0, state: copyState(from.state) };
   if (!selection.isAll) {
@@ -230,7 +231,14 @@ export async function planLive(
     }
   }
   const cutter = new Cutter(beginning, selection, options, () => ({ firstAt, endAt: Date.now() }));
-  return { selection, cutter, beginning };
+  const records: RecordsOptions = from === undefined ? {} : { fromSeq: from.seq + 1, epoch: from.epoch };
+  return { selection, cutter, beginning, records };
+}
+
+/** What was long before a range of all events need not be read: the engine's own snapshot stands for it. */
+function snapshotBefore({ beginning }: LiveLog, { from, image, mount }: LoadOptions): NodeFold | undefined {
+  if (from?.kind !== 'seq' || image !== undefined || mount !== undefined) return undefined;
+  return beginning.snapshots.findLast(({ seq }) => seq < from.seq && seq >= beginning.removed);
 }
 
 /**
@@ -263,7 +271,9 @@ export class Cutter {
     this.#state = selection.cut(copyState(beginning.state));
     this.#before = { seq: beginning.seq, at: beginning.at };
     let known: { firstAt: number; endAt: number } | undefined;
-    this.#reason = beginning.seq > 0 ? 'retention' : undefined;
+    const { from } = range;
+    const isCut = from?.kind === 'seq' && from.seq > beginning.seq;
+    this.#reason = beginning.seq === 0 ? undefined : isCut ? 'from' : 'retention';
     const edge = (moment: Moment | undefined) => {
       if (moment === undefined || moment.kind === 'start' || moment.kind === 'end') return undefined;
       if (moment.kind === 'seq') return { seq: moment.seq };
@@ -304,6 +314,11 @@ export class Cutter {
     this.#before = this.#last;
     this.#reason = 'from';
     return false;
+  }
+
+  /** No event behind the last one that was offered lies within the range. */
+  get isOver(): boolean {
+    return this.#to !== undefined && 'seq' in this.#to && this.lastSeq >= this.#to.seq;
   }
 
   /** Why the log does not begin with nothing. */
