@@ -9,6 +9,9 @@
  */
 import { setup } from 'xstate';
 
+/** Why a process ended that the supervisor wanted to end; another reason, or none, is a crash. */
+export const ASKED_ENDS = { stopped: 'it was stopped', handedOver: 'another took over' } as const;
+
 export type ProcessEvent =
   | { type: 'START' }
   | { type: 'READY' }

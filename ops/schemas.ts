@@ -6,6 +6,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
 import { ApiError, OPERATIONS } from '../schemas/api.ts';
 import { EventRecord } from '../schemas/events.ts';
+import { INCIDENT_SCHEMAS } from '../schemas/incidents.ts';
 import { REPLAY_SCHEMAS } from '../schemas/replay.ts';
 import { RightsFile } from '../schemas/rights.ts';
 
@@ -21,7 +22,8 @@ export function jsonSchemas(): Map<string, object> {
   schemas.set('error', z.toJSONSchema(ApiError));
   schemas.set('api-users', z.toJSONSchema(RightsFile, { io: 'input' }));
   schemas.set('event', z.toJSONSchema(EventRecord));
-  for (const [name, schema] of Object.entries(REPLAY_SCHEMAS)) schemas.set(name, z.toJSONSchema(schema));
+  for (const [name, schema] of Object.entries({ ...REPLAY_SCHEMAS, ...INCIDENT_SCHEMAS }))
+    schemas.set(name, z.toJSONSchema(schema));
   return schemas;
 }
 

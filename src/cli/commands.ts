@@ -47,6 +47,20 @@ export const COMMANDS: readonly CommandEntry[] = [
     ENGINE,
     () => import('./console.ts'),
   ),
+  entry(
+    'incidents',
+    '<command>',
+    'what went wrong, with the stretch of the log around it',
+    ENGINE,
+    () => import('./incidents.ts'),
+  ),
+  entry(
+    'support',
+    '',
+    'pack what helps to find out what is wrong, without secrets',
+    ENGINE,
+    () => import('./support.ts'),
+  ),
   entry('doctor', '', 'check what this machine has and lacks', ENGINE, () => import('./doctor.ts')),
   entry(
     'install',

@@ -10,6 +10,7 @@ import { DEFAULT_TRUST, type TrustPolicy } from '../../schemas/trust.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { byteOption } from './byte-option.ts';
 import { numberOption, type OptionWords, oneOf } from './context.ts';
+import { INCIDENT_OPTIONS, type IncidentFlags } from './incident-options.ts';
 import { METRICS_OPTIONS, type MetricsFlags } from './metrics-options.ts';
 import type { NatsOptions } from './nats-options.ts';
 import { REGISTRY_OPTIONS, type RegistryFlags } from './registry-options.ts';
@@ -17,7 +18,7 @@ import { TRACES_OPTIONS } from './traces-options.ts';
 import type { TracesFlags } from '../traces/settings.ts';
 import { TRUST_HELP, trustOption } from './trust-option.ts';
 
-export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags, TracesFlags {
+export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags, TracesFlags, IncidentFlags {
   foreground?: boolean;
   /** False: none. */
   config?: string | boolean;
@@ -218,6 +219,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
   },
   ...METRICS_OPTIONS,
   ...TRACES_OPTIONS,
+  ...INCIDENT_OPTIONS,
   {
     flags: '--trust <policy>',
     about: TRUST_HELP,

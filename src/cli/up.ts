@@ -12,6 +12,7 @@ import {
 } from '../../schemas/errors.ts';
 import { fillFromFile } from './config-file.ts';
 import { addOptions, type Context, examples } from './context.ts';
+import { incidentChoice } from './incident-options.ts';
 import { metricsChoice } from './metrics-options.ts';
 import { tracesChoice } from '../traces/settings.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
@@ -106,6 +107,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       registry: registryChoice(options),
       metrics: metricsChoice(options),
       traces: tracesSettings(options).settings,
+      incidents: incidentChoice(options),
       trust: options.trust,
       keys: options.keys,
       rehearses: options.rehearsal,

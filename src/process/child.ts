@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { type ProcessEvent, processMachine } from '../../actors/process.ts';
+import { ASKED_ENDS, type ProcessEvent, processMachine } from '../../actors/process.ts';
 import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
@@ -327,7 +327,7 @@ export class Child {
       this.#send({ type: 'EXITED', livedMs: 0 });
       return;
     }
-    this.#reason ??= farewell === undefined ? 'it was stopped' : 'another took over';
+    this.#reason ??= farewell === undefined ? ASKED_ENDS.stopped : ASKED_ENDS.handedOver;
     if (farewell === undefined) child.kill(this.#options.signal ?? 'SIGTERM');
     else this.send(farewell);
     const timer = this.#clock.after(this.#options.graceMs ?? GRACE_MS, () => child.kill('SIGKILL'));

@@ -16,6 +16,7 @@
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
+ *     incidents/              stretches of the event log around what went wrong (src/incidents/folder.ts)
  *     trusted-sidecars        written by the user: digests of sidecars that policy `own` takes unproven
  *
  * (hex digits only in the names: `sha256:` is left out. Images that a cofa without block roots has prepared have devices
@@ -29,7 +30,7 @@ import { DiskRoom } from './disk-room.ts';
 
 const FOLDERS = ['run', 'layers', 'spans', 'tocs', 'images', 'flats', 'containers', 'nats', 'log'] as const;
 /** Made by others, or when they are needed. */
-const LATER_FOLDERS = ['snapshots', 'mapped', 'discarded', 'runc'] as const;
+const LATER_FOLDERS = ['snapshots', 'mapped', 'discarded', 'runc', 'incidents'] as const;
 
 export class Layout {
   readonly root: string;
@@ -62,6 +63,7 @@ export class Layout {
   trustedSidecars = (): string => this.in('trusted-sidecars');
   /** What containers left that have ended, until it is gone. */
   discarded = (): string => this.in('discarded');
+  incidents = (): string => this.in('incidents');
   log = (name: string): string => this.in('log', `${name}.log`);
 
   /**
@@ -115,6 +117,7 @@ export async function removeDrafts(layout: Layout): Promise<number> {
   };
   await clean(layout.root, 0);
   await clean(layout.in('run'), 0);
+  await clean(layout.incidents(), 0);
   for (const name of ['spans', 'tocs']) await clean(layout.in(name), 0);
   await clean(layout.in('images'), 1);
   return removed;

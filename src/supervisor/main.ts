@@ -27,6 +27,7 @@ import { openBus } from './start/bus.ts';
 import { openCredentials } from './start/credentials.ts';
 import { openDoors } from './start/doors.ts';
 import { findLeftovers, labelOf } from './start/leftovers.ts';
+import { watchIncidents } from './start/incidents.ts';
 import { openLog } from './start/log.ts';
 import { restoreMounts } from './start/mounts.ts';
 import { reachNats } from './start/nats.ts';
@@ -94,6 +95,8 @@ async function start(given: Given): Promise<void> {
   serving.catch(() => {});
   // All parts begin with the facts that the log has.
   const node = await stages.run('log', () => opening.read);
+  // A process may have died since the start: this watch hears of it first.
+  watchIncidents({ ...base, ...node });
   facts.open(node.live);
   const parts = makeParts({ ...reached, ...servers, ...node });
   // Mounts need a front end: their devices are files that it serves.

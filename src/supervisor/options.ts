@@ -8,6 +8,14 @@ import type { TrustPolicy } from '../../schemas/trust.ts';
 
 export const DEFAULT_TRUST: TrustPolicy = 'registry';
 
+export interface IncidentSettings {
+  /** Bytes and number of incidents that are kept at most. */
+  bytes: number;
+  count: number;
+  /** A start that waits for cofa so long is an incident, ms; 0: none is. */
+  slowMs: number;
+}
+
 export interface SupervisorOptions {
   root: string;
   /** URL of a NATS with JetStream; a private nats-server is started without. */
@@ -39,6 +47,8 @@ export interface SupervisorOptions {
   metrics?: MetricsSettings | undefined;
   /** Where traces are sent; nowhere without. */
   traces?: TracesSettings | undefined;
+  /** What is kept of incidents; nothing without. */
+  incidents?: IncidentSettings | undefined;
   /** Bytes that the cache may take; without, what the disk has. */
   cacheLimit?: number | undefined;
   /** Percent of the disk that layers of images that nothing mounts leave free; without, none. */

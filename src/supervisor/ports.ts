@@ -6,6 +6,7 @@ import { Tidying } from '../process/heap.ts';
 import type { NatsPorts } from '../process/nats-server.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
 import type { RunRehearsal } from '../process/rehearsal/idle.ts';
+import type { KeepIncidents } from './incidents/watch.ts';
 import { realSelf, type Self } from '../process/self.ts';
 import type { UsagePort } from './processes/usage-meter.ts';
 
@@ -17,6 +18,8 @@ export interface SupervisorPorts extends Ports, NatsPorts {
   usage?: UsagePort;
   /** Goes through a start when there is nothing to do; absent: no rehearsal. */
   rehearse?: RunRehearsal;
+  /** Has a process look at the log for incidents and keep them; absent: none are kept. */
+  keepIncidents?: KeepIncidents;
 }
 
 /** The process that the supervisor runs in. When it is killed, the kernel kills its children with it. */
@@ -32,4 +35,5 @@ export const realSupervisorPorts = (): SupervisorPorts => ({
   tidying: new Tidying(),
   usage: { machine: machineUsage, process: processUsage },
   rehearse: async (rehearsal) => await (await import('./rehearse.ts')).rehearseStart(rehearsal),
+  keepIncidents: async (...order) => await (await import('./incidents/black-box.ts')).keepIncidents(...order),
 });

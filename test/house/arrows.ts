@@ -160,6 +160,12 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas', 'src/metrics', 'src/replay', 'src/terminal'],
   },
   {
+    folder: 'src/incidents',
+    kind: 'library',
+    is: 'stretches of the event log around what went wrong',
+    imports: ['schemas', 'actors', 'src/image', 'src/replay', 'src/store', 'src/terminal'],
+  },
+  {
     folder: 'src/process',
     kind: 'shared',
     is: 'what all programs share: parent link, settings, log, heap, rehearsal',
@@ -206,6 +212,12 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas', 'src/digest', 'src/image', 'src/index', 'src/process', 'src/registry', 'src/store'],
   },
   {
+    folder: 'src/black-box',
+    kind: 'program',
+    is: 'keeps incidents, when there are some',
+    imports: ['src/client', 'src/image', 'src/incidents', 'src/process', 'src/replay', 'src/store'],
+  },
+  {
     folder: 'src/snapshotter',
     kind: 'program',
     is: "containerd's snapshotter and the kubelet's image service",
@@ -238,6 +250,7 @@ export const ROWS: readonly Row[] = [
       'src/digest',
       'src/fuse',
       'src/image',
+      'src/incidents',
       'src/index',
       'src/kernel',
       'src/metrics',
@@ -261,6 +274,7 @@ export const ROWS: readonly Row[] = [
       'src/container',
       'src/containerd',
       'src/image',
+      'src/incidents',
       'src/index',
       'src/install',
       'src/kernel',

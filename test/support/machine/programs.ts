@@ -157,6 +157,7 @@ export async function loadPrograms(): Promise<RunSupervisor> {
   );
   return (options) => {
     const { rehearse: _, ...ports } = realSupervisorPorts();
-    return runSupervisor(options, { ...ports, tidying, makeIdentity: async () => IDENTITY });
+    const keepIncidents = world().blackBox.keep;
+    return runSupervisor(options, { ...ports, tidying, keepIncidents, makeIdentity: async () => IDENTITY });
   };
 }

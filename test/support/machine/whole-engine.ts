@@ -30,6 +30,7 @@ import { NatsStore, SimConnection, type StoredMessage } from './nats.ts';
 import { healed } from './plan.ts';
 import type { Sabotage } from './sabotage.ts';
 import type { RunSupervisor } from './programs.ts';
+import { SLOW_MS } from './black-box.ts';
 import { RootRules } from './root-rules.ts';
 import { digestOf, type SimImage, World } from './world.ts';
 
@@ -154,6 +155,7 @@ class WholeEngine {
       await this.#repair();
       await this.#readAll();
       await this.#proveAll();
+      await this.#keepAll();
       await this.#takeDown();
       this.#checkEnd();
     } finally {
@@ -338,6 +340,7 @@ class WholeEngine {
                 plan.cacheShare * this.#world.layers.reduce((sum, { size }) => sum + size, 0),
               ),
             }),
+        ...(plan.two ? {} : { incidents: { bytes: 1 << 30, count: 10_000, slowMs: SLOW_MS } }),
         registry: {},
         logLevel: this.#isLoud ? 'debug' : 'silent',
       } as Parameters<RunSupervisor>[0]).catch((error: unknown) => {
@@ -1001,6 +1004,19 @@ class WholeEngine {
       );
       if (status !== undefined && open === undefined) return;
       machine.check(machine.now < end, () => `${open?.ref} is complete and not proven`);
+      await this.#until(machine.now + 1_000, () => false);
+    }
+  }
+
+  /** The black box has kept what the log tells of. */
+  async #keepAll(): Promise<void> {
+    const machine = this.#machine;
+    if (this.#world.plan.two) return;
+    const { blackBox } = this.#world;
+    const end = machine.now + PATIENCE_MS;
+    for (let problem = blackBox.problem(); problem !== undefined; problem = blackBox.problem()) {
+      const sentence = problem;
+      machine.check(machine.now < end, () => sentence);
       await this.#until(machine.now + 1_000, () => false);
     }
   }

@@ -4,6 +4,7 @@ import { CofaError } from '../../../schemas/errors.ts';
 import type { FetchJob, Job } from '../../../schemas/fetch.ts';
 import type { LocalHandler } from '../../../src/bus/local-socket.ts';
 import { decode, encode } from './wire.ts';
+import { SimBlackBox } from './black-box.ts';
 import { BLOCK, FORGED, GARBAGE, RIGHT, SimDisk, type SimFile } from './disk.ts';
 import { besideOf, forgeryOf, poisonedBy } from './forgeries.ts';
 import { digest, flatOf } from './names.ts';
@@ -83,6 +84,7 @@ export class World {
   readonly locks = new Map<string, SimProcess>();
   /** Unix sockets by path. */
   readonly sockets = new Map<string, { process: SimProcess; handlers: LocalHandlers }>();
+  readonly blackBox = new SimBlackBox(this);
   /** The last death of a process on which others depend. */
   disturbedAt = 0;
   readonly #fetches = new Set<{
