@@ -9,6 +9,7 @@ const WHOLE = [
   'bus/*',
   'cli/{doctor,engine,index,service,sign}',
   'client/over-nats',
+  'console/{page,million}',
   'clients/*',
   'container/{remove-folder,run}',
   'e2e/*',

@@ -11,8 +11,8 @@ import type { Source } from './source.ts';
 const MOST_STREAMS = 16;
 /** The log's growth is told no more often, ms. */
 const LOG_MS = 100;
-/** Between two looks at the node: while something arrives, and else, ms. */
-const BUSY_MS = 400;
+/** Between two looks at the node: while something changes, and else, ms. */
+const BUSY_MS = 300;
 const CALM_MS = 1_500;
 /** Proxies close what is silent, ms. */
 const SILENCE_MS = 15_000;
@@ -108,12 +108,11 @@ export class Streams {
   async #tellNode(): Promise<void> {
     const node = await nodeOf(this.#source).catch(() => undefined);
     if (this.#open.size === 0) return;
-    const isBusy = node?.images.some(({ blocks }) => blocks.fetching > 0) === true;
-    this.#soonNode(this.#source.isOfEngine ? (isBusy ? BUSY_MS : CALM_MS) : SILENCE_MS);
-    if (node === undefined) return;
     // The time alone is no news.
-    const news = JSON.stringify({ ...node, time: null });
-    if (news === this.#node) return;
+    const news = node === undefined ? this.#node : JSON.stringify({ ...node, time: null });
+    const isBusy = news !== this.#node || node?.images.some(({ blocks }) => blocks.fetching > 0) === true;
+    this.#soonNode(this.#source.isOfEngine ? (isBusy ? BUSY_MS : CALM_MS) : SILENCE_MS);
+    if (node === undefined || news === this.#node) return;
     this.#node = news;
     this.#send('node', JSON.stringify(node));
   }

@@ -29,6 +29,18 @@ export class Column<A extends Numbers> {
     this.#values[this.#length++] = value;
   }
 
+  /** Adds all of them to the end. */
+  append(values: A): void {
+    const length = this.#length + values.length;
+    if (length > this.#values.length) {
+      const larger = this.#make(Math.max(length, 2 * this.#values.length));
+      larger.set(this.#values.subarray(0, this.#length) as never);
+      this.#values = larger;
+    }
+    this.#values.set(values as never, this.#length);
+    this.#length = length;
+  }
+
   /** `index` below `length`. */
   at(index: number): number {
     return this.#values[index] as number;

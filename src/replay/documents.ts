@@ -1,6 +1,6 @@
 /** Documents about a node and its log that the page shows. Types alone: the page is compiled without Node's. */
 import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
-import type { WhyStart } from '../../schemas/replay.ts';
+import type { ReplayState, WhyStart } from '../../schemas/replay.ts';
 
 /** How a node is, at the end of a log or as its engine says it. */
 export interface NodeDocument {
@@ -73,4 +73,82 @@ export interface StartSummary {
   /** Compressed bytes that its reads waited for. */
   bytes?: number;
   failure?: string;
+}
+
+/** A log at first sight. */
+export interface LogDocument {
+  node: string;
+  title: string;
+  generation: number;
+  count: number;
+  /** Sequence in front of its first event; 0: it begins with the node's first. */
+  beginning: number;
+  /** ms since the epoch, of the first and of the last event. */
+  firstAt: number;
+  lastAt: number;
+  isLive: boolean;
+  notes: string[];
+  /** By time, over all of it. */
+  density: { events: number[]; waits: number[] };
+}
+
+/** An event in a list. */
+export interface EventLine {
+  /** What it is about, short. */
+  subject: string;
+  summary: string;
+  style: string;
+}
+
+/** An event as a whole. */
+export interface EventDocument {
+  index: number;
+  seq: number;
+  time: string;
+  type: string;
+  subject: string;
+  style: string;
+  strange?: string;
+  /** What it says, for people. */
+  details: Array<{ text: string; style: string }>;
+  data: Record<string, unknown>;
+}
+
+/** A layer with a bar in place of its ranges: the share that is present in each part of it, 0 to 1. */
+export type LayerBar = Omit<ReplayState['layers'][number], 'present'> & { bar: number[] };
+
+/** The state after an event, and what the event changed. */
+export type MomentDocument = Omit<ReplayState, 'layers'> & {
+  layers: LayerBar[];
+  /** By the event before this moment, one thing a line. */
+  changes: string[];
+  /** Reads that wait at this moment, the longest first. */
+  waiting: Array<{ id: string; text: string }>;
+};
+
+/** What is different between two moments. */
+export interface DifferenceDocument {
+  from: { seq: number; position: number; time: string | null };
+  to: { seq: number; position: number; time: string | null };
+  lines: string[];
+}
+
+/** Where a moment lies. */
+export interface FoundMoment {
+  position: number;
+  /** ms since the epoch: a time may lie between two events. */
+  clock: number;
+}
+
+export interface FoundEvent {
+  /** null: there is none. */
+  index: number | null;
+  /** Which condition it fulfils. */
+  what: string;
+}
+
+/** Lines of text that explain something. */
+export interface Explanation {
+  title: string;
+  lines: string[];
 }

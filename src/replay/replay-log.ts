@@ -6,6 +6,7 @@
 import { emptyNode, type NodeState } from '../../actors/node-state.ts';
 import type { PathsOf } from '../image/file-paths.ts';
 import { type CheckpointOptions, Checkpoints, copyState } from './checkpoints.ts';
+import type { Countable } from './density.ts';
 import { type DecodedRecord, decodeRecord, foldRecord, type RawRecord } from './record.ts';
 import { type FrameLoader, Timeline } from './timeline.ts';
 import { TraceIndex } from './trace-index.ts';
@@ -124,6 +125,13 @@ export class ReplayLog {
     if (this.#checkpoints.isDue(this.#folded)) this.#checkpoints.add(this.#folded, this.#head);
   }
 }
+
+/** A log as its time line counts it. */
+export const countableOf = (log: ReplayLog): Countable => ({
+  count: log.count,
+  timeAt: (index) => log.timeline.timeAt(index),
+  waits: () => log.traces.spans(),
+});
 
 /** Notes what an event `layer.opened` says of the layer's diffID. `id`: hex digits. */
 export function learnDiffId(

@@ -1,6 +1,7 @@
 /** States and differences as text for people. */
 import type { ReplayDiff, ReplayState } from '../../schemas/replay.ts';
 import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../terminal/table.ts';
+import type { LayerBar } from './documents.ts';
 import { countBlocks } from './state-document.ts';
 
 export function renderState(state: ReplayState): string {
@@ -131,6 +132,14 @@ export function blockBar(
       share <= 0 ? '·' : (SHADES[share >= 1 ? 8 : Math.min(7, 1 + Math.floor(share * 7))] ?? '█'),
     )
     .join('');
+}
+
+/** Layers with a bar of `cells` parts in place of their ranges. */
+export function layersBarred(layers: ReplayState['layers'], cells: number): LayerBar[] {
+  return layers.map(({ present, ...layer }) => ({
+    ...layer,
+    bar: shares(present, layer.blockCount, cells).map((share) => Math.round(share * 1000) / 1000),
+  }));
 }
 
 /** The share of present blocks in each of `width` parts of a layer, 0 to 1. */

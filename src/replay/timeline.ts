@@ -94,6 +94,21 @@ export class Timeline {
     return this.#partsAt(index).kind;
   }
 
+  /** The place of its type among `types`. */
+  typeNumberAt(index: number): number {
+    return this.#type.at(index);
+  }
+
+  /** The place of its subject among `subjects`. */
+  subjectNumberAt(index: number): number {
+    return this.#subject.at(index);
+  }
+
+  /** What events are about, in the order in which it came. */
+  get subjects(): ReadonlyArray<{ kind: string; id: string }> {
+    return this.#parts;
+  }
+
   /** Every type that has come. */
   get types(): Iterable<string> {
     return this.#types;

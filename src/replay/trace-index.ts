@@ -64,6 +64,16 @@ export class TraceIndex {
     }
   }
 
+  /** The trace event at `place`, whether it has reads or not: `to` is below `from` then. */
+  at(place: number): { index: number; from: number; to: number; longest: number } {
+    return {
+      index: this.#event.at(place),
+      from: this.#from.at(place),
+      to: this.#to.at(place),
+      longest: this.#longest.at(place),
+    };
+  }
+
   /** Indexes of all trace events. */
   *all(): IterableIterator<number> {
     for (let place = 0; place < this.#event.length; place++) yield this.#event.at(place);

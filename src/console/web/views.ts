@@ -3,6 +3,7 @@
  * route (src/console/routes.ts). docs/console.md tells how one is added.
  */
 import type { ComponentChild } from 'preact';
+import { logView } from './views/log.tsx';
 import { nodeView } from './views/node.tsx';
 
 export interface View {
@@ -15,4 +16,4 @@ export interface View {
   Body: (props: { words: URLSearchParams }) => ComponentChild;
 }
 
-export const VIEWS: readonly View[] = [nodeView];
+export const VIEWS: readonly View[] = [nodeView, logView];

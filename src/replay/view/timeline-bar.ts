@@ -1,6 +1,7 @@
 /** The three rows below the title: how many events there are when, how long reads waited, and where one is. */
 import { formatDuration } from '../../terminal/table.ts';
-import type { ReplayLog } from '../replay-log.ts';
+import { type Axis, type Density, densityOf as countDensity, scaleOf, type Stretch } from '../density.ts';
+import { countableOf, type ReplayLog } from '../replay-log.ts';
 import type { Canvas } from './canvas.ts';
 import type { Session } from './session.ts';
 
@@ -12,7 +13,7 @@ export function drawTimeline(
   { column, row, width }: { column: number; row: number; width: number },
 ): void {
   const { log, axis } = session;
-  const scale = scaleOf(log, axis, width);
+  const scale = scaleOf(stretchOf(log, axis), width);
   const { events, waits } = densityOf(log, axis, width);
   const most = Math.max(1, ...events);
   const longest = Math.max(1, ...waits);
@@ -75,39 +76,21 @@ function drawAxis(
 const height = (share: number): string =>
   HEIGHTS[Math.max(0, Math.min(HEIGHTS.length - 1, Math.ceil(share * HEIGHTS.length) - 1))] ?? '█';
 
-/** From a time (ms) or a position to a column. */
-function scaleOf(log: ReplayLog, axis: 'time' | 'events', width: number): (value: number) => number {
-  const from = axis === 'time' ? log.timeOf(Math.min(1, log.count)) : 0;
-  const to = axis === 'time' ? log.timeOf(log.count) : log.count;
-  const length = Math.max(1, to - from);
-  return (value) => Math.max(0, Math.min(width - 1, Math.floor(((value - from) / length) * (width - 1))));
-}
-
-interface Density {
-  events: number[];
-  /** The longest wait in each column, µs. */
-  waits: number[];
+/** The whole log. */
+function stretchOf(log: ReplayLog, axis: Axis): Stretch {
+  return axis === 'time'
+    ? { axis, from: log.timeOf(Math.min(1, log.count)), to: log.timeOf(log.count) }
+    : { axis, from: 0, to: log.count };
 }
 
 const ready = new WeakMap<ReplayLog, { key: string; density: Density }>();
 
 /** Counted again when the log has grown or the screen has changed. */
-function densityOf(log: ReplayLog, axis: 'time' | 'events', width: number): Density {
+function densityOf(log: ReplayLog, axis: Axis, width: number): Density {
   const key = `${log.count} ${axis} ${width}`;
   const known = ready.get(log);
   if (known?.key === key) return known.density;
-  const scale = scaleOf(log, axis, width);
-  const events = Array.from({ length: width }, () => 0);
-  const waits = Array.from({ length: width }, () => 0);
-  for (let index = 0; index < log.count; index++) {
-    const cell = scale(axis === 'time' ? log.timeline.timeAt(index) : index + 1);
-    events[cell] = (events[cell] ?? 0) + 1;
-  }
-  for (const { index, from, to, longest } of log.traces.spans()) {
-    const [first, last] = axis === 'time' ? [scale(from), scale(to)] : [scale(index + 1), scale(index + 1)];
-    for (let cell = first; cell <= last; cell++) waits[cell] = Math.max(waits[cell] ?? 0, longest);
-  }
-  const density = { events, waits };
+  const density = countDensity(countableOf(log), stretchOf(log, axis), width);
   ready.set(log, { key, density });
   return density;
 }

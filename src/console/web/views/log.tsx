@@ -1,0 +1,134 @@
+/** The view Log: the event log as a debugger. */
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { effect } from '@preact/signals';
+import type { LogDocument } from '../../../replay/documents.ts';
+import { ask, sentenceOf } from '../api.ts';
+import { areKeysOn, isTyping } from '../keys.ts';
+import { log as news } from '../live.ts';
+import { Debugger } from '../log/debugger.ts';
+import { EventList } from '../log/event-list.tsx';
+import { type Field, LOG_KEYS, pressed } from '../log/keys.ts';
+import { DifferencePanel, EventPanel, StatePanel, WhyPanel } from '../log/panels.tsx';
+import { TimeLine } from '../log/time-line.tsx';
+import { Toolbar } from '../log/toolbar.tsx';
+import { addressOf, noteAddress } from '../place.ts';
+import type { View } from '../views.ts';
+
+export const logView: View = { id: 'log', title: 'Log', keys: LOG_KEYS, Body };
+
+/** The address follows where one is, ms behind. */
+const NOTE_MS = 250;
+
+function Body({ words }: { words: URLSearchParams }) {
+  const [debug, setDebug] = useState<Debugger>();
+  const [problem, setProblem] = useState<string>();
+  const generation = news.value?.generation;
+  useEffect(() => {
+    let made: Debugger | undefined;
+    const stop = new AbortController();
+    ask<LogDocument>('log', {}, stop.signal).then(
+      (log) => {
+        made = new Debugger(log);
+        performance.mark('cofa-log-first-paint');
+        setDebug(made);
+      },
+      (error: unknown) => {
+        if (!stop.signal.aborted) setProblem(sentenceOf(error));
+      },
+    );
+    return () => {
+      stop.abort();
+      made?.close();
+    };
+  }, [generation === undefined || generation === debug?.log.generation ? 0 : generation]);
+  if (problem !== undefined) return <p role="alert">{problem}</p>;
+  if (debug === undefined) return <p class="muted">reading the log …</p>;
+  return <Shown debug={debug} words={words} />;
+}
+
+function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
+  const fields = useRef<Partial<Record<Field, HTMLInputElement>>>({});
+  useEffect(() => go(debug, words), [debug, words]);
+  useEffect(() => {
+    const focus = (field: Field) => fields.current[field]?.focus();
+    const key = (event: KeyboardEvent) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
+      if (event.key.length === 1 && !areKeysOn.value) return;
+      // A button takes them itself.
+      if ((event.key === ' ' || event.key === 'Enter') && event.target instanceof HTMLButtonElement) return;
+      if (pressed(event.key, debug, focus)) event.preventDefault();
+    };
+    addEventListener('keydown', key);
+    let frame = 0;
+    let last = performance.now();
+    const tick = (now: number) => {
+      debug.tick(now - last);
+      last = now;
+      frame = requestAnimationFrame(tick);
+    };
+    const playing = effect(() => {
+      cancelAnimationFrame(frame);
+      if (debug.playing.value === 0) return;
+      last = performance.now();
+      frame = requestAnimationFrame(tick);
+    });
+    let note: ReturnType<typeof setTimeout>;
+    const noting = effect(() => {
+      const address = addressOfMoment(debug);
+      clearTimeout(note);
+      if (debug.playing.value === 0) note = setTimeout(() => noteAddress(address), NOTE_MS);
+    });
+    return () => {
+      removeEventListener('keydown', key);
+      cancelAnimationFrame(frame);
+      playing();
+      noting();
+      clearTimeout(note);
+    };
+  }, [debug]);
+  return (
+    <>
+      <h1 class="hidden">Event log of {debug.log.node}</h1>
+      <TimeLine debug={debug} />
+      <Toolbar debug={debug} fields={fields.current} />
+      <div class="log-grid">
+        <EventList debug={debug} />
+        <div class="beside">
+          <WhyPanel debug={debug} />
+          <DifferencePanel debug={debug} />
+          <EventPanel debug={debug} />
+        </div>
+        <StatePanel debug={debug} />
+      </div>
+    </>
+  );
+}
+
+/** The words of an address: `at` a moment, `mark` another, `break` a condition (any number), `axis`. */
+function go(debug: Debugger, words: URLSearchParams): void {
+  const [at, mark] = [words.get('at'), words.get('mark')];
+  if (words.get('axis') === 'events') debug.axis.value = 'events';
+  void (async () => {
+    for (const condition of words.getAll('break').slice(0, 20))
+      await debug.addBreakpoint(condition.slice(0, 1_000));
+    if (mark !== null) {
+      await debug.jumpTo(mark.slice(0, 100));
+      debug.mark.value = debug.position.value;
+    }
+    if (at !== null) await debug.jumpTo(at.slice(0, 100));
+  })();
+}
+
+/** Sequences name a moment as long as the log holds it, whatever has been removed before. */
+function addressOfMoment(debug: Debugger): string {
+  const { position, mark, breakpoints, axis, following, isWhole } = debug;
+  const seq = (at: number) => (at === 0 ? 'start' : String(debug.seqOf(at)));
+  const place = isWhole.value && !following.value ? seq(position.value) : undefined;
+  const address = addressOf('log', {
+    at: place,
+    mark: mark.value === undefined || !isWhole.value ? undefined : seq(mark.value),
+    axis: axis.value === 'events' ? 'events' : undefined,
+  });
+  const more = breakpoints.value.map((text) => `break=${encodeURIComponent(text)}`).join('&');
+  return more === '' ? address : `${address}${address.includes('?') ? '&' : '?'}${more}`;
+}

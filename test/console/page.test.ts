@@ -1,0 +1,228 @@
+/** The page in a browser, of a real engine: images that arrive, the log as a debugger, links; readable for everyone. */
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startRelay } from '../../ops/bench/relay.ts';
+import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
+import { launchBrowser, type Look, openPage } from '../support/browser.ts';
+import { type Engine, mountImage, startEngine } from '../support/engine.ts';
+import { startRegistry } from '../support/registry-server.ts';
+import { Cleanup } from '../support/temp.ts';
+import { type RunningConsole, startConsole } from './console-process.ts';
+
+const cleanup = new Cleanup();
+let engine: Engine;
+let image: FaultImage;
+let running: RunningConsole;
+let browser: Browser;
+let dir = '';
+
+/** With COFA_PICTURES=docs the test takes the pictures of docs/console.md. */
+const PICTURES = process.env.COFA_PICTURES;
+async function picture(page: Page, name: string): Promise<void> {
+  if (PICTURES !== undefined) await page.screenshot({ path: join(PICTURES, `console-${name}.png`) });
+}
+
+beforeAll(async () => {
+  const folder = await cleanup.tempDir('page');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  // Slow enough to watch.
+  const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: 20, rate: 24e6 });
+  cleanup.defer(() => relay.stop());
+  image = await pushImage(folder, relay.host, 'app', twoLayers(8000));
+  engine = await startEngine();
+  cleanup.defer(() => engine.stop());
+  expect((await engine.cli(['index', image.ref])).code).toBe(0);
+  dir = join(folder, 'mount');
+  browser = await launchBrowser();
+  cleanup.defer(() => browser.close());
+  running = await startConsole(['console'], { COFA_ROOT: engine.root });
+  cleanup.defer(async () => void (await running.stop()));
+});
+afterAll(() => cleanup.run());
+
+const arrived = async (page: Page): Promise<number> =>
+  Number(await page.getByRole('progressbar', { name: /has arrived/ }).getAttribute('aria-valuenow'));
+
+/** Where the debugger is, by the list and by the address. */
+const selected = async (page: Page): Promise<string> =>
+  (await page.locator('.event[aria-selected=true]').innerText()).replace(/\s+/g, ' ');
+
+describe('the view Node', () => {
+  it('shows the engine in words, and an image while it arrives', async () => {
+    const { page, complaints } = await openPage(browser, running.url);
+    await page.getByText('All is well: nothing is mounted').waitFor();
+    expect(page.url()).not.toContain('token');
+    await page
+      .getByRole('region', { name: /^Processes/ })
+      .getByText('front-end')
+      .waitFor();
+    await mountImage(engine, image.ref, dir);
+    await page.getByText('1 mount is served').waitFor();
+    await page
+      .getByRole('region', { name: /^Mounts/ })
+      .getByText(dir)
+      .waitFor();
+    const seen = new Set<number>([await arrived(page)]);
+    // A piece after the other, so that it moves for a while.
+    const names = Object.keys(Object.fromEntries(image.files));
+    let isRead = false;
+    const reading = (async () => {
+      for (const name of names) await readPieces(join(dir, name), image.files.get(name) as Buffer);
+      isRead = true;
+    })();
+    while (!isRead) {
+      seen.add(await arrived(page));
+      await sleep(100);
+    }
+    await reading;
+    await expect.poll(() => arrived(page), { timeout: 20_000 }).toBeGreaterThan(Math.min(...seen));
+    expect(seen.size).toBeGreaterThanOrEqual(3);
+    await page
+      .getByRole('region', { name: 'Recent starts' })
+      .getByText(/reads waited/)
+      .waitFor();
+    await picture(page, 'node');
+    expect(complaints).toEqual([]);
+    await page.close();
+  });
+});
+
+describe('the log as a debugger', () => {
+  it('steps, searches, stops at breakpoints, compares, and says the same as the terminal', async () => {
+    const { page, complaints } = await openPage(browser, running.at('/log?at=start'));
+    await page.getByText(/^event 0 of/).waitFor();
+    await page.keyboard.press('l');
+    await page.getByRole('heading', { name: 'engine.started' }).waitFor();
+    await expect.poll(() => selected(page)).toContain('engine.started');
+    await page.keyboard.press('m');
+    // A condition, in the terminal's words.
+    await page.keyboard.press('b');
+    await page.keyboard.type('event mount.mounted');
+    await page.keyboard.press('Enter');
+    await page.getByText('breakpoint set').waitFor();
+    await page.keyboard.press('c');
+    await page.getByRole('heading', { name: 'mount.mounted' }).waitFor();
+    await page.getByText('breakpoint: event mount.mounted').waitFor();
+    const mounted = await engine.cli(['replay', '--break', 'event mount.mounted', '--json']);
+    const { seq } = JSON.parse(mounted.stdout) as { seq: number };
+    await expect.poll(() => selected(page)).toContain(`${seq} `);
+    await page.getByText(/state: requested → mounted/).waitFor();
+    await page.keyboard.press('d');
+    const difference = page.getByRole('region', { name: 'Difference' });
+    await difference.getByText(dir).waitFor();
+    const told = await engine.cli(['replay', '--diff', '1', String(seq)]);
+    for (const line of await difference.locator('li').allInnerTexts())
+      expect(told.stdout.replace(/\s+/g, ' ')).toContain(line.replace(/\s+/g, ' '));
+    // Slow reads, forward and back.
+    await page.getByLabel('What the search is').selectOption('conditions');
+    await page.getByRole('textbox', { name: 'Search' }).fill('read > 10ms');
+    await page.keyboard.press('Enter');
+    await page.getByRole('heading', { name: 'layer.trace' }).waitFor();
+    const first = await selected(page);
+    await page.keyboard.press('N');
+    await page.getByText('read > 10ms: no earlier event').waitFor();
+    expect(await selected(page)).toBe(first);
+    await page.keyboard.press('w');
+    await page.getByRole('region', { name: 'Why' }).getByText(/read/).first().waitFor();
+    await picture(page, 'log');
+    // What is no condition is said as the terminal says it.
+    await page.keyboard.press('b');
+    await page.keyboard.type('block x');
+    await page.keyboard.press('Enter');
+    await page.getByText('is not the number of a block').waitFor();
+    expect(complaints.filter((one) => !one.includes('400'))).toEqual([]);
+    await page.close();
+  });
+
+  it('plays to a breakpoint, and back', async () => {
+    const { page } = await openPage(browser, running.at('/log?at=start&break=event%20mount.mounted'));
+    await page.locator('.chip', { hasText: 'event mount.mounted' }).waitFor();
+    await page.getByText(/^event 0 of/).waitFor();
+    await page.getByLabel('Speed').selectOption('100');
+    await page.getByRole('button', { name: 'Play', exact: true }).click();
+    await page.getByText('breakpoint: event mount.mounted').waitFor();
+    await page.getByRole('heading', { name: 'mount.mounted' }).waitFor();
+    await page.getByRole('button', { name: 'Play backwards' }).click();
+    await page.getByText('the beginning', { exact: true }).waitFor();
+    await page.close();
+  });
+
+  it('an address names a moment: opened elsewhere it is the same', async () => {
+    const { page } = await openPage(browser, running.at('/log'));
+    await page.getByRole('button', { name: 'To the beginning' }).click();
+    for (let step = 0; step < 7; step++) await page.keyboard.press('ArrowRight');
+    await page.waitForURL(/at=\d+/);
+    const event = await selected(page);
+    const elsewhere = await openPage(browser, running.at(new URL(page.url()).hash.slice(1)));
+    await expect.poll(() => selected(elsewhere.page)).toBe(event);
+    await Promise.all([page.close(), elsewhere.page.close()]);
+  });
+
+  it('follows the engine', async () => {
+    const { page } = await openPage(browser, running.at('/log'));
+    await page.getByRole('button', { name: 'Follow the engine' }).click();
+    await page.getByText('following the engine').waitFor();
+    const before = await selected(page);
+    const other = `${dir}-2`;
+    await mountImage(engine, image.ref, other);
+    await expect.poll(() => selected(page), { timeout: 20_000 }).not.toBe(before);
+    await page.getByRole('region', { name: 'The state after it' }).getByText(other).waitFor();
+    await page.close();
+  });
+});
+
+describe('for everyone', () => {
+  const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+  const LOOKS: ReadonlyArray<readonly [string, Look]> = [
+    ['light', { scheme: 'light' }],
+    ['dark', { scheme: 'dark' }],
+    ['a phone, light', { scheme: 'light', width: 360, height: 740 }],
+    ['a phone, dark', { scheme: 'dark', width: 360, height: 740 }],
+    ['4K', { scheme: 'dark', width: 3840, height: 2160 }],
+  ];
+
+  it.each(LOOKS)('axe finds nothing, and nothing lies beside the screen: %s', async (name, look) => {
+    const { page } = await openPage(browser, running.at('/node'), look);
+    await page.getByRole('progressbar', { name: /has arrived/ }).waitFor();
+    const check = async (view: string) => {
+      const found = (await page.evaluate(`${AXE}; axe.run(document, { resultTypes: ['violations'] })`)) as {
+        violations: Array<{ id: string; nodes: Array<{ html: string; failureSummary: string }> }>;
+      };
+      const flaws = found.violations.flatMap(({ id, nodes }) =>
+        nodes.map(({ html, failureSummary }) => `${view}: ${id}: ${html}: ${failureSummary}`),
+      );
+      expect(flaws).toEqual([]);
+      const width = await page.evaluate('document.documentElement.scrollWidth');
+      expect(width).toBeLessThanOrEqual(look.width ?? 1280);
+    };
+    await check('node');
+    if (name === 'a phone, dark') await picture(page, 'phone');
+    await page.keyboard.press('?');
+    await page.getByRole('heading', { name: 'Keys' }).waitFor();
+    await check('help');
+    await page.keyboard.press('Escape');
+    await page.keyboard.press('2');
+    await page.locator('.event[aria-selected=true]').waitFor();
+    await page.keyboard.press('m');
+    await page.keyboard.press('h');
+    await page.keyboard.press('d');
+    await page.getByRole('region', { name: 'Difference' }).waitFor();
+    await check('log');
+    if (name === 'dark') await picture(page, 'log-dark');
+    await page.close();
+  });
+});
+
+it('ends at Ctrl-C with its exit code; the page says so', async () => {
+  const own = await startConsole(['console'], { COFA_ROOT: engine.root });
+  const { page } = await openPage(browser, own.url);
+  await page.getByText('live', { exact: true }).waitFor();
+  expect(await own.stop()).toBe(0);
+  await page.getByText('The console does not answer').waitFor();
+  await page.close();
+});
