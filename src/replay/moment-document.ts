@@ -7,7 +7,7 @@ import { contextOf } from './search.ts';
 import { describeState, diffStates } from './state-document.ts';
 import { diffLines } from './state-text.ts';
 import { blocksText, detailsOf, styleOf, subjectOf, summaryOf } from './view/summary.ts';
-import { formatUs } from './why-text.ts';
+import { formatUs } from './format.ts';
 
 /** Parts of a layer's bar. */
 const BAR_CELLS = 64;

@@ -21,12 +21,22 @@ export function nextTheme(): void {
   theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length] ?? 'as the system';
 }
 
+const known = new Map<string, string>();
+effect(() => {
+  void colours.value;
+  known.clear();
+});
+
 /** A colour of the style sheet, such as `--good`, as a canvas takes it. */
 export function colourOf(name: string): string {
-  const probe = document.createElement('span');
-  probe.style.color = `var(${name})`;
-  document.body.append(probe);
-  const colour = getComputedStyle(probe).color;
-  probe.remove();
+  let colour = known.get(name);
+  if (colour === undefined) {
+    const probe = document.createElement('span');
+    probe.style.color = `var(${name})`;
+    document.body.append(probe);
+    colour = getComputedStyle(probe).color;
+    probe.remove();
+    known.set(name, colour);
+  }
   return colour;
 }

@@ -32,6 +32,8 @@ export class Debugger {
   readonly lines: LineCache;
   /** Rises when columns have grown. */
   readonly grown = signal(0);
+  /** Rises when the server has told what further events say. */
+  readonly told = signal(0);
   readonly count = signal(0);
   /** Events that have happened. */
   readonly position = signal(0);
@@ -69,7 +71,7 @@ export class Debugger {
 
   constructor(log: LogDocument) {
     this.log = log;
-    this.lines = new LineCache(() => (this.grown.value += 1));
+    this.lines = new LineCache(() => (this.told.value += 1));
     this.count.value = log.count;
     this.position.value = log.isLive ? log.count : Math.min(1, log.count);
     this.clock.value = log.isLive ? log.lastAt : log.firstAt;

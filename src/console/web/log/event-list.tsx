@@ -26,6 +26,7 @@ export function EventList({ debug }: { debug: Debugger }) {
     };
   }, [debug]);
   void debug.grown.value;
+  void debug.told.value;
   const current = debug.position.value - 1;
   const { count } = debug.columns;
   const first = Math.max(0, Math.min(count - rows.value, current - Math.floor(rows.value / 2)));

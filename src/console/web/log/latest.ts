@@ -1,7 +1,13 @@
-/** Of questions that outdate each other one is under way, and the newest waits: an answer is shown as soon as it is here. */
+/**
+ * Of questions that outdate each other one is under way, and the newest waits. Between two there is a pause, so that those who move
+ * fast keep neither the server nor the browser busy with what is outdated when it is shown.
+ */
 import { sentenceOf } from '../api.ts';
 
 type Work = (stop: AbortSignal) => Promise<void>;
+
+/** ms */
+const PAUSE = 80;
 
 export class Latest {
   #isBusy = false;
@@ -19,6 +25,7 @@ export class Latest {
       this.#next = undefined;
       // The server is away for a moment: the next question says whether it is back.
       await work(AbortSignal.timeout(30_000)).catch((error: unknown) => console.warn(sentenceOf(error)));
+      await new Promise((resolve) => setTimeout(resolve, PAUSE));
     }
     this.#isBusy = false;
   }

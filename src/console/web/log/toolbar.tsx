@@ -9,7 +9,7 @@ import { zoomBy } from './time-line.tsx';
 type Fields = Partial<Record<Field, HTMLInputElement>>;
 
 export function Toolbar({ debug, fields }: { debug: Debugger; fields: Fields }) {
-  const { playing, speed, following, position, count, mark, busy, message, axis, zoom } = debug;
+  const { playing, speed, following, count, mark, busy, message, axis, zoom } = debug;
   return (
     <div class="toolbar">
       <div class="group" role="group" aria-label="Steps">
@@ -97,13 +97,7 @@ export function Toolbar({ debug, fields }: { debug: Debugger; fields: Fields }) 
       />
       <Search debug={debug} fields={fields} />
       <Breakpoints debug={debug} fields={fields} />
-      <p class="where facts">
-        event {position.value.toLocaleString('en')} of {count.value.toLocaleString('en')}
-        {debug.grown.value >= 0 && position.value > 0 && debug.columns.count >= position.value
-          ? ` · sequence ${debug.seqOf(position.value)}`
-          : ''}{' '}
-        · {new Date(debug.clock.value).toISOString()}
-      </p>
+      <Where debug={debug} />
       <p class={message.value.isBad ? 'message bad' : 'message'} role="status">
         {busy.value === undefined ? message.value.text : `${busy.value} … `}
         {busy.value !== undefined && (
@@ -113,6 +107,20 @@ export function Toolbar({ debug, fields }: { debug: Debugger; fields: Fields }) 
         )}
       </p>
     </div>
+  );
+}
+
+/** By itself: it changes with each move. */
+function Where({ debug }: { debug: Debugger }) {
+  const { position, count } = debug;
+  return (
+    <p class="where facts">
+      event {position.value.toLocaleString('en')} of {count.value.toLocaleString('en')}
+      {debug.grown.value >= 0 && position.value > 0 && debug.columns.count >= position.value
+        ? ` · sequence ${debug.seqOf(position.value)}`
+        : ''}{' '}
+      · {new Date(debug.clock.value).toISOString()}
+    </p>
   );
 }
 

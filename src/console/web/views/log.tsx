@@ -74,9 +74,11 @@ function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
     });
     let note: ReturnType<typeof setTimeout>;
     const noting = effect(() => {
-      const address = addressOfMoment(debug);
+      const { position, mark, breakpoints, axis, following, isWhole, playing } = debug;
+      // What the address says is what is read here.
+      for (const part of [position, mark, breakpoints, axis, following, isWhole]) void part.value;
       clearTimeout(note);
-      if (debug.playing.value === 0) note = setTimeout(() => noteAddress(address), NOTE_MS);
+      if (playing.value === 0) note = setTimeout(() => noteAddress(addressOfMoment(debug)), NOTE_MS);
     });
     return () => {
       removeEventListener('keydown', key);
