@@ -16,7 +16,6 @@ export interface Placed {
   readonly zone: string;
   /** 0: it is a home of nothing. */
   readonly weight: number;
-  readonly role: 'node' | 'fetcher';
 }
 
 interface Candidate {
@@ -31,30 +30,23 @@ const REMEMBERED = 4_096;
 /** The homes among a fixed set of members; another set is another placement. */
 export class Placement {
   readonly #zones = new Map<string, Candidate[]>();
-  readonly #tier: Candidate[] = [];
   readonly #replicas: number;
   readonly #known = new Map<string, readonly string[]>();
 
   constructor(members: Iterable<Placed>, replicas: number = REPLICAS) {
     this.#replicas = replicas;
-    for (const { id, zone, weight, role } of members) {
+    for (const { id, zone, weight } of members) {
       if (weight <= 0) continue;
       const candidate = { id, seed: hashOf(id), weight };
       const others = this.#zones.get(zone);
       if (others === undefined) this.#zones.set(zone, [candidate]);
       else others.push(candidate);
-      if (role === 'fetcher') this.#tier.push(candidate);
     }
   }
 
   /** The piece's homes in the zone, the first to be asked first; none where no member of the zone has weight. */
   homes(piece: Piece, zone: string): readonly string[] {
     return this.#among(`${zone} ${groupOf(piece)}`, this.#zones.get(zone), piece);
-  }
-
-  /** The one of all fetchers without mounts, of any zone, that homes ask before the registry. */
-  tier(piece: Piece): string | undefined {
-    return this.#among(` ${groupOf(piece)}`, this.#tier, piece)[0];
   }
 
   #among(key: string, candidates: readonly Candidate[] | undefined, piece: Piece): readonly string[] {

@@ -3,7 +3,6 @@
  * and what a message says of a blob must fit its size.
  */
 import { isDigest } from './digest.ts';
-import { blobSource } from './check-fetch.ts';
 import {
   FLEET_TOKEN,
   type FleetAnswer,
@@ -12,14 +11,14 @@ import {
   type FleetHold,
   type FleetWrong,
   MAX_ASKED,
-  MAX_TRY,
+  MAX_TRIED,
   MAX_WEIGHT,
   type Member,
   PIECE_BYTES,
   piecesIn,
 } from './fleet.ts';
 import type { Predicate } from './predicate.ts';
-import { count, fields, flag, list, maybe, name, oneOf, only, text } from './shapes.ts';
+import { count, fields, flag, list, maybe, oneOf, only, text } from './shapes.ts';
 
 /** Compressed bytes of a blob: 1 TiB. */
 const MAX_BLOB = 2 ** 40;
@@ -52,6 +51,10 @@ const rising: Predicate = (value) => {
 const indexes: Predicate = (value) => indexList(value) && rising(value);
 const indexList = list(index, MAX_ASKED);
 
+/** A registry's or repository's name has no space: keys are made of them. */
+const word = matches(/^\S{1,256}$/);
+const source = fields({ registry: word, repository: word, digest: isDigest, size: count(1, MAX_BLOB) });
+
 const MEMBER = fields({
   v: only(1),
   fleet: token,
@@ -74,34 +77,36 @@ const ASK = fields({
   life,
   class: oneOf(['demand', 'prefetch']),
   token: flag,
-  source: blobSource,
+  source,
   pieces: indexes,
+  tried: maybe(list(token, MAX_TRIED)),
   proof: maybe(fields({ nonce: hash, hash })),
 });
 
+const pieceAnswers = list(
+  fields({
+    index,
+    state: oneOf(['have', 'coming', 'bring', 'prove', 'fetch', 'busy', 'none']),
+    at: maybe(token),
+    ms: maybe(count(0, MAX_PAUSE_MS)),
+  }),
+  MAX_ASKED,
+);
 const ANSWER = fields({
   v: only(1),
   ask: count(0),
   life,
-  pieces: list(
-    fields({
-      index,
-      state: oneOf(['have', 'coming', 'bring', 'prove', 'fetch', 'busy', 'none']),
-      try: maybe(list(token, MAX_TRY)),
-      ms: maybe(count(0, MAX_PAUSE_MS)),
-    }),
-    MAX_ASKED,
-  ),
+  pieces: pieceAnswers,
   challenge: maybe(fields({ nonce: hash, from: count(0, MAX_BLOB), to: count(1, MAX_BLOB) })),
 });
 
-const DONE = fields({ v: only(1), life, registry: name, digest: isDigest, have: indexes, failed: indexes });
-const HOLD = fields({ v: only(1), life, source: blobSource, pieces: indexes, failed: maybe(indexes) });
-const WRONG = fields({ v: only(1), life, registry: name, digest: isDigest, index, hash });
+const DONE = fields({ v: only(1), life, registry: word, digest: isDigest, pieces: pieceAnswers });
+const HOLD = fields({ v: only(1), life, source, pieces: indexes, failed: maybe(indexes) });
+const WRONG = fields({ v: only(1), life, registry: word, digest: isDigest, index, member: token, hash });
 
 /** Whether all pieces lie in the blob. */
 const fits = ({ source, pieces }: Pick<FleetAsk, 'source' | 'pieces'>): boolean =>
-  source.size >= 1 && source.size <= MAX_BLOB && (pieces.at(-1) ?? 0) < piecesIn(source.size);
+  (pieces.at(-1) ?? 0) < piecesIn(source.size);
 
 export const isMember = (value: unknown): value is Member => MEMBER(value);
 

@@ -26,8 +26,8 @@ export const GROUP_PIECES = 8;
 export const MAX_ASKED = 64;
 /** Members of which a member takes notice. */
 export const MAX_MEMBERS = 20_000;
-/** Other members that an answer names. */
-export const MAX_TRY = 4;
+/** Members that an ask says it has tried. */
+export const MAX_TRIED = 8;
 export const MAX_WEIGHT = 1_000;
 
 export const FLEET_BUCKET = 'cofa-fleet';
@@ -101,6 +101,8 @@ export interface FleetAsk {
   source: BlobSource;
   /** Indexes, rising. */
   pieces: readonly number[];
+  /** Members that did not bring these pieces: a second home takes over from the first only then. */
+  tried?: readonly string[];
   /** Answers a challenge of this member. */
   proof?: FleetProof;
 }
@@ -134,8 +136,8 @@ export type PieceState = 'have' | 'coming' | 'bring' | 'prove' | 'fetch' | 'busy
 export interface PieceAnswer {
   index: number;
   state: PieceState;
-  /** Members that hold it and have uploads to spare, the better ones first. */
-  try?: readonly string[];
+  /** With `have`: the member to come to, where it is not the one that answers. With `none`: the home to ask first. */
+  at?: string;
   /** With `busy` and `fetch`. */
   ms?: number;
 }
@@ -150,17 +152,16 @@ export interface FleetAnswer {
   challenge?: FleetChallenge;
 }
 
-/** To one who was told `coming`: these are here now; those will not come from here, so ask again or elsewhere. */
+/** To one who was told `coming`: what came of it. `none`: it did not come; ask again, or elsewhere. */
 export interface FleetDone {
   v: 1;
   life: string;
   registry: string;
   digest: string;
-  have: readonly number[];
-  failed: readonly number[];
+  pieces: readonly PieceAnswer[];
 }
 
-/** To the homes of these pieces: this member holds them, verified as far as it has decoded them. The home may come for them, and send others. */
+/** To the homes of these pieces: this member holds them. A home may come for them, and send others, who show it their right. */
 export interface FleetHold {
   v: 1;
   life: string;
@@ -170,13 +171,15 @@ export interface FleetHold {
   failed?: readonly number[];
 }
 
-/** To a member whose bytes did not verify. One that had them from another member leaves that one out. */
+/** To the home that named the member whose bytes did not verify, and to that member. */
 export interface FleetWrong {
   v: 1;
   life: string;
   registry: string;
   digest: string;
   index: number;
+  /** Whose bytes they were. */
+  member: string;
   /** SHA-256 of what came, in hex: the member may still have the very bytes, or they were changed on the way. */
   hash: string;
 }
@@ -190,6 +193,12 @@ export const PIECE_HEADERS = {
   class: 'x-cofa-class',
   /** The registry's token of the asker's own pull, as it stands behind `Bearer`; for this request alone. */
   token: 'x-cofa-token',
+  /** `1`: the asker could come with a token. */
+  canBring: 'x-cofa-can-bring',
+  /** As `tried` of an ask, with commas. */
+  tried: 'x-cofa-tried',
+  /** `1`: a home of the piece wants it, to keep it for others. */
+  forHome: 'x-cofa-for-home',
   /** Of the answer: where the bytes came from, `registry` or the member that offered them. */
   from: 'x-cofa-from',
 } as const;

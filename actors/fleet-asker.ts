@@ -1,0 +1,507 @@
+/**
+ * Where this node gets pieces that it lacks: from their homes in its zone, from the members that these name, and from the
+ * registry where that fails. `handle` takes one event and returns the effects to run, in order.
+ *
+ * A piece is wanted once, however many jobs want it. Its first home is asked first; the second one where the first is left
+ * out, silent or in vain. Once longer than usual nothing has come, the next one is asked as well (fleet-peers.ts says when, and
+ * how often that may be); the first to bring the bytes ends the other. One that says that the piece is coming is waited for:
+ * it fetches it for all, and a second fetch would be one too many.
+ *
+ * Patience ends: a piece that a reader waits for is read from the registry after `demandMs`, any other after `prefetchMs`.
+ * Where NATS is away, or the zone has no homes, it is read from there at once. The registry is never more than a few steps
+ * away, so the fleet can cost a reader time, and no more than that.
+ *
+ * Of what is wanted at once `atOnce` pieces are under way; demand comes before prefetch, which leaves a part of them free.
+ *
+ *     queued → asked → coming → getting → came
+ *        └───────┴────────┴────────┴────→ registry
+ */
+import type { BlobSource, JobClass } from '../schemas/fetch.ts';
+import type { PieceAnswer } from '../schemas/fleet.ts';
+import { pieceKey } from './fleet-home-protocol.ts';
+import type { Peers } from './fleet-peers.ts';
+import { TimerQueue } from './timers.ts';
+
+export type AskerEvent =
+  | { type: 'want'; source: BlobSource; index: number; class: JobClass; token: boolean; now: number }
+  /** No job wants it any more. */
+  | { type: 'drop'; key: string; now: number }
+  /** Of an ask, a FleetDone, or a GET that brought no bytes. */
+  | { type: 'answer'; member: string; key: string; answer: PieceAnswer; now: number }
+  /** A GET has brought all bytes. */
+  | { type: 'came'; member: string; key: string; now: number }
+  /** No answer, or not all bytes. */
+  | { type: 'silent'; member: string; key: string; now: number }
+  /** The registry has given it to this node, or has not. */
+  | { type: 'read'; key: string; ok: boolean; now: number }
+  /** Its bytes fit what they should be, as far as they were decoded. */
+  | { type: 'verified'; key: string; source: BlobSource; index: number; now: number }
+  /** They do not. `from`: where the member said that it had them from. */
+  | {
+      type: 'wrong';
+      member: string;
+      from?: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      now: number;
+    }
+  | { type: 'away'; isAway: boolean; now: number }
+  | { type: 'tick'; now: number };
+
+export type AskerEffect =
+  | {
+      type: 'ask';
+      member: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      class: JobClass;
+      token: boolean;
+      tried: readonly string[];
+    }
+  | {
+      type: 'get';
+      member: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      class: JobClass;
+      /** Come with the registry's token of this node's own pull. */
+      token: boolean;
+      tried: readonly string[];
+    }
+  /** Answer the challenge that came with the answer, then ask again. */
+  | {
+      type: 'prove';
+      member: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      class: JobClass;
+      tried: readonly string[];
+    }
+  /** An ask or a GET that is under way need not go on. */
+  | { type: 'leave'; member: string; key: string }
+  /** Read it from the registry. `lease`: members wait for this node to have it. */
+  | { type: 'read'; key: string; source: BlobSource; index: number; class: JobClass; lease: boolean }
+  /** Tell the homes, this node's own too, that it is here (`ok`), or that it could not be had. */
+  | { type: 'hold'; members: readonly string[]; source: BlobSource; index: number; ok: boolean }
+  | { type: 'wrong'; members: readonly string[]; member: string; source: BlobSource; index: number }
+  /** Here are its bytes: `from` a member, or the registry. */
+  | { type: 'give'; key: string; from: string }
+  /** Neither the fleet nor the registry brings it. */
+  | { type: 'failed'; key: string };
+
+export interface AskerLimits {
+  /** Pieces that are wanted at once; what is beyond is read from the registry. */
+  most: number;
+  atOnce: number;
+  /** Of these, what prefetch leaves free. */
+  demandShare: number;
+  demandMs: number;
+  prefetchMs: number;
+  /** One that says "coming" is asked again after so long, ms. */
+  comingMs: number;
+  /** One that does not answer for so long is asked no more, ms; and one that sends no bytes. */
+  askMs: number;
+  silentMs: number;
+  /** All that could be asked are busy: they are asked again after so long, ms. */
+  busyMs: number;
+  /** Members that are tried for one piece. */
+  tries: number;
+}
+
+export const ASKER_LIMITS: AskerLimits = {
+  most: 8_192,
+  atOnce: 32,
+  demandShare: 0.25,
+  demandMs: 10_000,
+  prefetchMs: 60_000,
+  comingMs: 5_000,
+  askMs: 1_000,
+  silentMs: 3_000,
+  busyMs: 250,
+  tries: 8,
+};
+
+export interface AskerPorts {
+  /** Homes of the piece in this zone; none where the fleet has no other members there. */
+  homes: (source: BlobSource, index: number) => readonly string[];
+  peers: Peers;
+  /** May this node be sent to for pieces? Then it says what it has. */
+  serves: boolean;
+}
+
+type Phase = 'asked' | 'coming' | 'getting';
+
+interface Try {
+  phase: Phase;
+  since: number;
+  /** When to look at it again: it is silent then, or asked again. */
+  at: number;
+}
+
+interface Want {
+  key: string;
+  source: BlobSource;
+  index: number;
+  class: JobClass;
+  token: boolean;
+  since: number;
+  /** Whether it has a place among `atOnce`. */
+  isRunning: boolean;
+  tries: Map<string, Try>;
+  tried: string[];
+  /** Named by a home. */
+  hint: string | undefined;
+  isRead: boolean;
+  lease: boolean;
+  isHedged: boolean;
+  /** Not before this: all who could be asked are busy. */
+  pausedUntil: number;
+}
+
+export class Asker {
+  readonly #ports: AskerPorts;
+  readonly #limits: AskerLimits;
+  readonly #wants = new Map<string, Want>();
+  readonly #queue: Record<JobClass, Set<Want>> = { demand: new Set(), prefetch: new Set() };
+  readonly #timers = new TimerQueue<string>();
+  readonly #running: Record<JobClass, number> = { demand: 0, prefetch: 0 };
+  #isAway = false;
+  #effects: AskerEffect[] = [];
+  #now = Number.NEGATIVE_INFINITY;
+
+  constructor(ports: AskerPorts, limits: Partial<AskerLimits> = {}) {
+    this.#ports = ports;
+    this.#limits = { ...ASKER_LIMITS, ...limits };
+  }
+
+  handle(event: AskerEvent): AskerEffect[] {
+    this.#effects = [];
+    this.#now = Math.max(this.#now, event.now);
+    this.#apply(event);
+    for (let key = this.#timers.take(this.#now); key !== undefined; key = this.#timers.take(this.#now)) {
+      const want = this.#wants.get(key);
+      if (want !== undefined) this.#look(want);
+    }
+    this.#start();
+    return this.#effects;
+  }
+
+  /** ms; Infinity when nothing is due. */
+  get nextWake(): number {
+    return this.#timers.next;
+  }
+
+  status(): { wanted: number; running: number; queued: number } {
+    return {
+      wanted: this.#wants.size,
+      running: this.#running.demand + this.#running.prefetch,
+      queued: this.#queue.demand.size + this.#queue.prefetch.size,
+    };
+  }
+
+  #apply(event: AskerEvent): void {
+    switch (event.type) {
+      case 'want':
+        this.#want(event);
+        return;
+      case 'away':
+        this.#isAway = event.isAway;
+        if (event.isAway) for (const want of this.#wants.values()) if (want.isRunning) this.#look(want);
+        return;
+      case 'verified':
+        this.#tellHomes(event.source, event.index, true);
+        return;
+      case 'wrong': {
+        const { member, from, source, index } = event;
+        this.#ports.peers.wrong(member, from, this.#now);
+        const homes = this.#ports.homes(source, index).filter((home) => home !== member);
+        this.#effects.push({ type: 'wrong', members: [member, ...homes], member, source, index });
+        return;
+      }
+      case 'tick':
+        return;
+      default: {
+        const want = this.#wants.get(event.key);
+        if (want !== undefined) this.#applyTo(want, event);
+      }
+    }
+  }
+
+  #applyTo(
+    want: Want,
+    event: Extract<AskerEvent, { type: 'drop' | 'answer' | 'came' | 'silent' | 'read' }>,
+  ): void {
+    switch (event.type) {
+      case 'drop':
+        if (want.lease) return;
+        this.#over(want);
+        return;
+      case 'answer':
+        this.#answered(want, event.member, event.answer);
+        return;
+      case 'came': {
+        const attempt = want.tries.get(event.member);
+        if (attempt !== undefined) this.#ports.peers.came(event.member, this.#now - attempt.since);
+        want.tries.delete(event.member);
+        // Others wait for what this node was to read: it still is being read.
+        if (want.lease) return;
+        this.#effects.push({ type: 'give', key: want.key, from: event.member });
+        this.#over(want);
+        return;
+      }
+      case 'silent':
+        this.#silent(want, event.member);
+        this.#look(want);
+        return;
+      case 'read':
+        if (want.lease) this.#tellHomes(want.source, want.index, event.ok);
+        this.#effects.push(
+          event.ok ? { type: 'give', key: want.key, from: 'registry' } : { type: 'failed', key: want.key },
+        );
+        this.#over(want);
+    }
+  }
+
+  #want({ source, index, class: urgency, token }: Extract<AskerEvent, { type: 'want' }>): void {
+    const key = pieceKey(source, index);
+    const known = this.#wants.get(key);
+    if (known !== undefined) return this.#promote(known, urgency);
+    const want: Want = {
+      key,
+      source,
+      index,
+      class: urgency,
+      token,
+      since: this.#now,
+      isRunning: false,
+      tries: new Map(),
+      tried: [],
+      hint: undefined,
+      isRead: false,
+      lease: false,
+      isHedged: false,
+      pausedUntil: 0,
+    };
+    this.#wants.set(key, want);
+    if (this.#wants.size > this.#limits.most) this.#read(want, false);
+    else this.#queue[urgency].add(want);
+  }
+
+  /** A reader waits for it by now: those who were asked hear of it. */
+  #promote(want: Want, urgency: JobClass): void {
+    if (want.class === 'demand' || urgency === 'prefetch') return;
+    want.class = 'demand';
+    want.since = this.#now;
+    if (this.#queue.prefetch.delete(want)) this.#queue.demand.add(want);
+    if (!want.isRunning) return;
+    this.#running.prefetch -= 1;
+    this.#running.demand += 1;
+    for (const [member, attempt] of want.tries) if (attempt.phase === 'coming') this.#ask(want, member);
+    this.#look(want);
+  }
+
+  /** Gives places to what waits. */
+  #start(): void {
+    const { atOnce, demandShare } = this.#limits;
+    for (const urgency of ['demand', 'prefetch'] as const) {
+      const places = urgency === 'demand' ? atOnce : Math.max(1, Math.floor(atOnce * (1 - demandShare)));
+      for (const want of this.#queue[urgency]) {
+        if (this.#running.demand + this.#running.prefetch >= places) break;
+        this.#queue[urgency].delete(want);
+        want.isRunning = true;
+        this.#running[want.class] += 1;
+        this.#look(want);
+      }
+    }
+  }
+
+  /** What is to be done next for the piece. */
+  #look(want: Want): void {
+    if (want.isRead) return;
+    for (const [member, attempt] of want.tries) {
+      if (attempt.at > this.#now) continue;
+      if (attempt.phase === 'coming') this.#ask(want, member);
+      else this.#silent(want, member);
+    }
+    if (this.#isAway || this.#now >= this.#endOf(want)) return this.#read(want, false);
+    if (want.tries.size === 0) this.#next(want);
+    else if (this.#isLate(want)) this.#hedge(want);
+    if (!want.isRead) this.#setTimer(want);
+  }
+
+  #endOf(want: Want): number {
+    return want.since + (want.class === 'demand' ? this.#limits.demandMs : this.#limits.prefetchMs);
+  }
+
+  #setTimer(want: Want): void {
+    let at = this.#endOf(want);
+    if (want.tries.size === 0 && want.pausedUntil > this.#now) at = Math.min(at, want.pausedUntil);
+    for (const attempt of want.tries.values()) {
+      at = Math.min(at, attempt.at);
+      if (!want.isHedged && attempt.phase !== 'coming')
+        at = Math.min(at, attempt.since + this.#ports.peers.hedgeMs);
+    }
+    this.#timers.set(want.key, Math.max(at, this.#now + 1));
+  }
+
+  /** Whether the only one who was asked takes longer than others do. */
+  #isLate(want: Want): boolean {
+    if (want.isHedged || want.tries.size !== 1) return false;
+    const [attempt] = want.tries.values();
+    return (
+      attempt !== undefined &&
+      attempt.phase !== 'coming' &&
+      this.#now >= attempt.since + this.#ports.peers.hedgeMs
+    );
+  }
+
+  #hedge(want: Want): void {
+    want.isHedged = true;
+    const [first] = want.tries.keys();
+    const member = this.#candidate(want, first === undefined ? [] : [first]);
+    if (member !== undefined && this.#ports.peers.takeHedge()) this.#ask(want, member);
+  }
+
+  /** Asks the next member; where there is none reads the registry, or waits for one that is merely busy. */
+  #next(want: Want): void {
+    if (want.pausedUntil > this.#now) return;
+    const member = want.tried.length >= this.#limits.tries ? undefined : this.#candidate(want, []);
+    if (member !== undefined) this.#ask(want, member);
+    else if (this.#isOnlyBusy(want)) want.pausedUntil = this.#now + this.#limits.busyMs;
+    else this.#read(want, false);
+  }
+
+  /** Whether one of the homes could be asked, were it not busy. */
+  #isOnlyBusy({ source, index, tried }: Want): boolean {
+    return this.#ports
+      .homes(source, index)
+      .some((home) => !tried.includes(home) && !this.#ports.peers.isLeftOut(home, this.#now));
+  }
+
+  #candidate({ source, index, tried, hint }: Want, but: readonly string[]): string | undefined {
+    const { homes, peers } = this.#ports;
+    return [...(hint === undefined ? [] : [hint]), ...homes(source, index)].find(
+      (member) => !tried.includes(member) && !but.includes(member) && peers.isAsked(member, this.#now),
+    );
+  }
+
+  #ask(want: Want, member: string): void {
+    const { key, source, index, class: urgency, token } = want;
+    const tried = this.#triedOf(want, member);
+    want.tries.set(member, { phase: 'asked', since: this.#now, at: this.#now + this.#limits.askMs });
+    this.#effects.push({ type: 'ask', member, key, source, index, class: urgency, token, tried });
+  }
+
+  /** With the homes that are left out at present: another one is to stand in for them. One that is merely late is not among them. */
+  #triedOf({ source, index, tried }: Want, member: string): string[] {
+    const left = this.#ports
+      .homes(source, index)
+      .filter((home) => home !== member && this.#ports.peers.isLeftOut(home, this.#now));
+    return [...new Set([...tried, ...left])].slice(-this.#limits.tries);
+  }
+
+  #answered(want: Want, member: string, answer: PieceAnswer): void {
+    const attempt = want.tries.get(member);
+    if (attempt === undefined || want.isRead) return;
+    const { key, source, index, class: urgency, token } = want;
+    switch (answer.state) {
+      case 'have':
+        if (answer.at === undefined || answer.at === member) return this.#get(want, member, false);
+        want.tries.delete(member);
+        if (!this.#ports.peers.isAsked(answer.at, this.#now)) {
+          // The home does not know yet what this node knows of that member.
+          if (!want.tried.includes(answer.at)) want.tried.push(answer.at);
+          if (want.tried.length < this.#limits.tries) return this.#ask(want, member);
+          return this.#look(want);
+        }
+        // It may have come to have it since it was asked.
+        want.tried = want.tried.filter((one) => one !== answer.at);
+        return this.#get(want, answer.at, false);
+      case 'bring':
+        if (token) return this.#get(want, member, true);
+        break;
+      case 'coming':
+        attempt.phase = 'coming';
+        attempt.at = this.#now + this.#limits.comingMs;
+        this.#setTimer(want);
+        return;
+      case 'prove':
+        attempt.at = this.#now + this.#limits.silentMs;
+        this.#effects.push({
+          type: 'prove',
+          member,
+          key,
+          source,
+          index,
+          class: urgency,
+          tried: this.#triedOf(want, member),
+        });
+        return;
+      case 'fetch':
+        return this.#read(want, true);
+      case 'busy':
+        this.#ports.peers.busy(member, answer.ms ?? 0, this.#now);
+        want.tries.delete(member);
+        if (want.tries.size === 0 && this.#candidate(want, []) === undefined) {
+          want.pausedUntil = this.#now + Math.max(1, answer.ms ?? 0);
+          this.#setTimer(want);
+          return;
+        }
+        return this.#look(want);
+      default:
+        if (answer.at !== undefined) want.hint = answer.at;
+    }
+    want.tries.delete(member);
+    if (!want.tried.includes(member)) want.tried.push(member);
+    this.#look(want);
+  }
+
+  #get(want: Want, member: string, token: boolean): void {
+    const { key, source, index, class: urgency } = want;
+    want.tries.set(member, { phase: 'getting', since: this.#now, at: this.#now + this.#limits.silentMs });
+    const tried = this.#triedOf(want, member);
+    this.#effects.push({ type: 'get', member, key, source, index, class: urgency, token, tried });
+    this.#setTimer(want);
+  }
+
+  #silent(want: Want, member: string): void {
+    if (!want.tries.delete(member)) return;
+    this.#ports.peers.silent(member, this.#now);
+    this.#effects.push({ type: 'leave', member, key: want.key });
+    if (!want.tried.includes(member)) want.tried.push(member);
+  }
+
+  #read(want: Want, lease: boolean): void {
+    if (want.isRead) return;
+    want.isRead = true;
+    want.lease = lease;
+    this.#leaveAll(want);
+    this.#timers.delete(want.key);
+    const { key, source, index, class: urgency } = want;
+    this.#effects.push({ type: 'read', key, source, index, class: urgency, lease });
+  }
+
+  #leaveAll(want: Want): void {
+    for (const member of want.tries.keys()) this.#effects.push({ type: 'leave', member, key: want.key });
+    want.tries.clear();
+  }
+
+  #over(want: Want): void {
+    this.#leaveAll(want);
+    this.#timers.delete(want.key);
+    this.#wants.delete(want.key);
+    this.#queue.demand.delete(want);
+    this.#queue.prefetch.delete(want);
+    if (want.isRunning) this.#running[want.class] -= 1;
+  }
+
+  #tellHomes(source: BlobSource, index: number, ok: boolean): void {
+    if (ok && !this.#ports.serves) return;
+    const members = this.#ports.homes(source, index);
+    if (members.length > 0) this.#effects.push({ type: 'hold', members, source, index, ok });
+  }
+}

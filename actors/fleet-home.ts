@@ -1,0 +1,540 @@
+/**
+ * What a member does for others: it is asked for pieces, sees to it that a piece that its zone lacks is fetched once, and
+ * sends askers to where it lies. `handle` takes one event and returns the effects to run, in order.
+ *
+ * **A piece that is not here** is being fetched already: the asker waits. Or a holder is known: the asker is sent there
+ * (fleet-sources.ts). Or the other home may have it, after a change of members: it is asked for it once. Else the registry,
+ *
+ *     with no credentials, where it gives the blob to everyone (which is thereby known);
+ *     with the token that came with the asker's request, for that request;
+ *     not at all, where there is no token: then the asker fetches, the others wait for it, and this home gets it from there.
+ *
+ * Only the first home of a piece does so, and the second where askers say that the first did not answer: two that fetch at
+ * once would cost the registry twice.
+ *
+ * **Rights** come before all that says whether a piece is here (fleet-rights.ts). A piece's homes alone may have its bytes
+ * without a right of their own: to keep them for others. Their own node's containers are askers like any others.
+ *
+ * **Uploads** have `uploads` slots; what a reader waits for comes before prefetch, and askers that do not fit wait until
+ * they are told. One that does not even fit there is told `busy`.
+ */
+import type { BlobSource, JobClass } from '../schemas/fetch.ts';
+import type { PieceAnswer } from '../schemas/fleet.ts';
+import {
+  type FetchBy,
+  HOME_LIMITS,
+  type HomeEffect,
+  type HomeEvent,
+  type HomeLimits,
+  type HomePorts,
+  type PieceRequest,
+  pieceKey,
+} from './fleet-home-protocol.ts';
+import { FleetRights } from './fleet-rights.ts';
+import { Sources } from './fleet-sources.ts';
+import { type Question, Waiting } from './fleet-waiting.ts';
+import { TimerQueue } from './timers.ts';
+
+interface Flight {
+  number: number;
+  source: BlobSource;
+  index: number;
+  /** `lease`: an asker fetches. */
+  by: FetchBy | { by: 'lease'; member: string };
+  /** Requests that get the bytes when they are here. */
+  requests: number[];
+}
+
+export class Home {
+  readonly rights = new FleetRights();
+  readonly sources: Sources;
+  readonly #ports: HomePorts;
+  readonly #limits: HomeLimits;
+  readonly #held = new Map<string, 'registry' | (string & {})>();
+  /** Pieces that were said to be wrong, and fetched anew since: no one is believed about them again. */
+  readonly #doubted = new Set<string>();
+  readonly #flights = new Map<string, Flight>();
+  readonly #flightEnds = new TimerQueue<string>();
+  #flight = 0;
+  /** Blobs of which the registry is asked whether everyone may have them, and pieces of which askers wait for the answer. */
+  readonly #checks = new Map<string, Set<string>>();
+  readonly #requests = new Map<number, PieceRequest>();
+  /** Requests that wait for what the registry says about their asker and blob; the first one's token is used. */
+  readonly #parked = new Map<string, number[]>();
+  readonly #sending = new Set<number>();
+  readonly #queue: Record<JobClass, Set<number>> = { demand: new Set(), prefetch: new Set() };
+  readonly #waiting: Waiting;
+  #effects: HomeEffect[] = [];
+  #now = Number.NEGATIVE_INFINITY;
+
+  constructor(ports: HomePorts, limits: Partial<HomeLimits> = {}) {
+    this.#ports = ports;
+    this.#limits = { ...HOME_LIMITS, ...limits };
+    this.sources = new Sources({ perHolder: this.#limits.perHolder });
+    this.#waiting = new Waiting(this.#limits.waiting);
+  }
+
+  handle(event: HomeEvent): HomeEffect[] {
+    this.#effects = [];
+    this.#now = Math.max(this.#now, event.now);
+    this.#apply(event);
+    this.#expire();
+    this.#serve();
+    return this.#effects;
+  }
+
+  /** ms; Infinity when nothing is due. */
+  get nextWake(): number {
+    return Math.min(this.#flightEnds.next, this.sources.nextWake);
+  }
+
+  /** For `status`, and for tests: nothing of it grows without bound. */
+  status(): { held: number; flights: number; waiting: number; sending: number; queued: number } {
+    return {
+      held: this.#held.size,
+      flights: this.#flights.size,
+      waiting: this.#waiting.size,
+      sending: this.#sending.size,
+      queued: this.#queue.demand.size + this.#queue.prefetch.size,
+    };
+  }
+
+  has(key: string): boolean {
+    return this.#held.has(key);
+  }
+
+  /** The store has it, from an earlier life or from a fetch for this node itself. */
+  keep(key: string, from: string): void {
+    this.#held.delete(key);
+    this.#held.set(key, from);
+    if (this.#held.size > this.#limits.held) this.#held.delete(this.#held.keys().next().value as string);
+  }
+
+  #apply(event: HomeEvent): void {
+    switch (event.type) {
+      case 'ask': {
+        const answer = this.#answer(event, true);
+        this.#effects.push({ type: 'answer', to: event.from, source: event.source, answer });
+        return;
+      }
+      case 'get':
+        if (this.#requests.size >= this.#limits.requests)
+          this.#effects.push({ type: 'reply', request: event.request, answer: this.#busy(event.index) });
+        else {
+          this.#requests.set(event.request, event);
+          this.#get(event);
+        }
+        return;
+      case 'aborted':
+      case 'sent':
+        this.#forget(event.request);
+        return;
+      case 'fetched':
+        this.#fetched(event);
+        return;
+      case 'checked':
+        this.#checked(event);
+        return;
+      case 'lost':
+        this.#held.delete(event.key);
+        return;
+      case 'hold':
+        this.#hold(event);
+        return;
+      case 'wrong':
+        this.#wrong(event);
+        return;
+      case 'proved':
+        this.rights.learned(event.from, event.source, true, this.#now);
+        return;
+      case 'tick':
+    }
+  }
+
+  // ---- asks
+
+  /** What an asker is told. `isNew`: it may be made to wait; one whose turn has come keeps its place where it has to wait on. */
+  #answer(question: Question, isNew: boolean): PieceAnswer {
+    const { from, source, index, token } = question;
+    const key = pieceKey(source, index);
+    if (isNew) this.#cameBack(key, question);
+    const right = this.rights.of(from, source, this.#now);
+    if (right === 'no') return { index, state: 'none' };
+    if (right === 'unknown') {
+      const everyone = this.rights.everyone(source, this.#now);
+      if (everyone === 'unknown' && this.#held.has(key)) return this.#askAboutEveryone(question);
+      if (everyone === 'no' && token) return { index, state: 'bring' };
+      if (everyone === 'no' && this.#held.has(key)) return { index, state: 'prove' };
+    } else {
+      const at = this.#place(key, from, question.tried);
+      if (at !== undefined) {
+        const isHere = at === this.#ports.self;
+        this.sources.assign(key, from, at, this.#now, isHere ? this.#limits.comeMs : undefined);
+        return { index, state: 'have', ...(isHere ? {} : { at }) };
+      }
+    }
+    return this.#absent(key, question, right === 'yes');
+  }
+
+  /** Where the asker may get the piece at once. */
+  #place(key: string, from: string, tried: readonly string[]): string | undefined {
+    const { self } = this.#ports;
+    if (this.#held.has(key) && !tried.includes(self) && this.#room > 0) return self;
+    const but = [from, self, ...tried];
+    return this.sources.free(key, but, this.#isAsked);
+  }
+
+  readonly #isAsked = (member: string): boolean => this.#ports.isAsked(member, this.#now);
+
+  /** The piece is not here, or cannot be had at once. */
+  #absent(key: string, question: Question, hasRight: boolean): PieceAnswer {
+    const { from, source, index, token, tried } = question;
+    const but = [from, this.#ports.self, ...tried];
+    const isSomewhere =
+      (this.#held.has(key) && !tried.includes(this.#ports.self)) ||
+      this.sources.isHeld(key, but, this.#isAsked);
+    if (this.#flights.has(key) || (hasRight && (isSomewhere || this.sources.outstanding(key) > 0)))
+      return this.#wait(key, question);
+    const homes = this.#ports.homes(source, index);
+    if (!this.#isMine(homes, tried)) return this.#elsewhere(index, homes, tried);
+    if (this.#flights.size >= this.#limits.flights) return this.#busy(index);
+    const member = this.#otherHome(key, homes, but);
+    const everyone = this.rights.everyone(source, this.#now);
+    if (member === undefined && everyone === 'no') {
+      if (token) return { index, state: 'bring' };
+      this.#begin(key, question, { by: 'lease', member: from }, this.#limits.leaseMs);
+      return { index, state: 'fetch', ms: this.#limits.leaseMs };
+    }
+    const answer = this.#wait(key, question);
+    if (answer.state === 'coming')
+      this.#begin(
+        key,
+        question,
+        member === undefined ? { by: 'everyone' } : { by: 'member', member },
+        member === undefined ? this.#limits.flightMs : this.#limits.probeMs,
+      );
+    return answer;
+  }
+
+  /** Whether this member sees to it that the piece is fetched. */
+  #isMine(homes: readonly string[], tried: readonly string[]): boolean {
+    const at = homes.indexOf(this.#ports.self);
+    return at === 0 || (at > 0 && homes.slice(0, at).every((home) => tried.includes(home)));
+  }
+
+  #elsewhere(index: number, homes: readonly string[], tried: readonly string[]): PieceAnswer {
+    const at = homes.find((home) => home !== this.#ports.self && !tried.includes(home));
+    return { index, state: 'none', ...(at === undefined ? {} : { at }) };
+  }
+
+  /** A member that may have the piece, where this one lacks it: a holder, or the other home. */
+  #otherHome(key: string, homes: readonly string[], but: readonly string[]): string | undefined {
+    // What members gave of it was wrong.
+    if (this.#doubted.has(key)) return undefined;
+    return (
+      this.sources.free(key, but, this.#isAsked) ??
+      homes.find((home) => !but.includes(home) && this.#isAsked(home))
+    );
+  }
+
+  #wait(key: string, question: Question): PieceAnswer {
+    const { index } = question;
+    return this.#waiting.add(key, question) ? { index, state: 'coming' } : this.#busy(index);
+  }
+
+  #busy(index: number): PieceAnswer {
+    return { index, state: 'busy', ms: this.#limits.busyMs };
+  }
+
+  /** One that asks again has not got it where it was sent. */
+  #cameBack(key: string, { from, tried }: Question): void {
+    this.#waiting.delete(key, from);
+    const sent = this.sources.release(key, from);
+    if (sent !== undefined && tried.includes(sent)) this.sources.remove(key, sent);
+  }
+
+  #askAboutEveryone(question: Question): PieceAnswer {
+    const { source, index } = question;
+    const key = pieceKey(source, index);
+    const answer = this.#wait(key, question);
+    if (answer.state !== 'coming') return answer;
+    const asking = this.#checks.get(blobKey(source));
+    asking?.add(key);
+    if (asking === undefined) {
+      this.#checks.set(blobKey(source), new Set([key]));
+      this.#effects.push({ type: 'check', source });
+    }
+    return answer;
+  }
+
+  // ---- requests for bytes
+
+  #get(get: PieceRequest): void {
+    const { from, source, index, request, hasToken } = get;
+    const key = pieceKey(source, index);
+    const homes = this.#ports.homes(source, index);
+    const isHome = this.#isForHome(get);
+    const right = isHome ? 'yes' : this.rights.of(from, source, this.#now);
+    const isSent = this.sources.isSent(key, from, this.#ports.self);
+    if (this.#held.has(key) && right === 'yes' && (isHome || isSent || this.#room > 0)) {
+      this.#waiting.delete(key, from);
+      return this.#upload(get);
+    }
+    if (isHome) {
+      const at = this.sources.free(key, [from, this.#ports.self], this.#isAsked);
+      return this.#reply(request, { index, state: 'none', ...(at === undefined ? {} : { at }) });
+    }
+    if (hasToken && right !== 'no' && this.rights.everyone(source, this.#now) === 'no') {
+      // The fetch is the check where the piece is not here.
+      if (this.#isMine(homes, get.tried) && !this.#held.has(key) && !this.#flights.has(key))
+        return this.#fetchFor(key, get);
+      if (right === 'unknown') return this.#checkFor(get);
+    }
+    this.#reply(request, this.#answer(get, true));
+  }
+
+  /** A home of the piece keeps it for others, without a right of its own. */
+  #isForHome({ forHome, from, source, index }: PieceRequest): boolean {
+    return forHome && from !== this.#ports.self && this.#ports.homes(source, index).includes(from);
+  }
+
+  #may(get: PieceRequest): boolean {
+    return this.#isForHome(get) || this.rights.of(get.from, get.source, this.#now) === 'yes';
+  }
+
+  /** One question to the registry for all that this asker wants of the blob. */
+  #checkFor({ from, source, request }: PieceRequest): void {
+    const id = `${from} ${blobKey(source)}`;
+    const parked = this.#parked.get(id);
+    if (parked !== undefined) {
+      parked.push(request);
+      return;
+    }
+    this.#parked.set(id, [request]);
+    this.#effects.push({ type: 'check', source, request, from });
+  }
+
+  #fetchFor(key: string, get: PieceRequest): void {
+    if (this.#flights.size >= this.#limits.flights) return this.#reply(get.request, this.#busy(get.index));
+    this.#begin(key, get, { by: 'request', request: get.request });
+  }
+
+  #upload({ request, class: urgency, index }: PieceRequest): void {
+    if (this.#sending.size < this.#limits.uploads) {
+      this.#sending.add(request);
+      this.#effects.push({ type: 'send', request });
+      return;
+    }
+    const queued = this.#queue.demand.size + (urgency === 'demand' ? 0 : this.#queue.prefetch.size);
+    if (queued >= this.#limits.queued) this.#reply(request, this.#busy(index));
+    else this.#queue[urgency].add(request);
+  }
+
+  #reply(request: number, answer: PieceAnswer): void {
+    this.#effects.push({ type: 'reply', request, answer });
+    this.#forget(request);
+  }
+
+  #forget(request: number): void {
+    const get = this.#requests.get(request);
+    this.#requests.delete(request);
+    if (get !== undefined && this.#sending.delete(request))
+      this.sources.release(pieceKey(get.source, get.index), get.from);
+    this.#queue.demand.delete(request);
+    this.#queue.prefetch.delete(request);
+  }
+
+  /** Slots for uploads that are neither taken nor promised. */
+  get #room(): number {
+    const taken = this.#sending.size + this.#queue.demand.size;
+    return this.#limits.uploads - Math.max(taken, this.sources.sentTo(this.#ports.self));
+  }
+
+  // ---- fetches
+
+  #begin(
+    key: string,
+    { source, index, class: urgency }: Pick<Question, 'source' | 'index' | 'class'>,
+    by: Flight['by'],
+    ms = this.#limits.flightMs,
+  ): void {
+    const number = ++this.#flight;
+    const requests = by.by === 'request' ? [by.request] : [];
+    this.#flights.set(key, { number, source, index, by, requests });
+    this.#flightEnds.set(key, this.#now + ms);
+    if (by.by !== 'lease')
+      this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: urgency, ...by });
+  }
+
+  #fetched({ flight: number, key, ok, refused, at }: Extract<HomeEvent, { type: 'fetched' }>): void {
+    const flight = this.#flights.get(key);
+    if (flight === undefined || (flight.number !== number && !ok)) return;
+    const { by, source, index } = flight;
+    // Of one that was given up: what came is here all the same.
+    if (ok) this.keep(key, by.by === 'member' ? by.member : 'registry');
+    if (flight.number === number) this.#learn(flight, ok, refused === true);
+    if (ok || refused === true) return this.#end(key, flight, 'again');
+    if (by.by !== 'member') return this.#end(key, flight, 'none');
+    this.sources.remove(key, by.member);
+    const next = at !== undefined && at !== this.#ports.self && at !== by.member && this.#isAsked(at);
+    this.#flights.delete(key);
+    if (next) this.#begin(key, { source, index, class: 'demand' }, { by: 'member', member: at });
+    else this.#originNext(key, flight, [by.member]);
+  }
+
+  /** What the end of a fetch says about rights. */
+  #learn({ by, source }: Flight, ok: boolean, refused: boolean): void {
+    if (!ok && !refused) return;
+    if (by.by === 'everyone') this.rights.learnedOfEveryone(source, ok, this.#now);
+    if (by.by !== 'request') return;
+    const from = this.#requests.get(by.request)?.from;
+    if (from !== undefined) this.rights.learned(from, source, ok, this.#now);
+  }
+
+  /** `again`: those who wait are answered as if they asked now. `none`: the registry is in trouble; they may try elsewhere. */
+  #end(key: string, { requests, index }: Flight, then: 'again' | 'none'): void {
+    this.#flights.delete(key);
+    this.#flightEnds.delete(key);
+    for (const request of requests) {
+      const get = this.#requests.get(request);
+      // What it may have by now is asked again: another fetch may have brought the piece.
+      if (get !== undefined && then === 'again') this.#get(get);
+      else if (get !== undefined) this.#reply(request, { index, state: 'none' });
+    }
+    if (then === 'again') this.#tellAll(key);
+    else
+      for (
+        let question = this.#waiting.first(key);
+        question !== undefined;
+        question = this.#waiting.first(key)
+      ) {
+        this.#waiting.delete(key, question.from);
+        this.#effects.push({
+          type: 'tell',
+          to: question.from,
+          source: question.source,
+          answer: { index, state: 'none' },
+        });
+      }
+  }
+
+  /** No member had it: the registry is next. */
+  #originNext(key: string, flight: Flight, inVain: readonly string[]): void {
+    this.#flights.delete(key);
+    this.#flightEnds.delete(key);
+    const first = this.#waiting.first(key);
+    if (first === undefined) return;
+    if (this.rights.everyone(flight.source, this.#now) === 'no') this.#tellAll(key, inVain);
+    else this.#begin(key, first, { by: 'everyone' });
+  }
+
+  /** Each that waits for the piece is answered anew, until one has to wait on. */
+  #tellAll(key: string, inVain: readonly string[] = []): void {
+    for (
+      let question = this.#waiting.first(key);
+      question !== undefined;
+      question = this.#waiting.first(key)
+    ) {
+      const answer = this.#answer({ ...question, tried: [...question.tried, ...inVain] }, false);
+      if (answer.state === 'coming') return;
+      this.#waiting.delete(key, question.from);
+      this.#effects.push({ type: 'tell', to: question.from, source: question.source, answer });
+    }
+  }
+
+  #checked({ from, source, may }: Extract<HomeEvent, { type: 'checked' }>): void {
+    if (from !== undefined) {
+      const id = `${from} ${blobKey(source)}`;
+      const parked = this.#parked.get(id) ?? [];
+      this.#parked.delete(id);
+      if (may !== undefined) this.rights.learned(from, source, may, this.#now);
+      for (const request of parked) {
+        const get = this.#requests.get(request);
+        if (get !== undefined && may === true) this.#get(get);
+        else if (get !== undefined) this.#reply(request, { index: get.index, state: 'none' });
+      }
+      return;
+    }
+    const asking = this.#checks.get(blobKey(source)) ?? [];
+    this.#checks.delete(blobKey(source));
+    // A registry that does not say is asked again by the next one; until then no one is let in for that.
+    this.rights.learnedOfEveryone(source, may === true, this.#now);
+    for (const key of asking) this.#tellAll(key);
+  }
+
+  // ---- what others tell
+
+  #hold({ from, source, index, ok }: Extract<HomeEvent, { type: 'hold' }>): void {
+    const key = pieceKey(source, index);
+    this.sources.release(key, from);
+    if (ok) this.#waiting.delete(key, from);
+    const flight = this.#flights.get(key);
+    const isLease = flight?.by.by === 'lease' && flight.by.member === from;
+    if (ok) this.sources.add(key, from);
+    // Those who asked it before it had the piece may be sent to it now.
+    if (ok) this.#waiting.retry(key, from);
+    if (isLease) this.#end(key, flight as Flight, 'again');
+    else if (ok) this.#tellAll(key);
+    if (!ok || this.#held.has(key) || this.#flights.has(key)) return;
+    const homes = this.#ports.homes(source, index);
+    if (homes[0] === this.#ports.self && this.#flights.size < this.#limits.flights)
+      this.#begin(key, { source, index, class: 'prefetch' }, { by: 'member', member: from });
+  }
+
+  #wrong({ from, member, key, isOurs }: Extract<HomeEvent, { type: 'wrong' }>): void {
+    if (member !== this.#ports.self) {
+      if (this.sources.accuse(from, member)) this.#effects.push({ type: 'blame', member });
+      return;
+    }
+    const origin = this.#held.get(key);
+    if (!isOurs || origin === undefined || (origin === 'registry' && this.#doubted.has(key))) return;
+    if (origin !== 'registry') this.#effects.push({ type: 'blame', member: origin });
+    if (this.#doubted.size < this.#limits.held) this.#doubted.add(key);
+    this.#held.delete(key);
+    this.#effects.push({ type: 'drop', key });
+  }
+
+  // ---- time, and what became free
+
+  #expire(): void {
+    for (
+      let key = this.#flightEnds.take(this.#now);
+      key !== undefined;
+      key = this.#flightEnds.take(this.#now)
+    ) {
+      const flight = this.#flights.get(key);
+      if (flight?.by.by === 'member') this.#originNext(key, flight, [flight.by.member]);
+      else if (flight !== undefined) this.#end(key, flight, flight.by.by === 'lease' ? 'again' : 'none');
+    }
+    for (
+      let late = this.sources.takeLate(this.#now);
+      late !== undefined;
+      late = this.sources.takeLate(this.#now)
+    )
+      this.#tellAll(late.key);
+  }
+
+  /** Slots that became free: first to requests that wait for one, as far as they still may, then to askers. */
+  #serve(): void {
+    for (const urgency of ['demand', 'prefetch'] as const)
+      for (const request of this.#queue[urgency]) {
+        if (this.#sending.size >= this.#limits.uploads) return;
+        this.#queue[urgency].delete(request);
+        const get = this.#requests.get(request);
+        if (get !== undefined && this.#may(get) && this.#held.has(pieceKey(get.source, get.index))) {
+          this.#sending.add(request);
+          this.#effects.push({ type: 'send', request });
+        } else if (get !== undefined) this.#reply(request, { index: get.index, state: 'none' });
+      }
+    for (let turn = 0; turn < TURNS && this.#room > 0 && this.#waiting.size > 0; turn++) {
+      const key = this.#waiting.turn();
+      if (key !== undefined && this.#held.has(key) && !this.#checks.has(key)) this.#tellAll(key);
+    }
+  }
+}
+
+/** Pieces that are looked at for each event: their turn comes with the next ones. */
+const TURNS = 4;
+
+const blobKey = ({ registry, repository, digest }: BlobSource): string =>
+  `${registry} ${repository} ${digest}`;

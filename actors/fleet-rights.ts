@@ -1,0 +1,144 @@
+/**
+ * Who has shown this member that it may have a blob of a repository. The registry decides, for each asker, by the asker's own
+ * pull; that this member has the bytes gives no one a right to them, its own node neither.
+ *
+ * - **everyone**: the registry gives the blob without credentials. This member has asked.
+ * - **a token** that came with a request: the registry gave the blob, or said that it would, for this token.
+ * - **a proof**, where registries have no tokens: this member names some bytes of the blob by chance, the asker reads them
+ *   from the registry, and sends a hash of them with the nonce and its own name. So the registry has just given the
+ *   blob to it. A hash that another member was asked for does not serve.
+ *
+ * A right is for one asker, one repository and one blob, and ends after `knownMs`; a refusal after `refusedMs`. No token and
+ * nothing made of one is kept.
+ */
+import type { BlobSource } from '../schemas/fetch.ts';
+import type { FleetChallenge, FleetProof } from '../schemas/fleet.ts';
+
+export interface RightsLimits {
+  knownMs: number;
+  refusedMs: number;
+  /** An answer to a challenge is taken for so long. */
+  challengeMs: number;
+  most: number;
+}
+
+export const FLEET_RIGHTS: RightsLimits = {
+  knownMs: 600_000,
+  refusedMs: 60_000,
+  challengeMs: 30_000,
+  most: 65_536,
+};
+
+/** Bytes that a challenge names: too many to guess, few enough to read them beside anything. */
+export const PROOF_BYTES = 4_096;
+/** Different bytes that a challenge must have: a run of zeros is known to each who knows the format. */
+const LEAST_VARIETY = 128;
+const CHANCES = 8;
+
+/** What is hashed: `nonce`, line, asker's id, line, bytes. */
+export const proofText = (nonce: string, asker: string): string => `${nonce}\n${asker}\n`;
+
+export type RightWord = 'yes' | 'no' | 'unknown';
+
+interface Open {
+  challenge: FleetChallenge;
+  hash: string;
+  until: number;
+}
+
+const EVERYONE = '*';
+
+export class FleetRights {
+  readonly #limits: RightsLimits;
+  /** By asker and blob, the one learned last at the end: until when, and which. */
+  readonly #known = new Map<string, { may: boolean; until: number }>();
+  readonly #open = new Map<string, Open>();
+
+  constructor(limits: Partial<RightsLimits> = {}) {
+    this.#limits = { ...FLEET_RIGHTS, ...limits };
+  }
+
+  /** Whether this asker may have the blob. `no`: its registry has just refused it. */
+  of(asker: string, source: BlobSource, now: number): RightWord {
+    if (this.everyone(source, now) === 'yes') return 'yes';
+    return this.#look(asker, source, now);
+  }
+
+  /** Whether the registry gives the blob without credentials. */
+  everyone(source: BlobSource, now: number): RightWord {
+    return this.#look(EVERYONE, source, now);
+  }
+
+  /** The registry has decided. */
+  learned(asker: string, source: BlobSource, may: boolean, now: number): void {
+    const { knownMs, refusedMs } = this.#limits;
+    remember(
+      this.#known,
+      keyOf(asker, source),
+      { may, until: now + (may ? knownMs : refusedMs) },
+      this.#limits.most,
+    );
+  }
+
+  learnedOfEveryone(source: BlobSource, may: boolean, now: number): void {
+    this.learned(EVERYONE, source, may, now);
+  }
+
+  /** The challenge that this asker has been sent for the blob and may still answer: its other asks get the same one. */
+  openFor(asker: string, source: BlobSource, now: number): FleetChallenge | undefined {
+    const open = this.#open.get(keyOf(asker, source));
+    return open !== undefined && now < open.until ? open.challenge : undefined;
+  }
+
+  /** A challenge is sent; `hash` is the answer to it. */
+  challenged(asker: string, source: BlobSource, challenge: FleetChallenge, hash: string, now: number): void {
+    const until = now + this.#limits.challengeMs;
+    remember(this.#open, keyOf(asker, source), { challenge, hash, until }, this.#limits.most);
+  }
+
+  /** Each challenge takes one answer; one to an earlier challenge takes nothing. True: the asker has the right from now on. */
+  proved(asker: string, source: BlobSource, proof: FleetProof, now: number): boolean {
+    const key = keyOf(asker, source);
+    const open = this.#open.get(key);
+    if (open === undefined || proof.nonce !== open.challenge.nonce) return false;
+    this.#open.delete(key);
+    if (now >= open.until || proof.hash !== open.hash) return false;
+    this.learned(asker, source, true, now);
+    return true;
+  }
+
+  #look(asker: string, source: BlobSource, now: number): RightWord {
+    const known = this.#known.get(keyOf(asker, source));
+    if (known === undefined || now >= known.until) return 'unknown';
+    return known.may ? 'yes' : 'no';
+  }
+}
+
+/** No letter of a member's name, a registry or a repository is a space. */
+const keyOf = (asker: string, { registry, repository, digest }: BlobSource): string =>
+  `${asker} ${registry} ${repository} ${digest}`;
+
+/**
+ * Bytes of a piece for a challenge, `[from, to)` of the blob; undefined where the piece has none that could not be guessed.
+ * `start`: of the piece in the blob. `random`: in [0, 1).
+ */
+export function challengeOf(
+  nonce: string,
+  bytes: Uint8Array,
+  start: number,
+  random: () => number,
+): FleetChallenge | undefined {
+  for (let chance = 0; chance < CHANCES; chance++) {
+    const length = Math.min(PROOF_BYTES, bytes.length);
+    const from = Math.floor(random() * (bytes.length - length + 1));
+    const variety = new Set(bytes.subarray(from, from + length)).size;
+    if (variety >= LEAST_VARIETY) return { nonce, from: start + from, to: start + from + length };
+  }
+  return undefined;
+}
+
+function remember<Value>(map: Map<string, Value>, key: string, value: Value, most: number): void {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size > most) map.delete(map.keys().next().value as string);
+}

@@ -1,0 +1,108 @@
+/** Askers that wait for pieces at a home, by piece: those for whom a reader waits come first. Bounded in all. */
+import type { BlobSource, JobClass } from '../schemas/fetch.ts';
+
+/** What an asker wants to know of a piece. */
+export interface Question {
+  from: string;
+  source: BlobSource;
+  index: number;
+  class: JobClass;
+  token: boolean;
+  tried: readonly string[];
+}
+
+type Askers = Record<JobClass, Map<string, Question>>;
+
+export class Waiting {
+  readonly #most: number;
+  /** The piece whose turn was longest ago comes first. */
+  readonly #byKey = new Map<string, Askers>();
+  #size = 0;
+  #demand = 0;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Askers for whom a reader waits. */
+  get demand(): number {
+    return this.#demand;
+  }
+
+  has(key: string): boolean {
+    return this.#byKey.has(key);
+  }
+
+  /** False: too many wait. One that waits already keeps its place. Demand has room that prefetch cannot take. */
+  add(key: string, question: Question): boolean {
+    const known = this.#byKey.get(key);
+    if (known?.[question.class].has(question.from) === true) {
+      known[question.class].set(question.from, question);
+      return true;
+    }
+    this.delete(key, question.from);
+    const isFull = question.class === 'demand' ? this.#demand >= this.#most : this.#size >= this.#most;
+    if (isFull) return false;
+    const askers = this.#byKey.get(key) ?? { demand: new Map(), prefetch: new Map() };
+    this.#byKey.set(key, askers);
+    askers[question.class].set(question.from, question);
+    this.#count(question, 1);
+    return true;
+  }
+
+  /** The next one of a piece. */
+  first(key: string): Question | undefined {
+    const askers = this.#byKey.get(key);
+    return first(askers?.demand) ?? first(askers?.prefetch);
+  }
+
+  /** The member has got the piece: who tried it in vain may try it again. */
+  retry(key: string, member: string): void {
+    const askers = this.#byKey.get(key);
+    for (const questions of [askers?.demand, askers?.prefetch])
+      for (const [asker, question] of questions ?? [])
+        if (question.tried.includes(member))
+          questions?.set(asker, { ...question, tried: question.tried.filter((one) => one !== member) });
+  }
+
+  /** The asker wants it no more, or is gone. */
+  delete(key: string, asker: string): void {
+    const askers = this.#byKey.get(key);
+    if (askers === undefined) return;
+    for (const questions of [askers.demand, askers.prefetch]) {
+      const question = questions.get(asker);
+      if (question === undefined) continue;
+      questions.delete(asker);
+      this.#count(question, -1);
+    }
+    if (askers.demand.size + askers.prefetch.size === 0) this.#byKey.delete(key);
+  }
+
+  /** The piece whose turn it is, of those that readers wait for first; its turn is over with that. */
+  turn(): string | undefined {
+    let next: string | undefined;
+    for (const [key, { demand }] of this.#byKey) {
+      next ??= key;
+      if (demand.size === 0 && this.#demand > 0) continue;
+      next = key;
+      break;
+    }
+    const askers = next === undefined ? undefined : this.#byKey.get(next);
+    if (next === undefined || askers === undefined) return undefined;
+    this.#byKey.delete(next);
+    this.#byKey.set(next, askers);
+    return next;
+  }
+
+  #count(question: Question, by: number): void {
+    this.#size += by;
+    if (question.class === 'demand') this.#demand += by;
+  }
+}
+
+const first = (questions: Map<string, Question> | undefined): Question | undefined =>
+  questions?.values().next().value;

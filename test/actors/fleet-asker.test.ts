@@ -1,0 +1,185 @@
+/** Where a node gets pieces: homes, those that homes name, the registry. */
+import { describe, expect, test } from 'vitest';
+import { Asker, type AskerEffect, type AskerEvent, type AskerLimits } from '../../actors/fleet-asker.ts';
+import { pieceKey } from '../../actors/fleet-home-protocol.ts';
+import { Peers } from '../../actors/fleet-peers.ts';
+import type { PieceAnswer } from '../../schemas/fleet.ts';
+
+const SOURCE = { registry: 'r', repository: 'app', digest: `sha256:${'a'.repeat(64)}`, size: 2 ** 26 };
+
+function newAsker(homes: readonly string[] = ['first', 'second'], limits: Partial<AskerLimits> = {}) {
+  const peers = new Peers(() => 0);
+  const asker = new Asker({ homes: () => homes, peers, serves: true }, limits);
+  let now = 0;
+  const send = (event: AskerEvent): string[] => asker.handle(event).map(say);
+  const want = (index = 0, urgency: 'demand' | 'prefetch' = 'demand') =>
+    send({ type: 'want', source: SOURCE, index, class: urgency, token: true, now });
+  const answer = (member: string, state: PieceAnswer['state'], more: Partial<PieceAnswer> = {}) =>
+    send({ type: 'answer', member, key: pieceKey(SOURCE, 0), answer: { index: 0, state, ...more }, now });
+  const key = pieceKey(SOURCE, 0);
+  const came = (member: string) => send({ type: 'came', member, key, now });
+  const silent = (member: string) => send({ type: 'silent', member, key, now });
+  const read = (ok = true) => send({ type: 'read', key, ok, now });
+  const at = (ms: number) => {
+    now = ms;
+    return send({ type: 'tick', now });
+  };
+  return { asker, peers, send, want, answer, came, silent, read, at, key };
+}
+const say = (effect: AskerEffect): string => {
+  switch (effect.type) {
+    case 'ask':
+      return `ask ${effect.member}${effect.tried.length > 0 ? ` after ${effect.tried.join()}` : ''}${effect.index > 0 ? ` ${effect.index}` : ''}`;
+    case 'get':
+      return `get ${effect.member}${effect.token ? ' with token' : ''}`;
+    case 'read':
+      return `read${effect.lease ? ' for others' : ''}`;
+    case 'hold':
+      return `${effect.ok ? 'hold' : 'failed'} to ${effect.members.join()}`;
+    case 'give':
+      return `give ${effect.from}`;
+    case 'wrong':
+      return `wrong ${effect.member} to ${effect.members.join()}`;
+    case 'failed':
+      return 'failed';
+    default:
+      return `${effect.type} ${effect.member}`;
+  }
+};
+
+describe('the order of sources', () => {
+  test('the first home, which has it', () => {
+    const { asker, want, answer, came, send, key } = newAsker();
+    expect(want()).toEqual(['ask first']);
+    expect(want()).toEqual([]);
+    expect(answer('first', 'have')).toEqual(['get first']);
+    expect(came('first')).toEqual(['give first']);
+    expect(send({ type: 'verified', key, source: SOURCE, index: 0, now: 0 })).toEqual([
+      'hold to first,second',
+    ]);
+    expect([asker.status().wanted, asker.nextWake]).toEqual([0, Number.POSITIVE_INFINITY]);
+  });
+
+  test('a member that the home names; when that one does not bring it, the home again', () => {
+    const { want, answer, silent } = newAsker();
+    want();
+    expect(answer('first', 'have', { at: 'holder' })).toEqual(['get holder']);
+    expect(silent('holder')).toEqual(['leave holder', 'ask first after holder']);
+  });
+
+  test('the second home when no process listens at the first; then the registry', () => {
+    const { want, silent } = newAsker();
+    want();
+    expect(silent('first')).toEqual(['leave first', 'ask second after first']);
+    expect(silent('second')).toEqual(['leave second', 'read']);
+  });
+
+  test('the registry at once, where NATS is away or the zone has no homes', () => {
+    expect(newAsker([]).want()).toEqual(['read']);
+    const { send, want } = newAsker();
+    want();
+    expect(send({ type: 'away', isAway: true, now: 0 })).toEqual(['leave first', 'read']);
+    expect(want(1)).toEqual(['read']);
+    send({ type: 'away', isAway: false, now: 0 });
+    expect(want(2)).toEqual(['ask first 2']);
+  });
+
+  test('the registry, for all that wait at the home; they hear what came of it, also where no job here wants it any more', () => {
+    const { want, answer, read, send, key } = newAsker();
+    want();
+    expect(answer('first', 'fetch', { ms: 1_000 })).toEqual(['leave first', 'read for others']);
+    expect(send({ type: 'drop', key, now: 0 })).toEqual([]);
+    expect(read(false)).toEqual(['failed to first,second', 'failed']);
+  });
+
+  test('a token is brought to the home that wants one, and to no other', () => {
+    const { want, answer } = newAsker();
+    want();
+    expect(answer('first', 'bring')).toEqual(['get first with token']);
+  });
+
+  test('a home that says it is coming is waited for and asked again, and no second one is asked', () => {
+    const { want, answer, at } = newAsker(undefined, { comingMs: 1_000 });
+    want();
+    expect(answer('first', 'coming')).toEqual([]);
+    expect(at(999)).toEqual([]);
+    expect(at(1_000)).toEqual(['ask first']);
+  });
+
+  test('a busy home is asked again when it said, and the registry is left alone meanwhile', () => {
+    const { want, answer, at } = newAsker(['first']);
+    want();
+    expect(answer('first', 'busy', { ms: 200 })).toEqual([]);
+    expect(at(199)).toEqual([]);
+    expect(at(200)).toEqual(['ask first']);
+  });
+});
+
+describe('patience', () => {
+  test('longer than usual nothing comes: the next home is asked as well, and the first bytes count', () => {
+    const { want, answer, at, came } = newAsker();
+    want();
+    answer('first', 'have');
+    expect(at(499)).toEqual([]);
+    expect(at(500)).toEqual(['ask second']);
+    answer('second', 'have');
+    expect(came('second')).toEqual(['give second', 'leave first']);
+  });
+
+  test('a reader that has waited long enough is served by the registry, prefetch waits longer', () => {
+    for (const [urgency, ms] of [
+      ['demand', 10_000],
+      ['prefetch', 60_000],
+    ] as const) {
+      const { want, answer, at } = newAsker();
+      want(0, urgency);
+      answer('first', 'coming');
+      for (let now = 4_000; now < ms; now += 4_000) {
+        expect(at(now)).not.toContain('read');
+        answer('first', 'coming');
+      }
+      expect(at(ms)).toContain('read');
+    }
+  });
+
+  test('a home that never answers is left out after a while, and its stand-in is told', () => {
+    const { want, at } = newAsker();
+    want();
+    at(500);
+    expect(at(1_000)).toContain('leave first');
+    expect(want(1)).toEqual(['ask second after first 1']);
+  });
+
+  test('wrong bytes: the member is left out, and the homes hear of it', () => {
+    const { want, send, key, peers } = newAsker();
+    want();
+    expect(
+      send({ type: 'wrong', member: 'holder', from: 'registry', key, source: SOURCE, index: 0, now: 0 }),
+    ).toEqual(['wrong holder to holder,first,second']);
+    expect(peers.isAsked('holder', 1_000_000)).toBe(false);
+  });
+});
+
+describe('many pieces', () => {
+  test('so many are under way at once; prefetch leaves places free, and a reader’s piece takes one', () => {
+    const { asker, want } = newAsker(['first'], { atOnce: 4 });
+    for (let index = 0; index < 6; index++) want(index, 'prefetch');
+    expect(asker.status()).toEqual({ wanted: 6, running: 3, queued: 3 });
+    expect(want(9, 'demand')).toEqual(['ask first 9']);
+    expect(asker.status().running).toBe(4);
+  });
+
+  test('a prefetch that a reader comes to want overtakes those that wait', () => {
+    const { want, came } = newAsker(['first'], { atOnce: 1 });
+    for (let index = 0; index < 3; index++) want(index, 'prefetch');
+    expect(want(2, 'demand')).toEqual([]);
+    expect(came('first')).toEqual(['give first', 'ask first 2']);
+  });
+
+  test('beyond what may wait the registry is read', () => {
+    const { want } = newAsker(['first'], { most: 2, atOnce: 1 });
+    want(0);
+    want(1);
+    expect(want(2)).toEqual(['read']);
+  });
+});

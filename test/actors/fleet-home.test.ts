@@ -1,0 +1,315 @@
+/** What a home does for others: one fetch for all, rights before bytes, and who comes first. */
+import { describe, expect, test } from 'vitest';
+import { Home } from '../../actors/fleet-home.ts';
+import {
+  type HomeEffect,
+  type HomeEvent,
+  type HomeLimits,
+  pieceKey,
+} from '../../actors/fleet-home-protocol.ts';
+import { challengeOf, PROOF_BYTES } from '../../actors/fleet-rights.ts';
+import { PIECE_BYTES } from '../../schemas/fleet.ts';
+
+const SOURCE = {
+  registry: 'registry.example',
+  repository: 'team/private',
+  digest: `sha256:${'a'.repeat(64)}`,
+  size: 4 * PIECE_BYTES,
+};
+type Asked = Partial<Extract<HomeEvent, { type: 'ask' }>>;
+type Got = Partial<Extract<HomeEvent, { type: 'get' }>>;
+
+/** `home` is the first home, `second` the other one. */
+function newHome(limits: Partial<HomeLimits> = {}, self = 'home') {
+  const home = new Home(
+    { self, homes: () => ['home', 'second'], isAsked: (member) => member !== 'dead' },
+    limits,
+  );
+  let now = 0;
+  let requests = 0;
+  const at = (ms: number) => {
+    now = ms;
+  };
+  const send = (event: HomeEvent): HomeEffect[] => home.handle(event);
+  const key = (index = 0) => pieceKey(SOURCE, index);
+  const ask = (from: string, more: Asked = {}) =>
+    send({
+      type: 'ask',
+      from,
+      source: SOURCE,
+      index: 0,
+      class: 'demand',
+      token: true,
+      tried: [],
+      now,
+      ...more,
+    });
+  const get = (from: string, more: Got = {}) =>
+    send({
+      type: 'get',
+      request: ++requests,
+      from,
+      source: SOURCE,
+      index: 0,
+      class: 'demand',
+      token: true,
+      hasToken: false,
+      forHome: false,
+      tried: [],
+      now,
+      ...more,
+    });
+  /** The home's fetch of a piece ends. */
+  const ends = (effects: HomeEffect[], how: { ok: boolean; refused?: boolean }) => {
+    const fetch = effects.find((effect) => effect.type === 'fetch');
+    if (fetch?.type !== 'fetch') throw new Error(`no fetch in ${JSON.stringify(effects)}`);
+    return send({ type: 'fetched', flight: fetch.flight, key: fetch.key, now, ...how });
+  };
+  /** It has the piece, and the registry gives it to those with a token alone. */
+  const isPrivate = (index = 0) => {
+    home.keep(key(index), 'registry');
+    home.rights.learnedOfEveryone(SOURCE, false, now);
+  };
+  return { home, at, send, ask, get, ends, isPrivate, key, now: () => now };
+}
+const states = (effects: HomeEffect[]) =>
+  effects.flatMap((effect) =>
+    effect.type === 'answer' || effect.type === 'tell'
+      ? [
+          `${effect.to} ${effect.answer.state}${effect.answer.at === undefined ? '' : ` at ${effect.answer.at}`}`,
+        ]
+      : effect.type === 'reply'
+        ? [`reply ${effect.answer.state}`]
+        : effect.type === 'fetch'
+          ? [`fetch by ${effect.by}`]
+          : [effect.type],
+  );
+
+describe('a piece that the zone lacks', () => {
+  test('is fetched once, for all that ask meanwhile: the other home is asked for it first, then the registry', () => {
+    const { ask, ends } = newHome();
+    const first = ask('one');
+    expect(states(first)).toEqual(['fetch by member', 'one coming']);
+    expect([ask('two'), ask('three', { class: 'prefetch' })].map(states)).toEqual([
+      ['two coming'],
+      ['three coming'],
+    ]);
+    const origin = ends(first, { ok: false });
+    expect(states(origin)).toEqual(['fetch by everyone']);
+    expect(states(ends(origin, { ok: true }))).toEqual(['one have', 'two have', 'three have']);
+  });
+
+  test('of a private image is fetched with the token of the first that brings one, and no one else needs to', () => {
+    const { ask, get, ends, send, now, key } = newHome();
+    const origin = ends(ask('one'), { ok: false });
+    ask('two');
+    expect(states(ends(origin, { ok: false, refused: true }))).toEqual(['one bring', 'two bring']);
+    const fetch = get('one', { hasToken: true });
+    expect(states(fetch)).toEqual(['fetch by request']);
+    // The registry says what it thinks of the second one's token; then it waits for the same fetch.
+    expect(states(get('two', { hasToken: true }))).toEqual(['check']);
+    expect(states(send({ type: 'checked', from: 'two', source: SOURCE, may: true, now: now() }))).toEqual([
+      'reply coming',
+    ]);
+    expect(states(ends(fetch, { ok: true }))).toEqual(['send', 'two have']);
+    expect(send({ type: 'lost', key: key(), now: now() })).toEqual([]);
+  });
+
+  test('without tokens is fetched by one asker, while the others wait for it; when it fails, by the next one', () => {
+    const { home, ask, ends, send, at, now } = newHome({ leaseMs: 5_000 });
+    home.rights.learnedOfEveryone(SOURCE, false, 0);
+    const probe = ask('one', { token: false });
+    ask('two', { token: false });
+    ask('three', { token: false });
+    expect(states(ends(probe, { ok: false }))).toEqual(['one fetch']);
+    const failed = send({ type: 'hold', from: 'one', source: SOURCE, index: 0, ok: false, now: now() });
+    expect(states(failed)).toEqual(['two fetch']);
+    at(5_000);
+    const late = send({ type: 'tick', now: 5_000 });
+    expect(states(late)).toEqual(['fetch by member']);
+    expect(states(ends(late, { ok: false }))).toEqual(['three fetch']);
+    ask('four', { token: false, now: 5_000, tried: ['three'] });
+    const held = send({ type: 'hold', from: 'three', source: SOURCE, index: 0, ok: true, now: 5_000 });
+    expect(states(held)).toEqual(['fetch by member']);
+    expect(states(ends(held, { ok: true }))).toEqual(['four prove']);
+  });
+
+  test('is not fetched by the second home, unless the first did not answer', () => {
+    const { ask } = newHome({}, 'second');
+    expect(states(ask('one'))).toEqual(['one none at home']);
+    expect(states(ask('one', { tried: ['home'] }))).toEqual(['fetch by everyone', 'one coming']);
+  });
+
+  test('does not come while the registry is away: those who wait hear so, and no fetch follows by itself', () => {
+    const { ask, ends } = newHome();
+    const origin = ends(ask('one'), { ok: false });
+    ask('two');
+    expect(states(ends(origin, { ok: false }))).toEqual(['one none', 'two none']);
+  });
+});
+
+describe('rights', () => {
+  test('spegel#1432: a pod without the secret gets no private image because a peer has it', () => {
+    const { isPrivate, ask, get, send, now } = newHome();
+    isPrivate();
+    expect(states(ask('intruder', { token: false }))).toEqual(['intruder prove']);
+    expect(states(get('intruder', { token: false }))).toEqual(['reply prove']);
+    expect(states(ask('intruder'))).toEqual(['intruder bring']);
+    expect(states(get('intruder', { hasToken: true }))).toEqual(['check']);
+    expect(
+      states(send({ type: 'checked', from: 'intruder', source: SOURCE, may: false, now: now() })),
+    ).toEqual(['reply none']);
+    expect(states(get('intruder', { hasToken: true }))).toEqual(['reply none']);
+    // Nor by the word that it keeps pieces for others, since it is no home.
+    expect(states(get('intruder', { forHome: true }))).toEqual(['reply none']);
+  });
+
+  test('spegel#1432: nor does a pod on the home itself', () => {
+    const { isPrivate, ask } = newHome();
+    isPrivate();
+    expect(states(ask('home', { token: false }))).toEqual(['home prove']);
+  });
+
+  test('one asker’s right is no other’s, nor one for another repository that names the same blob', () => {
+    const { home, isPrivate, ask } = newHome();
+    isPrivate();
+    home.rights.learned('one', SOURCE, true, 0);
+    expect(states(ask('one'))).toEqual(['one have']);
+    expect(states(ask('two'))).toEqual(['two bring']);
+    const stolen = { ...SOURCE, repository: 'stranger/image' };
+    home.rights.learnedOfEveryone(stolen, false, 0);
+    expect(states(ask('one', { source: stolen }))).toEqual(['one bring']);
+  });
+
+  test('a blob of the same digest at another registry is another one: what that one sent is not given for this one', () => {
+    const { home, ask } = newHome();
+    home.keep(pieceKey({ ...SOURCE, registry: 'evil.example' }, 0), 'registry');
+    home.rights.learned('one', SOURCE, true, 0);
+    expect(states(ask('one'))).toContain('fetch by member');
+  });
+
+  test('a right ends, and with it what the registry has said to everyone', () => {
+    const { home, ask, at, key } = newHome();
+    home.keep(key(), 'registry');
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    expect(states(ask('one'))).toEqual(['one have']);
+    at(600_000);
+    expect(states(ask('two', { now: 600_000 }))).toEqual(['check', 'two coming']);
+  });
+
+  test('a proof serves the one it was asked of, once, and no stale one takes it away', () => {
+    const { home } = newHome();
+    const challenge = { nonce: 'n1', from: 0, to: 9 };
+    home.rights.challenged('one', SOURCE, challenge, 'right', 0);
+    expect(home.rights.proved('two', SOURCE, { nonce: 'n1', hash: 'right' }, 1)).toBe(false);
+    expect(home.rights.proved('one', SOURCE, { nonce: 'n0', hash: 'right' }, 1)).toBe(false);
+    expect(home.rights.proved('one', SOURCE, { nonce: 'n1', hash: 'right' }, 1)).toBe(true);
+    expect(home.rights.proved('one', SOURCE, { nonce: 'n1', hash: 'right' }, 1)).toBe(false);
+    home.rights.challenged('two', SOURCE, challenge, 'right', 0);
+    expect(home.rights.proved('two', SOURCE, { nonce: 'n1', hash: 'wrong' }, 1)).toBe(false);
+    expect(home.rights.proved('two', SOURCE, { nonce: 'n1', hash: 'right' }, 1)).toBe(false);
+  });
+
+  test('a challenge names bytes that cannot be guessed, inside the piece, or there is none', () => {
+    const bytes = Uint8Array.from({ length: PIECE_BYTES }, (_, at) =>
+      at < PIECE_BYTES / 2 ? 0 : (at * 7_919) >> 3,
+    );
+    let chance = 0;
+    const found = challengeOf('n', bytes, PIECE_BYTES, () => [0.1, 0.3, 0.9][chance++] ?? 0);
+    expect(found).toEqual({
+      nonce: 'n',
+      from: 2 * PIECE_BYTES - 0.1 * PIECE_BYTES - 0.9 * PROOF_BYTES,
+      to: expect.any(Number),
+    });
+    expect(challengeOf('n', new Uint8Array(PIECE_BYTES), 0, () => 0.5)).toBeUndefined();
+  });
+});
+
+describe('uploads', () => {
+  test('askers beyond the slots wait; each that has got the piece is where the next ones are sent', () => {
+    const { home, ask, get, send, now } = newHome({ uploads: 1 });
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(pieceKey(SOURCE, 0), 'registry');
+    expect(['one', 'two', 'three', 'four'].map((asker) => states(ask(asker))).flat()).toEqual([
+      'one have',
+      'two coming',
+      'three coming',
+      'four coming',
+    ]);
+    expect(states(get('one'))).toEqual(['send']);
+    expect(
+      states(send({ type: 'hold', from: 'one', source: SOURCE, index: 0, ok: true, now: now() })),
+    ).toEqual(['two have at one', 'three have at one']);
+    expect(states(send({ type: 'sent', request: 1, now: now() }))).toEqual(['four have']);
+  });
+
+  test('what a reader waits for comes before prefetch that waited longer', () => {
+    const { home, ask, get, send, now } = newHome({ uploads: 1 });
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(pieceKey(SOURCE, 0), 'registry');
+    ask('one');
+    get('one');
+    ask('background', { class: 'prefetch' });
+    ask('reader');
+    expect(states(send({ type: 'sent', request: 1, now: now() }))).toEqual(['reader have']);
+  });
+
+  test('prefetch that fills the queue leaves demand its room; what does not fit is told that the home is busy', () => {
+    const { ask } = newHome({ waiting: 2 });
+    expect(['a', 'b', 'c'].map((asker) => states(ask(asker, { class: 'prefetch' })).at(-1))).toEqual([
+      'a coming',
+      'b coming',
+      'c busy',
+    ]);
+    expect(['d', 'e', 'f'].map((asker) => states(ask(asker)).at(-1))).toEqual([
+      'd coming',
+      'e coming',
+      'f busy',
+    ]);
+  });
+
+  test('an asker that does not come gives its slot back', () => {
+    const { home, ask, send } = newHome({ uploads: 1, comeMs: 500 });
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(pieceKey(SOURCE, 0), 'registry');
+    ask('lost');
+    ask('next');
+    expect(home.nextWake).toBe(500);
+    expect(states(send({ type: 'tick', now: 500 }))).toEqual(['next have']);
+  });
+});
+
+describe('wrong bytes', () => {
+  const wrong = (from: string, member: string, key: string, isOurs = true): HomeEvent => ({
+    type: 'wrong',
+    from,
+    member,
+    key,
+    isOurs,
+    now: 0,
+  });
+
+  test('that a member gave are dropped and it is blamed; those that the registry gave are fetched anew once', () => {
+    const { home, send, key } = newHome();
+    home.keep(key(), 'liar');
+    expect(send(wrong('one', 'home', key()))).toEqual([
+      { type: 'blame', member: 'liar' },
+      { type: 'drop', key: key() },
+    ]);
+    home.keep(key(), 'registry');
+    expect(send(wrong('one', 'home', key()))).toEqual([]);
+    // What is here is not what came there: it was changed on the way, or the asker says what is not so.
+    home.keep(key(1), 'registry');
+    expect(send(wrong('one', 'home', key(1), false))).toEqual([]);
+  });
+
+  test('of a holder: one asker’s word is not enough, three are', () => {
+    const { home, ask, send, key } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.sources.add(key(), 'liar');
+    const said = ['one', 'one', 'two', 'three'].map((from) => states(send(wrong(from, 'liar', key()))));
+    expect(said).toEqual([[], [], [], ['blame']]);
+    home.sources.add(key(), 'liar');
+    expect(states(ask('four'))).not.toContain('four have at liar');
+  });
+});

@@ -1,0 +1,45 @@
+/** Many members in virtual time, with the actors of the real one. `ops/fleet-sim` runs more of this. */
+import { describe, expect, test } from 'vitest';
+import { FAULTS, runFaults } from '../support/fleet/faults.ts';
+import { runStart } from '../support/fleet/start.ts';
+
+describe('a simulated fleet', () => {
+  test('forty seeds of faults break no rule, and meet each fault', () => {
+    const met = new Set<string>();
+    for (let seed = 1; seed <= 40; seed++) for (const what of runFaults(seed).met) met.add(what);
+    for (const fault of [...FAULTS, 'calm', 'no right', 'basic', 'public']) expect([...met]).toContain(fault);
+  });
+
+  test('the same seed takes the same course', () => {
+    expect(runFaults(7)).toEqual(runFaults(7));
+  });
+
+  test('ten and a hundred nodes that start one image cost the registry one image, and the time grows as the logarithm', () => {
+    const [one, ten, hundred] = [1, 10, 100].map((nodes) => runStart({ nodes }));
+    expect([one, ten, hundred].map((result) => result?.egress)).toEqual([1, 1, 1]);
+    expect(hundred?.started).toBe(100);
+    const [a, b, c] = [one, ten, hundred].map((result) => result?.lastMs ?? Number.NaN) as [
+      number,
+      number,
+      number,
+    ];
+    // Without the fleet it is a hundred times the bytes of one.
+    expect(c).toBeLessThan(4 * a);
+    expect(c - b).toBeLessThan(b - a);
+  });
+
+  test.each(['public', 'tokens', 'basic'] as const)(
+    'a registry of the kind %s: one fetch of each piece',
+    (kind) => {
+      const { egress, started } = runStart({ nodes: 20, kind, pieces: 16, startPieces: 16 });
+      expect([egress, started]).toEqual([1, 20]);
+    },
+  );
+
+  test('a twentieth of the members dead and a twentieth lying: all living ones start, for a few images', () => {
+    const result = runStart({ nodes: 60, deadShare: 0.05, lyingShare: 0.05, seed: 3 });
+    expect(result.started).toBe(result.living);
+    expect(result.wrong).toBeGreaterThan(0);
+    expect(result.egress).toBeLessThan(6);
+  });
+});

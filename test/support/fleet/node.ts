@@ -1,0 +1,464 @@
+/** A member of the simulated fleet: the actors of the real one, and what a program does with their effects. */
+import { Asker, type AskerEffect, type AskerEvent, type AskerLimits } from '../../../actors/fleet-asker.ts';
+import { Home } from '../../../actors/fleet-home.ts';
+import {
+  type HomeEffect,
+  type HomeEvent,
+  type HomeLimits,
+  pieceKey,
+} from '../../../actors/fleet-home-protocol.ts';
+import type { Members } from '../../../actors/fleet-members.ts';
+import { Peers } from '../../../actors/fleet-peers.ts';
+import type { BlobSource, JobClass } from '../../../schemas/fetch.ts';
+import { bytesOfPiece, type PieceAnswer } from '../../../schemas/fleet.ts';
+import type { Net } from './net.ts';
+import { Link } from './world.ts';
+
+/** A piece as it lies somewhere: the genuine bytes, or others. */
+interface Kept {
+  isGenuine: boolean;
+  /** `registry`, or the member that gave it. */
+  from: string;
+}
+
+export interface NodeOptions {
+  id: string;
+  zone: string;
+  /** Bytes per ms, each way. */
+  rate: number;
+  /** Pieces that its store takes. */
+  room: number;
+  isLiar: boolean;
+  /** What its clock says is as far from the time, ms. */
+  skewMs: number;
+  members: Members;
+  asker?: Partial<AskerLimits>;
+  home?: Partial<HomeLimits>;
+}
+
+/** A piece that the node's containers want. */
+export interface Wanted {
+  source: BlobSource;
+  index: number;
+  class: JobClass;
+}
+
+/** One that the registry refuses gives up some time. */
+const MOST_REFUSED = 60;
+
+export class SimNode {
+  readonly id: string;
+  readonly zone: string;
+  readonly options: NodeOptions;
+  readonly members: Members;
+  readonly peers: Peers;
+  readonly home: Home;
+  readonly asker: Asker;
+  readonly up: Link;
+  readonly down: Link;
+  readonly #net: Net;
+  readonly #store = new Map<string, Kept>();
+  /** Pieces that came and are looked at before they are used. */
+  readonly #came = new Map<string, Kept>();
+  readonly #wanted = new Map<string, Wanted & { done: (from: string) => void; wrongs: number }>();
+  readonly #requests = new Map<
+    number,
+    { by: SimNode; key: string; source: BlobSource; index: number; flight?: number }
+  >();
+  readonly #out = new Map<string, { to: SimNode; request: number }>();
+  #failures = 0;
+  #wake: (() => void) | undefined;
+  #wakeAt = Number.POSITIVE_INFINITY;
+  isDead = false;
+  /** When it is done with the messages that have come, ms. */
+  busyUntil = 0;
+
+  constructor(net: Net, options: NodeOptions) {
+    this.#net = net;
+    this.id = options.id;
+    this.zone = options.zone;
+    this.options = options;
+    this.members = options.members;
+    this.up = new Link(options.rate);
+    this.down = new Link(options.rate);
+    this.peers = new Peers(() => net.world.random.next());
+    const homes = (source: BlobSource, index: number) =>
+      this.members.placement.homes({ digest: source.digest, index }, this.zone);
+    this.asker = new Asker({ homes, peers: this.peers, serves: true }, options.asker);
+    this.home = new Home(
+      {
+        self: this.id,
+        homes,
+        isAsked: (member, now) => this.peers.isAsked(member, now) && this.members.stateOf(member) === 'live',
+      },
+      options.home,
+    );
+  }
+
+  /** Resolves by `done`, once, with where the bytes came from. */
+  want(wanted: Wanted, done: (from: string) => void): void {
+    const key = pieceKey(wanted.source, wanted.index);
+    const known = this.#wanted.get(key);
+    if (known !== undefined) {
+      if (wanted.class === 'demand') known.class = 'demand';
+      const before = known.done;
+      known.done = (from) => {
+        before(from);
+        done(from);
+      };
+    } else if (this.#store.get(key)?.isGenuine === true && this.#net.registry.gives(this.id))
+      return done('own');
+    else this.#wanted.set(key, { ...wanted, done, wrongs: 0 });
+    this.#ask({
+      type: 'want',
+      ...wanted,
+      token: this.#net.registry.kind === 'tokens',
+      now: this.#net.world.now,
+    });
+  }
+
+  /** All that it waits for. */
+  get waits(): number {
+    return this.#wanted.size;
+  }
+
+  /** Its processes are killed: what it held is lost, and no one hears of it. */
+  kill(): void {
+    this.isDead = true;
+    this.#wake?.();
+  }
+
+  away(isAway: boolean): void {
+    this.#ask({ type: 'away', isAway, now: this.#net.world.now });
+  }
+
+  // ---- what comes from others
+
+  asked(by: SimNode, question: Extract<AskerEffect, { type: 'ask' }>): void {
+    const { source, index, token, tried } = question;
+    this.#tell({
+      type: 'ask',
+      from: by.id,
+      source,
+      index,
+      class: question.class,
+      token,
+      tried,
+      now: this.#net.world.now,
+    });
+  }
+
+  answered(member: string, key: string, answer: PieceAnswer): void {
+    this.#ask({ type: 'answer', member, key, answer, now: this.#net.world.now });
+  }
+
+  silent(member: string, key: string): void {
+    this.#ask({ type: 'silent', member, key, now: this.#net.world.now });
+  }
+
+  /** A GET. `flight`: of the other node's home. */
+  requested(
+    by: SimNode,
+    request: number,
+    source: BlobSource,
+    index: number,
+    urgency: JobClass,
+    token: boolean,
+    tried: readonly string[],
+    flight?: number,
+  ): void {
+    const key = pieceKey(source, index);
+    this.#requests.set(request, { by, key, source, index, ...(flight === undefined ? {} : { flight }) });
+    this.#tell({
+      type: 'get',
+      request,
+      from: by.id,
+      source,
+      index,
+      class: urgency,
+      token: this.#net.registry.kind === 'tokens',
+      hasToken: token,
+      tried,
+      forHome: flight !== undefined,
+      now: this.#net.world.now,
+    });
+  }
+
+  aborted(request: number): void {
+    if (!this.#requests.has(request)) return;
+    this.#tell({ type: 'aborted', request, now: this.#net.world.now });
+  }
+
+  held(by: string, source: BlobSource, index: number, ok: boolean): void {
+    this.#tell({ type: 'hold', from: by, source, index, ok, now: this.#net.world.now });
+  }
+
+  accused(by: string, member: string, source: BlobSource, index: number): void {
+    const key = pieceKey(source, index);
+    const isOurs = this.#store.get(key)?.isGenuine === false;
+    this.#tell({ type: 'wrong', from: by, member, key, isOurs, now: this.#net.world.now });
+  }
+
+  /** Bytes for a GET of the asker. */
+  got(member: string, key: string, kept: Kept): void {
+    if (!this.#net.registry.gives(this.id))
+      this.#net.world.break(`${this.id} got ${key} from ${member}, and may not`);
+    this.#out.delete(`${member} ${key}`);
+    if (!this.#came.has(key)) this.#came.set(key, kept);
+    this.#ask({ type: 'came', member, key, now: this.#net.world.now });
+  }
+
+  /** Bytes, or none, for a fetch of the home. */
+  gotForHome(
+    member: string,
+    flight: number,
+    key: string,
+    kept: Kept | undefined,
+    said?: { at?: string },
+  ): void {
+    if (kept !== undefined) this.#keep(key, { ...kept, from: member });
+    else if (said === undefined) this.peers.silent(member, this.#net.world.now);
+    this.#tell({
+      type: 'fetched',
+      flight,
+      key,
+      ok: kept !== undefined,
+      ...(said?.at === undefined ? {} : { at: said.at }),
+      now: this.#net.world.now,
+    });
+  }
+
+  tick(): void {
+    this.members.tick(this.#net.world.now);
+    this.#ask({ type: 'tick', now: this.#net.world.now });
+    this.#tell({ type: 'tick', now: this.#net.world.now });
+  }
+
+  // ---- effects
+
+  #ask(event: AskerEvent): void {
+    if (this.isDead) return;
+    for (const effect of this.asker.handle(event)) this.#runAsker(effect);
+    this.#setWake();
+  }
+
+  #tell(event: HomeEvent): void {
+    if (this.isDead) return;
+    for (const effect of this.home.handle(event)) this.#runHome(effect);
+    this.#setWake();
+  }
+
+  #setWake(): void {
+    const at = Math.max(this.#net.world.now, Math.min(this.asker.nextWake, this.home.nextWake));
+    if (at === this.#wakeAt) return;
+    this.#wake?.();
+    this.#wakeAt = at;
+    this.#wake = Number.isFinite(at)
+      ? this.#net.world.after(at - this.#net.world.now, () => {
+          this.#wakeAt = Number.POSITIVE_INFINITY;
+          this.#wake = undefined;
+          if (!this.isDead) this.tick();
+        })
+      : undefined;
+  }
+
+  #runAsker(effect: AskerEffect): void {
+    const net = this.#net;
+    switch (effect.type) {
+      case 'ask':
+        net.message(
+          this,
+          effect.member,
+          (to) => to.asked(this, effect),
+          () => this.silent(effect.member, effect.key),
+        );
+        return;
+      case 'get': {
+        const request = net.get(
+          this,
+          effect.member,
+          effect.source,
+          effect.index,
+          effect.class,
+          effect.token,
+          effect.tried,
+        );
+        const to = net.nodes.get(effect.member);
+        if (to !== undefined) this.#out.set(`${effect.member} ${effect.key}`, { to, request });
+        return;
+      }
+      case 'prove':
+        net.prove(this, effect);
+        return;
+      case 'leave': {
+        const out = this.#out.get(`${effect.member} ${effect.key}`);
+        this.#out.delete(`${effect.member} ${effect.key}`);
+        if (out !== undefined) net.direct(this, out.to, (to) => to.aborted(out.request));
+        return;
+      }
+      case 'read':
+        net.read(this, effect.source, effect.index, this.id, (ok) => {
+          if (ok) this.#came.set(effect.key, { isGenuine: true, from: 'registry' });
+          this.#ask({ type: 'read', key: effect.key, ok, now: net.world.now });
+        });
+        return;
+      case 'hold':
+        for (const member of effect.members)
+          net.message(this, member, (to) => to.held(this.id, effect.source, effect.index, effect.ok));
+        return;
+      case 'wrong':
+        for (const member of effect.members)
+          net.message(this, member, (to) => to.accused(this.id, effect.member, effect.source, effect.index));
+        return;
+      case 'give':
+        this.#given(effect.key, effect.from);
+        return;
+      case 'failed':
+        // A reader's job is tried again, as the layer actor does.
+        this.#failures += 1;
+        if (!net.registry.gives(this.id) && this.#failures > MOST_REFUSED) return;
+        net.world.after(1_000, () => {
+          const wanted = this.#wanted.get(effect.key);
+          if (wanted !== undefined && !this.isDead) this.#again(wanted);
+        });
+    }
+  }
+
+  #again(wanted: Wanted): void {
+    this.#ask({
+      type: 'want',
+      source: wanted.source,
+      index: wanted.index,
+      class: wanted.class,
+      token: this.#net.registry.kind === 'tokens',
+      now: this.#net.world.now,
+    });
+  }
+
+  /** Decodes and verifies what came. */
+  #given(key: string, from: string): void {
+    const kept = this.#came.get(key);
+    this.#came.delete(key);
+    const wanted = this.#wanted.get(key);
+    if (kept === undefined || wanted === undefined) return;
+    const { source, index } = wanted;
+    const now = this.#net.world.now;
+    if (!kept.isGenuine) {
+      wanted.wrongs += 1;
+      this.#net.wrongs += 1;
+      this.#net.world.after(0, () => {
+        this.#ask({ type: 'wrong', member: from, from: kept.from, key, source, index, now });
+        if (!this.isDead) this.#again(wanted);
+      });
+      return;
+    }
+    this.#wanted.delete(key);
+    this.#keep(key, { ...kept, from });
+    this.home.keep(key, from);
+    wanted.done(from);
+    this.#net.world.after(0, () => this.#ask({ type: 'verified', key, source, index, now }));
+  }
+
+  #keep(key: string, kept: Kept): void {
+    this.#store.delete(key);
+    this.#store.set(key, kept);
+    if (this.#store.size <= this.options.room) return;
+    const oldest = this.#store.keys().next().value as string;
+    this.#store.delete(oldest);
+    this.#net.world.after(0, () => this.#tell({ type: 'lost', key: oldest, now: this.#net.world.now }));
+  }
+
+  #runHome(effect: HomeEffect): void {
+    const net = this.#net;
+    switch (effect.type) {
+      case 'answer':
+      case 'tell': {
+        const key = pieceKey(effect.source, effect.answer.index);
+        if (effect.answer.state === 'prove') net.challenge(this, effect.to, effect.source);
+        net.message(this, effect.to, (to) => to.answered(this.id, key, effect.answer));
+        return;
+      }
+      case 'reply':
+      case 'send':
+        this.#runReply(effect);
+        return;
+      case 'fetch':
+        this.#runFetch(effect);
+        return;
+      case 'check': {
+        const { from } = effect;
+        net.check(this, from, (may) =>
+          this.#tell({
+            type: 'checked',
+            source: effect.source,
+            may,
+            ...(from === undefined ? {} : { from }),
+            now: net.world.now,
+          }),
+        );
+        return;
+      }
+      case 'drop':
+        this.#store.delete(effect.key);
+        return;
+      case 'blame':
+        this.peers.wrong(effect.member, undefined, net.world.now);
+    }
+  }
+
+  #runReply(effect: Extract<HomeEffect, { type: 'reply' | 'send' }>): void {
+    const net = this.#net;
+    const request = this.#requests.get(effect.request);
+    if (request === undefined) return;
+    const { by, key, source, index, flight } = request;
+    if (effect.type === 'reply') {
+      this.#requests.delete(effect.request);
+      if (effect.answer.state === 'prove') net.challenge(this, by.id, source);
+      if (flight === undefined) net.direct(this, by, () => by.answered(this.id, key, effect.answer));
+      else net.direct(this, by, () => by.gotForHome(this.id, flight, key, undefined, effect.answer));
+      return;
+    }
+    this.#checkSend(by, source, index, key);
+    const kept = this.#store.get(key) ?? { isGenuine: true, from: 'registry' };
+    const sent = { isGenuine: kept.isGenuine && !this.options.isLiar, from: kept.from };
+    net.transfer(this, by, sizeOf(source, index), (ok) => {
+      this.#requests.delete(effect.request);
+      if (ok && flight === undefined) by.got(this.id, key, sent);
+      else if (ok && flight !== undefined) by.gotForHome(this.id, flight, key, sent);
+      else if (flight === undefined) by.silent(this.id, key);
+      else by.gotForHome(this.id, flight, key, undefined);
+      this.#tell({ type: 'sent', request: effect.request, now: net.world.now });
+    });
+  }
+
+  /** Rules about each piece that is sent. */
+  #checkSend(by: SimNode, source: BlobSource, index: number, key: string): void {
+    const { world, registry } = this.#net;
+    const isHome = this.members.placement.homes({ digest: source.digest, index }, this.zone).includes(by.id);
+    if (!registry.gives(by.id) && !isHome)
+      world.break(`${this.id} sends ${key} to ${by.id}, who may not have it`);
+    if (this.members.get(by.id) === undefined) this.#net.strangers += 1;
+  }
+
+  #runFetch(effect: Extract<HomeEffect, { type: 'fetch' }>): void {
+    const net = this.#net;
+    const { key, flight, source, index } = effect;
+    if (effect.by === 'member') {
+      if (effect.member === this.id) {
+        const kept = this.#store.get(key);
+        net.world.after(0, () => this.gotForHome(this.id, flight, key, kept));
+      } else net.get(this, effect.member, source, index, effect.class, false, [], flight);
+      return;
+    }
+    const member = effect.by === 'request' ? this.#requests.get(effect.request)?.by.id : undefined;
+    net.read(this, source, index, member, (ok, refused) => {
+      if (ok) this.#keep(key, { isGenuine: true, from: 'registry' });
+      this.#tell({ type: 'fetched', flight, key, ok, refused, now: net.world.now });
+    });
+  }
+}
+
+export const sizeOf = ({ size }: BlobSource, index: number): number => {
+  const [from, to] = bytesOfPiece(index, size);
+  return to - from;
+};
