@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { ApiError, OPERATIONS } from '../schemas/api.ts';
 import { EventRecord } from '../schemas/events.ts';
 import { INCIDENT_SCHEMAS } from '../schemas/incidents.ts';
+import { FleetStatus } from '../schemas/fleet-status.ts';
 import { REPLAY_SCHEMAS } from '../schemas/replay.ts';
 import { RightsFile } from '../schemas/rights.ts';
 
@@ -21,6 +22,7 @@ export function jsonSchemas(): Map<string, object> {
   }
   schemas.set('error', z.toJSONSchema(ApiError));
   schemas.set('api-users', z.toJSONSchema(RightsFile, { io: 'input' }));
+  schemas.set('fleet', z.toJSONSchema(FleetStatus));
   schemas.set('event', z.toJSONSchema(EventRecord));
   for (const [name, schema] of Object.entries({ ...REPLAY_SCHEMAS, ...INCIDENT_SCHEMAS }))
     schemas.set(name, z.toJSONSchema(schema));

@@ -178,7 +178,7 @@ export const ImageStatus = z.strictObject({
 });
 
 export const ProcessStatus = z.strictObject({
-  role: z.enum(['supervisor', 'front-end', 'fetcher', 'nats-server', 'snapshotter']),
+  role: z.enum(['supervisor', 'front-end', 'fetcher', 'nats-server', 'snapshotter', 'fleet']),
   name: z.string(),
   pid: z.int(),
   state: z

@@ -60,7 +60,7 @@ export const LayerSource = z.strictObject({
 export const ORIGINS = ['demand', 'hint', 'pack', 'rest'] as const;
 export type Origin = (typeof ORIGINS)[number];
 
-const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter']);
+const processRole = z.enum(['front-end', 'fetcher', 'nats-server', 'snapshotter', 'fleet']);
 
 const shapes = {
   'engine.started': {

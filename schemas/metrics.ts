@@ -220,6 +220,38 @@ const families = {
   },
   nats_connected: { type: 'gauge', help: '1 while NATS can be reached, by process.', labels: ['process'] },
 
+  fleet_members: { type: 'gauge', help: 'Members of the fleet that this one hears, itself included.' },
+  fleet_pieces_total: {
+    type: 'counter',
+    help: 'Pieces that processes of this node asked the fleet for, by who had them: node, fetcher (a member without mounts), own (this member), missed (the registry was asked).',
+    labels: ['outcome'],
+    known: ['node', 'fetcher', 'own', 'missed'],
+  },
+  fleet_received_bytes_total: {
+    type: 'counter',
+    help: 'Compressed bytes that came from the fleet in the place of a registry, by who had them.',
+    labels: ['from'],
+    known: ['node', 'fetcher', 'own'],
+  },
+  fleet_sent_bytes_total: { type: 'counter', help: 'Compressed bytes that this member sent to others.' },
+  fleet_origin_bytes_total: {
+    type: 'counter',
+    help: 'Compressed bytes that this member fetched from registries as the home of pieces.',
+  },
+  fleet_cache_bytes: { type: 'gauge', help: 'Pieces that this member keeps for others, on the disk.' },
+  fleet_hedges_total: {
+    type: 'counter',
+    help: 'Questions to a second home since the first one was slow.',
+  },
+  fleet_refused_strangers_total: {
+    type: 'counter',
+    help: 'Questions of clients that showed no certificate of a member.',
+  },
+  fleet_wrong_bytes_total: {
+    type: 'counter',
+    help: 'Pieces that were not what the registry sends; the member that sent them is left out.',
+  },
+
   image_size_bytes: { type: 'gauge', help: 'Uncompressed size of the N largest images.', labels: ['image'] },
   image_present_bytes: { type: 'gauge', help: 'What has arrived of them.', labels: ['image'] },
   image_fetched_bytes: {

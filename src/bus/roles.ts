@@ -127,6 +127,17 @@ export function permissionsOf(role: BusRole, node = '*'): BusPermissions {
   }
 }
 
+/**
+ * The subjects of a member of fleets (schemas/fleet.ts), in an account that the nodes share. The last token of each is the sender,
+ * so no member speaks in another's name; and none has a part of JetStream's API, which would do that for it.
+ */
+export const fleetPermissionsOf = (node: string): BusPermissions => ({
+  publish: [`${FLEET}.*.*.*.${node}`],
+  subscribe: [`${FLEET}.*.*.${node}.*`, `${FLEET}.*.*.all.*`],
+});
+
+const FLEET = 'cofa.fleet.v1';
+
 /** What reading the log and its snapshots takes of JetStream's API (src/store/log-reader.ts, snapshots.ts). */
 const READ_LOG = [
   '$JS.API.INFO',

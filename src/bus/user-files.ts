@@ -13,6 +13,7 @@ import {
   type BusPermissions,
   type BusRole,
   type BusUsers,
+  fleetPermissionsOf,
   inboxOf,
   permissionsOf,
   userInboxOf,
@@ -27,6 +28,8 @@ const UsersFile = z.strictObject({
   users: z.strictObject(
     Object.fromEntries(BUS_ROLES.map((role) => [role, login])) as Record<BusRole, typeof login>,
   ),
+  /** As a member of a fleet. Files of an earlier cofa have none. */
+  fleet: login.optional(),
   /** Users of the API with limited rights, by the names that the rights file has. */
   apiUsers: z.record(z.string().regex(USER_NAME), login).optional(),
 });
@@ -42,8 +45,14 @@ export function newNodeUsers(node: string): NodeUsers {
     role,
     { user: `${node}-${role}`, password: randomBytes(24).toString('hex') },
   ]);
-  return { v: 1, node, users: Object.fromEntries(entries) as NodeUsers['users'] };
+  return withFleetUser({ v: 1, node, users: Object.fromEntries(entries) as NodeUsers['users'] });
 }
+
+/** The same, with a user for the fleet where there was none. */
+export const withFleetUser = (users: NodeUsers): NodeUsers => ({
+  ...users,
+  fleet: users.fleet ?? { user: `${users.node}-fleet`, password: randomBytes(24).toString('hex') },
+});
 
 /**
  * Errors: `invalid-argument` for a file that is not there, not as it should be, or that others than its owner can read. What is
@@ -106,6 +115,14 @@ export function usersOn(
   return Object.fromEntries(entries) as Record<BusRole, BusAddress>;
 }
 
+/** How the node's member of a fleet reaches the server. Error `invalid-argument` where the file has no user for it. */
+export function fleetUserOn(server: Pick<BusAddress, 'url' | 'ca'>, { node, fleet }: NodeUsers): BusAddress {
+  if (fleet !== undefined) return { ...server, user: fleet.user, pass: fleet.password };
+  throw new CofaError('invalid-argument', `NATS has no user for ${node} as a member of a fleet`, {
+    hint: `cofa nats-config ${node} adds it to the file, and to the accounts of the server`,
+  });
+}
+
 /** How these users with limited rights reach the server. Error `invalid-argument` where one is not in the node's file. */
 export function apiUsersOn(
   server: Pick<BusAddress, 'url' | 'ca'>,
@@ -143,7 +160,7 @@ export interface Login {
 }
 
 /** One account of nats-server's configuration, with these users. */
-export function accountText(name: string, users: readonly Login[]): string {
+export function accountText(name: string, users: readonly Login[], hasStreams = true): string {
   const lines = users.map(({ user, password, permissions: { publish, denied = [], subscribe } }) => {
     const permissions = { publish: { allow: publish, deny: denied }, subscribe: { allow: subscribe } };
     // Strings are quoted as JSON, which the configuration's grammar accepts.
@@ -151,7 +168,7 @@ export function accountText(name: string, users: readonly Login[]): string {
   });
   return [
     `  ${JSON.stringify(name)} {`,
-    '    jetstream: enabled',
+    ...(hasStreams ? ['    jetstream: enabled'] : []),
     '    users: [',
     ...lines,
     '    ]',
@@ -159,9 +176,17 @@ export function accountText(name: string, users: readonly Login[]): string {
   ].join('\n');
 }
 
+/** Members of fleets meet in an account of their own: it has no streams. */
+function fleetAccount(nodes: readonly NodeUsers[]): string[] {
+  const members = nodes.flatMap(({ node, fleet }) =>
+    fleet === undefined ? [] : [{ ...fleet, permissions: fleetPermissionsOf(node) }],
+  );
+  return members.length === 0 ? [] : [accountText('COFA-FLEET', members, false)];
+}
+
 /**
  * Accounts for the server: each node has one, so that it reads and removes nothing of another's log; the startup packs of all
- * lie in one that they share. `rights`: of the nodes' users with limited rights.
+ * lie in one that they share, and so do the announcements of fleets in another one. `rights`: of the nodes' users with limited rights.
  */
 export function accountsText(nodes: readonly NodeUsers[], rights: RightsFile['users'] = {}): string {
   const withNode = (role: BusRole) => (one: NodeUsers) => ({
@@ -184,6 +209,7 @@ export function accountsText(nodes: readonly NodeUsers[], rights: RightsFile['us
     'accounts {',
     ...own,
     accountText('COFA-PACKS', nodes.map(withNode('packs'))),
+    ...fleetAccount(nodes),
     '}',
     '',
   ].join('\n');

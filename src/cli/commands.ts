@@ -90,6 +90,14 @@ export const COMMANDS: readonly CommandEntry[] = [
     ENGINE,
     () => import('./nats-config.ts'),
   ),
+  entry('fleet', '', 'show the fleet that this machine is a member of', ENGINE, () => import('./fleet.ts')),
+  entry(
+    'fetcher',
+    '',
+    'run a member of a fleet without an engine: a cache for all nodes',
+    ENGINE,
+    () => import('./fetcher.ts'),
+  ),
   entry(
     'index',
     '<ref>',

@@ -35,7 +35,9 @@ interface Wanted {
 }
 
 async function make({ nodes, dir, apiUsers }: Wanted, context: Context): Promise<void> {
-  const { accountsText, newNodeUsers, readNodeUsers, withApiUsers } = await import('../bus/user-files.ts');
+  const { accountsText, newNodeUsers, readNodeUsers, withApiUsers, withFleetUser } = await import(
+    '../bus/user-files.ts'
+  );
   const { readRights } = await import('../bus/rights-file.ts');
   const { writeWhole } = await import('../store/layout.ts');
   for (const node of nodes) {
@@ -57,7 +59,7 @@ async function make({ nodes, dir, apiUsers }: Wanted, context: Context): Promise
   const made: string[] = [];
   for (const node of new Set([...all.keys(), ...nodes])) {
     const before = all.get(node);
-    const base = before ?? newNodeUsers(node);
+    const base = before === undefined ? newNodeUsers(node) : withFleetUser(before);
     const users = rights === undefined ? base : withApiUsers(base, rights);
     all.set(node, users);
     if (before !== undefined && JSON.stringify(before) === JSON.stringify(users)) continue;

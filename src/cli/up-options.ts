@@ -11,6 +11,7 @@ import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { byteOption } from './byte-option.ts';
 import { numberOption, type OptionWords, oneOf } from './context.ts';
 import { INCIDENT_OPTIONS, type IncidentFlags } from './incident-options.ts';
+import { FLEET_OPTIONS, type FleetFlags } from './fleet-options.ts';
 import { METRICS_OPTIONS, type MetricsFlags } from './metrics-options.ts';
 import type { NatsOptions } from './nats-options.ts';
 import { REGISTRY_OPTIONS, type RegistryFlags } from './registry-options.ts';
@@ -18,7 +19,13 @@ import { TRACES_OPTIONS } from './traces-options.ts';
 import type { TracesFlags } from '../traces/settings.ts';
 import { TRUST_HELP, trustOption } from './trust-option.ts';
 
-export interface UpOptions extends RegistryFlags, NatsOptions, MetricsFlags, TracesFlags, IncidentFlags {
+export interface UpOptions
+  extends RegistryFlags,
+    NatsOptions,
+    MetricsFlags,
+    TracesFlags,
+    FleetFlags,
+    IncidentFlags {
   foreground?: boolean;
   /** False: none. */
   config?: string | boolean;
@@ -217,6 +224,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
     kind: 'path',
     sample: '"/usr/libexec/kubernetes/credential-providers"',
   },
+  ...FLEET_OPTIONS,
   ...METRICS_OPTIONS,
   ...TRACES_OPTIONS,
   ...INCIDENT_OPTIONS,

@@ -13,6 +13,7 @@ import {
 import { fillFromFile } from './config-file.ts';
 import { addOptions, type Context, examples } from './context.ts';
 import { incidentChoice } from './incident-options.ts';
+import { fleetChoice } from './fleet-options.ts';
 import { metricsChoice } from './metrics-options.ts';
 import { tracesChoice } from '../traces/settings.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
@@ -40,6 +41,7 @@ export function define(command: Command, context: Context): void {
     const { notes } = tracesSettings(options);
     if (!process.connected) for (const note of notes) context.output.warn(note);
     checkNats(options);
+    fleetChoice(options, options.nats);
     await warnOfNats(options, context);
     if (options.foreground === true) await stay(options, context);
     else await startInBackground(options, upArguments(options), context);
@@ -57,6 +59,7 @@ export function define(command: Command, context: Context): void {
       'cofa up --nats tls://10.0.0.5:4222 --nats-ca ca.pem --nats-users n1.json',
       'with an authority of your own',
     ],
+    ['cofa up --nats tls://10.0.0.5:4222 --nats-users n1.json --fleet --zone rack-1', 'in a fleet'],
     ['cofa up --workers 8 --read-deadline 60', ''],
     ['cofa up --cache-limit 50G', ''],
     ['cofa up --snapshotter --image-service', 'for private images of pods'],
@@ -108,6 +111,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       metrics: metricsChoice(options),
       traces: tracesSettings(options).settings,
       incidents: incidentChoice(options),
+      fleet: fleetChoice(options, options.nats),
       trust: options.trust,
       keys: options.keys,
       rehearses: options.rehearsal,

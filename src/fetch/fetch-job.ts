@@ -51,6 +51,7 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
   let from = 0;
   let count = 0;
   const isLong = blockRuns(job.runs).reduce((sum, [, blocks]) => sum + blocks, 0) > LONG_BLOCKS;
+  const source = job.class === 'prefetch' ? { ...job.source, isPrefetch: true } : job.source;
   const reportBlocks = isLong ? LONG_REPORT_BLOCKS : REPORT_BLOCKS;
   const watch = new Stopwatch(context.times);
   const report = () => {
@@ -60,7 +61,6 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
     count = 0;
   };
   async function* counted(runs: readonly Run[]) {
-    const { source } = job;
     const ranges = runs.map(({ inStart, inEnd }) => [inStart, inEnd] as const);
     const body = context.registry.blobRanges(source, source, ranges, context.signal);
     watch.turnTo('fetchUs');

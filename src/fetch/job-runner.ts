@@ -161,7 +161,9 @@ export class JobRunner {
     } catch (error) {
       if (toErrorRecord(error).code !== 'integrity') throw error;
       registry.doubt(job.source, job.source);
-      return await once();
+      const bytes = await once();
+      registry.settle(job.source);
+      return bytes;
     }
   }
 

@@ -37,7 +37,7 @@ export interface EngineSettings {
 /** How registries are reached, for every process that does: `cofa up --insecure-registry` and the like. */
 export type RegistrySettings = Pick<
   RegistryClientOptions,
-  'dockerConfig' | 'certDirs' | 'hostDirs' | 'insecure' | 'credentialSocket'
+  'dockerConfig' | 'certDirs' | 'hostDirs' | 'insecure' | 'credentialSocket' | 'fleetSocket'
 >;
 
 /**

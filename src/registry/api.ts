@@ -23,6 +23,8 @@ import { discard, header, readText, type Reply, Transport, type TransportSetting
 export interface Source {
   /** Only the registry itself may answer, none of its mirrors: where the answer says who may read. */
   direct?: true;
+  /** No reader waits for what is read. */
+  isPrefetch?: boolean;
   /** `HOST[:PORT]` */
   registry: string;
   repository: string;
@@ -45,6 +47,8 @@ export interface ApiRequest {
   cookies?: CookieJar | undefined;
   /** As a client that has no credentials. */
   anonymous?: boolean;
+  /** Sent as it is, to the registry itself, in the place of what this client would send: the right of another client. */
+  authorization?: string | undefined;
   headersTimeoutMs?: number | undefined;
   /**
    * What a host must be allowed to be asked for this, by hosts.toml; mirrors are asked only for requests that say it. Without it
@@ -110,7 +114,7 @@ export class RegistryApi {
    */
   async request(request: ApiRequest): Promise<ApiReply> {
     const { registry, signal, need = [] } = request;
-    const auth = request.anonymous === true ? this.#anonymous : this.#auth;
+    const auth = this.#authOf(request);
     const answer = need.length === 0 ? undefined : await this.#ofMirrors(request, need);
     if (answer !== undefined) return answer;
     const endpoint = await this.#endpoints.ofRegistry(registry, need, signal);
@@ -138,7 +142,7 @@ export class RegistryApi {
       const mirror = endpoint.origin.origin;
       if (!health.isAsked(mirror, target)) continue;
       try {
-        const { reply } = await this.#ask(endpoint, request, this.#auth);
+        const { reply } = await this.#ask(endpoint, request, this.#authOf(request));
         if ((request.mirrorExpect ?? MIRROR_EXPECT).includes(reply.status)) {
           health.worked(mirror);
           // What a mirror gives to all is not for that public in the registry.
@@ -181,6 +185,8 @@ export class RegistryApi {
         headersTimeoutMs: request.headersTimeoutMs ?? endpoint.headersTimeoutMs,
         signal,
       });
+    if (request.authorization !== undefined)
+      return { reply: await send(request.authorization), sent: request.authorization };
     let sent = await auth.current(registry, origin, scope, signal);
     let reply = await send(sent);
     for (const refused: Array<string | undefined> = []; refused.length < MAX_REFUSALS; ) {
@@ -209,6 +215,18 @@ export class RegistryApi {
     signal: AbortSignal | undefined,
   ): Promise<Reply> {
     return await this.#transport.send({ method: 'GET', url, headers, signal });
+  }
+
+  readonly #authOf = ({ anonymous }: ApiRequest): Authenticator =>
+    anonymous === true ? this.#anonymous : this.#auth;
+
+  /**
+   * A token for reading the repository that may be handed to another client: one that the registry's token service gave for a
+   * while. Undefined where none is known; a request to the registry may bring one.
+   */
+  async pullToken({ registry, repository }: Source, signal?: AbortSignal): Promise<string | undefined> {
+    const endpoint = await this.#endpoints.ofRegistry(registry, ['pull'], signal);
+    return this.#auth.handedOver(endpoint.registry, { repository, push: false });
   }
 
   /** What `retrying` needs to repeat a request for `what`. */

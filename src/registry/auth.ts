@@ -60,6 +60,9 @@ interface RegistryState {
 /** How asking for a token or a password ended; `refused`: there is no other one. */
 export type Renewal = 'done' | 'refused' | 'failed';
 
+/** A token that is handed over is valid for so long at least, ms. */
+const HAND_OVER_MS = 5_000;
+
 export class Authenticator {
   readonly #transport: Transport;
   readonly #sources: CredentialSources;
@@ -140,6 +143,16 @@ export class Authenticator {
     for (const { authorization, isAnonymous } of this.#state(registry).tokens.values())
       if (authorization === sent) return isAnonymous;
     return false;
+  }
+
+  /**
+   * A token as it stands behind `Bearer`, that a token service gave for this scope and that is valid for a moment yet. No password,
+   * and no token that the node's operator configured, which would be valid for long and for more.
+   */
+  handedOver(registry: string, scope: Scope): string | undefined {
+    const known = this.#state(registry).tokens.get(scopeText(scope));
+    if (known === undefined || known.expiresAt < this.#ambient.now() + HAND_OVER_MS) return undefined;
+    return /^Bearer (.+)$/.exec(known.authorization)?.[1];
   }
 
   /** Which account was refused, and what to do, in words for an error message. */

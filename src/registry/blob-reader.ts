@@ -18,11 +18,14 @@
  * Many registries answer with a redirect to a storage service and an address signed for some minutes. The reader keeps
  * the address for a while: a lazy image asks for many parts of the same blob, and each would otherwise pay the
  * registry's round trip again.
+ *
+ * On a node of a fleet other members are asked first (fleet-door.ts); what they do not bring comes from the registry.
  */
 import { isDigest } from '../../schemas/digest.ts';
 import { Digest } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { RegistryApi, Source } from './api.ts';
+import type { FleetDoor } from './fleet-door.ts';
 import { RequestFailure } from './failure.ts';
 import {
   bytesOf,
@@ -67,18 +70,62 @@ export class BlobReader {
   readonly #warned = new Set<string>();
   /** Registries that answer with one range at a time. */
   readonly #single = new Set<string>();
+  readonly #fleet: (() => Promise<FleetDoor>) | undefined;
+  /** It is open. */
+  #door: FleetDoor | undefined;
 
-  constructor(api: RegistryApi) {
+  /** `fleet`: opens the door to it; absent where the node is of none. */
+  constructor(api: RegistryApi, fleet?: () => Promise<FleetDoor>) {
     this.#api = api;
+    this.#fleet = fleet;
   }
 
   /** Yields the bytes [start, end) of a blob, exactly as many. */
-  async *range(
+  range(
     source: Source,
     blob: BlobName,
     start: number,
     end: number,
     signal?: AbortSignal,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    if (this.#fleet === undefined) return this.#range(source, blob, start, end, signal);
+    return this.#ofFleet(source, blob, [[start, end]], signal);
+  }
+
+  /** Yields the bytes of all ranges: of the fleet, and what it does not bring of the registry. */
+  async *#ofFleet(
+    source: Source,
+    blob: BlobName,
+    ranges: readonly ByteRange[],
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    for (const [start, end] of ranges) checkRange(blob, start, end);
+    this.#door ??= await this.#fleet?.();
+    const door = this.#door;
+    let left = ranges;
+    if (door?.isAsked(source, blob) === true) left = yield* door.ranges(source, blob, ranges, signal);
+    if (left.length === 0) return;
+    const [[start, end]] = left as [ByteRange];
+    const rest =
+      left.length === 1
+        ? this.#range(source, blob, start, end, signal)
+        : this.#ranges(source, blob, left, signal);
+    const places = left.values();
+    let [at, until] = places.next().value as ByteRange;
+    for await (const chunk of rest) {
+      while (at === until) [at, until] = places.next().value as ByteRange;
+      door?.compare(blob, at, chunk);
+      at += chunk.length;
+      yield chunk;
+    }
+  }
+
+  async *#range(
+    source: Source,
+    blob: BlobName,
+    start: number,
+    end: number,
+    signal: AbortSignal | undefined,
   ): AsyncGenerator<Buffer, void, undefined> {
     checkRange(blob, start, end);
     const retries = new Retries(this.#api.retryContext(`blob ${blob.digest}`, signal));
@@ -117,11 +164,21 @@ export class BlobReader {
    * Yields the bytes of all ranges [start, end), in order, exactly as many; no chunk has bytes of two ranges. The
    * ranges ascend and do not overlap.
    */
-  async *ranges(
+  ranges(
     source: Source,
     blob: BlobName,
     ranges: readonly ByteRange[],
     signal?: AbortSignal,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    if (this.#fleet === undefined) return this.#ranges(source, blob, ranges, signal);
+    return this.#ofFleet(source, blob, ranges, signal);
+  }
+
+  async *#ranges(
+    source: Source,
+    blob: BlobName,
+    ranges: readonly ByteRange[],
+    signal: AbortSignal | undefined,
   ): AsyncGenerator<Buffer, void, undefined> {
     for (const [at, [start, end]] of ranges.entries()) {
       checkRange(blob, start, end);
@@ -177,7 +234,9 @@ export class BlobReader {
     } catch (error) {
       // Where a mirror sent other bytes, the next host is asked.
       if (!isIntegrity(error) || !this.doubt(source, blob)) throw error;
-      return await read();
+      const bytes = await read();
+      this.settle(blob);
+      return bytes;
     }
   }
 
@@ -246,7 +305,7 @@ export class BlobReader {
     const begin = () => {
       const next = waiting.next();
       if (next.done === true) return;
-      const body = this.range(source, blob, ...next.value, signal);
+      const body = this.#range(source, blob, ...next.value, signal);
       const first = body.next();
       // The loop awaits it when its turn comes.
       first.catch(() => {});
@@ -325,14 +384,28 @@ export class BlobReader {
     return undefined;
   }
 
-  /** The bytes of a blob are wrong: mirrors that brought any of them are not asked for a while. True where one did. */
+  /**
+   * The bytes of a blob are wrong: mirrors that brought any of them are not asked for a while, nor is the fleet for this blob. True
+   * where one did.
+   */
   doubt(source: Source, blob: Pick<BlobName, 'digest'>): boolean {
+    // Then the registry is not at fault, nor its mirrors.
+    if (this.#door?.doubt(blob) === true) return true;
     const key = locationKey(source, blob);
     this.#locations.delete(key);
     const mirrors = this.#mirrors.get(key);
     this.#mirrors.delete(key);
     for (const mirror of mirrors ?? []) this.#api.blame(mirror, 'wrong');
     return mirrors !== undefined;
+  }
+
+  /** The bytes that came behind a doubt are right: members of the fleet that sent others are told of. */
+  settle(blob: Pick<BlobName, 'digest'>): void {
+    this.#door?.settle(blob);
+  }
+
+  async close(): Promise<void> {
+    await this.#door?.close();
   }
 
   #noteMirror(key: string, mirror: string | undefined): void {

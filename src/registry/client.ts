@@ -31,11 +31,13 @@ import {
   type ResolvedImage,
 } from './manifest.ts';
 import type { Renewal } from './auth.ts';
+import type { FleetDoor } from './fleet-door.ts';
 import { CONTAINERD_HOSTS } from './hosts.ts';
 import { type FetchedManifest, fetchManifest, resolveImage } from './manifest-reader.ts';
 import { namedSidecar, SIDECAR_ARTIFACT } from './named-sidecar.ts';
 import { pushBlob, putManifest } from './pusher.ts';
-import { hasBlob, isPublic } from './questions.ts';
+import { readPart } from './part.ts';
+import { hasBlob, isBlobGiven, isPublic, type Right } from './questions.ts';
 import type { Reference } from './reference.ts';
 import { addToFallback, listReferrers, referrerDescriptor } from './referrers.ts';
 import { type Ambient, DEFAULT_RETRY, type RetrySettings, realAmbient } from './retry.ts';
@@ -44,6 +46,7 @@ import { discard } from './transport.ts';
 export type { RegistryLog, Source } from './api.ts';
 export type { BlobName, ByteRange } from './blob-reader.ts';
 export type { Descriptor, ImageManifest, ResolvedImage } from './manifest.ts';
+export type { Right } from './questions.ts';
 export type { FetchedManifest } from './manifest-reader.ts';
 export type { Platform } from './platform.ts';
 export type { RetrySettings } from './retry.ts';
@@ -55,6 +58,8 @@ export interface RegistryClientOptions {
    * Socket of an engine's credential desk; the client asks it before docker's configuration (credential-sources.ts).
    */
   credentialSocket?: string;
+  /** Socket of the node's member of a fleet, which is asked for blobs before the registry (fleet-door.ts). */
+  fleetSocket?: string;
   /**
    * Folders in the layout of docker's certs.d; by default /etc/cofa/certs.d. The client also reads /etc/docker/certs.d.
    */
@@ -169,7 +174,11 @@ export class RegistryClient {
       log: options.log ?? { debug: () => {}, warn: () => {} },
       onRenewal: options.watch?.renewed,
     });
-    this.#blobs = new BlobReader(this.#api);
+    const { fleetSocket } = options;
+    this.#blobs = new BlobReader(
+      this.#api,
+      fleetSocket === undefined ? undefined : () => this.#openFleet(fleetSocket),
+    );
     this.#now = (options.ambient ?? realAmbient).now;
   }
 
@@ -280,6 +289,30 @@ export class RegistryClient {
    */
   doubt(source: Source, blob: Pick<BlobName, 'digest'>): boolean {
     return this.#blobs.doubt(source, blob);
+  }
+
+  /** What came behind a doubt is right: members of the fleet that sent other bytes are told of. */
+  settle(blob: Pick<BlobName, 'digest'>): void {
+    this.#blobs.settle(blob);
+  }
+
+  /** Whether the registry gives a blob to who has this right. Errors: the registry's, but not its refusal. */
+  async isBlobGiven(source: Source, digest: string, right: Right, signal: AbortSignal): Promise<boolean> {
+    return await isBlobGiven(this.#api, source, digest, right, signal);
+  }
+
+  /**
+   * The bytes [start, end) of a blob, for who has this right, with nothing that this client knows from others. Errors: the
+   * registry's; `unsupported` where it gives no parts.
+   */
+  async part(
+    source: Source,
+    blob: BlobName,
+    [start, end]: ByteRange,
+    right: Right,
+    signal: AbortSignal,
+  ): Promise<Buffer> {
+    return await readPart(this.#api, source, blob, [start, end], right, signal);
   }
 
   /** Whether the registry gives a manifest, by digest, to a client without credentials. Errors: the registry's. */
@@ -413,9 +446,25 @@ export class RegistryClient {
     return undefined;
   }
 
+  async #openFleet(socket: string): Promise<FleetDoor> {
+    const { FleetDoor } = await import('./fleet-door.ts');
+    return new FleetDoor({
+      socket,
+      now: this.#now,
+      token: async (source, digest, signal) => {
+        const known = await this.#api.pullToken(source, signal);
+        if (known !== undefined) return known;
+        // The registry says what it wants to see, and whether this node may.
+        if (!(await hasBlob(this.#api, source, digest, signal ?? new AbortController().signal)))
+          return undefined;
+        return await this.#api.pullToken(source, signal);
+      },
+    });
+  }
+
   /** Ends all connections; calls in flight fail. */
   async close(): Promise<void> {
-    await this.#api.close();
+    await Promise.all([this.#api.close(), this.#blobs.close()]);
   }
 }
 

@@ -29,11 +29,32 @@ export async function hasBlob(
   return await isGiven(api, source, target, { what: `blob ${digest}`, anonymous: false, signal });
 }
 
+/**
+ * Whether the registry itself gives a blob to who has this right: everyone, or who brings the token (as it stands behind `Bearer`).
+ * Errors: the registry's, but not its refusal.
+ */
+export async function isBlobGiven(
+  api: RegistryApi,
+  source: Source,
+  digest: string,
+  right: Right,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const target = `/v2/${source.repository}/blobs/${digest}`;
+  return await isGiven(api, source, target, { what: `blob ${digest}`, ...asRight(right), signal });
+}
+
+/** For whom something is asked: for everyone, or for who has brought a token of the registry. */
+export type Right = 'everyone' | { token: string };
+
+export const asRight = (right: Right) =>
+  right === 'everyone' ? { anonymous: true } : { anonymous: false, authorization: `Bearer ${right.token}` };
+
 async function isGiven(
   api: RegistryApi,
   { registry, repository }: Source,
   target: string,
-  options: { what: string; anonymous: boolean; signal: AbortSignal },
+  options: { what: string; anonymous: boolean; authorization?: string; signal: AbortSignal },
 ): Promise<boolean> {
   try {
     const reply = await api.request({

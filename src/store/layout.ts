@@ -17,6 +17,7 @@
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
  *     incidents/              stretches of the event log around what went wrong (src/incidents/folder.ts)
+ *     fleet/                  pieces of blobs that a member of a fleet keeps for others (src/fleet/piece-store.ts)
  *     trusted-sidecars        written by the user: digests of sidecars that policy `own` takes unproven
  *
  * (hex digits only in the names: `sha256:` is left out. Images that a cofa without block roots has prepared have devices
@@ -42,8 +43,12 @@ export class Layout {
   endpoint = (): string => this.in('run/endpoint.json');
   lock = (): string => this.in('run/lock');
   devices = (): string => this.in('run/devices');
-  /** Where supervisor and front end answer without NATS; `credentials`: the supervisor's desk for these. */
-  socket = (name: 'supervisor' | 'front-end' | 'credentials'): string => this.in('run', `${name}.sock`);
+  /**
+   * Where supervisor and front end answer without NATS; `credentials`: the supervisor's desk for these; `fleet`: what the node's
+   * member of a fleet says of itself; `pieces`: its door for processes that read blobs.
+   */
+  socket = (name: 'supervisor' | 'front-end' | 'credentials' | 'fleet' | 'pieces'): string =>
+    this.in('run', `${name}.sock`);
   device = (layer: string): string => this.in('layers', hexOf(layer), 'device');
   /** Where a layer's device lies while it is written, and its id is not known yet. */
   deviceDraft = (diffId: string, token: string): string =>

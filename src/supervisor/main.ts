@@ -26,6 +26,7 @@ import { Stages } from './stages.ts';
 import { openBus } from './start/bus.ts';
 import { openCredentials } from './start/credentials.ts';
 import { openDoors } from './start/doors.ts';
+import { openFleet } from './start/fleet.ts';
 import { findLeftovers, labelOf } from './start/leftovers.ts';
 import { watchIncidents } from './start/incidents.ts';
 import { openLog } from './start/log.ts';
@@ -79,9 +80,10 @@ async function start(given: Given): Promise<void> {
   // One engine a root: what an earlier one left is looked at when that has ended.
   await stages.run('root', () => takeRoot(base));
   // A nats-server takes its time to come. Meanwhile loops are found and the desk for credentials is opened.
-  const [leftovers, nats, registrySettings] = await stages.run('nats', () =>
+  const [leftovers, nats, credentials] = await stages.run('nats', () =>
     Promise.all([findLeftovers(base), reachNats(base), openCredentials(base)]),
   );
+  const { registrySettings, fleet } = await openFleet({ ...base, ...nats, registrySettings: credentials });
   // The log lies behind NATS, and the engine's processes meet there.
   const bus = await stages.run('bus', () => openBus({ ...base, ...nats }));
   const reached = { ...base, ...nats, ...bus, leftovers, registrySettings };
@@ -112,7 +114,7 @@ async function start(given: Given): Promise<void> {
   const idle = new IdleWork({ ...base, ...servers, ...parts });
   // Now commands may come.
   await stages.run('doors', () =>
-    openDoors({ ...reached, ...servers, ...node, ...parts, snapshotter, idle }),
+    openDoors({ ...reached, ...servers, ...node, ...parts, snapshotter, fleet, idle }),
   );
   // containerd's calls are calls of the engine.
   snapshotter?.start();

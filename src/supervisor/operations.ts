@@ -15,6 +15,7 @@ import type { Mounts } from './mounts/mounts.ts';
 import type { Fetchers } from './processes/fetchers.ts';
 import type { FrontEnds } from './processes/front-ends.ts';
 import type { UsageMeter } from './processes/usage-meter.ts';
+import type { FleetProcess } from './start/fleet.ts';
 import type { IdleWork } from './start/rehearsal.ts';
 
 export interface OperationsParts {
@@ -29,6 +30,7 @@ export interface OperationsParts {
   scrubs: Scrubs;
   fronts: Pick<FrontEnds, 'upgrade'>;
   fetchers: Pick<Fetchers, 'upgrade'>;
+  fleet: FleetProcess | undefined;
   idle: Pick<IdleWork, 'stop' | 'worked'>;
   usage: Pick<UsageMeter, 'asked' | 'mounted' | 'ended'>;
   end: End;
@@ -38,7 +40,7 @@ export interface OperationsParts {
 const SETTLED_MS = 5_000;
 
 export function operations(parts: OperationsParts): Handlers {
-  const { chains, cache, scrubs, fronts, fetchers, idle, trust, images, mounts, end } = parts;
+  const { chains, cache, scrubs, fronts, fetchers, fleet, idle, trust, images, mounts, end } = parts;
   const whenRunning =
     <Request extends unknown[], Result>(handler: (...request: Request) => Promise<Result>) =>
     async (...request: Request): Promise<Result> => {
@@ -68,10 +70,15 @@ export function operations(parts: OperationsParts): Handlers {
       return await scrubs.run({ layers, ...order }, onProgress);
     }),
     'scrub-stop': async () => ({ stopped: scrubs.stop() }),
-    upgrade: whenRunning(async () => ({
-      frontEnd: await fronts.upgrade(),
-      fetchers: await fetchers.upgrade(),
-    })),
+    upgrade: whenRunning(async () => {
+      const frontEnd = await fronts.upgrade();
+      if (fleet !== undefined) {
+        await fleet.child.stop();
+        fleet.child.start();
+        await fleet.child.untilRunning();
+      }
+      return { frontEnd, fetchers: await fetchers.upgrade() };
+    }),
     down: async ({ force }) => {
       await end.down(() => mounts.detachAll(force));
       return { stopping: true };

@@ -1,6 +1,7 @@
 /** What an engine is started with: the settings of `cofa up`. */
 import type { MetricsSettings } from '../metrics/address.ts';
 import type { ProviderSettings } from '../registry/credential-providers.ts';
+import type { FleetChoice } from '../process/fleet-settings.ts';
 import type { RegistrySettings } from '../process/settings.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import type { TracesSettings } from '../traces/settings.ts';
@@ -53,6 +54,8 @@ export interface SupervisorOptions {
   cacheLimit?: number | undefined;
   /** Percent of the disk that layers of images that nothing mounts leave free; without, none. */
   keepFree?: number | undefined;
+  /** The fleet that the node is a member of; of none without. */
+  fleet?: FleetChoice | undefined;
   /** Which sidecars may be used before they are proven; `DEFAULT_TRUST` without. */
   trust?: TrustPolicy | undefined;
   /** Folder of the keys that may vouch for sidecars (src/signature/key-directory.ts). */

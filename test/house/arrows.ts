@@ -188,6 +188,12 @@ export const ROWS: readonly Row[] = [
     imports: ['schemas', 'src/bus', 'src/fetch', 'src/process', 'src/registry', 'src/store'],
   },
   {
+    folder: 'src/fleet',
+    kind: 'program',
+    is: 'a member of a fleet: asks other nodes for pieces of blobs, and gives them',
+    imports: ['schemas', 'actors', 'src/bus', 'src/client', 'src/process', 'src/registry', 'src/store'],
+  },
+  {
     folder: 'src/front-end',
     kind: 'program',
     is: 'serves reads',

@@ -32,7 +32,8 @@ export interface CollectorSources {
   conditions: Pick<Conditions, 'list' | 'has'>;
   fronts: Pick<FrontEnds, 'isReady' | 'failedReads' | 'counted'>;
   fetchers: Pick<Fetchers, 'counted'>;
-  snapshotter: { counted(patienceMs: number): Promise<Counted | undefined> } | undefined;
+  /** Processes that not every engine has. */
+  others: ReadonlyArray<{ counted(patienceMs: number): Promise<Counted | undefined> } | undefined>;
   figures: Pick<FrontFigures, 'lately'>;
   children: () => ProcessStatus[];
   ports: { clock: Pick<Clock, 'now' | 'wallMs'>; self: { pid: number } };
@@ -78,11 +79,11 @@ export class Collector {
 
   /** Returns how many did not answer in time. */
   async #ask(): Promise<number> {
-    const { fronts, fetchers, snapshotter, ports } = this.#sources;
+    const { fronts, fetchers, others, ports } = this.#sources;
     const asked = await Promise.all([
       fronts.counted(ANSWER_MS),
       ...fetchers.counted(ANSWER_MS),
-      snapshotter?.counted(ANSWER_MS),
+      ...others.map((one) => one?.counted(ANSWER_MS)),
     ]);
     let missing = 0;
     for (const counted of asked) {

@@ -26,6 +26,7 @@ import { UsageMeter } from '../processes/usage-meter.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
 import { UserCalls } from '../user-calls.ts';
 import { UserRights } from '../user-rights.ts';
+import type { FleetProcess } from './fleet.ts';
 import { followLog } from './log.ts';
 import { serveMetrics } from './metrics.ts';
 import type { LimitedUsers } from './nats.ts';
@@ -42,6 +43,7 @@ export interface DoorsOptions
   layout: Layout;
   natsProcesses: () => ProcessStatus[];
   snapshotter: Child | undefined;
+  fleet: FleetProcess | undefined;
   fronts: OperationsParts['fronts'] &
     StatusSources['fronts'] &
     Pick<FrontEnds, 'status' | 'counted' | 'failedReads'>;
@@ -64,16 +66,17 @@ export interface DoorsOptions
  * the engine.
  */
 export async function openDoors(given: DoorsOptions): Promise<void> {
-  const { users, natsProcesses, snapshotter, fronts, fetchers, mounts, end } = given;
+  const { users, natsProcesses, snapshotter, fleet, fronts, fetchers, mounts, end } = given;
   const children = () => [
     ...natsProcesses(),
     ...(snapshotter === undefined ? [] : [snapshotter.status()]),
+    ...(fleet === undefined ? [] : [fleet.child.status()]),
     ...fronts.status(),
     ...fetchers.status(),
   ];
   const status = statusOf({ ...given, children, natsUrl: users.supervisor.url });
   followLog(given);
-  serveMetrics({ ...given, children });
+  serveMetrics({ ...given, others: [snapshotter, fleet?.child], children });
   sendTraces(given);
   const usage = new UsageMeter({ ...given, children });
   end.at('background', () => usage.close());

@@ -20,6 +20,8 @@ export interface ReachedNats {
   users: BusUsers;
   /** Users of the API with limited rights. */
   limited: LimitedUsers;
+  /** How the node's member of a fleet does. Error `invalid-argument` where NATS has no user for it. */
+  fleetUser: () => BusAddress;
   /** The private nats-server; empty where the operator runs NATS. */
   natsProcesses: () => ProcessStatus[];
 }
@@ -76,6 +78,15 @@ async function privateNats(given: PrivateNatsOptions, rights: RightsFile['users'
   return {
     users: nats.users,
     limited: { rights, addresses: nats.apiUsers, setRights: nats.setRights },
+    fleetUser: () => {
+      throw new CofaError(
+        'invalid-argument',
+        'nodes of a fleet share a NATS, which this engine has for itself',
+        {
+          hint: '--fleet takes --nats URL',
+        },
+      );
+    },
     natsProcesses: () => [nats.child.status()],
   };
 }
@@ -95,14 +106,15 @@ export async function operatorsNats(given: {
   const address = await operatorsAddress(given.url, given.ca);
   const natsProcesses = () => [];
   if (file !== undefined) {
-    const { apiUsersOn, readNodeUsers, usersOn } = await import('../../bus/user-files.ts');
+    const { apiUsersOn, fleetUserOn, readNodeUsers, usersOn } = await import('../../bus/user-files.ts');
     const known = await readNodeUsers(file);
     const users = usersOn(address, node, known);
     const addresses = apiUsersOn(address, known, Object.keys(rights));
     // Whom the operator's server knows stands in the node's file, which `cofa nats-config` writes.
     const setRights = async (now: RightsFile['users']) =>
       apiUsersOn(address, await readNodeUsers(file), Object.keys(now));
-    return { users, limited: { rights, addresses, setRights }, natsProcesses };
+    const fleetUser = () => fleetUserOn(address, known);
+    return { users, limited: { rights, addresses, setRights }, fleetUser, natsProcesses };
   }
   if (Object.keys(rights).length > 0) {
     throw new CofaError('invalid-argument', '--api-users takes a NATS that tells users apart', {
@@ -110,5 +122,5 @@ export async function operatorsNats(given: {
     });
   }
   const users = Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
-  return { users, limited: { rights, addresses: {} }, natsProcesses };
+  return { users, limited: { rights, addresses: {} }, fleetUser: () => address, natsProcesses };
 }

@@ -23,16 +23,17 @@ export interface StatusSources {
   mounts: Pick<Mounts, 'list'>;
   images: Pick<Images, 'all'>;
   figures: Pick<FrontFigures, 'lately'>;
+  fleet: { degraded(): Promise<readonly string[]> } | undefined;
   /** The supervisor's children. */
   children: () => ProcessStatus[];
   ports: Pick<SupervisorPorts, 'self'>;
 }
 
 export function statusOf(sources: StatusSources): () => Promise<Status> {
-  const { options, natsUrl, startedAt, fronts, keeper, conditions, mounts, images, figures } = sources;
+  const { options, natsUrl, startedAt, fronts, keeper, conditions, mounts, images, figures, fleet } = sources;
   const { node, root, transport, snapshotter } = options;
   return async () => {
-    const served = await figures.lately();
+    const [served, ofFleet] = await Promise.all([figures.lately(), fleet?.degraded()]);
     return {
       node,
       version: version(),
@@ -44,7 +45,7 @@ export function statusOf(sources: StatusSources): () => Promise<Status> {
       ready: fronts.isReady,
       log: keeper.report(),
       // Supervisor and front end may say the same.
-      degraded: [...new Set([...conditions.list(), ...served.degraded])],
+      degraded: [...new Set([...conditions.list(), ...served.degraded, ...(ofFleet ?? [])])],
       ...(snapshotter === undefined ? {} : { snapshotter: snapshotter.socket }),
       mounts: mounts.list(),
       images: imageStatus(images.all(), served.layers),

@@ -66,6 +66,9 @@ export class RegistryClient {
     return false;
   }
 
+  /** And no members of a fleet. */
+  settle(): void {}
+
   close(): Promise<void> {
     return Promise.resolve();
   }

@@ -1,0 +1,104 @@
+/** `cofa fetcher`: a member of a fleet on a machine without an engine. It mounts nothing and needs no FUSE. */
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { CofaError } from '../../schemas/errors.ts';
+import { addOptions, type Context, examples } from './context.ts';
+import { byteOption } from './byte-option.ts';
+import { DEFAULT_NAME, type FleetFlags, fleetChoice, UPLOAD_OPTION, ZONE_OPTIONS } from './fleet-options.ts';
+import { checkNats, type NatsOptions, takeNatsUrl, warnOfNats } from './nats-options.ts';
+import { REGISTRY_OPTIONS, type RegistryFlags, registryChoice } from './registry-options.ts';
+import { nodeName } from './up-options.ts';
+
+interface FetcherOptions extends RegistryFlags, NatsOptions, FleetFlags {
+  node?: string;
+  cacheLimit: number;
+  logLevel: string;
+}
+
+/** Of a machine that is there for it. */
+const CACHE = 100 * 2 ** 30;
+
+/** What has no right of its own has no use for credentials. */
+const REACH = REGISTRY_OPTIONS.filter(({ flags }) => !flags.startsWith('--docker-config'));
+
+const OPTIONS = [
+  { flags: '--nats <url>', about: 'the NATS of the fleet (or: $COFA_NATS)' },
+  {
+    flags: '--nats-users <file>',
+    about: 'users of this machine on that NATS: cofa nats-config makes it',
+    parse: (text: string) => resolve(text),
+  },
+  {
+    flags: '--nats-ca <file>',
+    about: 'authority that has signed the certificate of that NATS',
+    parse: (text: string) => resolve(text),
+  },
+  { flags: '--node <name>', about: 'name of this machine on NATS (default: the hostname)', parse: nodeName },
+  { flags: '--fleet <name>', about: 'the fleet', fallback: DEFAULT_NAME },
+  ...ZONE_OPTIONS,
+  {
+    flags: '--cache-limit <bytes>',
+    about: 'blobs may take so much of the disk, such as 500G; its share of the fleet follows from it',
+    parse: byteOption('--cache-limit'),
+    fallback: CACHE,
+  },
+  UPLOAD_OPTION,
+  ...REACH,
+  { flags: '--log-level <level>', about: 'trace, debug, info, warn, error', fallback: 'info' },
+];
+
+export function define(command: Command, context: Context): void {
+  command.description(
+    'Run a member of a fleet that mounts nothing: it fetches from registries for the nodes of its zone, once, and keeps what it fetched. It stays in the foreground, for a service manager or a pod, and needs no privileges but its folder.',
+  );
+  addOptions(command, OPTIONS);
+  command.action(async (options: FetcherOptions) => {
+    takeNatsUrl(options);
+    checkNats(options);
+    await warnOfNats(options, context);
+    await stay(options, context);
+  });
+  examples(command, [
+    ['cofa fetcher --nats tls://10.0.0.5:4222 --nats-users f1.json --zone rack-1', ''],
+    ['cofa fetcher --root /srv/cofa-fetcher --cache-limit 500G --nats tls://10.0.0.5:4222', ''],
+    ['cofa --root /srv/cofa-fetcher fleet', 'what it does'],
+  ]);
+}
+
+async function stay(options: FetcherOptions, context: Context): Promise<void> {
+  const { root } = context;
+  const { nats: url, natsUsers, natsCa } = options;
+  const { cacheLimit, ...flags } = options;
+  const choice = fleetChoice({ ...flags, fleetCache: cacheLimit }, url);
+  if (url === undefined || choice === undefined)
+    throw new CofaError('invalid-argument', 'a fetcher meets its fleet on a NATS', {
+      hint: 'cofa fetcher --nats tls://HOST:4222',
+    });
+  const [{ operatorsAddress }, { fleetUserOn, readNodeUsers }, { runFetcherMember }, { hostname }] =
+    await Promise.all([
+      import('../bus/operators-nats.ts'),
+      import('../bus/user-files.ts'),
+      import('../process/fleet-member.ts'),
+      import('node:os'),
+    ]);
+  const node = options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-'));
+  const address = await operatorsAddress(url, natsCa);
+  const users = natsUsers === undefined ? undefined : await readNodeUsers(natsUsers);
+  if (users !== undefined && users.node !== node)
+    throw new CofaError(
+      'invalid-argument',
+      `these users of NATS are for ${users.node}; this one is ${node}`,
+      {
+        hint: `cofa fetcher --node ${users.node}, or the file of ${node}`,
+      },
+    );
+  await runFetcherMember({
+    ...choice,
+    root,
+    node,
+    role: 'fetcher',
+    nats: users === undefined ? address : fleetUserOn(address, users),
+    registry: registryChoice(options),
+    logLevel: options.logLevel,
+  });
+}

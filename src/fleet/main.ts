@@ -1,0 +1,231 @@
+/**
+ * A member of a fleet: the process by which a node asks other nodes for what it lacks, and gives what it has fetched. Started
+ * by the supervisor, or by `cofa fetcher` on a machine without an engine: `main.ts ROOT`. It holds no layers and no credentials.
+ *
+ *     link ─▶ settings ─▶ identity ─▶ store ─▶ TLS server ─▶ doors ─▶ begin ─▶ ready ─▶ NATS
+ *
+ * NATS says who the others are; the bytes go from member to member. Without NATS, without others, without this process: the
+ * node's fetchers go to the registry as they would without a fleet.
+ */
+import { randomBytes, X509Certificate } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import type { Member } from '../../schemas/fleet.ts';
+import { serveLocal } from '../bus/local-socket.ts';
+import { Conditions } from '../process/conditions.ts';
+import { countsFor, registryWatch } from '../process/counted.ts';
+import { type FleetSettings, readFleetSettings } from '../process/fleet-settings.ts';
+import { giveHeapRoom } from '../process/heap.ts';
+import { createLog } from '../process/log.ts';
+import { makeIdentity } from '../process/nats-identity.ts';
+import { linkToParent } from '../process/parent-link.ts';
+import { type Ports, realPorts } from '../process/ports.ts';
+import { type ChildSelf, realChildSelf } from '../process/self.ts';
+import { RegistryClient } from '../registry/client.ts';
+import { Layout } from '../store/layout.ts';
+import { Asker } from './asker.ts';
+import { openDoor } from './door.ts';
+import { figuresOf } from './figures.ts';
+import { Health, LIED_MS } from './health.ts';
+import { Home } from './home.ts';
+import { Members } from './members.ts';
+import { pieceServer } from './piece-server.ts';
+import { PieceStore } from './piece-store.ts';
+import { Rights } from './rights.ts';
+import { listen } from './listening.ts';
+import { NatsLink } from './nats-link.ts';
+import { Rate } from './turns.ts';
+import { version } from '../client/version.ts';
+
+/** Weights are shares: one for each of these bytes of cache. */
+const WEIGHT_BYTES = 1 << 30;
+const MAX_WEIGHT = 1_000;
+
+export interface FleetMember {
+  /** Says good-bye and closes what it opened. The process stays. */
+  stop(): Promise<void>;
+}
+
+/** The member of the settings in `root`; it answers processes of the node when this resolves. Errors: a port that is taken. */
+export async function runMember(root: string, ports: Ports & { self: ChildSelf }): Promise<FleetMember> {
+  const { clock, self: program } = ports;
+  const link = linkToParent(program.parent, { onOrphaned: () => program.exit(1) });
+  const settings = await readFleetSettings(root);
+  const log = createLog('fleet', settings.logLevel);
+  const layout = new Layout(root);
+  const counts = countsFor(link);
+  const conditions = new Conditions(log);
+  const identity = await makeIdentity();
+  const { now } = clock;
+  const store = await PieceStore.open({
+    dir: layout.in('fleet'),
+    limitBytes: settings.cacheBytes,
+    now: clock.wallMs,
+  });
+  const registry = new RegistryClient({
+    ...settings.registry,
+    log,
+    watch: registryWatch(counts),
+    // Whose right it is, each order says.
+    dockerConfig: '/dev/null',
+  });
+  const health = new Health();
+  const listening = await listen(settings);
+  const self = announcement(settings, identity.certificate, listening.address, clock.wallMs());
+  const members = new Members({
+    self,
+    clock,
+    log,
+    random: Math.random,
+    onJoined: ({ id, zone, address }) => {
+      log.info({ member: id, zone, address }, 'a member of the fleet is there');
+      health.renewed(id);
+    },
+    onGone: ({ id }) => {
+      log.info({ member: id }, 'a member of the fleet is gone');
+      asker.forget(id);
+      health.gone(id, now());
+      if (!health.hasLied(id, now())) conditions.clear(`fleet:${id}`);
+    },
+  });
+  const home = new Home({
+    registry,
+    rights: new Rights({ registry, now }),
+    store,
+    firstHome: (order) => asker.firstHome(order),
+    ask: (id, order) => asker.ofHome(id, order),
+    now,
+    counts,
+    log,
+  });
+  const asker = new Asker({
+    self: self.id,
+    identity,
+    members,
+    health,
+    clock,
+    counts,
+    ownPiece: async (order) => (await home.piece(order, self.id, false)).bytes,
+  });
+  const server = pieceServer({
+    identity,
+    home,
+    memberOf: (fingerprint) => members.byFingerprint(fingerprint),
+    rate: settings.uploadBytes === undefined ? undefined : new Rate(settings.uploadBytes, clock),
+    counts,
+    log,
+  });
+  await listening.begin(server);
+  const onWrong = (id: string, digest: string, index: number) => {
+    counts.add('fleet_wrong_bytes_total');
+    log.warn({ member: id, digest, index }, 'a piece was not what the registry sends');
+    if (id === self.id) {
+      const piece = { digest, index };
+      const via = home.viaOf(piece);
+      void home.doubt(piece);
+      // A process of this node has compared its bytes with the registry's.
+      if (via !== undefined && via !== id) onWrong(via, digest, index);
+      return;
+    }
+    if (members.find(id) === undefined) return;
+    void asker.tellWrong(id, digest, index).catch(() => {});
+    if (!health.lied(id, asker.viaOf(id, digest, index), now())) return;
+    conditions.set(`fleet:${id}`, `the member ${id} of the fleet sent wrong bytes: it is left out`);
+    clock.after(LIED_MS, () => health.hasLied(id, now()) || conditions.clear(`fleet:${id}`)).unref();
+  };
+  const door = await openDoor({
+    socket: layout.socket('pieces'),
+    self: self.id,
+    asker,
+    find: (id) => members.find(id),
+    onWrong,
+    counts,
+    log,
+  });
+  let isConnected = false;
+  const nats = new NatsLink({
+    address: settings.nats,
+    log,
+    clock,
+    onThere: (bus) => members.join(bus),
+    onBack: () => members.returned(),
+    onChange: (isThere) => {
+      isConnected = isThere;
+      members.away(!isThere);
+      if (isThere) conditions.clear('fleet-nats');
+      else
+        conditions.set(
+          'fleet-nats',
+          `the fleet does not reach NATS at ${settings.nats.url}: members that join are not seen`,
+        );
+    },
+  });
+  const reach = async () => {
+    const list = members.list.slice(0, MOST_REACHED);
+    const results = await Promise.allSettled(list.map(({ id }) => asker.reach(id)));
+    return results.flatMap((result, at) =>
+      result.status === 'fulfilled' ? [] : [`${list[at]?.id}: ${String((result.reason as Error).message)}`],
+    );
+  };
+  const status = await serveLocal(layout.socket('fleet'), {
+    status: () =>
+      figuresOf({
+        self: () => self,
+        members,
+        health,
+        store,
+        limitBytes: settings.cacheBytes,
+        counts,
+        conditions,
+        isConnected: () => isConnected,
+        now,
+      }),
+    degraded: () => conditions.list(),
+    reach,
+  });
+  link.countBy(() => [
+    ...counts.samples(),
+    ['fleet_members', [], [members.size]],
+    ['fleet_cache_bytes', [], [store.bytes]],
+  ]);
+
+  let stopping: Promise<void> | undefined;
+  const stop = () =>
+    (stopping ??= (async () => {
+      members.leave();
+      await nats.close();
+      for (const one of [server, door, status]) one.close();
+      server.closeAllConnections();
+      door.closeAllConnections();
+      asker.close();
+      await registry.close();
+      for (const name of ['fleet', 'pieces'] as const) await rm(layout.socket(name), { force: true });
+    })());
+  program.onSignal(() => void stop().finally(() => program.exit(0)));
+  await link.begin();
+  link.ready();
+  log.info({ fleet: self.fleet, zone: self.zone, address: self.address, pieces: store.pieces }, 'ready');
+  nats.open();
+  return { stop };
+}
+
+/** `doctor` opens a connection to so many members. */
+const MOST_REACHED = 64;
+
+function announcement(
+  { fleet, zone, node, role, cacheBytes }: FleetSettings,
+  certificate: string,
+  address: string,
+  since: number,
+): Omit<Member, 'everyMs' | 'leaving'> {
+  const weight = Math.min(MAX_WEIGHT, Math.ceil(cacheBytes / WEIGHT_BYTES));
+  const { fingerprint256: fingerprint } = new X509Certificate(certificate);
+  const life = randomBytes(8).toString('hex');
+  return { v: 1, fleet, id: node, zone, address, fingerprint, role, weight, version: version(), life, since };
+}
+
+if (import.meta.main) {
+  const [, , root] = process.argv;
+  if (root === undefined) throw new Error('usage: fleet/main.ts ROOT');
+  giveHeapRoom();
+  await runMember(root, { self: realChildSelf(), ...realPorts() });
+}

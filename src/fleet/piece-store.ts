@@ -1,0 +1,181 @@
+/**
+ * Pieces of blobs on the disk of a home, as compressed bytes: what a registry gave, for other members. It is a cache: every
+ * piece may be lost at any time, and the oldest ones make room.
+ *
+ *     ROOT/fleet/<2 digits>/<64 digits>.<index>     the piece's bytes, then 12 bytes: magic, length, CRC-32 (little endian)
+ *
+ * A home cannot prove a part of a blob, and need not: the process that uses the bytes verifies them. The sum is for what the disk
+ * did: a write that was cut off, a block that has rotted. Nothing is synced.
+ */
+import { crc32 } from 'node:zlib';
+import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { join } from 'node:path';
+import { hexOf } from '../../schemas/digest.ts';
+import { PIECE_BYTES, type Piece } from '../../schemas/fleet.ts';
+import { DiskRoom, diskReserve } from '../store/disk-room.ts';
+
+const MAGIC = 0x31_63_70_66;
+const TRAILER = 12;
+const NAME = /^[0-9a-f]{64}\.\d{1,7}$/;
+/** A piece that is read counts as used this often at most, ms: the time of its use is on the disk. */
+const TOUCH_MS = 60_000;
+
+interface Entry {
+  bytes: number;
+  /** ms since 1970. */
+  usedAt: number;
+}
+
+export interface PieceStoreOptions {
+  dir: string;
+  limitBytes: number;
+  now: () => number;
+}
+
+export class PieceStore {
+  readonly #options: PieceStoreOptions;
+  readonly #room: DiskRoom;
+  /** By file name, the one used last at the end. */
+  readonly #entries = new Map<string, Entry>();
+  #bytes = 0;
+  #drafts = 0;
+
+  private constructor(options: PieceStoreOptions) {
+    this.#options = options;
+    // Containers and the log come before a cache for others.
+    this.#room = new DiskRoom(options.dir, diskReserve(options.dir));
+  }
+
+  /** Opens what an earlier process left. Errors: those of the file system. */
+  static async open(options: PieceStoreOptions): Promise<PieceStore> {
+    await mkdir(options.dir, { recursive: true, mode: 0o700 });
+    const store = new PieceStore(options);
+    await store.#load();
+    await store.#trim(0);
+    return store;
+  }
+
+  /** On the disk. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get pieces(): number {
+    return this.#entries.size;
+  }
+
+  /** The whole piece; undefined where it is not here, or not as it was written. `length`: bytes that it must have. */
+  async read(piece: Piece, length: number): Promise<Buffer | undefined> {
+    const name = nameOf(piece);
+    const entry = this.#entries.get(name);
+    if (entry === undefined) return undefined;
+    const found = await readPiece(this.#path(name), length).catch(() => undefined);
+    if (found === undefined) {
+      await this.#drop(name);
+      return undefined;
+    }
+    const now = this.#options.now();
+    this.#entries.delete(name);
+    this.#entries.set(name, entry);
+    if (now - entry.usedAt > TOUCH_MS) {
+      entry.usedAt = now;
+      void utimes(this.#path(name), now / 1000, now / 1000).catch(() => {});
+    }
+    return found;
+  }
+
+  /** Keeps a piece. Errors: `no-space`, those of the file system; it is not here then. */
+  async write(piece: Piece, bytes: Buffer): Promise<void> {
+    const name = nameOf(piece);
+    const size = bytes.length + TRAILER;
+    if (this.#entries.has(name) || size > this.#options.limitBytes) return;
+    await this.#trim(size);
+    this.#room.take(size);
+    const trailer = Buffer.alloc(TRAILER);
+    trailer.writeUInt32LE(MAGIC, 0);
+    trailer.writeUInt32LE(bytes.length, 4);
+    trailer.writeUInt32LE(crc32(bytes), 8);
+    const path = this.#path(name);
+    await mkdir(join(this.#options.dir, name.slice(0, 2)), { recursive: true, mode: 0o700 });
+    const draft = `${path}.${++this.#drafts}.draft`;
+    try {
+      const file = await open(draft, 'w', 0o600);
+      try {
+        await file.writev([bytes, trailer]);
+      } finally {
+        await file.close();
+      }
+      await rename(draft, path);
+    } catch (error) {
+      await rm(draft, { force: true });
+      throw error;
+    }
+    if (!this.#entries.has(name)) this.#bytes += size;
+    this.#entries.set(name, { bytes: size, usedAt: this.#options.now() });
+  }
+
+  /** Forgets a piece: its bytes are said to be wrong. */
+  async forget(piece: Piece): Promise<void> {
+    await this.#drop(nameOf(piece));
+  }
+
+  has(piece: Piece): boolean {
+    return this.#entries.has(nameOf(piece));
+  }
+
+  readonly #path = (name: string): string => join(this.#options.dir, name.slice(0, 2), name);
+
+  async #drop(name: string): Promise<void> {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) return;
+    this.#entries.delete(name);
+    this.#bytes -= entry.bytes;
+    await rm(this.#path(name), { force: true });
+  }
+
+  /** Makes room for so many bytes more. */
+  async #trim(more: number): Promise<void> {
+    for (const name of this.#entries.keys()) {
+      if (this.#bytes + more <= this.#options.limitBytes) return;
+      await this.#drop(name);
+    }
+  }
+
+  async #load(): Promise<void> {
+    const found: Array<[string, Entry]> = [];
+    for (const folder of await readdir(this.#options.dir)) {
+      if (!/^[0-9a-f]{2}$/.test(folder)) continue;
+      const path = join(this.#options.dir, folder);
+      for (const name of await readdir(path)) {
+        const { size, mtimeMs } = await stat(join(path, name));
+        if (NAME.test(name) && name.startsWith(folder) && size <= PIECE_BYTES + TRAILER)
+          found.push([name, { bytes: size, usedAt: mtimeMs }]);
+        else await rm(join(path, name), { force: true });
+      }
+    }
+    found.sort(([, a], [, b]) => a.usedAt - b.usedAt);
+    for (const [name, entry] of found) {
+      this.#entries.set(name, entry);
+      this.#bytes += entry.bytes;
+    }
+  }
+}
+
+const nameOf = ({ digest, index }: Piece): string => `${hexOf(digest)}.${index}`;
+
+async function readPiece(path: string, length: number): Promise<Buffer | undefined> {
+  const file = await open(path, 'r');
+  try {
+    const buffer = Buffer.allocUnsafe(length + TRAILER);
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, 0);
+    if (bytesRead !== buffer.length) return undefined;
+    const bytes = buffer.subarray(0, length);
+    const isRight =
+      buffer.readUInt32LE(length) === MAGIC &&
+      buffer.readUInt32LE(length + 4) === length &&
+      buffer.readUInt32LE(length + 8) === crc32(bytes);
+    return isRight ? bytes : undefined;
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * What a member of a fleet needs to know (src/fleet/main.ts): in ROOT/run/fleet.json, readable by root only. An engine's
+ * supervisor writes it, or `cofa fetcher`, which has no engine.
+ */
+import { readFile } from 'node:fs/promises';
+import type { MemberRole } from '../../schemas/fleet.ts';
+import type { BusAddress } from '../bus/connection.ts';
+import { Layout, writeWhole } from '../store/layout.ts';
+import type { RegistrySettings } from './settings.ts';
+
+/** What `cofa up --fleet` and `cofa fetcher` say. */
+export interface FleetChoice {
+  /** Its name: several fleets may share a NATS. */
+  fleet: string;
+  zone: string;
+  /** `HOST:PORT` that it listens on; without, the address by which this machine reaches NATS, and any port. */
+  listen?: string | undefined;
+  /** `HOST:PORT` by which others reach it, where that is another one. */
+  address?: string | undefined;
+  /** Pieces may take so much of the disk, bytes. */
+  cacheBytes: number;
+  /** Bytes a second that others may read from it; undefined: no limit. */
+  uploadBytes?: number | undefined;
+}
+
+export interface FleetSettings extends FleetChoice {
+  root: string;
+  /** The member's name. */
+  node: string;
+  role: MemberRole;
+  nats: BusAddress;
+  /** How registries are reached. A member has no credentials: it fetches as everyone, or with the token that an asker brings. */
+  registry: Pick<RegistrySettings, 'certDirs' | 'hostDirs' | 'insecure'>;
+  logLevel: string;
+}
+
+const path = (root: string): string => new Layout(root).in('run/fleet.json');
+
+export const writeFleetSettings = (settings: FleetSettings): Promise<void> =>
+  writeWhole(path(settings.root), Buffer.from(JSON.stringify(settings)));
+
+export const readFleetSettings = async (root: string): Promise<FleetSettings> =>
+  JSON.parse(await readFile(path(root), 'utf8')) as FleetSettings;

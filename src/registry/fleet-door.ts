@@ -1,0 +1,284 @@
+/**
+ * Blobs from the fleet: the way from a process that reads blobs to the member of the fleet on this node (src/fleet), over a
+ * unix socket for root alone. The member knows the others; this end knows the registry, asks it for a token where a home
+ * wants to see one, and asks it for all that the fleet does not bring.
+ *
+ * What comes is as little proven as what a registry sends: the process that uses it verifies it. The last pieces are kept until then.
+ * Where they were wrong, the bytes are read from the registry, and each piece that differs is told to the member with the
+ * name of the one who sent it.
+ */
+import { bytesOfPiece, PIECE_BYTES, PIECE_HEADERS, PIECE_STATUS } from '../../schemas/fleet.ts';
+import type { Source } from './api.ts';
+import type { BlobName, ByteRange } from './blob-reader.ts';
+import { Pool } from './undici-parts.ts';
+
+export interface FleetDoorOptions {
+  /** Of the member's. */
+  socket: string;
+  /**
+   * The registry's token of this node's own pull, as it stands behind `Bearer`; undefined where there is none that may be
+   * handed over. Errors: the registry's.
+   */
+  token: (source: Source, digest: string, signal: AbortSignal | undefined) => Promise<string | undefined>;
+  /** ms. */
+  now: () => number;
+}
+
+/** Pieces on their way for one reader. */
+const AHEAD = 4;
+/** What is smaller costs a registry less than the question to a home costs the reader. */
+const LEAST_BYTES = 64 << 10;
+/** Pieces that are kept until they are verified: those on their way for some jobs, and the one that is decoded. */
+const KEPT = 12;
+/** A blob of which wrong bytes came is read from the registry for so long, ms. */
+const DIRECT_MS = 60_000;
+/** A repository whose registry gives no token that could be shown is not asked for in the fleet for so long, ms. */
+const OWN_MS = 600_000;
+/** No member answered: nor will it at once, ms. */
+const AWAY_MS = 1_000;
+const ANSWER_MS = 20_000;
+const MOST = 1_024;
+
+interface Part {
+  index: number;
+  /** Of the piece. */
+  from: number;
+  to: number;
+}
+
+interface Kept {
+  digest: string;
+  index: number;
+  /** Of the blob. */
+  at: number;
+  bytes: Buffer;
+  from: string;
+}
+
+interface Suspects {
+  until: number;
+  pieces: Kept[];
+  /** Those that differed from what the registry sent. */
+  liars: Map<string, number>;
+}
+
+type Answer = { bytes: Buffer; from: string } | { status: number };
+
+export class FleetDoor {
+  readonly #options: FleetDoorOptions;
+  readonly #pool: InstanceType<typeof Pool>;
+  readonly #kept: Kept[] = [];
+  /** By digest, oldest first. */
+  readonly #suspects = new Map<string, Suspects>();
+  /** Repositories that a home wants a token for, or that have none: until when. */
+  readonly #private = new Map<string, number>();
+  readonly #own = new Map<string, number>();
+  #awayUntil = 0;
+
+  constructor(options: FleetDoorOptions) {
+    this.#options = options;
+    this.#pool = new Pool('http://fleet', {
+      socketPath: options.socket,
+      connections: 16,
+      pipelining: 1,
+      headersTimeout: ANSWER_MS,
+      bodyTimeout: ANSWER_MS,
+    });
+  }
+
+  /** Whether the fleet is worth asking for the blob. */
+  isAsked(source: Source, blob: BlobName): boolean {
+    if (source.direct === true || blob.size < LEAST_BYTES) return false;
+    const now = this.#options.now();
+    return (
+      now >= this.#awayUntil &&
+      now >= (this.#own.get(repositoryOf(source)) ?? 0) &&
+      now >= (this.#suspects.get(blob.digest)?.until ?? 0)
+    );
+  }
+
+  /**
+   * Yields the bytes of the ranges, in order, no chunk with bytes of two, as long as the fleet brings them. Returns what is
+   * left. Errors: the signal's reason.
+   */
+  async *ranges(
+    source: Source,
+    blob: BlobName,
+    ranges: readonly ByteRange[],
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Buffer, ByteRange[], undefined> {
+    const parts = ranges.flatMap(([start, end]) => partsOf(start, end));
+    const left = (at: number): ByteRange[] => {
+      const part = parts[at];
+      if (part === undefined) return [];
+      const from = part.index * PIECE_BYTES + part.from;
+      return ranges.flatMap(([start, end]): ByteRange[] =>
+        end <= from ? [] : [[Math.max(start, from), end]],
+      );
+    };
+    const leave = new AbortController();
+    const stop = signal === undefined ? leave.signal : AbortSignal.any([signal, leave.signal]);
+    const coming: Array<Promise<Answer>> = [];
+    const begin = (part: Part | undefined) => {
+      if (part === undefined) return;
+      const answer = this.#part(source, blob, part, stop);
+      // The loop awaits it when its turn comes.
+      answer.catch(() => {});
+      coming.push(answer);
+    };
+    try {
+      for (const part of parts.slice(0, AHEAD)) begin(part);
+      for (const [at, part] of parts.entries()) {
+        const answer = await (coming.shift() as Promise<Answer>);
+        if ('status' in answer) return left(at);
+        this.#keep({
+          digest: blob.digest,
+          index: part.index,
+          at: part.index * PIECE_BYTES + part.from,
+          ...answer,
+        });
+        begin(parts[at + AHEAD]);
+        yield answer.bytes;
+      }
+      return [];
+    } finally {
+      leave.abort();
+    }
+  }
+
+  /** Bytes of a blob were wrong. True where the fleet brought any: the registry is asked from now on, and what it sends compared. */
+  doubt({ digest }: Pick<BlobName, 'digest'>): boolean {
+    const pieces = this.#kept.filter((one) => one.digest === digest);
+    if (pieces.length === 0) return false;
+    for (let at = this.#kept.length - 1; at >= 0; at--)
+      if (this.#kept[at]?.digest === digest) this.#kept.splice(at, 1);
+    // Of others not even the registry's bytes were right, or no reader came again.
+    for (const other of this.#suspects.values()) other.pieces = [];
+    remember(this.#suspects, digest, { until: this.#options.now() + DIRECT_MS, pieces, liars: new Map() });
+    return true;
+  }
+
+  /** What the registry sends of a blob, from `at` on. */
+  compare({ digest }: Pick<BlobName, 'digest'>, at: number, chunk: Buffer): void {
+    const suspects = this.#suspects.get(digest);
+    for (const { index, at: start, bytes, from } of suspects?.pieces ?? []) {
+      const [first, end] = [Math.max(at, start), Math.min(at + chunk.length, start + bytes.length)];
+      if (first >= end || suspects?.liars.has(from) === true) continue;
+      if (!chunk.subarray(first - at, end - at).equals(bytes.subarray(first - start, end - start)))
+        suspects?.liars.set(from, index);
+    }
+  }
+
+  /** The registry's bytes were right: those who sent others are told to the member. */
+  settle({ digest }: Pick<BlobName, 'digest'>): void {
+    const suspects = this.#suspects.get(digest);
+    if (suspects === undefined) return;
+    suspects.pieces = [];
+    for (const [member, index] of suspects.liars) {
+      const body = JSON.stringify({ member, digest, index });
+      void this.#pool
+        .request({ path: '/v1/wrong', method: 'POST', body, headers: { 'content-type': 'application/json' } })
+        .then(({ body: answer }) => answer.dump())
+        .catch(() => {});
+    }
+    suspects.liars.clear();
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.destroy().catch(() => {});
+  }
+
+  #keep(kept: Kept): void {
+    this.#kept.push(kept);
+    if (this.#kept.length > KEPT) this.#kept.shift();
+  }
+
+  async #part(source: Source, blob: BlobName, part: Part, signal: AbortSignal): Promise<Answer> {
+    const repository = repositoryOf(source);
+    const isPrivate = (this.#private.get(repository) ?? 0) > this.#options.now();
+    try {
+      const token = isPrivate ? await this.#options.token(source, blob.digest, signal) : undefined;
+      const answer = await this.#ask(source, blob, part, token, signal);
+      if (!('status' in answer) || answer.status !== PIECE_STATUS.bring || token !== undefined) return answer;
+      return await this.#withToken(source, blob, part, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      // The registry says what is wrong with it, or with our right, to the one who asks it next.
+      if (isConnecting(error)) this.#awayUntil = this.#options.now() + AWAY_MS;
+      return { status: PIECE_STATUS.none };
+    }
+  }
+
+  /** A home does not know whether this node may have the blob. */
+  async #withToken(source: Source, blob: BlobName, part: Part, signal: AbortSignal): Promise<Answer> {
+    const token = await this.#options.token(source, blob.digest, signal);
+    const repository = repositoryOf(source);
+    const until = this.#options.now() + OWN_MS;
+    if (token === undefined) {
+      remember(this.#own, repository, until);
+      return { status: PIECE_STATUS.bring };
+    }
+    remember(this.#private, repository, until);
+    return await this.#ask(source, blob, part, token, signal);
+  }
+
+  async #ask(
+    source: Source,
+    blob: BlobName,
+    { index, from, to }: Part,
+    token: string | undefined,
+    signal: AbortSignal,
+  ): Promise<Answer> {
+    const { statusCode, headers, body } = await this.#pool.request({
+      path: `/v1/piece/${blob.digest}/${index}`,
+      method: 'GET',
+      headers: {
+        [PIECE_HEADERS.registry]: source.registry,
+        [PIECE_HEADERS.repository]: source.repository,
+        [PIECE_HEADERS.size]: String(blob.size),
+        [PIECE_HEADERS.class]: source.isPrefetch === true ? 'prefetch' : 'demand',
+        range: `bytes=${from}-${to - 1}`,
+        ...(token === undefined ? {} : { [PIECE_HEADERS.token]: token }),
+      },
+      signal,
+    });
+    if (statusCode !== 200 && statusCode !== 206) {
+      await body.dump();
+      return { status: statusCode };
+    }
+    const chunks: Buffer[] = [];
+    let length = 0;
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      chunks.push(chunk);
+      length += chunk.length;
+      if (length > to - from) break;
+    }
+    if (length !== to - from) return { status: PIECE_STATUS.none };
+    const from_ = headers[PIECE_HEADERS.from];
+    return { bytes: Buffer.concat(chunks), from: typeof from_ === 'string' ? from_ : '' };
+  }
+}
+
+/** The bytes `[start, end)` of a blob as parts of pieces. */
+function partsOf(start: number, end: number): Part[] {
+  const parts: Part[] = [];
+  for (let at = start; at < end; ) {
+    const index = Math.floor(at / PIECE_BYTES);
+    const [first, last] = bytesOfPiece(index, end);
+    parts.push({ index, from: at - first, to: last - first });
+    at = last;
+  }
+  return parts;
+}
+
+const repositoryOf = ({ registry, repository }: Source): string => `${registry}/${repository}`;
+
+function remember<Value>(map: Map<string, Value>, key: string, value: Value): void {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size > MOST) map.delete(map.keys().next().value as string);
+}
+
+/** No process listens on the socket. */
+const isConnecting = (error: unknown): boolean =>
+  ['ENOENT', 'ECONNREFUSED', 'EACCES'].includes(String((error as { code?: unknown } | null)?.code));

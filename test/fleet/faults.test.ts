@@ -1,0 +1,144 @@
+/** What goes wrong in a fleet: a member that lies, one that dies, NATS that is away, a registry that is. Real engines. */
+import { randomBytes, X509Certificate } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
+import { connectBus } from '../../src/bus/connection.ts';
+import { Members } from '../../src/fleet/members.ts';
+import { lengthOf } from '../../src/fleet/piece-request.ts';
+import { pieceServer } from '../../src/fleet/piece-server.ts';
+import { createLog } from '../../src/process/log.ts';
+import { makeIdentity } from '../../src/process/nats-identity.ts';
+import { realPorts } from '../../src/process/ports.ts';
+import { type FaultImage, pushImage } from '../faults/fault-image.ts';
+import { prose } from '../images/nasty.ts';
+import { type Engine, eventually, mountImage, runCofa } from '../support/engine.ts';
+import { readInParallel } from '../support/readers.ts';
+import { startRegistry } from '../support/registry-server.ts';
+import { Cleanup } from '../support/temp.ts';
+import { fleetOf, startFleetNats, startMember, type TestFleet, untilMet } from './support.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+
+/** A member that gives bytes of its own making for every piece. */
+async function startLiar(fleet: TestFleet, name: string): Promise<{ lies: () => number; leave: () => void }> {
+  const file = JSON.parse(await readFile(fleet.join(name)[3] as string, 'utf8')) as {
+    fleet: { user: string; password: string };
+  };
+  const bus = await connectBus(
+    { url: fleet.nats.url, user: file.fleet.user, pass: file.fleet.password },
+    { name, reconnect: false },
+  );
+  cleanup.defer(() => bus.close());
+  const identity = await makeIdentity();
+  const log = createLog(name, 'silent');
+  let lies = 0;
+  const server = pieceServer({
+    identity,
+    home: {
+      piece: async (order) => {
+        lies += 1;
+        return { bytes: randomBytes(lengthOf(order)), via: undefined };
+      },
+      doubt: async () => {},
+    },
+    memberOf: (fingerprint) => members.byFingerprint(fingerprint),
+    rate: undefined,
+    counts: new Counts(),
+    log,
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  cleanup.defer(async () => {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  });
+  const members = new Members({
+    self: {
+      v: 1,
+      fleet: 'test',
+      id: name,
+      zone: 'default',
+      address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+      fingerprint: new X509Certificate(identity.certificate).fingerprint256,
+      role: 'fetcher',
+      weight: 1_000,
+      version: '0',
+      life: 'liar-liar',
+      since: 0,
+    },
+    clock: realPorts().clock,
+    log,
+    random: () => 0,
+    onJoined: () => {},
+    onGone: () => {},
+  });
+  cleanup.defer(() => members.leave());
+  members.join(bus);
+  return { lies: () => lies, leave: () => members.leave() };
+}
+
+it('no read fails and no wrong byte is read: a liar is named and left out, members die, NATS and registry go away', async () => {
+  const directory = await cleanup.tempDir('fleet-faults');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  const images: FaultImage[] = [];
+  for (const [at, name] of ['lied', 'killed', 'cut', 'kept'].entries()) {
+    const image = await pushImage(join(directory, name), registry.host, name, [
+      { 'app/file': prose(9_000_000, 82_000 + at) },
+    ]);
+    expect((await runCofa(['index', image.ref])).code).toBe(0);
+    images.push(image);
+  }
+  const [lied, killed, cut, kept] = images as [FaultImage, FaultImage, FaultImage, FaultImage];
+  const fleet = await startFleetNats(cleanup, ['one', 'two', 'liar']);
+  const liar = await startLiar(fleet, 'liar');
+  const [one, two] = await Promise.all(['one', 'two'].map((name) => startMember(cleanup, fleet, name)));
+  if (one === undefined || two === undefined) throw new Error('no engines');
+  await eventually('all have met', async () => {
+    const sizes = await Promise.all([one, two].map(async (each) => (await fleetOf(each)).members.length));
+    return sizes.every((size) => size === 3);
+  });
+  const mount = async (engine: Engine, image: FaultImage, dir: string) => {
+    await mountImage(engine, image.ref, join(directory, dir));
+    return async () => {
+      const options = { root: join(directory, dir), expected: image.expected, readers: 2, copies: 1 };
+      expect((await readInParallel(options)).failures).toEqual([]);
+    };
+  };
+
+  const readLied = await mount(one, lied, 'lied-one');
+  await readLied();
+  expect(liar.lies()).toBeGreaterThan(0);
+  await eventually('the liar is named', async () =>
+    (await one.status()).degraded.some((sentence) => sentence.includes('liar')),
+  );
+  const state = (await fleetOf(one)).members.find(({ name }) => name === 'liar')?.state;
+  expect(state).toBe('wrong');
+  expect((await fleetOf(one)).wrong).toBeGreaterThan(0);
+
+  // The member's process of a home is killed while the other node reads.
+  const readKilled = await mount(two, killed, 'killed-two');
+  const { fleet: pid } = await one.pids();
+  const reading = readKilled();
+  process.kill(pid as number, 'SIGKILL');
+  await reading;
+  await eventually('it is there again', async () => {
+    const { fleet: now } = await one.pids();
+    return now !== undefined && now !== 0 && now !== pid && (await fleetOf(one)).connected;
+  });
+  liar.leave();
+  await untilMet([one, two]);
+
+  // What the fleet has is read while the registry is away, also without NATS.
+  const first = await mount(one, kept, 'kept-one');
+  await first();
+  const readKept = await mount(two, kept, 'kept-two');
+  const readCut = await mount(two, cut, 'cut-two');
+  await fleet.nats.stop();
+  await readCut();
+  registry.kill();
+  await readKept();
+});

@@ -1,0 +1,181 @@
+/** What a home keeps on its disk, what it takes turns with, and whom TLS lets in. No engine. */
+import { randomBytes, X509Certificate } from 'node:crypto';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { errors } from '@nats-io/nats-core';
+import { afterAll, describe, expect, it } from 'vitest';
+import { fleetBroadcasts } from '../../schemas/fleet-broadcasts.ts';
+import { connectBus } from '../../src/bus/connection.ts';
+import { accountsText, fleetUserOn, newNodeUsers } from '../../src/bus/user-files.ts';
+import { PieceStore } from '../../src/fleet/piece-store.ts';
+import { readOrder } from '../../src/fleet/piece-request.ts';
+import { makeServer, poolTo, shownBy } from '../../src/fleet/tls.ts';
+import { Turns } from '../../src/fleet/turns.ts';
+import { makeIdentity } from '../../src/process/nats-identity.ts';
+import { eventually } from '../support/engine.ts';
+import { startNats } from '../support/services.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+
+const digest = (digit: string): string => `sha256:${digit.repeat(64)}`;
+
+describe('the store of pieces', () => {
+  it('keeps pieces over a restart, gives none that the disk has changed, and makes room', async () => {
+    const dir = await cleanup.tempDir('pieces');
+    const options = { dir, limitBytes: 3_000, now: () => Date.now() };
+    const store = await PieceStore.open(options);
+    const bytes = randomBytes(900);
+    for (const index of [0, 1, 2]) await store.write({ digest: digest('a'), index }, bytes);
+    expect(await store.read({ digest: digest('a'), index: 0 }, 900)).toEqual(bytes);
+    expect(await store.read({ digest: digest('a'), index: 0 }, 899)).toBeUndefined();
+    await store.write({ digest: digest('b'), index: 7 }, bytes);
+    // The one that was used least lately made room.
+    expect([0, 1, 2].map((index) => store.has({ digest: digest('a'), index }))).toEqual([false, true, true]);
+    expect((await stat(join(dir, 'bb', `${'b'.repeat(64)}.7`))).mode & 0o777).toBe(0o600);
+
+    const again = await PieceStore.open(options);
+    expect(await again.read({ digest: digest('b'), index: 7 }, 900)).toEqual(bytes);
+    const [name] = await readdir(join(dir, 'bb'));
+    const path = join(dir, 'bb', name as string);
+    const rotten = await readFile(path);
+    rotten[400] = (rotten[400] as number) ^ 1;
+    await writeFile(path, rotten);
+    expect(await again.read({ digest: digest('b'), index: 7 }, 900)).toBeUndefined();
+    expect(await readdir(join(dir, 'bb'))).toEqual([]);
+    expect(again.pieces).toBe(2);
+  });
+});
+
+describe('turns', () => {
+  it('are given to what a reader waits for first, and refused where too much waits', async () => {
+    const turns = new Turns(1, 2);
+    const order: string[] = [];
+    const first = await turns.take('prefetch');
+    const later = (['prefetch', 'demand'] as const).map(async (urgency) => {
+      const release = await turns.take(urgency);
+      order.push(urgency);
+      release();
+    });
+    await expect(turns.take('prefetch')).rejects.toThrow('enough to do');
+    first();
+    await Promise.all(later);
+    expect(order).toEqual(['demand', 'prefetch']);
+    expect(turns.running).toBe(0);
+  });
+
+  it('of one that leaves are another one’s', async () => {
+    const turns = new Turns(1, 2);
+    const first = await turns.take('demand');
+    const leaving = new AbortController();
+    const gone = turns.take('demand', leaving.signal);
+    leaving.abort(new Error('left'));
+    await expect(gone).rejects.toThrow('left');
+    first();
+    (await turns.take('demand'))();
+    expect(turns.running).toBe(0);
+  });
+});
+
+describe('TLS between members', () => {
+  it('refuses another certificate than the announced one before anything is asked, each time', async () => {
+    const [home, other, asker] = [await makeIdentity(), await makeIdentity(), await makeIdentity()];
+    const seen: Array<string | undefined> = [];
+    const server = makeServer(home, (request, response) => {
+      seen.push(shownBy(request.socket));
+      response.end('bytes');
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    cleanup.defer(async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    });
+    const address = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const fingerprintOf = ({ certificate }: typeof home) => new X509Certificate(certificate).fingerprint256;
+    const ask = async (pin: typeof home) => {
+      const pool = poolTo({ address, fingerprint: fingerprintOf(pin) }, asker);
+      try {
+        const { body } = await pool.request({ path: '/', method: 'GET' });
+        return await body.text();
+      } finally {
+        await pool.destroy();
+      }
+    };
+    for (let time = 0; time < 2; time++) {
+      await expect(ask(other)).rejects.toThrow('another certificate');
+      expect(await ask(home)).toBe('bytes');
+    }
+    expect(seen).toEqual([fingerprintOf(asker), fingerprintOf(asker)]);
+  });
+});
+
+describe('a question for a piece', () => {
+  const headers = {
+    'x-cofa-registry': 'registry.example:5000',
+    'x-cofa-repository': 'team/app',
+    'x-cofa-size': '3000000',
+    'x-cofa-class': 'demand',
+  };
+  const ask = (url: string, more: Record<string, string> = {}) =>
+    readOrder({ url, headers: { ...headers, ...more } } as unknown as IncomingMessage);
+
+  it('is taken as it is meant, and not at all where it is none', () => {
+    const url = `/v1/piece/${digest('c')}/2`;
+    expect(ask(url)).toMatchObject({ index: 2, from: 0, to: 3_000_000 - 2 * 2 ** 20, class: 'demand' });
+    expect(ask(url, { range: 'bytes=10-19' })).toMatchObject({ from: 10, to: 20 });
+    const wrong: Array<[string, Record<string, string>]> = [
+      [`/v1/piece/${digest('c')}/3`, {}],
+      [`/v1/piece/${digest('C')}/0`, {}],
+      [url, { range: 'bytes=10-9' }],
+      [url, { range: 'bytes=0-2000000' }],
+      [url, { 'x-cofa-repository': '../../v2/other' }],
+      [url, { 'x-cofa-registry': 'user@host/path' }],
+      [url, { 'x-cofa-size': '1e99' }],
+      [url, { 'x-cofa-class': 'urgent' }],
+      [url, { 'x-cofa-token': 'two words' }],
+    ];
+    expect(wrong.map(([path, more]) => ask(path, more))).toEqual(wrong.map(() => undefined));
+  });
+});
+
+it('NATS lets no member speak in another’s name, nor listen to what is not for it', async () => {
+  const nodes = ['one', 'two'].map(newNodeUsers);
+  const server = await startNats({ config: accountsText(nodes), jetstream: false });
+  cleanup.defer(() => server.stop());
+  const refused: string[] = [];
+  const heard: string[] = [];
+  const [one, two] = await Promise.all(
+    nodes.map(async (node) => {
+      const bus = await connectBus(fleetUserOn({ url: server.url }, node), {
+        name: node.node,
+        reconnect: false,
+      });
+      cleanup.defer(() => bus.close());
+      void (async () => {
+        for await (const status of bus.status())
+          if (status.type === 'error' && status.error instanceof errors.PermissionViolationError)
+            refused.push(`${node.node} ${status.error.operation} ${status.error.subject}`);
+      })();
+      return bus;
+    }),
+  );
+  const names = { one: fleetBroadcasts('f', 'one'), two: fleetBroadcasts('f', 'two') };
+  one?.subscribe(names.one.everyHere, { callback: (_, message) => void heard.push(message.subject) });
+  await one?.flush();
+  two?.publish(names.one.here, 'I am one');
+  two?.publish('$JS.API.INFO', '', { reply: names.one.here });
+  two?.publish(names.two.here, 'I am two');
+  two?.subscribe('cofa.fleet.v1.f.ask.one.*');
+  await two?.flush();
+  await eventually('it is heard', () => heard.length > 0);
+  expect(heard).toEqual([names.two.here]);
+  await eventually('the rest is refused', () => refused.length >= 3);
+  expect(refused.toSorted()).toEqual([
+    `two publish $JS.API.INFO`,
+    `two publish ${names.one.here}`,
+    'two subscription cofa.fleet.v1.f.ask.one.*',
+  ]);
+});

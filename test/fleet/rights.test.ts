@@ -1,0 +1,206 @@
+/**
+ * A private image in a fleet: who asks with what, and gets what. A real engine holds it; the registry wants tokens, or a
+ * password (spegel issue 1432: a peer that has the bytes gave them to all).
+ */
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { X509Certificate } from 'node:crypto';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { PIECE_HEADERS } from '../../schemas/fleet.ts';
+import { connectBus } from '../../src/bus/connection.ts';
+import { Members } from '../../src/fleet/members.ts';
+import { poolTo } from '../../src/fleet/tls.ts';
+import { createLog } from '../../src/process/log.ts';
+import { makeIdentity } from '../../src/process/nats-identity.ts';
+import { realPorts } from '../../src/process/ports.ts';
+import { type FaultImage, pushImage } from '../faults/fault-image.ts';
+import { prose } from '../images/nasty.ts';
+import { errorOf, eventually, mountImage, runCofa } from '../support/engine.ts';
+import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
+import { readInParallel } from '../support/readers.ts';
+import { Cleanup } from '../support/temp.ts';
+import { fleetOf, startFleetNats, startMember, untilMet } from './support.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+
+const PASSWORD = 'a-password-that-no-file-may-hold';
+const LOGIN = `Basic ${Buffer.from(`joe:${PASSWORD}`).toString('base64')}`;
+const tokens = new Set<string>();
+
+/** `secret` is read with a token that joe gets, `closed` with joe's password each time. */
+function guard(registry: FaultRegistry): void {
+  registry.fault = ({ request, response, path, query }) => {
+    const { authorization } = request.headers;
+    if (path === '/token') {
+      if (authorization !== LOGIN && query.get('scope')?.includes('secret') === true) {
+        response.writeHead(401).end('{}');
+        return 'handled';
+      }
+      const token = `token-${tokens.size}-${query.get('scope') ?? ''}`.replaceAll(/[^\w-]/g, '-');
+      tokens.add(token);
+      response.end(JSON.stringify({ token, expires_in: 300 }));
+      return 'handled';
+    }
+    if (path.startsWith('/v2/closed/')) {
+      if (authorization === LOGIN) return 'pass';
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="test"' }).end();
+      return 'handled';
+    }
+    if (!path.startsWith('/v2/secret/')) return 'pass';
+    const token = /^Bearer (.+)$/.exec(authorization ?? '')?.[1];
+    if (token !== undefined && tokens.has(token)) return 'pass';
+    const challenge = `Bearer realm="${registry.origin}/token",service="test",scope="repository:secret:pull"`;
+    response.writeHead(401, { 'www-authenticate': challenge }).end();
+    return 'handled';
+  };
+}
+
+it('the registry decides for each asker: with a token of its own pull it gets the bytes of a peer, without nothing', async () => {
+  const directory = await cleanup.tempDir('fleet-rights');
+  const registry = await startFaultRegistry();
+  cleanup.defer(() => registry.stop());
+  const images: FaultImage[] = [];
+  for (const name of ['secret', 'closed'])
+    images.push(
+      await pushImage(join(directory, name), registry.host, name, [
+        { 'app/file': prose(6_000_000, name.length) },
+      ]),
+    );
+  const [secret, closed] = images as [FaultImage, FaultImage];
+  for (const { ref } of images) expect((await runCofa(['index', ref])).code).toBe(0);
+  guard(registry);
+  const login = join(directory, 'docker');
+  await mkdir(login);
+  const auths = { [registry.host]: { auth: LOGIN.slice('Basic '.length) } };
+  await writeFile(join(login, 'config.json'), JSON.stringify({ auths }));
+
+  const names = ['one', 'two', 'poor', 'spy'];
+  const fleet = await startFleetNats(cleanup, names);
+  const has = { args: ['--docker-config', login] };
+  const one = await startMember(cleanup, fleet, 'one', has);
+  const two = await startMember(cleanup, fleet, 'two', { args: [...has.args, '--fleet-cache', '0'] });
+  const poor = await startMember(cleanup, fleet, 'poor', { args: ['--fleet-cache', '0'] });
+  await untilMet([one, two, poor]);
+  const read = async (engine: typeof one, image: FaultImage, dir: string) => {
+    await mountImage(engine, image.ref, join(directory, dir));
+    const options = { root: join(directory, dir), expected: image.expected, readers: 2, copies: 1 };
+    expect((await readInParallel(options)).failures).toEqual([]);
+  };
+  const gets = ({ blobs: [blob] }: FaultImage) =>
+    registry.requests.filter(({ method, url }) => method === 'GET' && url.includes(blob?.digest ?? '?'))
+      .length;
+
+  // The first one's bytes came with its token; the second one shows its own, and the registry sends no byte again.
+  await read(one, secret, 'secret-one');
+  expect((await fleetOf(one)).bytes.origin).toBeGreaterThan(0);
+  const before = gets(secret);
+  await read(two, secret, 'secret-two');
+  expect(gets(secret)).toBe(before);
+  expect((await fleetOf(two)).asked.node).toBeGreaterThan(0);
+
+  // A password is handed to no member: what takes one comes from the registry, or from the node's startup packs.
+  const { bytes } = await fleetOf(two);
+  await read(one, closed, 'closed-one');
+  await read(two, closed, 'closed-two');
+  expect((await fleetOf(two)).bytes).toEqual(bytes);
+
+  // A node without the secret gets no image.
+  const refused = await poor.cli(['mount', '--json', secret.ref, join(directory, 'poor')]);
+  expect(errorOf(refused).code).toBe('unauthorized');
+
+  // Nor does a member that knows the digest, whatever it comes with; a stranger is not even answered.
+  const address = (await fleetOf(one)).members.find(({ name }) => name === 'one')?.address ?? '';
+  const file = JSON.parse(await readFile(fleet.join('spy')[3] as string, 'utf8')) as {
+    fleet: { user: string; password: string };
+  };
+  const bus = await connectBus(
+    { url: fleet.nats.url, user: file.fleet.user, pass: file.fleet.password },
+    { name: 'spy', reconnect: false },
+  );
+  cleanup.defer(() => bus.close());
+  const [identity, strange] = [await makeIdentity(), await makeIdentity()];
+  const members = new Members({
+    self: {
+      v: 1,
+      fleet: 'test',
+      id: 'spy',
+      zone: 'default',
+      address: '127.0.0.1:1',
+      fingerprint: new X509Certificate(identity.certificate).fingerprint256,
+      role: 'node',
+      weight: 0,
+      version: '0',
+      life: 'spy-spy-spy',
+      since: 0,
+    },
+    clock: realPorts().clock,
+    log: createLog('spy', 'silent'),
+    random: () => 0,
+    onJoined: () => {},
+    onGone: () => {},
+  });
+  cleanup.defer(() => members.leave());
+  members.join(bus);
+  const { fingerprint } = await eventually('the spy hears the others', () => members.find('one'));
+  await eventually('the spy is heard', async () =>
+    (await fleetOf(one)).members.some(({ name }) => name === 'spy'),
+  );
+  const ask = async (who: typeof identity, image: FaultImage, headers: Record<string, string>) => {
+    const pool = poolTo({ address, fingerprint }, who);
+    const [blob] = image.blobs as [{ digest: string; size: number }];
+    try {
+      const { statusCode, body } = await pool.request({
+        path: `/v1/piece/${blob.digest}/0`,
+        method: 'GET',
+        headers: {
+          [PIECE_HEADERS.registry]: registry.host,
+          [PIECE_HEADERS.repository]: image.repository,
+          [PIECE_HEADERS.size]: String(blob.size),
+          [PIECE_HEADERS.class]: 'demand',
+          ...headers,
+        },
+      });
+      const bytes = await body.arrayBuffer();
+      return [statusCode, bytes.byteLength > 1_000];
+    } finally {
+      await pool.destroy();
+    }
+  };
+  const [token] = [...tokens].toReversed();
+  const answers = {
+    'a member without a token': await ask(identity, secret, {}),
+    'a member with a token of its own making': await ask(identity, secret, {
+      [PIECE_HEADERS.token]: 'made-up',
+    }),
+    'a member that names a public repository': await ask(
+      identity,
+      { ...secret, repository: 'public' } as FaultImage,
+      {},
+    ),
+    'a member, for what takes a password': await ask(identity, closed, {}),
+    'a member with a token of the registry': await ask(identity, secret, {
+      [PIECE_HEADERS.token]: String(token),
+    }),
+    'a stranger with that token': await ask(strange, secret, { [PIECE_HEADERS.token]: String(token) }),
+  };
+  expect(answers).toEqual({
+    'a member without a token': [401, false],
+    'a member with a token of its own making': [404, false],
+    'a member that names a public repository': [200, true],
+    'a member, for what takes a password': [401, false],
+    'a member with a token of the registry': [200, true],
+    'a stranger with that token': [403, false],
+  });
+
+  // No token and no password is in any file of the engines.
+  const secrets = [PASSWORD, LOGIN.slice('Basic '.length), ...tokens];
+  for (const { root } of [one, two])
+    for (const folder of ['run', 'log', 'fleet']) {
+      const entries = await readdir(join(root, folder), { recursive: true, withFileTypes: true });
+      for (const entry of entries.filter((file_) => file_.isFile())) {
+        const bytes = await readFile(join(entry.parentPath, entry.name));
+        for (const one_ of secrets) expect(bytes.includes(one_), `${entry.name} holds a secret`).toBe(false);
+      }
+    }
+});
