@@ -296,6 +296,11 @@ const shapes = {
         prepared: instant.describe('flat metadata and span tables were in the store'),
         attached: instant.describe('the devices were there'),
         standing: instant.describe('the file system was mounted'),
+        logUs: count
+          .optional()
+          .describe(
+            'until the file system was mounted, the supervisor waited for the log; absent: not known',
+          ),
         lookupUs: count.optional().describe('the supervisor looked names of hosts up; absent: it did not'),
       })
       .optional()

@@ -299,6 +299,10 @@ export const WhyStart = z.object({
     .describe('critical path: the waits that followed one another up to the last'),
   criticalUs: us.describe('sum of the waits on it'),
   wall: StartWall,
+  cause: z
+    .enum(CAUSES)
+    .optional()
+    .describe('what held it up most, sidecar and pack left aside; absent: nothing that is worth a sentence'),
   faster: z.array(Faster).describe('what would have made it faster, the most first'),
 });
 

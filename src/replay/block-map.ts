@@ -36,6 +36,26 @@ export interface BlockMap {
   times: Float64Array;
 }
 
+/**
+ * A map as bytes: one a block with the state in its lowest two bits and the origin above them, then, from the next multiple of four
+ * on, a float32 (little-endian) a block with the time when it came, s since the first of them; 0: not known.
+ */
+export function packed({ states, origins, times }: BlockMap): Uint8Array<ArrayBuffer> {
+  const count = states.length;
+  const at = Math.ceil(count / 4) * 4;
+  const bytes = new Uint8Array(at + 4 * count);
+  let first = Number.POSITIVE_INFINITY;
+  for (const time of times) if (time > 0 && time < first) first = time;
+  const seconds = new DataView(bytes.buffer, at);
+  for (let block = 0; block < count; block++) {
+    bytes[block] = (states[block] as number) | ((origins[block] as number) << 2);
+    const time = times[block] as number;
+    // The first of them is not nothing.
+    if (time > 0) seconds.setFloat32(4 * block, Math.max(1e-6, (time - first) / 1000), true);
+  }
+  return bytes;
+}
+
 export class BlockHistory {
   /** `sha256:…` */
   readonly layer: string;

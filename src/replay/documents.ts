@@ -152,3 +152,18 @@ export interface Explanation {
   title: string;
   lines: string[];
 }
+
+/** A layer that the log tells of. */
+export interface LayerSummary {
+  /** Its id, `sha256:…`. */
+  layer: string;
+  diffId: string;
+  /** Uncompressed bytes. */
+  size: number;
+  blockCount: number;
+  blockSize: number;
+  /** Blocks. */
+  present: number;
+  /** References of the images that have it. */
+  images: string[];
+}

@@ -14,6 +14,8 @@ export interface StartFacts {
   origin: 'sidecar' | 'node' | undefined;
   /** µs in which the supervisor looked names up, before the mount. */
   lookupUs: number;
+  /** µs in which the supervisor waited for the log until the file system was mounted. */
+  logUs: number;
   /** Fetches that ended during the start. */
   jobs: ReadonlyArray<{
     class: 'demand' | 'prefetch' | 'pack';
@@ -64,67 +66,61 @@ const dns: Rule = ({ wall, lookupUs }) => {
   return { cause: 'dns', us, savedUs: us, text };
 };
 
-const registry: Rule = ({ wall, jobs, lookupUs, origin }) => {
+const registry: Rule = ({ wall, jobs, lookupUs, logUs, origin }) => {
   const first = median(
     jobs.filter(({ firstByteUs }) => firstByteUs > 0).map((job) => job.firstByteUs - job.lookupUs),
   );
-  const waited = wall.steps['first-byte'] ?? 0;
-  const resolve = Math.max(0, partUs(wall, 'resolve') - lookupUs);
+  const waited = (wall.steps['first-byte'] ?? 0) * (1 - starved(wall).reads);
+  const resolve = partUs(wall, 'resolve') - lookupUs - logUs;
   // The sidecar is a few requests, one after the other; an index on the node is something else.
-  const prepare = origin === 'sidecar' ? partUs(wall, 'prepare') : 0;
-  const each = first ?? resolve;
+  const prepare = origin === 'sidecar' ? partUs(wall, 'prepare') - GOOD_PREPARE_US : 0;
+  const asked =
+    (Math.max(0, resolve - GOOD_FIRST_BYTE_US) + Math.max(0, prepare)) * (1 - starved(wall).before);
+  const each = first ?? Math.max(0, resolve);
   const spared = each <= GOOD_FIRST_BYTE_US ? 0 : 1 - GOOD_FIRST_BYTE_US / each;
-  const asked = Math.max(0, resolve - GOOD_FIRST_BYTE_US) + Math.max(0, prepare - GOOD_PREPARE_US);
-  const us = waited + resolve + prepare;
+  const us = waited + asked;
   const text = `The registry let each request wait ${formatUs(each)} for its first byte. A registry that answers within ${formatUs(GOOD_FIRST_BYTE_US)}, or a mirror nearby (docs/mirrors.md), saves the most of that.`;
-  return { cause: 'registry', us, savedUs: spared * (waited + asked), text };
+  return { cause: 'registry', us, savedUs: spared * us, text };
 };
 
 const link: Rule = ({ wall, jobs }) => {
   const transferUs = jobs.reduce((sum, job) => sum + Math.max(0, job.fetchUs - job.firstByteUs), 0);
   const bytes = jobs.reduce((sum, job) => sum + job.bytes, 0);
   const rate = transferUs === 0 ? Number.POSITIVE_INFINITY : bytes / transferUs;
-  const us = wall.steps['transfer'] ?? 0;
+  const us = (wall.steps['transfer'] ?? 0) * (1 - starved(wall).reads);
   const savedUs = rate >= GOOD_RATE ? 0 : us * (1 - rate / GOOD_RATE);
   const text = `Bytes came at ${formatBytes(Math.round(rate * 1e6))} a second for each fetch, and reads waited ${formatUs(us)} for them. A link of 1 Gbit/s, or a mirror nearby, saves the most of that.`;
   return { cause: 'link', us, savedUs, text };
 };
 
 const processor: Rule = ({ wall }) => {
-  const { machine, processes } = wall;
+  const { machine } = wall;
   if (machine?.stalledUs === undefined || wall.us === 0) return undefined;
   const { cpus, othersUs, stalledUs } = machine;
   const share = othersUs / (cpus * wall.us);
-  const stalled = stalledUs.cpu / wall.us;
-  if (share < BUSY_SHARE || stalled < STALLED_SHARE) return undefined;
-  // A process waits for at most as long as the start lasts, and others are to blame for their share of it.
-  const waited = Math.max(0, ...processes.map(({ waitUs }) => waitUs));
-  const us = Math.min(stalledUs.cpu, wall.us);
-  const text = `Other programs took ${(share * cpus).toFixed(1)} of ${cpus} processors, and for ${formatUs(us)} tasks waited for one. A start on a machine with room, or a limit for the others, saves about half of that.`;
-  return { cause: 'processor', us, savedUs: Math.max(waited, (us * Math.min(1, share)) / 2), text };
+  if (share < BUSY_SHARE || stalledUs.cpu < STALLED_SHARE * wall.us) return undefined;
+  const { before: early, reads } = starved(wall);
+  const us = early * before(wall) + reads * partUs(wall, 'reads');
+  const text = `Other programs took ${(share * cpus).toFixed(1)} of ${cpus} processors: for ${formatUs(us)} of the start processes of the engine could have gone on and had none. A machine with room, or a limit for the others, saves that.`;
+  return { cause: 'processor', us, savedUs: us, text };
 };
 
 const disk: Rule = ({ wall }) => {
   const io = wall.machine?.stalledUs?.io;
-  const record = partUs(wall, 'record');
-  const written = wall.steps['write'] ?? 0;
-  const us = written + record + partUs(wall, 'prepare');
-  // Without a task of the machine that waited for the disk, it was not the disk.
-  const savedUs = io === undefined ? written : Math.min(io, us);
+  // What is synced before a client hears of the mount, and what fetchers write.
+  const us = (wall.steps['write'] ?? 0) + partUs(wall, 'record');
+  // Where no task of the machine waited for the disk, it was not the disk.
+  const savedUs = io === undefined ? (wall.steps['write'] ?? 0) : Math.min(io, us);
   const text = `Writing to the disk held the start up for about ${formatUs(savedUs)}. A faster disk below the root, or one that others leave alone, saves that.`;
-  return {
-    cause: 'disk',
-    us: savedUs,
-    savedUs: io !== undefined && io < STALLED_SHARE * savedUs ? 0 : savedUs,
-    text,
-  };
+  return { cause: 'disk', us, savedUs, text };
 };
 
-const theLog: Rule = ({ wall }) => {
-  const { log = 0, record = 0 } = Object.fromEntries(wall.parts.map(({ part, us }) => [part, us]));
+const theLog: Rule = ({ wall, logUs }) => {
   const io = wall.machine?.stalledUs?.io ?? 0;
+  const messages = ((wall.steps['queue'] ?? 0) + (wall.steps['other'] ?? 0)) * (1 - starved(wall).reads);
+  const asked = Math.max(logUs, partUs(wall, 'log')) * (1 - starved(wall).before);
   // What the disk held up is the disk's.
-  const us = log + Math.max(0, record - io) + (wall.steps['queue'] ?? 0) + (wall.steps['other'] ?? 0);
+  const us = asked + Math.max(0, partUs(wall, 'record') - io) + messages;
   const text = `The log and messages between processes took ${formatUs(us)}: NATS was away, or slow. With a NATS that answers the start does without.`;
   return { cause: 'log', us, savedUs: us, text };
 };
@@ -159,12 +155,29 @@ const pack: Rule = ({ wall, jobs, waitedBytes }) => {
   return { cause: 'pack', us, savedUs: us - left, text };
 };
 
+/**
+ * For which share of its waits a start waited for a processor, as far as the kernel says: the main threads of the processes that did
+ * the work could have run and had none.
+ */
+function starved(wall: StartWall): { before: number; reads: number } {
+  const waitOf = (name: string) => wall.processes.find((one) => one.name === name)?.waitUs ?? 0;
+  const fetchers = wall.processes.filter(({ name }) => name.startsWith('fetcher'));
+  const reads = waitOf('front-end') + Math.max(0, ...fetchers.map(({ waitUs }) => waitUs));
+  return {
+    before: Math.min(1, waitOf('supervisor') / Math.max(1, before(wall))),
+    reads: Math.min(1, reads / Math.max(1, partUs(wall, 'reads'))),
+  };
+}
+
 const partUs = (wall: StartWall, part: StartPart): number =>
   wall.parts.find((one) => one.part === part)?.us ?? 0;
 
 /** Before the file system stood. */
 const before = (wall: StartWall): number =>
-  (['client', 'resolve', 'log', 'prepare'] as const).reduce((sum, part) => sum + partUs(wall, part), 0);
+  (['resolve', 'log', 'prepare', 'attach', 'mount'] as const).reduce(
+    (sum, part) => sum + partUs(wall, part),
+    0,
+  );
 
 function median(values: readonly number[]): number | undefined {
   const sorted = [...values].sort((a, b) => a - b);

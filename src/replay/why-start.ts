@@ -43,6 +43,17 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
   const us = (at: number) => Math.max(0, Math.round((at - startAt) * 1000));
   const costs = costsOf(reads.list, jobs, log);
   const path = criticalPath(reads.list, mount.mountedAt);
+  const faster = fasterOf({
+    wall,
+    ref: mount.ref,
+    origin: originOf(log, mount),
+    lookupUs: mount.steps?.lookupUs ?? 0,
+    logUs: mount.steps?.logUs ?? 0,
+    jobs: jobs.filter((job) => job.error === undefined),
+    waitedBytes: costs.bytes,
+    ...evictionsOf(log, layers, startAt, story.to),
+  });
+  const cause = faster.find((one) => one.cause !== 'sidecar' && one.cause !== 'pack')?.cause;
   return {
     kind: 'start',
     mount: mount.id,
@@ -75,15 +86,8 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
     })),
     criticalUs: path.reduce((sum, { read }) => sum + read.us, 0),
     wall,
-    faster: fasterOf({
-      wall,
-      ref: mount.ref,
-      origin: originOf(log, mount),
-      lookupUs: mount.steps?.lookupUs ?? 0,
-      jobs: jobs.filter((job) => job.error === undefined),
-      waitedBytes: costs.bytes,
-      ...evictionsOf(log, layers, startAt, story.to),
-    }),
+    ...(cause !== undefined && { cause }),
+    faster,
   };
 }
 

@@ -1,6 +1,7 @@
 /** Why a read or a start took so long, as lines of at most `width` columns. */
 import type { WhyJob, WhyRead, WhyStart, WhyStep } from '../../schemas/replay.ts';
 import { printable } from '../terminal/output.ts';
+import { CAUSE_TEXT } from './causes.ts';
 import { formatUs } from './format.ts';
 import { formatBytes, formatShare, shortDigest } from '../terminal/table.ts';
 
@@ -99,7 +100,7 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
 }
 
 /** The whole start by part, what processes worked, and what would have made it faster. */
-function wallLines({ wall, faster }: WhyStart, width: number): string[] {
+function wallLines({ wall, cause, faster }: WhyStart, width: number): string[] {
   const { parts, steps, processes, machine } = wall;
   const lines = [
     `${formatUs(wall.us)} from the beginning of the command to the end of the start; ${formatShare(wall.accountedUs, wall.us)} of it is accounted for`,
@@ -130,6 +131,7 @@ function wallLines({ wall, faster }: WhyStart, width: number): string[] {
         `  ${name.padEnd(14)} ${formatUs(cpuUs).padStart(9)} worked, ${formatUs(waitUs)} waited for a processor`,
       );
   }
+  if (cause !== undefined) lines.push('', `held up most by: ${CAUSE_TEXT[cause]}`);
   if (faster.length > 0) lines.push('', 'what would have made it faster (estimates, each alone)');
   for (const { savedUs, text } of faster)
     lines.push(...wrapped(`- ${formatUs(savedUs)}: ${text}`, width - 2));

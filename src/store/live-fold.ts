@@ -44,6 +44,9 @@ export class LiveFold {
   /** Sequences of records that are folded and that the consumer has still to bring. */
   readonly #ahead = new Set<number>();
   #waiting: Array<() => void> = [];
+  #appending = 0;
+  #appendingSince = 0;
+  #appendedMs = 0;
 
   /** `fold`: a beginning of the log, as `loadNode` gave it; nothing else may change it from here on. */
   constructor(options: { events: Pick<EventLog, 'append'>; names: Subjects; fold: NodeFold }) {
@@ -75,7 +78,17 @@ export class LiveFold {
     event: NewEvent<T>,
     options?: Pick<AppendOptions, 'early'>,
   ): Promise<LogRecord<EventOf<T>>> {
-    return await this.#events.append(this.#names.event(kindOf(event.type), id), event, options);
+    if (this.#appending++ === 0) this.#appendingSince = performance.now();
+    try {
+      return await this.#events.append(this.#names.event(kindOf(event.type), id), event, options);
+    } finally {
+      if (--this.#appending === 0) this.#appendedMs += performance.now() - this.#appendingSince;
+    }
+  }
+
+  /** For how long so far at least one append has been waited for, ms. */
+  get appendedMs(): number {
+    return this.#appendedMs + (this.#appending === 0 ? 0 : performance.now() - this.#appendingSince);
   }
 
   /** Calls the listener after each event, own and foreign, until the returned function is called. */

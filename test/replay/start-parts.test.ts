@@ -191,6 +191,7 @@ describe('what would have made a start faster', () => {
     ref: 'app',
     origin: undefined,
     lookupUs: 0,
+    logUs: 0,
     jobs: [],
     waitedBytes: 0,
     evictedBlocks: 0,
@@ -207,6 +208,7 @@ describe('what would have made a start faster', () => {
     expect(first({ wall: wall({ reads: 2e6 }, { transfer: 1.9e6 }), jobs: [thin] })).toBe('link');
     expect(first({ wall: wall({ resolve: 2e6, program: 1e5 }), lookupUs: 1.9e6 })).toBe('dns');
     expect(first({ wall: wall({ log: 3e6, program: 1e5 }) })).toBe('log');
+    expect(first({ wall: wall({ resolve: 3e6, program: 1e5 }), logUs: 2.9e6 })).toBe('log');
     expect(first({ wall: wall({ prepare: 3e6 }), origin: 'node' })).toBe('sidecar');
   });
 });

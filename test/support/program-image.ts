@@ -1,13 +1,13 @@
 /** Images that really run: programs of this machine with their libraries, and files for them to read. */
 import { execFile } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { pushLayout } from '../../ops/images/layout.ts';
 import { makeRootfs } from '../container/host-rootfs.ts';
 import { buildImage, noise, type Variant } from '../images/nasty.ts';
 
-/** Pushes `HOST/REPOSITORY:1`: sh, cat, sleep, perl and others, and `/data/noise-N` of so many bytes each. */
+/** Pushes `HOST/REPOSITORY:1`: sh, cat, dd, sleep, perl and others, and `/data/noise-N` of so many bytes each. */
 export async function pushPrograms(
   directory: string,
   host: string,
@@ -16,6 +16,7 @@ export async function pushPrograms(
 ): Promise<string> {
   const rootfs = join(directory, 'rootfs');
   await makeRootfs(rootfs);
+  await copyFile(await realpath('/bin/dd'), join(rootfs, 'bin/dd'));
   for (let index = 0; index < files; index++)
     await writeFile(join(rootfs, `data/noise-${index}`), noise(fileBytes, seed + index));
   await mkdir(join(directory, 'image'), { recursive: true });

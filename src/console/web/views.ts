@@ -3,8 +3,10 @@
  * route (src/console/routes.ts). docs/console.md tells how one is added.
  */
 import type { ComponentChild } from 'preact';
+import { layersView } from './views/layers.tsx';
 import { logView } from './views/log.tsx';
 import { nodeView } from './views/node.tsx';
+import { startView } from './views/start.tsx';
 
 export interface View {
   /** In the address: `#/id`. */
@@ -16,4 +18,4 @@ export interface View {
   Body: (props: { words: URLSearchParams }) => ComponentChild;
 }
 
-export const VIEWS: readonly View[] = [nodeView, logView];
+export const VIEWS: readonly View[] = [nodeView, logView, startView, layersView];

@@ -84,7 +84,7 @@ export class Mounts {
   /** Mounts an image at a directory. Errors: `conflict` when the directory is taken, those of the image. */
   async mount(order: MountOrder): Promise<MountReply> {
     const asked = Date.now();
-    const steps = new StartSteps();
+    const steps = new StartSteps(this.#options.live);
     const { request, above, onProgress } = order;
     const { start, program } = request;
     const dir = cleanPath(request.dir);

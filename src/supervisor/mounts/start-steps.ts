@@ -8,10 +8,19 @@ export class StartSteps {
   readonly #now: () => number;
   readonly #lookups: { since(from: number): number };
   readonly #since: number;
+  readonly #log: { readonly appendedMs: number };
+  readonly #appendedBefore: number;
   readonly #at: Partial<Steps> = {};
 
-  /** `now`: the wall clock. `since`: monotonic, ms. */
-  constructor(now: () => number = Date.now, since: number = performance.now(), lookups = nameLookups) {
+  /** `now`: the wall clock. `since`: monotonic, ms. `log`: for how long appends have been waited for. */
+  constructor(
+    log: { readonly appendedMs: number },
+    now: () => number = Date.now,
+    since: number = performance.now(),
+    lookups = nameLookups,
+  ) {
+    this.#log = log;
+    this.#appendedBefore = log.appendedMs;
     this.#now = now;
     this.#since = since;
     this.#lookups = lookups;
@@ -36,16 +45,17 @@ export class StartSteps {
   /** The file system is mounted. */
   standing(): void {
     this.#at.standing = this.#now();
+    this.#at.logUs = Math.round(1000 * (this.#log.appendedMs - this.#appendedBefore));
   }
 
   /** For `mount.mounted`, none before the one in front of it; undefined where one is missing. */
   take(): Steps | undefined {
-    const { resolved, logged, prepared, attached, standing } = this.#at;
+    const { resolved, logged, prepared, attached, standing, logUs = 0 } = this.#at;
     if (resolved === undefined || logged === undefined || attached === undefined || standing === undefined)
       return undefined;
     const readyAt = Math.min(attached, Math.max(logged, prepared ?? logged));
     const lookupUs = this.#lookups.since(this.#since);
-    const steps = { resolved, logged, prepared: readyAt, attached, standing };
+    const steps = { resolved, logged, prepared: readyAt, attached, standing, logUs };
     return lookupUs > 0 ? { ...steps, lookupUs } : steps;
   }
 }

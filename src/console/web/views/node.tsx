@@ -185,7 +185,7 @@ function Starts({ starts }: { starts: readonly StartSummary[] }) {
 const PHASES = ['resolve', 'prepare', 'attach', 'mount', 'reads'] as const;
 
 function Start({ start, longest }: { start: StartSummary; longest: number }) {
-  const { ref, time, seq, state, mountMs, startMs, phases, reads, failure, bytes } = start;
+  const { mount, ref, time, seq, state, mountMs, startMs, phases, reads, failure, bytes } = start;
   const facts = [
     time.slice(11, 23),
     ...(mountMs === undefined ? [] : [`mounted after ${formatDuration(mountMs)}`]),
@@ -202,6 +202,15 @@ function Start({ start, longest }: { start: StartSummary; longest: number }) {
           {ref}
         </a>
         {state !== 'ready' && <Badge text={state} level={state === 'failed' ? 'bad' : 'plain'} />}
+        {state === 'ready' && (
+          <a
+            class="facts"
+            href={addressOf('start', { mount })}
+            aria-label={`why the start of ${ref} took so long`}
+          >
+            why
+          </a>
+        )}
         {reads !== undefined && reads.failed > 0 && (
           <Badge text={`${reads.failed} reads failed`} level="bad" />
         )}
