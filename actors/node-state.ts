@@ -237,6 +237,7 @@ const LAYER_FOLD: LayerFold = {
     else if (scope === undefined) layer.damaged = undefined;
   },
   'layer.trace': () => {},
+  'layer.started': () => {},
 };
 
 /** The handler of a layer's event, for the whole node. */
@@ -322,6 +323,7 @@ const FOLD: Fold = {
   'layer.handed-over': ofLayer('layer.handed-over'),
   'layer.scrubbed': ofLayer('layer.scrubbed'),
   'layer.trace': ofLayer('layer.trace'),
+  'layer.started': ofLayer('layer.started'),
   'layer.evicted': ofLayer('layer.evicted'),
   'layer.taken-back': ofLayer('layer.taken-back'),
   'layer.removed': ofLayer('layer.removed'),

@@ -39,12 +39,12 @@ export function flawOf(record: unknown): Flaw | undefined {
   return { type, field: issue?.path.join('.') ?? '', problem: issue?.message ?? 'not what its type says' };
 }
 
-/**
- * The same for a record that is in the log. What reads waited for is not judged there: it says nothing of the state, and is no
- * reason to start no engine.
- */
+/** What reads waited for, and what a start read: they say nothing of the state. */
+const ACCOUNTS: ReadonlySet<unknown> = new Set<EventType>(['layer.trace', 'layer.started']);
+
+/** The same for a record that is in the log. Accounts are not judged there: they are no reason to start no engine. */
 export const flawOfStored = (record: unknown): Flaw | undefined =>
-  (record as { type?: unknown } | undefined)?.type === 'layer.trace' ? undefined : flawOf(record);
+  ACCOUNTS.has((record as { type?: unknown } | undefined)?.type) ? undefined : flawOf(record);
 
 /** `ranges.3.1: too small`, for a message. */
 export const flawSentence = ({ field, problem }: Flaw): string =>

@@ -246,6 +246,33 @@ const shapes = {
       .describe('[first block, count, why it was fetched] of what has come; absent: not known'),
     dropped: count.describe('entries that found no room in the batch'),
   },
+  /**
+   * A start of an image with this layer is over: what it read of the layer. One for each layer that was read; `place` counts the
+   * first reads of all layers of the image. Says nothing of the state: the fold passes over it.
+   */
+  'layer.started': {
+    manifest: digest,
+    start: text.describe("which of the image's commands: program and first argument, or default"),
+    ahead: z
+      .enum(['pack', 'files', 'hints', 'nothing'])
+      .describe('what said before what it would read: a startup pack, the start of an earlier build, hints'),
+    cores: count.describe('processors of the node'),
+    reads: list(z.tuple([count, count, count])).describe('[first block, count, place] in reading order'),
+    clock: list(z.tuple([count, instant])).describe(
+      '[place, ms since the epoch]: by then so many blocks of the image had been read',
+    ),
+    foretold: list(z.tuple([count, count, count]))
+      .optional()
+      .describe('[first block, count, place in the order of all layers] that `ahead` named; absent: none'),
+    pack: z
+      .strictObject({
+        bytes: count.describe('as it is stored'),
+        at: instant.describe('when it was asked for, ms since the epoch'),
+        us: count.optional().describe('until all of it had come; absent: it had not'),
+      })
+      .optional()
+      .describe('absent: no pack was brought'),
+  },
   'layer.evicted': {
     ranges: runs.describe('[first block, count] that are absent again'),
     reason: z.enum(['limit', 'prune', 'scrub', 'lost']).describe('lost: found as holes of the file'),

@@ -417,6 +417,58 @@ export const StartComparison = z.object({
   text: z.array(z.string()).describe('sentences'),
 });
 
+const outcome = z.object({
+  us: us.describe('from the call to the answer of the last block that the start read for the first time'),
+  endUs: us.optional().describe("to the container's end; absent: it went on"),
+  phases: z.array(z.object({ phase: z.enum(['resolve', 'prepare', 'attach', 'reads']), us })),
+  reads: z.object({
+    count: count.describe('reads that are run again'),
+    waited: count,
+    failed: count.describe('of them: got EIO'),
+    waitedUs: us.describe('sum over all reads'),
+    blockedUs: us.describe('time in which at least one read waited'),
+    p50Us: us,
+    maxUs: us,
+  }),
+  bytes: z
+    .object({ sidecar: count, pack: count, demand: count, ahead: count, rest: count })
+    .describe('compressed, that came until then; measured ones count the rest as `ahead`'),
+  requests: count.describe('for blocks and the pack'),
+});
+
+const conditions = z.object({
+  rate: z.number().nullable().describe('bits a second; null: the link limits nothing'),
+  rttMs: z.number().min(0),
+  ahead: z.enum(['pack', 'files', 'hints', 'nothing']).describe('what says before what the start will read'),
+  prefetch: z.boolean(),
+  prefetchLimit: count.optional().describe('bytes a second'),
+  fetchers: count,
+  slots: count.describe('jobs side by side in one fetcher'),
+  cores: count,
+  block: count.optional().describe('bytes of a block; absent: as it is'),
+});
+
+/** `what-if`: a recorded start under other conditions. */
+export const WhatIf = z.object({
+  kind: z.literal('what-if'),
+  mount: z.string(),
+  ref: z.string(),
+  manifest: z.string(),
+  dir: z.string(),
+  time: z.iso.datetime().describe('when the recorded start began'),
+  recorded: z.object({
+    conditions,
+    measured: outcome.describe('as it went'),
+    model: outcome.describe('what the model makes of the same conditions: how far it is off'),
+  }),
+  predicted: z.object({ conditions, outcome }),
+  best: z
+    .array(z.object({ conditions, outcome }))
+    .optional()
+    .describe('with --best: policies under the same link, the fastest first'),
+  notes: z.array(z.string()).describe('what is guessed'),
+});
+
 /** `replay export --perfetto` */
 export const PerfettoExport = z.strictObject({
   file: z.string(),
@@ -466,6 +518,7 @@ export const REPLAY_SCHEMAS = {
   'replay.comparison': StartComparison,
   'replay.block-map': BlockMapDocument,
   'replay.block': BlockDocument,
+  'replay.what-if': WhatIf,
   'events.export': ExportResult,
   'replay.export': TraceExport,
 } as const;
@@ -485,5 +538,6 @@ export type BlockDocument = z.output<typeof BlockDocument>;
 export type StartPart = (typeof START_PARTS)[number];
 export type StartWall = z.output<typeof StartWall>;
 export type Faster = z.output<typeof Faster>;
+export type WhatIf = z.output<typeof WhatIf>;
 export type WhyStep = z.output<typeof WhyStep>;
 export type WhyJob = z.output<typeof WhyJob>;

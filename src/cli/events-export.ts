@@ -36,6 +36,7 @@ export function defineExport(command: Command, context: Context): void {
       const { openLiveLog } = await import('../replay/live-log.ts');
       const { exportLog } = await import('../replay/export.ts');
       const { pathsOfRoot } = await import('../image/file-paths.ts');
+      const { shapesOfRoot } = await import('../replay/shapes.ts');
       const { ProgressView } = await import('./progress.ts');
       const moments = {
         from: options.from === undefined ? undefined : parseMoment(options.from),
@@ -53,6 +54,7 @@ export function defineExport(command: Command, context: Context): void {
           now: Date.now(),
           replace: options.force === true,
           pathsOf: pathsOfRoot(context.root),
+          shapes: shapesOfRoot(context.root),
           signal,
           onProgress: (events) =>
             progress.update('events', { label: `${events} events`, done: 0, total: undefined }),

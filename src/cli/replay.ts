@@ -11,6 +11,7 @@ import { type Context, examples, numberOption } from './context.ts';
 import { renderEvent } from './events.ts';
 import { logSource } from './log-source.ts';
 import { defineTraceExport } from './replay-export.ts';
+import { defineWhatIf } from './replay-what-if.ts';
 import { defineWhy } from './replay-why.ts';
 
 export interface SourceOptions {
@@ -118,11 +119,13 @@ Exit codes: 3 when no event fulfils --break, and the usual ones (cofa help exit-
     ['cofa replay --diff 120 340', 'what changed between two sequences'],
     ["cofa replay --break 'read > 100ms'", 'the first slow read'],
     ['cofa replay why --read slowest', 'what it waited for'],
+    ['cofa replay what-if --rate 100M --rtt 20', 'what the last start would take over another link'],
     ['cofa replay export --start --perfetto start.json', 'the last start, for ui.perfetto.dev'],
   ]);
   command.enablePositionalOptions();
   defineWhy(command.command('why [file]'), context);
   defineTraceExport(command.command('export [file]'), context);
+  defineWhatIf(command.command('what-if [file]'), context);
 }
 
 export function addSourceOptions(command: Command): void {
@@ -161,7 +164,9 @@ export async function load(
     if (file !== undefined) return await loadFile(file, range);
     const loaded = await loadLive(logSource(context.root, options), range);
     const { pathsOfRoot } = await import('../image/file-paths.ts');
+    const { shapesOfRoot } = await import('../replay/shapes.ts');
     loaded.log.paths = pathsOfRoot(context.root);
+    loaded.log.shapes = shapesOfRoot(context.root);
     return loaded;
   } finally {
     progress.stop();

@@ -20,6 +20,7 @@ import { LayerEvictions } from './layer-evictions.ts';
 import { LayerFetches } from './layer-fetches.ts';
 import { LayerWhole } from './layer-whole.ts';
 import { LayerWriter } from './layer-writer.ts';
+import type { StartedEvent } from './start-story.ts';
 import { presentIn, type SpanUse } from './span-use.ts';
 import { spanRunsOf, Trace } from './trace.ts';
 
@@ -305,6 +306,14 @@ export class LayerHost {
     this.#core.send({ type: 'promise.ended', job, now: this.#core.now() });
     this.#trace.packEnded(job);
     this.#writer.flushSoon();
+  }
+
+  /** A start that has read of the layer is over. An account that the log does not take is lost. */
+  started(event: StartedEvent): void {
+    const { log } = this.#core.options;
+    this.#writer
+      .inTurn(() => this.#writer.append(event))
+      .catch((error: unknown) => log.warn({ layer: this.#core.diffId, error }, 'a start is not in the log'));
   }
 
   // ── What it is like ──

@@ -1,4 +1,5 @@
 /** What a front end is made of, by the stages of its start (main.ts). */
+import { availableParallelism } from 'node:os';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
 import { Counts } from '../../actors/counts.ts';
@@ -88,7 +89,15 @@ export function startFetching(
     ownFetcher,
     machine: settings.defers === false ? UNTOUCHED : machine,
   });
-  const starts = new Starts({ pool, layer: (diffId) => layers.opened.get(diffId), now, log, counts });
+  const starts = new Starts({
+    pool,
+    layer: (diffId) => layers.opened.get(diffId),
+    now,
+    epochMs: clock.wallMs,
+    cores: availableParallelism(),
+    log,
+    counts,
+  });
   const rest = new Rest({ clock, layers, starts, fetchers: () => pool.fetchers });
   return { pool, starts, rest, health: watchFrontBus(bus, settings, conditions, pool) };
 }

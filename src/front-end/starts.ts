@@ -13,6 +13,7 @@ import { layerOf, type PackSource, type RecordOrder, type StartRun } from '../..
 import type { BeginStart } from '../../schemas/front.ts';
 import type { FirstReads } from '../fuse/transport.ts';
 import type { FetchPool } from './fetch-pool.ts';
+import { StartStories, type StartedEvent } from './start-story.ts';
 
 /** What is needed of a layer that is open. */
 export interface StartLayer {
@@ -30,6 +31,8 @@ export interface StartLayer {
   /** The pack brings blocks, of other layers. */
   promiseHeard(job: number): void;
   promiseEnded(job: number): void;
+  /** A start that has read of it is over: the log is told. */
+  started(event: StartedEvent): void;
 }
 
 interface Recording {
@@ -69,15 +72,22 @@ const IDLE_LIMIT_MS = 30_000;
 const MOST_KNOWN = 64;
 const MOST_KNOWN_RUNS = 20_000;
 
+export interface StartsOptions {
+  pool: Pick<FetchPool, 'submit' | 'release' | 'cancel'>;
+  layer(diffId: string): StartLayer | undefined;
+  /** Monotonic, ms. */
+  now: () => number;
+  /** Ms since the epoch; absent: the log is told of no start. */
+  epochMs?: () => number;
+  /** Processors of the node, for the log. */
+  cores?: number;
+  log: Logger;
+  /** Starts that are over are counted here. */
+  counts?: Counts | undefined;
+}
+
 export class Starts {
-  readonly #options: {
-    pool: Pick<FetchPool, 'submit' | 'release' | 'cancel'>;
-    layer(diffId: string): StartLayer | undefined;
-    now: () => number;
-    log: Logger;
-    /** Starts that are over are counted here. */
-    counts?: Counts | undefined;
-  };
+  readonly #options: StartsOptions;
   readonly #clock = new Int32Array(new SharedArrayBuffer(8));
   readonly #recordings = new Map<string, Recording>();
   /** By start: what the pack has that came from the registry for it. */
@@ -86,19 +96,15 @@ export class Starts {
   readonly #whole = new Map<string, StartSet>();
   /** By start: packs that were only asked for yet. */
   readonly #held = new Map<string, HeldPack>();
+  /** What the log is to hear of starts that are under way. */
+  readonly #stories = new StartStories();
   #recorded: Recorded[] = [];
   #packs = 0;
   #nextPack = 1;
   #seen = 0;
   #lastFirstRead = Number.NEGATIVE_INFINITY;
 
-  constructor(options: {
-    pool: Pick<FetchPool, 'submit' | 'release' | 'cancel'>;
-    layer(diffId: string): StartLayer | undefined;
-    now: () => number;
-    log: Logger;
-    counts?: Counts | undefined;
-  }) {
+  constructor(options: StartsOptions) {
     this.#options = options;
   }
 
@@ -130,7 +136,11 @@ export class Starts {
   /** An image was attached, and what will run in it starts. */
   begin(order: BeginStart): void {
     if (order.pack !== undefined && !this.#release(order, order.pack)) this.#bring(order);
-    if (order.hints !== undefined) this.#aim(order.hints);
+    if (order.hints !== undefined) {
+      const { devices, runs } = order.hints;
+      this.#stories.of(keyOf(order)).named('hints', devices, runs);
+      this.#aim(order.hints);
+    }
     if (!order.record || this.#recordings.size >= MOST_RECORDINGS) return;
     // Recordings that run at the same time share the clock: the later one restarts the ticks of layers in common.
     const since = Atomics.load(this.#clock, 0);
@@ -149,6 +159,7 @@ export class Starts {
       const isAll = recording.order.layers.every((layer) =>
         isWhole(this.#options.layer(layerOf(layer))?.state),
       );
+      this.#note(key, recording, ticks);
       const state = recording.watch.look(now, ticks, isAll);
       if (state === 'going-on') continue;
       this.#recordings.delete(key);
@@ -156,6 +167,11 @@ export class Starts {
     }
     for (const [key, held] of this.#held) if (now - held.since >= HELD_MS) this.#giveUp(key, held);
     this.#submitRecorded(now);
+  }
+
+  #note(key: string, { since }: Recording, ticks: number): void {
+    const { epochMs } = this.#options;
+    if (epochMs !== undefined) this.#stories.of(key).look(ticks - since, epochMs());
   }
 
   /** The layer is about to be closed: what started is over, or at an end that comes to the same. */
@@ -206,6 +222,8 @@ export class Starts {
     const startedAt = this.#options.now();
     let heardAt = startedAt;
     this.#packs += 1;
+    const story = this.#stories.of(key);
+    if (pack.kind !== 'files') story.asked(pack.size, this.#options.epochMs?.() ?? 0);
     let isOver = false;
     const job = pool.submit(
       { kind: 'pack', layer: '', manifest, layers, pack, ...(ahead === true ? { held: true } : {}) },
@@ -213,6 +231,7 @@ export class Starts {
         pack: ({ devices, runs }) => {
           contents.devices = devices;
           for (const run of runs) contents.runs.push(run);
+          story.named(pack.kind === 'files' ? 'files' : 'pack', devices, runs);
           if (pack.kind === 'registry') keep(this.#brought, key, contents);
           for (const [device, diffId] of devices.entries()) {
             const mine = runsOf(device, runs);
@@ -247,6 +266,7 @@ export class Starts {
           if (this.#held.get(key)?.number === number) this.#held.delete(key);
           for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
           const ms = Math.round(this.#options.now() - startedAt);
+          if (failure === undefined) story.came(ms * 1000);
           if (failure !== undefined) this.#brought.delete(key);
           else if (pack.kind !== 'files') keep(this.#whole, JSON.stringify(pack), contents);
           const what = pack.kind === 'files' ? 'start of an earlier image' : 'startup pack';
@@ -298,6 +318,11 @@ export class Starts {
       else runs.push([device, block, 1]);
     }
     const { manifest, start, repository, layers } = order;
+    const story = this.#stories.take(keyOf(order));
+    const { epochMs, cores = 1 } = this.#options;
+    if (epochMs !== undefined)
+      for (const [id, event] of story.events({ manifest, start, devices, found, since, cores }))
+        this.#options.layer(id)?.started(event);
     this.#options.log.info({ manifest, start, blocks: found.length, ms: watch.lasted }, 'start recorded');
     if (runs.length === 0) return;
     const ahead =

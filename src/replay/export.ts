@@ -6,6 +6,7 @@ import { planLive, type LoadOptions } from './load.ts';
 import { type BlockPaths, LogFileWriter, type LogHeader, type LogSummary } from './log-file.ts';
 import { decodeRecord } from './record.ts';
 import { learnDiffId } from './replay-log.ts';
+import { ShapeCollector, type Shapes } from './shapes.ts';
 
 export interface ExportOptions extends LoadOptions {
   /** Version of cofa, for the header. */
@@ -17,6 +18,8 @@ export interface ExportOptions extends LoadOptions {
   pathsOf?: PathsOf;
   /** The file takes no more events when it has so many bytes, about. */
   maxBytes?: number;
+  /** Where the shapes of layers are; stored for the layers of the log. */
+  shapes?: Shapes;
 }
 
 export interface ExportResult extends LogSummary {
@@ -38,6 +41,7 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
   const { cutter, records } = await planLive(live, options);
   const paths: BlockPaths = {};
   const known = new Set<string>();
+  const shapes = options.shapes && new ShapeCollector(options.shapes);
   let writer: LogFileWriter | undefined;
   const start = async () => {
     const begin = cutter.beginning();
@@ -74,6 +78,7 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
       if (cut) break;
       const decoded = decodeRecord(raw.bytes);
       await writer.add(raw, decoded.at ?? 0);
+      shapes?.learn(raw, decoded);
       const id = raw.subject.slice(raw.subject.lastIndexOf('.') + 1);
       if (decoded.type === 'layer.opened') learnDiffId(diffIds, id, decoded.record);
       if (decoded.type === 'layer.trace' && options.pathsOf !== undefined) {
@@ -83,7 +88,8 @@ export async function exportLog(live: LiveLog, file: string, options: ExportOpti
     }
     options.signal?.throwIfAborted();
     writer ??= await start();
-    const summary = await writer.finish(paths);
+    shapes?.learnBeginning(cutter.beginning());
+    const summary = await writer.finish(paths, shapes?.collect());
     return {
       file,
       node: live.node,

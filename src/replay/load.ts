@@ -9,6 +9,7 @@ import { type LogFrame, LogFileReader } from './log-file.ts';
 import { type Moment, timeOfMoment } from './moments.ts';
 import { decodeRecord, foldRecord, partsOfSubject, type RawRecord } from './record.ts';
 import { type Beginning, emptyBeginning, ReplayLog } from './replay-log.ts';
+import { shapesOfRecord } from './shapes.ts';
 import { Selection, type SelectionOptions } from './selection.ts';
 
 export interface LoadOptions extends SelectionOptions {
@@ -50,6 +51,7 @@ export async function loadFile(path: string, options: LoadOptions = {}): Promise
           options,
         );
     takePaths(log, reader);
+    if (reader.shapes !== undefined) log.shapes = shapesOfRecord(reader.shapes);
     if (reader.header.beginning?.reason === 'retention')
       log.notes.push(`what came before sequence ${log.beginning.seq} had been removed from the log`);
     if (reader.damage !== undefined) log.notes.push(`only what is whole is shown: ${reader.damage}`);

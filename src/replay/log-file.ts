@@ -7,6 +7,7 @@
  *   S  the state in front of the first event (src/store/node-codec.ts); only where the log does not begin with nothing
  *   E  events: a frame (frames.ts); any number
  *   p  file paths of blocks that traces name, for `why`
+ *   g  shapes of layers (shapes.ts), for `what-if`
  *   T  trailer: number of events, first and last sequence and time, SHA-256 of everything before it; always the last
  *
  * A reader skips unknown sections with small letters; it refuses unknown capital ones, and another version. The file is
@@ -22,6 +23,7 @@ import { decodeFrame, FrameBuilder, MAX_FRAME_BYTES } from './frames.ts';
 import type { RawRecord } from './record.ts';
 import { decodeNodeState, encodeNodeState } from '../store/node-codec.ts';
 import { type Beginning, emptyBeginning } from './replay-log.ts';
+import type { ShapesRecord } from './shapes.ts';
 import type { FrameLoader } from './timeline.ts';
 
 export const LOG_FORMAT = 1;
@@ -132,10 +134,14 @@ export class LogFileWriter {
   }
 
   /** Writes the rest, syncs the file and gives it its name. */
-  async finish(paths: BlockPaths = {}): Promise<LogSummary> {
+  async finish(paths: BlockPaths = {}, shapes?: ShapesRecord): Promise<LogSummary> {
     try {
       if (this.#frame.count > 0) await this.#section('E', this.#frame.take());
       if (Object.keys(paths).length > 0) await this.#section('p', packr.pack(paths));
+      if (shapes !== undefined && Object.keys(shapes.tables).length > 0) {
+        const packed = packr.pack(shapes);
+        if (packed.length <= MAX_FRAME_BYTES) await this.#section('g', packed);
+      }
       const sha256 = this.#digest.copy().digest();
       await this.#section('T', packr.pack({ ...this.#summary, sha256 }));
       await this.#file.sync();
@@ -193,6 +199,8 @@ export class LogFileReader {
   /** After `frames` has ended. */
   summary: LogSummary | undefined;
   paths: BlockPaths = {};
+  /** As `shapesOfRecord` takes it; undefined: the file has none. */
+  shapes: unknown;
   /** Why the rest was left out, with `partial`. */
   damage: string | undefined;
   readonly #fd: number;
@@ -282,6 +290,7 @@ export class LogFileReader {
           return;
         }
         if (section.type === 'p') this.paths = this.#map(section) as BlockPaths;
+        else if (section.type === 'g') this.shapes = this.#map(section);
         else if (section.type === 'E') yield this.#frame(section);
         else if (section.type !== section.type.toLowerCase())
           throw new CofaError(

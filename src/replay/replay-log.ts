@@ -9,6 +9,7 @@ import { type CheckpointOptions, Checkpoints, copyState } from './checkpoints.ts
 import type { Countable } from './density.ts';
 import { type DecodedRecord, decodeRecord, foldRecord, type RawRecord } from './record.ts';
 import { type FrameLoader, Timeline } from './timeline.ts';
+import { NO_SHAPES, type Shapes } from './shapes.ts';
 import { TraceIndex } from './trace-index.ts';
 
 /** The state in front of a log's first event. */
@@ -29,6 +30,8 @@ export class ReplayLog {
   readonly traces = new TraceIndex();
   /** Files that have a block of a layer, by diffID: from the flat images, where they are at hand. */
   paths: PathsOf = () => [];
+  /** Spans of the layers, where their tables are at hand. */
+  shapes: Shapes = NO_SHAPES;
   /** Notes about this log for the user, one sentence each. */
   readonly notes: string[] = [];
   readonly #checkpoints: Checkpoints;

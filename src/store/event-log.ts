@@ -103,7 +103,7 @@ const MOST_WAITING = 20_000;
 const MOST_IN_THE_WAY = 20;
 
 /** Facts that come often, and that nobody was promised: they may be lost in a power cut. */
-const BULK: ReadonlySet<string> = new Set(['layer.blocks', 'layer.trace']);
+const BULK: ReadonlySet<string> = new Set(['layer.blocks', 'layer.trace', 'layer.started']);
 
 export class EventLog {
   readonly #bus: NatsConnection;

@@ -135,13 +135,14 @@ it('hints are told to the layers that are open, each its own blocks in order; to
 });
 
 /** `starts` anew, over two open layers; and what it asks for. */
-function startsOver(layerOf: (diffId: string) => Partial<StartLayer>) {
+function startsOver(layerOf: (diffId: string) => Partial<StartLayer>, epochMs?: () => number) {
   const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
   const asked: JobListener[] = [];
   starts = new Starts({
     pool: { submit: (_, listener) => asked.push(listener), release: () => {}, cancel: () => undefined },
     layer: (diffId) => open.get(diffId) as StartLayer | undefined,
     now: () => time,
+    ...(epochMs === undefined ? {} : { epochMs }),
     log: createLog('test', 'silent'),
   });
   return { asked, open };
@@ -216,4 +217,62 @@ it('a pack that has come before is not asked for again while its blocks are here
   expect(bring('whole')).toBe(false);
   open.delete('sha256:c');
   expect(bring('whole')).toBe(true);
+});
+
+it('the log hears of each layer what a start read of it, in which order, and what had foretold it', () => {
+  const told: unknown[] = [];
+  const layerOf = (diffId: string) => ({
+    device: { blockSize: 65_536 },
+    state: 'lazy' as const,
+    firstReads: new Uint32Array(16),
+    promise: () => 1,
+    promiseEnded: () => {},
+    started: (event: unknown) => told.push([diffId, event]),
+  });
+  const { asked, open } = startsOver(layerOf, () => time + 1_000_000);
+  const [a, c] = ['sha256:a', 'sha256:c'].map((diffId) => open.get(diffId)?.firstReads as Uint32Array);
+  const ticks = new Int32Array(starts.firstReads(16).clock);
+  const both = [
+    { diffId: 'sha256:a', blob: 'sha256:b' },
+    { diffId: 'sha256:c', blob: 'sha256:d' },
+  ];
+  ticks[0] = 40;
+  starts.begin(order('p', { layers: both, record: true }));
+  const runs = [
+    [0, 0, 4],
+    [1, 2, 1],
+  ];
+  asked[0]?.pack?.({ devices: ['sha256:a', 'sha256:c'], runs } as never);
+  time = 70;
+  asked[0]?.end(0, undefined, {} as never);
+  time = 100;
+  // Two in a row, one of the other layer, one that does not follow; one that was read before the start.
+  a?.set([41, 42, 0, 44], 0);
+  c?.set([12, 0, 43], 0);
+  ticks[0] = 44;
+  starts.tick();
+  starts.closing('sha256:a');
+  const common = {
+    type: 'layer.started',
+    manifest: 'sha256:m',
+    start: 'default',
+    ahead: 'pack',
+    cores: 1,
+    clock: [[4, 1_000_100]],
+    pack: { bytes: 1, at: 1_000_000, us: 70_000 },
+  };
+  expect(told).toEqual([
+    [
+      'sha256:a',
+      {
+        ...common,
+        reads: [
+          [0, 2, 1],
+          [3, 1, 4],
+        ],
+        foretold: [[0, 4, 0]],
+      },
+    ],
+    ['sha256:c', { ...common, reads: [[2, 1, 3]], foretold: [[2, 1, 4]] }],
+  ]);
 });
