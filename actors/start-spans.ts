@@ -40,6 +40,8 @@ const MOST_ENTRIES = 50_000;
 /** Spans of a start: the longest ones. */
 const MOST_READS = 500;
 const MOST_FETCHES = 500;
+/** Of a read. */
+const MOST_LINKS = 128;
 
 interface Start {
   request: EventOf<'mount.requested'>;
@@ -324,6 +326,13 @@ export class StartSpans {
     if (reads.length === 0) return;
     const first = reads.reduce((least, { entry }) => Math.min(least, entry.at), mountedAt);
     const all = maker.add('reads', { parent: root, name: 'reads', from: first, to: lastAt });
+    const byNumber = new Map<string, Array<[TracedJob, Span]>>();
+    for (const [{ layer, entry }, span] of fetches) {
+      const key = `${layer} ${entry.job}`;
+      const known = byNumber.get(key);
+      if (known === undefined) byNumber.set(key, [[entry, span]]);
+      else known.push([entry, span]);
+    }
     for (const { layer, entry: read, key } of longest(reads, MOST_READS, ({ us }) => us)) {
       const { at, block, blocks, errno } = read;
       maker.add(key, {
@@ -332,7 +341,13 @@ export class StartSpans {
         from: at,
         to: endOfRead(read),
         attributes: { 'cofa.layer': layer, 'cofa.block': block, 'cofa.blocks': blocks },
-        links: [...fetches].flatMap(([told, span]) => (isWaitedFor(layer, read, told) ? [span] : [])),
+        links: read.jobs
+          .slice(0, MOST_LINKS)
+          .flatMap((job) =>
+            (byNumber.get(`${layer} ${job}`) ?? []).flatMap(([told, span]) =>
+              overlaps(read, told) ? [{ traceId: span.traceId, spanId: span.spanId }] : [],
+            ),
+          ),
         error: errno === 0 ? undefined : `errno ${errno}`,
       });
     }
@@ -353,11 +368,8 @@ const endOfRead = ({ at, us }: TracedRead): number => at + us / 1000;
 const endOfJob = ({ queuedAt, totalUs }: TracedJob): number => queuedAt + totalUs / 1000;
 
 /** Numbers of jobs begin again with each front end, so time decides too; `queuedAt` is rounded to a millisecond. */
-const isWaitedFor = (layer: string, read: TracedRead, { layer: of, entry: job }: Told<TracedJob>): boolean =>
-  of === layer &&
-  read.jobs.includes(job.job) &&
-  job.queuedAt <= endOfRead(read) + 1 &&
-  endOfJob(job) >= read.at - 1;
+const overlaps = (read: TracedRead, job: TracedJob): boolean =>
+  job.queuedAt <= endOfRead(read) + 1 && endOfJob(job) >= read.at - 1;
 
 /** Those that took longest, in their order. */
 function longest<Entry>(
