@@ -17,12 +17,24 @@ export interface StartSet {
 /** Recordings that are merged, the newest ones: an image's starts change when its configuration does. */
 export const MAX_RECORDINGS = 8;
 
+/** A recording, and how much it counts. */
+export interface Weighted {
+  set: StartSet;
+  weight: number;
+}
+
 /** Merges recordings of starts of one image. Same input, same output. Nothing recorded gives an empty set. */
-export function mergeStarts(recordings: readonly StartSet[]): StartSet {
-  const starts = recordings.slice(-MAX_RECORDINGS).filter(({ runs }) => runs.length > 0);
-  const found = new Map<string, { diffId: string; block: number; count: number; rank: number }>();
-  for (const { devices, runs } of starts) {
-    const total = runs.reduce((sum, [, , count]) => sum + count, 0);
+export const mergeStarts = (recordings: readonly StartSet[]): StartSet =>
+  mergeWeighted(recordings.slice(-MAX_RECORDINGS).map((set) => ({ set, weight: 1 })));
+
+/** The same of recordings that count more or less: a block belongs to the set when recordings of half the weight have it. */
+export function mergeWeighted(recordings: readonly Weighted[]): StartSet {
+  const starts = recordings.filter(({ set, weight }) => set.runs.length > 0 && weight > 0);
+  const sum = starts.reduce((all, { weight }) => all + weight, 0);
+  const found = new Map<string, { diffId: string; block: number; weight: number; rank: number }>();
+  for (const { set, weight } of starts) {
+    const { devices, runs } = set;
+    const total = runs.reduce((all, [, , count]) => all + count, 0);
     let at = 0;
     for (const [device, first, count] of runs) {
       const diffId = devices[device];
@@ -30,17 +42,19 @@ export function mergeStarts(recordings: readonly StartSet[]): StartSet {
         if (diffId === undefined) continue;
         const key = `${diffId}/${block}`;
         const known = found.get(key);
-        if (known === undefined) found.set(key, { diffId, block, count: 1, rank: at / total });
+        if (known === undefined) found.set(key, { diffId, block, weight, rank: (at / total) * weight });
         else {
-          known.count += 1;
-          known.rank += at / total;
+          known.weight += weight;
+          known.rank += (at / total) * weight;
         }
       }
     }
   }
+  // Weights are sums of fractions: half of them may come out a little less.
+  const half = (sum / 2) * (1 - 1e-9);
   const blocks = [...found.values()]
-    .filter(({ count }) => count * 2 >= starts.length)
-    .map((entry) => ({ ...entry, rank: entry.rank / entry.count }))
+    .filter(({ weight }) => weight >= half)
+    .map((entry) => ({ ...entry, rank: entry.rank / entry.weight }))
     .sort(
       (a, b) => a.rank - b.rank || (a.diffId < b.diffId ? -1 : a.diffId > b.diffId ? 1 : a.block - b.block),
     );

@@ -10,6 +10,7 @@ import {
   type FleetDone,
   type FleetHold,
   type FleetWrong,
+  type LedgerEntry,
   MAX_ASKED,
   MAX_TRIED,
   MAX_WEIGHT,
@@ -18,7 +19,7 @@ import {
   piecesIn,
 } from './fleet.ts';
 import type { Predicate } from './predicate.ts';
-import { count, fields, flag, list, maybe, oneOf, only, text } from './shapes.ts';
+import { count, fields, flag, isKind, list, maybe, oneOf, only, text } from './shapes.ts';
 
 /** Compressed bytes of a blob: 1 TiB. */
 const MAX_BLOB = 2 ** 40;
@@ -104,6 +105,12 @@ const DONE = fields({ v: only(1), life, registry: word, digest: isDigest, pieces
 const HOLD = fields({ v: only(1), life, source, pieces: indexes, failed: maybe(indexes) });
 const WRONG = fields({ v: only(1), life, registry: word, digest: isDigest, index, member: token, hash });
 
+const entry = { v: only(1), verdict: oneOf(['proven', 'refuted']) };
+const LEDGER = {
+  root: fields({ ...entry, diffId: isDigest, root: isDigest }),
+  flat: fields({ ...entry, manifest: isDigest, flat: isDigest, sidecar: maybe(isDigest) }),
+};
+
 /** Whether all pieces lie in the blob. */
 const fits = ({ source, pieces }: Pick<FleetAsk, 'source' | 'pieces'>): boolean =>
   (pieces.at(-1) ?? 0) < piecesIn(source.size);
@@ -134,3 +141,5 @@ export const isFleetHold = (value: unknown): value is FleetHold => {
 };
 
 export const isFleetWrong = (value: unknown): value is FleetWrong => WRONG(value);
+
+export const isLedgerEntry = (value: unknown): value is LedgerEntry => isKind(LEDGER, value);

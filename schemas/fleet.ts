@@ -184,6 +184,17 @@ export interface FleetWrong {
   hash: string;
 }
 
+/**
+ * What a member has proven or refuted by itself, for the ledger that all members read: of a whole layer that hashed to its
+ * diffID the block root, or of whole layers the flat metadata of their image. Only what this node found out is written, never
+ * what it read there.
+ */
+export type LedgerEntry = { v: 1; verdict: 'proven' | 'refuted' } & (
+  | { kind: 'root'; diffId: string; root: string }
+  /** `flat`: digest of the flat metadata; `sidecar`: of the sidecar that had them, where one did. */
+  | { kind: 'flat'; manifest: string; flat: string; sidecar?: string }
+);
+
 /** Names of the headers with which the bytes of a piece are asked for. */
 export const PIECE_HEADERS = {
   registry: 'x-cofa-registry',
