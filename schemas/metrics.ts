@@ -198,6 +198,13 @@ const families = {
     known: ['compared', 'bad', 'repaired', 'kept'],
   },
 
+  incidents_total: {
+    type: 'counter',
+    help: 'Incidents that the black box has kept since the engine started, by kind.',
+    labels: ['kind'],
+    known: ['integrity', 'eio', 'crash', 'slow-start'],
+  },
+
   log_events_total: { type: 'counter', help: "Events of this node since its log began, every process's." },
   log_bytes: { type: 'gauge', help: 'What the log holds of this node.' },
   log_limit_bytes: { type: 'gauge', help: 'Beyond it the oldest events are removed.' },

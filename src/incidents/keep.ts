@@ -91,7 +91,7 @@ class Keeper {
     }
     await writePlace(dir, { ...place, fold: fold.save() });
     const removed = await this.#folder.keepWithin(budget);
-    this.#result.kept = this.#result.kept.filter((name) => !removed.includes(name));
+    this.#result.kept = this.#result.kept.filter(({ name }) => !removed.includes(name));
     return this.#result;
   }
 
@@ -152,7 +152,7 @@ class Keeper {
       });
       const log = { file: this.#folder.logPath(name).slice(dir.length + 1), events, bytes, cut };
       await this.#folder.write(name, { v: 1, node: live.node, cofa, incident, log });
-      this.#result.kept.push(name);
+      this.#result.kept.push({ name, kind: incident.kind });
       return true;
     } catch (error) {
       if (!isOfDisk(error)) throw error;

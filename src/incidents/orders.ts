@@ -1,5 +1,6 @@
 /** What the supervisor orders from the black box, and what that answers (src/process/forked.ts). */
-import { count, fields, list, maybe, name, type Shape, text } from '../../schemas/shapes.ts';
+import { INCIDENT_KINDS, type IncidentKind } from '../../actors/incident-triggers.ts';
+import { count, fields, list, maybe, name, oneOf, type Shape, text } from '../../schemas/shapes.ts';
 
 const most = Number.MAX_SAFE_INTEGER;
 
@@ -14,8 +15,8 @@ export interface KeepOrder {
 }
 
 export interface Kept {
-  /** Names of the incidents that were written. */
-  kept: string[];
+  /** The incidents that were written. */
+  kept: Array<{ name: string; kind: IncidentKind }>;
   /** Incidents that found no room on the disk. */
   lost: number;
   /** The last one may still grow: look again after this, ms. */
@@ -32,7 +33,7 @@ export const KEEPING = {
   /** Events that were looked at. */
   isNote: count(0, most) as Shape<number>,
   isResult: fields({
-    kept: list(name, 10_000),
+    kept: list(fields({ name, kind: oneOf(INCIDENT_KINDS) }), 10_000),
     lost: count(0, most),
     againMs: maybe(count(0, most)),
   }) as Shape<Kept>,

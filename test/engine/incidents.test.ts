@@ -13,6 +13,7 @@ import { unmount } from '../../src/kernel/mount.ts';
 import { loadFile } from '../../src/replay/load.ts';
 import { type FaultImage, offsetInTar, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
 import { type Engine, eventually, mountImage, runCofa, startEngine, untilWell } from '../support/engine.ts';
+import { freePort } from '../support/ports.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -25,7 +26,12 @@ let relay: Relay;
 let engine: Engine;
 let mounts = 0;
 
-const OPTIONS = { readDeadlineMs: 5_000, args: ['--slow-start', '3'] };
+let port = 0;
+const options = () => ({
+  root,
+  readDeadlineMs: 5_000,
+  args: ['--slow-start', '3', '--metrics', String(port)],
+});
 
 beforeAll(async () => {
   work = await cleanup.tempDir('incidents');
@@ -35,7 +41,8 @@ beforeAll(async () => {
   cleanup.defer(() => registry.stop());
   relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rate: 6e6, rttMs: 5 });
   cleanup.defer(() => relay.stop());
-  engine = await startEngine({ ...OPTIONS, root });
+  port = await freePort();
+  engine = await startEngine(options());
   cleanup.defer(() => engine.stop());
 }, 120_000);
 afterAll(() => cleanup.run());
@@ -106,6 +113,13 @@ test('two processes are killed at once, and the black box as well: one incident,
     /front-end was killed by SIGKILL at .* UTC\. The supervisor started another one .* later, process \d+\./,
   );
   expect(incident.relevant.filter(({ type }) => type === 'process.ended')).toHaveLength(2);
+  const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  expect(metrics.split('\n').filter((line) => line.startsWith('cofa_incidents_total'))).toEqual([
+    'cofa_incidents_total{kind="integrity"} 0',
+    'cofa_incidents_total{kind="eio"} 0',
+    'cofa_incidents_total{kind="crash"} 1',
+    'cofa_incidents_total{kind="slow-start"} 0',
+  ]);
   // Every command that reads an exported log reads it.
   const events = (await cofa('replay', incident.file as string, '--events', '--json'))
     .trim()
@@ -211,7 +225,7 @@ test('a killed engine is an incident of the next one, and none is lost or double
   process.kill(engine.pid, 'SIGKILL');
   await engine.ended;
   await engine.stop();
-  engine = await startEngine({ ...OPTIONS, root });
+  engine = await startEngine(options());
   cleanup.defer(() => engine.stop());
   // The one that found no room is found again: the place was not written, nor is it lost.
   const all = await eventually(

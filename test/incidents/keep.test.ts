@@ -1,9 +1,10 @@
 /** The keeper of incidents over a log in memory: broken off anywhere, it keeps the same files in the end. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { appendFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { encode } from '../../src/bus/connection.ts';
+import { checkIncidents } from '../../src/cli/doctor-incidents.ts';
 import { type Budget, IncidentFolder } from '../../src/incidents/folder.ts';
 import { keepIncidents } from '../../src/incidents/keep.ts';
 import { placeFile } from '../../src/incidents/place.ts';
@@ -103,7 +104,9 @@ describe('what is kept', () => {
     // The last one was kept when it was due, nine events behind it; the log says no more of it.
     expect(incidents).toHaveLength(4);
     for (const { name } of incidents) await folder.remove(name);
-    expect(await keep(dir, liveOf(records))).toMatchObject({ kept: [expect.stringMatching(/-3001$/)] });
+    expect(await keep(dir, liveOf(records))).toMatchObject({
+      kept: [{ name: expect.stringMatching(/-3001$/) }],
+    });
     expect((await folder.list()).incidents).toHaveLength(1);
   });
 
@@ -116,11 +119,13 @@ describe('what is kept', () => {
       againMs: 8_000,
     });
     expect(await keep(dir, liveOf(records), WIDE, T0 + 612_500)).toMatchObject({
-      kept: [expect.stringMatching(/-601$/)],
+      kept: [{ name: expect.stringMatching(/-601$/), kind: 'crash' }],
     });
     // It has grown since: the same incident, longer.
     const more = crashes(1).slice(0, 700);
-    expect(await keep(dir, liveOf(more))).toMatchObject({ kept: [expect.stringMatching(/-601$/)] });
+    expect(await keep(dir, liveOf(more))).toMatchObject({
+      kept: [{ name: expect.stringMatching(/-601$/), kind: 'crash' }],
+    });
     expect((await new IncidentFolder(dir).list()).incidents[0]?.facts.log?.events).toBe(36);
   });
 
@@ -130,11 +135,24 @@ describe('what is kept', () => {
     expect(kept).toHaveLength(3);
     const folder = new IncidentFolder(dir);
     const before = (await folder.list()).incidents;
-    expect(before.map(({ name }) => name)).toEqual(kept);
+    expect(before.map(({ name }) => name)).toEqual(kept.map(({ name }) => name));
     expect(await folder.keepWithin({ bytes: (before[2]?.bytes ?? 0) + 10, count: 3 })).toEqual(
-      kept.slice(0, 2),
+      kept.slice(0, 2).map(({ name }) => name),
     );
   });
+});
+
+test('cofa doctor names those of the last day', async () => {
+  const dir = await folderFor('doctor');
+  await keep(dir, liveOf(crashes(1)));
+  const last = T0 + 3_000_000;
+  expect(await checkIncidents(dirname(dir), last + 60_000)).toMatchObject({
+    state: 'warn',
+    found: '5 in the last 24 hours, the last 1 min ago: fetcher-5: killed by SIGKILL',
+    fix: 'cofa incidents show',
+  });
+  expect(await checkIncidents(dirname(dir), last + 86_400_000)).toMatchObject({ state: 'ok' });
+  expect(await checkIncidents(join(dir, 'no-root'), last)).toMatchObject({ state: 'ok' });
 });
 
 describe('a keeper that is killed', () => {

@@ -9,6 +9,7 @@
 import type { Logger } from 'pino';
 import { layersOfImage } from '../../../actors/device.ts';
 import { IncidentFold, QUIET_MS } from '../../../actors/incidents.ts';
+import type { Counts } from '../../../actors/counts.ts';
 import type { ImageFacts } from '../../../actors/node-state.ts';
 import { idOf } from '../../../actors/node-state.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
@@ -39,12 +40,16 @@ const LONGEST_RETRY_MS = 600_000;
 const MOST_TRIES = 8;
 /** Events after which the black box looks in any case: the next look has less to read then. */
 const MOST_EVENTS = 100_000;
+/** Names that are remembered. */
+const MOST_COUNTED = 64;
 
 export interface IncidentWatchOptions {
   order: KeepOrder;
   keep: KeepIncidents;
   isUrgent: boolean;
   live: Pick<LiveFold, 'state' | 'listen'>;
+  /** Incidents are counted here. */
+  counts: Pick<Counts, 'add'>;
   clock: Clock;
   log: Logger;
 }
@@ -60,6 +65,8 @@ export class IncidentWatch {
   #lastLook = Number.NEGATIVE_INFINITY;
   #events = 0;
   #tries = 0;
+  /** Incidents that are counted: one that has grown is kept again. */
+  readonly #counted = new Set<string>();
 
   /** Follows the log from now on. */
   constructor(options: IncidentWatchOptions) {
@@ -97,6 +104,15 @@ export class IncidentWatch {
     } else if (this.#events === MOST_EVENTS) this.#lookIn(0);
   }
 
+  #count(kept: Kept['kept']): void {
+    for (const { name, kind } of kept) {
+      if (this.#counted.has(name)) continue;
+      this.#counted.add(name);
+      if (this.#counted.size > MOST_COUNTED) this.#counted.delete([...this.#counted][0] as string);
+      this.#options.counts.add('incidents_total', 1, kind);
+    }
+  }
+
   #dueIn(): number {
     const { clock } = this.#options;
     const { dueAt } = this.#fold;
@@ -128,6 +144,7 @@ export class IncidentWatch {
     try {
       const { kept, lost, againMs } = await keep(order, { signal: this.#stop.signal, isUrgent });
       this.#tries = 0;
+      this.#count(kept);
       if (kept.length > 0) log.warn({ kept }, 'an incident is kept: cofa incidents show');
       if (lost > 0) log.warn({ lost }, 'incidents could not be kept');
       if (againMs !== undefined && this.#timer === undefined) this.#lookIn(againMs);

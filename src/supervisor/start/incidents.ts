@@ -1,5 +1,6 @@
 /** Has incidents kept, where the engine is told to. */
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
@@ -11,11 +12,12 @@ export function watchIncidents(given: {
   options: Pick<SupervisorOptions, 'incidents' | 'defers'>;
   live: Pick<LiveFold, 'state' | 'listen'>;
   layout: Layout;
+  counts: Counts;
   log: Logger;
   end: End;
   ports: SupervisorPorts;
 }): void {
-  const { options, live, layout, log, end, ports } = given;
+  const { options, live, layout, counts, log, end, ports } = given;
   const { incidents: settings } = options;
   const { keepIncidents: keep, clock } = ports;
   if (settings === undefined || keep === undefined) return;
@@ -25,6 +27,7 @@ export function watchIncidents(given: {
     keep,
     isUrgent: options.defers === false,
     live,
+    counts,
     clock,
     log,
   });

@@ -60,7 +60,7 @@ export class SimBlackBox {
     if (isDue) this.#kept.set(open.seq, open);
     machine.meet('looks at the log for incidents');
     return {
-      kept: complete.map(({ seq }) => String(seq)),
+      kept: complete.map(({ seq, kind }) => ({ name: String(seq), kind })),
       lost: 0,
       ...(open === undefined || isDue ? {} : { againMs: Math.ceil(dueAt - Date.now()) + 100 }),
     };
