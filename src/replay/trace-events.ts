@@ -36,6 +36,8 @@ const READS = 2;
 const FETCHES = 3;
 const EVENTS = 4;
 const NAMES = { [MOUNTS]: 'mounts', [READS]: 'reads that waited', [FETCHES]: 'fetches', [EVENTS]: 'log' };
+/** Threads of a process have numbers from this times its own on: no number is of two processes. */
+const MOST_LANES = 100_000;
 /** Paths that a read names. */
 const MOST_PATHS = 8;
 
@@ -56,6 +58,11 @@ export function wholeOf(log: ReplayLog): Stretch {
 
 /** The entries of a stretch. What began before it is left out. */
 export function* traceEvents(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
+  // Perfetto's importer gives a name to the last thread of that number, whatever its process (json_trace_parser_impl.cc).
+  for (const event of entriesOf(log, stretch)) yield { ...event, tid: event.pid * MOST_LANES + event.tid };
+}
+
+function* entriesOf(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
   const us = (at: number) => Math.max(0, Math.round((at - stretch.from) * 1000));
   for (const [pid, name] of Object.entries(NAMES)) {
     const own = { ph: 'M', pid: Number(pid), tid: 0 } as const;

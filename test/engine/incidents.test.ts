@@ -11,7 +11,9 @@ import { startRelay, type Relay } from '../../ops/bench/relay.ts';
 import { IncidentList, IncidentShown } from '../../schemas/incidents.ts';
 import { unmount } from '../../src/kernel/mount.ts';
 import { loadFile } from '../../src/replay/load.ts';
+import type { TraceEvent } from '../../src/replay/trace-events.ts';
 import { type FaultImage, offsetInTar, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
+import { FILE, flawsOf } from '../replay/trace-format.ts';
 import { type Engine, eventually, mountImage, runCofa, startEngine, untilWell } from '../support/engine.ts';
 import { freePort } from '../support/ports.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -158,6 +160,13 @@ test('a start over a slow link, and a read that a dead registry lets fail', asyn
   expect(slow.story[0]).toMatch(/took \d.*: .*reads \d/);
   const why = slow.next.find(({ command }) => command.includes(' why '))?.command.split(' ') ?? [];
   expect(await cofa(...why.slice(1))).toContain('reads');
+  // The same start for Perfetto, by the rules of its format.
+  const trace = join(work, 'start.json');
+  await cofa('replay', 'export', slow.file as string, '--mount', image.dir, '--perfetto', trace);
+  const { traceEvents } = FILE.parse(JSON.parse(readFileSync(trace, 'utf8')));
+  expect(flawsOf(traceEvents as TraceEvent[])).toEqual([]);
+  for (const name of ['prepare', 'attach', 'mount', 'transfer'])
+    expect(traceEvents.some((event) => event.ph === 'X' && event.name === name)).toBe(true);
 
   relay.stop();
   const outcomes = await readPieces(

@@ -5,7 +5,6 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { z } from 'zod';
 import { PerfettoExport } from '../../schemas/replay.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
 import { type TraceEvent, traceEvents, wholeOf } from '../../src/replay/trace-events.ts';
@@ -14,85 +13,11 @@ import { errorOf, runCofa } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
 import { logOf, MOUNT, sampleRecords, START } from './sample-log.ts';
 import { syntheticRecords } from './synthetic-log.ts';
+import { FILE, flawsOf, type Slice } from './trace-format.ts';
 
 const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
 const FIXTURE = join(import.meta.dirname, '../fixtures/replay/start-v1.cofa-log');
-
-/** "Trace Event Format", its common fields and those of each phase that is used here. Times are µs. */
-const number = z.int().min(0);
-const common = { name: z.string().min(1), pid: number, tid: number };
-const args = z.record(z.string(), z.unknown());
-const ENTRY = z.discriminatedUnion('ph', [
-  z.strictObject({ ph: z.literal('M'), ...common, args }),
-  z.strictObject({ ph: z.literal('X'), cat: z.string(), ...common, ts: number, dur: number, args }),
-  z.strictObject({
-    ph: z.literal('i'),
-    cat: z.string(),
-    ...common,
-    ts: number,
-    s: z.enum(['g', 'p', 't']),
-    args,
-  }),
-  z.strictObject({ ph: z.literal('s'), cat: z.string(), ...common, ts: number, id: number }),
-  z.strictObject({
-    ph: z.literal('f'),
-    cat: z.string(),
-    ...common,
-    ts: number,
-    id: number,
-    bp: z.literal('e'),
-  }),
-]);
-const FILE = z.strictObject({
-  displayTimeUnit: z.enum(['ms', 'ns']),
-  otherData: args,
-  traceEvents: z.array(ENTRY),
-});
-
-type Slice = TraceEvent & { ph: 'X' };
-
-/** Sentences about every rule of the format that the entries break. */
-function flawsOf(events: readonly TraceEvent[]): string[] {
-  const flaws: string[] = [];
-  for (const event of events) {
-    const { success, error } = ENTRY.safeParse(event);
-    if (!success) flaws.push(`${JSON.stringify(event)}: ${z.prettifyError(error)}`);
-  }
-  const threads = new Map<string, Slice[]>();
-  const named = new Set<string>();
-  for (const event of events) {
-    const thread = `${event.pid}/${event.tid}`;
-    if (event.ph === 'M' && event.name === 'thread_name') named.add(thread);
-    if (event.ph === 'X') threads.set(thread, [...(threads.get(thread) ?? []), event]);
-  }
-  for (const [thread, slices] of threads) {
-    if (!named.has(thread)) flaws.push(`thread ${thread} has no name`);
-    const open: number[] = [];
-    for (const { name, ts, dur } of slices.toSorted((a, b) => a.ts - b.ts || b.dur - a.dur)) {
-      while (open.length > 0 && (open.at(-1) as number) <= ts) open.pop();
-      const end = open.at(-1);
-      if (end !== undefined && ts + dur > end)
-        flaws.push(`${name} of thread ${thread} crosses the one around it`);
-      open.push(ts + dur);
-    }
-  }
-  const flows = new Map<number, Array<TraceEvent & { ph: 's' | 'f' }>>();
-  for (const event of events)
-    if (event.ph === 's' || event.ph === 'f') flows.set(event.id, [...(flows.get(event.id) ?? []), event]);
-  for (const [id, ends] of flows) {
-    const [from, to] = ends;
-    if (ends.length !== 2 || from?.ph !== 's' || to?.ph !== 'f') flaws.push(`arrow ${id} has not two ends`);
-    else if (to.ts < from.ts) flaws.push(`arrow ${id} leads back in time`);
-    for (const { pid, tid, ts } of ends) {
-      const around = threads
-        .get(`${pid}/${tid}`)
-        ?.some((slice) => slice.ts <= ts && ts <= slice.ts + slice.dur);
-      if (around !== true) flaws.push(`arrow ${id} has an end in no slice`);
-    }
-  }
-  return flaws;
-}
 
 const slices = (events: readonly TraceEvent[], cat: string): Slice[] =>
   events.filter((event): event is Slice => event.ph === 'X' && event.cat.startsWith(cat));
