@@ -1,0 +1,179 @@
+/** The views A start and Layers in a browser, of a real engine's log: what they show is what the terminal says; for everyone. */
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { startRelay } from '../../ops/bench/relay.ts';
+import { ReplayEventLine, WhyStart } from '../../schemas/replay.ts';
+import { formatUs } from '../../src/replay/format.ts';
+import { launchBrowser, type Look, openPage } from '../support/browser.ts';
+import { type Engine, eventually, startEngine } from '../support/engine.ts';
+import { pushPrograms } from '../support/program-image.ts';
+import { startRegistry } from '../support/registry-server.ts';
+import { Cleanup } from '../support/temp.ts';
+import { type RunningConsole, startConsole } from './console-process.ts';
+
+const cleanup = new Cleanup();
+let engine: Engine;
+let browser: Browser;
+let running: RunningConsole;
+let starts: WhyStart[];
+
+/** With COFA_PICTURES=docs the test takes the pictures of docs/console.md. */
+const PICTURES = process.env.COFA_PICTURES;
+async function picture(page: Page, name: string): Promise<void> {
+  if (PICTURES !== undefined) await page.screenshot({ path: join(PICTURES, `console-${name}.png`) });
+}
+
+beforeAll(async () => {
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: 20, rate: 60e6 });
+  cleanup.defer(() => relay.stop());
+  const folder = await cleanup.tempDir('starts');
+  const ref = await pushPrograms(folder, relay.host, 'app', { files: 3, fileBytes: 1 << 20 });
+  engine = await startEngine();
+  cleanup.defer(() => engine.stop());
+  expect(await engine.cli(['index', ref])).toMatchObject({ code: 0 });
+  const script = 'cat /data/noise-0 > /dev/null; sleep 0.3; cat /data/noise-1 > /dev/null';
+  for (let time = 0; time < 2; time++)
+    expect(await engine.cli(['run', '--no-prefetch', ref, '/bin/sh', '-c', script])).toMatchObject({
+      code: 0,
+    });
+  const list = await engine.cli(['replay', '--events', '--type', 'mount.requested', '--json']);
+  const mounts = list.stdout
+    .trim()
+    .split('\n')
+    .map((line) => String(ReplayEventLine.parse(JSON.parse(line)).data.id));
+  starts = await eventually('both starts were measured', async () => {
+    const told = await Promise.all(
+      mounts.map(async (id) => {
+        const { code, stdout } = await engine.cli(['replay', 'why', '--mount', id, '--json']);
+        if (code !== 0) throw new Error(stdout);
+        return WhyStart.parse(JSON.parse(stdout));
+      }),
+    );
+    return told.every(({ wall }) => wall.machine !== undefined) ? told : undefined;
+  });
+  browser = await launchBrowser();
+  cleanup.defer(() => browser.close());
+  running = await startConsole(['console'], { COFA_ROOT: engine.root });
+  cleanup.defer(async () => void (await running.stop()));
+});
+afterAll(() => cleanup.run());
+
+const start = (index: number) => starts[index] as WhyStart;
+/** The row of the waterfall that is chosen, in words. */
+const chosen = (page: Page) => page.locator('.chosen').first();
+
+it('a start: the same figures as in the terminal, a waterfall that keys move through, another start beside it', async () => {
+  const { page, complaints } = await openPage(browser, running.at(`/start?mount=${start(0).mount}`));
+  const summary = page.getByRole('region', { name: 'Summary' });
+  await summary
+    .getByText(formatUs(start(0).wall.us))
+    .first()
+    .waitFor();
+  for (const { text } of start(0).faster) await summary.getByText(text.slice(0, 40)).first().waitFor();
+  const parts = page.getByRole('region', { name: 'Parts' });
+  for (const { part, us } of start(0).wall.parts) {
+    const row = parts
+      .getByRole('row')
+      .filter({ has: page.getByRole('rowheader', { name: part, exact: true }) });
+    expect(await row.innerText()).toContain(formatUs(us));
+  }
+  await page.getByRole('region', { name: 'Processors' }).getByText('front-end').waitFor();
+  // By keys alone: down to the fetches, closer, and back.
+  await page.getByRole('img', { name: /rows over/ }).focus();
+  const first = await chosen(page).innerText();
+  let isFetch = false;
+  for (let step = 0; step < 30 && !isFetch; step++) {
+    await page.keyboard.press('ArrowDown');
+    isFetch = /^fetch \d+ of layer/.test(await chosen(page).innerText());
+  }
+  expect(isFetch).toBe(true);
+  expect(await chosen(page).innerText()).toMatch(/first-byte .*transfer .*reads waited for it/);
+  await page.keyboard.press('+');
+  await page.getByText(/rows 1 to/).waitFor();
+  await page.keyboard.press('0');
+  await page.keyboard.press('Home');
+  await expect.poll(() => chosen(page).innerText()).toBe(first);
+  await picture(page, 'start');
+  await page.getByLabel('Beside').selectOption(start(1).mount);
+  await page.getByRole('region', { name: 'Comparison' }).getByText('The second start took').waitFor();
+  expect(await page.getByRole('img', { name: /rows over/ }).count()).toBe(2);
+  await expect.poll(() => page.url()).toContain(`with=${start(1).mount}`);
+  await picture(page, 'starts');
+  expect(complaints).toEqual([]);
+  await page.close();
+});
+
+it('layers: which blocks came, why, and which file lies in one; at the end and before', async () => {
+  const { page, complaints } = await openPage(browser, running.at('/layers'));
+  const map = page.getByRole('img', { name: /blocks of/ });
+  await map.waitFor();
+  const said = /(\d+) blocks of .*: (\d+) present/.exec((await map.getAttribute('aria-label')) ?? '');
+  const status = await engine.status();
+  expect(Number(said?.[2])).toBe(status.images[0]?.blocks.present);
+  expect(Number(said?.[1])).toBeGreaterThan(Number(said?.[2]));
+  // A block of a file that was read: by keys to one that a reader waited for.
+  await map.focus();
+  const isOfNoise = async () =>
+    /data\/noise-0/.test(await page.getByRole('region', { name: /^Block \d+$/ }).innerText());
+  const block = start(0).slowest.find(({ paths }) => paths.includes('/data/noise-0'))?.block ?? -1;
+  expect(block).toBeGreaterThanOrEqual(0);
+  await page.goto(running.at(`/layers?block=${block}`));
+  await page.reload();
+  await page.getByRole('heading', { name: `Block ${block}`, exact: true }).waitFor();
+  await expect.poll(isOfNoise).toBe(true);
+  await page
+    .getByRole('region', { name: /^Block/ })
+    .getByText('a reader waited for it')
+    .waitFor();
+  await page.getByLabel('Colours by').selectOption('who asked');
+  await page.getByText('a reader', { exact: true }).waitFor();
+  await picture(page, 'layers');
+  const slider = page.getByRole('slider', { name: 'Moment' });
+  expect(await slider.inputValue()).toBe(await slider.getAttribute('max'));
+  // Before anything came all blocks are absent.
+  await slider.focus();
+  await page.keyboard.press('Home');
+  await page.getByText('after 0 events').or(page.getByText('0.0 % of')).first().waitFor();
+  await map.focus();
+  await page.keyboard.press('ArrowRight');
+  await page.getByRole('heading', { name: `Block ${block + 1}`, exact: true }).waitFor();
+  expect(complaints.filter((one) => !one.includes('404'))).toEqual([]);
+  await page.close();
+});
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const LOOKS: ReadonlyArray<readonly [string, Look]> = [
+  ['light', { scheme: 'light' }],
+  ['dark', { scheme: 'dark' }],
+  ['a phone, dark', { scheme: 'dark', width: 360, height: 740 }],
+  ['4K', { scheme: 'light', width: 3840, height: 2160 }],
+];
+
+it.each(LOOKS)('axe finds nothing, and nothing lies beside the screen: %s', async (name, look) => {
+  const beside = `/start?mount=${start(0).mount}&with=${start(1).mount}`;
+  const { page } = await openPage(browser, running.at(beside), look);
+  await page.getByRole('region', { name: 'Comparison' }).waitFor();
+  const check = async (view: string) => {
+    const found = (await page.evaluate(`${AXE}; axe.run(document, { resultTypes: ['violations'] })`)) as {
+      violations: Array<{ id: string; nodes: Array<{ html: string; failureSummary: string }> }>;
+    };
+    const flaws = found.violations.flatMap(({ id, nodes }) =>
+      nodes.map(({ html, failureSummary }) => `${view}: ${id}: ${html}: ${failureSummary}`),
+    );
+    expect(flaws).toEqual([]);
+    const width = await page.evaluate('document.documentElement.scrollWidth');
+    expect(width).toBeLessThanOrEqual(look.width ?? 1280);
+  };
+  await check('start');
+  if (name === 'dark') await picture(page, 'start-dark');
+  await page.getByRole('link', { name: 'Layers' }).click();
+  await page.getByRole('img', { name: /blocks of/ }).waitFor();
+  await check('layers');
+  if (name === 'a phone, dark') await picture(page, 'layers-phone');
+  await page.close();
+});
