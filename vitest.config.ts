@@ -9,7 +9,7 @@ const WHOLE = [
   'bus/*',
   'cli/{doctor,engine,index,service,sign}',
   'client/over-nats',
-  'console/{page,million}',
+  'console/{page,million,starts-page}',
   'clients/*',
   'container/{remove-folder,run}',
   'e2e/*',

@@ -98,12 +98,10 @@ it('a start: the same figures as in the terminal, a waterfall that keys move thr
   await page.keyboard.press('0');
   await page.keyboard.press('Home');
   await expect.poll(() => chosen(page).innerText()).toBe(first);
-  await picture(page, 'start');
   await page.getByLabel('Beside').selectOption(start(1).mount);
   await page.getByRole('region', { name: 'Comparison' }).getByText('The second start took').waitFor();
   expect(await page.getByRole('img', { name: /rows over/ }).count()).toBe(2);
   await expect.poll(() => page.url()).toContain(`with=${start(1).mount}`);
-  await picture(page, 'starts');
   expect(complaints).toEqual([]);
   await page.close();
 });
@@ -174,6 +172,5 @@ it.each(LOOKS)('axe finds nothing, and nothing lies beside the screen: %s', asyn
   await page.getByRole('link', { name: 'Layers' }).click();
   await page.getByRole('img', { name: /blocks of/ }).waitFor();
   await check('layers');
-  if (name === 'a phone, dark') await picture(page, 'layers-phone');
   await page.close();
 });
