@@ -3,10 +3,10 @@
  * it does not answer in the time that it mostly takes, the next one as well. The first bytes that come count.
  */
 import type { Counts } from '../../actors/counts.ts';
+import type { Peers } from '../../actors/fleet-peers.ts';
 import { type Member, PIECE_HEADERS } from '../../schemas/fleet.ts';
 import type { Clock } from '../process/ports.ts';
 import type { Pool } from '../registry/undici-parts.ts';
-import type { Health } from './health.ts';
 import type { Members } from './members.ts';
 import { asRequest, type PieceOrder, pieceOf } from './piece-request.ts';
 import { Refusal, stateOf } from './refusal.ts';
@@ -16,7 +16,7 @@ export interface AskerOptions {
   self: string;
   identity: Identity;
   members: Pick<Members, 'homes' | 'find'>;
-  health: Health;
+  peers: Peers;
   clock: Clock;
   counts: Counts;
   /** This member's own answer, where it is a home itself. */
@@ -31,6 +31,8 @@ export interface Brought {
 
 /** In all, ms: a reader has the registry left when its homes do not answer. */
 const ANSWER_MS = 10_000;
+/** One that has enough to do is let alone for so long, ms. */
+const BUSY_MS = 500;
 /** Members that are asked for a piece at once, at most. */
 const AT_ONCE = 2;
 /** Pieces of which it is known that a member had them from another one. */
@@ -49,18 +51,18 @@ export class Asker {
 
   /** The bytes `[from, to)` of a piece. Errors: Refusal (`bring`: come with a token), the signal's reason. */
   async piece(order: PieceOrder, signal: AbortSignal): Promise<Brought> {
-    const { members, self, health, clock } = this.#options;
+    const { members, self, peers, clock } = this.#options;
     const now = clock.now();
-    const candidates = members.homes(pieceOf(order)).filter((id) => id === self || health.isAsked(id, now));
+    const candidates = members.homes(pieceOf(order)).filter((id) => id === self || peers.isAsked(id, now));
     const within = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]);
     return await this.#firstOf(order, candidates, within);
   }
 
   /** The piece's first home; undefined where that is this member, or is left out. */
   firstHome(order: PieceOrder): string | undefined {
-    const { members, self, health, clock } = this.#options;
+    const { members, self, peers, clock } = this.#options;
     const [first] = members.homes(pieceOf(order));
-    return first === undefined || first === self || !health.isAsked(first, clock.now()) ? undefined : first;
+    return first === undefined || first === self || !peers.isAsked(first, clock.now()) ? undefined : first;
   }
 
   /** Bytes of a piece from this member, as a home that asks another one. Errors: Refusal, those of the connection. */
@@ -105,7 +107,7 @@ export class Asker {
   }
 
   async #firstOf(order: PieceOrder, candidates: readonly string[], signal: AbortSignal): Promise<Brought> {
-    const { health, clock, counts } = this.#options;
+    const { peers, clock, counts } = this.#options;
     if (candidates.length === 0) throw new Refusal('none', 'no member of the fleet is a home of this');
     const others = candidates.values();
     const stop = new AbortController();
@@ -124,7 +126,8 @@ export class Asker {
       const id = next.value;
       running += 1;
       if (running < AT_ONCE)
-        hedge = clock.after(health.hedgeMs(id), () => {
+        hedge = clock.after(peers.hedgeMs, () => {
+          if (!peers.takeHedge()) return;
           counts.add('fleet_hedges_total');
           begin();
         });
@@ -161,7 +164,7 @@ export class Asker {
 
   /** Bytes of a piece from one member. Errors: Refusal, those of the connection. */
   async #of(id: string, order: PieceOrder, via: string | undefined, signal: AbortSignal): Promise<Buffer> {
-    const { health, clock } = this.#options;
+    const { peers, clock } = this.#options;
     const begun = clock.now();
     try {
       const { pool } = this.#poolOf(id);
@@ -179,14 +182,14 @@ export class Asker {
         at += chunk.length;
       }
       if (at !== wanted) throw new Error(`${id} sends less than was asked for`);
-      health.worked(id, clock.now() - begun);
+      peers.came(id, clock.now() - begun);
       this.#noteVia(id, order, headers[PIECE_HEADERS.from]);
       return bytes;
     } catch (error) {
       if (error instanceof Refusal) {
         // It answered, though it gave nothing; one that has enough to do is let alone for a moment.
-        if (error.state === 'busy') health.failed(id, clock.now());
-      } else if (!signal.aborted) health.failed(id, clock.now());
+        if (error.state === 'busy') peers.busy(id, BUSY_MS, clock.now());
+      } else if (!signal.aborted) peers.silent(id, clock.now());
       throw error;
     }
   }

@@ -1,15 +1,15 @@
 /** What a member says of the fleet and of itself: `cofa fleet`, and the sentences that `status` shows. */
 import type { FleetStatus } from '../../schemas/fleet-status.ts';
 import type { Counts } from '../../actors/counts.ts';
+import type { Peers } from '../../actors/fleet-peers.ts';
 import type { Member } from '../../schemas/fleet.ts';
-import type { Health } from './health.ts';
 import type { Members } from './members.ts';
 import type { PieceStore } from './piece-store.ts';
 
 export interface FiguresSources {
   self: () => Omit<Member, 'everyMs' | 'leaving'>;
-  members: Pick<Members, 'list' | 'size'>;
-  health: Health;
+  members: Pick<Members, 'list' | 'size' | 'stateOf'>;
+  peers: Pick<Peers, 'isAsked' | 'leftOut'>;
   store: Pick<PieceStore, 'bytes' | 'pieces'>;
   limitBytes: number;
   counts: Counts;
@@ -19,7 +19,7 @@ export interface FiguresSources {
 }
 
 export function figuresOf(sources: FiguresSources): FleetStatus {
-  const { members, health, store, limitBytes, counts, conditions } = sources;
+  const { members, peers, store, limitBytes, counts, conditions } = sources;
   const sums = new Map(
     counts.samples().map(([name, labels, [value = 0]]) => [[name, ...labels].join(' '), value]),
   );
@@ -42,12 +42,13 @@ export function figuresOf(sources: FiguresSources): FleetStatus {
     version,
     since: new Date(since).toISOString(),
   });
+  const wrong = new Set(liarsIn(peers, now));
   const self = sources.self();
   const others = members.list.map((member) => ({
     ...rowOf(member),
-    state: health.hasLied(member.id, now)
+    state: wrong.has(member.id)
       ? ('wrong' as const)
-      : health.isAsked(member.id, now)
+      : peers.isAsked(member.id, now) && members.stateOf(member.id) === 'live'
         ? ('there' as const)
         : ('silent' as const),
   }));
@@ -79,3 +80,10 @@ export function figuresOf(sources: FiguresSources): FleetStatus {
     wrong: sum('fleet_wrong_bytes_total'),
   };
 }
+
+/** Members that are left out since they sent wrong bytes. */
+export const liarsIn = (peers: Pick<Peers, 'leftOut'>, now: number): string[] =>
+  peers
+    .leftOut(now)
+    .filter(({ reason }) => reason === 'wrong')
+    .map(({ member }) => member);

@@ -9,6 +9,7 @@
  */
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { rm } from 'node:fs/promises';
+import { PEER_LIMITS, Peers } from '../../actors/fleet-peers.ts';
 import type { Member } from '../../schemas/fleet.ts';
 import { serveLocal } from '../bus/local-socket.ts';
 import { Conditions } from '../process/conditions.ts';
@@ -24,8 +25,7 @@ import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
 import { Asker } from './asker.ts';
 import { openDoor } from './door.ts';
-import { figuresOf } from './figures.ts';
-import { Health, LIED_MS } from './health.ts';
+import { figuresOf, liarsIn } from './figures.ts';
 import { Home } from './home.ts';
 import { Members } from './members.ts';
 import { pieceServer } from './piece-server.ts';
@@ -68,7 +68,8 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     // Whose right it is, each order says.
     dockerConfig: '/dev/null',
   });
-  const health = new Health();
+  const peers = new Peers(Math.random);
+  const hasLied = (id: string) => liarsIn(peers, now()).includes(id);
   const listening = await listen(settings);
   const self = announcement(settings, identity.certificate, listening.address, clock.wallMs());
   const members = new Members({
@@ -78,13 +79,11 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     random: Math.random,
     onJoined: ({ id, zone, address }) => {
       log.info({ member: id, zone, address }, 'a member of the fleet is there');
-      health.renewed(id);
     },
     onGone: ({ id }) => {
       log.info({ member: id }, 'a member of the fleet is gone');
       asker.forget(id);
-      health.gone(id, now());
-      if (!health.hasLied(id, now())) conditions.clear(`fleet:${id}`);
+      if (!hasLied(id)) conditions.clear(`fleet:${id}`);
     },
   });
   const home = new Home({
@@ -101,7 +100,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     self: self.id,
     identity,
     members,
-    health,
+    peers,
     clock,
     counts,
     ownPiece: async (order) => (await home.piece(order, self.id, false)).bytes,
@@ -128,9 +127,10 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     }
     if (members.find(id) === undefined) return;
     void asker.tellWrong(id, digest, index).catch(() => {});
-    if (!health.lied(id, asker.viaOf(id, digest, index), now())) return;
+    peers.wrong(id, asker.viaOf(id, digest, index), now());
+    if (!hasLied(id)) return;
     conditions.set(`fleet:${id}`, `the member ${id} of the fleet sent wrong bytes: it is left out`);
-    clock.after(LIED_MS, () => health.hasLied(id, now()) || conditions.clear(`fleet:${id}`)).unref();
+    clock.after(PEER_LIMITS.wrongMs + 1, () => hasLied(id) || conditions.clear(`fleet:${id}`)).unref();
   };
   const door = await openDoor({
     socket: layout.socket('pieces'),
@@ -171,7 +171,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
       figuresOf({
         self: () => self,
         members,
-        health,
+        peers,
         store,
         limitBytes: settings.cacheBytes,
         counts,

@@ -1,35 +1,27 @@
 /**
  * Who is in the fleet. Each member says so on NATS every few seconds, on a subject that ends with its own name and that NATS
- * lets no other member publish to; of one that falls silent nothing is known after some of these intervals. There is no
- * stored list: a member that was away for a moment hears the others within one interval, and asks them when it starts.
+ * lets no other member publish to; who is there follows from what was heard (actors/fleet-members.ts). There is no stored
+ * list: a member that was away for a moment hears the others within one interval, and asks them when it starts.
  *
  * (JetStream's key-value store would keep a list. But a client that may ask JetStream's API names the subject of its answer, so a
  * member could have the server overwrite what another one has announced; src/bus/roles.ts.)
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
-import { Placement } from '../../actors/fleet-placement.ts';
+import { announceEveryMs, type MemberState, Members as View } from '../../actors/fleet-members.ts';
 import { isMember } from '../../schemas/check-fleet.ts';
 import { fleetBroadcasts } from '../../schemas/fleet-broadcasts.ts';
-import { MAX_MEMBERS, type Member, type Piece, senderOf } from '../../schemas/fleet.ts';
+import { type Member, type Piece, senderOf } from '../../schemas/fleet.ts';
 import { decodeIfSound, encode } from '../bus/connection.ts';
 import type { Clock, Timer } from '../process/ports.ts';
 
-/** Between two announcements, ms, in a fleet of some; a fleet of thousands takes its time, so that NATS carries no more than this. */
-const EVERY_MS = 3_000;
-const MOST_PER_SECOND = 100;
-/** Silent for so many of its intervals: it is gone. */
-const MISSED = 3.5;
+/** Between two looks at who is silent, ms; announcements are as often at most. */
+const TURN_MS = 1_000;
 /** Values in an announcement. */
 const MAX_VALUES = 64;
 /** Those that are asked who is there answer within this, ms, and for each member so much later: not all at once. */
 const ANSWER_MS = 100;
 const ANSWER_EACH_MS = 10;
-
-interface Heard {
-  member: Member;
-  at: number;
-}
 
 export interface MembersOptions {
   /** What this member announces; `leaving` and `everyMs` are added. */
@@ -44,16 +36,23 @@ export interface MembersOptions {
 
 export class Members {
   readonly #options: MembersOptions;
-  readonly #others = new Map<string, Heard>();
+  readonly #view: View;
+  /** As they announced themselves last. */
+  readonly #others = new Map<string, Member>();
+  readonly #byFingerprint = new Map<string, Member>();
   readonly #beat: Timer;
+  /** Messages that were heard: each is later than those before. */
+  #heard = 0;
+  #isThere = true;
   #bus: NatsConnection | undefined;
   #saidAt = Number.NEGATIVE_INFINITY;
   #answer: Timer | undefined;
-  #placement: Placement | undefined;
 
   constructor(options: MembersOptions) {
     this.#options = options;
-    this.#beat = options.clock.every(EVERY_MS / 2, () => this.#turn()).unref();
+    this.#view = new View(options.self.fleet, { replicas: RANKS });
+    this.#view.heard(this.#announcement(), ++this.#heard, options.clock.now());
+    this.#beat = options.clock.every(TURN_MS, () => this.#turn()).unref();
   }
 
   /** Announces itself there from now on, and listens. */
@@ -91,7 +90,7 @@ export class Members {
 
   /** The others, in no order. */
   get list(): Member[] {
-    return [...this.#others.values()].map(({ member }) => member);
+    return [...this.#others.values()];
   }
 
   get size(): number {
@@ -99,20 +98,21 @@ export class Members {
   }
 
   find(id: string): Member | undefined {
-    return this.#others.get(id)?.member;
+    return this.#others.get(id);
   }
 
   /** Which member has announced this certificate. */
   byFingerprint(fingerprint: string): Member | undefined {
     return this.#byFingerprint.get(fingerprint);
   }
-  readonly #byFingerprint = new Map<string, Member>();
+
+  stateOf(id: string): MemberState {
+    return this.#view.stateOf(id);
+  }
 
   /** The piece's homes in this member's zone, itself among them, the first to be asked first. */
   homes(piece: Piece): readonly string[] {
-    const { self } = this.#options;
-    this.#placement ??= new Placement([{ ...self }, ...this.list], RANKS);
-    return this.#placement.homes(piece, self.zone);
+    return this.#view.placement.homes(piece, this.#options.self.zone);
   }
 
   #hear(sender: string, data: Uint8Array): void {
@@ -129,38 +129,43 @@ export class Members {
     }
     const known = this.#others.get(sender);
     if (said.leaving === true) {
-      if (known !== undefined) this.#forget(known.member);
+      this.#view.left(sender);
+      this.#settle();
       return;
     }
-    if (known === undefined && this.#others.size >= MAX_MEMBERS) return;
     // Its key is another one's: it could not even prove to be a member.
     const owner = this.#byFingerprint.get(said.fingerprint)?.id ?? sender;
     if (owner !== sender || said.fingerprint === self.fingerprint) {
       log.warn({ sender, owner }, 'a member announces the certificate of another one and is passed over');
       return;
     }
-    this.#others.set(sender, { member: said, at: clock.now() });
-    if (known !== undefined && isSame(known.member, said)) return;
-    if (known !== undefined) this.#byFingerprint.delete(known.member.fingerprint);
+    this.#view.heard(said, ++this.#heard, clock.now());
+    // There are as many as this member takes notice of.
+    if (this.#view.get(sender) === undefined) return;
+    this.#others.set(sender, said);
+    if (known !== undefined) this.#byFingerprint.delete(known.fingerprint);
     this.#byFingerprint.set(said.fingerprint, said);
-    this.#placement = undefined;
-    this.#options.onJoined(said);
+    if (known?.life !== said.life || known.address !== said.address) this.#options.onJoined(said);
   }
 
-  #forget(member: Member): void {
-    this.#others.delete(member.id);
-    this.#byFingerprint.delete(member.fingerprint);
-    this.#placement = undefined;
-    this.#options.onGone(member);
+  /** Forgets those that are gone. */
+  #settle(): void {
+    for (const member of this.#others.values()) {
+      if (this.#view.get(member.id) !== undefined) continue;
+      this.#others.delete(member.id);
+      this.#byFingerprint.delete(member.fingerprint);
+      this.#options.onGone(member);
+    }
   }
 
   #turn(): void {
     const now = this.#options.clock.now();
     // While NATS is away no one is heard: those that were there may be there still.
-    if (this.#bus !== undefined && this.#isThere)
-      for (const { member, at } of this.#others.values())
-        if (now - at > member.everyMs * MISSED) this.#forget(member);
-    if (now - this.#saidAt >= this.#everyMs() - EVERY_MS / 4) this.#say();
+    if (this.#bus !== undefined && this.#isThere) {
+      this.#view.tick(now);
+      this.#settle();
+    }
+    if (now - this.#saidAt >= announceEveryMs(this.size) - TURN_MS / 2) this.#say();
   }
 
   /** NATS is away: members are forgotten no more until it is back, and then for an interval. */
@@ -168,11 +173,12 @@ export class Members {
     this.#isThere = !isAway;
     if (isAway) return;
     const now = this.#options.clock.now();
-    for (const heard of this.#others.values()) heard.at = now;
+    for (const member of this.#others.values()) this.#view.heard(member, ++this.#heard, now);
   }
-  #isThere = true;
 
-  #everyMs = (): number => Math.max(EVERY_MS, Math.ceil((this.size * 1_000) / MOST_PER_SECOND));
+  #announcement(more: Pick<Member, 'leaving'> = {}): Member {
+    return { ...this.#options.self, everyMs: announceEveryMs(this.size), ...more };
+  }
 
   #asked(): void {
     const { clock, random } = this.#options;
@@ -185,11 +191,9 @@ export class Members {
   #say(more: Pick<Member, 'leaving'> = {}): void {
     const { self, clock } = this.#options;
     this.#saidAt = clock.now();
-    this.#publish(fleetBroadcasts(self.fleet, self.id).here, {
-      ...self,
-      everyMs: this.#everyMs(),
-      ...more,
-    } satisfies Member);
+    const said = this.#announcement(more);
+    if (said.leaving !== true) this.#view.heard(said, ++this.#heard, this.#saidAt);
+    this.#publish(fleetBroadcasts(self.fleet, self.id).here, said);
   }
 
   #publish(subject: string, message: object): void {
@@ -203,11 +207,3 @@ export class Members {
 
 /** Members that are asked for a piece, at most: its homes, and those that would be its homes without them. */
 const RANKS = 4;
-
-const isSame = (a: Member, b: Member): boolean =>
-  a.life === b.life &&
-  a.fingerprint === b.fingerprint &&
-  a.address === b.address &&
-  a.zone === b.zone &&
-  a.weight === b.weight &&
-  a.role === b.role;
