@@ -1,7 +1,9 @@
 /**
  * What members of a fleet say to each other. A fleet is engines, and fetchers without an engine, that share a NATS and a
- * fleet's name. Its members announce themselves in a bucket of JetStream's key-value store; questions, answers and
- * completions are messages on NATS (msgpack); the bytes go from member to member over TLS.
+ * fleet's name. The bytes go from member to member over TLS; docs/fleet.md tells the whole.
+ *
+ * In use are Member, as fleet-broadcasts.ts sends it, and the way to ask for a piece. The messages to one member (msgpack) and
+ * the bucket are what the actors of a home and an asker say to each other under the simulation; src/fleet does not send them yet.
  *
  *     bucket cofa-fleet      <fleet>.<zone>.<member>                      a Member, as JSON
  *     cofa.fleet.v1.<fleet>.ask.<to>.<from>                               FleetAsk → FleetAnswer
