@@ -1,7 +1,7 @@
 /** A recorded start run again in simulated time: rules that hold for any start, link and policy. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { LayerShape } from '../../src/replay/shapes.ts';
+import { LayerShape, shapesOfRecord } from '../../src/replay/shapes.ts';
 import type { Outcome, Policy, ProgramRead, Recording } from '../../src/replay/what-if/recording.ts';
 import { programOf } from '../../src/replay/what-if/program.ts';
 import { simulate } from '../../src/replay/what-if/simulate.ts';
@@ -214,5 +214,35 @@ describe("the program's reads", () => {
       [undefined, 20],
       [0, 10],
     ]);
+  });
+});
+
+describe('the shapes of spans in an export', () => {
+  const shape = { blockSize: BLOCK, rawSize: 5 * BLOCK, packedBytes: 9, spans: [2, 100, 3, 150] };
+
+  it('are what a layer actor and a fetch need to know', () => {
+    const shapes = shapesOfRecord({ tables: { t: shape }, flats: { m: 7 }, hints: {} });
+    const layer = LayerShape.of(shapes.table('t') ?? shape);
+    expect([layer.blockCount, layer.spanCount, layer.spanOfBlock(1), layer.spanOfBlock(2)]).toEqual([
+      5, 2, 0, 1,
+    ]);
+    expect([layer.span(1), layer.bytesOf(1)]).toEqual([{ firstBlock: 2, blockCount: 3 }, 150]);
+    expect([shapes.flatBytes('m'), shapes.table('toString'), shapes.hints('m')]).toEqual([
+      7,
+      undefined,
+      undefined,
+    ]);
+    const halves = layer.withBlocks(BLOCK / 2);
+    expect([halves.blockCount, halves.span(1)]).toEqual([10, { firstBlock: 4, blockCount: 6 }]);
+    const wide = layer.withBlocks(4 * BLOCK);
+    expect([wide.blockCount, wide.spanCount, wide.bytes]).toEqual([2, 1, 250]);
+  });
+
+  it('are refused where they are none', () => {
+    for (const spans of [[2, 100, 3], [0, 100, 5, 150], [], [2.5, 1]])
+      expect(() => shapesOfRecord({ tables: { t: { ...shape, spans } }, flats: {}, hints: {} })).toThrow(
+        'damaged',
+      );
+    expect(() => shapesOfRecord({ tables: {} })).toThrow('damaged');
   });
 });

@@ -14,9 +14,12 @@ import { programOf } from './program.ts';
 import type { LinkState, OrderedRun, Outcome, PhaseCost, Policy, Recording } from './recording.ts';
 import { type Account, accountsOf } from './accounts.ts';
 
-/** Round trips of the phases, one after the other: a connection, the manifest, what it names, the sidecar's manifest; its parts. */
+/**
+ * Round trips of the phases, one after the other: a connection, the manifest, what it names, the sidecar's manifest; its parts, of
+ * which some come over new connections.
+ */
 const RESOLVE_TRIPS = 4;
-const PREPARE_TRIPS = 1;
+const PREPARE_TRIPS = 1.5;
 /** A pack is asked for so long after it was found, ms; a trip finds it. */
 const PACK_AFTER_MS = 60;
 /** Packs are a bit smaller than the same blocks in the layers. */
