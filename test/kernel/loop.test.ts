@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { mountErofs } from '../../src/kernel/erofs.ts';
+import { loadMetadata, mountErofs } from '../../src/kernel/erofs.ts';
 import {
   attachLoop,
   changeBacking,
@@ -245,6 +245,7 @@ test('the metadata of a mounted EROFS image are read in a few large requests, no
   const before = (await loopReads(metadata.number)) ?? 0;
   await mountErofs({ metadata, devices: [], target });
   cleanup.defer(() => isMounted(target) && unmount(target));
+  await loadMetadata(metadata);
   // Looks at every inode: what it needs is there, or waited for.
   await promisify(execFile)('find', [target, '-size', '+1000000k']);
   expect(((await loopReads(metadata.number)) ?? 0) - before).toBeLessThan(pages / 2);
