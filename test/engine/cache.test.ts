@@ -259,7 +259,9 @@ describe('what no mount needs', () => {
     const ids = kept.layout.manifest.digest.slice(7);
     expect(await readdir(join(root, 'images'))).toEqual([ids]);
     expect(await readdir(join(root, 'layers'))).toHaveLength(2);
-    expect(await readdir(join(root, 'spans'))).toHaveLength(2);
+    // While an image is being proven its tables may be needed; on a busy machine that takes a while.
+    const tables = () => readdir(join(root, 'spans'));
+    await eventually('tables of no image are gone', async () => (await tables()).length === 2, 60_000);
     const state = await fold(engine);
     expect([state.images.size, state.layers.size]).toEqual([1, 2]);
     const list = JSON.parse((await engine.cli(['images', '--json'])).stdout) as Array<{
