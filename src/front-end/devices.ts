@@ -4,7 +4,7 @@ import type { EngineSettings } from '../process/settings.ts';
 import type { Layout } from '../store/layout.ts';
 
 export interface DevicesOptions {
-  settings: Pick<EngineSettings, 'transport' | 'resend'>;
+  settings: Pick<EngineSettings, 'transport' | 'resend' | 'readDeadlineMs'>;
   layout: Layout;
   cold: ColdRead;
 }
@@ -28,7 +28,13 @@ const FUSE_FD = 3;
 export const loadTransport: LoadTransport = async ({ settings, layout, cold }) => {
   if (settings.transport === 'kernel') {
     const { kernelTransport } = await import('../fuse/kernel-transport.ts');
-    const transport = kernelTransport({ fd: FUSE_FD, resend: settings.resend, cold, standby: true });
+    const transport = kernelTransport({
+      fd: FUSE_FD,
+      resend: settings.resend,
+      cold,
+      standby: true,
+      holdMs: settings.readDeadlineMs,
+    });
     return {
       begin: async () => {
         transport.begin();

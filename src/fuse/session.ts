@@ -98,6 +98,9 @@ export async function openFuseSession(target: string): Promise<FuseSession> {
   }
 }
 
+/** A mount that another process has opened, by a descriptor of this one (hand-over.ts). */
+export const adoptSession = (own: Own & { source: string }): FuseSession => session({ ...own, resend: true });
+
 const START_MS = 10_000;
 /** The file of the lesson, and a name whose LOOKUP ends it. Inodes of device files have 52 bits. */
 const LESSON = '.open-and-close';

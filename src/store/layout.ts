@@ -43,6 +43,8 @@ export class Layout {
   endpoint = (): string => this.in('run/endpoint.json');
   lock = (): string => this.in('run/lock');
   devices = (): string => this.in('run/devices');
+  /** Who offers the FUSE mount of an engine that makes room (src/fuse/hand-over.ts). */
+  handOver = (): string => this.in('run/hand-over.json');
   /**
    * Where supervisor and front end answer without NATS; `credentials`: the supervisor's desk for these; `fleet`: what the node's
    * member of a fleet says of itself; `pieces`: its door for processes that read blobs.

@@ -80,13 +80,13 @@ async function start(given: Given): Promise<void> {
   // One engine a root: what an earlier one left is looked at when that has ended.
   await stages.run('root', () => takeRoot(base));
   // A nats-server takes its time to come. Meanwhile loops are found and the desk for credentials is opened.
-  const [leftovers, nats, credentials] = await stages.run('nats', () =>
+  const [{ leftovers, handed }, nats, credentials] = await stages.run('nats', () =>
     Promise.all([findLeftovers(base), reachNats(base), openCredentials(base)]),
   );
   const { registrySettings, fleet } = await openFleet({ ...base, ...nats, registrySettings: credentials });
   // The log lies behind NATS, and the engine's processes meet there.
   const bus = await stages.run('bus', () => openBus({ ...base, ...nats }));
-  const reached = { ...base, ...nats, ...bus, leftovers, registrySettings };
+  const reached = { ...base, ...nats, ...bus, leftovers, handed, registrySettings };
   const servers = makeServers(reached);
 
   const opening = openLog(reached);
@@ -106,6 +106,7 @@ async function start(given: Given): Promise<void> {
   // A command finds the mounts as they were before.
   const returned = await stages.run('mounts', () => restoreMounts({ ...reached, ...parts, ...node }));
   log.info({ ...returned, ms: stages.ms }, 'mounts are back');
+  servers.devices.areBack();
   // A refutation of before is an alarm again, and what became whole before is proven.
   parts.trust.poke();
   void parts.cache.begin();

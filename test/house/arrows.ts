@@ -279,6 +279,8 @@ export const ROWS: readonly Row[] = [
       'src/console',
       'src/container',
       'src/containerd',
+      // `cofa upgrade --engine` holds the mount while there is no engine.
+      'src/fuse',
       'src/image',
       'src/incidents',
       'src/index',

@@ -94,7 +94,8 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
   const stop = () =>
     (stopping ??= (async () => {
       await client?.close().catch(() => {});
-      await endEngine(root, child, ended);
+      await endChild(child, root, ended);
+      await endEngine(root);
       if (options.root === undefined) await removeTree(root);
     })());
   try {
@@ -222,7 +223,7 @@ async function untilReady(root: string, child: ChildProcess): Promise<EngineClie
 /** A supervisor that does not end within this time, ms, is killed. */
 const GRACE_MS = 20_000;
 
-async function endEngine(root: string, child: ChildProcess, ended: Promise<void>): Promise<void> {
+async function endChild(child: ChildProcess, root: string, ended: Promise<void>): Promise<void> {
   if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) {
     child.kill('SIGTERM');
     // Readers that still wait would hold it up; a stopped engine fails them anyway.
@@ -232,6 +233,10 @@ async function endEngine(root: string, child: ChildProcess, ended: Promise<void>
     clearTimeout(cut);
     clearTimeout(kill);
   }
+}
+
+/** Ends what runs in a root, at once, and removes what it leaves in the kernel. */
+export async function endEngine(root: string): Promise<void> {
   abortFuse(root);
   await endProcesses((_pid, commandLine) => commandLine.split(' ').some((word) => word.startsWith(root)));
   for (const point of mountsBelow(root).toReversed()) await quietly('umount', ['-l', '--', point]);

@@ -40,6 +40,8 @@ export interface DevicesOptions {
   log: Logger;
   /** Loops of an earlier engine. */
   leftovers: Leftovers;
+  /** The FUSE mount is that engine's, too: reads of layers that are not open again wait until `areBack`. */
+  returning?: boolean;
   kernel?: MountKernel | undefined;
 }
 
@@ -51,8 +53,21 @@ export class Devices {
   /** Layers that were released while a change of their device was under way, until it has ended. */
   readonly #leaving = new Map<string, Promise<void>>();
 
+  /** Mounts of an earlier engine are on their way. */
+  #isReturning: boolean;
+
   constructor(options: DevicesOptions) {
     this.#options = options;
+    this.#isReturning = options.returning ?? false;
+  }
+
+  /** Every mount of the engine before is back: what no mount has asked for by now is asked for by none. */
+  areBack(): void {
+    if (!this.#isReturning) return;
+    this.#isReturning = false;
+    this.reopenAll().catch((error: unknown) =>
+      this.#options.log.error({ error }, 'the front end was not told that all is back'),
+    );
   }
 
   /**
@@ -144,7 +159,7 @@ export class Devices {
       return [opened.front];
     };
     const fronts = await Promise.all(Array.from(this.#attached.values(), reopen));
-    await front.ask('settled', { fronts: fronts.flat() });
+    if (!this.#isReturning) await front.ask('settled', { fronts: fronts.flat() });
   }
 
   /** The layer's device is whole and proven: the kernel reads it by itself from now on. */

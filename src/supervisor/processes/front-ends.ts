@@ -16,6 +16,7 @@ import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import type { ProcessStatus } from '../../../schemas/api.ts';
 import { CofaError } from '../../../schemas/errors.ts';
+import type { FuseSession } from '../../fuse/session.ts';
 import { findMount, unmount } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
 import { Child, type Counted, type ChildOptions, type ChildPorts, describeEnd } from '../../process/child.ts';
@@ -35,6 +36,8 @@ export interface FrontEndsOptions {
   readDeadlineMs: number;
   hangMs: number;
   watchers: Pick<ChildOptions, 'onStart' | 'onExit'>;
+  /** The mount to go on with, of an engine before this one; undefined: it makes one. */
+  handed: FuseSession | undefined;
   /** One begins to serve. `move`: at a FUSE mount that is not the one that loops stand on. */
   onServing: (move: boolean) => void;
 }
@@ -116,9 +119,10 @@ export class FrontEnds {
    * `FuseMount.open`.
    */
   async open(): Promise<void> {
-    const { layout, transport } = this.#options;
-    await mkdir(layout.devices(), { recursive: true, mode: 0o700 });
-    if (transport === 'kernel') await this.#mount.open();
+    const { layout, transport, handed } = this.#options;
+    // A look at a mount without a server would wait.
+    if (handed === undefined) await mkdir(layout.devices(), { recursive: true, mode: 0o700 });
+    if (transport === 'kernel') await this.#mount.open(handed);
   }
 
   /** Starts the first one; rejects when it does not come. */

@@ -33,9 +33,9 @@ export class FuseMount {
     this.#options = options;
   }
 
-  /** The folder must be there. Errors: those of `openFuseSession`. */
-  async open(): Promise<void> {
-    this.#take(await openFuseSession(this.#options.folder));
+  /** Goes on with the mount that is `handed` over, else makes one; the folder must be there. Errors: those of `openFuseSession`. */
+  async open(handed?: FuseSession): Promise<void> {
+    this.#take(handed ?? (await openFuseSession(this.#options.folder)));
   }
 
   /** What is mounted now; undefined before `open`, while another one is made, and after `close`. */

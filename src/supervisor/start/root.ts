@@ -1,6 +1,7 @@
 /** The folder of the engine's state becomes this engine's. */
 import { rm } from 'node:fs/promises';
 import { abortConnection, connectionOf } from '../../fuse/connection.ts';
+import { isOffered } from '../../fuse/hand-over.ts';
 import { type Layout, removeDrafts } from '../../store/layout.ts';
 import { takeLockInTurn } from '../../store/lock.ts';
 import type { End } from '../end.ts';
@@ -12,6 +13,8 @@ import type { End } from '../end.ts';
 export async function takeRoot({ layout, end }: { layout: Layout; end: End }): Promise<void> {
   await layout.prepare();
   const release = await takeLockInTurn(layout.lock(), layout.root, () => {
+    // It makes room for this one, and its mount goes on.
+    if (isOffered(layout.handOver())) return;
     const connection = connectionOf(layout.devices());
     if (connection !== undefined) abortConnection(connection);
   });

@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import type { NodeState } from '../../../actors/node-state.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import type { BusUsers } from '../../bus/roles.ts';
+import type { FuseSession } from '../../fuse/session.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import { type RegistrySettings, writeSettings } from '../../process/settings.ts';
 import type { EventLog } from '../../store/event-log.ts';
@@ -45,22 +46,32 @@ export function makeServers(given: {
   layout: Layout;
   label: string;
   leftovers: Leftovers;
+  /** The FUSE mount of the engine before, which this one goes on with. */
+  handed: FuseSession | undefined;
   log: Logger;
   conditions: Conditions;
   watch: Watch;
   end: End;
   ports: SupervisorPorts;
 }): Servers {
-  const { options, bus, names, layout, label, leftovers, log, conditions, watch, end, ports } = given;
+  const { options, bus, names, layout, label, leftovers, handed, log, conditions, watch, end, ports } = given;
   const front = new FrontCaller({ bus, names, ports });
-  const devices = new Devices({ front, layout, label, log, leftovers });
+  const devices = new Devices({ front, layout, label, log, leftovers, returning: handed !== undefined });
   const doubts = new Doubts({ bus, names, front });
   const greet = greetWith({ devices, doubts, log });
   followBus({ ...given, onBack: () => end.isNear || greet(false) });
   const { transport, readDeadlineMs, hangMs } = options;
   const shared = { layout, conditions, hangMs, ports };
   const watchers = watch('front-end', 'front-end');
-  const fronts = new FrontEnds({ ...shared, log, transport, readDeadlineMs, watchers, onServing: greet });
+  const fronts = new FrontEnds({
+    ...shared,
+    log,
+    transport,
+    readDeadlineMs,
+    watchers,
+    handed,
+    onServing: greet,
+  });
   const fetchers = new Fetchers({
     ...shared,
     count: options.workers ?? availableParallelism(),
