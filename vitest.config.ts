@@ -23,7 +23,7 @@ const WHOLE = [
   'index/{cut-spans,image-hints,index-image,rebuild-flat}',
   'install/install',
   'kernel/*',
-  'ops/{install,pulled-image,relay}',
+  'ops/{install,pulled-image,relay,release}',
   'pack/pack-store',
   'registry/{docker-registry,transport}',
   'replay/{engine,live-log,slow-starts,start-wall}',

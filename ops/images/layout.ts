@@ -38,6 +38,10 @@ export interface ImageSpec {
   config: ImageConfig;
   /** ISO time that the image carries. */
   created: string;
+  /** Debian's name of the processor; this machine's by default. */
+  architecture?: string;
+  /** Its name in the index; `image` by default. */
+  name?: string;
 }
 
 /** An image layout that holds one image. */
@@ -81,7 +85,8 @@ export async function writeLayout(directory: string, spec: ImageSpec): Promise<I
   }
   const config = await writeJson(directory, types.config, {
     created: spec.created,
-    architecture: { x64: 'amd64', arm64: 'arm64' }[process.arch as 'x64' | 'arm64'] ?? process.arch,
+    architecture:
+      spec.architecture ?? { x64: 'amd64', arm64: 'arm64' }[process.arch as 'x64' | 'arm64'] ?? process.arch,
     os: 'linux',
     config: spec.config,
     rootfs: { type: 'layers', diff_ids: spec.layers.map(({ diffId }) => diffId) },
@@ -96,7 +101,7 @@ export async function writeLayout(directory: string, spec: ImageSpec): Promise<I
   await writeFile(join(directory, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
   const index = {
     schemaVersion: 2,
-    manifests: [{ ...manifest, annotations: { 'org.opencontainers.image.ref.name': 'image' } }],
+    manifests: [{ ...manifest, annotations: { 'org.opencontainers.image.ref.name': spec.name ?? 'image' } }],
   };
   await writeFile(join(directory, 'index.json.new'), JSON.stringify(index));
   await rename(join(directory, 'index.json.new'), join(directory, 'index.json'));

@@ -69,9 +69,12 @@ export async function bundle(name: BundleName): Promise<string> {
   }).finally(stop);
   const sources = Object.keys(metafile.inputs)
     .map((path) => resolve(CHECKOUT, path))
-    .filter((path) => !path.includes('/node_modules/'));
+    .filter((path) => !isOfPackage(path));
   return withCheck([...sources, INSTALLED], outputFiles[0]?.text ?? '');
 }
+
+/** Not of this program, which may itself lie in a folder of packages. */
+const isOfPackage = (path: string): boolean => path.slice(CHECKOUT.length).includes('node_modules/');
 
 /** The name of a constant that each module gets: its own URL, since that of the bundle is another. */
 const MODULE_URL = '$moduleUrl';
@@ -81,7 +84,7 @@ function modules(holds: (module: string) => boolean): Plugin {
     if (kind === 'entry-point') return undefined;
     if (!path.startsWith('.')) return path === 'commander' ? undefined : { external: true };
     const module = join(resolveDir, path);
-    return kind === 'dynamic-import' && !importer.includes('/node_modules/') && !holds(module)
+    return kind === 'dynamic-import' && !isOfPackage(importer) && !holds(module)
       ? { path: pathToFileURL(module).href, external: true }
       : undefined;
   };
@@ -89,7 +92,7 @@ function modules(holds: (module: string) => boolean): Plugin {
     name: 'cofa',
     setup(build) {
       build.onResolve({ filter: /./ }, place);
-      build.onLoad({ filter: /\.ts$/ }, async ({ path }) => ({
+      build.onLoad({ filter: /\.[jt]s$/ }, async ({ path }) => ({
         contents: `const ${MODULE_URL} = ${JSON.stringify(pathToFileURL(path).href)};${await readFile(path, 'utf8')}`,
         loader: 'ts',
       }));

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { CofaError } from '../../schemas/errors.ts';
 import { BUNDLE_NAMES, type BundleName, bundle, writeBundle } from '../../src/cli/bundle.ts';
 import { StartError } from '../../src/container/command.ts';
+import { version } from '../../src/client/version.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
@@ -50,7 +51,7 @@ it.each(BUNDLE_NAMES)('%s starts a container, and says what is wrong as cofa doe
 });
 
 it.each(BUNDLE_NAMES)('%s knows every command, help and guesses', async (name) => {
-  expect(await run(name, '--version')).toMatchObject({ code: 0, out: '0.1.0\n' });
+  expect(await run(name, '--version')).toMatchObject({ code: 0, out: `${version()}\n` });
   const help = await run(name, 'run', '--help');
   expect(help).toMatchObject({ code: 0, err: '' });
   expect(help.out).toMatch(/^Usage: cofa run /);
@@ -87,12 +88,12 @@ it('an edited checkout never runs what was bundled before', async () => {
     file,
     (await readFile(file, 'utf8')).replace('module.exports.main', "console.log('bundled');\n$&"),
   );
-  expect((await runOf(main, file, '--version')).out).toBe('bundled\n0.1.0\n');
+  expect((await runOf(main, file, '--version')).out).toBe(`bundled\n${version()}\n`);
   // A module that `--version` does not even load.
   const edited = join(copy, 'src/cli/replay.ts');
   const now = new Date();
   utimesSync(edited, now, now);
-  expect(await runOf(main, file, '--version')).toEqual({ code: 0, out: '0.1.0\n', err: '' });
+  expect(await runOf(main, file, '--version')).toEqual({ code: 0, out: `${version()}\n`, err: '' });
 });
 
 it('does not run in the place of another checkout that has a copy of it', async () => {

@@ -1,0 +1,47 @@
+/** npm's package: the program without its packages; npm fetches those that its lock names (npm-shrinkwrap.json). */
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { releaseManifest } from './modules.ts';
+import { writeTar } from './tar.ts';
+import { CHECKOUT, settle, writeProgram } from './tree.ts';
+
+export interface NpmOptions {
+  version: string;
+  licences: string;
+  epoch: number;
+  /** Removed by the caller. */
+  scratch: string;
+  out: string;
+}
+
+/** Writes it and returns its path. */
+export function buildNpm({ version, licences, epoch, scratch, out }: NpmOptions): string {
+  const folder = join(scratch, 'npm-package/package');
+  mkdirSync(folder, { recursive: true });
+  writeProgram(folder);
+  const { manifest, lock } = releaseManifest();
+  writeFileSync(join(folder, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+  writeFileSync(join(folder, 'npm-shrinkwrap.json'), `${JSON.stringify(lock, null, 2)}\n`);
+  writeFileSync(join(folder, 'LICENSES.txt'), licences);
+  copyFileSync(join(CHECKOUT, 'docs/config.toml'), join(folder, 'config.toml'));
+  copyFileSync(join(CHECKOUT, 'CHANGELOG.md'), join(folder, 'CHANGELOG.md'));
+  writeFileSync(join(folder, 'README.md'), README);
+  settle(folder, epoch);
+  const tar = join(scratch, 'npm.tar');
+  writeTar(join(scratch, 'npm-package'), tar, epoch);
+  execFileSync('gzip', ['--no-name', '-9', '--force', tar]);
+  const file = join(out, `cofa-${version}.tgz`);
+  copyFileSync(`${tar}.gz`, file);
+  return file;
+}
+
+const README = `# cofa
+
+Copy On First Access: start a container before its image has arrived. For Linux 6.4 or newer, as root.
+
+    apt-get install nats-server runc libisal2 fuse3
+    npm install -g cofa-VERSION.tgz
+    cofa doctor
+    cofa up && cofa run REGISTRY/IMAGE
+`;

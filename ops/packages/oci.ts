@@ -1,0 +1,111 @@
+/**
+ * The OCI image of the engine: Debian with what the engine stands on, and above it the files of the Debian package. Made
+ * without a container engine. Where ops/kubernetes expects a checkout, /opt/cofa, there is a link to the program.
+ */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { acquireSettings, RELEASE, sourcesOf } from '../images/apt.ts';
+import { describeLayer, type LayerFile, writeLayout } from '../images/layout.ts';
+import { DEPENDS } from './deb.ts';
+import { type Arch, DEBIAN_ARCH } from './modules.ts';
+import { writeTar } from './tar.ts';
+import { settle } from './tree.ts';
+
+export interface OciOptions {
+  deb: string;
+  version: string;
+  arch: Arch;
+  epoch: number;
+  /** Removed by the caller. */
+  scratch: string;
+  out: string;
+}
+
+/** Writes it. Takes root, mmdebstrap and Debian's packages. `packages`: `name version` of each that is in it. */
+export async function buildOci(options: OciOptions): Promise<{ file: string; packages: string[] }> {
+  const { deb, version, arch, epoch, scratch, out } = options;
+  const { layer: base, packages } = await baseLayer(options);
+  const above = join(scratch, 'image-layer');
+  mkdirSync(join(above, 'opt'), { recursive: true });
+  execFileSync('dpkg-deb', ['--extract', deb, above]);
+  symlinkSync('../usr/lib/cofa', join(above, 'opt/cofa'));
+  // The engine's settings are the DaemonSet's.
+  settle(above, epoch);
+  const tar = join(scratch, 'image-layer.tar');
+  writeTar(above, tar, epoch);
+  const layers = [base, await packed(tar, `cofa ${version}`)];
+  const layout = join(scratch, 'layout');
+  await writeLayout(layout, {
+    kind: 'oci',
+    layers,
+    config: {
+      Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'COFA_ROOT=/var/lib/cofa'],
+      Entrypoint: ['/opt/cofa/ops/kubernetes/entry'],
+    },
+    created: new Date(epoch * 1000).toISOString(),
+    architecture: DEBIAN_ARCH[arch],
+    name: version,
+  });
+  settle(layout, epoch);
+  const file = join(out, `cofa-${version}-oci-${DEBIAN_ARCH[arch]}.tar`);
+  writeTar(layout, file, epoch);
+  return { file, packages };
+}
+
+/** Debian with the packages; equal where Debian's packages are. */
+async function baseLayer({
+  scratch,
+  epoch,
+  arch,
+}: OciOptions): Promise<{ layer: LayerFile; packages: string[] }> {
+  const { list, sources } = sourcesOf(RELEASE);
+  const files = [
+    ['image.list', list],
+    ['image.sources', sources],
+  ].flatMap(([name = '', text = '']) => {
+    if (text.trim() === '') return [];
+    writeFileSync(join(scratch, name), text);
+    return [join(scratch, name)];
+  });
+  const wanted = [...DEPENDS.map((one) => one.split(/ [|(]/)[0] as string), 'ca-certificates'];
+  const tar = join(scratch, 'base.tar');
+  const listed = join(scratch, 'packages');
+  const hooks = [
+    // The machine's name and name servers are not the image's; what dpkg and apt noted is of no use there.
+    'rm -f "$1"/var/log/*.log "$1"/var/log/apt/* "$1"/var/cache/ldconfig/aux-cache "$1"/etc/hostname "$1"/etc/resolv.conf',
+    `dpkg-query --root="$1" -W -f='\${Package} \${Version}\\n' > '${listed}'`,
+  ].map((hook) => `--customize-hook=${hook}`);
+  const options = [
+    ...acquireSettings().map((line) => `--aptopt=${line.replace(/;$/, '')}`),
+    ...hooks,
+    `--include=${wanted.join(',')}`,
+    `--architectures=${DEBIAN_ARCH[arch]}`,
+  ];
+  execFileSync(
+    'mmdebstrap',
+    ['--quiet', '--variant=minbase', '--format=tar', ...options, RELEASE, tar, ...files],
+    {
+      env: { ...process.env, LC_ALL: 'C.UTF-8', SOURCE_DATE_EPOCH: String(epoch) },
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
+  const packages = readFileSync(listed, 'utf8').trim().split('\n');
+  return { layer: await packed(tar, `debian ${RELEASE}: ${wanted.join(' ')}`), packages };
+}
+
+async function packed(tar: string, createdBy: string): Promise<LayerFile> {
+  const diffId = `sha256:${await sha256Of(tar)}`;
+  execFileSync('gzip', ['--no-name', '-6', '--force', tar]);
+  return await describeLayer(`${tar}.gz`, 'gzip', diffId, createdBy);
+}
+
+/** Hexadecimal digits. */
+export async function sha256Of(file: string): Promise<string> {
+  const { createReadStream } = await import('node:fs');
+  const { pipeline } = await import('node:stream/promises');
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(file), hash);
+  return hash.digest('hex');
+}

@@ -1,0 +1,223 @@
+/**
+ * What ops/release builds, installed where there was no cofa before: the Debian package in an empty Debian 12 and 13, npm's
+ * package below a folder of its own. Each mounts an image lazily, and every byte is compared.
+ */
+import { execFile } from 'node:child_process';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { startRelay } from '../../ops/bench/relay.ts';
+import { olderCofa } from '../../ops/images/older.ts';
+import { debianRoot } from '../../ops/images/roots.ts';
+import { buildDeb, DEPENDS } from '../../ops/packages/deb.ts';
+import { installModules } from '../../ops/packages/modules.ts';
+import { javaScriptOf, sourceEpoch } from '../../ops/packages/tree.ts';
+import { buildRelease } from '../../ops/release.ts';
+import { version } from '../../src/client/version.ts';
+import { pushImage, twoLayers } from '../faults/fault-image.ts';
+import { startRegistry } from '../support/registry-server.ts';
+import { rootMachine } from '../support/root-machine.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const run = promisify(execFile);
+const cleanup = new Cleanup();
+const each = new Cleanup();
+afterEach(() => each.run());
+afterAll(() => cleanup.run());
+
+const VERSION = version();
+const arch = process.arch === 'arm64' ? 'arm64' : 'x64';
+const DEB = `cofa_${VERSION}_${arch === 'x64' ? 'amd64' : 'arm64'}.deb`;
+let directory = '';
+let out = '';
+let ref = '';
+let sums = '';
+
+beforeAll(async () => {
+  directory = await cleanup.tempDir('release');
+  out = join(directory, 'out');
+  await buildRelease({ out, arch, kinds: ['deb', 'npm'], onProgress: console.log });
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  // Reading the image takes longer than an upgrade.
+  const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rate: 4e6, rttMs: 2 });
+  cleanup.defer(() => relay.stop());
+  const image = await pushImage(directory, registry.host, 'app', twoLayers(8200));
+  ref = image.ref.replace(registry.host, relay.host);
+  const { stdout } = await run('sh', [
+    '-c',
+    'cd "$1" && find . -type f | xargs sha256sum',
+    'sh',
+    image.expected.root,
+  ]);
+  sums = stdout;
+}, 900_000);
+
+describe('the files of a release', () => {
+  test('another build gives the same, to the byte; the sums are right', async () => {
+    const again = join(directory, 'again');
+    await buildRelease({ out: again, arch, kinds: ['deb', 'npm'], onProgress: console.log });
+    expect(readFileSync(join(again, 'SHA256SUMS'), 'utf8')).toBe(
+      readFileSync(join(out, 'SHA256SUMS'), 'utf8'),
+    );
+    await run('sha256sum', ['--check', '--strict', 'SHA256SUMS'], { cwd: out });
+    expect(readdirSync(out).length).toBe(
+      readFileSync(join(out, 'SHA256SUMS'), 'utf8').trim().split('\n').length + 1,
+    );
+  }, 600_000);
+
+  test('the bill of materials names every package that the Debian package ships, and LICENSES.txt its licence', async () => {
+    const bill = JSON.parse(readFileSync(join(out, `cofa-${VERSION}.cdx.json`), 'utf8')) as {
+      components: Array<{ name: string; group?: string; version: string }>;
+    };
+    const named = new Set(
+      bill.components.map(({ group, name }) => (group === undefined ? name : `${group}/${name}`)),
+    );
+    const { stdout } = await run('sh', [
+      '-c',
+      `dpkg-deb --fsys-tarfile "$1" | tar -t | grep '/node_modules/.*package.json$'`,
+      'sh',
+      join(out, DEB),
+    ]);
+    const shipped = stdout.matchAll(/\/node_modules\/((?:@[^/]+\/)?[^/]+)\/package\.json$/gm);
+    const names = [...shipped].map(([, name = '']) => (name === 'node' ? `node-linux-${arch}` : name));
+    expect(names.length).toBeGreaterThan(40);
+    const licences = readFileSync(join(out, 'LICENSES.txt'), 'utf8');
+    for (const name of names) {
+      expect(named).toContain(name);
+      expect(licences).toContain(`${name} `);
+    }
+  });
+
+  test('types go and names of modules change; lines stay', () => {
+    const text =
+      "import { a } from './a.ts';\nconst p: URL = new URL('../b/main.ts', import.meta.url);\n// see c.ts\n";
+    expect(javaScriptOf(text)).toBe(
+      "import { a } from './a.js';\nconst p      = new URL('../b/main.js', import.meta.url);\n// see c.ts\n",
+    );
+  });
+});
+
+const RELEASES = { bookworm: 'libssl3', trixie: 'libssl3t64' } as const;
+type Release = keyof typeof RELEASES;
+
+/** Debian without cofa, but with all that its package stands on: dpkg says so where a name is not of that release. */
+async function machineOf(release: Release) {
+  const packages = DEPENDS.map((one) => one.split(/ [|(]/)[0] as string).filter((name) => name !== 'libssl3');
+  const root = await debianRoot(release, [...packages, RELEASES[release], 'ca-certificates'], {
+    onProgress: console.log,
+  });
+  if (root === undefined) return undefined;
+  const machine = await rootMachine(each, [root]);
+  copyFileSync(join(out, DEB), join(machine.shared, DEB));
+  return machine;
+}
+
+/** Indexes the image, mounts it and compares every byte. `$COFA` is the command. */
+const trial = () => `
+: "\${COFA:=cofa}"
+[ "$($COFA --version)" = ${VERSION} ]
+$COFA --quiet up --no-rehearsal --trust registry --snapshotter
+$COFA --quiet index ${ref}
+mkdir -p /tmp/mnt && $COFA mount --no-prefetch ${ref} /tmp/mnt
+cat > /tmp/sums <<'END'
+${sums}END
+(cd /tmp/mnt && sha256sum --quiet --check /tmp/sums)
+$COFA unmount /tmp/mnt
+`;
+
+describe.each(Object.keys(RELEASES) as Release[])('the Debian package on %s', (release) => {
+  test('installs, mounts lazily, and is gone after a purge', async (context) => {
+    const machine = await machineOf(release);
+    if (machine === undefined) return context.skip();
+    const { code, said } = await machine.run(`
+dpkg --install /host/${DEB}
+dpkg --verify cofa
+cofa config check
+cofa doctor --json > /host/doctor.json || true
+[ -s /usr/share/man/man1/cofa.1.gz ] && [ -s /usr/share/man/man5/cofa-config.toml.5.gz ]
+bash -c '. /usr/share/bash-completion/completions/cofa && complete -p cofa'
+grep -q '^ExecStart=/usr/bin/cofa up' /usr/lib/systemd/system/cofa.service
+${trial()}
+echo '# of the operator' >> /etc/cofa/config.toml
+dpkg --remove cofa
+[ ! -e /usr/bin/cofa ] && [ ! -e /usr/lib/cofa ] && grep -q operator /etc/cofa/config.toml
+dpkg --purge cofa
+[ ! -e /etc/cofa ] && [ -z "$(ls /var/lib/cofa)" ]
+echo all is well`);
+    expect(said).toMatch(/all is well\n$/);
+    expect(code).toBe(0);
+  }, 600_000);
+});
+
+describe('an upgrade', () => {
+  test('from the package of 0.1.0 under a reader: no read fails, and the mount stays', async (context) => {
+    const machine = await machineOf('bookworm');
+    const older = olderCofa('0.1.0', { onProgress: console.log });
+    if (machine === undefined || older === undefined) return context.skip();
+    // Version 0.1.0 had no package: this one has its code at the same places.
+    const program = join(directory, 'older');
+    mkdirSync(program);
+    await run('cp', [
+      '-a',
+      ...['src', 'actors', 'schemas', 'ops', 'LICENSE'].map((name) => join(older, name)),
+      program,
+    ]);
+    installModules(program, arch);
+    copyFileSync(join(older, 'package.json'), join(program, 'package.json'));
+    const shared = { licences: '', sbom: '', arch, epoch: sourceEpoch(), out: machine.shared } as const;
+    const scratch = join(directory, 'older-deb');
+    const deb = await buildDeb({ ...shared, program, version: '0.1.0', scratch });
+    const { code, said } = await machine.run(`
+dpkg --install /host/${basename(deb)}
+[ "$(cofa --version)" = 0.1.0 ]
+cofa up --trust always
+cofa --quiet index ${ref}
+mkdir -p /tmp/mnt && cofa mount --no-prefetch ${ref} /tmp/mnt
+grep /tmp/mnt /proc/self/mountinfo > /tmp/before
+cat > /tmp/sums <<'END'
+${sums}END
+(cd /tmp/mnt && sha256sum --quiet --check /tmp/sums; echo "reader $?" >> /tmp/reader) &
+sleep 1
+dpkg --install /host/${DEB}
+echo "installed; $(cat /tmp/reader 2>/dev/null)" >> /tmp/reader
+wait
+cat /tmp/reader
+grep /tmp/mnt /proc/self/mountinfo | cmp - /tmp/before
+[ "$(cofa --version)" = ${VERSION} ]
+cofa status --json > /host/status.json
+cofa unmount /tmp/mnt
+cofa down
+echo all is well`);
+    expect(said).toMatch(/all is well\n$/);
+    // The reader was at it while the package was installed, and had no error.
+    expect(said).toMatch(/^installed; \nreader 0$/m);
+    expect(code).toBe(0);
+    const status = JSON.parse(readFileSync(join(machine.shared, 'status.json'), 'utf8')) as {
+      images: Array<{ reads: { errors: number } }>;
+      degraded: unknown[];
+    };
+    expect(status.images.map(({ reads }) => reads.errors)).toEqual([0]);
+  }, 600_000);
+});
+
+describe("npm's package", () => {
+  test('works by npm install -g, with no install script', async () => {
+    const prefix = await each.tempDir('npm');
+    const args = [
+      'install',
+      '--global',
+      '--ignore-scripts',
+      '--prefix',
+      prefix,
+      join(out, `cofa-${VERSION}.tgz`),
+    ];
+    await run('npm', [...args, '--no-audit', '--no-fund'], { timeout: 240_000 });
+    const cofa = join(prefix, 'bin/cofa');
+    const state = await each.tempDir('npm-root');
+    const env = { ...process.env, COFA_ROOT: state, COFA_CONFIG: '/dev/null', COFA: cofa };
+    const script = `set -eu\n${trial().replaceAll('/tmp/mnt', `${state}/mnt`).replaceAll('/tmp/sums', `${state}/sums`)}\n$COFA down`;
+    await run('sh', ['-c', script], { env, timeout: 180_000 });
+  }, 600_000);
+});
