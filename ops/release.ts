@@ -34,7 +34,7 @@ export async function buildRelease({ out, arch, kinds, onProgress }: ReleaseOpti
   try {
     onProgress(`the program of version ${version}, and npm's packages`);
     const program = join(scratch, 'program');
-    writeProgram(program);
+    await writeProgram(program);
     installModules(program, arch);
     settle(program, epoch);
     const licences = licencesOf(join(program, 'node_modules'));
@@ -48,7 +48,7 @@ export async function buildRelease({ out, arch, kinds, onProgress }: ReleaseOpti
     }
     if (kinds.includes('npm')) {
       onProgress("npm's package");
-      files.push(buildNpm(shared));
+      files.push(await buildNpm(shared));
     }
     let debian: string[] = [];
     if (kinds.includes('oci') && deb !== undefined) {

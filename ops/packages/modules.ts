@@ -40,12 +40,16 @@ interface Lock {
 export const packageJson = (): PackageJson =>
   JSON.parse(readFileSync(join(CHECKOUT, 'package.json'), 'utf8')) as PackageJson;
 
+/** The page of the console is built of them; a release has it built. */
+const OF_PAGE = ['vite', 'preact', '@preact/signals'];
+
 /**
  * package.json and the lock of a release. Node comes as a package for the machine's processor instead of by a script.
  * fuse-native is for one of two transports and has no build for arm64: npm may do without.
  */
 export function releaseManifest(): { manifest: PackageJson; lock: Lock } {
   const { node, 'fuse-native': fuse, ...dependencies } = packageJson().dependencies;
+  for (const name of OF_PAGE) delete dependencies[name];
   if (node === undefined || fuse === undefined)
     throw new Error('package.json names no node, or no fuse-native');
   const builds = (Object.keys(NODE_BUILDS) as Arch[]).map((arch) => [`node-linux-${arch}`, node] as const);

@@ -16,10 +16,10 @@ export interface NpmOptions {
 }
 
 /** Writes it and returns its path. */
-export function buildNpm({ version, licences, epoch, scratch, out }: NpmOptions): string {
+export async function buildNpm({ version, licences, epoch, scratch, out }: NpmOptions): Promise<string> {
   const folder = join(scratch, 'npm-package/package');
   mkdirSync(folder, { recursive: true });
-  writeProgram(folder);
+  await writeProgram(folder);
   const { manifest, lock } = releaseManifest();
   writeFileSync(join(folder, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
   writeFileSync(join(folder, 'npm-shrinkwrap.json'), `${JSON.stringify(lock, null, 2)}\n`);

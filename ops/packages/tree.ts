@@ -11,6 +11,8 @@ import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'nod
 import { stripTypeScriptTypes } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { buildPage } from '../../src/console/build.ts';
+import { STAMP } from '../../src/console/page.ts';
 
 export const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -27,11 +29,12 @@ const PARTS = [
   'ops/grafana',
   'ops/kubernetes',
 ];
-/** Of those, what only a checkout has a use for. */
-const OMITTED = /(^|\/)tsconfig\.json$|^ops\/kubernetes\/Dockerfile|^ops\/grafana\/.*\.ts$|\.d\.ts$/;
+/** Of those, what only a checkout has a use for; the page of the console is shipped as it is built. */
+const OMITTED =
+  /^src\/console\/(web\/|build\.ts$)|(^|\/)tsconfig\.json$|^ops\/kubernetes\/Dockerfile|^ops\/grafana\/.*\.ts$|\.d\.ts$/;
 
-/** Writes the program's own files below `folder`. */
-export function writeProgram(folder: string): void {
+/** Writes the program's own files below `folder`. Errors: of Vite, where the page cannot be built. */
+export async function writeProgram(folder: string): Promise<void> {
   const listed = execFileSync('git', ['ls-files', '-z', '--', ...PARTS], { cwd: CHECKOUT, encoding: 'utf8' });
   for (const name of listed.split('\0').filter((one) => one !== '' && !OMITTED.test(one))) {
     const from = join(CHECKOUT, name);
@@ -43,6 +46,10 @@ export function writeProgram(folder: string): void {
     else writeFileSync(to, bytes);
     chmodSync(to, (statSync(from).mode & 0o111) === 0 ? 0o644 : 0o755);
   }
+  const page = join(folder, 'src/console/built');
+  await buildPage(page);
+  // Whatever the sources' times were where it was built.
+  writeFileSync(join(page, STAMP), '[]');
 }
 
 /** Types become blanks, so that lines and columns stay; names of modules, which are strings that end so, get the other ending. */

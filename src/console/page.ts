@@ -15,6 +15,8 @@ export const PAGE_FOLDER = join(
   process.env.NODE_COMPILE_CACHE || join(CHECKOUT, 'node_modules/.cache/cofa'),
   'console',
 );
+/** A release brings it, and cannot build it. */
+export const SHIPPED_PAGE = join(CHECKOUT, 'src/console/built');
 /** In the folder: files that the page was made of, and when they were written. */
 export const STAMP = 'sources.json';
 
@@ -31,7 +33,9 @@ const TYPES: Record<string, string> = {
 };
 
 /** The files of the page by their paths. Error `environment` where it is not built, and cannot be. */
-export async function loadPage(folder = PAGE_FOLDER): Promise<ReadonlyMap<string, PageFile>> {
+export async function loadPage(
+  folder = isBuilt(SHIPPED_PAGE) ? SHIPPED_PAGE : PAGE_FOLDER,
+): Promise<ReadonlyMap<string, PageFile>> {
   if (!isFresh(folder)) {
     try {
       const { buildPage } = await import('./build.ts');
@@ -57,8 +61,9 @@ export async function loadPage(folder = PAGE_FOLDER): Promise<ReadonlyMap<string
   return files;
 }
 
-const isBuilt = (folder: string): boolean =>
-  statSync(join(folder, 'index.html'), { throwIfNoEntry: false }) !== undefined;
+function isBuilt(folder: string): boolean {
+  return statSync(join(folder, 'index.html'), { throwIfNoEntry: false }) !== undefined;
+}
 
 /** Whether each file that the page was made of is as it was. */
 function isFresh(folder: string): boolean {
