@@ -19,7 +19,8 @@ export type HomeEvent =
   | { type: 'aborted'; request: number; now: number }
   /**
    * An effect `fetch` has ended; `ok`: the piece is kept, at least for a moment. `refused`: the registry gives it to none, or
-   * not for this token. `at`: the member that was asked named another one.
+   * not for this token. `at`: the member that was asked named another one; `busyMs`:
+   * it is busy for so long.
    */
   | {
       type: 'fetched';
@@ -28,6 +29,7 @@ export type HomeEvent =
       ok: boolean;
       refused?: boolean;
       at?: string;
+      busyMs?: number;
       now: number;
     }
   /** An effect `check` has ended, for the asker of its request or for everyone. `may` undefined: the registry did not say. */

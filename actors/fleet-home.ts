@@ -55,6 +55,8 @@ export class Home {
   readonly #doubted = new Set<string>();
   readonly #flights = new Map<string, Flight>();
   readonly #flightEnds = new TimerQueue<string>();
+  /** Fetches from members that were busy: when they are asked again. */
+  readonly #retries = new TimerQueue<string>();
   #flight = 0;
   /** Blobs of which the registry is asked whether everyone may have them, and pieces of which askers wait for the answer. */
   readonly #checks = new Map<string, Set<string>>();
@@ -85,7 +87,7 @@ export class Home {
 
   /** ms; Infinity when nothing is due. */
   get nextWake(): number {
-    return Math.min(this.#flightEnds.next, this.sources.nextWake);
+    return Math.min(this.#flightEnds.next, this.#retries.next, this.sources.nextWake);
   }
 
   /** For `status`, and for tests: nothing of it grows without bound. */
@@ -366,7 +368,7 @@ export class Home {
       this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: urgency, ...by });
   }
 
-  #fetched({ flight: number, key, ok, refused, at }: Extract<HomeEvent, { type: 'fetched' }>): void {
+  #fetched({ flight: number, key, ok, refused, at, busyMs }: Extract<HomeEvent, { type: 'fetched' }>): void {
     const flight = this.#flights.get(key);
     if (flight === undefined || (flight.number !== number && !ok)) return;
     const { by, source, index } = flight;
@@ -375,6 +377,10 @@ export class Home {
     if (flight.number === number) this.#learn(flight, ok, refused === true);
     if (ok || refused === true) return this.#end(key, flight, 'again');
     if (by.by !== 'member') return this.#end(key, flight, 'none');
+    if (busyMs !== undefined) {
+      this.#retries.set(key, this.#now + busyMs);
+      return;
+    }
     this.sources.remove(key, by.member);
     const next = at !== undefined && at !== this.#ports.self && at !== by.member && this.#isAsked(at);
     this.#flights.delete(key);
@@ -505,6 +511,12 @@ export class Home {
       const flight = this.#flights.get(key);
       if (flight?.by.by === 'member') this.#originNext(key, flight, [flight.by.member]);
       else if (flight !== undefined) this.#end(key, flight, flight.by.by === 'lease' ? 'again' : 'none');
+    }
+    for (let key = this.#retries.take(this.#now); key !== undefined; key = this.#retries.take(this.#now)) {
+      const flight = this.#flights.get(key);
+      if (flight?.by.by !== 'member') continue;
+      const { number, source, index, by } = flight;
+      this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: 'prefetch', ...by });
     }
     for (
       let late = this.sources.takeLate(this.#now);

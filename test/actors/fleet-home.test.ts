@@ -134,6 +134,20 @@ describe('a piece that the zone lacks', () => {
     expect(states(ends(held, { ok: true }))).toEqual(['four prove']);
   });
 
+  test('that a holder is too busy to give is asked of it again, and not of the registry', () => {
+    const { home, ask, send, ends, key } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, false, 0);
+    ends(ask('one', { token: false }), { ok: false });
+    const held = send({ type: 'hold', from: 'one', source: SOURCE, index: 0, ok: true, now: 0 });
+    ask('two', { token: false });
+    const flight = held.flatMap((effect) => (effect.type === 'fetch' ? [effect.flight] : []))[0] as number;
+    expect(send({ type: 'fetched', flight, key: key(), ok: false, busyMs: 300, now: 0 })).toEqual([]);
+    expect(home.nextWake).toBe(300);
+    const again = send({ type: 'tick', now: 300 });
+    expect(states(again)).toEqual(['fetch by member']);
+    expect(states(ends(again, { ok: true }))).toEqual(['two prove']);
+  });
+
   test('is not fetched by the second home, unless the first did not answer', () => {
     const { ask } = newHome({}, 'second');
     expect(states(ask('one'))).toEqual(['one none at home']);

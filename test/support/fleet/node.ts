@@ -209,13 +209,7 @@ export class SimNode {
   }
 
   /** Bytes, or none, for a fetch of the home. */
-  gotForHome(
-    member: string,
-    flight: number,
-    key: string,
-    kept: Kept | undefined,
-    said?: { at?: string },
-  ): void {
+  gotForHome(member: string, flight: number, key: string, kept: Kept | undefined, said?: PieceAnswer): void {
     if (kept !== undefined) this.#keep(key, { ...kept, from: member });
     else if (said === undefined) this.peers.silent(member, this.#net.world.now);
     this.#tell({
@@ -224,6 +218,7 @@ export class SimNode {
       key,
       ok: kept !== undefined,
       ...(said?.at === undefined ? {} : { at: said.at }),
+      ...(said?.state === 'busy' ? { busyMs: said.ms ?? 0 } : {}),
       now: this.#net.world.now,
     });
   }
