@@ -295,7 +295,8 @@ class Run {
   #checkBounds(node: SimNode): void {
     const { sending, queued, flights } = node.home.status();
     const limits = { ...HOME_LIMITS, ...node.options.home };
-    if (sending > limits.uploads || queued > limits.queued + limits.uploads || flights > limits.flights)
+    // Demand has room that prefetch cannot take.
+    if (sending > limits.uploads || queued > 2 * limits.queued || flights > limits.flights)
       this.#world.break(
         `${node.id} has ${sending} uploads, ${queued} that wait, ${flights} fetches: more than it may`,
       );
