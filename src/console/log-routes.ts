@@ -9,7 +9,7 @@ import { neighbourRead } from '../replay/in-flight.ts';
 import { countableOf, type ReplayLog } from '../replay/replay-log.ts';
 import { search, type Wanted } from '../replay/search.ts';
 import { anyOf, type Breakpoint, describeHit, withBreakpoint } from '../replay/view/breakpoints.ts';
-import { explainMoment } from '../replay/view/overlays.ts';
+import { explainMoment, openedFrom } from '../replay/view/overlays.ts';
 import { encodeEvents, encodeWaits } from './columns-codec.ts';
 import { number, position, route } from './route.ts';
 import type { Source } from './source.ts';
@@ -79,15 +79,19 @@ export const LOG_ROUTES = [
       return { position: log.timeline.positionOfTime(read.at), clock: read.at };
     },
   ),
-  route('log/why', z.strictObject({ position, clock }), ({ log }, { position, clock }): Explanation => {
-    const at = Math.min(position, log.count);
-    const why = explainMoment(log, at > 0 ? at - 1 : undefined, clock);
-    if (why === undefined)
-      throw new CofaError('not-found', 'nothing waits at this moment', {
-        hint: 'reads (layer.trace) and mounts can be explained',
-      });
-    return { title: why.title, lines: why.lines(TEXT_WIDTH).map(({ text }) => text) };
-  }),
+  route(
+    'log/why',
+    z.strictObject({
+      position,
+      clock,
+      open: z
+        .string()
+        .regex(/^\d{1,5}(\.\d{1,5}){0,3}$/, 'must be numbers of lines')
+        .optional()
+        .describe('lines that were opened, one in the explanation of the other: 3.0'),
+    }),
+    ({ log }, { position, clock, open }) => explain(log, Math.min(position, log.count), clock, open),
+  ),
   route('log/condition', z.strictObject({ text }), (_, { text }) => {
     const [breakpoint] = withBreakpoint([], text);
     return { text: breakpoint?.text ?? '' };
@@ -140,6 +144,18 @@ function momentOf({ log, isLive }: Source, text: string): FoundMoment {
   const moment = parseMoment(text);
   const position = positionOf(moment, log, isLive ? Date.now() : undefined);
   return { position, clock: clockOf(moment, log, log.timeOf(position)) };
+}
+
+function explain(log: ReplayLog, position: number, clock: number, open: string | undefined): Explanation {
+  let why = explainMoment(log, position > 0 ? position - 1 : undefined, clock);
+  for (const line of open?.split('.') ?? [])
+    why = why === undefined ? undefined : openedFrom({ ...why, cursor: Number(line) });
+  if (why === undefined)
+    throw new CofaError('not-found', 'nothing waits at this moment', {
+      hint: 'reads (layer.trace) and mounts can be explained',
+    });
+  const lines = why.lines(TEXT_WIDTH).map(({ text, open: next }) => ({ text, opens: next !== undefined }));
+  return { title: why.title, lines };
 }
 
 const breakpointsOf = (text: string): Breakpoint[] =>

@@ -150,7 +150,8 @@ export interface FoundEvent {
 /** Lines of text that explain something. */
 export interface Explanation {
   title: string;
-  lines: string[];
+  /** `opens`: there is an explanation behind the line. */
+  lines: Array<{ text: string; opens: boolean }>;
 }
 
 /** A layer that the log tells of. */

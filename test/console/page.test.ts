@@ -19,6 +19,7 @@ let image: FaultImage;
 let running: RunningConsole;
 let browser: Browser;
 let dir = '';
+let root = '';
 
 /** With COFA_PICTURES=docs the test takes the pictures of docs/console.md. */
 const PICTURES = process.env.COFA_PICTURES;
@@ -44,7 +45,8 @@ beforeAll(async () => {
   const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: 20, rate: 24e6 });
   cleanup.defer(() => relay.stop());
   image = await pushImage(folder, relay.host, 'app', twoLayers(8000));
-  engine = await startEngine();
+  root = await cleanup.tempDir('page-root');
+  engine = await startEngine({ root });
   cleanup.defer(() => engine.stop());
   expect((await engine.cli(['index', image.ref])).code).toBe(0);
   dir = join(folder, 'mount');
@@ -138,7 +140,15 @@ describe('the log as a debugger', () => {
     await page.getByText('read > 10ms: no earlier event').waitFor();
     expect(await selected(page)).toBe(first);
     await page.keyboard.press('w');
-    await page.getByRole('region', { name: 'Why' }).getByText(/read/).first().waitFor();
+    const why = page.getByRole('region', { name: 'Why' });
+    // The longest of them, and what it waited for.
+    await why.getByRole('button', { name: /block/ }).first().click();
+    await why
+      .getByText(/request to the registry's first byte/)
+      .first()
+      .waitFor();
+    await why.getByRole('button', { name: 'back' }).click();
+    await why.getByRole('button', { name: /block/ }).first().waitFor();
     // What is no condition is said as the terminal says it.
     await page.keyboard.press('b');
     await page.keyboard.type('block x');
@@ -225,6 +235,25 @@ describe('for everyone', () => {
     if (name === 'dark') await picture(page, 'log-dark');
     await page.close();
   });
+});
+
+it('outlives its engine, and follows it again', async () => {
+  const { page, complaints } = await openPage(browser, running.at('/log'));
+  await page.getByText('live', { exact: true }).waitFor();
+  await engine.stop();
+  await page.getByText('still', { exact: true }).waitFor();
+  await page.keyboard.press('1');
+  await page.getByText('The engine does not answer: this is what its log says.').waitFor();
+  // Its root stayed, with the log.
+  engine = await startEngine({ root });
+  await page.getByText('live', { exact: true }).waitFor();
+  await page.getByText(/^All is well/).waitFor();
+  await page.keyboard.press('2');
+  await page.keyboard.press('G');
+  const { log } = await engine.status();
+  await page.getByText(new RegExp(`of ${(log?.events ?? 0).toLocaleString('en')}`)).waitFor();
+  expect(complaints).toEqual([]);
+  await page.close();
 });
 
 it('ends at Ctrl-C with its exit code; the page says so', async () => {

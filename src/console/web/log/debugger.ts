@@ -26,6 +26,9 @@ export const SPEEDS = [0.01, 0.1, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] as c
 /** A part of the axis that is looked at; undefined: all of it. */
 export type Zoom = { from: number; to: number } | undefined;
 
+/** An explanation, of which moment, and the lines that led to it. */
+type Shown = Explanation & { position: number; clock: number; open: readonly number[] };
+
 export class Debugger {
   readonly log: LogDocument;
   readonly columns = new Columns();
@@ -53,7 +56,7 @@ export class Debugger {
   readonly event = signal<EventDocument | undefined>(undefined);
   readonly state = signal<MomentDocument | undefined>(undefined);
   readonly difference = signal<DifferenceDocument | undefined>(undefined);
-  readonly explanation = signal<Explanation | undefined>(undefined);
+  readonly explanation = signal<Shown | undefined>(undefined);
   /** What n and N look for. */
   readonly wanted = signal<{ kind: 'text' | 'conditions'; text: string } | undefined>(undefined);
   /** Whether all events that there are have come. */
@@ -273,9 +276,27 @@ export class Debugger {
   }
 
   async showWhy(): Promise<void> {
+    await this.#explain({ position: this.position.value, clock: this.clock.value, open: [] });
+  }
+
+  /** What is behind a line of the explanation. */
+  async openWhy(line: number): Promise<void> {
+    const shown = this.explanation.value;
+    if (shown !== undefined) await this.#explain({ ...shown, open: [...shown.open, line] });
+  }
+
+  /** Back to the explanation before; from the first one it closes. */
+  async leaveWhy(): Promise<void> {
+    const shown = this.explanation.value;
+    if (shown === undefined || shown.open.length === 0) this.explanation.value = undefined;
+    else await this.#explain({ ...shown, open: shown.open.slice(0, -1) });
+  }
+
+  async #explain({ position, clock, open }: Pick<Shown, 'position' | 'clock' | 'open'>): Promise<void> {
     await this.#try(async () => {
-      const query = { position: this.position.value, clock: this.clock.value };
-      this.explanation.value = await ask<Explanation>('log/why', query, this.#stop.signal);
+      const query = { position, clock, ...(open.length === 0 ? {} : { open: open.join('.') }) };
+      const why = await ask<Explanation>('log/why', query, this.#stop.signal);
+      this.explanation.value = { ...why, position, clock, open };
     });
   }
 

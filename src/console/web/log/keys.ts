@@ -124,7 +124,7 @@ const GROUPS: readonly Group[] = [
       on(['Escape'], (debug) => {
         debug.stop();
         debug.difference.value = undefined;
-        debug.explanation.value = undefined;
+        void debug.leaveWhy();
       }),
     ],
   },

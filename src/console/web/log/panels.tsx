@@ -161,11 +161,26 @@ export function WhyPanel({ debug }: { debug: Debugger }) {
     <section class="card panel" aria-label="Why">
       <div class="line">
         <h2>{why.title}</h2>
-        <Close what="why" onClick={() => (debug.explanation.value = undefined)} />
+        <span class="close">
+          {why.open.length > 0 && (
+            <button type="button" onClick={() => void debug.leaveWhy()}>
+              back
+            </button>
+          )}
+          <Close what="why" onClick={() => (debug.explanation.value = undefined)} />
+        </span>
       </div>
-      <pre tabIndex={0} aria-label={why.title}>
-        {why.lines.join('\n')}
-      </pre>
+      <div class="why" role="group" aria-label={why.title} tabIndex={0}>
+        {why.lines.map(({ text, opens }, line) =>
+          opens ? (
+            <button type="button" class="opens" onClick={() => void debug.openWhy(line)}>
+              {text}
+            </button>
+          ) : (
+            <div>{text === '' ? ' ' : text}</div>
+          ),
+        )}
+      </div>
     </section>
   );
 }
