@@ -19,7 +19,7 @@ const CELLS = 600;
 /** Searches at once; each takes a processor while it runs. */
 const MOST_SEARCHES = 4;
 /** Columns of an explanation. */
-const TEXT_WIDTH = 96;
+const TEXT_WIDTH = 112;
 
 const clock = z
   .string()

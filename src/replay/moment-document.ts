@@ -18,10 +18,11 @@ const MOST_WAITING = 20;
 export function describeMoment(log: ReplayLog, position: number, clock: number): MomentDocument {
   const before = position > 0 ? describeState(log, position - 1) : undefined;
   const state = describeState(log, position);
+  const isSame = before === undefined || before.digest === state.digest;
   return {
     ...state,
     layers: layersBarred(state.layers, BAR_CELLS),
-    changes: before === undefined ? [] : diffLines(diffStates(before, state)),
+    changes: isSame ? [] : diffLines(diffStates(before, state)),
     waiting: readsInFlight(log, clock, MOST_WAITING).map(({ id, block, blocks, layer, at, us }) => ({
       id,
       text: `${blocksText(block, blocks)} of ${layer.slice(7, 15)} for ${formatUs((clock - at) * 1000)}, ${formatUs(us)} in all`,

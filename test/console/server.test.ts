@@ -8,11 +8,13 @@ import { z } from 'zod';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { byToken, judge } from '../../src/console/access.ts';
 import { listenSettings, type ListenSettings } from '../../src/console/address.ts';
+import { EVENT_BYTES } from '../../src/console/columns-codec.ts';
 import type { PageFile } from '../../src/console/page.ts';
 import { number, route } from '../../src/console/route.ts';
 import { ROUTES } from '../../src/console/routes.ts';
 import { type ConsoleServer, openConsole } from '../../src/console/server.ts';
 import { Source } from '../../src/console/source.ts';
+import { describeState } from '../../src/replay/state-document.ts';
 import { logOf, sampleRecords } from '../replay/sample-log.ts';
 import { runCommand } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -287,6 +289,93 @@ test('tokens have 256 bits, and are told apart whatever their length', () => {
   expect(shown(access.token)).toBe('entering');
   for (const wrong of [access.token.slice(1), `${access.token}A`, '', other.token])
     expect(shown(wrong)).toBe('refused');
+});
+
+describe('documents of the log', () => {
+  const source = sourceOf();
+  const { log } = source;
+  const ask = async (
+    path: string,
+    query: Record<string, string | number>,
+    signal = new AbortController().signal,
+  ) => {
+    const words = Object.fromEntries(Object.entries(query).map(([name, value]) => [name, String(value)]));
+    return (await ROUTES.find((one) => one.path === path)?.answer(source, words, { signal })) as never;
+  };
+  const find = (
+    kind: string,
+    text: string,
+    from: number,
+    to: number,
+  ): Promise<{ index: number | null; what: string }> => ask('log/find', { kind, text, from, to });
+
+  test('columns hold what the log holds', async () => {
+    const bytes: Uint8Array<ArrayBuffer> = await ask('log/events', { from: 3, count: 5 });
+    expect(bytes.length).toBe(5 * EVENT_BYTES);
+    const [seq, at] = [new Float64Array(bytes.buffer, 0, 5), new Float64Array(bytes.buffer, 40, 5)];
+    const subjects = new Uint32Array(bytes.buffer, 80, 5);
+    const words: { types: string[]; subjects: Array<[string, string]> } = await ask('log/words', {
+      types: 0,
+      subjects: 0,
+      count: 100,
+    });
+    for (const place of [0, 4]) {
+      const event = log.timeline.eventAt(3 + place);
+      expect([seq[place], at[place]]).toEqual([event.seq, event.at]);
+      expect(words.subjects[subjects[place] ?? 0]).toEqual([event.kind, event.id]);
+    }
+    // Behind the end there is nothing.
+    expect(await ask('log/events', { from: log.count + 9, count: 5 })).toHaveLength(0);
+  });
+
+  test('a search goes both ways, by text and by any of several conditions', async () => {
+    const condition = await find('conditions', 'event no.such\nevent mount.mounted', 0, log.count);
+    expect(log.timeline.typeAt(condition.index ?? -1)).toBe('mount.mounted');
+    expect(condition.what).toBe('breakpoint: event mount.mounted');
+    expect(await find('conditions', 'event mount.mounted', log.count - 1, -1)).toEqual(
+      await find('conditions', 'event mount.mounted', 0, log.count),
+    );
+    expect(await find('conditions', 'event mount.mounted', 0, condition.index ?? 0)).toEqual({
+      index: null,
+      what: '',
+    });
+    expect((await find('text', 'team/app', 0, log.count)).index).toBe(1);
+    await expect(find('conditions', 'blok 3', 0, 5)).rejects.toThrow(/is no term/);
+  });
+
+  test('a search whose client has left ends, and gives its place to others', async () => {
+    for (let count = 0; count < 10; count++) {
+      const gone = ask(
+        'log/find',
+        { kind: 'text', text: 'no such', from: 0, to: log.count },
+        AbortSignal.abort(),
+      );
+      await gone.catch(() => {});
+    }
+    expect((await find('text', 'team/app', 0, log.count)).index).toBe(1);
+  });
+
+  test('a read in an explanation opens, and says what it waited for', async () => {
+    const { index } = await find('conditions', 'event layer.trace', 0, log.count);
+    const at = { position: (index ?? 0) + 1, clock: log.timeline.timeAt(index ?? 0) };
+    const list: { lines: Array<{ text: string; opens: boolean }> } = await ask('log/why', at);
+    const line = list.lines.findIndex(({ opens }) => opens);
+    const read: typeof list = await ask('log/why', { ...at, open: String(line) });
+    expect(read.lines.map(({ text }) => text).join('\n')).toContain("request to the registry's first byt");
+    await expect(ask('log/why', { ...at, open: '999' })).rejects.toThrow(/nothing waits/);
+    await expect(ask('log/why', { ...at, open: '1.x' })).rejects.toThrow();
+  });
+
+  test('a moment is what the terminal says it is', async () => {
+    const text = { seq: 'sequence 10', mark: '#12' };
+    expect(await ask('log/moment', { text: text.mark })).toEqual({ position: 12, clock: log.timeOf(12) });
+    await expect(ask('log/moment', { text: text.seq })).rejects.toThrow(/is no moment/);
+    const state: { digest: string; changes: string[] } = await ask('log/state', { position: 2 });
+    const { digest } = describeState(log, 2);
+    expect(state.digest).toBe(digest);
+    expect(state.changes.join()).toContain('image   +');
+    await expect(ask('log/event', { index: log.count })).rejects.toThrow(/has no event/);
+  });
 });
 
 test('addresses of documents are told apart', () => {

@@ -190,7 +190,7 @@ function drawAxis(draw: CanvasRenderingContext2D, { axis, from, to }: Stretch, w
   draw.fillStyle = colourOf('--muted');
   draw.font = '12px system-ui, sans-serif';
   draw.textBaseline = 'top';
-  const steps = Math.max(1, Math.floor(width / 170));
+  const steps = Math.max(1, Math.floor(width / 250));
   for (let step = 0; step <= steps; step++) {
     const place = from + ((to - from) * step) / steps;
     const x = (width * step) / steps;
