@@ -191,8 +191,8 @@ cofa unmount /tmp/mnt
 cofa down
 echo all is well`);
     expect(said).toMatch(/all is well\n$/);
-    // The reader was at it while the package was installed, and had no error.
-    expect(said).toMatch(/^installed; \nreader 0$/m);
+    // On a busy machine the reader is done before the package is; test/faults/engine-swap.test.ts has readers that are not.
+    expect(said).toMatch(/^(installed; )?reader 0$/m);
     expect(code).toBe(0);
     const status = JSON.parse(readFileSync(join(machine.shared, 'status.json'), 'utf8')) as {
       images: Array<{ reads: { errors: number } }>;
