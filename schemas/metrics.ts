@@ -227,7 +227,10 @@ const families = {
   },
   nats_connected: { type: 'gauge', help: '1 while NATS can be reached, by process.', labels: ['process'] },
 
-  fleet_members: { type: 'gauge', help: 'Members of the fleet that this one hears, itself included.' },
+  fleet_members: {
+    type: 'gauge',
+    help: 'Members of the fleet that this one hears, itself included; absent without a fleet.',
+  },
   fleet_pieces_total: {
     type: 'counter',
     help: 'Pieces that processes of this node asked the fleet for, by who had them: node, fetcher (a member without mounts), own (this member), missed (the registry was asked).',
@@ -245,7 +248,10 @@ const families = {
     type: 'counter',
     help: 'Compressed bytes that this member fetched from registries as the home of pieces.',
   },
-  fleet_cache_bytes: { type: 'gauge', help: 'Pieces that this member keeps for others, on the disk.' },
+  fleet_cache_bytes: {
+    type: 'gauge',
+    help: 'Pieces that this member keeps for others, on the disk; absent without a fleet.',
+  },
   fleet_hedges_total: {
     type: 'counter',
     help: 'Questions to a second home since the first one was slow.',
