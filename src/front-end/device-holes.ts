@@ -29,6 +29,10 @@ export async function blocksInHoles(fd: number, layer: LayerFacts): Promise<Bloc
   return lost;
 }
 
+/** Whether every byte of the device was written. */
+export const isSolid = async (fd: number, size: number): Promise<boolean> =>
+  (await holesOf(fd, size)).length === 0;
+
 /**
  * Gives the room of absent blocks back where it is worth it and nothing stands on the device. Call it before the device
  * is served: fetches that another front end began may still write what then is no more than such room again.

@@ -27,7 +27,7 @@ import { defined } from '../../schemas/defined.ts';
 import type { LayerLog, NewLayerEvent } from '../store/layer-log.ts';
 import type { Layout } from '../store/layout.ts';
 import type { CacheHost } from './cache-host.ts';
-import { blocksInHoles, trimAbsent } from './device-holes.ts';
+import { blocksInHoles, isSolid, trimAbsent } from './device-holes.ts';
 import type { FetchPool } from './fetch-pool.ts';
 import { LayerHost } from './layer-host.ts';
 import type { LayerTable } from './layer-table.ts';
@@ -212,7 +212,8 @@ export class OpenLayers {
       const message = 'the device file was not there any more';
       await facts.append(diffId, { type: 'layer.dropped', reason: 'device-lost', message });
     }
-    if (built && !created && known === undefined) {
+    // A removal that began before the indexer did may have taken the file, and another open layer have made a new one.
+    if (built && !created && known === undefined && (await isSolid(file.fd, size))) {
       await facts.append(diffId, { type: 'layer.blocks', ranges: [[0, table.blockCount]] });
       await facts.append(diffId, { type: 'layer.completed', digest: table.diffId });
     }
