@@ -223,6 +223,8 @@ describe('for everyone', () => {
     await page.getByRole('heading', { name: 'Keys' }).waitFor();
     await check('help');
     await page.keyboard.press('Escape');
+    // Until it has closed keys are the dialog's.
+    await page.locator('dialog[open]').waitFor({ state: 'detached' });
     await page.keyboard.press('2');
     await page.locator('.event[aria-selected=true]').waitFor();
     await page.keyboard.press('m');
