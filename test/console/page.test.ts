@@ -110,7 +110,7 @@ describe('the log as a debugger', () => {
     await page.getByText(/^event 0 of/).waitFor();
     await page.keyboard.press('l');
     await page.getByRole('heading', { name: 'engine.started' }).waitFor();
-    await expect.poll(() => selected(page)).toContain('engine.started');
+    await expect.poll(() => selected(page), { timeout: 20_000 }).toContain('engine.started');
     await page.keyboard.press('m');
     // A condition, in the terminal's words.
     await page.keyboard.press('b');
@@ -122,7 +122,7 @@ describe('the log as a debugger', () => {
     await page.getByText('breakpoint: event mount.mounted').waitFor();
     const mounted = await engine.cli(['replay', '--break', 'event mount.mounted', '--json']);
     const { seq } = JSON.parse(mounted.stdout) as { seq: number };
-    await expect.poll(() => selected(page)).toContain(`${seq} `);
+    await expect.poll(() => selected(page), { timeout: 20_000 }).toContain(`${seq} `);
     await page.getByText(/state: requested → mounted/).waitFor();
     await page.keyboard.press('d');
     const difference = page.getByRole('region', { name: 'Difference' });
@@ -173,10 +173,12 @@ describe('the log as a debugger', () => {
     const { page } = await openPage(browser, running.at('/log'));
     await page.getByRole('button', { name: 'To the beginning' }).click();
     for (let step = 0; step < 7; step++) await page.keyboard.press('ArrowRight');
-    await page.waitForURL(/at=\d+/);
+    await page.getByText(/^event 7 of/).waitFor();
     const event = await selected(page);
+    // The address follows a moment later.
+    await page.waitForURL(new RegExp(`at=${event.split(' ')[0]}$`));
     const elsewhere = await openPage(browser, running.at(new URL(page.url()).hash.slice(1)));
-    await expect.poll(() => selected(elsewhere.page)).toBe(event);
+    await expect.poll(() => selected(elsewhere.page), { timeout: 20_000 }).toBe(event);
     await Promise.all([page.close(), elsewhere.page.close()]);
   });
 
