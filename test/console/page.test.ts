@@ -227,7 +227,12 @@ describe('for everyone', () => {
     await page.keyboard.press('Escape');
     // Until it has closed keys are the dialog's.
     await page.locator('dialog[open]').waitFor({ state: 'detached' });
-    await page.keyboard.press('2');
+    // The focus comes back a moment after the dialog has closed: until then a key may be its field's.
+    const pressed = async (key: string) => {
+      await page.keyboard.press(key);
+      return page.url();
+    };
+    await expect.poll(() => pressed('2'), { timeout: 20_000 }).toContain('#/log');
     await page.locator('.event[aria-selected=true]').waitFor();
     await page.keyboard.press('m');
     await page.keyboard.press('h');
