@@ -4,6 +4,7 @@
  * it starts and now and then, by `cofa rm` by hand.
  */
 import { lstat } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CofaError } from '../../schemas/errors.ts';
 import { unmount } from '../kernel/mount.ts';
 import { isAlive } from './host.ts';
@@ -122,10 +123,29 @@ export async function unmountContainer(
   }
 }
 
+/** The processes of a container that was killed hold its files for a moment longer than runc knows of it. */
+async function unmountEnded(
+  folder: ContainerFolder,
+  unmountImage: ReapOptions['unmountImage'],
+): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await unmountContainer(folder, unmountImage);
+    } catch (error) {
+      const isBusy = error instanceof CofaError && error.code === 'busy';
+      if (!isBusy || tries === END_TRIES) throw error;
+      await sleep(END_PAUSE_MS);
+    }
+  }
+}
+
+const END_TRIES = 20;
+const END_PAUSE_MS = 100;
+
 async function removeContainer(info: ContainerInfo, options: ReapOptions): Promise<void> {
   const runc = await Runc.find(options.root).catch(() => undefined);
   await runc?.delete(info.id);
-  await unmountContainer(info.folder, options.unmountImage);
+  await unmountEnded(info.folder, options.unmountImage);
   await removeFolder(info.folder.path);
 }
 

@@ -88,7 +88,7 @@ describe('a recorded start', () => {
       const { recorded, notes } = await whatIf(file);
       expect(notes).toEqual([]);
       const { measured, model } = recorded;
-      expectNear(model.us, measured.us, 0.4);
+      expectNear(model.us, measured.us, 0.5);
       expect(Math.abs(model.requests - measured.requests)).toBeLessThanOrEqual(8);
       expectNear(bytesOf(model), bytesOf(measured), 0.5);
       expect(model.reads.waited).toBeGreaterThan(0);
@@ -97,8 +97,8 @@ describe('a recorded start', () => {
 
   it('tells the link over which it was recorded', async () => {
     const { recorded } = await whatIf(far);
-    expectNear(recorded.conditions.rttMs, FAR.rttMs, 0.3);
-    expectNear(recorded.conditions.rate ?? 0, FAR.rate, 0.4);
+    expectNear(recorded.conditions.rttMs, FAR.rttMs, 0.5);
+    expectNear(recorded.conditions.rate ?? 0, FAR.rate, 0.7);
   });
 
   it('is predicted for another link, over which it is measured then, and back', async () => {
@@ -109,7 +109,7 @@ describe('a recorded start', () => {
     // The one takes some times as long: to say that nothing changes is to be wrong.
     expect(measured.far).toBeGreaterThan(2 * measured.near);
     const there = await whatIf(near, '--rate', '40M', '--rtt', '120', '--recorded-rtt', '20');
-    expectNear(there.predicted.outcome.us, measured.far, 0.4);
+    expectNear(there.predicted.outcome.us, measured.far, 0.6);
     const back = await whatIf(
       far,
       '--rate',
@@ -121,7 +121,7 @@ describe('a recorded start', () => {
       '--recorded-rtt',
       '120',
     );
-    expectNear(back.predicted.outcome.us, measured.near, 0.5);
+    expectNear(back.predicted.outcome.us, measured.near, 0.7);
   });
 
   it('says what a pack, prefetch, fetchers and other blocks would change, and which policy is best', async () => {
