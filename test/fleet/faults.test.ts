@@ -1,5 +1,7 @@
 /** What goes wrong in a fleet: a member that lies, one that dies, NATS that is away, a registry that is. Real engines. */
+import { spawnSync } from 'node:child_process';
 import { randomBytes, X509Certificate } from 'node:crypto';
+import { readdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -21,7 +23,14 @@ import { Cleanup } from '../support/temp.ts';
 import { fleetOf, startFleetNats, startMember, type TestFleet, untilMet } from './support.ts';
 
 const cleanup = new Cleanup();
-afterAll(() => cleanup.run());
+afterAll(async () => {
+  await cleanup.run();
+  // An engine whose NATS is away leaves its mounts for the next one, and so the loops below them.
+  for (const name of readdirSync('/sys/block').filter((one) => one.startsWith('loop'))) {
+    const backing = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
+    if (/^\/[0-9a-f]{64}$/.test(backing.trim())) spawnSync('losetup', ['-d', `/dev/${name}`]);
+  }
+});
 
 /** A member that gives bytes of its own making for every piece. */
 async function startLiar(fleet: TestFleet, name: string): Promise<{ lies: () => number; leave: () => void }> {
@@ -95,12 +104,8 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   const [lied, killed, cut, kept] = images as [FaultImage, FaultImage, FaultImage, FaultImage];
   const fleet = await startFleetNats(cleanup, ['one', 'two', 'liar']);
   const liar = await startLiar(fleet, 'liar');
-  const [one, two] = await Promise.all(['one', 'two'].map((name) => startMember(cleanup, fleet, name)));
-  if (one === undefined || two === undefined) throw new Error('no engines');
-  await eventually('all have met', async () => {
-    const sizes = await Promise.all([one, two].map(async (each) => (await fleetOf(each)).members.length));
-    return sizes.every((size) => size === 3);
-  });
+  const one = await startMember(cleanup, fleet, 'one');
+  await eventually('they have met', async () => (await fleetOf(one)).members.length === 2);
   const mount = async (engine: Engine, image: FaultImage, dir: string) => {
     await mountImage(engine, image.ref, join(directory, dir));
     return async () => {
@@ -118,6 +123,13 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   const state = (await fleetOf(one)).members.find(({ name }) => name === 'liar')?.state;
   expect(state).toBe('wrong');
   expect((await fleetOf(one)).wrong).toBeGreaterThan(0);
+
+  // With a third member the bytes of a liar may come by way of an honest home.
+  const two = await startMember(cleanup, fleet, 'two');
+  await eventually('all have met', async () => {
+    const sizes = await Promise.all([one, two].map(async (each) => (await fleetOf(each)).members.length));
+    return sizes.every((size) => size === 3);
+  });
 
   // The member's process of a home is killed while the other node reads.
   const readKilled = await mount(two, killed, 'killed-two');

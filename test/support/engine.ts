@@ -239,12 +239,14 @@ async function endChild(child: ChildProcess, root: string, ended: Promise<void>)
 export async function endEngine(root: string): Promise<void> {
   abortFuse(root);
   await endProcesses((_pid, commandLine) => commandLine.split(' ').some((word) => word.startsWith(root)));
-  for (const point of mountsBelow(root).toReversed()) await quietly('umount', ['-l', '--', point]);
-  // Unused loops on files of the root. The kernel detaches loops in use with their last user.
-  for (const name of readdirSync('/sys/block')) {
+  // Looked for while the FUSE mount is there: without it their files have other names.
+  const loops = readdirSync('/sys/block').filter((name) => {
     const backing = name.startsWith('loop') ? readOrEmpty(`/sys/block/${name}/loop/backing_file`) : '';
-    if (backing.startsWith(`${root}/`)) await quietly('losetup', ['-d', `/dev/${name}`]);
-  }
+    return backing.startsWith(`${root}/`);
+  });
+  for (const point of mountsBelow(root).toReversed()) await quietly('umount', ['-l', '--', point]);
+  // The kernel detaches loops in use with their last user.
+  for (const name of loops) await quietly('losetup', ['-d', `/dev/${name}`]);
 }
 
 /** Aborts the FUSE connection of the engine at `root`, so that no process waits for it any more. */
