@@ -1,13 +1,11 @@
 /** The page in a browser, of a real engine: images that arrive, the log as a debugger, links; readable for everyone. */
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
-import { launchBrowser, type Look, openPage } from '../support/browser.ts';
+import { axeFlaws, launchBrowser, type Look, openPage } from '../support/browser.ts';
 import { type Engine, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -196,7 +194,6 @@ describe('the log as a debugger', () => {
 });
 
 describe('for everyone', () => {
-  const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
   const LOOKS: ReadonlyArray<readonly [string, Look]> = [
     ['light', { scheme: 'light' }],
     ['dark', { scheme: 'dark' }],
@@ -209,13 +206,7 @@ describe('for everyone', () => {
     const { page } = await openPage(browser, running.at('/node'), look);
     await page.getByRole('progressbar', { name: /has arrived/ }).waitFor();
     const check = async (view: string) => {
-      const found = (await page.evaluate(`${AXE}; axe.run(document, { resultTypes: ['violations'] })`)) as {
-        violations: Array<{ id: string; nodes: Array<{ html: string; failureSummary: string }> }>;
-      };
-      const flaws = found.violations.flatMap(({ id, nodes }) =>
-        nodes.map(({ html, failureSummary }) => `${view}: ${id}: ${html}: ${failureSummary}`),
-      );
-      expect(flaws).toEqual([]);
+      expect(await axeFlaws(page, view)).toEqual([]);
       const width = await page.evaluate('document.documentElement.scrollWidth');
       expect(width).toBeLessThanOrEqual(look.width ?? 1280);
     };

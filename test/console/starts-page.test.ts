@@ -1,13 +1,11 @@
 /** The views A start and Layers in a browser, of a real engine's log: what they show is what the terminal says; for everyone. */
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
 import { ReplayEventLine, WhyStart } from '../../schemas/replay.ts';
 import { formatUs } from '../../src/replay/format.ts';
-import { launchBrowser, type Look, openPage } from '../support/browser.ts';
+import { axeFlaws, launchBrowser, type Look, openPage } from '../support/browser.ts';
 import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { pushPrograms } from '../support/program-image.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -144,7 +142,6 @@ it('layers: which blocks came, why, and which file lies in one; at the end and b
   await page.close();
 });
 
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const LOOKS: ReadonlyArray<readonly [string, Look]> = [
   ['light', { scheme: 'light' }],
   ['dark', { scheme: 'dark' }],
@@ -157,13 +154,7 @@ it.each(LOOKS)('axe finds nothing, and nothing lies beside the screen: %s', asyn
   const { page } = await openPage(browser, running.at(beside), look);
   await page.getByRole('region', { name: 'Comparison' }).waitFor();
   const check = async (view: string) => {
-    const found = (await page.evaluate(`${AXE}; axe.run(document, { resultTypes: ['violations'] })`)) as {
-      violations: Array<{ id: string; nodes: Array<{ html: string; failureSummary: string }> }>;
-    };
-    const flaws = found.violations.flatMap(({ id, nodes }) =>
-      nodes.map(({ html, failureSummary }) => `${view}: ${id}: ${html}: ${failureSummary}`),
-    );
-    expect(flaws).toEqual([]);
+    expect(await axeFlaws(page, view)).toEqual([]);
     const width = await page.evaluate('document.documentElement.scrollWidth');
     expect(width).toBeLessThanOrEqual(look.width ?? 1280);
   };

@@ -1,4 +1,6 @@
 /** Debian's Chromium, for tests that look at a page. Whatever the page complains about is kept: tests expect that it is nothing. */
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { chromium, type Browser, type Page } from 'playwright-core';
 
 export interface Look {
@@ -33,4 +35,15 @@ export async function openPage(browser: Browser, url: string, look: Look = {}): 
   });
   await page.goto(url, { timeout: 60_000 });
   return { page, complaints };
+}
+
+/** What axe finds wrong with a page as it is now; `view` names it. */
+export async function axeFlaws(page: Page, view: string): Promise<string[]> {
+  const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+  const found = (await page.evaluate(`${axe}; axe.run(document, { resultTypes: ['violations'] })`)) as {
+    violations: Array<{ id: string; nodes: Array<{ html: string; failureSummary: string }> }>;
+  };
+  return found.violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ html, failureSummary }) => `${view}: ${id}: ${html}: ${failureSummary}`),
+  );
 }
