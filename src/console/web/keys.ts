@@ -12,3 +12,12 @@ export function isTyping({ target }: Event): boolean {
     target instanceof HTMLElement && target.closest('input, select, textarea, [contenteditable]') !== null
   );
 }
+
+/** Does what a key means here: the page and the browser then do nothing of their own. Keys with a modifier are theirs. */
+export function actOnKey(event: KeyboardEvent, acts: Readonly<Record<string, () => void>>): void {
+  const act = acts[event.key];
+  if (act === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  event.stopPropagation();
+  act();
+}

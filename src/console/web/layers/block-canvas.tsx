@@ -4,6 +4,7 @@
  */
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import { type Painted, useCanvas } from '../canvas.ts';
+import { actOnKey } from '../keys.ts';
 import { colourOf, colours } from '../theme.ts';
 import { type Blocks, type ColourMode, LEGENDS, shadeOf } from './blocks.ts';
 
@@ -57,8 +58,8 @@ export function BlockCanvas({ blocks, mode, chosen, choose, label }: Props) {
     const wide = Math.max(1, Math.floor(width / Math.min(CLOSEST, cell * 2 ** by)));
     setTopRow(Math.max(0, Math.floor(chosen / wide) - Math.floor(seen / 4)));
   };
-  const onKey = (event: KeyboardEvent) => {
-    const act = {
+  const onKey = (event: KeyboardEvent) =>
+    actOnKey(event, {
       ArrowRight: () => go(chosen + 1),
       ArrowLeft: () => go(chosen - 1),
       ArrowDown: () => go(chosen + columns),
@@ -73,12 +74,7 @@ export function BlockCanvas({ blocks, mode, chosen, choose, label }: Props) {
       '0': () => (setCloser(0), setTopRow(0)),
       n: () => go(nextEdge(blocks.states, chosen, 1)),
       N: () => go(nextEdge(blocks.states, chosen, -1)),
-    }[event.key];
-    if (act === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    event.stopPropagation();
-    act();
-  };
+    });
   const onWheel = (event: WheelEvent) => {
     if (event.ctrlKey) {
       event.preventDefault();

@@ -3,6 +3,7 @@ import { useMemo, useState } from 'preact/hooks';
 import type { Waterfall as Fall } from '../../../../schemas/replay.ts';
 import { formatUs } from '../../../replay/format.ts';
 import { type Painted, useCanvas } from '../canvas.ts';
+import { actOnKey } from '../keys.ts';
 import { colourOf } from '../theme.ts';
 import { type Row, rowsOf } from './rows.ts';
 
@@ -49,8 +50,8 @@ export function Waterfall({ fall, span, title }: Props) {
   const pan = (share: number) =>
     show({ us: window.us, from: Math.max(0, Math.min(span - window.us, window.from + share * window.us)) });
 
-  const onKey = (event: KeyboardEvent) => {
-    const act = {
+  const onKey = (event: KeyboardEvent) =>
+    actOnKey(event, {
       ArrowDown: () => go(chosen + 1),
       ArrowUp: () => go(chosen - 1),
       PageDown: () => go(chosen + seen),
@@ -63,12 +64,7 @@ export function Waterfall({ fall, span, title }: Props) {
       '=': () => zoom(0.5, middleOf(rows[chosen]) ?? undefined),
       '-': () => zoom(2),
       '0': () => show({ from: 0, us: span }),
-    }[event.key];
-    if (act === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    event.stopPropagation();
-    act();
-  };
+    });
   const onWheel = (event: WheelEvent) => {
     if (event.ctrlKey) {
       event.preventDefault();
