@@ -1,7 +1,5 @@
 /** What goes wrong in a fleet: a member that lies, one that dies, NATS that is away, a registry that is. Real engines. */
-import { spawnSync } from 'node:child_process';
 import { randomBytes, X509Certificate } from 'node:crypto';
-import { readdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -23,14 +21,7 @@ import { Cleanup } from '../support/temp.ts';
 import { fleetOf, startFleetNats, startMember, type TestFleet, untilMet } from './support.ts';
 
 const cleanup = new Cleanup();
-afterAll(async () => {
-  await cleanup.run();
-  // An engine whose NATS is away leaves its mounts for the next one, and so the loops below them.
-  for (const name of readdirSync('/sys/block').filter((one) => one.startsWith('loop'))) {
-    const backing = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
-    if (/^\/[0-9a-f]{64}$/.test(backing.trim())) spawnSync('losetup', ['-d', `/dev/${name}`]);
-  }
-});
+afterAll(() => cleanup.run());
 
 /** A member that gives bytes of its own making for every piece. */
 async function startLiar(fleet: TestFleet, name: string): Promise<{ lies: () => number; leave: () => void }> {

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ImageStatus, Mount, Status } from '../../schemas/api.ts';
@@ -94,8 +94,9 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
   const stop = () =>
     (stopping ??= (async () => {
       await client?.close().catch(() => {});
+      const loops = loopsOn(root);
       await endChild(child, root, ended);
-      await endEngine(root);
+      await endEngine(root, loops);
       if (options.root === undefined) await removeTree(root);
     })());
   try {
@@ -235,18 +236,31 @@ async function endChild(child: ChildProcess, root: string, ended: Promise<void>)
   }
 }
 
-/** Ends what runs in a root, at once, and removes what it leaves in the kernel. */
-export async function endEngine(root: string): Promise<void> {
+/** Loops on files of a root, and the name of each one's file. Without the FUSE mount a device's file is `/<its name>`. */
+function loopsOn(root: string): Map<string, string> {
+  const files = readdirSync('/sys/block').map((loop) => [loop, backingOf(loop)] as const);
+  return new Map(files.filter(([, file]) => file.startsWith(`${root}/`)));
+}
+
+const backingOf = (loop: string): string =>
+  loop.startsWith('loop') ? readOrEmpty(`/sys/block/${loop}/loop/backing_file`).trim() : '';
+
+/**
+ * Ends what runs in a root, at once, and removes what it leaves in the kernel. `earlier`: its loops while its FUSE mount was
+ * there, where an engine has ended since.
+ */
+export async function endEngine(
+  root: string,
+  earlier: ReadonlyMap<string, string> = new Map(),
+): Promise<void> {
   abortFuse(root);
   await endProcesses((_pid, commandLine) => commandLine.split(' ').some((word) => word.startsWith(root)));
-  // Looked for while the FUSE mount is there: without it their files have other names.
-  const loops = readdirSync('/sys/block').filter((name) => {
-    const backing = name.startsWith('loop') ? readOrEmpty(`/sys/block/${name}/loop/backing_file`) : '';
-    return backing.startsWith(`${root}/`);
-  });
+  const loops = new Map([...earlier, ...loopsOn(root)]);
   for (const point of mountsBelow(root).toReversed()) await quietly('umount', ['-l', '--', point]);
   // The kernel detaches loops in use with their last user.
-  for (const name of loops) await quietly('losetup', ['-d', `/dev/${name}`]);
+  for (const [loop, file] of loops)
+    if ([file, `/${basename(file)}`].includes(backingOf(loop)))
+      await quietly('losetup', ['-d', `/dev/${loop}`]);
 }
 
 /** Aborts the FUSE connection of the engine at `root`, so that no process waits for it any more. */
