@@ -99,6 +99,14 @@ export class MountActor {
     return mountOn(this.request.dir, this.image.attached?.metadata.path);
   }
 
+  /**
+   * A container of `cofa run` ends with the power, and its mount with it: its client waits for no disk. The log has the fact all
+   * the same before the client hears of it, and keeps it when any process is killed.
+   */
+  get #durability(): { early?: boolean } {
+    return { early: this.request.container !== undefined };
+  }
+
   /** Resolves when it is mounted, or has failed. */
   async mount(): Promise<void> {
     this.host.send({ type: 'MOUNT' });
@@ -205,7 +213,11 @@ export class MountActor {
       const isTold = this.restoring && live.state.mounts.get(id)?.state === 'mounted';
       const told = this.image.recorded().then(async () => {
         if (!isTold)
-          await live.append(id, defined({ type: 'mount.mounted' as const, steps: this.steps?.take() }));
+          await live.append(
+            id,
+            defined({ type: 'mount.mounted' as const, steps: this.steps?.take() }),
+            this.#durability,
+          );
       });
       const done = await Promise.allSettled([above?.mount(), told, this.#loaded]);
       for (const one of done) if (one.status === 'rejected') throw one.reason;
@@ -230,7 +242,7 @@ export class MountActor {
       } else await unmountEarlier(dir, owner);
       isGone = true;
       if (this.madeDir) await removeMade(this.request);
-      await live.append(id, defined({ type: 'mount.unmounted' as const, ran: this.#ran }));
+      await live.append(id, defined({ type: 'mount.unmounted' as const, ran: this.#ran }), this.#durability);
     } catch (error) {
       // An append without an answer may be in the log: then a mount that came back would be none that the log knows.
       const isTold = isGone && live.state.mounts.get(id) === undefined && this.host.state === 'unmounting';
