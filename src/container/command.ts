@@ -18,11 +18,11 @@ export type CommandCheck =
  * Looks the command up as execvp(3) would: with a slash from `cwd`, else along PATH. `covered`: container paths over
  * which something is mounted.
  */
-export async function findCommand(
+export function findCommand(
   rootfs: string,
   command: string,
   o: { path: string; cwd: string; covered: readonly string[] },
-): Promise<CommandCheck> {
+): CommandCheck {
   const candidates = command.includes('/')
     ? [command]
     : o.path.split(':').map((folder) => join(folder || '.', command));
@@ -30,7 +30,7 @@ export async function findCommand(
   for (const candidate of candidates) {
     const absolute = candidate.startsWith('/') ? candidate : join(o.cwd, candidate);
     if (isCovered(absolute, o.covered)) return { kind: 'unknown' };
-    const found = await resolveInRoot(rootfs, absolute);
+    const found = resolveInRoot(rootfs, absolute);
     if (found === undefined) continue;
     if (isCovered(found.inside, o.covered)) return { kind: 'unknown' };
     if (found.stats.isDirectory()) {

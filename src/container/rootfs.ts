@@ -3,8 +3,8 @@
  * may point anywhere (`/etc/passwd -> /etc/shadow`). So this resolves each part of a path below the root by hand and
  * never lets the kernel do it, which would leave the root.
  */
-import type { Stats } from 'node:fs';
-import { constants, lstat, open, readlink } from 'node:fs/promises';
+import { constants, lstatSync, readlinkSync, type Stats } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Links followed for one path, as in the kernel. */
@@ -20,23 +20,24 @@ export interface InRoot {
 
 /**
  * Follows `path` below `root`; `..` stops at the root. Undefined when a part is missing or is no directory, or when the
- * links run in a circle. Throws other errors of the file system (such as EIO).
+ * links run in a circle. Throws other errors of the file system (such as EIO). The metadata of a mounted image are all on the
+ * node: a call takes microseconds, and a way through the pool of threads for each part of a path takes longer.
  */
-export async function resolveInRoot(root: string, path: string, cwd = '/'): Promise<InRoot | undefined> {
+export function resolveInRoot(root: string, path: string, cwd = '/'): InRoot | undefined {
   const todo = partsOf(path.startsWith('/') ? path : `${cwd}/${path}`).toReversed();
   const done: string[] = [];
-  let stats = await lstat(root);
+  let stats = lstatSync(root);
   let links = 0;
   for (let part = todo.pop(); part !== undefined; part = todo.pop()) {
     if (part === '..') {
       done.pop();
-      stats = await lstat(join(root, ...done));
+      stats = lstatSync(join(root, ...done));
       continue;
     }
     if (!stats.isDirectory()) return undefined;
     const here = join(root, ...done, part);
     try {
-      stats = await lstat(here);
+      stats = lstatSync(here);
     } catch (error) {
       if (isAbsent(error)) return undefined;
       throw error;
@@ -46,10 +47,10 @@ export async function resolveInRoot(root: string, path: string, cwd = '/'): Prom
       continue;
     }
     if (++links > MAX_LINKS) return undefined;
-    const target = await readlink(here);
+    const target = readlinkSync(here);
     if (target.startsWith('/')) done.length = 0;
     todo.push(...partsOf(target).toReversed());
-    stats = await lstat(join(root, ...done));
+    stats = lstatSync(join(root, ...done));
   }
   return { inside: `/${done.join('/')}`, outside: join(root, ...done), stats };
 }
@@ -59,7 +60,7 @@ export async function resolveInRoot(root: string, path: string, cwd = '/'): Prom
  * file counts as none: a FIFO would block without end.
  */
 export async function readTextInRoot(root: string, path: string, limit: number): Promise<string | undefined> {
-  const found = await resolveInRoot(root, path);
+  const found = resolveInRoot(root, path);
   if (found === undefined || !found.stats.isFile()) return undefined;
   const file = await open(found.outside, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {

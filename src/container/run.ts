@@ -294,15 +294,14 @@ class Container {
         cgroupsPath: cgroupOf(this.#request.root, folder.id),
         files,
       });
-    // The place of the command does not depend on the user: the lookup runs while the accounts are read.
-    const checked = checkCommand(folder.rootfs, specFor(lookupUser('', undefined, undefined)));
-    checked.catch(() => {});
-    const [passwd, group] = await Promise.all([
+    const accounts = Promise.all([
       readTextInRoot(folder.rootfs, '/etc/passwd', MAX_ACCOUNTS),
       readTextInRoot(folder.rootfs, '/etc/group', MAX_ACCOUNTS),
     ]);
-    const spec = specFor(lookupUser(wanted, passwd, group));
-    await checked;
+    accounts.catch(() => {});
+    // The place of the command does not depend on the user: it is looked up while the accounts are read.
+    checkCommand(folder.rootfs, specFor(lookupUser('', undefined, undefined)));
+    const spec = specFor(lookupUser(wanted, ...(await accounts)));
     return { spec, stopSignal: stopSignalOf(config.stopSignal, os.signals) };
   }
 }
@@ -375,10 +374,10 @@ async function prepareEtc(
   return files;
 }
 
-async function checkCommand(rootfs: string, spec: Spec): Promise<void> {
+function checkCommand(rootfs: string, spec: Spec): void {
   const command = spec.process.args[0] as string;
   const path = spec.process.env.find((entry) => entry.startsWith('PATH='))?.slice(5) ?? '';
-  const check = await findCommand(rootfs, command, {
+  const check = findCommand(rootfs, command, {
     path,
     cwd: spec.process.cwd,
     covered: spec.mounts.map((mount) => mount.destination),

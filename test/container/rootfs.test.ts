@@ -43,14 +43,14 @@ describe('paths in an image', () => {
     ['/bin/../../outside', '/outside'],
     ['/bin/alias', '/usr/bin/tool'],
     ['/', '/'],
-  ])('%s is %s of the image', async (path, inside) => {
-    const found = await resolveInRoot(root, path);
+  ])('%s is %s of the image', (path, inside) => {
+    const found = resolveInRoot(root, path);
     expect(found?.inside).toBe(inside);
     expect(found?.outside).toBe(inside === '/' ? root : join(root, inside));
   });
   it.each(['/etc/host', '/etc/loop', '/etc/ping', '/etc/dangling', '/outside/below', `/${'x'.repeat(300)}`])(
     '%s is nothing',
-    async (path) => expect(await resolveInRoot(root, path)).toBeUndefined(),
+    (path) => expect(resolveInRoot(root, path)).toBeUndefined(),
   );
   it('are read within the image only, and never from a FIFO', async () => {
     expect(await readTextInRoot(root, '/etc/climb', 100)).toBe('inside\n');
@@ -74,10 +74,10 @@ describe('the command of a container', () => {
     ['./tool', { kind: 'missing' }],
     ['data', { kind: 'not-executable', path: '/bin/data', why: 'nobody may execute it' }],
     ['/opt/tool', { kind: 'not-executable', path: '/opt/tool', why: 'it is a directory' }],
-  ])('%s', async (command, check) => expect(await find(command)).toEqual(check));
-  it('below a volume is for runc to find', async () => {
-    expect(await find('/bin/tool', ['/usr/bin'])).toEqual({ kind: 'unknown' });
-    expect(await find('tool', ['/opt'])).toEqual({ kind: 'unknown' });
-    expect(await find('/usr/binary', ['/usr/bin'])).toEqual({ kind: 'missing' });
+  ])('%s', (command, check) => expect(find(command)).toEqual(check));
+  it('below a volume is for runc to find', () => {
+    expect(find('/bin/tool', ['/usr/bin'])).toEqual({ kind: 'unknown' });
+    expect(find('tool', ['/opt'])).toEqual({ kind: 'unknown' });
+    expect(find('/usr/binary', ['/usr/bin'])).toEqual({ kind: 'missing' });
   });
 });
