@@ -119,8 +119,7 @@ async function start(given: Given): Promise<void> {
   );
   // containerd's calls are calls of the engine.
   snapshotter?.start();
-  // A start that has a pack should not wait for a connection.
-  void bus.packs().catch(() => {});
+  void parts.startups.ready();
   log.info(
     { root: options.root, node: options.node, nats: nats.users.supervisor.url, ms: stages.ms },
     'ready',

@@ -12,6 +12,8 @@ import { DEFAULT_START, PackStore } from '../../pack/pack-store.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { findPack } from '../../registry/packs.ts';
 
+const NO_IMAGE = `sha256:${'0'.repeat(64)}`;
+
 export class Startups {
   readonly #front: FrontCalls;
   readonly #registry: RegistryClient;
@@ -29,6 +31,14 @@ export class Startups {
     this.#registry = options.registry;
     this.#log = options.log;
     this.#store = new PackStore(options.packs);
+  }
+
+  /**
+   * Opens the store, and looks for a pack that no image has: the first start waits neither for a connection nor for code that has never
+   * run. Errors are those of that start.
+   */
+  async ready(): Promise<void> {
+    await this.#store.find(NO_IMAGE, DEFAULT_START).catch(() => {});
   }
 
   /**

@@ -32,6 +32,7 @@ const PROOF_MS = 2_000;
 
 export interface ImageParts {
   indexers: Indexers;
+  startups: Startups;
   images: Images;
   chains: Chains;
   trust: Trust;
@@ -100,5 +101,5 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     now,
   });
   end.at('background', () => newTables.close());
-  return { indexers, images, chains, trust, newTables };
+  return { indexers, startups, images, chains, trust, newTables };
 }
