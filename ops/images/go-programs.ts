@@ -4,7 +4,7 @@
  */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -21,6 +21,17 @@ export interface GoPrograms {
   withoutC?: boolean;
   /** Packages that are nothing but tests: folders of a module, each of which becomes a program of its last part's name. */
   suites?: { module: string; folders: readonly string[] };
+  /** The packages are of a module whose go.mod wants folders of its repository: which modules these folders became. */
+  staged?: Staged;
+}
+
+/** Kubernetes publishes its folder `staging/src/k8s.io/api` as the module k8s.io/api, with a version of its own. */
+export interface Staged {
+  module: string;
+  /** Of the folders' modules. */
+  version: string;
+  /** Programs by the name that Go gives them, and the one that people know. */
+  names?: Readonly<Record<string, string>>;
 }
 
 export interface GoOptions {
@@ -89,11 +100,12 @@ export async function builtWithGo(
 }
 
 async function build(
-  { version, packages, suites, flags = [], withoutC = false }: GoPrograms,
+  { version, packages, suites, staged, flags = [], withoutC = false }: GoPrograms,
   into: string,
   base: NodeJS.ProcessEnv,
 ): Promise<void> {
   const env = withoutC ? { ...base, CGO_ENABLED: '0' } : base;
+  if (staged !== undefined) return await buildStaged({ version, packages, flags, staged, env, into });
   const limits = { timeout: BUILD_MS, maxBuffer: 64 << 20 };
   const sources = packages.map((one) => `${one}@${version}`);
   if (sources.length > 0)
@@ -114,4 +126,53 @@ async function build(
   } finally {
     await rm(copy, { recursive: true, force: true });
   }
+}
+
+/**
+ * Such a module cannot be installed by its name. So it is built from a module that wants all that it wants, and finds what
+ * stands in its folders by their own versions.
+ */
+async function buildStaged(o: {
+  version: string;
+  packages: readonly string[];
+  flags: readonly string[];
+  staged: Staged;
+  env: NodeJS.ProcessEnv;
+  into: string;
+}): Promise<void> {
+  const { version, packages, flags, staged, into } = o;
+  const { module, version: parts, names = {} } = staged;
+  const folder = await mkdtemp(join(tmpdir(), 'cofa-go-'));
+  const limits = { timeout: BUILD_MS, maxBuffer: 64 << 20, cwd: folder };
+  // go.sum is written as modules come, each of them checked against Go's checksum database.
+  const env = { ...o.env, GOFLAGS: '-mod=mod' };
+  try {
+    const { stdout } = await run('go', ['mod', 'download', '-json', `${module}@${version}`], {
+      ...limits,
+      env,
+    });
+    const { GoMod } = JSON.parse(stdout) as { GoMod: string };
+    await writeFile(
+      join(folder, 'go.mod'),
+      stagedModule(await readFile(GoMod, 'utf8'), { module, version, parts }),
+    );
+    await run('nice', ['go', 'build', ...flags, '-o', `${into}/`, ...packages], { ...limits, env });
+    for (const [built, name] of Object.entries(names)) await rename(join(into, built), join(into, name));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** A go.mod: of a module that builds `module` of that version, from its own go.mod. */
+export function stagedModule(
+  text: string,
+  { module, version, parts }: { module: string; version: string; parts: string },
+): string {
+  const own = text
+    .replace(/^module .*$/m, 'module judge')
+    .replaceAll(
+      /^(\s*(\S+) => )\.\/staging\/src\/\S+$/gm,
+      (_, line: string, name: string) => `${line}${name} ${parts}`,
+    );
+  return `${own.trimEnd()}\n\nrequire ${module} ${version}\n`;
 }

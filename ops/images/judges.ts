@@ -13,7 +13,18 @@ const containerd = (version: string): GoPrograms => ({
   packages: ['containerd', 'ctr', 'containerd-shim-runc-v2'].map((name) => `${CONTAINERD}/cmd/${name}`),
 });
 
-/** containerd of each supported branch, docker's newest daemon, and the suite of the kubelet's interface. */
+const KUBERNETES = 'v1.37.2';
+
+/** What the programs call themselves; Kubernetes' own build says it in the same way. */
+const kubernetesVersion = ['k8s.io/component-base/version', 'k8s.io/client-go/pkg/version']
+  .flatMap((name) => [
+    `-X ${name}.gitVersion=${KUBERNETES}`,
+    `-X ${name}.gitMajor=1`,
+    `-X ${name}.gitMinor=${KUBERNETES.split('.')[1]}`,
+  ])
+  .join(' ');
+
+/** containerd of each supported branch, docker's newest daemon, Kubernetes, Helm, and the suite of the kubelet's interface. */
 export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
   'containerd-2.3': containerd('v2.3.7'),
@@ -24,6 +35,31 @@ export const JUDGES = {
     version: 'v2.0.0-beta.24',
     packages: ['github.com/moby/moby/v2/cmd/dockerd'],
     flags: ['-tags', 'exclude_graphdriver_btrfs netgo osusergo'],
+    withoutC: true,
+  },
+  // A cluster of one machine: control plane, kubelet and client, and the etcd that this version is built with.
+  kubernetes: {
+    name: 'kubernetes',
+    version: KUBERNETES,
+    packages: [
+      ...['kube-apiserver', 'kube-controller-manager', 'kube-scheduler', 'kubelet', 'kubectl'].map(
+        (name) => `k8s.io/kubernetes/cmd/${name}`,
+      ),
+      'go.etcd.io/etcd/server/v3',
+    ],
+    flags: ['-trimpath', '-ldflags', `-s -w ${kubernetesVersion}`],
+    withoutC: true,
+    staged: {
+      module: 'k8s.io/kubernetes',
+      version: KUBERNETES.replace('v1.', 'v0.'),
+      names: { server: 'etcd' },
+    },
+  },
+  helm: {
+    name: 'helm',
+    version: 'v4.3.1',
+    packages: ['helm.sh/helm/v4/cmd/helm'],
+    flags: ['-trimpath', '-ldflags', '-s -w'],
     withoutC: true,
   },
   critest: {

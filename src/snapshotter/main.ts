@@ -189,7 +189,8 @@ async function serveContainerd(
     judge: (ref, response) => judge.judge(ref, response),
     log,
   });
-  const imageServer = await serveStreams(imageService.socket, images.take);
+  // A kubelet does not even start where its image service does not answer.
+  const imageServer = await serveStreams(imageService.socket, images.take, { heir: containerd });
   return async () => {
     await Promise.all([server.close(GRACE_MS), imageServer.close(GRACE_MS)]);
     images.close();

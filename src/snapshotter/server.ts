@@ -1,6 +1,6 @@
 /** gRPC on a unix socket: HTTP/2 without TLS, as containerd dials its proxy plugins. */
 import { existsSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { lstat, mkdir, rm, symlink } from 'node:fs/promises';
 import {
   createServer,
   type Http2Server,
@@ -13,7 +13,7 @@ import { dirname } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 
 export interface GrpcServer {
-  /** Takes no more calls, lets those under way end for at most `graceMs`, removes the socket. */
+  /** Takes no more calls, lets those under way end for at most `graceMs`, removes the socket or leaves it to its heir. */
   close(graceMs: number): Promise<void>;
 }
 
@@ -26,15 +26,23 @@ const MAX_STREAMS = 256;
 
 /**
  * Listens on `path`, for root alone (0600); `take` gets each call as it comes on the wire. A socket on which no process
- * answers is replaced. Errors: `conflict` when one does, `invalid-argument` for a path that is too long.
+ * answers is replaced. `heir`: a socket that callers reach by this path from `close` on until the next server listens there.
+ * Errors: `conflict` when a process answers, `invalid-argument` for a path that is too long.
  */
 export async function serveStreams(
   path: string,
   take: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,
+  { heir }: { heir?: string } = {},
 ): Promise<GrpcServer> {
   const server = createServer(SETTINGS);
   server.on('stream', take);
-  return await serve(server, path);
+  const served = await serve(server, path);
+  return {
+    close: async (graceMs) => {
+      await served.close(graceMs);
+      if (heir !== undefined) await symlink(heir, path);
+    },
+  };
 }
 
 const SETTINGS = { settings: { maxConcurrentStreams: MAX_STREAMS }, maxSessionMemory: MAX_SESSION_MB };
@@ -46,8 +54,11 @@ async function serve(server: Http2Server, path: string): Promise<GrpcServer> {
     });
   }
   await mkdir(dirname(path), { recursive: true, mode: 0o755 });
-  if (existsSync(path)) {
-    if (await isAnswered(path)) throw new CofaError('conflict', `another process serves ${path}`);
+  // A link leads to the heir of an earlier server, see serveStreams.
+  const isLink = (await lstat(path).catch(() => undefined))?.isSymbolicLink() ?? false;
+  if (isLink || existsSync(path)) {
+    if (!isLink && (await isAnswered(path)))
+      throw new CofaError('conflict', `another process serves ${path}`);
     await rm(path, { force: true });
   }
   const sessions = new Set<ServerHttp2Session>();

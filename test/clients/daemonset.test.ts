@@ -3,7 +3,7 @@
  * propagation, started by runc. containerd is the 1.7 of the next Debian release and the 2.1 of the one after it, with this test as the
  * kubelet; there is no cluster, and the container's root file system is this machine's.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,6 +14,7 @@ import { eventually, runCofa, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
 import { Cleanup, mountsBelow } from '../support/temp.ts';
+import { parseYaml } from '../support/yaml.ts';
 import { connectCri, type Cri } from './cri.ts';
 import { index, makeBase, makeClientImage, push } from './images.ts';
 
@@ -52,11 +53,7 @@ const parsed = new Map<string, Manifest[]>();
 const manifests = (file: string): Manifest[] => {
   const known = parsed.get(file);
   if (known !== undefined) return known;
-  const program = 'import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))';
-  const input = readFileSync(join(FOLDER, file));
-  const found = JSON.parse(
-    execFileSync('python3', ['-c', program], { input, encoding: 'utf8' }),
-  ) as Manifest[];
+  const found = parseYaml<Manifest>(readFileSync(join(FOLDER, file)));
   parsed.set(file, found);
   return found;
 };
@@ -251,8 +248,8 @@ function specOf({ containers, volumes }: PodSpec, root: string): object {
   });
   const mounts = volumeMounts.flatMap(({ name, mountPath, mountPropagation }) => {
     const path = volumes.find((volume) => volume.name === name)?.hostPath?.path;
-    // There is no secret, and no containerd of the node's; neither is needed.
-    if (path === undefined || path === '/run/containerd') return [];
+    // There is no secret, no containerd of the node's, and it finds registries without hosts.toml.
+    if (path === undefined || ['/run/containerd', '/etc/containerd/certs.d'].includes(path)) return [];
     return [
       bind(inTest(path), inTest(mountPath), mountPropagation === 'Bidirectional' ? 'rshared' : 'rprivate'),
     ];
