@@ -72,6 +72,9 @@ async function ofEngine(context: Context, loaded: LoadedLog) {
   const { connectEngine } = await import('../client/client.ts');
   const { loadLive } = await import('../replay/load.ts');
   const { pathsOfRoot } = await import('../image/file-paths.ts');
+  const { shapesOfRoot } = await import('../replay/shapes.ts');
+  const { IncidentLogs } = await import('../console/incident-logs.ts');
+  const { Layout } = await import('../store/layout.ts');
   const { root } = context;
   // Of a stopped engine: its nats-server has been started to read the log, and keeps the engine from starting.
   if (loaded.follow === undefined) await loaded.close();
@@ -81,8 +84,10 @@ async function ofEngine(context: Context, loaded: LoadedLog) {
       const { startServer: _, ...source } = logSource(root);
       const again = await loadLive(source, { signal });
       again.log.paths = pathsOfRoot(root);
+      again.log.shapes = shapesOfRoot(root);
       return again;
     },
+    incidents: new IncidentLogs(root, new Layout(root).incidents()),
     status: async (): Promise<Status> => {
       const engine = await connectEngine(root);
       try {

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { IncidentListed, IncidentShown } from '../../schemas/incidents.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { IncidentFolder, StoredIncident } from '../incidents/folder.ts';
+import type { IncidentFolder } from '../incidents/folder.ts';
 import { printable } from '../terminal/output.ts';
 import { formatBytes, renderTable } from '../terminal/table.ts';
 import { type Context, examples } from './context.ts';
@@ -47,29 +47,10 @@ async function list(context: Context): Promise<void> {
   const folder = await folderOf(context);
   const { incidents, problems } = await folder.list();
   for (const problem of problems) context.output.warn(problem);
-  const listed = await Promise.all(incidents.map(listedOf));
+  const { listedOf } = await import('../incidents/describe.ts');
+  const listed = incidents.map(listedOf);
   const bytes = listed.reduce((sum, one) => sum + one.bytes, 0);
   context.output.data({ dir: folder.dir, bytes, incidents: listed }, () => renderList(listed));
-}
-
-/** As `ls` shows it. */
-export async function listedOf({ name, facts, bytes, path }: StoredIncident): Promise<IncidentListed> {
-  const { summaryOf, timesOf } = await import('../incidents/summary.ts');
-  const { incident, log } = facts;
-  const time = (at: number) => new Date(at).toISOString();
-  return {
-    name,
-    number: incident.seq,
-    time: time(incident.at),
-    lastTime: time(Math.max(incident.lastAt, incident.moreAt ?? 0)),
-    kind: incident.kind,
-    summary: summaryOf(incident),
-    times: timesOf(incident),
-    more: incident.more,
-    events: log?.events ?? 0,
-    bytes,
-    file: path ?? null,
-  };
 }
 
 export function renderList(incidents: readonly IncidentListed[]): string {
@@ -92,32 +73,9 @@ export function renderList(incidents: readonly IncidentListed[]): string {
 async function show(wanted: string, context: Context): Promise<void> {
   const folder = await folderOf(context);
   const stored = await folder.find(wanted);
-  const { facts, path } = stored;
-  const listed = await listedOf(stored);
-  const known = { ...listed, node: facts.node, causes: facts.incident.causes };
-  const shown: IncidentShown =
-    path === undefined
-      ? {
-          ...known,
-          story: [`${listed.summary}.`, 'The stretch of the log is not there.'],
-          relevant: [],
-          next: [],
-        }
-      : { ...known, ...(await storyOf(stored, path, context)) };
+  const { shownOf } = await import('../incidents/describe.ts');
+  const shown = await shownOf(stored, { root: context.root, signal: context.signal() });
   context.output.data(shown, () => renderIncident(shown));
-}
-
-async function storyOf({ facts }: StoredIncident, file: string, context: Context) {
-  const [{ loadFile }, { tellStory }] = await Promise.all([
-    import('../replay/load.ts'),
-    import('../incidents/story.ts'),
-  ]);
-  const loaded = await loadFile(file, { partial: true, signal: context.signal() });
-  try {
-    return tellStory(facts.incident, loaded.log, { file, root: context.root });
-  } finally {
-    await loaded.close();
-  }
 }
 
 export function renderIncident(shown: IncidentShown): string {

@@ -1,6 +1,7 @@
 /** `cofa replay what-if`: a recorded start, run again in simulated time over another link, with another policy or pack. */
 import { type Command, Option } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
+import { RATE_HINT, rateOf } from '../replay/what-if/conditions-text.ts';
 import { byteOption } from './byte-option.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { PREFETCH_HELP, type Prefetch, prefetchOption } from './prefetch-option.ts';
@@ -108,16 +109,12 @@ function aheadOf({ pack, hints }: WhatIfOptions): 'pack' | 'none' | 'nothing' | 
 /** Bits a second of `100M`, `1G`, or `max`. Error: `invalid-argument` naming the option. */
 function rateOption(name: string): (text: string) => number {
   return (text) => {
-    if (text === 'max') return Number.POSITIVE_INFINITY;
-    const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text);
-    const rate = match === null ? 0 : Number(match[1]) * { '': 1, k: 1e3, M: 1e6, G: 1e9 }[match[2] as 'k'];
-    if (rate >= 1_000) return rate;
+    const rate = rateOf(text);
+    if (rate !== undefined) return rate;
     throw new CofaError(
       'invalid-argument',
       `${name}: ${JSON.stringify(text)} is not a rate in bits a second`,
-      {
-        hint: 'such as 100M or 1G; at least 1k; without limit: max',
-      },
+      { hint: RATE_HINT },
     );
   };
 }

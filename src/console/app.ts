@@ -5,6 +5,7 @@
  *     /assets/…        its parts, from memory: no path leads to the disk
  *     /api/NAME        a document (routes.ts)
  *     /api/stream      what changes, as server-sent events (stream.ts)
+ *     …?incident=NAME  the same of the stretch of the log that is kept of an incident (incident-logs.ts)
  *
  * Only GET and HEAD, no bodies, and none of it writes anything. The page may load scripts and styles of this console alone.
  */
@@ -13,6 +14,7 @@ import { Hono, type Context as Ask } from 'hono';
 import { ZodError } from 'zod';
 import { CofaError, ERROR_KINDS, toErrorRecord } from '../../schemas/errors.ts';
 import { type Access, judge } from './access.ts';
+import type { IncidentLogs } from './incident-logs.ts';
 import type { PageFile } from './page.ts';
 import type { Route } from './route.ts';
 import type { Source } from './source.ts';
@@ -66,8 +68,14 @@ export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptio
     return await refuse(ask, access);
   });
 
-  app.get('/api/stream', (ask) => {
-    const stream = streams.open(ask.req.raw.signal);
+  app.get('/api/stream', async (ask) => {
+    const stretch = await stretchOf(source, ask.req.query('incident'));
+    const { signal } = ask.req.raw;
+    const stream = (stretch?.streams ?? streams).open(signal);
+    if (stretch !== undefined) {
+      if (stream === undefined || signal.aborted) stretch.leave();
+      else signal.addEventListener('abort', stretch.leave, { once: true });
+    }
     if (stream === undefined) return ask.json(record('busy', 'too many pages are open'), 503);
     ask.header('content-type', 'text/event-stream');
     ask.header('x-accel-buffering', 'no');
@@ -78,12 +86,16 @@ export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptio
     app.get(`/api/${path}`, async (ask) => {
       if (answers >= MOST_ANSWERS) return ask.json(record('busy', 'too much is asked at once'), 503);
       answers += 1;
+      let stretch: Stretch;
       try {
-        const document = await answer(source, ask.req.query(), { signal: ask.req.raw.signal });
+        const { incident, ...words } = ask.req.query();
+        stretch = await stretchOf(source, incident);
+        const document = await answer(stretch?.source ?? source, words, { signal: ask.req.raw.signal });
         if (document instanceof Uint8Array)
           return ask.body(document, 200, { 'content-type': 'application/octet-stream' });
         return ask.json(document);
       } finally {
+        stretch?.leave();
         answers -= 1;
       }
     });
@@ -109,6 +121,15 @@ export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptio
     return ask.json(failure, STATUS[failure.code] ?? 500);
   });
   return { fetch: app.fetch, close: () => streams.close() };
+}
+
+type Stretch = Awaited<ReturnType<IncidentLogs['enter']>> | undefined;
+
+/** What an address with `incident=NAME` is about; undefined: the log of the console. */
+async function stretchOf(source: Source, name: string | undefined): Promise<Stretch> {
+  if (name === undefined) return undefined;
+  if (source.incidents !== undefined) return await source.incidents.enter(name);
+  throw new CofaError('not-found', 'this console has no incidents');
 }
 
 const SAFE_HEADERS: ReadonlyArray<readonly [string, string]> = [

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Status } from '../../schemas/api.ts';
 import type { LoadedLog } from '../replay/load.ts';
 import type { ReplayLog } from '../replay/replay-log.ts';
+import type { IncidentLogs } from './incident-logs.ts';
 
 /** Between two looks for an engine that was away, ms. */
 const AWAY_MS = 2_000;
@@ -17,6 +18,8 @@ export interface SourceOptions {
   reload?: (signal: AbortSignal) => Promise<LoadedLog>;
   /** Asks the engine. Absent: there is none. */
   status?: () => Promise<Status>;
+  /** Those of the engine's root. Absent: the log is a file. */
+  incidents?: IncidentLogs;
 }
 
 export class Source {
@@ -40,6 +43,10 @@ export class Source {
 
   get title(): string {
     return this.#loaded.title;
+  }
+
+  get incidents(): IncidentLogs | undefined {
+    return this.#options.incidents;
   }
 
   /** Whether it is an engine's log, and not a file. */
@@ -74,6 +81,12 @@ export class Source {
   }
 
   async close(): Promise<void> {
+    await this.closeLog();
+    await this.incidents?.close();
+  }
+
+  /** Without the incidents, which several sources share. */
+  async closeLog(): Promise<void> {
     this.#stop.abort();
     this.#grown.clear();
     await this.#following;

@@ -35,6 +35,8 @@ export interface Budget {
   count: number;
 }
 
+export const isIncidentName = (name: string): boolean => NAME.test(name);
+
 export function nameOf({ seq, at }: Pick<Incident, 'seq' | 'at'>): string {
   const time = new Date(at).toISOString().replace(/\.\d+/, '').replaceAll(/[-:]/g, '');
   return `${time}-${seq}`;

@@ -1,5 +1,6 @@
 /** Documents about a node and its log that the page shows. Types alone: the page is compiled without Node's. */
 import type { ImageStatus, ProcessStatus, Status } from '../../schemas/api.ts';
+import type { IncidentListed } from '../../schemas/incidents.ts';
 import type { ReplayState, WhyStart } from '../../schemas/replay.ts';
 
 /** How a node is, at the end of a log or as its engine says it. */
@@ -66,13 +67,25 @@ export interface StartSummary {
   state: 'starting' | 'ready' | 'failed';
   /** Until its mount was ready, ms; absent: it is not. */
   mountMs?: number;
-  /** Until the last read that waited was answered, ms. */
+  /** What it took, as `cofa replay why` divides it, ms. */
   startMs?: number;
-  phases: Array<Pick<WhyStart['phases'][number], 'phase' | 'us'>>;
+  parts: Array<Pick<WhyStart['wall']['parts'][number], 'part' | 'us'>>;
+  /** Absent: the log does not say enough of it. */
+  expected?: StartExpectation;
   reads?: { count: number; blockedUs: number; failed: number };
   /** Compressed bytes that its reads waited for. */
   bytes?: number;
   failure?: string;
+}
+
+/** What a start lets expect, ms. */
+export interface StartExpectation {
+  /** With a startup pack, by the model of what-if. Absent: it does not know. */
+  packMs?: number;
+  /** Starts before it that are like it, in the median. Absent: the log tells of none. */
+  earlierMs?: number;
+  /** How many. */
+  earlier?: number;
 }
 
 /** A log at first sight. */
@@ -152,6 +165,15 @@ export interface Explanation {
   title: string;
   /** `opens`: there is an explanation behind the line. */
   lines: Array<{ text: string; opens: boolean }>;
+}
+
+/** The incidents of a node, the newest first. */
+export interface IncidentsDocument {
+  /** False: the log is a file, and no incidents are at hand. */
+  isOfNode: boolean;
+  incidents: IncidentListed[];
+  /** What cannot be read, a sentence each. */
+  problems: string[];
 }
 
 /** A layer that the log tells of. */

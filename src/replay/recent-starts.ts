@@ -2,6 +2,7 @@
 import { defined } from '../../schemas/defined.ts';
 import type { StartSummary } from './documents.ts';
 import type { ReplayLog } from './replay-log.ts';
+import { expectationOf, isAccounted, type KnownStart, knownStart } from './start-expectation.ts';
 import { type MountStory, storyAt } from './start-phases.ts';
 import { explainStart } from './why-start.ts';
 
@@ -12,28 +13,43 @@ const MOST_EVENTS = 200_000;
 /** A start may still have reads that wait for so long after it was mounted, ms: it is explained anew. */
 const SETTLED_MS = 90_000;
 
-/** Of each log: what was found, up to which event, and the starts that do not change any more. */
-const known = new WeakMap<
-  ReplayLog,
-  { count: number; starts: StartSummary[]; done: Map<string, StartSummary> }
->();
+interface Found {
+  count: number;
+  starts: StartSummary[];
+  /** By mount: starts that do not change any more, and those that others are compared with. */
+  done: Map<string, StartSummary>;
+  known: Map<string, KnownStart>;
+}
+
+/** Of each log. */
+const found = new WeakMap<ReplayLog, Found>();
 
 /** The newest first. */
 export function recentStarts(log: ReplayLog, most = MOST_STARTS): StartSummary[] {
-  const before = known.get(log);
+  const before = found.get(log);
   if (before?.count === log.count) return before.starts.slice(0, most);
-  const done = before?.done ?? new Map<string, StartSummary>();
-  const starts = storiesFromEnd(log, MOST_STARTS).map((story) => {
+  const { done, known } = before ?? { done: new Map(), known: new Map() };
+  const stories = storiesFromEnd(log, MOST_STARTS);
+  const starts = stories.map((story) => {
     const ready = done.get(story.id);
     if (ready !== undefined) return ready;
     const summary = summaryOf(log, story);
     if (summary.state === 'failed' || log.timeOf(log.count) - (story.mountedAt ?? Infinity) > SETTLED_MS)
       done.set(story.id, summary);
+    if (summary.startMs !== undefined && !known.has(story.id) && isAccounted(log, story)) {
+      const one = knownStart(log, story, summary.startMs);
+      if (one !== undefined) known.set(story.id, one);
+    }
     return summary;
   });
-  for (const id of done.keys()) if (!starts.some(({ mount }) => mount === id)) done.delete(id);
-  known.set(log, { count: log.count, starts, done });
-  return starts.slice(0, most);
+  for (const map of [done, known])
+    for (const id of map.keys()) if (!starts.some(({ mount }) => mount === id)) map.delete(id);
+  const beside = starts.map((start) => {
+    const one = known.get(start.mount);
+    return one === undefined ? start : defined({ ...start, expected: expectationOf(one, known.values()) });
+  });
+  found.set(log, { count: log.count, starts: beside, done, known });
+  return beside.slice(0, most);
 }
 
 /** The last mounts that were requested, and what became of them. */
@@ -54,17 +70,17 @@ function summaryOf(log: ReplayLog, story: MountStory): StartSummary {
     time: new Date(story.requestedAt).toISOString(),
     seq: log.timeline.seqAt(story.index),
   };
-  if (story.failed !== undefined) return { ...base, state: 'failed', phases: [], failure: story.failed };
-  if (story.mountedAt === undefined) return { ...base, state: 'starting', phases: [] };
+  if (story.failed !== undefined) return { ...base, state: 'failed', parts: [], failure: story.failed };
+  if (story.mountedAt === undefined) return { ...base, state: 'starting', parts: [] };
   const why = explainStart(log, story, { top: 1 });
   const mounted = why.phases.filter(({ phase }) => phase !== 'reads').reduce((sum, { us }) => sum + us, 0);
   return defined({
     ...base,
-    time: why.time,
+    time: why.wall.time,
     state: 'ready' as const,
     mountMs: mounted / 1000,
-    startMs: why.us / 1000,
-    phases: why.phases.map(({ phase, us }) => ({ phase, us })),
+    startMs: why.wall.us / 1000,
+    parts: why.wall.parts.map(({ part, us }) => ({ part, us })),
     reads: { count: why.reads.count, blockedUs: why.reads.blockedUs, failed: why.reads.failed },
     bytes: why.bytes,
   });

@@ -199,12 +199,15 @@ const hexOf = (mount: MountStory): string => mount.manifest.slice('sha256:'.leng
 
 /** Layers of an image, as the log says it before its end. */
 export function layersOf(log: ReplayLog, manifest: string): Set<string> {
-  const known =
-    log.stateAt(log.count).images.get(manifest) ??
-    log.beginning.state.images.get(manifest) ??
-    lastOf(log, manifest);
+  const known = imageIn(log, manifest);
   return known === undefined ? new Set() : layersOfImage(known);
 }
+
+/** What the log knows of an image at its end, also of one that was removed. */
+export const imageIn = (log: ReplayLog, manifest: string): ImageFacts | undefined =>
+  log.stateAt(log.count).images.get(manifest) ??
+  log.beginning.state.images.get(manifest) ??
+  lastOf(log, manifest);
 
 /** What the log knew last of an image that was removed. */
 function lastOf(log: ReplayLog, manifest: string): ImageFacts | undefined {

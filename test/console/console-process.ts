@@ -6,6 +6,7 @@ const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
 
 export interface RunningConsole {
   url: string;
+  pid: number;
   /** The address of a moment: what stands behind `#`. */
   at(hash: string): string;
   /** Ends it as Ctrl-C does; resolves with its exit code. */
@@ -36,5 +37,10 @@ export async function startConsole(
     child.kill('SIGINT');
     return await ended;
   };
-  return { url: await url, at: (hash) => `${said.match(/"url": "([^"]+)"/)?.[1]}#${hash}`, stop };
+  return {
+    url: await url,
+    pid: child.pid ?? 0,
+    at: (hash) => `${said.match(/"url": "([^"]+)"/)?.[1]}#${hash}`,
+    stop,
+  };
 }

@@ -1,19 +1,24 @@
 /** The console's server: who gets in, and that a client who means harm gets nothing, changes nothing and costs little. */
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { request as ask, type RequestOptions } from 'node:http';
 import { request as askSecurely } from 'node:https';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { z } from 'zod';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { byToken, judge } from '../../src/console/access.ts';
 import { listenSettings, type ListenSettings } from '../../src/console/address.ts';
-import { EVENT_BYTES } from '../../src/console/columns-codec.ts';
+import { decodeEvents, encodeEvents } from '../../src/console/columns-codec.ts';
+import { IncidentLogs } from '../../src/console/incident-logs.ts';
 import type { PageFile } from '../../src/console/page.ts';
 import { number, route } from '../../src/console/route.ts';
 import { ROUTES } from '../../src/console/routes.ts';
 import { type ConsoleServer, openConsole } from '../../src/console/server.ts';
 import { Source } from '../../src/console/source.ts';
+import { Turns } from '../../src/console/turns.ts';
+import { LogFileWriter } from '../../src/replay/log-file.ts';
+import { decodeRecord } from '../../src/replay/record.ts';
 import { describeState } from '../../src/replay/state-document.ts';
 import { logOf, sampleRecords } from '../replay/sample-log.ts';
 import { runCommand } from '../support/services.ts';
@@ -311,9 +316,8 @@ describe('documents of the log', () => {
 
   test('columns hold what the log holds', async () => {
     const bytes: Uint8Array<ArrayBuffer> = await ask('log/events', { from: 3, count: 5 });
-    expect(bytes.length).toBe(5 * EVENT_BYTES);
-    const [seq, at] = [new Float64Array(bytes.buffer, 0, 5), new Float64Array(bytes.buffer, 40, 5)];
-    const subjects = new Uint32Array(bytes.buffer, 80, 5);
+    const { seq, at, subject: subjects } = decodeEvents(bytes.buffer);
+    expect(seq).toHaveLength(5);
     const words: { types: string[]; subjects: Array<[string, string]> } = await ask('log/words', {
       types: 0,
       subjects: 0,
@@ -325,7 +329,41 @@ describe('documents of the log', () => {
       expect(words.subjects[subjects[place] ?? 0]).toEqual([event.kind, event.id]);
     }
     // Behind the end there is nothing.
-    expect(await ask('log/events', { from: log.count + 9, count: 5 })).toHaveLength(0);
+    const none: Uint8Array<ArrayBuffer> = await ask('log/events', { from: log.count + 9, count: 5 });
+    expect(decodeEvents(none.buffer).seq).toHaveLength(0);
+  });
+
+  test('columns of any values come back as they were', () => {
+    const event = fc.record({
+      seq: fc.oneof(fc.constant(1), fc.integer({ min: 1, max: 2 ** 34 }), fc.maxSafeInteger().map(Math.abs)),
+      at: fc.oneof(fc.constantFrom(1.7e12, 1.7e12 + 5), fc.double({ min: 0, max: 8e15, noNaN: true })),
+      subject: fc.oneof(fc.nat(9), fc.nat(2 ** 31)),
+      type: fc.oneof(fc.nat(9), fc.nat(0xffff)),
+    });
+    fc.assert(
+      fc.property(fc.array(event, { maxLength: 40 }), fc.boolean(), (events, isRow) => {
+        // The sequences of most logs follow one another.
+        const told = isRow ? events.map((one, place) => ({ ...one, seq: 7 + place })) : events;
+        const of = (field: keyof (typeof told)[number]) => (index: number) => told[index]?.[field] ?? -1;
+        const timeline = {
+          seqAt: of('seq'),
+          timeAt: of('at'),
+          subjectNumberAt: of('subject'),
+          typeNumberAt: of('type'),
+        };
+        const traces = { count: 0, at: () => ({ index: 0, from: 0, to: 0, longest: 0 }) };
+        const { buffer } = encodeEvents({ count: told.length, timeline, traces }, 0, 1_000);
+        const { seq, at, subject, type } = decodeEvents(buffer);
+        expect(
+          Array.from(seq, (one, place) => ({
+            seq: one,
+            at: at[place],
+            subject: subject[place],
+            type: type[place],
+          })),
+        ).toEqual(told);
+      }),
+    );
   });
 
   test('a search goes both ways, by text and by any of several conditions', async () => {
@@ -382,3 +420,113 @@ test('addresses of documents are told apart', () => {
   const paths = ROUTES.map(({ path }) => path);
   expect(new Set(paths).size).toBe(paths.length);
 });
+
+describe('long computations', () => {
+  function* endless(): Generator<void, never> {
+    for (;;) yield;
+  }
+  const never = new AbortController().signal;
+
+  test('one runs at a time; whoever leaves gives the turn to the next, and too many are refused', async () => {
+    const turns = new Turns(1);
+    const order: string[] = [];
+    const first = new AbortController();
+    const second = new AbortController();
+    const running = turns.take(endless, 60_000, first.signal).catch(() => order.push('first left'));
+    const waiting = turns.take(endless, 60_000, second.signal).catch(() => order.push('second left'));
+    await expect(turns.take(endless, 60_000, never)).rejects.toThrow('others compute and wait');
+    second.abort();
+    await waiting;
+    const third = turns.take(
+      function* () {
+        order.push('third runs');
+        yield;
+        return 7;
+      },
+      60_000,
+      never,
+    );
+    first.abort();
+    await running;
+    expect(await third).toBe(7);
+    expect(order).toEqual(['second left', 'first left', 'third runs']);
+  });
+
+  test('one that takes too long is given up', async () => {
+    const turns = new Turns(1);
+    await expect(turns.take(endless, 20, never)).rejects.toThrow('more than 0.02 s');
+    expect(
+      await turns.take(
+        function* () {
+          yield;
+          return 1;
+        },
+        20,
+        never,
+      ),
+    ).toBe(1);
+  });
+});
+
+test('incidents: only names of incidents lead to files; stretches that nobody looks at make room for others', async () => {
+  const root = await cleanup.tempDir('console-incidents');
+  const dir = join(root, 'incidents');
+  mkdirSync(dir);
+  const names: string[] = [];
+  for (let seq = 1; seq <= 5; seq++) {
+    const name = `20261201T041226Z-${seq}`;
+    names.push(name);
+    await writeStretch(join(dir, `${name}.cofa-log`));
+    const incident = { seq, at: 0, lastAt: 0, kind: 'crash', from: 1, to: 2, more: 0, moreAt: null };
+    const cause = {
+      kind: 'crash',
+      of: 'fetcher-0',
+      detail: 'killed by SIGKILL',
+      times: 1,
+      seq,
+      lastSeq: seq,
+    };
+    const causes = [{ ...cause, at: 0, lastAt: 0 }];
+    const facts = { v: 1, node: 'node-1', cofa: '1', incident: { ...incident, causes }, log: null };
+    writeFileSync(join(dir, `${name}.json`), JSON.stringify(facts));
+  }
+  const incidents = new IncidentLogs(root, dir);
+  const source = new Source({
+    loaded: {
+      log: logOf(sampleRecords()),
+      title: 'a log',
+      checked: [],
+      follow: undefined,
+      close: async () => {},
+    },
+    incidents,
+  });
+  server = await openConsole({ host: '127.0.0.1', port: 0 }, source, PAGE);
+  const url = new URL(server.url);
+  const cookie = await withCookie(url);
+  const list = await get(url, '/api/incidents', cookie);
+  const found = (JSON.parse(list.text) as { incidents: Array<{ name: string }> }).incidents;
+  expect(found.map(({ name }) => name)).toEqual(names.toReversed());
+  for (const name of ['../../etc/passwd', '20261201T041226Z-9', '20261201T041226Z-1/..', ''])
+    expect((await get(url, `/api/log?incident=${encodeURIComponent(name)}`, cookie)).status).toBe(404);
+  expect((await get(url, '/api/incident?name=../place', cookie)).status).toBe(400);
+  for (const name of names) {
+    const { text } = await get(url, `/api/log?incident=${name}`, cookie);
+    expect(JSON.parse(text)).toMatchObject({
+      title: expect.stringMatching(/^incident \d of node-1$/),
+      isLive: false,
+    });
+  }
+  // Pages that look at four of them leave no room for a fifth, until one leaves.
+  const held = await Promise.all(names.slice(0, 4).map((name) => incidents.enter(name)));
+  expect((await get(url, `/api/log?incident=${names[4]}`, cookie)).status).toBe(503);
+  held[0]?.leave();
+  expect((await get(url, `/api/log?incident=${names[4]}`, cookie)).status).toBe(200);
+  await source.close();
+});
+
+async function writeStretch(path: string): Promise<void> {
+  const writer = await LogFileWriter.create(path, { node: 'node-1', cofa: '1', exportedAt: 0 });
+  for (const record of sampleRecords()) await writer.add(record, decodeRecord(record.bytes).at ?? 0);
+  await writer.finish();
+}

@@ -3,8 +3,10 @@ import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
-import { ReplayEventLine, WhyStart } from '../../schemas/replay.ts';
+import { IncidentList, IncidentShown } from '../../schemas/incidents.ts';
+import { ReplayEventLine, WhatIf, WhyStart } from '../../schemas/replay.ts';
 import { formatUs } from '../../src/replay/format.ts';
+import { formatDuration } from '../../src/terminal/table.ts';
 import { axeFlaws, launchBrowser, type Look, openPage } from '../support/browser.ts';
 import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { pushPrograms } from '../support/program-image.ts';
@@ -35,10 +37,11 @@ beforeAll(async () => {
   cleanup.defer(() => engine.stop());
   expect(await engine.cli(['index', ref])).toMatchObject({ code: 0 });
   const script = 'cat /data/noise-0 > /dev/null; sleep 0.3; cat /data/noise-1 > /dev/null';
-  for (let time = 0; time < 2; time++)
-    expect(await engine.cli(['run', '--no-prefetch', ref, '/bin/sh', '-c', script])).toMatchObject({
-      code: 0,
-    });
+  for (let time = 0; time < 4; time++) {
+    // The log has an account of those with prefetch, for what-if and what one expects.
+    const options = time < 2 ? ['--no-prefetch'] : [];
+    expect(await engine.cli(['run', ...options, ref, '/bin/sh', '-c', script])).toMatchObject({ code: 0 });
+  }
   const list = await engine.cli(['replay', '--events', '--type', 'mount.requested', '--json']);
   const mounts = list.stdout
     .trim()
@@ -54,6 +57,8 @@ beforeAll(async () => {
     );
     return told.every(({ wall }) => wall.machine !== undefined) ? told : undefined;
   });
+  const victim = (await engine.status()).processes.find(({ role }) => role === 'fetcher');
+  process.kill(victim?.pid ?? 0, 'SIGKILL');
   browser = await launchBrowser();
   cleanup.defer(() => browser.close());
   running = await startConsole(['console'], { COFA_ROOT: engine.root });
@@ -101,6 +106,87 @@ it('a start: the same figures as in the terminal, a waterfall that keys move thr
   expect(await page.getByRole('img', { name: /rows over/ }).count()).toBe(2);
   await expect.poll(() => page.url()).toContain(`with=${start(1).mount}`);
   expect(complaints).toEqual([]);
+  await page.close();
+});
+
+it('what if: as the terminal says it, in an address, with the best policy; and what is wrong in words', async () => {
+  const { mount } = start(0);
+  const { page, complaints } = await openPage(browser, running.at(`/start?mount=${mount}`));
+  const panel = page.getByRole('region', { name: 'What if' });
+  await panel.getByLabel('Rate, bit/s').fill('5M');
+  await panel.getByLabel('Round trip, ms').fill('80');
+  await panel.getByLabel('Said before').selectOption('with a startup pack');
+  await panel.getByLabel('Fetchers').fill('1');
+  await panel.getByRole('button', { name: 'Run it again' }).click();
+  const words = `replay what-if --mount ${mount} --rate 5M --rtt 80 --pack --workers 1 --best --json`;
+  const told = await engine.cli(words.split(' '));
+  const { recorded, predicted, best = [] } = WhatIf.parse(JSON.parse(told.stdout));
+  expect(predicted.outcome.us).toBeGreaterThan(recorded.measured.us);
+  const row = panel
+    .getByRole('row')
+    .filter({ has: page.getByRole('rowheader', { name: 'start', exact: true }) });
+  await row.waitFor();
+  expect((await row.innerText()).split(/\t/)).toEqual(
+    ['start', recorded.measured.us, recorded.model.us, predicted.outcome.us].map((one) =>
+      typeof one === 'number' ? formatUs(one) : one,
+    ),
+  );
+  await panel.getByText('5 Mbit/s, 80 ms round trip; a startup pack').waitFor();
+  expect(page.url()).toMatch(/if=yes&rate=5M&rtt=80&ahead=pack&workers=1/);
+  await panel.getByRole('button', { name: 'Which policy is best' }).click();
+  const ranking = panel.getByRole('table').filter({ hasText: 'policy' });
+  await ranking.waitFor();
+  const first = best[0]?.outcome.us ?? 0;
+  expect(await ranking.getByRole('row').nth(1).innerText()).toContain(formatUs(first));
+  await picture(page, 'what-if');
+  expect(await axeFlaws(page, 'what if')).toEqual([]);
+  expect(complaints).toEqual([]);
+  await panel.getByLabel('Rate, bit/s').fill('fast');
+  await panel.getByRole('button', { name: 'Run it again' }).click();
+  await panel.getByText('"fast" is not a rate in bits a second, such as 100M').waitFor();
+  await panel.getByRole('button', { name: 'Close' }).click();
+  await panel.getByText('is not a rate').waitFor({ state: 'detached' });
+  await page.close();
+});
+
+it('incidents: a process that was killed, told in sentences, and the log around it as a log of its own', async () => {
+  const listed = await eventually('the black box has kept it', async () => {
+    const { stdout } = await engine.cli(['incidents', 'ls', '--json']);
+    return IncidentList.parse(JSON.parse(stdout)).incidents.find(({ kind }) => kind === 'crash');
+  });
+  const { page, complaints } = await openPage(browser, running.at('/incidents'));
+  await page.getByRole('link', { name: listed.summary }).click();
+  const one = page.getByRole('region', { name: `Incident ${listed.number}` });
+  await one.waitFor();
+  const { stdout } = await engine.cli(['incidents', 'show', listed.name, '--json']);
+  for (const sentence of IncidentShown.parse(JSON.parse(stdout)).story)
+    await one.getByText(sentence).waitFor();
+  await picture(page, 'incidents');
+  expect(await axeFlaws(page, 'incidents')).toEqual([]);
+  await one.getByRole('link', { name: 'Open the log around it' }).click();
+  await page.getByRole('heading', { name: 'process.ended' }).waitFor();
+  await page.getByText(`of ${listed.events}`).first().waitFor();
+  await page.getByText('This is the log around incident').waitFor();
+  expect(await axeFlaws(page, 'the log of an incident')).toEqual([]);
+  await page.getByRole('link', { name: 'Back to the node' }).click();
+  await one.waitFor();
+  expect(complaints).toEqual([]);
+  await page.close();
+});
+
+it('the node: each start with what it took, as its own view says it, and what was to be expected', async () => {
+  const { page } = await openPage(browser, running.at('/node'));
+  const rows = page.getByRole('region', { name: 'Recent starts' }).getByRole('listitem');
+  await rows.nth(3).waitFor();
+  // The newest first.
+  for (const [index, { wall }] of starts.toReversed().entries())
+    expect(await rows.nth(index).locator('.number').innerText()).toBe(formatDuration(wall.us / 1000));
+  await rows.nth(0).getByText('with a startup pack about').waitFor();
+  await rows
+    .nth(0)
+    .getByText(/like it before took/)
+    .waitFor();
+  await picture(page, 'starts');
   await page.close();
 });
 
@@ -160,8 +246,14 @@ it.each(LOOKS)('axe finds nothing, and nothing lies beside the screen: %s', asyn
   };
   await check('start');
   if (name === 'dark') await picture(page, 'start-dark');
+  await page.goto(running.at(`/start?mount=${start(0).mount}&if=yes&rate=5M&best=yes`));
+  await page.getByRole('table').filter({ hasText: 'policy' }).waitFor();
+  await check('what if');
   await page.getByRole('link', { name: 'Layers' }).click();
   await page.getByRole('img', { name: /blocks of/ }).waitFor();
   await check('layers');
+  await page.getByRole('link', { name: 'Incidents' }).click();
+  await page.getByRole('heading', { name: 'Incidents' }).first().waitFor();
+  await check('incidents');
   await page.close();
 });

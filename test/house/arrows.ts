@@ -154,16 +154,16 @@ export const ROWS: readonly Row[] = [
     ],
   },
   {
-    folder: 'src/console',
-    kind: 'library',
-    is: 'the page that shows a node and its log, and the server of it',
-    imports: ['schemas', 'src/metrics', 'src/replay', 'src/terminal'],
-  },
-  {
     folder: 'src/incidents',
     kind: 'library',
     is: 'stretches of the event log around what went wrong',
     imports: ['schemas', 'actors', 'src/image', 'src/replay', 'src/store', 'src/terminal'],
+  },
+  {
+    folder: 'src/console',
+    kind: 'library',
+    is: 'the page that shows a node and its log, and the server of it',
+    imports: ['schemas', 'src/incidents', 'src/metrics', 'src/replay', 'src/terminal'],
   },
   {
     folder: 'src/process',

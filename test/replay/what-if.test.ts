@@ -36,6 +36,7 @@ function startOf(reads: readonly ProgramRead[], blockCount = 400): Recording {
     ref: 'app:1',
     manifest: 'sha256:m',
     dir: '/mnt',
+    start: 'default',
     at: 0,
     phases: [
       { phase: 'resolve', ms: 40, trips: 4, bytes: 0 },

@@ -15,6 +15,20 @@ export class ApiError extends Error {
 /** Why the server does not answer; undefined while it does. */
 export const away = signal<string | undefined>(undefined);
 
+/** The incident whose stretch of the log this page shows; undefined: it shows the console's log. */
+export const incident = new URLSearchParams(location.search).get('incident') ?? undefined;
+
+/** The page of an incident's stretch; `hash`: of a view. */
+export const pageOfIncident = (name: string, hash: string): string =>
+  `./?incident=${encodeURIComponent(name)}${hash}`;
+
+/** Of an answer: about what this page shows. */
+export function addressOfAnswer(path: string, query: Query = {}): string {
+  const words = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]));
+  if (incident !== undefined) words.set('incident', incident);
+  return `./api/${path}${words.size > 0 ? `?${words}` : ''}`;
+}
+
 export type Query = Record<string, string | number>;
 
 /** Errors: `ApiError`; what an abort throws. */
@@ -27,8 +41,7 @@ export async function askBytes(path: string, query: Query = {}, stop?: AbortSign
 }
 
 async function get(path: string, query: Query, stop: AbortSignal | undefined): Promise<Response> {
-  const words = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]));
-  const response = await fetch(`./api/${path}${words.size > 0 ? `?${words}` : ''}`, {
+  const response = await fetch(addressOfAnswer(path, query), {
     ...(stop === undefined ? {} : { signal: stop }),
     credentials: 'same-origin',
   }).catch((error: unknown) => {

@@ -8,24 +8,32 @@ export interface Asked<T> {
   value: T | undefined;
   /** Why there is none, as a sentence. */
   error: string | undefined;
+  /** Whether the answer is on its way. */
+  isPending: boolean;
 }
 
-/** `query`: undefined asks for nothing. `grows`: asks again, at most once a second, while events come. */
+const NOTHING = { value: undefined, error: undefined, isPending: false };
+
+/**
+ * `query`: undefined asks for nothing, and gives up what was asked. `grows`: asks again, at most once a second, while events
+ * come.
+ */
 export function useAsked<T>(path: string, query: Query | undefined, { grows = false } = {}): Asked<T> {
-  const [asked, set] = useState<Asked<T>>({ value: undefined, error: undefined });
+  const [asked, set] = useState<Asked<T>>(NOTHING);
   const key = query === undefined ? undefined : JSON.stringify(query);
   const { generation, count } = log.value ?? { generation: 0, count: 0 };
   const news = grows ? `${generation} ${useSlowly(count)}` : String(generation);
   useEffect(() => {
     if (key === undefined) {
-      set({ value: undefined, error: undefined });
+      set(NOTHING);
       return undefined;
     }
     const stop = new AbortController();
+    set((before) => ({ ...before, isPending: true }));
     ask<T>(path, JSON.parse(key) as Query, stop.signal).then(
-      (value) => set({ value, error: undefined }),
+      (value) => set({ value, error: undefined, isPending: false }),
       (error: unknown) => {
-        if (!stop.signal.aborted) set({ value: undefined, error: sentenceOf(error) });
+        if (!stop.signal.aborted) set({ ...NOTHING, error: sentenceOf(error) });
       },
     );
     return () => stop.abort();

@@ -1,7 +1,7 @@
 /** What surrounds every view: where one is, whether it lives, light or dark, help. */
 import { effect, signal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
-import { away } from './api.ts';
+import { away, incident } from './api.ts';
 import { areKeysOn, isTyping } from './keys.ts';
 import { log, node } from './live.ts';
 import { addressOf, place } from './place.ts';
@@ -51,6 +51,12 @@ export function Frame() {
         <p class="banner bad" role="alert">
           {away.value}
         </p>
+      )}
+      {incident !== undefined && (
+        <aside class="banner about" aria-label="Which log this is">
+          This is the log around incident {incident}, and nothing else.{' '}
+          <a href={`./${addressOf('incidents', { name: incident })}`}>Back to the node</a>
+        </aside>
       )}
       <main id="main" tabIndex={-1} class={`view-${view.id}`}>
         <view.Body words={words} />

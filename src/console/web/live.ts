@@ -1,7 +1,7 @@
 /** What changes while one looks: how the node is, and how long its log is. From the server's live stream. */
 import { signal } from '@preact/signals';
 import type { NodeDocument } from '../../replay/documents.ts';
-import { away, sentenceOf } from './api.ts';
+import { addressOfAnswer, away, sentenceOf } from './api.ts';
 
 export interface LogNews {
   /** Rises when the log is another one. */
@@ -20,7 +20,7 @@ export const log = signal<LogNews | undefined>(undefined);
 const AGAIN_MS = 2_000;
 
 export function openLive(): void {
-  const source = new EventSource('./api/stream');
+  const source = new EventSource(addressOfAnswer('stream'));
   const take = <T>(name: string, set: (news: T) => void) =>
     source.addEventListener(name, (event: MessageEvent<string>) => {
       away.value = undefined;

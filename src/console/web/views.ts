@@ -3,6 +3,7 @@
  * route (src/console/routes.ts). docs/console.md tells how one is added.
  */
 import type { ComponentChild } from 'preact';
+import { incidentsView } from './views/incidents.tsx';
 import { layersView } from './views/layers.tsx';
 import { logView } from './views/log.tsx';
 import { nodeView } from './views/node.tsx';
@@ -18,4 +19,4 @@ export interface View {
   Body: (props: { words: URLSearchParams }) => ComponentChild;
 }
 
-export const VIEWS: readonly View[] = [nodeView, logView, startView, layersView];
+export const VIEWS: readonly View[] = [nodeView, logView, startView, layersView, incidentsView];

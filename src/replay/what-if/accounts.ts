@@ -30,8 +30,11 @@ export function accountsOf(
   let account: Account | undefined;
   const foretold: Array<OrderedRun & { place: number }> = [];
   const seen = new Set<string>();
+  let nextAt = Number.POSITIVE_INFINITY;
   for (let index = mount.index + 1; index < log.count; index++) {
     const type = timeline.typeAt(index);
+    if (type === 'mount.requested' && nextAt === Number.POSITIVE_INFINITY)
+      if (timeline.eventAt(index).data.manifest === mount.manifest) nextAt = timeline.timeAt(index);
     if (type !== 'layer.started') continue;
     const { id, data } = timeline.eventAt(index);
     const layer = `sha256:${id}`;
@@ -40,6 +43,8 @@ export function accountsOf(
     const endedAt = clock.at(-1)?.[1] ?? 0;
     // Another start of the image: of a mount before this one, or behind what was read first.
     if (endedAt < mount.requestedAt) continue;
+    // Of a mount behind this one, which had no account: the log gets them in their order.
+    if ((clock[0]?.[1] ?? 0) > nextAt) break;
     if (seen.has(layer)) break;
     seen.add(layer);
     account ??= {

@@ -1,6 +1,9 @@
 /** Simulated time: what is due next happens next, and what is due at the same time in the order in which it was asked for. */
 import { TimerQueue } from '../../../actors/timers.ts';
 
+/** Steps between two pauses: some milliseconds. */
+const PAUSE_STEPS = 2_000;
+
 interface Due {
   run: () => void;
 }
@@ -29,13 +32,14 @@ export class SimulatedClock {
     this.after(ms, again);
   }
 
-  /** Goes on until `isOver`, or to `limitMs`. Returns whether it is over. */
-  run(isOver: () => boolean, limitMs: number): boolean {
-    while (!isOver()) {
+  /** Goes on until `isOver`, or to `limitMs`; pauses each time so much has happened. Returns whether it is over. */
+  *run(isOver: () => boolean, limitMs: number): Generator<void, boolean> {
+    for (let steps = 1; !isOver(); steps++) {
       const { next } = this.#due;
       if (next > limitMs) return false;
       this.now = Math.max(this.now, next);
       this.#due.take(this.now)?.run();
+      if (steps % PAUSE_STEPS === 0) yield;
     }
     return true;
   }

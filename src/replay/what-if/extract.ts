@@ -5,7 +5,7 @@ import { blockRun } from '../../../actors/ranges.ts';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { ReplayLog } from '../replay-log.ts';
 import { LayerShape } from '../shapes.ts';
-import { type MountStory, phasesOf } from '../start-phases.ts';
+import { imageIn, type MountStory, phasesOf } from '../start-phases.ts';
 import { type TracedJob, type TracedRead, traceOf } from '../trace.ts';
 import { jobsNear } from '../why-read.ts';
 import { costsOf, linkOf } from './costs.ts';
@@ -43,8 +43,7 @@ export interface ExtractOptions {
 /** Error: `not-found` where the mount never became ready, or its image is not in the log. */
 export function recordingOf(log: ReplayLog, mount: MountStory, options: ExtractOptions = {}): Recording {
   const { mountedAt } = mount;
-  const state = log.stateAt(log.count);
-  const image = state.images.get(mount.manifest) ?? log.beginning.state.images.get(mount.manifest);
+  const image = imageIn(log, mount.manifest);
   if (mountedAt === undefined || image?.prepared === undefined)
     throw new CofaError('not-found', `the log does not tell of mount ${mount.id} being ready`, {
       hint: 'cofa replay --events --type "mount.*" lists the mounts of a log',
@@ -87,6 +86,7 @@ export function recordingOf(log: ReplayLog, mount: MountStory, options: ExtractO
     ref: mount.ref,
     manifest: mount.manifest,
     dir: mount.dir,
+    start: account?.start,
     at,
     phases,
     layers,

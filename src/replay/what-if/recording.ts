@@ -70,6 +70,8 @@ export interface Recording {
   ref: string;
   manifest: string;
   dir: string;
+  /** Which of the image's commands; undefined: the log has no account of the start. */
+  start: string | undefined;
   /** When it was asked for, ms since the epoch. */
   at: number;
   phases: PhaseCost[];

@@ -24,8 +24,20 @@ const WINDOW_BYTES = 1 << 20;
 /** A start that takes longer is none, ms. */
 const LIMIT_MS = 24 * 3_600_000;
 
-/** How the start would go. Error: `unavailable` where it does not end in a day. */
-export function simulate(recording: Recording, { link, policy }: Conditions): Outcome {
+/** How the start would go, in one go. Error: as of `simulation`. */
+export const simulate = (recording: Recording, conditions: Conditions): Outcome =>
+  finished(simulation(recording, conditions));
+
+/** Runs steps to their end, without their pauses. */
+export function finished<T>(steps: Generator<void, T>): T {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+  }
+}
+
+/** How the start would go; it pauses every some milliseconds. Error: `unavailable` where it does not end in a day. */
+export function* simulation(recording: Recording, { link, policy }: Conditions): Generator<void, Outcome> {
   const clock = new SimulatedClock();
   const wire = new Link(clock, { ...link, windowBytes: WINDOW_BYTES });
   const processors = new Processors(clock, policy.cores);
@@ -53,7 +65,7 @@ export function simulate(recording: Recording, { link, policy }: Conditions): Ou
     else if (policy.ahead !== 'nothing') node.aim(resized(recording.foretold.runs, recording, policy.block));
     run.begin(policy.block);
   });
-  if (!clock.run(() => run.isOver, LIMIT_MS))
+  if (!(yield* clock.run(() => run.isOver, LIMIT_MS)))
     throw new CofaError('unavailable', 'the start would take more than a day under these conditions');
   const us = (ms: number) => Math.round(ms * 1_000);
   const { tailMs } = recording;

@@ -3,8 +3,8 @@ import type { WhatIf } from '../../../schemas/replay.ts';
 import { printable } from '../../terminal/output.ts';
 import { formatBytes } from '../../terminal/table.ts';
 import { formatUs } from '../format.ts';
+import { policyOf, sentenceOf } from './conditions-text.ts';
 
-type Conditions = WhatIf['predicted']['conditions'];
 type Outcome = WhatIf['predicted']['outcome'];
 
 export function renderWhatIf(what: WhatIf, width: number): string[] {
@@ -63,30 +63,3 @@ function bestLines(best: NonNullable<WhatIf['best']>): string[] {
 }
 
 const shortUs = (us: number): string => `${Math.round(us / 1_000)} ms`;
-
-function sentenceOf(conditions: Conditions): string {
-  const { rate, rttMs } = conditions;
-  const link = rate === null ? 'a link without limit' : `${formatRate(rate)}`;
-  return `${link}, ${rttMs} ms round trip; ${policyOf(conditions)}`;
-}
-
-function policyOf({ ahead, prefetch, prefetchLimit, fetchers, block }: Conditions): string {
-  const limit = prefetchLimit === undefined ? '' : `, at most ${formatBytes(prefetchLimit)}/s of it`;
-  const rest = prefetch ? `with prefetch${limit}` : 'without prefetch';
-  const size = block === undefined ? '' : `, blocks of ${formatBytes(block)}`;
-  return `${AHEAD_TEXT[ahead]}, ${rest}, ${fetchers} ${fetchers === 1 ? 'fetcher' : 'fetchers'}${size}`;
-}
-
-const AHEAD_TEXT: Record<Conditions['ahead'], string> = {
-  pack: 'a startup pack',
-  files: 'the start of an earlier build',
-  hints: 'hints',
-  nothing: 'nothing foretold',
-};
-
-/** Bits a second as `94 Mbit/s`. */
-export function formatRate(rate: number): string {
-  if (rate >= 1e9) return `${Number((rate / 1e9).toPrecision(3))} Gbit/s`;
-  if (rate >= 1e6) return `${Number((rate / 1e6).toPrecision(3))} Mbit/s`;
-  return `${Number((rate / 1e3).toPrecision(3))} kbit/s`;
-}

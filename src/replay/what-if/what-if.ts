@@ -3,7 +3,7 @@ import { defined } from '../../../schemas/defined.ts';
 import { CofaError } from '../../../schemas/errors.ts';
 import type { WhatIf } from '../../../schemas/replay.ts';
 import type { Outcome, Policy, Recording } from './recording.ts';
-import { type Conditions, simulate } from './simulate.ts';
+import { type Conditions, finished, simulation } from './simulate.ts';
 
 /** What the user wants to be otherwise; undefined: as it was. */
 export interface Changes {
@@ -18,14 +18,24 @@ export interface Changes {
   block?: number | undefined;
 }
 
-/** Errors: `invalid-argument` where the recording has nothing for it. */
-export function whatIf(recording: Recording, changes: Changes, { best = false } = {}): WhatIf {
+/** In one go. Errors: as of `whatIfSteps`. */
+export const whatIf = (recording: Recording, changes: Changes, options: { best?: boolean } = {}): WhatIf =>
+  finished(whatIfSteps(recording, changes, options));
+
+/**
+ * Pauses every some milliseconds. `best`: tries every policy over this link too. Errors: `invalid-argument` where the
+ * recording has nothing for it.
+ */
+export function* whatIfSteps(
+  recording: Recording,
+  changes: Changes,
+  { best = false }: { best?: boolean } = {},
+): Generator<void, WhatIf> {
   const was: Conditions = { link: recording.link, policy: recording.policy };
   const wanted = changed(recording, changes);
-  const run = (conditions: Conditions) => {
-    const outcome = simulate(recording, conditions);
-    return { conditions: toldOf(conditions), outcome: defined(outcome) };
-  };
+  const model = yield* simulation(recording, was);
+  const predicted = yield* runs(recording, [wanted]);
+  const tried = best ? ranked(yield* runs(recording, policiesFor(recording, wanted))) : undefined;
   const { mount, ref, manifest, dir, notes } = recording;
   return {
     kind: 'what-if',
@@ -37,12 +47,24 @@ export function whatIf(recording: Recording, changes: Changes, { best = false } 
     recorded: {
       conditions: toldOf(was),
       measured: defined(recording.measured),
-      model: defined(simulate(recording, was)),
+      model: defined(model),
     },
-    predicted: run(wanted),
-    ...(best ? { best: ranked(policiesFor(recording, wanted).map(run)) } : {}),
+    predicted: predicted[0],
+    ...(tried === undefined ? {} : { best: tried }),
     notes,
   } as WhatIf;
+}
+
+type Ran = { conditions: WhatIf['predicted']['conditions']; outcome: Outcome };
+
+function* runs(recording: Recording, all: readonly Conditions[]): Generator<void, Ran[]> {
+  const done: Ran[] = [];
+  for (const conditions of all) {
+    const outcome = yield* simulation(recording, conditions);
+    done.push({ conditions: toldOf(conditions), outcome: defined(outcome) as Outcome });
+    yield;
+  }
+  return done;
 }
 
 function changed(recording: Recording, changes: Changes): Conditions {

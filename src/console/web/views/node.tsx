@@ -163,7 +163,12 @@ const Badge = ({ text, level }: { text: string; level: 'good' | 'bad' | 'plain' 
 
 function Starts({ starts }: { starts: readonly StartSummary[] }) {
   if (starts.length === 0) return <p class="muted">the log tells of none</p>;
-  const longest = Math.max(1, ...starts.map(({ startMs = 0 }) => startMs));
+  const longest = Math.max(
+    1,
+    ...starts.map(({ startMs = 0, expected }) =>
+      Math.max(startMs, expected?.packMs ?? expected?.earlierMs ?? 0),
+    ),
+  );
   return (
     <>
       <ul class="rows">
@@ -172,20 +177,37 @@ function Starts({ starts }: { starts: readonly StartSummary[] }) {
         ))}
       </ul>
       <p class="legend" aria-hidden="true">
-        {PHASES.map((phase) => (
-          <span>
-            <i class={`swatch phase-${phase}`} /> {phase}
-          </span>
-        ))}
+        {START_PARTS.filter((part) => starts.some(({ parts }) => parts.some((one) => one.part === part))).map(
+          (part) => (
+            <span>
+              <i class={`swatch phase-${part}`} /> {part}
+            </span>
+          ),
+        )}
+        <span>
+          <i class="mark" /> expected
+        </span>
       </p>
     </>
   );
 }
 
-const PHASES = ['resolve', 'prepare', 'attach', 'mount', 'reads'] as const;
+/** In the order of a start. */
+const START_PARTS: ReadonlyArray<StartSummary['parts'][number]['part']> = [
+  'client',
+  'resolve',
+  'log',
+  'prepare',
+  'attach',
+  'mount',
+  'record',
+  'container',
+  'reads',
+  'program',
+];
 
 function Start({ start, longest }: { start: StartSummary; longest: number }) {
-  const { mount, ref, time, seq, state, mountMs, startMs, phases, reads, failure, bytes } = start;
+  const { mount, ref, time, seq, state, mountMs, startMs, parts, expected, reads, failure, bytes } = start;
   const facts = [
     time.slice(11, 23),
     ...(mountMs === undefined ? [] : [`mounted after ${formatDuration(mountMs)}`]),
@@ -193,8 +215,10 @@ function Start({ start, longest }: { start: StartSummary; longest: number }) {
       ? []
       : [`${reads.count} reads waited, ${formatDuration(reads.blockedUs / 1000)} in all`]),
     ...(bytes === undefined || bytes === 0 ? [] : [`for ${formatBytes(bytes)}`]),
+    ...expectedWords(expected),
   ];
-  const spoken = phases.map(({ phase, us }) => `${phase} ${formatDuration(us / 1000)}`).join(', ');
+  const spoken = parts.map(({ part, us }) => `${part} ${formatDuration(us / 1000)}`).join(', ');
+  const expectedMs = expected?.packMs ?? expected?.earlierMs;
   return (
     <li class="start">
       <div class="line">
@@ -216,20 +240,33 @@ function Start({ start, longest }: { start: StartSummary; longest: number }) {
         )}
         <span class="number">{startMs === undefined ? '' : formatDuration(startMs)}</span>
       </div>
-      {phases.length > 0 && (
+      {parts.length > 0 && (
         <div class="phases" role="img" aria-label={spoken}>
-          {phases.map(({ phase, us }) => (
+          {parts.map(({ part, us }) => (
             <div
-              class={`phase-${phase}`}
+              class={`phase-${part}`}
               style={{ width: `${(us / 1000 / longest) * 100}%` }}
-              title={`${phase} ${formatDuration(us / 1000)}`}
+              title={`${part} ${formatDuration(us / 1000)}`}
             />
           ))}
+          {expectedMs !== undefined && (
+            <i class="mark" style={{ left: `${Math.min(100, (expectedMs / longest) * 100)}%` }} />
+          )}
         </div>
       )}
       <p class="muted facts">{failure ?? facts.join(' · ')}</p>
     </li>
   );
+}
+
+function expectedWords(expected: StartSummary['expected']): string[] {
+  const { packMs, earlierMs, earlier = 0 } = expected ?? {};
+  return [
+    ...(packMs === undefined ? [] : [`with a startup pack about ${formatDuration(packMs)}`]),
+    ...(earlierMs === undefined
+      ? []
+      : [`${earlier === 1 ? 'one' : earlier} like it before took ${formatDuration(earlierMs)}`]),
+  ];
 }
 
 function Mounts({ mounts }: { mounts: NodeDocument['mounts'] }) {

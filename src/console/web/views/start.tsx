@@ -7,6 +7,7 @@ import { formatBytes, formatDuration, formatShare } from '../../../terminal/tabl
 import { useAsked } from '../asked.ts';
 import { addressOf } from '../place.ts';
 import { STEP_COLOURS } from '../start/rows.ts';
+import { WhatIfPanel } from '../start/what-if.tsx';
 import { Waterfall } from '../start/waterfall.tsx';
 import type { View } from '../views.ts';
 
@@ -73,6 +74,7 @@ function Body({ words }: { words: URLSearchParams }) {
             <Waterfall fall={shown.fall} span={span} title={shown.why.ref} />
           </div>
           <Legend />
+          {mount !== undefined && <WhatIfPanel key={mount} mount={mount} words={words} />}
           <div class="cards">
             <Parts why={shown.why} />
             {compared.value !== undefined && <Comparison compared={compared.value} />}
