@@ -32,17 +32,17 @@ export const LOG_ROUTES = [
   route('log', nothing, (source) => describeLog(source)),
   route(
     'log/events',
-    z.strictObject({ from: position, count: number(1, 65_536) }),
+    z.strictObject({ from: position, count: number(1, 131_072) }),
     ({ log }, { from, count }) => encodeEvents(log, from, from + count),
   ),
   route(
     'log/waits',
-    z.strictObject({ from: position, count: number(1, 65_536) }),
+    z.strictObject({ from: position, count: number(1, 131_072) }),
     ({ log }, { from, count }) => encodeWaits(log, from, from + count),
   ),
   route(
     'log/words',
-    z.strictObject({ types: position, subjects: position, count: number(1, 65_536) }),
+    z.strictObject({ types: position, subjects: position, count: number(1, 131_072) }),
     ({ log: { timeline } }, { types, subjects, count }) => ({
       types: [...timeline.types].slice(types),
       subjects: timeline.subjects.slice(subjects, subjects + count).map(({ kind, id }) => [kind, id]),

@@ -41,20 +41,20 @@ const Query = z.strictObject({
   rtt: milliseconds.optional(),
   ahead: z.enum(['pack', 'none', 'nothing']).optional(),
   prefetch: prefetch.optional(),
-  workers: number(1, 256).optional(),
+  fetchers: number(1, 256).optional(),
   cores: number(1, 1_024).optional(),
   best: z.literal('yes').optional(),
 });
 
 export const WHAT_IF_ROUTES = [
   route('what-if', Query, async ({ log }, words, { signal }) => {
-    const { mount, rtt: rttMs, workers: fetchers, best, ...same } = words;
+    const { mount, rtt: rttMs, best, ...same } = words;
     const options = { best: best !== undefined };
     return await turns.take(
       function* () {
         const recording = recordingFor(log, mount);
         yield;
-        return yield* whatIfSteps(recording, { ...same, rttMs, fetchers }, options);
+        return yield* whatIfSteps(recording, { ...same, rttMs }, options);
       },
       LIMIT_MS,
       signal,

@@ -5,7 +5,7 @@ import { readsInFlight } from './in-flight.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { contextOf } from './search.ts';
 import { describeState, diffStates } from './state-document.ts';
-import { diffLines } from './state-text.ts';
+import { changeLines, diffLines } from './state-text.ts';
 import { blocksText, detailsOf, styleOf, subjectOf, summaryOf } from './view/summary.ts';
 import { formatUs } from './format.ts';
 
@@ -16,13 +16,12 @@ const MOST_WAITING = 20;
 
 /** `clock`: ms since the epoch, between the event before `position` and the one behind it. */
 export function describeMoment(log: ReplayLog, position: number, clock: number): MomentDocument {
-  const before = position > 0 ? describeState(log, position - 1) : undefined;
+  const before = position > 0 ? describeState(log, position - 1, { digest: false }) : undefined;
   const state = describeState(log, position);
-  const isSame = before === undefined || before.digest === state.digest;
   return {
     ...state,
     layers: layersBarred(state.layers, BAR_CELLS),
-    changes: isSame ? [] : diffLines(diffStates(before, state)),
+    changes: before === undefined ? [] : changeLines(diffStates(before, state)),
     waiting: readsInFlight(log, clock, MOST_WAITING).map(({ id, block, blocks, layer, at, us }) => ({
       id,
       text: `${blocksText(block, blocks)} of ${layer.slice(7, 15)} for ${formatUs((clock - at) * 1000)}, ${formatUs(us)} in all`,

@@ -7,8 +7,8 @@ import type { ReplayDiff, ReplayImage, ReplayLayer, ReplayMount, ReplayState } f
 import type { ReplayLog } from './replay-log.ts';
 import { digestOfNodeState } from '../store/node-codec.ts';
 
-/** The state after `position` events. */
-export function describeState(log: ReplayLog, position: number): ReplayState {
+/** The state after `position` events. `digest`: false leaves it empty. */
+export function describeState(log: ReplayLog, position: number, { digest = true } = {}): ReplayState {
   const state = log.stateAt(position);
   const at = log.timeOf(position);
   return {
@@ -16,7 +16,7 @@ export function describeState(log: ReplayLog, position: number): ReplayState {
     seq: log.seqOf(position),
     position,
     time: at > 0 ? new Date(at).toISOString() : null,
-    digest: digestOfNodeState(state),
+    digest: digest ? digestOfNodeState(state) : '',
     running: state.running,
     crashed: state.crashed,
     processes: [...state.processes].map(([name, { role, pid, starts }]) => ({

@@ -69,6 +69,12 @@ export function renderDiff(diff: ReplayDiff): string {
 
 /** What is different, one thing a line; `no difference` where there is none. */
 export function diffLines(diff: ReplayDiff): string[] {
+  const lines = changeLines(diff);
+  return lines.length > 0 ? lines : [diff.equal ? 'no difference' : 'no difference that is shown here'];
+}
+
+/** The same, and nothing where nothing is different. */
+export function changeLines(diff: Omit<ReplayDiff, 'equal'>): string[] {
   const lines: string[] = [];
   if (diff.running !== undefined) lines.push(`engine  ${diff.running.to ? 'started' : 'stopped'}`);
   for (const { id, change, fields } of diff.processes)
@@ -85,7 +91,6 @@ export function diffLines(diff: ReplayDiff): string[] {
     const text = [...blocks, fieldsText(change, fields)].filter((part) => part !== '').join('  ');
     lines.push(`layer   ${SIGNS[change]} ${shortDigest(diffId)}  ${text}`);
   }
-  if (lines.length === 0) lines.push(diff.equal ? 'no difference' : 'no difference that is shown here');
   return lines;
 }
 

@@ -6,6 +6,8 @@ export class TraceIndex {
   /** Of each trace event: arrival of its first read, answer of its last one, ms. */
   readonly #from = float64();
   readonly #to = float64();
+  /** The latest answer up to each: it rises. */
+  readonly #latest = float64();
   /** The longest wait in each, µs. */
   readonly #longest = float64();
   #reads = 0;
@@ -25,7 +27,7 @@ export class TraceIndex {
   }
 
   get memory(): number {
-    return this.#event.bytes + this.#from.bytes + this.#to.bytes + this.#longest.bytes;
+    return this.#event.bytes + this.#from.bytes + this.#to.bytes + this.#latest.bytes + this.#longest.bytes;
   }
 
   /** `record`: that of the trace event at `index`; indexes rise. */
@@ -44,13 +46,15 @@ export class TraceIndex {
     if (typeof record.dropped === 'number') this.#dropped += record.dropped;
     this.#event.push(index);
     this.#from.push(from);
+    const latest = this.#latest.length === 0 ? to : this.#latest.at(this.#latest.length - 1);
     this.#to.push(to);
+    this.#latest.push(Math.max(to, latest));
     this.#longest.push(longest);
   }
 
   /** Indexes of the trace events with reads that were under way between `from` and `to` (ms), both included. */
   *between(from: number, to: number): IterableIterator<number> {
-    for (let place = 0; place < this.#event.length; place++) {
+    for (let place = this.#latest.lowerBound(from); place < this.#event.length; place++) {
       if (this.#from.at(place) <= to && this.#to.at(place) >= from) yield this.#event.at(place);
     }
   }

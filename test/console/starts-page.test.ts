@@ -132,7 +132,7 @@ it('what if: as the terminal says it, in an address, with the best policy; and w
     ),
   );
   await panel.getByText('5 Mbit/s, 80 ms round trip; a startup pack').waitFor();
-  expect(page.url()).toMatch(/if=yes&rate=5M&rtt=80&ahead=pack&workers=1/);
+  expect(page.url()).toMatch(/if=yes&rate=5M&rtt=80&ahead=pack&fetchers=1/);
   await panel.getByRole('button', { name: 'Which policy is best' }).click();
   const ranking = panel.getByRole('table').filter({ hasText: 'policy' });
   await ranking.waitFor();

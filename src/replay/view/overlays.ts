@@ -120,7 +120,7 @@ function explainReads(log: ReplayLog, reads: readonly TracedRead[]): Overlay | u
   if (only === undefined) return undefined;
   if (reads.length === 1) return explainOne(log, only);
   const slowest = [...reads].sort((a, b) => b.us - a.us);
-  return overlay('reads that waited; Enter says for what', () =>
+  return overlay('reads that waited: open one to see for what', () =>
     slowest.map((read) => ({
       text: `${formatUs(read.us).padStart(9)}  ${blocksText(read.block, read.blocks).padEnd(18)} ${shortDigest(read.layer)}  ${read.errno === 0 ? '' : `errno ${read.errno}  `}${log.pathsOf(read.layer, read.block).join(' ')}`,
       style: read.errno === 0 ? 'plain' : 'bad',

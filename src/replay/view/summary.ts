@@ -4,6 +4,7 @@ import { formatBytes, shortDigest } from '../../terminal/table.ts';
 import { printable } from '../../terminal/output.ts';
 import type { MatchContext } from '../conditions.ts';
 import type { ReplayEvent } from '../record.ts';
+import { measuredLines, measuredText } from './measured-text.ts';
 import { countBlocks } from '../state-document.ts';
 import { rangesText } from '../state-text.ts';
 import { traceOf } from '../trace.ts';
@@ -53,6 +54,8 @@ export function summaryOf(event: ReplayEvent): string {
       return `flat image ${shortDigest(String(data.flat))} is not what the layers give: ${printable(String(data.message))}`;
     case 'engine.started':
       return `pid ${String(data.pid)}, cofa ${String(data.version)}`;
+    case 'engine.measured':
+      return measuredText(event);
     case 'mount.requested':
     case 'image.resolved':
       return String(data.ref);
@@ -87,6 +90,8 @@ export function detailsOf(event: ReplayEvent): Array<{ text: string; style: Styl
     if (dropped > 0) lines.push({ text: `${dropped} more were too many`, style: 'warn' });
     return lines;
   }
+  if (event.type === 'engine.measured')
+    return [...lines, ...measuredLines(event).map((text) => ({ text, style: 'plain' as const }))];
   for (const [name, value] of Object.entries(event.data)) {
     if (name === 'ranges') {
       const ranges = rangesIn(value);

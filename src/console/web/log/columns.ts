@@ -4,11 +4,11 @@
  */
 import { Column, float64, uint16, uint32 } from '../../../replay/columns.ts';
 import type { Countable } from '../../../replay/density.ts';
+import { decodeEvents, type EventColumns, WAIT_BYTES } from '../../columns-codec.ts';
 import { ask, askBytes } from '../api.ts';
 
-const PART = 65_536;
-const EVENT_BYTES = 22;
-const WAIT_BYTES = 28;
+/** Events of a part; the server makes one in some tens of ms. */
+const PART = 131_072;
 
 export class Columns implements Countable {
   readonly #seq = float64();
@@ -75,9 +75,10 @@ export class Columns implements Countable {
       const from = this.count;
       // The words of a part are asked for behind it: they are there then.
       const part = await askBytes('log/events', { from, count: Math.min(PART, count - from) }, stop);
-      if (part.byteLength === 0) break;
+      const events = decodeEvents(part);
+      if (events.seq.length === 0) break;
       await this.#learnWords(stop);
-      this.#take(part);
+      this.#take(events);
       step();
     }
     for (;;) {
@@ -103,17 +104,16 @@ export class Columns implements Countable {
     }
   }
 
-  #take(bytes: ArrayBuffer): void {
-    const length = bytes.byteLength / EVENT_BYTES;
-    const at = new Float64Array(bytes, 8 * length, length);
-    const latest = new Float64Array(length);
+  #take({ seq, at, subject, type }: EventColumns): void {
+    const latest = new Float64Array(at.length);
     let last = this.count === 0 ? Number.NEGATIVE_INFINITY : this.#latest.at(this.count - 1);
-    for (let place = 0; place < length; place++) latest[place] = last = Math.max(last, at[place] ?? last);
-    this.#seq.append(new Float64Array(bytes, 0, length));
+    for (let place = 0; place < at.length; place++) latest[place] = last = Math.max(last, at[place] ?? last);
     this.#at.append(at);
     this.#latest.append(latest);
-    this.#subject.append(new Uint32Array(bytes, 16 * length, length));
-    this.#type.append(new Uint16Array(bytes, 20 * length, length));
+    this.#subject.append(subject);
+    this.#type.append(type);
+    // Its length is that of all of them.
+    this.#seq.append(seq);
   }
 
   #takeWaits(bytes: ArrayBuffer): void {

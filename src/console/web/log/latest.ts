@@ -1,13 +1,15 @@
 /**
  * Of questions that outdate each other one is under way, and the newest waits. Between two there is a pause, so that those who move
- * fast keep neither the server nor the browser busy with what is outdated when it is shown.
+ * fast keep neither the server nor the browser busy with what is outdated when it is shown. It is as long as the answer took and
+ * longer: a machine that has much to do is asked less.
  */
 import { sentenceOf } from '../api.ts';
 
 type Work = (stop: AbortSignal) => Promise<void>;
 
-/** ms */
+/** The shortest pause, and the longest, ms. */
 const PAUSE = 80;
+const LONGEST_PAUSE = 1_000;
 
 export class Latest {
   #isBusy = false;
@@ -24,8 +26,10 @@ export class Latest {
       const work = this.#next;
       this.#next = undefined;
       // The server is away for a moment: the next question says whether it is back.
+      const began = performance.now();
       await work(AbortSignal.timeout(30_000)).catch((error: unknown) => console.warn(sentenceOf(error)));
-      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+      const pause = Math.min(LONGEST_PAUSE, Math.max(PAUSE, performance.now() - began));
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
     this.#isBusy = false;
   }

@@ -8,7 +8,7 @@ import { useAsked } from '../asked.ts';
 import { addressOf } from '../place.ts';
 
 /** Words of the address, and of the question. */
-const WORDS = ['rate', 'rtt', 'ahead', 'prefetch', 'workers', 'cores', 'best'] as const;
+const WORDS = ['rate', 'rtt', 'ahead', 'prefetch', 'fetchers', 'cores', 'best'] as const;
 type Word = (typeof WORDS)[number];
 type Wanted = Partial<Record<Word, string>>;
 
@@ -71,7 +71,7 @@ export function WhatIfPanel({ mount, words }: Props) {
         <Text label="Round trip, ms" value={wanted.rtt} onChange={change('rtt')} />
         <Choice label="Said before" value={wanted.ahead} of={AHEAD} onChange={change('ahead')} />
         <Choice label="Prefetch" value={wanted.prefetch} of={PREFETCH} onChange={change('prefetch')} />
-        <Text label="Fetchers" value={wanted.workers} onChange={change('workers')} />
+        <Text label="Fetchers" value={wanted.fetchers} onChange={change('fetchers')} />
         <Text label="Processors" value={wanted.cores} onChange={change('cores')} />
         <span class="group">
           <button type="submit">Run it again</button>
