@@ -7,6 +7,7 @@ import { execFileSync } from 'node:child_process';
 import {
   copyFileSync,
   existsSync,
+  globSync,
   mkdirSync,
   readFileSync,
   readdirSync,
@@ -62,7 +63,7 @@ export function releaseManifest(): { manifest: PackageJson; lock: Lock } {
     if (entry.dev === true || /^node_modules\/node(-bin-setup)?$/.test(path)) continue;
     packages[path] = entry;
   }
-  const { devDependencies: _d, ...root } = packages[''] ?? {};
+  const { devDependencies: _d, hasInstallScript: _i, ...root } = packages[''] ?? {};
   packages[''] = { ...root, dependencies, optionalDependencies, os: ['linux'] };
   for (const arch of Object.keys(NODE_BUILDS) as Arch[])
     packages[`node_modules/node-linux-${arch}`] = {
@@ -97,13 +98,24 @@ export function installModules(folder: string, arch: Arch): void {
   rmSync(join(folder, 'package-lock.json'));
   const modules = join(folder, 'node_modules');
   placeNode(modules, arch);
-  for (const name of UNUSED) rmSync(join(modules, name), { recursive: true, force: true });
-  for (const name of readdirSync(join(modules, 'fuse-native/prebuilds')))
-    if (name !== `linux-${arch}`) rmSync(join(modules, 'fuse-native/prebuilds', name), { recursive: true });
+  for (const name of [...UNUSED, ...(arch === 'x64' ? [] : ONLY_X64)])
+    rmSync(join(modules, name), { recursive: true, force: true });
+  for (const folder of globSync('**/prebuilds', { cwd: modules }))
+    for (const name of readdirSync(join(modules, folder)))
+      if (name !== `linux-${arch}`) rmSync(join(modules, folder, name), { recursive: true });
 }
 
-/** For other systems, and sources of native parts. */
-const UNUSED = ['fuse-shared-library-darwin', 'koffi/vendor', 'koffi/doc', 'fuse-native/test'];
+/** For other systems, and sources and trials of native parts. */
+const UNUSED = [
+  'fuse-shared-library-darwin',
+  'fuse-shared-library-linux-arm',
+  'fuse-shared-library-linux/example',
+  'koffi/vendor',
+  'koffi/doc',
+  'fuse-native/test',
+];
+/** The transport fuse-native has no build for other processors. */
+const ONLY_X64 = ['fuse-native', 'fuse-shared-library', 'fuse-shared-library-linux'];
 
 /** Node without its headers and npm, where ops/cofa looks for it. */
 function placeNode(modules: string, arch: Arch): void {

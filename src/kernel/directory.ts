@@ -14,6 +14,7 @@ import { basename, dirname } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import { explain, isErrno } from './errno.ts';
 import { callOffLoop, declare, offLoop } from './libc.ts';
+import { systemNumber } from './system-numbers.ts';
 
 export interface Lookup {
   links: 'ours' | 'none';
@@ -92,8 +93,7 @@ async function withDirectory<T>(
 
 const openat = declare('openat', ['int', 'str', 'int', 'uint']);
 const syscall = declare('syscall', ['long', 'int', 'str', 'void *', 'size_t'], 'int64');
-/** asm/unistd.h, the same on every machine. */
-const OPENAT2 = 437;
+const OPENAT2 = systemNumber('openat2');
 const AT_FDCWD = -100;
 /** fcntl.h; Node names neither. */
 const O_PATH = 0o10000000;

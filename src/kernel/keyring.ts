@@ -3,10 +3,9 @@
  * of a container without a seccomp filter reads them, so nothing is kept there.
  */
 import { call, declare } from './libc.ts';
+import { systemNumber } from './system-numbers.ts';
 
-/** Number of a system call for which the C library has no function (asm/unistd.h). */
-const KEYCTL: Partial<Record<string, number>> = { x64: 250, arm64: 219 };
-const keyctl = KEYCTL[process.arch] ?? -1;
+const keyctl = systemNumber('keyctl') ?? -1;
 
 const control = declare('syscall', ['long', 'long', 'long', 'long'], 'int64');
 const search = declare('syscall', ['long', 'long', 'long', 'str', 'str', 'long'], 'int64');

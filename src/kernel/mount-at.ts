@@ -9,6 +9,7 @@ import { type Lookup, openDirectory } from './directory.ts';
 import { explain } from './errno.ts';
 import { call, callOffLoop, declare } from './libc.ts';
 import { findMount } from './mount.ts';
+import { systemNumber } from './system-numbers.ts';
 
 export interface MountAt {
   source: string;
@@ -91,11 +92,10 @@ async function makeMount({ source, type, options = [], attributes }: MountAt): P
   }
 }
 
-/** asm/unistd.h, the same on every machine. */
-const MOVE_MOUNT = 429;
-const FSOPEN = 430;
-const FSCONFIG = 431;
-const FSMOUNT = 432;
+const MOVE_MOUNT = systemNumber('move_mount');
+const FSOPEN = systemNumber('fsopen');
+const FSCONFIG = systemNumber('fsconfig');
+const FSMOUNT = systemNumber('fsmount');
 /** linux/mount.h */
 const FSOPEN_CLOEXEC = 1;
 const FSMOUNT_CLOEXEC = 1;

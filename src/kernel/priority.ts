@@ -15,14 +15,9 @@ import { writeFileSync } from 'node:fs';
 import { getPriority } from 'node:os';
 import { call, declare, type ForeignFunction } from './libc.ts';
 import { readProc, statFields, threadsOf } from './proc.ts';
+import { systemNumber } from './system-numbers.ts';
 
 export type Priority = 'normal' | 'low' | 'idle';
-
-/** Numbers of system calls; musl has no function for one of them, and glibc none for the other (asm/unistd.h). */
-const NUMBERS: Partial<Record<string, { scheduler: number; disk: number }>> = {
-  x64: { scheduler: 144, disk: 251 },
-  arm64: { scheduler: 119, disk: 30 },
-};
 
 /** linux/sched.h */
 const SCHED_OTHER = 0;
@@ -44,8 +39,8 @@ let calls: { scheduler: ForeignFunction; disk: ForeignFunction; nice: ForeignFun
  * nothing was changed: the process has ended, or this one could not raise it again.
  */
 export function setProcessPriority(pid: number, priority: Priority): boolean {
-  const number = NUMBERS[process.arch];
-  if (number === undefined || !mayRaise()) return false;
+  const [setScheduler, setDisk] = [systemNumber('sched_setscheduler'), systemNumber('ioprio_set')];
+  if (setScheduler === undefined || setDisk === undefined || !mayRaise()) return false;
   calls ??= {
     scheduler: declare('syscall', ['long', 'long', 'long', 'void *'], 'int64'),
     disk: declare('syscall', ['long', 'long', 'long', 'long'], 'int64'),
@@ -63,9 +58,9 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
       const tid = Number(thread);
       try {
         const policy = priority === 'idle' ? SCHED_IDLE : SCHED_OTHER;
-        call('sched_setscheduler', scheduler, number.scheduler, tid, policy, Buffer.alloc(4));
+        call('sched_setscheduler', scheduler, setScheduler, tid, policy, Buffer.alloc(4));
         call('setpriority', nice, 0, tid, steps);
-        call('ioprio_set', disk, number.disk, IOPRIO_WHO_PROCESS, tid, DISK[priority]);
+        call('ioprio_set', disk, setDisk, IOPRIO_WHO_PROCESS, tid, DISK[priority]);
       } catch {
         // The thread has ended.
       }
