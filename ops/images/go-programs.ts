@@ -21,6 +21,11 @@ export interface GoPrograms {
   withoutC?: boolean;
   /** Packages that are nothing but tests: folders of a module, each of which becomes a program of its last part's name. */
   suites?: { module: string; folders: readonly string[] };
+  /**
+   * Programs of a module that `go install` refuses, since its go.mod replaces or excludes others: its folders. `absent`: a
+   * module that only its tests want, from a folder of its repository.
+   */
+  folders?: { module: string; folders: readonly string[]; absent?: string };
   /** The packages are of a module whose go.mod wants folders of its repository: which modules these folders became. */
   staged?: Staged;
 }
@@ -100,7 +105,7 @@ export async function builtWithGo(
 }
 
 async function build(
-  { version, packages, suites, staged, flags = [], withoutC = false }: GoPrograms,
+  { version, packages, suites, folders, staged, flags = [], withoutC = false }: GoPrograms,
   into: string,
   base: NodeJS.ProcessEnv,
 ): Promise<void> {
@@ -110,8 +115,9 @@ async function build(
   const sources = packages.map((one) => `${one}@${version}`);
   if (sources.length > 0)
     await run('nice', ['go', 'install', ...flags, ...sources], { ...limits, env: { ...env, GOBIN: into } });
-  if (suites === undefined) return;
-  const download = ['mod', 'download', '-json', `${suites.module}@${version}`];
+  const copied = suites ?? folders;
+  if (copied === undefined) return;
+  const download = ['mod', 'download', '-json', `${copied.module}@${version}`];
   const { stdout } = await run('go', download, { ...limits, env, cwd: into });
   const { Dir } = JSON.parse(stdout) as { Dir: string };
   // Where Go keeps modules nothing may be written.
@@ -119,10 +125,13 @@ async function build(
   try {
     await cp(Dir, copy, { recursive: true });
     await run('chmod', ['-R', 'u+w', copy]);
-    for (const folder of suites.folders) {
-      const program = join(into, basename(folder));
-      await run('nice', ['go', 'test', '-c', '-o', program, `./${folder}`], { ...limits, env, cwd: copy });
-    }
+    const inCopy = { ...limits, env, cwd: copy };
+    const absent = folders?.absent;
+    if (absent !== undefined)
+      await run('go', ['mod', 'edit', `-dropreplace=${absent}@v0.0.0`, `-droprequire=${absent}`], inCopy);
+    const build = suites === undefined ? ['build', ...flags] : ['test', '-c'];
+    for (const folder of copied.folders)
+      await run('nice', ['go', ...build, '-o', join(into, basename(folder)), `./${folder}`], inCopy);
   } finally {
     await rm(copy, { recursive: true, force: true });
   }

@@ -24,7 +24,7 @@ const kubernetesVersion = ['k8s.io/component-base/version', 'k8s.io/client-go/pk
   ])
   .join(' ');
 
-/** containerd of each supported branch, docker's newest daemon, Kubernetes, Helm, and the suite of the kubelet's interface. */
+/** containerd of each supported branch, docker's newest daemon, nerdctl with its builder, Kubernetes, Helm, and the kubelet's suite. */
 export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
   'containerd-2.3': containerd('v2.3.7'),
@@ -60,6 +60,24 @@ export const JUDGES = {
     version: 'v4.3.1',
     packages: ['helm.sh/helm/v4/cmd/helm'],
     flags: ['-trimpath', '-ldflags', '-s -w'],
+    withoutC: true,
+  },
+  nerdctl: {
+    name: 'nerdctl',
+    version: 'v2.3.5',
+    packages: [],
+    folders: {
+      module: 'github.com/containerd/nerdctl/v2',
+      folders: ['cmd/nerdctl'],
+      absent: 'github.com/containerd/nerdctl/mod/tigron',
+    },
+    withoutC: true,
+  },
+  buildkit: {
+    name: 'buildkit',
+    version: 'v0.34.2',
+    packages: [],
+    folders: { module: 'github.com/moby/buildkit', folders: ['cmd/buildkitd', 'cmd/buildctl'] },
     withoutC: true,
   },
   critest: {

@@ -29,8 +29,8 @@ test('ops/judges lists what there is, and refuses names that it does not know', 
     status: 0,
     lines: Object.entries(JUDGES).map(([name, { version }]) => `${name}  ${version}  not built`),
   });
-  expect(judges('nerdctl')).toMatchObject({
+  expect(judges('cri-o')).toMatchObject({
     status: 2,
-    stderr: `judges: "nerdctl" is not one of ${Object.keys(JUDGES).join(', ')}\n`,
+    stderr: `judges: "cri-o" is not one of ${Object.keys(JUDGES).join(', ')}\n`,
   });
 });

@@ -308,7 +308,7 @@ export async function runCommand(command: string, args: string[], options: RunOp
   }
 }
 
-interface ServiceSpec {
+export interface ServiceSpec {
   name: string;
   command: string;
   args: string[];
@@ -323,7 +323,7 @@ interface ServiceSpec {
   strays?: (commandLine: string) => boolean;
 }
 
-async function startService(spec: ServiceSpec): Promise<Service> {
+export async function startService(spec: ServiceSpec): Promise<Service> {
   const logFile = join(spec.directory, 'log');
   const log = openSync(logFile, 'a');
   const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', spec.command, ...spec.args], {
