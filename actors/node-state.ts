@@ -90,6 +90,18 @@ export interface MountFacts {
   state: 'requested' | 'mounted' | 'detached' | 'unmounted' | 'failed';
 }
 
+/** An image in podman's additional image store. */
+export interface PodmanFacts {
+  ref: string;
+  names: readonly string[];
+  /** Digest of the index that the name points at; undefined: it points at the manifest. */
+  index?: string | undefined;
+  /** Bytes of each layer's tar, the lowest first. */
+  sizes: readonly number[];
+  /** When it was put there, ms since the epoch. */
+  at: number;
+}
+
 /** A process of the engine, as its supervisor told it. */
 export interface ProcessFacts {
   role: EventOf<'process.started'>['role'];
@@ -112,6 +124,8 @@ export interface NodeState {
   mounts: Map<string, MountFacts>;
   /** containerd's snapshots by id. */
   snapshots: Map<string, SnapshotFacts>;
+  /** What podman's additional image store has, by manifest. */
+  podman: Map<string, PodmanFacts>;
   running: boolean;
   /** The engine before the present one ended without its `engine.stopped`. */
   crashed: boolean;
@@ -129,6 +143,7 @@ export const emptyNode = (): NodeState => ({
   roots: new Map(),
   mounts: new Map(),
   snapshots: new Map(),
+  podman: new Map(),
   running: false,
   crashed: false,
   root: undefined,
@@ -363,6 +378,13 @@ const FOLD: Fold = {
   'snapshot.committed': ofSnapshot,
   'snapshot.updated': ofSnapshot,
   'snapshot.removed': ofSnapshot,
+
+  'podman.added': ({ podman }, id, { ref, names, index, sizes, at }) => {
+    podman.set(digestOf(id), { ref, names, index, sizes, at });
+  },
+  'podman.removed': ({ podman }, id) => {
+    podman.delete(digestOf(id));
+  },
 };
 
 const rootsOf = (roots: ReadonlyMap<string, RootFacts>, id: string): RootFacts =>

@@ -193,6 +193,17 @@ export const ProcessStatus = z.strictObject({
   rssBytes: z.int().min(0).optional(),
 });
 
+export const PodmanImage = z.strictObject({
+  ref: z.string(),
+  id: z.string().describe("podman's id of the image: the hex digits of its configuration's digest"),
+  manifest: z.string(),
+  names: z.array(z.string()).describe('every name that podman finds it by'),
+  layers: z.int().min(1),
+  shown: z.boolean().describe('podman sees it; false: `reason` says why not'),
+  reason: z.string().optional(),
+  whole: z.boolean().describe('all its layers are here: podman can save and push them'),
+});
+
 export const StatusRequest = z.strictObject({});
 export const Status = z.strictObject({
   node: z.string(),
@@ -216,6 +227,10 @@ export const Status = z.strictObject({
   mounts: z.array(Mount),
   images: z.array(ImageStatus),
   cache: CacheStatus,
+  podman: z
+    .strictObject({ store: z.string().describe('folder of the store'), images: z.array(PodmanImage) })
+    .optional()
+    .describe("what podman's additional image store has; absent: nothing"),
   processes: z.array(ProcessStatus),
 });
 
@@ -265,6 +280,22 @@ export const AdmitReply = z.strictObject({
   admitted: z
     .boolean()
     .describe('false: its repository has not shown that it holds a layer that is here from another one'),
+});
+
+/** Put an image into podman's additional image store, ROOT/podman. */
+export const PodmanAddRequest = z.strictObject({
+  ref: imageReference,
+  platform: z.string().max(64).optional(),
+  prefetch: z.boolean().default(true).describe('fetch the rest of the image in the background'),
+  prefetchLimit: z.int().min(1).optional().describe('no more bytes per second than this in the background'),
+  trust: z.enum(TRUST_WORDS).optional(),
+});
+/** `ref`: a name of it, or the first digits of its id or its manifest's digest. */
+export const PodmanRemoveRequest = z.strictObject({ ref: imageReference });
+export const PodmanRemoveReply = z.strictObject({
+  ref: z.string(),
+  manifest: z.string(),
+  left: z.array(z.string()).describe('names that podman still finds it by; none: it is not there any more'),
 });
 
 export const UpgradeRequest = z.strictObject({});
@@ -354,6 +385,8 @@ export const OPERATIONS = {
   unmount: { request: UnmountRequest, result: UnmountReply },
   chain: { request: ChainRequest, result: ChainReply },
   admit: { request: AdmitRequest, result: AdmitReply },
+  'podman-add': { request: PodmanAddRequest, result: PodmanImage },
+  'podman-remove': { request: PodmanRemoveRequest, result: PodmanRemoveReply },
   upgrade: { request: UpgradeRequest, result: UpgradeReply },
   prune: { request: PruneRequest, result: PruneReply },
   remove: { request: RemoveRequest, result: PruneReply },
@@ -362,6 +395,7 @@ export const OPERATIONS = {
   down: { request: DownRequest, result: DownReply },
 } as const;
 
+export type PodmanImage = z.output<typeof PodmanImage>;
 export type Operation = keyof typeof OPERATIONS;
 export type RequestOf<O extends Operation> = z.input<(typeof OPERATIONS)[O]['request']>;
 /** A request as the engine carries it out: checked, with its defaults. */

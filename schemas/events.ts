@@ -370,6 +370,15 @@ const shapes = {
   },
   'snapshot.updated': { labels, time: moment },
   'snapshot.removed': {},
+
+  /** Of an image, by its manifest: what podman's additional image store has of it from now on. */
+  'podman.added': {
+    ref: text.describe('as it was asked for'),
+    names: list(text).describe('every name that podman finds it by, written in full'),
+    index: digest.optional().describe('the index that the name points at; absent: it points at the manifest'),
+    sizes: list(count).describe("bytes of each layer's tar, the lowest first"),
+  },
+  'podman.removed': {},
 } as const;
 
 export type EventType = keyof typeof shapes;

@@ -3,7 +3,7 @@
  * into ROOT/run/endpoint.json and into `status`; a client compares it with its own before it calls.
  *
  *     1   cofa 0.1.0, whose engines do not say it
- *     2   the operations `expect` and `admit`; `overlay`, `program`, `began`, `suid`, `dev`, `noSymlinks`,
+ *     2   the operations `expect`, `admit`, `podman-add` and `podman-remove`; `overlay`, `program`, `began`, `suid`, `dev`, `noSymlinks`,
  *         `traceparent` and `tracestate` of `mount`; `overlay`, `discard` and `ran` of `unmount`
  *
  * A change that adds an operation, or a word to a request, raises the version, and says below what a client does without it.
@@ -27,6 +27,8 @@ export interface Addition {
 export const ADDITIONS: Readonly<Record<string, Addition>> = {
   expect: { since: 2, otherwise: 'refuse' },
   admit: { since: 2, otherwise: 'refuse' },
+  'podman-add': { since: 2, otherwise: 'refuse' },
+  'podman-remove': { since: 2, otherwise: 'refuse' },
   'mount.overlay': { since: 2, otherwise: 'leave-out' },
   'mount.program': { since: 2, otherwise: 'leave-out' },
   'mount.began': { since: 2, otherwise: 'leave-out' },

@@ -12,13 +12,15 @@ export const USER_NAME = /^[a-z0-9][a-z0-9-]{0,31}$/;
 type OperationName = keyof typeof OPERATIONS;
 
 /**
- * Of the image service alone: the engine believes it what a client has pulled. A user could claim any layer for a repository
- * of its own.
+ * Not for users: the engine believes the image service what a client has pulled, and a user could claim any layer for a
+ * repository of its own; what podman shows belongs to root.
  */
-export const isOfServices = (operation: OperationName): operation is 'admit' => operation === 'admit';
+export const isOfServices = (operation: OperationName): operation is Reserved => RESERVED.has(operation);
+type Reserved = 'admit' | 'podman-add' | 'podman-remove';
+const RESERVED: ReadonlySet<OperationName> = new Set<Reserved>(['admit', 'podman-add', 'podman-remove']);
 
 const OF_USERS = (Object.keys(OPERATIONS) as OperationName[]).filter(
-  (operation): operation is Exclude<OperationName, 'admit'> => !isOfServices(operation),
+  (operation): operation is Exclude<OperationName, Reserved> => !isOfServices(operation),
 );
 
 /** Beside the operations: to watch the node's events as they come. */

@@ -57,7 +57,7 @@ export interface Subjects {
   readonly completion: string;
 }
 
-export type EventKind = 'engine' | 'image' | 'layer' | 'root' | 'mount' | 'snapshot';
+export type EventKind = 'engine' | 'image' | 'layer' | 'root' | 'mount' | 'snapshot' | 'podman';
 
 /** A node's name is one subject token: letters, digits, `-` and `_`, at most 64. */
 export const NODE_NAME = /^[A-Za-z0-9_-]{1,64}$/;

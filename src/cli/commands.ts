@@ -65,7 +65,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry(
     'install',
     '<target>',
-    'make containerd, docker or Kubernetes use cofa',
+    'make containerd, docker, podman or Kubernetes use cofa',
     ENGINE,
     () => import('./install.ts'),
   ),
@@ -122,6 +122,13 @@ export const COMMANDS: readonly CommandEntry[] = [
     () => import('./pack.ts'),
   ),
   entry('pull', '<ref>', 'put an image into containerd, lazily', IMAGES, () => import('./pull.ts')),
+  entry(
+    'podman',
+    '<command>',
+    'images that podman and CRI-O start lazily',
+    IMAGES,
+    () => import('./podman.ts'),
+  ),
   entry('images', '', 'list the images of this node', IMAGES, () => import('./images.ts')),
   entry('rmi', '<ref...>', 'remove images from this node', IMAGES, () => import('./rmi.ts')),
   entry('prune', '', 'give back the disk space of what no mount needs', IMAGES, () => import('./prune.ts')),

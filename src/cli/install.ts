@@ -16,8 +16,9 @@ import {
 } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
 import { addMonitoringFlags, type MonitoringFlags } from './install-monitoring.ts';
+import { addPodmanFlags, makeStore, podmanChanges, type PodmanFlags } from './install-podman.ts';
 
-export interface InstallFlags extends MonitoringFlags {
+export interface InstallFlags extends MonitoringFlags, PodmanFlags {
   containerdConfig: string;
   daemonJson: string;
   /** False: none. */
@@ -27,16 +28,16 @@ export interface InstallFlags extends MonitoringFlags {
 }
 
 /** What `cofa install` can be asked for. */
-export const ALL_TARGETS = [...TARGETS, 'monitoring'];
+export const ALL_TARGETS = [...TARGETS, 'podman', 'monitoring'];
 
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 
 export function define(command: Command, context: Context): void {
   addFlags(command)
     .description(
-      'Change the configuration of containerd, docker or a Kubernetes node so that it starts images by cofa, and add a service for the engine; or that of Prometheus and Grafana, so that they show it. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
+      'Change the configuration of containerd, docker, podman or a Kubernetes node so that it starts images by cofa, and add a service for the engine; or that of Prometheus and Grafana, so that they show it. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
     )
-    .argument('<target>', 'containerd, docker, k8s or monitoring', oneOf('target', ALL_TARGETS))
+    .argument('<target>', 'containerd, docker, k8s, podman or monitoring', oneOf('target', ALL_TARGETS))
     .option(
       '--daemonset',
       'k8s: the engine is a pod (ops/kubernetes), so there is no service, and that pod gets a runtime class of its own',
@@ -46,6 +47,7 @@ export function define(command: Command, context: Context): void {
   examples(command, [
     ['cofa install containerd --dry-run', 'only show the lines'],
     ['cofa install docker', 'docker 26, with its containerd image store'],
+    ['cofa install podman', 'and buildah, and CRI-O'],
     ['cofa install k8s', 'on each node'],
     ['cofa install k8s --daemonset', 'on each node, where the engine is a pod'],
     ['cofa install monitoring --dry-run', 'Prometheus scrapes the engine; alarms, and boards for Grafana'],
@@ -54,7 +56,7 @@ export function define(command: Command, context: Context): void {
 }
 
 export function addFlags(command: Command): Command {
-  return addMonitoringFlags(command)
+  return addPodmanFlags(addMonitoringFlags(command))
     .option('-n, --dry-run', 'write nothing, show what would be written')
     .option('--containerd-config <file>', 'containerd’s configuration', DEFAULT_PATHS.containerd)
     .option('--daemon-json <file>', 'dockerd’s configuration', DEFAULT_PATHS.docker)
@@ -68,6 +70,7 @@ async function install(target: string, flags: InstallFlags, context: Context): P
     const { changes, next } = await monitoringChanges(flags, read);
     return await carryOut(changes, flags.dryRun === true, next, context);
   }
+  if (target === 'podman') return await installPodman(flags, context);
   const { planInstall } = await import('../install/plans.ts');
   const { daemonset = false } = flags;
   if (daemonset && target !== 'k8s')
@@ -90,6 +93,19 @@ async function install(target: string, flags: InstallFlags, context: Context): P
   await checkByContainerd(changes, flags.containerdConfig);
   const next = nextSteps(changes, flags, target);
   await carryOut(changes, flags.dryRun === true, next, context);
+}
+
+async function installPodman(flags: InstallFlags, context: Context): Promise<void> {
+  const { root } = context;
+  const changes = podmanChanges(flags, read, root);
+  const path = pathsOf(flags).unit;
+  const before = path === undefined ? undefined : read(path);
+  if (path !== undefined && before === undefined)
+    changes.push({ path, before, after: (await unitText(root))(''), why: 'the engine runs as a service' });
+  const dryRun = flags.dryRun === true;
+  if (!dryRun && process.getuid?.() === 0) await makeStore(root);
+  const next = [...nextSteps(changes, flags, 'podman'), 'cofa podman add IMAGE'];
+  await carryOut(changes, dryRun, next, context);
 }
 
 export function pathsOf(flags: InstallFlags): Paths {

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import type { Target } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
+import { podmanUninstall } from './install-podman.ts';
 import { addFlags, ALL_TARGETS, carryOut, type InstallFlags, pathsOf, read } from './install.ts';
 
 const target = oneOf('target', ALL_TARGETS);
@@ -18,20 +19,22 @@ export function define(command: Command, context: Context): void {
     )
     .argument(
       '[target...]',
-      'containerd, docker, k8s, monitoring; all of them, and the service, without one',
+      'containerd, docker, k8s, podman, monitoring; all of them, and the service, without one',
       targetsOf,
     )
     .action(async (targets: string[], flags: InstallFlags) => {
       const { planUninstall } = await import('../install/plans.ts');
-      const others = targets.filter((target) => target !== 'monitoring');
+      const others = targets.filter((target) => target !== 'monitoring' && target !== 'podman');
       const paths = pathsOf(flags);
       const isAll = targets.length === 0;
       const { monitoringUninstall } = await import('./install-monitoring.ts');
-      const monitoring =
-        isAll || others.length < targets.length ? await monitoringUninstall(flags, read) : [];
+      const wants = (target: string) => isAll || targets.includes(target);
+      const monitoring = wants('monitoring') ? await monitoringUninstall(flags, read) : [];
+      const podman = wants('podman') ? podmanUninstall(flags, read) : [];
       const changes = [
         ...(isAll || others.length > 0 ? planUninstall({ targets: others as Target[], paths, read }) : []),
         ...monitoring,
+        ...podman,
       ];
       const changed = (path: string | undefined) => changes.some((change) => change.path === path);
       const next: string[] = [];

@@ -116,6 +116,24 @@ export const MAKING_TABLE = {
   isResult: device as Shape<ImageDevice>,
 };
 
+/** src/indexer/tar-splitter.ts writes what podman needs of a layer beside the data of its files (src/image/tar-split.ts). */
+export interface ToSplitter {
+  /** A file that begins with the layer's tar. */
+  device: string;
+  /** Bytes of the tar. */
+  size: number;
+  diffId: string;
+  /** File that takes the entries, compressed; it is whole when it is there. */
+  target: string;
+}
+
+/** The notes are bytes of the tar that were read. Error `integrity` where the device is not the layer. */
+export const SPLITTING = {
+  isOrder: fields({ device: PATH, size: bytes, diffId: isDigest, target: PATH }) as Shape<ToSplitter>,
+  isNote: bytes as Shape<number>,
+  isResult: bytes as Shape<number>,
+};
+
 /** src/indexer/unpacker.ts unpacks one part of a sidecar, and writes it into the store when it is sound. */
 export interface ToUnpacker {
   /** File that has the part as it lies in the registry. */

@@ -13,6 +13,7 @@
  *     flats/<ChainID>         mount point of a flat image that snapshots stand on
  *     mapped/<maps>/<name>    the same, and snapshots/, with the ids of a user namespace
  *     blobs/                  FUSE mount of layers' blobs that containerd's content store links to
+ *     podman/                 podman's additional image store: what podman, buildah and CRI-O read (src/supervisor/podman)
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
  *     log/                    one file a process
@@ -31,7 +32,7 @@ import { DiskRoom } from './disk-room.ts';
 
 const FOLDERS = ['run', 'layers', 'spans', 'tocs', 'images', 'flats', 'containers', 'nats', 'log'] as const;
 /** Made by others, or when they are needed. */
-const LATER_FOLDERS = ['snapshots', 'mapped', 'discarded', 'runc', 'incidents'] as const;
+const LATER_FOLDERS = ['snapshots', 'mapped', 'discarded', 'runc', 'incidents', 'podman'] as const;
 
 export class Layout {
   readonly root: string;
@@ -67,6 +68,7 @@ export class Layout {
   flatMount = (chain: string): string => this.in('flats', hexOf(chain));
   mapped = (): string => this.in('mapped');
   blobs = (): string => this.in('blobs');
+  podman = (): string => this.in('podman');
   trustedSidecars = (): string => this.in('trusted-sidecars');
   /** What containers left that have ended, until it is gone. */
   discarded = (): string => this.in('discarded');

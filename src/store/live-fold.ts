@@ -151,6 +151,7 @@ const KINDS: Record<Aggregate, EventKind> = {
   root: 'root',
   mount: 'mount',
   snapshot: 'snapshot',
+  podman: 'podman',
 };
 
 const kindOf = (type: EventType): EventKind => KINDS[type.slice(0, type.indexOf('.')) as Aggregate];

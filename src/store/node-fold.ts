@@ -65,6 +65,7 @@ const ENDS: ReadonlySet<string> = new Set([
   'image.removed',
   'layer.removed',
   'snapshot.removed',
+  'podman.removed',
 ]);
 
 /** `<kind>.<id>` of a subject of the log. */

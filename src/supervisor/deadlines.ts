@@ -16,6 +16,7 @@ const DEADLINES_MS: Partial<Record<Operation, number>> = {
   chain: 2 * MINUTE_MS,
   // All layers of an image without a sidecar are streamed and indexed first.
   mount: 24 * 60 * MINUTE_MS,
+  'podman-add': 24 * 60 * MINUTE_MS,
   // All devices are read, at the pace that the operator said.
   scrub: 7 * 24 * 60 * MINUTE_MS,
 };

@@ -12,6 +12,7 @@ import type { Scrubs } from './layers/scrubs.ts';
 import { containerAt, rootOf, unmountFrom } from './mounts/container-root.ts';
 import type { Discards } from './mounts/discards.ts';
 import type { Mounts } from './mounts/mounts.ts';
+import type { PodmanStore } from './podman/store.ts';
 import type { Fetchers } from './processes/fetchers.ts';
 import type { FrontEnds } from './processes/front-ends.ts';
 import type { UsageMeter } from './processes/usage-meter.ts';
@@ -24,6 +25,7 @@ export interface OperationsParts {
   images: Pick<Images, 'expect'>;
   mounts: Mounts;
   discards: Discards;
+  podman: PodmanStore;
   chains: Chains;
   trust: Trust;
   cache: CacheKeeper;
@@ -40,7 +42,7 @@ export interface OperationsParts {
 const SETTLED_MS = 5_000;
 
 export function operations(parts: OperationsParts): Handlers {
-  const { chains, cache, scrubs, fronts, fetchers, fleet, idle, trust, images, mounts, end } = parts;
+  const { chains, cache, scrubs, fronts, fetchers, fleet, idle, trust, images, mounts, podman, end } = parts;
   const whenRunning =
     <Request extends unknown[], Result>(handler: (...request: Request) => Promise<Result>) =>
     async (...request: Request): Promise<Result> => {
@@ -70,6 +72,14 @@ export function operations(parts: OperationsParts): Handlers {
       return await scrubs.run({ layers, ...order }, onProgress);
     }),
     'scrub-stop': async () => ({ stopped: scrubs.stop() }),
+    'podman-add': whenRunning(async (request, onProgress) => {
+      idle.stop();
+      return await podman.add(request, onProgress).finally(() => {
+        idle.worked();
+        trust.poke();
+      });
+    }),
+    'podman-remove': whenRunning(async ({ ref }) => await podman.remove(ref)),
     upgrade: whenRunning(async () => {
       const frontEnd = await fronts.upgrade();
       if (fleet !== undefined) {
@@ -80,7 +90,7 @@ export function operations(parts: OperationsParts): Handlers {
       return { frontEnd, fetchers: await fetchers.upgrade() };
     }),
     down: async ({ force }) => {
-      await end.down(() => mounts.detachAll(force));
+      await end.down(() => podman.behind(force, () => mounts.detachAll(force)));
       return { stopping: true };
     },
   };

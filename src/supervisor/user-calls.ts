@@ -181,8 +181,9 @@ function visible(rights: UserRights, status: Status): Status {
       return seesAll;
     }
   };
+  const { podman: _podman, ...others } = status;
   return {
-    ...status,
+    ...(seesAll ? status : others),
     mounts: status.mounts.filter(({ dir }) => isBelow(dir, rights.dirs)),
     images: status.images.filter(({ ref }) => isTheirs(ref)),
     degraded: seesAll || status.degraded.length === 0 ? status.degraded : ['the engine is degraded'],

@@ -41,6 +41,10 @@ const handlers: Handlers = {
     throw new CofaError('busy', 'a scrub is running');
   },
   'scrub-stop': async () => ({ stopped: true }),
+  'podman-add': async () => {
+    throw new CofaError('unsupported', 'no container image');
+  },
+  'podman-remove': async ({ ref }) => ({ ref, manifest: digest, left: [] }),
   upgrade: async () => ({ frontEnd: { from: 1, to: 2, pauseMs: 3 }, fetchers: 2 }),
   down: async () => ({ stopping: true }),
 };

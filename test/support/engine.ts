@@ -5,12 +5,14 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ImageStatus, Mount, Status } from '../../schemas/api.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
 import { connectEngine, type EngineClient } from '../../src/client/client.ts';
+import { runFolder } from '../../src/supervisor/podman/files.ts';
 import { endProcesses } from './services.ts';
 import { listMounts, mountsBelow, removeTree, tempDir } from './temp.ts';
 
@@ -256,7 +258,10 @@ export async function endEngine(
   abortFuse(root);
   await endProcesses((_pid, commandLine) => commandLine.split(' ').some((word) => word.startsWith(root)));
   const loops = new Map([...earlier, ...loopsOn(root)]);
-  for (const point of mountsBelow(root).toReversed()) await quietly('umount', ['-l', '--', point]);
+  const run = dirname(runFolder(root));
+  for (const folder of [root, run])
+    for (const point of mountsBelow(folder).toReversed()) await quietly('umount', ['-l', '--', point]);
+  if (mountsBelow(run).length === 0) await rm(run, { recursive: true, force: true });
   // The kernel detaches loops in use with their last user.
   for (const [loop, file] of loops)
     if ([file, `/${basename(file)}`].includes(backingOf(loop)))

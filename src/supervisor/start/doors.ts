@@ -56,6 +56,7 @@ export interface DoorsOptions
   conditions: Conditions;
   log: Logger;
   mounts: OperationsParts['mounts'] & StatusSources['mounts'];
+  podman: OperationsParts['podman'] & StatusSources['podman'];
   images: OperationsParts['images'] & StatusSources['images'];
   end: End;
   ports: SupervisorPorts;
@@ -66,7 +67,7 @@ export interface DoorsOptions
  * the engine.
  */
 export async function openDoors(given: DoorsOptions): Promise<void> {
-  const { users, natsProcesses, snapshotter, fleet, fronts, fetchers, mounts, end } = given;
+  const { users, natsProcesses, snapshotter, fleet, fronts, fetchers, mounts, podman, end } = given;
   const children = () => [
     ...natsProcesses(),
     ...(snapshotter === undefined ? [] : [snapshotter.status()]),
@@ -81,7 +82,7 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
   const usage = new UsageMeter({ ...given, children });
   end.at('background', () => usage.close());
   await serveOperations(given, operations({ ...given, status, usage }));
-  end.obeySignals(() => mounts.detachAll(true));
+  end.obeySignals(() => podman.behind(true, () => mounts.detachAll(true)));
   await writeEndpoint(given);
 }
 

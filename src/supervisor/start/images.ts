@@ -31,6 +31,7 @@ import type { FrontFigures } from '../status/front-figures.ts';
 const PROOF_MS = 2_000;
 
 export interface ImageParts {
+  registry: RegistryClient;
   indexers: Indexers;
   startups: Startups;
   images: Images;
@@ -101,5 +102,5 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     now,
   });
   end.at('background', () => newTables.close());
-  return { indexers, startups, images, chains, trust, newTables };
+  return { registry, indexers, startups, images, chains, trust, newTables };
 }

@@ -5,6 +5,8 @@ import { reapContainers } from '../../container/reap.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
+import type { RegistryClient } from '../../registry/client.ts';
+import type { Chains } from '../images/chains.ts';
 import type { Images } from '../images/images.ts';
 import { CacheKeeper } from '../layers/cache-keeper.ts';
 import type { Devices } from '../layers/devices.ts';
@@ -17,6 +19,7 @@ import type { Leftovers } from '../mounts/leftovers.ts';
 import { Mounts } from '../mounts/mounts.ts';
 import type { Restored } from '../mounts/restore.ts';
 import { pastMounts, removeFolders } from '../mounts/past.ts';
+import { PodmanStore } from '../podman/store.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
 
@@ -28,6 +31,7 @@ export interface MountParts {
   scrubs: Scrubs;
   discards: Discards;
   cache: CacheKeeper;
+  podman: PodmanStore;
 }
 
 export interface MountPartsOptions {
@@ -36,6 +40,8 @@ export interface MountPartsOptions {
   live: NodeLog['live'];
   owner: NodeLog['owner'];
   images: Images;
+  chains: Chains;
+  registry: RegistryClient;
   devices: Devices;
   figures: FrontFigures;
   conditions: Conditions;
@@ -53,7 +59,10 @@ export function makeMounts(given: MountPartsOptions): MountParts {
     owner: given.owner,
     images,
     newId: () => ports.random.hex(8),
-    onRestored: (dir) => conditions.clear(`restore:${dir}`),
+    onRestored: (dir) => {
+      conditions.clear(`restore:${dir}`);
+      void podman.show();
+    },
   });
   end.at('mounts', { replaced: () => mounts.abandon() });
   const scrubs = new Scrubs({
@@ -70,7 +79,9 @@ export function makeMounts(given: MountPartsOptions): MountParts {
   const status = async () => (await figures.now()).cache;
   const cache = new CacheKeeper({ front, layout, log, images, mounts, status, ports });
   end.at('background', () => cache.stop());
-  return { mounts, scrubs, discards, cache };
+  const podman = new PodmanStore({ ...given, mounts });
+  end.at('background', () => podman.close());
+  return { mounts, scrubs, discards, cache, podman };
 }
 
 /** What came back, for the log. */
@@ -91,13 +102,15 @@ export async function restoreMounts(given: {
   events: NodeLog['events'];
   mounts: Mounts;
   discards: Discards;
+  podman: PodmanStore;
   leftovers: Leftovers;
   conditions: Conditions;
   log: Logger;
   ports: SupervisorPorts;
 }): Promise<Returned> {
-  const { options, names, events, mounts, discards, leftovers, conditions, log, ports } = given;
+  const { options, names, events, mounts, discards, podman, leftovers, conditions, log, ports } = given;
   const loops = leftovers.size;
+  await podman.prepare();
   const restored = await mounts.restore();
   for (const { dir, sentence } of restored.failures) conditions.set(`restore:${dir}`, sentence);
   for (const dir of restored.lost) {
@@ -112,6 +125,7 @@ export async function restoreMounts(given: {
     async () => new Set((await pastMounts(events, names)).keys()),
   );
   if (dirs.length > 0) await removeFolders(dirs, events, names);
+  await podman.begin();
   return { ...restored, loops, dismissed };
 }
 

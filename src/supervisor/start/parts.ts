@@ -15,11 +15,11 @@ export interface NoticeSources extends Pick<Servers, 'doubts'> {
 }
 
 export function makeParts(
-  given: ImagePartsOptions & Omit<MountPartsOptions, 'images'> & NoticeSources,
+  given: ImagePartsOptions & Omit<MountPartsOptions, keyof ImageParts> & NoticeSources,
 ): Parts {
   const { bus, names, devices, doubts, conditions } = given;
   const imageParts = makeImages(given);
-  const mountParts = makeMounts({ ...given, images: imageParts.images });
+  const mountParts = makeMounts({ ...given, ...imageParts });
   routeNotices(bus, names, {
     whole: () => imageParts.trust.poke(),
     complete: ({ diffId }) => devices.handOver(diffId),

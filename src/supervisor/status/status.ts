@@ -1,4 +1,5 @@
 /** What `status` says: gathered anew at each call. */
+import { join } from 'node:path';
 import type { ProcessStatus, Status } from '../../../schemas/api.ts';
 import { PROTOCOL } from '../../../schemas/protocol.ts';
 import { version } from '../../client/version.ts';
@@ -6,6 +7,7 @@ import type { Conditions } from '../../process/conditions.ts';
 import type { Images } from '../images/images.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Mounts } from '../mounts/mounts.ts';
+import type { PodmanStore } from '../podman/store.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
@@ -22,6 +24,7 @@ export interface StatusSources {
   conditions: Conditions;
   mounts: Pick<Mounts, 'list'>;
   images: Pick<Images, 'all'>;
+  podman: Pick<PodmanStore, 'list'>;
   figures: Pick<FrontFigures, 'lately'>;
   fleet: { degraded(): Promise<readonly string[]> } | undefined;
   /** The supervisor's children. */
@@ -30,9 +33,11 @@ export interface StatusSources {
 }
 
 export function statusOf(sources: StatusSources): () => Promise<Status> {
-  const { options, natsUrl, startedAt, fronts, keeper, conditions, mounts, images, figures, fleet } = sources;
+  const { options, natsUrl, startedAt, fronts, keeper, conditions, mounts, images, podman, figures, fleet } =
+    sources;
   const { node, root, transport, snapshotter } = options;
   return async () => {
+    const ofPodman = podman.list();
     const [served, ofFleet] = await Promise.all([figures.lately(), fleet?.degraded()]);
     return {
       node,
@@ -50,6 +55,7 @@ export function statusOf(sources: StatusSources): () => Promise<Status> {
       mounts: mounts.list(),
       images: imageStatus(images.all(), served.layers),
       cache: served.cache,
+      ...(ofPodman.length === 0 ? {} : { podman: { store: join(root, 'podman'), images: ofPodman } }),
       processes: processStatus({ pid: sources.ports.self.pid, since: startedAt }, sources.children()),
     };
   };

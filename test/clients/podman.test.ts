@@ -1,0 +1,339 @@
+/**
+ * podman of Debian on cofa's additional image store: what people do with it on a lazy image, through kills, a restart, and a
+ * reboot as podman sees one. The judges are podman's own pull of the same image, and umoci.
+ */
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { layoutLayers, pushLayout, writeLayout } from '../../ops/images/layout.ts';
+import { runFolder } from '../../src/supervisor/podman/files.ts';
+import { noise } from '../images/nasty.ts';
+import { type Engine, eventually, imageOf, startEngine } from '../support/engine.ts';
+import { noPodman, type Podman, startPodman } from '../support/podman.ts';
+import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
+import { runCommand } from '../support/services.ts';
+import { Cleanup, mountsBelow } from '../support/temp.ts';
+import { assertSameTree, readTree } from '../support/tree.ts';
+import { unpackWithUmoci } from '../support/unpack.ts';
+import { compressed, diffIdsOf, index, makeBase, makeClientImage, push } from './images.ts';
+
+if (noPodman !== undefined) console.log(`podman.test.ts is skipped: ${noPodman}`);
+
+const BIG = 4 << 20;
+
+let cleanup: Cleanup;
+let work: string;
+let registry: RegistryServer;
+let engine: Engine;
+let podman: Podman;
+let lazy: { ref: string; blobs: string[]; diffIds: string[] };
+let sibling: { ref: string; blobs: string[] };
+
+const store = () => join(engine.root, 'podman');
+const run = () => dirname(runFolder(engine.root));
+const add = async (ref: string, ...options: string[]) => {
+  const done = await engine.cli([
+    'podman',
+    'add',
+    '--json',
+    '--storage-conf',
+    podman.storageConf,
+    ...options,
+    ref,
+  ]);
+  if (done.code !== 0) throw new Error(`${done.stdout}${done.stderr}`);
+};
+const remove = (ref: string) => engine.cli(['podman', 'rm', '--storage-conf', podman.storageConf, ref]);
+const layersOf = (folder: string) =>
+  JSON.parse(readFileSync(join(folder, 'overlay-layers/layers.json'), 'utf8')) as Array<
+    Record<string, unknown>
+  >;
+/** Blobs of layers that clients have fetched as a whole since the test began. */
+const fetchedSince = (before: number, blobs: readonly string[]) =>
+  registry
+    .requests()
+    .slice(before)
+    .filter(
+      ({ method, path, status }) =>
+        method === 'GET' && status === 200 && blobs.some((one) => path.endsWith(one)),
+    )
+    .map(({ path }) => path.slice(path.indexOf('sha256:')));
+
+/** Kills every process of the engine, and starts another one on the same root. */
+async function killAndStart(): Promise<void> {
+  const pids = Object.values(await engine.pids());
+  for (const pid of pids) process.kill(pid, 'SIGKILL');
+  await engine.ended;
+  await start();
+}
+
+async function start(): Promise<void> {
+  const { root } = engine ?? { root: await cleanup.tempDir('engine-root') };
+  engine = await startEngine({ workers: 1, root, args: ['--no-snapshotter'] });
+  cleanup.defer(() => engine.stop());
+}
+
+/** Five layers: programs; a large file; files replaced, deleted, linked and named twice; a folder alone; what it says. */
+async function pushLazy(base: string): Promise<typeof lazy> {
+  const folder = join(work, 'lazy');
+  const trees = [base, ...['2', '3', '4', '5'].map((name) => join(folder, name))];
+  const [, second, third, fourth, fifth] = trees as [string, string, string, string, string];
+  for (const tree of trees.slice(1)) await mkdir(join(tree, 'data'), { recursive: true });
+  await writeFile(join(second, 'data/big'), noise(BIG, 7));
+  for (const name of ['gone', 'replaced', 'folder'])
+    await writeFile(join(second, 'data', name), `${name} of 2\n`);
+  await writeFile(join(third, 'data/.wh.gone'), '');
+  await writeFile(join(third, 'data/replaced'), 'replaced by 3\n');
+  await writeFile(join(third, 'data/twice'), 'twice\n');
+  await mkdir(join(third, 'data/folder'));
+  await writeFile(join(third, 'data/folder/inside'), 'inside\n');
+  await runCommand('ln', [join(third, 'data/replaced'), join(third, 'data/hard')]);
+  await runCommand('ln', ['-s', '../bin/sh', join(third, 'data/soft')]);
+  await writeFile(join(third, 'data/umlaut-äö'), 'ä\n', { mode: 0o640 });
+  await mkdir(join(fourth, 'alone'));
+  await rm(join(fourth, 'data'), { recursive: true });
+  await mkdir(join(fifth, 'bin'));
+  await writeFile(join(fifth, 'said'), 'I am lazy\n');
+  await writeFile(join(fifth, 'bin/say'), '#!/bin/sh\ncat /said\n', { mode: 0o755 });
+  await writeFile(join(fifth, 'bin/waits'), '#!/bin/sh\nwhile :; do sleep 0.1; done\n', { mode: 0o755 });
+  const layers = [];
+  for (const [at, tree] of trees.entries()) {
+    const file = join(folder, `layer-${at}`);
+    const options = ['--sort=name', '--mtime=@1000000000', '--owner=0', '--group=0', '--numeric-owner'];
+    // A name that comes twice: the second one counts.
+    const again = at === 2 ? ['./data/twice'] : [];
+    await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.', ...again]);
+    const tar = await readFile(`${file}.tar`);
+    const blob = gzipSync(tar);
+    await writeFile(file, blob);
+    layers.push(compressed(file, tar, blob));
+  }
+  const layout = await writeLayout(join(folder, 'layout'), {
+    kind: 'oci',
+    layers,
+    config: { Env: ['PATH=/bin'], Cmd: ['/bin/say'] },
+    created: '2020-01-01T00:00:00Z',
+  });
+  await pushLayout(layout, registry.host, 'lazy', '1');
+  const ref = `${registry.host}/lazy:1`;
+  await index(ref);
+  const blobs = (await layoutLayers(layout)).map(({ digest }) => digest);
+  return { ref, blobs, diffIds: await diffIdsOf(layout) };
+}
+
+describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
+  beforeAll(async () => {
+    cleanup = new Cleanup();
+    work = await cleanup.tempDir('podman');
+    registry = await startRegistry();
+    cleanup.defer(() => registry.stop());
+    await start();
+    const base = await makeBase(work);
+    lazy = await pushLazy(base);
+    // The base in common, and nothing else.
+    const other = await makeClientImage(work, base, 'sibling', { big: 2, said: 'I am its sibling' });
+    sibling = { ref: await push(other, registry.host, 'sibling'), blobs: other.blobs };
+    podman = await startPodman(cleanup, work, async (file) => {
+      const done = await engine.cli(['install', 'podman', '--no-unit', '--storage-conf', file]);
+      if (done.code !== 0) throw new Error(done.stderr);
+    });
+  }, 300_000);
+  afterAll(() => cleanup.run());
+
+  test('cofa install podman makes the store known, and podman works with an empty one', async () => {
+    const info = JSON.parse(await podman.podman(['info', '--format', 'json'])) as {
+      store: { graphOptions: Record<string, string> };
+    };
+    expect(JSON.stringify(info.store.graphOptions)).toContain(store());
+    expect((await podman.podman(['images', '--quiet'])).trim()).toBe('');
+  });
+
+  test('an image is listed and run at once, and most of it stays in the registry', async () => {
+    await add(lazy.ref, '--no-prefetch');
+    const before = registry.requests().length;
+    expect(await podman.run(lazy.ref)).toBe('I am lazy\n');
+    expect(fetchedSince(before, lazy.blobs)).toEqual([]);
+    const { bytes } = await imageOf(engine, lazy.ref);
+    expect(bytes.present).toBeLessThan(bytes.total / 2);
+    expect(await podman.podman(['images', '--format', '{{.Repository}}:{{.Tag}} {{.ReadOnly}}'])).toBe(
+      `${lazy.ref} true\n`,
+    );
+  });
+
+  test('layers that are not whole cannot be saved or pushed: podman fails, and writes no file', async () => {
+    const file = join(work, 'lazy.tar');
+    await expect(podman.podman(['save', '--output', file, lazy.ref])).rejects.toThrow(
+      'has not arrived as a whole',
+    );
+    expect(existsSync(file)).toBe(false);
+    const folder = join(work, 'lazy-oci');
+    await expect(podman.podman(['push', lazy.ref, `oci:${folder}`])).rejects.toThrow(
+      'has not arrived as a whole',
+    );
+    const blobs = join(folder, 'blobs/sha256');
+    expect(existsSync(blobs) ? readdirSync(blobs) : []).toEqual([]);
+  });
+
+  test('podman gives the image and its layers the ids and sizes that its own pull gives them', async () => {
+    const own = await startPodman(cleanup, await cleanup.tempDir('podman-own'));
+    await own.podman(['pull', '--quiet', '--tls-verify=false', lazy.ref]);
+    const inspect = async ({ podman }: Podman) => {
+      const [image] = JSON.parse(await podman(['image', 'inspect', lazy.ref])) as [Record<string, unknown>];
+      const { GraphDriver: _where, ...said } = image;
+      return said;
+    };
+    expect(await inspect(podman)).toEqual(await inspect(own));
+    // podman notes the owners of a layer's files, which it does not need.
+    const plain = (layers: Array<Record<string, unknown>>) =>
+      layers.map(({ created: _when, uidset: _u, gidset: _g, ...layer }) => layer);
+    expect(plain(layersOf(store()))).toEqual(plain(layersOf(own.graphroot)));
+  });
+
+  test('a container on it sees every byte as umoci unpacks it', async () => {
+    const id = (await podman.podman(['create', ...podman.container, lazy.ref])).trim();
+    const root = (await podman.podman(['mount', id])).trim();
+    const judge = await readTree(await unpackWithUmoci(lazy.ref, join(work, 'umoci')));
+    const isRoot = (path: Buffer) => path.length === 0;
+    assertSameTree(judge, await readTree(root), {
+      // An overlay counts no links of folders, and its root is the container's.
+      ignore: ({ field, path }, node) => (field === 'nlink' && node.type === 'dir') || isRoot(path),
+    });
+    await podman.podman(['rm', id]);
+  });
+
+  test('whole layers are saved as the tars that their digests name', async () => {
+    await eventually('all of it is whole', async () => {
+      const { images } = (await engine.status()).podman ?? { images: [] };
+      return images[0]?.whole;
+    });
+    const file = join(work, 'whole.tar');
+    await podman.podman(['save', '--output', file, lazy.ref]);
+    for (const diffId of lazy.diffIds) {
+      const sum = await runCommand('sh', [
+        '-c',
+        'tar -xOf "$0" "$1" | sha256sum',
+        file,
+        `${diffId.slice(7)}.tar`,
+      ]);
+      expect(sum.slice(0, 64)).toBe(diffId.slice(7));
+    }
+    const own = await startPodman(cleanup, await cleanup.tempDir('podman-load'));
+    await own.podman(['load', '--input', file]);
+    expect(await own.run(lazy.ref)).toBe('I am lazy\n');
+  });
+
+  test('the names in its tar-split files, their sizes and checksums are those that podman writes itself', async () => {
+    const own = await startPodman(cleanup, await cleanup.tempDir('podman-split'));
+    await own.podman(['pull', '--quiet', '--tls-verify=false', lazy.ref]);
+    for (const { id } of layersOf(own.graphroot)) {
+      const read = (folder: string) => splitOf(join(folder, `overlay-layers/${String(id)}.tar-split.gz`));
+      const [ours, theirs] = [read(store()), read(own.graphroot)];
+      // podman's own has a name twice where the tar has, and cannot save that layer: ours has those data as bytes.
+      const names = theirs.files.map(([name]) => name);
+      const twice = names.filter((name, at) => names.indexOf(name) !== at);
+      expect(ours.files.filter(([name]) => !twice.includes(name))).toEqual(
+        theirs.files.filter(([name]) => !twice.includes(name)),
+      );
+    }
+  });
+
+  test('a build FROM it runs, and its image can be pushed and pulled by others', async () => {
+    const context = join(work, 'context');
+    await mkdir(context, { recursive: true });
+    await writeFile(join(context, 'copied'), 'copied\n');
+    await writeFile(
+      join(context, 'Containerfile'),
+      `FROM ${lazy.ref}\nRUN cat /said >/built && chown 7:7 /data/replaced\nCOPY copied /\n`,
+    );
+    const limits = podman.container.filter((word) => word !== '--network' && word !== 'host');
+    await podman.podman(['build', '--network', 'host', ...limits, '--tag', 'built', context]);
+    expect(await podman.run('built', 'cat', '/built', '/copied', '/data/replaced')).toBe(
+      'I am lazy\ncopied\nreplaced by 3\n',
+    );
+    const pushed = `${registry.host}/built:1`;
+    await podman.podman(['push', '--quiet', '--tls-verify=false', 'built', pushed]);
+    const root = await unpackWithUmoci(pushed, join(work, 'umoci-built'));
+    expect(await readFile(join(root, 'built'), 'utf8')).toBe('I am lazy\n');
+    expect(statSync(join(root, 'data/replaced')).uid).toBe(7);
+    expect(await readFile(join(root, 'data/big'))).toEqual(noise(BIG, 7));
+  });
+
+  test('a pull of an image with a layer in common fetches the others alone', async () => {
+    const before = registry.requests().length;
+    await podman.podman(['pull', '--quiet', '--tls-verify=false', sibling.ref]);
+    expect(fetchedSince(before, sibling.blobs).toSorted()).toEqual(sibling.blobs.slice(1).toSorted());
+    expect(await podman.run(sibling.ref)).toBe('I am its sibling\n');
+  });
+
+  test('podman does not remove it, and cofa does not while something of podman stands on it', async () => {
+    await expect(podman.podman(['rmi', lazy.ref])).rejects.toThrow('read-only');
+    const refused = await remove(lazy.ref);
+    expect(refused.code).toBe(7);
+    expect(refused.stderr).toMatch(/is below .*the image localhost\/built/);
+    expect(await podman.run(lazy.ref)).toBe('I am lazy\n');
+  });
+
+  test('a container reads on after every process of the engine was killed, and new ones start', async () => {
+    await podman.podman(['run', '--detach', '--name', 'reader', ...podman.container, lazy.ref, '/bin/waits']);
+    // What it reads from now on comes from the registry.
+    expect((await engine.cli(['prune', '--all'])).code).toBe(0);
+    await killAndStart();
+    const copy = join(work, 'copied-out');
+    await podman.podman(['cp', 'reader:/data/big', copy]);
+    expect(await readFile(copy)).toEqual(noise(BIG, 7));
+    expect(await podman.podman(['exec', 'reader', 'cat', '/data/folder/inside'])).toBe('inside\n');
+    expect(await podman.run(lazy.ref)).toBe('I am lazy\n');
+  });
+
+  test('cofa down refuses while a container needs it; afterwards podman sees none of it, until it is up again', async () => {
+    expect((await engine.cli(['prune', '--all'])).code).toBe(0);
+    const refused = await engine.cli(['down']);
+    expect(refused.code).toBe(7);
+    expect(await podman.podman(['images', '--quiet', lazy.ref])).not.toBe('');
+    await podman.podman(['rm', '--force', '--time', '0', 'reader']);
+    await podman.podman(['create', '--name', 'later', ...podman.container, lazy.ref]);
+    expect((await engine.cli(['down'])).code).toBe(0);
+    await engine.ended;
+    // As after a reboot, when /run is empty.
+    expect(mountsBelow(run())).toEqual([]);
+    await rm(run(), { recursive: true, force: true });
+    expect(await podman.podman(['images', '--noheading', '--format', '{{.Repository}}'])).not.toContain(
+      'lazy',
+    );
+    await expect(podman.podman(['start', '--attach', 'later'])).rejects.toThrow('no such file or directory');
+    await start();
+    expect(await podman.podman(['start', '--attach', 'later'])).toBe('I am lazy\n');
+    await podman.podman(['rm', 'later']);
+  });
+
+  test('a removed image leaves nothing: no mount, no layer, no file', async () => {
+    await podman.podman(['rmi', '--all', '--force']).catch(() => {});
+    for (const id of (await podman.podman(['images', '--quiet', '--filter', 'readonly=false'])).split('\n'))
+      if (id !== '') await podman.podman(['rmi', '--force', id]);
+    const removed = await remove(lazy.ref);
+    expect(removed.stderr).toBe('');
+    expect((await podman.podman(['images', '--quiet'])).trim()).toBe('');
+    expect(mountsBelow(run())).toEqual([]);
+    expect(layersOf(store())).toEqual([]);
+    expect(readdirSync(join(store(), 'overlay'))).toEqual(['l']);
+    expect(readdirSync(join(store(), 'overlay/l'))).toEqual([]);
+    expect(readdirSync(join(store(), 'overlay-images')).toSorted()).toEqual(['images.json', 'images.lock']);
+    expect((await engine.cli(['rmi', lazy.ref])).code).toBe(0);
+  });
+});
+
+/** Files, with size and checksum, of a tar-split file. */
+function splitOf(file: string): { files: Array<[string, number, string]> } {
+  const entries = gunzipSync(readFileSync(file))
+    .toString()
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { type: number; name: string; size?: number; payload: string });
+  return {
+    files: entries.flatMap(({ type, name, size = 0, payload }) =>
+      type === 1 && size > 0 ? [[name, size, payload] as [string, number, string]] : [],
+    ),
+  };
+}
