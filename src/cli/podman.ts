@@ -119,7 +119,7 @@ function render(images: readonly PodmanImage[]): string {
   return renderTable(
     ['NAME', 'IMAGE ID', 'LAYERS', 'PODMAN', 'CAN BE SAVED'],
     images.map(({ names, id, layers, reason, whole }) => [
-      names.join(', '),
+      names.length === 0 ? '<none>' : names.join(', '),
       id.slice(0, 12),
       String(layers),
       reason ?? 'sees it',

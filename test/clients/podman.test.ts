@@ -102,9 +102,12 @@ async function pushLazy(base: string): Promise<typeof lazy> {
   for (const [at, tree] of trees.entries()) {
     const file = join(folder, `layer-${at}`);
     const options = ['--sort=name', '--mtime=@1000000000', '--owner=0', '--group=0', '--numeric-owner'];
-    // A name that comes twice: the second one counts.
-    const again = at === 2 ? ['./data/twice'] : [];
-    await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.', ...again]);
+    await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.']);
+    if (at === 2) {
+      // A name that comes twice: the second one counts.
+      await writeFile(join(tree, 'data/twice'), 'twice, and other bytes\n');
+      await runCommand('tar', ['-C', tree, ...options.slice(1), '-rf', `${file}.tar`, './data/twice']);
+    }
     const tar = await readFile(`${file}.tar`);
     const blob = gzipSync(tar);
     await writeFile(file, blob);

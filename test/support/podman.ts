@@ -5,11 +5,12 @@ import { join } from 'node:path';
 import { runCommand, type RunOptions } from './services.ts';
 import { type Cleanup, mountsBelow } from './temp.ts';
 
-export const PODMAN = '/usr/bin/podman';
+/** Another one is tried when it is named. */
+export const PODMAN = process.env.COFA_PODMAN ?? '/usr/bin/podman';
 /** Why there are no tests with podman here; undefined: there are. */
 export const noPodman: string | undefined = existsSync(PODMAN)
   ? undefined
-  : 'podman is not installed: ops/install test';
+  : `${PODMAN} is not there: ops/install test`;
 
 export interface Podman {
   /** Its own storage. */
@@ -55,7 +56,7 @@ export async function startPodman(
     runCommand(PODMAN, [...own, ...args], {
       timeoutMs: 60_000,
       ...options,
-      env: { CONTAINERS_STORAGE_CONF: storageConf, ...options.env },
+      env: { CONTAINERS_STORAGE_CONF: storageConf, PODMAN_IGNORE_CGROUPSV1_WARNING: '1', ...options.env },
     });
   cleanup.defer(async () => {
     await podman(['rm', '--all', '--force', '--time', '0']).catch(() => {});

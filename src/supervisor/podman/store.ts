@@ -187,7 +187,9 @@ export class PodmanStore {
     return await this.#inTurn(async () => {
       const { manifest, facts, name } = this.#find(text);
       const left = name === undefined ? [] : facts.names.filter((one) => one !== name);
-      await this.#rename(manifest, facts, left);
+      if (left.length > 0) await this.#rename(manifest, facts, left);
+      else await this.#options.live.append(hexOf(manifest), { type: 'podman.removed' });
+      this.#view.forget(manifest);
       await this.show();
       await this.#unmountRest();
       return { ref: facts.ref, manifest, left };
@@ -195,23 +197,16 @@ export class PodmanStore {
   }
 
   async #rename(manifest: string, facts: PodmanFacts, names: string[]): Promise<void> {
-    const { live } = this.#options;
     const { ref, index, sizes } = facts;
-    if (names.length > 0) {
-      const kept = { type: 'podman.added' as const, ref, names, index, sizes: [...sizes] };
-      await live.append(hexOf(manifest), defined(kept));
-      return;
-    }
-    await live.append(hexOf(manifest), { type: 'podman.removed' });
-    this.#view.forget(manifest);
+    const kept = { type: 'podman.added' as const, ref, names, index, sizes: [...sizes] };
+    await this.#options.live.append(hexOf(manifest), defined(kept));
   }
 
-  /** A name is one image's: the image that had it before loses it, as with a pull. */
+  /** A name is one image's: the one that had it before stays without, as with a pull. Containers may stand on it. */
   async #takeNames(manifest: string, names: readonly string[]): Promise<void> {
     for (const [other, facts] of Array.from(this.#entries)) {
       const left = facts.names.filter((name) => !names.includes(name));
-      if (other === manifest || left.length === facts.names.length) continue;
-      await this.#rename(other, facts, left);
+      if (other !== manifest && left.length < facts.names.length) await this.#rename(other, facts, left);
     }
   }
 
