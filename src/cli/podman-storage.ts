@@ -93,7 +93,7 @@ async function list<Schema extends z.ZodArray>(
     return schema.parse(JSON.parse(text === '' ? '[]' : text));
   } catch (cause) {
     throw new CofaError('unsupported', `${file} is not understood: what stands on the image is not known`, {
-      hint: '--force goes without that',
+      hint: '--force removes it without a look',
       cause,
     });
   }

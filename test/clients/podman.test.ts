@@ -2,6 +2,7 @@
  * podman of Debian on cofa's additional image store: what people do with it on a lazy image, through kills, a restart, and a
  * reboot as podman sees one. The judges are podman's own pull of the same image, and umoci.
  */
+import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -75,7 +76,7 @@ async function start(): Promise<void> {
   cleanup.defer(() => engine.stop());
 }
 
-/** Five layers: programs; a large file; files replaced, deleted, linked and named twice; a folder alone; what it says. */
+/** Five layers: programs; a large file; files replaced, deleted and linked; a folder alone; what it says. */
 async function pushLazy(base: string): Promise<typeof lazy> {
   const folder = join(work, 'lazy');
   const trees = [base, ...['2', '3', '4', '5'].map((name) => join(folder, name))];
@@ -86,7 +87,6 @@ async function pushLazy(base: string): Promise<typeof lazy> {
     await writeFile(join(second, 'data', name), `${name} of 2\n`);
   await writeFile(join(third, 'data/.wh.gone'), '');
   await writeFile(join(third, 'data/replaced'), 'replaced by 3\n');
-  await writeFile(join(third, 'data/twice'), 'twice\n');
   await mkdir(join(third, 'data/folder'));
   await writeFile(join(third, 'data/folder/inside'), 'inside\n');
   await runCommand('ln', [join(third, 'data/replaced'), join(third, 'data/hard')]);
@@ -103,11 +103,6 @@ async function pushLazy(base: string): Promise<typeof lazy> {
     const file = join(folder, `layer-${at}`);
     const options = ['--sort=name', '--mtime=@1000000000', '--owner=0', '--group=0', '--numeric-owner'];
     await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.']);
-    if (at === 2) {
-      // A name that comes twice: the second one counts.
-      await writeFile(join(tree, 'data/twice'), 'twice, and other bytes\n');
-      await runCommand('tar', ['-C', tree, ...options.slice(1), '-rf', `${file}.tar`, './data/twice']);
-    }
     const tar = await readFile(`${file}.tar`);
     const blob = gzipSync(tar);
     await writeFile(file, blob);
@@ -175,8 +170,10 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     await expect(podman.podman(['push', lazy.ref, `oci:${folder}`])).rejects.toThrow(
       'has not arrived as a whole',
     );
+    // Small layers are whole already. What was written is what its name says, and no image.
     const blobs = join(folder, 'blobs/sha256');
-    expect(existsSync(blobs) ? readdirSync(blobs) : []).toEqual([]);
+    for (const name of readdirSync(blobs)) expect(sha256(readFileSync(join(blobs, name)))).toBe(name);
+    expect(existsSync(join(folder, 'index.json'))).toBe(false);
   });
 
   test('podman gives the image and its layers the ids and sizes that its own pull gives them', async () => {
@@ -207,6 +204,9 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
   });
 
   test('whole layers are saved as the tars that their digests name', async () => {
+    // With what no program reads, such as the ends of tars.
+    expect((await remove(lazy.ref)).stderr).toBe('');
+    await add(lazy.ref);
     await eventually('all of it is whole', async () => {
       const { images } = (await engine.status()).podman ?? { images: [] };
       return images[0]?.whole;
@@ -232,13 +232,7 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     await own.podman(['pull', '--quiet', '--tls-verify=false', lazy.ref]);
     for (const { id } of layersOf(own.graphroot)) {
       const read = (folder: string) => splitOf(join(folder, `overlay-layers/${String(id)}.tar-split.gz`));
-      const [ours, theirs] = [read(store()), read(own.graphroot)];
-      // podman's own has a name twice where the tar has, and cannot save that layer: ours has those data as bytes.
-      const names = theirs.files.map(([name]) => name);
-      const twice = names.filter((name, at) => names.indexOf(name) !== at);
-      expect(ours.files.filter(([name]) => !twice.includes(name))).toEqual(
-        theirs.files.filter(([name]) => !twice.includes(name)),
-      );
+      expect(read(store())).toEqual(read(own.graphroot));
     }
   });
 
@@ -327,16 +321,20 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
   });
 });
 
-/** Files, with size and checksum, of a tar-split file. */
-function splitOf(file: string): { files: Array<[string, number, string]> } {
+/** Files, with size and checksum, of a tar-split file, and all that is not their data. */
+function splitOf(file: string): { files: Array<[string, number, string]>; others: string } {
   const entries = gunzipSync(readFileSync(file))
     .toString()
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line) as { type: number; name: string; size?: number; payload: string });
+  const bytes = entries.filter(({ type }) => type === 2).map(({ payload }) => Buffer.from(payload, 'base64'));
   return {
     files: entries.flatMap(({ type, name, size = 0, payload }) =>
       type === 1 && size > 0 ? [[name, size, payload] as [string, number, string]] : [],
     ),
+    others: sha256(Buffer.concat(bytes)),
   };
 }
+
+const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');

@@ -30,12 +30,9 @@ export async function startPodman(
   work: string,
   configure: (storageConf: string) => Promise<void> = async () => {},
 ): Promise<Podman> {
-  const [graphroot, runroot, tmp] = ['storage', 'run', 'tmp'].map((name) => join(work, name)) as [
-    string,
-    string,
-    string,
-  ];
-  for (const folder of [graphroot, runroot, tmp]) await mkdir(folder, { recursive: true });
+  const folders = ['storage', 'run', 'tmp', 'scratch'].map((name) => join(work, name));
+  const [graphroot, runroot, tmp, scratch] = folders as [string, string, string, string];
+  for (const folder of folders) await mkdir(folder, { recursive: true });
   const storageConf = join(work, 'storage.conf');
   await writeFile(
     storageConf,
@@ -56,7 +53,12 @@ export async function startPodman(
     runCommand(PODMAN, [...own, ...args], {
       timeoutMs: 60_000,
       ...options,
-      env: { CONTAINERS_STORAGE_CONF: storageConf, PODMAN_IGNORE_CGROUPSV1_WARNING: '1', ...options.env },
+      env: {
+        CONTAINERS_STORAGE_CONF: storageConf,
+        PODMAN_IGNORE_CGROUPSV1_WARNING: '1',
+        TMPDIR: scratch,
+        ...options.env,
+      },
     });
   cleanup.defer(async () => {
     await podman(['rm', '--all', '--force', '--time', '0']).catch(() => {});
