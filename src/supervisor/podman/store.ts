@@ -312,8 +312,9 @@ export class PodmanStore {
     for (const [at, id] of layerIds(diffIds).entries()) {
       const diffId = diffIds[at] as string;
       const isWhole = await this.#files.hasSplit(diffId);
-      if (isWhole) this.#view.whole.add(diffId);
       await this.#files.placeLayer(id, diffId, isWhole);
+      if (isWhole) this.#view.whole.add(diffId);
+      else this.#view.whole.delete(diffId);
     }
   }
 
@@ -355,9 +356,9 @@ export class PodmanStore {
   }
 
   async #madeSplit(diffId: string): Promise<void> {
-    this.#view.whole.add(diffId);
     for (const [layer, its] of this.#neededLayers())
       if (its === diffId) await this.#files.setWhole(layer, its, true);
+    this.#view.whole.add(diffId);
   }
 
   #onEvent({ event }: LogRecord): void {
