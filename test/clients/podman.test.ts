@@ -160,7 +160,7 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     );
   });
 
-  test('layers that are not whole cannot be saved or pushed: podman fails, and writes no file', async () => {
+  test('layers that are not whole cannot be saved or pushed: podman fails, and leaves no image', async () => {
     const file = join(work, 'lazy.tar');
     await expect(podman.podman(['save', '--output', file, lazy.ref])).rejects.toThrow(
       'has not arrived as a whole',
