@@ -1,6 +1,7 @@
 /** The long runs behind ops/soak. */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
+import { type FollowReport, followSoak } from '../test/support/follow-soak.ts';
 import { soak, type SoakReport } from '../test/support/soak.ts';
 import { type KillReport, killRounds, type Victim, VICTIMS } from '../test/support/kill-rounds.ts';
 
@@ -8,6 +9,7 @@ const { values } = parseArgs({
   options: {
     'kill-rounds': { type: 'string' },
     minutes: { type: 'string' },
+    follow: { type: 'string' },
     cache: { type: 'string' },
     victims: { type: 'string' },
     readers: { type: 'string', default: '16' },
@@ -35,6 +37,11 @@ const victims = values.victims?.split(',') as Victim[] | undefined;
 for (const victim of victims ?? [])
   if (!VICTIMS.includes(victim)) fail(`--victims: ${victim} is none of ${VICTIMS.join(', ')}`);
 say(`seed ${seed}; again: --seed ${seed}`);
+if (values.follow !== undefined) {
+  const report = await followSoak({ minutes: number('follow', values.follow), onProgress: say });
+  console.log(values.json ? JSON.stringify(report, null, 2) : followTable(report));
+  process.exit(report.follows && report.trends.every(({ isFlat }) => isFlat) ? 0 : 1);
+}
 const readers = whole('readers', values.readers);
 if (values['kill-rounds'] !== undefined) {
   const report = await killRounds({
@@ -58,7 +65,7 @@ if (values['kill-rounds'] !== undefined) {
   });
   console.log(values.json ? JSON.stringify(report, null, 2) : soakTable(report));
   process.exit(report.violations.length === 0 && report.trends.every(({ isFlat }) => isFlat) ? 0 : 1);
-} else fail('say what to do: --kill-rounds N, or --minutes N [--cache 10%]');
+} else fail('say what to do: --kill-rounds N, --minutes N [--cache 10%], or --follow N');
 
 function number(name: string, text: string): number {
   const value = Number(text);
@@ -73,6 +80,22 @@ function share(text: string): number {
   return Number(match[1]) / 100;
 }
 
+function trendLines(trends: SoakReport['trends']): string[] {
+  return trends.map(({ name, first, last, most, perHour, isFlat }) => {
+    const figures = [first, last, most, perHour].map((value) => value.toFixed(1).padStart(10));
+    return `${name.padEnd(28)} ${figures.join('')}  ${isFlat ? 'flat' : 'NOT FLAT'}`;
+  });
+}
+
+function followTable({ minutes, rounds, events, follows, trends }: FollowReport): string {
+  return [
+    `${minutes} minutes, ${rounds} rounds, ${events} events; the page ${follows ? 'is at the end of the log' : 'HAS NOT FOLLOWED'}`,
+    '',
+    `${'measured'.padEnd(28)} ${['first', 'last', 'most', 'an hour'].map((name) => name.padStart(10)).join('')}`,
+    ...trendLines(trends),
+  ].join('\n');
+}
+
 function soakTable(report: SoakReport): string {
   const megabytes = (bytes: number) => `${Math.round(bytes / (1 << 20))} MB`;
   const limit = report.cacheLimit === undefined ? 'none' : megabytes(report.cacheLimit);
@@ -83,10 +106,7 @@ function soakTable(report: SoakReport): string {
     '',
     `${'measured'.padEnd(28)} ${['first', 'last', 'most', 'an hour'].map((name) => name.padStart(10)).join('')}`,
   ];
-  const rows = report.trends.map(({ name, first, last, most, perHour, isFlat }) => {
-    const figures = [first, last, most, perHour].map((value) => value.toFixed(1).padStart(10));
-    return `${name.padEnd(28)} ${figures.join('')}  ${isFlat ? 'flat' : 'NOT FLAT'}`;
-  });
+  const rows = trendLines(report.trends);
   const isFlat = report.trends.every((trend) => trend.isFlat);
   const end = [
     `verdict: ${isFlat ? 'flat' : 'not flat'}`,

@@ -3,6 +3,7 @@
  *
  *     node ops/bench/what-if.ts [IMAGE…] [--rounds 3] [--from 1G:5] [--dir DIR] [--json FILE]
  *     node ops/bench/what-if.ts --dir DIR --predict      only predicts again, from logs that lie in DIR
+ *     … --markdown     the table for docs/what-if.md
  *     … --estimate     takes the recorded link as the log lets guess it; else it is told, as --recorded-rate does
  *
  * Each image is pushed with its sidecar, and again with the pack of a start. A start is recorded `--rounds` times over the link
@@ -74,6 +75,7 @@ const { values, positionals } = parseArgs({
     dir: { type: 'string', default: '/var/cache/cofa/what-if' },
     predict: { type: 'boolean', default: false },
     estimate: { type: 'boolean', default: false },
+    markdown: { type: 'boolean', default: false },
     conditions: { type: 'string' },
     json: { type: 'string' },
   },
@@ -171,8 +173,9 @@ async function report(): Promise<void> {
     }
   }
   const errors = rows.map(({ measuredMs, predictedMs }) => Math.abs(predictedMs / measuredMs - 1));
+  const table = values.markdown ? markdownTable : textTable;
   console.log(
-    textTable([
+    table([
       ['image', 'condition', 'measured', 'predicted', 'off', 'model of the recording off'],
       ...rows.map(({ image, condition, measuredMs, predictedMs, modelOff }) => [
         image,
@@ -189,6 +192,10 @@ async function report(): Promise<void> {
       `\nmedian error ${percent(median(errors))}, largest ${percent(Math.max(...errors))}, of ${errors.length} (${(await readdir(values.dir)).length - 1} logs in ${values.dir})`,
     );
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(rows, null, 2)}\n`);
+}
+
+function markdownTable([head = [], ...rows]: string[][]): string {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
 interface Recorded {

@@ -297,7 +297,7 @@ const NOISE: ReadonlyArray<[suffix: string, perHour: number]> = [
 ];
 const FLAT_SHARE = 0.25;
 
-function trendsOf(samples: ReadonlyArray<{ at: number; sample: Sample }>): Trend[] {
+export function trendsOf(samples: ReadonlyArray<{ at: number; sample: Sample }>): Trend[] {
   const names = Object.keys(samples[0]?.sample ?? {});
   const half = samples.slice(Math.floor(samples.length / 2));
   return names.map((name) => {
