@@ -207,10 +207,14 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     // With what no program reads, such as the ends of tars.
     expect((await remove(lazy.ref)).stderr).toBe('');
     await add(lazy.ref);
-    await eventually('all of it is whole', async () => {
-      const { images } = (await engine.status()).podman ?? { images: [] };
-      return images[0]?.whole;
-    });
+    await eventually(
+      'all of it is whole',
+      async () => {
+        const { images } = (await engine.status()).podman ?? { images: [] };
+        return images[0]?.whole;
+      },
+      90_000,
+    );
     const file = join(work, 'whole.tar');
     await podman.podman(['save', '--output', file, lazy.ref]);
     for (const diffId of lazy.diffIds) {
