@@ -21,6 +21,8 @@ export class Indexers {
   readonly #root: string;
   readonly #atHand: boolean;
   #waiting: ChildProcess | undefined;
+  /** Those that live. */
+  readonly #living = new Set<ChildProcess>();
   /** Until one is begun, or ended. */
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -41,7 +43,7 @@ export class Indexers {
   #prepare(): void {
     this.#timer = setTimeout(() => this.dismiss(), AT_HAND_MS).unref();
     if (this.#waiting !== undefined) return;
-    const child = start(['rehearse', this.#root]);
+    const child = this.#start(['rehearse', this.#root]);
     // At once: threads that it starts later begin with the priority of the first one.
     if (child.pid !== undefined) setProcessPriority(child.pid, 'idle');
     // The engine does not live on because of it.
@@ -70,7 +72,12 @@ export class Indexers {
 
   /** A new one. */
   start(): ChildProcess {
-    return start([]);
+    return this.#start([]);
+  }
+
+  /** Of those that live. */
+  get pids(): number[] {
+    return Array.from(this.#living, ({ pid }) => pid).filter((pid) => pid !== undefined);
   }
 
   /** None is needed at present; the one at hand goes `afterMs` from now, unless one is to be prepared until then. */
@@ -88,7 +95,17 @@ export class Indexers {
     this.#closed = true;
     this.dismiss();
   }
-}
 
-const start = (args: string[]): ChildProcess =>
-  startForked({ program: PROGRAM, args, heapMiB: HEAP_MIB, flags: NODE_FLAGS, ownSession: true });
+  #start(args: string[]): ChildProcess {
+    const child = startForked({
+      program: PROGRAM,
+      args,
+      heapMiB: HEAP_MIB,
+      flags: NODE_FLAGS,
+      ownSession: true,
+    });
+    this.#living.add(child);
+    for (const end of ['error', 'exit']) child.once(end, () => this.#living.delete(child));
+    return child;
+  }
+}

@@ -17,11 +17,15 @@ export interface UsagePort {
   machine(): MachineUsage;
   /** Undefined where it has ended. */
   process(pid: number): ProcessUsage | undefined;
+  /** Processor time of this process's children that have ended, µs. */
+  endedUs(): number;
 }
 
 export interface UsageMeterOptions {
   live: Pick<LiveFold, 'append'>;
   children: () => readonly Pick<ProcessStatus, 'name' | 'pid'>[];
+  /** Those that come and end with one image. */
+  indexers: { readonly pids: readonly number[] };
   log: Logger;
   ports: { clock: Clock; self: { pid: number }; usage?: UsagePort | undefined };
 }
@@ -36,6 +40,8 @@ const START_MS = 60_000;
 const SOON_MS = 100;
 /** Samples that wait for the log. */
 const MOST_WAITING = 64;
+
+const NOTHING: ProcessUsage = { cpuUs: 0, waitUs: 0 };
 
 export class UsageMeter {
   readonly #options: UsageMeterOptions;
@@ -98,6 +104,8 @@ export class UsageMeter {
       const used = usage.process(pid);
       return used === undefined ? [] : [{ name, ...used }];
     });
+    const indexers = this.#indexers(usage);
+    if (indexers.cpuUs > 0) processes.push({ name: 'indexer', ...indexers });
     const sample: UsageSample = {
       at: clock.wallMs(),
       ...machine,
@@ -106,6 +114,18 @@ export class UsageMeter {
     };
     this.#waiting.push(sample);
     if (this.#waiting.length > MOST_WAITING) this.#waiting.shift();
+  }
+
+  /**
+   * All that there have been: one that has indexed an image has ended by the time that it is mounted. With them counts what
+   * else this process has started and seen end, such as a fetcher that was killed.
+   */
+  #indexers(usage: UsagePort): ProcessUsage {
+    const living = this.#options.indexers.pids.map((pid) => usage.process(pid) ?? NOTHING);
+    return {
+      cpuUs: living.reduce((sum, { cpuUs }) => sum + cpuUs, usage.endedUs()),
+      waitUs: living.reduce((sum, { waitUs }) => sum + waitUs, 0),
+    };
   }
 
   /** A log that is away gets them with the next ones. */

@@ -22,7 +22,7 @@ import { DEFAULT_TRUST, type SupervisorOptions } from '../options.ts';
 import type { Fetchers } from '../processes/fetchers.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
 import type { SupervisorPorts } from '../ports.ts';
-import { UsageMeter } from '../processes/usage-meter.ts';
+import { UsageMeter, type UsageMeterOptions } from '../processes/usage-meter.ts';
 import { type StatusSources, statusOf } from '../status/status.ts';
 import { UserCalls } from '../user-calls.ts';
 import { UserRights } from '../user-rights.ts';
@@ -49,6 +49,7 @@ export interface DoorsOptions
     Pick<FrontEnds, 'status' | 'counted' | 'failedReads'>;
   fetchers: OperationsParts['fetchers'] & Pick<Fetchers, 'status' | 'counted'>;
   owner: NodeLog['owner'];
+  indexers: UsageMeterOptions['indexers'];
   counts: Counts;
   events: NodeLog['events'];
   live: NodeLog['live'];
