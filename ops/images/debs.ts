@@ -34,6 +34,8 @@ export const NEWEST_CONTAINERD = { release: 'forky', packages: ['containerd'] };
 interface Debs {
   release: string;
   packages: readonly string[];
+  /** Of another processor, by Debian's name. */
+  architecture?: string;
 }
 
 /** The runc of that release, with its C library. */
@@ -117,12 +119,12 @@ async function withOwnLibrary(debs: Debs, program: string, options: UnpackOption
 
 /** Fetches and unpacks the packages, or opens those that the cache has. */
 export async function unpackedDebs(
-  { release, packages }: Debs,
+  { release, packages, architecture }: Debs,
   options: UnpackOptions = {},
 ): Promise<Unpacked> {
   const cache = options.cache ?? process.env.COFA_CACHE ?? '/var/cache/cofa/images';
   const name = createHash('sha256')
-    .update(JSON.stringify([release, packages]))
+    .update(JSON.stringify([release, packages, ...(architecture === undefined ? [] : [architecture])]))
     .digest('hex')
     .slice(0, 12);
   const root = join(cache, `debs-${release}-${name}`);
@@ -132,7 +134,7 @@ export async function unpackedDebs(
     // A name of its own: two builds at once do no harm, and the second one's folder is deleted.
     const scratch = await mkdtemp(join(cache, 'debs-new-'));
     try {
-      await unpack(scratch, release, packages);
+      await unpack(scratch, { release, packages, ...(architecture === undefined ? {} : { architecture }) });
       await rename(join(scratch, 'root'), root).catch((error: unknown) => {
         if (!existsSync(root)) throw error;
       });
@@ -144,7 +146,7 @@ export async function unpackedDebs(
   return { root, path: [...folders, process.env.PATH].join(delimiter) };
 }
 
-async function unpack(scratch: string, release: string, packages: readonly string[]): Promise<void> {
+async function unpack(scratch: string, { release, packages, architecture }: Debs): Promise<void> {
   const [parts, debs, root] = ['parts', 'debs', 'root'].map((part) => join(scratch, part)) as [
     string,
     string,
@@ -166,6 +168,9 @@ async function unpack(scratch: string, release: string, packages: readonly strin
       `Dir::Etc::sourceparts "${parts}/";`,
       'Dir::Cache::pkgcache "";',
       'Dir::Cache::srcpkgcache "";',
+      ...(architecture === undefined
+        ? []
+        : [`APT::Architecture "${architecture}";`, `APT::Architectures { "${architecture}"; };`]),
       'APT::Sandbox::User "root";',
       'Acquire::Languages "none";',
       'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";',
