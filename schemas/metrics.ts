@@ -63,6 +63,17 @@ const families = {
     labels: ['process'],
   },
 
+  machine_cpus: { type: 'gauge', help: 'Processors of the machine.' },
+  machine_cpu_seconds_total: {
+    type: 'counter',
+    help: 'What all processors of the machine have worked, for any program.',
+  },
+  machine_pressure_seconds_total: {
+    type: 'counter',
+    help: 'Time in which at least one task of the machine waited for it, by resource: cpu, io, memory (/proc/pressure).',
+    labels: ['resource'],
+  },
+
   start_phase_seconds: {
     type: 'histogram',
     help: 'Time of each phase of a mount that became ready, by how its image was prepared.',
@@ -139,6 +150,12 @@ const families = {
     known: ['demand', 'hint', 'rest'],
     buckets: ANSWER,
   },
+  fetch_step_seconds_total: {
+    type: 'counter',
+    help: 'Time of fetches that readers waited for, by step, in the words of cofa replay why.',
+    labels: ['step'],
+    known: ['queue', 'lookup', 'first-byte', 'transfer', 'verify', 'write', 'other'],
+  },
   fetch_failures_total: {
     type: 'counter',
     help: 'Fetches that failed or were given up, by error code.',
@@ -161,6 +178,11 @@ const families = {
   registry_request_seconds: {
     type: 'histogram',
     help: 'From a request to a registry to the beginning of its answer.',
+    buckets: ANSWER,
+  },
+  name_lookup_seconds: {
+    type: 'histogram',
+    help: 'Lookups of the names of registries.',
     buckets: ANSWER,
   },
   registry_credential_renewals_total: {

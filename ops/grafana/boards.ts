@@ -116,6 +116,36 @@ const OVERVIEW: Board = {
       ],
     },
     {
+      title: 'What holds starts and reads up',
+      panels: [
+        lines(
+          'Seconds of waiting a second, by cause',
+          's',
+          [
+            {
+              expr: sumBy('cause', 'cofa:held_up_seconds:rate5m{instance=~"$instance"}'),
+              legend: '{{cause}}',
+            },
+          ],
+          {
+            stacked: true,
+            note: 'From ops/prometheus/cofa.rules.yaml. cofa replay why says it of one start.',
+          },
+        ),
+        lines(
+          'What fetches for readers spend their time on',
+          's',
+          [
+            {
+              expr: sumBy('step', `rate(cofa_fetch_step_seconds_total${ON}${RATE})`),
+              legend: '{{step}}',
+            },
+          ],
+          { stacked: true },
+        ),
+      ],
+    },
+    {
       title: 'Reads',
       panels: [
         lines(

@@ -1,4 +1,6 @@
 /** Jobs of one layer on their way: from the actor's `fetch` to the pool, and from the pool's answers to the actor. */
+import type { Counts } from '../../actors/counts.ts';
+import { fetchSteps } from '../../actors/fetch-steps.ts';
 import type { LayerEffect } from '../../actors/layer.ts';
 import { type BlockRun, blockRun, sizeOf, type SpanRun } from '../../actors/ranges.ts';
 import type { ErrorRecord } from '../../schemas/errors.ts';
@@ -142,7 +144,9 @@ export class LayerFetches {
   #done(running: Running, timing: JobTiming): void {
     this.#trace.jobEnded({ ...running, blocks: running.order.runs }, timing, undefined);
     const { times, queuedAt, endedAt } = timing;
-    this.#core.options.counts?.observe('fetch_seconds', (endedAt - queuedAt) / 1000, running.counted);
+    const { counts } = this.#core.options;
+    counts?.observe('fetch_seconds', (endedAt - queuedAt) / 1000, running.counted);
+    if (counts !== undefined && timing.class === 'demand') countSteps(counts, timing);
     const spent = times === undefined ? {} : { times };
     if (times !== undefined) this.#core.options.on.fetched({ bytes: running.bytes, ...times });
     this.#core.send({ type: 'job.done', job: running.job, now: this.#core.now(), ...spent });
@@ -175,4 +179,19 @@ export class LayerFetches {
     if (bytes > 0) counts?.add('fetched_bytes_total', bytes, as);
     fetched.set(this.#core.diffId, (fetched.get(this.#core.diffId) ?? 0) + bytes);
   }
+}
+
+/** Of a fetch that a reader waited for, in the steps of `cofa replay why`. */
+function countSteps(counts: Counts, { queuedAt, sentAt, endedAt, times }: JobTiming): void {
+  const us = (from: number, to: number) => Math.max(0, (to - from) * 1_000);
+  const steps = fetchSteps({
+    sentUs: sentAt === undefined ? 0 : us(queuedAt, sentAt),
+    lookupUs: times?.lookupUs ?? 0,
+    firstByteUs: times?.firstByteUs ?? 0,
+    fetchUs: times?.fetchUs ?? 0,
+    decodeUs: times?.decodeUs ?? 0,
+    writeUs: times?.writeUs ?? 0,
+    totalUs: us(queuedAt, endedAt),
+  });
+  for (const [step, spent] of steps) counts.add('fetch_step_seconds_total', spent / 1e6, step);
 }

@@ -18,6 +18,9 @@ export class NameLookups {
     this.#now = now;
   }
 
+  /** Is told the length of each lookup, seconds. */
+  told: ((seconds: number) => void) | undefined;
+
   /** Looks up as the machine does (`dns.lookup`), and notes how long it takes. */
   readonly lookup: LookupFunction = (host, options, done) => {
     const end = this.begun();
@@ -34,6 +37,7 @@ export class NameLookups {
     if (this.#lookups.length > MOST) this.#lookups.shift();
     return () => {
       one.end = this.#now();
+      this.told?.((one.end - one.from) / 1_000);
     };
   }
 

@@ -7,6 +7,7 @@
 import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { WhyJob, WhyRead, WhyStep } from '../../schemas/replay.ts';
+import { fetchSteps } from '../../actors/fetch-steps.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
 
@@ -118,20 +119,8 @@ function describeJob(job: TracedJob, read: TracedRead): WhyJob {
 
 /** The steps of a fetch, from its own beginning on. */
 export function partsOf(job: TracedJob): WhyStep[] {
-  const firstByte = Math.min(job.firstByteUs, job.fetchUs);
-  const lookup = Math.min(job.lookupUs, firstByte);
-  const known = job.sentUs + job.fetchUs + job.decodeUs + job.writeUs;
-  const parts: Array<[WhyStep['step'], number]> = [
-    ['queue', job.sentUs],
-    ['lookup', lookup],
-    ['first-byte', firstByte - lookup],
-    ['transfer', job.fetchUs - firstByte],
-    ['verify', job.decodeUs],
-    ['write', job.writeUs],
-    ['other', Math.max(0, job.totalUs - known)],
-  ];
   let startUs = 0;
-  return parts.flatMap(([step, us]) => {
+  return fetchSteps(job).flatMap(([step, us]) => {
     const begin = startUs;
     startUs += us;
     return us > 0 ? [{ step, startUs: begin, us }] : [];

@@ -4,6 +4,7 @@ import type { ProcessStatus } from '../../../schemas/api.ts';
 import type { MetricName, Sample } from '../../../schemas/metrics.ts';
 import { version } from '../../client/version.ts';
 import { readProc, statFields } from '../../kernel/proc.ts';
+import { machineUsage } from '../../kernel/usage.ts';
 import type { Counted } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Clock } from '../../process/ports.ts';
@@ -70,6 +71,7 @@ export class Collector {
       one('scrape_missing_processes', missing),
       one('nats_connected', conditions.has('nats') ? 0 : 1, 'supervisor'),
       ...this.#engine(),
+      ...machine(),
       ...this.#processes(),
       ...this.#log(),
       ...this.#states(),
@@ -158,6 +160,18 @@ export class Collector {
 }
 
 const one = (name: MetricName, value: number, ...labels: string[]): Sample => [name, labels, [value]];
+
+/** Of the whole machine, so that it can be told what other programs take. */
+function machine(): Sample[] {
+  const { cpus, busyUs, stalledUs } = machineUsage();
+  return [
+    one('machine_cpus', cpus),
+    one('machine_cpu_seconds_total', busyUs / 1e6),
+    ...Object.entries(stalledUs ?? {}).map(([resource, us]) =>
+      one('machine_pressure_seconds_total', us / 1e6, resource),
+    ),
+  ];
+}
 
 /** Samples of one series together: a text has each once. */
 function summed(samples: readonly Sample[]): Sample[] {
