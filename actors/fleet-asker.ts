@@ -7,9 +7,11 @@
  * how often that may be); the first to bring the bytes ends the other. One that says that the piece is coming is waited for:
  * it fetches it for all, and a second fetch would be one too many.
  *
+ * What this node holds by itself, for others, it asks itself for first: its own readers are askers like any others.
+ *
  * Patience ends: a piece that a reader waits for is read from the registry after `demandMs`, any other after `prefetchMs`.
- * Where NATS is away, or the zone has no homes, it is read from there at once. The registry is never more than a few steps
- * away, so the fleet can cost a reader time, and no more than that.
+ * Where the zone has no homes, it is read from there at once. The registry is never more than a few steps away, so the fleet
+ * can cost a reader time, and no more than that.
  *
  * Of what is wanted at once `atOnce` pieces are under way; demand comes before prefetch, which leaves a part of them free.
  *
@@ -30,6 +32,8 @@ export type AskerEvent =
   | { type: 'answer'; member: string; key: string; answer: PieceAnswer; now: number }
   /** A GET has brought all bytes. */
   | { type: 'came'; member: string; key: string; now: number }
+  /** Bytes of a GET go on coming. */
+  | { type: 'moves'; member: string; key: string; now: number }
   /** No answer, or not all bytes. */
   | { type: 'silent'; member: string; key: string; now: number }
   /** The registry has given it to this node, or has not. */
@@ -46,7 +50,6 @@ export type AskerEvent =
       index: number;
       now: number;
     }
-  | { type: 'away'; isAway: boolean; now: number }
   | { type: 'tick'; now: number };
 
 export type AskerEffect =
@@ -59,6 +62,8 @@ export type AskerEffect =
       class: JobClass;
       token: boolean;
       tried: readonly string[];
+      /** As well as another one, which is late. */
+      isHedge: boolean;
     }
   | {
       type: 'get';
@@ -119,13 +124,17 @@ export const ASKER_LIMITS: AskerLimits = {
   demandMs: 10_000,
   prefetchMs: 60_000,
   comingMs: 5_000,
-  askMs: 1_000,
+  // A busy home's process may stand still for longer than a second.
+  askMs: 2_000,
   silentMs: 3_000,
   busyMs: 250,
   tries: 8,
 };
 
 export interface AskerPorts {
+  self: string;
+  /** Whether this node has the piece by itself. */
+  holds: (key: string) => boolean;
   /** Homes of the piece in this zone; none where the fleet has no other members there. */
   homes: (source: BlobSource, index: number) => readonly string[];
   peers: Peers;
@@ -169,7 +178,6 @@ export class Asker {
   readonly #queue: Record<JobClass, Set<Want>> = { demand: new Set(), prefetch: new Set() };
   readonly #timers = new TimerQueue<string>();
   readonly #running: Record<JobClass, number> = { demand: 0, prefetch: 0 };
-  #isAway = false;
   #effects: AskerEffect[] = [];
   #now = Number.NEGATIVE_INFINITY;
 
@@ -208,10 +216,6 @@ export class Asker {
       case 'want':
         this.#want(event);
         return;
-      case 'away':
-        this.#isAway = event.isAway;
-        if (event.isAway) for (const want of this.#wants.values()) if (want.isRunning) this.#look(want);
-        return;
       case 'verified':
         this.#tellHomes(event.source, event.index, true);
         return;
@@ -233,7 +237,7 @@ export class Asker {
 
   #applyTo(
     want: Want,
-    event: Extract<AskerEvent, { type: 'drop' | 'answer' | 'came' | 'silent' | 'read' }>,
+    event: Extract<AskerEvent, { type: 'drop' | 'answer' | 'came' | 'moves' | 'silent' | 'read' }>,
   ): void {
     switch (event.type) {
       case 'drop':
@@ -251,6 +255,12 @@ export class Asker {
         if (want.lease) return;
         this.#effects.push({ type: 'give', key: want.key, from: event.member });
         this.#over(want);
+        return;
+      }
+      case 'moves': {
+        const attempt = want.tries.get(event.member);
+        if (attempt?.phase === 'getting')
+          attempt.at = Math.max(attempt.at, this.#now + this.#limits.silentMs);
         return;
       }
       case 'silent':
@@ -327,7 +337,7 @@ export class Asker {
       if (attempt.phase === 'coming') this.#ask(want, member);
       else this.#silent(want, member);
     }
-    if (this.#isAway || this.#now >= this.#endOf(want)) return this.#read(want, false);
+    if (this.#now >= this.#endOf(want)) return this.#read(want, false);
     if (want.tries.size === 0) this.#next(want);
     else if (this.#isLate(want)) this.#hedge(want);
     if (!want.isRead) this.#setTimer(want);
@@ -363,7 +373,7 @@ export class Asker {
     want.isHedged = true;
     const [first] = want.tries.keys();
     const member = this.#candidate(want, first === undefined ? [] : [first]);
-    if (member !== undefined && this.#ports.peers.takeHedge()) this.#ask(want, member);
+    if (member !== undefined && this.#ports.peers.takeHedge()) this.#ask(want, member, true);
   }
 
   /** Asks the next member; where there is none reads the registry, or waits for one that is merely busy. */
@@ -382,18 +392,19 @@ export class Asker {
       .some((home) => !tried.includes(home) && !this.#ports.peers.isLeftOut(home, this.#now));
   }
 
-  #candidate({ source, index, tried, hint }: Want, but: readonly string[]): string | undefined {
-    const { homes, peers } = this.#ports;
-    return [...(hint === undefined ? [] : [hint]), ...homes(source, index)].find(
+  #candidate({ key, source, index, tried, hint }: Want, but: readonly string[]): string | undefined {
+    const { self, holds, homes, peers } = this.#ports;
+    const own = holds(key) ? [self] : [];
+    return [...own, ...(hint === undefined ? [] : [hint]), ...homes(source, index)].find(
       (member) => !tried.includes(member) && !but.includes(member) && peers.isAsked(member, this.#now),
     );
   }
 
-  #ask(want: Want, member: string): void {
+  #ask(want: Want, member: string, isHedge = false): void {
     const { key, source, index, class: urgency, token } = want;
     const tried = this.#triedOf(want, member);
     want.tries.set(member, { phase: 'asked', since: this.#now, at: this.#now + this.#limits.askMs });
-    this.#effects.push({ type: 'ask', member, key, source, index, class: urgency, token, tried });
+    this.#effects.push({ type: 'ask', member, key, source, index, class: urgency, token, tried, isHedge });
   }
 
   /** With the homes that are left out at present: another one is to stand in for them. One that is merely late is not among them. */
@@ -462,7 +473,10 @@ export class Asker {
 
   #get(want: Want, member: string, token: boolean): void {
     const { key, source, index, class: urgency } = want;
-    want.tries.set(member, { phase: 'getting', since: this.#now, at: this.#now + this.#limits.silentMs });
+    // With the token the home may have to fetch the piece first.
+    const { silentMs, demandMs } = this.#limits;
+    const patience = token ? Math.max(silentMs, demandMs) : silentMs;
+    want.tries.set(member, { phase: 'getting', since: this.#now, at: this.#now + patience });
     const tried = this.#triedOf(want, member);
     this.#effects.push({ type: 'get', member, key, source, index, class: urgency, token, tried });
     this.#setTimer(want);

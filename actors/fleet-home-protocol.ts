@@ -19,8 +19,8 @@ export type HomeEvent =
   | { type: 'aborted'; request: number; now: number }
   /**
    * An effect `fetch` has ended; `ok`: the piece is kept, at least for a moment. `refused`: the registry gives it to none, or
-   * not for this token. `at`: the member that was asked named another one; `busyMs`:
-   * it is busy for so long.
+   * not for this token. `differs`: the piece was doubted and dropped, and the registry's bytes are others. `at`: the member
+   * that was asked named another one; `busyMs`: it is busy for so long.
    */
   | {
       type: 'fetched';
@@ -28,6 +28,7 @@ export type HomeEvent =
       key: string;
       ok: boolean;
       refused?: boolean;
+      differs?: boolean;
       at?: string;
       busyMs?: number;
       now: number;
@@ -39,8 +40,8 @@ export type HomeEvent =
   /** The piece is no longer kept. */
   | { type: 'lost'; key: string; now: number }
   | { type: 'hold'; from: string; source: BlobSource; index: number; ok: boolean; now: number }
-  /** Bytes of a member that this home had named were wrong. `isOurs`: they are those that are kept here. */
-  | { type: 'wrong'; from: string; member: string; key: string; isOurs: boolean; now: number }
+  /** Bytes of this home, or of a member that it had named, were wrong: this node has found so, or another says so (`from`). */
+  | { type: 'wrong'; from: string; member: string; source: BlobSource; index: number; now: number }
   /** An asker has shown or refused its proof. */
   | { type: 'proved'; from: string; source: BlobSource; now: number }
   | { type: 'tick'; now: number };
@@ -69,9 +70,13 @@ export type HomeEffect =
     } & FetchBy)
   /** Ask the registry whether it gives the blob: for the token of the request, or without one to everyone. */
   | { type: 'check'; source: BlobSource; request?: number; from?: string }
+  /** Keep it no longer; what a registry sends for it next is compared with it. */
   | { type: 'drop'; key: string }
-  /** The member has sent this home wrong bytes. */
-  | { type: 'blame'; member: string };
+  /**
+   * The member has given wrong bytes of the piece. `isSure`: to this home, by what a registry sent that this node's own readers use.
+   * It may still have been cheated itself, where it said so.
+   */
+  | { type: 'blame'; member: string; key: string; isSure: boolean };
 
 export interface HomeLimits {
   /** Pieces that are sent at once. */
@@ -119,8 +124,12 @@ export interface HomePorts {
   self: string;
   /** Homes of a piece in this zone, the first one first. */
   homes: (source: BlobSource, index: number) => readonly string[];
-  /** Whether the member has not been silent or false lately. */
+  /** Whether the member has not been silent, false or busy lately. */
   isAsked: (member: string, now: number) => boolean;
+  /** As `isAsked`, but it may be busy. */
+  isThere: (member: string, now: number) => boolean;
+  /** Whether containers of this node have read from the registry: others can have any registry asked, such as one of their own. */
+  uses: (registry: string) => boolean;
 }
 
 export const pieceKey = (

@@ -50,9 +50,10 @@ export class Home {
   readonly sources: Sources;
   readonly #ports: HomePorts;
   readonly #limits: HomeLimits;
-  readonly #held = new Map<string, 'registry' | (string & {})>();
-  /** Pieces that were said to be wrong, and fetched anew since: no one is believed about them again. */
-  readonly #doubted = new Set<string>();
+  /** By piece: `registry`, the member that gave it, or `disk`, where that is not known any more. */
+  readonly #held = new Map<string, string>();
+  /** Pieces that were said to be wrong, and who gave them: no one but a registry is believed about them again. */
+  readonly #doubted = new Map<string, string>();
   readonly #flights = new Map<string, Flight>();
   readonly #flightEnds = new TimerQueue<string>();
   /** Fetches from members that were busy: when they are asked again. */
@@ -181,7 +182,8 @@ export class Home {
   /** Where the asker may get the piece at once. */
   #place(key: string, from: string, tried: readonly string[]): string | undefined {
     const { self } = this.#ports;
-    if (this.#held.has(key) && !tried.includes(self) && this.#room > 0) return self;
+    // This node's own readers wait for no one's turn.
+    if (this.#held.has(key) && !tried.includes(self) && (from === self || this.#room > 0)) return self;
     const but = [from, self, ...tried];
     return this.sources.free(key, but, this.#isAsked);
   }
@@ -194,7 +196,7 @@ export class Home {
     const but = [from, this.#ports.self, ...tried];
     const isSomewhere =
       (this.#held.has(key) && !tried.includes(this.#ports.self)) ||
-      this.sources.isHeld(key, but, this.#isAsked);
+      this.sources.holder(key, but, this.#isAsked) !== undefined;
     if (this.#flights.has(key) || (hasRight && (isSomewhere || this.sources.outstanding(key) > 0)))
       return this.#wait(key, question);
     const homes = this.#ports.homes(source, index);
@@ -235,6 +237,8 @@ export class Home {
     if (this.#doubted.has(key)) return undefined;
     return (
       this.sources.free(key, but, this.#isAsked) ??
+      // One that is busy says when to come again: it is not the registry's turn.
+      this.sources.holder(key, but, (member) => this.#ports.isThere(member, this.#now)) ??
       homes.find((home) => !but.includes(home) && this.#isAsked(home))
     );
   }
@@ -277,8 +281,9 @@ export class Home {
     const homes = this.#ports.homes(source, index);
     const isHome = this.#isForHome(get);
     const right = isHome ? 'yes' : this.rights.of(from, source, this.#now);
-    const isSent = this.sources.isSent(key, from, this.#ports.self);
-    if (this.#held.has(key) && right === 'yes' && (isHome || isSent || this.#room > 0)) {
+    const { self } = this.#ports;
+    const hasTurn = isHome || from === self || this.sources.isSent(key, from, self) || this.#room > 0;
+    if (this.#held.has(key) && right === 'yes' && hasTurn) {
       this.#waiting.delete(key, from);
       return this.#upload(get);
     }
@@ -322,8 +327,9 @@ export class Home {
   }
 
   #upload({ request, class: urgency, index }: PieceRequest): void {
-    if (this.#sending.size < this.#limits.uploads) {
-      this.#sending.add(request);
+    const isOwn = this.#requests.get(request)?.from === this.#ports.self;
+    if (isOwn || this.#sending.size < this.#limits.uploads) {
+      if (!isOwn) this.#sending.add(request);
       this.#effects.push({ type: 'send', request });
       return;
     }
@@ -340,7 +346,7 @@ export class Home {
   #forget(request: number): void {
     const get = this.#requests.get(request);
     this.#requests.delete(request);
-    if (get !== undefined && this.#sending.delete(request))
+    if (get !== undefined && (this.#sending.delete(request) || get.from === this.#ports.self))
       this.sources.release(pieceKey(get.source, get.index), get.from);
     this.#queue.demand.delete(request);
     this.#queue.prefetch.delete(request);
@@ -368,8 +374,10 @@ export class Home {
       this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: urgency, ...by });
   }
 
-  #fetched({ flight: number, key, ok, refused, at, busyMs }: Extract<HomeEvent, { type: 'fetched' }>): void {
+  #fetched(event: Extract<HomeEvent, { type: 'fetched' }>): void {
+    const { flight: number, key, ok, refused, at, busyMs } = event;
     const flight = this.#flights.get(key);
+    if (event.differs === true) this.#convict(key);
     if (flight === undefined || (flight.number !== number && !ok)) return;
     const { by, source, index } = flight;
     // Of one that was given up: what came is here all the same.
@@ -463,8 +471,8 @@ export class Home {
     }
     const asking = this.#checks.get(blobKey(source)) ?? [];
     this.#checks.delete(blobKey(source));
-    // A registry that does not say is asked again by the next one; until then no one is let in for that.
-    this.rights.learnedOfEveryone(source, may === true, this.#now);
+    if (may === undefined) this.rights.unsaidOfEveryone(source, this.#now);
+    else this.rights.learnedOfEveryone(source, may, this.#now);
     for (const key of asking) this.#tellAll(key);
   }
 
@@ -481,23 +489,53 @@ export class Home {
     if (ok) this.#waiting.retry(key, from);
     if (isLease) this.#end(key, flight as Flight, 'again');
     else if (ok) this.#tellAll(key);
-    if (!ok || this.#held.has(key) || this.#flights.has(key)) return;
+    if (!ok || this.#held.has(key) || this.#flights.has(key) || this.#doubted.has(key)) return;
     const homes = this.#ports.homes(source, index);
     if (homes[0] === this.#ports.self && this.#flights.size < this.#limits.flights)
       this.#begin(key, { source, index, class: 'prefetch' }, { by: 'member', member: from });
   }
 
-  #wrong({ from, member, key, isOurs }: Extract<HomeEvent, { type: 'wrong' }>): void {
-    if (member !== this.#ports.self) {
-      if (this.sources.accuse(from, member)) this.#effects.push({ type: 'blame', member });
+  /**
+   * What an asker says proves nothing of the member that gave the piece to this home. So the registry is asked for it, once,
+   * and its bytes tell. What this node's own readers say is proven: they have compared.
+   */
+  #wrong({ from, member, source, index }: Extract<HomeEvent, { type: 'wrong' }>): void {
+    const { self } = this.#ports;
+    const key = pieceKey(source, index);
+    if (member !== self) {
+      // It may have passed on what a liar gave it.
+      if (this.sources.accuse(from, member))
+        this.#effects.push({ type: 'blame', member, key, isSure: false });
       return;
     }
     const origin = this.#held.get(key);
-    if (!isOurs || origin === undefined || (origin === 'registry' && this.#doubted.has(key))) return;
-    if (origin !== 'registry') this.#effects.push({ type: 'blame', member: origin });
-    if (this.#doubted.size < this.#limits.held) this.#doubted.add(key);
+    if (origin === undefined || this.#doubted.has(key)) return;
+    this.#doubted.set(key, origin);
+    if (this.#doubted.size > this.#limits.held)
+      this.#doubted.delete(this.#doubted.keys().next().value as string);
+    this.#drop(key);
+    if (from === self) this.#convict(key);
+    else if (
+      this.rights.everyone(source, this.#now) === 'yes' &&
+      !this.#flights.has(key) &&
+      this.#flights.size < this.#limits.flights
+    )
+      this.#begin(key, { source, index, class: 'prefetch' }, { by: 'everyone' });
+  }
+
+  #drop(key: string): void {
     this.#held.delete(key);
     this.#effects.push({ type: 'drop', key });
+  }
+
+  /** Who gave a doubted piece did not give what the registry sends: nothing of it is kept. */
+  #convict(key: string): void {
+    const liar = this.#doubted.get(key);
+    if (liar === undefined || liar === 'registry' || liar === 'disk' || liar === this.#ports.self) return;
+    this.#doubted.set(key, 'registry');
+    const isSure = this.#ports.uses(key.slice(0, key.indexOf(' ')));
+    this.#effects.push({ type: 'blame', member: liar, key, isSure });
+    for (const [one, origin] of this.#held) if (origin === liar) this.#drop(one);
   }
 
   // ---- time, and what became free

@@ -4,7 +4,8 @@
  *
  * - **Wrong bytes**: left out for an hour and named in `status`. Where the member had them from a third one, and says so, it
  *   may itself have been cheated: it is left out briefly, each time for longer, the third time for the hour.
- * - **Silent, slow, broken off**: left out for a second, then for twice as long each time; a piece that came ends that.
+ * - **Silent, slow, broken off**: left out for a second, then for twice as long each time; a piece that came ends that. One
+ *   that says that it has got a piece is there again: it may be the only one in the zone that has it.
  * - **Busy**: not asked before it said.
  *
  * A member that is slow costs a reader time before it can be called silent. So when an answer takes longer than nineteen of
@@ -106,6 +107,12 @@ export class Peers {
     this.#leaveOut(record, 'silent', now + pause * (1 - this.#random() / 2));
   }
 
+  /** It says that it has got a piece. When it is silent again it is left out for longer than the last time all the same. */
+  heard(member: string, now: number): void {
+    const record = this.#records.get(member);
+    if (record?.reason === 'silent') record.until = Math.min(record.until, now);
+  }
+
   busy(member: string, ms: number, now: number): void {
     const record = this.#record(member);
     record.busyUntil = Math.max(record.busyUntil, now + ms * (1 - this.#random() / 2));
@@ -122,6 +129,13 @@ export class Peers {
     }
     record.wrong += 1;
     this.#leaveOut(record, 'wrong', now + wrongMs);
+  }
+
+  /** It was found to lie before this process began, and is left out until then. */
+  wrongUntil(member: string, until: number): void {
+    const record = this.#record(member);
+    record.wrong += 1;
+    this.#leaveOut(record, 'wrong', until);
   }
 
   /** After so many ms without bytes another home is asked as well. */

@@ -8,23 +8,35 @@
  *   from the registry, and sends a hash of them with the nonce and its own name. So the registry has just given the
  *   blob to it. A hash that another member was asked for does not serve.
  *
- * A right is for one asker, one repository and one blob, and ends after `knownMs`; a refusal after `refusedMs`. No token and
- * nothing made of one is kept.
+ * A right is for one asker, one repository and one blob, and ends after `knownMs`, that of everyone after `everyoneMs`; a
+ * refusal after `deniedMs`, that of everyone after `refusedMs`. No token and nothing made of one is kept. While the registry does not answer, what it gave to
+ * everyone within `staleMs` is everyone's still, and nothing else is given.
  */
 import type { BlobSource } from '../schemas/fetch.ts';
 import type { FleetChallenge, FleetProof } from '../schemas/fleet.ts';
 
 export interface RightsLimits {
+  everyoneMs: number;
+  /** What a member has shown: a password that is taken back ends it. */
   knownMs: number;
+  staleMs: number;
+  /** A registry that did not answer is not asked again for so long. */
+  unsaidMs: number;
   refusedMs: number;
+  /** A refusal of one asker: its next container may come with a better token. */
+  deniedMs: number;
   /** An answer to a challenge is taken for so long. */
   challengeMs: number;
   most: number;
 }
 
 export const FLEET_RIGHTS: RightsLimits = {
-  knownMs: 600_000,
+  everyoneMs: 600_000,
+  knownMs: 60_000,
+  staleMs: 3_600_000,
+  unsaidMs: 30_000,
   refusedMs: 60_000,
+  deniedMs: 2_000,
   challengeMs: 30_000,
   most: 65_536,
 };
@@ -40,6 +52,13 @@ export const proofText = (nonce: string, asker: string): string => `${nonce}\n${
 
 export type RightWord = 'yes' | 'no' | 'unknown';
 
+interface Verdict {
+  may: boolean;
+  until: number;
+  /** When the registry said so last. */
+  saidAt: number;
+}
+
 interface Open {
   challenge: FleetChallenge;
   hash: string;
@@ -51,7 +70,7 @@ const EVERYONE = '*';
 export class FleetRights {
   readonly #limits: RightsLimits;
   /** By asker and blob, the one learned last at the end: until when, and which. */
-  readonly #known = new Map<string, { may: boolean; until: number }>();
+  readonly #known = new Map<string, Verdict>();
   readonly #open = new Map<string, Open>();
 
   constructor(limits: Partial<RightsLimits> = {}) {
@@ -71,17 +90,21 @@ export class FleetRights {
 
   /** The registry has decided. */
   learned(asker: string, source: BlobSource, may: boolean, now: number): void {
-    const { knownMs, refusedMs } = this.#limits;
-    remember(
-      this.#known,
-      keyOf(asker, source),
-      { may, until: now + (may ? knownMs : refusedMs) },
-      this.#limits.most,
-    );
+    const { knownMs, everyoneMs, refusedMs, deniedMs } = this.#limits;
+    const [yesMs, noMs] = asker === EVERYONE ? [everyoneMs, refusedMs] : [knownMs, deniedMs];
+    this.#remember(keyOf(asker, source), { may, until: now + (may ? yesMs : noMs), saidAt: now });
   }
 
   learnedOfEveryone(source: BlobSource, may: boolean, now: number): void {
     this.learned(EVERYONE, source, may, now);
+  }
+
+  /** The registry was asked about everyone and did not answer. */
+  unsaidOfEveryone(source: BlobSource, now: number): void {
+    const key = keyOf(EVERYONE, source);
+    const { staleMs, unsaidMs } = this.#limits;
+    const { may = false, saidAt = Number.NEGATIVE_INFINITY } = this.#known.get(key) ?? {};
+    this.#remember(key, { may: may && now - saidAt < staleMs, until: now + unsaidMs, saidAt });
   }
 
   /** The challenge that this asker has been sent for the blob and may still answer: its other asks get the same one. */
@@ -105,6 +128,10 @@ export class FleetRights {
     if (now >= open.until || proof.hash !== open.hash) return false;
     this.learned(asker, source, true, now);
     return true;
+  }
+
+  #remember(key: string, verdict: Verdict): void {
+    remember(this.#known, key, verdict, this.#limits.most);
   }
 
   #look(asker: string, source: BlobSource, now: number): RightWord {

@@ -84,12 +84,12 @@ export class Sources {
     return undefined;
   }
 
-  /** Whether a holder of the piece is known, other than these, busy or not. */
-  isHeld(key: string, but: readonly string[], isAsked: (member: string) => boolean): boolean {
-    if (this.#limits.perHolder === 0) return false;
+  /** A holder of the piece, other than these, whether it has a place or not. */
+  holder(key: string, but: readonly string[], isAsked: (member: string) => boolean): string | undefined {
+    if (this.#limits.perHolder === 0) return undefined;
     for (const holder of this.#holders.get(key)?.keys() ?? [])
-      if (!but.includes(holder) && isAsked(holder)) return true;
-    return false;
+      if (!but.includes(holder) && isAsked(holder)) return holder;
+    return undefined;
   }
 
   /** Askers that were sent for the piece and may yet come back with it. */

@@ -7,7 +7,6 @@ import {
   FLEET_TOKEN,
   type FleetAnswer,
   type FleetAsk,
-  type FleetDone,
   type FleetHold,
   type FleetWrong,
   type LedgerEntry,
@@ -16,8 +15,10 @@ import {
   MAX_WEIGHT,
   type Member,
   PIECE_BYTES,
+  type PieceAnswer,
   piecesIn,
 } from './fleet.ts';
+import type { BlobSource } from './fetch.ts';
 import type { Predicate } from './predicate.ts';
 import { count, fields, flag, isKind, list, maybe, oneOf, only, text } from './shapes.ts';
 
@@ -34,7 +35,6 @@ const matches =
 
 const token = matches(FLEET_TOKEN);
 const life = matches(/^[A-Za-z0-9_-]{8,64}$/);
-const hash = matches(/^[0-9a-f]{64}$/);
 const fingerprint = matches(/^(?:[0-9A-F]{2}:){31}[0-9A-F]{2}$/);
 const hostAndPort = matches(/^(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$/);
 const address: Predicate = (value) => {
@@ -52,12 +52,16 @@ const rising: Predicate = (value) => {
 const indexes: Predicate = (value) => indexList(value) && rising(value);
 const indexList = list(index, MAX_ASKED);
 
-/** A registry's or repository's name has no space: keys are made of them. */
-const word = matches(/^\S{1,256}$/);
-const source = fields({ registry: word, repository: word, digest: isDigest, size: count(1, MAX_BLOB) });
+/** Host and port. Keys and names of files are made of it. */
+const registry = matches(/^(?=.{1,150}$)(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?$/);
+/** Bytes of a path of an address at the registry: no `..`, no query. */
+const repository = matches(
+  /^(?=.{1,256}$)[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*$/,
+);
+const source = fields({ registry, repository, digest: isDigest, size: count(1, MAX_BLOB) });
 
 const MEMBER = fields({
-  v: only(1),
+  v: only(2),
   fleet: token,
   id: token,
   zone: token,
@@ -74,36 +78,22 @@ const MEMBER = fields({
 
 const ASK = fields({
   v: only(1),
-  ask: count(1),
-  life,
   class: oneOf(['demand', 'prefetch']),
   token: flag,
   source,
   pieces: indexes,
   tried: maybe(list(token, MAX_TRIED)),
-  proof: maybe(fields({ nonce: hash, hash })),
 });
 
-const pieceAnswers = list(
-  fields({
-    index,
-    state: oneOf(['have', 'coming', 'bring', 'prove', 'fetch', 'busy', 'none']),
-    at: maybe(token),
-    ms: maybe(count(0, MAX_PAUSE_MS)),
-  }),
-  MAX_ASKED,
-);
-const ANSWER = fields({
-  v: only(1),
-  ask: count(0),
-  life,
-  pieces: pieceAnswers,
-  challenge: maybe(fields({ nonce: hash, from: count(0, MAX_BLOB), to: count(1, MAX_BLOB) })),
+const PIECE_ANSWER = fields({
+  index,
+  state: oneOf(['have', 'coming', 'bring', 'prove', 'fetch', 'busy', 'none']),
+  at: maybe(token),
+  ms: maybe(count(0, MAX_PAUSE_MS)),
 });
-
-const DONE = fields({ v: only(1), life, registry: word, digest: isDigest, pieces: pieceAnswers });
-const HOLD = fields({ v: only(1), life, source, pieces: indexes, failed: maybe(indexes) });
-const WRONG = fields({ v: only(1), life, registry: word, digest: isDigest, index, member: token, hash });
+const ANSWER = fields({ v: only(1), registry, digest: isDigest, pieces: list(PIECE_ANSWER, MAX_ASKED) });
+const HOLD = fields({ v: only(1), source, pieces: indexes, failed: maybe(indexes) });
+const WRONG = fields({ v: only(1), source, index, member: token });
 
 const entry = { v: only(1), verdict: oneOf(['proven', 'refuted']) };
 const LEDGER = {
@@ -120,19 +110,9 @@ export const isMember = (value: unknown): value is Member => MEMBER(value);
 export const isFleetAsk = (value: unknown): value is FleetAsk =>
   ASK(value) && (value as FleetAsk).pieces.length > 0 && fits(value as FleetAsk);
 
-/** Bytes that a challenge may have an asker fetch: `PROOF_BYTES` of actors/fleet-rights.ts fit. */
-const MAX_CHALLENGE = 1 << 16;
+export const isFleetAnswer = (value: unknown): value is FleetAnswer => ANSWER(value);
 
-export const isFleetAnswer = (value: unknown): value is FleetAnswer => {
-  if (!ANSWER(value)) return false;
-  const { challenge } = value as FleetAnswer;
-  return (
-    challenge === undefined ||
-    (challenge.to > challenge.from && challenge.to - challenge.from <= MAX_CHALLENGE)
-  );
-};
-
-export const isFleetDone = (value: unknown): value is FleetDone => DONE(value);
+export const isPieceAnswer = (value: unknown): value is PieceAnswer => PIECE_ANSWER(value);
 
 export const isFleetHold = (value: unknown): value is FleetHold => {
   if (!HOLD(value)) return false;
@@ -140,6 +120,10 @@ export const isFleetHold = (value: unknown): value is FleetHold => {
   return fits({ source, pieces }) && fits({ source, pieces: failed });
 };
 
-export const isFleetWrong = (value: unknown): value is FleetWrong => WRONG(value);
+export const isFleetWrong = (value: unknown): value is FleetWrong =>
+  WRONG(value) && fits({ source: (value as FleetWrong).source, pieces: [(value as FleetWrong).index] });
+
+/** Whether a blob can be had in the fleet: one byte at least, and names of which keys can be made. */
+export const isFleetBlob = (value: unknown): value is BlobSource => source(value);
 
 export const isLedgerEntry = (value: unknown): value is LedgerEntry => isKind(LEDGER, value);

@@ -2,14 +2,14 @@
  * What members of a fleet say to each other. A fleet is engines, and fetchers without an engine, that share a NATS and a
  * fleet's name. The bytes go from member to member over TLS; docs/fleet.md tells the whole.
  *
- * In use are Member, as fleet-broadcasts.ts sends it, and the way to ask for a piece. The messages to one member (msgpack) and
- * the bucket are what the actors of a home and an asker say to each other under the simulation; src/fleet does not send them yet.
+ * Members speak over NATS (msgpack). Where a member does not reach NATS it brings the same messages to the other's TLS server.
  *
- *     bucket cofa-fleet      <fleet>.<zone>.<member>                      a Member, as JSON
- *     cofa.fleet.v1.<fleet>.ask.<to>.<from>                               FleetAsk → FleetAnswer
- *     cofa.fleet.v1.<fleet>.done.<to>.<from>                              FleetDone
+ *     cofa.fleet.v1.<fleet>.here.all.<from>                               Member (fleet-broadcasts.ts)
+ *     cofa.fleet.v1.<fleet>.ask.<to>.<from>                               FleetAsk
+ *     cofa.fleet.v1.<fleet>.answer.<to>.<from>                            FleetAnswer
  *     cofa.fleet.v1.<fleet>.hold.<to>.<from>                              FleetHold
  *     cofa.fleet.v1.<fleet>.wrong.<to>.<from>                             FleetWrong
+ *     https://<address>/v1/say/<kind>                                     each of these but Member
  *     https://<address>/v1/piece/<digest>/<index>                         the bytes of a piece
  *
  * The last token of a subject is the sender: NATS lets a member publish under its own name alone, so what a message says
@@ -32,8 +32,7 @@ export const MAX_MEMBERS = 20_000;
 export const MAX_TRIED = 8;
 export const MAX_WEIGHT = 1_000;
 
-export const FLEET_BUCKET = 'cofa-fleet';
-/** A fleet's name and a zone's: one token of a subject, of a key of the bucket. A member's is its node's (NODE_NAME). */
+/** A fleet's name and a zone's: one token of a subject. A member's is its node's (NODE_NAME). */
 export const FLEET_TOKEN = /^[A-Za-z0-9_-]{1,64}$/;
 
 /** `node`: an engine. `fetcher`: a cache and fetcher without mounts (`cofa fetcher`). */
@@ -41,7 +40,8 @@ export type MemberRole = 'node' | 'fetcher';
 
 /** What a member announces, at its start and each `everyMs` from then on. */
 export interface Member {
-  v: 1;
+  /** 2: it asks by FleetAsk. Members that ask in another way do not see each other. */
+  v: 2;
   fleet: string;
   /** The node's name. */
   id: string;
@@ -89,14 +89,10 @@ export function piecesOfBytes(from: number, to: number): [first: number, count: 
 
 /**
  * To a home, or to a member that holds pieces: what of these is there? A home that lacks a piece sees to it that one member
- * fetches it. Asking is also what makes one wait for it: `coming` is followed by a FleetDone.
+ * fetches it. Asking is also what makes one wait for it: behind `coming` another FleetAnswer follows.
  */
 export interface FleetAsk {
   v: 1;
-  /** Unique among those of the asking member's life. */
-  ask: number;
-  /** Its `life`. */
-  life: string;
   class: JobClass;
   /** The asker could come with a token of its own pull, which lets the home fetch. */
   token: boolean;
@@ -105,8 +101,6 @@ export interface FleetAsk {
   pieces: readonly number[];
   /** Members that did not bring these pieces: a second home takes over from the first only then. */
   tried?: readonly string[];
-  /** Answers a challenge of this member. */
-  proof?: FleetProof;
 }
 
 /** The asker has read from the registry what the challenge named. */
@@ -126,10 +120,10 @@ export interface FleetChallenge {
 
 /**
  * - `have`: come for it.
- * - `coming`: a FleetDone follows.
+ * - `coming`: another answer follows.
  * - `bring`: come for it with a token: no right of yours is known here, or there is no other way to fetch it.
- * - `prove`: the answer's `challenge` first, then ask again.
- * - `fetch`: fetch it from the registry, and say so by a FleetHold. Others wait for you meanwhile, for so long at most.
+ * - `prove`: a challenge first, then ask again. Simulated; no member says so yet.
+ * - `fetch`: fetch it from the registry, and say so by a FleetHold. Others wait for you meanwhile, for so long at most. As `prove`.
  * - `busy`: not before `ms`; ask another home, or the registry.
  * - `none`: neither here nor this member's to fetch.
  */
@@ -144,20 +138,9 @@ export interface PieceAnswer {
   ms?: number;
 }
 
+/** To an ask, and later to who was told `coming`: what came of it. `none`: it did not come; ask again, or elsewhere. */
 export interface FleetAnswer {
   v: 1;
-  ask: number;
-  /** The answering member's `life`. */
-  life: string;
-  /** One for each piece that was asked for. */
-  pieces: readonly PieceAnswer[];
-  challenge?: FleetChallenge;
-}
-
-/** To one who was told `coming`: what came of it. `none`: it did not come; ask again, or elsewhere. */
-export interface FleetDone {
-  v: 1;
-  life: string;
   registry: string;
   digest: string;
   pieces: readonly PieceAnswer[];
@@ -166,7 +149,6 @@ export interface FleetDone {
 /** To the homes of these pieces: this member holds them. A home may come for them, and send others, who show it their right. */
 export interface FleetHold {
   v: 1;
-  life: string;
   source: BlobSource;
   pieces: readonly number[];
   /** It could not fetch these, which it had been told to: another member may. */
@@ -176,14 +158,10 @@ export interface FleetHold {
 /** To the home that named the member whose bytes did not verify, and to that member. */
 export interface FleetWrong {
   v: 1;
-  life: string;
-  registry: string;
-  digest: string;
+  source: BlobSource;
   index: number;
   /** Whose bytes they were. */
   member: string;
-  /** SHA-256 of what came, in hex: the member may still have the very bytes, or they were changed on the way. */
-  hash: string;
 }
 
 /**
@@ -206,17 +184,15 @@ export const PIECE_HEADERS = {
   class: 'x-cofa-class',
   /** The registry's token of the asker's own pull, as it stands behind `Bearer`; for this request alone. */
   token: 'x-cofa-token',
-  /** `1`: the asker could come with a token. */
-  canBring: 'x-cofa-can-bring',
   /** As `tried` of an ask, with commas. */
   tried: 'x-cofa-tried',
   /** `1`: a home of the piece wants it, to keep it for others. */
   forHome: 'x-cofa-for-home',
-  /** Of the answer: where the bytes came from, `registry` or the member that offered them. */
+  /** Of the answer: where the bytes came from: `registry`, a member, or `disk`, where that is not known any more. */
   from: 'x-cofa-from',
 } as const;
 
-/** HTTP's status for what a member says instead of bytes (200). The body of 202 to 503 is a FleetAnswer of one piece, as JSON. */
+/** HTTP's status for what a member says instead of bytes (200). Its body is the PieceAnswer, as JSON. */
 export const PIECE_STATUS: Readonly<Record<Exclude<PieceState, 'have'>, number>> = {
   coming: 202,
   bring: 401,
@@ -231,27 +207,22 @@ export interface FleetSubjects {
   to(kind: FleetMessage, member: string): string;
   /** Everything of a kind that is sent to this member; the last token is the sender. */
   mine(kind: FleetMessage): string;
-  /** Key of this member in the bucket. */
-  readonly key: string;
-  /** Keys of a zone's members; without a zone: of all. */
-  keys(zone?: string): string;
 }
 
-export type FleetMessage = 'ask' | 'done' | 'hold' | 'wrong';
+export const FLEET_MESSAGES = ['ask', 'answer', 'hold', 'wrong'] as const;
+export type FleetMessage = (typeof FLEET_MESSAGES)[number];
 
 /** Error: RangeError for a name that is no single token. */
-export function fleetSubjects(fleet: string, zone: string, self: string): FleetSubjects {
-  for (const token of [fleet, zone, self])
+export function fleetSubjects(fleet: string, self: string): FleetSubjects {
+  for (const token of [fleet, self])
     if (!FLEET_TOKEN.test(token))
       throw new RangeError(
-        `fleet, zone and member are each one word of ${FLEET_TOKEN}, not ${JSON.stringify(token)}`,
+        `fleet and member are each one word of ${FLEET_TOKEN}, not ${JSON.stringify(token)}`,
       );
   const base = `cofa.fleet.v1.${fleet}`;
   return {
     to: (kind, member) => `${base}.${kind}.${member}.${self}`,
     mine: (kind) => `${base}.${kind}.${self}.*`,
-    key: `${fleet}.${zone}.${self}`,
-    keys: (of = '*') => `${fleet}.${of}.*`,
   };
 }
 

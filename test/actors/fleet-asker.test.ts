@@ -7,9 +7,22 @@ import type { PieceAnswer } from '../../schemas/fleet.ts';
 
 const SOURCE = { registry: 'r', repository: 'app', digest: `sha256:${'a'.repeat(64)}`, size: 2 ** 26 };
 
-function newAsker(homes: readonly string[] = ['first', 'second'], limits: Partial<AskerLimits> = {}) {
+function newAsker(
+  homes: readonly string[] = ['first', 'second'],
+  limits: Partial<AskerLimits> = {},
+  held: readonly string[] = [],
+) {
   const peers = new Peers(() => 0);
-  const asker = new Asker({ homes: () => homes, peers, serves: true }, limits);
+  const asker = new Asker(
+    {
+      self: 'self',
+      holds: (one) => held.includes(one.slice(one.lastIndexOf(' ') + 1)),
+      homes: () => homes,
+      peers,
+      serves: true,
+    },
+    limits,
+  );
   let now = 0;
   const send = (event: AskerEvent): string[] => asker.handle(event).map(say);
   const want = (index = 0, urgency: 'demand' | 'prefetch' = 'demand') =>
@@ -74,14 +87,15 @@ describe('the order of sources', () => {
     expect(silent('second')).toEqual(['leave second', 'read']);
   });
 
-  test('the registry at once, where NATS is away or the zone has no homes', () => {
+  test('the registry at once, where the zone has no homes', () => {
     expect(newAsker([]).want()).toEqual(['read']);
-    const { send, want } = newAsker();
-    want();
-    expect(send({ type: 'away', isAway: true, now: 0 })).toEqual(['leave first', 'read']);
-    expect(want(1)).toEqual(['read']);
-    send({ type: 'away', isAway: false, now: 0 });
-    expect(want(2)).toEqual(['ask first 2']);
+  });
+
+  test('this node itself, where it holds the piece without being its home', () => {
+    const { want, answer } = newAsker(undefined, {}, ['0']);
+    expect(want()).toEqual(['ask self']);
+    expect(answer('self', 'have')).toEqual(['get self']);
+    expect(want(1)).toEqual(['ask first 1']);
   });
 
   test('the registry, for all that wait at the home; they hear what came of it, also where no job here wants it any more', () => {
@@ -126,6 +140,17 @@ describe('patience', () => {
     expect(came('second')).toEqual(['give second', 'leave first']);
   });
 
+  test('a transfer that goes on is not silent, however long it takes', () => {
+    const { want, answer, at, send, key } = newAsker(['first']);
+    want();
+    answer('first', 'have');
+    for (let now = 2_000; now < 9_000; now += 2_000) {
+      expect(at(now)).toEqual([]);
+      send({ type: 'moves', member: 'first', key, now });
+    }
+    expect(at(11_000)).toContain('read');
+  });
+
   test('a reader that has waited long enough is served by the registry, prefetch waits longer', () => {
     for (const [urgency, ms] of [
       ['demand', 10_000],
@@ -146,7 +171,7 @@ describe('patience', () => {
     const { want, at } = newAsker();
     want();
     at(500);
-    expect(at(1_000)).toContain('leave first');
+    expect(at(2_000)).toContain('leave first');
     expect(want(1)).toEqual(['ask second after first 1']);
   });
 

@@ -20,9 +20,15 @@ type Asked = Partial<Extract<HomeEvent, { type: 'ask' }>>;
 type Got = Partial<Extract<HomeEvent, { type: 'get' }>>;
 
 /** `home` is the first home, `second` the other one. */
-function newHome(limits: Partial<HomeLimits> = {}, self = 'home') {
+function newHome(limits: Partial<HomeLimits> = {}, self = 'home', used = [SOURCE.registry]) {
   const home = new Home(
-    { self, homes: () => ['home', 'second'], isAsked: (member) => member !== 'dead' },
+    {
+      self,
+      homes: () => ['home', 'second'],
+      isAsked: (member) => !['dead', 'busy'].includes(member),
+      isThere: (member) => member !== 'dead',
+      uses: (one) => used.includes(one),
+    },
     limits,
   );
   let now = 0;
@@ -60,7 +66,7 @@ function newHome(limits: Partial<HomeLimits> = {}, self = 'home') {
       ...more,
     });
   /** The home's fetch of a piece ends. */
-  const ends = (effects: HomeEffect[], how: { ok: boolean; refused?: boolean }) => {
+  const ends = (effects: HomeEffect[], how: { ok: boolean; refused?: boolean; differs?: boolean }) => {
     const fetch = effects.find((effect) => effect.type === 'fetch');
     if (fetch?.type !== 'fetch') throw new Error(`no fetch in ${JSON.stringify(effects)}`);
     return send({ type: 'fetched', flight: fetch.flight, key: fetch.key, now, ...how });
@@ -146,6 +152,14 @@ describe('a piece that the zone lacks', () => {
     const again = send({ type: 'tick', now: 300 });
     expect(states(again)).toEqual(['fetch by member']);
     expect(states(ends(again, { ok: true }))).toEqual(['two prove']);
+  });
+
+  test('that a holder has who is busy just now is asked of that one, and not of the registry', () => {
+    const { home, ask } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, false, 0);
+    home.sources.add(pieceKey(SOURCE, 0), 'busy');
+    const [fetch] = ask('one', { token: false });
+    expect(fetch).toMatchObject({ type: 'fetch', by: 'member', member: 'busy' });
   });
 
   test('is not fetched by the second home, unless the first did not answer', () => {
@@ -294,34 +308,68 @@ describe('uploads', () => {
 });
 
 describe('wrong bytes', () => {
-  const wrong = (from: string, member: string, key: string, isOurs = true): HomeEvent => ({
+  const wrong = (from: string, member: string, index = 0): HomeEvent => ({
     type: 'wrong',
     from,
     member,
-    key,
-    isOurs,
+    source: SOURCE,
+    index,
     now: 0,
   });
+  const blamed = (effects: HomeEffect[]) =>
+    effects.flatMap((effect) =>
+      effect.type === 'blame' ? [`${effect.member}${effect.isSure ? '' : ' maybe'}`] : [],
+    );
 
-  test('that a member gave are dropped and it is blamed; those that the registry gave are fetched anew once', () => {
+  test('that a member gave: the registry is asked, and where it sends others the member is named, and all of it dropped', () => {
+    const { home, send, key, ends } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(key(), 'liar');
+    home.keep(key(1), 'liar');
+    home.keep(key(2), 'honest');
+    const said = send(wrong('one', 'home'));
+    expect(states(said)).toEqual(['drop', 'fetch by everyone']);
+    const after = ends(said, { ok: true, differs: true });
+    expect(blamed(after)).toEqual(['liar']);
+    expect([0, 1, 2].map((index) => home.has(key(index)))).toEqual([true, false, true]);
+  });
+
+  test('that an asker only says to be wrong name no one; and no one asks the registry by saying so again', () => {
+    const { home, send, key, ends } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(key(), 'honest');
+    expect(blamed(ends(send(wrong('liar', 'home')), { ok: true, differs: false }))).toEqual([]);
+    expect(home.has(key())).toBe(true);
+    expect(send(wrong('liar', 'home'))).toEqual([]);
+    expect(send(wrong('liar', 'home', 3))).toEqual([]);
+  });
+
+  test('of a private image are fetched anew for the next one that brings a token, and the liar is named then', () => {
+    const { home, send, get, key, ends } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, false, 0);
+    home.keep(key(), 'liar');
+    expect(states(send(wrong('one', 'home')))).toEqual(['drop']);
+    expect(blamed(ends(get('two', { hasToken: true }), { ok: true, differs: true }))).toEqual(['liar']);
+  });
+
+  test('that this node’s own reader found are proven', () => {
     const { home, send, key } = newHome();
     home.keep(key(), 'liar');
-    expect(send(wrong('one', 'home', key()))).toEqual([
-      { type: 'blame', member: 'liar' },
-      { type: 'drop', key: key() },
-    ]);
-    home.keep(key(), 'registry');
-    expect(send(wrong('one', 'home', key()))).toEqual([]);
-    // What is here is not what came there: it was changed on the way, or the asker says what is not so.
-    home.keep(key(1), 'registry');
-    expect(send(wrong('one', 'home', key(1), false))).toEqual([]);
+    expect(blamed(send(wrong('home', 'home')))).toEqual(['liar']);
+  });
+
+  test('by the word of a registry that no one here uses: it may be the accuser’s own', () => {
+    const { home, send, ends, key } = newHome({}, 'home', []);
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(key(), 'honest');
+    expect(blamed(ends(send(wrong('liar', 'home')), { ok: true, differs: true }))).toEqual(['honest maybe']);
   });
 
   test('of a holder: one asker’s word is not enough, three are', () => {
     const { home, ask, send, key } = newHome();
     home.rights.learnedOfEveryone(SOURCE, true, 0);
     home.sources.add(key(), 'liar');
-    const said = ['one', 'one', 'two', 'three'].map((from) => states(send(wrong(from, 'liar', key()))));
+    const said = ['one', 'one', 'two', 'three'].map((from) => states(send(wrong(from, 'liar'))));
     expect(said).toEqual([[], [], [], ['blame']]);
     home.sources.add(key(), 'liar');
     expect(states(ask('four'))).not.toContain('four have at liar');

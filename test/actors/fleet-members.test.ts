@@ -4,7 +4,7 @@ import { announceEveryMs, Members } from '../../actors/fleet-members.ts';
 import type { Member } from '../../schemas/fleet.ts';
 
 const member = (id: string, more: Partial<Member> = {}): Member => ({
-  v: 1,
+  v: 2,
   fleet: 'prod',
   id,
   zone: 'a',

@@ -21,6 +21,16 @@ describe('other members', () => {
     expect(pauseOf(all, 'slow', 100_000)).toBe(1_000);
   });
 
+  test('a silent one that says that it has got a piece is asked again; a liar that says so is not', () => {
+    const all = peers();
+    all.silent('slow', 0);
+    all.wrong('liar', undefined, 0);
+    for (const member of ['slow', 'liar', 'unknown']) all.heard(member, 10);
+    expect(['slow', 'liar', 'unknown'].map((member) => all.isAsked(member, 10))).toEqual([true, false, true]);
+    all.silent('slow', 10);
+    expect(pauseOf(all, 'slow', 10)).toBe(2_000);
+  });
+
   test('one whose bytes are wrong is left out for an hour and named first', () => {
     const all = peers();
     all.silent('slow', 0);

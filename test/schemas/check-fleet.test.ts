@@ -1,6 +1,6 @@
 /** What a member of the fleet may send, and what is refused before it is looked at. */
 import { describe, expect, test } from 'vitest';
-import { isFleetAnswer, isFleetAsk, isFleetHold, isMember } from '../../schemas/check-fleet.ts';
+import { isFleetAnswer, isFleetAsk, isFleetHold, isFleetWrong, isMember } from '../../schemas/check-fleet.ts';
 import {
   bytesOfPiece,
   fleetSubjects,
@@ -12,7 +12,7 @@ import {
 } from '../../schemas/fleet.ts';
 
 const MEMBER = {
-  v: 1,
+  v: 2,
   fleet: 'prod',
   id: 'node-1',
   zone: 'a',
@@ -33,8 +33,6 @@ const SOURCE = {
 };
 const ASK = {
   v: 1,
-  ask: 1,
-  life: 'abcdefgh12',
   class: 'demand',
   token: false,
   source: SOURCE,
@@ -54,6 +52,12 @@ describe('what members say', () => {
     ['a weight beyond all', isMember, { ...MEMBER, weight: 1e9 }, false],
     ['a member that never speaks again', isMember, { ...MEMBER, everyMs: 1e9 }, false],
     ['an ask', isFleetAsk, ASK, true],
+    [
+      'an ask for a blob of a registry that is a path',
+      isFleetAsk,
+      { ...ASK, source: { ...SOURCE, registry: 'user@host/path' } },
+      false,
+    ],
     ['an ask for a piece behind the end of the blob', isFleetAsk, { ...ASK, pieces: [4] }, false],
     ['an ask for nothing', isFleetAsk, { ...ASK, pieces: [] }, false],
     ['an ask for one piece twice', isFleetAsk, { ...ASK, pieces: [1, 1] }, false],
@@ -67,16 +71,22 @@ describe('what members say', () => {
       },
       false,
     ],
-    ['a hold behind the end', isFleetHold, { v: 1, life: 'abcdefgh12', source: SOURCE, pieces: [9] }, false],
+    ['a hold', isFleetHold, { v: 1, source: SOURCE, pieces: [3] }, true],
+    ['a hold behind the end', isFleetHold, { v: 1, source: SOURCE, pieces: [9] }, false],
     [
-      'a challenge that would have the asker fetch a gigabyte',
+      'a word about a piece behind the end',
+      isFleetWrong,
+      { v: 1, source: SOURCE, index: 4, member: 'm' },
+      false,
+    ],
+    [
+      'an answer that would have the asker wait for an hour',
       isFleetAnswer,
       {
         v: 1,
-        ask: 1,
-        life: 'abcdefgh12',
-        pieces: [],
-        challenge: { nonce: 'a'.repeat(64), from: 0, to: 2 ** 30 },
+        registry: 'r:5000',
+        digest: SOURCE.digest,
+        pieces: [{ index: 0, state: 'busy', ms: 3_600_000 }],
       },
       false,
     ],
@@ -94,9 +104,9 @@ describe('what members say', () => {
   });
 
   test('a subject names the sender, and a name of two tokens makes none', () => {
-    const names = fleetSubjects('prod', 'a', 'node-1');
+    const names = fleetSubjects('prod', 'node-1');
     expect(senderOf(names.to('ask', 'node-2'))).toBe('node-1');
-    expect(() => fleetSubjects('prod', 'a', 'node.1')).toThrow(RangeError);
-    expect(() => fleetSubjects('prod', '*', 'node-1')).toThrow('one word');
+    expect(() => fleetSubjects('prod', 'node.1')).toThrow(RangeError);
+    expect(() => fleetSubjects('*', 'node-1')).toThrow('one word');
   });
 });

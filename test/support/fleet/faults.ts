@@ -196,7 +196,6 @@ class Run {
 
   #setNats(isAway: boolean): void {
     this.#net.isNatsAway = isAway;
-    for (const node of this.#net.nodes.values()) node.away(isAway);
   }
 
   #heal(): void {

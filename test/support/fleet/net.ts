@@ -42,9 +42,14 @@ export class Net {
     this.messages += 1;
     const to = this.nodes.get(member);
     const isSelf = to === from;
-    const isCut =
-      this.isNatsAway || this.cut.has(from.zone) || (to !== undefined && !this.#reaches(from, to));
+    const isCut = this.cut.has(from.zone) || (to !== undefined && !this.#reaches(from, to));
     if (!isSelf && isCut) return;
+    if (!isSelf && this.isNatsAway) {
+      // On a connection of their own.
+      if (to !== undefined && !this.vanished.has(member)) this.direct(from, to, run);
+      else if (to === undefined) noOne?.();
+      return;
+    }
     if (!isSelf && this.loss > 0 && this.world.random.chance(this.loss)) return;
     const { random } = this.world;
     this.world.after(isSelf ? 0 : MESSAGE_MS * (0.5 + random.next()), () => {
@@ -163,7 +168,7 @@ export class Net {
       const hash = `${nonce} ${asker.id} ${may === true ? 'read' : 'guessed'}`;
       this.message(asker, member, (to) => {
         to.home.rights.proved(asker.id, source, { nonce, hash }, this.world.now);
-        to.asked(asker, { ...effect, type: 'ask', token: false });
+        to.asked(asker, { ...effect, type: 'ask', token: false, isHedge: false });
       });
     });
   }

@@ -58,6 +58,10 @@ export class SimNode {
   readonly down: Link;
   readonly #net: Net;
   readonly #store = new Map<string, Kept>();
+  /** By member and piece: where it said that it had it from. */
+  readonly #via = new Map<string, string>();
+  /** Pieces that were dropped, of which the bytes were not those of the registry. */
+  readonly #dropped = new Set<string>();
   /** Pieces that came and are looked at before they are used. */
   readonly #came = new Map<string, Kept>();
   readonly #wanted = new Map<string, Wanted & { done: (from: string) => void; wrongs: number }>();
@@ -84,12 +88,18 @@ export class SimNode {
     this.peers = new Peers(() => net.world.random.next());
     const homes = (source: BlobSource, index: number) =>
       this.members.placement.homes({ digest: source.digest, index }, this.zone);
-    this.asker = new Asker({ homes, peers: this.peers, serves: true }, options.asker);
+    this.asker = new Asker(
+      { self: this.id, holds: (key) => this.home.has(key), homes, peers: this.peers, serves: true },
+      options.asker,
+    );
     this.home = new Home(
       {
         self: this.id,
         homes,
         isAsked: (member, now) => this.peers.isAsked(member, now) && this.members.stateOf(member) === 'live',
+        isThere: (member, now) =>
+          !this.peers.isLeftOut(member, now) && this.members.stateOf(member) === 'live',
+        uses: () => true,
       },
       options.home,
     );
@@ -126,10 +136,6 @@ export class SimNode {
   kill(): void {
     this.isDead = true;
     this.#wake?.();
-  }
-
-  away(isAway: boolean): void {
-    this.#ask({ type: 'away', isAway, now: this.#net.world.now });
   }
 
   // ---- what comes from others
@@ -190,13 +196,12 @@ export class SimNode {
   }
 
   held(by: string, source: BlobSource, index: number, ok: boolean): void {
+    this.peers.heard(by, this.#net.world.now);
     this.#tell({ type: 'hold', from: by, source, index, ok, now: this.#net.world.now });
   }
 
   accused(by: string, member: string, source: BlobSource, index: number): void {
-    const key = pieceKey(source, index);
-    const isOurs = this.#store.get(key)?.isGenuine === false;
-    this.#tell({ type: 'wrong', from: by, member, key, isOurs, now: this.#net.world.now });
+    this.#tell({ type: 'wrong', from: by, member, source, index, now: this.#net.world.now });
   }
 
   /** Bytes for a GET of the asker. */
@@ -210,8 +215,10 @@ export class SimNode {
 
   /** Bytes, or none, for a fetch of the home. */
   gotForHome(member: string, flight: number, key: string, kept: Kept | undefined, said?: PieceAnswer): void {
-    if (kept !== undefined) this.#keep(key, { ...kept, from: member });
-    else if (said === undefined) this.peers.silent(member, this.#net.world.now);
+    if (kept !== undefined) {
+      this.#via.set(`${member} ${key}`, kept.from);
+      this.#keep(key, { ...kept, from: member });
+    } else if (said === undefined) this.peers.silent(member, this.#net.world.now);
     this.#tell({
       type: 'fetched',
       flight,
@@ -394,10 +401,15 @@ export class SimNode {
         return;
       }
       case 'drop':
+        if (this.#store.get(effect.key)?.isGenuine === false) this.#dropped.add(effect.key);
         this.#store.delete(effect.key);
         return;
-      case 'blame':
-        this.peers.wrong(effect.member, undefined, net.world.now);
+      case 'blame': {
+        const from = effect.isSure ? this.#via.get(`${effect.member} ${effect.key}`) : 'another';
+        if (from === 'registry' && net.nodes.get(effect.member)?.options.isLiar === false)
+          net.world.break(`${this.id} names ${effect.member} a liar, who is none`);
+        this.peers.wrong(effect.member, from, net.world.now);
+      }
     }
   }
 
@@ -448,7 +460,8 @@ export class SimNode {
     const member = effect.by === 'request' ? this.#requests.get(effect.request)?.by.id : undefined;
     net.read(this, source, index, member, (ok, refused) => {
       if (ok) this.#keep(key, { isGenuine: true, from: 'registry' });
-      this.#tell({ type: 'fetched', flight, key, ok, refused, now: net.world.now });
+      const differs = ok && this.#dropped.delete(key);
+      this.#tell({ type: 'fetched', flight, key, ok, refused, differs, now: net.world.now });
     });
   }
 }

@@ -67,7 +67,7 @@ const UNTIL_MS = 3_600_000;
 
 export function memberOf(id: string, zone: string, weight = 1): Member {
   return {
-    v: 1,
+    v: 2,
     fleet: 'sim',
     id,
     zone,

@@ -69,6 +69,8 @@ export class RegistryClient {
   /** And no members of a fleet. */
   settle(): void {}
 
+  right(): void {}
+
   close(): Promise<void> {
     return Promise.resolve();
   }
