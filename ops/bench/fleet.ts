@@ -9,9 +9,10 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { Counts } from '../../actors/counts.ts';
+import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import type { Member } from '../../schemas/fleet.ts';
 import { PIECE_BYTES } from '../../schemas/fleet.ts';
-import { asRequest, lengthOf, type PieceOrder, pieceOf } from '../../src/fleet/piece-request.ts';
+import { asRequest, lengthOf, type PieceAsk } from '../../src/fleet/piece-request.ts';
 import { pieceServer } from '../../src/fleet/piece-server.ts';
 import { PieceStore } from '../../src/fleet/piece-store.ts';
 import { poolTo } from '../../src/fleet/tls.ts';
@@ -22,31 +23,29 @@ import { Cleanup } from '../../test/support/temp.ts';
 const PIECES = 256;
 const DIGEST = `sha256:${'0'.repeat(64)}`;
 const SOURCE = { registry: 'localhost:1', repository: 'bench', digest: DIGEST, size: PIECES * PIECE_BYTES };
-const order = (index: number): PieceOrder => ({
+const asked = (index: number): PieceAsk => ({
   source: SOURCE,
   index,
-  from: 0,
-  to: PIECE_BYTES,
   class: 'demand',
   token: undefined,
+  tried: [],
+  forHome: false,
 });
 
 /** The home, in a process of its own: says its port and fingerprint, and at the end its processor time. */
 async function serve(dir: string): Promise<void> {
   const store = await PieceStore.open({ dir, limitBytes: 2 * SOURCE.size, now: Date.now });
   for (let index = 0; index < PIECES; index++)
-    await store.write({ digest: DIGEST, index }, randomBytes(PIECE_BYTES));
+    await store.write(pieceKey(SOURCE, index), randomBytes(PIECE_BYTES));
   const identity = await makeIdentity();
   const server = pieceServer({
     identity,
-    home: {
-      piece: async (asked) => {
-        const bytes = await store.read(pieceOf(asked), lengthOf(asked));
-        if (bytes === undefined) throw new Error('the piece is not here');
-        return { bytes, via: undefined };
-      },
-      doubt: async () => {},
+    give: async (_, one) => {
+      const bytes = await store.read(pieceKey(one.source, one.index), lengthOf(one));
+      if (bytes === undefined) throw new Error('the piece is not here');
+      return { piece: { bytes, from: 'registry' }, done: () => {} };
     },
+    messages: { takeDirect: () => false },
     memberOf: () => ({ id: 'bench' }) as Member,
     rate: undefined,
     counts: new Counts(),
@@ -79,7 +78,7 @@ async function main(): Promise<void> {
       return (user + system) / 1e6;
     };
     const fetchOne = async (index: number) => {
-      const { body } = await pool.request(asRequest(order(index), undefined));
+      const { body } = await pool.request(asRequest(asked(index)));
       await body.arrayBuffer();
     };
     const run = async (atOnce: number) => {

@@ -106,6 +106,11 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
           await decodeSpans(table, firstSpan, spanCount, part, take, context.signal, WRITE_BLOCKS);
           await part.skipRest();
         }
+        context.registry.right(
+          source,
+          source,
+          runs.map(({ inStart, inEnd }) => [inStart, inEnd] as const),
+        );
       } finally {
         await body.return();
       }

@@ -101,6 +101,8 @@ export async function bringPack(
         else timer ??= setTimeout(tell, TELL_MS);
       },
     });
+    const { pack } = job;
+    if (pack.kind === 'registry') context.registry.right(pack, pack, [[0, pack.size]]);
   } catch (error) {
     if (error instanceof CofaError && error.code === 'integrity') await discredit(job.pack, context);
     throw error;

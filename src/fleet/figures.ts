@@ -9,7 +9,9 @@ import type { PieceStore } from './piece-store.ts';
 export interface FiguresSources {
   self: () => Omit<Member, 'everyMs' | 'leaving'>;
   members: Pick<Members, 'list' | 'size' | 'stateOf'>;
-  peers: Pick<Peers, 'isAsked' | 'leftOut'>;
+  peers: Pick<Peers, 'isAsked'>;
+  /** Members that are left out since they sent wrong bytes. */
+  liars: () => string[];
   store: Pick<PieceStore, 'bytes' | 'pieces'>;
   limitBytes: number;
   counts: Counts;
@@ -42,7 +44,7 @@ export function figuresOf(sources: FiguresSources): FleetStatus {
     version,
     since: new Date(since).toISOString(),
   });
-  const wrong = new Set(liarsIn(peers, now));
+  const wrong = new Set(sources.liars());
   const self = sources.self();
   const others = members.list.map((member) => ({
     ...rowOf(member),
@@ -80,10 +82,3 @@ export function figuresOf(sources: FiguresSources): FleetStatus {
     wrong: sum('fleet_wrong_bytes_total'),
   };
 }
-
-/** Members that are left out since they sent wrong bytes. */
-export const liarsIn = (peers: Pick<Peers, 'leftOut'>, now: number): string[] =>
-  peers
-    .leftOut(now)
-    .filter(({ reason }) => reason === 'wrong')
-    .map(({ member }) => member);

@@ -2,7 +2,7 @@
  * A member of a fleet: the process by which a node asks other nodes for what it lacks, and gives what it has fetched. Started
  * by the supervisor, or by `cofa fetcher` on a machine without an engine: `main.ts ROOT`. It holds no layers and no credentials.
  *
- *     link ─▶ settings ─▶ identity ─▶ store ─▶ TLS server ─▶ doors ─▶ begin ─▶ ready ─▶ NATS
+ *     link ─▶ settings ─▶ identity ─▶ parts (member.ts) ─▶ TLS server ─▶ doors ─▶ begin ─▶ ready ─▶ NATS
  *
  * NATS says who the others are; the bytes go from member to member. Without NATS, without others, without this process: the
  * node's fetchers go to the registry as they would without a fleet.
@@ -23,14 +23,13 @@ import { type Ports, realPorts } from '../process/ports.ts';
 import { type ChildSelf, realChildSelf } from '../process/self.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
-import { Asker } from './asker.ts';
 import { openDoor } from './door.ts';
-import { figuresOf, liarsIn } from './figures.ts';
-import { Home } from './home.ts';
+import { figuresOf } from './figures.ts';
+import { Liars } from './liars.ts';
+import { assemble } from './member.ts';
 import { Members } from './members.ts';
 import { pieceServer } from './piece-server.ts';
-import { PieceStore } from './piece-store.ts';
-import { Rights } from './rights.ts';
+import { Pools } from './pools.ts';
 import { listen } from './listening.ts';
 import { NatsLink } from './nats-link.ts';
 import { Rate } from './turns.ts';
@@ -56,11 +55,6 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   const conditions = new Conditions(log);
   const identity = await makeIdentity();
   const { now } = clock;
-  const store = await PieceStore.open({
-    dir: layout.in('fleet'),
-    limitBytes: settings.cacheBytes,
-    now: clock.wallMs,
-  });
   const registry = new RegistryClient({
     ...settings.registry,
     log,
@@ -69,7 +63,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     dockerConfig: '/dev/null',
   });
   const peers = new Peers(Math.random);
-  const hasLied = (id: string) => liarsIn(peers, now()).includes(id);
+  const liars = new Liars({ dir: layout.in('fleet'), peers, clock, log });
   const listening = await listen(settings);
   const self = announcement(settings, identity.certificate, listening.address, clock.wallMs());
   const members = new Members({
@@ -82,62 +76,65 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     },
     onGone: ({ id }) => {
       log.info({ member: id }, 'a member of the fleet is gone');
-      asker.forget(id);
-      if (!hasLied(id)) conditions.clear(`fleet:${id}`);
+      pools.forget(id);
+      parts.messages.forget(id);
+      if (!liars.has(id)) conditions.clear(`fleet:${id}`);
     },
   });
-  const home = new Home({
+  const pools = new Pools({ identity, find: (id) => members.find(id) });
+  const nameLiar = (id: string) => {
+    if (!liars.has(id)) return;
+    conditions.set(`fleet:${id}`, `the member ${id} of the fleet sent wrong bytes: it is left out`);
+    clock.after(PEER_LIMITS.wrongMs + 1, () => liars.has(id) || conditions.clear(`fleet:${id}`)).unref();
+  };
+  const onLiar = (id: string, from: string | undefined) => {
+    if (members.find(id) === undefined) return;
+    peers.wrong(id, from, now());
+    nameLiar(id);
+    liars.save();
+  };
+  const parts = await assemble({
+    fleet: self.fleet,
+    self: self.id,
+    dir: layout.in('fleet'),
+    cacheBytes: settings.cacheBytes,
+    uploadBytes: settings.uploadBytes,
+    members,
+    peers,
+    pools,
     registry,
-    rights: new Rights({ registry, now }),
-    store,
-    firstHome: (order) => asker.firstHome(order),
-    ask: (id, order) => asker.ofHome(id, order),
-    now,
+    onLiar,
+    clock,
     counts,
     log,
   });
-  const asker = new Asker({
-    self: self.id,
-    identity,
-    members,
-    peers,
-    clock,
-    counts,
-    ownPiece: async (order) => (await home.piece(order, self.id, false)).bytes,
-  });
+  const { asking, giving, messages, store } = parts;
+  await liars.load();
+  for (const id of liars.names) nameLiar(id);
   const server = pieceServer({
     identity,
-    home,
+    give: (from, asked, signal) => giving.give(from, asked, signal),
+    messages,
     memberOf: (fingerprint) => members.byFingerprint(fingerprint),
     rate: settings.uploadBytes === undefined ? undefined : new Rate(settings.uploadBytes, clock),
     counts,
     log,
   });
   await listening.begin(server);
-  const onWrong = (id: string, digest: string, index: number) => {
-    counts.add('fleet_wrong_bytes_total');
-    log.warn({ member: id, digest, index }, 'a piece was not what the registry sends');
-    if (id === self.id) {
-      const piece = { digest, index };
-      const via = home.viaOf(piece);
-      void home.doubt(piece);
-      // A process of this node has compared its bytes with the registry's.
-      if (via !== undefined && via !== id) onWrong(via, digest, index);
-      return;
-    }
-    if (members.find(id) === undefined) return;
-    void asker.tellWrong(id, digest, index).catch(() => {});
-    peers.wrong(id, asker.viaOf(id, digest, index), now());
-    if (!hasLied(id)) return;
-    conditions.set(`fleet:${id}`, `the member ${id} of the fleet sent wrong bytes: it is left out`);
-    clock.after(PEER_LIMITS.wrongMs + 1, () => hasLied(id) || conditions.clear(`fleet:${id}`)).unref();
-  };
   const door = await openDoor({
     socket: layout.socket('pieces'),
     self: self.id,
-    asker,
+    asking,
     find: (id) => members.find(id),
-    onWrong,
+    onUse: parts.uses,
+    onWrong: ({ member, source, index }) => {
+      counts.add('fleet_wrong_bytes_total');
+      log.warn({ member, digest: source.digest, index }, 'a piece was not what the registry sends');
+      asking.wrong(member, source, index);
+      nameLiar(member);
+      liars.save();
+    },
+    onRight: ({ source, pieces }) => asking.verified(source, pieces),
     counts,
     log,
   });
@@ -146,10 +143,14 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     address: settings.nats,
     log,
     clock,
-    onThere: (bus) => members.join(bus),
+    onThere: (bus) => {
+      messages.join(bus);
+      members.join(bus);
+    },
     onBack: () => members.returned(),
     onChange: (isThere) => {
       isConnected = isThere;
+      messages.isThere = isThere;
       members.away(!isThere);
       if (isThere) conditions.clear('fleet-nats');
       else
@@ -161,7 +162,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   });
   const reach = async () => {
     const list = members.list.slice(0, MOST_REACHED);
-    const results = await Promise.allSettled(list.map(({ id }) => asker.reach(id)));
+    const results = await Promise.allSettled(list.map(({ id }) => pools.reach(id)));
     return results.flatMap((result, at) =>
       result.status === 'fulfilled' ? [] : [`${list[at]?.id}: ${String((result.reason as Error).message)}`],
     );
@@ -172,6 +173,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
         self: () => self,
         members,
         peers,
+        liars: () => liars.names,
         store,
         limitBytes: settings.cacheBytes,
         counts,
@@ -196,7 +198,8 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
       for (const one of [server, door, status]) one.close();
       server.closeAllConnections();
       door.closeAllConnections();
-      asker.close();
+      parts.close();
+      pools.close();
       await registry.close();
       for (const name of ['fleet', 'pieces'] as const) await rm(layout.socket(name), { force: true });
     })());
@@ -220,7 +223,7 @@ function announcement(
   const weight = Math.min(MAX_WEIGHT, Math.ceil(cacheBytes / WEIGHT_BYTES));
   const { fingerprint256: fingerprint } = new X509Certificate(certificate);
   const life = randomBytes(8).toString('hex');
-  return { v: 1, fleet, id: node, zone, address, fingerprint, role, weight, version: version(), life, since };
+  return { v: 2, fleet, id: node, zone, address, fingerprint, role, weight, version: version(), life, since };
 }
 
 if (import.meta.main) {

@@ -50,7 +50,7 @@ export class Members {
 
   constructor(options: MembersOptions) {
     this.#options = options;
-    this.#view = new View(options.self.fleet, { replicas: RANKS });
+    this.#view = new View(options.self.fleet);
     this.#view.heard(this.#announcement(), ++this.#heard, options.clock.now());
     this.#beat = options.clock.every(TURN_MS, () => this.#turn()).unref();
   }
@@ -204,6 +204,3 @@ export class Members {
     }
   }
 }
-
-/** Members that are asked for a piece, at most: its homes, and those that would be its homes without them. */
-const RANKS = 4;

@@ -1,22 +1,22 @@
 /**
- * Answers other members over TLS. A client without a certificate that a member has announced gets 403, whatever it asks. So
- * many answers are under way at a time, demand before prefetch, and no more bytes a second than the operator allows.
+ * Answers other members over TLS. A client without a certificate that a member has announced gets 403, whatever it asks. Who gets
+ * what, and when, the home decides (giving.ts); here it is sent, at no more bytes a second than the operator allows.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Server } from 'node:https';
 import type { Logger } from 'pino';
 import type { Counts } from '../../actors/counts.ts';
-import { isDigest } from '../../schemas/digest.ts';
-import { type Member, PIECE_HEADERS, PIECE_STATUS, type Piece } from '../../schemas/fleet.ts';
-import type { Home } from './home.ts';
-import { lengthOf, readOrder, VIA } from './piece-request.ts';
-import { Refusal } from './refusal.ts';
+import { type Member, PIECE_HEADERS, PIECE_STATUS, type PieceAnswer } from '../../schemas/fleet.ts';
+import type { Giving } from './giving.ts';
+import { MAX_MESSAGE, type Messages } from './messages.ts';
+import { readAsk } from './piece-request.ts';
 import { type Identity, makeServer, shownBy } from './tls.ts';
-import { type Rate, Turns } from './turns.ts';
+import type { Rate } from './turns.ts';
 
 export interface PieceServerOptions {
   identity: Identity;
-  home: Pick<Home, 'piece' | 'doubt'>;
+  give: Giving['give'];
+  messages: Pick<Messages, 'takeDirect'>;
   /** Which member has announced this certificate. */
   memberOf: (fingerprint: string) => Member | undefined;
   rate: Rate | undefined;
@@ -24,22 +24,16 @@ export interface PieceServerOptions {
   log: Logger;
 }
 
-/** Answers at a time, each of a piece in memory, and questions that wait for their turn. */
-const AT_ONCE = 32;
-const MOST_WAITING = 256;
 const CONNECTIONS = 4_096;
-const MAX_BODY = 1_024;
+/** With a limit bytes go out in so many at a time: the asker sees that they come. */
+const SHARE_BYTES = 64 << 10;
 
 /** It listens on nothing yet. */
 export function pieceServer(options: PieceServerOptions): Server {
-  const turns = new Turns(AT_ONCE, MOST_WAITING);
   const server = makeServer(options.identity, (request, response) => {
-    answer(request, response, options, turns).catch((error: unknown) => {
-      if (error instanceof Refusal) refuse(response, PIECE_STATUS[error.state], error.message);
-      else {
-        options.log.warn({ error }, 'a member got no answer');
-        refuse(response, 500, 'it failed');
-      }
+    answer(request, response, options).catch((error: unknown) => {
+      options.log.warn({ error }, 'a member got no answer');
+      refuse(response, 500, 'it failed');
     });
   });
   server.maxConnections = CONNECTIONS;
@@ -49,9 +43,9 @@ export function pieceServer(options: PieceServerOptions): Server {
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { home, memberOf, rate, counts }: PieceServerOptions,
-  turns: Turns,
+  options: PieceServerOptions,
 ): Promise<void> {
+  const { memberOf, messages, counts } = options;
   response.on('error', () => {});
   const fingerprint = shownBy(request.socket);
   const member = fingerprint === undefined ? undefined : memberOf(fingerprint);
@@ -59,40 +53,73 @@ async function answer(
     counts.add('fleet_refused_strangers_total');
     return refuse(response, 403, 'only members of the fleet are answered');
   }
-  if (request.url === '/v1/here') return refuse(response, 204, '');
-  if (request.url === '/v1/wrong' && request.method === 'POST') {
-    const piece = pieceIn(await bodyOf(request));
-    if (piece === undefined) return refuse(response, 400, 'which piece?');
-    await home.doubt(piece);
-    return refuse(response, 204, '');
+  const { url = '', method } = request;
+  if (url === '/v1/here') return refuse(response, 204, '');
+  if (url.startsWith('/v1/say/') && method === 'POST') {
+    const body = await bodyOf(request, MAX_MESSAGE);
+    const isOne = body !== undefined && messages.takeDirect(url.slice('/v1/say/'.length), member.id, body);
+    return refuse(response, isOne ? 204 : 400, '');
   }
-  const order = request.method === 'GET' ? readOrder(request) : undefined;
-  if (order === undefined) return refuse(response, 400, 'this asks for no piece');
+  const asked = method === 'GET' ? readAsk(request) : undefined;
+  if (asked === undefined) return refuse(response, 400, 'this asks for no piece');
   const gone = new AbortController();
   response.on('close', () => gone.abort(new Error('the member has left')));
-  const release = await turns.take(order.class, gone.signal).catch((error: unknown) => {
-    throw new Refusal('busy', (error as Error).message);
+  const given = await options.give(member.id, asked, gone.signal).catch((error: unknown) => {
+    if (gone.signal.aborted) return undefined;
+    throw error;
   });
+  if (given === undefined) return;
+  if (given.answer !== undefined) return say(response, given.answer);
   try {
-    const { bytes, via } = await home.piece(order, member.id, request.headers[VIA] !== undefined);
-    const part = bytes.subarray(order.from, order.to);
-    await rate?.spend(part.length);
-    if (gone.signal.aborted) return;
-    const isWhole = part.length === lengthOf(order);
-    response.writeHead(isWhole ? 200 : 206, {
-      'content-length': part.length,
-      'content-type': 'application/octet-stream',
-      [PIECE_HEADERS.from]: via ?? 'registry',
-    });
-    counts.add('fleet_sent_bytes_total', part.length);
-    // The turn lasts until the bytes are on their way: this bounds what waits in memory.
-    await new Promise<void>((done) => {
-      response.on('close', done);
-      response.end(part, done);
-    });
+    await send(response, given.piece.bytes, given.piece.from, options);
   } finally {
-    release();
+    given.done();
   }
+}
+
+/** Resolves when the bytes are on their way: until then the piece is in memory, and counts as an upload. */
+async function send(
+  response: ServerResponse,
+  bytes: Buffer,
+  from: string,
+  { rate, counts }: PieceServerOptions,
+): Promise<void> {
+  if (response.destroyed) return;
+  response.writeHead(200, {
+    'content-length': bytes.length,
+    'content-type': 'application/octet-stream',
+    [PIECE_HEADERS.from]: from,
+  });
+  const { promise: closed, resolve } = Promise.withResolvers<void>();
+  response.on('close', resolve);
+  counts.add('fleet_sent_bytes_total', bytes.length);
+  if (rate === undefined) response.end(bytes, resolve);
+  else await trickle(response, bytes, rate, resolve, closed);
+  await closed;
+}
+
+async function trickle(
+  response: ServerResponse,
+  bytes: Buffer,
+  rate: Rate,
+  resolve: () => void,
+  closed: Promise<void>,
+): Promise<void> {
+  for (let at = 0; at < bytes.length; at += SHARE_BYTES) {
+    const share = bytes.subarray(at, at + SHARE_BYTES);
+    await rate.spend(share.length);
+    if (response.destroyed) return;
+    if (!response.write(share))
+      await Promise.race([closed, new Promise<void>((done) => response.once('drain', done))]);
+  }
+  response.end(resolve);
+}
+
+/** A member is told why it gets no bytes. */
+function say(response: ServerResponse, { state, ...answer }: PieceAnswer): void {
+  if (state === 'have') return refuse(response, 500, 'it is elsewhere');
+  response.writeHead(PIECE_STATUS[state], { 'content-type': 'application/json' });
+  response.end(JSON.stringify({ ...answer, state }));
 }
 
 export function refuse(response: ServerResponse, status: number, message: string): void {
@@ -104,24 +131,14 @@ export function refuse(response: ServerResponse, status: number, message: string
   response.end(message);
 }
 
-/** At most `MAX_BODY` bytes; of a longer one nothing. */
-export async function bodyOf(request: IncomingMessage): Promise<string> {
-  let text = '';
-  for await (const chunk of request.setEncoding('utf8') as AsyncIterable<string>) {
-    text += chunk;
-    if (text.length > MAX_BODY) return '';
+/** Undefined where it has more than `most` bytes. */
+export async function bodyOf(request: IncomingMessage, most: number): Promise<Buffer | undefined> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length > most) return undefined;
   }
-  return text;
-}
-
-/** `{"digest":…,"index":…}` */
-export function pieceIn(text: string): Piece | undefined {
-  try {
-    const { digest, index } = JSON.parse(text) as Record<string, unknown>;
-    return isDigest(digest) && Number.isSafeInteger(index) && (index as number) >= 0
-      ? { digest, index: index as number }
-      : undefined;
-  } catch {
-    return undefined;
-  }
+  return Buffer.concat(chunks);
 }

@@ -2,21 +2,26 @@
  * Pieces of blobs on the disk of a home, as compressed bytes: what a registry gave, for other members. It is a cache: every
  * piece may be lost at any time, and the oldest ones make room.
  *
- *     ROOT/fleet/<2 digits>/<64 digits>.<index>     the piece's bytes, then 12 bytes: magic, length, CRC-32 (little endian)
+ *     ROOT/fleet/<2 digits>/<64 digits>.<index>@<registry>     the piece's bytes, then 12 bytes: magic, length, CRC-32 (little
+ *                                                              endian)
+ *
+ * A member may have a home ask any registry that the home reaches, also one of its own. So no registry speaks for another one:
+ * what one sent for a digest is given to those who ask for that one's.
  *
  * A home cannot prove a part of a blob, and need not: the process that uses the bytes verifies them. The sum is for what the disk
  * did: a write that was cut off, a block that has rotted. Nothing is synced.
  */
 import { crc32 } from 'node:zlib';
 import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
-import { join } from 'node:path';
-import { hexOf } from '../../schemas/digest.ts';
-import { PIECE_BYTES, type Piece } from '../../schemas/fleet.ts';
+import { dirname, join } from 'node:path';
+import { PIECE_BYTES } from '../../schemas/fleet.ts';
 import { DiskRoom, diskReserve } from '../store/disk-room.ts';
 
 const MAGIC = 0x31_63_70_66;
 const TRAILER = 12;
-const NAME = /^[0-9a-f]{64}\.\d{1,7}$/;
+const NAME = /^([0-9a-f]{64})\.(\d{1,7})@([A-Za-z0-9.:[\]-]{1,150})$/;
+/** Of actors/fleet-home-protocol.ts. */
+const KEY = /^(\S{1,150}) sha256:([0-9a-f]{64}) (\d{1,7})$/;
 /** A piece that is read counts as used this often at most, ms: the time of its use is on the disk. */
 const TOUCH_MS = 60_000;
 
@@ -30,12 +35,15 @@ export interface PieceStoreOptions {
   dir: string;
   limitBytes: number;
   now: () => number;
+  /** A piece made room for others, or was not as it was written. */
+  onLost?: (key: string) => void;
 }
 
+/** Its functions take keys of pieces (`pieceKey`). */
 export class PieceStore {
   readonly #options: PieceStoreOptions;
   readonly #room: DiskRoom;
-  /** By file name, the one used last at the end. */
+  /** By key, the one used last at the end. */
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
   #drafts = 0;
@@ -64,39 +72,40 @@ export class PieceStore {
     return this.#entries.size;
   }
 
-  /** The whole piece; undefined where it is not here, or not as it was written. `length`: bytes that it must have. */
-  async read(piece: Piece, length: number): Promise<Buffer | undefined> {
-    const name = nameOf(piece);
-    const entry = this.#entries.get(name);
+  /** The whole piece; undefined where it is not here, or not as it was written. `length`: bytes that it must have, if any. */
+  async read(key: string, length?: number): Promise<Buffer | undefined> {
+    const entry = this.#entries.get(key);
     if (entry === undefined) return undefined;
-    const found = await readPiece(this.#path(name), length).catch(() => undefined);
+    length ??= entry.bytes - TRAILER;
+    const found = await readPiece(this.#path(key), length).catch(() => undefined);
+    // It may have made room, or have come anew, meanwhile.
+    if (this.#entries.get(key) !== entry) return found;
     if (found === undefined) {
-      await this.#drop(name);
+      await this.#lose(key);
       return undefined;
     }
     const now = this.#options.now();
-    this.#entries.delete(name);
-    this.#entries.set(name, entry);
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
     if (now - entry.usedAt > TOUCH_MS) {
       entry.usedAt = now;
-      void utimes(this.#path(name), now / 1000, now / 1000).catch(() => {});
+      void utimes(this.#path(key), now / 1000, now / 1000).catch(() => {});
     }
     return found;
   }
 
   /** Keeps a piece. Errors: `no-space`, those of the file system; it is not here then. */
-  async write(piece: Piece, bytes: Buffer): Promise<void> {
-    const name = nameOf(piece);
+  async write(key: string, bytes: Buffer): Promise<void> {
     const size = bytes.length + TRAILER;
-    if (this.#entries.has(name) || size > this.#options.limitBytes) return;
+    if (this.#entries.has(key) || size > this.#options.limitBytes) return;
     await this.#trim(size);
     this.#room.take(size);
     const trailer = Buffer.alloc(TRAILER);
     trailer.writeUInt32LE(MAGIC, 0);
     trailer.writeUInt32LE(bytes.length, 4);
     trailer.writeUInt32LE(crc32(bytes), 8);
-    const path = this.#path(name);
-    await mkdir(join(this.#options.dir, name.slice(0, 2)), { recursive: true, mode: 0o700 });
+    const path = this.#path(key);
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     const draft = `${path}.${++this.#drafts}.draft`;
     try {
       const file = await open(draft, 'w', 0o600);
@@ -110,34 +119,45 @@ export class PieceStore {
       await rm(draft, { force: true });
       throw error;
     }
-    if (!this.#entries.has(name)) this.#bytes += size;
-    this.#entries.set(name, { bytes: size, usedAt: this.#options.now() });
+    if (!this.#entries.has(key)) this.#bytes += size;
+    this.#entries.set(key, { bytes: size, usedAt: this.#options.now() });
   }
 
   /** Forgets a piece: its bytes are said to be wrong. */
-  async forget(piece: Piece): Promise<void> {
-    await this.#drop(nameOf(piece));
-  }
-
-  has(piece: Piece): boolean {
-    return this.#entries.has(nameOf(piece));
-  }
-
-  readonly #path = (name: string): string => join(this.#options.dir, name.slice(0, 2), name);
-
-  async #drop(name: string): Promise<void> {
-    const entry = this.#entries.get(name);
+  async forget(key: string): Promise<void> {
+    const entry = this.#entries.get(key);
     if (entry === undefined) return;
-    this.#entries.delete(name);
+    this.#entries.delete(key);
     this.#bytes -= entry.bytes;
-    await rm(this.#path(name), { force: true });
+    await rm(this.#path(key), { force: true });
+  }
+
+  has(key: string): boolean {
+    return this.#entries.has(key);
+  }
+
+  /** The one used last at the end. */
+  keys(): IterableIterator<string> {
+    return this.#entries.keys();
+  }
+
+  /** Errors: RangeError for a key that is none. */
+  #path(key: string): string {
+    const [, registry, hex, index] = KEY.exec(key) ?? [];
+    if (hex === undefined) throw new RangeError(`${key} is no key of a piece`);
+    return join(this.#options.dir, hex.slice(0, 2), `${hex}.${index}@${registry}`);
+  }
+
+  async #lose(key: string): Promise<void> {
+    await this.forget(key);
+    this.#options.onLost?.(key);
   }
 
   /** Makes room for so many bytes more. */
   async #trim(more: number): Promise<void> {
-    for (const name of this.#entries.keys()) {
+    for (const key of this.#entries.keys()) {
       if (this.#bytes + more <= this.#options.limitBytes) return;
-      await this.#drop(name);
+      await this.#lose(key);
     }
   }
 
@@ -148,20 +168,19 @@ export class PieceStore {
       const path = join(this.#options.dir, folder);
       for (const name of await readdir(path)) {
         const { size, mtimeMs } = await stat(join(path, name));
-        if (NAME.test(name) && name.startsWith(folder) && size <= PIECE_BYTES + TRAILER)
-          found.push([name, { bytes: size, usedAt: mtimeMs }]);
+        const [, hex, index, registry] = NAME.exec(name) ?? [];
+        if (hex?.startsWith(folder) === true && size <= PIECE_BYTES + TRAILER)
+          found.push([`${registry} sha256:${hex} ${index}`, { bytes: size, usedAt: mtimeMs }]);
         else await rm(join(path, name), { force: true });
       }
     }
     found.sort(([, a], [, b]) => a.usedAt - b.usedAt);
-    for (const [name, entry] of found) {
-      this.#entries.set(name, entry);
+    for (const [key, entry] of found) {
+      this.#entries.set(key, entry);
       this.#bytes += entry.bytes;
     }
   }
 }
-
-const nameOf = ({ digest, index }: Piece): string => `${hexOf(digest)}.${index}`;
 
 async function readPiece(path: string, length: number): Promise<Buffer | undefined> {
   const file = await open(path, 'r');

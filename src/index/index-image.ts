@@ -196,6 +196,7 @@ class ImagePass {
         if (!isWrong || !this.#parts.registry.doubt(this.#options.image.reference, blob)) throw error;
         return run();
       });
+      this.#parts.registry.right(this.#options.image.reference, blob, [[0, blob.size]]);
       await onLayer?.(layer);
       return layer;
     } finally {

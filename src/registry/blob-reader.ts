@@ -208,6 +208,7 @@ export class BlobReader {
   ): AsyncGenerator<Buffer, void, undefined> {
     try {
       yield* this.#checked(source, blob, signal);
+      this.right(source, blob, [[0, blob.size]]);
     } catch (error) {
       if (isIntegrity(error)) this.doubt(source, blob);
       throw error;
@@ -230,7 +231,9 @@ export class BlobReader {
       return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
     };
     try {
-      return await read();
+      const bytes = await read();
+      this.right(source, blob, [[0, blob.size]]);
+      return bytes;
     } catch (error) {
       // Where a mirror sent other bytes, the next host is asked.
       if (!isIntegrity(error) || !this.doubt(source, blob)) throw error;
@@ -397,6 +400,11 @@ export class BlobReader {
     this.#mirrors.delete(key);
     for (const mirror of mirrors ?? []) this.#api.blame(mirror, 'wrong');
     return mirrors !== undefined;
+  }
+
+  /** These bytes of a blob were verified: what of them came from the fleet, this node gives to others. */
+  right(source: Source, blob: BlobName, ranges: readonly ByteRange[]): void {
+    this.#door?.right(source, blob, ranges);
   }
 
   /** The bytes that came behind a doubt are right: members of the fleet that sent others are told of. */

@@ -296,6 +296,11 @@ export class RegistryClient {
     this.#blobs.settle(blob);
   }
 
+  /** These bytes of a blob were verified: a node of a fleet gives what came from there to other members. */
+  right(source: Source, blob: BlobName, ranges: readonly ByteRange[]): void {
+    this.#blobs.right(source, blob, ranges);
+  }
+
   /** Whether the registry gives a blob to who has this right. Errors: the registry's, but not its refusal. */
   async isBlobGiven(source: Source, digest: string, right: Right, signal: AbortSignal): Promise<boolean> {
     return await isBlobGiven(this.#api, source, digest, right, signal);

@@ -3,11 +3,21 @@
  * unix socket for root alone. The member knows the others; this end knows the registry, asks it for a token where a home
  * wants to see one, and asks it for all that the fleet does not bring.
  *
- * What comes is as little proven as what a registry sends: the process that uses it verifies it. The last pieces are kept until then.
- * Where they were wrong, the bytes are read from the registry, and each piece that differs is told to the member with the
- * name of the one who sent it.
+ * What comes is as little proven as what a registry sends: the process that uses it verifies it. Where it was right the member
+ * hears so, and gives it to others. The last pieces are kept until then: where they were wrong, the bytes are read from the registry,
+ * and each piece that differs is told to the member with the name of the one who sent it.
  */
-import { bytesOfPiece, PIECE_BYTES, PIECE_HEADERS, PIECE_STATUS } from '../../schemas/fleet.ts';
+import type { BlobSource } from '../../schemas/fetch.ts';
+import {
+  bytesOfPiece,
+  type FleetHold,
+  type FleetWrong,
+  MAX_ASKED,
+  PIECE_BYTES,
+  PIECE_HEADERS,
+  PIECE_STATUS,
+  piecesOfBytes,
+} from '../../schemas/fleet.ts';
 import type { Source } from './api.ts';
 import type { BlobName, ByteRange } from './blob-reader.ts';
 import { Pool } from './undici-parts.ts';
@@ -47,7 +57,7 @@ interface Part {
 }
 
 interface Kept {
-  digest: string;
+  source: BlobSource;
   index: number;
   /** Of the blob. */
   at: number;
@@ -58,8 +68,8 @@ interface Kept {
 interface Suspects {
   until: number;
   pieces: Kept[];
-  /** Those that differed from what the registry sent. */
-  liars: Map<string, number>;
+  /** By member, a piece that differed from what the registry sent. */
+  liars: Map<string, Kept>;
 }
 
 type Answer = { bytes: Buffer; from: string } | { status: number };
@@ -68,6 +78,8 @@ export class FleetDoor {
   readonly #options: FleetDoorOptions;
   readonly #pool: InstanceType<typeof Pool>;
   readonly #kept: Kept[] = [];
+  /** Pieces that the fleet brought and that no one has verified yet: digest and index, oldest first. */
+  readonly #unverified = new Map<string, BlobSource>();
   /** By digest, oldest first. */
   readonly #suspects = new Map<string, Suspects>();
   /** Repositories that a home wants a token for, or that have none: until when. */
@@ -132,7 +144,7 @@ export class FleetDoor {
         const answer = await (coming.shift() as Promise<Answer>);
         if ('status' in answer) return left(at);
         this.#keep({
-          digest: blob.digest,
+          source: blobOf(source, blob),
           index: part.index,
           at: part.index * PIECE_BYTES + part.from,
           ...answer,
@@ -148,10 +160,11 @@ export class FleetDoor {
 
   /** Bytes of a blob were wrong. True where the fleet brought any: the registry is asked from now on, and what it sends compared. */
   doubt({ digest }: Pick<BlobName, 'digest'>): boolean {
-    const pieces = this.#kept.filter((one) => one.digest === digest);
+    for (const [key, source] of this.#unverified) if (source.digest === digest) this.#unverified.delete(key);
+    const pieces = this.#kept.filter((one) => one.source.digest === digest);
     if (pieces.length === 0) return false;
     for (let at = this.#kept.length - 1; at >= 0; at--)
-      if (this.#kept[at]?.digest === digest) this.#kept.splice(at, 1);
+      if (this.#kept[at]?.source.digest === digest) this.#kept.splice(at, 1);
     // Of others not even the registry's bytes were right, or no reader came again.
     for (const other of this.#suspects.values()) other.pieces = [];
     remember(this.#suspects, digest, { until: this.#options.now() + DIRECT_MS, pieces, liars: new Map() });
@@ -161,11 +174,12 @@ export class FleetDoor {
   /** What the registry sends of a blob, from `at` on. */
   compare({ digest }: Pick<BlobName, 'digest'>, at: number, chunk: Buffer): void {
     const suspects = this.#suspects.get(digest);
-    for (const { index, at: start, bytes, from } of suspects?.pieces ?? []) {
+    for (const piece of suspects?.pieces ?? []) {
+      const { at: start, bytes, from } = piece;
       const [first, end] = [Math.max(at, start), Math.min(at + chunk.length, start + bytes.length)];
       if (first >= end || suspects?.liars.has(from) === true) continue;
       if (!chunk.subarray(first - at, end - at).equals(bytes.subarray(first - start, end - start)))
-        suspects?.liars.set(from, index);
+        suspects?.liars.set(from, piece);
     }
   }
 
@@ -174,14 +188,34 @@ export class FleetDoor {
     const suspects = this.#suspects.get(digest);
     if (suspects === undefined) return;
     suspects.pieces = [];
-    for (const [member, index] of suspects.liars) {
-      const body = JSON.stringify({ member, digest, index });
-      void this.#pool
-        .request({ path: '/v1/wrong', method: 'POST', body, headers: { 'content-type': 'application/json' } })
-        .then(({ body: answer }) => answer.dump())
-        .catch(() => {});
-    }
+    for (const [member, { source, index }] of suspects.liars)
+      this.#tell('wrong', { v: 1, source, index, member });
     suspects.liars.clear();
+  }
+
+  /** These bytes were verified: what of them the fleet brought the member may give to others. */
+  right(source: Source, blob: BlobName, ranges: readonly ByteRange[]): void {
+    const indexes = new Set<number>();
+    for (const [start, end] of ranges) {
+      const [first, count] = piecesOfBytes(start, end);
+      for (let index = first; index < first + count; index++)
+        if (this.#unverified.delete(`${blob.digest} ${index}`)) indexes.add(index);
+    }
+    const rising = [...indexes].sort((a, b) => a - b);
+    for (let at = 0; at < rising.length; at += MAX_ASKED)
+      this.#tell('right', {
+        v: 1,
+        source: blobOf(source, blob),
+        pieces: rising.slice(at, at + MAX_ASKED),
+      });
+  }
+
+  #tell(what: 'wrong' | 'right', said: FleetWrong | FleetHold): void {
+    const body = JSON.stringify(said);
+    void this.#pool
+      .request({ path: `/v1/${what}`, method: 'POST', body, headers: { 'content-type': 'application/json' } })
+      .then(({ body: answer }) => answer.dump())
+      .catch(() => {});
   }
 
   async close(): Promise<void> {
@@ -189,6 +223,7 @@ export class FleetDoor {
   }
 
   #keep(kept: Kept): void {
+    remember(this.#unverified, `${kept.source.digest} ${kept.index}`, kept.source);
     this.#kept.push(kept);
     if (this.#kept.length > KEPT) this.#kept.shift();
   }
@@ -270,6 +305,13 @@ function partsOf(start: number, end: number): Part[] {
   }
   return parts;
 }
+
+const blobOf = ({ registry, repository }: Source, { digest, size }: BlobName): BlobSource => ({
+  registry,
+  repository,
+  digest,
+  size,
+});
 
 const repositoryOf = ({ registry, repository }: Source): string => `${registry}/${repository}`;
 

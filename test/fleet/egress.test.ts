@@ -48,3 +48,27 @@ it('three engines read one image at once: the registry sends each byte about onc
   expect(figures.some(({ bytes }) => bytes.sent > 0)).toBe(true);
   for (const engine of engines) expect((await engine.status()).degraded).toEqual([]);
 });
+
+it('who has got a piece gives it to others: a home that may send little sends the third asker to the second', async () => {
+  const directory = await cleanup.tempDir('tree');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  const image = await pushImage(join(directory, 'image'), registry.host, 'app', [
+    { 'app/one': prose(9_000_000, 81_002), 'app/two': prose(9_000_000, 81_003) },
+  ]);
+  expect((await runCofa(['index', image.ref])).code).toBe(0);
+  const fleet = await startFleetNats(cleanup, ['home', 'two', 'three']);
+  // Nearly all of the zone's weight: it is the first home of each piece.
+  const slow = ['--fleet-cache', '900G', '--fleet-upload', '1M'];
+  const home = await startMember(cleanup, fleet, 'home', { args: slow });
+  const two = await startMember(cleanup, fleet, 'two', { args: ['--fleet-cache', '1G'] });
+  await untilMet([home, two]);
+  await readAll(two, image, join(directory, 'mnt-two'));
+  const [before, fetched] = [await fleetOf(two), sent(registry, image)];
+  const three = await startMember(cleanup, fleet, 'three', { args: ['--fleet-cache', '1G'] });
+  await untilMet([home, two, three]);
+  await readAll(three, image, join(directory, 'mnt-three'));
+  const told = JSON.stringify(await Promise.all([home, two, three].map(fleetOf)));
+  expect((await fleetOf(two)).bytes.sent - before.bytes.sent, told).toBeGreaterThan(2_000_000);
+  expect(sent(registry, image), told).toBe(fetched);
+});

@@ -1,84 +1,17 @@
 /** What goes wrong in a fleet: a member that lies, one that dies, NATS that is away, a registry that is. Real engines. */
-import { randomBytes, X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
-import { Counts } from '../../actors/counts.ts';
-import { connectBus } from '../../src/bus/connection.ts';
-import { Members } from '../../src/fleet/members.ts';
-import { lengthOf } from '../../src/fleet/piece-request.ts';
-import { pieceServer } from '../../src/fleet/piece-server.ts';
-import { createLog } from '../../src/process/log.ts';
-import { makeIdentity } from '../../src/process/nats-identity.ts';
-import { realPorts } from '../../src/process/ports.ts';
 import { type FaultImage, pushImage } from '../faults/fault-image.ts';
 import { prose } from '../images/nasty.ts';
 import { type Engine, eventually, mountImage, runCofa } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
-import { fleetOf, startFleetNats, startMember, type TestFleet, untilMet } from './support.ts';
+import { startLiar } from './made-up-member.ts';
+import { fleetOf, startFleetNats, startMember, untilMet } from './support.ts';
 
 const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
-
-/** A member that gives bytes of its own making for every piece. */
-async function startLiar(fleet: TestFleet, name: string): Promise<{ lies: () => number; leave: () => void }> {
-  const file = JSON.parse(await readFile(fleet.join(name)[3] as string, 'utf8')) as {
-    fleet: { user: string; password: string };
-  };
-  const bus = await connectBus(
-    { url: fleet.nats.url, user: file.fleet.user, pass: file.fleet.password },
-    { name, reconnect: false },
-  );
-  cleanup.defer(() => bus.close());
-  const identity = await makeIdentity();
-  const log = createLog(name, 'silent');
-  let lies = 0;
-  const server = pieceServer({
-    identity,
-    home: {
-      piece: async (order) => {
-        lies += 1;
-        return { bytes: randomBytes(lengthOf(order)), via: undefined };
-      },
-      doubt: async () => {},
-    },
-    memberOf: (fingerprint) => members.byFingerprint(fingerprint),
-    rate: undefined,
-    counts: new Counts(),
-    log,
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  cleanup.defer(async () => {
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
-  });
-  const members = new Members({
-    self: {
-      v: 1,
-      fleet: 'test',
-      id: name,
-      zone: 'default',
-      address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
-      fingerprint: new X509Certificate(identity.certificate).fingerprint256,
-      role: 'fetcher',
-      weight: 1_000,
-      version: '0',
-      life: 'liar-liar',
-      since: 0,
-    },
-    clock: realPorts().clock,
-    log,
-    random: () => 0,
-    onJoined: () => {},
-    onGone: () => {},
-  });
-  cleanup.defer(() => members.leave());
-  members.join(bus);
-  return { lies: () => lies, leave: () => members.leave() };
-}
 
 it('no read fails and no wrong byte is read: a liar is named and left out, members die, NATS and registry go away', async () => {
   const directory = await cleanup.tempDir('fleet-faults');
@@ -94,7 +27,7 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   }
   const [lied, killed, cut, kept] = images as [FaultImage, FaultImage, FaultImage, FaultImage];
   const fleet = await startFleetNats(cleanup, ['one', 'two', 'liar']);
-  const liar = await startLiar(fleet, 'liar');
+  const liar = await startLiar(cleanup, fleet, 'liar', 1_000);
   const one = await startMember(cleanup, fleet, 'one');
   await eventually('they have met', async () => (await fleetOf(one)).members.length === 2);
   const mount = async (engine: Engine, image: FaultImage, dir: string) => {
@@ -107,7 +40,7 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
 
   const readLied = await mount(one, lied, 'lied-one');
   await readLied();
-  expect(liar.lies()).toBeGreaterThan(0);
+  expect(liar.liedTo).toContain('one');
   await eventually('the liar is named', async () =>
     (await one.status()).degraded.some((sentence) => sentence.includes('liar')),
   );
@@ -144,4 +77,45 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   await readCut();
   registry.kill();
   await readKept();
+});
+
+it('the liar behind an honest home is named by that home, and the home by no one', async () => {
+  const directory = await cleanup.tempDir('fleet-liar');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  const push = async (name: string, seed: number) => {
+    const image = await pushImage(join(directory, name), registry.host, name, [
+      { 'app/file': prose(3_000_000, seed) },
+    ]);
+    expect((await runCofa(['index', image.ref])).code).toBe(0);
+    return image;
+  };
+  const [own, lied] = [await push('own', 84_000), await push('lied', 84_001)];
+  const fleet = await startFleetNats(cleanup, ['home', 'asker', 'liar']);
+  const read = async (engine: Engine, image: FaultImage, dir: string) => {
+    await mountImage(engine, image.ref, join(directory, dir));
+    const options = { root: join(directory, dir), expected: image.expected, readers: 1, copies: 1 };
+    expect((await readInParallel(options)).failures).toEqual([]);
+  };
+  const home = await startMember(cleanup, fleet, 'home', { args: ['--fleet-cache', '900G'] });
+  // A registry that a node does not use might be the accuser's own.
+  await read(home, own, 'own');
+
+  const liar = await startLiar(cleanup, fleet, 'liar', 1);
+  const asker = await startMember(cleanup, fleet, 'asker', { args: ['--fleet-cache', '0'] });
+  await eventually('all have met', async () => {
+    const sizes = await Promise.all([home, asker].map(async (one) => (await fleetOf(one)).members.length));
+    return sizes.every((size) => size === 3);
+  });
+  await read(asker, lied, 'lied');
+  expect(liar.liedTo).toContain('home');
+  expect(liar.liedTo).not.toContain('asker');
+  await eventually('the home names the liar', async () =>
+    (await home.status()).degraded.some((sentence) => sentence.includes('member liar')),
+  );
+  const states = async (engine: Engine) =>
+    Object.fromEntries((await fleetOf(engine)).members.map(({ name, state }) => [name, state]));
+  expect((await states(home))['liar']).toBe('wrong');
+  expect((await states(asker))['home']).not.toBe('wrong');
+  expect((await asker.status()).degraded).toEqual([]);
 });

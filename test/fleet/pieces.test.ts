@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { errors } from '@nats-io/nats-core';
 import { afterAll, describe, expect, it } from 'vitest';
+import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { fleetBroadcasts } from '../../schemas/fleet-broadcasts.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { accountsText, fleetUserOn, newNodeUsers } from '../../src/bus/user-files.ts';
@@ -22,6 +23,8 @@ const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
 
 const digest = (digit: string): string => `sha256:${digit.repeat(64)}`;
+const key = (digit: string, index: number): string =>
+  pieceKey({ registry: 'registry.example:5000', digest: digest(digit) }, index);
 
 describe('the store of pieces', () => {
   it('keeps pieces over a restart, gives none that the disk has changed, and makes room', async () => {
@@ -29,22 +32,24 @@ describe('the store of pieces', () => {
     const options = { dir, limitBytes: 3_000, now: () => Date.now() };
     const store = await PieceStore.open(options);
     const bytes = randomBytes(900);
-    for (const index of [0, 1, 2]) await store.write({ digest: digest('a'), index }, bytes);
-    expect(await store.read({ digest: digest('a'), index: 0 }, 900)).toEqual(bytes);
-    expect(await store.read({ digest: digest('a'), index: 0 }, 899)).toBeUndefined();
-    await store.write({ digest: digest('b'), index: 7 }, bytes);
+    for (const index of [0, 1, 2]) await store.write(key('a', index), bytes);
+    expect(await store.read(key('a', 0), 900)).toEqual(bytes);
+    expect(await store.read(key('a', 0), 899)).toBeUndefined();
+    await store.write(key('b', 7), bytes);
     // The one that was used least lately made room.
-    expect([0, 1, 2].map((index) => store.has({ digest: digest('a'), index }))).toEqual([false, true, true]);
-    expect((await stat(join(dir, 'bb', `${'b'.repeat(64)}.7`))).mode & 0o777).toBe(0o600);
+    expect([0, 1, 2].map((index) => store.has(key('a', index)))).toEqual([false, true, true]);
+    expect((await stat(join(dir, 'bb', `${'b'.repeat(64)}.7@registry.example:5000`))).mode & 0o777).toBe(
+      0o600,
+    );
 
     const again = await PieceStore.open(options);
-    expect(await again.read({ digest: digest('b'), index: 7 }, 900)).toEqual(bytes);
+    expect(await again.read(key('b', 7), 900)).toEqual(bytes);
     const [name] = await readdir(join(dir, 'bb'));
     const path = join(dir, 'bb', name as string);
     const rotten = await readFile(path);
     rotten[400] = (rotten[400] as number) ^ 1;
     await writeFile(path, rotten);
-    expect(await again.read({ digest: digest('b'), index: 7 }, 900)).toBeUndefined();
+    expect(await again.read(key('b', 7), 900)).toBeUndefined();
     expect(await readdir(join(dir, 'bb'))).toEqual([]);
     expect(again.pieces).toBe(2);
   });

@@ -3,22 +3,18 @@
  * password (spegel issue 1432: a peer that has the bytes gave them to all).
  */
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
-import { X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
-import { PIECE_HEADERS } from '../../schemas/fleet.ts';
-import { connectBus } from '../../src/bus/connection.ts';
-import { Members } from '../../src/fleet/members.ts';
+import { PIECE_HEADERS, PIECE_STATUS } from '../../schemas/fleet.ts';
 import { poolTo } from '../../src/fleet/tls.ts';
-import { createLog } from '../../src/process/log.ts';
 import { makeIdentity } from '../../src/process/nats-identity.ts';
-import { realPorts } from '../../src/process/ports.ts';
 import { type FaultImage, pushImage } from '../faults/fault-image.ts';
 import { prose } from '../images/nasty.ts';
 import { errorOf, eventually, mountImage, runCofa } from '../support/engine.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
 import { readInParallel } from '../support/readers.ts';
 import { Cleanup } from '../support/temp.ts';
+import { startMadeUp } from './made-up-member.ts';
 import { fleetOf, startFleetNats, startMember, untilMet } from './support.ts';
 
 const cleanup = new Cleanup();
@@ -111,37 +107,12 @@ it('the registry decides for each asker: with a token of its own pull it gets th
 
   // Nor does a member that knows the digest, whatever it comes with; a stranger is not even answered.
   const address = (await fleetOf(one)).members.find(({ name }) => name === 'one')?.address ?? '';
-  const file = JSON.parse(await readFile(fleet.join('spy')[3] as string, 'utf8')) as {
-    fleet: { user: string; password: string };
-  };
-  const bus = await connectBus(
-    { url: fleet.nats.url, user: file.fleet.user, pass: file.fleet.password },
-    { name: 'spy', reconnect: false },
-  );
-  cleanup.defer(() => bus.close());
-  const [identity, strange] = [await makeIdentity(), await makeIdentity()];
-  const members = new Members({
-    self: {
-      v: 1,
-      fleet: 'test',
-      id: 'spy',
-      zone: 'default',
-      address: '127.0.0.1:1',
-      fingerprint: new X509Certificate(identity.certificate).fingerprint256,
-      role: 'node',
-      weight: 0,
-      version: '0',
-      life: 'spy-spy-spy',
-      since: 0,
-    },
-    clock: realPorts().clock,
-    log: createLog('spy', 'silent'),
-    random: () => 0,
-    onJoined: () => {},
-    onGone: () => {},
+  const { identity, members } = await startMadeUp(cleanup, fleet, 'spy', {
+    weight: 0,
+    give: () => Promise.reject(new Error('it gives nothing')),
+    heard: () => {},
   });
-  cleanup.defer(() => members.leave());
-  members.join(bus);
+  const strange = await makeIdentity();
   const { fingerprint } = await eventually('the spy hears the others', () => members.find('one'));
   await eventually('the spy is heard', async () =>
     (await fleetOf(one)).members.some(({ name }) => name === 'spy'),
@@ -149,7 +120,7 @@ it('the registry decides for each asker: with a token of its own pull it gets th
   const ask = async (who: typeof identity, image: FaultImage, headers: Record<string, string>) => {
     const pool = poolTo({ address, fingerprint }, who);
     const [blob] = image.blobs as [{ digest: string; size: number }];
-    try {
+    const once = async () => {
       const { statusCode, body } = await pool.request({
         path: `/v1/piece/${blob.digest}/0`,
         method: 'GET',
@@ -163,6 +134,13 @@ it('the registry decides for each asker: with a token of its own pull it gets th
       });
       const bytes = await body.arrayBuffer();
       return [statusCode, bytes.byteLength > 1_000];
+    };
+    try {
+      // A member is told when what it waits for has come; this one asks again.
+      return await eventually('there is an answer', async () => {
+        const answer = await once();
+        return answer[0] === PIECE_STATUS.coming ? undefined : answer;
+      });
     } finally {
       await pool.destroy();
     }
@@ -179,8 +157,9 @@ it('the registry decides for each asker: with a token of its own pull it gets th
       {},
     ),
     'a member, for what takes a password': await ask(identity, closed, {}),
-    'a member with a token of the registry': await ask(identity, secret, {
-      [PIECE_HEADERS.token]: String(token),
+    'a member with a token of the registry': await eventually('the refusal has ended', async () => {
+      const answer = await ask(identity, secret, { [PIECE_HEADERS.token]: String(token) });
+      return answer[0] === PIECE_STATUS.none ? undefined : answer;
     }),
     'a stranger with that token': await ask(strange, secret, { [PIECE_HEADERS.token]: String(token) }),
   };

@@ -1,0 +1,274 @@
+/**
+ * Pieces for the processes of this node, as the asker actor decides: whom it asks, where it comes for the bytes, and what becomes of
+ * them. Processes that want the same piece share it. Bytes that came are given at once, and to others only when a process has
+ * said that they are right.
+ */
+import type { AskerEffect } from '../../actors/fleet-asker.ts';
+import { pieceKey } from '../../actors/fleet-home-protocol.ts';
+import type { BlobSource } from '../../schemas/fetch.ts';
+import type { PieceAnswer } from '../../schemas/fleet.ts';
+import type { AskerNews, HomeNews } from './core.ts';
+import type { Getting, Got } from './getting.ts';
+import type { Giving } from './giving.ts';
+import type { Said } from './messages.ts';
+import type { PieceAsk, PieceOrder } from './piece-request.ts';
+import type { Pieces } from './pieces.ts';
+import { Refusal } from './refusal.ts';
+
+export interface AskingOptions {
+  self: string;
+  toAsker: (news: AskerNews) => void;
+  toHome: (news: HomeNews) => void;
+  /** To a member, this one too. */
+  send: (to: string, said: Said) => void;
+  getting: Getting;
+  /** This member's own answer to a request for bytes. */
+  give: Giving['give'];
+  pieces: Pieces;
+  /** Whether this member gives to others what came for its own processes. */
+  serves: boolean;
+  /** The home keeps it from now on. */
+  keep: (key: string, from: string) => void;
+  onHedge: () => void;
+  /** ms. */
+  now: () => number;
+}
+
+export interface Brought {
+  bytes: Buffer;
+  /** The member that gave it, maybe this one. */
+  from: string;
+}
+
+/** A piece that came for a process is given to another one without a question for so long, ms: the node had the right just now. */
+const LATELY_MS = 30_000;
+const MOST_LATELY = 1_024;
+
+interface Waiter {
+  token: string | undefined;
+  resolve: (brought: Brought) => void;
+  reject: (reason: unknown) => void;
+}
+
+export class Asking {
+  readonly #options: AskingOptions;
+  readonly #waiters = new Map<string, Set<Waiter>>();
+  /** Pieces that came and have not been given out yet, by key. */
+  readonly #came = new Map<string, Brought>();
+  /** By repository and piece, oldest first: those that came for a process lately, and from whom. */
+  readonly #lately = new Map<string, { at: number; from: string }>();
+  /** Requests to this member's own home. */
+  readonly #own = new Map<string, AbortController>();
+
+  constructor(options: AskingOptions) {
+    this.#options = options;
+  }
+
+  /** The bytes `[from, to)` of a piece. Errors: Refusal (`bring`: come with a token), the signal's reason. */
+  async piece(order: PieceOrder, signal: AbortSignal): Promise<Brought> {
+    const { source, index, from, to, class: urgency } = order;
+    const key = pieceKey(source, index);
+    const lately = this.#ofLately(key, source);
+    if (lately !== undefined) return { ...lately, bytes: lately.bytes.subarray(from, to) };
+    signal.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<Brought>();
+    const waiter: Waiter = { token: order.token, resolve, reject };
+    const waiters = this.#waiters.get(key) ?? new Set();
+    this.#waiters.set(key, waiters.add(waiter));
+    const leave = () => {
+      reject(signal.reason);
+      waiters.delete(waiter);
+      if (waiters.size > 0 || this.#waiters.get(key) !== waiters) return;
+      this.#waiters.delete(key);
+      this.#options.toAsker({ type: 'drop', key });
+    };
+    signal.addEventListener('abort', leave, { once: true });
+    this.#options.toAsker({ type: 'want', source, index, class: urgency, token: true });
+    try {
+      const brought = await promise;
+      return { ...brought, bytes: brought.bytes.subarray(from, to) };
+    } finally {
+      signal.removeEventListener('abort', leave);
+    }
+  }
+
+  /** Another member, or this one, has answered. */
+  answered(
+    member: string,
+    { registry, digest }: Pick<BlobSource, 'registry' | 'digest'>,
+    answer: PieceAnswer,
+  ) {
+    const key = pieceKey({ registry, digest }, answer.index);
+    this.#options.toAsker({ type: 'answer', member, key, answer });
+  }
+
+  /** A process has verified what it used of these pieces: others may have them from here. */
+  verified(source: BlobSource, indexes: readonly number[]): void {
+    const { pieces, keep, toAsker, serves } = this.#options;
+    if (!serves) return;
+    for (const index of indexes) {
+      const key = pieceKey(source, index);
+      const piece = pieces.fresh(key);
+      if (piece === undefined || !pieces.keep(key)) continue;
+      keep(key, piece.from);
+      toAsker({ type: 'verified', key, source, index });
+    }
+  }
+
+  /** A process has compared a piece with the registry's: it was wrong. */
+  wrong(member: string, source: BlobSource, index: number): void {
+    const { self, toAsker, toHome, getting, pieces } = this.#options;
+    const key = pieceKey(source, index);
+    this.#lately.delete(`${source.repository} ${key}`);
+    if (member === self) return toHome({ type: 'wrong', from: self, member, source, index });
+    pieces.drop(key);
+    toHome({ type: 'lost', key });
+    const from = getting.viaOf(member, key);
+    toAsker({ type: 'wrong', member, key, source, index, ...(from === undefined ? {} : { from }) });
+  }
+
+  run(effect: AskerEffect): void {
+    const { send, onHedge, getting, toAsker } = this.#options;
+    switch (effect.type) {
+      case 'ask': {
+        const { member, source, index, class: urgency, tried, isHedge } = effect;
+        if (isHedge) onHedge();
+        return send(member, {
+          kind: 'ask',
+          v: 1,
+          class: urgency,
+          token: true,
+          source,
+          pieces: [index],
+          ...(tried.length === 0 ? {} : { tried }),
+        });
+      }
+      case 'get':
+        return void this.#get(effect);
+      case 'prove':
+        // No member asks for a proof: this one takes none for a right either.
+        return toAsker({
+          type: 'answer',
+          member: effect.member,
+          key: effect.key,
+          answer: { index: effect.index, state: 'none' },
+        });
+      case 'leave':
+        getting.leave(effect.member, effect.key);
+        this.#own.get(effect.key)?.abort(new Error('it is not wanted any more'));
+        return;
+      case 'read':
+        // The process reads it by itself, and for itself.
+        this.#refuse(effect.key, new Refusal('none', 'the fleet does not bring it'));
+        return toAsker({ type: 'read', key: effect.key, ok: false });
+      case 'hold':
+        for (const member of effect.members) {
+          const { source, index, ok } = effect;
+          const said = ok ? { pieces: [index] } : { pieces: [], failed: [index] };
+          send(member, { kind: 'hold', v: 1, source, ...said });
+        }
+        return;
+      case 'wrong': {
+        const { members, member, source, index } = effect;
+        for (const to of new Set(members)) send(to, { kind: 'wrong', v: 1, source, index, member });
+        return;
+      }
+      case 'give':
+        return this.#give(effect.key);
+      case 'failed':
+        this.#refuse(effect.key, new Refusal('none', 'the fleet does not bring it'));
+    }
+  }
+
+  async #get(effect: Extract<AskerEffect, { type: 'get' }>): Promise<void> {
+    const { toAsker } = this.#options;
+    const { member, key, source, index, class: urgency, tried } = effect;
+    let token: string | undefined;
+    if (effect.token) {
+      token = this.#tokenFor(key);
+      if (token === undefined) {
+        // Whoever wants it is asked for a token, and comes again.
+        this.#refuse(key, new Refusal('bring', 'the registry does not give this to everyone'));
+        return toAsker({ type: 'drop', key });
+      }
+    }
+    try {
+      const got = await this.#from(member, { source, index, class: urgency, token, tried, forHome: false });
+      if ('answer' in got) return toAsker({ type: 'answer', member, key, answer: got.answer });
+      const { bytes } = got;
+      if (this.#waiters.has(key)) this.#came.set(key, { bytes, from: member });
+      toAsker({ type: 'came', member, key });
+      this.#note(key, source, bytes, member);
+    } catch {
+      toAsker({ type: 'silent', member, key });
+    } finally {
+      this.#came.delete(key);
+    }
+  }
+
+  async #from(member: string, asked: PieceAsk): Promise<Got> {
+    const { self, getting, give, toAsker, now } = this.#options;
+    const key = pieceKey(asked.source, asked.index);
+    if (member !== self) {
+      let toldAt = now();
+      return await getting.get(member, asked, () => {
+        if (now() - toldAt < MOVES_MS) return;
+        toldAt = now();
+        toAsker({ type: 'moves', member, key });
+      });
+    }
+    const stop = new AbortController();
+    this.#own.set(key, stop);
+    try {
+      const given = await give(self, asked, stop.signal);
+      if (given.answer !== undefined) return { answer: given.answer };
+      given.done();
+      return { bytes: given.piece.bytes };
+    } finally {
+      this.#own.delete(key);
+    }
+  }
+
+  #give(key: string): void {
+    const came = this.#came.get(key);
+    if (came === undefined) return this.#refuse(key, new Refusal('none', 'the fleet does not bring it'));
+    for (const { resolve } of this.#take(key)) resolve(came);
+  }
+
+  /** Other parts of the piece will be wanted soon. */
+  #note(key: string, { repository }: BlobSource, bytes: Buffer, from: string): void {
+    const { self, pieces, now } = this.#options;
+    if (from !== self) pieces.came(key, { bytes, from });
+    const id = `${repository} ${key}`;
+    this.#lately.delete(id);
+    this.#lately.set(id, { at: now(), from });
+    if (this.#lately.size > MOST_LATELY) this.#lately.delete(this.#lately.keys().next().value as string);
+  }
+
+  #ofLately(key: string, { repository }: BlobSource): Brought | undefined {
+    const { pieces, now } = this.#options;
+    const lately = this.#lately.get(`${repository} ${key}`);
+    const piece = lately === undefined || now() - lately.at > LATELY_MS ? undefined : pieces.fresh(key);
+    return piece === undefined || lately === undefined
+      ? undefined
+      : { bytes: piece.bytes, from: lately.from };
+  }
+
+  #refuse(key: string, reason: Refusal): void {
+    for (const { reject } of this.#take(key)) reject(reason);
+  }
+
+  #take(key: string): Iterable<Waiter> {
+    const waiters = this.#waiters.get(key) ?? [];
+    this.#waiters.delete(key);
+    return waiters;
+  }
+
+  #tokenFor(key: string): string | undefined {
+    for (const { token } of this.#waiters.get(key) ?? []) if (token !== undefined) return token;
+    return undefined;
+  }
+}
+
+/** While bytes come the actor hears so this often, ms. */
+const MOVES_MS = 500;

@@ -1,0 +1,138 @@
+/**
+ * Pieces that this member has: those that came just now in memory, those that it keeps on the disk (piece-store.ts). A piece that
+ * came for a reader of this node is kept, and told to others, once the reader has verified what it used of it; one that a home
+ * fetches is kept at once. Where the disk takes none it is here for a moment, which is long enough for those who ask together.
+ */
+import { createHash } from 'node:crypto';
+import type { Logger } from 'pino';
+import { toErrorRecord } from '../../schemas/errors.ts';
+import type { PieceStore } from './piece-store.ts';
+
+export interface HeldPiece {
+  bytes: Buffer;
+  /** `registry`, the member that gave it, or `disk` where that is not known any more. */
+  from: string;
+}
+
+export interface PiecesOptions {
+  store: Pick<PieceStore, 'read' | 'write' | 'forget' | 'has'>;
+  /** A piece that was kept is no more. */
+  onLost: (key: string) => void;
+  log: Logger;
+}
+
+/** In memory. */
+const MOST_FRESH = 48;
+/** Dropped pieces that are compared with what the registry sends next. */
+const MOST_DROPPED = 1_024;
+
+interface Fresh extends HeldPiece {
+  isKept: boolean;
+}
+
+export class Pieces {
+  readonly #options: PiecesOptions;
+  /** By key, the one that came last at the end. */
+  readonly #fresh = new Map<string, Fresh>();
+  /** Who gave those on the disk, as far as this process knows. */
+  readonly #origins = new Map<string, string>();
+  readonly #writing = new Set<string>();
+  /** By key: SHA-256 of what was dropped. */
+  readonly #dropped = new Map<string, Promise<string | undefined>>();
+
+  constructor(options: PiecesOptions) {
+    this.#options = options;
+  }
+
+  /** Came for a reader, who has not verified it yet. */
+  came(key: string, piece: HeldPiece): void {
+    if (this.#fresh.get(key)?.isKept === true) return;
+    this.#put(key, { ...piece, isKept: false });
+  }
+
+  /** One that came a moment ago, verified or not. */
+  fresh(key: string): HeldPiece | undefined {
+    return this.#fresh.get(key);
+  }
+
+  /** It was verified, or this member is its home: it is kept from now on. False: it is not here any more. */
+  keep(key: string, piece: HeldPiece | undefined = this.#fresh.get(key)): boolean {
+    if (piece === undefined) return false;
+    this.#put(key, { ...piece, isKept: true });
+    this.#origins.delete(key);
+    this.#origins.set(key, piece.from);
+    if (this.#origins.size > MOST_ORIGINS) this.#origins.delete(this.#origins.keys().next().value as string);
+    void this.#write(key, piece.bytes);
+    return true;
+  }
+
+  /** A piece that is kept; undefined where it is not here, or not with so many bytes. */
+  async read(key: string, length: number): Promise<HeldPiece | undefined> {
+    const fresh = this.#fresh.get(key);
+    if (fresh?.isKept === true) return fresh.bytes.length === length ? fresh : undefined;
+    const bytes = await this.#options.store.read(key, length);
+    return bytes === undefined ? undefined : { bytes, from: this.originOf(key) };
+  }
+
+  originOf(key: string): string {
+    return this.#origins.get(key) ?? 'disk';
+  }
+
+  /** Keeps it no longer, nor in memory. What a registry sends for it next is compared with it (`differs`). */
+  drop(key: string): void {
+    const fresh = this.#fresh.get(key);
+    this.#fresh.delete(key);
+    this.#origins.delete(key);
+    const { store } = this.#options;
+    const gone = (async () => {
+      const bytes = fresh?.isKept === true ? fresh.bytes : await store.read(key).catch(() => undefined);
+      await store.forget(key).catch(() => {});
+      return bytes === undefined ? undefined : hashOf(bytes);
+    })();
+    this.#dropped.set(key, gone);
+    if (this.#dropped.size > MOST_DROPPED) this.#dropped.delete(this.#dropped.keys().next().value as string);
+  }
+
+  /** Whether a piece that was dropped had other bytes than these. */
+  async differs(key: string, bytes: Buffer): Promise<boolean> {
+    const dropped = this.#dropped.get(key);
+    if (dropped === undefined) return false;
+    this.#dropped.delete(key);
+    const hash = await dropped;
+    return hash !== undefined && hash !== hashOf(bytes);
+  }
+
+  /** The disk has lost it. */
+  lost(key: string): void {
+    if (this.#fresh.get(key)?.isKept === true || this.#writing.has(key)) return;
+    this.#origins.delete(key);
+    this.#options.onLost(key);
+  }
+
+  async #write(key: string, bytes: Buffer): Promise<void> {
+    if (this.#writing.has(key)) return;
+    const { store, log } = this.#options;
+    this.#writing.add(key);
+    try {
+      await store.write(key, bytes);
+    } catch (error) {
+      log.debug({ error: toErrorRecord(error) }, 'a piece is not kept on the disk');
+    } finally {
+      this.#writing.delete(key);
+      if (!store.has(key)) this.lost(key);
+    }
+  }
+
+  #put(key: string, piece: Fresh): void {
+    this.#fresh.delete(key);
+    this.#fresh.set(key, piece);
+    if (this.#fresh.size <= MOST_FRESH) return;
+    const [oldest, { isKept }] = this.#fresh.entries().next().value as [string, Fresh];
+    this.#fresh.delete(oldest);
+    if (isKept && !this.#options.store.has(oldest)) this.lost(oldest);
+  }
+}
+
+const MOST_ORIGINS = 65_536;
+
+const hashOf = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');

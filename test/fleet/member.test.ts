@@ -1,0 +1,162 @@
+/** The parts of one member around its actors, with a registry that the test holds. No engine, no NATS. */
+import { randomBytes } from 'node:crypto';
+import { afterAll, expect, it } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
+import { Peers } from '../../actors/fleet-peers.ts';
+import type { BlobSource } from '../../schemas/fetch.ts';
+import { type Member, PIECE_BYTES } from '../../schemas/fleet.ts';
+import { assemble, type Parts } from '../../src/fleet/member.ts';
+import type { PieceAsk, PieceOrder } from '../../src/fleet/piece-request.ts';
+import { Pools } from '../../src/fleet/pools.ts';
+import { createLog } from '../../src/process/log.ts';
+import { realPorts } from '../../src/process/ports.ts';
+import type { RegistryClient } from '../../src/registry/client.ts';
+import { Cleanup } from '../support/temp.ts';
+
+const cleanup = new Cleanup();
+afterAll(() => cleanup.run());
+
+const source: BlobSource = {
+  registry: 'registry.example',
+  repository: 'app',
+  digest: `sha256:${'e'.repeat(64)}`,
+  size: 4 * PIECE_BYTES,
+};
+const asked = (index: number, more: Partial<PieceAsk> = {}): PieceAsk => ({
+  source,
+  index,
+  class: 'demand',
+  token: undefined,
+  tried: [],
+  forHome: false,
+  ...more,
+});
+const order = (index: number): PieceOrder => ({
+  source,
+  index,
+  class: 'demand',
+  token: undefined,
+  from: 0,
+  to: PIECE_BYTES,
+});
+
+type Registry = Pick<RegistryClient, 'part' | 'isBlobGiven'>;
+
+/** A member that is the only home; the test speaks for others. */
+async function newMember(registry: Registry, dir: string) {
+  let ahead = 0;
+  const { clock } = realPorts();
+  const member = { id: 'other' } as Member;
+  const find = (id: string) => (id === 'home' ? undefined : { ...member, id });
+  const parts = await assemble({
+    fleet: 'test',
+    self: 'home',
+    dir,
+    cacheBytes: 1e9,
+    uploadBytes: undefined,
+    members: { homes: () => ['home'], find, stateOf: () => 'live' },
+    peers: new Peers(() => 0),
+    pools: new Pools({ identity: { key: '', certificate: '' }, find: () => undefined }),
+    registry,
+    onLiar: () => {},
+    clock: { ...clock, now: () => clock.now() + ahead },
+    counts: new Counts(),
+    log: createLog('member', 'silent'),
+  });
+  cleanup.defer(() => parts.close());
+  return { parts, turn: (ms: number) => (ahead += ms) };
+}
+
+/** The bytes, or the state of the answer. One that is told to wait comes again. */
+async function come({ giving }: Parts, from: string, one: PieceAsk): Promise<Buffer | string> {
+  for (;;) {
+    const given = await giving.give(from, one, AbortSignal.timeout(5_000));
+    if (given.answer === undefined) {
+      given.done();
+      return given.piece.bytes;
+    }
+    if (given.answer.state !== 'coming') return given.answer.state;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+it('the registry is asked once for a piece, however many ask, at whatever moment, members and processes of the node', async () => {
+  let requests = 0;
+  const bytes = randomBytes(PIECE_BYTES);
+  const { parts } = await newMember(
+    {
+      part: async () => {
+        requests += 1;
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        return bytes;
+      },
+      isBlobGiven: async () => true,
+    },
+    await cleanup.tempDir('member'),
+  );
+  const askers: Array<Promise<Buffer | string>> = [];
+  for (let steps = 0; steps < 60; steps++) {
+    const process = async () => (await parts.asking.piece(order(0), AbortSignal.timeout(5_000))).bytes;
+    askers.push(steps % 3 === 0 ? process() : come(parts, `member-${steps % 7}`, asked(0)));
+    await (steps % 2 === 0 ? Promise.resolve() : new Promise(setImmediate));
+  }
+  for (const got of await Promise.all(askers)) expect(bytes.equals(got as Buffer)).toBe(true);
+  expect(requests).toBe(1);
+});
+
+it('a member that has the home fetch a digest from a registry of its own spoils it for no one, nor over a restart', async () => {
+  const [right, evil] = [randomBytes(PIECE_BYTES), randomBytes(PIECE_BYTES)];
+  const registry: Registry = {
+    part: async ({ registry: host }) => (host === 'evil.example' ? evil : right),
+    isBlobGiven: async () => true,
+  };
+  const dir = await cleanup.tempDir('member');
+  const spoilt = asked(0, { source: { ...source, registry: 'evil.example' } });
+  for (const life of [1, 2]) {
+    const { parts } = await newMember(registry, dir);
+    expect(evil.equals((await come(parts, 'evil', spoilt)) as Buffer)).toBe(true);
+    expect(right.equals((await come(parts, 'asker', asked(0))) as Buffer)).toBe(true);
+    const { bytes } = await parts.asking.piece(order(0), AbortSignal.timeout(5_000));
+    expect(right.equals(bytes)).toBe(true);
+    await expect.poll(() => parts.store.pieces).toBe(2);
+    if (life === 1) parts.close();
+  }
+});
+
+it('nothing is given to a member that has shown no right, whatever lies on the disk, nor while the registry is silent', async () => {
+  const answers = new Map<string, boolean | Error>([
+    ['everyone', false],
+    ['good', true],
+  ]);
+  const { parts, turn } = await newMember(
+    {
+      part: async (_source, _blob, _range, right) => {
+        if (right === 'everyone') throw Object.assign(new Error('no'), { code: 'unauthorized' });
+        return randomBytes(PIECE_BYTES);
+      },
+      isBlobGiven: async (_source, _digest, right) => {
+        const answer = answers.get(right === 'everyone' ? right : right.token) ?? false;
+        if (answer instanceof Error) throw answer;
+        return answer;
+      },
+    },
+    await cleanup.tempDir('member'),
+  );
+  const ask = async (member: string, token?: string) => {
+    const got = await come(parts, member, asked(0, { token }));
+    return typeof got === 'string' ? got : 'bytes';
+  };
+  expect(await ask('one', 'good')).toBe('bytes');
+  expect(await ask('two')).toBe('bring');
+  expect(await ask('two', 'bad')).toBe('none');
+  // A refusal stands for a while; what one has shown serves no other, and ends.
+  expect(await ask('two', 'good')).toBe('none');
+  answers.set('good', false);
+  expect(await ask('one', 'good')).toBe('bytes');
+  turn(60_001);
+  expect(await ask('one', 'good')).toBe('none');
+  turn(60_001);
+  answers.set('good', new Error('away'));
+  expect(await ask('one', 'good')).toBe('none');
+  expect(await ask('two')).toBe('bring');
+});
