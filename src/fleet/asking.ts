@@ -187,7 +187,7 @@ export class Asking {
     if (effect.token) {
       token = this.#tokenFor(key);
       if (token === undefined) {
-        // Whoever wants it is asked for a token, and comes again.
+        // The processes that want it are asked for a token, and come again.
         this.#refuse(key, new Refusal('bring', 'the registry does not give this to everyone'));
         return toAsker({ type: 'drop', key });
       }

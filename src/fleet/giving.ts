@@ -73,7 +73,7 @@ export class Giving {
     };
     signal.addEventListener('abort', leave, { once: true });
     const { token, ...question } = asked;
-    // Whoever has no token to show is told to bring one: nothing else is taken for a right.
+    // An asker without a token is told to bring one: nothing else is taken for a right.
     toHome({ type: 'get', request, from, ...question, token: true, hasToken: token !== undefined });
     try {
       return await given.promise;
