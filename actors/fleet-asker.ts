@@ -424,6 +424,8 @@ export class Asker {
         if (answer.at === undefined || answer.at === member) return this.#get(want, member, false);
         want.tries.delete(member);
         if (!this.#ports.peers.isAsked(answer.at, this.#now)) {
+          // A busy member has it all the same: called tried, it would have another home fetch the piece once more.
+          if (!this.#ports.peers.isLeftOut(answer.at, this.#now)) return this.#pause(want, this.#limits.busyMs);
           // The home does not know yet what this node knows of that member.
           if (!want.tried.includes(answer.at)) want.tried.push(answer.at);
           if (want.tried.length < this.#limits.tries) return this.#ask(want, member);
@@ -457,11 +459,8 @@ export class Asker {
       case 'busy':
         this.#ports.peers.busy(member, answer.ms ?? 0, this.#now);
         want.tries.delete(member);
-        if (want.tries.size === 0 && this.#candidate(want, []) === undefined) {
-          want.pausedUntil = this.#now + Math.max(1, answer.ms ?? 0);
-          this.#setTimer(want);
-          return;
-        }
+        if (want.tries.size === 0 && this.#candidate(want, []) === undefined)
+          return this.#pause(want, answer.ms ?? 0);
         return this.#look(want);
       default:
         if (answer.at !== undefined) want.hint = answer.at;
@@ -469,6 +468,12 @@ export class Asker {
     want.tries.delete(member);
     if (!want.tried.includes(member)) want.tried.push(member);
     this.#look(want);
+  }
+
+  /** No one is asked for so long, unless someone is under way. */
+  #pause(want: Want, ms: number): void {
+    want.pausedUntil = this.#now + Math.max(1, ms);
+    this.#setTimer(want);
   }
 
   #get(want: Want, member: string, token: boolean): void {

@@ -120,6 +120,14 @@ describe('the order of sources', () => {
     expect(at(1_000)).toEqual(['ask first']);
   });
 
+  test('a busy member that another home names is waited for, and not called tried', () => {
+    const { want, answer, at } = newAsker();
+    want();
+    answer('first', 'busy', { ms: 200 });
+    expect(answer('second', 'have', { at: 'first' })).toEqual([]);
+    expect(at(250)).toEqual(['ask first']);
+  });
+
   test('a busy home is asked again when it said, and the registry is left alone meanwhile', () => {
     const { want, answer, at } = newAsker(['first']);
     want();
