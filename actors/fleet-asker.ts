@@ -425,7 +425,8 @@ export class Asker {
         want.tries.delete(member);
         if (!this.#ports.peers.isAsked(answer.at, this.#now)) {
           // A busy member has it all the same: called tried, it would have another home fetch the piece once more.
-          if (!this.#ports.peers.isLeftOut(answer.at, this.#now)) return this.#pause(want, this.#limits.busyMs);
+          if (!this.#ports.peers.isLeftOut(answer.at, this.#now))
+            return this.#pause(want, this.#limits.busyMs);
           // The home does not know yet what this node knows of that member.
           if (!want.tried.includes(answer.at)) want.tried.push(answer.at);
           if (want.tried.length < this.#limits.tries) return this.#ask(want, member);

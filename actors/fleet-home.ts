@@ -380,8 +380,9 @@ export class Home {
     if (event.differs === true) this.#convict(key);
     if (flight === undefined || (flight.number !== number && !ok)) return;
     const { by, source, index } = flight;
-    // Of one that was given up: what came is here all the same.
-    if (ok) this.keep(key, by.by === 'member' ? by.member : 'registry');
+    // Of one that was given up: what came is here all the same, from another than is asked now.
+    const origin = flight.number !== number ? 'disk' : by.by === 'member' ? by.member : 'registry';
+    if (ok) this.keep(key, origin);
     if (flight.number === number) this.#learn(flight, ok, refused === true);
     if (ok || refused === true) return this.#end(key, flight, 'again');
     if (by.by !== 'member') return this.#end(key, flight, 'none');

@@ -406,8 +406,10 @@ export class SimNode {
         return;
       case 'blame': {
         const from = effect.isSure ? this.#via.get(`${effect.member} ${effect.key}`) : 'another';
-        if (from === 'registry' && net.nodes.get(effect.member)?.options.isLiar === false)
-          net.world.break(`${this.id} names ${effect.member} a liar, who is none`);
+        const isHonest = net.nodes.get(effect.member)?.options.isLiar === false;
+        // What a liar says of others is its own affair.
+        if (from === 'registry' && isHonest && !this.options.isLiar)
+          net.world.break(`${this.id} names ${effect.member} a liar for ${effect.key}, who is none`);
         this.peers.wrong(effect.member, from, net.world.now);
       }
     }
