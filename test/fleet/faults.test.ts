@@ -27,7 +27,7 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   }
   const [lied, killed, cut, kept] = images as [FaultImage, FaultImage, FaultImage, FaultImage];
   const fleet = await startFleetNats(cleanup, ['one', 'two', 'liar']);
-  const liar = await startLiar(cleanup, fleet, 'liar', 1_000);
+  const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1_000 });
   const one = await startMember(cleanup, fleet, 'one');
   await eventually('they have met', async () => (await fleetOf(one)).members.length === 2);
   const mount = async (engine: Engine, image: FaultImage, dir: string) => {
@@ -101,7 +101,7 @@ it('the liar behind an honest home is named by that home, and the home by no one
   // A registry that a node does not use might be the accuser's own.
   await read(home, own, 'own');
 
-  const liar = await startLiar(cleanup, fleet, 'liar', 1);
+  const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1, isQuiet: true });
   const asker = await startMember(cleanup, fleet, 'asker', { args: ['--fleet-cache', '0'] });
   await eventually('all have met', async () => {
     const sizes = await Promise.all([home, asker].map(async (one) => (await fleetOf(one)).members.length));

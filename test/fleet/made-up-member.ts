@@ -99,12 +99,12 @@ export async function startMadeUp(
   return { identity, members, messages, leave: () => members.leave() };
 }
 
-/** A member that has every piece, with bytes of its own making. */
+/** A member that has every piece, with bytes of its own making. `isQuiet`: it answers no questions, and lies to homes alone. */
 export async function startLiar(
   cleanup: Cleanup,
   fleet: TestFleet,
   name: string,
-  weight: number,
+  { weight, isQuiet = false }: { weight: number; isQuiet?: boolean },
 ): Promise<MadeUpMember & { liedTo: string[] }> {
   const liedTo: string[] = [];
   const liar = await startMadeUp(cleanup, fleet, name, {
@@ -114,7 +114,7 @@ export async function startLiar(
       return { piece: { bytes: randomBytes(lengthOf(asked)), from: 'registry' }, done: () => {} };
     },
     heard: (from, said, messages) => {
-      if (said.kind !== 'ask') return;
+      if (isQuiet || said.kind !== 'ask') return;
       const { registry, digest } = said.source;
       const pieces = said.pieces.map((index) => ({ index, state: 'have' as const }));
       messages.send(from, { kind: 'answer', v: 1, registry, digest, pieces });
