@@ -17,6 +17,8 @@ export class Waiting {
   readonly #most: number;
   /** The piece whose turn was longest ago comes first. */
   readonly #byKey = new Map<string, Askers>();
+  /** Of each piece, those who have tried a member in vain: few of many. */
+  readonly #triers = new Map<string, Set<string>>();
   #size = 0;
   #demand = 0;
 
@@ -42,6 +44,7 @@ export class Waiting {
     const known = this.#byKey.get(key);
     if (known?.[question.class].has(question.from) === true) {
       known[question.class].set(question.from, question);
+      this.#noteTrier(key, question);
       return true;
     }
     this.delete(key, question.from);
@@ -50,6 +53,7 @@ export class Waiting {
     const askers = this.#byKey.get(key) ?? { demand: new Map(), prefetch: new Map() };
     this.#byKey.set(key, askers);
     askers[question.class].set(question.from, question);
+    this.#noteTrier(key, question);
     this.#count(question, 1);
     return true;
   }
@@ -63,10 +67,12 @@ export class Waiting {
   /** The member has got the piece: who tried it in vain may try it again. */
   retry(key: string, member: string): void {
     const askers = this.#byKey.get(key);
-    for (const questions of [askers?.demand, askers?.prefetch])
-      for (const [asker, question] of questions ?? [])
-        if (question.tried.includes(member))
+    for (const asker of this.#triers.get(key) ?? [])
+      for (const questions of [askers?.demand, askers?.prefetch]) {
+        const question = questions?.get(asker);
+        if (question?.tried.includes(member) === true)
           questions?.set(asker, { ...question, tried: question.tried.filter((one) => one !== member) });
+      }
   }
 
   /** The asker wants it no more, or is gone. */
@@ -79,7 +85,10 @@ export class Waiting {
       questions.delete(asker);
       this.#count(question, -1);
     }
-    if (askers.demand.size + askers.prefetch.size === 0) this.#byKey.delete(key);
+    this.#triers.get(key)?.delete(asker);
+    if (askers.demand.size + askers.prefetch.size > 0) return;
+    this.#byKey.delete(key);
+    this.#triers.delete(key);
   }
 
   /** The piece whose turn it is, of those that readers wait for first; its turn is over with that. */
@@ -96,6 +105,12 @@ export class Waiting {
     this.#byKey.delete(next);
     this.#byKey.set(next, askers);
     return next;
+  }
+
+  #noteTrier(key: string, { from, tried }: Question): void {
+    if (tried.length === 0) return;
+    const triers = this.#triers.get(key) ?? new Set();
+    this.#triers.set(key, triers.add(from));
   }
 
   #count(question: Question, by: number): void {
