@@ -99,7 +99,7 @@ it('the liar behind an honest home is named by that home, and the home by no one
   };
   const home = await startMember(cleanup, fleet, 'home', { args: ['--fleet-cache', '900G'] });
   // A registry that a node does not use might be the accuser's own.
-  await read(home, own, 'own');
+  await read(home, own, 'mnt-own');
 
   const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1, isQuiet: true });
   const asker = await startMember(cleanup, fleet, 'asker', { args: ['--fleet-cache', '0'] });
@@ -107,7 +107,7 @@ it('the liar behind an honest home is named by that home, and the home by no one
     const sizes = await Promise.all([home, asker].map(async (one) => (await fleetOf(one)).members.length));
     return sizes.every((size) => size === 3);
   });
-  await read(asker, lied, 'lied');
+  await read(asker, lied, 'mnt-lied');
   expect(liar.liedTo).toContain('home');
   expect(liar.liedTo).not.toContain('asker');
   await eventually('the home names the liar', async () =>
