@@ -143,8 +143,10 @@ export class StoreFiles {
     for (const image of await this.#ids('overlay-images'))
       if (!needed.images.has(image))
         await rm(join(this.#store, 'overlay-images', image), { recursive: true, force: true });
+    // A draft is one that is being written.
     for (const split of await readdir(join(this.#store, 'splits')))
-      if (!splits.has(split)) await rm(join(this.#store, 'splits', split), { force: true });
+      if (split.endsWith('.gz') && !splits.has(split))
+        await rm(join(this.#store, 'splits', split), { force: true });
   }
 
   #ids = async (folder: string): Promise<string[]> =>

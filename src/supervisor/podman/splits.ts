@@ -45,6 +45,12 @@ export class Splits {
     this.#options = options;
   }
 
+  /** An image was added: what failed before is tried again. */
+  retry(): void {
+    this.#failed.clear();
+    this.poke();
+  }
+
   /** A layer may have become whole. */
   poke(): void {
     this.#again = true;

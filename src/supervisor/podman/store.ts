@@ -173,7 +173,7 @@ export class PodmanStore {
         throw error;
       }
       await this.show();
-      this.#splits.poke();
+      this.#splits.retry();
       const added = this.#entries.get(manifest);
       const described = added && this.#view.describe(manifest, added);
       if (described === undefined) throw new CofaError('conflict', `${ref} was removed meanwhile`);
