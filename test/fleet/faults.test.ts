@@ -78,3 +78,44 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   registry.kill();
   await readKept();
 });
+
+it('the liar behind an honest home is named by that home, and the home by no one', async () => {
+  const directory = await cleanup.tempDir('fleet-liar');
+  const registry = await startRegistry();
+  cleanup.defer(() => registry.stop());
+  const push = async (name: string, seed: number) => {
+    const image = await pushImage(join(directory, name), registry.host, name, [
+      { 'app/file': prose(3_000_000, seed) },
+    ]);
+    expect((await runCofa(['index', image.ref])).code).toBe(0);
+    return image;
+  };
+  const [own, lied] = [await push('own', 84_000), await push('lied', 84_001)];
+  const fleet = await startFleetNats(cleanup, ['home', 'asker', 'liar']);
+  const read = async (engine: Engine, image: FaultImage, dir: string) => {
+    await mountImage(engine, image.ref, join(directory, dir));
+    const options = { root: join(directory, dir), expected: image.expected, readers: 1, copies: 1 };
+    expect((await readInParallel(options)).failures).toEqual([]);
+  };
+  const home = await startMember(cleanup, fleet, 'home', { args: ['--fleet-cache', '900G'] });
+  // A registry that a node does not use might be the accuser's own.
+  await read(home, own, 'mnt-own');
+
+  const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1, isQuiet: true });
+  const asker = await startMember(cleanup, fleet, 'asker', { args: ['--fleet-cache', '0'] });
+  await eventually('all have met', async () => {
+    const sizes = await Promise.all([home, asker].map(async (one) => (await fleetOf(one)).members.length));
+    return sizes.every((size) => size === 3);
+  });
+  await read(asker, lied, 'mnt-lied');
+  expect(liar.liedTo).toContain('home');
+  expect(liar.liedTo).not.toContain('asker');
+  await eventually('the home names the liar', async () =>
+    (await home.status()).degraded.some((sentence) => sentence.includes('member liar')),
+  );
+  const states = async (engine: Engine) =>
+    Object.fromEntries((await fleetOf(engine)).members.map(({ name, state }) => [name, state]));
+  expect((await states(home))['liar']).toBe('wrong');
+  expect((await states(asker))['home']).not.toBe('wrong');
+  expect((await asker.status()).degraded).toEqual([]);
+});
