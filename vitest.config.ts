@@ -9,6 +9,7 @@ const WHOLE = [
   'bus/*',
   'cli/{doctor,engine,index,service,sign}',
   'client/over-nats',
+  'cluster/cluster',
   'console/{page,million,starts-page}',
   'clients/*',
   'container/{remove-folder,run}',
