@@ -27,15 +27,15 @@ interface Reply {
   };
 }
 
-/** Resolves when it answers. `rules`: files. */
+/** Resolves when it answers. `rules`: files. `every`: seconds between two scrapes, which may take as long. */
 export async function startPrometheus(
   cleanup: Cleanup,
-  { target, rules }: { target: string; rules: readonly string[] },
+  { target, rules, every = 1 }: { target: string; rules: readonly string[]; every?: number },
 ): Promise<Prometheus> {
   const folder = await cleanup.tempDir('prometheus');
   const config = join(folder, 'prometheus.yml');
   const scrape = { job_name: 'cofa', static_configs: [{ targets: [target] }] };
-  const global = { scrape_interval: '1s', scrape_timeout: '1s', evaluation_interval: '1s' };
+  const global = { scrape_interval: `${every}s`, scrape_timeout: `${every}s`, evaluation_interval: '1s' };
   // JSON is YAML.
   writeFileSync(config, JSON.stringify({ global, rule_files: rules, scrape_configs: [scrape] }));
   const port = await freePort();
