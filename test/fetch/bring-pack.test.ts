@@ -41,6 +41,7 @@ it('tells of the first blocks at once, also where all of the pack is there alrea
     async *blobRange() {
       yield pack;
     },
+    right() {},
   } as unknown as RegistryClient;
   const told: number[] = [];
   await bringPack(

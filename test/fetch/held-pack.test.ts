@@ -31,6 +31,7 @@ function fetcher() {
       yield* image.client.blobRange(...args);
       came.resolve();
     },
+    right: (...args: Parameters<RegistryClient['right']>) => image.client.right(...args),
   } as Partial<RegistryClient> as RegistryClient;
   const runner = new JobRunner({
     name: 'test',

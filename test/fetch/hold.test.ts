@@ -45,6 +45,7 @@ function fetcher() {
         yield chunk;
       }
     },
+    right: (...args: Parameters<RegistryClient['right']>) => image.client.right(...args),
   } as Partial<RegistryClient> as RegistryClient;
   const runner = new JobRunner({
     name: 'test',
