@@ -3,7 +3,7 @@
  * it looks for leftovers, names them, removes them, and fails the run.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -37,6 +37,7 @@ export default async function setup(): Promise<() => Promise<void>> {
   return async () => {
     if (outer === undefined) delete process.env.TMPDIR;
     else process.env.TMPDIR = outer;
+    removeEmpty(marks.directory);
     const left = await awaitLeftovers(marks, before);
     if (isClean(left)) {
       release(marks);
@@ -47,4 +48,15 @@ export default async function setup(): Promise<() => Promise<void>> {
     process.exitCode = 1;
     throw new Error(`the tests left something behind:\n${describeLeftovers(left)}`);
   };
+}
+
+/** A file of which every test is skipped has its folder (after-file.ts), and no hook of it runs. */
+function removeEmpty(directory: string): void {
+  for (const name of readdirSync(directory)) {
+    try {
+      rmdirSync(join(directory, name));
+    } catch {
+      // Something is in it.
+    }
+  }
 }
