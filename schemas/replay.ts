@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { ORIGINS } from './events.ts';
+import { START_PARTS } from './start-parts.ts';
 
 const count = z.int().min(0);
 const seq = count.describe('sequence in the log; 0: before its first event');
@@ -165,20 +166,6 @@ export const WhyRead = z.object({
   steps: z.array(WhyStep).describe('where the time went, from arrival to answer; they add up to `us`'),
   missing: count.describe('jobs that the log does not tell of'),
 });
-
-/** Where a moment of a start belongs. */
-export const START_PARTS = [
-  'client',
-  'resolve',
-  'log',
-  'prepare',
-  'attach',
-  'mount',
-  'record',
-  'container',
-  'reads',
-  'program',
-] as const;
 
 /** What made a start slower than it had to be. */
 export const CAUSES = [

@@ -1,5 +1,6 @@
 /** Two starts beside each other: part by part, what their reads waited for, file by file. */
-import { START_PARTS, type StartComparison, type WhyStart } from '../../schemas/replay.ts';
+import type { StartComparison, WhyStart } from '../../schemas/replay.ts';
+import { START_PARTS } from '../../schemas/start-parts.ts';
 import { formatBytes } from '../terminal/table.ts';
 import { formatUs } from './format.ts';
 

@@ -1,6 +1,7 @@
 /** The wall time of a start by part, and what machine and processes worked meanwhile. */
 import { defined } from '../../schemas/defined.ts';
-import { START_PARTS, type StartPart, type StartWall } from '../../schemas/replay.ts';
+import type { StartPart, StartWall } from '../../schemas/replay.ts';
+import { START_PARTS } from '../../schemas/start-parts.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { type Segment, segmentsOf, stretchesOf } from './start-parts.ts';
 import type { MountStory } from './start-phases.ts';

@@ -6,6 +6,7 @@ import { formatBytes, formatDuration, formatShare, shortDigest } from '../../../
 import { node } from '../live.ts';
 import { addressOf } from '../place.ts';
 import type { View } from '../views.ts';
+import { START_PARTS } from '../../../../schemas/start-parts.ts';
 
 export const nodeView: View = { id: 'node', title: 'Node', Body };
 
@@ -191,20 +192,6 @@ function Starts({ starts }: { starts: readonly StartSummary[] }) {
     </>
   );
 }
-
-/** In the order of a start. */
-const START_PARTS: ReadonlyArray<StartSummary['parts'][number]['part']> = [
-  'client',
-  'resolve',
-  'log',
-  'prepare',
-  'attach',
-  'mount',
-  'record',
-  'container',
-  'reads',
-  'program',
-];
 
 function Start({ start, longest }: { start: StartSummary; longest: number }) {
   const { mount, ref, time, seq, state, mountMs, startMs, parts, expected, reads, failure, bytes } = start;
