@@ -4,14 +4,18 @@ export const FETCH_STEPS = ['queue', 'lookup', 'first-byte', 'transfer', 'verify
 export type FetchStep = (typeof FETCH_STEPS)[number];
 
 export interface FetchMeasures {
-  /** From the queue to a fetcher. */
+  /** Queued → sent to a fetcher. */
   sentUs: number;
+  /** Of the wait for the first byte: its name was looked up. */
   lookupUs: number;
-  /** To the first byte, the lookup included; part of `fetchUs`. */
+  /** Sent → first byte of the registry's answer, the lookup included. */
   firstByteUs: number;
+  /** All of the fetch, the wait for the first byte included. */
   fetchUs: number;
+  /** Decode and verify. */
   decodeUs: number;
   writeUs: number;
+  /** Queued → done. */
   totalUs: number;
 }
 

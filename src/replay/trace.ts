@@ -2,6 +2,7 @@
  * The content of `layer.trace` events: reads that waited, and the jobs that they waited for. Read leniently: a missing
  * or odd field is 0, an entry without its main fields is left out.
  */
+import type { FetchMeasures } from '../../actors/fetch-steps.ts';
 import { type Origin, ORIGINS } from '../../schemas/events.ts';
 import type { ReplayEvent } from './record.ts';
 
@@ -23,7 +24,7 @@ export interface TracedRead {
 }
 
 /** One fetch. Times in µs, each the length of a step. */
-export interface TracedJob {
+export interface TracedJob extends FetchMeasures {
   layer: string;
   job: number;
   class: 'demand' | 'prefetch' | 'pack';
@@ -36,19 +37,6 @@ export interface TracedJob {
   fetcher: string;
   /** ms since the epoch. */
   queuedAt: number;
-  /** Queued → sent to a fetcher. */
-  sentUs: number;
-  /** Of the wait for the first byte: its name was looked up. */
-  lookupUs: number;
-  /** Sent → first byte of the registry's answer. */
-  firstByteUs: number;
-  /** All of the fetch, the wait for the first byte included. */
-  fetchUs: number;
-  /** Decode and verify. */
-  decodeUs: number;
-  writeUs: number;
-  /** Queued → done. */
-  totalUs: number;
   /** Compressed. */
   bytes: number;
   error: string | undefined;
