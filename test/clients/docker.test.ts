@@ -18,7 +18,7 @@ import {
 } from '../support/services.ts';
 import { Cleanup, listMounts, mountsBelow } from '../support/temp.ts';
 import { untilServed } from '../snapshotter/served.ts';
-import { type ClientImage, makeBase, makeClientImage, push } from './images.ts';
+import { type ClientImage, makeBase, makeClientImage, push, wholeGetsOf } from './images.ts';
 
 let cleanup: Cleanup;
 let work: string;
@@ -51,15 +51,7 @@ async function knownOf(name: string): Promise<string[]> {
   return (images[name] as ClientImage).blobs.filter((digest) => there.includes(digest));
 }
 /** Requests for whole blobs. */
-const wholeGets = (name: string) =>
-  registry
-    .requests()
-    .filter(
-      ({ method, path, status }) =>
-        method === 'GET' &&
-        status === 200 &&
-        (images[name] as ClientImage).blobs.some((digest) => path.endsWith(digest)),
-    ).length;
+const wholeGets = (name: string) => wholeGetsOf(registry, images[name] as ClientImage);
 
 const snapshots = async () =>
   (await ctr('snapshots', '--snapshotter=cofa', 'ls')).trim().split('\n').slice(1);

@@ -14,6 +14,7 @@ import {
 import { makeRootfs } from '../container/host-rootfs.ts';
 import { noise } from '../images/nasty.ts';
 import { runCofa } from '../support/engine.ts';
+import type { RegistryServer } from '../support/registry-server.ts';
 import { runCommand } from '../support/services.ts';
 
 export interface ClientImage {
@@ -21,6 +22,18 @@ export interface ClientImage {
   /** Of the layers' blobs, lowest first. */
   blobs: string[];
 }
+
+/** Requests for whole blobs of the image that the registry has answered. */
+export const wholeGetsOf = (
+  registry: Pick<RegistryServer, 'requests'>,
+  { blobs }: Pick<ClientImage, 'blobs'>,
+): number =>
+  registry
+    .requests()
+    .filter(
+      ({ method, path, status }) =>
+        method === 'GET' && status === 200 && blobs.some((digest) => path.endsWith(digest)),
+    ).length;
 
 /** Bytes of `/data/big`. */
 const BIG = 2 << 20;

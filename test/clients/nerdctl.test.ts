@@ -12,7 +12,7 @@ import { type Engine, eventually, runCofa, startEngine } from '../support/engine
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type Containerd, runCommand, startContainerd, startService } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
-import { type ClientImage, index, makeBase, makeClientImage, push } from './images.ts';
+import { type ClientImage, index, makeBase, makeClientImage, push, wholeGetsOf } from './images.ts';
 
 const onProgress = (line: string) => console.log(line);
 const programs = [judgeAtHand('nerdctl', { onProgress }), judgeAtHand('buildkit', { onProgress })];
@@ -38,15 +38,7 @@ describe.skipIf(programs.includes(undefined))('nerdctl', () => {
     return (images[name] as ClientImage).blobs.filter((digest) => there.includes(digest));
   };
   /** Requests for whole blobs of an image. */
-  const wholeGets = (name: string) =>
-    registry
-      .requests()
-      .filter(
-        ({ method, path, status }) =>
-          method === 'GET' &&
-          status === 200 &&
-          (images[name] as ClientImage).blobs.some((digest) => path.endsWith(digest)),
-      ).length;
+  const wholeGets = (name: string) => wholeGetsOf(registry, images[name] as ClientImage);
 
   beforeAll(async () => {
     work = await cleanup.tempDir('nerd');
