@@ -471,7 +471,7 @@ export class Asker {
     this.#look(want);
   }
 
-  /** No one is asked for so long, unless someone is under way. */
+  /** The asker asks no member for so long, unless an answer is on its way. */
   #pause(want: Want, ms: number): void {
     want.pausedUntil = this.#now + Math.max(1, ms);
     this.#setTimer(want);

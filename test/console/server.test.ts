@@ -427,7 +427,7 @@ describe('long computations', () => {
   }
   const never = new AbortController().signal;
 
-  test('one runs at a time; whoever leaves gives the turn to the next, and too many are refused', async () => {
+  test('one runs at a time; a client that leaves gives the turn to the next, and too many are refused', async () => {
     const turns = new Turns(1);
     const order: string[] = [];
     const first = new AbortController();
