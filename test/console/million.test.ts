@@ -74,7 +74,7 @@ it('paints soon, and moves with the pointer', async () => {
   await page.getByText(`of ${MANY.toLocaleString('en')}`).waitFor();
   // All events have come: the end has its sequence.
   await page.getByRole('button', { name: 'To the end' }).click();
-  await page.getByText(`sequence ${MANY}`).waitFor();
+  await page.getByText(`sequence ${MANY}`).first().waitFor();
   const alone = await framesFor(page, 2_000, '');
   const scrub = `{
     const line = document.querySelector('.time-line');

@@ -84,9 +84,9 @@ beforeAll(async () => {
   expect(outcomes).toContain('EIO');
   // A start is told a second after its mount; and a rate takes two scrapes behind it.
   await eventually(
-    'the start is counted',
+    'a start is counted between two scrapes',
     async () =>
-      ((await prometheus.query('cofa_start_phase_seconds_count{phase="mount"}'))[0]?.value ?? 0) > 0,
+      (await prometheus.query('rate(cofa_start_phase_seconds_count{phase="mount"}[1h]) > 0')).length > 0,
   );
 }, 300_000);
 afterAll(() => cleanup.run());

@@ -246,7 +246,11 @@ export class Debugger {
   }
 
   toggleFollowing(): void {
-    if (news.value?.isLive !== true) {
+    if (news.value === undefined) {
+      this.say('whether this log grows is not known yet: try again in a moment');
+      return;
+    }
+    if (!news.value.isLive) {
       this.say('nothing is added to this log: it is a file, or its engine does not run');
       return;
     }
