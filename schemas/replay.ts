@@ -182,7 +182,9 @@ export const CAUSES = [
 
 const StartWall = z.object({
   time: z.iso.datetime().describe('when the program that called began, or else the call came'),
-  us: us.describe("from there to the end of the container's program, or else to the last cold read"),
+  us: us.describe(
+    "wall time of the start: from there to the end of the container's program, if that comes within a minute, or else to the last cold read",
+  ),
   accountedUs: us.describe('of it: belongs to a part, and where reads waited to what they waited for'),
   parts: z
     .array(
@@ -231,7 +233,7 @@ export const WhyStart = z.object({
   manifest: z.string(),
   dir: z.string(),
   time: z.iso.datetime().describe('when it began'),
-  us: us.describe('from there to the answer of its last cold read'),
+  us: us.describe('its phases in all, to the answer of its last cold read; what the start took is wall.us'),
   phases: z.array(
     z.object({
       phase: z.enum(['resolve', 'prepare', 'attach', 'mount', 'reads']),

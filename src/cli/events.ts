@@ -5,6 +5,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { defineExport } from './events-export.ts';
 import { withEngine } from './engine.ts';
+import { wordsOfStored } from '../replay/event-words.ts';
 import { logSource } from './log-source.ts';
 import { printable } from '../terminal/output.ts';
 
@@ -70,10 +71,14 @@ export function define(command: Command, context: Context): void {
 export function renderEvent(event: EventLine): string {
   // cofa.v1.<node>.event.<kind>.<id>: node and kind are known, or stand in the type.
   const id = event.subject.split('.').at(-1) ?? '';
-  const fields = Object.entries(event.data).map(([name, value]) => {
-    const text = typeof value === 'string' ? value : JSON.stringify(value);
-    return `${name}=${text.length > 80 ? `${text.slice(0, 79)}…` : text}`;
-  });
+  const words = wordsOfStored(event, Date.parse(event.time));
+  const fields =
+    words !== undefined
+      ? [words]
+      : Object.entries(event.data).map(([name, value]) => {
+          const text = typeof value === 'string' ? value : JSON.stringify(value);
+          return `${name}=${text.length > 80 ? `${text.slice(0, 79)}…` : text}`;
+        });
   return printable(
     `${String(event.seq).padStart(6)}  ${event.time}  ${event.type}  ${id.slice(0, 12)}  ${fields.join(' ')}`.trimEnd(),
   );

@@ -1,12 +1,13 @@
 /** What happened in an incident: sentences for people, the events that tell of it, and what looks further. */
 import type { Incident, IncidentCause } from '../../actors/incidents.ts';
 import type { IncidentShown } from '../../schemas/incidents.ts';
+import { formatUs } from '../replay/format.ts';
 import type { ReplayEvent } from '../replay/record.ts';
 import type { ReplayLog } from '../replay/replay-log.ts';
 import { findMount } from '../replay/start-phases.ts';
 import { type TracedRead, traceOf } from '../replay/trace.ts';
 import { allReads } from '../replay/why-read.ts';
-import { explainStart } from '../replay/why-start.ts';
+import { explainStart, isOver } from '../replay/why-start.ts';
 import { formatBytes, formatDuration, shortDigest } from '../terminal/table.ts';
 import { byGravity } from './summary.ts';
 
@@ -93,8 +94,7 @@ class Teller {
   #tellReads({ of, times, at }: IncidentCause): void {
     const failed = this.#reads().filter(({ errno, layer }) => errno !== 0 && layer === `sha256:${of}`);
     const slowest = longest(failed);
-    const waited =
-      slowest === undefined ? '' : `; the longest had waited ${formatDuration(slowest.us / 1000)}`;
+    const waited = slowest === undefined ? '' : `; the longest had waited ${formatUs(slowest.us)}`;
     this.#story.push(
       `${times === 1 ? 'A read' : `${times} reads`} of layer ${shortDigest(of)} got an error instead of data, first told at ${timeOf(at)}${waited}.`,
     );
@@ -152,12 +152,15 @@ class Teller {
       this.#story.push(`The start of ${detail} was slow; the stretch does not hold all of it.`);
       return;
     }
-    const { dir, us, phases, reads, bytes } = explainStart(this.#log, mount);
-    const parts = phases.filter((one) => one.us >= us / 20).map((one) => `${one.phase} ${ms(one.us)}`);
-    this.#story.push(`The start of ${detail} at ${dir} took ${ms(us)}: ${parts.join(', ')}.`);
+    const { dir, wall, reads, bytes } = explainStart(this.#log, mount);
+    const parts = wall.parts
+      .filter(({ us }) => us >= wall.us / 20)
+      .map(({ part, us }) => `${part} ${formatUs(us)}`);
+    const took = `${isOver(this.#log, mount, wall) ? '' : 'at least '}${formatUs(wall.us)}`;
+    this.#story.push(`The start of ${detail} at ${dir} took ${took}: ${parts.join(', ')}.`);
     if (reads.count > 0)
       this.#story.push(
-        `${reads.count} reads waited, one or more of them for ${ms(reads.blockedUs)} in all and the longest for ${ms(reads.maxUs)}; ${formatBytes(bytes)} came for them.`,
+        `${reads.count} reads waited, one or more of them for ${formatUs(reads.blockedUs)} in all and the longest for ${formatUs(reads.maxUs)}; ${formatBytes(bytes)} came for them.`,
       );
     this.#advise(
       `cofa replay why ${this.#options.file} --mount ${mount.id}`,
@@ -188,7 +191,7 @@ class Teller {
     const slowest = longest(waited);
     if (slowest === undefined || this.#incident.kind === 'slow-start') return;
     this.#story.push(
-      `In the stretch ${waited.length} reads waited and were answered, the longest after ${ms(slowest.us)}.`,
+      `In the stretch ${waited.length} reads waited and were answered, the longest after ${formatUs(slowest.us)}.`,
     );
   }
 
@@ -248,8 +251,6 @@ class Teller {
 }
 
 const timeOf = (at: number): string => `${new Date(at).toISOString().slice(0, 23).replace('T', ' ')} UTC`;
-
-const ms = (us: number): string => formatDuration(us / 1000);
 
 function longest(reads: readonly TracedRead[]): TracedRead | undefined {
   let found: TracedRead | undefined;

@@ -1,4 +1,7 @@
-/** The wall time of a start by part, and what machine and processes worked meanwhile. */
+/**
+ * The wall time of a start by part, and what machine and processes worked meanwhile. This is the one answer to how long a start took
+ * (docs/glossary.md): incidents, the page and the terminal all tell it.
+ */
 import { defined } from '../../schemas/defined.ts';
 import type { StartPart, StartWall } from '../../schemas/replay.ts';
 import { START_PARTS } from '../../schemas/start-parts.ts';

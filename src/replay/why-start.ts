@@ -14,10 +14,16 @@ import { type StartStory, storyOf, wallOf } from './start-wall.ts';
 import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
 import { jobsNear, jobsOf, stepsOf } from './why-read.ts';
 
+/** Unless options say otherwise. */
+const QUIET_MS = 500;
+const LIMIT_MS = 60_000;
+/** The deadline of reads, unless an option says otherwise: one that waits is not in the log before it is answered, ms. */
+const READ_MS = 30_000;
+
 export interface StartOptions {
   /** A pause without a waiting read that ends the start, ms. */
   quietMs?: number;
-  /** The start lasts no longer than this, ms. */
+  /** The start lasts no longer than this behind its mount, ms. */
   limitMs?: number;
   /** Entries of each list. */
   top?: number;
@@ -28,7 +34,7 @@ export interface StartOptions {
  * the reason of a failure.
  */
 export function explainStart(log: ReplayLog, mount: MountStory, options: StartOptions = {}): WhyStart {
-  const { quietMs = 500, limitMs = 60_000, top = 20 } = options;
+  const { quietMs = QUIET_MS, limitMs = LIMIT_MS, top = 20 } = options;
   if (mount.mountedAt === undefined) {
     throw new CofaError(
       'not-found',
@@ -91,6 +97,19 @@ export function explainStart(log: ReplayLog, mount: MountStory, options: StartOp
   };
 }
 
+/** Whether the log goes on for so long that a start of this wall time is over, and no event behind it could make it longer. */
+export function isOver(
+  log: ReplayLog,
+  { mountedAt, began, ran }: MountStory,
+  wall: WhyStart['wall'],
+): boolean {
+  if (mountedAt === undefined) return false;
+  const last = log.timeOf(log.count);
+  if (ran !== undefined || last > mountedAt + LIMIT_MS) return true;
+  // A client that told when it began also tells when its container ended.
+  return began === undefined && last > Date.parse(wall.time) + wall.us / 1000 + QUIET_MS + READ_MS;
+}
+
 /** What of the log is about one start. Times in ms since the epoch. */
 export interface Start {
   phases: Phase[];
@@ -110,7 +129,7 @@ export function startOf(
   log: ReplayLog,
   mount: MountStory,
   mountedAt: number,
-  { quietMs = 500, limitMs = 60_000 }: Pick<StartOptions, 'quietMs' | 'limitMs'> = {},
+  { quietMs = QUIET_MS, limitMs = LIMIT_MS }: Pick<StartOptions, 'quietMs' | 'limitMs'> = {},
 ): Start {
   const phases = phasesOf(log, mount, mountedAt);
   const startAt = phases[0]?.at ?? mount.requestedAt;

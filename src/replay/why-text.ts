@@ -58,8 +58,8 @@ export function waterfall(steps: readonly WhyStep[], total: number, width: numbe
 export function renderWhyStart(why: WhyStart, width: number): string[] {
   const { reads } = why;
   const lines = [
-    `start of ${printable(why.ref)} at ${printable(why.dir)} (mount ${why.mount.slice(0, 16)}): ${formatUs(why.us)}`,
-    `  from ${why.time}`,
+    `start of ${printable(why.ref)} at ${printable(why.dir)} (mount ${why.mount.slice(0, 16)}): ${formatUs(why.wall.us)}`,
+    `  from ${why.wall.time}`,
     '',
     ...wallLines(why, width),
     '',
@@ -102,9 +102,7 @@ export function renderWhyStart(why: WhyStart, width: number): string[] {
 /** The whole start by part, what processes worked, and what would have made it faster. */
 function wallLines({ wall, cause, faster }: WhyStart, width: number): string[] {
   const { parts, steps, processes, machine } = wall;
-  const lines = [
-    `${formatUs(wall.us)} from the beginning of the command to the end of the start; ${formatShare(wall.accountedUs, wall.us)} of it is accounted for`,
-  ];
+  const lines = [`${formatShare(wall.accountedUs, wall.us)} of its wall time is accounted for`];
   for (const { part, us, cpuUs, what } of parts) {
     const cpu = cpuUs === undefined ? '' : `; ${formatUs(cpuUs)} of processor time with runc's`;
     lines.push(

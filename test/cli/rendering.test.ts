@@ -258,6 +258,21 @@ describe('pages', () => {
     );
     expect(text).toMatch(/^0 +111111111111 +222222222222 +gzip +50\.0 MB +120 MB +1832 +115$/m);
   });
+  it('an event of lists and numbers is told in words, unless it is damaged', () => {
+    const sample = (at: number, busyUs: number) => ({ at, cpus: 2, busyUs, processes: [] });
+    const line = (samples: unknown[]) =>
+      renderEvent({
+        seq: 7,
+        time: '2026-01-01T00:00:00.000Z',
+        subject: 'cofa.v1.n1.event.engine.main',
+        type: 'engine.measured',
+        data: { samples },
+      });
+    expect(line([sample(1_000, 0), sample(3_000, 1e6)])).toMatch(
+      /engine\.measured {2}main {2}2 samples in 2\.00 s: 2 processors 25 % busy$/,
+    );
+    expect(line([{ at: 1 }])).toContain('samples=[{"at":1}]');
+  });
   it('an event is one line', () => {
     const line = renderEvent({
       seq: 12,

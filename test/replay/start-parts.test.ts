@@ -1,16 +1,24 @@
 /** A start's time as parts that never overlap; what machine and processes did meanwhile; what would have made it faster. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { Incident } from '../../actors/incidents.ts';
 import type { NewEvent } from '../../schemas/events.ts';
 import { type StartWall, Waterfall } from '../../schemas/replay.ts';
+import { tellStory } from '../../src/incidents/story.ts';
 import { compareStarts } from '../../src/replay/compare-starts.ts';
 import { fasterOf, type StartFacts } from '../../src/replay/faster.ts';
 import { type Segment, segmentsOf } from '../../src/replay/start-parts.ts';
+import { formatUs } from '../../src/replay/format.ts';
+import { nodeOfLog } from '../../src/replay/node-document.ts';
+import type { RawRecord } from '../../src/replay/record.ts';
+import type { ReplayLog } from '../../src/replay/replay-log.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
 import { usageBetween } from '../../src/replay/start-usage.ts';
 import type { TracedRead } from '../../src/replay/trace.ts';
 import { waterfallOf } from '../../src/replay/waterfall.ts';
 import { renderComparison, renderWaterfall } from '../../src/replay/waterfall-text.ts';
+import { explainMoment } from '../../src/replay/view/overlays.ts';
+import { renderWhyStart } from '../../src/replay/why-text.ts';
 import { explainStart } from '../../src/replay/why-start.ts';
 import { LAYER_A, logOf, MOUNT, record, sampleRecords, START } from './sample-log.ts';
 
@@ -26,7 +34,9 @@ const read = (index: number, at: number, us: number): TracedRead => ({
 });
 
 /** The sample's start, whose container a client ran, with what the engine notes of it. */
-function runLog() {
+const runLog = () => logOf(runRecords());
+
+function runRecords(): RawRecord[] {
   const records = sampleRecords().map((raw) => raw);
   const seq = (type: string) =>
     logOf(records).timeline.positionOfSeq(0) +
@@ -51,7 +61,25 @@ function runLog() {
       cpuUs: 200_000,
     },
   });
-  return logOf(records);
+  return records;
+}
+
+/** The incident that the black box makes of it. */
+function slowStart(log: ReplayLog): Incident {
+  const [seq, at] = [log.timeline.positionOfSeq(0), START];
+  const cause = { kind: 'slow-start' as const, of: 'a', detail: 'registry.example/team/app:1', times: 1 };
+  const last = log.seqOf(log.count);
+  return {
+    seq,
+    at,
+    lastAt: at,
+    kind: cause.kind,
+    from: seq,
+    to: last,
+    more: 0,
+    moreAt: null,
+    causes: [{ ...cause, seq: last, lastSeq: last, at, lastAt: at }],
+  };
 }
 
 describe('the parts of a start', () => {
@@ -130,6 +158,25 @@ describe('the parts of a start', () => {
     expect(short.jobs.map(({ job }) => job)).toEqual([3]);
     for (const width of [60, 100])
       for (const line of renderWaterfall(fall, width)) expect(line.length).toBeLessThanOrEqual(width);
+  });
+
+  test('incident, page and terminal tell the same wall time of a start', () => {
+    const log = runLog();
+    const mount = findMount(log, MOUNT);
+    const why = explainStart(log, mount);
+    const [took, ref] = [formatUs(why.wall.us), mount.ref];
+    expect([took, why.wall.us === why.us]).toEqual(['1.10 s', false]);
+    expect(renderWhyStart(why, 100)[0]).toContain(`: ${took}`);
+    expect(explainMoment(log, mount.index, START)?.title).toBe(`why the start of ${ref} took ${took}`);
+    expect(renderWaterfall(waterfallOf(log, mount, mount.mountedAt as number), 100)[0]).toContain(
+      `: ${took}`,
+    );
+    expect(nodeOfLog(log).starts[0]?.startMs).toBe(why.wall.us / 1_000);
+    const told = (of: typeof log) => tellStory(slowStart(of), of, { file: 'f', root: '/r' }).story[0];
+    expect(told(log)).toMatch(new RegExp(`at /mnt/app took ${took}: .*program 449 ms`));
+    // A stretch that ends before the container does knows no more than it has.
+    const short = logOf(runRecords().filter((_, index) => log.timeline.typeAt(index) !== 'mount.unmounted'));
+    expect(told(short)).toContain('took at least 670 ms');
   });
 
   test('two starts beside each other differ by what was slower', () => {

@@ -140,7 +140,7 @@ function explainOne(log: ReplayLog, read: TracedRead): Overlay {
 function explainMount(log: ReplayLog, id: string): Overlay {
   try {
     const why = explainStart(log, findMount(log, id), { top: 15 });
-    return overlay(`why the start of ${why.ref} took ${formatUs(why.us)}`, (width) =>
+    return overlay(`why the start of ${why.ref} took ${formatUs(why.wall.us)}`, (width) =>
       renderWhyStart(why, width).map((text) => {
         const read = why.slowest.find((one) => text.includes(` ${one.id} `) && text.includes(' at +'));
         const open = read && (() => explainOne(log, findRead(log, read.id)));

@@ -4,7 +4,8 @@ import { formatBytes, shortDigest } from '../../terminal/table.ts';
 import { printable } from '../../terminal/output.ts';
 import type { MatchContext } from '../conditions.ts';
 import type { ReplayEvent } from '../record.ts';
-import { measuredLines, measuredText } from './measured-text.ts';
+import { eventWords } from '../event-words.ts';
+import { measuredLines } from '../measured-text.ts';
 import { countBlocks } from '../state-document.ts';
 import { rangesText } from '../state-text.ts';
 import { traceOf } from '../trace.ts';
@@ -30,19 +31,13 @@ export const shortPath = (path: string, most: number): string =>
 export function summaryOf(event: ReplayEvent): string {
   const { data } = event;
   if (event.strange !== undefined) return event.strange;
+  const words = eventWords(event);
+  if (words !== undefined) return printable(words);
   switch (event.type) {
     case 'layer.blocks':
     case 'layer.evicted': {
       const ranges = rangesIn(data.ranges);
       return `${event.type === 'layer.blocks' ? '+' : '-'}${countBlocks(ranges)}: ${rangesText(ranges, 3)}`;
-    }
-    case 'layer.trace': {
-      const { reads, jobs } = traceOf(event);
-      const longest = Math.max(0, ...reads.map(({ us }) => us));
-      const failed = reads.filter(({ errno }) => errno !== 0).length;
-      const waited = reads.length > 0 ? ` ≤ ${formatUs(longest)}` : '';
-      const bad = failed > 0 ? `, ${failed} failed` : '';
-      return `${counted(reads.length, 'read')}${waited}, ${counted(jobs.length, 'fetch')}${bad}`;
     }
     case 'layer.opened':
       return `${formatBytes(Number(data.size))}, ${String(data.blockCount)} blocks`;
@@ -54,8 +49,6 @@ export function summaryOf(event: ReplayEvent): string {
       return `flat image ${shortDigest(String(data.flat))} is not what the layers give: ${printable(String(data.message))}`;
     case 'engine.started':
       return `pid ${String(data.pid)}, cofa ${String(data.version)}`;
-    case 'engine.measured':
-      return measuredText(event);
     case 'mount.requested':
     case 'image.resolved':
       return String(data.ref);
@@ -118,10 +111,6 @@ export function styleOf(event: { type: string; kind: string; strange?: unknown }
   if (event.type === 'layer.trace') return 'trace';
   if (event.kind === 'image' || event.kind === 'layer' || event.kind === 'mount') return event.kind;
   return 'bold';
-}
-
-function counted(count: number, name: 'read' | 'fetch'): string {
-  return `${count} ${name}${count === 1 ? '' : name === 'fetch' ? 'es' : 's'}`;
 }
 
 function rangesIn(value: unknown): Array<[number, number]> {

@@ -1,9 +1,9 @@
 /** `engine.measured` in words: what the machine and the engine's processes worked between samples. */
-import type { EventOf } from '../../../schemas/events.ts';
-import { formatShare } from '../../terminal/table.ts';
-import { checkedEvent } from '../checked.ts';
-import { formatUs } from '../format.ts';
-import type { ReplayEvent } from '../record.ts';
+import type { EventOf } from '../../schemas/events.ts';
+import { formatShare } from '../terminal/table.ts';
+import { checkedEvent } from './checked.ts';
+import { formatUs } from './format.ts';
+import type { ReplayEvent } from './record.ts';
 
 type Sample = EventOf<'engine.measured'>['samples'][number];
 
