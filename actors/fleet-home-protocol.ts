@@ -136,3 +136,9 @@ export const pieceKey = (
   { registry, digest }: Pick<BlobSource, 'registry' | 'digest'>,
   index: number,
 ): string => `${registry} ${digest} ${index}`;
+
+/** What `pieceKey` was made of, but the registry. */
+export function pieceOf(key: string): { digest: string; index: number } {
+  const [, digest = '', index] = key.split(' ');
+  return { digest, index: Number(index) };
+}

@@ -14,7 +14,7 @@ export type IncidentKind = (typeof INCIDENT_KINDS)[number];
 /** One event that tells of a failure. */
 export interface Trigger {
   kind: IncidentKind;
-  /** What it happened to: name of a process, hex digits of a layer or an image. With the kind it is the cause. */
+  /** What it happened to: name of a process or of a member of the fleet, hex digits of a layer or an image. With the kind it is the cause. */
   of: string;
   /** When it began, ms since the epoch. */
   since: number;
@@ -114,6 +114,8 @@ export class TriggerFold {
         return [];
       case 'process.ended':
         return isCrash(event) ? one('crash', event.name, endOf(event)) : [];
+      case 'fleet.left-out':
+        return one('integrity', `member ${event.name}`, `piece ${event.piece} of ${event.blob} was not what the registry sends`);
       case 'image.refuted':
         return one('integrity', id, event.message);
       case 'root.refuted':

@@ -114,6 +114,12 @@ export interface ProcessFacts {
     | undefined;
 }
 
+/** Another member of the node's fleet. */
+export type MemberFacts = Omit<EventOf<'fleet.changed'>['came'][number], 'name'>;
+
+/** Members that were left out and are remembered; those that were left out the longest ago are forgotten first. */
+const MOST_LEFT_OUT = 256;
+
 export interface NodeState {
   images: Map<string, ImageFacts>;
   /** By id: the block root, or the diffID of a layer that a cofa without roots has opened. */
@@ -135,6 +141,10 @@ export interface NodeState {
   trimmed: number;
   /** Of the engine that runs or ran last, by name. */
   processes: Map<string, ProcessFacts>;
+  /** Of the fleet that the node is a member of: the others, by name. */
+  members: Map<string, MemberFacts>;
+  /** Members that sent wrong bytes, by name: since when, and until when they are left out, ms since the epoch. */
+  leftOut: Map<string, { at: number; until: number }>;
 }
 
 export const emptyNode = (): NodeState => ({
@@ -149,6 +159,8 @@ export const emptyNode = (): NodeState => ({
   root: undefined,
   trimmed: 0,
   processes: new Map(),
+  members: new Map(),
+  leftOut: new Map(),
 });
 
 /** The id in a subject of the log: its last token. */
@@ -269,6 +281,7 @@ const FOLD: Fold = {
     state.crashed = state.running;
     state.running = true;
     state.processes.clear();
+    state.members.clear();
     if (root === undefined || root === state.root) return;
     // The node begins anew on another disk, as after a reinstallation: mounts come back, blocks do not.
     if (state.root !== undefined) for (const layer of state.layers.values()) forgetBlocks(layer);
@@ -293,6 +306,17 @@ const FOLD: Fold = {
     // The one after it may have been told of first.
     if (process.pid === pid) process.pid = undefined;
     process.lastEnd = { at, code, signal, reason };
+  },
+
+  'fleet.changed': ({ members }, _, { whole, came, gone }) => {
+    if (whole === true) members.clear();
+    for (const name of gone) members.delete(name);
+    for (const { name, ...facts } of came) members.set(name, facts);
+  },
+  'fleet.left-out': ({ leftOut }, _, { name, at, until }) => {
+    leftOut.delete(name);
+    leftOut.set(name, { at, until });
+    if (leftOut.size > MOST_LEFT_OUT) leftOut.delete(leftOut.keys().next().value as string);
   },
 
   // In place, as all that follows: who holds an image's facts sees them change.

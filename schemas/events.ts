@@ -111,6 +111,29 @@ const shapes = {
     reason: text.optional().describe('why the supervisor ended it'),
   },
 
+  /** Of the fleet that the node is a member of (docs/fleet.md): who is there by now. */
+  'fleet.changed': {
+    whole: z
+      .literal(true)
+      .optional()
+      .describe('there is no other member than those that came; absent: those of before are there too'),
+    came: list(
+      z.strictObject({
+        name: text,
+        zone: text,
+        role: z.enum(['node', 'fetcher']),
+        address: text.describe('HOST:PORT of its TLS server'),
+      }),
+    ).describe('members that are there since, or are there at another address'),
+    gone: list(text).describe('names of those that left, or were silent'),
+  },
+  'fleet.left-out': {
+    name: text.describe('a member that sent wrong bytes: this node asks it no more'),
+    until: instant.describe('ms since the epoch'),
+    blob: digest.describe('what the wrong piece is of'),
+    piece: count.describe('its index in the blob'),
+  },
+
   'image.resolved': {
     ref: text,
     registry: text.describe('host[:port]'),

@@ -20,6 +20,15 @@ export const FleetMemberStatus = z.strictObject({
     .describe('silent: announced, but it did not answer lately; wrong: it sent wrong bytes, and is left out'),
 });
 
+export const FleetChange = z.strictObject({
+  at: z.string().describe('ISO 8601'),
+  what: z
+    .enum(['came', 'gone', 'left-out'])
+    .describe('came: or is there at another address; left-out: it sent wrong bytes'),
+  name: z.string(),
+});
+export type FleetChange = z.output<typeof FleetChange>;
+
 export const FleetStatus = z.strictObject({
   fleet: z.string(),
   self: z.string().describe('the member that says this'),
@@ -39,6 +48,7 @@ export const FleetStatus = z.strictObject({
   cache: z.strictObject({ pieces, usedBytes: bytes, limitBytes: bytes }),
   hedges: pieces,
   strangers: pieces.describe('questions of clients that are no members'),
+  changes: z.array(FleetChange).describe('the last ones since the member started, the newest first'),
   wrong: pieces.describe('pieces of members that were not what the registry sends'),
 });
 export type FleetStatus = z.output<typeof FleetStatus>;

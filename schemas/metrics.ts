@@ -253,6 +253,12 @@ const families = {
     type: 'gauge',
     help: 'Members of the fleet that this one hears, itself included; absent without a fleet.',
   },
+  fleet_changes_total: {
+    type: 'counter',
+    help: 'Members that came (or are there at another address), went, or were left out since they sent wrong bytes.',
+    labels: ['what'],
+    known: ['came', 'gone', 'left-out'],
+  },
   fleet_pieces_total: {
     type: 'counter',
     help: 'Pieces that processes of this node asked the fleet for, by who had them: node, fetcher (a member without mounts), own (this member), missed (the registry was asked).',

@@ -73,6 +73,12 @@ export const ReplayState = z.object({
       starts: count,
     }),
   ),
+  members: z
+    .array(z.object({ name: z.string(), zone: z.string(), role: z.string(), address: z.string() }))
+    .describe('the others of the fleet'),
+  leftOut: z
+    .array(z.object({ name: z.string(), until: z.iso.datetime() }))
+    .describe('members of the fleet that sent wrong bytes'),
   snapshots: count.describe("containerd's"),
   images: z.array(ReplayImage),
   layers: z.array(ReplayLayer),
@@ -92,6 +98,8 @@ export const ReplayDiff = z.object({
   equal: z.boolean(),
   running: z.object({ from: z.boolean(), to: z.boolean() }).optional(),
   processes: z.array(z.object({ id: z.string().describe('name'), change, fields })),
+  members: z.array(z.object({ id: z.string().describe('name'), change, fields })),
+  leftOut: z.array(z.object({ id: z.string().describe('name'), change, fields })),
   images: z.array(z.object({ id: z.string().describe('manifest'), change, fields })),
   layers: z.array(
     z.object({

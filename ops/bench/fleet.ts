@@ -36,7 +36,7 @@ const asked = (index: number): PieceAsk => ({
 async function serve(dir: string): Promise<void> {
   const store = await PieceStore.open({ dir, limitBytes: 2 * SOURCE.size, now: Date.now });
   for (let index = 0; index < PIECES; index++)
-    await store.write(pieceKey(SOURCE, index), randomBytes(PIECE_BYTES));
+    await store.write(pieceKey(SOURCE, index), randomBytes(PIECE_BYTES), 'registry');
   const identity = await makeIdentity();
   const server = pieceServer({
     identity,

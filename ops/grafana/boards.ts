@@ -399,6 +399,27 @@ const FLEET: Board = {
       ],
     },
     {
+      title: 'Pieces from each other',
+      panels: [
+        byNode('Members that each node hears', 'short', `cofa_fleet_members${ON}`, {
+          queries: [
+            { expr: `cofa_fleet_members${ON}`, legend: '{{instance}}', empty: 'no node is a member of a fleet' },
+          ],
+        }),
+        lines('Members that came, went, or were left out in an hour', 'short', [
+          { expr: sumBy('what', `increase(cofa_fleet_changes_total${ON}[1h])`), legend: '{{what}}' },
+        ]),
+        lines('Came from the fleet in the place of a registry', 'Bps', [
+          { expr: sumBy('from', `rate(cofa_fleet_received_bytes_total${ON}${RATE})`), legend: '{{from}}' },
+        ]),
+        byNode(
+          'Fetched from registries for the fleet',
+          'Bps',
+          sumBy('instance', `rate(cofa_fleet_origin_bytes_total${ON}${RATE})`),
+        ),
+      ],
+    },
+    {
       title: 'Speed',
       panels: [
         byNode('Reads that wait, 99 of 100', 's', quantile(0.99, 'instance', 'cofa_read_wait_seconds'), {

@@ -8,6 +8,14 @@ import { type Context, examples } from './context.ts';
 /** The member answers at once, or is stuck, ms. */
 const ANSWER_MS = 5_000;
 
+/** The last changes; `--json` has more. */
+const SHOWN = 8;
+const CHANGE_WORDS: Record<FleetStatus['changes'][number]['what'], string> = {
+  came: 'came',
+  gone: 'is gone',
+  'left-out': 'sent wrong bytes and is left out',
+};
+
 export function define(command: Command, context: Context): void {
   command
     .description(
@@ -83,5 +91,19 @@ export function render(status: FleetStatus, now: Date): string {
       ]),
       ['WEIGHT'],
     ),
+    ...(status.changes.length === 0
+      ? []
+      : [
+          renderTable(
+            ['AGO', 'CHANGE'],
+            status.changes
+              .slice(0, SHOWN)
+              .map(({ at, what, name }) => [
+                formatDuration(now.getTime() - Date.parse(at)),
+                `${name} ${CHANGE_WORDS[what]}`,
+              ]),
+            [],
+          ),
+        ]),
   ].join('\n');
 }

@@ -12,6 +12,7 @@ export interface FiguresSources {
   peers: Pick<Peers, 'isAsked'>;
   /** Members that are left out since they sent wrong bytes. */
   liars: () => string[];
+  changes: () => FleetStatus['changes'];
   store: Pick<PieceStore, 'bytes' | 'pieces'>;
   limitBytes: number;
   counts: Counts;
@@ -79,6 +80,7 @@ export function figuresOf(sources: FiguresSources): FleetStatus {
     cache: { pieces: store.pieces, usedBytes: store.bytes, limitBytes },
     hedges: sum('fleet_hedges_total'),
     strangers: sum('fleet_refused_strangers_total'),
+    changes: sources.changes(),
     wrong: sum('fleet_wrong_bytes_total'),
   };
 }

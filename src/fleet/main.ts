@@ -23,10 +23,11 @@ import { type Ports, realPorts } from '../process/ports.ts';
 import { type ChildSelf, realChildSelf } from '../process/self.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
+import { Changes } from './changes.ts';
 import { openDoor } from './door.ts';
 import { figuresOf } from './figures.ts';
 import { Liars } from './liars.ts';
-import { assemble } from './member.ts';
+import { assemble, type PartsOptions } from './member.ts';
 import { Members } from './members.ts';
 import { pieceServer } from './piece-server.ts';
 import { Pools } from './pools.ts';
@@ -64,6 +65,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   });
   const peers = new Peers(Math.random);
   const liars = new Liars({ dir: layout.in('fleet'), peers, clock, log });
+  const changes = new Changes({ tell: (news) => link.tellFleet(news), counts, wallMs: clock.wallMs });
   const listening = await listen(settings);
   const self = announcement(settings, identity.certificate, listening.address, clock.wallMs());
   const members = new Members({
@@ -71,11 +73,14 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     clock,
     log,
     random: Math.random,
-    onJoined: ({ id, zone, address }) => {
+    onJoined: (member) => {
+      const { id, zone, address } = member;
       log.info({ member: id, zone, address }, 'a member of the fleet is there');
+      changes.came(member);
     },
     onGone: ({ id }) => {
       log.info({ member: id }, 'a member of the fleet is gone');
+      changes.gone(id);
       pools.forget(id);
       parts.messages.forget(id);
       if (!liars.has(id)) conditions.clear(`fleet:${id}`);
@@ -87,11 +92,19 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     conditions.set(`fleet:${id}`, `the member ${id} of the fleet sent wrong bytes: it is left out`);
     clock.after(PEER_LIMITS.wrongMs + 1, () => liars.has(id) || conditions.clear(`fleet:${id}`)).unref();
   };
-  const onLiar = (id: string, from: string | undefined) => {
-    if (members.find(id) === undefined) return;
-    peers.wrong(id, from, now());
+  /** `accuse` tells the peers of a wrong piece of this member; who is left out since is told on. */
+  const accuse = (id: string, blob: string, piece: number, tellPeers: () => void) => {
+    const wasLiar = liars.has(id);
+    tellPeers();
     nameLiar(id);
     liars.save();
+    if (wasLiar || !liars.has(id)) return;
+    parts.dropFrom(id);
+    changes.leftOut(id, Math.round(clock.wallMs() + PEER_LIMITS.wrongMs), blob, piece);
+  };
+  const onLiar: PartsOptions['onLiar'] = (id, from, { digest, index }) => {
+    if (members.find(id) === undefined) return;
+    accuse(id, digest, index, () => peers.wrong(id, from, now()));
   };
   const parts = await assemble({
     fleet: self.fleet,
@@ -110,7 +123,10 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   });
   const { asking, giving, messages, store } = parts;
   await liars.load();
-  for (const id of liars.names) nameLiar(id);
+  for (const id of liars.names) {
+    nameLiar(id);
+    parts.dropFrom(id);
+  }
   const server = pieceServer({
     identity,
     give: (from, asked, signal) => giving.give(from, asked, signal),
@@ -130,9 +146,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     onWrong: ({ member, source, index }) => {
       counts.add('fleet_wrong_bytes_total');
       log.warn({ member, digest: source.digest, index }, 'a piece was not what the registry sends');
-      asking.wrong(member, source, index);
-      nameLiar(member);
-      liars.save();
+      accuse(member, source.digest, index, () => asking.wrong(member, source, index));
     },
     onRight: ({ source, pieces }) => asking.verified(source, pieces),
     counts,
@@ -174,6 +188,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
         members,
         peers,
         liars: () => liars.names,
+        changes: () => changes.recent,
         store,
         limitBytes: settings.cacheBytes,
         counts,

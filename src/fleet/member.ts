@@ -10,7 +10,7 @@ import type { Logger } from 'pino';
 import type { Counts } from '../../actors/counts.ts';
 import { Asker } from '../../actors/fleet-asker.ts';
 import { Home } from '../../actors/fleet-home.ts';
-import { HOME_LIMITS } from '../../actors/fleet-home-protocol.ts';
+import { HOME_LIMITS, pieceOf } from '../../actors/fleet-home-protocol.ts';
 import type { Peers } from '../../actors/fleet-peers.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import { type FleetWrong, PIECE_BYTES } from '../../schemas/fleet.ts';
@@ -38,7 +38,7 @@ export interface PartsOptions {
   peers: Peers;
   pools: Pools;
   registry: Pick<RegistryClient, 'part' | 'isBlobGiven'>;
-  onLiar: (member: string, from: string | undefined) => void;
+  onLiar: (member: string, from: string | undefined, piece: { digest: string; index: number }) => void;
   clock: Clock;
   counts: Counts;
   log: Logger;
@@ -53,6 +53,8 @@ export interface Parts {
   uses: (registry: string) => void;
   /** A process of this node has found that a member sent wrong bytes. */
   wrong: (wrong: FleetWrong) => void;
+  /** What this member gave is kept no more. */
+  dropFrom: (member: string) => void;
   close: () => void;
 }
 
@@ -134,7 +136,11 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     answer: (to, { registry: host, digest }, answer) =>
       send(to, { kind: 'answer', v: 1, registry: host, digest, pieces: [answer] }),
     onLiar: (member, key, isSure) =>
-      options.onLiar(member, isSure ? getting.viaOf(member, key) : 'a registry that no one here uses'),
+      options.onLiar(
+        member,
+        isSure ? getting.viaOf(member, key) : 'a registry that no one here uses',
+        pieceOf(key),
+      ),
     registry,
     getting,
     pieces,
@@ -155,7 +161,13 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     onHedge: () => counts.add('fleet_hedges_total'),
     now,
   });
-  for (const key of store.keys()) home.keep(key, 'disk');
+  for (const key of store.keys()) home.keep(key, store.originOf(key) ?? 'disk');
+  const dropFrom = (member: string) => {
+    for (const key of [...store.keys()].filter((one) => store.originOf(one) === member)) {
+      pieces.drop(key);
+      toHome({ type: 'lost', key });
+    }
+  };
   return {
     asking,
     giving,
@@ -164,6 +176,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     uses: (one) => {
       if (used.size < MOST_USED) used.add(one);
     },
+    dropFrom,
     wrong: ({ member, source, index }) => asking.wrong(member, source, index),
     close: () => core.close(),
   };

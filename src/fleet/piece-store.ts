@@ -2,8 +2,11 @@
  * Pieces of blobs on the disk of a home, as compressed bytes: what a registry gave, for other members. It is a cache: every
  * piece may be lost at any time, and the oldest ones make room.
  *
- *     ROOT/fleet/<2 digits>/<64 digits>.<index>@<registry>     the piece's bytes, then 12 bytes: magic, length, CRC-32 (little
- *                                                              endian)
+ *     ROOT/fleet/<2 digits>/<64 digits>.<index>@<registry>~<from>     the piece's bytes, then 12 bytes: magic, length, CRC-32
+ *                                                                     (little endian)
+ *
+ * `<from>` is the member that gave it, or `registry`: so a piece that is wrong names its liar after a restart too. Files whose name
+ * does not say it are of an earlier cofa, and are deleted.
  *
  * A member may have a home ask any registry that the home reaches, also one of its own. So no registry speaks for another one:
  * what one sent for a digest is given to those who ask for that one's.
@@ -19,7 +22,9 @@ import { DiskRoom, diskReserve } from '../store/disk-room.ts';
 
 const MAGIC = 0x31_63_70_66;
 const TRAILER = 12;
-const NAME = /^([0-9a-f]{64})\.(\d{1,7})@([A-Za-z0-9.:[\]-]{1,150})$/;
+const NAME = /^([0-9a-f]{64})\.(\d{1,7})@([A-Za-z0-9.:[\]-]{1,150})~([A-Za-z0-9_-]{1,64})$/;
+/** Of a file's name, in letters; one whose registry has so long a name that this is too short is in memory alone. */
+const MAX_FILE_NAME = 240;
 /** Of actors/fleet-home-protocol.ts. */
 const KEY = /^(\S{1,150}) sha256:([0-9a-f]{64}) (\d{1,7})$/;
 /** A piece that is read counts as used this often at most, ms: the time of its use is on the disk. */
@@ -29,6 +34,8 @@ interface Entry {
   bytes: number;
   /** ms since 1970. */
   usedAt: number;
+  /** `registry`, or the member that gave it. */
+  from: string;
 }
 
 export interface PieceStoreOptions {
@@ -77,7 +84,7 @@ export class PieceStore {
     const entry = this.#entries.get(key);
     if (entry === undefined) return undefined;
     length ??= entry.bytes - TRAILER;
-    const found = await readPiece(this.#path(key), length).catch(() => undefined);
+    const found = await readPiece(this.#path(key, entry), length).catch(() => undefined);
     // It may have made room, or have come anew, meanwhile.
     if (this.#entries.get(key) !== entry) return found;
     if (found === undefined) {
@@ -89,13 +96,13 @@ export class PieceStore {
     this.#entries.set(key, entry);
     if (now - entry.usedAt > TOUCH_MS) {
       entry.usedAt = now;
-      void utimes(this.#path(key), now / 1000, now / 1000).catch(() => {});
+      void utimes(this.#path(key, entry), now / 1000, now / 1000).catch(() => {});
     }
     return found;
   }
 
-  /** Keeps a piece. Errors: `no-space`, those of the file system; it is not here then. */
-  async write(key: string, bytes: Buffer): Promise<void> {
+  /** Keeps a piece that `from` gave: `registry`, or a member. Errors: `no-space`, those of the file system; it is not here then. */
+  async write(key: string, bytes: Buffer, from: string): Promise<void> {
     const size = bytes.length + TRAILER;
     if (this.#entries.has(key) || size > this.#options.limitBytes) return;
     await this.#trim(size);
@@ -104,7 +111,7 @@ export class PieceStore {
     trailer.writeUInt32LE(MAGIC, 0);
     trailer.writeUInt32LE(bytes.length, 4);
     trailer.writeUInt32LE(crc32(bytes), 8);
-    const path = this.#path(key);
+    const path = this.#path(key, { from });
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     const draft = `${path}.${++this.#drafts}.draft`;
     try {
@@ -120,7 +127,7 @@ export class PieceStore {
       throw error;
     }
     if (!this.#entries.has(key)) this.#bytes += size;
-    this.#entries.set(key, { bytes: size, usedAt: this.#options.now() });
+    this.#entries.set(key, { bytes: size, usedAt: this.#options.now(), from });
   }
 
   /** Forgets a piece: its bytes are said to be wrong. */
@@ -129,11 +136,16 @@ export class PieceStore {
     if (entry === undefined) return;
     this.#entries.delete(key);
     this.#bytes -= entry.bytes;
-    await rm(this.#path(key), { force: true });
+    await rm(this.#path(key, entry), { force: true });
   }
 
   has(key: string): boolean {
     return this.#entries.has(key);
+  }
+
+  /** Undefined: it is not here. */
+  originOf(key: string): string | undefined {
+    return this.#entries.get(key)?.from;
   }
 
   /** The one used last at the end. */
@@ -142,10 +154,12 @@ export class PieceStore {
   }
 
   /** Errors: RangeError for a key that is none. */
-  #path(key: string): string {
+  #path(key: string, { from }: Pick<Entry, 'from'>): string {
     const [, registry, hex, index] = KEY.exec(key) ?? [];
     if (hex === undefined) throw new RangeError(`${key} is no key of a piece`);
-    return join(this.#options.dir, hex.slice(0, 2), `${hex}.${index}@${registry}`);
+    const name = `${hex}.${index}@${registry}~${from}`;
+    if (name.length > MAX_FILE_NAME) throw new RangeError(`${name} is too long for a file's name`);
+    return join(this.#options.dir, hex.slice(0, 2), name);
   }
 
   async #lose(key: string): Promise<void> {
@@ -163,14 +177,18 @@ export class PieceStore {
 
   async #load(): Promise<void> {
     const found: Array<[string, Entry]> = [];
+    // A name that is part of a file's would keep all of that in memory.
+    const names = new Map<string, string>();
     for (const folder of await readdir(this.#options.dir)) {
       if (!/^[0-9a-f]{2}$/.test(folder)) continue;
       const path = join(this.#options.dir, folder);
       for (const name of await readdir(path)) {
         const { size, mtimeMs } = await stat(join(path, name));
-        const [, hex, index, registry] = NAME.exec(name) ?? [];
+        const [, hex, index, registry, part = ''] = NAME.exec(name) ?? [];
+        const from = names.get(part) ?? part;
+        names.set(from, from);
         if (hex?.startsWith(folder) === true && size <= PIECE_BYTES + TRAILER)
-          found.push([`${registry} sha256:${hex} ${index}`, { bytes: size, usedAt: mtimeMs }]);
+          found.push([`${registry} sha256:${hex} ${index}`, { bytes: size, usedAt: mtimeMs, from }]);
         else await rm(join(path, name), { force: true });
       }
     }

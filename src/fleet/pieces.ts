@@ -10,12 +10,12 @@ import type { PieceStore } from './piece-store.ts';
 
 export interface HeldPiece {
   bytes: Buffer;
-  /** `registry`, the member that gave it, or `disk` where that is not known any more. */
+  /** `registry`, or the member that gave it. */
   from: string;
 }
 
 export interface PiecesOptions {
-  store: Pick<PieceStore, 'read' | 'write' | 'forget' | 'has'>;
+  store: Pick<PieceStore, 'read' | 'write' | 'forget' | 'has' | 'originOf'>;
   /** A piece that was kept is no more. */
   onLost: (key: string) => void;
   log: Logger;
@@ -34,8 +34,6 @@ export class Pieces {
   readonly #options: PiecesOptions;
   /** By key, the one that came last at the end. */
   readonly #fresh = new Map<string, Fresh>();
-  /** Who gave those on the disk, as far as this process knows. */
-  readonly #origins = new Map<string, string>();
   readonly #writing = new Set<string>();
   /** By key: SHA-256 of what was dropped. */
   readonly #dropped = new Map<string, Promise<string | undefined>>();
@@ -59,10 +57,7 @@ export class Pieces {
   keep(key: string, piece: HeldPiece | undefined = this.#fresh.get(key)): boolean {
     if (piece === undefined) return false;
     this.#put(key, { ...piece, isKept: true });
-    this.#origins.delete(key);
-    this.#origins.set(key, piece.from);
-    if (this.#origins.size > MOST_ORIGINS) this.#origins.delete(this.#origins.keys().next().value as string);
-    void this.#write(key, piece.bytes);
+    void this.#write(key, piece);
     return true;
   }
 
@@ -70,19 +65,16 @@ export class Pieces {
   async read(key: string, length: number): Promise<HeldPiece | undefined> {
     const fresh = this.#fresh.get(key);
     if (fresh?.isKept === true) return fresh.bytes.length === length ? fresh : undefined;
-    const bytes = await this.#options.store.read(key, length);
-    return bytes === undefined ? undefined : { bytes, from: this.originOf(key) };
-  }
-
-  originOf(key: string): string {
-    return this.#origins.get(key) ?? 'disk';
+    const { store } = this.#options;
+    const from = store.originOf(key);
+    const bytes = await store.read(key, length);
+    return bytes === undefined || from === undefined ? undefined : { bytes, from };
   }
 
   /** Keeps it no longer, nor in memory. What a registry sends for it next is compared with it (`differs`). */
   drop(key: string): void {
     const fresh = this.#fresh.get(key);
     this.#fresh.delete(key);
-    this.#origins.delete(key);
     const { store } = this.#options;
     const gone = (async () => {
       const bytes = fresh?.isKept === true ? fresh.bytes : await store.read(key).catch(() => undefined);
@@ -105,16 +97,15 @@ export class Pieces {
   /** The disk has lost it. */
   lost(key: string): void {
     if (this.#fresh.get(key)?.isKept === true || this.#writing.has(key)) return;
-    this.#origins.delete(key);
     this.#options.onLost(key);
   }
 
-  async #write(key: string, bytes: Buffer): Promise<void> {
+  async #write(key: string, { bytes, from }: HeldPiece): Promise<void> {
     if (this.#writing.has(key)) return;
     const { store, log } = this.#options;
     this.#writing.add(key);
     try {
-      await store.write(key, bytes);
+      await store.write(key, bytes, from);
     } catch (error) {
       log.debug({ error: toErrorRecord(error) }, 'a piece is not kept on the disk');
     } finally {
@@ -132,7 +123,5 @@ export class Pieces {
     if (isKept && !this.#options.store.has(oldest)) this.lost(oldest);
   }
 }
-
-const MOST_ORIGINS = 65_536;
 
 const hashOf = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');

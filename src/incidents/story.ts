@@ -126,6 +126,12 @@ class Teller {
           `The sidecar of image ${id} is not what the layers give: ${detail}. Programs may have read names or modes that are not the image’s.`,
         );
         break;
+      case 'fleet.left-out':
+        this.#story.push(
+          `The ${of} of the fleet sent wrong bytes${often}: ${detail}. No program has read them, and the node asks that member no more for an hour.`,
+        );
+        this.#advise('cofa fleet', 'who is in the fleet, and who is left out');
+        break;
       case 'root.refuted':
         this.#story.push(`A span table of layer ${id} is refuted: ${detail}. No new mount uses it.`);
         break;

@@ -35,7 +35,7 @@ function inWords({ kind, of, detail, times }: IncidentCause): string {
     case 'eio':
       return `${times === 1 ? 'a read' : `${times} reads`} of layer ${shortDigest(of)} failed`;
     case 'integrity':
-      return `${shortDigest(of)}: ${detail}${often}`;
+      return `${/^[0-9a-f]{64}$/.test(of) ? shortDigest(of) : of}: ${detail}${often}`;
     case 'slow-start':
       return `the start of ${detail} was slow`;
   }

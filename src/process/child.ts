@@ -10,7 +10,7 @@ import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
 import { ActorHost } from './actor-host.ts';
 import type { Sample } from '../../schemas/metrics.ts';
-import { fromChild, type ToChild } from './parent-link.ts';
+import { type FleetNews, fromChild, type ToChild } from './parent-link.ts';
 import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
 
 /** As `spawn` of node:child_process. */
@@ -78,6 +78,8 @@ export interface LinkOptions {
   /** It is loaded and waits for `send({ kind: 'begin' })`; without, it is told to begin. */
   onLoaded?: () => void;
   onReady?: () => void;
+  /** It is the member of a fleet, and says who came and went. */
+  onFleet?: (news: FleetNews) => void;
 }
 
 /** Signs of life that are asked for within `hangMs`. Each must have had its time: a machine that slept is no hang. */
@@ -273,7 +275,7 @@ export class Child {
   }
 
   /** Asks for signs of life until the returned function is called. */
-  #watch(child: ChildProcess, { hangMs, onLoaded, onReady }: LinkOptions): () => void {
+  #watch(child: ChildProcess, { hangMs, onLoaded, onReady, onFleet }: LinkOptions): () => void {
     let beat = 0;
     // While it loads its program a process cannot answer: until its first word, only its start has a limit.
     let hasSpoken = false;
@@ -294,6 +296,10 @@ export class Child {
         this.#lateStarts = 0;
         this.#send({ type: 'READY' });
         onReady?.();
+        return;
+      }
+      if (message.kind === 'fleet') {
+        onFleet?.(message.news);
         return;
       }
       if (message.kind === 'counted') {

@@ -4,9 +4,10 @@
  * channel's end tells it that the supervisor is gone. Each end looks at what comes: a kind that it does not know is one of a
  * later version (`cofa upgrade`), and passed over.
  */
+import { isDigest } from '../../schemas/digest.ts';
 import { isSamples, type Sample } from '../../schemas/metrics.ts';
 import type { Predicate } from '../../schemas/predicate.ts';
-import { count, fields, isKind, kindOf, maybe, sentence } from '../../schemas/shapes.ts';
+import { amount, count, fields, isKind, kindOf, maybe, name, oneOf, sentence } from '../../schemas/shapes.ts';
 
 export type ToChild =
   | { kind: 'ping'; beat: number }
@@ -19,11 +20,19 @@ export type ToChild =
   /** Another front end takes over: bring what has come into the log, and end. */
   | { kind: 'retire' };
 
+/** Of the node's fleet, by its member's process: as in `fleet.changed` and `fleet.left-out` (schemas/events.ts). */
+export type FleetNews =
+  | { came: { name: string; zone: string; role: 'node' | 'fetcher'; address: string } }
+  | { gone: string }
+  | { leftOut: { name: string; until: number; blob: string; piece: number } };
+
 export type FromChild =
   /** `trouble`: it answers, but says itself that something in it stands still. */
   | { kind: 'pong'; beat: number; trouble?: string }
   /** What it has counted since it began. */
   | { kind: 'counted'; ask: number; samples: readonly Sample[] }
+  /** A member of the fleet came, went or was left out. */
+  | { kind: 'fleet'; news: FleetNews }
   /** It has what it needs, and may begin. */
   | { kind: 'loaded' }
   /** It has begun, and can be called. */
@@ -36,9 +45,16 @@ const TO_CHILD: Readonly<Record<ToChild['kind'], Predicate>> = {
   count: fields({ ask: count(0) }),
   retire: fields({}),
 };
+const isCame = fields({ name, zone: name, role: oneOf(['node', 'fetcher']), address: name });
+const isLeftOut = fields({ name, until: amount, blob: isDigest, piece: count(0) });
+const isFleetNews: Predicate = (value) => {
+  const { came, gone, leftOut } = (value ?? {}) as Record<string, unknown>;
+  return isCame(came) || name(gone) || isLeftOut(leftOut);
+};
 const FROM_CHILD: Readonly<Record<FromChild['kind'], Predicate>> = {
   pong: fields({ beat: count(0), trouble: maybe(sentence) }),
   counted: fields({ ask: count(0), samples: isSamples }),
+  fleet: fields({ news: isFleetNews }),
   loaded: fields({}),
   ready: fields({}),
 };
@@ -75,6 +91,8 @@ export interface ParentLink {
   watch(trouble: () => string | undefined): void;
   /** What this process has counted; asked when a client asks for metrics. One that says none has counted nothing. */
   countBy(samples: () => readonly Sample[] | Promise<readonly Sample[]>): void;
+  /** Says what has changed in the node's fleet. */
+  tellFleet(news: FleetNews): void;
   /** Says that this process is loaded, and resolves when it may begin. */
   begin(): Promise<void>;
   /** Says that this process can be called. */
@@ -103,6 +121,7 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
   return {
     watch: (trouble) => void (troubleOf = trouble),
     countBy: (samples) => void (samplesOf = samples),
+    tellFleet: (news) => channel?.send({ kind: 'fleet', news }),
     begin: () => {
       if (channel === undefined) begun.resolve();
       else channel.send({ kind: 'loaded' });

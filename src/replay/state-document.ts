@@ -25,6 +25,8 @@ export function describeState(log: ReplayLog, position: number, { digest = true 
       pid: pid ?? null,
       starts,
     })),
+    members: [...state.members].map(([name, { zone, role, address }]) => ({ name, zone, role, address })),
+    leftOut: [...state.leftOut].map(([name, { until }]) => ({ name, until: new Date(until).toISOString() })),
     snapshots: state.snapshots.size,
     ...describeFacts(state),
   };
@@ -101,6 +103,8 @@ export function diffStates(a: ReplayState, b: ReplayState): ReplayDiff {
     equal: a.digest === b.digest,
     ...(a.running === b.running ? {} : { running: { from: a.running, to: b.running } }),
     processes: diffBy(a.processes, b.processes, 'name', ['pid', 'starts']),
+    members: diffBy(a.members, b.members, 'name', ['zone', 'role', 'address']),
+    leftOut: diffBy(a.leftOut, b.leftOut, 'name', ['until']),
     images: diffBy(a.images, b.images, 'manifest', [
       'ref',
       'state',

@@ -17,9 +17,22 @@ function renderNode(state: ReplayState): string {
   ];
   if (state.processes.length > 0)
     pairs.push(['processes', state.processes.map(({ name, pid }) => `${name} ${pid ?? 'ended'}`).join(', ')]);
+  if (state.members.length > 0)
+    pairs.push(['fleet', `${state.members.length} other members: ${namesOf(state.members)}`]);
+  if (state.leftOut.length > 0) pairs.push(['left out', namesOf(state.leftOut)]);
   if (state.snapshots > 0) pairs.push(['snapshots', String(state.snapshots)]);
   return renderPairs([...pairs, ['digest', state.digest]]);
 }
+
+/** The first few. */
+const MOST_NAMES = 12;
+const namesOf = (list: ReadonlyArray<{ name: string }>): string => {
+  const more = list.length > MOST_NAMES ? ' …' : '';
+  return `${list
+    .slice(0, MOST_NAMES)
+    .map(({ name }) => name)
+    .join(', ')}${more}`;
+};
 
 function tableOfMounts({ mounts }: ReplayState): string | undefined {
   if (mounts.length === 0) return undefined;
@@ -79,6 +92,10 @@ export function changeLines(diff: Omit<ReplayDiff, 'equal'>): string[] {
   if (diff.running !== undefined) lines.push(`engine  ${diff.running.to ? 'started' : 'stopped'}`);
   for (const { id, change, fields } of diff.processes)
     lines.push(`process ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
+  for (const { id, change, fields } of diff.members)
+    lines.push(`member  ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
+  for (const { id, change, fields } of diff.leftOut)
+    lines.push(`left out ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.images)
     lines.push(`image   ${SIGNS[change]} ${shortDigest(id)}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.mounts)

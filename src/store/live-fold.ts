@@ -142,10 +142,11 @@ export class LiveFold {
 
 type Aggregate = EventType extends `${infer Prefix}.${string}` ? Prefix : never;
 
-/** Whose subject an event belongs to, by the first word of its type. Facts about processes are the engine's. */
+/** Whose subject an event belongs to, by the first word of its type. Facts about processes and the fleet are the engine's. */
 const KINDS: Record<Aggregate, EventKind> = {
   engine: 'engine',
   process: 'engine',
+  fleet: 'engine',
   image: 'image',
   layer: 'layer',
   root: 'root',

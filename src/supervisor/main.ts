@@ -19,6 +19,7 @@ import { Layout } from '../store/layout.ts';
 import { End } from './end.ts';
 import type { SupervisorOptions } from './options.ts';
 import { realSupervisorPorts, type SupervisorPorts } from './ports.ts';
+import { FleetEvents } from './processes/fleet-events.ts';
 import { ProcessEvents } from './processes/process-events.ts';
 import { makeSnapshotter } from './processes/snapshotter.ts';
 import { watchProcesses } from './processes/watchers.ts';
@@ -66,6 +67,7 @@ async function start(given: Given): Promise<void> {
   const stages = new Stages({ log, end, ports });
   const names = subjects(options.node);
   const facts = new ProcessEvents({ log, end, ports });
+  const fleetFacts = new FleetEvents({ log, end, ports });
   const base = {
     ...given,
     names,
@@ -83,7 +85,7 @@ async function start(given: Given): Promise<void> {
   const [{ leftovers, handed }, nats, credentials] = await stages.run('nats', () =>
     Promise.all([findLeftovers(base), reachNats(base), openCredentials(base)]),
   );
-  const { registrySettings, fleet } = await openFleet({ ...base, ...nats, registrySettings: credentials });
+  const { registrySettings, fleet } = await openFleet({ ...base, ...nats, fleetFacts, registrySettings: credentials });
   // The log lies behind NATS, and the engine's processes meet there.
   const bus = await stages.run('bus', () => openBus({ ...base, ...nats }));
   const reached = { ...base, ...nats, ...bus, leftovers, handed, registrySettings };
@@ -100,6 +102,7 @@ async function start(given: Given): Promise<void> {
   // A process may have died since the start: this watch hears of it first.
   watchIncidents({ ...base, ...node });
   facts.open(node.live);
+  fleetFacts.open(node.live);
   const parts = makeParts({ ...reached, ...servers, ...node });
   // Mounts need a front end: their devices are files that it serves.
   await stages.run('front', () => untilServing({ ...base, ...servers, ...node, serving }));

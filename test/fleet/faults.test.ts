@@ -18,14 +18,20 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   const images: FaultImage[] = [];
-  for (const [at, name] of ['lied', 'killed', 'cut', 'kept'].entries()) {
+  for (const [at, name] of ['lied', 'killed', 'cut', 'kept', 'again'].entries()) {
     const image = await pushImage(join(directory, name), registry.host, name, [
       { 'app/file': prose(9_000_000, 82_000 + at) },
     ]);
     expect((await runCofa(['index', image.ref])).code).toBe(0);
     images.push(image);
   }
-  const [lied, killed, cut, kept] = images as [FaultImage, FaultImage, FaultImage, FaultImage];
+  const [lied, killed, cut, kept, again] = images as [
+    FaultImage,
+    FaultImage,
+    FaultImage,
+    FaultImage,
+    FaultImage,
+  ];
   const fleet = await startFleetNats(cleanup, ['one', 'two', 'liar']);
   const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1_000 });
   const one = await startMember(cleanup, fleet, 'one');
@@ -47,6 +53,26 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   const state = (await fleetOf(one)).members.find(({ name }) => name === 'liar')?.state;
   expect(state).toBe('wrong');
   expect((await fleetOf(one)).wrong).toBeGreaterThan(0);
+
+  // It is in the log; and a member's process that starts again still asks the liar nothing.
+  const { fleet: before } = await one.pids();
+  process.kill(before as number, 'SIGKILL');
+  const state_ = await eventually('the member is back and hears the liar', async () => {
+    const { fleet: now } = await one.pids();
+    if (now === undefined || now === 0 || now === before) return undefined;
+    const { members } = await fleetOf(one).catch(() => ({ members: [] }));
+    return members.find(({ name }) => name === 'liar')?.state;
+  });
+  expect(state_).toBe('wrong');
+  const lies = liar.liedTo.length;
+  await (await mount(one, again, 'again-one'))();
+  expect(liar.liedTo).toHaveLength(lies);
+  await eventually('the log has who came and who was left out', async () => {
+    const { stdout } = await one.cli(['replay', '--at', 'end', '--json']);
+    const { members, leftOut } = JSON.parse(stdout) as Record<'members' | 'leftOut', Array<{ name: string }>>;
+    return members.some(({ name }) => name === 'liar') && leftOut.some(({ name }) => name === 'liar');
+  });
+  expect((await fleetOf(one)).changes.map(({ what, name }) => `${name} ${what}`)).toContain('liar came');
 
   // With a third member the bytes of a liar may come by way of an honest home.
   const two = await startMember(cleanup, fleet, 'two');

@@ -2,11 +2,13 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, expect, it } from 'vitest';
 import { Counts } from '../../actors/counts.ts';
+import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { Peers } from '../../actors/fleet-peers.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import { type Member, PIECE_BYTES } from '../../schemas/fleet.ts';
-import { assemble, type Parts } from '../../src/fleet/member.ts';
+import { assemble, type Parts, type PartsOptions } from '../../src/fleet/member.ts';
+import { PieceStore } from '../../src/fleet/piece-store.ts';
 import type { PieceAsk, PieceOrder } from '../../src/fleet/piece-request.ts';
 import { Pools } from '../../src/fleet/pools.ts';
 import { createLog } from '../../src/process/log.ts';
@@ -44,7 +46,7 @@ const order = (index: number): PieceOrder => ({
 type Registry = Pick<RegistryClient, 'part' | 'isBlobGiven'>;
 
 /** A member that is the only home; the test speaks for others. */
-async function newMember(registry: Registry, dir: string) {
+async function newMember(registry: Registry, dir: string, onLiar: PartsOptions['onLiar'] = () => {}) {
   let ahead = 0;
   const { clock } = realPorts();
   const member = { id: 'other' } as Member;
@@ -59,7 +61,7 @@ async function newMember(registry: Registry, dir: string) {
     peers: new Peers(() => 0),
     pools: new Pools({ identity: { key: '', certificate: '' }, find: () => undefined }),
     registry,
-    onLiar: () => {},
+    onLiar,
     clock: { ...clock, now: () => clock.now() + ahead },
     counts: new Counts(),
     log: createLog('member', 'silent'),
@@ -161,4 +163,26 @@ it('nothing is given to a member that has shown no right, whatever lies on the d
   answers.set('good', new Error('away'));
   expect(await ask('one', 'good')).toBe('none');
   expect(await ask('two')).toBe('bring');
+});
+
+it('who gave a piece is known after a restart: a wrong one names its liar, and all that came from there is dropped', async () => {
+  const dir = await cleanup.tempDir('member');
+  const [right, lie] = [randomBytes(PIECE_BYTES), randomBytes(PIECE_BYTES)];
+  const before = await PieceStore.open({ dir, limitBytes: 1e9, now: () => 0 });
+  for (const index of [0, 1]) await before.write(pieceKey(source, index), lie, 'liar');
+  await before.write(pieceKey(source, 2), right, 'honest');
+  const blamed: unknown[] = [];
+  const { parts } = await newMember(
+    { part: async () => right, isBlobGiven: async () => true },
+    dir,
+    (member, from, piece) => blamed.push([member, from, piece]),
+  );
+  parts.uses(source.registry);
+  const given = await parts.asking.piece(order(0), AbortSignal.timeout(5_000));
+  expect(given.bytes.equals(lie)).toBe(true);
+  parts.wrong({ v: 1, source, index: 0, member: given.from });
+  expect(blamed).toEqual([['liar', undefined, { digest: source.digest, index: 0 }]]);
+  for (const index of [0, 1])
+    expect(right.equals((await come(parts, 'asker', asked(index))) as Buffer)).toBe(true);
+  expect(parts.store.originOf(pieceKey(source, 2))).toBe('honest');
 });

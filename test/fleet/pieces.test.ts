@@ -32,18 +32,20 @@ describe('the store of pieces', () => {
     const options = { dir, limitBytes: 3_000, now: () => Date.now() };
     const store = await PieceStore.open(options);
     const bytes = randomBytes(900);
-    for (const index of [0, 1, 2]) await store.write(key('a', index), bytes);
+    for (const index of [0, 1, 2]) await store.write(key('a', index), bytes, 'registry');
     expect(await store.read(key('a', 0), 900)).toEqual(bytes);
     expect(await store.read(key('a', 0), 899)).toBeUndefined();
-    await store.write(key('b', 7), bytes);
+    await store.write(key('b', 7), bytes, 'node-2');
     // The one that was used least lately made room.
     expect([0, 1, 2].map((index) => store.has(key('a', index)))).toEqual([false, true, true]);
-    expect((await stat(join(dir, 'bb', `${'b'.repeat(64)}.7@registry.example:5000`))).mode & 0o777).toBe(
-      0o600,
-    );
+    const file = join(dir, 'bb', `${'b'.repeat(64)}.7@registry.example:5000~node-2`);
+    expect((await stat(file)).mode & 0o777).toBe(0o600);
+    // Of an earlier cofa: it does not say who gave it.
+    await writeFile(file.replace('.7@', '.8@').replace('~node-2', ''), bytes);
 
     const again = await PieceStore.open(options);
     expect(await again.read(key('b', 7), 900)).toEqual(bytes);
+    expect([again.originOf(key('a', 1)), again.originOf(key('b', 7))]).toEqual(['registry', 'node-2']);
     const [name] = await readdir(join(dir, 'bb'));
     const path = join(dir, 'bb', name as string);
     const rotten = await readFile(path);

@@ -99,6 +99,7 @@ function stateLines(session: Session, state: NodeState): Line[] {
   const event = session.current === undefined ? undefined : session.log.timeline.eventAt(session.current);
   const lines = [
     ...(state.processes.size > 0 ? [processesLine(state, event)] : []),
+    ...(state.members.size + state.leftOut.size > 0 ? [fleetLine(state, event)] : []),
     ...[...state.mounts.values()].map((mount) => mountLine(mount, event)),
     ...imageLines(state, event),
     ...(state.snapshots.size > 0 ? [plainLine(`${state.snapshots.size} snapshots`)] : []),
@@ -122,6 +123,15 @@ function processesLine(state: NodeState, event: ReplayEvent | undefined): Line {
       if (process.starts > 1)
         at = canvas.text(at - 1, row, `×${process.starts}`, 'warn', column + room - at) + 1;
     }
+  };
+}
+
+function fleetLine({ members, leftOut }: NodeState, event: ReplayEvent | undefined): Line {
+  return (canvas, column, row, room) => {
+    const style = event?.type.startsWith('fleet.') === true ? 'fresh' : 'dim';
+    const at = canvas.text(column, row, `fleet: ${members.size} other members`, style, room);
+    const out = [...leftOut.keys()].join(', ');
+    if (out !== '') canvas.text(at + 1, row, `left out: ${out}`, 'warn', column + room - at - 1);
   };
 }
 

@@ -10,6 +10,7 @@ import type { RegistrySettings } from '../../process/settings.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
 import type { SupervisorOptions } from '../options.ts';
+import type { FleetEvents } from '../processes/fleet-events.ts';
 import type { Watch } from '../processes/watchers.ts';
 import type { ReachedNats } from './nats.ts';
 
@@ -35,10 +36,13 @@ export async function openFleet(given: {
   label: string;
   conditions: Conditions;
   watch: Watch;
+  /** Takes what the member says of others. */
+  fleetFacts: FleetEvents;
   end: End;
   ports: ChildPorts;
 }): Promise<Fleet> {
-  const { options, fleetUser, registrySettings, layout, label, conditions, watch, end, ports } = given;
+  const { options, fleetUser, registrySettings, layout, label, conditions, watch, fleetFacts, end, ports } =
+    given;
   if (options.fleet === undefined) return { registrySettings, fleet: undefined };
   const { certDirs, hostDirs, insecure } = registrySettings;
   const registry = Object.fromEntries(
@@ -53,6 +57,7 @@ export async function openFleet(given: {
     registry,
     logLevel: options.logLevel,
   });
+  const watchers = watch('fleet', 'fleet');
   const child = new Child({
     role: 'fleet',
     name: 'fleet',
@@ -61,9 +66,17 @@ export async function openFleet(given: {
     log: layout.log('fleet'),
     isExpendable: true,
     ownSession: true,
-    link: { hangMs: options.hangMs, onReady: () => conditions.clear('fleet') },
+    link: {
+      hangMs: options.hangMs,
+      onReady: () => conditions.clear('fleet'),
+      onFleet: (news) => fleetFacts.take(news),
+    },
     ports,
-    ...watch('fleet', 'fleet'),
+    ...watchers,
+    onStart: (pid) => {
+      fleetFacts.begins();
+      watchers.onStart(pid);
+    },
     onGiveUp: () =>
       conditions.set(
         'fleet',
