@@ -115,7 +115,11 @@ export class TriggerFold {
       case 'process.ended':
         return isCrash(event) ? one('crash', event.name, endOf(event)) : [];
       case 'fleet.left-out':
-        return one('integrity', `member ${event.name}`, `piece ${event.piece} of ${event.blob} was not what the registry sends`);
+        return one(
+          'integrity',
+          `member ${event.name}`,
+          `piece ${event.piece} of ${event.blob} was not what the registry sends`,
+        );
       case 'image.refuted':
         return one('integrity', id, event.message);
       case 'root.refuted':

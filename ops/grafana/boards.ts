@@ -403,7 +403,11 @@ const FLEET: Board = {
       panels: [
         byNode('Members that each node hears', 'short', `cofa_fleet_members${ON}`, {
           queries: [
-            { expr: `cofa_fleet_members${ON}`, legend: '{{instance}}', empty: 'no node is a member of a fleet' },
+            {
+              expr: `cofa_fleet_members${ON}`,
+              legend: '{{instance}}',
+              empty: 'no node is a member of a fleet',
+            },
           ],
         }),
         lines('Members that came, went, or were left out in an hour', 'short', [

@@ -85,7 +85,12 @@ async function start(given: Given): Promise<void> {
   const [{ leftovers, handed }, nats, credentials] = await stages.run('nats', () =>
     Promise.all([findLeftovers(base), reachNats(base), openCredentials(base)]),
   );
-  const { registrySettings, fleet } = await openFleet({ ...base, ...nats, fleetFacts, registrySettings: credentials });
+  const { registrySettings, fleet } = await openFleet({
+    ...base,
+    ...nats,
+    fleetFacts,
+    registrySettings: credentials,
+  });
   // The log lies behind NATS, and the engine's processes meet there.
   const bus = await stages.run('bus', () => openBus({ ...base, ...nats }));
   const reached = { ...base, ...nats, ...bus, leftovers, handed, registrySettings };
