@@ -9,9 +9,9 @@
  *
  * What this node holds by itself, for others, it asks itself for first: its own readers are askers like any others.
  *
- * Patience ends: a piece that a reader waits for is read from the registry after `demandMs`, any other after `prefetchMs`.
- * Where the zone has no homes, it is read from there at once. The registry is never more than a few steps away, so the fleet
- * can cost a reader time, and no more than that.
+ * Patience ends: a piece that a reader waits for is read from the registry `demandMs` after it came to be wanted, any other after
+ * `prefetchMs`, wherever it stands by then, in the queue too. That is the bound of what the fleet can cost a reader.
+ * Where the zone has no homes, it is read from there at once.
  *
  * Of what is wanted at once `atOnce` pieces are under way; demand comes before prefetch, which leaves a part of them free.
  *
@@ -297,8 +297,9 @@ export class Asker {
       pausedUntil: 0,
     };
     this.#wants.set(key, want);
-    if (this.#wants.size > this.#limits.most) this.#read(want, false);
-    else this.#queue[urgency].add(want);
+    if (this.#wants.size > this.#limits.most) return this.#read(want, false);
+    this.#queue[urgency].add(want);
+    this.#timers.set(key, this.#endOf(want));
   }
 
   /** A reader waits for it by now: those who were asked hear of it. */
@@ -306,7 +307,10 @@ export class Asker {
     if (want.class === 'demand' || urgency === 'prefetch') return;
     want.class = 'demand';
     want.since = this.#now;
-    if (this.#queue.prefetch.delete(want)) this.#queue.demand.add(want);
+    if (this.#queue.prefetch.delete(want)) {
+      this.#queue.demand.add(want);
+      this.#timers.set(want.key, this.#endOf(want));
+    }
     if (!want.isRunning) return;
     this.#running.prefetch -= 1;
     this.#running.demand += 1;
@@ -338,6 +342,7 @@ export class Asker {
       else this.#silent(want, member);
     }
     if (this.#now >= this.#endOf(want)) return this.#read(want, false);
+    if (!want.isRunning) return this.#setTimer(want);
     if (want.tries.size === 0) this.#next(want);
     else if (this.#isLate(want)) this.#hedge(want);
     if (!want.isRead) this.#setTimer(want);
@@ -499,6 +504,7 @@ export class Asker {
     if (want.isRead) return;
     want.isRead = true;
     want.lease = lease;
+    this.#queue[want.class].delete(want);
     this.#leaveAll(want);
     this.#timers.delete(want.key);
     const { key, source, index, class: urgency } = want;

@@ -175,6 +175,25 @@ describe('patience', () => {
     }
   });
 
+  test('patience counts from when a reader came to want the piece: in the queue too, where no place becomes free', () => {
+    const { asker, want, answer, at } = newAsker(['first', 'second'], { atOnce: 2, demandShare: 0 });
+    want(0);
+    want(1, 'prefetch');
+    answer('first', 'coming');
+    at(1_000);
+    expect(want(2)).toEqual([]);
+    expect(want(3, 'prefetch')).toEqual([]);
+    at(3_000);
+    expect(want(3)).toEqual([]);
+    at(10_000);
+    expect(at(10_999)).not.toContain('read');
+    // The registry is still busy with the first piece, and its place is not free.
+    expect(at(11_000)).toContain('read');
+    expect(at(12_999)).not.toContain('read');
+    expect(at(13_000)).toContain('read');
+    expect(asker.status()).toEqual({ wanted: 4, running: 2, queued: 0 });
+  });
+
   test('a home that never answers is left out after a while, and its stand-in is told', () => {
     const { want, at } = newAsker();
     want();

@@ -14,6 +14,10 @@ describe('a simulated fleet', () => {
     for (const seed of [100_248, 101_489, 101_914]) runFaults(seed);
   });
 
+  test('seeds in which a reader waited: its piece had no place among those under way, its link was slow', () => {
+    for (const seed of [116, 102_000]) runFaults(seed);
+  });
+
   test('the same seed takes the same course', () => {
     expect(runFaults(7)).toEqual(runFaults(7));
   });

@@ -7,13 +7,14 @@
  * - no member sends bytes to one whose right the registry would deny, but to a home of the piece; no such one gets them
  *   for its containers (SimNode);
  * - while nothing is wrong in a zone each of its pieces is fetched from the registry once;
- * - what a reader waits for comes within `DEMAND_MS` of the end of what keeps it away, and before prefetch that waits at a
- *   home;
+ * - what a reader wants is given by the fleet or read from the registry before the asker's patience ends, whatever is wrong
+ *   (SimNode), and is there within `DEMAND_MS` of the end of what keeps it away;
  * - at the end nothing waits, nothing is under way, and each queue has kept its bounds.
  */
 import { HOME_LIMITS } from '../../../actors/fleet-home-protocol.ts';
 import { Members } from '../../../actors/fleet-members.ts';
 import type { Member } from '../../../schemas/fleet.ts';
+import { Random } from '../random.ts';
 import { Net } from './net.ts';
 import { SimNode } from './node.ts';
 import { imageOf, memberOf } from './start.ts';
@@ -29,6 +30,9 @@ export interface FaultsOutcome {
   wrong: number;
 }
 
+/** Of a member's link, bytes per ms, and how much slower a slow one's is. */
+const RATE = 125_000;
+const SLOW = 60;
 const ANNOUNCE_MS = 1_000;
 /** After the last reader has what it wants: leases and slots of those that came to nothing end. */
 const SETTLE_MS = 20_000;
@@ -62,6 +66,8 @@ class Run {
   readonly #seed: number;
   readonly #world: World;
   readonly #net: Net;
+  /** Draws by itself: what is added here changes no other draw of a seed. */
+  readonly #narrow: Random;
   readonly #met = new Set<string>();
   /** Zones in which something has gone wrong: there a piece may be fetched more than once. */
   readonly #troubled = new Set<string>();
@@ -77,6 +83,7 @@ class Run {
     this.#seed = seed;
     const world = new World(seed);
     this.#world = world;
+    this.#narrow = new Random(seed + 1_000_003);
     const { random } = world;
     const nodes = random.int(2, 14);
     this.#zones = Array.from({ length: random.int(1, 3) }, (_, at) => `zone-${at}`);
@@ -85,7 +92,7 @@ class Run {
     const kind: RegistryKind = random.pick(['public', 'tokens', 'tokens', 'basic']);
     if (kind === 'public') this.#intruders.clear();
     const allowed = ids.filter((id) => !this.#intruders.has(id));
-    this.#net = new Net(world, new Registry(kind, 125_000, random.int(2, 60), allowed));
+    this.#net = new Net(world, new Registry(world, kind, RATE, random.int(2, 60), allowed));
     this.#image = imageOf(random.pick([8, 16, 24]));
     this.#met.add(kind);
     if (this.#intruders.size > 0) this.#met.add('no right');
@@ -175,8 +182,8 @@ class Run {
         this.#world.after(forMs, () => (this.#net.registry.isAway = false));
         return;
       case 'slow':
-        node.up.rate /= 60;
-        node.down.rate /= 60;
+        // Not slower when it strikes the same one again: a piece would take longer than readers may wait.
+        for (const link of [node.up, node.down]) link.rate = RATE / SLOW;
         return;
       case 'full disk':
         node.options.room = 2;
@@ -216,12 +223,13 @@ class Run {
     const node = new SimNode(this.#net, {
       id,
       zone,
-      rate: 125_000,
+      rate: RATE,
       room: 10_000,
       isLiar: false,
       skewMs: 0,
       members: new Members('sim'),
       home: random.chance(0.3) ? { uploads: 1, queued: 2, waiting: 4 } : {},
+      asker: this.#narrow.chance(0.2) ? { atOnce: 2, most: 12 } : {},
     });
     this.#net.nodes.set(id, node);
     this.#hears(node, node);

@@ -7,6 +7,8 @@ import type { Registry, World } from './world.ts';
 /** ms. */
 const MESSAGE_MS = 0.4;
 const DIRECT_MS = 0.3;
+/** While bytes come the asker hears so this often. */
+const MOVES_MS = 500;
 /** Of a member's processor for a message. */
 const WORK_MS = 0.02;
 /** A request to a registry that does not answer. */
@@ -95,28 +97,44 @@ export class Net {
       this.world.after(CONNECT_MS, fail);
       return request;
     }
-    this.world.after(by === to ? 0 : DIRECT_MS, () => {
+    // There, and the first byte back.
+    this.world.after(by === to ? 0 : 2 * DIRECT_MS, () => {
       if (to.isDead) fail();
       else to.requested(by, request, source, index, urgency, token, tried, flight);
     });
     return request;
   }
 
-  transfer(from: SimNode, to: SimNode, bytes: number, done: (ok: boolean) => void): void {
-    if (from === to) {
-      this.world.after(0.1, () => done(true));
-      return;
-    }
-    const sent = from.up.send(bytes, this.world.now);
-    const came = to.down.send(bytes, sent - bytes / to.down.rate);
-    this.world.after(Math.max(sent, came) + DIRECT_MS - this.world.now, () => {
-      if (to.isDead) {
-        done(false);
-        return;
-      }
-      if (!from.isDead && this.#reaches(from, to)) done(true);
-      else this.world.after(this.vanished.has(from.id) ? CONNECT_MS : 0, () => done(false));
+  /**
+   * Bytes from one member to another. Those that share a link all go on, so `moves` is called while it lasts. Returns what
+   * cancels it: `done` is not called then.
+   */
+  transfer(
+    from: SimNode,
+    to: SimNode,
+    bytes: number,
+    moves: () => void,
+    done: (ok: boolean) => void,
+  ): () => void {
+    const { world } = this;
+    if (from === to) return world.after(0.1, () => done(true));
+    const isOpen = () => !from.isDead && !to.isDead && this.#reaches(from, to);
+    const tell = () => {
+      if (isOpen()) moves();
+      stop = world.after(MOVES_MS, tell);
+    };
+    let stop = world.after(MOVES_MS, tell);
+    let cancel = from.up.send(bytes, () => {
+      cancel = to.down.arrive(bytes, () => {
+        stop();
+        if (to.isDead || isOpen()) done(!to.isDead);
+        else cancel = world.after(this.vanished.has(from.id) ? CONNECT_MS : 0, () => done(false));
+      });
     });
+    return () => {
+      stop();
+      cancel();
+    };
   }
 
   /** `as`: whose right is used; undefined: everyone's. */
@@ -138,9 +156,7 @@ export class Net {
       if (!this.registry.gives(as)) return answer(false, true);
       this.registry.count(node.zone, source, index);
       const bytes = sizeOf(source, index);
-      const sent = this.registry.link.send(bytes, this.world.now);
-      const came = node.down.send(bytes, sent - bytes / node.down.rate);
-      this.world.after(Math.max(sent, came) - this.world.now, () => answer(true, false));
+      this.registry.link.send(bytes, () => node.down.arrive(bytes, () => answer(true, false)));
     });
   }
 

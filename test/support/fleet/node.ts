@@ -1,5 +1,11 @@
 /** A member of the simulated fleet: the actors of the real one, and what a program does with their effects. */
-import { Asker, type AskerEffect, type AskerEvent, type AskerLimits } from '../../../actors/fleet-asker.ts';
+import {
+  ASKER_LIMITS,
+  Asker,
+  type AskerEffect,
+  type AskerEvent,
+  type AskerLimits,
+} from '../../../actors/fleet-asker.ts';
 import { Home } from '../../../actors/fleet-home.ts';
 import {
   type HomeEffect,
@@ -67,9 +73,11 @@ export class SimNode {
   readonly #wanted = new Map<string, Wanted & { done: (from: string) => void; wrongs: number }>();
   readonly #requests = new Map<
     number,
-    { by: SimNode; key: string; source: BlobSource; index: number; flight?: number }
+    { by: SimNode; key: string; source: BlobSource; index: number; flight?: number; cancel?: () => void }
   >();
   readonly #out = new Map<string, { to: SimNode; request: number }>();
+  /** Pieces that readers want of the fleet, and since when, ms. */
+  readonly #patience = new Map<string, number>();
   #failures = 0;
   #wake: (() => void) | undefined;
   #wakeAt = Number.POSITIVE_INFINITY;
@@ -83,8 +91,8 @@ export class SimNode {
     this.zone = options.zone;
     this.options = options;
     this.members = options.members;
-    this.up = new Link(options.rate);
-    this.down = new Link(options.rate);
+    this.up = new Link(net.world, options.rate);
+    this.down = new Link(net.world, options.rate);
     this.peers = new Peers(() => net.world.random.next());
     const homes = (source: BlobSource, index: number) =>
       this.members.placement.homes({ digest: source.digest, index }, this.zone);
@@ -158,6 +166,10 @@ export class SimNode {
     this.#ask({ type: 'answer', member, key, answer, now: this.#net.world.now });
   }
 
+  moves(member: string, key: string): void {
+    this.#ask({ type: 'moves', member, key, now: this.#net.world.now });
+  }
+
   silent(member: string, key: string): void {
     this.#ask({ type: 'silent', member, key, now: this.#net.world.now });
   }
@@ -191,7 +203,10 @@ export class SimNode {
   }
 
   aborted(request: number): void {
-    if (!this.#requests.has(request)) return;
+    const asked = this.#requests.get(request);
+    if (asked === undefined) return;
+    this.#requests.delete(request);
+    asked.cancel?.();
     this.#tell({ type: 'aborted', request, now: this.#net.world.now });
   }
 
@@ -240,6 +255,10 @@ export class SimNode {
 
   #ask(event: AskerEvent): void {
     if (this.isDead) return;
+    if (event.type === 'want' && event.class === 'demand') {
+      const key = pieceKey(event.source, event.index);
+      if (!this.#patience.has(key)) this.#patience.set(key, event.now);
+    }
     for (const effect of this.asker.handle(event)) this.#runAsker(effect);
     this.#setWake();
   }
@@ -264,8 +283,22 @@ export class SimNode {
       : undefined;
   }
 
+  /** What a reader wants comes from the fleet, or is read from the registry, before patience ends. */
+  #checkPatience(key: string): void {
+    const { world } = this.#net;
+    const since = this.#patience.get(key) ?? world.now;
+    this.#patience.delete(key);
+    // A timer may be late by the least that it can be.
+    if (world.now - since > { ...ASKER_LIMITS, ...this.options.asker }.demandMs + 2)
+      world.break(
+        `a reader at ${this.id} waited ${(world.now - since).toFixed(0)} ms for the fleet, for ${key}`,
+      );
+  }
+
   #runAsker(effect: AskerEffect): void {
     const net = this.#net;
+    if (effect.type === 'read' || effect.type === 'give' || effect.type === 'failed')
+      this.#checkPatience(effect.key);
     switch (effect.type) {
       case 'ask':
         net.message(
@@ -430,7 +463,10 @@ export class SimNode {
     this.#checkSend(by, source, index, key);
     const kept = this.#store.get(key) ?? { isGenuine: true, from: 'registry' };
     const sent = { isGenuine: kept.isGenuine && !this.options.isLiar, from: kept.from };
-    net.transfer(this, by, sizeOf(source, index), (ok) => {
+    const moves = () => {
+      if (flight === undefined) by.moves(this.id, key);
+    };
+    request.cancel = net.transfer(this, by, sizeOf(source, index), moves, (ok) => {
       this.#requests.delete(effect.request);
       if (ok && flight === undefined) by.got(this.id, key, sent);
       else if (ok && flight !== undefined) by.gotForHome(this.id, flight, key, sent);

@@ -99,7 +99,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
   const all = { ...START, ...options };
   const world = new World(all.seed);
   const ids = Array.from({ length: all.nodes }, (_, at) => `node-${at}`);
-  const registry = new Registry(all.kind, all.registryRate, 20, ids);
+  const registry = new Registry(world, all.kind, all.registryRate, 20, ids);
   const net = new Net(world, registry);
   const members = new Members('sim', { replicas: Math.max(1, all.replicas) });
   const nodes = ids.map((id, at) => {

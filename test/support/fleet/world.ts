@@ -38,22 +38,77 @@ export class World {
   }
 }
 
-/** One direction of a link: what is sent waits for what was sent before. Bytes per ms. */
+/**
+ * One direction of a link: what is sent waits for what was sent before. Nothing is reserved ahead, so what a slow sender has yet
+ * to send takes nothing of the receiver's link; and what is cancelled leaves room for others. Bytes per ms.
+ */
 export class Link {
+  readonly #world: World;
   rate: number;
-  #freeAt = 0;
+  /** That went through, those of a transfer that is under way included. */
   bytes = 0;
+  readonly #queue = new Set<Transfer>();
+  #running: { transfer: Transfer; since: number; stop: () => void } | undefined;
+  #freeAt = 0;
 
-  constructor(rate: number) {
+  constructor(world: World, rate: number) {
+    this.#world = world;
     this.rate = rate;
   }
 
-  /** When the bytes that are sent from `from` on are through, ms. */
-  send(bytes: number, from: number): number {
-    this.bytes += bytes;
-    this.#freeAt = Math.max(this.#freeAt, from) + bytes / this.rate;
-    return this.#freeAt;
+  /** Calls `through` when the last byte is. Returns what cancels the rest. */
+  send(bytes: number, through: () => void): () => void {
+    return this.#add({ bytes, from: this.#world.now, through });
   }
+
+  /** As `send`, of bytes of which the other end has just sent the last one: the first ones have come meanwhile, where there was room. */
+  arrive(bytes: number, through: () => void): () => void {
+    return this.#add({ bytes, from: this.#world.now - bytes / this.rate, through });
+  }
+
+  #add(transfer: Transfer): () => void {
+    this.#queue.add(transfer);
+    this.#next();
+    return () => this.#cancel(transfer);
+  }
+
+  #next(): void {
+    if (this.#running !== undefined) return;
+    for (const transfer of this.#queue) {
+      this.#queue.delete(transfer);
+      this.bytes += transfer.bytes;
+      const since = Math.max(this.#freeAt, transfer.from);
+      const end = since + transfer.bytes / this.rate;
+      const stop = this.#world.after(end - this.#world.now, () => {
+        this.#free(end);
+        transfer.through();
+      });
+      this.#running = { transfer, since, stop };
+      return;
+    }
+  }
+
+  #free(at: number): void {
+    this.#running = undefined;
+    this.#freeAt = at;
+    this.#next();
+  }
+
+  #cancel(transfer: Transfer): void {
+    if (this.#queue.delete(transfer) || this.#running?.transfer !== transfer) return;
+    const { since, stop } = this.#running;
+    const { now } = this.#world;
+    stop();
+    this.bytes -= Math.max(0, transfer.bytes - (now - since) * this.rate);
+    this.#free(now);
+  }
+}
+
+interface Transfer {
+  readonly bytes: number;
+  /** When its first byte could have been on the link, ms. */
+  readonly from: number;
+  readonly through: () => void;
 }
 
 /** `public`: gives to everyone. `tokens`, `basic`: to members that it lets, with a token or with a password alone. */
@@ -69,9 +124,15 @@ export class Registry {
   readonly origin = new Map<string, number>();
   checks = 0;
 
-  constructor(kind: RegistryKind, rate: number, latencyMs: number, allowed: Iterable<string>) {
+  constructor(
+    world: World,
+    kind: RegistryKind,
+    rate: number,
+    latencyMs: number,
+    allowed: Iterable<string>,
+  ) {
     this.kind = kind;
-    this.link = new Link(rate);
+    this.link = new Link(world, rate);
     this.latencyMs = latencyMs;
     this.#allowed = new Set(allowed);
   }
