@@ -53,11 +53,12 @@ export class Members {
   readonly #limits: MembersLimits;
   readonly #known = new Map<string, Known>();
   readonly #silences = new TimerQueue<string>();
-  #placement: Placement | undefined;
+  readonly #placement: Placement;
 
   constructor(fleet: string, limits: Partial<MembersLimits> = {}) {
     this.#fleet = fleet;
     this.#limits = { ...MEMBERS_LIMITS, ...limits };
+    this.#placement = new Placement([], this.#limits.replicas);
   }
 
   /** A member has announced itself. `revision`: of its key in the bucket. Those of other fleets, and late ones, change nothing. */
@@ -70,7 +71,7 @@ export class Members {
       this.left(member.id);
       return;
     }
-    if (known === undefined || !isSamePlace(known.member, member)) this.#placement = undefined;
+    if (known === undefined || !isSamePlace(known.member, member)) this.#placement.set(member);
     this.#known.set(member.id, { member, revision, state: 'live' });
     this.#silences.set(member.id, now + member.everyMs * this.#limits.missing);
   }
@@ -111,12 +112,7 @@ export class Members {
     for (const { member, state } of this.#known.values()) yield { member, state };
   }
 
-  /** Another object when a home may have changed. */
-  get placement(): Placement {
-    this.#placement ??= new Placement(
-      Array.from(this.#known.values(), ({ member }) => member),
-      this.#limits.replicas,
-    );
+  get placement(): Pick<Placement, 'homes'> {
     return this.#placement;
   }
 
@@ -128,7 +124,7 @@ export class Members {
     if (known.state !== 'gone') return;
     this.#known.delete(id);
     this.#silences.delete(id);
-    this.#placement = undefined;
+    this.#placement.delete(id);
   }
 }
 

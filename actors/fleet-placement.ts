@@ -24,62 +24,115 @@ interface Candidate {
   readonly weight: number;
 }
 
-/** Groups whose homes are remembered. */
+/** Groups of a zone whose homes are remembered. */
 const REMEMBERED = 4_096;
 
-/** The homes among a fixed set of members; another set is another placement. */
+/**
+ * The homes among the members that are there. What is known of a group stays known while members come and leave: ten thousand
+ * that join one after the other would otherwise be hashed anew by each member for each of them.
+ */
 export class Placement {
-  readonly #zones = new Map<string, Candidate[]>();
+  readonly #zones = new Map<string, Zone>();
+  readonly #zoneOf = new Map<string, string>();
   readonly #replicas: number;
-  readonly #known = new Map<string, readonly string[]>();
 
-  constructor(members: Iterable<Placed>, replicas: number = REPLICAS) {
+  constructor(members: Iterable<Placed> = [], replicas: number = REPLICAS) {
     this.#replicas = replicas;
-    for (const { id, zone, weight } of members) {
-      if (weight <= 0) continue;
-      const candidate = { id, seed: hashOf(id), weight };
-      const others = this.#zones.get(zone);
-      if (others === undefined) this.#zones.set(zone, [candidate]);
-      else others.push(candidate);
-    }
+    for (const member of members) this.set(member);
+  }
+
+  /** The member is there, with this zone and weight from now on. */
+  set({ id, zone, weight }: Placed): void {
+    this.delete(id);
+    if (weight <= 0) return;
+    const known = this.#zones.get(zone) ?? new Zone(this.#replicas);
+    this.#zones.set(zone, known);
+    this.#zoneOf.set(id, zone);
+    known.add({ id, seed: hashOf(id), weight });
+  }
+
+  delete(id: string): void {
+    const zone = this.#zoneOf.get(id);
+    if (zone === undefined) return;
+    this.#zoneOf.delete(id);
+    if (this.#zones.get(zone)?.delete(id) === 0) this.#zones.delete(zone);
   }
 
   /** The piece's homes in the zone, the first to be asked first; none where no member of the zone has weight. */
   homes(piece: Piece, zone: string): readonly string[] {
-    return this.#among(`${zone} ${groupOf(piece)}`, this.#zones.get(zone), piece);
+    return this.#zones.get(zone)?.homes(groupOf(piece)) ?? [];
+  }
+}
+
+interface Group {
+  readonly hash: Hash;
+  /** The first ones, in order. */
+  ranked: readonly Ranked[];
+  homes: readonly string[];
+}
+
+class Zone {
+  readonly #candidates = new Map<string, Candidate>();
+  readonly #groups = new Map<string, Group>();
+  readonly #replicas: number;
+
+  constructor(replicas: number) {
+    this.#replicas = replicas;
   }
 
-  #among(key: string, candidates: readonly Candidate[] | undefined, piece: Piece): readonly string[] {
-    const known = this.#known.get(key);
-    if (known !== undefined) return known;
-    const homes = first(candidates ?? [], hashOf(groupOf(piece)), this.#replicas);
-    if (this.#known.size >= REMEMBERED) this.#known.delete(this.#known.keys().next().value as string);
-    this.#known.set(key, homes);
+  homes(name: string): readonly string[] {
+    const known = this.#groups.get(name);
+    if (known !== undefined) return known.homes;
+    const hash = hashOf(name);
+    const ranked: Ranked[] = [];
+    for (const candidate of this.#candidates.values())
+      insert(ranked, rankOf(candidate, hash), this.#replicas);
+    const homes = ranked.map(({ id }) => id);
+    if (this.#groups.size >= REMEMBERED) this.#groups.delete(this.#groups.keys().next().value as string);
+    this.#groups.set(name, { hash, ranked, homes });
     return homes;
+  }
+
+  /** It takes its share of the groups that are known. */
+  add(candidate: Candidate): void {
+    this.#candidates.set(candidate.id, candidate);
+    for (const group of this.#groups.values()) {
+      const rank = rankOf(candidate, group.hash);
+      if (group.ranked.length === this.#replicas && !isBefore(rank, group.ranked.at(-1))) continue;
+      const ranked = [...group.ranked];
+      insert(ranked, rank, this.#replicas);
+      group.ranked = ranked;
+      group.homes = ranked.map(({ id }) => id);
+    }
+  }
+
+  /** Returns how many are left. Who is next for its groups is found when they are asked for. */
+  delete(id: string): number {
+    this.#candidates.delete(id);
+    for (const [name, { homes }] of this.#groups) if (homes.includes(id)) this.#groups.delete(name);
+    return this.#candidates.size;
   }
 }
 
 /** Neighbouring pieces of a blob have the same homes. */
 const groupOf = ({ digest, index }: Piece): string => `${digest}/${Math.floor(index / GROUP_PIECES)}`;
 
-function first(candidates: readonly Candidate[], group: Hash, count: number): string[] {
-  const best: Array<{ id: string; clock: number }> = [];
-  for (const { id, seed, weight } of candidates) {
-    const clock = -Math.log(fraction(seed, group)) / weight;
-    if (best.length === count && !isBefore({ id, clock }, best[count - 1])) continue;
-    let at = Math.min(best.length, count - 1);
-    while (at > 0 && isBefore({ id, clock }, best[at - 1])) {
-      best[at] = best[at - 1] as { id: string; clock: number };
-      at -= 1;
-    }
-    best[at] = { id, clock };
-  }
-  return best.map(({ id }) => id);
-}
-
 interface Ranked {
   readonly id: string;
   readonly clock: number;
+}
+
+const rankOf = ({ id, seed, weight }: Candidate, group: Hash): Ranked => ({
+  id,
+  clock: -Math.log(fraction(seed, group)) / weight,
+});
+
+/** Keeps the `count` first ones. */
+function insert(ranked: Ranked[], rank: Ranked, count: number): void {
+  if (ranked.length >= count && !isBefore(rank, ranked[count - 1])) return;
+  let at = Math.min(ranked.length, count - 1);
+  for (; at > 0 && isBefore(rank, ranked[at - 1]); at--) ranked[at] = ranked[at - 1] as Ranked;
+  ranked[at] = rank;
 }
 
 const isBefore = (a: Ranked, b: Ranked | undefined): boolean =>

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { Placement, type Placed } from '../../actors/fleet-placement.ts';
 import { GROUP_PIECES } from '../../schemas/fleet.ts';
+import { Random } from '../support/random.ts';
 
 const digest = (n: number) => `sha256:${n.toString(16).padStart(64, '0')}`;
 const member = (id: string, weight = 1, zone = 'a'): Placed => ({ id, zone, weight });
@@ -40,6 +41,27 @@ describe('homes of pieces', () => {
     for (const piece of PIECES.slice(0, 5_000)) {
       const stay = before.homes(piece, 'a').filter((home) => home !== 'node-7');
       expect(after.homes(piece, 'a').slice(0, stay.length)).toEqual(stay);
+    }
+  });
+
+  test('homes that were found before members came, left and moved are those that one who knows them all at once finds', () => {
+    const random = new Random(5);
+    const placement = new Placement();
+    const there = new Map<string, Placed>();
+    for (let step = 0; step < 400; step++) {
+      const id = `node-${random.int(0, 29)}`;
+      if (random.chance(0.4)) {
+        placement.delete(id);
+        there.delete(id);
+      } else {
+        const one = member(id, random.pick([0, 1, 1, 2.5]), random.pick(['a', 'a', 'b']));
+        placement.set(one);
+        there.set(id, one);
+      }
+      const anew = new Placement(there.values());
+      for (const zone of ['a', 'b'])
+        for (const piece of PIECES.slice(0, 8))
+          expect(placement.homes(piece, zone)).toEqual(anew.homes(piece, zone));
     }
   });
 
