@@ -68,6 +68,7 @@ class Run {
   readonly #net: Net;
   /** Draws by itself: what is added here changes no other draw of a seed. */
   readonly #narrow: Random;
+  readonly #isCrowded: boolean;
   readonly #met = new Set<string>();
   /** Zones in which something has gone wrong: there a piece may be fetched more than once. */
   readonly #troubled = new Set<string>();
@@ -84,6 +85,8 @@ class Run {
     const world = new World(seed);
     this.#world = world;
     this.#narrow = new Random(seed + 1_000_003);
+    this.#isCrowded = this.#narrow.chance(0.3);
+    if (this.#isCrowded) this.#met.add('few at once');
     const { random } = world;
     const nodes = random.int(2, 14);
     this.#zones = Array.from({ length: random.int(1, 3) }, (_, at) => `zone-${at}`);
@@ -220,6 +223,9 @@ class Run {
     const { random } = this.#world;
     this.#net.vanished.delete(id);
     this.#lives.set(id, (this.#lives.get(id) ?? 0) + 1);
+    // Its patience ends in the queue, so it reads what the zone has.
+    const isNarrow = this.#isCrowded && this.#narrow.chance(0.3);
+    if (isNarrow) this.#troubled.add(zone);
     const node = new SimNode(this.#net, {
       id,
       zone,
@@ -229,7 +235,7 @@ class Run {
       skewMs: 0,
       members: new Members('sim'),
       home: random.chance(0.3) ? { uploads: 1, queued: 2, waiting: 4 } : {},
-      asker: this.#narrow.chance(0.2) ? { atOnce: 2, most: 12 } : {},
+      asker: isNarrow ? { atOnce: 2 } : {},
     });
     this.#net.nodes.set(id, node);
     this.#hears(node, node);

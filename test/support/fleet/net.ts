@@ -59,10 +59,13 @@ export class Net {
         if (noOne !== undefined && !this.vanished.has(member)) noOne();
         return;
       }
+      const waitMs = to.busyUntil - this.world.now;
       to.busyUntil = Math.max(to.busyUntil, this.world.now) + WORK_MS;
-      this.world.after(to.busyUntil - this.world.now, () => {
-        if (!to.isDead) run(to);
-      });
+      if (waitMs <= 0) run(to);
+      else
+        this.world.after(waitMs, () => {
+          if (!to.isDead) run(to);
+        });
     });
   }
 

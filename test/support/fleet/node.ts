@@ -269,18 +269,20 @@ export class SimNode {
     this.#setWake();
   }
 
+  /** One that is set for an earlier time stays: it finds nothing due, and sets the next one. */
   #setWake(): void {
-    const at = Math.max(this.#net.world.now, Math.min(this.asker.nextWake, this.home.nextWake));
-    if (at === this.#wakeAt) return;
+    const { world } = this.#net;
+    const at = Math.max(world.now, Math.min(this.asker.nextWake, this.home.nextWake));
+    if (at >= this.#wakeAt || !Number.isFinite(at)) return;
     this.#wake?.();
     this.#wakeAt = at;
-    this.#wake = Number.isFinite(at)
-      ? this.#net.world.after(at - this.#net.world.now, () => {
-          this.#wakeAt = Number.POSITIVE_INFINITY;
-          this.#wake = undefined;
-          if (!this.isDead) this.tick();
-        })
-      : undefined;
+    this.#wake = world.after(at - world.now, () => {
+      this.#wakeAt = Number.POSITIVE_INFINITY;
+      this.#wake = undefined;
+      if (this.isDead) return;
+      if (Math.min(this.asker.nextWake, this.home.nextWake) <= world.now) this.tick();
+      else this.#setWake();
+    });
   }
 
   /** What a reader wants comes from the fleet, or is read from the registry, before patience ends. */

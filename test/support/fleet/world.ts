@@ -1,5 +1,4 @@
 /** Virtual time, links and the registry of a simulated fleet. One seed, one course of events. */
-import { TimerQueue } from '../../../actors/timers.ts';
 import type { BlobSource } from '../../../schemas/fetch.ts';
 import { Random } from '../random.ts';
 
@@ -8,7 +7,9 @@ export class BrokenRule extends Error {}
 
 export class World {
   readonly random: Random;
-  readonly #timers = new TimerQueue<() => void>();
+  /** A binary heap; those that were cancelled stay until their time. */
+  readonly #heap: Due[] = [];
+  #order = 0;
   now = 0;
   events = 0;
 
@@ -17,18 +18,32 @@ export class World {
   }
 
   after(ms: number, run: () => void): () => void {
-    // A key of its own for each call.
-    const timer = () => run();
-    this.#timers.set(timer, this.now + Math.max(0, ms));
-    return () => this.#timers.delete(timer);
+    const due: Due = { at: this.now + Math.max(0, ms), order: this.#order++, run };
+    let at = this.#heap.push(due) - 1;
+    while (at > 0) {
+      const above = this.#heap[(at - 1) >> 1] as Due;
+      if (!isBefore(due, above)) break;
+      this.#heap[at] = above;
+      at = (at - 1) >> 1;
+    }
+    this.#heap[at] = due;
+    return () => {
+      due.run = undefined;
+    };
   }
 
   /** Until nothing is left, or virtual time has come to `until`, or `isOver`. */
   run(until: number, isOver: () => boolean = () => false): void {
-    for (let next = this.#timers.next; next <= until && !isOver(); next = this.#timers.next) {
-      this.now = Math.max(this.now, next);
+    for (;;) {
+      while (this.#heap[0] !== undefined && this.#heap[0].run === undefined) this.#take();
+      const next = this.#heap[0];
+      if (next === undefined || next.at > until || isOver()) break;
+      this.#take();
+      this.now = next.at;
       this.events += 1;
-      this.#timers.take(next)?.();
+      const run = next.run;
+      next.run = undefined;
+      run?.();
     }
     if (!isOver()) this.now = Math.max(this.now, until);
   }
@@ -36,7 +51,34 @@ export class World {
   break(rule: string): never {
     throw new BrokenRule(`${this.now.toFixed(1)} ms: ${rule}`);
   }
+
+  /** The first one goes; the last one takes its place and sinks. */
+  #take(): void {
+    const heap = this.#heap;
+    const last = heap.pop() as Due;
+    if (heap.length === 0) return;
+    let at = 0;
+    for (;;) {
+      let below = at * 2 + 1;
+      if (below >= heap.length) break;
+      if (below + 1 < heap.length && isBefore(heap[below + 1] as Due, heap[below] as Due)) below += 1;
+      if (!isBefore(heap[below] as Due, last)) break;
+      heap[at] = heap[below] as Due;
+      at = below;
+    }
+    heap[at] = last;
+  }
 }
+
+interface Due {
+  readonly at: number;
+  /** Among those of one time. */
+  readonly order: number;
+  /** Undefined: cancelled. */
+  run: (() => void) | undefined;
+}
+
+const isBefore = (a: Due, b: Due): boolean => a.at < b.at || (a.at === b.at && a.order < b.order);
 
 /**
  * One direction of a link: what is sent waits for what was sent before. Nothing is reserved ahead, so what a slow sender has yet
