@@ -14,8 +14,8 @@ describe('a simulated fleet', () => {
     for (const seed of [100_248, 101_489, 101_914]) runFaults(seed);
   });
 
-  test('seeds in which a reader waited: its piece had no place among those under way, its link was slow', () => {
-    for (const seed of [116, 102_000]) runFaults(seed);
+  test('a member that is slowed down twice, and one that sends to others meanwhile', () => {
+    runFaults(102_000);
   });
 
   test('the same seed takes the same course', () => {

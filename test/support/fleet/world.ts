@@ -166,13 +166,7 @@ export class Registry {
   readonly origin = new Map<string, number>();
   checks = 0;
 
-  constructor(
-    world: World,
-    kind: RegistryKind,
-    rate: number,
-    latencyMs: number,
-    allowed: Iterable<string>,
-  ) {
+  constructor(world: World, kind: RegistryKind, rate: number, latencyMs: number, allowed: Iterable<string>) {
     this.kind = kind;
     this.link = new Link(world, rate);
     this.latencyMs = latencyMs;
