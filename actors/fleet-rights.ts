@@ -124,8 +124,11 @@ export class FleetRights {
     const key = keyOf(asker, source);
     const open = this.#open.get(key);
     if (open === undefined || proof.nonce !== open.challenge.nonce) return false;
-    this.#open.delete(key);
-    if (now >= open.until || proof.hash !== open.hash) return false;
+    const isRight = now < open.until && proof.hash === open.hash;
+    // One that does not know these bytes may know others: it gets no other challenge before this one's time is over.
+    if (isRight) this.#open.delete(key);
+    else open.hash = '';
+    if (!isRight) return false;
     this.learned(asker, source, true, now);
     return true;
   }

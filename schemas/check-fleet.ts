@@ -7,7 +7,9 @@ import {
   FLEET_TOKEN,
   type FleetAnswer,
   type FleetAsk,
+  type FleetChallenge,
   type FleetHold,
+  type FleetProof,
   type FleetWrong,
   type LedgerEntry,
   MAX_ASKED,
@@ -76,6 +78,17 @@ const MEMBER = fields({
   leaving: maybe(flag),
 });
 
+const nonce = matches(/^[0-9a-f]{32}$/);
+const PROOF = fields({ nonce, hash: matches(/^[0-9a-f]{64}$/) });
+const CHALLENGE = fields({ nonce, from: count(0, MAX_BLOB), to: count(1, MAX_BLOB) });
+/** Bytes that a challenge may have this node read from its registry. */
+const MAX_CHALLENGE = 64 << 10;
+const challenge: Predicate = (value) => {
+  if (!CHALLENGE(value)) return false;
+  const { from, to } = value as FleetChallenge;
+  return from < to && to - from <= MAX_CHALLENGE;
+};
+
 const ASK = fields({
   v: only(1),
   class: oneOf(['demand', 'prefetch']),
@@ -83,6 +96,7 @@ const ASK = fields({
   source,
   pieces: indexes,
   tried: maybe(list(token, MAX_TRIED)),
+  proof: maybe(PROOF),
 });
 
 const PIECE_ANSWER = fields({
@@ -90,6 +104,7 @@ const PIECE_ANSWER = fields({
   state: oneOf(['have', 'coming', 'bring', 'prove', 'fetch', 'busy', 'none']),
   at: maybe(token),
   ms: maybe(count(0, MAX_PAUSE_MS)),
+  challenge: maybe(challenge),
 });
 const ANSWER = fields({ v: only(1), registry, digest: isDigest, pieces: list(PIECE_ANSWER, MAX_ASKED) });
 const HOLD = fields({ v: only(1), source, pieces: indexes, failed: maybe(indexes) });
@@ -111,6 +126,10 @@ export const isFleetAsk = (value: unknown): value is FleetAsk =>
   ASK(value) && (value as FleetAsk).pieces.length > 0 && fits(value as FleetAsk);
 
 export const isFleetAnswer = (value: unknown): value is FleetAnswer => ANSWER(value);
+
+export const isFleetChallenge = (value: unknown): value is FleetChallenge => challenge(value);
+
+export const isFleetProof = (value: unknown): value is FleetProof => PROOF(value);
 
 export const isPieceAnswer = (value: unknown): value is PieceAnswer => PIECE_ANSWER(value);
 

@@ -101,6 +101,8 @@ export interface FleetAsk {
   pieces: readonly number[];
   /** Members that did not bring these pieces: a second home takes over from the first only then. */
   tried?: readonly string[];
+  /** To the challenge that came with `prove`. */
+  proof?: FleetProof;
 }
 
 /** The asker has read from the registry what the challenge named. */
@@ -122,8 +124,8 @@ export interface FleetChallenge {
  * - `have`: come for it.
  * - `coming`: another answer follows.
  * - `bring`: come for it with a token: no right of yours is known here, or there is no other way to fetch it.
- * - `prove`: a challenge first, then ask again. Simulated; no member says so yet.
- * - `fetch`: fetch it from the registry, and say so by a FleetHold. Others wait for you meanwhile, for so long at most. As `prove`.
+ * - `prove`: ask again with the answer to the challenge: the registry has no tokens.
+ * - `fetch`: fetch it from the registry, and say so by a FleetHold. Others wait for you meanwhile, for so long at most.
  * - `busy`: not before `ms`; ask another home, or the registry.
  * - `none`: neither here nor this member's to fetch.
  */
@@ -136,6 +138,8 @@ export interface PieceAnswer {
   at?: string;
   /** With `busy` and `fetch`. */
   ms?: number;
+  /** With `prove`. */
+  challenge?: FleetChallenge;
 }
 
 /** To an ask, and later to who was told `coming`: what came of it. `none`: it did not come; ask again, or elsewhere. */
@@ -184,11 +188,17 @@ export const PIECE_HEADERS = {
   class: 'x-cofa-class',
   /** The registry's token of the asker's own pull, as it stands behind `Bearer`; for this request alone. */
   token: 'x-cofa-token',
+  /** `1`: the asker has no token that it could hand over, nor could have one. */
+  noToken: 'x-cofa-no-token',
+  /** As `proof` of an ask: nonce, space, hash. */
+  proof: 'x-cofa-proof',
+  /** Of a process of the node: the body is what the challenge of this nonce names. */
+  nonce: 'x-cofa-nonce',
   /** As `tried` of an ask, with commas. */
   tried: 'x-cofa-tried',
   /** `1`: a home of the piece wants it, to keep it for others. */
   forHome: 'x-cofa-for-home',
-  /** Of the answer: where the bytes came from: `registry`, a member, or `disk`, where that is not known any more. */
+  /** Of the answer: where the bytes came from: `registry`, or a member. */
   from: 'x-cofa-from',
 } as const;
 

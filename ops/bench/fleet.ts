@@ -28,6 +28,7 @@ const asked = (index: number): PieceAsk => ({
   index,
   class: 'demand',
   token: undefined,
+  noToken: false,
   tried: [],
   forHome: false,
 });

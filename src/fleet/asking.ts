@@ -11,8 +11,10 @@ import type { AskerNews, HomeNews } from './core.ts';
 import type { Getting, Got } from './getting.ts';
 import type { Giving } from './giving.ts';
 import type { Said } from './messages.ts';
-import type { PieceAsk, PieceOrder } from './piece-request.ts';
+import { lengthOf, type PieceAsk, type PieceOrder } from './piece-request.ts';
+import type { Clock, Timer } from '../process/ports.ts';
 import type { Pieces } from './pieces.ts';
+import type { Proofs } from './proofs.ts';
 import { Refusal } from './refusal.ts';
 
 export interface AskingOptions {
@@ -30,8 +32,10 @@ export interface AskingOptions {
   /** The home keeps it from now on. */
   keep: (key: string, from: string) => void;
   onHedge: () => void;
+  proofs: Pick<Proofs, 'challenged' | 'challengeOf' | 'take'>;
   /** ms. */
   now: () => number;
+  after: Clock['after'];
 }
 
 export interface Brought {
@@ -44,8 +48,13 @@ export interface Brought {
 const LATELY_MS = 30_000;
 const MOST_LATELY = 1_024;
 
+/** A process reads a piece for all who wait for it within this, ms: less than a home waits (`leaseMs`). */
+const LEASE_MS = 10_000;
+
 interface Waiter {
+  source: BlobSource;
   token: string | undefined;
+  noToken: boolean;
   resolve: (brought: Brought) => void;
   reject: (reason: unknown) => void;
 }
@@ -59,6 +68,8 @@ export class Asking {
   readonly #lately = new Map<string, { at: number; from: string }>();
   /** Requests to this member's own home. */
   readonly #own = new Map<string, AbortController>();
+  /** Pieces that a process of this node reads from the registry, for others too. */
+  readonly #leases = new Map<string, Timer>();
 
   constructor(options: AskingOptions) {
     this.#options = options;
@@ -72,7 +83,8 @@ export class Asking {
     if (lately !== undefined) return { ...lately, bytes: lately.bytes.subarray(from, to) };
     signal.throwIfAborted();
     const { promise, resolve, reject } = Promise.withResolvers<Brought>();
-    const waiter: Waiter = { token: order.token, resolve, reject };
+    const { token, noToken } = order;
+    const waiter: Waiter = { source, token, noToken, resolve, reject };
     const waiters = this.#waiters.get(key) ?? new Set();
     this.#waiters.set(key, waiters.add(waiter));
     const leave = () => {
@@ -83,7 +95,7 @@ export class Asking {
       this.#options.toAsker({ type: 'drop', key });
     };
     signal.addEventListener('abort', leave, { once: true });
-    this.#options.toAsker({ type: 'want', source, index, class: urgency, token: true });
+    this.#options.toAsker({ type: 'want', source, index, class: urgency, token: !noToken });
     try {
       const brought = await promise;
       return { ...brought, bytes: brought.bytes.subarray(from, to) };
@@ -99,7 +111,35 @@ export class Asking {
     answer: PieceAnswer,
   ) {
     const key = pieceKey({ registry, digest }, answer.index);
-    this.#options.toAsker({ type: 'answer', member, key, answer });
+    this.#answered(member, key, answer);
+  }
+
+  #answered(member: string, key: string, answer: PieceAnswer): void {
+    const [waiter] = this.#waiters.get(key) ?? [];
+    const isProof = answer.state === 'prove';
+    const isSound =
+      !isProof ||
+      (waiter !== undefined && this.#options.proofs.challenged(member, waiter.source, answer.challenge));
+    const taken: PieceAnswer = isSound ? answer : { index: answer.index, state: 'none' };
+    this.#options.toAsker({ type: 'answer', member, key, answer: taken });
+  }
+
+  /** A process has read a piece from the registry, as it was told to; undefined: it could not. */
+  offered(source: BlobSource, index: number, bytes: Buffer | undefined): void {
+    const { self, pieces, keep, toAsker } = this.#options;
+    const key = pieceKey(source, index);
+    const lease = this.#leases.get(key);
+    if (lease === undefined) return;
+    lease.cancel();
+    this.#leases.delete(key);
+    const isWhole = bytes?.length === lengthOf({ source, index });
+    if (isWhole) {
+      pieces.keep(key, { bytes, from: 'registry' });
+      keep(key, 'registry');
+      this.#came.set(key, { bytes, from: self });
+    }
+    toAsker({ type: 'read', key, ok: isWhole });
+    this.#came.delete(key);
   }
 
   /** A process has verified what it used of these pieces: others may have them from here. */
@@ -133,31 +173,33 @@ export class Asking {
       case 'ask': {
         const { member, source, index, class: urgency, tried, isHedge } = effect;
         if (isHedge) onHedge();
+        const proof = effect.token ? undefined : this.#options.proofs.take(member, source);
         return send(member, {
           kind: 'ask',
           v: 1,
           class: urgency,
-          token: true,
+          token: effect.token,
           source,
           pieces: [index],
           ...(tried.length === 0 ? {} : { tried }),
+          ...(proof === undefined ? {} : { proof }),
         });
       }
       case 'get':
         return void this.#get(effect);
-      case 'prove':
-        // No member asks for a proof: this one takes none for a right either.
-        return toAsker({
-          type: 'answer',
-          member: effect.member,
-          key: effect.key,
-          answer: { index: effect.index, state: 'none' },
-        });
+      case 'prove': {
+        const { member, key, source } = effect;
+        // A process of the node reads what is named, and comes again.
+        const challenge = this.#options.proofs.challengeOf(member, source);
+        this.#refuse(key, new Refusal('prove', 'the registry has to give it to this node', challenge));
+        return toAsker({ type: 'drop', key });
+      }
       case 'leave':
         getting.leave(effect.member, effect.key);
         this.#own.get(effect.key)?.abort(new Error('it is not wanted any more'));
         return;
       case 'read':
+        if (effect.lease) return this.#lease(effect.key);
         // The process reads it by itself, and for itself.
         this.#refuse(effect.key, new Refusal('none', 'the fleet does not bring it'));
         return toAsker({ type: 'read', key: effect.key, ok: false });
@@ -180,6 +222,22 @@ export class Asking {
     }
   }
 
+  /** Others wait for this node to read it: the first process that wants it does so, and offers it. */
+  #lease(key: string): void {
+    const { serves, after, toAsker } = this.#options;
+    const [reader] = this.#waiters.get(key) ?? [];
+    if (!serves || reader === undefined) {
+      this.#refuse(key, new Refusal('none', 'the fleet does not bring it'));
+      return toAsker({ type: 'read', key, ok: false });
+    }
+    this.#waiters.get(key)?.delete(reader);
+    const late = after(LEASE_MS, () => {
+      if (this.#leases.delete(key)) toAsker({ type: 'read', key, ok: false });
+    }).unref();
+    this.#leases.set(key, late);
+    reader.reject(new Refusal('fetch', 'read it from the registry, for others too'));
+  }
+
   async #get(effect: Extract<AskerEffect, { type: 'get' }>): Promise<void> {
     const { toAsker } = this.#options;
     const { member, key, source, index, class: urgency, tried } = effect;
@@ -193,8 +251,11 @@ export class Asking {
       }
     }
     try {
-      const got = await this.#from(member, { source, index, class: urgency, token, tried, forHome: false });
-      if ('answer' in got) return toAsker({ type: 'answer', member, key, answer: got.answer });
+      const noToken = token === undefined && [...(this.#waiters.get(key) ?? [])].every((one) => one.noToken);
+      const proof = noToken ? this.#options.proofs.take(member, source) : undefined;
+      const asked = { source, index, class: urgency, token, noToken, proof, tried, forHome: false };
+      const got = await this.#from(member, asked);
+      if ('answer' in got) return this.#answered(member, key, got.answer);
       const { bytes } = got;
       if (this.#waiters.has(key)) this.#came.set(key, { bytes, from: member });
       toAsker({ type: 'came', member, key });

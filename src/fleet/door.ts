@@ -8,16 +8,24 @@ import type { Logger } from 'pino';
 import type { Counts } from '../../actors/counts.ts';
 import { isFleetHold, isFleetWrong } from '../../schemas/check-fleet.ts';
 import type { FleetHold, FleetWrong } from '../../schemas/fleet.ts';
-import { type Member, PIECE_HEADERS, PIECE_STATUS } from '../../schemas/fleet.ts';
+import {
+  type FleetChallenge,
+  type Member,
+  PIECE_BYTES,
+  PIECE_HEADERS,
+  PIECE_STATUS,
+} from '../../schemas/fleet.ts';
 import type { Asking } from './asking.ts';
-import { readOrder } from './piece-request.ts';
+import { readAsk, readOrder } from './piece-request.ts';
 import { bodyOf, refuse } from './piece-server.ts';
+import type { Proofs } from './proofs.ts';
 import { Refusal } from './refusal.ts';
 
 export interface DoorOptions {
   socket: string;
   self: string;
-  asking: Pick<Asking, 'piece'>;
+  asking: Pick<Asking, 'piece' | 'offered'>;
+  proofs: Pick<Proofs, 'read'>;
   find: (member: string) => Member | undefined;
   /** A process of this node asks for something of this registry. */
   onUse: (registry: string) => void;
@@ -36,9 +44,11 @@ export async function openDoor(options: DoorOptions): Promise<Server> {
   const server = createServer({ keepAliveTimeout: 60_000 }, (request, response) => {
     answer(request, response, options).catch((error: unknown) => {
       if (error instanceof Refusal) {
-        if (error.state !== 'bring') options.counts.add('fleet_pieces_total', 1, 'missed');
+        const comesAgain = error.state === 'bring' || error.state === 'prove';
+        if (!comesAgain) options.counts.add('fleet_pieces_total', 1, 'missed');
         options.log.debug({ state: error.state, reason: error.message }, 'the fleet brings no piece');
-        refuse(response, PIECE_STATUS[error.state], error.message);
+        if (error.challenge === undefined) refuse(response, PIECE_STATUS[error.state], error.message);
+        else challenge(response, error.challenge);
       } else refuse(response, PIECE_STATUS.none, String(error));
     });
   });
@@ -50,6 +60,11 @@ export async function openDoor(options: DoorOptions): Promise<Server> {
     process.umask(mask);
   });
   return server;
+}
+
+function challenge(response: ServerResponse, asked: FleetChallenge): void {
+  response.writeHead(PIECE_STATUS.prove, { 'content-type': 'application/json' });
+  response.end(JSON.stringify(asked));
 }
 
 async function answer(
@@ -66,6 +81,7 @@ async function answer(
     else return refuse(response, 400, 'which piece?');
     return refuse(response, 204, '');
   }
+  if (request.method === 'PUT') return await take(request, response, options);
   const order = request.method === 'GET' ? readOrder(request) : undefined;
   if (order === undefined) return refuse(response, 400, 'this asks for no piece');
   onUse(order.source.registry);
@@ -78,6 +94,22 @@ async function answer(
   if (gone.signal.aborted) return;
   response.writeHead(200, { 'content-length': bytes.length, [PIECE_HEADERS.from]: from });
   response.end(bytes);
+}
+
+/** Bytes that a process has read from the registry: a piece for others, or those that a challenge names. */
+async function take(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { asking, proofs }: DoorOptions,
+): Promise<void> {
+  const asked = readAsk(request);
+  const bytes = await bodyOf(request, PIECE_BYTES);
+  if (asked === undefined || bytes === undefined) return refuse(response, 400, 'which piece?');
+  const { source, index } = asked;
+  const nonce = request.headers[PIECE_HEADERS.nonce];
+  if (typeof nonce === 'string') proofs.read(source, nonce, bytes);
+  else asking.offered(source, index, bytes.length === 0 ? undefined : bytes);
+  return refuse(response, 204, '');
 }
 
 function parsed(body: Buffer | undefined): unknown {

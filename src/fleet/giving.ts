@@ -13,6 +13,7 @@ import type { HomeNews } from './core.ts';
 import type { Getting } from './getting.ts';
 import { lengthOf, type PieceAsk } from './piece-request.ts';
 import type { HeldPiece, Pieces } from './pieces.ts';
+import type { Proofs } from './proofs.ts';
 import { Turns } from './turns.ts';
 
 /** Bytes, and a function that says that they are on their way; or why there are none. */
@@ -27,6 +28,7 @@ export interface GivingOptions {
   registry: Pick<RegistryClient, 'part' | 'isBlobGiven'>;
   getting: Pick<Getting, 'get' | 'leave'>;
   pieces: Pieces;
+  proofs: Pick<Proofs, 'ask' | 'shown'>;
   /** ms. */
   now: () => number;
   counts: Counts;
@@ -44,6 +46,7 @@ const CHECK_MS = 5_000;
 const SILENT_MS = 30_000;
 
 interface Request {
+  from: string;
   asked: PieceAsk;
   resolve: (given: Given) => void;
 }
@@ -66,15 +69,17 @@ export class Giving {
     const { toHome } = this.#options;
     const request = ++this.#number;
     const given = Promise.withResolvers<Given>();
-    this.#requests.set(request, { asked, resolve: given.resolve });
+    this.#requests.set(request, { from, asked, resolve: given.resolve });
     const leave = () => {
       if (this.#requests.delete(request)) toHome({ type: 'aborted', request });
       given.reject(signal.reason);
     };
     signal.addEventListener('abort', leave, { once: true });
     const { token, ...question } = asked;
-    // An asker without a token is told to bring one: nothing else is taken for a right.
-    toHome({ type: 'get', request, from, ...question, token: true, hasToken: token !== undefined });
+    const { noToken, proof, ...what } = question;
+    if (proof !== undefined) this.#options.proofs.shown(from, asked.source, proof);
+    // An asker without a token is told to bring one, or to prove that the registry gives it the blob.
+    toHome({ type: 'get', request, from, ...what, token: !noToken, hasToken: token !== undefined });
     try {
       return await given.promise;
     } finally {
@@ -87,8 +92,10 @@ export class Giving {
     switch (effect.type) {
       case 'answer':
       case 'tell':
+        if (effect.answer.state === 'prove') return void this.#challenge(effect);
         return answer(effect.to, effect.source, effect.answer);
       case 'reply':
+        if (effect.answer.state === 'prove') return void this.#challengeReply(effect);
         return this.#end(effect.request)?.resolve({ answer: effect.answer });
       case 'send':
         return void this.#send(effect.request);
@@ -101,6 +108,23 @@ export class Giving {
       case 'blame':
         onLiar(effect.member, effect.key, effect.isSure);
     }
+  }
+
+  async #challenge({
+    to,
+    source,
+    answer: { index },
+  }: Extract<HomeEffect, { type: 'answer' | 'tell' }>): Promise<void> {
+    const { proofs, answer } = this.#options;
+    answer(to, source, await proofs.ask(to, source, index));
+  }
+
+  async #challengeReply({ request, answer }: Extract<HomeEffect, { type: 'reply' }>): Promise<void> {
+    const { source } = this.#requests.get(request)?.asked ?? {};
+    const from = this.#requests.get(request)?.from;
+    if (source === undefined || from === undefined) return;
+    const said = await this.#options.proofs.ask(from, source, answer.index);
+    this.#end(request)?.resolve({ answer: said });
   }
 
   #end(request: number): Request | undefined {
@@ -129,7 +153,15 @@ export class Giving {
   async #ofMember(effect: Extract<HomeEffect, { type: 'fetch' }> & { by: 'member' }): Promise<void> {
     const { toHome, getting, pieces, self } = this.#options;
     const { flight, key, source, index, class: urgency, member } = effect;
-    const asked = { source, index, class: urgency, token: undefined, tried: [], forHome: true };
+    const asked = {
+      source,
+      index,
+      class: urgency,
+      token: undefined,
+      noToken: false,
+      tried: [],
+      forHome: true,
+    };
     const bring = async () => {
       if (member === self) return undefined;
       const release = await this.#visits.take(urgency);

@@ -141,6 +141,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     socket: layout.socket('pieces'),
     self: self.id,
     asking,
+    proofs: parts.proofs,
     find: (id) => members.find(id),
     onUse: parts.uses,
     onWrong: ({ member, source, index }) => {

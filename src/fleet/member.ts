@@ -24,6 +24,7 @@ import type { Members } from './members.ts';
 import { Messages, type Said } from './messages.ts';
 import { PieceStore } from './piece-store.ts';
 import { Pieces } from './pieces.ts';
+import { Proofs } from './proofs.ts';
 import type { Pools } from './pools.ts';
 
 export interface PartsOptions {
@@ -49,6 +50,7 @@ export interface Parts {
   giving: Giving;
   messages: Messages;
   store: PieceStore;
+  proofs: Proofs;
   /** A process of this node reads from the registry. */
   uses: (registry: string) => void;
   /** A process of this node has found that a member sent wrong bytes. */
@@ -89,6 +91,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
       held: Math.ceil(options.cacheBytes / PIECE_BYTES) + HOME_LIMITS.held,
     },
   );
+  const proofs = new Proofs({ self, rights: home.rights, pieces, now });
   const asker = new Asker({
     self,
     holds: (key) => home.has(key),
@@ -114,9 +117,9 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
         for (const index of list) toHome({ type: 'hold', from, source: said.source, index, ok });
     } else
       for (const index of said.pieces) {
-        const { source, class: urgency, tried = [] } = said;
-        // One that has no token to show is told to bring one.
-        toHome({ type: 'ask', from, source, index, class: urgency, token: true, tried });
+        const { source, class: urgency, token, tried = [], proof } = said;
+        if (proof !== undefined) proofs.shown(from, source, proof);
+        toHome({ type: 'ask', from, source, index, class: urgency, token, tried });
       }
   };
   const messages = new Messages({
@@ -144,6 +147,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     registry,
     getting,
     pieces,
+    proofs,
     now,
     counts,
     log,
@@ -159,7 +163,9 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     keep: (key, from) => home.keep(key, from),
     serves: options.cacheBytes > 0,
     onHedge: () => counts.add('fleet_hedges_total'),
+    proofs,
     now,
+    after: clock.after.bind(clock),
   });
   for (const key of store.keys()) home.keep(key, store.originOf(key) ?? 'disk');
   const dropFrom = (member: string) => {
@@ -173,6 +179,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     giving,
     messages,
     store,
+    proofs,
     uses: (one) => {
       if (used.size < MOST_USED) used.add(one);
     },

@@ -5,11 +5,12 @@
  *     ← 200 or 206, with bytes            else a status of PIECE_STATUS, with a PieceAnswer
  */
 import type { IncomingMessage } from 'node:http';
-import { isFleetBlob } from '../../schemas/check-fleet.ts';
+import { isFleetBlob, isFleetProof } from '../../schemas/check-fleet.ts';
 import type { BlobSource, JobClass } from '../../schemas/fetch.ts';
 import {
   bytesOfPiece,
   FLEET_TOKEN,
+  type FleetProof,
   MAX_TRIED,
   PIECE_BYTES,
   PIECE_HEADERS,
@@ -23,6 +24,10 @@ export interface PieceAsk {
   class: JobClass;
   /** As it stands behind `Bearer`. For this order alone. */
   token: string | undefined;
+  /** It has none, nor could have one. */
+  noToken: boolean;
+  /** To the challenge that it was sent. */
+  proof?: FleetProof | undefined;
   /** Members that did not bring it. */
   tried: readonly string[];
   /** A home of the piece wants it, to keep it for others. */
@@ -30,7 +35,7 @@ export interface PieceAsk {
 }
 
 /** Of a process of this node: a part of the piece, `[from, to)`. */
-export interface PieceOrder extends Pick<PieceAsk, 'source' | 'index' | 'class' | 'token'> {
+export interface PieceOrder extends Pick<PieceAsk, 'source' | 'index' | 'class' | 'token' | 'noToken'> {
   from: number;
   to: number;
 }
@@ -51,8 +56,8 @@ export function readOrder(request: Pick<IncomingMessage, 'url' | 'headers'>): Pi
   const asked = readAsk(request);
   const range = asked === undefined ? undefined : part(request.headers.range, lengthOf(asked));
   if (asked === undefined || range === undefined) return undefined;
-  const { source, index, class: urgency, token } = asked;
-  return { source, index, class: urgency, token, ...range };
+  const { source, index, class: urgency, token, noToken } = asked;
+  return { source, index, class: urgency, token, noToken, ...range };
 }
 
 /** Undefined where the request is none. */
@@ -82,7 +87,21 @@ export function readAsk({
   const tried = list === '' ? [] : list.split(',');
   if (tried.length > MAX_TRIED || !tried.every((one) => FLEET_TOKEN.test(one))) return undefined;
   const forHome = header(PIECE_HEADERS.forHome) === '1';
-  return { source, index, class: urgency, token, tried, forHome };
+  const noToken = token === undefined && header(PIECE_HEADERS.noToken) === '1';
+  const shown = header(PIECE_HEADERS.proof);
+  const [nonce, hash] = shown.split(' ');
+  const proof = { nonce, hash };
+  if (shown !== '' && !isFleetProof(proof)) return undefined;
+  return {
+    source,
+    index,
+    class: urgency,
+    token,
+    noToken,
+    ...(isFleetProof(proof) ? { proof } : {}),
+    tried,
+    forHome,
+  };
 }
 
 function part(range: string | undefined, length: number): { from: number; to: number } | undefined {
@@ -93,7 +112,16 @@ function part(range: string | undefined, length: number): { from: number; to: nu
 }
 
 /** What is asked as a request to a member. */
-export function asRequest({ source, index, class: urgency, token, tried, forHome }: PieceAsk) {
+export function asRequest({
+  source,
+  index,
+  class: urgency,
+  token,
+  noToken,
+  proof,
+  tried,
+  forHome,
+}: PieceAsk) {
   return {
     path: `/v1/piece/${source.digest}/${index}`,
     method: 'GET' as const,
@@ -103,6 +131,8 @@ export function asRequest({ source, index, class: urgency, token, tried, forHome
       [PIECE_HEADERS.size]: String(source.size),
       [PIECE_HEADERS.class]: urgency,
       ...(token === undefined ? {} : { [PIECE_HEADERS.token]: token }),
+      ...(noToken ? { [PIECE_HEADERS.noToken]: '1' } : {}),
+      ...(proof === undefined ? {} : { [PIECE_HEADERS.proof]: `${proof.nonce} ${proof.hash}` }),
       ...(tried.length === 0 ? {} : { [PIECE_HEADERS.tried]: tried.join() }),
       ...(forHome ? { [PIECE_HEADERS.forHome]: '1' } : {}),
     },

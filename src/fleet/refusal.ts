@@ -1,13 +1,16 @@
 /** Why there are no bytes, as one member says it to another: a state of schemas/fleet.ts, and a sentence. */
-import { PIECE_STATUS, type PieceState } from '../../schemas/fleet.ts';
+import { type FleetChallenge, PIECE_STATUS, type PieceState } from '../../schemas/fleet.ts';
 
 export type NoPiece = Exclude<PieceState, 'have'>;
 
 export class Refusal extends Error {
   readonly state: NoPiece;
+  /** With `prove`. */
+  readonly challenge: FleetChallenge | undefined;
 
-  constructor(state: NoPiece, message: string) {
+  constructor(state: NoPiece, message: string, challenge?: FleetChallenge) {
     super(message);
+    this.challenge = challenge;
     this.name = 'Refusal';
     this.state = state;
   }

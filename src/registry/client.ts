@@ -456,6 +456,12 @@ export class RegistryClient {
     return new FleetDoor({
       socket,
       now: this.#now,
+      read: async (source, blob, [start, end], signal) => {
+        const chunks: Buffer[] = [];
+        for await (const chunk of this.#blobs.range({ ...source, direct: true }, blob, start, end, signal))
+          chunks.push(chunk);
+        return Buffer.concat(chunks);
+      },
       token: async (source, digest, signal) => {
         const known = await this.#api.pullToken(source, signal);
         if (known !== undefined) return known;

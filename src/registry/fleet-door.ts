@@ -8,8 +8,10 @@
  * and each piece that differs is told to the member with the name of the one who sent it.
  */
 import type { BlobSource } from '../../schemas/fetch.ts';
+import { isFleetChallenge } from '../../schemas/check-fleet.ts';
 import {
   bytesOfPiece,
+  type FleetChallenge,
   type FleetHold,
   type FleetWrong,
   MAX_ASKED,
@@ -30,6 +32,8 @@ export interface FleetDoorOptions {
    * handed over. Errors: the registry's.
    */
   token: (source: Source, digest: string, signal: AbortSignal | undefined) => Promise<string | undefined>;
+  /** Bytes of a blob from the registry itself, by this node's own right. Errors: the registry's. */
+  read: (source: Source, blob: BlobName, range: ByteRange, signal: AbortSignal) => Promise<Buffer>;
   /** ms. */
   now: () => number;
 }
@@ -42,8 +46,12 @@ const LEAST_BYTES = 64 << 10;
 const KEPT = 12;
 /** A blob of which wrong bytes came is read from the registry for so long, ms. */
 const DIRECT_MS = 60_000;
-/** A repository whose registry gives no token that could be shown is not asked for in the fleet for so long, ms. */
+/** A repository whose registry gives no token that could be handed over: no other process of the fleet is told to bring one, ms. */
 const OWN_MS = 600_000;
+/** Questions for one piece: with a token, with a proof for each member that has it. */
+const ROUNDS = 6;
+/** Where this process read something from the registry: no member to name. */
+const SELF = '';
 /** No member answered: nor will it at once, ms. */
 const AWAY_MS = 1_000;
 const ANSWER_MS = 20_000;
@@ -72,7 +80,13 @@ interface Suspects {
   liars: Map<string, Kept>;
 }
 
-type Answer = { bytes: Buffer; from: string } | { status: number };
+type Answer = { bytes: Buffer; from: string } | { status: number; challenge?: FleetChallenge };
+
+/** What a process comes with. */
+interface Shown {
+  token: string | undefined;
+  noToken: boolean;
+}
 
 export class FleetDoor {
   readonly #options: FleetDoorOptions;
@@ -85,6 +99,8 @@ export class FleetDoor {
   /** Repositories that a home wants a token for, or that have none: until when. */
   readonly #private = new Map<string, number>();
   readonly #own = new Map<string, number>();
+  /** Proofs that are being read, by nonce. */
+  readonly #proving = new Map<string, Promise<void>>();
   #awayUntil = 0;
 
   constructor(options: FleetDoorOptions) {
@@ -102,11 +118,7 @@ export class FleetDoor {
   isAsked(source: Source, blob: BlobName): boolean {
     if (source.direct === true || blob.size < LEAST_BYTES) return false;
     const now = this.#options.now();
-    return (
-      now >= this.#awayUntil &&
-      now >= (this.#own.get(repositoryOf(source)) ?? 0) &&
-      now >= (this.#suspects.get(blob.digest)?.until ?? 0)
-    );
+    return now >= this.#awayUntil && now >= (this.#suspects.get(blob.digest)?.until ?? 0);
   }
 
   /**
@@ -143,12 +155,13 @@ export class FleetDoor {
       for (const [at, part] of parts.entries()) {
         const answer = await (coming.shift() as Promise<Answer>);
         if ('status' in answer) return left(at);
-        this.#keep({
-          source: blobOf(source, blob),
-          index: part.index,
-          at: part.index * PIECE_BYTES + part.from,
-          ...answer,
-        });
+        if (answer.from !== SELF)
+          this.#keep({
+            source: blobOf(source, blob),
+            index: part.index,
+            at: part.index * PIECE_BYTES + part.from,
+            ...answer,
+          });
         begin(parts[at + AHEAD]);
         yield answer.bytes;
       }
@@ -229,13 +242,20 @@ export class FleetDoor {
   }
 
   async #part(source: Source, blob: BlobName, part: Part, signal: AbortSignal): Promise<Answer> {
-    const repository = repositoryOf(source);
-    const isPrivate = (this.#private.get(repository) ?? 0) > this.#options.now();
     try {
-      const token = isPrivate ? await this.#options.token(source, blob.digest, signal) : undefined;
-      const answer = await this.#ask(source, blob, part, token, signal);
-      if (!('status' in answer) || answer.status !== PIECE_STATUS.bring || token !== undefined) return answer;
-      return await this.#withToken(source, blob, part, signal);
+      let shown = await this.#shown(source, blob, signal);
+      for (let round = 0; round < ROUNDS; round++) {
+        const answer = await this.#ask(source, blob, part, shown, signal);
+        if (!('status' in answer)) return answer;
+        const { status, challenge } = answer;
+        if (status === PIECE_STATUS.fetch) return await this.#fetch(source, blob, part, signal);
+        if (status === PIECE_STATUS.prove && challenge !== undefined)
+          await this.#prove(source, blob, part, challenge, signal);
+        else if (status === PIECE_STATUS.bring && shown.token === undefined && !shown.noToken)
+          shown = await this.#bring(source, blob, signal);
+        else return answer;
+      }
+      return { status: PIECE_STATUS.none };
     } catch (error) {
       signal.throwIfAborted();
       // The registry says what is wrong with it, or with our right, to the one who asks it next.
@@ -244,39 +264,97 @@ export class FleetDoor {
     }
   }
 
-  /** A home does not know whether this node may have the blob. */
-  async #withToken(source: Source, blob: BlobName, part: Part, signal: AbortSignal): Promise<Answer> {
-    const token = await this.#options.token(source, blob.digest, signal);
+  /** What homes wanted to see lately. */
+  async #shown(source: Source, { digest }: BlobName, signal: AbortSignal): Promise<Shown> {
+    const now = this.#options.now();
     const repository = repositoryOf(source);
+    if ((this.#own.get(repository) ?? 0) > now) return { token: undefined, noToken: true };
+    const isPrivate = (this.#private.get(repository) ?? 0) > now;
+    return {
+      token: isPrivate ? await this.#options.token(source, digest, signal) : undefined,
+      noToken: false,
+    };
+  }
+
+  /** A home does not know whether this node may have the blob. */
+  async #bring(source: Source, { digest }: BlobName, signal: AbortSignal): Promise<Shown> {
+    const token = await this.#options.token(source, digest, signal);
     const until = this.#options.now() + OWN_MS;
-    if (token === undefined) {
-      remember(this.#own, repository, until);
-      return { status: PIECE_STATUS.bring };
+    remember(token === undefined ? this.#own : this.#private, repositoryOf(source), until);
+    return { token, noToken: token === undefined };
+  }
+
+  /** No member has it: this process reads it from the registry, by its own right, and offers it. Errors: the registry's. */
+  async #fetch(source: Source, blob: BlobName, part: Part, signal: AbortSignal): Promise<Answer> {
+    let bytes: Buffer = Buffer.alloc(0);
+    try {
+      bytes = await this.#options.read(source, blob, bytesOfPiece(part.index, blob.size), signal);
+    } finally {
+      // Also where it failed: others wait.
+      void this.#put(source, blob, part, {}, bytes).catch(() => {});
     }
-    remember(this.#private, repository, until);
-    return await this.#ask(source, blob, part, token, signal);
+    return { bytes: bytes.subarray(part.from, part.to), from: SELF };
+  }
+
+  /** A member wants to see that the registry gives the blob to this node. Errors: the registry's. */
+  async #prove(
+    source: Source,
+    blob: BlobName,
+    part: Part,
+    { nonce, from, to }: FleetChallenge,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const prove = async () => {
+      const bytes = await this.#options.read(source, blob, [from, to], signal);
+      await this.#put(source, blob, part, { [PIECE_HEADERS.nonce]: nonce }, bytes);
+    };
+    const proving = this.#proving.get(nonce) ?? prove();
+    this.#proving.set(nonce, proving);
+    try {
+      await proving;
+    } finally {
+      this.#proving.delete(nonce);
+    }
+  }
+
+  async #put(
+    source: Source,
+    blob: BlobName,
+    { index }: Part,
+    headers: Record<string, string>,
+    body: Buffer,
+  ): Promise<void> {
+    const { body: answer } = await this.#pool.request({
+      path: `/v1/piece/${blob.digest}/${index}`,
+      method: 'PUT',
+      headers: { ...headersOf(source, blob), ...headers },
+      body,
+    });
+    await answer.dump();
   }
 
   async #ask(
     source: Source,
     blob: BlobName,
     { index, from, to }: Part,
-    token: string | undefined,
+    { token, noToken }: Shown,
     signal: AbortSignal,
   ): Promise<Answer> {
     const { statusCode, headers, body } = await this.#pool.request({
       path: `/v1/piece/${blob.digest}/${index}`,
       method: 'GET',
       headers: {
-        [PIECE_HEADERS.registry]: source.registry,
-        [PIECE_HEADERS.repository]: source.repository,
-        [PIECE_HEADERS.size]: String(blob.size),
-        [PIECE_HEADERS.class]: source.isPrefetch === true ? 'prefetch' : 'demand',
+        ...headersOf(source, blob),
         range: `bytes=${from}-${to - 1}`,
         ...(token === undefined ? {} : { [PIECE_HEADERS.token]: token }),
+        ...(noToken ? { [PIECE_HEADERS.noToken]: '1' } : {}),
       },
       signal,
     });
+    if (statusCode === PIECE_STATUS.prove) {
+      const said: unknown = await body.json();
+      return isFleetChallenge(said) ? { status: statusCode, challenge: said } : { status: PIECE_STATUS.none };
+    }
     if (statusCode !== 200 && statusCode !== 206) {
       await body.dump();
       return { status: statusCode };
@@ -311,6 +389,13 @@ const blobOf = ({ registry, repository }: Source, { digest, size }: BlobName): B
   repository,
   digest,
   size,
+});
+
+const headersOf = (source: Source, { size }: BlobName) => ({
+  [PIECE_HEADERS.registry]: source.registry,
+  [PIECE_HEADERS.repository]: source.repository,
+  [PIECE_HEADERS.size]: String(size),
+  [PIECE_HEADERS.class]: source.isPrefetch === true ? 'prefetch' : 'demand',
 });
 
 const repositoryOf = ({ registry, repository }: Source): string => `${registry}/${repository}`;

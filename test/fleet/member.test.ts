@@ -1,12 +1,12 @@
 /** The parts of one member around its actors, with a registry that the test holds. No engine, no NATS. */
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, expect, it } from 'vitest';
 import { Counts } from '../../actors/counts.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { Peers } from '../../actors/fleet-peers.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
-import { type Member, PIECE_BYTES } from '../../schemas/fleet.ts';
+import { type FleetChallenge, type Member, PIECE_BYTES } from '../../schemas/fleet.ts';
 import { assemble, type Parts, type PartsOptions } from '../../src/fleet/member.ts';
 import { PieceStore } from '../../src/fleet/piece-store.ts';
 import type { PieceAsk, PieceOrder } from '../../src/fleet/piece-request.ts';
@@ -30,6 +30,7 @@ const asked = (index: number, more: Partial<PieceAsk> = {}): PieceAsk => ({
   index,
   class: 'demand',
   token: undefined,
+  noToken: false,
   tried: [],
   forHome: false,
   ...more,
@@ -39,6 +40,7 @@ const order = (index: number): PieceOrder => ({
   index,
   class: 'demand',
   token: undefined,
+  noToken: false,
   from: 0,
   to: PIECE_BYTES,
 });
@@ -185,4 +187,68 @@ it('who gave a piece is known after a restart: a wrong one names its liar, and a
   for (const index of [0, 1])
     expect(right.equals((await come(parts, 'asker', asked(index))) as Buffer)).toBe(true);
   expect(parts.store.originOf(pieceKey(source, 2))).toBe('honest');
+});
+
+it('without tokens a process of the node reads a piece for all, and each other asker proves that the registry gives it the blob', async () => {
+  const bytes = randomBytes(PIECE_BYTES);
+  const { parts, turn } = await newMember(
+    {
+      part: () => Promise.reject(new CofaError('unauthorized', 'not to everyone')),
+      isBlobGiven: async () => false,
+    },
+    await cleanup.tempDir('member'),
+  );
+  const want = (index: number) =>
+    parts.asking.piece({ ...order(index), noToken: true }, AbortSignal.timeout(5_000));
+  // Two processes want it: one is told to read it, and both have it then.
+  const both = [want(0), want(0)];
+  const [reader, other] = both as [Promise<unknown>, (typeof both)[0]];
+  await expect(reader).rejects.toMatchObject({ state: 'fetch' });
+  parts.asking.offered(source, 0, bytes);
+  expect((await other).bytes.equals(bytes)).toBe(true);
+  // One that could not read it says so, and the others go to the registry by themselves.
+  const failed = [want(1), want(1)] as const;
+  await expect(failed[0]).rejects.toMatchObject({ state: 'fetch' });
+  parts.asking.offered(source, 1, undefined);
+  await expect(failed[1]).rejects.toMatchObject({ state: 'none' });
+
+  const noToken = { noToken: true };
+  const ask = async (from: string, more: Partial<PieceAsk> = {}) => {
+    for (;;) {
+      const given = await parts.giving.give(
+        from,
+        asked(0, { ...noToken, ...more }),
+        AbortSignal.timeout(5_000),
+      );
+      if (given.answer?.state !== 'coming') return given;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  };
+  const proofOf = (from: string, { nonce, ...range }: FleetChallenge, of = bytes) => {
+    const part = of.subarray(range.from, range.to);
+    return { nonce, hash: createHash('sha256').update(`${nonce}\n${from}\n`).update(part).digest('hex') };
+  };
+  const challengeFor = async (from: string) => {
+    const { answer } = await ask(from);
+    expect(answer?.state).toBe('prove');
+    return answer?.challenge as FleetChallenge;
+  };
+  const mine = await challengeFor('friend');
+  const theirs = await challengeFor('spy');
+  expect(theirs.nonce).not.toBe(mine.nonce);
+  // Neither a guess, nor the friend's answer, nor a second try before the challenge has ended.
+  for (const proof of [
+    proofOf('spy', theirs, randomBytes(PIECE_BYTES)),
+    proofOf('friend', mine),
+    proofOf('spy', theirs),
+  ])
+    expect((await ask('spy', { proof })).answer?.state).toBe('prove');
+  expect(await challengeFor('spy')).toEqual(theirs);
+  const given = await ask('friend', { proof: proofOf('friend', mine) });
+  expect(given.answer === undefined && given.piece.bytes.equals(bytes)).toBe(true);
+  // What it has shown ends.
+  turn(60_001);
+  expect((await ask('friend')).answer?.state).toBe('prove');
+  // The node's own processes are askers like any others.
+  await expect(want(0)).rejects.toMatchObject({ state: 'prove' });
 });

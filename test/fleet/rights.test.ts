@@ -5,6 +5,7 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
+import { PROOF_BYTES } from '../../actors/fleet-rights.ts';
 import { PIECE_HEADERS, PIECE_STATUS } from '../../schemas/fleet.ts';
 import { poolTo } from '../../src/fleet/tls.ts';
 import { makeIdentity } from '../../src/process/nats-identity.ts';
@@ -24,7 +25,16 @@ const PASSWORD = 'a-password-that-no-file-may-hold';
 const LOGIN = `Basic ${Buffer.from(`joe:${PASSWORD}`).toString('base64')}`;
 const tokens = new Set<string>();
 
-/** `secret` is read with a token that joe gets, `closed` with joe's password each time. */
+/** It is read with joe's password each time. */
+function lock(registry: FaultRegistry): void {
+  registry.fault = ({ request, response }) => {
+    if (request.headers.authorization === LOGIN) return 'pass';
+    response.writeHead(401, { 'www-authenticate': 'Basic realm="test"' }).end();
+    return 'handled';
+  };
+}
+
+/** `secret` is read with a token that joe gets, `public` by everyone. */
 function guard(registry: FaultRegistry): void {
   registry.fault = ({ request, response, path, query }) => {
     const { authorization } = request.headers;
@@ -38,11 +48,6 @@ function guard(registry: FaultRegistry): void {
       response.end(JSON.stringify({ token, expires_in: 300 }));
       return 'handled';
     }
-    if (path.startsWith('/v2/closed/')) {
-      if (authorization === LOGIN) return 'pass';
-      response.writeHead(401, { 'www-authenticate': 'Basic realm="test"' }).end();
-      return 'handled';
-    }
     if (!path.startsWith('/v2/secret/')) return 'pass';
     const token = /^Bearer (.+)$/.exec(authorization ?? '')?.[1];
     if (token !== undefined && tokens.has(token)) return 'pass';
@@ -54,21 +59,23 @@ function guard(registry: FaultRegistry): void {
 
 it('the registry decides for each asker: with a token of its own pull it gets the bytes of a peer, without nothing', async () => {
   const directory = await cleanup.tempDir('fleet-rights');
-  const registry = await startFaultRegistry();
-  cleanup.defer(() => registry.stop());
+  const [registry, locked] = [await startFaultRegistry(), await startFaultRegistry()];
+  for (const one of [registry, locked]) cleanup.defer(() => one.stop());
   const images: FaultImage[] = [];
-  for (const name of ['secret', 'closed'])
+  for (const [name, { host }] of [['secret', registry] as const, ['closed', locked] as const])
     images.push(
-      await pushImage(join(directory, name), registry.host, name, [
-        { 'app/file': prose(6_000_000, name.length) },
+      await pushImage(join(directory, name), host, name, [
+        { 'app/file': prose(6_000_000, name.codePointAt(0) as number) },
       ]),
     );
   const [secret, closed] = images as [FaultImage, FaultImage];
   for (const { ref } of images) expect((await runCofa(['index', ref])).code).toBe(0);
   guard(registry);
+  lock(locked);
   const login = join(directory, 'docker');
   await mkdir(login);
-  const auths = { [registry.host]: { auth: LOGIN.slice('Basic '.length) } };
+  const auth = { auth: LOGIN.slice('Basic '.length) };
+  const auths = { [registry.host]: auth, [locked.host]: auth };
   await writeFile(join(login, 'config.json'), JSON.stringify({ auths }));
 
   const names = ['one', 'two', 'poor', 'spy'];
@@ -95,11 +102,27 @@ it('the registry decides for each asker: with a token of its own pull it gets th
   expect(gets(secret)).toBe(before);
   expect((await fleetOf(two)).asked.node).toBeGreaterThan(0);
 
-  // A password is handed to no member: what takes one comes from the registry, or from the node's startup packs.
-  const { bytes } = await fleetOf(two);
+  // A password is handed to no member. The first node reads the blob by its own right, and offers it; the second one proves that
+  // the registry gives it to it as well, by some bytes of it.
+  const sentFor = (image: FaultImage) =>
+    locked.requests
+      .filter(({ method, url }) => method === 'GET' && url.includes(image.blobs[0]?.digest ?? '?'))
+      .map(({ headers }) =>
+        /^bytes=(\d+)-(\d+)$/
+          .exec(headers.range ?? '')
+          ?.slice(1)
+          .map(Number),
+      )
+      .reduce((sum, range) => sum + (range === undefined ? 1e9 : (range[1] ?? 0) - (range[0] ?? 0) + 1), 0);
   await read(one, closed, 'closed-one');
+  const offered = sentFor(closed);
+  expect(offered).toBeGreaterThan(0);
+  const { asked } = await fleetOf(two);
   await read(two, closed, 'closed-two');
-  expect((await fleetOf(two)).bytes).toEqual(bytes);
+  expect((await fleetOf(two)).asked.node).toBeGreaterThan(asked.node);
+  const proofs = sentFor(closed) - offered;
+  expect(proofs).toBeGreaterThan(0);
+  expect(proofs).toBeLessThanOrEqual(8 * PROOF_BYTES);
 
   // A node without the secret gets no image.
   const refused = await poor.cli(['mount', '--json', secret.ref, join(directory, 'poor')]);
@@ -125,7 +148,7 @@ it('the registry decides for each asker: with a token of its own pull it gets th
         path: `/v1/piece/${blob.digest}/0`,
         method: 'GET',
         headers: {
-          [PIECE_HEADERS.registry]: registry.host,
+          [PIECE_HEADERS.registry]: image === closed ? locked.host : registry.host,
           [PIECE_HEADERS.repository]: image.repository,
           [PIECE_HEADERS.size]: String(blob.size),
           [PIECE_HEADERS.class]: 'demand',
@@ -146,6 +169,7 @@ it('the registry decides for each asker: with a token of its own pull it gets th
     }
   };
   const [token] = [...tokens].toReversed();
+  const noToken = { [PIECE_HEADERS.noToken]: '1' };
   const answers = {
     'a member without a token': await ask(identity, secret, {}),
     'a member with a token of its own making': await ask(identity, secret, {
@@ -157,6 +181,14 @@ it('the registry decides for each asker: with a token of its own pull it gets th
       {},
     ),
     'a member, for what takes a password': await ask(identity, closed, {}),
+    'a member without the password, that says it has no token': await ask(identity, closed, noToken),
+    'the same, with a proof of its own making': await ask(identity, closed, {
+      ...noToken,
+      [PIECE_HEADERS.proof]: `${'0'.repeat(32)} ${'0'.repeat(64)}`,
+    }),
+    'the same, with the password in the place of a token': await ask(identity, closed, {
+      [PIECE_HEADERS.token]: PASSWORD,
+    }),
     'a member with a token of the registry': await eventually('the refusal has ended', async () => {
       const answer = await ask(identity, secret, { [PIECE_HEADERS.token]: String(token) });
       return answer[0] === PIECE_STATUS.none ? undefined : answer;
@@ -168,6 +200,9 @@ it('the registry decides for each asker: with a token of its own pull it gets th
     'a member with a token of its own making': [404, false],
     'a member that names a public repository': [200, true],
     'a member, for what takes a password': [401, false],
+    'a member without the password, that says it has no token': [403, false],
+    'the same, with a proof of its own making': [403, false],
+    'the same, with the password in the place of a token': [404, false],
     'a member with a token of the registry': [200, true],
     'a stranger with that token': [403, false],
   });
