@@ -69,8 +69,9 @@ const EVERYONE = '*';
 
 export class FleetRights {
   readonly #limits: RightsLimits;
-  /** By asker and blob, the one learned last at the end: until when, and which. */
-  readonly #known = new Map<string, Verdict>();
+  /** By blob, the one learned of last at the end, and asker: until when, and which. */
+  readonly #known = new Map<string, Map<string, Verdict>>();
+  #size = 0;
   readonly #open = new Map<string, Open>();
 
   constructor(limits: Partial<RightsLimits> = {}) {
@@ -79,20 +80,20 @@ export class FleetRights {
 
   /** Whether this asker may have the blob. `no`: its registry has just refused it. */
   of(asker: string, source: BlobSource, now: number): RightWord {
-    if (this.everyone(source, now) === 'yes') return 'yes';
-    return this.#look(asker, source, now);
+    const askers = this.#known.get(blobOf(source));
+    return wordOf(askers?.get(EVERYONE), now) === 'yes' ? 'yes' : wordOf(askers?.get(asker), now);
   }
 
   /** Whether the registry gives the blob without credentials. */
   everyone(source: BlobSource, now: number): RightWord {
-    return this.#look(EVERYONE, source, now);
+    return wordOf(this.#known.get(blobOf(source))?.get(EVERYONE), now);
   }
 
   /** The registry has decided. */
   learned(asker: string, source: BlobSource, may: boolean, now: number): void {
     const { knownMs, everyoneMs, refusedMs, deniedMs } = this.#limits;
     const [yesMs, noMs] = asker === EVERYONE ? [everyoneMs, refusedMs] : [knownMs, deniedMs];
-    this.#remember(keyOf(asker, source), { may, until: now + (may ? yesMs : noMs), saidAt: now });
+    this.#remember(asker, source, { may, until: now + (may ? yesMs : noMs), saidAt: now });
   }
 
   learnedOfEveryone(source: BlobSource, may: boolean, now: number): void {
@@ -101,10 +102,10 @@ export class FleetRights {
 
   /** The registry was asked about everyone and did not answer. */
   unsaidOfEveryone(source: BlobSource, now: number): void {
-    const key = keyOf(EVERYONE, source);
     const { staleMs, unsaidMs } = this.#limits;
-    const { may = false, saidAt = Number.NEGATIVE_INFINITY } = this.#known.get(key) ?? {};
-    this.#remember(key, { may: may && now - saidAt < staleMs, until: now + unsaidMs, saidAt });
+    const { may = false, saidAt = Number.NEGATIVE_INFINITY } =
+      this.#known.get(blobOf(source))?.get(EVERYONE) ?? {};
+    this.#remember(EVERYONE, source, { may: may && now - saidAt < staleMs, until: now + unsaidMs, saidAt });
   }
 
   /** The challenge that this asker has been sent for the blob and may still answer: its other asks get the same one. */
@@ -133,20 +134,34 @@ export class FleetRights {
     return true;
   }
 
-  #remember(key: string, verdict: Verdict): void {
-    remember(this.#known, key, verdict, this.#limits.most);
+  #remember(asker: string, source: BlobSource, verdict: Verdict): void {
+    const blob = blobOf(source);
+    const askers = this.#known.get(blob) ?? new Map<string, Verdict>();
+    this.#known.delete(blob);
+    this.#known.set(blob, askers);
+    if (!askers.delete(asker)) this.#size += 1;
+    askers.set(asker, verdict);
+    if (this.#size > this.#limits.most) this.#forgetOne();
   }
 
-  #look(asker: string, source: BlobSource, now: number): RightWord {
-    const known = this.#known.get(keyOf(asker, source));
-    if (known === undefined || now >= known.until) return 'unknown';
-    return known.may ? 'yes' : 'no';
+  /** The oldest of the blob of which nothing was learned for longest. */
+  #forgetOne(): void {
+    const [blob, askers] = this.#known.entries().next().value as [string, Map<string, Verdict>];
+    askers.delete(askers.keys().next().value as string);
+    this.#size -= 1;
+    if (askers.size === 0) this.#known.delete(blob);
   }
 }
 
+function wordOf(known: Verdict | undefined, now: number): RightWord {
+  if (known === undefined || now >= known.until) return 'unknown';
+  return known.may ? 'yes' : 'no';
+}
+
 /** No letter of a member's name, a registry or a repository is a space. */
-const keyOf = (asker: string, { registry, repository, digest }: BlobSource): string =>
-  `${asker} ${registry} ${repository} ${digest}`;
+const blobOf = ({ registry, repository, digest }: BlobSource): string =>
+  `${registry} ${repository} ${digest}`;
+const keyOf = (asker: string, source: BlobSource): string => `${asker} ${blobOf(source)}`;
 
 /**
  * Bytes of a piece for a challenge, `[from, to)` of the blob; undefined where the piece has none that could not be guessed.
