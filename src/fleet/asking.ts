@@ -3,7 +3,7 @@
  * them. Processes that want the same piece share it. Bytes that came are given at once, and to others only when a process has
  * said that they are right.
  */
-import type { AskerEffect } from '../../actors/fleet-asker.ts';
+import type { AskerEffect } from '../../actors/fleet-asker-protocol.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import type { PieceAnswer } from '../../schemas/fleet.ts';

@@ -2,7 +2,8 @@
  * The two actors of a member, which decide (actors/fleet-asker.ts, actors/fleet-home.ts), and the one way to them: events are
  * taken one after the other, the effects of each are run before the next, and the actors are woken when something is due.
  */
-import type { Asker, AskerEffect, AskerEvent } from '../../actors/fleet-asker.ts';
+import type { Asker } from '../../actors/fleet-asker.ts';
+import type { AskerEffect, AskerEvent } from '../../actors/fleet-asker-protocol.ts';
 import type { Home } from '../../actors/fleet-home.ts';
 import type { HomeEffect, HomeEvent } from '../../actors/fleet-home-protocol.ts';
 import type { Clock, Timer } from '../process/ports.ts';

@@ -1,6 +1,7 @@
 /** Where a node gets pieces: homes, those that homes name, the registry. */
 import { describe, expect, test } from 'vitest';
-import { Asker, type AskerEffect, type AskerEvent, type AskerLimits } from '../../actors/fleet-asker.ts';
+import { Asker } from '../../actors/fleet-asker.ts';
+import type { AskerEffect, AskerEvent, AskerLimits } from '../../actors/fleet-asker-protocol.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { Peers } from '../../actors/fleet-peers.ts';
 import type { PieceAnswer } from '../../schemas/fleet.ts';

@@ -1,5 +1,5 @@
 /** What lies between the members: NATS, connections from one to another, the registry, and what becomes of them. */
-import type { AskerEffect } from '../../../actors/fleet-asker.ts';
+import type { AskerEffect } from '../../../actors/fleet-asker-protocol.ts';
 import type { BlobSource, JobClass } from '../../../schemas/fetch.ts';
 import { type SimNode, sizeOf } from './node.ts';
 import type { Registry, World } from './world.ts';

@@ -1,11 +1,11 @@
 /** A member of the simulated fleet: the actors of the real one, and what a program does with their effects. */
+import { Asker } from '../../../actors/fleet-asker.ts';
 import {
   ASKER_LIMITS,
-  Asker,
   type AskerEffect,
   type AskerEvent,
   type AskerLimits,
-} from '../../../actors/fleet-asker.ts';
+} from '../../../actors/fleet-asker-protocol.ts';
 import { Home } from '../../../actors/fleet-home.ts';
 import {
   type HomeEffect,

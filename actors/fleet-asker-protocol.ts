@@ -1,0 +1,122 @@
+/** What an asker of the fleet is told, and what it wants done (fleet-asker.ts). */
+import type { BlobSource, JobClass } from '../schemas/fetch.ts';
+import type { PieceAnswer } from '../schemas/fleet.ts';
+import type { Peers } from './fleet-peers.ts';
+
+export type AskerEvent =
+  | { type: 'want'; source: BlobSource; index: number; class: JobClass; token: boolean; now: number }
+  /** No job wants it any more. */
+  | { type: 'drop'; key: string; now: number }
+  /** Of an ask, a FleetDone, or a GET that brought no bytes. */
+  | { type: 'answer'; member: string; key: string; answer: PieceAnswer; now: number }
+  /** A GET has brought all bytes. */
+  | { type: 'came'; member: string; key: string; now: number }
+  /** Bytes of a GET go on coming. */
+  | { type: 'moves'; member: string; key: string; now: number }
+  /** No answer, or not all bytes. */
+  | { type: 'silent'; member: string; key: string; now: number }
+  /** The registry has given it to this node, or has not. */
+  | { type: 'read'; key: string; ok: boolean; now: number }
+  /** Its bytes fit what they should be, as far as they were decoded. */
+  | { type: 'verified'; key: string; source: BlobSource; index: number; now: number }
+  /** They do not. `from`: where the member said that it had them from. */
+  | {
+      type: 'wrong';
+      member: string;
+      from?: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      now: number;
+    }
+  | { type: 'tick'; now: number };
+
+export type AskerEffect =
+  | {
+      type: 'ask';
+      member: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      class: JobClass;
+      token: boolean;
+      tried: readonly string[];
+      /** As well as another one, which is late. */
+      isHedge: boolean;
+    }
+  | {
+      type: 'get';
+      member: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      class: JobClass;
+      /** Come with the registry's token of this node's own pull. */
+      token: boolean;
+      tried: readonly string[];
+    }
+  /** Answer the challenge that came with the answer, then ask again. */
+  | {
+      type: 'prove';
+      member: string;
+      key: string;
+      source: BlobSource;
+      index: number;
+      class: JobClass;
+      tried: readonly string[];
+    }
+  /** An ask or a GET that is under way need not go on. */
+  | { type: 'leave'; member: string; key: string }
+  /** Read it from the registry. `lease`: members wait for this node to have it. */
+  | { type: 'read'; key: string; source: BlobSource; index: number; class: JobClass; lease: boolean }
+  /** Tell the homes, this node's own too, that it is here (`ok`), or that it could not be had. */
+  | { type: 'hold'; members: readonly string[]; source: BlobSource; index: number; ok: boolean }
+  | { type: 'wrong'; members: readonly string[]; member: string; source: BlobSource; index: number }
+  /** Here are its bytes: `from` a member, or the registry. */
+  | { type: 'give'; key: string; from: string }
+  /** Neither the fleet nor the registry brings it. */
+  | { type: 'failed'; key: string };
+
+export interface AskerLimits {
+  /** Pieces that are wanted at once; what is beyond is read from the registry. */
+  most: number;
+  atOnce: number;
+  /** Of these, what prefetch leaves free. */
+  demandShare: number;
+  demandMs: number;
+  prefetchMs: number;
+  /** One that says "coming" is asked again after so long, ms. */
+  comingMs: number;
+  /** One that does not answer for so long is asked no more, ms; and one that sends no bytes. */
+  askMs: number;
+  silentMs: number;
+  /** All that could be asked are busy: they are asked again after so long, ms. */
+  busyMs: number;
+  /** Members that are tried for one piece. */
+  tries: number;
+}
+
+export const ASKER_LIMITS: AskerLimits = {
+  most: 8_192,
+  atOnce: 32,
+  demandShare: 0.25,
+  demandMs: 10_000,
+  prefetchMs: 60_000,
+  comingMs: 5_000,
+  // A busy home's process may stand still for longer than a second.
+  askMs: 2_000,
+  silentMs: 3_000,
+  busyMs: 250,
+  tries: 8,
+};
+
+export interface AskerPorts {
+  self: string;
+  /** Whether this node has the piece by itself. */
+  holds: (key: string) => boolean;
+  /** Homes of the piece in this zone; none where the fleet has no other members there. */
+  homes: (source: BlobSource, index: number) => readonly string[];
+  peers: Peers;
+  /** May this node be sent to for pieces? Then it says what it has. */
+  serves: boolean;
+}
