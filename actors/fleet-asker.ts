@@ -27,6 +27,7 @@ import {
   type AskerLimits,
   type AskerPorts,
 } from './fleet-asker-protocol.ts';
+import { type Placed, Places } from './fleet-asker-places.ts';
 import { pieceKey } from './fleet-home-protocol.ts';
 import { TimerQueue } from './timers.ts';
 
@@ -39,15 +40,13 @@ interface Try {
   at: number;
 }
 
-interface Want {
+interface Want extends Placed {
   key: string;
   source: BlobSource;
   index: number;
   class: JobClass;
   token: boolean;
   since: number;
-  /** Whether it has a place among `atOnce`. */
-  isRunning: boolean;
   tries: Map<string, Try>;
   tried: string[];
   /** Named by a home. */
@@ -63,15 +62,15 @@ export class Asker {
   readonly #ports: AskerPorts;
   readonly #limits: AskerLimits;
   readonly #wants = new Map<string, Want>();
-  readonly #queue: Record<JobClass, Set<Want>> = { demand: new Set(), prefetch: new Set() };
+  readonly #places: Places<Want>;
   readonly #timers = new TimerQueue<string>();
-  readonly #running: Record<JobClass, number> = { demand: 0, prefetch: 0 };
   #effects: AskerEffect[] = [];
   #now = Number.NEGATIVE_INFINITY;
 
   constructor(ports: AskerPorts, limits: Partial<AskerLimits> = {}) {
     this.#ports = ports;
     this.#limits = { ...ASKER_LIMITS, ...limits };
+    this.#places = new Places(this.#limits.atOnce, this.#limits.demandShare);
   }
 
   handle(event: AskerEvent): AskerEffect[] {
@@ -82,7 +81,7 @@ export class Asker {
       const want = this.#wants.get(key);
       if (want !== undefined) this.#look(want);
     }
-    this.#start();
+    for (let want = this.#places.next(); want !== undefined; want = this.#places.next()) this.#look(want);
     return this.#effects;
   }
 
@@ -92,11 +91,8 @@ export class Asker {
   }
 
   status(): { wanted: number; running: number; queued: number } {
-    return {
-      wanted: this.#wants.size,
-      running: this.#running.demand + this.#running.prefetch,
-      queued: this.#queue.demand.size + this.#queue.prefetch.size,
-    };
+    const { running, queued } = this.#places;
+    return { wanted: this.#wants.size, running, queued };
   }
 
   #apply(event: AskerEvent): void {
@@ -186,39 +182,18 @@ export class Asker {
     };
     this.#wants.set(key, want);
     if (this.#wants.size > this.#limits.most) return this.#read(want, false);
-    this.#queue[urgency].add(want);
+    this.#places.add(want);
     this.#timers.set(key, this.#endOf(want));
   }
 
   /** A reader waits for it by now: those who were asked hear of it. */
   #promote(want: Want, urgency: JobClass): void {
     if (want.class === 'demand' || urgency === 'prefetch') return;
-    want.class = 'demand';
     want.since = this.#now;
-    if (this.#queue.prefetch.delete(want)) {
-      this.#queue.demand.add(want);
-      this.#timers.set(want.key, this.#endOf(want));
-    }
-    if (!want.isRunning) return;
-    this.#running.prefetch -= 1;
-    this.#running.demand += 1;
+    this.#places.promote(want);
+    if (!want.isRunning) return this.#timers.set(want.key, this.#endOf(want));
     for (const [member, attempt] of want.tries) if (attempt.phase === 'coming') this.#ask(want, member);
     this.#look(want);
-  }
-
-  /** Gives places to what waits. */
-  #start(): void {
-    const { atOnce, demandShare } = this.#limits;
-    for (const urgency of ['demand', 'prefetch'] as const) {
-      const places = urgency === 'demand' ? atOnce : Math.max(1, Math.floor(atOnce * (1 - demandShare)));
-      for (const want of this.#queue[urgency]) {
-        if (this.#running.demand + this.#running.prefetch >= places) break;
-        this.#queue[urgency].delete(want);
-        want.isRunning = true;
-        this.#running[want.class] += 1;
-        this.#look(want);
-      }
-    }
   }
 
   /** What is to be done next for the piece. */
@@ -392,7 +367,7 @@ export class Asker {
     if (want.isRead) return;
     want.isRead = true;
     want.lease = lease;
-    this.#queue[want.class].delete(want);
+    this.#places.unqueue(want);
     this.#leaveAll(want);
     this.#timers.delete(want.key);
     const { key, source, index, class: urgency } = want;
@@ -408,9 +383,7 @@ export class Asker {
     this.#leaveAll(want);
     this.#timers.delete(want.key);
     this.#wants.delete(want.key);
-    this.#queue.demand.delete(want);
-    this.#queue.prefetch.delete(want);
-    if (want.isRunning) this.#running[want.class] -= 1;
+    this.#places.leave(want);
   }
 
   #tellHomes(source: BlobSource, index: number, ok: boolean): void {
