@@ -18,10 +18,11 @@
  * **Uploads** have `uploads` slots; what a reader waits for comes before prefetch, and askers that do not fit wait until
  * they are told. One that does not even fit there is told `busy`.
  */
-import type { BlobSource, JobClass } from '../schemas/fetch.ts';
+import type { BlobSource } from '../schemas/fetch.ts';
 import type { PieceAnswer } from '../schemas/fleet.ts';
+import { type Flight, Flights } from './fleet-flights.ts';
+import { Held } from './fleet-held.ts';
 import {
-  type FetchBy,
   HOME_LIMITS,
   type HomeEffect,
   type HomeEvent,
@@ -32,40 +33,22 @@ import {
 } from './fleet-home-protocol.ts';
 import { FleetRights } from './fleet-rights.ts';
 import { Sources } from './fleet-sources.ts';
+import { Uploads } from './fleet-uploads.ts';
 import { type Question, Waiting } from './fleet-waiting.ts';
-import { TimerQueue } from './timers.ts';
-
-interface Flight {
-  number: number;
-  source: BlobSource;
-  index: number;
-  /** `lease`: an asker fetches. */
-  by: FetchBy | { by: 'lease'; member: string };
-  /** Requests that get the bytes when they are here. */
-  requests: number[];
-}
 
 export class Home {
   readonly rights = new FleetRights();
   readonly sources: Sources;
   readonly #ports: HomePorts;
   readonly #limits: HomeLimits;
-  /** By piece: `registry`, the member that gave it, or `disk`, where that is not known any more. */
-  readonly #held = new Map<string, string>();
-  /** Pieces that were said to be wrong, and who gave them: no one but a registry is believed about them again. */
-  readonly #doubted = new Map<string, string>();
-  readonly #flights = new Map<string, Flight>();
-  readonly #flightEnds = new TimerQueue<string>();
-  /** Fetches from members that were busy: when they are asked again. */
-  readonly #retries = new TimerQueue<string>();
-  #flight = 0;
+  readonly #held: Held;
+  readonly #flights = new Flights();
   /** Blobs of which the registry is asked whether everyone may have them, and pieces of which askers wait for the answer. */
   readonly #checks = new Map<string, Set<string>>();
   readonly #requests = new Map<number, PieceRequest>();
   /** Requests that wait for what the registry says about their asker and blob; the first one's token is used. */
   readonly #parked = new Map<string, number[]>();
-  readonly #sending = new Set<number>();
-  readonly #queue: Record<JobClass, Set<number>> = { demand: new Set(), prefetch: new Set() };
+  readonly #uploads: Uploads;
   readonly #waiting: Waiting;
   #effects: HomeEffect[] = [];
   #now = Number.NEGATIVE_INFINITY;
@@ -75,6 +58,8 @@ export class Home {
     this.#limits = { ...HOME_LIMITS, ...limits };
     this.sources = new Sources({ perHolder: this.#limits.perHolder });
     this.#waiting = new Waiting(this.#limits.waiting);
+    this.#held = new Held(this.#limits.held);
+    this.#uploads = new Uploads(this.#limits);
   }
 
   handle(event: HomeEvent): HomeEffect[] {
@@ -88,7 +73,7 @@ export class Home {
 
   /** ms; Infinity when nothing is due. */
   get nextWake(): number {
-    return Math.min(this.#flightEnds.next, this.#retries.next, this.sources.nextWake);
+    return Math.min(this.#flights.nextWake, this.sources.nextWake);
   }
 
   /** For `status`, and for tests: nothing of it grows without bound. */
@@ -97,8 +82,8 @@ export class Home {
       held: this.#held.size,
       flights: this.#flights.size,
       waiting: this.#waiting.size,
-      sending: this.#sending.size,
-      queued: this.#queue.demand.size + this.#queue.prefetch.size,
+      sending: this.#uploads.sending,
+      queued: this.#uploads.queued,
     };
   }
 
@@ -108,9 +93,7 @@ export class Home {
 
   /** The store has it, from an earlier life or from a fetch for this node itself. */
   keep(key: string, from: string): void {
-    this.#held.delete(key);
-    this.#held.set(key, from);
-    if (this.#held.size > this.#limits.held) this.#held.delete(this.#held.keys().next().value as string);
+    this.#held.keep(key, from);
   }
 
   #apply(event: HomeEvent): void {
@@ -234,7 +217,7 @@ export class Home {
   /** A member that may have the piece, where this one lacks it: a holder, or the other home. */
   #otherHome(key: string, homes: readonly string[], but: readonly string[]): string | undefined {
     // What members gave of it was wrong.
-    if (this.#doubted.has(key)) return undefined;
+    if (this.#held.isDoubted(key)) return undefined;
     return (
       this.sources.free(key, but, this.#isAsked) ??
       // One that is busy says when to come again: it is not the registry's turn.
@@ -328,14 +311,10 @@ export class Home {
 
   #upload({ request, class: urgency, index }: PieceRequest): void {
     const isOwn = this.#requests.get(request)?.from === this.#ports.self;
-    if (isOwn || this.#sending.size < this.#limits.uploads) {
-      if (!isOwn) this.#sending.add(request);
+    if (isOwn || this.#uploads.hasSlot) {
+      if (!isOwn) this.#uploads.take(request);
       this.#effects.push({ type: 'send', request });
-      return;
-    }
-    const queued = this.#queue.demand.size + (urgency === 'demand' ? 0 : this.#queue.prefetch.size);
-    if (queued >= this.#limits.queued) this.#reply(request, this.#busy(index));
-    else this.#queue[urgency].add(request);
+    } else if (!this.#uploads.wait(request, urgency)) this.#reply(request, this.#busy(index));
   }
 
   #reply(request: number, answer: PieceAnswer): void {
@@ -346,16 +325,14 @@ export class Home {
   #forget(request: number): void {
     const get = this.#requests.get(request);
     this.#requests.delete(request);
-    if (get !== undefined && (this.#sending.delete(request) || get.from === this.#ports.self))
+    const hadSlot = this.#uploads.delete(request);
+    if (get !== undefined && (hadSlot || get.from === this.#ports.self))
       this.sources.release(pieceKey(get.source, get.index), get.from);
-    this.#queue.demand.delete(request);
-    this.#queue.prefetch.delete(request);
   }
 
   /** Slots for uploads that are neither taken nor promised. */
   get #room(): number {
-    const taken = this.#sending.size + this.#queue.demand.size;
-    return this.#limits.uploads - Math.max(taken, this.sources.sentTo(this.#ports.self));
+    return this.#uploads.room(this.sources.sentTo(this.#ports.self));
   }
 
   // ---- fetches
@@ -366,10 +343,8 @@ export class Home {
     by: Flight['by'],
     ms = this.#limits.flightMs,
   ): void {
-    const number = ++this.#flight;
     const requests = by.by === 'request' ? [by.request] : [];
-    this.#flights.set(key, { number, source, index, by, requests });
-    this.#flightEnds.set(key, this.#now + ms);
+    const { number } = this.#flights.begin(key, { source, index, by, requests }, this.#now + ms);
     if (by.by !== 'lease')
       this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: urgency, ...by });
   }
@@ -387,7 +362,7 @@ export class Home {
     if (ok || refused === true) return this.#end(key, flight, 'again');
     if (by.by !== 'member') return this.#end(key, flight, 'none');
     if (busyMs !== undefined) {
-      this.#retries.set(key, this.#now + busyMs);
+      this.#flights.retryAt(key, this.#now + busyMs);
       return;
     }
     this.sources.remove(key, by.member);
@@ -409,7 +384,6 @@ export class Home {
   /** `again`: those who wait are answered as if they asked now. `none`: the registry is in trouble; they may try elsewhere. */
   #end(key: string, { requests, index }: Flight, then: 'again' | 'none'): void {
     this.#flights.delete(key);
-    this.#flightEnds.delete(key);
     for (const request of requests) {
       const get = this.#requests.get(request);
       // What it may have by now is asked again: another fetch may have brought the piece.
@@ -436,7 +410,6 @@ export class Home {
   /** No member had it: the registry is next. */
   #originNext(key: string, flight: Flight, inVain: readonly string[]): void {
     this.#flights.delete(key);
-    this.#flightEnds.delete(key);
     const first = this.#waiting.first(key);
     if (first === undefined) return;
     if (this.rights.everyone(flight.source, this.#now) === 'no') this.#tellAll(key, inVain);
@@ -490,7 +463,7 @@ export class Home {
     if (ok) this.#waiting.retry(key, from);
     if (isLease) this.#end(key, flight as Flight, 'again');
     else if (ok) this.#tellAll(key);
-    if (!ok || this.#held.has(key) || this.#flights.has(key) || this.#doubted.has(key)) return;
+    if (!ok || this.#held.has(key) || this.#flights.has(key) || this.#held.isDoubted(key)) return;
     const homes = this.#ports.homes(source, index);
     if (homes[0] === this.#ports.self && this.#flights.size < this.#limits.flights)
       this.#begin(key, { source, index, class: 'prefetch' }, { by: 'member', member: from });
@@ -509,11 +482,7 @@ export class Home {
         this.#effects.push({ type: 'blame', member, key, isSure: false });
       return;
     }
-    const origin = this.#held.get(key);
-    if (origin === undefined || this.#doubted.has(key)) return;
-    this.#doubted.set(key, origin);
-    if (this.#doubted.size > this.#limits.held)
-      this.#doubted.delete(this.#doubted.keys().next().value as string);
+    if (!this.#held.doubt(key)) return;
     this.#drop(key);
     if (from === self) this.#convict(key);
     else if (
@@ -531,27 +500,30 @@ export class Home {
 
   /** Who gave a doubted piece did not give what the registry sends: nothing of it is kept. */
   #convict(key: string): void {
-    const liar = this.#doubted.get(key);
-    if (liar === undefined || liar === 'registry' || liar === 'disk' || liar === this.#ports.self) return;
-    this.#doubted.set(key, 'registry');
+    const liar = this.#held.convict(key, this.#ports.self);
+    if (liar === undefined) return;
     const isSure = this.#ports.uses(key.slice(0, key.indexOf(' ')));
     this.#effects.push({ type: 'blame', member: liar, key, isSure });
-    for (const [one, origin] of this.#held) if (origin === liar) this.#drop(one);
+    for (const one of this.#held.of(liar)) this.#drop(one);
   }
 
   // ---- time, and what became free
 
   #expire(): void {
     for (
-      let key = this.#flightEnds.take(this.#now);
+      let key = this.#flights.takeLate(this.#now);
       key !== undefined;
-      key = this.#flightEnds.take(this.#now)
+      key = this.#flights.takeLate(this.#now)
     ) {
       const flight = this.#flights.get(key);
       if (flight?.by.by === 'member') this.#originNext(key, flight, [flight.by.member]);
       else if (flight !== undefined) this.#end(key, flight, flight.by.by === 'lease' ? 'again' : 'none');
     }
-    for (let key = this.#retries.take(this.#now); key !== undefined; key = this.#retries.take(this.#now)) {
+    for (
+      let key = this.#flights.takeRetry(this.#now);
+      key !== undefined;
+      key = this.#flights.takeRetry(this.#now)
+    ) {
       const flight = this.#flights.get(key);
       if (flight?.by.by !== 'member') continue;
       const { number, source, index, by } = flight;
@@ -567,16 +539,13 @@ export class Home {
 
   /** Slots that became free: first to requests that wait for one, as far as they still may, then to askers. */
   #serve(): void {
-    for (const urgency of ['demand', 'prefetch'] as const)
-      for (const request of this.#queue[urgency]) {
-        if (this.#sending.size >= this.#limits.uploads) return;
-        this.#queue[urgency].delete(request);
-        const get = this.#requests.get(request);
-        if (get !== undefined && this.#may(get) && this.#held.has(pieceKey(get.source, get.index))) {
-          this.#sending.add(request);
-          this.#effects.push({ type: 'send', request });
-        } else if (get !== undefined) this.#reply(request, { index: get.index, state: 'none' });
-      }
+    for (let request = this.#uploads.next(); request !== undefined; request = this.#uploads.next()) {
+      const get = this.#requests.get(request);
+      if (get !== undefined && this.#may(get) && this.#held.has(pieceKey(get.source, get.index))) {
+        this.#uploads.take(request);
+        this.#effects.push({ type: 'send', request });
+      } else if (get !== undefined) this.#reply(request, { index: get.index, state: 'none' });
+    }
     for (let turn = 0; turn < TURNS && this.#room > 0 && this.#waiting.size > 0; turn++) {
       const key = this.#waiting.turn();
       if (key !== undefined && this.#held.has(key) && !this.#checks.has(key)) this.#tellAll(key);

@@ -1,0 +1,66 @@
+/** Fetches of a home that are under way: one for each piece, each with its end, and those that wait for a busy member. */
+import type { BlobSource } from '../schemas/fetch.ts';
+import type { FetchBy } from './fleet-home-protocol.ts';
+import { TimerQueue } from './timers.ts';
+
+export interface Flight {
+  number: number;
+  source: BlobSource;
+  index: number;
+  /** `lease`: an asker fetches. */
+  by: FetchBy | { by: 'lease'; member: string };
+  /** Requests that get the bytes when they are here. */
+  requests: number[];
+}
+
+export class Flights {
+  readonly #flights = new Map<string, Flight>();
+  readonly #ends = new TimerQueue<string>();
+  /** Fetches from members that were busy: when they are asked again. */
+  readonly #retries = new TimerQueue<string>();
+  #number = 0;
+
+  get size(): number {
+    return this.#flights.size;
+  }
+
+  /** ms; Infinity when nothing is due. */
+  get nextWake(): number {
+    return Math.min(this.#ends.next, this.#retries.next);
+  }
+
+  has(key: string): boolean {
+    return this.#flights.has(key);
+  }
+
+  get(key: string): Flight | undefined {
+    return this.#flights.get(key);
+  }
+
+  /** Another one of the piece is given up. `end`: when this one is, ms. */
+  begin(key: string, flight: Omit<Flight, 'number'>, end: number): Flight {
+    const begun = { ...flight, number: ++this.#number };
+    this.#flights.set(key, begun);
+    this.#ends.set(key, end);
+    return begun;
+  }
+
+  delete(key: string): void {
+    this.#flights.delete(key);
+    this.#ends.delete(key);
+  }
+
+  retryAt(key: string, at: number): void {
+    this.#retries.set(key, at);
+  }
+
+  /** Takes a piece whose fetch has lasted too long. */
+  takeLate(now: number): string | undefined {
+    return this.#ends.take(now);
+  }
+
+  /** Takes a piece that a member was too busy for, and which it is asked for again. */
+  takeRetry(now: number): string | undefined {
+    return this.#retries.take(now);
+  }
+}
