@@ -1,18 +1,13 @@
 /**
  * containerd on cofa's snapshotter, of several versions: what Kubernetes asks of it (CRI, with this test as the kubelet)
- * and what ctr(8) does. COFA_CONTAINERD names others of ops/images/debs.ts, such as `2.2,2.3`.
+ * and what ctr(8) does. Others than the usual ones are named (versions.ts).
  */
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import {
-  CONTAINERD_VERSIONS,
-  type ContainerdVersion,
-  containerdPath,
-  hasContainerd,
-} from '../../ops/images/debs.ts';
+import { type ContainerdVersion, containerdPath } from '../../ops/images/debs.ts';
 import { noise } from '../images/nasty.ts';
 import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -22,21 +17,20 @@ import { untilServed } from '../snapshotter/served.ts';
 import { connectCri, type Cri } from './cri.ts';
 import { type ClientImage, index, makeBase, makeClientImage, push } from './images.ts';
 import { startPods } from './pods.ts';
+import { containerds, namedContainerds } from './versions.ts';
 
 const cleanup = new Cleanup();
 let work: string;
 let registry: RegistryServer;
 /** Where the programs of a version are; undefined: the machine's own. */
 const paths: Record<string, string | undefined> = {};
-const named = process.env.COFA_CONTAINERD?.split(',') ?? ['1.6', '1.7', '2.1', '2.4'];
-const VERSIONS = CONTAINERD_VERSIONS.filter((one) => named.includes(one)).filter((one) =>
-  hasContainerd(one, { onProgress: (line) => console.log(line) }),
-);
+const VERSIONS = containerds(['1.6', '1.7', '2.1', '2.4']);
 const isTwo = (version: ContainerdVersion) => version.startsWith('2');
 /**
- * What does not differ between versions is tried on the newest of each line. 1.6 is out of support, and what Debian 12 has.
+ * What does not differ between versions is tried on the newest of each line, and on those that are named. 1.6 is out of support,
+ * and what Debian 12 has.
  */
-const WHOLE = [VERSIONS.findLast((one) => !isTwo(one)), VERSIONS.findLast(isTwo)];
+const WHOLE = namedContainerds() ?? [VERSIONS.findLast((one) => !isTwo(one)), VERSIONS.findLast(isTwo)];
 let base: string;
 const images: Record<string, ClientImage & { ref: string }> = {};
 const refOf = (name: string) => images[name]?.ref as string;

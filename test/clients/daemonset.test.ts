@@ -8,7 +8,7 @@ import { closeSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
+import { containerdPath } from '../../ops/images/debs.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { eventually, runCofa, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -17,6 +17,7 @@ import { Cleanup, mountsBelow } from '../support/temp.ts';
 import { parseYaml } from '../support/yaml.ts';
 import { connectCri, type Cri } from './cri.ts';
 import { index, makeBase, makeClientImage, push } from './images.ts';
+import { containerds, newestContainerd } from './versions.ts';
 
 const FOLDER = join(import.meta.dirname, '../../ops/kubernetes');
 const CHECKOUT = join(import.meta.dirname, '../..');
@@ -29,6 +30,7 @@ interface VolumeMount {
 }
 
 interface PodSpec {
+  hostPID?: boolean;
   automountServiceAccountToken: boolean;
   containers: Array<{
     command: string[];
@@ -82,10 +84,7 @@ describe('the manifests', () => {
   });
 });
 
-const VERSIONS = [
-  '1.7',
-  hasContainerd('2.4', { onProgress: (line) => console.log(line) }) ? '2.4' : '2.1',
-] as const;
+const VERSIONS = containerds(['1.7', newestContainerd()]);
 
 describe.each(VERSIONS)('the DaemonSet’s container, containerd %s', (version) => {
   const cleanup = new Cleanup();
@@ -229,7 +228,7 @@ const untilDialed = async <T>(call: () => Promise<T>): Promise<T> =>
 const NAME = `cofa-ds-${process.pid}`;
 
 /** What containerd's CRI plugin makes of the pod's first container, for `runc`; `root` stands for its path of the state. */
-function specOf({ containers, volumes }: PodSpec, root: string): object {
+function specOf({ containers, volumes, hostPID = false }: PodSpec, root: string): object {
   const {
     command,
     args: more = [],
@@ -288,7 +287,7 @@ function specOf({ containers, volumes }: PodSpec, root: string): object {
     linux: {
       cgroupsPath: `/${NAME}`,
       resources: { devices: [{ allow: true, access: 'rwm' }] },
-      namespaces: ['pid', 'ipc', 'uts', 'mount'].map((type) => ({ type })),
+      namespaces: ['ipc', 'uts', 'mount', ...(hostPID ? [] : ['pid'])].map((type) => ({ type })),
       // As CRI has it where a mount is Bidirectional.
       rootfsPropagation: 'rshared',
     },

@@ -5,7 +5,7 @@
 import { mkdir, open, rm, statfs, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
+import { containerdPath } from '../../ops/images/debs.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -13,8 +13,9 @@ import { type Containerd, runCommand, startContainerd } from '../support/service
 import { Cleanup } from '../support/temp.ts';
 import { connectCri, type Cri, type Pod } from './cri.ts';
 import { index, makeBase, makeClientImage, push } from './images.ts';
+import { newestContainerd } from './versions.ts';
 
-const VERSION = hasContainerd('2.4', { onProgress: (line) => console.log(line) }) ? '2.4' : '2.1';
+const VERSION = newestContainerd();
 const MIB = 1 << 20;
 const DISK = 512 * MIB;
 /** Percent. */

@@ -5,7 +5,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
+import { containerdPath } from '../../ops/images/debs.ts';
 import { judgeAtHand } from '../../ops/images/judges.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, eventually, runCofa, startEngine } from '../support/engine.ts';
@@ -13,11 +13,12 @@ import { type RegistryServer, startRegistry } from '../support/registry-server.t
 import { type Containerd, runCommand, startContainerd, startService } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 import { type ClientImage, index, makeBase, makeClientImage, push, wholeGetsOf } from './images.ts';
+import { newestContainerd } from './versions.ts';
 
 const onProgress = (line: string) => console.log(line);
 const programs = [judgeAtHand('nerdctl', { onProgress }), judgeAtHand('buildkit', { onProgress })];
 const [nerdctlFolder, buildkitFolder] = programs;
-const version = hasContainerd('2.4', { onProgress }) ? '2.4' : '2.1';
+const version = newestContainerd();
 const KINDS = ['lazy', 'plain', 'mixed'] as const;
 
 describe.skipIf(programs.includes(undefined))('nerdctl', () => {

@@ -1,12 +1,13 @@
 /**
  * A current containerd that fetches layers in ranges and unpacks them side by side, as its documentation tunes it: each
- * layer is prepared without its parent (the capability `rebase`), and what it deletes has to be gone all the same. COFA_CONTAINERD names another one, from 2.2 on.
+ * layer is prepared without its parent (the capability `rebase`), and what it deletes has to be gone all the same. Another one
+ * that is named (versions.ts) is to be of 2.2 or later.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { CONTAINERD_VERSIONS, containerdPath, hasContainerd } from '../../ops/images/debs.ts';
+import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
 import { layoutLayers, writeLayout } from '../../ops/images/layout.ts';
 import { noise } from '../images/nasty.ts';
 import { TarBytes } from '../images/tar-bytes.ts';
@@ -16,8 +17,9 @@ import { type RegistryServer, startRegistry } from '../support/registry-server.t
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 import { compressed, index, makeBase, push } from './images.ts';
+import { namedContainerds } from './versions.ts';
 
-const VERSION = CONTAINERD_VERSIONS.find((one) => one === process.env.COFA_CONTAINERD) ?? '2.4';
+const VERSION = namedContainerds()?.[0] ?? '2.4';
 /** Of containerd's transfer service (plugins/transfer/plugin.go, `transferConfig`). */
 const TUNED = [
   '  max_concurrent_downloads = 8',

@@ -5,7 +5,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
+import { containerdPath } from '../../ops/images/debs.ts';
 import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { type Collector, type ReceivedSpan, startCollector } from '../support/otlp.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -14,11 +14,10 @@ import { Cleanup, letThrough } from '../support/temp.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { connectCri } from './cri.ts';
 import { index, makeBase, makeClientImage, push } from './images.ts';
+import { containerds } from './versions.ts';
 
 /** The newest that is here; older ones trace no calls of their proxies. */
-const version = (['2.4', '2.3', '2.2'] as const).find((one) =>
-  hasContainerd(one, { onProgress: (line) => console.log(line) }),
-);
+const [version] = containerds(['2.4', '2.3', '2.2']);
 
 describe.runIf(version !== undefined)('containerd that traces its calls', () => {
   const cleanup = new Cleanup();

@@ -4,8 +4,9 @@ import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'no
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd, NEWEST_CONTAINERD, unpackedDebs } from '../../ops/images/debs.ts';
+import { containerdPath, NEWEST_CONTAINERD, unpackedDebs } from '../../ops/images/debs.ts';
 import { type Found, judgeInstalls } from '../../src/cli/doctor-installs.ts';
+import { newestContainerd } from '../clients/versions.ts';
 import { runCofa } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -101,7 +102,7 @@ describe('install', () => {
     expect((await cofa('uninstall')).stdout).toContain('nothing to do');
   });
 
-  const newest = hasContainerd('2.4', { onProgress: (line) => console.log(line) }) ? '2.4' : '2.1';
+  const newest = newestContainerd();
 
   test.each([
     ['Debian’s configuration', newest],
