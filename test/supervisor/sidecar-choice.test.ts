@@ -77,3 +77,19 @@ it('one that no one vouches for is passed over before it is fetched, and is a pl
   const refuted = { flat: undefined, sidecars: new Set([digest]) };
   expect((await choose(undefined, { policy: 'signed', refuted })).plan).toBeUndefined();
 });
+
+it('layers are told of before the flat metadata are looked at, of a sidecar that someone vouches for alone', async () => {
+  const told: unknown[] = [];
+  const onTable = (device: unknown) => told.push(device);
+  const { prepared } = await choose(undefined, { onTable });
+  expect(told).toEqual(prepared?.devices);
+  // Passed over for its metadata: by then they were told.
+  await choose(prepared?.flat, { onTable });
+  expect(told).toHaveLength(2);
+  await choose(undefined, { onTable, policy: 'signed' });
+  // This node knows another block root of the layer.
+  const [{ diffId = '' } = {}] = prepared?.devices ?? [];
+  const roots: ChoiceOptions['roots'] = new Map([[diffId, { proven: 'another', refuted: [], at: 0 }]]);
+  expect((await choose(undefined, { onTable, roots })).prepared).toBeUndefined();
+  expect(told).toHaveLength(2);
+});

@@ -2,6 +2,7 @@
  * The loop devices of an image that is in use: one under its flat metadata, one for each layer. Images share layers, so
  * `Devices` has those; this class acquires and releases them for one image.
  */
+import { isDeepStrictEqual as isDeepEqual } from 'node:util';
 import type { Logger } from 'pino';
 import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import type { EventOf } from '../../../schemas/events.ts';
@@ -36,16 +37,33 @@ export interface AttachOrder {
   isBuilt: boolean;
 }
 
+/** A layer, and whose name it was acquired in. */
+interface Acquired {
+  id: string;
+  user: string;
+}
+
+/** Layers with less data than that, in bytes, are not acquired ahead: the flat image may well have no data in them. */
+const LEAST_AHEAD = 64 << 10;
+/** Layers that one image acquires ahead. */
+const MOST_AHEAD = 32;
+
 export class Attachment {
   readonly #options: AttachmentOptions;
   readonly #kernel: MountKernel;
   /** Names the image to the devices: there may be another one of the same manifest. */
   readonly #user: string;
   #loops: AttachedImage | undefined;
-  /** Ids of the layers whose devices are attached. */
-  #layers: readonly string[] = [];
+  /** The layers whose devices are attached, by id: whose name each was acquired in. */
+  #layers: ReadonlyMap<string, string> = new Map();
   /** By mount: bytes per second of the rest of the image that it wants in the background; Infinity: no limit, 0: none. */
   readonly #rates = new Map<string, number>();
+  /** Layers that were acquired before their flat image was known to be sound; by id. */
+  readonly #ahead = new Map<string, Acquired & { demand: LayerDemand; loop: Promise<LoopDevice> }>();
+  /** How many there have been: each is acquired in a name of its own, so that letting go of it takes nothing from a later one. */
+  #namesAhead = 0;
+  /** Resolves when those that were of no use are let go. */
+  #dropped: Promise<void> = Promise.resolve();
   /** One change after the other: the last one knows what is right. */
   #readAheadSet: Promise<void> = Promise.resolve();
 
@@ -72,15 +90,47 @@ export class Attachment {
     if (this.#rates.size > 0) this.#tellRate();
   }
 
+  /**
+   * Acquires a layer that the flat image is likely to have, while that is still looked at: `attach` takes it from here.
+   * Whatever comes of the image, `attach` or `dropAhead` follows. An error is not told: `attach` tries again.
+   */
+  ahead(resolved: EventOf<'image.resolved'>, device: ImageDevice): void {
+    const id = layerIdOf(device);
+    if (device.size < LEAST_AHEAD || this.#ahead.size >= MOST_AHEAD || this.#ahead.has(id)) return;
+    const demand = layerDemand(resolved, device);
+    const user = `${this.#user}.ahead-${++this.#namesAhead}`;
+    const loop = this.#options.devices.acquire(demand, user, this.#rate);
+    loop.catch(() => {});
+    this.#ahead.set(id, { id, user, demand, loop });
+  }
+
+  /** Lets go of the layers that were acquired ahead and not attached. Resolves when all that were ever let go so are gone. */
+  async dropAhead(ref: string): Promise<void> {
+    const left = [...this.#ahead.values()];
+    this.#ahead.clear();
+    const before = this.#dropped;
+    const drop = async () => {
+      const acquired = await Promise.allSettled(left.map(({ loop }) => loop));
+      await this.#release(
+        ref,
+        left.filter((_, at) => acquired[at]?.status === 'fulfilled'),
+      );
+    };
+    this.#dropped = Promise.all([before, left.length === 0 ? undefined : drop()]).then(() => {});
+    await this.#dropped;
+  }
+
   /** Attaches all of them, or none. Errors: those of `Devices.acquire` and of loop devices. */
   async attach(order: AttachOrder): Promise<void> {
-    const { devices, leftovers, log } = this.#options;
-    const taken: string[] = [];
+    const { leftovers } = this.#options;
+    const taken: Acquired[] = [];
     const wanted = order.prepared.devices.map(async (device) => {
-      const loop = await devices.acquire(demandOf(order, device), this.#user, this.#rate);
-      taken.push(layerIdOf(device));
+      const { loop, ...acquired } = await this.#acquire(demandOf(order, device), order.resolved.ref);
+      taken.push(acquired);
       return loop;
     });
+    // This flat image has no use for what is left of those ahead.
+    void this.dropAhead(order.resolved.ref);
     // Whether a layer was lost with an earlier engine's loops is known when they have been looked at; mostly there are none.
     const looked = leftovers.size > 0 ? Promise.allSettled(wanted) : Promise.resolve();
     const metadata = looked.then(() => this.#attachMetadata(order));
@@ -88,27 +138,21 @@ export class Attachment {
     const failure = results.find((result) => result.status === 'rejected');
     if (failure !== undefined) {
       const [first] = results;
-      const cleared = await Promise.allSettled([
-        ...(first?.status === 'fulfilled' ? [this.#kernel.detachLoop(first.value)] : []),
-        ...taken.map((id) => devices.release(id, this.#user)),
-      ]);
       // What went wrong first is what the mount fails for; the kernel detaches a loop that is in use with its last user.
-      for (const left of cleared) {
-        if (left.status === 'rejected')
-          log.warn({ image: order.resolved.ref, error: left.reason }, 'a loop device is still in use');
-      }
+      await this.#release(order.resolved.ref, taken, first?.status === 'fulfilled' ? first.value : undefined);
       throw failure.reason;
     }
     this.#loops = { metadata: await metadata, devices: await Promise.all(wanted) };
-    this.#layers = order.prepared.devices.map(layerIdOf);
+    this.#layers = new Map(taken.map(({ id, user }) => [id, user]));
     // Mounts may have come and gone meanwhile.
     this.#tellRate();
   }
 
   /** The image names another span table for a layer that is attached. */
   supply(resolved: EventOf<'image.resolved'>, device: ImageDevice): void {
-    if (this.#loops !== undefined && this.#layers.includes(layerIdOf(device)))
-      this.#options.devices.supply(layerDemand(resolved, device), this.#user);
+    const user = this.#layers.get(layerIdOf(device));
+    if (this.#loops !== undefined && user !== undefined)
+      this.#options.devices.supply(layerDemand(resolved, device), user);
   }
 
   /** Lets go of what is attached. A loop that is still in use goes with its last user. */
@@ -116,16 +160,8 @@ export class Attachment {
     const loops = this.#loops;
     this.#loops = undefined;
     if (loops === undefined) return;
-    // A loop that something still holds, such as a copy of the mount in another mount namespace, is no reason to keep the
-    // others.
-    const gone = await Promise.allSettled([
-      this.#kernel.detachLoop(loops.metadata),
-      ...this.#layers.map((id) => this.#options.devices.release(id, this.#user)),
-    ]);
-    for (const result of gone) {
-      if (result.status === 'rejected')
-        this.#options.log.warn({ image: ref, error: result.reason }, 'a loop device is still in use');
-    }
+    const layers = Array.from(this.#layers, ([id, user]) => ({ id, user }));
+    await this.#release(ref, layers, loops.metadata);
   }
 
   /** As far as is right for what of the image is on the node now. `isWhole`: all of it. */
@@ -152,7 +188,36 @@ export class Attachment {
 
   #tellRate(): void {
     if (this.#loops === undefined) return;
-    for (const id of this.#layers) this.#options.devices.setRate(id, this.#user, this.#rate);
+    for (const [id, user] of this.#layers) this.#options.devices.setRate(id, user, this.#rate);
+  }
+
+  /** The one that was acquired ahead, where it is as the flat image wants it. */
+  async #acquire(demand: LayerDemand, ref: string): Promise<Acquired & { loop: LoopDevice }> {
+    const { diffId: id } = demand;
+    const ahead = this.#ahead.get(id);
+    this.#ahead.delete(id);
+    const early = await ahead?.loop.catch(() => undefined);
+    if (ahead !== undefined && early !== undefined && isDeepEqual(ahead.demand, demand))
+      return { id, user: ahead.user, loop: early };
+    const loop = await this.#options.devices.acquire(demand, this.#user, this.#rate);
+    // It was of a sidecar that was passed over for its flat metadata.
+    if (ahead !== undefined && early !== undefined) await this.#release(ref, [ahead]);
+    return { id, user: this.#user, loop };
+  }
+
+  /**
+   * A loop that something still holds, such as a copy of the mount in another mount namespace, is no reason to keep the
+   * others: the log hears of it.
+   */
+  async #release(ref: string, layers: readonly Acquired[], metadata?: LoopDevice): Promise<void> {
+    const gone = await Promise.allSettled([
+      ...(metadata === undefined ? [] : [this.#kernel.detachLoop(metadata)]),
+      ...layers.map(({ id, user }) => this.#options.devices.release(id, user)),
+    ]);
+    for (const result of gone) {
+      if (result.status === 'rejected')
+        this.#options.log.warn({ image: ref, error: result.reason }, 'a loop device is still in use');
+    }
   }
 
   /**

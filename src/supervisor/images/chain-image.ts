@@ -35,6 +35,8 @@ export interface ChainOrder {
   known: readonly ImageDevice[];
   /** Told of what can be done without. */
   onFailed: (sentence: string) => void;
+  /** Told of each layer whose table is in the store. */
+  onTable?: ((device: ImageDevice) => void) | undefined;
 }
 
 /** Heap of the process that builds, MiB: a table of a million entries takes some 1.5 GB. */
@@ -58,6 +60,7 @@ export async function prepareChain(
     const layers = await Promise.all(
       image.layers.slice(0, order.layers).map(async ({ diffId }, at) => {
         const device = await deviceOf(order, at);
+        order.onTable?.(device);
         // What this node has built itself is of the layer's own bytes. Tables from elsewhere stay apart from these.
         let toc = layout.toc(diffId);
         const known = await readFile(toc).catch(() => undefined);

@@ -206,6 +206,7 @@ export class Image {
     this.#attachment.release(mount);
     this.host.send({ type: 'RELEASE', mount });
     await this.host.until('known', 'ready', 'attached', 'failed');
+    if (this.host.state === 'ready') await this.#attachment.dropAhead(this.resolved.ref);
   }
 
   /** Whether a mount has it, or one that it succeeded, or is about to. */
@@ -346,7 +347,11 @@ export class Image {
 
   #effect(work: () => Promise<void>, done: 'PREPARED' | 'ATTACHED' | 'DETACHED'): void {
     work().then(
-      () => this.host.send({ type: done }),
+      () => {
+        this.host.send({ type: done });
+        // Its mounts have gone meanwhile.
+        if (this.host.state === 'ready') void this.#attachment.dropAhead(this.resolved.ref);
+      },
       (error: unknown) => {
         this.#context.log.error({ image: this.resolved.ref, error }, `${done.toLowerCase()}: failed`);
         this.host.send({ type: 'FAILED', error: toErrorRecord(error) });
@@ -378,6 +383,7 @@ export class Image {
       if (isProven && sidecar !== undefined) await live.append(id, { type: 'image.verified', flat, sidecar });
     } catch (error) {
       const { code, message } = toErrorRecord(error);
+      await this.#attachment.dropAhead(this.resolved.ref);
       await live.append(id, { type: 'image.failed', code, message });
       throw error;
     }
@@ -395,6 +401,9 @@ export class Image {
       this.#order(),
       () => this.#fromRegistry(),
       (image, fetched) => this.#start.ahead(this, image, fetched, () => this.host.state === 'preparing'),
+      (device) => {
+        if (this.host.snapshot.context.users.length > 0) this.#attachment.ahead(this.resolved, device);
+      },
     );
   }
 

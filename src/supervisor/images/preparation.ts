@@ -90,13 +90,14 @@ export class Preparation {
 
   /**
    * All files of the flat image are in the store when it resolves, whole; `files` says when they are synced. `fromRegistry`: asks what the registry says of the image,
-   * or gives what is known; `onImage` is told of that, and `fetched` resolves when the bytes of a sidecar are here. Errors:
-   * the registry's, those of indexing.
+   * or gives what is known; `onImage` is told of that, and `fetched` resolves when the bytes of a sidecar are here. `onTable`:
+   * told of layers that the flat image is likely to have, whose tables are in the store. Errors: the registry's, those of indexing.
    */
   async make(
     order: PreparationOrder,
     fromRegistry: () => Promise<ResolvedImage>,
     onImage: (image: ResolvedImage, fetched: Promise<void>) => void,
+    onTable: (device: ImageDevice) => void = () => {},
   ): Promise<Made> {
     const { policy, isRefuted } = order.terms();
     if (buildsFromLayersFirst(policy, isRefuted)) {
@@ -106,7 +107,7 @@ export class Preparation {
     const image = await fromRegistry();
     const fetched = Promise.withResolvers<void>();
     onImage(image, fetched.promise);
-    return await this.#fromImage(order, image, fetched.resolve);
+    return await this.#fromImage(order, image, { onFetched: fetched.resolve, onTable });
   }
 
   /** Whether the policy takes one of the sidecars in the registry; their contents are not looked at. */
@@ -131,7 +132,11 @@ export class Preparation {
     }
   }
 
-  async #fromImage(order: PreparationOrder, image: ResolvedImage, onFetched: () => void): Promise<Made> {
+  async #fromImage(
+    order: PreparationOrder,
+    image: ResolvedImage,
+    told: Pick<ChoiceOptions, 'onFetched' | 'onTable'>,
+  ): Promise<Made> {
     const { layout, indexers } = this.#options;
     const { manifest, report } = order;
     const { chain, layers } = order.resolved;
@@ -142,14 +147,14 @@ export class Preparation {
     ]);
     written.catch(() => {});
     report({ phase: 'sidecar' });
-    const choice = { ...this.#choice(order, image, files), onFetched };
+    const choice = { ...this.#choice(order, image, files), ...told };
     const known = this.#options.knownDevices();
     const chainOrder = { layout, files, image, layers: layers.length, known, onFailed: choice.onPassed };
     const { prepared, proven, passed, plan } =
       chain === undefined
         ? await chooseSidecar(choice)
-        : await chooseSidecar(choice, (sidecar, check) =>
-            prepareChain({ ...chainOrder, chain, sidecar }, check),
+        : await chooseSidecar(choice, (sidecar, check, onTable) =>
+            prepareChain({ ...chainOrder, chain, sidecar, onTable }, check),
           );
     await written;
     if (prepared !== undefined) {

@@ -18,6 +18,7 @@ import {
   type SidecarContents,
   voucherOf,
 } from '../../../actors/sidecar-choice.ts';
+import { standingOf } from '../../../actors/node-state.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
@@ -63,6 +64,11 @@ export interface ChoiceOptions {
   onFetched?: (() => void) | undefined;
   /** Told of each sidecar that is passed over. */
   onPassed: (sentence: string) => void;
+  /**
+   * Told of each layer whose table is in the store, of a sidecar that someone vouches for: it can be attached while the flat
+   * metadata are still looked at. It may be passed over for these all the same, and they may have no use for the layer.
+   */
+  onTable?: ((device: ImageDevice) => void) | undefined;
 }
 
 /** The operator's keys and identities. */
@@ -89,7 +95,7 @@ const MAX_LIST = 1 << 20;
  */
 export async function chooseSidecar(
   options: ChoiceOptions,
-  take: (sidecar: SidecarHandle, check: Check) => Promise<PreparedEvent> = (...sidecar) =>
+  take: (sidecar: SidecarHandle, check: Check, onTable: OnTable) => Promise<PreparedEvent> = (...sidecar) =>
     takeWhole(options, ...sidecar),
 ): Promise<SidecarChoice> {
   const { registry, image } = options;
@@ -109,7 +115,8 @@ export async function chooseSidecar(
       const { digest } = sidecar.descriptor;
       try {
         refuseFor(passedBefore(facts, digest, vouched.signers.get(digest)));
-        const taken = await take(sidecar, checkOf(facts, sidecar, vouched));
+        const onTable = vouched.isFor(sidecar.descriptor) ? tellSound(options, facts) : undefined;
+        const taken = await take(sidecar, checkOf(facts, sidecar, vouched), onTable);
         const prepared = passed.length === 0 ? taken : { ...taken, passed };
         return { prepared, proven: prepared.flat === facts.known, passed, plan };
       } catch (error) {
@@ -147,6 +154,11 @@ class Vouched {
     return comeFirst(this.#facts, digests, this.signers);
   };
 
+  /** Whether someone vouches for it, by what is known without a further request. */
+  isFor({ digest }: SidecarHandle['descriptor']): boolean {
+    return isUsable(this.#facts, digest, this.signers.get(digest) || undefined);
+  }
+
   /** Of one of them. Errors: those of the registry. */
   async signerOf(sidecar: SidecarHandle['descriptor']): Promise<string | undefined> {
     const { image, signers } = this.#options;
@@ -155,6 +167,16 @@ class Vouched {
     return known === undefined ? await signers?.signerOf(image, sidecar) : known || undefined;
   }
 }
+
+type OnTable = ChoiceOptions['onTable'];
+
+/** Not of a layer of which this node knows another block root. */
+const tellSound =
+  ({ onTable }: ChoiceOptions, { roots }: ChoiceFacts): OnTable =>
+  (device) => {
+    if (device.root !== undefined && standingOf(roots, device.diffId, device.root) !== 'other')
+      onTable?.(device);
+  };
 
 type OnSkipped = NonNullable<Parameters<typeof sidecarsOf>[3]>;
 
@@ -212,8 +234,9 @@ async function takeWhole(
   options: ChoiceOptions,
   sidecar: SidecarHandle,
   check: Check,
+  onTable: OnTable,
 ): Promise<PreparedEvent> {
-  const tables = takeTables(options, sidecar);
+  const tables = takeTables(options, sidecar, onTable);
   // They are waited for below.
   tables.catch(() => {});
   return await soundFlat(options, sidecar, (sound) => takeFlat(options, sidecar, { sound, tables }, check));
@@ -223,6 +246,7 @@ async function takeWhole(
 async function takeTables(
   { layout, files, image, onFetched }: ChoiceOptions,
   sidecar: SidecarHandle,
+  onTable: OnTable,
 ): Promise<StoredTable[]> {
   let coming = image.layers.length;
   if (coming === 0) onFetched?.();
@@ -231,7 +255,11 @@ async function takeTables(
     if (coming === 0) onFetched?.();
   };
   return await Promise.all(
-    image.layers.map((_, at) => takeTable({ layout, files, image, sidecar }, at, came)),
+    image.layers.map(async ({ diffId, blob }, at) => {
+      const table = await takeTable({ layout, files, image, sidecar }, at, came);
+      onTable?.({ diffId, spans: blob.digest, ...table });
+      return table;
+    }),
   );
 }
 
