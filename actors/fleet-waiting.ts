@@ -17,8 +17,8 @@ export class Waiting {
   readonly #most: number;
   /** The piece whose turn was longest ago comes first. */
   readonly #byKey = new Map<string, Askers>();
-  /** Of each piece, those who have tried a member in vain: few of many. */
-  readonly #triers = new Map<string, Set<string>>();
+  /** Of each piece and member, those who wait and have tried that member in vain: thousands, where a home answers late. */
+  readonly #triers = new Map<string, Map<string, Set<string>>>();
   #size = 0;
   #demand = 0;
 
@@ -42,7 +42,9 @@ export class Waiting {
   /** False: too many wait. One that waits already keeps its place. Demand has room that prefetch cannot take. */
   add(key: string, question: Question): boolean {
     const known = this.#byKey.get(key);
-    if (known?.[question.class].has(question.from) === true) {
+    const before = known?.[question.class].get(question.from);
+    if (known !== undefined && before !== undefined) {
+      this.#forgetTrier(key, before);
       known[question.class].set(question.from, question);
       this.#noteTrier(key, question);
       return true;
@@ -67,11 +69,14 @@ export class Waiting {
   /** The member has got the piece: who tried it in vain may try it again. */
   retry(key: string, member: string): void {
     const askers = this.#byKey.get(key);
-    for (const asker of this.#triers.get(key) ?? [])
-      for (const questions of [askers?.demand, askers?.prefetch]) {
-        const question = questions?.get(asker);
-        if (question?.tried.includes(member) === true)
-          questions?.set(asker, { ...question, tried: question.tried.filter((one) => one !== member) });
+    const triers = this.#triers.get(key)?.get(member);
+    if (askers === undefined || triers === undefined) return;
+    this.#triers.get(key)?.delete(member);
+    for (const asker of triers)
+      for (const questions of [askers.demand, askers.prefetch]) {
+        const question = questions.get(asker);
+        if (question !== undefined)
+          questions.set(asker, { ...question, tried: question.tried.filter((one) => one !== member) });
       }
   }
 
@@ -83,9 +88,9 @@ export class Waiting {
       const question = questions.get(asker);
       if (question === undefined) continue;
       questions.delete(asker);
+      this.#forgetTrier(key, question);
       this.#count(question, -1);
     }
-    this.#triers.get(key)?.delete(asker);
     if (askers.demand.size + askers.prefetch.size > 0) return;
     this.#byKey.delete(key);
     this.#triers.delete(key);
@@ -109,8 +114,18 @@ export class Waiting {
 
   #noteTrier(key: string, { from, tried }: Question): void {
     if (tried.length === 0) return;
-    const triers = this.#triers.get(key) ?? new Set();
-    this.#triers.set(key, triers.add(from));
+    const byMember = this.#triers.get(key) ?? new Map<string, Set<string>>();
+    this.#triers.set(key, byMember);
+    for (const member of tried) byMember.set(member, (byMember.get(member) ?? new Set()).add(from));
+  }
+
+  #forgetTrier(key: string, { from, tried }: Question): void {
+    const byMember = this.#triers.get(key);
+    for (const member of tried) {
+      const triers = byMember?.get(member);
+      triers?.delete(from);
+      if (triers?.size === 0) byMember?.delete(member);
+    }
   }
 
   #count(question: Question, by: number): void {
