@@ -100,8 +100,7 @@ export class Net {
       this.world.after(CONNECT_MS, fail);
       return request;
     }
-    // There, and the first byte back.
-    this.world.after(by === to ? 0 : 2 * DIRECT_MS, () => {
+    this.world.after(by === to ? 0 : DIRECT_MS, () => {
       if (to.isDead) fail();
       else to.requested(by, request, source, index, urgency, token, tried, flight);
     });
