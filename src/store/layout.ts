@@ -3,7 +3,7 @@
  * they have in common and nothing is ever changed under its name.
  *
  *     run/                    of this start only: endpoint.json, lock, nats.conf, sockets, devices/ (the FUSE mount),
- *                             rehearsal-<process>/ for some seconds; of every start: nats.pem (key and certificate)
+ *                             rehearsal-<process>/ for some seconds; of every start: nats.pem (key and certificate), label
  *     layers/<layer>/device   the layer device: the uncompressed tar, sparse until its blocks have come. A layer's id is the
  *                             block root of its span table: two tables that disagree never share a device
  *     spans/<table>           span table of a layer, by its own digest
@@ -43,6 +43,8 @@ export class Layout {
   readonly in = (...parts: string[]): string => join(this.root, ...parts);
   endpoint = (): string => this.in('run/endpoint.json');
   lock = (): string => this.in('run/lock');
+  /** The word by which this engine knows its loop devices (src/supervisor/start/leftovers.ts). */
+  label = (): string => this.in('run/label');
   devices = (): string => this.in('run/devices');
   /** Who offers the FUSE mount of an engine that makes room (src/fuse/hand-over.ts). */
   handOver = (): string => this.in('run/hand-over.json');

@@ -68,11 +68,10 @@ async function start(given: Given): Promise<void> {
   const names = subjects(options.node);
   const facts = new ProcessEvents({ log, end, ports });
   const fleetFacts = new FleetEvents({ log, end, ports });
-  const base = {
+  const held = {
     ...given,
     names,
     layout: new Layout(options.root),
-    label: labelOf(options.root),
     conditions: new Conditions(log),
     counts: new Counts(),
     watch: watchProcesses({ facts, log, end }),
@@ -80,7 +79,8 @@ async function start(given: Given): Promise<void> {
   };
 
   // One engine a root: what an earlier one left is looked at when that has ended.
-  await stages.run('root', () => takeRoot(base));
+  await stages.run('root', () => takeRoot(held));
+  const base = { ...held, label: await labelOf(held.layout) };
   // A nats-server takes its time to come. Meanwhile loops are found and the desk for credentials is opened.
   const [{ leftovers, handed }, nats, credentials] = await stages.run('nats', () =>
     Promise.all([findLeftovers(base), reachNats(base), openCredentials(base)]),

@@ -4,7 +4,7 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile } from 'node:fs/promises';
-import { existsSync, readdirSync, readSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -73,7 +73,7 @@ const mountAt = (dir: string) => listMounts().findLast(({ point }) => point === 
 /** Loops of an engine, by number, with the files behind them; those of a FUSE mount that was detached lack its path, and maybe their label. */
 async function loopsOf(root: string): Promise<string[]> {
   const names = image.tars.map((tar) => `/${createHash('sha256').update(tar).digest('hex')}`);
-  const engine = `cofa:${createHash('sha256').update(root).digest('hex').slice(0, 12)}/`;
+  const engine = `cofa:${readFileSync(join(root, 'run/label'), 'utf8').trim().split(' ')[1]}/`;
   const loops = await listLoops((file) => file.startsWith(root) || names.includes(file));
   // Another test's engine may have the same layers.
   return loops
