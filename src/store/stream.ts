@@ -3,7 +3,16 @@ import { jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
 
-/** Creates a stream on disk, or widens the one that is there. */
+/** Copies of a stream where NATS is a cluster: the log stays while one of three servers is away. */
+export const REPLICAS = 3;
+
+/** JetStream's error: the cluster has not so many servers. */
+const NO_PEERS: ReadonlySet<number> = new Set([10_005, 10_023, 10_074]);
+
+/**
+ * Creates a stream on disk, or widens the one that is there; its copies stay as they are, since the operator may have chosen them.
+ * On a cluster of NATS a new one has three.
+ */
 export async function prepareStream(
   bus: NatsConnection,
   config: { name: string; subjects: string[]; max_bytes: number },
@@ -16,8 +25,10 @@ export async function prepareStream(
       await manager.streams.update(config.name, { subjects: config.subjects, max_bytes });
     } catch (error) {
       if (!(error instanceof JetStreamApiError) || error.status !== 404) throw error;
-      const fixed = { storage: 'file', discard: 'new', retention: 'limits', num_replicas: 1 };
-      await manager.streams.add({ ...config, ...fixed } as never);
+      await replicated(bus, async (num_replicas) => {
+        const fixed = { storage: 'file', discard: 'new', retention: 'limits', num_replicas };
+        await manager.streams.add({ ...config, ...fixed } as never);
+      });
     }
   } catch (cause) {
     throw storeError(cause);
@@ -31,4 +42,18 @@ export function storeError(cause: unknown): CofaError {
     cause,
     hint: 'look at the disk of NATS and at its log',
   });
+}
+
+/** Calls `make` with the copies that there can be: three on a cluster, one elsewhere, or where the cluster is smaller. */
+export async function replicated<Made>(
+  bus: Pick<NatsConnection, 'info'>,
+  make: (replicas: number) => Promise<Made>,
+): Promise<Made> {
+  if (bus.info?.cluster === undefined) return await make(1);
+  try {
+    return await make(REPLICAS);
+  } catch (error) {
+    if (!(error instanceof JetStreamApiError) || !NO_PEERS.has(error.code)) throw error;
+    return await make(1);
+  }
 }

@@ -24,6 +24,8 @@ export interface RegistryOptions {
   storage?: string;
   /** Port to listen on, such as that of a registry that was killed before; by default a free one. */
   port?: number;
+  /** Another address than loopback to listen on, and what begins the command line so that it is there. */
+  at?: { address: string; through: readonly string[] };
 }
 
 export interface RegistryServer {
@@ -143,7 +145,8 @@ const run = promisify(execFile);
 
 async function startOnce(options: RegistryOptions, port: number): Promise<RegistryServer> {
   const directory = await mkdtemp(join(tmpdir(), 'cofa-registry-'));
-  const host = `127.0.0.1:${port}`;
+  const { address, through } = options.at ?? { address: '127.0.0.1', through: [] };
+  const host = `${address}:${port}`;
   const logFile = join(directory, 'log');
   let child: ChildProcess | undefined;
   let certDir: string | undefined;
@@ -170,7 +173,7 @@ async function startOnce(options: RegistryOptions, port: number): Promise<Regist
     await writeFile(config, configuration(directory, host, options));
     const log = openSync(logFile, 'a');
     // setpriv(1) becomes the registry, which then dies with this process even where it is killed.
-    child = spawn('setpriv', ['--pdeathsig', 'KILL', 'docker-registry', 'serve', config], {
+    child = spawn('setpriv', ['--pdeathsig', 'KILL', ...through, 'docker-registry', 'serve', config], {
       stdio: ['ignore', log, log],
     });
     closeSync(log);
@@ -180,7 +183,12 @@ async function startOnce(options: RegistryOptions, port: number): Promise<Regist
       started.once('exit', () => resolve());
       started.once('error', () => resolve());
     });
-    await waitUntilListening(port, () => started.exitCode === null && started.pid !== undefined, logFile);
+    await waitUntilListening(
+      address,
+      port,
+      () => started.exitCode === null && started.pid !== undefined,
+      logFile,
+    );
     return {
       host,
       port,
@@ -244,18 +252,23 @@ function bcrypt(password: string): string {
   return hash;
 }
 
-async function waitUntilListening(port: number, alive: () => boolean, logFile: string): Promise<void> {
+async function waitUntilListening(
+  address: string,
+  port: number,
+  alive: () => boolean,
+  logFile: string,
+): Promise<void> {
   for (let attempt = 0; attempt < 600; attempt++) {
     if (!alive()) break;
-    if (await canConnect(port)) return;
+    if (await canConnect(address, port)) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   throw new Error(`docker-registry did not start: ${readFileSync(logFile, 'utf8').slice(-2000)}`);
 }
 
-function canConnect(port: number): Promise<boolean> {
+function canConnect(address: string, port: number): Promise<boolean> {
   return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1');
+    const socket = connect(port, address);
     socket.once('connect', () => {
       socket.destroy();
       resolve(true);

@@ -50,12 +50,21 @@ export interface NatsOptions {
   config?: string;
   /** Port to listen on, such as that of a server that has ended; by default a free one. */
   port?: number;
+  /** Address to listen on; by default loopback. */
+  address?: string;
 }
 
 /** A private nats-server on a loopback port; with `jetstream` it stores streams. */
 export async function startNats(options: NatsOptions = {}): Promise<NatsServer> {
   const directory = await tempDir('nats');
-  const args = ['-a', '127.0.0.1', '-p', String(options.port ?? -1), '--ports_file_dir', directory];
+  const args = [
+    '-a',
+    options.address ?? '127.0.0.1',
+    '-p',
+    String(options.port ?? -1),
+    '--ports_file_dir',
+    directory,
+  ];
   if (options.config !== undefined) {
     await writeFile(join(directory, 'nats.conf'), options.config);
     args.push('-c', join(directory, 'nats.conf'));
