@@ -2,7 +2,7 @@
  * Many engines start one image at once, with a fleet and without: each in a network namespace behind a link of its own, the
  * registry behind one, three nats-servers as a cluster. Needs root and some 450 MB of memory for each engine.
  *
- *     node ops/bench/fleet-start.ts [--nodes 5] [--rate 1G] [--size 24M] [--kill 5] [--json FILE]
+ *     node ops/bench/fleet-start.ts [--nodes 5] [--rate 1G] [--size 24M] [--kill 5] [--no-plain] [--json FILE]
  *
  * Ways, each with an image of its own that no engine has:
  *
@@ -11,9 +11,9 @@
  *     fleet          all nodes at once, with one
  *     fleet, faults  the same, and 300 ms after the beginning one server of NATS and `--kill` engines are killed
  *
- * Says of each when the middle and the last node had mounted the image and read all of it (with the right bytes), what the
- * registry sent, in images, and the processor time of all that this program started: on a machine of few cores that is what the
- * time is bounded by, and `at least` is that time over the cores.
+ * `--no-plain` leaves out the first two. Says of each when the middle and the last node had mounted the image and read all of
+ * it (with the right bytes), what the registry sent, in images, and the processor time of all that this program started: on a
+ * machine of few cores that is what the time is bounded by, and `at least` is that time over the cores.
  */
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
@@ -22,10 +22,11 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { toErrorRecord } from '../../schemas/errors.ts';
 import { accountsText, newNodeUsers } from '../../src/bus/user-files.ts';
 import { byteOption } from '../../src/cli/byte-option.ts';
 import { type FaultImage, pushImage } from '../../test/faults/fault-image.ts';
-import { fleetOf } from '../../test/fleet/support.ts';
+import { fleetOf, LIGHT } from '../../test/fleet/support.ts';
 import { endEngine, type Engine, eventually, runCofa, startEngine } from '../../test/support/engine.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { type NatsServer, startNats } from '../../test/support/services.ts';
@@ -40,8 +41,10 @@ const { values } = parseArgs({
     rate: { type: 'string', default: '1G' },
     size: { type: 'string', default: '24M' },
     kill: { type: 'string', default: '5' },
+    plain: { type: 'boolean', default: true },
     json: { type: 'string' },
   },
+  allowNegative: true,
 });
 const NODES = Number(values.nodes);
 const KILL = Math.min(Number(values.kill), Math.floor(NODES / 3));
@@ -65,6 +68,8 @@ interface Row {
   nodes: number;
   /** That were killed. */
   killed: number;
+  /** Mounts that were asked for again, since the log had no leader for longer than an engine waits. */
+  again: number;
   /** s */
   median: number;
   last: number;
@@ -149,7 +154,7 @@ async function measure(cleanup: Cleanup): Promise<void> {
           join(directory, `${name}.json`),
         ];
         args.push('--node', name, '--insecure-registry', registry.host, ...extra);
-        const engine = await startEngine({ workers: 1, through: machine.through, args });
+        const engine = await startEngine({ ...LIGHT, through: machine.through, args });
         nodes.push({ name, machine, engine });
         say(`${nodes.length} of ${NODES} engines run`);
       }
@@ -169,10 +174,10 @@ async function measure(cleanup: Cleanup): Promise<void> {
     say(JSON.stringify(rows.at(-1)));
   };
 
-  const plain = await start([]);
+  const plain = values.plain ? await start([]) : [];
   try {
-    await run('alone', plain.slice(0, 1), images[0] as never);
-    await run('no fleet', plain, images[1] as never);
+    if (plain.length > 0) await run('alone', plain.slice(0, 1), images[0] as never);
+    if (plain.length > 0) await run('no fleet', plain, images[1] as never);
   } finally {
     await stop(plain);
   }
@@ -200,11 +205,22 @@ async function measure(cleanup: Cleanup): Promise<void> {
   const seconds = (value: number) => value.toFixed(2);
   console.log(
     textTable([
-      ['way', 'nodes', 'killed', 'median s', 'last s', 'images sent', 'processor s', 'at least s'],
+      [
+        'way',
+        'nodes',
+        'killed',
+        'mounts asked again',
+        'median s',
+        'last s',
+        'images sent',
+        'processor s',
+        'at least s',
+      ],
       ...rows.map((row) => [
         row.way,
         String(row.nodes),
         String(row.killed),
+        String(row.again),
         ...[row.median, row.last, row.images, row.cpu, row.atLeast].map(seconds),
       ]),
     ]),
@@ -257,6 +273,22 @@ async function makeImages(directory: string, host: string): Promise<Array<FaultI
   return images;
 }
 
+/** As a kubelet does: a mount that fails since NATS is in trouble is asked for again. */
+async function mounted(
+  { client }: Engine,
+  request: { ref: string; dir: string; prefetch: boolean },
+  onAgain: () => void,
+): Promise<void> {
+  for (const end = performance.now() + LIMIT_MS; ; onAgain())
+    try {
+      return void (await client.call('mount', request, { timeoutMs: LIMIT_MS }));
+    } catch (error) {
+      const isLate = performance.now() > end;
+      if (isLate || !['unavailable', 'timeout'].includes(toErrorRecord(error).code)) throw error;
+      await sleep(1_000);
+    }
+}
+
 async function startAll(given: {
   way: string;
   nodes: Node[];
@@ -270,13 +302,12 @@ async function startAll(given: {
   const stays = nodes.slice(0, nodes.length - kill);
   const [before, cpuBefore, begun] = [await registryMachine.counters(), await cpuTime(), performance.now()];
   const times: number[] = [];
+  let again = 0;
   const start = async ({ name, engine }: Node, isDoomed: boolean) => {
     const dir = join(directory, 'mounts', `${way.replaceAll(/\W+/g, '-')}-${name}`);
     await mkdir(dir, { recursive: true });
     try {
-      await engine.client.call('mount', { ref: image.ref, dir, prefetch: false } as never, {
-        timeoutMs: LIMIT_MS,
-      });
+      await mounted(engine, { ref: image.ref, dir, prefetch: false }, () => (again += 1));
       const sum = await readAll(dir, AbortSignal.timeout(LIMIT_MS));
       if (sum !== image.sum) throw new Error(`${name} has read wrong bytes`);
       times.push((performance.now() - begun) / 1000);
@@ -304,6 +335,7 @@ async function startAll(given: {
     way,
     nodes: nodes.length,
     killed: kill,
+    again,
     median: sorted[sorted.length >> 1] ?? Number.NaN,
     last: sorted.at(-1) ?? Number.NaN,
     images: ((await registryMachine.counters()).sent - before.sent) / (image.blobs[0]?.size ?? 1),

@@ -19,7 +19,7 @@ import { freePort } from '../support/registry-server.ts';
 import { type NatsServer, runCommand, startNats } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 import { parseYaml } from '../support/yaml.ts';
-import { untilMet } from './support.ts';
+import { LIGHT, untilMet } from './support.ts';
 
 const FOLDER = join(import.meta.dirname, '../../ops/kubernetes-fleet');
 const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
@@ -111,7 +111,7 @@ test('three servers, a fetcher and an engine run as the manifests say, also when
     await ended;
   });
   const args = here(argsOf(read('nodes.yaml'), 'DaemonSet', 'cofa'), 'node-1');
-  const engine = await startEngine({ workers: 1, args });
+  const engine = await startEngine({ ...LIGHT, args });
   cleanup.defer(() => engine.stop());
   await untilMet([tier, engine]);
 

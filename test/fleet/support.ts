@@ -35,6 +35,9 @@ export async function startFleetNats(cleanup: Cleanup, names: readonly string[])
   return { nats, join: joinAs };
 }
 
+/** Of an engine that takes little, since there are several. */
+export const LIGHT: EngineOptions = { workers: 1 };
+
 /** An engine of the fleet, with light settings. */
 export async function startMember(
   cleanup: Cleanup,
@@ -43,7 +46,7 @@ export async function startMember(
   options: EngineOptions = {},
 ): Promise<Engine> {
   const args = [...fleet.join(name), ...(options.args ?? [])];
-  const engine = await startEngine({ workers: 1, ...options, args });
+  const engine = await startEngine({ ...LIGHT, ...options, args });
   cleanup.defer(() => engine.stop());
   return engine;
 }
