@@ -28,12 +28,13 @@ export const wholeGetsOf = (
   registry: Pick<RegistryServer, 'requests'>,
   { blobs }: Pick<ClientImage, 'blobs'>,
 ): number =>
-  registry
-    .requests()
-    .filter(
-      ({ method, path, status }) =>
-        method === 'GET' && status === 200 && blobs.some((digest) => path.endsWith(digest)),
-    ).length;
+  registry.requests().filter(
+    ({ method, path, status }) =>
+      method === 'GET' &&
+      status === 200 &&
+      // containerd asks a mirror for `…?ns=REGISTRY`.
+      blobs.some((digest) => path.replace(/\?.*/, '').endsWith(digest)),
+  ).length;
 
 /** Bytes of `/data/big`. */
 const BIG = 2 << 20;
@@ -91,7 +92,7 @@ export async function makeBase(work: string): Promise<string> {
 }
 
 /**
- * Three layers: the base, 2 MiB that `big` has and no start reads, and `/said` with what `/bin/say` says. Of two images with
+ * Three layers: the base, 2 MiB (`bytes`) that `big` has and no start reads, and `/said` with what `/bin/say` says. Of two images with
  * the same `big` the lower two layers are the same.
  */
 export async function makeClientImage(
@@ -101,14 +102,17 @@ export async function makeClientImage(
   o: {
     big: number;
     said: string;
-    config?: ImageConfig /** What `/own` holds, where there is to be one. */;
+    config?: ImageConfig;
+    /** What `/own` holds, where there is to be one. */
     own?: string;
+    /** Of `/data/big`; 2 MiB by default. */
+    bytes?: number;
   },
 ): Promise<ClientImage> {
   const folder = join(work, `image-${name}`);
   const [second, third] = [join(folder, '2'), join(folder, '3')];
   await mkdir(join(second, 'data'), { recursive: true });
-  await writeFile(join(second, 'data/big'), noise(BIG, o.big));
+  await writeFile(join(second, 'data/big'), noise(o.bytes ?? BIG, o.big));
   await mkdir(join(third, 'bin'), { recursive: true });
   await writeFile(join(third, 'said'), `${o.said}\n`);
   if (o.own !== undefined) await writeFile(join(third, 'own'), o.own);

@@ -23,6 +23,8 @@ export interface NodeOptions {
   etc?: Readonly<Record<string, string>>;
   /** Of pods' first container. */
   sandboxImage: string;
+  /** Addresses of pods, where other nodes on this machine have the usual ones: such as `192.0.2.0/24`. */
+  subnet?: string;
   /** Where containerd finds a registry that has no such address: name to `http://HOST:PORT`. */
   mirrors: Readonly<Record<string, string>>;
   cleanup: Cleanup;
@@ -54,7 +56,7 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
   for (const name of [...STATES.map((one) => `state/${one}`), 'log', 'sysctl'])
     await mkdir(at(name), { recursive: true });
   await put('etc/upper/containerd/config.toml', containerdConfig(options));
-  await put('etc/upper/cni/net.d/10-pods.conflist', JSON.stringify(NETWORK));
+  await put('etc/upper/cni/net.d/10-pods.conflist', JSON.stringify(networkOf(options.subnet)));
   for (const [host, address] of Object.entries(mirrors))
     await put(
       `etc/upper/containerd/certs.d/${host}/hosts.toml`,
@@ -172,7 +174,9 @@ for name in ${Object.keys(SYSCTLS).join(' ')}; do
   mount --bind "$disk/sysctl/$(echo "$name" | tr / .)" "/proc/sys/$name"
 done
 mount -t tmpfs tmpfs /run
-mkdir -p /run/netns /run/lock
+mkdir -p /run/netns /run/lock /run/proc
+# Pods with users of their own may have a /proc where there is one that nothing covers.
+mount -t proc proc /run/proc
 mount --make-rshared /
 keep() {
   name=$1
@@ -196,13 +200,11 @@ while :; do sleep 1; done
 `;
 
 /** Addresses for documentation; each pod has a pair of interfaces of its own, which ends with it. */
-const NETWORK = {
+const networkOf = (subnet = '203.0.113.0/24') => ({
   cniVersion: '0.4.0',
   name: 'pods',
-  plugins: [
-    { type: 'ptp', ipam: { type: 'host-local', subnet: '203.0.113.0/24', routes: [{ dst: '0.0.0.0/0' }] } },
-  ],
-};
+  plugins: [{ type: 'ptp', ipam: { type: 'host-local', subnet, routes: [{ dst: '0.0.0.0/0' }] } }],
+});
 
 const containerdConfig = ({ sandboxImage }: NodeOptions): string => `version = 3
 [plugins."io.containerd.cri.v1.images".pinned_images]
