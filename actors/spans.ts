@@ -42,6 +42,10 @@ export const LONGEST = 512;
 /** A hash as hex digits, 32 at least: ids come from what the log says, not by chance. */
 export type HashOf = (text: string) => string;
 
+/** The trace of what `name` tells of: the caller's, or one of its own. */
+export const traceIdOf = (name: string, context: TraceContext | undefined, hash: HashOf): string =>
+  (context && parentOf(context))?.traceId ?? hash(`trace ${name}`).slice(0, 32);
+
 /** Makes the spans of one tree. */
 export class TreeMaker {
   readonly tree: SpanTree;
@@ -55,7 +59,7 @@ export class TreeMaker {
     this.#hash = hash;
     this.#name = name;
     this.#callerId = caller?.spanId;
-    this.tree = { context, traceId: caller?.traceId ?? hash(`trace ${name}`).slice(0, 32), spans: [] };
+    this.tree = { context, traceId: traceIdOf(name, context, hash), spans: [] };
   }
 
   /** Adds a span. `key`: which one of the tree; `parent`: absent: what asked for the tree, if anything did. */

@@ -216,7 +216,7 @@ export class StartSpans {
   }
 
   #maker(id: string, { request }: Start): TreeMaker {
-    return new TreeMaker(`${this.#options.node} ${id}`, contextIn(request), this.#options.hash);
+    return new TreeMaker(startName(this.#options.node, id), contextIn(request), this.#options.hash);
   }
 
   #treeOf(id: string, start: Start, mountedAt: number): SpanTree {
@@ -363,6 +363,9 @@ export class StartSpans {
     if (this.#starts.size === 0) this.#dropped = 0;
   }
 }
+
+/** What the trace of a start is made of: its mount has this id. */
+export const startName = (node: string, mount: string): string => `${node} ${mount}`;
 
 const endOfRead = ({ at, us }: TracedRead): number => at + us / 1000;
 const endOfJob = ({ queuedAt, totalUs }: TracedJob): number => queuedAt + totalUs / 1000;

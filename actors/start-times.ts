@@ -4,12 +4,19 @@
  * start is told some time after it.
  */
 import type { CofaEvent, EventOf } from '../schemas/events.ts';
+import { contextIn, type TraceContext } from '../schemas/trace-context.ts';
 
 export type StartPhase = 'resolve' | 'prepare' | 'attach' | 'mount';
 /** `before`: an earlier mount had prepared the image. */
 export type PreparedBy = 'before' | 'sidecar' | 'node';
 
 export interface StartTimes {
+  /** Of its mount. */
+  id: string;
+  /** Whose trace it joins; undefined: it has one of its own. */
+  context: TraceContext | undefined;
+  /** When it was mounted, ms since the epoch. */
+  mountedAt: number;
   prepared: PreparedBy;
   /** Seconds. */
   phases: ReadonlyArray<readonly [StartPhase, number]>;
@@ -19,6 +26,7 @@ export interface StartTimes {
 type MountSteps = EventOf<'mount.mounted'>['steps'];
 
 interface Pending {
+  context: TraceContext | undefined;
   manifest: string;
   asked: number | undefined;
   requestedAt: number;
@@ -55,6 +63,7 @@ export class StartWatcher {
         const none = { preparedAt: undefined, mountedAt: undefined, steps: undefined };
         const requestedAt = at;
         this.#pending.set(id, {
+          context: contextIn(event),
           manifest,
           asked,
           requestedAt,
@@ -94,7 +103,7 @@ export class StartWatcher {
     for (const [id, start] of this.#pending) {
       if (start.mountedAt === undefined || now - start.mountedAt < SETTLE_MS) continue;
       this.#pending.delete(id);
-      all.push(this.#timesOf(start, start.mountedAt));
+      all.push(this.#timesOf(id, start, start.mountedAt));
     }
     return all;
   }
@@ -104,7 +113,8 @@ export class StartWatcher {
   }
 
   #timesOf(
-    { manifest, asked, requestedAt, prepared, preparedAt, openedAt, steps }: Pending,
+    id: string,
+    { context, manifest, asked, requestedAt, prepared, preparedAt, openedAt, steps }: Pending,
     mountedAt: number,
   ): StartTimes {
     const layers = this.#layersOf(manifest);
@@ -113,7 +123,13 @@ export class StartWatcher {
       if (layers.has(layer) && at <= mountedAt) lastOpened = Math.max(lastOpened, at);
     const times = { asked, requestedAt, preparedAt, openedAt: lastOpened, mountedAt, steps };
     const phases = phasesOfStart(times);
-    return { prepared, phases: phases.map(({ phase, from, to }) => [phase, (to - from) / 1000]) };
+    return {
+      id,
+      context,
+      mountedAt,
+      prepared,
+      phases: phases.map(({ phase, from, to }) => [phase, (to - from) / 1000]),
+    };
   }
 }
 

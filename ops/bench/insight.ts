@@ -2,11 +2,12 @@
  * What all of looking costs: an engine of this checkout with everything off beside one with everything on: metrics that are
  * scraped, traces that a collector takes, the black box, a console with an open page. Rounds are interleaved.
  *
- *     node ops/bench/insight.ts [--rounds 20] [--every 1000] [--gib 1] [--json FILE]
+ *     node ops/bench/insight.ts [--rounds 40] [--minutes 20] [--on metrics,traces,incidents,page] [--every 1000] [--gib 1] [--json FILE]
  *
- * `--every`: ms between two scrapes. `--gib`: of direct reads in a round. A round is a start (an image of which nothing is present
- * is mounted, a file read, unmounted) and reads of present blocks through FUSE. Prints medians, and the median of each round's
- * ratio of on over off. Only an idle machine gives figures worth keeping.
+ * `--minutes`: no round begins later. `--on`: what is on at the side with everything on, to find out which part costs what. `--every`: ms
+ * between two scrapes. `--gib`: of direct reads in a round. A round is a start (an image of which nothing is present is mounted, a file
+ * read, unmounted) and reads of present blocks through FUSE; one round before them is not counted. Prints medians, and of each round's
+ * ratio of on over off the median and the middle half. Only an idle machine gives figures worth keeping: 40 rounds take about ten minutes there.
  */
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -14,7 +15,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { readProc, statFields } from '../../src/kernel/proc.ts';
-import { startConsole } from '../../test/console/console-process.ts';
+import { MALLOC, startConsole } from '../../test/console/console-process.ts';
 import { type FaultImage, pushImage } from '../../test/faults/fault-image.ts';
 import { noise } from '../../test/images/nasty.ts';
 import { type Engine, mountImage, startEngine } from '../../test/support/engine.ts';
@@ -25,7 +26,9 @@ import { median, textTable, timed } from './measure.ts';
 
 const { values } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '20' },
+    rounds: { type: 'string', default: '40' },
+    minutes: { type: 'string', default: '20' },
+    on: { type: 'string', default: 'metrics,traces,incidents,page' },
     every: { type: 'string', default: '1000' },
     gib: { type: 'string', default: '1' },
     json: { type: 'string' },
@@ -34,11 +37,17 @@ const { values } = parseArgs({
 });
 if (values.help === true) {
   console.log(
-    'node ops/bench/insight.ts [--rounds 20] [--every MS] [--gib 1] [--json FILE]: what looking costs',
+    'node ops/bench/insight.ts [--rounds 40] [--minutes 20] [--on LIST] [--every MS] [--gib 1] [--json FILE]: what looking costs',
   );
   process.exit(0);
 }
 
+Object.assign(process.env, MALLOC);
+const PARTS = ['metrics', 'traces', 'incidents', 'page'] as const;
+const chosen = values.on.split(',');
+for (const part of chosen)
+  if (!PARTS.includes(part as never)) throw new Error(`--on: ${part} is none of ${PARTS.join(', ')}`);
+const isOn = (part: (typeof PARTS)[number]): boolean => chosen.includes(part);
 const TICKS = 100;
 const READ_FILE = 64 << 20;
 const START_FILE = 8 << 20;
@@ -79,23 +88,32 @@ try {
   const off = await startSide('off', ['--no-incidents'], folder, [reads, start]);
   const on = await startSide(
     'on',
-    ['--metrics', String(port), '--traces', spans.url, '--slow-start', '60'],
+    [
+      ...(isOn('metrics') ? ['--metrics', String(port)] : []),
+      ...(isOn('traces') ? ['--traces', spans.url] : []),
+      ...(isOn('incidents') ? ['--slow-start', '60'] : ['--no-incidents']),
+    ],
     folder,
     [],
   );
-  const page = await openPage(on.engine);
-  const scrapes = scrapeEvery(`http://127.0.0.1:${port}/metrics`, Number(values.every));
+  const page = isOn('page') ? await openPage(on.engine) : undefined;
+  const scrapes = isOn('metrics')
+    ? scrapeEvery(`http://127.0.0.1:${port}/metrics`, Number(values.every))
+    : undefined;
   for (const side of [off, on]) await prepareReads(side, reads);
-  for (let round = 0; round < Number(values.rounds); round++)
+  const until = performance.now() + Number(values.minutes) * 60_000;
+  for (let round = 0; round <= Number(values.rounds) && performance.now() < until; round++)
     for (const side of round % 2 === 0 ? [off, on] : [on, off]) {
-      side.rounds.push({ ...(await oneStart(side, start)), ...(await oneRead(side)), pss: pssOf(side.pids) });
-      say(`round ${round + 1}, ${side.name}`);
+      const one = { ...(await oneStart(side, start)), ...(await oneRead(side)), pss: pssOf(side.pids) };
+      // The first one finds code that was never run.
+      if (round > 0) side.rounds.push(one);
+      say(`round ${round === 0 ? 'to warm up' : round}, ${side.name}: ${Math.round(one.startMs)} ms`);
     }
   await report(off.rounds, on.rounds, {
-    scrapes: scrapes.stop(),
+    scrapes: scrapes?.stop() ?? 0,
     spans: spans.requests(),
-    told: page.told(),
-    consolePss: pssOf([page.pid]),
+    told: page?.told() ?? 0,
+    consolePss: page === undefined ? 0 : pssOf([page.pid]),
   });
 } finally {
   await cleanup.run();
@@ -219,15 +237,20 @@ async function report(
   on: readonly Round[],
   took: { scrapes: number; spans: number; told: number; consolePss: number },
 ): Promise<void> {
-  const row = (title: string, of: (round: Round) => number) => [
-    title,
-    median(off.map(of)).toFixed(0),
-    median(on.map(of)).toFixed(0),
-    median(on.map((one, at) => of(one) / Math.max(0.1, of(off[at] as Round)))).toFixed(3),
-  ];
+  const row = (title: string, of: (round: Round) => number) => {
+    const ratios = on.map((one, at) => of(one) / Math.max(0.1, of(off[at] as Round))).sort((a, b) => a - b);
+    const at = (share: number) => (ratios[Math.floor(share * (ratios.length - 1))] ?? 0).toFixed(3);
+    return [
+      title,
+      median(off.map(of)).toFixed(0),
+      median(on.map(of)).toFixed(0),
+      median(ratios).toFixed(3),
+      `${at(0.25)} to ${at(0.75)}`,
+    ];
+  };
   console.log(
     textTable([
-      [`${off.length} rounds`, 'all off', 'all on', 'ratio'],
+      [`${off.length} rounds`, 'all off', `on: ${values.on}`, 'ratio', 'middle half'],
       row('a start, ms', ({ startMs }) => startMs),
       row('processor time of a start, ms', ({ startCpuMs }) => startCpuMs),
       row(`${(passes * READ_FILE) / 2 ** 30} GiB of direct reads, ms`, ({ readMs }) => readMs),

@@ -1,13 +1,15 @@
 /**
  * How right `cofa replay what-if` is: starts of real images are recorded over one link, predicted for others, and measured there.
  *
- *     node ops/bench/what-if.ts [IMAGE…] [--rounds 3] [--from 1G:5] [--dir DIR] [--json FILE]
+ *     node ops/bench/what-if.ts [IMAGE…] [--rounds 5] [--minutes 23] [--from 1G:5] [--dir DIR] [--json FILE]
  *     node ops/bench/what-if.ts --dir DIR --predict      only predicts again, from logs that lie in DIR
  *     … --markdown     the table for docs/what-if.md
  *     … --estimate     takes the recorded link as the log lets guess it; else it is told, as --recorded-rate does
  *
- * Each image is pushed with its sidecar, and again with the pack of a start. A start is recorded `--rounds` times over the link
- * `--from`, without a pack; then each condition is measured as often, in turns. Every start has a fresh engine and cold caches.
+ * Each image is pushed with its sidecar, and again with the pack of a start. A round records a start of each image over the link
+ * `--from`, without a pack, and measures each condition once, so that a slow minute of the machine is not one condition's. No start begins
+ * after `--minutes`, whatever `--rounds` says: what was measured by then is compared. Every start has a fresh engine and cold caches.
+ * A run forgets what lies in DIR of the same images, unless it is told `--more`.
  * Predicted is the time from the call to the container's end, from each recorded start; the medians are compared.
  * Logs of all starts stay in DIR: a change of the model needs no new measurement. Only an idle machine gives figures worth keeping.
  */
@@ -62,6 +64,10 @@ interface Row {
   image: string;
   condition: string;
   measuredMs: number;
+  /** The quickest measured start and the slowest one, and how many there were. */
+  least: number;
+  most: number;
+  starts: number;
   predictedMs: number;
   /** Of the model under the conditions of the recording itself, as a share. */
   modelOff: number;
@@ -70,7 +76,9 @@ interface Row {
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    rounds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '5' },
+    minutes: { type: 'string', default: '23' },
+    more: { type: 'boolean', default: false },
     from: { type: 'string', default: '1G:5' },
     dir: { type: 'string', default: '/var/cache/cofa/what-if' },
     predict: { type: 'boolean', default: false },
@@ -103,28 +111,37 @@ try {
 }
 
 async function measureAll(): Promise<void> {
+  const until = performance.now() + Number(values.minutes) * 60_000;
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
-  for (const name of images) {
-    const layout = await realImage(name, { onProgress: say });
-    const bytes = (await layoutLayers(layout)).reduce((sum, { size }) => sum + size, 0);
-    const push = (repository: string) => pushLayout(layout, registry.host, repository, 'latest');
-    say(`${name}: pushed, indexed and started once for its pack`);
-    const at = await prepare(
-      { name, bytes },
-      registry.host,
-      async (repository) => void (await push(repository)),
-    );
-    const record: Condition = {
-      name: RECORDED,
-      rate: fromRate,
-      rttMs: Number(fromRtt),
-      way: 'indexed',
-      prefetch: true,
-    };
-    for (let round = 1; round <= rounds; round++)
-      for (const condition of [record, ...chosen]) await measure(name, at, condition, round);
-  }
+  const prepared = new Map<string, Repositories>();
+  for (const name of images) prepared.set(name, await prepareImage(name, registry.host));
+  const record: Condition = {
+    name: RECORDED,
+    rate: fromRate,
+    rttMs: Number(fromRtt),
+    way: 'indexed',
+    prefetch: true,
+  };
+  const before = await samples();
+  const others = before.filter(({ image }) => !prepared.has(image));
+  if (!values.more) await writeFile(samplesFile, `${JSON.stringify(others, null, 1)}\n`);
+  const first = values.more ? Math.max(0, ...before.map(({ round }) => round)) : 0;
+  for (let round = first + 1; round <= first + rounds; round++)
+    for (const condition of [record, ...chosen])
+      for (const [name, at] of prepared) {
+        if (performance.now() > until) return say(`${values.minutes} minutes are over in round ${round}`);
+        await measure(name, at, condition, round);
+      }
+}
+
+async function prepareImage(name: string, host: string): Promise<Repositories> {
+  const layout = await realImage(name, { onProgress: say });
+  const bytes = (await layoutLayers(layout)).reduce((sum, { size }) => sum + size, 0);
+  say(`${name}: is pushed, indexed and started once for its pack`);
+  return await prepare({ name, bytes }, host, async (repository) => {
+    await pushLayout(layout, host, repository, 'latest');
+  });
 }
 
 async function measure(image: string, at: Repositories, condition: Condition, round: number): Promise<void> {
@@ -145,13 +162,8 @@ async function measure(image: string, at: Repositories, condition: Condition, ro
     ),
   );
   say(`${image}, ${condition.name}, round ${round}: ${Math.round(totalMs)} ms`);
-  const kept = (await samples()).filter(
-    (one) => !(one.image === image && one.condition === condition.name && one.round === round),
-  );
-  await writeFile(
-    samplesFile,
-    `${JSON.stringify([...kept, { image, condition: condition.name, round, totalMs, log }], null, 1)}\n`,
-  );
+  const sample: Sample = { image, condition: condition.name, round, totalMs, log };
+  await writeFile(samplesFile, `${JSON.stringify([...(await samples()), sample], null, 1)}\n`);
 }
 
 async function samples(): Promise<Sample[]> {
@@ -176,12 +188,21 @@ async function report(): Promise<void> {
   const table = values.markdown ? markdownTable : textTable;
   console.log(
     table([
-      ['image', 'condition', 'measured', 'predicted', 'off', 'model of the recording off'],
-      ...rows.map(({ image, condition, measuredMs, predictedMs, modelOff }) => [
+      [
+        'image',
+        'condition',
+        'measured, ms',
+        'of how many',
+        'predicted, ms',
+        'off',
+        'model of the recording off',
+      ],
+      ...rows.map(({ image, condition, measuredMs, least, most, starts, predictedMs, modelOff }) => [
         image,
         condition,
-        `${Math.round(measuredMs)} ms`,
-        `${Math.round(predictedMs)} ms`,
+        `${Math.round(measuredMs)}${starts === 1 ? '' : ` (${Math.round(least)} to ${Math.round(most)})`}`,
+        String(starts),
+        String(Math.round(predictedMs)),
         percent(predictedMs / measuredMs - 1),
         percent(modelOff),
       ]),
@@ -233,10 +254,14 @@ function compare(image: string, condition: Condition, measured: Sample[], record
       modelOff: timeOf(was.model) / timeOf(was.measured) - 1,
     };
   });
+  const times = measured.map(({ totalMs }) => totalMs);
   return {
     image,
     condition: condition.name,
-    measuredMs: median(measured.map(({ totalMs }) => totalMs)),
+    measuredMs: median(times),
+    least: Math.min(...times),
+    most: Math.max(...times),
+    starts: times.length,
     predictedMs: median(predictions.map(({ ms }) => ms)),
     modelOff: median(predictions.map(({ modelOff }) => modelOff)),
   };

@@ -5,6 +5,7 @@ import type { ListenFlags } from '../console/address.ts';
 import type { LoadedLog } from '../replay/load.ts';
 import { addListenOptions } from './console-options.ts';
 import { type Context, examples } from './context.ts';
+import { giveHeapRoom } from '../process/heap.ts';
 import { logSource } from './log-source.ts';
 import { load, type SourceOptions } from './replay.ts';
 
@@ -49,6 +50,8 @@ export async function serve(
   const signal = context.signal();
   const page = await loadPage();
   const loaded = await load(context, file, selection);
+  // A console may run for days: garbage is collected when it is as much as what lives, and not several times that.
+  giveHeapRoom();
   const isPart = Object.values(selection).some((word) => word !== undefined);
   const source = new Source(file === undefined && !isPart ? await ofEngine(context, loaded) : { loaded });
   try {

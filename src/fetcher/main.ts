@@ -61,6 +61,7 @@ export async function runFetcher(
   const packs = busOnDemand(busOf(settings, 'packs'), `${name}-packs`);
   const counts = countsFor(link);
   const registry = new RegistryClient({ ...registryOptions(settings), log, watch: registryWatch(counts) });
+  link.degradedBy(() => registry.leftOut());
   const rehearsal = new IdleRehearsal({
     clock,
     tidying,

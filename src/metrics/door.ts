@@ -2,11 +2,11 @@
  * The door at which Prometheus asks. It listens in the supervisor, so that it costs no memory of its own, and nothing where it is
  * off; so no client may hurt it:
  *
- *     /metrics   the text; one at a time is made, those who come meanwhile get the same one
+ *     /metrics   the text, plain or OpenMetrics by `Accept`; one at a time is made, those who come meanwhile get the same one
  *     /healthz   200 while the engine answers reads, else 503
  *     else       404; no method but GET and HEAD, no body
  *
- * Connections, heads, time and answers are bounded. A text is at most a second old: a flood of scrapes costs one a second.
+ * Connections, heads, time and answers are bounded. A text is at most a second old: a flood of scrapes costs one of each format a second.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { lstatSync, rmSync } from 'node:fs';
@@ -19,6 +19,7 @@ import {
 } from 'node:http';
 import { isIP, type Socket } from 'node:net';
 import { CofaError } from '../../schemas/errors.ts';
+import type { TextFormat } from './text.ts';
 import { isLoopbackHost, type MetricsSettings, readLogin, readTls } from './address.ts';
 
 /** Connections at once; further ones are closed. */
@@ -44,8 +45,8 @@ const FRESH_MS = 1_000;
 const REFUSAL_MS = 300;
 
 export interface MetricsSource {
-  /** The text, and its type. It is called once at a time. */
-  metrics: () => Promise<{ type: string; text: string }>;
+  /** The text, and its type. It is called once at a time. `format`: `open`: the client takes OpenMetrics. */
+  metrics: (format: TextFormat) => Promise<{ type: string; text: string }>;
   isHealthy: () => boolean;
 }
 
@@ -143,21 +144,43 @@ function removeSocket(path: string): void {
   rmSync(path, { force: true });
 }
 
-/** One text at a time, for all who wait; and for a moment the same one. */
+/** One text at a time, for all who wait; and for a moment the same one of each format. */
 function shared({ metrics, isHealthy }: MetricsSource): MetricsSource {
-  let last: { at: number; answer: ReturnType<MetricsSource['metrics']> } | undefined;
-  let isRunning = false;
+  const last = new Map<TextFormat, { at: number; isRunning: boolean; answer: Promise<Text> }>();
+  let running: Promise<unknown> = Promise.resolve();
   return {
     isHealthy,
-    metrics: () => {
+    metrics: (format) => {
       const now = performance.now();
-      if (last !== undefined && (isRunning || now - last.at < FRESH_MS)) return last.answer;
-      isRunning = true;
-      const answer = metrics().finally(() => (isRunning = false));
-      last = { at: now, answer };
+      const known = last.get(format);
+      if (known !== undefined && (known.isRunning || now - known.at < FRESH_MS)) return known.answer;
+      const answer = running
+        .then(() => metrics(format))
+        .finally(() => {
+          made.isRunning = false;
+        });
+      const made = { at: now, isRunning: true, answer };
+      running = answer.catch(() => {});
+      last.set(format, made);
       return answer;
     },
   };
+}
+
+type Text = Awaited<ReturnType<MetricsSource['metrics']>>;
+
+/** What a client takes, by its `Accept` (RFC 9110, 12.5.1): OpenMetrics where it names that and does not rank it below the plain text. */
+function formatFor(accept: string | undefined): TextFormat {
+  const ranks = { open: 0, plain: 0 };
+  for (const one of (accept ?? '').slice(0, LARGEST_HEAD).split(',')) {
+    const [type = '', ...words] = one.split(';').map((word) => word.trim().toLowerCase());
+    const said = words.find((word) => word.startsWith('q='))?.slice(2);
+    const rank = said === undefined ? 1 : Number(said);
+    if (type === 'application/openmetrics-text' && !words.includes('version=0.0.1'))
+      ranks.open = Math.max(ranks.open, rank);
+    else if (type === 'text/plain') ranks.plain = Math.max(ranks.plain, rank);
+  }
+  return ranks.open > 0 && ranks.open >= ranks.plain ? 'open' : 'plain';
 }
 
 interface Answering {
@@ -191,8 +214,8 @@ function answerWith({ source, answerMs, login, takesNames }: Answering): Request
       ).unref();
       return;
     }
-    void source.metrics().then(
-      ({ type, text }) => say(200, text, { 'content-type': type }),
+    void source.metrics(formatFor(request.headers.accept)).then(
+      ({ type, text }) => say(200, text, { 'content-type': type, vary: 'accept' }),
       () => say(503, 'no figures at the moment\n'),
     );
   };

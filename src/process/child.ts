@@ -104,6 +104,8 @@ export class Child {
   #reason: string | undefined;
   /** Instead of the signal, at the next end. */
   #farewell: ToChild | undefined;
+  /** What the present process said last that is wrong around it. */
+  #degraded: readonly string[] = [];
   /** Starts in a row that took too long. A busy machine has no use for one that is cut off at the same place again. */
   #lateStarts = 0;
   /** Questions for its counts, by number. */
@@ -151,6 +153,11 @@ export class Child {
         hint: `see ${this.#options.log}`,
       });
     }
+  }
+
+  /** What is wrong around it, as it said at its last sign of life. */
+  get degraded(): readonly string[] {
+    return this.#degraded;
   }
 
   /** Kills the process as it is; another is started. `reason`: for `status` and the log. */
@@ -260,6 +267,7 @@ export class Child {
       over = true;
       unwatch();
       this.#process = undefined;
+      this.#degraded = [];
       const end = { code, signal, reason: this.#reason };
       this.#lastEnd = { ...end, at: this.#clock.wallMs() };
       onExit?.({ ...end, pid: child.pid ?? 0 });
@@ -307,6 +315,7 @@ export class Child {
         return;
       }
       missed = 0;
+      this.#degraded = message.degraded ?? [];
       troubled = message.trouble === undefined ? 0 : troubled + 1;
       if (troubled > BEATS) this.kill(message.trouble ?? '');
     });

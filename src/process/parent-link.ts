@@ -7,7 +7,18 @@
 import { isDigest } from '../../schemas/digest.ts';
 import { isSamples, type Sample } from '../../schemas/metrics.ts';
 import type { Predicate } from '../../schemas/predicate.ts';
-import { amount, count, fields, isKind, kindOf, maybe, name, oneOf, sentence } from '../../schemas/shapes.ts';
+import {
+  amount,
+  count,
+  fields,
+  isKind,
+  kindOf,
+  list,
+  maybe,
+  name,
+  oneOf,
+  sentence,
+} from '../../schemas/shapes.ts';
 
 export type ToChild =
   | { kind: 'ping'; beat: number }
@@ -27,8 +38,11 @@ export type FleetNews =
   | { leftOut: { name: string; until: number; blob: string; piece: number } };
 
 export type FromChild =
-  /** `trouble`: it answers, but says itself that something in it stands still. */
-  | { kind: 'pong'; beat: number; trouble?: string }
+  /**
+   * `trouble`: it answers, but says itself that something in it stands still. `degraded`: what is wrong around it, for people; absent:
+   * nothing.
+   */
+  | { kind: 'pong'; beat: number; trouble?: string; degraded?: readonly string[] }
   /** What it has counted since it began. */
   | { kind: 'counted'; ask: number; samples: readonly Sample[] }
   /** A member of the fleet came, went or was left out. */
@@ -51,8 +65,10 @@ const isFleetNews: Predicate = (value) => {
   const { came, gone, leftOut } = (value ?? {}) as Record<string, unknown>;
   return isCame(came) || name(gone) || isLeftOut(leftOut);
 };
+/** Of one sign of life. */
+const MOST_SENTENCES = 64;
 const FROM_CHILD: Readonly<Record<FromChild['kind'], Predicate>> = {
-  pong: fields({ beat: count(0), trouble: maybe(sentence) }),
+  pong: fields({ beat: count(0), trouble: maybe(sentence), degraded: maybe(list(sentence, MOST_SENTENCES)) }),
   counted: fields({ ask: count(0), samples: isSamples }),
   fleet: fields({ news: isFleetNews }),
   loaded: fields({}),
@@ -89,6 +105,8 @@ export interface ParentLinkOptions {
 export interface ParentLink {
   /** `trouble` says what stands still in this process, if anything; it is asked at each sign of life. */
   watch(trouble: () => string | undefined): void;
+  /** What is wrong around this process and does not end it, as `status` shows it; asked at each sign of life. */
+  degradedBy(sentences: () => readonly string[]): void;
   /** What this process has counted; asked when a client asks for metrics. One that says none has counted nothing. */
   countBy(samples: () => readonly Sample[] | Promise<readonly Sample[]>): void;
   /** Says what has changed in the node's fleet. */
@@ -103,6 +121,7 @@ export interface ParentLink {
 export function linkToParent(channel: ParentChannel | undefined, options: ParentLinkOptions): ParentLink {
   const begun = Promise.withResolvers<void>();
   let troubleOf: () => string | undefined = () => undefined;
+  let degradedOf: () => readonly string[] = () => [];
   let samplesOf: () => readonly Sample[] | Promise<readonly Sample[]> = () => [];
   const say = async (ask: number) => channel?.send({ kind: 'counted', ask, samples: await samplesOf() });
   channel?.onMessage((said) => {
@@ -110,7 +129,13 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
     if (message === undefined) return;
     if (message.kind === 'ping') {
       const trouble = troubleOf();
-      channel.send({ kind: 'pong', beat: message.beat, ...(trouble === undefined ? {} : { trouble }) });
+      const degraded = degradedOf().slice(0, MOST_SENTENCES);
+      channel.send({
+        kind: 'pong',
+        beat: message.beat,
+        ...(trouble === undefined ? {} : { trouble }),
+        ...(degraded.length === 0 ? {} : { degraded }),
+      });
     } else if (message.kind === 'begin') begun.resolve();
     else if (message.kind === 'work') options.onWork?.();
     // Figures that cannot be had are missing; the process is none the worse.
@@ -120,6 +145,7 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
   channel?.onGone(options.onOrphaned);
   return {
     watch: (trouble) => void (troubleOf = trouble),
+    degradedBy: (sentences) => void (degradedOf = sentences),
     countBy: (samples) => void (samplesOf = samples),
     tellFleet: (news) => channel?.send({ kind: 'fleet', news }),
     begin: () => {

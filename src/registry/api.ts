@@ -132,6 +132,11 @@ export class RegistryApi {
     this.settings.log.warn({ mirror, reason }, 'a mirror is left out for a while');
   }
 
+  /** What is wrong with mirrors at the moment, a sentence each. */
+  leftOut(): string[] {
+    return this.#endpoints.health.leftOut();
+  }
+
   /** The answer of the first mirror that has one; undefined where none has. */
   async #ofMirrors(request: ApiRequest, need: readonly Capability[]): Promise<ApiReply | undefined> {
     const { registry, signal, target } = request;

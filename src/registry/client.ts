@@ -182,6 +182,11 @@ export class RegistryClient {
     this.#now = (options.ambient ?? realAmbient).now;
   }
 
+  /** Mirrors that this process does not ask at the moment, a sentence each. */
+  leftOut(): string[] {
+    return this.#api.leftOut();
+  }
+
   /** Resolves when the registry (`HOST[:PORT]`) answers as one and accepts our credentials, if it wants any. */
   async ping(registry: string, signal?: AbortSignal): Promise<void> {
     const what = 'its registry API (/v2/)';

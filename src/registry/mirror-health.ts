@@ -11,10 +11,12 @@ const LIE_MS = 3_600_000;
 /** A pull-through cache may have fetched it meanwhile, ms. */
 const LACK_MS = 30_000;
 const MOST_LACKS = 4096;
+/** Mirrors that are told of at once. */
+const MOST_TOLD = 16;
 
 export class MirrorHealth {
   readonly #now: () => number;
-  readonly #paused = new Map<string, { until: number; pauseMs: number }>();
+  readonly #paused = new Map<string, { until: number; pauseMs: number; hasLied?: boolean }>();
   /** By mirror and content, oldest first: until when. */
   readonly #lacks = new Map<string, number>();
 
@@ -46,7 +48,20 @@ export class MirrorHealth {
 
   /** It sent other bytes than it was asked for. */
   lied(mirror: string): void {
-    this.#paused.set(mirror, { until: this.#now() + LIE_MS, pauseMs: LONGEST_PAUSE_MS });
+    this.#paused.set(mirror, { until: this.#now() + LIE_MS, pauseMs: LONGEST_PAUSE_MS, hasLied: true });
+  }
+
+  /** Those that are not asked for anything at the moment, a sentence each. */
+  leftOut(): string[] {
+    const now = this.#now();
+    return [...this.#paused]
+      .filter(([, { until }]) => until > now)
+      .slice(0, MOST_TOLD)
+      .map(([mirror, { hasLied }]) =>
+        hasLied === true
+          ? `the mirror ${mirror} sent wrong bytes: it is left out for an hour`
+          : `the mirror ${mirror} does not answer as it should: it is left out for a while`,
+      );
   }
 
   /** It has not got this, or does not give it to us. */

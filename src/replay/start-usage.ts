@@ -49,7 +49,7 @@ export function usageBetween(log: ReplayLog, from: number, to: number): Usage | 
 function samplesNear(log: ReplayLog, from: number, to: number): Sample[] {
   const { timeline, count } = log;
   const samples: Sample[] = [];
-  for (let index = 0; index < count; index++) {
+  for (let index = timeline.firstAt(from - NEAR_MS); index < count; index++) {
     const at = timeline.timeAt(index);
     if (at < from - NEAR_MS || at > to + LATE_MS || timeline.typeAt(index) !== 'engine.measured') continue;
     samples.push(...samplesOf(log, index));

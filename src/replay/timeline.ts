@@ -125,6 +125,11 @@ export class Timeline {
     return this.#latest.lowerBound(at + 0.0005);
   }
 
+  /** Index of the first event that may be of `at` or later, ms: no search from the log's beginning is needed. */
+  firstAt(at: number): number {
+    return this.#latest.lowerBound(at);
+  }
+
   /** The record as it is stored. */
   rawAt(index: number): RawRecord {
     const hot = this.#hotFrame(index);

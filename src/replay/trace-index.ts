@@ -78,8 +78,9 @@ export class TraceIndex {
     };
   }
 
-  /** Indexes of all trace events. */
-  *all(): IterableIterator<number> {
-    for (let place = 0; place < this.#event.length; place++) yield this.#event.at(place);
+  /** Indexes of all trace events, from event `first` on. */
+  *all(first = 0): IterableIterator<number> {
+    for (let place = this.#event.lowerBound(first); place < this.#event.length; place++)
+      yield this.#event.at(place);
   }
 }

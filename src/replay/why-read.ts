@@ -74,7 +74,7 @@ export function explain(read: TracedRead, jobs: readonly TracedJob[], log?: Repl
 export function jobsNear(log: ReplayLog, from: number, to: number): TracedJob[] {
   const { timeline } = log;
   const jobs: TracedJob[] = [];
-  for (const index of log.traces.all()) {
+  for (const index of log.traces.all(timeline.firstAt(from - 1000))) {
     const at = timeline.timeAt(index);
     if (at < from - 1000 || at > to + LATE_MS) continue;
     for (const job of traceOf(timeline.eventAt(index)).jobs)

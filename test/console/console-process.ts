@@ -4,6 +4,13 @@ import { join } from 'node:path';
 
 const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
 
+/** As ops/cofa sets them, so that memory is that of users: without, glibc keeps what has been freed. */
+export const MALLOC = {
+  MALLOC_ARENA_MAX: '2',
+  MALLOC_MMAP_THRESHOLD_: '131072',
+  MALLOC_TRIM_THRESHOLD_: '131072',
+};
+
 export interface RunningConsole {
   url: string;
   pid: number;
@@ -19,7 +26,7 @@ export async function startConsole(
   env: Record<string, string> = {},
 ): Promise<RunningConsole> {
   const child = spawn(process.execPath, [MAIN, ...args, '--json'], {
-    env: { ...process.env, ...env },
+    env: { ...process.env, ...MALLOC, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const ended = new Promise<number | null>((resolve) => child.once('close', (code) => resolve(code)));

@@ -78,7 +78,7 @@ it('a pull-through cache: the second node gets no layer from the registry; when 
   await readAll(second, later, join(directory, 'later-mnt'));
 });
 
-it('a mirror that changes a byte of each layer: every read gets the true bytes', async () => {
+it('a mirror that changes a byte of each layer: every read gets the true bytes, and status names it', async () => {
   const directory = await cleanup.tempDir('lying-mirror');
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
@@ -123,6 +123,11 @@ it('a mirror that changes a byte of each layer: every read gets the true bytes',
   const mirror = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const first = await behind(join(directory, 'one'), registry, mirror);
   await readAll(first, lazy, join(directory, 'lazy-mnt'));
+  await eventually('status says that the mirror is left out', async () =>
+    (await first.status()).degraded.includes(
+      `the mirror ${mirror} sent wrong bytes: it is left out for an hour`,
+    ),
+  );
   await first.stop();
   expect(lies).toBeGreaterThan(0);
   // An engine of its own, which has not met the mirror yet: the image is indexed from its bytes.

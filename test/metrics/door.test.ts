@@ -7,9 +7,11 @@ import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
 import { metricsChoice } from '../../src/cli/metrics-options.ts';
 import type { MetricsSettings } from '../../src/metrics/address.ts';
 import { type MetricsDoor, openMetricsDoor } from '../../src/metrics/door.ts';
+import { Exemplars } from '../../src/metrics/exemplars.ts';
 import { MetricsText } from '../../src/metrics/text.ts';
 import { freePort } from '../support/ports.ts';
 import { runCommand } from '../support/services.ts';
@@ -19,6 +21,7 @@ const all = new Cleanup();
 /** Shorter than an engine's: the tests are about the end of a time, not about its length. */
 const TIMES = { request: 1_000, answer: 2_000 };
 const TEXT = 'cofa_engine_ready 1\n';
+const OPEN_TEXT = `${TEXT}# EOF\n`;
 let folder: string;
 let port: number;
 let door: MetricsDoor | undefined;
@@ -45,10 +48,10 @@ async function open(more: Partial<MetricsSettings> = {}): Promise<void> {
     settings,
     {
       isHealthy: () => true,
-      metrics: async () => {
+      metrics: async (format) => {
         made += 1;
         await holds;
-        return { type: 'text/plain; version=0.0.4', text: TEXT };
+        return { type: 'text/plain; version=0.0.4', text: format === 'open' ? OPEN_TEXT : TEXT };
       },
     },
     TIMES,
@@ -123,6 +126,49 @@ test('a page of a browser whose name leads here reads nothing', async () => {
   expect((await get('/metrics', { headers: { host: '127.0.0.1.evil.example:9464' } })).status).toBe(421);
   for (const host of ['localhost:9464', '127.0.0.1', '[::1]:9464'])
     expect((await get('/metrics', { headers: { host } })).status).toBe(200);
+});
+
+test('a client gets OpenMetrics where it takes that as gladly as the plain text', async () => {
+  await open();
+  const texts = async (accept: string) => (await get('/metrics', { headers: { accept } })).text;
+  // Of Prometheus 2.42.
+  const both =
+    'application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1';
+  expect(await texts(both)).toBe(OPEN_TEXT);
+  expect(await texts('application/openmetrics-text')).toBe(OPEN_TEXT);
+  for (const accept of [
+    '*/*',
+    'text/plain',
+    'application/openmetrics-text;version=0.0.1',
+    'application/openmetrics-text;q=0.3,text/plain;q=0.9',
+    'application/openmetrics-text;q=0',
+    'application/openmetrics-text;q=x',
+    ',;,;q=',
+  ])
+    expect([accept, await texts(accept)]).toEqual([accept, TEXT]);
+  // One of each format in a second, and not one for each client.
+  expect(made).toBe(2);
+});
+
+test('OpenMetrics has exemplars, counters without their suffix in the head, and an end', async () => {
+  const exemplars = new Exemplars();
+  const labels = ['prepare', 'sidecar'];
+  exemplars.set('start_phase_seconds', labels, { labels: { trace_id: 'ab12' }, value: 0.07, at: 1_700 });
+  const counts = new Counts();
+  counts.observe('start_phase_seconds', 0.07, ...labels);
+  counts.add('scrubs_total');
+  const [plain, open] = [new MetricsText('plain', exemplars), new MetricsText('open', exemplars)];
+  const text = await open.render(counts.samples());
+  const bucket =
+    'cofa_start_phase_seconds_bucket{phase="prepare",prepared="sidecar",le="0.1"} 1 # {trace_id="ab12"} 0.07 1700';
+  expect(text.split('\n').filter((line) => line.includes('trace_id'))).toEqual([bucket]);
+  expect(text).toContain('# TYPE cofa_scrubs counter\ncofa_scrubs_total 1\n');
+  expect(text).toMatch(/\n# EOF\n$/);
+  // Again: a text leaves nothing behind for the next one.
+  expect(await open.render(counts.samples())).toBe(text);
+  const old = await plain.render(counts.samples());
+  expect(old).toContain('# TYPE cofa_scrubs_total counter\ncofa_scrubs_total 1\n');
+  expect(old).not.toMatch(/trace_id|EOF/);
 });
 
 test('clients that come while a text is made, or in the second after, get that one', async () => {

@@ -9,6 +9,8 @@ export interface Prometheus {
   url: string;
   /** The last value of each series. Throws what Prometheus says against the query. */
   query(expr: string): Promise<Series[]>;
+  /** Labels of the exemplars of the last minutes. */
+  exemplars(expr: string): Promise<Array<Record<string, string>>>;
   /** The rules by name: their health, and the state of alarms. */
   rules(): Promise<Map<string, { health: string; lastError?: string; state?: string }>>;
 }
@@ -44,6 +46,7 @@ export async function startPrometheus(
     `--config.file=${config}`,
     `--storage.tsdb.path=${join(folder, 'data')}`,
     `--web.listen-address=127.0.0.1:${port}`,
+    '--enable-feature=exemplar-storage',
   ];
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'prometheus', ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -65,10 +68,10 @@ export async function startPrometheus(
     if (Date.now() > deadline || child.exitCode !== null) throw new Error(`no Prometheus: ${said}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  const ask = async (path: string): Promise<Reply['data']> => {
+  const ask = async <Data = Reply['data']>(path: string): Promise<Data> => {
     const reply = (await (await fetch(`${url}/api/v1/${path}`)).json()) as Reply;
     if (reply.status !== 'success') throw new Error(`${path}: ${reply.error}`);
-    return reply.data;
+    return reply.data as Data;
   };
   return {
     url,
@@ -77,6 +80,12 @@ export async function startPrometheus(
         labels: metric,
         value: Number(value[1]),
       })),
+    exemplars: async (expr) => {
+      const now = Math.ceil(Date.now() / 1000);
+      const path = `query_exemplars?query=${encodeURIComponent(expr)}&start=${now - 600}&end=${now}`;
+      const series = await ask<Array<{ exemplars: Array<{ labels: Record<string, string> }> }>>(path);
+      return series.flatMap(({ exemplars }) => exemplars.map(({ labels }) => labels));
+    },
     rules: async () =>
       new Map(
         (await ask('rules')).groups.flatMap(({ rules: all }) =>

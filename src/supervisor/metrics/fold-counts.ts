@@ -4,15 +4,18 @@ import type { Counts } from '../../../actors/counts.ts';
 import { layersOfImage } from '../../../actors/device.ts';
 import { idOf } from '../../../actors/node-state.ts';
 import { StartWatcher } from '../../../actors/start-times.ts';
+import type { StartExemplars } from './start-exemplars.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 
 export class FoldCounts {
   readonly #live: Pick<LiveFold, 'state' | 'listen'>;
   readonly #counts: Counts;
   readonly #starts: StartWatcher;
+  readonly #exemplars: StartExemplars | undefined;
 
-  /** Follows the log from now on; `end` ends that. */
-  constructor(live: Pick<LiveFold, 'state' | 'listen'>, counts: Counts) {
+  /** Follows the log from now on; `end` ends that. `exemplars`: is told of each start that is counted. */
+  constructor(live: Pick<LiveFold, 'state' | 'listen'>, counts: Counts, exemplars?: StartExemplars) {
+    this.#exemplars = exemplars;
     this.#live = live;
     this.#counts = counts;
     this.#starts = new StartWatcher((manifest) => {
@@ -26,9 +29,11 @@ export class FoldCounts {
 
   /** Counts the starts that are over. `now`: of the wall clock, ms. */
   settle(now: number): void {
-    for (const { prepared, phases } of this.#starts.settled(now))
-      for (const [phase, seconds] of phases)
-        this.#counts.observe('start_phase_seconds', seconds, phase, prepared);
+    for (const start of this.#starts.settled(now)) {
+      for (const [phase, seconds] of start.phases)
+        this.#counts.observe('start_phase_seconds', seconds, phase, start.prepared);
+      this.#exemplars?.take(start);
+    }
   }
 
   #take(id: string, event: CofaEvent): void {

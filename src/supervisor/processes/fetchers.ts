@@ -70,6 +70,11 @@ export class Fetchers {
     return this.#children.map((child) => child.counted(patienceMs));
   }
 
+  /** What is wrong around them. */
+  degraded(): string[] {
+    return this.#children.flatMap((child) => child.degraded);
+  }
+
   status(): ProcessStatus[] {
     return this.#children.map((child) => child.status());
   }

@@ -47,7 +47,7 @@ export interface DoorsOptions
   fronts: OperationsParts['fronts'] &
     StatusSources['fronts'] &
     Pick<FrontEnds, 'status' | 'counted' | 'failedReads'>;
-  fetchers: OperationsParts['fetchers'] & Pick<Fetchers, 'status' | 'counted'>;
+  fetchers: OperationsParts['fetchers'] & Pick<Fetchers, 'status' | 'counted' | 'degraded'>;
   owner: NodeLog['owner'];
   indexers: UsageMeterOptions['indexers'];
   counts: Counts;

@@ -4,19 +4,25 @@ import type { Counts } from '../../../actors/counts.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { MetricsSettings } from '../../metrics/address.ts';
 import type { MetricsDoor } from '../../metrics/door.ts';
+import type { Exemplars } from '../../metrics/exemplars.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Timer } from '../../process/ports.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
+import type { TracesSettings } from '../../traces/settings.ts';
 import type { End } from '../end.ts';
 import { Collector, type CollectorSources } from '../metrics/collect.ts';
 import { FoldCounts } from '../metrics/fold-counts.ts';
+import { StartExemplars } from '../metrics/start-exemplars.ts';
 import type { SupervisorPorts } from '../ports.ts';
 
 /** A door that does not open is tried again after this, ms. */
 const RETRY_MS = 10_000;
 
 export interface MetricsOptions extends Omit<CollectorSources, 'folded' | 'options' | 'topImages'> {
-  options: CollectorSources['options'] & { metrics?: MetricsSettings | undefined };
+  options: CollectorSources['options'] & {
+    metrics?: MetricsSettings | undefined;
+    traces?: TracesSettings | undefined;
+  };
   counts: Counts;
   live: Pick<LiveFold, 'state' | 'listen'>;
   conditions: Conditions;
@@ -33,14 +39,19 @@ export function serveMetrics(given: MetricsOptions): void {
   const { options, counts, live, conditions, log, end, ports } = given;
   const { metrics } = options;
   if (metrics === undefined) return;
-  const folded = new FoldCounts(live, counts);
+  const { node, traces } = options;
+  const starts = traces && new StartExemplars(node, traces.sampler);
+  const folded = new FoldCounts(live, counts, starts);
   const collector = new Collector({ ...given, folded, topImages: metrics.images });
   let door: MetricsDoor | undefined;
   let retry: Timer | undefined;
   let isOver = false;
   const open = async () => {
     try {
-      const opened = await openDoor(metrics, collector, () => given.fronts.isReady);
+      const opened = await openDoor(metrics, collector, {
+        isHealthy: () => given.fronts.isReady,
+        exemplars: starts?.exemplars,
+      });
       if (isOver) return await opened.close();
       door = opened;
       conditions.clear('metrics');
@@ -64,15 +75,20 @@ export function serveMetrics(given: MetricsOptions): void {
 async function openDoor(
   settings: MetricsSettings,
   collector: Collector,
-  isHealthy: () => boolean,
+  { isHealthy, exemplars }: { isHealthy: () => boolean; exemplars: Exemplars | undefined },
 ): Promise<MetricsDoor> {
   const [{ openMetricsDoor }, { MetricsText }] = await Promise.all([
     import('../../metrics/door.ts'),
     import('../../metrics/text.ts'),
   ]);
-  const text = new MetricsText();
+  const plain = new MetricsText('plain');
+  // Without traces there are no exemplars, and all get the text that they always got.
+  const open = exemplars && new MetricsText('open', exemplars);
   return await openMetricsDoor(settings, {
     isHealthy,
-    metrics: async () => ({ type: text.contentType, text: await text.render(await collector.samples()) }),
+    metrics: async (format) => {
+      const text = format === 'open' ? (open ?? plain) : plain;
+      return { type: text.contentType, text: await text.render(await collector.samples()) };
+    },
   });
 }

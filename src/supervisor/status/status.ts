@@ -7,9 +7,11 @@ import type { Conditions } from '../../process/conditions.ts';
 import type { Images } from '../images/images.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Mounts } from '../mounts/mounts.ts';
+import type { RegistryClient } from '../../registry/client.ts';
 import type { PodmanStore } from '../podman/store.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
+import type { Fetchers } from '../processes/fetchers.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
 import type { FrontFigures } from './front-figures.ts';
 import { imageStatus } from './image-status.ts';
@@ -26,6 +28,9 @@ export interface StatusSources {
   images: Pick<Images, 'all'>;
   podman: Pick<PodmanStore, 'list'>;
   figures: Pick<FrontFigures, 'lately'>;
+  /** Of them and of the supervisor's own client: mirrors that are left out. */
+  fetchers: Pick<Fetchers, 'degraded'>;
+  registry: Pick<RegistryClient, 'leftOut'>;
   fleet: { degraded(): Promise<readonly string[]> } | undefined;
   /** The supervisor's children. */
   children: () => ProcessStatus[];
@@ -35,6 +40,7 @@ export interface StatusSources {
 export function statusOf(sources: StatusSources): () => Promise<Status> {
   const { options, natsUrl, startedAt, fronts, keeper, conditions, mounts, images, podman, figures, fleet } =
     sources;
+  const { fetchers, registry } = sources;
   const { node, root, transport, snapshotter } = options;
   return async () => {
     const ofPodman = podman.list();
@@ -50,7 +56,15 @@ export function statusOf(sources: StatusSources): () => Promise<Status> {
       ready: fronts.isReady,
       log: keeper.report(),
       // Supervisor and front end may say the same.
-      degraded: [...new Set([...conditions.list(), ...served.degraded, ...(ofFleet ?? [])])],
+      degraded: [
+        ...new Set([
+          ...conditions.list(),
+          ...served.degraded,
+          ...(ofFleet ?? []),
+          ...registry.leftOut(),
+          ...fetchers.degraded(),
+        ]),
+      ],
       ...(snapshotter === undefined ? {} : { snapshotter: snapshotter.socket }),
       mounts: mounts.list(),
       images: imageStatus(images.all(), served.layers),
