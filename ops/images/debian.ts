@@ -351,7 +351,7 @@ function exited(child: ReturnType<typeof spawn>, name: string): Promise<void> {
 }
 
 /** flock(1) around a piece of work; the kernel releases it when the holder ends, in any way. */
-async function withLock<T>(file: string, work: () => Promise<T>): Promise<T> {
+export async function withLock<T>(file: string, work: () => Promise<T>): Promise<T> {
   const holder = spawn('flock', [file, 'sh', '-c', 'echo locked; cat'], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });

@@ -42,6 +42,8 @@ export interface ImageSpec {
   architecture?: string;
   /** Its name in the index; `image` by default. */
   name?: string;
+  /** The whole name under which containerd and docker import it. */
+  fullName?: string;
 }
 
 /** An image layout that holds one image. */
@@ -99,10 +101,11 @@ export async function writeLayout(directory: string, spec: ImageSpec): Promise<I
     layers,
   });
   await writeFile(join(directory, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
-  const index = {
-    schemaVersion: 2,
-    manifests: [{ ...manifest, annotations: { 'org.opencontainers.image.ref.name': spec.name ?? 'image' } }],
+  const annotations = {
+    'org.opencontainers.image.ref.name': spec.name ?? 'image',
+    ...(spec.fullName === undefined ? {} : { 'io.containerd.image.name': spec.fullName }),
   };
+  const index = { schemaVersion: 2, manifests: [{ ...manifest, annotations }] };
   await writeFile(join(directory, 'index.json.new'), JSON.stringify(index));
   await rename(join(directory, 'index.json.new'), join(directory, 'index.json'));
   return { directory, manifest };

@@ -126,6 +126,7 @@ function serviceText(): string {
       '# Of the package cofa: settings are in /etc/cofa/config.toml, and a unit of your own wins over this one.\n',
     )
     .replaceAll('@COFA@ --root @ROOT@', '/usr/bin/cofa')
+    .replaceAll('@ROOT@', '/var/lib/cofa')
     .replace(/^Documentation=.*$/m, 'Documentation=man:cofa(1) man:cofa-config.toml(5)');
 }
 

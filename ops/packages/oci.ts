@@ -1,13 +1,15 @@
 /**
  * The OCI image of the engine: Debian with what the engine stands on, and above it the files of the Debian package. Made
  * without a container engine. Where ops/kubernetes expects a checkout, /opt/cofa, there is a link to the program.
+ * The file is an OCI layout that containerd and podman import, and what `docker load` of any version takes: that of docker
+ * before 25 reads manifest.json alone.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { acquireSettings, RELEASE, sourcesOf } from '../images/apt.ts';
-import { describeLayer, type LayerFile, writeLayout } from '../images/layout.ts';
+import { blobPath, describeLayer, type LayerFile, writeLayout } from '../images/layout.ts';
 import { DEPENDS } from './deb.ts';
 import { type Arch, DEBIAN_ARCH } from './modules.ts';
 import { writeTar } from './tar.ts';
@@ -25,8 +27,13 @@ export interface OciOptions {
 
 /** Writes it. Takes root, mmdebstrap and Debian's packages. `packages`: `name version` of each that is in it. */
 export async function buildOci(options: OciOptions): Promise<{ file: string; packages: string[] }> {
+  const { layer, packages } = await baseLayer(options);
+  return { file: await writeImage(layer, options), packages };
+}
+
+/** The image of a Debian package above a layer that has what it stands on; path of its file. */
+export async function writeImage(base: LayerFile, options: OciOptions): Promise<string> {
   const { deb, version, arch, epoch, scratch, out } = options;
-  const { layer: base, packages } = await baseLayer(options);
   const above = join(scratch, 'image-layer');
   mkdirSync(join(above, 'opt'), { recursive: true });
   execFileSync('dpkg-deb', ['--extract', deb, above]);
@@ -37,7 +44,7 @@ export async function buildOci(options: OciOptions): Promise<{ file: string; pac
   writeTar(above, tar, epoch);
   const layers = [base, await packed(tar, `cofa ${version}`)];
   const layout = join(scratch, 'layout');
-  await writeLayout(layout, {
+  const { manifest } = await writeLayout(layout, {
     kind: 'oci',
     layers,
     config: {
@@ -47,19 +54,30 @@ export async function buildOci(options: OciOptions): Promise<{ file: string; pac
     created: new Date(epoch * 1000).toISOString(),
     architecture: DEBIAN_ARCH[arch],
     name: version,
+    fullName: `docker.io/library/cofa:${version}`,
   });
+  const { config } = JSON.parse(readFileSync(blobPath(layout, manifest.digest), 'utf8')) as {
+    config: { digest: string };
+  };
+  const inTar = (digest: string) => blobPath('', digest);
+  const archived = {
+    Config: inTar(config.digest),
+    RepoTags: [`cofa:${version}`],
+    Layers: layers.map(({ digest }) => inTar(digest)),
+  };
+  writeFileSync(join(layout, 'manifest.json'), JSON.stringify([archived]));
   settle(layout, epoch);
   const file = join(out, `cofa-${version}-oci-${DEBIAN_ARCH[arch]}.tar`);
   writeTar(layout, file, epoch);
-  return { file, packages };
+  return file;
 }
 
 /** Debian with the packages; equal where Debian's packages are. */
-async function baseLayer({
+export async function baseLayer({
   scratch,
   epoch,
   arch,
-}: OciOptions): Promise<{ layer: LayerFile; packages: string[] }> {
+}: Pick<OciOptions, 'scratch' | 'epoch' | 'arch'>): Promise<{ layer: LayerFile; packages: string[] }> {
   const { list, sources } = sourcesOf(RELEASE);
   const files = [
     ['image.list', list],
