@@ -228,13 +228,25 @@ export class CacheHost {
   async collect(order: { needed: readonly string[]; dryRun: boolean }): Promise<CollectReply> {
     const { facts, isInUse } = this.#options;
     const needed = new Set(order.needed);
+    // What the supervisor has said later counts as well.
+    const before = this.#needs;
+    const isNeeded = (diffId: string) =>
+      needed.has(diffId) ||
+      (this.#needs !== before &&
+        (this.#needs?.mounts.has(diffId) === true || this.#needs?.images.has(diffId) === true));
     await this.#sizes.measure(true);
     const removed: CollectReply = { layers: [], bytes: 0 };
-    for (const diffId of facts.layers.keys()) {
-      if (needed.has(diffId) || isInUse(diffId)) continue;
+    const unneeded = [...facts.layers.keys()].filter((diffId) => !isNeeded(diffId) && !isInUse(diffId));
+    const chosen = unneeded.map((diffId) => ({
+      diffId,
+      device: this.#closed.deviceOf(diffId),
+      isUnused: this.#unusedSince(diffId),
+    }));
+    for (const { diffId, device, isUnused } of chosen) {
       const bytes = this.#sizes.closed(diffId);
       if (!order.dryRun) {
-        if (!(await this.#closed.remove(diffId))) continue;
+        const isStill = () => isUnused() && !isNeeded(diffId);
+        if (!(await this.#closed.remove(diffId, device, isStill))) continue;
         this.#memories.delete(diffId);
       }
       removed.layers.push(diffId);
@@ -340,11 +352,15 @@ export class CacheHost {
 
   async #carryOut({ evict, takeBack }: EvictionPlan, reason: EvictionReason): Promise<number> {
     for (const diffId of takeBack) this.#options.notify({ kind: 'take-back', diffId });
-    const waiting = [...evict];
+    const waiting = Array.from(
+      evict,
+      ([diffId, ranges]) => [diffId, ranges, this.#unusedSince(diffId)] as const,
+    );
     let total = 0;
     const run = async () => {
       for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
-        const bytes = await this.evict(next[0], next[1], reason);
+        const [diffId, ranges, isUnused] = next;
+        const bytes = await this.evict(diffId, ranges, reason, isUnused);
         this.#evictedBytes += bytes;
         total += bytes;
       }
@@ -353,13 +369,30 @@ export class CacheHost {
     return total;
   }
 
-  /** Takes blocks out of a layer, open or not, as far as no read and no fetch needs them just now. Returns the evicted bytes. */
-  async evict(diffId: string, ranges: readonly BlockRun[], reason: EvictionReason): Promise<number> {
+  /**
+   * Asked in the same turn in which something of a closed layer was chosen: whether no client has opened the layer since. What it has
+   * read then was not known to the choice.
+   */
+  #unusedSince(diffId: string): () => boolean {
+    const memory = this.#memories.get(diffId);
+    return () => this.#memories.get(diffId) === memory;
+  }
+
+  /**
+   * Takes blocks out of a layer, open or not, as far as no read and no fetch needs them just now; of a layer that is closed by the time
+   * of its turn only while `isStill`. Returns the evicted bytes.
+   */
+  async evict(
+    diffId: string,
+    ranges: readonly BlockRun[],
+    reason: EvictionReason,
+    isStill: () => boolean = () => true,
+  ): Promise<number> {
     try {
       const layer = this.#options.opened.get(diffId);
       if (layer !== undefined) return await layer.evict(ranges, reason);
       if (this.#options.isInUse(diffId)) return 0;
-      return await this.#closed.evict(diffId, ranges, reason);
+      return await this.#closed.evict(diffId, ranges, reason, isStill);
     } catch (error) {
       const { code, message } = toErrorRecord(error);
       if (code === 'unsupported' && this.#canPunch) {
@@ -382,7 +415,7 @@ export class CacheHost {
       if (plan.bytes >= need) break;
       plan.bytes += this.#sizes.closed(layer.id);
       this.#closed
-        .dropDevice(layer.id)
+        .dropDevice(layer.id, this.#unusedSince(layer.id))
         .catch((error: unknown) => this.#options.log.warn({ layer: layer.id, error }, 'a device stays'));
     }
     return plan;

@@ -101,7 +101,8 @@ export class CacheKeeper {
       removed.push({ ref, manifest });
     }
     const going = new Set(removed.map(({ manifest }) => manifest));
-    const left = all.filter((image) => !going.has(image.manifest));
+    // As of now: an image may have come while others were removed.
+    const left = [...images.all()].filter(({ manifest }) => !going.has(manifest));
     const collected = await this.#collect(left, order.dryRun);
     let freed = collected.bytes;
     if (!order.dryRun) await this.#sweepNow();
