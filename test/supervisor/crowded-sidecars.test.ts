@@ -122,6 +122,27 @@ describe.each([
     expect(asked.length).toBeLessThan(1_000);
   });
 
+  it('hide one that is so far behind that its signature is not asked for; the reason says so, and what to do', async () => {
+    const given = await options();
+    const signersAmong = async (_: unknown, digests: readonly string[]) =>
+      new Map(digests.slice(0, 30).map((name) => [name, false] as const));
+    const { prepared, passed } = await chooseSidecar(
+      { ...given, signers: { signerOf: async () => undefined, signersAmong } },
+      take,
+    );
+    expect(prepared).toBeUndefined();
+    expect(passed.at(-1)?.reason).toBe(
+      'who has signed it was not asked: the image has 41 sidecars, and 11 were left out. Delete what others have pushed, or let the image name its own (cofa index --as)',
+    );
+    // All that are known to be unsigned have other reasons.
+    const everyone = async (_: unknown, digests: readonly string[]) =>
+      new Map(digests.map((name) => [name, false] as const));
+    const known = { signerOf: async () => undefined, signersAmong: everyone };
+    const { passed: others } = await chooseSidecar({ ...given, signers: known }, take);
+    expect(others.some(({ reason }) => reason.includes('was not asked'))).toBe(false);
+    expect(others.at(-1)?.reason).toBe('only 16 of 41 candidates are looked at');
+  });
+
   it('nor one that an identity has signed, as long as its rule is there', async () => {
     const sigstore = await startSigstore();
     const rules = await cleanup.tempDir('rules');

@@ -106,9 +106,13 @@ export async function chooseSidecar(
     options.onPassed(`sidecar ${sidecar} of ${image.reference.text} is not used: ${reason}`);
   };
   let plan: SidecarHandle | undefined;
-  const none = () => ({ prepared: undefined, proven: false, passed, plan });
-  if (isHopeless(facts)) return none();
   const vouched = new Vouched(options, facts);
+  const none = () => {
+    const unasked = vouched.unasked(new Set(passed.map(({ sidecar }) => sidecar)));
+    if (unasked !== undefined) pass(unasked.sidecar, unasked.reason);
+    return { prepared: undefined, proven: false, passed, plan };
+  };
+  if (isHopeless(facts)) return none();
   const skip: OnSkipped = ({ descriptor, reason }) => pass(descriptor.digest, reason);
   try {
     for await (const sidecar of sidecarsOf(registry, image, undefined, skip, vouched.prefer)) {
@@ -140,6 +144,8 @@ class Vouched {
   signers: ReadonlyMap<string, string | false> = new Map();
   readonly #options: ChoiceOptions;
   readonly #facts: ChoiceFacts;
+  /** Those that it mattered for. */
+  #digests: readonly string[] = [];
 
   constructor(options: ChoiceOptions, facts: ChoiceFacts) {
     this.#options = options;
@@ -149,14 +155,31 @@ class Vouched {
   readonly prefer: Prefer = async (candidates) => {
     const { image, signers } = this.#options;
     const digests = candidates.map(({ digest }) => digest);
-    if (signers !== undefined && asksForSigner(this.#facts))
+    if (signers !== undefined && asksForSigner(this.#facts)) {
+      this.#digests = digests;
       this.signers = await signers.signersAmong(image, digests);
+    }
     return comeFirst(this.#facts, digests, this.signers);
   };
 
   /** Whether someone vouches for it, by what is known without a further request. */
   isFor({ digest }: SidecarHandle['descriptor']): boolean {
     return isUsable(this.#facts, digest, this.signers.get(digest) || undefined);
+  }
+
+  /**
+   * None is taken: why one is passed over that a key may have signed; undefined: all were asked for. `passed`: those that have their
+   * reasons.
+   */
+  unasked(passed: ReadonlySet<string>): { sidecar: string; reason: string } | undefined {
+    const left = this.#digests.filter((digest) => !this.signers.has(digest) && !passed.has(digest));
+    const [sidecar] = left;
+    if (sidecar === undefined) return undefined;
+    const count = this.#digests.length;
+    return {
+      sidecar,
+      reason: `who has signed it was not asked: the image has ${count} sidecars, and ${left.length} were left out. Delete what others have pushed, or let the image name its own (cofa index --as)`,
+    };
   }
 
   /** Of one of them. Errors: those of the registry. */
