@@ -50,6 +50,8 @@ export function followBus(given: {
     onAway: () => conditions.set('nats', awaySentence(users.supervisor.url)),
     onBack: () => {
       conditions.clear('nats');
+      // A private one that had ended too often in a row has started after all.
+      conditions.clear('nats-server');
       onBack();
     },
   });
