@@ -79,6 +79,8 @@ export class Scrubber {
   readonly #stopping = new AbortController();
   #checking: Promise<unknown> = Promise.resolve();
   readonly #doubts = new Map<string, Promise<void>>();
+  /** Those that have been: by layer, which blocks. The supervisor asks again where it has not heard of that. */
+  readonly #compared = new Map<string, string>();
 
   constructor(options: ScrubberOptions) {
     this.#options = options;
@@ -174,9 +176,11 @@ export class Scrubber {
   doubt({ layers }: Doubt): void {
     for (const { diffId, ranges } of layers) {
       if (this.#doubts.has(diffId)) continue;
-      const settled = this.#untilCompared(diffId, blockRuns(ranges)).finally(() =>
-        this.#doubts.delete(diffId),
-      );
+      if (this.#compared.get(diffId) === JSON.stringify(ranges)) {
+        this.#options.notify({ kind: 'checked', diffId });
+        continue;
+      }
+      const settled = this.#untilCompared(diffId, ranges).finally(() => this.#doubts.delete(diffId));
       this.#doubts.set(diffId, settled);
     }
   }
@@ -191,10 +195,11 @@ export class Scrubber {
     timer.cancel();
   }
 
-  async #untilCompared(diffId: string, ranges: readonly BlockRun[]): Promise<void> {
+  async #untilCompared(diffId: string, ranges: Doubt['layers'][number]['ranges']): Promise<void> {
     for (let tries = 1; ; tries++) {
       try {
-        await this.#compareNewest(diffId, ranges);
+        await this.#compareNewest(diffId, blockRuns(ranges));
+        this.#compared.set(diffId, JSON.stringify(ranges));
         return;
       } catch (error) {
         const { code, message } = toErrorRecord(error);
