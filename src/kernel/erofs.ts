@@ -1,5 +1,7 @@
 /** Mounts a flat image: EROFS metadata on one loop device, file data on others (fs/erofs/super.c). */
+import { existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
 import type { Lookup } from './directory.ts';
 import { offLoop } from './libc.ts';
@@ -38,6 +40,14 @@ export async function mountErofs(options: ErofsMount): Promise<void> {
     target,
     lookup,
   });
+}
+
+/**
+ * Whether a file system stands on the loop: it is mounted in some mount namespace, or overlayfs keeps it by a mount of its own, which
+ * no table of mounts shows. The kernel has a folder for each until its last user has ended (fs/erofs/sysfs.c, Linux 5.16).
+ */
+export function carriesErofs({ path }: Pick<LoopDevice, 'path'>): boolean {
+  return existsSync(`/sys/fs/erofs/${basename(path)}`);
 }
 
 /**

@@ -11,6 +11,7 @@ import { describeUsers } from './users.ts';
 
 export { listDirectory, type Lookup, makeDirectory, removeDirectory } from './directory.ts';
 export type { MountEntry } from './mountinfo.ts';
+export { describeUsers, mountsUpon } from './users.ts';
 
 /** Flags of mount(2), linux/mount.h. */
 export const MS = {
@@ -63,6 +64,8 @@ export interface UnmountOptions {
    * Fail the requests that wait for the server of a FUSE mount; this happens even when the mount then turns out busy.
    */
   force?: boolean;
+  /** Where it is busy: do not look for its users. */
+  unnamed?: boolean;
 }
 
 /** Errors: `busy`, with the mount's users where they are quickly known; `not-found` when nothing is mounted there. */
@@ -97,8 +100,8 @@ export async function unmountEntry(entry: MountEntry, options: UnmountOptions = 
       throw new CofaError('not-found', `${mountPoint} is not mounted any more`);
     await callOffLoop('umount2', libcUmount2, path, unmountFlags(options));
   } catch (error) {
-    const users = isErrno(error, 'EBUSY') ? await describeUsers(mountPoint) : '';
-    throw explainUnmount(error, mountPoint, users);
+    const isNamed = isErrno(error, 'EBUSY') && options.unnamed !== true;
+    throw explainUnmount(error, mountPoint, isNamed ? await describeUsers(mountPoint) : '');
   } finally {
     parent.close();
   }

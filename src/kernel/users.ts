@@ -1,7 +1,7 @@
 /**
- * Who keeps a mount busy, as far as /proc tells quickly: processes by working folder, root, open files and mapped
- * files, loop devices by backing file, and other mounts. A best effort for an error message: bounded in time and
- * number, blind to other users' processes where the kernel is, and never touching the mount itself.
+ * Who uses a mount, as far as /proc tells quickly: processes by working folder, root, open files and mapped files, loop
+ * devices by backing file, and other mounts, also those of other mount namespaces. A best effort for an error message:
+ * bounded in time and number, blind to other users' processes where the kernel is, and never touching the mount itself.
  */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { type MountEntry, parseMountinfo } from './mountinfo.ts';
@@ -12,8 +12,9 @@ const MAX_DESCRIPTORS = 1024;
 const MAX_MS = 300;
 
 /**
- * Such as `bash (pid 12, working folder), /dev/loop3`; empty when the search found nothing in time. `target` is a mount
- * point.
+ * Such as `bash (pid 12, working folder), /dev/loop3`, as far as the search came in time. `target` is a mount
+ * point. `left`: mounts that its file system had here a moment ago and has no longer; what keeps it then may be in another mount
+ * namespace.
  *
  * A link below /proc/PID can hang while that process is in the middle of an exec, which may itself wait for a block of
  * ours. So the caller waits for the search no longer than its time. At most one search runs: each that hangs holds a
@@ -21,67 +22,128 @@ const MAX_MS = 300;
  */
 export async function describeUsers(
   target: string,
+  left: readonly MountEntry[] = [],
   now: () => number = () => performance.now(),
 ): Promise<string> {
-  if (searching) return '';
-  searching = true;
-  const search = findUsers(target, now).finally(() => {
-    searching = false;
-  });
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<string>((resolve) => {
-    timer = setTimeout(() => resolve(''), MAX_MS + 100);
-  });
-  return await Promise.race([search, late]).finally(() => clearTimeout(timer));
-}
-
-let searching = false;
-
-async function findUsers(target: string, now: () => number): Promise<string> {
-  const end = now() + MAX_MS;
-  const mounts = await ownMounts();
-  const found = [...mountsUpon(target, mounts), ...(await loopsUpon(target))];
-  const devices = devicesOf(target, mounts);
-  const pids = (await list('/proc')).filter((name) => /^\d+$/.test(name));
-  for (const pid of pids.slice(0, MAX_PROCESSES)) {
-    if (found.length >= MAX_NAMED || now() > end) break;
-    const how = await useOf(pid, target, devices);
-    if (how !== undefined) found.push(`${(await text(`/proc/${pid}/comm`)).trimEnd()} (pid ${pid}, ${how})`);
+  const mounts = await mountsOf('self');
+  const there = left.length > 0 ? left : mounts.filter(({ mountPoint }) => mountPoint === target);
+  const places = [target, ...there.map(({ mountPoint }) => mountPoint)];
+  const found = mountsUpon(places, mounts).map(({ mountPoint }) => `the mount ${mountPoint}`);
+  if (!searching) {
+    searching = true;
+    const search = findUsers(found, { target, places, there, hasLeft: left.length > 0, now }).finally(() => {
+      searching = false;
+    });
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, MAX_MS + 100);
+    });
+    await Promise.race([search, late]).finally(() => clearTimeout(timer));
   }
   return found.slice(0, MAX_NAMED).join(', ');
 }
 
+let searching = false;
+
+interface Search {
+  target: string;
+  /** Mount points of its file system, and those mounts. */
+  places: readonly string[];
+  there: readonly MountEntry[];
+  /** They are not there any more. */
+  hasLeft: boolean;
+  now: () => number;
+}
+
+async function findUsers(found: string[], { target, places, there, hasLeft, now }: Search): Promise<void> {
+  const end = now() + MAX_MS;
+  found.push(...(await loopsUpon(target)));
+  const pids = (await list('/proc')).filter((name) => /^\d+$/.test(name)).slice(0, MAX_PROCESSES);
+  const known = new Set<string>();
+  // Once for each way, the quickest first: those that a node starts last have the largest numbers.
+  const lookAt = async (useBy: (pid: string) => Promise<string | undefined>) => {
+    for (const pid of pids) {
+      if (found.length >= MAX_NAMED || now() > end) return;
+      const how = known.has(pid) ? undefined : await useBy(pid);
+      if (how === undefined) continue;
+      known.add(pid);
+      found.push(`${(await text(`/proc/${pid}/comm`)).trimEnd()} (pid ${pid}, ${how})`);
+    }
+  };
+  // While it is mounted here, the kernel may have put copies of it elsewhere that go with it. That takes one link a process.
+  if (hasLeft) {
+    const namespaces = new Namespaces(places, there, await link('/proc/self/ns/mnt'));
+    await lookAt((pid) => namespaces.useOf(pid));
+  }
+  await lookAt((pid) => folderOf(pid, target));
+  await lookAt((pid) => fileOf(pid, target, there));
+}
+
 /** Reads links and never follows them: the server of the mount may have ended. */
-async function useOf(pid: string, target: string, devices: string[]): Promise<string | undefined> {
+async function folderOf(pid: string, target: string): Promise<string | undefined> {
   if (within(await link(`/proc/${pid}/cwd`), target)) return 'working folder';
-  if (within(await link(`/proc/${pid}/root`), target)) return 'root folder';
+  return within(await link(`/proc/${pid}/root`), target) ? 'root folder' : undefined;
+}
+
+/** The same. */
+async function fileOf(
+  pid: string,
+  target: string,
+  there: readonly MountEntry[],
+): Promise<string | undefined> {
   for (const fd of (await list(`/proc/${pid}/fd`)).slice(0, MAX_DESCRIPTORS))
     if (within(await link(`/proc/${pid}/fd/${fd}`), target)) return 'open file';
   // The fourth field is the device, hexadecimal major:minor. It also shows processes inside containers.
+  const devices = there.map(({ major, minor }) => `${hex(major)}:${hex(minor)}`);
   for (const line of (await text(`/proc/${pid}/maps`)).split('\n'))
     if (devices.includes(line.split(/ +/, 4)[3] ?? '')) return 'mapped file';
   return undefined;
 }
 
-function devicesOf(target: string, mounts: MountEntry[]): string[] {
-  return mounts
-    .filter((entry) => entry.mountPoint === target)
-    .map((entry) => `${hex(entry.major)}:${hex(entry.minor)}`);
+/** Mounts of other mount namespaces: each is looked at by the first of its processes, a container by the one that it was started for. */
+class Namespaces {
+  readonly #places: readonly string[];
+  readonly #left: readonly MountEntry[];
+  readonly #seen: Set<string | undefined>;
+
+  constructor(places: readonly string[], left: readonly MountEntry[], own: string | undefined) {
+    this.#places = places;
+    this.#left = left;
+    this.#seen = new Set([own]);
+  }
+
+  async useOf(pid: string): Promise<string | undefined> {
+    const namespace = await link(`/proc/${pid}/ns/mnt`);
+    if (namespace === undefined || this.#seen.has(namespace)) return undefined;
+    this.#seen.add(namespace);
+    const mounts = await mountsOf(pid);
+    const entry =
+      mounts.find((one) =>
+        this.#left.some(({ major, minor }) => one.major === major && one.minor === minor),
+      ) ?? mountsUpon(this.#places, mounts).find(({ type }) => type === 'overlay');
+    return entry && `the mount ${entry.mountPoint} of its mount namespace`;
+  }
 }
 
 function hex(n: number): string {
   return n.toString(16).padStart(2, '0');
 }
 
-function mountsUpon(target: string, mounts: MountEntry[]): string[] {
-  return mounts
-    .filter(
-      (entry) =>
-        (entry.mountPoint !== target && within(entry.mountPoint, target)) ||
-        (entry.type === 'overlay' &&
-          lowerFolders(entry.superOptions).some((folder) => within(folder, target))),
-    )
-    .map((entry) => `the mount ${entry.mountPoint}`);
+/**
+ * Mounts below these mount points, and overlays that have a folder of theirs as a layer. The kernel does not call a mount busy for the
+ * sake of an overlay, which has a mount of its own of each layer. `resolve`: where an overlay's folder leads to.
+ */
+export function mountsUpon(
+  places: readonly string[],
+  mounts: readonly MountEntry[],
+  resolve: (folder: string) => string = (folder) => folder,
+): MountEntry[] {
+  const isUpon = (path: string) => places.some((place) => within(path, place));
+  return mounts.filter(
+    ({ mountPoint, type, superOptions }) =>
+      (!places.includes(mountPoint) && isUpon(mountPoint)) ||
+      (type === 'overlay' && lowerFolders(superOptions).some((folder) => isUpon(resolve(folder)))),
+  );
 }
 
 function lowerFolders(superOptions: string): string[] {
@@ -101,8 +163,8 @@ async function loopsUpon(target: string): Promise<string[]> {
   return found;
 }
 
-async function ownMounts(): Promise<MountEntry[]> {
-  return parseMountinfo(await text('/proc/self/mountinfo'));
+async function mountsOf(pid: string): Promise<MountEntry[]> {
+  return parseMountinfo(await text(`/proc/${pid}/mountinfo`));
 }
 
 // A file that cannot be read (the process ended, the loop is free, we may not see it) counts as empty.

@@ -100,8 +100,8 @@ export class End {
   }
 
   /**
-   * `down`. `detach` takes the mounts out of the kernel and returns the directories in use. The engine ends when the answer is
-   * on its way. Errors: `busy`, then nothing has changed; those of `detach`.
+   * `down`. `detach` takes the mounts out of the kernel and returns what is in use, a directory each and by whom. The engine ends
+   * when the answer is on its way. Errors: `busy`, then nothing has changed; those of `detach`.
    */
   async down(detach: () => Promise<readonly string[]>): Promise<void> {
     this.refuseWhenNear();
@@ -109,7 +109,7 @@ export class End {
     try {
       const busy = await detach();
       if (busy.length > 0) {
-        throw new CofaError('busy', `in use and not complete yet: ${busy.join(', ')}`, {
+        throw new CofaError('busy', `in use and not complete yet: ${busy.join('; ')}`, {
           hint: 'end what uses them, wait until the images are complete (cofa status), or: cofa down --force',
         });
       }

@@ -90,7 +90,10 @@ export function operations(parts: OperationsParts): Handlers {
       return { frontEnd, fetchers: await fetchers.upgrade() };
     }),
     down: async ({ force }) => {
-      await end.down(() => podman.behind(force, () => mounts.detachAll(force)));
+      await end.down(async () => {
+        const used = force ? [] : mounts.overlaid();
+        return used.length > 0 ? used : await podman.behind(() => mounts.detachAll(force));
+      });
       return { stopping: true };
     },
   };

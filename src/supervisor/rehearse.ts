@@ -94,6 +94,7 @@ const NO_KERNEL: MountKernel = {
   detachLoop: async () => {},
   setReadAhead: async () => {},
   mountErofs: async () => {},
+  carriesErofs: () => false,
   loadMetadata: async () => {},
 };
 

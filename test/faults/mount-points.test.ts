@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { ErrorCode } from '../../schemas/errors.ts';
+import { findMount } from '../../src/kernel/mount.ts';
 import { prose } from '../images/nasty.ts';
 import {
   type CliResult,
@@ -129,6 +130,85 @@ describe('where an image is mounted', () => {
     expect(await readAll(dir)).toMatchObject({ failures: [] });
     await end(user);
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
+    expect(mountsBelow(dir)).toEqual([]);
+  });
+});
+
+describe('containers, which stand on overlays above a mount', () => {
+  let own: Engine;
+  let fresh: FaultImage;
+  let dir = '';
+  beforeAll(async () => {
+    own = await startEngine({ workers: 1, args: ['--node', 'below'] });
+    cleanup.defer(() => own.stop());
+    fresh = await pushImage(path('below'), registry.host, 'below', [
+      { 'app/prose': prose(3_000_000, 2502), 'app/other': prose(3_000_000, 2503) },
+    ]);
+    expect((await own.cli(['index', fresh.ref])).code).toBe(0);
+    dir = path('below-mount');
+    await mountImage(own, fresh.ref, dir);
+  });
+
+  /** An overlay on the mount, in a mount namespace of its own where the mount itself is not; returns whose it is, and its root. */
+  async function contain(): Promise<{ user: ChildProcess; root: string }> {
+    const root = path(`contained-${users.length}`);
+    for (const name of ['upper', 'work', 'merged']) mkdirSync(join(root, name), { recursive: true });
+    const layers = 'lowerdir=$0,upperdir=$1/upper,workdir=$1/work';
+    const script = `mount -t overlay overlay -o "${layers}" "$1/merged" && umount "$0" && echo ready && exec sleep 600`;
+    const order = ['--mount', '--propagation', 'private', 'sh', '-c', script, dir, root];
+    const user = spawn('unshare', order, { stdio: ['ignore', 'pipe', 'inherit'] });
+    users.push(user);
+    await new Promise((resolve) => user.stdout?.once('data', resolve));
+    return { user, root: `/proc/${user.pid}/root${root}/merged` };
+  }
+
+  /** Some pages of a file that no test has read yet, from `from` on. */
+  const readOn = (root: string, from: number) =>
+    readPieces(join(root, 'app/prose'), fresh.files.get('app/prose') as Buffer, {
+      from,
+      count: 2,
+      exact: true,
+    });
+
+  it('down is busy and names a process of a mount namespace of its own, which reads what is absent', async () => {
+    const { user, root } = await contain();
+    const refusal = async () => {
+      const result = await own.cli(['down', '--json']);
+      refused(result, 'busy', 7);
+      expect(errorOf(result).message).toContain(dir);
+      return errorOf(result).message;
+    };
+    // It says who where that is quickly found.
+    const named = new RegExp(`sleep \\(pid ${user.pid}, the mount .*/merged of its mount namespace\\)`);
+    await expect.poll(refusal, { timeout: 60_000 }).toMatch(named);
+    expect(await readOn(root, 100)).toEqual(['ok', 'ok']);
+    expect((await own.status()).mounts).toMatchObject([{ dir, state: 'mounted' }]);
+    expect(mountsBelow(dir)).toEqual([dir]);
+    expect(await readOn(dir, 300)).toEqual(['ok', 'ok']);
+    expect((await imageOf(own, fresh.ref)).reads.errors).toBe(0);
+  });
+
+  it('down is busy and names the overlay where that is seen, and has touched no mount', async () => {
+    const root = path('seen');
+    for (const name of ['upper', 'work', 'merged']) mkdirSync(join(root, name), { recursive: true });
+    const merged = join(root, 'merged');
+    const layers = `lowerdir=${dir},upperdir=${root}/upper,workdir=${root}/work`;
+    await runCommand('mount', ['-t', 'overlay', 'overlay', '-o', layers, merged]);
+    try {
+      const before = findMount(dir);
+      const result = await own.cli(['down', '--json']);
+      refused(result, 'busy', 7);
+      expect(errorOf(result).message).toContain(`${dir} by the mount ${merged}`);
+      expect(findMount(dir)).toEqual(before);
+      expect(await readOn(merged, 400)).toEqual(['ok', 'ok']);
+    } finally {
+      await runCommand('umount', ['--', merged]);
+    }
+  });
+
+  it('when they have gone the engine stops', async () => {
+    expect((await own.cli(['down'])).code).toBe(0);
+    await own.ended;
     expect(mountsBelow(dir)).toEqual([]);
   });
 });

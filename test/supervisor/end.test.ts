@@ -106,9 +106,9 @@ describe('the order of the end', () => {
 describe('down', () => {
   test('is refused while a mount is in use: nothing has changed', async () => {
     openAll();
-    await expect(end.down(async () => ['/a', '/b'])).rejects.toMatchObject({
+    await expect(end.down(async () => ['/a by sh (pid 1, working folder)', '/b'])).rejects.toMatchObject({
       code: 'busy',
-      message: 'in use and not complete yet: /a, /b',
+      message: 'in use and not complete yet: /a by sh (pid 1, working folder); /b',
       hint: 'end what uses them, wait until the images are complete (cofa status), or: cofa down --force',
     });
     expect(end.isNear).toBe(false);

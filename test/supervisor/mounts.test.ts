@@ -27,6 +27,10 @@ let dir: string;
 let [own, earlier, later]: LoopDevice[] = [];
 let log: Log;
 
+/** Whether the image's reads need no engine. */
+let isWhole: boolean;
+/** Directories where no mount is wanted any more. */
+let unmounted: string[];
 /** Resolves when the image's devices are detached. */
 let releasing: Promise<void>;
 /** Resolves when the log has the image. */
@@ -76,6 +80,8 @@ beforeEach(async () => {
     while (isMounted(dir)) unmountSync(dir, { lazy: true });
   });
   log = new Log();
+  unmounted = [];
+  isWhole = true;
   releasing = Promise.resolve();
   recorded = Promise.resolve();
   // What is tried again later comes to nothing.
@@ -111,7 +117,7 @@ function engine(mounts: readonly MountFacts[] = []): Mounts {
     use: async () => attached,
     recorded: () => recorded,
     release: () => releasing,
-    isDirect: () => true,
+    isDirect: () => isWhole,
     hasLost: () => false,
     progress: new Set(),
   };
@@ -128,6 +134,7 @@ function engine(mounts: readonly MountFacts[] = []): Mounts {
       mayUse: async () => true,
     } as unknown as Images,
     newId: () => 'id',
+    onUnmounted: (at) => unmounted.push(at),
   });
 }
 
@@ -219,10 +226,13 @@ describe('a mount of another engine, where this one is to bring its own back', (
     await expect(mounts.unmount(dir)).rejects.toMatchObject({ code: 'unavailable' });
     expect(findMount(dir)?.source).toBe(later?.path);
     expect(mounts.list()).toMatchObject([{ dir, state: 'failed' }]);
+    expect(unmounted).toEqual([]);
     log.onAsked = () => {};
     await mounts.unmount(dir);
     expect(isMounted(dir)).toBe(false);
     expect(mounts.list()).toEqual([]);
+    // What status says of it ends here.
+    expect(unmounted).toEqual([dir]);
   });
 });
 
@@ -328,6 +338,64 @@ describe('what stands on a mount', () => {
     await expect(mounts.mount(order)).rejects.toMatchObject({ code: 'environment' });
     expect([done, isMounted(dir), mounts.list()]).toEqual([['unmount'], false, []]);
     expect(log.appended.at(-1)).toBe('mount.failed');
+  });
+});
+
+describe('an overlay above a mount, which the kernel does not call busy', () => {
+  let merged: string;
+  const leave = () => isMounted(merged) && unmountSync(merged);
+  /** A mount whose image has not arrived, and an overlay on it, by default seen. */
+  async function scene(isSeen = true): Promise<Mounts> {
+    isWhole = false;
+    const mounts = engine();
+    await mounts.mount(orderOf());
+    merged = join(folder, 'merged');
+    for (const name of ['merged', 'upper', 'work', 'other'])
+      await mkdir(join(folder, name), { recursive: true });
+    const under = isSeen ? dir : join(folder, 'other');
+    // The overlay keeps what it was mounted on, also where that is shown by another name that goes.
+    if (!isSeen) await promisify(execFile)('mount', ['--bind', dir, under]);
+    const layers = `lowerdir=${under},upperdir=${join(folder, 'upper')},workdir=${join(folder, 'work')}`;
+    await promisify(execFile)('mount', ['-t', 'overlay', 'overlay', '-o', layers, merged]);
+    cleanup.defer(leave);
+    if (!isSeen) unmountSync(under);
+    return mounts;
+  }
+
+  test('is found before a mount is touched, where it names the mount', async () => {
+    const mounts = await scene();
+    expect(mounts.overlaid()).toEqual([`${dir} by the mount ${merged}`]);
+    isWhole = true;
+    expect(mounts.overlaid()).toEqual([]);
+    leave();
+    isWhole = false;
+    expect(mounts.overlaid()).toEqual([]);
+    await mounts.unmount(dir);
+  });
+
+  test.each([true, false])('keeps it mounted until it has gone (seen by its name: %s)', async (isSeen) => {
+    const mounts = await scene(isSeen);
+    expect(await mounts.detachAll(false)).toEqual([
+      isSeen ? `${dir} by the mount ${merged}` : expect.stringMatching(`^${dir}`),
+    ]);
+    expect(mounts.list()).toMatchObject([{ dir, state: 'mounted' }]);
+    expect(findMount(dir)?.source).toBe(own?.path);
+    expect(log.appended).toEqual(['mount.requested', 'mount.mounted']);
+    leave();
+    expect(await mounts.detachAll(false)).toEqual([]);
+    expect(isMounted(dir)).toBe(false);
+  });
+
+  test('is no reason to stay where its reads need no engine, nor for a down by force', async () => {
+    const byForce = await scene();
+    expect(await byForce.detachAll(true)).toEqual([]);
+    expect(log.appended.at(-1)).toBe('mount.detached');
+    expect(isMounted(dir)).toBe(false);
+    leave();
+    const mounts = await scene();
+    isWhole = true;
+    expect(await mounts.detachAll(false)).toEqual([]);
+    expect(isMounted(dir)).toBe(false);
   });
 });
 

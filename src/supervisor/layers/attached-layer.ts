@@ -10,7 +10,7 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { isWhole } from '../../../actors/layer-life.ts';
-import { toErrorRecord } from '../../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { BlobSource } from '../../../schemas/fetch.ts';
 import {
   type OpenLayer,
@@ -47,6 +47,8 @@ export interface AttachedLayerOptions {
   log: Logger;
   leftovers: Leftovers;
   kernel?: MountKernel | undefined;
+  /** Whether the engine is about to end: what the kernel reads by itself then has to stay so. */
+  isEnding?: (() => boolean) | undefined;
   /** Whether an image uses it still. */
   isWanted: (layer: AttachedLayer) => boolean;
   /** The kernel reads it by itself from now on, or does no longer. */
@@ -141,15 +143,22 @@ export class AttachedLayer {
 
   /** Reads come through the front end again, so that bytes of the device may be punched out. */
   takeBack(): Promise<void> {
-    const { front, layout, onDirect } = this.#options;
+    const { front, layout, onDirect, isEnding = () => false } = this.#options;
     const { diffId } = this.demand;
     // Where it fails the kernel may still read the device: nothing of it is punched out, and a front end that starts is told so.
     return this.#change('a device was not taken back', async (loop) => {
-      if (!this.#isDirect) return;
+      if (!this.#isDirect || isEnding()) return;
       await front.ask('take-back', { diffId });
-      // The kernel waits for what is in flight to the device file; afterwards nothing reads it any more.
-      await this.#move(loop, join(layout.devices(), hexOf(diffId)));
+      if (isEnding()) throw new CofaError('not-running', 'the engine is stopping');
+      // A `down` that looks meanwhile counts on it no longer.
       this.#isDirect = false;
+      try {
+        // The kernel waits for what is in flight to the device file; afterwards nothing reads it any more.
+        await this.#move(loop, join(layout.devices(), hexOf(diffId)));
+      } catch (error) {
+        this.#isDirect = true;
+        throw error;
+      }
       onDirect(diffId);
       await this.#unpin();
     });

@@ -43,6 +43,8 @@ export interface DevicesOptions {
   /** The FUSE mount is that engine's, too: reads of layers that are not open again wait until `areBack`. */
   returning?: boolean;
   kernel?: MountKernel | undefined;
+  /** As in `AttachedLayerOptions`. */
+  isEnding?: () => boolean;
 }
 
 export class Devices {

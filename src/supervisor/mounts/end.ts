@@ -1,53 +1,142 @@
 /** What becomes of the mounts when an engine ends: it detaches them for the next start, or another engine owns them now. */
+import { realpathSync } from 'node:fs';
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import { dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
-import { detachMount, listMounts, unmountEntry } from '../../kernel/mount.ts';
+import {
+  describeUsers,
+  detachMount,
+  listMounts,
+  type MountEntry,
+  mountsUpon,
+  unmountEntry,
+} from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
+import type { MountKernel } from './kernel.ts';
 import type { MountActor } from './mount-actor.ts';
+import { stillCarrying } from './standing.ts';
 
 export interface EndOptions {
   layout: Layout;
   live: Pick<LiveFold, 'append'>;
   log: Logger;
+  kernel?: MountKernel | undefined;
 }
+
+/** Of so many mounts that are in use `down` says by whom: each is looked for in all of /proc. */
+const MOST_NAMED = 3;
+
+/**
+ * Mounts that need the engine and that an overlay of this mount namespace stands on, each with those overlays. A first look, which
+ * changes nothing: overlays name their layers as they like, and those of other namespaces are not seen here. `detachAll` is sure.
+ */
+export function overlaid(actors: Iterable<MountActor>, layout: Layout): string[] {
+  const mounts = listMounts();
+  const mapped = mappedOf(mounts, layout);
+  const overlays = mounts.filter(({ type }) => type === 'overlay');
+  if (overlays.length === 0) return [];
+  return Array.from(actors).flatMap((actor) => {
+    const there = actor.host.state === 'mounted' && !actor.image.isDirect() ? actor.standing : undefined;
+    if (there === undefined) return [];
+    const places = [there, ...mapped.filter((one) => isSameFileSystem(one, there))];
+    const upon = mountsUpon(
+      places.map(({ mountPoint }) => mountPoint),
+      overlays,
+      (folder) => followed(folder, layout),
+    );
+    if (upon.length === 0) return [];
+    const users = upon.slice(0, MOST_NAMED).map(({ mountPoint }) => `the mount ${mountPoint}`);
+    return [named(actor, users.join(', '))];
+  });
+}
+
+/** podman names its layers by links; others' folders may be on a disk that does not answer. */
+function followed(folder: string, layout: Layout): string {
+  if (!folder.startsWith(`${layout.podman()}/`)) return folder;
+  try {
+    return realpathSync(folder);
+  } catch {
+    return folder;
+  }
+}
+
+const named = ({ request: { dir } }: MountActor, users: string): string =>
+  users === '' ? dir : `${dir} by ${users}`;
 
 /**
  * Takes every mount out of the kernel, keeping it in the log for the next start. One that is in use stays when its image is
- * complete, since its reads need no engine. Returns the directories that are in use and are not complete: then nothing has
- * changed; with `force` these are detached as well and their reads end with the engine.
+ * complete, since its reads need no engine. Returns the directories that are in use and are not complete, some with their users:
+ * then nothing has changed; with `force` these are detached as well and their reads end with the engine.
  */
 export async function detachAll(
   actors: Iterable<MountActor>,
   force: boolean,
   options: EndOptions,
 ): Promise<string[]> {
-  const busy: string[] = [];
-  const detached: MountActor[] = [];
-  await detachMapped(options);
+  const mapped = await detachMapped(options);
+  const busy: Detached[] = [];
+  const detached: Detached[] = [];
   for (const actor of actors) {
     if (actor.host.state !== 'mounted') continue;
-    const { dir } = actor.request;
     const isComplete = actor.image.isDirect();
+    const there = actor.standing;
     try {
-      const there = actor.standing;
-      if (there !== undefined) await unmountEntry(there, { lazy: force && !isComplete });
+      if (there !== undefined) await unmountEntry(there, { lazy: force && !isComplete, unnamed: true });
     } catch (error) {
       if (toErrorRecord(error).code === 'busy') {
-        if (!isComplete) busy.push(dir);
+        if (!isComplete) busy.push({ actor, left: [] });
         continue;
       }
     }
-    detached.push(actor);
+    const shown = there === undefined ? [] : mapped.filter((one) => isSameFileSystem(one, there));
+    detached.push({ actor, left: there === undefined ? [] : [there, ...shown] });
   }
-  if (busy.length > 0) {
-    // Nothing stops: what was unmounted comes back.
-    for (const actor of detached) await actor.mountErofs();
-    return busy;
+  if (!force) busy.push(...(await stillUsed(detached, busy, options)));
+  if (busy.length === 0) {
+    for (const { actor } of detached) await sayDetached(actor, options);
+    return [];
   }
-  for (const actor of detached) await sayDetached(actor, options);
-  return [];
+  const sentences: string[] = [];
+  for (const { actor, left } of busy) {
+    const isNamed = sentences.length < MOST_NAMED;
+    sentences.push(named(actor, isNamed ? await describeUsers(actor.request.dir, left) : ''));
+  }
+  // Nothing stops: what was unmounted comes back.
+  await allBack(detached);
+  return sentences;
+}
+
+interface Detached {
+  actor: MountActor;
+  /** Mounts that its file system had, in this mount namespace. */
+  left: MountEntry[];
+}
+
+/** Those that readers need although they are unmounted, and that need the engine; without further mounts of what is busy anyway. */
+async function stillUsed(
+  detached: readonly Detached[],
+  busy: readonly Detached[],
+  { kernel }: EndOptions,
+): Promise<Detached[]> {
+  const others = detached.filter(({ actor }) => !busy.some((one) => one.actor.image === actor.image));
+  const loopOf = ({ actor, left }: Detached) =>
+    left.length === 0 || actor.image.isDirect() ? undefined : actor.image.attached?.metadata;
+  const loops = new Set(others.map(loopOf).filter((loop) => loop !== undefined));
+  const carrying = await stillCarrying([...loops], kernel);
+  return others.filter((one) => {
+    const loop = loopOf(one);
+    return loop !== undefined && carrying.has(loop);
+  });
+}
+
+/** Errors: that of the first which does not come back; the others do. */
+async function allBack(detached: readonly Detached[]): Promise<void> {
+  const failures: unknown[] = [];
+  for (const { actor } of detached) {
+    await actor.mountErofs().catch((error: unknown) => failures.push(error));
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 async function sayDetached(actor: MountActor, { live, log }: EndOptions): Promise<void> {
@@ -84,13 +173,22 @@ export async function abandon(actors: Iterable<MountActor>, options: EndOptions)
   }
 }
 
-/** The snapshotter's views of flat images (src/snapshotter/mapped-mounts.ts), which it makes again when it needs them. */
-async function detachMapped({ layout, log }: EndOptions): Promise<void> {
-  const beginning = `${layout.mapped()}/`;
-  for (const entry of listMounts().toReversed()) {
-    if (!entry.mountPoint.startsWith(beginning)) continue;
+/**
+ * The snapshotter's views of flat images (src/snapshotter/mapped-mounts.ts), which it makes again when it needs them. Returns those that
+ * there were.
+ */
+async function detachMapped({ layout, log }: EndOptions): Promise<MountEntry[]> {
+  const mapped = mappedOf(listMounts(), layout);
+  for (const entry of mapped.toReversed()) {
     await detachMount(entry).catch((error: unknown) =>
       log.warn({ dir: entry.mountPoint, error }, 'a mount with other owners stays'),
     );
   }
+  return mapped;
 }
+
+const mappedOf = (mounts: readonly MountEntry[], layout: Layout): MountEntry[] =>
+  mounts.filter(({ mountPoint }) => mountPoint.startsWith(`${layout.mapped()}/`));
+
+const isSameFileSystem = (a: MountEntry, b: MountEntry): boolean =>
+  a.major === b.major && a.minor === b.minor;

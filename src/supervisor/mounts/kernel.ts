@@ -1,5 +1,5 @@
 /** What a mount asks of the kernel. A rehearsal puts others in its place (rehearse.ts). */
-import { loadMetadata, mountErofs } from '../../kernel/erofs.ts';
+import { carriesErofs, loadMetadata, mountErofs } from '../../kernel/erofs.ts';
 import { attachLoop, detachLoop } from '../../kernel/loop.ts';
 import { setReadAhead } from '../../kernel/read-ahead.ts';
 
@@ -8,7 +8,15 @@ export interface MountKernel {
   detachLoop: typeof detachLoop;
   setReadAhead: typeof setReadAhead;
   mountErofs: typeof mountErofs;
+  carriesErofs: typeof carriesErofs;
   loadMetadata: typeof loadMetadata;
 }
 
-export const KERNEL: MountKernel = { attachLoop, detachLoop, setReadAhead, mountErofs, loadMetadata };
+export const KERNEL: MountKernel = {
+  attachLoop,
+  detachLoop,
+  setReadAhead,
+  mountErofs,
+  carriesErofs,
+  loadMetadata,
+};

@@ -20,7 +20,7 @@ import type { LiveFold } from '../../store/live-fold.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
 import { cleanPath, isMissing, makeFor, removeMade } from './directory.ts';
-import { abandon, detachAll } from './end.ts';
+import { abandon, detachAll, overlaid } from './end.ts';
 import { Failures } from './failures.ts';
 import type { MountKernel } from './kernel.ts';
 import {
@@ -45,6 +45,8 @@ export interface MountsOptions {
   newId: () => string;
   /** A mount that had not come back is there after all. */
   onRestored?: (dir: string) => void;
+  /** No mount is wanted there any more. */
+  onUnmounted?: (dir: string) => void;
 }
 
 export interface MountOrder {
@@ -77,6 +79,7 @@ export class Mounts {
       onUnmounted: (actor) => {
         this.#mounts.delete(actor.request.dir);
         actor.released = this.#release(actor);
+        options.onUnmounted?.(actor.request.dir);
       },
     };
   }
@@ -237,6 +240,11 @@ export class Mounts {
       isThere: (actor) => this.#mounts.get(actor.request.dir) === actor,
       onRestored,
     });
+  }
+
+  /** For `down`: as `overlaid` in end.ts. */
+  overlaid(): string[] {
+    return overlaid(this.#mounts.values(), this.#options.layout);
   }
 
   /** For `down`: as `detachAll` in end.ts. */

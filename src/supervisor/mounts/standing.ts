@@ -3,8 +3,11 @@
  * engine has made which owns the node by now: that one stays. So nothing of an earlier engine is taken away before this
  * engine is seen to own the node, and then only the very mount that was looked up before.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CofaError } from '../../../schemas/errors.ts';
+import type { LoopDevice } from '../../kernel/loop.ts';
 import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
+import { KERNEL, type MountKernel } from './kernel.ts';
 
 /** Whose the node is; src/supervisor/log/ownership.ts. */
 export interface Owner {
@@ -36,6 +39,27 @@ export async function unmountEarlier(dir: string, owner: Owner): Promise<void> {
   if (now === undefined) return;
   if (now.id !== there.id || now.source !== there.source) throw replaced(there);
   await unmountEntry(now);
+}
+
+/** The kernel ends a file system a moment after its last user, ms. */
+const LAST_USER_MS = 1_000;
+const LOOK_EVERY_MS = 20;
+
+/**
+ * Which of the loops still carry a file system although this engine has unmounted it: an overlay has one of its layers to itself, and so
+ * has a copy of the mount in another mount namespace. A process that reads there needs the loops of the image as before. `loops`: those under
+ * flat metadata.
+ */
+export async function stillCarrying(
+  loops: readonly LoopDevice[],
+  { carriesErofs }: Pick<MountKernel, 'carriesErofs'> = KERNEL,
+): Promise<ReadonlySet<LoopDevice>> {
+  let left = loops;
+  for (let waited = 0; ; waited += LOOK_EVERY_MS) {
+    left = left.filter(carriesErofs);
+    if (left.length === 0 || waited >= LAST_USER_MS) return new Set(left);
+    await sleep(LOOK_EVERY_MS);
+  }
 }
 
 const replaced = ({ mountPoint }: MountEntry): CofaError =>

@@ -14,7 +14,6 @@ import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { EventOf } from '../../../schemas/events.ts';
 import { policyNamed } from '../../../schemas/trust.ts';
 import type { ToSplitter } from '../../index/orders.ts';
-import { listMounts } from '../../kernel/mount.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { RegistryClient } from '../../registry/client.ts';
 import { parseReference, type Reference } from '../../registry/reference.ts';
@@ -25,7 +24,7 @@ import type { Chains } from '../images/chains.ts';
 import type { Image } from '../images/image.ts';
 import type { Images } from '../images/images.ts';
 import type { Mounts } from '../mounts/mounts.ts';
-import { layerIds, linkOf } from './documents.ts';
+import { layerIds } from './documents.ts';
 import { itemsOfImage } from './items.ts';
 import { sizeOfBlob } from './small-layers.ts';
 import { StoreFiles } from './files.ts';
@@ -90,15 +89,9 @@ export class PodmanStore {
     await this.#splits.close();
   }
 
-  /**
-   * podman sees none of the images while `detach` takes the mounts away; it sees them again where that refuses. Containers keep no
-   * mount busy, since an overlay has a mount of its own of what lies below it: without `force` this refuses where one stands on
-   * what is not whole. As `detachAll` of the mounts.
-   */
-  async behind(force: boolean, detach: () => Promise<string[]>): Promise<string[]> {
+  /** podman sees none of the images while `detach` takes the mounts away; it sees them again where that refuses. */
+  async behind(detach: () => Promise<string[]>): Promise<string[]> {
     if (this.#entries.size === 0) return await detach();
-    const used = force ? [] : this.#usedAndLazy();
-    if (used.length > 0) return used;
     let stays = true;
     try {
       await this.#view.hide();
@@ -108,17 +101,6 @@ export class PodmanStore {
     } finally {
       if (stays) await this.#view.unhide();
     }
-  }
-
-  /** Directories of layers that need the engine, and that an overlay stands on. */
-  #usedAndLazy(): string[] {
-    const overlays = listMounts().filter(({ type }) => type === 'overlay');
-    return this.#options.mounts.list().flatMap(({ dir, manifest }) => {
-      const layer = this.#files.layerAt(dir);
-      if (layer === undefined || this.#options.images.get(manifest)?.isDirect() === true) return [];
-      const link = `/overlay/l/${linkOf(layer)}`;
-      return overlays.some(({ superOptions }) => superOptions.includes(link)) ? [dir] : [];
-    });
   }
 
   /** What there is, for `status`. */

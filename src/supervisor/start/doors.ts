@@ -83,7 +83,7 @@ export async function openDoors(given: DoorsOptions): Promise<void> {
   const usage = new UsageMeter({ ...given, children });
   end.at('background', () => usage.close());
   await serveOperations(given, operations({ ...given, status, usage }));
-  end.obeySignals(() => podman.behind(true, () => mounts.detachAll(true)));
+  end.obeySignals(() => podman.behind(() => mounts.detachAll(true)));
   await writeEndpoint(given);
 }
 

@@ -63,6 +63,7 @@ export function makeMounts(given: MountPartsOptions): MountParts {
       conditions.clear(`restore:${dir}`);
       void podman.show();
     },
+    onUnmounted: (dir) => conditions.clear(`restore:${dir}`),
   });
   end.at('mounts', { replaced: () => mounts.abandon() });
   const scrubs = new Scrubs({

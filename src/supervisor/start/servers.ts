@@ -56,7 +56,15 @@ export function makeServers(given: {
 }): Servers {
   const { options, bus, names, layout, label, leftovers, handed, log, conditions, watch, end, ports } = given;
   const front = new FrontCaller({ bus, names, ports });
-  const devices = new Devices({ front, layout, label, log, leftovers, returning: handed !== undefined });
+  const devices = new Devices({
+    front,
+    layout,
+    label,
+    log,
+    leftovers,
+    returning: handed !== undefined,
+    isEnding: () => end.isNear,
+  });
   const doubts = new Doubts({ bus, names, front });
   const greet = greetWith({ devices, doubts, log });
   followBus({ ...given, onBack: () => end.isNear || greet(false) });

@@ -1,5 +1,6 @@
 /** Stand-in for src/kernel/erofs.ts. */
 import type { ErofsMount } from '../../../../src/kernel/erofs.ts';
+import type { LoopDevice } from '../../../../src/kernel/loop.ts';
 import { machine } from '../machine.ts';
 import { world } from '../world.ts';
 import { explained } from './loop.ts';
@@ -19,5 +20,8 @@ export async function mountErofs({ metadata, devices, target }: ErofsMount): Pro
     throw explained(error);
   }
 }
+
+export const carriesErofs = ({ number }: Pick<LoopDevice, 'number'>): boolean =>
+  (world().kernel.loops.get(number)?.users ?? 0) > 0;
 
 export const loadMetadata = async (): Promise<void> => {};

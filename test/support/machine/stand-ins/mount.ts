@@ -30,6 +30,9 @@ export function findMount(target: string): MountEntry | undefined {
 
 export const isMounted = (target: string): boolean => findMount(target) !== undefined;
 
+/** The machine's readers have no names. */
+export const describeUsers = async (): Promise<string> => '';
+
 export async function unmount(target: string, options: UnmountOptions = {}): Promise<void> {
   try {
     const isForgotten = world().sabotage === 'lost-unmount' && machine().random.chance(0.1);
