@@ -18,25 +18,29 @@ function Body() {
     <>
       <h1 class="hidden">Node {value.node}</h1>
       <Health node={value} now={now} />
-      <div class="cards">
-        <Card title={`Images (${value.images.length})`} wide>
-          <Images images={value.images} />
-        </Card>
-        <Card title="Recent starts" wide>
-          <Starts starts={value.starts} />
-        </Card>
-        <Card title={`Mounts (${value.mounts.length})`}>
-          <Mounts mounts={value.mounts} />
-        </Card>
-        <Card title={`Processes (${value.processes.length})`}>
-          <Processes processes={value.processes} now={now} />
-        </Card>
-        <Card title="Cache">
-          <Cache cache={value.cache} />
-        </Card>
-        <Card title="Event log">
-          <LogFacts log={value.log} />
-        </Card>
+      <div class="sides">
+        <div class="cards wide">
+          <Card title={`Images (${value.images.length})`}>
+            <Images images={value.images} />
+          </Card>
+          <Card title="Recent starts">
+            <Starts starts={value.starts} />
+          </Card>
+        </div>
+        <div class="cards">
+          <Card title={`Mounts (${value.mounts.length})`}>
+            <Mounts mounts={value.mounts} />
+          </Card>
+          <Card title={`Processes (${value.processes.length})`}>
+            <Processes processes={value.processes} now={now} />
+          </Card>
+          <Card title="Cache">
+            <Cache cache={value.cache} />
+          </Card>
+          <Card title="Event log">
+            <LogFacts log={value.log} />
+          </Card>
+        </div>
       </div>
     </>
   );
@@ -52,9 +56,9 @@ function useClock(): number {
   return now;
 }
 
-function Card({ title, wide, children }: { title: string; wide?: boolean; children: ComponentChildren }) {
+function Card({ title, children }: { title: string; children: ComponentChildren }) {
   return (
-    <section class={wide === true ? 'card wide' : 'card'} aria-label={title}>
+    <section class="card" aria-label={title}>
       <h2>{title}</h2>
       {children}
     </section>
