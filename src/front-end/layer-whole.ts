@@ -21,6 +21,8 @@ export class LayerWhole {
   /** A hand-over is about to be offered. */
   #offering = false;
   #direct: boolean;
+  /** The turn in which the device was not its layer, though the disk has every block as the span table says. */
+  #doubted: number | undefined;
 
   constructor(core: LayerCore, writer: LayerWriter, host: LayerHost) {
     this.#core = core;
@@ -82,8 +84,12 @@ export class LayerWhole {
     const { on, log } = this.#core.options;
     try {
       const isDamaged = await on.mismatch(this.#host);
-      if (!isDamaged && this.#isVerifying(turn))
-        this.#core.send({ type: 'verified', ok: false, now: this.#core.now() });
+      if (isDamaged || !this.#isVerifying(turn)) return;
+      // A job whose blocks all came late for others may have written over the damaged one meanwhile.
+      const isSecond = this.#doubted === turn;
+      this.#doubted = turn;
+      if (isSecond) this.#core.send({ type: 'verified', ok: false, now: this.#core.now() });
+      else await this.#verify(turn);
     } catch (error) {
       log.warn({ layer: this.#core.diffId, error }, 'a device that is not its layer was not compared');
       if (this.#isVerifying(turn)) this.#verifyLater(turn);

@@ -31,6 +31,11 @@ let isWatched: boolean;
 let isHeld: boolean;
 let held: Listener[];
 
+const notItsLayer = {
+  error: { code: 'integrity', message: 'it hashes to something else' },
+  retryable: false,
+};
+
 interface Listener {
   end(bytes: number, failure: object | undefined, timing: object): void;
 }
@@ -164,13 +169,33 @@ test('a check of the whole device that ends when blocks have gone and come since
   await again(1);
   expect(await layer.damaged([blockRun(0, 1)])).toBe(true);
   await again(2);
-  const notItsLayer = {
-    error: { code: 'integrity', message: 'it hashes to something else' },
-    retryable: false,
-  };
   held[0]?.end(0, notItsLayer, {});
   await new Promise((resolve) => setTimeout(resolve, 50));
   expect(notices).not.toContain('corrupt');
   held[1]?.end(0, undefined, {});
   await eventually('it is whole again', isSaid('whole', 2));
+});
+
+test('a device that is not its layer, though no block is damaged, is compared once more before its table is refuted', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  isHeld = true;
+  const compared = async (times: number, failure: object | undefined) => {
+    await eventually('it is compared', () => held.length === times);
+    held[times - 1]?.end(0, failure, {});
+  };
+  const comesAgain = async () => {
+    await layer.evict([blockRun(0, 1)], 'limit');
+    const came = new Promise<number>((resolve) => layer.cold(0, 1, resolve));
+    expect(await came).toBe(0);
+  };
+  // A job that came late for others wrote over a damaged block between the hash and the search for it.
+  await comesAgain();
+  await compared(1, notItsLayer);
+  await compared(2, undefined);
+  await eventually('it is whole again', isSaid('whole', 2));
+  await comesAgain();
+  await compared(3, notItsLayer);
+  expect(notices).not.toContain('corrupt');
+  await compared(4, notItsLayer);
+  await eventually('it is refuted', isSaid('corrupt', 1));
 });
