@@ -17,12 +17,14 @@ import { adoptLayers, pushLazyImage } from '../snapshotter/lazy-image.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, eventually, imageOf, mountImage, startEngine } from '../support/engine.ts';
 import { freePort } from '../support/ports.ts';
+import { type Collector, startCollector } from '../support/otlp.ts';
 import { type Prometheus, startPrometheus } from '../support/prometheus.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const RULES = join(import.meta.dirname, '../../ops/prometheus/cofa.rules.yaml');
 const cleanup = new Cleanup();
+let collector: Collector;
 let engine: Engine;
 let prometheus: Prometheus;
 let port: number;
@@ -52,10 +54,15 @@ beforeAll(async () => {
   const layers = [4_400, 4_500].map((seed) => new TarBytes().file('data', noise(300_000, seed)).bytes());
   const lazy = await pushLazyImage(work, registry.host, 'lazy', layers);
 
+  collector = await startCollector(cleanup);
   port = await freePort();
   engine = await startEngine({
     readDeadlineMs: 2_000,
-    args: ['--metrics', String(port), '--metrics-images', '2', '--snapshotter', '--cache-limit', '1GiB'],
+    args: [
+      ...['--metrics', String(port), '--metrics-images', '2', '--snapshotter', '--cache-limit', '1GiB'],
+      // So Prometheus gets OpenMetrics, for its exemplars.
+      ...['--traces', collector.url],
+    ],
   });
   cleanup.defer(() => engine.stop());
   prometheus = await startPrometheus(cleanup, { target: `127.0.0.1:${port}`, rules: [RULES] });
@@ -194,3 +201,21 @@ test('a front end that dies takes nothing back: counters do not fall, and the fa
   expect(await valueOf('cofa_reads_total{outcome="waited"}')).toBeGreaterThanOrEqual(waited);
   expect(await valueOf('cofa_scrape_missing_processes')).toBe(0);
 });
+
+test('an exemplar of a slow start leads to its trace', async () => {
+  const ids = await eventually('Prometheus has exemplars', async () => {
+    const found = await prometheus.exemplars('cofa_start_phase_seconds_bucket{phase="prepare"}');
+    return found.length > 0 ? found.map((labels) => labels['trace_id']) : undefined;
+  });
+  await eventually(
+    'the collector has these traces',
+    async () => {
+      const sent = new Set(
+        collector.spans.filter(({ name }) => name === 'start').map((span) => span.traceId),
+      );
+      return ids.every((id) => sent.has(id as string)) || undefined;
+    },
+    // A start is over half a minute after its last read.
+    90_000,
+  );
+}, 120_000);
