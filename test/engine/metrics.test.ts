@@ -59,9 +59,16 @@ beforeAll(async () => {
   engine = await startEngine({
     readDeadlineMs: 2_000,
     args: [
-      ...['--metrics', String(port), '--metrics-images', '2', '--snapshotter', '--cache-limit', '1GiB'],
+      '--metrics',
+      String(port),
+      '--metrics-images',
+      '2',
+      '--snapshotter',
+      '--cache-limit',
+      '1GiB',
       // So Prometheus gets OpenMetrics, for its exemplars.
-      ...['--traces', collector.url],
+      '--traces',
+      collector.url,
     ],
   });
   cleanup.defer(() => engine.stop());
