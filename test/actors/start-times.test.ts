@@ -43,7 +43,7 @@ test('metrics and the replay tell the same phases, also where another process’
   ]) {
     const watcher = watch(order);
     expect(watcher.settled(mountedAt + 500)).toEqual([]);
-    expect(watcher.settled(mountedAt + 1_000)).toEqual([{ prepared: 'sidecar', phases: told }]);
+    expect(watcher.settled(mountedAt + 1_000)).toMatchObject([{ prepared: 'sidecar', phases: told }]);
     expect(watcher.settled(mountedAt + 9_000)).toEqual([]);
   }
 });
