@@ -107,8 +107,9 @@ const processor: Rule = ({ wall }) => {
 
 const disk: Rule = ({ wall }) => {
   const io = wall.machine?.stalledUs?.io;
-  // What is synced before a client hears of the mount, and what fetchers write.
-  const us = (wall.steps['write'] ?? 0) + partUs(wall, 'record');
+  // What is synced before a client hears of the mount, what fetchers write, and new device files.
+  const attach = partUs(wall, 'attach') * (1 - starved(wall).before);
+  const us = (wall.steps['write'] ?? 0) + partUs(wall, 'record') + attach;
   // Where no task of the machine waited for the disk, it was not the disk.
   const savedUs = io === undefined ? (wall.steps['write'] ?? 0) : Math.min(io, us);
   const text = `Writing to the disk held the start up for about ${formatUs(savedUs)}. A faster disk below the root, or one that others leave alone, saves that.`;
