@@ -1,4 +1,4 @@
-/** Which pieces are under way at an asker: so many at once, those that readers wait for first; the others leave a part free. */
+/** Decides which pieces an asker fetches now: so many at once, those that readers wait for first. Prefetch leaves a part of the places free. */
 import type { JobClass } from '../schemas/fetch.ts';
 
 /** Its class is changed by `promote` alone. */

@@ -31,41 +31,24 @@ export type AskerEvent =
     }
   | { type: 'tick'; now: number };
 
+/** What a member is asked, and for which piece. */
+interface Question {
+  member: string;
+  key: string;
+  source: BlobSource;
+  index: number;
+  class: JobClass;
+  tried: readonly string[];
+}
+
 export type AskerEffect =
-  | {
-      type: 'ask';
-      member: string;
-      key: string;
-      source: BlobSource;
-      index: number;
-      class: JobClass;
-      token: boolean;
-      tried: readonly string[];
-      /** As well as another one, which is late. */
-      isHedge: boolean;
-    }
-  | {
-      type: 'get';
-      member: string;
-      key: string;
-      source: BlobSource;
-      index: number;
-      class: JobClass;
-      /** Come with the registry's token of this node's own pull. */
-      token: boolean;
-      tried: readonly string[];
-    }
+  /** `isHedge`: as well as another one, which is late. */
+  | (Question & { type: 'ask'; token: boolean; isHedge: boolean })
+  /** `token`: come with the registry's token of this node's own pull. */
+  | (Question & { type: 'get'; token: boolean })
   /** Answer the challenge that came with the answer, then ask again. */
-  | {
-      type: 'prove';
-      member: string;
-      key: string;
-      source: BlobSource;
-      index: number;
-      class: JobClass;
-      tried: readonly string[];
-    }
-  /** An ask or a GET that is under way need not go on. */
+  | (Question & { type: 'prove' })
+  /** The member may stop what this node has asked it for, or gets from it. */
   | { type: 'leave'; member: string; key: string }
   /** Read it from the registry. `lease`: members wait for this node to have it. */
   | { type: 'read'; key: string; source: BlobSource; index: number; class: JobClass; lease: boolean }

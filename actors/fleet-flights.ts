@@ -1,4 +1,4 @@
-/** Fetches of a home that are under way: one for each piece, each with its end, and those that wait for a busy member. */
+/** The fetches that a home has begun and not ended: one for each piece. It ends each by its deadline, and keeps those that wait for a busy member. */
 import type { BlobSource } from '../schemas/fetch.ts';
 import type { FetchBy } from './fleet-home-protocol.ts';
 import { TimerQueue } from './timers.ts';

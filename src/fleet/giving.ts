@@ -120,10 +120,9 @@ export class Giving {
   }
 
   async #challengeReply({ request, answer }: Extract<HomeEffect, { type: 'reply' }>): Promise<void> {
-    const { source } = this.#requests.get(request)?.asked ?? {};
-    const from = this.#requests.get(request)?.from;
-    if (source === undefined || from === undefined) return;
-    const said = await this.#options.proofs.ask(from, source, answer.index);
+    const known = this.#requests.get(request);
+    if (known === undefined) return;
+    const said = await this.#options.proofs.ask(known.from, known.asked.source, answer.index);
     this.#end(request)?.resolve({ answer: said });
   }
 

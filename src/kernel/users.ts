@@ -76,7 +76,8 @@ async function findUsers(found: string[], { target, places, there, hasLeft, now 
     await lookAt((pid) => namespaces.useOf(pid));
   }
   await lookAt((pid) => folderOf(pid, target));
-  await lookAt((pid) => fileOf(pid, target, there));
+  const devices = there.map(({ major, minor }) => `${hex(major)}:${hex(minor)}`);
+  await lookAt((pid) => fileOf(pid, target, devices));
 }
 
 /** Reads links and never follows them: the server of the mount may have ended. */
@@ -86,15 +87,10 @@ async function folderOf(pid: string, target: string): Promise<string | undefined
 }
 
 /** The same. */
-async function fileOf(
-  pid: string,
-  target: string,
-  there: readonly MountEntry[],
-): Promise<string | undefined> {
+async function fileOf(pid: string, target: string, devices: readonly string[]): Promise<string | undefined> {
   for (const fd of (await list(`/proc/${pid}/fd`)).slice(0, MAX_DESCRIPTORS))
     if (within(await link(`/proc/${pid}/fd/${fd}`), target)) return 'open file';
   // The fourth field is the device, hexadecimal major:minor. It also shows processes inside containers.
-  const devices = there.map(({ major, minor }) => `${hex(major)}:${hex(minor)}`);
   for (const line of (await text(`/proc/${pid}/maps`)).split('\n'))
     if (devices.includes(line.split(/ +/, 4)[3] ?? '')) return 'mapped file';
   return undefined;

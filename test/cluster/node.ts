@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
-import { mkdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { eventually } from '../support/engine.ts';
 import { type RunOptions, runCommand } from '../support/services.ts';
@@ -239,22 +239,28 @@ function removeCgroups(name: string): void {
     if (existsSync(join(controller, name))) remove(join(controller, name));
 }
 
-/** Loop devices on files of the engine. By inodes: the kernel names files of a namespace that has ended in a way of its own. */
+/**
+ * Loop devices on files of the engine. By inodes: the kernel names files of a namespace that has ended in a way of its own. A file of
+ * its FUSE mount has the layer's name, and a path of its own once the mount has ended.
+ */
 async function loopsOn(disk: string): Promise<string[]> {
   const root = join(disk, 'state/cofa');
   const find = ['-xdev', '(', '-name', 'device', '-o', '-name', 'flat.erofs', ')', '-printf', '%i\\n'];
   const inodes = new Set((await runCommand('find', [root, ...find])).trim().split('\n'));
+  const layers = new Set(await readdir(join(root, 'layers')).catch(() => []));
   const device = String((await stat(root)).dev);
   const listed = await runCommand('losetup', [
     '--list',
     '--noheadings',
     '--raw',
     '--output',
-    'NAME,BACK-INO,BACK-MAJ:MIN',
+    'NAME,BACK-INO,BACK-MAJ:MIN,BACK-FILE',
   ]);
   return listed.split('\n').flatMap((line) => {
     // It pads what is raw, and writes each blank as \x20.
-    const [, name = '', inode = '', major, minor] = /^(\S+) (\d+) (?:\\x20)*(\d+):(\d+)/.exec(line) ?? [];
-    return inodes.has(inode) && String(Number(major) * 256 + Number(minor)) === device ? [name] : [];
+    const [, name = '', inode = '', major, minor, file = ''] =
+      /^(\S+) (\d+) (?:\\x20)*(\d+):(\d+) (\S*)/.exec(line) ?? [];
+    const isOfDisk = inodes.has(inode) && String(Number(major) * 256 + Number(minor)) === device;
+    return isOfDisk || layers.has(file.slice(1)) ? [name] : [];
   });
 }

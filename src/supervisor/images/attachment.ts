@@ -92,7 +92,7 @@ export class Attachment {
 
   /**
    * Acquires a layer that the flat image is likely to have, while that is still looked at: `attach` takes it from here.
-   * Whatever comes of the image, `attach` or `dropAhead` follows. An error is not told: `attach` tries again.
+   * The caller calls `attach` or `dropAhead` afterwards, whatever comes of the image. Where a layer fails, `attach` tries it again.
    */
   ahead(resolved: EventOf<'image.resolved'>, device: ImageDevice): void {
     const id = layerIdOf(device);
