@@ -259,7 +259,7 @@ async function loopsOn(disk: string): Promise<string[]> {
   return listed.split('\n').flatMap((line) => {
     // It pads what is raw, and writes each blank as \x20.
     const [, name = '', inode = '', major, minor, file = ''] =
-      /^(\S+) (\d+) (?:\\x20)*(\d+):(\d+) (\S*)/.exec(line) ?? [];
+      /^(\S+) (\d+) (?:\\x20)*(\d+):(\d+)(?:\\x20)* (\S*)/.exec(line) ?? [];
     const isOfDisk = inodes.has(inode) && String(Number(major) * 256 + Number(minor)) === device;
     return isOfDisk || layers.has(file.slice(1)) ? [name] : [];
   });
