@@ -183,6 +183,25 @@ describe('the log as a debugger', () => {
     await Promise.all([page.close(), elsewhere.page.close()]);
   });
 
+  it('is read once, though the live stream tells of the log before it has come', async () => {
+    const { page } = await openPage(browser, running.at('/node'));
+    await page.getByText('live', { exact: true }).waitFor();
+    let asked = 0;
+    await page.route(/\/api\/log(\?|$)/, async (route) => {
+      asked += 1;
+      await sleep(300);
+      await route.continue();
+    });
+    await page.getByRole('link', { name: 'Log', exact: true }).click();
+    await page.getByRole('button', { name: 'To the beginning' }).click();
+    for (let step = 0; step < 3; step++) await page.keyboard.press('ArrowRight');
+    // Longer than another answer would take.
+    await sleep(1_000);
+    await page.getByText(/^event 3 of/).waitFor();
+    expect(asked).toBe(1);
+    await page.close();
+  });
+
   it('follows the engine', async () => {
     const { page } = await openPage(browser, running.at('/log'));
     await page.getByText('live', { exact: true }).waitFor();

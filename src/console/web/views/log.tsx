@@ -1,5 +1,5 @@
 /** The view Log: the event log as a debugger. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { effect } from '@preact/signals';
 import type { LogDocument } from '../../../replay/documents.ts';
 import { ask, sentenceOf } from '../api.ts';
@@ -22,34 +22,52 @@ const NOTE_MS = 250;
 function Body({ words }: { words: URLSearchParams }) {
   const [debug, setDebug] = useState<Debugger>();
   const [problem, setProblem] = useState<string>();
-  const generation = news.value?.generation;
-  useEffect(() => {
-    let made: Debugger | undefined;
-    const stop = new AbortController();
-    ask<LogDocument>('log', {}, stop.signal).then(
-      (log) => {
-        made = new Debugger(log);
-        performance.mark('cofa-log-first-paint');
-        setDebug(made);
-      },
-      (error: unknown) => {
-        if (!stop.signal.aborted) setProblem(sentenceOf(error));
-      },
-    );
-    return () => {
-      stop.abort();
-      made?.close();
-    };
-  }, [generation === undefined || generation === debug?.log.generation ? 0 : generation]);
+  useEffect(() => debuggers(setDebug, setProblem), []);
   if (problem !== undefined) return <p role="alert">{problem}</p>;
   if (debug === undefined) return <p class="muted">reading the log …</p>;
   return <Shown debug={debug} words={words} />;
 }
 
+/**
+ * Makes the debugger of the log, and another one when the log is another (its generation). A generation is told once and asked
+ * for once: a debugger that is shown keeps the place to which one has moved in it. Returns what ends both.
+ */
+function debuggers(show: (debug: Debugger) => void, fail: (sentence: string) => void): () => void {
+  const stop = new AbortController();
+  let made: Debugger | undefined;
+  let told = news.peek()?.generation;
+  const load = async (): Promise<void> => {
+    const before = told;
+    const log = await ask<LogDocument>('log', {}, stop.signal);
+    made?.close();
+    made = new Debugger(log);
+    performance.mark('cofa-log-first-paint');
+    show(made);
+    if (told !== before && told !== log.generation) await load();
+  };
+  const loadOrFail = () =>
+    void load().catch((error: unknown) => {
+      if (!stop.signal.aborted) fail(sentenceOf(error));
+    });
+  loadOrFail();
+  const following = effect(() => {
+    const generation = news.value?.generation;
+    if (generation === undefined || generation === told) return;
+    told = generation;
+    if (made !== undefined && made.log.generation !== generation) loadOrFail();
+  });
+  return () => {
+    following();
+    stop.abort();
+    made?.close();
+  };
+}
+
 function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
   const fields = useRef<Partial<Record<Field, HTMLInputElement>>>({});
   useEffect(() => go(debug, words), [debug, words]);
-  useEffect(() => {
+  // Before it is painted: a key that follows a click on what is seen is heard.
+  useLayoutEffect(() => {
     const focus = (field: Field) => fields.current[field]?.focus();
     const key = (event: KeyboardEvent) => {
       if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
