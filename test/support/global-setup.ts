@@ -3,7 +3,7 @@
  * it looks for leftovers, names them, removes them, and fails the run.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readdirSync, rmdirSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readdirSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -46,7 +46,11 @@ export default async function setup(): Promise<() => Promise<void>> {
     await removeLeftovers(marks, left);
     if (isClean(await awaitLeftovers(marks, before))) release(marks);
     process.exitCode = 1;
-    throw new Error(`the tests left something behind:\n${describeLeftovers(left)}`);
+    const sentence = `the tests left something behind:\n${describeLeftovers(left)}`;
+    // ops/test counts it beside tests that failed.
+    if (process.env.COFA_LEFT_BEHIND !== undefined)
+      appendFileSync(process.env.COFA_LEFT_BEHIND, `${sentence}\n`);
+    throw new Error(sentence);
   };
 }
 
