@@ -99,6 +99,8 @@ export interface AskerPorts {
   holds: (key: string) => boolean;
   /** Homes of the piece in this zone; none where the fleet has no other members there. */
   homes: (source: BlobSource, index: number) => readonly string[];
+  /** Those that do what the homes do where none of them answers, in order. */
+  standIns: (source: BlobSource, index: number) => readonly string[];
   peers: Peers;
   /** May this node be sent to for pieces? Then it says what it has. */
   serves: boolean;

@@ -5,7 +5,8 @@
  * A piece is wanted once, however many jobs want it. Its first home is asked first; the second one where the first is left
  * out, silent or in vain. Once longer than usual nothing has come, the next one is asked as well (fleet-peers.ts says when, and
  * how often that may be); the first to bring the bytes ends the other. One that says that the piece is coming is waited for:
- * it fetches it for all, and a second fetch would be one too many.
+ * it fetches it for all, and a second fetch would be one too many. Where no home is there, all askers turn to the same member,
+ * which stands in for them: otherwise each of them would read the registry.
  *
  * What this node holds by itself, for others, it asks itself for first: its own readers are askers like any others.
  *
@@ -49,6 +50,8 @@ interface Want extends Placed {
   since: number;
   tries: Map<string, Try>;
   tried: string[];
+  /** Homes that left the piece to another one, which they named. Where that one is silent they are asked again. */
+  leftTo: Map<string, string>;
   /** Named by a home. */
   hint: string | undefined;
   isRead: boolean;
@@ -106,7 +109,7 @@ export class Asker {
       case 'wrong': {
         const { member, from, source, index } = event;
         this.#ports.peers.wrong(member, from, this.#now);
-        const homes = this.#ports.homes(source, index).filter((home) => home !== member);
+        const homes = this.#homes(event).filter((home) => home !== member);
         this.#effects.push({ type: 'wrong', members: [member, ...homes], member, source, index });
         return;
       }
@@ -174,6 +177,7 @@ export class Asker {
       isRunning: false,
       tries: new Map(),
       tried: [],
+      leftTo: new Map(),
       hint: undefined,
       isRead: false,
       lease: false,
@@ -254,18 +258,27 @@ export class Asker {
   }
 
   /** Whether one of the homes could be asked, were it not busy. */
-  #isOnlyBusy({ source, index, tried }: Want): boolean {
-    return this.#ports
-      .homes(source, index)
-      .some((home) => !tried.includes(home) && !this.#ports.peers.isLeftOut(home, this.#now));
+  #isOnlyBusy(want: Want): boolean {
+    return this.#homes(want).some(
+      (home) => !want.tried.includes(home) && !this.#ports.peers.isLeftOut(home, this.#now),
+    );
   }
 
-  #candidate({ key, source, index, tried, hint }: Want, but: readonly string[]): string | undefined {
-    const { self, holds, homes, peers } = this.#ports;
+  #candidate(want: Want, but: readonly string[]): string | undefined {
+    const { self, holds, peers } = this.#ports;
+    const { key, tried, hint } = want;
     const own = holds(key) ? [self] : [];
-    return [...own, ...(hint === undefined ? [] : [hint]), ...homes(source, index)].find(
+    return [...own, ...(hint === undefined ? [] : [hint]), ...this.#homes(want)].find(
       (member) => !tried.includes(member) && !but.includes(member) && peers.isAsked(member, this.#now),
     );
+  }
+
+  /** The piece's homes, and where each of them is left out those that stand in for them. */
+  #homes({ source, index }: Pick<Want, 'source' | 'index'>): readonly string[] {
+    const { homes, standIns, peers } = this.#ports;
+    const list = homes(source, index);
+    if (list.length === 0 || !list.every((home) => peers.isLeftOut(home, this.#now))) return list;
+    return [...list, ...standIns(source, index)];
   }
 
   #ask(want: Want, member: string, isHedge = false): void {
@@ -276,11 +289,11 @@ export class Asker {
   }
 
   /** With the homes that are left out at present: another one is to stand in for them. One that is merely late is not among them. */
-  #triedOf({ source, index, tried }: Want, member: string): string[] {
-    const left = this.#ports
-      .homes(source, index)
-      .filter((home) => home !== member && this.#ports.peers.isLeftOut(home, this.#now));
-    return [...new Set([...tried, ...left])].slice(-this.#limits.tries);
+  #triedOf(want: Want, member: string): string[] {
+    const left = this.#homes(want).filter(
+      (home) => home !== member && this.#ports.peers.isLeftOut(home, this.#now),
+    );
+    return [...new Set([...want.tried, ...left])].slice(-this.#limits.tries);
   }
 
   #answered(want: Want, member: string, answer: PieceAnswer): void {
@@ -332,7 +345,10 @@ export class Asker {
           return this.#pause(want, answer.ms ?? 0);
         return this.#look(want);
       default:
-        if (answer.at !== undefined) want.hint = answer.at;
+        if (answer.at === undefined) break;
+        want.hint = answer.at;
+        // While that one has not answered: afterwards this one is to stand in for it.
+        if (!want.tried.includes(answer.at)) want.leftTo.set(member, answer.at);
     }
     want.tries.delete(member);
     if (!want.tried.includes(member)) want.tried.push(member);
@@ -360,7 +376,9 @@ export class Asker {
     if (!want.tries.delete(member)) return;
     this.#ports.peers.silent(member, this.#now);
     this.#effects.push({ type: 'leave', member, key: want.key });
-    if (!want.tried.includes(member)) want.tried.push(member);
+    const again = [...want.leftTo].flatMap(([home, to]) => (to === member ? [home] : []));
+    for (const home of again) want.leftTo.delete(home);
+    want.tried = [...want.tried.filter((one) => one !== member && !again.includes(one)), member];
   }
 
   #read(want: Want, lease: boolean): void {
@@ -388,7 +406,7 @@ export class Asker {
 
   #tellHomes(source: BlobSource, index: number, ok: boolean): void {
     if (ok && !this.#ports.serves) return;
-    const members = this.#ports.homes(source, index);
+    const members = this.#homes({ source, index });
     if (members.length > 0) this.#effects.push({ type: 'hold', members, source, index, ok });
   }
 }

@@ -124,6 +124,8 @@ export interface HomePorts {
   self: string;
   /** Homes of a piece in this zone, the first one first. */
   homes: (source: BlobSource, index: number) => readonly string[];
+  /** Those that do what the homes do where none of them answers, in order. They have no home's right to the bytes. */
+  standIns: (source: BlobSource, index: number) => readonly string[];
   /** Whether the member has not been silent, false or busy lately. */
   isAsked: (member: string, now: number) => boolean;
   /** As `isAsked`, but it may be busy. */

@@ -9,8 +9,8 @@
  *     with the token that came with the asker's request, for that request;
  *     not at all, where there is no token: then the asker fetches, the others wait for it, and this home gets it from there.
  *
- * Only the first home of a piece does so, and the second where askers say that the first did not answer: two that fetch at
- * once would cost the registry twice.
+ * Only the first home of a piece does so, the second where askers say that the first did not answer, and a stand-in where they
+ * say so of all before it: two that fetch at once would cost the registry twice.
  *
  * **Rights** come before all that says whether a piece is here (fleet-rights.ts). A piece's homes alone may have its bytes
  * without a right of their own: to keep them for others. Their own node's containers are askers like any others.
@@ -183,7 +183,7 @@ export class Home {
     if (this.#flights.has(key) || (hasRight && (isSomewhere || this.sources.outstanding(key) > 0)))
       return this.#wait(key, question);
     const homes = this.#ports.homes(source, index);
-    if (!this.#isMine(homes, tried)) return this.#elsewhere(index, homes, tried);
+    if (!this.#isMine(question)) return this.#elsewhere(index, homes, tried);
     if (this.#flights.size >= this.#limits.flights) return this.#busy(index);
     const member = this.#otherHome(key, homes, but);
     const everyone = this.rights.everyone(source, this.#now);
@@ -204,9 +204,12 @@ export class Home {
   }
 
   /** Whether this member sees to it that the piece is fetched. */
-  #isMine(homes: readonly string[], tried: readonly string[]): boolean {
-    const at = homes.indexOf(this.#ports.self);
-    return at === 0 || (at > 0 && homes.slice(0, at).every((home) => tried.includes(home)));
+  #isMine({ source, index, tried }: Pick<Question, 'source' | 'index' | 'tried'>): boolean {
+    const { self, homes, standIns } = this.#ports;
+    const list = homes(source, index);
+    const ranked = list.includes(self) ? list : [...list, ...standIns(source, index)];
+    const at = ranked.indexOf(self);
+    return at === 0 || (at > 0 && ranked.slice(0, at).every((home) => tried.includes(home)));
   }
 
   #elsewhere(index: number, homes: readonly string[], tried: readonly string[]): PieceAnswer {
@@ -261,7 +264,6 @@ export class Home {
   #get(get: PieceRequest): void {
     const { from, source, index, request, hasToken } = get;
     const key = pieceKey(source, index);
-    const homes = this.#ports.homes(source, index);
     const isHome = this.#isForHome(get);
     const right = isHome ? 'yes' : this.rights.of(from, source, this.#now);
     const { self } = this.#ports;
@@ -276,7 +278,7 @@ export class Home {
     }
     if (hasToken && right !== 'no' && this.rights.everyone(source, this.#now) === 'no') {
       // The fetch is the check where the piece is not here.
-      if (this.#isMine(homes, get.tried) && !this.#held.has(key) && !this.#flights.has(key))
+      if (this.#isMine(get) && !this.#held.has(key) && !this.#flights.has(key))
         return this.#fetchFor(key, get);
       if (right === 'unknown') return this.#checkFor(get);
     }

@@ -112,7 +112,7 @@ export class Members {
     for (const { member, state } of this.#known.values()) yield { member, state };
   }
 
-  get placement(): Pick<Placement, 'homes'> {
+  get placement(): Pick<Placement, 'homes' | 'standIns'> {
     return this.#placement;
   }
 

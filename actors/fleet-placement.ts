@@ -9,6 +9,8 @@ import { GROUP_PIECES, type Piece } from '../schemas/fleet.ts';
 
 /** Homes of a piece in a zone. */
 export const REPLICAS = 2;
+/** Those next in rank: each is a home's stand-in where all before it do not answer. */
+export const STAND_INS = 2;
 
 /** As far as placement is concerned. */
 export interface Placed {
@@ -60,7 +62,12 @@ export class Placement {
 
   /** The piece's homes in the zone, the first to be asked first; none where no member of the zone has weight. */
   homes(piece: Piece, zone: string): readonly string[] {
-    return this.#zones.get(zone)?.homes(groupOf(piece)) ?? [];
+    return this.#zones.get(zone)?.group(groupOf(piece)).homes ?? [];
+  }
+
+  /** Who does what the homes do where none of them answers, in order. */
+  standIns(piece: Piece, zone: string): readonly string[] {
+    return this.#zones.get(zone)?.group(groupOf(piece)).standIns ?? [];
   }
 }
 
@@ -69,6 +76,7 @@ interface Group {
   /** The first ones, in order. */
   ranked: readonly Ranked[];
   homes: readonly string[];
+  standIns: readonly string[];
 }
 
 class Zone {
@@ -80,17 +88,16 @@ class Zone {
     this.#replicas = replicas;
   }
 
-  homes(name: string): readonly string[] {
+  group(name: string): Group {
     const known = this.#groups.get(name);
-    if (known !== undefined) return known.homes;
+    if (known !== undefined) return known;
     const hash = hashOf(name);
     const ranked: Ranked[] = [];
-    for (const candidate of this.#candidates.values())
-      insert(ranked, rankOf(candidate, hash), this.#replicas);
-    const homes = ranked.map(({ id }) => id);
+    for (const candidate of this.#candidates.values()) insert(ranked, rankOf(candidate, hash), this.#most);
     if (this.#groups.size >= REMEMBERED) this.#groups.delete(this.#groups.keys().next().value as string);
-    this.#groups.set(name, { hash, ranked, homes });
-    return homes;
+    const group = { hash, ...this.#split(ranked) };
+    this.#groups.set(name, group);
+    return group;
   }
 
   /** It takes its share of the groups that are known. */
@@ -98,19 +105,28 @@ class Zone {
     this.#candidates.set(candidate.id, candidate);
     for (const group of this.#groups.values()) {
       const rank = rankOf(candidate, group.hash);
-      if (group.ranked.length === this.#replicas && !isBefore(rank, group.ranked.at(-1))) continue;
+      if (group.ranked.length === this.#most && !isBefore(rank, group.ranked.at(-1))) continue;
       const ranked = [...group.ranked];
-      insert(ranked, rank, this.#replicas);
-      group.ranked = ranked;
-      group.homes = ranked.map(({ id }) => id);
+      insert(ranked, rank, this.#most);
+      Object.assign(group, this.#split(ranked));
     }
   }
 
   /** Returns how many are left. Who is next for its groups is found when they are asked for. */
   delete(id: string): number {
     this.#candidates.delete(id);
-    for (const [name, { homes }] of this.#groups) if (homes.includes(id)) this.#groups.delete(name);
+    for (const [name, { ranked }] of this.#groups)
+      if (ranked.some((one) => one.id === id)) this.#groups.delete(name);
     return this.#candidates.size;
+  }
+
+  get #most(): number {
+    return this.#replicas + STAND_INS;
+  }
+
+  #split(ranked: readonly Ranked[]): Omit<Group, 'hash'> {
+    const ids = ranked.map(({ id }) => id);
+    return { ranked, homes: ids.slice(0, this.#replicas), standIns: ids.slice(this.#replicas) };
   }
 }
 

@@ -35,7 +35,7 @@ export interface PartsOptions {
   cacheBytes: number;
   /** Bytes a second that others may read from it; undefined: no limit. */
   uploadBytes: number | undefined;
-  members: Pick<Members, 'homes' | 'find' | 'stateOf'>;
+  members: Pick<Members, 'homes' | 'standIns' | 'find' | 'stateOf'>;
   peers: Peers;
   pools: Pools;
   registry: Pick<RegistryClient, 'part' | 'isBlobGiven'>;
@@ -78,10 +78,12 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
   });
   const pieces = new Pieces({ store, onLost: (key) => core.toHome({ type: 'lost', key }), log });
   const homes = ({ digest }: BlobSource, index: number) => members.homes({ digest, index });
+  const standIns = ({ digest }: BlobSource, index: number) => members.standIns({ digest, index });
   const home = new Home(
     {
       self,
       homes,
+      standIns,
       isAsked: (member, at) => peers.isAsked(member, at) && members.stateOf(member) === 'live',
       isThere: (member, at) => !peers.isLeftOut(member, at) && members.stateOf(member) === 'live',
       uses: (one) => used.has(one),
@@ -96,6 +98,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     self,
     holds: (key) => home.has(key),
     homes,
+    standIns,
     peers,
     serves: options.cacheBytes > 0,
   });

@@ -115,6 +115,11 @@ export class Members {
     return this.#view.placement.homes(piece, this.#options.self.zone);
   }
 
+  /** Who does what they do where none of them answers. */
+  standIns(piece: Piece): readonly string[] {
+    return this.#view.placement.standIns(piece, this.#options.self.zone);
+  }
+
   #hear(sender: string, data: Uint8Array): void {
     const said = decodeIfSound(data, MAX_VALUES);
     const { self, clock, log } = this.#options;

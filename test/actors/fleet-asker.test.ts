@@ -19,6 +19,7 @@ function newAsker(
       self: 'self',
       holds: (one) => held.includes(one.slice(one.lastIndexOf(' ') + 1)),
       homes: () => homes,
+      standIns: () => ['third', 'fourth'],
       peers,
       serves: true,
     },
@@ -81,11 +82,27 @@ describe('the order of sources', () => {
     expect(silent('holder')).toEqual(['leave holder', 'ask first after holder']);
   });
 
-  test('the second home when no process listens at the first; then the registry', () => {
-    const { want, silent } = newAsker();
+  test('the second home when no process listens at the first; then those that stand in for both; then the registry', () => {
+    const { want, silent, answer, read } = newAsker();
     want();
     expect(silent('first')).toEqual(['leave first', 'ask second after first']);
-    expect(silent('second')).toEqual(['leave second', 'read']);
+    expect(silent('second')).toEqual(['leave second', 'ask third after first,second']);
+    expect(want(1)).toEqual(['ask third after first,second 1']);
+    expect(silent('third')).toEqual(['leave third', 'ask fourth after first,second,third']);
+    expect(answer('fourth', 'fetch')).toEqual(['leave fourth', 'read for others']);
+    expect(read()).toEqual(['hold to first,second,third,fourth', 'give registry']);
+  });
+
+  test('the registry where no stand-in answers either; none of them is asked while one home is there', () => {
+    const { want, silent, answer } = newAsker();
+    want();
+    silent('first');
+    expect(answer('second', 'none')).toEqual(['read']);
+    expect(want(1)).toEqual(['ask second after first 1']);
+    const gone = newAsker();
+    gone.want();
+    for (const member of ['first', 'second', 'third']) gone.silent(member);
+    expect(gone.silent('fourth')).toEqual(['leave fourth', 'read']);
   });
 
   test('the registry at once, where the zone has no homes', () => {
@@ -149,6 +166,15 @@ describe('patience', () => {
     expect(came('second')).toEqual(['give second', 'leave first']);
   });
 
+  test('a home that left the piece to the first one, as it was asked beside it, is asked again when that one is silent', () => {
+    const { want, answer, at } = newAsker();
+    want();
+    expect(at(500)).toEqual(['ask second']);
+    expect(answer('second', 'none', { at: 'first' })).toEqual([]);
+    expect(at(2_000)).toEqual(['leave first', 'ask second after first']);
+    expect(answer('second', 'none', { at: 'first' })).toEqual(['read']);
+  });
+
   test('a transfer that goes on is not silent, however long it takes', () => {
     const { want, answer, at, send, key } = newAsker(['first']);
     want();
@@ -195,7 +221,7 @@ describe('patience', () => {
     expect(asker.status()).toEqual({ wanted: 4, running: 2, queued: 0 });
   });
 
-  test('a home that never answers is left out after a while, and its stand-in is told', () => {
+  test('a home that never answers is left out after a while, and the other one is told', () => {
     const { want, at } = newAsker();
     want();
     at(500);

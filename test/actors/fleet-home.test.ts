@@ -25,6 +25,7 @@ function newHome(limits: Partial<HomeLimits> = {}, self = 'home', used = [SOURCE
     {
       self,
       homes: () => ['home', 'second'],
+      standIns: () => ['third', 'fourth'],
       isAsked: (member) => !['dead', 'busy'].includes(member),
       isThere: (member) => member !== 'dead',
       uses: (one) => used.includes(one),
@@ -166,6 +167,19 @@ describe('a piece that the zone lacks', () => {
     const { ask } = newHome({}, 'second');
     expect(states(ask('one'))).toEqual(['one none at home']);
     expect(states(ask('one', { tried: ['home'] }))).toEqual(['fetch by everyone', 'one coming']);
+  });
+
+  test("is fetched by a stand-in where no home answered, and no earlier stand-in; it has no home's right to the bytes", () => {
+    const { ask } = newHome({}, 'fourth');
+    expect(states(ask('one', { tried: ['home'] }))).toEqual(['one none at second']);
+    expect(states(ask('one', { tried: ['home', 'second'] }))).toEqual(['one none']);
+    expect(states(ask('one', { tried: ['home', 'second', 'third'] }))).toEqual([
+      'fetch by everyone',
+      'one coming',
+    ]);
+    const { isPrivate, get } = newHome();
+    isPrivate();
+    expect(states(get('third', { forHome: true, token: false }))).toEqual(['reply prove']);
   });
 
   test('does not come while the registry is away: those who wait hear so, and no fetch follows by itself', () => {

@@ -59,7 +59,7 @@ async function newMember(registry: Registry, dir: string, onLiar: PartsOptions['
     dir,
     cacheBytes: 1e9,
     uploadBytes: undefined,
-    members: { homes: () => ['home'], find, stateOf: () => 'live' },
+    members: { homes: () => ['home'], standIns: () => [], find, stateOf: () => 'live' },
     peers: new Peers(() => 0),
     pools: new Pools({ identity: { key: '', certificate: '' }, find: () => undefined }),
     registry,

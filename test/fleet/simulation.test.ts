@@ -44,6 +44,13 @@ describe('a simulated fleet', () => {
     },
   );
 
+  test('a fifth of the members gone without a word, and with them both homes of some pieces: the registry sends one image', () => {
+    for (const seed of [1, 5, 17, 20]) {
+      const { egress, started, living } = runStart({ nodes: 100, deadShare: 0.2, seed });
+      expect([egress, started]).toEqual([1, living]);
+    }
+  });
+
   test('a twentieth of the members dead and a twentieth lying: all living ones start, for a few images', () => {
     const result = runStart({ nodes: 60, deadShare: 0.05, lyingShare: 0.05, seed: 3 });
     expect(result.started).toBe(result.living);

@@ -96,14 +96,18 @@ export class SimNode {
     this.peers = new Peers(() => net.world.random.next());
     const homes = (source: BlobSource, index: number) =>
       this.members.placement.homes({ digest: source.digest, index }, this.zone);
+    const standIns = (source: BlobSource, index: number) =>
+      this.members.placement.standIns({ digest: source.digest, index }, this.zone);
+    const holds = (key: string) => this.home.has(key);
     this.asker = new Asker(
-      { self: this.id, holds: (key) => this.home.has(key), homes, peers: this.peers, serves: true },
+      { self: this.id, holds, homes, standIns, peers: this.peers, serves: true },
       options.asker,
     );
     this.home = new Home(
       {
         self: this.id,
         homes,
+        standIns,
         isAsked: (member, now) => this.peers.isAsked(member, now) && this.members.stateOf(member) === 'live',
         isThere: (member, now) =>
           !this.peers.isLeftOut(member, now) && this.members.stateOf(member) === 'live',
