@@ -1,5 +1,7 @@
 /** What the tests of a cluster play with: its node, registries with images, and questions about them. */
+import { statfsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import type { Status } from '../../schemas/api.ts';
 import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
@@ -19,6 +21,8 @@ import { type ClusterNode, makeNode } from './node.ts';
 const NAME = 'localhost';
 /** Manifests name it; where it is, /etc/containerd/certs.d says. */
 const REGISTRY = 'registry.example';
+/** In ops/kubernetes/cofa.yaml: --keep-free 20. */
+const KEPT_FREE = 0.2;
 const ROBOT: Account = { username: 'robot', password: 'right', repositories: ['team/private'] };
 
 const NAMES = ['pause', 'plain', 'early', 'lazy', 'other', 'private'] as const;
@@ -54,7 +58,16 @@ export function prepareScene(o: {
 }): (() => Promise<Scene>) | undefined {
   const programs = judgeAtHand('kubernetes', o);
   if (programs === undefined || !hasContainerd('2.4', o)) return undefined;
+  if (!hasRoom(o.onProgress)) return undefined;
   return () => Scene.start(programs, o.cleanup);
+}
+
+/** The DaemonSet keeps a fifth of the disk free for the kubelet: with less nothing is fetched ahead, and no image becomes whole. */
+function hasRoom(onProgress: (line: string) => void): boolean {
+  const { bavail, blocks } = statfsSync(tmpdir());
+  if (bavail / blocks > KEPT_FREE + 0.01) return true;
+  onProgress(`skipped: less than a fifth of the disk of ${tmpdir()} is free`);
+  return false;
 }
 
 export class Scene {
