@@ -200,6 +200,7 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     degraded: () => conditions.list(),
     reach,
   });
+  link.degradedBy(() => conditions.list());
   link.countBy(() => [
     ...counts.samples(),
     ['fleet_members', [], [members.size]],

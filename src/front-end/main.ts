@@ -95,6 +95,7 @@ export async function runFrontEnd(root: string, ports: FrontEndPorts): Promise<F
     hushed: hushed.signal,
   });
   const { front, conditions } = base;
+  link.degradedBy(() => conditions.list());
   const handlers = frontCalls({
     ...fetching,
     ...serving,

@@ -14,6 +14,7 @@ import {
   isKind,
   kindOf,
   list,
+  MAX_TEXT,
   maybe,
   name,
   oneOf,
@@ -129,7 +130,7 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
     if (message === undefined) return;
     if (message.kind === 'ping') {
       const trouble = troubleOf();
-      const degraded = degradedOf().slice(0, MOST_SENTENCES);
+      const degraded = degradedOf().slice(0, MOST_SENTENCES).map(bounded);
       channel.send({
         kind: 'pong',
         beat: message.beat,
@@ -156,6 +157,8 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
     ready: () => channel?.send({ kind: 'ready' }),
   };
 }
+
+const bounded = (text: string): string => text.slice(0, MAX_TEXT);
 
 /** The channel of this process; undefined where no parent has given it one. */
 export function processChannel(): ParentChannel | undefined {

@@ -132,6 +132,9 @@ test('the figures are those of cofa status', async () => {
     const status = await engine.status();
     const read = await imageOf(engine, image.ref);
     expect(await valueOf('cofa_engine_ready')).toBe(1);
+    // The front end says that blocks cannot be fetched.
+    expect(status.degraded).not.toEqual([]);
+    expect(await valueOf('cofa_engine_degraded_conditions')).toBe(status.degraded.length);
     expect(await valueOf('cofa_mounts{state="mounted"}')).toBe(
       status.mounts.filter(({ state }) => state === 'mounted').length,
     );

@@ -5,12 +5,13 @@ import type { MetricName, Sample } from '../../../schemas/metrics.ts';
 import { version } from '../../client/version.ts';
 import { readProc, statFields } from '../../kernel/proc.ts';
 import { machineUsage } from '../../kernel/usage.ts';
-import type { Counted } from '../../process/child.ts';
+import type { Child } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Clock } from '../../process/ports.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Mounts } from '../mounts/mounts.ts';
 import type { Images } from '../images/images.ts';
+import type { RegistryClient } from '../../registry/client.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
 import type { Fetchers } from '../processes/fetchers.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
@@ -31,10 +32,11 @@ export interface CollectorSources {
   keeper: Pick<NodeLog['keeper'], 'report'>;
   events: { readonly waiting: number };
   conditions: Pick<Conditions, 'list' | 'has'>;
-  fronts: Pick<FrontEnds, 'isReady' | 'failedReads' | 'counted'>;
-  fetchers: Pick<Fetchers, 'counted'>;
+  fronts: Pick<FrontEnds, 'isReady' | 'failedReads' | 'counted' | 'degraded'>;
+  fetchers: Pick<Fetchers, 'counted' | 'degraded'>;
+  registry: Pick<RegistryClient, 'leftOut'>;
   /** Processes that not every engine has. */
-  others: ReadonlyArray<{ counted(patienceMs: number): Promise<Counted | undefined> } | undefined>;
+  others: ReadonlyArray<Pick<Child, 'counted' | 'degraded'> | undefined>;
   figures: Pick<FrontFigures, 'lately'>;
   children: () => ProcessStatus[];
   ports: { clock: Pick<Clock, 'now' | 'wallMs'>; self: { pid: number } };
@@ -104,13 +106,25 @@ export class Collector {
   }
 
   #engine(): Sample[] {
-    const { options, startedAt, fronts, conditions } = this.#sources;
+    const { options, startedAt, fronts } = this.#sources;
     return [
       one('build_info', 1, version(), options.node, options.transport),
       one('engine_start_time_seconds', startedAt.getTime() / 1000),
       one('engine_ready', fronts.isReady ? 1 : 0),
-      one('engine_degraded_conditions', conditions.list().length),
+      one('engine_degraded_conditions', this.#wrong().size),
     ];
+  }
+
+  /** As in `status`; what other processes say is as old as their last sign of life. */
+  #wrong(): Set<string> {
+    const { conditions, fronts, fetchers, registry, others } = this.#sources;
+    return new Set([
+      ...conditions.list(),
+      ...fronts.degraded,
+      ...fetchers.degraded(),
+      ...registry.leftOut(),
+      ...others.flatMap((child) => child?.degraded ?? []),
+    ]);
   }
 
   #processes(): Sample[] {

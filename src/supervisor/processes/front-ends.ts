@@ -100,6 +100,11 @@ export class FrontEnds {
     return this.#current.counted(patienceMs);
   }
 
+  /** What is wrong around it. */
+  get degraded(): readonly string[] {
+    return this.#current.degraded;
+  }
+
   /** Whether the kernel can have what was in flight sent again to a successor. */
   get resend(): boolean {
     return this.#mount.resend;

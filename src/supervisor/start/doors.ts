@@ -46,7 +46,7 @@ export interface DoorsOptions
   fleet: FleetProcess | undefined;
   fronts: OperationsParts['fronts'] &
     StatusSources['fronts'] &
-    Pick<FrontEnds, 'status' | 'counted' | 'failedReads'>;
+    Pick<FrontEnds, 'status' | 'counted' | 'failedReads' | 'degraded'>;
   fetchers: OperationsParts['fetchers'] & Pick<Fetchers, 'status' | 'counted' | 'degraded'>;
   owner: NodeLog['owner'];
   indexers: UsageMeterOptions['indexers'];
