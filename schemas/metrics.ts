@@ -235,6 +235,11 @@ const families = {
     help: 'Time until the log had taken an event.',
     buckets: ANSWER,
   },
+  file_sync_seconds: {
+    type: 'histogram',
+    help: 'Time until the disk had taken a file of an image that was prepared: a mount whose answer waits for the log waits for it.',
+    buckets: ANSWER,
+  },
   log_append_failures_total: { type: 'counter', help: 'Events that the log did not take.' },
   log_waiting_appends: { type: 'gauge', help: 'Events that wait for the log.' },
   log_lag_seconds: {

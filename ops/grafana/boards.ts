@@ -220,6 +220,11 @@ const OVERVIEW: Board = {
             legend: '99 of 100 appends',
             empty: AT_REST,
           },
+          {
+            expr: quantile(0.99, '', 'cofa_file_sync_seconds'),
+            legend: '99 of 100 files on the disk',
+            empty: AT_REST,
+          },
         ]),
         lines(
           'Memory',

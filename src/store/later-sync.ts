@@ -7,6 +7,14 @@ import { placeFile } from './layout.ts';
 
 export class LaterSync {
   readonly #syncs: Array<Promise<void>> = [];
+  readonly #told: (ms: number) => void;
+  readonly #now: () => number;
+
+  /** `told`: how long the disk took for a file. `now`: monotonic, ms. */
+  constructor(told: (ms: number) => void = () => {}, now: () => number = () => performance.now()) {
+    this.#told = told;
+    this.#now = now;
+  }
 
   /**
    * Resolves when the file is there whole under its name; a power cut before `synced` may leave it torn. Error `no-space` also
@@ -14,7 +22,8 @@ export class LaterSync {
    */
   async write(path: string, bytes: Uint8Array): Promise<void> {
     const file = await placeFile(path, bytes, async () => {});
-    const sync = syncAndClose(file);
+    const since = this.#now();
+    const sync = syncAndClose(file).then(() => this.#told(this.#now() - since));
     // Who waits for `synced` hears of it.
     sync.catch(() => {});
     this.#syncs.push(sync);

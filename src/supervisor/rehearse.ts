@@ -11,6 +11,7 @@ import { Conditions } from '../process/conditions.ts';
 import type { RehearsalImage } from '../process/rehearsal/image.ts';
 import { type Rehearsal, rehearse } from '../process/rehearsal/rehearsal.ts';
 import type { EventLog } from '../store/event-log.ts';
+import { LaterSync } from '../store/later-sync.ts';
 import type { Layout } from '../store/layout.ts';
 import { LiveFold } from '../store/live-fold.ts';
 import { NodeFold } from '../store/node-fold.ts';
@@ -72,6 +73,7 @@ function partsFor(
     trust: 'registry',
     keys: new Keys({ directory: layout.in('keys'), registry, conditions, log }),
     completeLayers: async () => new Map(),
+    newFiles: () => new LaterSync(),
   });
   const owner = { isFenced: false, confirm: async () => {} };
   return { images, mounts: new Mounts({ ...common, owner, images, newId: () => '0'.repeat(16) }) };

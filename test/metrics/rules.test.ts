@@ -9,16 +9,20 @@ const RULES = join(import.meta.dirname, '../../ops/prometheus/cofa.rules.yaml');
 const cleanup = new Cleanup();
 afterAll(() => cleanup.run());
 
-/** Of each second: how long appends wait for the log, and how long tasks of the machine wait for disk and processor. */
+/** Of each second: how long appends wait for the log and files for the disk, and how long tasks of the machine wait for disk and processor. */
 interface Figures {
   append: number;
   io: number;
   cpu?: number;
   read?: number;
+  sync?: number;
 }
 
 /** Whether `cause` is what holds up most, after ten minutes of these figures. */
-async function expectMost(cause: string, { append, io, cpu = 0, read = 0.01 }: Figures): Promise<void> {
+async function expectMost(
+  cause: string,
+  { append, io, cpu = 0, read = 0.01, sync = 0 }: Figures,
+): Promise<void> {
   const rises = (series: string, perSecond: number) => ({ series, values: `0+${perSecond * 15}x40` });
   const stays = (series: string, value: number) => ({ series, values: `${value}x40` });
   const of = (name: string, labels = '') => `cofa_${name}{instance="a"${labels}}`;
@@ -34,6 +38,8 @@ async function expectMost(cause: string, { append, io, cpu = 0, read = 0.01 }: F
     rises(of('read_wait_seconds_sum'), read),
     rises(of('log_append_seconds_sum'), append),
     rises(of('log_append_seconds_count'), 1),
+    rises(of('file_sync_seconds_sum'), sync),
+    rises(of('file_sync_seconds_count'), 1),
   ];
   const most = `topk by (instance) (1, cofa:held_up_seconds:rate5m)`;
   const expr = `count by (instance, cause) (${most})`;
@@ -55,5 +61,6 @@ test('a log that waits for its disk is the diskâ€™s, without one it is the logâ€
   await expectMost('disk', { append: 0.8, io: 0.9 });
   await expectMost('log', { append: 0.8, io: 0.1 });
   await expectMost('disk', { append: 0.05, io: 0.9, read: 0.5 });
+  await expectMost('disk', { append: 0.4, io: 0.1, sync: 0.8 });
   await expectMost('processor', { append: 0.8, io: 0.1, cpu: 1, read: 0.3 });
 });

@@ -13,6 +13,7 @@ import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
 import type { ResolvedImage } from '../../registry/client.ts';
 import { parseReference } from '../../registry/reference.ts';
+import type { LaterSync } from '../../store/later-sync.ts';
 import { findSidecar } from '../../registry/sidecars.ts';
 import { digestOf } from '../../digest/digest.ts';
 import { idOf } from '../../../actors/node-state.ts';
@@ -35,6 +36,8 @@ export interface ImagesOptions
   trust: TrustPolicy;
   /** Layers of which a device is whole and proven. */
   completeLayers: () => Promise<CompleteLayers>;
+  /** For the files of one image. */
+  newFiles: () => LaterSync;
 }
 
 /** A refutation that the log does not take is appended again after this, ms. */

@@ -15,7 +15,7 @@ import type { TrustPolicy } from '../../../schemas/trust.ts';
 import { SpanTable } from '../../image/span-table.ts';
 import type { RegistryClient, ResolvedImage } from '../../registry/client.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
-import { LaterSync } from '../../store/later-sync.ts';
+import type { LaterSync } from '../../store/later-sync.ts';
 import { type Layout, writeWhole } from '../../store/layout.ts';
 import { prepareChain } from './chain-image.ts';
 import { keepPlan } from './hints.ts';
@@ -37,6 +37,8 @@ export interface PreparationOptions {
   knownDevices: () => ImageDevice[];
   /** What is known of layers and their block roots; live. */
   state: State;
+  /** For the files of one image. */
+  newFiles: () => LaterSync;
 }
 
 /** What may be used. */
@@ -102,7 +104,8 @@ export class Preparation {
     const { policy, isRefuted } = order.terms();
     if (buildsFromLayersFirst(policy, isRefuted)) {
       const prepared = await this.#fromStore(order);
-      if (prepared !== undefined) return { prepared, isProven: true, isBuilt: false, files: new LaterSync() };
+      if (prepared !== undefined)
+        return { prepared, isProven: true, isBuilt: false, files: this.#options.newFiles() };
     }
     const image = await fromRegistry();
     const fetched = Promise.withResolvers<void>();
@@ -112,7 +115,7 @@ export class Preparation {
 
   /** Whether the policy takes one of the sidecars in the registry; their contents are not looked at. */
   async hasSidecar(order: PreparationOrder, image: ResolvedImage): Promise<boolean> {
-    return await hasUsableSidecar(this.#choice(order, image, new LaterSync()));
+    return await hasUsableSidecar(this.#choice(order, image, this.#options.newFiles()));
   }
 
   /** Whether the store has all files of this flat image. */
@@ -137,10 +140,10 @@ export class Preparation {
     image: ResolvedImage,
     told: Pick<ChoiceOptions, 'onFetched' | 'onTable'>,
   ): Promise<Made> {
-    const { layout, indexers } = this.#options;
+    const { layout, indexers, newFiles } = this.#options;
     const { manifest, report } = order;
     const { chain, layers } = order.resolved;
-    const files = new LaterSync();
+    const files = newFiles();
     const written = Promise.all([
       files.write(layout.config(manifest), image.config),
       files.write(layout.manifest(manifest), image.manifestBytes),

@@ -23,6 +23,7 @@ import type { Devices } from '../layers/devices.ts';
 import type { FrontCaller } from '../layers/front-caller.ts';
 import type { NodeLog } from '../log/node-log.ts';
 import type { Leftovers } from '../mounts/leftovers.ts';
+import { LaterSync } from '../../store/later-sync.ts';
 import type { SupervisorOptions } from '../options.ts';
 import type { SupervisorPorts } from '../ports.ts';
 import type { FrontFigures } from '../status/front-figures.ts';
@@ -66,6 +67,7 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
   end.at('connections', () => registry.close());
   const indexers = new Indexers(options.root, options.rehearses !== false);
   end.at('background', () => indexers.close());
+  const now = () => ports.clock.now();
   const startups = new Startups({ front: given.front, packs: given.packs, registry, log });
   const images = new Images({
     layout,
@@ -80,12 +82,12 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     trust: options.trust ?? DEFAULT_TRUST,
     keys: new Keys({ directory: options.keys ?? DEFAULT_KEYS, registry, conditions, log }),
     completeLayers,
+    newFiles: () => new LaterSync((ms) => given.counts.observe('file_sync_seconds', ms / 1000), now),
   });
   devices.direct.subscribe((layer) => void images.changedDirect(layer));
   const roots = new Roots({ live: given.live, log });
   roots.begin();
   const chains = new Chains({ images, log, now: () => ports.clock.wallMs() });
-  const now = () => ports.clock.now();
   const trust = new Trust({ layout, log, images, conditions, completeLayers, now });
   end.at('background', {
     clean: () => within(ports.clock, PROOF_MS, trust.close()),
