@@ -217,7 +217,8 @@ function typeName(given: TomlValue): string {
 }
 
 /** A value of the key as TOML. */
-export const sampleOf = ({ fallback, sample }: UpOption): string => sample ?? JSON.stringify(fallback);
+export const sampleOf = ({ fallback, fallbackWords, sample }: UpOption): string =>
+  sample ?? JSON.stringify(fallbackWords ?? fallback);
 
 /** Keys that other commands need as well, or that are about one call. */
 const ELSEWHERE: Record<string, string> = {

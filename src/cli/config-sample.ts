@@ -21,7 +21,8 @@ export function configWords(): ConfigWords[] {
     about: aboutOf(words),
     takes: words.parse?.choices?.map((one) => JSON.stringify(one)).join(', ') ?? TAKES[words.kind],
     line: `${key} = ${sampleOf(words)}`,
-    fallback: words.fallback === undefined ? undefined : JSON.stringify(words.fallback),
+    fallback:
+      words.fallback === undefined ? undefined : JSON.stringify(words.fallbackWords ?? words.fallback),
   }));
 }
 

@@ -28,6 +28,8 @@ export interface OptionWords {
   parse?: Parse;
   /** What it says where it is not given. */
   fallback?: string | number | boolean;
+  /** The same as people write it, such as `64MiB`: the option takes that word, too. */
+  fallbackWords?: string;
   /** Left out of the help. */
   hidden?: boolean;
 }
@@ -41,9 +43,9 @@ export const GLOBAL_OPTIONS: readonly OptionWords[] = [
 
 /** Declares options on a command. */
 export function addOptions(command: Command, options: readonly OptionWords[]): void {
-  for (const { flags, about, parse, fallback, hidden = false } of options) {
+  for (const { flags, about, parse, fallback, fallbackWords, hidden = false } of options) {
     const option = command.createOption(flags, about).hideHelp(hidden);
-    if (fallback !== undefined) option.default(fallback);
+    if (fallback !== undefined) option.default(fallback, fallbackWords);
     if (parse !== undefined) option.argParser<unknown>(parse);
     command.addOption(option);
   }

@@ -112,7 +112,7 @@ function describeOption(option: Option): DescribedOption {
     fallback:
       option.defaultValue === undefined || option.negate || value === undefined
         ? undefined
-        : String(option.defaultValue),
+        : (option.defaultValueDescription ?? String(option.defaultValue)),
   };
 }
 

@@ -4,10 +4,17 @@ import type { Command } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import { addOptions, type Context, examples } from './context.ts';
 import { byteOption } from './byte-option.ts';
-import { DEFAULT_NAME, type FleetFlags, fleetChoice, UPLOAD_OPTION, ZONE_OPTIONS } from './fleet-options.ts';
+import {
+  DEFAULT_NAME,
+  type FleetFlags,
+  fleetChoice,
+  token,
+  UPLOAD_OPTION,
+  ZONE_OPTIONS,
+} from './fleet-options.ts';
 import { checkNats, type NatsOptions, takeNatsUrl, warnOfNats } from './nats-options.ts';
 import { REGISTRY_OPTIONS, type RegistryFlags, registryChoice } from './registry-options.ts';
-import { nodeName } from './up-options.ts';
+import { LOG_LEVEL_OPTION, nodeName } from './up-options.ts';
 
 interface FetcherOptions extends RegistryFlags, NatsOptions, FleetFlags {
   node?: string;
@@ -34,17 +41,18 @@ const OPTIONS = [
     parse: (text: string) => resolve(text),
   },
   { flags: '--node <name>', about: 'name of this machine on NATS (default: the hostname)', parse: nodeName },
-  { flags: '--fleet <name>', about: 'the fleet', fallback: DEFAULT_NAME },
+  { flags: '--fleet <name>', about: 'the fleet', parse: token('--fleet'), fallback: DEFAULT_NAME },
   ...ZONE_OPTIONS,
   {
     flags: '--cache-limit <bytes>',
     about: 'blobs may take so much of the disk, such as 500G; its share of the fleet follows from it',
     parse: byteOption('--cache-limit'),
     fallback: CACHE,
+    fallbackWords: '100GiB',
   },
   UPLOAD_OPTION,
   ...REACH,
-  { flags: '--log-level <level>', about: 'trace, debug, info, warn, error', fallback: 'info' },
+  LOG_LEVEL_OPTION,
 ];
 
 export function define(command: Command, context: Context): void {
@@ -69,11 +77,13 @@ async function stay(options: FetcherOptions, context: Context): Promise<void> {
   const { root } = context;
   const { nats: url, natsUsers, natsCa } = options;
   const { cacheLimit, ...flags } = options;
-  const choice = fleetChoice({ ...flags, fleetCache: cacheLimit }, url);
-  if (url === undefined || choice === undefined)
-    throw new CofaError('invalid-argument', 'a fetcher meets its fleet on a NATS', {
+  const withoutNats = () =>
+    new CofaError('invalid-argument', 'a fetcher meets its fleet on a NATS', {
       hint: 'cofa fetcher --nats tls://HOST:4222',
     });
+  if (url === undefined) throw withoutNats();
+  const choice = fleetChoice({ ...flags, fleetCache: cacheLimit }, url);
+  if (choice === undefined) throw withoutNats();
   const [{ operatorsAddress }, { fleetUserOn, readNodeUsers }, { runFetcherMember }, { hostname }] =
     await Promise.all([
       import('../bus/operators-nats.ts'),

@@ -62,10 +62,11 @@ export const FLEET_OPTIONS = [
   ...ZONE_OPTIONS,
   {
     flags: '--fleet-cache <bytes>',
-    about: 'keep so much for other members, and be a home of blobs in that proportion (default: 4G; 0: none)',
+    about:
+      'keep so much for other members, and be a home of blobs in that proportion (default: 4GiB; 0: none)',
     parse: byteOption('--fleet-cache'),
     kind: 'size',
-    sample: '"4G"',
+    sample: '"4GiB"',
   },
   UPLOAD_OPTION,
 ] as const;
@@ -98,7 +99,8 @@ export function fleetChoice(flags: FleetFlags, nats: string | undefined): FleetC
   };
 }
 
-function token(option: string): (text: string) => string {
+/** One token of a NATS subject. */
+export function token(option: string): (text: string) => string {
   return (text) => {
     if (FLEET_TOKEN.test(text)) return text;
     throw new CofaError('invalid-argument', `${option}: ${JSON.stringify(text)} is not allowed`, {

@@ -32,6 +32,7 @@ export const INCIDENT_OPTIONS = [
       throw new CofaError('invalid-argument', `--incidents-limit: ${text} is less than 1Mi`);
     },
     fallback: 64 * 2 ** 20,
+    fallbackWords: '64MiB',
     kind: 'size',
   },
   {

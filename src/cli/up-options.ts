@@ -67,6 +67,13 @@ export interface UpOption extends OptionWords {
 /** Where containerd runs on this machine; then the snapshotter is on without being asked for. */
 export const CONTAINERD_SOCKET = '/run/containerd/containerd.sock';
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+export const LOG_LEVEL_OPTION = {
+  flags: '--log-level <level>',
+  about: LOG_LEVELS.join(', '),
+  parse: oneOf('--log-level', LOG_LEVELS),
+  fallback: 'info',
+  kind: 'string',
+} as const;
 const TRANSPORTS = ['kernel', 'fuse-native'];
 const SECONDS = { max: 3600, integer: false };
 
@@ -138,7 +145,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
   },
   {
     flags: '--log-limit <size>',
-    about: 'event log that is kept, about, such as 64M or 1G (default: 256M)',
+    about: 'event log that is kept, about, such as 64M or 1G, in units of 1024 (default: 256M)',
     parse: logSize,
     kind: 'size',
     sample: '"256M"',
@@ -166,13 +173,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
     kind: 'string',
     sample: '"node-1"',
   },
-  {
-    flags: '--log-level <level>',
-    about: LOG_LEVELS.join(', '),
-    parse: oneOf('--log-level', LOG_LEVELS),
-    fallback: 'info',
-    kind: 'string',
-  },
+  LOG_LEVEL_OPTION,
   {
     flags: '--snapshotter [socket]',
     about: 'serve containerd at this socket (default: ROOT/run/snapshotter.sock, where containerd runs)',

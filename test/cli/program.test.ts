@@ -41,6 +41,11 @@ describe('help', () => {
     },
   );
 
+  it.each(['up', 'fetcher'])('of %s says sizes as people write them', async (name) => {
+    expect(await cofa(name, '--help')).toBe(0);
+    expect(out).not.toMatch(/default: \d{5,}/);
+  });
+
   it('lists every command with its summary, also without arguments', async () => {
     expect(await cofa()).toBe(0);
     for (const { name, summary } of COMMANDS)
@@ -114,6 +119,24 @@ describe('a wrong command line', () => {
       /--prefetch: "fast" is neither on/,
     ],
     ['a transport that is none', ['up', '--transport', 'nfs'], 2, /not one of kernel, fuse-native/],
+    [
+      'a level of the log that is none, of a fetcher',
+      ['fetcher', '--log-level', 'loud'],
+      2,
+      /not one of trace, debug/,
+    ],
+    [
+      'a fleet NATS cannot name, of a fetcher',
+      ['fetcher', '--fleet', 'a.b'],
+      2,
+      /--fleet: "a.b" is not allowed/,
+    ],
+    [
+      'a fetcher without a NATS',
+      ['fetcher'],
+      2,
+      /a fetcher meets its fleet on a NATS\n {2}hint: cofa fetcher --nats/,
+    ],
     ['a node name NATS cannot take', ['up', '--node', 'a.b'], 2, /--node: "a.b" is not allowed/],
     ['the root of all', ['--root', '/', 'status'], 2, /the cofa root cannot be \//],
     ['two starts of the log', ['events', '--since-start', '--from', '5'], 2, /exclude each other/],
