@@ -71,10 +71,10 @@ export function define(command: Command, context: Context): void {
       }
     });
   examples(command, [
-    ['cofa trust add release.pub', 'it may vouch for every image'],
+    ['cofa trust add release.pub', 'for every image'],
     ['cofa trust add team.pub --scope registry.example/team', 'for these alone'],
     [
-      'cofa trust add root.json --issuer https://id.example --identity ci@team.example',
+      'cofa trust add root.json --name ci --issuer https://id.example --identity ci@team.example',
       'signs without a key',
     ],
     ['cofa trust ls', ''],

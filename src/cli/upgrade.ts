@@ -27,7 +27,7 @@ export function define(command: Command, context: Context): void {
   command.addHelpText(
     'after',
     `
-The new front end loads while the old one serves. Does it not start, the old one stays (exit 8).
+The new front end loads while the old one serves. If it does not start, the old one stays (exit 8).
 With --engine supervisor and nats-server change, too: the Debian package does so when it is upgraded.`,
   );
   examples(command, [
