@@ -29,7 +29,7 @@ Columns:
   FOR      how long the state has lasted
   LAST END how the process before this one ended, and why
   STATE    of an image: ready, indexing, failed; unprepared (a client pulled it; no sidecar, and nothing of it here)
-  INDEX    sidecar: it came from the registry; node: there was none, this node built it
+  INDEX    sidecar: it came from the registry; node: there was none to use, this node indexed the image
   TRUST    proven: this node has built it from the layers too, or alone; refuted: they give something else
   PRESENT  share of the uncompressed bytes that are on this node
   FETCHED  compressed bytes that came from the registry since the engine started
