@@ -4,9 +4,10 @@ import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { StoredPackInfo } from '../pack/pack-store.ts';
 import { type Context, examples } from './context.ts';
+import { addRegistryOptions, type RegistryFlags, registryChoice } from './registry-options.ts';
 import { formatBytes, renderTable, shortDigest } from '../terminal/table.ts';
 
-interface PushOptions {
+interface PushOptions extends RegistryFlags {
   platform?: string;
 }
 
@@ -26,16 +27,14 @@ export function define(command: Command, context: Context): void {
         await close();
       }
     });
-  command
-    .command('push')
+  addRegistryOptions(command.command('push'))
     .description('Put the pack of an image’s start beside the image into the registry.')
     .argument('<ref>', 'image as docker writes it')
     .argument('[command...]', 'the command that was started, where it was not the image’s own')
     .passThroughOptions()
     .option('--platform <os/arch>', 'which image of a multi-platform one (default: this machine’s)')
     .action((ref: string, args: string[], options: PushOptions) => push(ref, args, options, context));
-  command
-    .command('rm')
+  addRegistryOptions(command.command('rm'))
     .description('Forget what was learned about the starts of an image.')
     .argument('<ref>', 'image as docker writes it')
     .option('--platform <os/arch>', 'which image of a multi-platform one (default: this machine’s)')
@@ -107,12 +106,12 @@ async function openStore(context: Context) {
   return { store: new PackStore(async () => bus), close: () => bus.close() };
 }
 
-async function resolve(ref: string, { platform }: PushOptions, context: Context) {
+async function resolve(ref: string, { platform, ...reach }: PushOptions, context: Context) {
   const [{ RegistryClient }, { parseReference }] = await Promise.all([
     import('../registry/client.ts'),
     import('../registry/reference.ts'),
   ]);
-  const client = new RegistryClient({});
+  const client = new RegistryClient(registryChoice(reach));
   try {
     const signal = context.signal();
     const image = await client.resolve(parseReference(ref), defined({ signal, platform }));

@@ -100,6 +100,17 @@ test('calls that trust an identity give it a name, as the command wants it', () 
   expect(identities.filter(({ words }) => !words.includes('--name')).map(({ place }) => place)).toEqual([]);
 });
 
+test('commands that ask a registry by themselves can be told how to reach it', () => {
+  const own = ['index', 'inspect', 'pull', 'pack push', 'pack rm'];
+  const reach = ['--insecure-registry', '--certs-dir', '--hosts-dir', '--docker-config'];
+  const missing = all
+    .filter(({ name }) => own.includes(name))
+    .flatMap(({ name, options }) =>
+      reach.filter((one) => !options.some(({ long }) => long === one)).map((one) => `${name}: ${one}`),
+    );
+  expect(missing).toEqual([]);
+});
+
 describe('docs/cli.md', () => {
   test('has a row for each command', () => {
     expect(names().filter((name) => !new RegExp(`^\\| \`cofa ${name}\\b`, 'm').test(CLI))).toEqual([]);
