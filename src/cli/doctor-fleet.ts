@@ -49,7 +49,7 @@ export async function checkFleet(root: string): Promise<Check[]> {
         state: 'warn',
         found: toErrorRecord(error).message,
         means: 'everything comes from registries',
-        fix: 'look into ROOT/log/fleet.log',
+        fix: `look into ${new Layout(root).log('fleet')}`,
       },
     ];
   }
