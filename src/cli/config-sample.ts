@@ -51,7 +51,8 @@ const HEAD = `# Settings of cofa's engine, read by \`cofa up\` from ${DEFAULT_CO
 #     cofa config check      says what is wrong, with its line
 #     cofa config show       says what holds, and from where
 #
-# It is read when the engine starts: systemctl restart cofa, or cofa down and cofa up.
+# It is read when the engine starts: cofa upgrade --engine, where systemd starts it, and no read fails; else cofa down and
+# cofa up. With systemctl restart cofa, reads of what is not on the node fail until the engine is back.
 `;
 
 /** The file. Lines of the keys in \`active\` are not commented out. */

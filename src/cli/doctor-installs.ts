@@ -173,7 +173,7 @@ function checkImageService({ images: { socket, isAnswered, kubelet } }: Found): 
       state: 'warn',
       found: `the kubelet pulls through ${socket}, where no process answers`,
       ...off,
-      fix: 'image-service = true in /etc/cofa/config.toml, then systemctl restart cofa (without a service: cofa up --snapshotter --image-service); or take imageServiceEndpoint out of the kubelet’s configuration',
+      fix: 'image-service = true in /etc/cofa/config.toml, then cofa upgrade --engine (without a service: cofa up --snapshotter --image-service); or take imageServiceEndpoint out of the kubelet’s configuration',
     };
   }
   if (basename(kubelet) === basename(socket)) {

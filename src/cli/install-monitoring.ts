@@ -79,7 +79,7 @@ export async function monitoringUninstall(flags: MonitoringFlags, read: ReadFile
 }
 
 const nextSteps = ({ prometheus, grafana }: MonitoringPaths, target: string): string[] => [
-  `cofa up --metrics ${target}    # of a service: metrics = "${target}" in /etc/cofa/config.toml, then systemctl restart cofa`,
+  `cofa up --metrics ${target}    # of a service: metrics = "${target}" in /etc/cofa/config.toml, then cofa upgrade --engine`,
   ...(prometheus === undefined ? [] : ['systemctl reload prometheus']),
   ...(grafana === undefined ? [] : ['systemctl restart grafana-server']),
 ];
