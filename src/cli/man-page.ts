@@ -60,13 +60,18 @@ const ENVIRONMENT = [
   ['COFA_ROOT', 'state of the engine, where --root does not say it'],
   ['COFA_CONFIG', 'the file of settings, where --config does not say it'],
   ['COFA_NATS', 'URL of a NATS to use, with a password where it has one: a command line can be read by all'],
+  ['COFA_KEY_PASSWORD', 'passphrase of a private key: "cofa key create", "cofa index --sign"'],
   ['DOCKER_CONFIG', "folder of docker's config.json, with credentials of registries"],
+  ['CONTAINERD_ADDRESS, CONTAINERD_NAMESPACE', 'of "cofa pull", where --address and --namespace do not say it'],
+  ['OTEL_EXPORTER_OTLP_ENDPOINT', 'where "cofa up" sends traces; other variables of OTEL_* are known as well'],
+  ['TRACEPARENT, TRACESTATE', 'the trace that "cofa run", "cofa mount" and "cofa pull" belong to'],
 ] as const;
 
 const FILES = [
   [DEFAULT_CONFIG, 'settings of "cofa up"'],
   ['/etc/cofa/keys.d', 'keys and identities that may vouch for sidecars'],
-  ['/etc/cofa/certs.d', "certificates of registries, in the layout of docker's certs.d"],
+  ['/etc/cofa/certs.d, /etc/docker/certs.d', "certificates of registries, in the layout of docker's certs.d"],
+  ['/etc/containerd/certs.d', "mirrors, in containerd's hosts.toml"],
   ['/var/lib/cofa', 'state: blocks, images, the event log'],
 ] as const;
 

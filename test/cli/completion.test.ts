@@ -133,6 +133,15 @@ describe('the manual', () => {
     expect(text('cofa-config.toml.5')).toContain('\n.B read-deadline\n');
   });
 
+  it('has each variable of the environment that a help names', async () => {
+    const page = (await manPages()).get('cofa.1') ?? '';
+    const [, environment = ''] = /^\.SH ENVIRONMENT$([^]*?)^\.SH /m.exec(page) ?? [];
+    const words = all().flatMap((one) => [one.description, ...one.options.map(({ about }) => about)]);
+    const named = new Set(words.flatMap((text) => text.match(/(?<=\$)[A-Z_]+/g) ?? []));
+    expect(named.size).toBeGreaterThan(4);
+    expect([...named].filter((name) => !environment.includes(name))).toEqual([]);
+  });
+
   it.each([
     ['man', (file: string) => ['--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', file]],
     ['mandoc', (file: string) => ['-T', 'lint', '-W', 'style', file]],
