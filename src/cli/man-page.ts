@@ -62,8 +62,14 @@ const ENVIRONMENT = [
   ['COFA_NATS', 'URL of a NATS to use, with a password where it has one: a command line can be read by all'],
   ['COFA_KEY_PASSWORD', 'passphrase of a private key: "cofa key create", "cofa index --sign"'],
   ['DOCKER_CONFIG', "folder of docker's config.json, with credentials of registries"],
-  ['CONTAINERD_ADDRESS, CONTAINERD_NAMESPACE', 'of "cofa pull", where --address and --namespace do not say it'],
-  ['OTEL_EXPORTER_OTLP_ENDPOINT', 'where "cofa up" sends traces; other variables of OTEL_* are known as well'],
+  [
+    'CONTAINERD_ADDRESS, CONTAINERD_NAMESPACE',
+    'of "cofa pull", where --address and --namespace do not say it',
+  ],
+  [
+    'OTEL_EXPORTER_OTLP_ENDPOINT',
+    'where "cofa up" sends traces; other variables of OTEL_* are known as well',
+  ],
   ['TRACEPARENT, TRACESTATE', 'the trace that "cofa run", "cofa mount" and "cofa pull" belong to'],
 ] as const;
 
