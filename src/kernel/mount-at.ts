@@ -10,6 +10,7 @@ import { explain } from './errno.ts';
 import { call, callOffLoop, declare } from './libc.ts';
 import { findMount } from './mount.ts';
 import { systemNumber } from './system-numbers.ts';
+import { mountErrors } from './mount-errors.ts';
 
 export interface MountAt {
   source: string;
@@ -54,11 +55,7 @@ export async function mountAt(order: MountAt): Promise<void> {
       closeSync(mount);
     }
   } catch (error) {
-    throw explain(error, `mount of ${source} (${type}) at ${target}`, {
-      ENODEV: { code: 'environment', hint: `this kernel lacks the file system: modprobe ${type}` },
-      EINVAL: { code: 'unsupported', hint: 'the kernel log (dmesg) says what it refused' },
-      EBUSY: { code: 'busy', hint: 'something else is mounted there, or holds the device' },
-    });
+    throw explain(error, `mount of ${source} (${type}) at ${target}`, mountErrors(type));
   } finally {
     directory.close();
   }

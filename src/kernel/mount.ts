@@ -8,6 +8,7 @@ import { explain, isErrno } from './errno.ts';
 import { call, callOffLoop, declare, offLoop } from './libc.ts';
 import { type MountEntry, parseMountinfo, topmostAt } from './mountinfo.ts';
 import { describeUsers } from './users.ts';
+import { mountErrors } from './mount-errors.ts';
 
 export { listDirectory, type Lookup, makeDirectory, removeDirectory } from './directory.ts';
 export type { MountEntry } from './mountinfo.ts';
@@ -207,11 +208,11 @@ function unmountFlags(options: UnmountOptions): number {
 }
 
 function explainMount(error: unknown, { source, target, type }: MountRequest): CofaError {
-  return explain(error, `mount of ${source} (${type === '' ? 'bind' : type}) at ${target}`, {
-    ENODEV: { code: 'environment', hint: `this kernel lacks the file system: modprobe ${type}` },
-    EINVAL: { code: 'unsupported', hint: 'the kernel log (dmesg) says what it refused' },
-    EBUSY: { code: 'busy', hint: 'something else is mounted there, or holds the device' },
-  });
+  return explain(
+    error,
+    `mount of ${source} (${type === '' ? 'bind' : type}) at ${target}`,
+    mountErrors(type),
+  );
 }
 
 function explainUnmount(error: unknown, target: string, users = ''): CofaError {
