@@ -194,6 +194,34 @@ test('docs/trouble.md names each condition that an engine can be in', () => {
   expect(known.filter(({ key }) => !page.includes(`(\`${key}\`)`))).toEqual([]);
 });
 
+test('docs/trouble.md quotes what the program says', () => {
+  const files = ['src', 'actors', 'schemas'].flatMap((folder) => filesBelow(folder, ['.ts']));
+  const source = files
+    .map((path) => readFileSync(join(TOP, path), 'utf8'))
+    .join('\n')
+    .replaceAll("\\'", "'");
+  // Names in capitals, numbers and dots stand for what differs.
+  const fixed = (sentence: string): string[] =>
+    sentence
+      .split(/…|\b[A-Z]{2,}\b|\bN\b/)
+      .map((part) => part.replaceAll(/^[ :()\-;,]+|[ :()\-;,]+$/g, ''))
+      .filter((part) => part.length > 5);
+  const rows = linesOf('docs/trouble.md').filter(({ line }) => /^\| (?!podman says)/.test(line));
+  const sentences = rows.flatMap(({ line, place }) =>
+    Array.from((line.split(' | ')[0] ?? '').matchAll(/`([^`]+)`/g), ([, sentence = '']) => ({
+      sentence,
+      place,
+    })),
+  );
+  expect(sentences.length).toBeGreaterThan(50);
+  const unsaid = sentences.flatMap(({ sentence, place }) =>
+    fixed(sentence)
+      .filter((part) => !/^[a-z-]+$/.test(part) && !source.includes(part))
+      .map((part) => `${place}: ${part}`),
+  );
+  expect(unsaid).toEqual([]);
+});
+
 /** A page shows where a file would be. */
 const PLACEHOLDER = /\/(?:NAME|FOLDER)\b/;
 
