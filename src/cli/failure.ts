@@ -70,7 +70,8 @@ export function exitCodesHelp(): string {
     ' 126  the command is in the image and cannot be executed',
     ' 127  the command is not in the image',
     '',
-    'With --json an error is an object on standard output: {"error": {"code", "message", "hint"}}.',
+    'With --json an error is an object on standard output, of cofa run on standard error:',
+    '{"error": {"code", "message", "hint"}}.',
     'The words before the colons above are its "code".',
   );
   return `${lines.join('\n')}\n`;

@@ -181,6 +181,13 @@ describe('docs/api.md', () => {
   });
 });
 
+test('files that docs/install.md names have the version of the package', () => {
+  const { version } = JSON.parse(text('package.json')) as { version: string };
+  const named = text('docs/install.md').match(/(?<=\bcofa[-_:])\d+\.\d+\.\d+/g) ?? [];
+  expect(named.length).toBeGreaterThan(5);
+  expect(named.filter((one) => one !== version)).toEqual([]);
+});
+
 test('docs/README.md lists each page', () => {
   const list = text('docs/README.md');
   const pages = readdirSync(join(TOP, 'docs')).filter((name) => name.endsWith('.md') && name !== 'README.md');
