@@ -14,6 +14,8 @@ export interface FlatMountsOptions {
   /** `trace`: of the call that wants it first. */
   mount: (flat: FlatLayer, dir: string, trace: TraceContext | undefined) => Promise<void>;
   unmount: (dir: string) => Promise<void>;
+  /** Whether a flat image stands there: in its place there is an empty folder. */
+  isThere: (dir: string) => boolean;
   /** An unused one stays mounted for so long, ms. */
   lingerMs: number;
   log: Logger;
@@ -22,6 +24,8 @@ export interface FlatMountsOptions {
 export interface Hold {
   /** Folder that shows the chain. */
   dir: string;
+  /** Mounts it again where it is not there: a user may have unmounted it, or an engine has not brought it back. */
+  check(): Promise<void>;
   release(): void;
 }
 
@@ -57,13 +61,16 @@ export class FlatMounts {
     entry.users += 1;
     entry.lingerMs = this.#options.lingerMs;
     clearTimeout(entry.timer);
-    const mounting = entry.tail.then(async () => {
-      if (entry.mounted) return;
-      await this.#options.mount(flat, dir, trace);
-      entry.mounted = true;
-    });
-    entry.tail = mounting.catch(() => {});
     let held = true;
+    const check = (): Promise<void> => {
+      const checking = entry.tail.then(async () => {
+        if (!held || (entry.mounted && this.#options.isThere(dir))) return;
+        await this.#options.mount(flat, dir, trace);
+        entry.mounted = true;
+      });
+      entry.tail = checking.catch(() => {});
+      return checking;
+    };
     const release = () => {
       if (!held) return;
       held = false;
@@ -71,12 +78,12 @@ export class FlatMounts {
       if (entry.users === 0) this.#linger(chain, dir, entry);
     };
     try {
-      await mounting;
+      await check();
     } catch (error) {
       release();
       throw error;
     }
-    return { dir, release };
+    return { dir, check, release };
   }
 
   /**

@@ -17,6 +17,7 @@ import { ask, connectBus } from '../bus/connection.ts';
 import { type CallEngine, callOver } from '../client/call.ts';
 import { overNats } from '../client/over-nats.ts';
 import { wallClock } from '../kernel/clock.ts';
+import { findMount } from '../kernel/mount.ts';
 import { appendWatch, countsFor } from '../process/counted.ts';
 import { createLog } from '../process/log.ts';
 import { linkToParent } from '../process/parent-link.ts';
@@ -84,6 +85,7 @@ export async function runSnapshotter(
     dirOf: layout.flatMount,
     mount: (flat, dir, trace) => door.mount(flat, dir, trace),
     unmount: (dir) => door.unmount(dir),
+    isThere: (dir) => findMount(dir)?.type === 'erofs',
     lingerMs: LINGER_MS,
     log,
   });

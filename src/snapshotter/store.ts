@@ -343,6 +343,7 @@ export class SnapshotStore {
       throw explainMapped(error);
     }
     const check = async () => {
+      await hold?.check();
       for (const view of views) await view.check();
     };
     return { flat, flatDir: hold?.dir, maps, check, release };

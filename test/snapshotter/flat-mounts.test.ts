@@ -9,22 +9,26 @@ const flat = (chain: string): FlatLayer => ({ chain, ref: 'r', manifest: 'm', la
 
 function bed(lingerMs: number, calls: string[] = []) {
   let failing: Error | undefined;
+  const standing = new Set<string>();
   const flats = new FlatMounts({
     dirOf: (chain) => `/flats/${chain}`,
     mount: async ({ chain }) => {
       await sleep(5);
       if (failing !== undefined) throw failing;
       calls.push(`+${chain}`);
+      standing.add(`/flats/${chain}`);
     },
     unmount: async (dir) => {
       await sleep(5);
       if (failing !== undefined) throw failing;
       calls.push(`-${dir.slice('/flats/'.length)}`);
+      standing.delete(dir);
     },
+    isThere: (dir) => standing.has(dir),
     lingerMs,
     log: pino({ level: 'silent' }),
   });
-  return { flats, calls, fail: (error?: Error) => (failing = error) };
+  return { flats, calls, standing, fail: (error?: Error) => (failing = error) };
 }
 
 test('one whose image was removed is unmounted at once, unless it is in use', async () => {
@@ -111,11 +115,33 @@ test('one whose image was removed while it was mounted ahead is unmounted at onc
 });
 
 test('what an earlier life left is used, or unmounted', async () => {
-  const { flats, calls } = bed(10);
+  const { flats, calls, standing } = bed(10);
+  standing.add('/flats/a').add('/flats/b');
   flats.adopt('a');
   flats.adopt('b');
   const hold = await flats.hold(flat('a'));
   await sleep(60);
   expect(calls).toEqual(['-b']);
   hold.release();
+});
+
+test('what is not there is mounted again before it is used, or its user hears why not', async () => {
+  const { flats, calls, standing, fail } = bed(10);
+  // Of an earlier life: the engine has not brought it back.
+  flats.adopt('a');
+  const first = await flats.hold(flat('a'));
+  expect(calls).toEqual(['+a']);
+  // A user has called umount(8), or the engine is about to end.
+  standing.clear();
+  fail(new Error('the engine is stopping'));
+  await expect(flats.hold(flat('a'))).rejects.toThrow('the engine is stopping');
+  await expect(first.check()).rejects.toThrow('the engine is stopping');
+  fail();
+  await first.check();
+  await first.check();
+  expect(calls).toEqual(['+a', '+a']);
+  // The engine has it in its books all the same: the last user's end takes it out of them.
+  standing.clear();
+  first.release();
+  await expect.poll(() => calls).toEqual(['+a', '+a', '-a']);
 });

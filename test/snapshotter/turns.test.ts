@@ -67,6 +67,7 @@ test('containers that come at once wait for one sync of the log, not each for al
       dirOf: (chain) => chain,
       mount: async () => {},
       unmount: async () => {},
+      isThere: () => true,
       lingerMs: 1,
       log,
     }),
