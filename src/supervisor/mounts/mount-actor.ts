@@ -67,6 +67,8 @@ export class MountActor {
   restoring = false;
   /** How it was brought back. */
   restored: Return = 'anew';
+  /** The call that asked for it has ended; resolved where an earlier engine was asked. */
+  asked: Promise<void> = Promise.resolve();
   /** Unmounted: its image has been let go when this resolves. */
   released: Promise<void> = Promise.resolve();
   readonly #context: MountContext;

@@ -77,7 +77,7 @@ export class Mounts {
       ...options,
       failures: this.#failures,
       onUnmounted: (actor) => {
-        this.#mounts.delete(actor.request.dir);
+        this.#forget(actor);
         actor.released = this.#release(actor);
         options.onUnmounted?.(actor.request.dir);
       },
@@ -109,23 +109,36 @@ export class Mounts {
       steps,
     });
     image.progress.add(onProgress);
+    const trace = traceContextOf(request.traceparent, request.tracestate);
+    const mounting = this.#mount(actor, { asked, began: request.began, trace });
+    actor.asked = mounting.then(
+      () => {},
+      () => {},
+    );
+    return await mounting.finally(() => image.progress.delete(onProgress));
+  }
+
+  async #mount(actor: MountActor, call: Call): Promise<MountReply> {
     try {
-      const trace = traceContextOf(request.traceparent, request.tracestate);
-      await this.#request(actor, { asked, began: request.began, trace });
+      await this.#request(actor, call);
       actor.steps?.logged();
       await actor.mount();
       if (actor.host.state === 'failed')
         throw fromErrorRecord(actor.error ?? { code: 'internal', message: 'mount failed' });
       return this.describe(actor);
     } catch (error) {
-      this.#mounts.delete(dir);
       // A caller that was interrupted may wait for this mount in order to unmount it.
       if (actor.host.state === 'requested') actor.host.send({ type: 'FAILED', error: toErrorRecord(error) });
+      // Before another mount may have the directory.
       if (actor.madeDir) await removeMade(actor.request);
+      this.#forget(actor);
       throw error;
-    } finally {
-      image.progress.delete(onProgress);
     }
+  }
+
+  /** Another one may have the directory by now. */
+  #forget(actor: MountActor): void {
+    if (this.#mounts.get(actor.request.dir) === actor) this.#mounts.delete(actor.request.dir);
   }
 
   async #imageOf(order: MountOrder): Promise<Image> {
@@ -184,6 +197,8 @@ export class Mounts {
       });
     }
     // One that is just being mounted is unmounted when it is there: a caller that was interrupted wants it gone.
+    // Its own caller hears first how it went: one that failed is none that could be unmounted.
+    await actor.asked;
     await actor.host.until('mounted', 'detached', 'failed', 'unmounting', 'unmounted');
     if (this.#mounts.get(dir) !== actor)
       throw new CofaError('not-found', `nothing of cofa is mounted at ${dir} any more`);
