@@ -252,11 +252,14 @@ export class PodmanStore {
   async #unmountRest(): Promise<void> {
     const { mounts, log } = this.#options;
     const needed = this.#neededLayers();
+    // The overlays of containers name them by their links.
+    const stay = new Set<string>();
     for (const { dir, layer } of this.#mountedLayers()) {
       if (needed.has(layer)) continue;
       try {
         await mounts.unmount(dir);
       } catch (error) {
+        stay.add(layer);
         log.warn({ dir, error: toErrorRecord(error) }, 'a layer that podman had stays mounted');
       }
     }
@@ -264,7 +267,7 @@ export class PodmanStore {
       (manifest) => this.#resolved(manifest)?.config ?? [],
     );
     await this.#files.sweep({
-      layers: new Set(needed.keys()),
+      layers: new Set([...needed.keys(), ...stay]),
       images: new Set(images.map(hexOf)),
       diffIds: new Set(needed.values()),
     });
