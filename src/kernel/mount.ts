@@ -12,7 +12,7 @@ import { mountErrors } from './mount-errors.ts';
 
 export { listDirectory, type Lookup, makeDirectory, removeDirectory } from './directory.ts';
 export type { MountEntry } from './mountinfo.ts';
-export { describeUsers, mountsUpon } from './users.ts';
+export { describeUsers, mountsUpon, overlaysUpon } from './users.ts';
 
 /** Flags of mount(2), linux/mount.h. */
 export const MS = {

@@ -142,6 +142,39 @@ export function mountsUpon(
   );
 }
 
+/**
+ * Overlays that have a folder of these mount points as a layer: those of this mount namespace, and of every other one those that are the
+ * root folder of a process, which is a container's. Another namespace may have copies of all mounts that there were when it began, as of
+ * a pod that shows the node's whole tree: these are no reason to keep a mount. As for `mountsUpon`; `proc`: where /proc is. Errors: those of
+ * reading it.
+ */
+export async function overlaysUpon(
+  places: readonly string[],
+  resolve?: (folder: string) => string,
+  proc = '/proc',
+): Promise<string[]> {
+  const upon = (mounts: readonly MountEntry[]) =>
+    mountsUpon(
+      places,
+      mounts.filter(({ type }) => type === 'overlay'),
+      resolve,
+    );
+  const own = upon(parseMountinfo(await readFile(`${proc}/self/mountinfo`, 'latin1')));
+  const found = own.map(({ mountPoint }) => `the mount ${mountPoint}`);
+  const seen = new Set([await readlink(`${proc}/self/ns/mnt`)]);
+  for (const pid of (await readdir(proc)).filter((name) => /^\d+$/.test(name))) {
+    if (found.length >= MAX_NAMED) break;
+    const namespace = await link(`${proc}/${pid}/ns/mnt`);
+    if (namespace === undefined || seen.has(namespace)) continue;
+    const mounts = parseMountinfo(await text(`${proc}/${pid}/mountinfo`));
+    // A process that has just ended shows none: another one of its namespace does.
+    if (mounts.length > 0) seen.add(namespace);
+    if (upon(mounts.filter(({ mountPoint }) => mountPoint === '/')).length > 0)
+      found.push(`${(await text(`${proc}/${pid}/comm`)).trimEnd()} (pid ${pid}, root folder)`);
+  }
+  return found.slice(0, MAX_NAMED);
+}
+
 function lowerFolders(superOptions: string): string[] {
   return superOptions
     .split(',')

@@ -98,6 +98,7 @@ const NO_KERNEL: MountKernel = {
   mountErofs: async () => {},
   carriesErofs: () => false,
   loadMetadata: async () => {},
+  overlaysUpon: async () => [],
 };
 
 /** Opens every layer, and takes every other word. */

@@ -373,6 +373,25 @@ describe('an overlay above a mount, which the kernel does not call busy', () => 
     await mounts.unmount(dir);
   });
 
+  test('is in the way of an unmount, which then touches nothing, until it has gone or its reads need no engine', async () => {
+    const mounts = await scene();
+    const before = findMount(dir);
+    await expect(mounts.unmount(dir)).rejects.toMatchObject({
+      code: 'busy',
+      message: `${dir} is in use by the mount ${merged}`,
+    });
+    expect(findMount(dir)).toEqual(before);
+    expect(mounts.list()).toMatchObject([{ dir, state: 'mounted' }]);
+    expect(log.appended).toEqual(['mount.requested', 'mount.mounted']);
+    isWhole = true;
+    await mounts.unmount(dir);
+    leave();
+    const again = await scene();
+    leave();
+    await again.unmount(dir);
+    expect(isMounted(dir)).toBe(false);
+  });
+
   test.each([true, false])('keeps it mounted until it has gone (seen by its name: %s)', async (isSeen) => {
     const mounts = await scene(isSeen);
     expect(await mounts.detachAll(false)).toEqual([

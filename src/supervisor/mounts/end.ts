@@ -1,5 +1,4 @@
 /** What becomes of the mounts when an engine ends: it detaches them for the next start, or another engine owns them now. */
-import { realpathSync } from 'node:fs';
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import { dismissLoop, type LoopDevice } from '../../kernel/loop.ts';
@@ -15,6 +14,7 @@ import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { MountKernel } from './kernel.ts';
 import type { MountActor } from './mount-actor.ts';
+import { followed, isSameFileSystem, mappedOf } from './overlays.ts';
 import { stillCarrying } from './standing.ts';
 
 export interface EndOptions {
@@ -49,16 +49,6 @@ export function overlaid(actors: Iterable<MountActor>, layout: Layout): string[]
     const users = upon.slice(0, MOST_NAMED).map(({ mountPoint }) => `the mount ${mountPoint}`);
     return [named(actor, users.join(', '))];
   });
-}
-
-/** podman names its layers by links; others' folders may be on a disk that does not answer. */
-function followed(folder: string, layout: Layout): string {
-  if (!folder.startsWith(`${layout.podman()}/`)) return folder;
-  try {
-    return realpathSync(folder);
-  } catch {
-    return folder;
-  }
 }
 
 const named = ({ request: { dir } }: MountActor, users: string): string =>
@@ -186,9 +176,3 @@ async function detachMapped({ layout, log }: EndOptions): Promise<MountEntry[]> 
   }
   return mapped;
 }
-
-const mappedOf = (mounts: readonly MountEntry[], layout: Layout): MountEntry[] =>
-  mounts.filter(({ mountPoint }) => mountPoint.startsWith(`${layout.mapped()}/`));
-
-const isSameFileSystem = (a: MountEntry, b: MountEntry): boolean =>
-  a.major === b.major && a.minor === b.minor;

@@ -1,6 +1,7 @@
 /** What a mount asks of the kernel. A rehearsal puts others in its place (rehearse.ts). */
 import { carriesErofs, loadMetadata, mountErofs } from '../../kernel/erofs.ts';
 import { attachLoop, detachLoop } from '../../kernel/loop.ts';
+import { overlaysUpon } from '../../kernel/mount.ts';
 import { setReadAhead } from '../../kernel/read-ahead.ts';
 
 export interface MountKernel {
@@ -10,6 +11,7 @@ export interface MountKernel {
   mountErofs: typeof mountErofs;
   carriesErofs: typeof carriesErofs;
   loadMetadata: typeof loadMetadata;
+  overlaysUpon: typeof overlaysUpon;
 }
 
 export const KERNEL: MountKernel = {
@@ -19,4 +21,5 @@ export const KERNEL: MountKernel = {
   mountErofs,
   carriesErofs,
   loadMetadata,
+  overlaysUpon,
 };

@@ -11,6 +11,7 @@ import { CofaError, type ErrorRecord, toErrorRecord } from '../../../schemas/err
 import type { Ran } from '../../../schemas/ran.ts';
 import { detachMount, findMount, type MountEntry, unmountEntry } from '../../kernel/mount.ts';
 import { ActorHost } from '../../process/actor-host.ts';
+import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 import type { AttachedImage } from '../images/attachment.ts';
 import type { Image } from '../images/image.ts';
@@ -18,6 +19,7 @@ import type { Images } from '../images/images.ts';
 import { lookupOf, makeFor, prepareDirectory, removeMade } from './directory.ts';
 import type { Failures } from './failures.ts';
 import { KERNEL, type MountKernel } from './kernel.ts';
+import { refuseOverlaid } from './overlays.ts';
 import { mountOn, type Owner, takeAway, unmountEarlier } from './standing.ts';
 import type { StartSteps } from './start-steps.ts';
 
@@ -32,6 +34,7 @@ export interface Above {
 }
 
 export interface MountContext {
+  layout: Layout;
   images: Images;
   live: LiveFold;
   owner: Owner;
@@ -240,7 +243,10 @@ export class MountActor {
       // Gone already when a user has called umount(8). Where it did not come back, an earlier engine may have left one.
       if (this.#before === 'mounted') {
         const there = this.standing;
-        if (there !== undefined) await unmountEntry(there);
+        if (there !== undefined) {
+          await this.#refuseOverlaid(there);
+          await unmountEntry(there);
+        }
       } else await unmountEarlier(dir, owner);
       isGone = true;
       if (this.madeDir) await removeMade(this.request);
@@ -256,6 +262,13 @@ export class MountActor {
     }
     onUnmounted(this);
     this.host.send({ type: 'UNMOUNTED' });
+  }
+
+  /** Reads of a complete image need no engine. `cofa run` keeps its own image busy, and takes the overlay away first. */
+  async #refuseOverlaid(there: MountEntry): Promise<void> {
+    const { layout, kernel } = this.#context;
+    if (this.request.container === undefined && !this.image.isDirect())
+      await refuseOverlaid(there, layout, kernel);
   }
 
   /** An unmount has failed, or is not in the log: nothing shall have changed. `isGone`: it is out of the kernel. */

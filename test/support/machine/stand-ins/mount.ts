@@ -30,6 +30,9 @@ export function findMount(target: string): MountEntry | undefined {
 
 export const isMounted = (target: string): boolean => findMount(target) !== undefined;
 
+/** The machine has no overlays. */
+export const overlaysUpon = async (): Promise<string[]> => [];
+
 /** The machine's readers have no names. */
 export const describeUsers = async (): Promise<string> => '';
 
