@@ -129,10 +129,13 @@ function end(stream: ServerHttp2Stream, error: ConnectError): void {
     stream.respond({ ...HEAD, ...statusOf(error) }, { endStream: true });
 }
 
-/** The numbers of connect's codes are gRPC's. Messages are percent-encoded. */
+/** A message as a header may have it: percent-encoded. */
+export const grpcMessage = (text: string): string => encodeURIComponent(text.toWellFormed());
+
+/** The numbers of connect's codes are gRPC's. */
 const statusOf = ({ code, rawMessage }: ConnectError): Readonly<Record<string, string>> => ({
   'grpc-status': String(code),
-  'grpc-message': encodeURIComponent(rawMessage.toWellFormed()),
+  'grpc-message': grpcMessage(rawMessage),
 });
 
 function parse<Schema extends DescMessage>(schema: Schema, body: Buffer): MessageShape<Schema> {

@@ -26,6 +26,7 @@ import { askLocal } from '../bus/local-socket.ts';
 import type { CredentialOffer } from '../registry/credential-desk.ts';
 import { parseReference } from '../registry/reference.ts';
 import { type AuthConfig, PullImageRequestSchema } from '../containerd/generated/runtime/v1/cri_pb.ts';
+import { grpcMessage } from './grpc-calls.ts';
 
 export interface ImageServiceOptions {
   /** containerd's socket. */
@@ -286,7 +287,7 @@ function credentialsOf(auth: AuthConfig): CredentialOffer['credentials'] | undef
 function refuse(stream: ServerHttp2Stream, code: string, message: string): void {
   if (stream.destroyed || stream.headersSent) return;
   const headers = { ':status': 200, 'content-type': 'application/grpc', 'grpc-status': code };
-  stream.respond({ ...headers, 'grpc-message': message }, { endStream: true });
+  stream.respond({ ...headers, 'grpc-message': grpcMessage(message) }, { endStream: true });
 }
 
 /** HTTP/2 has no headers of a connection (RFC 9113, 8.2.2), and who forwards makes none. */
