@@ -1,6 +1,18 @@
 /** `cofa install TARGET`: containerd, docker or Kubernetes on this machine find cofa. Restarts nothing. */
 import { readFileSync } from 'node:fs';
-import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  mkdir,
+  mkdtemp,
+  open,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -177,18 +189,32 @@ function missingIn(lines: readonly string[], wanted: readonly string[]): string[
   });
 }
 
-/** A reader sees the old file or the new one, never half of it. */
-async function writeChange({ path, after }: FileChange): Promise<void> {
-  if (after === undefined) return await rm(path, { force: true });
+/**
+ * A reader sees the old file or the new one, never half of it, also after a power cut. Owner and mode stay, and where the path is a
+ * link the file that it leads to is written.
+ */
+export async function writeChange({ path: name, after, like = name }: FileChange): Promise<void> {
+  if (after === undefined) return await rm(name, { force: true });
+  const path = await realpath(name).catch(() => name);
   await mkdir(dirname(path), { recursive: true });
   const draft = `${path}.cofa-new`;
-  const mode = await stat(path).then(
-    ({ mode }) => mode & 0o7777,
-    () => 0o644,
-  );
-  await writeFile(draft, after, { mode });
-  await chmod(draft, mode);
-  await rename(draft, path);
+  const before = await stat(like).catch(() => undefined);
+  try {
+    await rm(draft, { force: true });
+    await writeFile(draft, after, { mode: 0o600, flag: 'wx' });
+    if (before !== undefined) await chown(draft, before.uid, before.gid);
+    await chmod(draft, (before?.mode ?? 0o644) & 0o7777);
+    await syncFile(draft);
+    await rename(draft, path);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw error;
+  }
+}
+
+async function syncFile(path: string): Promise<void> {
+  const file = await open(path, 'r');
+  await file.sync().finally(() => file.close());
 }
 
 /** The judge of its configuration is containerd itself, where it is here. */

@@ -40,6 +40,8 @@ export interface FileChange {
   after: string | undefined;
   /** The purpose, for people. */
   why: string;
+  /** Whose owner and mode the file gets; absent: its own stay. */
+  like?: string;
 }
 
 /** Reads a file; undefined where there is none. */
@@ -101,7 +103,14 @@ export function planInstall(order: InstallOrder): FileChange[] {
   if (target === 'docker') {
     const before = read(paths.docker);
     const after = dockerConfig(before, paths.docker);
-    if (before !== undefined && before !== after) change(backupOf(paths.docker), before, 'as it was before');
+    const isOurs = parseDocker(before, paths.docker)[DRIVER] === 'cofa';
+    if (before !== undefined && before !== after && !isOurs) {
+      const path = backupOf(paths.docker);
+      const earlier = read(path);
+      // It may hold what others must not read, such as the password of a proxy.
+      if (earlier !== before)
+        changes.push({ path, before: earlier, after: before, why: 'as it was before', like: paths.docker });
+    }
     change(paths.docker, after, 'docker keeps its images in containerd, on cofa');
   }
   if (paths.unit !== undefined)
