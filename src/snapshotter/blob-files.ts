@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { hexOf } from '../../schemas/digest.ts';
-import { toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import type { LazyBlob } from '../containerd/lazy-content.ts';
 import { type KernelTransport, kernelTransport } from '../fuse/kernel-transport.ts';
 import { clearDeadMount } from '../fuse/connection.ts';
@@ -35,7 +35,15 @@ export interface BlobFilesOptions {
   keepMs?: number;
   /** A registry that does not answer is waited for so long, ms. */
   patienceMs?: number;
+  /** Mounts the files; by default with FUSE. */
+  open?: (dir: string, cold: ColdRead) => Promise<BlobMount>;
   log: Logger;
+}
+
+/** The files as they are mounted. */
+export interface BlobMount {
+  session: Pick<FuseSession, 'close'>;
+  transport: KernelTransport;
 }
 
 interface Entry {
@@ -67,7 +75,7 @@ export class BlobFiles {
   readonly #options: BlobFilesOptions;
   readonly #entries = new Map<number, Entry>();
   readonly #leaving = new AbortController();
-  #mount: Promise<{ session: FuseSession; transport: KernelTransport }> | undefined;
+  #mount: Promise<BlobMount> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #running = 0;
   readonly #queue: Array<() => void> = [];
@@ -148,7 +156,7 @@ export class BlobFiles {
     mount.session.close();
   }
 
-  #mounted(): Promise<{ session: FuseSession; transport: KernelTransport }> {
+  #mounted(): Promise<BlobMount> {
     this.#leaving.signal.throwIfAborted();
     this.#mount ??= this.#open().catch((error: unknown) => {
       this.#mount = undefined;
@@ -157,8 +165,8 @@ export class BlobFiles {
     return this.#mount;
   }
 
-  async #open(): Promise<{ session: FuseSession; transport: KernelTransport }> {
-    const { dir, log } = this.#options;
+  async #open(): Promise<BlobMount> {
+    const { dir, log, open = openFuse } = this.#options;
     // A dead mount is there, and cannot be looked at.
     try {
       mkdirSync(dir, { mode: 0o700 });
@@ -166,13 +174,12 @@ export class BlobFiles {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     }
     await this.#tidied;
-    const session = await openFuseSession(dir);
-    const transport = kernelTransport({ fd: session.fd, resend: false, cold: this.#cold, threads: 1 });
-    void transport.ended.then((error) => {
+    const mount = await open(dir, this.#cold);
+    void mount.transport.ended.then((error) => {
       if (error !== undefined)
         log.error({ error }, 'blobs cannot be read until the snapshotter starts again');
     });
-    return { session, transport };
+    return mount;
   }
 
   /** A file without a name, of zeros. */
@@ -195,6 +202,9 @@ export class BlobFiles {
 
   async #here(entry: Entry): Promise<void> {
     for (;;) {
+      // It may have been removed meanwhile: its descriptor is closed then, or soon, and another file's next.
+      if (this.#entries.get(entry.inode) !== entry)
+        throw new CofaError('not-found', `${entry.blob.digest} was removed`);
       if (Atomics.load(entry.state, 0) === BLOCK_PRESENT) return;
       if (entry.work === undefined) break;
       await entry.work;
@@ -272,6 +282,11 @@ export class BlobFiles {
       });
     }
   }
+}
+
+async function openFuse(dir: string, cold: ColdRead): Promise<BlobMount> {
+  const session = await openFuseSession(dir);
+  return { session, transport: kernelTransport({ fd: session.fd, resend: false, cold, threads: 1 }) };
 }
 
 function empty({ fd, blob }: Entry): void {
