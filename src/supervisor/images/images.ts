@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ImageDevice, layerIdOf } from '../../../actors/device.ts';
 import { isRefused, policyFor } from '../../../actors/trust.ts';
 import type { CompleteLayers } from '../../index/rebuild-flat.ts';
+import { isErrno } from '../../kernel/errno.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { TrustPolicy } from '../../../schemas/trust.ts';
@@ -52,6 +53,8 @@ export class Images {
   readonly #newest = new Map<string, Image>();
   /** Images whose removal is on its way into the log: they are resolved anew. */
   readonly #removing = new Set<string>();
+  /** Folders that were deleted so far. */
+  #deletions = 0;
 
   constructor(options: ImagesOptions) {
     this.#options = options;
@@ -157,7 +160,20 @@ export class Images {
     } finally {
       this.#removing.delete(manifest);
     }
-    if (!live.state.images.has(manifest)) await rm(layout.image(manifest), { recursive: true, force: true });
+    if (!live.state.images.has(manifest)) await this.#deleteFiles(layout.image(manifest));
+  }
+
+  /** In the same turn as the look at the log: an image that comes again finds nothing half. A crash leaves the rest to the sweeper. */
+  async #deleteFiles(folder: string): Promise<void> {
+    let going = `${folder}.${process.pid}.${++this.#deletions}.going`;
+    try {
+      renameSync(folder, going);
+    } catch (error) {
+      if (isErrno(error, 'ENOENT')) return;
+      // A crash of a process of this number has left one.
+      going = folder;
+    }
+    await rm(going, { recursive: true, force: true });
   }
 
   async #remember(image: ResolvedImage): Promise<Image> {
