@@ -1,6 +1,7 @@
 /** Mounts and unmounts of one directory that come at once. Nothing is mounted here: the image fails, or the kernel is told of nothing. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { OPERATIONS } from '../../schemas/api.ts';
@@ -117,4 +118,23 @@ test('the end of a failed mount takes no later mount of its directory out of the
   telling.resolve();
   await unmounting;
   expect(mounts.list().map(({ id }) => id)).toEqual(next === undefined ? [] : [next.id]);
+});
+
+test('an engine that ends waits for an unmount under way: one that is refused leaves a mount', async () => {
+  const mounts = engine();
+  await mounts.mount(orderOf());
+  const telling = Promise.withResolvers<void>();
+  held['mount.unmounted'] = telling.promise;
+  const unmounting = mounts.unmount(dir);
+  await expect.poll(() => mounts.list()).toMatchObject([{ state: 'unmounting' }]);
+  let isOver = false;
+  const detaching = mounts.detachAll(false).then((busy) => {
+    isOver = true;
+    return busy;
+  });
+  await sleep(50);
+  expect(isOver).toBe(false);
+  telling.resolve();
+  await unmounting;
+  expect(await detaching).toEqual([]);
 });

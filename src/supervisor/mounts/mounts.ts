@@ -264,8 +264,17 @@ export class Mounts {
 
   /** For `down`: as `detachAll` in end.ts. */
   async detachAll(force: boolean): Promise<string[]> {
+    await this.#unmountsOver(RELEASE_MS);
     await this.released(RELEASE_MS);
     return await detachAll(this.#mounts.values(), force, this.#options);
+  }
+
+  /** Resolves when the unmounts under way are over, or after this time, ms: one that is refused leaves a mount in use. */
+  async #unmountsOver(withinMs: number): Promise<void> {
+    const under = [...this.#mounts.values()].filter(({ host }) => host.state === 'unmounting');
+    if (under.length === 0) return;
+    const over = under.map(({ host }) => host.until('mounted', 'detached', 'failed', 'unmounted'));
+    await Promise.race([Promise.all(over), sleep(withinMs, undefined, { ref: false })]);
   }
 
   /** For an engine that was replaced: as `abandon` in end.ts. */
