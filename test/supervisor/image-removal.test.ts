@@ -39,7 +39,12 @@ test('a removal takes no file of the image that has come again meanwhile', async
     config: `sha256:${'b'.repeat(64)}`,
     layers: [],
   });
-  const images = new Images({ layout, live, log: pino({ level: 'silent' }), trust: 'never' } as ImagesOptions);
+  const images = new Images({
+    layout,
+    live,
+    log: pino({ level: 'silent' }),
+    trust: 'never',
+  } as ImagesOptions);
   put(layout.flat(MANIFEST));
   put(layout.config(MANIFEST));
   const again = Promise.withResolvers<void>();

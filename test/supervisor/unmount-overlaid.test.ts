@@ -32,7 +32,15 @@ afterEach(() => cleanup.run());
 class Standing extends MountActor {
   override get standing(): MountEntry {
     const device = { id: 4_000_000, parent: 1, major: 7, minor: 9_999, root: '/' };
-    return { ...device, mountPoint: dir, options: 'ro', tags: [], type: 'erofs', source: '', superOptions: 'ro' };
+    return {
+      ...device,
+      mountPoint: dir,
+      options: 'ro',
+      tags: [],
+      type: 'erofs',
+      source: '',
+      superOptions: 'ro',
+    };
   }
 }
 
