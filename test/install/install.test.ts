@@ -346,7 +346,7 @@ describe('doctor', () => {
     [
       'a kubelet that finds no image service',
       images({ isAnswered: false }),
-      [expect.stringMatching(/^image service warn cofa up --snapshotter --image-service/)],
+      [expect.stringMatching(/^image service warn image-service = true in /)],
     ],
     [
       'a kubelet with another root’s',
