@@ -42,12 +42,14 @@ export class Flights {
     const begun = { ...flight, number: ++this.#number };
     this.#flights.set(key, begun);
     this.#ends.set(key, end);
+    this.#retries.delete(key);
     return begun;
   }
 
   delete(key: string): void {
     this.#flights.delete(key);
     this.#ends.delete(key);
+    this.#retries.delete(key);
   }
 
   retryAt(key: string, at: number): void {

@@ -155,6 +155,19 @@ describe('a piece that the zone lacks', () => {
     expect(states(ends(again, { ok: true }))).toEqual(['two prove']);
   });
 
+  test('that a busy holder was to be asked for again is not, where another fetch of it has begun since', () => {
+    const { ask, send, key } = newHome();
+    const [fetch] = ask('one');
+    const flight = fetch?.type === 'fetch' ? fetch.flight : 0;
+    send({ type: 'fetched', flight, key: key(), ok: false, busyMs: 3_000, now: 0 });
+    // Its time is over first: the registry is asked, and does not give it to everyone.
+    const [origin] = send({ type: 'tick', now: 1_000 });
+    const second = origin?.type === 'fetch' ? origin.flight : 0;
+    send({ type: 'fetched', flight: second, key: key(), ok: false, now: 1_500 });
+    expect(states(ask('two', { now: 2_900 }))).toEqual(['fetch by member', 'two coming']);
+    expect(states(send({ type: 'tick', now: 3_000 }))).toEqual([]);
+  });
+
   test('that a holder has who is busy just now is asked of that one, and not of the registry', () => {
     const { home, ask } = newHome();
     home.rights.learnedOfEveryone(SOURCE, false, 0);
