@@ -55,7 +55,8 @@ interface Want extends Placed {
   /** Named by a home. */
   hint: string | undefined;
   isRead: boolean;
-  lease: boolean;
+  /** The member that has this node read it for all who wait there. */
+  lease: string | undefined;
   isHedged: boolean;
   /** Not before this: all who could be asked are busy. */
   pausedUntil: number;
@@ -128,7 +129,7 @@ export class Asker {
   ): void {
     switch (event.type) {
       case 'drop':
-        if (want.lease) return;
+        if (want.lease !== undefined) return;
         this.#over(want);
         return;
       case 'answer':
@@ -139,7 +140,7 @@ export class Asker {
         if (attempt !== undefined) this.#ports.peers.came(event.member, this.#now - attempt.since);
         want.tries.delete(event.member);
         // Others wait for what this node was to read: it still is being read.
-        if (want.lease) return;
+        if (want.lease !== undefined) return;
         this.#effects.push({ type: 'give', key: want.key, from: event.member });
         this.#over(want);
         return;
@@ -155,7 +156,7 @@ export class Asker {
         this.#look(want);
         return;
       case 'read':
-        if (want.lease) this.#tellHomes(want.source, want.index, event.ok);
+        if (want.lease !== undefined) this.#tellHomes(want.source, want.index, event.ok, want.lease);
         this.#effects.push(
           event.ok ? { type: 'give', key: want.key, from: 'registry' } : { type: 'failed', key: want.key },
         );
@@ -180,12 +181,12 @@ export class Asker {
       leftTo: new Map(),
       hint: undefined,
       isRead: false,
-      lease: false,
+      lease: undefined,
       isHedged: false,
       pausedUntil: 0,
     };
     this.#wants.set(key, want);
-    if (this.#wants.size > this.#limits.most) return this.#read(want, false);
+    if (this.#wants.size > this.#limits.most) return this.#read(want);
     this.#places.add(want);
     this.#timers.set(key, this.#endOf(want));
   }
@@ -208,7 +209,7 @@ export class Asker {
       if (attempt.phase === 'coming') this.#ask(want, member);
       else this.#silent(want, member);
     }
-    if (this.#now >= this.#endOf(want)) return this.#read(want, false);
+    if (this.#now >= this.#endOf(want)) return this.#read(want);
     if (!want.isRunning) return this.#setTimer(want);
     if (want.tries.size === 0) this.#next(want);
     else if (this.#isLate(want)) this.#hedge(want);
@@ -254,7 +255,7 @@ export class Asker {
     const member = want.tried.length >= this.#limits.tries ? undefined : this.#candidate(want, []);
     if (member !== undefined) this.#ask(want, member);
     else if (this.#isOnlyBusy(want)) want.pausedUntil = this.#now + this.#limits.busyMs;
-    else this.#read(want, false);
+    else this.#read(want);
   }
 
   /** Whether one of the homes could be asked, were it not busy. */
@@ -337,7 +338,7 @@ export class Asker {
         });
         return;
       case 'fetch':
-        return this.#read(want, true);
+        return this.#read(want, member);
       case 'busy':
         this.#ports.peers.busy(member, answer.ms ?? 0, this.#now);
         want.tries.delete(member);
@@ -381,7 +382,8 @@ export class Asker {
     want.tried = [...want.tried.filter((one) => one !== member && !again.includes(one)), member];
   }
 
-  #read(want: Want, lease: boolean): void {
+  /** `lease`: who has told this node to, for all that wait there. */
+  #read(want: Want, lease?: string): void {
     if (want.isRead) return;
     want.isRead = true;
     want.lease = lease;
@@ -389,7 +391,7 @@ export class Asker {
     this.#leaveAll(want);
     this.#timers.delete(want.key);
     const { key, source, index, class: urgency } = want;
-    this.#effects.push({ type: 'read', key, source, index, class: urgency, lease });
+    this.#effects.push({ type: 'read', key, source, index, class: urgency, lease: lease !== undefined });
   }
 
   #leaveAll(want: Want): void {
@@ -404,9 +406,11 @@ export class Asker {
     this.#places.leave(want);
   }
 
-  #tellHomes(source: BlobSource, index: number, ok: boolean): void {
+  /** `waiting`: a member where others wait for the piece, by now maybe no home any more, nor a stand-in. */
+  #tellHomes(source: BlobSource, index: number, ok: boolean, waiting?: string): void {
     if (ok && !this.#ports.serves) return;
-    const members = this.#homes({ source, index });
+    const homes = this.#homes({ source, index });
+    const members = waiting === undefined || homes.includes(waiting) ? homes : [...homes, waiting];
     if (members.length > 0) this.#effects.push({ type: 'hold', members, source, index, ok });
   }
 }

@@ -124,6 +124,19 @@ describe('the order of sources', () => {
     expect(read(false)).toEqual(['failed to first,second', 'failed']);
   });
 
+  test('the registry, for all that wait at a stand-in: it hears what came of it, also where the homes are there again', () => {
+    for (const ok of [true, false]) {
+      const { want, silent, answer, at, read } = newAsker();
+      want();
+      silent('first');
+      silent('second');
+      expect(answer('third', 'fetch')).toEqual(['leave third', 'read for others']);
+      at(3_000);
+      const what = ok ? 'hold' : 'failed';
+      expect(read(ok)).toEqual([`${what} to first,second,third`, ok ? 'give registry' : 'failed']);
+    }
+  });
+
   test('a token is brought to the home that wants one, and to no other', () => {
     const { want, answer } = newAsker();
     want();
