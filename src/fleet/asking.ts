@@ -1,6 +1,6 @@
 /**
  * Pieces for the processes of this node, as the asker actor decides: whom it asks, where it comes for the bytes, and what becomes of
- * them. Processes that want the same piece share it. Bytes that came are given at once, and to others only when a process has
+ * them. Processes that want the same piece of the same repository share it. Bytes that came are given at once, and to others only when a process has
  * said that they are right.
  */
 import type { AskerEffect } from '../../actors/fleet-asker-protocol.ts';
@@ -69,7 +69,7 @@ export class Asking {
   /** Requests to this member's own home. */
   readonly #own = new Map<string, AbortController>();
   /** Pieces that a process of this node reads from the registry, for others too. */
-  readonly #leases = new Map<string, Timer>();
+  readonly #leases = new Map<string, { repository: string; end: Timer }>();
 
   constructor(options: AskingOptions) {
     this.#options = options;
@@ -82,6 +82,9 @@ export class Asking {
     const lately = this.#ofLately(key, source);
     if (lately !== undefined) return { ...lately, bytes: lately.bytes.subarray(from, to) };
     signal.throwIfAborted();
+    // Members look at the right to the repository that was asked for first: it says nothing of another one.
+    if (this.#isOfAnother(key, source))
+      throw new Refusal('none', 'a process reads it of another repository at the moment');
     const { promise, resolve, reject } = Promise.withResolvers<Brought>();
     const { token, noToken } = order;
     const waiter: Waiter = { source, token, noToken, resolve, reject };
@@ -130,7 +133,7 @@ export class Asking {
     const key = pieceKey(source, index);
     const lease = this.#leases.get(key);
     if (lease === undefined) return;
-    lease.cancel();
+    lease.end.cancel();
     this.#leases.delete(key);
     const isWhole = bytes?.length === lengthOf({ source, index });
     if (isWhole) {
@@ -231,10 +234,11 @@ export class Asking {
       return toAsker({ type: 'read', key, ok: false });
     }
     this.#waiters.get(key)?.delete(reader);
-    const late = after(LEASE_MS, () => {
+    const { repository } = reader.source;
+    const end = after(LEASE_MS, () => {
       if (this.#leases.delete(key)) toAsker({ type: 'read', key, ok: false });
     }).unref();
-    this.#leases.set(key, late);
+    this.#leases.set(key, { repository, end });
     reader.reject(new Refusal('fetch', 'read it from the registry, for others too'));
   }
 
@@ -323,6 +327,13 @@ export class Asking {
     const waiters = this.#waiters.get(key) ?? [];
     this.#waiters.delete(key);
     return waiters;
+  }
+
+  /** Whether the piece is wanted by processes that read another repository. */
+  #isOfAnother(key: string, { repository }: BlobSource): boolean {
+    const [waiter] = this.#waiters.get(key) ?? [];
+    const wanted = waiter?.source.repository ?? this.#leases.get(key)?.repository;
+    return wanted !== undefined && wanted !== repository;
   }
 
   #tokenFor(key: string): string | undefined {

@@ -128,6 +128,34 @@ it('a member that has the home fetch a digest from a registry of its own spoils 
   }
 });
 
+it('a process gets nothing by the right of another one that reads the same blob of another repository at that moment', async () => {
+  const tokens: unknown[] = [];
+  const bytes = randomBytes(PIECE_BYTES);
+  const given = Promise.withResolvers<void>();
+  const { parts } = await newMember(
+    {
+      part: async ({ repository }, _blob, _range, right) => {
+        if (right === 'everyone') throw new CofaError('unauthorized', 'not to everyone');
+        tokens.push([repository, right.token]);
+        await given.promise;
+        return bytes;
+      },
+      isBlobGiven: async ({ repository }, _digest, right) => right !== 'everyone' && repository === 'app',
+    },
+    await cleanup.tempDir('member'),
+  );
+  const want = (more: Partial<PieceOrder>) =>
+    parts.asking.piece({ ...order(0), ...more }, AbortSignal.timeout(5_000));
+  const stranger = { ...source, repository: 'stranger/image' };
+  await expect(want({})).rejects.toMatchObject({ state: 'bring' });
+  const mine = want({ token: 'mine' });
+  const theirs = want({ source: stranger, token: 'theirs' }).catch((error: unknown) => error);
+  setTimeout(given.resolve, 50);
+  expect((await mine).bytes.equals(bytes)).toBe(true);
+  expect(await theirs).toMatchObject({ state: 'none' });
+  expect(tokens).toEqual([['app', 'mine']]);
+});
+
 it('nothing is given to a member that has shown no right, whatever lies on the disk, nor while the registry is silent', async () => {
   const answers = new Map<string, boolean | Error>([
     ['everyone', false],
