@@ -311,12 +311,14 @@ export class Asking {
   }
 
   #ofLately(key: string, { repository }: BlobSource): Brought | undefined {
-    const { pieces, now } = this.#options;
+    const { self, pieces, now } = this.#options;
     const lately = this.#lately.get(`${repository} ${key}`);
-    const piece = lately === undefined || now() - lately.at > LATELY_MS ? undefined : pieces.fresh(key);
-    return piece === undefined || lately === undefined
-      ? undefined
-      : { bytes: piece.bytes, from: lately.from };
+    if (lately === undefined || now() - lately.at > LATELY_MS) return undefined;
+    const { from } = lately;
+    const piece = pieces.fresh(key);
+    // Another member may have sent the piece since, for another repository: where it is wrong this one is not to be named.
+    const isOfIt = from === self ? piece?.isKept === true : piece?.from === from;
+    return piece === undefined || !isOfIt ? undefined : { bytes: piece.bytes, from };
   }
 
   #refuse(key: string, reason: Refusal): void {

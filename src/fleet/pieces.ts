@@ -26,7 +26,8 @@ const MOST_FRESH = 48;
 /** Dropped pieces that are compared with what the registry sends next. */
 const MOST_DROPPED = 1_024;
 
-interface Fresh extends HeldPiece {
+export interface Fresh extends HeldPiece {
+  /** Others may have it. */
   isKept: boolean;
 }
 
@@ -49,7 +50,7 @@ export class Pieces {
   }
 
   /** One that came a moment ago, verified or not. */
-  fresh(key: string): HeldPiece | undefined {
+  fresh(key: string): Fresh | undefined {
     return this.#fresh.get(key);
   }
 

@@ -48,7 +48,12 @@ const order = (index: number): PieceOrder => ({
 type Registry = Pick<RegistryClient, 'part' | 'isBlobGiven'>;
 
 /** A member that is the only home; the test speaks for others. */
-async function newMember(registry: Registry, dir: string, onLiar: PartsOptions['onLiar'] = () => {}) {
+async function newMember(
+  registry: Registry,
+  dir: string,
+  onLiar: PartsOptions['onLiar'] = () => {},
+  more: Partial<PartsOptions> = {},
+) {
   let ahead = 0;
   const { clock } = realPorts();
   const member = { id: 'other' } as Member;
@@ -67,6 +72,7 @@ async function newMember(registry: Registry, dir: string, onLiar: PartsOptions['
     clock: { ...clock, now: () => clock.now() + ahead },
     counts: new Counts(),
     log: createLog('member', 'silent'),
+    ...more,
   });
   cleanup.defer(() => parts.close());
   return { parts, turn: (ms: number) => (ahead += ms) };
@@ -154,6 +160,34 @@ it('a process gets nothing by the right of another one that reads the same blob 
   expect((await mine).bytes.equals(bytes)).toBe(true);
   expect(await theirs).toMatchObject({ state: 'none' });
   expect(tokens).toEqual([['app', 'mine']]);
+});
+
+it('who is named for bytes is the member that they came from, also where another one has sent the same piece since', async () => {
+  const [right, lie] = [randomBytes(PIECE_BYTES), randomBytes(PIECE_BYTES)];
+  const find = (id: string) => ({ id }) as Member;
+  const request = async (bytes: Buffer) => ({ statusCode: 200, headers: {}, body: [bytes] });
+  const { parts } = await newMember(
+    { part: () => Promise.reject(new Error('away')), isBlobGiven: async () => true },
+    await cleanup.tempDir('member'),
+    () => {},
+    {
+      members: { homes: () => ['honest'], standIns: () => [], find, stateOf: () => 'live' },
+      pools: { to: (id: string) => ({ request: () => request(id === 'liar' ? lie : right) }) } as never,
+    },
+  );
+  const want = async (from: string, of: BlobSource, part: number) => {
+    const order_ = { ...order(0), source: of, from: part, to: part + 100 };
+    const coming = parts.asking.piece(order_, AbortSignal.timeout(5_000));
+    parts.asking.answered('honest', of, { index: 0, state: 'have', at: from });
+    return await coming;
+  };
+  const other = { ...source, repository: 'other' };
+  expect((await want('honest', source, 0)).from).toBe('honest');
+  expect((await want('liar', other, 0)).from).toBe('liar');
+  for (const part of [100, 200]) {
+    const { bytes, from } = await want('honest', source, part);
+    expect([from, bytes.equals(right.subarray(part, part + 100))]).toEqual(['honest', true]);
+  }
 });
 
 it('nothing is given to a member that has shown no right, whatever lies on the disk, nor while the registry is silent', async () => {
