@@ -35,7 +35,8 @@ export class Pieces {
   readonly #options: PiecesOptions;
   /** By key, the one that came last at the end. */
   readonly #fresh = new Map<string, Fresh>();
-  readonly #writing = new Set<string>();
+  /** By key: what the disk has yet to do with a piece, one thing after the other, and the last of it. */
+  readonly #disk = new Map<string, { last: 'write' | 'drop'; done: Promise<unknown> }>();
   /** By key: SHA-256 of what was dropped. */
   readonly #dropped = new Map<string, Promise<string | undefined>>();
 
@@ -77,11 +78,11 @@ export class Pieces {
     const fresh = this.#fresh.get(key);
     this.#fresh.delete(key);
     const { store } = this.#options;
-    const gone = (async () => {
+    const gone = this.#onDisk(key, 'drop', async () => {
       const bytes = fresh?.isKept === true ? fresh.bytes : await store.read(key).catch(() => undefined);
       await store.forget(key).catch(() => {});
       return bytes === undefined ? undefined : hashOf(bytes);
-    })();
+    });
     this.#dropped.set(key, gone);
     if (this.#dropped.size > MOST_DROPPED) this.#dropped.delete(this.#dropped.keys().next().value as string);
   }
@@ -97,21 +98,31 @@ export class Pieces {
 
   /** The disk has lost it. */
   lost(key: string): void {
-    if (this.#fresh.get(key)?.isKept === true || this.#writing.has(key)) return;
+    if (this.#fresh.get(key)?.isKept === true || this.#disk.has(key)) return;
     this.#options.onLost(key);
   }
 
   async #write(key: string, { bytes, from }: HeldPiece): Promise<void> {
-    if (this.#writing.has(key)) return;
+    if (this.#disk.get(key)?.last === 'write') return;
     const { store, log } = this.#options;
-    this.#writing.add(key);
+    await this.#onDisk(key, 'write', () =>
+      store.write(key, bytes, from).catch((error: unknown) => {
+        log.debug({ error: toErrorRecord(error) }, 'a piece is not kept on the disk');
+      }),
+    );
+    if (!store.has(key)) this.lost(key);
+  }
+
+  /** Begins `act`, which throws nothing, when what the disk does with the piece has ended: a write that ends later would bring back what was dropped. */
+  async #onDisk<T>(key: string, last: 'write' | 'drop', act: () => Promise<T>): Promise<T> {
+    const before = this.#disk.get(key)?.done;
+    const done = before === undefined ? act() : before.then(act);
+    const entry = { last, done };
+    this.#disk.set(key, entry);
     try {
-      await store.write(key, bytes, from);
-    } catch (error) {
-      log.debug({ error: toErrorRecord(error) }, 'a piece is not kept on the disk');
+      return await done;
     } finally {
-      this.#writing.delete(key);
-      if (!store.has(key)) this.lost(key);
+      if (this.#disk.get(key) === entry) this.#disk.delete(key);
     }
   }
 

@@ -11,9 +11,11 @@ import { fleetBroadcasts } from '../../schemas/fleet-broadcasts.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { accountsText, fleetUserOn, newNodeUsers } from '../../src/bus/user-files.ts';
 import { PieceStore } from '../../src/fleet/piece-store.ts';
+import { Pieces } from '../../src/fleet/pieces.ts';
 import { readOrder } from '../../src/fleet/piece-request.ts';
 import { makeServer, poolTo, shownBy } from '../../src/fleet/tls.ts';
 import { Turns } from '../../src/fleet/turns.ts';
+import { createLog } from '../../src/process/log.ts';
 import { makeIdentity } from '../../src/process/nats-identity.ts';
 import { eventually } from '../support/engine.ts';
 import { startNats } from '../support/services.ts';
@@ -54,6 +56,42 @@ describe('the store of pieces', () => {
     expect(await again.read(key('b', 7), 900)).toBeUndefined();
     expect(await readdir(join(dir, 'bb'))).toEqual([]);
     expect(again.pieces).toBe(2);
+  });
+});
+
+describe('a piece that is said to be wrong', () => {
+  it('is not there again when the disk has written it; what the registry sends then takes its place', async () => {
+    const store = await PieceStore.open({
+      dir: await cleanup.tempDir('pieces'),
+      limitBytes: 1e6,
+      now: () => 0,
+    });
+    const busy = Promise.withResolvers<void>();
+    const lost: string[] = [];
+    const pieces = new Pieces({
+      store: {
+        read: store.read.bind(store),
+        forget: store.forget.bind(store),
+        has: store.has.bind(store),
+        originOf: store.originOf.bind(store),
+        write: async (...piece) => {
+          await busy.promise;
+          await store.write(...piece);
+        },
+      },
+      onLost: (one) => lost.push(one),
+      log: createLog('pieces', 'silent'),
+    });
+    const [lie, right] = [randomBytes(900), randomBytes(900)];
+    pieces.keep(key('a', 0), { bytes: lie, from: 'liar' });
+    pieces.drop(key('a', 0));
+    const differs = pieces.differs(key('a', 0), right);
+    busy.resolve();
+    expect(await differs).toBe(true);
+    pieces.keep(key('a', 0), { bytes: right, from: 'registry' });
+    await expect.poll(() => store.originOf(key('a', 0))).toBe('registry');
+    expect(await store.read(key('a', 0))).toEqual(right);
+    expect(lost).toEqual([]);
   });
 });
 
