@@ -73,7 +73,8 @@ export type HomeEffect =
   /** Keep it no longer; what a registry sends for it next is compared with it. */
   | { type: 'drop'; key: string }
   /**
-   * The member has given wrong bytes of the piece. `isSure`: to this home, by what a registry sent that this node's own readers use.
+   * The member has given wrong bytes of the piece. `isSure`: to this home, by what a registry sent that this node's own readers use;
+   * else others say so, which names no one.
    * It may still have been cheated itself, where it said so.
    */
   | { type: 'blame'; member: string; key: string; isSure: boolean };

@@ -484,10 +484,13 @@ export class Home {
         this.#effects.push({ type: 'blame', member, key, isSure: false });
       return;
     }
-    if (!this.#held.doubt(key)) return;
+    const isNew = this.#held.doubt(key);
+    if (!isNew && (from !== self || !this.#held.has(key))) return;
     this.#drop(key);
-    if (from === self) this.#convict(key);
-    else if (
+    // One that was doubted before came from a registry since.
+    if (from === self) {
+      if (isNew) this.#convict(key);
+    } else if (
       this.rights.everyone(source, this.#now) === 'yes' &&
       !this.#flights.has(key) &&
       this.#flights.size < this.#limits.flights
@@ -500,13 +503,16 @@ export class Home {
     this.#effects.push({ type: 'drop', key });
   }
 
-  /** Who gave a doubted piece did not give what the registry sends: nothing of it is kept. */
+  /**
+   * Who gave a doubted piece did not give what the registry sends: nothing of it is kept. A registry that no one here uses may be
+   * the accuser's own: all the rest stays.
+   */
   #convict(key: string): void {
     const liar = this.#held.convict(key, this.#ports.self);
     if (liar === undefined) return;
     const isSure = this.#ports.uses(key.slice(0, key.indexOf(' ')));
     this.#effects.push({ type: 'blame', member: liar, key, isSure });
-    for (const one of this.#held.of(liar)) this.#drop(one);
+    if (isSure) for (const one of this.#held.of(liar)) this.#drop(one);
   }
 
   // ---- time, and what became free

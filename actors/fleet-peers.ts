@@ -131,6 +131,11 @@ export class Peers {
     this.#leaveOut(record, 'wrong', now + wrongMs);
   }
 
+  /** Others say that its bytes were wrong, which proves nothing: it is left out briefly, however often they say so. */
+  doubted(member: string, now: number): void {
+    this.#leaveOut(this.#record(member), 'cheated', now + this.#limits.silentMs * 10);
+  }
+
   /** It was found to lie before this process began, and is left out until then. */
   wrongUntil(member: string, until: number): void {
     const record = this.#record(member);

@@ -65,13 +65,14 @@ export class Sources {
     if (known?.size === 0) this.#holders.delete(key);
   }
 
-  /** An asker says that the member's bytes were wrong. True: enough have, and askers are no longer sent to it. */
+  /** An asker says that the member's bytes were wrong. True: enough have by this word, and askers are no longer sent to it. */
   accuse(accuser: string, member: string): boolean {
+    if (this.#isAccused(member)) return false;
     const accusers = this.#accused.get(member) ?? new Set();
     if (accusers.size === 0 && this.#accused.size >= 1_024)
       this.#accused.delete(this.#accused.keys().next().value as string);
     this.#accused.set(member, accusers);
-    if (accusers.size < this.#limits.accusers) accusers.add(accuser);
+    accusers.add(accuser);
     if (!this.#isAccused(member)) return false;
     for (const key of this.#holders.keys()) this.remove(key, member);
     return true;

@@ -39,6 +39,7 @@ export interface PartsOptions {
   peers: Peers;
   pools: Pools;
   registry: Pick<RegistryClient, 'part' | 'isBlobGiven'>;
+  /** It is proven to this node. `from`: where the member said that it had it from. */
   onLiar: (member: string, from: string | undefined, piece: { digest: string; index: number }) => void;
   clock: Clock;
   counts: Counts;
@@ -141,12 +142,10 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     toHome,
     answer: (to, { registry: host, digest }, answer) =>
       send(to, { kind: 'answer', v: 1, registry: host, digest, pieces: [answer] }),
-    onLiar: (member, key, isSure) =>
-      options.onLiar(
-        member,
-        isSure ? getting.viaOf(member, key) : 'a registry that no one here uses',
-        pieceOf(key),
-      ),
+    onLiar: (member, key, isSure) => {
+      if (isSure) options.onLiar(member, getting.viaOf(member, key), pieceOf(key));
+      else peers.doubted(member, now());
+    },
     registry,
     getting,
     pieces,

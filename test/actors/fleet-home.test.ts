@@ -385,6 +385,16 @@ describe('wrong bytes', () => {
     expect(blamed(send(wrong('home', 'home')))).toEqual(['liar']);
   });
 
+  test('that this node’s own reader found are dropped, also where an asker has called the piece wrong before', () => {
+    const { home, send, ends, key } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(key(), 'honest');
+    ends(send(wrong('one', 'home')), { ok: true, differs: false });
+    expect(states(send(wrong('home', 'home')))).toEqual(['drop']);
+    expect(home.has(key())).toBe(false);
+    expect(send(wrong('home', 'home'))).toEqual([]);
+  });
+
   test('by the word of a registry that no one here uses: it may be the accuser’s own', () => {
     const { home, send, ends, key } = newHome({}, 'home', []);
     home.rights.learnedOfEveryone(SOURCE, true, 0);
@@ -398,6 +408,8 @@ describe('wrong bytes', () => {
     home.sources.add(key(), 'liar');
     const said = ['one', 'one', 'two', 'three'].map((from) => states(send(wrong(from, 'liar'))));
     expect(said).toEqual([[], [], [], ['blame']]);
+    // Said again it names it no more.
+    expect(['one', 'four'].map((from) => states(send(wrong(from, 'liar')))).flat()).toEqual([]);
     home.sources.add(key(), 'liar');
     expect(states(ask('four'))).not.toContain('four have at liar');
   });

@@ -11,6 +11,7 @@ import { assemble, type Parts, type PartsOptions } from '../../src/fleet/member.
 import { PieceStore } from '../../src/fleet/piece-store.ts';
 import type { PieceAsk, PieceOrder } from '../../src/fleet/piece-request.ts';
 import { Pools } from '../../src/fleet/pools.ts';
+import { encode } from '../../src/bus/connection.ts';
 import { createLog } from '../../src/process/log.ts';
 import { realPorts } from '../../src/process/ports.ts';
 import type { RegistryClient } from '../../src/registry/client.ts';
@@ -249,6 +250,29 @@ it('who gave a piece is known after a restart: a wrong one names its liar, and a
   for (const index of [0, 1])
     expect(right.equals((await come(parts, 'asker', asked(index))) as Buffer)).toBe(true);
   expect(parts.store.originOf(pieceKey(source, 2))).toBe('honest');
+});
+
+it('what a registry sends that no one here uses names no member a liar, however often one has it asked', async () => {
+  const peers = new Peers(() => 0);
+  const named: string[] = [];
+  const dir = await cleanup.tempDir('member');
+  const evil = { ...source, registry: 'evil.example' };
+  const before = await PieceStore.open({ dir, limitBytes: 1e9, now: () => 0 });
+  for (const index of [0, 1, 2, 3])
+    await before.write(pieceKey(evil, index), randomBytes(PIECE_BYTES), 'honest');
+  const { parts } = await newMember(
+    { part: async () => randomBytes(PIECE_BYTES), isBlobGiven: async () => true },
+    dir,
+    (member) => named.push(member),
+    { peers },
+  );
+  for (const index of [0, 1, 2, 3]) {
+    await come(parts, 'accuser', asked(index, { source: evil }));
+    parts.messages.takeDirect('wrong', 'accuser', encode({ v: 1, source: evil, index, member: 'home' }));
+    await expect.poll(() => parts.store.originOf(pieceKey(evil, index))).toBe('registry');
+  }
+  const [{ reason, until } = { reason: '', until: 0 }] = peers.leftOut(performance.now());
+  expect([named, reason, until < performance.now() + 10_001]).toEqual([[], 'cheated', true]);
 });
 
 it('without tokens a process of the node reads a piece for all, and each other asker proves that the registry gives it the blob', async () => {

@@ -444,7 +444,8 @@ export class SimNode {
         this.#store.delete(effect.key);
         return;
       case 'blame': {
-        const from = effect.isSure ? this.#via.get(`${effect.member} ${effect.key}`) : 'another';
+        if (!effect.isSure) return this.peers.doubted(effect.member, net.world.now);
+        const from = this.#via.get(`${effect.member} ${effect.key}`);
         const isHonest = net.nodes.get(effect.member)?.options.isLiar === false;
         // What a liar says of others is its own affair.
         if (from === 'registry' && isHonest && !this.options.isLiar)
