@@ -2,7 +2,7 @@
  * Requests to the API of a registry (OCI distribution-spec v1.1): where it is asked, as whom, and what a status
  * means. One call is one attempt, apart from the answer to a challenge; retry.ts repeats it.
  */
-import { toErrorRecord } from '../../schemas/errors.ts';
+import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { Authenticator, type Renewal, type Scope } from './auth.ts';
 import type { CookieJar } from './cookies.ts';
 import type { CredentialSources } from './credential-sources.ts';
@@ -47,6 +47,11 @@ export interface ApiRequest {
   cookies?: CookieJar | undefined;
   /** As a client that has no credentials. */
   anonymous?: boolean;
+  /**
+   * For others: no host is asked to which headers or a certificate of this machine's configuration open the door. Error
+   * `unauthorized` where that would be asked next, a mirror or the registry.
+   */
+  asStranger?: boolean;
   /** Sent as it is, to the registry itself, in the place of what this client would send: the right of another client. */
   authorization?: string | undefined;
   headersTimeoutMs?: number | undefined;
@@ -118,6 +123,7 @@ export class RegistryApi {
     const answer = need.length === 0 ? undefined : await this.#ofMirrors(request, need);
     if (answer !== undefined) return answer;
     const endpoint = await this.#endpoints.ofRegistry(registry, need, signal);
+    await this.#refuseStranger(request, endpoint);
     const { reply, sent } = await this.#ask(endpoint, request, auth);
     if (request.expect.includes(reply.status))
       return { ...reply, isAnonymous: auth.isAnonymous(endpoint.registry, sent), mirror: undefined };
@@ -146,6 +152,7 @@ export class RegistryApi {
     for (const endpoint of await this.#endpoints.mirrorsOf(registry, need)) {
       const mirror = endpoint.origin.origin;
       if (!health.isAsked(mirror, target)) continue;
+      await this.#refuseStranger(request, endpoint);
       try {
         const { reply } = await this.#ask(endpoint, request, this.#authOf(request));
         if ((request.mirrorExpect ?? MIRROR_EXPECT).includes(reply.status)) {
@@ -165,6 +172,16 @@ export class RegistryApi {
       }
     }
     return undefined;
+  }
+
+  async #refuseStranger({ asStranger, signal }: ApiRequest, { origin, reach }: Endpoint): Promise<void> {
+    // What is wrong with certificates the request itself says.
+    const isPersonal = () => this.#transport.isPersonal(origin, reach, signal).catch(() => false);
+    if (asStranger !== true || !(await isPersonal())) return;
+    throw new CofaError(
+      'unauthorized',
+      `${origin.host} is asked with a certificate or headers of this machine: what it gives then is for no other one`,
+    );
   }
 
   /** Sends one request to one host and answers its challenges, whatever the reply. */

@@ -48,13 +48,21 @@ export async function isBlobGiven(
 export type Right = 'everyone' | { token: string };
 
 export const asRight = (right: Right) =>
-  right === 'everyone' ? { anonymous: true } : { anonymous: false, authorization: `Bearer ${right.token}` };
+  right === 'everyone'
+    ? { anonymous: true, asStranger: true }
+    : { anonymous: false, authorization: `Bearer ${right.token}` };
 
 async function isGiven(
   api: RegistryApi,
   { registry, repository }: Source,
   target: string,
-  options: { what: string; anonymous: boolean; authorization?: string; signal: AbortSignal },
+  options: {
+    what: string;
+    anonymous: boolean;
+    asStranger?: boolean;
+    authorization?: string;
+    signal: AbortSignal;
+  },
 ): Promise<boolean> {
   try {
     const reply = await api.request({

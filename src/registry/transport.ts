@@ -117,6 +117,12 @@ export class Transport {
     }
   }
 
+  /** Whether a header or a certificate of this machine's configuration comes with what is sent there. Errors: those of `send`. */
+  async isPersonal(url: URL, reach: Reach | undefined, signal: AbortSignal | undefined): Promise<boolean> {
+    if (Object.keys(reach?.headers ?? {}).length > 0) return true;
+    return (await this.#lane(url, reach, signal)).hasCertificate;
+  }
+
   /** Ends idle connections, and the others with their request. Pending requests fail. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -360,6 +366,8 @@ export function resolveLocation(location: string, base: URL): URL {
 interface Lane {
   dispatcher: Dispatcher;
   fingerprint: string;
+  /** A client's. */
+  hasCertificate: boolean;
 }
 
 const laneKey = (url: URL, reach: Reach | undefined): string =>
@@ -383,10 +391,12 @@ async function openLane(url: URL, reach: Reach | undefined, settings: TransportS
     allowH2: false,
   };
   let fingerprint = '';
+  let hasCertificate = false;
   let security = {};
   if (protocol === 'https:') {
     const certificates = await certificatesOf(url, reach, settings);
     fingerprint = certificates.fingerprint;
+    hasCertificate = certificates.clients.length > 0;
     const isUnchecked =
       reach?.skipVerify === true || hostNames(url).some((name) => settings.insecure.includes(name));
     security = { secureContext: secureContext(certificates), rejectUnauthorized: !isUnchecked };
@@ -394,11 +404,11 @@ async function openLane(url: URL, reach: Reach | undefined, settings: TransportS
   const timeout = reach?.connectTimeoutMs ?? settings.connectTimeoutMs;
   if (proxy !== undefined) {
     const requestTls = { ...security, timeout };
-    return { dispatcher: proxyAgent({ ...common, uri: proxy, requestTls }), fingerprint };
+    return { dispatcher: proxyAgent({ ...common, uri: proxy, requestTls }), fingerprint, hasCertificate };
   }
   const connect = { ...security, timeout, allowH2: false, lookup: nameLookups.lookup };
   if (host === '') throw new CofaError('invalid-argument', `${origin} has no host`);
-  return { dispatcher: new Pool(origin, { ...common, connect }), fingerprint };
+  return { dispatcher: new Pool(origin, { ...common, connect }), fingerprint, hasCertificate };
 }
 
 /** How certs.d and the insecure list may spell an origin: with the port, and without it where it is the default one. */

@@ -1,11 +1,11 @@
 /** Mirrors of hosts.toml between a client and its registry: what they are asked, what is believed, and what they cost. */
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { digestOf } from '../../src/digest/digest.ts';
-import { RegistryClient, type RegistryClientOptions } from '../../src/registry/client.ts';
+import { RegistryClient, type RegistryClientOptions, type Right } from '../../src/registry/client.ts';
 import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import {
   type FaultRegistry,
@@ -107,6 +107,34 @@ describe('what a mirror is asked', () => {
     expect(asked(origin)).toEqual(['GET /v2/team/app/manifests/1']);
     expect(origin.requests[0]?.headers['x-key']).toBeUndefined();
     expect(origin.requests[0]?.url).not.toContain('ns=');
+  });
+
+  test('nothing for everyone by a header or a certificate of this machine, nor is the registry; by the token of another one the registry alone', async () => {
+    const mirror = await start();
+    hosts(mirrorOf(mirror, `[host."${mirror.origin}".header]\nx-key = "secret"`));
+    const part = (right: Right) => open().part(source(), BLOB, [10, 20], right, AbortSignal.timeout(5_000));
+    await expect(part('everyone')).rejects.toMatchObject({ code: 'unauthorized' });
+    expect([mirror.requests, origin.requests]).toEqual([[], []]);
+
+    hosts(`server = "${origin.origin}"\n[header]\nx-key = "secret"\n`);
+    now += 60_000;
+    await expect(part('everyone')).rejects.toMatchObject({ code: 'unauthorized' });
+    expect(await open().isBlobGiven(source(), BLOB.digest, 'everyone', AbortSignal.timeout(5_000))).toBe(
+      false,
+    );
+    expect(origin.requests).toEqual([]);
+    expect(await part({ token: 'of-another' })).toEqual(BYTES.subarray(10, 20));
+
+    const certificates = mkdtempSync(join(folder, 'tls-'));
+    await makeCertificates(certificates);
+    const closed = await start({ certificates, clientCertificates: true });
+    mkdirSync(join(folder, 'certs.d', closed.host), { recursive: true });
+    for (const name of ['ca.crt', 'client.cert', 'client.key'])
+      copyFileSync(join(certificates, name), join(folder, 'certs.d', closed.host, name));
+    const there = { registry: closed.host, repository: 'team/app' };
+    await expect(
+      open().part(there, BLOB, [10, 20], 'everyone', AbortSignal.timeout(5_000)),
+    ).rejects.toMatchObject({ code: 'unauthorized' });
   });
 
   test('headers stay with the mirror where it redirects', async () => {
