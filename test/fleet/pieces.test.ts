@@ -4,12 +4,16 @@ import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { connect } from 'node:tls';
 import { errors } from '@nats-io/nats-core';
 import { afterAll, describe, expect, it } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';
+import type { Member } from '../../schemas/fleet.ts';
 import { fleetBroadcasts } from '../../schemas/fleet-broadcasts.ts';
 import { connectBus } from '../../src/bus/connection.ts';
 import { accountsText, fleetUserOn, newNodeUsers } from '../../src/bus/user-files.ts';
+import { pieceServer } from '../../src/fleet/piece-server.ts';
 import { PieceStore } from '../../src/fleet/piece-store.ts';
 import { Pieces } from '../../src/fleet/pieces.ts';
 import { readOrder } from '../../src/fleet/piece-request.ts';
@@ -155,6 +159,55 @@ describe('TLS between members', () => {
     }
     expect(seen).toEqual([fingerprintOf(asker), fingerprintOf(asker)]);
   });
+});
+
+it('a member that takes no more of a piece holds no slot for long; one that reads slowly gets it all', async () => {
+  const [home, asker] = [await makeIdentity(), await makeIdentity()];
+  const bytes = randomBytes(16 << 20);
+  const over: string[] = [];
+  const server = pieceServer({
+    identity: home,
+    give: async (_from, { source: { repository } }) => ({
+      piece: { bytes, from: 'registry' },
+      done: () => over.push(repository),
+    }),
+    messages: { takeDirect: () => false },
+    memberOf: () => ({ id: 'asker' }) as Member,
+    rate: undefined,
+    stallMs: 1_500,
+    counts: new Counts(),
+    log: createLog('server', 'silent'),
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  cleanup.defer(() => void server.close());
+  const { port } = server.address() as AddressInfo;
+  const ask = (repository: string) => {
+    const socket = connect({
+      port,
+      key: asker.key,
+      cert: asker.certificate,
+      rejectUnauthorized: false,
+    });
+    cleanup.defer(() => void socket.destroy());
+    socket.on('error', () => {});
+    socket.write(
+      `GET /v1/piece/${digest('c')}/0 HTTP/1.1\r\nhost: home\r\nx-cofa-registry: registry.example\r\n` +
+        `x-cofa-repository: ${repository}\r\nx-cofa-size: 3000000\r\nx-cofa-class: demand\r\n\r\n`,
+    );
+    return socket;
+  };
+  ask('silent');
+  const slow = ask('slow');
+  let length = 0;
+  slow.on('data', (chunk: Buffer) => {
+    length += chunk.length;
+    if (length % (1 << 20) > chunk.length) return;
+    slow.pause();
+    setTimeout(() => slow.resume(), 150);
+  });
+  await eventually('the slots are free', () => over.length === 2);
+  expect(over.toSorted()).toEqual(['silent', 'slow']);
+  await eventually('all came', () => length > bytes.length);
 });
 
 describe('a question for a piece', () => {
