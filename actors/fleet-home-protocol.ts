@@ -92,6 +92,8 @@ export interface HomeLimits {
   waiting: number;
   /** Pieces that are fetched at once. */
   flights: number;
+  /** Blobs of which the registry is asked at once whether everyone may have them. */
+  checks: number;
   /** An asker that fetches for others: after so long it is the next one's turn, ms. */
   leaseMs: number;
   /** A fetch of one's own of which no end was heard, ms. */
@@ -112,6 +114,7 @@ export const HOME_LIMITS: HomeLimits = {
   perHolder: 2,
   waiting: 65_536,
   flights: 1_024,
+  checks: 256,
   leaseMs: 15_000,
   flightMs: 60_000,
   probeMs: 1_000,

@@ -123,6 +123,8 @@ export class Home {
         return;
       case 'lost':
         this.#held.delete(event.key);
+        // Those who wait for a slot would wait for good: they are told no more of a piece that is not here.
+        this.#tellAll(event.key);
         return;
       case 'hold':
         this.#hold(event);
@@ -248,9 +250,11 @@ export class Home {
   #askAboutEveryone(question: Question): PieceAnswer {
     const { source, index } = question;
     const key = pieceKey(source, index);
+    const asking = this.#checks.get(blobKey(source));
+    // An asker may name any repository.
+    if (asking === undefined && this.#checks.size >= this.#limits.checks) return this.#busy(index);
     const answer = this.#wait(key, question);
     if (answer.state !== 'coming') return answer;
-    const asking = this.#checks.get(blobKey(source));
     asking?.add(key);
     if (asking === undefined) {
       this.#checks.set(blobKey(source), new Set([key]));
@@ -556,7 +560,7 @@ export class Home {
     }
     for (let turn = 0; turn < TURNS && this.#room > 0 && this.#waiting.size > 0; turn++) {
       const key = this.#waiting.turn();
-      if (key !== undefined && this.#held.has(key) && !this.#checks.has(key)) this.#tellAll(key);
+      if (key !== undefined && this.#held.has(key)) this.#tellAll(key);
     }
   }
 }

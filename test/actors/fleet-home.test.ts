@@ -243,6 +243,20 @@ describe('rights', () => {
     expect(states(ask('one'))).toContain('fetch by member');
   });
 
+  test('a registry is asked so many questions at once, however many repositories an asker names', () => {
+    const { home, ask, send, key } = newHome({ checks: 2 });
+    home.keep(key(), 'registry');
+    const named = (repository: string) => ask('one', { source: { ...SOURCE, repository } });
+    expect(['a', 'b', 'a', 'c'].map((one) => states(named(one)))).toEqual([
+      ['check', 'one coming'],
+      ['check', 'one coming'],
+      ['one coming'],
+      ['one busy'],
+    ]);
+    send({ type: 'checked', source: { ...SOURCE, repository: 'a' }, may: false, now: 0 });
+    expect(states(named('c'))).toEqual(['check', 'one coming']);
+  });
+
   test('a right ends, and with it what the registry has said to everyone', () => {
     const { home, ask, at, key } = newHome();
     home.keep(key(), 'registry');
@@ -321,6 +335,16 @@ describe('uploads', () => {
       'e coming',
       'f busy',
     ]);
+  });
+
+  test('those that wait for a slot do not wait on for a piece that the disk has lost meanwhile', () => {
+    const { home, ask, send, key } = newHome({ uploads: 1 });
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(key(), 'registry');
+    home.keep(key(1), 'registry');
+    ask('one', { index: 1 });
+    expect(states(ask('two'))).toEqual(['two coming']);
+    expect(states(send({ type: 'lost', key: key(), now: 0 }))).toEqual(['fetch by member']);
   });
 
   test('an asker that does not come gives its slot back', () => {
