@@ -75,8 +75,14 @@ export interface AskerLimits {
   silentMs: number;
   /** All that could be asked are busy: they are asked again after so long, ms. */
   busyMs: number;
+  /** One that says that it is busy is not asked again before this, ms, even if it names less. */
+  leastBusyMs: number;
   /** Members that are tried for one piece. */
   tries: number;
+  /** Answers that are heard for one piece, but for `busy`: a member that keeps an asker going costs no more. */
+  answers: number;
+  /** An asker is sent on so often before it waits for `busyMs`. */
+  hops: number;
 }
 
 export const ASKER_LIMITS: AskerLimits = {
@@ -90,7 +96,10 @@ export const ASKER_LIMITS: AskerLimits = {
   askMs: 2_000,
   silentMs: 3_000,
   busyMs: 250,
+  leastBusyMs: 50,
   tries: 8,
+  answers: 1_024,
+  hops: 2,
 };
 
 export interface AskerPorts {

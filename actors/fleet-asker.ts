@@ -39,6 +39,8 @@ interface Try {
   since: number;
   /** When to look at it again: it is silent then, or asked again. */
   at: number;
+  /** How often the asker has been sent on, one after the other, with no wait between. */
+  hops: number;
 }
 
 interface Want extends Placed {
@@ -58,6 +60,8 @@ interface Want extends Placed {
   /** The member that has this node read it for all who wait there. */
   lease: string | undefined;
   isHedged: boolean;
+  /** But for those that said that a member is busy. */
+  answers: number;
   /** Not before this: all who could be asked are busy. */
   pausedUntil: number;
 }
@@ -183,6 +187,7 @@ export class Asker {
       isRead: false,
       lease: undefined,
       isHedged: false,
+      answers: 0,
       pausedUntil: 0,
     };
     this.#wants.set(key, want);
@@ -285,7 +290,7 @@ export class Asker {
   #ask(want: Want, member: string, isHedge = false): void {
     const { key, source, index, class: urgency, token } = want;
     const tried = this.#triedOf(want, member);
-    want.tries.set(member, { phase: 'asked', since: this.#now, at: this.#now + this.#limits.askMs });
+    want.tries.set(member, { phase: 'asked', since: this.#now, at: this.#now + this.#limits.askMs, hops: 0 });
     this.#effects.push({ type: 'ask', member, key, source, index, class: urgency, token, tried, isHedge });
   }
 
@@ -300,11 +305,15 @@ export class Asker {
   #answered(want: Want, member: string, answer: PieceAnswer): void {
     const attempt = want.tries.get(member);
     if (attempt === undefined || want.isRead) return;
+    if (answer.state !== 'busy' && ++want.answers > this.#limits.answers) return this.#read(want);
     const { key, source, index, class: urgency, token } = want;
     switch (answer.state) {
       case 'have':
-        if (answer.at === undefined || answer.at === member) return this.#get(want, member, false);
+        if (answer.at === undefined || answer.at === member)
+          return this.#get(want, member, false, attempt.hops);
         want.tries.delete(member);
+        // Members whose places are all taken send it to each other.
+        if (attempt.hops >= this.#limits.hops) return this.#pause(want, this.#limits.busyMs);
         if (!this.#ports.peers.isAsked(answer.at, this.#now)) {
           // A busy member has it all the same: called tried, it would have another home fetch the piece once more.
           if (!this.#ports.peers.isLeftOut(answer.at, this.#now))
@@ -316,12 +325,13 @@ export class Asker {
         }
         // It may have come to have it since it was asked.
         want.tried = want.tried.filter((one) => one !== answer.at);
-        return this.#get(want, answer.at, false);
+        return this.#get(want, answer.at, false, attempt.hops + 1);
       case 'bring':
-        if (token) return this.#get(want, member, true);
+        if (token) return this.#get(want, member, true, attempt.hops);
         break;
       case 'coming':
         attempt.phase = 'coming';
+        attempt.hops = 0;
         attempt.at = this.#now + this.#limits.comingMs;
         this.#setTimer(want);
         return;
@@ -339,12 +349,13 @@ export class Asker {
         return;
       case 'fetch':
         return this.#read(want, member);
-      case 'busy':
-        this.#ports.peers.busy(member, answer.ms ?? 0, this.#now);
+      case 'busy': {
+        const ms = Math.max(this.#limits.leastBusyMs, answer.ms ?? 0);
+        this.#ports.peers.busy(member, ms, this.#now);
         want.tries.delete(member);
-        if (want.tries.size === 0 && this.#candidate(want, []) === undefined)
-          return this.#pause(want, answer.ms ?? 0);
+        if (want.tries.size === 0 && this.#candidate(want, []) === undefined) return this.#pause(want, ms);
         return this.#look(want);
+      }
       default:
         if (answer.at === undefined) break;
         want.hint = answer.at;
@@ -362,12 +373,12 @@ export class Asker {
     this.#setTimer(want);
   }
 
-  #get(want: Want, member: string, token: boolean): void {
+  #get(want: Want, member: string, token: boolean, hops: number): void {
     const { key, source, index, class: urgency } = want;
     // With the token the home may have to fetch the piece first.
     const { silentMs, demandMs } = this.#limits;
     const patience = token ? Math.max(silentMs, demandMs) : silentMs;
-    want.tries.set(member, { phase: 'getting', since: this.#now, at: this.#now + patience });
+    want.tries.set(member, { phase: 'getting', since: this.#now, at: this.#now + patience, hops });
     const tried = this.#triedOf(want, member);
     this.#effects.push({ type: 'get', member, key, source, index, class: urgency, token, tried });
     this.#setTimer(want);

@@ -252,6 +252,40 @@ describe('patience', () => {
   });
 });
 
+describe('a home that has it asked again and again', () => {
+  test('with a token, or with the news that it is coming: after so many answers the registry is read', () => {
+    for (const states of [['bring'], ['coming', 'have']] as const) {
+      const { want, answer } = newAsker(['first']);
+      want();
+      const said: string[] = [];
+      for (let turn = 0; turn < 2_000 && said.at(-1) !== 'read'; turn++)
+        for (const state of states) said.push(...answer('first', state));
+      expect(said.filter((one) => one.startsWith('get')).length).toBeLessThanOrEqual(1_024);
+      expect(said.slice(-2)).toEqual(['leave first', 'read']);
+    }
+  });
+
+  test('beside another one, each of which sends it to the other while its own places are taken: a moment passes between', () => {
+    const { want, answer, at } = newAsker();
+    want();
+    const said: string[] = [];
+    let [member, other] = ['first', 'second'];
+    for (let turn = 0; turn < 20; turn++) {
+      said.push(...answer(member, 'have', { at: other }));
+      [member, other] = [other, member];
+    }
+    expect(said).toEqual(['get second', 'get first']);
+    expect([at(249), at(250)]).toEqual([[], ['ask first']]);
+  });
+
+  test('as busy for no time at all: it is asked again after a moment', () => {
+    const { want, answer, at } = newAsker(['first']);
+    want();
+    expect(answer('first', 'busy', { ms: 0 })).toEqual([]);
+    expect([at(49), at(50)]).toEqual([[], ['ask first']]);
+  });
+});
+
 describe('many pieces', () => {
   test('so many are under way at once; prefetch leaves places free, and a reader’s piece takes one', () => {
     const { asker, want } = newAsker(['first'], { atOnce: 4 });
