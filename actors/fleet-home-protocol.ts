@@ -70,8 +70,8 @@ export type HomeEffect =
     } & FetchBy)
   /** Ask the registry whether it gives the blob: for the token of the request, or without one to everyone. */
   | { type: 'check'; source: BlobSource; request?: number; from?: string }
-  /** Keep it no longer; what a registry sends for it next is compared with it. */
-  | { type: 'drop'; key: string }
+  /** Keep it no longer. `isCompared`: what a registry sends for it next is compared with it. */
+  | { type: 'drop'; key: string; isCompared: boolean }
   /**
    * The member has given wrong bytes of the piece. `isSure`: to this home, by what a registry sent that this node's own readers use;
    * else others say so, which names no one.

@@ -490,7 +490,7 @@ export class Home {
     }
     const isNew = this.#held.doubt(key);
     if (!isNew && (from !== self || !this.#held.has(key))) return;
-    this.#drop(key);
+    this.#drop(key, true);
     // One that was doubted before came from a registry since.
     if (from === self) {
       if (isNew) this.#convict(key);
@@ -502,9 +502,9 @@ export class Home {
       this.#begin(key, { source, index, class: 'prefetch' }, { by: 'everyone' });
   }
 
-  #drop(key: string): void {
+  #drop(key: string, isCompared: boolean): void {
     this.#held.delete(key);
-    this.#effects.push({ type: 'drop', key });
+    this.#effects.push({ type: 'drop', key, isCompared });
   }
 
   /**
@@ -516,7 +516,7 @@ export class Home {
     if (liar === undefined) return;
     const isSure = this.#ports.uses(key.slice(0, key.indexOf(' ')));
     this.#effects.push({ type: 'blame', member: liar, key, isSure });
-    if (isSure) for (const one of this.#held.of(liar)) this.#drop(one);
+    if (isSure) for (const one of this.#held.of(liar)) this.#drop(one, false);
   }
 
   // ---- time, and what became free

@@ -104,7 +104,7 @@ export class Giving {
       case 'check':
         return void this.#check(effect);
       case 'drop':
-        return pieces.drop(effect.key);
+        return effect.isCompared ? pieces.drop(effect.key) : pieces.forget(effect.key);
       case 'blame':
         onLiar(effect.member, effect.key, effect.isSure);
     }

@@ -172,7 +172,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
   for (const key of store.keys()) home.keep(key, store.originOf(key) ?? 'disk');
   const dropFrom = (member: string) => {
     for (const key of [...store.keys()].filter((one) => store.originOf(one) === member)) {
-      pieces.drop(key);
+      pieces.forget(key);
       toHome({ type: 'lost', key });
     }
   };

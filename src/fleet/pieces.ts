@@ -87,6 +87,12 @@ export class Pieces {
     if (this.#dropped.size > MOST_DROPPED) this.#dropped.delete(this.#dropped.keys().next().value as string);
   }
 
+  /** Keeps it no longer, nor reads it: of all that a liar gave there may be gigabytes. */
+  forget(key: string): void {
+    this.#fresh.delete(key);
+    void this.#onDisk(key, 'drop', () => this.#options.store.forget(key).catch(() => {}));
+  }
+
   /** Whether a piece that was dropped had other bytes than these. */
   async differs(key: string, bytes: Buffer): Promise<boolean> {
     const dropped = this.#dropped.get(key);

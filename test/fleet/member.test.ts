@@ -275,6 +275,25 @@ it('what a registry sends that no one here uses names no member a liar, however 
   expect([named, reason, until < performance.now() + 10_001]).toEqual([[], 'cheated', true]);
 });
 
+it('what a liar gave is dropped without being read, however much it is', async () => {
+  const dir = await cleanup.tempDir('member');
+  const before = await PieceStore.open({ dir, limitBytes: 1e9, now: () => 0 });
+  const lie = randomBytes(PIECE_BYTES);
+  for (const index of [0, 1, 2, 3]) await before.write(pieceKey(source, index), lie, 'liar');
+  const { parts } = await newMember({ part: async () => lie, isBlobGiven: async () => true }, dir);
+  const reads: string[] = [];
+  const { read } = parts.store;
+  parts.store.read = (key, length) => {
+    reads.push(key);
+    return read.call(parts.store, key, length);
+  };
+  parts.uses(source.registry);
+  parts.wrong({ v: 1, source, index: 0, member: 'home' });
+  parts.dropFrom('liar');
+  await expect.poll(() => parts.store.pieces).toBe(0);
+  expect(reads).toEqual([pieceKey(source, 0)]);
+});
+
 it('without tokens a process of the node reads a piece for all, and each other asker proves that the registry gives it the blob', async () => {
   const bytes = randomBytes(PIECE_BYTES);
   const { parts, turn } = await newMember(
