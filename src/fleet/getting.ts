@@ -2,7 +2,7 @@
 import type { Peers } from '../../actors/fleet-peers.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { isPieceAnswer } from '../../schemas/check-fleet.ts';
-import { PIECE_HEADERS, type PieceAnswer } from '../../schemas/fleet.ts';
+import { FLEET_TOKEN, PIECE_HEADERS, type PieceAnswer } from '../../schemas/fleet.ts';
 import { asRequest, lengthOf, type PieceAsk } from './piece-request.ts';
 import type { Pools } from './pools.ts';
 
@@ -75,7 +75,7 @@ export class Getting {
 
   #note(id: string, member: string, from: string | string[] | undefined): void {
     this.#via.delete(id);
-    if (typeof from !== 'string' || from === 'registry' || from === member) return;
+    if (typeof from !== 'string' || !FLEET_TOKEN.test(from) || from === 'registry' || from === member) return;
     this.#via.set(id, from);
     if (this.#via.size > MOST_VIA) this.#via.delete(this.#via.keys().next().value as string);
   }

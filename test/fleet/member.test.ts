@@ -7,6 +7,7 @@ import { Peers } from '../../actors/fleet-peers.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import { type FleetChallenge, type Member, PIECE_BYTES } from '../../schemas/fleet.ts';
+import { Getting } from '../../src/fleet/getting.ts';
 import { assemble, type Parts, type PartsOptions } from '../../src/fleet/member.ts';
 import { PieceStore } from '../../src/fleet/piece-store.ts';
 import type { PieceAsk, PieceOrder } from '../../src/fleet/piece-request.ts';
@@ -273,6 +274,23 @@ it('what a registry sends that no one here uses names no member a liar, however 
   }
   const [{ reason, until } = { reason: '', until: 0 }] = peers.leftOut(performance.now());
   expect([named, reason, until < performance.now() + 10_001]).toEqual([[], 'cheated', true]);
+});
+
+it('from whom a member had a piece is a name, or nothing', async () => {
+  let from = '';
+  const headers = () => ({ 'x-cofa-from': from });
+  const request = async () => ({ statusCode: 200, headers: headers(), body: [Buffer.alloc(PIECE_BYTES)] });
+  const getting = new Getting({
+    pools: { to: () => ({ request }) as never },
+    peers: new Peers(() => 0),
+    now: () => 0,
+  });
+  const said: unknown[] = [];
+  for (from of ['node-2', 'registry', 'x'.repeat(8_000), 'two words']) {
+    await getting.get('member', asked(0), () => {});
+    said.push(getting.viaOf('member', pieceKey(source, 0)));
+  }
+  expect(said).toEqual(['node-2', undefined, undefined, undefined]);
 });
 
 it('what a liar gave is dropped without being read, however much it is', async () => {
