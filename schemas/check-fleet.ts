@@ -62,6 +62,9 @@ const repository = matches(
 );
 const source = fields({ registry, repository, digest: isDigest, size: count(1, MAX_BLOB) });
 
+/** ms; a date beyond that has no ISO form. */
+const LAST_DATE = 8.64e15;
+
 const MEMBER = fields({
   v: only(2),
   fleet: token,
@@ -73,7 +76,7 @@ const MEMBER = fields({
   weight: count(0, MAX_WEIGHT),
   version: text(64),
   life,
-  since: count(0),
+  since: count(0, LAST_DATE),
   everyMs: count(500, 600_000),
   leaving: maybe(flag),
 });

@@ -51,6 +51,7 @@ describe('what members say', () => {
     ['a fingerprint in another form', isMember, { ...MEMBER, fingerprint: 'ab'.repeat(32) }, false],
     ['a weight beyond all', isMember, { ...MEMBER, weight: 1e9 }, false],
     ['a member that never speaks again', isMember, { ...MEMBER, everyMs: 1e9 }, false],
+    ['a start that is no date', isMember, { ...MEMBER, since: 8.64e15 + 1 }, false],
     ['an ask', isFleetAsk, ASK, true],
     [
       'an ask for a blob of a registry that is a path',
