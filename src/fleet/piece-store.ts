@@ -194,6 +194,8 @@ export class PieceStore {
     }
     found.sort(([, a], [, b]) => a.usedAt - b.usedAt);
     for (const [key, entry] of found) {
+      // Forgotten in an earlier life that ended before the file was deleted, and then given by another member.
+      await this.forget(key);
       this.#entries.set(key, entry);
       this.#bytes += entry.bytes;
     }

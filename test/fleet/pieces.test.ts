@@ -1,6 +1,6 @@
 /** What a home keeps on its disk, what it takes turns with, and whom TLS lets in. No engine. */
 import { randomBytes, X509Certificate } from 'node:crypto';
-import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rename, stat, utimes, writeFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -60,6 +60,24 @@ describe('the store of pieces', () => {
     expect(await again.read(key('b', 7), 900)).toBeUndefined();
     expect(await readdir(join(dir, 'bb'))).toEqual([]);
     expect(again.pieces).toBe(2);
+  });
+
+  it('counts a piece once, of which an earlier process left two files, and keeps the later one', async () => {
+    const dir = await cleanup.tempDir('pieces');
+    const options = { dir, limitBytes: 3_000, now: () => Date.now() };
+    const bytes = randomBytes(900);
+    await (await PieceStore.open(options)).write(key('a', 0), bytes, 'node-2');
+    await (await PieceStore.open({ ...options, dir: join(dir, 'later') })).write(
+      key('a', 0),
+      bytes,
+      'registry',
+    );
+    const name = `${'a'.repeat(64)}.0@registry.example:5000~`;
+    await rename(join(dir, 'later', 'aa', `${name}registry`), join(dir, 'aa', `${name}registry`));
+    await utimes(join(dir, 'aa', `${name}node-2`), 1, 1);
+    const store = await PieceStore.open(options);
+    expect([store.pieces, store.bytes, store.originOf(key('a', 0))]).toEqual([1, 912, 'registry']);
+    expect(await readdir(join(dir, 'aa'))).toEqual([`${name}registry`]);
   });
 });
 
