@@ -9,6 +9,7 @@ import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import { bytesOfPiece, type FleetChallenge, type FleetProof, type PieceAnswer } from '../../schemas/fleet.ts';
 import type { Pieces } from './pieces.ts';
+import { Turns } from './turns.ts';
 
 export interface ProofsOptions {
   self: string;
@@ -18,6 +19,10 @@ export interface ProofsOptions {
   now: () => number;
 }
 
+/** Pieces that are read for challenges at a time, each of them in memory, and questions that wait for that. */
+const READS = 4;
+const MOST_WAITING = 256;
+const BUSY_MS = 250;
 /** Challenges and answers that are kept. */
 const MOST = 4_096;
 
@@ -26,6 +31,7 @@ export class Proofs {
   /** By member and blob, the last one at the end. */
   readonly #challenges = new Map<string, FleetChallenge>();
   readonly #answers = new Map<string, FleetProof>();
+  readonly #reads = new Turns(READS, MOST_WAITING);
 
   constructor(options: ProofsOptions) {
     this.#options = options;
@@ -35,21 +41,38 @@ export class Proofs {
 
   /** What an asker is told that has to prove its right. `none` where this piece has no bytes that could not be guessed. */
   async ask(asker: string, source: BlobSource, index: number): Promise<PieceAnswer> {
-    const { rights, pieces, now } = this.#options;
+    const { rights, now } = this.#options;
     const open = rights.openFor(asker, source, now());
     if (open !== undefined) return { index, state: 'prove', challenge: open };
+    const release = await this.#reads.take('demand').catch(() => undefined);
+    if (release === undefined) return { index, state: 'busy', ms: BUSY_MS };
+    try {
+      // Another question of this asker may have been answered meanwhile, before it was read and since.
+      const openFor = () => rights.openFor(asker, source, now());
+      const challenge = openFor() ?? (await this.#make(asker, source, index, openFor));
+      return challenge === undefined ? { index, state: 'none' } : { index, state: 'prove', challenge };
+    } finally {
+      release();
+    }
+  }
+
+  async #make(
+    asker: string,
+    source: BlobSource,
+    index: number,
+    openFor: () => FleetChallenge | undefined,
+  ): Promise<FleetChallenge | undefined> {
+    const { rights, pieces, now } = this.#options;
     const [start, end] = bytesOfPiece(index, source.size);
     const piece = await pieces.read(pieceKey(source, index), end - start).catch(() => undefined);
     const nonce = randomBytes(16).toString('hex');
     const made = piece === undefined ? undefined : challengeOf(nonce, piece.bytes, start, random);
-    if (piece === undefined || made === undefined) return { index, state: 'none' };
-    // Another question of this asker may have been answered meanwhile.
-    const challenge = rights.openFor(asker, source, now()) ?? made;
-    if (challenge === made) {
-      const bytes = piece.bytes.subarray(made.from - start, made.to - start);
-      rights.challenged(asker, source, made, answerTo(nonce, asker, bytes), now());
-    }
-    return { index, state: 'prove', challenge };
+    if (piece === undefined || made === undefined) return undefined;
+    const open = openFor();
+    if (open !== undefined) return open;
+    const bytes = piece.bytes.subarray(made.from - start, made.to - start);
+    rights.challenged(asker, source, made, answerTo(nonce, asker, bytes), now());
+    return made;
   }
 
   /** An asker has come with an answer. */

@@ -4,6 +4,7 @@ import { afterAll, expect, it } from 'vitest';
 import { Counts } from '../../actors/counts.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { Peers } from '../../actors/fleet-peers.ts';
+import { FleetRights } from '../../actors/fleet-rights.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { BlobSource } from '../../schemas/fetch.ts';
 import { type FleetChallenge, type Member, PIECE_BYTES } from '../../schemas/fleet.ts';
@@ -12,6 +13,7 @@ import { assemble, type Parts, type PartsOptions } from '../../src/fleet/member.
 import { PieceStore } from '../../src/fleet/piece-store.ts';
 import type { PieceAsk, PieceOrder } from '../../src/fleet/piece-request.ts';
 import { Pools } from '../../src/fleet/pools.ts';
+import { Proofs } from '../../src/fleet/proofs.ts';
 import { encode } from '../../src/bus/connection.ts';
 import { createLog } from '../../src/process/log.ts';
 import { realPorts } from '../../src/process/ports.ts';
@@ -274,6 +276,29 @@ it('what a registry sends that no one here uses names no member a liar, however 
   }
   const [{ reason, until } = { reason: '', until: 0 }] = peers.leftOut(performance.now());
   expect([named, reason, until < performance.now() + 10_001]).toEqual([[], 'cheated', true]);
+});
+
+it('one that asks for proofs without end has a home read a few pieces at once, and is told that it is busy', async () => {
+  let [reads, most] = [0, 0];
+  const proofs = new Proofs({
+    self: 'home',
+    rights: new FleetRights(),
+    pieces: {
+      // Of a run of zeros nothing is asked: the next question has the next piece read.
+      read: async () => {
+        most = Math.max(most, ++reads);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        reads -= 1;
+        return { bytes: Buffer.alloc(PIECE_BYTES), from: 'registry' };
+      },
+    },
+    now: () => 0,
+  });
+  const answers = await Promise.all(
+    Array.from({ length: 500 }, (_, turn) => proofs.ask('spy', source, turn % 4)),
+  );
+  expect(most).toBe(4);
+  expect(new Set(answers.map(({ state }) => state))).toEqual(new Set(['none', 'busy']));
 });
 
 it('from whom a member had a piece is a name, or nothing', async () => {
