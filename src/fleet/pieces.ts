@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import type { PieceStore } from './piece-store.ts';
+import { Turns } from './turns.ts';
 
 export interface HeldPiece {
   bytes: Buffer;
@@ -25,6 +26,8 @@ export interface PiecesOptions {
 const MOST_FRESH = 48;
 /** Dropped pieces that are compared with what the registry sends next. */
 const MOST_DROPPED = 1_024;
+/** Of these, those that are read from the disk at a time. */
+const READS = 4;
 
 export interface Fresh extends HeldPiece {
   /** Others may have it. */
@@ -37,6 +40,7 @@ export class Pieces {
   readonly #fresh = new Map<string, Fresh>();
   /** By key: what the disk has yet to do with a piece, one thing after the other, and the last of it. */
   readonly #disk = new Map<string, { last: 'write' | 'drop'; done: Promise<unknown> }>();
+  readonly #reads = new Turns(READS, MOST_DROPPED);
   /** By key: SHA-256 of what was dropped. */
   readonly #dropped = new Map<string, Promise<string | undefined>>();
 
@@ -79,12 +83,22 @@ export class Pieces {
     this.#fresh.delete(key);
     const { store } = this.#options;
     const gone = this.#onDisk(key, 'drop', async () => {
-      const bytes = fresh?.isKept === true ? fresh.bytes : await store.read(key).catch(() => undefined);
+      const bytes = fresh?.isKept === true ? fresh.bytes : await this.#readDropped(key);
       await store.forget(key).catch(() => {});
       return bytes === undefined ? undefined : hashOf(bytes);
     });
     this.#dropped.set(key, gone);
     if (this.#dropped.size > MOST_DROPPED) this.#dropped.delete(this.#dropped.keys().next().value as string);
+  }
+
+  async #readDropped(key: string): Promise<Buffer | undefined> {
+    const release = await this.#reads.take('demand').catch(() => undefined);
+    // Of too many at once not all are compared.
+    if (release === undefined) return undefined;
+    return await this.#options.store
+      .read(key)
+      .catch(() => undefined)
+      .finally(release);
   }
 
   /** Keeps it no longer, nor reads it: of all that a liar gave there may be gigabytes. */

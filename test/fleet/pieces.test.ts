@@ -117,6 +117,30 @@ describe('a piece that is said to be wrong', () => {
   });
 });
 
+it('pieces that are said to be wrong are read a few at a time, however many one says it of', async () => {
+  let [reads, most] = [0, 0];
+  const forgotten: string[] = [];
+  const pieces = new Pieces({
+    store: {
+      read: async () => {
+        most = Math.max(most, ++reads);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        reads -= 1;
+        return Buffer.alloc(10);
+      },
+      forget: async (one) => void forgotten.push(one),
+      has: () => true,
+      originOf: () => 'node-2',
+      write: async () => {},
+    },
+    onLost: () => {},
+    log: createLog('pieces', 'silent'),
+  });
+  for (let index = 0; index < 100; index++) pieces.drop(key('a', index));
+  expect(await pieces.differs(key('a', 99), Buffer.alloc(11))).toBe(true);
+  expect([most, forgotten.length]).toEqual([4, 100]);
+});
+
 describe('turns', () => {
   it('are given to what a reader waits for first, and refused where too much waits', async () => {
     const turns = new Turns(1, 2);
