@@ -69,6 +69,10 @@ export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptio
   });
 
   app.get('/api/stream', async (ask) => {
+    ask.header('content-type', 'text/event-stream');
+    ask.header('x-accel-buffering', 'no');
+    // Its answer has no body: a stream that no client reads would keep its place.
+    if (ask.req.method === 'HEAD') return ask.body(null);
     const stretch = await stretchOf(source, ask.req.query('incident'));
     const { signal } = ask.req.raw;
     const stream = (stretch?.streams ?? streams).open(signal);
@@ -76,9 +80,8 @@ export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptio
       if (stream === undefined || signal.aborted) stretch.leave();
       else signal.addEventListener('abort', stretch.leave, { once: true });
     }
-    if (stream === undefined) return ask.json(record('busy', 'too many pages are open'), 503);
-    ask.header('content-type', 'text/event-stream');
-    ask.header('x-accel-buffering', 'no');
+    if (stream === undefined)
+      return ask.json(record('busy', 'too many pages are open', 'close one of them'), 503);
     return ask.body(stream);
   });
 
@@ -156,8 +159,8 @@ const STATUS: Partial<Record<keyof typeof ERROR_KINDS, 400 | 404 | 409 | 422 | 5
   unavailable: 503,
 };
 
-const record = (code: keyof typeof ERROR_KINDS, message: string) =>
-  toErrorRecord(new CofaError(code, message));
+const record = (code: keyof typeof ERROR_KINDS, message: string, hint?: string) =>
+  toErrorRecord(new CofaError(code, message, hint === undefined ? {} : { hint }));
 
 function queryFlaw(error: ZodError) {
   const [issue] = error.issues;

@@ -9,6 +9,7 @@ import { z } from 'zod';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { byToken, judge } from '../../src/console/access.ts';
 import { listenSettings, type ListenSettings } from '../../src/console/address.ts';
+import { consoleApp } from '../../src/console/app.ts';
 import { decodeEvents, encodeEvents } from '../../src/console/columns-codec.ts';
 import { IncidentLogs } from '../../src/console/incident-logs.ts';
 import type { PageFile } from '../../src/console/page.ts';
@@ -222,6 +223,24 @@ describe('on loopback', () => {
     expect((await hear()).status).toBe(503);
     open16[0]?.leave();
     await expect.poll(async () => (await hear()).status).toBe(200);
+  });
+
+  test('a HEAD of the stream takes no place', async () => {
+    const access = byToken(1);
+    const cookie = access.kind === 'token' ? `${access.cookie}=${access.token}` : '';
+    const app = consoleApp({ source: sourceOf(), routes: [], page: PAGE, access, isOwnHost: undefined });
+    const stop = new AbortController();
+    const hear = async (method: string) =>
+      await app.fetch(
+        new Request('http://127.0.0.1/api/stream', { method, headers: { cookie }, signal: stop.signal }),
+      );
+    for (let count = 0; count < 20; count++) expect((await hear('HEAD')).status).toBe(200);
+    const heard = await hear('GET');
+    expect(heard.status).toBe(200);
+    expect(heard.headers.get('content-type')).toBe('text/event-stream');
+    stop.abort();
+    await heard.body?.cancel();
+    app.close();
   });
 });
 
