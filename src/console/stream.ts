@@ -1,7 +1,7 @@
 /**
  * The live stream: a page hears when the log has grown, and how the node is. Each page has one connection; the node is asked once
- * for all of them, and not at all while no page is open. What a page does not take in time is left out, since the next one
- * says more.
+ * for all of them, and not at all while no page is open. What a page does not take in time is left out; when it takes again it
+ * hears the newest.
  */
 import type { NodeDocument } from '../replay/node-document.ts';
 import { nodeOf } from './node-route.ts';
@@ -29,7 +29,10 @@ type Controller = ReadableStreamDefaultController<Uint8Array<ArrayBuffer>>;
 
 export class Streams {
   readonly #source: Source;
-  readonly #open = new Set<Controller>();
+  /** Each page, and of what it has not heard the newest. */
+  readonly #open = new Map<Controller, Set<keyof Told>>();
+  /** How the node is, as it was told last. */
+  #told: Uint8Array<ArrayBuffer> | undefined;
   readonly #stopGrowth: () => void;
   #logTimer: NodeJS.Timeout | undefined;
   #nodeTimer: NodeJS.Timeout | undefined;
@@ -54,13 +57,14 @@ export class Streams {
       {
         start: (controller) => {
           own = controller;
-          this.#open.add(controller);
+          this.#open.set(controller, new Set());
           signal.addEventListener('abort', leave, { once: true });
-          controller.enqueue(frame('log', JSON.stringify(this.#logNow())));
+          controller.enqueue(this.#logFrame());
           this.#node = '';
           this.#silenceTimer ??= setInterval(this.#breakSilence, SILENCE_MS);
           this.#soonNode(0);
         },
+        pull: (controller) => this.#catchUp(controller),
         cancel: leave,
       },
       { highWaterMark: MOST_WAITING, size: (chunk) => chunk?.byteLength ?? 0 },
@@ -69,7 +73,7 @@ export class Streams {
 
   close(): void {
     this.#stopGrowth();
-    for (const controller of this.#open) {
+    for (const controller of this.#open.keys()) {
       this.#leave(controller);
       try {
         controller.close();
@@ -88,17 +92,24 @@ export class Streams {
     this.#logTimer = this.#nodeTimer = this.#silenceTimer = undefined;
   }
 
-  #logNow(): Told['log'] {
+  #logFrame(): Uint8Array<ArrayBuffer> {
     const { log, generation, isLive } = this.#source;
-    return { generation, count: log.count, lastAt: log.timeOf(log.count), isLive };
+    return frame('log', { generation, count: log.count, lastAt: log.timeOf(log.count), isLive });
   }
 
   readonly #tellLog = (): void => {
     this.#logTimer = undefined;
-    this.#send('log', JSON.stringify(this.#logNow()));
+    this.#write(this.#logFrame(), 'log');
   };
 
   readonly #breakSilence = (): void => this.#write(SILENT);
+
+  /** A page has room again. */
+  #catchUp(controller: Controller): void {
+    const missed = this.#open.get(controller) ?? new Set();
+    if (missed.delete('log')) controller.enqueue(this.#logFrame());
+    if (missed.delete('node') && this.#told !== undefined) controller.enqueue(this.#told);
+  }
 
   #soonNode(ms: number): void {
     clearTimeout(this.#nodeTimer);
@@ -114,17 +125,15 @@ export class Streams {
     this.#soonNode(this.#source.isOfEngine ? (isBusy ? BUSY_MS : CALM_MS) : SILENCE_MS);
     if (node === undefined || news === this.#node) return;
     this.#node = news;
-    this.#send('node', JSON.stringify(node));
+    this.#told = frame('node', node);
+    this.#write(this.#told, 'node');
   }
 
-  #send<E extends keyof Told>(event: E, data: string): void {
-    this.#write(frame(event, data));
-  }
-
-  #write(bytes: Uint8Array<ArrayBuffer>): void {
-    for (const controller of this.#open) {
+  #write(bytes: Uint8Array<ArrayBuffer>, event?: keyof Told): void {
+    for (const [controller, missed] of this.#open) {
       try {
         if ((controller.desiredSize ?? 0) > 0) controller.enqueue(bytes);
+        else if (event !== undefined) missed.add(event);
       } catch {
         this.#leave(controller);
       }
@@ -133,5 +142,6 @@ export class Streams {
 }
 
 const encoder = new TextEncoder();
-const frame = (event: string, data: string) => encoder.encode(`event: ${event}\ndata: ${data}\n\n`);
+const frame = <E extends keyof Told>(event: E, news: Told[E]) =>
+  encoder.encode(`event: ${event}\ndata: ${JSON.stringify(news)}\n\n`);
 const SILENT = encoder.encode(':\n\n');
