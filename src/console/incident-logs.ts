@@ -76,7 +76,8 @@ export class IncidentLogs {
       throw new CofaError('not-found', `the stretch of the log of incident ${name} is not there`);
     const loaded = await loadFile(path, { partial: true });
     const title = `incident ${facts.incident.seq} of ${facts.node}`;
-    const source = new Source({ loaded: { ...loaded, title }, incidents: this });
+    // A stretch that was closed meanwhile and is opened again is the same.
+    const source = new Source({ loaded: { ...loaded, title }, incidents: this, generation: 1 });
     return { source, streams: new Streams(source) };
   }
 

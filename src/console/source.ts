@@ -20,11 +20,13 @@ export interface SourceOptions {
   status?: () => Promise<Status>;
   /** Those of the engine's root. Absent: the log is a file. */
   incidents?: IncidentLogs;
+  /** The first generation; absent: the time, so that a page tells the log of a console that was started again from the one before. */
+  generation?: number;
 }
 
 export class Source {
   /** Rises when the log is another one: a client then forgets what it knows of it. */
-  generation = 1;
+  generation: number;
   readonly #options: SourceOptions;
   #loaded: LoadedLog;
   readonly #grown = new Set<() => void>();
@@ -35,6 +37,7 @@ export class Source {
   constructor(options: SourceOptions) {
     this.#options = options;
     this.#loaded = options.loaded;
+    this.generation = options.generation ?? Date.now();
   }
 
   get log(): ReplayLog {
