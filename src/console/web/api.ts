@@ -14,6 +14,7 @@ export class ApiError extends Error {
 
 /** Why the server does not answer; undefined while it does. */
 export const away = signal<string | undefined>(undefined);
+export const NO_ANSWER = 'The console does not answer: has cofa console ended?';
 
 /** The incident whose stretch of the log this page shows; undefined: it shows the console's log. */
 export const incident = new URLSearchParams(location.search).get('incident') ?? undefined;
@@ -40,12 +41,13 @@ export async function askBytes(path: string, query: Query = {}, stop?: AbortSign
   return await (await get(path, query, stop)).arrayBuffer();
 }
 
-async function get(path: string, query: Query, stop: AbortSignal | undefined): Promise<Response> {
+/** Errors: as those of `ask`. */
+export async function get(path: string, query: Query, stop: AbortSignal | undefined): Promise<Response> {
   const response = await fetch(addressOfAnswer(path, query), {
     ...(stop === undefined ? {} : { signal: stop }),
     credentials: 'same-origin',
   }).catch((error: unknown) => {
-    if (stop?.aborted !== true) away.value = 'The console does not answer: has cofa console ended?';
+    if (stop?.aborted !== true) away.value = NO_ANSWER;
     throw error;
   });
   if (response.ok) {

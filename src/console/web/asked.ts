@@ -1,7 +1,8 @@
 /** A document that a view asks for, and asks for again when the log is another one. */
-import { useEffect, useState } from 'preact/hooks';
-import { ask, type Query, sentenceOf } from './api.ts';
-import { log } from './live.ts';
+import { effect } from '@preact/signals';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { ApiError, ask, type Query, sentenceOf } from './api.ts';
+import { log, type LogNews, opened } from './live.ts';
 
 export interface Asked<T> {
   /** What came last; it stays while the next one is on its way. */
@@ -16,39 +17,79 @@ const NOTHING = { value: undefined, error: undefined, isPending: false };
 
 /**
  * `query`: undefined asks for nothing, and gives up what was asked. `grows`: asks again, at most once a second, while events
- * come.
+ * come. What could not be had is asked for again when the server is back.
  */
 export function useAsked<T>(path: string, query: Query | undefined, { grows = false } = {}): Asked<T> {
-  const [asked, set] = useState<Asked<T>>(NOTHING);
+  const [asked, set] = useState<Asked<T> & { of: string | undefined }>({ ...NOTHING, of: undefined });
   const key = query === undefined ? undefined : JSON.stringify(query);
-  const { generation, count } = log.value ?? { generation: 0, count: 0 };
-  const news = grows ? `${generation} ${useSlowly(count)}` : String(generation);
+  const { generation, count } = useNews();
+  const growth = useSlowly(grows ? count : 0, asked.isPending);
+  const returns = useReturns(asked.error !== undefined);
   useEffect(() => {
     if (key === undefined) {
-      set(NOTHING);
+      set({ ...NOTHING, of: key });
       return undefined;
     }
     const stop = new AbortController();
     set((before) => ({ ...before, isPending: true }));
     ask<T>(path, JSON.parse(key) as Query, stop.signal).then(
-      (value) => set({ value, error: undefined, isPending: false }),
+      (value) => set({ value, error: undefined, isPending: false, of: key }),
       (error: unknown) => {
-        if (!stop.signal.aborted) set({ ...NOTHING, error: sentenceOf(error) });
+        if (stop.signal.aborted) return;
+        // Where the server is away or busy, what it said of the same before stays.
+        const stays = !(error instanceof ApiError) || error.code === 'busy';
+        set(({ value, of }) => ({
+          value: stays && of === key ? value : undefined,
+          error: sentenceOf(error),
+          isPending: false,
+          of: key,
+        }));
       },
     );
     return () => stop.abort();
-  }, [path, key, news]);
+  }, [path, key, generation, growth, returns]);
   return asked;
+}
+
+/** What of the log has changed since the view began. The first that is told is no change: the server knew it when it was asked. */
+function useNews(): Pick<LogNews, 'generation' | 'count'> {
+  const first = useRef<LogNews>();
+  const now = log.value;
+  first.current ??= now;
+  if (now === undefined || first.current === undefined) return { generation: 0, count: 0 };
+  const isSame = now.generation === first.current.generation;
+  return {
+    generation: isSame ? 0 : now.generation,
+    count: isSame && now.count === first.current.count ? 0 : now.count,
+  };
 }
 
 const SLOWLY_MS = 1_000;
 
-/** The value, at most once a second. */
-function useSlowly(value: number): number {
+/** The value, at most once a second, and not while what was asked with the one before is on its way. */
+function useSlowly(value: number, isPending: boolean): number {
   const [slow, set] = useState(value);
+  const newest = useRef(value);
+  newest.current = value;
+  const isDue = slow !== value && !isPending;
   useEffect(() => {
-    const timer = setTimeout(() => set(value), SLOWLY_MS);
+    if (!isDue) return undefined;
+    const timer = setTimeout(() => set(newest.current), SLOWLY_MS);
     return () => clearTimeout(timer);
-  }, [value]);
+  }, [isDue, slow]);
   return slow;
+}
+
+/** Rises when the server is there again and the last answer had failed. */
+function useReturns(isFailed: boolean): number {
+  const [returns, set] = useState(0);
+  const failed = useRef(isFailed);
+  failed.current = isFailed;
+  useEffect(() => {
+    const before = opened.peek();
+    return effect(() => {
+      if (opened.value !== before && failed.current) set((now) => now + 1);
+    });
+  }, []);
+  return returns;
 }

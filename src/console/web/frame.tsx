@@ -3,7 +3,7 @@ import { effect, signal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { away, incident } from './api.ts';
 import { areKeysOn, isTyping } from './keys.ts';
-import { log, node } from './live.ts';
+import { log, node, silent } from './live.ts';
 import { addressOf, place } from './place.ts';
 import { nextTheme, theme } from './theme.ts';
 import { VIEWS } from './views.ts';
@@ -13,6 +13,7 @@ const isHelpOpen = signal(false);
 export function Frame() {
   const { view: id, words } = place.value;
   const view = VIEWS.find((one) => one.id === id) ?? VIEWS[0];
+  const trouble = away.value ?? silent.value;
   useEffect(() => {
     addEventListener('keydown', onKey);
     return () => removeEventListener('keydown', onKey);
@@ -47,9 +48,9 @@ export function Frame() {
           </button>
         </div>
       </header>
-      {away.value !== undefined && (
+      {trouble !== undefined && (
         <p class="banner bad" role="alert">
-          {away.value}
+          {trouble}
         </p>
       )}
       {incident !== undefined && (
@@ -76,7 +77,7 @@ function skip(event: Event): void {
 
 function Liveness() {
   const { isLive } = log.value ?? {};
-  const text = away.value !== undefined ? 'away' : isLive === true ? 'live' : 'still';
+  const text = (away.value ?? silent.value) !== undefined ? 'away' : isLive === true ? 'live' : 'still';
   return (
     <span class={`pill ${text}`} role="status">
       {text}
