@@ -192,9 +192,11 @@ describe('keys', () => {
     expect(session.position).toBe(30);
     session.append(record(501, 6_001, 'mount', MOUNT, { type: 'mount.failed', code: 'x', message: 'y' }));
     expect(footer(session)).toBe('breakpoint: event mount.failed');
-    type(session, 'h');
     session.append(record(502, 6_002, 'mount', MOUNT, { type: 'mount.mounted' }));
-    expect(session).toMatchObject({ position: 30, isFollowing: false });
+    expect(session).toMatchObject({ position: 31, isFollowing: false });
+    type(session, 'h', 'f', 'h');
+    session.append(record(503, 6_003, 'mount', MOUNT, { type: 'mount.mounted' }));
+    expect(session).toMatchObject({ position: 31, isFollowing: false });
     session.end('gone');
     expect(footer(type(session, 'f'))).toMatch(/nothing is added/);
   });

@@ -53,7 +53,7 @@ export function useAsked<T>(path: string, query: Query | undefined, { grows = fa
 
 /** What of the log has changed since the view began. The first that is told is no change: the server knew it when it was asked. */
 function useNews(): Pick<LogNews, 'generation' | 'count'> {
-  const first = useRef<LogNews>();
+  const first = useRef<LogNews | undefined>(undefined);
   const now = log.value;
   first.current ??= now;
   if (now === undefined || first.current === undefined) return { generation: 0, count: 0 };

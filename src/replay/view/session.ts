@@ -349,6 +349,8 @@ export class Session {
     const hit = firstHit(this.log, this.breakpoints, from, to);
     if (hit === undefined) return false;
     this.isPlaying = false;
+    // What comes next would lead on: of a log that grows the hit is the newest event.
+    this.isFollowing = false;
     this.#moveTo(hit + 1);
     this.#say(describeHit(this.log, this.breakpoints, hit));
     return true;
