@@ -3,7 +3,7 @@
  * columns tell times and sequences. What an event says, the state and searches come from the server, whose model is that of the
  * terminal view; of questions that outdate each other only the last is asked.
  */
-import { batch, computed, effect, signal } from '@preact/signals';
+import { batch, computed, effect, signal, untracked } from '@preact/signals';
 import type {
   DifferenceDocument,
   EventDocument,
@@ -14,8 +14,8 @@ import type {
   MomentDocument,
 } from '../../../replay/documents.ts';
 import type { Axis } from '../../../replay/density.ts';
-import { ask, sentenceOf } from '../api.ts';
-import { log as news } from '../live.ts';
+import { ask, type Query, sentenceOf } from '../api.ts';
+import { log as news, opened } from '../live.ts';
 import { Columns } from './columns.ts';
 import { Latest } from './latest.ts';
 import { LineCache } from './lines.ts';
@@ -28,6 +28,16 @@ export type Zoom = { from: number; to: number } | undefined;
 
 /** An explanation, of which moment, and the lines that led to it. */
 type Shown = Explanation & { position: number; clock: number; open: readonly number[] };
+
+/** What an address says of a log: moments in the words of `cofa replay --at`. */
+export interface Goal {
+  at: string | undefined;
+  mark: string | undefined;
+  breakpoints: readonly string[];
+}
+
+/** Questions of one kind outdate each other: the answer to the last one counts, or what one has done since. */
+type Kind = 'move' | 'mark' | 'difference' | 'why';
 
 export class Debugger {
   readonly log: LogDocument;
@@ -62,15 +72,20 @@ export class Debugger {
   /** Whether all events that there are have come. */
   readonly isWhole = computed(() => this.grown.value >= 0 && this.columns.count >= this.count.value);
   readonly #stop = new AbortController();
+  readonly #asked = new Map<Kind, AbortController>();
   readonly #event = new Latest();
   readonly #state = new Latest();
   #search: AbortController | undefined;
   #loading: Promise<void> | undefined;
+  /** The columns of where one is have not come: the clock is set when they do. */
+  #isClockDue = false;
   /** While playing: the position at which a breakpoint stops. */
   #stopAt: { position: number; what: string } | undefined;
   /** Following: events up to here have been compared with the breakpoints. */
   #checked = 0;
   readonly #ends: Array<() => void> = [];
+  /** How often the server had been there by the last look. */
+  #times = opened.peek();
 
   constructor(log: LogDocument) {
     this.log = log;
@@ -89,7 +104,37 @@ export class Debugger {
           this.#grow(count);
       }),
       effect(() => this.#look(this.position.value, this.clock.value)),
+      effect(() => this.#askAgain(opened.value)),
     );
+  }
+
+  /** Goes on where one was when the log was read anew; a sequence names its moment in both. */
+  async resume(before: Debugger): Promise<void> {
+    const wordOf = (position: number | undefined): string | undefined =>
+      position === undefined || position > before.columns.count
+        ? undefined
+        : position === 0
+          ? 'start'
+          : String(before.seqOf(position));
+    batch(() => {
+      this.axis.value = before.axis.value;
+      this.speed.value = before.speed.value;
+      this.wanted.value = before.wanted.value;
+      this.breakpoints.value = before.breakpoints.value;
+      this.following.value = before.following.value && this.log.isLive;
+      if (before.axis.value === 'time') this.zoom.value = before.zoom.value;
+    });
+    const at = this.following.value ? undefined : wordOf(before.position.value);
+    const mark = wordOf(before.mark.value);
+    await Promise.all([at === undefined ? undefined : this.jumpTo(at), this.#markAt(mark)]);
+  }
+
+  /** What one does before all of it has been found counts more. */
+  async goTo({ at, mark, breakpoints }: Goal): Promise<void> {
+    const to = at ?? mark;
+    const going = [to === undefined ? undefined : this.jumpTo(to), this.#markAt(mark)];
+    for (const condition of breakpoints) await this.addBreakpoint(condition);
+    await Promise.all(going);
   }
 
   close(): void {
@@ -122,6 +167,7 @@ export class Debugger {
 
   /** `clock`: a time between the event before the position and the one behind it. */
   jump(position: number, clock?: number): void {
+    this.#giveUp('move');
     const next = this.#held(position);
     batch(() => {
       this.playing.value = 0;
@@ -138,16 +184,16 @@ export class Debugger {
 
   /** In the words of `cofa replay --at`. */
   async jumpTo(text: string): Promise<void> {
-    await this.#try(async () => {
-      const { position, clock } = await ask<FoundMoment>('log/moment', { text }, this.#stop.signal);
+    await this.#try('move', async (stop) => {
+      const { position, clock } = await ask<FoundMoment>('log/moment', { text }, stop);
       this.jump(position, clock);
     });
   }
 
   async toRead(direction: 1 | -1): Promise<void> {
-    await this.#try(async () => {
+    await this.#try('move', async (stop) => {
       const query = { clock: this.clock.value, direction: direction > 0 ? 'next' : 'previous' };
-      const { position, clock } = await ask<FoundMoment>('log/read', query, this.#stop.signal);
+      const { position, clock } = await ask<FoundMoment>('log/read', query, stop);
       this.jump(position, clock);
     });
   }
@@ -179,8 +225,8 @@ export class Debugger {
 
   /** Whether the text was a condition. */
   async addBreakpoint(text: string): Promise<boolean> {
-    return await this.#try(async () => {
-      const { text: condition } = await ask<{ text: string }>('log/condition', { text }, this.#stop.signal);
+    return await this.#try(undefined, async (stop) => {
+      const { text: condition } = await ask<{ text: string }>('log/condition', { text }, stop);
       this.breakpoints.value = [
         ...this.breakpoints.value.filter((one) => one !== condition),
         condition,
@@ -195,6 +241,7 @@ export class Debugger {
 
   /** Plays in a direction, or pauses. With breakpoints it first finds where it is to stop. */
   async togglePlaying(direction: 1 | -1): Promise<void> {
+    this.#giveUp('move');
     if (this.playing.value !== 0) {
       this.playing.value = 0;
       return;
@@ -254,6 +301,9 @@ export class Debugger {
       this.say('nothing is added to this log: it is a file, or its engine does not run');
       return;
     }
+    this.#giveUp('move');
+    // What was there before is no news.
+    this.#checked = this.count.value;
     batch(() => {
       this.playing.value = 0;
       this.following.value = !this.following.value;
@@ -263,8 +313,11 @@ export class Debugger {
   }
 
   setMark(): void {
-    this.mark.value = this.position.value;
-    this.say(`marked sequence ${this.seqOf(this.position.value)}; d shows what is different from there`);
+    this.#giveUp('mark');
+    const position = this.position.value;
+    this.mark.value = position;
+    const name = position > this.columns.count ? `event ${position}` : `sequence ${this.seqOf(position)}`;
+    this.say(`marked ${name}; d shows what is different from there`);
   }
 
   async showDifference(): Promise<void> {
@@ -274,9 +327,14 @@ export class Debugger {
       return;
     }
     const query = { from: Math.min(mark.value, position.value), to: Math.max(mark.value, position.value) };
-    await this.#try(async () => {
-      this.difference.value = await ask<DifferenceDocument>('log/difference', query, this.#stop.signal);
+    await this.#try('difference', async (stop) => {
+      this.difference.value = await ask<DifferenceDocument>('log/difference', query, stop);
     });
+  }
+
+  closeDifference(): void {
+    this.#giveUp('difference');
+    this.difference.value = undefined;
   }
 
   async showWhy(): Promise<void> {
@@ -292,14 +350,19 @@ export class Debugger {
   /** Back to the explanation before; from the first one it closes. */
   async leaveWhy(): Promise<void> {
     const shown = this.explanation.value;
-    if (shown === undefined || shown.open.length === 0) this.explanation.value = undefined;
+    if (shown === undefined || shown.open.length === 0) this.closeWhy();
     else await this.#explain({ ...shown, open: shown.open.slice(0, -1) });
   }
 
+  closeWhy(): void {
+    this.#giveUp('why');
+    this.explanation.value = undefined;
+  }
+
   async #explain({ position, clock, open }: Pick<Shown, 'position' | 'clock' | 'open'>): Promise<void> {
-    await this.#try(async () => {
+    await this.#try('why', async (stop) => {
       const query = { position, clock, ...(open.length === 0 ? {} : { open: open.join('.') }) };
-      const why = await ask<Explanation>('log/why', query, this.#stop.signal);
+      const why = await ask<Explanation>('log/why', query, stop);
       this.explanation.value = { ...why, position, clock, open };
     });
   }
@@ -315,9 +378,18 @@ export class Debugger {
   }
 
   #moveTo(position: number, clock?: number): void {
+    this.#isClockDue = clock === undefined && position > this.columns.count;
     batch(() => {
       this.position.value = position;
       this.clock.value = clock ?? this.timeOf(position);
+    });
+  }
+
+  /** Sets the mark at a moment. Where there is none it stays as it was. */
+  async #markAt(text: string | undefined): Promise<void> {
+    if (text === undefined) return;
+    await this.#try('mark', async (stop) => {
+      this.mark.value = (await ask<FoundMoment>('log/moment', { text }, stop)).position;
     });
   }
 
@@ -360,12 +432,21 @@ export class Debugger {
       this.event.value =
         position === 0 ? undefined : await ask<EventDocument>('log/event', { index: position - 1 }, stop);
     });
+    // Without a clock the server takes the time of the event.
+    const query: Query = this.#isClockDue ? { position } : { position, clock: Math.max(0, clock) };
     this.#state.ask(async (stop) => {
-      this.state.value = await ask<MomentDocument>(
-        'log/state',
-        { position, clock: Math.max(0, clock) },
-        stop,
-      );
+      this.state.value = await ask<MomentDocument>('log/state', query, stop);
+    });
+  }
+
+  /** Asks for what could not be had while the server was away. `times`: it was there. */
+  #askAgain(times: number): void {
+    if (times === this.#times) return;
+    this.#times = times;
+    untracked(() => {
+      this.#look(this.position.value, this.clock.value);
+      this.told.value += 1;
+      if (!this.isWhole.value) void this.#load();
     });
   }
 
@@ -379,6 +460,7 @@ export class Debugger {
     if (this.#loading !== undefined) return;
     const step = () => {
       this.grown.value += 1;
+      if (this.#isClockDue && this.position.value <= this.columns.count) this.#moveTo(this.position.value);
       if (this.following.value) this.#follow();
     };
     try {
@@ -395,24 +477,39 @@ export class Debugger {
 
   #follow(): void {
     const [from, to] = [this.#checked, this.columns.count];
-    this.#checked = to;
+    this.#checked = Math.max(from, to);
     this.#moveTo(to);
     if (this.breakpoints.value.length === 0 || from >= to) return;
     void ask<FoundEvent>('log/find', { ...this.#conditions(), from, to }, this.#stop.signal).then(
       ({ index, what }) => {
-        if (index !== null && this.following.value) this.#arrive(index, what);
+        if (index === null || !this.following.value) return;
+        // Also where it is the newest event: what comes then would lead on.
+        this.following.value = false;
+        this.#arrive(index, what);
       },
       () => {},
     );
   }
 
-  async #try(work: () => Promise<void>): Promise<boolean> {
+  /** What was asked before of the same kind is given up. Whether the work came to its end. */
+  async #try(kind: Kind | undefined, work: (stop: AbortSignal) => Promise<void>): Promise<boolean> {
+    const own = new AbortController();
+    if (kind !== undefined) {
+      this.#giveUp(kind);
+      this.#asked.set(kind, own);
+    }
+    const stop = AbortSignal.any([own.signal, this.#stop.signal]);
     try {
-      await work();
+      await work(stop);
       return true;
     } catch (error) {
-      if (!this.#stop.signal.aborted) this.say(sentenceOf(error), true);
+      if (!stop.aborted) this.say(sentenceOf(error), true);
       return false;
     }
+  }
+
+  #giveUp(kind: Kind): void {
+    this.#asked.get(kind)?.abort();
+    this.#asked.delete(kind);
   }
 }

@@ -123,7 +123,7 @@ const GROUPS: readonly Group[] = [
     commands: [
       on(['Escape'], (debug) => {
         debug.stop();
-        debug.difference.value = undefined;
+        debug.closeDifference();
         void debug.leaveWhy();
       }),
     ],

@@ -143,7 +143,7 @@ export function DifferencePanel({ debug }: { debug: Debugger }) {
         <h2>
           From {from.seq} to {to.seq}
         </h2>
-        <Close what="the difference" onClick={() => (debug.difference.value = undefined)} />
+        <Close what="the difference" onClick={() => debug.closeDifference()} />
       </div>
       <ul class="changes">
         {lines.map((line) => (
@@ -167,7 +167,7 @@ export function WhyPanel({ debug }: { debug: Debugger }) {
               back
             </button>
           )}
-          <Close what="why" onClick={() => (debug.explanation.value = undefined)} />
+          <Close what="why" onClick={() => debug.closeWhy()} />
         </span>
       </div>
       <div class="why" role="group" aria-label={why.title} tabIndex={0}>

@@ -19,53 +19,80 @@ export const logView: View = { id: 'log', title: 'Log', keys: LOG_KEYS, Body };
 /** The address follows where one is, ms behind. */
 const NOTE_MS = 250;
 
+/** Between two tries to read a log that could not be had, ms. */
+const AGAIN_MS = 2_000;
+
 function Body({ words }: { words: URLSearchParams }) {
   const [debug, setDebug] = useState<Debugger>();
   const [problem, setProblem] = useState<string>();
   useEffect(() => debuggers(setDebug, setProblem), []);
+  if (debug !== undefined) return <Shown debug={debug} words={words} />;
   if (problem !== undefined) return <p role="alert">{problem}</p>;
-  if (debug === undefined) return <p class="muted">reading the log …</p>;
-  return <Shown debug={debug} words={words} />;
+  return <p class="muted">reading the log …</p>;
 }
 
 /**
- * Makes the debugger of the log, and another one when the log is another (its generation). A generation is told once and asked
- * for once: a debugger that is shown keeps the place to which one has moved in it. Returns what ends both.
+ * Makes the debugger of the log, and another one when the log is another (its generation), which goes on where one was. A
+ * generation is told once and asked for once: a debugger that is shown keeps the place to which one has moved in it. Returns what
+ * ends both.
  */
 function debuggers(show: (debug: Debugger) => void, fail: (sentence: string) => void): () => void {
   const stop = new AbortController();
   let made: Debugger | undefined;
   let told = news.peek()?.generation;
-  const load = async (): Promise<void> => {
-    const before = told;
-    const log = await ask<LogDocument>('log', {}, stop.signal);
-    made?.close();
+  let isLoading = false;
+  let again: ReturnType<typeof setTimeout> | undefined;
+  const make = (log: LogDocument): void => {
+    const before = made;
+    before?.close();
     made = new Debugger(log);
     performance.mark('cofa-log-first-paint');
     show(made);
-    if (told !== before && told !== log.generation) await load();
+    if (before !== undefined) void made.resume(before);
   };
-  const loadOrFail = () =>
-    void load().catch((error: unknown) => {
-      if (!stop.signal.aborted) fail(sentenceOf(error));
-    });
-  loadOrFail();
+  const load = async (): Promise<void> => {
+    if (isLoading) return;
+    isLoading = true;
+    clearTimeout(again);
+    try {
+      for (;;) {
+        const before = told;
+        const log = await ask<LogDocument>('log', {}, stop.signal);
+        make(log);
+        if (told === before || told === log.generation) break;
+      }
+    } catch (error) {
+      if (stop.signal.aborted) return;
+      if (made === undefined) fail(sentenceOf(error));
+      else made.say(sentenceOf(error), true);
+      again = setTimeout(() => void load(), AGAIN_MS);
+    } finally {
+      isLoading = false;
+    }
+  };
+  void load();
   const following = effect(() => {
     const generation = news.value?.generation;
     if (generation === undefined || generation === told) return;
     told = generation;
-    if (made !== undefined && made.log.generation !== generation) loadOrFail();
+    if (made !== undefined && made.log.generation !== generation) void load();
   });
   return () => {
     following();
     stop.abort();
+    clearTimeout(again);
     made?.close();
   };
 }
 
 function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
   const fields = useRef<Partial<Record<Field, HTMLInputElement>>>({});
-  useEffect(() => go(debug, words), [debug, words]);
+  // Once an address: a debugger that follows another one goes on where that one was.
+  const gone = useRef<URLSearchParams | undefined>(undefined);
+  useEffect(() => {
+    if (gone.current !== words) go(debug, words);
+    gone.current = words;
+  }, [debug, words]);
   // Before it is painted: a key that follows a click on what is seen is heard.
   useLayoutEffect(() => {
     const focus = (field: Field) => fields.current[field]?.focus();
@@ -82,7 +109,7 @@ function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
     const tick = (now: number) => {
       debug.tick(now - last);
       last = now;
-      frame = requestAnimationFrame(tick);
+      if (debug.playing.value !== 0) frame = requestAnimationFrame(tick);
     };
     const playing = effect(() => {
       cancelAnimationFrame(frame);
@@ -126,17 +153,15 @@ function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
 
 /** The words of an address: `at` a moment, `mark` another, `break` a condition (any number), `axis`. */
 function go(debug: Debugger, words: URLSearchParams): void {
-  const [at, mark] = [words.get('at'), words.get('mark')];
   if (words.get('axis') === 'events') debug.axis.value = 'events';
-  void (async () => {
-    for (const condition of words.getAll('break').slice(0, 20))
-      await debug.addBreakpoint(condition.slice(0, 1_000));
-    if (mark !== null) {
-      await debug.jumpTo(mark.slice(0, 100));
-      debug.mark.value = debug.position.value;
-    }
-    if (at !== null) await debug.jumpTo(at.slice(0, 100));
-  })();
+  void debug.goTo({
+    at: words.get('at')?.slice(0, 100),
+    mark: words.get('mark')?.slice(0, 100),
+    breakpoints: words
+      .getAll('break')
+      .slice(0, 20)
+      .map((condition) => condition.slice(0, 1_000)),
+  });
 }
 
 /** Sequences name a moment as long as the log holds it, whatever has been removed before. */
