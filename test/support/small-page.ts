@@ -18,17 +18,18 @@ class Piece {
   readonly namespaceURI = 'http://www.w3.org/1999/xhtml';
   [name: string]: unknown;
 
-  constructor(
-    readonly nodeType: number,
-    readonly localName: string,
-    public data = '',
-  ) {}
+  readonly nodeType: number;
+  readonly localName: string;
+  data: string;
+
+  constructor(nodeType: number, localName: string, data = '') {
+    this.nodeType = nodeType;
+    this.localName = localName;
+    this.data = data;
+  }
 
   get nodeName(): string {
     return this.localName.toUpperCase();
-  }
-  get ownerDocument(): object {
-    return document;
   }
   get firstChild(): Piece | null {
     return this.childNodes[0] ?? null;
@@ -109,9 +110,6 @@ class Stream {
   readyState = 0;
   readonly #listeners = new Map<string, Array<(event: object) => void>>();
 
-  constructor(readonly address: string) {
-    current?.streams.push(this);
-  }
   addEventListener(name: string, listener: (event: object) => void): void {
     this.#listeners.set(name, [...(this.#listeners.get(name) ?? []), listener]);
   }
@@ -138,23 +136,31 @@ class Stream {
 
 type Answer = (query: Readonly<Record<string, string>>) => unknown;
 
-/** Thrown by an answer: the server's refusal. */
-export class Refusal extends Error {
-  constructor(
-    readonly status: number,
-    readonly record: { code: string; message: string; hint?: string },
-  ) {
-    super(record.message);
-  }
+interface Failure {
+  code: string;
+  message: string;
+  hint?: string;
 }
 
-let current: SmallPage | undefined;
+/** Thrown by an answer: the server's refusal. */
+export class Refusal extends Error {
+  readonly status: number;
+  readonly record: Failure;
+
+  constructor(status: number, record: Failure) {
+    super(record.message);
+    this.status = status;
+    this.record = record;
+  }
+}
 
 export class SmallPage {
   readonly body = new Piece(1, 'body');
   readonly streams: Stream[] = [];
   /** What was asked, as `path?query`, in its order. */
   readonly asked: string[] = [];
+  /** What the page gave up before it was answered. */
+  readonly abandoned: string[] = [];
   /** By path: a document, bytes, or a promise of one. */
   readonly answers = new Map<string, Answer>();
   readonly #window = new Piece(1, 'window');
@@ -164,7 +170,6 @@ export class SmallPage {
   /** Takes the place of the globals of a browser until `close`. Timers are the test's. */
   constructor(hash = '') {
     this.#hash = hash;
-    current = this;
     vi.useFakeTimers({ now: 1_700_000_000_000 });
     vi.resetModules();
     const create = (name: string) => new Piece(1, name);
@@ -178,16 +183,13 @@ export class SmallPage {
       querySelector: () => null,
       getElementById: () => null,
     });
-    const page = this;
-    const location = {
-      search: '',
-      get hash() {
-        return page.#hash;
-      },
-      set hash(hash: string) {
-        page.go(hash);
-      },
-    };
+    const location = Object.defineProperty({ search: '' }, 'hash', {
+      get: () => this.#hash,
+      set: (to: string) => this.go(to),
+    });
+    const { streams } = this;
+    const Field = class extends Piece {};
+    const Button = class extends Piece {};
     const globals = {
       document: this.#document,
       location,
@@ -204,10 +206,15 @@ export class SmallPage {
         observe(): void {}
         disconnect(): void {}
       },
-      EventSource: Stream,
+      EventSource: class extends Stream {
+        constructor() {
+          super();
+          streams.push(this);
+        }
+      },
       HTMLElement: Piece,
-      HTMLInputElement: class {},
-      HTMLButtonElement: class {},
+      HTMLInputElement: Field,
+      HTMLButtonElement: Button,
       fetch: async (address: string, { signal }: { signal?: AbortSignal } = {}) =>
         await this.#answer(address, signal),
     };
@@ -215,7 +222,6 @@ export class SmallPage {
   }
 
   close(): void {
-    current = undefined;
     vi.unstubAllGlobals();
     vi.useRealTimers();
   }
@@ -235,8 +241,13 @@ export class SmallPage {
 
   /** Shows what `body` gives. */
   async show(component: unknown, props: object = {}): Promise<void> {
-    const { h, render } = await import('preact');
-    render(h(component as never, props), this.body as never);
+    // By a name that the compiler does not follow: types of a browser are no types of Node.
+    const name = 'preact';
+    const { h, render } = (await import(name)) as {
+      h: (component: unknown, props: object) => object;
+      render: (what: object, place: Piece) => void;
+    };
+    render(h(component, props), this.body);
     await this.wait(50);
   }
 
@@ -300,11 +311,9 @@ export class SmallPage {
       if (given instanceof Uint8Array) return new Response(given as Uint8Array<ArrayBuffer>);
       return Response.json(given);
     } catch (error) {
+      if (signal?.aborted === true) this.abandoned.push(asked);
       if (error instanceof Refusal) return Response.json(error.record, { status: error.status });
       throw error;
     }
   }
 }
-
-/** A promise that a test fulfils. */
-export const later = <T>() => Promise.withResolvers<T>();

@@ -1,6 +1,6 @@
 /** A document that a view asks for, and asks for again when the log is another one. */
 import { effect } from '@preact/signals';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { ApiError, ask, type Query, sentenceOf } from './api.ts';
 import { log, type LogNews, opened } from './live.ts';
 
@@ -11,16 +11,32 @@ export interface Asked<T> {
   error: string | undefined;
   /** Whether the answer is on its way. */
   isPending: boolean;
+  /** What it answers, or why there is none: the question that came to its end last. */
+  of: Query | undefined;
 }
 
 const NOTHING = { value: undefined, error: undefined, isPending: false };
 
+interface Options<T> {
+  /** Asks again, at most once a second, while events come. */
+  grows?: boolean;
+  /** How it is asked for; as a document, where it is not said. */
+  by?: (path: string, query: Query, stop: AbortSignal) => Promise<T>;
+}
+
 /**
- * `query`: undefined asks for nothing, and gives up what was asked. `grows`: asks again, at most once a second, while events
- * come. What could not be had is asked for again when the server is back.
+ * `query`: undefined asks for nothing, and gives up what was asked. What could not be had is asked for again when the server is
+ * back.
  */
-export function useAsked<T>(path: string, query: Query | undefined, { grows = false } = {}): Asked<T> {
-  const [asked, set] = useState<Asked<T> & { of: string | undefined }>({ ...NOTHING, of: undefined });
+export function useAsked<T>(
+  path: string,
+  query: Query | undefined,
+  { grows = false, by = ask }: Options<T> = {},
+): Asked<T> {
+  const [asked, set] = useState<Omit<Asked<T>, 'of'> & { of: string | undefined }>({
+    ...NOTHING,
+    of: undefined,
+  });
   const key = query === undefined ? undefined : JSON.stringify(query);
   const { generation, count } = useNews();
   const growth = useSlowly(grows ? count : 0, asked.isPending);
@@ -32,7 +48,7 @@ export function useAsked<T>(path: string, query: Query | undefined, { grows = fa
     }
     const stop = new AbortController();
     set((before) => ({ ...before, isPending: true }));
-    ask<T>(path, JSON.parse(key) as Query, stop.signal).then(
+    by(path, JSON.parse(key) as Query, stop.signal).then(
       (value) => set({ value, error: undefined, isPending: false, of: key }),
       (error: unknown) => {
         if (stop.signal.aborted) return;
@@ -48,7 +64,12 @@ export function useAsked<T>(path: string, query: Query | undefined, { grows = fa
     );
     return () => stop.abort();
   }, [path, key, generation, growth, returns]);
-  return asked;
+  const isPending = asked.isPending || asked.of !== key;
+  const of = useMemo(
+    () => (asked.of === undefined ? undefined : (JSON.parse(asked.of) as Query)),
+    [asked.of],
+  );
+  return { ...asked, isPending, of };
 }
 
 /** What of the log has changed since the view began. The first that is told is no change: the server knew it when it was asked. */
@@ -62,6 +83,14 @@ function useNews(): Pick<LogNews, 'generation' | 'count'> {
     generation: isSame ? 0 : now.generation,
     count: isSame && now.count === first.current.count ? 0 : now.count,
   };
+}
+
+/**
+ * What a view shows where its address does not say: the first that there is when the address is opened. It stays when another one
+ * becomes the first.
+ */
+export function useFirst<T>(first: T | undefined, words: URLSearchParams): T | undefined {
+  return useMemo(() => first, [words, first !== undefined]);
 }
 
 const SLOWLY_MS = 1_000;

@@ -27,11 +27,15 @@ interface Window {
 
 export function Waterfall({ fall, span, title }: Props) {
   const rows = useMemo(() => rowsOf(fall), [fall]);
-  const [chosen, choose] = useState(0);
-  const [top, setTop] = useState(0);
-  const [shown, show] = useState<Window>({ from: 0, us: span });
+  const [wanted, choose] = useState(0);
+  const [wantedTop, setTop] = useState(0);
+  // Undefined: all of it, also when that is more than before.
+  const [shown, show] = useState<Window | undefined>(undefined);
   const seen = Math.min(rows.length, MOST_SEEN);
-  const window = shown.us > span ? { from: 0, us: span } : shown;
+  // Of a start that was read anew there may be fewer rows.
+  const chosen = Math.min(wanted, rows.length - 1);
+  const top = Math.min(wantedTop, rows.length - seen);
+  const window = shown === undefined || shown.us >= span ? { from: 0, us: span } : shown;
   const height = AXIS + seen * ROW;
   const paint = (painted: Painted) =>
     draw(painted, { rows: rows.slice(top, top + seen), chosen: chosen - top, window });
@@ -40,7 +44,7 @@ export function Waterfall({ fall, span, title }: Props) {
   const go = (to: number) => {
     const next = Math.max(0, Math.min(rows.length - 1, to));
     choose(next);
-    setTop((now) => Math.max(Math.min(now, next), next - seen + 1));
+    setTop(Math.max(Math.min(top, next), next - seen + 1));
   };
   const zoom = (factor: number, at = window.from + window.us / 2) => {
     const us = Math.max(1_000, Math.min(span, window.us * factor));
@@ -63,7 +67,7 @@ export function Waterfall({ fall, span, title }: Props) {
       '+': () => zoom(0.5, middleOf(rows[chosen]) ?? undefined),
       '=': () => zoom(0.5, middleOf(rows[chosen]) ?? undefined),
       '-': () => zoom(2),
-      '0': () => show({ from: 0, us: span }),
+      '0': () => show(undefined),
     });
   const onWheel = (event: WheelEvent) => {
     if (event.ctrlKey) {

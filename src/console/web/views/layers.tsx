@@ -1,13 +1,13 @@
 /** The view Layers: which blocks are here at any moment, when they came, who asked for them, and which files lie in one. */
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { BlockDocument, BlockMapDocument } from '../../../../schemas/replay.ts';
 import type { LayerSummary } from '../../../replay/documents.ts';
 import { formatUs } from '../../../replay/format.ts';
 import { formatBytes, formatShare, shortDigest } from '../../../terminal/table.ts';
-import { askBytes, sentenceOf } from '../api.ts';
-import { useAsked } from '../asked.ts';
+import { askBytes } from '../api.ts';
+import { useAsked, useFirst } from '../asked.ts';
 import { BlockCanvas } from '../layers/block-canvas.tsx';
-import { type Blocks, type ColourMode, MODES, unpacked } from '../layers/blocks.ts';
+import { type ColourMode, MODES, unpacked } from '../layers/blocks.ts';
 import { log } from '../live.ts';
 import { addressOf, noteAddress } from '../place.ts';
 import type { View } from '../views.ts';
@@ -26,26 +26,59 @@ export const layersView: View = {
 
 type Head = Omit<BlockMapDocument, 'runs'> & { time: string };
 
+/** What one looks at, as the address says it and as one has moved since. */
+interface Sight {
+  words: URLSearchParams;
+  /** Events that have happened; undefined: all of them. */
+  at: number | undefined;
+  block: number;
+  mode: ColourMode;
+}
+
+const sightOf = (words: URLSearchParams): Sight => ({
+  words,
+  at: placeOf(words.get('at')),
+  block: placeOf(words.get('block')) ?? 0,
+  mode: MODES.find((one) => one === words.get('by')) ?? 'state',
+});
+
 function Body({ words }: { words: URLSearchParams }) {
   const list = useAsked<{ count: number; layers: LayerSummary[] }>('layers', {}, { grows: true });
   const layers = list.value?.layers ?? [];
-  const layer = words.get('layer') ?? layers[0]?.layer;
-  const count = log.value?.count ?? list.value?.count ?? 0;
-  const [at, setAt] = useState<number | undefined>(placeOf(words.get('at')));
-  const [block, choose] = useState(placeOf(words.get('block')) ?? 0);
-  const [mode, setMode] = useState<ColourMode>(MODES.find((one) => one === words.get('by')) ?? 'state');
-  const position = Math.min(at ?? count, count);
-  const head = useAsked<Head>('layer', layer === undefined ? undefined : { layer, at: position });
-  const { blocks, error } = useBlocks(layer, position, head.value);
-  const isOwn = head.value !== undefined && block < head.value.blockCount;
+  const first = useFirst(layers[0]?.layer, words);
+  const layer = words.get('layer') ?? first;
+  const [moved, move] = useState(() => sightOf(words));
+  const sight = moved.words === words ? moved : sightOf(words);
+  const { at, block, mode } = sight;
+  const choose = (next: number) => move({ ...sight, block: next });
+  const count = log.value?.count ?? list.value?.count;
+  const wanted = count === undefined ? undefined : Math.min(at ?? count, count);
+  const [asked, setAsked] = useState({ words, position: wanted });
+  // Of a moment that moves the next one is asked for when this one is here.
+  const position = asked.words === words ? (asked.position ?? wanted) : wanted;
+  const query = layer === undefined || position === undefined ? undefined : { layer, at: position };
+  const head = useAsked<Head>('layer', query);
+  const bytes = useAsked<ArrayBuffer>('blocks', query, { by: askBytes });
+  const isOwn = head.value?.layer === layer && head.value !== undefined && block < head.value.blockCount;
   const one = useAsked<BlockDocument>(
     'block',
-    layer === undefined || !isOwn ? undefined : { layer, block, at: position },
+    query === undefined || !isOwn ? undefined : { ...query, block },
   );
+  const isPending = head.isPending || bytes.isPending || one.isPending;
   useEffect(() => {
-    const by = mode === 'state' ? undefined : mode;
+    if (!isPending || asked.words !== words) setAsked({ words, position: wanted });
+  }, [isPending, words, wanted]);
+  const blockCount =
+    head.value?.layer === layer && bytes.of?.layer === layer ? head.value?.blockCount : undefined;
+  const blocks = useMemo(
+    () =>
+      bytes.value === undefined || blockCount === undefined ? undefined : unpacked(bytes.value, blockCount),
+    [bytes.value, blockCount],
+  );
+  const by = mode === 'state' ? undefined : mode;
+  useEffect(() => {
     if (layer !== undefined) noteAddress(addressOf('layers', { layer, at, block: block || undefined, by }));
-  }, [layer, at, block, mode]);
+  }, [layer, at, block, by]);
   return (
     <>
       <h1 class="hidden">Layers</h1>
@@ -54,10 +87,9 @@ function Body({ words }: { words: URLSearchParams }) {
           Layer
           <select
             value={layer ?? ''}
-            onChange={(event) => {
-              choose(0);
-              location.hash = addressOf('layers', { layer: event.currentTarget.value, at });
-            }}
+            onChange={(event) =>
+              (location.hash = addressOf('layers', { layer: event.currentTarget.value, at, by }))
+            }
           >
             {layers.map((summary) => (
               <option value={summary.layer}>
@@ -70,7 +102,9 @@ function Body({ words }: { words: URLSearchParams }) {
           Colours by
           <select
             value={mode}
-            onChange={(event) => setMode(MODES.find((name) => name === event.currentTarget.value) ?? 'state')}
+            onChange={(event) =>
+              move({ ...sight, mode: MODES.find((name) => name === event.currentTarget.value) ?? 'state' })
+            }
           >
             {MODES.map((name) => (
               <option value={name}>{name}</option>
@@ -82,16 +116,16 @@ function Body({ words }: { words: URLSearchParams }) {
           <input
             type="range"
             min={0}
-            max={count}
-            value={position}
+            max={count ?? 0}
+            value={wanted ?? 0}
             onInput={(event) => {
               const to = Number(event.currentTarget.value);
-              setAt(to >= count ? undefined : to);
+              move({ ...sight, at: to >= (count ?? 0) ? undefined : to });
             }}
           />
         </label>
       </form>
-      {[list.error, head.error, error, one.error]
+      {[list.error, head.error, bytes.error, one.error]
         .filter((sentence) => sentence !== undefined)
         .map((sentence) => (
           <p class="banner bad" role="alert">
@@ -103,6 +137,7 @@ function Body({ words }: { words: URLSearchParams }) {
       {blocks !== undefined && head.value !== undefined && (
         <section class="card" aria-label="Blocks">
           <BlockCanvas
+            key={layer}
             blocks={blocks}
             mode={mode}
             chosen={Math.min(block, blocks.states.length - 1)}
@@ -118,31 +153,6 @@ function Body({ words }: { words: URLSearchParams }) {
 
 const placeOf = (text: string | null): number | undefined =>
   text !== null && /^\d{1,12}$/.test(text) ? Number(text) : undefined;
-
-/** The bytes of the map; one answer after the other, so that a moved slider asks for where it is by then. */
-function useBlocks(
-  layer: string | undefined,
-  at: number,
-  head: Head | undefined,
-): { blocks: Blocks | undefined; error: string | undefined } {
-  const [got, set] = useState<{ layer?: string; blocks: Blocks | undefined; error: string | undefined }>({
-    blocks: undefined,
-    error: undefined,
-  });
-  const count = head?.layer === layer ? head?.blockCount : undefined;
-  useEffect(() => {
-    if (layer === undefined || count === undefined) return undefined;
-    const stop = new AbortController();
-    askBytes('blocks', { layer, at }, stop.signal).then(
-      (bytes) => set({ layer, blocks: unpacked(bytes, count), error: undefined }),
-      (error: unknown) => {
-        if (!stop.signal.aborted) set({ blocks: undefined, error: sentenceOf(error) });
-      },
-    );
-    return () => stop.abort();
-  }, [layer, at, count]);
-  return got.layer === layer ? got : { blocks: undefined, error: got.error };
-}
 
 const labelOf = ({ counts, blockCount, size }: Head): string =>
   `${blockCount} blocks of ${formatBytes(size)}: ${counts.present} present, ${counts.fetching} fetching, ${counts.absent} absent`;

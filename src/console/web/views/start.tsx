@@ -1,11 +1,12 @@
 /** The view A start: what it was spent on, its critical path on a time line, what would have made it faster, and another beside it. */
+import { useEffect } from 'preact/hooks';
 import type { StartComparison, Waterfall as Fall, WhyStart } from '../../../../schemas/replay.ts';
 import type { StartSummary } from '../../../replay/documents.ts';
 import { CAUSE_TEXT } from '../../../replay/causes.ts';
 import { formatUs } from '../../../replay/format.ts';
 import { formatBytes, formatDuration, formatShare } from '../../../terminal/table.ts';
-import { useAsked } from '../asked.ts';
-import { addressOf } from '../place.ts';
+import { useAsked, useFirst } from '../asked.ts';
+import { addressOf, noteAddress } from '../place.ts';
 import { STEP_COLOURS } from '../start/rows.ts';
 import { WhatIfPanel } from '../start/what-if.tsx';
 import { Waterfall } from '../start/waterfall.tsx';
@@ -32,7 +33,8 @@ interface StartDocument {
 function Body({ words }: { words: URLSearchParams }) {
   const list = useAsked<{ starts: StartSummary[] }>('starts', {}, { grows: true });
   const starts = list.value?.starts ?? [];
-  const mount = words.get('mount') ?? starts.find(({ state }) => state === 'ready')?.mount;
+  const first = useFirst(starts.find(({ state }) => state === 'ready')?.mount, words);
+  const mount = words.get('mount') ?? first;
   const other = words.get('with') ?? undefined;
   const one = useAsked<StartDocument>('start', mount === undefined ? undefined : { mount });
   const two = useAsked<StartDocument>('start', other === undefined ? undefined : { mount: other });
@@ -41,6 +43,9 @@ function Body({ words }: { words: URLSearchParams }) {
   const go = (to: { mount?: string | undefined; with?: string | undefined }) => {
     location.hash = addressOf('start', { mount, with: other, ...to });
   };
+  useEffect(() => {
+    if (!words.has('mount')) noteAddress(addressOf('start', { ...Object.fromEntries(words), mount }));
+  }, [words, mount]);
   const shown = one.value;
   const span = Math.max(1, shown?.fall.us ?? 0, other === undefined ? 0 : (two.value?.fall.us ?? 0));
   return (
@@ -69,9 +74,14 @@ function Body({ words }: { words: URLSearchParams }) {
           <Summary why={shown.why} />
           <div class={other === undefined ? 'falls' : 'falls two'}>
             {other !== undefined && two.value !== undefined && (
-              <Waterfall fall={two.value.fall} span={span} title={`Beside: ${two.value.why.ref}`} />
+              <Waterfall
+                key={`beside ${two.value.why.mount}`}
+                fall={two.value.fall}
+                span={span}
+                title={`Beside: ${two.value.why.ref}`}
+              />
             )}
-            <Waterfall fall={shown.fall} span={span} title={shown.why.ref} />
+            <Waterfall key={shown.why.mount} fall={shown.fall} span={span} title={shown.why.ref} />
           </div>
           <Legend />
           {mount !== undefined && <WhatIfPanel key={mount} mount={mount} words={words} />}

@@ -1,0 +1,169 @@
+/** The views A start and Layers without a browser: what one looks at stays, whatever comes meanwhile. */
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { ROUTES } from '../../src/console/routes.ts';
+import { Source } from '../../src/console/source.ts';
+import type { ReplayLog } from '../../src/replay/replay-log.ts';
+import { logOf, MOUNT, record, sampleRecords } from '../replay/sample-log.ts';
+import { type Piece, SmallPage } from '../support/small-page.ts';
+
+let page: SmallPage;
+let log: ReplayLog;
+let source: Source;
+beforeEach(() => {
+  page = new SmallPage();
+  log = logOf(sampleRecords());
+  source = new Source({
+    loaded: { log, title: 'a log', checked: [], follow: undefined, close: async () => {} },
+    generation: 1,
+  });
+  for (const { path, answer } of ROUTES)
+    page.answers.set(path, (query) => answer(source, query, { signal: new AbortController().signal }));
+});
+afterEach(() => page.close());
+
+const tell = (count = log.count) => {
+  const news = { generation: 1, count, lastAt: log.timeOf(log.count), isLive: true };
+  for (const stream of page.streams) stream.tell('log', news);
+};
+
+async function show(name: string, view: string, hash: string, isTold = true): Promise<void> {
+  const { openLive } = await page.load<{ openLive: () => void }>('live.ts');
+  openLive();
+  page.streams[0]?.open();
+  if (isTold) tell();
+  page.go(hash);
+  await page.wait(0);
+  const file = await page.load<Record<string, { Body: (props: object) => unknown }>>(`views/${name}.tsx`);
+  const { place } = await page.load<{ place: { value: { words: URLSearchParams } } }>('place.ts');
+  await page.show(() => file[view]?.Body({ words: place.value.words }) as never);
+  await page.wait(500);
+}
+
+const named = (label: string) => (piece: Piece) => piece.attributes['aria-label']?.startsWith(label) === true;
+const canvas = (title: string) => page.find((piece) => piece.localName === 'canvas' && named(title)(piece));
+/** What stands below each waterfall. */
+const below = (): string[] =>
+  [...page.body.all()]
+    .filter(({ localName }) => localName === 'figure')
+    .map(({ textContent }) => textContent);
+
+describe('a start', () => {
+  interface Documents {
+    starts: Array<{ mount: string; ref: string; state: string }>;
+    start: { why: { mount: string; ref: string }; fall: { us: number; reads: object[] } };
+  }
+  let starts: Documents['starts'];
+
+  beforeEach(async () => {
+    const ask = async <N extends 'starts' | 'start'>(path: N, query: Record<string, string>) =>
+      (await page.answers.get(path)?.(query)) as never;
+    ({ starts } = (await ask('starts', {})) as Documents);
+    const one: Documents['start'] = await ask('start', { mount: MOUNT });
+    // Another one of the same, which took three times as long, with more reads than are seen at once.
+    const two = structuredClone(one);
+    two.why.mount = 'm2';
+    two.why.ref = 'registry.example/team/other:1';
+    two.fall.us *= 3;
+    two.fall.reads = Array.from({ length: 400 }, () => structuredClone(one.fall.reads[0] ?? {}));
+    page.answers.set('starts', () => ({ starts: [...starts] }));
+    page.answers.set('start', ({ mount }) => (mount === 'm2' ? two : one));
+    page.answers.set('compare', () => ({ text: [], parts: [] }));
+  });
+  const another = () => {
+    const [first] = starts;
+    if (first !== undefined) starts.unshift({ ...first, mount: 'm2', ref: 'registry.example/team/other:1' });
+  };
+
+  test('that is looked at stays when another one comes, and the address names it', async () => {
+    await show('start', 'startView', '#/start');
+    expect(below()[0]).toContain('registry.example/team/app:1');
+    another();
+    tell(log.count + 5);
+    await page.wait(3_000);
+    expect(page.text).toContain('team/other:1');
+    expect(below()[0]).toContain('registry.example/team/app:1');
+    expect(page.hash).toBe(`#/start?mount=${MOUNT}`);
+  });
+
+  test('beside a longer one is on the same time scale', async () => {
+    another();
+    await show('start', 'startView', `#/start?mount=${MOUNT}`);
+    page.go(`#/start?mount=${MOUNT}&with=m2`);
+    await page.wait(500);
+    const scales = below().map((text) => /of \d+; (.+) from \+/.exec(text)?.[1]);
+    expect(scales).toHaveLength(2);
+    expect(new Set(scales).size).toBe(1);
+  });
+
+  test('is shown from its first row on, however far down the one before was', async () => {
+    another();
+    await show('start', 'startView', '#/start?mount=m2');
+    page.send(canvas('registry.example/team/other:1'), 'keydown', { key: 'End', stopPropagation: () => {} });
+    await page.wait(100);
+    expect(below()[0]).not.toContain('rows 1 to');
+    page.go(`#/start?mount=${MOUNT}`);
+    await page.wait(500);
+    expect(below()[0]).toContain('rows 1 to');
+  });
+});
+
+describe('layers', () => {
+  const layerOf = (digit: string) =>
+    [...log.stateAt(log.count).layers.keys()].find((id) => log.diffIdOf(id).includes(digit.repeat(64)));
+
+  test('the one that is looked at stays when a larger one comes', async () => {
+    await show('layers', 'layersView', '#/layers');
+    const first = /sha256[^&]*/.exec(page.hash)?.[0];
+    const answer = page.answers.get('layers');
+    page.answers.set('layers', async (query) => {
+      const list = (await answer?.(query)) as { layers: Array<{ size: number; layer: string }> };
+      const [one] = list.layers;
+      if (one !== undefined)
+        list.layers.unshift({ ...one, layer: `sha256:${'9'.repeat(64)}`, size: one.size * 2 });
+      return list;
+    });
+    tell(log.count + 5);
+    await page.wait(3_000);
+    expect(page.hash).toContain(first);
+    expect(page.asked.join()).not.toContain('9999');
+  });
+
+  test('the map comes while events never cease, though an answer takes longer than to the next one', async () => {
+    await show('layers', 'layersView', '#/layers');
+    const answer = page.answers.get('blocks');
+    page.answers.set('blocks', async (query) => {
+      await page.sleep(350);
+      return await answer?.(query);
+    });
+    const before = page.asked.length;
+    for (let count = 1; count < 50; count++) {
+      log.append(record(1_000 + count, 9_000 + count, 'engine', 'main', { type: 'engine.measured' }));
+      tell();
+      await page.wait(100);
+    }
+    await page.wait(1_000);
+    expect(page.abandoned).toEqual([]);
+    const asked = page.asked.slice(before).filter((one) => one.startsWith('blocks'));
+    expect(asked.length).toBeGreaterThanOrEqual(10);
+    expect(asked.at(-1)).toContain(`at=${log.count}`);
+  });
+
+  test('no moment is asked for but the one of the address', async () => {
+    const layer = layerOf('1') ?? '';
+    await show('layers', 'layersView', `#/layers?layer=${encodeURIComponent(layer)}&at=12`, false);
+    tell();
+    await page.wait(500);
+    const positions = page.asked.flatMap((one) => /^layer\?.*at=(\d+)/.exec(one)?.[1] ?? []);
+    expect(new Set(positions)).toEqual(new Set(['12']));
+  });
+
+  test('an address that is opened says all of it', async () => {
+    const layer = encodeURIComponent(layerOf('1') ?? '');
+    await show('layers', 'layersView', `#/layers?layer=${layer}`);
+    page.go(`#/layers?layer=${layer}&at=12&block=3&by=when`);
+    await page.wait(500);
+    expect(page.text).toContain('after 12 events');
+    expect(page.text).toContain('Block 3');
+    expect(page.text).toContain('first tenth');
+  });
+});
