@@ -46,6 +46,8 @@ export interface DecodedRecord {
   record: Record<string, unknown>;
 }
 
+/** The last time that a date can have, ms since the epoch: who shows a later one fails. */
+const LAST_TIME = 8.64e15;
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: 'number' });
 const KNOWN: ReadonlySet<string> = new Set<EventType>(EVENT_TYPES);
 
@@ -68,7 +70,7 @@ export function decodeRecord(bytes: Uint8Array): DecodedRecord {
         ? undefined
         : 'damaged';
   return {
-    at: typeof at === 'number' && Number.isFinite(at) ? at : undefined,
+    at: typeof at === 'number' && at >= 0 && at <= LAST_TIME ? at : undefined,
     type,
     strange,
     record: record as Record<string, unknown>,

@@ -189,6 +189,19 @@ test('following stops at no breakpoint that came before it', async () => {
   expect(where()).toBe(String(log.count));
 });
 
+test('an event whose time is none is shown, at the time of the one before', async () => {
+  for (const at of [1e300, -1e300, 9e15])
+    log.append(record(500 + log.count, at, 'mount', MOUNT, { type: 'mount.failed', code: 'x', message: 'y' }));
+  log.append(record(600, 9_000, 'mount', MOUNT, { type: 'mount.mounted' }));
+  await show('#/log?at=end');
+  expect(where()).toBe(String(log.count));
+  for (let step = 0; step < 3; step++) {
+    page.press('h');
+    await page.wait(500);
+    expect(page.find(({ localName }) => localName === 'pre')?.textContent).toContain('"message": "y"');
+  }
+});
+
 test('a page that has played to the end does nothing more', async () => {
   await show('#/log?at=start');
   page.press('+');
