@@ -189,9 +189,19 @@ test('following stops at no breakpoint that came before it', async () => {
   expect(where()).toBe(String(log.count));
 });
 
+test('a space opens what has the focus, and does not play', async () => {
+  await show('#/log?at=12');
+  const summary = page.find(({ localName }) => localName === 'summary');
+  expect(page.press(' ', summary)).toBe(true);
+  expect(page.press('l', summary)).toBe(false);
+  expect(page.press(' ')).toBe(false);
+});
+
 test('an event whose time is none is shown, at the time of the one before', async () => {
   for (const at of [1e300, -1e300, 9e15])
-    log.append(record(500 + log.count, at, 'mount', MOUNT, { type: 'mount.failed', code: 'x', message: 'y' }));
+    log.append(
+      record(500 + log.count, at, 'mount', MOUNT, { type: 'mount.failed', code: 'x', message: 'y' }),
+    );
   log.append(record(600, 9_000, 'mount', MOUNT, { type: 'mount.mounted' }));
   await show('#/log?at=end');
   expect(where()).toBe(String(log.count));

@@ -89,8 +89,10 @@ class Piece {
   getContext(): null {
     return null;
   }
-  closest(): null {
-    return null;
+  /** By names of elements alone. */
+  closest(names: string): Piece | null {
+    const wanted = names.split(', ');
+    return wanted.includes(this.localName) ? this : (this.parentNode?.closest(names) ?? null);
   }
 
   /** All below it, in their order. */
@@ -166,6 +168,7 @@ export class SmallPage {
   readonly #window = new Piece(1, 'window');
   readonly #document = new Piece(9, 'document');
   #hash: string;
+  #leave = (): void => {};
 
   /** Takes the place of the globals of a browser until `close`. Timers are the test's. */
   constructor(hash = '') {
@@ -221,7 +224,10 @@ export class SmallPage {
     for (const [name, value] of Object.entries(globals)) vi.stubGlobal(name, value);
   }
 
-  close(): void {
+  async close(): Promise<void> {
+    this.#leave();
+    // What was to be drawn anew draws nothing more.
+    await this.wait(100);
     vi.unstubAllGlobals();
     vi.useRealTimers();
   }
@@ -245,9 +251,10 @@ export class SmallPage {
     const name = 'preact';
     const { h, render } = (await import(name)) as {
       h: (component: unknown, props: object) => object;
-      render: (what: object, place: Piece) => void;
+      render: (what: object | null, place: Piece) => void;
     };
     render(h(component, props), this.body);
+    this.#leave = () => render(null, this.body);
     await this.wait(50);
   }
 
@@ -257,13 +264,12 @@ export class SmallPage {
     queueMicrotask(() => this.#send(this.#window, 'hashchange', {}));
   }
 
-  press(key: string): void {
-    this.#send(this.#window, 'keydown', {
-      key,
-      target: this.body,
-      preventDefault: () => {},
-      stopPropagation: () => {},
-    });
+  /** Whether the key is left to the browser. */
+  press(key: string, target: Piece = this.body): boolean {
+    let isLeft = true;
+    const preventDefault = () => (isLeft = false);
+    this.#send(this.#window, 'keydown', { key, target, preventDefault, stopPropagation: () => {} });
+    return isLeft;
   }
 
   setHidden(hidden: boolean): void {

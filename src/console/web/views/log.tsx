@@ -99,8 +99,8 @@ function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
     const key = (event: KeyboardEvent) => {
       if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
       if (event.key.length === 1 && !areKeysOn.value) return;
-      // A button takes them itself.
-      if ((event.key === ' ' || event.key === 'Enter') && event.target instanceof HTMLButtonElement) return;
+      // What can be pressed takes them itself.
+      if ((event.key === ' ' || event.key === 'Enter') && isPressed(event)) return;
       if (pressed(event.key, debug, focus)) event.preventDefault();
     };
     addEventListener('keydown', key);
@@ -150,6 +150,9 @@ function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
     </>
   );
 }
+
+const isPressed = ({ target }: Event): boolean =>
+  target instanceof HTMLElement && target.closest('button, summary, a') !== null;
 
 /** The words of an address: `at` a moment, `mark` another, `break` a condition (any number), `axis`. */
 function go(debug: Debugger, words: URLSearchParams): void {
