@@ -1,4 +1,5 @@
 /** The incidents of a root, and their stretches of the log as sources of their own. A few are open at once. */
+import { statSync } from 'node:fs';
 import type { IncidentListed, IncidentShown } from '../../schemas/incidents.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { listedOf, shownOf } from '../incidents/describe.ts';
@@ -17,6 +18,8 @@ export interface OpenStretch {
 
 interface Kept {
   stretch: Promise<OpenStretch>;
+  /** Which file it was read from: the black box keeps an incident anew when it has grown. */
+  mark: number | undefined;
   /** Requests and pages that look at it. */
   users: number;
 }
@@ -45,7 +48,7 @@ export class IncidentLogs {
 
   /** Holds the stretch of an incident open; call `leave` when done. Errors: `not-found`, `integrity`, `busy`. */
   async enter(name: string): Promise<OpenStretch & { leave: () => void }> {
-    const kept = this.#open.get(name) ?? { stretch: this.#load(name), users: 0 };
+    const kept = this.#kept(name) ?? this.#begin(name);
     this.#open.delete(name);
     this.#open.set(name, kept);
     kept.users += 1;
@@ -63,21 +66,42 @@ export class IncidentLogs {
     }
   }
 
+  /** What is open of it, and still what lies on the disk. */
+  #kept(name: string): Kept | undefined {
+    const kept = this.#open.get(name);
+    if (kept === undefined || kept.users > 0 || kept.mark === this.#markOf(name)) return kept;
+    this.#open.delete(name);
+    void closeOf(kept);
+    return undefined;
+  }
+
+  #begin(name: string): Kept {
+    const mark = this.#markOf(name);
+    return { stretch: this.#load(name, mark), mark, users: 0 };
+  }
+
+  /** Rises when another file takes the name. */
+  #markOf(name: string): number | undefined {
+    if (!isIncidentName(name)) return undefined;
+    const { mtimeMs } = statSync(this.#folder.logPath(name), { throwIfNoEntry: false }) ?? {};
+    return mtimeMs === undefined ? undefined : Math.round(mtimeMs * 1_000);
+  }
+
   async close(): Promise<void> {
     const all = [...this.#open.values()];
     this.#open.clear();
     await Promise.all(all.map(closeOf));
   }
 
-  async #load(name: string): Promise<OpenStretch> {
+  async #load(name: string, mark = 1): Promise<OpenStretch> {
     if (this.#open.size >= MOST_OPEN) await this.#makeRoom();
     const { path, facts } = await this.#stored(name);
     if (path === undefined)
       throw new CofaError('not-found', `the stretch of the log of incident ${name} is not there`);
     const loaded = await loadFile(path, { partial: true });
     const title = `incident ${facts.incident.seq} of ${facts.node}`;
-    // A stretch that was closed meanwhile and is opened again is the same.
-    const source = new Source({ loaded: { ...loaded, title }, incidents: this, generation: 1 });
+    // A stretch that was closed meanwhile and is opened again is the same, as long as its file is.
+    const source = new Source({ loaded: { ...loaded, title }, incidents: this, generation: mark });
     return { source, streams: new Streams(source) };
   }
 

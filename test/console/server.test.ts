@@ -1,5 +1,5 @@
 /** The console's server: who gets in, and that a client who means harm gets nothing, changes nothing and costs little. */
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { request as ask, type RequestOptions } from 'node:http';
 import { request as askSecurely } from 'node:https';
 import { createConnection } from 'node:net';
@@ -487,6 +487,37 @@ describe('long computations', () => {
   });
 });
 
+test('incidents: a stretch that was kept anew is read anew', async () => {
+  const root = await cleanup.tempDir('console-kept-anew');
+  const dir = join(root, 'incidents');
+  mkdirSync(dir);
+  const name = '20261201T041226Z-7';
+  const path = join(dir, `${name}.cofa-log`);
+  const cause = { kind: 'crash', of: 'fetcher-0', detail: 'killed', times: 1, seq: 7, lastSeq: 7, at: 0 };
+  const incident = { seq: 7, at: 0, lastAt: 0, kind: 'crash', from: 1, to: 2, more: 0, moreAt: null };
+  const facts = { v: 1, node: 'node-1', cofa: '1', log: null };
+  const causes = [{ ...cause, lastAt: 0 }];
+  writeFileSync(join(dir, `${name}.json`), JSON.stringify({ ...facts, incident: { ...incident, causes } }));
+  const incidents = new IncidentLogs(root, dir);
+  const look = async () => {
+    const { source, leave } = await incidents.enter(name);
+    leave();
+    return [source.log.count, source.generation] as const;
+  };
+  const all = sampleRecords();
+  await writeStretch(path, all.slice(0, 9));
+  const [count, generation] = await look();
+  expect(count).toBe(9);
+  expect(await look()).toEqual([9, generation]);
+  // As the black box does: another file takes its name.
+  await writeStretch(`${path}.new`, all);
+  renameSync(`${path}.new`, path);
+  const [more, later] = await look();
+  expect(more).toBe(all.length);
+  expect(later).toBeGreaterThan(generation);
+  await incidents.close();
+});
+
 test('incidents: only names of incidents lead to files; stretches that nobody looks at make room for others', async () => {
   const root = await cleanup.tempDir('console-incidents');
   const dir = join(root, 'incidents');
@@ -544,8 +575,8 @@ test('incidents: only names of incidents lead to files; stretches that nobody lo
   await source.close();
 });
 
-async function writeStretch(path: string): Promise<void> {
+async function writeStretch(path: string, records = sampleRecords()): Promise<void> {
   const writer = await LogFileWriter.create(path, { node: 'node-1', cofa: '1', exportedAt: 0 });
-  for (const record of sampleRecords()) await writer.add(record, decodeRecord(record.bytes).at ?? 0);
+  for (const record of records) await writer.add(record, decodeRecord(record.bytes).at ?? 0);
   await writer.finish();
 }
