@@ -60,7 +60,9 @@ export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptio
     });
     if (verdict === 'entering' && access.kind === 'token') {
       const { cookie, token } = access;
-      ask.header('set-cookie', `${cookie}=${token}; Path=/; HttpOnly; SameSite=Strict`);
+      // Cookies know no ports: without it each server of this host would get it by plain HTTP.
+      const secure = new URL(ask.req.url).protocol === 'https:' ? '; Secure' : '';
+      ask.header('set-cookie', `${cookie}=${token}; Path=/; HttpOnly; SameSite=Strict${secure}`);
       // Relative: behind a forwarded port the address is another one. What follows # stays.
       return ask.redirect('./', 303);
     }

@@ -97,6 +97,17 @@ describe('on loopback', () => {
     expect(JSON.parse(node.text)).toMatchObject({ node: 'node-1', isLive: false });
   });
 
+  test('over TLS the cookie is for TLS alone: those of a host lead to all of its ports', async () => {
+    const access = byToken(1);
+    const app = consoleApp({ source: sourceOf(), routes: [], page: PAGE, access, isOwnHost: undefined });
+    const token = access.kind === 'token' ? access.token : '';
+    const cookieOf = async (scheme: string) =>
+      (await app.fetch(new Request(`${scheme}://127.0.0.1/?token=${token}`))).headers.get('set-cookie');
+    expect(await cookieOf('http')).not.toContain('Secure');
+    expect(await cookieOf('https')).toContain('; Secure');
+    app.close();
+  });
+
   test.each([
     ['without a token', '/', {}],
     ['with another token', '/?token=AAAA', {}],
