@@ -157,6 +157,19 @@ describe('layers', () => {
     expect(new Set(positions)).toEqual(new Set(['12']));
   });
 
+  test('a key that is held moves on, and the address follows a moment later', async () => {
+    await show('layers', 'layersView', '#/layers');
+    for (let count = 0; count < 150; count++) {
+      const map = page.find(({ localName }) => localName === 'canvas');
+      page.send(map, 'keydown', { key: 'ArrowRight', stopPropagation: () => {} });
+      await page.wait(30);
+    }
+    expect(page.text).toContain('Block 150');
+    await page.wait(500);
+    expect(page.hash).toContain('block=150');
+    expect(page.noted.length).toBeLessThan(20);
+  });
+
   test('an address that is opened says all of it', async () => {
     const layer = encodeURIComponent(layerOf('1') ?? '');
     await show('layers', 'layersView', `#/layers?layer=${layer}`);

@@ -163,6 +163,8 @@ export class SmallPage {
   readonly asked: string[] = [];
   /** What the page gave up before it was answered. */
   readonly abandoned: string[] = [];
+  /** What the page wrote into its address. */
+  readonly noted: string[] = [];
   /** By path: a document, bytes, or a promise of one. */
   readonly answers = new Map<string, Answer>();
   readonly #window = new Piece(1, 'window');
@@ -196,7 +198,14 @@ export class SmallPage {
     const globals = {
       document: this.#document,
       location,
-      history: { replaceState: (_: unknown, __: string, to: string) => (this.#hash = to) },
+      history: {
+        replaceState: (_: unknown, __: string, to: string) => {
+          this.noted.push(to);
+          // Firefox takes 200 within ten seconds, and Safari 100 within thirty.
+          if (this.noted.length > 100) throw new Error('SecurityError');
+          this.#hash = to;
+        },
+      },
       addEventListener: this.#window.addEventListener.bind(this.#window),
       removeEventListener: this.#window.removeEventListener.bind(this.#window),
       matchMedia: () => new Piece(1, 'media'),

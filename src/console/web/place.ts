@@ -20,7 +20,14 @@ export function addressOf(view: string, words: Record<string, string | number | 
   return `#/${view}${text === '' ? '' : `?${text}`}`;
 }
 
-/** Says in the address where one is, without a step in the history. */
-export function noteAddress(address: string): void {
-  if (location.hash !== address) history.replaceState(null, '', address);
+/** The address follows where one is, ms behind: browsers take a hundred changes within half a minute. */
+const NOTE_MS = 250;
+
+/** Says in the address where one is, a moment later and without a step in the history. Returns what gives it up. */
+export function noteAddress(addressNow: () => string): () => void {
+  const timer = setTimeout(() => {
+    const address = addressNow();
+    if (location.hash !== address) history.replaceState(null, '', address);
+  }, NOTE_MS);
+  return () => clearTimeout(timer);
 }

@@ -77,8 +77,9 @@ function Body({ words }: { words: URLSearchParams }) {
   );
   const by = mode === 'state' ? undefined : mode;
   useEffect(() => {
-    if (layer !== undefined) noteAddress(addressOf('layers', { layer, at, block: block || undefined, by }));
-  }, [layer, at, block, by]);
+    if (layer === undefined) return undefined;
+    return noteAddress(() => addressOf('layers', { layer, at, block: block || undefined, by }));
+  }, [words, layer, at, block, by]);
   return (
     <>
       <h1 class="hidden">Layers</h1>

@@ -16,9 +16,6 @@ import type { View } from '../views.ts';
 
 export const logView: View = { id: 'log', title: 'Log', keys: LOG_KEYS, Body };
 
-/** The address follows where one is, ms behind. */
-const NOTE_MS = 250;
-
 /** Between two tries to read a log that could not be had, ms. */
 const AGAIN_MS = 2_000;
 
@@ -117,20 +114,17 @@ function Shown({ debug, words }: { debug: Debugger; words: URLSearchParams }) {
       last = performance.now();
       frame = requestAnimationFrame(tick);
     });
-    let note: ReturnType<typeof setTimeout>;
     const noting = effect(() => {
       const { position, mark, breakpoints, axis, following, isWhole, playing } = debug;
       // What the address says is what is read here.
       for (const part of [position, mark, breakpoints, axis, following, isWhole]) void part.value;
-      clearTimeout(note);
-      if (playing.value === 0) note = setTimeout(() => noteAddress(addressOfMoment(debug)), NOTE_MS);
+      return playing.value === 0 ? noteAddress(() => addressOfMoment(debug)) : undefined;
     });
     return () => {
       removeEventListener('keydown', key);
       cancelAnimationFrame(frame);
       playing();
       noting();
-      clearTimeout(note);
     };
   }, [debug]);
   return (

@@ -44,7 +44,8 @@ function Body({ words }: { words: URLSearchParams }) {
     location.hash = addressOf('start', { mount, with: other, ...to });
   };
   useEffect(() => {
-    if (!words.has('mount')) noteAddress(addressOf('start', { ...Object.fromEntries(words), mount }));
+    if (mount === undefined || words.has('mount')) return undefined;
+    return noteAddress(() => addressOf('start', { ...Object.fromEntries(words), mount }));
   }, [words, mount]);
   const shown = one.value;
   const span = Math.max(1, shown?.fall.us ?? 0, other === undefined ? 0 : (two.value?.fall.us ?? 0));
