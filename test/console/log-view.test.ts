@@ -5,7 +5,7 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ROUTES } from '../../src/console/routes.ts';
 import { Source } from '../../src/console/source.ts';
-import type { ReplayLog } from '../../src/replay/replay-log.ts';
+import { ReplayLog } from '../../src/replay/replay-log.ts';
 import { logOf, MOUNT, record, sampleRecords } from '../replay/sample-log.ts';
 import { SmallPage } from '../support/small-page.ts';
 
@@ -187,6 +187,24 @@ test('following stops at no breakpoint that came before it', async () => {
   tell();
   await page.wait(1_000);
   expect(where()).toBe(String(log.count));
+});
+
+test('of a log without events the page says so, and no time', async () => {
+  log = new ReplayLog({ node: 'node-1' });
+  source = new Source({
+    loaded: { log, title: 'nothing', checked: [], follow: undefined, close: async () => {} },
+    generation: 1,
+  });
+  await show('#/log');
+  expect(page.text).toContain('the log has no events');
+  expect(page.text).not.toContain('reading');
+  expect(page.text).not.toContain('1970');
+  page.press('l');
+  page.press('G');
+  page.press(' ');
+  await page.wait(1_000);
+  expect(page.text).toContain('event 0 of 0');
+  for (const path of ['node', 'starts', 'layers', 'incidents']) await page.answers.get(path)?.({});
 });
 
 test('a space opens what has the focus, and does not play', async () => {

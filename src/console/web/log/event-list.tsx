@@ -44,7 +44,7 @@ export function EventList({ debug }: { debug: Debugger }) {
     >
       {list.length === 0 && (
         <div role="option" aria-selected="false" class="muted">
-          reading …
+          {debug.isWhole.value ? 'the log has no events' : 'reading …'}
         </div>
       )}
       {list.map((index, row) => (

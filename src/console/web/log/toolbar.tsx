@@ -118,8 +118,8 @@ function Where({ debug }: { debug: Debugger }) {
       event {position.value.toLocaleString('en')} of {count.value.toLocaleString('en')}
       {debug.grown.value >= 0 && position.value > 0 && debug.columns.count >= position.value
         ? ` · sequence ${debug.seqOf(position.value)}`
-        : ''}{' '}
-      · {new Date(debug.clock.value).toISOString()}
+        : ''}
+      {count.value > 0 && ` · ${new Date(debug.clock.value).toISOString()}`}
     </p>
   );
 }
