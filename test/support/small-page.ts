@@ -190,7 +190,9 @@ export class SmallPage {
     });
     const location = Object.defineProperty({ search: '' }, 'hash', {
       get: () => this.#hash,
-      set: (to: string) => this.go(to),
+      set: (to: string) => {
+        this.go(to);
+      },
     });
     const { streams } = this;
     const Field = class extends Piece {};
