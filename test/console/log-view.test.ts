@@ -29,7 +29,7 @@ const tell = () => {
   for (const stream of page.streams) stream.tell('log', news);
 };
 
-beforeEach(() => {
+const setUp = (): void => {
   page = new SmallPage();
   isLive = false;
   delays = {};
@@ -39,7 +39,8 @@ beforeEach(() => {
       if ((delays[path] ?? 0) > 0) await page.sleep(delays[path] ?? 0);
       return await answer(source, query, { signal: new AbortController().signal });
     });
-});
+};
+beforeEach(setUp);
 afterEach(() => page.close());
 
 async function show(hash: string): Promise<void> {
@@ -158,6 +159,33 @@ test('the clock is that of the event, also where its columns come later', async 
   expect(page.text).toContain(
     `event ${log.count - 1} of ${log.count} · sequence ${log.seqOf(log.count - 1)} · ${at}`,
   );
+});
+
+test('a place on the time line is the one that was meant, also where its events come later', async () => {
+  await show('#/log?at=start');
+  const line = () => page.find((piece) => piece.attributes['role'] === 'slider');
+  const drag = (clientX: number) => page.send(line(), 'pointerdown', { buttons: 1, pointerId: 1, clientX });
+  drag(400);
+  await page.wait(1_000);
+  const [meant, clock] = [where(), /\d{4}-\d\d-\d\dT[\d:.]+Z/.exec(page.text)?.[0]];
+  expect(Number(meant)).toBeGreaterThan(3);
+  await page.close();
+  setUp();
+  delays = { 'log/events': 3_000 };
+  await show('#/log?at=start');
+  drag(400);
+  await page.wait(5_000);
+  expect(where()).toBe(meant);
+  expect(page.text).toContain(clock);
+  // What one does since counts.
+  await page.close();
+  setUp();
+  delays = { 'log/events': 3_000 };
+  await show('#/log?at=start');
+  drag(400);
+  page.press('g');
+  await page.wait(5_000);
+  expect(where()).toBe('0');
 });
 
 test('following stops at a breakpoint that is the newest event', async () => {

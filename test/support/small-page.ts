@@ -86,6 +86,10 @@ class Piece {
   removeEventListener(name: string, listener: (event: object) => void): void {
     this.listeners.get(name)?.delete(listener);
   }
+  getBoundingClientRect(): object {
+    return { left: 0, top: 0, width: this.clientWidth, height: this.clientHeight };
+  }
+  setPointerCapture(): void {}
   getContext(): null {
     return null;
   }

@@ -79,6 +79,8 @@ export class Debugger {
   #loading: Promise<void> | undefined;
   /** The columns of where one is have not come: the clock is set when they do. */
   #isClockDue = false;
+  /** The time to which one has moved, while events of it may still come. */
+  #timeDue: number | undefined;
   /** While playing: the position at which a breakpoint stops. */
   #stopAt: { position: number; what: string } | undefined;
   /** Following: events up to here have been compared with the breakpoints. */
@@ -168,6 +170,7 @@ export class Debugger {
   /** `clock`: a time between the event before the position and the one behind it. */
   jump(position: number, clock?: number): void {
     this.#giveUp('move');
+    this.#timeDue = undefined;
     const next = this.#held(position);
     batch(() => {
       this.playing.value = 0;
@@ -179,7 +182,12 @@ export class Debugger {
   /** To a place on the axis: a time, or a position. */
   scrub(place: number): void {
     if (this.axis.value === 'events') this.jump(Math.round(place));
-    else this.jump(this.columns.positionOfTime(place), Math.max(this.log.firstAt, place));
+    else this.#jumpToTime(place);
+  }
+
+  #jumpToTime(at: number): void {
+    this.jump(this.columns.positionOfTime(at), Math.max(this.log.firstAt, at));
+    this.#timeDue = this.isWhole.value ? undefined : at;
   }
 
   /** In the words of `cofa replay --at`. */
@@ -242,6 +250,7 @@ export class Debugger {
   /** Plays in a direction, or pauses. With breakpoints it first finds where it is to stop. */
   async togglePlaying(direction: 1 | -1): Promise<void> {
     this.#giveUp('move');
+    this.#timeDue = undefined;
     if (this.playing.value !== 0) {
       this.playing.value = 0;
       return;
@@ -302,6 +311,7 @@ export class Debugger {
       return;
     }
     this.#giveUp('move');
+    this.#timeDue = undefined;
     // What was there before is no news.
     this.#checked = this.count.value;
     batch(() => {
@@ -461,6 +471,7 @@ export class Debugger {
     const step = () => {
       this.grown.value += 1;
       if (this.#isClockDue && this.position.value <= this.columns.count) this.#moveTo(this.position.value);
+      if (this.#timeDue !== undefined) this.#jumpToTime(this.#timeDue);
       if (this.following.value) this.#follow();
     };
     try {
