@@ -268,6 +268,11 @@ describe('for everyone', () => {
 it('outlives its engine, and follows it again', async () => {
   const { page, complaints } = await openPage(browser, running.at('/log'));
   await page.getByText('live', { exact: true }).waitFor();
+  const { page: beside } = await openPage(browser, running.at('/log?at=start'));
+  await beside.getByText(/^event 0 of/).waitFor();
+  for (let step = 0; step < 3; step++) await beside.keyboard.press('l');
+  await beside.keyboard.press('m');
+  await beside.getByText(/^event 3 of/).waitFor();
   await engine.stop();
   await page.getByText('still', { exact: true }).waitFor();
   await page.keyboard.press('1');
@@ -281,7 +286,35 @@ it('outlives its engine, and follows it again', async () => {
   const { log } = await engine.status();
   await page.getByText(new RegExp(`of ${(log?.events ?? 0).toLocaleString('en')}`)).waitFor();
   expect(complaints).toEqual([]);
-  await page.close();
+  // The log has been read anew; what one did in it stays.
+  await beside.getByText(`event 3 of ${(log?.events ?? 0).toLocaleString('en')}`).waitFor();
+  await beside.getByRole('button', { name: 'Mark this moment', pressed: true }).waitFor();
+  await Promise.all([page.close(), beside.close()]);
+});
+
+it('pages in the background leave others a connection: a browser has six to a server', async () => {
+  const context = await browser.newContext();
+  context.setDefaultTimeout(60_000);
+  const open = async () => {
+    const page = await context.newPage();
+    await page.goto(running.url, { waitUntil: 'commit' });
+    return page;
+  };
+  const seen = async (page: Page, isSeen: boolean) =>
+    await page.evaluate(`
+      Object.defineProperty(document, 'hidden', { value: ${!isSeen}, configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    `);
+  const pages: Page[] = [];
+  for (let count = 0; count < 9; count++) {
+    const page = await open();
+    pages.push(page);
+    await page.getByText('live', { exact: true }).waitFor();
+    if (count < 8) await seen(page, false);
+  }
+  await seen(pages[0] as Page, true);
+  await pages[0]?.getByText('live', { exact: true }).waitFor();
+  await context.close();
 });
 
 it('ends at Ctrl-C with its exit code; the page says so', async () => {
