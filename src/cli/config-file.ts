@@ -224,6 +224,7 @@ export const sampleOf = ({ fallback, fallbackWords, sample }: UpOption): string 
 const ELSEWHERE: Record<string, string> = {
   root: 'every command has to know the root: --root DIR, or COFA_ROOT in the environment',
   foreground: 'it is about one call of cofa up: an option, no setting',
+  'take-over': 'it is about one call of cofa up: an option, no setting',
   config: 'it is an option of cofa up: cofa up --config FILE',
   json: 'it is about one call: an option, no setting',
   quiet: 'it is about one call: an option, no setting',

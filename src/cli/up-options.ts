@@ -27,6 +27,7 @@ export interface UpOptions
     FleetFlags,
     IncidentFlags {
   foreground?: boolean;
+  takeOver?: boolean;
   /** False: none. */
   config?: string | boolean;
   workers?: number;
@@ -109,6 +110,10 @@ export const UP_OPTIONS: readonly UpOption[] = [
     sample: '"/etc/cofa/api-users.json"',
   },
   { flags: '--foreground', about: 'stay, and log to the terminal' },
+  {
+    flags: '--take-over',
+    about: 'with --foreground: take the place of an engine that runs with this root; no read fails',
+  },
   {
     flags: '--config <file>',
     about: 'settings; options win over them (default: $COFA_CONFIG, else /etc/cofa/config.toml)',

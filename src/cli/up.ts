@@ -43,6 +43,10 @@ export function define(command: Command, context: Context): void {
     checkNats(options);
     fleetChoice(options, options.nats);
     await warnOfNats(options, context);
+    if (options.takeOver === true && options.foreground !== true)
+      throw new CofaError('invalid-argument', '--take-over needs --foreground', {
+        hint: 'an engine in the background: cofa upgrade --engine',
+      });
     if (options.foreground === true) await stay(options, context);
     else await startInBackground(options, upArguments(options), context);
   });
@@ -82,6 +86,10 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
     const { runSupervisor } = await import('../supervisor/main.ts');
     const { giveHeapRoom } = await import('../process/heap.ts');
     giveHeapRoom();
+    if (options.takeOver === true && options.transport === 'kernel') {
+      const { takeOver } = await import('./upgrade-engine.ts');
+      await takeOver(context.root);
+    }
     await runSupervisor({
       root: context.root,
       nats: options.nats,

@@ -6,21 +6,25 @@
  *     hold the FUSE mount ── offer it ── kill the engine ── start the next ── it answers ── let go
  *                                        └──────────── readers wait ───────────────┘
  *
+ * `cofa up --take-over` does the same for itself, where no service manager or command line says how the next one is started: in
+ * a DaemonSet, whose next pod starts beside the old one.
+ *
  * The engine is killed, not stopped: one that stops takes its mounts away. The next one finds what a killed one leaves
  * (docs/recovery.md), and goes on with the FUSE mount besides, so that no read fails.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, readdirSync, readlinkSync } from 'node:fs';
+import { closeSync, existsSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { CofaError } from '../../schemas/errors.ts';
 import { connectEngine } from '../client/client.ts';
 import { readEndpoint } from '../client/endpoint.ts';
 import { identify, isAlive } from '../container/host.ts';
-import { holdMount, offerMount, withdrawOffer } from '../fuse/hand-over.ts';
+import { type HeldMount, holdMount, offerMount, withdrawOffer } from '../fuse/hand-over.ts';
 import { readProc, statFields } from '../kernel/proc.ts';
 import { readSettings } from '../process/settings.ts';
 import { Layout } from '../store/layout.ts';
+import { takeLock } from '../store/lock.ts';
 
 export interface EngineSwap {
   /** Process ids of the supervisors. */
@@ -47,14 +51,9 @@ export async function replaceEngine(root: string, signal: AbortSignal): Promise<
     throw new CofaError('not-running', `no engine runs with its state in ${root}`, {
       hint: 'start it: cofa up',
     });
-  const { transport, resend } = await readSettings(root);
-  if (transport !== 'kernel' || !resend)
-    throw new CofaError('unsupported', 'this engine cannot hand its readers over to another one', {
-      hint: 'it takes the transport "kernel" and Linux 6.9; else: cofa down, cofa up',
-    });
   const layout = new Layout(root);
   const next = starterOf(pid, root);
-  const held = holdMount(pid, layout.devices());
+  const held = await holdReaders(pid, layout);
   try {
     offerMount(layout.handOver(), held);
     signal.throwIfAborted();
@@ -69,6 +68,76 @@ export async function replaceEngine(root: string, signal: AbortSignal): Promise<
     withdrawOffer(layout.handOver());
     closeSync(held.fd);
   }
+}
+
+/**
+ * This process is about to become the engine of `root`. Where another one is, its readers are held, it is killed, and the start
+ * that follows goes on with its FUSE mount. Without one this does nothing. Errors: `unsupported` where the engine's readers cannot
+ * be held, or its processes are not to be seen from here (a container with process ids of its own): it is left as it is.
+ */
+export async function takeOver(root: string): Promise<void> {
+  const layout = new Layout(root);
+  const pid = await runningEngine(layout);
+  if (pid === undefined) return rmSync(layout.replaced(), { force: true });
+  const old = identify(pid);
+  if (old === undefined)
+    throw new CofaError(
+      'unsupported',
+      `the engine of ${root} runs where its process ids are others than here`,
+      {
+        hint: 'end it first: in a DaemonSet delete its pod',
+      },
+    );
+  const held = await holdReaders(pid, layout);
+  try {
+    offerMount(layout.handOver(), held);
+    writeFileSync(layout.replaced(), `${pid}\n`, { mode: 0o600 });
+    endAtOnce(pid);
+    await until(GONE_MS, () => !isAlive(old), `the engine (pid ${pid}) does not end`);
+  } catch (error) {
+    withdrawOffer(layout.handOver());
+    closeSync(held.fd);
+    throw error;
+  }
+}
+
+/** Process id of the engine that has the root's lock. One that starts is waited for, until it has readers. */
+async function runningEngine(layout: Layout): Promise<number | undefined> {
+  let pid: number | undefined;
+  await until(
+    START_MS,
+    async () => {
+      if (isFree(layout)) return true;
+      pid = await readEndpoint(layout.root).then(
+        (endpoint) => endpoint.pid,
+        () => undefined,
+      );
+      return pid !== undefined;
+    },
+    'the engine that has this root does not get ready',
+  );
+  return pid;
+}
+
+function isFree(layout: Layout): boolean {
+  if (!existsSync(layout.lock())) return true;
+  try {
+    takeLock(layout.lock(), layout.root)();
+    return true;
+  } catch (error) {
+    if (error instanceof CofaError && error.code === 'conflict') return false;
+    throw error;
+  }
+}
+
+/** Error: `unsupported`. */
+async function holdReaders(pid: number, layout: Layout): Promise<HeldMount> {
+  const { transport, resend } = await readSettings(layout.root);
+  if (transport !== 'kernel' || !resend)
+    throw new CofaError('unsupported', 'this engine cannot hand its readers over to another one', {
+      hint: 'it takes the transport "kernel" and Linux 6.9; else: cofa down, cofa up',
+    });
+  return holdMount(pid, layout.devices());
 }
 
 /** Its guards first: they would abort the mount when it dies (src/fuse/guard.ts). */
@@ -89,7 +158,7 @@ function starterOf(pid: number, root: string): () => Promise<void> {
     throw new CofaError('unsupported', `process ${pid} was not started by cofa up: ${command.join(' ')}`);
   const words = command.slice(at + 1).filter((word, index, all) => {
     const isRoot = word === '--root' || all[index - 1] === '--root' || word.startsWith('--root=');
-    return !isRoot && word !== '--foreground';
+    return !isRoot && word !== '--foreground' && word !== '--take-over';
   });
   const env = environmentOf(pid);
   const cwd = readlinkSync(`/proc/${pid}/cwd`);

@@ -4,6 +4,8 @@
  *     cofa upgrade --engine   copies the old one's descriptor ── offers it ── kills the old one ── waits for the next
  *     next supervisor         finds the offer ── copies the descriptor ── serves it, as after the death of a front end
  *
+ * With `cofa up --take-over` both are one process: it takes what it has offered itself.
+ *
  * The connection lives as long as one descriptor is open. Until the next front end asks for them, requests wait in the kernel,
  * and readers with them. Who offers dies: then the connection ends with the last descriptor, as it does without an offer.
  */
@@ -51,7 +53,7 @@ export function holdMount(pid: number, target: string): HeldMount {
   const [only, another] = all;
   if (connection === undefined || source === undefined || only === undefined || another !== undefined)
     throw new CofaError('unsupported', `process ${pid} has no descriptor of the FUSE mount at ${target}`, {
-      hint: 'an engine with the transport "fuse-native" cannot be followed by another one: cofa down, cofa up',
+      hint: 'an engine with the transport "fuse-native", or in a container with process ids of its own, is to be ended first',
     });
   return { fd: copyDescriptor(pid, only.fd), connection, source };
 }
@@ -75,7 +77,9 @@ export function takeOffered(file: string, target: string): FuseSession | undefin
   const offer = readOffer(file);
   if (offer === undefined || findMount(target)?.source !== offer.source) return undefined;
   const { pid, connection, source } = offer;
-  const fd = copyDescriptor(pid, offer.fd);
+  const isOwn = pid === process.pid;
+  const fd = isOwn ? offer.fd : copyDescriptor(pid, offer.fd);
+  if (isOwn) withdrawOffer(file);
   if (!isFuse('self', fd)) {
     closeSync(fd);
     return undefined;

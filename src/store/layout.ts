@@ -48,6 +48,8 @@ export class Layout {
   devices = (): string => this.in('run/devices');
   /** Who offers the FUSE mount of an engine that makes room (src/fuse/hand-over.ts). */
   handOver = (): string => this.in('run/hand-over.json');
+  /** Process id of the engine whose place another one took with `cofa up --take-over`: that is no crash. */
+  replaced = (): string => this.in('run/replaced');
   /**
    * Where supervisor and front end answer without NATS; `credentials`: the supervisor's desk for these; `fleet`: what the node's
    * member of a fleet says of itself; `pieces`: its door for processes that read blobs.

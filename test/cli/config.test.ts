@@ -193,7 +193,7 @@ describe('cofa config', () => {
     expect(Object.keys(parse(out))).toEqual([]);
     // Which have no place in it, said here so that a new option is decided about.
     const without = UP_OPTIONS.filter((words) => !CONFIG_KEYS.has(keyOf(words))).map(attributeOf);
-    expect(new Set(without)).toEqual(new Set(['foreground', 'config']));
+    expect(new Set(without)).toEqual(new Set(['foreground', 'takeOver', 'config']));
   });
 
   it('default is what docs/config.toml shows', async () => {

@@ -64,16 +64,26 @@ const present = (root: string, blocks: number) =>
     return images.some((one) => one.ref === image.ref && one.blocks.present >= blocks);
   });
 
+const byCommand = async (root: string): Promise<void> => {
+  const { pid } = (await statusOf(root)).endpoint;
+  const result = await runCofa(['upgrade', '--engine', '--json', '--root', root]);
+  expect(result).toMatchObject({ code: 0, stderr: '' });
+  expect(JSON.parse(result.stdout)).toMatchObject({ from: pid, to: (await statusOf(root)).endpoint.pid });
+};
+
 /** Changes the engine of `root` for one of this checkout while all of `dir` is read. */
-async function swapUnderReaders(root: string, dir: string) {
+async function swapUnderReaders(
+  root: string,
+  dir: string,
+  swap: (root: string) => Promise<void> = byCommand,
+) {
   const mount = mountAt(dir);
   const { endpoint: before } = await statusOf(root);
   const reading = readAll(dir);
   await present(root, 8);
-  const result = await runCofa(['upgrade', '--engine', '--json', '--root', root]);
-  expect(result).toMatchObject({ code: 0, stderr: '' });
+  await swap(root);
   const after = await statusOf(root);
-  expect(JSON.parse(result.stdout)).toMatchObject({ from: before.pid, to: after.endpoint.pid });
+  expect(after.endpoint.pid).not.toBe(before.pid);
   expect(after.endpoint).toMatchObject({ version: version() });
   expect(await reading).toMatchObject({ failures: [] });
   expect(mountAt(dir)).toEqual(mount);
@@ -101,6 +111,30 @@ it('an engine follows another one under readers, and that one again; the kernel 
   expect(listMounts().filter(({ point }) => point.startsWith(engine.root))).toEqual([]);
   expect((await engine.cli(['upgrade', '--engine', '--if-running', '--json'])).code).toBe(0);
   expect(errorOf(await engine.cli(['upgrade', '--engine', '--json']))).toMatchObject({ code: 'not-running' });
+});
+
+it('an engine that starts beside another one takes its place; where there is none it starts as ever', async () => {
+  const root = await afterTest.tempDir('beside');
+  const first = await startEngine({ root, workers: 2, args: ['--take-over'] });
+  afterTest.defer(() => endEngine(root));
+  expect((await first.cli(['index', image.ref])).code).toBe(0);
+  const dir = join(directory, 'beside');
+  await mountImage(first, image.ref, dir);
+  const { pid } = (await statusOf(root)).endpoint;
+  await swapUnderReaders(root, dir, async () => {
+    // The old one goes on while this one loads, and would have read everything by then. Not a standstill, which on a busy machine
+    // lasts longer than readers are to wait.
+    relay.fail({ kind: 'delay', rttMs: 1_500 });
+    const second = await startEngine({ root, workers: 2, args: ['--take-over'] });
+    relay.heal();
+    afterTest.defer(() => second.stop());
+  });
+  await first.ended;
+  // Who has started the first one finds here that it has not crashed.
+  expect(await readFile(join(root, 'run/replaced'), 'utf8')).toBe(`${pid}\n`);
+  await byCommand(root);
+  expect(await readAll(dir)).toMatchObject({ failures: [] });
+  expect((await first.cli(['unmount', dir])).code).toBe(0);
 });
 
 it('an engine of version 0.1.0 makes room for this one under readers', async (context) => {
