@@ -24,6 +24,9 @@ beforeAll(async () => {
 }, 400_000);
 afterAll(() => cleanup.run());
 
+/** Reads a file again and again until it is told to end. */
+const AGAIN =
+  'while [ ! -e /over ]; do read -r said </said && [ "$said" = "I am far" ] || exit 1; done; echo fine';
 const KUBE = ['-n', 'kube-system'];
 const secret = (namespace: string, name: string, config: string) => ({
   apiVersion: 'v1',
@@ -96,6 +99,60 @@ describe.runIf(scene)('pods', () => {
     expect(await s.imageOf('private')).toMatchObject({ state: 'ready', origin: 'sidecar' });
   });
 
+  test('of a service account that a credential provider is for start with its token, others do not', async () => {
+    await s.takeTokensOf('puller');
+    const spec = (serviceAccountName: string) => ({ serviceAccountName, restartPolicy: 'Never' });
+    const always = '--image-pull-policy=Always';
+    await s.run('private', spec('default'), { as: 'stranger', args: [always] });
+    await s.run('private', spec('puller'), { as: 'with-token', args: [always] });
+    await s.untilSaid('pod/with-token', 'I am private\n');
+    expect(await s.blobsOnNode('private')).toEqual([]);
+    await eventually('it is refused', async () => (await s.waitingFor('stranger')).includes('ImagePull'));
+    await s.kubectl('delete', 'pod', 'stranger', '--now');
+  });
+
+  test('with users of their own (hostUsers: false) start lazily, and see every byte as theirs', async () => {
+    const mount = {
+      name: 'app',
+      image: s.refs.lazy,
+      volumeMounts: [{ name: 'expected', mountPath: '/expected' }],
+    };
+    const spec = { hostUsers: false, containers: [mount], volumes: [s.expected('lazy')] };
+    await s.run('lazy', spec, { as: 'users' });
+    await s.untilSaid('pod/users', 'I am lazy\n');
+    const script =
+      'cmp /data/big /expected && stat -c "%n %u" /said && echo mine >/mine && cat /proc/self/uid_map';
+    const said = await s.kubectl('exec', 'users', '--', 'sh', '-c', script);
+    expect(said.replace(/ +/g, ' ')).toMatch(/^\/said 0\n 0 [1-9]\d+ 65536\n$/);
+    await s.kubectl('delete', 'pod', 'users', '--now');
+  });
+
+  test('read on while the DaemonSet is rolled out with another image: no read fails', async () => {
+    const mount = {
+      name: 'app',
+      image: s.refs.far,
+      volumeMounts: [{ name: 'expected', mountPath: '/expected' }],
+    };
+    await s.run('far', { containers: [mount], volumes: [s.expected('far')] });
+    await s.untilSaid('pod/far', 'I am far\n');
+    const before = await s.engine();
+    const reading = s.kubectl('exec', 'far', '--', 'sh', '-c', 'cmp /data/big /expected && echo same');
+    const again = s.kubectl('exec', 'far', '--', 'sh', '-c', AGAIN);
+    for (const one of [reading, again]) one.catch(() => {});
+    await s.kubectl(...KUBE, 'set', 'image', 'daemonset/cofa', 'cofa=registry.example/cofa:2');
+    await s.untilReplaced(before, PODS_MS);
+    // The next one found it half way.
+    expect((await s.imageOf('far'))?.blocks.absent).toBeGreaterThan(0);
+    await s.run('other', {}, { as: 'after' });
+    await s.untilSaid('pod/after', 'I am other\n');
+    await s.bringNear();
+    expect(await reading).toBe('same\n');
+    await s.kubectl('exec', 'far', '--', 'sh', '-c', 'echo >/over');
+    expect(await again).toBe('fine\n');
+    expect((await s.imageOf('far'))?.reads.errors).toBe(0);
+    await s.kubectl('delete', 'pod', 'far', 'after', '--now');
+  });
+
   test('leave a node that is drained, and come back', async () => {
     await s.kubectl('drain', s.name, '--ignore-daemonsets', '--force', '--timeout=60s');
     expect(await s.get<{ items: unknown[] }>('pods', '--field-selector=status.phase=Running')).toMatchObject({
@@ -136,7 +193,8 @@ describe.runIf(scene)('a node that lost its power', () => {
     const began = await s.reboot();
     await s.untilReady(began, READY_MS);
     const handler = 'cofa-bootstrap';
-    await s.run('early', { runtimeClassName: handler }, { 'io.containerd.cri.runtime-handler': handler });
+    const annotations = { 'io.containerd.cri.runtime-handler': handler };
+    await s.run('early', { runtimeClassName: handler }, { annotations });
     await s.untilSaid('pod/early', 'I am early\n');
 
     const everywhere = [{ op: 'remove', path: '/spec/template/spec/nodeSelector' }];

@@ -5,7 +5,7 @@ import { pushLayout } from '../../ops/images/layout.ts';
 import { buildRelease } from '../../ops/release.ts';
 import { runCommand } from '../support/services.ts';
 
-/** Builds and pushes it as `cofa:1`. */
+/** Builds and pushes it as `cofa:1`, and once more as `cofa:2`. */
 export async function pushEngineImage(work: string, host: string): Promise<void> {
   const [out, directory] = [join(work, 'release'), join(work, 'engine')];
   const arch = process.arch === 'arm64' ? 'arm64' : 'x64';
@@ -16,5 +16,6 @@ export async function pushEngineImage(work: string, host: string): Promise<void>
   const index = JSON.parse(await readFile(join(directory, 'index.json'), 'utf8')) as {
     manifests: [{ mediaType: string; digest: string; size: number }];
   };
-  await pushLayout({ directory, manifest: index.manifests[0] }, host, 'cofa', '1');
+  for (const tag of ['1', '2'])
+    await pushLayout({ directory, manifest: index.manifests[0] }, host, 'cofa', tag);
 }

@@ -3,16 +3,17 @@ import { freePort } from '../support/registry-server.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { CGROUP, type NodeOptions } from './node.ts';
 
-/** Options of a node with it. */
+/** Options of a node with it. `provider`: options and files of its credential provider. */
 export async function kubeletOf(
   name: string,
   { kubeletConfig, clientCa }: ControlPlane,
+  provider: { args: readonly string[]; etc: NonNullable<NodeOptions['etc']> },
 ): Promise<Pick<NodeOptions, 'services' | 'etc'>> {
   const file = 'kubernetes/kubelet.json';
   const args = ['--config', `/etc/${file}`, '--kubeconfig', kubeletConfig, '--hostname-override', name];
   return {
-    services: { kubelet: ['kubelet', ...args] },
-    etc: { [file]: JSON.stringify(configuration(clientCa, await freePort())) },
+    services: { kubelet: ['kubelet', ...args, ...provider.args] },
+    etc: { ...provider.etc, [file]: JSON.stringify(configuration(clientCa, await freePort())) },
   };
 }
 

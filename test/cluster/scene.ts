@@ -6,6 +6,7 @@ import { delimiter, join } from 'node:path';
 import type { Status } from '../../schemas/api.ts';
 import { containerdPath, hasContainerd } from '../../ops/images/debs.ts';
 import { judgeAtHand } from '../../ops/images/judges.ts';
+import { type Relay, startRelay } from '../../ops/bench/relay.ts';
 import { makeBase, makeClientImage, push } from '../clients/images.ts';
 import { eventually, runCofa } from '../support/engine.ts';
 import { type FaultRegistry, startFaultRegistry } from '../support/fault-registry.ts';
@@ -16,6 +17,7 @@ import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { pushEngineImage } from './engine-image.ts';
 import { kubeletOf } from './kubelet.ts';
 import { type ClusterNode, makeNode } from './node.ts';
+import { takeTokens, tokenObjects, tokenProvider } from './provider.ts';
 
 /** The API server reaches the kubelet by this name. */
 const NAME = 'localhost';
@@ -23,10 +25,14 @@ const NAME = 'localhost';
 const REGISTRY = 'registry.example';
 /** In ops/kubernetes/cofa.yaml: --keep-free 20. */
 const KEPT_FREE = 0.2;
+/** The same registry behind a link on which the image takes a minute. */
+const FAR = 'far.example';
+const FAR_RATE = 2e6;
+const FAR_BYTES = 16 << 20;
 const ROBOT: Account = { username: 'robot', password: 'right', repositories: ['team/private'] };
 
-const NAMES = ['pause', 'plain', 'early', 'lazy', 'other', 'private'] as const;
-const LAZY: ReadonlySet<string> = new Set(['lazy', 'other', 'private']);
+const NAMES = ['pause', 'plain', 'early', 'lazy', 'other', 'private', 'far'] as const;
+const LAZY: ReadonlySet<string> = new Set(['lazy', 'other', 'private', 'far']);
 
 interface Condition {
   type: string;
@@ -83,6 +89,7 @@ export class Scene {
   readonly #storage: string;
   #registry!: RegistryServer;
   #private!: FaultRegistry;
+  #far!: Relay;
   #cluster!: ControlPlane;
   #node!: ClusterNode;
   /** Containers of pods before the node was started again. */
@@ -101,13 +108,13 @@ export class Scene {
     scene.#cluster = await startControlPlane({ programs, node: NAME, cleanup });
     scene.#node = await makeNode({
       path: [programs, (await containerdPath('2.4')) as string].join(delimiter),
-      ...(await kubeletOf(NAME, scene.#cluster)),
+      ...(await kubeletOf(NAME, scene.#cluster, tokenProvider(scene.#private.host))),
       dropIn: await readFile(
         join(import.meta.dirname, '../../ops/kubernetes/containerd-images.conf'),
         'utf8',
       ),
       sandboxImage: `${REGISTRY}/pause:1`,
-      mirrors: { [REGISTRY]: `http://${scene.#registry.host}` },
+      mirrors: { [REGISTRY]: `http://${scene.#registry.host}`, [FAR]: `http://${scene.#far.host}` },
       cleanup,
     });
     await scene.#node.boot();
@@ -117,9 +124,13 @@ export class Scene {
   async #pushImages(): Promise<void> {
     this.#registry = await startRegistry({ storage: this.#storage });
     this.#cleanup.defer(() => this.#registry.stop());
+    const { port } = this.#registry;
+    this.#far = await startRelay({ to: { host: '127.0.0.1', port }, rate: FAR_RATE, rttMs: 5 });
+    this.#cleanup.defer(() => this.#far.stop());
     this.#private = await startFaultRegistry();
     this.#cleanup.defer(() => this.#private.stop());
-    const engine = pushEngineImage(this.#work, this.#registry.host);
+    // While it is built this process does nothing else, and requests would run out of time.
+    await pushEngineImage(this.#work, this.#registry.host);
     const sign = join(this.#work, 'signer');
     await cofa('key', 'create', '--out', sign);
     const base = await makeBase(this.#work);
@@ -129,17 +140,17 @@ export class Scene {
         big: big + 1,
         said: `I am ${name}`,
         config,
+        ...(name === 'far' ? { bytes: FAR_BYTES } : {}),
       });
       this.blobs[name] = image.blobs;
       const isPrivate = name === 'private';
       const host = isPrivate ? this.#private.host : this.#registry.host;
       const repository = isPrivate ? (ROBOT.repositories[0] as string) : name;
       await push(image, host, repository);
-      this.refs[name] = `${isPrivate ? host : REGISTRY}/${repository}:1`;
+      this.refs[name] = `${isPrivate ? host : name === 'far' ? FAR : REGISTRY}/${repository}:1`;
       if (LAZY.has(name)) await cofa('index', '--sign', `${sign}.key`, `${host}/${repository}:1`);
     }
     keepApart(this.#private, [ROBOT]);
-    await engine;
   }
 
   // --- the cluster --------------------------------------------------------------------------------------------------
@@ -156,10 +167,27 @@ export class Scene {
     return await this.#cluster.get<T>(...args);
   }
 
-  /** A pod of an image, by its name. */
-  async run(name: string, spec: object = {}, annotations: Record<string, string> = {}): Promise<void> {
+  /** A pod of an image, by its name; the pod's is the same, but for `as`. */
+  async run(
+    name: string,
+    spec: object = {},
+    {
+      annotations = {},
+      as = name,
+      args = [],
+    }: { annotations?: Record<string, string>; as?: string; args?: string[] } = {},
+  ): Promise<void> {
     const overrides = JSON.stringify({ apiVersion: 'v1', metadata: { annotations }, spec });
-    await this.kubectl('run', name, `--image=${this.refs[name]}`, `--overrides=${overrides}`);
+    await this.kubectl('run', as, `--image=${this.refs[name]}`, `--overrides=${overrides}`, ...args);
+  }
+
+  /** A pod's volume `expected`, with what its image's `/data/big` is to be. */
+  expected(name: string): object {
+    return { name: 'expected', hostPath: { path: this.#bigOf(name), type: 'File' } };
+  }
+
+  #bigOf(name: string): string {
+    return join(this.#work, `image-${name}/2/data/big`);
   }
 
   /** docker's configuration with the account of the private image. */
@@ -187,7 +215,7 @@ export class Scene {
     };
     const volumes = [
       { name: 'model', image: { reference: this.refs.other, pullPolicy: 'IfNotPresent' } },
-      ...names.map((name) => ({ name, ...hostPath(join(this.#work, `image-${name}/2/data/big`)) })),
+      ...names.map((name) => ({ name, ...hostPath(this.#bigOf(name)) })),
     ];
     const template = {
       metadata: { labels },
@@ -307,6 +335,20 @@ export class Scene {
     });
   }
 
+  /** The far registry's link is fast from now on. */
+  async bringNear(): Promise<void> {
+    const { port: listen } = this.#far;
+    await this.#far.stop();
+    this.#far = await startRelay({ to: { host: '127.0.0.1', port: this.#registry.port }, listen });
+  }
+
+  /** The private registry takes tokens of this service account, which there is from now on. */
+  async takeTokensOf(account: string): Promise<void> {
+    await this.#cluster.apply(...tokenObjects(account));
+    const jwks = await this.kubectl('get', '--raw', '/openid/v1/jwks');
+    takeTokens(this.#private, { account, robot: ROBOT, jwks });
+  }
+
   /** And the private one takes another password from now on. */
   takeRegistryAway(): void {
     this.#registry.kill();
@@ -332,6 +374,31 @@ export class Scene {
     const args = ['-n', 'kube-system', 'exec', 'daemonset/cofa', '--', 'cofa', 'status', '--json'];
     const { images } = JSON.parse(await this.kubectl(...args)) as Status;
     return images.find(({ ref }) => ref.startsWith((this.refs[name] as string).replace(/:1$/, '')));
+  }
+
+  /** The pod of the engine. */
+  async engine(): Promise<string> {
+    const pods = await this.get<{ items: Pod[] }>(
+      '-n',
+      'kube-system',
+      'pods',
+      '-l',
+      'app.kubernetes.io/name=cofa',
+    );
+    return pods.items.map(({ metadata }) => metadata.name).join(' ');
+  }
+
+  /** Until another pod has the engine, and that one is gone. */
+  async untilReplaced(pod: string, timeoutMs: number): Promise<void> {
+    await this.#timed(
+      'the engine is in another pod',
+      async () => {
+        const now = await this.engine();
+        return now !== '' && !now.includes(pod) && !now.includes(' ');
+      },
+      timeoutMs,
+    );
+    await this.untilRolledOut('cofa', timeoutMs);
   }
 
   /** Until no byte of it is in the registry alone. */
