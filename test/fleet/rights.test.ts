@@ -4,6 +4,7 @@
  */
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, it } from 'vitest';
 import { PROOF_BYTES } from '../../actors/fleet-rights.ts';
 import { PIECE_HEADERS, PIECE_STATUS } from '../../schemas/fleet.ts';
@@ -94,9 +95,21 @@ it('the registry decides for each asker: with a token of its own pull it gets th
     registry.requests.filter(({ method, url }) => method === 'GET' && url.includes(blob?.digest ?? '?'))
       .length;
 
+  // A piece is offered when a process has said that it is right, and it is on the disk: some moments after the read.
+  const untilOffered = async () => {
+    let last = -1;
+    await eventually('all that it has read is kept', async () => {
+      const before = last;
+      await sleep(500);
+      last = (await fleetOf(one)).cache.usedBytes;
+      return last === before;
+    });
+  };
+
   // The first one's bytes came with its token; the second one shows its own, and the registry sends no byte again.
   await read(one, secret, 'secret-one');
   expect((await fleetOf(one)).bytes.origin).toBeGreaterThan(0);
+  await untilOffered();
   const before = gets(secret);
   await read(two, secret, 'secret-two');
   expect(gets(secret)).toBe(before);
@@ -115,6 +128,7 @@ it('the registry decides for each asker: with a token of its own pull it gets th
       )
       .reduce((sum, range) => sum + (range === undefined ? 1e9 : (range[1] ?? 0) - (range[0] ?? 0) + 1), 0);
   await read(one, closed, 'closed-one');
+  await untilOffered();
   const offered = sentFor(closed);
   expect(offered).toBeGreaterThan(0);
   const { asked } = await fleetOf(two);
