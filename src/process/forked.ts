@@ -142,7 +142,8 @@ export function askForked<Order, Note, Result>(
     };
     child.once('error', over);
     child.once('exit', (code, by) => over(new CofaError('internal', `${what} ended early (${by ?? code})`)));
-    child.send(order as never);
+    // Without a function Node makes an event of it: one that did not start has had its own, and nothing hears a second.
+    child.send(order as never, (error) => error !== null && over(error));
   });
 }
 

@@ -78,6 +78,18 @@ describe('work in a process of its own', () => {
     },
   );
 
+  test('fails when no process can be started, as while the program is being replaced', async () => {
+    const { execPath } = process;
+    process.execPath = '/nonexistent/node';
+    try {
+      await expect(run('answer')).rejects.toMatchObject({ code: 'ENOENT' });
+    } finally {
+      process.execPath = execPath;
+    }
+    // What the channel says of its end would come here as an error that ends this process.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  });
+
   test('that is no order is refused by the process', async () => {
     await expect(run('sing' as Work)).rejects.toMatchObject({
       code: 'internal',
