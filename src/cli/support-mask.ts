@@ -10,34 +10,39 @@ const SHORTEST = 6;
 /** Names of fields, headers and variables whose values are secrets. */
 const NAMES =
   'pass(?:word|wd|phrase)?|secret|token|identity_?token|registry_?token|access_?token|refresh_?token|id_?token|session_?token|auth|authorization|proxy-authorization|x-registry-auth|x-amz-security-token|cookie|set-cookie|credentials?|api[-_]?key|private[-_]?key|client[-_]?secret|seed|nkey|jwt|sig|signature';
+/** A name and what stands between it and the quote of its value. */
+const QUOTED = `(?:${NAMES})(?:\\\\*["'])?\\s*[:=]\\s*`;
 
+/**
+ * Each takes a time that grows with the text, not with its square: what others wrote into a log may be one word of any length.
+ * So none begins with a run of letters that it can give back.
+ */
 const PATTERNS: ReadonlyArray<readonly [pattern: RegExp, by: string]> = [
   // Keys in PEM, also with the line ends of JSON.
   [/-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|$)/g, MASKED],
-  // USER:PASSWORD@ of an address.
-  [/(\b[a-z][a-z0-9+.-]*:\/\/)[^/\s"'@]+@/gi, `$1${MASKED}@`],
+  // USER:PASSWORD@ of an address. The last @ counts, as for browsers.
+  [/(:\/\/)[^/\s"']+@/g, `$1${MASKED}@`],
   [/\b(bearer|basic|negotiate)(\s+)[\w.~+/=-]{6,}/gi, `$1$2${MASKED}`],
-  // JSON web tokens; tokens that say whose they are.
-  [/\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?/g, MASKED],
+  // JSON web tokens, and JSON in base64, as in X-Registry-Auth; tokens that say whose they are.
+  [/\beyJ[\w-]{8,}(?:\.[\w-]*)*/g, MASKED],
   [/\b(?:gh[pousr]_|github_pat_|glpat-|dckr_pat_|xox[abprs]-|hvs\.|npm_)[\w.-]{8,}/g, MASKED],
   [/\b(?:AKIA|ASIA)[A-Z0-9]{16}\b/g, MASKED],
   [/\bS[UANOCX][A-Z2-7]{54,}\b/g, MASKED],
   // Signed addresses.
   [
-    /([?&](?:[\w-]*(?:sig|signature|token|credential|secret|key|password|policy)[\w-]*)=)[^&\s"'\\]+/gi,
+    /([?&](?=[\w-]*(?:sig|signature|token|credential|secret|key|password|policy))[\w-]+=)[^&\s"'\\]+/gi,
     `$1${MASKED}`,
   ],
-  // NAME = VALUE, "NAME": "VALUE", NAME: VALUE to the end of the line, also within JSON within JSON.
+  // NAME = "VALUE", "NAME": "VALUE", also within JSON within JSON: to the quote that ends it, which is written as the first one.
   [
-    new RegExp(
-      `((?<![a-z])[\\w-]*(?:${NAMES})(?:\\\\*["'])?\\s*[:=]\\s*\\\\*["'])(?:[^"'\\\\\\r\\n]|\\\\[^"'])+`,
-      'gi',
-    ),
+    new RegExp(`(${QUOTED}(\\\\*"))(?:(?!\\2)(?:\\\\{3}["']|\\\\[^\\r\\n]|[^"\\\\\\r\\n]))+`, 'gi'),
     `$1${MASKED}`,
   ],
+  [new RegExp(`(${QUOTED}\\\\*')(?:[^"'\\\\\\r\\n]|\\\\[^"'])+`, 'gi'), `$1${MASKED}`],
+  // NAME = VALUE, NAME: VALUE.
   [
     new RegExp(
-      `(\\b[\\w-]*(?:pass(?:word|wd|phrase)?|secret|token|authorization|cookie|api[-_]?key)\\s*[:=]\\s*)[^\\s"'\\\\{}\\[\\],;]+`,
+      `((?:pass(?:word|wd|phrase)?|secret|token|authorization|cookie|api[-_]?key)\\s*[:=]\\s*)[^\\s"'\\\\{}\\[\\],;]+`,
       'gi',
     ),
     `$1${MASKED}`,
@@ -100,16 +105,33 @@ const SECRET_NAME = new RegExp(`^(?:.*[-_./])?(?:${NAMES})$`, 'i');
 /** Texts in a JSON value or a table whose name says that they are secrets; and logins in addresses. */
 export function secretsIn(value: unknown, isSecret = false): string[] {
   if (typeof value === 'string') {
-    const login = /^[a-z][a-z0-9+.-]*:\/\/([^/\s@]+)@/i.exec(value)?.[1];
+    const login = /^[a-z][a-z0-9+.-]*:\/\/([^/\s]+)@/i.exec(value)?.[1];
     return [
       ...(isSecret ? [value, ...decoded(value)] : []),
-      ...(login === undefined ? [] : [login, ...login.split(':').slice(1)]),
+      ...(login === undefined ? [] : loginParts(login)),
     ];
   }
   if (typeof value !== 'object' || value === null) return [];
   return Object.entries(value).flatMap(([name, one]) =>
     secretsIn(one, isSecret || SECRET_NAME.test(name) || /headers?$/i.test(name)),
   );
+}
+
+/** Of USER:PASSWORD in an address: the whole, and the password as it stands there and as it is sent. */
+function loginParts(login: string): string[] {
+  const at = login.indexOf(':');
+  if (at < 0) return [login];
+  const password = login.slice(at + 1);
+  return [...new Set([login, password, decodedOr(password)])];
+}
+
+/** Without the percent signs of an address; as it is where those are none. */
+export function decodedOr(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 /** USER:PASSWORD in base64, as docker keeps it. */

@@ -5,7 +5,7 @@ import { parse } from 'smol-toml';
 import { CONTAINERD_HOSTS } from '../registry/hosts.ts';
 import { configPath as dockerConfigPath } from '../registry/credentials.ts';
 import { CONFIG_KEYS, readConfig } from './config-file.ts';
-import { secretsIn } from './support-mask.ts';
+import { decodedOr, secretsIn } from './support-mask.ts';
 
 /** Bytes of a file with secrets. */
 const MAX_FILE = 1 << 20;
@@ -63,16 +63,8 @@ const loginIn = (text: string): string[] => {
 const valuesIn = (text: string): string[] =>
   text.split(/[\r\n,]+/).flatMap((line) => {
     const value = /^[^=:]+[=:]\s*(.*?)\s*$/.exec(line)?.[1] ?? '';
-    return [value, value.replace(/^\S+\s+/, ''), decodeURIComponentOr(value)];
+    return [value, value.replace(/^\S+\s+/, ''), decodedOr(value)];
   });
-
-function decodeURIComponentOr(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
-}
 
 /** The lines of private keys in PEM, which may stand alone. */
 const keyLines = (pem: string): string[] =>
