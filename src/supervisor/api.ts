@@ -42,6 +42,8 @@ const MOST_OF_USER = 64 * 1024;
 const MSGPACK = 'application/msgpack';
 /** Bytes of a request over NATS, which carries eight megabytes: `admit` of 1,024 layers has 220 KB. */
 const LARGEST_REQUEST = 512 << 10;
+/** Letters of what is wrong with a request: it quotes the request, and the log has it as well. */
+const LONGEST_FLAW = 1_000;
 
 // ── Over NATS ──
 
@@ -265,13 +267,11 @@ function withTraceOf({ headers: head }: Msg, operation: Operation, body: unknown
 function validate(operation: Operation, body: unknown): unknown {
   const result = OPERATIONS[operation].request.safeParse(body);
   if (!result.success) {
-    throw new CofaError(
-      'invalid-argument',
-      `${operation}: ${z.prettifyError(result.error).replaceAll('\n', ' ')}`,
-      {
-        hint: `docs/api.md describes every request; the engine speaks protocol ${PROTOCOL}`,
-      },
-    );
+    const flaw = z.prettifyError(result.error).replaceAll('\n', ' ');
+    const shown = flaw.length > LONGEST_FLAW ? `${flaw.slice(0, LONGEST_FLAW)}…` : flaw;
+    throw new CofaError('invalid-argument', `${operation}: ${shown}`, {
+      hint: `docs/api.md describes every request; the engine speaks protocol ${PROTOCOL}`,
+    });
   }
   return result.data;
 }

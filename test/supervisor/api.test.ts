@@ -122,6 +122,13 @@ describe('API over NATS', () => {
     expect(await call('mount', body)).toMatchObject({ ok: false, error: { code: 'invalid-argument' } });
   });
 
+  test('what is wrong with a request is said in few words, however long the request is', async () => {
+    const fields = Object.fromEntries(Array.from({ length: 1_000 }, (_, n) => [`${n}${'x'.repeat(200)}`, 1]));
+    const reply = (await call('mount', { ref: 'r', dir: '/d', ...fields })) as { error: { message: string } };
+    expect(reply.error.message).toMatch(/^mount: .*Unrecognized keys: .*…$/);
+    expect(reply.error.message.length).toBeLessThan(1_100);
+  });
+
   test('progress goes to the token of the call, and a token that is no token gets none', async () => {
     const seen: unknown[] = [];
     bus.subscribe(names.progress('*'), {
