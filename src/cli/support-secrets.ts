@@ -2,6 +2,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parse } from 'smol-toml';
+import { readSettings } from '../process/settings.ts';
 import { CONTAINERD_HOSTS } from '../registry/hosts.ts';
 import { configPath as dockerConfigPath } from '../registry/credentials.ts';
 import { CONFIG_KEYS, readConfig } from './config-file.ts';
@@ -19,18 +20,23 @@ export async function knownSecrets(root: string): Promise<string[]> {
     const value = config?.values.get(key)?.value;
     return [value].flat().filter((one): one is string => typeof one === 'string');
   };
+  // The engine may have been told on its command line.
+  const settings = await readSettings(root).catch(() => undefined);
+  const { dockerConfig: told, hostDirs = [] } = settings?.registry ?? {};
   const [dockerConfig] = setting('docker-config');
   const json = [
+    dockerConfigPath({ dockerConfig: told, environment: process.env }),
     dockerConfigPath({ dockerConfig, environment: process.env }),
     dockerConfigPath({ dockerConfig: undefined, environment: process.env }),
     '/root/.docker/config.json',
+    join(root, 'run/engine.json'),
     join(root, 'run/endpoint.json'),
     ...(await filesIn(join(root, 'run/api'), '.json')),
     ...setting('nats-users'),
     ...setting('api-users'),
   ];
   const keys = [...setting('metrics-key'), join(root, 'run/nats.pem')];
-  const hosts = [...setting('hosts-dir'), CONTAINERD_HOSTS, '/etc/docker/certs.d'];
+  const hosts = [...hostDirs, ...setting('hosts-dir'), CONTAINERD_HOSTS, '/etc/docker/certs.d'];
   const found = await Promise.all(
     [
       ...json.map(async (path) => secretsIn(JSON.parse(await small(path)))),
