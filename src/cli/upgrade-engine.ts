@@ -191,7 +191,8 @@ async function run(
   args: readonly string[],
   options: { env?: NodeJS.ProcessEnv; cwd?: string },
 ): Promise<void> {
-  const child = spawn(program, args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
+  // Ctrl-C in the terminal is for this process alone: the next engine comes, or readers would get errors.
+  const child = spawn(program, args, { ...options, detached: true, stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   child.stderr.on('data', (bytes: Buffer) => (said = (said + bytes.toString()).slice(-2_000)));
   const code = await new Promise((resolve, reject) => {

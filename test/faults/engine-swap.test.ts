@@ -1,8 +1,11 @@
 /** An engine takes the place of another one, also of an earlier version, under verifying readers: no read fails. */
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
@@ -23,6 +26,7 @@ import { type RegistryServer, startRegistry } from '../support/registry-server.t
 import { Cleanup, listMounts } from '../support/temp.ts';
 import { type FaultImage, pushImage, twoLayers } from './fault-image.ts';
 
+const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 const cleanup = new Cleanup();
 const afterTest = new Cleanup();
 let directory = '';
@@ -135,6 +139,28 @@ it('an engine that starts beside another one takes its place; where there is non
   await byCommand(root);
   expect(await readAll(dir)).toMatchObject({ failures: [] });
   expect((await first.cli(['unmount', dir])).code).toBe(0);
+});
+
+it('Ctrl-C while no engine runs does not keep the next one from coming', async () => {
+  const engine = await startEngine({ workers: 1 });
+  afterTest.defer(() => engine.stop());
+  expect((await engine.cli(['index', image.ref])).code).toBe(0);
+  const dir = join(directory, 'stopped-mnt');
+  await mountImage(engine, image.ref, dir);
+  // As a shell starts it: the terminal's signal comes to all of its process group.
+  const upgrade = spawn(process.execPath, [MAIN, 'upgrade', '--engine', '--root', engine.root], {
+    stdio: 'ignore',
+    detached: true,
+  });
+  const ended = once(upgrade, 'exit');
+  await engine.ended;
+  await sleep(200);
+  process.kill(-(upgrade.pid as number), 'SIGINT');
+  expect(await ended).toEqual([0, null]);
+  expect((await statusOf(engine.root)).endpoint.pid).not.toBe(engine.pid);
+  expect(await readAll(dir)).toMatchObject({ failures: [] });
+  expect((await engine.cli(['unmount', dir])).code).toBe(0);
+  expect((await engine.cli(['down'])).code).toBe(0);
 });
 
 it('an engine of version 0.1.0 makes room for this one under readers', async (context) => {
