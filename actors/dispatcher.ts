@@ -26,8 +26,9 @@
  * write the same verified bytes to the same place, so this costs bandwidth and nothing else.
  *
  * **A slot is taken** from `send` until the fetcher says that the job ended. A job that was stopped keeps its slot until
- * then, or until `jobSilenceMs`, so that a fetcher is not sent more than it said it can do; the exception are jobs of a
- * registry that would get nothing while others have all slots.
+ * then, or until `jobSilenceMs`, so that a fetcher is not sent more than it said it can do. There are two exceptions, up to twice
+ * the slots: jobs of a registry that would get nothing while others have all slots, and any but the rest beside jobs of the
+ * rest. Those may hold for seconds, and what a reader waits for would wait with them.
  *
  *     queued ─SEND→ running ─END→ over
  *       ↑  └─END─────────────────↗ (cancelled, waited too long, or done by a fetcher given up)
@@ -511,13 +512,12 @@ export class Dispatcher {
       this.#send(job, fetcher, effects);
     }
     if (this.#demand.size > 0) return;
-    let free = 0;
-    for (const fetcher of this.#fetchers.values()) free += Math.max(0, fetcher.slots - fetcher.running.size);
     const kept = slots <= 1 ? 0 : Math.max(1, Math.ceil(slots * this.#limits.demandShare));
-    for (; free > kept; free--) {
-      const job = this.#nextBackground();
-      const fetcher = job === undefined ? undefined : this.#freest(job, 1);
-      if (job === undefined || fetcher === undefined) return;
+    for (let job = this.#nextBackground(); job !== undefined; job = this.#nextBackground()) {
+      let free = 0;
+      for (const fetcher of this.#fetchers.values()) free += Math.max(0, freeSlots(fetcher, job));
+      const fetcher = free > kept ? this.#freest(job, 1) : undefined;
+      if (fetcher === undefined) return;
       this.#backgroundOf(job).taken(job.layer);
       this.#send(job, fetcher, effects);
     }
@@ -633,22 +633,22 @@ export class Dispatcher {
   #assignBeyond(slots: number, effects: DispatcherEffect[]): void {
     const share = Math.max(1, Math.ceil(slots * this.#limits.demandShare));
     for (let job = this.#demand.poor(share); job !== undefined; job = this.#demand.poor(share)) {
-      // Twice its slots is the most that a fetcher ever gets.
-      const fetcher = this.#freest(job, 0, 2);
+      const fetcher = this.#freest(job, 0, roomOf);
       if (fetcher === undefined) return;
       this.#send(job, fetcher, effects);
     }
   }
 
-  /** The fetcher with the most free slots. `kept`: slots that must stay free where there are several. */
-  #freest(job: Entry, kept: number, times = 1): Fetcher | undefined {
+  /** Of the fetchers that have a slot for it the one that has least to do. `kept`: slots that must stay free where there are several. */
+  #freest(job: Entry, kept: number, freeOf = freeSlots): Fetcher | undefined {
     let best: Fetcher | undefined;
     let most = 0;
     for (const fetcher of this.#fetchers.values()) {
       // A slot that still holds an earlier try of the same job could not be told from the new one.
       if (fetcher.running.has(job.job)) continue;
-      const free = times * fetcher.slots - fetcher.running.size - (fetcher.slots > 1 ? kept : 0);
-      if (free <= 0) continue;
+      const keeps = fetcher.slots > 1 ? kept : 0;
+      if (freeOf(fetcher, job) <= keeps) continue;
+      const free = fetcher.slots - fetcher.running.size - keeps;
       const isBest =
         best === undefined || best.name === job.avoid || (fetcher.name !== job.avoid && free > most);
       if (!isBest) continue;
@@ -778,6 +778,21 @@ function move(job: Entry, event: JobStep): boolean {
   if (next === undefined) return false;
   job.state = next;
   return true;
+}
+
+/** How many jobs more the fetcher may get at all: twice its slots is the most that it ever has. */
+const roomOf = ({ slots, running }: Fetcher): number => 2 * slots - running.size;
+
+/**
+ * How many slots the fetcher has free for the job. The rest of the images gets what is left of them. It keeps none from other jobs:
+ * while it holds it would keep it for seconds.
+ */
+function freeSlots(fetcher: Fetcher, job: Entry): number {
+  const { slots, running } = fetcher;
+  if (kindOf(job) === 'rest') return slots - running.size;
+  let taken = 0;
+  for (const { kind } of running.values()) if (kind !== 'rest') taken += 1;
+  return Math.min(slots - taken, roomOf(fetcher));
 }
 
 /** Jobs that a fetcher may be told to hold. */

@@ -190,6 +190,41 @@ describe('a machine that is busy with others', () => {
     expect(pool.wait(1_000)).toEqual([hold(2, 'w', 2_000)]);
   });
 
+  test('the rest that holds keeps no slot from readers, nor from what a start is likely to read', () => {
+    const pool = new Bench({ holdFetchMs: 60_000 });
+    pool.hello('w', 4);
+    for (const job of [1, 2, 3]) pool.rest(job);
+    busy(pool, true);
+    expect(pool.submit(4, 'prefetch', 'start')).toEqual([send(4, 'w')]);
+    expect(pool.ahead(5, 'model')).toEqual([send(5, 'w')]);
+    for (const job of [6, 7]) expect(pool.submit(job)).toEqual([send(job, 'w')]);
+    // Its own slots are taken now, those of the rest not counted.
+    expect(pool.submit(8)).toEqual([]);
+    expect(pool.ended(6, 'w')).toEqual([send(8, 'w')]);
+  });
+
+  test('what a reader waits for still comes to the fetcher that has least to do', () => {
+    const pool = new Bench();
+    pool.hello('w', 4);
+    for (const job of [1, 2]) pool.rest(job);
+    pool.hello('v', 4);
+    expect(sentJobs([3, 4, 5].flatMap((job) => pool.submit(job)))).toEqual([3, 4, 5]);
+    expect(pool.dispatcher.status().fetchers.map(({ running }) => running)).toEqual([3, 2]);
+  });
+
+  test('a fetcher gets no more than twice its slots, and one for the next demand stays free', () => {
+    const pool = new Bench();
+    pool.hello('w', 4);
+    for (const job of [1, 2, 3]) pool.rest(job);
+    busy(pool, true);
+    const soon = [11, 12, 13, 14].flatMap((job) => pool.submit(job, 'prefetch', 'start'));
+    expect(sentJobs(soon)).toEqual([11, 12, 13]);
+    expect(sentJobs([21, 22].flatMap((job) => pool.submit(job)))).toEqual([21]);
+    // Of the rest nothing begins before there is a slot of its own for it.
+    busy(pool, false);
+    expect(pool.rest(4)).toEqual([]);
+  });
+
   test('a hold for a reader becomes one for others', () => {
     const pool = new Bench();
     pool.hello('w', 4);
