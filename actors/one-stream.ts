@@ -8,7 +8,9 @@
  * the price the time that the absent bytes would take in one stream. With the whole price as the limit no start takes longer
  * than twice what the better way takes, and with half of it than one and a half times as long as the stream alone.
  *
- * The price follows from what fetches so far say of link and processors, the latest ones most. Time comes in with each call.
+ * The price follows from what fetches so far say of link and processors, the latest ones most. What the rest of an image has cost
+ * says nothing: it is fetched at idle priority, where each step waits for other programs, and a stream is not. Time comes in with
+ * each call.
  */
 export interface OneStreamLimits {
   /** Of the price that the rents may come to. */
@@ -44,6 +46,8 @@ export interface StartingLayer {
 export interface FetchCost {
   /** Compressed ones. */
   bytes: number;
+  /** It was of the rest of an image, and no reader came to wait for it. */
+  isRest: boolean;
   firstByteUs: number;
   fetchUs: number;
   decodeUs: number;
@@ -68,7 +72,8 @@ export class OneStream {
   }
 
   /** A fetch has ended well. */
-  fetched({ bytes, firstByteUs, fetchUs, decodeUs }: FetchCost): void {
+  fetched({ bytes, isRest, firstByteUs, fetchUs, decodeUs }: FetchCost): void {
+    if (isRest) return;
     const kept = 2 ** (-bytes / this.#limits.halfBytes);
     this.#bytes = this.#bytes * kept + bytes;
     this.#transferUs = this.#transferUs * kept + Math.max(0, fetchUs - firstByteUs);

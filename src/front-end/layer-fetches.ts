@@ -148,7 +148,8 @@ export class LayerFetches {
     counts?.observe('fetch_seconds', (endedAt - queuedAt) / 1000, running.counted);
     if (counts !== undefined && timing.class === 'demand') countSteps(counts, timing);
     const spent = times === undefined ? {} : { times };
-    if (times !== undefined) this.#core.options.on.fetched({ bytes: running.bytes, ...times });
+    const isRest = running.counted === 'rest';
+    if (times !== undefined) this.#core.options.on.fetched({ bytes: running.bytes, isRest, ...times });
     this.#core.send({ type: 'job.done', job: running.job, now: this.#core.now(), ...spent });
   }
 

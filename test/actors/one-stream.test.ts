@@ -6,7 +6,7 @@ const MB = 1 << 20;
 /** 8 MB in 80 ms of the link and 160 of a processor: a price of 10 ms for each MB with two fetchers. */
 const known = (): OneStream => {
   const stream = new OneStream();
-  stream.fetched({ bytes: 8 * MB, firstByteUs: 5_000, fetchUs: 85_000, decodeUs: 160_000 });
+  stream.fetched({ bytes: 8 * MB, isRest: false, firstByteUs: 5_000, fetchUs: 85_000, decodeUs: 160_000 });
   return stream;
 };
 const layer = (name: string, isWaitedFor: boolean, mb: number): StartingLayer => ({
@@ -35,18 +35,32 @@ describe('a start comes in one stream', () => {
 
   it('later where the link is slow, and not for a wait that no start would feel', () => {
     const slow = new OneStream();
-    slow.fetched({ bytes: 8 * MB, firstByteUs: 5_000, fetchUs: 2_005_000, decodeUs: 160_000 });
+    slow.fetched({ bytes: 8 * MB, isRest: false, firstByteUs: 5_000, fetchUs: 2_005_000, decodeUs: 160_000 });
     expect(streamedAt(slow, () => [layer('a', true, 300)])?.now).toBeGreaterThanOrEqual(37_000);
     expect(streamedAt(known(), () => [layer('a', true, 1)])?.now).toBeGreaterThanOrEqual(ONE_STREAM.leastMs);
   });
 
   it('sooner again when a slow link has become fast, although most of what came was slow', () => {
     const stream = new OneStream();
-    const slow = { bytes: 8 * MB, firstByteUs: 5_000, fetchUs: 2_005_000, decodeUs: 160_000 };
+    const slow = { bytes: 8 * MB, isRest: false, firstByteUs: 5_000, fetchUs: 2_005_000, decodeUs: 160_000 };
     for (let count = 0; count < 100; count++) stream.fetched(slow);
     for (let count = 0; count < 80; count++) stream.fetched({ ...slow, fetchUs: 85_000 });
     const { share } = ONE_STREAM;
     expect(streamedAt(stream, () => [layer('a', true, 300)])?.now).toBeLessThanOrEqual(share * 3_200);
+  });
+
+  it('no later for what the rest of an image has cost at idle priority, beside programs that wanted the processors', () => {
+    const stream = known();
+    const starved = {
+      bytes: 8 * MB,
+      isRest: true,
+      firstByteUs: 5_000,
+      fetchUs: 2_005_000,
+      decodeUs: 4_000_000,
+    };
+    for (let count = 0; count < 40; count++) stream.fetched(starved);
+    const { share } = ONE_STREAM;
+    expect(streamedAt(stream, () => [layer('a', true, 300)])?.now).toBeLessThanOrEqual(share * 3_000 + 200);
   });
 
   it('never while readers wait for little, or before anything is known of the link', () => {

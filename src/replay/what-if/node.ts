@@ -42,9 +42,14 @@ interface Layer {
 
 type CountedAs = Exclude<keyof Outcome['bytes'], 'sidecar'>;
 
+/** `as`: what its bytes count as by then. */
+interface OrderTold extends Omit<JobTold, 'end'> {
+  end(...ended: [...Parameters<JobTold['end']>, as: CountedAs]): void;
+}
+
 interface PoolJob {
   plan: JobPlan;
-  told: JobTold;
+  told: OrderTold;
   counted: CountedAs;
 }
 
@@ -202,7 +207,7 @@ export class SimulatedNode {
     const isLong = parts.reduce((sum, { count }) => sum + count, 0) > LONG_BLOCKS;
     const blockMs = (costs.fetchBlockMs * shape.blockSize) / 65_536;
     const pieces = piecesOf(parts, blockMs, isLong ? LONG_REPORT_BLOCKS : REPORT_BLOCKS);
-    const told: JobTold = {
+    const told: OrderTold = {
       blocks: (found, bytes) => {
         for (const { first, count } of found)
           this.#send(layer, {
@@ -213,9 +218,9 @@ export class SimulatedNode {
             now: clock.now,
           });
       },
-      end: (times, bytes) => {
+      end: (times, bytes, as) => {
         this.#poolJobs.delete(keyOf(layer, job));
-        this.#stream.fetched({ bytes, ...times });
+        this.#stream.fetched({ bytes, isRest: as === 'rest', ...times });
         this.#send(layer, { type: 'job.done', job, now: clock.now, times });
       },
     };
@@ -281,7 +286,7 @@ export class SimulatedNode {
       end: (times, bytes) => {
         this.#jobs.delete(job);
         this.#handle({ type: 'job.ended', job, fetcher, ok: true, now: clock.now });
-        told.end(times, bytes);
+        told.end(times, bytes, known.counted);
       },
     });
   }
