@@ -68,6 +68,27 @@ test('a read that waits for a job of the rest raises its fetcher', () => {
   expect(told()).toEqual(['1 normal']);
 });
 
+test('what a start is likely to read, one stream of all of it too, keeps all fetchers up between its reads', () => {
+  const { rest, read, tick, told, handle, machine } = pool();
+  const soon = (job: number) => handle({ type: 'submit', job, class: 'prefetch', layer: 'start' });
+  rest(1);
+  rest(2);
+  expect(tick(300)).toEqual(['1 idle', '2 idle']);
+  // The program computes for long between two reads, and others take the processors.
+  machine.share = 0.9;
+  read(3);
+  handle({ type: 'job.ended', job: 3, fetcher: 'a', ok: true });
+  expect(told()).toEqual(['1 normal', '2 normal']);
+  for (let job = 10; job < 30; job++) {
+    expect(soon(job).flatMap((effect) => (effect.type === 'send' ? [effect.job] : []))).toEqual([job]);
+    expect(tick(500)).toEqual([]);
+    for (const fetcher of ['a', 'b']) handle({ type: 'job.ended', job, fetcher, ok: true });
+  }
+  // Behind the stream the rest is as before: it holds, and comes at idle priority when others leave something.
+  machine.share = 0;
+  expect([...tick(), ...tick(), ...tick(), ...tick()]).toEqual(['1 idle', '2 idle']);
+});
+
 test('while the machine is busy with others the rest holds, and its fetchers keep nothing locked', () => {
   const { rest, tick, machine } = pool();
   rest(1);
