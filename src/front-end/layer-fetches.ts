@@ -84,6 +84,8 @@ export class LayerFetches {
     const running = this.#running.get(number);
     if (running === undefined) return;
     running.counted = 'demand';
+    // Should it have to be submitted again, by another supply.
+    running.order = { ...running.order, class: 'demand' };
     this.#core.options.pool.promote(running.pool);
   }
 

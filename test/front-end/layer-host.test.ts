@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { CofaError } from '../../schemas/errors.ts';
 import type { NewEvent } from '../../schemas/events.ts';
+import type { BlobSource } from '../../schemas/fetch.ts';
 import type { FrontNotice } from '../../schemas/front.ts';
 import type { FetchPool } from '../../src/front-end/fetch-pool.ts';
 import { LayerHost } from '../../src/front-end/layer-host.ts';
@@ -30,6 +31,9 @@ let isWatched: boolean;
 /** Checks of the whole device end when the test says so. */
 let isHeld: boolean;
 let held: Listener[];
+/** Fetches are noted, and end when the test says so. */
+let fetches: Array<{ as: string; job: Listener }> | undefined;
+let promoted: number;
 
 const notItsLayer = {
   error: { code: 'integrity', message: 'it hashes to something else' },
@@ -44,6 +48,7 @@ interface Listener {
 beforeEach(async () => {
   cleanup = new Cleanup();
   [appended, notices, isFull, isWatched, isHeld, held] = [[], [], false, true, false, []];
+  [fetches, promoted] = [undefined, 0];
   const path = join(await cleanup.tempDir('layer-host'), 'device');
   await writeFile(path, Buffer.alloc(BLOCKS * BLOCK, 1));
   const facts = layersAlone(new Map(), (event) => {
@@ -65,11 +70,15 @@ beforeEach(async () => {
   } as SpanTable;
   const pool = {
     // Whatever is asked for comes out well.
-    submit: (order: { kind: string }, job: Listener) => {
+    submit: (order: { kind: string; class?: string; source?: BlobSource }, job: Listener) => {
       if (order.kind === 'verify' && isHeld) held.push(job);
+      else if (order.kind === 'fetch' && fetches !== undefined)
+        fetches.push({ as: `${order.class} from ${order.source?.digest}`, job });
       else setImmediate(() => job.end(0, undefined, {}));
       return 1;
     },
+    promote: () => void promoted++,
+    readFailed: () => {},
   } as unknown as FetchPool;
   const source = { registry: 'r', repository: 'r', digest: 'b', size: 1 };
   layer = new LayerHost({
@@ -198,4 +207,21 @@ test('a device that is not its layer, though no block is damaged, is compared on
   expect(notices).not.toContain('corrupt');
   await compared(4, notItsLayer);
   await eventually('it is refuted', isSaid('corrupt', 1));
+});
+
+test('what a reader has come to wait for is fetched for him by another supply too, where the first one leads nowhere', async () => {
+  await eventually('it is whole', isSaid('whole', 1));
+  const source = { registry: 'r', repository: 'r', digest: 'b', size: 1 };
+  layer.supply([{ source }, { source: { ...source, digest: 'c' } }]);
+  await layer.evict([blockRun(0, 1)], 'limit');
+  fetches = [];
+  layer.prefetch(true);
+  expect(fetches.map(({ as }) => as)).toEqual(['prefetch from b']);
+  const came = new Promise<number>((resolve) => layer.cold(0, 1, resolve));
+  expect(promoted).toBe(1);
+  const failure = { error: { code: 'not-found', message: 'no such blob' }, retryable: false };
+  fetches[0]?.job.end(0, failure, {});
+  expect(fetches.map(({ as }) => as)).toEqual(['prefetch from b', 'demand from c']);
+  fetches[1]?.job.end(0, undefined, {});
+  expect(await came).toBe(0);
 });
