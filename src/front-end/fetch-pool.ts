@@ -187,7 +187,11 @@ export class FetchPool {
 
   promote(job: number): void {
     const known = this.#jobs.get(job);
-    if (known !== undefined) known.class = 'demand';
+    if (known !== undefined) {
+      known.class = 'demand';
+      // A fetcher that gets it from here on passes that on to the fleet.
+      if (known.job.kind === 'fetch') known.job = { ...known.job, class: 'demand' };
+    }
     this.#handle({ type: 'promote', job, now: this.#clock.now() });
   }
 
