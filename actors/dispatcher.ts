@@ -382,11 +382,12 @@ export class Dispatcher {
     if (assignment !== undefined) this.#free(assignment);
     const job = this.#jobs.get(event.job);
     if (job === undefined) return;
-    this.#demand.ended(job.source, event.ok);
     const isHis = job.assignment === undefined ? false : job.assignment === assignment;
     // Done is done, by any fetcher. A failure counts only from the fetcher that has the job.
     if (isHis) job.assignment = undefined;
-    if (isHis || event.ok) this.#end(job, effects);
+    if (!isHis && !event.ok) return;
+    this.#demand.ended(job.source, event.ok);
+    this.#end(job, effects);
   }
 
   /** The job is over; its fetcher, if it has one still, is told, and keeps its slot until it answers. */

@@ -352,9 +352,13 @@ export class FetchPool {
       known?.listener.pack?.(completion);
       return;
     }
-    // The failure of a fetcher that was given up says nothing about the one that has the job now.
-    if (completion.kind === 'failed' && !this.#dispatcher.isRunning(completion.job, completion.worker))
+    const ended = { type: 'job.ended', job: completion.job, fetcher: completion.worker } as const;
+    // The failure of a fetcher that was given up says nothing about the one that has the job now; but it has a slot free again,
+    // also where it was told to stop and the job is over.
+    if (completion.kind === 'failed' && !this.#dispatcher.isRunning(completion.job, completion.worker)) {
+      this.#handle({ ...ended, ok: false, now: this.#clock.now() });
       return;
+    }
     this.#over(completion.job);
     const failure =
       completion.kind === 'done'
@@ -363,13 +367,7 @@ export class FetchPool {
             error: completion.error ?? { code: 'internal' as const, message: 'failed without a reason' },
             retryable: completion.retryable ?? false,
           };
-    this.#handle({
-      type: 'job.ended',
-      job: completion.job,
-      fetcher: completion.worker,
-      ok: failure === undefined,
-      now: this.#clock.now(),
-    });
+    this.#handle({ ...ended, ok: failure === undefined, now: this.#clock.now() });
     if (known === undefined) return;
     if (known.job.kind === 'fetch')
       this.#found.ended(known.job.source.registry, failure?.error, this.#clock.now());

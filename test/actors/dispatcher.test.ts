@@ -635,6 +635,17 @@ describe('several registries', () => {
     expect(sentJobs(pool.ended(13, 'w'))).toEqual([8]);
   });
 
+  test('does not fail by the word of a fetcher that was given up', () => {
+    const pool = new Bench();
+    pool.hello('old', 4);
+    pool.from('a', 1, 2);
+    pool.hello('new', 4);
+    expect(sentJobs(pool.send({ type: 'fetcher.lost', fetcher: 'old' }))).toEqual([1, 2]);
+    expect(pool.ended(1, 'old', false)).toEqual([]);
+    // One that fails would get half of the slots.
+    expect(sentJobs(pool.from('a', 3, 4))).toEqual([3, 4]);
+  });
+
   test('a failing one with nothing beside it still has a slot of a single one, and holds back prefetch', () => {
     const pool = new Bench();
     pool.hello('w', 1);

@@ -2,7 +2,7 @@
 import type { NatsConnection } from '@nats-io/nats-core';
 import { pino } from 'pino';
 import { expect, test } from 'vitest';
-import type { FetcherHello, Job, JobWord } from '../../schemas/fetch.ts';
+import type { EndCompletion, FetcherHello, Job, JobWord } from '../../schemas/fetch.ts';
 import { subjects } from '../../schemas/subjects.ts';
 import { decode, encode } from '../../src/bus/connection.ts';
 import { FetchPool } from '../../src/front-end/fetch-pool.ts';
@@ -40,7 +40,9 @@ function pool() {
     const message: FetcherHello = { v: 1, worker: 'w', pid: 1, slots: 4 };
     callbacks.get(names.hello)?.(null, { data: encode(message) });
   };
-  return { pool: made, hello, told };
+  const completed = (completion: EndCompletion) =>
+    callbacks.get(names.completion)?.(null, { data: encode(completion) });
+  return { pool: made, hello, told, completed };
 }
 
 test('a job of prefetch that a reader came to wait for before it was sent is demand for its fetcher, and for the fleet', () => {
@@ -54,5 +56,21 @@ test('a job of prefetch that a reader came to wait for before it was sent is dem
     [read, 'demand'],
     [read + 1, 'prefetch'],
   ]);
+  made.close();
+});
+
+test('a job that was cancelled gives its slot back when its fetcher says that it has stopped', () => {
+  const { pool: made, hello, told, completed } = pool();
+  const order = { kind: 'fetch', class: 'demand', layer, runs: [[0, 1]], source } as const;
+  hello();
+  const jobs = [1, 2, 3, 4].map(() => made.submit(order, listener));
+  const next = made.submit(order, listener);
+  made.cancel(jobs[0] as number);
+  const isSent = () => told.some((message) => message.kind === 'fetch' && message.job === next);
+  expect([told.at(-1)?.kind, isSent()]).toEqual(['stop', false]);
+  const error = { code: 'unavailable', message: 'the job was stopped' } as const;
+  const head = { v: 1, front: 'front', worker: 'w', job: jobs[0] as number, layer } as const;
+  completed({ ...head, kind: 'failed', bytes: 0, error, retryable: true });
+  expect(isSent()).toBe(true);
   made.close();
 });
