@@ -154,16 +154,23 @@ export class OpenLayers {
       this.#room.give(diffId);
       throw error;
     });
+    let layer: LayerHost | undefined;
     try {
       await this.#agreeWithLog(request, table, file, created);
-      const layer = this.#hostOf(request, table, file);
+      layer = this.#hostOf(request, table, file);
       layers.add(diffId, layer);
       cache.layerOpened(diffId, layer);
       transport.add(layer.device);
       return layer;
     } catch (error) {
       this.#room.give(diffId);
-      await file.close();
+      if (layer === undefined) await file.close();
+      else {
+        // What is open is measured by its descriptor, which may be another file's soon.
+        cache.layerClosing(diffId, layer);
+        layers.remove(diffId, layer);
+        await layer.close();
+      }
       throw error;
     }
   }
