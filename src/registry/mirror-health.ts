@@ -31,7 +31,10 @@ export class MirrorHealth {
     return (this.#lacks.get(`${mirror} ${what}`) ?? 0) <= now;
   }
 
+  /** It gave an answer. One that was under way while it lied excuses nothing. */
   worked(mirror: string): void {
+    const paused = this.#paused.get(mirror);
+    if (paused?.hasLied === true && paused.until > this.#now()) return;
     this.#paused.delete(mirror);
   }
 

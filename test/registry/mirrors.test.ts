@@ -301,6 +301,32 @@ describe('a mirror that lies', () => {
     expect(warnings).toMatchObject([{ fields: { mirror: mirror.origin, reason: 'wrong' } }]);
   });
 
+  test('stays left out when it ends an answer that it had begun before', async () => {
+    const mirror = await lying();
+    const other = Buffer.from('another blob');
+    mirror.addBlob(other);
+    const [asks, answers] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    mirror.fault = async ({ path }): Promise<'pass'> => {
+      if (!path.endsWith(digestOf(other))) return 'pass';
+      asks.resolve();
+      await answers.promise;
+      return 'pass';
+    };
+    const client = open();
+    const begun = client.blob(source(), { digest: digestOf(other), size: other.length });
+    await asks.promise;
+    expect(await client.blob(source(), BLOB)).toEqual(BYTES);
+    answers.resolve();
+    expect(await begun).toEqual(other);
+    await client.blob(source(), BLOB);
+    expect(asked(mirror).filter((one) => one.endsWith(BLOB.digest))).toHaveLength(1);
+    expect(client.leftOut()).toEqual([expect.stringContaining('sent wrong bytes')]);
+    // A later hour is another one.
+    now += 3_700_000;
+    await range(client, 0, 5);
+    expect(client.leftOut()).toEqual([]);
+  });
+
   test('a part, which its reader finds wrong: no mirror brings the next one', async () => {
     const mirror = await lying();
     const client = open();
