@@ -22,6 +22,7 @@ import type {
   VerifyJob,
 } from '../../schemas/fetch.ts';
 import type { RegistryClient } from '../registry/client.ts';
+import { readUntilRight } from '../registry/wrong-bytes.ts';
 import { hashDevice } from '../store/device.ts';
 import type { Layout } from '../store/layout.ts';
 import { noTimes, runFetch, SpanTables } from './fetch-job.ts';
@@ -119,7 +120,7 @@ export class JobRunner {
       }
       const bytes =
         job.kind === 'fetch'
-          ? await this.#fetchTwice(job, head, times, { signal, gate })
+          ? await this.#fetch(job, head, times, { signal, gate })
           : await this.#runOther(job, head, { signal, gate }, released);
       this.#end(key, { ...head, ...spent, kind: 'done', bytes });
     } catch (error) {
@@ -137,8 +138,8 @@ export class JobRunner {
     this.#options.complete(completion);
   }
 
-  /** Wrong bytes may have been spoilt on their way, or by a mirror: they get one more try before the reader hears of them. */
-  async #fetchTwice(
+  /** Wrong bytes may have been spoilt on their way, or by mirrors: they are read again before the reader hears of them. */
+  async #fetch(
     job: FetchJob,
     head: CompletionHead,
     times: FetchTimes,
@@ -156,15 +157,10 @@ export class JobRunner {
         onBlocks: (firstBlock, count, bytes) =>
           complete({ ...head, kind: 'blocks', firstBlock, count, bytes }),
       });
-    try {
-      return await once();
-    } catch (error) {
-      if (toErrorRecord(error).code !== 'integrity') throw error;
-      registry.doubt(job.source, job.source);
-      const bytes = await once();
-      registry.settle(job.source);
-      return bytes;
-    }
+    const doubt = () => registry.doubt(job.source, job.source);
+    const { value, reads } = await readUntilRight(once, doubt, 1);
+    if (reads > 1) registry.settle(job.source);
+    return value;
   }
 
   async #runOther(

@@ -12,11 +12,11 @@
  */
 import { availableParallelism } from 'node:os';
 import type { Progress } from '../../schemas/api.ts';
-import { toErrorRecord } from '../../schemas/errors.ts';
 import type { FlatImage } from '../image/erofs.ts';
 import type { Toc } from '../image/toc.ts';
 import type { RegistryClient, ResolvedImage } from '../registry/client.ts';
 import type { Sidecar } from '../registry/sidecars.ts';
+import { readUntilRight } from '../registry/wrong-bytes.ts';
 import type { IndexedLayer, LayerContents, RegistrySettings } from './layer-job.ts';
 import { Pieces } from './pieces.ts';
 import type { RawBudget } from './raw-budget.ts';
@@ -190,13 +190,10 @@ class ImagePass {
         },
       );
     try {
-      const layer = await run().catch((error: unknown) => {
-        // Where a mirror sent other bytes, the next host is asked.
-        const isWrong = toErrorRecord(error).code === 'integrity';
-        if (!isWrong || !this.#parts.registry.doubt(this.#options.image.reference, blob)) throw error;
-        return run();
-      });
-      this.#parts.registry.right(this.#options.image.reference, blob, [[0, blob.size]]);
+      const { registry } = this.#parts;
+      const { reference } = this.#options.image;
+      const { value: layer } = await readUntilRight(run, () => registry.doubt(reference, blob));
+      registry.right(reference, blob, [[0, blob.size]]);
       await onLayer?.(layer);
       return layer;
     } finally {

@@ -38,6 +38,7 @@ import {
 } from './range-reply.ts';
 import { Retries } from './retry.ts';
 import { bodyFailure, discard, header, type Pace, paced, type Reply } from './transport.ts';
+import { readUntilRight } from './wrong-bytes.ts';
 
 /** Digest and size in bytes of a blob; `data` where its descriptor carries its content. */
 export interface BlobName {
@@ -230,17 +231,10 @@ export class BlobReader {
       for await (const chunk of pieces) chunks.push(chunk);
       return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
     };
-    try {
-      const bytes = await read();
-      this.right(source, blob, [[0, blob.size]]);
-      return bytes;
-    } catch (error) {
-      // Where a mirror sent other bytes, the next host is asked.
-      if (!isIntegrity(error) || !this.doubt(source, blob)) throw error;
-      const bytes = await read();
-      this.settle(blob);
-      return bytes;
-    }
+    const { value, reads } = await readUntilRight(read, () => this.doubt(source, blob));
+    if (reads === 1) this.right(source, blob, [[0, blob.size]]);
+    else this.settle(blob);
+    return value;
   }
 
   async *#checked(

@@ -13,6 +13,7 @@ import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts
 import { parseReference } from '../../src/registry/reference.ts';
 import { deviceSize } from '../../src/store/device.ts';
 import { Layout } from '../../src/store/layout.ts';
+import { startFaultRegistry } from '../support/fault-registry.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 import { describeLayer, pushLayout, writeLayout } from '../../ops/images/layout.ts';
@@ -153,6 +154,37 @@ describe('indexing an image', () => {
     } finally {
       await held.close();
     }
+  });
+});
+
+describe('mirrors that send other bytes', () => {
+  const lying = async (layer: number) => {
+    const mirror = await startFaultRegistry();
+    cleanup.defer(() => mirror.stop());
+    const { digest, file } = small.layers[layer] as SmallImage['layers'][number];
+    const bytes = await readFile(file);
+    const middle = bytes.length >> 1;
+    bytes[middle] = (bytes[middle] as number) ^ 1;
+    mirror.blobs.set(digest, bytes);
+    return mirror;
+  };
+
+  it('the next host is asked, and the last one is the registry', async () => {
+    const mirrors = [await lying(2), await lying(2)];
+    const hostDir = join(directory, 'hosts');
+    await mkdir(join(hostDir, registry.host), { recursive: true });
+    const toml = mirrors.map(({ origin }) => `[host."${origin}"]\n`).join('');
+    await writeFile(join(hostDir, registry.host, 'hosts.toml'), toml);
+    const { store, deviceOf } = devices();
+    const indexed = await indexImage({
+      image,
+      store,
+      registry: { hostDirs: [hostDir] },
+    });
+    const plain = indexed.layers[2] as IndexedLayer;
+    expect((await readFile(deviceOf(plain.root))).equals(padded(small.tars[2] as Buffer))).toBe(true);
+    const asked = mirrors.map(({ requests }) => requests.filter(({ url }) => url.includes(plain.blobDigest)));
+    expect(asked.map(({ length }) => length)).toEqual([1, 1]);
   });
 });
 

@@ -327,6 +327,18 @@ describe('a mirror that lies', () => {
     expect(client.leftOut()).toEqual([]);
   });
 
+  test('several of them: each is left out, and the registry has the last word', async () => {
+    const mirrors = [await start(), await start(), await start()];
+    for (const mirror of mirrors) mirror.blobs.set(BLOB.digest, flipped);
+    hosts(mirrors.map((mirror) => mirrorOf(mirror)).join(''));
+    const client = open();
+    expect(await client.blob(source(), BLOB)).toEqual(BYTES);
+    expect(client.leftOut()).toHaveLength(3);
+    // The registry is at fault where it is the only one left.
+    origin.blobs.set(BLOB.digest, flipped);
+    await expect(client.blob(source(), BLOB)).rejects.toMatchObject({ code: 'integrity' });
+  });
+
   test('a part, which its reader finds wrong: no mirror brings the next one', async () => {
     const mirror = await lying();
     const client = open();
