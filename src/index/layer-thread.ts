@@ -31,7 +31,7 @@ import { Layout } from '../store/layout.ts';
 import { HashBeside, hashFor } from './hash-beside.ts';
 import type { FromThread, LayerJob, Rest, ToThread } from './layer-job.ts';
 import type { Piece } from './pieces.ts';
-import { type RawBudget, takeRaw } from './raw-budget.ts';
+import { giveRawBack, type RawBudget, takeRaw } from './raw-budget.ts';
 
 const port = parentPort;
 if (port === null) throw new Error('layer-thread.ts runs in a worker thread');
@@ -153,6 +153,8 @@ class DeviceDraft {
   readonly #room: DiskRoom;
   readonly #budget: RawBudget | undefined;
   #fd: number | undefined;
+  /** Bytes of the budget that no device has yet. */
+  #taken = 0;
   /** Bytes written so far, and those of them whose write-back has begun. */
   #written = 0;
   #begun = 0;
@@ -170,7 +172,10 @@ class DeviceDraft {
   /** Synchronous: this thread has nothing else to do, and needs the buffer again for the next bytes. */
   write(offset: number, bytes: Buffer): void {
     const fd = this.#fd as number;
-    if (this.#budget !== undefined) takeRaw(this.#budget, bytes.length);
+    if (this.#budget !== undefined) {
+      this.#taken += bytes.length;
+      takeRaw(this.#budget, bytes.length);
+    }
     this.#room.write(fd, bytes, offset);
     this.#written = offset + bytes.length;
     // One write-back at a time: a disk that does not keep up gets no further requests.
@@ -193,6 +198,7 @@ class DeviceDraft {
       // Another image has some of the layer's blocks already, and a loop device may hold that very file.
       fillInPlace(fd, target);
     }
+    this.#taken = 0;
   }
 
   async discard(): Promise<void> {
@@ -202,6 +208,7 @@ class DeviceDraft {
     await this.#writeBack;
     closeSync(fd);
     rmSync(this.#path, { force: true });
+    if (this.#budget !== undefined) giveRawBack(this.#budget, this.#taken);
   }
 }
 

@@ -31,3 +31,8 @@ export function takeRaw({ taken, most }: RawBudget, bytes: number): void {
     hint: 'raise --cache-limit, or prepare the image elsewhere with `cofa index`: then only what is read comes here',
   });
 }
+
+/** Bytes that were taken, and whose file was deleted: of a layer that is read again from another host. */
+export function giveRawBack({ taken }: RawBudget, bytes: number): void {
+  Atomics.sub(taken, 0, BigInt(bytes));
+}

@@ -9,6 +9,7 @@ import { SpanTable } from '../../src/image/span-table.ts';
 import { decodeToc } from '../../src/image/toc-codec.ts';
 import { type IndexedImage, indexImage } from '../../src/index/index-image.ts';
 import type { IndexedLayer } from '../../src/index/layer-job.ts';
+import { rawBudget } from '../../src/index/raw-budget.ts';
 import { RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { deviceSize } from '../../src/store/device.ts';
@@ -169,17 +170,19 @@ describe('mirrors that send other bytes', () => {
     return mirror;
   };
 
-  it('the next host is asked, and the last one is the registry', async () => {
+  it('the next host is asked, and the last one is the registry; what they sent takes no room', async () => {
     const mirrors = [await lying(2), await lying(2)];
     const hostDir = join(directory, 'hosts');
     await mkdir(join(hostDir, registry.host), { recursive: true });
     const toml = mirrors.map(({ origin }) => `[host."${origin}"]\n`).join('');
     await writeFile(join(hostDir, registry.host, 'hosts.toml'), toml);
     const { store, deviceOf } = devices();
+    const most = small.tars.reduce((sum, { length }) => sum + length, 0);
     const indexed = await indexImage({
       image,
       store,
       registry: { hostDirs: [hostDir] },
+      budget: rawBudget(most, 0),
     });
     const plain = indexed.layers[2] as IndexedLayer;
     expect((await readFile(deviceOf(plain.root))).equals(padded(small.tars[2] as Buffer))).toBe(true);
