@@ -14,6 +14,7 @@ import { type Challenge, chooseChallenge } from './challenge.ts';
 import { type CredentialSources, findCredentials } from './credential-sources.ts';
 import type { Credentials } from './credentials.ts';
 import { RequestFailure, statusFailure } from './failure.ts';
+import { shapeProblem } from './json-shape.ts';
 import { isLoopback } from './reference.ts';
 import { type Ambient, parseRetryAfter, waitFor } from './retry.ts';
 import { discard, header, readBody, readText, type Reply, type Transport } from './transport.ts';
@@ -391,6 +392,12 @@ export class Authenticator {
       });
     }
     const body = await readBody(reply, MAX_TOKEN_ANSWER, `the token of ${host}`, signal);
+    const problem = shapeProblem(body);
+    if (problem !== undefined)
+      throw new RequestFailure(
+        'unsupported',
+        `the answer of the token service ${host} is not read: ${problem}`,
+      );
     let answer: Record<string, unknown>;
     try {
       answer = JSON.parse(body.toString('utf8')) as Record<string, unknown>;

@@ -17,6 +17,7 @@ import {
   MEDIA_TYPES,
   parseConfig,
   parseManifest,
+  parseObject,
   type ResolvedImage,
 } from './manifest.ts';
 import { isModel, MODEL_TYPES, modelLayers } from './model.ts';
@@ -307,7 +308,7 @@ async function listTags(
     signal,
   });
   const body = await readBody(reply, MAX_MANIFEST, 'the list of tags', signal);
-  const { tags } = (JSON.parse(body.toString('utf8')) ?? {}) as { tags?: unknown };
+  const { tags } = parseObject(body, 'the list of tags');
   // The fallback tags of referrers are no images.
   return Array.isArray(tags)
     ? tags.filter((tag) => typeof tag === 'string').filter((tag) => !/^sha256-[0-9a-f]{64}/.test(tag))

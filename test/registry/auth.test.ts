@@ -286,6 +286,7 @@ describe('tokens', () => {
   test.each([
     ['not JSON', 'secret-abc'],
     ['no token', '{"tokens":"secret-abc"}'],
+    ['a bomb of lists', `{"token":"secret-abc","more":${'['.repeat(500_000)}${']'.repeat(500_000)}}`],
     ['a token that breaks the header', '{"token":"secret-abc\\r\\nX-Evil: 1"}'],
     ['null', 'null'],
   ])('an answer with %s is refused without being shown', async (_, body) => {

@@ -237,6 +237,20 @@ describe('what is not there', () => {
     });
   });
 
+  test('a list of tags whose form is a bomb is not parsed: the registry’s own words', async () => {
+    add(AMD64, 'v2');
+    registry.fault = ({ response, path }) => {
+      if (!path.endsWith('/tags/list')) return 'pass';
+      const bomb = '['.repeat(1_000_000) + ']'.repeat(1_000_000);
+      response.writeHead(200).end(`{"tags":["v2"],"more":${bomb}}`);
+      return 'handled';
+    };
+    await expect(resolve(':v1')).rejects.toMatchObject({
+      code: 'not-found',
+      message: expect.stringContaining('manifest unknown'),
+    });
+  });
+
   test('the configuration', async () => {
     add(AMD64, 'v1');
     registry.blobs.clear();
