@@ -143,15 +143,18 @@ export class RegistryApi {
     return this.#endpoints.health.leftOut();
   }
 
-  /** The answer of the first mirror that has one; undefined where none has. */
+  /** The answer of the first mirror that has one; undefined where none has. Error `unavailable` for an address of a mirror that has none. */
   async #ofMirrors(request: ApiRequest, need: readonly Capability[]): Promise<ApiReply | undefined> {
     const { registry, signal, target } = request;
     const { health } = this.#endpoints;
+    const all = await this.#endpoints.mirrorsOf(registry, need);
     // An address that a host gave is that host's.
-    if (typeof target !== 'string') return undefined;
-    for (const endpoint of await this.#endpoints.mirrorsOf(registry, need)) {
+    const given = typeof target === 'string' ? undefined : target.origin;
+    const mirrors = given === undefined ? all : all.filter(({ origin }) => origin.origin === given);
+    const asked = String(target);
+    for (const endpoint of mirrors) {
       const mirror = endpoint.origin.origin;
-      if (!health.isAsked(mirror, target)) continue;
+      if (!health.isAsked(mirror, asked)) continue;
       await this.#refuseStranger(request, endpoint);
       try {
         const { reply } = await this.#ask(endpoint, request, this.#authOf(request));
@@ -162,15 +165,18 @@ export class RegistryApi {
         }
         await discard(reply.body);
         if (isRetryableStatus(reply.status)) this.blame(mirror, 'broken');
-        else health.lacks(mirror, target);
+        else health.lacks(mirror, asked);
       } catch (error) {
         throwIfAborted(signal);
         const { code, message } = toErrorRecord(error);
         this.settings.log.debug({ mirror, code, reason: message }, 'a mirror does not answer');
-        if (code === 'unauthorized') health.lacks(mirror, target);
+        if (code === 'unauthorized') health.lacks(mirror, asked);
         else this.blame(mirror, 'broken');
       }
     }
+    // No other host knows it.
+    if (given !== undefined && mirrors.length > 0)
+      throw new RequestFailure('unavailable', `the mirror ${given} does not go on with ${request.what}`);
     return undefined;
   }
 

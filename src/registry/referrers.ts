@@ -30,6 +30,8 @@ const MAX_PAGES = 50;
 const MAX_BYTES = 4 * MAX_MANIFEST;
 const MAX_REFERRERS = 10_000;
 const MAX_UPDATES = 8;
+/** Mirrors whose lists may be of no use before that is an error. */
+const MOST_MIRRORS = 8;
 
 /**
  * The referrers of a manifest, in the registry's order, only those of `artifactType` where given. Empty where there
@@ -101,10 +103,33 @@ async function fromApi(
   artifactType: string | undefined,
   signal: AbortSignal | undefined,
 ): Promise<Descriptor[] | undefined> {
+  for (let lists = 1; ; lists++) {
+    let mirror: string | undefined;
+    const onMirror = (one: string | undefined) => (mirror = one);
+    try {
+      return await pagesOf(api, source, digest, artifactType, onMirror, signal);
+    } catch (error) {
+      if (mirror === undefined || signal?.aborted === true || lists > MOST_MIRRORS) throw error;
+      // A list that is none, or ends before its last page: the next host has one of its own.
+      api.blame(mirror, 'broken');
+    }
+  }
+}
+
+/** The list of one host; `onMirror` is told whose it is. */
+async function pagesOf(
+  api: RegistryApi,
+  source: Source,
+  digest: string,
+  artifactType: string | undefined,
+  onMirror: (mirror: string | undefined) => void,
+  signal: AbortSignal | undefined,
+): Promise<Descriptor[] | undefined> {
   const { registry, repository } = source;
   const what = `the referrers of ${repository}@${digest}`;
   const query = artifactType === undefined ? '' : `?artifactType=${encodeURIComponent(artifactType)}`;
-  let target: string | URL | undefined = `/v2/${repository}/referrers/${digest}${query}`;
+  const first = `/v2/${repository}/referrers/${digest}${query}`;
+  let target: string | URL | undefined = first;
   const found: Descriptor[] = [];
   let bytes = 0;
   for (let page = 0; target !== undefined; page++) {
@@ -126,11 +151,17 @@ async function fromApi(
         what,
         signal,
       });
+      const { mirror } = reply;
+      if (asked === first) onMirror(mirror);
       if (reply.status !== 200) {
         await discard(reply.body);
         return { reply, body: undefined };
       }
-      return { reply, body: await readBody(reply, MAX_MANIFEST, what, signal) };
+      const body = await readBody(reply, MAX_MANIFEST, what, signal).catch((error: unknown) => {
+        if (mirror !== undefined && signal?.aborted !== true) api.blame(mirror, 'broken');
+        throw error;
+      });
+      return { reply, body };
     });
     const { reply, body } = answer;
     const type = header(reply, 'content-type')?.split(';')[0]?.trim();

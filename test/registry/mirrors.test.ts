@@ -281,6 +281,72 @@ describe('a mirror that does not serve', () => {
   });
 });
 
+describe('a list of referrers', () => {
+  const NOTES = ['one', 'two', 'three'].map((note) =>
+    Buffer.from(
+      JSON.stringify({
+        schemaVersion: 2,
+        mediaType: MEDIA_TYPES.ociManifest,
+        artifactType: 'application/vnd.example.note',
+        config: { mediaType: MEDIA_TYPES.ociEmpty, digest: digestOf(CONFIG), size: CONFIG.length },
+        layers: [],
+        subject: { mediaType: MEDIA_TYPES.ociManifest, digest: digestOf(MANIFEST), size: MANIFEST.length },
+        annotations: { note },
+      }),
+    ),
+  );
+  const listing = async (referrersPage: number) => {
+    const host = await start({ referrersPage });
+    for (const note of NOTES) host.addManifest('team/app', note, MEDIA_TYPES.ociManifest);
+    return host;
+  };
+  const listed = (host: FaultRegistry) => asked(host).filter((one) => one.includes('/referrers/'));
+  const list = async (client = open()) =>
+    (await client.referrers(source(), digestOf(MANIFEST))).map(({ digest }) => digest);
+
+  test('of a mirror comes from there to its last page, with its headers', async () => {
+    const mirror = await listing(1);
+    mirror.fault = ({ request, response }) => {
+      if (request.headers['x-key'] === 'secret') return 'pass';
+      response.writeHead(403).end();
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror, `[host."${mirror.origin}".header]\nx-key = "secret"`));
+    expect(await list()).toEqual(NOTES.map(digestOf));
+    expect(listed(mirror)).toHaveLength(3);
+    expect(listed(origin)).toEqual([]);
+  });
+
+  test.each([
+    ['refuses its second page', 1, (at: number) => at > 0, 403, 'no'],
+    ['breaks at its second page', 1, (at: number) => at > 0, 503, 'no'],
+    ['answers something else', 3, () => true, 200, '{"schemaVersion":2,'],
+  ])('of a mirror that %s: that of the registry', async (_, pages, isOdd, status, body) => {
+    origin = await listing(3);
+    const mirror = await listing(pages);
+    let at = 0;
+    mirror.fault = ({ response, path }) => {
+      if (!path.includes('/referrers/') || !isOdd(at++)) return 'pass';
+      response.writeHead(status, { 'content-type': MEDIA_TYPES.ociIndex }).end(body);
+      return 'handled';
+    };
+    hosts(mirrorOf(mirror));
+    expect(await list()).toEqual(NOTES.map(digestOf));
+    expect(listed(origin)).toHaveLength(1);
+  });
+
+  test('of a registry that is none is still an error', async () => {
+    origin = await listing(3);
+    origin.fault = ({ response, path }) => {
+      if (!path.includes('/referrers/')) return 'pass';
+      response.writeHead(200, { 'content-type': MEDIA_TYPES.ociIndex }).end('{"schemaVersion":2,');
+      return 'handled';
+    };
+    hosts(mirrorOf(await start()));
+    await expect(list()).rejects.toMatchObject({ code: 'integrity' });
+  });
+});
+
 describe('a mirror that lies', () => {
   const flipped = Buffer.from(BYTES);
   flipped[150_000] = (flipped[150_000] as number) ^ 1;
