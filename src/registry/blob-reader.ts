@@ -68,6 +68,8 @@ export class BlobReader {
   readonly #locations = new Map<string, { url: URL; mirror: string | undefined; until: number }>();
   /** Which mirrors brought bytes of a blob, by source and digest, oldest first. */
   readonly #mirrors = new Map<string, Set<string>>();
+  /** How often a host was left out for a blob, by source and digest, oldest first. */
+  readonly #doubts = new Map<string, number>();
   readonly #warned = new Set<string>();
   /** Registries that answer with one range at a time. */
   readonly #single = new Set<string>();
@@ -225,13 +227,18 @@ export class BlobReader {
         `blob ${blob.digest} has ${blob.size} bytes, more than the ${limit} that are read at once`,
       );
     }
+    const key = locationKey(source, blob);
+    let doubts = 0;
     const read = async () => {
+      doubts = this.#doubts.get(key) ?? 0;
       const chunks: Buffer[] = [];
       const pieces = paced(this.#checked(source, blob, signal), `blob ${blob.digest}`, WHOLE_PACE);
       for await (const chunk of pieces) chunks.push(chunk);
       return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
     };
-    const { value, reads } = await readUntilRight(read, () => this.doubt(source, blob));
+    // Another reader, to whom the same host sent them, may have found them wrong meanwhile.
+    const doubt = () => this.doubt(source, blob) || (this.#doubts.get(key) ?? 0) > doubts;
+    const { value, reads } = await readUntilRight(read, doubt);
     if (reads === 1) this.right(source, blob, [[0, blob.size]]);
     else this.settle(blob);
     return value;
@@ -386,9 +393,19 @@ export class BlobReader {
    * where one did.
    */
   doubt(source: Source, blob: Pick<BlobName, 'digest'>): boolean {
+    const key = locationKey(source, blob);
+    const isHelped = this.#leaveOut(key, blob);
+    if (!isHelped) return false;
+    const doubts = this.#doubts.get(key) ?? 0;
+    this.#doubts.delete(key);
+    this.#doubts.set(key, doubts + 1);
+    if (this.#doubts.size > MAX_LOCATIONS) this.#doubts.delete(this.#doubts.keys().next().value as string);
+    return true;
+  }
+
+  #leaveOut(key: string, blob: Pick<BlobName, 'digest'>): boolean {
     // Then the registry is not at fault, nor its mirrors.
     if (this.#door?.doubt(blob) === true) return true;
-    const key = locationKey(source, blob);
     this.#locations.delete(key);
     const mirrors = this.#mirrors.get(key);
     this.#mirrors.delete(key);

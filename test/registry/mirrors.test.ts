@@ -405,6 +405,22 @@ describe('a mirror that lies', () => {
     await expect(client.blob(source(), BLOB)).rejects.toMatchObject({ code: 'integrity' });
   });
 
+  test('to two readers at once: neither takes that for what the registry has', async () => {
+    const mirror = await lying();
+    const both = Promise.withResolvers<void>();
+    mirror.fault = async ({ seen }): Promise<'pass'> => {
+      if (seen === 1) both.resolve();
+      await both.promise;
+      return 'pass';
+    };
+    const client = open();
+    const reads = [client.blob(source(), BLOB), client.blob(source(), BLOB)];
+    expect(await Promise.all(reads)).toEqual([BYTES, BYTES]);
+    expect(mirror.requests).toHaveLength(2);
+    origin.blobs.set(BLOB.digest, flipped);
+    await expect(client.blob(source(), BLOB)).rejects.toMatchObject({ code: 'integrity' });
+  });
+
   test('a part, which its reader finds wrong: no mirror brings the next one', async () => {
     const mirror = await lying();
     const client = open();
