@@ -13,15 +13,19 @@ import type { ObjectInfo } from '@nats-io/obj';
 import { CofaError } from '../../schemas/errors.ts';
 
 const SHA256 = 'SHA-256=';
+/** Longest wait for the next piece, ms. */
+const STALLED_MS = 10_000;
 
 /**
  * The bytes of an object as they arrive. Errors: `integrity` where it has more than `limit` bytes, or other bytes than
- * its name says; the last piece comes before such an error.
+ * its name says; the last piece comes before such an error. `unavailable` where no further piece comes: a writer that
+ * replaces an object removes the pieces of the one before, and JetStream does not say so to who reads them.
  */
 export async function* readObject(
   bus: NatsConnection,
   info: ObjectInfo,
   limit: number,
+  stalledMs: number = STALLED_MS,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const { bucket, name, nuid, size, digest } = info;
   const damaged = (why: string) => new CofaError('integrity', `${name} of the startup packs ${why}`);
@@ -37,9 +41,17 @@ export async function* readObject(
       filter_subjects: `$O.${bucket}.C.${nuid}`,
     });
     const messages = await consumer.consume();
+    const iterator = messages[Symbol.asyncIterator]();
     let left = size;
     try {
-      for await (const { data, info } of messages) {
+      for (;;) {
+        const next = await withinMs(stalledMs, iterator.next());
+        if (next === undefined || next.done === true)
+          throw new CofaError(
+            'unavailable',
+            `${name} of the startup packs does not go on after ${size - left} of its ${size} bytes: it was replaced or removed`,
+          );
+        const { data, info } = next.value;
         left -= data.length;
         if (left < 0) throw damaged(`goes on after its ${size} bytes`);
         hash.update(data);
@@ -59,4 +71,16 @@ export async function wholeObject(bus: NatsConnection, info: ObjectInfo, limit: 
   const parts: Uint8Array[] = [];
   for await (const part of readObject(bus, info, limit)) parts.push(part);
   return Buffer.concat(parts);
+}
+
+async function withinMs<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
 import { connectBus, encode } from '../../src/bus/connection.ts';
 import { DEFAULT_START, PackStore } from '../../src/pack/pack-store.ts';
+import { readObject } from '../../src/pack/stored-object.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
 
 let server: NatsServer;
@@ -111,6 +112,22 @@ describe('the store of startup packs', () => {
       expect(taken).toBe(0);
     }
   });
+
+  test('says so when what a reader has begun to read is replaced by another node', async () => {
+    const image = manifest();
+    const store = new PackStore(async () => bus);
+    const { name } = await store.put(image, DEFAULT_START, zeros(16 << 20));
+    const objects = await new Objm(bus).create(PACK_BUCKET);
+    const info = await objects.info(name);
+    if (info === null) throw new Error('it was put');
+    const begun = readObject(bus, info, 1 << 30, 500);
+    await begun.next();
+    await store.put(image, DEFAULT_START, zeros(1 << 20));
+    await expect(bytesOf(begun)).rejects.toMatchObject({ code: 'unavailable' });
+    // Its name was looked up before, and its pieces are asked for now.
+    const late = bytesOf(readObject(bus, info, 1 << 30, 500));
+    await expect(late).rejects.toMatchObject({ code: 'unavailable' });
+  }, 10_000);
 
   test('takes no recording of a run that goes on without end', async () => {
     const image = manifest();
