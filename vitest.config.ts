@@ -49,5 +49,7 @@ export default defineConfig(({ mode }) => ({
     maxWorkers: 2,
     testTimeout: 120_000,
     hookTimeout: 240_000,
+    // A busy machine gives a process its turn late: vitest's own limit is a second.
+    expect: { poll: { timeout: 60_000 } },
   },
 }));

@@ -58,7 +58,7 @@ test('a user calls its own node on its own subjects, and has the answer', async 
   await supervisor.flush();
   const bus = await open(apiUsersOn({ url }, known, ['ci']).ci as BusUsers['api']);
   const subject = one.userApi('ci', 'mount');
-  expect((await bus.request(subject, '{}', { timeout: 2_000 })).string()).toBe(subject);
+  expect((await bus.request(subject, '{}', { timeout: 60_000 })).string()).toBe(subject);
   for (const wrong of [
     one.userApi('other', 'status'),
     one.userApi('ci', 'status'),

@@ -92,7 +92,7 @@ test('the endpoint’s user calls operations and watches events, and cannot writ
   bus.publish(names.api('status'), '{}', { reply: forged });
   bus.publish(names.api('scrub-stop'), '{}', { reply: forged });
   await bus.flush();
-  const reply = await bus.request(names.api('status'), '{}', { timeout: 10_000 });
+  const reply = await bus.request(names.api('status'), '{}', { timeout: 60_000 });
   expect(reply.json()).toMatchObject({ ok: true, result: { log: { events } } });
   const dir = join(directory, 'watched');
   await mkdir(dir);

@@ -29,8 +29,8 @@ async function start(): Promise<{ nats: RunningNats; layout: Layout; port: numbe
 
 const portOf = ({ url }: BusAddress): number => Number(new URL(url).port);
 
-async function open(address: BusAddress, reconnect = false): Promise<NatsConnection> {
-  const bus = await connectBus(address, { name: 'victim', reconnect, timeoutMs: 2_000 });
+async function open(address: BusAddress, reconnect = false, timeoutMs = 30_000): Promise<NatsConnection> {
+  const bus = await connectBus(address, { name: 'victim', reconnect, timeoutMs });
   cleanup.defer(() => bus.close());
   return bus;
 }
@@ -125,9 +125,9 @@ test.each(Object.entries(thieves))(
     await nats.child.stop();
 
     const thief = await take(port);
-    await expect.poll(() => thief.victims(), { timeout: 10_000 }).toBeGreaterThan(0);
+    await expect.poll(() => thief.victims()).toBeGreaterThan(0);
     await sleep(500);
-    await expect(open(supervisor)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(open(supervisor, false, 2_000)).rejects.toMatchObject({ code: 'unavailable' });
     expect(thief.heard()).not.toContain(supervisor.pass);
     expect(thief.heard()).not.toContain('CONNECT');
     expect(believed).toEqual([]);
@@ -163,14 +163,14 @@ test('who listens on loopback sees no password, and nothing of what is said', as
   sniffer.stdout.on('data', (bytes: Buffer) => {
     seen = Buffer.concat([seen, bytes]);
   });
-  await expect.poll(() => seen.length, { timeout: 10_000 }).toBeGreaterThan(0);
+  await expect.poll(() => seen.length).toBeGreaterThan(0);
 
   const served = await open(nats.users['front-end']);
   serve(served, SUBJECT, anything, () => SECRET);
   await served.flush();
   expect(await ask(await open(nats.users.supervisor), SUBJECT, SECRET, anything)).toBe(SECRET);
   // The greeting is in clear: the sniffer works.
-  await expect.poll(() => seen.includes('max_payload'), { timeout: 10_000 }).toBe(true);
+  await expect.poll(() => seen.includes('max_payload')).toBe(true);
   await sleep(200);
   for (const secret of [
     nats.users['front-end'].pass,

@@ -137,7 +137,7 @@ describe('the engine from the command line', () => {
     expect(other).toMatchObject({ code: 0 });
     // It is unused: the removal waits until it is detached.
     expect(await cofa(['rmi', plain.ref])).toMatchObject({ code: 0 });
-    await expect.poll(() => readdirSync(join(root, 'discarded')), { timeout: 10_000 }).toEqual([]);
+    await expect.poll(() => readdirSync(join(root, 'discarded'))).toEqual([]);
   });
 
   it('run: the registry is asked for the tag once, before and for the mount', async () => {

@@ -57,7 +57,7 @@ async function fetchesInOrder(engine: Engine, ref: string, mount: string): Promi
   await until(() => engine.logs().includes('fetcher ready'), engine.logs);
   await engine.cofa(['mount', ref, mount]);
   const isWhole = async () => (await engine.status()).images.every(({ blocks }) => blocks.absent === 0);
-  await until(isWhole, () => engine.logs(), 40_000);
+  await until(isWhole, () => engine.logs());
   const jobs = new Map<string, Map<number, number[]>>();
   const isTold = async () => {
     const lines = (await engine.cofa(['events', '--json', '--since-start', '--no-follow']))
@@ -77,7 +77,7 @@ async function fetchesInOrder(engine: Engine, ref: string, mount: string): Promi
     }
     return spansSeen(jobs) >= 28;
   };
-  await until(isTold, () => `${spansSeen(jobs)} spans were told of\n${engine.logs()}`, 20_000);
+  await until(isTold, () => `${spansSeen(jobs)} spans were told of\n${engine.logs()}`);
   return new Map(
     [...jobs].map(([id, known]) => [id, [...known].toSorted(([a], [b]) => a - b).map(([, spans]) => spans)]),
   );

@@ -70,7 +70,7 @@ export async function startEngine(
 export async function until(
   condition: () => Promise<boolean> | boolean,
   describe: () => string,
-  timeoutMs = 60_000,
+  timeoutMs = 120_000,
 ): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!(await condition())) {

@@ -67,7 +67,7 @@ async function fetchesInOrder(engine: Engine, mount: () => Promise<unknown>): Pr
   await until(() => engine.logs().includes('fetcher ready'), engine.logs);
   await mount();
   const isWhole = async () => (await engine.status()).images.every(({ blocks }) => blocks.absent === 0);
-  await until(isWhole, () => engine.logs(), 60_000);
+  await until(isWhole, () => engine.logs());
   const jobs = new Map<number, number[]>();
   const isTold = async () => {
     const lines = await engine.cofa(['events', '--json', '--since-start', '--no-follow']);

@@ -85,7 +85,7 @@ async function newMember(
 /** The bytes, or the state of the answer. One that is told to wait comes again. */
 async function come({ giving }: Parts, from: string, one: PieceAsk): Promise<Buffer | string> {
   for (;;) {
-    const given = await giving.give(from, one, AbortSignal.timeout(5_000));
+    const given = await giving.give(from, one, AbortSignal.timeout(60_000));
     if (given.answer === undefined) {
       given.done();
       return given.piece.bytes;
@@ -111,7 +111,7 @@ it('the registry is asked once for a piece, however many ask, at whatever moment
   );
   const askers: Array<Promise<Buffer | string>> = [];
   for (let steps = 0; steps < 60; steps++) {
-    const process = async () => (await parts.asking.piece(order(0), AbortSignal.timeout(5_000))).bytes;
+    const process = async () => (await parts.asking.piece(order(0), AbortSignal.timeout(60_000))).bytes;
     askers.push(steps % 3 === 0 ? process() : come(parts, `member-${steps % 7}`, asked(0)));
     await (steps % 2 === 0 ? Promise.resolve() : new Promise(setImmediate));
   }
@@ -131,7 +131,7 @@ it('a member that has the home fetch a digest from a registry of its own spoils 
     const { parts } = await newMember(registry, dir);
     expect(evil.equals((await come(parts, 'evil', spoilt)) as Buffer)).toBe(true);
     expect(right.equals((await come(parts, 'asker', asked(0))) as Buffer)).toBe(true);
-    const { bytes } = await parts.asking.piece(order(0), AbortSignal.timeout(5_000));
+    const { bytes } = await parts.asking.piece(order(0), AbortSignal.timeout(60_000));
     expect(right.equals(bytes)).toBe(true);
     await expect.poll(() => parts.store.pieces).toBe(2);
     if (life === 1) parts.close();
@@ -155,7 +155,7 @@ it('a process gets nothing by the right of another one that reads the same blob 
     await cleanup.tempDir('member'),
   );
   const want = (more: Partial<PieceOrder>) =>
-    parts.asking.piece({ ...order(0), ...more }, AbortSignal.timeout(5_000));
+    parts.asking.piece({ ...order(0), ...more }, AbortSignal.timeout(60_000));
   const stranger = { ...source, repository: 'stranger/image' };
   await expect(want({})).rejects.toMatchObject({ state: 'bring' });
   const mine = want({ token: 'mine' });
@@ -181,7 +181,7 @@ it('who is named for bytes is the member that they came from, also where another
   );
   const want = async (from: string, of: BlobSource, part: number) => {
     const order_ = { ...order(0), source: of, from: part, to: part + 100 };
-    const coming = parts.asking.piece(order_, AbortSignal.timeout(5_000));
+    const coming = parts.asking.piece(order_, AbortSignal.timeout(60_000));
     parts.asking.answered('honest', of, { index: 0, state: 'have', at: from });
     return await coming;
   };
@@ -246,7 +246,7 @@ it('who gave a piece is known after a restart: a wrong one names its liar, and a
     (member, from, piece) => blamed.push([member, from, piece]),
   );
   parts.uses(source.registry);
-  const given = await parts.asking.piece(order(0), AbortSignal.timeout(5_000));
+  const given = await parts.asking.piece(order(0), AbortSignal.timeout(60_000));
   expect(given.bytes.equals(lie)).toBe(true);
   parts.wrong({ v: 1, source, index: 0, member: given.from });
   expect(blamed).toEqual([['liar', undefined, { digest: source.digest, index: 0 }]]);
@@ -347,7 +347,7 @@ it('without tokens a process of the node reads a piece for all, and each other a
     await cleanup.tempDir('member'),
   );
   const want = (index: number) =>
-    parts.asking.piece({ ...order(index), noToken: true }, AbortSignal.timeout(5_000));
+    parts.asking.piece({ ...order(index), noToken: true }, AbortSignal.timeout(60_000));
   // Two processes want it: one is told to read it, and both have it then.
   const both = [want(0), want(0)];
   const [reader, other] = both as [Promise<unknown>, (typeof both)[0]];
@@ -366,7 +366,7 @@ it('without tokens a process of the node reads a piece for all, and each other a
       const given = await parts.giving.give(
         from,
         asked(0, { ...noToken, ...more }),
-        AbortSignal.timeout(5_000),
+        AbortSignal.timeout(60_000),
       );
       if (given.answer?.state !== 'coming') return given;
       await new Promise((resolve) => setTimeout(resolve, 5));

@@ -179,8 +179,10 @@ test('clients that come while a text is made, or in the second after, get that o
   await expect.poll(() => made).toBe(1);
   resolve();
   for (const { text } of await Promise.all(asked)) expect(text).toBe(TEXT);
+  const began = performance.now();
   for (let i = 0; i < 50; i++) await get('/metrics');
-  expect(made).toBeLessThan(5);
+  // One a second.
+  expect(made).toBeLessThan(4 + (performance.now() - began) / 1_000);
 });
 
 test('a hundred connections that say nothing are no more than sixteen, and go', {
@@ -191,7 +193,7 @@ test('a hundred connections that say nothing are no more than sixteen, and go', 
   for (const socket of idle) socket.on('error', () => {});
   let gone = 0;
   for (const socket of idle) void closed(socket).then(() => (gone += 1));
-  await expect.poll(() => gone, { timeout: 10_000 }).toBeGreaterThanOrEqual(84);
+  await expect.poll(() => gone).toBeGreaterThanOrEqual(84);
   // Their time is over at last, and Prometheus gets its turn.
   await expect
     .poll(
@@ -200,7 +202,7 @@ test('a hundred connections that say nothing are no more than sixteen, and go', 
           ({ status }) => status,
           () => 0,
         ),
-      { timeout: 40_000 },
+      { timeout: 80_000 },
     )
     .toBe(200);
   for (const socket of idle) socket.destroy();
@@ -243,8 +245,8 @@ test('clients that take their answers a byte at a time do not keep the door for 
       (answer) => answer.status,
       () => 0,
     );
-  await expect.poll(status, { timeout: 10_000 }).toBe(0);
-  await expect.poll(status, { timeout: 40_000 }).toBe(200);
+  await expect.poll(status).toBe(0);
+  await expect.poll(status, { timeout: 80_000 }).toBe(200);
   clearInterval(sip);
   for (const socket of slow) socket.destroy();
 });

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { zstdCompressSync } from 'node:zlib';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Descriptor, RegistryClient, type ResolvedImage } from '../../src/registry/client.ts';
 import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import { parseReference } from '../../src/registry/reference.ts';
@@ -480,7 +480,7 @@ describe('a sidecar that is fetched ahead', () => {
     };
     const resolved = await resolve();
     // Its flat image, and the spans of three layers.
-    await vi.waitFor(() => expect(failed.size).toBe(4), 10_000);
+    await expect.poll(() => failed.size).toBe(4);
     isAway = false;
     expect(await use(resolved)).toEqual([sidecar.flat, ...sidecar.layers.map(({ spans }) => spans)]);
   });

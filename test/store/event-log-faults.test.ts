@@ -135,7 +135,7 @@ describe('an ack that is lost', () => {
     ).rejects.toMatchObject({
       code: 'unavailable',
     });
-    expect(performance.now() - began).toBeLessThan(5_000);
+    expect(performance.now() - began).toBeLessThan(15_000);
     relay.heal();
     await log.append(subject, { type: 'mount.unmounted' }, { timeoutMs: 20_000 });
     expect((await all(names.allEvents)).map(({ event }) => event.type)).toEqual([
@@ -160,7 +160,7 @@ describe('a log without NATS', () => {
     expect(outcomes.map((outcome) => outcome.status)).toEqual(['rejected', 'rejected', 'rejected']);
     for (const outcome of outcomes)
       expect((outcome as PromiseRejectedResult).reason).toMatchObject({ code: 'unavailable' });
-    expect(performance.now() - began).toBeLessThan(8_000);
+    expect(performance.now() - began).toBeLessThan(15_000);
   });
 
   test('a log that is drained takes nothing more, and what was under way is in it', async () => {
@@ -388,7 +388,7 @@ describe('a beginning that is removed while it is read', () => {
   test.each([
     ['to its end', 3, []],
     ['in part', 2, ['mount.unmounted']],
-  ])('%s is read to its end all the same', { timeout: 15_000 }, async (_, removed, left) => {
+  ])('%s is read to its end all the same', async (_, removed, left) => {
     const names = fresh();
     const mount = names.event('mount', 'm');
     const log = new EventLog(bus, () => 1);

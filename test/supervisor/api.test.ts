@@ -77,7 +77,7 @@ describe('API over NATS', () => {
       head.set('Content-Type', type);
       const isMsgpack = type.endsWith('msgpack');
       const body = isMsgpack ? encode(request) : JSON.stringify(request);
-      const reply = await bus.request(names.api('mount'), body, { timeout: 5_000, headers: head });
+      const reply = await bus.request(names.api('mount'), body, { timeout: 60_000, headers: head });
       expect(isMsgpack ? decode(reply.data) : reply.json()).toMatchObject({
         ok: false,
         error: {
@@ -93,7 +93,7 @@ describe('API over NATS', () => {
     head.set('Content-Type', 'application/msgpack');
     const reply = await bus.request(names.api('mount'), encode({ ref: 'r', dir: '/d', prefetch: false }), {
       headers: head,
-      timeout: 5_000,
+      timeout: 60_000,
     });
     expect(reply.headers?.get('Content-Type')).toBe('application/msgpack');
     expect(decode(reply.data)).toEqual({ ok: true, result: mounted('/d', false) });
@@ -139,7 +139,7 @@ describe('API over NATS', () => {
       head.set('Cofa-Progress', token);
       await bus.request(names.api('mount'), JSON.stringify({ ref: 'r', dir: '/d' }), {
         headers: head,
-        timeout: 5_000,
+        timeout: 60_000,
       });
     }
     await bus.flush();

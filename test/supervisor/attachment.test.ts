@@ -31,7 +31,10 @@ it('a layer that cannot be attached is what the mount fails for, also where the 
     release: async () => {},
     // A program, such as blkid, opens the flat loop; then the layer fails.
     acquire: async () => {
-      const loop = await vi.waitUntil(async () => (await listLoops()).find((one) => one.label === label));
+      const loop = await vi.waitUntil(
+        async () => (await listLoops()).find((one) => one.label === label),
+        60_000,
+      );
       user = await open(loop.path);
       throw new CofaError('no-space', 'the layer has no room');
     },

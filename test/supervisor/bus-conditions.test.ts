@@ -23,7 +23,7 @@ test('a nats-server that did not start any more, and has started after all, is n
   });
   server.emit('status', { type: 'disconnect' });
   conditions.set('nats-server', 'nats-server does not start');
-  await expect.poll(() => conditions.has('nats'), { timeout: 3_000 }).toBe(true);
+  await expect.poll(() => conditions.has('nats')).toBe(true);
   server.emit('status', { type: 'reconnect' });
   await expect.poll(() => backs).toBe(1);
   expect(conditions.list()).toEqual([]);

@@ -4,7 +4,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { MountFacts } from '../../actors/node-state.ts';
 import { OPERATIONS } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -164,7 +164,7 @@ describe('an image that the log does not have yet', () => {
     const telling = Promise.withResolvers<void>();
     recorded = telling.promise;
     const mount = engine().mount(orderOf());
-    await vi.waitFor(() => expect(isMounted(dir)).toBe(true));
+    await expect.poll(() => isMounted(dir)).toBe(true);
     expect(mounted()).toBe(false);
     telling.resolve();
     expect(await mount).toMatchObject({ state: 'mounted' });
