@@ -5,7 +5,8 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { eventually } from '../support/engine.ts';
-import { freePort, makeCertificates } from '../support/registry-server.ts';
+import { freePort } from '../support/ports.ts';
+import { makeCertificates } from '../support/registry-server.ts';
 import { type RunOptions, runCommand, startService } from '../support/services.ts';
 import type { Cleanup } from '../support/temp.ts';
 

@@ -1,5 +1,5 @@
 /** The kubelet of a node (node.ts) in a cluster (control-plane.ts). */
-import { freePort } from '../support/registry-server.ts';
+import { freePort } from '../support/ports.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { CGROUP, type NodeOptions } from './node.ts';
 

@@ -15,7 +15,7 @@ import { connectBus } from '../../src/bus/connection.ts';
 import { accountsText, newNodeUsers } from '../../src/bus/user-files.ts';
 import { REPLICAS } from '../../src/store/stream.ts';
 import { eventually, startEngine } from '../support/engine.ts';
-import { freePort } from '../support/registry-server.ts';
+import { freePort } from '../support/ports.ts';
 import { type NatsServer, runCommand, startNats } from '../support/services.ts';
 import { Cleanup } from '../support/temp.ts';
 import { parseYaml } from '../support/yaml.ts';

@@ -12,13 +12,14 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { RegistryClient, type RegistryClientOptions } from '../../src/registry/client.ts';
 import { digestOf } from '../../src/digest/digest.ts';
 import { MEDIA_TYPES } from '../../src/registry/manifest.ts';
 import { parseReference } from '../../src/registry/reference.ts';
 import { findSidecar, pushSidecar, SIDECAR_TYPES } from '../../src/registry/sidecars.ts';
-import { freePort, type RegistryServer, startRegistry } from '../support/registry-server.ts';
+import { freePort } from '../support/ports.ts';
+import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { collect, indexOf, pushImage, sampleImage } from './sample-image.ts';
 
 const AMD64 = sampleImage([3_000_000, 50_000, 0], { platform: { os: 'linux', architecture: 'amd64' } });
@@ -202,7 +203,7 @@ describe('an open registry', () => {
       expect(part.equals(bytes.subarray(start, start + 131_072))).toBe(true);
     }
     const gets = () => getsOf('ranges', descriptor);
-    await vi.waitFor(() => expect(gets()).toHaveLength(20));
+    await expect.poll(gets).toHaveLength(20);
     expect(gets().every(({ status, bytes: sent }) => status === 206 && sent === 131_072)).toBe(true);
   });
 
@@ -214,7 +215,7 @@ describe('an open registry', () => {
     const parts = await collect(client.blobRanges(source('several'), descriptor, ranges));
     expect(parts.equals(Buffer.concat(ranges.map(([start, end]) => bytes.subarray(start, end))))).toBe(true);
     const gets = () => getsOf('several', descriptor);
-    await vi.waitFor(() => expect(gets()).toHaveLength(1));
+    await expect.poll(gets).toHaveLength(1);
     expect(gets()[0]).toMatchObject({ status: 206 });
   });
 
@@ -316,7 +317,7 @@ test('a registry that is killed in the middle of a stream and comes back: the st
       }
     }
     expect(Buffer.concat(parts).equals(bytes)).toBe(true);
-    await vi.waitFor(() => expect(server.requests().filter(({ status }) => status === 206)).toHaveLength(1));
+    await expect.poll(() => server.requests().filter(({ status }) => status === 206)).toHaveLength(1);
 
     server.kill();
     await server.stop();

@@ -12,7 +12,8 @@ import {
   type FaultRegistryOptions,
   startFaultRegistry,
 } from '../support/fault-registry.ts';
-import { freePort, makeCertificates } from '../support/registry-server.ts';
+import { freePort } from '../support/ports.ts';
+import { makeCertificates } from '../support/registry-server.ts';
 import { collect } from './sample-image.ts';
 
 const BYTES = randomBytes(300_000);
@@ -112,14 +113,14 @@ describe('what a mirror is asked', () => {
   test('nothing for everyone by a header or a certificate of this machine, nor is the registry; by the token of another one the registry alone', async () => {
     const mirror = await start();
     hosts(mirrorOf(mirror, `[host."${mirror.origin}".header]\nx-key = "secret"`));
-    const part = (right: Right) => open().part(source(), BLOB, [10, 20], right, AbortSignal.timeout(5_000));
+    const part = (right: Right) => open().part(source(), BLOB, [10, 20], right, AbortSignal.timeout(60_000));
     await expect(part('everyone')).rejects.toMatchObject({ code: 'unauthorized' });
     expect([mirror.requests, origin.requests]).toEqual([[], []]);
 
     hosts(`server = "${origin.origin}"\n[header]\nx-key = "secret"\n`);
     now += 60_000;
     await expect(part('everyone')).rejects.toMatchObject({ code: 'unauthorized' });
-    expect(await open().isBlobGiven(source(), BLOB.digest, 'everyone', AbortSignal.timeout(5_000))).toBe(
+    expect(await open().isBlobGiven(source(), BLOB.digest, 'everyone', AbortSignal.timeout(60_000))).toBe(
       false,
     );
     expect(origin.requests).toEqual([]);
@@ -133,7 +134,7 @@ describe('what a mirror is asked', () => {
       copyFileSync(join(certificates, name), join(folder, 'certs.d', closed.host, name));
     const there = { registry: closed.host, repository: 'team/app' };
     await expect(
-      open().part(there, BLOB, [10, 20], 'everyone', AbortSignal.timeout(5_000)),
+      open().part(there, BLOB, [10, 20], 'everyone', AbortSignal.timeout(60_000)),
     ).rejects.toMatchObject({ code: 'unauthorized' });
   });
 
@@ -176,7 +177,7 @@ describe('what a mirror is asked', () => {
       return 'handled';
     };
     const client = open();
-    const signal = AbortSignal.timeout(5_000);
+    const signal = AbortSignal.timeout(60_000);
     expect((await client.manifest(source(), digestOf(MANIFEST))).isPublic).toBe(false);
     const before = mirror.requests.length;
     expect(await client.isPublic(source(), digestOf(MANIFEST), signal)).toBe(false);
