@@ -57,7 +57,10 @@ export interface Engine {
   /** Runs `cofa ARGS` against this engine. */
   cli(args: string[], options?: CliOptions): Promise<CliResult>;
   status(): Promise<Status>;
-  /** Process ids by name, as `status` says: supervisor, front-end, fetcher-0, …, nats-server. */
+  /**
+   * Process ids by name, as `status` says: supervisor, front-end, fetcher-0, …, nats-server. Waits for one that is about to be
+   * started again; one that does not come is left out, since its number is 0, which to kill(2) is the test's own group.
+   */
   pids(): Promise<Record<string, number>>;
   /** Resolves when the supervisor has ended. */
   ended: Promise<void>;
@@ -68,6 +71,9 @@ export interface Engine {
 }
 
 const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
+
+/** Time for a process to be started again, on a busy machine too, ms. */
+const START_MS = 30_000;
 
 /** Starts an engine and waits until it answers. Throws with its log when it does not. */
 export async function startEngine(options: EngineOptions = {}): Promise<Engine> {
@@ -112,7 +118,7 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
     // A connection of its own: the test may have closed the one of `client`.
     const own = await connectEngine(root);
     try {
-      return await own.call('status', {}, { timeoutMs: 10_000 });
+      return await own.call('status', {}, { timeoutMs: 30_000 });
     } finally {
       await own.close();
     }
@@ -123,7 +129,15 @@ export async function startEngine(options: EngineOptions = {}): Promise<Engine> 
     client,
     cli: (args, cli = {}) => runCofa(args, { ...cli, env: { ...options.env, ...cli.env, COFA_ROOT: root } }),
     status,
-    pids: async () => Object.fromEntries((await status()).processes.map(({ name, pid }) => [name, pid])),
+    pids: async () => {
+      const all = async () => (await status()).processes.map(({ name, pid }) => [name, pid] as const);
+      let found = await all();
+      for (const end = performance.now() + START_MS; performance.now() < end; found = await all()) {
+        if (found.every(([, pid]) => pid > 0)) break;
+        await sleep(100);
+      }
+      return Object.fromEntries(found.filter(([, pid]) => pid > 0));
+    },
     ended,
     log: (name) => readFileSync(join(root, `log/${name}.log`), 'utf8'),
     stop,
@@ -174,11 +188,11 @@ export async function imageOf(engine: Engine, ref: string): Promise<ImageStatus>
   return image;
 }
 
-/** Waits until `check` returns a value; throws after `timeoutMs` (30,000) with the last error of `check`. */
+/** Waits until `check` returns a value; throws after `timeoutMs` (60,000) with the last error of `check`. */
 export async function eventually<T>(
   what: string,
   check: () => T | undefined | false | Promise<T | undefined | false>,
-  timeoutMs = 30_000,
+  timeoutMs = 60_000,
 ): Promise<T> {
   let last: unknown;
   for (const end = performance.now() + timeoutMs; performance.now() < end; await sleep(100)) {
