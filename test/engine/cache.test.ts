@@ -124,8 +124,7 @@ describe('a cache of a tenth of what is read', () => {
       ).toEqual([]);
       await eventually('room was made', async () => (await engine.status()).cache.evictedBytes > 8 * MIB);
       // What has come is in the log a moment later.
-      await sleep(1_000);
-      expect(await expectLogAndDataAgree(engine)).toBeGreaterThan(0);
+      await eventually('the log has some of it', async () => (await expectLogAndDataAgree(engine)) > 0);
     }
 
     // And the whole engine, while spans are fetched and evicted.
@@ -214,7 +213,6 @@ describe('a device that the kernel reads', () => {
     expect(pruned.code, pruned.stdout).toBe(0);
     expect((JSON.parse(pruned.stdout) as { freedBytes: number }).freedBytes).toBeGreaterThan(4 * MIB);
     expect(before).toBeGreaterThan(13 * MIB);
-    expect((await imageOf(engine, image.ref)).layers.some(({ state }) => state === 'lazy')).toBe(true);
     for (const reader of readers) expect(await reader.stop()).toEqual([]);
     for (const [name, content] of image.files)
       expect(new Set(await readPieces(join(dir, name), content, { pieceSize: 65_536 }))).toEqual(
@@ -226,6 +224,7 @@ describe('a device that the kernel reads', () => {
       if (type.startsWith('layer.') && type !== 'layer.trace' && type !== 'layer.blocks') types.push(type);
     expect(types.indexOf('layer.taken-back')).toBeGreaterThan(types.indexOf('layer.handed-over'));
     expect(types.indexOf('layer.evicted')).toBeGreaterThan(types.indexOf('layer.taken-back'));
+    expect(types.lastIndexOf('layer.handed-over')).toBeGreaterThan(types.indexOf('layer.evicted'));
     await expectLogAndDataAgree(engine);
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
     await engine.stop();

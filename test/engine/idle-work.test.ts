@@ -16,7 +16,7 @@ const ONE_PROCESSOR = ['taskset', '-c', '0'];
 const FILES = 12;
 const FILE_BYTES = 12 * MIB;
 /** A reader waits for milliseconds of work, of which others leave a third. At idle priority it would wait for 17 s, ms. */
-const SHORT_MS = 2_000;
+const SHORT_MS = 6_000;
 
 const cleanup = new Cleanup();
 let directory = '';

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay, type Relay } from '../../ops/bench/relay.ts';
+import type { EventOf } from '../../schemas/events.ts';
 import { EXPENDABLE } from '../../src/kernel/oom-score.ts';
 import { type Engine, eventually, imageOf, mountImage, startEngine, untilWell } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
@@ -108,14 +109,17 @@ describe('a process of the engine killed during reads', () => {
     const reading = readAll(scene);
     for (const blocks of [8, 60, 120]) {
       await presence(scene, blocks);
-      kill((await scene.engine.pids())['front-end']);
-      await sleep(300);
+      const pid = (await scene.engine.pids())['front-end'];
+      kill(pid);
+      // Until the supervisor has seen the end the number is that of the dead one.
+      await eventually('another front end', async () => (await scene.engine.pids())['front-end'] !== pid);
     }
     expect(await reading).toMatchObject({ failures: [] });
-    const status = await scene.engine.status();
-    expect(status.processes.find(({ name }) => name === 'front-end')).toMatchObject({
-      state: 'running',
-      restarts: 3,
+    await eventually('the third one runs', async () => {
+      const { processes } = await scene.engine.status();
+      const front = processes.find(({ name }) => name === 'front-end');
+      expect(front).toMatchObject({ state: 'running', restarts: 3 });
+      return true;
     });
     // What had come before each death was not forgotten: nothing is absent after everything was read.
     expect((await imageOf(scene.engine, scene.image.ref)).reads.errors).toBe(0);
@@ -133,11 +137,13 @@ describe('a process of the engine killed during reads', () => {
     kill(before);
     expect(new Set(await readPieces(join(dir, 'lib/prose'), content))).toEqual(new Set(['ok']));
     expect(await reading).toMatchObject({ failures: [] });
-    const status = await eventually('nats-server runs again', () => engine.status());
-    expect(status.processes.find(({ name }) => name === 'nats-server')).toMatchObject({
-      state: 'running',
-      restarts: 1,
+    await eventually('nats-server runs again', async () => {
+      const { processes } = await engine.status();
+      const server = processes.find(({ name }) => name === 'nats-server');
+      expect(server).toMatchObject({ state: 'running', restarts: 1 });
+      return true;
     });
+    await untilWell(engine);
     // The log takes events again: another mount, and the end of both.
     const second = join(directory, `mnt-second-${seed}`);
     await mountImage(engine, image.ref, second);
@@ -151,9 +157,14 @@ describe('a process of the engine killed during reads', () => {
     const { engine, image, dir } = scene;
     const content = image.files.get('lib/prose') as Buffer;
     expect(new Set(await readPieces(join(dir, 'lib/prose'), content))).toEqual(new Set(['ok']));
-    // Past the time after which what has come is in the log.
-    await sleep(1_000);
-    const present = (await imageOf(engine, image.ref)).blocks.present;
+    const present = await eventually('what has come is in the log', async () => {
+      const { blocks } = await imageOf(engine, image.ref);
+      let told = 0;
+      for await (const event of engine.client.events({ from: 'start', follow: false }))
+        if (event.type === 'layer.blocks')
+          for (const [, count] of (event.data as EventOf<'layer.blocks'>).ranges) told += count;
+      return blocks.fetching === 0 && told >= blocks.present && blocks.present;
+    });
     const pids = await engine.pids();
     const reading = readAll(scene);
     await sleep(200);

@@ -113,8 +113,9 @@ describe('NATS away', () => {
     relay.fail({ kind: 'stall' });
     try {
       expect(await readAll(dir, image)).toMatchObject({ failures: [] });
-      const { stdout } = await engine.cli(['status', '--json']);
-      expect(stdout).toContain('is away: reads go on');
+      await eventually('status says so', async () =>
+        (await engine.cli(['status', '--json'])).stdout.includes('is away: reads go on'),
+      );
     } finally {
       relay.heal();
     }
@@ -146,7 +147,10 @@ describe('no fetcher alive', () => {
     for (const { pid } of fetchers) process.kill(pid, 'SIGSTOP');
     try {
       expect(await readAll(dir, image)).toMatchObject({ failures: [] });
-      expect((await engine.status()).degraded).toEqual([expect.stringContaining('no fetcher is running')]);
+      await eventually('status says so, and nothing else', async () => {
+        expect((await engine.status()).degraded).toEqual([expect.stringContaining('no fetcher is running')]);
+        return true;
+      });
     } finally {
       for (const { pid } of fetchers) process.kill(pid, 'SIGCONT');
     }
