@@ -30,7 +30,7 @@ export async function runInTerminal(
   const command = [driver, '80', '24', JSON.stringify(steps), process.execPath, MAIN, 'replay', ...args];
   const { stdout } = await promisify(execFile)('python3', command, {
     env: { ...process.env, TERM: 'xterm', NO_COLOR: '', ...env },
-    timeout: 90_000,
+    timeout: 115_000,
     maxBuffer: 2 ** 24,
   });
   return JSON.parse(stdout) as Outcome;

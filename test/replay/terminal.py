@@ -8,7 +8,7 @@ SCRIPT is a JSON list of steps, done in order:
   ["kill-other", PID]  SIGKILL to another one
   ["pause", MS]      let time pass
 Prints one JSON object: the output, how the process ended, and the terminal's modes before and after.
-Everything ends after 60 seconds.
+Everything ends after 100 seconds.
 """
 
 import fcntl
@@ -45,7 +45,7 @@ if child == 0:
     os.closerange(3, 256)
     os.execvp(command[0], command)
 
-end = time.monotonic() + 60
+end = time.monotonic() + 100
 output = b""
 seen = 0
 status = None

@@ -34,7 +34,7 @@ test('keys lead to the screens that the model draws; q leaves', async () => {
     ['type', 'w'],
     ['wait', 'why read 20.2'],
     ['type', '\x1b'],
-    ['pause', 200],
+    ['wait', 'reads in flight: 1'],
     ['type', 'G'],
     ['wait', '29/29'],
     ['type', 'q'],
@@ -76,8 +76,12 @@ test.each([
 );
 
 test('so does a crash, and its message is seen', async () => {
-  const crash = 'setTimeout(() => { throw new Error("made to crash") }, 1500)';
-  const outcome = await inTerminal([['wait', '? keys']], [file], {
+  const crash = 'process.on("SIGUSR2", () => { throw new Error("made to crash") })';
+  const steps: Step[] = [
+    ['wait', '? keys'],
+    ['kill', 12],
+  ];
+  const outcome = await inTerminal(steps, [file], {
     NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(crash)}`,
   });
   expectGivenBack(outcome, 1);
