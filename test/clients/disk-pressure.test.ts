@@ -144,7 +144,9 @@ test('the pause image is no image that cofa is still looking for', async () => {
 });
 
 describe('while others fill the disk', () => {
-  test('what nothing runs from leaves, before a kubelet’s limits; pods keep what they have', async () => {
+  test('what nothing runs from leaves, before a kubelet’s limits; pods keep what they have', {
+    timeout: 240_000,
+  }, async () => {
     await cri.pull(refOf('idle'));
     const dir = join(work, 'whole');
     await mkdir(dir);
@@ -158,7 +160,7 @@ describe('while others fill the disk', () => {
       'less of the idle image',
       async () => ((await present('idle')) as number) < idle - 2 * MIB,
       // The image stays mounted for half a minute after its pull, for a start that may come.
-      60_000,
+      120_000,
     );
     expect(await present('running')).toBeGreaterThanOrEqual(kept);
     expect(await cri.exec(running.container, 'cat', '/own')).toEqual({

@@ -48,6 +48,17 @@ async function firstPaint(running: RunningConsole): Promise<{ page: Page; ms: nu
   return { page, ms: Number(ms) };
 }
 
+/** On a busy machine one of two that are compared may find others at work and the other none: three tries. */
+async function again<T>(compare: () => Promise<T>): Promise<T> {
+  for (let tries = 1; tries < 3; tries++)
+    try {
+      return await compare();
+    } catch (error) {
+      console.log(`once more: ${String(error).split('\n')[0]}`);
+    }
+  return await compare();
+}
+
 /** Frames a second for a while; `each` runs before each of them. */
 const framesFor = async (page: Page, ms: number, each: string): Promise<number> =>
   Number(
@@ -66,16 +77,20 @@ const framesFor = async (page: Page, ms: number, each: string): Promise<number> 
   );
 
 it('paints soon, and moves with the pointer', async () => {
-  const small = await firstPaint(few);
-  await small.page.close();
-  const { page, ms } = await firstPaint(many);
-  console.log(`first paint: ${ms.toFixed(0)} ms with ${MANY} events, ${small.ms.toFixed(0)} ms with ${FEW}`);
-  expect(ms).toBeLessThan(Math.max(1_000, 4 * small.ms));
+  const page = await again(async () => {
+    const small = await firstPaint(few);
+    await small.page.close();
+    const { page, ms } = await firstPaint(many);
+    console.log(
+      `first paint: ${ms.toFixed(0)} ms with ${MANY} events, ${small.ms.toFixed(0)} ms with ${FEW}`,
+    );
+    expect(ms).toBeLessThan(Math.max(1_000, 4 * small.ms));
+    return page;
+  });
   await page.getByText(`of ${MANY.toLocaleString('en')}`).waitFor();
   // All events have come: the end has its sequence.
   await page.getByRole('button', { name: 'To the end' }).click();
   await page.getByText(`sequence ${MANY}`).first().waitFor();
-  const alone = await framesFor(page, 2_000, '');
   const scrub = `{
     const line = document.querySelector('.time-line');
     const { left, width, top } = line.getBoundingClientRect();
@@ -85,10 +100,13 @@ it('paints soon, and moves with the pointer', async () => {
   // Events that the test makes itself have no pointer that could be captured.
   await page.evaluate('Element.prototype.setPointerCapture = () => {}');
   const before = await page.locator('.event[aria-selected=true] .seq').innerText();
-  const scrubbing = await framesFor(page, 4_000, scrub);
-  console.log(`frames a second: ${scrubbing.toFixed(0)} while scrubbing, ${alone.toFixed(0)} without`);
+  await again(async () => {
+    const alone = await framesFor(page, 2_000, '');
+    const scrubbing = await framesFor(page, 4_000, scrub);
+    console.log(`frames a second: ${scrubbing.toFixed(0)} while scrubbing, ${alone.toFixed(0)} without`);
+    expect(scrubbing).toBeGreaterThan(Math.min(50, alone / 4));
+  });
   expect(await page.locator('.event[aria-selected=true] .seq').innerText()).not.toBe(before);
-  expect(scrubbing).toBeGreaterThan(Math.min(50, alone / 4));
   // The list has followed, and says what the events are.
   await page.waitForURL(/at=\d+/);
   const seq = await page.locator('.event[aria-selected=true] .seq').innerText();

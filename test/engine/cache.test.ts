@@ -87,7 +87,7 @@ async function fold(engine: Engine): Promise<NodeState> {
 
 describe('a cache of a tenth of what is read', () => {
   it('readers of three images get every byte right; the disk holds the limit and what is on its way', {
-    timeout: 180_000,
+    timeout: 300_000,
   }, async () => {
     const limit = 4 * MIB;
     const engine = await startEngine({ args: ['--cache-limit', '4MiB'] });
@@ -151,7 +151,7 @@ describe('a cache of a tenth of what is read', () => {
 
 describe('a file that is larger than the cache', () => {
   it('comes in windows ahead of who reads it in order, and goes behind him', {
-    timeout: 180_000,
+    timeout: 300_000,
   }, async () => {
     const limit = 64 * MIB;
     const content = noise(128 * MIB, 9_400);
@@ -191,7 +191,7 @@ describe('a file that is larger than the cache', () => {
 
 describe('a device that the kernel reads', () => {
   it('is taken back under readers, loses its blocks, and is handed over again when they have come back', {
-    timeout: 120_000,
+    timeout: 300_000,
   }, async () => {
     const engine = await startEngine();
     cleanup.defer(() => engine.stop());
@@ -233,7 +233,7 @@ describe('a device that the kernel reads', () => {
 
 describe('what no mount needs', () => {
   it('is removed by prune and rmi, mounted images stay; the next start removes what a crash left', {
-    timeout: 180_000,
+    timeout: 300_000,
   }, async () => {
     const root = await cleanup.tempDir('cache-root');
     const engine = await startEngine({ root });

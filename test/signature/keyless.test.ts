@@ -209,9 +209,10 @@ describe('refused is', () => {
         });
     });
     expect(JSON.stringify(bundle).length).toBeLessThan(60_000);
-    const began = performance.now();
+    const began = process.cpuUsage();
     expect(await why(bundle)).toContain('tlogEntries is wrong');
-    expect(performance.now() - began).toBeLessThan(300);
+    // Processor time, µs.
+    expect(process.cpuUsage(began).user).toBeLessThan(300_000);
   });
 
   it('every certificate where no rule is', async () => {
