@@ -1,5 +1,5 @@
 /** `cofa fetcher`: a member of a fleet on a machine without an engine. It mounts nothing and needs no FUSE. */
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import { addOptions, type Context, examples } from './context.ts';
@@ -84,13 +84,21 @@ async function stay(options: FetcherOptions, context: Context): Promise<void> {
   if (url === undefined) throw withoutNats();
   const choice = fleetChoice({ ...flags, fleetCache: cacheLimit }, url);
   if (choice === undefined) throw withoutNats();
-  const [{ operatorsAddress }, { fleetUserOn, readNodeUsers }, { runFetcherMember }, { hostname }] =
-    await Promise.all([
-      import('../bus/operators-nats.ts'),
-      import('../bus/user-files.ts'),
-      import('../process/fleet-member.ts'),
-      import('node:os'),
-    ]);
+  const [
+    { operatorsAddress },
+    { fleetUserOn, readNodeUsers },
+    { runFetcherMember },
+    { boundLogs },
+    { realPorts },
+    { hostname },
+  ] = await Promise.all([
+    import('../bus/operators-nats.ts'),
+    import('../bus/user-files.ts'),
+    import('../process/fleet-member.ts'),
+    import('../process/bounded-logs.ts'),
+    import('../process/ports.ts'),
+    import('node:os'),
+  ]);
   const node = options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-'));
   const address = await operatorsAddress(url, natsCa);
   const users = natsUsers === undefined ? undefined : await readNodeUsers(natsUsers);
@@ -102,6 +110,7 @@ async function stay(options: FetcherOptions, context: Context): Promise<void> {
         hint: `cofa fetcher --node ${users.node}, or the file of ${node}`,
       },
     );
+  boundLogs(join(root, 'log'), realPorts().clock);
   await runFetcherMember({
     ...choice,
     root,

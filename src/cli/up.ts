@@ -86,6 +86,9 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
     const { runSupervisor } = await import('../supervisor/main.ts');
     const { giveHeapRoom } = await import('../process/heap.ts');
     giveHeapRoom();
+    const { boundLogs } = await import('../process/bounded-logs.ts');
+    const { realPorts } = await import('../process/ports.ts');
+    boundLogs(join(context.root, 'log'), realPorts().clock);
     if (options.takeOver === true && options.transport === 'kernel') {
       const { takeOver } = await import('./upgrade-engine.ts');
       await takeOver(context.root);
