@@ -8,7 +8,7 @@
  */
 import type { Logger } from 'pino';
 import { layersOfImage } from '../../../actors/device.ts';
-import { IncidentFold, QUIET_MS } from '../../../actors/incidents.ts';
+import { IncidentFold, LONGEST_MS, QUIET_MS } from '../../../actors/incidents.ts';
 import type { Counts } from '../../../actors/counts.ts';
 import type { ImageFacts } from '../../../actors/node-state.ts';
 import { idOf } from '../../../actors/node-state.ts';
@@ -63,6 +63,8 @@ export class IncidentWatch {
   #looking = false;
   #again = false;
   #lastLook = Number.NEGATIVE_INFINITY;
+  /** Since when something has been told that no look has seen. */
+  #untoldSince: number | undefined;
   #events = 0;
   #tries = 0;
   /** Incidents that are counted: one that has grown is kept again. */
@@ -100,7 +102,11 @@ export class IncidentWatch {
     this.#events += 1;
     if (fold.told > before) {
       this.#tries = 0;
-      this.#lookIn(this.#dueIn());
+      const now = this.#options.clock.now();
+      this.#untoldSince ??= now;
+      // Where triggers do not end, each begins another incident: the first one is not to wait for the last.
+      const latest = this.#untoldSince + LONGEST_MS + QUIET_MS + LATE_MS;
+      this.#lookIn(Math.min(this.#dueIn(), latest - now));
     } else if (this.#events === MOST_EVENTS) this.#lookIn(0);
   }
 
@@ -141,6 +147,7 @@ export class IncidentWatch {
     const { keep, order, isUrgent, clock, log } = this.#options;
     this.#looking = true;
     this.#events = 0;
+    this.#untoldSince = undefined;
     try {
       const { kept, lost, againMs } = await keep(order, { signal: this.#stop.signal, isUrgent });
       this.#tries = 0;

@@ -1015,8 +1015,11 @@ class WholeEngine {
     const { blackBox } = this.#world;
     const end = machine.now + PATIENCE_MS;
     for (let problem = blackBox.problem(); problem !== undefined; problem = blackBox.problem()) {
-      const sentence = problem;
-      machine.check(machine.now < end, () => sentence);
+      if (machine.now >= end) {
+        const sentence = blackBox.problem(true);
+        machine.check(sentence === undefined, () => sentence ?? '');
+        return;
+      }
       await this.#until(machine.now + 1_000, () => false);
     }
   }
