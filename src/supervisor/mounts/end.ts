@@ -12,6 +12,7 @@ import {
 } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
+import { removeMade } from './directory.ts';
 import type { MountKernel } from './kernel.ts';
 import type { MountActor } from './mount-actor.ts';
 import { followed, isSameFileSystem, mappedOf } from './overlays.ts';
@@ -19,7 +20,7 @@ import { stillCarrying } from './standing.ts';
 
 export interface EndOptions {
   layout: Layout;
-  live: Pick<LiveFold, 'append'>;
+  live: Pick<LiveFold, 'append' | 'state'>;
   log: Logger;
   kernel?: MountKernel | undefined;
 }
@@ -135,6 +136,8 @@ async function sayDetached(actor: MountActor, { live, log }: EndOptions): Promis
   await live
     .append(id, { type: 'mount.detached', reason: 'engine-stopped' })
     .catch((error: unknown) => log.warn({ mount: id, error }, 'the log does not take that it is detached'));
+  // An unmount whose append had no answer may be in the log after all: then no start brings the mount back, nor removes its folder.
+  if (actor.madeDir && live.state.mounts.get(id) === undefined) await removeMade(actor.request);
   actor.host.send({ type: 'DETACHED' });
   await actor.image.release(id);
 }
