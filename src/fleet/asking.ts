@@ -1,7 +1,7 @@
 /**
  * Pieces for the processes of this node, as the asker actor decides: whom it asks, where it comes for the bytes, and what becomes of
- * them. Processes that want the same piece of the same repository share it. Bytes that came are given at once, and to others only when a process has
- * said that they are right.
+ * them. Processes that want the same piece of the same repository share it. This node's processes get the bytes at once, other members
+ * only when a process has said that they are right.
  */
 import type { AskerEffect } from '../../actors/fleet-asker-protocol.ts';
 import { pieceKey } from '../../actors/fleet-home-protocol.ts';

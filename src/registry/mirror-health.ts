@@ -31,7 +31,7 @@ export class MirrorHealth {
     return (this.#lacks.get(`${mirror} ${what}`) ?? 0) <= now;
   }
 
-  /** It gave an answer. One that was under way while it lied excuses nothing. */
+  /** The mirror answered a request, which ends its pause. It ends no pause of a mirror that sent wrong bytes. */
   worked(mirror: string): void {
     const paused = this.#paused.get(mirror);
     if (paused?.hasLied === true && paused.until > this.#now()) return;

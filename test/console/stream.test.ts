@@ -1,4 +1,4 @@
-/** What pages hear, whatever they take in time, and by what they tell one log from another. */
+/** The live stream sends a slow page the newest news when it reads again, and each log has a generation of its own. */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Source } from '../../src/console/source.ts';
 import { Streams } from '../../src/console/stream.ts';

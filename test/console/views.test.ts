@@ -1,4 +1,4 @@
-/** The views A start and Layers without a browser: what one looks at stays, whatever comes meanwhile. */
+/** The views A start and Layers without a browser: each keeps the start, layer or block that the user chose when documents and events arrive. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ROUTES } from '../../src/console/routes.ts';
 import { Source } from '../../src/console/source.ts';

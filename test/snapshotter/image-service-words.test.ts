@@ -1,4 +1,4 @@
-/** What a kubelet hears of a pull that is refused, whatever characters the reason has. */
+/** The image service tells a kubelet why it refuses a pull; gRPC carries reasons with newlines, quotes and letters of any language. */
 import { connect as connectHttp2, createServer } from 'node:http2';
 import { connect } from 'node:net';
 import { join } from 'node:path';

@@ -82,7 +82,7 @@ const orderOf = () => ({
   onProgress: () => {},
 });
 
-/** A mount that is under way and fails when `fail` is called. */
+/** Begins a mount. It waits for its image until the test calls `fail`, and fails then. */
 async function failing(mounts: Mounts): Promise<{ mounting: Promise<unknown>; fail: () => void }> {
   const image = Promise.withResolvers<void>();
   use = () => image.promise;

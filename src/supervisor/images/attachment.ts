@@ -92,7 +92,8 @@ export class Attachment {
 
   /**
    * Acquires a layer that the flat image is likely to have, while that is still looked at: `attach` takes it from here.
-   * The caller calls `attach` or `dropAhead` afterwards, whatever comes of the image. Where a layer fails, `attach` tries it again.
+   * When the image is prepared the caller calls `attach`, which acquires a layer again that failed here. When its preparation fails
+   * the caller calls `dropAhead`, which releases the layers.
    */
   ahead(resolved: EventOf<'image.resolved'>, device: ImageDevice): void {
     const id = layerIdOf(device);

@@ -269,7 +269,7 @@ export class Mounts {
     return await detachAll(this.#mounts.values(), force, this.#options);
   }
 
-  /** Resolves when the unmounts under way are over, or after this time, ms: one that is refused leaves a mount in use. */
+  /** Waits until each unmount that has begun has ended, for `withinMs` at most: the kernel may refuse one, and then `down` finds its mount in use. */
   async #unmountsOver(withinMs: number): Promise<void> {
     const under = [...this.#mounts.values()].filter(({ host }) => host.state === 'unmounting');
     if (under.length === 0) return;
