@@ -11,6 +11,8 @@
  * meanwhile, the engine's share of it, and what the engine's processes took.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startRegistry } from '../../test/support/registry-server.ts';
@@ -76,8 +78,8 @@ interface Node {
   start(at: Repositories, n: number): Promise<unknown>;
   /** The same where its image was pulled. */
   again(at: Repositories, n: number): Promise<unknown>;
-  /** Resolves when all is on the node. */
-  whole(): Promise<void>;
+  /** Resolves when all of these images is on the node. */
+  whole(images: readonly Repositories[]): Promise<void>;
   /** Of the engine; empty without one. */
   times(): EngineTime;
 }
@@ -92,11 +94,22 @@ function cofaWay(name: string, repository: 'plain' | 'indexed' | 'packed', progr
     name,
     onFreshNode: (host, work) =>
       onFreshEngine(async (cofa, root) => {
-        const start = (at: Repositories) => cofa('run', `${host}/${at[repository]}:latest`);
+        // As with ctr each has a network of its own: servers of one image have one port.
+        const start = (at: Repositories) =>
+          cofa('run', '--network', 'none', `${host}/${at[repository]}:latest`);
         return await work({
           start,
           again: start,
-          whole: () => untilWhole(cofa),
+          // The rest of an image comes while it is mounted.
+          whole: async (images) => {
+            const dirOf = (at: Repositories) => join(root, `whole-${at[repository]}`);
+            for (const at of images) {
+              await mkdir(dirOf(at));
+              await cofa('mount', `${host}/${at[repository]}:latest`, dirOf(at));
+            }
+            await untilWhole(cofa);
+            for (const at of images) await cofa('unmount', dirOf(at));
+          },
           times: () => engineTime(root),
         });
       }, program),
@@ -195,7 +208,7 @@ async function measure(
       const phases: Phases = { cold: await phase(node, of('start', 0)) };
       phases['again, at once'] = await phase(node, of('again', count));
       if (values.rest) {
-        await node.whole();
+        await node.whole(images);
         phases['again, at rest'] = await phase(node, of('again', 2 * count));
       }
       return phases;

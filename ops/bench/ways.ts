@@ -155,9 +155,13 @@ export async function onFreshEngine<T>(
     const trust = up.includes('--keys') ? [] : ['--trust', 'always'];
     await cofa('up', '--no-snapshotter', ...trust, ...up);
     await sleep(CALM_MS);
-    return await work(cofa, root);
-  } finally {
+    const done = await work(cofa, root);
     await cleanup.run();
+    return done;
+  } catch (error) {
+    // What went wrong first explains what could not be removed after it.
+    const further = await cleanup.run().then(() => [], (more) => [more]);
+    throw further.length === 0 ? error : new AggregateError([error, ...further], String(error), { cause: error });
   }
 }
 

@@ -19,8 +19,11 @@ export interface Conditions {
   policy: Policy;
 }
 
-/** What a connection may have on its way, bytes. */
-const WINDOW_BYTES = 1 << 20;
+/**
+ * What a connection may have on its way, bytes. Linux lets a receiver's buffer grow to 6 MiB and offers half of it as the window
+ * (Documentation/networking/ip-sysctl.rst: tcp_rmem, tcp_adv_win_scale).
+ */
+const WINDOW_BYTES = 3 << 20;
 /** A start that takes longer is none, ms. */
 const LIMIT_MS = 24 * 3_600_000;
 
