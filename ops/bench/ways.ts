@@ -160,8 +160,13 @@ export async function onFreshEngine<T>(
     return done;
   } catch (error) {
     // What went wrong first explains what could not be removed after it.
-    const further = await cleanup.run().then(() => [], (more) => [more]);
-    throw further.length === 0 ? error : new AggregateError([error, ...further], String(error), { cause: error });
+    const further = await cleanup.run().then(
+      () => [],
+      (more) => [more],
+    );
+    throw further.length === 0
+      ? error
+      : new AggregateError([error, ...further], String(error), { cause: error });
   }
 }
 
