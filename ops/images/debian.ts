@@ -205,6 +205,8 @@ async function runStep(
         LC_ALL: 'C.UTF-8',
         DEBIAN_FRONTEND: 'noninteractive',
         APT_CONFIG: config,
+        // By fsconfig(2), which mount(8) takes from util-linux 2.39 on, a list of layers ends at 256 bytes.
+        LIBMOUNT_FORCE_MOUNT2: 'always',
         ...pipSettings(),
       },
     });

@@ -202,7 +202,9 @@ def finish(upper):
 def mount(lowers, target):
     # Without an upper layer overlayfs wants two lower ones.
     options = 'ro,lowerdir=' + ':'.join(list(reversed(lowers)))
-    subprocess.run(['mount', '-t', 'overlay', 'overlay', '-o', options, target], check=True)
+    # By fsconfig(2), which mount takes from util-linux 2.39 on, a list of layers ends at 256 bytes.
+    environment = {**os.environ, 'LIBMOUNT_FORCE_MOUNT2': 'always'}
+    subprocess.run(['mount', '-t', 'overlay', 'overlay', '-o', options, target], check=True, env=environment)
 
 
 def main(work, tars):
