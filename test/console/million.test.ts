@@ -4,11 +4,11 @@
  */
 import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { LogFileWriter } from '../../src/replay/log-file.ts';
 import { decodeRecord } from '../../src/replay/record.ts';
 import { syntheticRecords } from '../replay/synthetic-log.ts';
-import { launchBrowser, openPage } from '../support/browser.ts';
+import { launchBrowser, noBrowser, openPage } from '../support/browser.ts';
 import { Cleanup } from '../support/temp.ts';
 import { type RunningConsole, startConsole } from './console-process.ts';
 
@@ -32,12 +32,14 @@ async function logOf(folder: string, count: number): Promise<RunningConsole> {
 }
 
 beforeAll(async () => {
+  if (noBrowser !== undefined) return;
   const folder = await cleanup.tempDir('million');
   few = await logOf(folder, FEW);
   many = await logOf(folder, MANY);
   browser = await launchBrowser();
   cleanup.defer(() => browser.close());
 });
+beforeEach(({ skip }) => skip(noBrowser !== undefined, noBrowser));
 afterAll(() => cleanup.run());
 
 /** From the beginning of the navigation until the time line is on the screen, ms. */

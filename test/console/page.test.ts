@@ -2,10 +2,10 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
-import { axeFlaws, launchBrowser, type Look, openPage } from '../support/browser.ts';
+import { axeFlaws, launchBrowser, type Look, noBrowser, openPage } from '../support/browser.ts';
 import { type Engine, mountImage, startEngine } from '../support/engine.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -36,6 +36,7 @@ async function picture(page: Page, name: string): Promise<void> {
 }
 
 beforeAll(async () => {
+  if (noBrowser !== undefined) return;
   const folder = await cleanup.tempDir('page');
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
@@ -53,6 +54,7 @@ beforeAll(async () => {
   running = await startConsole(['console'], { COFA_ROOT: engine.root });
   cleanup.defer(async () => void (await running.stop()));
 });
+beforeEach(({ skip }) => skip(noBrowser !== undefined, noBrowser));
 afterAll(() => cleanup.run());
 
 const arrived = async (page: Page): Promise<number> =>

@@ -1,13 +1,13 @@
 /** The views A start and Layers in a browser, of a real engine's log: what they show is what the terminal says; for everyone. */
 import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
 import { IncidentList, IncidentShown } from '../../schemas/incidents.ts';
 import { ReplayEventLine, WhatIf, WhyStart } from '../../schemas/replay.ts';
 import { formatUs } from '../../src/replay/format.ts';
 import { formatDuration } from '../../src/terminal/table.ts';
-import { axeFlaws, launchBrowser, type Look, openPage } from '../support/browser.ts';
+import { axeFlaws, launchBrowser, type Look, noBrowser, openPage } from '../support/browser.ts';
 import { type Engine, eventually, startEngine } from '../support/engine.ts';
 import { pushPrograms } from '../support/program-image.ts';
 import { startRegistry } from '../support/registry-server.ts';
@@ -27,6 +27,7 @@ async function picture(page: Page, name: string): Promise<void> {
 }
 
 beforeAll(async () => {
+  if (noBrowser !== undefined) return;
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: 20, rate: 60e6 });
@@ -64,6 +65,7 @@ beforeAll(async () => {
   running = await startConsole(['console'], { COFA_ROOT: engine.root });
   cleanup.defer(async () => void (await running.stop()));
 });
+beforeEach(({ skip }) => skip(noBrowser !== undefined, noBrowser));
 afterAll(() => cleanup.run());
 
 const start = (index: number) => starts[index] as WhyStart;

@@ -1,5 +1,5 @@
 /** Debian's Chromium, for tests that look at a page. Whatever the page complains about is kept: tests expect that it is nothing. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { chromium, type Browser, type Page } from 'playwright-core';
 
@@ -15,10 +15,17 @@ export interface OpenPage {
   complaints: string[];
 }
 
+const PROGRAM = process.env.COFA_CHROMIUM ?? '/usr/bin/chromium';
+
+/** Why no test can look at a page here, as on Ubuntu, which has Chromium as a snap alone; undefined: they can. */
+export const noBrowser: string | undefined = existsSync(PROGRAM)
+  ? undefined
+  : `there is no ${PROGRAM}; COFA_CHROMIUM names another`;
+
 /** The caller closes it. */
 export const launchBrowser = (): Promise<Browser> =>
   chromium.launch({
-    executablePath: process.env.COFA_CHROMIUM ?? '/usr/bin/chromium',
+    executablePath: PROGRAM,
     // Tests run as root, which Chromium's sandbox refuses; the page is cofa's own.
     args: ['--no-sandbox', '--disable-dev-shm-usage'],
   });
