@@ -1,10 +1,10 @@
 /**
- * Where packages of a Debian release come from: the machine's own apt settings as far as they go, mirrors, keys and proxies
- * included, and none of them is changed. In this order:
+ * Where packages of a release of Debian or Ubuntu come from: the machine's own apt settings as far as they go, mirrors, keys
+ * and proxies included, and none of them is changed. In this order:
  *
  *     the machine's sources of that release
- *     its sources of its own Debian release, with the other name in place of its own
- *     Debian's mirror, where the machine has its keys: Ubuntu's package debian-archive-keyring
+ *     its sources of its own release of the same distribution, with the other name in place of its own
+ *     the distribution's mirror, where its keys are at hand: each has those of the other in a package
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -24,45 +24,97 @@ export interface AptMachine {
   /** `/etc/apt` */
   etc?: string;
   osRelease?: string;
+  /** Keys of the release's distribution. */
   keyring?: string;
 }
 
+interface Distribution {
+  /** `ID` of os-release(5). */
+  id: string;
+  name: string;
+  /** Where the package `brings` puts the keys. */
+  keyring: string;
+  brings: string;
+  components: string;
+  /** Addresses of its mirror, with the suites of a release there. */
+  mirror: (release: string) => Array<[string, string]>;
+}
+
+const DEBIAN: Distribution = {
+  id: 'debian',
+  name: 'Debian',
+  keyring: '/usr/share/keyrings/debian-archive-keyring.gpg',
+  brings: 'debian-archive-keyring',
+  components: 'main',
+  mirror: (release) => [
+    ['http://deb.debian.org/debian', `${release} ${release}-updates`],
+    ['http://deb.debian.org/debian-security', `${release}-security`],
+  ],
+};
+
+const UBUNTU: Distribution = {
+  id: 'ubuntu',
+  name: 'Ubuntu',
+  keyring: '/usr/share/keyrings/ubuntu-archive-keyring.gpg',
+  brings: 'ubuntu-keyring',
+  // Most of what cofa stands on is in universe.
+  components: 'main universe',
+  mirror: (release) => [
+    [
+      process.arch === 'x64' ? 'http://archive.ubuntu.com/ubuntu' : 'http://ports.ubuntu.com/ubuntu-ports',
+      `${release} ${release}-updates ${release}-security`,
+    ],
+  ],
+};
+
+/** Ubuntu 24.04. Other names are those of Debian. */
+const UBUNTU_RELEASES: ReadonlySet<string> = new Set(['noble']);
+
+const distributionOf = (release: string): Distribution => (UBUNTU_RELEASES.has(release) ? UBUNTU : DEBIAN);
+
+/** Where the keys of a release's distribution are on a machine of it. */
+export const keyringOf = (release: string): string => distributionOf(release).keyring;
+
+/** `Debian bookworm`, `Ubuntu noble`. */
+export const titleOf = (release: string): string => `${distributionOf(release).name} ${release}`;
+
 /** The machine's own release, `bookworm`, where it is a Debian; undefined elsewhere. */
-export function ownRelease(osRelease = '/etc/os-release'): string | undefined {
+export function ownRelease(osRelease?: string): string | undefined {
+  const own = ownSystem(osRelease);
+  return own?.id === DEBIAN.id ? own.release : undefined;
+}
+
+function ownSystem(osRelease = '/etc/os-release'): { id: string; release: string } | undefined {
   const text = existsSync(osRelease) ? readFileSync(osRelease, 'utf8') : '';
   const field = (name: string) => new RegExp(`^${name}="?([a-z0-9.-]+)"?$`, 'm').exec(text)?.[1];
-  return field('ID') === 'debian' ? field('VERSION_CODENAME') : undefined;
+  const [id, release] = [field('ID'), field('VERSION_CODENAME')];
+  return id === undefined || release === undefined ? undefined : { id, release };
 }
 
 /** The sources of a release (see above). Throws where there is no way to it; the message says what to do. */
 export function sourcesOf(release: string, machine: AptMachine = {}): AptSources {
-  const { etc = '/etc/apt', osRelease, keyring = KEYRING } = machine;
+  const distribution = distributionOf(release);
+  const { etc = '/etc/apt', osRelease, keyring = distribution.keyring } = machine;
   const own = entriesOf(release, etc);
   if (own !== undefined) return own;
-  const here = ownRelease(osRelease);
-  const others = here === undefined ? undefined : entriesOf(here, etc);
-  if (here !== undefined && others !== undefined) return renamed(others, here, release);
-  if (existsSync(keyring)) return { list: '', sources: stanzasOf(release, keyring) };
+  const here = ownSystem(osRelease);
+  const others = here?.id === distribution.id ? entriesOf(here.release, etc) : undefined;
+  if (here !== undefined && others !== undefined) return renamed(others, here.release, release);
+  if (existsSync(keyring)) return { list: '', sources: stanzasOf(distribution, release, keyring) };
   throw new Error(
-    `packages of Debian ${release} cannot be had: apt has no source of them on this machine, and there is no ${keyring} to ` +
-      'check Debian’s mirror with. The package debian-archive-keyring brings it',
+    `packages of ${titleOf(release)} cannot be had: apt has no source of them on this machine, and there is no ${keyring} to ` +
+      `check ${distribution.name}’s mirror with. The package ${distribution.brings} brings it`,
   );
 }
 
-/** Of the package debian-archive-keyring, which Debian and Ubuntu have. */
-const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
-
-const stanzasOf = (release: string, keyring: string): string =>
-  [
-    ['http://deb.debian.org/debian', `${release} ${release}-updates`],
-    ['http://deb.debian.org/debian-security', `${release}-security`],
-  ]
+const stanzasOf = ({ mirror, components }: Distribution, release: string, keyring: string): string =>
+  mirror(release)
     .map(([uri, suites]) =>
       [
         'Types: deb',
         `URIs: ${uri}`,
         `Suites: ${suites}`,
-        'Components: main',
+        `Components: ${components}`,
         `Signed-By: ${keyring}`,
         '',
       ].join('\n'),

@@ -63,3 +63,22 @@ test('on Ubuntu it is Debian’s mirror, checked with Debian’s keys; without t
   const without = await machine(UBUNTU, files);
   expect(() => sourcesOf('bookworm', without)).toThrow(/The package debian-archive-keyring brings it$/);
 });
+
+test('packages of Ubuntu come from its mirror on a Debian, checked with Ubuntu’s keys; on Ubuntu from its own', async () => {
+  const debian = { 'sources.list': 'deb http://mirror/debian trixie main\n' };
+  expect(sourcesOf('noble', await machine(DEBIAN_13, debian, true))).toMatchObject({
+    list: '',
+    sources: expect.stringMatching(
+      /^Types: deb\nURIs: \S*ubuntu\S*\nSuites: noble noble-updates noble-security\nComponents: main universe\nSigned-By: \/.*keys\.gpg\n$/,
+    ),
+  });
+  const without = await machine(DEBIAN_13, debian);
+  expect(() => sourcesOf('noble', without)).toThrow(
+    /^packages of Ubuntu noble .* The package ubuntu-keyring /,
+  );
+  const own = 'Types: deb\nURIs: http://u\nSuites: noble noble-updates\nComponents: main universe\n';
+  expect(sourcesOf('noble', await machine(UBUNTU, { 'sources.list.d/ubuntu.sources': own }))).toEqual({
+    list: '',
+    sources: own,
+  });
+});

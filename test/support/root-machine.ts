@@ -15,6 +15,8 @@ export interface RootMachine {
   shared: string;
   /** Runs a shell script in it. Resolves with the exit code and all that was said. */
   run(script: string, timeoutMs?: number): Promise<Ran>;
+  /** Runs a shell script in it, with this process's terminal or files. Resolves with the exit code. */
+  lend(script: string, environment?: NodeJS.ProcessEnv): Promise<number | null>;
   /** Starts its systemd, which runs until cleanup; resolves with what runs a script beside it. */
   boot(): Promise<(script: string, timeoutMs?: number) => Promise<Ran>>;
 }
@@ -22,6 +24,13 @@ export interface RootMachine {
 export interface Ran {
   code: number | null;
   said: string;
+}
+
+export interface RootMachineOptions {
+  /** Folder that keeps what is changed, for the next one; by default a temporary folder. */
+  at?: string;
+  /** Folders of this machine that are there as well, at the same places. */
+  with?: readonly string[];
 }
 
 /** Where the kernel has groups of version 2, which systemd wants; beside those of version 1 on some machines. */
@@ -36,23 +45,44 @@ const BOOT_MS = 120_000;
 export const canBoot = GROUPS !== undefined;
 
 /** `lowers`: the root, and folders above it, the lowest first. */
-export async function rootMachine(cleanup: Cleanup, lowers: readonly string[]): Promise<RootMachine> {
-  const folder = await cleanup.tempDir('machine');
+export async function rootMachine(
+  cleanup: Cleanup,
+  lowers: readonly string[],
+  options: RootMachineOptions = {},
+): Promise<RootMachine> {
+  const folder = options.at ?? (await cleanup.tempDir('machine'));
   const at = (name: string) => join(folder, name);
-  for (const name of ['upper', 'work', 'root', 'state', 'tmp', 'shared']) mkdirSync(at(name));
+  for (const name of ['upper', 'work', 'root', 'state', 'tmp', 'shared'])
+    mkdirSync(at(name), { recursive: true });
   const overlay = `lowerdir=${lowers.toReversed().join(':')},upperdir=${at('upper')},workdir=${at('work')}`;
   const inNamespaces = ['--mount', '--propagation', 'private', '--pid', '--fork', '--kill-child=KILL'];
   const machine = [at('root'), overlay, folder];
+  const more = (options.with ?? []).map((one) => `mkdir -p '.${one}'; mount --rbind '${one}' '.${one}'\n`);
+  const setUp = MOUNTS + more.join('') + PIVOT;
+  const runs = (script: string) => [
+    ...inNamespaces,
+    'sh',
+    '-euc',
+    setUp + RUN,
+    'machine',
+    ...machine,
+    script,
+  ];
   return {
     shared: at('shared'),
-    run: (script, timeoutMs) =>
-      ran('unshare', [...inNamespaces, 'sh', '-euc', SET_UP + RUN, 'machine', ...machine, script], timeoutMs),
+    run: (script, timeoutMs) => ran('unshare', runs(script), timeoutMs),
+    lend: async (script, environment = {}) => {
+      const env = { ...ENVIRONMENT(), ...environment };
+      const child = spawn('unshare', runs(script), { stdio: 'inherit', env });
+      const [code] = (await once(child, 'exit')) as [number | null];
+      return code;
+    },
     boot: async () => {
       const group = join(GROUPS as string, `cofa-machine-${basename(folder)}`);
       mkdirSync(group);
       const script = `echo $$ > ${group}/cgroup.procs; exec "$@"`;
       const unshare = ['unshare', ...inNamespaces, '--uts', '--ipc', '--cgroup'];
-      const args = ['-euc', script, 'sh', ...unshare, 'sh', '-euc', SET_UP + BOOT, 'machine', ...machine];
+      const args = ['-euc', script, 'sh', ...unshare, 'sh', '-euc', setUp + BOOT, 'machine', ...machine];
       const child = spawn('sh', args, { stdio: 'ignore', env: { ...ENVIRONMENT(), container: 'cofa' } });
       const ended = once(child, 'exit');
       cleanup.defer(async () => {
@@ -98,7 +128,7 @@ function ran(command: string, args: string[], timeoutMs = 240_000): Promise<Ran>
   });
 }
 
-const SET_UP = `
+const MOUNTS = `
 mount -t overlay overlay -o "$2" "$1"
 cd "$1"
 mkdir -p proc sys dev run tmp host var/lib/cofa .old
@@ -112,6 +142,8 @@ mount -t tmpfs tmpfs run
 mount --bind "$3/state" var/lib/cofa
 mount --bind "$3/tmp" tmp
 mount --bind "$3/shared" host
+`;
+const PIVOT = `
 pivot_root . .old
 umount -l .old
 cd /

@@ -1,0 +1,81 @@
+/** What is behind ops/in-root: a command in the smallest Debian or Ubuntu, in a clone of this checkout. */
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { rootMachine } from '../test/support/root-machine.ts';
+import { Cleanup } from '../test/support/temp.ts';
+import { CHECKOUT } from './packages/tree.ts';
+import { debianRoot } from './images/roots.ts';
+
+const RELEASES = ['bookworm', 'trixie', 'noble'];
+/** What ops/install takes for given, and what brings a clone. */
+const PACKAGES = ['ca-certificates', 'git', 'nodejs', 'npm'];
+/** What the command has of this machine's environment. */
+const HANDED_ON = /^(?:TERM|npm_config_\w+|(?:https?|no|all)_proxy)$/i;
+
+const cleanup = new Cleanup();
+async function inRoot(args: string[]): Promise<number> {
+  const at = args.findIndex((one) => RELEASES.includes(one));
+  const release = args[at];
+  if (release === undefined) {
+    console.error(`in-root: it takes a release: ${RELEASES.join(', ')}; see ops/in-root --help`);
+    return 2;
+  }
+  const { values } = parseArgs({
+    args: args.slice(0, at),
+    options: { keep: { type: 'string' }, images: { type: 'boolean', default: false } },
+  });
+  const command = args.slice(at + 1);
+  const root = await debianRoot(release, PACKAGES, {
+    onProgress: (line) => console.error(`in-root: ${line}`),
+  });
+  if (root === undefined) return 8;
+  const cache = resolve(process.env.COFA_CACHE ?? '/var/cache/cofa/images');
+  const machine = await rootMachine(cleanup, [root], {
+    ...(values.keep === undefined ? {} : { at: resolve(values.keep) }),
+    with: values.images ? [cache] : [],
+  });
+  handOver(machine.shared);
+  const environment = {
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => HANDED_ON.test(name))),
+    NODE_EXTRA_CA_CERTS: '/etc/ssl/certs/ca-certificates.crt',
+    COFA_CACHE: values.images ? cache : '/host/images',
+  };
+  const words = command.length === 0 ? ['bash'] : command;
+  return (await machine.lend(`${SET_UP}exec ${words.map(quoted).join(' ')}`, environment)) ?? 8;
+}
+
+/** The clone, of the last commit, and how this machine reaches others: names of hosts, certificates of its own. */
+function handOver(shared: string): void {
+  const clone = join(shared, 'cofa');
+  if (existsSync(clone)) {
+    execFileSync('git', ['-C', clone, 'fetch', '--quiet', CHECKOUT, 'HEAD']);
+    execFileSync('git', ['-C', clone, 'checkout', '--quiet', '--detach', 'FETCH_HEAD']);
+  } else execFileSync('git', ['clone', '--quiet', CHECKOUT, clone]);
+  const ours = join(shared, 'machine');
+  mkdirSync(join(ours, 'certificates'), { recursive: true });
+  for (const name of ['resolv.conf', 'hosts'])
+    cpSync(join('/etc', name), join(ours, name), { dereference: true });
+  const certificates = '/usr/local/share/ca-certificates';
+  if (existsSync(certificates)) cpSync(certificates, join(ours, 'certificates'), { recursive: true });
+}
+
+/** The kernel's list of FUSE connections is one of those that systemd mounts. */
+const SET_UP = `
+rm -f /etc/resolv.conf
+cp /host/machine/resolv.conf /host/machine/hosts /etc/
+mkdir -p /usr/local/share/ca-certificates /host/images
+cp -r /host/machine/certificates/. /usr/local/share/ca-certificates/
+update-ca-certificates > /dev/null 2>&1
+[ -n "$(ls /sys/fs/fuse/connections)" ] || mount -t fusectl fusectl /sys/fs/fuse/connections
+cd /host/cofa
+`;
+
+const quoted = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+
+try {
+  process.exitCode = await inRoot(process.argv.slice(2));
+} finally {
+  await cleanup.run();
+}
