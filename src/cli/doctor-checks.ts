@@ -79,7 +79,7 @@ export function checkKernel(text: string): Check {
       state: 'warn',
       found,
       means: 'before 6.9 reads that wait while the front end restarts fail with EIO',
-      fix: 'a newer kernel, such as linux-image-amd64 of Debian backports',
+      fix: 'a newer kernel, such as linux-image-amd64 of Debian backports or linux-generic-hwe-24.04 of Ubuntu',
     };
   }
   return {
@@ -276,7 +276,8 @@ async function tryMounts(root: string): Promise<Check[]> {
   try {
     const erofs = await tried('erofs', () => tryErofs(folder), {
       means: 'no image can be mounted',
-      fix: 'modprobe erofs loop; the kernel needs CONFIG_EROFS_FS, as those of Debian have it',
+      // Ubuntu's kernels for some clouds have EROFS in a package that their machines come without.
+      fix: 'modprobe erofs loop; where Ubuntu does not find it: apt install linux-modules-extra-$(uname -r)',
     });
     const overlay = await tried('overlayfs', () => tryOverlay(folder), {
       means: 'cofa run does not work; cofa mount does',
