@@ -1,6 +1,6 @@
 /**
- * What ops/release builds, installed where there was no cofa before: the Debian package in an empty Debian 12 and 13, npm's
- * package below a folder of its own. Each mounts an image lazily, and every byte is compared.
+ * What ops/release builds, installed where there was no cofa before: the Debian package in an empty Debian 12 and 13 and
+ * Ubuntu 24.04, npm's package below a folder of its own. Each mounts an image lazily, and every byte is compared.
  */
 import { execFile } from 'node:child_process';
 import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
@@ -98,15 +98,19 @@ describe('the files of a release', () => {
   });
 });
 
-const RELEASES = { bookworm: 'libssl3', trixie: 'libssl3t64' } as const;
+const RELEASES = { bookworm: 'libssl3', trixie: 'libssl3t64', noble: 'libssl3t64' } as const;
 type Release = keyof typeof RELEASES;
 
-/** Debian without cofa, but with all that its package stands on: dpkg says so where a name is not of that release. */
-async function machineOf(release: Release) {
+/** Debian or Ubuntu without cofa, but with all that its package stands on: dpkg says so where a name is not of that release. */
+async function rootOf(release: Release) {
   const packages = DEPENDS.map((one) => one.split(/ [|(]/)[0] as string).filter((name) => name !== 'libssl3');
-  const root = await debianRoot(release, [...packages, RELEASES[release], 'ca-certificates'], {
+  return await debianRoot(release, [...packages, RELEASES[release], 'ca-certificates'], {
     onProgress: console.log,
   });
+}
+
+async function machineOf(release: Release) {
+  const root = await rootOf(release);
   if (root === undefined) return undefined;
   const machine = await rootMachine(each, [root]);
   copyFileSync(join(out, DEB), join(machine.shared, DEB));
@@ -148,6 +152,17 @@ echo all is well`);
     expect(said).toMatch(/all is well\n$/);
     expect(code).toBe(0);
   }, 600_000);
+});
+
+test('ops/in-root: a machine keeps what is changed where it is told to, has this one’s folders, and ends as its command', async (context) => {
+  const root = await rootOf('bookworm');
+  if (root === undefined) return context.skip();
+  const [at, named] = [await each.tempDir('at'), await each.tempDir('named')];
+  const machine = () => rootMachine(each, [root], { at, with: [named] });
+  expect(await (await machine()).lend(`echo kept > /root/note; echo seen > ${named}/note; exit 3`)).toBe(3);
+  const { code, said } = await (await machine()).run(`cat /root/note ${named}/note; exit 4`);
+  expect({ code, said }).toEqual({ code: 4, said: 'kept\nseen\n' });
+  expect(readFileSync(join(named, 'note'), 'utf8')).toBe('seen\n');
 });
 
 describe('an upgrade', () => {
