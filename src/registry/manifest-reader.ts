@@ -4,7 +4,7 @@
 import { isDigest } from '../../schemas/digest.ts';
 import { digestOf } from '../digest/digest.ts';
 import { CofaError } from '../../schemas/errors.ts';
-import type { RegistryApi, Source } from './api.ts';
+import type { ApiReply, RegistryApi, Source } from './api.ts';
 import type { BlobReader } from './blob-reader.ts';
 import { RequestFailure } from './failure.ts';
 import {
@@ -47,10 +47,15 @@ export const ACCEPT = [
   MEDIA_TYPES.dockerManifest,
 ].join(', ');
 
+/** Mirrors whose answers may be of no use before that is an error. */
+const MOST_MIRRORS = 8;
+
 /**
  * Fetches the manifest or index under a tag or digest. A digest is checked against the bytes; for a tag it is computed
  * from them. A header of the registry that names another digest is an `integrity` error, since then a proxy in between
- * changed the bytes.
+ * changed the bytes. A mirror whose answer is no manifest, such as the page of a proxy that wants a login, is left out for a
+ * while, and the next host is asked. (containerd goes on to the next host after a status of 400 or more and after a manifest
+ * of more than 4 MiB; it takes a page for the manifest: `Resolve` in core/remotes/docker/resolver.go.)
  */
 export async function fetchManifest(
   api: RegistryApi,
@@ -63,8 +68,8 @@ export async function fetchManifest(
   const name = isDigest(tagOrDigest) ? `${repository}@${tagOrDigest}` : `${repository}:${tagOrDigest}`;
   const what = `manifest ${name}`;
   const isDirect = options.push === true || source.direct === true;
-  return await api.retry(what, signal, async () => {
-    const reply = await api.request({
+  const ask = () =>
+    api.request({
       registry,
       method: 'GET',
       target: `/v2/${repository}/manifests/${tagOrDigest}`,
@@ -76,27 +81,52 @@ export async function fetchManifest(
       what,
       signal,
     });
-    const { mirror } = reply;
-    const bytes = await readBody(reply, MAX_MANIFEST, what, signal).catch((error: unknown) => {
-      if (mirror !== undefined && signal?.aborted !== true) api.blame(mirror, 'broken');
-      throw error;
-    });
-    const digest = digestOf(bytes);
-    const promised = isDigest(tagOrDigest) ? tagOrDigest : header(reply, 'docker-content-digest');
-    if (isDigest(promised) && promised !== digest) {
-      if (mirror !== undefined) api.blame(mirror, 'wrong');
-      throw new RequestFailure(
-        'integrity',
-        `${mirror ?? registry} sends a ${what} whose digest is ${digest}, not ${promised}`,
-        // The next host may have the right one.
-        { hint: 'it was changed on the way or in the registry', retryable: mirror !== undefined },
-      );
+  return await api.retry(what, signal, async () => {
+    for (let answers = 1; ; answers++) {
+      const reply = await ask();
+      const { mirror, isAnonymous: isPublic } = reply;
+      // What has the digest that was asked for is right, and so it is for each host.
+      let isProven = false;
+      try {
+        const bytes = await checkedBytes(reply, { registry, tagOrDigest, what, signal });
+        isProven = isDigest(tagOrDigest);
+        const parsed = parseManifest(bytes, header(reply, 'content-type'), `${registry}/${name}`);
+        const { mediaType } = parsed.kind === 'index' ? parsed.index : parsed.manifest;
+        return {
+          descriptor: { mediaType, digest: digestOf(bytes), size: bytes.length },
+          bytes,
+          parsed,
+          isPublic,
+        };
+      } catch (error) {
+        // An artifact that is no image is an answer, too.
+        const isAnswer = isProven || (error instanceof CofaError && error.code === 'unsupported');
+        if (mirror === undefined || isAnswer || signal?.aborted === true || answers > MOST_MIRRORS)
+          throw error;
+        api.blame(mirror, error instanceof OtherBytes ? 'wrong' : 'broken');
+      }
     }
-    const parsed = parseManifest(bytes, header(reply, 'content-type'), `${registry}/${name}`);
-    const { mediaType } = parsed.kind === 'index' ? parsed.index : parsed.manifest;
-    const { isAnonymous: isPublic } = reply;
-    return { descriptor: { mediaType, digest, size: bytes.length }, bytes, parsed, isPublic };
   });
+}
+
+/** The bytes are not those of the digest. */
+class OtherBytes extends CofaError {}
+
+/** The body of an answer. Errors: `integrity` for other bytes than the digest's and for too many; those of the connection. */
+async function checkedBytes(
+  reply: ApiReply,
+  of: { registry: string; tagOrDigest: string; what: string; signal: AbortSignal | undefined },
+): Promise<Buffer> {
+  const { registry, tagOrDigest, what, signal } = of;
+  const bytes = await readBody(reply, MAX_MANIFEST, what, signal);
+  const digest = digestOf(bytes);
+  const promised = isDigest(tagOrDigest) ? tagOrDigest : header(reply, 'docker-content-digest');
+  if (!isDigest(promised) || promised === digest) return bytes;
+  throw new OtherBytes(
+    'integrity',
+    `${reply.mirror ?? registry} sends a ${what} whose digest is ${digest}, not ${promised}`,
+    { hint: 'it was changed on the way or in the registry' },
+  );
 }
 
 /** Finds and checks the image of a reference; see RegistryClient.resolve. */

@@ -282,6 +282,65 @@ describe('a mirror that does not serve', () => {
   });
 });
 
+describe('a manifest', () => {
+  const PAGE = '<!doctype html><title>Log in</title>';
+  const answering = async (status: number, headers: Record<string, string>, body: string | Buffer) => {
+    const mirror = await start();
+    mirror.fault = ({ response, path }) => {
+      if (!path.includes('/manifests/')) return 'pass';
+      response.writeHead(status, headers).end(body);
+      return 'handled';
+    };
+    return mirror;
+  };
+  const json = { 'content-type': 'application/json' };
+
+  test.each<[string, Record<string, string>, string | Buffer]>([
+    ['a page', { 'content-type': 'text/html; charset=utf-8' }, PAGE],
+    ['an error of a proxy', json, '{"errors":[{"code":"DENIED"}]}'],
+    ['more than a manifest can be', json, Buffer.alloc(5 << 20, ' ')],
+    ['nothing', json, ''],
+  ])('of a tag for which a mirror has %s: that of the registry', async (_, headers, body) => {
+    const mirrors = [await answering(200, headers, body), await answering(200, headers, body)];
+    hosts(mirrors.map((mirror) => mirrorOf(mirror)).join(''));
+    const client = open();
+    expect((await client.manifest(source(), '1')).descriptor.digest).toBe(digestOf(MANIFEST));
+    expect(asked(origin)).toEqual(['GET /v2/team/app/manifests/1']);
+    // They are left out for a while, and asked again later.
+    await client.manifest(source(), '1');
+    expect(mirrors.map(({ requests }) => requests.length)).toEqual([1, 1]);
+    expect(client.leftOut()).toHaveLength(2);
+    now += 60_000;
+    mirrors[0]!.fault = () => 'pass';
+    expect((await client.manifest(source(), '1')).descriptor.digest).toBe(digestOf(MANIFEST));
+    expect(asked(origin)).toHaveLength(2);
+  });
+
+  test('of a digest for which a mirror has a page: that of the registry, and the mirror sent wrong bytes', async () => {
+    hosts(mirrorOf(await answering(200, { 'content-type': 'text/html' }, PAGE)));
+    const client = open();
+    expect((await client.manifest(source(), digestOf(MANIFEST))).bytes).toEqual(MANIFEST);
+    expect(client.leftOut()).toEqual([expect.stringContaining('sent wrong bytes')]);
+  });
+
+  test('that is no image, or a page of the registry itself, is still an error', async () => {
+    const artifact = Buffer.from('{"schemaVersion":2,"mediaType":"application/vnd.example.chart"}');
+    const mirror = await start();
+    mirror.addManifest('team/app', artifact, 'application/vnd.example.chart', '1');
+    hosts(mirrorOf(mirror));
+    const client = open();
+    await expect(client.manifest(source(), '1')).rejects.toMatchObject({ code: 'unsupported' });
+    expect([asked(origin), client.leftOut()]).toEqual([[], []]);
+    origin.fault = ({ response }) => {
+      response.writeHead(200, { 'content-type': 'text/html' }).end(PAGE);
+      return 'handled';
+    };
+    await expect(client.manifest({ ...source(), direct: true }, '1')).rejects.toMatchObject({
+      code: 'integrity',
+    });
+  });
+});
+
 describe('a list of referrers', () => {
   const NOTES = ['one', 'two', 'three'].map((note) =>
     Buffer.from(
