@@ -42,6 +42,11 @@ export interface InstallFlags extends MonitoringFlags, PodmanFlags {
 /** What `cofa install` can be asked for. */
 export const ALL_TARGETS = [...TARGETS, 'podman', 'monitoring'];
 
+/** containerd's namespace of docker. */
+export const DOCKERS = 'moby';
+/** Those of docker, of ctr and nerdctl, of Kubernetes. */
+export const NAMESPACES: readonly string[] = [DOCKERS, 'default', 'k8s.io'];
+
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 
 export function define(command: Command, context: Context): void {
@@ -104,7 +109,19 @@ async function install(target: string, flags: InstallFlags, context: Context): P
   });
   await checkByContainerd(changes, flags.containerdConfig);
   const next = nextSteps(changes, flags, target);
-  await carryOut(changes, flags.dryRun === true, next, context);
+  const isDry = flags.dryRun === true;
+  await carryOut(changes, isDry, next, context);
+  if (!isDry && process.getuid?.() === 0) await showLayers(root, target);
+}
+
+/** An earlier `cofa uninstall` hid the layers that stay in the registry from containerd. */
+async function showLayers(root: string, target: string): Promise<void> {
+  const [{ showBlobs }, { Layout }] = await Promise.all([
+    import('../store/hidden-blobs.ts'),
+    import('../store/layout.ts'),
+  ]);
+  const shown = NAMESPACES.filter((namespace) => namespace !== DOCKERS || target === 'docker');
+  await showBlobs(new Layout(root).hiddenBlobs(), shown);
 }
 
 async function installPodman(flags: InstallFlags, context: Context): Promise<void> {

@@ -1,10 +1,21 @@
 /** `cofa uninstall`: takes back what `cofa install` has written. */
+import { existsSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import type { Target } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
 import { podmanUninstall } from './install-podman.ts';
-import { addFlags, ALL_TARGETS, carryOut, type InstallFlags, pathsOf, read } from './install.ts';
+import {
+  addFlags,
+  ALL_TARGETS,
+  carryOut,
+  DOCKERS,
+  type InstallFlags,
+  NAMESPACES,
+  pathsOf,
+  read,
+} from './install.ts';
 
 const target = oneOf('target', ALL_TARGETS);
 const targetsOf = Object.assign(
@@ -43,8 +54,9 @@ export function define(command: Command, context: Context): void {
       if (changed(paths.unit)) next.push('systemctl disable --now cofa', 'systemctl daemon-reload');
       if (monitoring.length > 0) next.push('systemctl reload prometheus, systemctl restart grafana-server');
       // While containerd and cofa still run together.
-      const isTold = targets.length === 0 || targets.includes('containerd') || targets.includes('docker');
-      if (isTold && flags.dryRun !== true && process.getuid?.() === 0) await forgetBlobs(context);
+      const namespaces = wants('containerd') ? NAMESPACES : targets.includes('docker') ? [DOCKERS] : [];
+      if (namespaces.length > 0 && flags.dryRun !== true && process.getuid?.() === 0)
+        await forgetBlobs(namespaces, context);
       await carryOut(changes, flags.dryRun === true, next, context);
     });
   examples(command, [
@@ -54,25 +66,34 @@ export function define(command: Command, context: Context): void {
   ]);
 }
 
-/** Namespaces of docker, of ctr and nerdctl, of Kubernetes. */
-const NAMESPACES = ['moby', 'default', 'k8s.io'];
+/** An entry that the snapshotter was about to make is there after this, ms. */
+const LATE_MS = 500;
+const MOST_LOOKS = 10;
 
-/** Without cofa containerd would look for files that no longer are, and a pull would not fetch them. */
-async function forgetBlobs(context: Context): Promise<void> {
-  const [{ connectContainerd, findSocket }, { forgetLazy }] = await Promise.all([
+/**
+ * Without cofa containerd would look for files that no longer are, and a pull would not fetch them. A snapshotter that runs adds
+ * no entries from now on.
+ */
+async function forgetBlobs(namespaces: readonly string[], context: Context): Promise<void> {
+  const [{ connectContainerd, findSocket }, { forgetLazy }, { hideBlobs }, { Layout }] = await Promise.all([
     import('../containerd/client.ts'),
     import('../containerd/lazy-content.ts'),
+    import('../store/hidden-blobs.ts'),
+    import('../store/layout.ts'),
   ]);
+  const { root } = context;
+  if (existsSync(root)) await hideBlobs(new Layout(root).hiddenBlobs(), namespaces);
   let socket: string;
   try {
     socket = findSocket(undefined);
   } catch {
     return;
   }
-  for (const namespace of NAMESPACES) {
+  for (const namespace of namespaces) {
     const containerd = connectContainerd(socket, namespace);
     try {
-      await forgetLazy(containerd);
+      for (let looks = 1; (await forgetLazy(containerd)) > 0 && looks < MOST_LOOKS; looks++)
+        await sleep(LATE_MS);
     } catch (error) {
       context.output.warn(
         `containerd keeps entries of layers that stay in the registry (namespace ${namespace}: ${toErrorRecord(error).message}); where a pull misses one, remove the image and pull it again`,

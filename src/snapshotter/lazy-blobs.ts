@@ -7,7 +7,8 @@
  * to the uppermost layer waits for all entries, so that the image is whole to containerd when its pull ends.
  *
  * Nothing of this is remembered here. After a start, when an image got a name, and every few minutes containerd says which
- * entries it has, and of which images it misses layers that stand on a flat image.
+ * entries it has, and of which images it misses layers that stand on a flat image. After `cofa uninstall` there are to be none
+ * (src/store/hidden-blobs.ts), while this process may run on.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
@@ -20,6 +21,7 @@ import {
   addLazy,
   type BlobName,
   contentFolder,
+  forgetLazy,
   knownContent,
   layersOf,
   type LazyBlob,
@@ -33,9 +35,13 @@ export interface LazyBlobsOptions {
   containerd: string;
   /** containerd's namespaces whose clients get them. */
   namespaces: readonly string[];
-  files: BlobFiles;
+  /** Those of them where `cofa uninstall` has taken the entries out, as of now. */
+  hidden: () => ReadonlySet<string>;
+  files: Pick<BlobFiles, 'add' | 'remove' | 'digests' | 'pathOf' | 'settled'>;
   /** Whether the layers up to this ChainID are a flat image. */
   isFlat: (chain: string) => boolean;
+  /** Absent: `connectContainerd`. */
+  connect?: (containerd: string, namespace: string) => ContainerdClient;
   log: Logger;
 }
 
@@ -82,8 +88,8 @@ export class LazyBlobs {
 
   constructor(options: LazyBlobsOptions) {
     this.#options = options;
-    const { containerd, namespaces } = options;
-    this.#clients = new Map(namespaces.map((name) => [name, connectContainerd(containerd, name)]));
+    const { containerd, namespaces, connect = connectContainerd } = options;
+    this.#clients = new Map(namespaces.map((name) => [name, connect(containerd, name)]));
     this.#look = this.#lookAround();
     void this.#listen();
   }
@@ -97,7 +103,7 @@ export class LazyBlobs {
     this.#shown += 1;
     this.#making += 1;
     const image = this.#image(containerd, `${namespace} ${manifest}`, manifest);
-    const making = this.#upTo(containerd, image, layer, labels[IMAGE_LABELS.ref] ?? '')
+    const making = this.#upTo(namespace, image, layer, labels[IMAGE_LABELS.ref] ?? '')
       .catch((error: unknown) =>
         this.#options.log.warn({ layer, error: toErrorRecord(error) }, 'containerd will miss a layer'),
       )
@@ -125,7 +131,7 @@ export class LazyBlobs {
   }
 
   /** Layers below a flat one may have been unpacked, and removed since. */
-  async #upTo(containerd: ContainerdClient, image: Image, layer: string, ref: string): Promise<void> {
+  async #upTo(namespace: string, image: Image, layer: string, ref: string): Promise<void> {
     const source = parseReference(ref);
     const layers = await image.layers;
     const at = layers.findIndex(({ digest }) => digest === layer);
@@ -133,17 +139,19 @@ export class LazyBlobs {
     if (at <= image.top) image.making.clear();
     image.top = at;
     const making = layers.slice(0, at + 1).map(({ digest, size }) => {
-      const one = image.making.get(digest) ?? this.#make(containerd, { digest, size, source });
+      const one = image.making.get(digest) ?? this.#make(namespace, { digest, size, source });
       image.making.set(digest, one);
       return one;
     });
     await Promise.all(making);
   }
 
-  async #make(containerd: ContainerdClient, blob: LazyBlob): Promise<void> {
+  async #make(namespace: string, blob: LazyBlob): Promise<void> {
+    const containerd = this.#clients.get(namespace) as ContainerdClient;
     const folder = await this.#contentFolder(containerd);
-    const { files } = this.#options;
-    if (await files.add(blob)) await addLazy(containerd, folder, blob, files.pathOf(blob.digest));
+    const { files, hidden } = this.#options;
+    if (!(await files.add(blob)) || hidden().has(namespace)) return;
+    await addLazy(containerd, folder, blob, files.pathOf(blob.digest));
   }
 
   #contentFolder(containerd: ContainerdClient): Promise<string> {
@@ -187,8 +195,8 @@ export class LazyBlobs {
     let next = LOOK_MS;
     try {
       const lazy = new Set<string>();
-      for (const client of this.#clients.values())
-        for (const digest of await this.#restore(client)) lazy.add(digest);
+      for (const [namespace, client] of this.#clients)
+        for (const digest of await this.#restore(namespace, client)) lazy.add(digest);
       const gone = shown === this.#shown ? before.filter((digest) => !lazy.has(digest)) : [];
       for (const digest of gone) await files.remove(digest);
     } catch (error) {
@@ -199,9 +207,16 @@ export class LazyBlobs {
     this.#lookIn(next);
   }
 
-  /** Gives each entry its file and its link, and each layer that stands on a flat image an entry; returns their digests. */
-  async #restore(containerd: ContainerdClient): Promise<string[]> {
-    const { files, isFlat } = this.#options;
+  /**
+   * Gives each entry its file and its link, and each layer that stands on a flat image an entry; returns their digests. Where
+   * entries are hidden, those that are there all the same are taken out.
+   */
+  async #restore(namespace: string, containerd: ContainerdClient): Promise<string[]> {
+    const { files, isFlat, hidden } = this.#options;
+    if (hidden().has(namespace)) {
+      await forgetLazy(containerd);
+      return [];
+    }
     const { all, lazy } = await knownContent(containerd);
     for (const blob of lazy) {
       const folder = await this.#contentFolder(containerd);
@@ -214,7 +229,7 @@ export class LazyBlobs {
       const top = layers.findLastIndex(({ chain }) => isFlat(chain));
       for (const { digest, size } of layers.slice(0, top + 1)) {
         if (all.has(digest)) continue;
-        await this.#make(containerd, { digest, size, source });
+        await this.#make(namespace, { digest, size, source });
         found.push(digest);
         all.add(digest);
       }

@@ -27,6 +27,7 @@ import { busOf, type EngineSettings, readSettings, registryOptions } from '../pr
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { EventLog } from '../store/event-log.ts';
+import { hiddenIn } from '../store/hidden-blobs.ts';
 import { Layout } from '../store/layout.ts';
 import { LogFiles } from '../store/log-files.ts';
 import { loadNode } from '../store/snapshots.ts';
@@ -164,7 +165,11 @@ function showBlobs(
   const { settings, layout, isFlat, log } = given;
   const registry = new RegistryClient({ ...registryOptions(settings), log });
   const files = new BlobFiles({ dir: layout.blobs(), scratch: layout.in('run'), registry, log });
-  const blobs = new LazyBlobs({ ...lazyBlobs, files, isFlat, log });
+  const hidden = () => hiddenIn(layout.hiddenBlobs());
+  const namespaces = lazyBlobs.namespaces.filter((namespace) => hidden().has(namespace));
+  if (namespaces.length > 0)
+    log.warn({ namespaces }, 'layers that stay in the registry are not shown to containerd: cofa uninstall');
+  const blobs = new LazyBlobs({ ...lazyBlobs, hidden, files, isFlat, log });
   return {
     show: (layer) => blobs.show(layer),
     close: async () => {

@@ -13,6 +13,7 @@
  *     flats/<ChainID>         mount point of a flat image that snapshots stand on
  *     mapped/<maps>/<name>    the same, and snapshots/, with the ids of a user namespace
  *     blobs/                  FUSE mount of layers' blobs that containerd's content store links to
+ *     hidden-blobs            written by cofa uninstall: containerd's namespaces whose clients are shown no such blobs
  *     podman/                 podman's additional image store: what podman, buildah and CRI-O read (src/supervisor/podman)
  *     containers/<id>/        overlay and bundle of a running container
  *     nats/                   JetStream's files: the event log
@@ -73,6 +74,8 @@ export class Layout {
   mapped = (): string => this.in('mapped');
   blobs = (): string => this.in('blobs');
   podman = (): string => this.in('podman');
+  /** Namespaces of containerd whose clients are shown no such blobs (hidden-blobs.ts). */
+  hiddenBlobs = (): string => this.in('hidden-blobs');
   trustedSidecars = (): string => this.in('trusted-sidecars');
   /** What containers left that have ended, until it is gone. */
   discarded = (): string => this.in('discarded');

@@ -3,7 +3,7 @@ import { execFile, execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { containerdPath, NEWEST_CONTAINERD, unpackedDebs } from '../../ops/images/debs.ts';
 import { type Found, judgeInstalls } from '../../src/cli/doctor-installs.ts';
 import { newestContainerd } from '../clients/versions.ts';
@@ -247,6 +247,23 @@ describe('install', () => {
       'log-driver': 'none',
       'storage-driver': 'overlay2',
     });
+  });
+
+  test('an uninstall tells a snapshotter that runs on whom to show no lazy layers; an install takes that back', async () => {
+    vi.stubEnv('CONTAINERD_ADDRESS', '/nonexistent');
+    const root = join(etc, 'root');
+    mkdirSync(root);
+    const told = async (...args: string[]) => {
+      expect((await cofa('--root', root, ...args)).code).toBe(0);
+      return get(join(root, 'hidden-blobs'));
+    };
+    expect(await told('install', 'docker')).toBeUndefined();
+    expect(await told('uninstall', '--dry-run')).toBeUndefined();
+    expect(await told('uninstall')).toBe('moby\ndefault\nk8s.io\n');
+    expect(await told('install', 'k8s')).toBe('moby\n');
+    expect(await told('install', 'docker')).toBeUndefined();
+    expect(await told('uninstall', 'docker')).toBe('moby\n');
+    vi.unstubAllEnvs();
   });
 
   test('what is not understood is left alone', async () => {
