@@ -5,7 +5,6 @@
  */
 import { randomBytes } from 'node:crypto';
 import { access, readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { CofaError } from '../../schemas/errors.ts';
@@ -27,6 +26,7 @@ import { repairLogEnd } from '../store/log-repair.ts';
 import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
 import { Child, type ChildOptions, type ChildPorts, realChildPorts } from './child.ts';
 import { identityAt, type NatsIdentity } from './nats-identity.ts';
+import { freePort, isTaken } from './nats-port.ts';
 import type { Clock } from './ports.ts';
 
 /** A nats-server that runs. */
@@ -46,7 +46,14 @@ export interface RunningNats {
 export interface NatsPorts extends ChildPorts {
   /** Absent: nats-identity.ts does it. */
   makeIdentity?: () => Promise<NatsIdentity>;
+  /** Absent: nats-port.ts does it. */
+  choosePort?: () => Promise<number>;
 }
+
+type Watchers = Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'>;
+
+/** Ports that are tried: another program may take the one that was free a moment ago. */
+const PORTS = 3;
 
 /**
  * Starts nats-server below the supervisor. Its port and passwords stay for the supervisor's life, so that the other
@@ -55,27 +62,59 @@ export interface NatsPorts extends ChildPorts {
 export async function startNats(
   layout: Layout,
   ports: NatsPorts = realChildPorts(),
-  watchers: Pick<ChildOptions, 'onStart' | 'onExit' | 'onGiveUp'> = {},
+  watchers: Watchers = {},
   rights: RightsFile['users'] = {},
 ): Promise<RunningNats> {
+  const { choosePort = freePort } = ports;
   const command = await findServer();
-  const port = await freePort();
+  let port = await choosePort();
   const identity = layout.in('run/nats.pem');
   const { certificate } = await identityAt(identity, ports.makeIdentity);
-  const server = { url: `tls://127.0.0.1:${port}`, certificate };
-  const users = usersAt(server);
-  const apiUsers = apiUsersAt(server, rights);
-  const address = users.supervisor;
   const config = layout.in('run/nats.conf');
   const pidFile = layout.in('run/nats.pid');
   await endPredecessor(pidFile, config);
   await moveToAccounts(layout.in('nats'));
   const repaired = await repairLogEnd(layout.in('nats'));
+  for (let tried = 1; ; tried++) {
+    const given = { command, port, identity, certificate, config, pidFile, rights };
+    try {
+      return { ...(await startOn(given, layout, ports, watchers)), repaired };
+    } catch (error) {
+      if (!(error instanceof PortTaken) || tried === PORTS) throw error;
+    }
+    port = await choosePort();
+  }
+}
+
+/** Another program listens on the port that was chosen. */
+class PortTaken extends CofaError {}
+
+/** Errors: `environment` when it does not start, of the class `PortTaken` where another port may help. */
+async function startOn(
+  given: {
+    command: string;
+    port: number;
+    identity: string;
+    certificate: string;
+    config: string;
+    pidFile: string;
+    rights: RightsFile['users'];
+  },
+  layout: Layout,
+  ports: NatsPorts,
+  watchers: Watchers,
+): Promise<Omit<RunningNats, 'repaired'>> {
+  const { command, port, identity, certificate, config, pidFile, rights } = given;
+  const server = { url: `tls://127.0.0.1:${port}`, certificate };
+  const users = usersAt(server);
+  const apiUsers = apiUsersAt(server, rights);
+  const address = users.supervisor;
   const configure = async (limited: Record<string, BusAddress>, now: RightsFile['users']) => {
     const logins = loginsOf(users, limited, now);
     await writeWhole(config, Buffer.from(configText({ layout, port, logins, pidFile, identity })));
   };
   await configure(apiUsers, rights);
+  let hasEnded = false;
   const child = new Child({
     role: 'nats-server',
     name: 'nats-server',
@@ -85,6 +124,10 @@ export async function startNats(
     log: layout.log('nats-server'),
     readyAtOnce: true,
     ...watchers,
+    onExit: (end) => {
+      hasEnded = true;
+      watchers.onExit?.(end);
+    },
     ports,
     graceMs: 5_000,
     // It closes its files in order; one that does not is ended by the next start.
@@ -92,10 +135,14 @@ export async function startNats(
   });
   child.start();
   try {
-    await untilAnswering(address, ports.clock);
+    await untilAnswering(address, ports.clock, async () => {
+      if (hasEnded && (await isTaken(port)))
+        throw new PortTaken('environment', `port ${port} of 127.0.0.1 is another program's`);
+    });
   } catch (cause) {
     await child.stop();
-    throw new CofaError('environment', 'nats-server does not start', {
+    const Failure = cause instanceof PortTaken ? PortTaken : CofaError;
+    throw new Failure('environment', 'nats-server does not start', {
       cause,
       hint: `see ${layout.log('nats-server')}`,
     });
@@ -107,7 +154,7 @@ export async function startNats(
     child.reload();
     return known;
   };
-  return { address, users, apiUsers, child, setRights, repaired };
+  return { address, users, apiUsers, child, setRights };
 }
 
 function configText(of: {
@@ -278,21 +325,11 @@ async function findServer(): Promise<string> {
   throw new CofaError('environment', 'nats-server is not installed', { hint: 'apt-get install nats-server' });
 }
 
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
-    });
-  });
-}
-
 /** JetStream has this long to recover its files, ms; it serves afterwards. */
 const RECOVERY_MS = 30_000;
 
-async function untilAnswering(address: BusAddress, clock: Clock): Promise<void> {
+/** `look`: called after each attempt that failed; what it throws ends the wait. Errors: of the last attempt. */
+async function untilAnswering(address: BusAddress, clock: Clock, look: () => Promise<void>): Promise<void> {
   const end = clock.now() + RECOVERY_MS;
   for (;;) {
     try {
@@ -300,6 +337,7 @@ async function untilAnswering(address: BusAddress, clock: Clock): Promise<void> 
       await bus.close();
       return;
     } catch (error) {
+      await look();
       if (clock.now() > end) throw error;
       await clock.sleep(20);
     }

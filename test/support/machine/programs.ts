@@ -1,7 +1,7 @@
 /** The supervisor's children: front end and fetchers are the engine's own programs, nats-server is simulated. */
 import { EventEmitter } from 'node:events';
 import type { SupervisorOptions } from '../../../src/supervisor/options.ts';
-import { currentProcess, type SimProcess } from './machine.ts';
+import { currentProcess, machine, type SimProcess } from './machine.ts';
 import { FuseConnection } from './kernel.ts';
 import { IDENTITY } from './identity.ts';
 import { world } from './world.ts';
@@ -158,6 +158,15 @@ export async function loadPrograms(): Promise<RunSupervisor> {
   return (options) => {
     const { rehearse: _, ...ports } = realSupervisorPorts();
     const keepIncidents = world().blackBox.keep;
-    return runSupervisor(options, { ...ports, tidying, keepIncidents, makeIdentity: async () => IDENTITY });
+    const makeIdentity = async () => IDENTITY;
+    return runSupervisor(options, { ...ports, tidying, keepIncidents, makeIdentity, choosePort });
   };
+}
+
+/** A port that no other process of the simulation has. */
+async function choosePort(): Promise<number> {
+  const port = world().nextPort();
+  await machine().sleep(0);
+  await machine().sleep(0);
+  return port;
 }
