@@ -24,9 +24,9 @@ import { prepareStream, storeError } from './stream.ts';
 const MAX_BYTES = 256 << 20;
 /** Bytes of a part at most: NATS takes 1 MiB in a message by default, and answers with base64. */
 const PART_BYTES = 512 << 10;
-/** Bytes of a body at most, so that a damaged one cannot take all memory. */
-const MAX_BODY = 1 << 27;
-/** Parts of a snapshot: those of so many bytes, where NATS takes messages of 64 KiB. */
+/** Bytes of a body at most, so that a damaged one cannot take all memory. No larger one is written either. */
+export const MAX_BODY: number = 512 << 20;
+/** Parts of a snapshot at most: with messages of 64 KiB, which is less than any NATS takes by default, 128 MiB. */
 const MAX_PARTS = 4_096;
 const TIMEOUT_MS = 10_000;
 
@@ -144,7 +144,11 @@ export async function readSnapshot(bus: NatsConnection, names: Subjects, seq: nu
     return decodePart(message.data);
   };
   const first = await part(0);
-  if (first.parts > MAX_PARTS) throw new CofaError('integrity', `it says that it has ${first.parts} parts`);
+  if (first.parts > MAX_PARTS)
+    throw new CofaError(
+      'integrity',
+      `it says that it has ${first.parts} parts, at most ${MAX_PARTS} are read`,
+    );
   const rest = await Promise.all(
     Array.from({ length: Math.max(0, first.parts - 1) }, (_, at) => part(at + 1)),
   );
@@ -153,7 +157,8 @@ export async function readSnapshot(bus: NatsConnection, names: Subjects, seq: nu
 
 /**
  * Stores a snapshot of `fold` as it is at the time of the call, and reads it back; `first` is done before. Returns its
- * bytes. Error `unavailable` when NATS does not take it.
+ * bytes. Errors: `unavailable` when NATS does not take it, `unsupported` when it would be too large to be read, and nothing is
+ * stored.
  */
 export async function writeSnapshot(
   bus: NatsConnection,
@@ -188,8 +193,12 @@ export async function removeSnapshot(bus: NatsConnection, names: Subjects, seq: 
   await manager.streams.purge(SNAPSHOT_STREAM, { filter: names.foldsOf(seq) });
 }
 
-/** A snapshot as parts of at most `partBytes`. */
-export function encodeSnapshot(fold: NodeFold, partBytes = PART_BYTES): SnapshotPart[] {
+/** A snapshot as parts of at most `partBytes`. Error `unsupported` where no reader would take it, or more than `maxBody` bytes. */
+export function encodeSnapshot(
+  fold: NodeFold,
+  partBytes = PART_BYTES,
+  maxBody: number = MAX_BODY,
+): SnapshotPart[] {
   const { seq, id, epoch, events, bytes, trimmed, snapshot } = fold;
   const body = encode({
     v: SNAPSHOT_VERSION,
@@ -203,11 +212,18 @@ export function encodeSnapshot(fold: NodeFold, partBytes = PART_BYTES): Snapshot
     sequences: toPlain(fold.sequences),
     state: toPlain(fold.state),
   });
+  if (body.length > maxBody)
+    throw tooLarge(`the node's state has ${body.length} bytes, a log snapshot ${maxBody} at most`);
   const smaller = zstdCompressSync(body);
   const encoding = smaller.length < body.length ? 'zstd' : 'none';
   const stored = encoding === 'zstd' ? smaller : body;
   const digest = sha256Hex(stored);
   const parts = Math.max(1, Math.ceil(stored.length / partBytes));
+  if (parts > MAX_PARTS) {
+    throw tooLarge(
+      `the node's state has ${stored.length} bytes, which are ${parts} parts of a log snapshot, and ${MAX_PARTS} are the most`,
+    );
+  }
   return Array.from({ length: parts }, (_, part) => ({
     v: SNAPSHOT_VERSION,
     seq,
@@ -220,6 +236,11 @@ export function encodeSnapshot(fold: NodeFold, partBytes = PART_BYTES): Snapshot
   }));
 }
 
+const tooLarge = (what: string): CofaError =>
+  new CofaError('unsupported', `${what}: the one before stays`, {
+    hint: 'cofa rmi and cofa prune remove images that nothing runs from; a NATS with a larger max_payload takes larger parts',
+  });
+
 /** Errors: `integrity` when the parts do not make a snapshot, which a newer cofa's are not for this one. */
 export function decodeSnapshot(parts: readonly SnapshotPart[]): NodeFold {
   const [first] = parts;
@@ -231,7 +252,8 @@ export function decodeSnapshot(parts: readonly SnapshotPart[]): NodeFold {
   }
   const stored = Buffer.concat(parts.map(({ bytes }) => bytes));
   if (sha256Hex(stored) !== first.digest) throw new CofaError('integrity', 'its bytes do not fit its digest');
-  if (first.size > MAX_BODY) throw new CofaError('integrity', `it says that it has ${first.size} bytes`);
+  if (first.size > MAX_BODY)
+    throw new CofaError('integrity', `it says that it has ${first.size} bytes, at most ${MAX_BODY} are read`);
   try {
     const plain =
       first.encoding === 'zstd' ? zstdDecompressSync(stored, { maxOutputLength: first.size }) : stored;

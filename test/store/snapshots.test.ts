@@ -13,7 +13,14 @@ import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { LiveFold } from '../../src/store/live-fold.ts';
 import { digestOfNodeState } from '../../src/store/node-codec.ts';
 import { NodeFold } from '../../src/store/node-fold.ts';
-import { loadNode, prepareSnapshots, snapshotSequences, writeSnapshot } from '../../src/store/snapshots.ts';
+import {
+  decodeSnapshot,
+  encodeSnapshot,
+  loadNode,
+  prepareSnapshots,
+  snapshotSequences,
+  writeSnapshot,
+} from '../../src/store/snapshots.ts';
 import { eventually } from '../support/engine.ts';
 import { type HistoryEvent, nodeHistory, take } from '../support/node-history.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
@@ -130,6 +137,79 @@ describe('a start from a snapshot', () => {
     const loaded = await loadNode(bus, node.names);
     expect(loaded.problems).toEqual([]);
     expect(digestOfNodeState(loaded.fold.state)).toBe(digestOfNodeState(fold.state));
+  });
+});
+
+/** Makes a state larger, by what it does not know: bytes that are no blocks. */
+const pad = (fold: NodeFold, padding: Uint8Array): void => void Object.assign(fold.state, { padding });
+
+describe('a snapshot of a large state', () => {
+  test('of more than 128 MiB is read as it was written', () => {
+    const fold = new NodeFold();
+    pad(fold, Buffer.alloc(130 << 20, 7));
+    const read = decodeSnapshot(encodeSnapshot(fold));
+    expect((read.state as unknown as { padding: Uint8Array }).padding.length).toBe(130 << 20);
+  });
+
+  test('that no reader would take is not written: the sentence says why', () => {
+    const fold = new NodeFold();
+    pad(fold, Buffer.alloc(2_000, 7));
+    expect(() => encodeSnapshot(fold, 1_000, 1_500)).toThrow(
+      /^the node's state has \d+ bytes, a log snapshot 1500 at most: the one before stays$/,
+    );
+    pad(fold, randomBytes(50_000));
+    expect(() => encodeSnapshot(fold, 10)).toThrow(/\d+ parts of a log snapshot, and 4096 are the most/);
+  });
+
+  test('that is not written leaves the one before, and the next attempt has room for its own', async () => {
+    const own = await startNats({ config: 'max_payload: 4096\n' });
+    const near = await connectBus({ url: own.url }, { name: 'test' });
+    try {
+      await EventLog.prepare(near, { maxBytes: 1 << 20 });
+      const manager = await jetstreamManager(near);
+      const names = subjects('large');
+      const limits = { storage: 'file', discard: 'new', max_bytes: 60_000 } as const;
+      await manager.streams.add({ name: SNAPSHOT_STREAM, subjects: [names.allFolds], ...limits });
+      const events = new EventLog(near, () => 1);
+      await events.claim(names.event('engine', 'main'), started);
+      const { fold } = await loadNode(near, names);
+      const told = new Conditions(log);
+      const live = new LiveFold({ events, names, fold });
+      const options = { bus: near, names, events, live, limit: 1 << 20, files: undefined, conditions: told };
+      const keeper = new LogKeeper({ ...options, log });
+      await keeper.snapshot();
+      keeper.start();
+      const [before] = await snapshotSequences(near, names);
+      const next = async () => {
+        const { seq } = await events.append(names.event('engine', 'main'), { type: 'engine.stopped' });
+        await eventually('it is folded', () => fold.seq >= seq);
+      };
+
+      await next();
+      pad(fold, randomBytes(9 << 20));
+      await expect(keeper.snapshot()).rejects.toMatchObject({ code: 'unsupported' });
+      expect(told.list()).toEqual([
+        expect.stringMatching(
+          /^the event log cannot be kept short: the node's state .*: the one before stays$/,
+        ),
+      ]);
+      expect(await snapshotSequences(near, names)).toEqual([before]);
+
+      // More than the stream takes: some of its parts are stored.
+      pad(fold, randomBytes(80_000));
+      await expect(keeper.snapshot()).rejects.toMatchObject({ code: 'unavailable' });
+      expect(await snapshotSequences(near, names)).toHaveLength(2);
+      await next();
+      pad(fold, randomBytes(20_000));
+      await keeper.snapshot();
+      expect(told.list()).toEqual([]);
+      expect(await snapshotSequences(near, names)).toEqual([fold.seq, before]);
+      expect((await loadNode(near, names)).problems).toEqual([]);
+      await keeper.close(0, 1_000);
+    } finally {
+      await near.close();
+      await own.stop();
+    }
   });
 });
 

@@ -63,6 +63,8 @@ export class LogKeeper {
   /** One at a time. */
   #work: Promise<void> = Promise.resolve();
   #busy = false;
+  /** An attempt failed, and may have left parts of a snapshot. */
+  #hasFailed = false;
   #eventsAtSnapshot: number;
   #notBefore = 0;
   /** Places that the fold has passed, some for each limit. */
@@ -200,6 +202,7 @@ export class LogKeeper {
           await work();
           this.#options.conditions.clear('log-length');
         } catch (error) {
+          this.#hasFailed = true;
           this.#options.conditions.set(
             'log-length',
             `the event log cannot be kept short: ${toErrorRecord(error).message}`,
@@ -222,6 +225,8 @@ export class LogKeeper {
     const { bus, names, files, log } = this.#options;
     const fold = this.#fold;
     const began = performance.now();
+    // They would take the room of this one, and at last there would be none for any.
+    if (this.#hasFailed) await this.#removeBut(fold.seq, fold.snapshot.seq, fold.previous.seq);
     await this.#untilPrefix();
     if (fold.seq === fold.snapshot.seq) return;
     const place = { seq: fold.seq, bytes: fold.bytes };
@@ -232,10 +237,16 @@ export class LogKeeper {
     fold.previous = fold.snapshot;
     fold.snapshot = place;
     this.#eventsAtSnapshot = events;
-    for (const seq of await snapshotSequences(bus, names)) {
-      if (seq !== place.seq && seq !== fold.previous.seq) await removeSnapshot(bus, names, seq);
-    }
+    await this.#removeBut(place.seq, fold.previous.seq);
     log.info({ seq: place.seq, bytes, ms: Math.round(performance.now() - began) }, 'snapshot of the log');
+  }
+
+  /** Removes the node's stored snapshots, but those of these sequences. */
+  async #removeBut(...kept: readonly number[]): Promise<void> {
+    const { bus, names } = this.#options;
+    for (const seq of await snapshotSequences(bus, names))
+      if (!kept.includes(seq)) await removeSnapshot(bus, names, seq);
+    this.#hasFailed = false;
   }
 
   /** In the same turn as it resolves, the state is the fold of exactly the records up to its place. */
