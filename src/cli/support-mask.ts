@@ -10,6 +10,8 @@ const SHORTEST = 6;
 /** Names of fields, headers and variables whose values are secrets. */
 const NAMES =
   'pass(?:word|wd|phrase)?|secret|token|identity_?token|registry_?token|access_?token|refresh_?token|id_?token|session_?token|auth|authorization|proxy-authorization|x-registry-auth|x-amz-security-token|cookie|set-cookie|credentials?|api[-_]?key|private[-_]?key|client[-_]?secret|seed|nkey|jwt|sig|signature';
+/** Those whose values may have blanks. */
+const WITH_BLANKS = 'pass(?:word|wd|phrase)?|secret|authorization|cookie';
 /** A name and what stands between it and the quote of its value. */
 const QUOTED = `(?:${NAMES})(?:\\\\*["'])?\\s*[:=]\\s*`;
 
@@ -39,7 +41,15 @@ const PATTERNS: ReadonlyArray<readonly [pattern: RegExp, by: string]> = [
     `$1${MASKED}`,
   ],
   [new RegExp(`(${QUOTED}\\\\*')(?:[^"'\\\\\\r\\n]|\\\\[^"'])+`, 'gi'), `$1${MASKED}`],
-  // NAME = VALUE, NAME: VALUE.
+  // NAME: VALUE and NAME = VALUE to the end of the line or of the JSON text: a passphrase has blanks, a list of cookies has, too.
+  [
+    new RegExp(
+      `((?:${WITH_BLANKS})[ \\t]*(?::[ \\t]*|=[ \\t]+))(?![ \\t]|\\\\*["'])(?:\\\\[^nr\\r\\n]|[^"\\\\\\r\\n])+`,
+      'gi',
+    ),
+    `$1${MASKED}`,
+  ],
+  // NAME=VALUE to the next blank.
   [
     new RegExp(
       `((?:pass(?:word|wd|phrase)?|secret|token|authorization|cookie|api[-_]?key)\\s*[:=]\\s*)[^\\s"'\\\\{}\\[\\],;]+`,

@@ -13,8 +13,16 @@ describe('what looks like a secret', () => {
     ['{"password":"it\'s \\"p4ss\\" ","n":1}', '{"password":"***","n":1}'],
     ['{\\"password\\":\\"it\'s \\\\\\"p4ss\\",\\"n\\":1}', '{\\"password\\":\\"***\\",\\"n\\":1}'],
     ['{"msg":"a token=\\"p4ss","n":1}', '{"msg":"a token=\\"***","n":1}'],
-    ['Authorization: Bearer abc.def-123=', 'Authorization: *** ***'],
-    ['authorization: Basic dXNlcjpwYXNz', 'authorization: *** ***'],
+    ['Authorization: Bearer abc.def-123=', 'Authorization: ***'],
+    ['authorization: Basic dXNlcjpwYXNz', 'authorization: ***'],
+    ['password: correct horse battery', 'password: ***'],
+    ['  passphrase = correct, horse {battery}\nnode: a', '  passphrase = ***\nnode: a'],
+    ['Cookie: session=abc; id=def', 'Cookie: ***'],
+    [
+      String.raw`{"msg":"password: it's \"correct\" horse\nnext line","n":1}`,
+      String.raw`{"msg":"password: ***\nnext line","n":1}`,
+    ],
+    ['secret=one two', 'secret=*** two'],
     ['{"identitytoken":"abc","registry":"r"}', '{"identitytoken":"***","registry":"r"}'],
     ['{\\"password\\":\\"p4ss\\",\\"n\\":1}', '{\\"password\\":\\"***\\",\\"n\\":1}'],
     ['COFA_KEY_PASSWORD=hunter22 run', 'COFA_KEY_PASSWORD=*** run'],
@@ -32,7 +40,8 @@ describe('what looks like a secret', () => {
   });
 
   // What others send may end in a log: a user of the API, a registry.
-  test.each(['1', 'a-', 'a.', 'token', 'eyJabcdefgh-', '?sig', 'passwd://', '\\', 'token=\\"'])(
+  const ODD = ['?sig', 'passwd://', 'secret ', 'cookie: \\', '\\', 'token=\\"'];
+  test.each(['1', 'a-', 'a.', 'token', 'eyJabcdefgh-', ...ODD])(
     'a long text of %s takes no time to speak of',
     (word) => {
       const text = word.repeat(Math.ceil(200_000 / word.length));
