@@ -23,6 +23,7 @@ import { offLoop } from '../kernel/libc.ts';
 import { interruptThread } from '../kernel/thread-signal.ts';
 import { ERRNO, forgetNameNotification, resendNotification } from './protocol.ts';
 import { Replier } from './reply.ts';
+import { Retired } from './retired.ts';
 import {
   addTally,
   clamp,
@@ -111,9 +112,8 @@ class Transport implements KernelTransport {
   /** Requests for files that have not been added yet. */
   #held: HandedOver[] = [];
   #holdTimer: NodeJS.Timeout | undefined;
-  /** Descriptors of removed files, each with the turns of the threads at that moment. */
-  #retired: Array<{ fd: number; turns: number[] }> = [];
-  #retireTimer: NodeJS.Timeout | undefined;
+  /** Descriptors of removed files. */
+  readonly #retired = new Retired({ turns: () => this.#turns(), close: closeSync });
   readonly #past = emptyCounters();
   #sequence = 0;
   #lastTurns: number[] = [];
@@ -174,18 +174,18 @@ class Transport implements KernelTransport {
       );
     if (old !== undefined && old.given.blocks === given.blocks && old.size === given.size) return;
     const file: OwnFile = { ...serveFile(given, this.#threads + 1, this.#sequence++), given };
-    if (old !== undefined) this.#drop(old);
-    this.#files.set(file.inode, file);
     const { given: _, ...served } = file;
-    this.#changeTable({ add: served });
+    const change = { add: served };
+    if (old === undefined) this.#changeTable(change);
+    else this.#drop(old, change);
+    this.#files.set(file.inode, file);
     this.#tryHeld();
   }
 
   remove(inode: number): void {
     const file = this.#files.get(inode);
     if (file === undefined) return;
-    this.#drop(file);
-    this.#changeTable({ remove: inode });
+    this.#drop(file, { remove: inode });
     const notified = this.#forgetName(file.name);
     this.#notifications.add(notified);
     void notified.then(() => this.#notifications.delete(notified));
@@ -339,25 +339,12 @@ class Transport implements KernelTransport {
     Atomics.add(this.#control, CONTROL.version, 1);
   }
 
-  /** Takes a file out of service; its descriptor is closed when no thread can still use it. */
-  #drop(file: OwnFile): void {
+  /** Takes a file out of service, by this change of the table; its descriptor is closed when no thread can still use it. */
+  #drop(file: OwnFile, change: TableChange): void {
     this.#files.delete(file.inode);
     for (const read of this.#waiting) if (read.file === file) this.#answer(read, ERRNO.EIO);
     addTally(file.tally, this.#past);
-    this.#retired.push({ fd: file.fd, turns: this.#turns() });
-    this.#retireTimer ??= setTimeout(() => this.#closeRetired(), RETIRE_MS);
-  }
-
-  #closeRetired(): void {
-    this.#retireTimer = undefined;
-    const now = this.#turns();
-    this.#retired = this.#retired.filter(({ fd, turns }) => {
-      // An even turn: the thread was waiting, and sees the changed table before its next request.
-      const unused = turns.every((turn, i) => turn % 2 === 0 || turn !== now[i]);
-      if (unused) closeSync(fd);
-      return !unused;
-    });
-    if (this.#retired.length > 0) this.#retireTimer = setTimeout(() => this.#closeRetired(), RETIRE_MS);
+    this.#retired.add(file.fd, () => this.#changeTable(change));
   }
 
   #turns(): number[] {
@@ -387,9 +374,7 @@ class Transport implements KernelTransport {
     this.#stopping = true;
     for (const read of this.#waiting) this.#answer(read, ERRNO.EIO);
     this.settled();
-    clearTimeout(this.#retireTimer);
-    for (const { fd } of this.#retired) closeSync(fd);
-    this.#retired = [];
+    this.#retired.closeAll();
     for (const file of this.#files.values()) {
       addTally(file.tally, this.#past);
       closeSync(file.fd);
@@ -427,5 +412,4 @@ class Transport implements KernelTransport {
 
 const QUICK_LOOKS = 20;
 const QUIESCE_STEP_MS = 1;
-const RETIRE_MS = 20;
 const STOP_STEP_MS = 5;
