@@ -13,7 +13,7 @@ import type { Giving } from './giving.ts';
 import type { Said } from './messages.ts';
 import { lengthOf, type PieceAsk, type PieceOrder } from './piece-request.ts';
 import type { Clock, Timer } from '../process/ports.ts';
-import type { Pieces } from './pieces.ts';
+import type { Fresh, Pieces } from './pieces.ts';
 import type { Proofs } from './proofs.ts';
 import { Refusal } from './refusal.ts';
 
@@ -64,8 +64,8 @@ export class Asking {
   readonly #waiters = new Map<string, Set<Waiter>>();
   /** Pieces that came and have not been given out yet, by key. */
   readonly #came = new Map<string, Brought>();
-  /** By repository and piece, oldest first: those that came for a process lately, and from whom. */
-  readonly #lately = new Map<string, { at: number; from: string }>();
+  /** By repository and piece, oldest first: which came for a process lately, and from whom. Their bytes are not held for that. */
+  readonly #lately = new Map<string, { at: number; from: string; bytes: WeakRef<Buffer> }>();
   /** Requests to this member's own home. */
   readonly #own = new Map<string, AbortController>();
   /** Pieces that a process of this node reads from the registry, for others too. */
@@ -152,10 +152,18 @@ export class Asking {
     for (const index of indexes) {
       const key = pieceKey(source, index);
       const piece = pieces.fresh(key);
-      if (piece === undefined || !pieces.keep(key)) continue;
+      if (piece === undefined || !this.#isVerified(key, source, piece) || !pieces.keep(key)) continue;
       keep(key, piece.from);
       toAsker({ type: 'verified', key, source, index });
     }
+  }
+
+  /**
+   * Whether a process that read this repository has verified this very copy. Another member may have sent another one since, for
+   * another repository: a member that keeps such a copy gives it to others, who take this one for the liar.
+   */
+  #isVerified(key: string, { repository }: BlobSource, { bytes, isKept }: Fresh): boolean {
+    return isKept || this.#lately.get(`${repository} ${key}`)?.bytes.deref() === bytes;
   }
 
   /** A process has compared a piece with the registry's: it was wrong. */
@@ -306,7 +314,7 @@ export class Asking {
     if (from !== self) pieces.came(key, { bytes, from });
     const id = `${repository} ${key}`;
     this.#lately.delete(id);
-    this.#lately.set(id, { at: now(), from });
+    this.#lately.set(id, { at: now(), from, bytes: new WeakRef(bytes) });
     if (this.#lately.size > MOST_LATELY) this.#lately.delete(this.#lately.keys().next().value as string);
   }
 
@@ -316,8 +324,9 @@ export class Asking {
     if (lately === undefined || now() - lately.at > LATELY_MS) return undefined;
     const { from } = lately;
     const piece = pieces.fresh(key);
-    // Another member may have sent the piece since, for another repository: where it is wrong this one is not to be named.
-    const isOfIt = from === self ? piece?.isKept === true : piece?.from === from;
+    // Another copy may have come since, for another repository: where it is wrong this member is not to be named.
+    const isOfIt =
+      piece?.isKept === true ? from === self || piece.from === from : piece?.bytes === lately.bytes.deref();
     return piece === undefined || !isOfIt ? undefined : { bytes: piece.bytes, from };
   }
 
