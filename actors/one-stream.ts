@@ -66,6 +66,8 @@ export class OneStream {
   readonly #waits = new Map<string, number>();
   /** Layers that a stream brings. */
   readonly #streamed = new Set<string>();
+  /** Those of the last look. */
+  #seen: ReadonlySet<string> = new Set();
 
   constructor(limits: OneStreamLimits = ONE_STREAM) {
     this.#limits = limits;
@@ -122,6 +124,7 @@ export class OneStream {
       this.#waits.delete(layer);
       this.#streamed.delete(layer);
     }
-    if (layers.length === 0) this.#waitedMs = 0;
+    if (![...here].some((layer) => this.#seen.has(layer))) this.#waitedMs = 0;
+    this.#seen = here;
   }
 }

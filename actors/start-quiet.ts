@@ -24,6 +24,8 @@ export class StartQuiet {
   readonly #limits: StartQuietLimits;
   /** Layers that wait for the end of a start, and when each was opened, ms. */
   readonly #waiting = new Map<string, number>();
+  /** Layers whose rest is wanted and that were opened not longer ago than a start takes, and when, ms. */
+  readonly #opened = new Map<string, number>();
   #lastCold = Number.NEGATIVE_INFINITY;
 
   constructor(limits: StartQuietLimits = START_QUIET) {
@@ -37,17 +39,27 @@ export class StartQuiet {
 
   /** The rest of this layer is wanted from now on. */
   want(layer: string, now: number): void {
+    // Another start: what came before it pauses for good.
+    if (this.#waiting.size === 0) this.#opened.clear();
     this.#waiting.set(layer, now);
+    this.#opened.set(layer, now);
   }
 
   /** The rest is not wanted any more, or the layer closes. */
   forget(layer: string): void {
     this.#waiting.delete(layer);
+    this.#opened.delete(layer);
   }
 
-  /** The layers whose start is not over. */
-  get waiting(): string[] {
-    return [...this.#waiting.keys()];
+  /**
+   * The layers whose start may still go on: a pause lets the rest come, but a program that computes for a while reads on
+   * afterwards, and what its readers have waited for until then counts. Not when another start has begun since, and not beyond
+   * the longest start.
+   */
+  starting(now: number): string[] {
+    for (const [layer, openedAt] of this.#opened)
+      if (now - openedAt >= this.#limits.limitMs && !this.#waiting.has(layer)) this.#opened.delete(layer);
+    return [...this.#opened.keys()];
   }
 
   /** The layers whose start is over: their rest is to come. Each is named once. */

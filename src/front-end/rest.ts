@@ -74,7 +74,7 @@ export class Rest {
   #streamWhatIsWaitedFor(): void {
     const { clock, layers, starts, fetchers } = this.#options;
     if (starts.isBringing) return;
-    const starting = this.#quiet.waiting.flatMap((diffId) => {
+    const starting = this.#quiet.starting(clock.now()).flatMap((diffId) => {
       const layer = layers.opened.get(diffId);
       if (layer === undefined) return [];
       return [{ layer: diffId, isWaitedFor: layer.isWaitedFor, absentBytes: layer.absentBytes }];

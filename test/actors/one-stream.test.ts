@@ -84,6 +84,13 @@ describe('a start comes in one stream', () => {
     expect(stream.look(1_400, [layer('b', true, 300)], 2)).toEqual([]);
   });
 
+  it('a start that is over is forgotten where the next one begins at once', () => {
+    const stream = known();
+    for (let now = 0; now <= 1_200; now += 100) stream.look(now, [layer('a', true, 300)], 2);
+    const found = streamedAt(stream, (now) => [layer('b', now > 0, 1)]);
+    expect(found?.now).toBeGreaterThanOrEqual(ONE_STREAM.leastMs);
+  });
+
   it('names no layer twice, and none that lacks nothing, whatever is waited for', () => {
     // As they come from the table of open layers: each once.
     const look = fc.uniqueArray(

@@ -57,6 +57,34 @@ describe('the rest of a layer', () => {
     expect(quiet.look(quietMs, calm)).toEqual(['b']);
   });
 
+  it('comes at a pause, and the start may go on until the limit', () => {
+    const quiet = new StartQuiet();
+    quiet.want('a', 0);
+    quiet.want('b', 400);
+    expect(quiet.look(400 + quietMs, calm)).toEqual(['a', 'b']);
+    expect(quiet.starting(limitMs - 1)).toEqual(['a', 'b']);
+    expect(quiet.starting(limitMs)).toEqual(['b']);
+    quiet.forget('b');
+    expect(quiet.starting(limitMs)).toEqual([]);
+  });
+
+  it('comes at a pause, and does not go on when another start has begun', () => {
+    const quiet = new StartQuiet();
+    quiet.want('a', 0);
+    quiet.look(quietMs, calm);
+    for (const layer of ['b', 'c']) quiet.want(layer, 1_000);
+    expect(quiet.starting(1_000)).toEqual(['b', 'c']);
+  });
+
+  it('has a start beyond the limit where a pack comes so long', () => {
+    const quiet = new StartQuiet();
+    quiet.want('a', 0);
+    quiet.look(limitMs, { ...calm, isBringing: true });
+    expect(quiet.starting(limitMs)).toEqual(['a']);
+    quiet.look(limitMs + 100, calm);
+    expect(quiet.starting(limitMs + 100)).toEqual([]);
+  });
+
   it('has a limit of its own where the layer was opened later', () => {
     const quiet = new StartQuiet();
     quiet.want('a', 0);

@@ -375,7 +375,7 @@ export class SimulatedNode {
   }
 
   #streamWhatIsWaitedFor(now: number): void {
-    const starting = this.#quiet.waiting.flatMap((id) => {
+    const starting = this.#quiet.starting(now).flatMap((id) => {
       const layer = this.#layers.get(id);
       if (layer === undefined) return [];
       const { actor, shape, answers } = layer;
