@@ -150,10 +150,10 @@ export const UP_OPTIONS: readonly UpOption[] = [
   },
   {
     flags: '--log-limit <size>',
-    about: 'event log that is kept, about, such as 64M or 1G, in units of 1024 (default: 256M)',
+    about: 'event log that is kept, about, such as 64M or 1G (default: 256MiB)',
     parse: logSize,
     kind: 'size',
-    sample: '"256M"',
+    sample: '"256MiB"',
   },
   {
     flags: '--cache-limit <bytes>',
@@ -296,20 +296,17 @@ export function upArguments(options: UpOptions): string[] {
   return args;
 }
 
-/** Bytes, with `K`, `M` or `G` for powers of 1024; the log needs 1 MiB at least. */
+const anyLogSize = byteOption('--log-limit');
+
+/** Bytes, as of other options; the log needs a megabyte at least. */
 function logSize(text: string): number {
-  const [, digits, unit = ''] = /^(\d{1,15})([KMG]?)(?:i?B)?$/i.exec(text) ?? [];
-  const bytes = Number(digits) * 1024 ** ' KMG'.indexOf(unit.toUpperCase() || ' ');
-  if (digits === undefined || bytes < 2 ** 20 || bytes > 2 ** 40) {
-    throw new CofaError(
-      'invalid-argument',
-      `--log-limit: ${JSON.stringify(text)} is not a size from 1M to 1024G`,
-      {
-        hint: 'bytes, or with K, M or G behind: --log-limit 256M',
-      },
-    );
-  }
-  return bytes;
+  const bytes = anyLogSize(text);
+  if (bytes >= 1e6 && bytes <= 2 ** 40) return bytes;
+  throw new CofaError(
+    'invalid-argument',
+    `--log-limit: ${JSON.stringify(text)} is not a size from 1M to 1TiB`,
+    { hint: 'such as 256M, 1G or 256MiB' },
+  );
 }
 
 /** One token of a NATS subject. Error: `invalid-argument`. */

@@ -99,6 +99,19 @@ describe('what the file says', () => {
     expect((await upWith('snapshotter = false', '--snapshotter')).snapshotter).toBe(true);
   });
 
+  it.each([
+    ['64M', 64e6],
+    ['64MiB', 64 << 20],
+    ['1.5G', 1.5e9],
+    ['1TiB', 2 ** 40],
+  ])('has sizes in units of 1000, and of 1024 with an i, whichever they are of: %s', async (size, bytes) => {
+    for (const [key, attribute] of [
+      ['log-limit', 'logLimit'],
+      ['cache-limit', 'cacheLimit'],
+    ] as const)
+      expect((await upWith(`${key} = "${size}"`))[attribute]).toBe(bytes);
+  });
+
   it('is weaker than the environment', async () => {
     process.env.COFA_NATS = 'tls://environment:4222';
     expect((await upWith('nats = "tls://file:4222"')).nats).toBe('tls://environment:4222');
