@@ -14,8 +14,9 @@ const MOST_KEPT = 8;
 export const LAYER_ROUTES = [
   route('layers', z.strictObject({}), ({ log }) => ({ count: log.count, layers: layersOfLog(log) })),
   route('layer', z.strictObject({ layer, at: position }), ({ log }, words) => {
-    const { runs: _, ...head } = historyOf(log, words.layer).document(held(log, words.at));
-    return { ...head, time: new Date(log.timeOf(held(log, words.at))).toISOString() };
+    const at = held(log, words.at);
+    const { runs: _, ...head } = historyOf(log, words.layer).document(at);
+    return { ...head, seq: log.seqOf(at), time: new Date(log.timeOf(at)).toISOString() };
   }),
   route('blocks', z.strictObject({ layer, at: position }), ({ log }, words) =>
     packed(historyOf(log, words.layer).at(held(log, words.at))),

@@ -150,7 +150,8 @@ describe('layers', () => {
 
   test('no moment is asked for but the one of the address', async () => {
     const layer = layerOf('1') ?? '';
-    await show('layers', 'layersView', `#/layers?layer=${encodeURIComponent(layer)}&at=12`, false);
+    const address = `#/layers?layer=${encodeURIComponent(layer)}&at=${log.seqOf(12)}`;
+    await show('layers', 'layersView', address, false);
     tell();
     await page.wait(500);
     const positions = page.asked.flatMap((one) => /^layer\?.*at=(\d+)/.exec(one)?.[1] ?? []);
@@ -173,10 +174,46 @@ describe('layers', () => {
   test('an address that is opened says all of it', async () => {
     const layer = encodeURIComponent(layerOf('1') ?? '');
     await show('layers', 'layersView', `#/layers?layer=${layer}`);
-    page.go(`#/layers?layer=${layer}&at=12&block=3&by=when`);
+    page.go(`#/layers?layer=${layer}&at=${log.seqOf(12)}&block=3&by=when`);
     await page.wait(500);
     expect(page.text).toContain('after 12 events');
     expect(page.text).toContain('Block 3');
     expect(page.text).toContain('first tenth');
+  });
+
+  test('an address names the same moment in a log whose beginning was removed', async () => {
+    const layer = encodeURIComponent(layerOf('1') ?? '');
+    await show('layers', 'layersView', `#/layers?layer=${layer}`);
+    const range = page.find(({ localName }) => localName === 'input');
+    page.send(range, 'input', { currentTarget: { value: '12' } });
+    await page.wait(1_000);
+    expect(page.text).toContain('after 12 events');
+    const moment = new Date(log.timeOf(12)).toISOString();
+    expect(page.text).toContain(moment);
+    const address = page.hash;
+    expect(address).toBe(`#/layers?layer=${layer}&at=${log.seqOf(12)}`);
+
+    log = logOf(sampleRecords().slice(1));
+    source = new Source({
+      loaded: { log, title: 'a log', checked: [], follow: undefined, close: async () => {} },
+      generation: 2,
+    });
+    page.go('#/layers');
+    await page.wait(500);
+    for (const stream of page.streams)
+      stream.tell('log', { generation: 2, count: log.count, lastAt: log.timeOf(log.count), isLive: true });
+    page.go(address);
+    await page.wait(2_000);
+    expect(page.text).toContain(`after 11 events, ${moment}`);
+    expect(page.hash).toBe(address);
+  });
+
+  test('an address may say a moment in other words; one that is none is said so', async () => {
+    const layer = encodeURIComponent(layerOf('1') ?? '');
+    await show('layers', 'layersView', `#/layers?layer=${layer}&at=start`);
+    expect(page.text).toContain('after 0 events');
+    page.go(`#/layers?layer=${layer}&at=yesterday`);
+    await page.wait(500);
+    expect(page.text).toContain('"yesterday" is no moment');
   });
 });

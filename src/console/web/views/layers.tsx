@@ -1,7 +1,7 @@
 /** The view Layers: which blocks are here at any moment, when they came, who asked for them, and which files lie in one. */
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { BlockDocument, BlockMapDocument } from '../../../../schemas/replay.ts';
-import type { LayerSummary } from '../../../replay/documents.ts';
+import type { FoundMoment, LayerSummary } from '../../../replay/documents.ts';
 import { formatUs } from '../../../replay/format.ts';
 import { formatBytes, formatShare, shortDigest } from '../../../terminal/table.ts';
 import { askBytes } from '../api.ts';
@@ -24,20 +24,21 @@ export const layersView: View = {
   Body,
 };
 
-type Head = Omit<BlockMapDocument, 'runs'> & { time: string };
+/** `seq`: of the last event that has happened. */
+type Head = Omit<BlockMapDocument, 'runs'> & { seq: number; time: string };
 
 /** What one looks at, as the address says it and as one has moved since. */
 interface Sight {
   words: URLSearchParams;
-  /** Events that have happened; undefined: all of them. */
-  at: number | undefined;
+  /** A moment in the words of `cofa replay --at`, or how many events have happened; undefined: all of them. */
+  at: string | number | undefined;
   block: number;
   mode: ColourMode;
 }
 
 const sightOf = (words: URLSearchParams): Sight => ({
   words,
-  at: placeOf(words.get('at')),
+  at: words.get('at')?.slice(0, 100),
   block: placeOf(words.get('block')) ?? 0,
   mode: MODES.find((one) => one === words.get('by')) ?? 'state',
 });
@@ -52,7 +53,10 @@ function Body({ words }: { words: URLSearchParams }) {
   const { at, block, mode } = sight;
   const choose = (next: number) => move({ ...sight, block: next });
   const count = log.value?.count ?? list.value?.count;
-  const wanted = count === undefined ? undefined : Math.min(at ?? count, count);
+  const moment = useAsked<FoundMoment>('log/moment', typeof at === 'string' ? { text: at } : undefined);
+  const found = moment.of?.text === at ? moment.value?.position : undefined;
+  const place = at === undefined ? count : typeof at === 'string' ? found : at;
+  const wanted = count === undefined || place === undefined ? undefined : Math.min(place, count);
   const [asked, setAsked] = useState({ words, position: wanted });
   // Of a moment that moves the next one is asked for when this one is here.
   const position = asked.words === words ? (asked.position ?? wanted) : wanted;
@@ -76,10 +80,12 @@ function Body({ words }: { words: URLSearchParams }) {
     [bytes.value, blockCount],
   );
   const by = mode === 'state' ? undefined : mode;
+  // A sequence names a moment as long as the log holds it, whatever has been removed before.
+  const name = at === undefined ? undefined : nameOf(head.value, wanted);
   useEffect(() => {
-    if (layer === undefined) return undefined;
-    return noteAddress(() => addressOf('layers', { layer, at, block: block || undefined, by }));
-  }, [words, layer, at, block, by]);
+    if (layer === undefined || (at !== undefined && name === undefined)) return undefined;
+    return noteAddress(() => addressOf('layers', { layer, at: name, block: block || undefined, by }));
+  }, [words, layer, at, name, block, by]);
   return (
     <>
       <h1 class="hidden">Layers</h1>
@@ -89,7 +95,7 @@ function Body({ words }: { words: URLSearchParams }) {
           <select
             value={layer ?? ''}
             onChange={(event) =>
-              (location.hash = addressOf('layers', { layer: event.currentTarget.value, at, by }))
+              (location.hash = addressOf('layers', { layer: event.currentTarget.value, at: name ?? at, by }))
             }
           >
             {layers.map((summary) => (
@@ -126,7 +132,7 @@ function Body({ words }: { words: URLSearchParams }) {
           />
         </label>
       </form>
-      {[list.error, head.error, bytes.error, one.error]
+      {[list.error, moment.error, head.error, bytes.error, one.error]
         .filter((sentence) => sentence !== undefined)
         .map((sentence) => (
           <p class="banner bad" role="alert">
@@ -134,7 +140,7 @@ function Body({ words }: { words: URLSearchParams }) {
           </p>
         ))}
       {list.value !== undefined && layers.length === 0 && <p class="muted">the log tells of no layer yet</p>}
-      {head.value !== undefined && <Counts head={head.value} at={at} />}
+      {head.value !== undefined && <Counts head={head.value} isEnd={at === undefined} />}
       {blocks !== undefined && head.value !== undefined && (
         <section class="card" aria-label="Blocks">
           <BlockCanvas
@@ -158,13 +164,17 @@ const placeOf = (text: string | null): number | undefined =>
 const labelOf = ({ counts, blockCount, size }: Head): string =>
   `${blockCount} blocks of ${formatBytes(size)}: ${counts.present} present, ${counts.fetching} fetching, ${counts.absent} absent`;
 
-function Counts({ head, at }: { head: Head; at: number | undefined }) {
+/** Undefined as long as the moment that is shown is another one. */
+const nameOf = (head: Head | undefined, position: number | undefined): string | undefined =>
+  head === undefined || head.position !== position ? undefined : position === 0 ? 'start' : String(head.seq);
+
+function Counts({ head, isEnd }: { head: Head; isEnd: boolean }) {
   const { counts, blockCount, size, diffId, position, time } = head;
   return (
     <p class="facts" role="status">
       {shortDigest(diffId)}: {formatShare(counts.present, blockCount)} of {formatBytes(size)} present
       {counts.fetching > 0 ? `, ${counts.fetching} blocks on their way` : ''} ·{' '}
-      {at === undefined ? 'at the end of the log' : `after ${position} events, ${time}`}
+      {isEnd ? 'at the end of the log' : `after ${position} events, ${time}`}
     </p>
   );
 }
