@@ -4,6 +4,7 @@
  * cost it little.
  */
 import type { Logger } from 'pino';
+import { Allowance } from '../../../actors/allowance.ts';
 import type { EventOf, NewEvent } from '../../../schemas/events.ts';
 import type { FleetNews } from '../../process/parent-link.ts';
 import type { Clock, Timer } from '../../process/ports.ts';
@@ -17,9 +18,7 @@ type LeftOut = Extract<NewEvent, { type: 'fleet.left-out' }>;
 const GATHER_MS = 3_000;
 /** Members of one event: it fits into a message of NATS. */
 const MOST_CHANGES = 256;
-/** Events in a row; then one for each pause. */
-const BURST = 24;
-const REFILL_MS = 60_000;
+const ALLOWED = { burst: 24, refillMs: 60_000 };
 const RETRY_MS = 1_000;
 /** Of those that wait for the log. */
 const MOST_LEFT_OUT = 64;
@@ -33,8 +32,7 @@ export class FleetEvents {
   readonly #members = new Map<string, Came>();
   #told: Map<string, string> | undefined;
   readonly #leftOut: LeftOut[] = [];
-  #allowed = BURST;
-  #allowedAt = 0;
+  readonly #allowed = new Allowance(ALLOWED);
   #timer: Timer | undefined;
   #isWriting = false;
   /** There is nothing to tell before the member has said anything. */
@@ -96,12 +94,12 @@ export class FleetEvents {
         const [leftOut] = this.#leftOut;
         const change = leftOut === undefined ? this.#change() : undefined;
         if (this.#append === undefined || (leftOut === undefined && change === undefined)) return;
-        nextMs = this.#pauseMs();
+        nextMs = this.#allowed.waitMs(this.#clock.now());
         if (nextMs > 0) return;
         nextMs = RETRY_MS;
         await this.#append('main', leftOut ?? (change as NonNullable<typeof change>).event);
         nextMs = undefined;
-        this.#allowed -= 1;
+        this.#allowed.take(this.#clock.now());
         if (leftOut === undefined) change?.isTold();
         else if (this.#leftOut[0] === leftOut) this.#leftOut.shift();
       }
@@ -130,17 +128,6 @@ export class FleetEvents {
         for (const one of came) told.set(one.name, keyOf(one));
       },
     };
-  }
-
-  /** How long to wait before the next event, ms. */
-  #pauseMs(): number {
-    const now = this.#clock.now();
-    const refilled = Math.floor((now - this.#allowedAt) / REFILL_MS);
-    if (refilled > 0) {
-      this.#allowed = Math.min(BURST, this.#allowed + refilled);
-      this.#allowedAt = now;
-    }
-    return this.#allowed > 0 ? 0 : REFILL_MS - (now - this.#allowedAt);
   }
 }
 

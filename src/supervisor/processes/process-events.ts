@@ -3,6 +3,7 @@
  * the oldest of them, and a process that crashes all the time writes a few only.
  */
 import type { Logger } from 'pino';
+import { Allowance } from '../../../actors/allowance.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
 import type { Clock, Timer } from '../../process/ports.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
@@ -12,9 +13,8 @@ export type ProcessEvent = Extract<NewEvent, { type: 'process.started' | 'proces
 
 /** Events that wait for the log. */
 const MOST_WAITING = 100;
-/** Events of one process that are written in a row; then one for each pause. */
-const BURST = 24;
-const REFILL_MS = 600_000;
+/** Of one process. */
+const ALLOWED = { burst: 24, refillMs: 600_000 };
 /** A log that does not take events is tried again after this, ms. */
 const RETRY_MS = 1_000;
 
@@ -24,8 +24,8 @@ export class ProcessEvents {
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #waiting: ProcessEvent[] = [];
-  /** By process name: how many more may be written, and as of when. */
-  readonly #allowed = new Map<string, { left: number; at: number }>();
+  /** By process name. */
+  readonly #allowed = new Map<string, Allowance>();
   #timer: Timer | undefined;
   #writing = false;
 
@@ -57,12 +57,9 @@ export class ProcessEvents {
   }
 
   #isAllowed(name: string): boolean {
-    const at = this.#clock.now();
-    const known = this.#allowed.get(name) ?? { left: BURST, at };
-    const refilled = Math.floor((at - known.at) / REFILL_MS);
-    const left = Math.min(BURST, known.left + refilled);
-    this.#allowed.set(name, { left: Math.max(0, left - 1), at: refilled > 0 ? at : known.at });
-    return left > 0;
+    const allowance = this.#allowed.get(name) ?? new Allowance(ALLOWED);
+    this.#allowed.set(name, allowance);
+    return allowance.take(this.#clock.now());
   }
 
   async #write(): Promise<void> {
