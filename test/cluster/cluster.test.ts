@@ -112,13 +112,7 @@ describe.runIf(scene)('pods', () => {
   });
 
   test('with users of their own (hostUsers: false) start lazily, and see every byte as theirs', async () => {
-    const mount = {
-      name: 'app',
-      image: s.refs.lazy,
-      volumeMounts: [{ name: 'expected', mountPath: '/expected' }],
-    };
-    const spec = { hostUsers: false, containers: [mount], volumes: [s.expected('lazy')] };
-    await s.run('lazy', spec, { as: 'users' });
+    await s.run('lazy', { hostUsers: false, ...s.comparing('lazy') }, { as: 'users' });
     await s.untilSaid('pod/users', 'I am lazy\n');
     const script =
       'cmp /data/big /expected && stat -c "%n %u" /said && echo mine >/mine && cat /proc/self/uid_map';
@@ -128,12 +122,7 @@ describe.runIf(scene)('pods', () => {
   });
 
   test('read on while the DaemonSet is rolled out with another image: no read fails', async () => {
-    const mount = {
-      name: 'app',
-      image: s.refs.far,
-      volumeMounts: [{ name: 'expected', mountPath: '/expected' }],
-    };
-    await s.run('far', { containers: [mount], volumes: [s.expected('far')] });
+    await s.run('far', s.comparing('far'));
     await s.untilSaid('pod/far', 'I am far\n');
     const before = await s.engine();
     const reading = s.kubectl('exec', 'far', '--', 'sh', '-c', 'cmp /data/big /expected && echo same');

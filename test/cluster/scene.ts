@@ -181,9 +181,13 @@ export class Scene {
     await this.kubectl('run', as, `--image=${this.refs[name]}`, `--overrides=${overrides}`, ...args);
   }
 
-  /** A pod's volume `expected`, with what its image's `/data/big` is to be. */
-  expected(name: string): object {
-    return { name: 'expected', hostPath: { path: this.#bigOf(name), type: 'File' } };
+  /** Of a pod of an image: its container, which finds what its `/data/big` is to be at `/expected`. */
+  comparing(name: string): { containers: object[]; volumes: object[] } {
+    const volumeMounts = [{ name: 'expected', mountPath: '/expected' }];
+    return {
+      containers: [{ name: 'app', image: this.refs[name], volumeMounts }],
+      volumes: [{ name: 'expected', hostPath: { path: this.#bigOf(name), type: 'File' } }],
+    };
   }
 
   #bigOf(name: string): string {
