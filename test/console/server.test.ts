@@ -108,6 +108,27 @@ describe('on loopback', () => {
     app.close();
   });
 
+  test('two consoles of a host do not end each other’s session', async () => {
+    const first = await open();
+    const other = await openConsole({ host: '127.0.0.1', port: 0 }, sourceOf(), PAGE);
+    try {
+      const second = new URL(other.url);
+      // A browser sends the cookies of a host to all of its ports, of two with one name the later one.
+      const jar = new Map<string, string>();
+      for (const url of [first, second]) {
+        const [name = '', value = ''] = (await withCookie(url)).headers.cookie.split('=');
+        jar.set(name, value);
+      }
+      const cookie = [...jar].map(([name, value]) => `${name}=${value}`).join('; ');
+      for (const url of [first, second])
+        expect((await get(url, '/api/node', { headers: { cookie } })).status).toBe(200);
+      const wrong = `cofa-console-${first.port}=1; x=2`;
+      expect((await get(first, '/api/node', { headers: { cookie: wrong } })).status).toBe(401);
+    } finally {
+      await other.close();
+    }
+  });
+
   test.each([
     ['without a token', '/', {}],
     ['with another token', '/?token=AAAA', {}],
