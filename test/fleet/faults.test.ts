@@ -1,4 +1,5 @@
 /** What goes wrong in a fleet: a member that lies, one that dies, NATS that is away, a registry that is. Real engines. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import { type FaultImage, pushImage } from '../faults/fault-image.ts';
@@ -6,7 +7,7 @@ import { prose } from '../images/nasty.ts';
 import { type Engine, eventually, mountImage, runCofa } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { startRegistry } from '../support/registry-server.ts';
-import { Cleanup } from '../support/temp.ts';
+import { Cleanup, mountsBelow } from '../support/temp.ts';
 import { startLiar } from './made-up-member.ts';
 import { fleetOf, startFleetNats, startMember, untilMet } from './support.ts';
 
@@ -103,6 +104,13 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   await readCut();
   registry.kill();
   await readKept();
+  // An end without NATS takes its time, and is no matter of this test.
+  for (const { pid } of [one, two]) process.kill(pid, 'SIGTERM');
+  await eventually('no mount is left', () => mountsBelow(directory).length === 0);
+  for (const { pid, ended } of [one, two]) {
+    if (existsSync(`/proc/${pid}`)) process.kill(pid, 'SIGKILL');
+    await ended;
+  }
 });
 
 it('the liar behind an honest home is named by that home, and the home by no one', async () => {
