@@ -4,10 +4,10 @@
  * live in a process of their own, so that one stuck in the kernel can be ended by its id.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
-import { joinBytes, printable, type Tree } from './tree.ts';
+import { Worker } from 'node:worker_threads';
+import type { Job, ReaderData, ReaderReport } from './reader-thread.ts';
+import type { Tree } from './tree.ts';
 
 export interface ParallelReadOptions {
   /** Folder under test, such as a lazy mount. */
@@ -27,11 +27,7 @@ export interface ParallelReadOptions {
   maxFailures?: number;
 }
 
-export interface ParallelReadResult {
-  pieces: number;
-  bytes: number;
-  /** Failures in words: wrong bytes, an errno, a short read. Empty when all is right. */
-  failures: string[];
+export interface ParallelReadResult extends ReaderReport {
   /** From the first reader's start to the last one's end, in milliseconds. */
   ms: number;
 }
@@ -76,25 +72,6 @@ export async function readInParallel(options: ParallelReadOptions): Promise<Para
   return JSON.parse(Buffer.concat(out).toString()) as ParallelReadResult;
 }
 
-interface Job {
-  root: string;
-  expectedRoot: string;
-  files: Array<[pathBase64: string, size: number]>;
-  readers: number;
-  copies: number;
-  pieceSize: number;
-  seed: number;
-  maxFailures: number;
-}
-
-/** What one thread gets: pairs of file index and piece index, already shuffled. */
-interface ReaderData {
-  job: Job;
-  pieces: Uint32Array;
-}
-
-type ReaderReport = Pick<ParallelReadResult, 'pieces' | 'bytes' | 'failures'>;
-
 /** A small generator with a seed (xorshift32), so that an order that failed can be repeated. */
 export function seededRandom(seed: number): (below: number) => number {
   let state = (seed * 2654435761) >>> 0 || 1;
@@ -132,49 +109,6 @@ function dealPieces(job: Job): Uint32Array[] {
   });
 }
 
-function readPieces({ job, pieces }: ReaderData): ReaderReport {
-  const report: ReaderReport = { pieces: 0, bytes: 0, failures: [] };
-  const root = Buffer.from(job.root);
-  const expectedRoot = Buffer.from(job.expectedRoot);
-  const got = Buffer.alloc(job.pieceSize);
-  const want = Buffer.alloc(job.pieceSize);
-  for (let i = 0; i < pieces.length && report.failures.length < job.maxFailures; i += 2) {
-    const [pathBase64, size] = job.files[pieces[i] as number] as [string, number];
-    const path = Buffer.from(pathBase64, 'base64');
-    const offset = (pieces[i + 1] as number) * job.pieceSize;
-    const length = Math.min(job.pieceSize, size - offset);
-    try {
-      const wantLength = readAt(joinBytes(expectedRoot, path), want, offset, length);
-      got.fill(0xee);
-      const gotLength = readAt(joinBytes(root, path), got, offset, length);
-      if (gotLength !== wantLength)
-        report.failures.push(`${printable(path)}@${offset}: ${gotLength} bytes instead of ${wantLength}`);
-      else if (got.compare(want, 0, length, 0, length) !== 0)
-        report.failures.push(`${printable(path)}@${offset}: wrong bytes`);
-      report.bytes += gotLength;
-      report.pieces++;
-    } catch (error) {
-      report.failures.push(`${printable(path)}@${offset}: ${String(error)}`);
-    }
-  }
-  return report;
-}
-
-function readAt(path: Buffer, into: Buffer, offset: number, length: number): number {
-  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
-  try {
-    let done = 0;
-    while (done < length) {
-      const read = readSync(fd, into, done, length - done, offset + done);
-      if (read === 0) break;
-      done += read;
-    }
-    return done;
-  } finally {
-    closeSync(fd);
-  }
-}
-
 async function runJob(job: Job): Promise<ParallelReadResult> {
   const started = performance.now();
   const reports = await Promise.all(
@@ -182,7 +116,7 @@ async function runJob(job: Job): Promise<ParallelReadResult> {
       (pieces) =>
         new Promise<ReaderReport>((resolve, reject) => {
           const data: ReaderData = { job, pieces };
-          const worker = new Worker(new URL(import.meta.url), {
+          const worker = new Worker(new URL('reader-thread.ts', import.meta.url), {
             workerData: data,
             resourceLimits: { maxYoungGenerationSizeMb: 8 },
           });
@@ -205,9 +139,5 @@ async function readStdin(): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
-if (!isMainThread && (workerData as ReaderData | null)?.pieces !== undefined) {
-  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a worker's port has no origin
-  parentPort?.postMessage(readPieces(workerData as ReaderData));
-} else if (isMainThread && process.argv[1] === fileURLToPath(import.meta.url)) {
+if (import.meta.main)
   process.stdout.write(JSON.stringify(await runJob(JSON.parse(await readStdin()) as Job)));
-}

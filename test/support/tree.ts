@@ -8,6 +8,9 @@ import { createHash } from 'node:crypto';
 import { type BigIntStats, constants } from 'node:fs';
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
 import koffi from 'koffi';
+import { joinBytes, printable } from './byte-paths.ts';
+
+export { joinBytes, printable };
 
 export type NodeType = 'file' | 'dir' | 'symlink' | 'char' | 'block' | 'fifo' | 'socket';
 
@@ -154,24 +157,6 @@ export function assertSameTree(first: Tree, second: Tree, options: DiffOptions =
   throw new Error(
     `${differences.length} differences between ${first.root} and ${second.root}:\n${formatDifferences(differences)}`,
   );
-}
-
-/** A name as one line of ASCII: unprintable bytes become \xNN. */
-export function printable(bytes: Buffer): string {
-  let text = '';
-  for (const byte of bytes)
-    text +=
-      byte > 0x20 && byte < 0x7f && byte !== 0x5c
-        ? String.fromCharCode(byte)
-        : `\\x${byte.toString(16).padStart(2, '0')}`;
-  return text;
-}
-
-/** `base` + `/` + `path`; either may be empty. */
-export function joinBytes(base: Buffer, path: Buffer): Buffer {
-  if (path.length === 0) return base;
-  if (base.length === 0) return path;
-  return Buffer.concat([base, Buffer.from('/'), path]);
 }
 
 type AddDifference = (node: TreeNode, field: Difference['field'], a: string, b: string) => void;
