@@ -82,13 +82,9 @@ export function noise(length: number, seed: number): Buffer {
 export function prose(length: number, seed: number): Buffer {
   const random = seededRandom(seed);
   const words = Array.from({ length: 300 }, () => noise(4 + 4 * random(3), 1 + random(1 << 30)));
-  const parts: Buffer[] = [];
-  for (let size = 0; size < length; ) {
-    const word = words[random(random(300) + 1)] as Buffer;
-    parts.push(word);
-    size += word.length;
-  }
-  return Buffer.concat(parts).subarray(0, length);
+  const bytes = Buffer.alloc(length);
+  for (let at = 0; at < length; ) at += (words[random(random(300) + 1)] as Buffer).copy(bytes, at);
+  return bytes;
 }
 
 const latin1 = (text: string) => Buffer.from(text, 'latin1');
