@@ -1,4 +1,5 @@
 import { configDefaults, defineConfig } from 'vitest/config';
+import LongestFirst from './test/support/longest-first.ts';
 
 /**
  * Tests that need root or a daemon (nats-server, docker-registry, containerd, dockerd), or that take more than ten seconds.
@@ -47,6 +48,7 @@ export default defineConfig(({ mode }) => ({
     env: { COFA_CONFIG: '/dev/null' },
     pool: 'forks',
     maxWorkers: 2,
+    sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,
     hookTimeout: 240_000,
     // A busy machine gives a process its turn late: vitest's own limit is a second.
