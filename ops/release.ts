@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 import { buildDeb } from './packages/deb.ts';
 import { type Arch, installModules, packageJson } from './packages/modules.ts';
 import { buildNpm } from './packages/npm.ts';
-import { buildOci, sha256Of } from './packages/oci.ts';
+import { buildOci, type Debian, sha256Of } from './packages/oci.ts';
 import { billOfMaterials, licencesOf } from './packages/sbom.ts';
 import { settle, sourceEpoch, writeProgram } from './packages/tree.ts';
 
@@ -17,13 +17,17 @@ export interface ReleaseOptions {
   out: string;
   arch: Arch;
   kinds: readonly Kind[];
+  /** Of all that is in it, seconds since 1970; by default `sourceEpoch()`. */
+  epoch?: number;
+  /** Below the program in the OCI image; by default mmdebstrap makes it anew. */
+  debian?: Debian;
   onProgress: (line: string) => void;
 }
 
 /** Builds a release into a folder; paths of its files, SHA256SUMS last. What was there by these names is replaced. */
-export async function buildRelease({ out, arch, kinds, onProgress }: ReleaseOptions): Promise<string[]> {
+export async function buildRelease(options: ReleaseOptions): Promise<string[]> {
+  const { out, arch, kinds, onProgress, epoch = sourceEpoch() } = options;
   const { version } = packageJson();
-  const epoch = sourceEpoch();
   const scratch = mkdtempSync(join(tmpdir(), 'cofa-release-'));
   mkdirSync(out, { recursive: true });
   const files: string[] = [];
@@ -48,12 +52,12 @@ export async function buildRelease({ out, arch, kinds, onProgress }: ReleaseOpti
     }
     if (kinds.includes('npm')) {
       onProgress("npm's package");
-      files.push(await buildNpm(shared));
+      files.push(buildNpm({ ...shared, program }));
     }
     let debian: string[] = [];
     if (kinds.includes('oci') && deb !== undefined) {
       onProgress('the OCI image');
-      const image = await buildOci({ ...shared, deb });
+      const image = await buildOci({ ...shared, deb }, options.debian);
       files.push(image.file);
       debian = image.packages;
     }

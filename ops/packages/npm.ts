@@ -1,12 +1,14 @@
 /** npm's package: the program without its packages; npm fetches those that its lock names (npm-shrinkwrap.json). */
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { copyFileSync, cpSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { releaseManifest } from './modules.ts';
 import { writeTar } from './tar.ts';
-import { CHECKOUT, settle, writeProgram } from './tree.ts';
+import { CHECKOUT, settle } from './tree.ts';
 
 export interface NpmOptions {
+  /** The program, as tree.ts writes it, with or without its packages. */
+  program: string;
   version: string;
   licences: string;
   epoch: number;
@@ -16,10 +18,10 @@ export interface NpmOptions {
 }
 
 /** Writes it and returns its path. */
-export async function buildNpm({ version, licences, epoch, scratch, out }: NpmOptions): Promise<string> {
+export function buildNpm(options: NpmOptions): string {
+  const { program, version, licences, epoch, scratch, out } = options;
   const folder = join(scratch, 'npm-package/package');
-  mkdirSync(folder, { recursive: true });
-  await writeProgram(folder);
+  cpSync(program, folder, { recursive: true, filter: (path) => basename(path) !== 'node_modules' });
   const { manifest, lock } = releaseManifest();
   writeFileSync(join(folder, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
   writeFileSync(join(folder, 'npm-shrinkwrap.json'), `${JSON.stringify(lock, null, 2)}\n`);

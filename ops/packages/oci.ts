@@ -25,9 +25,19 @@ export interface OciOptions {
   out: string;
 }
 
-/** Writes it. Takes root, mmdebstrap and Debian's packages. `packages`: `name version` of each that is in it. */
-export async function buildOci(options: OciOptions): Promise<{ file: string; packages: string[] }> {
-  const { layer, packages } = await baseLayer(options);
+/** A Debian with what the engine stands on, as the lowest layer of an image. */
+export interface Debian {
+  layer: LayerFile;
+  /** `name version` of each that is in it. */
+  packages: string[];
+}
+
+/** Writes it above `debian`, or above one that it makes: that takes root, mmdebstrap and Debian's packages. */
+export async function buildOci(
+  options: OciOptions,
+  debian?: Debian,
+): Promise<{ file: string; packages: string[] }> {
+  const { layer, packages } = debian ?? (await makeDebian(options));
   return { file: await writeImage(layer, options), packages };
 }
 
@@ -72,12 +82,12 @@ export async function writeImage(base: LayerFile, options: OciOptions): Promise<
   return file;
 }
 
-/** Debian with the packages; equal where Debian's packages are. */
-export async function baseLayer({
+/** Equal where Debian's packages are. */
+export async function makeDebian({
   scratch,
   epoch,
   arch,
-}: Pick<OciOptions, 'scratch' | 'epoch' | 'arch'>): Promise<{ layer: LayerFile; packages: string[] }> {
+}: Pick<OciOptions, 'scratch' | 'epoch' | 'arch'>): Promise<Debian> {
   const { list, sources } = sourcesOf(RELEASE);
   const files = [
     ['image.list', list],

@@ -10,7 +10,7 @@ import { NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
 import { version } from '../../src/client/version.ts';
 import { type FaultImage, pushImage, twoLayers } from '../faults/fault-image.ts';
 import { eventually, runCofa } from '../support/engine.ts';
-import { keptDeb, keptOci, keptOlderDeb } from '../support/kept-release.ts';
+import { keptOlderDeb, keptOlderOci, keptRelease } from '../support/kept-release.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { runCommand, startDockerd } from '../support/services.ts';
 import { Cleanup, mountsBelow } from '../support/temp.ts';
@@ -28,10 +28,10 @@ let older: string | undefined;
 let image: FaultImage;
 
 beforeAll(async () => {
-  newer = await keptOci(await keptDeb(console.log), VERSION, console.log);
+  newer = (await keptRelease(console.log)).oci;
   // Version 0.1.0 had no image: its code on the same Debian.
   const olderDeb = await keptOlderDeb(console.log);
-  if (olderDeb !== undefined) older = await keptOci(olderDeb, '0.1.0', console.log);
+  if (olderDeb !== undefined) older = await keptOlderOci(olderDeb, console.log);
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   image = await pushImage(await cleanup.tempDir('oci'), registry.host, 'app', twoLayers(8300));

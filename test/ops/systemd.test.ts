@@ -8,7 +8,7 @@ import { debianRoot } from '../../ops/images/roots.ts';
 import { DEPENDS } from '../../ops/packages/deb.ts';
 import { pushImage, twoLayers } from '../faults/fault-image.ts';
 import { runCofa } from '../support/engine.ts';
-import { keptDeb } from '../support/kept-release.ts';
+import { keptRelease } from '../support/kept-release.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { canBoot, rootMachine } from '../support/root-machine.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -28,7 +28,7 @@ test.runIf(canBoot)(
     const root = await debianRoot('trixie', [...packages, ...more], { onProgress: console.log });
     if (root === undefined) return context.skip();
     const directory = await cleanup.tempDir('systemd');
-    const deb = await keptDeb(console.log);
+    const { deb } = await keptRelease(console.log);
     const registry = await startRegistry();
     cleanup.defer(() => registry.stop());
     const image = await pushImage(directory, registry.host, 'app', twoLayers(8500));

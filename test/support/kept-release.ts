@@ -1,6 +1,6 @@
 /**
- * Files of a release for trials that install them: built once for the sources as they are, and kept in $COFA_CACHE, since
- * several trials take the same. What other sources gave is removed after a day.
+ * A release for trials that install its files: built once for the sources as they are, and kept in $COFA_CACHE, since several
+ * trials take the same. What other sources gave is removed after a day.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -19,24 +19,36 @@ import {
 } from 'node:fs';
 import { join, relative } from 'node:path';
 import { withLock } from '../../ops/images/debian.ts';
-import type { LayerFile } from '../../ops/images/layout.ts';
 import { olderCofa } from '../../ops/images/older.ts';
 import { buildRelease } from '../../ops/release.ts';
 import { buildDeb, DEPENDS } from '../../ops/packages/deb.ts';
 import { installModules } from '../../ops/packages/modules.ts';
-import { baseLayer, writeImage } from '../../ops/packages/oci.ts';
-import { CHECKOUT, sourceEpoch } from '../../ops/packages/tree.ts';
+import { type Debian, makeDebian, writeImage } from '../../ops/packages/oci.ts';
+import { CHECKOUT } from '../../ops/packages/tree.ts';
 
 const arch = process.arch === 'arm64' ? 'arm64' : 'x64';
 const DAY_MS = 86_400_000;
+/** Of all that is kept, seconds since 1970. That of a commit would be another one where no source is. */
+const EPOCH = 1_767_225_600;
 
 type OnProgress = (line: string) => void;
 
-/** Path of the Debian package of this checkout. */
-export async function keptDeb(onProgress: OnProgress): Promise<string> {
-  return await kept(`deb-${sourcesKey()}`, async (folder) => {
-    await buildRelease({ out: folder, arch, kinds: ['deb'], onProgress });
-  });
+/** The release of this checkout, of every kind, in a folder that must not be changed; its Debian package and its OCI image. */
+export async function keptRelease(
+  onProgress: OnProgress,
+): Promise<{ folder: string; deb: string; oci: string }> {
+  const debian = await keptDebian(onProgress);
+  const folder = await kept(`all-${sourcesKey()}`, (draft) => buildAll(draft, debian, onProgress));
+  return { folder, deb: fileIn(folder, '.deb'), oci: fileIn(folder, '.tar') };
+}
+
+/** Builds the same into another folder. */
+export async function buildAgain(out: string, onProgress: OnProgress): Promise<void> {
+  await buildAll(out, await keptDebian(onProgress), onProgress);
+}
+
+async function buildAll(out: string, debian: Debian, onProgress: OnProgress): Promise<void> {
+  await buildRelease({ out, arch, kinds: ['deb', 'npm', 'oci'], epoch: EPOCH, debian, onProgress });
 }
 
 /** That of the code of 0.1.0, which had no package: its files at the same places. Undefined as `olderCofa`. */
@@ -49,53 +61,58 @@ export async function keptOlderDeb(onProgress: OnProgress): Promise<string | und
     ),
     ...['package-lock.json', 'ops/systemd/cofa.service'].map((name) => join(CHECKOUT, name)),
   ];
-  return await kept(`deb-0.1.0-${keyOf(how)}`, async (folder) => {
+  const folder = await kept(`deb-0.1.0-${keyOf(how)}`, async (out) => {
     onProgress('the Debian package of 0.1.0');
-    const [program, scratch] = [join(folder, 'program'), join(folder, 'scratch')];
+    const [program, scratch] = [join(out, 'program'), join(out, 'scratch')];
     mkdirSync(program);
     for (const name of ['src', 'actors', 'schemas', 'ops', 'LICENSE'])
       cpSync(join(older, name), join(program, name), { recursive: true });
     installModules(program, arch);
     cpSync(join(older, 'package.json'), join(program, 'package.json'));
-    const shared = { licences: '', sbom: '', version: '0.1.0', epoch: sourceEpoch(), out: folder };
+    const shared = { licences: '', sbom: '', version: '0.1.0', epoch: EPOCH, out };
     await buildDeb({ ...shared, arch, program, scratch });
     for (const one of [program, scratch]) rmSync(one, { recursive: true });
   });
+  return fileIn(folder, '.deb');
 }
 
-/** Path of the OCI image that has a Debian package in it, named by `version`. Takes what `baseLayer` takes. */
-export async function keptOci(deb: string, version: string, onProgress: OnProgress): Promise<string> {
-  const epoch = sourceEpoch();
-  const debian = await kept(
-    `debian-layer-${keyOf([join(CHECKOUT, 'ops/packages/oci.ts')], DEPENDS.join())}`,
-    async (folder) => {
-      onProgress('the Debian below the OCI image');
-      const { layer } = await baseLayer({ arch, epoch, scratch: folder });
-      const name = 'layer.tar.gz';
-      renameSync(layer.file, join(folder, name));
-      for (const other of readdirSync(folder)) if (other !== name) rmSync(join(folder, other));
-      writeFileSync(join(folder, 'layer.json'), JSON.stringify(layer));
-    },
-    'layer.json',
-  );
-  const layer = JSON.parse(readFileSync(debian, 'utf8')) as LayerFile;
-  const base = { ...layer, file: join(debian, '../layer.tar.gz') };
+/** Path of the OCI image of that package. */
+export async function keptOlderOci(deb: string, onProgress: OnProgress): Promise<string> {
+  const debian = await keptDebian(onProgress);
   const how = [deb, join(CHECKOUT, 'ops/packages/oci.ts')].map((file) => readFileSync(file));
-  return await kept(
-    `oci-${version}-${hashOf([...how, base.digest])}`,
-    async (folder) => {
-      onProgress(`the OCI image of ${version}`);
-      const scratch = join(folder, 'scratch');
-      mkdirSync(scratch);
-      await writeImage(base, { deb, version, arch, epoch, scratch, out: folder });
-      rmSync(scratch, { recursive: true });
-    },
-    '.tar',
-  );
+  const folder = await kept(`oci-0.1.0-${hashOf([...how, debian.layer.digest])}`, async (out) => {
+    onProgress('the OCI image of 0.1.0');
+    const scratch = join(out, 'scratch');
+    mkdirSync(scratch);
+    await writeImage(debian.layer, { deb, version: '0.1.0', arch, epoch: EPOCH, scratch, out });
+    rmSync(scratch, { recursive: true });
+  });
+  return fileIn(folder, '.tar');
 }
 
-/** The file in a kept folder that ends so; `make` fills the folder where it is not there yet. */
-async function kept(name: string, make: (folder: string) => Promise<void>, ending = '.deb'): Promise<string> {
+/** What is below the program in these images. Takes what `makeDebian` takes. */
+async function keptDebian(onProgress: OnProgress): Promise<Debian> {
+  const [name, facts] = ['layer.tar.gz', 'debian.json'];
+  const key = keyOf([join(CHECKOUT, 'ops/packages/oci.ts')], DEPENDS.join());
+  const folder = await kept(`debian-layer-${key}`, async (scratch) => {
+    onProgress('the Debian below the OCI image');
+    const debian = await makeDebian({ arch, epoch: EPOCH, scratch });
+    renameSync(debian.layer.file, join(scratch, name));
+    for (const other of readdirSync(scratch)) if (other !== name) rmSync(join(scratch, other));
+    writeFileSync(join(scratch, facts), JSON.stringify(debian));
+  });
+  const { layer, packages } = JSON.parse(readFileSync(join(folder, facts), 'utf8')) as Debian;
+  return { layer: { ...layer, file: join(folder, name) }, packages };
+}
+
+function fileIn(folder: string, ending: string): string {
+  const name = readdirSync(folder).find((one) => one.endsWith(ending));
+  if (name === undefined) throw new Error(`${folder} has no ${ending}: remove it`);
+  return join(folder, name);
+}
+
+/** A kept folder; `make` fills it where it is not there yet. */
+async function kept(name: string, make: (folder: string) => Promise<void>): Promise<string> {
   const cache = process.env.COFA_CACHE ?? '/var/cache/cofa/images';
   mkdirSync(cache, { recursive: true });
   const folder = join(cache, `release-${name}`);
@@ -118,12 +135,10 @@ async function kept(name: string, make: (folder: string) => Promise<void>, endin
     }
     utimesSync(folder, now / 1000, now / 1000);
   });
-  const file = readdirSync(folder).find((one) => one.endsWith(ending));
-  if (file === undefined) throw new Error(`${folder} has no ${ending}: remove it`);
-  return join(folder, file);
+  return folder;
 }
 
-/** Of all that a package is made of. */
+/** Of all that a release is made of, by what, and where: of equal keys a release is equal to the byte. */
 function sourcesKey(): string {
   const args = [
     'ls-files',
@@ -135,11 +150,16 @@ function sourcesKey(): string {
     'ops',
     '*.json',
     'docs/config.toml',
+    'CHANGELOG.md',
     'LICENSE',
   ];
+  const said = (program: string, ...words: string[]) => execFileSync(program, words, { encoding: 'utf8' });
+  const packages = ['dpkg', 'gzip', 'libzstd1', 'tar'];
+  const tools = [process.version, said('npm', '--version'), said('dpkg-query', '--show', '--', ...packages)];
   const names = execFileSync('git', args, { cwd: CHECKOUT, encoding: 'utf8' }).split('\0');
   return keyOf(
     names.map((name) => join(CHECKOUT, name)).filter((file) => existsSync(file) && statSync(file).isFile()),
+    [CHECKOUT, ...tools].join('\n'),
   );
 }
 
