@@ -43,11 +43,12 @@ beforeAll(async () => {
   // Slow enough to watch.
   const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: 20, rate: 24e6 });
   cleanup.defer(() => relay.stop());
-  image = await pushImage(folder, relay.host, 'app', twoLayers(8000));
+  image = await pushImage(folder, registry.host, 'app', twoLayers(8000));
   root = await cleanup.tempDir('page-root');
   engine = await startEngine({ root });
   cleanup.defer(() => engine.stop());
   expect((await engine.cli(['index', image.ref])).code).toBe(0);
+  image.ref = image.ref.replace(registry.host, relay.host);
   dir = join(folder, 'mount');
   browser = await launchBrowser();
   cleanup.defer(() => browser.close());

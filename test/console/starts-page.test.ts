@@ -33,10 +33,11 @@ beforeAll(async () => {
   const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rttMs: 20, rate: 60e6 });
   cleanup.defer(() => relay.stop());
   const folder = await cleanup.tempDir('starts');
-  const ref = await pushPrograms(folder, relay.host, 'app', { files: 3, fileBytes: 1 << 20 });
+  const near = await pushPrograms(folder, registry.host, 'app', { files: 3, fileBytes: 1 << 20 });
+  const ref = near.replace(registry.host, relay.host);
   engine = await startEngine();
   cleanup.defer(() => engine.stop());
-  expect(await engine.cli(['index', ref])).toMatchObject({ code: 0 });
+  expect(await engine.cli(['index', near])).toMatchObject({ code: 0 });
   const script = 'cat /data/noise-0 > /dev/null; sleep 0.3; cat /data/noise-1 > /dev/null';
   for (let time = 0; time < 4; time++) {
     // The log has an account of those with prefetch, for what-if and what one expects.
