@@ -11,8 +11,16 @@ import {
   type FleetHold,
   type FleetProof,
   type FleetWrong,
+  type LedgerAnswer,
   type LedgerEntry,
+  type LedgerHeard,
+  type LedgerQuestion,
+  type LedgerSubject,
   MAX_ASKED,
+  MAX_LEDGER_ANSWERS,
+  MAX_LEDGER_ENTRIES,
+  MAX_LEDGER_LAYERS,
+  MAX_MEMBERS,
   MAX_TRIED,
   MAX_WEIGHT,
   type Member,
@@ -113,11 +121,37 @@ const ANSWER = fields({ v: only(1), registry, digest: isDigest, pieces: list(PIE
 const HOLD = fields({ v: only(1), source, pieces: indexes, failed: maybe(indexes) });
 const WRONG = fields({ v: only(1), source, index, member: token });
 
+/** Of a builder. */
+const MAX_REVISION = 1 << 20;
+/** Members whose answers to one question are kept. */
+export const MAX_LEDGER_SAID = 64;
 const entry = { v: only(1), verdict: oneOf(['proven', 'refuted']) };
 const LEDGER = {
   root: fields({ ...entry, diffId: isDigest, root: isDigest }),
-  flat: fields({ ...entry, manifest: isDigest, flat: isDigest, sidecar: maybe(isDigest) }),
+  flat: fields({
+    ...entry,
+    layers: isDigest,
+    revision: count(0, MAX_REVISION),
+    flat: isDigest,
+    sidecar: maybe(isDigest),
+  }),
 };
+const ledgerEntry: Predicate = (value) => isKind(LEDGER, value);
+const subject = { layers: isDigest, diffIds: list(isDigest, MAX_LEDGER_LAYERS) };
+const SUBJECT = fields(subject);
+const QUESTION = fields({ v: only(1), nonce, known: maybe(isDigest), ...subject });
+const PROVEN = fields({
+  v: only(1),
+  nonce,
+  entries: list(ledgerEntry, MAX_LEDGER_ENTRIES),
+  last: flag,
+});
+const ENTRIES = list(ledgerEntry, MAX_LEDGER_ENTRIES * MAX_LEDGER_ANSWERS);
+const HEARD = fields({
+  nodes: count(0, MAX_MEMBERS),
+  answered: count(0, MAX_MEMBERS),
+  said: list(fields({ from: token, entries: ENTRIES }), MAX_LEDGER_SAID),
+});
 
 /** Whether all pieces lie in the blob. */
 const fits = ({ source, pieces }: Pick<FleetAsk, 'source' | 'pieces'>): boolean =>
@@ -148,4 +182,15 @@ export const isFleetWrong = (value: unknown): value is FleetWrong =>
 /** Whether a blob can be had in the fleet: one byte at least, and names of which keys can be made. */
 export const isFleetBlob = (value: unknown): value is BlobSource => source(value);
 
-export const isLedgerEntry = (value: unknown): value is LedgerEntry => isKind(LEDGER, value);
+export const isLedgerEntry = (value: unknown): value is LedgerEntry => ledgerEntry(value);
+
+/** All that one member has to say about an image. */
+export const areLedgerEntries = (value: unknown): value is readonly LedgerEntry[] => ENTRIES(value);
+
+export const isLedgerSubject = (value: unknown): value is LedgerSubject => SUBJECT(value);
+
+export const isLedgerQuestion = (value: unknown): value is LedgerQuestion => QUESTION(value);
+
+export const isLedgerAnswer = (value: unknown): value is LedgerAnswer => PROVEN(value);
+
+export const isLedgerHeard = (value: unknown): value is LedgerHeard => HEARD(value);

@@ -9,6 +9,8 @@
  *     cofa.fleet.v1.<fleet>.answer.<to>.<from>                            FleetAnswer
  *     cofa.fleet.v1.<fleet>.hold.<to>.<from>                              FleetHold
  *     cofa.fleet.v1.<fleet>.wrong.<to>.<from>                             FleetWrong
+ *     cofa.fleet.v1.<fleet>.ledger.<to>.<from>                            LedgerQuestion
+ *     cofa.fleet.v1.<fleet>.proven.<to>.<from>                            LedgerAnswer
  *     https://<address>/v1/say/<kind>                                     each of these but Member
  *     https://<address>/v1/piece/<digest>/<index>                         the bytes of a piece
  *
@@ -168,16 +170,62 @@ export interface FleetWrong {
   member: string;
 }
 
+/** Layers of an image that a member asks about; of images with more it does not ask. */
+export const MAX_LEDGER_LAYERS = 192;
+/** Entries of one answer, and answers of one member to one question: some 12 KB each. */
+export const MAX_LEDGER_ENTRIES = 64;
+export const MAX_LEDGER_ANSWERS = 8;
+
 /**
- * What a member has proven or refuted by itself, for the ledger that all members read: of a whole layer that hashed to its
- * diffID the block root, or of whole layers the flat metadata of their image. Only what this node found out is written, never
- * what it read there.
+ * What a member has proven or refuted by itself: of a whole layer that hashed to its diffID the block root, or of whole layers
+ * their flat metadata. Only what this node found out is said, never what it has heard. Each member's own event log holds its
+ * part of the ledger.
  */
 export type LedgerEntry = { v: 1; verdict: 'proven' | 'refuted' } & (
   | { kind: 'root'; diffId: string; root: string }
-  /** `flat`: digest of the flat metadata; `sidecar`: of the sidecar that had them, where one did. */
-  | { kind: 'flat'; manifest: string; flat: string; sidecar?: string }
+  /**
+   * `layers`: digest over the layers (`layersText`, actors/fleet-ledger.ts); `revision`: of the builder that this member has
+   * run; `flat`: digest of the flat metadata; `sidecar`: of the sidecar that had them, where one did.
+   */
+  | { kind: 'flat'; layers: string; revision: number; flat: string; sidecar?: string }
 );
+
+/** Which image is asked about. */
+export interface LedgerSubject {
+  /** Digest over its layers, as in an entry. */
+  layers: string;
+  /** diffIDs of its layers. */
+  diffIds: readonly string[];
+}
+
+/** To another node: what have you proven of an image with these layers? */
+export interface LedgerQuestion extends LedgerSubject {
+  v: 1;
+  /** Random; the answers name it, so that no earlier answer serves again. */
+  nonce: string;
+  /**
+   * Others have vouched: digest over what the first of them said (`claimText`, actors/fleet-ledger.ts). Who has found the same, or
+   * nothing, does not answer.
+   */
+  known?: string;
+}
+
+/** To the member that asked: all that the sender has found out about these layers, in one answer or several; often nothing. */
+export interface LedgerAnswer {
+  v: 1;
+  nonce: string;
+  entries: readonly LedgerEntry[];
+  /** No further answer to this question follows. */
+  last: boolean;
+}
+
+/** What a member has heard, as its process tells the supervisor. */
+export interface LedgerHeard {
+  /** Other nodes that were there, and how many of them have answered to the end. */
+  nodes: number;
+  answered: number;
+  said: ReadonlyArray<{ from: string; entries: readonly LedgerEntry[] }>;
+}
 
 /** Names of the headers with which the bytes of a piece are asked for. */
 export const PIECE_HEADERS = {
@@ -219,7 +267,7 @@ export interface FleetSubjects {
   mine(kind: FleetMessage): string;
 }
 
-export const FLEET_MESSAGES = ['ask', 'answer', 'hold', 'wrong'] as const;
+export const FLEET_MESSAGES = ['ask', 'answer', 'hold', 'wrong', 'ledger', 'proven'] as const;
 export type FleetMessage = (typeof FLEET_MESSAGES)[number];
 
 /** Error: RangeError for a name that is no single token. */

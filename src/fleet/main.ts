@@ -10,6 +10,8 @@
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { PEER_LIMITS, Peers } from '../../actors/fleet-peers.ts';
+import { isLedgerSubject } from '../../schemas/check-fleet.ts';
+import { CofaError } from '../../schemas/errors.ts';
 import type { Member } from '../../schemas/fleet.ts';
 import { serveLocal } from '../bus/local-socket.ts';
 import { Conditions } from '../process/conditions.ts';
@@ -117,6 +119,16 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     pools,
     registry,
     onLiar,
+    ledger: {
+      nodes: () =>
+        members.list
+          .filter(({ id, role }) => role === 'node' && members.stateOf(id) === 'live' && !liars.has(id))
+          .map(({ id }) => id),
+      // A fetcher has no engine that could have proven anything.
+      prove: async (subject) => (settings.role === 'node' ? await link.askProven(subject, PROVEN_MS) : []),
+      random: Math.random,
+      newNonce: () => randomBytes(16).toString('hex'),
+    },
     clock,
     counts,
     log,
@@ -199,6 +211,10 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
       }),
     degraded: () => conditions.list(),
     reach,
+    ledger: (request) => {
+      if (!isLedgerSubject(request)) throw new CofaError('invalid-argument', 'of which image?');
+      return parts.ledger.ask(request, settings.witnesses ?? 1);
+    },
   });
   link.degradedBy(() => conditions.list());
   link.countBy(() => [
@@ -228,6 +244,8 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   return { stop };
 }
 
+/** The engine says within this what it has proven, ms. */
+const PROVEN_MS = 1_000;
 /** `doctor` opens a connection to so many members. */
 const MOST_REACHED = 64;
 

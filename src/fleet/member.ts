@@ -4,7 +4,7 @@
  *     door ─▶ asking ─┐            ┌─ giving ◀─ TLS server
  *                     ├─▶ actors ◀─┤
  *     getting ◀───────┘            └─▶ registry, pieces
- *                       messages (NATS, or TLS where that is away)
+ *                       messages (NATS, or TLS where that is away) ─── ledger
  */
 import type { Logger } from 'pino';
 import type { Counts } from '../../actors/counts.ts';
@@ -20,6 +20,7 @@ import { Asking } from './asking.ts';
 import { Core } from './core.ts';
 import { Getting } from './getting.ts';
 import { Giving } from './giving.ts';
+import { LedgerTalk, type LedgerTalkOptions } from './ledger.ts';
 import type { Members } from './members.ts';
 import { Messages, type Said } from './messages.ts';
 import { PieceStore } from './piece-store.ts';
@@ -41,6 +42,8 @@ export interface PartsOptions {
   registry: Pick<RegistryClient, 'part' | 'isBlobGiven'>;
   /** It is proven to this node. `from`: where the member said that it had it from. */
   onLiar: (member: string, from: string | undefined, piece: { digest: string; index: number }) => void;
+  /** Who may be asked what it has proven, and what this node has. */
+  ledger: Pick<LedgerTalkOptions, 'nodes' | 'prove' | 'random' | 'newNonce'>;
   clock: Clock;
   counts: Counts;
   log: Logger;
@@ -52,6 +55,7 @@ export interface Parts {
   messages: Messages;
   store: PieceStore;
   proofs: Proofs;
+  ledger: LedgerTalk;
   /** A process of this node reads from the registry. */
   uses: (registry: string) => void;
   /** A process of this node has found that a member sent wrong bytes. */
@@ -115,6 +119,8 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
   const heard = (from: string, said: Said): void => {
     if (said.kind === 'answer') for (const answer of said.pieces) asking.answered(from, said, answer);
     else if (said.kind === 'wrong') toHome({ ...said, type: 'wrong', from });
+    else if (said.kind === 'ledger') ledger.asked(from, said);
+    else if (said.kind === 'proven') ledger.answered(from, said);
     else if (said.kind === 'hold') {
       peers.heard(from, now());
       for (const [list, ok] of [[said.pieces, true] as const, [said.failed ?? [], false] as const])
@@ -136,6 +142,12 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     log,
   });
   const send = (to: string, said: Said) => (to === self ? heard(self, said) : messages.send(to, said));
+  const ledger: LedgerTalk = new LedgerTalk({
+    ...options.ledger,
+    send: messages.send.bind(messages),
+    clock,
+    log,
+  });
   const getting = new Getting({ pools, peers, now });
   const giving = new Giving({
     self,
@@ -182,6 +194,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     messages,
     store,
     proofs,
+    ledger,
     uses: (one) => {
       if (used.size < MOST_USED) used.add(one);
     },

@@ -5,7 +5,14 @@
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { Logger } from 'pino';
-import { isFleetAnswer, isFleetAsk, isFleetHold, isFleetWrong } from '../../schemas/check-fleet.ts';
+import {
+  isFleetAnswer,
+  isFleetAsk,
+  isFleetHold,
+  isFleetWrong,
+  isLedgerAnswer,
+  isLedgerQuestion,
+} from '../../schemas/check-fleet.ts';
 import {
   FLEET_MESSAGES,
   type FleetAnswer,
@@ -14,6 +21,8 @@ import {
   type FleetMessage,
   type FleetWrong,
   fleetSubjects,
+  type LedgerAnswer,
+  type LedgerQuestion,
   senderOf,
 } from '../../schemas/fleet.ts';
 import { decodeIfSound, encode } from '../bus/connection.ts';
@@ -23,7 +32,9 @@ export type Said =
   | ({ kind: 'ask' } & FleetAsk)
   | ({ kind: 'answer' } & FleetAnswer)
   | ({ kind: 'hold' } & FleetHold)
-  | ({ kind: 'wrong' } & FleetWrong);
+  | ({ kind: 'wrong' } & FleetWrong)
+  | ({ kind: 'ledger' } & LedgerQuestion)
+  | ({ kind: 'proven' } & LedgerAnswer);
 
 export interface MessagesOptions {
   fleet: string;
@@ -42,6 +53,8 @@ const CHECKS: Readonly<Record<FleetMessage, (value: unknown) => boolean>> = {
   answer: isFleetAnswer,
   hold: isFleetHold,
   wrong: isFleetWrong,
+  ledger: isLedgerQuestion,
+  proven: isLedgerAnswer,
 };
 
 /** Values in a message; bytes of one that comes past NATS. */

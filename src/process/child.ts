@@ -9,6 +9,7 @@ import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
 import { ActorHost } from './actor-host.ts';
+import type { LedgerEntry, LedgerSubject } from '../../schemas/fleet.ts';
 import type { Sample } from '../../schemas/metrics.ts';
 import { type FleetNews, fromChild, type ToChild } from './parent-link.ts';
 import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
@@ -80,6 +81,8 @@ export interface LinkOptions {
   onReady?: () => void;
   /** It is the member of a fleet, and says who came and went. */
   onFleet?: (news: FleetNews) => void;
+  /** It is the member of a fleet, and another one asks what this node has found out about an image. */
+  onProve?: (subject: LedgerSubject) => readonly LedgerEntry[];
 }
 
 /** Signs of life that are asked for within `hangMs`. Each must have had its time: a machine that slept is no hang. */
@@ -283,7 +286,7 @@ export class Child {
   }
 
   /** Asks for signs of life until the returned function is called. */
-  #watch(child: ChildProcess, { hangMs, onLoaded, onReady, onFleet }: LinkOptions): () => void {
+  #watch(child: ChildProcess, { hangMs, onLoaded, onReady, onFleet, onProve }: LinkOptions): () => void {
     let beat = 0;
     // While it loads its program a process cannot answer: until its first word, only its start has a limit.
     let hasSpoken = false;
@@ -308,6 +311,10 @@ export class Child {
       }
       if (message.kind === 'fleet') {
         onFleet?.(message.news);
+        return;
+      }
+      if (message.kind === 'prove') {
+        this.send({ kind: 'proven', ask: message.ask, entries: onProve?.(message.subject) ?? [] });
         return;
       }
       if (message.kind === 'counted') {

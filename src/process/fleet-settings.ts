@@ -21,6 +21,8 @@ export interface FleetChoice {
   cacheBytes: number;
   /** Bytes a second that others may read from it; undefined: no limit. */
   uploadBytes?: number | undefined;
+  /** Members that have to vouch for a sidecar under `--trust fleet`; undefined: one. */
+  witnesses?: number | undefined;
 }
 
 export interface FleetSettings extends FleetChoice {

@@ -73,6 +73,7 @@ async function newMember(
     pools: new Pools({ identity: { key: '', certificate: '' }, find: () => undefined }),
     registry,
     onLiar,
+    ledger: { nodes: () => [], prove: async () => [], random: () => 0, newNonce: () => '0'.repeat(32) },
     clock: { ...clock, now: () => clock.now() + ahead },
     counts: new Counts(),
     log: createLog('member', 'silent'),

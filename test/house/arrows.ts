@@ -191,7 +191,16 @@ export const ROWS: readonly Row[] = [
     folder: 'src/fleet',
     kind: 'program',
     is: 'a member of a fleet: asks other nodes for pieces of blobs, and gives them',
-    imports: ['schemas', 'actors', 'src/bus', 'src/client', 'src/process', 'src/registry', 'src/store'],
+    imports: [
+      'schemas',
+      'actors',
+      'src/bus',
+      'src/client',
+      'src/digest',
+      'src/process',
+      'src/registry',
+      'src/store',
+    ],
   },
   {
     folder: 'src/front-end',
