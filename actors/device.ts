@@ -3,6 +3,7 @@ import type { EventOf } from '../schemas/events.ts';
 import type { JobLayer } from '../schemas/fetch.ts';
 import { type ImageFacts, type RootFacts, type RootStanding, standingOf } from './node-state.ts';
 import { worstOf } from './trust.ts';
+import { membersOfVoucher } from './voucher.ts';
 
 export type ImageDevice = EventOf<'image.prepared'>['devices'][number];
 
@@ -17,12 +18,13 @@ export const tableNameOf = ({ table, spans }: Pick<ImageDevice, 'table' | 'spans
 
 /**
  * Whether no one has vouched for the layer's span table. Where its block root is proven it gives no wrong byte all the same,
- * but its spans may lead nowhere.
+ * but its spans may lead nowhere. Members of a fleet vouch for roots and flat metadata, and for no spans.
  */
 export const isPushed = (
   { origin, vouched }: Pick<EventOf<'image.prepared'>, 'origin' | 'vouched'>,
   { pushed }: ImageDevice,
-): boolean => pushed ?? (origin === 'sidecar' && vouched === undefined);
+): boolean =>
+  pushed ?? (origin === 'sidecar' && (vouched === undefined || membersOfVoucher(vouched) !== undefined));
 
 /**
  * The flat image with a span table that the node has made for one of its layers; undefined where it has that already, or has

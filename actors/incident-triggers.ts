@@ -120,6 +120,12 @@ export class TriggerFold {
           `member ${event.name}`,
           `piece ${event.piece} of ${event.blob} was not what the registry sends`,
         );
+      case 'fleet.disbelieved':
+        return one(
+          'integrity',
+          `member ${event.name}`,
+          `it spoke of ${event.said}, ${event.about === 'root' ? `a block root of ${event.subject}` : 'flat metadata'}, and this node has found otherwise`,
+        );
       case 'image.refuted':
         return one('integrity', id, event.message);
       case 'root.refuted':

@@ -117,7 +117,7 @@ export interface ProcessFacts {
 /** Another member of the node's fleet. */
 export type MemberFacts = Omit<EventOf<'fleet.changed'>['came'][number], 'name'>;
 
-/** Members that were left out and are remembered; those that were left out the longest ago are forgotten first. */
+/** Members that were left out, or are disbelieved, and are remembered; those since the longest ago are forgotten first. */
 const MOST_LEFT_OUT = 256;
 
 export interface NodeState {
@@ -145,6 +145,8 @@ export interface NodeState {
   members: Map<string, MemberFacts>;
   /** Members that sent wrong bytes, by name: since when, and until when they are left out, ms since the epoch. */
   leftOut: Map<string, { at: number; until: number }>;
+  /** Members that have vouched for what is wrong, by name: since when, and until when their word does not count, ms since the epoch. */
+  disbelieved: Map<string, { at: number; until: number }>;
 }
 
 export const emptyNode = (): NodeState => ({
@@ -161,6 +163,7 @@ export const emptyNode = (): NodeState => ({
   processes: new Map(),
   members: new Map(),
   leftOut: new Map(),
+  disbelieved: new Map(),
 });
 
 /** The id in a subject of the log: its last token. */
@@ -313,11 +316,8 @@ const FOLD: Fold = {
     for (const name of gone) members.delete(name);
     for (const { name, ...facts } of came) members.set(name, facts);
   },
-  'fleet.left-out': ({ leftOut }, _, { name, at, until }) => {
-    leftOut.delete(name);
-    leftOut.set(name, { at, until });
-    if (leftOut.size > MOST_LEFT_OUT) leftOut.delete(leftOut.keys().next().value as string);
-  },
+  'fleet.left-out': ({ leftOut }, _, event) => keepNamed(leftOut, event),
+  'fleet.disbelieved': ({ disbelieved }, _, event) => keepNamed(disbelieved, event),
 
   // In place, as all that follows: who holds an image's facts sees them change.
   'image.resolved': ({ images }, id, event) => {
@@ -410,6 +410,15 @@ const FOLD: Fold = {
     podman.delete(digestOf(id));
   },
 };
+
+function keepNamed(
+  named: Map<string, { at: number; until: number }>,
+  { name, at, until }: { name: string; at: number; until: number },
+): void {
+  named.delete(name);
+  named.set(name, { at, until });
+  if (named.size > MOST_LEFT_OUT) named.delete(named.keys().next().value as string);
+}
 
 const rootsOf = (roots: ReadonlyMap<string, RootFacts>, id: string): RootFacts =>
   roots.get(digestOf(id)) ?? { refuted: [], at: 0 };

@@ -4,7 +4,9 @@
  * reason. The policy says who may vouch for one before this node has proven it: actors/trust.ts.
  */
 import type { TrustPolicy } from '../schemas/trust.ts';
+import type { FleetWord } from './fleet-ledger.ts';
 import { type RootFacts, standingOf } from './node-state.ts';
+import { voucherOfMembers } from './voucher.ts';
 
 export interface ChoiceFacts {
   policy: TrustPolicy;
@@ -22,6 +24,8 @@ export interface ChoiceFacts {
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
   /** Of the builder in this engine. */
   revision: number;
+  /** What members of the fleet have proven for the same layers; undefined: the policy does not ask them. */
+  fleet?: FleetWord | undefined;
 }
 
 /** What a sidecar holds. */
@@ -41,17 +45,37 @@ export interface SidecarContents {
 /** What `image.prepared` says where the image's own manifest names the sidecar. */
 const IMAGE = 'image';
 
-/** Who vouches for the sidecar, as the event `image.prepared` says it; undefined: its pusher. False: no one does. */
-export function voucherOf(
-  { policy, listed, named }: ChoiceFacts,
-  { digest, signer }: Pick<SidecarContents, 'digest' | 'signer'>,
-): string | false | undefined {
+/** What is known of a sidecar: its contents once they are here. */
+type Known = Pick<SidecarContents, 'digest' | 'signer'> & Partial<SidecarContents>;
+
+/**
+ * Who vouches for the sidecar, as the event `image.prepared` says it; undefined: its pusher. False: no one does, or the fleet
+ * may, when its contents are here.
+ */
+export function voucherOf(facts: ChoiceFacts, sidecar: Known): string | false | undefined {
+  const { policy, listed, named, fleet } = facts;
+  const { digest, signer, flat, roots, revision } = sidecar;
   if (policy !== 'never' && listed.has(digest)) return 'list';
   // To change what the manifest names takes another manifest, and that is another image.
-  if (policy === 'signed' && digest === named) return IMAGE;
-  if (policy === 'signed' && signer !== undefined) return signer;
+  if (takesSigned(facts) && digest === named) return IMAGE;
+  if (takesSigned(facts) && signer !== undefined) return signer;
+  if (policy === 'fleet' && fleet !== undefined && flat !== undefined && roots !== undefined) {
+    const vouching = fleet.vouch({ flat, roots, revision });
+    if ('members' in vouching) return voucherOfMembers(vouching.members);
+  }
   return policy === 'registry' ? undefined : false;
 }
+
+const takesSigned = ({ policy }: Pick<ChoiceFacts, 'policy'>): boolean =>
+  policy === 'signed' || policy === 'fleet';
+
+/** Whether the fleet may vouch for a sidecar of the image: that depends on what it holds. */
+const mayFleetVouch = ({ policy, fleet }: ChoiceFacts): boolean =>
+  policy === 'fleet' && fleet !== undefined && fleet.silence === undefined;
+
+/** Whether a layer's device may be attached before its sidecar is taken, where no key, list or image vouches for that. */
+export const isRootVouched = ({ policy, fleet }: ChoiceFacts, diffId: string, root: string): boolean =>
+  policy === 'fleet' && fleet?.provesRoot(diffId, root) === true;
 
 /**
  * Whether none can be taken, so that the registry need not be asked for them. Under `signed` it is asked all the same: a user
@@ -62,10 +86,14 @@ export const isHopeless = ({ policy, listed }: ChoiceFacts): boolean =>
 
 /** Whether it matters who has signed a sidecar. */
 export const asksForSigner = ({ policy, hasKeys }: Pick<ChoiceFacts, 'policy' | 'hasKeys'>): boolean =>
-  policy === 'signed' && hasKeys;
+  takesSigned({ policy }) && hasKeys;
 
 /** Whether a policy takes a sidecar that is in the registry, as far as its digest and its signature can tell. */
 export const isUsable = (facts: ChoiceFacts, digest: string, signer: string | undefined): boolean =>
+  (isVouched(facts, digest, signer) || mayFleetVouch(facts)) && !facts.refuted.sidecars.has(digest);
+
+/** The same where it does not depend on what the sidecar holds. */
+export const isVouched = (facts: ChoiceFacts, digest: string, signer: string | undefined): boolean =>
   voucherOf(facts, { digest, signer }) !== false && !facts.refuted.sidecars.has(digest);
 
 /**
@@ -79,6 +107,7 @@ export function passedBefore(
 ): string | undefined {
   if (facts.refuted.sidecars.has(digest)) return 'it was refuted by the layers';
   if (signer === undefined && asksForSigner(facts)) return undefined;
+  if (mayFleetVouch(facts)) return undefined;
   return voucherOf(facts, { digest, signer: signer || undefined }) === false ? notVouched(facts) : undefined;
 }
 
@@ -93,6 +122,7 @@ export const comeFirst = (
 ): ReadonlySet<string> =>
   new Set(
     digests.filter((digest) => {
+      if (facts.fleet?.sidecars.has(digest) === true) return true;
       const voucher = voucherOf(facts, { digest, signer: signers.get(digest) || undefined });
       return voucher !== false && voucher !== undefined;
     }),
@@ -108,16 +138,31 @@ export function passedFor(facts: ChoiceFacts, sidecar: SidecarContents): string 
   if (standings.includes('other'))
     return "one of its span tables is not the layer's: this node knows another block root";
   if (refuted.flat === sidecar.flat) return 'its flat metadata were refuted by the layers';
-  if (voucherOf(facts, sidecar) === false) return notVouched(facts);
+  if (voucherOf(facts, sidecar) === false) return notVouched(facts, sidecar);
   if (known !== undefined && sidecar.flat !== known && (sidecar.revision ?? 1) === revision)
     return 'its flat metadata are not those that this node has built from the same layers';
   return undefined;
 }
 
-const notVouched = ({ policy, hasKeys }: ChoiceFacts): string =>
-  policy === 'signed'
-    ? `no one vouches for it: ${hasKeys ? 'no key of this node has signed it, and no identity' : 'this node has no keys (cofa trust add)'}, and trusted-sidecars does not name it`
-    : `policy ${policy}: trusted-sidecars does not name it`;
+function notVouched(facts: ChoiceFacts, contents?: SidecarContents): string {
+  const { policy, hasKeys } = facts;
+  if (!takesSigned(facts)) return `policy ${policy}: trusted-sidecars does not name it`;
+  const keys = hasKeys
+    ? 'no key of this node has signed it, and no identity'
+    : 'this node has no keys (cofa trust add)';
+  const fleet = fleetReason(facts, contents);
+  const others = fleet === undefined ? '' : `${fleet}, `;
+  return `no one vouches for it: ${others}${keys}, and trusted-sidecars does not name it`;
+}
+
+/** Why the fleet does not vouch; undefined: it is not asked. */
+function fleetReason({ policy, fleet }: ChoiceFacts, contents?: SidecarContents): string | undefined {
+  if (policy !== 'fleet') return undefined;
+  if (fleet === undefined) return 'this node is of no fleet';
+  if (fleet.silence !== undefined || contents === undefined) return fleet.silence;
+  const vouching = fleet.vouch(contents);
+  return 'reason' in vouching ? vouching.reason : undefined;
+}
 
 /** Whether a sidecar that failed with this code ends the choice: no other one would do either. */
 export const endsChoice = (code: string): boolean => FATAL.has(code);

@@ -7,6 +7,7 @@
  */
 import { isTighterOrEqual, type TrustPolicy } from '../schemas/trust.ts';
 import type { Proof, RootStanding } from './node-state.ts';
+import { membersOfVoucher } from './voucher.ts';
 
 export const isStricter = (policy: TrustPolicy, than: TrustPolicy): boolean =>
   policy !== than && isTighterOrEqual(policy, than);
@@ -30,6 +31,8 @@ export interface Evidence {
   keys: ReadonlySet<string>;
   /** Sidecars that this node has refuted for any image. */
   refuted: ReadonlySet<string>;
+  /** Members of the node's fleet whose word does not count; undefined: the node is of no fleet. */
+  disbelieved: ReadonlySet<string> | undefined;
 }
 
 /** What is known of the block roots of several layers, together. */
@@ -56,7 +59,15 @@ export function accepts(policy: TrustPolicy, candidate: Candidate, evidence: Evi
   if (policy === 'registry') return true;
   if (policy === 'never') return false;
   if (evidence.listed.has(sidecar)) return true;
-  return policy === 'signed' && (vouched === 'image' || evidence.keys.has(vouched));
+  if (policy === 'own') return false;
+  if (vouched === 'image' || evidence.keys.has(vouched)) return true;
+  return policy === 'fleet' && isFleetBelieved(vouched, evidence.disbelieved);
+}
+
+/** Members have vouched, and none of them was found to lie since. */
+function isFleetBelieved(vouched: string, disbelieved: ReadonlySet<string> | undefined): boolean {
+  const members = disbelieved === undefined ? undefined : membersOfVoucher(vouched);
+  return members?.every((member) => disbelieved?.has(member) === false) === true;
 }
 
 /** One generation of an image, as a mount finds it: with one flat image, or about to get one. */

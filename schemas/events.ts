@@ -133,6 +133,17 @@ const shapes = {
     blob: digest.describe('what the wrong piece is of'),
     piece: count.describe('its index in the blob'),
   },
+  'fleet.disbelieved': {
+    name: text.describe(
+      'a member that has vouched for what this node has found to be otherwise: its word does not count',
+    ),
+    until: instant.describe('ms since the epoch'),
+    about: z.enum(['root', 'flat']).describe('a block root, or flat metadata'),
+    subject: digest.describe(
+      'diffID of the layer; of flat metadata: digest over the layers, or of the metadata',
+    ),
+    said: digest.describe('the root, or the digest of the flat metadata, that it has spoken of'),
+  },
 
   'image.resolved': {
     ref: text,
@@ -176,7 +187,7 @@ const shapes = {
     vouched: text
       .optional()
       .describe(
-        'who vouched for the sidecar: `key:<fingerprint>`, `identity:<digest of its rule and CA>`, `list`, `image`; absent: the node, or the client that pushed it',
+        'who vouched for the sidecar: `key:<fingerprint>`, `identity:<digest of its rule and CA>`, `list`, `image`, `fleet:<member>,<member>`; absent: the node, or the client that pushed it',
       ),
     passed: list(z.strictObject({ sidecar: digest, reason: text }))
       .optional()

@@ -79,6 +79,9 @@ export const ReplayState = z.object({
   leftOut: z
     .array(z.object({ name: z.string(), until: z.iso.datetime() }))
     .describe('members of the fleet that sent wrong bytes'),
+  disbelieved: z
+    .array(z.object({ name: z.string(), until: z.iso.datetime() }))
+    .describe('members of the fleet that have vouched for what is wrong'),
   snapshots: count.describe("containerd's"),
   images: z.array(ReplayImage),
   layers: z.array(ReplayLayer),
@@ -100,6 +103,7 @@ export const ReplayDiff = z.object({
   processes: z.array(z.object({ id: z.string().describe('name'), change, fields })),
   members: z.array(z.object({ id: z.string().describe('name'), change, fields })),
   leftOut: z.array(z.object({ id: z.string().describe('name'), change, fields })),
+  disbelieved: z.array(z.object({ id: z.string().describe('name'), change, fields })),
   images: z.array(z.object({ id: z.string().describe('manifest'), change, fields })),
   layers: z.array(
     z.object({

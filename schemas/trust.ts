@@ -3,11 +3,12 @@
  * policy takes, every looser one takes too.
  *
  *     registry   every client that may push to the repository
+ *     fleet      members of the node's fleet that have proven it, and all that follows
  *     signed     keys of the operator, the image's own manifest, the list of the operator, and what this node has proven
  *     own        the list of the operator, and what this node has proven
  *     never      what this node has proven
  */
-export const TRUST_POLICIES = ['registry', 'signed', 'own', 'never'] as const;
+export const TRUST_POLICIES = ['registry', 'fleet', 'signed', 'own', 'never'] as const;
 export type TrustPolicy = (typeof TRUST_POLICIES)[number];
 
 /** Of an engine that is told nothing else. */

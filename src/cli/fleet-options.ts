@@ -3,6 +3,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { FLEET_TOKEN } from '../../schemas/fleet.ts';
 import type { FleetChoice } from '../process/fleet-settings.ts';
 import { byteOption } from './byte-option.ts';
+import { numberOption } from './context.ts';
 
 export interface FleetFlags {
   /** True: that of the default name. */
@@ -12,6 +13,7 @@ export interface FleetFlags {
   fleetAddress?: string;
   fleetCache?: number;
   fleetUpload?: number;
+  fleetWitnesses?: number;
 }
 
 /** Name of a fleet, and of a zone, where none is given. */
@@ -69,11 +71,18 @@ export const FLEET_OPTIONS = [
     sample: '"4GiB"',
   },
   UPLOAD_OPTION,
+  {
+    flags: '--fleet-witnesses <count>',
+    about: 'with --trust fleet: so many members have to have proven what a sidecar holds (default: 1)',
+    parse: numberOption('--fleet-witnesses', { min: 1, max: 16, integer: true }),
+    kind: 'number',
+    sample: '2',
+  },
 ] as const;
 
 /** Undefined: no fleet. Errors `invalid-argument` where the options do not belong together. */
 export function fleetChoice(flags: FleetFlags, nats: string | undefined): FleetChoice | undefined {
-  const { fleet, zone, fleetListen, fleetAddress, fleetCache, fleetUpload } = flags;
+  const { fleet, zone, fleetListen, fleetAddress, fleetCache, fleetUpload, fleetWitnesses } = flags;
   if (fleet === undefined || fleet === false) {
     const [lonely] = Object.entries({
       '--zone': zone,
@@ -81,6 +90,7 @@ export function fleetChoice(flags: FleetFlags, nats: string | undefined): FleetC
       '--fleet-address': fleetAddress,
       '--fleet-cache': fleetCache,
       '--fleet-upload': fleetUpload,
+      '--fleet-witnesses': fleetWitnesses,
     }).filter(([, value]) => value !== undefined);
     if (lonely === undefined) return undefined;
     throw new CofaError('invalid-argument', `${lonely[0]} belongs to --fleet`);
@@ -96,6 +106,7 @@ export function fleetChoice(flags: FleetFlags, nats: string | undefined): FleetC
     address: fleetAddress,
     cacheBytes: fleetCache ?? NODE_CACHE,
     uploadBytes: fleetUpload,
+    witnesses: fleetWitnesses,
   };
 }
 

@@ -6,9 +6,10 @@ import {
   type TrustPolicy,
   type TrustWord,
 } from '../../schemas/trust.ts';
+import { CofaError } from '../../schemas/errors.ts';
 import { oneOf } from './context.ts';
 
-export const TRUST_HELP = `who may vouch for a sidecar before this node has proven it: ${TRUST_POLICIES.join(', ')}`;
+export const TRUST_HELP = `who may vouch for a sidecar before it is proven here: ${TRUST_POLICIES.join(', ')}`;
 
 const oneOfThem = oneOf('--trust', TRUST_POLICIES);
 
@@ -20,3 +21,11 @@ export const trustOption = Object.assign(
   },
   { choices: TRUST_POLICIES },
 );
+
+/** Error `invalid-argument` where the policy asks a fleet and the engine is to be of none. */
+export function checkFleetTrust({ trust, fleet }: { trust?: TrustPolicy; fleet?: string | boolean }): void {
+  if (trust !== 'fleet' || (fleet !== undefined && fleet !== false)) return;
+  throw new CofaError('invalid-argument', '--trust fleet takes --fleet', {
+    hint: 'members of the fleet say what they have proven: cofa up --nats tls://HOST:4222 --fleet --trust fleet',
+  });
+}

@@ -16,6 +16,7 @@ import { incidentChoice } from './incident-options.ts';
 import { fleetChoice } from './fleet-options.ts';
 import { metricsChoice } from './metrics-options.ts';
 import { tracesChoice } from '../traces/settings.ts';
+import { checkFleetTrust } from './trust-option.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { registryChoice } from './registry-options.ts';
@@ -42,6 +43,7 @@ export function define(command: Command, context: Context): void {
     if (!process.connected) for (const note of notes) context.output.warn(note);
     checkNats(options);
     fleetChoice(options, options.nats);
+    checkFleetTrust(options);
     await warnOfNats(options, context);
     if (options.takeOver === true && options.foreground !== true)
       throw new CofaError('invalid-argument', '--take-over needs --foreground', {

@@ -132,6 +132,12 @@ class Teller {
         );
         this.#advise('cofa fleet', 'who is in the fleet, and who is left out');
         break;
+      case 'fleet.disbelieved':
+        this.#story.push(
+          `The ${of} of the fleet has vouched for what is not so${often}: ${detail}. Its word does not count for a month. Where a sidecar was taken on it, programs may have read other names, modes or bytes than the image’s.`,
+        );
+        this.#advise('cofa status', 'which mounts are refuted');
+        break;
       case 'root.refuted':
         this.#story.push(`A span table of layer ${id} is refuted: ${detail}. No new mount uses it.`);
         break;

@@ -26,11 +26,15 @@ export function describeState(log: ReplayLog, position: number, { digest = true 
       starts,
     })),
     members: [...state.members].map(([name, { zone, role, address }]) => ({ name, zone, role, address })),
-    leftOut: [...state.leftOut].map(([name, { until }]) => ({ name, until: new Date(until).toISOString() })),
+    leftOut: namesUntil(state.leftOut),
+    disbelieved: namesUntil(state.disbelieved),
     snapshots: state.snapshots.size,
     ...describeFacts(state),
   };
 }
+
+const namesUntil = (named: NodeState['leftOut']): ReplayState['leftOut'] =>
+  [...named].map(([name, { until }]) => ({ name, until: new Date(until).toISOString() }));
 
 export function describeFacts(state: NodeState): {
   images: ReplayImage[];
@@ -105,6 +109,7 @@ export function diffStates(a: ReplayState, b: ReplayState): ReplayDiff {
     processes: diffBy(a.processes, b.processes, 'name', ['pid', 'starts']),
     members: diffBy(a.members, b.members, 'name', ['zone', 'role', 'address']),
     leftOut: diffBy(a.leftOut, b.leftOut, 'name', ['until']),
+    disbelieved: diffBy(a.disbelieved, b.disbelieved, 'name', ['until']),
     images: diffBy(a.images, b.images, 'manifest', [
       'ref',
       'state',

@@ -20,6 +20,7 @@ function renderNode(state: ReplayState): string {
   if (state.members.length > 0)
     pairs.push(['fleet', `${state.members.length} other members: ${namesOf(state.members)}`]);
   if (state.leftOut.length > 0) pairs.push(['left out', namesOf(state.leftOut)]);
+  if (state.disbelieved.length > 0) pairs.push(['disbelieved', namesOf(state.disbelieved)]);
   if (state.snapshots > 0) pairs.push(['snapshots', String(state.snapshots)]);
   return renderPairs([...pairs, ['digest', state.digest]]);
 }
@@ -96,6 +97,8 @@ export function changeLines(diff: Omit<ReplayDiff, 'equal'>): string[] {
     lines.push(`member  ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.leftOut)
     lines.push(`left out ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
+  for (const { id, change, fields } of diff.disbelieved)
+    lines.push(`disbelieved ${SIGNS[change]} ${id}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.images)
     lines.push(`image   ${SIGNS[change]} ${shortDigest(id)}  ${fieldsText(change, fields)}`);
   for (const { id, change, fields } of diff.mounts)

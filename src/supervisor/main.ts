@@ -19,6 +19,7 @@ import { Layout } from '../store/layout.ts';
 import { End } from './end.ts';
 import type { SupervisorOptions } from './options.ts';
 import { realSupervisorPorts, type SupervisorPorts } from './ports.ts';
+import { Witnesses } from './images/witnesses.ts';
 import { FleetEvents } from './processes/fleet-events.ts';
 import { ProcessEvents } from './processes/process-events.ts';
 import { makeSnapshotter } from './processes/snapshotter.ts';
@@ -27,7 +28,7 @@ import { Stages } from './stages.ts';
 import { openBus } from './start/bus.ts';
 import { openCredentials } from './start/credentials.ts';
 import { openDoors } from './start/doors.ts';
-import { openFleet } from './start/fleet.ts';
+import { askFleet, openFleet } from './start/fleet.ts';
 import { findLeftovers, labelOf } from './start/leftovers.ts';
 import { watchIncidents } from './start/incidents.ts';
 import { openLog } from './start/log.ts';
@@ -78,6 +79,16 @@ async function start(given: Given): Promise<void> {
     startedAt: new Date(ports.clock.wallMs()),
   };
 
+  const witnesses =
+    options.fleet &&
+    new Witnesses({
+      ...held,
+      self: options.node,
+      witnesses: options.fleet.witnesses ?? 1,
+      ask: askFleet(held.layout),
+      clock: ports.clock,
+    });
+
   // One engine a root: what an earlier one left is looked at when that has ended.
   await stages.run('root', () => takeRoot(held));
   const base = { ...held, label: await labelOf(held.layout) };
@@ -89,6 +100,7 @@ async function start(given: Given): Promise<void> {
     ...base,
     ...nats,
     fleetFacts,
+    witnesses,
     registrySettings: credentials,
   });
   // The log lies behind NATS, and the engine's processes meet there.
@@ -108,7 +120,8 @@ async function start(given: Given): Promise<void> {
   watchIncidents({ ...base, ...node });
   facts.open(node.live);
   fleetFacts.open(node.live);
-  const parts = makeParts({ ...reached, ...servers, ...node });
+  witnesses?.open(node.live);
+  const parts = makeParts({ ...reached, ...servers, ...node, witnesses });
   // Mounts need a front end: their devices are files that it serves.
   await stages.run('front', () => untilServing({ ...base, ...servers, ...node, serving }));
   // A command finds the mounts as they were before.

@@ -2,13 +2,17 @@
 import { describe, expect, test } from 'vitest';
 import {
   type ChoiceFacts,
+  comeFirst,
   endsChoice,
   isHopeless,
+  isRootVouched,
   isUsable,
+  isVouched,
   passedBefore,
   passedFor,
   voucherOf,
 } from '../../actors/sidecar-choice.ts';
+import { type FleetWord, silentFleet } from '../../actors/fleet-ledger.ts';
 import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
 
 const facts: ChoiceFacts = {
@@ -109,14 +113,81 @@ test('who vouches: the list, a key, or whoever may push, as the policy says', ()
   const signed = { digest: 'a', signer: 'key:k' };
   const word = (policy: TrustPolicy, listed: string[] = []) =>
     voucherOf({ ...facts, policy, listed: new Set(listed) }, signed);
-  expect(TRUST_POLICIES.map((policy) => word(policy))).toEqual([undefined, 'key:k', false, false]);
-  expect(TRUST_POLICIES.map((policy) => word(policy, ['a']))).toEqual(['list', 'list', 'list', false]);
+  expect(TRUST_POLICIES.map((policy) => word(policy))).toEqual([undefined, 'key:k', 'key:k', false, false]);
+  expect(TRUST_POLICIES.map((policy) => word(policy, ['a']))).toEqual([
+    'list',
+    'list',
+    'list',
+    'list',
+    false,
+  ]);
   const named = (policy: TrustPolicy) =>
     voucherOf({ ...facts, policy, named: 'a' }, { ...signed, signer: undefined });
-  expect(TRUST_POLICIES.map(named)).toEqual([undefined, 'image', false, false]);
+  expect(TRUST_POLICIES.map(named)).toEqual([undefined, 'image', 'image', false, false]);
   const bare = { ...facts, policy: 'signed' as const, hasKeys: true };
   expect(passedFor(bare, sidecar)).toContain('no key of this node has signed it');
   expect(passedFor(bare, { ...sidecar, signer: 'key:k' })).toBeUndefined();
+});
+
+describe('the fleet vouches for what a sidecar holds', () => {
+  /** One member has proven the metadata `f` and the root `r`. */
+  const word: FleetWord = {
+    silence: undefined,
+    sidecars: new Set(['b']),
+    provesRoot: (diffId, root) => diffId === 'd' && root === 'r',
+    vouch: ({ flat, roots }) =>
+      flat === 'f' && roots.every(({ root }) => root === 'r')
+        ? { members: ['one'] }
+        : { reason: 'no member has proven what it holds' },
+  };
+  const fleet = { ...facts, policy: 'fleet' as const, fleet: word };
+
+  test('and not before it is here: it is fetched, and its layers are attached ahead as far as their roots are proven', () => {
+    expect([
+      passedBefore(fleet, 'a'),
+      isUsable(fleet, 'a', undefined),
+      isVouched(fleet, 'a', undefined),
+    ]).toEqual([undefined, true, false]);
+    expect([isRootVouched(fleet, 'd', 'r'), isRootVouched(fleet, 'd', 's')]).toEqual([true, false]);
+    expect([...comeFirst(fleet, ['a', 'b'], new Map())]).toEqual(['b']);
+  });
+
+  test('the event names the member', () => {
+    expect(passedFor(fleet, sidecar)).toBeUndefined();
+    expect(voucherOf(fleet, sidecar)).toBe('fleet:one');
+    // A key, the list and the image hold for stricter mounts, too.
+    expect(voucherOf(fleet, { ...sidecar, signer: 'key:k' })).toBe('key:k');
+    expect(voucherOf({ ...fleet, listed: new Set(['a']) }, sidecar)).toBe('list');
+  });
+
+  test('other metadata and other roots are passed over, with the reason and the way out', () => {
+    for (const forged of [
+      { ...sidecar, flat: 'g' },
+      { ...sidecar, roots: [{ diffId: 'd', root: 's' }] },
+    ])
+      expect(passedFor(fleet, forged)).toBe(
+        'no one vouches for it: no member has proven what it holds, this node has no keys (cofa trust add), and trusted-sidecars does not name it',
+      );
+  });
+
+  test('what this node knows to be otherwise no member can vouch for', () => {
+    const roots = new Map([['d', { proven: 'other', refuted: [], at: 0 }]]);
+    expect(passedFor({ ...fleet, roots }, sidecar)).toContain('another block root');
+    const refuted = { flat: 'f', sidecars: new Set<string>() };
+    expect(passedFor({ ...fleet, refuted }, sidecar)).toContain('were refuted');
+    expect(passedFor({ ...fleet, known: 'g' }, sidecar)).toContain('this node has built');
+  });
+
+  test('under no stricter policy, and not where it is silent or not there: no sidecar is fetched then', () => {
+    for (const policy of ['signed', 'own', 'never'] as const)
+      expect(passedFor({ ...fleet, policy }, sidecar), policy).toContain('trusted-sidecars does not name it');
+    const silent = { ...fleet, fleet: silentFleet('no other node of the fleet is there') };
+    expect(passedBefore(silent, 'a')).toContain('no other node of the fleet is there');
+    expect(passedFor(silent, sidecar)).toContain('no other node of the fleet is there');
+    expect(passedBefore({ ...fleet, fleet: undefined }, 'a')).toContain('this node is of no fleet');
+    expect(isUsable(silent, 'a', undefined)).toBe(false);
+    expect(passedBefore({ ...silent, hasKeys: true }, 'a')).toBeUndefined();
+  });
 });
 
 test('what no other sidecar would mend ends the choice', () => {

@@ -16,13 +16,19 @@ import {
 } from '../../actors/trust.ts';
 import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
 
-const none = { listed: new Set<string>(), keys: new Set<string>(), refuted: new Set<string>() };
+const none = {
+  listed: new Set<string>(),
+  keys: new Set<string>(),
+  refuted: new Set<string>(),
+  disbelieved: new Set<string>(),
+};
 const known = { proof: 'proven', roots: 'proven', sidecar: 'a', vouched: undefined } as const;
 
 describe('a mount may use a flat image', () => {
   /** By policy: of a sidecar that is listed, one that a key has signed, another one, one that another image has refuted. */
   const unproven: Record<TrustPolicy, [boolean, boolean, boolean, boolean]> = {
     registry: [true, true, true, false],
+    fleet: [true, true, false, false],
     signed: [true, true, false, false],
     own: [true, false, false, false],
     never: [false, false, false, false],
@@ -51,7 +57,7 @@ describe('a mount may use a flat image', () => {
         accepts(policy, candidate, { ...none, listed }),
         accepts(policy, signed, { ...none, keys }),
         accepts(policy, candidate, { ...none, keys }),
-        accepts(policy, signed, { listed, keys, refuted: new Set(['a']) }),
+        accepts(policy, signed, { ...none, listed, keys, refuted: new Set(['a']) }),
       ]).toEqual(unproven[policy]);
     }
   });
@@ -64,9 +70,20 @@ describe('a mount may use a flat image', () => {
     expect(accepts('own', { ...candidate, vouched: 'image' }, none)).toBe(false);
   });
 
+  test('that members of the fleet have vouched for, as long as each is believed, and where the node has a fleet', () => {
+    const candidate = { ...known, roots: 'unknown', vouched: 'fleet:one,two' } as const;
+    const words = TRUST_POLICIES.map((policy) => accepts(policy, candidate, none));
+    expect(words).toEqual([true, true, false, false, false]);
+    expect(accepts('fleet', candidate, { ...none, disbelieved: new Set(['two']) })).toBe(false);
+    expect(accepts('fleet', candidate, { ...none, disbelieved: undefined })).toBe(false);
+    for (const wrong of [{ proof: 'refuted' }, { roots: 'other' }] as const)
+      expect(accepts('fleet', { ...candidate, ...wrong }, none)).toBe(false);
+  });
+
   test('on the word of the registry alone where the reference does not name a digest', () => {
     expect([policyFor('registry', false), policyFor('registry', true)]).toEqual(['registry', 'signed']);
-    for (const policy of ['signed', 'own', 'never'] as const) expect(policyFor(policy, true)).toBe(policy);
+    for (const policy of ['fleet', 'signed', 'own', 'never'] as const)
+      expect(policyFor(policy, true)).toBe(policy);
   });
 
   test('only if all its block roots are fine', () => {

@@ -33,12 +33,14 @@ it(
       genuine: sum(({ genuine }) => genuine),
       forged: sum(({ forged }) => forged),
       believed: sum(({ believed }) => believed),
+      witnessed: sum(({ witnessed }) => witnessed),
     };
     if (process.env['COFA_ATTACKS'] !== undefined || ONE !== undefined) console.log(counts);
     if (ONE !== undefined) return;
     // An attacker who never gets anywhere would prove nothing.
     expect(counts.forged).toBeGreaterThan(ATTACKS / 10);
     expect(counts.believed).toBeGreaterThan(ATTACKS / 10);
+    expect(counts.witnessed).toBeGreaterThan(ATTACKS / 20);
     expect(counts.genuine).toBeGreaterThan(ATTACKS);
   },
   ATTACKS * 1_000 + 120_000,

@@ -8,15 +8,18 @@
  *     served    an image that an honest sidecar vouches for is prepared, and an honest registry's blocks of it come
  */
 import { join } from 'node:path';
+import { type FleetWord, fleetWord, Ledger, layersText, provenHere } from '../../actors/fleet-ledger.ts';
 import { standingOf } from '../../actors/node-state.ts';
+import { membersOfVoucher } from '../../actors/voucher.ts';
 import type { BlockPair } from '../../schemas/fetch.ts';
+import type { LedgerEntry } from '../../schemas/fleet.ts';
 import type { TrustPolicy } from '../../schemas/trust.ts';
 import type { Descriptor } from '../../src/registry/client.ts';
 import { attachSignature } from '../../src/signature/sign.ts';
 import { digestOf } from '../../src/digest/digest.ts';
 import { BLOCK_SIZE, type Compression } from '../../src/image/span-table.ts';
 import type { ResolvedImage } from '../../src/registry/client.ts';
-import { pushSidecar, type Sidecar } from '../../src/registry/sidecars.ts';
+import { pushSidecar, SIDECAR_REVISION, type Sidecar } from '../../src/registry/sidecars.ts';
 import { layerTar } from '../image/layer-blobs.ts';
 import { TarBytes } from '../images/tar-bytes.ts';
 import { type GenuineLayer, genuineLayer, rewritten } from '../support/attacker/layer.ts';
@@ -44,6 +47,8 @@ export interface Outcome {
   forged: number;
   /** Mounts that got what the attacker forged, under the one policy that believes whoever may push. */
   believed: number;
+  /** Sidecars that were taken on the word of a member of the fleet. */
+  witnessed: number;
 }
 
 /** Layers for all attacks. Making one takes longer than an attack. */
@@ -75,8 +80,17 @@ const OTHER = 8_192;
 const OPERATOR = pair('operator');
 const STRANGER = pair('stranger');
 
-const POLICIES: readonly TrustPolicy[] = ['registry', 'registry', 'registry', 'signed', 'own', 'never'];
-const TIGHT: ReadonlySet<TrustPolicy> = new Set(['signed', 'own', 'never']);
+const POLICIES: readonly TrustPolicy[] = [
+  'registry',
+  'registry',
+  'registry',
+  'fleet',
+  'signed',
+  'own',
+  'never',
+];
+/** One member of the fleet is honest, and has proven all genuine layers: so none that lies is alone. */
+const TIGHT: ReadonlySet<TrustPolicy> = new Set(['fleet', 'signed', 'own', 'never']);
 
 /** One attack, from its seed alone. Throws where a rule is broken. */
 export async function attack(
@@ -105,7 +119,7 @@ interface Target {
 }
 
 class World {
-  readonly outcome: Outcome = { kinds: [], genuine: 0, forged: 0, believed: 0 };
+  readonly outcome: Outcome = { kinds: [], genuine: 0, forged: 0, believed: 0, witnessed: 0 };
   readonly #random: Random;
   readonly #registry = new HostileRegistry();
   readonly #node: Node;
@@ -117,13 +131,15 @@ class World {
   readonly #listed = new Map<string, string>();
   /** Images whose honest sidecar the operator has signed, by manifest. */
   readonly #signed = new Set<string>();
+  /** Flat metadata of forged sidecars. */
+  readonly #forgedFlats: string[] = [];
   /** Manifests of the operator's signatures, which lie in the registry for all to see. */
   readonly #signatures: Buffer[] = [];
 
   private constructor(random: Random, root: string, layers: readonly GenuineLayer[]) {
     this.#random = random;
     this.#layers = layers;
-    this.#node = new Node(root, this.#registry, OPERATOR.trusted);
+    this.#node = new Node(root, this.#registry, OPERATOR.trusted, async (image) => this.#wordOn(image));
   }
 
   static async draw(random: Random, root: string, pool: readonly GenuineLayer[]): Promise<World> {
@@ -216,6 +232,7 @@ class World {
     const flat = isSwapped
       ? flatWithSwapped(layers, at)
       : flatOfSizes(layers, new Map([[at, table.rawSize]]));
+    this.#forgedFlats.push(digestOf(flat));
     return {
       ...sidecar,
       flat,
@@ -257,13 +274,14 @@ class World {
     const { digest } = target.image.descriptor;
     const isVouched =
       (TIGHT.has(policy) && policy !== 'never' && this.#listed.has(digest)) ||
-      (policy === 'signed' && this.#signed.has(digest));
+      ((policy === 'signed' || policy === 'fleet') && this.#signed.has(digest));
     // It builds the flat image in a process of its own, which takes longer than all else.
     const asChain = this.#random.chance(0.005);
     const isTold = this.#registry.lies.size === 0;
     try {
       const by = await this.#node.prepare(target.image, policy, asChain);
       target.prepared = { by, policy };
+      if (membersOfVoucher(by.vouched) !== undefined) this.outcome.witnessed += 1;
       if (by.devices.some((device) => this.#genuineOf(device) === undefined)) this.outcome.believed += 1;
       const standings = by.devices.map(({ diffId, root = '' }) =>
         standingOf(this.#node.state.roots, diffId, root),
@@ -284,7 +302,9 @@ class World {
       this.outcome.forged += came.length;
       return;
     }
-    const isHonest = TIGHT.has(target.prepared?.policy ?? 'registry');
+    // Members vouch for what blocks are, and not for the spans by which they come.
+    const { policy = 'registry' } = target.prepared ?? {};
+    const isHonest = TIGHT.has(policy) && policy !== 'fleet';
     if (!isHonest || target.isAttackers || this.#registry.lies.has(genuine.blobDigest)) return;
     const wanted = runs.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at));
     if (wanted.some((block) => !came.includes(block)))
@@ -311,6 +331,39 @@ class World {
     if (this.#random.chance(0.3)) return [[0, blocks]];
     const first = this.#random.int(0, blocks - 1);
     return [[first, this.#random.int(1, blocks - first)]];
+  }
+
+  /** One member has proven the genuine layers; at times others vouch for what the attacker has forged. */
+  #wordOn({ layers }: ResolvedImage): FleetWord {
+    const subject = { layers: digestOf(layersText(layers)), diffIds: layers.map(({ diffId }) => diffId) };
+    const ledger = new Ledger({ self: 'node', witnesses: 1, disbelieved: new Set(), subject });
+    const mine = provenHere(this.#node.state, subject, { revision: SIDECAR_REVISION, digestOf });
+    for (const entry of mine) ledger.found(entry);
+    const root = (diffId: string, value: string): LedgerEntry => ({
+      v: 1,
+      verdict: 'proven',
+      kind: 'root',
+      diffId,
+      root: value,
+    });
+    const flat = (value: string): LedgerEntry => ({
+      v: 1,
+      verdict: 'proven',
+      kind: 'flat',
+      layers: subject.layers,
+      revision: SIDECAR_REVISION,
+      flat: value,
+    });
+    const genuine = subject.diffIds.flatMap((id) => this.#layers.find(({ diffId }) => diffId === id) ?? []);
+    for (const { diffId, spans } of genuine) ledger.heard('honest', root(diffId, spans.root));
+    if (genuine.length === subject.diffIds.length) ledger.heard('honest', flat(this.#flatOf(genuine)));
+    if (this.#random.chance(0.4))
+      for (const [at, { layer, forgery }] of this.#forgeries.entries()) {
+        ledger.heard(`liar-${at}`, root(layer.diffId, forgery.table.root));
+        if (this.#forgedFlats.length > 0)
+          ledger.heard(`liar-${at}`, flat(this.#random.pick(this.#forgedFlats)));
+      }
+    return fleetWord(ledger, { nodes: 2, answered: 2 });
   }
 
   // ── The rules ──

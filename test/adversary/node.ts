@@ -5,6 +5,7 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { layerIdOf, jobLayerOf, tableNameOf } from '../../actors/device.ts';
+import type { FleetWord } from '../../actors/fleet-ledger.ts';
 import { emptyNode, foldEvent, type NodeState } from '../../actors/node-state.ts';
 import { hexOf } from '../../schemas/digest.ts';
 import type { CofaEvent, EventOf, NewEvent } from '../../schemas/events.ts';
@@ -43,6 +44,8 @@ export class Node {
   readonly layout: Layout;
   readonly registry: HostileRegistry;
   state: NodeState = emptyNode();
+  /** What members of its fleet say of an image. */
+  fleet: (image: ResolvedImage) => Promise<FleetWord>;
   /** Whose device files are: path → root. */
   readonly #roots = new Map<string, string>();
   #tables: SpanTables;
@@ -51,8 +54,9 @@ export class Node {
   readonly #key: TrustedKey;
 
   /** `key`: the operator's, whose signatures vouch for sidecars. */
-  constructor(root: string, registry: HostileRegistry, key: TrustedKey) {
+  constructor(root: string, registry: HostileRegistry, key: TrustedKey, fleet: Node['fleet']) {
     this.#key = key;
+    this.fleet = fleet;
     this.layout = new Layout(root);
     this.registry = registry;
     this.#tables = new SpanTables(this.layout);
@@ -205,6 +209,7 @@ export class Node {
       known: this.#known(image),
       roots: state.roots,
       signers: this.#signers,
+      fleet: () => this.fleet(image),
       refuted: { flat: undefined, sidecars: new Set() },
       onPassed: () => {},
     };

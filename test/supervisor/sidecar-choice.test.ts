@@ -1,9 +1,12 @@
 /** What it takes to use a sidecar, in its order. */
 import { afterAll, expect, it } from 'vitest';
+import { type FleetWord, fleetWord, Ledger } from '../../actors/fleet-ledger.ts';
+import { digestOf } from '../../src/digest/digest.ts';
 import { serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
 import { type ChoiceOptions, chooseSidecar } from '../../src/supervisor/images/sidecar-choice.ts';
 import { RegistryClient } from '../../src/registry/client.ts';
 import { parseReference } from '../../src/registry/reference.ts';
+import { SIDECAR_REVISION } from '../../src/registry/sidecars.ts';
 import { LaterSync } from '../../src/store/later-sync.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -92,4 +95,41 @@ it('layers are told of before the flat metadata are looked at, of a sidecar that
   const roots: ChoiceOptions['roots'] = new Map([[diffId, { proven: 'another', refuted: [], at: 0 }]]);
   expect((await choose(undefined, { onTable, roots })).prepared).toBeUndefined();
   expect(told).toHaveLength(2);
+});
+
+it('one that members of the fleet vouch for is taken on their word, and another one is not', async () => {
+  const { prepared: honest } = await choose();
+  const flat = honest?.flat ?? '';
+  const [device] = honest?.devices ?? [];
+  const { diffId = '', root = '' } = device ?? {};
+  const wordOf = (said: { flat: string; root: string }) => async (): Promise<FleetWord> => {
+    const subject = { layers: digestOf('layers'), diffIds: [diffId] };
+    const ledger = new Ledger({ self: 'self', witnesses: 1, disbelieved: new Set(), subject });
+    const entry = { v: 1, verdict: 'proven' } as const;
+    const { layers } = subject;
+    ledger.heard('one', { ...entry, kind: 'root', diffId, root: said.root });
+    ledger.heard('one', { ...entry, kind: 'flat', layers, revision: SIDECAR_REVISION, flat: said.flat });
+    return fleetWord(ledger, { nodes: 1, answered: 1 });
+  };
+  const told: unknown[] = [];
+  const onTable = (one: unknown) => told.push(one);
+  const ask = (fleet?: ChoiceOptions['fleet']) => choose(undefined, { policy: 'fleet', fleet, onTable });
+  const taken = await ask(wordOf({ flat, root }));
+  expect(taken.prepared).toMatchObject({ flat, vouched: 'fleet:one' });
+  // Its layers may be attached while the metadata are looked at: their roots are proven.
+  expect(told).toEqual(honest?.devices);
+  for (const other of [
+    { flat: digestOf('forged'), root },
+    { flat, root: digestOf('forged') },
+  ]) {
+    const { prepared, passed, plan } = await ask(wordOf(other));
+    expect(prepared).toBeUndefined();
+    expect(passed).toEqual([expect.stringContaining('no member of the fleet has proven what it holds')]);
+    expect(plan).toBeDefined();
+  }
+  // Of a layer whose root no member has proven none is told.
+  expect(told).toHaveLength(2);
+  const alone = await ask();
+  expect([alone.seen, alone.prepared]).toEqual([[], undefined]);
+  expect(alone.passed).toEqual([expect.stringContaining('this node is of no fleet')]);
 });

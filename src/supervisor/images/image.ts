@@ -33,6 +33,7 @@ import type { Refutations, Refuted } from './refutations.ts';
 import type { Keys } from './keys.ts';
 import { ImageStart } from './start.ts';
 import type { Startups } from './startups.ts';
+import type { Witnesses } from './witnesses.ts';
 
 export interface ImageContext extends AttachmentOptions {
   layout: Layout;
@@ -49,6 +50,8 @@ export interface ImageContext extends AttachmentOptions {
   refutedSidecars: () => ReadonlySet<string>;
   /** The operator's keys. */
   keys: Keys;
+  /** The node's fleet; undefined: it is of none. */
+  witnesses?: Pick<Witnesses, 'wordOn' | 'disbelieved'> | undefined;
 }
 
 /** Generations that there have been, of all images. */
@@ -245,8 +248,13 @@ export class Image {
   accepts(policy: TrustPolicy, listed: ReadonlySet<string>): boolean {
     const { prepared, proof, roots } = this;
     if (prepared === undefined || roots === undefined) return false;
-    const { refutedSidecars, keys } = this.#context;
-    const evidence: Evidence = { listed, keys: keys.namesFor(this.resolved), refuted: refutedSidecars() };
+    const { refutedSidecars, keys, witnesses } = this.#context;
+    const evidence: Evidence = {
+      listed,
+      keys: keys.namesFor(this.resolved),
+      refuted: refutedSidecars(),
+      disbelieved: witnesses?.disbelieved,
+    };
     const { sidecar, vouched } = prepared;
     return accepts(policy, { proof, roots, sidecar, vouched }, evidence);
   }

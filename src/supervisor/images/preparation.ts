@@ -25,6 +25,7 @@ import { devicesFor, type Same, type State } from './proven.ts';
 import { type Rebuilt, rebuiltPath } from '../../index/orders.ts';
 import { rebuild } from './rebuild.ts';
 import { type ChoiceOptions, chooseSidecar, hasUsableSidecar, type PreparedEvent } from './sidecar-choice.ts';
+import type { Witnesses } from './witnesses.ts';
 
 export interface PreparationOptions {
   layout: Layout;
@@ -39,6 +40,8 @@ export interface PreparationOptions {
   state: State;
   /** For the files of one image. */
   newFiles: () => LaterSync;
+  /** The node's fleet; undefined: it is of none. */
+  witnesses?: Pick<Witnesses, 'wordOn'> | undefined;
 }
 
 /** What may be used. */
@@ -184,7 +187,7 @@ export class Preparation {
   }
 
   #choice(order: PreparationOrder, image: ResolvedImage, files: LaterSync): ChoiceOptions {
-    const { layout, registry, log, state } = this.#options;
+    const { layout, registry, log, state, witnesses } = this.#options;
     const { manifest, report } = order;
     const { policy, known, refuted, signers } = order.terms();
     const onPassed = (remark: string) => {
@@ -192,7 +195,21 @@ export class Preparation {
       report({ phase: 'sidecar', remark });
     };
     const { roots } = state;
-    return { layout, files, registry, manifest, image, policy, known, roots, signers, refuted, onPassed };
+    const fleet = witnesses && (() => witnesses.wordOn(order.resolved));
+    return {
+      layout,
+      files,
+      registry,
+      manifest,
+      image,
+      policy,
+      known,
+      roots,
+      signers,
+      fleet,
+      refuted,
+      onPassed,
+    };
   }
 
   /** Takes what the node has proven, and asks no registry. */

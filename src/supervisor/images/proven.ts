@@ -5,6 +5,7 @@
  * nowhere. So tables that the node has made come first, those that came without a voucher last (`ImageDevice.pushed`).
  */
 import { type ImageDevice, isPushed, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
+import { layersText } from '../../../actors/fleet-ledger.ts';
 import type { LayerFacts, RootFacts } from '../../../actors/node-state.ts';
 import type { EventOf } from '../../../schemas/events.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';
@@ -72,8 +73,5 @@ const markedOf = (prepared: Prepared, device: ImageDevice): ImageDevice =>
 const isProven = ({ origin }: Prepared, device: ImageDevice, state: State): boolean =>
   rootsOfImage({ origin, devices: [device] }, state) === 'proven';
 
-/** What the flat image is made of: the same bytes are another layer where they are a file, or the file has another name. */
-const chainOf = (image: Image): string =>
-  image.resolved.layers
-    .map(({ diffId, file }) => diffId + (file === undefined ? '' : JSON.stringify(file)))
-    .join();
+/** What the flat image is made of. */
+const chainOf = (image: Image): string => layersText(image.resolved.layers);

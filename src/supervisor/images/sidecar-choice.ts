@@ -12,12 +12,15 @@ import {
   comeFirst,
   endsChoice,
   isHopeless,
+  isRootVouched,
   isUsable,
+  isVouched,
   passedBefore,
   passedFor,
   type SidecarContents,
   voucherOf,
 } from '../../../actors/sidecar-choice.ts';
+import { type FleetWord, silentFleet } from '../../../actors/fleet-ledger.ts';
 import { standingOf } from '../../../actors/node-state.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';
@@ -58,6 +61,8 @@ export interface ChoiceOptions {
   roots: ChoiceFacts['roots'];
   /** Undefined: the operator trusts no key or identity that may sign for the image's repository. */
   signers: Signers | undefined;
+  /** Asks what members of the fleet have proven for the image's layers; undefined: the node is of no fleet. Throws nothing. */
+  fleet?: (() => Promise<FleetWord>) | undefined;
   /** What was refuted before. */
   refuted: { flat: string | undefined; sidecars: ReadonlySet<string> };
   /** The bytes of a sidecar that is about to be taken are here; what comes now takes nothing from them. */
@@ -119,7 +124,7 @@ export async function chooseSidecar(
       const { digest } = sidecar.descriptor;
       try {
         refuseFor(passedBefore(facts, digest, vouched.signers.get(digest)));
-        const onTable = vouched.isFor(sidecar.descriptor) ? tellSound(options, facts) : undefined;
+        const onTable = tellSound(options, facts, vouched.isFor(sidecar.descriptor));
         const taken = await take(sidecar, checkOf(facts, sidecar, vouched), onTable);
         const prepared = passed.length === 0 ? taken : { ...taken, passed };
         return { prepared, proven: prepared.flat === facts.known, passed, plan };
@@ -164,7 +169,7 @@ class Vouched {
 
   /** Whether someone vouches for it, by what is known without a further request. */
   isFor({ digest }: SidecarHandle['descriptor']): boolean {
-    return isUsable(this.#facts, digest, this.signers.get(digest) || undefined);
+    return isVouched(this.#facts, digest, this.signers.get(digest) || undefined);
   }
 
   /**
@@ -193,12 +198,13 @@ class Vouched {
 
 type OnTable = ChoiceOptions['onTable'];
 
-/** Not of a layer of which this node knows another block root. */
+/** Not of a layer of which this node knows another block root, nor of one that no one vouches for. */
 const tellSound =
-  ({ onTable }: ChoiceOptions, { roots }: ChoiceFacts): OnTable =>
+  ({ onTable }: ChoiceOptions, facts: ChoiceFacts, isFor: boolean): OnTable =>
   (device) => {
-    if (device.root !== undefined && standingOf(roots, device.diffId, device.root) !== 'other')
-      onTable?.(device);
+    const { diffId, root } = device;
+    if (root === undefined || standingOf(facts.roots, diffId, root) === 'other') return;
+    if (isFor || isRootVouched(facts, diffId, root)) onTable?.(device);
   };
 
 type OnSkipped = NonNullable<Parameters<typeof sidecarsOf>[3]>;
@@ -211,8 +217,9 @@ function checkOf(facts: ChoiceFacts, sidecar: SidecarHandle, vouched: Vouched): 
   asked.catch(() => {});
   return async ({ flat, roots }) => {
     const contents = { digest: descriptor.digest, flat, revision, roots };
-    // What the operator lists, or the image names, needs no signature.
-    const isFine = passedFor(facts, { ...contents, signer: undefined }) === undefined;
+    // What the operator lists, or the image names, needs no signature; a signature holds for stricter mounts than a member's word.
+    const isFine =
+      passedFor({ ...facts, fleet: undefined }, { ...contents, signer: undefined }) === undefined;
     const whole = { ...contents, signer: isFine ? undefined : await asked };
     refuseFor(passedFor(facts, whole));
     return voucherOf(facts, whole) || undefined;
@@ -235,15 +242,20 @@ export async function hasUsableSidecar(options: ChoiceOptions): Promise<boolean>
 
 async function factsOf(options: ChoiceOptions): Promise<ChoiceFacts> {
   const { policy, layout, known, roots, refuted, signers } = options;
-  const listed = await listedFor(policy, layout);
+  const [listed, fleet] = await Promise.all([listedFor(policy, layout), fleetOf(options)]);
   const hasKeys = signers !== undefined;
   const named = namedSidecar(options.image.manifest);
-  return { policy, listed, named, hasKeys, known, roots, refuted, revision: SIDECAR_REVISION };
+  return { policy, listed, named, hasKeys, known, roots, refuted, fleet, revision: SIDECAR_REVISION };
 }
+
+const fleetOf = async ({ policy, fleet }: ChoiceOptions): Promise<FleetWord | undefined> => {
+  if (policy !== 'fleet') return undefined;
+  return fleet === undefined ? silentFleet('this node is of no fleet') : await fleet();
+};
 
 /** The sidecars that a policy takes because the operator lists them. */
 export const listedFor = async (policy: TrustPolicy, layout: Layout): Promise<ReadonlySet<string>> =>
-  policy === 'own' || policy === 'signed' ? await trustedSidecars(layout) : new Set();
+  policy === 'registry' || policy === 'never' ? new Set() : await trustedSidecars(layout);
 
 function refuseFor(reason: string | undefined): void {
   if (reason !== undefined) throw new CofaError('integrity', reason);

@@ -1,5 +1,7 @@
 /** The node's member of a fleet (src/fleet/main.ts): started before the processes that ask it. */
 import { fileURLToPath } from 'node:url';
+import { isLedgerHeard } from '../../../schemas/check-fleet.ts';
+import type { LedgerHeard, LedgerSubject } from '../../../schemas/fleet.ts';
 import { list, sentence, type Shape } from '../../../schemas/shapes.ts';
 import { askLocal } from '../../bus/local-socket.ts';
 import { Child, type ChildPorts } from '../../process/child.ts';
@@ -10,6 +12,7 @@ import type { RegistrySettings } from '../../process/settings.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { End } from '../end.ts';
 import type { SupervisorOptions } from '../options.ts';
+import type { Witnesses } from '../images/witnesses.ts';
 import type { FleetEvents } from '../processes/fleet-events.ts';
 import type { Watch } from '../processes/watchers.ts';
 import type { ReachedNats } from './nats.ts';
@@ -38,11 +41,14 @@ export async function openFleet(given: {
   watch: Watch;
   /** Takes what the member says of others. */
   fleetFacts: FleetEvents;
+  /** Says what this node has proven; undefined where it is of no fleet. */
+  witnesses: Pick<Witnesses, 'proven'> | undefined;
   end: End;
   ports: ChildPorts;
 }): Promise<Fleet> {
   const { options, fleetUser, registrySettings, layout, label, conditions, watch, fleetFacts, end, ports } =
     given;
+  const { witnesses } = given;
   if (options.fleet === undefined) return { registrySettings, fleet: undefined };
   const { certDirs, hostDirs, insecure } = registrySettings;
   const registry = Object.fromEntries(
@@ -70,6 +76,7 @@ export async function openFleet(given: {
       hangMs: options.hangMs,
       onReady: () => conditions.clear('fleet'),
       onFleet: (news) => fleetFacts.take(news),
+      onProve: (subject) => witnesses?.proven(subject) ?? [],
     },
     ports,
     ...watchers,
@@ -93,6 +100,14 @@ export async function openFleet(given: {
   };
 }
 
+/** Asks other nodes what they have proven. Errors: those of `askLocal`. */
+export const askFleet =
+  (layout: Layout) =>
+  (subject: LedgerSubject): Promise<LedgerHeard> =>
+    askLocal(layout.socket('fleet'), 'ledger', ASK_MS, isLedgerHeard, { request: subject });
+
+/** Longer than a question is open (actors/fleet-inquiry.ts). */
+const ASK_MS = 8_000;
 const ANSWER_MS = 1_000;
 const PROGRAM = fileURLToPath(new URL('../../fleet/main.ts', import.meta.url));
 const areSentences = list(sentence, 1_000) as Shape<readonly string[]>;

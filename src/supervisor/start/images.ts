@@ -19,6 +19,7 @@ import { makeTable } from '../images/rebuild.ts';
 import { Roots } from '../images/roots.ts';
 import { Startups } from '../images/startups.ts';
 import { Trust } from '../images/trust.ts';
+import type { Witnesses } from '../images/witnesses.ts';
 import type { Devices } from '../layers/devices.ts';
 import type { FrontCaller } from '../layers/front-caller.ts';
 import type { NodeLog } from '../log/node-log.ts';
@@ -55,6 +56,8 @@ export interface ImagePartsOptions {
   figures: FrontFigures;
   registrySettings: RegistrySettings;
   conditions: Conditions;
+  /** The node's fleet; undefined: it is of none. */
+  witnesses: Witnesses | undefined;
   log: Logger;
   end: End;
   ports: SupervisorPorts;
@@ -81,6 +84,7 @@ export function makeImages(given: ImagePartsOptions): ImageParts {
     leftovers: given.leftovers,
     trust: options.trust ?? DEFAULT_TRUST,
     keys: new Keys({ directory: options.keys ?? DEFAULT_KEYS, registry, conditions, log }),
+    witnesses: given.witnesses,
     completeLayers,
     newFiles: () => new LaterSync((ms) => given.counts.observe('file_sync_seconds', ms / 1000), now),
   });
