@@ -95,7 +95,7 @@ const families = {
   },
   mount_failures_total: {
     type: 'counter',
-    help: 'Mounts that failed, by error code.',
+    help: 'Mounts that failed, by error code; also those whose image could not be looked up.',
     labels: ['code'],
     known: ['unavailable', 'unauthorized', 'not-found', 'timeout', 'integrity'],
   },
@@ -208,9 +208,9 @@ const families = {
 
   integrity_failures_total: {
     type: 'counter',
-    help: 'What was not what it should be: block (fetched bytes), layer (a whole device), metadata (a flat image), table (a span table).',
+    help: 'What was not what it should be: block (fetched bytes), layer (a whole device), metadata (a flat image), pack (a startup pack), table (a span table).',
     labels: ['what'],
-    known: ['block', 'layer', 'metadata', 'table'],
+    known: ['block', 'layer', 'metadata', 'pack', 'table'],
   },
   scrubs_total: { type: 'counter', help: 'Layers that were scrubbed.' },
   scrub_blocks_total: {

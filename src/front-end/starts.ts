@@ -272,6 +272,8 @@ export class Starts {
           const what = pack.kind === 'files' ? 'start of an earlier image' : 'startup pack';
           if (failure === undefined) log.info({ pack, ms }, `${what} brought`);
           else log.warn({ pack, ms, error: failure.error }, `${what} given up`);
+          const isWrong = failure?.error.code === 'integrity' && pack.kind !== 'files';
+          if (isWrong) this.#options.counts?.add('integrity_failures_total', 1, 'pack');
         },
       },
     );

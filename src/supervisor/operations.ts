@@ -108,7 +108,7 @@ function mountWith({ options, mounts, chains, trust, idle, usage }: OperationsPa
     if (prefetchLimit !== undefined && !prefetch)
       throw new CofaError('invalid-argument', 'prefetchLimit says how fast, and prefetch that there is none');
     const above = overlay === undefined ? undefined : rootOf(containerAt(options.root, dir), overlay);
-    const image = layers === undefined ? undefined : await chains.image(ref, layers);
+    const image = layers === undefined ? undefined : await mounts.lookedUp(chains.image(ref, layers));
     const mounted = await mounts.mount({ request, image, above, onProgress }).finally(() => {
       idle.worked();
       usage.mounted();

@@ -1,5 +1,7 @@
 /** Startup packs in the front end: asked for ahead, brought when the layers are open, given up when they never are. */
 import { beforeEach, expect, it } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
+import type { ErrorCode } from '../../schemas/errors.ts';
 import type { BeginStart } from '../../schemas/front.ts';
 import { createLog } from '../../src/process/log.ts';
 import type { JobOrder } from '../../schemas/fetch.ts';
@@ -135,7 +137,11 @@ it('hints are told to the layers that are open, each its own blocks in order; to
 });
 
 /** `starts` anew, over two open layers; and what it asks for. */
-function startsOver(layerOf: (diffId: string) => Partial<StartLayer>, epochMs?: () => number) {
+function startsOver(
+  layerOf: (diffId: string) => Partial<StartLayer>,
+  epochMs?: () => number,
+  counts?: Counts,
+) {
   const open = new Map(['sha256:a', 'sha256:c'].map((diffId) => [diffId, layerOf(diffId)]));
   const asked: JobListener[] = [];
   starts = new Starts({
@@ -144,9 +150,25 @@ function startsOver(layerOf: (diffId: string) => Partial<StartLayer>, epochMs?: 
     now: () => time,
     ...(epochMs === undefined ? {} : { epochMs }),
     log: createLog('test', 'silent'),
+    counts,
   });
   return { asked, open };
 }
+
+it('a pack that has wrong blocks is an integrity failure of the metrics; one that is away is none, nor are damaged notes', () => {
+  const counts = new Counts();
+  const { asked } = startsOver(() => ({}), undefined, counts);
+  const endedBy = (code: ErrorCode, order: BeginStart) => {
+    const before = asked.length;
+    starts.begin(order);
+    asked[before]?.end(0, { error: { code, message: 'x' }, retryable: false }, {} as never);
+  };
+  endedBy('unavailable', order('p'));
+  endedBy('integrity', order('n', { pack: { kind: 'files', name: 'n', size: 1 } }));
+  expect(counts.samples()).toEqual([]);
+  endedBy('integrity', order('p'));
+  expect(counts.samples()).toEqual([['integrity_failures_total', ['pack'], [1]]]);
+});
 
 it('a pack whose blocks are of one layer for long keeps the others waiting for it', () => {
   const told: unknown[] = [];

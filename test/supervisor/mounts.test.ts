@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
 import type { MountFacts } from '../../actors/node-state.ts';
 import { OPERATIONS } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
@@ -35,6 +36,9 @@ let unmounted: string[];
 let releasing: Promise<void>;
 /** Resolves when the log has the image. */
 let recorded: Promise<void>;
+/** What the registry says of the image's name. */
+let named: Promise<void>;
+let counts: Counts;
 
 /** Says who owns the node when it is asked. */
 class Log {
@@ -84,6 +88,8 @@ beforeEach(async () => {
   isWhole = true;
   releasing = Promise.resolve();
   recorded = Promise.resolve();
+  named = Promise.resolve();
+  counts = new Counts();
   // What is tried again later comes to nothing.
   cleanup.defer(() => {
     log.isFenced = true;
@@ -130,9 +136,10 @@ function engine(mounts: readonly MountFacts[] = []): Mounts {
       get: () => image,
       restored: () => image,
       forMount: () => image,
-      resolve: async () => image,
+      resolve: async () => await named.then(() => image),
       mayUse: async () => true,
     } as unknown as Images,
+    counts,
     newId: () => 'id',
     onUnmounted: (at) => unmounted.push(at),
   });
@@ -253,6 +260,21 @@ test('an engine that was replaced takes away its own mount and none other', asyn
 const orderOf = () => ({
   request: OPERATIONS.mount.request.parse({ dir, ref: 'image', prefetch: false }),
   onProgress: () => {},
+});
+
+test('a mount whose image the registry does not give is counted, since the log never hears of it', async () => {
+  named = Promise.reject(new CofaError('unavailable', 'the registry does not answer'));
+  named.catch(() => {});
+  await expect(engine().mount(orderOf())).rejects.toMatchObject({ code: 'unavailable' });
+  expect(log.appended).toEqual([]);
+  expect(counts.samples()).toEqual([['mount_failures_total', ['unavailable'], [1]]]);
+});
+
+test('a mount that the log has is counted from the log alone', async () => {
+  log.refused = 'mount.mounted';
+  await expect(engine().mount(orderOf())).rejects.toMatchObject({ code: 'unavailable' });
+  expect(log.appended).toContain('mount.failed');
+  expect(counts.samples()).toEqual([]);
 });
 
 test('an unmount that waits for a mount ends when the log refuses the request', async () => {

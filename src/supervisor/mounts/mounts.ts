@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { AcceptedOf, Mount as MountReply, Progress } from '../../../schemas/api.ts';
+import type { Counts } from '../../../actors/counts.ts';
 import { policyFor } from '../../../actors/trust.ts';
 import { defined } from '../../../schemas/defined.ts';
 import { CofaError, fromErrorRecord, toErrorRecord } from '../../../schemas/errors.ts';
@@ -41,6 +42,8 @@ export interface MountsOptions {
   owner: Owner;
   images: Images;
   kernel?: MountKernel | undefined;
+  /** Mounts that fail before the log hears of them are counted here; those that it has are counted from it. */
+  counts?: Pick<Counts, 'add'> | undefined;
   /** A fresh id of 16 hex digits. */
   newId: () => string;
   /** A mount that had not come back is there after all. */
@@ -92,7 +95,7 @@ export class Mounts {
     const { start, program } = request;
     const dir = cleanPath(request.dir);
     this.#refuseTaken(dir);
-    const image = await this.#imageOf(order);
+    const image = await this.lookedUp(this.#imageOf(order));
     this.#refuseTaken(dir);
     steps.resolved();
     const own = { id: this.#options.newId(), dir, ref: image.resolved.ref, manifest: image.manifest };
@@ -116,6 +119,16 @@ export class Mounts {
       () => {},
     );
     return await mounting.finally(() => image.progress.delete(onProgress));
+  }
+
+  /** The image of a mount that a client asks for. Where there is none the mount has failed, and no event tells of it. */
+  async lookedUp(image: Promise<Image>): Promise<Image> {
+    try {
+      return await image;
+    } catch (error) {
+      this.#options.counts?.add('mount_failures_total', 1, toErrorRecord(error).code);
+      throw error;
+    }
   }
 
   async #mount(actor: MountActor, call: Call): Promise<MountReply> {

@@ -1,5 +1,6 @@
 /** The parts that know mounts, and the stage that brings the mounts of an earlier engine back. */
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import type { Subjects } from '../../../schemas/subjects.ts';
 import { reapContainers } from '../../container/reap.ts';
 import type { Conditions } from '../../process/conditions.ts';
@@ -44,6 +45,8 @@ export interface MountPartsOptions {
   registry: RegistryClient;
   devices: Devices;
   figures: FrontFigures;
+  /** Mounts that fail are counted here. */
+  counts: Counts;
   conditions: Conditions;
   log: Logger;
   end: End;
@@ -58,6 +61,7 @@ export function makeMounts(given: MountPartsOptions): MountParts {
     live: given.live,
     owner: given.owner,
     images,
+    counts: given.counts,
     newId: () => ports.random.hex(8),
     onRestored: (dir) => {
       conditions.clear(`restore:${dir}`);
