@@ -35,6 +35,11 @@ const prefetch = z
   .regex(/^(on|off|[1-9]\d{0,11})$/, 'must be on, off or bytes a second')
   .transform((text) => (text === 'on' ? true : text === 'off' ? false : Number(text)));
 
+/** Bytes, a power of two, as `--block` takes it. */
+const block = number(4_096, 4 << 20).refine((size) => Number.isInteger(Math.log2(size)), {
+  error: 'must be a power of two from 4096 to 4194304',
+});
+
 const Query = z.strictObject({
   mount: z.string().min(1).max(4_096),
   rate: rate.optional(),
@@ -43,6 +48,7 @@ const Query = z.strictObject({
   prefetch: prefetch.optional(),
   fetchers: number(1, 256).optional(),
   cores: number(1, 1_024).optional(),
+  block: block.optional(),
   best: z.literal('yes').optional(),
 });
 

@@ -82,11 +82,14 @@ it('a start: the same figures as in the terminal, a waterfall that keys move thr
     .waitFor();
   for (const { text } of start(0).faster) await summary.getByText(text.slice(0, 40)).first().waitFor();
   const parts = page.getByRole('region', { name: 'Parts' });
-  for (const { part, us } of start(0).wall.parts) {
+  const worked = start(0).wall.parts.find(({ part }) => part === 'program')?.cpuUs ?? 0;
+  expect(worked).toBeGreaterThan(0);
+  for (const { part, us, cpuUs } of start(0).wall.parts) {
     const row = parts
       .getByRole('row')
       .filter({ has: page.getByRole('rowheader', { name: part, exact: true }) });
     expect(await row.innerText()).toContain(formatUs(us));
+    if (cpuUs !== undefined) expect(await row.innerText()).toContain(formatUs(cpuUs));
   }
   await page.getByRole('region', { name: 'Processors' }).getByText('front-end').waitFor();
   // By keys alone: down to the fetches, closer, and back.
@@ -120,8 +123,9 @@ it('what if: as the terminal says it, in an address, with the best policy; and w
   await panel.getByLabel('Round trip, ms').fill('80');
   await panel.getByLabel('Said before').selectOption('with a startup pack');
   await panel.getByLabel('Fetchers').fill('1');
+  await panel.getByLabel('Blocks').selectOption('32 KiB');
   await panel.getByRole('button', { name: 'Run it again' }).click();
-  const words = `replay what-if --mount ${mount} --rate 5M --rtt 80 --pack --workers 1 --best --json`;
+  const words = `replay what-if --mount ${mount} --rate 5M --rtt 80 --pack --workers 1 --block 32Ki --best --json`;
   const told = await engine.cli(words.split(' '));
   const { recorded, predicted, best = [] } = WhatIf.parse(JSON.parse(told.stdout));
   expect(predicted.outcome.us).toBeGreaterThan(recorded.measured.us);
@@ -135,7 +139,7 @@ it('what if: as the terminal says it, in an address, with the best policy; and w
     ),
   );
   await panel.getByText('5 Mbit/s, 80 ms round trip; a startup pack').waitFor();
-  await expect.poll(() => page.url()).toMatch(/if=yes&rate=5M&rtt=80&ahead=pack&fetchers=1/);
+  await expect.poll(() => page.url()).toMatch(/if=yes&rate=5M&rtt=80&ahead=pack&fetchers=1&block=32768/);
   await panel.getByRole('button', { name: 'Which policy is best' }).click();
   const ranking = panel.getByRole('table').filter({ hasText: 'policy' });
   await ranking.waitFor();

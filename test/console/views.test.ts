@@ -1,7 +1,14 @@
-/** The views A start and Layers without a browser: each keeps the start, layer or block that the user chose when documents and events arrive. */
+/**
+ * Views without a browser: A start and Layers keep the start, layer or block that the user chose when documents and events arrive; Node says
+ * what is wrong.
+ */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Status } from '../../schemas/api.ts';
+import type { WhyStart } from '../../schemas/replay.ts';
 import { ROUTES } from '../../src/console/routes.ts';
 import { Source } from '../../src/console/source.ts';
+import { formatUs } from '../../src/replay/format.ts';
+import { nodeOfStatus } from '../../src/replay/node-document.ts';
 import type { ReplayLog } from '../../src/replay/replay-log.ts';
 import { logOf, MOUNT, record, sampleRecords } from '../replay/sample-log.ts';
 import { type Piece, SmallPage } from '../support/small-page.ts';
@@ -83,6 +90,34 @@ describe('a start', () => {
     expect(page.text).toContain('team/other:1');
     expect(below()[0]).toContain('registry.example/team/app:1');
     expect(page.hash).toBe(`#/start?mount=${MOUNT}`);
+  });
+
+  test('says what the program worked, as the terminal does', async () => {
+    const answer = page.answers.get('start');
+    page.answers.set('start', async (query) => {
+      const told = structuredClone((await answer?.(query)) as { why: WhyStart });
+      const [first] = told.why.wall.parts;
+      if (first !== undefined) first.cpuUs = 1_234_000;
+      return told;
+    });
+    await show('start', 'startView', `#/start?mount=${MOUNT}`);
+    const parts = page.find(named('Parts'))?.textContent;
+    expect(parts).toContain('processor time');
+    expect(parts).toContain(formatUs(1_234_000));
+  });
+
+  test('is run again with blocks of another size, where the address says so; a size that is none is refused', async () => {
+    page.answers.set('what-if', () => new Promise(() => {}));
+    await show('start', 'startView', `#/start?mount=${MOUNT}&if=yes&block=32768`);
+    expect(page.asked.find((one) => one.startsWith('what-if'))).toContain('block=32768');
+    const answer = async (block: string) =>
+      await ROUTES.find(({ path }) => path === 'what-if')?.answer(
+        source,
+        { mount: MOUNT, block },
+        { signal: new AbortController().signal },
+      );
+    await expect(answer('5000')).rejects.toThrow('must be a power of two');
+    await expect(answer('8388608')).rejects.toThrow('4194304');
   });
 
   test('beside a longer one is on the same time scale', async () => {
@@ -215,5 +250,69 @@ describe('layers', () => {
     page.go(`#/layers?layer=${layer}&at=yesterday`);
     await page.wait(500);
     expect(page.text).toContain('"yesterday" is no moment');
+  });
+});
+
+describe('the node', () => {
+  const status = (more: Partial<Status> = {}): Status => ({
+    node: 'node-1',
+    version: '0.2.0',
+    protocol: 1,
+    root: '/var/lib/cofa',
+    nats: 'nats://127.0.0.1:4222',
+    transport: 'kernel',
+    startedAt: '2026-11-24T12:00:00.000Z',
+    ready: true,
+    degraded: [],
+    mounts: [],
+    images: [],
+    cache: {
+      usedBytes: 0,
+      metadataBytes: 0,
+      limitBytes: null,
+      freeBytes: 1e9,
+      reserveBytes: 0,
+      evictedBytes: 0,
+      prefetch: true,
+    },
+    processes: [],
+    ...more,
+  });
+  const shown = async (more: Partial<Status>): Promise<string> => {
+    await show('node', 'nodeView', '#/node');
+    const told = nodeOfStatus(status(more), log, '2026-11-24T12:00:10.000Z');
+    page.streams[0]?.tell('node', JSON.parse(JSON.stringify(told)) as object);
+    await page.wait(100);
+    return page.find(named('Health'))?.textContent ?? '';
+  };
+
+  test('that is well says so', async () => {
+    expect(await shown({})).toContain('All is well: nothing is mounted.');
+  });
+
+  test('says what is degraded and why, in the words of status, and which process is not there', async () => {
+    const text = await shown({
+      degraded: ['registry.example does not answer: blocks that are not here cannot be fetched'],
+      processes: [
+        {
+          role: 'fetcher',
+          name: 'fetcher-1',
+          pid: 0,
+          state: 'failed',
+          restarts: 5,
+          lastEnd: { at: '2026-11-24T12:00:09.000Z', reason: 'killed by SIGKILL' },
+        },
+      ],
+    });
+    expect(text).toContain('Something is wrong; nothing is mounted.');
+    expect(text).toContain('registry.example does not answer: blocks that are not here cannot be fetched');
+    expect(text).toContain('fetcher-1 is failed: killed by SIGKILL');
+    expect(text).not.toContain('All is well');
+  });
+
+  test('without a front end says what that means for reads, and still why', async () => {
+    const text = await shown({ ready: false, degraded: ['no front end serves'] });
+    expect(text).toContain('No front end serves: reads of what has not arrived wait.');
+    expect(text).toContain('no front end serves');
   });
 });

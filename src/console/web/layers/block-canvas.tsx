@@ -6,7 +6,7 @@ import { useEffect, useMemo, useState } from 'preact/hooks';
 import { type Painted, useCanvas } from '../canvas.ts';
 import { actOnKey } from '../keys.ts';
 import { colourOf, colours } from '../theme.ts';
-import { type Blocks, type ColourMode, LEGENDS, shadeOf } from './blocks.ts';
+import { around, type Blocks, type ColourMode, LEGENDS, shadeOf } from './blocks.ts';
 
 /** CSS pixels, at most. */
 const HEIGHT = 420;
@@ -139,7 +139,7 @@ function paletteOf(mode: ColourMode): Uint8ClampedArray[] {
 }
 
 function draw(
-  { context, width, height, ratio }: Painted,
+  { context, width, height }: Painted,
   o: {
     blocks: Blocks;
     mode: ColourMode;
@@ -169,10 +169,7 @@ function draw(
   context.strokeStyle = colourOf('--text');
   context.lineWidth = 2;
   const edge = Math.max(cell, 4);
-  context.strokeRect(
-    Math.min(left, width - edge) - 1 / ratio,
-    top - 1 / ratio,
-    edge + 2 / ratio,
-    edge + 2 / ratio,
-  );
+  const [x, right] = around(left, edge, width);
+  const [y, bottom] = around(top, edge, height);
+  context.strokeRect(x, y, right - x, bottom - y);
 }

@@ -66,3 +66,12 @@ export function shadeOf(mode: ColourMode, { states, origins, seconds }: Blocks):
     return share < 0.1 ? 2 : share < 0.25 ? 3 : share < 0.5 ? 4 : share < 0.75 ? 5 : 6;
   };
 }
+
+/**
+ * Where a line of 2 CSS pixels around a cell lies, from and to, in one direction: all of it on the canvas. `at`: where the cell begins;
+ * `most`: how far the canvas reaches.
+ */
+export function around(at: number, edge: number, most: number): [from: number, to: number] {
+  const from = Math.min(at, most - edge);
+  return [Math.max(1, from), Math.min(most - 1, from + edge)];
+}

@@ -8,7 +8,7 @@ import { useAsked } from '../asked.ts';
 import { addressOf } from '../place.ts';
 
 /** Words of the address, and of the question. */
-const WORDS = ['rate', 'rtt', 'ahead', 'prefetch', 'fetchers', 'cores', 'best'] as const;
+const WORDS = ['rate', 'rtt', 'ahead', 'prefetch', 'fetchers', 'cores', 'block', 'best'] as const;
 type Word = (typeof WORDS)[number];
 type Wanted = Partial<Record<Word, string>>;
 
@@ -25,6 +25,11 @@ const PREFETCH: ReadonlyArray<readonly [string, string]> = [
   ['5000000', '5 MB a second'],
   ['20000000', '20 MB a second'],
 ];
+/** Sizes of blocks, bytes: the format has 64 KiB. */
+const BLOCKS: ReadonlyArray<readonly [string, string]> = [4, 16, 32, 64, 128, 256, 1024].map((kib) => [
+  String(kib * 1024),
+  `${kib} KiB`,
+]);
 const RATES = ['10M', '50M', '100M', '1G', 'max'];
 /** Policies that are shown. */
 const MOST_POLICIES = 8;
@@ -73,6 +78,7 @@ export function WhatIfPanel({ mount, words }: Props) {
         <Choice label="Prefetch" value={wanted.prefetch} of={PREFETCH} onChange={change('prefetch')} />
         <Text label="Fetchers" value={wanted.fetchers} onChange={change('fetchers')} />
         <Text label="Processors" value={wanted.cores} onChange={change('cores')} />
+        <Choice label="Blocks" value={wanted.block} of={BLOCKS} onChange={change('block')} />
         <span class="group">
           <button type="submit">Run it again</button>
           <button type="button" onClick={() => go({ ...changes, best: 'yes' })}>

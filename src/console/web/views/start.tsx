@@ -157,6 +157,8 @@ function Summary({ why }: { why: WhyStart }) {
 }
 
 function Parts({ why: { wall } }: { why: WhyStart }) {
+  // The log knows it of the program and of runc alone, where `cofa run` has told of them.
+  const hasWork = wall.parts.some(({ cpuUs }) => cpuUs !== undefined);
   return (
     <section class="card" aria-label="Parts">
       <h2>Where the time went</h2>
@@ -166,16 +168,18 @@ function Parts({ why: { wall } }: { why: WhyStart }) {
             <th scope="col">part</th>
             <th scope="col">time</th>
             <th scope="col">share</th>
+            {hasWork && <th scope="col">processor time</th>}
           </tr>
         </thead>
         <tbody>
-          {wall.parts.map(({ part, us, what }) => (
+          {wall.parts.map(({ part, us, cpuUs, what }) => (
             <tr>
               <th scope="row" title={what}>
                 {part}
               </th>
               <td>{formatUs(us)}</td>
               <td>{formatShare(us, wall.us)}</td>
+              {hasWork && <td>{cpuUs === undefined ? '' : formatUs(cpuUs)}</td>}
             </tr>
           ))}
           {Object.entries(wall.steps).map(([step, us]) => (
@@ -183,6 +187,7 @@ function Parts({ why: { wall } }: { why: WhyStart }) {
               <th scope="row">reads: {step}</th>
               <td>{formatUs(us)}</td>
               <td>{formatShare(us, wall.us)}</td>
+              {hasWork && <td />}
             </tr>
           ))}
         </tbody>
