@@ -2,20 +2,10 @@
 import { describe, expect, test } from 'vitest';
 import { BlockDocument, BlockMapDocument } from '../../schemas/replay.ts';
 import { BlockHistory } from '../../src/replay/block-map.ts';
-import type { RawRecord } from '../../src/replay/record.ts';
+import { LARGE_BLOCKS, largeLayerRecords, opened } from './large-layer.ts';
 import { digest, LAYER_A, logOf, record, START } from './sample-log.ts';
 
 const LAYER = `sha256:${LAYER_A}`;
-
-function opened(blockCount: number): RawRecord {
-  return record(1, 0, 'layer', LAYER_A, {
-    type: 'layer.opened',
-    size: blockCount * 65536,
-    blockSize: 65536,
-    blockCount,
-    blob: digest('3'),
-  });
-}
 
 describe('the blocks of a layer', () => {
   const job = {
@@ -88,26 +78,14 @@ describe('the blocks of a layer', () => {
 });
 
 test('a layer of 10 GB, whose blocks came in ten thousand pieces, is looked at in no time', () => {
-  const blockCount = 160_000;
-  const records = [opened(blockCount)];
-  for (let piece = 0; piece < 10_000; piece++) {
-    // Here and there, as a start reads.
-    const first = ((piece * 7_919) % 10_000) * 16;
-    const [at, seq] = [10 + piece, 2 + 2 * piece];
-    records.push(record(seq, at, 'layer', LAYER_A, { type: 'layer.blocks', ranges: [[first, 16]] }));
-    const came = [[first, 16, piece % 2 === 0 ? 'rest' : 'demand']];
-    records.push(
-      record(seq + 1, at, 'layer', LAYER_A, { type: 'layer.trace', reads: [], jobs: [], came, dropped: 0 }),
-    );
-  }
-  const log = logOf(records);
+  const log = logOf([...largeLayerRecords()]);
   const history = BlockHistory.of(log, LAYER) as BlockHistory;
   const began = process.cpuUsage();
   const looks = 10;
   for (let look = 1; look <= looks; look++) history.at(Math.floor((log.count * look) / looks));
   const { user, system } = process.cpuUsage(began);
   const ms = (user + system) / 1_000 / looks;
-  expect(history.document(log.count).counts).toEqual({ absent: 0, fetching: 0, present: blockCount });
+  expect(history.document(log.count).counts).toEqual({ absent: 0, fetching: 0, present: LARGE_BLOCKS });
   // Processor time: half of a frame's on a fast machine.
   expect(ms).toBeLessThan(100);
 });
