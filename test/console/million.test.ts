@@ -9,6 +9,7 @@ import { LogFileWriter } from '../../src/replay/log-file.ts';
 import { decodeRecord } from '../../src/replay/record.ts';
 import { syntheticRecords } from '../replay/synthetic-log.ts';
 import { launchBrowser, noBrowser, openPage } from '../support/browser.ts';
+import { again, framesFor } from '../support/frames.ts';
 import { Cleanup } from '../support/temp.ts';
 import { type RunningConsole, startConsole } from './console-process.ts';
 
@@ -50,34 +51,6 @@ async function firstPaint(running: RunningConsole): Promise<{ page: Page; ms: nu
   return { page, ms: Number(ms) };
 }
 
-/** On a busy machine one of two that are compared may find others at work and the other none: three tries. */
-async function again<T>(compare: () => Promise<T>): Promise<T> {
-  for (let tries = 1; tries < 3; tries++)
-    try {
-      return await compare();
-    } catch (error) {
-      console.log(`once more: ${String(error).split('\n')[0]}`);
-    }
-  return await compare();
-}
-
-/** Frames a second for a while; `each` runs before each of them. */
-const framesFor = async (page: Page, ms: number, each: string): Promise<number> =>
-  Number(
-    await page.evaluate(`new Promise((resolve) => {
-      let frames = 0;
-      const began = performance.now();
-      const frame = () => {
-        const now = performance.now();
-        if (now - began >= ${ms}) return resolve((frames * 1000) / (now - began));
-        ${each};
-        frames += 1;
-        requestAnimationFrame(frame);
-      };
-      requestAnimationFrame(frame);
-    })`),
-  );
-
 it('paints soon, and moves with the pointer', async () => {
   const page = await again(async () => {
     const small = await firstPaint(few);
@@ -103,8 +76,8 @@ it('paints soon, and moves with the pointer', async () => {
   await page.evaluate('Element.prototype.setPointerCapture = () => {}');
   const before = await page.locator('.event[aria-selected=true] .seq').innerText();
   await again(async () => {
-    const alone = await framesFor(page, 2_000, '');
-    const scrubbing = await framesFor(page, 4_000, scrub);
+    const { rate: alone } = await framesFor(page, 2_000, '');
+    const { rate: scrubbing } = await framesFor(page, 4_000, scrub);
     console.log(`frames a second: ${scrubbing.toFixed(0)} while scrubbing, ${alone.toFixed(0)} without`);
     expect(scrubbing).toBeGreaterThan(Math.min(50, alone / 4));
   });
