@@ -4,11 +4,11 @@
  */
 import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { LogFileWriter } from '../../src/replay/log-file.ts';
 import { decodeRecord } from '../../src/replay/record.ts';
 import { LARGE_BLOCKS, largeLayerRecords } from '../replay/large-layer.ts';
-import { launchBrowser, openPage } from '../support/browser.ts';
+import { launchBrowser, noBrowser, openPage } from '../support/browser.ts';
 import { again, framesFor } from '../support/frames.ts';
 import { Cleanup } from '../support/temp.ts';
 import { startConsole } from './console-process.ts';
@@ -19,6 +19,7 @@ let page: Page;
 let complaints: string[];
 
 beforeAll(async () => {
+  if (noBrowser !== undefined) return;
   const file = join(await cleanup.tempDir('large-layer'), 'layer.cofa-log');
   const writer = await LogFileWriter.create(file, { node: 'node-1', cofa: '0.2.0', exportedAt: 0 });
   for (const record of largeLayerRecords()) await writer.add(record, decodeRecord(record.bytes).at ?? 0);
@@ -30,6 +31,7 @@ beforeAll(async () => {
   ({ page, complaints } = await openPage(browser, running.at('/layers')));
   await page.getByRole('img', { name: `${LARGE_BLOCKS} blocks of` }).waitFor();
 });
+beforeEach(({ skip }) => skip(noBrowser !== undefined, noBrowser));
 afterAll(() => cleanup.run());
 
 const key = (name: string) => `{

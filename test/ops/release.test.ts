@@ -103,6 +103,10 @@ describe('the files of a release', () => {
 
 const RELEASES = { bookworm: 'libssl3', trixie: 'libssl3t64', noble: 'libssl3t64' } as const;
 type Release = keyof typeof RELEASES;
+/** Those that are tried; Ubuntu's root takes the suite more than a minute, so it has to be asked for. */
+const TRIED = (Object.keys(RELEASES) as Release[]).filter(
+  (release) => release !== 'noble' || process.env.COFA_UBUNTU === '1',
+);
 
 /** Debian or Ubuntu without cofa, but with all that its package stands on: dpkg says so where a name is not of that release. */
 async function rootOf(release: Release) {
@@ -133,7 +137,7 @@ ${sums}END
 $COFA unmount /tmp/mnt
 `;
 
-describe.each(Object.keys(RELEASES) as Release[])('the Debian package on %s', (release) => {
+describe.each(TRIED)('the Debian package on %s', (release) => {
   test('installs, mounts lazily, and is gone after a purge', async (context) => {
     const machine = await machineOf(release);
     if (machine === undefined) return context.skip();
