@@ -38,6 +38,11 @@ export class StartStory {
   #pack: StartedEvent['pack'];
   #place = 0;
 
+  /** What has named blocks of the start before they were read. */
+  get ahead(): StartedEvent['ahead'] {
+    return this.#ahead;
+  }
+
   /** By now so many blocks of the image were read. `at`: ms since the epoch. */
   look(place: number, at: number): void {
     const before = this.#clock.at(-1)?.[0] ?? 0;

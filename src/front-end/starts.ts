@@ -327,9 +327,7 @@ export class Starts {
         this.#options.layer(id)?.started(event);
     this.#options.log.info({ manifest, start, blocks: found.length, ms: watch.lasted }, 'start recorded');
     if (runs.length === 0) return;
-    const ahead =
-      order.pack?.kind === 'files' ? 'files' : order.pack ? 'pack' : order.hints ? 'hints' : 'nothing';
-    this.#options.counts?.observe('start_reads_seconds', watch.lasted / 1000, ahead);
+    this.#options.counts?.observe('start_reads_seconds', watch.lasted / 1000, story.ahead);
     const set: StartSet = { devices, runs };
     const brought = this.#brought.get(keyOf(order));
     this.#recorded.push({

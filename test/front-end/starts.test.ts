@@ -170,6 +170,41 @@ it('a pack that has wrong blocks is an integrity failure of the metrics; one tha
   expect(counts.samples()).toEqual([['integrity_failures_total', ['pack'], [1]]]);
 });
 
+it('the metrics say what was brought ahead of a start, which was found after the recording began', () => {
+  const counts = new Counts();
+  const layerOf = () => ({
+    state: 'lazy' as const,
+    firstReads: new Uint32Array(16),
+    promise: () => 1,
+    promiseEnded: () => {},
+    aim: () => {},
+  });
+  const { asked, open } = startsOver(layerOf, undefined, counts);
+  const ticks = new Int32Array(starts.firstReads(16).clock);
+  const [block] = open.values();
+  const end = () => {
+    Atomics.add(ticks, 0, 1);
+    block?.firstReads?.set([Atomics.load(ticks, 0)], 0);
+    starts.closing('sha256:a');
+    return counts.samples().at(-1)?.[1][0];
+  };
+  const { pack: _, ...plain } = order('p');
+  const one = { devices: ['sha256:a'], runs: [[0, 0, 1]] } as never;
+  starts.begin({ ...plain, record: true });
+  expect(end()).toBe('nothing');
+  starts.begin({ ...plain, record: true });
+  starts.begin(order('p'));
+  asked[0]?.pack?.(one);
+  expect(end()).toBe('pack');
+  starts.begin({ ...plain, record: true });
+  starts.begin(order('n', { pack: { kind: 'files', name: 'n', size: 1 } }));
+  asked[1]?.pack?.(one);
+  expect(end()).toBe('files');
+  starts.begin({ ...plain, record: true });
+  starts.begin({ ...plain, hints: one });
+  expect(end()).toBe('hints');
+});
+
 it('a pack whose blocks are of one layer for long keeps the others waiting for it', () => {
   const told: unknown[] = [];
   const layerOf = (diffId: string) => ({
