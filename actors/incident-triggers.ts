@@ -138,6 +138,12 @@ export class TriggerFold {
           ? []
           : one('integrity', id, `${bad} blocks were damaged on the disk, ${repaired} were repaired`);
       }
+      case 'layer.started': {
+        const { manifest, pack } = event;
+        if (pack === undefined || !isOfIntegrity(pack.error)) return [];
+        const [found] = one('integrity', short(manifest), messageOf(pack.error));
+        return [{ ...(found as Trigger), since: Math.min(at, pack.at) }];
+      }
       case 'layer.trace':
         return this.#trace(id, event);
       case 'image.prepared':
@@ -184,10 +190,10 @@ export class TriggerFold {
       const since = Math.min(event.at, ...failed.map((read) => read.at));
       found.push({ kind: 'eio', of: id, since, times: failed.length, detail: '' });
     }
-    const refused = event.jobs.filter(({ error }) => error?.startsWith('integrity:') === true);
+    const refused = event.jobs.filter(({ error }) => isOfIntegrity(error));
     if (refused.length > 0) {
       const since = Math.min(event.at, ...refused.map(({ queuedAt }) => queuedAt));
-      const detail = (refused[0]?.error ?? '').slice('integrity:'.length).trim().slice(0, DETAIL);
+      const detail = messageOf(refused[0]?.error).slice(0, DETAIL);
       found.push({ kind: 'integrity', of: id, since, times: refused.length, detail });
     }
     for (const start of this.#starts.values()) {
@@ -216,6 +222,11 @@ export class TriggerFold {
     return [{ kind: 'slow-start', of: short(manifest), since, times: 1, detail: ref.slice(0, DETAIL) }];
   }
 }
+
+/** What begins what fetches say of wrong bytes: code and message. */
+const INTEGRITY = 'integrity:';
+const isOfIntegrity = (error: string | undefined): boolean => error?.startsWith(INTEGRITY) === true;
+const messageOf = (error = ''): string => error.slice(INTEGRITY.length).trim();
 
 const isCrash = ({ reason }: EventOf<'process.ended'>): boolean =>
   !(Object.values(ASKED_ENDS) as Array<string | undefined>).includes(reason);

@@ -303,6 +303,7 @@ const shapes = {
         bytes: count.describe('as it is stored'),
         at: instant.describe('when it was asked for, ms since the epoch'),
         us: count.optional().describe('until all of it had come; absent: it had not'),
+        error: text.optional().describe('code and message, where it was given up; absent: it was not'),
       })
       .optional()
       .describe('absent: no pack was brought'),

@@ -15,6 +15,8 @@ type Placed = [first: number, count: number, place: number];
 const MOST_RUNS = 30_000;
 /** Times of one start: a look each 100 ms for a minute are 600. */
 const MOST_TIMES = 1_000;
+/** Characters of why a pack was given up. */
+const MOST_ERROR = 200;
 /** Starts that are followed at once. */
 const MOST_STORIES = 64;
 
@@ -72,6 +74,11 @@ export class StartStory {
   /** All of it came. */
   came(us: number): void {
     if (this.#pack !== undefined) this.#pack = { ...this.#pack, us };
+  }
+
+  /** The pack was given up; `error`: code and message. */
+  gaveUp(error: string): void {
+    if (this.#pack !== undefined) this.#pack = { ...this.#pack, error: error.slice(0, MOST_ERROR) };
   }
 
   /** What the log is told, by the id of the layer. A layer of which nothing was read is left out. */

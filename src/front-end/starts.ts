@@ -267,6 +267,7 @@ export class Starts {
           for (const made of [...promises.values()].flat()) made.layer.promiseEnded(made.job);
           const ms = Math.round(this.#options.now() - startedAt);
           if (failure === undefined) story.came(ms * 1000);
+          else story.gaveUp(`${failure.error.code}: ${failure.error.message}`);
           if (failure !== undefined) this.#brought.delete(key);
           else if (pack.kind !== 'files') keep(this.#whole, JSON.stringify(pack), contents);
           const what = pack.kind === 'files' ? 'start of an earlier image' : 'startup pack';

@@ -138,6 +138,11 @@ class Teller {
         );
         this.#advise('cofa status', 'which mounts are refuted');
         break;
+      case 'layer.started':
+        this.#story.push(
+          `A startup pack of image ${id} had wrong blocks: ${detail}. No program has read them; the start fetched what was left from the layers.`,
+        );
+        break;
       case 'root.refuted':
         this.#story.push(`A span table of layer ${id} is refuted: ${detail}. No new mount uses it.`);
         break;

@@ -136,18 +136,31 @@ describe('what is an incident', () => {
     expect(log.entries.find(({ seq }) => seq === one?.to)?.event.at).toBe(T0 + 103_000);
   });
 
-  test('bytes that are not what they should be: from the registry, in a sidecar, on the disk', () => {
+  test('bytes that are not what they should be: from the registry, in a sidecar, on the disk, in a startup pack', () => {
     const log = new Log().started(0).trace(100, [], ['unavailable: away', 'integrity: block 3 is another']);
     log.add(200, OTHER, { type: 'image.refuted', flat: MANIFEST, message: 'not those of the layers' });
     log.add(300, LAYER, { type: 'layer.dropped', reason: 'device-lost', message: 'gone' });
     log.add(400, LAYER, { type: 'layer.dropped', reason: 'corrupt', message: 'not the layer' });
     log.add(500, LAYER, { type: 'layer.scrubbed', blocks: 9, bad: 0, repaired: 0 });
     log.add(600, LAYER, { type: 'layer.scrubbed', blocks: 9, bad: 2, repaired: 1 });
-    expect(log.incidents().map(({ kind, causes }) => [kind, causes[0]?.detail])).toEqual([
+    const started = { type: 'layer.started', manifest: MANIFEST, start: 'default', ahead: 'pack', cores: 2 };
+    for (const [at, error] of [
+      [700, 'unavailable: away'],
+      [800, 'integrity: block 7 of the startup pack is another'],
+    ] as const) {
+      const pack = { bytes: 9, at: T0 + at * 1000, error };
+      // Each layer that the start has read tells of it.
+      for (const layer of [LAYER, OTHER])
+        log.add(at + 4, layer, { ...started, reads: [[7, 1, 1]], clock: [], pack });
+    }
+    const found = log.incidents();
+    expect(found.at(-1)?.causes).toHaveLength(1);
+    expect(found.map(({ kind, causes }) => [kind, causes[0]?.detail])).toEqual([
       ['integrity', 'block 3 is another'],
       ['integrity', 'not those of the layers'],
       ['integrity', 'not the layer'],
       ['integrity', '2 blocks were damaged on the disk, 1 were repaired'],
+      ['integrity', 'block 7 of the startup pack is another'],
     ]);
   });
 

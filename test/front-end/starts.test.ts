@@ -333,3 +333,24 @@ it('the log hears of each layer what a start read of it, in which order, and wha
     ['sha256:c', { ...common, reads: [[2, 1, 3]], foretold: [[2, 1, 4]] }],
   ]);
 });
+
+it('the log hears why a pack was given up', () => {
+  const told: unknown[] = [];
+  const layerOf = (diffId: string) => ({
+    device: { blockSize: 65_536 },
+    state: 'lazy' as const,
+    firstReads: new Uint32Array(4),
+    started: ({ pack }: { pack?: unknown }) => told.push([diffId, pack]),
+  });
+  const { asked, open } = startsOver(layerOf as never, () => time + 1_000_000);
+  const ticks = new Int32Array(starts.firstReads(4).clock);
+  starts.begin(order('p', { record: true }));
+  const error = { code: 'integrity' as const, message: 'block 7 of the startup pack is another' };
+  asked[0]?.end(0, { error, retryable: false }, {} as never);
+  open.get('sha256:a')?.firstReads?.set([1]);
+  ticks[0] = 1;
+  starts.tick();
+  starts.closing('sha256:a');
+  const pack = { bytes: 1, at: 1_000_000, error: 'integrity: block 7 of the startup pack is another' };
+  expect(told).toEqual([['sha256:a', pack]]);
+});
