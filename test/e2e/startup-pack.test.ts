@@ -8,10 +8,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { realImage } from '../../ops/images/debian.ts';
 import { pushLayout } from '../../ops/images/layout.ts';
 import { connectBus } from '../../src/bus/connection.ts';
-import { decodePack, encodePack, type PackHeader } from '../../src/pack/format.ts';
 import { PackStore } from '../../src/pack/pack-store.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
+import { spoilPack } from '../support/spoilt-pack.ts';
 import { Cleanup } from '../support/temp.ts';
 import { readTree } from '../support/tree.ts';
 import { unpackWithUmoci } from '../support/unpack.ts';
@@ -80,15 +80,7 @@ describe('a startup pack', () => {
 
     // One with wrong bytes is given up at its first wrong block, and does not come a second time.
     const [kept] = await store.list();
-    let header: PackHeader | undefined;
-    const found = (one: PackHeader) => {
-      header = one;
-    };
-    await decodePack(store.read(kept?.name ?? ''), found, () => {});
-    const zeros = encodePack(header as unknown as PackHeader, (_device, _block, length) =>
-      Buffer.alloc(length),
-    );
-    await store.put(kept?.manifest ?? '', kept?.start ?? '', zeros);
+    await spoilPack(store, kept as NonNullable<typeof kept>);
     const fourth = await startEngine(cleanup, ['--nats', nats.url, '--node', 'four']);
     expect((await coldStart(fourth)).output).toBe(cold.output);
     const isGone = async () => (await store.list()).every(({ size }) => size > (kept?.size ?? 0) / 4);

@@ -9,16 +9,22 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Relay, startRelay } from '../../ops/bench/relay.ts';
+import { IncidentList } from '../../schemas/incidents.ts';
+import { connectBus } from '../../src/bus/connection.ts';
+import { PackStore } from '../../src/pack/pack-store.ts';
 import { Layout } from '../../src/store/layout.ts';
 import { type FaultImage, offsetInTar, pushImage, readPieces, twoLayers } from '../faults/fault-image.ts';
 import { noise } from '../images/nasty.ts';
 import { type Engine, errorOf, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { freePort } from '../support/ports.ts';
+import { pushPrograms } from '../support/program-image.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { rootOf } from '../support/roots.ts';
 import { type NatsServer, startNats } from '../support/services.ts';
+import { spoilPack } from '../support/spoilt-pack.ts';
 import { Cleanup } from '../support/temp.ts';
 
+const SCRIPT = ['/bin/sh', '-c', 'cat /data/noise-0 > /dev/null'];
 const ACCOUNT = { user: 'someone', password: 'secret' };
 const cleanup = new Cleanup();
 let work: string;
@@ -115,6 +121,53 @@ async function prepared(name: string, seed: number, host = registry.host) {
   return { image, dir };
 }
 const fileOf = ({ files }: FaultImage, name: string): Buffer => files.get(name) as Buffer;
+
+test('a start, the next one with its pack, and one with a pack that was spoilt', async () => {
+  const ref = await pushPrograms(join(work, 'programs'), registry.host, 'programs', {
+    files: 4,
+    fileBytes: 1 << 20,
+  });
+  expect(await engine.cli(['index', ref])).toMatchObject({ code: 0 });
+  const start = async () => expect(await engine.cli(['run', ref, ...SCRIPT])).toMatchObject({ code: 0 });
+  const prune = async () => expect(await engine.cli(['prune', '--all'])).toMatchObject({ code: 0 });
+  await start();
+  await untilTold({
+    'images_prepared_total{origin="sidecar"}': is(1),
+    'fetched_bytes_total{class="demand"}': above(0),
+    'fetched_bytes_total{class="pack"}': is(0),
+    'fetch_seconds_count{class="demand"}': above(0),
+    'fetch_step_seconds_total{step="transfer"}': above(0),
+    read_bytes_total: above(1 << 20),
+    'start_reads_seconds_count{ahead="pack"}': is(0),
+  });
+  const bus = await connectBus({ url: nats.url }, { name: 'test' });
+  try {
+    const store = new PackStore(async () => bus);
+    const [kept] = await eventually('a pack was made', async () => {
+      const all = await store.list();
+      return all.length > 0 && all;
+    });
+    // It is made of what is here.
+    await prune();
+    await start();
+    await untilTold({
+      'fetched_bytes_total{class="pack"}': above(1 << 20),
+      'start_reads_seconds_count{ahead="pack"}': is(1),
+      'integrity_failures_total{what="pack"}': is(0),
+    });
+    await spoilPack(store, kept as NonNullable<typeof kept>);
+    await prune();
+    await start();
+    await untilTold({ 'integrity_failures_total{what="pack"}': is(1) });
+    await eventually('the black box has kept it', async () => {
+      const { stdout } = await engine.cli(['incidents', 'ls', '--json']);
+      const { incidents } = IncidentList.parse(JSON.parse(stdout));
+      return incidents.some(({ summary }) => summary.includes('the startup pack has a wrong block'));
+    });
+  } finally {
+    await bus.close();
+  }
+});
 
 test('an image without a sidecar; what no reader waits for', async () => {
   const image = await pushImage(join(work, 'plain'), registry.host, 'plain', twoLayers(6_100));
