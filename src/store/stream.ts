@@ -1,4 +1,5 @@
 /** JetStream's streams: made, widened, and what their errors mean to a caller. */
+import { setTimeout as sleepMs } from 'node:timers/promises';
 import { jetstreamManager, JetStreamApiError } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { CofaError } from '../../schemas/errors.ts';
@@ -8,6 +9,9 @@ export const REPLICAS = 3;
 
 /** JetStream's error: the cluster has not so many servers. */
 const NO_PEERS: ReadonlySet<number> = new Set([10_005, 10_023, 10_074]);
+/** Servers that start together find each other within so long, ms: a stream keeps the copies that it was made with. */
+const PEERS_MS = 5_000;
+const PEERS_STEP_MS = 250;
 
 /**
  * Creates a stream on disk, or widens the one that is there; its copies stay as they are, since the operator may have chosen them.
@@ -44,16 +48,23 @@ export function storeError(cause: unknown): CofaError {
   });
 }
 
-/** Calls `make` with the copies that there can be: three on a cluster, one elsewhere, or where the cluster is smaller. */
+/**
+ * Calls `make` with the copies that there can be: three on a cluster, one elsewhere, or where the cluster is smaller for longer than
+ * its servers take to find each other. `sleep` takes ms.
+ */
 export async function replicated<Made>(
   bus: Pick<NatsConnection, 'info'>,
   make: (replicas: number) => Promise<Made>,
+  sleep: (ms: number) => Promise<unknown> = sleepMs,
 ): Promise<Made> {
   if (bus.info?.cluster === undefined) return await make(1);
-  try {
-    return await make(REPLICAS);
-  } catch (error) {
-    if (!(error instanceof JetStreamApiError) || !NO_PEERS.has(error.code)) throw error;
-    return await make(1);
+  for (let waited = 0; ; waited += PEERS_STEP_MS) {
+    try {
+      return await make(REPLICAS);
+    } catch (error) {
+      if (!(error instanceof JetStreamApiError) || !NO_PEERS.has(error.code)) throw error;
+      if (waited >= PEERS_MS) return await make(1);
+      await sleep(PEERS_STEP_MS);
+    }
   }
 }
