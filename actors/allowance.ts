@@ -9,37 +9,44 @@ export interface AllowanceLimits {
   refillMs: number;
 }
 
+/** How many there are, and since when the next one comes, ms: plain data, for folds that are saved. */
+export interface Allowed {
+  left: number;
+  at: number;
+}
+
+/** With those that have come by now. A pause that is no multiple of `refillMs` is not lost. */
+export function refilled({ left, at }: Allowed, { burst, refillMs }: AllowanceLimits, now: number): Allowed {
+  const more = Math.max(0, Math.floor((now - at) / refillMs));
+  if (left + more >= burst) return { left: burst, at: now };
+  return { left: left + more, at: at + more * refillMs };
+}
+
 export class Allowance {
   readonly #limits: AllowanceLimits;
-  #left: number;
-  /** When the last one came, or, with all there, when one was taken, ms. */
-  #since = Number.NEGATIVE_INFINITY;
+  #allowed: Allowed;
 
   constructor(limits: AllowanceLimits) {
     this.#limits = limits;
-    this.#left = limits.burst;
+    this.#allowed = { left: limits.burst, at: Number.NEGATIVE_INFINITY };
   }
 
   /** How long until there is one, ms; 0: there is. */
   waitMs(now: number): number {
-    this.#refill(now);
-    return this.#left > 0 ? 0 : this.#since + this.#limits.refillMs - now;
+    const { left, at } = this.#refill(now);
+    return left > 0 ? 0 : at + this.#limits.refillMs - now;
   }
 
   /** Takes one. False: there is none. */
   take(now: number): boolean {
-    this.#refill(now);
-    if (this.#left === 0) return false;
-    if (this.#left === this.#limits.burst) this.#since = now;
-    this.#left -= 1;
+    const { left, at } = this.#refill(now);
+    if (left === 0) return false;
+    this.#allowed = { left: left - 1, at };
     return true;
   }
 
-  #refill(now: number): void {
-    const { burst, refillMs } = this.#limits;
-    if (this.#left === burst) return;
-    const come = Math.max(0, Math.floor((now - this.#since) / refillMs));
-    this.#left = Math.min(burst, this.#left + come);
-    this.#since += come * refillMs;
+  #refill(now: number): Allowed {
+    this.#allowed = refilled(this.#allowed, this.#limits, now);
+    return this.#allowed;
   }
 }

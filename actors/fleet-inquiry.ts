@@ -11,6 +11,7 @@
  * a member that floods this node with entries fills nothing.
  */
 import { type LedgerEntry, MAX_LEDGER_ANSWERS } from '../schemas/fleet.ts';
+import { Allowance } from './allowance.ts';
 
 export interface InquiryLimits {
   /** Nodes that are asked first. */
@@ -112,33 +113,32 @@ export class Inquiry {
 const isFlat = ({ kind, verdict }: LedgerEntry): boolean => kind === 'flat' && verdict === 'proven';
 
 /** How many questions of one member are answered at once, and in a second from then on. */
-export interface AllowanceLimits {
+export interface AskerLimits {
   burst: number;
   perSecond: number;
   /** Members of which that is remembered. */
   members: number;
 }
 
-export const ASKER_ALLOWANCE: AllowanceLimits = { burst: 64, perSecond: 8, members: 4_096 };
+export const ASKER_ALLOWANCE: AskerLimits = { burst: 64, perSecond: 8, members: 4_096 };
 
 /** Keeps a member that asks without end from costing this node more than a little. */
 export class Allowances {
-  readonly #limits: AllowanceLimits;
+  readonly #limits: AskerLimits;
   /** The one that asked last at the end. */
-  readonly #left = new Map<string, { left: number; at: number }>();
+  readonly #allowed = new Map<string, Allowance>();
 
-  constructor(limits: AllowanceLimits = ASKER_ALLOWANCE) {
+  constructor(limits: AskerLimits = ASKER_ALLOWANCE) {
     this.#limits = limits;
   }
 
   /** Whether a question of this member is answered now. `now`: ms. */
   take(member: string, now: number): boolean {
     const { burst, perSecond, members } = this.#limits;
-    const known = this.#left.get(member) ?? { left: burst, at: now };
-    const left = Math.min(burst, known.left + ((now - known.at) / 1_000) * perSecond);
-    this.#left.delete(member);
-    this.#left.set(member, { left: left >= 1 ? left - 1 : left, at: now });
-    if (this.#left.size > members) this.#left.delete(this.#left.keys().next().value as string);
-    return left >= 1;
+    const allowance = this.#allowed.get(member) ?? new Allowance({ burst, refillMs: 1_000 / perSecond });
+    this.#allowed.delete(member);
+    this.#allowed.set(member, allowance);
+    if (this.#allowed.size > members) this.#allowed.delete(this.#allowed.keys().next().value as string);
+    return allowance.take(now);
   }
 }

@@ -17,6 +17,7 @@
  * it is; what the log says later may still make it longer.
  */
 import type { CofaEvent } from '../schemas/events.ts';
+import { type Allowed, refilled } from './allowance.ts';
 import {
   INCIDENT_KINDS,
   type IncidentKind,
@@ -67,14 +68,9 @@ export interface SavedIncidents {
   openBegan: number;
   /** Complete ones that later triggers may be counted to. */
   recent: Incident[];
-  all: Allowance;
-  causes: Array<[cause: string, known: { allowed: Allowance; incident: number }]>;
+  all: Allowed;
+  causes: Array<[cause: string, known: { allowed: Allowed; incident: number }]>;
   triggers: SavedTriggers;
-}
-
-interface Allowance {
-  left: number;
-  at: number;
 }
 
 /** Triggers no further apart belong together, ms. */
@@ -118,8 +114,8 @@ export class IncidentFold {
   #open: Incident | undefined;
   #openBegan: number;
   readonly #recent: Map<number, Incident>;
-  #all: Allowance;
-  readonly #causes: Map<string, { allowed: Allowance; incident: number }>;
+  #all: Allowed;
+  readonly #causes: Map<string, { allowed: Allowed; incident: number }>;
   #complete: Incident[] = [];
   /** Events of this fold that told of a failure. */
   told = 0;
@@ -265,7 +261,7 @@ export class IncidentFold {
     this.#counted.add(incident.seq);
   }
 
-  #know(cause: string, known: { allowed: Allowance; incident: number }): void {
+  #know(cause: string, known: { allowed: Allowed; incident: number }): void {
     this.#causes.delete(cause);
     this.#causes.set(cause, known);
     if (this.#causes.size > MOST_KNOWN) this.#causes.delete(this.#causes.keys().next().value as string);
@@ -296,16 +292,6 @@ export class IncidentFold {
 }
 
 const keyOf = ({ kind, of }: Pick<Trigger, 'kind' | 'of'>): string => `${kind} ${of}`;
-
-function refilled(
-  { left, at }: Allowance,
-  { burst, refillMs }: { burst: number; refillMs: number },
-  now: number,
-): Allowance {
-  const more = Math.max(0, Math.floor((now - at) / refillMs));
-  if (left + more >= burst) return { left: burst, at: now };
-  return { left: left + more, at: at + more * refillMs };
-}
 
 const copy = (incident: Incident): Incident => ({
   ...incident,
