@@ -83,7 +83,7 @@ export class Ledger {
     this.#diffIds = new Set(options.subject.diffIds);
   }
 
-  /** Folds what a member has said, in whatever order. `from`: by the subject of its message, not by its word. */
+  /** Folds an entry that a member has sent; the order does not matter. `from`: the member that the NATS subject of its message names. */
   heard(from: string, entry: LedgerEntry): void {
     const { self, disbelieved } = this.#options;
     // What this node has found out it knows from its own log.
@@ -237,7 +237,7 @@ export class Ledger {
 
 /** What the choice of a sidecar takes of a ledger (sidecar-choice.ts). */
 export interface FleetWord {
-  /** Why nothing is vouched for, whatever a sidecar holds; undefined: something is. */
+  /** Why no member vouches for any sidecar of the image; undefined: members vouch for one. */
   silence: string | undefined;
   /** Sidecars that members have proven: they are looked at first. */
   sidecars: ReadonlySet<string>;

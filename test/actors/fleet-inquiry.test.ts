@@ -30,7 +30,7 @@ describe('a question', () => {
     expect(new Inquiry({ nodes: [], witnesses: 1 }).next(0)).toBe('over');
   });
 
-  test('is over as soon as all have answered, whatever they said', () => {
+  test('is over as soon as every member that was asked has answered, with entries or without', () => {
     const inquiry = new Inquiry({ nodes: names(3), witnesses: 1 });
     expect(asked(inquiry, 0)).toEqual(names(3));
     expect(inquiry.next(0)).toEqual({ until: patienceMs });

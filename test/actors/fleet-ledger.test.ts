@@ -122,7 +122,7 @@ describe('a sidecar is vouched for by the fleet', () => {
 });
 
 describe('what this node has found out', () => {
-  test('stands, whatever members say; who said otherwise is a liar, and nothing that it said counts', () => {
+  test('stands against members; a member that contradicts it is a liar, and the ledger counts none of its entries', () => {
     const ledger = ledgerOf();
     for (const entry of [flat(FORGED), proven(WRONG)]) ledger.heard('liar', entry);
     expect(ledger.vouch(whole(WRONG, FORGED))).toEqual({ members: ['liar'] });
@@ -174,7 +174,7 @@ test('a member that contradicts itself counts for nothing, and disturbs no one',
   expect(ledger.vouch(whole())).toEqual({ members: ['honest'] });
 });
 
-test('whatever members say, in whatever order: what this node knows stands, and no liar is alone to vouch for a forgery that another contradicts', () => {
+test('entries of members in any order: what this node has proven stands, and no liar alone vouches for a forgery that another member contradicts', () => {
   const entries = fc.array(
     fc.record({
       from: fc.constantFrom('one', 'two', 'three', 'self-proof'),
