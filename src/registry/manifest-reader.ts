@@ -88,12 +88,12 @@ export async function fetchManifest(
       // What has the digest that was asked for is right, and so it is for each host.
       let isProven = false;
       try {
-        const bytes = await checkedBytes(reply, { registry, tagOrDigest, what, signal });
+        const { bytes, digest } = await checkedBytes(reply, { registry, tagOrDigest, what, signal });
         isProven = isDigest(tagOrDigest);
         const parsed = parseManifest(bytes, header(reply, 'content-type'), `${registry}/${name}`);
         const { mediaType } = parsed.kind === 'index' ? parsed.index : parsed.manifest;
         return {
-          descriptor: { mediaType, digest: digestOf(bytes), size: bytes.length },
+          descriptor: { mediaType, digest, size: bytes.length },
           bytes,
           parsed,
           isPublic,
@@ -112,16 +112,16 @@ export async function fetchManifest(
 /** The bytes are not those of the digest. */
 class OtherBytes extends CofaError {}
 
-/** The body of an answer. Errors: `integrity` for other bytes than the digest's and for too many; those of the connection. */
+/** The body of an answer, and its digest. Errors: `integrity` for other bytes than the digest's and for too many; those of the connection. */
 async function checkedBytes(
   reply: ApiReply,
   of: { registry: string; tagOrDigest: string; what: string; signal: AbortSignal | undefined },
-): Promise<Buffer> {
+): Promise<{ bytes: Buffer; digest: string }> {
   const { registry, tagOrDigest, what, signal } = of;
   const bytes = await readBody(reply, MAX_MANIFEST, what, signal);
   const digest = digestOf(bytes);
   const promised = isDigest(tagOrDigest) ? tagOrDigest : header(reply, 'docker-content-digest');
-  if (!isDigest(promised) || promised === digest) return bytes;
+  if (!isDigest(promised) || promised === digest) return { bytes, digest };
   throw new OtherBytes(
     'integrity',
     `${reply.mirror ?? registry} sends a ${what} whose digest is ${digest}, not ${promised}`,
