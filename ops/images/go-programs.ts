@@ -30,9 +30,14 @@ export interface GoPrograms {
   staged?: Staged;
 }
 
-/** Kubernetes publishes its folder `staging/src/k8s.io/api` as the module k8s.io/api, with a version of its own. */
+/**
+ * Kubernetes publishes its folder `staging/src/k8s.io/api` as the module k8s.io/api, with a version of its own; SOCI's
+ * programs are a module in a folder of the module that they want.
+ */
 export interface Staged {
   module: string;
+  /** Of the module; that of the programs by default. */
+  moduleVersion?: string;
   /** Of the folders' modules. */
   version: string;
   /** Programs by the name that Go gives them, and the one that people know. */
@@ -149,8 +154,8 @@ async function buildStaged(o: {
   env: NodeJS.ProcessEnv;
   into: string;
 }): Promise<void> {
-  const { version, packages, flags, staged, into } = o;
-  const { module, version: parts, names = {} } = staged;
+  const { packages, flags, staged, into } = o;
+  const { module, moduleVersion: version = o.version, version: parts, names = {} } = staged;
   const folder = await mkdtemp(join(tmpdir(), 'cofa-go-'));
   const limits = { timeout: BUILD_MS, maxBuffer: 64 << 20, cwd: folder };
   // go.sum is written as modules come, each of them checked against Go's checksum database.
@@ -180,7 +185,7 @@ export function stagedModule(
   const own = text
     .replace(/^module .*$/m, 'module judge')
     .replaceAll(
-      /^(\s*(\S+) => )\.\/staging\/src\/\S+$/gm,
+      /^(\s*(?:replace )?(\S+)(?: \S+)? => )\.\.?\/\S*$/gm,
       (_, line: string, name: string) => `${line}${name} ${parts}`,
     );
   return `${own.trimEnd()}\n\nrequire ${module} ${version}\n`;

@@ -24,7 +24,13 @@ const kubernetesVersion = ['k8s.io/component-base/version', 'k8s.io/client-go/pk
   ])
   .join(' ');
 
-/** containerd of each supported branch, docker's newest daemon, nerdctl with its builder, Kubernetes, Helm, and the kubelet's suite. */
+const SOCI = 'github.com/awslabs/soci-snapshotter';
+const SOCI_VERSION = 'v0.16.1';
+
+/**
+ * containerd of each supported branch, docker's newest daemon, nerdctl with its builder, Kubernetes, Helm, the kubelet's
+ * suite, and SOCI's snapshotter.
+ */
 export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
   'containerd-2.3': containerd('v2.3.7'),
@@ -85,6 +91,19 @@ export const JUDGES = {
     version: 'v1.37.0',
     packages: [],
     suites: { module: 'sigs.k8s.io/cri-tools', folders: ['cmd/critest'] },
+  },
+  // A rival of the benchmarks. It reads gzip by zlib, so it wants a C compiler and zlib1g-dev.
+  soci: {
+    name: 'soci',
+    version: SOCI_VERSION,
+    packages: ['soci', 'soci-snapshotter-grpc'].map((name) => `${SOCI}/cmd/${name}`),
+    flags: ['-trimpath', '-ldflags', `-s -w -X ${SOCI}/version.Version=${SOCI_VERSION}`],
+    // Its programs are a module without a version of its own: the one of the release's commit.
+    staged: {
+      module: `${SOCI}/cmd`,
+      moduleVersion: 'v0.0.0-20260930233240-61147fe7c929',
+      version: SOCI_VERSION,
+    },
   },
 } as const satisfies Record<string, GoPrograms>;
 

@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import { stagedModule } from '../../ops/images/go-programs.ts';
 import { JUDGES, judgeAtHand } from '../../ops/images/judges.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -33,4 +34,35 @@ test('ops/judges lists what there is, and refuses names that it does not know', 
     status: 2,
     stderr: `judges: "cri-o" is not one of ${Object.keys(JUDGES).join(', ')}\n`,
   });
+});
+
+test('folders that a go.mod wants become modules by their versions: those below it, and the one above it', () => {
+  const kubernetes = [
+    'module k8s.io/kubernetes',
+    'replace (',
+    '\tk8s.io/api => ./staging/src/k8s.io/api',
+    ')',
+  ];
+  expect(
+    stagedModule(kubernetes.join('\n'), { module: 'k8s.io/kubernetes', version: 'v1.2.3', parts: 'v0.2.3' }),
+  ).toBe(
+    'module judge\nreplace (\n\tk8s.io/api => k8s.io/api v0.2.3\n)\n\nrequire k8s.io/kubernetes v1.2.3\n',
+  );
+  const soci = [
+    'module example.org/soci/cmd',
+    'replace example.org/soci v0.0.0-local => ../',
+    'replace example.org/other => example.org/fork v1.0.0',
+  ];
+  expect(
+    stagedModule(soci.join('\n'), { module: 'example.org/soci/cmd', version: 'v0.0.0-1', parts: 'v0.1.0' }),
+  ).toBe(
+    [
+      'module judge',
+      'replace example.org/soci v0.0.0-local => example.org/soci v0.1.0',
+      'replace example.org/other => example.org/fork v1.0.0',
+      '',
+      'require example.org/soci/cmd v0.0.0-1',
+      '',
+    ].join('\n'),
+  );
 });
