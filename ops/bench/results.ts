@@ -29,16 +29,13 @@ export function noResults(machine: Results['machine'], link: Results['link']): R
   return { machine, link, starts: [], files: [], index: [], whole: [], background: [], scale: [] };
 }
 
-/** A way that only the earlier run measured stays: strangers are measured way by way, too. */
-function withEarlierWays(
-  earlier: readonly StrangerStarts[] = [],
-  later: readonly StrangerStarts[] = [],
-): StrangerStarts[] {
+/** A way that only the earlier run measured stays, and each has its place: starts are measured way by way, too. */
+function withEarlierWays<T extends Starts>(earlier: readonly T[] = [], later: readonly T[] = []): T[] {
   const images = new Map(earlier.map((one) => [one.image, one]));
   for (const one of later) {
-    const known = images.get(one.image)?.ways ?? [];
-    const kept = known.filter(({ name }) => !one.ways.some((way) => way.name === name));
-    images.set(one.image, { ...one, ways: [...kept, ...one.ways] });
+    const ways = new Map(images.get(one.image)?.ways.map((way) => [way.name, way]));
+    for (const way of one.ways) ways.set(way.name, way);
+    images.set(one.image, { ...one, ways: [...ways.values()] });
   }
   return [...images.values()];
 }
@@ -65,7 +62,7 @@ export function merged(earlier: Results, later: Results): Results {
   return {
     machine: later.machine,
     link: later.link,
-    starts: lists(({ starts }) => starts, byImage),
+    starts: withEarlierWays(earlier.starts, later.starts),
     strangers: withEarlierWays(earlier.strangers, later.strangers),
     files: lists(({ files }) => files, byImage),
     index: lists(({ index }) => index, byImage),

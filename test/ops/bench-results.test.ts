@@ -37,6 +37,24 @@ test('a later run takes the place of the same images, and leaves the others', ()
   ]);
 });
 
+test('a later run of some ways leaves the others of the image, each in its place', () => {
+  const earlier = starts('demo', 900);
+  const later = { ...starts('demo', 500), ways: starts('demo', 500).ways.slice(1) };
+  const other = { ...later, ways: later.ways.map((way) => ({ ...way, name: 'SOCI, lazy' })) };
+  for (const both of [
+    merged(results(earlier), results({ ...later, ways: [...other.ways, ...later.ways] })).starts,
+    merged(
+      { ...results(), strangers: [{ ...earlier, heldOut: true }] },
+      { ...results(), strangers: [{ ...later, ways: [...other.ways, ...later.ways], heldOut: true }] },
+    ).strangers,
+  ])
+    expect(both?.[0]?.ways.map(({ name, cold }) => [name, cold[0]?.totalMs])).toEqual([
+      ['containerd', 5_200],
+      ['cofa, pack', 500],
+      ['SOCI, lazy', 500],
+    ]);
+});
+
 test('results of another link or machine are not put into one table', () => {
   const other = noResults(MACHINE, { rate: '24M', rttMs: 5 });
   expect(() => merged(results(), other)).toThrow(/another link: .*1G.*, not .*24M/);
