@@ -23,6 +23,7 @@ import { captionOf, plotStarts } from './plot.ts';
 import { parseRate } from './relay.ts';
 import { merged, noResults, type Results } from './results.ts';
 import { measureScale, SCALES } from './scale.ts';
+import { SOCI_NAMES, sociWays } from './soci.ts';
 import { stargzWays } from './stargz.ts';
 import { readWhole } from './whole.ts';
 import { measureStarts, type Starts } from './starts.ts';
@@ -211,9 +212,12 @@ async function chosenWays(): Promise<Way[]> {
   const wanted = values.ways?.split(';').map((one) => one.trim());
   const isWanted = (name: string) => wanted?.includes(name) ?? true;
   const current = CURRENT_NAMES.some(isWanted) ? await currentContainerd(say) : [];
-  const peers = values.peers ? [...stargzWays(), ...nydusWays()] : [];
+  const soci = values.peers && SOCI_NAMES.some(isWanted) ? await sociWays(say) : [];
+  const peers = values.peers ? [...stargzWays(), ...nydusWays(), ...soci] : [];
   const clients = values.clients ? Object.values(await clientWays(say)) : [];
   const all: Way[] = [CONTAINERD, ...current, UNPREPARED, NO_PACK, PACK, ...clients, ...peers];
+  const missing = wanted?.filter((one) => all.every(({ name }) => name !== one)) ?? [];
+  if (missing.length > 0) say(`without ${missing.join('; ')}: no way has that name here`);
   return all.filter(({ name }) => isWanted(name));
 }
 

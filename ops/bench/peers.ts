@@ -5,12 +5,13 @@ import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { appendFile, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Containerd, startContainerd } from '../../test/support/services.ts';
+import { type Containerd, type ContainerdOptions, startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { timed } from './measure.ts';
 import type { Repositories } from './ways.ts';
 
-const NAMESPACE = 'cofa-test';
+/** Of all that a peer does in its containerd. */
+export const NAMESPACE = 'cofa-test';
 
 /** How long the optimizer watches a start, s: longer than it takes. */
 export const WATCH_S = 30;
@@ -33,7 +34,15 @@ export async function startSnapshotter(
     folder,
     socket,
     command,
-  }: { name: string; folder: string; socket: string; command: [string, ...string[]] },
+    containerd: options = {},
+  }: {
+    name: string;
+    folder: string;
+    socket: string;
+    command: [string, ...string[]];
+    /** What `configure` appends comes after the snapshotter's section. */
+    containerd?: ContainerdOptions;
+  },
 ): Promise<Containerd> {
   const file = join(folder, 'log');
   const log = openSync(file, 'a');
@@ -51,8 +60,11 @@ export async function startSnapshotter(
     await sleep(50);
   }
   const containerd = await startContainerd({
-    configure: (config) =>
-      appendFile(config, `[proxy_plugins.${name}]\n  type = "snapshot"\n  address = "${socket}"\n`),
+    ...options,
+    configure: async (config) => {
+      await appendFile(config, `[proxy_plugins.${name}]\n  type = "snapshot"\n  address = "${socket}"\n`);
+      await options.configure?.(config);
+    },
   });
   cleanup.defer(() => containerd.stop());
   return containerd;

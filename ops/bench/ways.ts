@@ -199,7 +199,8 @@ export function withContainerd(
   };
 }
 
-function containerdNode(
+/** Pulls `ref` into a snapshotter and runs it; `path`: where `ctr` is, a PATH. */
+export function containerdNode(
   containerd: Containerd,
   snapshotter: string,
   ref: string,
