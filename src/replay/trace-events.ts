@@ -4,11 +4,18 @@
  * since the beginning of the trace.
  *
  *     process 1   mounts     a slice a mount, and in it the phases of its start
- *     process 2   reads      those that waited; an arrow comes from each fetch that they waited for
+ *     process 2   reads      those that waited; an arrow joins them with each fetch that they waited for
  *     process 3   fetches    by fetcher, with their steps: queue, first byte, transfer, verify, write
  *     process 4   events     one mark an event of the log
  *
- * Slices of one thread may lie in one another and must not cross: what crosses gets a thread (a lane) of its own.
+ * Slices of one thread may lie in one another and must not cross: what crosses gets a thread (a lane) of its own. Perfetto's
+ * importer (trace_sorter.h, slice_tracker.cc, flow_tracker.cc) has rules of its own:
+ *
+ * - Of slices that begin together it takes the longer one to be around the other. So a slice without length would lie in
+ *   the one that begins where it ends: phases and steps without length have none.
+ * - Marks of one moment lie in one another, up to 512 deep.
+ * - An arrow leads from the slice that began first to the other one, whatever the trace says, and each of its ends is in the
+ *   innermost slice of its moment.
  */
 import { type MountStory, mountsOf, phasesOf } from './start-phases.ts';
 import type { ReplayLog } from './replay-log.ts';
@@ -38,6 +45,10 @@ const EVENTS = 4;
 const NAMES = { [MOUNTS]: 'mounts', [READS]: 'reads that waited', [FETCHES]: 'fetches', [EVENTS]: 'log' };
 /** Threads of a process have numbers from this times its own on: no number is of two processes. */
 const MOST_LANES = 100_000;
+/** In place of a lane. */
+const MAIN = 0;
+/** µs of a millisecond, the unit of events' times. */
+const US = 1000;
 /** Paths that a read names. */
 const MOST_PATHS = 8;
 
@@ -58,14 +69,16 @@ export function wholeOf(log: ReplayLog): Stretch {
 
 /** The entries of a stretch. What began before it is left out. */
 export function* traceEvents(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
-  // Perfetto's importer gives a name to the last thread of that number, whatever its process (json_trace_parser_impl.cc).
-  for (const event of entriesOf(log, stretch)) yield { ...event, tid: event.pid * MOST_LANES + event.tid };
+  // Perfetto's importer gives a name to the last thread of that number, whatever its process (json_trace_parser.cc). What is
+  // said of a process belongs to its main thread, which has the number of the process: another would be an empty thread.
+  for (const event of entriesOf(log, stretch))
+    yield { ...event, tid: event.tid === MAIN ? event.pid : event.pid * MOST_LANES + event.tid };
 }
 
 function* entriesOf(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
-  const us = (at: number) => Math.max(0, Math.round((at - stretch.from) * 1000));
+  const us = (at: number) => Math.max(0, Math.round((at - stretch.from) * US));
   for (const [pid, name] of Object.entries(NAMES)) {
-    const own = { ph: 'M', pid: Number(pid), tid: 0 } as const;
+    const own = { ph: 'M', pid: Number(pid), tid: MAIN } as const;
     yield { ...own, name: 'process_name', args: { name } };
     yield { ...own, name: 'process_sort_index', args: { sort_index: Number(pid) } };
   }
@@ -101,7 +114,8 @@ function* mountEvents(log: ReplayLog, stretch: Stretch, us: ToUs): IterableItera
     yield { ...own, name: mount.ref, ts: us(from), dur: us(to) - us(from), args };
     for (const { phase, at, end, what } of phasesOf(log, mount, to)) {
       const ts = Math.max(us(at), us(from));
-      yield { ...own, name: phase, ts, dur: Math.max(0, Math.min(us(end), us(to)) - ts), args: { what } };
+      const dur = Math.min(us(end), us(to)) - ts;
+      if (dur > 0) yield { ...own, name: phase, ts, dur, args: { what } };
     }
   }
 }
@@ -151,8 +165,8 @@ function* fetchEvents(
       args,
     };
     for (const { step, startUs, us: dur } of partsOf(job)) {
-      const began = Math.min(ts + startUs, end);
-      yield { ...own, name: step, ts: began, dur: Math.min(dur, end - began), args: {} };
+      const began = ts + startUs;
+      if (began < end) yield { ...own, name: step, ts: began, dur: Math.min(dur, end - began), args: {} };
     }
   }
 }
@@ -194,23 +208,26 @@ function* readEvents(
       read.jobs.flatMap((job) => byNumber.get(`${layer} ${job}`) ?? []),
     );
     for (const job of mine) {
-      const from = placed.get(job);
-      // An arrow leads from a moment to one that is not before it, and both lie in their slices.
-      if (from === undefined || from.end > end || from.end < ts) continue;
+      const fetch = placed.get(job);
+      if (fetch === undefined) continue;
       flow += 1;
-      const own = { name: 'waited for', cat: 'wait', id: flow } as const;
-      const left = Math.max(from.ts, from.end - 1);
-      yield { ...own, ph: 's', pid: FETCHES, tid: from.tid, ts: left };
-      yield {
-        ...own,
-        ph: 'f',
-        bp: 'e',
-        pid: READS,
-        tid,
-        ts: Math.min(Math.max(left, ts), Math.max(ts, end - 1)),
-      };
+      yield* arrow(flow, { pid: FETCHES, ...fetch }, { pid: READS, tid, ts, end });
     }
   }
+}
+
+/** Leads from the slice that began first, or from `one`, to the beginning of the other one. */
+function* arrow(
+  id: number,
+  one: Placed & { pid: number },
+  other: Placed & { pid: number },
+): IterableIterator<TraceEvent> {
+  const [first, next] = one.ts <= other.ts ? [one, other] : [other, one];
+  const own = { name: 'waited for', cat: 'wait', id } as const;
+  // `queuedAt` is whole milliseconds, so a fetch may seem to begin after its read has ended.
+  const left = Math.max(first.ts, Math.min(next.ts, first.end - 1));
+  yield { ...own, ph: 's', pid: first.pid, tid: first.tid, ts: left };
+  yield { ...own, ph: 'f', bp: 'e', pid: next.pid, tid: next.tid, ts: next.ts };
 }
 
 function pathsOf(log: ReplayLog, { layer, block, blocks }: TracedRead): string[] {
@@ -222,19 +239,24 @@ function pathsOf(log: ReplayLog, { layer, block, blocks }: TracedRead): string[]
 
 // ── Events ──
 
+/** Events of one millisecond lie a microsecond apart, in their order. */
 function* logEvents(log: ReplayLog, stretch: Stretch, us: ToUs): IterableIterator<TraceEvent> {
   const { timeline, count } = log;
+  const own = { pid: EVENTS, tid: 1 } as const;
+  let last = { at: Number.NaN, of: 0 };
   for (let index = 0; index < count; index++) {
     const [at, type] = [timeline.timeAt(index), timeline.typeAt(index)];
     // Traces are the slices above.
     if (type === 'layer.trace' || !isIn(stretch, at)) continue;
-    const own = { pid: EVENTS, tid: 1, cat: timeline.kindAt(index) };
+    if (Number.isNaN(last.at)) yield { ...own, ph: 'M', name: 'thread_name', args: { name: 'events' } };
+    last = { at, of: last.at === at ? Math.min(last.of + 1, US - 1) : 0 };
     yield {
       ...own,
       ph: 'i',
       s: 't',
+      cat: timeline.kindAt(index),
       name: type,
-      ts: us(at),
+      ts: us(at) + last.of,
       args: { seq: timeline.seqAt(index), id: timeline.idAt(index) },
     };
   }

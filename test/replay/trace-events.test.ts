@@ -11,7 +11,7 @@ import { type TraceEvent, traceEvents, wholeOf } from '../../src/replay/trace-ev
 import { explainStart } from '../../src/replay/why-start.ts';
 import { errorOf, runCofa } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
-import { logOf, MOUNT, sampleRecords, START } from './sample-log.ts';
+import { LAYER_A, logOf, MOUNT, record, sampleRecords, START } from './sample-log.ts';
 import { syntheticRecords } from './synthetic-log.ts';
 import { FILE, flawsOf, type Slice } from './trace-format.ts';
 
@@ -54,8 +54,23 @@ test('the sample: phases, reads with arrows from their fetches, and events', () 
     'other',
   ]);
   expect(steps.reduce((sum, { dur }) => sum + dur, 0)).toBe(40_000);
-  expect(events.filter(({ ph }) => ph === 's').length).toBeGreaterThanOrEqual(3);
+  // Each read waited for one fetch.
+  expect(events.filter(({ ph }) => ph === 's')).toHaveLength(6);
   expect(events.filter(({ ph }) => ph === 'i')).toHaveLength(log.count - log.traces.count);
+});
+
+test('events of one millisecond keep their order, and lie apart', () => {
+  const records = sampleRecords();
+  const before = records.length;
+  for (let more = 0; more < 600; more++)
+    records.push(record(1_000 + more, 5_200, 'layer', LAYER_A, { type: 'layer.blocks', ranges: [[0, 1]] }));
+  const log = logOf(records);
+  const events = [...traceEvents(log, wholeOf(log))];
+  expect(flawsOf(events)).toEqual([]);
+  const marks = events.flatMap((event) => (event.ph === 'i' ? [event] : []));
+  expect(marks.slice(-600).map(({ ts, args }) => [ts, args.seq])).toEqual(
+    records.slice(before).map(({ seq }, index) => [5_200_000 + index, seq]),
+  );
 });
 
 test('a stretch has nothing that began before or after it', () => {

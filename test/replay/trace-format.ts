@@ -43,26 +43,46 @@ export function flawsOf(events: readonly TraceEvent[]): string[] {
     if (!success) flaws.push(`${JSON.stringify(event)}: ${z.prettifyError(error)}`);
   }
   const threads = new Map<string, Slice[]>();
+  const used = new Set<string>();
   const named = new Set<string>();
   const processes = new Map<number, number>();
+  const marks = new Set<string>();
   for (const event of events) {
     const thread = `${event.pid}/${event.tid}`;
     if (event.ph === 'M' && event.name === 'thread_name') named.add(thread);
+    if (event.ph === 'M' && event.name === 'process_name') named.add(`${event.pid}`);
+    // Perfetto gives each process a main thread of its number, and makes a thread of each other number.
+    if (event.ph === 'M' && event.name !== 'thread_name' && event.tid !== event.pid)
+      flaws.push(`${event.name} of process ${event.pid} is in thread ${event.tid}`);
     // Perfetto names the last thread of a number, whatever its process.
     if ((processes.get(event.tid) ?? event.pid) !== event.pid)
       flaws.push(`thread ${event.tid} is of two processes`);
     processes.set(event.tid, event.pid);
     if (event.ph === 'X') threads.set(thread, [...(threads.get(thread) ?? []), event]);
+    if (event.ph === 'X' || event.ph === 'i') used.add(thread);
+    if (event.ph !== 'i') continue;
+    // Perfetto lays marks of one moment into one another.
+    if (marks.has(`${thread} ${event.ts}`)) flaws.push(`two marks of thread ${thread} at ${event.ts}`);
+    marks.add(`${thread} ${event.ts}`);
   }
-  for (const [thread, slices] of threads) {
+  for (const thread of used) {
     if (!named.has(thread)) flaws.push(`thread ${thread} has no name`);
-    const open: number[] = [];
-    for (const { name, ts, dur } of slices.toSorted((a, b) => a.ts - b.ts || b.dur - a.dur)) {
-      while (open.length > 0 && (open.at(-1) as number) <= ts) open.pop();
-      const end = open.at(-1);
-      if (end !== undefined && ts + dur > end)
+    const [process = ''] = thread.split('/');
+    if (!named.has(process)) flaws.push(`process ${process} has no name`);
+  }
+  for (const thread of named)
+    if (thread.includes('/') && !used.has(thread)) flaws.push(`thread ${thread} is empty`);
+  for (const [thread, slices] of threads) {
+    const open: Slice[] = [];
+    for (const slice of slices.toSorted((a, b) => a.ts - b.ts || b.dur - a.dur)) {
+      const { name, ts, dur } = slice;
+      // Perfetto takes the longer one of two that begin together to be around the other.
+      if (dur === 0 && open.some((one) => one.ts === ts || one.ts + one.dur === ts))
+        flaws.push(`${name} of thread ${thread} has no length, and another begins or ends there`);
+      while (open.length > 0 && endOf(open.at(-1)) <= ts) open.pop();
+      if (open.length > 0 && ts + dur > endOf(open.at(-1)))
         flaws.push(`${name} of thread ${thread} crosses the one around it`);
-      open.push(ts + dur);
+      open.push(slice);
     }
   }
   const flows = new Map<number, Array<TraceEvent & { ph: 's' | 'f' }>>();
@@ -72,12 +92,24 @@ export function flawsOf(events: readonly TraceEvent[]): string[] {
     const [from, to] = ends;
     if (ends.length !== 2 || from?.ph !== 's' || to?.ph !== 'f') flaws.push(`arrow ${id} has not two ends`);
     else if (to.ts < from.ts) flaws.push(`arrow ${id} leads back in time`);
-    for (const { pid, tid, ts } of ends) {
-      const around = threads
-        .get(`${pid}/${tid}`)
-        ?.some((slice) => slice.ts <= ts && ts <= slice.ts + slice.dur);
-      if (around !== true) flaws.push(`arrow ${id} has an end in no slice`);
-    }
+    const slices = ends.map(({ pid, tid, ts }) => innermostAt(threads.get(`${pid}/${tid}`) ?? [], ts));
+    if (slices.includes(undefined)) flaws.push(`arrow ${id} has an end in no slice`);
+    // Perfetto would turn it.
+    const [first, next] = slices;
+    if (first !== undefined && next !== undefined && first.ts > next.ts)
+      flaws.push(`arrow ${id} leads to a slice that began before its own`);
   }
   return flaws;
+}
+
+const endOf = (slice: Slice | undefined): number => (slice === undefined ? 0 : slice.ts + slice.dur);
+
+/** The slice that Perfetto ties an arrow's end to. */
+function innermostAt(slices: readonly Slice[], at: number): Slice | undefined {
+  let found: Slice | undefined;
+  for (const slice of slices) {
+    const isAround = slice.ts <= at && (at < endOf(slice) || (slice.dur === 0 && slice.ts === at));
+    if (isAround && (found === undefined || slice.ts > found.ts || slice.dur < found.dur)) found = slice;
+  }
+  return found;
 }
