@@ -28,7 +28,7 @@ const WHOLE = [
   'ops/{install,oci-image,pulled-image,relay,release,systemd}',
   'pack/pack-store',
   'registry/{docker-registry,transport}',
-  'replay/{engine,live-log,slow-starts,start-wall}',
+  'replay/{engine,live-log,perfetto,slow-starts,start-wall}',
   'signature/cosign',
   'snapshotter/*',
   'store/{disk-room,event-log,event-log-faults,flawed-records,lock,replay,snapshots,torn-log}',

@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, test, vi } from 'vitest';
 import { stagedModule } from '../../ops/images/go-programs.ts';
 import { JUDGES, judgeAtHand } from '../../ops/images/judges.ts';
+import { PERFETTO, perfettoUi } from '../../ops/images/perfetto.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
@@ -65,4 +66,18 @@ test('folders that a go.mod wants become modules by their versions: those below 
       '',
     ].join('\n'),
   );
+});
+
+test('Perfetto is done without where pip finds no way to it, and nothing half stays', async () => {
+  const cache = await cleanup.tempDir('perfetto-none');
+  const said: string[] = [];
+  vi.stubEnv('PIP_NO_INDEX', '1');
+  vi.stubEnv('PIP_FIND_LINKS', cache);
+  try {
+    expect(await perfettoUi({ cache, onProgress: (line) => said.push(line) })).toBeUndefined();
+  } finally {
+    vi.unstubAllEnvs();
+  }
+  expect(said.at(-1)).toMatch(new RegExp(`^no Perfetto ${PERFETTO.version}: `));
+  expect(readdirSync(cache)).toEqual([]);
 });
