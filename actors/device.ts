@@ -80,3 +80,15 @@ export const layersOfImage = ({
   prepared,
 }: Pick<ImageFacts, 'resolved' | 'prepared'>): Set<string> =>
   new Set([...resolved.layers.map(({ diffId }) => diffId), ...(prepared?.devices.map(layerIdOf) ?? [])]);
+
+/** What flat metadata are made of: the same bytes are another layer where they are a file, or the file has another name. */
+export const layersText = (
+  layers: ReadonlyArray<Pick<EventOf<'image.resolved'>['layers'][number], 'diffId' | 'file'>>,
+): string =>
+  layers
+    .map(({ diffId, file }) =>
+      file === undefined
+        ? diffId
+        : `${diffId} ${JSON.stringify([file.path, file.mode, file.uid, file.gid, file.mtime])}`,
+    )
+    .join('\n');

@@ -18,7 +18,7 @@
  */
 import type { EventOf } from '../schemas/events.ts';
 import type { LedgerEntry, LedgerHeard, LedgerSubject } from '../schemas/fleet.ts';
-import { rootsOfImage } from './device.ts';
+import { layersText, rootsOfImage } from './device.ts';
 import { type ImageFacts, proofOf, type RootFacts } from './node-state.ts';
 import { membersOfVoucher } from './voucher.ts';
 
@@ -256,14 +256,6 @@ export const fleetWord = (
   vouch: (contents) => ledger.vouch(contents),
 });
 
-/** Where no member could be asked. */
-export const silentFleet = (silence: string): FleetWord => ({
-  silence,
-  sidecars: new Set(),
-  provesRoot: () => false,
-  vouch: () => ({ reason: silence }),
-});
-
 function silenceOf({ disputes }: Ledger, nodes: number, answered: number): string {
   if (disputes.length > 0) return `members of the fleet disagree about ${disputes.join(', ')}`;
   if (nodes === 0) return 'no other node of the fleet is there';
@@ -330,18 +322,6 @@ export const claimText = (entries: readonly LedgerEntry[]): string =>
       ];
     })
     .toSorted()
-    .join('\n');
-
-/** What flat metadata are made of: the same bytes are another layer where they are a file, or the file has another name. */
-export const layersText = (
-  layers: ReadonlyArray<Pick<EventOf<'image.resolved'>['layers'][number], 'diffId' | 'file'>>,
-): string =>
-  layers
-    .map(({ diffId, file }) =>
-      file === undefined
-        ? diffId
-        : `${diffId} ${JSON.stringify([file.path, file.mode, file.uid, file.gid, file.mtime])}`,
-    )
     .join('\n');
 
 // ── Who was believed ──

@@ -167,3 +167,11 @@ function fleetReason({ policy, fleet }: ChoiceFacts, contents?: SidecarContents)
 /** Whether a sidecar that failed with this code ends the choice: no other one would do either. */
 export const endsChoice = (code: string): boolean => FATAL.has(code);
 const FATAL: ReadonlySet<string> = new Set(['unauthorized', 'no-space', 'environment']);
+
+/** Where no member could be asked. */
+export const silentFleet = (silence: string): FleetWord => ({
+  silence,
+  sidecars: new Set(),
+  provesRoot: () => false,
+  vouch: () => ({ reason: silence }),
+});

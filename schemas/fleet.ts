@@ -184,7 +184,7 @@ export const MAX_LEDGER_ANSWERS = 8;
 export type LedgerEntry = { v: 1; verdict: 'proven' | 'refuted' } & (
   | { kind: 'root'; diffId: string; root: string }
   /**
-   * `layers`: digest over the layers (`layersText`, actors/fleet-ledger.ts); `revision`: of the builder that this member has
+   * `layers`: digest over the layers (`layersText`, actors/device.ts); `revision`: of the builder that this member has
    * run; `flat`: digest of the flat metadata; `sidecar`: of the sidecar that had them, where one did.
    */
   | { kind: 'flat'; layers: string; revision: number; flat: string; sidecar?: string }

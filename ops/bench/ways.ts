@@ -135,9 +135,12 @@ const NO_ENGINE = 9;
 
 export type Cofa = (...args: string[]) => ReturnType<typeof timed>;
 
-/** An engine with an empty root and a NATS of its own; `program`: the `cofa` of another checkout, `up`: options for it. */
+/**
+ * An engine with an empty root and a NATS of its own; `program`: the `cofa` of another checkout, `up`: options for it. `work` hears
+ * how long `cofa up` took, ms.
+ */
 export async function onFreshEngine<T>(
-  work: (cofa: Cofa, root: string) => Promise<T>,
+  work: (cofa: Cofa, root: string, upMs: number) => Promise<T>,
   program = COFA,
   up: readonly string[] = [],
 ): Promise<T> {
@@ -153,9 +156,9 @@ export async function onFreshEngine<T>(
     );
     // The word for policy registry that every version knows: no bench but the demo signs.
     const trust = up.includes('--keys') ? [] : ['--trust', 'always'];
-    await cofa('up', '--no-snapshotter', ...trust, ...up);
+    const { totalMs } = await cofa('up', '--no-snapshotter', ...trust, ...up);
     await sleep(CALM_MS);
-    const done = await work(cofa, root);
+    const done = await work(cofa, root, totalMs);
     await cleanup.run();
     return done;
   } catch (error) {

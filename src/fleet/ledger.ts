@@ -24,8 +24,8 @@ export interface LedgerTalkOptions {
   /** Other nodes that may be asked: live ones whose word counts. */
   nodes: () => string[];
   send: (to: string, said: Said) => void;
-  /** What this node has found out. On a machine without an engine: nothing. */
-  prove: (subject: LedgerSubject) => Promise<readonly LedgerEntry[]>;
+  /** What this node has found out, as its engine says it; what are no entries counts as nothing. On a machine without an engine: nothing. */
+  prove: (subject: LedgerSubject) => Promise<unknown>;
   clock: Pick<Clock, 'now' | 'after'>;
   /** Uniform in [0, 1). */
   random: () => number;

@@ -9,7 +9,7 @@ import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
 import { ActorHost } from './actor-host.ts';
-import type { LedgerEntry, LedgerSubject } from '../../schemas/fleet.ts';
+import type { LedgerEntry } from '../../schemas/fleet.ts';
 import type { Sample } from '../../schemas/metrics.ts';
 import { type FleetNews, fromChild, type ToChild } from './parent-link.ts';
 import { type Clock, type Ports, realPorts, type Timer } from './ports.ts';
@@ -81,8 +81,8 @@ export interface LinkOptions {
   onReady?: () => void;
   /** It is the member of a fleet, and says who came and went. */
   onFleet?: (news: FleetNews) => void;
-  /** It is the member of a fleet, and another one asks what this node has found out about an image. */
-  onProve?: (subject: LedgerSubject) => readonly LedgerEntry[];
+  /** It is the member of a fleet, and another one asks what this node has found out about an image, a `LedgerSubject`. */
+  onProve?: (subject: unknown) => readonly LedgerEntry[];
 }
 
 /** Signs of life that are asked for within `hangMs`. Each must have had its time: a machine that slept is no hang. */

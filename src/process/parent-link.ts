@@ -4,9 +4,8 @@
  * channel's end tells it that the supervisor is gone. Each end looks at what comes: a kind that it does not know is one of a
  * later version (`cofa upgrade`), and passed over.
  */
-import { areLedgerEntries, isLedgerSubject } from '../../schemas/check-fleet.ts';
 import { isDigest } from '../../schemas/digest.ts';
-import type { LedgerEntry, LedgerSubject } from '../../schemas/fleet.ts';
+import type { LedgerSubject } from '../../schemas/fleet.ts';
 import { isSamples, type Sample } from '../../schemas/metrics.ts';
 import type { Predicate } from '../../schemas/predicate.ts';
 import {
@@ -31,8 +30,8 @@ export type ToChild =
   | { kind: 'work' }
   /** A client asks for metrics: say what has been counted. */
   | { kind: 'count'; ask: number }
-  /** What this node has found out about an image, to `prove`. */
-  | { kind: 'proven'; ask: number; entries: readonly LedgerEntry[] }
+  /** What this node has found out about an image, to `prove`: entries of the ledger. The member looks at them. */
+  | { kind: 'proven'; ask: number; entries: unknown }
   /** Another front end takes over: bring what has come into the log, and end. */
   | { kind: 'retire' };
 
@@ -52,8 +51,8 @@ export type FromChild =
   | { kind: 'counted'; ask: number; samples: readonly Sample[] }
   /** A member of the fleet came, went or was left out. */
   | { kind: 'fleet'; news: FleetNews }
-  /** A member of the fleet asks what this node has found out about an image. */
-  | { kind: 'prove'; ask: number; subject: LedgerSubject }
+  /** A member of the fleet asks what this node has found out about an image, a `LedgerSubject`. Who answers looks at it. */
+  | { kind: 'prove'; ask: number; subject: unknown }
   /** It has what it needs, and may begin. */
   | { kind: 'loaded' }
   /** It has begun, and can be called. */
@@ -64,7 +63,7 @@ const TO_CHILD: Readonly<Record<ToChild['kind'], Predicate>> = {
   begin: fields({}),
   work: fields({}),
   count: fields({ ask: count(0) }),
-  proven: fields({ ask: count(0), entries: areLedgerEntries }),
+  proven: fields({ ask: count(0) }),
   retire: fields({}),
 };
 const isCame = fields({ name, zone: name, role: oneOf(['node', 'fetcher']), address: name });
@@ -79,7 +78,7 @@ const FROM_CHILD: Readonly<Record<FromChild['kind'], Predicate>> = {
   pong: fields({ beat: count(0), trouble: maybe(sentence), degraded: maybe(list(sentence, MOST_SENTENCES)) }),
   counted: fields({ ask: count(0), samples: isSamples }),
   fleet: fields({ news: isFleetNews }),
-  prove: fields({ ask: count(0), subject: isLedgerSubject }),
+  prove: fields({ ask: count(0) }),
   loaded: fields({}),
   ready: fields({}),
 };
@@ -120,8 +119,11 @@ export interface ParentLink {
   countBy(samples: () => readonly Sample[] | Promise<readonly Sample[]>): void;
   /** Says what has changed in the node's fleet. */
   tellFleet(news: FleetNews): void;
-  /** Asks the supervisor what the node has found out about an image. Error where it does not say within `ms`. */
-  askProven(subject: LedgerSubject, ms: number): Promise<readonly LedgerEntry[]>;
+  /**
+   * Asks the supervisor what the node has found out about an image: entries of the ledger, as they came. Error where it does not
+   * say within `ms`.
+   */
+  askProven(subject: LedgerSubject, ms: number): Promise<unknown>;
   /** Says that this process is loaded, and resolves when it may begin. */
   begin(): Promise<void>;
   /** Says that this process can be called. */
@@ -134,7 +136,7 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
   let troubleOf: () => string | undefined = () => undefined;
   let degradedOf: () => readonly string[] = () => [];
   let samplesOf: () => readonly Sample[] | Promise<readonly Sample[]> = () => [];
-  const proven = new Map<number, (entries: readonly LedgerEntry[]) => void>();
+  const proven = new Map<number, (entries: unknown) => void>();
   let asks = 0;
   const say = async (ask: number) => channel?.send({ kind: 'counted', ask, samples: await samplesOf() });
   channel?.onMessage((said) => {
@@ -165,7 +167,7 @@ export function linkToParent(channel: ParentChannel | undefined, options: Parent
     askProven: async (subject, ms) => {
       if (channel === undefined) return [];
       const ask = ++asks;
-      const { promise, resolve, reject } = Promise.withResolvers<readonly LedgerEntry[]>();
+      const { promise, resolve, reject } = Promise.withResolvers<unknown>();
       const timer = setTimeout(() => reject(new Error('the supervisor does not say what is proven')), ms);
       proven.set(ask, resolve);
       try {

@@ -19,8 +19,6 @@ import { Layout } from '../store/layout.ts';
 import { End } from './end.ts';
 import type { SupervisorOptions } from './options.ts';
 import { realSupervisorPorts, type SupervisorPorts } from './ports.ts';
-import { Witnesses } from './images/witnesses.ts';
-import { FleetEvents } from './processes/fleet-events.ts';
 import { ProcessEvents } from './processes/process-events.ts';
 import { makeSnapshotter } from './processes/snapshotter.ts';
 import { watchProcesses } from './processes/watchers.ts';
@@ -28,7 +26,6 @@ import { Stages } from './stages.ts';
 import { openBus } from './start/bus.ts';
 import { openCredentials } from './start/credentials.ts';
 import { openDoors } from './start/doors.ts';
-import { askFleet, openFleet } from './start/fleet.ts';
 import { findLeftovers, labelOf } from './start/leftovers.ts';
 import { watchIncidents } from './start/incidents.ts';
 import { openLog } from './start/log.ts';
@@ -68,7 +65,6 @@ async function start(given: Given): Promise<void> {
   const stages = new Stages({ log, end, ports });
   const names = subjects(options.node);
   const facts = new ProcessEvents({ log, end, ports });
-  const fleetFacts = new FleetEvents({ log, end, ports });
   const held = {
     ...given,
     names,
@@ -79,15 +75,9 @@ async function start(given: Given): Promise<void> {
     startedAt: new Date(ports.clock.wallMs()),
   };
 
-  const witnesses =
-    options.fleet &&
-    new Witnesses({
-      ...held,
-      self: options.node,
-      witnesses: options.fleet.witnesses ?? 1,
-      ask: askFleet(held.layout),
-      clock: ports.clock,
-    });
+  // A node without a fleet loads nothing of it.
+  const member =
+    options.fleet && (await import('./start/fleet.ts')).makeFleet({ ...held, choice: options.fleet });
 
   // One engine a root: what an earlier one left is looked at when that has ended.
   await stages.run('root', () => takeRoot(held));
@@ -96,13 +86,8 @@ async function start(given: Given): Promise<void> {
   const [{ leftovers, handed }, nats, credentials] = await stages.run('nats', () =>
     Promise.all([findLeftovers(base), reachNats(base), openCredentials(base)]),
   );
-  const { registrySettings, fleet } = await openFleet({
-    ...base,
-    ...nats,
-    fleetFacts,
-    witnesses,
-    registrySettings: credentials,
-  });
+  const alone = { registrySettings: credentials, fleet: undefined };
+  const { registrySettings, fleet } = (await member?.begin({ ...base, ...nats, ...alone })) ?? alone;
   // The log lies behind NATS, and the engine's processes meet there.
   const bus = await stages.run('bus', () => openBus({ ...base, ...nats }));
   const reached = { ...base, ...nats, ...bus, leftovers, handed, registrySettings };
@@ -119,9 +104,8 @@ async function start(given: Given): Promise<void> {
   // A process may have died since the start: this watch hears of it first.
   watchIncidents({ ...base, ...node });
   facts.open(node.live);
-  fleetFacts.open(node.live);
-  witnesses?.open(node.live);
-  const parts = makeParts({ ...reached, ...servers, ...node, witnesses });
+  member?.open(node.live);
+  const parts = makeParts({ ...reached, ...servers, ...node, witnesses: member?.witnesses });
   // Mounts need a front end: their devices are files that it serves.
   await stages.run('front', () => untilServing({ ...base, ...servers, ...node, serving }));
   // A command finds the mounts as they were before.

@@ -1,15 +1,10 @@
 /** Which roots and flat metadata count as proven by what members of the fleet say, and what a node says itself. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import {
-  fleetWord,
-  Ledger,
-  layersText,
-  liarsBehind,
-  provenHere,
-  silentFleet,
-} from '../../actors/fleet-ledger.ts';
+import { layersText } from '../../actors/device.ts';
+import { fleetWord, Ledger, liarsBehind, provenHere } from '../../actors/fleet-ledger.ts';
 import { emptyNode, foldEvent } from '../../actors/node-state.ts';
+import { silentFleet } from '../../actors/sidecar-choice.ts';
 import { membersOfVoucher, voucherOfMembers } from '../../actors/voucher.ts';
 import { isLedgerEntry } from '../../schemas/check-fleet.ts';
 import { hexOf } from '../../schemas/digest.ts';

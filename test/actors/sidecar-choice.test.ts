@@ -10,9 +10,10 @@ import {
   isVouched,
   passedBefore,
   passedFor,
+  silentFleet,
   voucherOf,
 } from '../../actors/sidecar-choice.ts';
-import { type FleetWord, silentFleet } from '../../actors/fleet-ledger.ts';
+import type { FleetWord } from '../../actors/fleet-ledger.ts';
 import { TRUST_POLICIES, type TrustPolicy } from '../../schemas/trust.ts';
 
 const facts: ChoiceFacts = {

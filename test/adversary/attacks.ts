@@ -8,7 +8,8 @@
  *     served    an image that an honest sidecar vouches for is prepared, and an honest registry's blocks of it come
  */
 import { join } from 'node:path';
-import { type FleetWord, fleetWord, Ledger, layersText, provenHere } from '../../actors/fleet-ledger.ts';
+import { layersText } from '../../actors/device.ts';
+import { type FleetWord, fleetWord, Ledger, provenHere } from '../../actors/fleet-ledger.ts';
 import { standingOf } from '../../actors/node-state.ts';
 import { membersOfVoucher } from '../../actors/voucher.ts';
 import type { BlockPair } from '../../schemas/fetch.ts';

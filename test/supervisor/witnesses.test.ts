@@ -1,6 +1,6 @@
 /** What a node makes of what members of its fleet say they have proven, and what it says itself. */
 import { describe, expect, it } from 'vitest';
-import { layersText } from '../../actors/fleet-ledger.ts';
+import { layersText } from '../../actors/device.ts';
 import { emptyNode, foldEvent } from '../../actors/node-state.ts';
 import { hexOf } from '../../schemas/digest.ts';
 import type { CofaEvent, EventOf, NewEvent } from '../../schemas/events.ts';

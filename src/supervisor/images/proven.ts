@@ -4,8 +4,7 @@
  * A proven block root says nothing of a table's spans: a client that may push could put such a table in place whose spans lead
  * nowhere. So tables that the node has made come first, those that came without a voucher last (`ImageDevice.pushed`).
  */
-import { type ImageDevice, isPushed, layerIdOf, rootsOfImage } from '../../../actors/device.ts';
-import { layersText } from '../../../actors/fleet-ledger.ts';
+import { type ImageDevice, isPushed, layerIdOf, layersText, rootsOfImage } from '../../../actors/device.ts';
 import type { LayerFacts, RootFacts } from '../../../actors/node-state.ts';
 import type { EventOf } from '../../../schemas/events.ts';
 import { SIDECAR_REVISION } from '../../registry/sidecars.ts';

@@ -18,9 +18,10 @@ import {
   passedBefore,
   passedFor,
   type SidecarContents,
+  silentFleet,
   voucherOf,
 } from '../../../actors/sidecar-choice.ts';
-import { type FleetWord, silentFleet } from '../../../actors/fleet-ledger.ts';
+import type { FleetWord } from '../../../actors/fleet-ledger.ts';
 import { standingOf } from '../../../actors/node-state.ts';
 import { CofaError, toErrorRecord } from '../../../schemas/errors.ts';
 import type { NewEvent } from '../../../schemas/events.ts';

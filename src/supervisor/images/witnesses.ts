@@ -7,18 +7,18 @@
  * are a condition of the engine until this node has proven which of them is right.
  */
 import type { Logger } from 'pino';
+import { layersText } from '../../../actors/device.ts';
 import {
   type FleetWord,
   fleetWord,
   Ledger,
-  layersText,
   type Lie,
   liarsBehind,
   provenHere,
-  silentFleet,
   type Wrong,
 } from '../../../actors/fleet-ledger.ts';
 import { idOf } from '../../../actors/node-state.ts';
+import { silentFleet } from '../../../actors/sidecar-choice.ts';
 import { toErrorRecord } from '../../../schemas/errors.ts';
 import type { EventOf, NewEvent } from '../../../schemas/events.ts';
 import {

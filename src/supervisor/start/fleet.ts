@@ -1,27 +1,32 @@
-/** The node's member of a fleet (src/fleet/main.ts): started before the processes that ask it. */
+/**
+ * The node's member of a fleet (src/fleet/main.ts): started before the processes that ask it. main.ts imports this file where
+ * the node is to be a member, so a node without a fleet loads nothing of it.
+ */
 import { fileURLToPath } from 'node:url';
-import { isLedgerHeard } from '../../../schemas/check-fleet.ts';
+import type { Logger } from 'pino';
+import { isLedgerHeard, isLedgerSubject } from '../../../schemas/check-fleet.ts';
 import type { LedgerHeard, LedgerSubject } from '../../../schemas/fleet.ts';
 import { list, sentence, type Shape } from '../../../schemas/shapes.ts';
 import { askLocal } from '../../bus/local-socket.ts';
-import { Child, type ChildPorts } from '../../process/child.ts';
+import { Child } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
-import { writeFleetSettings } from '../../process/fleet-settings.ts';
+import { type FleetChoice, writeFleetSettings } from '../../process/fleet-settings.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 import type { RegistrySettings } from '../../process/settings.ts';
 import type { Layout } from '../../store/layout.ts';
+import type { LiveFold } from '../../store/live-fold.ts';
 import type { End } from '../end.ts';
+import { Witnesses } from '../images/witnesses.ts';
 import type { SupervisorOptions } from '../options.ts';
-import type { Witnesses } from '../images/witnesses.ts';
-import type { FleetEvents } from '../processes/fleet-events.ts';
+import type { SupervisorPorts } from '../ports.ts';
+import { FleetEvents } from '../processes/fleet-events.ts';
 import type { Watch } from '../processes/watchers.ts';
 import type { ReachedNats } from './nats.ts';
 
 export interface Fleet {
   /** How the engine's processes reach registries: over the member. */
   registrySettings: RegistrySettings;
-  /** Undefined where the node is of no fleet. */
-  fleet: FleetProcess | undefined;
+  fleet: FleetProcess;
 }
 
 export interface FleetProcess {
@@ -30,32 +35,67 @@ export interface FleetProcess {
   degraded(): Promise<readonly string[]>;
 }
 
-/** Errors: `invalid-argument` where NATS has no user for it. */
-export async function openFleet(given: {
-  options: SupervisorOptions;
+/** What a member needs of the stages before it. */
+interface Reached {
   fleetUser: ReachedNats['fleetUser'];
+  /** How registries are reached without a fleet. */
   registrySettings: RegistrySettings;
-  layout: Layout;
   label: string;
+}
+
+/** The stage of the fleet. */
+export interface FleetStage {
+  /** Asks others what they have proven, and says what this node has. */
+  witnesses: Witnesses;
+  /** Starts the member's process. Errors: `invalid-argument` where NATS has no user for it. */
+  begin(reached: Reached): Promise<Fleet>;
+  /** The log is there. */
+  open(live: LiveFold): void;
+}
+
+interface Given {
+  options: SupervisorOptions;
+  choice: FleetChoice;
+  layout: Layout;
   conditions: Conditions;
   watch: Watch;
-  /** Takes what the member says of others. */
-  fleetFacts: FleetEvents;
-  /** Says what this node has proven; undefined where it is of no fleet. */
-  witnesses: Pick<Witnesses, 'proven'> | undefined;
+  log: Logger;
   end: End;
-  ports: ChildPorts;
-}): Promise<Fleet> {
-  const { options, fleetUser, registrySettings, layout, label, conditions, watch, fleetFacts, end, ports } =
-    given;
-  const { witnesses } = given;
-  if (options.fleet === undefined) return { registrySettings, fleet: undefined };
+  ports: SupervisorPorts;
+}
+
+/** Makes what the supervisor has for the fleet; nothing runs before `begin`. */
+export function makeFleet(given: Given): FleetStage {
+  const { options, choice, layout, ports } = given;
+  const facts = new FleetEvents(given);
+  const witnesses = new Witnesses({
+    ...given,
+    self: options.node,
+    witnesses: choice.witnesses ?? 1,
+    ask: askFleet(layout),
+    clock: ports.clock,
+  });
+  return {
+    witnesses,
+    begin: (reached) => startMember({ ...given, ...reached, facts, witnesses }),
+    open: (live) => {
+      facts.open(live);
+      witnesses.open(live);
+    },
+  };
+}
+
+async function startMember(
+  given: Given & Reached & { facts: FleetEvents; witnesses: Witnesses },
+): Promise<Fleet> {
+  const { options, choice, layout, conditions, watch, end, ports } = given;
+  const { fleetUser, registrySettings, label, facts, witnesses } = given;
   const { certDirs, hostDirs, insecure } = registrySettings;
   const registry = Object.fromEntries(
     Object.entries({ certDirs, hostDirs, insecure }).filter(([, value]) => value !== undefined),
   );
   await writeFleetSettings({
-    ...options.fleet,
+    ...choice,
     root: options.root,
     node: options.node,
     role: 'node',
@@ -75,13 +115,13 @@ export async function openFleet(given: {
     link: {
       hangMs: options.hangMs,
       onReady: () => conditions.clear('fleet'),
-      onFleet: (news) => fleetFacts.take(news),
-      onProve: (subject) => witnesses?.proven(subject) ?? [],
+      onFleet: (news) => facts.take(news),
+      onProve: (subject) => (isLedgerSubject(subject) ? witnesses.proven(subject) : []),
     },
     ports,
     ...watchers,
     onStart: (pid) => {
-      fleetFacts.begins();
+      facts.begins();
       watchers.onStart(pid);
     },
     onGiveUp: () =>
@@ -101,7 +141,7 @@ export async function openFleet(given: {
 }
 
 /** Asks other nodes what they have proven. Errors: those of `askLocal`. */
-export const askFleet =
+const askFleet =
   (layout: Layout) =>
   (subject: LedgerSubject): Promise<LedgerHeard> =>
     askLocal(layout.socket('fleet'), 'ledger', ASK_MS, isLedgerHeard, { request: subject });
