@@ -297,6 +297,26 @@ const families = {
     type: 'counter',
     help: 'Pieces that were not what the registry sends; the member that sent them is left out.',
   },
+  fleet_inquiries_total: {
+    type: 'counter',
+    help: 'Images of which this node asked others what they have proven, by what it heard: vouched (for one sidecar at least), disputed (nodes disagree: none is believed), unproven, silent (no node was there, or none answered).',
+    labels: ['outcome'],
+    known: ['vouched', 'disputed', 'unproven', 'silent'],
+  },
+  fleet_vouched_images_total: {
+    type: 'counter',
+    help: 'Images that were prepared on the word of other nodes, before this one had proven them.',
+  },
+  fleet_disbelieved_total: {
+    type: 'counter',
+    help: 'Members that have vouched for what this node has found to be otherwise: their word does not count for 30 days.',
+  },
+  fleet_questions_total: {
+    type: 'counter',
+    help: 'Questions of others what this node has proven of an image, by its answer: proven, nothing, agreed (not sent, since others have said the same), refused (of a member that asks without end).',
+    labels: ['answer'],
+    known: ['proven', 'nothing', 'agreed', 'refused'],
+  },
 
   image_size_bytes: { type: 'gauge', help: 'Uncompressed size of the N largest images.', labels: ['image'] },
   image_present_bytes: { type: 'gauge', help: 'What has arrived of them.', labels: ['image'] },

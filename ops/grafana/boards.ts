@@ -429,6 +429,30 @@ const FLEET: Board = {
       ],
     },
     {
+      title: "On each other's word (--trust fleet)",
+      panels: [
+        lines('Images that nodes asked each other about in an hour', 'short', [
+          {
+            expr: sumBy('outcome', `increase(cofa_fleet_inquiries_total${ON}[1h])`),
+            legend: '{{outcome}}',
+          },
+        ]),
+        byNode(
+          'Images prepared on the word of others in an hour',
+          'short',
+          sumBy('instance', `increase(cofa_fleet_vouched_images_total${ON}[1h])`),
+        ),
+        byNode(
+          'Members found to have lied in an hour',
+          'short',
+          sumBy('instance', `increase(cofa_fleet_disbelieved_total${ON}[1h])`),
+        ),
+        lines('What nodes answered each other in an hour', 'short', [
+          { expr: sumBy('answer', `increase(cofa_fleet_questions_total${ON}[1h])`), legend: '{{answer}}' },
+        ]),
+      ],
+    },
+    {
       title: 'Speed',
       panels: [
         byNode('Reads that wait, 99 of 100', 's', quantile(0.99, 'instance', 'cofa_read_wait_seconds'), {

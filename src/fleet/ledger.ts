@@ -4,6 +4,7 @@
  * answers go the way of all messages: over NATS, and past it to a member that NATS does not reach.
  */
 import type { Logger } from 'pino';
+import type { Counts } from '../../actors/counts.ts';
 import { Allowances, Inquiry } from '../../actors/fleet-inquiry.ts';
 import { claimText } from '../../actors/fleet-ledger.ts';
 import { areLedgerEntries } from '../../schemas/check-fleet.ts';
@@ -31,6 +32,7 @@ export interface LedgerTalkOptions {
   random: () => number;
   /** Random hex digits, 32 of them. */
   newNonce: () => string;
+  counts: Pick<Counts, 'add'>;
   log: Logger;
 }
 
@@ -104,8 +106,10 @@ export class LedgerTalk {
 
   /** A member asks; one that asks without end is not answered. */
   asked(from: string, { nonce, layers, diffIds, known }: LedgerQuestion): void {
-    const { clock, log } = this.#options;
+    const { clock, counts, log } = this.#options;
+    const count = (answer: string) => counts.add('fleet_questions_total', 1, answer);
     if (!this.#allowances.take(from, clock.now())) {
+      count('refused');
       log.debug({ from }, 'a member asks too often what this node has proven');
       return;
     }
@@ -115,8 +119,10 @@ export class LedgerTalk {
         return [];
       })
       .then((entries) => {
-        const isSame = entries.length === 0 || digestOf(claimText(entries)) === known;
-        if (known === undefined || !isSame) this.#answer(from, nonce, entries);
+        const hasNone = entries.length === 0;
+        const agrees = !hasNone && digestOf(claimText(entries)) === known;
+        count(hasNone ? 'nothing' : agrees ? 'agreed' : 'proven');
+        if (known === undefined || !(hasNone || agrees)) this.#answer(from, nonce, entries);
       });
   }
 

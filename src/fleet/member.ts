@@ -145,6 +145,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
   const ledger: LedgerTalk = new LedgerTalk({
     ...options.ledger,
     send: messages.send.bind(messages),
+    counts,
     clock,
     log,
   });

@@ -1,5 +1,6 @@
 /** Questions and answers about what nodes have proven, between members whose messages the test carries. No engine, no NATS. */
 import { describe, expect, it } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
 import { ASKER_ALLOWANCE, INQUIRY_LIMITS } from '../../actors/fleet-inquiry.ts';
 import { isLedgerAnswer, isLedgerHeard, isLedgerQuestion } from '../../schemas/check-fleet.ts';
 import { type LedgerEntry, MAX_LEDGER_ENTRIES } from '../../schemas/fleet.ts';
@@ -33,6 +34,7 @@ function fleetOf(proofs: Record<string, readonly LedgerEntry[]>) {
   const asked: string[] = [];
   let nonces = 0;
   const talks = new Map<string, LedgerTalk>();
+  const counts = new Counts();
   const deliver = (from: string, to: string, said: Said) => {
     sent.push({ from, to, said });
     const talk = talks.get(to);
@@ -52,11 +54,12 @@ function fleetOf(proofs: Record<string, readonly LedgerEntry[]>) {
         clock,
         random: () => 0.5,
         newNonce: () => String(nonces++).padStart(32, '0'),
+        counts,
         log: createLog('ledger', 'silent'),
       }),
     );
   const talk = (name: string) => talks.get(name) as LedgerTalk;
-  return { clock, sent, asked, talk, deliver };
+  return { clock, sent, asked, talk, deliver, counts };
 }
 
 describe('a node asks the others', () => {
@@ -84,6 +87,7 @@ describe('a node asks the others', () => {
       clock,
       random: () => 0,
       newNonce: () => 'f'.repeat(32),
+      counts: new Counts(),
       log: createLog('ledger', 'silent'),
     });
     const heard = gone.ask(SUBJECT, 1);
@@ -154,6 +158,29 @@ describe('a node that is asked', () => {
     expect(await talk('self').ask(SUBJECT, 1)).toMatchObject({ said: [{ from: 'one' }] });
   });
 
+  it('counts its answers', async () => {
+    const names = Array.from({ length: 30 }, (_, at) => `node-${at}`);
+    const { talk, counts, clock } = fleetOf({
+      ...Object.fromEntries(names.map((name) => [name, [FLAT]])),
+      self: [],
+      new: [],
+    });
+    const heard = talk('self').ask(SUBJECT, 1);
+    for (let turns = 0; turns < 8; turns++) await new Promise(setImmediate);
+    clock.turn(INQUIRY_LIMITS.contradictMs);
+    await heard;
+    const question = { v: 1, nonce: '0'.repeat(32), ...SUBJECT } as const;
+    for (let at = 0; at < ASKER_ALLOWANCE.burst + 1; at++) talk('self').asked('flood', question);
+    await new Promise(setImmediate);
+    const counted = counts.samples().map(([name, [answer], [value]]) => [name, answer, value]);
+    expect(Object.fromEntries(counted.map(([, answer, value]) => [answer, value]))).toEqual({
+      proven: INQUIRY_LIMITS.first,
+      agreed: names.length - INQUIRY_LIMITS.first,
+      nothing: 1 + ASKER_ALLOWANCE.burst,
+      refused: 1,
+    });
+  });
+
   it('whose engine does not answer says that it has nothing', async () => {
     const { clock } = fleetOf({});
     const sent: Said[] = [];
@@ -164,6 +191,7 @@ describe('a node that is asked', () => {
       clock,
       random: () => 0,
       newNonce: () => '0'.repeat(32),
+      counts: new Counts(),
       log: createLog('ledger', 'silent'),
     });
     mute.asked('one', { v: 1, nonce: '0'.repeat(32), ...SUBJECT });

@@ -18,6 +18,8 @@ import { type RegistryServer, startRegistry } from '../support/registry-server.t
 import { Cleanup } from '../support/temp.ts';
 import { readTree } from '../support/tree.ts';
 import { unpackWithUmoci } from '../support/unpack.ts';
+import { freePort } from '../support/ports.ts';
+import { startPrometheus } from '../support/prometheus.ts';
 import { startMadeUp } from './made-up-member.ts';
 import { fleetOf, startFleetNats, startMember, untilMet } from './support.ts';
 
@@ -26,6 +28,7 @@ afterAll(() => cleanup.run());
 vi.setConfig({ testTimeout: 300_000 });
 
 const FLEET = ['--trust', 'fleet'];
+const RULES = join(import.meta.dirname, '../../ops/prometheus/cofa.rules.yaml');
 const NOT_PROVEN = 'no member of the fleet has proven what it holds';
 
 async function mount(engine: Engine, { ref }: FaultImage, dir: string, trust?: TrustPolicy): Promise<Mount> {
@@ -114,13 +117,36 @@ it('the first node proves, the second starts lazily on its word, and a forged si
 
   // The proof is in the first node's log: it vouches after a restart, too.
   await one.stop();
-  const again = await startMember(cleanup, fleet, 'one', { args: FLEET, root });
-  const three = await startMember(cleanup, fleet, 'three', { args: FLEET });
+  const metricsOf = { one: await freePort(), three: await freePort() };
+  const again = await startMember(cleanup, fleet, 'one', {
+    args: [...FLEET, '--metrics', String(metricsOf.one)],
+    root,
+  });
+  const three = await startMember(cleanup, fleet, 'three', {
+    args: [...FLEET, '--metrics', String(metricsOf.three)],
+  });
+  const prometheus = await startPrometheus(cleanup, {
+    target: `127.0.0.1:${metricsOf.three}`,
+    rules: [RULES],
+    every: 5,
+  });
+  await eventually('a scrape', async () => (await prometheus.query('cofa_fleet_inquiries_total')).length > 0);
+  /** The fleet's word in the metrics: those that are not 0. */
+  const counted = async (port: number) => {
+    const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    const of = /^cofa_fleet_((?:inquiries|questions|vouched_images|disbelieved)_total\S*) ([1-9]\d*)$/gm;
+    return Object.fromEntries([...text.matchAll(of)].map(([, name, value]) => [name, Number(value)]));
+  };
   await untilMet([again, two, three]);
   const third = await mount(three, image, join(directory, 'mnt-three'));
   expect(third.origin, JSON.stringify(await reasonsOf(three, image))).toBe('sidecar');
   expect(await lastVoucher(three)).toMatch(/^fleet:(?:one|two)$/);
   await isRight(join(directory, 'mnt-three'));
+  const firing = async (alarm: string) => (await prometheus.rules()).get(alarm)?.state === 'firing';
+  await eventually('the metrics say that it was vouched for', async () => {
+    const said = await counted(metricsOf.three);
+    return said['vouched_images_total'] === 1 && said['inquiries_total{outcome="vouched"}'] === 1;
+  });
 
   // A forged sidecar is taken by none, though the first node has proven its image: each reads that itself.
   const other = await pushImage(join(directory, 'other'), registry.host, 'other', [
@@ -178,6 +204,23 @@ it('the first node proves, the second starts lazily on its word, and a forged si
     const said = await sentences(three);
     return said.length === 1 && said[0]?.includes('the member liar of the fleet has vouched') === true;
   });
+  await vi.waitFor(
+    async () =>
+      expect(await counted(metricsOf.three)).toEqual({
+        vouched_images_total: 1,
+        disbelieved_total: 1,
+        // Also of the image with the forged sidecar: what the first node has proven of it is another one.
+        'inquiries_total{outcome="vouched"}': 2,
+        'inquiries_total{outcome="disputed"}': 1,
+        'questions_total{answer="nothing"}': expect.any(Number),
+      }),
+    { timeout: 30_000, interval: 500 },
+  );
+  expect(await counted(metricsOf.one)).toMatchObject({
+    'questions_total{answer="proven"}': expect.any(Number),
+  });
+  for (const alarm of ['CofaFleetDisagrees', 'CofaFleetLiar'])
+    await eventually(`the alarm ${alarm}`, () => firing(alarm), 60_000);
 
   // Where no honest member is left: own proof, and never less than was asked for.
   const alone = await pushImage(join(directory, 'alone'), registry.host, 'alone', [

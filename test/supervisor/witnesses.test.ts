@@ -1,5 +1,6 @@
 /** What a node makes of what members of its fleet say they have proven, and what it says itself. */
 import { describe, expect, it } from 'vitest';
+import { Counts } from '../../actors/counts.ts';
 import { layersText } from '../../actors/device.ts';
 import { emptyNode, foldEvent } from '../../actors/node-state.ts';
 import { hexOf } from '../../schemas/digest.ts';
@@ -77,6 +78,7 @@ function newNode(witnesses = 1) {
     return whole;
   }) as unknown as LiveFold['append'];
   const clock = new HandClock();
+  const counts = new Counts();
   const says: { now: LedgerHeard | Error; asked: number } = {
     now: { nodes: 0, answered: 0, said: [] },
     asked: 0,
@@ -93,6 +95,7 @@ function newNode(witnesses = 1) {
       set: (key, sentence) => void conditions.set(key, sentence),
       clear: (key) => void conditions.delete(key),
     },
+    counts,
     clock,
     log: createLog('witnesses', 'silent'),
   });
@@ -108,6 +111,7 @@ function newNode(witnesses = 1) {
   return {
     node,
     clock,
+    counts,
     conditions,
     told,
     say,
@@ -174,6 +178,24 @@ describe('the word of the fleet on an image', () => {
     await untilTold();
     expect([liars(), [...node.disbelieved]]).toEqual([['liar'], ['liar']]);
   });
+});
+
+it('what was heard is counted, by its outcome', async () => {
+  const { node, say, says, counts } = newNode();
+  const counted = () =>
+    Object.fromEntries(counts.samples().map(([, [outcome], [value]]) => [String(outcome), value]));
+  says.now = new Error('no socket');
+  await node.wordOn(IMAGE);
+  say({});
+  await node.wordOn(IMAGE);
+  expect(counted()).toEqual({ silent: 2 });
+  say({ one: [] });
+  await node.wordOn(IMAGE);
+  say({ one: [flat(FLAT), root(RIGHT)] });
+  await node.wordOn(IMAGE);
+  say({ one: [flat(FLAT), root(RIGHT)], two: [flat(FORGED), root(RIGHT)] });
+  await node.wordOn(IMAGE);
+  expect(counted()).toEqual({ silent: 2, unproven: 1, vouched: 1, disputed: 1 });
 });
 
 describe('members that disagree', () => {
@@ -249,6 +271,7 @@ it('a node says what its own log has proven, and nothing before it has read that
     witnesses: 1,
     ask: () => Promise.reject(new Error('not asked')),
     conditions: { set: () => {}, clear: () => {} },
+    counts: new Counts(),
     clock: new HandClock(),
     log: createLog('witnesses', 'silent'),
   });

@@ -7,6 +7,7 @@
  * are a condition of the engine until this node has proven which of them is right.
  */
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import { layersText } from '../../../actors/device.ts';
 import {
   type FleetWord,
@@ -42,6 +43,7 @@ export interface WitnessesOptions {
   /** Asks other nodes. Errors: where the member's process does not answer. */
   ask: (subject: LedgerSubject) => Promise<LedgerHeard>;
   conditions: Pick<Conditions, 'set' | 'clear'>;
+  counts: Pick<Counts, 'add'>;
   clock: Pick<Clock, 'wallMs'>;
   log: Logger;
 }
@@ -83,7 +85,7 @@ export class Witnesses {
    * seconds where some do not. Throws nothing: who cannot be asked does not vouch.
    */
   async wordOn({ ref, layers }: Pick<EventOf<'image.resolved'>, 'ref' | 'layers'>): Promise<FleetWord> {
-    const { self, witnesses, ask, log } = this.#options;
+    const { self, witnesses, ask, counts, log } = this.#options;
     if (layers.length > MAX_LEDGER_LAYERS)
       return silentFleet(`the fleet is not asked about an image of more than ${MAX_LEDGER_LAYERS} layers`);
     const subject = { layers: digestOf(layersText(layers)), diffIds: layers.map(({ diffId }) => diffId) };
@@ -93,6 +95,7 @@ export class Witnesses {
       heard = await ask(subject);
     } catch (error) {
       log.warn({ image: ref, error: toErrorRecord(error) }, 'the fleet cannot be asked what it has proven');
+      counts.add('fleet_inquiries_total', 1, 'silent');
       return silentFleet('the fleet cannot be asked: its member on this node does not answer');
     }
     const ledger = new Ledger({ self, witnesses, disbelieved: this.disbelieved, subject });
@@ -100,6 +103,7 @@ export class Witnesses {
     for (const { from, entries } of heard.said) for (const entry of entries) ledger.heard(from, entry);
     this.#disbelieve(ledger.lies);
     this.#remember(ref, subject, heard.said.length > 0 ? ledger : undefined);
+    counts.add('fleet_inquiries_total', 1, outcomeOf(ledger, heard));
     return fleetWord(ledger, heard);
   }
 
@@ -208,6 +212,13 @@ export class Witnesses {
     for (const name of this.#named) if (!until.has(name)) conditions.clear(`fleet-witness:${name}`);
     this.#named = new Set(until.keys());
   }
+}
+
+/** As the metric has it. */
+function outcomeOf({ disputes, hasFlat }: Ledger, { answered }: LedgerHeard): string {
+  if (disputes.length > 0) return 'disputed';
+  if (hasFlat) return 'vouched';
+  return answered > 0 ? 'unproven' : 'silent';
 }
 
 const disputeOf = (layers: string): string => `fleet-dispute:${layers}`;

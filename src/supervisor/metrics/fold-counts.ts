@@ -4,6 +4,7 @@ import type { Counts } from '../../../actors/counts.ts';
 import { layersOfImage } from '../../../actors/device.ts';
 import { idOf } from '../../../actors/node-state.ts';
 import { StartWatcher } from '../../../actors/start-times.ts';
+import { membersOfVoucher } from '../../../actors/voucher.ts';
 import type { StartExemplars } from './start-exemplars.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
 
@@ -43,7 +44,10 @@ export class FoldCounts {
       case 'mount.failed':
         return counts.add('mount_failures_total', 1, event.code);
       case 'image.prepared':
+        if (membersOfVoucher(event.vouched) !== undefined) counts.add('fleet_vouched_images_total');
         return counts.add('images_prepared_total', 1, event.origin);
+      case 'fleet.disbelieved':
+        return counts.add('fleet_disbelieved_total');
       case 'image.refuted':
         return counts.add('integrity_failures_total', 1, 'metadata');
       case 'root.refuted':

@@ -4,6 +4,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
+import type { Counts } from '../../../actors/counts.ts';
 import { isLedgerHeard, isLedgerSubject } from '../../../schemas/check-fleet.ts';
 import type { LedgerHeard, LedgerSubject } from '../../../schemas/fleet.ts';
 import { list, sentence, type Shape } from '../../../schemas/shapes.ts';
@@ -58,6 +59,7 @@ interface Given {
   choice: FleetChoice;
   layout: Layout;
   conditions: Conditions;
+  counts: Counts;
   watch: Watch;
   log: Logger;
   end: End;
