@@ -66,13 +66,18 @@ export interface AskerLimits {
   atOnce: number;
   /** Of these, what prefetch leaves free. */
   demandShare: number;
+  /** Patience, ms: `…Ms` where all members are fast, and at the most `…MostMs` where they are slow. For what a reader waits for; */
   demandMs: number;
+  demandMostMs: number;
+  /** for anything else. */
   prefetchMs: number;
   /** One that says "coming" is asked again after so long, ms. */
   comingMs: number;
-  /** One that does not answer for so long is asked no more, ms; and one that sends no bytes. */
+  /** One that does not answer for so long is asked no more; and one that sends no bytes. */
   askMs: number;
+  askMostMs: number;
   silentMs: number;
+  silentMostMs: number;
   /** All that could be asked are busy: they are asked again after so long, ms. */
   busyMs: number;
   /** One that says that it is busy is not asked again before this, ms, even if it names less. */
@@ -90,17 +95,28 @@ export const ASKER_LIMITS: AskerLimits = {
   atOnce: 32,
   demandShare: 0.25,
   demandMs: 10_000,
+  // A read has 30 s, the registry's part included.
+  demandMostMs: 15_000,
   prefetchMs: 60_000,
   comingMs: 5_000,
   // A busy home's process may stand still for longer than a second.
   askMs: 2_000,
+  askMostMs: 8_000,
   silentMs: 3_000,
+  silentMostMs: 10_000,
   busyMs: 250,
   leastBusyMs: 50,
   tries: 8,
   answers: 1_024,
   hops: 2,
 };
+
+/** One is late when it takes so many times as long as is usual. */
+const TIMES_USUAL = 4;
+
+/** So long something is waited for that lately took `usual`; ms. */
+export const patience = (least: number, usual: number, most: number): number =>
+  Math.max(least, Math.min(most, TIMES_USUAL * usual));
 
 export interface AskerPorts {
   self: string;

@@ -11,8 +11,11 @@
  * What this node holds by itself, for others, it asks itself for first: its own readers are askers like any others.
  *
  * Patience ends: a piece that a reader waits for is read from the registry `demandMs` after it came to be wanted, any other after
- * `prefetchMs`, wherever it stands by then, in the queue too. That is the bound of what the fleet can cost a reader.
- * Where the zone has no homes, it is read from there at once.
+ * `prefetchMs`, wherever it stands by then, in the queue too. Where the zone has no homes, it is read from there at once.
+ *
+ * Where all members are slow, as when many start on few processors, each asker that lost patience would cost the registry the piece
+ * once more, and another home would be no faster. So patience is four times what was usual lately, where that is longer, up to a
+ * bound (`demandMostMs`, of which the fleet can cost a reader no more). A single slow member changes little of what is usual.
  *
  * Of what is wanted at once `atOnce` pieces are under way; demand comes before prefetch, which leaves a part of them free.
  *
@@ -27,6 +30,7 @@ import {
   type AskerEvent,
   type AskerLimits,
   type AskerPorts,
+  patience,
 } from './fleet-asker-protocol.ts';
 import { type Placed, Places } from './fleet-asker-places.ts';
 import { pieceKey } from './fleet-home-protocol.ts';
@@ -72,6 +76,8 @@ export class Asker {
   readonly #wants = new Map<string, Want>();
   readonly #places: Places<Want>;
   readonly #timers = new TimerQueue<string>();
+  /** By member and piece, oldest first: questions that were given up, and when they were asked. Their answers may yet come. */
+  readonly #late = new Map<string, number>();
   #effects: AskerEffect[] = [];
   #now = Number.NEGATIVE_INFINITY;
 
@@ -121,10 +127,21 @@ export class Asker {
       case 'tick':
         return;
       default: {
+        if (event.type === 'answer') this.#heard(event);
         const want = this.#wants.get(event.key);
         if (want !== undefined) this.#applyTo(want, event);
       }
     }
+  }
+
+  /** How long a member took to answer, also where it was waited for no more. */
+  #heard({ member, key }: Extract<AskerEvent, { type: 'answer' }>): void {
+    const attempt = this.#wants.get(key)?.tries.get(member);
+    const id = `${member} ${key}`;
+    const since =
+      attempt === undefined ? this.#late.get(id) : attempt.phase === 'asked' ? attempt.since : undefined;
+    this.#late.delete(id);
+    if (since !== undefined) this.#ports.peers.answered(member, this.#now - since, this.#now);
   }
 
   #applyTo(
@@ -142,6 +159,7 @@ export class Asker {
       case 'came': {
         const attempt = want.tries.get(event.member);
         if (attempt !== undefined) this.#ports.peers.came(event.member, this.#now - attempt.since);
+        if (want.class === 'demand') this.#ports.peers.ended(this.#now - want.since);
         want.tries.delete(event.member);
         // Others wait for what this node was to read: it still is being read.
         if (want.lease !== undefined) return;
@@ -214,7 +232,10 @@ export class Asker {
       if (attempt.phase === 'coming') this.#ask(want, member);
       else this.#silent(want, member);
     }
-    if (this.#now >= this.#endOf(want)) return this.#read(want);
+    if (this.#now >= this.#endOf(want)) {
+      if (want.class === 'demand') this.#ports.peers.ended(this.#now - want.since);
+      return this.#read(want);
+    }
     if (!want.isRunning) return this.#setTimer(want);
     if (want.tries.size === 0) this.#next(want);
     else if (this.#isLate(want)) this.#hedge(want);
@@ -222,7 +243,12 @@ export class Asker {
   }
 
   #endOf(want: Want): number {
-    return want.since + (want.class === 'demand' ? this.#limits.demandMs : this.#limits.prefetchMs);
+    const { demandMs, demandMostMs, prefetchMs } = this.#limits;
+    const ms =
+      want.class === 'demand'
+        ? patience(demandMs, this.#ports.peers.usualMs('want'), demandMostMs)
+        : prefetchMs;
+    return want.since + ms;
   }
 
   #setTimer(want: Want): void {
@@ -290,7 +316,9 @@ export class Asker {
   #ask(want: Want, member: string, isHedge = false): void {
     const { key, source, index, class: urgency, token } = want;
     const tried = this.#triedOf(want, member);
-    want.tries.set(member, { phase: 'asked', since: this.#now, at: this.#now + this.#limits.askMs, hops: 0 });
+    const { askMs, askMostMs } = this.#limits;
+    const at = this.#now + patience(askMs, this.#ports.peers.usualMs('answer'), askMostMs);
+    want.tries.set(member, { phase: 'asked', since: this.#now, at, hops: 0 });
     this.#effects.push({ type: 'ask', member, key, source, index, class: urgency, token, tried, isHedge });
   }
 
@@ -376,21 +404,30 @@ export class Asker {
   #get(want: Want, member: string, token: boolean, hops: number): void {
     const { key, source, index, class: urgency } = want;
     // With the token the home may have to fetch the piece first.
-    const { silentMs, demandMs } = this.#limits;
-    const patience = token ? Math.max(silentMs, demandMs) : silentMs;
-    want.tries.set(member, { phase: 'getting', since: this.#now, at: this.#now + patience, hops });
+    const { silentMs, silentMostMs, demandMs } = this.#limits;
+    const ms = patience(silentMs, this.#ports.peers.usualMs('piece'), silentMostMs);
+    const at = this.#now + (token ? Math.max(ms, demandMs) : ms);
+    want.tries.set(member, { phase: 'getting', since: this.#now, at, hops });
     const tried = this.#triedOf(want, member);
     this.#effects.push({ type: 'get', member, key, source, index, class: urgency, token, tried });
     this.#setTimer(want);
   }
 
   #silent(want: Want, member: string): void {
-    if (!want.tries.delete(member)) return;
+    const attempt = want.tries.get(member);
+    if (attempt === undefined) return;
+    want.tries.delete(member);
+    if (attempt.phase === 'asked') this.#remember(`${member} ${want.key}`, attempt.since);
     this.#ports.peers.silent(member, this.#now);
     this.#effects.push({ type: 'leave', member, key: want.key });
     const again = [...want.leftTo].flatMap(([home, to]) => (to === member ? [home] : []));
     for (const home of again) want.leftTo.delete(home);
     want.tried = [...want.tried.filter((one) => one !== member && !again.includes(one)), member];
+  }
+
+  #remember(id: string, since: number): void {
+    this.#late.set(id, since);
+    if (this.#late.size > MOST_LATE) this.#late.delete(this.#late.keys().next().value as string);
   }
 
   /** `lease`: who has told this node to, for all that wait there. */
@@ -425,3 +462,6 @@ export class Asker {
     if (members.length > 0) this.#effects.push({ type: 'hold', members, source, index, ok });
   }
 }
+
+/** Late answers that are waited for, to learn from them. */
+const MOST_LATE = 1_024;

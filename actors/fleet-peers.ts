@@ -10,7 +10,8 @@
  *
  * A member that is slow costs a reader time before it can be called silent. So when an answer takes longer than nineteen of
  * twenty did lately, the next home is asked as well; at most a tenth of all questions are asked twice, since where
- * everything is slow a second question makes it slower.
+ * everything is slow a second question makes it slower. What is usual lately also says how long one is waited for before it is
+ * called silent: where all members are slow, none of them is.
  */
 export interface PeerLimits {
   wrongMs: number;
@@ -57,18 +58,38 @@ interface Record_ {
   busyUntil: number;
 }
 
-/** Latencies that the quantile is of. */
-const WINDOW = 64;
 const QUANTILE = 0.95;
+/** Times that quantiles are of. */
+const WINDOW = 64;
+/** So few say nothing of what is usual. */
+const FEW = 4;
+
+/** How long something took, the last times. ms. */
+class Times {
+  readonly #list: number[] = [];
+  #at = 0;
+  #sorted: number[] | undefined;
+
+  add(ms: number): void {
+    this.#list[this.#at] = ms;
+    this.#at = (this.#at + 1) % WINDOW;
+    this.#sorted = undefined;
+  }
+
+  /** Undefined: it happened less than `least` times. */
+  quantile(share: number, least = 1): number | undefined {
+    if (this.#list.length < least) return undefined;
+    this.#sorted ??= this.#list.toSorted((a, b) => a - b);
+    return this.#sorted[Math.min(this.#sorted.length - 1, Math.floor(this.#sorted.length * share))];
+  }
+}
 
 export class Peers {
   readonly #limits: PeerLimits;
   readonly #random: () => number;
   /** By member, the one that did something last at the end. */
   readonly #records = new Map<string, Record_>();
-  readonly #latencies: number[] = [];
-  #at = 0;
-  #hedgeMs: number | undefined;
+  readonly #times = { answer: new Times(), piece: new Times(), want: new Times() };
   /** Hedges that may be spent: each question earns a share of one. */
   #credit = 1;
 
@@ -92,10 +113,27 @@ export class Peers {
   came(member: string, ms: number): void {
     const record = this.#records.get(member);
     if (record !== undefined) record.silent = 0;
-    this.#latencies[this.#at] = ms;
-    this.#at = (this.#at + 1) % WINDOW;
-    this.#hedgeMs = undefined;
+    this.#times.piece.add(ms);
     this.#credit = Math.min(8, this.#credit + this.#limits.hedgeShare);
+  }
+
+  /** It has answered a question, so many ms after it; also later than it was waited for: it is there all the same. */
+  answered(member: string, ms: number, now: number): void {
+    this.#times.answer.add(ms);
+    this.heard(member, now);
+  }
+
+  /** What a reader waited for has come, or was given up, so many ms after it came to be wanted. */
+  ended(ms: number): void {
+    this.#times.want.add(ms);
+  }
+
+  /**
+   * So many ms it took lately, whichever members it was: to answer a question, to send a piece, to bring one that a reader waits for.
+   * Half took longer. 0: not known yet.
+   */
+  usualMs(what: 'answer' | 'piece' | 'want'): number {
+    return this.#times[what].quantile(0.5, FEW) ?? 0;
   }
 
   /** It was silent, or broke off. */
@@ -146,13 +184,7 @@ export class Peers {
   /** After so many ms without bytes another home is asked as well. */
   get hedgeMs(): number {
     const { hedgeMinMs, hedgeMaxMs } = this.#limits;
-    if (this.#hedgeMs === undefined) {
-      const sorted = this.#latencies.toSorted((a, b) => a - b);
-      const quantile =
-        sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * QUANTILE))] ?? hedgeMaxMs / 4;
-      this.#hedgeMs = Math.min(hedgeMaxMs, Math.max(hedgeMinMs, quantile));
-    }
-    return this.#hedgeMs;
+    return Math.min(hedgeMaxMs, Math.max(hedgeMinMs, this.#times.piece.quantile(QUANTILE) ?? hedgeMaxMs / 4));
   }
 
   /** Whether one more question may be asked twice: takes it from what may be. */

@@ -16,6 +16,7 @@ const { values, positionals } = parseArgs({
     jobs: { type: 'string', default: String(availableParallelism()) },
     starts: { type: 'string', default: '1,10,100,1000' },
     'what-if': { type: 'string' },
+    slow: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -158,7 +159,19 @@ function whatIf(nodes: number): void {
   ]);
 }
 
+/** One machine of two cores runs all nodes. */
+function slow(nodes: number): void {
+  const busy = { nodes, pieces: 24, startPieces: 24, window: 8, kind: 'public' } as const;
+  table(
+    [10, 20, 25, 30, 40, 60].map((pieceMs) => [
+      `a piece takes ${pieceMs} ms of a processor at each end`,
+      { ...busy, processors: { isShared: true, count: 2, messageMs: 1, pieceMs } },
+    ]),
+  );
+}
+
 if (process.send !== undefined) child();
 else if (values.seeds !== undefined || values.seed !== undefined) await manySeeds();
 else if (values['what-if'] !== undefined) whatIf(whole('what-if', values['what-if']));
+else if (values.slow !== undefined) slow(whole('slow', values.slow));
 else starts();

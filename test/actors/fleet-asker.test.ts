@@ -242,6 +242,50 @@ describe('patience', () => {
     expect(want(1)).toEqual(['ask second after first 1']);
   });
 
+  test('where members answer late, one is waited for longer, up to a bound; its late answers say so', () => {
+    const { peers, want, at, send } = newAsker();
+    const late = (index: number) =>
+      send({
+        type: 'answer',
+        member: 'first',
+        key: pieceKey(SOURCE, index),
+        answer: { index, state: 'coming' },
+        now: index * 20_000 + 2_500,
+      });
+    for (let index = 0; index < 4; index++) {
+      at(index * 20_000);
+      want(index);
+      expect(at(index * 20_000 + 2_000)).toContain('leave first');
+      // By then the second home has been asked, and the first one is there again.
+      late(index);
+      expect(peers.isAsked('first', index * 20_000 + 2_500)).toBe(true);
+    }
+    expect(peers.usualMs('answer')).toBe(2_500);
+    at(100_000);
+    want(4);
+    expect(at(107_999)).not.toContain('leave first');
+    expect(at(108_000)).toContain('leave first');
+  });
+
+  test('where pieces take long, a reader waits longer for one, up to a bound', () => {
+    for (const [usual, ms] of [
+      [2_000, 10_000],
+      [3_000, 12_000],
+      [9_000, 15_000],
+    ] as const) {
+      const { peers, want, answer, at } = newAsker();
+      for (let times = 0; times < 4; times++) peers.ended(usual);
+      want();
+      answer('first', 'coming');
+      for (let now = 4_000; now < ms; now += 4_000) {
+        at(now);
+        answer('first', 'coming');
+      }
+      expect(at(ms - 1)).not.toContain('read');
+      expect(at(ms)).toContain('read');
+    }
+  });
+
   test('wrong bytes: the member is left out, and the homes hear of it', () => {
     const { want, send, key, peers } = newAsker();
     want();

@@ -82,6 +82,18 @@ describe('other members', () => {
     expect(Math.abs(hedges - 10)).toBeLessThan(2);
   });
 
+  test('one that answers late is asked again, and what is usual is known: half of the last ones, once there are some', () => {
+    const all = peers();
+    all.silent('slow', 0);
+    all.answered('slow', 3_000, 500);
+    expect([all.isAsked('slow', 500), all.usualMs('answer')]).toEqual([true, 0]);
+    for (const ms of [3_000, 3_000, 3_000]) all.answered('slow', ms, 500);
+    expect(all.usualMs('answer')).toBe(3_000);
+    // One slow member among fast ones.
+    for (let at = 0; at < 64; at++) all.answered(`node-${at % 4}`, at % 4 === 0 ? 3_000 : 10, 500);
+    expect([all.usualMs('answer'), all.usualMs('piece'), all.usualMs('want')]).toEqual([10, 0, 0]);
+  });
+
   test('what is known is bounded, and liars are forgotten last', () => {
     const all = peers({ most: 3 });
     all.wrong('liar', undefined, 0);

@@ -51,6 +51,18 @@ describe('a simulated fleet', () => {
     }
   });
 
+  test('thirty nodes on two processors, which answer late: the registry sends about one image, also where two members are gone', () => {
+    const busy = { nodes: 30, pieces: 24, startPieces: 24, window: 8, kind: 'public' } as const;
+    for (const pieceMs of [20, 25]) {
+      const processors = { isShared: true, count: 2, messageMs: 1, pieceMs };
+      const { egress, started } = runStart({ ...busy, processors });
+      expect(started).toBe(30);
+      expect(egress).toBeLessThan(1.3);
+      const dead = runStart({ ...busy, processors, deadShare: 0.07 });
+      expect([dead.started, dead.egress < 1.5]).toEqual([dead.living, true]);
+    }
+  });
+
   test('a twentieth of the members dead and a twentieth lying: all living ones start, for a few images', () => {
     const result = runStart({ nodes: 60, deadShare: 0.05, lyingShare: 0.05, seed: 3 });
     expect(result.started).toBe(result.living);

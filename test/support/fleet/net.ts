@@ -61,7 +61,8 @@ export class Net {
       }
       const waitMs = to.busyUntil - this.world.now;
       to.busyUntil = Math.max(to.busyUntil, this.world.now) + WORK_MS;
-      if (waitMs <= 0) run(to);
+      if (to.options.processors !== undefined) this.#work(to, run);
+      else if (waitMs <= 0) run(to);
       else
         this.world.after(waitMs, () => {
           if (!to.isDead) run(to);
@@ -73,8 +74,24 @@ export class Net {
   direct(from: SimNode, to: SimNode, run: (to: SimNode) => void): void {
     if (!this.#reaches(from, to)) return;
     this.world.after(from === to ? 0 : DIRECT_MS, () => {
+      if (!to.isDead) this.#work(to, run);
+    });
+  }
+
+  /** What a member does with a message. */
+  #work(to: SimNode, run: (to: SimNode) => void): void {
+    const { processors } = to.options;
+    if (processors === undefined) return run(to);
+    processors.run(processors.messageMs, () => {
       if (!to.isDead) run(to);
     });
+  }
+
+  /** What a member does with a piece that it sends or gets. Returns what cancels it; undefined: it is done. */
+  #workOn({ options: { processors } }: SimNode, then: () => void): (() => void) | undefined {
+    if (processors !== undefined) return processors.run(processors.pieceMs, then);
+    then();
+    return undefined;
   }
 
   /** Asks for the bytes of a piece; returns the number of the request. `flight`: for a home. */
@@ -102,7 +119,7 @@ export class Net {
     }
     this.world.after(by === to ? 0 : DIRECT_MS, () => {
       if (to.isDead) fail();
-      else to.requested(by, request, source, index, urgency, token, tried, flight);
+      else this.#work(to, () => to.requested(by, request, source, index, urgency, token, tried, flight));
     });
     return request;
   }
@@ -125,14 +142,22 @@ export class Net {
       if (isOpen()) moves();
       stop = world.after(MOVES_MS, tell);
     };
-    let stop = world.after(MOVES_MS, tell);
-    let cancel = from.up.send(bytes, () => {
-      cancel = to.down.arrive(bytes, () => {
-        stop();
-        if (to.isDead || isOpen()) done(!to.isDead);
-        else cancel = world.after(this.vanished.has(from.id) ? CONNECT_MS : 0, () => done(false));
+    let stop: () => void = () => {};
+    const arrived = () => {
+      stop();
+      if (to.isDead || isOpen()) done(!to.isDead);
+      else cancel = world.after(this.vanished.has(from.id) ? CONNECT_MS : 0, () => done(false));
+    };
+    let cancel: () => void = () => {};
+    const send = () => {
+      stop = world.after(MOVES_MS, tell);
+      cancel = from.up.send(bytes, () => {
+        cancel = to.down.arrive(bytes, () => {
+          cancel = this.#workOn(to, arrived) ?? cancel;
+        });
       });
-    });
+    };
+    cancel = this.#workOn(from, send) ?? cancel;
     return () => {
       stop();
       cancel();
@@ -158,7 +183,9 @@ export class Net {
       if (!this.registry.gives(as)) return answer(false, true);
       this.registry.count(node.zone, source, index);
       const bytes = sizeOf(source, index);
-      this.registry.link.send(bytes, () => node.down.arrive(bytes, () => answer(true, false)));
+      this.registry.link.send(bytes, () =>
+        node.down.arrive(bytes, () => void this.#workOn(node, () => answer(true, false))),
+      );
     });
   }
 

@@ -5,6 +5,7 @@ import {
   type AskerEffect,
   type AskerEvent,
   type AskerLimits,
+  patience,
 } from '../../../actors/fleet-asker-protocol.ts';
 import { Home } from '../../../actors/fleet-home.ts';
 import {
@@ -18,7 +19,7 @@ import { Peers } from '../../../actors/fleet-peers.ts';
 import type { BlobSource, JobClass } from '../../../schemas/fetch.ts';
 import { bytesOfPiece, type PieceAnswer } from '../../../schemas/fleet.ts';
 import type { Net } from './net.ts';
-import { Link } from './world.ts';
+import { Link, type Processors } from './world.ts';
 
 /** A piece as it lies somewhere: the genuine bytes, or others. */
 interface Kept {
@@ -38,6 +39,8 @@ export interface NodeOptions {
   /** What its clock says is as far from the time, ms. */
   skewMs: number;
   members: Members;
+  /** Its own, or those that it shares; without: fast ones of its own. */
+  processors?: Processors | undefined;
   asker?: Partial<AskerLimits>;
   home?: Partial<HomeLimits>;
 }
@@ -78,6 +81,8 @@ export class SimNode {
   readonly #out = new Map<string, { to: SimNode; request: number }>();
   /** Pieces that readers want of the fleet, and since when, ms. */
   readonly #patience = new Map<string, number>();
+  /** So long a reader may have waited, by what was usual; ms. */
+  #mostPatience = 0;
   #failures = 0;
   #wake: (() => void) | undefined;
   #wakeAt = Number.POSITIVE_INFINITY;
@@ -294,8 +299,11 @@ export class SimNode {
     const { world } = this.#net;
     const since = this.#patience.get(key) ?? world.now;
     this.#patience.delete(key);
+    const { demandMs, demandMostMs } = ASKER_LIMITS;
+    const allowed = patience(demandMs, this.peers.usualMs('want'), demandMostMs);
+    this.#mostPatience = Math.max(this.#mostPatience, allowed);
     // A timer may be late by the least that it can be.
-    if (world.now - since > { ...ASKER_LIMITS, ...this.options.asker }.demandMs + 2)
+    if (world.now - since > this.#mostPatience + 2)
       world.break(
         `a reader at ${this.id} waited ${(world.now - since).toFixed(0)} ms for the fleet, for ${key}`,
       );

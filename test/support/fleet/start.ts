@@ -4,7 +4,7 @@ import type { BlobSource } from '../../../schemas/fetch.ts';
 import { type Member, PIECE_BYTES } from '../../../schemas/fleet.ts';
 import { Net } from './net.ts';
 import { SimNode } from './node.ts';
-import { Registry, type RegistryKind, World } from './world.ts';
+import { type ProcessorOptions, Processors, Registry, type RegistryKind, World } from './world.ts';
 
 export interface StartOptions {
   seed: number;
@@ -26,6 +26,10 @@ export interface StartOptions {
   /** Each link, bytes per ms: 125,000 are 1 Gbit/s. */
   nodeRate: number;
   registryRate: number;
+  /** Pieces that a start has under way at once. */
+  window: number;
+  /** Slow ones; undefined: each node has its own, which are fast. */
+  processors: (ProcessorOptions & { isShared: boolean }) | undefined;
 }
 
 export const START: StartOptions = {
@@ -42,6 +46,8 @@ export const START: StartOptions = {
   startPieces: 32,
   nodeRate: 125_000,
   registryRate: 125_000,
+  window: 32,
+  processors: undefined,
 };
 
 export interface StartResult {
@@ -61,8 +67,6 @@ export interface StartResult {
   events: number;
 }
 
-/** Pieces that a start has under way at once. */
-const WINDOW = 32;
 const UNTIL_MS = 3_600_000;
 
 export function memberOf(id: string, zone: string, weight = 1): Member {
@@ -101,6 +105,8 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
   const ids = Array.from({ length: all.nodes }, (_, at) => `node-${at}`);
   const registry = new Registry(world, all.kind, all.registryRate, 20, ids);
   const net = new Net(world, registry);
+  const { processors: slow } = all;
+  const shared = slow?.isShared === true ? new Processors(world, slow) : undefined;
   const members = new Members('sim', { replicas: Math.max(1, all.replicas) });
   const nodes = ids.map((id, at) => {
     const zone = `zone-${at % all.zones}`;
@@ -113,6 +119,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
       isLiar: world.random.chance(all.lyingShare),
       skewMs: 0,
       members,
+      processors: shared ?? (slow && new Processors(world, slow)),
       home: { perHolder: all.perHolder },
     });
   });
@@ -144,7 +151,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
         one();
       });
     };
-    for (let started = 0; started < WINDOW; started++) world.after(world.random.next(), one);
+    for (let started = 0; started < all.window; started++) world.after(world.random.next(), one);
   }
   world.run(UNTIL_MS, () => left === 0);
   times.sort((a, b) => a - b);

@@ -146,6 +146,38 @@ export class Link {
   }
 }
 
+/** Processors of a member, or of several that share them: what is to be done waits for what came before. */
+export class Processors {
+  readonly #world: World;
+  /** When each is done with what it has, ms. */
+  readonly #freeAt: number[];
+  /** Of a member's message, and of a piece, at each end: decryption, writing, decoding. ms. */
+  readonly messageMs: number;
+  readonly pieceMs: number;
+
+  constructor(world: World, { count, messageMs, pieceMs }: ProcessorOptions) {
+    this.#world = world;
+    this.#freeAt = Array.from({ length: count }, () => 0);
+    this.messageMs = messageMs;
+    this.pieceMs = pieceMs;
+  }
+
+  /** Calls `then` when the work is done. Returns what keeps it from that; the time is spent all the same. */
+  run(ms: number, then: () => void): () => void {
+    const { now } = this.#world;
+    const next = this.#freeAt.indexOf(Math.min(...this.#freeAt));
+    const end = Math.max(now, this.#freeAt[next] ?? 0) + ms;
+    this.#freeAt[next] = end;
+    return this.#world.after(end - now, then);
+  }
+}
+
+export interface ProcessorOptions {
+  count: number;
+  messageMs: number;
+  pieceMs: number;
+}
+
 interface Transfer {
   readonly bytes: number;
   /** When its first byte could have been on the link, ms. */
