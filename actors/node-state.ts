@@ -318,6 +318,7 @@ const FOLD: Fold = {
   },
   'fleet.left-out': ({ leftOut }, _, event) => keepNamed(leftOut, event),
   'fleet.disbelieved': ({ disbelieved }, _, event) => keepNamed(disbelieved, event),
+  'fleet.disputed': () => {},
 
   // In place, as all that follows: who holds an image's facts sees them change.
   'image.resolved': ({ images }, id, event) => {

@@ -144,6 +144,11 @@ const shapes = {
     ),
     said: digest.describe('the root, or the digest of the flat metadata, that it has spoken of'),
   },
+  'fleet.disputed': {
+    ref: text.describe('an image of which members say different things: none is believed'),
+    layers: digest.describe('over its layers'),
+    about: list(text).describe('for people: flat metadata, block roots of layers; the first ones'),
+  },
 
   'image.resolved': {
     ref: text,

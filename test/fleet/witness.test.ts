@@ -219,6 +219,10 @@ it('the first node proves, the second starts lazily on its word, and a forged si
   expect(await counted(metricsOf.one)).toMatchObject({
     'questions_total{answer="proven"}': expect.any(Number),
   });
+  const { stdout } = await three.cli(['events', '--json', '--since-start', '--no-follow']);
+  expect(stdout.split('\n').filter((line) => line.includes('"fleet.disputed"'))).toEqual([
+    expect.stringContaining(lied.ref),
+  ]);
   for (const alarm of ['CofaFleetDisagrees', 'CofaFleetLiar'])
     await eventually(`the alarm ${alarm}`, () => firing(alarm), 60_000);
 

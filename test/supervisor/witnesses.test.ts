@@ -120,6 +120,7 @@ function newNode(witnesses = 1) {
     tell: (id: string, event: NewEvent) => append(hexOf(id), event as never),
     sentences: () => [...conditions.values()],
     liars: () => told.flatMap((event) => (event.type === 'fleet.disbelieved' ? [event.name] : [])),
+    disputes: () => told.flatMap((event) => (event.type === 'fleet.disputed' ? [event.about] : [])),
   };
 }
 const untilTold = () => new Promise(setImmediate);
@@ -224,6 +225,28 @@ describe('members that disagree', () => {
     await tell(MANIFEST, prepared(RIGHT, FLAT, {}));
     await untilTold();
     expect(liars()).toEqual(['liar']);
+  });
+
+  it('are in the log, once for each dispute, also where it takes events later', async () => {
+    const { node, say, disputes, setLogAway } = newNode();
+    const torn = { one: [flat(FLAT), root(RIGHT)], two: [flat(FORGED), root(RIGHT)] };
+    setLogAway(true);
+    say(torn);
+    await node.wordOn(IMAGE);
+    await untilTold();
+    expect(disputes()).toEqual([]);
+    setLogAway(false);
+    for (let times = 0; times < 3; times++) {
+      await node.wordOn(IMAGE);
+      await untilTold();
+    }
+    expect(disputes()).toEqual([['flat metadata']]);
+    say({ one: torn.one });
+    await node.wordOn(IMAGE);
+    say({ one: torn.one, two: [flat(FLAT), root(WRONG)] });
+    await node.wordOn(IMAGE);
+    await untilTold();
+    expect(disputes()).toEqual([['flat metadata'], [`the block root of ${LAYER}`]]);
   });
 
   it('and agree the next time: the condition ends', async () => {

@@ -50,13 +50,16 @@ export interface WitnessesOptions {
 
 type Live = Pick<LiveFold, 'append' | 'listen' | 'state'>;
 type Disbelieved = NewEvent<'fleet.disbelieved'>;
+type Disputed = NewEvent<'fleet.disputed'>;
 
 /** A liar's word does not count for so long, ms: 30 days. */
 const DISBELIEVED_MS = 30 * 24 * 3_600_000;
 /** Images of which this node remembers who has said what: it may find out later that that was wrong. */
 const MOST_HEARD = 64;
-/** Liars that wait for the log. */
+/** Liars that wait for the log, and disputes. */
 const MOST_UNTOLD = 256;
+/** Subjects of a dispute that are told. */
+const MOST_ABOUT = 4;
 
 export class Witnesses {
   readonly #options: WitnessesOptions;
@@ -65,6 +68,8 @@ export class Witnesses {
   readonly #heard = new Map<string, { ledger: Ledger; subject: LedgerSubject }>();
   /** They count from the moment that they are found; the log may take them later. */
   readonly #untold = new Map<string, Disbelieved>();
+  /** By digest over the layers: disputes that the log does not have yet. */
+  readonly #disputed = new Map<string, Disputed>();
   #isTelling = false;
   /** Members that are a condition. */
   #named = new Set<string>();
@@ -145,15 +150,20 @@ export class Witnesses {
   #remember(ref: string, subject: LedgerSubject, ledger: Ledger | undefined): void {
     const { conditions } = this.#options;
     const { layers } = subject;
+    const isKnown = (this.#heard.get(layers)?.ledger.disputes.length ?? 0) > 0;
     this.#forget(layers);
     if (ledger === undefined) return;
     this.#heard.set(layers, { ledger, subject });
-    const { disputes } = ledger;
-    if (disputes.length > 0)
+    const about = ledger.disputes.slice(0, MOST_ABOUT);
+    if (about.length > 0) {
       conditions.set(
         disputeOf(layers),
-        `members of the fleet disagree about ${ref} (${disputes.slice(0, 4).join(', ')}): none is believed, and this node proves it by itself`,
+        `members of the fleet disagree about ${ref} (${about.join(', ')}): none is believed, and this node proves it by itself`,
       );
+      if (!isKnown && this.#disputed.size < MOST_UNTOLD)
+        this.#disputed.set(layers, { type: 'fleet.disputed', ref, layers, about });
+      void this.#tell();
+    }
     const [oldest] = this.#heard.keys();
     if (this.#heard.size > MOST_HEARD && oldest !== undefined) this.#forget(oldest);
   }
@@ -189,12 +199,16 @@ export class Witnesses {
     if (this.#isTelling || this.#live === undefined) return;
     this.#isTelling = true;
     try {
-      for (const [name, event] of this.#untold) {
-        await this.#live.append('main', event);
-        this.#untold.delete(name);
-      }
+      for (const events of [this.#untold, this.#disputed])
+        for (const [key, event] of events) {
+          await this.#live.append('main', event);
+          events.delete(key);
+        }
     } catch (error) {
-      this.#options.log.warn({ error: toErrorRecord(error) }, 'the log does not know yet who is disbelieved');
+      this.#options.log.warn(
+        { error: toErrorRecord(error) },
+        'the log does not know yet who is disbelieved, or what is disputed',
+      );
     } finally {
       this.#isTelling = false;
     }
