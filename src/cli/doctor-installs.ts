@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import { connectContainerd, findSocket, isCode } from '../containerd/client.ts';
-import { DEFAULT_PATHS, exportedRoot, hasCri, saysMapsIds, UNIT_MARK } from '../install/plans.ts';
+import { DEFAULT_PATHS, exportedRoot, hasCri, isEmbedded, saysMapsIds, UNIT_MARK } from '../install/plans.ts';
 import { isEdited } from '../install/toml-edit.ts';
 import { type Check, existingParent } from './doctor-checks.ts';
 import { findKubelet, imageEndpointOf } from './kubelet.ts';
@@ -203,16 +203,28 @@ function checkDocker({ docker, containerd }: Found): Check | undefined {
     return undefined;
   }
   if (config['storage-driver'] !== 'cofa') return undefined;
+  const name = 'docker';
+  if (isEmbedded(config.features)) {
+    return {
+      name,
+      state: 'warn',
+      found: 'is to use cofa, and a containerd inside dockerd, which does not know it',
+      means: 'dockerd does not start',
+      fix: `take embedded-containerd out of features in ${DEFAULT_PATHS.docker}, then restart docker`,
+    };
+  }
   const isStore = config.features?.['containerd-snapshotter'] === true;
   const isKnown = containerd !== undefined && isEdited(containerd);
-  if (isStore && isKnown) return { name: 'docker', state: 'ok', found: 'keeps its images on cofa' };
+  if (isStore && isKnown) return { name, state: 'ok', found: 'keeps its images on cofa' };
   return {
-    name: 'docker',
+    name,
     state: 'warn',
     found: isStore
       ? 'is to use cofa, of which its containerd does not know'
-      : 'is to use cofa without the containerd image store',
-    means: 'dockerd does not start',
+      : 'is to use cofa, and is not told to keep its images in containerd',
+    means: isStore
+      ? 'dockerd does not start'
+      : 'dockerd does not start, before docker 29 or where it has a store of its own',
     fix: 'cofa install docker',
   };
 }

@@ -310,6 +310,8 @@ const withoutNew = (text: string): string | undefined =>
 /** JSON has no comments that could hold the earlier values. */
 const backupOf = (path: string): string => `${path}.before-cofa`;
 const STORE = 'containerd-snapshotter';
+/** docker 29 can run a containerd inside dockerd, whose configuration is no file; it does so whatever socket it is given. */
+const EMBEDDED = 'embedded-containerd';
 const DRIVER = 'storage-driver';
 
 interface DockerConfig {
@@ -317,8 +319,20 @@ interface DockerConfig {
   [key: string]: unknown;
 }
 
+/** Whether dockerd is to run a containerd of its own inside, which cannot find cofa. */
+export const isEmbedded = (features: Readonly<Record<string, unknown>> | undefined): boolean =>
+  features?.[EMBEDDED] === true;
+
 function dockerConfig(text: string | undefined, path: string): string {
   const config = parseDocker(text, path);
+  if (isEmbedded(config.features))
+    throw new CofaError(
+      'unsupported',
+      `${path} has dockerd run a containerd inside itself (${EMBEDDED}), which cannot use cofa`,
+      {
+        hint: `take ${EMBEDDED} out of features, so that dockerd uses the containerd of this machine`,
+      },
+    );
   if (config[DRIVER] === 'cofa' && config.features?.[STORE] === true) return text as string;
   const after = { ...config, features: { ...config.features, [STORE]: true }, [DRIVER]: 'cofa' };
   return toJson(after);

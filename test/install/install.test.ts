@@ -280,6 +280,17 @@ describe('install', () => {
     expect(all().slice(0, 2)).toEqual([DEBIAN, '{"a":']);
   });
 
+  test('docker with a containerd of its own inside: it would not start with cofa, so nothing is written', async () => {
+    const before = '{"features":{"embedded-containerd":true}}';
+    put(files.json, before);
+    const refused = await cofa('install', 'docker');
+    expect(refused.code).toBe(6);
+    expect(refused.stderr).toContain('embedded-containerd');
+    expect(all()).toEqual([undefined, before, undefined]);
+    put(files.json, before.replace('true', 'false'));
+    expect(await cofa('install', 'docker')).toMatchObject({ code: 0, stderr: '' });
+  });
+
   test('the service is one that systemd reads, and runs this checkout', async () => {
     await cofa('install', 'containerd');
     const unit = get(files.unit) as string;
@@ -392,6 +403,11 @@ describe('doctor', () => {
       'docker without the store',
       { docker: '{"storage-driver":"cofa"}' },
       ['docker warn cofa install docker'],
+    ],
+    [
+      'docker with a containerd of its own inside',
+      { docker: docker.replace('":true', '":true,"embedded-containerd":true') },
+      [expect.stringMatching(/^docker warn take embedded-containerd out of /)],
     ],
     ['not enabled', { enabled: 'disabled' }, ['service warn systemctl enable --now cofa']],
   ])('%s', (_, found, wanted) => {
