@@ -22,10 +22,11 @@ export interface GoPrograms {
   /** Packages that are nothing but tests: folders of a module, each of which becomes a program of its last part's name. */
   suites?: { module: string; folders: readonly string[] };
   /**
-   * Programs of a module that `go install` refuses, since its go.mod replaces or excludes others: its folders. `absent`: a
-   * module that only its tests want, from a folder of its repository.
+   * Programs of a module that `go install` refuses, since its go.mod replaces or excludes others, or has another name
+   * (`goMod`, with a sum of that name beside it): its folders. `absent`: a module that only its tests want, from a folder of
+   * its repository.
    */
-  folders?: { module: string; folders: readonly string[]; absent?: string };
+  folders?: { module: string; folders: readonly string[]; absent?: string; goMod?: `${string}.mod` };
   /** The packages are of a module whose go.mod wants folders of its repository: which modules these folders became. */
   staged?: Staged;
 }
@@ -131,6 +132,13 @@ async function build(
     await cp(Dir, copy, { recursive: true });
     await run('chmod', ['-R', 'u+w', copy]);
     const inCopy = { ...limits, env, cwd: copy };
+    const goMod = folders?.goMod;
+    if (goMod !== undefined) {
+      await rename(join(copy, goMod), join(copy, 'go.mod'));
+      await rename(join(copy, goMod.replace(/\.mod$/, '.sum')), join(copy, 'go.sum'));
+      // A list of modules that are not in it.
+      await rm(join(copy, 'vendor'), { recursive: true, force: true });
+    }
     const absent = folders?.absent;
     if (absent !== undefined)
       await run('go', ['mod', 'edit', `-dropreplace=${absent}@v0.0.0`, `-droprequire=${absent}`], inCopy);

@@ -35,12 +35,20 @@ export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
   'containerd-2.3': containerd('v2.3.7'),
   'containerd-2.4': containerd('v2.4.2'),
-  // Modules of docker 29 have versions of their own.
+  // docker's daemon is a module with versions of its own: this one is docker 29.8.1 (its releases/versions.yaml).
   'docker-29': {
     name: 'dockerd',
     version: 'v2.0.0-beta.24',
     packages: ['github.com/moby/moby/v2/cmd/dockerd'],
     flags: ['-tags', 'exclude_graphdriver_btrfs netgo osusergo'],
+    withoutC: true,
+  },
+  'docker-29-cli': {
+    name: 'docker-cli',
+    version: 'v29.8.1+incompatible',
+    packages: [],
+    folders: { module: 'github.com/docker/cli', folders: ['cmd/docker'], goMod: 'vendor.mod' },
+    flags: ['-ldflags', '-s -w -X github.com/docker/cli/cli/version.Version=29.8.1'],
     withoutC: true,
   },
   // A cluster of one machine: control plane, kubelet and client, and the etcd that this version is built with.
