@@ -63,7 +63,7 @@ export function define(command: Command, context: Context): void {
     .action((target: string, options: InstallFlags) => install(target, options, context));
   examples(command, [
     ['cofa install containerd --dry-run', 'only show the lines'],
-    ['cofa install docker', 'docker 26, with its containerd image store'],
+    ['cofa install docker', 'docker, with its containerd image store'],
     ['cofa install podman', 'and buildah, and CRI-O'],
     ['cofa install k8s', 'on each node'],
     ['cofa install k8s --daemonset', 'on each node, where the engine is a pod'],

@@ -1,12 +1,14 @@
 /**
  * dockerd with the containerd image store on cofa's snapshotter: what people do with docker, on a prepared image (lazy), on
  * an unprepared one (plain), and on one of which only the lowest layers are those of a lazy one (mixed). docker 26 and its
- * containerd 1.7 are those of Debian trixie.
+ * containerd 1.7 are those of Debian trixie; docker 29 is tried where it was built (ops/judges), with its own command line and
+ * Debian's buildx and compose.
  */
 import { lstatSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { NEWER_DOCKER, newestRunc, unpackedDebs } from '../../ops/images/debs.ts';
+import { containerdPath, hasContainerd, NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
+import { judgeAtHand } from '../../ops/images/judges.ts';
 import { type Engine, eventually, runCofa, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import {
@@ -29,6 +31,11 @@ let other: RegistryServer;
 let engine: Engine;
 let containerd: Containerd;
 let dockerd: Dockerd;
+/** Starts one on the same containerd: after `cofa install docker`, or with settings of its own. */
+let startOnCofa: () => Promise<Dockerd>;
+let startWith: (settings: string) => Promise<Dockerd>;
+/** What `cofa install docker` has changed. */
+let installed: { toml: string; json: string };
 const images: Record<string, ClientImage & { ref: string }> = {};
 const KINDS = ['lazy', 'plain', 'mixed'] as const;
 
@@ -65,11 +72,17 @@ async function hasBlobs(archive: string, name: string): Promise<void> {
   }
 }
 
-const VERSIONS: Array<{ version: string; programs: string[]; isHere: boolean }> = [
-  { version: '26.1', programs: [], isHere: true },
-];
+const onProgress = (line: string) => console.log(line);
+const built = [judgeAtHand('docker-29', { onProgress }), judgeAtHand('docker-29-cli', { onProgress })];
+// docker 29.8 is released with containerd 2.3.
+const withBuilt = (['2.3', '2.4'] as const).find((one) => hasContainerd(one, { onProgress }));
+const VERSIONS = [
+  { version: '26.1', api: '1.45', programs: [], withContainerd: '1.7' },
+  { version: '29.8', api: '1.56', programs: built, withContainerd: withBuilt },
+] as const;
 
-describe.each(VERSIONS)('docker $version', ({ programs, isHere }) => {
+describe.each(VERSIONS)('docker $version', ({ api, programs, withContainerd }) => {
+  const isHere = withContainerd !== undefined && programs.every((one) => one !== undefined);
   describe.skipIf(!isHere)('with images that are lazy, plain and mixed', () => {
     beforeAll(async () => {
       cleanup = new Cleanup();
@@ -78,10 +91,13 @@ describe.each(VERSIONS)('docker $version', ({ programs, isHere }) => {
       cleanup.defer(() => registry.stop());
       other = await startRegistry();
       cleanup.defer(() => other.stop());
-      const newer = await unpackedDebs(NEWER_DOCKER, { onProgress: console.log });
-      // docker 29 wants a runc that knows namespaces of time.
-      const runc = programs.length === 0 ? [] : [await newestRunc({ onProgress: console.log })];
-      const path = [...programs, ...runc, newer.path].join(delimiter);
+      const newer = await unpackedDebs(NEWER_DOCKER, { onProgress });
+      // docker 29 wants a runc that knows namespaces of time: a containerd of 2 comes with one.
+      const path = [
+        ...programs,
+        await containerdPath(withContainerd as string, { onProgress }),
+        newer.path,
+      ].join(delimiter);
       const base = await makeBase(work);
       for (const [name, big] of [
         ['lazy', 1],
@@ -89,11 +105,12 @@ describe.each(VERSIONS)('docker $version', ({ programs, isHere }) => {
         ['mixed', 1],
         ['kept', 3],
         ['changed', 4],
+        ['unpulled', 5],
       ] as const) {
         const image = await makeClientImage(work, base, name, { big, said: `I am ${name}` });
         images[name] = { ...image, ref: await push(image, registry.host, name) };
       }
-      for (const name of ['lazy', 'kept']) {
+      for (const name of ['lazy', 'kept', 'unpulled']) {
         const indexed = await runCofa(['index', refOf(name)], { timeoutMs: 180_000 });
         if (indexed.code !== 0) throw new Error(indexed.stderr);
       }
@@ -106,27 +123,35 @@ describe.each(VERSIONS)('docker $version', ({ programs, isHere }) => {
       (await untilServed(snapshotter)).close();
       // Both are set up as a user does it.
       const install = async (...args: string[]) => {
-        const done = await engine.cli(['install', 'docker', '--no-unit', ...args]);
+        // It looks which containerd there is.
+        const done = await engine.cli(['install', 'docker', '--no-unit', ...args], { env: { PATH: path } });
         if (done.code !== 0) throw new Error(done.stderr);
       };
-      let config = '';
+      installed = { toml: '', json: '' };
       containerd = await startContainerd({
         path,
         directory,
+        configVersion: withContainerd === '1.7' ? 2 : 3,
         configure: async (file) => {
-          config = file;
+          installed.toml = file;
           await install('--containerd-config', file, '--daemon-json', join(work, 'none.json'));
         },
       });
       cleanup.defer(() => containerd.stop());
       const cliPlugins = join(newer.root, 'usr/libexec/docker/cli-plugins');
-      dockerd = await startDockerd({
-        path,
-        containerd,
-        cliPlugins,
-        configure: (file) => install('--containerd-config', config, '--daemon-json', file),
-      });
+      const start = (configure: (file: string) => Promise<void>) =>
+        startDockerd({ path, containerd, cliPlugins, configure });
+      startOnCofa = () =>
+        start(async (file) => {
+          installed.json = file;
+          await install('--containerd-config', installed.toml, '--daemon-json', file);
+        });
+      startWith = (settings) => start(async (file) => writeFileSync(file, settings));
+      dockerd = await startOnCofa();
       cleanup.defer(() => dockerd.stop());
+      expect(await docker('version', '--format', '{{.Server.APIVersion}} {{.Client.APIVersion}}')).toBe(
+        `${api} ${api}\n`,
+      );
     }, 300_000);
     afterAll(() => cleanup.run());
 
@@ -223,6 +248,16 @@ describe.each(VERSIONS)('docker $version', ({ programs, isHere }) => {
         await compose('down');
         expect(await docker('ps', '--all', '--quiet')).toBe('');
       });
+    });
+
+    test('BuildKit fetches the layers of a lazy image that was not pulled before', async () => {
+      const context = join(work, 'unpulled');
+      mkdirSync(context);
+      writeFileSync(join(context, 'Dockerfile'), `FROM ${refOf('unpulled')}\nRUN cat /said > /again\n`);
+      const before = wholeGets('unpulled');
+      await docker('build', '--quiet', '--network=host', '--tag', 'unpulled:1', context);
+      expect(await run('unpulled:1', 'cat', '/again')).toBe('I am unpulled\n');
+      expect(wholeGets('unpulled')).toBeGreaterThan(before);
     });
 
     describe('what needs layers as files', () => {
@@ -352,6 +387,37 @@ describe.each(VERSIONS)('docker $version', ({ programs, isHere }) => {
         expect(listMounts().filter(({ point }) => point.includes('/rootfs/'))).toEqual([]);
         const known = await engine.status();
         expect(known.mounts.filter(({ state }) => state !== 'mounted')).toEqual([]);
+      });
+
+      test('after cofa uninstall docker fetches an image that was lazy, and runs it on overlayfs', async () => {
+        await docker('pull', '--quiet', refOf('kept'));
+        expect(await knownOf('kept')).toHaveLength(3);
+        const where = ['--containerd-config', installed.toml, '--daemon-json', installed.json];
+        const env = { CONTAINERD_ADDRESS: containerd.socket };
+        expect(await engine.cli(['uninstall', 'docker', ...where], { env })).toMatchObject({
+          code: 0,
+          stderr: '',
+        });
+        expect((await knownOf('kept')).length).toBeLessThan(3);
+        await dockerd.stop();
+        dockerd = await startWith('{"features":{"containerd-snapshotter":true}}');
+        expect(await docker('info', '--format', '{{.Driver}}')).toBe('overlayfs\n');
+        // docker 29 lists what it cannot run.
+        expect(await docker('images', '--quiet', refOf('kept'))).toMatch(
+          api === '1.45' ? /^$/ : /^[0-9a-f]{12}\n$/,
+        );
+        await expect(run('--pull=never', refOf('kept'))).rejects.toThrow(/no such image|not found/i);
+        await docker('pull', '--quiet', refOf('kept'));
+        expect(await run(refOf('kept'))).toBe('I am kept\n');
+        expect(blobsOf('kept')).toHaveLength(3);
+        // An install finds what docker has in containerd by now.
+        await docker('pull', '--quiet', refOf('plain'));
+        const before = await snapshots();
+        await dockerd.stop();
+        dockerd = await startOnCofa();
+        expect(await docker('images', '--quiet', refOf('plain'))).toMatch(/^[0-9a-f]{12}\n$/);
+        expect(await run('--pull=never', refOf('plain'))).toBe('I am plain\n');
+        expect((await snapshots()).length).toBeGreaterThan(before.length);
       });
     });
   });

@@ -10,6 +10,7 @@ const LONG = [
   // The release that it builds is what others install.
   'ops/release',
   'clients/containerd',
+  'clients/docker',
   'replay/slow-starts',
   'ops/oci-image',
   'engine/incidents',
@@ -22,7 +23,6 @@ const LONG = [
   'engine/cache',
   'clients/daemonset',
   'ops/systemd',
-  'clients/docker',
   'console/starts-page',
   'faults/killed-processes',
   'faults/engine-swap',
