@@ -51,6 +51,11 @@ const layersOf = (folder: string) =>
   JSON.parse(readFileSync(join(folder, 'overlay-layers/layers.json'), 'utf8')) as Array<
     Record<string, unknown>
   >;
+/** `podman run --rm` with users of its own. */
+const runMapped = (ref: string, ...command: string[]) => {
+  const map = ['--uidmap', '0:100000:65536', '--gidmap', '0:100000:65536'];
+  return podman.podman(['run', '--rm', ...podman.container, ...map, ref, ...command]);
+};
 /** Blobs of layers that clients have fetched as a whole since the test began. */
 const fetchedSince = (before: number, blobs: readonly string[]) =>
   registry
@@ -268,6 +273,30 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     expect(await podman.run(sibling.ref)).toBe('I am its sibling\n');
   });
 
+  test('a container with users of its own does not start on layers of cofa, or sees them as no user’s', async () => {
+    for (const ref of [lazy.ref, sibling.ref])
+      await expect(runMapped(ref)).rejects.toThrow('permission denied');
+    // It starts where the image has all files that podman puts something upon.
+    const context = join(work, 'places');
+    await mkdir(context);
+    const places = [
+      'etc/hosts',
+      'etc/hostname',
+      'etc/resolv.conf',
+      'run/.containerenv',
+      'proc/',
+      'sys/',
+      'dev/',
+    ];
+    const lines = [`FROM ${lazy.ref}`, ...places.map((place) => `COPY empty /${place}`)];
+    await writeFile(join(context, 'empty'), '');
+    await writeFile(join(context, 'Containerfile'), `${lines.join('\n')}\n`);
+    await podman.podman(['build', '--quiet', '--layers=false', '--tag', 'places', context]);
+    expect(await runMapped('places', 'ls', '-n', '/said')).toMatch(/ 65534 +65534 /);
+    expect(await runMapped('places', 'ls', '-n', '/etc/hosts')).toMatch(/ 0 +0 /);
+    await podman.podman(['rmi', 'places']);
+  });
+
   test('podman does not remove it, and cofa does not while something of podman stands on it', async () => {
     await expect(podman.podman(['rmi', lazy.ref])).rejects.toThrow('read-only');
     const refused = await remove(lazy.ref);
@@ -322,6 +351,9 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     expect(readdirSync(join(store(), 'overlay/l'))).toEqual([]);
     expect(readdirSync(join(store(), 'overlay-images')).toSorted()).toEqual(['images.json', 'images.lock']);
     expect((await engine.cli(['rmi', lazy.ref])).code).toBe(0);
+    // Pulled by podman alone it may have users of its own.
+    await podman.podman(['pull', '--quiet', '--tls-verify=false', lazy.ref]);
+    expect(await runMapped(lazy.ref, 'ls', '-n', '/said')).toMatch(/ 0 +0 /);
   });
 });
 
