@@ -7,7 +7,7 @@
 import { lstatSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { containerdPath, hasContainerd, NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
+import { containerdPath, NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
 import { judgeAtHand } from '../../ops/images/judges.ts';
 import { type Engine, eventually, runCofa, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -21,6 +21,7 @@ import {
 import { Cleanup, listMounts, mountsBelow } from '../support/temp.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { type ClientImage, makeBase, makeClientImage, push, wholeGetsOf } from './images.ts';
+import { containerds } from './versions.ts';
 
 let cleanup: Cleanup;
 let work: string;
@@ -75,7 +76,7 @@ async function hasBlobs(archive: string, name: string): Promise<void> {
 const onProgress = (line: string) => console.log(line);
 const built = [judgeAtHand('docker-29', { onProgress }), judgeAtHand('docker-29-cli', { onProgress })];
 // docker 29.8 is released with containerd 2.3.
-const withBuilt = (['2.3', '2.4'] as const).find((one) => hasContainerd(one, { onProgress }));
+const withBuilt = containerds(['2.3', '2.4']).find((one) => one.startsWith('2'));
 const VERSIONS = [
   { version: '26.1', api: '1.45', programs: [], withContainerd: '1.7' },
   { version: '29.8', api: '1.56', programs: built, withContainerd: withBuilt },
