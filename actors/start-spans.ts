@@ -386,13 +386,16 @@ function longest<Entry>(
 }
 
 function addContainer(maker: TreeMaker, root: Span, ran: NonNullable<Start['ran']>): void {
-  const { spawned, program, ended, cpuUs } = ran;
+  const { spawned, program, command, ended, cpuUs } = ran;
   maker.add('container', {
     parent: root,
     name: 'container',
     from: spawned,
     to: ended,
-    attributes: { 'cofa.cpu_us': cpuUs },
+    attributes: {
+      'cofa.cpu_us': cpuUs,
+      ...(command !== undefined && { 'process.executable.name': command }),
+    },
     marks: program === undefined ? [] : [{ name: 'program', at: program }],
   });
 }

@@ -192,6 +192,14 @@ export const CAUSES = [
   'pack',
 ] as const;
 
+/** A program calls itself as it likes; control characters are escapes. */
+const command = z
+  .string()
+  .optional()
+  .describe(
+    "of the part `program`: name of the container's program, as `cofa run` tells it; absent: not known",
+  );
+
 const StartWall = z.object({
   time: z.iso.datetime().describe('when the program that called began, or else the call came'),
   us: us.describe(
@@ -204,6 +212,7 @@ const StartWall = z.object({
         part: z.enum(START_PARTS),
         us,
         cpuUs: us.optional().describe('of the program and of runc: processor time'),
+        command,
         what: z.string(),
       }),
     )
@@ -366,7 +375,7 @@ export const Waterfall = z.object({
   path: z
     .array(z.object({ part: z.enum(START_PARTS), startUs: us, us, read: z.string().optional() }))
     .describe('critical path: each moment of the start belongs to one entry'),
-  phases: z.array(z.object({ part: z.enum(START_PARTS), startUs: us, us, what: z.string() })),
+  phases: z.array(z.object({ part: z.enum(START_PARTS), startUs: us, us, command, what: z.string() })),
   jobs: z.array(
     z.object({
       job: z.int(),

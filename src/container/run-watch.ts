@@ -1,5 +1,6 @@
 /** Notes when a run had come how far, for the log: the engine sees the mount of a container and nothing of its processes. */
 import { statSync } from 'node:fs';
+import { commandName } from '../../schemas/program-name.ts';
 import type { Ran } from '../../schemas/ran.ts';
 import { childrenUs } from '../kernel/usage.ts';
 
@@ -9,6 +10,7 @@ export class RunWatch {
   #spawned: number | undefined;
   #program: number | undefined;
   #ended: number | undefined;
+  #command: string | undefined;
   /** Processor time of children so far, µs. */
   #cpuUs = 0;
 
@@ -22,8 +24,9 @@ export class RunWatch {
     this.#answered = Date.now();
   }
 
-  /** runc is being started. */
-  spawned(): void {
+  /** runc is being started. `word`: the first one of the container's command. */
+  spawned(word: string | undefined): void {
+    this.#command = word === undefined ? undefined : commandName(word);
     this.#spawned = Date.now();
     this.#cpuUs = childrenUs();
   }
@@ -45,6 +48,13 @@ export class RunWatch {
     if (answered === undefined || spawned === undefined || ended === undefined) return undefined;
     const program = this.#program;
     const known = program === undefined ? undefined : Math.min(ended, Math.max(spawned, program));
-    return { answered, spawned, ...(known !== undefined && { program: known }), ended, cpuUs: this.#cpuUs };
+    return {
+      answered,
+      spawned,
+      ...(known !== undefined && { program: known }),
+      ...(this.#command !== undefined && { command: this.#command }),
+      ended,
+      cpuUs: this.#cpuUs,
+    };
   }
 }

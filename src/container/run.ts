@@ -152,7 +152,7 @@ class Container {
     writeFileSync(folder.config, JSON.stringify(spec), { mode: 0o600 });
     throwIfStopped(signals);
     this.#runcStarted = true;
-    this.#watch.spawned();
+    this.#watch.spawned(spec.process.args[0]);
     const child = this.#start();
     signals.deliverTo(
       (signal) => child.kill(signal === 'SIGTERM' ? (stopSignal ?? signal) : signal),

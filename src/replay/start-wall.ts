@@ -69,7 +69,8 @@ export function wallOf(log: ReplayLog, story: StartStory): StartWall {
         part,
         us: sums.get(part) ?? 0,
         cpuUs: part === 'program' ? ran?.cpuUs : undefined,
-        what: part === 'program' && ran === undefined ? WITHOUT_RUN : PART_TEXT[part],
+        command: part === 'program' ? ran?.command : undefined,
+        what: part === 'program' ? programText(ran) : PART_TEXT[part],
       }),
     ),
     steps,
@@ -85,4 +86,10 @@ export function wallOf(log: ReplayLog, story: StartStory): StartWall {
   });
 }
 
-const WITHOUT_RUN = 'the container, if there is one: its runtime and programs';
+/** What the part `program` is about; `ran`: undefined where no client has told of a run. */
+export function programText(ran: MountStory['ran']): string {
+  if (ran === undefined) return 'the container, if there is one: its runtime and programs';
+  return ran.command === undefined
+    ? PART_TEXT.program
+    : `${ran.command} and its children, waiting for nothing of cofa`;
+}

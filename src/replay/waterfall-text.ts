@@ -35,7 +35,7 @@ export function renderWaterfall(fall: Waterfall, width: number): string[] {
     `start of ${printable(fall.ref)} (mount ${fall.mount.slice(0, 16)}): ${formatUs(fall.us)} from ${fall.time}`,
     '',
     'parts',
-    ...fall.phases.map(({ part, startUs, us }) => line(part, us, bar(startUs, us))),
+    ...fall.phases.map((phase) => line(phaseName(phase), phase.us, bar(phase.startUs, phase.us))),
     line('reads waited', sumOf(fall.path), overlay(fall, room, place)),
     '',
     `fetches  ${Object.entries(MARKS)
@@ -59,6 +59,10 @@ export function renderWaterfall(fall: Waterfall, width: number): string[] {
   lines.push(...restOf(fall.files.length, fall.left.files));
   return lines.map((one) => one.slice(0, width));
 }
+
+/** What a part is called: of the programs' one, where it is known, the name of the first program. */
+const phaseName = ({ part, command }: Waterfall['phases'][number]): string =>
+  command === undefined ? part : `${command} and its children`;
 
 const sumOf = (path: Waterfall['path']): number =>
   path.reduce((sum, { part, us }) => (part === 'reads' ? sum + us : sum), 0);

@@ -7,7 +7,7 @@ import type { Waterfall } from '../../schemas/replay.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { stretchesOf } from './start-parts.ts';
 import { type MountStory, pathsOfRead } from './start-phases.ts';
-import { PART_TEXT, wallOf } from './start-wall.ts';
+import { PART_TEXT, programText, wallOf } from './start-wall.ts';
 import type { TracedJob } from './trace.ts';
 import { jobsOf, partsOf } from './why-read.ts';
 import { startOf } from './why-start.ts';
@@ -63,12 +63,15 @@ export function waterfallOf(
     path: story.segments.map(({ part, startUs, us: length, read }) =>
       defined({ part, startUs, us: length, read }),
     ),
-    phases: stretchesOf(log, mount, mountedAt, story.to).map(({ part, from, to }) => ({
-      part,
-      startUs: us(from),
-      us: us(to) - us(from),
-      what: PART_TEXT[part],
-    })),
+    phases: stretchesOf(log, mount, mountedAt, story.to).map(({ part, from, to }) =>
+      defined({
+        part,
+        startUs: us(from),
+        us: us(to) - us(from),
+        command: part === 'program' ? mount.ran?.command : undefined,
+        what: part === 'program' ? programText(mount.ran) : PART_TEXT[part],
+      }),
+    ),
     jobs: kept.jobs
       .sort((a, b) => a.queuedAt - b.queuedAt)
       .map((job) => {

@@ -134,7 +134,14 @@ describe('a start', () => {
 
   test('has the steps that the mount says, and lasts until its container ends', () => {
     const steps = { resolved: T - 1, logged: T + 1, prepared: T + 12, attached: T + 22, standing: T + 35 };
-    const ran = { answered: T + 41, spawned: T + 45, program: T + 60, ended: T + 3_000, cpuUs: 7 };
+    const ran = {
+      answered: T + 41,
+      spawned: T + 45,
+      program: T + 60,
+      ended: T + 3_000,
+      cpuUs: 7,
+      command: 'sh',
+    };
     const [tree] = treesOf([
       ...START.slice(0, 3),
       at(40, 'm1', { type: 'mount.mounted', steps }),
@@ -152,6 +159,7 @@ describe('a start', () => {
       '  read: 2000-2001',
       ' container: 45-3000',
     ]);
+    expect(tree?.spans.at(-1)?.attributes).toEqual({ 'cofa.cpu_us': 7, 'process.executable.name': 'sh' });
     expect(tree?.spans.at(-1)?.marks).toEqual([{ name: 'program', at: T + 60 }]);
     const odd = { ...ran, spawned: T + 1e9, ended: 1 };
     const unbelieved = [...START, at(3_010, 'm1', { type: 'mount.unmounted', ran: odd })];

@@ -8,6 +8,7 @@ import { tellStory } from '../../src/incidents/story.ts';
 import { compareStarts } from '../../src/replay/compare-starts.ts';
 import { fasterOf, type StartFacts } from '../../src/replay/faster.ts';
 import { type Segment, segmentsOf } from '../../src/replay/start-parts.ts';
+import { rowsOf } from '../../src/console/web/start/rows.ts';
 import { formatUs } from '../../src/replay/format.ts';
 import { nodeOfLog } from '../../src/replay/node-document.ts';
 import type { RawRecord } from '../../src/replay/record.ts';
@@ -59,6 +60,7 @@ function runRecords(): RawRecord[] {
       program: START + 390,
       ended: START + 1_000,
       cpuUs: 200_000,
+      command: 'python3',
     },
   });
   return records;
@@ -177,6 +179,26 @@ describe('the parts of a start', () => {
     // A stretch that ends before the container does knows no more than it has.
     const short = logOf(runRecords().filter((_, index) => log.timeline.typeAt(index) !== 'mount.unmounted'));
     expect(told(short)).toContain('took at least 670 ms');
+  });
+
+  test('the program’s time bears its name, where `cofa run` has told it', () => {
+    const log = runLog();
+    const mount = findMount(log, MOUNT);
+    const why = explainStart(log, mount);
+    const own = 'python3 and its children, waiting for nothing of cofa';
+    expect(why.wall.parts.at(-1)).toMatchObject({ part: 'program', command: 'python3', what: own });
+    expect(renderWhyStart(why, 120).find((line) => line.startsWith('  program '))).toContain(own);
+    const fall = Waterfall.parse(waterfallOf(log, mount, mount.mountedAt as number));
+    expect(fall.phases.at(-1)).toMatchObject({ part: 'program', command: 'python3', what: own });
+    expect(fall.phases.filter(({ command }) => command !== undefined)).toHaveLength(1);
+    expect(renderWaterfall(fall, 100).some((line) => line.startsWith('  python3 and its children '))).toBe(
+      true,
+    );
+    const row = rowsOf(fall).find(({ name }) => name === 'python3 and its children');
+    expect(row).toMatchObject({
+      kind: 'part',
+      text: expect.stringMatching(/^program: .*python3 and its children/),
+    });
   });
 
   test('two starts beside each other differ by what was slower', () => {

@@ -37,9 +37,9 @@ export function rowsOf(fall: Waterfall): Row[] {
 }
 
 function partRows({ phases }: Waterfall): Row[] {
-  return phases.map(({ part, startUs, us, what }) => ({
+  return phases.map(({ part, command, startUs, us, what }) => ({
     kind: 'part',
-    name: part,
+    name: command === undefined ? part : `${command} and its children`,
     bars: [{ from: startUs, us, colour: '--layer' }],
     text: `${part}: ${formatUs(us)} from +${formatUs(startUs)} on: ${what}`,
   }));
