@@ -8,6 +8,7 @@
  *         read                   one that waited; linked to the fetches that it waited for
  *       fetch                    a job of a fetcher, by class
  *       container                from its runtime to its end, where `cofa run` ran it
+ *         program                one in it, from its beginning to the last sample that saw it
  *     pull, prepare snapshot     pull-spans.ts
  *
  * A start ends as `cofa replay why --start` says: at the first half second without a read that waits, or with its container. What waits is told when it has
@@ -16,6 +17,7 @@
  */
 import type { CofaEvent, EventOf, TracedJob, TracedRead } from '../schemas/events.ts';
 import { contextIn } from '../schemas/trace-context.ts';
+import { MOST_A_START, type SeenPrograms } from './start-programs.ts';
 import { PullSpans, type SpansOptions } from './pull-spans.ts';
 import { LONGEST, type Span, type SpanTree, TreeMaker } from './spans.ts';
 import { phasesOfStart, type PreparedBy } from './start-times.ts';
@@ -53,9 +55,14 @@ interface Start {
   /** The last answer that is known. */
   busyUntil: number;
   steps: EventOf<'mount.mounted'>['steps'];
+  /** Programs in its container, by process. */
+  programs: Map<string, SeenProgram>;
   /** The run of the container that had it, when it is over. */
   ran: EventOf<'mount.unmounted'>['ran'];
 }
+
+/** A process as the last sample saw it. */
+type SeenProgram = SeenPrograms['seen'][number] & { at: number };
 
 /** An entry of a trace, by the event that tells of it. */
 interface Told<Entry> {
@@ -109,6 +116,9 @@ export class StartSpans {
       case 'mount.unmounted':
         this.#unmounted(id, event);
         break;
+      case 'engine.measured':
+        this.#measured(event);
+        break;
       case 'layer.trace':
         this.#traced(seq, `sha256:${id}`, event);
         break;
@@ -159,6 +169,7 @@ export class StartSpans {
       layers: new Set(),
       busyUntil: Number.POSITIVE_INFINITY,
       steps: undefined,
+      programs: new Map(),
       ran: undefined,
     });
   }
@@ -194,6 +205,18 @@ export class StartSpans {
     const error = `${code}: ${message}`.slice(0, LONGEST);
     maker.add('start', { ...startSpan(id, start), to: at, error });
     return [maker.tree];
+  }
+
+  #measured({ samples }: EventOf<'engine.measured'>): void {
+    for (const { at, programs = [] } of samples)
+      for (const { mount, seen } of programs) {
+        const known = this.#starts.get(mount)?.programs;
+        for (const program of seen) {
+          const key = `${program.pid} ${program.since}`;
+          if (known?.has(key) || (known !== undefined && known.size < MOST_A_START))
+            known.set(key, { ...program, at });
+        }
+      }
   }
 
   #traced(seq: number, layer: string, { reads, jobs, dropped }: EventOf<'layer.trace'>): void {
@@ -249,7 +272,10 @@ export class StartSpans {
     for (const { phase, from, to } of phases) maker.add(phase, { parent: root, name: phase, from, to });
     const fetches = this.#addFetches(maker, root, jobs);
     this.#addReads(maker, root, { mountedAt, lastAt, reads, fetches });
-    if (ran !== undefined) addContainer(maker, root, ran);
+    const container = ran === undefined ? root : addContainer(maker, root, ran);
+    for (const [key, program] of start.programs)
+      if (program.since <= root.to)
+        addProgram(maker, container, key, { ...program, at: Math.min(program.at, root.to) });
     return maker.tree;
   }
 
@@ -385,9 +411,9 @@ function longest<Entry>(
   return all.filter((one) => chosen.has(one));
 }
 
-function addContainer(maker: TreeMaker, root: Span, ran: NonNullable<Start['ran']>): void {
+function addContainer(maker: TreeMaker, root: Span, ran: NonNullable<Start['ran']>): Span {
   const { spawned, program, command, ended, cpuUs } = ran;
-  maker.add('container', {
+  return maker.add('container', {
     parent: root,
     name: 'container',
     from: spawned,
@@ -397,6 +423,23 @@ function addContainer(maker: TreeMaker, root: Span, ran: NonNullable<Start['ran'
       ...(command !== undefined && { 'process.executable.name': command }),
     },
     marks: program === undefined ? [] : [{ name: 'program', at: program }],
+  });
+}
+
+/** Its end is not known: the last sample that saw it. */
+function addProgram(maker: TreeMaker, parent: Span, key: string, program: SeenProgram): void {
+  const { pid, name, since, at, cpuUs, childrenUs } = program;
+  maker.add(`program ${key}`, {
+    parent,
+    name: 'program',
+    from: Math.min(since, at),
+    to: at,
+    attributes: {
+      'process.pid': pid,
+      'process.executable.name': name,
+      'cofa.cpu_us': cpuUs,
+      'cofa.children_cpu_us': childrenUs,
+    },
   });
 }
 

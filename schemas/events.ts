@@ -12,7 +12,7 @@
  */
 import { z } from 'zod';
 import { DIGEST } from './digest.ts';
-import { Ran } from './ran.ts';
+import { ProgramName, Ran } from './ran.ts';
 import { traceFields } from './trace-fields.ts';
 import { TRUST_WORDS } from './trust.ts';
 
@@ -22,6 +22,8 @@ import { TRUST_WORDS } from './trust.ts';
  */
 const MAX_TEXT = 1 << 20;
 const MAX_ENTRIES = 1 << 20;
+/** Processes of a sample. */
+const MAX_PROGRAMS = 64;
 /** Blocks of a layer: 4 TiB of 64 KiB each. */
 const MAX_BLOCKS = 2 ** 26;
 
@@ -97,6 +99,31 @@ const shapes = {
             waitUs: count.describe('time in which its main thread could have run and had no processor'),
           }),
         ),
+        programs: z
+          .array(
+            z.strictObject({
+              mount: text.describe('id of the mount that the container has'),
+              seen: z
+                .array(
+                  z.strictObject({
+                    pid: count,
+                    name: ProgramName.describe(
+                      'what the program calls itself; control characters are escapes',
+                    ),
+                    since: instant.describe('when the process began, to some ten ms'),
+                    cpuUs: count.describe('user and system time of all threads since then'),
+                    childrenUs: count.describe('the same of its children that have ended, with theirs'),
+                  }),
+                )
+                .max(MAX_PROGRAMS),
+              more: count.optional().describe('at least so many processes more; absent: none'),
+            }),
+          )
+          .max(MAX_PROGRAMS)
+          .optional()
+          .describe(
+            'processes in containers of `cofa run` that start; absent: none was seen, or not looked for',
+          ),
       }),
     ),
   },

@@ -200,6 +200,20 @@ const command = z
     "of the part `program`: name of the container's program, as `cofa run` tells it; absent: not known",
   );
 
+const StartProgram = z.object({
+  pid: count.describe('of the process, on the node'),
+  name: z
+    .string()
+    .describe('what the program called itself when it was seen last; control characters are escapes'),
+  startUs: us.describe('when the process began, to some ten ms'),
+  seenUs: us.describe('when a sample saw it first'),
+  lastUs: us.describe('when one saw it last, which may be behind the start'),
+  cpuUs: us.describe('its processor time up to then, or to the end of the start'),
+  childrenUs: us.describe(
+    'the same of its children that had ended; of those that were seen it is in their own as well',
+  ),
+});
+
 const StartWall = z.object({
   time: z.iso.datetime().describe('when the program that called began, or else the call came'),
   us: us.describe(
@@ -225,6 +239,18 @@ const StartWall = z.object({
       z.object({ name: z.string(), cpuUs: us, waitUs: us.describe('could have run and had no processor') }),
     )
     .describe('of the engine, during the start; empty: not measured'),
+  programs: z
+    .object({
+      seen: z.array(StartProgram).describe('in the order of their beginnings'),
+      more: count.describe('at least so many at once that the samples left out'),
+      unseenUs: us
+        .optional()
+        .describe(
+          'processor time of runc, of programs that no sample saw, and of all behind the last sample; absent: not known',
+        ),
+    })
+    .optional()
+    .describe('processes in the container, as samples saw them; absent: none was seen, or not looked for'),
   machine: z
     .object({
       cpus: count,
@@ -404,10 +430,11 @@ export const Waterfall = z.object({
     }),
   ),
   files: z.array(z.object({ path: z.string(), reads: count, waitedUs: us, startUs: us, us })),
+  programs: z.array(StartProgram).describe('in the container, as samples saw them'),
   processes: StartWall.shape.processes,
   left: z
-    .object({ jobs: count, reads: count, files: count })
-    .describe('shorter ones that the lists leave out'),
+    .object({ jobs: count, reads: count, files: count, programs: count })
+    .describe('shorter ones that the lists leave out; programs that the samples did'),
 });
 
 const sideBySide = { aUs: us, bUs: us };

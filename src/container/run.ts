@@ -22,9 +22,9 @@ import { hostname, constants as os } from 'node:os';
 import type { Progress, RequestOf } from '../../schemas/api.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { type CallEngine, sent } from '../client/call.ts';
+import { cgroupOf } from './cgroup.ts';
 import { findCommand, StartError, startErrorOf } from './command.ts';
 import { Interrupted } from '../terminal/interrupted.ts';
-import { sha256Hex } from './digest.ts';
 import { hostFacts } from './host.ts';
 import { parseImageConfig } from './image-config.ts';
 import { type RunOptions, startKey } from './options.ts';
@@ -304,11 +304,6 @@ class Container {
     const spec = specFor(lookupUser(wanted, ...(await accounts)));
     return { spec, stopSignal: stopSignalOf(config.stopSignal, os.signals) };
   }
-}
-
-/** Two roots may each have a container of the same name, so the root is part of it. */
-export function cgroupOf(root: string, id: string): string {
-  return `/cofa/${sha256Hex(root).slice(0, 8)}.${id}`;
 }
 
 /** For an unmount, ms. */

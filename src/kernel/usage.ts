@@ -4,7 +4,8 @@ import { readProc, statFields } from './proc.ts';
 
 /** ticks of /proc a second; on Linux always 100 for programs */
 const TICKS = 100;
-const TICK_US = 1_000_000 / TICKS;
+/** µs */
+export const TICK_US = 1_000_000 / TICKS;
 
 export interface MachineUsage {
   cpus: number;

@@ -1,9 +1,11 @@
 /** `engine.measured` in words: what the machine and the engine's processes worked between samples. */
 import type { EventOf } from '../../schemas/events.ts';
+import { printable } from '../terminal/printable.ts';
 import { formatShare } from '../terminal/table.ts';
 import { checkedEvent } from './checked.ts';
 import { formatUs } from './format.ts';
 import type { ReplayEvent } from './record.ts';
+import { seenIn } from './start-programs.ts';
 
 type Sample = EventOf<'engine.measured'>['samples'][number];
 
@@ -21,7 +23,7 @@ export function measuredText(event: ReplayEvent): string {
   return `${counted(samples.length)} in ${formatUs((last.at - first.at) * 1_000)}: ${betweenText(first, last)}`;
 }
 
-/** Each stretch between two samples, and then what each process worked in all. */
+/** Each stretch between two samples, and then what each process worked in all, and the programs in containers. */
 export function measuredLines(event: ReplayEvent): string[] {
   const samples = samplesOf(event);
   const lines = [measuredText(event)];
@@ -39,6 +41,11 @@ export function measuredLines(event: ReplayEvent): string[] {
       `${name} worked ${formatUs(cpuUs - (base?.cpuUs ?? 0))}, waited ${formatUs(Math.max(0, waitUs - (base?.waitUs ?? 0)))} for a processor${first === last ? ' so far' : ''}`,
     );
   }
+  for (const [mount, { programs }] of seenIn(samples))
+    for (const { name, pid, seen } of programs)
+      lines.push(
+        `${printable(name)} (${pid}) in the container of mount ${mount.slice(0, 16)} had worked ${formatUs(seen.at(-1)?.cpuUs ?? 0)}`,
+      );
   return lines;
 }
 

@@ -2,7 +2,7 @@
 import { checkedEvent } from './checked.ts';
 import type { ReplayLog } from './replay-log.ts';
 
-type Sample = NonNullable<ReturnType<typeof samplesOf>>[number];
+export type Sample = NonNullable<ReturnType<typeof samplesOf>>[number];
 
 export interface Usage {
   cpus: number;
@@ -19,9 +19,8 @@ const NEAR_MS = 5_000;
 /** Samples of a minute come in the log this long after it, ms. */
 const LATE_MS = 130_000;
 
-/** Undefined where the log has no samples of that time. Between two samples the work is taken as even. */
-export function usageBetween(log: ReplayLog, from: number, to: number): Usage | undefined {
-  const samples = samplesNear(log, from, to);
+/** `samples`: those near it. Undefined where there are none of that time. Between two samples the work is taken as even. */
+export function usageBetween(samples: readonly Sample[], from: number, to: number): Usage | undefined {
   const [first, last] = [samples[0], samples.at(-1)];
   if (first === undefined || last === undefined || samples.length < 2) return undefined;
   if (first.at > from + NEAR_MS || last.at < to - NEAR_MS) return undefined;
@@ -46,7 +45,8 @@ export function usageBetween(log: ReplayLog, from: number, to: number): Usage | 
   };
 }
 
-function samplesNear(log: ReplayLog, from: number, to: number): Sample[] {
+/** The samples that say something of that time, ascending. */
+export function samplesNear(log: ReplayLog, from: number, to: number): Sample[] {
   const { timeline, count } = log;
   const samples: Sample[] = [];
   for (let index = timeline.firstAt(from - NEAR_MS); index < count; index++) {
@@ -59,7 +59,8 @@ function samplesNear(log: ReplayLog, from: number, to: number): Sample[] {
     .sort((a, b) => a.at - b.at);
 }
 
-function samplesOf(log: ReplayLog, index: number) {
+/** Those of one event. */
+export function samplesOf(log: ReplayLog, index: number) {
   return checkedEvent(log.timeline.eventAt(index), 'engine.measured')?.samples ?? [];
 }
 

@@ -8,7 +8,8 @@ import { START_PARTS } from '../../schemas/start-parts.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { type Segment, segmentsOf, stretchesOf } from './start-parts.ts';
 import type { MountStory } from './start-phases.ts';
-import { usageBetween } from './start-usage.ts';
+import { programsBetween, seenIn } from './start-programs.ts';
+import { samplesNear, usageBetween } from './start-usage.ts';
 import type { TracedJob, TracedRead } from './trace.ts';
 
 /** What of the time is about whom. */
@@ -57,7 +58,8 @@ export function wallOf(log: ReplayLog, story: StartStory): StartWall {
     sums.set(part, (sums.get(part) ?? 0) + us);
     for (const { step, us: length } of list) steps[step] = (steps[step] ?? 0) + length;
   }
-  const usage = usageBetween(log, from, to);
+  const samples = samplesNear(log, from, to);
+  const usage = usageBetween(samples, from, to);
   const engineUs = usage?.processes.reduce((sum, { cpuUs }) => sum + cpuUs, 0) ?? 0;
   const accounted = segments.reduce((sum, { us }) => sum + us, 0) - (steps['wait'] ?? 0);
   return defined({
@@ -75,6 +77,11 @@ export function wallOf(log: ReplayLog, story: StartStory): StartWall {
     ),
     steps,
     processes: usage?.processes ?? [],
+    programs: programsBetween(seenIn(samples).get(mount.id), {
+      from,
+      to,
+      ranUs: ran?.cpuUs,
+    }),
     machine:
       usage &&
       defined({

@@ -7,6 +7,7 @@
  *     process 2   reads      those that waited; an arrow joins them with each fetch that they waited for
  *     process 3   fetches    by fetcher, with their steps: queue, first byte, transfer, verify, write
  *     process 4   events     one mark an event of the log
+ *     process 5   programs   of containers, from their beginning to the last sample that saw them; absent: none was seen
  *
  * Slices of one thread may lie in one another and must not cross: what crosses gets a thread (a lane) of its own. Perfetto's
  * importer (trace_sorter.h, slice_tracker.cc, flow_tracker.cc) has rules of its own:
@@ -19,6 +20,8 @@
  */
 import { type MountStory, mountsOf, phasesOf } from './start-phases.ts';
 import type { ReplayLog } from './replay-log.ts';
+import { seenIn } from './start-programs.ts';
+import { type Sample, samplesOf } from './start-usage.ts';
 import { type TracedJob, type TracedRead, traceOf } from './trace.ts';
 import { jobsOf, partsOf } from './why-read.ts';
 
@@ -42,6 +45,7 @@ const MOUNTS = 1;
 const READS = 2;
 const FETCHES = 3;
 const EVENTS = 4;
+const PROGRAMS = 5;
 const NAMES = { [MOUNTS]: 'mounts', [READS]: 'reads that waited', [FETCHES]: 'fetches', [EVENTS]: 'log' };
 /** Threads of a process have numbers from this times its own on: no number is of two processes. */
 const MOST_LANES = 100_000;
@@ -77,17 +81,20 @@ export function* traceEvents(log: ReplayLog, stretch: Stretch): IterableIterator
 
 function* entriesOf(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
   const us = (at: number) => Math.max(0, Math.round((at - stretch.from) * US));
-  for (const [pid, name] of Object.entries(NAMES)) {
-    const own = { ph: 'M', pid: Number(pid), tid: MAIN } as const;
-    yield { ...own, name: 'process_name', args: { name } };
-    yield { ...own, name: 'process_sort_index', args: { sort_index: Number(pid) } };
-  }
+  for (const [pid, name] of Object.entries(NAMES)) yield* processNamed(Number(pid), name);
   yield* mountEvents(log, stretch, us);
   const { reads, jobs } = tracesOf(log, stretch);
   const placed = new Map<TracedJob, Placed>();
   yield* fetchEvents(jobs, us, placed);
   yield* readEvents(log, reads, us, placed);
   yield* logEvents(log, stretch, us);
+  yield* programEvents(log, stretch, us);
+}
+
+function* processNamed(pid: number, name: string): IterableIterator<TraceEvent> {
+  const own = { ph: 'M', pid, tid: MAIN } as const;
+  yield { ...own, name: 'process_name', args: { name } };
+  yield { ...own, name: 'process_sort_index', args: { sort_index: pid } };
 }
 
 type ToUs = (at: number) => number;
@@ -259,6 +266,33 @@ function* logEvents(log: ReplayLog, stretch: Stretch, us: ToUs): IterableIterato
       ts: us(at) + last.of,
       args: { seq: timeline.seqAt(index), id: timeline.idAt(index) },
     };
+  }
+}
+
+// ── Programs ──
+
+/** What ran between two samples alone is in none. */
+function* programEvents(log: ReplayLog, stretch: Stretch, us: ToUs): IterableIterator<TraceEvent> {
+  const { timeline, count } = log;
+  const samples: Sample[] = [];
+  for (let index = 0; index < count; index++)
+    if (timeline.typeAt(index) === 'engine.measured') samples.push(...samplesOf(log, index));
+  const programs = [...seenIn(samples.sort((a, b) => a.at - b.at))]
+    .flatMap(([mount, container]) => container.programs.map((program) => ({ mount, ...program })))
+    .filter(({ since }) => isIn(stretch, since))
+    .sort((a, b) => a.since - b.since);
+  if (programs.length > 0) yield* processNamed(PROGRAMS, 'programs of containers');
+  const lanes = new Lanes();
+  for (const { mount, pid, name, since, seen } of programs) {
+    const last = seen.findLast(({ at }) => isIn(stretch, at)) ?? seen[0];
+    const ts = us(since);
+    const end = Math.max(ts + 1, us(Math.min(stretch.to, last?.at ?? since)));
+    const tid = lanes.take(ts, end, mount);
+    yield* lanes.named(PROGRAMS, tid, `mount ${mount}`);
+    const own = { ph: 'X', cat: 'program', pid: PROGRAMS, tid } as const;
+    const { cpuUs = 0, childrenUs = 0 } = last ?? {};
+    const args = { mount, process: pid, cpuUs, childrenUs, samples: seen.length };
+    yield { ...own, name, ts, dur: end - ts, args };
   }
 }
 

@@ -31,12 +31,24 @@ export function renderWaterfall(fall: Waterfall, width: number): string[] {
   };
   const line = (name: string, us: number, marks: string) =>
     `  ${printable(name).slice(0, NAME).padEnd(NAME)}${formatUs(us).padStart(TIME)} ${marks}`.trimEnd();
+  const programLines = () => [
+    ...(fall.programs.length > 0
+      ? ['', 'programs of the container, as samples saw them: what they worked, and when']
+      : []),
+    ...fall.programs
+      .slice(0, MOST_LINES)
+      .map(({ name, pid, startUs, lastUs, cpuUs }) =>
+        line(`${name} (${pid})`, cpuUs, bar(startUs, Math.max(0, Math.min(lastUs, fall.us) - startUs), '─')),
+      ),
+    ...restOf(fall.programs.length, fall.left.programs),
+  ];
   const lines = [
     `start of ${printable(fall.ref)} (mount ${fall.mount.slice(0, 16)}): ${formatUs(fall.us)} from ${fall.time}`,
     '',
     'parts',
     ...fall.phases.map((phase) => line(phaseName(phase), phase.us, bar(phase.startUs, phase.us))),
     line('reads waited', sumOf(fall.path), overlay(fall, room, place)),
+    ...programLines(),
     '',
     `fetches  ${Object.entries(MARKS)
       .map(([step, mark]) => `${mark} ${step}`)

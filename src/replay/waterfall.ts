@@ -28,6 +28,7 @@ export function waterfallOf(
   { most = 2_000 }: WaterfallOptions = {},
 ): Waterfall {
   const { reads, jobs, story } = startOf(log, mount, mountedAt);
+  const wall = wallOf(log, story);
   const us = (at: number) => Math.max(0, Math.round((at - story.from) * 1000));
   const critical = new Set(story.segments.flatMap(({ read }) => read ?? []));
   const byNumber = new Map<string, TracedJob[]>();
@@ -103,8 +104,10 @@ export function waterfallOf(
         paths: [...pathsOfRead(log, read)].slice(0, MOST_PATHS),
       })),
     files: kept.files.sort((a, b) => a.startUs - b.startUs),
-    processes: wallOf(log, story).processes,
+    programs: wall.programs?.seen ?? [],
+    processes: wall.processes,
     left: {
+      programs: wall.programs?.more ?? 0,
       jobs: jobs.length - kept.jobs.length,
       reads: reads.list.length - kept.reads.length,
       files: files.size - kept.files.length,

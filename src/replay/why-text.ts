@@ -129,10 +129,36 @@ function wallLines({ wall, cause, faster }: WhyStart, width: number): string[] {
         `  ${name.padEnd(14)} ${formatUs(cpuUs).padStart(9)} worked, ${formatUs(waitUs)} waited for a processor`,
       );
   }
+  lines.push(...programLines(wall));
   if (cause !== undefined) lines.push('', `held up most by: ${CAUSE_TEXT[cause]}`);
   if (faster.length > 0) lines.push('', 'what would have made it faster (estimates, each alone)');
   for (const { savedUs, text } of faster)
     lines.push(...wrapped(`- ${formatUs(savedUs)}: ${text}`, width - 2));
+  return lines;
+}
+
+/** Programs of a container that are listed. */
+const MOST_PROGRAMS = 20;
+
+/** The programs in the container, those that worked most first. */
+function programLines({ programs }: WhyStart['wall']): string[] {
+  if (programs === undefined) return [];
+  const { seen, more, unseenUs } = programs;
+  const lines = ['', 'programs of the container, as samples saw them'];
+  for (const { name, pid, startUs, seenUs, cpuUs, childrenUs } of [...seen]
+    .sort((a, b) => b.cpuUs - a.cpuUs)
+    .slice(0, MOST_PROGRAMS)) {
+    const children = childrenUs > 0 ? `; children that ended ${formatUs(childrenUs)}` : '';
+    lines.push(
+      `  ${formatUs(cpuUs).padStart(9)} worked  ${printable(name)} (${pid}), from +${formatUs(startUs)}, seen first at +${formatUs(seenUs)}${children}`,
+    );
+  }
+  if (seen.length > MOST_PROGRAMS) lines.push(`  and ${seen.length - MOST_PROGRAMS} more (--json has them)`);
+  if (more > 0) lines.push(`  and at least ${more} at once that the samples left out`);
+  if (unseenUs !== undefined && unseenUs > 0)
+    lines.push(
+      `  ${formatUs(unseenUs).padStart(9)} worked  runc, what ended between two samples, and all behind the last one`,
+    );
   return lines;
 }
 

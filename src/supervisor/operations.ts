@@ -34,7 +34,7 @@ export interface OperationsParts {
   fetchers: Pick<Fetchers, 'upgrade'>;
   fleet: FleetProcess | undefined;
   idle: Pick<IdleWork, 'stop' | 'worked'>;
-  usage: Pick<UsageMeter, 'asked' | 'mounted' | 'ended'>;
+  usage: Pick<UsageMeter, 'asked' | 'mounted' | 'contained' | 'ended'>;
   end: End;
 }
 
@@ -107,14 +107,17 @@ function mountWith({ options, mounts, chains, trust, idle, usage }: OperationsPa
     usage.asked();
     if (prefetchLimit !== undefined && !prefetch)
       throw new CofaError('invalid-argument', 'prefetchLimit says how fast, and prefetch that there is none');
-    const above = overlay === undefined ? undefined : rootOf(containerAt(options.root, dir), overlay);
+    const folder = overlay === undefined ? undefined : containerAt(options.root, dir);
+    const above = folder && overlay && rootOf(folder, overlay);
     const image = layers === undefined ? undefined : await mounts.lookedUp(chains.image(ref, layers));
     const mounted = await mounts.mount({ request, image, above, onProgress }).finally(() => {
       idle.worked();
       usage.mounted();
       trust.poke();
     });
-    return above === undefined ? mounted : { ...mounted, overlay: true };
+    if (folder === undefined) return mounted;
+    usage.contained(mounted.id, folder.id);
+    return { ...mounted, overlay: true };
   };
 }
 

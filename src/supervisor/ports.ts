@@ -1,5 +1,6 @@
 /** What the supervisor takes of the world beside its children's ports: its own process. */
 import { hostname } from 'node:os';
+import { programsOf } from '../kernel/programs.ts';
 import { childrenUs, machineUsage, processUsage } from '../kernel/usage.ts';
 import { realChildPorts } from '../process/child.ts';
 import { Tidying } from '../process/heap.ts';
@@ -33,7 +34,7 @@ export const realSupervisorPorts = (): SupervisorPorts => ({
   ...realChildPorts(),
   self: { ...realSelf(), host: hostname() },
   tidying: new Tidying(),
-  usage: { machine: machineUsage, process: processUsage, endedUs: childrenUs },
+  usage: { machine: machineUsage, process: processUsage, endedUs: childrenUs, programs: programsOf },
   rehearse: async (rehearsal) => await (await import('./rehearse.ts')).rehearseStart(rehearsal),
   keepIncidents: async (...order) => await (await import('./incidents/black-box.ts')).keepIncidents(...order),
 });

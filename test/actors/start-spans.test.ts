@@ -166,6 +166,41 @@ describe('a start', () => {
     expect(drawn(treesOf(unbelieved)[0])[0]).toBe('start: -10-40');
   });
 
+  test('has the programs in its container, as samples saw them', () => {
+    const ran = { answered: T + 41, spawned: T + 45, program: T + 60, ended: T + 3_000, cpuUs: 7 };
+    const program = (pid: number, name: string, ms: number, cpuUs: number) => ({
+      pid,
+      name,
+      since: T + ms,
+      cpuUs,
+      childrenUs: 3,
+    });
+    const sample = (ms: number, mount: string, seen: object[]) => ({
+      at: T + ms,
+      cpus: 2,
+      busyUs: 0,
+      processes: [],
+      programs: [{ mount, seen }],
+    });
+    const samples = [
+      sample(540, 'm1', [program(70, 'sh', 60, 5), program(71, 'perl', 80, 6)]),
+      sample(1_040, 'm1', [program(70, 'python3', 60, 9)]),
+      sample(1_040, 'm9', [program(72, 'other', 60, 9)]),
+    ];
+    const [tree] = treesOf([
+      ...START,
+      at(1_041, 'main', { type: 'engine.measured', samples }),
+      at(3_010, 'm1', { type: 'mount.unmounted', ran }),
+    ]);
+    expect(drawn(tree).slice(-3)).toEqual([' container: 45-3000', '  program: 60-1040', '  program: 80-540']);
+    expect(tree?.spans.at(-2)?.attributes).toEqual({
+      'process.pid': 70,
+      'process.executable.name': 'python3',
+      'cofa.cpu_us': 9,
+      'cofa.children_cpu_us': 3,
+    });
+  });
+
   test('is the same whoever looks how often, and each time that the log is read', () => {
     const events = [...START, trace(20_100, [read(100, 20_000_000)]), trace(60_000, [read(59_000, 5_000)])];
     const once = treesOf(events);

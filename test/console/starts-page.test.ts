@@ -42,7 +42,9 @@ beforeAll(async () => {
   for (let time = 0; time < 4; time++) {
     // The log has an account of those with prefetch, for what-if and what one expects.
     const options = time < 2 ? ['--no-prefetch'] : [];
-    expect(await engine.cli(['run', ...options, ref, '/bin/sh', '-c', script])).toMatchObject({ code: 0 });
+    // Samples see what is there half a second, and a second, behind the mount.
+    const words = ['/bin/sh', '-c', time === 0 ? `${script}; sleep 1.5; true` : script];
+    expect(await engine.cli(['run', ...options, ref, ...words])).toMatchObject({ code: 0 });
   }
   const list = await engine.cli(['replay', '--events', '--type', 'mount.requested', '--json']);
   const mounts = list.stdout
@@ -92,15 +94,36 @@ it('a start: the same figures as in the terminal, a waterfall that keys move thr
     if (cpuUs !== undefined) expect(await row.innerText()).toContain(formatUs(cpuUs));
   }
   await page.getByRole('region', { name: 'Processors' }).getByText('front-end').waitFor();
-  // By keys alone: down to the fetches, closer, and back.
+  const programs = page.getByRole('region', { name: 'Programs' });
+  const { seen = [] } = start(0).wall.programs ?? {};
+  expect(seen.map(({ name }) => name)).toEqual(expect.arrayContaining(['sh', 'sleep']));
+  for (const { name, pid, cpuUs } of seen) {
+    const row = programs
+      .getByRole('row')
+      .filter({ has: page.getByRole('cell', { name: `${pid}`, exact: true }) });
+    expect((await row.innerText()).split('\t')).toEqual([
+      name,
+      `${pid}`,
+      expect.any(String),
+      formatUs(cpuUs),
+    ]);
+  }
+  // By keys alone: down to a program and the fetches, closer, and back.
   await page.getByRole('img', { name: /rows over/ }).focus();
   const first = await chosen(page).innerText();
   let isFetch = false;
-  for (let step = 0; step < 30 && !isFetch; step++) {
+  const passed: string[] = [first];
+  for (let step = 0; step < 40 && !isFetch; step++) {
     await page.keyboard.press('ArrowDown');
-    isFetch = /^fetch \d+ of layer/.test(await chosen(page).innerText());
+    passed.push(await chosen(page).innerText());
+    isFetch = /^fetch \d+ of layer/.test(passed.at(-1) ?? '');
   }
   expect(isFetch).toBe(true);
+  expect(passed.filter((text) => /^program: .* sh and its children/.test(text))).toHaveLength(1);
+  for (const { name, pid } of seen)
+    expect(passed.filter((text) => text.startsWith(`program ${name}, process ${pid}: worked `))).toHaveLength(
+      1,
+    );
   expect(await chosen(page).innerText()).toMatch(/first-byte .*transfer .*reads waited for it/);
   await page.keyboard.press('+');
   await page.getByText(/rows 1 to/).waitFor();

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { exec } from '../../src/container/exec.ts';
 import type { RunOptions } from '../../src/container/options.ts';
 import { listContainers, reapContainers } from '../../src/container/reap.ts';
-import { cgroupOf } from '../../src/container/run.ts';
+import { cgroupOf } from '../../src/container/cgroup.ts';
 import { Cleanup, listMounts, mountsBelow } from '../support/temp.ts';
 import type { DriverInput } from './driver.ts';
 import { type FakeConfig, makeRootfs } from './host-rootfs.ts';

@@ -16,7 +16,7 @@ import { launchBrowser, noBrowser } from '../support/browser.ts';
 import { runCofa } from '../support/engine.ts';
 import { Cleanup } from '../support/temp.ts';
 import { type OpenTrace, openTrace, type Row, servePerfetto } from './perfetto-page.ts';
-import { LAYER_A, logOf, record, sampleRecords } from './sample-log.ts';
+import { LAYER_A, logOf, MOUNT, record, sampleRecords, START } from './sample-log.ts';
 import { syntheticRecords } from './synthetic-log.ts';
 import { FILE, flawsOf } from './trace-format.ts';
 
@@ -205,6 +205,43 @@ test('a failed read, and a burst of events in one millisecond', async () => {
   await writeTrace(log, wholeOf(log), out, { replace: false, mount: undefined });
   const { close, query } = await judged(out, log);
   expect(await query(`select count(*) as n from slice where category = 'read,failed'`)).toEqual([{ n: 1 }]);
+  await close();
+});
+
+test('programs of two containers, in tracks of their own', async () => {
+  const names = ['sh', 'python3', 'say "hi"', 'log', '<b>x</b>', '日本'];
+  const seen = names.map((name, place) => ({
+    pid: 70 + place,
+    name,
+    since: START + 400 + place,
+    cpuUs: 10_000 * place,
+    childrenUs: 0,
+  }));
+  const sample = (at: number, of: typeof seen) => ({
+    at: START + at,
+    cpus: 2,
+    busyUs: 0,
+    processes: [],
+    programs: [
+      { mount: MOUNT, seen: of },
+      { mount: 'm2', seen: of.slice(0, 2) },
+    ],
+  });
+  const samples = [sample(500, seen), sample(900, seen.slice(0, 3))];
+  const records = [
+    ...sampleRecords(),
+    record(9_000, 5_300, 'engine', 'main', { type: 'engine.measured', samples }),
+  ];
+  const log = logOf(records);
+  const out = join(folder, 'programs.json');
+  await writeTrace(log, wholeOf(log), out, { replace: false, mount: undefined });
+  const { page, query, close } = await judged(out, log);
+  const told = await query(`select name, dur from slice where category = 'program' and name = 'python3'`);
+  expect(told).toEqual([
+    { name: 'python3', dur: 499_000_000 },
+    { name: 'python3', dur: 499_000_000 },
+  ]);
+  await page.getByText('programs of containers 5', { exact: true }).first().waitFor();
   await close();
 });
 

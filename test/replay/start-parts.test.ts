@@ -14,7 +14,7 @@ import { nodeOfLog } from '../../src/replay/node-document.ts';
 import type { RawRecord } from '../../src/replay/record.ts';
 import type { ReplayLog } from '../../src/replay/replay-log.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
-import { usageBetween } from '../../src/replay/start-usage.ts';
+import { samplesNear, usageBetween } from '../../src/replay/start-usage.ts';
 import type { TracedRead } from '../../src/replay/trace.ts';
 import { waterfallOf } from '../../src/replay/waterfall.ts';
 import { renderComparison, renderWaterfall } from '../../src/replay/waterfall-text.ts';
@@ -213,9 +213,137 @@ describe('the parts of a start', () => {
   });
 });
 
+describe('programs of the container', () => {
+  const program = (pid: number, name: string, since: number, cpuUs: number, childrenUs = 0) => ({
+    pid,
+    name,
+    since: START + since,
+    cpuUs,
+    childrenUs,
+  });
+  type Told = ReturnType<typeof program>;
+  /** Samples of the start of `runLog`: mounted at 350, its program from 390 to 1000. */
+  const logWith = (samples: Array<[at: number, seen: Told[], more?: number]>, mount = MOUNT): ReplayLog => {
+    const records = runRecords();
+    const last = records.length + 1_000;
+    const told = samples.map(([at, seen, more]) => ({
+      at: START + at,
+      cpus: 2,
+      busyUs: at * 2_000,
+      processes: [{ name: 'front-end', cpuUs: at * 100, waitUs: 0 }],
+      programs: [{ mount, seen, ...(more !== undefined && { more }) }],
+    }));
+    return logOf([
+      ...records,
+      record(last, 5_300, 'engine', 'main', { type: 'engine.measured', samples: told }),
+    ]);
+  };
+  const startOf = (log: ReplayLog) => explainStart(log, findMount(log, MOUNT));
+  const fallOf = (log: ReplayLog) => {
+    const mount = findMount(log, MOUNT);
+    return Waterfall.parse(waterfallOf(log, mount, mount.mountedAt as number));
+  };
+
+  test('each has when it began, when it was seen and what it worked; what is left of the time is said', () => {
+    const log = logWith([
+      [500, [program(71, 'sh', 390, 10_000), program(72, 'perl', 450, 40_000)]],
+      [900, [program(71, 'python3', 390, 20_000, 60_000)]],
+    ]);
+    const { programs } = startOf(log).wall;
+    // µs since the beginning, 100 ms before START.
+    expect(programs).toEqual({
+      seen: [
+        {
+          pid: 71,
+          name: 'python3',
+          startUs: 490_000,
+          seenUs: 600_000,
+          lastUs: 1_000_000,
+          cpuUs: 20_000,
+          childrenUs: 60_000,
+        },
+        {
+          pid: 72,
+          name: 'perl',
+          startUs: 550_000,
+          seenUs: 600_000,
+          lastUs: 600_000,
+          cpuUs: 40_000,
+          childrenUs: 0,
+        },
+      ],
+      more: 0,
+      unseenUs: 140_000,
+    });
+    const text = renderWhyStart(startOf(log), 200);
+    expect(text).toContain('programs of the container, as samples saw them');
+    expect(text.find((line) => line.includes('perl'))?.trim()).toBe(
+      '40.0 ms worked  perl (72), from +550 ms, seen first at +600 ms',
+    );
+    expect(text.find((line) => line.includes('python3 (71)'))).toContain('children that ended 60.0 ms');
+    expect(text.find((line) => line.includes('between two samples'))?.trim()).toMatch(/^140 ms worked/);
+  });
+
+  test('page and terminal have a row for each', () => {
+    const fall = fallOf(
+      logWith([[500, [program(71, 'sh', 390, 10_000), program(72, 'perl', 450, 40_000)], 3]]),
+    );
+    expect(fall.programs.map(({ name }) => name)).toEqual(['sh', 'perl']);
+    expect(fall.left.programs).toBe(3);
+    const rows = rowsOf(fall).filter(({ kind }) => kind === 'program');
+    expect(rows.map(({ name, bars }) => [name, bars[0]?.from, bars[0]?.us])).toEqual([
+      ['sh', 490_000, 110_000],
+      ['perl', 550_000, 50_000],
+    ]);
+    expect(rows[1]?.text).toBe(
+      'program perl, process 72: worked 40.0 ms, from +550 ms on; seen at samples, at +600 ms first and at +600 ms last',
+    );
+    const lines = renderWaterfall(fall, 100);
+    expect(lines.some((line) => line.startsWith('  perl (72) '))).toBe(true);
+    for (const line of lines) expect(line.length).toBeLessThanOrEqual(100);
+    expect(fallOf(runLog()).programs).toEqual([]);
+    expect(startOf(runLog()).wall.programs).toBe(undefined);
+  });
+
+  test('those of another container, and what began behind the start, are not this one’s', () => {
+    expect(startOf(logWith([[500, [program(71, 'sh', 390, 1)]]], 'm2')).wall.programs).toBe(undefined);
+    const later = logWith([[1_500, [program(71, 'sh', 390, 100_000), program(73, 'late', 1_200, 5)]]]);
+    const { seen = [] } = startOf(later).wall.programs ?? {};
+    // Work between two samples is even: of 1110 ms 610 were in the start.
+    expect(seen).toMatchObject([{ pid: 71, cpuUs: Math.round((100_000 * 610) / 1_110) }]);
+    expect(rowsOf(fallOf(later)).find(({ kind }) => kind === 'program')?.bars).toEqual([
+      { from: 490_000, us: 610_000, colour: '--good' },
+    ]);
+  });
+
+  test('names that a program chose to confuse are told with its process, and move no cursor', () => {
+    const names = ['critical path', 'say "hi"', 'a\\nb', '\\u{1b}[2J'];
+    const fall = fallOf(logWith([[500, names.map((name, place) => program(80 + place, name, 400, 1_000))]]));
+    const rows = rowsOf(fall).filter(({ kind }) => kind === 'program');
+    expect(rows.map(({ text }) => /^program (.*), process (\d+):/.exec(text)?.slice(1))).toEqual(
+      names.map((name, place) => [name, String(80 + place)]),
+    );
+    // What no engine writes is damaged, in a log from elsewhere.
+    const raw = logWith([[500, [program(71, 'a\u{1b}[2Jb', 390, 10)]]]);
+    expect(startOf(raw).wall.programs).toBe(undefined);
+  });
+
+  test('a log that names more than an engine would is bounded', () => {
+    const many = Array.from({ length: 40 }, (_, turn): [number, Told[]] => [
+      400 + turn * 10,
+      Array.from({ length: 64 }, (_none, place) => program(turn * 64 + place, 'x', 395, 1)),
+    ]);
+    const { seen, more } = startOf(logWith(many)).wall.programs ?? { seen: [], more: 0 };
+    expect(seen).toHaveLength(256);
+    expect(more).toBe(64);
+  });
+});
+
 const sumOf = (segments: readonly Segment[]) => segments.reduce((sum, { us }) => sum + us, 0);
 
 describe('what machine and processes did', () => {
+  const usageOf = (log: ReplayLog, from: number, to: number) =>
+    usageBetween(samplesNear(log, from, to), from, to);
   const sample = (at: number, cpuUs: number, busyUs: number) => ({
     at: START + at,
     cpus: 2,
@@ -228,7 +356,7 @@ describe('what machine and processes did', () => {
 
   test('is even between two samples', () => {
     const log = measured([sample(0, 1e6, 10e6), sample(1000, 2e6, 12e6), sample(2000, 2e6, 12e6)]);
-    expect(usageBetween(log, START + 500, START + 2000)).toEqual({
+    expect(usageOf(log, START + 500, START + 2000)).toEqual({
       cpus: 2,
       busyUs: 1e6,
       stalledUs: { cpu: 1e5, io: 0, memory: 0 },
@@ -238,8 +366,8 @@ describe('what machine and processes did', () => {
 
   test('a process that began anew counts from nothing; of another time nothing is known', () => {
     const log = measured([sample(0, 9e6, 0), sample(1000, 1e6, 0)]);
-    expect(usageBetween(log, START, START + 1000)?.processes[0]?.cpuUs).toBe(1e6);
-    expect(usageBetween(log, START + 60_000, START + 61_000)).toBe(undefined);
+    expect(usageOf(log, START, START + 1000)?.processes[0]?.cpuUs).toBe(1e6);
+    expect(usageOf(log, START + 60_000, START + 61_000)).toBe(undefined);
   });
 });
 

@@ -157,3 +157,69 @@ describe('the wall time of a start is accounted for', () => {
     expect(start.reads.count).toBeGreaterThan(2);
   });
 });
+
+describe('the programs of a container are named', () => {
+  const programs = ({ wall }: WhyStart) => wall.programs ?? { seen: [], more: 0 };
+  const named = (start: WhyStart, name: string) => programs(start).seen.find((one) => one.name === name);
+
+  test('two that it starts, with when they began and what they worked', async () => {
+    const computing = `perl -e '1 while (times)[0] + (times)[1] < 1.5'`;
+    const timed = await run(refs.gzip, `${computing} & sleep 6; wait`);
+    const start = await why();
+    expectAccounted(start, timed);
+    const told = JSON.stringify(start.wall, undefined, 1);
+    const part = start.wall.parts.find((one) => one.part === 'program');
+    expect(part?.command).toBe('sh');
+    const before = start.wall.parts.filter((one) => one.part !== 'program' && one.part !== 'reads');
+    const beganUs = before.reduce((all, { us }) => all + us, 0);
+    const { seen } = programs(start);
+    expect(seen.map(({ name }) => name).sort(), told).toEqual(
+      expect.arrayContaining(['perl', 'sh', 'sleep']),
+    );
+    for (const { startUs, seenUs, lastUs } of seen) {
+      expect(startUs, told).toBeGreaterThan(beganUs - 100_000);
+      expect(seenUs, told).toBeGreaterThanOrEqual(startUs);
+      expect(lastUs, told).toBeGreaterThanOrEqual(seenUs);
+      expect(lastUs, told).toBeLessThanOrEqual(start.wall.us + 50_000);
+    }
+    const [perl, sleep] = [named(start, 'perl'), named(start, 'sleep')];
+    expect(perl?.cpuUs, told).toBeGreaterThan(500_000);
+    expect(perl?.cpuUs, told).toBeLessThan(1_700_000);
+    expect(sleep?.cpuUs, told).toBeLessThan(300_000);
+    expect((sleep?.lastUs ?? 0) - (sleep?.startUs ?? 0), told).toBeGreaterThan(1_000_000);
+    const sum = seen.reduce((all, { cpuUs }) => all + cpuUs, 0);
+    expect(sum + (start.wall.programs?.unseenUs ?? 0), told).toBeGreaterThanOrEqual(part?.cpuUs ?? 0);
+    const { stdout } = await engine.cli(['replay', 'why', '--start']);
+    expect(stdout).toMatch(/s worked {2}perl \(\d+\), from \+/);
+    const fall = await engine.cli(['replay', 'why', '--start', '--waterfall']);
+    expect(fall.stdout).toContain('sh and its children');
+    expect(fall.stdout).toMatch(/^ {2}perl \(\d+\)/m);
+  });
+
+  test('whatever they call themselves: a newline and an escape move nothing', async () => {
+    const names = String.raw`$0 = "a\n\e[2J\"x"; sleep 4`;
+    const other = String.raw`$0 = "supervisor"; sleep 4`;
+    await run(refs.gzip, `perl -e '${names}' & perl -e '${other}'; wait`);
+    const start = await why();
+    expect(programs(start).seen.map(({ name }) => name)).toEqual(
+      expect.arrayContaining([String.raw`a\n\u{1b}[2J"x`, 'supervisor']),
+    );
+    // A process of the engine has no process of a container in it.
+    expect(start.wall.processes.filter(({ name }) => name === 'supervisor')).toHaveLength(1);
+    for (const words of [[], ['--waterfall']]) {
+      const { stdout } = await engine.cli(['replay', 'why', '--start', ...words]);
+      expect(stdout.replaceAll('\n', '')).not.toMatch(/\p{Cc}/u);
+      expect(stdout).toContain(String.raw`a\n\u{1b}[2J"x`);
+    }
+  });
+
+  test('one that forks without end is bounded', async () => {
+    const fork =
+      'for (1..2000) { last unless defined(my $pid = fork); unless ($pid) { sleep 9; exit } } sleep 3';
+    await run(refs.gzip, `perl -e '${fork}'`);
+    const { seen, more } = programs(await why());
+    expect(seen.length).toBeGreaterThan(10);
+    expect(seen.length).toBeLessThanOrEqual(256);
+    expect(more).toBeGreaterThan(300);
+  });
+});

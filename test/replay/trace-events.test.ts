@@ -59,6 +59,59 @@ test('the sample: phases, reads with arrows from their fetches, and events', () 
   expect(events.filter(({ ph }) => ph === 'i')).toHaveLength(log.count - log.traces.count);
 });
 
+test('programs of containers: from their beginning to the last sample, whatever they call themselves', () => {
+  const program = (pid: number, name: string, since: number, cpuUs: number) => ({
+    pid,
+    name,
+    since: START + since,
+    cpuUs,
+    childrenUs: 0,
+  });
+  const sample = (at: number, mount: string, seen: object[]) => ({
+    at: START + at,
+    cpus: 2,
+    busyUs: 0,
+    processes: [],
+    programs: [{ mount, seen }],
+  });
+  const names = ['sh', 'say "hi"', 'a\\nb', 'log', 'sh'];
+  const samples = [
+    sample(
+      600,
+      MOUNT,
+      names.map((name, place) => program(70 + place, name, 400 + place * 10, 10_000)),
+    ),
+    // One that is seen in the moment of its beginning.
+    sample(800, MOUNT, [program(70, 'python3', 400, 150_000), program(90, 'x', 800, 0)]),
+    sample(800, 'm2', [program(91, 'y', 700, 0)]),
+  ];
+  const records = [
+    ...sampleRecords(),
+    record(9_000, 5_300, 'engine', 'main', { type: 'engine.measured', samples }),
+  ];
+  const log = logOf(records);
+  const events = [...traceEvents(log, wholeOf(log))];
+  expect(flawsOf(events)).toEqual([]);
+  const found = slices(events, 'program');
+  expect(found.map(({ name, ts, dur }) => [name, ts, dur])).toEqual([
+    ['python3', 400_000, 400_000],
+    ['say "hi"', 410_000, 190_000],
+    ['a\\nb', 420_000, 180_000],
+    ['log', 430_000, 170_000],
+    ['sh', 440_000, 160_000],
+    ['y', 700_000, 100_000],
+    ['x', 800_000, 1],
+  ]);
+  expect(found[0]?.args).toEqual({ mount: MOUNT, process: 70, cpuUs: 150_000, childrenUs: 0, samples: 2 });
+  // A stretch has what began in it, and nothing behind it.
+  const part = [...traceEvents(log, { from: START + 405, to: START + 500 })];
+  expect(flawsOf(part)).toEqual([]);
+  expect(slices(part, 'program').map(({ ts, dur }) => ts + dur)).toEqual([95_000, 95_000, 95_000, 95_000]);
+  // Without any there is no empty group.
+  const none = logOf(sampleRecords());
+  expect([...traceEvents(none, wholeOf(none))].filter(({ pid }) => pid === found[0]?.pid)).toEqual([]);
+});
+
 test('events of one millisecond keep their order, and lie apart', () => {
   const records = sampleRecords();
   const before = records.length;

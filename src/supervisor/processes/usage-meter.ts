@@ -2,10 +2,14 @@
  * Measures what the machine and the engine's processes work during starts, for `cofa replay why`: at each call that mounts,
  * when it is answered, and ever more rarely for a minute. Samples are in the log a moment later, so that no start waits for
  * them. An engine in which nothing starts measures nothing.
+ *
+ * The samples behind a mount, of which no call waits for, also have the programs in containers of `cofa run` that start.
  */
 import type { Logger } from 'pino';
+import { type ProgramReadings, type SeenPrograms, StartPrograms } from '../../../actors/start-programs.ts';
 import type { ProcessStatus } from '../../../schemas/api.ts';
 import type { EventOf } from '../../../schemas/events.ts';
+import { cgroupOf } from '../../container/cgroup.ts';
 import type { MachineUsage, ProcessUsage } from '../../kernel/usage.ts';
 import type { Clock, Timer } from '../../process/ports.ts';
 import type { LiveFold } from '../../store/live-fold.ts';
@@ -19,9 +23,12 @@ export interface UsagePort {
   process(pid: number): ProcessUsage | undefined;
   /** Processor time of this process's children that have ended, µs. */
   endedUs(): number;
+  /** The processes of a cgroup, so many at most; undefined where there is none. */
+  programs(cgroup: string, most: number): ProgramReadings | undefined;
 }
 
 export interface UsageMeterOptions {
+  options: { root: string };
   live: Pick<LiveFold, 'append'>;
   children: () => readonly Pick<ProcessStatus, 'name' | 'pid'>[];
   /** Those that come and end with one image. */
@@ -45,6 +52,7 @@ const NOTHING: ProcessUsage = { cpuUs: 0, waitUs: 0 };
 
 export class UsageMeter {
   readonly #options: UsageMeterOptions;
+  readonly #programs = new StartPrograms();
   #waiting: UsageSample[] = [];
   #sampledAt = Number.NEGATIVE_INFINITY;
   #mountedAt = Number.NEGATIVE_INFINITY;
@@ -60,11 +68,18 @@ export class UsageMeter {
     this.#sample();
   }
 
-  /** The mount is there. */
+  /** The mount is there, or has failed. */
   mounted(): void {
     this.#sample();
     this.#mountedAt = this.#options.ports.clock.now();
     this.#wakeIn(FIRST_MS);
+  }
+
+  /** The mount of a container of `cofa run` is there: its programs are about to begin. `container`: a name that was checked. */
+  contained(mount: string, container: string): void {
+    const { options, ports } = this.#options;
+    if (ports.usage === undefined) return;
+    this.#programs.began({ mount, cgroup: cgroupOf(options.root, container) }, ports.clock.now());
   }
 
   /** A mount is about to be unmounted: where it is young, that ends its start. */
@@ -87,13 +102,14 @@ export class UsageMeter {
   }
 
   #look(): void {
-    this.#sample();
+    this.#sample(true);
     void this.#flush();
     const age = this.#options.ports.clock.now() - this.#mountedAt;
     if (age < START_MS) this.#wakeIn(Math.max(FIRST_MS, age));
   }
 
-  #sample(): void {
+  /** `withPrograms`: also what runs in containers; no call waits meanwhile. */
+  #sample(withPrograms = false): void {
     const { children, ports } = this.#options;
     const { usage, clock, self } = ports;
     const now = clock.now();
@@ -106,14 +122,24 @@ export class UsageMeter {
     });
     const indexers = this.#indexers(usage);
     if (indexers.cpuUs > 0) processes.push({ name: 'indexer', ...indexers });
+    const at = clock.wallMs();
+    const programs = withPrograms ? this.#programsAt(at, usage) : [];
     const sample: UsageSample = {
-      at: clock.wallMs(),
+      at,
       ...machine,
       ...(stalledUs !== undefined && { stalledUs }),
       processes,
+      ...(programs.length > 0 && { programs }),
     };
     this.#waiting.push(sample);
     if (this.#waiting.length > MOST_WAITING) this.#waiting.shift();
+  }
+
+  #programsAt(wallMs: number, usage: UsagePort): SeenPrograms[] {
+    const due = this.#programs.due(this.#options.ports.clock.now());
+    return due.flatMap(
+      ({ mount, cgroup, most }) => this.#programs.take(mount, usage.programs(cgroup, most), wallMs) ?? [],
+    );
   }
 
   /**

@@ -12,7 +12,7 @@ export interface Bar {
 }
 
 export interface Row {
-  kind: 'part' | 'path' | 'fetch' | 'read' | 'file';
+  kind: 'part' | 'path' | 'program' | 'fetch' | 'read' | 'file';
   name: string;
   bars: Bar[];
   /** In words, for the line below and for those who hear the page. */
@@ -33,7 +33,14 @@ export const STEP_COLOURS: Record<string, string> = {
 };
 
 export function rowsOf(fall: Waterfall): Row[] {
-  return [...partRows(fall), pathRow(fall), ...fetchRows(fall), ...readRows(fall), ...fileRows(fall)];
+  return [
+    ...partRows(fall),
+    pathRow(fall),
+    ...programRows(fall),
+    ...fetchRows(fall),
+    ...readRows(fall),
+    ...fileRows(fall),
+  ];
 }
 
 function partRows({ phases }: Waterfall): Row[] {
@@ -57,6 +64,18 @@ function pathRow({ path }: Waterfall): Row {
     })),
     text: `critical path: ${path.length} stretches one after the other; for ${formatUs(waited)} of it a read waited`,
   };
+}
+
+function programRows({ programs, us: whole }: Waterfall): Row[] {
+  return programs.map(({ name, pid, startUs, seenUs, lastUs, cpuUs, childrenUs }) => {
+    const children = childrenUs > 0 ? `; its children that ended worked ${formatUs(childrenUs)}` : '';
+    return {
+      kind: 'program',
+      name,
+      bars: [{ from: startUs, us: Math.max(0, Math.min(lastUs, whole) - startUs), colour: '--good' }],
+      text: `program ${name}, process ${pid}: worked ${formatUs(cpuUs)}, from +${formatUs(startUs)} on; seen at samples, at +${formatUs(seenUs)} first and at +${formatUs(lastUs)} last${children}`,
+    };
+  });
 }
 
 function fetchRows({ jobs }: Waterfall): Row[] {

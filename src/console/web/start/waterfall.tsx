@@ -117,7 +117,8 @@ export function Waterfall({ fall, span, title }: Props) {
 
 const leftOf = ({ left }: Fall): string => {
   const sum = left.jobs + left.reads + left.files;
-  return sum === 0 ? '' : `; ${sum} shorter ones are left out`;
+  const shorter = sum === 0 ? '' : `; ${sum} shorter ones are left out`;
+  return left.programs === 0 ? shorter : `${shorter}; samples left out at least ${left.programs} programs`;
 };
 
 function middleOf(row: Row | undefined): number | undefined {

@@ -90,6 +90,7 @@ function Body({ words }: { words: URLSearchParams }) {
             <Parts why={shown.why} />
             {compared.value !== undefined && <Comparison compared={compared.value} />}
             <Machine why={shown.why} />
+            <Programs why={shown.why} />
           </div>
         </>
       )}
@@ -223,6 +224,49 @@ function Machine({ why: { wall } }: { why: WhyStart }) {
               <td>{formatUs(waitUs)}</td>
             </tr>
           ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+/** Rows of programs; the waterfall has all of them. */
+const MOST_PROGRAMS = 20;
+
+function Programs({ why: { wall } }: { why: WhyStart }) {
+  if (wall.programs === undefined) return null;
+  const { seen, more, unseenUs = 0 } = wall.programs;
+  const left = Math.max(0, seen.length - MOST_PROGRAMS) + more;
+  return (
+    <section class="card" aria-label="Programs">
+      <h2>Programs of the container</h2>
+      <p class="muted facts">
+        As samples saw them.
+        {unseenUs > 0 &&
+          ` ${formatUs(unseenUs)} more went to runc, to what ended between two samples, and to all behind the last one.`}
+        {left > 0 && ` At least ${left} are not listed.`}
+      </p>
+      <table class="figures">
+        <thead>
+          <tr>
+            <th scope="col">program</th>
+            <th scope="col">process</th>
+            <th scope="col">from</th>
+            <th scope="col">worked</th>
+          </tr>
+        </thead>
+        <tbody>
+          {[...seen]
+            .sort((a, b) => b.cpuUs - a.cpuUs)
+            .slice(0, MOST_PROGRAMS)
+            .map(({ name, pid, startUs, cpuUs }) => (
+              <tr>
+                <th scope="row">{name}</th>
+                <td>{pid}</td>
+                <td>+{formatUs(startUs)}</td>
+                <td>{formatUs(cpuUs)}</td>
+              </tr>
+            ))}
         </tbody>
       </table>
     </section>
