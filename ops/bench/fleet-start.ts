@@ -98,18 +98,21 @@ async function openGroup(cleanup: Cleanup): Promise<void> {
 const cpuTime = async (): Promise<number> =>
   Number(await readFile(join(GROUP, 'cpuacct.usage'), 'utf8')) / 1e9;
 
-/** SHA-256 of the image's files, in the order of their names. */
+/** SHA-256 of the image's files, in the order of their names. Errors: what `cat` says of a read that failed. */
 async function readAll(dir: string, signal: AbortSignal): Promise<string> {
-  const child = spawn('sh', ['-c', `cat ${dir}/app/* | sha256sum`], {
+  const child = spawn('bash', ['-o', 'pipefail', '-c', `cat ${dir}/app/* | sha256sum`], {
     stdio: ['ignore', 'pipe', 'pipe'],
     signal,
   });
   let said = '';
+  let errors = '';
   child.stdout.on('data', (bytes: Buffer) => (said += bytes.toString()));
-  await new Promise<void>((resolve, reject) => {
+  child.stderr.on('data', (bytes: Buffer) => (errors += bytes.toString()));
+  const code = await new Promise<number | null>((resolve, reject) => {
     child.once('error', reject);
-    child.once('close', () => resolve());
+    child.once('close', resolve);
   });
+  if (code !== 0) throw new Error(`not all of ${dir} could be read: ${errors.trim()}`);
   return said.slice(0, 64);
 }
 
