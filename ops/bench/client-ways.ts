@@ -6,18 +6,26 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { untilAnswered } from '../../src/cli/service.ts';
 import { type Containerd, startContainerd, startDockerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { NEWER_DOCKER, unpackedDebs } from '../images/debs.ts';
-import { COFA, timed } from './measure.ts';
-import { after, CALM_MS, type Cofa, type FreshNode, PULL_LIMIT_MS, untilWhole, type Way } from './ways.ts';
+import { timed } from './measure.ts';
+import {
+  after,
+  CALM_MS,
+  type Cofa,
+  type FreshNode,
+  onFreshSnapshotter,
+  PULL_LIMIT_MS,
+  untilWhole,
+  type Way,
+} from './ways.ts';
 
 export interface ClientWays {
   /** On overlayfs. */
   docker: Way;
   dockerOnCofa: Way;
-  /** `cofa pull`, which stands for a Kubernetes node's pull, and `ctr run`. */
+  /** `cofa pull` and `ctr run`. */
   ctrOnCofa: Way;
 }
 
@@ -38,21 +46,10 @@ export async function clientWays(say: (line: string) => void): Promise<ClientWay
 function onCofa(name: string, path: string, node: (daemons: Daemons, ref: string) => FreshNode): Way {
   return {
     name,
-    onFreshNode: async (_image, at, host, work) => {
-      const cleanup = new Cleanup();
-      try {
-        const root = await cleanup.tempDir('bench');
-        const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args]);
-        await cofa('up', '--snapshotter', '--trust', 'registry');
-        cleanup.defer(() => timed(COFA, ['--root', root, 'down', '--force'], {}, { cleansUp: true }));
-        await untilAnswered(join(root, 'run/snapshotter.sock'), 60_000);
-        return await withDaemons(path, { root, cofa }, (daemons) =>
-          work(node(daemons, `${host}/${at.packed}:latest`)),
-        );
-      } finally {
-        await cleanup.run();
-      }
-    },
+    onFreshNode: (_image, at, host, work) =>
+      onFreshSnapshotter((cofa, root) =>
+        withDaemons(path, { root, cofa }, (daemons) => work(node(daemons, `${host}/${at.packed}:latest`))),
+      ),
   };
 }
 

@@ -6,16 +6,15 @@
 import { readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { untilAnswered } from '../../src/cli/service.ts';
 import { type Cri, connectCri, type Pod } from '../../test/clients/cri.ts';
 import { makeBase, makeClientImage, push } from '../../test/clients/images.ts';
+import { eventually } from '../../test/support/engine.ts';
 import { type ContainerdOptions, startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { builtJudge } from '../images/judges.ts';
-import { COFA, timed } from './measure.ts';
 import {
   CALM_MS,
-  type Cofa,
+  onFreshSnapshotter,
   PULL_LIMIT_MS,
   type Ran,
   type Repositories,
@@ -46,25 +45,19 @@ export async function criWays(say: (line: string) => void): Promise<CriWays | un
     onCofa: {
       name: 'a pod on cofa',
       prepare: pushPause,
-      onFreshNode: async (_image, at, host, work) => {
-        const cleanup = new Cleanup();
-        try {
-          const root = await cleanup.tempDir('bench');
-          const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args], { PATH: path });
-          await cofa('up', '--snapshotter', '--trust', 'registry');
-          cleanup.defer(() => timed(COFA, ['--root', root, 'down', '--force'], {}, { cleansUp: true }));
-          await untilAnswered(join(root, 'run/snapshotter.sock'), 60_000);
-          const configure = async (file: string) => {
-            await cofa('install', 'k8s', '--no-unit', '--containerd-config', file);
-          };
-          return await withPod({ path, configure }, host, async (cri, pod) => {
-            const ref = `${host}/${at.packed}:latest`;
-            return await work(podNode(cri, pod, ref, () => untilWhole(cofa, { limitMs: PULL_LIMIT_MS })));
-          });
-        } finally {
-          await cleanup.run();
-        }
-      },
+      onFreshNode: (_image, at, host, work) =>
+        onFreshSnapshotter(
+          async (cofa) => {
+            const configure = async (file: string) => {
+              await cofa('install', 'k8s', '--no-unit', '--containerd-config', file);
+            };
+            return await withPod({ path, configure }, host, async (cri, pod) => {
+              const ref = `${host}/${at.packed}:latest`;
+              return await work(podNode(cri, pod, ref, () => untilWhole(cofa, { limitMs: PULL_LIMIT_MS })));
+            });
+          },
+          { PATH: path },
+        ),
     },
   };
 }
@@ -103,14 +96,7 @@ async function withPod<T>(
     cleanup.defer(() => containerd.stop());
     const cri = connectCri(containerd.socket, { timeoutMs: PULL_LIMIT_MS });
     cleanup.defer(() => cri.close());
-    for (const began = performance.now(); performance.now() - began < 30_000; await sleep(100))
-      if (
-        await cri.runtime.version({}).then(
-          () => true,
-          () => false,
-        )
-      )
-        break;
+    await eventually('CRI', async () => (await cri.runtime.version({})).runtimeVersion !== '');
     const pod = await cri.runPod('bench', await cleanup.tempDir('logs'));
     cleanup.defer(() => pod.stop());
     await sleep(CALM_MS);

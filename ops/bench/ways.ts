@@ -6,6 +6,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { untilAnswered } from '../../src/cli/service.ts';
 import { type Containerd, type ContainerdOptions, startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { COFA, type Start, throughLink, timed } from './measure.ts';
@@ -170,6 +171,24 @@ export async function onFreshEngine<T>(
     throw further.length === 0
       ? error
       : new AggregateError([error, ...further], String(error), { cause: error });
+  }
+}
+
+/** An engine with an empty root and a snapshotter that answers, for clients of containerd; `env`: of its commands. */
+export async function onFreshSnapshotter<T>(
+  work: (cofa: Cofa, root: string) => Promise<T>,
+  env: Record<string, string> = {},
+): Promise<T> {
+  const cleanup = new Cleanup();
+  try {
+    const root = await cleanup.tempDir('bench');
+    const cofa: Cofa = (...args) => timed(COFA, ['--root', root, ...args], env);
+    await cofa('up', '--snapshotter', '--trust', 'registry');
+    cleanup.defer(() => timed(COFA, ['--root', root, 'down', '--force'], {}, { cleansUp: true }));
+    await untilAnswered(join(root, 'run/snapshotter.sock'), 60_000);
+    return await work(cofa, root);
+  } finally {
+    await cleanup.run();
   }
 }
 
