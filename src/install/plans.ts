@@ -310,7 +310,7 @@ const withoutNew = (text: string): string | undefined =>
 /** JSON has no comments that could hold the earlier values. */
 const backupOf = (path: string): string => `${path}.before-cofa`;
 const STORE = 'containerd-snapshotter';
-/** docker 29 can run a containerd inside dockerd, whose configuration is no file; it does so whatever socket it is given. */
+/** With this feature docker 29 runs a containerd inside dockerd. It reads no configuration file, and dockerd ignores the socket that it is given. */
 const EMBEDDED = 'embedded-containerd';
 const DRIVER = 'storage-driver';
 

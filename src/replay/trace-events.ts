@@ -15,8 +15,8 @@
  * - Of slices that begin together it takes the longer one to be around the other. So a slice without length would lie in
  *   the one that begins where it ends: phases and steps without length have none.
  * - Marks of one moment lie in one another, up to 512 deep.
- * - An arrow leads from the slice that began first to the other one, whatever the trace says, and each of its ends is in the
- *   innermost slice of its moment.
+ * - It turns each arrow so that it leads from the slice that began first, and puts each end into the innermost slice of its
+ *   moment.
  */
 import { type MountStory, mountsOf, phasesOf } from './start-phases.ts';
 import type { ReplayLog } from './replay-log.ts';
@@ -73,7 +73,7 @@ export function wholeOf(log: ReplayLog): Stretch {
 
 /** The entries of a stretch. What began before it is left out. */
 export function* traceEvents(log: ReplayLog, stretch: Stretch): IterableIterator<TraceEvent> {
-  // Perfetto's importer gives a name to the last thread of that number, whatever its process (json_trace_parser.cc). What is
+  // Perfetto's importer names the last thread with that number and looks at no process (json_trace_parser.cc). What is
   // said of a process belongs to its main thread, which has the number of the process: another would be an empty thread.
   for (const event of entriesOf(log, stretch))
     yield { ...event, tid: event.tid === MAIN ? event.pid : event.pid * MOST_LANES + event.tid };

@@ -1,4 +1,4 @@
-/** Which containers are looked at while they start, and what of their programs the log is told: bounded, whatever runs in them. */
+/** Which containers the supervisor samples while they start, and what it tells the log of their programs. Both are bounded. */
 import { expect, test } from 'vitest';
 import {
   MOST_A_SAMPLE,

@@ -196,7 +196,7 @@ describe('the programs of a container are named', () => {
     expect(fall.stdout).toMatch(/^ {2}perl \(\d+\)/m);
   });
 
-  test('whatever they call themselves: a newline and an escape move nothing', async () => {
+  test('a program with a newline and an escape in its name prints no control character', async () => {
     const names = String.raw`$0 = "a\n\e[2J\"x"; sleep 4`;
     const other = String.raw`$0 = "supervisor"; sleep 4`;
     await run(refs.gzip, `perl -e '${names}' & perl -e '${other}'; wait`);

@@ -59,7 +59,7 @@ test('the sample: phases, reads with arrows from their fetches, and events', () 
   expect(events.filter(({ ph }) => ph === 'i')).toHaveLength(log.count - log.traces.count);
 });
 
-test('programs of containers: from their beginning to the last sample, whatever they call themselves', () => {
+test('programs of containers, hostile names among them: from their beginning to the last sample', () => {
   const program = (pid: number, name: string, since: number, cpuUs: number) => ({
     pid,
     name,

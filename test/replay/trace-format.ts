@@ -54,7 +54,7 @@ export function flawsOf(events: readonly TraceEvent[]): string[] {
     // Perfetto gives each process a main thread of its number, and makes a thread of each other number.
     if (event.ph === 'M' && event.name !== 'thread_name' && event.tid !== event.pid)
       flaws.push(`${event.name} of process ${event.pid} is in thread ${event.tid}`);
-    // Perfetto names the last thread of a number, whatever its process.
+    // Perfetto names the last thread with a number, and looks at no process.
     if ((processes.get(event.tid) ?? event.pid) !== event.pid)
       flaws.push(`thread ${event.tid} is of two processes`);
     processes.set(event.tid, event.pid);

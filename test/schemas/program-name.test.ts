@@ -20,7 +20,7 @@ test('a long name is cut, and not inside a letter', () => {
   expect(programName(`${'x'.repeat(62)}😀😀`)).toBe(`${'x'.repeat(62)}…`);
 });
 
-test('whatever a program calls itself fits its schema', () => {
+test('each name that a program can give itself fits its schema', () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary', maxLength: 200 }), (text) => {
       expect(ProgramName.safeParse(programName(text)).success).toBe(true);

@@ -26,7 +26,7 @@ export interface StartOptions {
   /** Each link, bytes per ms: 125,000 are 1 Gbit/s. */
   nodeRate: number;
   registryRate: number;
-  /** Pieces that a start has under way at once. */
+  /** A start asks for so many pieces at once. */
   window: number;
   /** Slow ones; undefined: each node has its own, which are fast. */
   processors: (ProcessorOptions & { isShared: boolean }) | undefined;
