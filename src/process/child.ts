@@ -4,10 +4,12 @@
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { Overdue } from '../../actors/overdue.ts';
 import { ASKED_ENDS, type ProcessEvent, processMachine } from '../../actors/process.ts';
 import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
+import { QueueWatch, queuedMs } from '../kernel/run-delay.ts';
 import { ActorHost } from './actor-host.ts';
 import type { LedgerEntry } from '../../schemas/fleet.ts';
 import type { Sample } from '../../schemas/metrics.ts';
@@ -20,11 +22,14 @@ export type Spawn = (command: string, args: string[], options: SpawnOptions) => 
 /** What a child process takes of the world. */
 export interface ChildPorts extends Pick<Ports, 'clock'> {
   spawn: Spawn;
+  /** Time since its start that a process had no processor, ms (src/kernel/run-delay.ts). */
+  queuedMs: (pid: number) => number;
 }
 
 export const realChildPorts = (): ChildPorts => ({
   clock: realPorts().clock,
   spawn: (command, args, options) => spawn(command, args, options),
+  queuedMs,
 });
 
 /** How a process ended. */
@@ -74,7 +79,7 @@ export interface Counted {
 }
 
 export interface LinkOptions {
-  /** A process that does not answer for this long is killed, ms. */
+  /** A process that does not answer for this long is killed, ms; six times as long where it had no processor (actors/overdue.ts). */
   hangMs: number;
   /** It is loaded and waits for `send({ kind: 'begin' })`; without, it is told to begin. */
   onLoaded?: () => void;
@@ -290,9 +295,12 @@ export class Child {
     let beat = 0;
     // While it loads its program a process cannot answer: until its first word, only its start has a limit.
     let hasSpoken = false;
-    let missed = 0;
+    let isAsked = false;
     let troubled = 0;
-    let starting = 0;
+    const factor = START_FACTOR * 2 ** Math.min(this.#lateStarts, MOST_DOUBLINGS);
+    const silence = new Overdue(BEATS);
+    const start = new Overdue(BEATS * factor + 1);
+    const queue = new QueueWatch(this.#options.ports.queuedMs);
     child.on('message', (said: unknown) => {
       const message = fromChild(said);
       if (message === 'none') this.kill('it said what it may not say');
@@ -321,21 +329,24 @@ export class Child {
         this.#asked.get(message.ask)?.(message.samples);
         return;
       }
-      missed = 0;
+      isAsked = false;
+      silence.answered();
       this.#degraded = message.degraded ?? [];
       troubled = message.trouble === undefined ? 0 : troubled + 1;
       if (troubled > BEATS) this.kill(message.trouble ?? '');
     });
-    const factor = START_FACTOR * 2 ** Math.min(this.#lateStarts, MOST_DOUBLINGS);
     const beats = this.#clock.every(hangMs / BEATS, () => {
       if (child !== this.#process || this.#host.state === 'stopping') return;
-      if (hasSpoken && missed >= BEATS) return this.kill(`it did not answer for ${hangMs / 1000} s`);
-      starting = this.#host.state === 'starting' ? starting + 1 : 0;
-      if (starting > BEATS * factor) {
+      const share = queue.share(child.pid ?? 0, this.#clock.now());
+      if (isAsked) silence.missed(share);
+      if (hasSpoken && silence.isOver) return this.kill(`it did not answer for ${hangMs / 1000} s`);
+      if (this.#host.state === 'starting') start.missed(share);
+      else start.answered();
+      if (start.isOver) {
         this.#lateStarts += 1;
         return this.kill(`it was not ready after ${(factor * hangMs) / 1000} s`);
       }
-      missed += 1;
+      isAsked = true;
       this.send({ kind: 'ping', beat: ++beat });
     });
     return () => beats.cancel();

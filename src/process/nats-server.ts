@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { access, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { Overdue } from '../../actors/overdue.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { RightsFile } from '../../schemas/rights.ts';
 import { type BusAddress, connectBus } from '../bus/connection.ts';
@@ -24,6 +25,7 @@ import { accountText, type Login } from '../bus/user-files.ts';
 import { type Layout, writeWhole } from '../store/layout.ts';
 import { repairLogEnd } from '../store/log-repair.ts';
 import { LOG_ACCOUNT, moveToAccounts, PACK_ACCOUNT } from '../store/nats-files.ts';
+import { QueueWatch, queuedMs } from '../kernel/run-delay.ts';
 import { Child, type ChildOptions, type ChildPorts, realChildPorts } from './child.ts';
 import { identityAt, type NatsIdentity } from './nats-identity.ts';
 import { freePort, isTaken } from './nats-port.ts';
@@ -260,24 +262,25 @@ export async function watchNats(
   // JetStream is asked this often, ms, and has as long to answer.
   const probeMs = Math.ceil(hangMs / PROBES);
   const bus = await connectBus(address, { name: 'cofa-watch' });
-  let missed = 0;
+  const silence = new Overdue(PROBES);
+  const queue = new QueueWatch((pid) => queuedMs(pid, 'all'));
   let pid = 0;
   const probes = clock.every(probeMs, () => {
     // What the one before did not answer says nothing about this one, which begins to serve in its own time.
     const { pid: now } = child.status();
-    if (now !== pid) missed = 0;
+    if (now !== pid) silence.answered();
     pid = now;
+    queue.share(pid, clock.now());
     const asked = bus.request('$JS.API.INFO', new Uint8Array(), { timeout: probeMs });
     asked.then(
       (reply) => {
-        missed = reply.json<{ error?: unknown }>().error === undefined ? 0 : missed + 1;
+        if (reply.json<{ error?: unknown }>().error === undefined) silence.answered();
+        else silence.missed(0);
       },
-      () => {
-        missed += 1;
-      },
+      () => silence.missed(queue.share(now, clock.now())),
     );
-    if (missed < PROBES) return;
-    missed = 0;
+    if (!silence.isOver) return;
+    silence.answered();
     log.error('nats-server does not answer: it is started again');
     child.kill(`JetStream did not answer for ${hangMs / 1000} s`);
   });

@@ -36,6 +36,8 @@ let clock: HandClock;
 let spawned: FakeProcess[];
 let commands: string[];
 let refuses: boolean;
+/** In which share of the time the process has no processor, 0 to 1. */
+let starved: number;
 
 beforeEach(async () => {
   cleanup = new Cleanup();
@@ -44,6 +46,7 @@ beforeEach(async () => {
   spawned = [];
   commands = [];
   refuses = false;
+  starved = 0;
 });
 afterEach(() => cleanup.run());
 
@@ -64,6 +67,7 @@ function childOf(options: Partial<ChildOptions> = {}): Child {
         spawned.push(process);
         return process as unknown as ChildProcess;
       },
+      queuedMs: () => starved * clock.now(),
     },
     ...options,
   });
@@ -105,6 +109,27 @@ describe('a process that lives and does not answer', () => {
       present().says('pong', { beat: 1 });
     }
     expect(present().got).not.toContain('SIGKILL');
+  });
+
+  test('has six times as long where the machine has no processor for it, to get ready, too', () => {
+    starved = 0.8;
+    childOf().start();
+    clock.turn(17 * HANG_MS);
+    expect(present().got).not.toContain('SIGKILL');
+    present().says('ready');
+    present().says('pong', { beat: 1 });
+    clock.turn(6 * HANG_MS);
+    expect(present().got).not.toContain('SIGKILL');
+    clock.turn(HANG_MS / 5);
+    expect(present().got).toContain('SIGKILL');
+  });
+
+  test('has no more time than others where it had a processor for most of the time', () => {
+    starved = 0.4;
+    childOf().start();
+    present().says('ready');
+    clock.turn(1.2 * HANG_MS);
+    expect(present().got).toContain('SIGKILL');
   });
 
   test('has no time to answer while it loads, but its start has a limit, twice as long for the next one', () => {

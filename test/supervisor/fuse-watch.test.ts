@@ -8,11 +8,12 @@ let isServed: boolean;
 let asked: Array<PromiseWithResolvers<void>>;
 let events: string[];
 let timer: NodeJS.Timeout;
+let share: number;
 const dead = Object.assign(new Error('ENOTCONN, statfs'), { errno: -constants.errno.ENOTCONN });
 
 beforeEach(() => {
   vi.useFakeTimers();
-  [session, isServed, asked, events] = [{}, true, [], []];
+  [session, isServed, asked, events, share] = [{}, true, [], [], 0];
   timer = watchFuse({
     ask: () => {
       const question = Promise.withResolvers<void>();
@@ -22,6 +23,7 @@ beforeEach(() => {
     session: () => session,
     isServed: () => isServed,
     hangMs: 5 * STEP_MS,
+    starved: () => share,
     onSilent: () => events.push('silent'),
     onCut: () => events.push('cut'),
   });
@@ -65,4 +67,12 @@ test('one that is served and silent is told of after its time, and asked no seco
   asked[0]?.resolve();
   await steps(3);
   expect(asked).toHaveLength(2);
+});
+
+test('one whose server has no processor is told of after six times as long', async () => {
+  share = 0.9;
+  await steps(30);
+  expect(events).toEqual([]);
+  await steps(7);
+  expect(events).toEqual(['silent']);
 });

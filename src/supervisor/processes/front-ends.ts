@@ -19,6 +19,7 @@ import { CofaError } from '../../../schemas/errors.ts';
 import type { FuseSession } from '../../fuse/session.ts';
 import { findMount, unmount } from '../../kernel/mount.ts';
 import type { Layout } from '../../store/layout.ts';
+import { QueueWatch } from '../../kernel/run-delay.ts';
 import { Child, type Counted, type ChildOptions, type ChildPorts, describeEnd } from '../../process/child.ts';
 import type { Conditions } from '../../process/conditions.ts';
 import type { Timer } from '../../process/ports.ts';
@@ -325,12 +326,15 @@ export class FrontEnds {
   // ── The mount ──
 
   #watchMount(): NodeJS.Timeout {
-    const { layout, hangMs } = this.#options;
+    const { layout, hangMs, ports } = this.#options;
+    // Its threads read the requests, the first one decides.
+    const queue = new QueueWatch(ports.queuedMs);
     return watchFuse({
       ask: () => statfs(layout.devices()),
       session: () => this.#mount.session,
       isServed: () => this.#ready,
       hangMs,
+      starved: () => queue.share(this.#current.pid ?? 0, ports.clock.now()),
       onSilent: () => this.#current.kill(`its FUSE mount did not answer for ${hangMs / 1000} s`),
       onCut: () => this.#onCut(),
     });

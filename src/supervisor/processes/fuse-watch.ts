@@ -1,4 +1,5 @@
 /** Asks a FUSE mount for signs of life, as a reader would: whether it is served, and whether its connection was aborted. */
+import { Overdue } from '../../../actors/overdue.ts';
 import { isErrno } from '../../kernel/errno.ts';
 
 export interface FuseWatchOptions {
@@ -8,8 +9,10 @@ export interface FuseWatchOptions {
   session: () => object | undefined;
   /** Whether a front end is to answer. */
   isServed: () => boolean;
-  /** A mount that is served has this long for an answer, ms. */
+  /** A mount that is served has this long for an answer, ms; six times as long where its server has no processor. */
   hangMs: number;
+  /** In which share of the time since the look before, 0 to 1, its server had no processor. */
+  starved: () => number;
   onSilent: () => void;
   /** The connection of what is mounted now was aborted. */
   onCut: () => void;
@@ -17,17 +20,19 @@ export interface FuseWatchOptions {
 
 /** Until the interval is cleared. */
 export function watchFuse(options: FuseWatchOptions): NodeJS.Timeout {
-  const { ask, session, isServed, hangMs, onSilent, onCut } = options;
+  const { ask, session, isServed, hangMs, starved, onSilent, onCut } = options;
   let asked: Promise<unknown> | undefined;
-  let missed = 0;
+  const silence = new Overdue(PROBES + 1);
   return setInterval(() => {
-    if (!isServed()) missed = 0;
-    else if (asked !== undefined && ++missed > PROBES) {
-      missed = 0;
+    const share = starved();
+    if (!isServed()) silence.answered();
+    else if (asked !== undefined) silence.missed(share);
+    if (silence.isOver) {
+      silence.answered();
       onSilent();
     }
     if (asked !== undefined) return;
-    missed = 0;
+    silence.answered();
     const present = session();
     asked = ask()
       .catch((error: unknown) => {
