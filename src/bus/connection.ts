@@ -10,6 +10,10 @@ import { tlsOf } from './tls.ts';
 
 export interface BusAddress {
   url: string;
+  /** URLs of further servers of the same cluster, as the operator names them. */
+  others?: readonly string[] | undefined;
+  /** `HOST:PORT` of further ones, as a server has told them. They prove to be for a host that the operator has named. */
+  learned?: readonly string[] | undefined;
   user?: string | undefined;
   pass?: string | undefined;
   /** Answers come to subjects below this one; `_INBOX` without. */
@@ -24,16 +28,17 @@ export interface BusAddress {
  * Opens a connection. With `reconnect` (default) it comes back for ever, every 250 ms, after NATS was away (health.ts says
  * what that means). A server that does not answer for some seconds counts as away, and so does one that cannot prove to be the
  * one that is meant (tls.ts): it gets no password, and no message of it counts.
- * Errors: `unavailable` when there is no server at the first try within `timeoutMs` (default 5 s).
+ * Errors: `unavailable` when there is no server at the first try within `timeoutMs` (default 5 s) for each.
  */
 export async function connectBus(
   address: BusAddress,
   options: { name: string; reconnect?: boolean; timeoutMs?: number },
 ): Promise<NatsConnection> {
-  const { url, user, pass = '', inbox: inboxPrefix } = address;
+  const { url, others = [], learned = [], user, pass = '', inbox: inboxPrefix } = address;
   try {
     return await connect({
-      servers: url,
+      // Tried in this order; what a server tells of the cluster comes to it.
+      servers: [url, ...others, ...learned],
       name: options.name,
       timeout: options.timeoutMs ?? 5_000,
       reconnect: options.reconnect ?? true,
@@ -50,7 +55,9 @@ export async function connectBus(
     });
   } catch (cause) {
     const text = cause instanceof Error ? cause.message : String(cause);
-    throw new CofaError('unavailable', `NATS at ${url} cannot be used: ${text}`, { cause });
+    throw new CofaError('unavailable', `NATS at ${[url, ...others].join(', ')} cannot be used: ${text}`, {
+      cause,
+    });
   }
 }
 

@@ -4,7 +4,7 @@
  *
  * - The private nats-server shows the certificate of its root (src/process/nats-identity.ts), and its clients take that one
  *   alone: a process that has taken the port while nats-server is away cannot show it.
- * - The operator's shows one that an authority has signed, for the host that the URL names.
+ * - The operator's shows one that an authority has signed, for a host that `--nats` names.
  */
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
@@ -21,14 +21,19 @@ type TlsOptions = NonNullable<NodeConnectionOptions['tls']> &
  * TLS for an address, which the client then insists on; undefined where the address asks for none: the client then does
  * what the server asks for. Error: a certificate that is none.
  */
-export function tlsOf({ url, certificate, ca }: BusAddress): TlsOptions | undefined {
+export function tlsOf({ url, others = [], certificate, ca }: BusAddress): TlsOptions | undefined {
   if (certificate !== undefined) return pinnedTo(certificate);
-  if (ca === undefined && !/^tls:/i.test(url)) return undefined;
-  const host = hostOf(url);
+  const urls = [url, ...others];
+  if (ca === undefined && !urls.some((one) => /^tls:/i.test(one))) return undefined;
+  const hosts = urls.map(hostOf);
   return {
     ...defined({ ca }),
-    // For an IP address the library names no host, and Node would compare the certificate with `localhost`.
-    checkServerIdentity: (_, shown) => checkServerIdentity(host, shown),
+    // A server of the cluster may be reached at an address that another one has told, in clear: its certificate has to be for a host
+    // that the operator has named. For an IP address the library names no host, and Node would take `localhost`.
+    checkServerIdentity: (_, shown) => {
+      const errors = hosts.map((host) => checkServerIdentity(host, shown));
+      return errors.includes(undefined) ? undefined : errors[0];
+    },
   };
 }
 

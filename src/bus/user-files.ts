@@ -93,12 +93,11 @@ export async function readNodeUsers(path: string): Promise<NodeUsers> {
   throw refuse(`${error.issues[0]?.path.join('.') || 'it'} is not as it should be`);
 }
 
+/** A server, or the servers of a cluster. */
+export type ServerAddress = Pick<BusAddress, 'url' | 'others' | 'learned' | 'ca'>;
+
 /** How the roles of a node reach the server. Errors: `invalid-argument` where the users are another node's. */
-export function usersOn(
-  server: Pick<BusAddress, 'url' | 'ca'>,
-  node: string,
-  { node: theirs, users }: NodeUsers,
-): BusUsers {
+export function usersOn(server: ServerAddress, node: string, { node: theirs, users }: NodeUsers): BusUsers {
   if (theirs !== node) {
     throw new CofaError(
       'invalid-argument',
@@ -116,7 +115,7 @@ export function usersOn(
 }
 
 /** How the node's member of a fleet reaches the server. Error `invalid-argument` where the file has no user for it. */
-export function fleetUserOn(server: Pick<BusAddress, 'url' | 'ca'>, { node, fleet }: NodeUsers): BusAddress {
+export function fleetUserOn(server: ServerAddress, { node, fleet }: NodeUsers): BusAddress {
   if (fleet !== undefined) return { ...server, user: fleet.user, pass: fleet.password };
   throw new CofaError('invalid-argument', `NATS has no user for ${node} as a member of a fleet`, {
     hint: `cofa nats-config ${node} adds it to the file, and to the accounts of the server`,
@@ -125,7 +124,7 @@ export function fleetUserOn(server: Pick<BusAddress, 'url' | 'ca'>, { node, flee
 
 /** How these users with limited rights reach the server. Error `invalid-argument` where one is not in the node's file. */
 export function apiUsersOn(
-  server: Pick<BusAddress, 'url' | 'ca'>,
+  server: ServerAddress,
   { apiUsers = {} }: NodeUsers,
   names: readonly string[],
 ): Record<string, BusAddress> {

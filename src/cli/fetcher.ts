@@ -29,7 +29,10 @@ const CACHE = 100 * 2 ** 30;
 const REACH = REGISTRY_OPTIONS.filter(({ flags }) => !flags.startsWith('--docker-config'));
 
 const OPTIONS = [
-  { flags: '--nats <url>', about: 'the NATS of the fleet (or: $COFA_NATS)' },
+  {
+    flags: '--nats <url>',
+    about: 'the NATS of the fleet; URLs of a cluster: with commas between (or: $COFA_NATS)',
+  },
   {
     flags: '--nats-users <file>',
     about: 'users of this machine on that NATS: cofa nats-config makes it',

@@ -1,5 +1,6 @@
 /** The options of `cofa up` that say which NATS an engine takes. */
 import { CofaError } from '../../schemas/errors.ts';
+import { serversIn } from '../bus/server-list.ts';
 import type { Context } from './context.ts';
 
 export interface NatsOptions {
@@ -39,9 +40,11 @@ export function checkNats({ nats, natsUsers, natsCa }: NatsOptions): void {
       hint: 'the private nats-server has a certificate that its clients know',
     });
   }
-  if (nats !== undefined && !URL.canParse(nats)) {
-    throw new CofaError('invalid-argument', `--nats: ${JSON.stringify(nats)} is not a URL`, {
-      hint: 'such as tls://nats.example:4222',
+  const servers = nats === undefined ? [] : serversIn(nats);
+  const wrong = servers.find((one) => !URL.canParse(one));
+  if (wrong !== undefined) {
+    throw new CofaError('invalid-argument', `--nats: ${JSON.stringify(wrong)} is not a URL`, {
+      hint: 'such as tls://nats.example:4222, or several of one cluster with commas between',
     });
   }
   if (natsUsers === undefined) return;
@@ -50,7 +53,7 @@ export function checkNats({ nats, natsUsers, natsCa }: NatsOptions): void {
       hint: 'the private nats-server makes its own users at each start',
     });
   }
-  if (/^[a-z]+:\/\/[^/]*@/i.test(nats)) {
+  if (servers.some((one) => /^[a-z]+:\/\/[^/]*@/i.test(one))) {
     throw new CofaError('invalid-argument', 'either --nats has a user, or --nats-users names them', {
       hint: '--nats tls://HOST:4222 --nats-users FILE',
     });

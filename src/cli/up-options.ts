@@ -84,7 +84,8 @@ export const UP_OPTIONS: readonly UpOption[] = [
   ...REGISTRY_OPTIONS,
   {
     flags: '--nats <url>',
-    about: 'use this NATS (with JetStream) instead of a private nats-server (or: $COFA_NATS)',
+    about:
+      'use this NATS (with JetStream), not a private one; URLs of a cluster: with commas (or: $COFA_NATS)',
     kind: 'string',
     sample: '"tls://nats.example:4222"',
   },

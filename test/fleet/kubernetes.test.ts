@@ -126,18 +126,19 @@ test('three servers, a fetcher and an engine run as the manifests say, also when
       reconnect: false,
     },
   );
-  const { config, cluster } = await (await jetstreamManager(bus, { checkAPI: false })).streams.info(STREAM);
+  const { config } = await (await jetstreamManager(bus, { checkAPI: false })).streams.info(STREAM);
   await bus.close();
   expect(config.num_replicas).toBe(REPLICAS);
-  // Not the one that programs of this node are started with.
-  const lost = cluster?.leader === 'server-2' ? 2 : 1;
-  process.kill((servers[lost] as NatsServer).pid, 'SIGKILL');
-  const { fleet: before } = await engine.pids();
-  process.kill(before as number, 'SIGKILL');
+  // The one that the programs of this node are started with: those that start from now on find another.
+  process.kill((servers[0] as NatsServer).pid, 'SIGKILL');
+  const { fleet: before, 'fetcher-0': fetching } = await engine.pids();
+  for (const pid of [before, fetching]) process.kill(pid as number, 'SIGKILL');
   await eventually('the log goes on without that server', async () => {
     const { stdout } = await engine.cli(['replay', '--at', 'end', '--json']);
     const { processes } = JSON.parse(stdout) as { processes: Array<{ name: string; starts: number }> };
-    return processes.some(({ name, starts }) => name === 'fleet' && starts === 2);
+    return ['fleet', 'fetcher-0'].every((one) =>
+      processes.some(({ name, starts }) => name === one && starts === 2),
+    );
   });
   await untilMet([tier, engine]);
 });

@@ -1,7 +1,7 @@
 /** The NATS of an engine: a private nats-server below it, or one that the operator runs. */
 import type { Logger } from 'pino';
 import type { BusAddress } from '../../bus/connection.ts';
-import { exposure, operatorsAddress } from '../../bus/operators-nats.ts';
+import { exposure, operatorsAddress, withCluster } from '../../bus/operators-nats.ts';
 import { BUS_ROLES, type BusRole, type BusUsers } from '../../bus/roles.ts';
 import { readRights } from '../../bus/rights-file.ts';
 import type { Conditions } from '../../process/conditions.ts';
@@ -101,13 +101,16 @@ export async function operatorsNats(given: {
   ca?: string | undefined;
   node: string;
   rights?: RightsFile['users'];
+  /** Asks a server which others its cluster has. */
+  learn?: typeof withCluster;
 }): Promise<ReachedNats> {
-  const { file, node, rights = {} } = given;
-  const address = await operatorsAddress(given.url, given.ca);
+  const { file, node, rights = {}, learn = withCluster } = given;
+  const named = await operatorsAddress(given.url, given.ca);
   const natsProcesses = () => [];
   if (file !== undefined) {
     const { apiUsersOn, fleetUserOn, readNodeUsers, usersOn } = await import('../../bus/user-files.ts');
     const known = await readNodeUsers(file);
+    const address = await learn(named, usersOn(named, node, known).supervisor);
     const users = usersOn(address, node, known);
     const addresses = apiUsersOn(address, known, Object.keys(rights));
     // Whom the operator's server knows stands in the node's file, which `cofa nats-config` writes.
@@ -121,6 +124,7 @@ export async function operatorsNats(given: {
       hint: '--nats-users FILE: cofa nats-config --api-users makes it',
     });
   }
+  const address = await learn(named);
   const users = Object.fromEntries(BUS_ROLES.map((role) => [role, address])) as Record<BusRole, BusAddress>;
   return { users, limited: { rights, addresses: {} }, fleetUser: () => address, natsProcesses };
 }
