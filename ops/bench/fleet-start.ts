@@ -25,12 +25,13 @@ import { parseArgs } from 'node:util';
 import { toErrorRecord } from '../../schemas/errors.ts';
 import { accountsText, newNodeUsers } from '../../src/bus/user-files.ts';
 import { byteOption } from '../../src/cli/byte-option.ts';
+import { unmount } from '../../src/kernel/mount.ts';
 import { type FaultImage, pushImage } from '../../test/faults/fault-image.ts';
 import { fleetOf, LIGHT } from '../../test/fleet/support.ts';
 import { endEngine, type Engine, eventually, runCofa, startEngine } from '../../test/support/engine.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { type NatsServer, startNats } from '../../test/support/services.ts';
-import { Cleanup } from '../../test/support/temp.ts';
+import { Cleanup, mountsBelow } from '../../test/support/temp.ts';
 import { type Links, type Machine, makeLinks } from './links.ts';
 import { textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
@@ -54,6 +55,8 @@ const AT_ONCE = 3;
 const FAULT_MS = 300;
 /** A read that takes longer has failed. */
 const LIMIT_MS = 180_000;
+/** Of a log that is shown. */
+const LOG_CHARS = 4_000;
 
 const say = (line: string) => console.error(`fleet-start: ${line}`);
 
@@ -128,6 +131,10 @@ async function main(): Promise<void> {
 
 async function measure(cleanup: Cleanup): Promise<void> {
   const directory = await cleanup.tempDir('fleet-start');
+  // Those of engines that were killed.
+  cleanup.defer(async () => {
+    for (const point of mountsBelow(directory).toReversed()) await unmount(point, { lazy: true });
+  });
   const links = await makeLinks('cofafs', parseRate(values.rate));
   cleanup.defer(() => links.close());
   const registryMachine = await links.machine();
@@ -316,7 +323,10 @@ async function startAll(given: {
       times.push((performance.now() - begun) / 1000);
     } catch (error) {
       // What a killed engine's reader gets is an error, and never a wrong byte.
-      if (!isDoomed) throw error;
+      if (isDoomed) return;
+      for (const log of ['supervisor', 'front-end', 'fetcher-0', 'fleet'])
+        say(`${name}, the end of the log of ${log}:\n${engine.log(log).slice(-LOG_CHARS)}`);
+      throw error;
     }
   };
   const fault = async () => {
@@ -324,7 +334,10 @@ async function startAll(given: {
     await sleep(FAULT_MS);
     say(`a server of NATS and ${kill} engines are killed`);
     process.kill((servers[2] as NatsServer).pid, 'SIGKILL');
-    await Promise.all(nodes.slice(nodes.length - kill).map(({ engine }) => endEngine(engine.root)));
+    const doomed = nodes.slice(nodes.length - kill).map(({ engine }) => engine);
+    // First the supervisors, which would start the others again.
+    for (const { pid } of doomed) process.kill(pid, 'SIGKILL');
+    await Promise.all(doomed.map(({ root }) => endEngine(root)));
   };
   const results = await Promise.allSettled([
     ...stays.map((node) => start(node, false)),
