@@ -11,8 +11,8 @@ const MOST_TIMES = 6;
 
 export class Overdue {
   readonly #most: number;
-  /** Questions in a row without an answer; those of them in whose time it had a processor. */
   #unanswered = 0;
+  /** Those of them in whose time it had a processor. */
   #counted = 0;
 
   /** `most`: questions that may stay without an answer. */
@@ -29,6 +29,11 @@ export class Overdue {
   answered(): void {
     this.#unanswered = 0;
     this.#counted = 0;
+  }
+
+  /** Questions in a row without an answer. */
+  get unanswered(): number {
+    return this.#unanswered;
   }
 
   /** It has had its time. */

@@ -339,7 +339,10 @@ export class Child {
       if (child !== this.#process || this.#host.state === 'stopping') return;
       const share = queue.share(child.pid ?? 0, this.#clock.now());
       if (isAsked) silence.missed(share);
-      if (hasSpoken && silence.isOver) return this.kill(`it did not answer for ${hangMs / 1000} s`);
+      if (hasSpoken && silence.isOver) {
+        const silentMs = (silence.unanswered * hangMs) / BEATS;
+        return this.kill(`it did not answer for ${silentMs / 1000} s`);
+      }
       if (this.#host.state === 'starting') start.missed(share);
       else start.answered();
       if (start.isOver) {

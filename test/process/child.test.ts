@@ -113,7 +113,8 @@ describe('a process that lives and does not answer', () => {
 
   test('has six times as long where the machine has no processor for it, to get ready, too', () => {
     starved = 0.8;
-    childOf().start();
+    const child = childOf();
+    child.start();
     clock.turn(17 * HANG_MS);
     expect(present().got).not.toContain('SIGKILL');
     present().says('ready');
@@ -122,6 +123,8 @@ describe('a process that lives and does not answer', () => {
     expect(present().got).not.toContain('SIGKILL');
     clock.turn(HANG_MS / 5);
     expect(present().got).toContain('SIGKILL');
+    present().ends(null, 'SIGKILL');
+    expect(child.status().lastEnd?.reason).toBe('killed by SIGKILL: it did not answer for 60 s');
   });
 
   test('has no more time than others where it had a processor for most of the time', () => {
