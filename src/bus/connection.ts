@@ -7,6 +7,7 @@ import { CofaError, checkedResult, type Reply, SAME_VERSION, toErrorRecord } fro
 import type { Shape } from '../../schemas/shapes.ts';
 import { holdsAtMost } from './msgpack-values.ts';
 import { tlsOf } from './tls.ts';
+import './transport.ts';
 
 export interface BusAddress {
   url: string;
