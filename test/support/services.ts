@@ -40,6 +40,8 @@ export interface RunOptions {
   timeoutMs?: number;
   env?: Record<string, string>;
   input?: string;
+  /** Ends it, with SIGKILL. */
+  signal?: AbortSignal;
 }
 
 export interface NatsOptions {
@@ -91,6 +93,8 @@ export async function startNats(options: NatsOptions = {}): Promise<NatsServer> 
 export interface ContainerdOptions {
   /** Where its programs are: a PATH; the machine's own by default. */
   path?: string;
+  /** Begins its command line and those of ctr: a program that becomes the rest of it. */
+  through?: readonly string[];
   /** Changes its configuration file before it starts. */
   configure?: (file: string) => Promise<void>;
   /** Version of the configuration: 2, or 3, which containerd 2 has. */
@@ -116,15 +120,20 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   await writeFile(config, containerdConfig({ ...options, directory, socket, network }));
   await options.configure?.(config);
   const env: Record<string, string> = options.path === undefined ? {} : { PATH: options.path };
+  const through = (line: string[]): [string, string[]] => {
+    const [command = '', ...args] = [...(options.through ?? []), ...line];
+    return [command, args];
+  };
   const ctr = (args: string[], run: RunOptions = {}) =>
-    runCommand('ctr', ['--address', socket, '--namespace', 'cofa-test', ...args], {
+    runCommand(...through(['ctr', '--address', socket, '--namespace', 'cofa-test', ...args]), {
       ...run,
       env: { ...env, ...run.env },
     });
+  const [command, args] = through(['containerd', '--config', config]);
   const service = await startService({
     name: 'containerd',
-    command: 'containerd',
-    args: ['--config', config],
+    command,
+    args,
     directory,
     env: { ...options.env, ...env },
     keep: options.directory !== undefined,
@@ -302,6 +311,7 @@ export async function runCommand(command: string, args: string[], options: RunOp
     killSignal: 'SIGKILL',
     maxBuffer: 256 << 20,
     env: { ...process.env, ...options.env },
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
   });
   // A program may end without reading its input.
   running.child.stdin?.on('error', () => {});
