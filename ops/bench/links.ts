@@ -18,19 +18,28 @@ export interface Machine {
 }
 
 export interface Links {
+  /** Begins the names of its interfaces and namespaces, with `-` behind it. */
+  name: string;
   /** The machine that runs the benchmark, on the bridge, without a link. */
   address: string;
   machine(): Promise<Machine>;
+  /** Also removes a machine whose making was broken off. May be called twice. */
   close(): Promise<void>;
 }
 
-/** `rate`: bits a second. `name`: at most seven letters; it begins the names of interfaces and namespaces. */
+/**
+ * `rate`: bits a second. `name`: at most six letters; the number of a bridge that no other benchmark has, and none has left
+ * behind, is added. Errors: those of ip(8); all ten numbers are taken.
+ */
 export async function makeLinks(name: string, rate: number): Promise<Links> {
-  const namespaces: string[] = [];
-  const bridge = `${name}-br`;
-  await run('ip', ['link', 'add', bridge, 'type', 'bridge']);
+  const { bridge, own, subnet } = await claimBridge(name);
+  const spaces: string[] = [];
   const close = async () => {
-    for (const one of namespaces.splice(0)) await run('ip', ['netns', 'del', one]).catch(() => {});
+    for (const space of spaces.splice(0)) {
+      // A process that has not ended yet keeps its namespace, and with it the link.
+      await run('ip', ['link', 'del', outsideOf(space)]).catch(() => {});
+      await run('ip', ['netns', 'del', space]).catch(() => {});
+    }
     await run('ip', ['link', 'del', bridge]).catch(() => {});
   };
   try {
@@ -41,12 +50,12 @@ export async function makeLinks(name: string, rate: number): Promise<Links> {
     throw error;
   }
   const machine = async (): Promise<Machine> => {
-    const number = namespaces.length + 2;
-    const space = `${name}-${number}`;
-    const [outside, inside] = [`${space}o`, `${space}i`];
+    const number = spaces.length + 2;
+    const space = `${own}-${number}`;
+    const [outside, inside] = [outsideOf(space), `${space}i`];
     const address = `${subnet}.${number >> 8}.${number & 255}`;
+    spaces.push(space);
     await run('ip', ['netns', 'add', space]);
-    namespaces.push(space);
     await run('ip', ['link', 'add', outside, 'type', 'veth', 'peer', 'name', inside]);
     await run('ip', ['link', 'set', inside, 'netns', space]);
     await run('ip', ['link', 'set', outside, 'master', bridge, 'up']);
@@ -67,10 +76,26 @@ export async function makeLinks(name: string, rate: number): Promise<Links> {
       counters: async () => ({ sent: await counter('rx'), received: await counter('tx') }),
     };
   };
-  return { address: `${subnet}.0.1`, machine, close };
+  return { name: own, address: `${subnet}.0.1`, machine, close };
 }
 
-const subnet = '10.77';
+const NUMBERS = 10;
+
+/** The bridge is the claim: the kernel makes one of each name. Each number has a subnet of its own. */
+async function claimBridge(name: string): Promise<{ bridge: string; own: string; subnet: string }> {
+  for (let number = 0; ; number++) {
+    const own = `${name}${number}`;
+    const bridge = `${own}-br`;
+    try {
+      await run('ip', ['link', 'add', bridge, 'type', 'bridge']);
+      return { bridge, own, subnet: `10.${78 + number}` };
+    } catch (error) {
+      if (number === NUMBERS - 1 || !String(error).includes('File exists')) throw error;
+    }
+  }
+}
+
+const outsideOf = (space: string): string => `${space}o`;
 
 const shape = (device: string): string[] => [
   'qdisc',
