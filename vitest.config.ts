@@ -25,7 +25,7 @@ const WHOLE = [
   'index/{cut-spans,image-hints,index-image,rebuild-flat}',
   'install/install',
   'kernel/*',
-  'ops/{install,oci-image,pulled-image,relay,release,systemd}',
+  'ops/{bench-fleet-start,install,oci-image,pulled-image,relay,release,systemd}',
   'pack/pack-store',
   'registry/{docker-registry,transport}',
   'replay/{engine,live-log,perfetto,slow-starts,start-wall}',

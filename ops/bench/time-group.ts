@@ -1,0 +1,55 @@
+/** Processor time of a benchmark and of all that it starts, also of what has ended: that of a group of the kernel. */
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { eventually } from '../../test/support/engine.ts';
+
+export interface TimeGroup {
+  /** Since the group was made, s. */
+  seconds(): Promise<number>;
+  /** Puts this program back where it was and removes the group, which no other process may be in any more. */
+  leave(): Promise<void>;
+}
+
+/**
+ * Puts this program into a new group; what it starts from now on belongs to it. `root`: where the kernel's groups are. Needs
+ * root. Errors: those of the file system.
+ */
+export async function joinTimeGroup(name: string, root = '/sys/fs/cgroup'): Promise<TimeGroup> {
+  // cgroup 1 has a hierarchy for this account, cgroup 2 one for all (cgroup-v2.rst of the kernel, "cpu.stat").
+  const isFirst = existsSync(join(root, 'cpuacct'));
+  const top = isFirst ? join(root, 'cpuacct') : root;
+  const before = join(top, ownGroup(await readFile('/proc/self/cgroup', 'utf8'), isFirst));
+  const group = join(top, name);
+  await mkdir(group);
+  const leave = async () => {
+    // A container may not see the group that it was in.
+    await enter(existsSync(before) ? before : top);
+    // Of a process that has just ended the kernel may still know.
+    await eventually(`${group} is empty`, () => rmdir(group).then(() => true), 10_000);
+  };
+  try {
+    await enter(group);
+  } catch (error) {
+    await rmdir(group);
+    throw error;
+  }
+  const seconds = async () => {
+    if (isFirst) return Number(await readFile(join(group, 'cpuacct.usage'), 'utf8')) / 1e9;
+    const stat = await readFile(join(group, 'cpu.stat'), 'utf8');
+    return Number(/^usage_usec (\d+)$/m.exec(stat)?.[1]) / 1e6;
+  };
+  return { seconds, leave };
+}
+
+const enter = (group: string): Promise<void> => writeFile(join(group, 'cgroup.procs'), String(process.pid));
+
+/** Of the lines `NUMBER:CONTROLLERS:PATH`, cgroups(7); that of cgroup 2 has no controllers. */
+function ownGroup(lines: string, isFirst: boolean): string {
+  for (const line of lines.split('\n')) {
+    const [, controllers = '', path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    const isIt = isFirst ? controllers.split(',').includes('cpuacct') : controllers === '';
+    if (path !== undefined && isIt) return path;
+  }
+  return '/';
+}
