@@ -4,7 +4,7 @@
  */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { cp, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -24,9 +24,15 @@ export interface GoPrograms {
   /**
    * Programs of a module that `go install` refuses, since its go.mod replaces or excludes others, or has another name
    * (`goMod`, with a sum of that name beside it): its folders. `absent`: a module that only its tests want, from a folder of
-   * its repository.
+   * its repository. `c`: programs of it that are written in C, with the folder of each one's sources; they take a C compiler.
    */
-  folders?: { module: string; folders: readonly string[]; absent?: string; goMod?: `${string}.mod` };
+  folders?: {
+    module: string;
+    folders: readonly string[];
+    absent?: string;
+    goMod?: `${string}.mod`;
+    c?: ReadonlyArray<{ name: string; folder: string }>;
+  };
   /** The packages are of a module whose go.mod wants folders of its repository: which modules these folders became. */
   staged?: Staged;
 }
@@ -145,6 +151,11 @@ async function build(
     const build = suites === undefined ? ['build', ...flags] : ['test', '-c'];
     for (const folder of copied.folders)
       await run('nice', ['go', ...build, '-o', join(into, basename(folder)), `./${folder}`], inCopy);
+    for (const { name, folder } of folders?.c ?? []) {
+      const sources = (await readdir(join(copy, folder))).filter((file) => file.endsWith('.c'));
+      const paths = sources.map((file) => join(folder, file));
+      await run('cc', ['-std=c99', '-O2', '-o', join(into, name), ...paths], inCopy);
+    }
   } finally {
     await rm(copy, { recursive: true, force: true });
   }

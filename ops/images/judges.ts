@@ -28,8 +28,8 @@ const SOCI = 'github.com/awslabs/soci-snapshotter';
 const SOCI_VERSION = 'v0.16.1';
 
 /**
- * containerd of each supported branch, docker's newest daemon, nerdctl with its builder, Kubernetes, Helm, the kubelet's
- * suite, and SOCI's snapshotter.
+ * containerd of each supported branch, docker's newest daemon, nerdctl with its builder, Kubernetes, Helm, CRI-O, the
+ * kubelet's suite, and SOCI's snapshotter.
  */
 export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
@@ -92,6 +92,20 @@ export const JUDGES = {
     version: 'v0.34.2',
     packages: [],
     folders: { module: 'github.com/moby/buildkit', folders: ['cmd/buildkitd', 'cmd/buildctl'] },
+    withoutC: true,
+  },
+  // Not by its name, for which Go would ask the proxy which versions there are: that may have this one alone.
+  crio: {
+    name: 'crio',
+    version: 'v1.34.0',
+    packages: [],
+    folders: {
+      module: 'github.com/cri-o/cri-o',
+      folders: ['cmd/crio'],
+      // Keeps the namespaces of pods.
+      c: [{ name: 'pinns', folder: 'pinns/src' }],
+    },
+    flags: ['-trimpath', '-ldflags', '-s -w', '-tags', 'containers_image_openpgp exclude_graphdriver_btrfs'],
     withoutC: true,
   },
   critest: {
