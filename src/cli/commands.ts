@@ -65,7 +65,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   entry(
     'install',
     '<target>',
-    'make containerd, docker, podman or Kubernetes use cofa',
+    'make containerd, docker, podman, CRI-O or Kubernetes use cofa',
     ENGINE,
     () => import('./install.ts'),
   ),

@@ -43,6 +43,7 @@ export async function runChecks(root: string, signal?: AbortSignal): Promise<Che
     async () => (await import('./doctor-hosts.ts')).checkHosts(),
     async () => (await import('./doctor-fleet.ts')).checkFleet(root),
     async () => (await import('./doctor-installs.ts')).checkInstalls(root),
+    async () => (await import('./doctor-crio.ts')).checkCrio(root),
     async () => (await import('./doctor-incidents.ts')).checkIncidents(root, Date.now()),
     // Those that mount. The last two build upon the ones before them.
     ...(isRoot ? [() => tryMounts(root)] : []),

@@ -28,7 +28,14 @@ import {
 } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
 import { addMonitoringFlags, type MonitoringFlags } from './install-monitoring.ts';
-import { addPodmanFlags, makeStore, podmanChanges, type PodmanFlags } from './install-podman.ts';
+import {
+  addPodmanFlags,
+  makeStore,
+  podmanChanges,
+  type PodmanFlags,
+  STORAGE_TARGETS,
+  type StorageTarget,
+} from './install-podman.ts';
 
 export interface InstallFlags extends MonitoringFlags, PodmanFlags {
   containerdConfig: string;
@@ -40,7 +47,7 @@ export interface InstallFlags extends MonitoringFlags, PodmanFlags {
 }
 
 /** What `cofa install` can be asked for. */
-export const ALL_TARGETS = [...TARGETS, 'podman', 'monitoring'];
+export const ALL_TARGETS = [...TARGETS, ...STORAGE_TARGETS, 'monitoring'];
 
 /** containerd's namespace of docker. */
 export const DOCKERS = 'moby';
@@ -52,9 +59,9 @@ const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
 export function define(command: Command, context: Context): void {
   addFlags(command)
     .description(
-      'Change the configuration of containerd, docker, podman or a Kubernetes node so that it starts images by cofa, and add a service for the engine; or that of Prometheus and Grafana, so that they show it. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
+      'Change the configuration of containerd, docker, podman, CRI-O or a Kubernetes node so that it starts images by cofa, and add a service for the engine; or that of Prometheus and Grafana, so that they show it. Only what is missing is written, and nothing is restarted: what is left to do is printed.',
     )
-    .argument('<target>', 'containerd, docker, k8s, podman or monitoring', oneOf('target', ALL_TARGETS))
+    .argument('<target>', 'containerd, docker, k8s, podman, crio or monitoring', oneOf('target', ALL_TARGETS))
     .option(
       '--daemonset',
       'k8s: the engine is a pod (ops/kubernetes), so there is no service, and that pod gets a runtime class of its own',
@@ -64,7 +71,8 @@ export function define(command: Command, context: Context): void {
   examples(command, [
     ['cofa install containerd --dry-run', 'only show the lines'],
     ['cofa install docker', 'docker, with its containerd image store'],
-    ['cofa install podman', 'and buildah, and CRI-O'],
+    ['cofa install podman', 'and buildah'],
+    ['cofa install crio', 'on each node; podman and buildah of the node find the images, too'],
     ['cofa install k8s', 'on each node'],
     ['cofa install k8s --daemonset', 'on each node, where the engine is a pod'],
     ['cofa install monitoring --dry-run', 'Prometheus scrapes the engine; alarms, and boards for Grafana'],
@@ -87,7 +95,8 @@ async function install(target: string, flags: InstallFlags, context: Context): P
     const { changes, next } = await monitoringChanges(flags, read);
     return await carryOut(changes, flags.dryRun === true, next, context);
   }
-  if (target === 'podman') return await installPodman(flags, context);
+  const storage = STORAGE_TARGETS.find((one) => one === target);
+  if (storage !== undefined) return await installPodman(storage, flags, context);
   const { planInstall } = await import('../install/plans.ts');
   const { daemonset = false } = flags;
   if (daemonset && target !== 'k8s')
@@ -124,16 +133,16 @@ async function showLayers(root: string, target: string): Promise<void> {
   await showBlobs(new Layout(root).hiddenBlobs(), shown);
 }
 
-async function installPodman(flags: InstallFlags, context: Context): Promise<void> {
+async function installPodman(target: StorageTarget, flags: InstallFlags, context: Context): Promise<void> {
   const { root } = context;
-  const changes = podmanChanges(flags, read, root);
+  const changes = podmanChanges(target, flags, { read, root });
   const path = pathsOf(flags).unit;
   const before = path === undefined ? undefined : read(path);
   if (path !== undefined && before === undefined)
     changes.push({ path, before, after: (await unitText(root))(''), why: 'the engine runs as a service' });
   const dryRun = flags.dryRun === true;
   if (!dryRun && process.getuid?.() === 0) await makeStore(root);
-  const next = [...nextSteps(changes, flags, 'podman'), 'cofa podman add IMAGE'];
+  const next = [...nextSteps(changes, flags, target), 'cofa podman add IMAGE'];
   await carryOut(changes, dryRun, next, context);
 }
 
@@ -308,5 +317,6 @@ function nextSteps(changes: readonly FileChange[], flags: InstallFlags, target: 
   }
   if (target === 'k8s')
     steps.push('systemctl restart kubelet       # where it does not find containerd again by itself');
+  if (target === 'crio') steps.push('systemctl restart crio          # containers go on');
   return [...steps, 'cofa doctor'];
 }

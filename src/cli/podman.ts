@@ -20,7 +20,7 @@ const WAIT_MS = 60_000;
 
 export function define(command: Command, context: Context): void {
   command.description(
-    'Images that podman, buildah and CRI-O start lazily: they find them in an additional image store, ROOT/podman, which cofa install podman makes known to them.',
+    'Images that podman, buildah and CRI-O start lazily: they find them in an additional image store, ROOT/podman, which cofa install podman or crio makes known to them.',
   );
   command
     .command('add')

@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { toErrorRecord } from '../../schemas/errors.ts';
-import type { Target } from '../install/plans.ts';
+import { type Target, TARGETS } from '../install/plans.ts';
 import { type Context, examples, oneOf } from './context.ts';
-import { podmanUninstall } from './install-podman.ts';
+import { podmanUninstall, STORAGE_TARGETS } from './install-podman.ts';
 import {
   addFlags,
   ALL_TARGETS,
@@ -30,18 +30,18 @@ export function define(command: Command, context: Context): void {
     )
     .argument(
       '[target...]',
-      'containerd, docker, k8s, podman, monitoring; all of them, and the service, without one',
+      'containerd, docker, k8s, podman, crio, monitoring; all of them, and the service, without one',
       targetsOf,
     )
     .action(async (targets: string[], flags: InstallFlags) => {
       const { planUninstall } = await import('../install/plans.ts');
-      const others = targets.filter((target) => target !== 'monitoring' && target !== 'podman');
+      const others = targets.filter((target) => (TARGETS as readonly string[]).includes(target));
       const paths = pathsOf(flags);
       const isAll = targets.length === 0;
       const { monitoringUninstall } = await import('./install-monitoring.ts');
       const wants = (target: string) => isAll || targets.includes(target);
       const monitoring = wants('monitoring') ? await monitoringUninstall(flags, read) : [];
-      const podman = wants('podman') ? podmanUninstall(flags, read) : [];
+      const podman = STORAGE_TARGETS.some(wants) ? podmanUninstall(flags, read) : [];
       const changes = [
         ...(isAll || others.length > 0 ? planUninstall({ targets: others as Target[], paths, read }) : []),
         ...monitoring,
@@ -52,6 +52,7 @@ export function define(command: Command, context: Context): void {
       if (changed(paths.containerd)) next.push('systemctl restart containerd');
       if (changed(paths.docker)) next.push('systemctl restart docker');
       if (changed(paths.unit)) next.push('systemctl disable --now cofa', 'systemctl daemon-reload');
+      if (podman.some(({ why }) => why.startsWith('CRI-O'))) next.push('systemctl restart crio');
       if (monitoring.length > 0) next.push('systemctl reload prometheus, systemctl restart grafana-server');
       // While containerd and cofa still run together.
       const namespaces = wants('containerd') ? NAMESPACES : targets.includes('docker') ? [DOCKERS] : [];
