@@ -24,6 +24,8 @@ export interface PodOptions {
   handler?: string;
   /** As `hostUsers: false`: which id of the node its root is; it has 65,536 of them, and a network of its own. */
   rootId?: number;
+  /** Each container has processes of its own, as a kubelet asks for; by default those of a pod share theirs. */
+  ownPids?: boolean;
 }
 
 export interface Cri {
@@ -47,6 +49,13 @@ export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
     baseUrl: 'http://localhost',
     sessionManager,
     defaultTimeoutMs: timeoutMs,
+    // CRI-O tells gRPC from HTTP by this word as it is, without `+proto`.
+    interceptors: [
+      (next) => (call) => {
+        call.header.set('content-type', 'application/grpc');
+        return next(call);
+      },
+    ],
   });
   const runtime = createClient(RuntimeService, transport);
   const images = createClient(ImageService, transport);
@@ -55,8 +64,9 @@ export function connectCri(socket: string, { timeoutMs = 60_000 } = {}): Cri {
     images,
     pull: async (image, auth) =>
       (await images.pullImage({ image: { image }, ...(auth === undefined ? {} : { auth }) })).imageRef,
-    runPod: async (name, logs, { handler = '', rootId } = {}) => {
-      const securityContext = { namespaceOptions: namespaces(rootId) };
+    runPod: async (name, logs, { handler = '', rootId, ownPids = false } = {}) => {
+      const pid = ownPids ? NamespaceMode.CONTAINER : NamespaceMode.POD;
+      const securityContext = { namespaceOptions: { ...namespaces(rootId), pid } };
       const config = {
         metadata: { name, uid: `${name}-uid`, namespace: 'default', attempt: 0 },
         logDirectory: logs,

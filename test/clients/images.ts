@@ -1,6 +1,6 @@
 /** Images for real clients: small ones whose containers have a shell, since every row of a table pulls some. */
 import { createHash } from 'node:crypto';
-import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import {
@@ -172,6 +172,64 @@ export async function diffIdsOf({ directory, manifest }: ImageLayout): Promise<s
 export async function push(image: ClientImage, host: string, name: string): Promise<string> {
   await pushLayout(image.layout, host, name, '1');
   return `${host}/${name}:1`;
+}
+
+export interface FiveLayers {
+  ref: string;
+  /** Of the layers, lowest first. */
+  blobs: string[];
+  diffIds: string[];
+}
+
+/** What `/data/big` of an image of `pushFiveLayers` holds: 4 MiB. */
+export const bigOfFiveLayers = (): Buffer => noise(4 << 20, 7);
+
+/**
+ * An image that is prepared, of five layers: programs; a large file; files replaced, deleted and linked; a folder alone; what it
+ * says.
+ */
+export async function pushFiveLayers(work: string, base: string, host: string): Promise<FiveLayers> {
+  const folder = join(work, 'lazy');
+  const trees = [base, ...['2', '3', '4', '5'].map((name) => join(folder, name))];
+  const [, second, third, fourth, fifth] = trees as [string, string, string, string, string];
+  for (const tree of trees.slice(1)) await mkdir(join(tree, 'data'), { recursive: true });
+  await writeFile(join(second, 'data/big'), bigOfFiveLayers());
+  for (const name of ['gone', 'replaced', 'folder'])
+    await writeFile(join(second, 'data', name), `${name} of 2\n`);
+  await writeFile(join(third, 'data/.wh.gone'), '');
+  await writeFile(join(third, 'data/replaced'), 'replaced by 3\n');
+  await mkdir(join(third, 'data/folder'));
+  await writeFile(join(third, 'data/folder/inside'), 'inside\n');
+  await runCommand('ln', [join(third, 'data/replaced'), join(third, 'data/hard')]);
+  await runCommand('ln', ['-s', '../bin/sh', join(third, 'data/soft')]);
+  await writeFile(join(third, 'data/umlaut-äö'), 'ä\n', { mode: 0o640 });
+  await mkdir(join(fourth, 'alone'));
+  await rm(join(fourth, 'data'), { recursive: true });
+  await mkdir(join(fifth, 'bin'));
+  await writeFile(join(fifth, 'said'), 'I am lazy\n');
+  await writeFile(join(fifth, 'bin/say'), '#!/bin/sh\ncat /said\n', { mode: 0o755 });
+  await writeFile(join(fifth, 'bin/waits'), '#!/bin/sh\nwhile :; do sleep 0.1; done\n', { mode: 0o755 });
+  const layers = [];
+  for (const [at, tree] of trees.entries()) {
+    const file = join(folder, `layer-${at}`);
+    const options = ['--sort=name', '--mtime=@1000000000', '--owner=0', '--group=0', '--numeric-owner'];
+    await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.']);
+    const tar = await readFile(`${file}.tar`);
+    const blob = gzipSync(tar);
+    await writeFile(file, blob);
+    layers.push(compressed(file, tar, blob));
+  }
+  const layout = await writeLayout(join(folder, 'layout'), {
+    kind: 'oci',
+    layers,
+    config: { Env: ['PATH=/bin'], Cmd: ['/bin/say'] },
+    created: '2020-01-01T00:00:00Z',
+  });
+  await pushLayout(layout, host, 'lazy', '1');
+  const ref = `${host}/lazy:1`;
+  await index(ref);
+  const blobs = (await layoutLayers(layout)).map(({ digest }) => digest);
+  return { ref, blobs, diffIds: await diffIdsOf(layout) };
 }
 
 const sha256 = (bytes: Buffer) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;

@@ -6,11 +6,9 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { gunzipSync, gzipSync } from 'node:zlib';
+import { gunzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { layoutLayers, pushLayout, writeLayout } from '../../ops/images/layout.ts';
 import { runFolder } from '../../src/supervisor/podman/files.ts';
-import { noise } from '../images/nasty.ts';
 import { type Engine, eventually, imageOf, startEngine } from '../support/engine.ts';
 import { noPodman, type Podman, startPodman } from '../support/podman.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
@@ -18,18 +16,23 @@ import { runCommand } from '../support/services.ts';
 import { Cleanup, mountsBelow } from '../support/temp.ts';
 import { assertSameTree, readTree } from '../support/tree.ts';
 import { unpackWithUmoci } from '../support/unpack.ts';
-import { compressed, diffIdsOf, index, makeBase, makeClientImage, push } from './images.ts';
+import {
+  bigOfFiveLayers,
+  type FiveLayers,
+  makeBase,
+  makeClientImage,
+  push,
+  pushFiveLayers,
+} from './images.ts';
 
 if (noPodman !== undefined) console.log(`podman.test.ts is skipped: ${noPodman}`);
-
-const BIG = 4 << 20;
 
 let cleanup: Cleanup;
 let work: string;
 let registry: RegistryServer;
 let engine: Engine;
 let podman: Podman;
-let lazy: { ref: string; blobs: string[]; diffIds: string[] };
+let lazy: FiveLayers;
 let sibling: { ref: string; blobs: string[] };
 
 const store = () => join(engine.root, 'podman');
@@ -81,51 +84,6 @@ async function start(): Promise<void> {
   cleanup.defer(() => engine.stop());
 }
 
-/** Five layers: programs; a large file; files replaced, deleted and linked; a folder alone; what it says. */
-async function pushLazy(base: string): Promise<typeof lazy> {
-  const folder = join(work, 'lazy');
-  const trees = [base, ...['2', '3', '4', '5'].map((name) => join(folder, name))];
-  const [, second, third, fourth, fifth] = trees as [string, string, string, string, string];
-  for (const tree of trees.slice(1)) await mkdir(join(tree, 'data'), { recursive: true });
-  await writeFile(join(second, 'data/big'), noise(BIG, 7));
-  for (const name of ['gone', 'replaced', 'folder'])
-    await writeFile(join(second, 'data', name), `${name} of 2\n`);
-  await writeFile(join(third, 'data/.wh.gone'), '');
-  await writeFile(join(third, 'data/replaced'), 'replaced by 3\n');
-  await mkdir(join(third, 'data/folder'));
-  await writeFile(join(third, 'data/folder/inside'), 'inside\n');
-  await runCommand('ln', [join(third, 'data/replaced'), join(third, 'data/hard')]);
-  await runCommand('ln', ['-s', '../bin/sh', join(third, 'data/soft')]);
-  await writeFile(join(third, 'data/umlaut-äö'), 'ä\n', { mode: 0o640 });
-  await mkdir(join(fourth, 'alone'));
-  await rm(join(fourth, 'data'), { recursive: true });
-  await mkdir(join(fifth, 'bin'));
-  await writeFile(join(fifth, 'said'), 'I am lazy\n');
-  await writeFile(join(fifth, 'bin/say'), '#!/bin/sh\ncat /said\n', { mode: 0o755 });
-  await writeFile(join(fifth, 'bin/waits'), '#!/bin/sh\nwhile :; do sleep 0.1; done\n', { mode: 0o755 });
-  const layers = [];
-  for (const [at, tree] of trees.entries()) {
-    const file = join(folder, `layer-${at}`);
-    const options = ['--sort=name', '--mtime=@1000000000', '--owner=0', '--group=0', '--numeric-owner'];
-    await runCommand('tar', ['-C', tree, ...options, '-cf', `${file}.tar`, '.']);
-    const tar = await readFile(`${file}.tar`);
-    const blob = gzipSync(tar);
-    await writeFile(file, blob);
-    layers.push(compressed(file, tar, blob));
-  }
-  const layout = await writeLayout(join(folder, 'layout'), {
-    kind: 'oci',
-    layers,
-    config: { Env: ['PATH=/bin'], Cmd: ['/bin/say'] },
-    created: '2020-01-01T00:00:00Z',
-  });
-  await pushLayout(layout, registry.host, 'lazy', '1');
-  const ref = `${registry.host}/lazy:1`;
-  await index(ref);
-  const blobs = (await layoutLayers(layout)).map(({ digest }) => digest);
-  return { ref, blobs, diffIds: await diffIdsOf(layout) };
-}
-
 describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
   beforeAll(async () => {
     cleanup = new Cleanup();
@@ -134,7 +92,7 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     cleanup.defer(() => registry.stop());
     await start();
     const base = await makeBase(work);
-    lazy = await pushLazy(base);
+    lazy = await pushFiveLayers(work, base, registry.host);
     // The base in common, and nothing else.
     const other = await makeClientImage(work, base, 'sibling', { big: 2, said: 'I am its sibling' });
     sibling = { ref: await push(other, registry.host, 'sibling'), blobs: other.blobs };
@@ -263,7 +221,7 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     const root = await unpackWithUmoci(pushed, join(work, 'umoci-built'));
     expect(await readFile(join(root, 'built'), 'utf8')).toBe('I am lazy\n');
     expect(statSync(join(root, 'data/replaced')).uid).toBe(7);
-    expect(await readFile(join(root, 'data/big'))).toEqual(noise(BIG, 7));
+    expect(await readFile(join(root, 'data/big'))).toEqual(bigOfFiveLayers());
   });
 
   test('a pull of an image with a layer in common fetches the others alone', async () => {
@@ -312,7 +270,7 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     await killAndStart();
     const copy = join(work, 'copied-out');
     await podman.podman(['cp', 'reader:/data/big', copy]);
-    expect(await readFile(copy)).toEqual(noise(BIG, 7));
+    expect(await readFile(copy)).toEqual(bigOfFiveLayers());
     expect(await podman.podman(['exec', 'reader', 'cat', '/data/folder/inside'])).toBe('inside\n');
     expect(await podman.run(lazy.ref)).toBe('I am lazy\n');
   });

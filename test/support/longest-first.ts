@@ -37,6 +37,7 @@ const LONG = [
   'e2e/hints',
   'supervisor/indexers',
   'faults/cold-readers',
+  'clients/crio',
   'clients/churn',
   'fleet/egress',
 ].map((name) => `/test/${name}.test.ts`);

@@ -144,7 +144,7 @@ export async function startContainerd(options: ContainerdOptions = {}): Promise<
   return { ...service, socket, ctr };
 }
 
-interface Network {
+export interface Network {
   /** Folder of the plugins and of their configuration. */
   programs: string;
   configs: string;
@@ -153,7 +153,7 @@ interface Network {
 /**
  * CNI's answer to every question (containernetworking/cni, SPEC.md, "Add Success"); 192.0.2.0/24 is for documentation.
  */
-async function writeEmptyNetwork(directory: string): Promise<Network> {
+export async function writeEmptyNetwork(directory: string): Promise<Network> {
   const [programs, configs] = [join(directory, 'cni/bin'), join(directory, 'cni/conf')];
   for (const folder of [programs, configs]) await mkdir(folder, { recursive: true });
   const interfaces = [{ name: 'eth0', sandbox: '/none' }];
