@@ -3,19 +3,19 @@
  * an allowance of its own: one that happens all the time keeps no other out. Time comes in with each call.
  */
 export interface AllowanceLimits {
-  /** In a row. */
+  /** So much may be said in a row. */
   burst: number;
   /** One more comes after so long, ms, up to `burst`. */
   refillMs: number;
 }
 
-/** How many there are, and since when the next one comes, ms: plain data, for folds that are saved. */
+/** How much may be said at once, and since when the next one is on its way, ms: plain data, for folds that are saved. */
 export interface Allowed {
   left: number;
   at: number;
 }
 
-/** With those that have come by now. A pause that is no multiple of `refillMs` is not lost. */
+/** What is left at `now`, with all refills since `at`. Time beyond the last whole `refillMs` counts for the next refill. */
 export function refilled({ left, at }: Allowed, { burst, refillMs }: AllowanceLimits, now: number): Allowed {
   const more = Math.max(0, Math.floor((now - at) / refillMs));
   if (left + more >= burst) return { left: burst, at: now };
@@ -31,7 +31,7 @@ export class Allowance {
     this.#allowed = { left: limits.burst, at: Number.NEGATIVE_INFINITY };
   }
 
-  /** How long until there is one, ms; 0: there is. */
+  /** How long until something may be said, ms; 0: now. */
   waitMs(now: number): number {
     const { left, at } = this.#refill(now);
     return left > 0 ? 0 : at + this.#limits.refillMs - now;

@@ -44,6 +44,7 @@ export interface SavedTriggers {
   images: Array<[string, string[]]>;
 }
 
+/** The fold in front of the first event. */
 export const noTriggers = (): SavedTriggers => ({ running: false, lastAt: 0, starts: [], images: [] });
 
 /** A pause without a waiting read that ends a start, ms; and the longest start: as in src/replay/why-start.ts. */

@@ -94,6 +94,7 @@ const STEP_MS = 60_000;
 /** A place is noted after so many ms or events. */
 const MARK = { ms: 1_000, events: 500, most: 900 };
 
+/** The fold in front of the first event. */
 export const noIncidents = (): SavedIncidents => ({
   now: 0,
   events: 0,

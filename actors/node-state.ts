@@ -149,6 +149,7 @@ export interface NodeState {
   disbelieved: Map<string, { at: number; until: number }>;
 }
 
+/** The state in front of the first event. */
 export const emptyNode = (): NodeState => ({
   images: new Map(),
   layers: new Map(),
@@ -435,6 +436,7 @@ function keepRoots(roots: Map<string, RootFacts>, id: string, facts: RootFacts):
 /** What is known of a root: `other` is none of this diffID, `unknown` has neither been proven nor refuted. */
 export type RootStanding = 'proven' | 'unknown' | 'other';
 
+/** How a block root (`sha256:…`) of the layer `diffId` stands, by what this node has found out of that layer. */
 export function standingOf(
   roots: ReadonlyMap<string, RootFacts>,
   diffId: string,

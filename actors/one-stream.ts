@@ -66,7 +66,7 @@ export class OneStream {
   readonly #waits = new Map<string, number>();
   /** Layers that a stream brings. */
   readonly #streamed = new Set<string>();
-  /** Those of the last look. */
+  /** Layers that were starting at the last look. */
   #seen: ReadonlySet<string> = new Set();
 
   constructor(limits: OneStreamLimits = ONE_STREAM) {

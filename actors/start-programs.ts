@@ -54,7 +54,7 @@ interface Followed {
   since: number;
   /** When each process began, ms since the epoch; told alike each time, though the clocks are not exact. */
   began: Map<string, number>;
-  /** Its cgroup has been there. */
+  /** A look has found its cgroup: where it is missing from then on, the container has ended. */
   wasThere: boolean;
 }
 
@@ -81,7 +81,7 @@ export class StartPrograms {
     const followed = this.#followed.find((one) => one.mount === mount);
     if (followed === undefined) return undefined;
     if (found === undefined) {
-      // Before it was there the runtime is about to make it.
+      // A cgroup that no look has found yet is one that runc is about to make.
       if (followed.wasThere) this.#followed = this.#followed.filter((one) => one !== followed);
       return undefined;
     }

@@ -39,7 +39,7 @@ export class StartQuiet {
 
   /** The rest of this layer is wanted from now on. */
   want(layer: string, now: number): void {
-    // Another start: what came before it pauses for good.
+    // Another start begins: layers of the one before are no part of it.
     if (this.#waiting.size === 0) this.#opened.clear();
     this.#waiting.set(layer, now);
     this.#opened.set(layer, now);

@@ -9,6 +9,7 @@ import { isTighterOrEqual, type TrustPolicy } from '../schemas/trust.ts';
 import type { Proof, RootStanding } from './node-state.ts';
 import { membersOfVoucher } from './voucher.ts';
 
+/** Whether `policy` takes less than `than`; false for equal ones. */
 export const isStricter = (policy: TrustPolicy, than: TrustPolicy): boolean =>
   policy !== than && isTighterOrEqual(policy, than);
 
@@ -92,6 +93,7 @@ export interface Generation {
  */
 export type Claim = 'use' | 'go-back' | 'prepare' | 'succeed';
 
+/** `Claim` has the cases. */
 export function claim(policy: TrustPolicy, generation: Generation): Claim {
   const { isAccepted, isIdle, trust, isEarlierAccepted } = generation;
   if (isAccepted === false) return 'succeed';
@@ -138,6 +140,7 @@ export interface Unproven {
  */
 export type ProofStep = 'proven' | 'refuted' | 'leave' | 'rebuild';
 
+/** `ProofStep` has the cases. */
 export function proofStep({ flat, known, isOurs, isSucceeded }: Unproven): ProofStep {
   if (known === flat) return 'proven';
   if (!isSucceeded || known === undefined) return 'rebuild';

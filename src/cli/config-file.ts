@@ -111,6 +111,7 @@ export function problemError(config: Config, first: ConfigProblem): CofaError {
   });
 }
 
+/** `FILE:LINE`, or the file alone where the problem has no line of it. */
 export const whereOf = ({ file }: Config, { line }: ConfigProblem): string =>
   line === 0 ? `${file}` : `${file}:${line}`;
 

@@ -36,7 +36,7 @@ export interface Found {
   };
 }
 
-/** Nothing of what was not installed is complained about. */
+/** Says nothing of programs that cofa was not installed into. */
 export async function checkInstalls(root: string): Promise<Check[]> {
   const socket = join(root, 'run/snapshotter.sock');
   const [containerd, docker, unit] = await Promise.all(
@@ -66,6 +66,7 @@ export async function checkInstalls(root: string): Promise<Check[]> {
   });
 }
 
+/** Pure: what `checkInstalls` makes of what it found. */
 export function judgeInstalls(found: Found): Check[] {
   return [
     checkContainerd(found),

@@ -80,6 +80,7 @@ export function define(command: Command, context: Context): void {
   ]);
 }
 
+/** The options that `cofa install` and `cofa uninstall` share. Returns the command. */
 export function addFlags(command: Command): Command {
   return addPodmanFlags(addMonitoringFlags(command))
     .option('-n, --dry-run', 'write nothing, show what would be written')
@@ -146,6 +147,7 @@ async function installPodman(target: StorageTarget, flags: InstallFlags, context
   await carryOut(changes, dryRun, next, context);
 }
 
+/** Absolute paths; `unit` is undefined with `--no-unit`. */
 export function pathsOf(flags: InstallFlags): Paths {
   return {
     containerd: resolve(flags.containerdConfig),
@@ -154,6 +156,7 @@ export function pathsOf(flags: InstallFlags): Paths {
   };
 }
 
+/** The text of a file; undefined where there is none. Throws what else the file system says. */
 export const read: ReadFile = (path) => {
   try {
     return readFileSync(path, 'utf8');

@@ -44,6 +44,7 @@ export interface ConsoleApp {
   close(): void;
 }
 
+/** The HTTP application of a console, without a socket: who may ask, documents, the live stream, the page. `close` ends the streams. */
 export function consoleApp({ source, routes, page, access, isOwnHost }: AppOptions): ConsoleApp {
   const app = new Hono<Bindings>({ strict: true });
   const streams = new Streams(source);

@@ -84,7 +84,7 @@ export class LayerFetches {
     const running = this.#running.get(number);
     if (running === undefined) return;
     running.counted = 'demand';
-    // Should it have to be submitted again, by another supply.
+    // Where this supply fails, the order is submitted again by another one: then it is demand, too.
     running.order = { ...running.order, class: 'demand' };
     this.#core.options.pool.promote(running.pool);
   }

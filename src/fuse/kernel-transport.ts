@@ -71,6 +71,7 @@ export interface KernelTransport extends FuseTransport {
   trouble(): string | undefined;
 }
 
+/** Serves the FUSE descriptor with threads of its own, until its `stop`. */
 export function kernelTransport(options: KernelTransportOptions): KernelTransport {
   return new Transport(options);
 }

@@ -17,6 +17,7 @@ export interface RawBudget {
   reserve: number;
 }
 
+/** Nothing is taken yet; both in bytes. */
 export const rawBudget = (most: number, reserve: number): RawBudget => ({
   taken: new BigInt64Array(new SharedArrayBuffer(8)),
   most,

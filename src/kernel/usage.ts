@@ -22,6 +22,7 @@ export interface ProcessUsage {
   waitUs: number;
 }
 
+/** A look at the machine. What /proc does not say is 0, and `stalledUs` undefined. */
 export function machineUsage(): MachineUsage {
   // cpu  user nice system idle iowait irq softirq steal guest guest_nice: guests count as user already
   const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = (

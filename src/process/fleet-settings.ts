@@ -38,8 +38,10 @@ export interface FleetSettings extends FleetChoice {
 
 const path = (root: string): string => new Layout(root).in('run/fleet.json');
 
+/** For root only, and whole or not at all. */
 export const writeFleetSettings = (settings: FleetSettings): Promise<void> =>
   writeWhole(path(settings.root), Buffer.from(JSON.stringify(settings)));
 
+/** Throws where the file is not there, or is no JSON. */
 export const readFleetSettings = async (root: string): Promise<FleetSettings> =>
   JSON.parse(await readFile(path(root), 'utf8')) as FleetSettings;

@@ -174,7 +174,7 @@ export class RegistryApi {
         else this.blame(mirror, 'broken');
       }
     }
-    // No other host knows it.
+    // `given` is an address that this mirror has sent: no other host can go on with it.
     if (given !== undefined && mirrors.length > 0)
       throw new RequestFailure('unavailable', `the mirror ${given} does not go on with ${request.what}`);
     return undefined;

@@ -26,7 +26,7 @@ export interface SeenProgram {
 /** What samples saw of one container. */
 export interface SeenContainer {
   programs: SeenProgram[];
-  /** The most that one of them left out. */
+  /** Programs that were too many for a sample: of the sample that left out most. */
   more: number;
 }
 

@@ -12,7 +12,7 @@ import { programsBetween, seenIn } from './start-programs.ts';
 import { samplesNear, usageBetween } from './start-usage.ts';
 import type { TracedJob, TracedRead } from './trace.ts';
 
-/** What of the time is about whom. */
+/** What each part of a start is spent on. */
 export const PART_TEXT: Record<StartPart, string> = {
   client: 'the command, before it asked the engine',
   resolve: 'what the name means: the registry, or the node',
@@ -49,6 +49,7 @@ export function storyOf(
   return { mount, mountedAt, from, to, segments };
 }
 
+/** The account of a story: µs of each part, steps of the reads, and what machine, processes and programs worked meanwhile. */
 export function wallOf(log: ReplayLog, story: StartStory): StartWall {
   const { mount, from, to, segments } = story;
   const { ran } = mount;

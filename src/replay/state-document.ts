@@ -36,6 +36,7 @@ export function describeState(log: ReplayLog, position: number, { digest = true 
 const namesUntil = (named: NodeState['leftOut']): ReplayState['leftOut'] =>
   [...named].map(([name, { until }]) => ({ name, until: new Date(until).toISOString() }));
 
+/** The part of the document that is about images, layers and mounts. */
 export function describeFacts(state: NodeState): {
   images: ReplayImage[];
   layers: ReplayLayer[];

@@ -4,6 +4,7 @@ import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from 
 import type { LayerBar } from './documents.ts';
 import { countBlocks } from './state-document.ts';
 
+/** A state as tables: node, mounts, images, layers. */
 export function renderState(state: ReplayState): string {
   const tables = [tableOfMounts(state), tableOfImages(state), tableOfLayers(state)];
   return [renderNode(state), ...tables.filter((table) => table !== undefined)].join('\n');
@@ -73,6 +74,7 @@ function tableOfLayers({ layers }: ReplayState): string | undefined {
   ]);
 }
 
+/** What differs, a line each; between the two moments in the first line. */
 export function renderDiff(diff: ReplayDiff): string {
   const lines = [
     `from sequence ${diff.from.seq} (${diff.from.time ?? '-'}) to ${diff.to.seq} (${diff.to.time ?? '-'})`,

@@ -49,7 +49,7 @@ const PROGRAMS = 5;
 const NAMES = { [MOUNTS]: 'mounts', [READS]: 'reads that waited', [FETCHES]: 'fetches', [EVENTS]: 'log' };
 /** Threads of a process have numbers from this times its own on: no number is of two processes. */
 const MOST_LANES = 100_000;
-/** In place of a lane. */
+/** Lane of what belongs to a process as a whole. */
 const MAIN = 0;
 /** µs of a millisecond, the unit of events' times. */
 const US = 1000;

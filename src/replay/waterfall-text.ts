@@ -20,6 +20,7 @@ const MARKS: Record<string, string> = {
   other: '-',
 };
 
+/** Lists are cut off after `MOST_LINES`, and say how many lines are left. */
 export function renderWaterfall(fall: Waterfall, width: number): string[] {
   const room = Math.max(10, width - NAME - TIME - 4);
   const place = (at: number) =>
@@ -92,6 +93,7 @@ function restOf(listed: number, left: number): string[] {
   return more === 0 ? [] : [`  and ${more} more (--json has them)`];
 }
 
+/** Two starts side by side: parts, steps and files, with the differences. */
 export function renderComparison(comparison: StartComparison, width: number): string[] {
   const { a, b, parts, steps, files, text } = comparison;
   const head = (name: string) =>

@@ -18,6 +18,7 @@ export const STEP_TEXT: Record<WhyStep['step'], string> = {
   reply: 'answer to the kernel',
 };
 
+/** One read: its steps as bars, and the fetches that it waited for. */
 export function renderWhyRead(why: WhyRead, width: number): string[] {
   const end = why.block + why.blocks - 1;
   const blocks = why.blocks === 1 ? `block ${why.block}` : `blocks ${why.block}-${end}`;
@@ -55,6 +56,7 @@ export function waterfall(steps: readonly WhyStep[], total: number, width: numbe
   });
 }
 
+/** One start: its parts as bars, what would have made it faster, and the reads, fetches and files that it waited for most. */
 export function renderWhyStart(why: WhyStart, width: number): string[] {
   const { reads } = why;
   const lines = [

@@ -30,6 +30,7 @@ export const MAX_BODY: number = 512 << 20;
 const MAX_PARTS = 4_096;
 const TIMEOUT_MS = 10_000;
 
+/** Makes the stream where there is none. Error `unavailable` where JetStream does not. */
 export const prepareSnapshots = (bus: NatsConnection): Promise<void> =>
   prepareStream(bus, { name: SNAPSHOT_STREAM, subjects: [SNAPSHOT_SUBJECTS], max_bytes: MAX_BYTES });
 
@@ -188,6 +189,7 @@ export async function writeSnapshot(
   return bytes;
 }
 
+/** Removes all parts of the snapshot at this sequence; no error where there are none. */
 export async function removeSnapshot(bus: NatsConnection, names: Subjects, seq: number): Promise<void> {
   const manager = await jetstreamManager(bus, { timeout: TIMEOUT_MS, checkAPI: false });
   await manager.streams.purge(SNAPSHOT_STREAM, { filter: names.foldsOf(seq) });

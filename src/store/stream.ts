@@ -39,6 +39,7 @@ export async function prepareStream(
   }
 }
 
+/** What JetStream says, as `unavailable`; a CofaError stays as it is. */
 export function storeError(cause: unknown): CofaError {
   if (cause instanceof CofaError) return cause;
   const text = cause instanceof Error ? cause.message : String(cause);

@@ -41,6 +41,7 @@ export interface OperationsParts {
 /** What is removed waits for this long for what an ended container had, ms. */
 const SETTLED_MS = 5_000;
 
+/** A handler for each operation of schemas/api.ts. While the engine ends, those that begin work are refused. */
 export function operations(parts: OperationsParts): Handlers {
   const { chains, cache, scrubs, fronts, fetchers, fleet, idle, trust, images, mounts, podman, end } = parts;
   const whenRunning =

@@ -29,6 +29,7 @@ export interface SupervisorSelf extends Self {
   readonly host: string;
 }
 
+/** The real machine: clock, random, files, children, /proc. */
 export const realSupervisorPorts = (): SupervisorPorts => ({
   ...realPorts(),
   ...realChildPorts(),

@@ -14,6 +14,7 @@ function read(): Place {
 export const place = signal<Place>(read());
 addEventListener('hashchange', () => (place.value = read()));
 
+/** `#/view?words`; words without a value are left out. */
 export function addressOf(view: string, words: Record<string, string | number | undefined> = {}): string {
   const given = Object.entries(words).filter(([, value]) => value !== undefined && value !== '');
   const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();

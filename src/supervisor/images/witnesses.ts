@@ -71,7 +71,7 @@ export class Witnesses {
   /** By digest over the layers: disputes that the log does not have yet. */
   readonly #disputed = new Map<string, Disputed>();
   #isTelling = false;
-  /** Members that are a condition. */
+  /** Members that `status` names now. */
   #named = new Set<string>();
 
   constructor(options: WitnessesOptions) {
@@ -228,7 +228,7 @@ export class Witnesses {
   }
 }
 
-/** As the metric has it. */
+/** The label `outcome` of `cofa_fleet_inquiries_total`. */
 function outcomeOf({ disputes, hasFlat }: Ledger, { answered }: LedgerHeard): string {
   if (disputes.length > 0) return 'disputed';
   if (hasFlat) return 'vouched';

@@ -63,7 +63,7 @@ export class IncidentWatch {
   #looking = false;
   #again = false;
   #lastLook = Number.NEGATIVE_INFINITY;
-  /** Since when something has been told that no look has seen. */
+  /** When the first trigger came that no look of the black box has covered yet, ms; undefined: all are covered. */
   #untoldSince: number | undefined;
   #events = 0;
   #tries = 0;
@@ -82,7 +82,7 @@ export class IncidentWatch {
     this.#unlisten = live.listen((record) => this.#take(record));
   }
 
-  /** Once an engine looks in any case: the one before may have ended too early. `crashed`: it is an incident itself. */
+  /** Each engine looks once at least, since the one before may have ended too early. `crashed`: that end is an incident itself. */
   begin(crashed: boolean): void {
     this.#lookIn(crashed ? QUIET_MS + LATE_MS : FIRST_MS);
   }
@@ -104,7 +104,7 @@ export class IncidentWatch {
       this.#tries = 0;
       const now = this.#options.clock.now();
       this.#untoldSince ??= now;
-      // Where triggers do not end, each begins another incident: the first one is not to wait for the last.
+      // Triggers may never end: the first one is looked at all the same.
       const latest = this.#untoldSince + LONGEST_MS + QUIET_MS + LATE_MS;
       this.#lookIn(Math.min(this.#dueIn(), latest - now));
     } else if (this.#events === MOST_EVENTS) this.#lookIn(0);

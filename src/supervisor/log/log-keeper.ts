@@ -225,7 +225,7 @@ export class LogKeeper {
     const { bus, names, files, log } = this.#options;
     const fold = this.#fold;
     const began = performance.now();
-    // They would take the room of this one, and at last there would be none for any.
+    // Parts of snapshots that failed would take the room of this one, and in the end there would be room for none.
     if (this.#hasFailed) await this.#removeBut(fold.seq, fold.snapshot.seq, fold.previous.seq);
     await this.#untilPrefix();
     if (fold.seq === fold.snapshot.seq) return;

@@ -63,6 +63,7 @@ export interface ImagePartsOptions {
   ports: SupervisorPorts;
 }
 
+/** Makes them; each registers with `end` what it has to close. */
 export function makeImages(given: ImagePartsOptions): ImageParts {
   const { options, layout, log, end, ports, devices, conditions } = given;
   const completeLayers = () => given.figures.completeLayers();

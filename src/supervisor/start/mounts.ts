@@ -53,6 +53,7 @@ export interface MountPartsOptions {
   ports: SupervisorPorts;
 }
 
+/** Makes them; each registers with `end` what it has to close. */
 export function makeMounts(given: MountPartsOptions): MountParts {
   const { front, layout, images, devices, figures, conditions, log, end, ports } = given;
   const mounts = new Mounts({

@@ -10,6 +10,7 @@ export interface Blocks {
   seconds: Float32Array;
 }
 
+/** `count` blocks from what `packed` wrote. An answer without times, or one that was cut off, has 0 in `seconds`. */
 export function unpacked(bytes: ArrayBuffer, count: number): Blocks {
   const packed = new Uint8Array(bytes, 0, Math.min(count, bytes.byteLength));
   const at = Math.ceil(count / 4) * 4;

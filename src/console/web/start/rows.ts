@@ -32,6 +32,7 @@ export const STEP_COLOURS: Record<string, string> = {
   reply: '--muted',
 };
 
+/** From the top: parts, the critical path, programs, fetches, reads, files. */
 export function rowsOf(fall: Waterfall): Row[] {
   return [
     ...partRows(fall),
