@@ -35,7 +35,7 @@ async function run(name: BundleName, ...args: string[]): Promise<Ended> {
 
 async function runOf(main: string, file: string, ...args: string[]): Promise<Ended> {
   try {
-    const { stdout, stderr } = await promisify(execFile)(process.execPath, [file, main, ...args]);
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--', file, main, ...args]);
     return { code: 0, out: stdout, err: stderr };
   } catch (error) {
     const { code, stdout, stderr } = error as { code: number; stdout: string; stderr: string };

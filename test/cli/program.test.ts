@@ -249,6 +249,17 @@ describe('the launcher ops/cofa', () => {
     expect(result.stderr).toContain('a  b');
   });
 
+  it('keeps the environment file of a container from Node, which has an option of that name', async () => {
+    const file = join(await cleanup.tempDir('env'), 'env');
+    await writeFile(file, 'NODE_OPTIONS=--no-such-option\n');
+    const result = await start(launcher, ['run', '--root', root, '--env-file', file, 'debian:12']);
+    expect(result.stderr).toMatch(/^cofa: no engine runs/);
+    expect(result.code).toBe(125);
+    const missing = await start(launcher, ['run', '--root', root, '--env-file', `${file}.not`, 'debian:12']);
+    expect(missing.stderr).toMatch(/^cofa: --env-file: ENOENT/);
+    expect(missing.code).toBe(125);
+  });
+
   it('says what is missing where the dependencies are not installed', async () => {
     const checkout = join(await cleanup.tempDir('bare'), 'cofa');
     await mkdir(join(checkout, 'ops'), { recursive: true });
