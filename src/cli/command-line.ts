@@ -14,7 +14,7 @@ export async function runCommandLine(argv: readonly string[], context: Context):
     if (argv.length === 0) program.outputHelp();
     else await program.parseAsync([...argv], { from: 'user' });
   } catch (thrown) {
-    const error = asUsageError(thrown, argv[commandIndexOf(argv)]);
+    const error = await asUsageError(thrown, program, argv, context);
     if (error !== undefined) throw error;
   }
 }
@@ -134,18 +134,46 @@ function helpTopicOf(argv: readonly string[]): string[] {
 }
 
 /** commander's complaints about the command line in our own form; undefined where it only has shown help. */
-function asUsageError(thrown: unknown, name: string | undefined): unknown {
+async function asUsageError(
+  thrown: unknown,
+  program: Command,
+  argv: readonly string[],
+  context: Context,
+): Promise<unknown> {
   if (!(thrown instanceof CommanderError)) return thrown;
   if (thrown.exitCode === 0) return undefined;
+  const named = namedIn(program, argv);
+  const name = ['cofa', ...named].join(' ');
   // Options and no command.
   if (thrown.code === 'commander.help') {
-    return new CofaError('invalid-argument', 'no command', { hint: 'cofa --help lists them' });
+    const message = named.length === 0 ? 'no command' : `no command of ${name}`;
+    return new CofaError('invalid-argument', message, { hint: `${name} --help lists them` });
   }
   const [message = '', suggestion] = thrown.message.replace(/^error: /, '').split('\n');
-  const known = COMMANDS.some((entry) => entry.name === name);
-  const help = known ? `cofa ${name} --help` : 'cofa --help';
-  const guess = suggestion === undefined ? '' : `${suggestion.replace(/^\(|\)$/g, '')} `;
-  return new CofaError('invalid-argument', message, { hint: `${guess}See: ${help}` });
+  const isUnknown = thrown.code === 'commander.unknownCommand' && named.length === 0;
+  const guess =
+    suggestion?.replace(/^\(Did|\)$/g, (part) => (part === ')' ? '' : 'did')) ??
+    (isUnknown ? await groupGuess(argv[commandIndexOf(argv)], context) : undefined);
+  const see = `see: ${name} --help`;
+  return new CofaError('invalid-argument', message, { hint: guess === undefined ? see : `${guess} ${see}` });
+}
+
+/** The names of the command, and of its own command, as far as the line has them. */
+function namedIn(program: Command, argv: readonly string[]): string[] {
+  const index = commandIndexOf(argv);
+  const command = program.commands.find((one) => one.name() === argv[index]);
+  if (command === undefined) return [];
+  const word = argv.slice(index + 1).find((one) => !one.startsWith('-'));
+  const own = command.commands.find((one) => one.name() === word);
+  return [command, own].flatMap((one) => (one === undefined ? [] : [one.name()]));
+}
+
+/** Where no command has a name that is near: `why` is one of `replay`. Undefined: no group has it either. */
+async function groupGuess(name: string | undefined, context: Context): Promise<string | undefined> {
+  const { commands } = await buildWholeProgram(context);
+  const groups = commands.filter((group) => group.commands.some((one) => one.name() === name));
+  if (groups.length === 0) return undefined;
+  return `did you mean ${groups.map((group) => `${group.name()} ${name}`).join(' or ')}?`;
 }
 
 function sentence(summary: string): string {

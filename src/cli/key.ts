@@ -1,6 +1,6 @@
 /** `cofa key create|ls`: key pairs that sign sidecars. */
 import { open, readdir, stat, unlink } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
@@ -78,7 +78,7 @@ async function list(dir: string, keysDir: string, context: Context): Promise<voi
     import('../signature/keys.ts'),
     import('../signature/private-key.ts'),
   ]);
-  const files = (await readdir(dir)).filter((file) => /\.(?:key|pub)$/.test(file));
+  const files = (await entriesOf(dir)).filter((file) => /\.(?:key|pub)$/.test(file));
   const names = [...new Set(files.map((file) => file.replace(/\.\w+$/, '')))].sort();
   const { keys } = await readKeys(keysDir);
   const pairs: PairView[] = [];
@@ -102,6 +102,13 @@ async function list(dir: string, keysDir: string, context: Context): Promise<voi
     if (view.privateKey !== null || view.kind !== null) pairs.push(view);
   }
   context.output.data({ pairs }, () => renderPairList(pairs, dir));
+}
+
+async function entriesOf(dir: string): Promise<string[]> {
+  return await readdir(dir).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error;
+    throw new CofaError('not-found', `there is no folder ${dir}`, { hint: 'cofa key ls FOLDER' });
+  });
 }
 
 export function renderPairList(pairs: readonly PairView[], dir: string): string {
@@ -131,7 +138,11 @@ const taken = (path: string): CofaError =>
 
 async function writeNew(path: string, text: string, mode: number): Promise<void> {
   const file = await open(path, 'wx', mode).catch((error: NodeJS.ErrnoException) => {
-    throw error.code === 'EEXIST' ? taken(path) : error;
+    if (error.code === 'EEXIST') throw taken(path);
+    if (error.code !== 'ENOENT') throw error;
+    throw new CofaError('not-found', `${path} cannot be made: its folder does not exist`, {
+      hint: `mkdir -p ${dirname(path)}`,
+    });
   });
   try {
     await file.writeFile(text);

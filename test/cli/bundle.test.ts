@@ -56,7 +56,7 @@ it.each(BUNDLE_NAMES)('%s knows every command, help and guesses', async (name) =
   expect(help).toMatchObject({ code: 0, err: '' });
   expect(help.out).toMatch(/^Usage: cofa run /);
   expect((await run(name, 'run', '--bogus')).err).toContain("unknown option '--bogus'");
-  expect((await run(name, 'statsu')).err).toContain('Did you mean status?');
+  expect((await run(name, 'statsu')).err).toContain('did you mean status?');
   const status = await run(name, '--root', join(folder, 'none'), 'status');
   expect(status).toMatchObject({ code: 9 });
 });
