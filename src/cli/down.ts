@@ -22,6 +22,11 @@ export function define(command: Command, context: Context): void {
         const running = { pid: endpoint.pid, engine: identify(endpoint.pid) };
         await call('down', { force: options.force === true }, { signal });
         return running;
+      }).catch((error: unknown) => {
+        // Who wants to stop an engine is not helped by how one is started.
+        if (!(error instanceof CofaError) || error.code !== 'not-running') throw error;
+        const hint = 'there is nothing to stop; of an engine with another root: cofa down --root DIR';
+        throw new CofaError(error.code, error.message, { cause: error, hint });
       });
       if (engine !== undefined) await untilEnded(engine, context.root, signal);
       context.output.data({ stopped: true, pid }, () =>

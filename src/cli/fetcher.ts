@@ -47,7 +47,7 @@ const OPTIONS = [
   { flags: '--fleet <name>', about: 'the fleet', parse: token('--fleet'), fallback: DEFAULT_NAME },
   ...ZONE_OPTIONS,
   {
-    flags: '--cache-limit <bytes>',
+    flags: '--cache-limit <size>',
     about: 'blobs may take so much of the disk, such as 500G; its share of the fleet follows from it',
     parse: byteOption('--cache-limit'),
     fallback: CACHE,

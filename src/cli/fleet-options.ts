@@ -46,7 +46,7 @@ export const ZONE_OPTIONS = [
 ] as const;
 
 export const UPLOAD_OPTION = {
-  flags: '--fleet-upload <bytes>',
+  flags: '--fleet-upload <size>',
   about: 'members may read so much from it in a second, such as 100M (default: no limit)',
   parse: byteOption('--fleet-upload'),
   kind: 'size',
@@ -63,7 +63,7 @@ export const FLEET_OPTIONS = [
   },
   ...ZONE_OPTIONS,
   {
-    flags: '--fleet-cache <bytes>',
+    flags: '--fleet-cache <size>',
     about:
       'keep so much for other members, and be a home of blobs in that proportion (default: 4GiB; 0: none)',
     parse: byteOption('--fleet-cache'),

@@ -24,7 +24,7 @@ export const INCIDENT_OPTIONS = [
     sample: 'true',
   },
   {
-    flags: '--incidents-limit <bytes>',
+    flags: '--incidents-limit <size>',
     about: 'all incidents may take so much of the disk, such as 64M; the oldest are removed',
     parse: (text: string) => {
       const bytes = sizeOf(text);

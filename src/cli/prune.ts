@@ -23,7 +23,7 @@ export function define(command: Command, context: Context): void {
     .option('-a, --all', 'also of mounted images all but what their starts read')
     .option('-n, --dry-run', 'only say what would go')
     .option(
-      '--keep <bytes>',
+      '--keep <size>',
       'stop when the cache is no larger than this; what was not used for longest goes first',
       byteOption('--keep'),
     )

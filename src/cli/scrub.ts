@@ -28,7 +28,7 @@ export function define(command: Command, context: Context): void {
     .option('--layer <digest>', 'only this layer: its diffID or the first digits of it')
     .option('--repair', 'fetch damaged blocks again at once')
     .option(
-      '--rate <bytes>',
+      '--rate <size>',
       'read so much in a second at most; 0: as fast as the disk is (default: 128M)',
       byteOption('--rate'),
     )

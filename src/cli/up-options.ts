@@ -157,7 +157,7 @@ export const UP_OPTIONS: readonly UpOption[] = [
     sample: '"256MiB"',
   },
   {
-    flags: '--cache-limit <bytes>',
+    flags: '--cache-limit <size>',
     about:
       'layers may take so much of the disk, such as 20G (default: what the disk has, less 5 %, at most 2 GiB)',
     parse: byteOption('--cache-limit'),

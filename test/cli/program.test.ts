@@ -41,9 +41,9 @@ describe('help', () => {
     },
   );
 
-  it.each(['up', 'fetcher'])('of %s says sizes as people write them', async (name) => {
+  it.each(['up', 'fetcher', 'scrub', 'prune'])('of %s says sizes as people write them', async (name) => {
     expect(await cofa(name, '--help')).toBe(0);
-    expect(out).not.toMatch(/default: \d{5,}/);
+    expect(out).not.toMatch(/default: \d{5,}|<bytes>/);
   });
 
   it('lists every command with its summary, also without arguments', async () => {
@@ -193,7 +193,6 @@ describe('a wrong command line', () => {
 describe('without an engine', () => {
   it.each([
     ['status', []],
-    ['down', []],
     ['upgrade', []],
     ['mount', ['debian:12', '/nowhere']],
     ['unmount', ['/nowhere']],
@@ -202,6 +201,13 @@ describe('without an engine', () => {
     expect(await cofa(name, '--root', root, ...args)).toBe(9);
     expect(err).toBe(
       `cofa: no engine runs with its state in ${root}\n  hint: start it: cofa up --root ${root}\n`,
+    );
+  });
+
+  it('down ends with 9 as well, and says how another engine is stopped instead', async () => {
+    expect(await cofa('down', '--root', root)).toBe(9);
+    expect(err).toBe(
+      `cofa: no engine runs with its state in ${root}\n  hint: there is nothing to stop; of an engine with another root: cofa down --root DIR\n`,
     );
   });
 
