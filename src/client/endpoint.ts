@@ -22,13 +22,18 @@ export interface Endpoint extends Spoken {
 type WrittenEndpoint = Pick<Endpoint, 'v' | 'node' | 'pid' | 'nats'> & Partial<Endpoint>;
 const FIRST: Spoken = { version: '0.1.0', protocol: 1, oldestProtocol: 1 };
 
-/** The endpoint file of `root`, at once; error `not-running` when there is none. */
+/** The endpoint file of `root`, at once. Errors: `not-running` when there is none, `forbidden` where this user may not read it. */
 export async function readEndpoint(root: string): Promise<Endpoint> {
   try {
     const text = readFileSync(join(root, 'run/endpoint.json'), 'utf8');
     const { nats, log = nats, packs = nats, ...rest } = JSON.parse(text) as WrittenEndpoint;
     return { ...FIRST, ...rest, nats, log, packs };
   } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'EACCES')
+      throw new CofaError('forbidden', `the engine with its state in ${root} answers root alone`, {
+        cause,
+        hint: 'call cofa as root (sudo)',
+      });
     throw new CofaError('not-running', `no engine runs with its state in ${root}`, {
       cause,
       hint: `start it: cofa up${root === '/var/lib/cofa' ? '' : ` --root ${root}`}`,
