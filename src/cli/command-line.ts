@@ -155,8 +155,28 @@ async function asUsageError(
     suggestion?.replace(/^\(Did|\)$/g, (part) => (part === ')' ? '' : 'did')) ??
     (isUnknown ? await groupGuess(argv[commandIndexOf(argv)], context) : undefined);
   const see = `see: ${name} --help`;
-  return new CofaError('invalid-argument', message, { hint: guess === undefined ? see : `${guess} ${see}` });
+  const other =
+    thrown.code === 'commander.unknownOption' && named[0] === 'run' ? otherThanDocker(message) : undefined;
+  const hint = other !== undefined ? `${other}; ${see}` : guess === undefined ? see : `${guess} ${see}`;
+  return new CofaError('invalid-argument', message, { hint });
 }
+
+/** Options of `docker run` that users try, and what `cofa run` does instead. */
+const OF_DOCKER: ReadonlyArray<readonly [options: RegExp, instead: string]> = [
+  [
+    /'(?:-p|-P|--publish|--publish-all|--expose)\b/,
+    'a container has the network of the host, so no port is published',
+  ],
+  [/'(?:-d|--detach)\b/, 'cofa run stays with its container: start it by your shell (&) or a service'],
+  [
+    /'--(?:privileged|cap-add|device)\b/,
+    'containers have docker’s default rights and no others; docker on cofa gives more',
+  ],
+  [/'--(?:memory|cpus|mount|restart)\b/, 'cofa run is for single containers; docker on cofa has this option'],
+];
+
+const otherThanDocker = (message: string): string | undefined =>
+  OF_DOCKER.find(([options]) => options.test(message))?.[1];
 
 /** The names of the command, and of its own command, as far as the line has them. */
 function namedIn(program: Command, argv: readonly string[]): string[] {

@@ -1,11 +1,12 @@
 /** `cofa key create|ls`: key pairs that sign sidecars. */
 import { open, readdir, stat, unlink } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { renderTable, shortDigest } from '../terminal/table.ts';
 import { type Context, examples } from './context.ts';
+import { noNewFile } from '../replay/new-file.ts';
 
 interface PairView {
   name: string;
@@ -49,6 +50,11 @@ async function create(prefix: string, context: Context): Promise<void> {
     import('../signature/keys.ts'),
     import('./passphrase.ts'),
   ]);
+  // `--out keys/` would put keys.key beside the folder.
+  if ((await stat(prefix).catch(() => undefined))?.isDirectory() === true)
+    throw new CofaError('invalid-argument', `--out: ${prefix} is a folder`, {
+      hint: `name the files in it: --out ${join(prefix, 'release')}`,
+    });
   const files = { privateKey: `${prefix}.key`, publicKey: `${prefix}.pub` };
   for (const path of Object.values(files)) if (await exists(path)) throw taken(path);
   const passphrase = await newPassphrase();
@@ -139,10 +145,7 @@ const taken = (path: string): CofaError =>
 async function writeNew(path: string, text: string, mode: number): Promise<void> {
   const file = await open(path, 'wx', mode).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'EEXIST') throw taken(path);
-    if (error.code !== 'ENOENT') throw error;
-    throw new CofaError('not-found', `${path} cannot be made: its folder does not exist`, {
-      hint: `mkdir -p ${dirname(path)}`,
-    });
+    throw noNewFile(path, error);
   });
   try {
     await file.writeFile(text);

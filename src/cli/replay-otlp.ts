@@ -8,6 +8,7 @@ import { spanTrees } from '../replay/spans.ts';
 import { otlpSpans, type OtlpSpan, requestOf, resourceOf } from '../traces/otlp.ts';
 import { tracesChoice } from '../traces/settings.ts';
 import type { Context } from './context.ts';
+import { noNewFile } from '../replay/new-file.ts';
 
 interface Wanted {
   /** Id of the mount whose start alone is wanted. */
@@ -83,7 +84,9 @@ async function writeAll(log: ReplayLog, path: string, { mount, replace }: Wanted
   const { settings } = tracesChoice({ traces: 'http://localhost' }, process.env);
   const sender = senderOf(log, settings?.resource ?? {});
   const draft = `${path}.${process.pid}.draft`;
-  const file = await open(draft, 'w', 0o600);
+  const file = await open(draft, 'w', 0o600).catch((cause: unknown) => {
+    throw noNewFile(path, cause);
+  });
   let [traces, spans] = [0, 0];
   try {
     for (const tree of spanTrees(log, mount)) {

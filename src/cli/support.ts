@@ -9,6 +9,7 @@ import { CofaError } from '../../schemas/errors.ts';
 import { formatBytes, renderTable } from '../terminal/table.ts';
 import { type Context, examples } from './context.ts';
 import type { SupportPart } from './support-parts.ts';
+import { noNewFile } from '../replay/new-file.ts';
 
 export function define(command: Command, context: Context): void {
   command
@@ -79,9 +80,7 @@ async function create(file: string) {
   return await open(file, 'wx', 0o600).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === 'EEXIST')
       throw new CofaError('conflict', `${file} exists already`, { hint: 'choose another name: --out FILE' });
-    if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR')
-      throw new CofaError('not-found', `${file} cannot be made: its folder does not exist`, { cause });
-    throw cause;
+    throw noNewFile(file, cause);
   });
 }
 

@@ -152,7 +152,10 @@ class Walk {
     const stats = fstatSync(next);
     if (stats.isDirectory()) return next;
     closeSync(next);
-    if (!stats.isSymbolicLink()) throw new CofaError('conflict', `${this.#path} is not a directory`);
+    if (!stats.isSymbolicLink())
+      throw new CofaError('conflict', `${this.#path} is not a directory`, {
+        hint: 'choose an empty or a new directory',
+      });
     if (isLast || this.#lookup.links === 'none' || !isOurs(stats, fstatSync(here))) {
       throw new CofaError('conflict', `${this.#path} leads through a symbolic link: ${name}`, {
         hint: 'write the path without it',

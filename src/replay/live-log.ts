@@ -149,7 +149,10 @@ async function onlyNode(bus: NatsConnection): Promise<string> {
     .info(STREAM, { subjects_filter: STREAM_SUBJECTS.replace('>', 'engine.>') })
     .catch((error: unknown) => {
       if (error instanceof JetStreamApiError && error.status === 404)
-        throw new CofaError('not-found', 'this NATS holds no event log of cofa', { cause: error });
+        throw new CofaError('not-found', 'this NATS holds no event log of cofa', {
+          cause: error,
+          hint: 'has an engine run with it?',
+        });
       throw error;
     });
   const nodes = new Set(

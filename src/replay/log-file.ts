@@ -25,6 +25,7 @@ import { decodeNodeState, encodeNodeState } from '../store/node-codec.ts';
 import { type Beginning, emptyBeginning } from './replay-log.ts';
 import type { ShapesRecord } from './shapes.ts';
 import type { FrameLoader } from './timeline.ts';
+import { noNewFile } from './new-file.ts';
 
 export const LOG_FORMAT = 1;
 const MAGIC = Buffer.from('cofa-log');
@@ -93,9 +94,8 @@ export class LogFileWriter {
     if (known !== undefined && options.replace !== true)
       throw new CofaError('conflict', `${path} exists already`, { hint: 'choose another name, or --force' });
     const draft = `${path}.${process.pid}.draft`;
-    const file = await open(draft, 'w', 0o600).catch((cause: NodeJS.ErrnoException) => {
-      if (cause.code !== 'ENOENT' && cause.code !== 'ENOTDIR') throw cause;
-      throw new CofaError('not-found', `${path} cannot be made: its folder does not exist`, { cause });
+    const file = await open(draft, 'w', 0o600).catch((cause: unknown) => {
+      throw noNewFile(path, cause);
     });
     const writer = new LogFileWriter(path, draft, file);
     try {

@@ -3,11 +3,13 @@ import { open, rename, rm, stat } from 'node:fs/promises';
 import { CofaError } from '../../schemas/errors.ts';
 import type { ReplayLog } from './replay-log.ts';
 import { type Stretch, traceEvents } from './trace-events.ts';
+import { noNewFile } from './new-file.ts';
 
 /** Characters that are written together. */
 const PIECE = 1 << 20;
 
-/** The whole file, or none. Errors: `conflict` where it exists and may not be replaced; those of the file system. */
+/** The whole file, or none. Errors: `conflict` where it exists and may not be replaced, `not-found`
+ * where its folder is missing; others of the file system. */
 export async function writeTrace(
   log: ReplayLog,
   stretch: Stretch,
@@ -17,7 +19,9 @@ export async function writeTrace(
   if (!replace && (await stat(path).catch(() => undefined)) !== undefined)
     throw new CofaError('conflict', `${path} exists`, { hint: 'another name, or --force' });
   const draft = `${path}.${process.pid}.draft`;
-  const file = await open(draft, 'w', 0o600);
+  const file = await open(draft, 'w', 0o600).catch((cause: unknown) => {
+    throw noNewFile(path, cause);
+  });
   let entries = 0;
   try {
     const about = { startTime: new Date(stretch.from).toISOString(), node: log.node, mount };

@@ -28,7 +28,10 @@ export function findRead(log: ReplayLog, id: string): TracedRead {
       ? log.timeline.eventAt(position - 1)
       : undefined;
   const read = event === undefined ? undefined : traceOf(event).reads.find((one) => one.id === id);
-  if (read === undefined) throw new CofaError('not-found', `the log has no read ${id}`);
+  if (read === undefined)
+    throw new CofaError('not-found', `the log has no read ${id}`, {
+      hint: 'cofa replay why --start lists those of the last start',
+    });
   return read;
 }
 
@@ -36,7 +39,10 @@ export function findRead(log: ReplayLog, id: string): TracedRead {
 export function slowestRead(log: ReplayLog): TracedRead {
   let slowest: TracedRead | undefined;
   for (const read of allReads(log)) if (slowest === undefined || read.us > slowest.us) slowest = read;
-  if (slowest === undefined) throw new CofaError('not-found', 'the log tells of no read that waited');
+  if (slowest === undefined)
+    throw new CofaError('not-found', 'the log tells of no read that waited', {
+      hint: 'its reads found their blocks present; another stretch: --from and --to, or another FILE',
+    });
   return slowest;
 }
 

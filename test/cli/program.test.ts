@@ -117,6 +117,24 @@ describe('a wrong command line', () => {
       3,
       /\/nosuch\/release.key cannot be made: its folder does not exist\n {2}hint: mkdir -p \/nosuch/,
     ],
+    [
+      'an archive for support in a folder that is not there',
+      ['support', '--out', '/nosuch/x.tar.gz'],
+      3,
+      /\/nosuch\/x.tar.gz cannot be made: its folder does not exist\n {2}hint: mkdir -p \/nosuch/,
+    ],
+    [
+      'ports of a container, which docker has',
+      ['run', '-p', '80:80', 'debian:12'],
+      125,
+      /unknown option '-p'\n {2}hint: a container has the network of the host, so no port is published; see: cofa run --help/,
+    ],
+    [
+      'a container in the background, which docker has',
+      ['run', '--detach', 'debian:12'],
+      125,
+      /unknown option '--detach'\n {2}hint: cofa run stays with its container: start it by your shell \(&\) or a service; see: cofa run --help/,
+    ],
     ['key pairs of a folder that is not there', ['key', 'ls', '/nosuch'], 3, /there is no folder \/nosuch\n/],
     ['an option without its value', ['--root'], 2, /argument missing/],
     ['run without an image', ['run'], 125, /missing required argument 'ref'/],
@@ -188,6 +206,14 @@ describe('a wrong command line', () => {
     expect(await cofa('rm', '--root', root, 'a\x1b[2Jb\nc')).toBe(3);
     expect(err).toContain('a\\u{1b}[2Jb\\nc');
   });
+});
+
+it('a key pair is not written beside the folder that is named for it', async () => {
+  const folder = await cleanup.tempDir('keys');
+  expect(await cofa('key', 'create', '--out', folder)).toBe(2);
+  expect(err).toBe(
+    `cofa: --out: ${folder} is a folder\n  hint: name the files in it: --out ${folder}/release\n`,
+  );
 });
 
 describe('without an engine', () => {

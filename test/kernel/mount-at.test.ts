@@ -112,7 +112,10 @@ test('links of root alone are followed, and with `none` not even these; the last
   await expect(listDirectory(through, OURS)).rejects.toMatchObject(refused);
   await chmod(folder, 0o1777);
   expect(await listDirectory(through, OURS)).toEqual([]);
-  await expect(listDirectory(join(folder, 'file'), OURS)).rejects.toMatchObject({ code: 'conflict' });
+  await expect(listDirectory(join(folder, 'file'), OURS)).rejects.toMatchObject({
+    code: 'conflict',
+    hint: 'choose an empty or a new directory',
+  });
   await expect(makeDirectory(join(folder, 'file/x'), OURS)).rejects.toMatchObject({ code: 'conflict' });
   await symlink('loop', join(folder, 'loop'));
   await expect(listDirectory(join(folder, 'loop/x'), OURS)).rejects.toThrow('too many symbolic links');

@@ -8,6 +8,7 @@ import { decodeFrame, encodeFrame, FRAME_RECORDS } from '../../src/replay/frames
 import { loadFile } from '../../src/replay/load.ts';
 import { LogFileReader, LogFileWriter, type LogHeader } from '../../src/replay/log-file.ts';
 import { parseMoment } from '../../src/replay/moments.ts';
+import { writeTrace } from '../../src/replay/trace-file.ts';
 import { decodeRecord, type RawRecord } from '../../src/replay/record.ts';
 import { decodeNodeState, digestOfNodeState, encodeNodeState } from '../../src/store/node-codec.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
@@ -42,6 +43,21 @@ function readAll(path: string, partial = false): { records: RawRecord[]; reader:
 }
 
 describe('an exported log', () => {
+  test('no file that is written is without its folder, and the error says what to run', async () => {
+    const path = join(await cleanup.tempDir('no-folder'), 'nosuch', 'a.cofa-log');
+    const refused = {
+      code: 'not-found',
+      message: `${path} cannot be made: its folder does not exist`,
+      hint: `mkdir -p ${join(path, '..')}`,
+    };
+    await expect(LogFileWriter.create(path, header)).rejects.toMatchObject(refused);
+    const log = logOf(sampleRecords());
+    const whole = { from: 0, to: Number.POSITIVE_INFINITY };
+    await expect(writeTrace(log, whole, path, { replace: false, mount: undefined })).rejects.toMatchObject(
+      refused,
+    );
+  });
+
   test('gives back every record byte for byte, and what its trailer says', async () => {
     const records = sampleRecords();
     const { records: back, reader } = readAll(await writeLog(records));

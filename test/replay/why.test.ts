@@ -123,6 +123,22 @@ describe('why a read took so long', () => {
 describe('in a log', () => {
   const log = logOf(sampleRecords());
 
+  test('a read that the log does not have: the error says where reads are listed', () => {
+    expect(() => findRead(log, '20.9')).toThrow(
+      expect.objectContaining({
+        code: 'not-found',
+        hint: 'cofa replay why --start lists those of the last start',
+      }),
+    );
+    expect(() => slowestRead(logOf([]))).toThrow(
+      expect.objectContaining({
+        code: 'not-found',
+        message: 'the log tells of no read that waited',
+        hint: 'its reads found their blocks present; another stretch: --from and --to, or another FILE',
+      }),
+    );
+  });
+
   test('the slowest read, with its fetch', () => {
     const why = explainRead(log, slowestRead(log));
     expect(why).toMatchObject({ id: '20.2', block: 70, us: 120_000, missing: 0 });

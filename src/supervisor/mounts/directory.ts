@@ -15,7 +15,10 @@ export type Place = Pick<MountFacts, 'dir' | 'nosymlinks'>;
 /** The path without doubled or trailing slashes, `.` and `..`. Error `invalid-argument` for `/`. */
 export function cleanPath(path: string): string {
   const clean = posix.resolve('/', path);
-  if (clean === '/') throw new CofaError('invalid-argument', 'cofa does not mount over /');
+  if (clean === '/')
+    throw new CofaError('invalid-argument', 'cofa does not mount over /', {
+      hint: 'mount at an empty or a new directory',
+    });
   return clean;
 }
 
