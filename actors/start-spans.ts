@@ -330,7 +330,10 @@ export class StartSpans {
         },
         marks: [
           { name: 'sent', at: sentAt },
-          ...(firstByteUs > 0 ? [{ name: 'first byte', at: sentAt + firstByteUs / 1000 }] : []),
+          // Where nothing came `firstByteUs` is the wait for it.
+          ...(firstByteUs > 0 && job.bytes > 0
+            ? [{ name: 'first byte', at: sentAt + firstByteUs / 1000 }]
+            : []),
         ],
       });
       spans.set(told, span);

@@ -116,7 +116,7 @@ export async function runFetch(job: FetchJob, context: FetchContext): Promise<nu
       }
     }
   } finally {
-    watch.stop();
+    watch.end();
     // What came before an error is verified and written: it stays.
     report();
     closeSync(device);
@@ -189,12 +189,21 @@ class Stopwatch {
 
   turnTo(part: 'fetchUs' | 'decodeUs' | 'writeUs'): void {
     this.stop();
-    if (this.#times.firstByteUs === 0 && part === 'decodeUs') {
-      this.#times.firstByteUs = this.#times.fetchUs;
-      const lookupUs = Math.min(nameLookups.since(this.#begun), this.#times.firstByteUs);
-      if (lookupUs > 0) this.#times.lookupUs = lookupUs;
-    }
+    if (part === 'decodeUs') this.#came();
     this.#part = part;
+  }
+
+  /** At the end. Where nothing came, as from a registry that refuses, all of the fetch was the wait for its first byte. */
+  end(): void {
+    this.stop();
+    this.#came();
+  }
+
+  #came(): void {
+    if (this.#times.firstByteUs !== 0) return;
+    this.#times.firstByteUs = this.#times.fetchUs;
+    const lookupUs = Math.min(nameLookups.since(this.#begun), this.#times.firstByteUs);
+    if (lookupUs > 0) this.#times.lookupUs = lookupUs;
   }
 
   /** Behind a stop: what was between counts nowhere. */

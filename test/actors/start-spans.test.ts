@@ -132,6 +132,14 @@ describe('a start', () => {
     expect(links?.map(({ spanId }) => spanId)).toEqual([fetch?.spanId]);
   });
 
+  test('marks no first byte on a fetch to which none came', () => {
+    const failed = { ...job(1, 51, 18_000), fetchUs: 5_000, bytes: 0, error: 'unavailable: x' };
+    const trees = treesOf([...START, trace(80, [read(50, 20_000, [1])], [failed])]);
+    const fetch = trees[0]?.spans.find(({ name }) => name === 'fetch demand');
+    expect(fetch?.marks).toEqual([{ name: 'sent', at: T + 52 }]);
+    expect(fetch?.attributes).toMatchObject({ 'cofa.first_byte_us': 5_000, 'cofa.transfer_us': 0 });
+  });
+
   test('has the steps that the mount says, and lasts until its container ends', () => {
     const steps = { resolved: T - 1, logged: T + 1, prepared: T + 12, attached: T + 22, standing: T + 35 };
     const ran = {
