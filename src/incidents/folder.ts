@@ -104,7 +104,7 @@ export class IncidentFolder {
       throw new CofaError(
         'not-found',
         wanted === 'last' ? 'no incident is kept' : `there is no incident ${wanted}`,
-        { hint },
+        { hint: wanted === 'last' ? 'an engine keeps one some seconds after the failure has ended' : hint },
       );
     if (other !== undefined)
       throw new CofaError('invalid-argument', `${wanted} is ${one.name}, or ${other.name}`, { hint });

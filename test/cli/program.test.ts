@@ -237,6 +237,13 @@ describe('without an engine', () => {
     );
   });
 
+  it('says when an incident is kept, where none is', async () => {
+    expect(await cofa('incidents', 'show', '--root', root)).toBe(3);
+    expect(err).toBe(
+      'cofa: no incident is kept\n  hint: an engine keeps one some seconds after the failure has ended\n',
+    );
+  });
+
   it('run ends with 125', async () => {
     expect(await cofa('--root', root, 'run', 'debian:12', 'status', '--json')).toBe(125);
     expect(err).toMatch(/^cofa: no engine runs/);
@@ -326,7 +333,7 @@ describe('the launcher ops/cofa', () => {
     const result = await start(join(checkout, 'ops/cofa'), ['--version']);
     expect(result.code).toBe(8);
     expect(result.stderr).toMatch(
-      /^cofa: its dependencies are not installed.*\n {2}hint: .*npm ci.*ops\/demo\n$/,
+      /^cofa: its dependencies are not installed: there is no Node below .*\/cofa\/node_modules\n {2}hint: .*npm ci.*ops\/demo\n$/,
     );
   });
 
