@@ -105,7 +105,7 @@ const noHttps = (host: string): Trouble => ({
   kind: 'unavailable',
   message: `${host} does not speak HTTPS`,
   reason: 'plain-http',
-  hint: `if it serves plain HTTP and you trust the network, list ${host} as insecure`,
+  hint: `if it serves plain HTTP and you trust the network: cofa up --insecure-registry ${host}, and the same of cofa index, inspect, pull and pack`,
 });
 const closedHere = (host: string): Trouble => ({
   kind: 'unavailable',

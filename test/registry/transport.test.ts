@@ -279,6 +279,9 @@ describe('TLS', () => {
     });
     await expect(read(client, 'registry.example:5000')).rejects.toMatchObject({
       message: expect.stringContaining('does not speak HTTPS'),
+      hint: expect.stringMatching(
+        /: cofa up --insecure-registry registry\.example:5000, and the same of cofa index/,
+      ),
     });
     expect(registry.requests).toHaveLength(0);
   });
