@@ -197,12 +197,14 @@ export class CacheHost {
 
   /**
    * Evicts down to `keep` bytes, startup spans of mounted images excepted; devices that the kernel reads are taken back
-   * for it. Returns the bytes that went; with `dryRun` those that would.
+   * for it, and layers that are being verified are waited for. Returns the bytes that went; with `dryRun` those that would.
    */
   async shrink(order: { keep: number; dryRun: boolean }): Promise<number> {
+    const { clock } = this.#options;
     const limits = { ...this.#limits, startupShare: 1 };
+    const patient = clock.now() + SHRINK_WAIT_MS;
     let total = 0;
-    for (let round = 0; round < SHRINK_ROUNDS && !this.#stopped; round++) {
+    for (let rounds = 0; rounds < SHRINK_ROUNDS && !this.#stopped; ) {
       await this.#sizes.measure(true);
       const need = this.#sizes.usedBytes - order.keep;
       if (need <= 0) break;
@@ -215,8 +217,9 @@ export class CacheHost {
       if (order.dryRun) return plan.bytes + directBytes(layers, plan);
       const bytes = await this.#carryOut(plan, 'prune');
       total += bytes;
-      if (bytes === 0 && plan.takeBack.length === 0) break;
-      if (bytes === 0) await this.#options.clock.sleep(TAKE_BACK_MS);
+      if (bytes > 0) rounds += 1;
+      else if (this.#mayGiveLater(plan) && clock.now() < patient) await clock.sleep(LATER_MS);
+      else break;
     }
     return total;
   }
@@ -369,6 +372,12 @@ export class CacheHost {
     return total;
   }
 
+  /** Whether a plan that gave nothing may give something in a moment. */
+  #mayGiveLater({ evict, takeBack }: EvictionPlan): boolean {
+    const isVerifying = (diffId: string) => this.#options.opened.get(diffId)?.isVerifying === true;
+    return takeBack.length > 0 || Array.from(evict.keys()).some(isVerifying);
+  }
+
   /**
    * Asked in the same turn in which something of a closed layer was chosen: whether no client has opened the layer since. What it has
    * read then was not known to the choice.
@@ -424,6 +433,9 @@ export class CacheHost {
 
 /** Evicted when a fetch found the disk full, whatever the disk says: other programs take what is freed, bytes. */
 const FULL_BYTES = 16 * 2 ** 20;
+/** Evictions of one shrink: readers may fetch again what it evicts. */
 const SHRINK_ROUNDS = 20;
-/** A device is taken back within this, ms. */
-const TAKE_BACK_MS = 200;
+/** A device is mostly taken back within this, ms; a layer of a gigabyte is verified within seconds. */
+const LATER_MS = 200;
+/** A shrink waits for both so long, ms: on a busy machine they take a while. */
+const SHRINK_WAIT_MS = 30_000;

@@ -371,6 +371,11 @@ export class LayerHost {
     return this.#core.isClosed ? 0 : fstatSync(this.device.fd).blocks * 512;
   }
 
+  /** Whether a fetcher compares the whole device with the diffID: until that has ended nothing of it can be evicted. */
+  get isVerifying(): boolean {
+    return this.#core.actor.state === 'verifying';
+  }
+
   /** Whether every block can be served. */
   get isWhole(): boolean {
     return this.#core.actor.counts.present === this.#core.actor.blockCount;

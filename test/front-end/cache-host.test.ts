@@ -19,6 +19,7 @@ const BLOCK = 65_536;
 const BLOCKS = 16;
 const id = `sha256:${'a'.repeat(64)}`;
 
+let clock: HandClock;
 let cleanup: Cleanup;
 let layout: Layout;
 let layers: Map<string, LayerFacts>;
@@ -35,6 +36,7 @@ const fold = (event: NewLayerEvent) =>
 
 beforeEach(async () => {
   cleanup = new Cleanup();
+  clock = new HandClock();
   layout = new Layout(await cleanup.tempDir('cache-host'));
   await layout.prepare();
   layers = new Map();
@@ -54,7 +56,7 @@ beforeEach(async () => {
     isInUse: (diffId) => opened.has(diffId),
     conditions: new Conditions(log),
     log,
-    clock: new HandClock(),
+    clock,
     notify: () => {},
   });
   const blob = `sha256:${'b'.repeat(64)}`;
@@ -144,5 +146,69 @@ describe('blocks of a closed layer', () => {
     endTurn();
     expect(await shrinking).toBe(0);
     expect([told, await bytesOf()]).toEqual([[], BLOCKS * BLOCK]);
+  });
+});
+
+describe('a layer that is open and whole', () => {
+  /** As LayerHost: nothing is evicted before it is verified. */
+  function open(isVerifying: boolean): { isVerifying: boolean; present: number } {
+    const state = { isVerifying, present: BLOCKS };
+    const layer = {
+      isDirect: false,
+      use: { time: 0 },
+      get isVerifying() {
+        return state.isVerifying;
+      },
+      get spans() {
+        const zeros = new Uint32Array(1);
+        const present = Uint32Array.of(state.present);
+        return {
+          starts: Uint32Array.of(0, BLOCKS),
+          present,
+          lastUse: zeros,
+          startup: zeros,
+          blockSize: BLOCK,
+        };
+      },
+      get diskBytes() {
+        return state.present * BLOCK;
+      },
+      get blockBytes() {
+        return state.present * BLOCK;
+      },
+      evict: async () => {
+        if (state.isVerifying) return 0;
+        state.present = 0;
+        return BLOCKS * BLOCK;
+      },
+    };
+    opened.set(id, layer as unknown as LayerHost);
+    return state;
+  }
+  /** Lets time pass until it has ended, and says how much, ms. */
+  async function untilOver(shrinking: Promise<number>, eachTime: () => void): Promise<[number, number]> {
+    let bytes: number | undefined;
+    void shrinking.then((sum) => (bytes = sum));
+    while (bytes === undefined) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      if (clock.alarms < 2) continue;
+      eachTime();
+      clock.turn(200);
+    }
+    return [bytes, clock.now()];
+  }
+
+  test('loses its blocks to a prune that comes while it is being verified, as soon as that has ended', async () => {
+    const layer = open(true);
+    const shrinking = cache.shrink({ keep: 0, dryRun: false });
+    const verified = () => (layer.isVerifying = clock.now() < 10_000);
+    expect(await untilOver(shrinking, verified)).toEqual([BLOCKS * BLOCK, 10_200]);
+    expect(layer.present).toBe(0);
+  });
+
+  test('keeps them where that takes too long', async () => {
+    const layer = open(true);
+    expect(await untilOver(cache.shrink({ keep: 0, dryRun: false }), () => {})).toEqual([0, 30_000]);
+    expect(layer.present).toBe(BLOCKS);
   });
 });
