@@ -132,8 +132,11 @@ it('the liar behind an honest home is named by that home, and the home by no one
     expect((await readInParallel(options)).failures).toEqual([]);
   };
   const home = await startMember(cleanup, fleet, 'home', { args: ['--fleet-cache', '900G'] });
-  // A registry that a node does not use might be the accuser's own.
+  // A registry that a node does not use might be the accuser's own. Its member has to be there to hear of it.
+  await untilMet([home]);
   await read(home, own, 'mnt-own');
+  const asked = Object.values((await fleetOf(home)).asked);
+  expect(asked.reduce((sum, pieces) => sum + pieces, 0)).toBeGreaterThan(0);
 
   const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1, isQuiet: true });
   const asker = await startMember(cleanup, fleet, 'asker', { args: ['--fleet-cache', '0'] });
