@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process';
 import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, type TestContext, test } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
 import { debianRoot } from '../../ops/images/roots.ts';
 import { DEPENDS } from '../../ops/packages/deb.ts';
@@ -20,9 +20,14 @@ import { Cleanup } from '../support/temp.ts';
 
 const run = promisify(execFile);
 const cleanup = new Cleanup();
-const each = new Cleanup();
-afterEach(() => each.run());
 afterAll(() => cleanup.run());
+
+/** Of one test: two run beside each other. */
+function cleanupOf({ onTestFinished }: TestContext): Cleanup {
+  const own = new Cleanup();
+  onTestFinished(() => own.run());
+  return own;
+}
 
 const VERSION = version();
 const arch = process.arch === 'arm64' ? 'arm64' : 'x64';
@@ -116,10 +121,10 @@ async function rootOf(release: Release) {
   });
 }
 
-async function machineOf(release: Release) {
+async function machineOf(release: Release, context: TestContext) {
   const root = await rootOf(release);
   if (root === undefined) return undefined;
-  const machine = await rootMachine(each, [root]);
+  const machine = await rootMachine(cleanupOf(context), [root]);
   copyFileSync(join(out, DEB), join(machine.shared, DEB));
   return machine;
 }
@@ -137,9 +142,10 @@ ${sums}END
 $COFA unmount /tmp/mnt
 `;
 
-describe.each(TRIED)('the Debian package on %s', (release) => {
+// Two beside each other: each waits for its disk and its processes now and then.
+describe.concurrent.each(TRIED)('the Debian package on %s', (release) => {
   test('installs, mounts lazily, and is gone after a purge', async (context) => {
-    const machine = await machineOf(release);
+    const machine = await machineOf(release, context);
     if (machine === undefined) return context.skip();
     const { code, said } = await machine.run(`
 dpkg --install /host/${DEB}
@@ -149,6 +155,17 @@ cofa doctor --json > /host/doctor.json || true
 [ -s /usr/share/man/man1/cofa.1.gz ] && [ -s /usr/share/man/man5/cofa-config.toml.5.gz ]
 bash -c '. /usr/share/bash-completion/completions/cofa && complete -p cofa'
 grep -q '^ExecStart=/usr/bin/cofa up' /usr/lib/systemd/system/cofa.service
+# Programs that run while the package is set up again write what Node has compiled.
+cache=/usr/lib/cofa/node_modules/.cache/busy
+until [ -e /tmp/written ]; do
+  [ -d $cache ] || mkdir -p $cache || true
+  { : > $cache/$((n += 1)); } 2>/dev/null || true
+done &
+sleep 0.5
+/var/lib/dpkg/info/cofa.postinst configure
+touch /tmp/written
+wait
+rm -r $cache
 ${trial()}
 echo '# of the operator' >> /etc/cofa/config.toml
 dpkg --remove cofa
@@ -164,17 +181,19 @@ echo all is well`);
 test('ops/in-root: a machine keeps what is changed where it is told to, has this one’s folders, and ends as its command', async (context) => {
   const root = await rootOf('bookworm');
   if (root === undefined) return context.skip();
-  const [at, named] = [await each.tempDir('at'), await each.tempDir('named')];
-  const machine = () => rootMachine(each, [root], { at, with: [named] });
+  const own = cleanupOf(context);
+  const [at, named] = [await own.tempDir('at'), await own.tempDir('named')];
+  const machine = () => rootMachine(own, [root], { at, with: [named] });
   expect(await (await machine()).lend(`echo kept > /root/note; echo seen > ${named}/note; exit 3`)).toBe(3);
   const { code, said } = await (await machine()).run(`cat /root/note ${named}/note; exit 4`);
   expect({ code, said }).toEqual({ code: 4, said: 'kept\nseen\n' });
   expect(readFileSync(join(named, 'note'), 'utf8')).toBe('seen\n');
 });
 
-describe('an upgrade', () => {
+// Its engine of 0.1.0 takes loop devices of other roots at /var/lib/cofa for its own: none is beside it.
+describe.concurrent('an upgrade', () => {
   test('from the package of 0.1.0, and to a package built again, under a reader: no read fails, and the mount stays', async (context) => {
-    const machine = await machineOf('bookworm');
+    const machine = await machineOf('bookworm', context);
     const older = await keptOlderDeb(console.log);
     if (machine === undefined || older === undefined) return context.skip();
     copyFileSync(older, join(machine.shared, basename(older)));
@@ -224,9 +243,10 @@ echo all is well`);
   }, 600_000);
 });
 
-describe("npm's package", () => {
-  test('works by npm install -g, with no install script', async () => {
-    const prefix = await each.tempDir('npm');
+describe.concurrent("npm's package", () => {
+  test('works by npm install -g, with no install script', async (context) => {
+    const own = cleanupOf(context);
+    const prefix = await own.tempDir('npm');
     const args = [
       'install',
       '--global',
@@ -237,7 +257,7 @@ describe("npm's package", () => {
     ];
     await run('npm', [...args, '--no-audit', '--no-fund'], { timeout: 240_000 });
     const cofa = join(prefix, 'bin/cofa');
-    const state = await each.tempDir('npm-root');
+    const state = await own.tempDir('npm-root');
     const env = { ...process.env, COFA_ROOT: state, COFA_CONFIG: '/dev/null', COFA: cofa };
     const script = `set -eu\n${trial().replaceAll('/tmp/mnt', `${state}/mnt`).replaceAll('/tmp/sums', `${state}/sums`)}\n$COFA down`;
     await run('sh', ['-c', script], { env, timeout: 180_000 });
