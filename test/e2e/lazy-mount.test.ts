@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type RealImage, realImage } from '../../ops/images/debian.ts';
@@ -115,8 +115,15 @@ async function expectFetchedOnce(layout: ImageLayout, requests: BlobRequest[]): 
 
 const transports = ['kernel', 'fuse-native'] as const;
 
+/**
+ * What an image is made of is settled before a transport sees a block, so one of each kind comes over the second one as well. What
+ * both have to do for the kernel is in test/fuse.
+ */
+const of = <T>(transport: (typeof transports)[number], ...all: readonly [T, ...T[]]): readonly T[] =>
+  transport === 'kernel' ? all : [all[0]];
+
 describe.each(transports)('over the transport %s', (transport) => {
-  test.each(['demo', 'node', 'java'] as const)(
+  test.each(of<RealImage>(transport, 'demo', 'node', 'java'))(
     'the %s image is what umoci unpacks',
     async (name: RealImage) => {
       const layout = await realImage(name, { onProgress: (line) => console.log(line) });
@@ -137,7 +144,7 @@ describe.each(transports)('over the transport %s', (transport) => {
     300_000,
   );
 
-  test.each(['gzip', 'docker', 'plain', 'zstd', 'members'] as const)(
+  test.each(of<Variant>(transport, 'gzip', 'docker', 'plain', 'zstd', 'members'))(
     'the nasty image, %s, is what umoci or containerd makes of it',
     async (variant: Variant) => {
       const tars = nastyLayers();
@@ -151,30 +158,40 @@ describe.each(transports)('over the transport %s', (transport) => {
     120_000,
   );
 
-  test('links across layers are what umoci makes of them', async () => {
-    const layout = await buildImage(join(directory, `cross-${transport}`), crossLinkLayers(), 'plain');
-    await pushLayout(layout, registry.host, 'cross', 'latest');
-    const truth = await once('cross', async () =>
-      readTree(await unpackWithUmoci(`${registry.host}/cross:latest`, join(directory, 'cross'))),
-    );
-    const lazy = await mountCold(layout, 'cross', transport);
-    await readCold(lazy, truth, 4);
-    expect(formatDifferences(diffTrees(truth, await readTree(lazy.mount), { ignore: folderTime }))).toBe('');
-  }, 60_000);
+  test.runIf(transport === 'kernel')(
+    'links across layers are what umoci makes of them',
+    async () => {
+      const layout = await buildImage(join(directory, `cross-${transport}`), crossLinkLayers(), 'plain');
+      await pushLayout(layout, registry.host, 'cross', 'latest');
+      const truth = await once('cross', async () =>
+        readTree(await unpackWithUmoci(`${registry.host}/cross:latest`, join(directory, 'cross'))),
+      );
+      const lazy = await mountCold(layout, 'cross', transport);
+      await readCold(lazy, truth, 4);
+      expect(formatDifferences(diffTrees(truth, await readTree(lazy.mount), { ignore: folderTime }))).toBe(
+        '',
+      );
+    },
+    60_000,
+  );
 
-  test('old GNU sparse files are what GNU tar makes of them', async () => {
-    const root = join(directory, 'gnu');
-    const truth = await once('gnu', async () => {
-      mkdirSync(root);
-      writeFileSync(`${root}.tar`, gnuLayer());
-      execFileSync('tar', ['-xpf', `${root}.tar`, '-C', root], { stdio: 'ignore' });
-      return readTree(root);
-    });
-    const layout = await buildImage(join(directory, `gnu-${transport}`), [gnuLayer()], 'gzip');
-    const lazy = await mountCold(layout, 'gnu', transport);
-    await readCold(lazy, truth, 5);
-    expect(formatDifferences(diffTrees(truth, await readTree(lazy.mount)))).toBe('');
-  }, 60_000);
+  test.runIf(transport === 'kernel')(
+    'old GNU sparse files are what GNU tar makes of them',
+    async () => {
+      const root = join(directory, 'gnu');
+      const truth = await once('gnu', async () => {
+        mkdirSync(root);
+        writeFileSync(`${root}.tar`, gnuLayer());
+        execFileSync('tar', ['-xpf', `${root}.tar`, '-C', root], { stdio: 'ignore' });
+        return readTree(root);
+      });
+      const layout = await buildImage(join(directory, `gnu-${transport}`), [gnuLayer()], 'gzip');
+      const lazy = await mountCold(layout, 'gnu', transport);
+      await readCold(lazy, truth, 5);
+      expect(formatDifferences(diffTrees(truth, await readTree(lazy.mount)))).toBe('');
+    },
+    60_000,
+  );
 
   test('an image without a sidecar is the same, and nothing is pushed for it', async () => {
     const tars = nastyLayers();
@@ -203,6 +220,8 @@ describe.each(transports)('over the transport %s', (transport) => {
     const layout = await realImage('node');
     const truth = await largeTruth('node', layout);
     const lazy = await mountCold(layout, 'node', transport, 'whole');
+    // A start that reads something is over sooner than one that is waited for. The registry's relay runs in this process.
+    await readFile(join(lazy.mount, 'etc/passwd'));
     // A page fault shall not fetch much more than its page; later that costs nothing.
     expect(readAheadKib(lazy.mount)).toBe(128);
     let last = '';

@@ -2,7 +2,6 @@
  * What a start reads is learned by itself: the first start of an image on one node makes the next one, on a node that has
  * nothing, need a single request instead of hundreds. Over NATS without any right to push; or beside the image.
  */
-import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { realImage } from '../../ops/images/debian.ts';
@@ -14,7 +13,7 @@ import { type NatsServer, startNats } from '../support/services.ts';
 import { spoilPack } from '../support/spoilt-pack.ts';
 import { Cleanup } from '../support/temp.ts';
 import { readTree } from '../support/tree.ts';
-import { unpackWithUmoci } from '../support/unpack.ts';
+import { keptTruth } from '../support/unpack.ts';
 import { type Engine, startEngine, startWatchedRegistry, until, type WatchedRegistry } from './engine.ts';
 
 const cleanup = new Cleanup();
@@ -89,9 +88,7 @@ describe('a startup pack', () => {
     await fourth.down();
 
     // And every byte is right, those of the pack too.
-    const truth = await readTree(
-      await unpackWithUmoci(reference, join(await cleanup.tempDir('truth'), 'demo')),
-    );
+    const truth = await readTree(await keptTruth(await realImage('demo'), reference), { content: false });
     const mount = await cleanup.tempDir('mnt');
     await third.cofa(['mount', reference, mount]);
     const read = await readInParallel({ root: mount, expected: truth, seed: 1 });

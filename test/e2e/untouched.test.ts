@@ -47,13 +47,28 @@ test('skopeo, containerd and dockerd pull and run the same tag before and after'
   expect(after).toEqual(before);
 }, 300_000);
 
-/** What each of the tools makes of the tag, with nothing of it left from an earlier pull. */
+/** What each of the tools makes of the tag, with nothing of it left from an earlier pull. They are independent, so all work at once. */
 async function everybody(name: string): Promise<Record<string, string>> {
-  const blobs = (await layoutLayers(layout)).map(({ digest }) => digest);
   const manifest = await fetch(`http://${registry.host}/v2/demo/manifests/1`, {
     headers: { accept: layout.manifest.mediaType },
   }).then((response) => response.arrayBuffer());
+  const [copied, byContainerd, docker] = await Promise.all([
+    copiedBySkopeo(name),
+    runByContainerd(name),
+    runByDocker(),
+  ]);
 
+  const blobs = (await layoutLayers(layout)).map(({ digest }) => digest);
+  for (const digest of blobs) expect(copied).toContain(digest.slice('sha256:'.length));
+  for (const output of [byContainerd, docker.said]) expect(output).toMatch(HELLO);
+  const manifestDigest = `sha256:${createHash('sha256').update(Buffer.from(manifest)).digest('hex')}`;
+  expect(manifestDigest).toBe(layout.manifest.digest);
+  expect(docker.digests).toContain(manifestDigest);
+  return { manifestDigest, copied, byContainerd, byDocker: docker.said, digests: docker.digests };
+}
+
+/** The digests of its files, a line each. */
+async function copiedBySkopeo(name: string): Promise<string> {
   const copy = join(directory, `copy-${name}`);
   await runCommand('skopeo', [
     'copy',
@@ -62,15 +77,19 @@ async function everybody(name: string): Promise<Record<string, string>> {
     `docker://${reference}`,
     `dir:${copy}`,
   ]);
-  const copied = await runCommand('sh', ['-c', 'cd "$1" && sha256sum * | sort', 'sh', copy]);
-  for (const digest of blobs) expect(copied).toContain(digest.slice('sha256:'.length));
+  return await runCommand('sh', ['-c', 'cd "$1" && sha256sum * | sort', 'sh', copy]);
+}
 
+async function runByContainerd(name: string): Promise<string> {
   await containerd.ctr(['images', 'pull', '--plain-http', reference]);
-  const byContainerd = await containerd.ctr(['run', '--rm', '--net-host', reference, `hello-${name}`]);
+  const said = await containerd.ctr(['run', '--rm', '--net-host', reference, `hello-${name}`]);
   await containerd.ctr(['images', 'rm', '--sync', reference]);
+  return said;
+}
 
+async function runByDocker(): Promise<{ said: string; digests: string }> {
   await dockerd.docker(['pull', '--quiet', reference]);
-  const byDocker = await dockerd.docker(['run', '--rm', '--network=host', reference]);
+  const said = await dockerd.docker(['run', '--rm', '--network=host', reference]);
   const digests = await dockerd.docker([
     'image',
     'inspect',
@@ -79,10 +98,5 @@ async function everybody(name: string): Promise<Record<string, string>> {
     reference,
   ]);
   await dockerd.docker(['image', 'rm', '--force', reference]);
-
-  for (const output of [byContainerd, byDocker]) expect(output).toMatch(HELLO);
-  const manifestDigest = `sha256:${createHash('sha256').update(Buffer.from(manifest)).digest('hex')}`;
-  expect(manifestDigest).toBe(layout.manifest.digest);
-  expect(digests).toContain(manifestDigest);
-  return { manifestDigest, copied, byContainerd, byDocker, digests };
+  return { said, digests };
 }

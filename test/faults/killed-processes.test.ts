@@ -43,10 +43,10 @@ async function prepare(options: Parameters<typeof startEngine>[0] = {}): Promise
   seed += 50;
   const name = `image-${seed}`;
   const image = await pushImage(join(directory, name), registry.host, name, twoLayers(seed));
-  image.ref = image.ref.replace(registry.host, relay.host);
   const engine = await startEngine({ workers: 2, ...options });
   afterTest.push(() => engine.stop());
   expect((await engine.cli(['index', image.ref])).code).toBe(0);
+  image.ref = image.ref.replace(registry.host, relay.host);
   const dir = join(directory, `mnt-${seed}`);
   await mountImage(engine, image.ref, dir);
   return { engine, image, dir };

@@ -49,8 +49,8 @@ async function mountFresh(engine: Engine): Promise<void> {
   seed += 50;
   const name = `image-${seed}`;
   image = await pushImage(join(directory, name), registry.host, name, twoLayers(seed));
-  image.ref = image.ref.replace(registry.host, relay.host);
   expect((await engine.cli(['index', image.ref])).code).toBe(0);
+  image.ref = image.ref.replace(registry.host, relay.host);
   dir = join(directory, `mnt-${seed}`);
   await mountImage(engine, image.ref, dir);
 }

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { NEWER_DOCKER, unpackedDebs } from '../../ops/images/debs.ts';
 import { version } from '../../src/client/version.ts';
 import { type FaultImage, pushImage, twoLayers } from '../faults/fault-image.ts';
@@ -16,13 +16,11 @@ import { runCommand, startDockerd } from '../support/services.ts';
 import { Cleanup, mountsBelow } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
-const each = new Cleanup();
-afterEach(() => each.run());
 afterAll(() => cleanup.run());
 
 const VERSION = version();
-/** Not where other tests have an engine of 0.1.0, which knows its loop devices by the root's path alone. */
-const ROOT = '/var/lib/cofa-oci';
+/** Not where other tests have an engine of 0.1.0, which knows its loop devices by the root's path alone; and one for each program. */
+const rootFor = (name: string) => `/var/lib/cofa-oci-${name.replace(' ', '-')}`;
 let newer = '';
 let older: string | undefined;
 let image: FaultImage;
@@ -45,15 +43,15 @@ interface Runner {
   options: string[];
 }
 
-const RUNNERS: Record<string, () => Promise<Runner>> = {
-  'docker 26': async () => {
+const RUNNERS: Record<string, (each: Cleanup) => Promise<Runner>> = {
+  'docker 26': async (each) => {
     const { path } = await unpackedDebs(NEWER_DOCKER, { onProgress: console.log });
     const dockerd = await startDockerd({ path });
     each.defer(() => dockerd.stop());
     const call = (...args: string[]) => dockerd.docker(args, { timeoutMs: 120_000 });
     return { call, options: [] };
   },
-  podman: async () => {
+  podman: async (each) => {
     const folder = await each.tempDir('podman');
     const own = [
       '--root',
@@ -74,7 +72,7 @@ const RUNNERS: Record<string, () => Promise<Runner>> = {
 };
 
 /** As all folders of a machine with systemd are. */
-async function sharedFolder(name: string): Promise<string> {
+async function sharedFolder(each: Cleanup, name: string): Promise<string> {
   const folder = await each.tempDir(name);
   await runCommand('mount', ['--bind', folder, folder]);
   each.defer(async () => {
@@ -84,15 +82,21 @@ async function sharedFolder(name: string): Promise<string> {
   return folder;
 }
 
-describe.each(Object.keys(RUNNERS))('by %s', (name) => {
-  test('serves mounts of the machine, comes back after a kill, and makes room for a newer one', async () => {
-    const [state, mounts] = [await sharedFolder('oci-root'), await sharedFolder('oci-mnt')];
-    const runner = await (RUNNERS[name] as () => Promise<Runner>)();
+// Both beside each other: they wait for the engine to start and to be started again.
+describe.concurrent.each(Object.keys(RUNNERS))('by %s', (name) => {
+  test('serves mounts of the machine, comes back after a kill, and makes room for a newer one', async ({
+    onTestFinished,
+  }) => {
+    const each = new Cleanup();
+    onTestFinished(() => each.run());
+    const [state, mounts] = [await sharedFolder(each, 'oci-root'), await sharedFolder(each, 'oci-mnt')];
+    const runner = await (RUNNERS[name] as (typeof RUNNERS)[string])(each);
+    const root = rootFor(name);
     const engine = `cofa-${process.pid}`;
     const start = async (tag: string) => {
-      const volumes = [`${state}:${ROOT}:rshared`, `${mounts}:/mnt/cofa:rshared`, '/dev:/dev'];
+      const volumes = [`${state}:${root}:rshared`, `${mounts}:/mnt/cofa:rshared`, '/dev:/dev'];
       const options = ['--name', engine, '--restart=on-failure', '--privileged', '--network=host'];
-      options.push(`--env=COFA_ROOT=${ROOT}`);
+      options.push(`--env=COFA_ROOT=${root}`);
       for (const volume of volumes) options.push('--volume', volume);
       const trust = tag === '0.1.0' ? 'always' : 'registry';
       await runner.call('run', '--detach', ...runner.options, ...options, `cofa:${tag}`, '--trust', trust);
