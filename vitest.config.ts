@@ -3,21 +3,23 @@ import LongestFirst from './test/support/longest-first.ts';
 
 /**
  * Tests that need root or a daemon (nats-server, docker-registry, containerd, dockerd), or that take more than ten seconds.
- * `npm run test:fast` leaves them out: it is for any user, and takes less than a minute on two cores.
+ * `npm run test:fast` leaves them out: it is for any user, and takes some two minutes on two cores.
  */
-const WHOLE = [
+export const ENGINES = [
   'adversary/*',
   'bus/*',
-  'cli/{doctor,engine,index,service,sign}',
+  'cli/{doctor,engine,index,nats-password,service,sign}',
   'client/over-nats',
   'cluster/cluster',
-  'console/{page,million,starts-page}',
+  'console/{follow,large-layer,million,page,starts-page}',
   'clients/*',
+  'docs/site',
   'container/{remove-folder,run}',
   'e2e/*',
   'engine/*',
   'faults/*',
   'fetch/{scrub-job,start-jobs}',
+  'fleet/{egress,faults,kubernetes,rights,tier,witness}',
   'front-end/{front-end,trace}',
   'fuse/*',
   'image/{erofs,erofs-check,spans,tar-tools,tree}',
@@ -25,10 +27,10 @@ const WHOLE = [
   'index/{cut-spans,image-hints,index-image,rebuild-flat}',
   'install/install',
   'kernel/*',
-  'ops/{bench-fleet-start,install,oci-image,pulled-image,relay,release,systemd}',
+  'ops/{arm64,bench-fleet-start,install,oci-image,pulled-image,relay,release,systemd}',
   'pack/pack-store',
-  'registry/{docker-registry,transport}',
-  'replay/{engine,live-log,perfetto,slow-starts,start-wall}',
+  'registry/{docker-registry,tarpit,transport}',
+  'replay/{engine,live-log,perfetto,slow-starts,start-wall,what-if-engine}',
   'signature/cosign',
   'snapshotter/*',
   'store/{disk-room,event-log,event-log-faults,flawed-records,lock,replay,snapshots,torn-log}',
@@ -41,7 +43,7 @@ const WHOLE = [
 export default defineConfig(({ mode }) => ({
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: mode === 'fast' ? [...configDefaults.exclude, ...WHOLE] : configDefaults.exclude,
+    exclude: mode === 'fast' ? [...configDefaults.exclude, ...ENGINES] : configDefaults.exclude,
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/after-file.ts'],
     // The settings of the machine (src/cli/config-file.ts) are no test's.
