@@ -190,8 +190,8 @@ async function measureEngines(place: Place, cleanup: Cleanup): Promise<void> {
     await writeFile(join(directory, `${one.node}.json`), JSON.stringify(one), { mode: 0o600 });
   const servers = await startCluster(place.links, accountsText(users), cleanup);
   let again = 0;
-  const start = (kind: string, extra: string[]) =>
-    startNodes(
+  const start = async (kind: string, extra: string[]) => {
+    const nodes = await startNodes(
       machines,
       async (machine, at) => {
         const name = `node-${at}`;
@@ -214,6 +214,14 @@ async function measureEngines(place: Place, cleanup: Cleanup): Promise<void> {
       },
       { interrupted, say },
     );
+    try {
+      await untilAllRun(nodes);
+    } catch (error) {
+      await stopNodes(nodes);
+      throw error;
+    }
+    return nodes;
+  };
   const run = async (way: Way, nodes: EngineNode[], kill = 0) => {
     again = 0;
     const doomed = nodes.slice(nodes.length - kill);
@@ -253,6 +261,20 @@ async function measureEngines(place: Place, cleanup: Cleanup): Promise<void> {
 }
 
 const isWanted = (way: Way): boolean => CHOSEN.includes(way);
+
+/** The last ones still have fetchers that begin when their engine is ready. */
+async function untilAllRun(nodes: readonly EngineNode[]): Promise<void> {
+  const allRun = async () => {
+    if (interrupted.aborted) return true;
+    const all = await Promise.all(nodes.map(({ engine }) => engine.status()));
+    return all.every(
+      ({ processes, degraded }) =>
+        degraded.length === 0 && processes.every(({ state }) => state === 'running'),
+    );
+  };
+  await eventually('all processes of all engines run', allRun, 120_000);
+  interrupted.throwIfAborted();
+}
 
 async function untilMet(fleet: readonly EngineNode[]): Promise<void> {
   const haveMet = async () => {
