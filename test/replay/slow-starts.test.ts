@@ -73,19 +73,11 @@ interface Told {
 /** The first start of the image on an engine that has nothing, and what log and metrics say of it. */
 async function startOf(scene: Scene): Promise<Told> {
   const own = new Cleanup();
+  const port = await freePort();
+  const args = [...(scene.engine?.args ?? []), '--metrics', String(port)];
+  const engine = await startEngine({ ...scene.engine, args });
   try {
-    const port = await freePort();
-    // Longer than a scrape waits for a process that has no processor (src/supervisor/metrics/collect.ts).
-    const every = 2;
-    const starting = startPrometheus(own, { target: `127.0.0.1:${port}`, rules: [RULES], every });
-    // What an engine says that does not start comes first.
-    starting.catch(() => {});
-    const engine = await startEngine({
-      ...scene.engine,
-      args: [...(scene.engine?.args ?? []), '--metrics', String(port)],
-    });
-    own.defer(() => engine.stop());
-    const prometheus = await starting;
+    const prometheus = await startPrometheus(own, { target: `127.0.0.1:${port}`, rules: [RULES], every: 3 });
     const scraped = async (after: number) =>
       await eventually(
         'a scrape',
@@ -131,6 +123,7 @@ async function startOf(scene: Scene): Promise<Told> {
       .sort((a, b) => b.seconds - a.seconds);
     return { why, page: await pageOf(file, why.mount), metrics };
   } finally {
+    await engine.stop();
     await own.run();
   }
 }
