@@ -29,7 +29,7 @@ export function define(command: Command, context: Context): void {
       'Make a key pair (ECDSA P-256): PREFIX.key and PREFIX.pub, in PEM. The private key is encrypted where $COFA_KEY_PASSWORD, or a prompt, gives a passphrase. Nothing is overwritten.',
     )
     .option('--out <prefix>', 'where the two files are written', 'cofa')
-    .action(({ out }: { out: string }) => create(resolve(out), context));
+    .action(({ out }: { out: string }) => create(out, context));
   command
     .command('ls')
     .description('List the key pairs of a folder, and whether this machine trusts them.')
@@ -44,17 +44,18 @@ export function define(command: Command, context: Context): void {
   ]);
 }
 
-async function create(prefix: string, context: Context): Promise<void> {
+async function create(out: string, context: Context): Promise<void> {
   const [{ createKeyPair }, { parsePublicKey }, { newPassphrase }] = await Promise.all([
     import('../signature/private-key.ts'),
     import('../signature/keys.ts'),
     import('./passphrase.ts'),
   ]);
-  // `--out keys/` would put keys.key beside the folder.
-  if ((await stat(prefix).catch(() => undefined))?.isDirectory() === true)
-    throw new CofaError('invalid-argument', `--out: ${prefix} is a folder`, {
-      hint: `name the files in it: --out ${join(prefix, 'release')}`,
+  // It would put keys.key beside the folder. Without the slash a folder of that name may be there.
+  if (out.endsWith('/'))
+    throw new CofaError('invalid-argument', `--out: ${out} is a folder`, {
+      hint: `name the files in it: --out ${join(out, 'release')}`,
     });
+  const prefix = resolve(out);
   const files = { privateKey: `${prefix}.key`, publicKey: `${prefix}.pub` };
   for (const path of Object.values(files)) if (await exists(path)) throw taken(path);
   const passphrase = await newPassphrase();

@@ -210,9 +210,9 @@ describe('a wrong command line', () => {
 
 it('a key pair is not written beside the folder that is named for it', async () => {
   const folder = await cleanup.tempDir('keys');
-  expect(await cofa('key', 'create', '--out', folder)).toBe(2);
+  expect(await cofa('key', 'create', '--out', `${folder}/`)).toBe(2);
   expect(err).toBe(
-    `cofa: --out: ${folder} is a folder\n  hint: name the files in it: --out ${folder}/release\n`,
+    `cofa: --out: ${folder}/ is a folder\n  hint: name the files in it: --out ${folder}/release\n`,
   );
 });
 

@@ -155,7 +155,7 @@ describe.skipIf(program === undefined).each<[string, () => Promise<{ host: strin
       expect(await main([...argv, '--json'], sink), out).toBe(0);
       return JSON.parse(out);
     };
-    const prefix = join(await mkdtemp(at('pair-')), 'pair');
+    const prefix = await mkdtemp(at('pair-'));
     await cofa('key', 'create', '--out', prefix);
     const keys = `${prefix}-keys`;
     await cofa('trust', 'add', `${prefix}.pub`, '--name', 'release', '--keys', keys);
