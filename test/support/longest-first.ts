@@ -28,7 +28,6 @@ const WORK = [
 const WAIT = [
   ['replay/slow-starts', 120],
   ['engine/incidents', 60],
-  ['ops/bench-fleet-start', 60],
   ['faults/registry-away', 55],
   ['engine/cache', 55],
   ['faults/supervision', 55],
