@@ -1,6 +1,7 @@
-/** What the machine and single processes have worked so far, and what they waited for (proc(5), /proc/pressure, schedstat). */
+/** What the machine and single processes have worked so far, and what they waited for (proc(5), /proc/pressure, run-delay.ts). */
 import { availableParallelism } from 'node:os';
 import { readProc, statFields } from './proc.ts';
+import { queuedMs } from './run-delay.ts';
 
 /** ticks of /proc a second; on Linux always 100 for programs */
 const TICKS = 100;
@@ -44,10 +45,9 @@ export function processUsage(pid: number): ProcessUsage | undefined {
   const stat = readProc(`/proc/${pid}/stat`);
   if (stat === '') return undefined;
   const fields = statFields(stat);
-  const [, waitNs = 0] = readProc(`/proc/${pid}/schedstat`).split(' ').map(Number);
   return {
     cpuUs: whole((Number(fields[14 - 3]) + Number(fields[15 - 3])) * TICK_US),
-    waitUs: whole(waitNs / 1000),
+    waitUs: whole(queuedMs(pid) * 1000),
   };
 }
 

@@ -3,11 +3,11 @@ import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Completion, FetchJob } from '../../schemas/fetch.ts';
 import { createLog } from '../../src/process/log.ts';
-import { type RehearsalImage, serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
+import type { RehearsalImage } from '../../src/process/rehearsal/image.ts';
 import { JobRunner } from '../../src/fetch/job-runner.ts';
 import type { RegistryClient } from '../../src/registry/client.ts';
-import { openDevice } from '../../src/store/device.ts';
-import { Layout, writeWhole } from '../../src/store/layout.ts';
+import type { Layout } from '../../src/store/layout.ts';
+import { rehearsalLayer } from '../support/rehearsal-layer.ts';
 import { Cleanup } from '../support/temp.ts';
 
 /** Longer than any machine needs for all of this, ms. */
@@ -17,14 +17,7 @@ const cleanup = new Cleanup();
 let image: RehearsalImage;
 let layout: Layout;
 beforeAll(async () => {
-  layout = new Layout(await cleanup.tempDir('hold'));
-  await layout.prepare();
-  image = await serveRehearsalImage(layout);
-  cleanup.defer(() => image.close());
-  const { layerDigest, layer, table } = image;
-  const { file } = await openDevice(layout.device(layerDigest), layer.length);
-  await file.close();
-  await writeWhole(layout.spans(layerDigest), table.encode());
+  ({ layout, image } = await rehearsalLayer(cleanup, 'hold'));
 });
 afterAll(() => cleanup.run());
 

@@ -4,24 +4,17 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { CofaError } from '../../schemas/errors.ts';
 import { noTimes, runFetch, SpanTables } from '../../src/fetch/fetch-job.ts';
 import { Gate } from '../../src/fetch/gate.ts';
-import { type RehearsalImage, serveRehearsalImage } from '../../src/process/rehearsal/image.ts';
+import type { RehearsalImage } from '../../src/process/rehearsal/image.ts';
 import type { RegistryClient } from '../../src/registry/client.ts';
-import { openDevice } from '../../src/store/device.ts';
-import { Layout, writeWhole } from '../../src/store/layout.ts';
+import type { Layout } from '../../src/store/layout.ts';
+import { rehearsalLayer } from '../support/rehearsal-layer.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
 let image: RehearsalImage;
 let layout: Layout;
 beforeAll(async () => {
-  layout = new Layout(await cleanup.tempDir('times'));
-  await layout.prepare();
-  image = await serveRehearsalImage(layout);
-  cleanup.defer(() => image.close());
-  const { layerDigest, layer, table } = image;
-  const { file } = await openDevice(layout.device(layerDigest), layer.length);
-  await file.close();
-  await writeWhole(layout.spans(layerDigest), table.encode());
+  ({ layout, image } = await rehearsalLayer(cleanup, 'times'));
 });
 afterAll(() => cleanup.run());
 
