@@ -1,10 +1,16 @@
-/** `node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--seed N]`: see test/support/client-churn.ts. */
+/**
+ * Clients of containerd that pull, start and remove lazily pulled images for a while, and kills beside them (test/support/client-churn.ts).
+ *
+ *     node ops/churn.ts [--cycles 500] [--clients 8] [--kill-rounds 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--seed N]
+ *
+ * Prints a report as JSON. The exit code is 1 where it has violations.
+ */
 import { randomInt } from 'node:crypto';
-import { parseArgs } from 'node:util';
 import { clientChurn } from '../test/support/client-churn.ts';
 import { containerdPath } from './images/debs.ts';
+import { programOptions } from './program-options.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     cycles: { type: 'string', default: '500' },
     clients: { type: 'string', default: '8' },

@@ -1,16 +1,18 @@
 /**
- * `node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--snapshotter cofa,overlayfs] [--rounds 1] [--new]`:
- * see test/support/many-pods.ts. Several snapshotters take turns, and what they took is printed as a table. `--new`: with an
- * engine of the first second, that neither rehearses nor gives way. As JSON: `--json`.
+ * Pods that all start at once, on cofa's snapshotter and on overlayfs in turns (test/support/many-pods.ts).
+ *
+ *     node ops/pods.ts [--pods 50] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4] [--snapshotter cofa,overlayfs] [--rounds 1] [--new] [--json]
+ *
+ * Prints a table of what they took. `--new`: with an engine of the first second, that neither rehearses nor gives way.
  */
-import { parseArgs } from 'node:util';
 import { type ManyPodsReport, manyPods } from '../test/support/many-pods.ts';
 import { byProcess, engineTime } from './bench/engine-time.ts';
 import { median, textTable } from './bench/measure.ts';
 import { processSeconds } from './bench/process-time.ts';
 import { containerdPath } from './images/debs.ts';
+import { programOptions } from './program-options.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     pods: { type: 'string', default: '50' },
     snapshotter: { type: 'string', default: 'cofa' },

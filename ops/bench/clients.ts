@@ -6,11 +6,11 @@
  *     node ops/bench/clients.ts [--image demo,java] [--rounds 5] [--rate 1G] [--rtt 5] [--json FILE]
  */
 import { writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { clientWays } from './client-ways.ts';
 import { criWays } from './cri-ways.ts';
 import { type Link, median, type Start, textTable } from './measure.ts';
@@ -18,7 +18,7 @@ import { parseRate } from './relay.ts';
 import { measureStarts, type Starts } from './starts.ts';
 import { CONTAINERD, PACK, prepare, type Way } from './ways.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     image: { type: 'string', default: 'demo' },
     rounds: { type: 'string', default: '5' },

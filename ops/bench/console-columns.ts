@@ -9,7 +9,6 @@
  */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { parseArgs } from 'node:util';
 import {
   brotliCompressSync,
   brotliDecompressSync,
@@ -22,9 +21,10 @@ import {
 import { encodeEvents, encodeWaits } from '../../src/console/columns-codec.ts';
 import { ReplayLog } from '../../src/replay/replay-log.ts';
 import { syntheticRecords } from '../../test/replay/synthetic-log.ts';
+import { programOptions } from '../program-options.ts';
 import { median, textTable } from './measure.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     events: { type: 'string', default: '1000000' },
     rounds: { type: 'string', default: '5' },

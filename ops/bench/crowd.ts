@@ -6,39 +6,34 @@
  *     node ops/bench/crowd.ts [--images gcc,rails,r,arrow,tomcat] [--containers 20,50] [--ways 'cofa, pack; containerd 2.4, tuned']
  *                             [--rounds 1] [--rate 1G] [--rtt 5] [--no-rest] [--program COFA] [--json FILE]
  *
- * `--program` is the `cofa` of another checkout, measured as further ways. Prints for each way and phase when the first,
- * the middle and the last container had ended, in s from the common beginning, the processor time of the whole machine
- * meanwhile, the engine's share of it, and what the engine's processes took.
+ *     --images NAMES     of ops/images; containers take them in turns
+ *     --containers N,…   how many start at once
+ *     --ways NAMES       of: 'containerd'; 'containerd 2.4, tuned'; 'cofa, pack'; 'cofa, no pack'; 'cofa, unprepared'
+ *     --rate, --rtt      of the emulated link: bits a second, ms
+ *     --no-rest          leaves out the third phase, which waits until all is on the node
+ *     --program COFA     of another checkout: each way of cofa also with it
+ *     --json FILE        all figures
+ *
+ * Prints for each way and phase when the first, the middle and the last container had ended, in s from the common beginning,
+ * the processor time of the whole machine meanwhile, the engine's share of it, and what the engine's processes took.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { type Containerd, type ContainerdOptions, startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { TUNED_NAME, tunedContainerd } from './current-containerd.ts';
 import { byProcess, engineTime, type EngineTime, timeBetween } from './engine-time.ts';
 import { COFA, dropCaches, type Link, median, onLink, textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { CALM_MS, onFreshEngine, prepare, PULL_LIMIT_MS, type Repositories, untilWhole } from './ways.ts';
 
-const HELP = `node ops/bench/crowd.ts [options]
-
-  --images NAMES     of ops/images (default gcc,rails,r,arrow,tomcat); containers take them in turns
-  --containers N,…   how many start at once (default 20,50)
-  --ways NAMES       of: 'containerd'; 'containerd 2.4, tuned'; 'cofa, pack'; 'cofa, no pack'; 'cofa, unprepared'
-                     (default 'containerd 2.4, tuned; cofa, pack')
-  --rounds N         (default 1)
-  --rate RATE        of the emulated link, bits a second (default 1G); --rtt MS its round trip (default 5)
-  --no-rest          leaves out the third phase, which waits until all is on the node
-  --program COFA     of another checkout: each way of cofa also with it
-  --json FILE        all figures`;
-
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     images: { type: 'string', default: 'gcc,rails,r,arrow,tomcat' },
     containers: { type: 'string', default: '20,50' },
@@ -49,14 +44,9 @@ const { values } = parseArgs({
     rest: { type: 'boolean', default: true },
     program: { type: 'string' },
     json: { type: 'string' },
-    help: { type: 'boolean', short: 'h' },
   },
   allowNegative: true,
 });
-if (values.help === true) {
-  console.log(HELP);
-  process.exit(0);
-}
 const link: Link = { rate: parseRate(values.rate), rttMs: Number(values.rtt) };
 const say = (line: string) => console.error(`crowd: ${line}`);
 

@@ -17,7 +17,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import type { Status } from '../../schemas/api.ts';
 import { type FaultImage, pushImage, twoLayers } from '../../test/faults/fault-image.ts';
 import { type Engine, mountImage, startEngine } from '../../test/support/engine.ts';
@@ -26,6 +25,7 @@ import { readInParallel } from '../../test/support/readers.ts';
 import { type RegistryServer, startRegistry } from '../../test/support/registry-server.ts';
 import { type NatsServer, runCommand, startNats } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
+import { programOptions } from '../program-options.ts';
 import { type FaultProxy, startFaultProxy } from './fault-proxy.ts';
 import { type Relay, startRelay } from './relay.ts';
 
@@ -414,7 +414,7 @@ function inNamespace(): void {
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
+  const { values } = programOptions(import.meta.filename, {
     options: {
       deadline: { type: 'string', default: '20' },
       reads: { type: 'string', default: '400' },

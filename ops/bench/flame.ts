@@ -10,25 +10,24 @@
  */
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { type CpuProfile, foldProfile, type Frame, ownTimes } from './cpu-profiles.ts';
 import { engineTime, timeBetween, type EngineTime } from './engine-time.ts';
 import { flamePicture } from './flame-picture.ts';
 import { dropCaches, onLink, textTable } from './measure.ts';
 import { onFreshEngine, prepare } from './ways.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     image: { type: 'string', default: 'java' },
     way: { type: 'string', default: 'pack' },
     until: { type: 'string', default: 'output' },
     rounds: { type: 'string', default: '3' },
     picture: { type: 'string' },
-    help: { type: 'boolean', short: 'h' },
   },
 });
 const WAYS = { pack: 'packed', 'no-pack': 'indexed', unprepared: 'plain' } as const;
@@ -51,11 +50,9 @@ interface Round {
 
 async function main(): Promise<void> {
   const way = WAYS[values.way as keyof typeof WAYS];
-  if (values.help === true || way === undefined) {
-    console.log(
-      'node ops/bench/flame.ts [--image java] [--way pack|no-pack|unprepared] [--until mount|output] [--rounds 3] [--picture FILE.svg]',
-    );
-    process.exit(values.help === true ? 0 : 2);
+  if (way === undefined) {
+    console.error(`flame: --way is one of ${Object.keys(WAYS).join(', ')}; see --help`);
+    process.exit(2);
   }
   const cleanup = new Cleanup();
   try {

@@ -12,7 +12,6 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { piecesIn } from '../../actors/start-files.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
@@ -28,6 +27,7 @@ import { parseReference } from '../../src/registry/reference.ts';
 import { realImage } from '../images/debian.ts';
 import { blobPath, pushLayout } from '../images/layout.ts';
 import { STRANGERS } from '../images/strangers.ts';
+import { programOptions } from '../program-options.ts';
 import { type Counted, countHints } from './hint-count.ts';
 import { COFA, interrupt, textTable, timed } from './measure.ts';
 import { startOfPack } from './start-set.ts';
@@ -44,7 +44,7 @@ interface Recorded {
   start: StartSet;
 }
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = programOptions(import.meta.filename, {
   allowPositionals: true,
   options: {
     dir: { type: 'string', default: '/var/cache/cofa/hints' },

@@ -13,18 +13,18 @@
  */
 import { mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { statFields } from '../../src/kernel/proc.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { startContainerd } from '../../test/support/services.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { HUGE_FILE, hugeImage } from '../images/huge.ts';
 import { type LayerFile, layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { COFA, dropCaches, median, onLink, percentile, textTable, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { onFreshEngine, PULL_LIMIT_MS } from './ways.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     bytes: { type: 'string', default: '1G' },
     kinds: { type: 'string', default: 'none,gzip,zstd' },
@@ -36,16 +36,8 @@ const { values } = parseArgs({
     mapped: { type: 'boolean', default: false },
     jumps: { type: 'string', default: '0' },
     cache: { type: 'string' },
-    help: { type: 'boolean', short: 'h', default: false },
   },
 });
-if (values.help) {
-  console.log(
-    'node ops/bench/huge.ts [--bytes 1G] [--kinds none,gzip,zstd] [--rounds 3] [--against CHECKOUT] [--pull]\n' +
-      '                       [--rate RATE] [--rtt MS] [--mapped] [--jumps N] [--cache DIRECTORY]',
-  );
-  process.exit(0);
-}
 /** Whole MiB. */
 const BYTES = Math.ceil(parseRate(values.bytes) / 2 ** 20) * 2 ** 20;
 const TICKS_PER_SECOND = 100;

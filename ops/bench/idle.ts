@@ -16,34 +16,27 @@ import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
 import { syntheticImage } from '../images/synthetic.ts';
+import { programOptions } from '../program-options.ts';
 import { byProcess, engineTime, type EngineTime, TimeByPriority, timeBetween } from './engine-time.ts';
 import { COFA, dropCaches, median, onLink, textTable, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { CALM_MS, type Cofa, onFreshEngine, prepare, type Repositories, untilWhole } from './ways.ts';
 
 const PARTS = ['processes', 'rest', 'early', 'beside'] as const;
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     only: { type: 'string', default: PARTS.join(',') },
     against: { type: 'string' },
     rounds: { type: 'string', default: '3' },
     containers: { type: 'string', default: '8' },
     large: { type: 'string', default: '1G' },
-    help: { type: 'boolean', short: 'h' },
   },
 });
-if (values.help === true) {
-  console.log(
-    'node ops/bench/idle.ts [--only processes,rest,early,beside] [--against CHECKOUT] [--rounds 3] [--containers 8] [--large 1G]',
-  );
-  process.exit(0);
-}
 const rounds = Number(values.rounds);
 const containers = Number(values.containers);
 const say = (line: string) => console.error(`idle: ${line}`);

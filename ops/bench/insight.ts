@@ -13,7 +13,6 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { readProc, statFields } from '../../src/kernel/proc.ts';
 import { MALLOC, startConsole } from '../../test/console/console-process.ts';
 import { type FaultImage, pushImage } from '../../test/faults/fault-image.ts';
@@ -22,9 +21,10 @@ import { type Engine, mountImage, startEngine } from '../../test/support/engine.
 import { freePort } from '../../test/support/ports.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
+import { programOptions } from '../program-options.ts';
 import { median, textTable, timed } from './measure.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     rounds: { type: 'string', default: '40' },
     minutes: { type: 'string', default: '20' },
@@ -32,15 +32,8 @@ const { values } = parseArgs({
     every: { type: 'string', default: '1000' },
     gib: { type: 'string', default: '1' },
     json: { type: 'string' },
-    help: { type: 'boolean', short: 'h' },
   },
 });
-if (values.help === true) {
-  console.log(
-    'node ops/bench/insight.ts [--rounds 40] [--minutes 20] [--on LIST] [--every MS] [--gib 1] [--json FILE]: what looking costs',
-  );
-  process.exit(0);
-}
 
 Object.assign(process.env, MALLOC);
 const PARTS = ['metrics', 'traces', 'incidents', 'page'] as const;

@@ -7,7 +7,6 @@
 import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { idOf } from '../../actors/node-state.ts';
 import type { CofaEvent } from '../../schemas/events.ts';
 import { subjects } from '../../schemas/subjects.ts';
@@ -21,8 +20,9 @@ import { NodeFold } from '../../src/store/node-fold.ts';
 import { loadNode, prepareSnapshots, writeSnapshot } from '../../src/store/snapshots.ts';
 import { removeTree } from '../../test/support/temp.ts';
 import { nodeHistory, take } from '../../test/support/node-history.ts';
+import { programOptions } from '../program-options.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     dir: { type: 'string' },
     layers: { type: 'string', default: '100' },

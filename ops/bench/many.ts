@@ -12,11 +12,11 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { Cleanup } from '../../test/support/temp.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { pushLayout } from '../images/layout.ts';
 import { syntheticImage } from '../images/synthetic.ts';
+import { programOptions } from '../program-options.ts';
 import { COFA, median, textTable, timed } from './measure.ts';
 import { makeRoot } from './made-up.ts';
 import { memoryOf, type ProcessMemory } from './memory.ts';
@@ -199,7 +199,7 @@ function tableOf(many: Many): string {
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({
+  const { values } = programOptions(import.meta.filename, {
     options: {
       images: { type: 'string', default: '1000' },
       mounts: { type: 'string', default: '200' },

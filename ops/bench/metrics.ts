@@ -10,7 +10,6 @@
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { readProc, statFields } from '../../src/kernel/proc.ts';
 import { pushImage } from '../../test/faults/fault-image.ts';
 import { noise } from '../../test/images/nasty.ts';
@@ -18,20 +17,16 @@ import { type Engine, mountImage, startEngine } from '../../test/support/engine.
 import { freePort } from '../../test/support/ports.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
+import { programOptions } from '../program-options.ts';
 import { median, textTable, timed } from './measure.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     rounds: { type: 'string', default: '8' },
     every: { type: 'string', default: '1000' },
     gib: { type: 'string', default: '1' },
-    help: { type: 'boolean', short: 'h' },
   },
 });
-if (values.help === true) {
-  console.log('node ops/bench/metrics.ts [--rounds 8] [--every MS] [--gib 1]: what metrics cost a read');
-  process.exit(0);
-}
 
 const FILE = 64 << 20;
 const TICKS = 100;

@@ -11,7 +11,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs, promisify } from 'node:util';
+import { promisify } from 'node:util';
 import { gunzipSync } from 'node:zlib';
 import { connectBus } from '../../src/bus/connection.ts';
 import { PackStore } from '../../src/pack/pack-store.ts';
@@ -28,6 +28,7 @@ import {
   pushLayout,
   writeLayout,
 } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { COFA, dropCaches, median, type Start, textTable, timed } from './measure.ts';
 import { parseRate, startRelay } from './relay.ts';
 
@@ -62,7 +63,7 @@ async function nextBuild(layout: ImageLayout, directory: string): Promise<ImageL
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
+  const { values } = programOptions(import.meta.filename, {
     options: {
       rounds: { type: 'string', default: '4' },
       rate: { type: 'string', default: '1G' },

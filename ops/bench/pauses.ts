@@ -10,11 +10,11 @@ import { writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { pushImage, twoLayers } from '../../test/faults/fault-image.ts';
 import { type Engine, mountImage, runCofa, startEngine } from '../../test/support/engine.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
+import { programOptions } from '../program-options.ts';
 
 export interface Pause {
   /** The longest read that succeeded, ms. */
@@ -148,7 +148,7 @@ const READERS = `
   }`;
 
 if (import.meta.main) {
-  const { values } = parseArgs({
+  const { values } = programOptions(import.meta.filename, {
     options: {
       rounds: { type: 'string', default: '3' },
       readers: { type: 'string', default: '4' },

@@ -12,10 +12,11 @@ import { execFile } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs, promisify } from 'node:util';
+import { promisify } from 'node:util';
 import { connectEngine } from '../../src/client/client.ts';
 import { Cleanup, mountsBelow } from '../../test/support/temp.ts';
 import { runCofa } from '../../test/support/engine.ts';
+import { programOptions } from '../program-options.ts';
 import { makeRoot } from './made-up.ts';
 
 export interface RecoveryOptions {
@@ -128,7 +129,7 @@ function backingOf(name: string): string {
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({
+  const { values } = programOptions(import.meta.filename, {
     options: {
       mounts: { type: 'string', default: '100' },
       blocks: { type: 'string', default: '10000' },

@@ -16,7 +16,7 @@
  */
 import { createServer, type AddressInfo, connect, type Server, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { programOptions } from '../program-options.ts';
 
 export interface RelayOptions {
   to: { host: string; port: number };
@@ -329,7 +329,7 @@ export function parseRate(text: string): number {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
+  const { values } = programOptions(import.meta.filename, {
     options: {
       to: { type: 'string' },
       listen: { type: 'string', default: '0' },

@@ -15,7 +15,6 @@ import { readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { untilAnswered } from '../../src/cli/service.ts';
 import { connectContainerd, type ContainerdClient } from '../../src/containerd/client.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
@@ -24,12 +23,13 @@ import { Cleanup } from '../../test/support/temp.ts';
 import { containerdPath } from '../images/debs.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
 import { syntheticImage } from '../images/synthetic.ts';
+import { programOptions } from '../program-options.ts';
 import { COFA, median, textTable, timed } from './measure.ts';
 import { memoryOf } from './memory.ts';
 import { processSeconds } from './process-time.ts';
 import { CALM_MS, type Cofa } from './ways.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     count: { type: 'string', default: '200' },
     'at-once': { type: 'string', default: '1' },
@@ -38,15 +38,8 @@ const { values } = parseArgs({
     program: { type: 'string' },
     'no-overlayfs': { type: 'boolean', default: false },
     containerd: { type: 'string', default: '1.6' },
-    help: { type: 'boolean', short: 'h' },
   },
 });
-if (values.help === true) {
-  console.log(
-    'node ops/bench/snapshots.ts [--count 200] [--at-once 1] [--rounds 3] [--strace] [--program COFA] [--containerd 1.6|1.7|2.1|2.2|2.3|2.4]',
-  );
-  process.exit(0);
-}
 const count = Number(values.count);
 const atOnce = Number(values['at-once']);
 const rounds = Number(values.rounds);

@@ -10,8 +10,8 @@ import { writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { startContainerd } from '../../test/support/services.ts';
+import { programOptions } from '../program-options.ts';
 import { dropCaches, median, type Start, textTable, throughLink, timed } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { CALM_MS, type Cofa, onFreshEngine, untilWhole } from './ways.ts';
@@ -131,7 +131,7 @@ async function startWithCofa(options: StartOptions): Promise<{ cold: Start; warm
 const WHOLE_MS = 300_000;
 
 if (process.argv[1] === import.meta.filename) {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = programOptions(import.meta.filename, {
     allowPositionals: true,
     options: {
       registry: { type: 'string' },

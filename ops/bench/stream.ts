@@ -18,7 +18,7 @@ import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs, promisify } from 'node:util';
+import { promisify } from 'node:util';
 import { statFields } from '../../src/kernel/proc.ts';
 import type { ToIndexer } from '../../src/index/orders.ts';
 import { NODE_FLAGS } from '../../src/process/node-flags.ts';
@@ -30,9 +30,10 @@ import { Cleanup } from '../../test/support/temp.ts';
 import { type RealImage, realImage } from '../images/debian.ts';
 import { blobPath, type ImageLayout, layoutLayers, pushLayout } from '../images/layout.ts';
 import { syntheticImage } from '../images/synthetic.ts';
+import { programOptions } from '../program-options.ts';
 import { dropCaches, median, textTable } from './measure.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     image: { type: 'string', default: 'demo' },
     synthetic: { type: 'string' },

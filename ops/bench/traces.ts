@@ -12,7 +12,6 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { readProc, statFields } from '../../src/kernel/proc.ts';
 import { pushImage } from '../../test/faults/fault-image.ts';
 import { noise } from '../../test/images/nasty.ts';
@@ -20,15 +19,12 @@ import { type Engine, mountImage, startEngine } from '../../test/support/engine.
 import { freePort } from '../../test/support/ports.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
+import { programOptions } from '../program-options.ts';
 import { median, textTable } from './measure.ts';
 
-const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '20' }, help: { type: 'boolean', short: 'h' } },
+const { values } = programOptions(import.meta.filename, {
+  options: { rounds: { type: 'string', default: '20' } },
 });
-if (values.help === true) {
-  console.log('node ops/bench/traces.ts [--rounds 20]: what traces cost a start');
-  process.exit(0);
-}
 
 const TICKS = 100;
 const FILE = 8 << 20;

@@ -14,17 +14,17 @@
  * of each round: below 1, this checkout is faster, or takes less.
  */
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { IMAGES, realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { COFA, dropCaches, type Link, median, onLink, textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { nodeOnce, pushReads } from './versions-node.ts';
 import { type BenchImage, prepare, type Ran, type Repositories, type Way, withCofa } from './ways.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     against: { type: 'string' },
     only: { type: 'string', default: 'starts' },

@@ -16,7 +16,6 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { loadFile } from '../../src/replay/load.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
 import { recordingOf } from '../../src/replay/what-if/extract.ts';
@@ -26,6 +25,7 @@ import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { REAL_IMAGES, realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { dropCaches, interrupt, median, onLink, textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { onFreshEngine, prepare, type Repositories } from './ways.ts';
@@ -73,7 +73,7 @@ interface Row {
   modelOff: number;
 }
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = programOptions(import.meta.filename, {
   allowPositionals: true,
   options: {
     rounds: { type: 'string', default: '5' },

@@ -8,7 +8,6 @@
  * is below `--least` percent. A busy machine makes starts longer and not less accounted for.
  */
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import type { WhyStart } from '../../schemas/replay.ts';
 import { loadFile } from '../../src/replay/load.ts';
 import { findMount } from '../../src/replay/start-phases.ts';
@@ -17,11 +16,12 @@ import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { REAL_IMAGES, realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
+import { programOptions } from '../program-options.ts';
 import { dropCaches, interrupt, onLink, textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { onFreshEngine, prepare } from './ways.ts';
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = programOptions(import.meta.filename, {
   allowPositionals: true,
   options: {
     ways: { type: 'string', default: 'plain,indexed,packed' },
