@@ -303,13 +303,15 @@ async function freeLoop(taken: ReadonlySet<number>): Promise<Omit<LoopDevice, 'l
   }
 }
 
-/** 'taken': another process took the number first, or removed the device; the caller asks for another one. */
+/**
+ * 'taken': another process took the number first, is still making its device, or removed it; the caller asks for another one.
+ */
 async function configure(
   device: LoopDevice,
   backing: FileHandle,
   options: { directIo: boolean; labelBytes: Buffer },
 ): Promise<'configured' | 'taken'> {
-  await ensureNode(device);
+  if (!(await ensureNode(device))) return 'taken';
   const config = Buffer.alloc(CONFIG.size);
   config.writeUInt32LE(backing.fd, CONFIG.fd);
   config.writeUInt32LE(SECTOR, CONFIG.blockSize);
@@ -345,21 +347,33 @@ async function configure(
   }
 }
 
-/** Without udev or devtmpfs (a container's own /dev) no daemon makes the node of a new loop device. */
-async function ensureNode(device: Omit<LoopDevice, 'label'>): Promise<void> {
-  const numbers = (await readFile(`/sys/block/loop${device.number}/dev`, 'utf8')).trim().split(':');
+/**
+ * Without udev or devtmpfs (a container's own /dev) no daemon makes the node of a new loop device. False where the kernel has no
+ * such device: LOOP_CTL_ADD says EEXIST as soon as another process has begun to make it, and some milliseconds pass until it
+ * is there (loop_add in drivers/block/loop.c).
+ */
+async function ensureNode(device: Omit<LoopDevice, 'label'>): Promise<boolean> {
+  let numbers: string[];
+  try {
+    numbers = (await readFile(`/sys/block/loop${device.number}/dev`, 'utf8')).trim().split(':');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENODEV')) return false;
+    throw error;
+  }
   try {
     const node = await stat(device.path);
-    if (node.isBlockDevice()) return;
+    if (node.isBlockDevice()) return true;
   } catch (error) {
     if (!isErrno(error, 'ENOENT')) throw error;
   }
   try {
     await promisify(execFile)('mknod', ['-m', '0600', device.path, 'b', ...numbers]);
   } catch (error) {
-    if ((await stat(device.path).catch(() => undefined))?.isBlockDevice() === true) return; // udev was faster
+    // udev was faster.
+    if ((await stat(device.path).catch(() => undefined))?.isBlockDevice() === true) return true;
     throw new CofaError('environment', `${device.path} is missing and cannot be made`, { cause: error });
   }
+  return true;
 }
 
 async function withLoop<T>(loop: LoopDevice, run: (fd: number) => Promise<T>): Promise<T> {
