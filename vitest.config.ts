@@ -1,9 +1,13 @@
 import { configDefaults, defineConfig } from 'vitest/config';
 import LongestFirst from './test/support/longest-first.ts';
 
+/** A test of all of it, which no other engine may run beside (ops/test). */
+const CLUSTER = 'test/cluster/cluster.test.ts';
+
 /**
  * Tests that need root or a daemon (nats-server, docker-registry, containerd, dockerd), or that take more than ten seconds.
- * `npm run test:fast` leaves them out: it is for any user, and takes some two minutes on two cores.
+ * `npm run test:fast` leaves them out: it is for any user, and takes some two minutes on two cores. `--mode engines` runs them
+ * alone, but for the cluster's.
  */
 export const ENGINES = [
   'adversary/*',
@@ -42,8 +46,12 @@ export const ENGINES = [
 // on two cores. Each file finds what it leaves behind by its own marks (test/support/leaks.ts).
 export default defineConfig(({ mode }) => ({
   test: {
-    include: ['test/**/*.test.ts'],
-    exclude: mode === 'fast' ? [...configDefaults.exclude, ...ENGINES] : configDefaults.exclude,
+    include: mode === 'engines' ? ENGINES : ['test/**/*.test.ts'],
+    exclude: [
+      ...configDefaults.exclude,
+      ...(mode === 'fast' ? ENGINES : []),
+      ...(mode === 'engines' ? [CLUSTER] : []),
+    ],
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/after-file.ts'],
     // The settings of the machine (src/cli/config-file.ts) are no test's.
