@@ -1,7 +1,7 @@
 /**
  * Many nodes start one image at once, with a fleet, without, and by containerd's pull: each in a network namespace behind a
- * link of its own, the registry behind one, three nats-servers as a cluster. Needs root, some 450 MB of memory for each engine,
- * and 100 MB for each containerd.
+ * link of its own, the registry behind one, three nats-servers as a cluster. Engines have rehearsed, as those that are up have. Needs root,
+ * some 450 MB of memory for each engine, and 100 MB for each containerd.
  *
  *     node ops/bench/fleet-start.ts [--nodes 5] [--rate 1G] [--size 24M] [--kill 5] [--ways 'fleet; containerd'] [--json FILE]
  *
@@ -27,7 +27,6 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { accountsText, newNodeUsers } from '../../src/bus/user-files.ts';
 import { byteOption } from '../../src/cli/byte-option.ts';
 import { pushImage } from '../../test/faults/fault-image.ts';
@@ -41,7 +40,9 @@ import {
   startNats,
 } from '../../test/support/services.ts';
 import { Cleanup, mountsBelow } from '../../test/support/temp.ts';
+import { programOptions } from '../program-options.ts';
 import { TUNED_NAME, tunedContainerd } from './current-containerd.ts';
+import { byProcess, engineTime, timeBetween } from './engine-time.ts';
 import {
   allOf,
   containerdNode,
@@ -55,13 +56,13 @@ import { interruption } from './interruption.ts';
 import { type Links, type Machine, makeLinks } from './links.ts';
 import { textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
-import { joinTimeGroup } from './time-group.ts';
+import { joinTimeGroup, untilCalm } from './time-group.ts';
 import { CONTAINERD } from './ways.ts';
 
 const WAYS = ['alone', 'no fleet', 'fleet', 'fleet, faults', 'containerd, alone', 'containerd'] as const;
 type Way = (typeof WAYS)[number];
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     nodes: { type: 'string', default: '5' },
     rate: { type: 'string', default: '1G' },
@@ -79,6 +80,8 @@ const SIZE = byteOption('--size')(values.size);
 const CHOSEN = values.ways.split(';').map((name) => wayOf(name.trim()));
 const CORES = availableParallelism();
 const FAULT_MS = 300;
+/** Thirty engines rehearse for some minutes on two cores. */
+const CALM_LIMIT_MS = 400_000;
 /** A mount or a read that takes longer has failed. */
 const LIMIT_MS = 180_000;
 
@@ -102,6 +105,8 @@ interface Row {
   /** Processor time, s; and that over the cores, s. */
   cpu: number;
   atLeast: number;
+  /** Processor time of all engines by process, s; what is left of `cpu` are NATS, the registry, the readers and the links. */
+  byProcess: Record<string, number>;
 }
 
 interface Image {
@@ -216,6 +221,9 @@ async function measureEngines(place: Place, cleanup: Cleanup): Promise<void> {
     );
     try {
       await untilAllRun(nodes);
+      say('the engines rehearse');
+      if (!(await untilCalm({ seconds: place.cpuTime }, { limitMs: CALM_LIMIT_MS, signal: interrupted })))
+        say('the engines are still busy with themselves');
     } catch (error) {
       await stopNodes(nodes);
       throw error;
@@ -322,6 +330,8 @@ async function startOn(
   const image = images.get(way) as Image;
   say(`${way}: ${nodes.length + doomed.length} nodes start`);
   const sent = async () => (await registryMachine.counters()).sent;
+  const engines = nodes.flatMap((node) => ('engine' in node ? [(node as EngineNode).engine.root] : []));
+  const timesBefore = engines.map(engineTime);
   const [before, cpuBefore, begun] = [await sent(), await cpuTime(), performance.now()];
   const times: number[] = [];
   const read = async (node: Node) =>
@@ -350,6 +360,10 @@ async function startOn(
   ]);
   const sorted = times.toSorted((a, b) => a - b);
   const cpu = (await cpuTime()) - cpuBefore;
+  const where = new Map<string, number>();
+  for (const [at, root] of engines.entries())
+    for (const [name, seconds] of byProcess(timeBetween(timesBefore[at] ?? new Map(), engineTime(root))))
+      where.set(name, (where.get(name) ?? 0) + seconds);
   return {
     way,
     nodes: nodes.length + doomed.length,
@@ -360,6 +374,7 @@ async function startOn(
     images: ((await sent()) - before) / image.size,
     cpu,
     atLeast: cpu / CORES,
+    byProcess: Object.fromEntries(where),
   };
 }
 

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually } from '../../test/support/engine.ts';
 
 export interface TimeGroup {
@@ -40,6 +41,28 @@ export async function joinTimeGroup(name: string, root = '/sys/fs/cgroup'): Prom
     return Number(/^usage_usec (\d+)$/m.exec(stat)?.[1]) / 1e6;
   };
   return { seconds, leave };
+}
+
+/** Of a processor, what programs at rest take; engines ask their NATS and each other now and then. */
+const CALM_SHARE = 0.4;
+const CALM_LOOK_MS = 5_000;
+
+/**
+ * Resolves when all of the group has been at rest for some seconds: what processes do when they have just begun is over. `limitMs`:
+ * then it resolves all the same, with false.
+ */
+export async function untilCalm(
+  group: Pick<TimeGroup, 'seconds'>,
+  { limitMs, signal }: { limitMs: number; signal: AbortSignal },
+): Promise<boolean> {
+  const end = performance.now() + limitMs;
+  while (performance.now() < end) {
+    const [before, began] = [await group.seconds(), performance.now()];
+    await sleep(CALM_LOOK_MS, undefined, { signal });
+    const share = ((await group.seconds()) - before) / ((performance.now() - began) / 1000);
+    if (share < CALM_SHARE) return true;
+  }
+  return false;
 }
 
 const enter = (group: string): Promise<void> => writeFile(join(group, 'cgroup.procs'), String(process.pid));
