@@ -133,7 +133,8 @@ async function report({ window, cpu, names, profiles }: Round): Promise<void> {
   for (const { pid, thread, profile } of profiles) {
     const frame = foldProfile(profile, window);
     if (frame.us < LEAST_MS * 1000) continue;
-    const isClient = profile.nodes.some(({ callFrame }) => /\/src\/cli\//.test(callFrame.url));
+    // From its sources or from its bundle (src/cli/bundle.ts).
+    const isClient = profile.nodes.some(({ callFrame }) => /\/src\/cli\/|\/run\.cjs$/.test(callFrame.url));
     const name = names.get(pid) ?? (isClient ? 'cofa run' : `process ${pid}`);
     threads.push([thread === 0 ? name : `${name}, thread ${thread}`, frame]);
   }
