@@ -108,6 +108,8 @@ export async function makeClientImage(
     own?: string;
     /** Of `/data/big`; 2 MiB by default. */
     bytes?: number;
+    /** The lowest layers alone, so many. */
+    layers?: number;
   },
 ): Promise<ClientImage> {
   const folder = join(work, `image-${name}`);
@@ -129,7 +131,7 @@ export async function makeClientImage(
       await lowest,
       await packed(second, join(folder, 'layer-1')),
       await packed(third, join(folder, 'layer-2')),
-    ],
+    ].slice(0, o.layers),
     config: o.config ?? { Env: ['PATH=/bin'], Cmd: ['/bin/say'] },
     created: '2020-01-01T00:00:00Z',
   });

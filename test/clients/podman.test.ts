@@ -29,6 +29,8 @@ if (noPodman !== undefined) console.log(`podman.test.ts is skipped: ${noPodman}`
 
 let cleanup: Cleanup;
 let work: string;
+/** Folder of what all images stand on. */
+let base: string;
 let registry: RegistryServer;
 let engine: Engine;
 let podman: Podman;
@@ -54,6 +56,8 @@ const layersOf = (folder: string) =>
   JSON.parse(readFileSync(join(folder, 'overlay-layers/layers.json'), 'utf8')) as Array<
     Record<string, unknown>
   >;
+/** The configuration of an image that runs a line of shell. */
+const saying = (line: string) => ({ Env: ['PATH=/bin'], Cmd: ['/bin/sh', '-c', line] });
 /** `podman run --rm` with users of its own. */
 const runMapped = (ref: string, ...command: string[]) => {
   const map = ['--uidmap', '0:100000:65536', '--gidmap', '0:100000:65536'];
@@ -91,7 +95,7 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     registry = await startRegistry();
     cleanup.defer(() => registry.stop());
     await start();
-    const base = await makeBase(work);
+    base = await makeBase(work);
     lazy = await pushFiveLayers(work, base, registry.host);
     // The base in common, and nothing else.
     const other = await makeClientImage(work, base, 'sibling', { big: 2, said: 'I am its sibling' });
@@ -294,6 +298,27 @@ describe.skipIf(noPodman !== undefined)('podman with images of cofa', () => {
     await start();
     expect(await podman.podman(['start', '--attach', 'later'])).toBe('I am lazy\n');
     await podman.podman(['rm', 'later']);
+  });
+
+  test('images are added whose layers another one has: all of them, or the lower ones', async () => {
+    const images = [
+      { name: 'upper', said: 'I am above\n', options: {} },
+      { name: 'twin', said: 'I am above\nme too\n', options: { config: saying('cat /said; echo me too') } },
+      { name: 'lower', said: 'I am below\n', options: { config: saying('echo I am below'), layers: 2 } },
+    ];
+    const refs: string[] = [];
+    for (const { name, options } of images) {
+      const image = await makeClientImage(work, base, name, { big: 5, said: 'I am above', ...options });
+      refs.push(await push(image, registry.host, name));
+    }
+    for (const ref of refs) await add(ref);
+    for (const [at, { said }] of images.entries()) expect(await podman.run(refs[at] as string)).toBe(said);
+    // What is below the others stays with the first one gone, also for the next engine.
+    expect(await remove(refs[0] as string)).toMatchObject({ code: 0 });
+    await killAndStart();
+    for (const [at, { said }] of images.entries())
+      if (at > 0) expect(await podman.run(refs[at] as string)).toBe(said);
+    for (const ref of refs.slice(1)) expect(await remove(ref)).toMatchObject({ code: 0 });
   });
 
   test('a removed image leaves nothing: no mount, no layer, no file', async () => {

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { CofaError } from '../../../schemas/errors.ts';
 import { digestOf } from '../../digest/digest.ts';
 import type { RegistryClient } from '../../registry/client.ts';
-import type { Reference } from '../../registry/reference.ts';
+import { parseReference, type Reference } from '../../registry/reference.ts';
 import type { Layout } from '../../store/layout.ts';
 import type { Image } from '../images/image.ts';
 import { type BigItem, itemsOf } from './documents.ts';
@@ -21,16 +21,28 @@ export async function itemsOfImage(
   reference: Reference,
   { layout, registry }: { layout: Layout; registry: RegistryClient },
 ): Promise<{ list: Array<BigItem & { bytes: Buffer }>; index: string | undefined }> {
-  const [manifest, config] = await Promise.all([
-    readFile(layout.manifest(image.manifest)),
-    readFile(layout.config(image.manifest)),
-  ]);
+  const [manifest, config] = await documentsOf(image, { layout, registry });
   if (digestOf(manifest) !== image.manifest || digestOf(config) !== image.resolved.config)
     throw new CofaError('integrity', `the documents of ${image.resolved.ref} are not what their digests say`);
   const named = reference.digest ?? reference.tag ?? 'latest';
   const found = named === image.manifest ? undefined : await registry.manifest(reference, named);
   const index = found?.parsed.kind === 'index' ? found.bytes : undefined;
   return { list: itemsOf({ config, manifest, index }), index: index && digestOf(index) };
+}
+
+/** A mount has had them written. An image all of whose layers others have mounted was never mounted itself. */
+async function documentsOf(
+  { manifest, resolved }: Image,
+  { layout, registry }: { layout: Layout; registry: RegistryClient },
+): Promise<[Buffer, Buffer]> {
+  try {
+    return await Promise.all([readFile(layout.manifest(manifest)), readFile(layout.config(manifest))]);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    const named = parseReference(`${resolved.ref.split('@')[0]}@${manifest}`);
+    const { manifestBytes, config } = await registry.resolve(named);
+    return [manifestBytes, config];
+  }
 }
 
 /** The documents as the store has them; undefined where one is missing or damaged. */
