@@ -29,7 +29,7 @@ const SOCI_VERSION = 'v0.16.1';
 
 /**
  * containerd of each supported branch, docker's newest daemon, nerdctl with its builder, Kubernetes, Helm, CRI-O, the
- * kubelet's suite, and SOCI's snapshotter.
+ * kubelet's suite, crictl, and SOCI's snapshotter.
  */
 export const JUDGES = {
   'containerd-2.2': containerd('v2.2.9'),
@@ -113,6 +113,15 @@ export const JUDGES = {
     version: 'v1.37.0',
     packages: [],
     suites: { module: 'sigs.k8s.io/cri-tools', folders: ['cmd/critest'] },
+  },
+  // What people have at hand on a node.
+  crictl: {
+    name: 'crictl',
+    version: 'v1.37.0',
+    packages: [],
+    folders: { module: 'sigs.k8s.io/cri-tools', folders: ['cmd/crictl'] },
+    flags: ['-trimpath', '-ldflags', '-s -w'],
+    withoutC: true,
   },
   // A rival of the benchmarks. It reads gzip by zlib, so it wants a C compiler and zlib1g-dev.
   soci: {

@@ -15,6 +15,7 @@ import { type Containerd, startContainerd } from '../support/services.ts';
 import { Cleanup, letThrough, mountsBelow } from '../support/temp.ts';
 import { untilServed } from '../snapshotter/served.ts';
 import { connectCri, type Cri } from './cri.ts';
+import { crictlAt, findCrictl, podByCrictl } from './crictl.ts';
 import { type ClientImage, index, makeBase, makeClientImage, push } from './images.ts';
 import { startPods } from './pods.ts';
 import { containerds, namedContainerds } from './versions.ts';
@@ -30,6 +31,7 @@ const isTwo = (version: ContainerdVersion) => version.startsWith('2');
  * What does not differ between versions is tried on the newest of each line, and on those that are named. 1.6 is out of support,
  * and what Debian 12 has.
  */
+const crictlFolder = findCrictl();
 const WHOLE = namedContainerds() ?? [VERSIONS.findLast((one) => !isTwo(one)), VERSIONS.findLast(isTwo)];
 let base: string;
 const images: Record<string, ClientImage & { ref: string }> = {};
@@ -177,6 +179,21 @@ describe.each(VERSIONS)('containerd %s', (version) => {
     expect(said.map(({ stdout }) => stdout)).toEqual(said.map((_, at) => `I am ${kinds[at % 3]}\n`));
     await Promise.all(pods.map((pod) => pod.stop()));
   });
+
+  test.runIf(isWhole && isTwo(version) && crictlFolder !== undefined).each(['lazy', 'plain', 'mixed'])(
+    'crictl pulls a %s image, and runs, looks into and removes a container',
+    async (kind) => {
+      const crictl = crictlAt(crictlFolder as string, containerd.socket);
+      const said = `I am ${kind}\n`;
+      expect(await podByCrictl(crictl, refOf(kind), join(work, `crictl-${version}-${kind}`))).toEqual({
+        isListed: true,
+        said,
+        log: said,
+        inStats: 1,
+        left: 0,
+      });
+    },
+  );
 
   test('a pod goes on while containerd and the engine are killed and started again', async () => {
     const logs = join(work, `logs-${version}-killed`);

@@ -14,6 +14,7 @@ import { Cleanup, mountsBelow } from '../support/temp.ts';
 import { assertSameTree, readTree } from '../support/tree.ts';
 import { unpackWithUmoci } from '../support/unpack.ts';
 import type { Pod, PodOptions } from './cri.ts';
+import { crictlAt, findCrictl, podByCrictl } from './crictl.ts';
 import {
   bigOfFiveLayers,
   type FiveLayers,
@@ -26,6 +27,7 @@ import {
 
 const found = findCrio();
 if ('missing' in found) console.log(`crio.test.ts is skipped: ${found.missing}`);
+const crictlFolder = findCrictl();
 
 let cleanup: Cleanup;
 let work: string;
@@ -152,6 +154,26 @@ describe.skipIf('missing' in found)('CRI-O with images of cofa', () => {
     expect(fetched(plain.blobs)).toEqual([0, 1, 1]);
   });
 
+  test.skipIf(crictlFolder === undefined)(
+    'crictl pulls it and runs, looks into and removes a container; the same with an image that has layers in common',
+    async () => {
+      const crictl = crictlAt(crictlFolder as string, crio.socket);
+      countFetches();
+      for (const { ref, said } of [
+        { ref: lazy.ref, said: 'I am lazy\n' },
+        { ref: plain.ref, said: 'I am plain\n' },
+      ])
+        expect(await podByCrictl(crictl, ref, join(work, 'crictl', said.trim()))).toEqual({
+          isListed: true,
+          said,
+          log: said,
+          inStats: 1,
+          left: 0,
+        });
+      expect(fetched(lazy.blobs)).toEqual([0, 0, 0, 0, 0]);
+    },
+  );
+
   test('a pod with users of its own does not start on layers of cofa', async () => {
     for (const ref of [lazy.ref, plain.ref])
       await expect(runOnce(ref, 'mapped', { rootId: 200_000 })).rejects.toThrow('permission denied');
@@ -203,7 +225,7 @@ describe.skipIf('missing' in found)('CRI-O with images of cofa', () => {
     // Its shell would not hear of a friendlier end.
     await crio.cri.runtime.stopContainer({ containerId: waiting, timeout: 0n });
     await pod.stop();
-    expect((await engine.cli(['down'])).code).toBe(0);
+    expect(await engine.cli(['down'])).toMatchObject({ code: 0 });
     await engine.ended;
     // As after a reboot, when /run is empty.
     expect(mountsBelow(run())).toEqual([]);

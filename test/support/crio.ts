@@ -14,8 +14,10 @@ import {
 } from './services.ts';
 import { type Cleanup, mountsBelow } from './temp.ts';
 
+/** Of Debian: what watches a container of CRI-O. */
+export const CONMON = '/usr/bin/conmon';
 /** Of Debian: what CRI-O starts containers with. */
-const PROGRAMS = { conmon: '/usr/bin/conmon', runc: '/usr/sbin/runc' } as const;
+const PROGRAMS = { conmon: CONMON, runc: '/usr/sbin/runc' } as const;
 
 /** Folder of the programs; otherwise why there are no tests with CRI-O here. */
 export function findCrio(): { folder: string } | { missing: string } {
@@ -33,6 +35,8 @@ export interface Crio {
   storageConf: string;
   /** Folder of what changes its settings: crio.conf.d. */
   dropIns: string;
+  /** Path at which it listens. */
+  socket: string;
   cri: Cri;
   /** Ends at once, and leaves pods as they are. */
   kill(): Promise<void>;
@@ -114,6 +118,7 @@ export async function startCrio(
     runroot: at('run'),
     storageConf,
     dropIns,
+    socket,
     get cri() {
       return cri as Cri;
     },
