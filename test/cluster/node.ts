@@ -1,5 +1,5 @@
 /**
- * A node: containerd and other services in mount and process namespaces of their own, with /etc, /run and /var of
+ * A node: containerd (or CRI-O) and other services in mount and process namespaces of their own, with /etc, /run and /var of
  * their own at the usual paths, so that manifests fit as they are. Its first process starts them, and again when they end,
  * as systemd does. Killed, it takes everything with it: that is its reboot, after which /run is empty and the disk is as it was.
  * Network, devices and cgroups are the machine's.
@@ -8,14 +8,18 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { connectCri } from '../clients/cri.ts';
+import { CONMON } from '../support/crio.ts';
 import { eventually } from '../support/engine.ts';
 import { type RunOptions, runCommand } from '../support/services.ts';
 import type { Cleanup } from '../support/temp.ts';
 
 export interface NodeOptions {
-  /** With containerd and runc, and what `services` names. */
+  /** With containerd (or CRI-O) and runc, and what `services` names. */
   path: string;
-  /** What runs beside containerd: by name the program and its arguments. */
+  /** CRI-O runs the pods, not containerd. */
+  crio?: CrioPrograms;
+  /** What runs beside it: by name the program and its arguments. */
   services: Readonly<Record<string, readonly string[]>>;
   /** Settings of containerd's service: a file of systemd, whose ExecStartPost= is carried out. */
   dropIn?: string;
@@ -25,9 +29,18 @@ export interface NodeOptions {
   sandboxImage: string;
   /** Addresses of pods, where other nodes on this machine have the usual ones: such as `192.0.2.0/24`. */
   subnet?: string;
+  /** Ports of the node lead to pods. For those that run in a network of their own: rules of its kernel are changed. */
+  hostPorts?: boolean;
   /** Where containerd finds a registry that has no such address: name to `http://HOST:PORT`. */
   mirrors: Readonly<Record<string, string>>;
   cleanup: Cleanup;
+}
+
+export interface CrioPrograms {
+  /** Folder of crio and pinns. */
+  folder: string;
+  /** Path of the program. */
+  runc: string;
 }
 
 export interface ClusterNode {
@@ -36,6 +49,8 @@ export interface ClusterNode {
   boot(): Promise<void>;
   /** Kills every process on it at once. */
   kill(): Promise<void>;
+  /** Ends containerd or CRI-O, and waits for the next one. */
+  restart(): Promise<void>;
   /** Runs a program on it; throws with stderr. */
   run(command: string, args: string[], options?: RunOptions): Promise<string>;
   /** What a service wrote. */
@@ -56,7 +71,12 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
   for (const name of [...STATES.map((one) => `state/${one}`), 'log', 'sysctl'])
     await mkdir(at(name), { recursive: true });
   await put('etc/upper/containerd/config.toml', containerdConfig(options));
-  await put('etc/upper/cni/net.d/10-pods.conflist', JSON.stringify(networkOf(options.subnet)));
+  if (options.crio !== undefined) {
+    for (const [name, text] of Object.entries(crioFiles(options.crio, options)))
+      await put(`etc/upper/${name}`, text);
+    await put('usr/local/upper/bin/crio-runc', restrictedRunc(options.crio.runc), 0o755);
+  }
+  await put('etc/upper/cni/net.d/10-pods.conflist', JSON.stringify(networkOf(options)));
   for (const [host, address] of Object.entries(mirrors))
     await put(
       `etc/upper/containerd/certs.d/${host}/hosts.toml`,
@@ -74,6 +94,12 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
       ...o,
       env: { PATH: path, ...o.env },
     });
+  const main = options.crio === undefined ? 'containerd' : 'crio';
+  const serves = async () => {
+    if (options.crio === undefined) await run('ctr', ['version'], { timeoutMs: 5000 });
+    else await answers(`/proc/${init}/root${CRIO_SOCKET}`);
+    return true;
+  };
   const kill = async () => {
     if (unshare === undefined) return;
     const ended = new Promise((resolve) => unshare?.once('close', resolve));
@@ -95,12 +121,18 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
     disk,
     kill,
     run,
+    restart: async () => {
+      const pid = () => run('cat', [`/run/${main}.pid`]);
+      const before = await pid();
+      await run('systemctl', ['restart', main]);
+      await eventually(`another ${main}`, async () => (await pid()) !== before && (await serves()), 60_000);
+    },
     log: (name) => readFileSync(at(`log/${name}`), 'utf8'),
     boot: async () => {
       for (const controller of cgroupControllers())
         await mkdir(join(controller, CGROUP), { recursive: true });
       const namespaces = ['--mount', '--propagation', 'private', '--pid', '--fork', '--kill-child=KILL'];
-      const script = setUp({ containerd: ['containerd'], ...options.services }, afterStart(options.dropIn));
+      const script = setUp({ [main]: [main], ...options.services }, afterStart(options.dropIn));
       const command = [
         '--pdeathsig',
         'KILL',
@@ -124,13 +156,25 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
           Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim()) || undefined
         );
       });
-      await eventually('containerd', async () => {
+      await eventually(main, async () => {
         if (child.exitCode !== null) throw new Error(`the node ended with ${child.exitCode}`);
-        await run('ctr', ['version'], { timeoutMs: 5000 });
-        return true;
+        return await serves();
       });
     },
   };
+}
+
+/** Where CRI-O listens, on its node. */
+export const CRIO_SOCKET = '/run/crio/crio.sock';
+
+/** Throws where CRI-O does not answer there. */
+async function answers(socket: string): Promise<void> {
+  const cri = connectCri(socket, { timeoutMs: 5000 });
+  try {
+    await cri.runtime.version({});
+  } finally {
+    cri.close();
+  }
 }
 
 /** Below it are those of a kubelet's pods. */
@@ -138,7 +182,7 @@ export const CGROUP = `cofa-node-${process.pid}`;
 /** What the node may write without changing the machine. */
 const OVERLAYS = ['etc', 'usr/local', 'var/lib', 'var/log'] as const;
 /** Of /var/lib, on the disk itself. */
-const STATES = ['cofa', 'containerd', 'kubelet'] as const;
+const STATES = ['cofa', 'containerd', 'containers', 'crio', 'kubelet'] as const;
 /** What a kubelet and CNI's plugins set for the whole machine. They find it set already. */
 const SYSCTLS = {
   'vm/overcommit_memory': 1,
@@ -150,10 +194,12 @@ const SYSCTLS = {
   'net/ipv4/ip_forward': 1,
 };
 
-/** What ops/kubernetes/configure.yaml asks of systemd. */
+/** What ops/kubernetes/configure.yaml asks of systemd; the same for CRI-O. */
 const SYSTEMCTL = `#!/bin/sh
-[ "$*" = 'restart containerd' ] || exit 1
-kill "$(cat /run/containerd.pid)"
+case "$*" in
+  'restart containerd' | 'restart crio') kill "$(cat "/run/$2.pid")" ;;
+  *) exit 1 ;;
+esac
 `;
 
 /** What systemd runs when containerd says that it is ready; nothing without such a file. */
@@ -200,10 +246,13 @@ while :; do sleep 1; done
 `;
 
 /** Addresses for documentation; each pod has a pair of interfaces of its own, which ends with it. */
-const networkOf = (subnet = '203.0.113.0/24') => ({
+const networkOf = ({ subnet = '203.0.113.0/24', hostPorts = false }: NodeOptions) => ({
   cniVersion: '0.4.0',
   name: 'pods',
-  plugins: [{ type: 'ptp', ipam: { type: 'host-local', subnet, routes: [{ dst: '0.0.0.0/0' }] } }],
+  plugins: [
+    { type: 'ptp', ipam: { type: 'host-local', subnet, routes: [{ dst: '0.0.0.0/0' }] } },
+    ...(hostPorts ? [{ type: 'portmap', capabilities: { portMappings: true }, snat: true }] : []),
+  ],
 });
 
 const containerdConfig = ({ sandboxImage }: NodeOptions): string => `version = 3
@@ -219,6 +268,63 @@ const containerdConfig = ({ sandboxImage }: NodeOptions): string => `version = 3
 [plugins."io.containerd.grpc.v1.cri"]
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
+`;
+
+/** Below /etc. What it does not say is as CRI-O has it by default. */
+function crioFiles({ folder }: CrioPrograms, { sandboxImage, mirrors }: NodeOptions): Record<string, string> {
+  const quoted = JSON.stringify;
+  return {
+    'crio/crio.conf': `[crio]
+[crio.api]
+listen = ${quoted(CRIO_SOCKET)}
+stream_port = "0"
+[crio.runtime]
+default_runtime = "runc"
+conmon = ${quoted(CONMON)}
+conmon_cgroup = "pod"
+cgroup_manager = "cgroupfs"
+pinns_path = ${quoted(join(folder, 'pinns'))}
+irqbalance_config_file = ""
+irqbalance_config_restore_file = "disable"
+# It takes nft(8), and CRI-O 1.34.0 dies of a pod with such a port where there is none.
+disable_hostport_mapping = true
+[crio.runtime.runtimes.runc]
+runtime_path = "/usr/local/bin/crio-runc"
+runtime_root = "/run/runc"
+[crio.image]
+pause_image = ${quoted(sandboxImage)}
+# What the image says.
+pause_command = ""
+[crio.network]
+network_dir = "/etc/cni/net.d"
+plugin_dirs = ["/usr/lib/cni"]
+[crio.nri]
+enable_nri = true
+nri_listen = "/run/nri/nri.sock"
+`,
+    'containers/storage.conf': `[storage]
+driver = "overlay"
+runroot = "/run/containers/storage"
+graphroot = "/var/lib/containers/storage"
+`,
+    'containers/policy.json': '{ "default": [{ "type": "insecureAcceptAnything" }] }\n',
+    'containers/registries.conf.d/mirrors.conf': Object.entries(mirrors)
+      .map(
+        ([name, address]) =>
+          `[[registry]]\nprefix = ${quoted(name)}\nlocation = ${quoted(new URL(address).host)}\ninsecure = true\n`,
+      )
+      .join('\n'),
+  };
+}
+
+/** A root that may not make processes less likely to be killed: what containerd's setting `restrict_oom_score_adj` is for. */
+const restrictedRunc = (runc: string): string => `#!/bin/sh
+previous=
+for word; do
+  [ "$previous" != --bundle ] || sed -i 's/"oomScoreAdj": *-[0-9]*/"oomScoreAdj":0/' "$word/config.json"
+  previous=$word
+done
+exec ${runc} "$@"
 `;
 
 function cgroupControllers(): string[] {
