@@ -9,7 +9,6 @@
  */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { BUSYBOX, pushCritestImages } from '../test/cluster/critest-images.ts';
 import { wholeGetsOf } from '../test/clients/images.ts';
 import { startRegistry } from '../test/support/registry-server.ts';
@@ -26,8 +25,9 @@ import {
   summary,
 } from './critest/report.ts';
 import { unpackedDebs } from './images/debs.ts';
+import { programOptions } from './program-options.ts';
 
-const { values } = parseArgs({
+const { values } = programOptions(import.meta.filename, {
   options: {
     runtime: { type: 'string', default: 'containerd-2.4' },
     with: { type: 'string', default: SIDES.join() },
