@@ -13,11 +13,9 @@ export async function untilAnswered(socket: string, waitMs: number): Promise<boo
 
 /**
  * For the engine as a service (`Type=notify`): says that it is ready when it answers and, with `snapshotter`, when
- * containerd can reach it; from the first on that it lives, as often as the manager asks.
+ * containerd can reach it; from then on that it lives, as often as the manager asks.
  */
 export async function reportToServiceManager(root: string, snapshotter: string | undefined): Promise<void> {
-  const interval = watchdogMs();
-  if (interval !== undefined) setInterval(() => tell('WATCHDOG=1'), interval / 3).unref();
   const { connectEngine } = await import('../client/client.ts');
   for (; ; await sleep(50)) {
     const client = await connectEngine(root).catch(() => undefined);
@@ -34,6 +32,9 @@ export async function reportToServiceManager(root: string, snapshotter: string |
   }
   if (snapshotter !== undefined) while (!(await untilAnswered(snapshotter, 60_000)));
   tell('READY=1');
+  // Not before: systemd's watchdog begins with the first sign, and would kill a start that is slow, which TimeoutStartSec bounds.
+  const interval = watchdogMs();
+  if (interval !== undefined) setInterval(() => tell('WATCHDOG=1'), interval / 3).unref();
 }
 
 /** A service manager that does not listen any more is no reason to end. */
