@@ -50,7 +50,7 @@ same() { (cd /srv/app && sha256sum --quiet --check /host/sums); }
 systemctl disable --now nats-server
 dpkg --install /host/${basename(deb)}
 systemd-analyze verify --man=no /usr/lib/systemd/system/cofa.service
-! grep '@[A-Z]*@' /usr/lib/systemd/system/cofa.service
+[ -z "$(grep '@[A-Z]*@' /usr/lib/systemd/system/cofa.service)" ]
 systemctl is-enabled cofa
 isActive
 [ "$(systemctl show cofa -p Type --value)" = notify ]
@@ -79,7 +79,7 @@ same
 exec 3<&-
 systemctl stop cofa
 [ -z "$(findmnt -n /srv/app)" ]
-! grep -q ' /var/lib/cofa/' /proc/self/mountinfo
+[ -z "$(grep ' /var/lib/cofa/' /proc/self/mountinfo)" ]
 journalctl -u cofa -o cat | grep -q '"msg":"ready"'
 systemctl start cofa
 dpkg --purge cofa
