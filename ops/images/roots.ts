@@ -27,38 +27,7 @@ export async function debianRoot(
   await mkdir(cache, { recursive: true });
   const scratch = await mkdtemp(join(cache, 'root-new-'));
   try {
-    const keyring = await keysOf(release, options);
-    const { list, sources } = sourcesOf(release, { keyring });
-    const files: string[] = [];
-    for (const [name, text] of [
-      ['root.list', list],
-      ['root.sources', sources],
-    ] as const) {
-      if (text.trim() === '') continue;
-      await writeFile(join(scratch, name), text);
-      files.push(join(scratch, name));
-    }
-    options.onProgress?.(`an empty ${titleOf(release)}, with ${packages.join(' ')}`);
-    const settings = acquireSettings().map((line) => `--aptopt=${line.replace(/;$/, '')}`);
-    const root = join(scratch, 'root');
-    // It comes by itself on a Debian alone.
-    const wanted = `--include=${['apt', ...packages].join(',')}`;
-    const args = [
-      '--quiet',
-      '--variant=minbase',
-      '--format=directory',
-      wanted,
-      ...settings,
-      release,
-      root,
-      ...files,
-    ];
-    await run('mmdebstrap', args, {
-      timeout: 900_000,
-      maxBuffer: 64 << 20,
-      env: { ...process.env, LC_ALL: 'C.UTF-8', TMPDIR: scratch },
-    });
-    await nameKeys(root, keyring, keyringOf(release));
+    const root = await makeRoot(release, packages, scratch, options);
     await rename(root, folder).catch((error: unknown) => {
       if (!existsSync(folder)) throw error;
     });
@@ -71,6 +40,54 @@ export async function debianRoot(
   } finally {
     await run('rm', ['-rf', '--one-file-system', '--', scratch]);
   }
+}
+
+export interface RootOptions extends BuildOptions {
+  /** Shell commands on this machine when the packages are installed; `$1` is the root, with /proc, /sys and /dev. */
+  hooks?: readonly string[];
+}
+
+/** Makes such a root in a folder of the caller's, who removes that; the root's path. Error: mmdebstrap's. */
+export async function makeRoot(
+  release: string,
+  packages: readonly string[],
+  scratch: string,
+  options: RootOptions = {},
+): Promise<string> {
+  const keyring = await keysOf(release, options);
+  const { list, sources } = sourcesOf(release, { keyring });
+  const files: string[] = [];
+  for (const [name, text] of [
+    ['root.list', list],
+    ['root.sources', sources],
+  ] as const) {
+    if (text.trim() === '') continue;
+    await writeFile(join(scratch, name), text);
+    files.push(join(scratch, name));
+  }
+  options.onProgress?.(`an empty ${titleOf(release)}, with ${packages.join(' ')}`);
+  const settings = acquireSettings().map((line) => `--aptopt=${line.replace(/;$/, '')}`);
+  const root = join(scratch, 'root');
+  // It comes by itself on a Debian alone.
+  const wanted = `--include=${['apt', ...packages].join(',')}`;
+  const args = [
+    '--quiet',
+    '--variant=minbase',
+    '--format=directory',
+    wanted,
+    ...settings,
+    ...(options.hooks ?? []).map((hook) => `--customize-hook=${hook}`),
+    release,
+    root,
+    ...files,
+  ];
+  await run('mmdebstrap', args, {
+    timeout: 900_000,
+    maxBuffer: 64 << 20,
+    env: { ...process.env, LC_ALL: 'C.UTF-8', TMPDIR: scratch },
+  });
+  await nameKeys(root, keyring, keyringOf(release));
+  return root;
 }
 
 /** Ubuntu's keys; Debian 12 itself does not have the package. */
