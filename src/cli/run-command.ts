@@ -97,8 +97,11 @@ class LateProgress {
   }
 }
 
-/** Progress of less than this, ms, is not shown. */
-const LATE_MS = 100;
+/**
+ * Progress of less than this, ms, is not shown: who waits so short needs none, and the modules that show it would come from the disk
+ * in the middle of a cold start.
+ */
+const LATE_MS = 500;
 
 function runOptionsOf(args: string[], words: RunWords): RunOptions {
   const { workdir } = words;
