@@ -17,7 +17,7 @@ export class AgentAway extends Error {}
 /** The agent writes a line into the machine's journal each time that it is asked. */
 const [FIRST_POLL_MS, LAST_POLL_MS] = [50, 1_000];
 /** An answer to one line; scripts are asked after. */
-const ANSWER_MS = 15_000;
+const ANSWER_MS = 90_000;
 /** The agent keeps so much of what a command says (qemu-ga, GUEST_EXEC_MAX_OUTPUT). */
 const ENVIRONMENT = [
   'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',

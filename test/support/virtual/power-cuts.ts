@@ -58,7 +58,7 @@ export async function powerCuts(trial: Trial): Promise<string> {
   await trial.sh(
     'a container that is written to',
     `mkdir -p ${world.images.map((_, image) => folderOf(image)).join(' ')}
-cofa pull ${trial.ref(0)}
+cofa pull --insecure-registry ${world.registry} ${trial.ref(0)}
 ctr run --detach --snapshotter cofa ${trial.ref(0)} writer sh -c 'while :; do sleep 1; done'
 sync`,
   );

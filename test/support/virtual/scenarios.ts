@@ -116,7 +116,7 @@ async function containerd(trial: Trial): Promise<string> {
     "ctr plugins ls | grep -q '[[:space:]]cofa[[:space:]].*ok'",
   );
   const ref = trial.ref(0, 'slow');
-  await trial.sh('cofa pull', `cofa pull ${ref}`);
+  await trial.sh('cofa pull', `cofa pull --insecure-registry ${trial.world.slow} ${ref}`);
   await trial.sh('containerd has no layer', `[ -z "$(ctr content ls -q | grep -F -f ${AT}/app-0.layers)" ]`);
   await trial.sh('ctr run', `ctr run --detach --snapshotter cofa ${ref} first sleep infinity`);
   await trial.sh(
@@ -237,7 +237,7 @@ async function upgrade(trial: Trial): Promise<string> {
   const ref = trial.ref(2, 'slow');
   await trial.sh(
     'a container that reads all the time, and readers of it on the node',
-    `cofa pull ${ref}
+    `cofa pull --insecure-registry ${trial.world.slow} ${ref}
 ctr run --detach --snapshotter cofa --log-uri file:///tmp/inside ${ref} reader sh -c \\
   'while :; do if cat /data/noise-? /data/prose > /dev/null; then echo whole; else echo failed; fi; sleep 0.3; done'
 rm -f /tmp/enough /tmp/outside
