@@ -1,7 +1,7 @@
 /**
  * Many nodes start one image at once, with a fleet, without, and by containerd's pull: each in a network namespace behind a
- * link of its own, the registry behind one, three nats-servers as a cluster. Engines have rehearsed, as those that are up have. Needs root,
- * some 450 MB of memory for each engine, and 100 MB for each containerd.
+ * link of its own, the registry behind one, three nats-servers as a cluster. Engines have rehearsed, as those that are up
+ * have. Needs root, some 450 MB of memory for each engine, and 100 MB for each containerd.
  *
  *     node ops/bench/fleet-start.ts [--nodes 5] [--rate 1G] [--size 24M] [--kill 5] [--ways 'fleet; containerd'] [--json FILE]
  *
@@ -222,7 +222,7 @@ async function measureEngines(place: Place, cleanup: Cleanup): Promise<void> {
     try {
       await untilAllRun(nodes);
       say('the engines rehearse');
-      if (!(await untilCalm({ seconds: place.cpuTime }, { limitMs: CALM_LIMIT_MS, signal: interrupted })))
+      if (!(await untilCalm(place.cpuTime, { limitMs: CALM_LIMIT_MS, signal: interrupted })))
         say('the engines are still busy with themselves');
     } catch (error) {
       await stopNodes(nodes);

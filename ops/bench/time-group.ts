@@ -48,18 +48,18 @@ const CALM_SHARE = 0.4;
 const CALM_LOOK_MS = 5_000;
 
 /**
- * Resolves when all of the group has been at rest for some seconds: what processes do when they have just begun is over. `limitMs`:
- * then it resolves all the same, with false.
+ * Resolves with true when all of a group has been at rest for some seconds: what processes do when they have just begun is over;
+ * with false after `limitMs`. `seconds`: of the group. Error: the signal's reason.
  */
 export async function untilCalm(
-  group: Pick<TimeGroup, 'seconds'>,
+  seconds: TimeGroup['seconds'],
   { limitMs, signal }: { limitMs: number; signal: AbortSignal },
 ): Promise<boolean> {
   const end = performance.now() + limitMs;
   while (performance.now() < end) {
-    const [before, began] = [await group.seconds(), performance.now()];
+    const [before, began] = [await seconds(), performance.now()];
     await sleep(CALM_LOOK_MS, undefined, { signal });
-    const share = ((await group.seconds()) - before) / ((performance.now() - began) / 1000);
+    const share = ((await seconds()) - before) / ((performance.now() - began) / 1000);
     if (share < CALM_SHARE) return true;
   }
   return false;

@@ -167,7 +167,7 @@ export class VirtualMachine {
     return ran.said;
   }
 
-  /** Runs a script by bash, whatever its exit code. Error `AgentAway`. */
+  /** The machine's bash runs a script. Returns its exit code and what it said. Error `AgentAway`: the machine does not answer. */
   async tried(script: string, timeoutMs = 60_000): Promise<Ran> {
     if (this.#agent === undefined) throw new AgentAway('the machine is off');
     return await this.#agent.run(script, patient(timeoutMs));

@@ -3,7 +3,7 @@
  * flushed is lost, kept or torn (disk.ts). After each:
  *
  *     the engine starts, its whole log can be read, and nothing stays degraded
- *     what a client was told is so: mounts that were acknowledged are there, unmounts stay undone, synced files of containers are whole
+ *     what a client was told is so: mounts that were acknowledged are there, no unmounted one is back, synced files of containers are whole
  *     every byte of every mount is right
  *     no block was believed in wrongly: the log never led its data, so nothing is evicted as lost or damaged
  */
@@ -14,7 +14,7 @@ import { patient, ScriptFailed } from './machine.ts';
 import { jsonOf, StepFailed, type Trial } from './trial.ts';
 import { LIBRARY } from './world.ts';
 
-/** What clients were told of an image's mount; `unknown`: a call was under way. */
+/** What the engine's last answer to a client said of an image's mount; `unknown`: it had not answered yet. */
 type Told = 'mounted' | 'unmounted' | 'unknown';
 
 interface Promises {
@@ -239,7 +239,7 @@ for n in $(seq ${told.files}); do seq $n $((n + 20000)) | cmp - written-$n; done
 const mountedOf = (told: Promises): number[] =>
   told.mounts.flatMap((state, image) => (state === 'mounted' ? [image] : []));
 
-/** What clients were told holds; what they were not told is asked. */
+/** What the engine has answered holds; of the other images it is asked. */
 async function mountsAsTold(trial: Trial, told: Promises, at: (what: string) => string): Promise<void> {
   await trial.until(
     at('every mount that was acknowledged is there'),
