@@ -24,12 +24,13 @@ export interface GoPrograms {
   /**
    * Programs of a module that `go install` refuses, since its go.mod replaces or excludes others, or has another name
    * (`goMod`, with a sum of that name beside it): its folders. `absent`: a module that only its tests want, from a folder of
-   * its repository. `c`: programs of it that are written in C, with the folder of each one's sources; they take a C compiler.
+   * its repository, and the tests' helpers that stand beside the programs and import it. `c`: programs of it that are written in
+   * C, with the folder of each one's sources; they take a C compiler.
    */
   folders?: {
     module: string;
     folders: readonly string[];
-    absent?: string;
+    absent?: { module: string; importers: readonly string[] };
     goMod?: `${string}.mod`;
     c?: ReadonlyArray<{ name: string; folder: string }>;
   };
@@ -146,8 +147,11 @@ async function build(
       await rm(join(copy, 'vendor'), { recursive: true, force: true });
     }
     const absent = folders?.absent;
-    if (absent !== undefined)
-      await run('go', ['mod', 'edit', `-dropreplace=${absent}@v0.0.0`, `-droprequire=${absent}`], inCopy);
+    if (absent !== undefined) {
+      const { module, importers } = absent;
+      await run('go', ['mod', 'edit', `-dropreplace=${module}@v0.0.0`, `-droprequire=${module}`], inCopy);
+      for (const file of importers) await rm(join(copy, file));
+    }
     const build = suites === undefined ? ['build', ...flags] : ['test', '-c'];
     for (const folder of copied.folders)
       await run('nice', ['go', ...build, '-o', join(into, basename(folder)), `./${folder}`], inCopy);
