@@ -6,15 +6,39 @@ import type {
   DescribedProgram,
 } from './description.ts';
 
+/**
+ * Which command a line names are its words without options, from the first on: `cofa trust rm` is not `cofa rm`, as fish's own
+ * `__fish_seen_subcommand_from` has it.
+ */
+const FUNCTIONS = `function __cofa_words
+  set -l value
+  for word in (commandline -opc)[2..-1]
+    if set -q value[1]
+      set -e value[1]
+    else if test "$word" = --root
+      set value 1
+    else if not string match -q -- '-*' $word
+      echo $word
+    end
+  end
+end
+function __cofa_none
+  test (count (__cofa_words)) -eq 0
+end
+function __cofa_in
+  set -l words (__cofa_words)
+  set -l most (count $argv)
+  test (count $words) -ge $most; and test "$words[1..$most]" = "$argv"
+end`;
+
 export function fishCompletion({ globals, commands }: DescribedProgram): string {
   const names = commands.map(({ name }) => name).join(' ');
   const lines = [
     '# fish completion for cofa, printed by: cofa completion fish',
+    FUNCTIONS,
     'complete -c cofa -f',
     ...globals.map((one) => optionLine('', one)),
-    ...commands.map(({ name, summary }) =>
-      line(`not __fish_seen_subcommand_from ${names}`, `-a ${name} -d ${quote(summary)}`),
-    ),
+    ...commands.map(({ name, summary }) => line('__cofa_none', `-a ${name} -d ${quote(summary)}`)),
     ...commands.flatMap((one) => commandLines(one, names)),
   ];
   return `${lines.join('\n')}\n`;
@@ -22,20 +46,15 @@ export function fishCompletion({ globals, commands }: DescribedProgram): string 
 
 function commandLines(command: DescribedCommand, all: string): string[] {
   const { name, commands } = command;
-  const inside = `__fish_seen_subcommand_from ${name}`;
-  if (commands.length === 0) return ownLines(command, inside, all);
-  const words = commands.map((one) => one.name.slice(name.length + 1));
+  if (commands.length === 0) return ownLines(command, `__cofa_in ${name}`, all);
+  // What is typed behind the name of a group is one of its commands, or the group's own.
+  const alone = [name, ...commands.map((one) => one.name)]
+    .map((one) => `__cofa_in ${one}`)
+    .join('; and not ');
   return [
-    ...commands.map((one, at) =>
-      line(
-        `${inside}; and not __fish_seen_subcommand_from ${words.join(' ')}`,
-        `-a ${words[at]} -d ${quote(one.summary)}`,
-      ),
-    ),
-    ...ownLines({ ...command, arguments: [] }, inside, all),
-    ...commands.flatMap((one, at) =>
-      ownLines(one, `${inside}; and __fish_seen_subcommand_from ${words[at]}`, all),
-    ),
+    ...commands.map((one) => line(alone, `-a ${one.name.slice(name.length + 1)} -d ${quote(one.summary)}`)),
+    ...ownLines({ ...command, arguments: [] }, alone, all),
+    ...commands.flatMap((one) => ownLines(one, `__cofa_in ${one.name}`, all)),
   ];
 }
 

@@ -1,6 +1,6 @@
 /** What completes `cofa` in shells, and its manual: both are made from the declarations that `--help` prints. */
 import { execFile, spawnSync } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -8,6 +8,7 @@ import { manPages } from '../../ops/man.ts';
 import { completionOf, type Shell } from '../../src/cli/completion.ts';
 import { type DescribedCommand, type DescribedProgram, describeProgram } from '../../src/cli/description.ts';
 import type { Outcome, Step } from '../replay/in-terminal.ts';
+import { debiansFish, debiansZsh } from '../support/shells.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const run = promisify(execFile);
@@ -20,14 +21,13 @@ beforeAll(async () => {
   program = await describeProgram();
   for (const shell of ['bash', 'zsh', 'fish'] as const)
     await writeFile(join(folder, shell), await completionOf(shell));
+  await mkdir(join(folder, 'functions'));
+  await writeFile(join(folder, 'functions/_cofa'), await completionOf('zsh'));
   await writeFile(join(folder, 'notes.txt'), '');
 });
 
 const has = (name: string): boolean =>
   spawnSync(name, ['--version'], { stdio: 'ignore' }).error === undefined;
-/** Also with its own functions. */
-const isFish = (): boolean =>
-  spawnSync('fish', ['-c', 'type -q __fish_seen_subcommand_from'], { stdio: 'ignore' }).status === 0;
 const all = (): DescribedCommand[] => program.commands.flatMap((one) => [one, ...one.commands]);
 const optionsOf = (one: DescribedCommand): string[] =>
   [...one.options, ...program.globals].map(({ long }) => long);
@@ -40,28 +40,109 @@ async function bash(...words: string[]): Promise<string[]> {
   return stdout.split('\n').filter((one) => one !== '');
 }
 
-describe('bash', () => {
+/**
+ * For zsh: Ctrl-G writes what completion offers for the line into $OFFERED, and empties the line. The completion system asks
+ * `compadd` with -O, -A or -D what would match, and without them to offer it.
+ */
+const ZSH_OFFERS = `
+autoload -Uz compinit; compinit -u -D
+lines=0
+_offer() {
+  print -r -- '--- of a line' >> $OFFERED
+  compadd() {
+    local before="\${(j: :)@[1,(i)(-|--)]} "
+    if [[ $before == *-[OAD]' '* ]]; then builtin compadd "$@"; return; fi
+    local -a words
+    builtin compadd -O words "$@"
+    print -rl -- $words >> $OFFERED
+    builtin compadd "$@"
+  }
+  _main_complete
+  unfunction compadd
+  compstate[insert]= compstate[list]=
+}
+zle -C offer complete-word _offer
+_see() { zle offer; BUFFER=; zle -I; print "seen $((++lines))." }
+zle -N see _see
+bindkey '^G' see
+`;
+
+/** A shell in a terminal: what begins it, as a user's own file of settings would, and then the lines that are typed. */
+interface Interactive {
+  shell: Shell;
+  begin: () => Promise<{ command: string[]; env: NodeJS.ProcessEnv; settings: string }>;
+  /** What stands between an option and its value, and what behind a folder at the end of a line. */
+  between: ' ' | '=';
+  behind: '/' | '';
+}
+
+const INTERACTIVE: Interactive[] = [
+  {
+    shell: 'bash',
+    between: ' ',
+    behind: '/',
+    begin: async () => ({
+      command: ['bash', '--norc', '--noprofile', '-i'],
+      env: process.env,
+      settings: `PS1='$'; cd ${folder}; . ./bash; cofa() { echo "got: $*."; }; echo be''gin`,
+    }),
+  },
+  {
+    shell: 'zsh',
+    between: '=',
+    behind: '',
+    begin: async () => {
+      const { program, env } = await debiansZsh(folder);
+      return {
+        command: [program, '-f', '-i'],
+        env,
+        settings: `PS1='$'; cd ${folder}; fpath=(${folder}/functions $fpath); autoload -Uz compinit; compinit -u -D; cofa() { echo "got: $*." }; echo be''gin`,
+      };
+    },
+  },
+  {
+    shell: 'fish',
+    between: ' ',
+    behind: '/',
+    begin: async () => {
+      const { program, env } = await debiansFish(cleanup);
+      return {
+        command: [program, '-i'],
+        env,
+        settings: `cd ${folder}; source ./fish; function cofa; echo "got: $argv."; end; echo be''gin`,
+      };
+    },
+  },
+];
+
+async function inTerminal(command: string[], env: NodeJS.ProcessEnv, steps: Step[]): Promise<Outcome> {
+  const driver = join(import.meta.dirname, '../replay/terminal.py');
+  const args = [driver, '120', '24', JSON.stringify(steps), ...command];
+  const { stdout } = await run('python3', args, { env, timeout: 115_000, maxBuffer: 2 ** 24 });
+  return JSON.parse(stdout) as Outcome;
+}
+
+describe.each(INTERACTIVE)('$shell', ({ begin, between, behind }) => {
   it('completes a line in a real terminal', async () => {
-    const steps: Step[] = [
-      ['type', `PS1='$'; cd ${folder}; . ./bash; cofa() { echo "got: $*."; }; echo be''gin\n`],
+    const { command, env, settings } = await begin();
+    const { failed, output } = await inTerminal(command, env, [
+      ['type', `${settings}\n`],
       ['wait', 'begin'],
-      ['type', 'cofa stat\t'],
-      ['wait', 'us '],
-      ['type', '--lay\t\n'],
+      ['type', 'cofa stat\t--lay\t\n'],
       ['wait', 'got: status --layers.'],
       ['type', 'cofa up --trust=ow\t --prepare lo\t --read-dead\t5 --config no\t\n'],
-      ['wait', 'got: up --trust=own --prepare local --read-deadline 5 --config notes.txt.'],
+      ['wait', `got: up --trust=own --prepare local --read-deadline${between}5 --config notes.txt.`],
       ['type', 'cofa mount host:5000/app@sha256:0 /et\t\n'],
-      ['wait', 'got: mount host:5000/app@sha256:0 /etc/.'],
+      ['wait', `got: mount host:5000/app@sha256:0 /etc${behind}.`],
+      ['type', 'cofa trust l\t\n'],
+      ['wait', 'got: trust ls.'],
       ['type', 'exit\n'],
-    ];
-    const driver = join(import.meta.dirname, '../replay/terminal.py');
-    const args = [driver, '120', '24', JSON.stringify(steps), 'bash', '--norc', '--noprofile', '-i'];
-    const { stdout } = await run('python3', args, { timeout: 90_000 });
-    const outcome = JSON.parse(stdout) as Outcome;
-    expect(outcome.failed, outcome.output).toBeNull();
+    ]);
+    expect(failed, output).toBeNull();
   });
+});
 
+describe('bash', () => {
   it('knows every command, and of each every option', async () => {
     expect(await bash('cofa', '')).toEqual(program.commands.map(({ name }) => name));
     for (const one of all()) {
@@ -90,11 +171,12 @@ describe('bash', () => {
   });
 });
 
-describe('other shells, where they are', () => {
-  it.skipIf(!isFish())('fish offers the commands and the options of each', async () => {
+describe('other shells', () => {
+  it('fish offers the commands and the options of each', async () => {
+    const { program: shell, env } = await debiansFish(cleanup);
     const fish = async (line: string) => {
       const script = `source ${folder}/fish; complete -C ${JSON.stringify(line)}`;
-      const { stdout } = await run('fish', ['-c', script], { env: { ...process.env, HOME: folder } });
+      const { stdout } = await run(shell, ['-c', script], { env });
       return stdout
         .split('\n')
         .map((one) => one.split('\t')[0] ?? '')
@@ -106,10 +188,35 @@ describe('other shells, where they are', () => {
       expect(new Set(offered), one.name).toEqual(new Set(optionsOf(one)));
     }
     expect(await fish('cofa up --trust ow')).toEqual(['own']);
+    expect(await fish('cofa --root /x --quiet trust ')).toEqual(['add', 'ls', 'rm']);
   });
 
-  it.skipIf(!has('zsh'))('zsh reads the script', async () => {
-    await run('zsh', ['-f', '-n', join(folder, 'zsh')]);
+  it('zsh offers the commands and the options of each', async () => {
+    const { program: shell, env } = await debiansZsh(folder);
+    const file = join(folder, 'offered');
+    await writeFile(join(folder, 'offers'), ZSH_OFFERS);
+    const lines = ['', ...all().map(({ name }) => `${name} --`)];
+    const { failed, output } = await inTerminal([shell, '-f', '-i'], env, [
+      [
+        'type',
+        `PS1='$'; fpath=(${folder}/functions $fpath); OFFERED=${file}; . ${folder}/offers; echo be''gin\n`,
+      ],
+      ['wait', 'begin'],
+      ...lines.flatMap((line, at): Step[] => [
+        ['type', `cofa ${line}\x07`],
+        ['wait', `seen ${at + 1}.`],
+      ]),
+      ['type', 'exit\n'],
+    ]);
+    expect(failed, output).toBeNull();
+    const offered = (await readFile(file, 'utf8')).split('--- of a line\n').slice(1);
+    expect(offered).toHaveLength(lines.length);
+    const wanted = [program.commands.map(({ name }) => name), ...all().map(optionsOf)];
+    for (const [at, line] of lines.entries()) {
+      // zsh has the = of an option with a value among the words.
+      const words = (offered[at] ?? '').split('\n').map((word) => word.replace(/=$/, ''));
+      expect(new Set(words.filter((word) => word !== '')), line).toEqual(new Set(wanted[at]));
+    }
   });
 
   it.each(['zsh', 'fish'] satisfies Shell[])(
