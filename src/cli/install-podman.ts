@@ -1,10 +1,10 @@
 /** `cofa install podman|crio`: podman, buildah and CRI-O of this machine find the images of the engine. */
-import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CRIO_FOLDER, planCrio, planCrioUninstall } from '../install/crio.ts';
 import type { FileChange, ReadFile } from '../install/plans.ts';
 import { planPodman, planPodmanUninstall, STORAGE_CONF } from '../install/podman.ts';
+import { makeFolder } from '../kernel/make-folder.ts';
 
 export interface PodmanFlags {
   storageConf: string;
@@ -32,7 +32,7 @@ export const podmanChanges = (
 
 /** podman and CRI-O do not start where a store that their configuration names is missing. */
 export async function makeStore(root: string): Promise<void> {
-  await mkdir(join(root, 'podman'), { recursive: true, mode: 0o700 });
+  await makeFolder(join(root, 'podman'), 0o700);
 }
 
 /** Of both: without the store the setting of CRI-O has no purpose. */

@@ -3,7 +3,6 @@ import { readFileSync } from 'node:fs';
 import {
   chmod,
   chown,
-  mkdir,
   mkdtemp,
   open,
   readFile,
@@ -26,6 +25,7 @@ import {
   type Target,
   TARGETS,
 } from '../install/plans.ts';
+import { makeFolder } from '../kernel/make-folder.ts';
 import { type Context, examples, oneOf } from './context.ts';
 import { addMonitoringFlags, type MonitoringFlags } from './install-monitoring.ts';
 import {
@@ -225,7 +225,7 @@ function missingIn(lines: readonly string[], wanted: readonly string[]): string[
 export async function writeChange({ path: name, after, like = name }: FileChange): Promise<void> {
   if (after === undefined) return await rm(name, { force: true });
   const path = await realpath(name).catch(() => name);
-  await mkdir(dirname(path), { recursive: true });
+  await makeFolder(dirname(path));
   const draft = `${path}.cofa-new`;
   const before = await stat(like).catch(() => undefined);
   try {

@@ -1,5 +1,5 @@
 /** `cofa nats-config NODE…`: what the operator's NATS has to know of cofa's roles, and what the nodes have to know. */
-import { chmod, mkdir, readdir } from 'node:fs/promises';
+import { chmod, readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
@@ -40,13 +40,14 @@ async function make({ nodes, dir, apiUsers }: Wanted, context: Context): Promise
   );
   const { readRights } = await import('../bus/rights-file.ts');
   const { writeWhole } = await import('../store/layout.ts');
+  const { makeFolder } = await import('../kernel/make-folder.ts');
   for (const node of nodes) {
     if (/^[A-Za-z0-9_-]{1,64}$/.test(node)) continue;
     throw new CofaError('invalid-argument', `${JSON.stringify(node)} is no name of a node`, {
       hint: 'letters, digits, _ and -, at most 64',
     });
   }
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await makeFolder(dir, 0o700);
   const there = (await readdir(dir)).filter((name) => name.endsWith('.json'));
   const known = await Promise.all(there.map((name) => readNodeUsers(join(dir, name))));
   const all = new Map(known.map((users) => [users.node, users]));

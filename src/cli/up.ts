@@ -1,7 +1,7 @@
 /** `cofa up`: starts the engine and waits until it answers. */
 import type { ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import {
   CofaError,
@@ -18,6 +18,7 @@ import { metricsChoice } from './metrics-options.ts';
 import { tracesChoice } from '../traces/settings.ts';
 import { checkFleetTrust } from './trust-option.ts';
 import { checkNats, takeNatsUrl, warnOfNats, withNatsUrl } from './nats-options.ts';
+import { makeFolder } from '../kernel/make-folder.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { registryChoice } from './registry-options.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
@@ -80,6 +81,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
   process.env.UV_THREADPOOL_SIZE ??= POOL_THREADS;
   const { hostname } = await import('node:os');
   const snapshotter = snapshotterSocket(options.snapshotter, context.root);
+  const images = imageService(options, context.root, snapshotter);
   if (process.env.NOTIFY_SOCKET !== undefined) {
     const { reportToServiceManager } = await import('./service.ts');
     void reportToServiceManager(context.root, snapshotter);
@@ -91,6 +93,10 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
     const { boundLogs } = await import('../process/bounded-logs.ts');
     const { realPorts } = await import('../process/ports.ts');
     boundLogs(join(context.root, 'log'), realPorts().clock);
+    await makeFolder(context.root, 0o700);
+    for (const socket of [snapshotter, images?.socket])
+      if (socket !== undefined && !socket.startsWith(`${context.root}/`))
+        await makeFolder(dirname(socket), 0o755);
     if (options.takeOver === true && options.transport === 'kernel') {
       const { takeOver } = await import('./upgrade-engine.ts');
       await takeOver(context.root);
@@ -115,7 +121,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
           ? undefined
           : {
               socket: snapshotter,
-              imageService: imageService(options, context.root, snapshotter),
+              imageService: images,
               prepare: options.prepare,
               lazyBlobs: lazyBlobs(options),
             },
@@ -186,14 +192,11 @@ async function startInBackground(
   args: readonly string[],
   context: Context,
 ): Promise<void> {
-  const [{ spawn }, { mkdir, open }] = await Promise.all([
-    import('node:child_process'),
-    import('node:fs/promises'),
-  ]);
+  const [{ spawn }, { open }] = await Promise.all([import('node:child_process'), import('node:fs/promises')]);
   const { root } = context;
   const started = performance.now();
   const logFile = join(root, 'log/supervisor.log');
-  await mkdir(join(root, 'log'), { recursive: true, mode: 0o700 });
+  await makeFolder(join(root, 'log'), 0o700);
   const log = await open(logFile, 'a', 0o600);
   let child: ChildProcess;
   try {

@@ -2,9 +2,10 @@
  * Adds keys and identities to the folder of trusted ones, and takes them away (key-directory.ts). An engine reads the folder at
  * each use, so it sees one whole, with its scope, or not at all.
  */
-import { link, lstat, mkdir, readFile, rename, unlink, writeFile } from 'node:fs/promises';
+import { link, lstat, readFile, rename, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CofaError } from '../../schemas/errors.ts';
+import { makeFolder } from '../kernel/make-folder.ts';
 import { DEFAULT_ROOT, type TrustedIdentity } from './identities.ts';
 import { KEY_NAME, readKeys } from './key-directory.ts';
 import { parsePublicKey, parseScope, type TrustedKey } from './keys.ts';
@@ -100,7 +101,7 @@ async function add(
   const path = join(directory, file);
   const draftOf = (own: string) => join(directory, `.${own}.${process.pid}`);
   const draft = draftOf(file);
-  await mkdir(directory, { recursive: true, mode: 0o755 });
+  await makeFolder(directory, 0o755);
   try {
     await writeFile(draft, text, { mode: 0o644 });
     if (await exists(path)) throw taken(path);

@@ -97,7 +97,7 @@ export const ROWS: readonly Row[] = [
     folder: 'src/signature',
     kind: 'library',
     is: "signatures of sidecars, in cosign's formats, and the keys that operators trust",
-    imports: ['schemas', 'src/digest', 'src/registry'],
+    imports: ['schemas', 'src/digest', 'src/kernel', 'src/registry'],
   },
   {
     folder: 'src/pack',
