@@ -1,4 +1,5 @@
 /** The command line as commander reads it: every command with its options and help. */
+import { resolve } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { CofaError } from '../../schemas/errors.ts';
 import { version } from '../client/version.ts';
@@ -67,7 +68,10 @@ async function programOf(
     ['cofa status', ''],
   ]);
   program.addHelpText('after', 'More: cofa help COMMAND, cofa help exit-codes, cofa COMMAND --help');
-  program.hook('preAction', (_, command) => context.configure(command.optsWithGlobals<GlobalOptions>()));
+  program.hook('preAction', (_, command) => {
+    checkOneRoot(command);
+    context.configure(command.optsWithGlobals<GlobalOptions>());
+  });
 
   for (const entry of entries) await addCommand(program, entry, loads(entry.name), context);
   program
@@ -104,6 +108,19 @@ async function addCommand(
     addGlobalOptions(one);
     one.helpOption('-h, --help', 'show help');
   }
+}
+
+/** Before the command's name and behind it: commander would take the first one, and who types expects the last. */
+function checkOneRoot(command: Command): void {
+  const said: string[] = [];
+  for (let one: Command | null = command; one !== null; one = one.parent) {
+    const { root } = one.opts<GlobalOptions>();
+    if (root !== undefined) said.unshift(root);
+  }
+  if (new Set(said.map((root) => resolve(root))).size > 1)
+    throw new CofaError('invalid-argument', `--root is said twice: ${said.join(' and ')}`, {
+      hint: 'each root has an engine of its own: say one of them',
+    });
 }
 
 function addGlobalOptions(command: Command): void {

@@ -27,6 +27,8 @@ export function parsePlainRun(argv: readonly string[]): PlainRun | undefined {
   const ref = own === undefined ? undefined : rest[own.end];
   if (own === undefined || ref === undefined) return undefined;
   const { root, json, quiet, ...options } = own.said as RunWords & GlobalOptions;
+  // Commander says what is wrong with two roots.
+  if (root !== undefined && before.said['root'] !== undefined) return undefined;
   return {
     // Those before the command win, as with commander's optsWithGlobals.
     global: { ...defined({ root, json, quiet }), ...before.said },

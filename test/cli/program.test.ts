@@ -137,6 +137,36 @@ describe('a wrong command line', () => {
     ],
     ['key pairs of a folder that is not there', ['key', 'ls', '/nosuch'], 3, /there is no folder \/nosuch\n/],
     ['an option without its value', ['--root'], 2, /argument missing/],
+    [
+      'two roots',
+      ['--root', '/a', 'up', '--root', '/b'],
+      2,
+      /--root is said twice: \/a and \/b\n {2}hint: each root has an engine of its own/,
+    ],
+    [
+      'two roots of a container',
+      ['--root', '/a', 'run', '--root', '/b', 'debian:12'],
+      125,
+      /--root is said twice: \/a and \/b\n/,
+    ],
+    [
+      'two roots of a command of a group',
+      ['--root', '/a', 'pack', 'ls', '--root', '/b'],
+      2,
+      /--root is said twice: \/a and \/b\n/,
+    ],
+    [
+      'a folder that the file system does not take',
+      ['nats-config', '--dir', '/proc/nosuch/x', 'node-1'],
+      8,
+      /no folder can be made in \/proc \(ENOENT\)\n {2}hint: name another one/,
+    ],
+    [
+      'a folder below a file',
+      ['nats-config', '--dir', '/proc/version/x', 'node-1'],
+      2,
+      /\/proc\/version\/x cannot be a folder: a part of it is a file/,
+    ],
     ['run without an image', ['run'], 125, /missing required argument 'ref'/],
     [
       'a number out of range',
