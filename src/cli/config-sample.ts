@@ -46,7 +46,8 @@ function aboutOf({ flags, about, kind }: UpOption): string {
 const HEAD = `# Settings of cofa's engine, read by \`cofa up\` from ${DEFAULT_CONFIG}. The form is TOML (https://toml.io).
 #
 # A key is the name of an option of \`cofa up\`; an option on the command line wins. A line with # in front holds the
-# default, or an example where the text above it says otherwise. Paths are absolute.
+# default, or an example where the text above it says otherwise. Paths are absolute. How registries are reached, the first
+# four, is read by every command that talks to one by itself: index, inspect, pull, pack, fetcher.
 #
 #     cofa config check      says what is wrong, with its line
 #     cofa config show       says what holds, and from where

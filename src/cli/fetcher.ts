@@ -12,8 +12,10 @@ import {
   UPLOAD_OPTION,
   ZONE_OPTIONS,
 } from './fleet-options.ts';
+import { makeFolder } from '../kernel/make-folder.ts';
 import { checkNats, type NatsOptions, takeNatsUrl, warnOfNats } from './nats-options.ts';
-import { REGISTRY_OPTIONS, type RegistryFlags, registryChoice } from './registry-options.ts';
+import { REGISTRY_OPTIONS, type RegistryFlags } from './registry-options.ts';
+import { registrySettings } from './registry-settings.ts';
 import { LOG_LEVEL_OPTION, nodeName } from './up-options.ts';
 
 interface FetcherOptions extends RegistryFlags, NatsOptions, FleetFlags {
@@ -113,6 +115,9 @@ async function stay(options: FetcherOptions, context: Context): Promise<void> {
         hint: `cofa fetcher --node ${users.node}, or the file of ${node}`,
       },
     );
+  // It has no right of its own, so no use for credentials either.
+  const { dockerConfig: _, ...registry } = await registrySettings(options, context);
+  await makeFolder(root, 0o700);
   boundLogs(join(root, 'log'), realPorts().clock);
   await runFetcherMember({
     ...choice,
@@ -120,7 +125,7 @@ async function stay(options: FetcherOptions, context: Context): Promise<void> {
     node,
     role: 'fetcher',
     nats: users === undefined ? address : fleetUserOn(address, users),
-    registry: registryChoice(options),
+    registry,
     logLevel: options.logLevel,
   });
 }

@@ -7,7 +7,8 @@ import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples, numberOption } from './context.ts';
 import { copyTag, type NamedCopy, pushFor } from './index-as.ts';
 import { type Signed, signedText, signedView, signerOf } from './index-sign.ts';
-import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
+import { addRegistryOptions, type RegistryFlags } from './registry-options.ts';
+import { registrySettings } from './registry-settings.ts';
 import { formatBytes, formatDuration, formatShare, renderPairs, shortDigest } from '../terminal/table.ts';
 
 interface IndexOptions extends RegistryFlags {
@@ -72,7 +73,7 @@ async function indexAndPush(ref: string, options: IndexOptions, context: Context
     import('./progress.ts'),
   ]);
   const signal = context.signal();
-  const registry = registryChoice(options);
+  const registry = await registrySettings(options, context);
   const signer = await signerOf(options, context);
   const copy = copyTag(options.as, parseReference(ref));
   const client = new RegistryClient(registry);

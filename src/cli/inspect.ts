@@ -6,7 +6,8 @@ import type { ResolvedImage } from '../registry/client.ts';
 import { DEFAULT_KEYS } from '../signature/key-directory.ts';
 import { type Context, examples } from './context.ts';
 import { findSidecars, renderSidecars, type SidecarView, vouchedText } from './inspect-sidecars.ts';
-import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
+import { addRegistryOptions, type RegistryFlags } from './registry-options.ts';
+import { registrySettings } from './registry-settings.ts';
 import { formatBytes, formatShare, renderPairs, renderTable, shortDigest } from '../terminal/table.ts';
 
 interface LayerView {
@@ -50,7 +51,7 @@ export function define(command: Command, context: Context): void {
         import('../registry/reference.ts'),
       ]);
       const signal = context.signal();
-      const client = new RegistryClient(registryChoice(options));
+      const client = new RegistryClient(await registrySettings(options, context));
       try {
         const image = await client.resolve(
           parseReference(ref),

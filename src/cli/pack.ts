@@ -4,7 +4,8 @@ import { defined } from '../../schemas/defined.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { StoredPackInfo } from '../pack/pack-store.ts';
 import { type Context, examples } from './context.ts';
-import { addRegistryOptions, type RegistryFlags, registryChoice } from './registry-options.ts';
+import { addRegistryOptions, type RegistryFlags } from './registry-options.ts';
+import { registrySettings } from './registry-settings.ts';
 import { formatBytes, renderTable, shortDigest } from '../terminal/table.ts';
 
 interface PushOptions extends RegistryFlags {
@@ -111,7 +112,7 @@ async function resolve(ref: string, { platform, ...reach }: PushOptions, context
     import('../registry/client.ts'),
     import('../registry/reference.ts'),
   ]);
-  const client = new RegistryClient(registryChoice(reach));
+  const client = new RegistryClient(await registrySettings(reach, context));
   try {
     const signal = context.signal();
     const image = await client.resolve(parseReference(ref), defined({ signal, platform }));

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { type Context, examples } from './context.ts';
 import { callersTrace } from './image-request.ts';
-import { addRegistryOptions, registryChoice, type RegistryFlags } from './registry-options.ts';
+import { addRegistryOptions, type RegistryFlags } from './registry-options.ts';
+import { registrySettings } from './registry-settings.ts';
 import { formatBytes, shortDigest } from '../terminal/table.ts';
 
 interface PullOptions extends RegistryFlags {
@@ -60,10 +61,11 @@ async function pull(ref: string, options: PullOptions, context: Context): Promis
   ]);
   const signal = context.signal();
   const reference = parseReference(ref);
+  const reach = await registrySettings(options, context);
   const socket = findSocket(options.address);
   const namespace = options.namespace ?? process.env.CONTAINERD_NAMESPACE ?? 'default';
   const view = new ProgressView(`pulling ${reference.text}`, context.output.progress);
-  const registry = new RegistryClient(registryChoice(options));
+  const registry = new RegistryClient(reach);
   const containerd = connectContainerd(socket, namespace, callersTrace());
   const { platform, snapshotter } = options;
   try {

@@ -105,7 +105,7 @@ const noHttps = (host: string): Trouble => ({
   kind: 'unavailable',
   message: `${host} does not speak HTTPS`,
   reason: 'plain-http',
-  hint: `if it serves plain HTTP and you trust the network: cofa up --insecure-registry ${host}, and the same of cofa index, inspect, pull and pack`,
+  hint: `if it serves plain HTTP and you trust the network: cofa up --insecure-registry ${host}, and the same of cofa index, inspect, pull and pack; insecure-registry in /etc/cofa/config.toml is for all of them`,
 });
 const closedHere = (host: string): Trouble => ({
   kind: 'unavailable',

@@ -3,12 +3,13 @@ import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { parse } from 'smol-toml';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { CONFIG_KEYS, fillFromFile, parseConfig, readConfig } from '../../src/cli/config-file.ts';
 import { sampleConfig } from '../../src/cli/config-sample.ts';
-import { addOptions } from '../../src/cli/context.ts';
+import { addOptions, Context } from '../../src/cli/context.ts';
 import { takeNatsUrl } from '../../src/cli/nats-options.ts';
 import { main } from '../../src/cli/program.ts';
+import { registrySettings } from '../../src/cli/registry-settings.ts';
 import { attributeOf, keyOf, UP_OPTIONS, type UpOptions, upArguments } from '../../src/cli/up-options.ts';
 import { Cleanup } from '../support/temp.ts';
 
@@ -193,6 +194,57 @@ describe('what is refused, with line, key and way out', () => {
         `cofa: ${file}:1: workers: "0" is not a whole number from 1 to 256 (and 1 more: cofa config check)\n` +
           '  hint: fetcher processes (default: one a core); such as: workers = 4\n',
       );
+  });
+});
+
+describe('commands that talk to a registry by themselves', () => {
+  const context = new Context({ out: () => {}, err: () => {}, errIsTerminal: false });
+  const settings = async (text: string, flags = {}) => {
+    vi.stubEnv('COFA_CONFIG', await fileOf(text));
+    return await registrySettings(flags, context);
+  };
+  afterEach(() => vi.unstubAllEnvs());
+
+  it('read in the file how registries are reached; options win, and nothing else counts', async () => {
+    const text = 'insecure-registry = ["a.example"]\nhosts-dir = ["/srv/hosts"]\nworkers = 0\n';
+    expect(await settings(text)).toEqual({
+      insecure: ['a.example'],
+      hostDirs: ['/srv/hosts', '/etc/containerd/certs.d'],
+    });
+    expect(await settings(text, { insecureRegistry: ['b.example'] })).toMatchObject({
+      insecure: ['b.example'],
+    });
+    expect(await settings('workers = 2')).toEqual({});
+    vi.stubEnv('COFA_CONFIG', '/dev/null');
+    expect(await registrySettings({}, context)).toEqual({});
+  });
+
+  it('take the engine’s credentials only as root, and where the environment names none', async () => {
+    const text = 'docker-config = "/srv/docker"';
+    vi.stubEnv('DOCKER_CONFIG', '');
+    const getuid = vi.spyOn(process, 'getuid');
+    getuid.mockReturnValue(0);
+    expect(await settings(text)).toEqual({ dockerConfig: '/srv/docker' });
+    getuid.mockReturnValue(1000);
+    expect(await settings(text)).toEqual({});
+    getuid.mockReturnValue(0);
+    vi.stubEnv('DOCKER_CONFIG', '/mine');
+    expect(await settings(text)).toEqual({});
+    getuid.mockRestore();
+  });
+
+  it.each([
+    ['index', ['--dry-run']],
+    ['inspect', []],
+    ['pull', ['--address', '/nosuch.sock']],
+  ])('%s refuses a file whose registries are wrong', async (command, flags) => {
+    const file = await fileOf('insecure-registry = ["a b"]');
+    vi.stubEnv('COFA_CONFIG', file);
+    const { exit, err } = await cofa(command, ...flags, '127.0.0.1:1/app');
+    expect({ exit, err }).toEqual({
+      exit: 2,
+      err: expect.stringContaining(`${file}:1: insecure-registry: `),
+    });
   });
 });
 

@@ -77,6 +77,10 @@ it('a registry that is listed as insecure may have any certificate, others may n
   await trusting.stop();
   const strict = await runCofa(['inspect', '--json', '--insecure-registry', 'other.example', ref]);
   expect(errorOf(strict).code).toBe('unavailable');
+  // A command by itself reads what the engine of a service reads.
+  const file = join(directory, 'config.toml');
+  await writeFile(file, `insecure-registry = [${JSON.stringify(secure.host)}]\n`, { mode: 0o644 });
+  expect(await runCofa(['inspect', ref], { env: { COFA_CONFIG: file } })).toMatchObject({ code: 0 });
   const wrong = await runCofa(['inspect', '--json', '--insecure-registry', 'https://x/', ref]);
   expect(errorOf(wrong)).toMatchObject({ code: 'invalid-argument' });
 });
