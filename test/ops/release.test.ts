@@ -35,6 +35,7 @@ const DEB = `cofa_${VERSION}_${arch === 'x64' ? 'amd64' : 'arm64'}.deb`;
 let directory = '';
 /** It must not be changed. */
 let out = '';
+let oci = '';
 let ref = '';
 /** The same image, over a link on which reading it takes longer than an upgrade. */
 let slowRef = '';
@@ -42,7 +43,7 @@ let sums = '';
 
 beforeAll(async () => {
   directory = await cleanup.tempDir('release');
-  out = (await keptRelease(console.log)).folder;
+  ({ folder: out, oci } = await keptRelease(console.log));
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rate: 4e6, rttMs: 2 });
@@ -58,6 +59,11 @@ beforeAll(async () => {
   ]);
   sums = stdout;
 }, 900_000);
+
+/** What is in the lowest layer of an image in a file, with the targets of links. */
+const DEBIAN_FILES = `
+layer=$(tar -xOf "$1" manifest.json | grep -o 'blobs/sha256/[0-9a-f]*' | sed -n 2p)
+tar -xOf "$1" "$layer" | tar -tzv | sed 's/^\\([^ ]* *\\)\\{5\\}//'`;
 
 describe('the files of a release', () => {
   test('another build gives the same, to the byte; the sums are right', async () => {
@@ -95,6 +101,23 @@ describe('the files of a release', () => {
     }
     // What the Debian package stands on is in the OCI image.
     for (const name of ['nats-server', 'runc']) expect(named).toContain(name);
+  });
+
+  test('the OCI image has the licence of each Debian package that is in it', async () => {
+    const { stdout } = await run('sh', ['-c', DEBIAN_FILES, 'sh', oci], { maxBuffer: 64 << 20 });
+    const files = new Set(stdout.split('\n'));
+    const bill = JSON.parse(readFileSync(join(out, `cofa-${VERSION}.cdx.json`), 'utf8')) as {
+      components: Array<{ name: string; purl: string }>;
+    };
+    const debian = bill.components.filter(({ purl }) => purl.startsWith('pkg:deb/')).map(({ name }) => name);
+    expect(debian.length).toBeGreaterThan(80);
+    const without = debian.filter((name) => {
+      // Packages of one source share a folder, by a link.
+      const link = [...files].find((file) => file.startsWith(`./usr/share/doc/${name} -> `));
+      const folder = link?.split(' -> ')[1] ?? name;
+      return !files.has(`./usr/share/doc/${folder}/copyright`);
+    });
+    expect(without).toEqual([]);
   });
 
   test('types go and names of modules change; lines stay', () => {
