@@ -1,11 +1,8 @@
 /** A log that has become too long: its beginning is removed, and an engine that starts afterwards knows all it knew. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { subjects } from '../../schemas/subjects.ts';
-import { connectBus } from '../../src/bus/connection.ts';
-import { busOf, readSettings } from '../../src/process/settings.ts';
-import { EventLog, readLog } from '../../src/store/event-log.ts';
 import { type Engine, eventually, imageOf, mountImage, startEngine, untilWell } from '../support/engine.ts';
+import { fillLog } from '../support/fill-log.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
 import { type FaultImage, pushImage, readPieces, twoLayers } from './fault-image.ts';
@@ -30,26 +27,6 @@ const start = async (): Promise<Engine> => {
   return engine;
 };
 
-/** Lets a layer without a device report the same blocks over and over, as a cache under pressure would. */
-async function fillLog(): Promise<void> {
-  const bus = await connectBus(busOf(await readSettings(root), 'front-end'), { name: 'test' });
-  try {
-    const names = subjects('short');
-    let epoch = 0;
-    for await (const { seq } of readLog(bus, names.eventsOf('engine'), { from: 'start', follow: false }))
-      epoch ||= seq;
-    const log = new EventLog(bus, Date.now, { epoch, alone: true });
-    const layer = (n: number) => names.event('layer', String(n).padStart(64, '0'));
-    await Promise.all(
-      Array.from({ length: 8_000 }, (_, n) =>
-        log.append(layer(n % 50), { type: 'layer.blocks', ranges: [[n, 1]] }),
-      ),
-    );
-  } finally {
-    await bus.close();
-  }
-}
-
 describe('a log beyond its limit', () => {
   it('loses its beginning and no fact: after kill -9 mounts and blocks are what they were', async () => {
     const first = await start();
@@ -63,7 +40,7 @@ describe('a log beyond its limit', () => {
     );
     const before = (await imageOf(first, image.ref)).blocks;
     expect(before.present).toBeGreaterThan(3);
-    await fillLog();
+    await fillLog(root, 'short', 8_000);
     await eventually('the log is short again', async () => {
       const { log } = await first.status();
       // A quarter of the limit comes before the next snapshot, and so before the next look (LogKeeper).

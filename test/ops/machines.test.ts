@@ -8,9 +8,10 @@ import { writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import { BLOCK, CachedDisk } from '../support/power/cached-disk.ts';
 import { Random } from '../support/random.ts';
 import { Cleanup } from '../support/temp.ts';
-import { BLOCK, CachedDisk, serveDisk } from '../support/virtual/disk.ts';
+import { serveDisk } from '../support/virtual/disk.ts';
 import { whyNoMachines } from '../support/virtual/machine.ts';
 import { tryMachines, withNeeds } from '../support/virtual/trials.ts';
 

@@ -28,6 +28,7 @@ const WORK = [
 const WAIT = [
   ['replay/slow-starts', 120],
   ['engine/incidents', 60],
+  ['faults/power-loss', 60],
   ['faults/registry-away', 55],
   ['engine/cache', 55],
   ['faults/supervision', 55],

@@ -7,10 +7,11 @@ import { once } from 'node:events';
 import { accessSync, constants, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VirtualDisk } from '../../../ops/images/virtual-disks.ts';
+import { CachedDisk, type Cut } from '../power/cached-disk.ts';
 import type { Random } from '../random.ts';
 import type { Cleanup } from '../temp.ts';
 import { AgentAway, GuestAgent, type Ran } from './agent.ts';
-import { CachedDisk, type Cut, type DiskServer, serveDisk } from './disk.ts';
+import { type DiskServer, serveDisk } from './disk.ts';
 
 export const QEMU = 'qemu-system-x86_64';
 
