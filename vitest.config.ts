@@ -14,7 +14,7 @@ export const ENGINES = [
   'bus/*',
   'cli/{doctor,engine,index,nats-password,service,sign}',
   'client/over-nats',
-  'cluster/cluster',
+  'cluster/{cluster,disk-pressure}',
   'console/{follow,large-layer,million,page,starts-page}',
   'clients/*',
   'docs/site',

@@ -3,8 +3,8 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import type { CritestImages } from '../../test/cluster/critest-images.ts';
-import { type ClusterNode, CRIO_SOCKET, makeNode } from '../../test/cluster/node.ts';
-import { eventually } from '../../test/support/engine.ts';
+import { addTo, engineService, installInto } from '../../test/cluster/installed.ts';
+import { CRIO_SOCKET, makeNode } from '../../test/cluster/node.ts';
 import type { RegistryServer } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
 import { containerdPath, newestRunc } from '../images/debs.ts';
@@ -14,9 +14,6 @@ import { type Result, resultsOf } from './report.ts';
 /** What has the images' files: cofa, or what the runtime has of its own. */
 export const SIDES = ['overlayfs', 'cofa'] as const;
 export type Side = (typeof SIDES)[number];
-
-/** An engine takes long to start where several nodes do at once. */
-const SERVE_MS = 180_000;
 
 export interface Programs {
   /** With critest and the runtime. */
@@ -68,10 +65,7 @@ export async function tryOn(
   const own = new Cleanup();
   await mkdir(folder, { recursive: true });
   try {
-    const main = join(import.meta.dirname, '../../src/cli/main.ts');
-    const cofa = [process.execPath, main, '--root', '/var/lib/cofa'];
-    const snapshotter = crio === undefined ? '--snapshotter' : '--no-snapshotter';
-    const up = [...cofa, 'up', '--foreground', snapshotter, '--trust', 'registry', '--no-rehearsal'];
+    const up = engineService(crio === undefined ? '--snapshotter' : '--no-snapshotter');
     const mirror = `http://${registry.host}`;
     const node = await makeNode({
       path,
@@ -84,7 +78,7 @@ export async function tryOn(
       cleanup: own,
     });
     await node.boot();
-    if (side === 'cofa') await (crio === undefined ? installInto(node, cofa) : addTo(node, cofa, images));
+    if (side === 'cofa') await (crio === undefined ? installInto(node) : addTo(node, images.kept));
     const [report, log] = [join(folder, 'report.json'), join(folder, 'critest.log')];
     // Its tests do not depend on their order; the same order makes runs comparable.
     const args = [
@@ -112,25 +106,3 @@ export async function tryOn(
     await own.run();
   }
 }
-
-/** containerd starts images by cofa's snapshotter. */
-async function installInto(node: ClusterNode, cofa: readonly string[]): Promise<void> {
-  const served = () => node.run('test', ['-S', '/var/lib/cofa/run/snapshotter.sock']).then(() => true);
-  await eventually('cofa serves', served, SERVE_MS);
-  await run(node, cofa, 'install', 'k8s', '--no-unit');
-  await node.run('systemctl', ['restart', 'containerd']);
-  const isThere = async () =>
-    /^io\.containerd\.snapshotter\.v1 +cofa /m.test(await node.run('ctr', ['plugins', 'ls']));
-  await eventually('containerd uses cofa', isThere, 30_000);
-}
-
-/** CRI-O has the images that tests run from cofa's additional image store. */
-async function addTo(node: ClusterNode, cofa: readonly string[], images: CritestImages): Promise<void> {
-  await eventually('cofa serves', () => run(node, cofa, 'status').then(() => true), SERVE_MS);
-  await run(node, cofa, 'install', 'crio', '--no-unit');
-  for (const ref of images.kept) await run(node, cofa, 'podman', 'add', ref);
-  await node.restart();
-}
-
-const run = (node: ClusterNode, [program = '', ...before]: readonly string[], ...args: string[]) =>
-  node.run(program, [...before, ...args], { timeoutMs: 120_000 });

@@ -1,7 +1,7 @@
 /**
  * The manifests of ops/kubernetes: read by a YAML parser, and the DaemonSet's container, with its mounts and their
- * propagation, started by runc. containerd is the 1.7 of the next Debian release and the 2.1 of the one after it, with this test as the
- * kubelet; there is no cluster, and the container's root file system is this machine's.
+ * propagation, started by runc on this machine's root file system. containerd is 1.7 and the newest that is here, with this test as
+ * the kubelet. test/cluster has a kubelet, a cluster and the engine's image, where Kubernetes was built.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';

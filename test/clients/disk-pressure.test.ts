@@ -2,7 +2,7 @@
  * A disk that fills below a kubelet: what containerd's CRI plugin tells it (the image file system, what containers write),
  * and that cofa's cache gives way before the kubelet's limits. The engine's root is on a small disk of its own.
  */
-import { mkdir, open, rm, statfs, truncate } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { containerdPath } from '../../ops/images/debs.ts';
@@ -10,6 +10,7 @@ import { untilServed } from '../snapshotter/served.ts';
 import { type Engine, eventually, mountImage, startEngine } from '../support/engine.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { type Containerd, runCommand, startContainerd } from '../support/services.ts';
+import { fillTo, makeSmallDisk } from '../support/small-disk.ts';
 import { Cleanup } from '../support/temp.ts';
 import { connectCri, type Cri, type Pod } from './cri.ts';
 import { index, makeBase, makeClientImage, push } from './images.ts';
@@ -36,14 +37,7 @@ let running: { pod: Pod; container: string };
 
 beforeAll(async () => {
   work = await cleanup.tempDir('pressure');
-  disk = join(work, 'disk');
-  const file = join(work, 'ext4');
-  await mkdir(disk);
-  await (await open(file, 'w')).close();
-  await truncate(file, DISK);
-  await runCommand('mkfs.ext4', ['-q', '-m', '0', '-F', file]);
-  await runCommand('mount', ['-o', 'loop', file, disk]);
-  cleanup.defer(async () => void (await runCommand('umount', [disk])));
+  disk = await makeSmallDisk(cleanup, DISK);
   root = join(disk, 'cofa');
   registry = await startRegistry();
   cleanup.defer(() => registry.stop());
@@ -81,21 +75,11 @@ beforeAll(async () => {
 }, 300_000);
 afterAll(() => cleanup.run());
 
-const free = async () => {
-  const { bavail, bsize } = await statfs(disk);
-  return bavail * bsize;
-};
 /** Bytes of an image that are on the disk. */
 const present = async (name: (typeof NAMES)[number]) => {
   const { images } = await engine.status();
   return images.find(({ ref }) => ref.startsWith(refOf(name)))?.bytes.present;
 };
-/** Other programs leave so much of the disk. */
-async function fill(left: number): Promise<void> {
-  const file = join(disk, 'others');
-  await rm(file, { force: true });
-  await runCommand('fallocate', ['-l', String(Math.round((await free()) - left)), file]);
-}
 async function start(name: 'idle' | 'running'): Promise<typeof running> {
   await cri.pull(refOf(name));
   const logs = join(work, `logs-${name}`);
@@ -156,7 +140,7 @@ describe('while others fill the disk', () => {
     expect((await engine.cli(['unmount', dir])).code).toBe(0);
     const [idle, kept] = [(await present('idle')) as number, (await present('running')) as number];
     expect(idle).toBeGreaterThan(2 * MIB);
-    await fill((DISK * KEEP_FREE) / 100 - 8 * MIB);
+    await fillTo(disk, (DISK * KEEP_FREE) / 100 - 8 * MIB);
     await eventually(
       'less of the idle image',
       async () => ((await present('idle')) as number) < idle - 2 * MIB,

@@ -3,17 +3,30 @@ import { freePort } from '../support/ports.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { CGROUP, type NodeOptions } from './node.ts';
 
-/** Options of a node with it. `provider`: options and files of its credential provider. */
+/** What one kubelet has beside the others. */
+export interface KubeletOptions {
+  /** Further ones of its command line. */
+  args?: readonly string[];
+  /** Files of /etc, such as those of a credential provider. */
+  etc?: NonNullable<NodeOptions['etc']>;
+  /** Of its configuration. */
+  settings?: object;
+}
+
+/** Options of a node with it. */
 export async function kubeletOf(
   name: string,
   { kubeletConfig, clientCa }: ControlPlane,
-  provider: { args: readonly string[]; etc: NonNullable<NodeOptions['etc']> },
+  { args: own = [], etc = {}, settings = {} }: KubeletOptions,
 ): Promise<Pick<NodeOptions, 'services' | 'etc'>> {
   const file = 'kubernetes/kubelet.json';
   const args = ['--config', `/etc/${file}`, '--kubeconfig', kubeletConfig, '--hostname-override', name];
   return {
-    services: { kubelet: ['kubelet', ...args, ...provider.args] },
-    etc: { ...provider.etc, [file]: JSON.stringify(configuration(clientCa, await freePort())) },
+    services: { kubelet: ['kubelet', ...args, ...own] },
+    etc: {
+      ...etc,
+      [file]: JSON.stringify({ ...configuration(clientCa, await freePort()), ...settings }),
+    },
   };
 }
 

@@ -5,13 +5,15 @@
  * Network, devices and cgroups are the machine's.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectCri } from '../clients/cri.ts';
-import { CONMON } from '../support/crio.ts';
+import { cgroupControllers, removeCgroups } from '../support/cgroups.ts';
+import { CONMON, removeConmonCgroups } from '../support/crio.ts';
 import { eventually } from '../support/engine.ts';
 import { type RunOptions, runCommand } from '../support/services.ts';
+import { makeSmallDisk } from '../support/small-disk.ts';
 import type { Cleanup } from '../support/temp.ts';
 
 export interface NodeOptions {
@@ -33,6 +35,8 @@ export interface NodeOptions {
   hostPorts?: boolean;
   /** Where containerd finds a registry that has no such address: name to `http://HOST:PORT`. */
   mirrors: Readonly<Record<string, string>>;
+  /** Of a disk of its own; by default it has a folder of the machine's. */
+  diskBytes?: number;
   cleanup: Cleanup;
 }
 
@@ -59,8 +63,9 @@ export interface ClusterNode {
 
 /** Prepares it; `boot` starts it. */
 export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
-  const { cleanup, path, mirrors, etc = {} } = options;
-  const disk = await cleanup.tempDir('node');
+  const { cleanup, path, mirrors, etc = {}, diskBytes } = options;
+  const disk =
+    diskBytes === undefined ? await cleanup.tempDir('node') : await makeSmallDisk(cleanup, diskBytes);
   const at = (name: string) => join(disk, name);
   const put = async (name: string, text: string, mode = 0o644) => {
     await mkdir(join(at(name), '..'), { recursive: true });
@@ -87,6 +92,7 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
   for (const [name, value] of Object.entries(SYSCTLS))
     await put(`sysctl/${name.replaceAll('/', '.')}`, `${value}\n`);
 
+  const log = (name: string) => readFileSync(at(`log/${name}`), 'utf8');
   let unshare: ChildProcess | undefined;
   let init: number | undefined;
   const run = (command: string, args: string[], o: RunOptions = {}) =>
@@ -115,6 +121,7 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
       },
     );
     removeCgroups(CGROUP);
+    if (options.crio !== undefined) removeConmonCgroups(log('crio'));
   };
   cleanup.defer(kill);
   return {
@@ -127,7 +134,7 @@ export async function makeNode(options: NodeOptions): Promise<ClusterNode> {
       await run('systemctl', ['restart', main]);
       await eventually(`another ${main}`, async () => (await pid()) !== before && (await serves()), 60_000);
     },
-    log: (name) => readFileSync(at(`log/${name}`), 'utf8'),
+    log,
     boot: async () => {
       for (const controller of cgroupControllers())
         await mkdir(join(controller, CGROUP), { recursive: true });
@@ -326,24 +333,6 @@ for word; do
 done
 exec ${runc} "$@"
 `;
-
-function cgroupControllers(): string[] {
-  const folder = '/sys/fs/cgroup';
-  if (existsSync(join(folder, 'cgroup.controllers'))) return [folder];
-  return readdirSync(folder)
-    .map((name) => join(folder, name))
-    .filter((one) => existsSync(join(one, 'cgroup.procs')));
-}
-
-function removeCgroups(name: string): void {
-  const remove = (folder: string) => {
-    for (const entry of readdirSync(folder, { withFileTypes: true }))
-      if (entry.isDirectory()) remove(join(folder, entry.name));
-    rmdirSync(folder);
-  };
-  for (const controller of cgroupControllers())
-    if (existsSync(join(controller, name))) remove(join(controller, name));
-}
 
 /**
  * Loop devices on files of the engine. By inodes: the kernel names files of a namespace that has ended in a way of its own. A file of

@@ -4,6 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { judgeAtHand } from '../../ops/images/judges.ts';
 import { type Cri, connectCri } from '../clients/cri.ts';
+import { removeCgroups } from './cgroups.ts';
 import {
   endProcesses,
   type Network,
@@ -109,6 +110,7 @@ export async function startCrio(
     await kill();
     // Those that watch containers end these.
     await endProcesses((_pid, line) => line.includes(work));
+    removeConmonCgroups(log);
     for (const point of mountsBelow(work).toReversed())
       await runCommand('umount', ['-l', '--', point]).catch(() => {});
   });
@@ -126,6 +128,14 @@ export async function startCrio(
     start,
     log: () => service?.log() ?? log,
   };
+}
+
+/**
+ * Removes the groups of what has watched its containers: CRI-O leaves them to the kubelet, which removes a pod's. `log`: what it wrote;
+ * each container's id is in it.
+ */
+export function removeConmonCgroups(log: string): void {
+  for (const id of new Set(log.match(/\b[0-9a-f]{64}\b/g))) removeCgroups(`crio-conmon-${id}`);
 }
 
 /** Everything that it would write elsewhere is below its own folder. */

@@ -27,6 +27,7 @@ const WORK = [
 /** Files of more than 25 s that wait most of the time: for deadlines, slow links and what is quiet for a while. */
 const WAIT = [
   ['replay/slow-starts', 120],
+  ['cluster/disk-pressure', 100],
   ['engine/incidents', 60],
   ['faults/power-loss', 60],
   ['faults/registry-away', 55],
