@@ -21,7 +21,7 @@ const TEST_MS = 300_000;
 let s: Scene;
 beforeAll(async () => {
   if (scene !== undefined) s = await scene();
-}, 400_000);
+}, 1_200_000);
 afterAll(() => cleanup.run());
 
 /** Reads a file again and again until it is told to end. */

@@ -14,7 +14,7 @@ import { type Account, dockerConfigOf, keepApart } from '../support/private-regi
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import type { Cleanup } from '../support/temp.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
-import { pushEngineImage } from './engine-image.ts';
+import { pushEngineImages } from './engine-image.ts';
 import { kubeletOf } from './kubelet.ts';
 import { type ClusterNode, makeNode } from './node.ts';
 import { takeTokens, tokenObjects, tokenProvider } from './provider.ts';
@@ -130,7 +130,7 @@ export class Scene {
     this.#private = await startFaultRegistry();
     this.#cleanup.defer(() => this.#private.stop());
     // While it is built this process does nothing else, and requests would run out of time.
-    await pushEngineImage(this.#work, this.#registry.host);
+    await pushEngineImages(this.#work, this.#registry.host, this.#cleanup);
     const sign = join(this.#work, 'signer');
     await cofa('key', 'create', '--out', sign);
     const base = await makeBase(this.#work);
