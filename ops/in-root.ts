@@ -1,9 +1,10 @@
 /** What is behind ops/in-root: a command in the smallest Debian or Ubuntu, in a clone of this checkout. */
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { rootMachine } from '../test/support/root-machine.ts';
+import { lendNetwork, networkEnvironment, TAKE_NETWORK } from '../test/support/root-network.ts';
 import { Cleanup } from '../test/support/temp.ts';
 import { CHECKOUT } from './packages/tree.ts';
 import { debianRoot } from './images/roots.ts';
@@ -11,8 +12,6 @@ import { debianRoot } from './images/roots.ts';
 const RELEASES = ['bookworm', 'trixie', 'noble'];
 /** What ops/install takes for given, and what brings a clone. */
 const PACKAGES = ['ca-certificates', 'git', 'nodejs', 'npm'];
-/** What the command has of this machine's environment. */
-const HANDED_ON = /^(?:TERM|npm_config_\w+|(?:https?|no|all)_proxy)$/i;
 
 const cleanup = new Cleanup();
 async function inRoot(args: string[]): Promise<number> {
@@ -38,36 +37,26 @@ async function inRoot(args: string[]): Promise<number> {
   });
   handOver(machine.shared);
   const environment = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => HANDED_ON.test(name))),
-    NODE_EXTRA_CA_CERTS: '/etc/ssl/certs/ca-certificates.crt',
+    ...networkEnvironment(),
+    ...(process.env.TERM === undefined ? {} : { TERM: process.env.TERM }),
     COFA_CACHE: values.images ? cache : '/host/images',
   };
   const words = command.length === 0 ? ['bash'] : command;
   return (await machine.lend(`${SET_UP}exec ${words.map(quoted).join(' ')}`, environment)) ?? 8;
 }
 
-/** The clone, of the last commit, and how this machine reaches others: names of hosts, certificates of its own. */
+/** The clone, of the last commit, and how this machine reaches others. */
 function handOver(shared: string): void {
   const clone = join(shared, 'cofa');
   if (existsSync(clone)) {
     execFileSync('git', ['-C', clone, 'fetch', '--quiet', CHECKOUT, 'HEAD']);
     execFileSync('git', ['-C', clone, 'checkout', '--quiet', '--detach', 'FETCH_HEAD']);
   } else execFileSync('git', ['clone', '--quiet', CHECKOUT, clone]);
-  const ours = join(shared, 'machine');
-  mkdirSync(join(ours, 'certificates'), { recursive: true });
-  for (const name of ['resolv.conf', 'hosts'])
-    cpSync(join('/etc', name), join(ours, name), { dereference: true });
-  const certificates = '/usr/local/share/ca-certificates';
-  if (existsSync(certificates)) cpSync(certificates, join(ours, 'certificates'), { recursive: true });
+  lendNetwork(shared);
 }
 
 /** The kernel's list of FUSE connections is one of those that systemd mounts. */
-const SET_UP = `
-rm -f /etc/resolv.conf
-cp /host/machine/resolv.conf /host/machine/hosts /etc/
-mkdir -p /usr/local/share/ca-certificates /host/images
-cp -r /host/machine/certificates/. /usr/local/share/ca-certificates/
-update-ca-certificates > /dev/null 2>&1
+const SET_UP = `${TAKE_NETWORK}mkdir -p /host/images
 [ -n "$(ls /sys/fs/fuse/connections)" ] || mount -t fusectl fusectl /sys/fs/fuse/connections
 cd /host/cofa
 `;

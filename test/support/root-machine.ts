@@ -14,7 +14,7 @@ export interface RootMachine {
   /** Seen inside as /host. */
   shared: string;
   /** Runs a shell script in it. Resolves with the exit code and all that was said. */
-  run(script: string, timeoutMs?: number): Promise<Ran>;
+  run(script: string, timeoutMs?: number, environment?: NodeJS.ProcessEnv): Promise<Ran>;
   /** Runs a shell script in it, with this process's terminal or files. Resolves with the exit code. */
   lend(script: string, environment?: NodeJS.ProcessEnv): Promise<number | null>;
   /** Starts its systemd, which runs until cleanup; resolves with what runs a script beside it. */
@@ -70,7 +70,7 @@ export async function rootMachine(
   ];
   return {
     shared: at('shared'),
-    run: (script, timeoutMs) => ran('unshare', runs(script), timeoutMs),
+    run: (script, timeoutMs, environment) => ran('unshare', runs(script), timeoutMs, environment),
     lend: async (script, environment = {}) => {
       const env = { ...ENVIRONMENT(), ...environment };
       const child = spawn('unshare', runs(script), { stdio: 'inherit', env });
@@ -113,9 +113,15 @@ export async function rootMachine(
   };
 }
 
-function ran(command: string, args: string[], timeoutMs = 240_000): Promise<Ran> {
+function ran(
+  command: string,
+  args: string[],
+  timeoutMs = 240_000,
+  environment: NodeJS.ProcessEnv = {},
+): Promise<Ran> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: ENVIRONMENT() });
+    const env = { ...ENVIRONMENT(), ...environment };
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
     let said = '';
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (bytes: Buffer) => (said += bytes.toString()));
