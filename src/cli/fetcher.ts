@@ -16,7 +16,7 @@ import { makeFolder } from '../kernel/make-folder.ts';
 import { checkNats, type NatsOptions, takeNatsUrl, warnOfNats } from './nats-options.ts';
 import { REGISTRY_OPTIONS, type RegistryFlags } from './registry-options.ts';
 import { registrySettings } from './registry-settings.ts';
-import { LOG_LEVEL_OPTION, nodeName } from './up-options.ts';
+import { LOG_LEVEL_OPTION, nodeName, ownNode } from './up-options.ts';
 
 interface FetcherOptions extends RegistryFlags, NatsOptions, FleetFlags {
   node?: string;
@@ -104,7 +104,7 @@ async function stay(options: FetcherOptions, context: Context): Promise<void> {
     import('../process/ports.ts'),
     import('node:os'),
   ]);
-  const node = options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-'));
+  const node = options.node ?? ownNode(hostname());
   const address = await operatorsAddress(url, natsCa);
   const users = natsUsers === undefined ? undefined : await readNodeUsers(natsUsers);
   if (users !== undefined && users.node !== node)

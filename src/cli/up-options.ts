@@ -320,6 +320,9 @@ export function nodeName(text: string): string {
   return text;
 }
 
+/** The name of a node where none was chosen: that of its machine. Error: `invalid-argument`. */
+export const ownNode = (host: string): string => nodeName(host.replace(/[^A-Za-z0-9_-]+/g, '-'));
+
 /** containerd's pkg/identifiers. */
 const NAMESPACE = /^(?=.{1,76}$)[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$/;
 

@@ -22,7 +22,7 @@ import { makeFolder } from '../kernel/make-folder.ts';
 import { NODE_FLAGS } from '../process/node-flags.ts';
 import { registryChoice } from './registry-options.ts';
 import type { SnapshotterOptions } from '../process/snapshotter-options.ts';
-import { CONTAINERD_SOCKET, nodeName, UP_OPTIONS, type UpOptions, upArguments } from './up-options.ts';
+import { CONTAINERD_SOCKET, ownNode, UP_OPTIONS, type UpOptions, upArguments } from './up-options.ts';
 
 export function define(command: Command, context: Context): void {
   command.description('Start the engine. It goes on in the background; this command ends when it is ready.');
@@ -80,6 +80,7 @@ const POOL_THREADS = '16';
 async function stay(options: UpOptions, context: Context): Promise<void> {
   process.env.UV_THREADPOOL_SIZE ??= POOL_THREADS;
   const { hostname } = await import('node:os');
+  const node = options.node ?? ownNode(hostname());
   const snapshotter = snapshotterSocket(options.snapshotter, context.root);
   const images = imageService(options, context.root, snapshotter);
   if (process.env.NOTIFY_SOCKET !== undefined) {
@@ -99,7 +100,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
         await makeFolder(dirname(socket), 0o755);
     if (options.takeOver === true && options.transport === 'kernel') {
       const { takeOver } = await import('./upgrade-engine.ts');
-      await takeOver(context.root);
+      await takeOver(context.root, node);
     }
     await runSupervisor({
       root: context.root,
@@ -107,7 +108,7 @@ async function stay(options: UpOptions, context: Context): Promise<void> {
       natsUsers: options.natsUsers,
       natsCa: options.natsCa,
       apiUsers: options.apiUsers,
-      node: options.node ?? nodeName(hostname().replace(/[^A-Za-z0-9_-]+/g, '-')),
+      node,
       transport: options.transport,
       workers: options.workers,
       cacheLimit: options.cacheLimit,

@@ -14,6 +14,8 @@
  */
 import { spawn } from 'node:child_process';
 import { closeSync, existsSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { CofaError } from '../../schemas/errors.ts';
@@ -25,6 +27,8 @@ import { readProc, statFields } from '../kernel/proc.ts';
 import { readSettings } from '../process/settings.ts';
 import { Layout } from '../store/layout.ts';
 import { takeLock } from '../store/lock.ts';
+import { problemError, readConfig } from './config-file.ts';
+import { ownNode } from './up-options.ts';
 
 export interface EngineSwap {
   /** Process ids of the supervisors. */
@@ -41,8 +45,9 @@ const START_MS = 120_000;
 const COFA = fileURLToPath(new URL('../../ops/cofa', import.meta.url));
 
 /**
- * Errors: `not-running`; `unsupported` where the engine's readers cannot be handed over, which then is left as it is;
- * `environment` where the next one does not start.
+ * Errors: `not-running`; `unsupported` where the engine's readers cannot be handed over, or the next one would have another name,
+ * and `invalid-argument` where its file of settings is wrong: the engine then is left as it is; `environment` where the next one
+ * does not start.
  */
 export async function replaceEngine(root: string, signal: AbortSignal): Promise<EngineSwap> {
   const { pid } = await readEndpoint(root);
@@ -53,6 +58,7 @@ export async function replaceEngine(root: string, signal: AbortSignal): Promise<
     });
   const layout = new Layout(root);
   const next = starterOf(pid, root);
+  await checkName(root, await nextName(pid));
   const held = await holdReaders(pid, layout);
   try {
     offerMount(layout.handOver(), held);
@@ -70,12 +76,42 @@ export async function replaceEngine(root: string, signal: AbortSignal): Promise<
   }
 }
 
+/** Of the engine that starts next: of its words, else of its file of settings, else the machine's. Error: `invalid-argument`. */
+async function nextName(pid: number): Promise<string> {
+  const words = commandOf(pid);
+  const said = (option: string): string | undefined => {
+    const at = words.findLastIndex((word) => word === option || word.startsWith(`${option}=`));
+    const word = words[at];
+    return word?.startsWith(`${option}=`) ? word.slice(option.length + 1) : words[at < 0 ? at : at + 1];
+  };
+  const file = said('--config') ?? environmentOf(pid).COFA_CONFIG;
+  const isIn = file === undefined ? undefined : resolve(`/proc/${pid}/cwd`, file);
+  const config = await readConfig(words.includes('--no-config') ? false : isIn);
+  const [first] = config.problems;
+  if (first !== undefined) throw problemError(config, first);
+  const value = config.values.get('node')?.value;
+  return said('--node') ?? (typeof value === 'string' ? value : ownNode(hostname()));
+}
+
 /**
- * This process is about to become the engine of `root`. Where another one is, its readers are held, it is killed, and the start
- * that follows goes on with its FUSE mount. Without one this does nothing. Errors: `unsupported` where the engine's readers cannot
- * be held, or its processes are not to be seen from here (a container with process ids of its own): it is left as it is.
+ * The log has the mounts of an engine by its name: one of another name would know of none, and take them away from their readers.
+ * Error: `unsupported`.
  */
-export async function takeOver(root: string): Promise<void> {
+async function checkName(root: string, next: string): Promise<void> {
+  const { node } = await readSettings(root);
+  if (node === next) return;
+  throw new CofaError('unsupported', `the engine is node ${node}, and the next one would be node ${next}`, {
+    hint: `keep the name (node = "${node}" in the file of settings), or, when nothing runs from its images: cofa down, cofa up`,
+  });
+}
+
+/**
+ * This process is about to become the engine of `root`, by the name `node`. Where another one is, its readers are held, it is
+ * killed, and the start that follows goes on with its FUSE mount. Without one this does nothing. Errors: `unsupported` where the
+ * engine's readers cannot be held, it has another name, or its processes are not to be seen from here (a container with process
+ * ids of its own): it is left as it is.
+ */
+export async function takeOver(root: string, node: string): Promise<void> {
   const layout = new Layout(root);
   const pid = await runningEngine(layout);
   if (pid === undefined) return rmSync(layout.replaced(), { force: true });
@@ -88,6 +124,7 @@ export async function takeOver(root: string): Promise<void> {
         hint: 'end it first: in a DaemonSet delete its pod',
       },
     );
+  await checkName(root, node);
   const held = await holdReaders(pid, layout);
   try {
     offerMount(layout.handOver(), held);

@@ -2,7 +2,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -142,6 +142,27 @@ it('an engine that starts beside another one takes its place; where there is non
   await byCommand(root);
   expect(await readAll(dir)).toMatchObject({ failures: [] });
   expect((await first.cli(['unmount', dir])).code).toBe(0);
+});
+
+it('an engine goes on where the next one would have another name, or would not start for its file of settings', async () => {
+  const file = join(directory, 'settings.toml');
+  await writeFile(file, '');
+  const engine = await startEngine({ workers: 1, env: { COFA_CONFIG: file } });
+  afterTest.defer(() => engine.stop());
+  const { pid } = (await statusOf(engine.root)).endpoint;
+  const refusal = async (settings: string) => {
+    await writeFile(file, settings);
+    return errorOf(await engine.cli(['upgrade', '--engine', '--json']));
+  };
+  expect(await refusal('node = "another"\n')).toMatchObject({
+    code: 'unsupported',
+    message: expect.stringContaining('the next one would be node another'),
+  });
+  expect(await refusal('keep-free = "much"\n')).toMatchObject({
+    code: 'invalid-argument',
+    message: expect.stringContaining(`${file}:1`),
+  });
+  expect((await statusOf(engine.root)).endpoint.pid).toBe(pid);
 });
 
 it('Ctrl-C while no engine runs does not keep the next one from coming', async () => {
