@@ -1,9 +1,10 @@
 /**
  * What ops/release builds, installed where there was no cofa before: the Debian package in an empty Debian 12 and 13 and
- * Ubuntu 24.04, npm's package below a folder of its own. Each mounts an image lazily, and every byte is compared.
+ * Ubuntu 24.04, npm's package in a Debian 13 and the OCI image in a Debian 12; `COFA_INSTALLS=all` has both in both. Each mounts an
+ * image lazily, and every byte is compared. `node ops/installs.ts` does the same from nothing, packages of Debian included.
  */
 import { execFile } from 'node:child_process';
-import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, type TestContext, test } from 'vitest';
@@ -12,10 +13,15 @@ import { debianRoot } from '../../ops/images/roots.ts';
 import { DEPENDS } from '../../ops/packages/deb.ts';
 import { javaScriptOf } from '../../ops/packages/tree.ts';
 import { version } from '../../src/client/version.ts';
-import { pushImage, twoLayers } from '../faults/fault-image.ts';
+import { Status } from '../../schemas/api.ts';
+import { index, makeBase, makeClientImage, push } from '../clients/images.ts';
+import { type FaultImage, pushImage, twoLayers } from '../faults/fault-image.ts';
+import { noise } from '../images/nasty.ts';
+import { fileOf, momentsOf, PACKAGES, type Way, wayScript } from '../support/install-ways.ts';
 import { buildAgain, keptOlderDeb, keptRelease } from '../support/kept-release.ts';
 import { startRegistry } from '../support/registry-server.ts';
 import { rootMachine } from '../support/root-machine.ts';
+import { lendNetwork, networkEnvironment, TAKE_NETWORK } from '../support/root-network.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const run = promisify(execFile);
@@ -36,10 +42,15 @@ let directory = '';
 /** It must not be changed. */
 let out = '';
 let oci = '';
+let image: FaultImage;
 let ref = '';
 /** The same image, over a link on which reading it takes longer than an upgrade. */
 let slowRef = '';
 let sums = '';
+/** An image whose containers read `/data/big` piece by piece, over such a link. */
+let containerRef = '';
+const PIECE = 1 << 20;
+const BIG = { pieces: 64, seed: 8210 };
 
 beforeAll(async () => {
   directory = await cleanup.tempDir('release');
@@ -48,9 +59,21 @@ beforeAll(async () => {
   cleanup.defer(() => registry.stop());
   const relay = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rate: 4e6, rttMs: 2 });
   cleanup.defer(() => relay.stop());
-  const image = await pushImage(directory, registry.host, 'app', twoLayers(8200));
+  image = await pushImage(directory, registry.host, 'app', twoLayers(8200));
   ref = image.ref;
+  await index(ref);
   slowRef = ref.replace(registry.host, relay.host);
+  const second = await startRelay({ to: { host: '127.0.0.1', port: registry.port }, rate: 4e6, rttMs: 2 });
+  cleanup.defer(() => second.stop());
+  const base = await makeBase(directory);
+  const said = { big: BIG.seed, bytes: BIG.pieces * PIECE, said: 'I am a container' };
+  const pushed = await push(
+    await makeClientImage(directory, base, 'container', said),
+    registry.host,
+    'container',
+  );
+  await index(pushed);
+  containerRef = pushed.replace(registry.host, second.host);
   const { stdout } = await run('sh', [
     '-c',
     'cd "$1" && find . -type f | xargs sha256sum',
@@ -137,32 +160,31 @@ const TRIED = (Object.keys(RELEASES) as Release[]).filter(
 );
 
 /** Debian or Ubuntu without cofa, but with all that its package stands on: dpkg says so where a name is not of that release. */
-async function rootOf(release: Release) {
+async function rootOf(release: Release, more: readonly string[] = []) {
   const packages = DEPENDS.map((one) => one.split(/ [|(]/)[0] as string).filter((name) => name !== 'libssl3');
-  return await debianRoot(release, [...packages, RELEASES[release], 'ca-certificates'], {
+  return await debianRoot(release, [...packages, RELEASES[release], 'ca-certificates', ...more], {
     onProgress: console.log,
   });
 }
 
-async function machineOf(release: Release, context: TestContext) {
-  const root = await rootOf(release);
+async function machineOf(release: Release, context: TestContext, more: readonly string[] = []) {
+  const root = await rootOf(release, more);
   if (root === undefined) return undefined;
   const machine = await rootMachine(cleanupOf(context), [root]);
   copyFileSync(join(out, DEB), join(machine.shared, DEB));
   return machine;
 }
 
-/** Indexes the image, mounts it and compares every byte. `$COFA` is the command. */
+/** Indexes the image, mounts it and compares every byte. */
 const trial = () => `
-: "\${COFA:=cofa}"
-[ "$($COFA --version)" = ${VERSION} ]
-$COFA --quiet up --no-rehearsal --trust registry --snapshotter
-$COFA --quiet index ${ref}
-mkdir -p /tmp/mnt && $COFA mount --no-prefetch ${ref} /tmp/mnt
+[ "$(cofa --version)" = ${VERSION} ]
+cofa --quiet up --no-rehearsal --trust registry --snapshotter
+cofa --quiet index ${ref}
+mkdir -p /tmp/mnt && cofa mount --no-prefetch ${ref} /tmp/mnt
 cat > /tmp/sums <<'END'
 ${sums}END
 (cd /tmp/mnt && sha256sum --quiet --check /tmp/sums)
-$COFA unmount /tmp/mnt
+cofa unmount /tmp/mnt
 `;
 
 // Two beside each other: each waits for its disk and its processes now and then.
@@ -201,6 +223,44 @@ echo all is well`);
   }, 600_000);
 });
 
+/** Ways that are tried beside the Debian package; a release of Debian each, since each takes half a minute. */
+const WAYS: Array<[Way, Release]> = [
+  ['npm', 'trixie'],
+  ['oci', 'bookworm'],
+  ...(process.env.COFA_INSTALLS === 'all'
+    ? ([
+        ['npm', 'bookworm'],
+        ['oci', 'trixie'],
+      ] as Array<[Way, Release]>)
+    : []),
+];
+
+describe.concurrent.each(WAYS)('%s on %s', (way, release) => {
+  test('installs as docs/install.md says, and mounts lazily', async (context) => {
+    const root = await debianRoot(release, ['ca-certificates', ...PACKAGES[way]], {
+      onProgress: console.log,
+    });
+    if (root === undefined) return context.skip();
+    const machine = await rootMachine(cleanupOf(context), [root]);
+    lendNetwork(machine.shared);
+    const file = fileOf(way, readdirSync(out));
+    copyFileSync(join(out, file), join(machine.shared, file));
+    const firstPath = 'app/noise';
+    const firstByte = image.files.get(firstPath)?.[0] as number;
+    const tried = { ref, firstPath, firstByte, sums };
+    // It has no install script that is needed.
+    const options = { options: ['--no-rehearsal'], npmOptions: ['--ignore-scripts'] };
+    const script = wayScript({ way, version: VERSION, file, image: tried, fetches: false, ...options });
+    const { code, said } = await machine.run(TAKE_NETWORK + script, 480_000, networkEnvironment());
+    expect(said).toMatch(/all is well\n$/);
+    expect(code).toBe(0);
+    const status = Status.parse(JSON.parse(readFileSync(join(machine.shared, 'status.json'), 'utf8')));
+    expect(status.version).toBe(VERSION);
+    expect(status.images.map(({ bytes }) => bytes.present < bytes.total / 2)).toEqual([true]);
+    console.log(`${way} on ${release}, milliseconds: ${JSON.stringify(Object.fromEntries(momentsOf(said)))}`);
+  }, 600_000);
+});
+
 test('ops/in-root: a machine keeps what is changed where it is told to, has this one’s folders, and ends as its command', async (context) => {
   const root = await rootOf('bookworm');
   if (root === undefined) return context.skip();
@@ -213,76 +273,124 @@ test('ops/in-root: a machine keeps what is changed where it is told to, has this
   expect(readFileSync(join(named, 'note'), 'utf8')).toBe('seen\n');
 });
 
+/** Another version of the package, whose file of settings says something else. */
+const NEXT = `${VERSION}+next`;
+
 // Its engine of 0.1.0 takes loop devices of other roots at /var/lib/cofa for its own: none is beside it.
-describe.concurrent('an upgrade', () => {
-  test('from the package of 0.1.0, and to a package built again, under a reader: no read fails, and the mount stays', async (context) => {
-    const machine = await machineOf('bookworm', context);
-    const older = await keptOlderDeb(console.log);
-    if (machine === undefined || older === undefined) return context.skip();
-    copyFileSync(older, join(machine.shared, basename(older)));
-    const { code, said } = await machine.run(`
+test('an upgrade from the package of 0.1.0, and to one with other settings, under a reader and containers: no read fails', async (context) => {
+  const machine = await machineOf('bookworm', context, ['containerd']);
+  const older = await keptOlderDeb(console.log);
+  if (machine === undefined || older === undefined) return context.skip();
+  copyFileSync(older, join(machine.shared, basename(older)));
+  writeFileSync(join(machine.shared, 'big'), noise(BIG.pieces * PIECE, BIG.seed));
+  const { code, said } = await machine.run(
+    `
+# A container that says of each piece whether its bytes were right; one begins at the first one, one at the last.
+cat > /host/again <<'END'
+n=0
+until [ -e /lent/enough ]; do
+  case $1 in by-run) at=$n ;; *) at=$((${BIG.pieces} - 1 - n)) ;; esac
+  if cmp -i $((at * ${PIECE})) -n ${PIECE} /data/big /lent/big; then echo whole; else echo failed; fi >> "/lent/$1"
+  n=$(((n + 1) % ${BIG.pieces}))
+done
+END
+ended() {
+  ctr task delete --force by-containerd || true
+} > /dev/null 2>&1
+trap ended EXIT
 dpkg --install /host/${basename(older)}
 [ "$(cofa --version)" = 0.1.0 ]
-cofa up --trust always
+# The operator's own.
+echo 'metrics = "unix:/run/of-the-operator"' >> /etc/cofa/config.toml
+cofa install containerd --no-unit
+containerd > /host/containerd.log 2>&1 &
+cofa up --trust always --snapshotter
 cofa --quiet index ${ref}
 mkdir -p /tmp/mnt && cofa mount --no-prefetch ${slowRef} /tmp/mnt
 grep /tmp/mnt /proc/self/mountinfo > /tmp/before
 cat > /tmp/sums <<'END'
 ${sums}END
+# Its first pass fetches. The containers read what is not here yet, before, during and after.
 read_on() {
-  until [ -e /tmp/enough ]; do
-    if (cd /tmp/mnt && sha256sum --quiet --check /tmp/sums); then echo whole; else echo failed; fi >> /tmp/passes
-    # So that the next pass fetches again.
-    cofa --quiet prune --all > /tmp/prune 2>&1 || true
+  until [ -e /host/enough ]; do
+    if (cd /tmp/mnt && sha256sum --quiet --check /tmp/sums); then echo whole; else echo failed; fi >> /host/by-mount
   done
 }
-passes() { cat /tmp/passes 2>/dev/null | wc -l; }
-more() { n=$(($(passes) + 2)); until [ "$(passes)" -ge $n ]; do sleep 0.1; done; }
+passes() { cat /host/$1 2>/dev/null | wc -l; }
+# Every reader has read all of its bytes, or its next pieces, twice since.
+more() {
+  for name in by-mount by-run by-containerd; do
+    n=$(($(passes $name) + 2))
+    until [ "$(passes $name)" -ge $n ]; do
+      if grep failed /host/by-*; then return 1; fi
+      sleep 0.1
+    done
+  done
+}
+say() { echo "$1: $(for name in by-mount by-run by-containerd; do echo "$name $(passes $name)"; done | tr '\\n' ' ')"; }
 read_on &
-sleep 1
-echo "upgrade: passes before $(passes)"
+reader=$!
+cofa run --no-prefetch --name by-run -v /host:/lent ${containerRef} sh /lent/again by-run &
+container=$!
+cofa pull ${containerRef}
+ctr run --detach --snapshotter cofa --mount type=bind,src=/host,dst=/lent,options=rbind:rw \
+  ${containerRef} by-containerd sh /lent/again by-containerd
+until [ "$(passes by-run)" -ge 1 ] && [ "$(passes by-containerd)" -ge 1 ]; do sleep 0.1; done
+say 'before the upgrade'
+# An engine of another name would know of none of these mounts: the one that runs goes on.
+cp /etc/cofa/config.toml /tmp/right
+echo 'node = "another"' >> /etc/cofa/config.toml
 dpkg --install /host/${DEB}
-[ "$(cofa --version)" = ${VERSION} ]
-more
-echo "again: passes before $(passes)"
+[ "$(cofa --version)" = ${VERSION} ] && [ ! -e /run/of-the-operator ]
+cp /tmp/right /etc/cofa/config.toml
 dpkg --install /host/${DEB}
+grep -q of-the-operator /etc/cofa/config.toml
+[ -S /run/of-the-operator ]
 more
-touch /tmp/enough
-wait
-sort /tmp/passes | uniq -c
+say 'before the next one'
+# The same program, with other words in its file of settings: dpkg would ask, and is told to keep those of the operator.
+dpkg-deb --raw-extract /host/${DEB} /tmp/next
+sed -i 's/^Version: .*/Version: ${NEXT}/' /tmp/next/DEBIAN/control
+echo '# of the next version' >> /tmp/next/etc/cofa/config.toml
+dpkg-deb -Znone --build /tmp/next /tmp/next.deb > /dev/null
+dpkg --force-confdef --force-confold --install /tmp/next.deb
+[ "$(dpkg-query --show --showformat='\${Version}' cofa)" = ${NEXT} ]
+grep -q of-the-operator /etc/cofa/config.toml
+[ -z "$(grep 'of the next version' /etc/cofa/config.toml)" ]
+grep -q 'of the next version' /etc/cofa/config.toml.dpkg-dist
+cofa config check
+more
+touch /host/enough
+wait $reader
+wait $container
+say 'in all'
 grep /tmp/mnt /proc/self/mountinfo | cmp - /tmp/before
+# A new container starts, too.
+[ "$(ctr run --rm --snapshotter cofa ${containerRef} another)" = 'I am a container' ]
+[ "$(cofa run ${containerRef})" = 'I am a container' ]
 cofa status --json > /host/status.json
 cofa unmount /tmp/mnt
+ended
+ctr container delete by-containerd
 cofa down
-echo all is well`);
-    expect(said).toMatch(/all is well\n$/);
-    expect(said).toMatch(/^ +\d+ whole$/m);
-    expect(said).not.toMatch(/^ +\d+ failed$/m);
-    expect(code).toBe(0);
-    const status = JSON.parse(readFileSync(join(machine.shared, 'status.json'), 'utf8')) as {
-      images: Array<{ reads: { errors: number } }>;
-    };
-    expect(status.images.map(({ reads }) => reads.errors)).toEqual([0]);
-  }, 600_000);
-});
-
-describe.concurrent("npm's package", () => {
-  test('works by npm install -g, with no install script', async (context) => {
-    const own = cleanupOf(context);
-    const prefix = await own.tempDir('npm');
-    const args = [
-      'install',
-      '--global',
-      '--ignore-scripts',
-      '--prefix',
-      prefix,
-      join(out, `cofa-${VERSION}.tgz`),
-    ];
-    await run('npm', [...args, '--no-audit', '--no-fund'], { timeout: 240_000 });
-    const cofa = join(prefix, 'bin/cofa');
-    const state = await own.tempDir('npm-root');
-    const env = { ...process.env, COFA_ROOT: state, COFA_CONFIG: '/dev/null', COFA: cofa };
-    const script = `set -eu\n${trial().replaceAll('/tmp/mnt', `${state}/mnt`).replaceAll('/tmp/sums', `${state}/sums`)}\n$COFA down`;
-    await run('sh', ['-c', script], { env, timeout: 180_000 });
-  }, 600_000);
-});
+rm -f /run/of-the-operator
+cofa up --trust registry --no-rehearsal
+[ -S /run/of-the-operator ]
+cofa down
+echo all is well`,
+    480_000,
+  );
+  expect(said).toMatch(/all is well\n$/);
+  expect(code).toBe(0);
+  expect(said).toContain('and the next one would be node another');
+  expect(said).toContain('cofa: the engine of the version before goes on');
+  for (const line of said.matchAll(/^(?:before the|in all).*$/gm)) console.log(line[0]);
+  for (const name of ['by-mount', 'by-run', 'by-containerd']) {
+    const passes = readFileSync(join(machine.shared, name), 'utf8').trim().split('\n');
+    expect(new Set(passes), name).toEqual(new Set(['whole']));
+  }
+  const status = Status.parse(JSON.parse(readFileSync(join(machine.shared, 'status.json'), 'utf8')));
+  const reads = status.images.map((one) => one.reads);
+  console.log(`reads since the last engine started: ${JSON.stringify(reads)}`);
+  expect(reads.map(({ errors }) => errors)).toEqual(reads.map(() => 0));
+}, 600_000);
